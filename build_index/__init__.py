@@ -1,0 +1,1 @@
+"""The builder and the CLI: turns vectors into an index. Imports `vantage`, never the reverse."""

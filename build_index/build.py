@@ -1,0 +1,146 @@
+"""source -> spool -> partition -> copies -> codes -> layout -> write: one index from start to end."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vantage import VERSION as VANTAGE_VERSION
+from vantage.errors import InputError, LimitError
+from vantage.format import DIMENSION_MAX, METRICS, VERSION, Contract, Current
+from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
+from vantage.service import NAME
+
+from .choose import Choice, Options, Say, choose
+from .rows import Rows, row_scale
+from .source import Source
+from .spool import Spool, spool
+from .write import stored_kind, write_index
+
+MEMORY_MIN = 640 << 20  # the imports and the fixed buffers
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a build made."""
+
+    index: Path
+    current: Current
+    choice: Choice
+    rows: int
+    dimension: int
+    metric: str
+    nbytes: int
+    root_bytes: int
+    duplicate_vectors: int
+    notes: tuple[str, ...] = ()
+    point: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "index": str(self.index), "generation": self.current.generation, "rows": self.rows,
+            "dimension": self.dimension, "metric": self.metric, "blocks": self.choice.shape.blocks,
+            "copies": int((self.choice.shape.copy >= 0).sum()), "code_bytes": self.choice.codec.code_bytes,
+            "bytes": self.nbytes, "root_bytes": self.root_bytes, "duplicate_vectors": self.duplicate_vectors,
+            **self.point, "tried": self.choice.tried, "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def target_point(contract: Contract) -> dict[str, float]:
+    """What the contract's target costs, from the measured point next above it."""
+    point = min((p for p in contract.points if p.k == contract.k and p.recall >= contract.target), key=lambda p: p.recall)
+    return {
+        "k": contract.k, "target": contract.target, "recall": point.recall, "gets": point.gets, "bytes_read": point.nbytes,
+        "usd_per_million_queries": 1e6 * (point.gets * CLASS_B_USD + REQUEST_USD),
+    }  # fmt: skip
+
+
+def storage_usd(nbytes: int) -> float:
+    """Dollars a month for these bytes in R2."""
+    return nbytes / 1e9 * STORAGE_USD_PER_GB_MONTH
+
+
+def build(
+    source: Source, out: Path, options: Options, metric: str, *, wide: bool, say: Say, tell: Callable[[str], None]
+) -> Report:
+    """Builds `out` (a folder in a bucket folder) from a source; see Options. wide stores f32 vectors as f32.
+
+    say(phase, share) is progress; tell(sentence) are findings. Raises InputError for what the user can mend; then, and
+    when the process dies, the index that was there stays live.
+    """
+    check(source, out, options, metric)
+    out.mkdir(parents=True, exist_ok=True)
+    scratch = out / ".scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        with spool(source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows)) as spooled:
+            return _build(source, spooled, out, options, metric, wide, say, tell)
+    except OSError as error:
+        raise InputError(f"cannot write {scratch}: {error.strerror or error}", hint="free some space or name another --out") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check(source: Source, out: Path, options: Options, metric: str) -> None:
+    """Raises InputError or LimitError for what can be known before reading a row."""
+    if metric not in METRICS:
+        raise InputError(f"there is no metric {metric!r}", hint=f"known are: {', '.join(METRICS)}")
+    if not NAME.fullmatch(out.name):
+        raise InputError(f"{out.name!r} is not a name for an index", hint="1 to 64 letters, digits, '.', '_', '-'")
+    if source.dimension > DIMENSION_MAX:
+        raise LimitError("the dimension", source.dimension, DIMENSION_MAX, hint="reduce the vectors first")
+    if source.rows < 20:
+        raise InputError(f"{source.rows} rows are too few to measure recall on", hint="an index needs at least 20 rows")
+    if not 0 < options.recall < 1:
+        raise LimitError("--recall", options.recall, "between 0 and 1", hint="0.95 is a usual target")
+    if not 1 <= options.k <= 100:
+        raise LimitError("--k", options.k, "1 to 100", hint="answers may still have up to 1000 rows")
+    if options.memory_bytes < MEMORY_MIN:
+        raise LimitError("--memory-budget", options.memory_bytes, f"at least {MEMORY_MIN} bytes", hint="640MiB is the least")
+
+
+def _build(
+    source: Source, spooled: Spool, out: Path, options: Options, metric: str, wide: bool, say: Say, tell: Callable[[str], None]
+) -> Report:
+    rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
+    if spooled.duplicate_vectors:
+        tell(f"{spooled.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
+    some = np.linspace(0, rows.count - 1, min(1000, rows.count)).astype(np.int64)
+    ids = spooled.ids(some)
+    id_bytes = float(max(map(len, ids))) if isinstance(ids, list) else 8.0
+    choice = choose(rows, id_bytes, options, say)
+    kind = stored_kind(source.kind, wide)
+    manifest = {
+        "format": VERSION,
+        "builder": VANTAGE_VERSION,
+        "rows": rows.count,
+        "dimension": rows.dimension,
+        "metric": metric,
+        "id": source.id_kind,
+        "vectors": kind,
+        "attributes": [{"name": f.name, "type": str(f.type)} for f in source.attributes],
+        "seed": options.seed,
+        "cache_bytes": options.cache_bytes,
+        "blocks": choice.shape.blocks,
+        "copies": int((choice.shape.copy >= 0).sum()),
+        "router": {"name": "lse", "bits": choice.shape.router.bits, "subs": choice.shape.router.subs},
+        "codec": {"name": "lrsq", "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
+        "contract": {
+            "k": choice.contract.k,
+            "target": choice.contract.target,
+            "gets": choice.contract.gets,
+            "points": [vars(p) for p in choice.contract.points],
+        },
+        "tried": choice.tried,
+    }
+    current, nbytes = write_index(rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done))
+    return Report(
+        out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, spooled.duplicate_vectors,
+        source.notes, target_point(choice.contract),
+    )  # fmt: skip

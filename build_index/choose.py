@@ -1,0 +1,311 @@
+"""Measures candidates and picks: blocks, copies, router, code bytes and prices, under the recall asked for.
+
+Parameters are tuned on one set of held-out rows, prices come from another that serves nothing else. Every figure is in
+the kernels' own arithmetic, against exact neighbours.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage import kernels
+from vantage.errors import InputError
+from vantage.format import Contract, LseSection, Point
+from vantage.plan import LANES
+from vantage.prepare import Prepared
+
+from .codecs import lrsq
+from .layout import file_order
+from .measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
+from .partition import Partition, partition
+from .routers.lse import SubCentroids, section, sub_centroids
+from .rows import Ints, Rows
+from .shape import P, Shape, index_section, prepared, probabilities, stored_centres
+from .spill import Copies, soar
+from .truth import HeldOut, hold_out, truth_of
+
+BLOCK_ROWS = 112  # docs/routing.md: smaller blocks and the planner beat larger ones
+SHARE = 0.35
+CALIBRATION_MARGIN = 0.005  # unseen rows run a little high
+BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0)
+TEMPERATURES = (0.3, 0.45, 0.65, 0.9)
+CODE_BITS = (2.5, 3.0, 4.0, 5.0, 6.0, 7.0)  # a dimension, as candidates
+ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
+ORDER_QUERIES = 4000
+MOMENT_ROWS = 60_000
+
+Say = Callable[[str, float], None]  # phase, share done
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for. cache_bytes: an index that can fit it is made to fit it."""
+
+    recall: float = 0.95
+    k: int = 100
+    seed: int = 0
+    cache_bytes: int = 40 << 20
+    memory_bytes: int = 1 << 30
+
+
+@dataclass
+class Choice:
+    """The index to write, and what was tried for it (for the manifest)."""
+
+    shape: Shape
+    codec: lrsq.Lrsq
+    contract: Contract
+    tried: list[dict[str, Any]]
+    measured: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    queries: list[Prepared]
+    rows: Ints
+    truth: npt.NDArray[np.int32]
+
+
+def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
+    """Picks everything. Raises InputError when no candidate reaches the recall."""
+    held = hold_out(rows.count, options.seed)
+    deepest = max(options.k, 10)
+    k = min(options.k, rows.count - 1)
+    say("truth", 0.0)
+    truth = truth_of(rows, held.all, min(deepest, rows.count - 1), lambda done: say("truth", done / rows.count))
+    where = {int(r): i for i, r in enumerate(held.all)}
+    tune, price = (
+        _Calibration(prepared(rows, part), part, truth[[where[int(r)] for r in part]]) for part in (held.tune, held.price)
+    )
+    sample = _sample(rows, held, options)
+    tried: list[dict[str, Any]] = []
+
+    shapes: list[tuple[float, Shape, P]] = []
+    for blocks in _block_counts(rows.count):
+        base = partition(rows, sample, blocks, options.seed, lambda done, b=blocks: say(f"partition, {b} blocks", done))
+        say(f"copies and router, {blocks} blocks", 0.0)
+        copies, subs = soar(rows, base), sub_centroids(rows.take(sample), base.home[sample], blocks, options.seed)
+        say(f"copies and router, {blocks} blocks", 0.5)
+        for share in _shares(rows, blocks, id_bytes, options):
+            shape, p = _shape(rows, base, copies, share, subs, tune, sample, id_bytes, k, options)
+            target = options.recall + (1 - options.recall) * ROUTED_SHARE
+            reads = _routed(shape, p, tune, k, target, block_bytes(shape.sizes(), _middle_code(rows), id_bytes))
+            tried.append({
+                "blocks": blocks, "copies": round(share, 4), "beta": shape.router.beta,
+                "temperature": shape.router.temperature, "routed_recall": round(target, 4),
+                "gets": round(reads.gets, 3), "bytes": round(reads.nbytes), "modelled_ms": round(float(reads.ms.mean()), 3),
+            })  # fmt: skip
+            shapes.append((float(reads.ms.mean()), shape, p))
+        say(f"copies and router, {blocks} blocks", 1.0)
+    _, shape, p_tune = min(shapes, key=lambda s: s[0])
+    del shapes
+
+    moment = _second_moment(rows, sample, shape)
+    best: tuple[float, lrsq.Lrsq] | None = None
+    for code_bytes in _code_candidates(rows, shape, id_bytes, options):
+        codec = lrsq.train(moment, code_bytes)
+        found = full_scan(
+            rows, shape, codec, tune.queries, tune.rows, lambda done, c=code_bytes: say(f"codes of {c} bytes", done)
+        )
+        sizes = block_bytes(shape.sizes(), code_bytes, id_bytes)
+        at = _price(found, p_tune, sizes, tune, k, options.recall + CALIBRATION_MARGIN)
+        ceiling = float(found.recall(np.ones_like(p_tune, bool), tune.truth, k).mean())
+        row: dict[str, Any] = {"blocks": shape.blocks, "code_bytes": code_bytes, "all_blocks_recall": round(ceiling, 4)}
+        if at is None:
+            tried.append(row | {"reaches_target": False})
+            continue
+        reads = plans(p_tune, sizes, at)
+        ms = float(reads.ms.mean())
+        tried.append(row | {"gets": round(reads.gets, 3), "bytes": round(reads.nbytes), "modelled_ms": round(ms, 3)})
+        if best is None or ms < best[0]:
+            best = ms, codec
+    if best is None:
+        raise InputError(
+            f"no candidate reaches recall {options.recall} at k = {options.k}", hint="ask for a lower --recall"
+        )
+    codec = best[1]
+    sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
+    found = full_scan(rows, shape, codec, price.queries, price.rows, lambda done: say("prices", done))
+    index = index_section(rows, shape.blocks, int(shape.sizes().sum()))
+    p = probabilities(shape.router, index, price.queries)
+    contract = _contract(found, p, sizes, price, k, options)
+    return Choice(shape, codec, contract, tried)
+
+
+def _block_counts(rows: int) -> list[int]:
+    """Powers of two near rows / 112 and half of it; few blocks for few rows."""
+    most = max(1, min(1 << 14, rows // 16))
+    near = int(2 ** np.rint(np.log2(max(1.0, rows / BLOCK_ROWS))))
+    near = max(1, min(near, most))
+    return [near] if near < 64 or rows > 2_000_000 else [near, near // 2]
+
+
+def _middle_code(rows: Rows) -> int:
+    return max(8, rows.dimension * 5 // 8)
+
+
+def _fits(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: float, options: Options) -> bool:
+    """Whether all blocks fit the cache: rows with copies, groups half full on average, alignment."""
+    row = code_bytes + 2 + 4 + 4
+    padding = blocks * (8 * row + 32 + 32)
+    return rows.count * (1 + share) * (row + id_bytes) + padding <= options.cache_bytes
+
+
+def _shares(rows: Rows, blocks: int, id_bytes: float, options: Options) -> list[float]:
+    """No copies, and as many as the cache holds beside codes of 4 bits a dimension, up to the usual share."""
+    if blocks == 1:
+        return [0.0]
+    smallest = max(8, rows.dimension // 2)
+    if not _fits(rows, blocks, 0.0, smallest, id_bytes, options):
+        return [SHARE]
+    share = SHARE
+    while share > 0.02 and not _fits(rows, blocks, share, smallest, id_bytes, options):
+        share -= 0.01
+    return [round(share, 4)] if share > 0.02 else [0.0]
+
+
+def _code_candidates(rows: Rows, shape: Shape, id_bytes: float, options: Options) -> list[int]:
+    """Code lengths to measure: 2.5 to 7 bits a dimension, and the longest that fits the cache where one does."""
+    share = float((shape.copy >= 0).mean())
+    lengths = sorted({max(4, int(rows.dimension * bits / 8) // 4 * 4) for bits in CODE_BITS})
+    longest = lengths[-1]
+    while longest > lengths[0] and not _fits(rows, shape.blocks, share, longest, id_bytes, options):
+        longest -= 4
+    if not _fits(rows, shape.blocks, share, longest, id_bytes, options):
+        return lengths[2:5]  # no code fits: nothing to keep to
+    return sorted({*(c for c in lengths if c <= longest), longest})[-3:]
+
+
+def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
+    """Rows to train on: all but the held-out ones, or as many as a third of the memory budget holds."""
+    seen = np.setdiff1d(np.arange(rows.count), held.all)
+    most = max(1000, options.memory_bytes // 5 // (4 * rows.dimension))
+    if len(seen) <= most:
+        return seen
+    return np.sort(np.random.default_rng([options.seed, 3]).choice(seen, most, replace=False))
+
+
+def _shape(
+    rows: Rows,
+    base: Partition,
+    copies: Copies,
+    share: float,
+    subs: SubCentroids,
+    tune: _Calibration,
+    sample: Ints,
+    id_bytes: float,
+    k: int,
+    options: Options,
+) -> tuple[Shape, P]:
+    """Measures the router's beta and temperature, then orders the blocks; (shape, p of the tuning queries)."""
+    copy = copies.best(share)
+    bits = 4 if rows.dimension >= 32 else 8
+    trial = Shape(base, copy, section(subs, rows.metric, 1.0, 1.0, bits), *stored_centres(base.centres, rows.metric))
+    index = index_section(rows, base.blocks, rows.count)
+    sizes = block_bytes(trial.sizes(), _middle_code(rows), id_bytes)
+    target = options.recall + (1 - options.recall) * ROUTED_SHARE
+    few = _Calibration(tune.queries[:500], tune.rows[:500], tune.truth[:500])
+    best: tuple[float, LseSection] | None = None
+    order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
+    for beta in BETAS:
+        router = section(subs, rows.metric, beta, 1.0, bits)
+        for temperature, p in zip(TEMPERATURES, _tempered(router, few.queries, rows.dimension), strict=True):
+            if order is None:
+                order = file_order(p)
+                ordered, sizes = _reordered(trial, order), sizes[order]
+            reads = _routed(ordered, p[:, order], few, k, target, sizes)
+            if best is None or reads.nbytes < best[0]:
+                best = reads.nbytes, LseSection(**{**vars(router), "temperature": temperature})
+    assert best is not None
+    router = best[1]
+    drawn = np.random.default_rng([options.seed, 4]).choice(sample, min(ORDER_QUERIES, len(sample)), replace=False)
+    order = file_order(probabilities(router, index, prepared(rows, np.sort(drawn))))
+    shape = _reordered(Shape(base, copy, router, trial.centre_section, trial.centres), order)
+    return shape, probabilities(shape.router, index, tune.queries)
+
+
+def _tempered(router: LseSection, queries: list[Prepared], dimension: int) -> list[P]:
+    """p (Q, B) for each temperature; the dot products are made once."""
+    n, out = len(router.scale), [[] for _ in TEMPERATURES]  # type: list[list[npt.NDArray[np.uint32]]]
+    matvec = kernels.matvec_i4 if router.bits == 4 else kernels.matvec_i8
+    dots, scratch = array("i", bytes(4 * n)), bytearray(4 * n)
+    for q in queries:
+        matvec(q.i16, router.table, n, dimension, dots)
+        for kept, temperature in zip(out, TEMPERATURES, strict=True):
+            p = np.empty(n // router.subs, np.uint32)
+            kernels.block_probabilities(
+                dots, router.scale, router.weight, router.subs, router.beta * q.i16_scale, temperature, p, scratch
+            )
+            kept.append(p)
+    return [np.stack(kept) for kept in out]
+
+
+def _reordered(shape: Shape, order: Ints) -> Shape:
+    """The same shape with block order[i] as number i."""
+    number = np.empty(len(order), np.int32)
+    number[order] = np.arange(len(order), dtype=np.int32)
+    copy = np.where(shape.copy >= 0, number[np.maximum(shape.copy, 0)], -1).astype(np.int32)
+    router, centres = shape.router, shape.centre_section
+
+    def moved(column: memoryview, dtype: type) -> memoryview:
+        return memoryview(np.ascontiguousarray(np.frombuffer(column, dtype).reshape(len(order), -1)[order]).reshape(-1))
+
+    router = LseSection(
+        router.bits, router.subs, router.beta, router.temperature, moved(router.table, np.uint8),
+        moved(router.scale, np.float32), moved(router.weight, np.float32),
+    )  # fmt: skip
+    section_ = type(centres)(
+        moved(centres.table, np.uint8), moved(centres.scale, np.float32), moved(centres.bias, np.float32)
+    )
+    return Shape(shape.partition.reordered(order), copy, router, section_, shape.centres[order])
+
+
+def _routed(shape: Shape, p: P, of: _Calibration, k: int, target: float, sizes: Ints) -> Reads:
+    """Plans that reach the target with exact scores: what the routing alone reads."""
+
+    def recall(price: int) -> float:
+        found = shape.holds(of.truth[:, :k], plans(p, sizes, price).blocks)
+        return float(found.mean())
+
+    return plans(p, sizes, price_for(recall, target) or 0)
+
+
+def _price(found: Candidates, p: P, sizes: Ints, of: _Calibration, k: int, target: float) -> int | None:
+    return price_for(lambda price: float(found.recall(plans(p, sizes, price).blocks, of.truth, k).mean()), target)
+
+
+def _second_moment(rows: Rows, sample: Ints, shape: Shape) -> npt.NDArray[np.float64]:
+    """(d, d) second moment of the residuals of the sample to the stored centres."""
+    step = max(1, len(sample) // MOMENT_ROWS)
+    used = sample[::step]
+    total = np.zeros((rows.dimension, rows.dimension))
+    for low in range(0, len(used), 8192):
+        part = used[low : low + 8192]
+        r = (rows.take(part) - shape.centres[shape.partition.home[part]]).astype(np.float64)
+        total += r.T @ r
+    return total / len(used)
+
+
+def _contract(found: Candidates, p: P, sizes: Ints, of: _Calibration, k: int, options: Options) -> Contract:
+    """Measured points from cheap to dear, and one at the target; the margin is taken off what is promised."""
+    target = _price(found, p, sizes, of, k, options.recall + CALIBRATION_MARGIN)
+    if target is None:
+        raise InputError(f"recall {options.recall} is not reached on held-out rows", hint="ask for a lower --recall")
+    prices = {target, 0}
+    for goal in (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995):
+        at = _price(found, p, sizes, of, k, goal + CALIBRATION_MARGIN)
+        if at is not None:
+            prices.add(at)
+    points = []
+    for price in sorted(prices, reverse=True):
+        reads = plans(p, sizes, price)
+        for depth in sorted({min(10, k), k, 1}):
+            recall = float(found.recall(reads.blocks, of.truth, depth).mean())
+            points.append(Point(depth, price, max(0.0, recall - CALIBRATION_MARGIN), reads.nbytes, reads.gets))
+    return Contract(k, LANES, options.recall, tuple(points))

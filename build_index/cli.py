@@ -1,0 +1,373 @@
+"""The `vantage` command: thin, each command parses, calls and prints. Results go to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vantage import api
+from vantage.errors import InputError, VantageError
+from vantage.index import Query
+from vantage.stats import Receipt
+
+from .build import Report, build, storage_usd, target_point
+from .choose import Options, Say
+from .evaluate import evaluate, open_index, read_queries
+from .source import Source, open_source
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Vector search from object storage, at the edge. An index is a folder in a bucket folder: bucket/wordnet.",
+)
+out, err = Console(soft_wrap=True), Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Bucket = Annotated[str, typer.Argument(help="An index: bucket/name.", metavar="INDEX")]
+
+
+def nbytes(text: str) -> int:
+    """40MiB, 1GiB, 500000 -> bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{text!r} is not a size", hint="write 40MiB, 1GiB or a number of bytes")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+
+
+def size(n: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def folder(index: str) -> Path:
+    """bucket/name as a path."""
+    if "://" in index:
+        raise InputError(
+            f"{index!r} is not on this machine", hint="name a folder, bucket/name; `vantage publish` copies it to a bucket"
+        )
+    return Path(index)
+
+
+@contextmanager
+def progress() -> Iterator[Say]:
+    """A line a phase, with time so far and time left; on stderr, so that stdout stays the result."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}", table_column=None), BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=err, disable=False) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def say(phase: str, share: float) -> None:
+            if phase not in tasks:
+                for name, task in tasks.items():
+                    if name != phase:
+                        bar.update(task, completed=1.0)
+                tasks[phase] = bar.add_task(phase, total=1.0)
+                if not err.is_terminal:
+                    err.print(f"{phase} ...", highlight=False)
+            bar.update(tasks[phase], completed=share)
+
+        yield say
+
+
+@app.command("build")
+def build_command(
+    source: Annotated[list[Path], typer.Argument(help="Parquet files, folders of them, or one .npy.")],
+    to: Annotated[str, typer.Option("--out", help="The index to make: bucket/name.")],
+    recall: Annotated[float, typer.Option(help="Mean recall@k to promise.")] = 0.95,
+    k: Annotated[int, typer.Option(help="The k of the promise.")] = 100,
+    metric: Annotated[str, typer.Option(help="cosine, l2 or dot.")] = "cosine",
+    vector_column: Annotated[str, typer.Option(help="Column of vectors.")] = "vector",
+    id_column: Annotated[str, typer.Option(help="Column of ids; row numbers when there is none.")] = "id",
+    attributes: Annotated[Optional[str], typer.Option(help="Columns to keep, a,b,c; all by default, '' for none.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="All random choices follow from it.")] = 0,
+    memory_budget: Annotated[str, typer.Option(help="Most memory the build may use.")] = "2GiB",
+    cache: Annotated[str, typer.Option(help="Cache of the Worker that an index is made to fit, where it can.")] = "40MiB",
+    vectors: Annotated[str, typer.Option(help="How f32 vectors are kept for exact scores: f16 or f32.")] = "f16",
+    as_json: Json = False,
+) -> None:
+    """Build an index from vectors.
+
+    Example: vantage build vectors.parquet --out bucket/docs --recall 0.95
+    """
+    if vectors not in ("f16", "f32"):
+        raise InputError(f"--vectors is {vectors!r}", hint="f16 or f32")
+    names = None if attributes is None else [a for a in attributes.split(",") if a]
+    opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
+    options = Options(recall, k, seed, nbytes(cache), nbytes(memory_budget))
+    started = time.monotonic()
+    _show_plan(opened, options, metric, to)
+    with progress() as say:
+        report = build(
+            opened, folder(to), options, metric, wide=vectors == "f32", say=say, tell=lambda text: err.print(f"note: {text}")
+        )
+    seconds = time.monotonic() - started
+    if as_json:
+        print(json.dumps(report.as_dict() | {"seconds": round(seconds, 1)}))
+    else:
+        _show_report(report, seconds)
+
+
+def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
+    for note in source.notes:
+        err.print(f"note: {note}", highlight=False)
+    raw = source.rows * source.dimension * {"f32": 4, "f16": 2}.get(source.kind, 1)
+    err.print(
+        f"{source.rows:,} rows of {source.dimension} {source.kind} ({size(raw)}), {metric}, ids {source.id_kind}, "
+        f"{len(source.attributes)} attributes -> {to}\n"
+        f"recall@{options.k} {options.recall}, about {size(1.9 * raw)} of scratch and index, memory within "
+        f"{size(options.memory_bytes)}: read, find exact neighbours, measure candidates, write",
+        highlight=False,
+    )
+
+
+def _show_report(report: Report, seconds: float) -> None:
+    table = Table(title=f"{report.index}  generation {report.current.generation}", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    shape, point = report.choice.shape, report.point
+    copies = int((shape.copy >= 0).sum())
+    table.add_row("rows", f"{report.rows:,} of {report.dimension} dimensions, {report.metric}; {copies:,} copies")
+    table.add_row("blocks", f"{shape.blocks:,}, codes of {report.choice.codec.code_bytes} bytes")
+    table.add_row("size", f"{size(report.nbytes)}, root {size(report.root_bytes)}; ${storage_usd(report.nbytes):.4f} a month in R2")
+    table.add_row("recall", f"{point['recall']:.4f} at k = {int(point['k'])} on held-out rows (target {point['target']})")
+    table.add_row("a query", f"{point['gets']:.1f} GETs, {size(point['bytes_read'])}, nothing cached")
+    table.add_row("a million", f"${point['usd_per_million_queries']:.2f} of reads and requests")
+    table.add_row("built in", f"{seconds:.0f} s")
+    out.print(table)
+    out.print(f"Try: vantage query {report.index} --id ID   or: vantage serve {report.index.parent}", highlight=False)
+
+
+@app.command()
+def info(index: Bucket, as_json: Json = False) -> None:
+    """What an index is and what it promises.
+
+    Example: vantage info bucket/wordnet
+    """
+    path = folder(index)
+    opened = open_index(path)
+    described = api.describe(opened)
+    root = opened.root
+    total = sum(root.objects.shards) + sum(root.objects.parts) + root.objects.ids + opened.current.root.size
+    described |= {"bytes": total, "root_bytes": opened.current.root.size, **target_point(root.contract)}
+    if as_json:
+        print(json.dumps(described))
+        return
+    table = Table(title=index, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name in ("generation", "rows", "dimension", "metric", "id", "blocks", "codec", "router"):
+        table.add_row(name, f"{described[name]:,}" if isinstance(described[name], int) else str(described[name]))
+    table.add_row("attributes", ", ".join(f"{a['name']} ({a['type']})" for a in described["attributes"]) or "none")
+    table.add_row("size", f"{size(total)}, root {size(opened.current.root.size)}; ${storage_usd(total):.4f} a month in R2")
+    out.print(table)
+    points = Table("k", "recall", "GETs", "bytes", title="measured on held-out rows, nothing cached", title_justify="left")
+    for p in root.contract.points:
+        if p.k == root.contract.k:
+            mark = " (target)" if p.recall == described["recall"] else ""
+            points.add_row(str(p.k), f"{p.recall:.4f}{mark}", f"{p.gets:.1f}", size(p.nbytes))
+    out.print(points)
+
+
+@app.command()
+def query(
+    index: Bucket,
+    vector: Annotated[Optional[Path], typer.Option(help="A .npy or Parquet file; its first vector is the query.")] = None,  # noqa: UP045
+    identifier: Annotated[Optional[str], typer.Option("--id", help="Id of a stored row as the query.")] = None,  # noqa: UP045
+    top_k: Annotated[int, typer.Option(help="Answers, 1 to 1000.")] = 10,
+    recall: Annotated[Optional[float], typer.Option(help="Recall for this query; the index's target by default.")] = None,  # noqa: UP045
+    rerank: Annotated[int, typer.Option(help="Read the full vectors of the best n for exact scores.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Ask an index on this machine.
+
+    Example: vantage query bucket/wordnet --id n00001740 --top-k 5
+    """
+    opened = open_index(folder(index))
+    receipt = Receipt()
+
+    async def ask() -> Any:
+        if (vector is None) == (identifier is None):
+            raise InputError("name one query", hint="--vector FILE or --id ID")
+        if identifier is not None:
+            key = _id(identifier, opened.root.index.id_kind)
+            row, values = await opened.find(key, Receipt())
+        else:
+            row, values = None, read_queries(vector, 1).vectors[0].tolist()  # type: ignore[arg-type]
+        return await opened.query(Query(values, top_k, recall, rerank, attributes=True, without=row), receipt)
+
+    answer = asyncio.run(ask())
+    if as_json:
+        print(json.dumps(api.answer_body(answer, ["attributes", "receipt"])))
+        return
+    names = [a["name"] for a in opened.root.schema["attributes"]]
+    table = Table("", "id", "score", *names)
+    for i, m in enumerate(answer.matches, 1):
+        shown = [_cell((m.attributes or {}).get(name)) for name in names]
+        table.add_row(str(i), str(m.id if isinstance(m.id, int) else m.id.decode(errors="replace")), f"{m.score:.4f}", *shown)
+    out.print(table)
+    out.print(receipt_line(answer.receipt.as_dict()), highlight=False)
+
+
+def _id(text: str, kind: str) -> int | bytes:
+    if kind == "bytes":
+        return text.encode()
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{text!r} is not a whole number, and the ids of this index are", hint="check --id") from None
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def receipt_line(receipt: dict[str, Any]) -> str:
+    """A receipt in one line."""
+    return (
+        f"{receipt['gets']} GETs, {size(receipt['bytes'])} in {receipt['waves']} waves, {receipt['blocks']} blocks "
+        f"({receipt['blocks_cached']} cached), {receipt['rows']:,} rows scanned, {receipt['modelled_ms']:.0f} ms modelled"
+    )
+
+
+@app.command("eval")
+def eval_command(
+    index: Bucket,
+    queries: Annotated[Path, typer.Option(help="Parquet with vector (and neighbors), or .npy.")],
+    k: Annotated[Optional[int], typer.Option(help="recall@k; the contract's k by default.")] = None,  # noqa: UP045
+    cache: Annotated[str, typer.Option(help="Cache of planes beyond the root; 0 for none.")] = "0",
+    warm: Annotated[bool, typer.Option(help="Make a first pass that does not count.")] = False,
+    limit: Annotated[Optional[int], typer.Option(help="Only the first queries.")] = None,  # noqa: UP045
+    recall: Annotated[Optional[float], typer.Option(help="Recall asked of each query.")] = None,  # noqa: UP045
+    rerank: Annotated[int, typer.Option(help="Full vectors read a query for exact scores.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure recall and cost on queries of your own.
+
+    Example: vantage eval bucket/wordnet --queries queries.parquet --k 100 --cache 0
+    """
+    asked = read_queries(queries, limit)
+    with progress() as say:
+        result = evaluate(
+            folder(index), asked, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
+            progress=lambda share: say("queries", share),
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for name, value in result.items():
+        table.add_row(name, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value))
+    out.print(table)
+
+
+@app.command()
+def explain(
+    index: Bucket,
+    vector: Annotated[Path, typer.Option(help="A .npy or Parquet file; its first vector is the query.")],
+    top_k: Annotated[int, typer.Option(help="Answers, 1 to 1000.")] = 10,
+    recall: Annotated[Optional[float], typer.Option(help="Recall for this query.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Show the ranges that a query would read, and their price, reading nothing of them.
+
+    Example: vantage explain bucket/wordnet --vector query.npy
+    """
+    values = read_queries(vector, 1).vectors[0].tolist()
+    plan = api.explain(open_index(folder(index)), Query(values, top_k, recall))
+    if as_json:
+        print(json.dumps(plan))
+        return
+    table = Table("shard", "blocks", "from byte", "bytes", title=f"{plan['gets']} GETs in one wave", title_justify="left")
+    for r in plan["ranges"]:
+        table.add_row(str(r["shard"]), f"{r['blocks'][0]} to {r['blocks'][1]}", f"{r['offset']:,}", size(r["bytes"]))
+    out.print(table)
+    out.print(
+        f"{size(plan['bytes'])}, {plan['modelled_ms']:.0f} ms modelled, ${plan['usd_per_million']:.2f} a million such "
+        f"queries in reads, recall estimate {plan['recall_estimate']}",
+        highlight=False,
+    )
+
+
+@app.command()
+def serve(
+    bucket: Annotated[Path, typer.Argument(help="A folder of indexes.")],
+    port: Annotated[int, typer.Option(help="0 lets the system choose.")] = 8787,
+    token: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(envvar="VANTAGE_TOKEN", help="Bearer token; without it everybody on this machine may read."),
+    ] = None,
+    cache: Annotated[str, typer.Option(help="Cache of planes.")] = "40MiB",
+) -> None:
+    """Load a bucket folder into local R2 and serve it with the real Worker on real workerd, until Ctrl-C.
+
+    Example: vantage serve bucket
+    """
+    from . import serve as host
+
+    variables = {"VANTAGE_CACHE_BYTES": str(nbytes(cache))}
+    variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
+    err.print(f"loading {bucket} into local R2 ...", highlight=False)
+    counts = host.load(bucket, prune=True)
+    err.print(f"{counts['written']} objects written, {counts['kept']} already there; starting the Worker ...", highlight=False)
+    with host.serve(port=port, variables=variables) as server:
+        name = next((p.parent.name for p in sorted(bucket.glob("*/CURRENT"))), "NAME")
+        out.print(f"serving {server.url}\n  curl {server.url}/v1/indexes/{name}", highlight=False)
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            err.print("stopping", highlight=False)
+
+
+@app.command()
+def publish(
+    index: Bucket,
+    as_json: Json = False,
+) -> None:
+    """Copy an index into the local bucket that `vantage serve` and `wrangler dev` read; CURRENT goes last.
+
+    Example: vantage publish bucket/wordnet
+    """
+    from . import serve as host
+
+    path = folder(index)
+    open_index(path)  # refuses to publish what does not open
+    counts = host.load(path.parent, only=path.name)
+    if as_json:
+        print(json.dumps(counts))
+        return
+    out.print(f"{index}: {counts['written']} objects written ({size(counts['bytes'])}), {counts['kept']} already there", highlight=False)
+
+
+def main() -> None:
+    """Entry point: an error is one sentence on stderr and exit status 2 (the user's) or 1 (ours)."""
+    try:
+        app(standalone_mode=True)
+    except VantageError as error:
+        err.print(f"vantage: {error}", style="red", highlight=False, markup=False)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+

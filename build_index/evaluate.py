@@ -1,0 +1,146 @@
+"""Asks an index held-out queries, in-process, and counts: recall, reads, modelled and measured time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from vantage.cache import Cache
+from vantage.errors import InputError
+from vantage.format import VECTOR_BYTES, part_key
+from vantage.index import Answer, Index, Query
+from vantage.stats import Receipt
+from vantage.store import Folder
+
+from .source import open_source
+from .truth import CHUNK_BYTES, exact_neighbours
+
+
+def open_index(path: Path, cache_bytes: int = 0) -> Index:
+    """Opens bucket/name in a folder. Raises NotFoundError, or DamagedError when it does not hold together."""
+    return asyncio.run(Index.open(Folder(path.parent), path.name, Cache(cache_bytes), Receipt()))
+
+
+@dataclass(frozen=True)
+class Queries:
+    """vectors f32 (Q, d); neighbors i32 (Q, k) source rows, best first, or None."""
+
+    vectors: npt.NDArray[np.float32]
+    neighbors: npt.NDArray[np.int32] | None
+
+
+def read_queries(path: Path, limit: int | None) -> Queries:
+    """From .npy or Parquet with `vector` and perhaps `neighbors`."""
+    source = open_source([path], attributes=None)
+    batches, held = [], 0
+    for batch in source.batches(4096):
+        batches.append(batch.vectors.astype(np.float32))
+        held += len(batch.vectors)
+        if limit is not None and held >= limit:
+            break
+    vectors = np.concatenate(batches)[:limit]
+    neighbors = None
+    if path.suffix == ".parquet" and "neighbors" in pq.read_schema(path).names:
+        column = pq.read_table(path, columns=["neighbors"])["neighbors"].combine_chunks()[: len(vectors)]
+        neighbors = column.flatten().to_numpy().reshape(len(vectors), -1).astype(np.int32)
+    return Queries(vectors, neighbors)
+
+
+def source_rows(path: Path, index: Index) -> npt.NDArray[np.int64]:
+    """(N) source row of each row number, from the Parquet files."""
+    parts = range(len(index.root.objects.parts))
+    files = [path / part_key(index.current.generation, part) for part in parts]
+    return np.concatenate([pq.read_table(f, columns=["source_row"])["source_row"].to_numpy() for f in files])
+
+
+def computed_truth(path: Path, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
+    """Exact neighbours of the stored vectors, as source rows."""
+    root, source = index.root, source_rows(path, index)
+    dtype = {"f16": np.float16, "f32": np.float32, "u8": np.uint8, "i8": np.int8}[root.index.vector_kind]
+    width = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
+
+    def chunks() -> Any:
+        step = max(1, CHUNK_BYTES // (4 * root.index.dimension))
+        pages = root.vectors
+        for page in range(len(pages.part)):
+            with (path / part_key(index.current.generation, pages.part[page])).open("rb") as file:
+                for low in range(pages.first_row[page], pages.first_row[page + 1], step):
+                    n = min(step, pages.first_row[page + 1] - low)
+                    file.seek(pages.offset[page] + (low - pages.first_row[page]) * width)
+                    x = np.frombuffer(file.read(n * width), dtype).reshape(n, -1).astype(np.float32)
+                    yield low, _unit(x) if root.index.metric == "cosine" else x
+
+    prepared = _unit(queries) if root.index.metric == "cosine" else queries
+    rows = exact_neighbours(prepared, chunks(), min(k, root.index.rows), root.index.metric)
+    return source[rows].astype(np.int32)
+
+
+def _unit(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+
+
+def evaluate(
+    path: Path,
+    queries: Queries,
+    *,
+    k: int | None = None,
+    cache_bytes: int = 0,
+    warm: bool = False,
+    recall: float | None = None,
+    rerank: int = 0,
+    progress: Callable[[float], None] = lambda _: None,
+) -> dict[str, Any]:
+    """The keys of `vantage eval` (docs/results.md). k defaults to the contract's; a smaller k cuts the same answers."""
+    index = open_index(path, cache_bytes)
+    contract = index.root.contract
+    k = k or contract.k
+    depth = max(k, contract.k)
+    truth = queries.neighbors if queries.neighbors is not None else computed_truth(path, index, queries.vectors, k)
+    if truth.shape[1] < k:
+        raise InputError(f"the queries have {truth.shape[1]} neighbors each, k is {k}", hint="use a smaller --k")
+    source = source_rows(path, index)
+    ask = [Query(v.tolist(), min(depth, index.root.index.rows), recall, rerank) for v in queries.vectors]
+    answers: list[tuple[Answer, float]] = []
+
+    async def run(counted: bool) -> None:
+        for i, query in enumerate(ask):
+            start = time.thread_time()
+            answer = await index.query(query)
+            if counted:
+                answers.append((answer, 1000 * (time.thread_time() - start)))
+            progress((i + 1) / len(ask))
+
+    if warm:
+        asyncio.run(run(False))
+    asyncio.run(run(True))
+    hits = [
+        len(np.intersect1d(source[[m.row for m in answer.matches[:k]]], truth[i, :k])) / k
+        for i, (answer, _) in enumerate(answers)
+    ]
+    cpu = np.array([ms for _, ms in answers])
+    receipts = [answer.receipt for answer, _ in answers]
+    modelled = np.array([r.modelled_ms for r in receipts])
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(r, name) for r in receipts]))
+
+    return {
+        "index": path.name, "rows": index.root.index.rows, "dimension": index.root.index.dimension,
+        "metric": index.root.index.metric, "queries": len(answers), "k": k, "recall": float(np.mean(hits)),
+        "target": contract.target if recall is None else recall, "gets": mean("gets"), "bytes": mean("bytes"),
+        "waves": mean("waves"), "blocks": mean("blocks"), "scan_cost": mean("rows") / index.root.index.rows,
+        "rows_ranked": mean("rows_ranked"), "cpu_ms_p50": float(np.median(cpu)),
+        "cpu_ms_p99": float(np.quantile(cpu, 0.99)), "modelled_ms_p50": float(np.median(modelled)),
+        "modelled_ms_p99": float(np.quantile(modelled, 0.99)), "resident_bytes": index.current.root.size,
+        "heap_bytes": None, "incomplete": sum(not answer.complete for answer, _ in answers),
+    }  # fmt: skip
+
+

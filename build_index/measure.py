@@ -1,0 +1,162 @@
+"""What a plan finds, in the kernels' own arithmetic, for many queries and any price at once.
+
+All blocks are scanned once a query, keeping the best places; what a plan would answer follows from the blocks it reads.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage import kernels
+from vantage.format import RANGES_AT, aligned, block_planes, pack_block
+from vantage.plan import LANES, wave_ms
+from vantage.prepare import Prepared
+from vantage.scan import LrsqScan
+
+from .codecs import lrsq
+from .rows import Ints, Rows
+from .shape import P, Shape, trial_root
+
+KEPT = 512  # best places kept a query: enough for any plan that finds most of 100 neighbours
+CHUNK_BYTES = 24 << 20
+PRICE_MAX = (1 << 32) - 1
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What the plans of Q queries read: blocks bool (Q, B), and of each query its ranges' bytes."""
+
+    blocks: Bools
+    ranges: list[list[int]]
+
+    @property
+    def gets(self) -> float:
+        return float(np.mean([len(r) for r in self.ranges]))
+
+    @property
+    def nbytes(self) -> float:
+        return float(np.mean([sum(r) for r in self.ranges]))
+
+    @property
+    def ms(self) -> npt.NDArray[np.float64]:
+        return np.array([wave_ms(r) for r in self.ranges])
+
+
+def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES) -> Reads:
+    """Runs the edge's planner for p (Q, B), nothing cached, one shard."""
+    queries, blocks = p.shape
+    size, flags = array("I", block_bytes.tolist()), bytearray(blocks)
+    flags[0] = 1
+    ends = np.concatenate([[0], np.cumsum(block_bytes)])
+    out, scratch = array("I", bytes(8 * gets)), bytearray(blocks * (gets + 1))
+    read, ranges = np.zeros((queries, blocks), bool), []
+    for i in range(queries):
+        count = kernels.plan_ranges(np.ascontiguousarray(p[i]), size, flags, price, gets, out, scratch)
+        pairs = [(out[2 * j], out[2 * j + 1]) for j in range(count)]
+        for low, high in pairs:
+            read[i, low:high] = True
+        ranges.append([int(ends[high] - ends[low]) for low, high in pairs])
+    return Reads(read, ranges)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The best KEPT places of each query over all blocks, best first: block and row i32 (Q, M), -1 where there is none,
+    and twin i32 (Q, M): the earlier place of the same row, or -1."""
+
+    block: npt.NDArray[np.int32]
+    row: npt.NDArray[np.int32]
+    twin: npt.NDArray[np.int32]
+
+    def recall(self, read: Bools, truth: npt.NDArray[np.int32], k: int) -> npt.NDArray[np.float64]:
+        """(Q) recall@k of the answers from the blocks read bool (Q, B) against truth (Q, >= k)."""
+        each = np.arange(len(read))[:, None]
+        kept = read[each, self.block] & (self.block >= 0)
+        kept &= ~((self.twin >= 0) & np.take_along_axis(kept, np.maximum(self.twin, 0), 1))
+        answered = kept & (np.cumsum(kept, 1) <= k)
+        hits = np.array([np.isin(r[a], t).sum() for r, a, t in zip(self.row, answered, truth[:, :k], strict=True)])
+        return hits / np.maximum((truth[:, :k] >= 0).sum(1), 1)
+
+
+def block_bytes(sizes: Ints, code_bytes: int, id_bytes: float) -> Ints:
+    """Bytes of scan blocks of these many rows, with ids of id_bytes each."""
+    return np.array([aligned(block_planes(int(n), code_bytes).ids + int(n * id_bytes)) for n in sizes], np.int64)
+
+
+def full_scan(
+    rows: Rows,
+    shape: Shape,
+    codec: lrsq.Lrsq,
+    queries: list[Prepared],
+    without: Ints,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Candidates:
+    """Encodes every place and scans it for every query; without (Q) is the query's own row, left out of the answers."""
+    members = shape.members()
+    root = trial_root(rows, shape, len(codec.axes), codec.axes.astype(np.float16).tobytes(), codec.section, 100)
+    scans = [LrsqScan(root, q, KEPT) for q in queries]
+    place_row = np.concatenate(members).astype(np.int32)
+    starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
+    for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
+        x = rows.take(np.concatenate(members[low:high]))
+        local = (starts[low : high + 1] - starts[low]).tolist()
+        for b, encoded in zip(
+            range(low, high), lrsq.encode_blocks(codec, x, local, shape.centres[low:high], rows.metric), strict=True
+        ):
+            n = len(members[b])
+            pad = bytes(4 * (aligned(n, 16) - n))
+            places = np.arange(starts[b], starts[b + 1], dtype=np.uint32).tobytes() + pad
+            data = pack_block(n, 0, encoded.ranges, [*encoded.planes(), places], b"")
+            at = block_planes(n, codec.code_bytes)
+            for scan in scans:
+                kernels.lrsq_scan(
+                    data, RANGES_AT, at.codes, at.f, at.h, at.rows, n, scan.base(b), b, scan.tables, scan.pool
+                )
+        progress(high / len(members))
+    block, row = np.full((len(scans), KEPT), -1, np.int32), np.full((len(scans), KEPT), -1, np.int32)
+    for i, scan in enumerate(scans):
+        found = np.array([(place, b) for _, place, b, _ in scan.entries()], np.int64).reshape(-1, 2)
+        found = found[place_row[found[:, 0]] != without[i]]
+        block[i, : len(found)], row[i, : len(found)] = found[:, 1], place_row[found[:, 0]]
+    return Candidates(block, row, _twins(row))
+
+
+def _twins(row: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    order = np.argsort(row, axis=1, kind="stable")
+    sorted_rows = np.take_along_axis(row, order, 1)
+    same = np.zeros(row.shape, bool)
+    same[:, 1:] = (sorted_rows[:, 1:] == sorted_rows[:, :-1]) & (sorted_rows[:, 1:] >= 0)
+    before = np.full(row.shape, -1, np.int32)
+    before[:, 1:] = np.where(same[:, 1:], order[:, :-1], -1)
+    out = np.full(row.shape, -1, np.int32)
+    np.put_along_axis(out, order, before, 1)
+    return out
+
+
+def chunks(members: list[Ints], rows_max: int) -> list[tuple[int, int]]:
+    """Consecutive blocks [low, high) of at most about rows_max rows together."""
+    out, low, held = [], 0, 0
+    for b, m in enumerate(members):
+        if held and held + len(m) > rows_max:
+            out.append((low, b))
+            low, held = b, 0
+        held += len(m)
+    return [*out, (low, len(members))]
+
+
+def price_for(recall_at: Callable[[int], float], target: float) -> int | None:
+    """The highest price with recall_at(price) >= target, by bisection of its logarithm; None when price 0 is not enough."""
+    if recall_at(0) < target:
+        return None
+    low, high = 0.0, 32.0  # log2: recall falls as it rises
+    for _ in range(14):
+        middle = (low + high) / 2
+        low, high = (middle, high) if recall_at(int(2**middle)) >= target else (low, middle)
+    return int(2**low)

@@ -1,0 +1,1 @@
+"""Routers, trained here, applied by vantage.route: one module a router."""

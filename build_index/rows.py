@@ -1,0 +1,61 @@
+"""Source rows in the scale of the index: norm 1 under cosine, divided by the mean norm under l2 and dot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .spool import Spool
+
+F32 = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+# The largest row may be this many times the unit of the scale, so that integer scores never leave 31 bits.
+NORM_MAX = 32.0
+
+
+def row_scale(metric: str, norm_mean: float, norm_max: float) -> float:
+    """What rows are multiplied by; 1 under cosine, where each row has its own."""
+    if metric == "cosine":
+        return 1.0
+    unit = max(norm_mean, norm_max / NORM_MAX)
+    return 1.0 / unit if unit > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N rows of d numbers, read from the spool as they are needed."""
+
+    spool: Spool
+    metric: str
+    scale: float
+
+    @property
+    def count(self) -> int:
+        return self.spool.rows
+
+    @property
+    def dimension(self) -> int:
+        return self.spool.dimension
+
+    def _scaled(self, x: F32) -> F32:
+        if self.metric == "cosine":
+            return x / np.linalg.norm(x, axis=1, keepdims=True)
+        return x * np.float32(self.scale)
+
+    def slice(self, low: int, high: int) -> F32:
+        """f32 (high - low, d)."""
+        return self._scaled(self.spool.floats(low, high))
+
+    def take(self, rows: Ints) -> F32:
+        """f32 (len(rows), d), in the order asked for."""
+        return self._scaled(self.spool.gather(rows))
+
+    def chunks(self, nbytes: int) -> Iterator[tuple[int, F32]]:
+        """(first row, rows) in pieces of about nbytes of float32."""
+        step = max(1, nbytes // (4 * self.dimension))
+        for low in range(0, self.count, step):
+            yield low, self.slice(low, min(self.count, low + step))

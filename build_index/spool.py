@@ -1,0 +1,332 @@
+"""Writes a source once to scratch files, checks it on the way, and gives any row back in bounded memory.
+
+A build reads its rows several times and out of order; Parquet can do neither cheaply. The scratch files are plain
+arrays, and plain reads serve them: mapped pages would count as this process's memory.
+
+    vectors.raw      rows x dimension values in normal form, row-major
+    ids.raw          int64 a row; or the bytes of all ids, with ids.offsets
+    attributes.raw   a compact JSON array a row, in column order, UTF-8, with attributes.offsets
+    *.offsets        uint64: where a row begins; rows + 1 of them
+    *.hashes         int64 a row, only while the checks run
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from json import JSONEncoder
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from build_index.source import BAD_ROWS_NAMED, DTYPES, Array, Batch, Source
+from vantage.errors import InputError
+
+# Rows are written in batches of this many bytes of f32, or fewer rows. Fixed, so that sums over batches, such as
+# norm_mean, do not change with the memory budget.
+BATCH_BYTES = 4 << 20
+BATCH_ROWS_MAX = 8192
+
+# Reads closer than the gap become one, up to the span. Measured with 1.5 KB rows in page cache: a gap of 64 KiB
+# gathers 1 row in 75 in 6.7 us a row (8.9 without, 10.8 with 256 KiB) and 1 row in 8 in 2.0 us (8.4 without).
+GAP_BYTES = 64 << 10
+SPAN_BYTES = 4 << 20
+
+# Hashes looked through at a time for repeats.
+HASH_CHUNK = 1 << 17
+
+Rows = npt.NDArray[np.int64]
+
+_encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, allow_nan=False).encode
+
+
+class Spool:
+    """Rows of a source in scratch files. Made by `spool`; a context manager that removes the files.
+
+    rows, dimension, kind, id_kind: as in `Source`
+    norm_mean, norm_max: of the rows' Euclidean norms, computed in f64
+    duplicate_vectors: rows whose vector repeats that of another row (by 8-byte hash), the first of each left out
+    """
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        self.rows = source.rows
+        self.dimension = source.dimension
+        self.kind = source.kind
+        self.id_kind = source.id_kind
+        self.norm_mean = 0.0
+        self.norm_max = 0.0
+        self.duplicate_vectors = 0
+        self._dtype = DTYPES[source.kind]
+        self._row_bytes = source.dimension * self._dtype.itemsize
+        names = ["vectors.raw", "ids.raw", "attributes.raw", "attributes.offsets", "vectors.hashes"]
+        if source.id_kind == "bytes":
+            names += ["ids.offsets", "ids.hashes"]
+        self._files: dict[str, BinaryIO] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                self._files[name] = (folder / name).open("w+b")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Removes the scratch files; the folder stays."""
+        while self._files:
+            _, file = self._files.popitem()
+            os.unlink(file.name)
+            with suppress(OSError):  # on a full disk, what is still buffered cannot be written: it is not wanted
+                file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def rows_per_chunk(self, bytes_max: int) -> int:
+        """How many rows fit into `bytes_max`, as f32 and as they are stored at the same time; at least 1."""
+        row = 4 * self.dimension + (self._row_bytes if self.kind != "f32" else 0)
+        return max(1, bytes_max // row)
+
+    def chunks(self, rows_per_chunk: int) -> Iterator[tuple[int, int]]:
+        """The row ranges [lo, hi) that cover all rows, in order."""
+        for lo in range(0, self.rows, rows_per_chunk):
+            yield lo, min(lo + rows_per_chunk, self.rows)
+
+    def vectors(self, lo: int, hi: int) -> Array:
+        """(hi - lo, d) of rows [lo, hi) in normal form."""
+        data = self._read("vectors.raw", lo * self._row_bytes, hi * self._row_bytes)
+        return data.view(self._dtype).reshape(hi - lo, self.dimension)
+
+    def floats(self, lo: int, hi: int) -> npt.NDArray[np.float32]:
+        """f32 (hi - lo, d) of rows [lo, hi)."""
+        return self.vectors(lo, hi).astype(np.float32, copy=False)
+
+    def gather(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+        """f32 (n, d) of `rows`, int (n,), in the order given; rows that lie close are read together."""
+        out = np.empty((len(rows), self.dimension), np.float32)
+        order, wanted = _sorted(rows)
+        starts = wanted * self._row_bytes
+        for i, j in _runs(starts, starts + self._row_bytes):
+            first = int(wanted[i])
+            out[order[i:j]] = self.vectors(first, int(wanted[j - 1]) + 1)[wanted[i:j] - first]
+        return out
+
+    def ids(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int64] | list[bytes]:
+        """The ids of `rows`, int (n,), in the order given: int64 (n,) or n byte strings."""
+        if self.id_kind == "bytes":
+            return self._records("ids", rows)
+        out = np.empty(len(rows), np.int64)
+        order, wanted = _sorted(rows)
+        out[order] = self._words("ids.raw", wanted, 1)[:, 0]
+        return out
+
+    def attributes(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
+        """A JSON array for each of `rows`, int (n,), in the order given; "[]" without attributes."""
+        return self._records("attributes", rows)
+
+    def _records(self, name: str, rows: npt.NDArray[np.integer]) -> list[bytes]:
+        order, wanted = _sorted(rows)
+        bounds = self._words(f"{name}.offsets", wanted, 2)
+        out = [b""] * len(wanted)
+        for i, j in _runs(bounds[:, 0], bounds[:, 1]):
+            first = int(bounds[i, 0])
+            data = self._read(f"{name}.raw", first, int(bounds[j - 1, 1])).tobytes()
+            for at, (lo, hi) in zip(order[i:j].tolist(), (bounds[i:j] - first).tolist(), strict=True):
+                out[at] = data[lo:hi]
+        return out
+
+    def _words(self, name: str, wanted: Rows, width: int) -> Rows:
+        """int64 (n, width): for each of the sorted rows, the `width` 8-byte words from its own on."""
+        out = np.empty((len(wanted), width), np.int64)
+        for i, j in _runs(wanted * 8, (wanted + width) * 8):
+            first = int(wanted[i])
+            words = self._read(name, first * 8, (int(wanted[j - 1]) + width) * 8).view(np.int64)
+            for k in range(width):
+                out[i:j, k] = words[wanted[i:j] - first + k]
+        return out
+
+    def _read(self, name: str, lo: int, hi: int) -> npt.NDArray[np.uint8]:
+        """Bytes [lo, hi) of a file."""
+        file = self._files[name]
+        out = np.empty(hi - lo, np.uint8)
+        room, at = out.data, lo
+        while room:  # one call reads at most 2 GiB
+            count = os.preadv(file.fileno(), [room], at)
+            if not count:
+                raise OSError(f"scratch file {file.name} ends at byte {at}, before {hi}: was it changed?")
+            room, at = room[count:], at + count
+        return out
+
+    def _fill(self, source: Source, metric: str, progress: Callable[[int], None] | None) -> None:
+        """Writes all rows and the hashes, in the order of the source."""
+        batch_rows = max(1, min(BATCH_ROWS_MAX, BATCH_BYTES // (4 * self.dimension)))
+        ends = dict.fromkeys([name for name in self._files if name.endswith(".offsets")], 0)
+        for name in ends:
+            self._files[name].write(bytes(8))
+        norm_sum = 0.0
+        zeros: list[int] = []
+        for batch in source.batches(batch_rows):
+            norms = np.sqrt(np.einsum("ij,ij->i", batch.vectors, batch.vectors, dtype=np.float64))
+            if metric == "cosine":
+                zeros += (np.flatnonzero(norms == 0) + batch.first_row).tolist()
+                if len(zeros) > BAD_ROWS_NAMED:
+                    break
+            norm_sum += float(norms.sum())
+            self.norm_max = max(self.norm_max, float(norms.max()))
+            self._write(batch, ends)
+            if progress:
+                progress(batch.first_row + len(norms))
+        if zeros:
+            raise source.bad_rows("zero vectors, which have no direction under the metric cosine", zeros)
+        self.norm_mean = norm_sum / self.rows
+        for file in self._files.values():
+            file.flush()
+
+    def _write(self, batch: Batch, ends: dict[str, int]) -> None:
+        self._files["vectors.raw"].write(batch.vectors.data)
+        self._files["vectors.hashes"].write(_vector_hashes(batch.vectors).data)
+        if isinstance(batch.ids, np.ndarray):
+            self._files["ids.raw"].write(batch.ids.data)
+        else:
+            # Python's own hash: fast, 64 bits, and keyed, so that no source can be made to collide.
+            self._files["ids.hashes"].write(np.fromiter(map(hash, batch.ids), np.int64, len(batch.ids)).data)
+            self._write_records("ids", batch.ids, ends)
+        self._write_records("attributes", _json_rows(batch.attributes, len(batch.ids)), ends)
+
+    def _write_records(self, name: str, records: list[bytes], ends: dict[str, int]) -> None:
+        bounds = np.cumsum(np.fromiter(map(len, records), np.int64, len(records))) + ends[f"{name}.offsets"]
+        ends[f"{name}.offsets"] = int(bounds[-1])
+        self._files[f"{name}.offsets"].write(bounds.data)
+        self._files[f"{name}.raw"].write(b"".join(records))
+
+    def _check_repeats(self, source: Source) -> None:
+        """Refuses repeated ids and counts repeated vectors. Holds 8 bytes a row, and 16 a repeated hash."""
+        self._refuse_repeated_ids(source, "ids.hashes" if self.id_kind == "bytes" else "ids.raw")
+        self.duplicate_vectors = len(self._repeats("vectors.hashes"))
+
+    def _repeats(self, name: str) -> Rows:
+        """Every hash in the file that repeats one before it, sorted."""
+        hashes = self._read(name, 0, self.rows * 8).view(np.int64)
+        hashes.sort()
+        return np.asarray(hashes[1:][hashes[1:] == hashes[:-1]], np.int64)
+
+    def _refuse_repeated_ids(self, source: Source, name: str) -> None:
+        repeated = np.unique(self._repeats(name))
+        if not len(repeated):
+            return
+        first = np.full(len(repeated), -1, np.int64)  # the first row with each repeated hash
+        found: list[str] = []
+        for lo, hi in self.chunks(HASH_CHUNK):
+            hashes = self._read(name, lo * 8, hi * 8).view(np.int64)
+            at = np.minimum(np.searchsorted(repeated, hashes), len(repeated) - 1)
+            for i in np.flatnonzero(repeated[at] == hashes).tolist():
+                before, row = int(first[at[i]]), lo + i
+                if before < 0:
+                    first[at[i]] = row
+                    continue
+                one, other = self.ids(np.array([before, row]))
+                if one == other:
+                    text = one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else str(one)
+                    found.append(f"{text!r} in {source.where(before)} and {source.where(row)}")
+                if len(found) == BAD_ROWS_NAMED:
+                    break
+            if len(found) == BAD_ROWS_NAMED:
+                break
+        if found:
+            raise InputError("duplicate ids: " + ", ".join(found), hint="give every row an id of its own")
+
+
+def spool(source: Source, folder: Path, *, metric: str, progress: Callable[[int], None] | None = None) -> Spool:
+    """Copies `source` to scratch files in `folder` and checks it.
+
+    metric: "cosine", "l2" or "dot"; cosine refuses zero vectors
+    progress: called with the number of rows done so far
+
+    Needs room for all vectors, ids and attributes, and memory for some batches and 8 bytes a row. InputError names the
+    first five rows that the source refuses, that are zero, or whose ids are there already; no file is left then, nor
+    after an OSError such as a full disk.
+    """
+    made = Spool(source, folder)
+    try:
+        made._fill(source, metric, progress)
+        made._check_repeats(source)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _sorted(rows: npt.NDArray[np.integer]) -> tuple[Rows, Rows]:
+    """The order that sorts `rows`, and the sorted rows, both int64."""
+    order = np.argsort(rows, kind="stable")
+    return order, np.asarray(rows, np.int64)[order]
+
+
+def _runs(starts: Rows, ends: Rows) -> Iterator[tuple[int, int]]:
+    """Splits byte spans, sorted, into runs [i, j) worth one read each: see GAP_BYTES and SPAN_BYTES."""
+    cuts = (np.flatnonzero(starts[1:] - ends[:-1] > GAP_BYTES) + 1).tolist()
+    for begin, end in zip([0, *cuts], [*cuts, len(starts)], strict=True):
+        i = begin
+        while i < end:
+            fit = int(np.searchsorted(ends[i:end], starts[i] + SPAN_BYTES, side="right"))
+            yield i, i + max(1, fit)
+            i += max(1, fit)
+
+
+def _vector_hashes(vectors: Array) -> Rows:
+    """int64 (n,): a hash of each row's bytes.
+
+    Words are mixed, then summed with random odd multipliers modulo 2^64. Without the mix, vectors of small whole
+    numbers in f32, whose low bits are all zero, would share the low bits of the sum too.
+    """
+    data = vectors.view(np.uint8)
+    data = np.pad(data, ((0, 0), (0, -data.shape[1] % 8)))
+    words = data.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    words ^= words >> np.uint64(32)
+    multipliers = np.random.default_rng(0).integers(0, 1 << 64, words.shape[1], np.uint64) | np.uint64(1)
+    return np.asarray(words @ multipliers).view(np.int64)
+
+
+# Attributes as JSON
+
+
+def _json_rows(table: pa.Table, rows: int) -> list[bytes]:
+    """A compact JSON array of each row's values, in column order."""
+    if not table.num_columns:
+        return [b"[]"] * rows
+    columns = [_json_values(column.combine_chunks()).to_pylist() for column in table.columns]
+    return [_encode(row).encode() for row in zip(*columns, strict=True)]
+
+
+def _json_values(column: pa.Array) -> pa.Array:
+    """The column with types that JSON knows: NaN and infinities become null, dates, times and decimals strings."""
+    kind = column.type
+    if pa.types.is_floating(kind):
+        column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))
+        if kind == pa.float64():
+            return column
+        # By way of the shortest decimal: 0.1 in f32 is to be read as 0.1, not as 0.10000000149011612.
+        return column.cast(pa.float32()).cast(pa.string()).cast(pa.float64())
+    if pa.types.is_timestamp(kind):
+        # Values with a zone are stored in UTC: dropping the zone shows UTC, with no need for a zone database.
+        text = column.cast(pa.timestamp(kind.unit)).cast(pa.string())
+        text = pc.replace_substring(text, " ", "T", max_replacements=1)
+        return pc.binary_join_element_wise(text, "Z", "") if kind.tz else text
+    if pa.types.is_date(kind) or pa.types.is_decimal(kind):
+        return column.cast(pa.string())
+    if pa.types.is_struct(kind):
+        fields = [_json_values(field) for field in column.flatten()]
+        return pa.StructArray.from_arrays(fields, [field.name for field in kind], mask=column.is_null())
+    if pa.types.is_nested(kind):
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        # flatten leaves the values of null lists out, of fixed-size lists too, so these have length 0 here.
+        lengths = np.where(np.asarray(column.is_null()), 0, lengths)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+        return pa.LargeListArray.from_arrays(offsets, _json_values(column.flatten()), mask=column.is_null())
+    return column

@@ -1,0 +1,436 @@
+"""A choice -> the objects of a generation in a folder; bounded memory, and nothing that looks whole until it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+from array import array
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vantage.errors import InputError, VantageError
+from vantage.format import (
+    ATTRIBUTES,
+    HEADER,
+    ID_PAGE_ROWS,
+    SCAN,
+    SECTION,
+    SHARD_MAGIC,
+    VECTOR_BYTES,
+    VERSION,
+    Current,
+    Directory,
+    IdPages,
+    ObjectName,
+    Objects,
+    Root,
+    VectorPages,
+    aligned,
+    pack_attributes,
+    pack_block,
+    pack_ids,
+)
+from vantage.index import id_hash
+from vantage.kernels import crc32c
+
+from .choose import Choice
+from .codecs import lrsq
+from .measure import CHUNK_BYTES, chunks
+from .rows import Ints, Rows
+from .shape import index_section
+
+SHARD_BYTES = 256 << 20
+PART_ROWS_BYTES = 512 << 20
+PAGE_ROWS = 8192  # of vectors: one Parquet row group, whose vector column is one page
+BUILDING = ".building"
+
+
+class _ShardWriter:
+    """shard-NNNNN.bin: the scan section as blocks come, then the attributes from a scratch file."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.path = folder / f"shard-{number:05d}.bin"
+        self.file: BinaryIO = self.path.open("w+b")
+        self.scratch: BinaryIO = (folder / "attributes.scratch").open("w+b")
+        self.start = aligned(HEADER.size + 2 * SECTION.size)
+        self.file.write(bytes(self.start))
+        self.crc = {SCAN: 0, ATTRIBUTES: 0}
+        self.size = {SCAN: 0, ATTRIBUTES: 0}
+
+    def add(self, kind: int, data: bytes) -> tuple[int, int, int]:
+        """Appends an aligned block; (offset in its section, bytes, CRC-32C)."""
+        file = self.file if kind == SCAN else self.scratch
+        crc, at = crc32c(data), self.size[kind]
+        padded = data + bytes(aligned(len(data)) - len(data))
+        file.write(padded)
+        self.crc[kind] = crc32c(padded, self.crc[kind])
+        self.size[kind] += len(padded)
+        return at, len(data), crc
+
+    def close(self) -> tuple[int, int]:
+        """Finishes the object; (its bytes, where its attributes start)."""
+        attributes_at = self.start + self.size[SCAN]
+        self.scratch.seek(0)
+        shutil.copyfileobj(self.scratch, self.file, 1 << 20)
+        total = attributes_at + self.size[ATTRIBUTES]
+        table = b"".join(
+            SECTION.pack(kind, VERSION, at, self.size[kind], self.crc[kind], 0)
+            for kind, at in ((SCAN, self.start), (ATTRIBUTES, attributes_at))
+        )
+        head = HEADER.pack(SHARD_MAGIC, VERSION, 2, total, 0, 0)
+        head = HEADER.pack(SHARD_MAGIC, VERSION, 2, total, crc32c(head + table), 0)
+        self.file.seek(0)
+        self.file.write(head + table)
+        _sync(self.file)
+        self.scratch.close()
+        os.unlink(self.scratch.name)
+        return total, attributes_at
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+class _PartWriter:
+    """vectors/part-NNNNN.parquet: full vectors, ids, source rows and attributes, in the order of row numbers."""
+
+    def __init__(self, path: Path, schema: pa.Schema, first_row: int) -> None:
+        self.path, self.first_row = path, first_row
+        # One page a row group: the vectors of a group lie together, and a row's place follows from its number.
+        self.writer = pq.ParquetWriter(
+            path, schema, compression="NONE", use_dictionary=False, write_statistics=False, store_schema=True,
+            data_page_size=(1 << 30), write_batch_size=PAGE_ROWS, data_page_version="1.0",
+        )  # fmt: skip
+        self.rows: list[int] = []
+
+    def add(self, table: pa.Table) -> None:
+        self.writer.write_table(table, row_group_size=PAGE_ROWS)
+        self.rows.append(len(table))
+
+    def close(self, width: int) -> list[tuple[int, int]]:
+        """(first row, offset of its first value) of each group; the values are the end of the column's one page."""
+        self.writer.close()
+        meta, pages, row = pq.read_metadata(self.path), [], self.first_row
+        for group, n in enumerate(self.rows):
+            column = meta.row_group(group).column(0)
+            end = column.data_page_offset + column.total_compressed_size
+            pages.append((row, end - n * width))
+            row += n
+        with self.path.open("r+b") as file:
+            os.fsync(file.fileno())
+        return pages
+
+
+def vector_type(kind: str, dimension: int) -> pa.DataType:
+    """f16 and f32 as fixed-size lists; u8 and i8 as bytes, since Parquet has no lists of 8 bits."""
+    if kind in ("f16", "f32"):
+        value = pa.float16() if kind == "f16" else pa.float32()
+        return pa.list_(pa.field("element", value, nullable=False), dimension)
+    return pa.binary(dimension)
+
+
+def _vector_array(values: npt.NDArray[Any], kind: str) -> pa.Array:
+    n, d = values.shape
+    if kind in ("f16", "f32"):
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=vector_type(kind, d))
+    return pa.Array.from_buffers(pa.binary(d), n, [None, pa.py_buffer(values.tobytes())])
+
+
+def stored_kind(kind: str, wide: bool) -> str:
+    """Kind of the stored vectors: f32 sources become f16 unless `wide`."""
+    return "f16" if kind == "f32" and not wide else kind
+
+
+def write_index(
+    rows: Rows,
+    attributes: pa.Schema,
+    choice: Choice,
+    out: Path,
+    vector_kind: str,
+    manifest: dict[str, Any],
+    progress: Callable[[float], None],
+) -> tuple[Current, int]:
+    """Writes a generation under the folder `out` and makes it live; (CURRENT, bytes of all objects).
+
+    All is written into `.building` and renamed when it is whole; CURRENT is replaced last. A build that dies leaves the
+    index as it was. Raises InputError when the disk is full, or f16 cannot hold a value.
+    """
+    building = out / BUILDING
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        (building / "vectors").mkdir(parents=True)
+        return _write(rows, attributes, choice, out, building, vector_kind, manifest, progress)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}", hint="free some space or name another --out") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _write(
+    rows: Rows,
+    attributes: pa.Schema,
+    choice: Choice,
+    out: Path,
+    building: Path,
+    vector_kind: str,
+    manifest: dict[str, Any],
+    progress: Callable[[float], None],
+) -> tuple[Current, int]:
+    shape, codec = choice.shape, choice.codec
+    members, blocks = shape.members(), shape.blocks
+    home_counts = np.bincount(shape.partition.home, minlength=blocks)
+    first_row = np.concatenate([[0], np.cumsum(home_counts)])
+    number = np.empty(rows.count, np.uint32)  # source row -> row number
+    home_rows = np.concatenate([m[:h] for m, h in zip(members, home_counts, strict=True)])
+    number[home_rows] = np.arange(rows.count, dtype=np.uint32)
+    checks = np.empty(rows.count, np.uint32)  # by source row
+    width = VECTOR_BYTES[vector_kind] * rows.dimension
+
+    parts, pages = _write_vectors(rows, attributes, home_rows, vector_kind, building, checks, lambda s: progress(0.4 * s))
+
+    columns = {name: np.zeros(blocks, np.uint64) for name in ("offset", "size", "crc", "a_offset", "a_size", "a_crc")}
+    shard_blocks, shard_sizes = [0], []
+    shard = _ShardWriter(building, 0)
+
+    def finish(last: int) -> None:
+        total, attributes_at = shard.close()
+        part = slice(shard_blocks[-1], last)
+        columns["offset"][part] += np.uint64(shard.start)
+        columns["a_offset"][part] += np.uint64(attributes_at if len(attributes) else 0)
+        shard_sizes.append(total)
+        shard_blocks.append(last)
+
+    for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
+        source = np.concatenate(members[low:high])
+        starts = np.concatenate([[0], np.cumsum([len(m) for m in members[low:high]])]).tolist()
+        encoded = lrsq.encode_blocks(codec, rows.take(source), starts, shape.centres[low:high], rows.metric)
+        ids = _id_bytes(rows, source)
+        for i, b in enumerate(range(low, high)):
+            part, n = slice(starts[i], starts[i + 1]), starts[i + 1] - starts[i]
+            pad = bytes(4 * (aligned(n, 16) - n))
+            id_width, id_plane = pack_ids(ids[part]) if rows.spool.id_kind == "bytes" else (8, b"".join(ids[part]))
+            planes = [*encoded[i].planes(), number[source[part]].tobytes() + pad, checks[source[part]].tobytes() + pad]
+            data = pack_block(n, id_width, encoded[i].ranges, planes, id_plane)
+            if shard.size[SCAN] and shard.size[SCAN] + len(data) + shard.size[ATTRIBUTES] > SHARD_BYTES:
+                finish(b)
+                shard = _ShardWriter(building, len(shard_sizes))
+            columns["offset"][b], columns["size"][b], columns["crc"][b] = shard.add(SCAN, data)
+            if len(attributes):
+                body = pack_attributes(rows.spool.attributes(members[b][: home_counts[b]]))
+                columns["a_offset"][b], columns["a_size"][b], columns["a_crc"][b] = shard.add(ATTRIBUTES, body)
+        progress(0.4 + 0.6 * high / blocks)
+    finish(blocks)
+
+    id_pages, ids_size = _write_ids(rows, home_rows, checks, building / "ids.bin")
+    u32 = {name: memoryview(array("I", column.tolist())) for name, column in columns.items() if "offset" not in name}
+    u64 = {name: memoryview(array("Q", columns[name].tolist())) for name in ("offset", "a_offset")}
+    sizes = shape.sizes()
+    root = Root(
+        index_section(rows, blocks, int(sizes.sum()), len(shard_sizes), vector_kind),
+        {"attributes": [{"name": f.name, "type": str(f.type)} for f in attributes]},
+        Objects(shard_sizes, [p.stat().st_size for p in parts], ids_size),
+        Directory(
+            memoryview(array("I", shard_blocks)), memoryview(array("I", first_row.tolist())), u64["offset"], u32["size"],
+            memoryview(array("I", sizes.tolist())), u32["crc"], u64["a_offset"], u32["a_size"], u32["a_crc"],
+        ),
+        shape.centre_section,
+        len(codec.axes),
+        memoryview(codec.axes.astype(np.float16).tobytes()),
+        shape.router,
+        codec.section,
+        choice.contract,
+        VectorPages(
+            memoryview(array("I", [p for p, _, _ in pages])), memoryview(array("Q", [o for _, _, o in pages])),
+            memoryview(array("I", [*(r for _, r, _ in pages), rows.count])),
+        ),
+        id_pages,
+    )  # fmt: skip
+    packed = root.pack()
+    Root.unpack(packed, "root.bin")  # what is written is what a reader takes
+    assert pages[0][2] + width <= parts[0].stat().st_size
+    with (building / "root.bin").open("wb") as file:
+        file.write(packed)
+        _sync(file)
+    return _publish(out, building, manifest)
+
+
+def _write_vectors(
+    rows: Rows,
+    attributes: pa.Schema,
+    home_rows: Ints,
+    kind: str,
+    building: Path,
+    checks: npt.NDArray[np.uint32],
+    progress: Callable[[float], None],
+) -> tuple[list[Path], list[tuple[int, int, int]]]:
+    """(paths, pages as (part, first row, offset)); fills checks with the CRC-32C of each source row's stored vector."""
+    d, id_type = rows.dimension, pa.int64() if rows.spool.id_kind == "i64" else pa.binary()
+    width = VECTOR_BYTES[kind] * d
+    columns = [_column_field(f) for f in attributes]
+    schema = pa.schema(
+        [
+            pa.field("vector", vector_type(kind, d), nullable=False),
+            pa.field("id", id_type, nullable=False),
+            pa.field("source_row", pa.int64(), nullable=False),
+            *columns,
+        ]
+    )
+    paths: list[Path] = []
+    pages: list[tuple[int, int, int]] = []
+    writer: _PartWriter | None = None
+    for low in range(0, rows.count, PAGE_ROWS):
+        source = home_rows[low : low + PAGE_ROWS]
+        if writer is None:
+            paths.append(building / "vectors" / f"part-{len(paths):05d}.parquet")
+            writer = _PartWriter(paths[-1], schema, low)
+        values = _stored_values(rows.spool.gather(source), kind, source)
+        raw = memoryview(values.tobytes())
+        for i, row in enumerate(source.tolist()):
+            checks[row] = crc32c(raw[i * width : (i + 1) * width])
+        ids = rows.spool.ids(source)
+        told = [json.loads(a) for a in rows.spool.attributes(source)] if columns else []
+        more = [_column([row[i] for row in told], field.type) for i, field in enumerate(columns)]
+        writer.add(
+            pa.Table.from_arrays(
+                [_vector_array(values, kind), pa.array(ids, id_type), pa.array(source, pa.int64()), *more], schema=schema
+            )
+        )
+        if low + PAGE_ROWS >= rows.count or (low + PAGE_ROWS - writer.first_row) * width >= PART_ROWS_BYTES:
+            pages += [(len(paths) - 1, row, offset) for row, offset in writer.close(width)]
+            _check_pages(rows, paths[-1], pages, len(paths) - 1, home_rows, kind)
+            writer = None
+        progress(min(1.0, (low + PAGE_ROWS) / rows.count))
+    return paths, pages
+
+
+def _column_field(field: pa.Field) -> pa.Field:
+    """An attribute's column: its own type where JSON keeps it, else text; renamed where it would hide one of ours."""
+    name = f"{field.name}_" if field.name in ("vector", "id", "source_row") else field.name
+    kind = field.type
+    plain = pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    nested = pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type) and not pa.types.is_temporal(kind.value_type)
+    return pa.field(name, kind if plain or nested else pa.string())
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_string(kind):
+        values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+    return pa.array(values, kind)
+
+
+def _stored_values(values: npt.NDArray[np.float32], kind: str, source: Ints) -> npt.NDArray[Any]:
+    if kind == "f16":
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if not np.isfinite(half).all():
+            row = int(source[int(np.argmin(np.isfinite(half).all(1)))])
+            raise InputError(f"row {row} holds a value over 65,504, which float16 cannot", hint="build with --vectors f32")
+        return half
+    return values.astype({"f32": np.float32, "u8": np.uint8, "i8": np.int8}[kind])
+
+
+def _check_pages(
+    rows: Rows, path: Path, pages: list[tuple[int, int, int]], part: int, home_rows: Ints, kind: str
+) -> None:
+    """The first and last row of each page, read by their offsets alone, are what was written."""
+    width = VECTOR_BYTES[kind] * rows.dimension
+    own = [(row, offset) for p, row, offset in pages if p == part]
+    with path.open("rb") as file:
+        for row, offset in own:
+            last = min(row + PAGE_ROWS, rows.count) - 1
+            for r in (row, last):
+                file.seek(offset + (r - row) * width)
+                source = home_rows[r : r + 1]
+                if file.read(width) != _stored_values(rows.spool.gather(source), kind, source).tobytes():
+                    raise VantageError(
+                        f"{path.name}: row {r} is not at byte {offset + (r - row) * width}",
+                        hint="this version of pyarrow lays pages out in another way: report it",
+                    )
+
+
+def _id_bytes(rows: Rows, source: Ints) -> list[bytes]:
+    ids = rows.spool.ids(source)
+    return ids if isinstance(ids, list) else [struct.pack("<q", i) for i in ids.tolist()]
+
+
+def _write_ids(rows: Rows, home_rows: Ints, checks: npt.NDArray[np.uint32], path: Path) -> tuple[IdPages, int]:
+    """ids.bin. Raises InputError for two ids with one hash, which no lookup could tell apart."""
+    hashes = np.empty(rows.count, np.uint64)
+    for low in range(0, rows.count, 1 << 16):
+        ids = rows.spool.ids(home_rows[low : low + (1 << 16)])
+        hashes[low : low + len(ids)] = [id_hash(i) for i in (ids if isinstance(ids, list) else ids.tolist())]
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    same = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if len(same):
+        pair = [int(home_rows[order[same[0] + i]]) for i in (0, 1)]
+        raise InputError(f"the ids of rows {pair[0]} and {pair[1]} have the same hash", hint="change one of the two ids")
+    first, crc = array("Q"), array("I")
+    with path.open("wb") as file:
+        for low in range(0, rows.count, ID_PAGE_ROWS):
+            part = order[low : low + ID_PAGE_ROWS]
+            page = hashes[part].tobytes() + part.astype(np.uint32).tobytes() + checks[home_rows[part]].tobytes()
+            first.append(int(hashes[part[0]]))
+            crc.append(crc32c(page))
+            file.write(page)
+        size = file.tell()
+        _sync(file)
+    return IdPages(memoryview(first), memoryview(crc)), size
+
+
+def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Current, int]:
+    """Names the generation by its content, renames it into place, then replaces CURRENT."""
+    objects = {str(p.relative_to(building)): (p.stat().st_size, _sha256(p)) for p in sorted(building.rglob("*")) if p.is_file()}
+    generation = hashlib.sha256(json.dumps(objects).encode()).hexdigest()[:16]
+    manifest = manifest | {
+        "generation": generation,
+        "objects": [{"key": f"{generation}/{k}", "size": size, "sha256": sha} for k, (size, sha) in objects.items()],
+    }
+    text = json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n"
+    with (building / "manifest.json").open("wb") as file:
+        file.write(text)
+        _sync(file)
+    current = Current(
+        generation,
+        ObjectName(f"{generation}/root.bin", *objects["root.bin"]),
+        ObjectName(f"{generation}/manifest.json", len(text), hashlib.sha256(text).hexdigest()),
+    )
+    target = out / generation
+    old = _live(out)
+    if target.exists():  # the same content, from a build that died before CURRENT, or damaged since
+        target.rename(building / "replaced")
+    building.rename(target)
+    shutil.rmtree(target / "replaced", ignore_errors=True)
+    with (out / "CURRENT.new").open("wb") as file:
+        file.write(current.pack())
+        _sync(file)
+    (out / "CURRENT.new").replace(out / "CURRENT")
+    for stale in out.iterdir():  # a folder keeps the live generation and the one before it
+        if stale.is_dir() and stale.name not in (generation, old) and len(stale.name) == 16:
+            shutil.rmtree(stale, ignore_errors=True)
+    return current, sum(size for size, _ in objects.values()) + len(text)
+
+
+def _live(out: Path) -> str | None:
+    with suppress(Exception):
+        return Current.unpack((out / "CURRENT").read_bytes(), "CURRENT").generation
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+

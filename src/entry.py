@@ -1,0 +1,160 @@
+"""The Worker: Default answers HTTP, WarmIndex (a Durable Object) keeps roots warm. Thin: the rest is vantage."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from vantage.api import BODY_BYTES_MAX, Access, Reply, handle
+from vantage.errors import ChangedError
+from vantage.format import Current
+from vantage.service import REVALIDATE_S, Service
+from vantage.stats import Receipt
+from vantage.store import Body, Reader, read_small
+from workers import DurableObject, Response, WorkerEntrypoint
+
+WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
+CACHE_BYTES = 40 << 20
+
+# Plain Python only, so that it survives the memory snapshot; what belongs to JavaScript comes with each request.
+_services: dict[str, Service] = {}
+
+
+class R2Body:
+    """Bytes that R2 sent, still on the JavaScript side."""
+
+    def __init__(self, obj: Any, buffer: Any) -> None:
+        self.buffer, self.length, self.size, self.etag = buffer, int(buffer.byteLength), int(obj.size), str(obj.etag)
+
+    def into(self, target: memoryview) -> None:
+        """One copy, straight to where the caller wants them."""
+        if self.length:
+            self.buffer.assign_to(target)
+
+
+class R2Bucket:
+    """The R2 binding as a bucket."""
+
+    def __init__(self, binding: Any) -> None:
+        self.binding = binding
+
+    async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None:
+        wanted: dict[str, Any] = {"offset": offset}
+        if length is not None:
+            wanted["length"] = length
+        options: dict[str, Any] = {"range": wanted}
+        if etag is not None:
+            options["onlyIf"] = {"etagMatches": etag}
+        obj = await self.binding.get(key, options)
+        if obj is None:
+            return None
+        if not hasattr(obj, "body"):
+            raise ChangedError(f"{key}: changed under its name", hint="open the index again")
+        return R2Body(obj, await obj._binding.arrayBuffer())
+
+    async def list(self) -> list[str]:
+        names: list[str] = []
+        cursor: dict[str, Any] = {}
+        while True:
+            page = await self.binding.list({"delimiter": "/", **cursor})
+            names += [str(p).rstrip("/") for p in page.delimitedPrefixes]
+            if not page.truncated:
+                return names
+            cursor = {"cursor": str(page.cursor)}
+
+
+def _background(context: Any, work: Awaitable[Any]) -> None:
+    """waitUntil for Python work; a failure is logged and harms nobody."""
+    from pyodide.ffi import create_proxy
+
+    task = asyncio.ensure_future(work)
+    proxy = create_proxy(task)
+
+    def done(finished: asyncio.Future[Any]) -> None:
+        if not finished.cancelled() and finished.exception() is not None:
+            print(f"background work failed: {finished.exception()}", file=sys.stderr)
+        proxy.destroy()
+
+    task.add_done_callback(done)
+    context.waitUntil(proxy)
+
+
+def _setting(env: Any, name: str) -> str:
+    value = getattr(env, name, None)
+    return value if isinstance(value, str) else ""
+
+
+def heap_bytes() -> int:
+    """Size of the Wasm heap; it never shrinks."""
+    import pyodide_js
+
+    return int(pyodide_js._module.HEAP8.length)
+
+
+class Default(WorkerEntrypoint):
+    """HTTP."""
+
+    async def fetch(self, request: Any) -> Any:
+        url = urlsplit(request.url)
+        service = self._service()
+        headers = {str(k).lower(): str(v) for k, v in request.headers.items()}
+        body = await self._body(request, headers)
+        access = Access(_setting(self.env, "VANTAGE_TOKEN") or None, _setting(self.env, "PUBLIC_READ") not in ("", "0"))
+        runtime = {"runtime": f"Python {sys.version.split()[0]} on {sys.platform}", "heap_bytes": heap_bytes()}
+        reply: Reply = await handle(request.method, unquote(url.path), headers, body, service, access, runtime)
+        for work in reply.after:
+            _background(self.ctx, work)
+        return Response(reply.text(), status=reply.status, headers=reply.headers)
+
+    async def _body(self, request: Any, headers: dict[str, str]) -> bytes:
+        """The body, or as much of it as tells that it is too large."""
+        if request.method != "POST":
+            return b""
+        if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > BODY_BYTES_MAX:
+            return bytes(BODY_BYTES_MAX + 1)
+        return bytes(await request.bytes())
+
+    def _service(self) -> Service:
+        """The isolate's service, with the binding of this request."""
+        if "it" not in _services:
+            setting = _setting(self.env, "VANTAGE_CACHE_BYTES")
+            _services["it"] = Service(R2Bucket(self.env.BUCKET), int(setting) if setting.isdigit() else CACHE_BYTES)
+        service = _services["it"]
+        service.warm = self._warm
+        return service
+
+    async def _warm(self, name: str) -> tuple[bytes, bytes] | None:
+        try:
+            held = await asyncio.wait_for(self.env.WARM.getByName(name).held(name), WARM_TIMEOUT_S)
+            return (bytes(held["current"]), bytes(held["root"])) if held is not None else None
+        except Exception:  # late, gone or broken: the bucket answers instead
+            return None
+
+
+class WarmIndex(DurableObject):
+    """CURRENT and root of one index, kept in memory across isolates and handed out by RPC."""
+
+    def __init__(self, ctx: Any, env: Any) -> None:
+        super().__init__(ctx, env)
+        self.kept: tuple[bytes, bytes] | None = None
+        self.checked = 0.0
+
+    async def held(self, name: str) -> dict[str, bytes] | None:
+        """What is kept, at once; None (and a reading of the bucket in the background) when nothing is."""
+        if time.time() - self.checked > REVALIDATE_S:
+            self.checked = time.time()
+            _background(self.ctx, self._load(name))
+        return {"current": self.kept[0], "root": self.kept[1]} if self.kept else None
+
+    async def _load(self, name: str) -> None:
+        bucket, receipt = R2Bucket(self.env.BUCKET), Receipt()
+        data = await read_small(bucket, f"{name}/CURRENT", receipt)
+        if data is None:
+            self.kept = None
+        elif self.kept is None or self.kept[0] != data:
+            root = Current.unpack(data, f"{name}/CURRENT").root
+            self.kept = data, await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)

@@ -1,0 +1,298 @@
+"""HTTP bodies <-> queries; errors as problem details (RFC 9457). No Cloudflare import: the same in tests and in a Worker."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import sys
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import VERSION
+from .errors import InputError, LimitError, NotFoundError, StoreError, VantageError
+from .index import Answer, Index, Query
+from .plan import CLASS_B_USD, LANES, Budget, Plan, recall_estimate, wave_ms
+from .prepare import prepare
+from .service import Service
+from .stats import Receipt
+
+BODY_BYTES_MAX = 4 << 20
+VECTORS_MAX = 64
+FIELDS = ("vector", "vectors", "top_k", "include", "recall", "rerank", "budget", "explain")
+INCLUDE = ("attributes", "vector", "receipt")
+
+
+class AccessError(VantageError):
+    """No token, or a wrong one."""
+
+    code = "unauthorized"
+    status = 401
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask. token None and not public: nobody, but for health."""
+
+    token: str | None = None
+    public: bool = False
+
+
+@dataclass
+class Reply:
+    """An HTTP answer, and what to do after it (waitUntil)."""
+
+    status: int
+    body: Any
+    headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+    after: list[Awaitable[Any]] = field(default_factory=list)
+
+    def text(self) -> str:
+        """The body as JSON."""
+        return json.dumps(self.body, separators=(",", ":"), ensure_ascii=False)
+
+
+async def handle(
+    method: str, path: str, headers: Mapping[str, str], body: bytes, service: Service, access: Access, runtime: Mapping[str, Any]
+) -> Reply:
+    """Answers one request. headers have lower-case names; runtime is what health adds (version of the host, heap).
+
+    Never raises: every failure is a problem document with the request's id, and nothing of a secret.
+    """
+    request_id = headers.get("cf-ray") or headers.get("x-request-id") or ""
+    try:
+        return await _route(method, path, headers, body, service, access, runtime)
+    except VantageError as error:
+        return problem(error, request_id)
+    except MemoryError:
+        return problem(StoreError("out of memory", hint="send fewer vectors, or try again"), request_id)
+    except Exception as error:  # a bug: say its type, not its data
+        print(f"internal error {request_id}: {type(error).__name__}: {error}", file=sys.stderr)
+        return problem(VantageError(f"internal error ({type(error).__name__})", hint="report it with the request id"), request_id)
+
+
+def problem(error: VantageError, request_id: str) -> Reply:
+    """A problem document: type, title, status, detail, code, param, hint, request_id; a limit error adds value and limit."""
+    body: dict[str, Any] = {
+        "type": f"https://vantage.invalid/problems/{error.code}",
+        "title": error.code.replace("_", " "),
+        "status": error.status,
+        "detail": error.message,
+        "code": error.code,
+        "param": error.param or None,
+        "hint": error.hint or None,
+        "request_id": request_id[:64] or None,
+    }
+    if isinstance(error, LimitError):
+        body |= {"value": error.value, "limit": error.limit}
+    headers = {"content-type": "application/problem+json"}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.status == 503:
+        headers["retry-after"] = "1"
+    return Reply(error.status, body, headers)
+
+
+def _authorize(headers: Mapping[str, str], access: Access) -> None:
+    if access.token:
+        scheme, _, sent = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), access.token.encode()):
+            return
+        what = "the bearer token is wrong" if sent else "there is no bearer token"
+        raise AccessError(what, hint="send Authorization: Bearer with the token of this service")
+    if not access.public:
+        raise AccessError(
+            "this service has no token yet, so it answers nothing but health",
+            hint="set the secret VANTAGE_TOKEN, or PUBLIC_READ = \"1\" to let everybody read",
+        )
+
+
+async def _route(
+    method: str, path: str, headers: Mapping[str, str], body: bytes, service: Service, access: Access, runtime: Mapping[str, Any]
+) -> Reply:
+    parts = path.strip("/").split("/")
+    if parts == ["v1", "health"]:
+        _method(method, "GET")
+        generations = {name: index.current.generation for name, index in service.open.items()}
+        return Reply(200, {"status": "ok", "version": VERSION, "generations": generations, "cache_bytes": service.cache.held, **runtime})
+    _authorize(headers, access)
+    if parts == ["v1", "indexes"]:
+        _method(method, "GET")
+        return Reply(200, {"indexes": await service.names()})
+    if len(parts) == 3 and parts[:2] == ["v1", "indexes"]:
+        _method(method, "GET")
+        index = await service.index(parts[2], Receipt())
+        return Reply(200, describe(index), after=_after(service, parts[2]))
+    if len(parts) == 4 and parts[:2] == ["v1", "indexes"] and parts[3] == "query":
+        _method(method, "POST")
+        return await _query(parts[2], body, service)
+    raise NotFoundError(f"there is nothing at {path[:100]!r}", hint="see the paths in the README", param="path")
+
+
+class MethodError(InputError):
+    """The path is right, the method is not."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+def _method(method: str, wanted: str) -> None:
+    if method != wanted:
+        raise MethodError(f"{method} is not possible here", hint=f"use {wanted}")
+
+
+def _after(service: Service, name: str) -> list[Awaitable[Any]]:
+    return [service.revalidate(name)] if service.is_stale(name) else []
+
+
+def describe(index: Index) -> dict[str, Any]:
+    """Schema, contract and generation of an index."""
+    root = index.root
+    contract = root.contract
+    return {
+        "name": index.name,
+        "generation": index.current.generation,
+        "rows": root.index.rows,
+        "dimension": root.index.dimension,
+        "metric": root.index.metric,
+        "id": root.index.id_kind,
+        "attributes": root.schema["attributes"],
+        "codec": root.index.codec,
+        "router": root.index.router,
+        "blocks": root.index.blocks,
+        "contract": {
+            "k": contract.k,
+            "recall": contract.target,
+            "gets": contract.gets,
+            "points": [{"k": p.k, "recall": p.recall, "bytes": p.nbytes, "gets": p.gets} for p in contract.points],
+        },
+    }
+
+
+async def _query(name: str, body: bytes, service: Service) -> Reply:
+    fields = _parse(body)
+    queries, many = _queries(fields)
+    results = []
+    if fields.get("explain"):
+        index = await service.index(name, Receipt())
+        results = [explain(index, q) for q in queries]
+    else:
+        include = fields.get("include", ["receipt"])
+        for query in queries:
+            results.append(answer_body(await service.query(name, query), include))
+    return Reply(200, {"results": results} if many else results[0], after=_after(service, name))
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    if len(body) > BODY_BYTES_MAX:
+        raise TooLargeError("the body", len(body), BODY_BYTES_MAX, hint="send fewer vectors a request")
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        raise InputError("the body is not JSON", hint='send {"vector": [...], "top_k": 10}') from None
+    if not isinstance(fields, dict):
+        raise InputError("the body is not a JSON object", hint='send {"vector": [...], "top_k": 10}')
+    for name in fields:
+        _known(name, FIELDS, name)
+    return fields
+
+
+class TooLargeError(LimitError):
+    """The body is too large."""
+
+    status = 413
+
+
+def _known(name: str, names: tuple[str, ...], param: str) -> None:
+    if name not in names:
+        raise InputError(f"unknown field {name[:80]!r}", hint=f"known are: {', '.join(names)}", param=param[:80])
+
+
+def _integer(value: Any, param: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{param} is not an integer", hint="send a whole number", param=param)
+    return value
+
+
+def _queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
+    if ("vector" in fields) == ("vectors" in fields):
+        raise InputError("send either vector or vectors", hint='{"vector": [...]}', param="vector")
+    many = "vectors" in fields
+    vectors = fields["vectors"] if many else [fields["vector"]]
+    if not isinstance(vectors, list) or not all(isinstance(v, list) for v in vectors):
+        param = "vectors" if many else "vector"
+        raise InputError(f"{param} is not a list of {'lists of ' * many}numbers", hint="send JSON arrays", param=param)
+    if not 1 <= len(vectors) <= VECTORS_MAX:
+        raise LimitError("the number of vectors", len(vectors), f"1 to {VECTORS_MAX}", hint="send several requests", param="vectors")
+    include = fields.get("include", ["receipt"])
+    if not isinstance(include, list) or not all(isinstance(i, str) for i in include):
+        raise InputError("include is not a list of names", hint=f"known are: {', '.join(INCLUDE)}", param="include")
+    for name in include:
+        _known(name, INCLUDE, "include")
+    recall = fields.get("recall")
+    if recall is not None and (isinstance(recall, bool) or not isinstance(recall, int | float) or not 0 < recall < 1):
+        raise LimitError("recall", recall, "between 0 and 1", hint="0.95 is a usual target", param="recall")
+    if not isinstance(fields.get("explain", False), bool):
+        raise InputError("explain is neither true nor false", hint="send true for the plan alone", param="explain")
+    rerank = _integer(fields.get("rerank", 0), "rerank")
+    if rerank < 0:
+        raise LimitError("rerank", rerank, "0 or more", hint="0 switches it off", param="rerank")
+    query = Query(
+        None, _integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
+        _budget(fields.get("budget", {})),
+    )  # fmt: skip
+    return [Query(**{**vars(query), "vector": v}) for v in vectors], many
+
+
+def _budget(fields: Any) -> Budget:
+    if not isinstance(fields, dict):
+        raise InputError("budget is not an object", hint='{"gets": 6, "bytes": 4000000, "waves": 1}', param="budget")
+    usual = Budget()
+    for name, value in fields.items():
+        _known(name, ("gets", "bytes", "waves"), f"budget.{name}")
+        most = {"gets": 1000, "bytes": 1 << 30, "waves": 3}[name]
+        if not 0 <= _integer(value, f"budget.{name}") <= most:
+            raise LimitError(f"budget.{name}", value, f"0 to {most}", hint="leave it out for the default", param=f"budget.{name}")
+    return Budget(**{**vars(usual), **fields})
+
+
+def answer_body(answer: Answer, include: list[str]) -> dict[str, Any]:
+    """The JSON of an answer."""
+    matches = []
+    for m in answer.matches:
+        match: dict[str, Any] = {"id": m.id if isinstance(m.id, int) else m.id.decode(errors="replace"), "score": m.score}
+        if "attributes" in include:
+            match["attributes"] = m.attributes
+        if "vector" in include:
+            match["vector"] = m.vector
+        matches.append(match)
+    body: dict[str, Any] = {
+        "matches": matches,
+        "scores": "exact" if answer.exact else "estimated",
+        "complete": answer.complete,
+        "recall_estimate": None if answer.recall_estimate is None else round(answer.recall_estimate, 4),
+    }
+    if "receipt" in include:
+        body["receipt"] = answer.receipt.as_dict()
+    return body
+
+
+def explain(index: Index, query: Query) -> dict[str, Any]:
+    """The plan of a query: its ranges and their price, reading nothing."""
+    plan: Plan = index.plan(query, prepare(query.vector, index.root.index))
+    sizes = [r.size for r in plan.ranges]
+    return {
+        "generation": index.current.generation,
+        "ranges": [
+            {"shard": r.shard, "blocks": [r.first, r.last - 1], "offset": r.offset, "bytes": r.size} for r in plan.ranges
+        ],
+        "blocks_cached": len(plan.cached),
+        "gets": len(sizes),
+        "bytes": sum(sizes),
+        "waves": 1 if sizes else 0,
+        "rounds": -(-len(sizes) // LANES),
+        "modelled_ms": round(wave_ms(sizes), 2),
+        "usd_per_million": round(1e6 * CLASS_B_USD * len(sizes), 4),
+        "complete": plan.complete,
+        "recall_estimate": recall_estimate(index.root.contract, plan.price, query.top_k),
+    }

@@ -1,0 +1,71 @@
+"""Every error Vantage raises, split by what the caller can do about it.
+
+VantageError
+├── InputError        fix the request or the source: wrong type, size, name or value
+│   ├── LimitError    a stated limit was passed: carries the limit and the value sent
+│   └── NotFoundError no such index, row or column
+├── DamagedError      the index does not hold together: publish or build it again
+└── StoreError        the bucket did not answer: try again later
+    └── ChangedError  an object is not the one first seen (412): open the index again
+"""
+
+
+class VantageError(Exception):
+    """Base of all; `code` is the stable name used in problem details, `hint` says what to do."""
+
+    code = "internal"
+    status = 500
+
+    def __init__(self, message: str, *, hint: str = "", param: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class InputError(VantageError, ValueError):
+    """The request or the source is wrong; nothing was changed."""
+
+    code = "invalid_input"
+    status = 400
+
+
+class LimitError(InputError):
+    """A stated limit was passed."""
+
+    code = "limit_exceeded"
+
+    def __init__(self, what: str, value: object, limit: object, *, hint: str = "", param: str = "") -> None:
+        super().__init__(f"{what} is {value}, the limit is {limit}", hint=hint, param=param)
+        self.value = value
+        self.limit = limit
+
+
+class NotFoundError(InputError):
+    """No such index, row or column."""
+
+    code = "not_found"
+    status = 404
+
+
+class DamagedError(VantageError):
+    """Bytes of the index are not what its root says they are; no answer is given from them."""
+
+    code = "damaged_index"
+    status = 500
+
+
+class StoreError(VantageError):
+    """The bucket failed or timed out, after the retry; names the object."""
+
+    code = "store_unavailable"
+    status = 503
+
+
+class ChangedError(StoreError):
+    """An object changed under its key (If-Match failed): open the index again."""
+
+    code = "object_changed"

@@ -1,0 +1,296 @@
+"""An index, opened: the whole data path of a query on one page."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from .cache import Cache
+from .errors import DamagedError, InputError, LimitError, NotFoundError
+from .format import (
+    ID_ENTRY_BYTES,
+    ID_PAGE_ROWS,
+    VECTOR_BYTES,
+    Current,
+    Root,
+    attributes_at,
+    part_key,
+    shard_key,
+)
+from .kernels import crc32c
+from .plan import Budget, Plan, plan_gather, plan_scan, price_of, recall_estimate
+from .prepare import Prepared, prepare
+from .rank import Match, decode, estimated, rerank
+from .route import ROUTERS
+from .scan import CONTENDERS_MIN, SCANS, Contender, Scan
+from .stats import Receipt
+from .store import Bucket, Reader, read_small
+
+TOP_K_MAX = 1000
+RERANK_MAX = 200
+ATTRIBUTE_RANGES = 6
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question. recall None: the contract's target. rerank 0: scan scores are the answer."""
+
+    vector: Any
+    top_k: int = 10
+    recall: float | None = None
+    rerank: int = 0
+    attributes: bool = False
+    vectors: bool = False
+    budget: Budget = field(default_factory=Budget)
+    without: int | None = None  # a row that is left out of the answer: the query itself
+
+
+@dataclass(frozen=True)
+class Answer:
+    """matches best first; exact says what their scores are; complete is False when a budget cut something."""
+
+    matches: list[Match]
+    exact: bool
+    complete: bool
+    recall_estimate: float | None
+    receipt: Receipt
+
+
+def id_hash(identifier: int | bytes) -> int:
+    """The u64 that ids.bin is sorted by: first 8 bytes of the SHA-256 of the id's bytes (i64: 8 bytes little-endian)."""
+    raw = struct.pack("<q", identifier) if isinstance(identifier, int) else identifier
+    return int.from_bytes(sha256(raw).digest()[:8], "little")
+
+
+class Index:
+    """One generation of an index. Immutable but for its caches, so that a query ends on the generation it began on."""
+
+    def __init__(self, name: str, bucket: Bucket, cache: Cache, current: Current, root: Root) -> None:
+        self.name, self.bucket, self.cache, self.current, self.root = name, bucket, cache, current, root
+        self.etags: dict[str, str] = {}
+        self.router = ROUTERS[root.index.router](root.router, root.index)
+        self.scan_of = SCANS[root.index.codec]
+        flags = bytearray(root.index.blocks)
+        for first in root.directory.shard_blocks[:-1]:
+            flags[first] = 1
+        self.space = f"{name}/{current.generation}"
+        self.flags = cache.register(self.space, flags)
+
+    @classmethod
+    async def open(cls, bucket: Bucket, name: str, cache: Cache, receipt: Receipt) -> Index:
+        """Two dependent GETs: CURRENT, then the root. NotFoundError when there is no such index."""
+        data = await read_small(bucket, f"{name}/CURRENT", receipt)
+        if data is None:
+            raise NotFoundError(f"there is no index {name!r}", hint="GET /v1/indexes lists what there is", param="index")
+        current = Current.unpack(data, f"{name}/CURRENT")
+        reader = Reader(bucket, {}, receipt)
+        root = await reader.whole(f"{name}/{current.root.key}", current.root.size, current.root.sha256)
+        return cls(name, bucket, cache, current, Root.unpack(root, f"{name}/{current.root.key}"))
+
+    def plan(self, query: Query, prepared: Prepared) -> Plan:
+        """What the first wave would read; reads nothing. Raises LimitError where the query asks too much."""
+        self._check(query)
+        contract = self.root.contract
+        price = price_of(contract, query.recall)
+        p = self.router.probabilities(prepared)
+        return plan_scan(p, self.flags, self.root.directory, price, contract.gets, query.budget)
+
+    async def query(self, query: Query, receipt: Receipt | None = None) -> Answer:
+        """prepare -> route -> plan -> store -> scan -> (plan -> store) -> rank."""
+        receipt = receipt or Receipt()
+        receipt.generation = self.current.generation
+        prepared = prepare(query.vector, self.root.index)
+        plan = self.plan(query, prepared)
+        spare = query.without is not None
+        wanted = max(query.top_k, query.rerank) + spare
+        scan = self.scan_of(self.root, prepared, max(3 * wanted, CONTENDERS_MIN))
+        reader = Reader(self.bucket, self.etags, receipt)
+        await self._scan(plan, scan, reader)
+        contenders = [c for c in scan.contenders() if c.row != query.without]
+        receipt.rows = scan.rows
+        complete, exact = plan.complete, False
+        vectors: dict[int, bytes] = {}
+        if query.rerank:
+            best = contenders[: query.rerank]
+            vectors = await self._vectors({c.row: c.check for c in best}, reader, query.budget)
+            exact = len(vectors) == len(best)
+            complete &= exact
+            receipt.rows_ranked = len(vectors)
+        if exact:
+            matches = rerank(contenders, vectors, prepared, self.root.index, query.top_k)
+        else:
+            matches = estimated(contenders, prepared, self.root.index, query.top_k)
+        complete &= await self._dress(matches, vectors, query, reader)
+        estimate = recall_estimate(self.root.contract, plan.price, query.top_k) if plan.complete else None
+        return Answer(matches, exact, complete, estimate, receipt)
+
+    def _check(self, query: Query) -> None:
+        rows = self.root.index.rows
+        if not 1 <= query.top_k <= TOP_K_MAX:
+            raise LimitError("top_k", query.top_k, f"1 to {TOP_K_MAX}", hint="ask for fewer", param="top_k")
+        if query.top_k > rows:
+            raise LimitError("top_k", query.top_k, f"the {rows} rows of the index", hint="ask for fewer", param="top_k")
+        if query.rerank and not query.top_k <= query.rerank <= RERANK_MAX:
+            raise LimitError(
+                "rerank", query.rerank, f"top_k ({query.top_k}) to {RERANK_MAX}", hint="0 switches it off", param="rerank"
+            )
+
+    async def _scan(self, plan: Plan, scan: Scan, reader: Reader) -> None:
+        """Cached blocks first, then each range as it arrives."""
+        directory, receipt = self.root.directory, reader.receipt
+        for b in plan.cached:
+            scan.block(b, self.cache.get(self.space, b), keep=True)
+        receipt.blocks_cached = len(plan.cached)
+        receipt.blocks = len(plan.cached)
+        done = set(plan.cached)
+
+        def use(i: int, data: memoryview) -> None:
+            r = plan.ranges[i]
+            for b in range(r.first, r.last):
+                at = directory.offset[b] - r.offset
+                block = data[at : at + directory.size[b]]
+                if b in done:  # bridged, and scanned from the cache already
+                    continue
+                if crc32c(block) != directory.crc[b]:
+                    raise DamagedError(
+                        f"{self.name}/{shard_key(self.current.generation, r.shard)}: checksum of block {b} at byte "
+                        f"{directory.offset[b]} differs",
+                        hint="publish the index again",
+                    )
+                scan.block(b, block, keep=False)
+                receipt.blocks += 1
+            scan.settle()
+            for b in range(r.first, r.last):
+                at = directory.offset[b] - r.offset
+                self.cache.put(self.space, b, data[at : at + directory.size[b]])
+
+        sizes = self.root.objects.shards
+        await reader.wave(
+            [
+                (f"{self.name}/{shard_key(self.current.generation, r.shard)}", r.offset, r.size, sizes[r.shard])
+                for r in plan.ranges
+            ],
+            use,
+        )
+
+    async def _gather(
+        self, items: list[tuple[str, int, int]], sizes: dict[str, int], reader: Reader, budget: Budget, gets: int
+    ) -> list[bytes] | None:
+        """The bytes of scattered items in one wave; None when the budget does not allow it."""
+        receipt = reader.receipt
+        left = budget.gets - receipt.gets
+        if receipt.waves >= budget.waves or left < 1:
+            return None
+        spans = plan_gather(items, min(gets, left), budget.bytes - receipt.bytes)
+        if spans is None:
+            return None
+        out: list[bytes] = [b""] * len(items)
+
+        def use(i: int, data: memoryview) -> None:
+            for j in spans[i].items:
+                at = items[j][1] - spans[i].offset
+                out[j] = bytes(data[at : at + items[j][2]])
+
+        await reader.wave([(s.key, s.offset, s.size, sizes[s.key]) for s in spans], use)
+        return out
+
+    async def _vectors(self, checks: dict[int, int], reader: Reader, budget: Budget) -> dict[int, bytes]:
+        """Full vectors of rows, verified by their checks; {} when the budget does not allow the wave."""
+        if not checks:
+            return {}
+        pages, index = self.root.vectors, self.root.index
+        width = VECTOR_BYTES[index.vector_kind] * index.dimension
+        items, sizes = [], {}
+        for row in checks:
+            page = bisect_right(pages.first_row, row) - 1
+            part = pages.part[page]
+            key = f"{self.name}/{part_key(self.current.generation, part)}"
+            sizes[key] = self.root.objects.parts[part]
+            items.append((key, pages.offset[page] + (row - pages.first_row[page]) * width, width))
+        found = await self._gather(items, sizes, reader, budget, budget.gets)
+        for (row, check), vector, (key, _, _) in zip(checks.items(), found or [], items, strict=False):
+            if crc32c(vector) != check:
+                raise DamagedError(f"{key}: checksum of the vector of row {row} differs", hint="publish the index again")
+        return dict(zip(checks, found, strict=True)) if found is not None else {}
+
+    async def _dress(self, matches: list[Match], vectors: dict[int, bytes], query: Query, reader: Reader) -> bool:
+        """Attributes and vectors of the matches, when asked for; whether all could be read."""
+        whole = True
+        if query.vectors and matches:
+            missing = {m.row: m.check for m in matches if m.row not in vectors}
+            vectors = vectors | await self._vectors(missing, reader, query.budget)
+            for m in matches:
+                if m.row in vectors:
+                    m.vector = decode(vectors[m.row], self.root.index.vector_kind)
+            whole &= all(m.vector is not None for m in matches)
+        if query.attributes and matches:
+            names = [a["name"] for a in self.root.schema["attributes"]]
+            found = await self._attribute_blocks({self._home(m.row) for m in matches}, reader, query.budget) if names else {}
+            for m in matches:
+                if not names:
+                    m.attributes = {}
+                    continue
+                home = self._home(m.row)
+                if home in found:
+                    first, end = self.root.directory.first_row[home], self.root.directory.first_row[home + 1]
+                    label = f"attributes of block {home}"
+                    m.attributes = attributes_at(found[home], end - first, m.row - first, names, label)
+            whole &= all(m.attributes is not None for m in matches)
+        return whole
+
+    def _home(self, row: int) -> int:
+        return bisect_right(self.root.directory.first_row, row) - 1
+
+    async def _attribute_blocks(self, blocks: set[int], reader: Reader, budget: Budget) -> dict[int, bytes]:
+        directory, order = self.root.directory, sorted(blocks)
+        items, sizes = [], {}
+        for b in order:
+            shard = bisect_right(directory.shard_blocks, b) - 1
+            key = f"{self.name}/{shard_key(self.current.generation, shard)}"
+            sizes[key] = self.root.objects.shards[shard]
+            items.append((key, directory.attribute_offset[b], directory.attribute_size[b]))
+        found = await self._gather(items, sizes, reader, budget, ATTRIBUTE_RANGES)
+        for b, data in zip(order, found or [], strict=False):
+            if crc32c(data) != directory.attribute_crc[b]:
+                raise DamagedError(f"{self.name}: checksum of attributes of block {b} differs", hint="publish the index again")
+        return dict(zip(order, found, strict=True)) if found is not None else {}
+
+    async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
+        """(row, vector) of an id: one GET for the page of ids, one for each candidate's vector.
+
+        The hash is 64 bits wide, so of two ids with one hash the first row wins; the builder refuses such a pair.
+        """
+        if isinstance(identifier, int) != (self.root.index.id_kind == "i64"):
+            raise InputError(f"ids of {self.name!r} are {self.root.index.id_kind}", hint="send an id of that kind", param="id")
+        pages, wanted = self.root.id_pages, id_hash(identifier)
+        page = bisect_right(pages.first_hash, wanted) - 1
+        missing = NotFoundError(f"there is no row with id {_readable(identifier)!r}", hint="check the id", param="id")
+        if page < 0:
+            raise missing
+        rows = min(ID_PAGE_ROWS, self.root.index.rows - page * ID_PAGE_ROWS)
+        key, size = f"{self.name}/{self.current.generation}/ids.bin", self.root.objects.ids
+        reader, found = Reader(self.bucket, self.etags, receipt), bytearray()
+        offset, length = page * ID_PAGE_ROWS * ID_ENTRY_BYTES, rows * ID_ENTRY_BYTES
+        await reader.wave([(key, offset, length, size)], lambda _, data: found.extend(data))
+        if crc32c(found) != pages.crc[page]:
+            raise DamagedError(f"{key}: checksum of page {page} differs", hint="publish the index again")
+        view = memoryview(found)
+        hashes = view[: 8 * rows].cast("Q")
+        at = bisect_right(hashes, wanted) - 1
+        if at < 0 or hashes[at] != wanted:
+            raise missing
+        row, check = (column[at] for column in (view[8 * rows : 12 * rows].cast("I"), view[12 * rows :].cast("I")))
+        if row >= self.root.index.rows:
+            raise DamagedError(f"{key}: row {row} of {self.root.index.rows}", hint="build the index again")
+        vectors = await self._vectors({row: check}, reader, Budget())
+        return row, decode(vectors[row], self.root.index.vector_kind)
+
+
+def _readable(identifier: int | bytes) -> int | str:
+    return identifier if isinstance(identifier, int) else identifier.decode(errors="replace")
+
+
+__all__ = ["Answer", "Contender", "Index", "Query", "id_hash"]

@@ -1,0 +1,202 @@
+"""Blocks -> what to read, within the budget. No I/O; prices, bounds and the model of time live here."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import kernels
+from .errors import LimitError
+from .format import Contract, Directory, Point
+
+LANES = 6  # connections a Worker may hold open (Cloudflare docs, Workers limits, 2026-11)
+ROUND_MS = 40.0  # first byte of an R2 read, design.md, 2026-11
+LANE_BYTES_PER_MS = 60_000.0  # 60 MB/s a lane, design.md, 2026-11
+CLASS_B_USD = 0.36e-6  # one R2 read, 2026-11
+STORAGE_USD_PER_GB_MONTH = 0.015  # R2, 2026-11
+REQUEST_USD = 0.30e-6  # one Worker request past the included 10 M, 2026-11
+
+RANGE_BYTES_MAX = 4 << 20  # a longer range is cut, so that at most two ranges fill what may be in flight
+PRICE_BITS = 24  # a price is in units of 2^-44 of probability a byte
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most a query may spend. The defaults fit the free plan's 50 subrequests."""
+
+    gets: int = 48
+    bytes: int = 64 << 20
+    waves: int = 3
+
+
+@dataclass(frozen=True)
+class Range:
+    """Blocks first up to last (excluded), lying together in one shard."""
+
+    shard: int
+    first: int
+    last: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """ranges to read in the first wave; cached blocks to scan; complete is False when the budget cut it."""
+
+    ranges: list[Range]
+    cached: list[int]
+    price: int
+    complete: bool
+
+    @property
+    def bytes(self) -> int:
+        return sum(r.size for r in self.ranges)
+
+
+def wave_ms(sizes: Sequence[int]) -> float:
+    """Modelled milliseconds of a wave of reads: 40 a round, and the fullest of six lanes, longest first, at 60 MB/s."""
+    if not sizes:
+        return 0.0
+    lanes = [0] * LANES
+    for size in sorted(sizes, reverse=True):
+        lanes[lanes.index(min(lanes))] += size
+    return ROUND_MS * -(-len(sizes) // LANES) + max(lanes) / LANE_BYTES_PER_MS
+
+
+def block_range(directory: Directory, first: int, last: int) -> Range:
+    """The range of blocks first up to last, of one shard."""
+    shard = bisect_right(directory.shard_blocks, first) - 1
+    offset = directory.offset[first]
+    return Range(shard, first, last, offset, directory.offset[last - 1] + directory.size[last - 1] - offset)
+
+
+def price_of(contract: Contract, recall: float | None) -> int:
+    """The price that reaches `recall` at the contract's k: the target's when None.
+
+    Linear between measured points. Raises LimitError above the best point, which it names.
+    """
+    recall = contract.target if recall is None else recall
+    points = sorted((p for p in contract.points if p.k == contract.k), key=lambda p: p.recall)
+    if recall > points[-1].recall:
+        best = int(points[-1].recall * 1000) / 1000
+        raise LimitError(
+            "recall", recall, best, hint="ask for less, or build the index with a higher --recall", param="recall"
+        )
+    return round(_between([(p.recall, float(p.price)) for p in points], recall, clamp=True) or 0.0)
+
+
+def recall_estimate(contract: Contract, price: int, k: int) -> float | None:
+    """Measured mean recall@k at this price, linear between points; None where nothing was measured."""
+    by_k: dict[int, list[Point]] = {}
+    for p in contract.points:
+        by_k.setdefault(p.k, []).append(p)
+    low, high = max((n for n in by_k if n <= k), default=None), min((n for n in by_k if n >= k), default=None)
+    if high is None:
+        return None
+    ends = [
+        (float(n), _between(sorted((float(p.price), p.recall) for p in by_k[n]), float(price), clamp=False))
+        for n in sorted({n for n in (low, high) if n is not None})
+    ]
+    known = [(n, r) for n, r in ends if r is not None]
+    return _between(known, float(k), clamp=True) if len(known) == len(ends) else None
+
+
+def _between(points: list[tuple[float, float]], x: float, *, clamp: bool) -> float | None:
+    if not points or not clamp and not points[0][0] <= x <= points[-1][0]:
+        return None
+    x = max(points[0][0], min(points[-1][0], x))
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if x0 <= x <= x1:
+            return y0 if x1 == x0 else y0 + (y1 - y0) * ((x - x0) / (x1 - x0))
+    return points[0][1]
+
+
+def plan_scan(
+    p: array[int], flags: bytearray, directory: Directory, price: int, gets: int, budget: Budget, *, cpu_share: int = 4
+) -> Plan:
+    """At most `gets` ranges that maximise probability minus price times bytes, exactly; then within the budget.
+
+    p u32 (B) in 2^-20. flags (B): 1 starts a shard, 2 is cached: scanned first, of no value to a range, but its bytes
+    count when bridged. A cached block costs CPU alone, so it is scanned at a `cpu_share`-th of the price.
+    """
+    blocks, size = len(p), directory.size
+    limit = price
+    cached = [
+        b for b in range(blocks) if flags[b] & 2 and (p[b] << PRICE_BITS) * cpu_share >= limit * size[b]
+    ]
+    complete, most = True, min(gets, budget.gets)
+    if budget.waves < 1 or most < 1 or budget.bytes <= 0:
+        wanted = any(not flags[b] & 2 and (p[b] << PRICE_BITS) > limit * size[b] for b in range(blocks))
+        return Plan([], cached, price, not wanted)
+    out, scratch = array("I", bytes(8 * most)), bytearray(blocks * (most + 1))
+    while True:
+        count = kernels.plan_ranges(p, size, flags, min(limit, 0xFFFFFFFF), most, out, scratch)
+        ranges = [
+            piece
+            for i in range(count)
+            for piece in _cut(directory, block_range(directory, out[2 * i], out[2 * i + 1]))
+        ]
+        if len(ranges) <= budget.gets and sum(r.size for r in ranges) <= budget.bytes:
+            return Plan(ranges, cached, price, complete)
+        if limit >= 0xFFFFFFFF:  # not even one block fits the budget
+            return Plan([], cached, price, False)
+        complete, limit = False, limit + limit // 4 + 1
+
+
+def _cut(directory: Directory, r: Range) -> list[Range]:
+    """A range over RANGE_BYTES_MAX in pieces of whole blocks."""
+    if r.size <= RANGE_BYTES_MAX:
+        return [r]
+    pieces, first = [], r.first
+    for b in range(r.first, r.last):
+        if b > first and directory.offset[b] + directory.size[b] - directory.offset[first] > RANGE_BYTES_MAX:
+            pieces.append(block_range(directory, first, b))
+            first = b
+    return [*pieces, block_range(directory, first, r.last)]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes offset up to offset + size of an object, that hold the items (offset, size) named by their numbers."""
+
+    key: str
+    offset: int
+    size: int
+    items: list[int]
+
+
+def plan_gather(items: Sequence[tuple[str, int, int]], gets: int, bytes_max: int) -> list[Span] | None:
+    """Reads for scattered items (object key, offset, size), neighbours merged where the model says it is quicker.
+
+    Tries one round of lanes, two, ... and takes the least modelled time. None when no plan fits the budget.
+    """
+    order = sorted(range(len(items)), key=lambda i: items[i])
+    gaps = []  # (bytes between neighbours, position): a gap across objects can never be bridged
+    for at in range(1, len(order)):
+        (key0, offset0, size0), (key1, offset1, _) = items[order[at - 1]], items[order[at]]
+        gaps.append((offset1 - offset0 - size0 if key0 == key1 else 1 << 62, at))
+    gaps.sort(key=lambda g: (-g[0], g[1]))
+    forced = sum(g[0] == 1 << 62 for g in gaps)
+    best: tuple[float, list[Span]] | None = None
+    for most in range(LANES, max(LANES, gets) + 1, LANES):
+        pieces = min(most, gets)
+        cuts = sorted(at for gap, at in gaps[: max(pieces - 1, 0)] if gap > 0)
+        if forced > len(cuts):
+            continue
+        spans = []
+        for low, high in zip([0, *cuts], [*cuts, len(order)], strict=True):
+            members = order[low:high]
+            start = items[members[0]][1]
+            end = max(items[i][1] + items[i][2] for i in members)
+            spans.append(Span(items[members[0]][0], start, end - start, members))
+        if len(spans) > gets or sum(s.size for s in spans) > bytes_max:
+            continue
+        ms = wave_ms([s.size for s in spans])
+        if best is None or ms < best[0]:
+            best = (ms, spans)
+        if most >= len(order):
+            break
+    return best[1] if best else None

@@ -1,0 +1,68 @@
+"""Query -> normalised, scaled and quantized, once per query."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import InputError, LimitError
+from .format import IndexSection, aligned
+
+SCORE_BITS = 20  # an integer score is the score in units of 2^-20 for queries up to 8 times the mean norm of the rows
+I16_NORM = 32767.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A query, ready for every kernel.
+
+    source f32 (d): as sent. vector f32 (d): norm 1 (cosine, dot) or in the scale of the rows (l2). norm: of the source
+    under dot, of the vector under l2, 1 under cosine. i16 (d padded to 32) * i16_scale is the vector. unit: integer
+    scores for a score of 1.
+    """
+
+    source: array[float]
+    vector: array[float]
+    norm: float
+    i16: array[int]
+    i16_scale: float
+    unit: float
+
+
+def prepare(values: Sequence[float], index: IndexSection, param: str = "vector") -> Prepared:
+    """Checks and scales a query of d numbers.
+
+    Raises InputError on a wrong length, a number that is not finite, or a zero vector under cosine.
+    All of it is correctly rounded arithmetic (fsum, sqrt, division, round), so it is the same everywhere.
+    """
+    if len(values) != index.dimension:
+        raise LimitError(
+            f"the length of {param}", len(values), index.dimension, hint="send a vector of the index's dimension", param=param
+        )
+    try:
+        source = array("f", values)
+    except (TypeError, OverflowError):
+        raise InputError(f"{param} holds something that is not a float32 number", hint="send finite numbers", param=param) from None
+    if not all(map(math.isfinite, source)):
+        at = next(i for i, v in enumerate(source) if not math.isfinite(v))
+        raise InputError(f"{param}[{at}] is not finite as float32", hint="send finite numbers", param=param)
+    length = math.sqrt(math.fsum(v * v for v in source))
+    if index.metric == "l2":
+        vector = array("f", [v * index.row_scale for v in source])
+        norm = unit_norm = length * index.row_scale
+    elif length == 0.0 and index.metric == "cosine":
+        raise InputError(f"{param} is zero", hint="cosine has no answer for a zero vector", param=param)
+    else:
+        vector = array("f", [v / length for v in source]) if length else source
+        norm, unit_norm = (length if index.metric == "dot" else 1.0), 1.0
+    if unit_norm:
+        factor = I16_NORM / (unit_norm if index.metric == "l2" else 1.0)
+        quantized = array("h", [max(-32767, min(32767, round(v * factor))) for v in vector])
+        scale = 1.0 / factor
+    else:
+        quantized, scale = array("h", bytes(2 * len(vector))), 0.0
+    quantized.extend([0] * (aligned(index.dimension, 32) - index.dimension))
+    exponent = max(0, math.frexp(unit_norm)[1] - 3)
+    return Prepared(source, vector, norm, quantized, scale, 2.0 ** (SCORE_BITS - exponent))

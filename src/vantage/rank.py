@@ -1,0 +1,81 @@
+"""Contenders -> answers: scores in the user's metric, exact ones from full vectors when they were read."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import kernels
+from .format import VECTOR_BYTES, IndexSection
+from .prepare import Prepared
+from .scan import Contender
+
+
+@dataclass
+class Match:
+    """An answer: score is cosine or inner product (larger is better) or squared L2 (smaller is better)."""
+
+    id: int | bytes
+    row: int
+    check: int
+    score: float
+    attributes: dict[str, Any] | None = None
+    vector: list[float] | None = None
+
+
+def estimated(contenders: list[Contender], query: Prepared, index: IndexSection, top_k: int) -> list[Match]:
+    """The best top_k by their scan scores, clamped to the range of the metric."""
+    return [Match(c.id, c.row, c.check, _score(c.score / query.unit, query, index)) for c in contenders[:top_k]]
+
+
+def _score(s: float, query: Prepared, index: IndexSection) -> float:
+    if index.metric == "cosine":
+        return round(max(-1.0, min(1.0, s)), 7)
+    if index.metric == "dot":
+        return s * query.norm / index.row_scale
+    return max(0.0, query.norm * query.norm - 2 * s) / (index.row_scale * index.row_scale)
+
+
+_DOT: dict[str, Callable[..., None]] = {"f16": kernels.dot_f16, "f32": kernels.dot_f32, "u8": kernels.dot_u8}
+_L2: dict[str, Callable[..., None]] = {"f16": kernels.l2_f16, "f32": kernels.l2_f32, "u8": kernels.l2_u8}
+
+
+def exact_score(vector: bytes, query: Prepared, index: IndexSection) -> float:
+    """The score of one stored vector, in f32 sums of 16 lanes."""
+    d, out = index.dimension, array("f", [0.0])
+    kind, source = index.vector_kind, query.source
+    if kind == "i8":  # no kernel of its own: few rows are reranked
+        kind, vector = "f32", array("f", struct.unpack(f"{d}b", vector)).tobytes()
+    stride = VECTOR_BYTES[kind] * d
+    if index.metric == "l2":
+        _L2[kind](source, vector, 0, stride, 1, d, out)
+        return out[0]
+    _DOT[kind](source, vector, 0, stride, 1, d, out)
+    if index.metric == "dot":
+        return out[0]
+    values = decode(vector, kind)
+    norm = array("f", [0.0])
+    _DOT[kind](array("f", values), vector, 0, stride, 1, d, norm)
+    own = array("f", [0.0])
+    kernels.dot_f32(source, source, 0, 4 * d, 1, d, own)
+    length = (norm[0] ** 0.5) * (own[0] ** 0.5)
+    return max(-1.0, min(1.0, out[0] / length)) if length else 0.0
+
+
+def decode(vector: bytes | memoryview, kind: str) -> list[float]:
+    """A stored vector as numbers."""
+    code = {"f16": "e", "f32": "f", "u8": "B", "i8": "b"}[kind]
+    return list(struct.unpack(f"<{len(vector) // VECTOR_BYTES[kind]}{code}", vector))
+
+
+def rerank(
+    contenders: list[Contender], vectors: dict[int, bytes], query: Prepared, index: IndexSection, top_k: int
+) -> list[Match]:
+    """The best top_k of the contenders whose vectors were read, by exact score, ties by lower row number."""
+    scored = [Match(c.id, c.row, c.check, exact_score(vectors[c.row], query, index)) for c in contenders if c.row in vectors]
+    sign = 1.0 if index.metric == "l2" else -1.0
+    scored.sort(key=lambda m: (sign * m.score, m.row))
+    return scored[:top_k]

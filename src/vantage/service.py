@@ -1,0 +1,104 @@
+"""The open indexes of an isolate: opened once, revalidated against CURRENT, switched without a failed query."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+
+from .cache import Cache
+from .errors import DamagedError, InputError
+from .format import Current, Root
+from .index import Answer, Index, Query
+from .stats import Receipt
+from .store import Bucket, read_small
+
+REVALIDATE_S = 30.0
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+# Hands out (CURRENT, root.bin) of an index from a warmer place, or None; must never raise or wait long.
+Warm = Callable[[str], Awaitable[tuple[bytes, bytes] | None]]
+
+
+class Service:
+    """All that requests share. `warm` is asked before the bucket when an index is opened."""
+
+    def __init__(self, bucket: Bucket, cache_bytes: int, warm: Warm | None = None) -> None:
+        self.bucket, self.cache, self.warm = bucket, Cache(cache_bytes), warm
+        self.open: dict[str, Index] = {}
+        self._checked: dict[str, float] = {}
+
+    async def index(self, name: str, receipt: Receipt) -> Index:
+        """The live generation as last seen; opens the index when it is not open. What that costs is in `opened_*`."""
+        if not NAME.fullmatch(name):
+            raise InputError(
+                f"{name[:80]!r} is not a name of an index", hint="1 to 64 letters, digits, '.', '_', '-'", param="index"
+            )
+        if name not in self.open:
+            opening = Receipt()
+            try:
+                self._switch(name, await self._warm(name, opening) or await Index.open(self.bucket, name, self.cache, opening))
+            finally:
+                receipt.opened_gets += opening.gets
+                receipt.opened_bytes += opening.bytes
+                receipt.opened_rpc += opening.opened_rpc
+        return self.open[name]
+
+    async def _warm(self, name: str, opening: Receipt) -> Index | None:
+        if self.warm is None:
+            return None
+        opening.opened_rpc += 1
+        held = await self.warm(name)
+        if held is None:
+            return None
+        try:
+            current = Current.unpack(held[0], f"{name}/CURRENT")
+            return Index(name, self.bucket, self.cache, current, Root.unpack(held[1], f"{name}/{current.root.key}"))
+        except DamagedError:  # the bucket has the last word
+            return None
+
+    def _switch(self, name: str, index: Index) -> None:
+        old = self.open.get(name)
+        self.open[name] = index
+        self._checked[name] = time.time()
+        if old is not None and old.space != index.space:
+            self.cache.forget(old.space)
+
+    def is_stale(self, name: str) -> bool:
+        """Whether CURRENT was last read more than REVALIDATE_S ago."""
+        return name in self.open and time.time() - self._checked[name] > REVALIDATE_S
+
+    async def revalidate(self, name: str) -> bool:
+        """Reads CURRENT and opens the new generation if it names one; whether it did. For waitUntil."""
+        self._checked[name] = time.time()
+        data = await read_small(self.bucket, f"{name}/CURRENT", Receipt())
+        if data is None:
+            gone = self.open.pop(name, None)
+            if gone is not None:
+                self.cache.forget(gone.space)
+            return False
+        if Current.unpack(data, f"{name}/CURRENT").generation == self.open[name].current.generation:
+            return False
+        self._switch(name, await Index.open(self.bucket, name, self.cache, Receipt()))
+        return True
+
+    async def query(self, name: str, query: Query) -> Answer:
+        """Answers from the open generation; if that turns out to be gone from the bucket, from its successor."""
+        receipt = Receipt()
+        index = await self.index(name, receipt)
+        try:
+            return await index.query(query, receipt)
+        except DamagedError:
+            if not await self.revalidate(name):
+                raise
+            return await (await self.index(name, receipt)).query(query, receipt)
+
+    async def names(self) -> list[str]:
+        """Indexes of the bucket: its folders that hold a CURRENT."""
+        found = []
+        for name in await self.bucket.list():
+            if NAME.fullmatch(name) and await read_small(self.bucket, f"{name}/CURRENT", Receipt()) is not None:
+                found.append(name)
+        return found
+
+

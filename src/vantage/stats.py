@@ -1,0 +1,37 @@
+"""Counted work of a query: the receipt. The same on every machine; `modelled_ms` is computed from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .plan import wave_ms
+
+
+@dataclass
+class Receipt:
+    """What a query cost. Opening an index is apart (opened_gets, opened_bytes, opened_rpc)."""
+
+    gets: int = 0
+    bytes: int = 0
+    waves: int = 0
+    blocks: int = 0
+    blocks_cached: int = 0
+    rows: int = 0
+    rows_ranked: int = 0
+    retries: int = 0
+    opened_gets: int = 0
+    opened_bytes: int = 0
+    opened_rpc: int = 0
+    generation: str = ""
+    wave_sizes: list[list[int]] = field(default_factory=list)
+
+    @property
+    def modelled_ms(self) -> float:
+        """Waves add up; CPU is apart."""
+        return sum(wave_ms(sizes) for sizes in self.wave_sizes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For answers: every counter and modelled_ms."""
+        counters = {k: v for k, v in vars(self).items() if k != "wave_sizes"}
+        return counters | {"modelled_ms": round(self.modelled_ms, 2)}

@@ -1,0 +1,199 @@
+"""Ranged reads of a bucket: six lanes, bytes in flight bounded, one retry, every answer checked."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from .errors import ChangedError, DamagedError, StoreError
+from .kernels import crc32c
+from .plan import LANES
+from .stats import Receipt
+
+IN_FLIGHT_BYTES_MAX = 8 << 20
+TIMEOUT_S = 10.0
+
+
+class Body(Protocol):
+    """An answer of a bucket: `length` bytes of an object of `size` bytes with this etag."""
+
+    length: int
+    size: int
+    etag: str
+
+    def into(self, target: memoryview) -> None:
+        """Copies the bytes; len(target) == length."""
+
+
+class Bucket(Protocol):
+    """Where objects are. `get` gives None when there is no such object, and raises ChangedError when the etag differs,
+    StoreError (or anything else) when the bucket fails."""
+
+    async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None: ...
+
+    async def list(self) -> list[str]:
+        """Names of the top folders."""
+
+
+class Bytes:
+    """A body that is already here."""
+
+    def __init__(self, data: bytes, size: int, etag: str) -> None:
+        self.data, self.length, self.size, self.etag = data, len(data), size, etag
+
+    def into(self, target: memoryview) -> None:
+        target[:] = self.data
+
+
+class Folder:
+    """A folder as a bucket; an object's etag is its size and time of change."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None:
+        try:
+            with (self.path / key).open("rb") as file:
+                stat = (self.path / key).stat()
+                found = f"{stat.st_size}-{stat.st_mtime_ns}"
+                if etag is not None and etag != found:
+                    raise ChangedError(f"{key}: changed under its name", hint="open the index again")
+                file.seek(offset)
+                return Bytes(file.read(-1 if length is None else length), stat.st_size, found)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except IsADirectoryError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{key}: {error.strerror or error}", hint="check the folder and try again") from None
+
+    async def list(self) -> list[str]:
+        return sorted(p.name for p in self.path.iterdir() if p.is_dir()) if self.path.is_dir() else []
+
+
+class Reader:
+    """The reads of one query (or one opening): counts them in its receipt, and fills one buffer that it reuses.
+
+    The lanes belong to the query, as a Worker's connections belong to its request: queries never wait for each other.
+    """
+
+    def __init__(self, bucket: Bucket, etags: dict[str, str], receipt: Receipt) -> None:
+        self.bucket, self.etags, self.receipt = bucket, etags, receipt
+        self._lanes = asyncio.Semaphore(LANES)
+        self._room = asyncio.Condition()
+        self._in_flight = 0
+        self._buffer = bytearray()
+
+    async def wave(self, reads: list[tuple[str, int, int, int]], use: Callable[[int, memoryview], None]) -> None:
+        """Reads (key, offset, length, object size) side by side; use(i, bytes) as each arrives, in any order.
+
+        The bytes are in a buffer that the next read overwrites. Longest first. The first failure ends the wave.
+        """
+        if not reads:
+            return
+        self.receipt.waves += 1
+        self.receipt.wave_sizes.append([length for _, _, length, _ in reads])
+        order = sorted(range(len(reads)), key=lambda i: (-reads[i][2], i))
+        tasks = [asyncio.ensure_future(self._one(i, *reads[i], use)) for i in order]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _one(
+        self, i: int, key: str, offset: int, length: int, size: int, use: Callable[[int, memoryview], None]
+    ) -> None:
+        async with self._lanes:
+            async with self._room:
+                await self._room.wait_for(lambda: not self._in_flight or self._in_flight + length <= IN_FLIGHT_BYTES_MAX)
+                self._in_flight += length
+            try:
+                body = await self._get(key, offset, length, size)
+                if len(self._buffer) < length:
+                    self._buffer = bytearray(length)
+                view = memoryview(self._buffer)[:length]
+                body.into(view)
+                use(i, view.toreadonly())
+            finally:
+                self._in_flight -= length
+                async with self._room:
+                    self._room.notify_all()
+
+    async def _get(self, key: str, offset: int, length: int, size: int) -> Body:
+        def check(body: Body) -> None:
+            if body.size != size:
+                raise DamagedError(f"{key}: {body.size} bytes, the root says {size}", hint="publish the index again")
+            if body.length != length:
+                what = "the whole object came" if body.length == size else f"{body.length} bytes came"
+                raise StoreError(f"{key}: {what} for bytes {offset} to {offset + length}", hint="try again later")
+
+        body = await fetch(self.bucket, key, offset, length, self.etags.get(key), self.receipt, check)
+        if body is None:
+            raise DamagedError(f"{key}: no such object", hint="publish the index again")
+        self.etags.setdefault(key, body.etag)
+        return body
+
+    async def whole(self, key: str, size: int, sha256: str) -> bytes:
+        """An object of known size and checksum."""
+        out = bytearray(size)
+
+        def keep(_: int, data: memoryview) -> None:
+            out[:] = data
+
+        await self.wave([(key, 0, size, size)], keep)
+        if hashlib.sha256(out).hexdigest() != sha256:
+            raise DamagedError(f"{key}: SHA-256 differs from what CURRENT says", hint="publish the index again")
+        return bytes(out)
+
+
+async def read_small(bucket: Bucket, key: str, receipt: Receipt, limit: int = 1 << 16) -> bytes | None:
+    """A small object whose size nobody knows yet: CURRENT. None when there is none."""
+
+    def check(body: Body) -> None:
+        if body.size > limit or body.length != body.size:
+            raise DamagedError(f"{key}: {body.size} bytes, the limit is {limit}", hint="publish the index again")
+
+    body = await fetch(bucket, key, 0, limit, None, receipt, check)
+    if body is None:
+        return None
+    data = bytearray(body.length)
+    body.into(memoryview(data))
+    return bytes(data)
+
+
+async def fetch(
+    bucket: Bucket,
+    key: str,
+    offset: int,
+    length: int,
+    etag: str | None,
+    receipt: Receipt,
+    check: Callable[[Body], None],
+) -> Body | None:
+    """One read with at most one retry; both are counted. Damage and change are not tried again."""
+    for last in (False, True):
+        receipt.gets += 1
+        try:
+            body = await asyncio.wait_for(bucket.get(key, offset, length, etag), TIMEOUT_S)
+            if body is not None:
+                check(body)
+                receipt.bytes += body.length
+            return body
+        except (DamagedError, ChangedError):
+            raise
+        except TimeoutError:
+            failure = StoreError(f"{key}: no answer in {TIMEOUT_S:.0f} s", hint="try again later")
+        except StoreError as error:
+            failure = error
+        except Exception as error:  # a bucket's own failure, whatever its type
+            failure = StoreError(f"{key}: {type(error).__name__}: {error}"[:300], hint="try again later")
+        if last:
+            raise failure
+        receipt.retries += 1
+        # Jitter without entropy, which a Worker may not ask for while it starts.
+        await asyncio.sleep(0.02 + crc32c(f"{key} {offset}".encode()) % 64 / 1000)
+    raise AssertionError("unreachable")

@@ -1,0 +1,118 @@
+// Router logits -> a probability for every block, in integers of 2^-20, with exp and log of our own.
+#include "call.h"
+#include "simd.h"
+
+#define INFINITY __builtin_inff()
+
+// e^x for x <= 0, +-0 and -inf included: 0 below -87 (so no subnormal arises), else within 1.5 ulp. x = k ln2 + r, ln2 in
+// two parts, degree 6 on |r| <= 0.35 (coefficients of Cephes expf), k added to the exponent. Each step is one f32 operation.
+INLINE f32x4 exp_lanes(f32x4 x) {
+  i32x4 tiny = x < splat(-87.0f);
+  f32x4 clamped = select(tiny, splat(-87.0f), x), shift = splat(0x1.8p23f);
+  f32x4 k = (clamped * splat(1.44269504088896341f) + shift) - shift;  // nearest integer, ties to even
+  f32x4 r = (clamped - k * splat(0.693359375f)) - k * splat(-2.12194440e-4f);
+  f32x4 p = splat(1.9875691500e-4f);
+  p = p * r + splat(1.3981999507e-3f);
+  p = p * r + splat(8.3334519073e-3f);
+  p = p * r + splat(4.1665795894e-2f);
+  p = p * r + splat(1.6666665459e-1f);
+  p = p * r + splat(5.0000001201e-1f);
+  p = ((p * (r * r)) + r) + splat(1.0f);
+  i32x4 bits = (i32x4)p + (__builtin_convertvector(k, i32x4) << 23);
+  return (f32x4)(bits & ~tiny);
+}
+
+// ln x for 0 and normal x > 0; ln 0 = -inf, else within 1.5 ulp away from 1. x = 2^k m, m in [sqrt 1/2, sqrt 2), degree 9
+// in m - 1 (coefficients of Cephes logf).
+INLINE f32x4 log_lanes(f32x4 x) {
+  i32x4 zero = x == splat(0.0f), bits = (i32x4)x - 0x3f3504f3;  // 0x3f3504f3: sqrt 1/2
+  f32x4 k = to_f32(bits >> 23), m = (f32x4)((bits & 0x7fffff) + 0x3f3504f3) - splat(1.0f), z = m * m;
+  f32x4 p = splat(7.0376836292e-2f);
+  p = p * m + splat(-1.1514610310e-1f);
+  p = p * m + splat(1.1676998740e-1f);
+  p = p * m + splat(-1.2420140846e-1f);
+  p = p * m + splat(1.4249322787e-1f);
+  p = p * m + splat(-1.6668057665e-1f);
+  p = p * m + splat(2.0000714765e-1f);
+  p = p * m + splat(-2.4999993993e-1f);
+  p = p * m + splat(3.3333331174e-1f);
+  f32x4 y = (p * m) * z + k * splat(-2.12194440e-4f);
+  y = (m + (y - splat(0.5f) * z)) + k * splat(0.693359375f);
+  return select(zero, splat(-INFINITY), y);
+}
+
+// values[0..n) -> function of each, four at a time
+INLINE void map_lanes(f32x4 (*function)(f32x4), f32_at *values, u64 n) {
+  u64 i = 0;
+  for (; i + 4 <= n; i += 4) store_f32x4(values + i, function(load_f32x4(values + i)));
+  f32x4 rest = splat(0);
+  for (u64 k = i; k < n; k++) rest[k - i] = values[k];
+  rest = function(rest);
+  for (u64 k = i; k < n; k++) values[k] = rest[k - i];
+}
+static f32x4 exp_each(f32x4 x) { return exp_lanes(x); }
+static f32x4 log_each(f32x4 x) { return log_lanes(x); }
+
+// dots i32[blocks][subs], scales and weights f32[blocks][subs] -> out u32[blocks]; see kern.pyi for the arithmetic.
+// Until the last pass, out[b] holds the f32 maximum of block b and scratch[0..blocks) what became of its sum.
+KERNEL(block_probabilities) {
+  OPEN(block_probabilities, 8);
+  u64 subs = (u64)call_int(c, 3, "subs", 1, 65536);
+  f32 alpha = call_f32(c, 4, "alpha"), temperature = call_f32(c, 5, "temperature");
+  Span out_span = call_out(c, 6, "out", 4);
+  u64 blocks = out_span.size / 4, cells = blocks * subs;
+  call_exact(c, "out", out_span, blocks * 4);
+  Span dots_span = call_in(c, 0, "dots", 0), scales_span = call_in(c, 1, "scales", 0);
+  Span weights_span = call_in(c, 2, "weights", 0), scratch_span = call_out(c, 7, "scratch", cells * 4);
+  call_exact(c, "dots", dots_span, cells * 4);
+  call_exact(c, "scales", scales_span, cells * 4);
+  call_exact(c, "weights", weights_span, cells * 4);
+  if (!c->failed && !(temperature > 0)) FAIL(c, "temperature is not above 0");
+  if (!call_ready(c)) return call_close(c, 0);
+  const i32_at *dots = (const i32_at *)dots_span.at;
+  const f32_at *scales = (const f32_at *)scales_span.at, *weights = (const f32_at *)weights_span.at;
+  f32_at *scratch = (f32_at *)scratch_span.at, *peaks = (f32_at *)out_span.at;
+  u32_at *out = (u32_at *)out_span.at;
+
+  u64 bad = cells;
+  for (u64 b = 0, i = 0; b < blocks; b++) {
+    f32 peak = -INFINITY;
+    for (u64 end = i + subs, j = i; j < end; j++) {
+      f32 logit = weights[j] == -INFINITY ? -INFINITY : weights[j] + (alpha * scales[j]) * (f32)dots[j];
+      if (!(logit < INFINITY)) bad = j;
+      if (logit > peak) peak = logit;
+      scratch[j] = logit;
+    }
+    peaks[b] = peak;
+    if (peak == -INFINITY) peak = 0;
+    for (u64 end = i + subs; i < end; i++) scratch[i] = scratch[i] - peak;
+  }
+  if (bad < cells) {
+    FAIL(c, "the logit of block %llu, sub-centroid %llu is not finite", (unsigned long long)(bad / subs),
+         (unsigned long long)(bad % subs));
+    return call_close(c, 0);
+  }
+  map_lanes(exp_each, scratch, cells);
+  for (u64 b = 0, i = 0; b < blocks; b++) {
+    f32 sum = scratch[i++];
+    for (u64 end = i + subs - 1; i < end; i++) sum = sum + scratch[i];
+    scratch[b] = sum;
+  }
+  map_lanes(log_each, scratch, blocks);
+  f32 top = -INFINITY;
+  for (u64 b = 0; b < blocks; b++) {
+    f32 t = temperature * (peaks[b] + scratch[b]);
+    if (!(t <= top)) top = t;
+    scratch[b] = t;
+  }
+  if (!(top > -INFINITY && top < INFINITY)) {
+    FAIL(c, "no block has a finite probability: all weights are -inf, or alpha and temperature are too large");
+    return call_close(c, 0);
+  }
+  for (u64 b = 0; b < blocks; b++) scratch[b] = scratch[b] - top;
+  map_lanes(exp_each, scratch, blocks);
+  f64 mass = 0;
+  for (u64 b = 0; b < blocks; b++) mass += scratch[b];
+  for (u64 b = 0; b < blocks; b++) out[b] = (u32)((f64)scratch[b] / mass * 1048576.0 + 0.5);
+  return call_close(c, blocks);
+}
