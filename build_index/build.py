@@ -54,9 +54,12 @@ class Report:
 
 def target_point(contract: Contract) -> dict[str, float]:
     """What the contract's target costs, from the measured point next above it."""
-    point = min((p for p in contract.points if p.k == contract.k and p.recall >= contract.target), key=lambda p: p.recall)
+    point = min(
+        (p for p in contract.points if p.k == contract.k and p.recall >= contract.target), key=lambda p: p.recall
+    )
     return {
-        "k": contract.k, "target": contract.target, "recall": point.recall, "gets": point.gets, "bytes_read": point.nbytes,
+        "k": contract.k, "target": contract.target, "recall": point.recall, "gets": point.gets,
+        "bytes_read": point.nbytes,
         "usd_per_million_queries": 1e6 * (point.gets * CLASS_B_USD + REQUEST_USD),
     }  # fmt: skip
 
@@ -82,7 +85,9 @@ def build(
         with spool(source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows)) as spooled:
             return _build(source, spooled, out, options, metric, wide, say, tell)
     except OSError as error:
-        raise InputError(f"cannot write {scratch}: {error.strerror or error}", hint="free some space or name another --out") from error
+        raise InputError(
+            f"cannot write {scratch}: {error.strerror or error}", hint="free some space or name another --out"
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -102,11 +107,20 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
     if not 1 <= options.k <= 100:
         raise LimitError("--k", options.k, "1 to 100", hint="answers may still have up to 1000 rows")
     if options.memory_bytes < MEMORY_MIN:
-        raise LimitError("--memory-budget", options.memory_bytes, f"at least {MEMORY_MIN} bytes", hint="640MiB is the least")
+        raise LimitError(
+            "--memory-budget", options.memory_bytes, f"at least {MEMORY_MIN} bytes", hint="640MiB is the least"
+        )
 
 
 def _build(
-    source: Source, spooled: Spool, out: Path, options: Options, metric: str, wide: bool, say: Say, tell: Callable[[str], None]
+    source: Source,
+    spooled: Spool,
+    out: Path,
+    options: Options,
+    metric: str,
+    wide: bool,
+    say: Say,
+    tell: Callable[[str], None],
 ) -> Report:
     rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
     if spooled.duplicate_vectors:

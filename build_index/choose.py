@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from .truth import HeldOut, hold_out, truth_of
 BLOCK_ROWS = 112  # docs/routing.md: smaller blocks and the planner beat larger ones
 SHARE = 0.35
 CALIBRATION_MARGIN = 0.005  # unseen rows run a little high
-BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0)
+BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0)
 TEMPERATURES = (0.3, 0.45, 0.65, 0.9)
 CODE_BITS = (2.5, 3.0, 4.0, 5.0, 6.0, 7.0)  # a dimension, as candidates
 ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
@@ -81,14 +82,15 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     truth = truth_of(rows, held.all, min(deepest, rows.count - 1), lambda done: say("truth", done / rows.count))
     where = {int(r): i for i, r in enumerate(held.all)}
     tune, price = (
-        _Calibration(prepared(rows, part), part, truth[[where[int(r)] for r in part]]) for part in (held.tune, held.price)
+        _Calibration(prepared(rows, part), part, truth[[where[int(r)] for r in part]])
+        for part in (held.tune, held.price)
     )
     sample = _sample(rows, held, options)
     tried: list[dict[str, Any]] = []
 
     shapes: list[tuple[float, Shape, P]] = []
     for blocks in _block_counts(rows.count):
-        base = partition(rows, sample, blocks, options.seed, lambda done, b=blocks: say(f"partition, {b} blocks", done))
+        base = partition(rows, sample, blocks, options.seed, partial(say, f"partition, {blocks} blocks"))
         say(f"copies and router, {blocks} blocks", 0.0)
         copies, subs = soar(rows, base), sub_centroids(rows.take(sample), base.home[sample], blocks, options.seed)
         say(f"copies and router, {blocks} blocks", 0.5)
@@ -99,20 +101,18 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
             tried.append({
                 "blocks": blocks, "copies": round(share, 4), "beta": shape.router.beta,
                 "temperature": shape.router.temperature, "routed_recall": round(target, 4),
-                "gets": round(reads.gets, 3), "bytes": round(reads.nbytes), "modelled_ms": round(float(reads.ms.mean()), 3),
+                **_cost(reads),
             })  # fmt: skip
             shapes.append((float(reads.ms.mean()), shape, p))
         say(f"copies and router, {blocks} blocks", 1.0)
     _, shape, p_tune = min(shapes, key=lambda s: s[0])
     del shapes
 
-    moment = _second_moment(rows, sample, shape)
+    residual_moment, row_moment = _second_moments(rows, sample, shape)
     best: tuple[float, lrsq.Lrsq] | None = None
     for code_bytes in _code_candidates(rows, shape, id_bytes, options):
-        codec = lrsq.train(moment, code_bytes)
-        found = full_scan(
-            rows, shape, codec, tune.queries, tune.rows, lambda done, c=code_bytes: say(f"codes of {c} bytes", done)
-        )
+        codec = lrsq.train(residual_moment, row_moment, code_bytes)
+        found = full_scan(rows, shape, codec, tune.queries, tune.rows, partial(say, f"codes of {code_bytes} bytes"))
         sizes = block_bytes(shape.sizes(), code_bytes, id_bytes)
         at = _price(found, p_tune, sizes, tune, k, options.recall + CALIBRATION_MARGIN)
         ceiling = float(found.recall(np.ones_like(p_tune, bool), tune.truth, k).mean())
@@ -122,7 +122,7 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
             continue
         reads = plans(p_tune, sizes, at)
         ms = float(reads.ms.mean())
-        tried.append(row | {"gets": round(reads.gets, 3), "bytes": round(reads.nbytes), "modelled_ms": round(ms, 3)})
+        tried.append(row | _cost(reads))
         if best is None or ms < best[0]:
             best = ms, codec
     if best is None:
@@ -131,11 +131,16 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
         )
     codec = best[1]
     sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
-    found = full_scan(rows, shape, codec, price.queries, price.rows, lambda done: say("prices", done))
+    found = full_scan(rows, shape, codec, price.queries, price.rows, partial(say, "prices"))
     index = index_section(rows, shape.blocks, int(shape.sizes().sum()))
     p = probabilities(shape.router, index, price.queries)
     contract = _contract(found, p, sizes, price, k, options)
     return Choice(shape, codec, contract, tried)
+
+
+def _cost(reads: Reads) -> dict[str, float]:
+    """Means over the queries, for the table of what was tried."""
+    return {"gets": round(reads.gets, 3), "bytes": round(reads.nbytes), "modelled_ms": round(float(reads.ms.mean()), 3)}
 
 
 def _block_counts(rows: int) -> list[int]:
@@ -232,7 +237,8 @@ def _shape(
 
 def _tempered(router: LseSection, queries: list[Prepared], dimension: int) -> list[P]:
     """p (Q, B) for each temperature; the dot products are made once."""
-    n, out = len(router.scale), [[] for _ in TEMPERATURES]  # type: list[list[npt.NDArray[np.uint32]]]
+    n = len(router.scale)
+    out: list[list[npt.NDArray[np.uint32]]] = [[] for _ in TEMPERATURES]
     matvec = kernels.matvec_i4 if router.bits == 4 else kernels.matvec_i8
     dots, scratch = array("i", bytes(4 * n)), bytearray(4 * n)
     for q in queries:
@@ -280,16 +286,17 @@ def _price(found: Candidates, p: P, sizes: Ints, of: _Calibration, k: int, targe
     return price_for(lambda price: float(found.recall(plans(p, sizes, price).blocks, of.truth, k).mean()), target)
 
 
-def _second_moment(rows: Rows, sample: Ints, shape: Shape) -> npt.NDArray[np.float64]:
-    """(d, d) second moment of the residuals of the sample to the stored centres."""
-    step = max(1, len(sample) // MOMENT_ROWS)
-    used = sample[::step]
-    total = np.zeros((rows.dimension, rows.dimension))
+def _second_moments(rows: Rows, sample: Ints, shape: Shape) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(d, d) second moments of the sample's residuals to the stored centres, and of its rows."""
+    used = sample[:: max(1, len(sample) // MOMENT_ROWS)]
+    residual, whole = np.zeros((2, rows.dimension, rows.dimension))
     for low in range(0, len(used), 8192):
         part = used[low : low + 8192]
-        r = (rows.take(part) - shape.centres[shape.partition.home[part]]).astype(np.float64)
-        total += r.T @ r
-    return total / len(used)
+        x = rows.take(part)
+        r = (x - shape.centres[shape.partition.home[part]]).astype(np.float64)
+        residual += r.T @ r
+        whole += x.T @ x
+    return residual / len(used), whole / len(used)
 
 
 def _contract(found: Candidates, p: P, sizes: Ints, of: _Calibration, k: int, options: Options) -> Contract:

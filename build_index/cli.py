@@ -61,7 +61,8 @@ def folder(index: str) -> Path:
     """bucket/name as a path."""
     if "://" in index:
         raise InputError(
-            f"{index!r} is not on this machine", hint="name a folder, bucket/name; `vantage publish` copies it to a bucket"
+            f"{index!r} is not on this machine",
+            hint="name a folder, bucket/name; `vantage publish` copies it to a bucket",
         )
     return Path(index)
 
@@ -98,10 +99,12 @@ def build_command(
     metric: Annotated[str, typer.Option(help="cosine, l2 or dot.")] = "cosine",
     vector_column: Annotated[str, typer.Option(help="Column of vectors.")] = "vector",
     id_column: Annotated[str, typer.Option(help="Column of ids; row numbers when there is none.")] = "id",
-    attributes: Annotated[Optional[str], typer.Option(help="Columns to keep, a,b,c; all by default, '' for none.")] = None,  # noqa: UP045
+    attributes: Annotated[str | None, typer.Option(help="Columns to keep, a,b,c; all by default, '' for none.")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="All random choices follow from it.")] = 0,
     memory_budget: Annotated[str, typer.Option(help="Most memory the build may use.")] = "2GiB",
-    cache: Annotated[str, typer.Option(help="Cache of the Worker that an index is made to fit, where it can.")] = "40MiB",
+    cache: Annotated[
+        str, typer.Option(help="Cache of the Worker that an index is made to fit, where it can.")
+    ] = "40MiB",
     vectors: Annotated[str, typer.Option(help="How f32 vectors are kept for exact scores: f16 or f32.")] = "f16",
     as_json: Json = False,
 ) -> None:
@@ -118,7 +121,13 @@ def build_command(
     _show_plan(opened, options, metric, to)
     with progress() as say:
         report = build(
-            opened, folder(to), options, metric, wide=vectors == "f32", say=say, tell=lambda text: err.print(f"note: {text}")
+            opened,
+            folder(to),
+            options,
+            metric,
+            wide=vectors == "f32",
+            say=say,
+            tell=lambda text: err.print(f"note: {text}"),
         )
     seconds = time.monotonic() - started
     if as_json:
@@ -141,15 +150,22 @@ def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
 
 
 def _show_report(report: Report, seconds: float) -> None:
-    table = Table(title=f"{report.index}  generation {report.current.generation}", title_justify="left", show_header=False)
+    table = Table(
+        title=f"{report.index}  generation {report.current.generation}", title_justify="left", show_header=False
+    )
     table.add_column(style="bold")
     table.add_column()
     shape, point = report.choice.shape, report.point
     copies = int((shape.copy >= 0).sum())
     table.add_row("rows", f"{report.rows:,} of {report.dimension} dimensions, {report.metric}; {copies:,} copies")
     table.add_row("blocks", f"{shape.blocks:,}, codes of {report.choice.codec.code_bytes} bytes")
-    table.add_row("size", f"{size(report.nbytes)}, root {size(report.root_bytes)}; ${storage_usd(report.nbytes):.4f} a month in R2")
-    table.add_row("recall", f"{point['recall']:.4f} at k = {int(point['k'])} on held-out rows (target {point['target']})")
+    table.add_row(
+        "size",
+        f"{size(report.nbytes)}, root {size(report.root_bytes)}; ${storage_usd(report.nbytes):.4f} a month in R2",
+    )
+    table.add_row(
+        "recall", f"{point['recall']:.4f} at k = {int(point['k'])} on held-out rows (target {point['target']})"
+    )
     table.add_row("a query", f"{point['gets']:.1f} GETs, {size(point['bytes_read'])}, nothing cached")
     table.add_row("a million", f"${point['usd_per_million_queries']:.2f} of reads and requests")
     table.add_row("built in", f"{seconds:.0f} s")
@@ -178,9 +194,13 @@ def info(index: Bucket, as_json: Json = False) -> None:
     for name in ("generation", "rows", "dimension", "metric", "id", "blocks", "codec", "router"):
         table.add_row(name, f"{described[name]:,}" if isinstance(described[name], int) else str(described[name]))
     table.add_row("attributes", ", ".join(f"{a['name']} ({a['type']})" for a in described["attributes"]) or "none")
-    table.add_row("size", f"{size(total)}, root {size(opened.current.root.size)}; ${storage_usd(total):.4f} a month in R2")
+    table.add_row(
+        "size", f"{size(total)}, root {size(opened.current.root.size)}; ${storage_usd(total):.4f} a month in R2"
+    )
     out.print(table)
-    points = Table("k", "recall", "GETs", "bytes", title="measured on held-out rows, nothing cached", title_justify="left")
+    points = Table(
+        "k", "recall", "GETs", "bytes", title="measured on held-out rows, nothing cached", title_justify="left"
+    )
     for p in root.contract.points:
         if p.k == root.contract.k:
             mark = " (target)" if p.recall == described["recall"] else ""
@@ -191,10 +211,10 @@ def info(index: Bucket, as_json: Json = False) -> None:
 @app.command()
 def query(
     index: Bucket,
-    vector: Annotated[Optional[Path], typer.Option(help="A .npy or Parquet file; its first vector is the query.")] = None,  # noqa: UP045
+    vector: Annotated[Path | None, typer.Option(help="A .npy or Parquet file; its first vector is the query.")] = None,  # noqa: UP045
     identifier: Annotated[Optional[str], typer.Option("--id", help="Id of a stored row as the query.")] = None,  # noqa: UP045
     top_k: Annotated[int, typer.Option(help="Answers, 1 to 1000.")] = 10,
-    recall: Annotated[Optional[float], typer.Option(help="Recall for this query; the index's target by default.")] = None,  # noqa: UP045
+    recall: Annotated[float | None, typer.Option(help="Recall for this query; the index's target by default.")] = None,  # noqa: UP045
     rerank: Annotated[int, typer.Option(help="Read the full vectors of the best n for exact scores.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -223,7 +243,9 @@ def query(
     table = Table("", "id", "score", *names)
     for i, m in enumerate(answer.matches, 1):
         shown = [_cell((m.attributes or {}).get(name)) for name in names]
-        table.add_row(str(i), str(m.id if isinstance(m.id, int) else m.id.decode(errors="replace")), f"{m.score:.4f}", *shown)
+        table.add_row(
+            str(i), str(m.id if isinstance(m.id, int) else m.id.decode(errors="replace")), f"{m.score:.4f}", *shown
+        )
     out.print(table)
     out.print(receipt_line(answer.receipt.as_dict()), highlight=False)
 
@@ -246,7 +268,8 @@ def receipt_line(receipt: dict[str, Any]) -> str:
     """A receipt in one line."""
     return (
         f"{receipt['gets']} GETs, {size(receipt['bytes'])} in {receipt['waves']} waves, {receipt['blocks']} blocks "
-        f"({receipt['blocks_cached']} cached), {receipt['rows']:,} rows scanned, {receipt['modelled_ms']:.0f} ms modelled"
+        f"({receipt['blocks_cached']} cached), {receipt['rows']:,} rows scanned, "
+        f"{receipt['modelled_ms']:.0f} ms modelled"
     )
 
 
@@ -279,7 +302,10 @@ def eval_command(
     table.add_column(style="bold")
     table.add_column(justify="right")
     for name, value in result.items():
-        table.add_row(name, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value))
+        table.add_row(
+            name,
+            f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
+        )
     out.print(table)
 
 
@@ -300,7 +326,9 @@ def explain(
     if as_json:
         print(json.dumps(plan))
         return
-    table = Table("shard", "blocks", "from byte", "bytes", title=f"{plan['gets']} GETs in one wave", title_justify="left")
+    table = Table(
+        "shard", "blocks", "from byte", "bytes", title=f"{plan['gets']} GETs in one wave", title_justify="left"
+    )
     for r in plan["ranges"]:
         table.add_row(str(r["shard"]), f"{r['blocks'][0]} to {r['blocks'][1]}", f"{r['offset']:,}", size(r["bytes"]))
     out.print(table)
@@ -331,7 +359,9 @@ def serve(
     variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
     err.print(f"loading {bucket} into local R2 ...", highlight=False)
     counts = host.load(bucket, prune=True)
-    err.print(f"{counts['written']} objects written, {counts['kept']} already there; starting the Worker ...", highlight=False)
+    err.print(
+        f"{counts['written']} objects written, {counts['kept']} already there; starting the Worker ...", highlight=False
+    )
     with host.serve(port=port, variables=variables) as server:
         name = next((p.parent.name for p in sorted(bucket.glob("*/CURRENT"))), "NAME")
         out.print(f"serving {server.url}\n  curl {server.url}/v1/indexes/{name}", highlight=False)
@@ -359,7 +389,10 @@ def publish(
     if as_json:
         print(json.dumps(counts))
         return
-    out.print(f"{index}: {counts['written']} objects written ({size(counts['bytes'])}), {counts['kept']} already there", highlight=False)
+    out.print(
+        f"{index}: {counts['written']} objects written ({size(counts['bytes'])}), {counts['kept']} already there",
+        highlight=False,
+    )
 
 
 def main() -> None:
@@ -369,5 +402,3 @@ def main() -> None:
     except VantageError as error:
         err.print(f"vantage: {error}", style="red", highlight=False, markup=False)
         sys.exit(2 if isinstance(error, InputError) else 1)
-
-

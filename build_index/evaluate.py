@@ -84,7 +84,8 @@ def computed_truth(path: Path, index: Index, queries: npt.NDArray[np.float32], k
 
 
 def _unit(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+    out: npt.NDArray[np.float32] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+    return out
 
 
 def evaluate(
@@ -142,5 +143,3 @@ def evaluate(
         "modelled_ms_p99": float(np.quantile(modelled, 0.99)), "resident_bytes": index.current.root.size,
         "heap_bytes": None, "incomplete": sum(not answer.complete for answer, _ in answers),
     }  # fmt: skip
-
-

@@ -82,7 +82,8 @@ class Candidates:
         kept &= ~((self.twin >= 0) & np.take_along_axis(kept, np.maximum(self.twin, 0), 1))
         answered = kept & (np.cumsum(kept, 1) <= k)
         hits = np.array([np.isin(r[a], t).sum() for r, a, t in zip(self.row, answered, truth[:, :k], strict=True)])
-        return hits / np.maximum((truth[:, :k] >= 0).sum(1), 1)
+        out: npt.NDArray[np.float64] = hits / np.maximum((truth[:, :k] >= 0).sum(1), 1)
+        return out
 
 
 def block_bytes(sizes: Ints, code_bytes: int, id_bytes: float) -> Ints:
@@ -152,7 +153,7 @@ def chunks(members: list[Ints], rows_max: int) -> list[tuple[int, int]]:
 
 
 def price_for(recall_at: Callable[[int], float], target: float) -> int | None:
-    """The highest price with recall_at(price) >= target, by bisection of its logarithm; None when price 0 is not enough."""
+    """The highest price with recall_at(price) >= target, by bisection of its logarithm; None when 0 is not enough."""
     if recall_at(0) < target:
         return None
     low, high = 0.0, 32.0  # log2: recall falls as it rises

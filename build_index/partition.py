@@ -37,7 +37,8 @@ class Partition:
 
 def _closeness(x: F32, centres: F32) -> F32:
     """Larger is nearer: <x, c> - |c|^2 / 2."""
-    return x @ centres.T - 0.5 * np.einsum("ij,ij->i", centres, centres)
+    out: F32 = x @ centres.T - 0.5 * np.einsum("ij,ij->i", centres, centres)
+    return out
 
 
 def _means(x: F32, home: npt.NDArray[np.int32], centres: F32) -> F32:
@@ -51,7 +52,9 @@ def _means(x: F32, home: npt.NDArray[np.int32], centres: F32) -> F32:
     return out
 
 
-def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Callable[[float], None] = lambda _: None) -> Partition:
+def partition(
+    rows: Rows, sample: Ints, blocks: int, seed: int, progress: Callable[[float], None] = lambda _: None
+) -> Partition:
     """Balanced k-means of the sample rows (sorted), then a home for every row; no block over 1.8 times the mean.
 
     Ten free rounds by faiss, then rounds in which a block's price rises with the logarithm of its size over the mean,
@@ -65,7 +68,7 @@ def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Callab
         max_points_per_centroid=max(1, len(x) // blocks + 1),
     )  # fmt: skip
     kmeans.train(x)
-    centres: F32 = kmeans.centroids.reshape(blocks, -1).copy()
+    centres: F32 = np.array(kmeans.centroids, np.float32).reshape(blocks, -1)
     price, unit, mean = np.zeros(blocks, np.float32), 0.0, len(x) / blocks
     step = max(1, CHUNK_BYTES // (4 * blocks))
     for turn in range(PRICED_ROUNDS):

@@ -43,7 +43,8 @@ class Rows:
 
     def _scaled(self, x: F32) -> F32:
         if self.metric == "cosine":
-            return x / np.linalg.norm(x, axis=1, keepdims=True)
+            unit: F32 = x / np.linalg.norm(x, axis=1, keepdims=True)
+            return unit
         return x * np.float32(self.scale)
 
     def slice(self, low: int, high: int) -> F32:

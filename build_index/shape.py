@@ -33,7 +33,7 @@ _NOTHING = memoryview(b"")
 
 
 def stored_centres(centres: F32, metric: str) -> tuple[Centres, F32]:
-    """(section, what it decodes to): i8 with a scale a block. Residuals are taken to what is stored, so nothing is lost."""
+    """(section, what it decodes to): i8 with a scale a block. Residuals go to what is stored, so nothing is lost."""
     top = np.abs(centres).max(1)
     scale = np.where(top > 0, top / 127, 1).astype(np.float32)
     values = np.clip(np.rint(centres / scale[:, None]), -127, 127).astype(np.int8)
@@ -65,7 +65,11 @@ class Shape:
         home_order, home_ends = _grouped(self.partition.home, self.blocks)
         copy_order, copy_ends = _grouped(self.copy, self.blocks)
         for b in range(self.blocks):
-            out.append(np.concatenate([home_order[home_ends[b] : home_ends[b + 1]], copy_order[copy_ends[b] : copy_ends[b + 1]]]))
+            out.append(
+                np.concatenate(
+                    [home_order[home_ends[b] : home_ends[b + 1]], copy_order[copy_ends[b] : copy_ends[b + 1]]]
+                )
+            )
         return out
 
     def sizes(self) -> Ints:
@@ -78,7 +82,9 @@ class Shape:
         """bool (Q, k): whether a block that holds rows (Q, k) is read; read bool (Q, B)."""
         each = np.arange(len(rows))[:, None]
         copy = self.copy[rows]
-        found: npt.NDArray[np.bool_] = (read[each, self.partition.home[rows]] | ((copy >= 0) & read[each, copy])) & (rows >= 0)
+        found: npt.NDArray[np.bool_] = (read[each, self.partition.home[rows]] | ((copy >= 0) & read[each, copy])) & (
+            rows >= 0
+        )
         return found
 
 
@@ -112,7 +118,9 @@ def trial_root(rows: Rows, shape: Shape, axes: int, rotation: bytes, codec: Lrsq
     """A root good enough to scan with: nothing of it says where blocks lie."""
     sizes = array("I", shape.sizes().tolist())
     index = index_section(rows, shape.blocks, int(sum(sizes)))
-    directory = Directory(*[_NOTHING] * 4, memoryview(sizes), *[_NOTHING] * 4)
+    directory = Directory(
+        _NOTHING, _NOTHING, _NOTHING, _NOTHING, memoryview(sizes), _NOTHING, _NOTHING, _NOTHING, _NOTHING
+    )
     return Root(
         index, {"attributes": []}, Objects([], [], 0), directory, shape.centre_section, axes, memoryview(rotation),
         shape.router, codec, Contract(k, 6, 0.5, (Point(k, 0, 0.5, 0, 0),)),

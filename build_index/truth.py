@@ -17,8 +17,10 @@ HELD_OUT_MAX = 2000
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows kept from k-means, rotation and routing tables. `tune` chooses parameters, `price` sets the contract's prices
-    and serves nothing else. Sorted row numbers."""
+    """Rows kept from k-means, rotation and routing tables; sorted row numbers.
+
+    `tune` chooses parameters, `price` sets the contract's prices and serves nothing else.
+    """
 
     tune: Ints
     price: Ints

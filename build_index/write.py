@@ -173,7 +173,9 @@ def write_index(
         (building / "vectors").mkdir(parents=True)
         return _write(rows, attributes, choice, out, building, vector_kind, manifest, progress)
     except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}", hint="free some space or name another --out") from error
+        raise InputError(
+            f"cannot write {out}: {error.strerror or error}", hint="free some space or name another --out"
+        ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -198,7 +200,9 @@ def _write(
     checks = np.empty(rows.count, np.uint32)  # by source row
     width = VECTOR_BYTES[vector_kind] * rows.dimension
 
-    parts, pages = _write_vectors(rows, attributes, home_rows, vector_kind, building, checks, lambda s: progress(0.4 * s))
+    parts, pages = _write_vectors(
+        rows, attributes, home_rows, vector_kind, building, checks, lambda s: progress(0.4 * s)
+    )
 
     columns = {name: np.zeros(blocks, np.uint64) for name in ("offset", "size", "crc", "a_offset", "a_size", "a_crc")}
     shard_blocks, shard_sizes = [0], []
@@ -242,8 +246,9 @@ def _write(
         {"attributes": [{"name": f.name, "type": str(f.type)} for f in attributes]},
         Objects(shard_sizes, [p.stat().st_size for p in parts], ids_size),
         Directory(
-            memoryview(array("I", shard_blocks)), memoryview(array("I", first_row.tolist())), u64["offset"], u32["size"],
-            memoryview(array("I", sizes.tolist())), u32["crc"], u64["a_offset"], u32["a_size"], u32["a_crc"],
+            memoryview(array("I", shard_blocks)), memoryview(array("I", first_row.tolist())), u64["offset"],
+            u32["size"], memoryview(array("I", sizes.tolist())), u32["crc"], u64["a_offset"],
+            u32["a_size"], u32["a_crc"],
         ),
         shape.centre_section,
         len(codec.axes),
@@ -304,7 +309,8 @@ def _write_vectors(
         more = [_column([row[i] for row in told], field.type) for i, field in enumerate(columns)]
         writer.add(
             pa.Table.from_arrays(
-                [_vector_array(values, kind), pa.array(ids, id_type), pa.array(source, pa.int64()), *more], schema=schema
+                [_vector_array(values, kind), pa.array(ids, id_type), pa.array(source, pa.int64()), *more],
+                schema=schema,
             )
         )
         if low + PAGE_ROWS >= rows.count or (low + PAGE_ROWS - writer.first_row) * width >= PART_ROWS_BYTES:
@@ -319,8 +325,12 @@ def _column_field(field: pa.Field) -> pa.Field:
     """An attribute's column: its own type where JSON keeps it, else text; renamed where it would hide one of ours."""
     name = f"{field.name}_" if field.name in ("vector", "id", "source_row") else field.name
     kind = field.type
-    plain = pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    nested = pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type) and not pa.types.is_temporal(kind.value_type)
+    plain = (
+        pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    )
+    nested = (
+        pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type) and not pa.types.is_temporal(kind.value_type)
+    )
     return pa.field(name, kind if plain or nested else pa.string())
 
 
@@ -336,7 +346,9 @@ def _stored_values(values: npt.NDArray[np.float32], kind: str, source: Ints) -> 
             half = values.astype(np.float16)
         if not np.isfinite(half).all():
             row = int(source[int(np.argmin(np.isfinite(half).all(1)))])
-            raise InputError(f"row {row} holds a value over 65,504, which float16 cannot", hint="build with --vectors f32")
+            raise InputError(
+                f"row {row} holds a value over 65,504, which float16 cannot", hint="build with --vectors f32"
+            )
         return half
     return values.astype({"f32": np.float32, "u8": np.uint8, "i8": np.int8}[kind])
 
@@ -376,7 +388,9 @@ def _write_ids(rows: Rows, home_rows: Ints, checks: npt.NDArray[np.uint32], path
     same = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(same):
         pair = [int(home_rows[order[same[0] + i]]) for i in (0, 1)]
-        raise InputError(f"the ids of rows {pair[0]} and {pair[1]} have the same hash", hint="change one of the two ids")
+        raise InputError(
+            f"the ids of rows {pair[0]} and {pair[1]} have the same hash", hint="change one of the two ids"
+        )
     first, crc = array("Q"), array("I")
     with path.open("wb") as file:
         for low in range(0, rows.count, ID_PAGE_ROWS):
@@ -392,8 +406,10 @@ def _write_ids(rows: Rows, home_rows: Ints, checks: npt.NDArray[np.uint32], path
 
 def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Current, int]:
     """Names the generation by its content, renames it into place, then replaces CURRENT."""
-    objects = {str(p.relative_to(building)): (p.stat().st_size, _sha256(p)) for p in sorted(building.rglob("*")) if p.is_file()}
-    generation = hashlib.sha256(json.dumps(objects).encode()).hexdigest()[:16]
+    objects = {
+        str(p.relative_to(building)): (p.stat().st_size, _sha256(p)) for p in sorted(building.rglob("*")) if p.is_file()
+    }
+    generation = hashlib.sha256(json.dumps([objects, manifest]).encode()).hexdigest()[:16]
     manifest = manifest | {
         "generation": generation,
         "objects": [{"key": f"{generation}/{k}", "size": size, "sha256": sha} for k, (size, sha) in objects.items()],
@@ -409,10 +425,12 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
     )
     target = out / generation
     old = _live(out)
-    if target.exists():  # the same content, from a build that died before CURRENT, or damaged since
-        target.rename(building / "replaced")
-    building.rename(target)
-    shutil.rmtree(target / "replaced", ignore_errors=True)
+    # What is there already, whole, may be live: moving it would leave CURRENT without its objects for a moment.
+    if not _holds(target, objects | {"manifest.json": (len(text), current.manifest.sha256)}):
+        if target.exists():  # damaged since
+            target.rename(building / "replaced")
+        building.rename(target)
+        shutil.rmtree(target / "replaced", ignore_errors=True)
     with (out / "CURRENT.new").open("wb") as file:
         file.write(current.pack())
         _sync(file)
@@ -421,6 +439,11 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
         if stale.is_dir() and stale.name not in (generation, old) and len(stale.name) == 16:
             shutil.rmtree(stale, ignore_errors=True)
     return current, sum(size for size, _ in objects.values()) + len(text)
+
+
+def _holds(folder: Path, objects: dict[str, tuple[int, str]]) -> bool:
+    paths = {folder / key: stated for key, stated in objects.items()}
+    return all(p.is_file() and (p.stat().st_size, _sha256(p)) == stated for p, stated in paths.items())
 
 
 def _live(out: Path) -> str | None:
@@ -432,5 +455,3 @@ def _live(out: Path) -> str | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-

@@ -9,13 +9,14 @@ from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from workers import DurableObject, Response, WorkerEntrypoint
+
 from vantage.api import BODY_BYTES_MAX, Access, Reply, handle
 from vantage.errors import ChangedError
 from vantage.format import Current
 from vantage.service import REVALIDATE_S, Service
 from vantage.stats import Receipt
 from vantage.store import Body, Reader, read_small
-from workers import DurableObject, Response, WorkerEntrypoint
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
 CACHE_BYTES = 40 << 20

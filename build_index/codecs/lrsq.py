@@ -9,14 +9,14 @@ and a field of exactly linear low bits, fitted together, so that its value is st
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import erf, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import FIELD, GROUP, LrsqSection, aligned
+from vantage.format import FIELD, FINE_MAX, GROUP, SEGMENT, LrsqSection, aligned
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -25,6 +25,8 @@ U8 = npt.NDArray[np.uint8]
 BITS_MAX = 8
 # Weight of the queries on an axis: they lean to the strong axes like the rows do; measured flat between 0 and 1.
 QUERY_ALPHA = 0.5
+# Squared error that 8-bit table entries may add to the code's own: at this share recall@100 loses about 0.001.
+ROUNDING_SHARE = 0.1
 _GRID = np.linspace(-6.0, 6.0, 12001)
 
 
@@ -80,7 +82,7 @@ def levels(bits: int) -> Levels:
     cuts = (values[order][1:] + values[order][:-1]) / 2
     cell = order[np.searchsorted(cuts, _GRID)]
     distortion = float((w * (_GRID - values[cell]) ** 2).sum())
-    return Levels(bits, low_bits, top, step * half, order, cuts, distortion)
+    return Levels(bits, low_bits, top, (step * half).astype(np.float64), order, cuts, distortion)
 
 
 def water_fill(deviation: F64, bits: int) -> npt.NDArray[np.int64]:
@@ -151,11 +153,11 @@ def principal_axes(second_moment: F64) -> tuple[F64, F64]:
     return axes * sign[:, None], np.sqrt(np.maximum(variance[order], 1e-12))
 
 
-def train(second_moment: F64, code_bytes: int) -> Lrsq:
-    """The codec of `code_bytes` bytes a row for residuals with this second moment (d, d).
+def train(second_moment: F64, query_moment: F64, code_bytes: int) -> Lrsq:
+    """The codec of `code_bytes` bytes a row for residuals and queries with these second moments (d, d).
 
     Gives the bits, packs them into nibbles, and widens what a nibble has left. Nibbles go by falling expected range, so
-    that a segment of the scan shares one step.
+    that a segment of the scan shares one step. Queries are taken to be like the rows.
     """
     axes, deviation = principal_axes(second_moment)
     axes = axes.astype(np.float16).astype(np.float64)
@@ -181,7 +183,35 @@ def train(second_moment: F64, code_bytes: int) -> Lrsq:
     kept = np.flatnonzero(given)
     axes, deviation, given = axes[kept], deviation[kept], given[kept]
     parts, section = _layout(_pack(given), given, deviation, nibble_count)
-    return Lrsq(axes.astype(np.float32), deviation.astype(np.float32), given, parts, section)
+    spread = np.sqrt(np.einsum("ij,jk,ik->i", axes, query_moment, axes))
+    lost = float(np.trace(query_moment @ second_moment)) - float(((spread * deviation) ** 2).sum())
+    error = lost + sum(
+        float((s * d) ** 2) * _distortion(int(b)) for s, d, b in zip(spread, deviation, given, strict=True)
+    )
+    fine = _fine_segments(parts, section, given, spread * deviation, error)
+    return Lrsq(axes.astype(np.float32), deviation.astype(np.float32), given, parts, replace(section, fine=fine))
+
+
+def _fine_segments(
+    parts: list[tuple[int, bool]], section: LrsqSection, given: npt.NDArray[np.int64], weight: F64, error: float
+) -> int:
+    """Leading segments that need 16-bit tables, so that rounding adds at most ROUNDING_SHARE to the squared error.
+
+    Simulated: Gaussian queries, weight (A) their deviation times the residuals' on each axis.
+    """
+    draws = np.abs(np.random.default_rng(0).standard_normal((64, len(weight)))) * weight
+    nibbles = 2 * section.code_bytes
+    reach = np.zeros((64, -(-section.code_bytes // SEGMENT) * 2 * SEGMENT))
+    for nibble in range(nibbles):
+        for axis, low in parts[section.starts[nibble] : section.starts[nibble + 1]]:
+            q = levels(int(given[axis]))
+            reach[:, nibble] += draws[:, axis] * np.ptp(q.low if low else q.top)
+    widest = reach.reshape(64, -1, 2 * SEGMENT).max(2)
+    unit = widest.max(1, keepdims=True) / 65280
+    step = unit * 2.0 ** np.clip(np.ceil(np.log2(np.maximum(widest / (255 * unit), 1))), 0, 8)
+    rounding = (step**2).mean(0) * 2 * SEGMENT / 12
+    left = np.cumsum(rounding[::-1])[::-1]
+    return min(FINE_MAX, int(np.count_nonzero(left > ROUNDING_SHARE * error)))
 
 
 def _distortion(bits: int) -> float:
@@ -204,7 +234,8 @@ def _layout(
     def reach(nibble: list[tuple[int, bool, int]]) -> float:
         return float(
             sum(
-                deviation[a] ** (1 + QUERY_ALPHA) * np.ptp(levels(int(given[a])).low if low else levels(int(given[a])).top)
+                deviation[a] ** (1 + QUERY_ALPHA)
+                * np.ptp(levels(int(given[a])).low if low else levels(int(given[a])).top)
                 for a, low, _ in nibble
             )
         )
@@ -219,7 +250,7 @@ def _layout(
             shift += width
         starts.append(len(fields) // FIELD.size)
     starts += [starts[-1]] * (count + 1 - len(starts))
-    section = LrsqSection(count // 2, deviation.astype(np.float32).tolist(), bytes(fields), starts, table)
+    section = LrsqSection(count // 2, 0, deviation.astype(np.float32).tolist(), bytes(fields), starts, table)
     return parts, LrsqSection.unpack(memoryview(section.pack()), len(deviation), "codec")  # in the types of a reader
 
 
@@ -258,17 +289,14 @@ def encode_blocks(codec: Lrsq, x: F32, starts: list[int], centres: F32, metric: 
     """
     block = np.repeat(np.arange(len(centres)), np.diff(starts))
     r = x - centres[block]
-    rotated = r @ codec.axes.T
+    rotated = np.asarray(r @ codec.axes.T, np.float32)
     codes, decoded = encode(codec, rotated)
     own = np.einsum("ij,ij->i", rotated, decoded)
     energy = np.einsum("ij,ij->i", rotated, rotated)
     f = np.where(own > 1e-12, energy / np.maximum(own, 1e-12), 0).astype(np.float32)
     rotated_centres = centres @ codec.axes.T
     along = np.einsum("ij,ij->i", decoded, rotated_centres[block])
-    if metric == "l2":
-        fixed = -0.5 * np.einsum("ij,ij->i", r, r)
-    else:
-        fixed = np.einsum("ij,ij->i", r, centres[block])
+    fixed = -0.5 * np.einsum("ij,ij->i", r, r) if metric == "l2" else np.einsum("ij,ij->i", r, centres[block])
     out = []
     for low, high in zip(starts, starts[1:], strict=False):
         part = slice(low, high)

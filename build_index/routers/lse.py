@@ -44,7 +44,7 @@ def sub_centroids(x: F32, home: npt.NDArray[np.int32], blocks: int, seed: int, s
 
 
 def pack_i4(values: npt.NDArray[np.int8]) -> bytes:
-    """i8 (n, d) in -8..7 -> the nibble layout of matvec_i4: 32 dimensions in 16 bytes, the first 16 in the low nibbles."""
+    """i8 (n, d) in -8..7 -> the layout of matvec_i4: 32 dimensions in 16 bytes, the first 16 in the low nibbles."""
     n, d = values.shape
     padded = np.full((n, aligned(d, 32)), 8, np.uint8)
     padded[:, :d] = (values + 8).astype(np.uint8)

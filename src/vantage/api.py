@@ -1,4 +1,4 @@
-"""HTTP bodies <-> queries; errors as problem details (RFC 9457). No Cloudflare import: the same in tests and in a Worker."""
+"""HTTP bodies <-> queries; errors as problem details (RFC 9457). Nothing of Cloudflare: tests need no Worker."""
 
 from __future__ import annotations
 
@@ -53,7 +53,13 @@ class Reply:
 
 
 async def handle(
-    method: str, path: str, headers: Mapping[str, str], body: bytes, service: Service, access: Access, runtime: Mapping[str, Any]
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    service: Service,
+    access: Access,
+    runtime: Mapping[str, Any],
 ) -> Reply:
     """Answers one request. headers have lower-case names; runtime is what health adds (version of the host, heap).
 
@@ -68,11 +74,13 @@ async def handle(
         return problem(StoreError("out of memory", hint="send fewer vectors, or try again"), request_id)
     except Exception as error:  # a bug: say its type, not its data
         print(f"internal error {request_id}: {type(error).__name__}: {error}", file=sys.stderr)
-        return problem(VantageError(f"internal error ({type(error).__name__})", hint="report it with the request id"), request_id)
+        return problem(
+            VantageError(f"internal error ({type(error).__name__})", hint="report it with the request id"), request_id
+        )
 
 
 def problem(error: VantageError, request_id: str) -> Reply:
-    """A problem document: type, title, status, detail, code, param, hint, request_id; a limit error adds value and limit."""
+    """type, title, status, detail, code, param, hint, request_id; a limit error adds value and limit."""
     body: dict[str, Any] = {
         "type": f"https://vantage.invalid/problems/{error.code}",
         "title": error.code.replace("_", " "),
@@ -103,18 +111,33 @@ def _authorize(headers: Mapping[str, str], access: Access) -> None:
     if not access.public:
         raise AccessError(
             "this service has no token yet, so it answers nothing but health",
-            hint="set the secret VANTAGE_TOKEN, or PUBLIC_READ = \"1\" to let everybody read",
+            hint='set the secret VANTAGE_TOKEN, or PUBLIC_READ = "1" to let everybody read',
         )
 
 
 async def _route(
-    method: str, path: str, headers: Mapping[str, str], body: bytes, service: Service, access: Access, runtime: Mapping[str, Any]
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    service: Service,
+    access: Access,
+    runtime: Mapping[str, Any],
 ) -> Reply:
     parts = path.strip("/").split("/")
     if parts == ["v1", "health"]:
         _method(method, "GET")
         generations = {name: index.current.generation for name, index in service.open.items()}
-        return Reply(200, {"status": "ok", "version": VERSION, "generations": generations, "cache_bytes": service.cache.held, **runtime})
+        return Reply(
+            200,
+            {
+                "status": "ok",
+                "version": VERSION,
+                "generations": generations,
+                "cache_bytes": service.cache.held,
+                **runtime,
+            },
+        )
     _authorize(headers, access)
     if parts == ["v1", "indexes"]:
         _method(method, "GET")
@@ -223,7 +246,9 @@ def _queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
         param = "vectors" if many else "vector"
         raise InputError(f"{param} is not a list of {'lists of ' * many}numbers", hint="send JSON arrays", param=param)
     if not 1 <= len(vectors) <= VECTORS_MAX:
-        raise LimitError("the number of vectors", len(vectors), f"1 to {VECTORS_MAX}", hint="send several requests", param="vectors")
+        raise LimitError(
+            "the number of vectors", len(vectors), f"1 to {VECTORS_MAX}", hint="send several requests", param="vectors"
+        )
     include = fields.get("include", ["receipt"])
     if not isinstance(include, list) or not all(isinstance(i, str) for i in include):
         raise InputError("include is not a list of names", hint=f"known are: {', '.join(INCLUDE)}", param="include")
@@ -252,7 +277,9 @@ def _budget(fields: Any) -> Budget:
         _known(name, ("gets", "bytes", "waves"), f"budget.{name}")
         most = {"gets": 1000, "bytes": 1 << 30, "waves": 3}[name]
         if not 0 <= _integer(value, f"budget.{name}") <= most:
-            raise LimitError(f"budget.{name}", value, f"0 to {most}", hint="leave it out for the default", param=f"budget.{name}")
+            raise LimitError(
+                f"budget.{name}", value, f"0 to {most}", hint="leave it out for the default", param=f"budget.{name}"
+            )
     return Budget(**{**vars(usual), **fields})
 
 
@@ -260,7 +287,10 @@ def answer_body(answer: Answer, include: list[str]) -> dict[str, Any]:
     """The JSON of an answer."""
     matches = []
     for m in answer.matches:
-        match: dict[str, Any] = {"id": m.id if isinstance(m.id, int) else m.id.decode(errors="replace"), "score": m.score}
+        match: dict[str, Any] = {
+            "id": m.id if isinstance(m.id, int) else m.id.decode(errors="replace"),
+            "score": m.score,
+        }
         if "attributes" in include:
             match["attributes"] = m.attributes
         if "vector" in include:
@@ -284,7 +314,8 @@ def explain(index: Index, query: Query) -> dict[str, Any]:
     return {
         "generation": index.current.generation,
         "ranges": [
-            {"shard": r.shard, "blocks": [r.first, r.last - 1], "offset": r.offset, "bytes": r.size} for r in plan.ranges
+            {"shard": r.shard, "blocks": [r.first, r.last - 1], "offset": r.offset, "bytes": r.size}
+            for r in plan.ranges
         ],
         "blocks_cached": len(plan.cached),
         "gets": len(sizes),

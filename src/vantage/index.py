@@ -60,7 +60,7 @@ class Answer:
 
 
 def id_hash(identifier: int | bytes) -> int:
-    """The u64 that ids.bin is sorted by: first 8 bytes of the SHA-256 of the id's bytes (i64: 8 bytes little-endian)."""
+    """The u64 that ids.bin is sorted by: the first 8 bytes of the SHA-256 of the id (an i64 as 8 bytes)."""
     raw = struct.pack("<q", identifier) if isinstance(identifier, int) else identifier
     return int.from_bytes(sha256(raw).digest()[:8], "little")
 
@@ -84,7 +84,9 @@ class Index:
         """Two dependent GETs: CURRENT, then the root. NotFoundError when there is no such index."""
         data = await read_small(bucket, f"{name}/CURRENT", receipt)
         if data is None:
-            raise NotFoundError(f"there is no index {name!r}", hint="GET /v1/indexes lists what there is", param="index")
+            raise NotFoundError(
+                f"there is no index {name!r}", hint="GET /v1/indexes lists what there is", param="index"
+            )
         current = Current.unpack(data, f"{name}/CURRENT")
         reader = Reader(bucket, {}, receipt)
         root = await reader.whole(f"{name}/{current.root.key}", current.root.size, current.root.sha256)
@@ -109,7 +111,7 @@ class Index:
         scan = self.scan_of(self.root, prepared, max(3 * wanted, CONTENDERS_MIN))
         reader = Reader(self.bucket, self.etags, receipt)
         await self._scan(plan, scan, reader)
-        contenders = [c for c in scan.contenders() if c.row != query.without]
+        contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
         receipt.rows = scan.rows
         complete, exact = plan.complete, False
         vectors: dict[int, bytes] = {}
@@ -135,7 +137,11 @@ class Index:
             raise LimitError("top_k", query.top_k, f"the {rows} rows of the index", hint="ask for fewer", param="top_k")
         if query.rerank and not query.top_k <= query.rerank <= RERANK_MAX:
             raise LimitError(
-                "rerank", query.rerank, f"top_k ({query.top_k}) to {RERANK_MAX}", hint="0 switches it off", param="rerank"
+                "rerank",
+                query.rerank,
+                f"top_k ({query.top_k}) to {RERANK_MAX}",
+                hint="0 switches it off",
+                param="rerank",
             )
 
     async def _scan(self, plan: Plan, scan: Scan, reader: Reader) -> None:
@@ -213,7 +219,9 @@ class Index:
         found = await self._gather(items, sizes, reader, budget, budget.gets)
         for (row, check), vector, (key, _, _) in zip(checks.items(), found or [], items, strict=False):
             if crc32c(vector) != check:
-                raise DamagedError(f"{key}: checksum of the vector of row {row} differs", hint="publish the index again")
+                raise DamagedError(
+                    f"{key}: checksum of the vector of row {row} differs", hint="publish the index again"
+                )
         return dict(zip(checks, found, strict=True)) if found is not None else {}
 
     async def _dress(self, matches: list[Match], vectors: dict[int, bytes], query: Query, reader: Reader) -> bool:
@@ -228,7 +236,11 @@ class Index:
             whole &= all(m.vector is not None for m in matches)
         if query.attributes and matches:
             names = [a["name"] for a in self.root.schema["attributes"]]
-            found = await self._attribute_blocks({self._home(m.row) for m in matches}, reader, query.budget) if names else {}
+            found = (
+                await self._attribute_blocks({self._home(m.row) for m in matches}, reader, query.budget)
+                if names
+                else {}
+            )
             for m in matches:
                 if not names:
                     m.attributes = {}
@@ -255,7 +267,9 @@ class Index:
         found = await self._gather(items, sizes, reader, budget, ATTRIBUTE_RANGES)
         for b, data in zip(order, found or [], strict=False):
             if crc32c(data) != directory.attribute_crc[b]:
-                raise DamagedError(f"{self.name}: checksum of attributes of block {b} differs", hint="publish the index again")
+                raise DamagedError(
+                    f"{self.name}: checksum of attributes of block {b} differs", hint="publish the index again"
+                )
         return dict(zip(order, found, strict=True)) if found is not None else {}
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
@@ -264,7 +278,9 @@ class Index:
         The hash is 64 bits wide, so of two ids with one hash the first row wins; the builder refuses such a pair.
         """
         if isinstance(identifier, int) != (self.root.index.id_kind == "i64"):
-            raise InputError(f"ids of {self.name!r} are {self.root.index.id_kind}", hint="send an id of that kind", param="id")
+            raise InputError(
+                f"ids of {self.name!r} are {self.root.index.id_kind}", hint="send an id of that kind", param="id"
+            )
         pages, wanted = self.root.id_pages, id_hash(identifier)
         page = bisect_right(pages.first_hash, wanted) - 1
         missing = NotFoundError(f"there is no row with id {_readable(identifier)!r}", hint="check the id", param="id")

@@ -18,7 +18,7 @@ CLASS_B_USD = 0.36e-6  # one R2 read, 2026-11
 STORAGE_USD_PER_GB_MONTH = 0.015  # R2, 2026-11
 REQUEST_USD = 0.30e-6  # one Worker request past the included 10 M, 2026-11
 
-RANGE_BYTES_MAX = 4 << 20  # a longer range is cut, so that at most two ranges fill what may be in flight
+RANGE_BYTES_MAX = 8 << 20  # a longer range is cut: what may be in flight, and the most that the buffer grows to
 PRICE_BITS = 24  # a price is in units of 2^-44 of probability a byte
 
 
@@ -114,36 +114,34 @@ def _between(points: list[tuple[float, float]], x: float, *, clamp: bool) -> flo
     return points[0][1]
 
 
-def plan_scan(
-    p: array[int], flags: bytearray, directory: Directory, price: int, gets: int, budget: Budget, *, cpu_share: int = 4
-) -> Plan:
+def plan_scan(p: array[int], flags: bytearray, directory: Directory, price: int, gets: int, budget: Budget) -> Plan:
     """At most `gets` ranges that maximise probability minus price times bytes, exactly; then within the budget.
 
-    p u32 (B) in 2^-20. flags (B): 1 starts a shard, 2 is cached: scanned first, of no value to a range, but its bytes
-    count when bridged. A cached block costs CPU alone, so it is scanned at a `cpu_share`-th of the price.
+    p u32 (B) in 2^-20. flags (B): 1 starts a shard, 2 is cached: no value to a range, but its bytes count when bridged.
+    A cached block is scanned where it would be worth reading: measured, that finds more than the ranges alone.
     """
     blocks, size = len(p), directory.size
-    limit = price
-    cached = [
-        b for b in range(blocks) if flags[b] & 2 and (p[b] << PRICE_BITS) * cpu_share >= limit * size[b]
-    ]
-    complete, most = True, min(gets, budget.gets)
+    cached = [b for b in range(blocks) if flags[b] & 2 and p[b] << PRICE_BITS >= price * size[b]]
+    most = lanes = min(gets, budget.gets)
     if budget.waves < 1 or most < 1 or budget.bytes <= 0:
-        wanted = any(not flags[b] & 2 and (p[b] << PRICE_BITS) > limit * size[b] for b in range(blocks))
+        wanted = any(not flags[b] & 2 and (p[b] << PRICE_BITS) > price * size[b] for b in range(blocks))
         return Plan([], cached, price, not wanted)
-    out, scratch = array("I", bytes(8 * most)), bytearray(blocks * (most + 1))
+    out, scratch = array("I", bytes(8 * gets)), bytearray(blocks * (gets + 1))
+    limit, complete = price, True
+    if most < gets:  # the budget cuts when the contract's plan has more ranges
+        complete = kernels.plan_ranges(p, size, flags, price, gets, out, scratch) <= most
     while True:
-        count = kernels.plan_ranges(p, size, flags, min(limit, 0xFFFFFFFF), most, out, scratch)
-        ranges = [
-            piece
-            for i in range(count)
-            for piece in _cut(directory, block_range(directory, out[2 * i], out[2 * i + 1]))
-        ]
-        if len(ranges) <= budget.gets and sum(r.size for r in ranges) <= budget.bytes:
+        count = kernels.plan_ranges(p, size, flags, limit, most, out, scratch)
+        wholes = (block_range(directory, out[2 * i], out[2 * i + 1]) for i in range(count))
+        ranges = [piece for whole in wholes for piece in _cut(directory, whole)]
+        if len(ranges) > lanes and most > 1:  # fewer ranges, so that their pieces fit the lanes
+            most -= 1
+        elif len(ranges) <= budget.gets and sum(r.size for r in ranges) <= budget.bytes:
             return Plan(ranges, cached, price, complete)
-        if limit >= 0xFFFFFFFF:  # not even one block fits the budget
-            return Plan([], cached, price, False)
-        complete, limit = False, limit + limit // 4 + 1
+        else:
+            complete, limit = False, limit + limit // 4 + 1
+            if limit >> 32 or limit * sum(size) >> 60:  # past what the kernel takes: not even one block fits the budget
+                return Plan([], cached, price, False)
 
 
 def _cut(directory: Directory, r: Range) -> list[Range]:
@@ -181,7 +179,7 @@ def plan_gather(items: Sequence[tuple[str, int, int]], gets: int, bytes_max: int
     gaps.sort(key=lambda g: (-g[0], g[1]))
     forced = sum(g[0] == 1 << 62 for g in gaps)
     best: tuple[float, list[Span]] | None = None
-    for most in range(LANES, max(LANES, gets) + 1, LANES):
+    for most in range(LANES, gets + LANES, LANES):
         pieces = min(most, gets)
         cuts = sorted(at for gap, at in gaps[: max(pieces - 1, 0)] if gap > 0)
         if forced > len(cuts):

@@ -12,6 +12,7 @@ from .format import IndexSection, aligned
 
 SCORE_BITS = 20  # an integer score is the score in units of 2^-20 for queries up to 8 times the mean norm of the rows
 I16_NORM = 32767.0
+QUERY_NORM_MAX = 1e18  # its square, and so every score, is finite in float32
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,35 @@ class Prepared:
 def prepare(values: Sequence[float], index: IndexSection, param: str = "vector") -> Prepared:
     """Checks and scales a query of d numbers.
 
-    Raises InputError on a wrong length, a number that is not finite, or a zero vector under cosine.
+    Raises InputError on a wrong length, a number that is not finite, a norm too large, or a zero vector under cosine.
     All of it is correctly rounded arithmetic (fsum, sqrt, division, round), so it is the same everywhere.
     """
     if len(values) != index.dimension:
         raise LimitError(
-            f"the length of {param}", len(values), index.dimension, hint="send a vector of the index's dimension", param=param
+            f"the length of {param}",
+            len(values),
+            index.dimension,
+            hint="send a vector of the index's dimension",
+            param=param,
         )
     try:
         source = array("f", values)
     except (TypeError, OverflowError):
-        raise InputError(f"{param} holds something that is not a float32 number", hint="send finite numbers", param=param) from None
+        raise InputError(
+            f"{param} holds something that is not a float32 number", hint="send finite numbers", param=param
+        ) from None
     if not all(map(math.isfinite, source)):
         at = next(i for i, v in enumerate(source) if not math.isfinite(v))
         raise InputError(f"{param}[{at}] is not finite as float32", hint="send finite numbers", param=param)
     length = math.sqrt(math.fsum(v * v for v in source))
+    if length * max(1.0, index.row_scale) > QUERY_NORM_MAX:
+        raise LimitError(
+            f"the norm of {param}",
+            length,
+            QUERY_NORM_MAX / max(1.0, index.row_scale),
+            hint="scale it down",
+            param=param,
+        )
     if index.metric == "l2":
         vector = array("f", [v * index.row_scale for v in source])
         norm = unit_norm = length * index.row_scale

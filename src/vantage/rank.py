@@ -39,30 +39,27 @@ def _score(s: float, query: Prepared, index: IndexSection) -> float:
     return max(0.0, query.norm * query.norm - 2 * s) / (index.row_scale * index.row_scale)
 
 
-_DOT: dict[str, Callable[..., None]] = {"f16": kernels.dot_f16, "f32": kernels.dot_f32, "u8": kernels.dot_u8}
-_L2: dict[str, Callable[..., None]] = {"f16": kernels.l2_f16, "f32": kernels.l2_f32, "u8": kernels.l2_u8}
+_DOT: dict[str, Callable[..., int]] = {"f16": kernels.dot_f16, "f32": kernels.dot_f32, "u8": kernels.dot_u8}
+_L2: dict[str, Callable[..., int]] = {"f16": kernels.l2_f16, "f32": kernels.l2_f32, "u8": kernels.l2_u8}
 
 
 def exact_score(vector: bytes, query: Prepared, index: IndexSection) -> float:
     """The score of one stored vector, in f32 sums of 16 lanes."""
     d, out = index.dimension, array("f", [0.0])
-    kind, source = index.vector_kind, query.source
+    kind = index.vector_kind
     if kind == "i8":  # no kernel of its own: few rows are reranked
         kind, vector = "f32", array("f", struct.unpack(f"{d}b", vector)).tobytes()
     stride = VECTOR_BYTES[kind] * d
     if index.metric == "l2":
-        _L2[kind](source, vector, 0, stride, 1, d, out)
+        _L2[kind](query.source, vector, 0, stride, 1, d, out)
         return out[0]
-    _DOT[kind](source, vector, 0, stride, 1, d, out)
     if index.metric == "dot":
+        _DOT[kind](query.source, vector, 0, stride, 1, d, out)
         return out[0]
-    values = decode(vector, kind)
-    norm = array("f", [0.0])
-    _DOT[kind](array("f", values), vector, 0, stride, 1, d, norm)
+    _DOT[kind](query.vector, vector, 0, stride, 1, d, out)  # of norm 1: the square of a tiny source would be 0
     own = array("f", [0.0])
-    kernels.dot_f32(source, source, 0, 4 * d, 1, d, own)
-    length = (norm[0] ** 0.5) * (own[0] ** 0.5)
-    return max(-1.0, min(1.0, out[0] / length)) if length else 0.0
+    _DOT[kind](array("f", decode(vector, kind)), vector, 0, stride, 1, d, own)
+    return max(-1.0, min(1.0, out[0] / own[0] ** 0.5)) if own[0] else 0.0
 
 
 def decode(vector: bytes | memoryview, kind: str) -> list[float]:
@@ -75,7 +72,9 @@ def rerank(
     contenders: list[Contender], vectors: dict[int, bytes], query: Prepared, index: IndexSection, top_k: int
 ) -> list[Match]:
     """The best top_k of the contenders whose vectors were read, by exact score, ties by lower row number."""
-    scored = [Match(c.id, c.row, c.check, exact_score(vectors[c.row], query, index)) for c in contenders if c.row in vectors]
+    scored = [
+        Match(c.id, c.row, c.check, exact_score(vectors[c.row], query, index)) for c in contenders if c.row in vectors
+    ]
     sign = 1.0 if index.metric == "l2" else -1.0
     scored.sort(key=lambda m: (sign * m.score, m.row))
     return scored[:top_k]

@@ -6,16 +6,15 @@ import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from operator import mul
 from typing import Protocol
 
 from . import kernels
-from .errors import DamagedError
-from .format import GROUP, RANGES_AT, Root, aligned, block_planes, id_at, id_width
+from .format import GROUP, RANGES_AT, Root, aligned, block_planes, damaged, id_at, id_width
 from .prepare import Prepared
 
 _ENTRY = struct.Struct("<iIII")  # score, row, block, index in the block
-_U32 = struct.Struct("<I")
 CONTENDERS_MIN = 300
 
 
@@ -40,15 +39,15 @@ class Scan(Protocol):
     def settle(self) -> None:
         """Keeps of the blocks since the last call what their contenders' ids need; then their bytes may go."""
 
-    def contenders(self) -> list[Contender]:
-        """The best rows, best first, ties by lower row number; ids read."""
+    def contenders(self, most: int) -> list[Contender]:
+        """The best `most` rows, best first, ties by lower row number; ids read."""
 
 
 class LrsqScan:
     """lrsq (see build_index.codecs.lrsq): nibble tables once a query, then one kernel call a block.
 
-    capacity: most contenders. The score of a row in block b is base_b + h + f * (sum of table entries), base_b = <q, c_b>
-    plus the centre's bias, times query.unit, as an integer.
+    capacity: most contenders. A row of block b scores base_b + h + f * (sum of table entries), times query.unit, as an
+    integer; base_b is <q, c_b> plus the centre's bias.
     """
 
     def __init__(self, root: Root, query: Prepared, capacity: int) -> None:
@@ -58,17 +57,18 @@ class LrsqScan:
         d = root.index.dimension
         kernels.dot_f16(query.vector, root.rotation, 0, 2 * d, root.axes, d, rotated)
         weighted = array("f", map(mul, rotated, self.codec.deviation))
-        self.tables = bytearray(kernels.lrsq_tables_size(self.codec.code_bytes))
+        self.tables = bytearray(kernels.lrsq_tables_size(self.codec.code_bytes, self.codec.fine))
         kernels.lrsq_tables(
-            weighted, self.codec.fields, self.codec.starts, self.codec.levels, query.unit, self.tables
+            weighted, self.codec.fields, self.codec.starts, self.codec.levels, query.unit, self.codec.fine, self.tables
         )
         self._dots = array("i", bytes(4 * root.index.blocks))
         kernels.matvec_i8(query.i16, root.centres.table, root.index.blocks, d, self._dots)
         self.capacity = capacity
         self.pool = bytearray(kernels.pool_size(capacity))
         kernels.pool_reset(self.pool, capacity)
-        self._ids: dict[int, tuple[bytes | memoryview, int]] = {}  # block -> its checks and ids, id width
-        self._fresh: dict[int, tuple[bytes | memoryview, int]] = {}
+        self._kept: dict[int, bytes | memoryview] = {}  # blocks whose bytes stay
+        self._fresh: dict[int, tuple[bytes | memoryview, int]] = {}  # blocks of the buffer, with their id widths
+        self._tails: dict[int, tuple[memoryview, int]] = {}  # what contenders need of a block: checks and ids, id width
 
     def base(self, block: int) -> float:
         """<q, c> + bias of a block's centre."""
@@ -76,39 +76,49 @@ class LrsqScan:
         return self._dots[block] * (centres.scale[block] * self.query.i16_scale) + centres.bias[block]
 
     def block(self, number: int, data: bytes | memoryview, *, keep: bool) -> None:
-        n = self.root.directory.rows[number]
-        planes = block_planes(n, self.codec.code_bytes)
-        width = id_width(data, planes, f"block {number}")
+        at = block_planes(self.root.directory.rows[number], self.codec.code_bytes)
+        if keep:  # checked when it came
+            self._kept[number] = data
+        else:
+            self._fresh[number] = (data, id_width(data, at, f"block {number}"))
         self.rows += kernels.lrsq_scan(
-            data, RANGES_AT, planes.codes, planes.f, planes.h, planes.rows, n, self.base(number), number, self.tables, self.pool
-        )  # fmt: skip
-        (self._ids if keep else self._fresh)[number] = (memoryview(data)[planes.checks :], width)
+            data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, self.base(number), number, self.tables, self.pool
+        )
 
     def settle(self) -> None:
-        live = {block for _, _, block, _ in self.entries()}
-        self._ids |= {b: (bytes(plane), width) for b, (plane, width) in self._fresh.items() if b in live}
+        for number in {block for _, _, block, _ in self.entries()} & self._fresh.keys():
+            data, width = self._fresh[number]
+            at = block_planes(self.root.directory.rows[number], self.codec.code_bytes)
+            self._tails[number] = (memoryview(bytes(data[at.checks :])), width)
         self._fresh.clear()
 
-    def contenders(self) -> list[Contender]:
-        rows, kind, directory = self.root.index.rows, self.root.index.id_kind, self.root.directory
-        out = []
-        for score, row, block, i in self.entries():
-            if row >= rows:
-                raise DamagedError(f"block {block} holds row {row} of {rows}", hint="build the index again")
-            plane, width = self._ids[block]
-            (check,) = _U32.unpack_from(plane, 4 * i)
-            n = directory.rows[block]
-            ids = memoryview(plane)[4 * aligned(n, GROUP) :]
-            out.append(Contender(score, row, check, id_at(ids, width, n, i, kind, f"block {block}")))
+    def contenders(self, most: int) -> list[Contender]:
+        kind, out = self.root.index.id_kind, []
+        for score, row, block, i in islice(self.entries(), most):
+            if row >= self.root.index.rows:
+                raise damaged(f"block {block}", f"holds row {row} of {self.root.index.rows}")
+            n = self.root.directory.rows[block]
+            tail, width = self._tails.get(block) or self._tail(block)
+            ids = tail[4 * aligned(n, GROUP) :]
+            out.append(
+                Contender(
+                    score, row, tail[4 * i : 4 * i + 4].cast("I")[0], id_at(ids, width, n, i, kind, f"block {block}")
+                )
+            )
         return out
+
+    def _tail(self, block: int) -> tuple[memoryview, int]:
+        """(checks and ids, id width) of a kept block."""
+        data = self._kept[block]
+        at = block_planes(self.root.directory.rows[block], self.codec.code_bytes)
+        self._tails[block] = (memoryview(data)[at.checks :], id_width(data, at, f"block {block}"))
+        return self._tails[block]
 
     def entries(self) -> Iterator[tuple[int, int, int, int]]:
         """(score, row, block, index in the block), best first."""
         out = bytearray(_ENTRY.size * self.capacity)
         count = kernels.pool_finish(self.pool, out)
         return _ENTRY.iter_unpack(memoryview(out)[: _ENTRY.size * count])
-
-
 
 
 SCANS = {"lrsq": LrsqScan}

@@ -37,7 +37,9 @@ class Service:
         if name not in self.open:
             opening = Receipt()
             try:
-                self._switch(name, await self._warm(name, opening) or await Index.open(self.bucket, name, self.cache, opening))
+                self._switch(
+                    name, await self._warm(name, opening) or await Index.open(self.bucket, name, self.cache, opening)
+                )
             finally:
                 receipt.opened_gets += opening.gets
                 receipt.opened_bytes += opening.bytes
@@ -100,5 +102,3 @@ class Service:
             if NAME.fullmatch(name) and await read_small(self.bucket, f"{name}/CURRENT", Receipt()) is not None:
                 found.append(name)
         return found
-
-

@@ -103,13 +103,16 @@ class Reader:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)  # so that nothing is read or used after the wave
 
     async def _one(
         self, i: int, key: str, offset: int, length: int, size: int, use: Callable[[int, memoryview], None]
     ) -> None:
         async with self._lanes:
             async with self._room:
-                await self._room.wait_for(lambda: not self._in_flight or self._in_flight + length <= IN_FLIGHT_BYTES_MAX)
+                await self._room.wait_for(
+                    lambda: not self._in_flight or self._in_flight + length <= IN_FLIGHT_BYTES_MAX
+                )
                 self._in_flight += length
             try:
                 body = await self._get(key, offset, length, size)

@@ -15,7 +15,8 @@ for (const file of files) {
   pyodide.FS.writeFile(argv.at(-1), readFileSync(file));
 }
 pyodide.globals.set("argv", pyodide.toPy(argv));
-const status = pyodide.runPython(`
+try {
+  process.exitCode = pyodide.runPython(`
 import sys
 sys.path.insert(0, "/kernels")
 sys.argv = list(argv)
@@ -26,6 +27,9 @@ except SystemExit as stop:
     status = stop.code if isinstance(stop.code, int) else stop.code is not None
     if isinstance(stop.code, str):
         print(stop.code)
-status
+int(status)
 `);
-process.exit(Number(status));
+} catch (error) {
+  console.error(error.message);  // the error itself would print all of Pyodide's source
+  process.exitCode = 1;
+}

@@ -35,7 +35,8 @@ f32 call_f32(Call *c, int at, const char *what) {
     c->failed = 1;
     return 0;
   }
-  // Beyond the largest f32 the cast is undefined in C; the bound is the last f64 that rounds to a finite f32, exclusive.
+  // Beyond the largest f32 the cast is undefined in C; the bound is the last f64 that rounds to a finite f32,
+  // exclusive.
   if (value > -0x1.ffffffp127 && value < 0x1.ffffffp127) return (f32)value;
   FAIL(c, "%s is not a finite float32", what);
   return 0;

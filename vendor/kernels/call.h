@@ -9,7 +9,7 @@ typedef struct {
   PyObject *const *argv;
   Py_ssize_t argc;
   int failed, held;
-  u32 writable;                     // bit i: buffers[i] is written by the kernel
+  u32 writable;  // bit i: buffers[i] is written by the kernel
   const char *names[CALL_BUFFERS];
   Py_buffer buffers[CALL_BUFFERS];
 } Call;
@@ -19,41 +19,41 @@ typedef struct {
 } Span;
 
 // Reports what is wrong as "function: what", once a call.
-#define FAIL(call, format, ...)                                                               \
-  do {                                                                                        \
+#define FAIL(call, format, ...)                                                                      \
+  do {                                                                                               \
     if (!(call)->failed) PyErr_Format(PyExc_ValueError, "%s: " format, (call)->name, ##__VA_ARGS__); \
-    (call)->failed = 1;                                                                       \
+    (call)->failed = 1;                                                                              \
   } while (0)
 
 void call_open(Call *, const char *name, PyObject *const *argv, Py_ssize_t argc, int least, int most);
 i64 call_int(Call *, int at, const char *what, i64 least, i64 most);
-f32 call_f32(Call *, int at, const char *what);                      // finite after rounding to f32
-Span call_in(Call *, int at, const char *what, u64 size_min);        // C-contiguous bytes, at least size_min
-Span call_out(Call *, int at, const char *what, u64 size_min);       // the same, writable
-void call_exact(Call *, const char *what, Span, u64 size);           // a buffer whose length says how many
-int call_ready(Call *);                                              // no failure, and no output overlaps anything
-PyObject *call_close(Call *, u64 result);                            // releases; None is never returned
+f32 call_f32(Call *, int at, const char *what);                 // finite after rounding to f32
+Span call_in(Call *, int at, const char *what, u64 size_min);   // C-contiguous bytes, at least size_min
+Span call_out(Call *, int at, const char *what, u64 size_min);  // the same, writable
+void call_exact(Call *, const char *what, Span, u64 size);      // a buffer whose length says how many
+int call_ready(Call *);                                         // no failure, and no output overlaps anything
+PyObject *call_close(Call *, u64 result);                       // releases; None is never returned
 
-#define KERNELS(X)                                                                                   \
-  X(crc32c, "data, crc=0")                                                                           \
-  X(hamming, "query, codes, n, width, out")                                                          \
-  X(dot_f16, "query, rows, offset, stride, n, dim, out")                                             \
-  X(dot_f32, "query, rows, offset, stride, n, dim, out")                                             \
-  X(dot_u8, "query, rows, offset, stride, n, dim, out")                                              \
-  X(l2_f16, "query, rows, offset, stride, n, dim, out")                                              \
-  X(l2_f32, "query, rows, offset, stride, n, dim, out")                                              \
-  X(l2_u8, "query, rows, offset, stride, n, dim, out")                                               \
-  X(matvec_i8, "query, rows, n, dim, out")                                                           \
-  X(matvec_i4, "query, rows, n, dim, out")                                                           \
-  X(block_probabilities, "dots, scales, weights, subs, alpha, temperature, out, scratch")            \
-  X(plan_ranges, "p, nbytes, flags, price, ranges_max, out, scratch")                                \
-  X(lrsq_tables_size, "code_bytes")                                                                  \
-  X(lrsq_tables, "ys, fields, starts, levels, scale, tables")                                        \
-  X(lrsq_scan, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, pool")       \
-  X(lrsq_scores, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, out")      \
-  X(pool_size, "capacity")                                                                           \
-  X(pool_reset, "pool, capacity")                                                                    \
-  X(pool_offer, "pool, scores, rows, place")                                                         \
+#define KERNELS(X)                                                                              \
+  X(crc32c, "data, crc=0")                                                                      \
+  X(hamming, "query, codes, n, width, out")                                                     \
+  X(dot_f16, "query, rows, offset, stride, n, dim, out")                                        \
+  X(dot_f32, "query, rows, offset, stride, n, dim, out")                                        \
+  X(dot_u8, "query, rows, offset, stride, n, dim, out")                                         \
+  X(l2_f16, "query, rows, offset, stride, n, dim, out")                                         \
+  X(l2_f32, "query, rows, offset, stride, n, dim, out")                                         \
+  X(l2_u8, "query, rows, offset, stride, n, dim, out")                                          \
+  X(matvec_i8, "query, rows, n, dim, out")                                                      \
+  X(matvec_i4, "query, rows, n, dim, out")                                                      \
+  X(block_probabilities, "dots, scales, weights, subs, alpha, temperature, out, scratch")       \
+  X(plan_ranges, "p, nbytes, flags, price, ranges_max, out, scratch")                           \
+  X(lrsq_tables_size, "code_bytes")                                                             \
+  X(lrsq_tables, "ys, fields, starts, levels, scale, tables")                                   \
+  X(lrsq_scan, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, pool")  \
+  X(lrsq_scores, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, out") \
+  X(pool_size, "capacity")                                                                      \
+  X(pool_reset, "pool, capacity")                                                               \
+  X(pool_offer, "pool, scores, rows, place")                                                    \
   X(pool_finish, "pool, out")
 #define KERNEL(name) PyObject *py_##name(PyObject *module, PyObject *const *argv, Py_ssize_t argc)
 #define OPEN(name, count) \

@@ -2,8 +2,8 @@
 #include "call.h"
 #include "simd.h"
 
-// TABLE[k][b]: the CRC of byte b followed by k zero bytes. CRCs are linear, so an entry is the xor of those of its bits,
-// which are powers of x: a row lists the entries of bits 0x01 to 0x80.
+// TABLE[k][b]: the CRC of byte b followed by k zero bytes. CRCs are linear, so an entry is the xor of those of its
+// bits, which are powers of x: a row lists the entries of bits 0x01 to 0x80.
 #define BIT(n, bit, power) ((n) & (bit) ? power : 0u)
 #define E(n, p01, p02, p04, p08, p10, p20, p40, p80)                                                       \
   (BIT(n, 1, p01) ^ BIT(n, 2, p02) ^ BIT(n, 4, p04) ^ BIT(n, 8, p08) ^ BIT(n, 16, p10) ^ BIT(n, 32, p20) ^ \
@@ -34,19 +34,19 @@ static u32 by_tables(u32 crc, const u8 *p, u64 size) {
   return crc;
 }
 
-// The polynomial divides x^(8*290) + x^(8*136) + x^(8*113) + x^(8*107) + x^(8*32) + 1: a byte may be struck out if it is
-// added 154, 177, 183, 258 and 290 bytes further on. So folded[i] = data[i] ^ folded[i - 154] ^ ... strikes out everything
-// but the last 290 bytes with five xors for 16 bytes, where tables do 8 bytes in about 12 cycles and Wasm has no CRC
-// instruction. Found by search for six terms and the least top with no step below 128 (a shorter one would wait for the
-// store that it reads).
+// The polynomial divides x^(8*290) + x^(8*136) + x^(8*113) + x^(8*107) + x^(8*32) + 1: a byte may be struck out if it
+// is added 154, 177, 183, 258 and 290 bytes further on. So folded[i] = data[i] ^ folded[i - 154] ^ ... strikes out
+// everything but the last 290 bytes with five xors for 16 bytes, where tables do 8 bytes in about 12 cycles and Wasm
+// has no CRC instruction. Found by search for six terms and the least top with no step below 128 (a shorter one would
+// wait for the store that it reads).
 enum { REACH = 290, WINDOW = 304, PIECE = 2048, FOLD_MIN = 1024 };
 INLINE u8x16 folded_at(const u8 *data, const u8 *folded) {
   return load16(data) ^ load16(folded - 154) ^ load16(folded - 177) ^ load16(folded - 183) ^ load16(folded - 258) ^
          load16(folded - REACH);
 }
 
-// The same CRC as that of p[0..*size), started from crc, has the WINDOW bytes that it writes, started from 0, followed by
-// what is left of p from the returned place on.
+// The same CRC as that of p[0..*size), started from crc, has the WINDOW bytes that it writes, started from 0, followed
+// by what is left of p from the returned place on.
 static const u8 *by_folding(u32 crc, const u8 *p, u64 *size, u8 window[WINDOW]) {
   u8 buffer[WINDOW + PIECE], *folded = buffer + WINDOW;
   for (u32 i = 0; i < WINDOW; i += 16) store16(buffer + i, (u8x16){0});

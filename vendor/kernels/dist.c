@@ -1,5 +1,6 @@
 // Distances of one query to many rows: Hamming on bits; inner product and squared L2 on f16, f32 and u8 rows.
-// Floats: 16 lanes, lane i takes dims i, i+16, ... in order, then a fixed tree 16-8-4-2-1; so every machine rounds alike.
+// Floats: 16 lanes, lane i takes dims i, i+16, ... in order, then a fixed tree 16-8-4-2-1; so every machine rounds
+// alike.
 #include "call.h"
 #include "simd.h"
 
@@ -25,9 +26,9 @@ KERNEL(hamming) {
 typedef enum { F16, F32, U8 } Kind;
 INLINE u32 size_of(Kind kind) { return kind == F32 ? 4 : kind == F16 ? 2 : 1; }
 
-// Four f16 in the low halves of the lanes -> f32, exact: subnormals by a subtraction (a subnormal f32 product would cost
-// a microcode trap of some 150 cycles on x86), infinities and NaNs by a second step of the exponent.
-INLINE f32x4 f16_lanes(u32x4 h) {
+// Four f16 in the low halves of the lanes -> f32, exact. Zeros and subnormals by a subtraction (a subnormal f32 product
+// would cost a microcode trap of some 150 cycles on x86), infinities and NaNs by a second step of the exponent.
+INLINE f32x4 f16_any(u32x4 h) {
   u32x4 magnitude = (h & 0x7fff) << 13, normal = magnitude + (112u << 23);
   normal += (u32x4)(magnitude >= 0x7c00u << 13) & (112u << 23);
   f32x4 subnormal = (f32x4)(magnitude + (113u << 23)) - splat(0x1p-14f);
@@ -35,14 +36,29 @@ INLINE f32x4 f16_lanes(u32x4 h) {
   return (f32x4)((u32x4)value | (h & 0x8000) << 16);
 }
 
+typedef u16 u16x4 __attribute__((vector_size(8), aligned(1), may_alias));
+typedef int16_t i16x4 __attribute__((vector_size(8), aligned(1), may_alias));
+// 16 f16 at p -> x[0..4). Nearly always all are normal numbers, which need only their exponents moved.
+INLINE void load_f16(const u8 *p, f32x4 x[4]) {
+  u16x8 a = (u16x8)load16(p), b = (u16x8)load16(p + 16);
+  // Twice the magnitude plus 0x800 is below 0x1000 for exponents 0 and 31, the latter by wrapping.
+  u16x8 odd = (u16x8)((a + a + 0x800 < 0x1000) | (b + b + 0x800 < 0x1000));
+  if (__builtin_expect(any_lane((i32x4)odd), 0)) {
+    for (int k = 0; k < 4; k++) x[k] = f16_any(__builtin_convertvector(*(const u16x4 *)(p + 8 * k), u32x4));
+    return;
+  }
+  for (int k = 0; k < 4; k++) {
+    i32x4 h = __builtin_convertvector(*(const i16x4 *)(p + 8 * k), i32x4);
+    x[k] = (f32x4)((u32x4)(h << 13 & (i32)0x8fffe000) + (112u << 23));
+  }
+}
+
 // 16 values at p -> x[0..4), lanes in order
 INLINE void load_values(Kind kind, const u8 *p, f32x4 x[4]) {
-  typedef u16 u16x4 __attribute__((vector_size(8), aligned(1), may_alias));
   typedef u8 u8x4 __attribute__((vector_size(4), aligned(1), may_alias));
-  for (int k = 0; k < 4; k++)
-    x[k] = kind == F32   ? load_f32x4(p + 16 * k)
-           : kind == F16 ? f16_lanes(__builtin_convertvector(*(const u16x4 *)(p + 8 * k), u32x4))
-                         : to_f32(__builtin_convertvector(*(const u8x4 *)(p + 4 * k), i32x4));
+  if (kind == F16) load_f16(p, x);
+  for (int k = 0; k < 4 && kind != F16; k++)
+    x[k] = kind == F32 ? load_f32x4(p + 16 * k) : to_f32(__builtin_convertvector(*(const u8x4 *)(p + 4 * k), i32x4));
 }
 
 // Adds 16 dims of `count` rows, `stride` bytes apart, to their lanes.
@@ -59,7 +75,8 @@ INLINE void add_dims(Kind kind, int l2, int count, const u8 *query, const u8 *ro
 }
 
 // The distances of `count` rows; several at a time hide the latency of the additions.
-INLINE void rows_at_once(Kind kind, int l2, int count, const u8 *query, const u8 *row, u64 stride, u32 dim, f32_at *out) {
+INLINE void rows_at_once(Kind kind, int l2, int count, const u8 *query, const u8 *row, u64 stride, u32 dim,
+                         f32_at *out) {
   f32x4 sum[4][4];
   u32 size = size_of(kind), whole = dim & ~15u, rest = dim & 15;
   for (int r = 0; r < count; r++)

@@ -21,7 +21,8 @@ INLINE void rows_i8(int count, const i16x8 *query, const u8 *row, u64 stride, u3
 // query i16[dim up to 16s], rows i8[n][dim up to 16s] -> out i32[n], mod 2^32
 KERNEL(matvec_i8) {
   OPEN(matvec_i8, 5);
-  u64 n = (u64)call_int(c, 2, "n", 0, N_MAX), dim = (u64)call_int(c, 3, "dim", 1, DIM_MAX), stride = (dim + 15) & ~15ull;
+  u64 n = (u64)call_int(c, 2, "n", 0, N_MAX), dim = (u64)call_int(c, 3, "dim", 1, DIM_MAX),
+      stride = (dim + 15) & ~15ull;
   const u8 *query = call_in(c, 0, "query", stride * 2).at, *row = call_in(c, 1, "rows", n * stride).at;
   u32_at *out = (u32_at *)call_out(c, 4, "out", n * 4).at;
   if (call_ready(c)) {
@@ -34,8 +35,8 @@ KERNEL(matvec_i8) {
   return call_close(c, n);
 }
 
-// A u16 lane k holds bytes 2k and 2k+1, so its four nibbles are dims 2k, 16+2k, 2k+1 and 17+2k of the group: the query is
-// laid out in that order once, and 8 times its sum taken off at the end makes nibbles signed.
+// A u16 lane k holds bytes 2k and 2k+1, so its four nibbles are dims 2k, 16+2k, 2k+1 and 17+2k of the group: the query
+// is laid out in that order once, and 8 times its sum taken off at the end makes nibbles signed.
 INLINE void rows_i4(int count, const i16x8 (*query)[4], u32 bias, const u8 *row, u64 stride, u32_at *out) {
   u32x4 sum[AT_ONCE];
   for (int r = 0; r < count; r++) sum[r] = (u32x4){0};
@@ -65,7 +66,8 @@ KERNEL(matvec_i4) {
         bias += 8 * (u32)(i32)q;
       }
     u64 i = 0;
-    for (; i + AT_ONCE <= n; i += AT_ONCE, row += AT_ONCE * stride) rows_i4(AT_ONCE, ordered, bias, row, stride, out + i);
+    for (; i + AT_ONCE <= n; i += AT_ONCE, row += AT_ONCE * stride)
+      rows_i4(AT_ONCE, ordered, bias, row, stride, out + i);
     for (; i < n; i++, row += stride) rows_i4(1, ordered, bias, row, stride, out + i);
   }
   return call_close(c, n);

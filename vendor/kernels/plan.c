@@ -6,7 +6,8 @@ enum { RANGES_MAX = 64, BLOCKS_MAX = 1 << 20, NEW_OBJECT = 1, NO_VALUE = 2, STAR
 // Sums of gains and of costs stay below LIMIT, so that NEVER plus any sum is still below any sum.
 static const i64 LIMIT = (i64)1 << 60, NEVER = -((i64)1 << 62);
 
-// open[r]: the best total with r ranges of which the last ends with this block; best[r]: with r ranges up to this block.
+// open[r]: the best total with r ranges of which the last ends with this block; best[r]: with r ranges up to this
+// block.
 //   open[r] = value + max(open[r] unless the block opens an object, best[r-1]), the latter if equal: ranges start late
 //   best[r] = max(best[r], open[r]), the former if equal: ranges end early
 // O(blocks ranges_max) time; scratch u8[blocks][ranges_max + 1] remembers the choices.

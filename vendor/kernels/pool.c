@@ -1,5 +1,6 @@
-// The bounded pool: offers are appended, and now and then one pass drops copies and all but the best. A row dropped with
-// score s stays out unless it is offered with a better score, because `capacity` other rows beat (s, row) for good.
+// The bounded pool: offers are appended, and now and then one pass drops copies and all but the best. A row dropped
+// with score s stays out unless it is offered with a better score, because `capacity` other rows beat (s, row) for
+// good.
 #include "pool.h"
 
 enum { CAPACITY_MAX = 65536, HEADER = 32, IDLE = 0x4c4f4f50, BUSY = 0x59535542 };  // "POOL", "BUSY"
@@ -29,9 +30,14 @@ void pool_open(Pool *pool, Call *c, Span span) {
   else if (h->state == BUSY)
     FAIL(c, "pool is in use by another thread");
   if (c->failed) return;
-  *pool = (Pool){.base = span.at, .entries = (Entry *)(span.at + HEADER), .capacity = h->capacity,
-                 .room = room_for(h->capacity), .count = h->count, .slot_bits = slot_bits_for(h->capacity),
-                 .score_min = h->score_min, .row_max = h->row_max};
+  *pool = (Pool){.base = span.at,
+                 .entries = (Entry *)(span.at + HEADER),
+                 .capacity = h->capacity,
+                 .room = room_for(h->capacity),
+                 .count = h->count,
+                 .slot_bits = slot_bits_for(h->capacity),
+                 .score_min = h->score_min,
+                 .row_max = h->row_max};
   pool->slots = (u32_at *)(pool->entries + pool->room);
   ((Header *)pool->base)->state = BUSY;
 }
@@ -64,25 +70,30 @@ static void drop_copies(Pool *pool) {
   pool->count = kept;
 }
 
-// The key of rank `capacity`, by its bytes from the first that differs: linear whatever the keys are.
+// The key of rank `capacity` among at least as many: radix selection by 8 bits at a time from the first that differ, on
+// a copy of the keys that shrinks to those still in question. Linear, whatever the keys are.
 static u64 last_key(const Pool *pool) {
-  u64 prefix = key_of(pool->entries[0]), differ = 0;
-  u32 rank = pool->capacity - 1;
-  for (u32 i = 1; i < pool->count; i++) differ |= prefix ^ key_of(pool->entries[i]);
-  int shift = differ ? (63 - __builtin_clzll(differ)) / 8 * 8 : 0;
-  u64 known = shift == 56 ? 0 : ~0ull << (shift + 8);
-  for (prefix &= known; shift >= 0; shift -= 8) {
-    u32 counts[256], byte = 0;
-    for (int i = 0; i < 256; i++) counts[i] = 0;
-    for (u32 i = 0; i < pool->count; i++) {
-      u64 key = key_of(pool->entries[i]);
-      counts[(u8)(key >> shift)] += (key & known) == prefix;
-    }
-    while (rank >= counts[byte]) rank -= counts[byte++];
-    prefix |= (u64)byte << shift;
-    known |= 255ull << shift;
+  u64_at *keys = (u64_at *)pool->slots;  // room for `room` of them: there are at least 2 room slots
+  u64 differ = 0;
+  u32 n = pool->count, rank = pool->capacity - 1;
+  for (u32 i = 0; i < n; i++) {
+    keys[i] = key_of(pool->entries[i]);
+    differ |= keys[i] ^ keys[0];
   }
-  return prefix;
+  for (int top = differ ? 64 - __builtin_clzll(differ) : 0; n > 1; top -= 8) {
+    int shift = top > 8 ? top - 8 : 0;
+    u32 counts[256], byte = 0, kept = 0;
+    for (int i = 0; i < 256; i++) counts[i] = 0;
+    for (u32 i = 0; i < n; i++) counts[(u8)(keys[i] >> shift)]++;
+    while (rank >= counts[byte]) rank -= counts[byte++];
+    for (u32 i = 0; i < n; i++) {
+      u64 key = keys[i];
+      keys[kept] = key;
+      kept += (u8)(key >> shift) == byte;
+    }
+    n = kept;
+  }
+  return keys[0];
 }
 
 void pool_compact(Pool *pool) {
@@ -99,11 +110,12 @@ void pool_compact(Pool *pool) {
   pool->row_max = (u32)last;
 }
 
-// Sorts the entries of a compacted pool into `out`: bytes from the lowest up, skipping those that all keys share, back and
-// forth between `out` and the free half of the pool.
+// Sorts the entries of a compacted pool into `out`: bytes from the lowest up, skipping those that all keys share, back
+// and forth between `out` and the free half of the pool.
 static void sort_into(const Pool *pool, Entry *out) {
   u32 counts[8][256], n = pool->count, passes = 0;
-  for (int i = 0; i < 8 * 256; i++) counts[0][i] = 0;
+  for (int k = 0; k < 8; k++)
+    for (int b = 0; b < 256; b++) counts[k][b] = 0;
   for (u32 i = 0; i < n; i++)
     for (int k = 0; k < 8; k++) counts[k][(u8)(key_of(pool->entries[i]) >> 8 * k)]++;
   u64 first = n ? key_of(pool->entries[0]) : 0;

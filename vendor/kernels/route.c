@@ -4,8 +4,9 @@
 
 #define INFINITY __builtin_inff()
 
-// e^x for x <= 0, +-0 and -inf included: 0 below -87 (so no subnormal arises), else within 1.5 ulp. x = k ln2 + r, ln2 in
-// two parts, degree 6 on |r| <= 0.35 (coefficients of Cephes expf), k added to the exponent. Each step is one f32 operation.
+// e^x for x <= 0, +-0 and -inf included: 0 below -87 (so no subnormal arises), else within 1 ulp. x = k ln2 + r, ln2 in
+// two parts, degree 6 on |r| <= 0.35 (coefficients of Cephes expf), k added to the exponent. Each step is one f32
+// operation.
 INLINE f32x4 exp_lanes(f32x4 x) {
   i32x4 tiny = x < splat(-87.0f);
   f32x4 clamped = select(tiny, splat(-87.0f), x), shift = splat(0x1.8p23f);
@@ -22,7 +23,7 @@ INLINE f32x4 exp_lanes(f32x4 x) {
   return (f32x4)(bits & ~tiny);
 }
 
-// ln x for 0 and normal x > 0; ln 0 = -inf, else within 1.5 ulp away from 1. x = 2^k m, m in [sqrt 1/2, sqrt 2), degree 9
+// ln x for 0 and x >= 1; ln 0 = -inf, else within 1 ulp. x = 2^k m, m in [sqrt 1/2, sqrt 2), degree 9
 // in m - 1 (coefficients of Cephes logf).
 INLINE f32x4 log_lanes(f32x4 x) {
   i32x4 zero = x == splat(0.0f), bits = (i32x4)x - 0x3f3504f3;  // 0x3f3504f3: sqrt 1/2
@@ -41,14 +42,23 @@ INLINE f32x4 log_lanes(f32x4 x) {
   return select(zero, splat(-INFINITY), y);
 }
 
-// values[0..n) -> function of each, four at a time
+INLINE f32x4 larger(f32x4 a, f32x4 b) { return select(a < b, b, a); }
+
+// Four values at p, or the `count` that are left, the others 0.
+INLINE f32x4 load_lanes(const f32_at *p, u64 count) {
+  if (count >= 4) return load_f32x4(p);
+  f32x4 v = splat(0);
+  for (u64 k = 0; k < count; k++) v[k] = p[k];
+  return v;
+}
+INLINE void store_lanes(f32_at *p, f32x4 v, u64 count) {
+  if (count >= 4) store_f32x4(p, v);
+  for (u64 k = 0; k < count && count < 4; k++) p[k] = v[k];
+}
+
+// values[0..n) -> function of each
 INLINE void map_lanes(f32x4 (*function)(f32x4), f32_at *values, u64 n) {
-  u64 i = 0;
-  for (; i + 4 <= n; i += 4) store_f32x4(values + i, function(load_f32x4(values + i)));
-  f32x4 rest = splat(0);
-  for (u64 k = i; k < n; k++) rest[k - i] = values[k];
-  rest = function(rest);
-  for (u64 k = i; k < n; k++) values[k] = rest[k - i];
+  for (u64 i = 0; i < n; i += 4) store_lanes(values + i, function(load_lanes(values + i, n - i)), n - i);
 }
 static f32x4 exp_each(f32x4 x) { return exp_lanes(x); }
 static f32x4 log_each(f32x4 x) { return log_lanes(x); }
@@ -74,23 +84,29 @@ KERNEL(block_probabilities) {
   f32_at *scratch = (f32_at *)scratch_span.at, *peaks = (f32_at *)out_span.at;
   u32_at *out = (u32_at *)out_span.at;
 
-  u64 bad = cells;
-  for (u64 b = 0, i = 0; b < blocks; b++) {
-    f32 peak = -INFINITY;
-    for (u64 end = i + subs, j = i; j < end; j++) {
-      f32 logit = weights[j] == -INFINITY ? -INFINITY : weights[j] + (alpha * scales[j]) * (f32)dots[j];
-      if (!(logit < INFINITY)) bad = j;
-      if (logit > peak) peak = logit;
-      scratch[j] = logit;
-    }
-    peaks[b] = peak;
-    if (peak == -INFINITY) peak = 0;
-    for (u64 end = i + subs; i < end; i++) scratch[i] = scratch[i] - peak;
+  i32x4 bad = {0};
+  for (u64 i = 0; i < cells; i += 4) {
+    f32x4 weight = load_lanes(weights + i, cells - i), scale = load_lanes(scales + i, cells - i);
+    i32x4 dot = (i32x4)load_lanes((const f32_at *)(dots + i), cells - i);
+    f32x4 logit = weight + (splat(alpha) * scale) * to_f32(dot);
+    logit = select(weight == splat(-INFINITY), weight, logit);
+    bad |= ~(logit < splat(INFINITY));
+    store_lanes(scratch + i, logit, cells - i);
   }
-  if (bad < cells) {
-    FAIL(c, "the logit of block %llu, sub-centroid %llu is not finite", (unsigned long long)(bad / subs),
-         (unsigned long long)(bad % subs));
+  if (any_lane(bad)) {
+    u64 i = 0;
+    while (scratch[i] < INFINITY) i++;
+    FAIL(c, "the logit of block %llu, sub-centroid %llu is not finite", (unsigned long long)(i / subs),
+         (unsigned long long)(i % subs));
     return call_close(c, 0);
+  }
+  for (u64 b = 0, i = 0; b < blocks; b++) {
+    u64 end = i + subs;
+    f32x4 peak = splat(-INFINITY);  // vectors, because a scalar maximum is a jump in Wasm
+    for (u64 j = i; j < end; j++) peak = larger(peak, splat(scratch[j]));
+    peaks[b] = peak[0];
+    peak = larger(peak, splat(-0x1.fffffep127f));  // -inf minus this is -inf, minus itself is NaN
+    for (; i < end; i++) scratch[i] = scratch[i] - peak[0];
   }
   map_lanes(exp_each, scratch, cells);
   for (u64 b = 0, i = 0; b < blocks; b++) {

@@ -1,4 +1,4 @@
-// Builds the nibble tables of a query: float sums of levels, then u8 entries with one unit and a shift a segment.
+// Builds the nibble tables of a query: float sums of levels, then entries of 8 or 16 bits in steps of one unit.
 #include "lrsq.h"
 
 typedef struct __attribute__((packed, aligned(1), may_alias)) {
@@ -28,16 +28,23 @@ static f32 largest(const f32 sums[16]) {
   return largest;
 }
 
-KERNEL(lrsq_tables_size) {
-  OPEN(lrsq_tables_size, 1);
-  u64 code_bytes = (u64)call_int(c, 0, "code_bytes", 1, CODE_BYTES_MAX);
-  return call_close(c, TABLES_AT + 32 * code_bytes);
+static u64 take_fine(Call *c, int i, u64 code_bytes) {
+  u64 segments = (code_bytes + SEGMENT - 1) / SEGMENT;
+  return (u64)call_int(c, i, "fine", 0, (i64)(segments < FINE_MAX ? segments : FINE_MAX));
 }
 
-static void check_fields(Call *c, const Field *fields, u64 count, const u32_at *starts, u64 nibbles, u64 axes, u64 levels) {
+KERNEL(lrsq_tables_size) {
+  OPEN(lrsq_tables_size, 2);
+  u64 code_bytes = (u64)call_int(c, 0, "code_bytes", 1, CODE_BYTES_MAX), fine = take_fine(c, 1, code_bytes);
+  return call_close(c, tables_size(code_bytes, fine));
+}
+
+static void check_fields(Call *c, const Field *fields, u64 count, const u32_at *starts, u64 nibbles, u64 axes,
+                         u64 levels) {
   for (u64 i = 0; i < count && !c->failed; i++) {
     Field f = fields[i];
-    if (f.axis >= axes || f.width < 1 || f.width > 4 || f.shift + f.width > 4 || f.level_at + (1ull << f.width) > levels)
+    if (f.axis >= axes || f.width < 1 || f.width > 4 || f.shift + f.width > 4 ||
+        f.level_at + (1ull << f.width) > levels)
       FAIL(c, "field %llu (axis %d, shift %d, width %d, level_at %llu) is out of range: %llu axes, %llu levels",
            (unsigned long long)i, f.axis, f.shift, f.width, (unsigned long long)f.level_at, (unsigned long long)axes,
            (unsigned long long)levels);
@@ -49,17 +56,20 @@ static void check_fields(Call *c, const Field *fields, u64 count, const u32_at *
 }
 
 KERNEL(lrsq_tables) {
-  OPEN(lrsq_tables, 6);
+  OPEN(lrsq_tables, 7);
   f32 scale = call_f32(c, 4, "scale");
-  Span ys_span = call_in(c, 0, "ys", 0), fields_span = call_in(c, 1, "fields", 0), starts_span = call_in(c, 2, "starts", 12);
+  Span ys_span = call_in(c, 0, "ys", 0), fields_span = call_in(c, 1, "fields", 0),
+       starts_span = call_in(c, 2, "starts", 12);
   Span levels_span = call_in(c, 3, "levels", 0);
-  u64 axes = ys_span.size / 4, count = fields_span.size / 8, nibbles = starts_span.size / 4 - 1, code_bytes = nibbles / 2;
+  u64 axes = ys_span.size / 4, count = fields_span.size / 8, nibbles = starts_span.size / 4 - 1,
+      code_bytes = nibbles / 2;
   if (!c->failed && (nibbles % 2 || code_bytes > CODE_BYTES_MAX || starts_span.size % 4))
     FAIL(c, "starts has %llu bytes, want 4 (nibbles + 1), nibbles even and at most %d",
          (unsigned long long)starts_span.size, 2 * CODE_BYTES_MAX);
   call_exact(c, "ys", ys_span, axes * 4);
   call_exact(c, "fields", fields_span, count * 8);
-  Tables *tables = (Tables *)call_out(c, 5, "tables", TABLES_AT + 32 * code_bytes).at;
+  u64 fine = c->failed ? 0 : take_fine(c, 5, code_bytes);
+  Tables *tables = (Tables *)call_out(c, 6, "tables", tables_size(code_bytes, fine)).at;
   const Field *fields = (const Field *)fields_span.at;
   const u32_at *starts = (const u32_at *)starts_span.at;
   const f32_at *ys = (const f32_at *)ys_span.at, *levels = (const f32_at *)levels_span.at;
@@ -96,17 +106,22 @@ KERNEL(lrsq_tables) {
   tables->unit = unit;
   tables->bias = (f32)bias;
   tables->scale = scale;
-  for (u64 g = 0; g < SEGMENTS_MAX; g++) {
-    u32 shift = 0;
+  tables->fine = (u32)fine;
+  for (int i = 0; i < 3; i++) tables->unused[i] = 0;
+  for (u32 pass = 0; pass < PASSES_MAX; pass++) {
+    u32 g = segment_of(pass, (u32)fine), shift = 0;
     while (g < segments && shift < SHIFT_MAX && ranges[g] > 255.0f * (unit * (f32)(1u << shift))) shift++;
-    tables->shifts[g] = (u8)shift;
+    tables->shifts[pass] = (u8)(g < fine ? pass % 2 * 8 : shift);
   }
   for (u64 n = 0; n < nibbles; n++) {
     nibble_sums(fields + starts[n], fields + starts[n + 1], ys, levels, sums);
-    f32 low = least(sums), step = unit * (f32)(1u << tables->shifts[n / (2 * SEGMENT)]);
-    for (int v = 0; v < 16; v++) {
+    u64 g = n / (2 * SEGMENT), pass = g < fine ? 2 * g : g + fine, at = PASS_BYTES * pass + 16 * (n % (2 * SEGMENT));
+    f32 low = least(sums), step = unit * (f32)(1u << tables->shifts[pass]), top = g < fine ? 65535.0f : 255.0f;
+    for (u64 v = 0; v < 16; v++) {
       f32 level = (sums[v] - low) / step + 0.5f;  // >= 0.5, so the cast is floor
-      tables->bytes[16 * n + (u64)v] = level < 255.0f ? (u8)level : 255;
+      u32 entry = level < top ? (u32)level : (u32)top;
+      tables->bytes[at + v] = (u8)entry;
+      if (g < fine) tables->bytes[at + PASS_BYTES + v] = (u8)(entry >> 8);
     }
   }
   return call_close(c, code_bytes);

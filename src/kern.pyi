@@ -1,0 +1,160 @@
+"""Vantage's kernels: one C source (vendor/kernels), as Wasm for the Worker and as machine code for CPython.
+
+Buffers: whatever has C-contiguous bytes (bytes, bytearray, memoryview, array, numpy), at any alignment,
+little-endian; `out`, `tables`, `pool` and `scratch` are written in place and may not overlap another argument. A
+shape `u32[n]` is a minimum number of bytes, so a longer buffer may be reused; where no other argument says how many,
+the length does and must be exact ("exactly"). Arguments are positional. Rows are at most 2^31 - 1, dim at most 4096.
+
+Results are the same bits on every machine and in Wasm. f32 means IEEE single precision, each operation rounded by
+itself, in the order written here: numpy float32 gives the same bits. Tests hold all this against
+tests/kernels/reference.py.
+
+Every function raises ValueError "function: argument is ..., wants ..." for a number out of range, a buffer that is
+too short or the like, and changes nothing then unless it says otherwise; TypeError for the wrong type or number of
+arguments; BufferError for an output that cannot be written. Nothing is allocated.
+"""
+
+from typing_extensions import Buffer
+
+def crc32c(data: Buffer, crc: int = 0, /) -> int:
+    """CRC-32C (Castagnoli, RFC 3720) of `data`, or of all data so far when `crc` is the result for what came before.
+
+    >>> hex(crc32c(b"6789", crc32c(b"12345")))
+    '0xe3069283'
+    """
+
+def hamming(query: Buffer, codes: Buffer, n: int, width: int, out: Buffer, /) -> int:
+    """out u32[n] = bits in which query u8[width] and codes u8[n][width] differ. Returns n; width 1 to 4096."""
+
+def dot_f16(query: Buffer, rows: Buffer, offset: int, stride: int, n: int, dim: int, out: Buffer, /) -> int:
+    """out f32[n] = inner products of query f32[dim] with n rows of f16[dim]. Returns n.
+
+    Row i starts at byte offset + i stride of `rows`; stride is at least the bytes of a row. Values are widened to f32
+    exactly, subnormals, infinities and NaNs included. Sixteen lanes start at 0; lane i takes dims i, i+16, ... in
+    order, lane = lane + q x; then lane i + lane i+8, i+4, i+2, i+1.
+    """
+
+def dot_f32(query: Buffer, rows: Buffer, offset: int, stride: int, n: int, dim: int, out: Buffer, /) -> int:
+    """As dot_f16, rows f32[dim]."""
+
+def dot_u8(query: Buffer, rows: Buffer, offset: int, stride: int, n: int, dim: int, out: Buffer, /) -> int:
+    """As dot_f16, rows u8[dim] with values 0 to 255."""
+
+def l2_f16(query: Buffer, rows: Buffer, offset: int, stride: int, n: int, dim: int, out: Buffer, /) -> int:
+    """As dot_f16, but squared distances: d = q - x, lane = lane + d d."""
+
+def l2_f32(query: Buffer, rows: Buffer, offset: int, stride: int, n: int, dim: int, out: Buffer, /) -> int:
+    """As l2_f16, rows f32[dim]."""
+
+def l2_u8(query: Buffer, rows: Buffer, offset: int, stride: int, n: int, dim: int, out: Buffer, /) -> int:
+    """As l2_f16, rows u8[dim] with values 0 to 255."""
+
+def matvec_i8(query: Buffer, rows: Buffer, n: int, dim: int, out: Buffer, /) -> int:
+    """out i32[n] = inner products of query i16[pad] and rows i8[n][pad], pad = dim rounded up to 16. Returns n.
+
+    Exact modulo 2^32; a query scaled to a norm of at most 32767 never wraps, as rows have at most 128 sqrt(4096) =
+    2^13. The padding of the query must be zeros.
+    """
+
+def matvec_i4(query: Buffer, rows: Buffer, n: int, dim: int, out: Buffer, /) -> int:
+    """out i32[n] = inner products of query i16[32 g] and n rows of 4-bit values, g = ceil(dim / 32). Returns n.
+
+    A row is g groups of 16 bytes: the low nibble of byte j of group k is dim 32 k + j, the high nibble dim 32 k + 16
+    + j; a value is its nibble - 8. Modulo 2^32 as in matvec_i8. The padding of the query must be zeros.
+    """
+
+def block_probabilities(
+    dots: Buffer, scales: Buffer, weights: Buffer, subs: int, alpha: float, temperature: float, out: Buffer,
+    scratch: Buffer, /,
+) -> int:  # fmt: skip
+    """out exactly u32[blocks] = probability of each block in units of 2^-20. Returns blocks.
+
+    dots exactly i32[blocks][subs]; scales, weights exactly f32[blocks][subs]; scratch f32[blocks][subs]; subs 1 to
+    65536. All f32, in this order, unless it says f64:
+      logit = weight + (alpha scale) f32(dot), or -inf for a weight of -inf ("no such sub-centroid")
+      M = largest logit of the block;  sum of exp(logit - M), left to right;  l = M + log(sum);  t = temperature l
+      T = largest t;  e = exp(t - T);  Z = sum of e in f64, in block order
+      out = u32(f64(e) / Z x 2^20 + 0.5), both operations in f64
+    exp and log are polynomials of our own, within 1 ulp; exp is 0 below -87. Their steps stand
+    in route.c and, for numpy, in tests/kernels/reference.py. Raises ValueError for a logit that is NaN or +inf, for
+    temperature <= 0, and when no block has a finite t (all weights -inf); out and scratch then hold no meaning.
+    """
+
+def plan_ranges(
+    p: Buffer, nbytes: Buffer, flags: Buffer, price: int, ranges_max: int, out: Buffer, scratch: Buffer, /
+) -> int:
+    """The at most ranges_max (1 to 64) ranges [a, b) of blocks with the largest total value. Returns how many.
+
+    p, nbytes exactly u32[B]; flags exactly u8[B], B 1 to 2^20; out u32[ranges_max][2], ascending; scratch
+    u8[B][ranges_max + 1]. A block is worth (flags & 2 ? 0 : p << 24) - price nbytes; all blocks in a range count.
+    With flags & 1 no range continues from the block before into this one (a new object begins), though a range may
+    start there right after another. Exact, by dynamic programming in O(B ranges_max). Of equal plans: the fewest
+    ranges, so every range is worth more than 0; then the one whose last range ends earliest; then whose last range
+    starts latest; then likewise for the range before it, and so on. Raises ValueError when sum(p) << 24 or price
+    sum(nbytes) reaches 2^60.
+    """
+
+def lrsq_tables_size(code_bytes: int, fine: int, /) -> int:
+    """Bytes of the tables for codes of code_bytes, 1 to 7680: 288 + 32 code_bytes + 1024 fine; see lrsq_tables."""
+
+def lrsq_tables(
+    ys: Buffer, fields: Buffer, starts: Buffer, levels: Buffer, scale: float, fine: int, tables: Buffer, /,
+) -> int:  # fmt: skip
+    """Fills the scan tables of one query: entries for the 16 values of each nibble. Returns code_bytes.
+
+    ys exactly f32[axes], the rotated query. fields exactly [F] of `<HBBI` (axis u16, shift u8, width u8 1 to 4,
+    level_at u32): bits shift to shift + width - 1 of a nibble value v pick levels[level_at + bits]. starts exactly
+    u32[nibbles + 1]: nibble n has the fields starts[n] to starts[n + 1] - 1; nibbles is even, code_bytes = nibbles / 2.
+    levels f32[]. scale turns a score into an integer, see lrsq_scan. The first `fine` segments, at most 16, have 16-bit
+    entries. All f32 unless it says f64:
+      val[n][v] = 0 + y level + y level ... in the order of its fields;  low[n] = least;  range[n] = largest - low[n]
+      a segment g is 64 nibbles (32 code bytes), the last may be shorter;  range[g] = largest range[n] in it
+      unit = (largest range) x f32(1 / 65280), or 1 if that is 0
+      shift[g] = 0 if g < fine, else the least s in 0 to 8 with range[g] <= 255 (unit 2^s), else 8
+      T[n][v] = min(top, floor((val[n][v] - low[n]) / (unit 2^shift[g]) + 0.5)), top = 65535 if g < fine, else 255
+      bias = f32 of the f64 sum of low[n], in order
+    tables, lrsq_tables_size(code_bytes, fine) bytes: u32 code_bytes, f32 unit, f32 bias, f32 scale, u32 fine, 12 zero
+    bytes, u8 shifts[256] (0 beyond the last pass), then passes of 1024 bytes (the last may be shorter), one for each
+    segment and two for a fine one: the low bytes of T (shift 0), then its high bytes (shift 8). In a pass the table of
+    code byte j of the segment is at 32 j for its low nibble and at 32 j + 16 for its high nibble. Raises ValueError for
+    a field or start out of range, and for ys or sums that are not finite; tables is then unchanged.
+    """
+
+def lrsq_scan(
+    data: Buffer, ranges_at: int, codes_at: int, f_at: int, h_at: int, rows_at: int, n: int, base: float, place: int,
+    tables: Buffer, pool: Buffer, /,
+) -> int:  # fmt: skip
+    """Scores the n rows of a block and offers them to the pool with (row number, place, index in block). Returns n.
+
+    Places are bytes of `data`. ranges_at: f32 f_lo, f_step, h_lo, h_step. codes_at: ceil(n / 16) groups of 16 rows,
+    byte j of the code of row r of a group at 16 j + r. f_at, h_at: u8, padded to 16 rows. rows_at: u32[n].
+      S = sum over segments of (sum of T over their nibbles) << shift, an integer below 2^31
+      dot = f32(S) unit + bias;  f = f_lo + f_step f32(u8);  h = h_lo + h_step f32(u8)
+      score = base + (h + f dot);  v = score scale, clamped to +-2^30, NaN to -2^30;  integer = v, halves to even
+    Other threads run meanwhile (not in Wasm): they may not touch the pool, which refuses their calls, nor the
+    buffers.
+    """
+
+def lrsq_scores(
+    data: Buffer, ranges_at: int, codes_at: int, f_at: int, h_at: int, rows_at: int, n: int, base: float, place: int,
+    tables: Buffer, out: Buffer, /,
+) -> int:  # fmt: skip
+    """out i32[n] = the integers of lrsq_scan, in row order. Returns n."""
+
+def pool_size(capacity: int, /) -> int:
+    """Bytes of a pool that keeps the best `capacity` rows, 1 to 65536: 50 to 70 bytes a row."""
+
+def pool_reset(pool: Buffer, capacity: int, /) -> int:
+    """Makes the first pool_size(capacity) bytes of `pool` an empty pool. Returns 0."""
+
+def pool_offer(pool: Buffer, scores: Buffer, rows: Buffer, place: int, /) -> int:
+    """Offers rows exactly u32[n] with scores exactly i32[n], place u32 and index 0 to n - 1. Returns n."""
+
+def pool_finish(pool: Buffer, out: Buffer, /) -> int:
+    """out = the best distinct rows over all that was offered since the reset, in order. Returns how many.
+
+    An entry is 16 bytes: i32 score, u32 row, u32 place, u32 index; out has room for `capacity`, fewer may be found. A
+    row counts once, with its highest score and of equals the lowest place, then the lowest index. Order: score
+    descending, then row ascending; the order of the offers has no influence. The pool can go on: a later finish
+    includes what is offered then.
+    """

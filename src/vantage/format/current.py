@@ -1,0 +1,80 @@
+"""CURRENT, and how objects are named."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import DamagedError
+from .layout import VERSION, damaged
+
+
+@dataclass(frozen=True)
+class ObjectName:
+    """An object with its size and SHA-256 (hex)."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Current:
+    """CURRENT: names the live generation; the only object that is ever replaced."""
+
+    generation: str
+    root: ObjectName
+    manifest: ObjectName
+
+    def pack(self) -> bytes:
+        return (
+            json.dumps(
+                {
+                    "format": VERSION,
+                    "generation": self.generation,
+                    "root": vars(self.root),
+                    "manifest": vars(self.manifest),
+                },
+                indent=1,
+            ).encode()
+            + b"\n"
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview, name: str) -> Current:
+        try:
+            value = json.loads(bytes(data))
+            if value["format"] != VERSION:
+                raise DamagedError(
+                    f"{name}: format {value['format']}", hint=f"this reader knows version {VERSION}: update it"
+                )
+            generation = value["generation"]
+            root = _object(value["root"], f"{generation}/root.bin", ROOT_BYTES_MAX, name)
+            manifest = _object(value["manifest"], f"{generation}/manifest.json", MANIFEST_BYTES_MAX, name)
+            return cls(generation, root, manifest)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise damaged(name, f"is not a valid CURRENT ({type(error).__name__}: {error})"[:300]) from None
+
+
+ROOT_BYTES_MAX = MANIFEST_BYTES_MAX = 64 << 20
+GENERATION = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _object(value: Any, key: str, limit: int, name: str) -> ObjectName:
+    """The name of an object whose key and size are in bounds: a reader allocates the size before it reads."""
+    found = ObjectName(value["key"], value["size"], value["sha256"])
+    if found.key != key or not GENERATION.fullmatch(key.split("/")[0]) or not isinstance(found.sha256, str):
+        raise damaged(name, f"names {found.key!r} with SHA-256 {found.sha256!r}, wants {key!r}"[:300])
+    if not isinstance(found.size, int) or not 1 <= found.size <= limit:
+        raise damaged(name, f"{key} of {found.size!r} bytes, the limit is {limit}"[:300])
+    return found
+
+
+def shard_key(generation: str, number: int) -> str:
+    return f"{generation}/shard-{number:05d}.bin"
+
+
+def part_key(generation: str, number: int) -> str:
+    return f"{generation}/vectors/part-{number:05d}.parquet"

@@ -1,0 +1,142 @@
+"""The common layout: objects of sections with sizes and checksums, and the checks that every reader needs."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from ..errors import DamagedError
+from ..kernels import crc32c
+
+VERSION = 1
+ROOT_MAGIC = b"VANTROOT"
+SHARD_MAGIC = b"VANTSHRD"
+IDS_MAGIC = b"VANTIDS\0"
+ALIGN = 64
+GROUP = 16  # rows that a scan kernel takes together
+
+# magic, version, sections, bytes of the object, CRC-32C of this header (with this field 0) and the table
+HEADER = struct.Struct("<8sIIQII")
+# kind, version, offset, bytes, CRC-32C, 0
+SECTION = struct.Struct("<IIQQII")
+
+# Kinds of sections of root.bin. Unknown kinds are skipped.
+INDEX, SCHEMA, OBJECTS, DIRECTORY, CENTRES, ROTATION, ROUTER, CODEC, CONTRACT, VECTORS, ID_PAGES = range(1, 12)
+# Kinds of sections of a shard, and the planes kept for later versions.
+SCAN, REFINEMENT, ATTRIBUTES, ERROR_NORMS, DELTA, TOMBSTONES = range(32, 38)
+SECTION_NAMES = {
+    INDEX: "index", SCHEMA: "schema", OBJECTS: "objects", DIRECTORY: "directory", CENTRES: "centres",
+    ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", VECTORS: "vectors",
+    ID_PAGES: "id pages", SCAN: "scan", ATTRIBUTES: "attributes",
+}  # fmt: skip
+
+METRICS = ("cosine", "l2", "dot")
+ID_KINDS = ("i64", "bytes")
+VECTOR_KINDS = ("f16", "f32", "u8", "i8")
+VECTOR_BYTES = {"f16": 2, "f32": 4, "u8": 1, "i8": 1}
+CODECS = ("lrsq",)
+ROUTERS = ("lse",)
+
+DIMENSION_MAX = 4096
+BLOCKS_MAX = 1 << 20
+BLOCK_ROWS_MAX = 1 << 20
+ID_BYTES_MAX = 512
+ID_WIDTH_MAX = 32  # a longer id makes its block keep offsets
+
+
+def aligned(n: int, to: int = ALIGN) -> int:
+    """n rounded up to a multiple of `to`."""
+    return -(-n // to) * to
+
+
+def damaged(where: str, what: str) -> DamagedError:
+    return DamagedError(f"{where}: {what}", hint="the object is damaged: publish the index again, or build it again")
+
+
+def pack_object(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
+    """Header, table and sections of (kind, body), aligned."""
+    at = aligned(HEADER.size + SECTION.size * len(sections))
+    table = bytearray()
+    for kind, body in sections:
+        table += SECTION.pack(kind, VERSION, at, len(body), crc32c(body), 0)
+        at = aligned(at + len(body))
+    head = HEADER.pack(magic, VERSION, len(sections), at, 0, 0)
+    head = HEADER.pack(magic, VERSION, len(sections), at, crc32c(head + table), 0)
+    out = bytearray(at)
+    out[: len(head) + len(table)] = head + table
+    for i, (_, body) in enumerate(sections):
+        offset = SECTION.unpack_from(table, SECTION.size * i)[2]
+        out[offset : offset + len(body)] = body
+    return bytes(out)
+
+
+def unpack_object(data: bytes | memoryview, magic: bytes, name: str) -> dict[int, memoryview]:
+    """kind -> body of every section, sizes and checksums verified; `name` is for the errors."""
+    view = memoryview(data).toreadonly()
+    if len(view) < HEADER.size:
+        raise damaged(name, f"{len(view)} bytes, shorter than its header of {HEADER.size}")
+    found, version, count, total, crc, _ = HEADER.unpack_from(view)
+    if found != magic:
+        raise damaged(name, f"magic is {found!r}, not {magic!r}")
+    if version != VERSION:
+        raise DamagedError(f"{name}: format version {version}", hint=f"this reader knows version {VERSION}: update it")
+    if total != len(view):
+        raise damaged(name, f"{len(view)} bytes, its header says {total}")
+    end = HEADER.size + SECTION.size * count
+    if count > 1024 or end > total:
+        raise damaged(name, f"a table of {count} sections does not fit")
+    if crc32c(bytes(view[:24]) + bytes(8) + view[HEADER.size : end]) != crc:
+        raise damaged(name, "checksum of the section table differs")
+    sections: dict[int, memoryview] = {}
+    last = end
+    for i in range(count):
+        kind, section_version, offset, length, crc, _ = SECTION.unpack_from(view, HEADER.size + SECTION.size * i)
+        label = f"{name}, section {SECTION_NAMES.get(kind, kind)}"
+        if offset % ALIGN or offset < last or offset + length > total:
+            raise damaged(label, f"bytes {offset} to {offset + length} overlap or are outside of {total}")
+        last = offset + length
+        if kind not in SECTION_NAMES:
+            continue
+        if section_version != VERSION:
+            raise DamagedError(f"{label}: version {section_version}", hint=f"this reader knows version {VERSION}")
+        body = view[offset : offset + length]
+        if crc32c(body) != crc:
+            raise damaged(label, "checksum differs")
+        if kind in sections:
+            raise damaged(label, "stands there twice")
+        sections[kind] = body
+    return sections
+
+
+class Cursor:
+    """Takes structs and columns off a section, refusing to pass its end."""
+
+    def __init__(self, body: memoryview, label: str) -> None:
+        self.body, self.label, self.at = body, label, 0
+
+    def take(self, n: int) -> memoryview:
+        if n < 0 or self.at + n > len(self.body):
+            raise damaged(self.label, f"needs {self.at + n} bytes, has {len(self.body)}")
+        self.at += n
+        return self.body[self.at - n : self.at]
+
+    def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
+        return layout.unpack(self.take(layout.size))
+
+    def column(self, code: str, n: int) -> Any:
+        """A memoryview of n numbers of this struct code."""
+        return self.take(n * struct.calcsize(code)).cast(code)  # type: ignore[call-overload]
+
+    def end(self) -> None:
+        if self.at != len(self.body):
+            raise damaged(self.label, f"{len(self.body) - self.at} bytes too many")
+
+
+# Rows have a norm of 32 at most in the scale of an index; within this no product in a kernel leaves f32.
+NUMBER_MAX = 1e9
+
+
+def finite(label: str, *columns: memoryview | list[float]) -> None:
+    for column in columns:
+        if not all(-NUMBER_MAX < v < NUMBER_MAX for v in column):
+            raise damaged(label, f"holds a number that is not finite, or beyond {NUMBER_MAX:.0e}")

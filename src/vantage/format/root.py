@@ -1,0 +1,369 @@
+"""root.bin: all that a Worker needs to plan, one class a section."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .codecs import LrsqSection
+from .index import IndexSection
+from .layout import (
+    BLOCK_ROWS_MAX,
+    CENTRES,
+    CODEC,
+    CONTRACT,
+    DIRECTORY,
+    ID_PAGES,
+    INDEX,
+    OBJECTS,
+    ROOT_MAGIC,
+    ROTATION,
+    ROUTER,
+    SCHEMA,
+    SECTION_NAMES,
+    VECTOR_BYTES,
+    VECTORS,
+    Cursor,
+    aligned,
+    damaged,
+    finite,
+    pack_object,
+    unpack_object,
+)  # fmt: skip
+from .routers import LseSection
+
+
+def unpack_schema(body: memoryview, label: str) -> Mapping[str, Any]:
+    """{"attributes": [{"name": ..., "type": ...}, ...]} in the order of attribute blocks."""
+    try:
+        schema = json.loads(bytes(body))
+        if not all(isinstance(a["name"], str) and isinstance(a["type"], str) for a in schema["attributes"]):
+            raise TypeError("a name or type is not text")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(label, f"is not a schema ({type(error).__name__}: {error})"[:300]) from None
+    found: Mapping[str, Any] = schema
+    return found
+
+
+_DIRECTORY = struct.Struct("<II")
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Where each of B blocks lies in S shards; blocks are numbered in file order, rows in the order of home blocks.
+
+    shard_blocks (S + 1): first block of each shard. first_row (B + 1): the block's home rows are first_row[b] up to
+    first_row[b + 1]. Of its scan block: offset (B) in the shard, size (B) in bytes, rows (B) with copies, crc (B).
+    Of its attributes: attribute_offset, attribute_size, attribute_crc, all 0 without attributes.
+    """
+
+    shard_blocks: memoryview
+    first_row: memoryview
+    offset: memoryview
+    size: memoryview
+    rows: memoryview
+    crc: memoryview
+    attribute_offset: memoryview
+    attribute_size: memoryview
+    attribute_crc: memoryview
+
+    def pack(self) -> bytes:
+        columns = (
+            (self.offset, "Q"), (self.attribute_offset, "Q"), (self.shard_blocks, "I"), (self.first_row, "I"),
+            (self.size, "I"), (self.rows, "I"), (self.crc, "I"), (self.attribute_size, "I"), (self.attribute_crc, "I"),
+        )  # fmt: skip
+        out = _DIRECTORY.pack(len(self.rows), len(self.shard_blocks) - 1)
+        return out + b"".join(struct.pack(f"<{len(column)}{code}", *column) for column, code in columns)
+
+    @classmethod
+    def unpack(cls, body: memoryview, index: IndexSection, shard_sizes: list[int], label: str) -> Directory:
+        cursor = Cursor(body, label)
+        blocks, shards = cursor.unpack(_DIRECTORY)
+        if blocks != index.blocks or shards != index.shards or shards != len(shard_sizes):
+            raise damaged(
+                label, f"{blocks} blocks in {shards} shards, the index section says {index.blocks} in {index.shards}"
+            )
+        offset, attribute_offset = cursor.column("Q", blocks), cursor.column("Q", blocks)
+        shard_blocks, first_row = cursor.column("I", shards + 1), cursor.column("I", blocks + 1)
+        size, rows, crc, attribute_size, attribute_crc = (cursor.column("I", blocks) for _ in range(5))
+        cursor.end()
+        if first_row[0] or first_row[blocks] != index.rows or sum(rows) != index.places:
+            raise damaged(label, f"its blocks hold {first_row[blocks]} rows, the index section says {index.rows}")
+        if shard_blocks[0] or shard_blocks[shards] != blocks:
+            raise damaged(label, "the shards do not cover the blocks")
+        for shard in range(shards):
+            low, high = shard_blocks[shard], shard_blocks[shard + 1]
+            if low >= high:
+                raise damaged(label, f"shard {shard} holds no block")
+            end = attribute_end = 0
+            for b in range(low, high):
+                if offset[b] < end or attribute_offset[b] < attribute_end:
+                    raise damaged(label, f"block {b} overlaps the block before it")
+                end, attribute_end = offset[b] + size[b], attribute_offset[b] + attribute_size[b]
+                if end > shard_sizes[shard] or attribute_end > shard_sizes[shard]:
+                    raise damaged(label, f"block {b} ends outside of shard {shard} of {shard_sizes[shard]} bytes")
+                home = first_row[b + 1] - first_row[b]
+                if not 0 <= home <= rows[b] <= BLOCK_ROWS_MAX:
+                    raise damaged(label, f"block {b} has {rows[b]} rows, {home} of them at home")
+        return cls(shard_blocks, first_row, offset, size, rows, crc, attribute_offset, attribute_size, attribute_crc)
+
+
+_CENTRES = struct.Struct("<II")
+
+
+@dataclass(frozen=True)
+class Centres:
+    """Block centres, i8 (B, padded d) times scale (B); bias (B) is -|c|^2 / 2 under l2, else 0."""
+
+    table: memoryview
+    scale: memoryview
+    bias: memoryview
+
+    def pack(self) -> bytes:
+        n = len(self.scale)
+        return (
+            _CENTRES.pack(n, len(self.table) // n)
+            + struct.pack(f"<{n}f", *self.scale)
+            + struct.pack(f"<{n}f", *self.bias)
+            + bytes(self.table)
+        )
+
+    @classmethod
+    def unpack(cls, body: memoryview, index: IndexSection, label: str) -> Centres:
+        cursor = Cursor(body, label)
+        blocks, stride = cursor.unpack(_CENTRES)
+        if blocks != index.blocks or stride != aligned(index.dimension, 16):
+            raise damaged(label, f"{blocks} centres of {stride} bytes for {index.blocks} blocks")
+        scale, bias = cursor.column("f", blocks), cursor.column("f", blocks)
+        table = cursor.take(blocks * stride)
+        cursor.end()
+        finite(label, scale, bias)
+        return cls(table, scale, bias)
+
+
+_ROTATION = struct.Struct("<II")
+
+
+def pack_rotation(axes: int, dimension: int, f16_rows: bytes) -> bytes:
+    """f16 (axes, dimension), orthonormal rows."""
+    return _ROTATION.pack(axes, dimension) + f16_rows
+
+
+def unpack_rotation(body: memoryview, index: IndexSection, label: str) -> tuple[int, memoryview]:
+    """(axes, f16 rows as bytes)."""
+    cursor = Cursor(body, label)
+    axes, dimension = cursor.unpack(_ROTATION)
+    if dimension != index.dimension or not 1 <= axes <= dimension:
+        raise damaged(label, f"{axes} axes of {dimension} dimensions for an index of {index.dimension}")
+    rows = cursor.take(2 * axes * dimension)
+    cursor.end()
+    if any(v & 0x7C00 == 0x7C00 for v in rows.cast("H")):
+        raise damaged(label, "holds a number that is not finite")
+    return axes, rows
+
+
+_CONTRACT = struct.Struct("<IIdI4x")
+POINT = struct.Struct("<IIddd")  # k, price, recall, bytes, GETs
+PRICED_MAX = 1 << 60  # of price times bytes: what the planner adds up in 64 bits
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a price gave on held-out rows: recall@k, and means of bytes and GETs a query, nothing cached."""
+
+    k: int
+    price: int
+    recall: float
+    nbytes: float
+    gets: float
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The recall asked for at k, the most GETs a plan may use, and the measured points by rising recall."""
+
+    k: int
+    gets: int
+    target: float
+    points: tuple[Point, ...]
+
+    def pack(self) -> bytes:
+        out = _CONTRACT.pack(self.k, self.gets, self.target, len(self.points))
+        return out + b"".join(POINT.pack(p.k, p.price, p.recall, p.nbytes, p.gets) for p in self.points)
+
+    @classmethod
+    def unpack(cls, body: memoryview, label: str) -> Contract:
+        cursor = Cursor(body, label)
+        k, gets, target, count = cursor.unpack(_CONTRACT)
+        points = tuple(Point(*cursor.unpack(POINT)) for _ in range(min(count, 4096)))
+        cursor.end()
+        if not 1 <= gets <= 64 or not 0 < target < 1 or not any(p.k == k for p in points):
+            raise damaged(label, f"target {target} at k = {k} with {gets} GETs and {len(points)} points")
+        if not all(
+            p.k >= 1 and 0 <= p.recall <= 1 and 0 <= p.nbytes < math.inf and 0 <= p.gets < math.inf for p in points
+        ):
+            raise damaged(label, "a point is out of range")
+        return cls(k, gets, target, points)
+
+
+_OBJECTS = struct.Struct("<III")
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Bytes of the objects beside the root: shards and parts in order, and ids.bin (0 when there is none)."""
+
+    shards: list[int]
+    parts: list[int]
+    ids: int
+
+    def pack(self) -> bytes:
+        sizes = [*self.shards, *self.parts]
+        return _OBJECTS.pack(len(self.shards), len(self.parts), 0) + struct.pack(
+            f"<{len(sizes) + 1}Q", *sizes, self.ids
+        )
+
+    @classmethod
+    def unpack(cls, body: memoryview, label: str) -> Objects:
+        cursor = Cursor(body, label)
+        shards, parts, _ = cursor.unpack(_OBJECTS)
+        sizes = list(cursor.column("Q", shards + parts + 1))
+        cursor.end()
+        return cls(sizes[:shards], sizes[shards:-1], sizes[-1])
+
+
+_VECTORS = struct.Struct("<II")
+
+
+@dataclass(frozen=True)
+class VectorPages:
+    """Where the full vectors of a page of rows lie: part (P), offset (P) of the first value, first_row (P + 1)."""
+
+    part: memoryview
+    offset: memoryview
+    first_row: memoryview
+
+    def pack(self) -> bytes:
+        n = len(self.part)
+        return _VECTORS.pack(n, 0) + struct.pack(f"<{n}Q{n}I{n + 1}I", *self.offset, *self.part, *self.first_row)
+
+    @classmethod
+    def unpack(cls, body: memoryview, index: IndexSection, parts: list[int], label: str) -> VectorPages:
+        cursor = Cursor(body, label)
+        n, _ = cursor.unpack(_VECTORS)
+        offset, part, first_row = cursor.column("Q", n), cursor.column("I", n), cursor.column("I", n + 1)
+        cursor.end()
+        if first_row[0] or first_row[n] != index.rows:
+            raise damaged(label, f"its pages hold {first_row[n]} rows, the index section says {index.rows}")
+        width = VECTOR_BYTES[index.vector_kind] * index.dimension
+        for i in range(n):
+            if first_row[i] >= first_row[i + 1] or part[i] >= len(parts):
+                raise damaged(label, f"page {i} is empty or in part {part[i]} of {len(parts)}")
+            if offset[i] + (first_row[i + 1] - first_row[i]) * width > parts[part[i]]:
+                raise damaged(label, f"page {i} ends outside of part {part[i]} of {parts[part[i]]} bytes")
+        return cls(part, offset, first_row)
+
+
+ID_PAGE_ROWS = 4096
+ID_ENTRY_BYTES = 16  # in each page: u64 hash column, u32 row column, u32 check column (CRC-32C of the full vector)
+
+
+@dataclass(frozen=True)
+class IdPages:
+    """ids.bin: pages of ID_PAGE_ROWS (hash of the id, row, check) sorted by hash. first_hash (P), crc (P)."""
+
+    first_hash: memoryview
+    crc: memoryview
+
+    def pack(self) -> bytes:
+        n = len(self.crc)
+        return struct.pack(f"<II{n}Q{n}I", n, ID_PAGE_ROWS, *self.first_hash, *self.crc)
+
+    @classmethod
+    def unpack(cls, body: memoryview, index: IndexSection, size: int, label: str) -> IdPages:
+        cursor = Cursor(body, label)
+        n, page_rows = cursor.unpack(_VECTORS)
+        first_hash, crc = cursor.column("Q", n), cursor.column("I", n)
+        cursor.end()
+        if page_rows != ID_PAGE_ROWS or n != -(-index.rows // ID_PAGE_ROWS) or size != index.rows * ID_ENTRY_BYTES:
+            raise damaged(label, f"{n} pages of {page_rows} ids in {size} bytes for {index.rows} rows")
+        return cls(first_hash, crc)
+
+
+@dataclass(frozen=True)
+class Root:
+    """All that a query needs before its first read."""
+
+    index: IndexSection
+    schema: Mapping[str, Any]
+    objects: Objects
+    directory: Directory
+    centres: Centres
+    axes: int
+    rotation: memoryview
+    router: LseSection
+    codec: LrsqSection
+    contract: Contract
+    vectors: VectorPages
+    id_pages: IdPages
+
+    def pack(self) -> bytes:
+        """root.bin."""
+        return pack_object(
+            ROOT_MAGIC,
+            [
+                (INDEX, self.index.pack()),
+                (SCHEMA, json.dumps(self.schema, sort_keys=True, separators=(",", ":")).encode()),
+                (OBJECTS, self.objects.pack()),
+                (DIRECTORY, self.directory.pack()),
+                (CENTRES, self.centres.pack()),
+                (ROTATION, pack_rotation(self.axes, self.index.dimension, bytes(self.rotation))),
+                (ROUTER, self.router.pack()),
+                (CODEC, self.codec.pack()),
+                (CONTRACT, self.contract.pack()),
+                (VECTORS, self.vectors.pack()),
+                (ID_PAGES, self.id_pages.pack()),
+            ],
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview, name: str) -> Root:
+        """Checks everything, then gives views into `data`, which must stay as it is."""
+        sections = unpack_object(data, ROOT_MAGIC, name)
+
+        def body(kind: int) -> tuple[memoryview, str]:
+            label = f"{name}, section {SECTION_NAMES[kind]}"
+            if kind not in sections:
+                raise damaged(label, "is missing")
+            return sections[kind], label
+
+        index = IndexSection.unpack(*body(INDEX))
+        schema = unpack_schema(*body(SCHEMA))
+        objects = Objects.unpack(*body(OBJECTS))
+
+        def of(kind: int, unpack: Any, *more: Any) -> Any:
+            data, label = body(kind)
+            return unpack(data, *more, label)
+
+        axes, rotation = of(ROTATION, unpack_rotation, index)
+        directory, contract = of(DIRECTORY, Directory.unpack, index, objects.shards), of(CONTRACT, Contract.unpack)
+        if max(p.price for p in contract.points) * sum(directory.size) >= PRICED_MAX:
+            raise damaged(body(CONTRACT)[1], f"a price for {sum(directory.size)} bytes of blocks is out of range")
+        return cls(
+            index,
+            schema,
+            objects,
+            directory,
+            of(CENTRES, Centres.unpack, index),
+            axes,
+            rotation,
+            of(ROUTER, LseSection.unpack, index),
+            of(CODEC, LrsqSection.unpack, axes),
+            contract,
+            of(VECTORS, VectorPages.unpack, index, objects.parts),
+            of(ID_PAGES, IdPages.unpack, index, objects.ids),
+        )

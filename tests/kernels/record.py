@@ -1,0 +1,73 @@
+"""Calls of every kernel with what the native build answers: the other builds must answer the same (replay.py)."""
+
+from base64 import b64encode
+
+import make
+import numpy as np
+
+import kern
+
+
+def recorded() -> list:
+    rng = np.random.default_rng(2026)
+    calls: list = []
+
+    def call(name: str, *args: object) -> list[bytearray]:
+        """numpy arrays and bytes are inputs, bytearrays are written; -> the bytearrays"""
+        plain = [a.tobytes() if isinstance(a, np.ndarray) else a for a in args]
+        text = lambda a: b64encode(a).decode()  # noqa: E731
+        record = [[isinstance(a, bytearray), text(a)] if isinstance(a, bytes | bytearray) else a for a in plain]
+        try:
+            result = getattr(kern, name)(*plain)
+        except ValueError as error:
+            result = str(error)
+        outputs = [a for a in plain if isinstance(a, bytearray)]
+        calls.append([name, record, result, [text(a) for a in outputs]])
+        return outputs
+
+    for size in (0, 1, 7, 8, 100, 1023, 1024, 1040, 2352, 2353, 2369, 5000):
+        call("crc32c", rng.bytes(size))
+        call("crc32c", rng.bytes(size), 99)
+    for dim in (1, 3, 16, 17, 97, 384):
+        for n in (0, 1, 5):
+            query = rng.standard_normal(dim).astype(np.float32)
+            f32 = (rng.standard_normal((n, dim)) * 10.0 ** rng.integers(-7, 3, (n, 1))).astype(np.float32)
+            f16, u8 = f32.astype(np.float16), rng.integers(0, 256, (n, dim), np.uint8)
+            for kind, rows in (("f16", f16), ("f32", f32), ("u8", u8)):
+                for metric in ("dot", "l2"):
+                    data, stride = b"x" + rows.tobytes(), rows.itemsize * dim
+                    call(f"{metric}_{kind}", query, data, 1, stride, n, dim, bytearray(4 * n))
+            call("hamming", rng.bytes(dim), u8, n, dim, bytearray(4 * n))
+            padded = np.zeros(-(-dim // 32) * 32, np.int16)
+            padded[:dim] = rng.integers(-32768, 32768, dim)
+            call("matvec_i8", padded, rng.bytes(n * -(-dim // 16) * 16), n, dim, bytearray(4 * n))
+            call("matvec_i4", padded, rng.bytes(n * len(padded) // 2), n, dim, bytearray(4 * n))
+    call("dot_f16", np.ones(1, np.float32), np.arange(0x7C01, dtype=np.uint16), 0, 2, 0x7C01, 1, bytearray(4 * 0x7C01))
+    for blocks, subs in ((1, 1), (5, 3), (300, 4)):
+        weights = rng.standard_normal((blocks, subs)).astype(np.float32)
+        weights[rng.random(weights.shape) < 0.2] = -np.inf
+        dots = rng.integers(-(2**20), 2**20, (blocks, subs)).astype(np.int32)
+        scales = rng.random((blocks, subs)).astype(np.float32) * np.float32(3e-5)
+        out, scratch = bytearray(4 * blocks), bytearray(dots.nbytes)
+        p, _ = call("block_probabilities", dots, scales, weights, subs, 0.9, 1.1, out, scratch)
+        nbytes = rng.integers(1000, 90_000, blocks).astype(np.uint32)
+        flags = rng.integers(0, 4, blocks).astype(np.uint8)
+        for price in (0, 1000, 1_000_000):
+            for most in (1, 6):
+                scratch = bytearray(blocks * (most + 1))
+                call("plan_ranges", bytes(p), nbytes, flags, price, most, bytearray(8 * most), scratch)
+    for code_bytes, fine in ((1, 0), (31, 1), (32, 1), (33, 2), (48, 0), (97, 2), (240, 3)):
+        q = make.query(rng, code_bytes, fine)
+        (tables,) = call("lrsq_tables", q.ys, q.fields, q.starts, q.levels, q.scale, fine, bytearray(len(q.tables)))
+        for capacity in (3, 40):
+            (pool,) = call("pool_reset", bytearray(kern.pool_size(capacity)), capacity)
+            for place, n in enumerate((0, 1, 17, 64, 150)):
+                b = make.block(rng, code_bytes, n, rng.integers(0, 200, n))
+                call("lrsq_scores", b.data, *b.places, n, 0.5, place, bytes(tables), bytearray(4 * n))
+                call("lrsq_scan", b.data, *b.places, n, 0.5, place, bytes(tables), pool)
+            call("pool_offer", pool, rng.integers(-9999, 9999, 300).astype(np.int32), rng.bytes(1200), 9)
+            call("pool_finish", pool, bytearray(16 * capacity))
+    call("pool_size", 65537)
+    call("hamming", b"1", b"2", 2**31 - 1, 4096, bytearray(4))
+    call("hamming", b"1", b"2", 2**70, 4096, bytearray(4))
+    return calls
