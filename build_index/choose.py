@@ -36,7 +36,7 @@ SHARE = 0.35
 CALIBRATION_MARGIN = 0.005  # unseen rows run a little high
 BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0)
 TEMPERATURES = (0.3, 0.45, 0.65, 0.9)
-CODE_BITS = (2.5, 3.0, 4.0, 5.0, 6.0, 7.0)  # a dimension, as candidates
+CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
 ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
 ORDER_QUERIES = 4000
 MOMENT_ROWS = 60_000
@@ -110,7 +110,9 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
 
     residual_moment, row_moment = _second_moments(rows, sample, shape)
     best: tuple[float, lrsq.Lrsq] | None = None
-    for code_bytes in _code_candidates(rows, shape, id_bytes, options):
+    for code_bytes, wanted in _code_candidates(rows, shape, id_bytes, options):
+        if best is not None and not wanted:
+            break
         codec = lrsq.train(residual_moment, row_moment, code_bytes)
         found = full_scan(rows, shape, codec, tune.queries, tune.rows, partial(say, f"codes of {code_bytes} bytes"))
         sizes = block_bytes(shape.sizes(), code_bytes, id_bytes)
@@ -163,28 +165,26 @@ def _fits(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: floa
 
 
 def _shares(rows: Rows, blocks: int, id_bytes: float, options: Options) -> list[float]:
-    """No copies, and as many as the cache holds beside codes of 4 bits a dimension, up to the usual share."""
-    if blocks == 1:
-        return [0.0]
-    smallest = max(8, rows.dimension // 2)
-    if not _fits(rows, blocks, 0.0, smallest, id_bytes, options):
-        return [SHARE]
-    share = SHARE
-    while share > 0.02 and not _fits(rows, blocks, share, smallest, id_bytes, options):
-        share -= 0.01
-    return [round(share, 4)] if share > 0.02 else [0.0]
+    """Shares of rows to copy: none, and what the cache holds of the usual share beside codes of 4 bits a dimension."""
+    smallest, share = max(8, rows.dimension // 2), SHARE
+    if _fits(rows, blocks, 0.0, smallest, id_bytes, options):
+        while share > 0 and not _fits(rows, blocks, share, smallest, id_bytes, options):
+            share = max(0.0, share - 0.01)
+    return sorted({0.0, 0.0 if blocks == 1 else round(share, 4)})
 
 
-def _code_candidates(rows: Rows, shape: Shape, id_bytes: float, options: Options) -> list[int]:
-    """Code lengths to measure: 2.5 to 7 bits a dimension, and the longest that fits the cache where one does."""
+def _code_candidates(rows: Rows, shape: Shape, id_bytes: float, options: Options) -> list[tuple[int, bool]]:
+    """Code lengths by rising bytes; whether each is wanted, or there only in case that no shorter one reaches the recall.
+
+    Wanted are 3 to 6 bits a dimension; where some of them let the index fit the cache, those and the longest that fits.
+    """
     share = float((shape.copy >= 0).mean())
-    lengths = sorted({max(4, int(rows.dimension * bits / 8) // 4 * 4) for bits in CODE_BITS})
-    longest = lengths[-1]
-    while longest > lengths[0] and not _fits(rows, shape.blocks, share, longest, id_bytes, options):
-        longest -= 4
-    if not _fits(rows, shape.blocks, share, longest, id_bytes, options):
-        return lengths[2:5]  # no code fits: nothing to keep to
-    return sorted({*(c for c in lengths if c <= longest), longest})[-3:]
+    lengths = [max(4, int(rows.dimension * bits / 8) // 4 * 4) for bits in CODE_BITS]
+    fitting = [c for c in range(lengths[0], lengths[-1], 4) if _fits(rows, shape.blocks, share, c, id_bytes, options)]
+    if not fitting:
+        return [(c, i < 4) for i, c in enumerate(lengths)]
+    longest = min(fitting[-1], lengths[3])
+    return [(c, c <= longest) for c in sorted({*lengths, longest})]
 
 
 def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:

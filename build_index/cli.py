@@ -133,7 +133,7 @@ def build_command(
     if as_json:
         print(json.dumps(report.as_dict() | {"seconds": round(seconds, 1)}))
     else:
-        _show_report(report, seconds)
+        show_report(report, seconds)
 
 
 def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
@@ -149,7 +149,8 @@ def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
     )
 
 
-def _show_report(report: Report, seconds: float) -> None:
+def show_report(report: Report, seconds: float | None) -> None:
+    """The table that ends a build."""
     table = Table(
         title=f"{report.index}  generation {report.current.generation}", title_justify="left", show_header=False
     )
@@ -168,9 +169,13 @@ def _show_report(report: Report, seconds: float) -> None:
     )
     table.add_row("a query", f"{point['gets']:.1f} GETs, {size(point['bytes_read'])}, nothing cached")
     table.add_row("a million", f"${point['usd_per_million_queries']:.2f} of reads and requests")
-    table.add_row("built in", f"{seconds:.0f} s")
+    if seconds is not None:
+        table.add_row("built in", f"{seconds:.0f} s")
     out.print(table)
-    out.print(f"Try: vantage query {report.index} --id ID   or: vantage serve {report.index.parent}", highlight=False)
+    if seconds is not None:
+        out.print(
+            f"Try: vantage query {report.index} --id ID   or: vantage serve {report.index.parent}", highlight=False
+        )
 
 
 @app.command()

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from build_index.serve import Server, load, serve
+from build_index.build import build
+from build_index.choose import Options
+from build_index.serve import ROOT, Server, load, serve
+from build_index.source import open_source
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +31,12 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., S
             return started[key]
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def sample_bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bucket folder with `wordnet`, built from the whole committed sample with the default options."""
+    bucket = tmp_path_factory.mktemp("sample")
+    source = open_source([ROOT / "sample" / "wordnet.parquet"])
+    build(source, bucket / "wordnet", Options(), "cosine", wide=False, say=lambda *_: None, tell=lambda _: None)
+    return bucket

@@ -1,0 +1,198 @@
+"""The Worker in workerd: the same answers as in-process, over HTTP, from local R2."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from build_index.evaluate import open_index, read_queries
+from build_index.serve import ROOT, Server, load, serve
+from vantage import api
+from vantage.index import Query
+
+pytestmark = pytest.mark.edge
+
+TOKEN = "a-token-of-the-tests"
+WITH_TOKEN = {"authorization": f"Bearer {TOKEN}"}
+SAMPLE = ROOT / "sample"
+
+
+def client(server: Server, **headers: str) -> httpx.Client:
+    return httpx.Client(base_url=server.url, headers=headers, timeout=60, trust_env=False)
+
+
+def sample_queries(count: int) -> list[list[float]]:
+    return [v.tolist() for v in read_queries(SAMPLE / "queries.parquet", count).vectors]
+
+
+@pytest.fixture(scope="module")
+def cold(worker: Callable[..., Server], sample_bucket: Path) -> Server:
+    return worker(sample_bucket, VANTAGE_TOKEN=TOKEN, VANTAGE_CACHE_BYTES="0")
+
+
+def ask(http: httpx.Client, body: dict[str, Any], index: str = "wordnet") -> httpx.Response:
+    return http.post(f"/v1/indexes/{index}/query", json=body, headers=WITH_TOKEN)
+
+
+def in_process(bucket: Path, query: Query, include: list[str]) -> dict[str, Any]:
+    """The answer as JSON carries it."""
+    answer = asyncio.run(open_index(bucket / "wordnet").query(query))
+    body: dict[str, Any] = json.loads(json.dumps(api.answer_body(answer, include)))
+    return body
+
+
+def test_answers_are_those_of_cpython(cold: Server, sample_bucket: Path) -> None:
+    index = open_index(sample_bucket / "wordnet")
+    with client(cold) as http:
+        for vector in sample_queries(60):
+            got = ask(http, {"vector": vector, "top_k": 100}).json()
+            want = api.answer_body(asyncio.run(index.query(Query(vector, 100))), ["receipt"])
+            assert got["matches"] == want["matches"]
+            counted = ("gets", "bytes", "waves", "blocks", "rows", "modelled_ms")
+            assert {k: got["receipt"][k] for k in counted} == {k: want["receipt"][k] for k in counted}
+
+
+def test_rerank_attributes_and_vectors(cold: Server, sample_bucket: Path) -> None:
+    vector = sample_queries(1)[0]
+    body = {"vector": vector, "top_k": 5, "rerank": 50, "include": ["attributes", "vector", "receipt"]}
+    with client(cold) as http:
+        got = ask(http, body).json()
+    want = in_process(
+        sample_bucket, Query(vector, 5, rerank=50, attributes=True, vectors=True), ["attributes", "vector", "receipt"]
+    )
+    assert got["scores"] == "exact"
+    assert got["matches"] == want["matches"]
+    assert got["receipt"]["rows_ranked"] == 50
+
+
+def test_many_vectors_in_one_request(cold: Server) -> None:
+    vectors = sample_queries(3)
+    with client(cold) as http:
+        many = ask(http, {"vectors": vectors, "top_k": 3}).json()["results"]
+        single = [ask(http, {"vector": v, "top_k": 3}).json() for v in vectors]
+    assert [r["matches"] for r in many] == [r["matches"] for r in single]
+
+
+def test_explain_reads_nothing_and_is_what_a_query_reads(cold: Server) -> None:
+    vector = sample_queries(1)[0]
+    with client(cold) as http:
+        plan = ask(http, {"vector": vector, "explain": True}).json()
+        receipt = ask(http, {"vector": vector}).json()["receipt"]
+    assert (plan["gets"], plan["bytes"]) == (receipt["gets"], receipt["bytes"])
+
+
+def test_warm_cache_reads_nothing(worker: Callable[..., Server], sample_bucket: Path) -> None:
+    server = worker(sample_bucket, PUBLIC_READ="1")
+    vectors = sample_queries(20)
+    with client(server) as http:
+        for vector in vectors:
+            http.post("/v1/indexes/wordnet/query", json={"vector": vector, "recall": 0.97})
+        receipts = [http.post("/v1/indexes/wordnet/query", json={"vector": v}).json()["receipt"] for v in vectors]
+        heap = http.get("/v1/health").json()["heap_bytes"]
+    assert sum(r["gets"] for r in receipts) == 0
+    assert heap <= 90 << 20
+
+
+def test_catalogue_and_health(cold: Server) -> None:
+    with client(cold, **WITH_TOKEN) as http:
+        assert http.get("/v1/indexes").json() == {"indexes": ["wordnet"]}
+        described = http.get("/v1/indexes/wordnet").json()
+        assert described["rows"] == 12288
+        assert described["contract"]["recall"] == 0.95
+        health = http.get("/v1/health").json()
+        assert health["generations"] == {"wordnet": described["generation"]}
+        assert health["heap_bytes"] <= 90 << 20
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        ({"vector": [1.0, 2.0]}, 400, "limit_exceeded", "vector"),
+        ({"vector": [0.0] * 384}, 400, "invalid_input", "vector"),
+        ({"vector": ["x"] * 384}, 400, "invalid_input", "vector"),
+        ({"vector": [1.0] * 384, "top_k": 0}, 400, "limit_exceeded", "top_k"),
+        ({"vector": [1.0] * 384, "top_k": 1001}, 400, "limit_exceeded", "top_k"),
+        ({"vector": [1.0] * 384, "filter": {}}, 400, "invalid_input", "filter"),
+        ({"vector": [1.0] * 384, "recall": 0.99999}, 400, "limit_exceeded", "recall"),
+        ({"vectors": [[1.0] * 384] * 65}, 400, "limit_exceeded", "vectors"),
+    ],
+)
+def test_bad_requests_are_named_and_harm_nothing(
+    cold: Server, body: dict[str, Any], status: int, code: str, param: str
+) -> None:
+    with client(cold) as http:
+        reply = ask(http, body)
+        assert reply.status_code == status
+        assert reply.headers["content-type"] == "application/problem+json"
+        problem = reply.json()
+        assert (problem["code"], problem["param"]) == (code, param)
+        assert problem["hint"]
+        assert ask(http, {"vector": sample_queries(1)[0]}).status_code == 200
+
+
+def test_paths_tokens_and_bodies(cold: Server) -> None:
+    vector = sample_queries(1)[0]
+    with client(cold) as http:
+        query = "/v1/indexes/wordnet/query"
+        assert http.post(query, json={"vector": vector}).status_code == 401
+        wrong = http.post(query, json={"vector": vector}, headers={"authorization": "Bearer wrong"})
+        assert wrong.status_code == 401
+        assert TOKEN not in wrong.text
+        assert http.get("/v1/health").status_code == 200
+        assert http.get("/v1/elsewhere", headers=WITH_TOKEN).status_code == 404
+        assert http.get(query, headers=WITH_TOKEN).status_code == 405
+        assert ask(http, {"vector": vector}, "missing").json()["code"] == "not_found"
+        assert http.post(query, content=b"{", headers=WITH_TOKEN).json()["code"] == "invalid_input"
+        large = http.post(query, content=b" " * ((4 << 20) + 1), headers=WITH_TOKEN)
+        assert (large.status_code, large.json()["limit"]) == (413, 4 << 20)
+        assert ask(http, {"vector": vector}).status_code == 200
+
+
+def test_without_a_token_only_health_answers(worker: Callable[..., Server], sample_bucket: Path) -> None:
+    with client(worker(sample_bucket)) as http:
+        refused = http.get("/v1/indexes")
+        assert refused.status_code == 401
+        assert "VANTAGE_TOKEN" in refused.json()["hint"]
+        assert http.get("/v1/health").status_code == 200
+
+
+def test_snapshot_saved_and_restored(tmp_path: Path, sample_bucket: Path) -> None:
+    """Production starts every isolate from a snapshot taken after the imports."""
+    load(sample_bucket, tmp_path)
+    vector = sample_queries(1)[0]
+    answers = []
+    for mode in ("save", "load"):
+        with serve(tmp_path, variables={"PUBLIC_READ": "1"}, snapshot=mode) as server, client(server) as http:
+            answers.append(http.post("/v1/indexes/wordnet/query", json={"vector": vector}).json()["matches"])
+    assert answers[0] == answers[1]
+    assert answers[0] == in_process(sample_bucket, Query(vector), [])["matches"]
+
+
+def test_damage_and_loss_are_errors_and_other_indexes_answer(tmp_path: Path, sample_bucket: Path) -> None:
+    """A copy with a flipped byte in its shard, one without its shard, one without its root; the sound one still answers."""
+    import shutil
+
+    bucket = tmp_path / "bucket"
+    for name in ("sound", "flipped", "shardless", "rootless"):
+        shutil.copytree(sample_bucket / "wordnet", bucket / name)
+    shard = next((bucket / "flipped").glob("*/shard-00000.bin"))
+    data = bytearray(shard.read_bytes())
+    for at in range(4096, len(data) // 2, 4096):
+        data[at] ^= 1
+    shard.write_bytes(data)
+    next((bucket / "shardless").glob("*/shard-00000.bin")).unlink()
+    next((bucket / "rootless").glob("*/root.bin")).unlink()
+    state = tmp_path / "state"
+    load(bucket, state)
+    vector = sample_queries(1)[0]
+    with serve(state, variables={"PUBLIC_READ": "1"}) as server, client(server) as http:
+        for name, phrase in (("flipped", "checksum"), ("shardless", "shard-00000.bin"), ("rootless", "root.bin")):
+            reply = http.post(f"/v1/indexes/{name}/query", json={"vector": vector})
+            assert reply.status_code == 500, reply.text
+            assert reply.json()["code"] == "damaged_index"
+            assert phrase in reply.json()["detail"]
+            assert http.post("/v1/indexes/sound/query", json={"vector": vector}).status_code == 200
