@@ -22,6 +22,7 @@ from .source import Source
 from .spool import Spool, spool
 from .write import stored_kind, write_index
 
+SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more
 MEMORY_MIN = 640 << 20  # the imports and the fixed buffers
 
 
@@ -78,15 +79,16 @@ def build(
     when the process dies, the index that was there stays live.
     """
     check(source, out, options, metric)
-    out.mkdir(parents=True, exist_ok=True)
     scratch = out / ".scratch"
-    shutil.rmtree(scratch, ignore_errors=True)
     try:
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         with spool(source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows)) as spooled:
             return _build(source, spooled, out, options, metric, wide, say, tell)
     except OSError as error:
+        where = error.filename or scratch
         raise InputError(
-            f"cannot write {scratch}: {error.strerror or error}", hint="free some space or name another --out"
+            f"cannot write {where}: {error.strerror or error}", hint="free some space or name another --out"
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -106,6 +108,8 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
         raise LimitError("--recall", options.recall, "between 0 and 1", hint="0.95 is a usual target")
     if not 1 <= options.k <= 100:
         raise LimitError("--k", options.k, "1 to 100", hint="answers may still have up to 1000 rows")
+    if not 0 <= options.seed <= SEED_MAX:
+        raise LimitError("--seed", options.seed, f"0 to {SEED_MAX}")
     if options.memory_bytes < MEMORY_MIN:
         raise LimitError(
             "--memory-budget", options.memory_bytes, f"at least {MEMORY_MIN} bytes", hint="640MiB is the least"

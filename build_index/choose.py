@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,14 +28,15 @@ from .partition import Partition, partition
 from .routers.lse import SubCentroids, section, sub_centroids
 from .rows import Ints, Rows
 from .shape import P, Shape, index_section, prepared, probabilities, stored_centres
-from .spill import Copies, soar
+from .spill import soar
 from .truth import HeldOut, hold_out, truth_of
 
 BLOCK_ROWS = 112  # docs/routing.md: smaller blocks and the planner beat larger ones
 SHARE = 0.35
 CALIBRATION_MARGIN = 0.005  # unseen rows run a little high
 BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0)
-TEMPERATURES = (0.3, 0.45, 0.65, 0.9)
+TEMPERATURES = (0.65, 0.3, 0.45, 0.9)  # the first one serves to find beta
+TUNE_QUERIES = 500
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
 ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
 ORDER_QUERIES = 4000
@@ -94,9 +95,14 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
         say(f"copies and router, {blocks} blocks", 0.0)
         copies, subs = soar(rows, base), sub_centroids(rows.take(sample), base.home[sample], blocks, options.seed)
         say(f"copies and router, {blocks} blocks", 0.5)
-        for share in _shares(rows, blocks, id_bytes, options):
-            shape, p = _shape(rows, base, copies, share, subs, tune, sample, id_bytes, k, options)
-            target = options.recall + (1 - options.recall) * ROUTED_SHARE
+        shares = _shares(rows, blocks, id_bytes, options)
+        target = options.recall + (1 - options.recall) * ROUTED_SHARE
+        trial = _trial(rows, base, copies.best(shares[-1]), subs)
+        trial, order, p = _router(rows, trial, subs, tune, sample, id_bytes, k, target, options)
+        number = np.argsort(order)
+        for share in shares:
+            copy = copies.best(share)
+            shape = replace(trial, copy=np.where(copy >= 0, number[copy], -1).astype(np.int32))
             reads = _routed(shape, p, tune, k, target, block_bytes(shape.sizes(), _middle_code(rows), id_bytes))
             tried.append({
                 "blocks": blocks, "copies": round(share, 4), "beta": shape.router.beta,
@@ -174,7 +180,7 @@ def _shares(rows: Rows, blocks: int, id_bytes: float, options: Options) -> list[
 
 
 def _code_candidates(rows: Rows, shape: Shape, id_bytes: float, options: Options) -> list[tuple[int, bool]]:
-    """Code lengths by rising bytes; whether each is wanted, or there only in case that no shorter one reaches the recall.
+    """Code lengths by rising bytes; whether each is wanted, or there in case that no shorter one reaches the recall.
 
     Wanted are 3 to 6 bits a dimension; where some of them let the index fit the cache, those and the longest that fits.
     """
@@ -196,54 +202,61 @@ def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
     return np.sort(np.random.default_rng([options.seed, 3]).choice(seen, most, replace=False))
 
 
-def _shape(
+def _trial(rows: Rows, base: Partition, copy: npt.NDArray[np.int32], subs: SubCentroids) -> Shape:
+    bits = 4 if rows.dimension >= 32 else 8
+    router = section(subs, rows.metric, BETAS[0], TEMPERATURES[0], bits)
+    return Shape(base, copy, router, *stored_centres(base.centres, rows.metric))
+
+
+def _router(
     rows: Rows,
-    base: Partition,
-    copies: Copies,
-    share: float,
+    trial: Shape,
     subs: SubCentroids,
     tune: _Calibration,
     sample: Ints,
     id_bytes: float,
     k: int,
+    target: float,
     options: Options,
-) -> tuple[Shape, P]:
-    """Measures the router's beta and temperature, then orders the blocks; (shape, p of the tuning queries)."""
-    copy = copies.best(share)
-    bits = 4 if rows.dimension >= 32 else 8
-    trial = Shape(base, copy, section(subs, rows.metric, 1.0, 1.0, bits), *stored_centres(base.centres, rows.metric))
-    index = index_section(rows, base.blocks, rows.count)
+) -> tuple[Shape, Ints, P]:
+    """Measures beta, then the temperature, then orders the blocks by co-probes of the sample.
+
+    Returns the shape in file order, that order, and p of the tuning queries in it.
+    """
+    index = index_section(rows, trial.blocks, rows.count)
+    few = _Calibration(tune.queries[:TUNE_QUERIES], tune.rows[:TUNE_QUERIES], tune.truth[:TUNE_QUERIES])
     sizes = block_bytes(trial.sizes(), _middle_code(rows), id_bytes)
-    target = options.recall + (1 - options.recall) * ROUTED_SHARE
-    few = _Calibration(tune.queries[:500], tune.rows[:500], tune.truth[:500])
-    best: tuple[float, LseSection] | None = None
     order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
-    for beta in BETAS:
-        router = section(subs, rows.metric, beta, 1.0, bits)
-        for temperature, p in zip(TEMPERATURES, _tempered(router, few.queries, rows.dimension), strict=True):
-            if order is None:
-                order = file_order(p)
-                ordered, sizes = _reordered(trial, order), sizes[order]
-            reads = _routed(ordered, p[:, order], few, k, target, sizes)
-            if best is None or reads.nbytes < best[0]:
-                best = reads.nbytes, LseSection(**{**vars(router), "temperature": temperature})
-    assert best is not None
-    router = best[1]
+
+    def read(beta: float, temperatures: tuple[float, ...]) -> list[tuple[float, LseSection]]:
+        """(bytes a query, router) for each temperature."""
+        nonlocal order
+        router, out = section(subs, rows.metric, beta, 1.0, trial.router.bits), []
+        for temperature, p in zip(
+            temperatures, _tempered(router, few.queries, rows.dimension, temperatures), strict=True
+        ):
+            order = file_order(p) if order is None else order
+            reads = _routed(_reordered(trial, order), p[:, order], few, k, target, sizes[order])
+            out.append((reads.nbytes, replace(router, temperature=temperature)))
+        return out
+
+    _, router = min((r for beta in BETAS for r in read(beta, TEMPERATURES[:1])), key=lambda r: r[0])
+    _, router = min(read(router.beta, TEMPERATURES), key=lambda r: r[0])
     drawn = np.random.default_rng([options.seed, 4]).choice(sample, min(ORDER_QUERIES, len(sample)), replace=False)
     order = file_order(probabilities(router, index, prepared(rows, np.sort(drawn))))
-    shape = _reordered(Shape(base, copy, router, trial.centre_section, trial.centres), order)
-    return shape, probabilities(shape.router, index, tune.queries)
+    shape = _reordered(replace(trial, router=router), order)
+    return shape, order, probabilities(shape.router, index, tune.queries)
 
 
-def _tempered(router: LseSection, queries: list[Prepared], dimension: int) -> list[P]:
+def _tempered(router: LseSection, queries: list[Prepared], dimension: int, temperatures: tuple[float, ...]) -> list[P]:
     """p (Q, B) for each temperature; the dot products are made once."""
     n = len(router.scale)
-    out: list[list[npt.NDArray[np.uint32]]] = [[] for _ in TEMPERATURES]
+    out: list[list[npt.NDArray[np.uint32]]] = [[] for _ in temperatures]
     matvec = kernels.matvec_i4 if router.bits == 4 else kernels.matvec_i8
     dots, scratch = array("i", bytes(4 * n)), bytearray(4 * n)
     for q in queries:
         matvec(q.i16, router.table, n, dimension, dots)
-        for kept, temperature in zip(out, TEMPERATURES, strict=True):
+        for kept, temperature in zip(out, temperatures, strict=True):
             p = np.empty(n // router.subs, np.uint32)
             kernels.block_probabilities(
                 dots, router.scale, router.weight, router.subs, router.beta * q.i16_scale, temperature, p, scratch
@@ -262,9 +275,9 @@ def _reordered(shape: Shape, order: Ints) -> Shape:
     def moved(column: memoryview, dtype: type) -> memoryview:
         return memoryview(np.ascontiguousarray(np.frombuffer(column, dtype).reshape(len(order), -1)[order]).reshape(-1))
 
-    router = LseSection(
-        router.bits, router.subs, router.beta, router.temperature, moved(router.table, np.uint8),
-        moved(router.scale, np.float32), moved(router.weight, np.float32),
+    router = replace(
+        router, table=moved(router.table, np.uint8), scale=moved(router.scale, np.float32),
+        weight=moved(router.weight, np.float32),
     )  # fmt: skip
     section_ = type(centres)(
         moved(centres.table, np.uint8), moved(centres.scale, np.float32), moved(centres.bias, np.float32)

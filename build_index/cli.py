@@ -405,5 +405,5 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except VantageError as error:
-        err.print(f"vantage: {error}", style="red", highlight=False, markup=False)
+        err.print(f"vantage: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, InputError) else 1)

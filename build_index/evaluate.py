@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from vantage.cache import Cache
-from vantage.errors import InputError
+from vantage.errors import InputError, LimitError
 from vantage.format import VECTOR_BYTES, part_key
-from vantage.index import Answer, Index, Query
+from vantage.index import TOP_K_MAX, Answer, Index, Query
 from vantage.stats import Receipt
 from vantage.store import Folder
 
@@ -102,7 +102,14 @@ def evaluate(
     """The keys of `vantage eval` (docs/results.md). k defaults to the contract's; a smaller k cuts the same answers."""
     index = open_index(path, cache_bytes)
     contract = index.root.contract
-    k = k or contract.k
+    k = contract.k if k is None else k
+    if not 1 <= k <= TOP_K_MAX:
+        raise LimitError("--k", k, f"1 to {TOP_K_MAX}")
+    count, length = queries.vectors.shape
+    if not count:
+        raise InputError("there are no queries", hint="check --queries and --limit")
+    if length != index.root.index.dimension:
+        raise LimitError("the length of the queries", length, index.root.index.dimension, hint="name other --queries")
     depth = max(k, contract.k)
     truth = queries.neighbors if queries.neighbors is not None else computed_truth(path, index, queries.vectors, k)
     if truth.shape[1] < k:

@@ -50,11 +50,11 @@ class Reads:
 
 
 def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES) -> Reads:
-    """Runs the edge's planner for p (Q, B), nothing cached, one shard."""
+    """Runs the edge's planner for p (Q, B), nothing cached, one shard of blocks of these bytes, aligned."""
     queries, blocks = p.shape
     size, flags = array("I", block_bytes.tolist()), bytearray(blocks)
     flags[0] = 1
-    ends = np.concatenate([[0], np.cumsum(block_bytes)])
+    starts = np.cumsum([0, *map(aligned, size)])
     out, scratch = array("I", bytes(8 * gets)), bytearray(blocks * (gets + 1))
     read, ranges = np.zeros((queries, blocks), bool), []
     for i in range(queries):
@@ -62,7 +62,7 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES) -> Reads:
         pairs = [(out[2 * j], out[2 * j + 1]) for j in range(count)]
         for low, high in pairs:
             read[i, low:high] = True
-        ranges.append([int(ends[high] - ends[low]) for low, high in pairs])
+        ranges.append([int(starts[high - 1] + block_bytes[high - 1] - starts[low]) for low, high in pairs])
     return Reads(read, ranges)
 
 
@@ -87,8 +87,8 @@ class Candidates:
 
 
 def block_bytes(sizes: Ints, code_bytes: int, id_bytes: float) -> Ints:
-    """Bytes of scan blocks of these many rows, with ids of id_bytes each."""
-    return np.array([aligned(block_planes(int(n), code_bytes).ids + int(n * id_bytes)) for n in sizes], np.int64)
+    """Bytes of scan blocks of these many rows, with ids of id_bytes each, as the directory states them."""
+    return np.array([block_planes(int(n), code_bytes).ids + int(n * id_bytes) for n in sizes], np.int64)
 
 
 def full_scan(

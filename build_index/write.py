@@ -435,7 +435,7 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
         file.write(current.pack())
         _sync(file)
     (out / "CURRENT.new").replace(out / "CURRENT")
-    for stale in out.iterdir():  # a folder keeps the live generation and the one before it
+    for stale in out.iterdir() if old != generation else ():  # a folder keeps the live generation and the one before it
         if stale.is_dir() and stale.name not in (generation, old) and len(stale.name) == 16:
             shutil.rmtree(stale, ignore_errors=True)
     return current, sum(size for size, _ in objects.values()) + len(text)

@@ -207,7 +207,7 @@ def _fine_segments(
             q = levels(int(given[axis]))
             reach[:, nibble] += draws[:, axis] * np.ptp(q.low if low else q.top)
     widest = reach.reshape(64, -1, 2 * SEGMENT).max(2)
-    unit = widest.max(1, keepdims=True) / 65280
+    unit = np.maximum(widest.max(1, keepdims=True), 1e-30) / 65280
     step = unit * 2.0 ** np.clip(np.ceil(np.log2(np.maximum(widest / (255 * unit), 1))), 0, 8)
     rounding = (step**2).mean(0) * 2 * SEGMENT / 12
     left = np.cumsum(rounding[::-1])[::-1]

@@ -96,6 +96,8 @@ def problem(error: VantageError, request_id: str) -> Reply:
     headers = {"content-type": "application/problem+json"}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, MethodError):
+        headers["allow"] = error.allow
     if error.status == 503:
         headers["retry-after"] = "1"
     return Reply(error.status, body, headers)
@@ -153,15 +155,19 @@ async def _route(
 
 
 class MethodError(InputError):
-    """The path is right, the method is not."""
+    """The path is right, the method is not; `allow` is the one that is."""
 
     code = "method_not_allowed"
     status = 405
 
+    def __init__(self, method: str, allow: str) -> None:
+        super().__init__(f"{method} is not possible here", hint=f"use {allow}", param="method")
+        self.allow = allow
+
 
 def _method(method: str, wanted: str) -> None:
     if method != wanted:
-        raise MethodError(f"{method} is not possible here", hint=f"use {wanted}")
+        raise MethodError(method, wanted)
 
 
 def _after(service: Service, name: str) -> list[Awaitable[Any]]:
@@ -255,7 +261,12 @@ def _queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
     for name in include:
         _known(name, INCLUDE, "include")
     recall = fields.get("recall")
-    if recall is not None and (isinstance(recall, bool) or not isinstance(recall, int | float) or not 0 < recall < 1):
+    # NaN and infinity are numbers to Python's JSON alone, and an error may not repeat them.
+    if recall is not None and (
+        isinstance(recall, bool) or not isinstance(recall, int | float) or not abs(recall) < 1e9
+    ):
+        raise InputError("recall is not a number", hint="0.95 is a usual target", param="recall")
+    if recall is not None and not 0 < recall < 1:
         raise LimitError("recall", recall, "between 0 and 1", hint="0.95 is a usual target", param="recall")
     if not isinstance(fields.get("explain", False), bool):
         raise InputError("explain is neither true nor false", hint="send true for the plan alone", param="explain")
@@ -266,7 +277,8 @@ def _queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
         None, _integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
         _budget(fields.get("budget", {})),
     )  # fmt: skip
-    return [Query(**{**vars(query), "vector": v}) for v in vectors], many
+    names = [f"vectors[{i}]" if many else "vector" for i in range(len(vectors))]
+    return [Query(**{**vars(query), "vector": v, "param": n}) for v, n in zip(vectors, names, strict=True)], many
 
 
 def _budget(fields: Any) -> Budget:
@@ -309,7 +321,7 @@ def answer_body(answer: Answer, include: list[str]) -> dict[str, Any]:
 
 def explain(index: Index, query: Query) -> dict[str, Any]:
     """The plan of a query: its ranges and their price, reading nothing."""
-    plan: Plan = index.plan(query, prepare(query.vector, index.root.index))
+    plan: Plan = index.plan(query, prepare(query.vector, index.root.index, query.param))
     sizes = [r.size for r in plan.ranges]
     return {
         "generation": index.current.generation,
@@ -325,5 +337,5 @@ def explain(index: Index, query: Query) -> dict[str, Any]:
         "modelled_ms": round(wave_ms(sizes), 2),
         "usd_per_million": round(1e6 * CLASS_B_USD * len(sizes), 4),
         "complete": plan.complete,
-        "recall_estimate": recall_estimate(index.root.contract, plan.price, query.top_k),
+        "recall_estimate": recall_estimate(index.root.contract, plan.price, query.top_k) if plan.complete else None,
     }

@@ -26,9 +26,9 @@ class Cache:
         return self._blocks[generation, block]
 
     def put(self, generation: str, block: int, data: memoryview) -> None:
-        """Copies a block in, and throws out what is over the budget."""
+        """Copies a block in, and throws out what is over the budget. A forgotten generation keeps nothing."""
         key = (generation, block)
-        if len(data) > self.budget or key in self._blocks:
+        if len(data) > self.budget or key in self._blocks or generation not in self._flags:
             return
         while self.held + len(data) > self.budget:
             self._drop(next(iter(self._blocks)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -46,6 +47,7 @@ class Query:
     vectors: bool = False
     budget: Budget = field(default_factory=Budget)
     without: int | None = None  # a row that is left out of the answer: the query itself
+    param: str = "vector"  # what errors call the vector
 
 
 @dataclass(frozen=True)
@@ -93,22 +95,40 @@ class Index:
         return cls(name, bucket, cache, current, Root.unpack(root, f"{name}/{current.root.key}"))
 
     def plan(self, query: Query, prepared: Prepared) -> Plan:
-        """What the first wave would read; reads nothing. Raises LimitError where the query asks too much."""
+        """What the first wave would read; reads nothing. Raises LimitError where the query asks too much.
+
+        The price is one that fits the mean query: where it buys fewer rows than are asked for, it falls.
+        """
         self._check(query)
         contract = self.root.contract
         price = price_of(contract, query.recall)
         p = self.router.probabilities(prepared)
-        return plan_scan(p, self.flags, self.root.directory, price, contract.gets, query.budget)
+        wanted = min(query.top_k + (query.without is not None), self.root.index.rows)
+        last = False
+        while True:
+            plan = plan_scan(p, self.flags, self.root.directory, price, contract.gets, query.budget)
+            if last or not plan.complete or self._rows(plan) >= wanted:
+                return plan
+            if not price:  # it takes blocks of probability 0 too
+                p, last = array("I", [v or 1 for v in p]), True
+            price //= 2
+
+    def _rows(self, plan: Plan) -> int:
+        """Distinct rows that a plan is sure to scan: the home rows of its blocks."""
+        first_row = self.root.directory.first_row
+        read = sum(first_row[r.last] - first_row[r.first] for r in plan.ranges)
+        inside = {b for r in plan.ranges for b in range(r.first, r.last)}
+        return read + sum(first_row[b + 1] - first_row[b] for b in plan.cached if b not in inside)
 
     async def query(self, query: Query, receipt: Receipt | None = None) -> Answer:
         """prepare -> route -> plan -> store -> scan -> (plan -> store) -> rank."""
         receipt = receipt or Receipt()
         receipt.generation = self.current.generation
-        prepared = prepare(query.vector, self.root.index)
+        prepared = prepare(query.vector, self.root.index, query.param)
         plan = self.plan(query, prepared)
         spare = query.without is not None
         wanted = max(query.top_k, query.rerank) + spare
-        scan = self.scan_of(self.root, prepared, max(3 * wanted, CONTENDERS_MIN))
+        scan = self.scan_of(self.root, prepared, max(3 * wanted, CONTENDERS_MIN), self.space)
         reader = Reader(self.bucket, self.etags, receipt)
         await self._scan(plan, scan, reader)
         contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
@@ -170,8 +190,9 @@ class Index:
                 receipt.blocks += 1
             scan.settle()
             for b in range(r.first, r.last):
-                at = directory.offset[b] - r.offset
-                self.cache.put(self.space, b, data[at : at + directory.size[b]])
+                if b not in done:  # so it was verified here
+                    at = directory.offset[b] - r.offset
+                    self.cache.put(self.space, b, data[at : at + directory.size[b]])
 
         sizes = self.root.objects.shards
         await reader.wave(
@@ -248,7 +269,7 @@ class Index:
                 home = self._home(m.row)
                 if home in found:
                     first, end = self.root.directory.first_row[home], self.root.directory.first_row[home + 1]
-                    label = f"attributes of block {home}"
+                    label = f"{self.space}: attributes of block {home}"
                     m.attributes = attributes_at(found[home], end - first, m.row - first, names, label)
             whole &= all(m.attributes is not None for m in matches)
         return whole
@@ -264,11 +285,11 @@ class Index:
             key = f"{self.name}/{shard_key(self.current.generation, shard)}"
             sizes[key] = self.root.objects.shards[shard]
             items.append((key, directory.attribute_offset[b], directory.attribute_size[b]))
-        found = await self._gather(items, sizes, reader, budget, ATTRIBUTE_RANGES)
-        for b, data in zip(order, found or [], strict=False):
+        found = await self._gather(items, sizes, reader, budget, max(ATTRIBUTE_RANGES, len(sizes)))
+        for i, (b, data) in enumerate(zip(order, found or [], strict=False)):
             if crc32c(data) != directory.attribute_crc[b]:
                 raise DamagedError(
-                    f"{self.name}: checksum of attributes of block {b} differs", hint="publish the index again"
+                    f"{items[i][0]}: checksum of attributes of block {b} differs", hint="publish the index again"
                 )
         return dict(zip(order, found, strict=True)) if found is not None else {}
 
@@ -281,9 +302,11 @@ class Index:
             raise InputError(
                 f"ids of {self.name!r} are {self.root.index.id_kind}", hint="send an id of that kind", param="id"
             )
+        missing = NotFoundError(f"there is no row with id {_readable(identifier)!r}", hint="check the id", param="id")
+        if isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63:
+            raise missing
         pages, wanted = self.root.id_pages, id_hash(identifier)
         page = bisect_right(pages.first_hash, wanted) - 1
-        missing = NotFoundError(f"there is no row with id {_readable(identifier)!r}", hint="check the id", param="id")
         if page < 0:
             raise missing
         rows = min(ID_PAGE_ROWS, self.root.index.rows - page * ID_PAGE_ROWS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from array import array
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def exact_score(vector: bytes, query: Prepared, index: IndexSection) -> float:
     _DOT[kind](query.vector, vector, 0, stride, 1, d, out)  # of norm 1: the square of a tiny source would be 0
     own = array("f", [0.0])
     _DOT[kind](array("f", decode(vector, kind)), vector, 0, stride, 1, d, own)
-    return max(-1.0, min(1.0, out[0] / own[0] ** 0.5)) if own[0] else 0.0
+    return max(-1.0, min(1.0, out[0] / math.sqrt(own[0]))) if own[0] else 0.0
 
 
 def decode(vector: bytes | memoryview, kind: str) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -46,12 +47,12 @@ class Scan(Protocol):
 class LrsqScan:
     """lrsq (see build_index.codecs.lrsq): nibble tables once a query, then one kernel call a block.
 
-    capacity: most contenders. A row of block b scores base_b + h + f * (sum of table entries), times query.unit, as an
-    integer; base_b is <q, c_b> plus the centre's bias.
+    capacity: most contenders; name: of the generation, for errors. A row of block b scores base_b + h + f * (sum of
+    table entries), times query.unit, as an integer; base_b is <q, c_b> plus the centre's bias.
     """
 
-    def __init__(self, root: Root, query: Prepared, capacity: int) -> None:
-        self.root, self.query, self.rows = root, query, 0
+    def __init__(self, root: Root, query: Prepared, capacity: int, name: str = "") -> None:
+        self.root, self.query, self.name, self.rows = root, query, name, 0
         self.codec = root.codec
         rotated = array("f", bytes(4 * root.axes))
         d = root.index.dimension
@@ -80,7 +81,7 @@ class LrsqScan:
         if keep:  # checked when it came
             self._kept[number] = data
         else:
-            self._fresh[number] = (data, id_width(data, at, f"block {number}"))
+            self._fresh[number] = (data, id_width(data, at, self._where(number)))
         self.rows += kernels.lrsq_scan(
             data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, self.base(number), number, self.tables, self.pool
         )
@@ -96,22 +97,27 @@ class LrsqScan:
         kind, out = self.root.index.id_kind, []
         for score, row, block, i in islice(self.entries(), most):
             if row >= self.root.index.rows:
-                raise damaged(f"block {block}", f"holds row {row} of {self.root.index.rows}")
+                raise damaged(self._where(block), f"holds row {row} of {self.root.index.rows}")
             n = self.root.directory.rows[block]
             tail, width = self._tails.get(block) or self._tail(block)
             ids = tail[4 * aligned(n, GROUP) :]
             out.append(
                 Contender(
-                    score, row, tail[4 * i : 4 * i + 4].cast("I")[0], id_at(ids, width, n, i, kind, f"block {block}")
+                    score, row, tail[4 * i : 4 * i + 4].cast("I")[0], id_at(ids, width, n, i, kind, self._where(block))
                 )
             )
         return out
+
+    def _where(self, block: int) -> str:
+        """What errors call a block."""
+        shard = bisect_right(self.root.directory.shard_blocks, block) - 1
+        return f"{self.name}/shard-{shard:05d}.bin, block {block}"
 
     def _tail(self, block: int) -> tuple[memoryview, int]:
         """(checks and ids, id width) of a kept block."""
         data = self._kept[block]
         at = block_planes(self.root.directory.rows[block], self.codec.code_bytes)
-        self._tails[block] = (memoryview(data)[at.checks :], id_width(data, at, f"block {block}"))
+        self._tails[block] = (memoryview(data)[at.checks :], id_width(data, at, self._where(block)))
         return self._tails[block]
 
     def entries(self) -> Iterator[tuple[int, int, int, int]]:

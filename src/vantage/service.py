@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 
 from .cache import Cache
-from .errors import DamagedError, InputError
+from .errors import ChangedError, DamagedError, InputError
 from .format import Current, Root
 from .index import Answer, Index, Query
 from .stats import Receipt
@@ -55,6 +56,8 @@ class Service:
             return None
         try:
             current = Current.unpack(held[0], f"{name}/CURRENT")
+            if sha256(held[1]).hexdigest() != current.root.sha256:
+                return None
             return Index(name, self.bucket, self.cache, current, Root.unpack(held[1], f"{name}/{current.root.key}"))
         except DamagedError:  # the bucket has the last word
             return None
@@ -79,21 +82,28 @@ class Service:
             if gone is not None:
                 self.cache.forget(gone.space)
             return False
-        if Current.unpack(data, f"{name}/CURRENT").generation == self.open[name].current.generation:
+        live = self.open.get(name)
+        if live is not None and Current.unpack(data, f"{name}/CURRENT").generation == live.current.generation:
             return False
         self._switch(name, await Index.open(self.bucket, name, self.cache, Receipt()))
         return True
 
     async def query(self, name: str, query: Query) -> Answer:
-        """Answers from the open generation; if that turns out to be gone from the bucket, from its successor."""
+        """Answers from the open generation; if that turns out to be gone from the bucket, from its successor.
+
+        An object that was put again under its key is read by its new etag: its size and checksums still decide.
+        """
         receipt = Receipt()
         index = await self.index(name, receipt)
         try:
             return await index.query(query, receipt)
-        except DamagedError:
-            if not await self.revalidate(name):
+        except (DamagedError, ChangedError) as error:
+            index.etags.clear()
+            await self.revalidate(name)
+            live = await self.index(name, receipt)
+            if live.space == index.space and isinstance(error, DamagedError):
                 raise
-            return await (await self.index(name, receipt)).query(query, receipt)
+            return await live.query(query, receipt)
 
     async def names(self) -> list[str]:
         """Indexes of the bucket: its folders that hold a CURRENT."""

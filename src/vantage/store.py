@@ -129,7 +129,7 @@ class Reader:
     async def _get(self, key: str, offset: int, length: int, size: int) -> Body:
         def check(body: Body) -> None:
             if body.size != size:
-                raise DamagedError(f"{key}: {body.size} bytes, the root says {size}", hint="publish the index again")
+                raise DamagedError(f"{key}: {body.size} bytes, expected {size}", hint="publish the index again")
             if body.length != length:
                 what = "the whole object came" if body.length == size else f"{body.length} bytes came"
                 raise StoreError(f"{key}: {what} for bytes {offset} to {offset + length}", hint="try again later")

@@ -7,7 +7,7 @@ from build_index.serve import ROOT
 
 
 def test_the_sample_index(sample_bucket: Path) -> None:
-    """The same machine type gives the same index; others may differ in last digits of k-means, so bounds, not equality."""
+    """Machines may differ in the last digits of k-means, so these are bounds."""
     queries = read_queries(ROOT / "sample" / "queries.parquet", None)
     cold = evaluate(sample_bucket / "wordnet", queries)
     assert cold["queries"] == 600

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
+from build_index.build import build
+from build_index.choose import Options
 from build_index.evaluate import open_index, read_queries
 from build_index.serve import ROOT, Server, load, serve
+from build_index.source import open_source
 from vantage import api
 from vantage.index import Query
 
@@ -173,9 +179,7 @@ def test_snapshot_saved_and_restored(tmp_path: Path, sample_bucket: Path) -> Non
 
 
 def test_damage_and_loss_are_errors_and_other_indexes_answer(tmp_path: Path, sample_bucket: Path) -> None:
-    """A copy with a flipped byte in its shard, one without its shard, one without its root; the sound one still answers."""
-    import shutil
-
+    """A copy with flipped bytes in its shard, one without its shard, one without its root; the sound one answers."""
     bucket = tmp_path / "bucket"
     for name in ("sound", "flipped", "shardless", "rootless"):
         shutil.copytree(sample_bucket / "wordnet", bucket / name)
@@ -196,3 +200,48 @@ def test_damage_and_loss_are_errors_and_other_indexes_answer(tmp_path: Path, sam
             assert reply.json()["code"] == "damaged_index"
             assert phrase in reply.json()["detail"]
             assert http.post("/v1/indexes/sound/query", json={"vector": vector}).status_code == 200
+
+
+def test_a_failing_bucket_is_a_503_that_names_the_object(tmp_path: Path, sample_bucket: Path) -> None:
+    """The shard's bytes are cut under local R2, so that bodies end early."""
+    load(sample_bucket, tmp_path)
+    blobs = sorted(tmp_path.glob("**/blobs/*"), key=lambda path: path.stat().st_size)
+    shard = next(sample_bucket.glob("wordnet/*/shard-00000.bin")).stat().st_size
+    for blob in (b for b in blobs if b.stat().st_size == shard):
+        os.truncate(blob, 5000)
+    vector = sample_queries(1)[0]
+    with serve(tmp_path, variables={"PUBLIC_READ": "1"}) as server, client(server) as http:
+        reply = http.post("/v1/indexes/wordnet/query", json={"vector": vector})
+        assert reply.status_code == 503, reply.text
+        assert reply.json()["code"] == "store_unavailable"
+        assert "shard-00000.bin" in reply.json()["detail"]
+        assert http.get("/v1/indexes/wordnet").status_code == 200
+
+
+def test_a_new_generation_is_picked_up_with_no_failed_query(tmp_path: Path, sample_bucket: Path) -> None:
+    """The index is replaced while it is asked; soon the answers are of the new generation."""
+    bucket, state = tmp_path / "bucket", tmp_path / "state"
+    shutil.copytree(sample_bucket / "wordnet", bucket / "wordnet")
+    load(bucket, state)
+    old = open_index(bucket / "wordnet").current.generation
+    source = open_source([SAMPLE / "wordnet.parquet"], attributes=[])
+    build(source, bucket / "wordnet", Options(), "cosine", wide=False, say=lambda *_: None, tell=lambda _: None)
+    new = open_index(bucket / "wordnet").current.generation
+    assert new != old
+    vector = sample_queries(1)[0]
+    with serve(state, variables={"PUBLIC_READ": "1"}) as server, client(server) as http:
+
+        def generation() -> str:
+            reply = http.post("/v1/indexes/wordnet/query", json={"vector": vector})
+            assert reply.status_code == 200, reply.text
+            answered: str = reply.json()["receipt"]["generation"]
+            return answered
+
+        assert generation() == old
+        load(bucket, state)
+        deadline = time.monotonic() + 60
+        seen = [generation()]
+        while seen[-1] == old and time.monotonic() < deadline:
+            time.sleep(0.5)
+            seen.append(generation())
+        assert seen[-1] == new

@@ -65,8 +65,10 @@ GENERATION = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 def _object(value: Any, key: str, limit: int, name: str) -> ObjectName:
     """The name of an object whose key and size are in bounds: a reader allocates the size before it reads."""
     found = ObjectName(value["key"], value["size"], value["sha256"])
-    if found.key != key or not GENERATION.fullmatch(key.split("/")[0]) or not isinstance(found.sha256, str):
-        raise damaged(name, f"names {found.key!r} with SHA-256 {found.sha256!r}, wants {key!r}"[:300])
+    if found.key != key or not GENERATION.fullmatch(key.split("/")[0]):
+        raise damaged(name, f"names {found.key!r}, wants a generation and then {key.split('/')[-1]}"[:300])
+    if not isinstance(found.sha256, str):
+        raise damaged(name, f"{key} has no SHA-256")
     if not isinstance(found.size, int) or not 1 <= found.size <= limit:
         raise damaged(name, f"{key} of {found.size!r} bytes, the limit is {limit}"[:300])
     return found

@@ -47,7 +47,7 @@ class IndexSection:
 
         if not 1 <= dimension <= DIMENSION_MAX or not 1 <= blocks <= BLOCKS_MAX or not 1 <= shards <= blocks:
             raise damaged(label, f"dimension {dimension}, blocks {blocks}, shards {shards}")
-        if not 0 < scale < 1e30 or not 1 <= rows <= places < 1 << 32:
+        if not 1e-40 < scale < 1e40 or not 1 <= rows <= places < 1 << 32:
             raise damaged(label, f"row scale {scale}, rows {rows}, places {places}")
         return cls(
             name(METRICS, metric, "metric"), dimension, rows, blocks, shards, name(ID_KINDS, ids, "id kind"),

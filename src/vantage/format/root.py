@@ -92,7 +92,8 @@ class Directory:
         size, rows, crc, attribute_size, attribute_crc = (cursor.column("I", blocks) for _ in range(5))
         cursor.end()
         if first_row[0] or first_row[blocks] != index.rows or sum(rows) != index.places:
-            raise damaged(label, f"its blocks hold {first_row[blocks]} rows, the index section says {index.rows}")
+            found = f"{first_row[blocks]} rows in {sum(rows)} places"
+            raise damaged(label, f"{found}, the index section says {index.rows} in {index.places}")
         if shard_blocks[0] or shard_blocks[shards] != blocks:
             raise damaged(label, "the shards do not cover the blocks")
         for shard in range(shards):

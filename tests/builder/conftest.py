@@ -1,0 +1,34 @@
+"""Rows from arrays, spooled as a build spools them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import RowsOf
+
+from build_index.rows import Rows, row_scale
+from build_index.source import open_source
+from build_index.spool import spool
+
+
+@pytest.fixture
+def rows_of(tmp_path: Path) -> Iterator[RowsOf]:
+    """rows_of(x (N, d), metric="l2", scale=1.0); scale None: the one that a build would take."""
+    with ExitStack() as stack:
+        made = 0
+
+        def rows(x: np.ndarray, metric: str = "l2", scale: float | None = 1.0) -> Rows:
+            nonlocal made
+            made += 1
+            path = tmp_path / f"rows-{made}.npy"
+            np.save(path, x)
+            spooled = stack.enter_context(spool(open_source([path]), tmp_path / f"spool-{made}", metric=metric))
+            if scale is None:
+                scale = row_scale(metric, spooled.norm_mean, spooled.norm_max)
+            return Rows(spooled, metric, scale)
+
+        yield rows

@@ -1,0 +1,61 @@
+"""Small data for the builder's tests, and commands run in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from build_index.cli import main
+from build_index.rows import Rows
+
+RowsOf = Callable[..., Rows]  # the fixture rows_of
+
+
+def clustered(rows: int, dimension: int, seed: int) -> np.ndarray:
+    """f32 (rows, d): 24 Gaussian clusters in directions of falling strength, as embeddings have them."""
+    draw = np.random.default_rng(seed)
+    centres = draw.normal(size=(24, dimension)) * np.linspace(2.0, 0.2, dimension)
+    x = centres[draw.integers(24, size=rows)] + draw.normal(size=(rows, dimension)) * np.linspace(1, 0.1, dimension)
+    return x.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The one JSON object on stdout."""
+        assert self.code == 0, self.err
+        assert self.out.count("\n") == 1
+        return json.loads(self.out, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+
+    def refusal(self) -> str:
+        """The sentence on stderr of a command that the user has to mend."""
+        assert (self.code, self.out) == (2, ""), self
+        assert "Traceback" not in self.err
+        return self.err.rstrip("\n").rsplit("vantage: ", 1)[1]
+
+
+def vantage(*args: object) -> Ran:
+    """The command line, through its entry point."""
+    out, err = io.StringIO(), io.StringIO()
+    with patch.object(sys, "argv", ["vantage", *map(str, args)]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Ran(code, out.getvalue(), err.getvalue())

@@ -1,0 +1,160 @@
+"""The choice: a contract that was measured, on rows that trained nothing, and the same for the same input."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from doubles import Built
+from small import RowsOf, clustered
+
+from build_index import choose as choosing
+from build_index.choose import CALIBRATION_MARGIN, Options, choose
+from build_index.evaluate import open_index
+from build_index.rows import Rows
+from build_index.truth import hold_out
+from vantage.errors import InputError
+from vantage.format import Contract
+
+
+def silent(phase: str, share: float) -> None:
+    assert 0 <= share <= 1 and phase
+
+
+def contract(built: Built) -> Contract:
+    return open_index(built.bucket / built.name).root.contract
+
+
+def manifest(built: Built) -> dict[str, Any]:
+    current = json.loads((built.bucket / built.name / "CURRENT").read_bytes())
+    found: dict[str, Any] = json.loads((built.bucket / built.name / current["manifest"]["key"]).read_bytes())
+    return found
+
+
+@pytest.mark.parametrize("name", ["words", "points", "dots"])
+def test_points_go_from_cheap_to_dear(name: str, request: pytest.FixtureRequest) -> None:
+    promised = contract(request.getfixturevalue(name))
+    assert {p.k for p in promised.points} == {1, 10}
+    for k in (1, 10):
+        points = [p for p in promised.points if p.k == k]
+        assert points[-1].price == 0
+        for a, b in pairwise(points):
+            assert a.price > b.price
+            assert a.nbytes <= b.nbytes
+        assert all(0 <= p.recall <= 1 - CALIBRATION_MARGIN and 0 <= p.gets <= promised.gets for p in points)
+    ours = [p.recall for p in promised.points if p.k == 10]
+    assert ours == sorted(ours)
+
+
+@pytest.mark.parametrize("name", ["words", "points", "dots"])
+def test_a_point_at_the_target_reaches_it(name: str, request: pytest.FixtureRequest) -> None:
+    """And not by far: the price is the highest that does, but where even one block holds all."""
+    promised = contract(request.getfixturevalue(name))
+    assert (promised.k, promised.target, promised.gets) == (10, 0.9, 6)
+    at = min((p for p in promised.points if p.k == 10 and p.recall >= 0.9), key=lambda p: p.recall)
+    assert at.recall < 0.93 or at.gets <= 1.1
+
+
+@pytest.mark.parametrize("name", ["words", "points", "dots"])
+def test_what_was_tried_is_in_the_manifest(name: str, request: pytest.FixtureRequest) -> None:
+    told = manifest(request.getfixturevalue(name))
+    shapes = [t for t in told["tried"] if "beta" in t]
+    codes = [t for t in told["tried"] if "code_bytes" in t]
+    assert len(shapes) + len(codes) == len(told["tried"]) and shapes and codes
+    assert told["blocks"] in {t["blocks"] for t in shapes}
+    reached = [t for t in codes if t.get("reaches_target", True)]
+    assert told["codec"]["code_bytes"] == min(reached, key=lambda t: t["modelled_ms"])["code_bytes"]
+    assert all(t["all_blocks_recall"] >= 0.9 and t["gets"] <= 6 for t in reached)
+    assert told["contract"]["target"] == 0.9
+    promised = contract(request.getfixturevalue(name))
+    assert told["contract"]["points"] == [vars(p) for p in promised.points]
+
+
+@pytest.mark.parametrize("rows", [20, 21, 39, 500, 50_000])
+def test_held_out_rows_are_apart(rows: int) -> None:
+    held = hold_out(rows, 3)
+    assert not np.intersect1d(held.tune, held.price).size
+    assert (np.diff(held.all) > 0).all() and held.all.max() < rows
+    assert len(held.tune) == len(held.price) == max(1, min(2000, rows // 20))
+    assert (hold_out(rows, 3).all == held.all).all()
+
+
+def small(rows_of: RowsOf, metric: str = "l2") -> Rows:
+    return rows_of(clustered(600, 12, 8), metric, scale=None)
+
+
+def test_nothing_is_trained_on_held_out_rows(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """k-means sees neither set, and the prices come from the second one alone."""
+    rows, held = small(rows_of), hold_out(600, 0)
+    trained, scanned = [], []
+    real_partition, real_scan = choosing.partition, choosing.full_scan
+
+    def partition(rows: Rows, sample: np.ndarray, *rest: Any) -> Any:
+        trained.append(sample)
+        return real_partition(rows, sample, *rest)
+
+    def full_scan(*args: Any) -> Any:
+        scanned.append(args[4])
+        return real_scan(*args)
+
+    monkeypatch.setattr(choosing, "partition", partition)
+    monkeypatch.setattr(choosing, "full_scan", full_scan)
+    choose(rows, 8.0, Options(0.9, 10), silent)
+    assert trained and not any(np.intersect1d(sample, held.all).size for sample in trained)
+    assert (scanned[-1] == held.price).all()
+    assert all((asked == held.tune).all() for asked in scanned[:-1])
+
+
+def test_training_stays_in_the_memory_budget(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample, when not all rows fit; every row still has its block."""
+    rows, trained = rows_of(clustered(2500, 12, 8)), []
+    real = choosing.partition
+
+    def partition(rows: Rows, sample: np.ndarray, *rest: Any) -> Any:
+        trained.append(sample)
+        return real(rows, sample, *rest)
+
+    monkeypatch.setattr(choosing, "partition", partition)
+    choice = choose(rows, 8.0, Options(0.9, 10, memory_bytes=1), silent)
+    assert len(trained[0]) == 1000 and (np.diff(trained[0]) > 0).all()
+    assert np.bincount(choice.shape.partition.home).sum() == 2500
+
+
+def test_a_recall_out_of_reach_is_refused(rows_of: RowsOf) -> None:
+    with pytest.raises(InputError, match="0.9999") as caught:
+        choose(small(rows_of), 8.0, Options(0.9999, 10), silent)
+    assert "--recall" in caught.value.hint
+
+
+def test_the_same_input_gives_the_same_choice(rows_of: RowsOf) -> None:
+    rows = small(rows_of)
+    one, two = (choose(rows, 8.0, Options(0.9, 10, seed=4), silent) for _ in range(2))
+    other = choose(rows, 8.0, Options(0.9, 10, seed=5), silent)
+    assert one.tried == two.tried
+    assert one.contract == two.contract
+    assert one.codec.section.pack() == two.codec.section.pack()
+    assert one.shape.router.pack() == two.shape.router.pack()
+    assert (one.shape.partition.home == two.shape.partition.home).all() and (one.shape.copy == two.shape.copy).all()
+    assert other.shape.router.pack() != one.shape.router.pack()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
+@pytest.mark.parametrize(("rows", "dimension", "k"), [(20, 1, 100), (21, 3, 1), (90, 97, 100)])
+def test_few_rows(rows_of: RowsOf, rows: int, dimension: int, k: int, metric: str) -> None:
+    x = np.random.default_rng(1).normal(size=(rows, dimension)).astype(np.float32) + 0.1
+    choice = choose(rows_of(x, metric, scale=None), 8.0, Options(0.8, k), silent)
+    assert choice.contract.k == min(k, rows - 1)
+    assert choice.shape.sizes().sum() >= rows
+
+
+def test_a_small_cache_leaves_out_copies(rows_of: RowsOf) -> None:
+    """Copies are made where the cache named holds them; an index that fits no cache is made for the reads alone."""
+    rows = rows_of(clustered(2000, 16, 9))
+    for cache, most in ((1 << 20, 700), (60_000, 200)):
+        choice = choose(rows, 8.0, Options(0.9, 10, cache_bytes=cache), silent)
+        total = sum(choosing.block_bytes(choice.shape.sizes(), choice.codec.code_bytes, 8.0))
+        assert (choice.shape.copy >= 0).sum() <= most
+        assert total <= cache

@@ -1,0 +1,189 @@
+"""What choose.py believes is what the edge does: the same blocks, the same answers, the same recall, at any price."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from doubles import Recorder
+from small import clustered
+
+from build_index.build import Report, build
+from build_index.choose import Options
+from build_index.evaluate import source_rows
+from build_index.measure import Candidates, block_bytes, chunks, full_scan, plans, price_for
+from build_index.rows import Rows, row_scale
+from build_index.shape import index_section, prepared, probabilities
+from build_index.source import open_source
+from build_index.spool import spool
+from build_index.truth import truth_of
+from vantage.cache import Cache
+from vantage.format import Contract, Point
+from vantage.index import Index, Query
+from vantage.prepare import Prepared
+from vantage.stats import Receipt
+from vantage.store import Folder
+
+K = 10
+ROWS = 1200
+ASKED = np.arange(7, ROWS, 20)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A built index, its rows, and ASKED of them as queries, scanned by the builder: found; p u32 (Q, B)."""
+
+    rows: Rows
+    report: Report
+    queries: list[Prepared]
+    found: Candidates
+    p: np.ndarray
+    truth: np.ndarray
+
+    def opened(self, price: int) -> tuple[Index, Recorder]:
+        """The index with this price as the only one of its contract."""
+        bucket = Recorder(Folder(self.report.index.parent))
+        index = asyncio.run(Index.open(bucket, self.report.index.name, Cache(0), Receipt()))
+        contract = Contract(K, index.root.contract.gets, 0.5, (Point(K, price, 0.5, 0.0, 0.0),))
+        bucket.forget()
+        return Index(index.name, bucket, Cache(0), index.current, replace(index.root, contract=contract)), bucket
+
+
+@pytest.fixture(scope="module", params=["cosine", "l2", "dot"])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    folder = tmp_path_factory.mktemp("measure")
+    np.save(folder / "rows.npy", clustered(ROWS, 24, 5))
+    source = open_source([folder / "rows.npy"])
+    with patch("build_index.choose.BLOCK_ROWS", 24):
+        report = build(
+            source, folder / "bucket" / "small", Options(0.9, K), request.param, wide=True,
+            say=lambda phase, share: None, tell=lambda text: None,
+        )  # fmt: skip
+    with spool(source, folder / "spool", metric=request.param) as spooled:
+        rows = Rows(spooled, request.param, row_scale(request.param, spooled.norm_mean, spooled.norm_max))
+        shape, queries = report.choice.shape, prepared(rows, ASKED)
+        found = full_scan(rows, shape, report.choice.codec, queries, ASKED)
+        section = index_section(rows, shape.blocks, int(shape.sizes().sum()))
+        p = probabilities(shape.router, section, queries)
+        yield Case(rows, report, queries, found, p, truth_of(rows, ASKED, K))
+
+
+def prices(case: Case) -> list[int]:
+    points = case.report.choice.contract.points
+    return sorted({p.price for p in points} | {0, 1 << 20, (1 << 32) - 1})
+
+
+def test_there_is_something_to_plan(case: Case) -> None:
+    assert case.report.choice.shape.blocks >= 32
+    assert (case.report.choice.shape.copy >= 0).sum() > 100
+
+
+def sizes_of(case: Case) -> np.ndarray:
+    return block_bytes(case.report.choice.shape.sizes(), case.report.choice.codec.code_bytes, 8.0)
+
+
+def test_block_bytes_are_those_of_the_index(case: Case) -> None:
+    index, _ = case.opened(0)
+    assert sizes_of(case).tolist() == list(index.root.directory.size)
+    assert (case.p == [index.router.probabilities(query) for query in case.queries]).all()
+
+
+def test_plans_are_what_the_edge_plans(case: Case) -> None:
+    """The same ranges and bytes, at the price that the edge goes by: it lowers one that buys fewer rows than asked."""
+    kept = 0
+    for price in prices(case):
+        index, _ = case.opened(price)
+        for i, query in enumerate(case.queries):
+            plan = index.plan(Query(query.source, K), query)
+            reads = plans(case.p[i : i + 1], sizes_of(case), plan.price)
+            assert np.flatnonzero(reads.blocks[0]).tolist() == [b for r in plan.ranges for b in range(r.first, r.last)]
+            assert reads.ranges[0] == [r.size for r in plan.ranges]
+            kept += plan.price == price
+    assert kept > 5 * len(ASKED)
+
+
+def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
+    """For every query and price: the same GETs and bytes, the same answers, so the same recall."""
+    seen = set()
+    for price in prices(case):
+        index, bucket = case.opened(price)
+        source = source_rows(case.report.index, index)
+        number = np.empty(ROWS, np.int64)
+        number[source] = np.arange(ROWS)
+        reads = plans(case.p, sizes_of(case), price)
+        predicted = case.found.recall(reads.blocks, case.truth, K)
+        found = []
+        for i, row in enumerate(ASKED):
+            question = Query(case.queries[i].source, K, without=int(number[row]))
+            bucket.forget()
+            answer = asyncio.run(index.query(question))
+            mine = source[[m.row for m in answer.matches]].astype(np.int32)
+            found.append(len(np.intersect1d(mine, case.truth[i])) / K)
+            if index.plan(question, case.queries[i]).price == price:
+                assert found[-1] == pytest.approx(predicted[i])
+                assert (len(bucket.gets), bucket.bytes) == (len(reads.ranges[i]), sum(reads.ranges[i]))
+                again = case.found.recall(reads.blocks, np.tile(mine, (len(ASKED), 1)), K)
+                assert len(mine) == K and again[i] == 1  # the very rows that were foreseen
+            else:  # the edge read more
+                assert found[-1] >= predicted[i]
+        seen.add(round(float(np.mean(found)), 3))
+    assert len(seen) > 1 and max(seen) > 0.9
+
+
+def test_a_lower_price_reads_more(case: Case) -> None:
+    every = [plans(case.p, sizes_of(case), price) for price in prices(case)]
+    nbytes = [reads.nbytes for reads in every]
+    assert nbytes == sorted(nbytes, reverse=True)
+    assert (every[0].blocks | (case.p == 0)).all()  # price 0: all that is worth anything
+    assert every[-1].gets < 1
+    assert all(len(r) <= 6 for reads in every for r in reads.ranges)
+
+
+def test_recall_counts_a_row_once_and_stops_at_k() -> None:
+    """Places best first; the third is another place of the row of the first, the fifth another of the fourth's."""
+    found = Candidates(
+        block=np.array([[0, 1, 2, 1, 2, 0, -1]], np.int32),
+        row=np.array([[7, 8, 7, 9, 9, 5, -1]], np.int32),
+        twin=np.array([[-1, -1, 0, -1, 3, -1, -1]], np.int32),
+    )
+    truth = np.array([[7, 9, 5]], np.int32)
+
+    def recall(blocks: list[int], k: int) -> float:
+        read = np.zeros((1, 3), bool)
+        read[0, blocks] = True
+        return float(found.recall(read, truth, k)[0])
+
+    assert recall([0, 1, 2], 3) == pytest.approx(2 / 3)  # 7, 8, 9
+    assert recall([0, 2], 3) == 1.0  # 7, 9, 5: the copies answer for what is not read
+    assert recall([2], 3) == pytest.approx(2 / 3)
+    assert recall([0], 1) == recall([2], 1) == 1.0
+    assert recall([1], 1) == 0.0
+    assert recall([], 3) == 0.0
+    short = np.array([[7, -1, -1]], np.int32)
+    assert found.recall(np.ones((1, 3), bool), short, 3).tolist() == [1.0]  # of the one neighbour there is
+
+
+def test_chunks_hold_all_blocks_in_order() -> None:
+    members = [np.arange(n) for n in (5, 0, 9, 30, 1, 1)]
+    assert chunks(members, 14) == [(0, 3), (3, 4), (4, 6)]
+    assert chunks(members, 1000) == [(0, 6)]
+    assert chunks(members, 1)[-1][1] == 6
+
+
+@pytest.mark.parametrize("steep", [1e-3, 1e-6, 1e-9])
+def test_a_price_reaches_its_target_and_is_nearly_the_highest(steep: float) -> None:
+    def recall(price: int) -> float:
+        return 0.99 * float(np.exp(-steep * price))
+
+    found = [price_for(recall, target) for target in (0.5, 0.8, 0.9, 0.95, 0.98)]
+    assert all(p is not None for p in found)
+    assert found == sorted(found, reverse=True)
+    for price, target in zip(found, (0.5, 0.8, 0.9, 0.95, 0.98), strict=True):
+        assert recall(price) >= target
+        assert price > 1 << 31 or recall(int(price * 1.01) + 1) < target
+    assert price_for(recall, 0.991) is None
+    assert price_for(lambda price: 1.0, 0.9) < 1 << 32

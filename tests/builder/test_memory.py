@@ -1,0 +1,37 @@
+"""A build stays inside its memory budget, imports included, on an input that would not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from small import clustered
+
+BUDGET = 640 << 20
+ROWS, DIMENSION = 150_000, 96
+
+# The peak of the process itself, in KiB on Linux and bytes on macOS.
+SCRIPT = """
+import resource, sys
+from build_index.cli import app
+app(sys.argv[1:], standalone_mode=False)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak if sys.platform == "darwin" else peak * 1024)
+"""
+
+
+def test_peak_memory_is_within_the_budget(tmp_path: Path) -> None:
+    x = np.lib.format.open_memmap(tmp_path / "rows.npy", "w+", np.float32, (ROWS, DIMENSION))
+    for low in range(0, ROWS, 10_000):
+        x[low : low + 10_000] = clustered(10_000, DIMENSION, 0) + np.random.default_rng(low).normal(
+            size=(10_000, DIMENSION), scale=0.3
+        )
+    del x
+    args = ["build", "rows.npy", "--out", "bucket/big", "--recall", "0.9", "--k", "10", "--memory-budget", "640MiB"]
+    ran = subprocess.run([sys.executable, "-c", SCRIPT, *args], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "bucket" / "big" / "CURRENT").exists()
+    peak = int(ran.stdout.splitlines()[-1])
+    assert 100 << 20 < peak <= BUDGET, f"{peak / 2**20:.0f} MiB"

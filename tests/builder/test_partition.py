@@ -1,0 +1,106 @@
+"""Homes: every row has one, no block grows past twice the mean, and the same input gives the same blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from small import RowsOf
+
+from build_index.partition import Partition, partition
+from build_index.rows import Rows
+
+Made = Callable[[int, int], np.ndarray]
+
+
+def skewed(rows: int, dimension: int) -> np.ndarray:
+    """f32 (rows, d): clouds whose sizes and widths differ a hundredfold."""
+    draw = np.random.default_rng(3)
+    weight = np.exp(draw.normal(0, 1.6, 20))
+    cloud = draw.choice(20, rows, p=weight / weight.sum())
+    centres, width = draw.normal(size=(20, dimension)) * 2, np.exp(draw.uniform(-4, 0.5, 20))
+    return (centres[cloud] + draw.normal(size=(rows, dimension)) * width[cloud, None]).astype(np.float32)
+
+
+def even(rows: int, dimension: int) -> np.ndarray:
+    return np.random.default_rng(4).normal(size=(rows, dimension)).astype(np.float32)
+
+
+def cut(rows: Rows, blocks: int, seed: int = 0, every: int = 1) -> Partition:
+    return partition(rows, np.arange(0, rows.count, every), blocks, seed)
+
+
+def sizes(found: Partition) -> np.ndarray:
+    return np.bincount(found.home, minlength=found.blocks)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
+@pytest.mark.parametrize("blocks", [2, 8, 40])
+@pytest.mark.parametrize("made", [even, skewed])
+def test_blocks_are_balanced(rows_of: RowsOf, made: Made, blocks: int, metric: str) -> None:
+    found = cut(rows_of(made(3000, 16), metric, scale=None), blocks)
+    assert found.centres.shape == (blocks, 16) and found.centres.dtype == np.float32
+    assert found.home.shape == (3000,) and found.home.min() >= 0 and found.home.max() < blocks
+    assert sizes(found).max() < 2 * 3000 / blocks
+
+
+def test_rows_outside_of_the_sample_have_homes_too(rows_of: RowsOf) -> None:
+    found = cut(rows_of(skewed(3000, 16)), 16, every=4)
+    assert sizes(found).sum() == 3000
+    assert sizes(found).max() < 2 * 3000 / 16
+
+
+def test_centres_are_means_of_the_sample(rows_of: RowsOf) -> None:
+    x = skewed(2000, 8)
+    found = cut(rows_of(x), 12, every=2)
+    for b in range(12):
+        mine = x[::2][found.home[::2] == b]
+        if len(mine):
+            assert np.allclose(found.centres[b], mine.mean(0), atol=1e-4)
+
+
+def test_rows_that_lie_together_share_a_block(rows_of: RowsOf) -> None:
+    """Distances to the own centre are far below those to a random one, so balance is not bought with nonsense."""
+    x = skewed(3000, 16)
+    found = cut(rows_of(x), 24)
+    own = ((x - found.centres[found.home]) ** 2).sum(1).mean()
+    other = ((x - found.centres[np.random.default_rng(0).permutation(found.home)]) ** 2).sum(1).mean()
+    assert own < 0.3 * other
+
+
+def test_the_same_seed_gives_the_same_blocks(rows_of: RowsOf) -> None:
+    rows = rows_of(skewed(2000, 8))
+    one, two, other = cut(rows, 16, 5), cut(rows, 16, 5), cut(rows, 16, 6)
+    assert (one.home == two.home).all() and (one.centres == two.centres).all()
+    assert (one.home != other.home).any()
+
+
+def test_one_block(rows_of: RowsOf) -> None:
+    x = even(50, 4)
+    found = cut(rows_of(x), 1)
+    assert (found.home == 0).all()
+    assert np.allclose(found.centres, x.mean(0, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize(("share", "blocks", "fits"), [(0.25, 128, True), (1.0, 16, True), (0.5, 128, False)])
+def test_heavy_duplicates(rows_of: RowsOf, share: float, blocks: int, fits: bool) -> None:
+    """Rows that are all the same spill over into the 32 blocks beside theirs; what these cannot take, stays together.
+
+    This is the one exception to the balance: one block of such rows, and all others within the limit.
+    """
+    x = even(4000, 8)
+    x[np.random.default_rng(1).random(4000) < share] = 1.0
+    found = cut(rows_of(x), blocks)
+    size = np.sort(sizes(found))
+    assert size.sum() == 4000 and np.isfinite(found.centres).all()
+    assert size[-2] < 2 * 4000 / blocks
+    assert (size[-1] < 2 * 4000 / blocks) == fits
+
+
+def test_reordered(rows_of: RowsOf) -> None:
+    found = cut(rows_of(even(500, 4)), 6)
+    order = np.array([3, 1, 5, 0, 2, 4])
+    moved = found.reordered(order)
+    assert (moved.centres == found.centres[order]).all()
+    assert (order[moved.home] == found.home).all()

@@ -1,0 +1,96 @@
+"""Small indexes for the tests, built once a session by the real builder: one a metric, in one bucket folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from doubles import Built
+
+from build_index import choose
+from build_index.build import build
+from build_index.source import open_source
+
+SAMPLE = Path(__file__).parent.parent / "sample" / "wordnet.parquet"
+RECALL = 0.9
+HELD_OUT = 60
+
+
+def make(
+    bucket: Path, scratch: Path, name: str, metric: str, x: np.ndarray, columns: dict[str, Any], seed: int = 0
+) -> Built:
+    """Builds `name` from all but HELD_OUT rows of x (N, d), which become the queries; evenly spread, so alike."""
+    held = np.linspace(0, len(x) - 1, HELD_OUT).astype(int)
+    kept = np.setdiff1d(np.arange(len(x)), held)
+    flat = pa.array(np.ascontiguousarray(x[kept]).ravel())
+    table = pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, x.shape[1])})
+    for column, values in columns.items():
+        table = table.append_column(column, pa.array(values).take(pa.array(kept)))
+    pq.write_table(table, scratch / f"{name}.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "_shares", lambda *_: [choose.SHARE])  # so that there are rows in two blocks, pay or not
+        build(
+            open_source([scratch / f"{name}.parquet"]), bucket / name, choose.Options(RECALL, 10, seed), metric,
+            wide=False, say=lambda phase, share: None, tell=lambda text: None,
+        )  # fmt: skip
+    ids = table["id"].to_pylist()
+    attributes = table.drop_columns(["vector", "id"]).to_pylist()
+    stored = x[kept].astype(np.float32)
+    return Built(
+        bucket, name, metric, stored, [i.encode() if isinstance(i, str) else i for i in ids],
+        x[held].astype(np.float32), attributes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `words`, `points` and `dots`: whole only after these fixtures."""
+    return tmp_path_factory.mktemp("bucket")
+
+
+@pytest.fixture(scope="session")
+def words(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """About 3,000 synsets: cosine, 96 f16 (the first of 384, so not of norm 1), string ids, attributes."""
+    table = pq.read_table(SAMPLE)
+    table = table.take(pa.array(np.arange(0, len(table), 4)))
+    x = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)[:, :96]
+    columns = {name: table[name].combine_chunks() for name in ("id", "words", "pos", "gloss")}
+    return make(bucket, tmp_path_factory.mktemp("source"), "words", "cosine", x, columns)
+
+
+def clustered(rows: int, dimension: int, seed: int) -> np.ndarray:
+    """f64 (rows, dimension): Gaussian clusters in some of the directions, as embeddings have them."""
+    draw = np.random.default_rng(seed)
+    centres = draw.normal(size=(24, dimension)) * np.linspace(2.0, 0.2, dimension)
+    return centres[draw.integers(24, size=rows)] + draw.normal(size=(rows, dimension)) * np.linspace(1, 0.1, dimension)
+
+
+def points_of(bucket: Path, scratch: Path, name: str, seed: int) -> Built:
+    x = np.clip(np.rint(128 + 24 * clustered(1500, 24, 1)), 0, 255).astype(np.uint8)
+    return make(bucket, scratch, name, "l2", x, {"id": np.arange(1500) * 7 - 4000}, seed)
+
+
+@pytest.fixture(scope="session")
+def points(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """About 1,500 u8 points: l2, 24 dimensions, integer ids (negative ones too), no attributes."""
+    return points_of(bucket, tmp_path_factory.mktemp("source"), "points", 0)
+
+
+@pytest.fixture(scope="session")
+def generations(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Built]:
+    """Two generations of an index `live`, each alone in a bucket of its own: the points, built with two seeds."""
+    scratch = tmp_path_factory.mktemp("source")
+    first, second = (points_of(tmp_path_factory.mktemp("bucket"), scratch, "live", seed) for seed in (0, 1))
+    return first, second
+
+
+@pytest.fixture(scope="session")
+def dots(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """About 700 f16 rows of differing norms: dot, 33 dimensions, integer ids, one attribute."""
+    x = clustered(750, 33, 2) * np.random.default_rng(3).uniform(0.5, 2, (750, 1))
+    columns = {"id": np.arange(750), "label": [f"row {i}" for i in range(750)]}
+    return make(bucket, tmp_path_factory.mktemp("source"), "dots", "dot", x.astype(np.float16), columns)

@@ -1,0 +1,47 @@
+"""`vantage publish` and `vantage serve` as a user runs them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from build_index.evaluate import read_queries
+from build_index.serve import ROOT
+
+pytestmark = pytest.mark.edge
+VANTAGE = Path(sys.executable).parent / "vantage"
+
+
+def test_serve_until_interrupted(sample_bucket: Path) -> None:
+    vector = read_queries(ROOT / "sample" / "queries.parquet", 1).vectors[0].tolist()
+    published = subprocess.run(
+        [VANTAGE, "publish", sample_bucket / "wordnet", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert '"written"' in published.stdout
+    process = subprocess.Popen(
+        [VANTAGE, "serve", sample_bucket, "--port", "0"],
+        stdout=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://[\d.]+:\d+", process.stdout.readline())
+        assert found
+        with httpx.Client(base_url=found[0], timeout=60, trust_env=False) as http:
+            answer = http.post("/v1/indexes/wordnet/query", json={"vector": vector}).json()
+        assert len(answer["matches"]) == 10
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    time.sleep(0.2)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{found[0]}/v1/health", trust_env=False)

@@ -1,0 +1,533 @@
+"""The HTTP API without a server: every field, every error, and that nothing breaks by being asked wrongly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from doubles import TRIED_AGAIN, Built, Failing, Recorder, always, never
+
+import vantage.service as service_module
+import vantage.store as store
+from vantage import VERSION
+from vantage.api import BODY_BYTES_MAX, INCLUDE, VECTORS_MAX, Access, Reply, handle
+from vantage.errors import VantageError
+from vantage.service import Service
+from vantage.store import Folder
+
+TOKEN = "tok-4f1d9c2e-do-not-tell"
+RUNTIME = {"runtime": "Python 3 on test", "heap_bytes": None}
+QUERY = "/v1/indexes/words/query"
+PROBLEM = {"type", "title", "status", "detail", "code", "param", "hint", "request_id"}
+RECEIPT = {
+    "gets", "bytes", "waves", "blocks", "blocks_cached", "rows", "rows_ranked", "retries", "opened_gets",
+    "opened_bytes", "opened_rpc", "generation", "modelled_ms",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def service(words: Built, points: Built, dots: Built) -> Service:
+    """One service for all tests: what one of them sends must not harm the next."""
+    return Service(Folder(words.bucket), 0)
+
+
+def send(
+    service: Service,
+    method: str,
+    path: str,
+    body: Any = b"",
+    token: str | None = TOKEN,
+    access: Access | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
+    """Sends a request; body as it is, or as JSON. The reply is valid JSON and never holds the token."""
+    sent = {"x-request-id": "request-1", **(headers or {})}
+    if token is not None:
+        sent["authorization"] = f"Bearer {token}"
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    access = access or Access(TOKEN)
+    reply = asyncio.run(handle(method, path, sent, raw, service, access, RUNTIME))
+    assert json.loads(reply.text(), parse_constant=pytest.fail) == json.loads(json.dumps(reply.body))
+    assert TOKEN not in reply.text() + str(reply.headers)
+    for work in reply.after:
+        asyncio.run(_finish(work))
+    return reply
+
+
+async def _finish(work: Any) -> None:
+    await work
+
+
+def ask(service: Service, built: Built, **fields: Any) -> Any:
+    """A query that must succeed."""
+    reply = send(service, "POST", f"/v1/indexes/{built.name}/query", {"vector": built.queries[0].tolist(), **fields})
+    assert reply.status == 200, reply.text()
+    assert reply.headers["content-type"] == "application/json"
+    return reply.body
+
+
+def problem(reply: Reply, status: int, code: str, param: str | None = None) -> dict[str, Any]:
+    """Checks the shape of problem details (RFC 9457), and gives them."""
+    body: dict[str, Any] = reply.body
+    assert (reply.status, body["status"], body["code"]) == (status, status, code), body
+    assert body["param"] == param, body
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert set(body) == PROBLEM | ({"value", "limit"} if code == "limit_exceeded" else set())
+    assert body["type"].endswith(f"/{code}")
+    assert body["title"] and body["detail"] and body["request_id"] == "request-1"
+    assert body["hint"] and len(reply.text()) < 2000
+    return body
+
+
+# Who may ask
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({}, "there is no bearer token"),
+        ({"authorization": ""}, "there is no bearer token"),
+        ({"authorization": "Bearer"}, "there is no bearer token"),
+        ({"authorization": "Bearer wrong"}, "the bearer token is wrong"),
+        ({"authorization": f"Bearer {TOKEN}x"}, "the bearer token is wrong"),
+        ({"authorization": f"Bearer {TOKEN[:-1]}"}, "the bearer token is wrong"),
+        ({"authorization": f"Basic {TOKEN}"}, "the bearer token is wrong"),
+        ({"authorization": "Bearer \u00e4"}, "the bearer token is wrong"),
+    ],
+)
+def test_without_the_token_nothing_is_answered(
+    service: Service, capfd: pytest.CaptureFixture[str], headers: dict[str, str], said: str
+) -> None:
+    for public in (False, True):  # a token guards even where PUBLIC_READ is set
+        for method, path in (("GET", "/v1/indexes"), ("GET", "/v1/indexes/words"), ("POST", QUERY), ("GET", "/none")):
+            reply = send(service, method, path, b"{}", token=None, access=Access(TOKEN, public), headers=headers)
+            assert problem(reply, 401, "unauthorized")["detail"] == said
+            assert reply.headers["www-authenticate"] == "Bearer"
+    assert TOKEN not in "".join(capfd.readouterr())
+
+
+def test_the_right_token(service: Service) -> None:
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        headers = {"authorization": f"{scheme} {TOKEN}"}
+        assert send(service, "GET", "/v1/indexes", token=None, headers=headers).status == 200
+
+
+def test_a_service_without_a_token_answers_nothing_but_health(service: Service) -> None:
+    for access in (Access(), Access("")):
+        reply = send(service, "GET", "/v1/indexes", access=access)
+        assert "no token yet" in problem(reply, 401, "unauthorized")["detail"]
+        assert "PUBLIC_READ" in reply.body["hint"]
+        assert send(service, "GET", "/v1/health", token=None, access=access).status == 200
+
+
+def test_public_read_needs_no_token(service: Service, words: Built) -> None:
+    access = Access(public=True)
+    assert send(service, "GET", "/v1/indexes", token=None, access=access).status == 200
+    body = {"vector": words.queries[0].tolist()}
+    assert send(service, "POST", QUERY, body, token=None, access=access).status == 200
+
+
+# Paths
+
+
+def test_health(words: Built) -> None:
+    service = Service(Folder(words.bucket), 1 << 30)
+    reply = send(service, "GET", "/v1/health", token=None)
+    assert reply.body == {"status": "ok", "version": VERSION, "generations": {}, "cache_bytes": 0, **RUNTIME}
+    ask(service, words)
+    body = send(service, "GET", "/v1/health").body
+    assert body["generations"] == {"words": words.open().current.generation}
+    assert body["cache_bytes"] == service.cache.held > 0
+
+
+def test_the_list_of_indexes(service: Service) -> None:
+    assert send(service, "GET", "/v1/indexes").body == {"indexes": ["dots", "points", "words"]}
+    assert send(service, "GET", "/v1/indexes/").status == 200
+
+
+def test_an_index_described(service: Service, words: Built, points: Built) -> None:
+    body, root = send(service, "GET", "/v1/indexes/words").body, words.open().root
+    assert body["name"] == "words"
+    assert body["generation"] == words.open().current.generation
+    assert (body["rows"], body["dimension"], body["metric"], body["id"]) == (len(words.ids), 96, "cosine", "bytes")
+    assert [a["name"] for a in body["attributes"]] == ["words", "pos", "gloss"]
+    assert body["contract"]["recall"] == root.contract.target
+    assert len(body["contract"]["points"]) == len(root.contract.points)
+    other = send(service, "GET", "/v1/indexes/points").body
+    assert (other["metric"], other["id"], other["attributes"]) == ("l2", "i64", [])
+
+
+@pytest.mark.parametrize("path", ["/", "", "/v1", "/v2/indexes", "/v1/indexes/words/query/more", "/v1/indexes/words/x"])
+def test_unknown_paths(service: Service, path: str) -> None:
+    body = problem(send(service, "GET", path), 404, "not_found", "path")
+    assert repr(path) in body["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "use"),
+    [
+        ("POST", "/v1/health", "GET"),
+        ("PUT", "/v1/indexes", "GET"),
+        ("DELETE", "/v1/indexes/words", "GET"),
+        ("GET", QUERY, "POST"),
+        ("HEAD", QUERY, "POST"),
+    ],
+)
+def test_wrong_methods(service: Service, method: str, path: str, use: str) -> None:
+    body = problem(send(service, method, path), 405, "method_not_allowed", "method")
+    assert (body["detail"], body["hint"]) == (f"{method} is not possible here", f"use {use}")
+
+
+def test_unknown_indexes(service: Service, words: Built) -> None:
+    vector = {"vector": words.queries[0].tolist()}
+    for reply in (send(service, "GET", "/v1/indexes/none"), send(service, "POST", "/v1/indexes/none/query", vector)):
+        assert "'none'" in problem(reply, 404, "not_found", "index")["detail"]
+    for name in ("a b", "..", "x" * 65, "\u00e4"):
+        reply = send(service, "POST", f"/v1/indexes/{name}/query", vector)
+        assert repr(name)[:80] in problem(reply, 400, "invalid_input", "index")["detail"]
+
+
+# Answers
+
+
+def test_an_answer(service: Service, words: Built) -> None:
+    body = ask(service, words)
+    assert set(body) == {"matches", "scores", "complete", "recall_estimate", "receipt"}
+    assert len(body["matches"]) == 10
+    assert all(set(m) == {"id", "score"} for m in body["matches"])
+    assert all(isinstance(m["id"], str) and -1 <= m["score"] <= 1 for m in body["matches"])
+    assert (body["scores"], body["complete"]) == ("estimated", True)
+    assert 0.5 < body["recall_estimate"] <= 1
+    assert set(body["receipt"]) == RECEIPT
+    assert body["receipt"]["generation"] == words.open().current.generation
+
+
+def test_ids_are_numbers_where_they_are(service: Service, points: Built) -> None:
+    assert all(isinstance(m["id"], int) for m in ask(service, points)["matches"])
+
+
+@pytest.mark.parametrize("include", [[], ["receipt"], ["attributes"], ["vector"], list(INCLUDE), ["vector", "vector"]])
+def test_include(service: Service, words: Built, include: list[str]) -> None:
+    body, where = ask(service, words, include=include), {i.decode(): n for n, i in enumerate(words.ids)}
+    assert ("receipt" in body) == ("receipt" in include)
+    for m in body["matches"]:
+        assert set(m) == {"id", "score", *set(include) - {"receipt"}}
+        if "attributes" in include:
+            assert m["attributes"] == words.attributes[where[m["id"]]]
+        if "vector" in include:
+            assert m["vector"] == words.vectors[where[m["id"]]].tolist()
+
+
+def test_many_vectors_are_answered_in_order(service: Service, words: Built) -> None:
+    vectors = [q.tolist() for q in words.queries]
+    vectors = (vectors + vectors)[:VECTORS_MAX]
+    reply = send(service, "POST", QUERY, {"vectors": vectors, "top_k": 3})
+    results = reply.body["results"]
+    assert set(reply.body) == {"results"} and len(results) == VECTORS_MAX
+    for vector, result in list(zip(vectors, results, strict=True))[::9]:
+        alone = send(service, "POST", QUERY, {"vector": vector, "top_k": 3}).body
+        assert result["matches"] == alone["matches"]
+    one = send(service, "POST", QUERY, {"vectors": vectors[:1]}).body
+    assert len(one["results"]) == 1
+
+
+def test_top_k_recall_and_rerank(service: Service, words: Built) -> None:
+    assert len(ask(service, words, top_k=1)["matches"]) == 1
+    assert len(ask(service, words, top_k=1000, include=[])["matches"]) == 1000
+    points = words.open().root.contract.points
+    cheap, dear = (ask(service, words, recall=points[i].recall)["receipt"]["bytes"] for i in (0, -1))
+    assert cheap < dear
+    exact = ask(service, words, rerank=50)
+    assert (exact["scores"], exact["complete"], exact["receipt"]["rows_ranked"]) == ("exact", True, 50)
+
+
+def test_budget(service: Service, words: Built) -> None:
+    usual = ask(service, words)["receipt"]
+    enough = {"gets": usual["gets"], "bytes": usual["bytes"], "waves": 1}
+    assert ask(service, words, budget=enough)["complete"]
+    assert ask(service, words, budget={})["complete"]
+    body = ask(service, words, budget={"bytes": 10})
+    assert (body["matches"], body["complete"], body["recall_estimate"]) == ([], False, None)
+    body = ask(service, words, budget={"waves": 1}, rerank=20, include=["attributes"])
+    assert (body["scores"], body["complete"]) == ("estimated", False)
+    assert all(m["attributes"] is None for m in body["matches"])
+
+
+def test_explain_is_the_plan_alone(words: Built) -> None:
+    bucket = Recorder(Folder(words.bucket))
+    service = Service(bucket, 0)
+    receipt = ask(service, words)["receipt"]
+    bucket.forget()
+    body = ask(service, words, explain=True)
+    assert not bucket.gets
+    assert set(body) == {
+        "generation", "ranges", "blocks_cached", "gets", "bytes", "waves", "rounds", "modelled_ms", "usd_per_million",
+        "complete", "recall_estimate",
+    }  # fmt: skip
+    assert all(set(r) == {"shard", "blocks", "offset", "bytes"} for r in body["ranges"])
+    assert sum(r["bytes"] for r in body["ranges"]) == body["bytes"]
+    for name in ("gets", "bytes", "waves", "modelled_ms", "generation", "blocks_cached"):
+        assert body[name] == receipt[name]
+    many = send(service, "POST", QUERY, {"vectors": [words.queries[0].tolist()] * 2, "explain": True}).body
+    assert many == {"results": [body, body]}
+    assert "matches" in ask(service, words, explain=False)
+    cut = ask(service, words, explain=True, budget={"bytes": 10})
+    assert (cut["complete"], cut["recall_estimate"], cut["gets"]) == (False, None, 0)
+
+
+# Bad input
+
+D = 96
+GOOD = [0.5] * D
+LIMIT, INPUT = "limit_exceeded", "invalid_input"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param", "said"),
+    [
+        ({"vectr": GOOD}, INPUT, "vectr", "unknown field 'vectr'"),
+        ({"vector": GOOD, "filter": {}}, INPUT, "filter", "unknown field 'filter'"),
+        ({"vector": GOOD, "k": 5}, INPUT, "k", "unknown field 'k'"),
+        ({"vector": GOOD, "x" * 200: 5}, INPUT, "x" * 80, "unknown field 'xxx"),
+        ({}, INPUT, "vector", "either vector or vectors"),
+        ({"vector": GOOD, "vectors": [GOOD]}, INPUT, "vector", "either vector or vectors"),
+        ({"vector": None}, INPUT, "vector", "vector is not a list of numbers"),
+        ({"vector": "0.5"}, INPUT, "vector", "vector is not a list of numbers"),
+        ({"vector": {"0": 1}}, INPUT, "vector", "vector is not a list of numbers"),
+        ({"vectors": GOOD}, INPUT, "vectors", "vectors is not a list of lists of numbers"),
+        ({"vectors": {}}, INPUT, "vectors", "vectors is not a list of lists of numbers"),
+        ({"vectors": [GOOD, None]}, INPUT, "vectors", "vectors is not a list of lists of numbers"),
+        ({"vectors": []}, LIMIT, "vectors", "the number of vectors is 0, the limit is 1 to 64"),
+        ({"vectors": [GOOD] * 65}, LIMIT, "vectors", "the number of vectors is 65, the limit is 1 to 64"),
+        ({"vector": []}, LIMIT, "vector", "the length of vector is 0, the limit is 96"),
+        ({"vector": GOOD[1:]}, LIMIT, "vector", "the length of vector is 95, the limit is 96"),
+        ({"vector": [*GOOD, 1]}, LIMIT, "vector", "the length of vector is 97, the limit is 96"),
+        ({"vectors": [GOOD, [1]]}, LIMIT, "vectors[1]", "the length of vectors[1] is 1, the limit is 96"),
+        ({"vector": [0.0] * D}, INPUT, "vector", "vector is zero"),
+        ({"vectors": [GOOD, [0] * D]}, INPUT, "vectors[1]", "vectors[1] is zero"),
+        ({"vector": [*GOOD[1:], "1"]}, INPUT, "vector", "not a float32 number"),
+        ({"vector": [*GOOD[1:], None]}, INPUT, "vector", "not a float32 number"),
+        ({"vector": [*GOOD[1:], [1]]}, INPUT, "vector", "not a float32 number"),
+        ({"vector": [*GOOD[1:], 10**50]}, INPUT, "vector", "vector[95] is not finite as float32"),
+        ({"vector": [*GOOD[1:], 10**400]}, INPUT, "vector", "not a float32 number"),
+        ({"vector": [1e30] * D}, LIMIT, "vector", "the norm of vector"),
+        ({"vector": GOOD, "top_k": 0}, LIMIT, "top_k", "top_k is 0, the limit is 1 to 1000"),
+        ({"vector": GOOD, "top_k": -5}, LIMIT, "top_k", "top_k is -5, the limit is 1 to 1000"),
+        ({"vector": GOOD, "top_k": 1001}, LIMIT, "top_k", "top_k is 1001, the limit is 1 to 1000"),
+        ({"vector": GOOD, "top_k": 10**30}, LIMIT, "top_k", "the limit is 1 to 1000"),
+        ({"vector": GOOD, "top_k": 1.5}, INPUT, "top_k", "top_k is not an integer"),
+        ({"vector": GOOD, "top_k": "10"}, INPUT, "top_k", "top_k is not an integer"),
+        ({"vector": GOOD, "top_k": True}, INPUT, "top_k", "top_k is not an integer"),
+        ({"vector": GOOD, "top_k": None}, INPUT, "top_k", "top_k is not an integer"),
+        ({"vector": GOOD, "recall": 0}, LIMIT, "recall", "recall is 0, the limit is between 0 and 1"),
+        ({"vector": GOOD, "recall": 1}, LIMIT, "recall", "recall is 1, the limit is between 0 and 1"),
+        ({"vector": GOOD, "recall": -0.5}, LIMIT, "recall", "recall is -0.5, the limit is between 0 and 1"),
+        ({"vector": GOOD, "recall": 0.99999}, LIMIT, "recall", "recall is 0.99999, the limit is 0.9"),
+        ({"vector": GOOD, "recall": "0.9"}, INPUT, "recall", "recall is not a number"),
+        ({"vector": GOOD, "recall": "x" * 5000}, INPUT, "recall", "recall is not a number"),
+        ({"vector": GOOD, "recall": True}, INPUT, "recall", "recall is not a number"),
+        ({"vector": GOOD, "recall": []}, INPUT, "recall", "recall is not a number"),
+        ({"vector": GOOD, "rerank": -1}, LIMIT, "rerank", "rerank is -1, the limit is 0 or more"),
+        ({"vector": GOOD, "rerank": 201}, LIMIT, "rerank", "rerank is 201, the limit is top_k (10) to 200"),
+        ({"vector": GOOD, "rerank": 9}, LIMIT, "rerank", "rerank is 9, the limit is top_k (10) to 200"),
+        ({"vector": GOOD, "rerank": True}, INPUT, "rerank", "rerank is not an integer"),
+        ({"vector": GOOD, "rerank": 20.0}, INPUT, "rerank", "rerank is not an integer"),
+        ({"vector": GOOD, "include": "vector"}, INPUT, "include", "include is not a list of names"),
+        ({"vector": GOOD, "include": {}}, INPUT, "include", "include is not a list of names"),
+        ({"vector": GOOD, "include": None}, INPUT, "include", "include is not a list of names"),
+        ({"vector": GOOD, "include": [1]}, INPUT, "include", "include is not a list of names"),
+        ({"vector": GOOD, "include": ["score"]}, INPUT, "include", "'score'"),
+        ({"vector": GOOD, "explain": 1}, INPUT, "explain", "explain is neither true nor false"),
+        ({"vector": GOOD, "explain": "yes"}, INPUT, "explain", "explain is neither true nor false"),
+        ({"vector": GOOD, "explain": None}, INPUT, "explain", "explain is neither true nor false"),
+        ({"vector": GOOD, "budget": 5}, INPUT, "budget", "budget is not an object"),
+        ({"vector": GOOD, "budget": None}, INPUT, "budget", "budget is not an object"),
+        ({"vector": GOOD, "budget": {"ms": 5}}, INPUT, "budget.ms", "unknown field 'ms'"),
+        ({"vector": GOOD, "budget": {"gets": "5"}}, INPUT, "budget.gets", "budget.gets is not an integer"),
+        ({"vector": GOOD, "budget": {"gets": -1}}, LIMIT, "budget.gets", "budget.gets is -1, the limit is 0 to 1000"),
+        ({"vector": GOOD, "budget": {"gets": 1001}}, LIMIT, "budget.gets", "budget.gets is 1001"),
+        ({"vector": GOOD, "budget": {"bytes": 1 << 31}}, LIMIT, "budget.bytes", f"budget.bytes is {1 << 31}"),
+        ({"vector": GOOD, "budget": {"waves": 4}}, LIMIT, "budget.waves", "budget.waves is 4, the limit is 0 to 3"),
+        ({"vector": GOOD, "budget": {"waves": True}}, INPUT, "budget.waves", "budget.waves is not an integer"),
+    ],
+)
+@pytest.mark.parametrize("explain", [False, True])
+def test_bad_fields(
+    service: Service, words: Built, fields: dict[str, Any], code: str, param: str, said: str, explain: bool
+) -> None:
+    usual = ask(service, words)["matches"]
+    reply = send(service, "POST", QUERY, {"explain": True, **fields} if explain else fields)
+    body = problem(reply, 400, code, param)
+    assert said in body["detail"]
+    if code == LIMIT:
+        assert str(body["value"]) in body["detail"] and str(body["limit"]) in body["detail"]
+    assert ask(service, words)["matches"] == usual
+
+
+def test_top_k_over_the_rows(service: Service, dots: Built) -> None:
+    rows = len(dots.ids)
+    body = {"vector": dots.queries[0].tolist(), "top_k": rows + 1}
+    found = problem(send(service, "POST", "/v1/indexes/dots/query", body), 400, LIMIT, "top_k")
+    assert (found["value"], found["limit"]) == (rows + 1, f"the {rows} rows of the index")
+    assert len(ask(service, dots, top_k=rows)["matches"]) == rows
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"", b" ", b"{", b"vector=1", b'{"vector": [1,]}', b"\xff\xfe", b"[" * 100_000, b'{"vector": 01}',
+        b'{"top_k": ' + b"9" * 5000 + b"}", bytes(1000), b" " * BODY_BYTES_MAX,
+    ],
+)  # fmt: skip
+def test_what_is_not_json(service: Service, raw: bytes) -> None:
+    assert problem(send(service, "POST", QUERY, raw), 400, INPUT)["detail"] == "the body is not JSON"
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"1", b"null", b'"vector"', b"[[1, 2]]"])
+def test_what_is_no_object(service: Service, raw: bytes) -> None:
+    assert problem(send(service, "POST", QUERY, raw), 400, INPUT)["detail"] == "the body is not a JSON object"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1e39"])
+def test_numbers_that_are_not_finite(service: Service, number: str) -> None:
+    """What only Python takes for JSON, and what overflows; no reply repeats it."""
+    text = json.dumps({"vector": [*GOOD[1:], 77]})
+    body = problem(send(service, "POST", QUERY, text.replace("77", number).encode()), 400, INPUT, "vector")
+    assert body["detail"] == "vector[95] is not finite as float32"
+    if number != "1e39":
+        text = json.dumps({"vector": GOOD, "recall": 77})
+        body = problem(send(service, "POST", QUERY, text.replace("77", number).encode()), 400, INPUT, "recall")
+        assert body["detail"] == "recall is not a number"
+
+
+def test_a_body_over_4_mib(service: Service, words: Built) -> None:
+    body = problem(send(service, "POST", QUERY, bytes(BODY_BYTES_MAX + 1)), 413, LIMIT)
+    assert (body["value"], body["limit"]) == (BODY_BYTES_MAX + 1, 4 << 20)
+    assert ask(service, words)
+
+
+def test_request_ids(service: Service) -> None:
+    for headers, shown in (
+        ({"cf-ray": "ray-1", "x-request-id": "x"}, "ray-1"),
+        ({"x-request-id": "r" * 100}, "r" * 64),
+        ({"x-request-id": ""}, None),
+    ):
+        assert send(service, "GET", "/none", headers=headers).body["request_id"] == shown
+
+
+# Failures
+
+
+@pytest.fixture
+def failing(words: Built, monkeypatch: pytest.MonkeyPatch) -> tuple[Service, Failing]:
+    """A service whose bucket fails on plan; well at first."""
+    monkeypatch.setattr(store, "TIMEOUT_S", 0.02)
+    bucket = Failing(Folder(words.bucket), never)
+    return Service(bucket, 0), bucket
+
+
+@pytest.mark.parametrize(
+    ("where", "fault", "status", "code"),
+    [
+        *((where, fault, 503, "store_unavailable") for where in ("shard", "vectors") for fault in TRIED_AGAIN),
+        *(
+            (where, fault, 500, "damaged_index")
+            for where in ("shard", "vectors")
+            for fault in ("missing", "size", "flip")
+        ),
+        ("shard", "changed", 503, "object_changed"),
+    ],
+)
+def test_a_failure_names_the_object_and_passes(
+    failing: tuple[Service, Failing], words: Built, where: str, fault: str, status: int, code: str
+) -> None:
+    service, bucket = failing
+    usual = ask(service, words, rerank=20)["matches"]
+    bucket.plan = always(fault, of=where)
+    reply = send(service, "POST", QUERY, {"vector": words.queries[0].tolist(), "rerank": 20})
+    body = problem(reply, status, code)
+    generation = words.open().current.generation
+    assert body["detail"].startswith(f"words/{generation}/{where}")
+    assert reply.headers.get("retry-after") == ("1" if status == 503 else None)
+    assert send(service, "GET", "/v1/health").body["status"] == "ok"
+    bucket.plan = never
+    assert ask(service, words, rerank=20)["matches"] == usual
+
+
+def test_a_budget_that_a_changed_object_used_up(failing: tuple[Service, Failing], words: Built) -> None:
+    """The second try counts too: with no wave left for exact scores, the answer says so."""
+    service, bucket = failing
+    usual = ask(service, words)["matches"]
+    bucket.plan = always("changed", of="vectors")
+    body = ask(service, words, rerank=20)
+    assert (body["matches"], body["scores"], body["complete"]) == (usual, "estimated", False)
+    assert body["receipt"]["waves"] == 3
+
+
+@pytest.mark.parametrize(("fault", "status"), [("error", 503), ("missing", 404), ("size", 500)])
+def test_a_failure_while_opening(failing: tuple[Service, Failing], words: Built, fault: str, status: int) -> None:
+    service, bucket = failing
+    bucket.plan = always(fault)
+    for reply in (
+        send(service, "POST", QUERY, {"vector": GOOD}),
+        send(service, "GET", "/v1/indexes/words"),
+        send(service, "POST", QUERY, {"vector": GOOD, "explain": True}),
+    ):
+        assert reply.status == status
+        assert "words" in reply.body["detail"]
+    bucket.plan = never
+    assert ask(service, words)["complete"]
+
+
+def test_a_bug_is_told_without_its_data(
+    service: Service, words: Built, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise KeyError("some data")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "query", broken)
+        reply = send(service, "POST", QUERY, {"vector": GOOD})
+        assert problem(reply, 500, "internal")["detail"] == "internal error (KeyError)"
+        assert "some data" not in reply.text()
+        log = "".join(capfd.readouterr())
+        assert "request-1" in log and "KeyError" in log and TOKEN not in log
+
+        async def full(*_: Any) -> None:
+            raise MemoryError
+
+        patch.setattr(service, "query", full)
+        assert (
+            "out of memory"
+            in problem(send(service, "POST", QUERY, {"vector": GOOD}), 503, "store_unavailable")["detail"]
+        )
+    assert ask(service, words)
+
+
+def test_every_code_is_told_once() -> None:
+    """code is the stable name of an error: no two kinds with different status share one."""
+    seen: dict[str, set[int]] = {}
+    kinds = [VantageError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        seen.setdefault(kind.code, set()).add(kind.status)
+    assert {code: len(statuses) for code, statuses in seen.items() if len(statuses) > 1} in ({}, {LIMIT: 2})
+
+
+def test_a_stale_index_is_revalidated_after_the_reply(words: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Recorder(Folder(words.bucket))
+    service = Service(bucket, 0)
+    ask(service, words)
+    monkeypatch.setattr(service_module, "REVALIDATE_S", -1.0)
+    bucket.forget()
+    for method, path, body in (("POST", QUERY, {"vector": GOOD}), ("GET", "/v1/indexes/words", b"")):
+        bucket.forget()
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        reply = asyncio.run(handle(method, path, {}, raw, service, Access(public=True), RUNTIME))
+        assert not any("CURRENT" in g.key for g in bucket.gets)
+        (work,) = reply.after
+        asyncio.run(_finish(work))
+        assert bucket.gets[-1].key == "words/CURRENT"

@@ -1,0 +1,118 @@
+"""src/entry.py under CPython, with stand-ins for what exists only in a Worker: the Durable Object and its fallbacks."""
+
+import asyncio
+import importlib.util
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vantage.store import Folder
+
+ENTRY = Path(__file__).resolve().parents[1] / "src" / "entry.py"
+
+
+class Base:
+    """What the SDK's base classes do: keep ctx and env."""
+
+    def __init__(self, ctx: Any, env: Any) -> None:
+        self.ctx, self.env = ctx, env
+
+
+class Context:
+    """Runs what is handed to waitUntil when `settle` is called."""
+
+    def __init__(self) -> None:
+        self.work: list[Any] = []
+
+    def waitUntil(self, work: Any) -> None:
+        self.work.append(work)
+
+    async def settle(self) -> None:
+        await asyncio.gather(*self.work, return_exceptions=True)
+        self.work.clear()
+
+
+class Proxy:
+    """create_proxy of a task: awaitable, and destroyed once it has settled."""
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+
+    def __await__(self) -> Any:
+        return self.task.__await__()
+
+    def destroy(self) -> None:
+        pass
+
+
+@pytest.fixture
+def entry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    workers = types.ModuleType("workers")
+    workers.DurableObject = workers.WorkerEntrypoint = Base  # type: ignore[attr-defined]
+    workers.Response = lambda *_, **__: None  # type: ignore[attr-defined]
+    pyodide, ffi = types.ModuleType("pyodide"), types.ModuleType("pyodide.ffi")
+    ffi.create_proxy = Proxy  # type: ignore[attr-defined]
+    for name, module in (("workers", workers), ("pyodide", pyodide), ("pyodide.ffi", ffi)):
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = importlib.util.spec_from_file_location("entry_of_tests", ENTRY)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+
+
+def warm_index(entry: Any, bucket: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(entry, "R2Bucket", lambda binding: binding)
+    return entry.WarmIndex(Context(), types.SimpleNamespace(BUCKET=Folder(bucket)))
+
+
+def test_the_warm_object_answers_at_once_and_reads_in_the_background(
+    entry: Any, bucket: Path, words: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        warm = warm_index(entry, bucket, monkeypatch)
+        assert await warm.held("words") is None
+        await warm.ctx.settle()
+        held = await warm.held("words")
+        assert held["current"] == (bucket / "words" / "CURRENT").read_bytes()
+        assert held["root"] == next((bucket / "words").glob("*/root.bin")).read_bytes()
+        assert not warm.ctx.work  # nothing to do again before it is stale
+        monkeypatch.setattr(entry.time, "time", lambda: warm.checked + entry.REVALIDATE_S + 1)
+        assert await warm.held("words") == held
+        assert warm.ctx.work
+        await warm.ctx.settle()
+
+    asyncio.run(scenario())
+
+
+def test_the_warm_object_forgets_an_index_that_is_gone(
+    entry: Any, bucket: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def scenario() -> None:
+        warm = warm_index(entry, bucket, monkeypatch)
+        warm.kept = (b"old", b"root")
+        await warm.held("absent")
+        await warm.ctx.settle()
+        assert await warm.held("absent") is None
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("how", ["holds", "empty", "late", "broken"])
+def test_the_worker_takes_what_is_warm_and_falls_back_otherwise(entry: Any, how: str) -> None:
+    class Stub:
+        async def held(self, name: str) -> Any:
+            if how == "late":
+                await asyncio.sleep(60)
+            if how == "broken":
+                raise RuntimeError("the object is gone")
+            return {"current": memoryview(b"c"), "root": memoryview(b"r")} if how == "holds" else None
+
+    env = types.SimpleNamespace(WARM=types.SimpleNamespace(getByName=lambda name: Stub()))
+    worker = entry.Default(Context(), env)
+    got = asyncio.run(asyncio.wait_for(worker._warm("words"), 5))
+    assert got == ((b"c", b"r") if how == "holds" else None)

@@ -1,0 +1,277 @@
+"""Plans: the best ranges against all subsets of blocks, budgets, prices, and the model of time by hand."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vantage.plan as plan_module
+from vantage.errors import LimitError
+from vantage.format import Contract, Directory, Point, aligned
+from vantage.plan import LANES, PRICE_BITS, Budget, Plan, plan_gather, plan_scan, price_of, recall_estimate, wave_ms
+
+CACHED = 2
+
+
+def directory(sizes: Sequence[int], starts: Sequence[int]) -> Directory:
+    """Blocks of these sizes; a shard begins at each of `starts`, the first of which is 0."""
+    offset, at = array("Q"), 128
+    for b, size in enumerate(sizes):
+        at = 128 if b in starts else at
+        offset.append(at)
+        at += aligned(size)
+    zeros, far = memoryview(array("I", bytes(4 * len(sizes)))), memoryview(array("Q", bytes(8 * len(sizes))))
+    shard_blocks, size = memoryview(array("I", [*starts, len(sizes)])), memoryview(array("I", sizes))
+    return Directory(
+        shard_blocks, zeros, memoryview(offset), size, zeros, zeros, far, zeros, zeros
+    )  # fmt: skip
+
+
+def flags(blocks: int, starts: Sequence[int], cached: Sequence[int] = ()) -> bytearray:
+    return bytearray((b in starts) | CACHED * (b in cached) for b in range(blocks))
+
+
+def covered(plan: Plan) -> list[int]:
+    return [b for r in plan.ranges for b in range(r.first, r.last)]
+
+
+def runs(blocks: Sequence[int], starts: Sequence[int]) -> int:
+    """Ranges that these blocks are: no range passes into another shard."""
+    return sum(1 for i, b in enumerate(blocks) if i == 0 or blocks[i - 1] != b - 1 or b in starts)
+
+
+Case = tuple[list[int], list[int], list[int], list[int], int, int]  # p, sizes, starts, cached, price, gets
+
+
+@st.composite
+def cases(draw: st.DrawFn, blocks_max: int = 9) -> Case:
+    blocks = draw(st.integers(1, blocks_max))
+    sizes = draw(st.lists(st.integers(100, 5000), min_size=blocks, max_size=blocks))
+    p = draw(st.lists(st.integers(0, 1 << 18), min_size=blocks, max_size=blocks))
+    starts = sorted({0, *draw(st.lists(st.integers(0, blocks - 1), max_size=3))})
+    cached = sorted(set(draw(st.lists(st.integers(0, blocks - 1), max_size=4))))
+    price = draw(st.one_of(st.just(0), st.integers(0, 1 << 31)))
+    return p, sizes, starts, cached, price, draw(st.integers(1, 4))
+
+
+def plan_of(case: Case, budget: Budget | None = None) -> Plan:
+    p, sizes, starts, cached, price, gets = case
+    return plan_scan(
+        array("I", p), flags(len(p), starts, cached), directory(sizes, starts), price, gets, budget or Budget()
+    )
+
+
+def worth(case: Case, blocks: Sequence[int]) -> int:
+    p, sizes, _, cached, price, _ = case
+    return sum((0 if b in cached else p[b] << PRICE_BITS) - price * sizes[b] for b in blocks)
+
+
+@given(cases())
+def test_no_other_ranges_are_worth_more(case: Case) -> None:
+    p, _, starts, _, _, gets = case
+    plan = plan_of(case)
+    every = ([b for b in range(len(p)) if subset >> b & 1] for subset in range(1 << len(p)))
+    best = max(worth(case, blocks) for blocks in every if runs(blocks, starts) <= gets)
+    assert worth(case, covered(plan)) == best
+    assert len(plan.ranges) <= gets
+    assert plan.complete
+
+
+@given(cases())
+def test_ranges_are_where_the_directory_says(case: Case) -> None:
+    _, sizes, starts, _, _, _ = case
+    where = directory(sizes, starts)
+    ranges = plan_of(case).ranges
+    for r in ranges:
+        assert starts[r.shard] <= r.first < r.last <= [*starts, len(sizes)][r.shard + 1]
+        assert r.offset == where.offset[r.first]
+        assert r.offset + r.size == where.offset[r.last - 1] + sizes[r.last - 1]
+    assert all(a.last <= b.first for a, b in pairwise(ranges))
+    assert plan_of(case).bytes == sum(r.size for r in ranges)
+
+
+@given(cases())
+def test_cached_blocks_are_scanned_where_they_are_worth_it(case: Case) -> None:
+    p, sizes, _, cached, price, _ = case
+    assert plan_of(case).cached == [b for b in cached if p[b] << PRICE_BITS >= price * sizes[b]]
+
+
+@given(cases(), st.integers(0, 6), st.integers(0, 20_000), st.integers(0, 2))
+def test_a_budget_is_respected_and_its_cuts_are_told(case: Case, gets: int, nbytes: int, waves: int) -> None:
+    free, plan = plan_of(case), plan_of(case, Budget(gets, nbytes, waves))
+    assert len(plan.ranges) <= gets
+    assert plan.bytes <= nbytes
+    assert waves or not plan.ranges
+    fits = not free.ranges or (len(free.ranges) <= gets and free.bytes <= nbytes and waves > 0)
+    if fits and plan.complete:
+        assert plan == free
+    assert plan.complete == fits or not free.ranges
+
+
+def test_a_budget_of_gets_is_a_cut() -> None:
+    """Two far blocks in one range, or one of them: either way not what the contract measured."""
+    case = ([1 << 18, 0, 1 << 18], [1000, 1000, 1000], [0], [], 1 << 20, 6)
+    assert len(plan_of(case).ranges) == 2
+    cut = plan_of(case, Budget(gets=1))
+    assert [(r.first, r.last) for r in cut.ranges] == [(0, 3)]
+    assert not cut.complete
+    assert plan_of(case, Budget(gets=2)).complete
+
+
+def test_a_budget_too_small_for_any_block() -> None:
+    """700 MB of blocks, one of them sure: the price that would leave it out is past what the kernel takes."""
+    blocks = 70_000
+    case = ([1 << 20, *[0] * (blocks - 1)], [10_000] * blocks, [0], [], 1000, 6)
+    assert plan_of(case).complete
+    for budget in (Budget(bytes=1), Budget(gets=0), Budget(waves=0), Budget(bytes=0)):
+        plan = plan_of(case, budget)
+        assert (plan.ranges, plan.complete) == ([], False)
+
+
+def test_nothing_wanted_is_complete() -> None:
+    case = ([0, 0], [1000, 1000], [0], [], 1 << 20, 6)
+    for budget in (Budget(), Budget(gets=0), Budget(waves=0), Budget(bytes=0)):
+        assert plan_of(case, budget).ranges == []
+        assert plan_of(case, budget).complete
+
+
+@given(cases(), st.integers(200, 12_000))
+def test_long_ranges_are_cut_at_blocks(case: Case, most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_module, "RANGE_BYTES_MAX", most)
+        cut = plan_of(case)
+    assert all(r.size <= most or r.last == r.first + 1 for r in cut.ranges)
+    assert all(a.last <= b.first for a, b in pairwise(cut.ranges))
+    if len(cut.ranges) > case[5]:  # only where one range alone is more pieces than that
+        assert runs(covered(cut), case[2]) == 1
+    free = plan_of(case)
+    if all(r.size <= most for r in free.ranges):
+        assert cut == free
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ms"),
+    [
+        ([], 0),
+        ([0], 40),
+        ([60_000], 41),
+        ([60_000] * 6, 41),
+        ([60_000] * 7, 82),  # two rounds, and a lane with two
+        ([600_000, *[60_000] * 5], 50),
+        ([300_000, 120_000, 120_000, 120_000, 120_000, 120_000, 60_000, 60_000], 80 + 5),
+        ([1_200_000, 600_000, 600_000, 600_000, 600_000, 600_000, 600_000], 80 + 20),
+        ([60_000] * 12, 82),
+        ([60_000] * 13, 123),
+    ],
+)
+def test_wave_ms_by_hand(sizes: list[int], ms: float) -> None:
+    assert wave_ms(sizes) == pytest.approx(ms)
+    assert wave_ms(sizes[::-1]) == pytest.approx(ms)
+
+
+POINTS = (
+    Point(1, 900, 0.80, 1000, 1), Point(10, 900, 0.70, 1000, 1), Point(100, 900, 0.60, 1000, 1),
+    Point(1, 300, 0.99, 4000, 6), Point(10, 300, 0.95, 4000, 6), Point(100, 300, 0.90, 4000, 6),
+    Point(1, 500, 0.90, 2000, 4), Point(10, 500, 0.85, 2000, 4), Point(100, 500, 0.80, 2000, 4),
+)  # fmt: skip
+CONTRACT = Contract(100, 6, 0.80, POINTS)
+
+
+@pytest.mark.parametrize(
+    ("recall", "price"), [(None, 500), (0.80, 500), (0.90, 300), (0.85, 400), (0.70, 700), (0.60, 900), (0.01, 900)]
+)
+def test_price_of_a_recall(recall: float | None, price: int) -> None:
+    assert price_of(CONTRACT, recall) == price
+
+
+def test_a_recall_above_the_best_point_is_refused() -> None:
+    with pytest.raises(LimitError) as caught:
+        price_of(CONTRACT, 0.901)
+    assert (caught.value.param, caught.value.value, caught.value.limit) == ("recall", 0.901, 0.9)
+    with pytest.raises(LimitError) as caught:
+        price_of(Contract(10, 6, 0.5, (Point(10, 0, 0.98765, 0, 0),)), 0.99)
+    assert caught.value.limit == 0.987  # rounded down: asking for it is answered
+    assert price_of(Contract(10, 6, 0.5, (Point(10, 0, 0.98765, 0, 0),)), 0.987) == 0
+
+
+@pytest.mark.parametrize(
+    ("price", "k", "recall"),
+    [
+        (500, 100, 0.80), (400, 100, 0.85), (700, 10, 0.775), (300, 1, 0.99), (900, 1, 0.80),
+        (500, 55, 0.825),  # halfway between k = 10 and k = 100
+        (400, 4, 0.945 - 0.045 * 3 / 9),
+        (299, 10, None), (901, 10, None), (500, 101, None), (0, 1, None),
+    ],
+)  # fmt: skip
+def test_recall_estimate(price: int, k: int, recall: float | None) -> None:
+    assert recall_estimate(CONTRACT, price, k) == (None if recall is None else pytest.approx(recall))
+
+
+def test_recall_estimate_below_the_least_k() -> None:
+    assert recall_estimate(Contract(10, 6, 0.5, (Point(10, 0, 0.9, 0, 0),)), 0, 3) == 0.9
+
+
+Items = list[tuple[str, int, int]]
+
+
+@st.composite
+def item_lists(draw: st.DrawFn) -> Items:
+    """Items of up to 9 objects, apart from each other."""
+    items = []
+    for key in range(draw(st.integers(1, 9))):
+        at = draw(st.integers(0, 1000))
+        for _ in range(draw(st.integers(1, 12))):
+            size = draw(st.integers(1, 3000))
+            items.append((f"part-{key}", at, size))
+            at += size + draw(st.sampled_from([0, 1, 500, 50_000, 5_000_000]))
+    return draw(st.permutations(items))
+
+
+@given(item_lists(), st.integers(1, 50), st.sampled_from([1 << 12, 1 << 20, 1 << 40]))
+def test_gather_holds_every_item_within_the_budget(items: Items, gets: int, nbytes: int) -> None:
+    spans = plan_gather(items, gets, nbytes)
+    if spans is None:
+        objects, least = len({key for key, _, _ in items}), sum(size for _, _, size in items)
+        assert objects > gets or nbytes < 1 << 40 and (gets < len(items) or least > nbytes)
+        return
+    assert sorted(i for s in spans for i in s.items) == list(range(len(items)))
+    for s in spans:
+        for i in s.items:
+            key, offset, size = items[i]
+            assert key == s.key
+            assert s.offset <= offset and offset + size <= s.offset + s.size
+        assert s.size <= max(items[i][1] + items[i][2] for i in s.items) - min(items[i][1] for i in s.items)
+    assert len(spans) <= gets
+    assert sum(s.size for s in spans) <= nbytes
+
+
+@given(item_lists())
+def test_gather_takes_the_quickest_number_of_rounds(items: Items) -> None:
+    """With more GETs allowed, it is never slower."""
+    best = None
+    for gets in (6, 12, 24, 48):
+        spans = plan_gather(items, gets, 1 << 40)
+        if spans is not None:
+            ms = wave_ms([s.size for s in spans])
+            assert best is None or ms <= best + 1e-9
+            best = ms
+
+
+def test_gather_by_hand() -> None:
+    near = [("a", 0, 100), ("a", 200, 100), ("a", 300, 50)]
+    assert plan_gather(near, 1, 1 << 20) is not None
+    (one,) = plan_gather(near, 1, 1 << 20) or []
+    assert (one.key, one.offset, one.size, one.items) == ("a", 0, 350, [0, 1, 2])
+    assert len(plan_gather(near, 48, 1 << 20) or []) == 2  # touching items are one read
+    assert plan_gather(near, 1, 349) is None
+    assert plan_gather([("a", 0, 1), ("b", 0, 1)], 1, 1 << 20) is None
+    far = [("a", 10_000_000 * i, 100) for i in range(12)]
+    assert len(plan_gather(far, 48, 1 << 40) or []) == 12  # a second round is quicker than bridging 10 MB
+    assert len(plan_gather(far, LANES, 1 << 40) or []) == LANES
+    objects = [(f"part-{i}", 0, 10) for i in range(8)]
+    assert len(plan_gather(objects, 8, 1 << 20) or []) == 8

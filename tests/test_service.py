@@ -1,0 +1,378 @@
+"""The open indexes of an isolate: revalidation, new generations, replaced and missing objects, the warm hook."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from doubles import Built, Failing, Recorder, always, never
+
+import vantage.service as service_module
+from vantage.errors import ChangedError, DamagedError, InputError, NotFoundError, StoreError
+from vantage.index import Answer, Query
+from vantage.service import REVALIDATE_S, Service
+from vantage.stats import Receipt
+from vantage.store import Folder
+
+LARGE = 1 << 30
+Generations = tuple[Built, Built]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The service's clock: set `now`."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(service_module, "time", SimpleNamespace(time=lambda: clock.now))
+    return clock
+
+
+def publish(built: Built, bucket: Path) -> None:
+    """Puts a generation into the bucket, and CURRENT last."""
+    source, target = built.bucket / "live", bucket / "live"
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("CURRENT"))
+    shutil.copy(source / "CURRENT", target / "CURRENT.new")
+    (target / "CURRENT.new").replace(target / "CURRENT")
+
+
+def generation(built: Built) -> str:
+    return built.open().current.generation
+
+
+def remove(built: Built, bucket: Path) -> None:
+    shutil.rmtree(bucket / "live" / generation(built))
+
+
+def query(built: Built, i: int = 0) -> Query:
+    return Query(built.queries[i].tolist())
+
+
+def told(answer: Answer) -> list[tuple[Any, float]]:
+    return [(m.id, m.score) for m in answer.matches]
+
+
+def right(built: Built, i: int = 0) -> list[tuple[Any, float]]:
+    return told(asyncio.run(built.open().query(query(built, i))))
+
+
+# Opening
+
+
+def test_opening_is_counted_apart_and_once(generations: Generations) -> None:
+    bucket = Recorder(Folder(generations[0].bucket))
+    service = Service(bucket, 0)
+    first, second = (asyncio.run(service.query("live", query(generations[0]))).receipt for _ in range(2))
+    assert (first.opened_gets, first.opened_bytes, first.opened_rpc) == (2, sum(g.served for g in bucket.gets[:2]), 0)
+    assert (second.opened_gets, second.opened_bytes, second.opened_rpc) == (0, 0, 0)
+    assert (first.gets, first.bytes) == (second.gets, second.bytes)
+    assert len(bucket.gets) == 2 + first.gets + second.gets
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a b", "ä", "x" * 65, "../live", "live\n"])
+def test_names_that_no_index_has(generations: Generations, name: str) -> None:
+    bucket = Recorder(Folder(generations[0].bucket))
+    with pytest.raises(InputError, match="is not a name of an index") as caught:
+        asyncio.run(Service(bucket, 0).query(name, query(generations[0])))
+    assert caught.value.param == "index"
+    assert not bucket.gets
+
+
+def test_an_unknown_index_is_asked_for_each_time(generations: Generations, tmp_path: Path) -> None:
+    service = Service(Folder(tmp_path), 0)
+    with pytest.raises(NotFoundError, match="there is no index 'live'"):
+        asyncio.run(service.query("live", query(generations[0])))
+    publish(generations[0], tmp_path)
+    assert told(asyncio.run(service.query("live", query(generations[0])))) == right(generations[0])
+
+
+def test_a_failed_opening_is_tried_again_by_the_next_query(generations: Generations) -> None:
+    bucket = Failing(Folder(generations[0].bucket), always("error"))
+    service = Service(bucket, 0)
+    with pytest.raises(StoreError, match="live/CURRENT: "):
+        asyncio.run(service.query("live", query(generations[0])))
+    bucket.plan = always("flip", of="root.bin")
+    with pytest.raises(DamagedError, match="root.bin: SHA-256 differs"):
+        asyncio.run(service.query("live", query(generations[0])))
+    assert not service.open
+    bucket.plan = never
+    assert told(asyncio.run(service.query("live", query(generations[0])))) == right(generations[0])
+
+
+def test_names_are_the_folders_with_a_current(generations: Generations, tmp_path: Path) -> None:
+    publish(generations[0], tmp_path)
+    for other in ("b-index", "without", ".hidden", "a name"):
+        (tmp_path / other).mkdir()
+    for name in ("b-index", ".hidden", "a name"):
+        shutil.copy(tmp_path / "live" / "CURRENT", tmp_path / name)
+    assert asyncio.run(Service(Folder(tmp_path), 0).names()) == ["b-index", "live"]
+
+
+# Generations
+
+
+def test_current_is_read_again_after_30_seconds(generations: Generations, clock: SimpleNamespace) -> None:
+    bucket = Recorder(Folder(generations[0].bucket))
+    service = Service(bucket, 0)
+    assert not service.is_stale("live")
+    asyncio.run(service.query("live", query(generations[0])))
+    for passed, stale in ((0, False), (30, False), (30.1, True)):
+        clock.now = 1000 + passed
+        assert service.is_stale("live") == stale
+    assert REVALIDATE_S == 30
+    bucket.forget()
+    assert asyncio.run(service.revalidate("live")) is False
+    assert [g.key for g in bucket.gets] == ["live/CURRENT"]
+    assert not service.is_stale("live")
+
+
+def test_a_new_generation_is_picked_up(generations: Generations, clock: SimpleNamespace, tmp_path: Path) -> None:
+    first, second = generations
+    publish(first, tmp_path)
+    service = Service(Folder(tmp_path), LARGE)
+    assert told(asyncio.run(service.query("live", query(first)))) == right(first)
+    held = service.cache.held
+    publish(second, tmp_path)
+    assert asyncio.run(service.query("live", query(first))).receipt.generation == generation(first)
+    assert asyncio.run(service.revalidate("live")) is True
+    assert held > service.cache.held == 0  # blocks of the old generation are gone
+    answer = asyncio.run(service.query("live", query(second)))
+    assert answer.receipt.generation == generation(second) != generation(first)
+    assert told(answer) == right(second)
+    assert asyncio.run(service.revalidate("live")) is False
+
+
+@pytest.mark.parametrize("cache_bytes", [0, LARGE])
+def test_a_query_in_flight_ends_on_the_generation_it_began_on(
+    generations: Generations, tmp_path: Path, cache_bytes: int
+) -> None:
+    first, second = generations
+    publish(first, tmp_path)
+    bucket = Recorder(Folder(tmp_path))
+    service = Service(bucket, cache_bytes)
+
+    async def run() -> tuple[Answer, Answer]:
+        await service.index("live", Receipt())
+        bucket.delay_s = 0.05
+        began = asyncio.ensure_future(service.query("live", query(first, 1)))
+        await asyncio.sleep(0.01)
+        bucket.delay_s = 0
+        publish(second, tmp_path)
+        assert await service.revalidate("live")
+        assert not began.done()
+        return await began, await service.query("live", query(second, 1))
+
+    old, new = asyncio.run(run())
+    assert (old.receipt.generation, told(old)) == (generation(first), right(first, 1))
+    assert (new.receipt.generation, told(new)) == (generation(second), right(second, 1))
+    flagged = sum(size for size, flag in zip(*_blocks(service), strict=True) if flag & 2)
+    assert service.cache.held == flagged  # nothing of the old one
+
+
+def _blocks(service: Service) -> tuple[Any, Any]:
+    index = service.open["live"]
+    return index.root.directory.size, index.flags
+
+
+def test_objects_of_a_replaced_generation_are_gone(generations: Generations, tmp_path: Path) -> None:
+    """Nobody told this isolate: the query finds out by a missing object, and answers from the successor."""
+    first, second = generations
+    publish(first, tmp_path)
+    service = Service(Folder(tmp_path), 0)
+    asyncio.run(service.query("live", query(first)))
+    publish(second, tmp_path)
+    remove(first, tmp_path)
+
+    async def at_once() -> list[Answer]:
+        return await asyncio.gather(*(service.query("live", query(first, i)) for i in range(8)))
+
+    for i, answer in enumerate(asyncio.run(at_once())):
+        assert answer.receipt.generation == generation(second)
+        assert told(answer) == right(second, i)
+
+
+def test_no_query_fails_while_generations_change(generations: Generations, tmp_path: Path) -> None:
+    publish(generations[0], tmp_path)
+    service = Service(Recorder(Folder(tmp_path), delay_s=0.001), LARGE)
+
+    async def run() -> list[Answer]:
+        asked = []
+        for i in range(60):
+            asked.append(asyncio.ensure_future(service.query("live", query(generations[0], i))))
+            await asyncio.sleep(0.0005)
+            if i % 10 == 5:
+                publish(generations[i // 10 % 2], tmp_path)
+                asked.append(asyncio.ensure_future(service.revalidate("live")))
+        return [a for a in await asyncio.gather(*asked) if isinstance(a, Answer)]
+
+    answers = asyncio.run(run())
+    assert len(answers) == 60
+    assert all(a.complete and len(a.matches) == 10 for a in answers)
+    assert {a.receipt.generation for a in answers} == {generation(g) for g in generations}
+    assert service.cache.held == sum(size for size, flag in zip(*_blocks(service), strict=True) if flag & 2)
+
+
+def test_a_missing_object_of_the_live_generation(generations: Generations, tmp_path: Path) -> None:
+    publish(generations[0], tmp_path)
+    service = Service(Folder(tmp_path), 0)
+    asyncio.run(service.query("live", query(generations[0])))
+    remove(generations[0], tmp_path)
+    for _ in range(2):
+        with pytest.raises(DamagedError, match=r"live/.*/shard-00000.bin: no such object"):
+            asyncio.run(service.query("live", query(generations[0])))
+    publish(generations[0], tmp_path)
+    assert told(asyncio.run(service.query("live", query(generations[0])))) == right(generations[0])
+
+
+def test_an_object_put_again_is_read_by_its_new_etag(generations: Generations, tmp_path: Path) -> None:
+    """The same bytes, another time: publishing again must not need a new isolate."""
+    publish(generations[0], tmp_path)
+    service = Service(Folder(tmp_path), 0)
+    before = asyncio.run(service.query("live", query(generations[0])))
+    for path in (tmp_path / "live" / generation(generations[0])).glob("shard*"):
+        path.write_bytes(path.read_bytes())
+    after = asyncio.run(service.query("live", query(generations[0])))
+    assert told(after) == told(before) and after.complete
+
+
+def test_an_object_that_always_changes_is_an_error(generations: Generations) -> None:
+    bucket = Failing(Folder(generations[0].bucket), never)
+    service = Service(bucket, 0)
+    asyncio.run(service.query("live", query(generations[0])))
+    bucket.plan = always("changed", of="shard")
+    with pytest.raises(ChangedError, match="shard-00000.bin: changed under its name"):
+        asyncio.run(service.query("live", query(generations[0])))
+    bucket.plan = never
+    assert told(asyncio.run(service.query("live", query(generations[0])))) == right(generations[0])
+
+
+def test_an_index_that_is_removed(generations: Generations, tmp_path: Path) -> None:
+    publish(generations[0], tmp_path)
+    for told_first in (True, False):
+        service = Service(Folder(tmp_path), LARGE)
+        asyncio.run(service.query("live", query(generations[0])))
+        shutil.rmtree(tmp_path / "live")
+        if told_first:
+            assert asyncio.run(service.revalidate("live")) is False
+            assert not service.open
+        with pytest.raises(NotFoundError, match="there is no index 'live'"):
+            asyncio.run(service.query("live", query(generations[0], 3)))
+        assert not service.open
+        assert service.cache.held == 0
+        publish(generations[0], tmp_path)
+        assert told(asyncio.run(service.query("live", query(generations[0])))) == right(generations[0])
+
+
+@pytest.mark.parametrize("fault", ["error", "short", "size"])
+def test_a_failed_revalidation_harms_no_query(generations: Generations, clock: SimpleNamespace, fault: str) -> None:
+    bucket = Failing(Folder(generations[0].bucket), never)
+    service = Service(bucket, 0)
+    asyncio.run(service.query("live", query(generations[0])))
+    bucket.plan = always(fault, of="CURRENT")
+    clock.now += 31
+    with pytest.raises((StoreError, DamagedError), match="live/CURRENT: "):
+        asyncio.run(service.revalidate("live"))
+    assert not service.is_stale("live")  # the next try is 30 s away
+    assert told(asyncio.run(service.query("live", query(generations[0])))) == right(generations[0])
+
+
+def test_a_new_generation_that_is_damaged_is_not_taken(generations: Generations, tmp_path: Path) -> None:
+    first, second = generations
+    publish(first, tmp_path)
+    service = Service(Folder(tmp_path), 0)
+    asyncio.run(service.query("live", query(first)))
+    publish(second, tmp_path)
+    (tmp_path / "live" / generation(second) / "root.bin").write_bytes(b"")
+    with pytest.raises(DamagedError):
+        asyncio.run(service.revalidate("live"))
+    assert told(asyncio.run(service.query("live", query(first)))) == right(first)
+
+
+def test_indexes_share_one_cache(words: Built, points: Built, bucket: Path) -> None:
+    service = Service(Folder(bucket), LARGE)
+    both = {b.name: sum(b.open().root.directory.size) for b in (words, points)}
+    for built in (words, points):
+        for vector in built.queries:
+            asyncio.run(service.query(built.name, Query(vector.tolist())))
+    assert max(both.values()) / 2 < service.cache.held <= sum(both.values())
+    assert set(service.open) == {"words", "points"}
+
+
+# The warm hook
+
+Held = tuple[bytes, bytes]
+
+
+def held(built: Built) -> Held:
+    return (built.bucket / "live" / "CURRENT").read_bytes(), (
+        built.bucket / "live" / generation(built) / "root.bin"
+    ).read_bytes()
+
+
+def hook(given: Held | None, delay_s: float = 0.0) -> Callable[[str], Awaitable[Held | None]]:
+    async def warm(_: str) -> Held | None:
+        await asyncio.sleep(delay_s)
+        return given
+
+    return warm
+
+
+def test_the_warm_hook_opens_without_reading(generations: Generations) -> None:
+    bucket = Recorder(Folder(generations[0].bucket))
+    answer = asyncio.run(Service(bucket, 0, hook(held(generations[0]))).query("live", query(generations[0])))
+    receipt = answer.receipt
+    assert (receipt.opened_gets, receipt.opened_bytes, receipt.opened_rpc) == (0, 0, 1)
+    assert receipt.gets == len(bucket.gets)
+    assert told(answer) == right(generations[0])
+
+
+def broken(current: bytes, root: bytes) -> list[Held | None]:
+    return [
+        None,
+        (b"", root),
+        (b"{}", root),
+        (current[:-40], root),
+        (current, b""),
+        (current, root[:-1]),
+        (current, root[:100] + b"\xff" + root[101:]),
+    ]
+
+
+@pytest.mark.parametrize("case", range(7))
+def test_without_or_with_a_broken_hook_the_bucket_answers(generations: Generations, case: int) -> None:
+    given = broken(*held(generations[0]))[case]
+    answer = asyncio.run(Service(Folder(generations[0].bucket), 0, hook(given)).query("live", query(generations[0])))
+    assert (answer.receipt.opened_gets, answer.receipt.opened_rpc) == (2, 1)
+    assert told(answer) == right(generations[0])
+
+
+def test_a_late_hook_gives_way_to_the_bucket(generations: Generations) -> None:
+    """As the Worker's does: it waits 25 ms for the Durable Object, then says None."""
+    slow = hook(held(generations[0]), delay_s=60)
+
+    async def warm(name: str) -> Held | None:
+        try:
+            return await asyncio.wait_for(slow(name), 0.005)
+        except TimeoutError:
+            return None
+
+    answer = asyncio.run(Service(Folder(generations[0].bucket), 0, warm).query("live", query(generations[0])))
+    assert (answer.receipt.opened_gets, answer.receipt.opened_rpc) == (2, 1)
+
+
+def test_a_hook_that_is_behind_is_overruled_by_the_bucket(generations: Generations, tmp_path: Path) -> None:
+    first, second = generations
+    publish(second, tmp_path)
+    service = Service(Folder(tmp_path), 0, hook(held(first)))
+    answer = asyncio.run(service.query("live", query(first)))
+    assert answer.receipt.generation == generation(second)
+    assert told(answer) == right(second)
+
+
+def test_a_hook_for_an_index_that_is_gone(generations: Generations, tmp_path: Path) -> None:
+    service = Service(Folder(tmp_path), 0, hook(held(generations[0])))
+    with pytest.raises((DamagedError, NotFoundError)):
+        asyncio.run(service.query("live", query(generations[0])))
