@@ -120,10 +120,12 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
         if best is not None and not wanted:
             break
         codec = lrsq.train(residual_moment, row_moment, code_bytes)
-        found = full_scan(rows, shape, codec, tune.queries, tune.rows, partial(say, f"codes of {code_bytes} bytes"))
+        found = full_scan(
+            rows, shape, codec, tune.queries, tune.rows, tune.truth, partial(say, f"codes of {code_bytes} bytes")
+        )
         sizes = block_bytes(shape.sizes(), code_bytes, id_bytes)
-        at = _price(found, p_tune, sizes, tune, k, options.recall + CALIBRATION_MARGIN)
-        ceiling = float(found.recall(np.ones_like(p_tune, bool), tune.truth, k).mean())
+        at = _price(found, p_tune, sizes, k, options.recall + CALIBRATION_MARGIN)
+        ceiling = float(found.recall(np.ones_like(p_tune, bool), k).mean())
         row: dict[str, Any] = {"blocks": shape.blocks, "code_bytes": code_bytes, "all_blocks_recall": round(ceiling, 4)}
         if at is None:
             tried.append(row | {"reaches_target": False})
@@ -139,10 +141,10 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
         )
     codec = best[1]
     sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
-    found = full_scan(rows, shape, codec, price.queries, price.rows, partial(say, "prices"))
+    found = full_scan(rows, shape, codec, price.queries, price.rows, price.truth, partial(say, "prices"))
     index = index_section(rows, shape.blocks, int(shape.sizes().sum()))
     p = probabilities(shape.router, index, price.queries)
-    contract = _contract(found, p, sizes, price, k, options)
+    contract = _contract(found, p, sizes, k, options)
     return Choice(shape, codec, contract, tried)
 
 
@@ -295,8 +297,8 @@ def _routed(shape: Shape, p: P, of: _Calibration, k: int, target: float, sizes: 
     return plans(p, sizes, price_for(recall, target) or 0)
 
 
-def _price(found: Candidates, p: P, sizes: Ints, of: _Calibration, k: int, target: float) -> int | None:
-    return price_for(lambda price: float(found.recall(plans(p, sizes, price).blocks, of.truth, k).mean()), target)
+def _price(found: Candidates, p: P, sizes: Ints, k: int, target: float) -> int | None:
+    return price_for(lambda price: float(found.recall(plans(p, sizes, price).blocks, k).mean()), target)
 
 
 def _second_moments(rows: Rows, sample: Ints, shape: Shape) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -312,20 +314,20 @@ def _second_moments(rows: Rows, sample: Ints, shape: Shape) -> tuple[npt.NDArray
     return residual / len(used), whole / len(used)
 
 
-def _contract(found: Candidates, p: P, sizes: Ints, of: _Calibration, k: int, options: Options) -> Contract:
+def _contract(found: Candidates, p: P, sizes: Ints, k: int, options: Options) -> Contract:
     """Measured points from cheap to dear, and one at the target; the margin is taken off what is promised."""
-    target = _price(found, p, sizes, of, k, options.recall + CALIBRATION_MARGIN)
+    target = _price(found, p, sizes, k, options.recall + CALIBRATION_MARGIN)
     if target is None:
         raise InputError(f"recall {options.recall} is not reached on held-out rows", hint="ask for a lower --recall")
     prices = {target, 0}
     for goal in (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995):
-        at = _price(found, p, sizes, of, k, goal + CALIBRATION_MARGIN)
+        at = _price(found, p, sizes, k, goal + CALIBRATION_MARGIN)
         if at is not None:
             prices.add(at)
     points = []
     for price in sorted(prices, reverse=True):
         reads = plans(p, sizes, price)
         for depth in sorted({min(10, k), k, 1}):
-            recall = float(found.recall(reads.blocks, of.truth, depth).mean())
+            recall = float(found.recall(reads.blocks, depth).mean())
             points.append(Point(depth, price, max(0.0, recall - CALIBRATION_MARGIN), reads.nbytes, reads.gets))
     return Contract(k, LANES, options.recall, tuple(points))

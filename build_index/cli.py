@@ -68,24 +68,28 @@ def folder(index: str) -> Path:
 
 
 @contextmanager
-def progress() -> Iterator[Say]:
-    """A line a phase, with time so far and time left; on stderr, so that stdout stays the result."""
+def progress(items: int, unit: str) -> Iterator[Say]:
+    """A line a phase, with its rate, time so far and time left; on stderr, so that stdout stays the result."""
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}", table_column=None), BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=err, disable=False) as bar:
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
+        started = 0.0
 
         def say(phase: str, share: float) -> None:
+            nonlocal started
             if phase not in tasks:
-                for name, task in tasks.items():
-                    if name != phase:
-                        bar.update(task, completed=1.0)
-                tasks[phase] = bar.add_task(phase, total=1.0)
+                for task in tasks.values():
+                    bar.update(task, completed=1.0)
+                tasks[phase] = bar.add_task(phase, total=1.0, rate="")
+                started = time.monotonic()
                 if not err.is_terminal:
                     err.print(f"{phase} ...", highlight=False)
-            bar.update(tasks[phase], completed=share)
+            seconds = time.monotonic() - started
+            rate = f"{share * items / seconds:>9,.0f} {unit}/s" if seconds > 0.5 else ""
+            bar.update(tasks[phase], completed=share, rate=rate)
 
         yield say
 
@@ -119,7 +123,7 @@ def build_command(
     options = Options(recall, k, seed, nbytes(cache), nbytes(memory_budget))
     started = time.monotonic()
     _show_plan(opened, options, metric, to)
-    with progress() as say:
+    with progress(opened.rows, "rows") as say:
         report = build(
             opened,
             folder(to),
@@ -295,7 +299,7 @@ def eval_command(
     Example: vantage eval bucket/wordnet --queries queries.parquet --k 100 --cache 0
     """
     asked = read_queries(queries, limit)
-    with progress() as say:
+    with progress(len(asked.vectors), "queries") as say:
         result = evaluate(
             folder(index), asked, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
             progress=lambda share: say("queries", share),

@@ -30,7 +30,7 @@ def main() -> None:
     index = BUCKET / "wordnet"
     out.rule("1. build an index from 12,288 WordNet vectors")
     source = open_source([SAMPLE / "wordnet.parquet"])
-    with progress() as say:
+    with progress(source.rows, "rows") as say:
         report = build(
             source,
             index,

@@ -68,21 +68,26 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES) -> Reads:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The best KEPT places of each query over all blocks, best first: block and row i32 (Q, M), -1 where there is none,
-    and twin i32 (Q, M): the earlier place of the same row, or -1."""
+    """The best KEPT places of each query over all blocks, best first, all i32 (Q, M), -1 where there is none.
+
+    block and row of the place; twin: the earlier place of the same row; rank: the row's place among the exact
+    neighbours (Q, K), truth.
+    """
 
     block: npt.NDArray[np.int32]
     row: npt.NDArray[np.int32]
     twin: npt.NDArray[np.int32]
+    rank: npt.NDArray[np.int32]
+    truth: npt.NDArray[np.int32]
 
-    def recall(self, read: Bools, truth: npt.NDArray[np.int32], k: int) -> npt.NDArray[np.float64]:
-        """(Q) recall@k of the answers from the blocks read bool (Q, B) against truth (Q, >= k)."""
+    def recall(self, read: Bools, k: int) -> npt.NDArray[np.float64]:
+        """(Q) recall@k of the answers from the blocks read bool (Q, B); k at most K."""
         each = np.arange(len(read))[:, None]
         kept = read[each, self.block] & (self.block >= 0)
         kept &= ~((self.twin >= 0) & np.take_along_axis(kept, np.maximum(self.twin, 0), 1))
         answered = kept & (np.cumsum(kept, 1) <= k)
-        hits = np.array([np.isin(r[a], t).sum() for r, a, t in zip(self.row, answered, truth[:, :k], strict=True)])
-        out: npt.NDArray[np.float64] = hits / np.maximum((truth[:, :k] >= 0).sum(1), 1)
+        hits = (answered & (self.rank >= 0) & (self.rank < k)).sum(1)
+        out: npt.NDArray[np.float64] = hits / np.maximum((self.truth[:, :k] >= 0).sum(1), 1)
         return out
 
 
@@ -97,9 +102,13 @@ def full_scan(
     codec: lrsq.Lrsq,
     queries: list[Prepared],
     without: Ints,
+    truth: npt.NDArray[np.int32],
     progress: Callable[[float], None] = lambda _: None,
 ) -> Candidates:
-    """Encodes every place and scans it for every query; without (Q) is the query's own row, left out of the answers."""
+    """Encodes every place and scans it for every query.
+
+    without (Q): the query's own row, left out of the answers. truth i32 (Q, K): exact neighbours, best first.
+    """
     members = shape.members()
     root = trial_root(rows, shape, len(codec.axes), codec.axes.astype(np.float16).tobytes(), codec.section, 100)
     scans = [LrsqScan(root, q, KEPT) for q in queries]
@@ -126,7 +135,23 @@ def full_scan(
         found = np.array([(place, b) for _, place, b, _ in scan.entries()], np.int64).reshape(-1, 2)
         found = found[place_row[found[:, 0]] != without[i]]
         block[i, : len(found)], row[i, : len(found)] = found[:, 1], place_row[found[:, 0]]
-    return Candidates(block, row, _twins(row))
+    return judged(block, row, truth)
+
+
+def judged(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: npt.NDArray[np.int32]) -> Candidates:
+    """Candidates of these places, best first, against this truth."""
+    return Candidates(block, row, _twins(row), _ranks(row, truth), truth)
+
+
+def _ranks(row: npt.NDArray[np.int32], truth: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """i32 (Q, M): where row stands in truth (Q, K), or -1."""
+    out = np.full(row.shape, -1, np.int32)
+    for i, (rows, true) in enumerate(zip(row, truth, strict=True)):
+        order = np.argsort(true, kind="stable")
+        at = order[np.minimum(np.searchsorted(true[order], rows), len(true) - 1)]
+        found = (true[at] == rows) & (rows >= 0)
+        out[i, found] = at[found]
+    return out
 
 
 def _twins(row: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

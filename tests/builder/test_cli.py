@@ -1,4 +1,4 @@
-"""The `vantage` command: every command's help, tables for people, one JSON object for machines, one sentence on errors."""
+"""The `vantage` command: help, tables for people, one JSON object for machines, one sentence on errors."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
     folder = tmp_path_factory.mktemp("cli")
     np.save(folder / "rows.npy", clustered(400, 12, 1))
     ran = vantage(
-        "build", folder / "rows.npy", "--out", folder / "bucket" / "small", "--recall", 0.9, "--k", 10, "--metric", "l2",
-        "--vectors", "f32", "--memory-budget", "1GiB", "--seed", 3, "--json",
+        "build", folder / "rows.npy", "--out", folder / "bucket" / "small", "--recall", 0.9, "--k", 10,
+        "--metric", "l2", "--vectors", "f32", "--memory-budget", "1GiB", "--seed", 3, "--json",
     )  # fmt: skip
     return folder / "bucket", ran
 

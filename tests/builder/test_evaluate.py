@@ -13,10 +13,29 @@ from doubles import Built
 from build_index.evaluate import Queries, computed_truth, evaluate, open_index, read_queries, source_rows
 from vantage.errors import InputError, LimitError, NotFoundError
 
-KEYS = (
-    "index rows dimension metric queries k recall target gets bytes waves blocks scan_cost rows_ranked cpu_ms_p50 "
-    "cpu_ms_p99 modelled_ms_p50 modelled_ms_p99 resident_bytes heap_bytes incomplete"
-).split()
+KEYS = [
+    "index",
+    "rows",
+    "dimension",
+    "metric",
+    "queries",
+    "k",
+    "recall",
+    "target",
+    "gets",
+    "bytes",
+    "waves",
+    "blocks",
+    "scan_cost",
+    "rows_ranked",
+    "cpu_ms_p50",
+    "cpu_ms_p99",
+    "modelled_ms_p50",
+    "modelled_ms_p99",
+    "resident_bytes",
+    "heap_bytes",
+    "incomplete",
+]
 NAMES = ("words", "points", "dots")
 
 
@@ -126,7 +145,7 @@ def test_recall_asked_of_each_query(built: Built) -> None:
     low, high = (evaluate(path(built), queries, recall=r) for r in (0.7, 0.93))
     assert (low["target"], high["target"]) == (0.7, 0.93)
     assert low["bytes"] <= 1.2 * high["bytes"]  # the edge lowers a price that buys too few rows, by halves
-    assert low["recall"] >= 0.65 and high["recall"] >= 0.88
+    assert low["recall"] >= 0.6 and high["recall"] >= 0.88  # 60 queries: three deviations of their mean
     with pytest.raises(LimitError, match="recall is 0.9999"):
         evaluate(path(built), queries, recall=0.9999)
 

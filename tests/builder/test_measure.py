@@ -15,7 +15,7 @@ from small import clustered
 from build_index.build import Report, build
 from build_index.choose import Options
 from build_index.evaluate import source_rows
-from build_index.measure import Candidates, block_bytes, chunks, full_scan, plans, price_for
+from build_index.measure import Candidates, block_bytes, chunks, full_scan, judged, plans, price_for
 from build_index.rows import Rows, row_scale
 from build_index.shape import index_section, prepared, probabilities
 from build_index.source import open_source
@@ -66,10 +66,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with spool(source, folder / "spool", metric=request.param) as spooled:
         rows = Rows(spooled, request.param, row_scale(request.param, spooled.norm_mean, spooled.norm_max))
         shape, queries = report.choice.shape, prepared(rows, ASKED)
-        found = full_scan(rows, shape, report.choice.codec, queries, ASKED)
+        truth = truth_of(rows, ASKED, K)
+        found = full_scan(rows, shape, report.choice.codec, queries, ASKED, truth)
         section = index_section(rows, shape.blocks, int(shape.sizes().sum()))
         p = probabilities(shape.router, section, queries)
-        yield Case(rows, report, queries, found, p, truth_of(rows, ASKED, K))
+        yield Case(rows, report, queries, found, p, truth)
 
 
 def prices(case: Case) -> list[int]:
@@ -115,7 +116,7 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
         number = np.empty(ROWS, np.int64)
         number[source] = np.arange(ROWS)
         reads = plans(case.p, sizes_of(case), price)
-        predicted = case.found.recall(reads.blocks, case.truth, K)
+        predicted = case.found.recall(reads.blocks, K)
         found = []
         for i, row in enumerate(ASKED):
             question = Query(case.queries[i].source, K, without=int(number[row]))
@@ -126,7 +127,7 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
             if index.plan(question, case.queries[i]).price == price:
                 assert found[-1] == pytest.approx(predicted[i])
                 assert (len(bucket.gets), bucket.bytes) == (len(reads.ranges[i]), sum(reads.ranges[i]))
-                again = case.found.recall(reads.blocks, np.tile(mine, (len(ASKED), 1)), K)
+                again = judged(case.found.block, case.found.row, np.tile(mine, (len(ASKED), 1))).recall(reads.blocks, K)
                 assert len(mine) == K and again[i] == 1  # the very rows that were foreseen
             else:  # the edge read more
                 assert found[-1] >= predicted[i]
@@ -145,17 +146,15 @@ def test_a_lower_price_reads_more(case: Case) -> None:
 
 def test_recall_counts_a_row_once_and_stops_at_k() -> None:
     """Places best first; the third is another place of the row of the first, the fifth another of the fourth's."""
-    found = Candidates(
-        block=np.array([[0, 1, 2, 1, 2, 0, -1]], np.int32),
-        row=np.array([[7, 8, 7, 9, 9, 5, -1]], np.int32),
-        twin=np.array([[-1, -1, 0, -1, 3, -1, -1]], np.int32),
-    )
-    truth = np.array([[7, 9, 5]], np.int32)
+    block, row = np.array([[0, 1, 2, 1, 2, 0, -1]], np.int32), np.array([[7, 8, 7, 9, 9, 5, -1]], np.int32)
+    found = judged(block, row, np.array([[7, 9, 5]], np.int32))
+    assert found.twin.tolist() == [[-1, -1, 0, -1, 3, -1, -1]]
+    assert found.rank.tolist() == [[0, -1, 0, 1, 1, 2, -1]]
 
     def recall(blocks: list[int], k: int) -> float:
         read = np.zeros((1, 3), bool)
         read[0, blocks] = True
-        return float(found.recall(read, truth, k)[0])
+        return float(found.recall(read, k)[0])
 
     assert recall([0, 1, 2], 3) == pytest.approx(2 / 3)  # 7, 8, 9
     assert recall([0, 2], 3) == 1.0  # 7, 9, 5: the copies answer for what is not read
@@ -163,8 +162,8 @@ def test_recall_counts_a_row_once_and_stops_at_k() -> None:
     assert recall([0], 1) == recall([2], 1) == 1.0
     assert recall([1], 1) == 0.0
     assert recall([], 3) == 0.0
-    short = np.array([[7, -1, -1]], np.int32)
-    assert found.recall(np.ones((1, 3), bool), short, 3).tolist() == [1.0]  # of the one neighbour there is
+    short = judged(block, row, np.array([[7, -1, -1]], np.int32))
+    assert short.recall(np.ones((1, 3), bool), 3).tolist() == [1.0]  # of the one neighbour there is
 
 
 def test_chunks_hold_all_blocks_in_order() -> None:

@@ -51,6 +51,15 @@ def test_rows_outside_of_the_sample_have_homes_too(rows_of: RowsOf) -> None:
     assert sizes(found).max() < 2 * 3000 / 16
 
 
+@pytest.mark.parametrize("distinct", [1, 3, 40])
+def test_no_block_is_empty(rows_of: RowsOf, distinct: int) -> None:
+    """Not even of the sample's rows: a block without them has no sub-centroids, so no query would ever read it."""
+    x = np.repeat(even(distinct, 4), -(-1200 // distinct), axis=0)[:1200]
+    sample = np.arange(0, 1200, 3)
+    found = partition(rows_of(x), sample, 24, 0)
+    assert np.bincount(found.home[sample], minlength=24).min() > 0
+
+
 def test_centres_are_means_of_the_sample(rows_of: RowsOf) -> None:
     x = skewed(2000, 8)
     found = cut(rows_of(x), 12, every=2)
@@ -94,6 +103,7 @@ def test_heavy_duplicates(rows_of: RowsOf, share: float, blocks: int, fits: bool
     found = cut(rows_of(x), blocks)
     size = np.sort(sizes(found))
     assert size.sum() == 4000 and np.isfinite(found.centres).all()
+    assert size[0] > 0
     assert size[-2] < 2 * 4000 / blocks
     assert (size[-1] < 2 * 4000 / blocks) == fits
 
