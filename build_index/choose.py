@@ -31,12 +31,13 @@ from .shape import P, Shape, index_section, prepared, probabilities, stored_cent
 from .spill import soar
 from .truth import HeldOut, hold_out, truth_of
 
-BLOCK_ROWS = 112  # docs/routing.md: smaller blocks and the planner beat larger ones
+BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
 SHARE = 0.35
 CALIBRATION_MARGIN = 0.005  # unseen rows run a little high
 BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0)
 TEMPERATURES = (0.65, 0.3, 0.45, 0.9)  # the first one serves to find beta
-TUNE_QUERIES = 500
+TUNE_QUERIES = 500  # of the tuning rows, for beta and temperature
+CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
 ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
 ORDER_QUERIES = 4000
@@ -72,6 +73,9 @@ class _Calibration:
     queries: list[Prepared]
     rows: Ints
     truth: npt.NDArray[np.int32]
+
+    def first(self, n: int) -> _Calibration:
+        return _Calibration(self.queries[:n], self.rows[:n], self.truth[:n])
 
 
 def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
@@ -114,6 +118,7 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     _, shape, p_tune = min(shapes, key=lambda s: s[0])
     del shapes
 
+    few, p_few = tune.first(CODE_QUERIES), p_tune[:CODE_QUERIES]
     residual_moment, row_moment = _second_moments(rows, sample, shape)
     best: tuple[float, lrsq.Lrsq] | None = None
     for code_bytes, wanted in _code_candidates(rows, shape, id_bytes, options):
@@ -121,16 +126,16 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
             break
         codec = lrsq.train(residual_moment, row_moment, code_bytes)
         found = full_scan(
-            rows, shape, codec, tune.queries, tune.rows, tune.truth, partial(say, f"codes of {code_bytes} bytes")
+            rows, shape, codec, few.queries, few.rows, few.truth, partial(say, f"codes of {code_bytes} bytes")
         )
         sizes = block_bytes(shape.sizes(), code_bytes, id_bytes)
-        at = _price(found, p_tune, sizes, k, options.recall + CALIBRATION_MARGIN)
-        ceiling = float(found.recall(np.ones_like(p_tune, bool), k).mean())
+        at = _price(found, p_few, sizes, k, options.recall + CALIBRATION_MARGIN)
+        ceiling = float(found.recall(np.ones_like(p_few, bool), k).mean())
         row: dict[str, Any] = {"blocks": shape.blocks, "code_bytes": code_bytes, "all_blocks_recall": round(ceiling, 4)}
         if at is None:
             tried.append(row | {"reaches_target": False})
             continue
-        reads = plans(p_tune, sizes, at)
+        reads = plans(p_few, sizes, at)
         ms = float(reads.ms.mean())
         tried.append(row | _cost(reads))
         if best is None or ms < best[0]:
@@ -226,7 +231,7 @@ def _router(
     Returns the shape in file order, that order, and p of the tuning queries in it.
     """
     index = index_section(rows, trial.blocks, rows.count)
-    few = _Calibration(tune.queries[:TUNE_QUERIES], tune.rows[:TUNE_QUERIES], tune.truth[:TUNE_QUERIES])
+    few = tune.first(TUNE_QUERIES)
     sizes = block_bytes(trial.sizes(), _middle_code(rows), id_bytes)
     order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
 

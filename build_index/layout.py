@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import faiss
 import numpy as np
 import numpy.typing as npt
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import svds
 from scipy.spatial.distance import squareform
 
 from .rows import Ints
@@ -12,39 +17,54 @@ from .rows import Ints
 F64 = npt.NDArray[np.float64]
 
 EXACT_BLOCKS_MAX = 2048  # optimal leaf order takes 4.5 s at 2,048 blocks and grows with the cube
+REGION_BLOCKS = 512  # about as many blocks a region, above that
+REGION_AXES = 16
 TOP_SHARE = 0.02
+
+
+def _marks(p: npt.NDArray[np.uint32]) -> Any:
+    """Sparse (Q, B): 1 where a block is among the best 2% of a query, p (Q, B)."""
+    queries, blocks = p.shape
+    top = max(4, int(TOP_SHARE * blocks))
+    if top >= blocks:
+        return csr_matrix(np.ones(p.shape))
+    best = np.concatenate([np.argpartition(-row.astype(np.int64), top)[:top] for row in p])
+    return csr_matrix((np.ones(len(best)), (np.repeat(np.arange(queries), top), best)), shape=p.shape)
 
 
 def co_probes(p: npt.NDArray[np.uint32]) -> F64:
     """(B, B): how many of the queries, p (Q, B), have both blocks among their best 2%."""
-    blocks = p.shape[1]
-    top = max(4, int(TOP_SHARE * blocks))
-    if top >= blocks:
-        return np.ones((blocks, blocks))
-    mark = np.zeros(p.shape, np.float32)
-    np.put_along_axis(mark, np.argpartition(-p.astype(np.int64), top, axis=1)[:, :top], 1.0, axis=1)
-    return (mark.T @ mark).astype(np.float64)
+    marks = _marks(p)
+    counts: F64 = (marks.T @ marks).toarray()
+    return counts
 
 
 def file_order(p: npt.NDArray[np.uint32]) -> Ints:
     """Order (B) of blocks: average linkage on normalised co-probe counts with optimal leaf order (Bar-Joseph 2001).
 
-    Above 2,048 blocks, regions of blocks are ordered first, then the blocks within each.
+    Above 2,048 blocks, regions of about 512 blocks are ordered first, then the blocks within each, so that memory
+    grows with B and not with its square. Regions are k-means on the leading singular vectors of the marks.
     """
-    counts = co_probes(p)
-    blocks = len(counts)
-    if blocks <= 2:
-        return np.arange(blocks)
+    return _order(_marks(p))
+
+
+def _order(marks: Any) -> Ints:
+    blocks = marks.shape[1]
     if blocks <= EXACT_BLOCKS_MAX:
-        return _leaves(counts)
-    tree = linkage(squareform(_distance(counts), checks=False), "average")
-    coarse = leaves_list(tree)
-    regions = np.array_split(coarse, -(-blocks // 256))
-    member = np.zeros((len(regions), blocks))
-    for r, region in enumerate(regions):
-        member[r, region] = 1
-    order = _leaves(member @ counts @ member.T)
-    return np.concatenate([regions[r][_leaves(counts[np.ix_(regions[r], regions[r])])] for r in order])
+        return _leaves((marks.T @ marks).toarray())
+    axes = min(REGION_AXES, min(marks.shape) - 1)
+    places = svds(marks, k=axes, v0=np.ones(min(marks.shape)), return_singular_vectors="vh")[2].T
+    count = max(2, -(-blocks // min(REGION_BLOCKS, EXACT_BLOCKS_MAX)))
+    kmeans = faiss.Kmeans(axes, count, niter=20, seed=1, min_points_per_centroid=1, max_points_per_centroid=blocks)
+    x = np.ascontiguousarray(places, np.float32)
+    kmeans.train(x)
+    region = kmeans.assign(x)[1]
+    filled, region = np.unique(region, return_inverse=True)
+    if len(filled) == 1:  # nothing tells the blocks apart
+        return np.arange(blocks)
+    member = csr_matrix((np.ones(blocks), (np.arange(blocks), region)), shape=(blocks, len(filled)))
+    own = [np.flatnonzero(region == r) for r in _order(marks @ member)]
+    return np.concatenate([blocks_of[_order(marks[:, blocks_of])] for blocks_of in own])
 
 
 def _distance(counts: F64) -> F64:

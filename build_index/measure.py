@@ -23,7 +23,7 @@ from .rows import Ints, Rows
 from .shape import P, Shape, trial_root
 
 KEPT = 512  # best places kept a query: enough for any plan that finds most of 100 neighbours
-CHUNK_BYTES = 24 << 20
+CHUNK_BYTES = 8 << 20
 PRICE_MAX = (1 << 32) - 1
 
 Bools = npt.NDArray[np.bool_]

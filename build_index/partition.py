@@ -60,7 +60,7 @@ def partition(
     No block is over 1.8 times the mean, and none is empty.
 
     Ten free rounds by faiss, then rounds in which a block's price rises with the logarithm of its size over the mean,
-    in units of the median gap from a row's best to its ninth best block (the recipe of docs/routing.md).
+    in units of the median gap from a row's best to its ninth best block.
     """
     x = rows.take(sample)
     if blocks == 1:
