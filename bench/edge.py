@@ -3,8 +3,8 @@
     python bench/edge.py BUCKET INDEX=QUERIES [INDEX=QUERIES ...] [--compare 500] [--mixed 2000]
 
 BUCKET is a folder of indexes; QUERIES a Parquet or .npy file. Three Workers run in turn: one without a cache for the
-comparison of ids and scores (scores are the integers, scaled), one with the default cache for heap and warm CPU, one
-fresh for the first query.
+first query and the comparison of ids and scores (scores are the integers, scaled), one with the default cache for the
+heap, and one an index for warm CPU.
 """
 
 from __future__ import annotations
@@ -77,12 +77,11 @@ def main() -> None:
                 print(f"same ids and scores as CPython, {name}: {len(some) - wrong} of {len(some)} queries")
         with serve(state, variables={"PUBLIC_READ": "1"}) as server, connect(server) as http:
             names = list(asked)
+            kinds = ({}, {"top_k": 10, "include": ["attributes", "receipt"]}, {"rerank": 150}, {"recall": 0.9})
             for i in range(options.mixed):
                 name = names[i % len(names)]
                 vector = asked[name][i // len(names) % len(asked[name])]
-                more = ({}, {"top_k": 10, "include": ["attributes", "receipt"]}, {"rerank": 150}, {"recall": 0.9})[
-                    i % 4
-                ]
+                more = kinds[i // len(names) % len(kinds)]
                 ask(http, name, vector, **more)
             heap = http.get("/v1/health").json()["heap_bytes"]
             print(f"Wasm heap after {options.mixed} mixed queries: {heap / 2**20:.1f} MiB")

@@ -16,7 +16,7 @@ from vantage.format import DIMENSION_MAX, METRICS, VERSION, Contract, Current
 from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
-from .choose import Choice, Options, Say, choose
+from .choose import Choice, Options, Say, choose, target_point
 from .rows import Rows, row_scale
 from .source import Source
 from .spool import Spool, spool
@@ -53,11 +53,9 @@ class Report:
         }  # fmt: skip
 
 
-def target_point(contract: Contract) -> dict[str, float]:
-    """What the contract's target costs, from the measured point next above it."""
-    point = min(
-        (p for p in contract.points if p.k == contract.k and p.recall >= contract.target), key=lambda p: p.recall
-    )
+def target_cost(contract: Contract) -> dict[str, float]:
+    """What the contract's target costs, nothing cached."""
+    point = target_point(contract)
     return {
         "k": contract.k, "target": contract.target, "recall": point.recall, "gets": point.gets,
         "bytes_read": point.nbytes,
@@ -145,6 +143,7 @@ def _build(
         "attributes": [{"name": f.name, "type": str(f.type)} for f in source.attributes],
         "seed": options.seed,
         "cache_bytes": options.cache_bytes,
+        "memory_bytes": options.memory_bytes,
         "blocks": choice.shape.blocks,
         "copies": int((choice.shape.copy >= 0).sum()),
         "router": {"name": "lse", "bits": choice.shape.router.bits, "subs": choice.shape.router.subs},
@@ -160,5 +159,6 @@ def _build(
     current, nbytes = write_index(rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done))
     return Report(
         out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, spooled.duplicate_vectors,
-        source.notes, target_point(choice.contract),
+        source.notes, target_cost(choice.contract)
+        | {"modelled_ms_p50": choice.modelled_ms[0], "modelled_ms_p99": choice.modelled_ms[1]},
     )  # fmt: skip

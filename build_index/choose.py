@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -65,7 +65,7 @@ class Choice:
     codec: lrsq.Lrsq
     contract: Contract
     tried: list[dict[str, Any]]
-    measured: dict[str, float] = field(default_factory=dict)
+    modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,14 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     index = index_section(rows, shape.blocks, int(shape.sizes().sum()))
     p = probabilities(shape.router, index, price.queries)
     contract = _contract(found, p, sizes, k, options)
-    return Choice(shape, codec, contract, tried)
+    modelled = plans(p, sizes, target_point(contract).price).ms
+    return Choice(shape, codec, contract, tried, (float(np.median(modelled)), float(np.quantile(modelled, 0.99))))
+
+
+def target_point(contract: Contract) -> Point:
+    """The cheapest measured point that keeps the promise."""
+    points = (p for p in contract.points if p.k == contract.k and p.recall >= contract.target)
+    return min(points, key=lambda p: p.recall)
 
 
 def _cost(reads: Reads) -> dict[str, float]:
@@ -201,7 +208,7 @@ def _code_candidates(rows: Rows, shape: Shape, id_bytes: float, options: Options
 
 
 def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
-    """Rows to train on: all but the held-out ones, or as many as a third of the memory budget holds."""
+    """Rows to train on: all but the held-out ones, or as many as a fifth of the memory budget holds."""
     seen = np.setdiff1d(np.arange(rows.count), held.all)
     most = max(1000, options.memory_bytes // 5 // (4 * rows.dimension))
     if len(seen) <= most:

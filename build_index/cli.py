@@ -22,7 +22,7 @@ from vantage.errors import InputError, VantageError
 from vantage.index import Query
 from vantage.stats import Receipt
 
-from .build import Report, build, storage_usd, target_point
+from .build import Report, build, storage_usd, target_cost
 from .choose import Options, Say
 from .evaluate import evaluate, open_index, read_queries
 from .source import Source, open_source
@@ -33,9 +33,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Vector search from object storage, at the edge. An index is a folder in a bucket folder: bucket/wordnet.",
 )
-out, err = Console(soft_wrap=True), Console(stderr=True)
+# No markup: what is printed holds names and texts of users.
+out, err = Console(soft_wrap=True, markup=False, emoji=False), Console(stderr=True, markup=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+State = Annotated[Optional[Path], typer.Option(help="Folder of local R2; .vantage in the checkout by default.")]  # noqa: UP045
 Bucket = Annotated[str, typer.Argument(help="An index: bucket/name.", metavar="INDEX")]
 
 
@@ -62,7 +64,7 @@ def folder(index: str) -> Path:
     if "://" in index:
         raise InputError(
             f"{index!r} is not on this machine",
-            hint="name a folder, bucket/name; `vantage publish` copies it to a bucket",
+            hint="name a folder, bucket/name; the README says how to upload one",
         )
     return Path(index)
 
@@ -171,7 +173,8 @@ def show_report(report: Report, seconds: float | None) -> None:
     table.add_row(
         "recall", f"{point['recall']:.4f} at k = {int(point['k'])} on held-out rows (target {point['target']})"
     )
-    table.add_row("a query", f"{point['gets']:.1f} GETs, {size(point['bytes_read'])}, nothing cached")
+    reads = f"{point['gets']:.1f} GETs, {size(point['bytes_read'])}, {point['modelled_ms_p50']:.0f} ms modelled"
+    table.add_row("a query", f"{reads}, nothing cached")
     table.add_row("a million", f"${point['usd_per_million_queries']:.2f} of reads and requests")
     if seconds is not None:
         table.add_row("built in", f"{seconds:.0f} s")
@@ -193,7 +196,7 @@ def info(index: Bucket, as_json: Json = False) -> None:
     described = api.describe(opened)
     root = opened.root
     total = sum(root.objects.shards) + sum(root.objects.parts) + root.objects.ids + opened.current.root.size
-    described |= {"bytes": total, "root_bytes": opened.current.root.size, **target_point(root.contract)}
+    described |= {"bytes": total, "root_bytes": opened.current.root.size, **target_cost(root.contract)}
     if as_json:
         print(json.dumps(described))
         return
@@ -357,6 +360,7 @@ def serve(
         typer.Option(envvar="VANTAGE_TOKEN", help="Bearer token; without it everybody on this machine may read."),
     ] = None,
     cache: Annotated[str, typer.Option(help="Cache of planes.")] = "40MiB",
+    state: State = None,
 ) -> None:
     """Load a bucket folder into local R2 and serve it with the real Worker on real workerd, until Ctrl-C.
 
@@ -367,13 +371,14 @@ def serve(
     variables = {"VANTAGE_CACHE_BYTES": str(nbytes(cache))}
     variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
     err.print(f"loading {bucket} into local R2 ...", highlight=False)
-    counts = host.load(bucket, prune=True)
+    counts = host.load(bucket, state or host.STATE, prune=True)
     err.print(
         f"{counts['written']} objects written, {counts['kept']} already there; starting the Worker ...", highlight=False
     )
-    with host.serve(port=port, variables=variables) as server:
+    with host.serve(state or host.STATE, port=port, variables=variables) as server:
         name = next((p.parent.name for p in sorted(bucket.glob("*/CURRENT"))), "NAME")
-        out.print(f"serving {server.url}\n  curl {server.url}/v1/indexes/{name}", highlight=False)
+        header = '-H "Authorization: Bearer $VANTAGE_TOKEN" ' if token else ""
+        out.print(f"serving {server.url}\n  curl {header}{server.url}/v1/indexes/{name}", highlight=False)
         try:
             while True:
                 time.sleep(3600)
@@ -384,9 +389,10 @@ def serve(
 @app.command()
 def publish(
     index: Bucket,
+    state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Copy an index into the local bucket that `vantage serve` and `wrangler dev` read; CURRENT goes last.
+    """Copy an index into the local bucket that `vantage serve` reads, a running one too; CURRENT goes last.
 
     Example: vantage publish bucket/wordnet
     """
@@ -394,7 +400,7 @@ def publish(
 
     path = folder(index)
     open_index(path)  # refuses to publish what does not open
-    counts = host.load(path.parent, only=path.name)
+    counts = host.load(path.parent, state or host.STATE, only=path.name)
     if as_json:
         print(json.dumps(counts))
         return

@@ -22,7 +22,7 @@ BUCKET = host.ROOT / ".vantage" / "bucket"
 QUESTIONS = (50, 25, 325)  # of the held-out queries: a moth, a conflict, a tree
 MEMORY_BYTES = 1 << 30
 
-out = Console(soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def main() -> None:
@@ -61,11 +61,11 @@ def _ask(url: str, queries: Path) -> None:
         for row in table:
             body = {"vector": [float(v) for v in row["vector"]], "top_k": 4, "include": ["attributes", "receipt"]}
             answer = client.post("/v1/indexes/wordnet/query", json=body).raise_for_status().json()
-            out.print(f"\n[bold]{row['text']}[/bold]")
+            out.print(f"\n{row['text']}", style="bold")
             for match in answer["matches"]:
                 words = ", ".join(match["attributes"]["words"])
-                out.print(f"  {match['score']:.3f}  {words}: {match['attributes']['gloss']}", markup=False)
-            out.print(f"  [dim]receipt: {receipt_line(answer['receipt'])}[/dim]")
+                out.print(f"  {match['score']:.3f}  {words}: {match['attributes']['gloss']}")
+            out.print(f"  receipt: {receipt_line(answer['receipt'])}", style="dim")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Queries:
 
 def read_queries(path: Path, limit: int | None) -> Queries:
     """From .npy or Parquet with `vector` and perhaps `neighbors`."""
-    source = open_source([path], attributes=None)
+    source = open_source([path], attributes=[])
     batches, held = [], 0
     for batch in source.batches(4096):
         batches.append(batch.vectors.astype(np.float32))

@@ -43,7 +43,8 @@ class Rows:
 
     def _scaled(self, x: F32) -> F32:
         if self.metric == "cosine":
-            unit: F32 = x / np.linalg.norm(x, axis=1, keepdims=True)
+            wide = x.astype(np.float64)  # squares of small or large values leave float32
+            unit: F32 = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
             return unit
         return x * np.float32(self.scale)
 

@@ -61,8 +61,8 @@ def load(bucket: Path, state: Path = STATE, *, only: str = "", prune: bool = Fal
     """Copies every file of the folder `bucket` into the local R2 kept in the folder `state`; keys are relative paths.
 
     Objects that are there with the same bytes are left alone, `CURRENT` keys are written last, and with `prune` keys
-    that have no file are deleted. `only` names one folder in `bucket` and leaves all other keys alone. A Worker that is
-    being served sees the change. Returns the counts `written`, `kept`, `deleted` and `bytes` (written).
+    that have no file are deleted below the top folders copied. With `only`, that top folder alone. Names that start
+    with a dot are left out. Returns the counts `written`, `kept`, `deleted` and `bytes` (written).
     Raises InputError when there is no such folder, VantageError when the copy fails.
     """
     if not (bucket / only).is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 from array import array
@@ -53,6 +54,7 @@ SHARD_BYTES = 256 << 20
 PART_ROWS_BYTES = 512 << 20
 PAGE_ROWS = 8192  # of vectors: one Parquet row group, whose vector column is one page
 BUILDING = ".building"
+F16_LOSS_MAX = 0.01  # of a row's norm; float16 rounds to 0.0005 of it above its smallest normal numbers
 
 
 class _ShardWriter:
@@ -349,6 +351,11 @@ def _stored_values(values: npt.NDArray[np.float32], kind: str, source: Ints) -> 
             raise InputError(
                 f"row {row} holds a value over 65,504, which float16 cannot", hint="build with --vectors f32"
             )
+        wide = values.astype(np.float64)
+        moved = np.linalg.norm(half - wide, axis=1) > F16_LOSS_MAX * np.linalg.norm(wide, axis=1)
+        if moved.any():
+            row = int(source[int(np.argmax(moved))])
+            raise InputError(f"row {row} is too small for float16 to keep", hint="build with --vectors f32")
         return half
     return values.astype({"f32": np.float32, "u8": np.uint8, "i8": np.int8}[kind])
 
@@ -431,12 +438,13 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
             target.rename(building / "replaced")
         building.rename(target)
         shutil.rmtree(target / "replaced", ignore_errors=True)
-    with (out / "CURRENT.new").open("wb") as file:
+    with (out / ".CURRENT.new").open("wb") as file:
         file.write(current.pack())
         _sync(file)
-    (out / "CURRENT.new").replace(out / "CURRENT")
+    (out / ".CURRENT.new").replace(out / "CURRENT")
     for stale in out.iterdir() if old != generation else ():  # a folder keeps the live generation and the one before it
-        if stale.is_dir() and stale.name not in (generation, old) and len(stale.name) == 16:
+        ours = re.fullmatch("[0-9a-f]{16}", stale.name) and (stale / "manifest.json").is_file()
+        if ours and stale.name not in (generation, old):
             shutil.rmtree(stale, ignore_errors=True)
     return current, sum(size for size, _ in objects.values()) + len(text)
 

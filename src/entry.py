@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from workers import DurableObject, Response, WorkerEntrypoint
 
-from vantage.api import BODY_BYTES_MAX, Access, Reply, handle
+from vantage.api import BODY_BYTES_MAX, Access, Reply, TooLargeError, handle
 from vantage.errors import ChangedError
 from vantage.format import Current
 from vantage.service import REVALIDATE_S, Service
@@ -21,8 +21,8 @@ from vantage.store import Body, Reader, read_small
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
 CACHE_BYTES = 40 << 20
 
-# Plain Python only, so that it survives the memory snapshot; what belongs to JavaScript comes with each request.
-_services: dict[str, Service] = {}
+# Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
+_service: Service | None = None
 
 
 class R2Body:
@@ -55,6 +55,7 @@ class R2Bucket:
             return None
         if not hasattr(obj, "body"):
             raise ChangedError(f"{key}: changed under its name", hint="open the index again")
+        # The raw object: the SDK would copy the bytes into the heap once more.
         return R2Body(obj, await obj._binding.arrayBuffer())
 
     async def list(self) -> list[str]:
@@ -89,6 +90,24 @@ def _setting(env: Any, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+async def _body(request: Any, headers: dict[str, str]) -> bytes:
+    """The body, read no further than the limit."""
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > BODY_BYTES_MAX:
+        raise TooLargeError(int(declared))
+    if request.js_object.body is None:
+        return b""
+    reader, data = request.js_object.body.getReader(), bytearray()
+    while True:
+        piece = await reader.read()
+        if piece.done:
+            return bytes(data)
+        data += piece.value.to_bytes()
+        if len(data) > BODY_BYTES_MAX:
+            await reader.cancel()
+            raise TooLargeError(len(data))
+
+
 def heap_bytes() -> int:
     """Size of the Wasm heap; it never shrinks."""
     import pyodide_js
@@ -103,30 +122,25 @@ class Default(WorkerEntrypoint):
         url = urlsplit(request.url)
         service = self._service()
         headers = {str(k).lower(): str(v) for k, v in request.headers.items()}
-        body = await self._body(request, headers)
-        access = Access(_setting(self.env, "VANTAGE_TOKEN") or None, _setting(self.env, "PUBLIC_READ") not in ("", "0"))
+
+        async def body() -> bytes:
+            return await _body(request, headers)
+
+        access = Access(_setting(self.env, "VANTAGE_TOKEN") or None, _setting(self.env, "PUBLIC_READ") == "1")
         runtime = {"runtime": f"Python {sys.version.split()[0]} on {sys.platform}", "heap_bytes": heap_bytes()}
         reply: Reply = await handle(request.method, unquote(url.path), headers, body, service, access, runtime)
         for work in reply.after:
             _background(self.ctx, work)
         return Response(reply.text(), status=reply.status, headers=reply.headers)
 
-    async def _body(self, request: Any, headers: dict[str, str]) -> bytes:
-        """The body, or as much of it as tells that it is too large."""
-        if request.method != "POST":
-            return b""
-        if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > BODY_BYTES_MAX:
-            return bytes(BODY_BYTES_MAX + 1)
-        return bytes(await request.bytes())
-
     def _service(self) -> Service:
-        """The isolate's service, with the binding of this request."""
-        if "it" not in _services:
+        """The isolate's service."""
+        global _service
+        if _service is None:
             setting = _setting(self.env, "VANTAGE_CACHE_BYTES")
-            _services["it"] = Service(R2Bucket(self.env.BUCKET), int(setting) if setting.isdigit() else CACHE_BYTES)
-        service = _services["it"]
-        service.warm = self._warm
-        return service
+            _service = Service(R2Bucket(self.env.BUCKET), int(setting) if setting.isdigit() else CACHE_BYTES)
+        _service.warm = self._warm
+        return _service
 
     async def _warm(self, name: str) -> tuple[bytes, bytes] | None:
         try:

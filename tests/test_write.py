@@ -265,7 +265,7 @@ def test_a_write_that_stops_leaves_the_old_index_and_runs_again(tmp_path: Path, 
                 assert str(out) in str(caught.value)
             assert not (fresh / "CURRENT").exists()
             assert objects_of(index) == before
-            left = {p.name for p in out.iterdir()} - {"CURRENT", "CURRENT.new"}
+            left = {p.name for p in out.iterdir()} - {"CURRENT", ".CURRENT.new"}
             assert {name for name in left if len(name) != 16} == set()
     assert works(index, values("f32")) == answered
     for out in (index, fresh):

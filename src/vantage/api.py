@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 import json
 import sys
-from collections.abc import Awaitable, Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ BODY_BYTES_MAX = 4 << 20
 VECTORS_MAX = 64
 FIELDS = ("vector", "vectors", "top_k", "include", "recall", "rerank", "budget", "explain")
 INCLUDE = ("attributes", "vector", "receipt")
+INCLUDE_DEFAULT = ["receipt"]
 
 
 class AccessError(VantageError):
@@ -49,34 +51,43 @@ class Reply:
 
     def text(self) -> str:
         """The body as JSON."""
-        return json.dumps(self.body, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(self.body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+ReadBody = Callable[[], Awaitable[bytes]]
 
 
 async def handle(
     method: str,
     path: str,
     headers: Mapping[str, str],
-    body: bytes,
+    body: ReadBody,
     service: Service,
     access: Access,
     runtime: Mapping[str, Any],
 ) -> Reply:
     """Answers one request. headers have lower-case names; runtime is what health adds (version of the host, heap).
 
-    Never raises: every failure is a problem document with the request's id, and nothing of a secret.
+    The body is read only when the request may be answered; `body` raises TooLargeError past BODY_BYTES_MAX. Never
+    raises: every failure is a problem document with the request's id, and nothing of a secret.
     """
-    request_id = headers.get("cf-ray") or headers.get("x-request-id") or ""
+    request_id = headers.get("cf-ray") or headers.get("x-request-id") or uuid.uuid4().hex
     try:
-        return await _route(method, path, headers, body, service, access, runtime)
+        reply = await _route(method, path, headers, body, service, access, runtime)
     except VantageError as error:
-        return problem(error, request_id)
+        reply = problem(error, request_id)
     except MemoryError:
-        return problem(StoreError("out of memory", hint="send fewer vectors, or try again"), request_id)
+        reply = problem(StoreError("out of memory", hint="send fewer vectors, or try again"), request_id)
     except Exception as error:  # a bug: say its type, not its data
         print(f"internal error {request_id}: {type(error).__name__}: {error}", file=sys.stderr)
-        return problem(
-            VantageError(f"internal error ({type(error).__name__})", hint="report it with the request id"), request_id
+        error_type = type(error).__name__
+        reply = problem(
+            VantageError(f"internal error ({error_type})", hint="report it with the request id"), request_id
         )
+    name = (path.strip("/").split("/") + [""] * 3)[2]
+    if reply.status != 401 and service.is_stale(name):  # after an error too: a newer generation may not have it
+        reply.after.append(service.revalidate(name))
+    return reply
 
 
 def problem(error: VantageError, request_id: str) -> Reply:
@@ -89,7 +100,7 @@ def problem(error: VantageError, request_id: str) -> Reply:
         "code": error.code,
         "param": error.param or None,
         "hint": error.hint or None,
-        "request_id": request_id[:64] or None,
+        "request_id": request_id[:64],
     }
     if isinstance(error, LimitError):
         body |= {"value": error.value, "limit": error.limit}
@@ -121,7 +132,7 @@ async def _route(
     method: str,
     path: str,
     headers: Mapping[str, str],
-    body: bytes,
+    body: ReadBody,
     service: Service,
     access: Access,
     runtime: Mapping[str, Any],
@@ -147,10 +158,10 @@ async def _route(
     if len(parts) == 3 and parts[:2] == ["v1", "indexes"]:
         _method(method, "GET")
         index = await service.index(parts[2], Receipt())
-        return Reply(200, describe(index), after=_after(service, parts[2]))
+        return Reply(200, describe(index))
     if len(parts) == 4 and parts[:2] == ["v1", "indexes"] and parts[3] == "query":
         _method(method, "POST")
-        return await _query(parts[2], body, service)
+        return await _query(parts[2], await body(), service)
     raise NotFoundError(f"there is nothing at {path[:100]!r}", hint="see the paths in the README", param="path")
 
 
@@ -168,10 +179,6 @@ class MethodError(InputError):
 def _method(method: str, wanted: str) -> None:
     if method != wanted:
         raise MethodError(method, wanted)
-
-
-def _after(service: Service, name: str) -> list[Awaitable[Any]]:
-    return [service.revalidate(name)] if service.is_stale(name) else []
 
 
 def describe(index: Index) -> dict[str, Any]:
@@ -201,20 +208,22 @@ def describe(index: Index) -> dict[str, Any]:
 async def _query(name: str, body: bytes, service: Service) -> Reply:
     fields = _parse(body)
     queries, many = _queries(fields)
+    if many:  # all or none: a wrong vector is found before the first is answered
+        section = (await service.index(name, Receipt())).root.index
+        for query in queries:
+            prepare(query.vector, section, query.param)
     results = []
     if fields.get("explain"):
         index = await service.index(name, Receipt())
         results = [explain(index, q) for q in queries]
     else:
-        include = fields.get("include", ["receipt"])
+        include = fields.get("include", INCLUDE_DEFAULT)
         for query in queries:
             results.append(answer_body(await service.query(name, query), include))
-    return Reply(200, {"results": results} if many else results[0], after=_after(service, name))
+    return Reply(200, {"results": results} if many else results[0])
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    if len(body) > BODY_BYTES_MAX:
-        raise TooLargeError("the body", len(body), BODY_BYTES_MAX, hint="send fewer vectors a request")
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):
@@ -227,9 +236,12 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 class TooLargeError(LimitError):
-    """The body is too large."""
+    """The body is too large; nbytes is what was declared, or read so far."""
 
     status = 413
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__("the body", nbytes, BODY_BYTES_MAX, hint="send fewer vectors a request")
 
 
 def _known(name: str, names: tuple[str, ...], param: str) -> None:
@@ -255,7 +267,7 @@ def _queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
         raise LimitError(
             "the number of vectors", len(vectors), f"1 to {VECTORS_MAX}", hint="send several requests", param="vectors"
         )
-    include = fields.get("include", ["receipt"])
+    include = fields.get("include", INCLUDE_DEFAULT)
     if not isinstance(include, list) or not all(isinstance(i, str) for i in include):
         raise InputError("include is not a list of names", hint=f"known are: {', '.join(INCLUDE)}", param="include")
     for name in include:
@@ -331,7 +343,7 @@ def explain(index: Index, query: Query) -> dict[str, Any]:
         ],
         "blocks_cached": len(plan.cached),
         "gets": len(sizes),
-        "bytes": sum(sizes),
+        "bytes": plan.bytes,
         "waves": 1 if sizes else 0,
         "rounds": -(-len(sizes) // LANES),
         "modelled_ms": round(wave_ms(sizes), 2),

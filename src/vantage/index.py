@@ -26,7 +26,7 @@ from .plan import Budget, Plan, plan_gather, plan_scan, price_of, recall_estimat
 from .prepare import Prepared, prepare
 from .rank import Match, decode, estimated, rerank
 from .route import ROUTERS
-from .scan import CONTENDERS_MIN, SCANS, Contender, Scan
+from .scan import CONTENDERS_MIN, SCANS, Scan
 from .stats import Receipt
 from .store import Bucket, Reader, read_small
 
@@ -211,7 +211,8 @@ class Index:
         left = budget.gets - receipt.gets
         if receipt.waves >= budget.waves or left < 1:
             return None
-        spans = plan_gather(items, min(gets, left), budget.bytes - receipt.bytes)
+        room = budget.bytes - receipt.bytes
+        spans = plan_gather(items, min(gets, left), room) or plan_gather(items, left, room)
         if spans is None:
             return None
         out: list[bytes] = [b""] * len(items)
@@ -296,7 +297,7 @@ class Index:
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
         """(row, vector) of an id: one GET for the page of ids, one for each candidate's vector.
 
-        The hash is 64 bits wide, so of two ids with one hash the first row wins; the builder refuses such a pair.
+        The hash is 64 bits wide, and the builder refuses two ids with one hash.
         """
         if isinstance(identifier, int) != (self.root.index.id_kind == "i64"):
             raise InputError(
@@ -330,6 +331,3 @@ class Index:
 
 def _readable(identifier: int | bytes) -> int | str:
     return identifier if isinstance(identifier, int) else identifier.decode(errors="replace")
-
-
-__all__ = ["Answer", "Contender", "Index", "Query", "id_hash"]

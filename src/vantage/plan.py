@@ -169,7 +169,8 @@ class Span:
 def plan_gather(items: Sequence[tuple[str, int, int]], gets: int, bytes_max: int) -> list[Span] | None:
     """Reads for scattered items (object key, offset, size), neighbours merged where the model says it is quicker.
 
-    Tries one round of lanes, two, ... and takes the least modelled time. None when no plan fits the budget.
+    Tries one round of lanes, two, ... and takes the least modelled time. None when no plan fits the
+    budget, or a span would pass RANGE_BYTES_MAX.
     """
     order = sorted(range(len(items)), key=lambda i: items[i])
     gaps = []  # (bytes between neighbours, position): a gap across objects can never be bridged
@@ -190,7 +191,8 @@ def plan_gather(items: Sequence[tuple[str, int, int]], gets: int, bytes_max: int
             start = items[members[0]][1]
             end = max(items[i][1] + items[i][2] for i in members)
             spans.append(Span(items[members[0]][0], start, end - start, members))
-        if len(spans) > gets or sum(s.size for s in spans) > bytes_max:
+        fits = len(spans) <= gets and sum(s.size for s in spans) <= bytes_max
+        if not fits or max(s.size for s in spans) > RANGE_BYTES_MAX:
             continue
         ms = wave_ms([s.size for s in spans])
         if best is None or ms < best[0]:

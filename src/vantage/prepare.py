@@ -47,6 +47,8 @@ def prepare(values: Sequence[float], index: IndexSection, param: str = "vector")
             param=param,
         )
     try:
+        if not {int, float}.issuperset(map(type, values)):  # True is a number to array
+            raise TypeError
         source = array("f", values)
     except (TypeError, OverflowError):
         raise InputError(
@@ -80,4 +82,4 @@ def prepare(values: Sequence[float], index: IndexSection, param: str = "vector")
         quantized, scale = array("h", bytes(2 * len(vector))), 0.0
     quantized.extend([0] * (aligned(index.dimension, 32) - index.dimension))
     exponent = max(0, math.frexp(unit_norm)[1] - 3)
-    return Prepared(source, vector, norm, quantized, scale, 2.0 ** (SCORE_BITS - exponent))
+    return Prepared(source, vector, norm, quantized, scale, math.ldexp(1.0, SCORE_BITS - exponent))

@@ -9,8 +9,6 @@ from . import kernels
 from .format import IndexSection, LseSection
 from .prepare import Prepared
 
-PROBABILITY_BITS = 20
-
 
 class Router(Protocol):
     """What Index needs of a router."""

@@ -38,13 +38,12 @@ class Service:
         if name not in self.open:
             opening = Receipt()
             try:
-                self._switch(
-                    name, await self._warm(name, opening) or await Index.open(self.bucket, name, self.cache, opening)
-                )
+                held = await self._warm(name, opening)
+                self._switch(name, held or await Index.open(self.bucket, name, self.cache, opening))
+                if held is not None:  # as old as its last visitor: look at CURRENT after this request
+                    self._checked[name] = 0.0
             finally:
-                receipt.opened_gets += opening.gets
-                receipt.opened_bytes += opening.bytes
-                receipt.opened_rpc += opening.opened_rpc
+                receipt.opened(opening)
         return self.open[name]
 
     async def _warm(self, name: str, opening: Receipt) -> Index | None:
@@ -73,10 +72,18 @@ class Service:
         """Whether CURRENT was last read more than REVALIDATE_S ago."""
         return name in self.open and time.time() - self._checked[name] > REVALIDATE_S
 
-    async def revalidate(self, name: str) -> bool:
+    async def revalidate(self, name: str, receipt: Receipt | None = None) -> bool:
         """Reads CURRENT and opens the new generation if it names one; whether it did. For waitUntil."""
+        opening = Receipt()
+        try:
+            return await self._revalidate(name, opening)
+        finally:
+            if receipt is not None:
+                receipt.opened(opening)
+
+    async def _revalidate(self, name: str, opening: Receipt) -> bool:
         self._checked[name] = time.time()
-        data = await read_small(self.bucket, f"{name}/CURRENT", Receipt())
+        data = await read_small(self.bucket, f"{name}/CURRENT", opening)
         if data is None:
             gone = self.open.pop(name, None)
             if gone is not None:
@@ -85,7 +92,7 @@ class Service:
         live = self.open.get(name)
         if live is not None and Current.unpack(data, f"{name}/CURRENT").generation == live.current.generation:
             return False
-        self._switch(name, await Index.open(self.bucket, name, self.cache, Receipt()))
+        self._switch(name, await Index.open(self.bucket, name, self.cache, opening))
         return True
 
     async def query(self, name: str, query: Query) -> Answer:
@@ -99,7 +106,7 @@ class Service:
             return await index.query(query, receipt)
         except (DamagedError, ChangedError) as error:
             index.etags.clear()
-            await self.revalidate(name)
+            await self.revalidate(name, receipt)
             live = await self.index(name, receipt)
             if live.space == index.space and isinstance(error, DamagedError):
                 raise

@@ -26,6 +26,12 @@ class Receipt:
     generation: str = ""
     wave_sizes: list[list[int]] = field(default_factory=list)
 
+    def opened(self, opening: Receipt) -> None:
+        """Adds what it took to open an index, apart from the query's own reads."""
+        self.opened_gets += opening.gets
+        self.opened_bytes += opening.bytes
+        self.opened_rpc += opening.opened_rpc
+
     @property
     def modelled_ms(self) -> float:
         """Waves add up; CPU is apart."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from .errors import ChangedError, DamagedError, StoreError
-from .kernels import crc32c
 from .plan import LANES
 from .stats import Receipt
 
 IN_FLIGHT_BYTES_MAX = 8 << 20
 TIMEOUT_S = 10.0
+CURRENT_BYTES_MAX = 1 << 16
 
 
 class Body(Protocol):
@@ -63,9 +64,7 @@ class Folder:
                     raise ChangedError(f"{key}: changed under its name", hint="open the index again")
                 file.seek(offset)
                 return Bytes(file.read(-1 if length is None else length), stat.st_size, found)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except IsADirectoryError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
             raise StoreError(f"{key}: {error.strerror or error}", hint="check the folder and try again") from None
@@ -74,8 +73,25 @@ class Folder:
         return sorted(p.name for p in self.path.iterdir() if p.is_dir()) if self.path.is_dir() else []
 
 
+class Buffer:
+    """The buffer that reads land in: it grows to the largest read and is reused, so that the heap stays whole."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def view(self, length: int) -> memoryview:
+        """Its first `length` bytes; what was there before is lost."""
+        if len(self._data) < length:
+            self._data = bytearray(length)
+        return memoryview(self._data)[:length]
+
+
+# One an isolate. Bytes are used before the next await, so that queries side by side can share it.
+_BUFFER = Buffer()
+
+
 class Reader:
-    """The reads of one query (or one opening): counts them in its receipt, and fills one buffer that it reuses.
+    """The reads of one query (or one opening): counts them in its receipt.
 
     The lanes belong to the query, as a Worker's connections belong to its request: queries never wait for each other.
     """
@@ -85,7 +101,6 @@ class Reader:
         self._lanes = asyncio.Semaphore(LANES)
         self._room = asyncio.Condition()
         self._in_flight = 0
-        self._buffer = bytearray()
 
     async def wave(self, reads: list[tuple[str, int, int, int]], use: Callable[[int, memoryview], None]) -> None:
         """Reads (key, offset, length, object size) side by side; use(i, bytes) as each arrives, in any order.
@@ -116,9 +131,7 @@ class Reader:
                 self._in_flight += length
             try:
                 body = await self._get(key, offset, length, size)
-                if len(self._buffer) < length:
-                    self._buffer = bytearray(length)
-                view = memoryview(self._buffer)[:length]
+                view = _BUFFER.view(length)
                 body.into(view)
                 use(i, view.toreadonly())
             finally:
@@ -153,14 +166,18 @@ class Reader:
         return bytes(out)
 
 
-async def read_small(bucket: Bucket, key: str, receipt: Receipt, limit: int = 1 << 16) -> bytes | None:
+async def read_small(bucket: Bucket, key: str, receipt: Receipt) -> bytes | None:
     """A small object whose size nobody knows yet: CURRENT. None when there is none."""
 
     def check(body: Body) -> None:
-        if body.size > limit or body.length != body.size:
-            raise DamagedError(f"{key}: {body.size} bytes, the limit is {limit}", hint="publish the index again")
+        if body.size > CURRENT_BYTES_MAX:
+            raise DamagedError(
+                f"{key}: {body.size} bytes, the limit is {CURRENT_BYTES_MAX}", hint="publish the index again"
+            )
+        if body.length != body.size:
+            raise StoreError(f"{key}: {body.length} bytes came of {body.size}", hint="try again later")
 
-    body = await fetch(bucket, key, 0, limit, None, receipt, check)
+    body = await fetch(bucket, key, 0, CURRENT_BYTES_MAX, None, receipt, check)
     if body is None:
         return None
     data = bytearray(body.length)
@@ -197,6 +214,5 @@ async def fetch(
         if last:
             raise failure
         receipt.retries += 1
-        # Jitter without entropy, which a Worker may not ask for while it starts.
-        await asyncio.sleep(0.02 + crc32c(f"{key} {offset}".encode()) % 64 / 1000)
+        await asyncio.sleep(0.02 + 0.06 * random.random())
     raise AssertionError("unreachable")

@@ -10,7 +10,7 @@ import numpy as np
 from small import clustered
 
 BUDGET = 640 << 20
-ROWS, DIMENSION = 80_000, 256
+ROWS, DIMENSION = 60_000, 192
 
 # Fewer held-out rows and larger blocks only save time: what grows with the rows is as in any build.
 SCRIPT = """

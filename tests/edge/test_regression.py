@@ -13,7 +13,7 @@ def test_the_sample_index(sample_bucket: Path) -> None:
     assert cold["queries"] == 600
     assert cold["recall"] >= 0.945
     assert cold["gets"] <= 6
-    assert cold["bytes"] <= 1_200_000
+    assert cold["bytes"] <= 1_050_000
     assert cold["waves"] == 1
     assert cold["incomplete"] == 0
     assert evaluate(sample_bucket / "wordnet", queries, k=10)["recall"] >= 0.965

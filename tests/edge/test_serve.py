@@ -18,10 +18,10 @@ pytestmark = pytest.mark.edge
 VANTAGE = Path(sys.executable).parent / "vantage"
 
 
-def test_serve_until_interrupted(sample_bucket: Path) -> None:
+def test_serve_until_interrupted(sample_bucket: Path, tmp_path: Path) -> None:
     vector = read_queries(ROOT / "sample" / "queries.parquet", 1).vectors[0].tolist()
     published = subprocess.run(
-        [VANTAGE, "publish", sample_bucket / "wordnet", "--json"],
+        [VANTAGE, "publish", sample_bucket / "wordnet", "--state", tmp_path, "--json"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -29,7 +29,7 @@ def test_serve_until_interrupted(sample_bucket: Path) -> None:
     )
     assert '"written"' in published.stdout
     process = subprocess.Popen(
-        [VANTAGE, "serve", sample_bucket, "--port", "0"],
+        [VANTAGE, "serve", sample_bucket, "--port", "0", "--state", tmp_path],
         stdout=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     try:

@@ -1,6 +1,7 @@
 // Copies a folder into a bucket of the local R2 that `wrangler dev --persist-to STATE` serves. Keys are relative paths.
 //   node load.mjs FOLDER STATE BUCKET [--only NAME] [--prune]
-// Objects that are already there (same size and SHA-256) are left alone; with --prune, keys without a file are deleted.
+// Objects that are already there (same size and SHA-256) are left alone; with --prune, keys without a file are deleted
+// below the top folders that were copied. Files and folders whose names start with a dot are not copied.
 // With --only, nothing but the folder NAME in FOLDER, and the keys below NAME/, is looked at.
 // Keys whose last part is CURRENT name what is live, so they are written after everything else.
 import { createHash } from "node:crypto";
@@ -30,7 +31,9 @@ async function localFiles() {
   for await (const entry of await opendir(join(folder, values.only), { recursive: true })) {
     if (!entry.isFile()) continue;
     const path = join(entry.parentPath, entry.name);
-    files.push({ key: relative(folder, path).split(sep).join("/"), path, size: (await stat(path)).size });
+    const parts = relative(folder, path).split(sep);
+    if (parts.some((part) => part.startsWith("."))) continue;
+    files.push({ key: parts.join("/"), path, size: (await stat(path)).size });
   }
   const rank = ({ key }) => (/(^|\/)CURRENT$/.test(key) ? 1 : 0);
   return files.sort((a, b) => rank(a) - rank(b) || (a.key < b.key ? -1 : 1));
@@ -98,9 +101,11 @@ try {
     count.written += 1;
     count.bytes += size;
   }
-  if (values.prune && stored.size) {
-    count.deleted = stored.size;
-    await bucket.delete([...stored.keys()]);
+  const tops = new Set(files.map(({ key }) => key.split("/")[0]));
+  const gone = values.prune ? [...stored.keys()].filter((key) => tops.has(key.split("/")[0])) : [];
+  if (gone.length) {
+    count.deleted = gone.length;
+    await bucket.delete(gone);
   }
   console.log(JSON.stringify(count));
 } finally {

@@ -23,25 +23,43 @@ INLINE void flush(u16x8 raw, u16x8 odd, u32 shift, Group *sum) {
 // By u16: V8 builds the mask of a byte shift anew each time, which costs an eighth of the scan.
 INLINE u8x16 high_nibbles(u8x16 code) { return (u8x16)((u16x8)code >> 4) & 15; }
 
-// Adds up `count` groups of codes that lie one after another; count is a constant wherever this is inlined.
+typedef struct {
+  u16x8 raw, odd;
+} Sum16;
+
+// Adds up a segment of `length` code bytes for `count` groups, in one pass over the codes where there are two tables: the
+// codes are loaded and split once. passes and count are constants wherever this is inlined.
+INLINE void sum_segment(int passes, int count, const u8 *codes, u64 stride, const u8 *table, u32 length, const u8 *shifts,
+                        Group *sums) {
+  Sum16 parts[2][2] = {0};
+  for (u32 j = 0; j < length; j++, table += 32) {
+    for (int g = 0; g < count; g++) {
+      u8x16 code = load16(codes + (u64)g * stride + GROUP * j), low = code & 15, high = high_nibbles(code);
+      for (int p = 0; p < passes; p++) {
+        u16x8 a = (u16x8)swizzle(load16(table + PASS_BYTES * p), low);
+        u16x8 b = (u16x8)swizzle(load16(table + PASS_BYTES * p + 16), high);
+        parts[p][g].raw += a + b;
+        parts[p][g].odd += (a >> 8) + (b >> 8);
+      }
+    }
+  }
+  for (int p = 0; p < passes; p++)
+    for (int g = 0; g < count; g++) flush(parts[p][g].raw, parts[p][g].odd, shifts[p], sums + g);
+}
+
+// Adds up `count` groups of codes that lie one after another.
 INLINE void sum_groups(int count, const u8 *codes, const Tables *tables, u32 code_bytes, Group *sums) {
   u64 stride = (u64)code_bytes * GROUP;
   for (int g = 0; g < count; g++) sums[g] = (Group){0};
-  u32 fine = tables->fine, passes = segments_of(code_bytes) + fine;
-  for (u32 pass = 0; pass < passes; pass++) {
-    u32 j = SEGMENT * segment_of(pass, fine), end = code_bytes - j < SEGMENT ? code_bytes : j + SEGMENT;
-    const u8 *table = tables->bytes + PASS_BYTES * pass;
-    u16x8 raw[2] = {0}, odd[2] = {0};
-    for (; j < end; j++, table += 32) {
-      u8x16 low = load16(table), high = load16(table + 16);
-      for (int g = 0; g < count; g++) {
-        u8x16 code = load16(codes + (u64)g * stride + GROUP * j);
-        u16x8 a = (u16x8)swizzle(low, code & 15), b = (u16x8)swizzle(high, high_nibbles(code));
-        raw[g] += a + b;
-        odd[g] += (a >> 8) + (b >> 8);
-      }
+  for (u32 segment = 0, pass = 0, j = 0; j < code_bytes; segment++, pass++, j += SEGMENT) {
+    u32 length = code_bytes - j < SEGMENT ? code_bytes - j : SEGMENT;
+    const u8 *table = tables->bytes + PASS_BYTES * pass, *shifts = tables->shifts + pass;
+    if (segment < tables->fine) {
+      sum_segment(2, count, codes + GROUP * j, stride, table, length, shifts, sums);
+      pass++;
+    } else {
+      sum_segment(1, count, codes + GROUP * j, stride, table, length, shifts, sums);
     }
-    for (int g = 0; g < count; g++) flush(raw[g], odd[g], tables->shifts[pass], sums + g);
   }
 }
 

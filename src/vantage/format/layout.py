@@ -11,7 +11,6 @@ from ..kernels import crc32c
 VERSION = 1
 ROOT_MAGIC = b"VANTROOT"
 SHARD_MAGIC = b"VANTSHRD"
-IDS_MAGIC = b"VANTIDS\0"
 ALIGN = 64
 GROUP = 16  # rows that a scan kernel takes together
 
