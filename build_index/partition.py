@@ -14,6 +14,7 @@ from .rows import F32, Ints, Rows
 CHUNK_BYTES = 16 << 20
 FREE_ROUNDS = 10
 PRICED_ROUNDS = 8
+SHED_NEAR = 32  # blocks that a row may be given to
 SHED_OVER = 1.8  # blocks over this many times the mean give rows away
 
 
@@ -97,13 +98,20 @@ def partition(
 def _shed(rows: Rows, home: npt.NDArray[np.int32], centres: F32, limit: int) -> None:
     """Moves the rows that lose least out of blocks over the limit, to their next best block with room."""
     size = np.bincount(home, minlength=len(centres))
+    step = max(1, CHUNK_BYTES // (4 * len(centres)))
+    near = min(SHED_NEAR, len(centres))
     for b in np.flatnonzero(size > limit):
         members = np.flatnonzero(home == b)
-        near = _closeness(rows.take(members), centres)
-        own = near[:, b].copy()
-        near[:, size >= limit] = -np.inf
-        choices = np.argsort(-near, axis=1)[:, :32]
-        for i in np.argsort(own - near.max(1), kind="stable"):
+        full = size >= limit
+        loss, choices = np.empty(len(members), np.float32), np.empty((len(members), near), np.int32)
+        for low in range(0, len(members), step):
+            part = slice(low, low + step)
+            closeness = _closeness(rows.take(members[part]), centres)
+            own = closeness[:, b].copy()
+            closeness[:, full] = -np.inf
+            choices[part] = np.argsort(-closeness, axis=1)[:, :near]
+            loss[part] = own - closeness.max(1)
+        for i in np.argsort(loss, kind="stable"):
             if size[b] <= limit:
                 break
             to = next((int(t) for t in choices[i] if size[t] < limit and t != b), None)

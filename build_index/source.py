@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vantage.errors import InputError
+from vantage.format.layout import ID_BYTES_MAX
 
 DEFAULT_VECTOR = "vector"
 DEFAULT_ID = "id"
-ID_BYTES_MAX = 512
 BAD_ROWS_NAMED = 5
 SUFFIXES = (".parquet", ".npy")
 

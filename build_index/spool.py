@@ -41,6 +41,8 @@ HASH_CHUNK = 1 << 17
 
 Rows = npt.NDArray[np.int64]
 
+NORM_MAX = 1e18
+
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, allow_nan=False).encode
 
 
@@ -87,11 +89,6 @@ class Spool:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-    def rows_per_chunk(self, bytes_max: int) -> int:
-        """How many rows fit into `bytes_max`, as f32 and as they are stored at the same time; at least 1."""
-        row = 4 * self.dimension + (self._row_bytes if self.kind != "f32" else 0)
-        return max(1, bytes_max // row)
 
     def chunks(self, rows_per_chunk: int) -> Iterator[tuple[int, int]]:
         """The row ranges [lo, hi) that cover all rows, in order."""
@@ -171,12 +168,16 @@ class Spool:
             self._files[name].write(bytes(8))
         norm_sum = 0.0
         zeros: list[int] = []
+        large: list[int] = []
         for batch in source.batches(batch_rows):
             norms = np.sqrt(np.einsum("ij,ij->i", batch.vectors, batch.vectors, dtype=np.float64))
             if metric == "cosine":
                 zeros += (np.flatnonzero(norms == 0) + batch.first_row).tolist()
                 if len(zeros) > BAD_ROWS_NAMED:
                     break
+            large += (np.flatnonzero(norms > NORM_MAX) + batch.first_row).tolist()
+            if len(large) > BAD_ROWS_NAMED:
+                break
             norm_sum += float(norms.sum())
             self.norm_max = max(self.norm_max, float(norms.max()))
             self._write(batch, ends)
@@ -184,6 +185,8 @@ class Spool:
                 progress(batch.first_row + len(norms))
         if zeros:
             raise source.bad_rows("zero vectors, which have no direction under the metric cosine", zeros)
+        if large:
+            raise source.bad_rows(f"vectors with a norm over {NORM_MAX:g}, whose scores float32 cannot hold", large)
         self.norm_mean = norm_sum / self.rows
         for file in self._files.values():
             file.flush()

@@ -90,22 +90,18 @@ def _setting(env: Any, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-async def _body(request: Any, headers: dict[str, str]) -> bytes:
-    """The body, read no further than the limit."""
-    declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > BODY_BYTES_MAX:
-        raise TooLargeError(int(declared))
+async def _body(request: Any) -> bytes:
+    """The body; what is past the limit is dropped as it comes: an answer before its end would break the connection."""
     if request.js_object.body is None:
         return b""
-    reader, data = request.js_object.body.getReader(), bytearray()
-    while True:
-        piece = await reader.read()
-        if piece.done:
-            return bytes(data)
-        data += piece.value.to_bytes()
-        if len(data) > BODY_BYTES_MAX:
-            await reader.cancel()
-            raise TooLargeError(len(data))
+    reader, data, length = request.js_object.body.getReader(), bytearray(), 0
+    while not (piece := await reader.read()).done:
+        length += piece.value.byteLength
+        if length <= BODY_BYTES_MAX:
+            data += piece.value.to_bytes()
+    if length > BODY_BYTES_MAX:
+        raise TooLargeError(length)
+    return bytes(data)
 
 
 def heap_bytes() -> int:
@@ -124,7 +120,7 @@ class Default(WorkerEntrypoint):
         headers = {str(k).lower(): str(v) for k, v in request.headers.items()}
 
         async def body() -> bytes:
-            return await _body(request, headers)
+            return await _body(request)
 
         access = Access(_setting(self.env, "VANTAGE_TOKEN") or None, _setting(self.env, "PUBLIC_READ") == "1")
         runtime = {"runtime": f"Python {sys.version.split()[0]} on {sys.platform}", "heap_bytes": heap_bytes()}

@@ -116,3 +116,21 @@ def test_the_worker_takes_what_is_warm_and_falls_back_otherwise(entry: Any, how:
     worker = entry.Default(Context(), env)
     got = asyncio.run(asyncio.wait_for(worker._warm("words"), 5))
     assert got == ((b"c", b"r") if how == "holds" else None)
+
+
+@pytest.mark.parametrize(("value", "public"), [("1", True), ("0", False), ("", False), ("false", False), ("no", False)])
+def test_only_one_value_opens_the_service(
+    entry: Any, monkeypatch: pytest.MonkeyPatch, value: str, public: bool
+) -> None:
+    seen: list[Any] = []
+
+    async def handle(method: str, path: str, headers: Any, body: Any, service: Any, access: Any, runtime: Any) -> Any:
+        seen.append(access)
+        return types.SimpleNamespace(after=[], text=lambda: "", status=200, headers={})
+
+    monkeypatch.setattr(entry, "handle", handle)
+    monkeypatch.setattr(entry, "heap_bytes", lambda: 0)
+    env = types.SimpleNamespace(PUBLIC_READ=value, BUCKET=None)
+    request = types.SimpleNamespace(url="http://a/v1/indexes", method="GET", headers={})
+    asyncio.run(entry.Default(Context(), env).fetch(request))
+    assert (seen[0].public, seen[0].token) == (public, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from doubles import Built, Failing, Recorder, always, never
 
 import vantage.service as service_module
+from vantage.api import Access, handle
 from vantage.errors import ChangedError, DamagedError, InputError, NotFoundError, StoreError
 from vantage.index import Answer, Query
 from vantage.service import REVALIDATE_S, Service
@@ -376,3 +378,20 @@ def test_a_hook_for_an_index_that_is_gone(generations: Generations, tmp_path: Pa
     service = Service(Folder(tmp_path), 0, hook(held(generations[0])))
     with pytest.raises((DamagedError, NotFoundError)):
         asyncio.run(service.query("live", query(generations[0])))
+
+
+def test_an_error_from_an_old_generation_revalidates_too(words: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time to live a request that the old generation refuses still looks at CURRENT."""
+    service = Service(Folder(words.bucket), 0)
+    asyncio.run(service.index("words", Receipt()))
+    now = time.time()
+    monkeypatch.setattr(service_module.time, "time", lambda: now + service_module.REVALIDATE_S + 1)
+
+    async def body() -> bytes:
+        return b'{"vector": [1.0]}'
+
+    reply = asyncio.run(handle("POST", "/v1/indexes/words/query", {}, body, service, Access(public=True), {}))
+    assert reply.status == 400
+    assert len(reply.after) == 1
+    for work in reply.after:
+        work.close()

@@ -82,8 +82,6 @@ def test_npy_has_row_numbers_and_no_attributes(tmp_path: Path) -> None:
 def test_chunks(tmp_path: Path) -> None:
     with make(tmp_path, vectors(10, 4, np.float16), id=list(range(10))) as made:
         assert list(made.chunks(4)) == [(0, 4), (4, 8), (8, 10)]
-        assert made.rows_per_chunk(1000) == 1000 // (4 * 4 + 4 * 2)
-        assert made.rows_per_chunk(0) == 1
 
 
 def test_norms_and_progress(tmp_path: Path) -> None:
@@ -200,3 +198,10 @@ def test_nothing_is_left_when_stopped_or_full(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert left_over(tmp_path) == []
+
+
+def test_vectors_too_long_for_their_scores(tmp_path: Path) -> None:
+    given = vectors(30, 4)
+    given[[3, 7, 20]] *= np.float32(1e20)
+    with pytest.raises(InputError, match="norm over 1e.18.*row 3, .*row 7, .*000020.parquet row 0"):
+        make(tmp_path, given)

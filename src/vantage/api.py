@@ -236,7 +236,7 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 class TooLargeError(LimitError):
-    """The body is too large; nbytes is what was declared, or read so far."""
+    """The body is too large: nbytes is its length."""
 
     status = 413
 

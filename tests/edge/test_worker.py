@@ -41,7 +41,8 @@ def cold(worker: Callable[..., Server], sample_bucket: Path) -> Server:
 
 
 def ask(http: httpx.Client, body: dict[str, Any], index: str = "wordnet") -> httpx.Response:
-    return http.post(f"/v1/indexes/{index}/query", json=body, headers=WITH_TOKEN)
+    # Not json=: httpx refuses the NaN that a careless client sends.
+    return http.post(f"/v1/indexes/{index}/query", content=json.dumps(body), headers=WITH_TOKEN)
 
 
 def in_process(bucket: Path, query: Query, include: list[str]) -> dict[str, Any]:
@@ -120,6 +121,7 @@ def test_catalogue_and_health(cold: Server) -> None:
         ({"vector": [1.0, 2.0]}, 400, "limit_exceeded", "vector"),
         ({"vector": [0.0] * 384}, 400, "invalid_input", "vector"),
         ({"vector": ["x"] * 384}, 400, "invalid_input", "vector"),
+        ({"vector": [float("nan")] * 384}, 400, "invalid_input", "vector"),
         ({"vector": [1.0] * 384, "top_k": 0}, 400, "limit_exceeded", "top_k"),
         ({"vector": [1.0] * 384, "top_k": 1001}, 400, "limit_exceeded", "top_k"),
         ({"vector": [1.0] * 384, "filter": {}}, 400, "invalid_input", "filter"),
@@ -153,8 +155,10 @@ def test_paths_tokens_and_bodies(cold: Server) -> None:
         assert http.get(query, headers=WITH_TOKEN).status_code == 405
         assert ask(http, {"vector": vector}, "missing").json()["code"] == "not_found"
         assert http.post(query, content=b"{", headers=WITH_TOKEN).json()["code"] == "invalid_input"
-        large = http.post(query, content=b" " * ((4 << 20) + 1), headers=WITH_TOKEN)
-        assert (large.status_code, large.json()["limit"]) == (413, 4 << 20)
+        for content in (b" " * ((4 << 20) + 1), iter([b" " * (1 << 20)] * 5)):  # with and without a declared length
+            large = http.post(query, content=content, headers=WITH_TOKEN)
+            assert (large.status_code, large.json()["limit"]) == (413, 4 << 20)
+            assert large.json()["value"] > 4 << 20
         assert ask(http, {"vector": vector}).status_code == 200
 
 
@@ -245,3 +249,84 @@ def test_a_new_generation_is_picked_up_with_no_failed_query(tmp_path: Path, samp
             time.sleep(0.5)
             seen.append(generation())
         assert seen[-1] == new
+
+
+def test_at_the_limits(cold: Server) -> None:
+    """64 vectors in a body of just 4 MiB, and a thousand answers."""
+    with client(cold) as http:
+        body = json.dumps({"vectors": sample_queries(64), "top_k": 2}).encode()
+        reply = http.post("/v1/indexes/wordnet/query", content=body.ljust(4 << 20), headers=WITH_TOKEN)
+        assert reply.status_code == 200, reply.text
+        assert len(reply.json()["results"]) == 64
+        most = ask(http, {"vector": sample_queries(1)[0], "top_k": 1000, "recall": 0.97}).json()
+        assert len(most["matches"]) == 1000
+        assert http.get("/v1/health").json()["heap_bytes"] <= 90 << 20
+
+
+def test_an_index_smaller_than_top_k(tmp_path: Path) -> None:
+    bucket = tmp_path / "bucket"
+    shutil.copytree(ROOT / "tests" / "fixtures" / "words", bucket / "words")
+    load(bucket, tmp_path / "state")
+    index = open_index(bucket / "words")
+    with serve(tmp_path / "state", variables={"PUBLIC_READ": "1"}) as server, client(server) as http:
+        body = {"vector": [1.0] * index.root.index.dimension, "top_k": index.root.index.rows}
+        assert len(http.post("/v1/indexes/words/query", json=body).json()["matches"]) == index.root.index.rows
+        problem = http.post("/v1/indexes/words/query", json=body | {"top_k": body["top_k"] + 1}).json()
+        assert (problem["code"], problem["param"]) == ("limit_exceeded", "top_k")
+
+
+def test_an_object_put_again_under_its_key(tmp_path: Path, sample_bucket: Path) -> None:
+    """R2 answers 412 to the old etag; size and checksums still hold, so the query is answered from the new object."""
+    bucket, state = tmp_path / "bucket", tmp_path / "state"
+    shutil.copytree(sample_bucket / "wordnet", bucket / "wordnet")
+    load(bucket, state)
+    shard = next(bucket.glob("wordnet/*/shard-00000.bin"))
+    index = open_index(bucket / "wordnet")
+    vector = sample_queries(1)[0]
+    with serve(state, variables={"PUBLIC_READ": "1", "VANTAGE_CACHE_BYTES": "0"}) as server, client(server) as http:
+        first = http.post("/v1/indexes/wordnet/query", json={"vector": vector}).json()
+        data = bytearray(shard.read_bytes())
+        directory = index.root.directory
+        padding = next(e for b in range(99) if (e := directory.offset[b] + directory.size[b]) < directory.offset[b + 1])
+        data[padding] ^= 1  # between two blocks
+        shard.write_bytes(data)
+        load(bucket, state)
+        again = http.post("/v1/indexes/wordnet/query", json={"vector": vector})
+        assert again.status_code == 200, again.text
+        assert again.json()["matches"] == first["matches"]
+        assert again.json()["receipt"]["opened_gets"] > 0  # it looked at CURRENT
+
+
+def test_the_warm_object_hands_its_root_to_the_worker(
+    tmp_path: Path, sample_bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By RPC on workerd: nothing at first, then CURRENT and root. The entry of the test asks as the Worker does."""
+    project = tmp_path / "project"
+    shutil.copytree(ROOT / "src", project / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "python_modules", project / "python_modules")
+    shutil.copy(ROOT / "wrangler.toml", project)
+    (project / "src" / "entry.py").rename(project / "src" / "real_entry.py")
+    (project / "src" / "entry.py").write_text(ASKING_ENTRY)
+    monkeypatch.setattr("build_index.serve.ROOT", project)
+    load(sample_bucket, tmp_path / "state")
+    with serve(tmp_path / "state") as server, client(server) as http:
+        first, deadline = http.get("/").json(), time.monotonic() + 20
+        while (got := http.get("/").json()) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert first is None
+    root = next(sample_bucket.glob("wordnet/*/root.bin"))
+    assert got == [(sample_bucket / "wordnet" / "CURRENT").stat().st_size, root.stat().st_size]
+
+
+ASKING_ENTRY = """
+from real_entry import Default as Real, WarmIndex
+from workers import Response
+
+
+class Default(Real):
+    async def fetch(self, request):
+        if "health" in request.url:
+            return Response("ok")
+        held = await self._warm("wordnet")
+        return Response.json(None if held is None else [len(part) for part in held])
+"""

@@ -47,8 +47,8 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(matvec_i4, "query, rows, n, dim, out")                                                      \
   X(block_probabilities, "dots, scales, weights, subs, alpha, temperature, out, scratch")       \
   X(plan_ranges, "p, nbytes, flags, price, ranges_max, out, scratch")                           \
-  X(lrsq_tables_size, "code_bytes")                                                             \
-  X(lrsq_tables, "ys, fields, starts, levels, scale, tables")                                   \
+  X(lrsq_tables_size, "code_bytes, fine")                                                       \
+  X(lrsq_tables, "ys, fields, starts, levels, scale, fine, tables")                             \
   X(lrsq_scan, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, pool")  \
   X(lrsq_scores, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, out") \
   X(pool_size, "capacity")                                                                      \
