@@ -199,11 +199,11 @@ def _code_candidates(rows: Rows, shape: Shape, id_bytes: float, options: Options
     Wanted are 3 to 6 bits a dimension; where some of them let the index fit the cache, those and the longest that fits.
     """
     share = float((shape.copy >= 0).mean())
-    lengths = [max(4, int(rows.dimension * bits / 8) // 4 * 4) for bits in CODE_BITS]
+    lengths = sorted({max(4, int(rows.dimension * bits / 8) // 4 * 4) for bits in CODE_BITS})
     fitting = [c for c in range(lengths[0], lengths[-1], 4) if _fits(rows, shape.blocks, share, c, id_bytes, options)]
     if not fitting:
         return [(c, i < 4) for i, c in enumerate(lengths)]
-    longest = min(fitting[-1], lengths[3])
+    longest = min(fitting[-1], lengths[min(3, len(lengths) - 1)])
     return [(c, c <= longest) for c in sorted({*lengths, longest})]
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -37,7 +37,7 @@ app = typer.Typer(
 out, err = Console(soft_wrap=True, markup=False, emoji=False), Console(stderr=True, markup=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
-State = Annotated[Optional[Path], typer.Option(help="Folder of local R2; .vantage in the checkout by default.")]  # noqa: UP045
+State = Annotated[Path | None, typer.Option(help="Folder of local R2; .vantage in the checkout by default.")]
 Bucket = Annotated[str, typer.Argument(help="An index: bucket/name.", metavar="INDEX")]
 
 
@@ -105,7 +105,7 @@ def build_command(
     metric: Annotated[str, typer.Option(help="cosine, l2 or dot.")] = "cosine",
     vector_column: Annotated[str, typer.Option(help="Column of vectors.")] = "vector",
     id_column: Annotated[str, typer.Option(help="Column of ids; row numbers when there is none.")] = "id",
-    attributes: Annotated[str | None, typer.Option(help="Columns to keep, a,b,c; all by default, '' for none.")] = None,  # noqa: UP045
+    attributes: Annotated[str | None, typer.Option(help="Columns to keep, a,b,c; all by default, '' for none.")] = None,
     seed: Annotated[int, typer.Option(help="All random choices follow from it.")] = 0,
     memory_budget: Annotated[str, typer.Option(help="Most memory the build may use.")] = "2GiB",
     cache: Annotated[
@@ -223,10 +223,10 @@ def info(index: Bucket, as_json: Json = False) -> None:
 @app.command()
 def query(
     index: Bucket,
-    vector: Annotated[Path | None, typer.Option(help="A .npy or Parquet file; its first vector is the query.")] = None,  # noqa: UP045
-    identifier: Annotated[Optional[str], typer.Option("--id", help="Id of a stored row as the query.")] = None,  # noqa: UP045
+    vector: Annotated[Path | None, typer.Option(help="A .npy or Parquet file; its first vector is the query.")] = None,
+    identifier: Annotated[str | None, typer.Option("--id", help="Id of a stored row as the query.")] = None,
     top_k: Annotated[int, typer.Option(help="Answers, 1 to 1000.")] = 10,
-    recall: Annotated[float | None, typer.Option(help="Recall for this query; the index's target by default.")] = None,  # noqa: UP045
+    recall: Annotated[float | None, typer.Option(help="Recall for this query; the index's target by default.")] = None,
     rerank: Annotated[int, typer.Option(help="Read the full vectors of the best n for exact scores.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -289,11 +289,11 @@ def receipt_line(receipt: dict[str, Any]) -> str:
 def eval_command(
     index: Bucket,
     queries: Annotated[Path, typer.Option(help="Parquet with vector (and neighbors), or .npy.")],
-    k: Annotated[Optional[int], typer.Option(help="recall@k; the contract's k by default.")] = None,  # noqa: UP045
+    k: Annotated[int | None, typer.Option(help="recall@k; the contract's k by default.")] = None,
     cache: Annotated[str, typer.Option(help="Cache of planes beyond the root; 0 for none.")] = "0",
     warm: Annotated[bool, typer.Option(help="Make a first pass that does not count.")] = False,
-    limit: Annotated[Optional[int], typer.Option(help="Only the first queries.")] = None,  # noqa: UP045
-    recall: Annotated[Optional[float], typer.Option(help="Recall asked of each query.")] = None,  # noqa: UP045
+    limit: Annotated[int | None, typer.Option(help="Only the first queries.")] = None,
+    recall: Annotated[float | None, typer.Option(help="Recall asked of each query.")] = None,
     rerank: Annotated[int, typer.Option(help="Full vectors read a query for exact scores.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -326,7 +326,7 @@ def explain(
     index: Bucket,
     vector: Annotated[Path, typer.Option(help="A .npy or Parquet file; its first vector is the query.")],
     top_k: Annotated[int, typer.Option(help="Answers, 1 to 1000.")] = 10,
-    recall: Annotated[Optional[float], typer.Option(help="Recall for this query.")] = None,  # noqa: UP045
+    recall: Annotated[float | None, typer.Option(help="Recall for this query.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the ranges that a query would read, and their price, reading nothing of them.
@@ -356,7 +356,7 @@ def serve(
     bucket: Annotated[Path, typer.Argument(help="A folder of indexes.")],
     port: Annotated[int, typer.Option(help="0 lets the system choose.")] = 8787,
     token: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(envvar="VANTAGE_TOKEN", help="Bearer token; without it everybody on this machine may read."),
     ] = None,
     cache: Annotated[str, typer.Option(help="Cache of planes.")] = "40MiB",

@@ -34,7 +34,10 @@ def _marks(p: npt.NDArray[np.uint32]) -> Any:
 
 def co_probes(p: npt.NDArray[np.uint32]) -> F64:
     """(B, B): how many of the queries, p (Q, B), have both blocks among their best 2%."""
-    marks = _marks(p)
+    return _counts(_marks(p))
+
+
+def _counts(marks: Any) -> F64:
     counts: F64 = (marks.T @ marks).toarray()
     return counts
 
@@ -51,7 +54,7 @@ def file_order(p: npt.NDArray[np.uint32]) -> Ints:
 def _order(marks: Any) -> Ints:
     blocks = marks.shape[1]
     if blocks <= EXACT_BLOCKS_MAX:
-        return _leaves((marks.T @ marks).toarray())
+        return _leaves(_counts(marks))
     axes = min(REGION_AXES, min(marks.shape) - 1)
     places = svds(marks, k=axes, v0=np.ones(min(marks.shape)), return_singular_vectors="vh")[2].T
     count = max(2, -(-blocks // min(REGION_BLOCKS, EXACT_BLOCKS_MAX)))

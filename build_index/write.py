@@ -28,7 +28,6 @@ from vantage.format import (
     SECTION,
     SHARD_MAGIC,
     VECTOR_BYTES,
-    VERSION,
     Current,
     Directory,
     IdPages,
@@ -39,6 +38,7 @@ from vantage.format import (
     aligned,
     pack_attributes,
     pack_block,
+    pack_head,
     pack_ids,
 )
 from vantage.index import id_hash
@@ -52,7 +52,8 @@ from .shape import index_section
 
 SHARD_BYTES = 256 << 20
 PART_ROWS_BYTES = 512 << 20
-PAGE_ROWS = 8192  # of vectors: one Parquet row group, whose vector column is one page
+PAGE_ROWS = 8192  # of vectors, at most: one Parquet row group, whose vector column is one page
+PAGE_BYTES = 16 << 20  # of them as float32
 BUILDING = ".building"
 F16_LOSS_MAX = 0.01  # of a row's norm; float16 rounds to 0.0005 of it above its smallest normal numbers
 
@@ -85,14 +86,10 @@ class _ShardWriter:
         self.scratch.seek(0)
         shutil.copyfileobj(self.scratch, self.file, 1 << 20)
         total = attributes_at + self.size[ATTRIBUTES]
-        table = b"".join(
-            SECTION.pack(kind, VERSION, at, self.size[kind], self.crc[kind], 0)
-            for kind, at in ((SCAN, self.start), (ATTRIBUTES, attributes_at))
-        )
-        head = HEADER.pack(SHARD_MAGIC, VERSION, 2, total, 0, 0)
-        head = HEADER.pack(SHARD_MAGIC, VERSION, 2, total, crc32c(head + table), 0)
+        places = ((SCAN, self.start), (ATTRIBUTES, attributes_at))
+        head = pack_head(SHARD_MAGIC, total, [(kind, at, self.size[kind], self.crc[kind]) for kind, at in places])
         self.file.seek(0)
-        self.file.write(head + table)
+        self.file.write(head)
         _sync(self.file)
         self.scratch.close()
         os.unlink(self.scratch.name)
@@ -297,8 +294,9 @@ def _write_vectors(
     paths: list[Path] = []
     pages: list[tuple[int, int, int]] = []
     writer: _PartWriter | None = None
-    for low in range(0, rows.count, PAGE_ROWS):
-        source = home_rows[low : low + PAGE_ROWS]
+    page = min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * d)))
+    for low in range(0, rows.count, page):
+        source = home_rows[low : low + page]
         if writer is None:
             paths.append(building / "vectors" / f"part-{len(paths):05d}.parquet")
             writer = _PartWriter(paths[-1], schema, low)
@@ -315,11 +313,11 @@ def _write_vectors(
                 schema=schema,
             )
         )
-        if low + PAGE_ROWS >= rows.count or (low + PAGE_ROWS - writer.first_row) * width >= PART_ROWS_BYTES:
+        if low + page >= rows.count or (low + page - writer.first_row) * width >= PART_ROWS_BYTES:
             pages += [(len(paths) - 1, row, offset) for row, offset in writer.close(width)]
-            _check_pages(rows, paths[-1], pages, len(paths) - 1, home_rows, kind)
+            _check_pages(rows, paths[-1], pages, len(paths) - 1, home_rows, kind, page)
             writer = None
-        progress(min(1.0, (low + PAGE_ROWS) / rows.count))
+        progress(min(1.0, (low + page) / rows.count))
     return paths, pages
 
 
@@ -361,14 +359,14 @@ def _stored_values(values: npt.NDArray[np.float32], kind: str, source: Ints) -> 
 
 
 def _check_pages(
-    rows: Rows, path: Path, pages: list[tuple[int, int, int]], part: int, home_rows: Ints, kind: str
+    rows: Rows, path: Path, pages: list[tuple[int, int, int]], part: int, home_rows: Ints, kind: str, page: int
 ) -> None:
     """The first and last row of each page, read by their offsets alone, are what was written."""
     width = VECTOR_BYTES[kind] * rows.dimension
     own = [(row, offset) for p, row, offset in pages if p == part]
     with path.open("rb") as file:
         for row, offset in own:
-            last = min(row + PAGE_ROWS, rows.count) - 1
+            last = min(row + page, rows.count) - 1
             for r in (row, last):
                 file.seek(offset + (r - row) * width)
                 source = home_rows[r : r + 1]

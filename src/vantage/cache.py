@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-CACHED = 2  # the flag that the planner's kernel knows
+from .plan import CACHED
 
 
 class Cache:

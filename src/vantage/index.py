@@ -22,7 +22,7 @@ from .format import (
     shard_key,
 )
 from .kernels import crc32c
-from .plan import Budget, Plan, plan_gather, plan_scan, price_of, recall_estimate
+from .plan import STARTS_SHARD, Budget, Plan, plan_gather, plan_scan, price_of, recall_estimate
 from .prepare import Prepared, prepare
 from .rank import Match, decode, estimated, rerank
 from .route import ROUTERS
@@ -77,7 +77,7 @@ class Index:
         self.scan_of = SCANS[root.index.codec]
         flags = bytearray(root.index.blocks)
         for first in root.directory.shard_blocks[:-1]:
-            flags[first] = 1
+            flags[first] = STARTS_SHARD
         self.space = f"{name}/{current.generation}"
         self.flags = cache.register(self.space, flags)
 

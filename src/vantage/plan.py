@@ -19,6 +19,7 @@ STORAGE_USD_PER_GB_MONTH = 0.015  # R2, 2026-11
 REQUEST_USD = 0.30e-6  # one Worker request past the included 10 M, 2026-11
 
 RANGE_BYTES_MAX = 8 << 20  # a longer range is cut: what may be in flight, and the most that the buffer grows to
+STARTS_SHARD, CACHED = 1, 2  # flags of a block, as kernels.plan_ranges knows them
 PRICE_BITS = 24  # a price is in units of 2^-44 of probability a byte
 
 
@@ -117,14 +118,14 @@ def _between(points: list[tuple[float, float]], x: float, *, clamp: bool) -> flo
 def plan_scan(p: array[int], flags: bytearray, directory: Directory, price: int, gets: int, budget: Budget) -> Plan:
     """At most `gets` ranges that maximise probability minus price times bytes, exactly; then within the budget.
 
-    p u32 (B) in 2^-20. flags (B): 1 starts a shard, 2 is cached: no value to a range, but its bytes count when bridged.
-    A cached block is scanned where it would be worth reading: measured, that finds more than the ranges alone.
+    p u32 (B) in 2^-20. flags (B): STARTS_SHARD; CACHED: no value to a range, but its bytes count when bridged. A cached
+    block is scanned where it would be worth reading: measured, that finds more than the ranges alone.
     """
     blocks, size = len(p), directory.size
-    cached = [b for b in range(blocks) if flags[b] & 2 and p[b] << PRICE_BITS >= price * size[b]]
+    cached = [b for b in range(blocks) if flags[b] & CACHED and p[b] << PRICE_BITS >= price * size[b]]
     most = lanes = min(gets, budget.gets)
     if budget.waves < 1 or most < 1 or budget.bytes <= 0:
-        wanted = any(not flags[b] & 2 and (p[b] << PRICE_BITS) > price * size[b] for b in range(blocks))
+        wanted = any(not flags[b] & CACHED and (p[b] << PRICE_BITS) > price * size[b] for b in range(blocks))
         return Plan([], cached, price, not wanted)
     out, scratch = array("I", bytes(8 * gets)), bytearray(blocks * (gets + 1))
     limit, complete = price, True

@@ -34,6 +34,7 @@ from .layout import (
     VERSION,
     aligned,
     damaged,
+    pack_head,
 )
 from .root import (
     ID_ENTRY_BYTES,
@@ -100,6 +101,7 @@ __all__ = [
     "id_width",
     "pack_attributes",
     "pack_block",
+    "pack_head",
     "pack_ids",
     "part_key",
     "shard_key",

@@ -52,20 +52,23 @@ def damaged(where: str, what: str) -> DamagedError:
     return DamagedError(f"{where}: {what}", hint="the object is damaged: publish the index again, or build it again")
 
 
+def pack_head(magic: bytes, total: int, sections: list[tuple[int, int, int, int]]) -> bytes:
+    """Header and table of an object of `total` bytes; sections are (kind, offset, bytes, CRC-32C)."""
+    table = b"".join(SECTION.pack(kind, VERSION, at, length, crc, 0) for kind, at, length, crc in sections)
+    head = HEADER.pack(magic, VERSION, len(sections), total, 0, 0)
+    return HEADER.pack(magic, VERSION, len(sections), total, crc32c(head + table), 0) + table
+
+
 def pack_object(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
     """Header, table and sections of (kind, body), aligned."""
-    at = aligned(HEADER.size + SECTION.size * len(sections))
-    table = bytearray()
+    at, entries = aligned(HEADER.size + SECTION.size * len(sections)), []
     for kind, body in sections:
-        table += SECTION.pack(kind, VERSION, at, len(body), crc32c(body), 0)
+        entries.append((kind, at, len(body), crc32c(body)))
         at = aligned(at + len(body))
-    head = HEADER.pack(magic, VERSION, len(sections), at, 0, 0)
-    head = HEADER.pack(magic, VERSION, len(sections), at, crc32c(head + table), 0)
-    out = bytearray(at)
-    out[: len(head) + len(table)] = head + table
-    for i, (_, body) in enumerate(sections):
-        offset = SECTION.unpack_from(table, SECTION.size * i)[2]
-        out[offset : offset + len(body)] = body
+    out, head = bytearray(at), pack_head(magic, at, entries)
+    out[: len(head)] = head
+    for (_, offset, length, _), (_, body) in zip(entries, sections, strict=True):
+        out[offset : offset + length] = body
     return bytes(out)
 
 

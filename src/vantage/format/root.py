@@ -273,6 +273,9 @@ ID_PAGE_ROWS = 4096
 ID_ENTRY_BYTES = 16  # in each page: u64 hash column, u32 row column, u32 check column (CRC-32C of the full vector)
 
 
+_ID_PAGES = struct.Struct("<II")
+
+
 @dataclass(frozen=True)
 class IdPages:
     """ids.bin: pages of ID_PAGE_ROWS (hash of the id, row, check) sorted by hash. first_hash (P), crc (P)."""
@@ -287,7 +290,7 @@ class IdPages:
     @classmethod
     def unpack(cls, body: memoryview, index: IndexSection, size: int, label: str) -> IdPages:
         cursor = Cursor(body, label)
-        n, page_rows = cursor.unpack(_VECTORS)
+        n, page_rows = cursor.unpack(_ID_PAGES)
         first_hash, crc = cursor.column("Q", n), cursor.column("I", n)
         cursor.end()
         if page_rows != ID_PAGE_ROWS or n != -(-index.rows // ID_PAGE_ROWS) or size != index.rows * ID_ENTRY_BYTES:
