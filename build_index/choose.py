@@ -81,26 +81,49 @@ class _Calibration:
 def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     """Picks everything. Raises InputError when no candidate reaches the recall."""
     held = hold_out(rows.count, options.seed)
-    deepest = max(options.k, 10)
     k = min(options.k, rows.count - 1)
     say("truth", 0.0)
-    truth = truth_of(rows, held.all, min(deepest, rows.count - 1), lambda done: say("truth", done / rows.count))
-    where = {int(r): i for i, r in enumerate(held.all)}
+    truth = truth_of(rows, held.all, min(max(k, 10), rows.count - 1), lambda done: say("truth", done / rows.count))
+    where = np.searchsorted(held.all, held.tune), np.searchsorted(held.all, held.price)
     tune, price = (
-        _Calibration(prepared(rows, part), part, truth[[where[int(r)] for r in part]])
-        for part in (held.tune, held.price)
+        _Calibration(prepared(rows, part), part, truth[at])
+        for part, at in zip((held.tune, held.price), where, strict=True)
     )
     sample = _sample(rows, held, options)
     tried: list[dict[str, Any]] = []
+    shape, p = _choose_shape(rows, sample, tune, id_bytes, k, options, tried, say)
+    codec = _choose_codec(
+        rows, sample, shape, p[:CODE_QUERIES], tune.first(CODE_QUERIES), id_bytes, k, options, tried, say
+    )
+    sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
+    found = full_scan(rows, shape, codec, price.queries, price.rows, price.truth, partial(say, "prices"))
+    index = index_section(rows, shape.blocks, int(shape.sizes().sum()))
+    p = probabilities(shape.router, index, price.queries)
+    contract = _contract(found, p, sizes, k, options)
+    modelled = plans(p, sizes, target_point(contract).price).ms
+    return Choice(shape, codec, contract, tried, (float(np.median(modelled)), float(np.quantile(modelled, 0.99))))
 
-    shapes: list[tuple[float, Shape, P]] = []
+
+def _choose_shape(
+    rows: Rows,
+    sample: Ints,
+    tune: _Calibration,
+    id_bytes: float,
+    k: int,
+    options: Options,
+    tried: list[dict[str, Any]],
+    say: Say,
+) -> tuple[Shape, P]:
+    """Blocks and copies by the time of routing alone, with codes of a middle length; and p of the tuning queries."""
+    best: tuple[float, Shape, P] | None = None
+    target = options.recall + (1 - options.recall) * ROUTED_SHARE
     for blocks in _block_counts(rows.count):
         base = partition(rows, sample, blocks, options.seed, partial(say, f"partition, {blocks} blocks"))
-        say(f"copies and router, {blocks} blocks", 0.0)
+        phase = partial(say, f"copies and router, {blocks} blocks")
+        phase(0.0)
         copies, subs = soar(rows, base), sub_centroids(rows.take(sample), base.home[sample], blocks, options.seed)
-        say(f"copies and router, {blocks} blocks", 0.5)
+        phase(0.5)
         shares = _shares(rows, blocks, id_bytes, options)
-        target = options.recall + (1 - options.recall) * ROUTED_SHARE
         trial = _trial(rows, base, copies.best(shares[-1]), subs)
         trial, order, p = _router(rows, trial, subs, tune, sample, id_bytes, k, target, options)
         number = np.argsort(order)
@@ -110,48 +133,52 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
             reads = _routed(shape, p, tune, k, target, block_bytes(shape.sizes(), _middle_code(rows), id_bytes))
             tried.append({
                 "blocks": blocks, "copies": round(share, 4), "beta": shape.router.beta,
-                "temperature": shape.router.temperature, "routed_recall": round(target, 4),
-                **_cost(reads),
+                "temperature": shape.router.temperature, "routed_recall": round(target, 4), **_cost(reads),
             })  # fmt: skip
-            shapes.append((float(reads.ms.mean()), shape, p))
-        say(f"copies and router, {blocks} blocks", 1.0)
-    _, shape, p_tune = min(shapes, key=lambda s: s[0])
-    del shapes
+            if best is None or reads.ms.mean() < best[0]:
+                best = float(reads.ms.mean()), shape, p
+        phase(1.0)
+    assert best is not None
+    return best[1], best[2]
 
-    few, p_few = tune.first(CODE_QUERIES), p_tune[:CODE_QUERIES]
+
+def _choose_codec(
+    rows: Rows,
+    sample: Ints,
+    shape: Shape,
+    p: P,
+    tune: _Calibration,
+    id_bytes: float,
+    k: int,
+    options: Options,
+    tried: list[dict[str, Any]],
+    say: Say,
+) -> lrsq.Lrsq:
+    """The code length that reaches the target in the least modelled time, codes and routing together."""
     residual_moment, row_moment = _second_moments(rows, sample, shape)
     best: tuple[float, lrsq.Lrsq] | None = None
     for code_bytes, wanted in _code_candidates(rows, shape, id_bytes, options):
         if best is not None and not wanted:
             break
         codec = lrsq.train(residual_moment, row_moment, code_bytes)
-        found = full_scan(
-            rows, shape, codec, few.queries, few.rows, few.truth, partial(say, f"codes of {code_bytes} bytes")
-        )
+        phase = partial(say, f"codes of {code_bytes} bytes")
+        found = full_scan(rows, shape, codec, tune.queries, tune.rows, tune.truth, phase)
         sizes = block_bytes(shape.sizes(), code_bytes, id_bytes)
-        at = _price(found, p_few, sizes, k, options.recall + CALIBRATION_MARGIN)
-        ceiling = float(found.recall(np.ones_like(p_few, bool), k).mean())
+        at = _price(found, p, sizes, k, options.recall + CALIBRATION_MARGIN)
+        ceiling = float(found.recall(np.ones_like(p, bool), k).mean())
         row: dict[str, Any] = {"blocks": shape.blocks, "code_bytes": code_bytes, "all_blocks_recall": round(ceiling, 4)}
         if at is None:
             tried.append(row | {"reaches_target": False})
             continue
-        reads = plans(p_few, sizes, at)
-        ms = float(reads.ms.mean())
+        reads = plans(p, sizes, at)
         tried.append(row | _cost(reads))
-        if best is None or ms < best[0]:
-            best = ms, codec
+        if best is None or reads.ms.mean() < best[0]:
+            best = float(reads.ms.mean()), codec
     if best is None:
         raise InputError(
             f"no candidate reaches recall {options.recall} at k = {options.k}", hint="ask for a lower --recall"
         )
-    codec = best[1]
-    sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
-    found = full_scan(rows, shape, codec, price.queries, price.rows, price.truth, partial(say, "prices"))
-    index = index_section(rows, shape.blocks, int(shape.sizes().sum()))
-    p = probabilities(shape.router, index, price.queries)
-    contract = _contract(found, p, sizes, k, options)
-    modelled = plans(p, sizes, target_point(contract).price).ms
-    return Choice(shape, codec, contract, tried, (float(np.median(modelled)), float(np.quantile(modelled, 0.99))))
+    return best[1]
 
 
 def target_point(contract: Contract) -> Point:

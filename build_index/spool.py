@@ -41,7 +41,7 @@ HASH_CHUNK = 1 << 17
 
 Rows = npt.NDArray[np.int64]
 
-NORM_MAX = 1e18
+NORM_MIN, NORM_MAX = 1e-30, 1e18  # outside, float32 cannot hold what is computed with a row
 
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, allow_nan=False).encode
 
@@ -172,7 +172,7 @@ class Spool:
         for batch in source.batches(batch_rows):
             norms = np.sqrt(np.einsum("ij,ij->i", batch.vectors, batch.vectors, dtype=np.float64))
             if metric == "cosine":
-                zeros += (np.flatnonzero(norms == 0) + batch.first_row).tolist()
+                zeros += (np.flatnonzero(norms < NORM_MIN) + batch.first_row).tolist()
                 if len(zeros) > BAD_ROWS_NAMED:
                     break
             large += (np.flatnonzero(norms > NORM_MAX) + batch.first_row).tolist()

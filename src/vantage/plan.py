@@ -18,7 +18,7 @@ CLASS_B_USD = 0.36e-6  # one R2 read, 2026-11
 STORAGE_USD_PER_GB_MONTH = 0.015  # R2, 2026-11
 REQUEST_USD = 0.30e-6  # one Worker request past the included 10 M, 2026-11
 
-RANGE_BYTES_MAX = 8 << 20  # a longer range is cut: what may be in flight, and the most that the buffer grows to
+RANGE_BYTES_MAX = 4 << 20  # a longer range is cut: the most that the buffer in the Wasm heap grows to
 STARTS_SHARD, CACHED = 1, 2  # flags of a block, as kernels.plan_ranges knows them
 PRICE_BITS = 24  # a price is in units of 2^-44 of probability a byte
 
