@@ -52,6 +52,8 @@ def run(*words: object, places: dict[str, str]) -> Run:
     process = subprocess.Popen([BIN / command[0], *command[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     text = process.stdout.read()
+    for path, name in places.items():
+        text = text.replace(path, name)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{shown} failed")
