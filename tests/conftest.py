@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from build_index.source import open_source
 SAMPLE = Path(__file__).parent.parent / "sample" / "wordnet.parquet"
 RECALL = 0.9
 HELD_OUT = 60
+
+# A shell ignores SIGINT for what it runs in the background, and processes inherit that: some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make(
