@@ -41,7 +41,10 @@ def test_serve_until_interrupted(sample_bucket: Path, tmp_path: Path) -> None:
         assert len(answer["matches"]) == 10
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        try:
+            assert process.wait(30) == 0
+        finally:
+            process.terminate()  # nothing stays behind a test that fails
     time.sleep(0.2)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{found[0]}/v1/health", trust_env=False)
