@@ -16,9 +16,14 @@ from vantage.format import DIMENSION_MAX, METRICS, VERSION, Contract, Current
 from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
-from .choose import Choice, Options, Say, choose, target_point
+from .choose import Choice, Options, Say, choose
+from .contract import target_point
+from .partition import PARTITIONS
+from .routers import ROUTERS
 from .rows import Rows, row_scale
+from .shape import CODEC
 from .source import Source
+from .spill import COPIES_MAX, SPILLS
 from .spool import Spool, spool
 from .write import stored_kind, write_index
 
@@ -47,7 +52,7 @@ class Report:
         return {
             "index": str(self.index), "generation": self.current.generation, "rows": self.rows,
             "dimension": self.dimension, "metric": self.metric, "blocks": self.choice.shape.blocks,
-            "copies": int((self.choice.shape.copy >= 0).sum()), "code_bytes": self.choice.codec.code_bytes,
+            "copies": self.choice.shape.copies, "code_bytes": self.choice.codec.code_bytes,
             "bytes": self.nbytes, "root_bytes": self.root_bytes, "duplicate_vectors": self.duplicate_vectors,
             **self.point, "tried": self.choice.tried, "notes": list(self.notes),
         }  # fmt: skip
@@ -106,6 +111,16 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
         raise LimitError("--recall", options.recall, "between 0 and 1", hint="0.95 is a usual target")
     if not 1 <= options.k <= 100:
         raise LimitError("--k", options.k, "1 to 100", hint="answers may still have up to 1000 rows")
+    for what, name, known in (
+        ("--partition", options.partition, PARTITIONS), ("--router", options.router, ROUTERS),
+        ("--spill", options.spill, SPILLS),
+    ):  # fmt: skip
+        if name is not None and name not in known:
+            raise InputError(f"{what} is {name!r}", hint=f"known are: {', '.join(known)}")
+    if options.spill_share is not None and not 0 <= options.spill_share <= COPIES_MAX:
+        raise LimitError("--spill-share", options.spill_share, f"0 to {COPIES_MAX}")
+    if options.router is not None and options.fast and ROUTERS[options.router].trains:
+        raise InputError(f"--fast trains nothing, and --router {options.router} is trained", hint="leave one out")
     if not 0 <= options.seed <= SEED_MAX:
         raise LimitError("--seed", options.seed, f"0 to {SEED_MAX}")
     if options.memory_bytes < MEMORY_MIN:
@@ -145,9 +160,9 @@ def _build(
         "cache_bytes": options.cache_bytes,
         "memory_bytes": options.memory_bytes,
         "blocks": choice.shape.blocks,
-        "copies": int((choice.shape.copy >= 0).sum()),
-        "router": {"name": "lse", "bits": choice.shape.router.bits, "subs": choice.shape.router.subs},
-        "codec": {"name": "lrsq", "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
+        "copies": choice.shape.copies,
+        "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
+        "codec": {"name": CODEC, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
         "contract": {
             "k": choice.contract.k,
             "target": choice.contract.target,

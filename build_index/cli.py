@@ -25,6 +25,7 @@ from vantage.stats import Receipt
 from .build import Report, build, storage_usd, target_cost
 from .choose import Options, Say
 from .evaluate import evaluate, open_index, read_queries
+from .routers import ROUTERS
 from .source import Source, open_source
 
 app = typer.Typer(
@@ -112,6 +113,13 @@ def build_command(
         str, typer.Option(help="Cache of the Worker that an index is made to fit, where it can.")
     ] = "40MiB",
     vectors: Annotated[str, typer.Option(help="How f32 vectors are kept for exact scores: f16 or f32.")] = "f16",
+    partition: Annotated[
+        str | None, typer.Option(help="kmeans, votes or graph; chosen by measuring when not given.")
+    ] = None,
+    router: Annotated[str | None, typer.Option(help=f"{', '.join(ROUTERS)}; chosen when not given.")] = None,
+    spill: Annotated[str | None, typer.Option(help="none, soar, closure or misses: how rows are copied.")] = None,
+    spill_share: Annotated[float | None, typer.Option(help="Copies a row, 0 to 2; chosen when not given.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Train no router.")] = False,
     as_json: Json = False,
 ) -> None:
     """Build an index from vectors.
@@ -122,7 +130,9 @@ def build_command(
         raise InputError(f"--vectors is {vectors!r}", hint="f16 or f32")
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
-    options = Options(recall, k, seed, nbytes(cache), nbytes(memory_budget))
+    options = Options(
+        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast
+    )
     started = time.monotonic()
     _show_plan(opened, options, metric, to)
     with progress(opened.rows, "rows") as say:
@@ -163,7 +173,7 @@ def show_report(report: Report, seconds: float | None) -> None:
     table.add_column(style="bold")
     table.add_column()
     shape, point = report.choice.shape, report.point
-    copies = int((shape.copy >= 0).sum())
+    copies = shape.copies
     table.add_row("rows", f"{report.rows:,} of {report.dimension} dimensions, {report.metric}; {copies:,} copies")
     table.add_row("blocks", f"{shape.blocks:,}, codes of {report.choice.codec.code_bytes} bytes")
     table.add_row(

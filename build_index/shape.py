@@ -15,20 +15,21 @@ from vantage.format import (
     IdPages,
     IndexSection,
     LrsqSection,
-    LseSection,
     Objects,
     Point,
     Root,
+    RouterSection,
     VectorPages,
     aligned,
 )
 from vantage.prepare import Prepared, prepare
-from vantage.route import LseRouter
+from vantage.route import ROUTERS
 
 from .partition import Partition
 from .rows import F32, Ints, Rows
 
 P = npt.NDArray[np.uint32]
+CODEC = "lrsq"
 _NOTHING = memoryview(b"")
 
 
@@ -47,11 +48,12 @@ def stored_centres(centres: F32, metric: str) -> tuple[Centres, F32]:
 
 @dataclass(frozen=True)
 class Shape:
-    """Blocks in file order. copy i32 (N): block of the row's copy, or -1. centres: as stored, decoded."""
+    """Blocks in file order. copy i32 (N, E): blocks of the row's copies, -1 for none. centres: as stored, decoded."""
 
     partition: Partition
     copy: npt.NDArray[np.int32]
-    router: LseSection
+    router: str
+    section: RouterSection
     centre_section: Centres
     centres: F32
 
@@ -61,16 +63,17 @@ class Shape:
 
     def members(self) -> list[Ints]:
         """Source rows of each block: home rows, then copies, each by rising number."""
-        out = []
-        home_order, home_ends = _grouped(self.partition.home, self.blocks)
-        copy_order, copy_ends = _grouped(self.copy, self.blocks)
-        for b in range(self.blocks):
-            out.append(
-                np.concatenate(
-                    [home_order[home_ends[b] : home_ends[b + 1]], copy_order[copy_ends[b] : copy_ends[b + 1]]]
-                )
-            )
-        return out
+        home_order, home_ends = _grouped(self.partition.home, np.arange(len(self.partition.home)), self.blocks)
+        row, column = np.nonzero(self.copy >= 0)
+        copy_order, copy_ends = _grouped(self.copy[row, column], row, self.blocks)
+        return [
+            np.concatenate([home_order[home_ends[b] : home_ends[b + 1]], copy_order[copy_ends[b] : copy_ends[b + 1]]])
+            for b in range(self.blocks)
+        ]
+
+    @property
+    def copies(self) -> int:
+        return int((self.copy >= 0).sum())
 
     def sizes(self) -> Ints:
         """Rows in each block, copies included."""
@@ -81,23 +84,25 @@ class Shape:
     def holds(self, rows: npt.NDArray[np.int32], read: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """bool (Q, k): whether a block that holds rows (Q, k) is read; read bool (Q, B)."""
         each = np.arange(len(rows))[:, None]
-        copy = self.copy[rows]
-        found: npt.NDArray[np.bool_] = (read[each, self.partition.home[rows]] | ((copy >= 0) & read[each, copy])) & (
-            rows >= 0
-        )
-        return found
+        found = read[each, self.partition.home[rows]]
+        for copy in self.copy.T:
+            found |= (copy[rows] >= 0) & read[each, copy[rows]]
+        out: npt.NDArray[np.bool_] = found & (rows >= 0)
+        return out
 
 
-def _grouped(block: npt.NDArray[np.int32], blocks: int) -> tuple[Ints, Ints]:
-    order = np.argsort(block, kind="stable")
-    order = order[np.count_nonzero(block < 0) :]
-    return order, np.concatenate([[0], np.cumsum(np.bincount(block[block >= 0], minlength=blocks))])
+def _grouped(block: npt.NDArray[np.int32], rows: Ints, blocks: int) -> tuple[Ints, Ints]:
+    """(rows by block, each by rising number; where each block's begin)."""
+    order = np.lexsort((rows, block))
+    return rows[order], np.concatenate([[0], np.cumsum(np.bincount(block, minlength=blocks))])
 
 
-def index_section(rows: Rows, blocks: int, places: int, shards: int = 1, vector_kind: str = "f32") -> IndexSection:
+def index_section(
+    rows: Rows, blocks: int, places: int, router: str = "lse", shards: int = 1, vector_kind: str = "f32"
+) -> IndexSection:
     """The index section of an index of these rows."""
     return IndexSection(
-        rows.metric, rows.dimension, rows.count, blocks, shards, rows.spool.id_kind, vector_kind, "lrsq", "lse",
+        rows.metric, rows.dimension, rows.count, blocks, shards, rows.spool.id_kind, vector_kind, CODEC, router,
         rows.scale, places,
     )  # fmt: skip
 
@@ -108,21 +113,24 @@ def prepared(rows: Rows, wanted: Ints) -> list[Prepared]:
     return [prepare(v.tolist(), section) for v in rows.spool.gather(wanted)]
 
 
-def probabilities(router: LseSection, index: IndexSection, queries: list[Prepared]) -> P:
+def probabilities(router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]) -> P:
     """u32 (Q, B) in 2^-20, by the edge's own router."""
-    route = LseRouter(router, index)
-    return np.stack([np.frombuffer(route.probabilities(q), np.uint32) for q in queries])
+    route, out = ROUTERS[router](section, index).route, np.zeros((len(queries), index.blocks), np.uint32)
+    for p, query in zip(out, queries, strict=True):
+        routed = route(query)
+        p[slice(None) if routed.blocks is None else np.asarray(routed.blocks)] = routed.p
+    return out
 
 
 def trial_root(rows: Rows, shape: Shape, axes: int, rotation: bytes, codec: LrsqSection, k: int) -> Root:
     """A root good enough to scan with: nothing of it says where blocks lie."""
     sizes = array("I", shape.sizes().tolist())
-    index = index_section(rows, shape.blocks, int(sum(sizes)))
+    index = index_section(rows, shape.blocks, int(sum(sizes)), shape.router)
     directory = Directory(
         _NOTHING, _NOTHING, _NOTHING, _NOTHING, memoryview(sizes), _NOTHING, _NOTHING, _NOTHING, _NOTHING
     )
     return Root(
         index, {"attributes": []}, Objects([], [], 0), directory, shape.centre_section, axes, memoryview(rotation),
-        shape.router, codec, Contract(k, 6, 0.5, (Point(k, 0, 0.5, 0, 0),)),
+        shape.section, codec, Contract(k, 6, 0.5, (Point(k, 0, 0.5, 0, 0),)),
         VectorPages(_NOTHING, _NOTHING, _NOTHING), IdPages(_NOTHING, _NOTHING),
     )  # fmt: skip

@@ -241,7 +241,7 @@ def _write(
     u64 = {name: memoryview(array("Q", columns[name].tolist())) for name in ("offset", "a_offset")}
     sizes = shape.sizes()
     root = Root(
-        index_section(rows, blocks, int(sizes.sum()), len(shard_sizes), vector_kind),
+        index_section(rows, blocks, int(sizes.sum()), shape.router, len(shard_sizes), vector_kind),
         {"attributes": [{"name": f.name, "type": str(f.type)} for f in attributes]},
         Objects(shard_sizes, [p.stat().st_size for p in parts], ids_size),
         Directory(
@@ -252,7 +252,7 @@ def _write(
         shape.centre_section,
         len(codec.axes),
         memoryview(codec.axes.astype(np.float16).tobytes()),
-        shape.router,
+        shape.section,
         codec.section,
         choice.contract,
         VectorPages(

@@ -35,12 +35,12 @@ def make(
     for column, values in columns.items():
         table = table.append_column(column, pa.array(values).take(pa.array(kept)))
     pq.write_table(table, scratch / f"{name}.parquet")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choose, "_shares", lambda *_: [choose.SHARE])  # so that there are rows in two blocks, pay or not
-        build(
-            open_source([scratch / f"{name}.parquet"]), bucket / name, choose.Options(RECALL, 10, seed), metric,
-            wide=False, say=lambda phase, share: None, tell=lambda text: None,
-        )  # fmt: skip
+    # Copies, so that there are rows in two blocks, pay or not.
+    options = choose.Options(RECALL, 10, seed, spill_share=0.35, fast=True)
+    build(
+        open_source([scratch / f"{name}.parquet"]), bucket / name, options, metric,
+        wide=False, say=lambda phase, share: None, tell=lambda text: None,
+    )  # fmt: skip
     ids = table["id"].to_pylist()
     attributes = table.drop_columns(["vector", "id"]).to_pylist()
     stored = x[kept].astype(np.float32)

@@ -147,7 +147,7 @@ def test_a_reader_from_the_document_agrees(name: str) -> None:
         with np.errstate(divide="ignore"):
             mixture = other.temperature * np.logaddexp.reduce(logit.reshape(other.b, -1).astype(float), axis=1)
         p = np.exp(mixture - np.logaddexp.reduce(mixture)) * 2**20
-        assert np.abs(np.array(LseRouter(root.router, root.index).probabilities(query)) - p).max() < 16
+        assert np.abs(np.array(LseRouter(root.router, root.index).route(query).p) - p).max() < 16
 
 
 # Damage

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import vantage.plan as plan_module
@@ -25,6 +25,7 @@ from vantage.plan import (
     recall_estimate,
     wave_ms,
 )
+from vantage.route import Routed
 
 CACHED = 2
 
@@ -73,8 +74,28 @@ def cases(draw: st.DrawFn, blocks_max: int = 9) -> Case:
 def plan_of(case: Case, budget: Budget | None = None) -> Plan:
     p, sizes, starts, cached, price, gets = case
     return plan_scan(
-        array("I", p), flags(len(p), starts, cached), directory(sizes, starts), price, gets, budget or Budget()
+        Routed(array("I", p)), flags(len(p), starts, cached), directory(sizes, starts), price, gets, budget or Budget()
     )
+
+
+@given(cases(40), st.integers(1, 1 << 17))
+def test_a_plan_over_some_candidates_is_the_plan_over_all_with_the_others_worth_nothing(case: Case, least: int) -> None:
+    """Gaps between candidates cost their bytes; it is a plan of the same worth, though another of equal ones."""
+    p, sizes, starts, cached, price, gets = case
+    kept = [b for b in range(len(p)) if p[b] >= least]
+    assume(kept)
+    routed = Routed(array("I", [p[b] for b in kept]), array("I", kept))
+    where, at = directory(sizes, starts), flags(len(p), starts, cached)
+    sparse = plan_scan(routed, at, where, price, gets, Budget())
+    clear = [v if v >= least else 0 for v in p]
+    dense = plan_scan(Routed(array("I", clear)), at, where, price, gets, Budget())
+    only = (clear, sizes, starts, cached, price, gets)
+    assert worth(only, read(sparse)) == worth(only, read(dense))
+    assert [b for b in dense.cached if b in kept] == sparse.cached
+
+
+def read(plan: Plan) -> list[int]:
+    return [b for r in plan.ranges for b in range(r.first, r.last)]
 
 
 def worth(case: Case, blocks: Sequence[int]) -> int:

@@ -1,1 +1,32 @@
-"""Routers, trained here, applied by vantage.route: one module a router."""
+"""Routers by name: how each is fitted, and how its blocks are renumbered. One file a router."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vantage.format import RouterSection
+
+from ..lesson import Cost, Lesson
+from ..rows import Ints
+from . import lse, trained
+
+
+@dataclass(frozen=True)
+class Router:
+    """fit(lesson, cost, progress) -> section; ordered(section, order): block order[i] as number i.
+
+    trains: whether fit needs lesson.asked and lesson.near.
+    """
+
+    fit: Callable[[Lesson, Cost, Callable[[float], None]], RouterSection]
+    ordered: Callable[[Any, Ints], RouterSection]
+    trains: bool = False
+
+
+ROUTERS: dict[str, Router] = {
+    "centroids": Router(lse.fit_centroids, lse.ordered),
+    "lse": Router(lse.fit, lse.ordered),
+    "trained": Router(trained.fit, lse.ordered, trains=True),
+}

@@ -1,18 +1,23 @@
-"""lse: a few sub-centroids a block, log-sum-exp of their scores, one beta and one temperature."""
+"""lse: a few sub-centroids a block, log-sum-exp of their scores, one beta and one temperature; centroids: one each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from vantage.format import LseSection, aligned
 
-from ..rows import F32
+from ..lesson import Cost, Lesson
+from ..rows import F32, Ints
 
 ROUNDS = 6
 SUBS = 8
+BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0)
+TEMPERATURES = (0.65, 0.3, 0.45, 0.9)  # the first one serves to find beta
+INT4_DIMENSION_MIN = 32  # shorter vectors are rounded too coarsely, and small anyway
 
 
 @dataclass(frozen=True)
@@ -52,30 +57,72 @@ def pack_i4(values: npt.NDArray[np.int8]) -> bytes:
     return (groups[:, :, 0] | groups[:, :, 1] << 4).tobytes()
 
 
-def section(subs: SubCentroids, metric: str, beta: float, temperature: float, bits: int) -> LseSection:
-    """The router as stored: symmetric integers with a scale a row, around the mean of all sub-centroids.
+def bits_of(dimension: int) -> int:
+    """Bits of a number in the table."""
+    return 4 if dimension >= INT4_DIMENSION_MIN else 8
 
-    The mean drops out: it adds the same to every score. Under l2 the score is beta (<q, c> - |c|^2 / 2).
+
+def weights(subs: SubCentroids, metric: str, beta: float) -> F32:
+    """f32 (B S): the logarithm of the counts, -inf for none; under l2 -beta |c|^2 / 2 is in it."""
+    with np.errstate(divide="ignore"):
+        weight = np.log(subs.count.reshape(-1))
+    if metric == "l2":
+        weight = weight - beta * 0.5 * np.einsum("ijk,ijk->ij", subs.table, subs.table).reshape(-1)
+    out: F32 = weight.astype(np.float32)
+    return out
+
+
+def section(subs: SubCentroids, metric: str, beta: float, temperature: float, bits: int) -> LseSection:
+    """The router as stored; under l2 the score is beta (<q, c> - |c|^2 / 2)."""
+    flat = subs.table.reshape(-1, subs.table.shape[2])
+    return packed(flat, weights(subs, metric, beta), subs.table.shape[1], beta, temperature, bits)
+
+
+def packed(flat: F32, weight: F32, subs: int, beta: float, temperature: float, bits: int) -> LseSection:
+    """flat (B S, d) as symmetric integers with a scale a row, around the mean of those whose weight is not -inf.
+
+    The mean drops out: it adds the same to every score.
     """
-    blocks, each, d = subs.table.shape
-    flat, count = subs.table.reshape(-1, d), subs.count.reshape(-1)
-    live = count > 0
-    mean = flat[live].mean(0)
-    centred = np.where(live[:, None], flat - mean, 0)
+    live = np.isfinite(weight)
+    centred = np.where(live[:, None], flat - flat[live].mean(0), 0)
     top = (1 << (bits - 1)) - 1
     scale = (np.abs(centred).max(1) / top).astype(np.float32)
     scale[scale == 0] = 1
     values = np.clip(np.rint(centred / scale[:, None]), -top, top).astype(np.int8)
-    with np.errstate(divide="ignore"):
-        weight = np.log(count)
-    if metric == "l2":
-        weight = weight - beta * 0.5 * np.einsum("ij,ij->i", flat, flat)
     if bits == 4:
         table = pack_i4(values)
     else:
-        padded = np.zeros((len(flat), aligned(d, 16)), np.int8)
-        padded[:, :d] = values
+        padded = np.zeros((len(flat), aligned(flat.shape[1], 16)), np.int8)
+        padded[:, : flat.shape[1]] = values
         table = padded.tobytes()
     return LseSection(
-        bits, each, beta, temperature, memoryview(table), memoryview(scale), memoryview(weight.astype(np.float32))
+        bits, subs, beta, temperature, memoryview(table), memoryview(scale), memoryview(weight.astype(np.float32))
     )
+
+
+def ordered(section: LseSection, order: Ints) -> LseSection:
+    """Block order[i] as number i."""
+
+    def moved(column: memoryview, dtype: type) -> memoryview:
+        return memoryview(np.ascontiguousarray(np.frombuffer(column, dtype).reshape(len(order), -1)[order]).reshape(-1))
+
+    return replace(
+        section, table=moved(section.table, np.uint8), scale=moved(section.scale, np.float32),
+        weight=moved(section.weight, np.float32),
+    )  # fmt: skip
+
+
+def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None], subs: int = SUBS) -> LseSection:
+    """Sub-centroids of the sample's home rows; beta, then the temperature, by cost."""
+    x = lesson.rows.take(lesson.sample)
+    table = sub_centroids(x, lesson.partition.home[lesson.sample], lesson.blocks, lesson.seed, subs)
+    bits = bits_of(lesson.rows.dimension)
+    tried = [section(table, lesson.rows.metric, beta, TEMPERATURES[0], bits) for beta in BETAS]
+    progress(0.5)
+    best = min(tried, key=cost)
+    return min((replace(best, temperature=t) for t in TEMPERATURES), key=cost)
+
+
+def fit_centroids(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> LseSection:
+    """The block means alone."""
+    return fit(lesson, cost, progress, 1)

@@ -25,7 +25,7 @@ from .kernels import crc32c
 from .plan import STARTS_SHARD, Budget, Plan, plan_gather, plan_scan, price_of, recall_estimate
 from .prepare import Prepared, prepare
 from .rank import Match, decode, estimated, rerank
-from .route import ROUTERS
+from .route import ROUTERS, Routed
 from .scan import CONTENDERS_MIN, SCANS, Scan
 from .stats import Receipt
 from .store import Bucket, Reader, read_small
@@ -104,15 +104,15 @@ class Index:
         self._check(query)
         contract = self.root.contract
         price = price_of(contract, query.recall)
-        p = self.router.probabilities(prepared)
+        routed = self.router.route(prepared)
         wanted = min(query.top_k + (query.without is not None), self.root.index.rows)
         last = False
         while True:
-            plan = plan_scan(p, self.flags, self.root.directory, price, contract.gets, query.budget)
+            plan = plan_scan(routed, self.flags, self.root.directory, price, contract.gets, query.budget)
             if last or not plan.complete or self._rows(plan) >= wanted:
                 return plan
             if not price:  # it takes blocks of probability 0 too
-                p, last = array("I", [v or 1 for v in p]), True
+                routed, last = Routed(array("I", [v or 1 for v in routed.p]), routed.blocks), True
             price //= 2
 
     def _rows(self, plan: Plan) -> int:

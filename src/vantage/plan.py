@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from . import kernels
 from .errors import LimitError
 from .format import Contract, Directory, Point
+from .route import Routed
 
 LANES = 6  # connections a Worker may hold open (Cloudflare docs, Workers limits, 2026-11)
 ROUND_MS = 40.0  # first byte of an R2 read, design.md, 2026-11
@@ -115,25 +116,72 @@ def _between(points: list[tuple[float, float]], x: float, *, clamp: bool) -> flo
     return points[0][1]
 
 
-def plan_scan(p: array[int], flags: bytearray, directory: Directory, price: int, gets: int, budget: Budget) -> Plan:
+@dataclass(frozen=True)
+class _Items:
+    """What the planner chooses from, in file order: candidates, and between them the gaps that a range may bridge.
+
+    p, size u32 and flags u8 of each, as kernels.plan_ranges takes them; first: its first block, and one past the last.
+    """
+
+    p: array[int]
+    size: array[int] | memoryview
+    flags: bytearray
+    first: Sequence[int]
+
+
+def _items(routed: Routed, flags: bytearray, directory: Directory) -> _Items:
+    """Linear in the candidates. A gap is one item without value; one that no range may span starts a new object."""
+    blocks = len(directory.size)
+    if routed.blocks is None:
+        return _Items(routed.p, directory.size, flags, range(blocks + 1))
+    offset, size, ends = directory.offset, directory.size, directory.shard_blocks
+    items: list[tuple[int, int, int, int]] = []  # p, bytes, flags, first block
+    after, shard_end = 0, 0  # the block after the last item, and the end of its shard
+    for b, value in zip(routed.blocks, routed.p, strict=True):
+        starts = b >= shard_end
+        if starts:
+            shard_end = ends[bisect_right(ends, b)]
+        elif b > after:
+            gap = offset[b] - offset[after]
+            if gap > RANGE_BYTES_MAX:
+                starts = True
+            else:
+                items.append((0, gap, CACHED, after))
+        items.append((value, size[b], (flags[b] & CACHED) | (STARTS_SHARD if starts else 0), b))
+        after = b + 1
+    p, sizes, marks, first = zip(*items, strict=True)
+    return _Items(array("I", p), array("I", sizes), bytearray(marks), [*first, after])
+
+
+def plan_scan(routed: Routed, flags: bytearray, directory: Directory, price: int, gets: int, budget: Budget) -> Plan:
     """At most `gets` ranges that maximise probability minus price times bytes, exactly; then within the budget.
 
-    p u32 (B) in 2^-20. flags (B): STARTS_SHARD; CACHED: no value to a range, but its bytes count when bridged. A cached
+    flags (B): STARTS_SHARD; CACHED: no value to a range, but its bytes count when bridged. A cached
     block is scanned where it would be worth reading: measured, that finds more than the ranges alone.
     """
-    blocks, size = len(p), directory.size
-    cached = [b for b in range(blocks) if flags[b] & CACHED and p[b] << PRICE_BITS >= price * size[b]]
+    items, size = _items(routed, flags, directory), directory.size
+    numbers = range(len(size)) if routed.blocks is None else routed.blocks
+    cached = [
+        b
+        for b, value in zip(numbers, routed.p, strict=True)
+        if flags[b] & CACHED and value << PRICE_BITS >= price * size[b]
+    ]
     most = lanes = min(gets, budget.gets)
     if budget.waves < 1 or most < 1 or budget.bytes <= 0:
-        wanted = any(not flags[b] & CACHED and (p[b] << PRICE_BITS) > price * size[b] for b in range(blocks))
+        wanted = any(
+            not flags[b] & CACHED and (value << PRICE_BITS) > price * size[b]
+            for b, value in zip(numbers, routed.p, strict=True)
+        )
         return Plan([], cached, price, not wanted)
-    out, scratch = array("I", bytes(8 * gets)), bytearray(blocks * (gets + 1))
+    out, scratch = array("I", bytes(8 * gets)), bytearray(len(items.p) * (gets + 1))
     limit, complete = price, True
     if most < gets:  # the budget cuts when the contract's plan has more ranges
-        complete = kernels.plan_ranges(p, size, flags, price, gets, out, scratch) <= most
+        complete = kernels.plan_ranges(items.p, items.size, items.flags, price, gets, out, scratch) <= most
     while True:
-        count = kernels.plan_ranges(p, size, flags, limit, most, out, scratch)
-        wholes = (block_range(directory, out[2 * i], out[2 * i + 1]) for i in range(count))
+        count = kernels.plan_ranges(items.p, items.size, items.flags, limit, most, out, scratch)
+        # A range neither starts nor ends with a gap, which would only cost.
+        ends = ((items.first[out[2 * i]], items.first[out[2 * i + 1] - 1] + 1) for i in range(count))
+        wholes = (block_range(directory, low, high) for low, high in ends)
         ranges = [piece for whole in wholes for piece in _cut(directory, whole)]
         if len(ranges) > lanes and most > 1:  # fewer ranges, so that their pieces fit the lanes
             most -= 1
@@ -141,7 +189,7 @@ def plan_scan(p: array[int], flags: bytearray, directory: Directory, price: int,
             return Plan(ranges, cached, price, complete)
         else:
             complete, limit = False, limit + limit // 4 + 1
-            if limit >> 32 or limit * sum(size) >> 60:  # past what the kernel takes: not even one block fits the budget
+            if limit >> 32 or limit * sum(items.size) >> 60:  # past what the kernel takes: no block fits the budget
                 return Plan([], cached, price, False)
 
 

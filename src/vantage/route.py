@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from array import array
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from . import kernels
 from .format import IndexSection, LseSection
 from .prepare import Prepared
 
 
+@dataclass(frozen=True)
+class Routed:
+    """p u32: probability in units of 2^-20 of each of `blocks` (ascending), or of every block when that is None."""
+
+    p: array[int]
+    blocks: array[int] | None = None
+
+
 class Router(Protocol):
     """What Index needs of a router."""
 
-    def probabilities(self, query: Prepared) -> array[int]:
-        """u32 (B): probability of each block in units of 2^-20."""
+    def route(self, query: Prepared) -> Routed: ...
 
 
 class LseRouter:
@@ -24,7 +32,7 @@ class LseRouter:
         self.section, self.index = section, index
         self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
 
-    def probabilities(self, query: Prepared) -> array[int]:
+    def route(self, query: Prepared) -> Routed:
         section, n = self.section, len(self.section.scale)
         dots, scratch = array("i", bytes(4 * n)), bytearray(4 * n)
         out = array("I", bytes(4 * self.index.blocks))
@@ -33,7 +41,7 @@ class LseRouter:
         kernels.block_probabilities(
             dots, section.scale, section.weight, section.subs, alpha, section.temperature, out, scratch
         )
-        return out
+        return Routed(out)
 
 
-ROUTERS = {"lse": LseRouter}
+ROUTERS: dict[str, Any] = {"centroids": LseRouter, "lse": LseRouter, "trained": LseRouter}

@@ -6,12 +6,25 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from small import RowsOf
+from small import RowsOf, clustered
 
-from build_index.partition import Partition, partition
+from build_index.graph import Graph
+from build_index.partition import PARTITIONS, Partition, graph_partition, partition, two_level, votes
 from build_index.rows import Rows
 
 Made = Callable[[int, int], np.ndarray]
+
+
+def nearest(x: np.ndarray, k: int) -> Graph:
+    """i32 (N, k): the exact neighbours."""
+    apart = (x**2).sum(1)[:, None] + (x**2).sum(1) - 2 * x @ x.T
+    np.fill_diagonal(apart, np.inf)
+    return np.argsort(apart, axis=1, kind="stable")[:, :k].astype(np.int32)
+
+
+def kept(graph: Graph, found: Partition) -> float:
+    """The share of neighbours that lie in the row's own block."""
+    return float((found.home[graph] == found.home[:, None]).mean())
 
 
 def skewed(rows: int, dimension: int) -> np.ndarray:
@@ -109,8 +122,79 @@ def test_heavy_duplicates(rows_of: RowsOf, share: float, blocks: int, fits: bool
 
 
 def test_reordered(rows_of: RowsOf) -> None:
-    found = cut(rows_of(even(500, 4)), 6)
+    base = cut(rows_of(even(500, 4)), 6)
+    assert base.reordered(np.arange(6)).region is None
+    found = Partition(base.centres, base.home, np.array([0, 0, 0, 1, 1, 1], np.int32))
     order = np.array([3, 1, 5, 0, 2, 4])
     moved = found.reordered(order)
+    assert moved.region is not None and moved.region.tolist() == [1, 0, 1, 0, 0, 1]
     assert (moved.centres == found.centres[order]).all()
     assert (order[moved.home] == found.home).all()
+
+
+@pytest.mark.parametrize("name", ["kmeans", "votes", "graph"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_every_partition_keeps_the_promises(rows_of: RowsOf, name: str, every: int) -> None:
+    """Caps, no empty block, centres that are means of the sample, the same again; rows that repeat and one block too."""
+    x = skewed(1500, 8)
+    x[:200] = x[0]
+    rows, graph, sample, steps = rows_of(x), nearest(x, 50), np.arange(0, 1500, every), []
+    found = PARTITIONS[name](rows, sample, 20, graph, 3, steps.append)
+    assert found.home.shape == (1500,) and found.home.dtype == np.int32
+    assert sizes(found).max() <= int(1.8 * 1500 / 20) + 1
+    assert np.bincount(found.home[sample], minlength=20).min() > 0
+    for b in range(20):
+        mine = sample[found.home[sample] == b]
+        assert np.allclose(found.centres[b], x[mine].mean(0), atol=1e-4)
+    again = PARTITIONS[name](rows, sample, 20, graph, 3, lambda _: None)
+    assert (again.home == found.home).all() and (again.centres == found.centres).all()
+    assert steps == sorted(steps) and steps[-1] == 1.0
+    assert (PARTITIONS[name](rows, sample, 1, graph, 0, lambda _: None).home == 0).all()
+
+
+def test_votes_and_cuts_keep_neighbours_together(rows_of: RowsOf) -> None:
+    x = clustered(4000, 12, 1)
+    rows, graph, sample = rows_of(x), nearest(x, 50), np.arange(4000)
+    base = partition(rows, sample, 40, 0)
+    voted, cut_ = votes(rows, sample, base, graph), graph_partition(rows, sample, 40, graph, 0)
+    assert kept(graph, voted) > kept(graph, base) + 0.03
+    assert kept(graph, cut_) > kept(graph, base) + 0.03
+
+
+@pytest.mark.parametrize("name", ["votes", "graph"])
+def test_rows_outside_of_the_sample_have_no_say(rows_of: RowsOf, name: str) -> None:
+    """The homes of the sample are the same whatever the graph says of other rows, and of them as neighbours."""
+    x = skewed(1200, 8)
+    rows, sample = rows_of(x), np.arange(0, 1200, 2)
+    graph = nearest(x, 50)
+    other = graph.copy()
+    other[1::2] = np.random.default_rng(0).integers(0, 1200, (600, 50))
+    other[other % 2 == 1] = 1
+    one, two = (PARTITIONS[name](rows, sample, 8, g, 0, lambda _: None) for g in (graph, other))
+    assert (one.home[sample] == two.home[sample]).mean() > 0.97  # but for room
+
+
+@pytest.mark.parametrize(("made", "count", "blocks"), [(even, 6000, 256), (skewed, 6000, 100), (skewed, 3000, 300)])
+def test_two_levels(rows_of: RowsOf, made: Made, count: int, blocks: int) -> None:
+    x = made(count, 8)
+    rows, sample = rows_of(x), np.arange(0, count, 2)
+    found = two_level(rows, sample, blocks, 0)
+    assert found.blocks == blocks and found.region is not None and found.region.dtype == np.int32
+    assert (np.diff(found.region) >= 0).all()  # consecutive numbers
+    assert len(np.unique(found.region)) == round(blocks**0.5) == found.region.max() + 1
+    assert np.bincount(found.home[sample], minlength=blocks).min() > 0
+    assert np.quantile(sizes(found), 0.99) <= int(1.8 * count / blocks) + 1
+    in_region = np.bincount(found.region, np.bincount(found.home, minlength=blocks)) / np.bincount(found.region)
+    assert in_region.max() < 2 * count / blocks
+    again = two_level(rows, sample, blocks, 0)
+    assert (again.home == found.home).all() and (again.centres == found.centres).all()
+    if made is even:
+        one = partition(rows, sample, blocks, 0)
+        apart = [((x - p.centres[p.home]) ** 2).sum() for p in (found, one)]
+        assert apart[0] < 1.15 * apart[1]  # nearly as tight as k-means at one level
+
+
+def test_two_levels_of_rows_that_repeat(rows_of: RowsOf) -> None:
+    x = np.repeat(even(5, 4), 200, axis=0)
+    found = two_level(rows_of(x), np.arange(1000), 64, 0)
+    assert np.isfinite(found.centres).all() and sizes(found).min() > 0

@@ -50,6 +50,7 @@ from .root import (
 )
 from .routers import (
     LseSection,
+    RouterSection,
 )
 from .shard import (
     RANGES_AT,
@@ -86,6 +87,7 @@ __all__ = [
     "RANGES_AT",
     "ROOT_BYTES_MAX",
     "Root",
+    "RouterSection",
     "SCAN",
     "SECTION",
     "SEGMENT",

@@ -62,3 +62,6 @@ class LrsqSection:
             if axis >= axes or not 1 <= bits <= 4 or shift + bits > 4 or at + (1 << bits) > levels:
                 raise damaged(label, f"a field of {bits} bits at {shift} of axis {axis} is outside")
         return cls(code_bytes, fine, deviation, table, starts, level)
+
+
+CODEC_SECTIONS: dict[str, Any] = {"lrsq": LrsqSection}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .codecs import LrsqSection
+from .codecs import CODEC_SECTIONS, LrsqSection
 from .index import IndexSection
 from .layout import (
     BLOCK_ROWS_MAX,
@@ -34,7 +34,7 @@ from .layout import (
     pack_object,
     unpack_object,
 )  # fmt: skip
-from .routers import LseSection
+from .routers import ROUTER_SECTIONS, RouterSection
 
 
 def unpack_schema(body: memoryview, label: str) -> Mapping[str, Any]:
@@ -309,7 +309,7 @@ class Root:
     centres: Centres
     axes: int
     rotation: memoryview
-    router: LseSection
+    router: RouterSection
     codec: LrsqSection
     contract: Contract
     vectors: VectorPages
@@ -365,8 +365,8 @@ class Root:
             of(CENTRES, Centres.unpack, index),
             axes,
             rotation,
-            of(ROUTER, LseSection.unpack, index),
-            of(CODEC, LrsqSection.unpack, axes),
+            of(ROUTER, ROUTER_SECTIONS[index.router].unpack, index),
+            of(CODEC, CODEC_SECTIONS[index.codec].unpack, axes),
             contract,
             of(VECTORS, VectorPages.unpack, index, objects.parts),
             of(ID_PAGES, IdPages.unpack, index, objects.ids),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from .index import IndexSection
 from .layout import Cursor, aligned, damaged, finite
@@ -12,9 +13,15 @@ from .layout import Cursor, aligned, damaged, finite
 _LSE = struct.Struct("<IIIff")
 
 
+class RouterSection(Protocol):
+    """What every router's section can do; each also has unpack(body, index, label)."""
+
+    def pack(self) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class LseSection:
-    """Router lse: `subs` sub-centroids a block, each of `bits` bits, 4 or 8.
+    """Routers centroids, lse and trained: `subs` sub-centroids a block, each of `bits` bits, 4 or 8.
 
     Score of a block: temperature * log sum_s exp(weight_s + beta scale_s <q, c_s>).
     """
@@ -58,3 +65,6 @@ class LseSection:
         if not live:
             raise damaged(label, "holds no sub-centroid")
         return cls(bits, subs, beta, temperature, table, scale, weight)
+
+
+ROUTER_SECTIONS: dict[str, Any] = {"centroids": LseSection, "lse": LseSection, "trained": LseSection}

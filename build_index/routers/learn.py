@@ -1,0 +1,80 @@
+"""Training on where neighbours lie: noisy rows as queries, and the mass of the blocks that hold their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..lesson import Lesson
+from ..rows import F32
+
+NOISE = 0.4  # of the mean distance to the nearest row: what makes a row that trained look like one that did not
+DEPTHS = (1, 10, 100)  # of neighbours that a query looks for, drawn for each
+WARM_UP = 8  # steps
+
+
+def noise_of(lesson: Lesson) -> float:
+    """Mean distance that queries are moved by, in the scale of the rows."""
+    some = np.linspace(0, len(lesson.asked) - 1, min(2000, len(lesson.asked))).astype(np.int64)
+    some = some[lesson.near[some, 0] >= 0]
+    apart = lesson.rows.take(lesson.asked[some]) - lesson.rows.take(lesson.near[some, 0].astype(np.int64))
+    return NOISE * float(np.linalg.norm(apart, axis=1).mean())
+
+
+def train(
+    parameters: dict[str, Any],
+    rates: dict[str, float],
+    scores: Callable[[dict[str, Any], Any], Any],
+    lesson: Lesson,
+    steps: int,
+    batch: int,
+    progress: Callable[[float], None],
+) -> dict[str, F32]:
+    """Adam from `parameters` with a peak rate each; scores(parameters, queries f32 (n, d)) -> (n, B).
+
+    The loss is the mean over a query's nearest neighbours, 1, 10 or 100 of them, of -log of the summed probability of
+    the blocks that hold the neighbour: a copy counts as well as its row, and probabilities come out honest. Rates rise
+    for 8 steps and fall as a cosine.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    def loss(now: dict[str, Any], q: Any, places: Any, weight: Any) -> Any:
+        log_p = jax.nn.log_softmax(scores(now, q))
+        each = jnp.take_along_axis(log_p, jnp.maximum(places, 0).reshape(len(q), -1), 1).reshape(places.shape)
+        found = jax.nn.logsumexp(jnp.where(places >= 0, each, -1e4), axis=2)
+        return -(found * weight).sum() / weight.sum()
+
+    def curve(peak: float) -> Any:
+        return optax.warmup_cosine_decay_schedule(0.0, peak, WARM_UP, steps)
+
+    optimiser = optax.multi_transform(
+        {name: optax.adam(curve(rate)) for name, rate in rates.items()}, {name: name for name in parameters}
+    )
+
+    @jax.jit
+    def step(now: Any, state: Any, q: Any, places: Any, weight: Any) -> Any:
+        slope = jax.grad(loss)(now, q, places, weight)
+        change, state = optimiser.update(slope, state, now)
+        return optax.apply_updates(now, change), state
+
+    rng = np.random.default_rng([lesson.seed, 6])
+    noise = noise_of(lesson) / lesson.rows.dimension**0.5
+    depths = np.array([min(depth, lesson.near.shape[1]) for depth in DEPTHS])
+    now = {name: jnp.asarray(value) for name, value in parameters.items()}
+    state = optimiser.init(now)
+    for turn in range(steps):
+        drawn = np.sort(rng.choice(len(lesson.asked), min(batch, len(lesson.asked)), replace=False))
+        q = lesson.rows.take(lesson.asked[drawn])
+        q += np.float32(noise) * rng.standard_normal(q.shape, np.float32)
+        if lesson.rows.metric == "cosine":
+            q /= np.linalg.norm(q, axis=1, keepdims=True)
+        near = lesson.near[drawn]
+        depth = depths[rng.integers(len(depths), size=len(drawn))]
+        weight = ((np.arange(near.shape[1]) < depth[:, None]) & (near >= 0)) / depth[:, None]
+        now, state = step(now, state, q, lesson.places(near), weight.astype(np.float32))
+        progress((turn + 1) / steps)
+    return {name: np.asarray(value) for name, value in now.items()}
