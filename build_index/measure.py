@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vantage import kernels
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
-from vantage.plan import LANES, wave_ms
+from vantage.plan import LANES, STARTS_SHARD, ranges_of, wave_ms
 from vantage.prepare import Prepared
 from vantage.scan import LrsqScan
 
@@ -53,16 +53,14 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES) -> Reads:
     """Runs the edge's planner for p (Q, B), nothing cached, one shard of blocks of these bytes, aligned."""
     queries, blocks = p.shape
     size, flags = array("I", block_bytes.tolist()), bytearray(blocks)
-    flags[0] = 1
-    starts = np.cumsum([0, *map(aligned, size)])
-    out, scratch = array("I", bytes(8 * gets)), bytearray(blocks * (gets + 1))
+    flags[0] = STARTS_SHARD
+    at = array("Q", np.cumsum([0, *map(aligned, size)])[:-1].tolist())
     read, ranges = np.zeros((queries, blocks), bool), []
     for i in range(queries):
-        count = kernels.plan_ranges(np.ascontiguousarray(p[i]), size, flags, price, gets, out, scratch)
-        pairs = [(out[2 * j], out[2 * j + 1]) for j in range(count)]
+        pairs = ranges_of(memoryview(np.ascontiguousarray(p[i])), size, flags, at, price, gets)
         for low, high in pairs:
             read[i, low:high] = True
-        ranges.append([int(starts[high - 1] + block_bytes[high - 1] - starts[low]) for low, high in pairs])
+        ranges.append([at[high - 1] + size[high - 1] - at[low] for low, high in pairs])
     return Reads(read, ranges)
 
 

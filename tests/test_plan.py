@@ -15,6 +15,7 @@ from vantage.errors import LimitError
 from vantage.format import Contract, Directory, Point, aligned
 from vantage.plan import (
     LANES,
+    LONGEST_SHARE,
     PRICE_BITS,
     RANGE_BYTES_MAX,
     Budget,
@@ -179,11 +180,32 @@ def test_long_ranges_are_cut_at_blocks(case: Case, most: int) -> None:
         cut = plan_of(case)
     assert all(r.size <= most or r.last == r.first + 1 for r in cut.ranges)
     assert all(a.last <= b.first for a, b in pairwise(cut.ranges))
-    if len(cut.ranges) > case[5]:  # only where one range alone is more pieces than that
+    if len(cut.ranges) > case[5] and not case[3]:  # only where one range alone is more pieces than that
         assert runs(covered(cut), case[2]) == 1
     free = plan_of(case)
     if all(r.size <= most for r in free.ranges):
         assert cut == free
+
+
+@given(cases(40), st.integers(200, 3000))
+def test_idle_lanes_take_halves_and_a_long_lane_has_its_price(case: Case, split: int) -> None:
+    """Never worth less than the plain plan of most ranges once the wait for the longest lane is counted."""
+    p, sizes, starts, cached, price, gets = case
+    plain = plan_of(case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_module, "SPLIT_BYTES", split)
+        patch.setattr(plan_module, "SHORT_BYTES", split)
+        even = plan_of(case)
+
+    def weighed(plan: Plan) -> int:
+        longest = max((r.size for r in plan.ranges), default=0)
+        return worth(case, read(plan)) - price * (LANES * longest // LONGEST_SHARE)
+
+    assert len(even.ranges) <= gets
+    assert all(a.last <= b.first for a, b in pairwise(even.ranges))
+    assert weighed(even) >= weighed(plain)
+    if plain.ranges and len(even.ranges) < gets:  # nothing long was left to split
+        assert all(r.size <= split or r.last == r.first + 1 for r in even.ranges)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from ..lesson import Lesson
 from ..rows import F32
 
-NOISE = 0.4  # of the mean distance to the nearest row: what makes a row that trained look like one that did not
+NOISE = 0.3  # of the mean distance to the nearest row: what makes a row that trained look like one that did not
 DEPTHS = (1, 10, 100)  # of neighbours that a query looks for, drawn for each
 WARM_UP = 8  # steps
 

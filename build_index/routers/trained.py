@@ -16,9 +16,9 @@ from .lse import SUBS, bits_of, packed, sub_centroids, weights
 
 BETA = 14.0  # to start from: less than what orders best, since probabilities are to be honest
 RATES = {"table": 1e-3, "weight": 0.02, "log_beta": 0.01}
-STEPS = 160
+STEPS = 240
 BATCH = 1024
-TEMPERATURES = (1.0, 0.85, 1.15)
+TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 
 
 def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> LseSection:
