@@ -18,6 +18,7 @@ from .rows import F32, Ints, Rows
 CHUNK_BYTES = 16 << 20
 FREE_ROUNDS = 10
 PRICED_ROUNDS = 8
+ALL_ROUNDS = 4  # over all rows, in two levels
 SHED_NEAR = 32  # blocks that a row may be given to
 SHED_OVER = 1.8  # blocks over this many times the mean give rows away
 VOTERS = 50  # nearest rows that have a vote
@@ -62,7 +63,7 @@ def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
     x = rows.take(sample)
     if blocks == 1:
         return Partition(x.mean(0, keepdims=True), np.zeros(rows.count, np.int32))
-    centres, price = _balanced(x, blocks, seed, lambda done: progress(done * PRICED_ROUNDS / (PRICED_ROUNDS + 1)))
+    centres, price, _ = _balanced(x, blocks, seed, lambda done: progress(done * PRICED_ROUNDS / (PRICED_ROUNDS + 1)))
     home = np.empty(rows.count, np.int32)
     for low, chunk in rows.chunks(4 * rows.dimension * _step(blocks)):
         home[low : low + len(chunk)] = (_closeness(chunk, centres) - price).argmax(1)
@@ -143,21 +144,23 @@ def two_level(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
     x, tag = rows.take(sample), coarse.home[sample]
     ends = np.cumsum(_shares(np.bincount(tag, minlength=regions), blocks))
     starts = np.concatenate([[0], ends[:-1]])
-    centres, price = np.empty((blocks, rows.dimension), np.float32), np.zeros(blocks, np.float32)
+    centres, price, unit = np.empty((blocks, rows.dimension), np.float32), *np.zeros((2, blocks), np.float32)
     for r, (low, high) in enumerate(zip(starts, ends, strict=True)):
         own = x[tag == r]
         if high - low == 1:
             centres[low] = own.mean(0)
         else:
-            centres[low:high], price[low:high] = _balanced(own, int(high - low), seed)
+            centres[low:high], price[low:high], unit[low:high] = _balanced(own, int(high - low), seed)
         progress(0.4 + 0.4 * (r + 1) / regions)
     home = np.empty(rows.count, np.int32)
-    for at, chunk in rows.chunks(CHUNK_BYTES):
-        where = coarse.home[at : at + len(chunk)]
-        for r in np.unique(where):
-            block, mine = slice(starts[r], ends[r]), np.flatnonzero(where == r)
-            home[at + mine] = starts[r] + (_closeness(chunk[mine], centres[block]) - price[block]).argmax(1)
-        progress(0.8 + 0.15 * at / rows.count)
+    for turn in range(ALL_ROUNDS):  # of few rows a block, prices that balance the sample do not balance the others
+        for at, chunk in rows.chunks(CHUNK_BYTES):
+            where = coarse.home[at : at + len(chunk)]
+            for r in np.unique(where):
+                block, mine = slice(starts[r], ends[r]), np.flatnonzero(where == r)
+                home[at + mine] = starts[r] + (_closeness(chunk[mine], centres[block]) - price[block]).argmax(1)
+            progress(0.8 + 0.15 * (turn + at / rows.count) / ALL_ROUNDS)
+        price += _rise(np.bincount(home, minlength=blocks), rows.count / blocks, unit)
     region = np.repeat(np.arange(regions, dtype=np.int32), ends - starts)
     _shed(rows, home, centres, int(SHED_OVER * rows.count / blocks) + 1, region)
     order = np.argsort(tag, kind="stable")
@@ -214,8 +217,8 @@ def _means(x: F32, home: npt.NDArray[np.int32], centres: F32) -> F32:
     return out
 
 
-def _balanced(x: F32, blocks: int, seed: int, progress: Progress = lambda _: None) -> tuple[F32, F32]:
-    """(centres f32 (blocks, d), price f32 (blocks)) of balanced k-means of x; see `partition`."""
+def _balanced(x: F32, blocks: int, seed: int, progress: Progress = lambda _: None) -> tuple[F32, F32, float]:
+    """(centres f32 (blocks, d), price f32 (blocks), unit of the price) of balanced k-means of x; see `partition`."""
     kmeans = faiss.Kmeans(
         x.shape[1], blocks, niter=FREE_ROUNDS, seed=seed + 1, min_points_per_centroid=1,
         max_points_per_centroid=max(1, len(x) // blocks + 1),
@@ -233,10 +236,15 @@ def _balanced(x: F32, blocks: int, seed: int, progress: Progress = lambda _: Non
                 unit = float(np.median(best.max(1) - best.min(1)))
             home[low : low + step] = (near - price).argmax(1)
         size = np.bincount(home, minlength=blocks)
-        price += np.float32(0.25 * unit) * np.clip(np.log(np.maximum(size, 1) / mean), -1, 1).astype(np.float32)
+        price += _rise(size, mean, unit)
         centres = _means(x, home, centres)
         progress((turn + 1) / PRICED_ROUNDS)
-    return centres, price
+    return centres, price, unit
+
+
+def _rise(size: Ints, mean: float, unit: float | F32) -> F32:
+    """f32 (B): what is added to the prices of blocks of these sizes."""
+    return (np.float32(0.25) * np.clip(np.log(np.maximum(size, 1) / mean), -1, 1) * unit).astype(np.float32)
 
 
 def _shed(
@@ -256,7 +264,7 @@ def _shed(
     for b, end, count in zip(over, ends[over], size[over], strict=True):
         members = order[end - count : end]
         low, high = (0, len(centres)) if region is None else np.searchsorted(region, [region[b], region[b] + 1])
-        near, step = min(SHED_NEAR, int(high - low)), _step(int(high - low))
+        near, step = min(SHED_NEAR, int(high - low)) if region is None else int(high - low), _step(int(high - low))
         full = size[low:high] >= limit
         loss, choices = np.empty(len(members), np.float32), np.empty((len(members), near), np.int64)
         for at in range(0, len(members), step):
