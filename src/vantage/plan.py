@@ -6,6 +6,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from . import kernels
 from .errors import LimitError
@@ -206,20 +207,26 @@ def ranges_of(
     ranges, whose pieces are even, are weighed against it: the bytes of the longest lane are a wait for all six.
     """
     out, scratch = array("I", bytes(8 * most)), bytearray(len(size) * (most + 1))
-    best: tuple[tuple[bool, int], list[tuple[int, int]]] | None = None
+    best: list[tuple[int, int]] = []
+    least: tuple[bool, int] | None = None
+    sums: list[int] = []
     for count in range(most, 0, -1):
         found = kernels.plan_ranges(p, size, flags, price, count, out, scratch)
-        whole = [(out[2 * i], out[2 * i + 1]) for i in range(found)]
-        pieces = _pieces(whole, size, flags, at, most)
+        pieces = _pieces([(out[2 * i], out[2 * i + 1]) for i in range(found)], size, flags, at, most)
         lengths = [at[b - 1] + size[b - 1] - at[a] for a, b in pieces]
         longest = max(lengths, default=0)
         if count == most and longest <= SHORT_BYTES:
             return pieces
-        gain = sum(v for a, b in pieces for v, flag in zip(p[a:b], flags[a:b], strict=True) if not flag & CACHED)
+        if not sums:
+            idle = CACHED in flags or CACHED | STARTS_SHARD in flags  # has no value to a range
+            valued = (0 if f & CACHED else v for v, f in zip(p, flags, strict=True)) if idle else p
+            sums = [0, *accumulate(valued)]
+        gain = sum(sums[b] - sums[a] for a, b in pieces)
         worth = (gain << PRICE_BITS) - price * (sum(lengths) + LANES * longest // LONGEST_SHARE)
-        if best is None or (len(pieces) <= most, worth) > best[0]:
-            best = ((len(pieces) <= most, worth), pieces)
-    return best[1] if best else []
+        if least is not None and (len(pieces) <= most, worth) <= least:
+            break  # fewer ranges than that are worth still less
+        best, least = pieces, (len(pieces) <= most, worth)
+    return best
 
 
 def _pieces(
