@@ -16,8 +16,9 @@ from vantage.format import DIMENSION_MAX, METRICS, VERSION, Contract, Current
 from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
-from .choose import Choice, Options, Say, choose
+from .choose import Choice, choose
 from .contract import target_point
+from .fit import Options, Say
 from .partition import PARTITIONS
 from .routers import ROUTERS
 from .rows import Rows, row_scale

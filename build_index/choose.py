@@ -6,7 +6,6 @@ the kernels' own arithmetic, against exact neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,57 +14,29 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import InputError
-from vantage.format import Contract, LseSection, RouterSection
-from vantage.prepare import Prepared
+from vantage.format import Contract
 
 from .codecs import lrsq
 from .contract import calibrated, price_at, target_point
+from .fit import Held, Options, Say, Task, fitted, probabilities_of, routed
 from .graph import Graph, neighbour_graph
-from .layout import file_order
-from .lesson import Lesson, renumbered
-from .measure import Reads, block_bytes, full_scan, plans, price_for
-from .partition import PARTITIONS, VOTERS, Partition
+from .lesson import renumbered
+from .measure import Reads, block_bytes, full_scan, plans
+from .partition import PARTITIONS, VOTERS
 from .routers import ROUTERS
 from .rows import Ints, Rows
-from .shape import P, Shape, index_section, prepared, probabilities, stored_centres
+from .shape import P, Shape, prepared
 from .spill import SPILLS
 from .truth import HeldOut, hold_out, truth_of
 
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
 SHARES = (0.0, 0.35, 0.6, 1.0)  # of rows copied, as candidates
-TUNE_QUERIES = 500  # of the tuning rows, for parameters of routers
 CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
-ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
-ORDER_QUERIES = 4000
 ASKED = 30_000  # rows that routers learn from, as questions
 NEAR = 100  # of their neighbours
 MOMENT_ROWS = 60_000
 TRAINED_ROWS_MIN = 5000  # of fewer, too few neighbours are left to learn from
-
-# Stands where the router is still to be fitted.
-_NO_SECTION = LseSection(8, 1, 1.0, 1.0, memoryview(b""), memoryview(b""), memoryview(b""))
-
-Say = Callable[[str, float], None]  # phase, share done
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for; None where the builder is to choose by measuring.
-
-    cache_bytes: an index that can fit it is made to fit it. fast: no router is trained.
-    """
-
-    recall: float = 0.95
-    k: int = 100
-    seed: int = 0
-    cache_bytes: int = 40 << 20
-    memory_bytes: int = 1 << 30
-    partition: str | None = None
-    router: str | None = None
-    spill: str | None = None
-    spill_share: float | None = None
-    fast: bool = False
 
 
 @dataclass
@@ -79,42 +50,6 @@ class Choice:
     modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
 
 
-@dataclass(frozen=True)
-class _Held:
-    """Held-out rows as queries, with their exact neighbours."""
-
-    queries: list[Prepared]
-    rows: Ints
-    truth: npt.NDArray[np.int32]
-
-    def first(self, n: int) -> _Held:
-        return _Held(self.queries[:n], self.rows[:n], self.truth[:n])
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What every stage of the choice works with. asked, near: see Lesson."""
-
-    rows: Rows
-    sample: Ints
-    tune: _Held
-    asked: Ints
-    near: Graph
-    id_bytes: float
-    k: int
-    options: Options
-    tried: list[dict[str, Any]]
-    say: Say
-
-    @property
-    def routed_recall(self) -> float:
-        """What routing must reach while the code is not yet known."""
-        return self.options.recall + (1 - self.options.recall) * ROUTED_SHARE
-
-    def lesson(self, base: Partition, copy: npt.NDArray[np.int32]) -> Lesson:
-        return Lesson(self.rows, self.sample, base, copy, self.asked, self.near, self.options.seed)
-
-
 def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     """Picks everything. Raises InputError when no candidate reaches the recall."""
     held = hold_out(rows.count, options.seed)
@@ -123,13 +58,13 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     truth = truth_of(rows, held.all, min(max(k, 10), rows.count - 1), lambda done: say("truth", done / rows.count))
     where = np.searchsorted(held.all, held.tune), np.searchsorted(held.all, held.price)
     tune, price = (
-        _Held(prepared(rows, part), part, truth[at]) for part, at in zip((held.tune, held.price), where, strict=True)
+        Held(prepared(rows, part), part, truth[at]) for part, at in zip((held.tune, held.price), where, strict=True)
     )
     sample = _sample(rows, held, options)
     asked, near = _questions(rows, sample, options, say)
-    task = _Task(rows, sample, tune, asked, near, id_bytes, k, options, [], say)
+    task = Task(rows, sample, tune, asked, near, id_bytes, k, options, [], say)
     shape, p_tune = _choose_router(task, _choose_shape(task))
-    p = _probabilities(rows, shape, price.queries)
+    p = probabilities_of(rows, shape, price.queries)
     refused: InputError | None = None
     for codec in _codecs(task, shape, p_tune[:CODE_QUERIES]):
         sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
@@ -175,7 +110,7 @@ def _routers(rows: Rows, options: Options) -> list[str]:
     return ["lse"] if options.fast or rows.count < TRAINED_ROWS_MIN else ["lse", "trained"]
 
 
-def _choose_shape(task: _Task) -> Shape:
+def _choose_shape(task: Task) -> Shape:
     """Partition, blocks and copies by the time of routing alone, with codes of a middle length and the lse router."""
     best: tuple[float, Shape] | None = None
     rows, options = task.rows, task.options
@@ -190,11 +125,11 @@ def _choose_shape(task: _Task) -> Shape:
         phase(0.0)
         copies = SPILLS[spill](rows, base)
         shares = [0.0] if spill == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
-        shape, order = _fitted(task, base, copies.best(max(shares)), quick, phase)
-        p = _probabilities(rows, shape, task.tune.queries)
+        shape, order = fitted(task, base, copies.best(max(shares)), quick, phase)
+        p = probabilities_of(rows, shape, task.tune.queries)
         for share in shares:
             tried = replace(shape, copy=renumbered(copies.best(share), order))
-            reads = _routed(task, tried, p, task.tune)
+            reads = routed(task, tried, p, task.tune)
             task.tried.append({
                 "partition": name, "blocks": blocks, "spill": spill, "copies": round(share, 4), "router": quick,
                 "routed_recall": round(task.routed_recall, 4), **_cost(reads),
@@ -206,7 +141,7 @@ def _choose_shape(task: _Task) -> Shape:
     return best[1]
 
 
-def _graph(task: _Task) -> Graph:
+def _graph(task: Task) -> Graph:
     """i32 (N, 50): the rows near every row, for partitions by neighbours."""
     options, phase = task.options, partial(task.say, "neighbours of all rows")
     everything = np.arange(task.rows.count)
@@ -216,7 +151,7 @@ def _graph(task: _Task) -> Graph:
     )
 
 
-def _choose_router(task: _Task, shape: Shape) -> tuple[Shape, P]:
+def _choose_router(task: Task, shape: Shape) -> tuple[Shape, P]:
     """The router that answers in the least modelled time on these blocks; and p of the tuning queries."""
     best: tuple[float, Shape, P] | None = None
     for name in _routers(task.rows, task.options):
@@ -224,9 +159,9 @@ def _choose_router(task: _Task, shape: Shape) -> tuple[Shape, P]:
         phase(0.0)
         tried = shape
         if name != shape.router:
-            tried, _ = _fitted(task, shape.partition, shape.copy, name, phase)
-        p = _probabilities(task.rows, tried, task.tune.queries)
-        reads = _routed(task, tried, p, task.tune)
+            tried, _ = fitted(task, shape.partition, shape.copy, name, phase)
+        p = probabilities_of(task.rows, tried, task.tune.queries)
+        reads = routed(task, tried, p, task.tune)
         task.tried.append({
             "blocks": tried.blocks, "router": name, "router_bytes": len(tried.section.pack()),
             "routed_recall": round(task.routed_recall, 4), **_cost(reads),
@@ -238,7 +173,7 @@ def _choose_router(task: _Task, shape: Shape) -> tuple[Shape, P]:
     return best[1], best[2]
 
 
-def _codecs(task: _Task, shape: Shape, p: P) -> list[lrsq.Lrsq]:
+def _codecs(task: Task, shape: Shape, p: P) -> list[lrsq.Lrsq]:
     """Codes that reach the target, by modelled time, codes and routing together; at least one."""
     rows, tune, options = task.rows, task.tune.first(CODE_QUERIES), task.options
     residual_moment, row_moment = _second_moments(rows, task.sample, shape)
@@ -279,10 +214,6 @@ def _block_counts(rows: int) -> list[int]:
     return [near] if near < 64 or rows > 2_000_000 else [near, near // 2]
 
 
-def _middle_code(rows: Rows) -> int:
-    return max(8, rows.dimension * 5 // 8)
-
-
 def _fits(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: float, options: Options) -> bool:
     """Whether all blocks fit the cache: rows with copies, groups half full on average, alignment."""
     row = code_bytes + 2 + 4 + 4
@@ -315,61 +246,6 @@ def _code_candidates(rows: Rows, shape: Shape, id_bytes: float, options: Options
         return [(c, i < 4) for i, c in enumerate(lengths)]
     longest = min(fitting[-1], lengths[min(3, len(lengths) - 1)])
     return [(c, c <= longest) for c in sorted({*lengths, longest})]
-
-
-def _fitted(
-    task: _Task, base: Partition, copy: npt.NDArray[np.int32], router: str, progress: Callable[[float], None]
-) -> tuple[Shape, Ints]:
-    """A router fitted to these blocks, which are then ordered by its co-probes of the sample: (shape, order)."""
-    rows, fit = task.rows, ROUTERS[router]
-    few = task.tune.first(TUNE_QUERIES)
-    index = index_section(rows, base.blocks, rows.count, router)
-    order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
-    plain = Shape(base, copy, router, _NO_SECTION, *stored_centres(base.centres, rows.metric))
-
-    def cost(section: RouterSection) -> float:
-        nonlocal order
-        p = probabilities(router, section, index, few.queries)
-        order = file_order(p) if order is None else order
-        return float(_routed(task, _reordered(plain, order), p[:, order], few).ms.mean())
-
-    section = fit.fit(task.lesson(base, copy), cost, progress)
-    drawn = np.random.default_rng([task.options.seed, 4]).choice(
-        task.sample, min(ORDER_QUERIES, len(task.sample)), replace=False
-    )
-    order = file_order(probabilities(router, section, index, prepared(rows, np.sort(drawn))))
-    return replace(_reordered(plain, order), section=fit.ordered(section, order)), order
-
-
-def _reordered(shape: Shape, order: Ints) -> Shape:
-    """Blocks, copies and centres with block order[i] as number i; the router's section is left as it was."""
-    centres = shape.centre_section
-
-    def moved(column: memoryview, dtype: type) -> memoryview:
-        return memoryview(np.ascontiguousarray(np.frombuffer(column, dtype).reshape(len(order), -1)[order]).reshape(-1))
-
-    section = type(centres)(
-        moved(centres.table, np.uint8), moved(centres.scale, np.float32), moved(centres.bias, np.float32)
-    )
-    return replace(
-        shape, partition=shape.partition.reordered(order), copy=renumbered(shape.copy, order), centre_section=section,
-        centres=shape.centres[order],
-    )  # fmt: skip
-
-
-def _probabilities(rows: Rows, shape: Shape, queries: list[Prepared]) -> P:
-    index = index_section(rows, shape.blocks, rows.count + shape.copies, shape.router)
-    return probabilities(shape.router, shape.section, index, queries)
-
-
-def _routed(task: _Task, shape: Shape, p: P, of: _Held) -> Reads:
-    """Plans that reach the routed recall with exact scores: what the routing alone reads."""
-    sizes = block_bytes(shape.sizes(), _middle_code(task.rows), task.id_bytes)
-
-    def recall(price: int) -> float:
-        return float(shape.holds(of.truth[:, : task.k], plans(p, sizes, price).blocks).mean())
-
-    return plans(p, sizes, price_for(recall, task.routed_recall) or 0)
 
 
 def _second_moments(rows: Rows, sample: Ints, shape: Shape) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -23,8 +23,8 @@ from vantage.index import Query
 from vantage.stats import Receipt
 
 from .build import Report, build, storage_usd, target_cost
-from .choose import Options, Say
 from .evaluate import evaluate, open_index, read_queries
+from .fit import Options, Say
 from .routers import ROUTERS
 from .source import Source, open_source
 

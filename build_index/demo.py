@@ -13,8 +13,8 @@ from vantage.errors import VantageError
 
 from . import serve as host
 from .build import build
-from .choose import Options
 from .cli import progress, receipt_line, show_report
+from .fit import Options
 from .source import open_source
 
 SAMPLE = host.ROOT / "sample"

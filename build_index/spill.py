@@ -230,7 +230,9 @@ def _keep(out: Copies, part: Ints, ids: Ints, loss: F32) -> None:
 
 def _read(p: npt.NDArray[np.uint32] | csr_matrix, cut: npt.NDArray[np.float64]) -> Any:
     """Sparse f32 (n, B): 1 where p is over the cut (B)."""
-    found = csr_matrix(p).astype(np.float32)
+    if isinstance(p, np.ndarray):
+        return csr_matrix(p > cut, dtype=np.float32)
+    found = p.astype(np.float32)
     found.data = (found.data > cut[found.indices]).astype(np.float32)
     found.eliminate_zeros()
     return found

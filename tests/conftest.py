@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from doubles import Built
 
-from build_index import choose
 from build_index.build import build
+from build_index.fit import Options
 from build_index.source import open_source
 
 SAMPLE = Path(__file__).parent.parent / "sample" / "wordnet.parquet"
@@ -36,7 +36,7 @@ def make(
         table = table.append_column(column, pa.array(values).take(pa.array(kept)))
     pq.write_table(table, scratch / f"{name}.parquet")
     # Copies, so that there are rows in two blocks, pay or not.
-    options = choose.Options(RECALL, 10, seed, spill_share=0.35, fast=True)
+    options = Options(RECALL, 10, seed, spill_share=0.35, fast=True)
     build(
         open_source([scratch / f"{name}.parquet"]), bucket / name, options, metric,
         wide=False, say=lambda phase, share: None, tell=lambda text: None,

@@ -21,7 +21,8 @@ from fixtures.reader import Reader
 
 import build_index.write as write_module
 from build_index.build import build
-from build_index.choose import Choice, Options, choose
+from build_index.choose import Choice, choose
+from build_index.fit import Options
 from build_index.rows import Rows, row_scale
 from build_index.source import open_source
 from build_index.spool import spool
@@ -318,7 +319,7 @@ import sys
 from pathlib import Path
 import build_index.write as write
 from build_index.build import build
-from build_index.choose import Options
+from build_index.fit import Options
 from build_index.source import open_source
 write.PAGE_ROWS = 8
 whole = write._PartWriter.add

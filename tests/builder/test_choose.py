@@ -12,9 +12,10 @@ from doubles import Built
 from small import RowsOf, clustered
 
 from build_index import choose as choosing
-from build_index.choose import Options, choose
+from build_index.choose import choose
 from build_index.contract import CALIBRATION_MARGIN
 from build_index.evaluate import open_index
+from build_index.fit import Options
 from build_index.rows import Rows
 from build_index.truth import hold_out
 from vantage.errors import InputError

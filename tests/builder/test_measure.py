@@ -13,8 +13,8 @@ from doubles import Recorder
 from small import clustered
 
 from build_index.build import Report, build
-from build_index.choose import Options
 from build_index.evaluate import source_rows
+from build_index.fit import Options
 from build_index.measure import Candidates, block_bytes, chunks, full_scan, judged, plans, price_for
 from build_index.rows import Rows, row_scale
 from build_index.shape import index_section, prepared, probabilities

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from build_index.build import build
-from build_index.choose import Options
+from build_index.fit import Options
 from build_index.serve import ROOT, Server, load, serve
 from build_index.source import open_source
 

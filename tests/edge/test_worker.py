@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from build_index.build import build
-from build_index.choose import Options
 from build_index.evaluate import open_index, read_queries
+from build_index.fit import Options
 from build_index.serve import ROOT, Server, load, serve
 from build_index.source import open_source
 from vantage import api

@@ -1,0 +1,145 @@
+"""A router fitted to blocks, its blocks ordered, and what its routing alone would read, on rows held out for tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.format import LseSection, RouterSection
+from vantage.prepare import Prepared
+
+from .graph import Graph
+from .layout import file_order
+from .lesson import Lesson, renumbered
+from .measure import Reads, block_bytes, plans, price_for
+from .partition import Partition
+from .routers import ROUTERS
+from .rows import Ints, Rows
+from .shape import P, Shape, index_section, prepared, probabilities, stored_centres
+
+TUNE_QUERIES = 500  # of the tuning rows, for parameters of routers
+ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
+ORDER_QUERIES = 4000
+
+# Stands where the router is still to be fitted.
+_NO_SECTION = LseSection(8, 1, 1.0, 1.0, memoryview(b""), memoryview(b""), memoryview(b""))
+
+Say = Callable[[str, float], None]  # phase, share done
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; None where the builder is to choose by measuring.
+
+    cache_bytes: an index that can fit it is made to fit it. fast: no router is trained.
+    """
+
+    recall: float = 0.95
+    k: int = 100
+    seed: int = 0
+    cache_bytes: int = 40 << 20
+    memory_bytes: int = 1 << 30
+    partition: str | None = None
+    router: str | None = None
+    spill: str | None = None
+    spill_share: float | None = None
+    fast: bool = False
+
+
+@dataclass(frozen=True)
+class Held:
+    """Held-out rows as queries, with their exact neighbours."""
+
+    queries: list[Prepared]
+    rows: Ints
+    truth: npt.NDArray[np.int32]
+
+    def first(self, n: int) -> Held:
+        return Held(self.queries[:n], self.rows[:n], self.truth[:n])
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every stage of the choice works with. asked, near: see Lesson."""
+
+    rows: Rows
+    sample: Ints
+    tune: Held
+    asked: Ints
+    near: Graph
+    id_bytes: float
+    k: int
+    options: Options
+    tried: list[dict[str, Any]]
+    say: Say
+
+    @property
+    def routed_recall(self) -> float:
+        """What routing must reach while the code is not yet known."""
+        return self.options.recall + (1 - self.options.recall) * ROUTED_SHARE
+
+    def lesson(self, base: Partition, copy: npt.NDArray[np.int32]) -> Lesson:
+        return Lesson(self.rows, self.sample, base, copy, self.asked, self.near, self.options.seed)
+
+
+def fitted(
+    task: Task, base: Partition, copy: npt.NDArray[np.int32], router: str, progress: Callable[[float], None]
+) -> tuple[Shape, Ints]:
+    """A router fitted to these blocks, which are then ordered by its co-probes of the sample: (shape, order)."""
+    rows, fit = task.rows, ROUTERS[router]
+    few = task.tune.first(TUNE_QUERIES)
+    index = index_section(rows, base.blocks, rows.count, router)
+    order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
+    plain = Shape(base, copy, router, _NO_SECTION, *stored_centres(base.centres, rows.metric))
+
+    def cost(section: RouterSection) -> float:
+        nonlocal order
+        p = probabilities(router, section, index, few.queries)
+        order = file_order(p) if order is None else order
+        return float(routed(task, reordered(plain, order), p[:, order], few).ms.mean())
+
+    section = fit.fit(task.lesson(base, copy), cost, progress)
+    drawn = np.random.default_rng([task.options.seed, 4]).choice(
+        task.sample, min(ORDER_QUERIES, len(task.sample)), replace=False
+    )
+    order = file_order(probabilities(router, section, index, prepared(rows, np.sort(drawn))))
+    return replace(reordered(plain, order), section=fit.ordered(section, order)), order
+
+
+def reordered(shape: Shape, order: Ints) -> Shape:
+    """Blocks, copies and centres with block order[i] as number i; the router's section is left as it was."""
+    centres = shape.centre_section
+
+    def moved(column: memoryview, dtype: type) -> memoryview:
+        return memoryview(np.ascontiguousarray(np.frombuffer(column, dtype).reshape(len(order), -1)[order]).reshape(-1))
+
+    section = type(centres)(
+        moved(centres.table, np.uint8), moved(centres.scale, np.float32), moved(centres.bias, np.float32)
+    )
+    return replace(
+        shape, partition=shape.partition.reordered(order), copy=renumbered(shape.copy, order), centre_section=section,
+        centres=shape.centres[order],
+    )  # fmt: skip
+
+
+def probabilities_of(rows: Rows, shape: Shape, queries: list[Prepared]) -> P:
+    index = index_section(rows, shape.blocks, rows.count + shape.copies, shape.router)
+    return probabilities(shape.router, shape.section, index, queries)
+
+
+def routed(task: Task, shape: Shape, p: P, of: Held) -> Reads:
+    """Plans that reach the routed recall with exact scores: what the routing alone reads."""
+    sizes = block_bytes(shape.sizes(), middle_code(task.rows), task.id_bytes)
+
+    def recall(price: int) -> float:
+        return float(shape.holds(of.truth[:, : task.k], plans(p, sizes, price).blocks).mean())
+
+    return plans(p, sizes, price_for(recall, task.routed_recall) or 0)
+
+
+def middle_code(rows: Rows) -> int:
+    return max(8, rows.dimension * 5 // 8)
