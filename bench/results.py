@@ -22,7 +22,7 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[1]
-BUDGET = "1GiB"
+BUDGET = "2GiB"
 
 
 @dataclass(frozen=True)

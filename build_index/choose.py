@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,11 @@ from .fit import Held, Options, Say, Task, fitted, probabilities_of, routed
 from .graph import Graph, neighbour_graph
 from .lesson import renumbered
 from .measure import Reads, block_bytes, full_scan, plans
-from .partition import PARTITIONS, VOTERS
+from .partition import PARTITIONS, VOTERS, Partition
 from .routers import ROUTERS
 from .rows import Ints, Rows
 from .shape import P, Shape, prepared
-from .spill import SPILLS
+from .spill import SPILLS, Copies, misses
 from .truth import HeldOut, hold_out, truth_of
 
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
@@ -36,6 +37,7 @@ CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
 ASKED = 30_000  # rows that routers learn from, as questions
 NEAR = 100  # of their neighbours
 MOMENT_ROWS = 60_000
+MISSES_QUERIES = 10_000  # whose misses copies are made by
 TRAINED_ROWS_MIN = 5000  # of fewer, too few neighbours are left to learn from
 
 
@@ -63,7 +65,7 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     sample = _sample(rows, held, options)
     asked, near = _questions(rows, sample, options, say)
     task = Task(rows, sample, tune, asked, near, id_bytes, k, options, [], say)
-    shape, p_tune = _choose_router(task, _choose_shape(task))
+    shape, p_tune = _choose_router(task, _shapes(task))
     p = probabilities_of(rows, shape, price.queries)
     refused: InputError | None = None
     for codec in _codecs(task, shape, p_tune[:CODE_QUERIES]):
@@ -110,9 +112,9 @@ def _routers(rows: Rows, options: Options) -> list[str]:
     return ["lse"] if options.fast or rows.count < TRAINED_ROWS_MIN else ["lse", "trained"]
 
 
-def _choose_shape(task: Task) -> Shape:
-    """Partition, blocks and copies by the time of routing alone, with codes of a middle length and the lse router."""
-    best: tuple[float, Shape] | None = None
+def _shapes(task: Task) -> list[Shape]:
+    """For each number of blocks, the copies that route in the least time, by the lse router with a middle code."""
+    out = []
     rows, options = task.rows, task.options
     quick = options.router if options.router is not None and not ROUTERS[options.router].trains else "lse"
     name, spill = options.partition or "kmeans", options.spill or "soar"
@@ -123,10 +125,10 @@ def _choose_shape(task: Task) -> Shape:
         )
         phase = partial(task.say, f"copies and router, {blocks} blocks")
         phase(0.0)
-        copies = SPILLS[spill](rows, base)
+        copies = _missed(task, base, quick) if spill == "misses" else SPILLS[spill](rows, base)
         shares = [0.0] if spill == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
         shape, order = fitted(task, base, copies.best(max(shares)), quick, phase)
-        p = probabilities_of(rows, shape, task.tune.queries)
+        p, best = probabilities_of(rows, shape, task.tune.queries), (np.inf, shape)
         for share in shares:
             tried = replace(shape, copy=renumbered(copies.best(share), order))
             reads = routed(task, tried, p, task.tune)
@@ -134,11 +136,27 @@ def _choose_shape(task: Task) -> Shape:
                 "partition": name, "blocks": blocks, "spill": spill, "copies": round(share, 4), "router": quick,
                 "routed_recall": round(task.routed_recall, 4), **_cost(reads),
             })  # fmt: skip
-            if best is None or reads.ms.mean() < best[0]:
-                best = float(reads.ms.mean()), tried
+            best = min(best, (float(reads.ms.mean()), tried), key=lambda b: b[0])
+        out.append(best[1])
         phase(1.0)
-    assert best is not None
-    return best[1]
+    return out
+
+
+def _missed(task: Task, base: Partition, router: str) -> Copies:
+    """Copies by what the questions miss where they read as much as the routed recall takes without copies."""
+    shape, order = fitted(task, base, SPILLS["none"](task.rows, base).best(0), router, lambda _: None)
+    few = slice(0, len(task.asked), max(1, len(task.asked) // MISSES_QUERIES))
+    p = probabilities_of(task.rows, shape, [*task.tune.queries, *prepared(task.rows, task.asked[few])])
+    fair = p / np.maximum(shape.sizes(), 1) * (task.rows.count / shape.blocks)
+    held, asked = fair[: len(task.tune.rows)], p[len(task.tune.rows) :]
+    low, high = 0.0, float(held.max())
+    for _ in range(16):
+        middle = (low + high) / 2
+        recall = shape.holds(task.tune.truth[:, : task.k], held > middle).mean()
+        low, high = (middle, high) if recall >= task.routed_recall else (low, middle)
+    back = np.empty_like(asked)
+    back[:, order] = asked  # numbers of the partition as it came
+    return misses(task.rows, base, back, task.near[few], low)
 
 
 def _graph(task: Task) -> Graph:
@@ -151,11 +169,11 @@ def _graph(task: Task) -> Graph:
     )
 
 
-def _choose_router(task: Task, shape: Shape) -> tuple[Shape, P]:
-    """The router that answers in the least modelled time on these blocks; and p of the tuning queries."""
+def _choose_router(task: Task, shapes: list[Shape]) -> tuple[Shape, P]:
+    """The blocks and the router that answer in the least modelled time; and p of the tuning queries."""
     best: tuple[float, Shape, P] | None = None
-    for name in _routers(task.rows, task.options):
-        phase = partial(task.say, f"router {name}")
+    for shape, name in product(shapes, _routers(task.rows, task.options)):
+        phase = partial(task.say, f"router {name}, {shape.blocks} blocks")
         phase(0.0)
         tried = shape
         if name != shape.router:

@@ -1,0 +1,60 @@
+"""trained: what it learns from, honest probabilities, and the same table for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small import RowsOf, clustered
+
+from build_index.fit import Held, Options, Task, fitted
+from build_index.graph import neighbour_graph
+from build_index.lesson import Lesson, renumbered
+from build_index.partition import Partition, partition
+from build_index.routers import trained
+from build_index.rows import Rows
+from build_index.shape import Shape, index_section, prepared, probabilities
+from build_index.spill import soar
+from build_index.truth import hold_out, truth_of
+
+BLOCKS = 32
+
+
+def task_of(rows: Rows) -> Task:
+    held = hold_out(rows.count, 0)
+    tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 20))
+    sample = np.setdiff1d(np.arange(rows.count), held.all)
+    near = neighbour_graph(rows, sample, 20, seed=0, memory_bytes=1 << 30)
+    return Task(rows, sample, tune, sample, near, 8.0, 20, Options(0.9, 20), [], lambda phase, done: None)
+
+
+def log_loss(task: Task, shape: Shape) -> float:
+    """Mean over neighbours of -log of the probability of the blocks that hold them, on rows that trained nothing."""
+    index = index_section(task.rows, shape.blocks, task.rows.count, shape.router)
+    p = probabilities(shape.router, shape.section, index, task.tune.queries) / 2**20
+    places = np.concatenate([shape.partition.home[:, None], shape.copy], 1)[task.tune.truth]
+    each = np.where(places >= 0, p[np.arange(len(p))[:, None, None], places], 0).sum(2)
+    return float(-np.log(np.maximum(each, 1e-7)).mean())
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_training_makes_probabilities_honest(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
+    """Lower loss on held-out rows than lse whose beta and temperature were measured; and again the same bytes."""
+    monkeypatch.setattr(trained, "STEPS", 40)
+    rows = rows_of(clustered(3000, 40, 3), metric, scale=None)
+    task = task_of(rows)
+    base = partition(rows, task.sample, BLOCKS, 0)
+    copy = soar(rows, base).best(0.35)
+    by_name = {name: fitted(task, base, copy, name, lambda done: None)[0] for name in ("lse", "trained")}
+    assert log_loss(task, by_name["trained"]) < log_loss(task, by_name["lse"])
+    again = fitted(task, base, copy, "trained", lambda done: None)[0]
+    assert again.section.pack() == by_name["trained"].section.pack()
+
+
+def test_places_and_their_numbers() -> None:
+    centres, home = np.zeros((3, 2), np.float32), np.array([0, 1, 2, 1], np.int32)
+    copy = np.array([[1, -1], [-1, -1], [0, 1], [2, 0]], np.int32)
+    nothing = np.empty((0, 1), np.int32)
+    lesson = Lesson(None, np.arange(4), Partition(centres, home), copy, np.empty(0, np.int64), nothing, 0)  # type: ignore[arg-type]
+    near = np.array([[3, 0], [2, -1]], np.int32)
+    assert lesson.places(near).tolist() == [[[1, 2, 0], [0, 1, -1]], [[2, 0, 1], [-1, -1, -1]]]
+    assert renumbered(copy, np.array([2, 0, 1])).tolist() == [[2, -1], [-1, -1], [1, 2], [0, 1]]
