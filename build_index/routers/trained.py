@@ -26,8 +26,8 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> LseSec
     import jax.numpy as jnp
     from jax.nn import logsumexp
 
-    x = lesson.rows.take(lesson.sample)
-    subs = sub_centroids(x, lesson.partition.home[lesson.sample], lesson.blocks, lesson.seed, SUBS)
+    home = lesson.partition.home[lesson.sample]
+    subs = sub_centroids(lesson.rows.take(lesson.sample), home, lesson.blocks, lesson.seed, SUBS)
     beta = BETA * (2 if lesson.rows.metric == "l2" else 1)
     weight = weights(subs, lesson.rows.metric, beta)
     live = np.isfinite(weight)
