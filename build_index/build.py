@@ -18,7 +18,7 @@ from vantage.service import NAME
 
 from .choose import Choice, choose
 from .contract import target_point
-from .fit import Options, Say
+from .fit import TRAINING_BYTES_MIN, Options, Say
 from .partition import PARTITIONS
 from .routers import ROUTERS
 from .rows import Rows, row_scale
@@ -122,6 +122,11 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
         raise LimitError("--spill-share", options.spill_share, f"0 to {COPIES_MAX}")
     if options.router is not None and options.fast and ROUTERS[options.router].trains:
         raise InputError(f"--fast trains nothing, and --router {options.router} is trained", hint="leave one out")
+    if options.router is not None and ROUTERS[options.router].trains and options.memory_bytes < TRAINING_BYTES_MIN:
+        raise LimitError(
+            "--memory-budget", options.memory_bytes, f"at least {TRAINING_BYTES_MIN} bytes to train a router",
+            hint=f"allow 1GiB, or leave out --router {options.router}",
+        )  # fmt: skip
     if not 0 <= options.seed <= SEED_MAX:
         raise LimitError("--seed", options.seed, f"0 to {SEED_MAX}")
     if options.memory_bytes < MEMORY_MIN:

@@ -19,7 +19,7 @@ from vantage.format import Contract
 
 from .codecs import lrsq
 from .contract import calibrated, price_at, target_point
-from .fit import Held, Options, Say, Task, fitted, probabilities_of, routed
+from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, probabilities_of, routed
 from .graph import Graph, neighbour_graph
 from .lesson import renumbered
 from .measure import Reads, block_bytes, full_scan, plans
@@ -109,7 +109,8 @@ def _routers(rows: Rows, options: Options) -> list[str]:
     """Names of the routers to measure."""
     if options.router is not None:
         return [options.router]
-    return ["lse"] if options.fast or rows.count < TRAINED_ROWS_MIN else ["lse", "trained"]
+    trains = not options.fast and rows.count >= TRAINED_ROWS_MIN and options.memory_bytes >= TRAINING_BYTES_MIN
+    return ["lse", "trained"] if trains else ["lse"]
 
 
 def _shapes(task: Task) -> list[Shape]:

@@ -24,6 +24,7 @@ from .shape import P, Shape, index_section, prepared, probabilities, stored_cent
 TUNE_QUERIES = 500  # of the tuning rows, for parameters of routers
 ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
 ORDER_QUERIES = 4000
+TRAINING_BYTES_MIN = 1 << 30  # of memory: JAX and the activations of a batch come on top of all else
 
 # Stands where the router is still to be fitted.
 _NO_SECTION = LseSection(8, 1, 1.0, 1.0, memoryview(b""), memoryview(b""), memoryview(b""))

@@ -18,7 +18,7 @@ from .rows import F32, Ints, Rows
 CHUNK_BYTES = 16 << 20
 FREE_ROUNDS = 10
 PRICED_ROUNDS = 8
-ALL_ROUNDS = 4  # over all rows, in two levels
+ALL_ROUNDS = 3  # over all rows, in two levels
 SHED_NEAR = 32  # blocks that a row may be given to
 SHED_OVER = 1.8  # blocks over this many times the mean give rows away
 VOTERS = 50  # nearest rows that have a vote
@@ -135,14 +135,15 @@ def graph_partition(
 def two_level(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progress = lambda _: None) -> Partition:
     """Balanced k-means into about sqrt(blocks) regions, then inside each of them: for 8,192 blocks and more.
 
-    A region has blocks in proportion to its rows of the sample, with consecutive numbers. Work grows with
-    N sqrt(blocks); rows are read in order, but for those of overfull blocks. Balance as in `partition`, but a row stays
-    in its region.
+    A region has blocks in proportion to its rows, with consecutive numbers. Work grows with N sqrt(blocks); rows are
+    read in order, but for those of overfull blocks. Balance as in `partition`, but a row stays in its region.
     """
     regions = max(1, round(blocks**0.5))
     coarse = partition(rows, sample, regions, seed, lambda done: progress(0.4 * done))
     x, tag = rows.take(sample), coarse.home[sample]
-    ends = np.cumsum(_shares(np.bincount(tag, minlength=regions), blocks))
+    rows_in, known_in = (np.bincount(home, minlength=regions) for home in (coarse.home, tag))
+    fair = np.minimum(rows_in, np.maximum(1, known_in * rows.count // (2 * blocks)))  # fewer blocks than rows to train
+    ends = np.cumsum(_shares(fair, blocks))
     starts = np.concatenate([[0], ends[:-1]])
     centres, price, unit = np.empty((blocks, rows.dimension), np.float32), *np.zeros((2, blocks), np.float32)
     for r, (low, high) in enumerate(zip(starts, ends, strict=True)):

@@ -85,10 +85,11 @@ def soar(rows: Rows, partition: Partition) -> Copies:
 def closure(rows: Rows, partition: Partition) -> Copies:
     """For each row the nearest other blocks, but for those behind another one (SPANN: Chen et al., arXiv 2111.08566).
 
-    A block is behind one that the row is in, or would be copied to before, if their centres are nearer to each other
-    than the row is to its centre. Rows of the least ratio of squared distances, to the block and to the home, first.
+    A block is behind one that the row is in, or would be copied to before, if that one's rows are nearer to its centre
+    than the row is, in the mean of squares. (In the paper centres are rows; means lie so near to each other that nearly
+    all of them would be behind another.) Rows of the least ratio of squared distances, to block and home, first.
     """
-    out, centres = none(rows, partition), partition.centres
+    out, centres, spread = none(rows, partition), partition.centres, _spread(rows, partition)
     for whole, x, ids, gaps in _nearest(rows, partition):
         step = max(1, CHUNK_BYTES // (4 * rows.dimension * (ids.shape[1] + 1)))
         for low in range(0, len(x), step):
@@ -96,9 +97,11 @@ def closure(rows: Rows, partition: Partition) -> Copies:
             order = np.argsort(gaps[each], axis=1, kind="stable")
             near, gap = np.take_along_axis(ids[each], order, 1), np.take_along_axis(gaps[each], order, 1)
             home = partition.home[part]
-            points = centres[np.concatenate([home[:, None], near], 1)]
+            blocks = np.concatenate([home[:, None], near], 1)
+            points = centres[blocks]
             square = np.einsum("ijk,ijk->ij", points, points)
             apart = square[:, :, None] + square[:, None] - 2 * points @ points.transpose(0, 2, 1)
+            apart += spread[blocks][:, None]
             passed = np.zeros((len(part), near.shape[1] + 1), bool)
             passed[:, 0] = True
             for j in range(near.shape[1]):
@@ -162,7 +165,8 @@ def misses(
 def tie(copies: Copies, place: Ints, reads: npt.NDArray[np.float64], slack: float = SLACK) -> Copies:
     """Chooses again among blocks whose loss is within slack of the one chosen: near the home in the file, rarely read.
 
-    place (B): where a block lies in the file, 0 to B - 1. reads (B): the probability that it is read.
+    place (B): where a block lies in the file, 0 to B - 1. reads (B): the probability that it is read. bench/copies.py
+    shows that this saves neither GETs nor bytes: what lies beside the home is missed with it.
     """
     near, loss = copies.near.copy(), copies.loss.copy()
     each = np.arange(len(near))
@@ -202,6 +206,16 @@ def _nearest(rows: Rows, partition: Partition) -> Iterator[tuple[Ints, F32, Ints
             best = np.argpartition(-close, near - 1, axis=1)[:, :near]
             gap = np.einsum("ij,ij->i", x, x)[:, None] - 2 * np.take_along_axis(close, best, 1)
             yield low + mine, x, blocks[best], np.maximum(gap, 0)
+
+
+def _spread(rows: Rows, partition: Partition) -> F32:
+    """f32 (B): mean squared distance of a block's rows to its centre."""
+    total = np.zeros(partition.blocks)
+    for low, x in rows.chunks(CHUNK_BYTES):
+        home = partition.home[low : low + len(x)]
+        total += np.bincount(home, ((x - partition.centres[home]) ** 2).sum(1), partition.blocks)
+    out: F32 = (total / np.maximum(np.bincount(partition.home, minlength=partition.blocks), 1)).astype(np.float32)
+    return out
 
 
 def _dots(x: F32, centres: F32, ids: Ints) -> F32:

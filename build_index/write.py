@@ -34,6 +34,7 @@ from vantage.format import (
     ObjectName,
     Objects,
     Root,
+    TwoLevelSection,
     VectorPages,
     aligned,
     pack_attributes,
@@ -267,6 +268,10 @@ def _write(
     with (building / "root.bin").open("wb") as file:
         file.write(packed)
         _sync(file)
+    if isinstance(shape.section, TwoLevelSection):
+        with (building / "routing.bin").open("wb") as file:
+            file.write(shape.section.pages)
+            _sync(file)
     return _publish(out, building, manifest)
 
 

@@ -10,7 +10,7 @@ from vantage.format import RouterSection
 
 from ..lesson import Cost, Lesson
 from ..rows import Ints
-from . import lse, trained
+from . import lse, trained, two_level
 
 
 @dataclass(frozen=True)
@@ -29,4 +29,5 @@ ROUTERS: dict[str, Router] = {
     "centroids": Router(lse.fit_centroids, lse.ordered),
     "lse": Router(lse.fit, lse.ordered),
     "trained": Router(trained.fit, lse.ordered, trains=True),
+    "two-level": Router(two_level.fit, two_level.ordered),
 }

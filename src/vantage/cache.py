@@ -37,10 +37,11 @@ class Cache:
         self._flags[generation][block] |= CACHED
 
     def forget(self, generation: str) -> None:
-        """Drops a generation that is no longer live."""
-        for key in [k for k in self._blocks if k[0] == generation]:
-            self._drop(key)
-        self._flags.pop(generation, None)
+        """Drops a generation that is no longer live, and its routing pages."""
+        for space in (generation, f"{generation}/routing"):
+            for key in [k for k in self._blocks if k[0] == space]:
+                self._drop(key)
+            self._flags.pop(space, None)
 
     def _drop(self, key: tuple[str, int]) -> None:
         self.held -= len(self._blocks.pop(key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -22,10 +22,10 @@ from .format import (
     shard_key,
 )
 from .kernels import crc32c
-from .plan import STARTS_SHARD, Budget, Plan, plan_gather, plan_scan, price_of, recall_estimate
+from .plan import CACHED, STARTS_SHARD, Budget, Plan, plan_gather, plan_scan, price_of, recall_estimate
 from .prepare import Prepared, prepare
 from .rank import Match, decode, estimated, rerank
-from .route import ROUTERS, Routed
+from .route import ROUTERS, Routed, TwoLevelRouter
 from .scan import CONTENDERS_MIN, SCANS, Scan
 from .stats import Receipt
 from .store import Bucket, Reader, read_small
@@ -80,6 +80,8 @@ class Index:
             flags[first] = STARTS_SHARD
         self.space = f"{name}/{current.generation}"
         self.flags = cache.register(self.space, flags)
+        if isinstance(self.router, TwoLevelRouter):
+            self.pages = cache.register(f"{self.space}/routing", bytearray(len(self.router.section.size)))
 
     @classmethod
     async def open(cls, bucket: Bucket, name: str, cache: Cache, receipt: Receipt) -> Index:
@@ -96,23 +98,27 @@ class Index:
         root = await reader.whole(f"{name}/{current.root.key}", current.root.size, current.root.sha256)
         return cls(name, bucket, cache, current, Root.unpack(root, f"{name}/{current.root.key}"))
 
-    def plan(self, query: Query, prepared: Prepared) -> Plan:
+    def plan(self, query: Query, prepared: Prepared, routed: Routed | None = None) -> Plan:
         """What the first wave would read; reads nothing. Raises LimitError where the query asks too much.
 
-        The price is one that fits the mean query: where it buys fewer rows than are asked for, it falls.
+        The price is one that fits the mean query: where it buys fewer rows than are asked for, it falls. routed: what
+        the router says, where it has read for it; a two-level router without it knows its regions alone.
         """
         self._check(query)
         contract = self.root.contract
         price = price_of(contract, query.recall)
-        routed = self.router.route(prepared)
+        routed = routed or self.router.route(prepared)
         wanted = min(query.top_k + (query.without is not None), self.root.index.rows)
         last = False
         while True:
             plan = plan_scan(routed, self.flags, self.root.directory, price, contract.gets, query.budget)
             if last or not plan.complete or self._rows(plan) >= wanted:
                 return plan
-            if not price:  # it takes blocks of probability 0 too
-                routed, last = Routed(array("I", [v or 1 for v in routed.p]), routed.blocks), True
+            if not price:  # it takes blocks of probability 0 too, and those that no routing page was read for
+                every = array("I", [1]) * self.root.index.blocks
+                for b, value in zip(routed.blocks or range(len(every)), routed.p, strict=True):
+                    every[b] = value or 1
+                routed, last = Routed(every), True
             price //= 2
 
     def _rows(self, plan: Plan) -> int:
@@ -127,15 +133,20 @@ class Index:
         receipt = receipt or Receipt()
         receipt.generation = self.current.generation
         prepared = prepare(query.vector, self.root.index, query.param)
-        plan = self.plan(query, prepared)
+        self._check(query)
+        reader = Reader(self.bucket, self.etags, receipt)
+        routed, informed = await self._route(prepared, reader, query.budget)
+        left = Budget(
+            query.budget.gets - receipt.gets, query.budget.bytes - receipt.bytes, query.budget.waves - receipt.waves
+        )
+        plan = self.plan(replace(query, budget=left), prepared, routed)
         spare = query.without is not None
         wanted = max(query.top_k, query.rerank) + spare
         scan = self.scan_of(self.root, prepared, max(3 * wanted, CONTENDERS_MIN), self.space)
-        reader = Reader(self.bucket, self.etags, receipt)
         await self._scan(plan, scan, reader)
         contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
         receipt.rows = scan.rows
-        complete, exact = plan.complete, False
+        complete, exact = plan.complete and informed, False
         vectors: dict[int, bytes] = {}
         if query.rerank:
             best = contenders[: query.rerank]
@@ -148,8 +159,34 @@ class Index:
         else:
             matches = estimated(contenders, prepared, self.root.index, query.top_k)
         complete &= await self._dress(matches, vectors, query, reader)
-        estimate = recall_estimate(self.root.contract, plan.price, query.top_k) if plan.complete else None
+        measured = plan.complete and informed
+        estimate = recall_estimate(self.root.contract, plan.price, query.top_k) if measured else None
         return Answer(matches, exact, complete, estimate, receipt)
+
+    async def _route(self, prepared: Prepared, reader: Reader, budget: Budget) -> tuple[Routed, bool]:
+        """Reads the routing pages that a two-level router needs, in one GET, unless all are cached.
+
+        And whether it could: a budget with no room for that read and one after it leaves the regions alone.
+        """
+        if not isinstance(self.router, TwoLevelRouter):
+            return self.router.route(prepared), True
+        section, space, wanted = self.router.section, f"{self.space}/routing", self.router.pages(prepared)
+        if all(self.pages[r] & CACHED for r in wanted):
+            return self.router.route(prepared, {r: self.cache.get(space, r) for r in wanted}), True
+        key = f"{self.name}/{self.current.generation}/routing.bin"
+        start, found = section.offset[wanted[0]], bytearray()
+        length = section.offset[wanted[-1]] + section.size[wanted[-1]] - start
+        if budget.gets < 2 or budget.waves < 2 or budget.bytes < length:
+            return self.router.route(prepared), False
+        await reader.wave([(key, start, length, section.nbytes)], lambda _, data: found.extend(data))
+        pages = {}
+        for r in wanted:
+            at = section.offset[r] - start
+            pages[r] = memoryview(found)[at : at + section.size[r]]
+            if crc32c(pages[r]) != section.crc[r]:
+                raise DamagedError(f"{key}: checksum of page {r} differs", hint="publish the index again")
+            self.cache.put(space, r, pages[r])
+        return self.router.route(prepared, pages), True
 
     def _check(self, query: Query) -> None:
         rows = self.root.index.rows

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from . import kernels
-from .format import IndexSection, LseSection
+from .errors import DamagedError
+from .format import IndexSection, LseSection, TwoLevelSection
 from .prepare import Prepared
 
 
@@ -44,4 +46,68 @@ class LseRouter:
         return Routed(out)
 
 
-ROUTERS: dict[str, Any] = {"centroids": LseRouter, "lse": LseRouter, "trained": LseRouter}
+class TwoLevelRouter:
+    """Probabilities of the blocks of one contiguous range of regions; the blocks of the others are left out."""
+
+    def __init__(self, section: TwoLevelSection, index: IndexSection) -> None:
+        self.section, self.index = section, index
+        self._regions = LseRouter(section.regions, replace(index, blocks=len(section.size)))
+        self._flags = bytearray(len(section.size))
+
+    def pages(self, query: Prepared) -> range:
+        """The pages worth their bytes: the best single range by probability of the region minus price times bytes."""
+        section, p = self.section, self._regions.route(query).p
+        out, scratch = array("I", bytes(8)), bytearray(2 * len(p))
+        if kernels.plan_ranges(p, section.size, self._flags, section.price, 1, out, scratch):
+            return range(out[0], out[1])
+        best = max(range(len(p)), key=p.__getitem__)
+        return range(best, best + 1)
+
+    def route(self, query: Prepared, pages: Mapping[int, bytes | memoryview] | None = None) -> Routed:
+        """pages: consecutive ones, verified, by number; None takes them from the builder's memory, and where that
+        has none, spreads the probability of each region evenly over its blocks.
+
+        Their blocks share the whole probability: what other regions may hold is for the contract to have measured.
+        Raises DamagedError where a page holds numbers that are not finite.
+        """
+        section = self.section
+        if pages is None and not section.pages:
+            return self._by_region(query)
+        if pages is None:
+            pages = {
+                r: section.pages[section.offset[r] : section.offset[r] + section.size[r]] for r in self.pages(query)
+            }
+        dots, scale, weight = array("i"), bytearray(), bytearray()
+        matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
+        numbers = sorted(pages)
+        for r in numbers:
+            page = memoryview(pages[r])
+            n = (section.first_block[r + 1] - section.first_block[r]) * section.subs
+            some = array("i", bytes(4 * n))
+            matvec(query.i16, page[8 * n :], n, self.index.dimension, some)
+            dots.extend(some)
+            scale += page[: 4 * n]
+            weight += page[4 * n : 8 * n]
+        first, end = section.first_block[numbers[0]], section.first_block[numbers[-1] + 1]
+        p, scratch = array("I", bytes(4 * (end - first))), bytearray(len(scale))
+        alpha = section.beta * query.i16_scale
+        try:
+            kernels.block_probabilities(dots, scale, weight, section.subs, alpha, section.temperature, p, scratch)
+        except ValueError as error:
+            raise DamagedError(f"routing.bin: {error}", hint="build the index again") from None
+        return Routed(p, array("I", range(first, end)))
+
+    def _by_region(self, query: Prepared) -> Routed:
+        out, first = array("I"), self.section.first_block
+        for r, p in enumerate(self._regions.route(query).p):
+            blocks = first[r + 1] - first[r]
+            out.extend([p // blocks] * blocks)
+        return Routed(out)
+
+
+ROUTERS: dict[str, Any] = {
+    "centroids": LseRouter,
+    "lse": LseRouter,
+    "trained": LseRouter,
+    "two-level": TwoLevelRouter,
+}

@@ -89,16 +89,17 @@ def test_closure_prunes_blocks_behind_others(rows_of: RowsOf) -> None:
     rows = rows_of(x)
     part = partition(rows, np.arange(400), 20, 0)
     found, centres, pruned = closure(rows, part), part.centres.astype(np.float64), 0
+    apart = ((x[:, None] - centres) ** 2).sum(2)
+    between = np.stack([apart[part.home == b].mean(0) for b in range(20)])  # of a block's rows and a centre
     for i in range(400):
-        apart = ((x[i] - centres) ** 2).sum(1)
         taken = [int(part.home[i])]
-        for c in np.argsort(apart):
-            if c != part.home[i] and all(apart[c] <= ((centres[c] - centres[t]) ** 2).sum() for t in taken):
+        for c in np.argsort(apart[i]):
+            if c != part.home[i] and all(apart[i, c] <= between[t, c] for t in taken):
                 taken.append(int(c))
         assert found.near[i].tolist() == (taken[1:5] + [-1] * 4)[:4]
         pruned += len(taken) < 20
         if len(taken) > 1:
-            assert np.isclose(found.worth[i, 0], apart[taken[1]] / apart[taken[0]], rtol=1e-3)
+            assert np.isclose(found.worth[i, 0], apart[i, taken[1]] / apart[i, taken[0]], rtol=1e-3)
     assert pruned > 300
 
 

@@ -51,6 +51,7 @@ from .root import (
 from .routers import (
     LseSection,
     RouterSection,
+    TwoLevelSection,
 )
 from .shard import (
     RANGES_AT,
@@ -92,6 +93,7 @@ __all__ = [
     "SECTION",
     "SEGMENT",
     "SHARD_MAGIC",
+    "TwoLevelSection",
     "VECTOR_BYTES",
     "VERSION",
     "VectorPages",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .index import IndexSection
@@ -67,4 +67,68 @@ class LseSection:
         return cls(bits, subs, beta, temperature, table, scale, weight)
 
 
-ROUTER_SECTIONS: dict[str, Any] = {"centroids": LseSection, "lse": LseSection, "trained": LseSection}
+_TWO_LEVEL = struct.Struct("<IIIIffQ")
+
+
+@dataclass(frozen=True)
+class TwoLevelSection:
+    """R regions of consecutive blocks; the page of a region is what routing.bin holds of its sub-centroids.
+
+    regions: the resident table, an lse router over regions. bits, subs, beta, temperature: as LseSection, of blocks.
+    price: of a byte of routing.bin, in units of 2^-44 of probability. first_block u32 (R + 1), offset u64 (R), size u32
+    (R), crc u32 (R), CRC-32C of the page. A page of n blocks is scale f32 (n S), weight f32 (n S), and the table.
+    pages: routing.bin itself, in the builder; empty in what a reader unpacked. nbytes: its size.
+    """
+
+    regions: LseSection
+    bits: int
+    subs: int
+    beta: float
+    temperature: float
+    price: int
+    first_block: Any
+    offset: Any
+    size: Any
+    crc: Any
+    nbytes: int
+    pages: memoryview = memoryview(b"")
+
+    def pack(self) -> bytes:
+        """Without the pages."""
+        n = len(self.size)
+        return (
+            _TWO_LEVEL.pack(n, self.bits, self.subs, self.price, self.beta, self.temperature, self.nbytes)
+            + struct.pack(f"<{n}Q", *self.offset)
+            + struct.pack(f"<{n}I{n}I{n + 1}I", *self.size, *self.crc, *self.first_block)
+            + self.regions.pack()
+        )
+
+    @classmethod
+    def unpack(cls, body: memoryview, index: IndexSection, label: str) -> TwoLevelSection:
+        cursor = Cursor(body, label)
+        n, bits, subs, price, beta, temperature, nbytes = cursor.unpack(_TWO_LEVEL)
+        if bits not in (4, 8) or not 1 <= subs <= 64 or not 1 <= n <= index.blocks:
+            raise damaged(label, f"{n} regions, {subs} sub-centroids of {bits} bits a block, {index.blocks} blocks")
+        if not 0 < beta < 1e9 or not 0 < temperature < 1e3:
+            raise damaged(label, f"beta {beta}, temperature {temperature}")
+        offset = cursor.column("Q", n)
+        size, crc, first = cursor.column("I", n), cursor.column("I", n), cursor.column("I", n + 1)
+        regions = LseSection.unpack(cursor.take(len(body) - cursor.at), replace(index, blocks=n), label)
+        if first[0] or first[n] != index.blocks:
+            raise damaged(label, "the regions do not cover the blocks")
+        each, end = subs * (8 + LseSection.stride(bits, index.dimension)), 0
+        for r in range(n):
+            if first[r] >= first[r + 1] or offset[r] != end or size[r] != each * (first[r + 1] - first[r]):
+                raise damaged(label, f"page {r} of {size[r]} bytes at {offset[r]} does not fit its blocks")
+            end += size[r]
+        if end != nbytes or price * nbytes >= 1 << 60:
+            raise damaged(label, f"pages of {end} bytes at a price of {price}, routing.bin has {nbytes}")
+        return cls(regions, bits, subs, beta, temperature, price, first, offset, size, crc, nbytes)
+
+
+ROUTER_SECTIONS: dict[str, Any] = {
+    "centroids": LseSection,
+    "lse": LseSection,
+    "trained": LseSection,
+    "two-level": TwoLevelSection,
+}

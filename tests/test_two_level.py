@@ -1,0 +1,92 @@
+"""An index with the two-level router, in-process: one GET of routing pages when cold, none when warm."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from build_index.build import build
+from build_index.fit import Options
+from build_index.source import open_source
+from vantage.api import explain
+from vantage.cache import Cache
+from vantage.errors import DamagedError
+from vantage.index import Index, Query
+from vantage.plan import Budget
+from vantage.stats import Receipt
+from vantage.store import Folder
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, np.ndarray]:
+    """(folder of the index `far`, its rows, queries of the same distribution)."""
+    folder, draw = tmp_path_factory.mktemp("bucket"), np.random.default_rng(5)
+    centres = draw.normal(size=(60, 32)) * np.linspace(2, 0.3, 32)
+    x = (centres[draw.integers(60, size=6040)] + 0.6 * draw.normal(size=(6040, 32))).astype(np.float32)
+    np.save(folder / "rows.npy", x[:6000])
+    options = Options(0.9, 10, spill="none", router="two-level")
+    build(
+        open_source([folder / "rows.npy"]), folder / "far", options, "l2", wide=False, say=lambda phase, share: None,
+        tell=lambda text: None,
+    )  # fmt: skip
+    return folder, x[:6000], x[6000:]
+
+
+def opened(folder: Path) -> Index:
+    return asyncio.run(Index.open(Folder(folder), "far", Cache(1 << 30), Receipt()))
+
+
+def test_one_get_more_when_cold_and_none_when_warm(bucket: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    folder, x, queries = bucket
+    hits = 0
+    for q in queries:
+        index = opened(folder)
+        cold, again = (asyncio.run(index.query(Query(q.tolist(), 10))) for _ in range(2))
+        assert (cold.receipt.waves, len(cold.receipt.wave_sizes[0])) == (2, 1)
+        assert (again.receipt.gets, again.receipt.waves) == (0, 0)
+        assert [m.id for m in again.matches] == [m.id for m in cold.matches]
+        truth = np.argsort(((x - q) ** 2).sum(1))[:10]
+        hits += len({m.id for m in cold.matches} & set(truth.tolist()))
+    assert hits / (10 * len(queries)) > 0.85
+    assert explain(index, Query(queries[0].tolist(), 10))
+
+
+def test_a_damaged_page_is_named(bucket: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    folder, _, queries = bucket
+    index = opened(folder)
+    path = folder / "far" / index.current.generation / "routing.bin"
+    whole = path.read_bytes()
+    path.write_bytes(bytes(b ^ 1 for b in whole))
+    try:
+        with pytest.raises(DamagedError, match="routing.bin: checksum of page"):
+            asyncio.run(index.query(Query(queries[0].tolist(), 10)))
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("budget", "waves"),
+    [
+        (Budget(gets=1), 1),
+        (Budget(waves=1), 1),
+        (Budget(bytes=100), 0),
+        (Budget(gets=2, waves=2), 2),
+        (Budget(gets=0), 0),
+    ],
+)
+def test_the_page_counts_in_the_budget(bucket: tuple[Path, np.ndarray, np.ndarray], budget: Budget, waves: int) -> None:
+    folder, _, queries = bucket
+    answer = asyncio.run(opened(folder).query(Query(queries[0].tolist(), 10, budget=budget)))
+    assert answer.receipt.waves <= waves
+    assert answer.receipt.gets <= budget.gets and answer.receipt.bytes <= budget.bytes
+    if waves < 2:
+        assert not answer.complete and answer.recall_estimate is None
+
+
+def test_more_rows_than_the_pages_name(bucket: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    folder, _, queries = bucket
+    answer = asyncio.run(opened(folder).query(Query(queries[0].tolist(), 1000)))
+    assert len(answer.matches) == 1000 and answer.complete
