@@ -21,7 +21,6 @@ from .codecs import lrsq
 from .contract import calibrated, price_at, target_point
 from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, probabilities_of, routed
 from .graph import Graph, neighbour_graph
-from .lesson import renumbered
 from .measure import Reads, block_bytes, full_scan, plans
 from .partition import PARTITIONS, VOTERS, Partition
 from .routers import ROUTERS
@@ -65,10 +64,10 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     sample = _sample(rows, held, options)
     asked, near = _questions(rows, sample, options, say)
     task = Task(rows, sample, tune, asked, near, id_bytes, k, options, [], say)
-    shape, p_tune = _choose_router(task, _shapes(task))
-    p = probabilities_of(rows, shape, price.queries)
+    drawn, p_tune = _choose_router(task, _drafts(task))
+    p = probabilities_of(rows, drawn.shape, price.queries)
     refused: InputError | None = None
-    for codec in _codecs(task, shape, p_tune[:CODE_QUERIES]):
+    for shape, codec in _coded(task, drawn, p_tune[:CODE_QUERIES]):
         sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
         found = full_scan(rows, shape, codec, price.queries, price.rows, price.truth, partial(say, "prices"))
         try:
@@ -113,7 +112,18 @@ def _routers(rows: Rows, options: Options) -> list[str]:
     return ["lse", "trained"] if trains else ["lse"]
 
 
-def _shapes(task: Task) -> list[Shape]:
+@dataclass(frozen=True)
+class _Draft:
+    """Blocks in file order with a router, and all the copies that could be made."""
+
+    shape: Shape
+    copies: Copies
+
+    def with_share(self, share: float) -> Shape:
+        return replace(self.shape, copy=self.copies.best(share))
+
+
+def _drafts(task: Task) -> list[_Draft]:
     """For each number of blocks, the copies that route in the least time, by the lse router with a middle code."""
     out = []
     rows, options = task.rows, task.options
@@ -129,16 +139,17 @@ def _shapes(task: Task) -> list[Shape]:
         copies = _missed(task, base, quick) if spill == "misses" else SPILLS[spill](rows, base)
         shares = [0.0] if spill == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
         shape, order = fitted(task, base, copies.best(max(shares)), quick, phase)
+        draft = _Draft(shape, copies.reordered(order))
         p, best = probabilities_of(rows, shape, task.tune.queries), (np.inf, shape)
         for share in shares:
-            tried = replace(shape, copy=renumbered(copies.best(share), order))
+            tried = draft.with_share(share)
             reads = routed(task, tried, p, task.tune)
             task.tried.append({
                 "partition": name, "blocks": blocks, "spill": spill, "copies": round(share, 4), "router": quick,
                 "routed_recall": round(task.routed_recall, 4), **_cost(reads),
             })  # fmt: skip
             best = min(best, (float(reads.ms.mean()), tried), key=lambda b: b[0])
-        out.append(best[1])
+        out.append(replace(draft, shape=best[1]))
         phase(1.0)
     return out
 
@@ -170,54 +181,67 @@ def _graph(task: Task) -> Graph:
     )
 
 
-def _choose_router(task: Task, shapes: list[Shape]) -> tuple[Shape, P]:
+def _choose_router(task: Task, drafts: list[_Draft]) -> tuple[_Draft, P]:
     """The blocks and the router that answer in the least modelled time; and p of the tuning queries."""
-    best: tuple[float, Shape, P] | None = None
-    for shape, name in product(shapes, _routers(task.rows, task.options)):
-        phase = partial(task.say, f"router {name}, {shape.blocks} blocks")
+    best: tuple[float, _Draft, P] | None = None
+    for draft, name in product(drafts, _routers(task.rows, task.options)):
+        phase = partial(task.say, f"router {name}, {draft.shape.blocks} blocks")
         phase(0.0)
-        tried = shape
-        if name != shape.router:
-            tried, _ = fitted(task, shape.partition, shape.copy, name, phase)
-        p = probabilities_of(task.rows, tried, task.tune.queries)
-        reads = routed(task, tried, p, task.tune)
+        if name != draft.shape.router:
+            shape, order = fitted(task, draft.shape.partition, draft.shape.copy, name, phase)
+            draft = _Draft(shape, draft.copies.reordered(order))
+        p = probabilities_of(task.rows, draft.shape, task.tune.queries)
+        reads = routed(task, draft.shape, p, task.tune)
         task.tried.append({
-            "blocks": tried.blocks, "router": name, "router_bytes": len(tried.section.pack()),
+            "blocks": draft.shape.blocks, "router": name, "router_bytes": len(draft.shape.section.pack()),
             "routed_recall": round(task.routed_recall, 4), **_cost(reads),
         })  # fmt: skip
         if best is None or reads.ms.mean() < best[0]:
-            best = float(reads.ms.mean()), tried, p
+            best = float(reads.ms.mean()), draft, p
         phase(1.0)
     assert best is not None
     return best[1], best[2]
 
 
-def _codecs(task: Task, shape: Shape, p: P) -> list[lrsq.Lrsq]:
-    """Codes that reach the target, by modelled time, codes and routing together; at least one."""
+def _coded(task: Task, draft: _Draft, p: P) -> list[tuple[Shape, lrsq.Lrsq]]:
+    """Codes that reach the target, each with the copies that it leaves room for, by modelled time; at least one."""
     rows, tune, options = task.rows, task.tune.first(CODE_QUERIES), task.options
-    residual_moment, row_moment = _second_moments(rows, task.sample, shape)
-    reached: list[tuple[float, lrsq.Lrsq]] = []
-    for code_bytes, wanted in _code_candidates(rows, shape, task.id_bytes, options):
+    residual_moment, row_moment = _second_moments(rows, task.sample, draft.shape)
+    reached: list[tuple[float, Shape, lrsq.Lrsq]] = []
+    for code_bytes, wanted in _code_candidates(rows, draft.shape.blocks, task.id_bytes, options):
         if reached and not wanted:
             break
-        codec = lrsq.train(residual_moment, row_moment, code_bytes)
+        shape, codec = _fitting(task, draft, code_bytes), lrsq.train(residual_moment, row_moment, code_bytes)
         phase = partial(task.say, f"codes of {code_bytes} bytes")
         found = full_scan(rows, shape, codec, tune.queries, tune.rows, tune.truth, phase)
         sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
         at = price_at(found, p, sizes, task.k, options.recall)
         ceiling = float(found.recall(np.ones_like(p, bool), task.k).mean())
-        row: dict[str, Any] = {"blocks": shape.blocks, "code_bytes": code_bytes, "all_blocks_recall": round(ceiling, 4)}
+        row: dict[str, Any] = {
+            "blocks": shape.blocks, "copies": round(shape.copies / rows.count, 4), "code_bytes": code_bytes,
+            "all_blocks_recall": round(ceiling, 4),
+        }  # fmt: skip
         if at is None:
             task.tried.append(row | {"reaches_target": False})
             continue
         reads = plans(p, sizes, at)
         task.tried.append(row | _cost(reads))
-        reached.append((float(reads.ms.mean()), codec))
+        reached.append((float(reads.ms.mean()), shape, codec))
     if not reached:
         raise InputError(
             f"no candidate reaches recall {options.recall} at k = {options.k}", hint="ask for a lower --recall"
         )
-    return [codec for _, codec in sorted(reached, key=lambda r: r[0])]
+    return [(shape, codec) for _, shape, codec in sorted(reached, key=lambda r: r[0])]
+
+
+def _fitting(task: Task, draft: _Draft, code_bytes: int) -> Shape:
+    """As many copies, up to what routing chose or more, as the cache holds beside codes of this length, if it does."""
+    rows, blocks, options = task.rows, draft.shape.blocks, task.options
+    if options.spill_share is not None or not draft.shape.copies:
+        return draft.shape
+    if not _fits(rows, blocks, 0.0, code_bytes, task.id_bytes, options):
+        return draft.shape
+    return draft.with_share(_most(rows, blocks, code_bytes, task.id_bytes, options))
 
 
 def _cost(reads: Reads) -> dict[str, float]:
@@ -247,20 +271,25 @@ def _shares(rows: Rows, blocks: int, id_bytes: float, options: Options) -> list[
     smallest = max(8, rows.dimension // 2)
     if not _fits(rows, blocks, 0.0, smallest, id_bytes, options):
         return list(SHARES)
+    most = _most(rows, blocks, smallest, id_bytes, options)
+    return sorted({share for share in SHARES if share < most} | {most})
+
+
+def _most(rows: Rows, blocks: int, code_bytes: int, id_bytes: float, options: Options) -> float:
+    """The largest share of copies that the cache holds beside codes of this length."""
     most = max(SHARES)
-    while most > 0 and not _fits(rows, blocks, most, smallest, id_bytes, options):
-        most = max(0.0, most - 0.01)
-    return sorted({share for share in SHARES if share < most} | {round(most, 4)})
+    while most > 0 and not _fits(rows, blocks, most, code_bytes, id_bytes, options):
+        most = max(0.0, round(most - 0.01, 2))
+    return most
 
 
-def _code_candidates(rows: Rows, shape: Shape, id_bytes: float, options: Options) -> list[tuple[int, bool]]:
+def _code_candidates(rows: Rows, blocks: int, id_bytes: float, options: Options) -> list[tuple[int, bool]]:
     """Code lengths by rising bytes; whether each is wanted, or there in case that no shorter one reaches the recall.
 
     Wanted are 3 to 6 bits a dimension; where some of them let the index fit the cache, those and the longest that fits.
     """
-    share = shape.copies / rows.count
     lengths = sorted({max(4, int(rows.dimension * bits / 8) // 4 * 4) for bits in CODE_BITS})
-    fitting = [c for c in range(lengths[0], lengths[-1], 4) if _fits(rows, shape.blocks, share, c, id_bytes, options)]
+    fitting = [c for c in range(lengths[0], lengths[-1], 4) if _fits(rows, blocks, 0.0, c, id_bytes, options)]
     if not fitting:
         return [(c, i < 4) for i, c in enumerate(lengths)]
     longest = min(fitting[-1], lengths[min(3, len(lengths) - 1)])

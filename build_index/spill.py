@@ -59,6 +59,11 @@ class Copies:
         out[chosen] = block.ravel()[chosen]
         return out.reshape(block.shape)
 
+    def reordered(self, order: Ints) -> Copies:
+        """The same with block order[i] as number i."""
+        number = np.argsort(order).astype(np.int32)
+        return replace(self, home=number[self.home], near=np.where(self.near >= 0, number[self.near], np.int32(-1)))
+
 
 def none(rows: Rows, partition: Partition) -> Copies:
     """No copies."""

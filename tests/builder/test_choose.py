@@ -63,7 +63,7 @@ def test_a_point_at_the_target_reaches_it(name: str, request: pytest.FixtureRequ
 @pytest.mark.parametrize("name", ["words", "points", "dots"])
 def test_what_was_tried_is_in_the_manifest(name: str, request: pytest.FixtureRequest) -> None:
     told = manifest(request.getfixturevalue(name))
-    shapes = [t for t in told["tried"] if "copies" in t]
+    shapes = [t for t in told["tried"] if "partition" in t]
     routers = [t for t in told["tried"] if "router_bytes" in t]
     codes = [t for t in told["tried"] if "code_bytes" in t]
     assert len(shapes) + len(routers) + len(codes) == len(told["tried"]) and shapes and routers and codes
