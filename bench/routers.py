@@ -33,6 +33,7 @@ from vantage.prepare import prepare
 
 GOALS = ((1, 0.90), (10, 0.95), (100, 0.95))
 ASKED = 30_000
+MEMORY = 2 << 30
 METRICS = {"wordnet": "cosine", "sift": "l2"}
 Bools = npt.NDArray[np.bool_]
 
@@ -84,17 +85,23 @@ def nearest_centroid(rows: Rows, queries: F32, truth: npt.NDArray[np.int32], blo
     return cells(value, np.bincount(home, minlength=blocks), home[truth][:, :, None], rows.count)
 
 
-def measured(spooled: Spool, metric: str, asked: Queries, options: argparse.Namespace) -> None:
-    """Prints the table of one set."""
-    rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
-    assert asked.neighbors is not None
-    chosen = Options(memory_bytes=2 << 30)
+def task_of(rows: Rows) -> Task:
+    """What routers are fitted with: rows held out for tuning, and rows as questions with their neighbours."""
     held = hold_out(rows.count, 0)
     tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
     sample = np.setdiff1d(np.arange(rows.count), held.all)
     learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
-    near = neighbour_graph(rows, learners, 100, seed=0, memory_bytes=2 << 30)
-    task = Task(rows, sample, tune, learners, near, 8.0, 100, chosen, [], lambda phase, done: None)
+    near = neighbour_graph(rows, learners, 100, seed=0, memory_bytes=MEMORY)
+    return Task(
+        rows, sample, tune, learners, near, 8.0, 100, Options(memory_bytes=MEMORY), [], lambda phase, done: None
+    )
+
+
+def measured(spooled: Spool, metric: str, asked: Queries, options: argparse.Namespace) -> None:
+    """Prints the table of one set."""
+    rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
+    assert asked.neighbors is not None
+    task = task_of(rows)
     queries = [prepare(v.tolist(), index_section(rows, 1, rows.count)) for v in asked.vectors]
     print(f"{'':44}      by one threshold        a fixed number of blocks   seconds")
     print(f"{'% of rows read':44}" + 2 * "    r@1    r@10   r@100")
@@ -105,8 +112,8 @@ def measured(spooled: Spool, metric: str, asked: Queries, options: argparse.Name
     graph = None
     for name in options.partitions.split(","):
         if name != "kmeans" and graph is None:
-            graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=2 << 30)
-        base = PARTITIONS[name](rows, sample, options.blocks, graph, 0, lambda done: None)
+            graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
+        base = PARTITIONS[name](rows, task.sample, options.blocks, graph, 0, lambda done: None)
         copies = SPILLS["soar"](rows, base)
         for share in (float(s) for s in options.shares.split(",")):
             for router in options.routers.split(","):

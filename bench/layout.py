@@ -1,0 +1,133 @@
+"""What file order and range plan save: GETs, bytes and modelled time, with and without each part.
+
+    python bench/layout.py DATA [--sets wordnet,sift] [--blocks 512] [--share 0.5]
+
+DATA holds wordnet/ and sift/. One trained router with SOAR copies; scores are exact and a row takes 5 bits a dimension.
+A line reads what reaches recall@100 0.95 on the held-out queries, off its own price curve: so it compares layouts, not
+promises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from routers import METRICS, task_of
+
+from build_index.evaluate import Queries, read_queries
+from build_index.fit import fitted, middle_code, probabilities_of, reordered
+from build_index.measure import Reads, block_bytes, plans, price_for
+from build_index.partition import PARTITIONS
+from build_index.rows import Ints, Rows, row_scale
+from build_index.shape import P, Shape, index_section
+from build_index.source import open_source
+from build_index.spill import SPILLS
+from build_index.spool import spool
+from vantage import kernels, plan
+from vantage.format import aligned
+from vantage.prepare import prepare
+
+GOAL = 0.95
+Way = Callable[[P, Ints, int], Reads]
+
+
+def a_get_each(p: P, sizes: Ints, price: int) -> Reads:
+    """Every block that is worth its price alone, each in a GET of its own."""
+    read = (p.astype(np.int64) << plan.PRICE_BITS) > price * sizes
+    return Reads(read, [sizes[one].tolist() for one in read])
+
+
+def best_ranges(p: P, sizes: Ints, price: int) -> Reads:
+    """The six ranges of most value, none split, however long."""
+    at = np.cumsum([0, *map(aligned, sizes.tolist())])
+    size, flags = array("I", sizes.tolist()), bytearray(len(sizes))
+    out, scratch = array("I", bytes(8 * plan.LANES)), bytearray(len(sizes) * (plan.LANES + 1))
+    read, ranges = np.zeros(p.shape, bool), []
+    for i, one in enumerate(p):
+        found = kernels.plan_ranges(memoryview(np.ascontiguousarray(one)), size, flags, price, plan.LANES, out, scratch)
+        pairs = [(out[2 * j], out[2 * j + 1]) for j in range(found)]
+        for low, high in pairs:
+            read[i, low:high] = True
+        ranges.append([int(at[high - 1] + sizes[high - 1] - at[low]) for low, high in pairs])
+    return Reads(read, ranges)
+
+
+def halved(p: P, sizes: Ints, price: int) -> Reads:
+    """The same, and idle lanes take halves; no plan of fewer ranges is weighed."""
+    usual, plan.SHORT_BYTES = plan.SHORT_BYTES, 1 << 60
+    try:
+        return plans(p, sizes, price)
+    finally:
+        plan.SHORT_BYTES = usual
+
+
+def show(
+    what: str, shape: Shape, p: P, order: Ints, truth: np.ndarray, sizes_of: Callable[[Shape], Ints], way: Way
+) -> None:
+    """One line."""
+    shape, p = reordered(shape, order), np.ascontiguousarray(p[:, order])
+    sizes = sizes_of(shape)
+    price = price_for(lambda at: float(shape.holds(truth, way(p, sizes, at).blocks).mean()), GOAL)
+    reads = way(p, sizes, price or 0)
+    ms = reads.ms
+    print(
+        f"{what:56}{reads.gets:7.2f}{reads.nbytes / 1e6:8.2f}{reads.blocks.sum(1).mean():8.1f}"
+        f"{np.median(ms):8.1f}{np.quantile(ms, 0.99):8.1f}",
+        flush=True,
+    )
+
+
+def compare(rows: Rows, asked: Queries, blocks: int, share: float) -> None:
+    """Prints the table of one set."""
+    task = task_of(rows)
+    assert asked.neighbors is not None
+    truth = asked.neighbors[:, :100]
+    section = index_section(rows, 1, rows.count)
+    queries = [prepare(v.tolist(), section) for v in asked.vectors]
+    base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
+    copies = SPILLS["soar"](rows, base)
+    _, first = fitted(task, base, copies.best(0), "lse", lambda done: None)
+    shape, order = fitted(task, base, copies.best(share), "trained", lambda done: None)
+    p = probabilities_of(rows, shape, queries)
+    number = np.argsort(order)  # where a block of the partition is now
+    as_built, untouched = np.arange(blocks), number
+    by_plain = number[first]
+
+    def sizes_of(of: Shape) -> Ints:
+        return block_bytes(of.sizes(), middle_code(rows), 8.0)
+
+    print(f"{'':56}   GETs      MB  blocks     p50     p99 ms")
+    for what, how, way in (
+        ("a GET a block", as_built, a_get_each),
+        ("six ranges, blocks as the partition numbered them", untouched, best_ranges),
+        ("six ranges, order of lse without copies", by_plain, best_ranges),
+        ("six ranges, order found again after copies and training", as_built, best_ranges),
+        ("  and idle lanes take halves of long ranges", as_built, halved),
+        ("  and fewer, evener ranges are weighed (what is built)", as_built, plans),
+    ):
+        show(what, shape, p, how, truth, sizes_of, way)
+
+
+def main() -> None:
+    """Prints a table a set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", default="wordnet,sift")
+    parser.add_argument("--blocks", type=int, default=512)
+    parser.add_argument("--share", type=float, default=0.5)
+    options = parser.parse_args()
+    for name in options.sets.split(","):
+        folder = options.data / name
+        source = open_source(sorted(folder.glob("part-*.parquet")) or [folder / "base.parquet"], attributes=[])
+        with tempfile.TemporaryDirectory() as scratch, spool(source, Path(scratch), metric=METRICS[name]) as spooled:
+            rows = Rows(spooled, METRICS[name], row_scale(METRICS[name], spooled.norm_mean, spooled.norm_max))
+            print(f"\n{name}: {rows.count} rows, {options.blocks} blocks, {options.share} copies a row")
+            compare(rows, read_queries(folder / "queries.parquet", None), options.blocks, options.share)
+
+
+if __name__ == "__main__":
+    main()
