@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import InputError
-from vantage.format import Contract
+from vantage.format import BLOCKS_MAX, Contract, LseSection
 
 from .codecs import lrsq
 from .contract import calibrated, price_at, target_point
@@ -23,7 +23,7 @@ from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, probabili
 from .graph import Graph, neighbour_graph
 from .measure import Reads, block_bytes, full_scan, plans
 from .partition import PARTITIONS, VOTERS, Partition
-from .routers import ROUTERS
+from .routers import ROUTERS, lse
 from .rows import Ints, Rows
 from .shape import P, Shape, prepared
 from .spill import SPILLS, Copies, misses
@@ -31,6 +31,9 @@ from .truth import HeldOut, hold_out, truth_of
 
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
 SHARES = (0.0, 0.35, 0.6, 1.0)  # of rows copied, as candidates
+GRAPH_K = 10  # measured on WordNet: 15% fewer rows than k-means at recall@10, 10% more at recall@100
+MANY_ROWS = 2_000_000  # of more, one number of blocks is tried
+TABLE_BYTES_MAX = 6 << 20  # of a router in the root: with directory and centres, 8 MB stay resident
 CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
 ASKED = 30_000  # rows that routers learn from, as questions
@@ -93,7 +96,8 @@ def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
 
 def _questions(rows: Rows, sample: Ints, options: Options, say: Say) -> tuple[Ints, Graph]:
     """Rows of the sample as questions and their near rows, where a router or copies are to learn from them."""
-    if not any(ROUTERS[name].trains for name in _routers(rows, options)) and options.spill != "misses":
+    most = _block_counts(rows.count)[-1]
+    if not any(ROUTERS[name].trains for name in _routers(rows, most, options)) and options.spill != "misses":
         return np.empty(0, np.int64), np.empty((0, NEAR), np.int32)
     drawn = np.random.default_rng([options.seed, 5]).choice(sample, min(ASKED, len(sample)), replace=False)
     asked = np.sort(drawn)
@@ -104,18 +108,21 @@ def _questions(rows: Rows, sample: Ints, options: Options, say: Say) -> tuple[In
     return asked, near
 
 
-def _routers(rows: Rows, options: Options) -> list[str]:
-    """Names of the routers to measure."""
+def _routers(rows: Rows, blocks: int, options: Options) -> list[str]:
+    """Names of the routers to measure: two-level where a table of sub-centroids is too much to keep resident."""
     if options.router is not None:
         return [options.router]
+    if blocks * lse.SUBS * LseSection.stride(lse.bits_of(rows.dimension), rows.dimension) > TABLE_BYTES_MAX:
+        return ["two-level"]
     trains = not options.fast and rows.count >= TRAINED_ROWS_MIN and options.memory_bytes >= TRAINING_BYTES_MIN
     return ["lse", "trained"] if trains else ["lse"]
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """Blocks in file order with a router, and all the copies that could be made."""
+    """Blocks in file order with a router, and all the copies that could be made. partition: its name."""
 
+    partition: str
     shape: Shape
     copies: Copies
 
@@ -124,22 +131,22 @@ class _Draft:
 
 
 def _drafts(task: Task) -> list[_Draft]:
-    """For each number of blocks, the copies that route in the least time, by the lse router with a middle code."""
+    """For each partition and number of blocks, the copies that route in the least time, by lse with a middle code."""
     out = []
     rows, options = task.rows, task.options
-    quick = options.router if options.router is not None and not ROUTERS[options.router].trains else "lse"
-    name, spill = options.partition or "kmeans", options.spill or "soar"
-    graph = _graph(task) if name != "kmeans" else None
-    for blocks in _block_counts(rows.count):
+    names, spill = _partitions(rows, options), options.spill or "soar"
+    graph = _graph(task) if names != ["kmeans"] else None
+    for name, blocks in product(names, _block_counts(rows.count)):
+        quick = next((name for name in _routers(rows, blocks, options) if not ROUTERS[name].trains), "lse")
         base = PARTITIONS[name](
             rows, task.sample, blocks, graph, options.seed, partial(task.say, f"partition {name}, {blocks} blocks")
         )
-        phase = partial(task.say, f"copies and router, {blocks} blocks")
+        phase = partial(task.say, f"copies and router, {name}, {blocks} blocks")
         phase(0.0)
         copies = _missed(task, base, quick) if spill == "misses" else SPILLS[spill](rows, base)
         shares = [0.0] if spill == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
         shape, order = fitted(task, base, copies.best(max(shares)), quick, phase)
-        draft = _Draft(shape, copies.reordered(order))
+        draft = _Draft(name, shape, copies.reordered(order))
         p, best = probabilities_of(rows, shape, task.tune.queries), (np.inf, shape)
         for share in shares:
             tried = draft.with_share(share)
@@ -152,6 +159,14 @@ def _drafts(task: Task) -> list[_Draft]:
         out.append(replace(draft, shape=best[1]))
         phase(1.0)
     return out
+
+
+def _partitions(rows: Rows, options: Options) -> list[str]:
+    """Names of the partitions to measure: a cut of the neighbour graph reads less than k-means where k is small."""
+    if options.partition is not None:
+        return [options.partition]
+    cuts = options.k <= GRAPH_K and not options.fast and TRAINED_ROWS_MIN <= rows.count <= MANY_ROWS
+    return ["kmeans", "graph"] if cuts else ["kmeans"]
 
 
 def _missed(task: Task, base: Partition, router: str) -> Copies:
@@ -184,16 +199,17 @@ def _graph(task: Task) -> Graph:
 def _choose_router(task: Task, drafts: list[_Draft]) -> tuple[_Draft, P]:
     """The blocks and the router that answer in the least modelled time; and p of the tuning queries."""
     best: tuple[float, _Draft, P] | None = None
-    for draft, name in product(drafts, _routers(task.rows, task.options)):
+    for draft, name in ((d, name) for d in drafts for name in _routers(task.rows, d.shape.blocks, task.options)):
         phase = partial(task.say, f"router {name}, {draft.shape.blocks} blocks")
         phase(0.0)
         if name != draft.shape.router:
             shape, order = fitted(task, draft.shape.partition, draft.shape.copy, name, phase)
-            draft = _Draft(shape, draft.copies.reordered(order))
+            draft = _Draft(draft.partition, shape, draft.copies.reordered(order))
         p = probabilities_of(task.rows, draft.shape, task.tune.queries)
         reads = routed(task, draft.shape, p, task.tune)
         task.tried.append({
-            "blocks": draft.shape.blocks, "router": name, "router_bytes": len(draft.shape.section.pack()),
+            "partition": draft.partition, "blocks": draft.shape.blocks, "router": name,
+            "router_bytes": len(draft.shape.section.pack()),
             "routed_recall": round(task.routed_recall, 4), **_cost(reads),
         })  # fmt: skip
         if best is None or reads.ms.mean() < best[0]:
@@ -250,11 +266,10 @@ def _cost(reads: Reads) -> dict[str, float]:
 
 
 def _block_counts(rows: int) -> list[int]:
-    """Powers of two near rows / 112 and half of it; few blocks for few rows."""
-    most = max(1, min(1 << 14, rows // 16))
+    """Powers of two near rows / 112 and half of it; few blocks for few rows, and half alone of many."""
     near = int(2 ** np.rint(np.log2(max(1.0, rows / BLOCK_ROWS))))
-    near = max(1, min(near, most))
-    return [near] if near < 64 or rows > 2_000_000 else [near, near // 2]
+    near = min(near, max(1, rows // 16), BLOCKS_MAX)
+    return [near] if near < 64 else [near // 2] if rows > MANY_ROWS else [near, near // 2]
 
 
 def _fits(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: float, options: Options) -> bool:

@@ -25,6 +25,7 @@ VOTERS = 50  # nearest rows that have a vote
 VOTE_ROWS = 4096  # at a time: VOTERS^2 comparisons each
 EDGES = 50  # of a row in the graph that is cut
 SLACK = 0.4  # a block of the cut over the mean
+TWO_LEVEL_BLOCKS = 8192  # from here on k-means goes by regions: its work grows with N sqrt(B), not N B
 
 
 Progress = Callable[[float], None]
@@ -174,12 +175,12 @@ def two_level(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
 
 
 def _kmeans(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: int, progress: Progress) -> Partition:
-    return partition(rows, sample, blocks, seed, progress)
+    return (partition if blocks < TWO_LEVEL_BLOCKS else two_level)(rows, sample, blocks, seed, progress)
 
 
 def _votes(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: int, progress: Progress) -> Partition:
     assert graph is not None
-    base = partition(rows, sample, blocks, seed, lambda done: progress(0.9 * done))
+    base = _kmeans(rows, sample, blocks, None, seed, lambda done: progress(0.9 * done))
     return votes(rows, sample, base, graph, progress=lambda done: progress(0.9 + 0.1 * done))
 
 

@@ -63,7 +63,7 @@ def test_a_point_at_the_target_reaches_it(name: str, request: pytest.FixtureRequ
 @pytest.mark.parametrize("name", ["words", "points", "dots"])
 def test_what_was_tried_is_in_the_manifest(name: str, request: pytest.FixtureRequest) -> None:
     told = manifest(request.getfixturevalue(name))
-    shapes = [t for t in told["tried"] if "partition" in t]
+    shapes = [t for t in told["tried"] if "spill" in t]
     routers = [t for t in told["tried"] if "router_bytes" in t]
     codes = [t for t in told["tried"] if "code_bytes" in t]
     assert len(shapes) + len(routers) + len(codes) == len(told["tried"]) and shapes and routers and codes
@@ -170,3 +170,17 @@ def test_a_promise_is_kept_nineteen_times_in_twenty() -> None:
     assert broken < 0.05
     few, many = contracts.promised(np.ones(20)), contracts.promised(np.ones(2000))
     assert few == 0.995 < 0.999 < many < 1
+
+
+def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
+    """A cut of the neighbour graph where k is small; two levels where a table would not stay resident; one size of many."""
+    rows = rows_of(clustered(5200, 8, 3), "l2", scale=None)
+    assert choosing._partitions(rows, Options()) == ["kmeans"]
+    assert choosing._partitions(rows, Options(k=10)) == ["kmeans", "graph"]
+    assert choosing._partitions(rows, Options(k=10, fast=True)) == ["kmeans"]
+    assert choosing._partitions(rows, Options(k=10, partition="votes")) == ["votes"]
+    assert choosing._routers(rows, 64, Options()) == ["lse", "trained"]
+    assert choosing._routers(rows, 1 << 17, Options()) == ["two-level"]
+    assert choosing._routers(rows, 1 << 17, Options(router="lse")) == ["lse"]
+    assert choosing._block_counts(115_659) == [1024, 512]
+    assert choosing._block_counts(4_000_000) == [16_384]

@@ -23,6 +23,7 @@ from .index import (
 )
 from .layout import (
     ATTRIBUTES,
+    BLOCKS_MAX,
     DIMENSION_MAX,
     GROUP,
     HEADER,
@@ -66,6 +67,7 @@ from .shard import (
 
 __all__ = [
     "ATTRIBUTES",
+    "BLOCKS_MAX",
     "Centres",
     "Contract",
     "Current",
