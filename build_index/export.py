@@ -189,7 +189,9 @@ def router_model(index: Index, pages: bytes = b"") -> onnx.ModelProto:
     rounded = g.op("Add", g.op("Mul", share, g.constant(UNITS, np.float64)), g.constant(0.5, np.float64))
     units = g.cast(g.cast(rounded, np.int32), np.float32)
     g.nodes.append(helper.make_node("Mul", [units, g.constant(1 / UNITS, np.float32)], ["probability"]))
-    g.nodes.append(helper.make_node("TopK", [units, g.constant([about.blocks], np.int64)], ["falling", "order"], axis=1))
+    g.nodes.append(
+        helper.make_node("TopK", [units, g.constant([about.blocks], np.int64)], ["falling", "order"], axis=1)
+    )
     graph = helper.make_graph(
         g.nodes,
         "router",
@@ -221,8 +223,6 @@ def routing_pages(path: Path, index: Index) -> bytes:
 
 def export_router(path: Path, out: Path) -> dict[str, Any]:
     """Writes the router of bucket/name to `out`. Returns what the model says of itself, and its bytes."""
-    if not out.parent.is_dir():
-        raise InputError(f"there is no folder {out.parent}", hint="name a file in one that exists")
     index = open_index(path)
     model = router_model(index, routing_pages(path, index))
     data = model.SerializeToString()
