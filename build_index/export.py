@@ -83,7 +83,7 @@ def _quantized(g: Graph, query: str, index: IndexSection) -> Quantized:
 
 
 def dots(g: Graph, i16: str, table: I8) -> str:
-    """f32 (n, M): the inner products of i16 f32 (n, d) with table (M, d), the integers that the kernels find, rounded.
+    """i32 (n, M): the inner products of i16 f32 (n, d) with table (M, d), the integers that the kernels find.
 
     A product of matrices adds f32 in an order of its own, so the query is cut into parts so small that no sum passes
     2^24: each is exact, and they are put together as i32.
@@ -98,7 +98,7 @@ def dots(g: Graph, i16: str, table: I8) -> str:
         low = g.op("Sub", part, g.op("Mul", above, step))
         total = _add(g, total, g.op("MatMul", low, matrix), shift)
         part, shift = above, shift + bits
-    return g.cast(_add(g, total, g.op("MatMul", part, matrix), shift), np.float32)
+    return _add(g, total, g.op("MatMul", part, matrix), shift)
 
 
 def _add(g: Graph, total: str, found: str, shift: int) -> str:
@@ -127,7 +127,8 @@ def mixture(
     """
     alpha = g.cast(g.op("Mul", query.scale, g.constant(beta, np.float64)), np.float32)
     slopes = g.op("Mul", alpha, g.constant(scale[None], np.float32))
-    logits = g.op("Add", g.constant(weight[None], np.float32), g.op("Mul", slopes, dots(g, query.i16, table)))
+    products = g.cast(dots(g, query.i16, table), np.float32)
+    logits = g.op("Add", g.constant(weight[None], np.float32), g.op("Mul", slopes, products))
     logits = g.op("Reshape", logits, g.constant([0, len(table) // subs, subs], np.int64))
     axis, lowest = g.constant([2], np.int64), g.constant(np.finfo(np.float32).min, np.float32)
     peak = g.op("Max", g.op("ReduceMax", logits, axis, keepdims=1), lowest)

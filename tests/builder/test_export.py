@@ -141,13 +141,13 @@ def test_integer_products_are_exact(dimension: int, most: int) -> None:
     i16 = np.rint(32767 * direction / np.linalg.norm(direction, axis=1, keepdims=True))
     g = Graph()
     out = dots(g, "i16", table)
-    f32 = onnx.TensorProto.FLOAT
-    ends = [onnx.helper.make_tensor_value_info(name, f32, [None, None]) for name in ("i16", out)]
+    types = {"i16": onnx.TensorProto.FLOAT, out: onnx.TensorProto.INT32}
+    ends = [onnx.helper.make_tensor_value_info(name, kind, [None, None]) for name, kind in types.items()]
     graph = onnx.helper.make_graph(g.nodes, "dots", ends[:1], ends[1:], g.constants)
     opset = [onnx.helper.make_opsetid("", export.OPSET)]
     model = onnx.helper.make_model(graph, ir_version=export.IR, opset_imports=opset)
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    wanted = (i16.astype(np.int64) @ table.T.astype(np.int64)).astype(np.float32)
+    wanted = i16.astype(np.int64) @ table.T.astype(np.int64)
     assert (session.run(None, {"i16": i16.astype(np.float32)})[0] == wanted).all()
 
 
