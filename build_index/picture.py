@@ -133,19 +133,20 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], x: Axis, y: Axis
 def panels(plots: Sequence[tuple[Axis, Mapping[str, Sequence[tuple[float, float]]]]], y: Axis, title: str) -> str:
     """SVG text of small plots side by side over one y axis, each (its x axis, its lines), points marked.
 
-    A line is named in the lower right corner of its plot. What lies outside of the axes is left out.
+    The lines of a plot are named above it. What lies outside of the axes is left out.
     """
     width = LEFT + len(plots) * (PANEL + PANEL_GAP)
-    out = _open(width, TOP + PANEL + BOTTOM, LEFT, title)
+    top = TOP + LABEL_GAP
+    out = _open(width, top + PANEL + BOTTOM, LEFT, title)
     for i, (x, series) in enumerate(plots):
-        box = Box(LEFT + i * (PANEL + PANEL_GAP), TOP, PANEL, PANEL)
+        box = Box(LEFT + i * (PANEL + PANEL_GAP), top, PANEL, PANEL)
         out += [*_frame(box, x, y), *([] if i else [_beside(box, y)])]
         for j, (name, points) in enumerate(series.items()):
             place, colour = _places(points, x, y, box), COLOURS[(j + 2) % len(COLOURS)]
             if place:
                 out.append(_line(place, colour))
             out += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in place]
-            out += _name(box.left + PANEL - 92, TOP + PANEL - LABEL_GAP * (len(series) - j - 0.25), colour, name)
+            out += _name(box.left + j * PANEL / len(series), top - LABEL_GAP / 2, colour, name)
     return "\n".join([*out, "</svg>", ""])
 
 
