@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ OPSET, IR = 18, 10  # the first with axes as inputs throughout; read by onnxrunt
 TABLE_VALUES_MAX = 1 << 28  # 256 MiB in the file, 1 GiB as the f32 that runtimes make of it
 EXACT = 1 << 24  # integers up to here are exact in f32, and so are their sums in any order
 NORM_MIN = 1e-300  # in place of 0, so that a zero vector gives zeros
+STEP = 1 << 14  # rows of a table at once
 UNITS = float(1 << 20)  # of probability, as the kernels count it
 I8 = npt.NDArray[np.int8]
 
@@ -88,8 +88,9 @@ def dots(g: Graph, i16: str, table: I8) -> str:
     A product of matrices adds f32 in an order of its own, so the query is cut into parts so small that no sum passes
     2^24: each is exact, and they are put together as i32.
     """
-    heaviest = max(1, int(np.abs(table.astype(np.int64)).sum(1).max()))
-    bits = min(15, int(math.log2(EXACT // heaviest)))
+    parts = (table[at : at + STEP].astype(np.int16) for at in range(0, len(table), STEP))
+    heaviest = max(1, *(int(np.abs(part).sum(1).max()) for part in parts))
+    bits = min(15, (EXACT // heaviest).bit_length() - 1)
     matrix = g.op("Transpose", g.cast(g.constant(table, np.int8), np.float32), perm=[1, 0])
     part, total, shift = i16, "", 0
     while shift + bits < 15:  # i16 = low + 2^bits above, low from 0 to 2^bits - 1
