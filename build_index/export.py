@@ -220,7 +220,10 @@ def routing_pages(path: Path, index: Index) -> bytes:
     """routing.bin of an index in a folder, or nothing where its router has none."""
     if not isinstance(index.root.router, TwoLevelSection):
         return b""
-    return (path / index.current.generation / "routing.bin").read_bytes()
+    file = path / index.current.generation / "routing.bin"
+    if not file.is_file():
+        raise DamagedError(f"{file} is missing", hint="copy the whole index")
+    return file.read_bytes()
 
 
 def export_router(path: Path, out: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from small import RowsOf, clustered, vantage
 from build_index import export
 from build_index.agreement import BATCH, HEAD, TOLERANCE, Said, agreement, by_kernels, by_node, by_python
 from build_index.evaluate import open_index
-from build_index.export import Graph, dots, router_model
+from build_index.export import Graph, dots, router_model, routing_pages
 from build_index.partition import partition
 from build_index.routers import lse, two_level
 from build_index.shape import index_section
@@ -178,6 +178,8 @@ def test_two_levels_are_refused_when_large_or_damaged(
     index, pages, _ = two_levels(rows_of, 4)
     with pytest.raises(DamagedError, match="routing.bin: checksum of page 0"):
         router_model(index, bytes([pages[0] ^ 1]) + pages[1:])
+    with pytest.raises(DamagedError, match="routing.bin is missing"):
+        routing_pages(tmp_path, index)
     monkeypatch.setattr(export, "TABLE_VALUES_MAX", 1000)
     with pytest.raises(LimitError, match="values in routing.bin is .*, the limit is 1000"):
         router_model(index, pages)
