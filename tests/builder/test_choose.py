@@ -173,7 +173,7 @@ def test_a_promise_is_kept_nineteen_times_in_twenty() -> None:
 
 
 def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
-    """A cut of the neighbour graph where k is small; two levels where a table would not stay resident; one size of many."""
+    """A cut of the neighbour graph where k is small, two levels where a table would not stay resident."""
     rows = rows_of(clustered(5200, 8, 3), "l2", scale=None)
     assert choosing._partitions(rows, Options()) == ["kmeans"]
     assert choosing._partitions(rows, Options(k=10)) == ["kmeans", "graph"]
