@@ -55,6 +55,8 @@ def _order(marks: Any) -> Ints:
     blocks = marks.shape[1]
     if blocks <= EXACT_BLOCKS_MAX:
         return _leaves(_counts(marks))
+    if not marks.nnz:  # no query probed any of them
+        return np.arange(blocks)
     axes = min(REGION_AXES, min(marks.shape) - 1)
     places = svds(marks, k=axes, v0=np.ones(min(marks.shape)), return_singular_vectors="vh")[2].T
     count = max(2, -(-blocks // min(REGION_BLOCKS, EXACT_BLOCKS_MAX)))

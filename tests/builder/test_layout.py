@@ -70,3 +70,11 @@ def test_above_the_exact_size_regions_are_ordered_first(monkeypatch: pytest.Monk
 def test_an_order_is_deterministic() -> None:
     p, _ = planted(80, 300)
     assert (file_order(p) == file_order(p)).all()
+
+
+def test_blocks_that_no_query_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than are ordered exactly: they form a region that nothing orders."""
+    monkeypatch.setattr(layout, "EXACT_BLOCKS_MAX", 20)
+    p = np.zeros((9, 600), np.uint32)
+    p[:, :60] = np.random.default_rng(2).integers(1, 99, (9, 60))
+    assert sorted(file_order(p).tolist()) == list(range(600))
