@@ -25,7 +25,7 @@ VOTERS = 50  # nearest rows that have a vote
 VOTE_ROWS = 4096  # at a time: VOTERS^2 comparisons each
 EDGES = 50  # of a row in the graph that is cut
 SLACK = 0.4  # a block of the cut over the mean
-TWO_LEVEL_BLOCKS = 8192  # from here on k-means goes by regions: its work grows with N sqrt(B), not N B
+TWO_LEVEL_BLOCKS = 4096  # from here on k-means goes by regions: its work grows with N sqrt(B), not N B
 
 
 Progress = Callable[[float], None]
@@ -134,7 +134,7 @@ def graph_partition(
 
 
 def two_level(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progress = lambda _: None) -> Partition:
-    """Balanced k-means into about sqrt(blocks) regions, then inside each of them: for 8,192 blocks and more.
+    """Balanced k-means into about sqrt(blocks) regions, then inside each of them: for 4,096 blocks and more.
 
     A region has blocks in proportion to its rows, with consecutive numbers. Work grows with N sqrt(blocks); rows are
     read in order, but for those of overfull blocks. Balance as in `partition`, but a row stays in its region.
