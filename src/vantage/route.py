@@ -9,8 +9,12 @@ from typing import Any, Protocol
 
 from . import kernels
 from .errors import DamagedError
-from .format import IndexSection, LseSection, TwoLevelSection
+from .format import IndexSection, LseSection, MlpSection, TwoLevelSection
 from .prepare import Prepared
+
+
+UNIT_MAX = 32767  # a hidden unit, in the query's integers
+SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite number of them
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,28 @@ class TwoLevelRouter:
         return Routed(out)
 
 
+class MlpRouter:
+    """A hidden layer of rectified units; an lse router over them and the query."""
+
+    def __init__(self, section: MlpSection, index: IndexSection) -> None:
+        self.section, self.index = section, index
+        self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
+        self._output = LseRouter(section.output, replace(index, dimension=section.units + index.dimension))
+
+    def route(self, query: Prepared) -> Routed:
+        section, dots = self.section, array("i", bytes(4 * self.section.units))
+        self._matvec(query.i16, section.table, section.units, self.index.dimension, dots)
+        # In units of the query's integers, so that both parts share one scale. Of a query of all zeros nothing is left.
+        unit = 1.0 / query.i16_scale if query.i16_scale > SCALE_MIN else 0.0
+        values = [s * dot + b * unit for s, dot, b in zip(section.scale, dots, section.bias, strict=True)]
+        hidden = array("h", [0 if v <= 0.0 else int(v + 0.5) if v < UNIT_MAX else UNIT_MAX for v in values])
+        return self._output.route(replace(query, i16=hidden + query.i16))
+
+
 ROUTERS: dict[str, Any] = {
     "centroids": LseRouter,
     "lse": LseRouter,
     "trained": LseRouter,
     "two-level": TwoLevelRouter,
+    "mlp": MlpRouter,
 }

@@ -49,7 +49,9 @@ from .root import (
     VectorPages,
 )
 from .routers import (
+    UNITS_STEP,
     LseSection,
+    MlpSection,
     RouterSection,
     TwoLevelSection,
 )
@@ -82,6 +84,7 @@ __all__ = [
     "LrsqSection",
     "LseSection",
     "METRICS",
+    "MlpSection",
     "ObjectName",
     "Objects",
     "Point",
@@ -94,6 +97,7 @@ __all__ = [
     "SEGMENT",
     "SHARD_MAGIC",
     "TwoLevelSection",
+    "UNITS_STEP",
     "VECTOR_BYTES",
     "VERSION",
     "VectorPages",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .index import IndexSection
-from .layout import Cursor, aligned, damaged, finite
+from .layout import DIMENSION_MAX, Cursor, aligned, damaged, finite
 
 _LSE = struct.Struct("<IIIff")
 
@@ -126,9 +126,60 @@ class TwoLevelSection:
         return cls(regions, bits, subs, beta, temperature, price, first, offset, size, crc, nbytes)
 
 
+_MLP = struct.Struct("<II")
+UNITS_STEP = 32  # a group of the 4-bit layout: the query follows the units without a gap
+
+
+@dataclass(frozen=True)
+class MlpSection:
+    """A network of one hidden layer: `units` rectified ones, and the query itself beside them.
+
+    bits: of the first layer, 4 or 8. table: its rows, one a unit, over d dimensions, as in LseSection. scale, bias f32
+    (units). A unit is scale <q, row> + bias, cut to 0 up to the norm of the query.
+    output: an lse router over the units and then the query, units + d dimensions.
+    """
+
+    bits: int
+    table: memoryview
+    scale: memoryview
+    bias: memoryview
+    output: LseSection
+
+    @property
+    def units(self) -> int:
+        return len(self.scale)
+
+    def pack(self) -> bytes:
+        n = self.units
+        return (
+            _MLP.pack(n, self.bits)
+            + struct.pack(f"<{n}f", *self.scale)
+            + struct.pack(f"<{n}f", *self.bias)
+            + bytes(self.table)
+            + self.output.pack()
+        )
+
+    @classmethod
+    def unpack(cls, body: memoryview, index: IndexSection, label: str) -> MlpSection:
+        cursor = Cursor(body, label)
+        n, bits = cursor.unpack(_MLP)
+        wide = n + index.dimension
+        if bits not in (4, 8) or not n or n % UNITS_STEP or wide > DIMENSION_MAX:
+            raise damaged(label, f"{n} units of {bits} bits beside {index.dimension} dimensions")
+        scale, bias = cursor.column("f", n), cursor.column("f", n)
+        table = cursor.take(n * LseSection.stride(bits, index.dimension))
+        finite(label, scale, bias)
+        output = LseSection.unpack(cursor.take(len(body) - cursor.at), replace(index, dimension=wide), label)
+        # Each unit may be as long as the query: what the kernel adds up must stay below 2^31.
+        if 32767**2 * (n + 1) * wide * (1 << (2 * output.bits - 2)) >= 1 << 62:
+            raise damaged(label, f"{n} units and {output.bits} bits overflow the sums")
+        return cls(bits, table, scale, bias, output)
+
+
 ROUTER_SECTIONS: dict[str, Any] = {
     "centroids": LseSection,
     "lse": LseSection,
     "trained": LseSection,
     "two-level": TwoLevelSection,
+    "mlp": MlpSection,
 }
