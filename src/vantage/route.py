@@ -12,7 +12,6 @@ from .errors import DamagedError
 from .format import IndexSection, LseSection, MlpSection, TwoLevelSection
 from .prepare import Prepared
 
-
 UNIT_MAX = 32767  # a hidden unit, in the query's integers
 SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite number of them
 

@@ -14,8 +14,7 @@ from test_trained import BLOCKS, log_loss, task_of
 
 from build_index.fit import fitted
 from build_index.partition import partition
-from build_index.routers import learn, lse, mlp, trained
-from build_index.rows import Rows
+from build_index.routers import lse, mlp
 from build_index.shape import index_section, probabilities
 from build_index.spill import soar
 from vantage.errors import DamagedError
@@ -102,7 +101,7 @@ def test_the_longest_units_and_queries_do_not_overflow() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
-    """On rows that trained nothing its loss is below that of lse; the same bytes for the same seed; order moves blocks."""
+    """On rows that trained nothing its loss is below that of lse. The same seed gives the same bytes."""
     monkeypatch.setattr(mlp, "STEPS", 60)
     rows = rows_of(clustered(3000, 40, 3), metric, scale=None)
     task = task_of(rows)
@@ -139,7 +138,8 @@ def test_section_comes_back_and_damage_is_named() -> None:
     for broken, of in (
         (body[:-1], index), (body + b"\0", index), (body[:20], index), (bad_scale.pack(), index), (body, index_of(100)),
         (body, replace(index, blocks=7)), (b"\x00" * 4 + body[4:], index), (b"\x21" + body[1:], index),
-        (body[:4] + b"\x05" + body[5:], index), (network(2048, 2080).pack(), wide), (network(2048, 2048, bits=8).pack(), wide),
+        (body[:4] + b"\x05" + body[5:], index), (network(2048, 2080).pack(), wide),
+            (network(2048, 2048, bits=8).pack(), wide),
     ):  # fmt: skip
         with pytest.raises(DamagedError):
             MlpSection.unpack(memoryview(broken), of, "router")
