@@ -44,8 +44,8 @@ def units_for(dimension: int, blocks: int) -> int:
     return max(fitting, default=UNITS_STEP)
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> MlpSection:
-    """Trains from the blocks' centres and random units; then the temperature, by cost.
+def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None], units: int | None = None) -> MlpSection:
+    """Trains from the blocks' centres and random units; then the temperature, by cost. units: as many as fit.
 
     Raises InputError where the dimension leaves no room for units beside it.
     """
@@ -60,7 +60,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> MlpSec
     beta = BETA * (2 if metric == "l2" else 1)
     weight = lse.weights(centres, metric, beta)
     live = np.isfinite(weight)
-    table, units = centres.table[:, 0], units_for(d, blocks)
+    table, units = centres.table[:, 0], units or units_for(d, blocks)
     rng = np.random.default_rng([lesson.seed, 7])
     first = rng.standard_normal((units, d), np.float32) / np.float32(d**0.5)
     start = {
