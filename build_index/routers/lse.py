@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,17 @@ def quantized(flat: F32, bits: int) -> tuple[bytes, F32]:
     padded = np.zeros((len(flat), aligned(flat.shape[1], 16)), np.int8)
     padded[:, : flat.shape[1]] = values
     return padded.tobytes(), scale
+
+
+def rounded(rows: Any, bits: int) -> Any:
+    """JAX rows (n, d) as `quantized` keeps them; slopes pass as if they were not."""
+    import jax
+    import jax.numpy as jnp
+
+    top = (1 << (bits - 1)) - 1
+    scale = jnp.abs(rows).max(1, keepdims=True) / top
+    kept = jnp.rint(rows / jnp.where(scale > 0, scale, 1)) * scale
+    return rows + jax.lax.stop_gradient(kept - rows)
 
 
 def ordered(section: LseSection, order: Ints) -> LseSection:

@@ -73,9 +73,9 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None], units: in
 
     def scores(now: dict[str, Any], q: Any) -> Any:
         length = jnp.linalg.norm(q, axis=1, keepdims=True)
-        hidden = jnp.clip(q @ _rounded(now["first"]).T + now["bias"], 0, length)
+        hidden = jnp.clip(q @ lse.rounded(now["first"], BITS).T + now["bias"], 0, length)
         table = now["table"] - now["table"][live].mean(0)
-        logit = jnp.exp(now["log_beta"]) * (jnp.concatenate([hidden, q], 1) @ _rounded(table).T)
+        logit = jnp.exp(now["log_beta"]) * (jnp.concatenate([hidden, q], 1) @ lse.rounded(table, BITS).T)
         return jnp.where(live, logit + now["weight"], -1e9)
 
     lesson = more_questions(lesson)
@@ -115,14 +115,3 @@ def section(found: dict[str, F32], weight: F32) -> MlpSection:
 def ordered(section: MlpSection, order: Ints) -> MlpSection:
     """Block order[i] as number i."""
     return replace(section, output=lse.ordered(section.output, order))
-
-
-def _rounded(rows: Any) -> Any:
-    """rows (n, d) as lse.quantized keeps them; slopes pass as if they were not."""
-    import jax
-    import jax.numpy as jnp
-
-    top = (1 << (BITS - 1)) - 1
-    scale = jnp.abs(rows).max(1, keepdims=True) / top
-    kept = jnp.rint(rows / jnp.where(scale > 0, scale, 1)) * scale
-    return rows + jax.lax.stop_gradient(kept - rows)

@@ -9,7 +9,16 @@ from typing import Any, Protocol
 
 from . import kernels
 from .errors import DamagedError
-from .format import IndexSection, LseSection, MlpSection, TwoLevelSection
+from .format import (
+    NO_CHILD,
+    TREE_UNITS,
+    TREE_WAYS,
+    IndexSection,
+    LseSection,
+    MlpSection,
+    TreeSection,
+    TwoLevelSection,
+)
 from .prepare import Prepared
 
 UNIT_MAX = 32767  # a hidden unit, in the query's integers
@@ -119,11 +128,59 @@ class MlpRouter:
     def route(self, query: Prepared) -> Routed:
         section, dots = self.section, array("i", bytes(4 * self.section.units))
         self._matvec(query.i16, section.table, section.units, self.index.dimension, dots)
-        # In units of the query's integers, so that both parts share one scale. Of a query of all zeros nothing is left.
-        unit = 1.0 / query.i16_scale if query.i16_scale > SCALE_MIN else 0.0
-        values = [s * dot + b * unit for s, dot, b in zip(section.scale, dots, section.bias, strict=True)]
-        hidden = array("h", [0 if v <= 0.0 else int(v + 0.5) if v < UNIT_MAX else UNIT_MAX for v in values])
+        hidden = _rectified(dots, section.scale, section.bias, query)
         return self._output.route(replace(query, i16=hidden + query.i16))
+
+
+class TreeRouter:
+    """From the root down, the `beam` most probable nodes of each level split their probability over their children."""
+
+    def __init__(self, section: TreeSection, index: IndexSection) -> None:
+        self.section, self.index = section, index
+        self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
+        self._stride = LseSection.stride(section.bits, index.dimension) * TREE_UNITS
+
+    def route(self, query: Prepared) -> Routed:
+        found: dict[int, float] = {}  # block -> probability, in units of 2^-20
+        level = [(float(1 << 20), 0)]
+        while level:
+            below: list[tuple[float, int]] = []
+            for whole, node in level:
+                at = node * TREE_WAYS
+                for child, p in zip(self.section.child[at : at + TREE_WAYS], self._split(query, node), strict=True):
+                    if child >= 0:
+                        below.append((whole * p / (1 << 20), child))
+                    elif child != NO_CHILD:
+                        found[-1 - child] = whole * p / (1 << 20)
+            level = sorted(below, key=lambda one: (-one[0], one[1]))[: self.section.beam]
+        blocks = sorted(found)
+        return Routed(array("I", [int(found[b] + 0.5) for b in blocks]), array("I", blocks))
+
+    def _split(self, query: Prepared, node: int) -> array[int]:
+        """Probabilities of the children of a node, in units of 2^-20."""
+        section, first, at = self.section, node * TREE_UNITS, node * TREE_WAYS
+        dots, sums = array("i", bytes(4 * TREE_UNITS)), array("i", bytes(4 * TREE_WAYS))
+        table = section.table[node * self._stride : (node + 1) * self._stride]
+        self._matvec(query.i16, table, TREE_UNITS, self.index.dimension, dots)
+        units = slice(first, first + TREE_UNITS)
+        hidden = _rectified(dots, section.scale[units], section.bias[units], query)
+        kernels.matvec_i8(hidden, section.out[at * TREE_UNITS :], TREE_WAYS, TREE_UNITS, sums)
+        out, scratch, ways = array("I", bytes(4 * TREE_WAYS)), bytearray(4 * TREE_WAYS), slice(at, at + TREE_WAYS)
+        kernels.block_probabilities(
+            sums, section.out_scale[ways], section.out_weight[ways], 1, query.i16_scale, section.temperature, out,
+            scratch,
+        )  # fmt: skip
+        return out
+
+
+def _rectified(dots: array[int], scale: memoryview, bias: memoryview, query: Prepared) -> array[int]:
+    """i16 of hidden units from their dots, cut to 0 up to the norm of the query.
+
+    They are in the query's integers, so that both share one scale. Of a query of all zeros nothing is left.
+    """
+    unit = 1.0 / query.i16_scale if query.i16_scale > SCALE_MIN else 0.0
+    values = [s * dot + b * unit for s, dot, b in zip(scale, dots, bias, strict=True)]
+    return array("h", [0 if v <= 0.0 else int(v + 0.5) if v < UNIT_MAX else UNIT_MAX for v in values])
 
 
 ROUTERS: dict[str, Any] = {
@@ -132,4 +189,5 @@ ROUTERS: dict[str, Any] = {
     "trained": LseRouter,
     "two-level": TwoLevelRouter,
     "mlp": MlpRouter,
+    "tree": TreeRouter,
 }

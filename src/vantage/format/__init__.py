@@ -49,10 +49,14 @@ from .root import (
     VectorPages,
 )
 from .routers import (
+    NO_CHILD,
+    TREE_UNITS,
+    TREE_WAYS,
     UNITS_STEP,
     LseSection,
     MlpSection,
     RouterSection,
+    TreeSection,
     TwoLevelSection,
 )
 from .shard import (
@@ -85,6 +89,7 @@ __all__ = [
     "LseSection",
     "METRICS",
     "MlpSection",
+    "NO_CHILD",
     "ObjectName",
     "Objects",
     "Point",
@@ -96,6 +101,9 @@ __all__ = [
     "SECTION",
     "SEGMENT",
     "SHARD_MAGIC",
+    "TREE_UNITS",
+    "TREE_WAYS",
+    "TreeSection",
     "TwoLevelSection",
     "UNITS_STEP",
     "VECTOR_BYTES",
