@@ -1,6 +1,6 @@
 """What the size of the network buys: bytes of a router against the rows it reads, and its time in Wasm.
 
-    python bench/networks.py DATA [--sets wordnet,sift] [--blocks 1024] [--units 32,96,256,512] [--svg FILE]
+    python bench/networks.py DATA [--sets wordnet,sift] [--blocks 1024] [--shares 0.0625,0.125,0.25,0.5] [--svg FILE]
 
 DATA holds wordnet/ and sift/. Blocks, copies and the columns in percent of rows are those of bench/routers.py at one
 threshold, on the held-out queries. Beside the routers stands trained with as many questions as mlp asks. ms is one
@@ -91,7 +91,7 @@ def wasm_ms(shape: Shape, index: IndexSection, queries: list[Prepared], p: P) ->
     return float(ms)
 
 
-def measured(rows: Rows, folder: Path, blocks: int, units: list[int]) -> dict[str, list[tuple[float, float]]]:
+def measured(rows: Rows, folder: Path, blocks: int, shares: list[float]) -> dict[str, list[tuple[float, float]]]:
     """Prints a row a router; (MB, % of rows at recall@100 0.95) of each, the networks as one line."""
     asked = read_queries(folder / "queries.parquet", None)
     assert asked.neighbors is not None
@@ -111,23 +111,23 @@ def measured(rows: Rows, folder: Path, blocks: int, units: list[int]) -> dict[st
         ("trained", "trained", task, None),
         ("trained, as asked", "trained", wide, None),
     ]
-    cases += [(f"mlp {n}", "mlp", wide, n) for n in units]
+    cases += [(f"mlp {share}", "mlp", wide, share) for share in shares]
     points: dict[str, list[tuple[float, float]]] = {}
     print(f"{'router':20}{'KB':>8}{'r@1':>8}{'r@10':>8}{'r@100':>8}{'Wasm ms':>9}{'fit s':>7}")
     for label, name, of, size in cases:
         began = time.monotonic()
-        with patch.dict(ROUTERS, mlp=Router(partial(mlp.fit, units=size), mlp.ordered, trains=True)):
+        with patch.dict(ROUTERS, mlp=Router(partial(mlp.fit, share=size or mlp.SHARE), mlp.ordered, trains=True)):
             shape, _ = fitted(of, base, copy, name, lambda done: None)
         seconds = time.monotonic() - began
         index = index_section(rows, blocks, rows.count + shape.copies, name)
         p, sizes = probabilities(name, shape.section, index, queries), shape.sizes()
         places = np.concatenate([shape.partition.home[:, None], shape.copy], 1)[asked.neighbors]
         value = p / np.maximum(sizes, 1)
-        share = [100 * threshold(value, sizes, places[:, :k], goal) / rows.count for k, goal in GOALS]
+        read = [100 * threshold(value, sizes, places[:, :k], goal) / rows.count for k, goal in GOALS]
         ms, nbytes = wasm_ms(shape, index, queries[:TIMED], p[:TIMED]), len(shape.section.pack())
-        cells = "".join(f"{s:8.2f}" for s in share)
+        cells = "".join(f"{s:8.2f}" for s in read)
         print(f"{label:20}{nbytes / 1e3:8.0f}{cells}{ms:9.2f}{seconds:7.0f}", flush=True)
-        points.setdefault(label.split(" ")[0] if size else label, []).append((nbytes / 1e6, share[-1]))
+        points.setdefault(label.split(" ")[0] if size else label, []).append((nbytes / 1e6, read[-1]))
     return points
 
 
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", default="wordnet,sift")
     parser.add_argument("--blocks", default="1024")
-    parser.add_argument("--units", default="32,96,256,512")
+    parser.add_argument("--shares", default="0.0625,0.125,0.25,0.5")
     parser.add_argument("--svg", type=Path)
     options = parser.parse_args()
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -148,7 +148,7 @@ def main() -> None:
             rows = Rows(spooled, METRICS[name], row_scale(METRICS[name], spooled.norm_mean, spooled.norm_max))
             for blocks in (int(b) for b in options.blocks.split(",")):
                 print(f"\n{name}: {rows.count} rows, {blocks} blocks, {SHARE} copies", flush=True)
-                found = measured(rows, folder, blocks, [int(n) for n in options.units.split(",")])
+                found = measured(rows, folder, blocks, [float(s) for s in options.shares.split(",")])
                 lines |= {f"{label}, {name} {blocks}": sorted(points) for label, points in found.items()}
     if options.svg:
         everything = [point for points in lines.values() for point in points]

@@ -1,4 +1,4 @@
-"""mlp: rectified units beside the query itself, a quarter of trained's bytes, trained as it will be quantized."""
+"""mlp: a hidden layer of learned directions, a smaller table over them, a quarter of trained's bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from vantage.errors import InputError
 from vantage.format import DIMENSION_MAX, UNITS_STEP, LseSection, MlpSection
 
 from ..graph import neighbour_graph
@@ -17,76 +16,90 @@ from ..rows import F32, Ints
 from . import learn, lse
 
 BETA = 14.0  # to start from, as in trained
-UNITS_MAX = 512  # more take too long in Wasm
 SHARE = 0.25  # of the bytes of trained's table
-RATES = {"first": 4e-3, "bias": 4e-3, "table": 4e-3, "weight": 0.02, "log_beta": 0.01}
+UNITS = 0.4  # of the dimension at least, before a block has more sub-centroids
+RECTIFIED = 4  # one unit in so many; the others are signed
+RATES = {"first": 1e-3, "bias": 1e-3, "table": 1.5e-3, "weight": 0.02, "log_beta": 0.01}
 QUESTIONS = 120_000  # with 30,000 it reads 7% more rows on WordNet
-STEPS = 1200
+STEPS = 300
 BATCH = 1024
 TEMPERATURES = (0.7, 0.6, 0.85, 1.0)
 BITS = 4
 NEIGHBOURS_BYTES = 1 << 30  # of memory, as training itself may take
 
 
-def units_for(dimension: int, blocks: int) -> int:
-    """The most hidden units with which the network takes a quarter of the bytes of trained's table; 32 at least."""
+def shape_for(dimension: int, blocks: int, share: float) -> tuple[int, int]:
+    """(units, sub-centroids a block) within a share of the bytes of trained's table.
+
+    The most sub-centroids that leave units for 0.4 of the dimension, then the most units; 32 and 1 at least.
+    """
 
     def nbytes(rows: int, width: int, bits: int) -> int:
         return rows * (8 + LseSection.stride(bits, width))
 
-    budget = SHARE * nbytes(blocks * lse.SUBS, dimension, lse.bits_of(dimension))
-    most = min(UNITS_MAX, (DIMENSION_MAX - dimension) // UNITS_STEP * UNITS_STEP)
-    fitting = [
-        n
-        for n in range(UNITS_STEP, most + 1, UNITS_STEP)
-        if nbytes(n, dimension, BITS) + nbytes(blocks, n + dimension, BITS) <= budget
-    ]
-    return max(fitting, default=UNITS_STEP)
+    def most_units(subs: int) -> int:
+        fitting = range(UNITS_STEP, min(DIMENSION_MAX, dimension) + 1, UNITS_STEP)
+        return max(
+            (n for n in fitting if nbytes(n, dimension, BITS) + nbytes(blocks * subs, n, BITS) <= budget), default=0
+        )
+
+    budget = share * nbytes(blocks * lse.SUBS, dimension, lse.bits_of(dimension))
+    subs = next((s for s in range(lse.SUBS, 1, -1) if most_units(s) >= UNITS * dimension), 1)
+    return max(most_units(subs), UNITS_STEP), subs
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None], units: int | None = None) -> MlpSection:
-    """Trains from the blocks' centres and random units; then the temperature, by cost. units: as many as fit.
-
-    Raises InputError where the dimension leaves no room for units beside it.
-    """
+def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None], share: float = SHARE) -> MlpSection:
+    """Trains from sub-centroids in their principal directions; then the temperature, by cost."""
     import jax.numpy as jnp
+    from jax.nn import logsumexp
 
     d, blocks, metric = lesson.rows.dimension, lesson.blocks, lesson.rows.metric
-    if d > DIMENSION_MAX - UNITS_STEP:
-        raise InputError(f"--router mlp has no room beside {d} dimensions", hint="take another router")
-    centres = lse.sub_centroids(
-        lesson.rows.take(lesson.sample), lesson.partition.home[lesson.sample], blocks, lesson.seed, 1
-    )
+    units, subs = shape_for(d, blocks, share)
+    home = lesson.partition.home[lesson.sample]
+    parts = lse.sub_centroids(lesson.rows.take(lesson.sample), home, blocks, lesson.seed, subs)
     beta = BETA * (2 if metric == "l2" else 1)
-    weight = lse.weights(centres, metric, beta)
+    weight = lse.weights(parts, metric, beta)
     live = np.isfinite(weight)
-    table, units = centres.table[:, 0], units or units_for(d, blocks)
-    rng = np.random.default_rng([lesson.seed, 7])
-    first = rng.standard_normal((units, d), np.float32) / np.float32(d**0.5)
-    start = {
-        "first": first,
-        "bias": -(first @ table[live].mean(0)),
-        "table": np.concatenate([0.01 * rng.standard_normal((blocks, units), np.float32), table], 1),
-        "weight": np.where(live, weight, 0).astype(np.float32),
-        "log_beta": np.float32(np.log(beta)),
-    }
+    start = _start(parts.table.reshape(-1, d), live, units, lesson.seed)
+    start |= {"weight": np.where(live, weight, 0).astype(np.float32), "log_beta": np.array(np.log(beta), np.float32)}
+    signed = jnp.arange(units) < _linear(units)
 
     def scores(now: dict[str, Any], q: Any) -> Any:
         length = jnp.linalg.norm(q, axis=1, keepdims=True)
-        hidden = jnp.clip(q @ lse.rounded(now["first"], BITS).T + now["bias"], 0, length)
-        table = now["table"] - now["table"][live].mean(0)
-        logit = jnp.exp(now["log_beta"]) * (jnp.concatenate([hidden, q], 1) @ lse.rounded(table, BITS).T)
-        return jnp.where(live, logit + now["weight"], -1e9)
+        hidden = q @ lse.rounded(now["first"], BITS).T + now["bias"]
+        hidden = jnp.clip(hidden, jnp.where(signed, -length, 0), length)
+        table = lse.rounded(now["table"] - now["table"][live].mean(0), BITS)
+        logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
+        return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
 
     lesson = more_questions(lesson)
     progress(0.2)
     found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.2 + 0.7 * done))
-    made = section(found, np.where(live, found["weight"], -np.inf))
+    made = section(found, np.where(live, found["weight"], -np.inf), subs)
 
     def tempered(temperature: float) -> MlpSection:
         return replace(made, output=replace(made.output, temperature=temperature))
 
     return min((tempered(t) for t in TEMPERATURES), key=cost)
+
+
+def _linear(units: int) -> int:
+    """How many of the units are signed."""
+    return units - units // RECTIFIED
+
+
+def _start(table: F32, live: Any, units: int, seed: int) -> dict[str, F32]:
+    """first (units, d), bias, table (B S, units): principal directions of the rows that live, and rectified noise."""
+    rng, linear = np.random.default_rng([seed, 7]), _linear(units)
+    centred = np.where(live[:, None], table - table[live].mean(0), 0)
+    axes = np.linalg.eigh(centred.T @ centred)[1].T[::-1][:linear]
+    noise = rng.standard_normal((units - len(axes), table.shape[1]), np.float32) / np.float32(table.shape[1] ** 0.5)
+    unknown = 0.01 * rng.standard_normal((len(table), units - len(axes)), np.float32)
+    return {
+        "first": np.concatenate([axes, noise]).astype(np.float32),
+        "bias": np.zeros(units, np.float32),
+        "table": np.concatenate([centred @ axes.T, unknown], 1).astype(np.float32),
+    }
 
 
 def more_questions(lesson: Lesson) -> Lesson:
@@ -104,12 +117,12 @@ def more_questions(lesson: Lesson) -> Lesson:
     return replace(lesson, asked=asked[order], near=np.concatenate([lesson.near, found])[order])
 
 
-def section(found: dict[str, F32], weight: F32) -> MlpSection:
-    """The network as stored: first f32 (units, d), bias (units), table (B, units + d), log_beta; weight (B)."""
+def section(found: dict[str, F32], weight: F32, subs: int) -> MlpSection:
+    """The network as stored: first f32 (units, d), bias (units), table (B S, units), log_beta; weight (B S)."""
     table, scale = lse.quantized(found["first"], BITS)
-    output = lse.packed(found["table"], weight, 1, float(np.exp(found["log_beta"])), TEMPERATURES[0], BITS)
+    output = lse.packed(found["table"], weight, subs, float(np.exp(found["log_beta"])), TEMPERATURES[0], BITS)
     bias = np.asarray(found["bias"], np.float32)
-    return MlpSection(BITS, memoryview(table), memoryview(scale), memoryview(bias), output)
+    return MlpSection(BITS, _linear(len(bias)), memoryview(table), memoryview(scale), memoryview(bias), output)
 
 
 def ordered(section: MlpSection, order: Ints) -> MlpSection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import floor
 from typing import Any, Protocol
 
 from . import kernels
@@ -118,18 +119,18 @@ class TwoLevelRouter:
 
 
 class MlpRouter:
-    """A hidden layer of rectified units; an lse router over them and the query."""
+    """A hidden layer, and an lse router over its units in the place of the query."""
 
     def __init__(self, section: MlpSection, index: IndexSection) -> None:
         self.section, self.index = section, index
         self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
-        self._output = LseRouter(section.output, replace(index, dimension=section.units + index.dimension))
+        self._output = LseRouter(section.output, replace(index, dimension=section.units))
 
     def route(self, query: Prepared) -> Routed:
         section, dots = self.section, array("i", bytes(4 * self.section.units))
         self._matvec(query.i16, section.table, section.units, self.index.dimension, dots)
-        hidden = _rectified(dots, section.scale, section.bias, query)
-        return self._output.route(replace(query, i16=hidden + query.i16))
+        hidden = _hidden(dots, section.scale, section.bias, section.linear, query)
+        return self._output.route(replace(query, i16=hidden))
 
 
 class TreeRouter:
@@ -163,7 +164,7 @@ class TreeRouter:
         table = section.table[node * self._stride : (node + 1) * self._stride]
         self._matvec(query.i16, table, TREE_UNITS, self.index.dimension, dots)
         units = slice(first, first + TREE_UNITS)
-        hidden = _rectified(dots, section.scale[units], section.bias[units], query)
+        hidden = _hidden(dots, section.scale[units], section.bias[units], 0, query)
         kernels.matvec_i8(hidden, section.out[at * TREE_UNITS :], TREE_WAYS, TREE_UNITS, sums)
         out, scratch, ways = array("I", bytes(4 * TREE_WAYS)), bytearray(4 * TREE_WAYS), slice(at, at + TREE_WAYS)
         kernels.block_probabilities(
@@ -173,14 +174,19 @@ class TreeRouter:
         return out
 
 
-def _rectified(dots: array[int], scale: memoryview, bias: memoryview, query: Prepared) -> array[int]:
-    """i16 of hidden units from their dots, cut to 0 up to the norm of the query.
+def _hidden(dots: array[int], scale: memoryview, bias: memoryview, linear: int, query: Prepared) -> array[int]:
+    """i16 of hidden units from their dots: the first `linear` signed, the others at least 0, none beyond the query's norm.
 
-    They are in the query's integers, so that both share one scale. Of a query of all zeros nothing is left.
+    They are in the query's integers and share its scale. Of a query of all zeros nothing is left.
     """
     unit = 1.0 / query.i16_scale if query.i16_scale > SCALE_MIN else 0.0
     values = [s * dot + b * unit for s, dot, b in zip(scale, dots, bias, strict=True)]
-    return array("h", [0 if v <= 0.0 else int(v + 0.5) if v < UNIT_MAX else UNIT_MAX for v in values])
+    return _rounded(values[:linear], -UNIT_MAX) + _rounded(values[linear:], 0)
+
+
+def _rounded(values: list[float], low: int) -> array[int]:
+    """i16 (n): halves up, cut at low and UNIT_MAX."""
+    return array("h", [low if v <= low else floor(v + 0.5) if v < UNIT_MAX else UNIT_MAX for v in values])
 
 
 ROUTERS: dict[str, Any] = {

@@ -30,18 +30,19 @@ def index_of(dimension: int, blocks: int = 6, metric: str = "dot") -> IndexSecti
     return IndexSection(metric, dimension, 100, blocks, 1, "i64", "f32", "lrsq", "mlp", 1.0, 100)
 
 
-def network(dimension: int, units: int, blocks: int = 6, seed: int = 0, bits: int = 4) -> MlpSection:
+def network(dimension: int, units: int, blocks: int = 6, subs: int = 2, bits: int = 4) -> MlpSection:
     """Random numbers of a trained network's size."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     found = {
         "first": draw.normal(size=(units, dimension)).astype(np.float32),
         "bias": draw.normal(size=units).astype(np.float32) * 0.1,
-        "table": draw.normal(size=(blocks, units + dimension)).astype(np.float32),
+        "table": draw.normal(size=(blocks * subs, units)).astype(np.float32),
         "log_beta": np.float32(1),
     }
-    weight = np.where(np.arange(blocks) == 1, -np.inf, draw.normal(size=blocks)).astype(np.float32)
-    made = mlp.section(found, weight)
-    return replace(made, output=lse.packed(found["table"], weight, 1, 3.0, 0.7, bits)) if bits != 4 else made
+    gone = np.arange(blocks * subs) // subs == 1
+    weight = np.where(gone, -np.inf, draw.normal(size=blocks * subs)).astype(np.float32)
+    made = mlp.section(found, weight, subs)
+    return replace(made, output=lse.packed(found["table"], weight, subs, 3.0, 0.7, bits)) if bits != 4 else made
 
 
 def integers(table: memoryview, rows: int, width: int, bits: int) -> np.ndarray:
@@ -59,14 +60,15 @@ def in_numpy(section: MlpSection, index: IndexSection, query: Prepared) -> np.nd
     dots = integers(section.table, section.units, index.dimension, section.bits) @ q
     unit = 1 / query.i16_scale if query.i16_scale > 1e-25 else 0.0
     value = np.array(section.scale, np.float64) * dots + np.array(section.bias, np.float64) * unit
-    wide = np.concatenate([np.clip(np.floor(value + 0.5), 0, 32767).astype(np.int64), q])
+    low = np.where(np.arange(section.units) < section.linear, -32767, 0)
+    hidden = np.clip(np.floor(value + 0.5), low, 32767).astype(np.int64)
     output = section.output
-    sums = integers(output.table, len(output.scale), len(wide), output.bits) @ wide
+    sums = integers(output.table, len(output.scale), len(hidden), output.bits) @ hidden
     assert np.abs(dots).max() < 2**31
     assert np.abs(sums).max() < 2**31
     return reference.block_probabilities(
-        sums.reshape(-1, 1), np.array(output.scale, np.float32).reshape(-1, 1),
-        np.array(output.weight, np.float32).reshape(-1, 1), output.beta * query.i16_scale, output.temperature,
+        sums.reshape(-1, output.subs), np.array(output.scale, np.float32).reshape(-1, output.subs),
+        np.array(output.weight, np.float32).reshape(-1, output.subs), output.beta * query.i16_scale, output.temperature,
     )  # fmt: skip
 
 
@@ -87,11 +89,11 @@ def test_the_longest_units_and_queries_do_not_overflow() -> None:
     """Every integer at its end: all units as long as the query, rows of the largest numbers."""
     draw = np.random.default_rng(2)
     index = index_of(3000, metric="l2")
-    section = network(3000, 512)
+    section = network(3000, 2048)
     output = section.output
     for fill in (b"\x00", b"\xff", b"\x0f"):
         full = replace(
-            section, bias=memoryview(array("f", [1e9] * 512)),
+            section, bias=memoryview(array("f", [1e9] * 2048)),
             output=replace(output, table=memoryview(fill * len(output.table))),
         )  # fmt: skip
         for q in (np.full(3000, 1.0), draw.choice([-1.0, 1.0], 3000), np.eye(3000)[5], np.full(3000, 1e-20)):
@@ -102,7 +104,7 @@ def test_the_longest_units_and_queries_do_not_overflow() -> None:
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
     """On rows that trained nothing its loss is below that of lse. The same seed gives the same bytes."""
-    monkeypatch.setattr(mlp, "STEPS", 60)
+    monkeypatch.setattr(mlp, "STEPS", 40)
     rows = rows_of(clustered(3000, 40, 3), metric, scale=None)
     task = task_of(rows)
     base = partition(rows, task.sample, BLOCKS, 0)
@@ -120,10 +122,10 @@ def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pyt
 
 @pytest.mark.parametrize(("dimension", "blocks"), [(384, 1024), (128, 1024), (128, 16384), (768, 4096)])
 def test_a_quarter_of_the_bytes(dimension: int, blocks: int) -> None:
-    units = mlp.units_for(dimension, blocks)
-    size = len(network(dimension, units, blocks).pack())
+    units, subs = mlp.shape_for(dimension, blocks, 0.25)
+    size = len(network(dimension, units, blocks, subs).pack())
     table = blocks * lse.SUBS * (8 + LseSection.stride(4, dimension))
-    assert 0.8 * table / 4 < size < 1.001 * table / 4 or units == mlp.UNITS_MAX
+    assert 0.8 * table / 4 < size < 1.001 * table / 4
 
 
 def test_section_comes_back_and_damage_is_named() -> None:
@@ -134,12 +136,11 @@ def test_section_comes_back_and_damage_is_named() -> None:
     assert back.pack() == body
     assert (back.units, back.bits) == (32, 4)
     bad_scale = replace(section, scale=memoryview(array("f", [float("nan")] * 32)))
-    wide = index_of(2048)
     for broken, of in (
         (body[:-1], index), (body + b"\0", index), (body[:20], index), (bad_scale.pack(), index), (body, index_of(100)),
         (body, replace(index, blocks=7)), (b"\x00" * 4 + body[4:], index), (b"\x21" + body[1:], index),
-        (body[:4] + b"\x05" + body[5:], index), (network(2048, 2080).pack(), wide),
-            (network(2048, 2048, bits=8).pack(), wide),
+        (body[:8] + b"\x05" + body[9:], index), (network(40, 544, bits=8).pack(), index),
+            (network(40, 4128).pack(), index), (body[:4] + b"\x21" + body[5:], index),
     ):  # fmt: skip
         with pytest.raises(DamagedError):
             MlpSection.unpack(memoryview(broken), of, "router")

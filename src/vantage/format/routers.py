@@ -126,20 +126,21 @@ class TwoLevelSection:
         return cls(regions, bits, subs, beta, temperature, price, first, offset, size, crc, nbytes)
 
 
-_MLP = struct.Struct("<II")
-UNITS_STEP = 32  # a group of the 4-bit layout: the query follows the units without a gap
+_MLP = struct.Struct("<III")
+UNITS_STEP = 32  # dimensions of a group in the 4-bit layout
 
 
 @dataclass(frozen=True)
 class MlpSection:
-    """A network of one hidden layer: `units` rectified ones, and the query itself beside them.
+    """A network: `units` hidden ones, the first `linear` of them signed, the others rectified, and an output layer.
 
     bits: of the first layer, 4 or 8. table: its rows, one a unit, over d dimensions, as in LseSection. scale, bias f32
-    (units). A unit is scale <q, row> + bias, cut to 0 up to the norm of the query.
-    output: an lse router over the units and then the query, units + d dimensions.
+    (units). A unit is scale <q, row> + bias, cut at the norm of the query, a rectified one at 0 too.
+    output: an lse router over the units in the place of the query.
     """
 
     bits: int
+    linear: int
     table: memoryview
     scale: memoryview
     bias: memoryview
@@ -152,7 +153,7 @@ class MlpSection:
     def pack(self) -> bytes:
         n = self.units
         return (
-            _MLP.pack(n, self.bits)
+            _MLP.pack(n, self.linear, self.bits)
             + struct.pack(f"<{n}f", *self.scale)
             + struct.pack(f"<{n}f", *self.bias)
             + bytes(self.table)
@@ -162,18 +163,17 @@ class MlpSection:
     @classmethod
     def unpack(cls, body: memoryview, index: IndexSection, label: str) -> MlpSection:
         cursor = Cursor(body, label)
-        n, bits = cursor.unpack(_MLP)
-        wide = n + index.dimension
-        if bits not in (4, 8) or not n or n % UNITS_STEP or wide > DIMENSION_MAX:
-            raise damaged(label, f"{n} units of {bits} bits beside {index.dimension} dimensions")
+        n, linear, bits = cursor.unpack(_MLP)
+        if bits not in (4, 8) or not n or n % UNITS_STEP or n > DIMENSION_MAX or linear > n:
+            raise damaged(label, f"{n} units of {bits} bits, {linear} of them signed")
         scale, bias = cursor.column("f", n), cursor.column("f", n)
         table = cursor.take(n * LseSection.stride(bits, index.dimension))
         finite(label, scale, bias)
-        output = LseSection.unpack(cursor.take(len(body) - cursor.at), replace(index, dimension=wide), label)
+        output = LseSection.unpack(cursor.take(len(body) - cursor.at), replace(index, dimension=n), label)
         # Each unit may be as long as the query: what the kernel adds up must stay below 2^31.
-        if 32767**2 * (n + 1) * wide * (1 << (2 * output.bits - 2)) >= 1 << 62:
+        if 32767 * n << (output.bits - 1) >= 1 << 31:
             raise damaged(label, f"{n} units and {output.bits} bits overflow the sums")
-        return cls(bits, table, scale, bias, output)
+        return cls(bits, linear, table, scale, bias, output)
 
 
 _TREE = struct.Struct("<IIIf")
