@@ -92,7 +92,10 @@ def wasm_ms(shape: Shape, index: IndexSection, queries: list[Prepared], p: P) ->
 
 
 def measured(rows: Rows, folder: Path, blocks: int, shares: list[float]) -> dict[str, list[tuple[float, float]]]:
-    """Prints a row a router; (MB, % of rows at recall@100 0.95) of each, the networks as one line."""
+    """Prints a row a router; (MB, % of rows at recall@100 0.95) of each, the networks as one line.
+
+    shares: of the bytes of trained's table, a network each.
+    """
     asked = read_queries(folder / "queries.parquet", None)
     assert asked.neighbors is not None
     held = hold_out(rows.count, 0)
@@ -106,7 +109,7 @@ def measured(rows: Rows, folder: Path, blocks: int, shares: list[float]) -> dict
     lesson = mlp.more_questions(task.lesson(base, copy))
     wide = replace(task, asked=lesson.asked, near=lesson.near)
     queries = [prepare(v.tolist(), index_section(rows, 1, rows.count)) for v in asked.vectors]
-    cases = [
+    cases: list[tuple[str, str, Task, float | None]] = [
         ("lse", "lse", task, None),
         ("trained", "trained", task, None),
         ("trained, as asked", "trained", wide, None),
