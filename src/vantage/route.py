@@ -175,7 +175,7 @@ class TreeRouter:
 
 
 def _hidden(dots: array[int], scale: memoryview, bias: memoryview, linear: int, query: Prepared) -> array[int]:
-    """i16 of hidden units from their dots: the first `linear` signed, the others at least 0, none past the query's norm.
+    """i16 of hidden units from their dots: the first `linear` signed, others at least 0, none past the query's norm.
 
     They are in the query's integers and share its scale. Of a query of all zeros nothing is left.
     """
