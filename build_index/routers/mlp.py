@@ -23,7 +23,7 @@ RATES = {"first": 1e-3, "bias": 1e-3, "table": 1.5e-3, "weight": 0.02, "log_beta
 QUESTIONS = 120_000  # with 30,000 it reads 7% more rows on WordNet
 STEPS = 300
 BATCH = 1024
-TEMPERATURES = (0.7, 0.6, 0.85, 1.0)
+TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 BITS = 4
 NEIGHBOURS_BYTES = 1 << 30  # of memory, as training itself may take
 
