@@ -109,17 +109,18 @@ def measured(rows: Rows, folder: Path, blocks: int, shares: list[float]) -> dict
     lesson = mlp.more_questions(task.lesson(base, copy))
     wide = replace(task, asked=lesson.asked, near=lesson.near)
     queries = [prepare(v.tolist(), index_section(rows, 1, rows.count)) for v in asked.vectors]
-    cases: list[tuple[str, str, Task, float | None]] = [
-        ("lse", "lse", task, None),
-        ("trained", "trained", task, None),
-        ("trained, as asked", "trained", wide, None),
+    cases: list[tuple[str, str, Task, dict[str, float]]] = [
+        ("lse", "lse", task, {}),
+        ("trained", "trained", task, {}),
+        ("trained, as asked", "trained", wide, {}),
+        ("a quarter rectified", "mlp", wide, {"rectified": 0.25}),
     ]
-    cases += [(f"mlp {share}", "mlp", wide, share) for share in shares]
+    cases += [(f"mlp {share}", "mlp", wide, {"share": share}) for share in shares]
     points: dict[str, list[tuple[float, float]]] = {}
     print(f"{'router':20}{'KB':>8}{'r@1':>8}{'r@10':>8}{'r@100':>8}{'Wasm ms':>9}{'fit s':>7}")
-    for label, name, of, size in cases:
+    for label, name, of, settings in cases:
         began = time.monotonic()
-        with patch.dict(ROUTERS, mlp=Router(partial(mlp.fit, share=size or mlp.SHARE), mlp.ordered, trains=True)):
+        with patch.dict(ROUTERS, mlp=Router(partial(mlp.fit, **settings), mlp.ordered, trains=True)):
             shape, _ = fitted(of, base, copy, name, lambda done: None)
         seconds = time.monotonic() - began
         index = index_section(rows, blocks, rows.count + shape.copies, name)
@@ -130,7 +131,7 @@ def measured(rows: Rows, folder: Path, blocks: int, shares: list[float]) -> dict
         ms, nbytes = wasm_ms(shape, index, queries[:TIMED], p[:TIMED]), len(shape.section.pack())
         cells = "".join(f"{s:8.2f}" for s in read)
         print(f"{label:20}{nbytes / 1e3:8.0f}{cells}{ms:9.2f}{seconds:7.0f}", flush=True)
-        points.setdefault(label.split(" ")[0] if size else label, []).append((nbytes / 1e6, read[-1]))
+        points.setdefault("mlp" if "share" in settings else label, []).append((nbytes / 1e6, read[-1]))
     return points
 
 

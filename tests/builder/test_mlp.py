@@ -41,7 +41,7 @@ def network(dimension: int, units: int, blocks: int = 6, subs: int = 2, bits: in
     }
     gone = np.arange(blocks * subs) // subs == 1
     weight = np.where(gone, -np.inf, draw.normal(size=blocks * subs)).astype(np.float32)
-    made = mlp.section(found, weight, subs)
+    made = mlp.section(found, weight, subs, units - 8)
     return replace(made, output=lse.packed(found["table"], weight, subs, 3.0, 0.7, bits)) if bits != 4 else made
 
 
