@@ -104,7 +104,8 @@ def test_the_longest_units_and_queries_do_not_overflow() -> None:
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
     """On rows that trained nothing its loss is below that of lse. The same seed gives the same bytes."""
-    monkeypatch.setattr(mlp, "STEPS", 40)
+    monkeypatch.setattr(mlp, "STEPS", 60)
+    monkeypatch.setattr(mlp, "BATCH", 256)
     rows = rows_of(clustered(3000, 40, 3), metric, scale=None)
     task = task_of(rows)
     base = partition(rows, task.sample, BLOCKS, 0)
@@ -118,6 +119,22 @@ def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pyt
     index = index_section(rows, BLOCKS, rows.count, "mlp")
     p = probabilities("mlp", section, index, task.tune.queries[:20])
     assert (probabilities("mlp", mlp.ordered(section, order), index, task.tune.queries[:20]) == p[:, order]).all()
+
+
+def test_more_rows_are_asked_up_to_a_number(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(clustered(600, 16, 3))
+    task = task_of(rows)
+    base = partition(rows, task.sample, 8, 0)
+    few = replace(task.lesson(base, soar(rows, base).best(0.5)), asked=task.asked[::4], near=task.near[::4])
+    monkeypatch.setattr(mlp, "QUESTIONS", 300)
+    more = mlp.more_questions(few)
+    assert len(more.asked) == len(set(more.asked)) == len(more.near) == 300
+    assert set(few.asked) <= set(more.asked) <= set(task.sample)
+    assert (np.diff(more.asked) > 0).all()
+    assert (more.near[np.isin(more.asked, few.asked)] == few.near).all()
+    assert (more.near[:, 0] != more.asked).all()
+    monkeypatch.setattr(mlp, "QUESTIONS", 10)
+    assert mlp.more_questions(few) is few
 
 
 @pytest.mark.parametrize(("dimension", "blocks"), [(384, 1024), (128, 1024), (128, 16384), (768, 4096)])
