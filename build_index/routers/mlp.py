@@ -79,8 +79,7 @@ def fit(
         logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
         return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
 
-    lesson = more_questions(lesson)
-    progress(0.2)
+    lesson = more_questions(lesson, lambda done: progress(0.2 * done))
     found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.2 + 0.7 * done))
     made = section(found, np.where(live, found["weight"], -np.inf), subs, linear)
 
@@ -104,7 +103,7 @@ def _start(table: F32, live: Any, linear: int, units: int, seed: int) -> dict[st
     }
 
 
-def more_questions(lesson: Lesson) -> Lesson:
+def more_questions(lesson: Lesson, progress: Callable[[float], None] = lambda _: None) -> Lesson:
     """The same with up to QUESTIONS rows of the sample as questions: a network learns little from few."""
     rest = np.setdiff1d(lesson.sample, lesson.asked)
     count = min(QUESTIONS - len(lesson.asked), len(rest))
@@ -112,8 +111,9 @@ def more_questions(lesson: Lesson) -> Lesson:
         return lesson
     more = np.random.default_rng([lesson.seed, 8]).choice(rest, count, replace=False)
     found = neighbour_graph(
-        lesson.rows, np.sort(more), lesson.near.shape[1], seed=lesson.seed, memory_bytes=NEIGHBOURS_BYTES
-    )
+        lesson.rows, np.sort(more), lesson.near.shape[1], seed=lesson.seed, memory_bytes=NEIGHBOURS_BYTES,
+        progress=progress,
+    )  # fmt: skip
     asked = np.concatenate([lesson.asked, np.sort(more)])
     order = np.argsort(asked)
     return replace(lesson, asked=asked[order], near=np.concatenate([lesson.near, found])[order])
