@@ -18,9 +18,9 @@ from . import learn, lse
 BETA = 14.0  # to start from, as in trained
 SHARE = 0.25  # of the bytes of trained's table
 UNITS = 0.4  # of the dimension at least, before a block has more sub-centroids
-RECTIFIED = 0.0  # of the units; the others are signed. A quarter reads 2% more rows on WordNet, as many on SIFT
+RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/networks.py
 RATES = {"first": 1e-3, "bias": 1e-3, "table": 1e-3, "weight": 0.02, "log_beta": 0.01}
-QUESTIONS = 120_000  # with 30,000 it reads 7% more rows on WordNet
+QUESTIONS = 120_000  # a network learns little from few
 STEPS = 500
 BATCH = 1024
 TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
@@ -104,7 +104,7 @@ def _start(table: F32, live: Any, linear: int, units: int, seed: int) -> dict[st
 
 
 def more_questions(lesson: Lesson, progress: Callable[[float], None] = lambda _: None) -> Lesson:
-    """The same with up to QUESTIONS rows of the sample as questions: a network learns little from few."""
+    """The same with up to QUESTIONS rows of the sample as questions, and their near rows."""
     rest = np.setdiff1d(lesson.sample, lesson.asked)
     count = min(QUESTIONS - len(lesson.asked), len(rest))
     if count <= 0:
