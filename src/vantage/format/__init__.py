@@ -50,8 +50,14 @@ from .root import (
     VectorPages,
 )
 from .routers import (
+    NO_CHILD,
+    TREE_UNITS,
+    TREE_WAYS,
+    UNITS_STEP,
     LseSection,
+    MlpSection,
     RouterSection,
+    TreeSection,
     TwoLevelSection,
 )
 from .shard import (
@@ -84,6 +90,8 @@ __all__ = [
     "LrsqSection",
     "LseSection",
     "METRICS",
+    "MlpSection",
+    "NO_CHILD",
     "ObjectName",
     "Objects",
     "Point",
@@ -95,7 +103,11 @@ __all__ = [
     "SECTION",
     "SEGMENT",
     "SHARD_MAGIC",
+    "TREE_UNITS",
+    "TREE_WAYS",
+    "TreeSection",
     "TwoLevelSection",
+    "UNITS_STEP",
     "VECTOR_BYTES",
     "VERSION",
     "VectorPages",
