@@ -120,6 +120,9 @@ def build_command(
     spill: Annotated[str | None, typer.Option(help="none, soar, closure or misses: how rows are copied.")] = None,
     spill_share: Annotated[float | None, typer.Option(help="Copies a row, 0 to 2; chosen when not given.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Train no router.")] = False,
+    stop: Annotated[
+        str, typer.Option(help="fixed, or calibrated: queries that estimate a low recall read a second wave.")
+    ] = "fixed",
     as_json: Json = False,
 ) -> None:
     """Build an index from vectors.
@@ -131,7 +134,7 @@ def build_command(
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
     options = Options(
-        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast
+        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast, stop
     )
     started = time.monotonic()
     _show_plan(opened, options, metric, to)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from vantage.errors import InputError
 from vantage.format import Contract, Point
 from vantage.plan import LANES
@@ -14,28 +17,47 @@ CALIBRATION_MARGIN = 0.005  # unseen rows run a little high
 GOALS = (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
 
 
-def price_at(found: Candidates, p: P, sizes: Ints, k: int, recall: float) -> int | None:
+class PricedRecall:
+    """Mean recall of what plans at a price answer; each price is planned once, as bisections share most of theirs."""
+
+    def __init__(self, found: Candidates, p: P, sizes: Ints) -> None:
+        self.found, self.p, self.sizes = found, p, sizes
+        self._reads: dict[int, npt.NDArray[np.uint8]] = {}  # blocks, eight to a byte
+
+    def __call__(self, price: int, k: int, rerank: int = 0) -> float:
+        """Recall@k, the best `rerank` rows by exact score."""
+        blocks = self.p.shape[1]
+        if price not in self._reads:
+            self._reads[price] = np.packbits(plans(self.p, self.sizes, price).blocks, axis=1)
+        read = np.unpackbits(self._reads[price], axis=1, count=blocks).astype(bool)
+        return float(self.found.recall(read, k, rerank).mean())
+
+
+def depths(k: int) -> list[int]:
+    """The numbers of answers that recall is measured at."""
+    return sorted({min(10, k), k, 1})
+
+
+def price_at(recall_at: PricedRecall, k: int, recall: float) -> int | None:
     """The highest price that reaches this recall@k and the margin; None when none does."""
-    return price_for(
-        lambda price: float(found.recall(plans(p, sizes, price).blocks, k).mean()), recall + CALIBRATION_MARGIN
-    )
+    return price_for(lambda price: recall_at(price, k), recall + CALIBRATION_MARGIN)
 
 
-def calibrated(found: Candidates, p: P, sizes: Ints, k: int, recall: float) -> Contract:
+def calibrated(recall_at: PricedRecall, k: int, recall: float) -> Contract:
     """Measured points from cheap to dear, and one at the target; the margin is taken off what is promised."""
-    target = price_at(found, p, sizes, k, recall)
+    target = price_at(recall_at, k, recall)
     if target is None:
         raise InputError(f"recall {recall} is not reached on held-out rows", hint="ask for a lower --recall")
     prices = {target, 0}
     for goal in GOALS:
-        at = price_at(found, p, sizes, k, goal)
+        at = price_at(recall_at, k, goal)
         if at is not None:
             prices.add(at)
     points = []
     for price in sorted(prices, reverse=True):
-        reads = plans(p, sizes, price)
-        for depth in sorted({min(10, k), k, 1}):
-            mean = float(found.recall(reads.blocks, depth).mean())
+        reads = plans(recall_at.p, recall_at.sizes, price)
+        for depth in depths(k):
+            mean = float(recall_at.found.recall(reads.blocks, depth).mean())
             points.append(Point(depth, price, max(0.0, mean - CALIBRATION_MARGIN), reads.nbytes, reads.gets))
     return Contract(k, LANES, recall, tuple(points))
 

@@ -1,0 +1,243 @@
+"""When a query has read enough: estimators of its recall, and the reads that keep each promise on rows held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.estimate import MASS_EPSILON, PRICE_LOG_MIN, ROWS_EPSILON
+from vantage.format import VECTOR_BYTES, Contract, Estimator, Promise, Stop
+from vantage.index import RERANK_MAX
+from vantage.plan import LANES, Budget, plan_gather, wave_ms
+
+from .contract import CALIBRATION_MARGIN, GOALS, PricedRecall, depths
+from .measure import KEPT, Bools, Candidates, Reads, plans, price_for
+from .rows import Ints, Rows
+from .shape import P
+
+STOPS = ("fixed", "calibrated")
+STEPS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)  # of the price at the target: plans that estimators learn from
+RIDGE = 1e-5
+NEWTON_STEPS = 30
+GATHER_QUERIES = 200  # of the rows held out, whose reads of full vectors are modelled
+TWO_WAVES_MS = 85.0  # a plan of one wave below this is sooner than any of two
+FIRST_STEPS = (1.2, 1.5, 2.0, 3.0)  # times the price of one wave, for the first of two
+SECOND_SHARE = 3  # of the first price, what a second wave goes by: measured, cheaper ones read more for the same recall
+
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Queries held out: found, p u32 (Q, B); sizes and rows (B): bytes and rows of blocks."""
+
+    found: Candidates
+    p: P
+    sizes: Ints
+    rows: Ints
+
+
+def features(held: Held, read: Bools, price: int, k: int) -> F64:
+    """(Q, 4) of vantage.estimate.features for queries that read these blocks; of one that found nothing, zeros."""
+    found, each = held.found, np.arange(len(read))
+    answered = found.answered(read, k)
+    count = answered.sum(1)
+    score = found.score.astype(np.float64)
+    last = np.where(answered, score, np.inf).min(1)
+    own = np.take_along_axis(found.base, np.maximum(found.block, 0), 1).astype(np.float64)
+    spread = np.sqrt(np.where(answered, (score - own) ** 2, 0).sum(1) / np.maximum(count, 1))
+    spread[spread == 0] = 1.0
+    share = held.p / np.maximum(held.p.sum(1, dtype=np.float64), 1)[:, None]
+    mass, roots = np.where(read, share, 0).sum(1), np.sqrt(np.where(read, 0, share)).sum(1)
+    away = np.maximum(0, np.where(count > 0, last, 0)[:, None] - found.base) / spread[:, None]
+    reaching = np.where(held.p > 0, held.rows * np.exp(-0.5 * away * away), 0)
+    inside = np.where(read, reaching, 0).sum(1)
+    out = np.stack([
+        np.log((mass + MASS_EPSILON) / (np.maximum(1 - mass, 0) + MASS_EPSILON)),
+        np.log(roots + 10 * MASS_EPSILON),
+        np.log((reaching.sum(1) - inside + ROWS_EPSILON) / (inside + ROWS_EPSILON)),
+        np.full(len(each), max(PRICE_LOG_MIN, np.log2(price + 1))),
+    ], 1)  # fmt: skip
+    out[count == 0] = 0
+    return out
+
+
+def fitted(x: F64, y: F64) -> F64:
+    """(1 + F) weights of the logistic regression of shares y (n) on features x (n, F), by Newton's method."""
+    mean, deviation = x.mean(0), x.std(0)
+    deviation[deviation < 1e-9] = 1.0
+    z = np.concatenate([np.ones((len(x), 1)), (x - mean) / deviation], 1)
+    w, ridge = np.zeros(z.shape[1]), len(x) * RIDGE * np.eye(z.shape[1])
+    for _ in range(NEWTON_STEPS):
+        said = 1 / (1 + np.exp(-np.clip(z @ w, -30, 30)))
+        step = z.T @ (said - y) + ridge @ w
+        w -= np.linalg.solve(z.T @ (z * (said * (1 - said))[:, None]) + ridge, step)
+        w = np.clip(w, -30, 30)
+    slopes = w[1:] / deviation
+    return np.concatenate([[w[0] - slopes @ mean], slopes])
+
+
+def reranks_of(k: int, rows: int) -> list[int]:
+    """Numbers of rows whose exact scores might keep a promise."""
+    return sorted({min(RERANK_MAX, rows, k * 5 // 4), min(RERANK_MAX, rows, 2 * k)})
+
+
+def estimators(held: Held, k: int, reranks: Sequence[int], target: int) -> tuple[Estimator, ...]:
+    """Fitted to what plans around the target's price find of each query's neighbours, for depths up to k.
+
+    What reads miss is learnt, and what the codes lose on top is a mean, the ceiling: the one differs by query and
+    place, the other hardly does.
+    """
+    every = np.ones_like(held.p, bool)
+    prices = [int(target * step) for step in STEPS]
+    reads = [plans(held.p, held.sizes, price).blocks for price in prices]
+    out = []
+    for depth in depths(k):
+        x = np.concatenate([features(held, r, price, depth) for r, price in zip(reads, prices, strict=True)])
+        whole = max(1e-9, float(held.found.recall(every, depth, KEPT).mean()))
+        y = np.concatenate([held.found.recall(r, depth, KEPT) for r in reads]) / whole
+        weights = tuple(fitted(x, np.minimum(y, 1)).tolist())
+        for rerank in (0, *reranks):
+            ceiling = float(held.found.recall(every, depth, rerank).mean())
+            out.append(Estimator(depth, rerank, max(1e-9, ceiling), weights))
+    return tuple(out)
+
+
+def said(estimator: Estimator, x: F64) -> F64:
+    """(Q) estimates at features (Q, F)."""
+    z = estimator.weights[0] + x @ np.array(estimator.weights[1:])
+    out: F64 = estimator.ceiling / (1 + np.exp(-np.clip(z, -60, 60)))
+    return out
+
+
+Gather = Callable[[Ints], list[int]]  # rows of the source -> bytes of the reads that fetch their full vectors
+
+
+def gather_of(home: npt.NDArray[np.int32], rows: Rows) -> Gather:
+    """Models the vectors as one object in the order of home blocks, floats as f16; other columns are left out."""
+    vector_bytes = rows.dimension * min(2, VECTOR_BYTES[rows.spool.kind])
+    number = np.empty(len(home), np.int64)
+    number[np.argsort(home, kind="stable")] = np.arange(len(home))
+
+    def reads(wanted: Ints) -> list[int]:
+        items = [("", int(n) * vector_bytes, vector_bytes) for n in number[wanted]]
+        spans = plan_gather(items, Budget().gets - LANES, Budget().bytes) if items else []
+        return [s.size for s in spans or []]
+
+    return reads
+
+
+def promises(
+    held: Held,
+    recall_at: PricedRecall,
+    contract: Contract,
+    known: tuple[Estimator, ...],
+    reranks: Sequence[int],
+    stop: str,
+    gather: Gather,
+) -> tuple[Promise, ...]:
+    """For each goal what reads it in the least modelled time, with exact scores or without; `calibrated`: in two waves.
+
+    Two waves are taken because they were asked for, the first price by the fewest bytes: see docs/routing.md.
+    """
+    k, out = contract.k, list[Promise]()
+    for goal in sorted({contract.target, *GOALS}):
+        best: tuple[float, Promise] | None = None
+        for rerank in (0, *reranks):
+            if best is not None and best[1].ms <= TWO_WAVES_MS:
+                break
+            price = price_for(partial(_recall_of, recall_at, k, rerank), goal + CALIBRATION_MARGIN)
+            if price is None:
+                continue
+            reads = plans(held.p, held.sizes, price)
+            made = _promise(held, k, rerank, [(price, reads, np.arange(len(held.p)))], 0.0, gather)
+            if best is None or made.ms < best[0]:
+                best = made.ms, made
+        if best is None:
+            continue
+        promise = best[1]
+        if stop == "calibrated":
+            promise = _two_waves(held, k, promise, known, goal, gather) or promise
+        if not out or promise.recall > out[-1].recall:
+            out.append(promise)
+    return tuple(out)
+
+
+def _recall_of(recall_at: PricedRecall, k: int, rerank: int, price: int) -> float:
+    return recall_at(price, k, rerank)
+
+
+def _promise(
+    held: Held, k: int, rerank: int, waves: list[tuple[int, Reads, Ints]], threshold: float, gather: Gather
+) -> Promise:
+    """Measured: waves are (price, plans, the queries that read them)."""
+    read = np.zeros_like(held.p, bool)
+    count = np.zeros((4, len(held.p)))  # bytes, GETs, waves, ms
+    for _, reads, asked in waves:
+        read[asked] |= reads.blocks
+        for i, sizes in zip(asked, reads.ranges, strict=True):
+            count[:, i] += sum(sizes), len(sizes), bool(sizes), wave_ms(sizes)
+    means = count.mean(1)
+    if rerank:
+        some = slice(0, GATHER_QUERIES)
+        rows, answered = held.found.row[some], held.found.answered(read, rerank)[some]
+        spans = [gather(r[a].astype(np.int64)) for r, a in zip(rows, answered, strict=True)]
+        means += np.mean([(sum(s), len(s), bool(s), wave_ms(s)) for s in spans], 0)
+    found = float(held.found.recall(read, k, rerank).mean())
+    second = waves[1][0] if len(waves) > 1 else 0
+    nbytes, gets, waited, ms = means.tolist()
+    return Promise(
+        max(0.0, found - CALIBRATION_MARGIN), waves[0][0], rerank, threshold, second, nbytes, gets, waited, ms
+    )
+
+
+def _two_waves(
+    held: Held, k: int, one: Promise, known: tuple[Estimator, ...], goal: float, gather: Gather
+) -> Promise | None:
+    """The fewest bytes among dearer first waves, whose least sure queries read a second one until the goal is met."""
+    estimator = next(e for e in known if (e.k, e.rerank) == (k, one.rerank))
+    best: Promise | None = None
+    for step in FIRST_STEPS:
+        price = min(int(one.price * step), (1 << 32) - 1)
+        first = plans(held.p, held.sizes, price)
+        estimate = said(estimator, features(held, first.blocks, price, k))
+        second = plans(held.p, held.sizes, price // SECOND_SHARE, done=first.blocks)
+        before = held.found.recall(first.blocks, k, one.rerank)
+        after = held.found.recall(first.blocks | second.blocks, k, one.rerank)
+        order = np.argsort(estimate, kind="stable")
+        reached = before.mean() + np.concatenate([[0.0], np.cumsum((after - before)[order])]) / len(order)
+        enough = np.flatnonzero(reached >= goal + CALIBRATION_MARGIN)
+        if not len(enough) or enough[0] == 0:
+            continue
+        asked = order[: enough[0]]
+        threshold = min(1.0, float(np.nextafter(estimate[asked[-1]], 2)))
+        later = Reads(second.blocks[asked], [second.ranges[i] for i in asked])
+        waves = [(price, first, np.arange(len(order))), (price // SECOND_SHARE, later, asked)]
+        made = _promise(held, k, one.rerank, waves, threshold, gather)
+        if best is None or made.nbytes < best.nbytes:
+            best = made
+    return best
+
+
+def stopping(
+    tune: Held,
+    target: int,
+    price: Held,
+    recall_at: PricedRecall,
+    contract: Contract,
+    rows: int,
+    stop: str,
+    gather: Gather,
+) -> Stop:
+    """The stop section: estimators from the tuning rows, promises from those that served nothing else.
+
+    target: the price that reached the target on the tuning rows. recall_at: of the others. rows: of the index.
+    """
+    reranks = reranks_of(contract.k, rows)
+    known = estimators(tune, contract.k, reranks, target)
+    kept = promises(price, recall_at, contract, known, reranks, stop, gather)
+    return Stop(known, kept)
