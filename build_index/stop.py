@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.estimate import MASS_EPSILON, PRICE_LOG_MIN, ROWS_EPSILON
-from vantage.format import VECTOR_BYTES, Contract, Estimator, Promise, Stop
+from vantage.format import PRICED_MAX, VECTOR_BYTES, Contract, Estimator, Promise, Stop
 from vantage.index import RERANK_MAX
 from vantage.plan import LANES, Budget, plan_gather, wave_ms
 
 from .contract import CALIBRATION_MARGIN, GOALS, PricedRecall, depths
-from .measure import KEPT, Bools, Candidates, Reads, plans, price_for
+from .measure import KEPT, PRICE_MAX, Bools, Candidates, Reads, plans, price_for
 from .rows import Ints, Rows
 from .shape import P
 
@@ -93,7 +93,7 @@ def estimators(held: Held, k: int, reranks: Sequence[int], target: int) -> tuple
     place, the other hardly does.
     """
     every = np.ones_like(held.p, bool)
-    prices = [int(target * step) for step in STEPS]
+    prices = [_times(target, step, held.sizes) for step in STEPS]
     reads = [plans(held.p, held.sizes, price).blocks for price in prices]
     out = []
     for depth in depths(k):
@@ -105,6 +105,11 @@ def estimators(held: Held, k: int, reranks: Sequence[int], target: int) -> tuple
             ceiling = float(held.found.recall(every, depth, rerank).mean())
             out.append(Estimator(depth, rerank, max(1e-9, ceiling), weights))
     return tuple(out)
+
+
+def _times(price: int, step: float, sizes: Ints) -> int:
+    """A multiple of a price, as far as the planner takes it."""
+    return min(int(price * step), PRICE_MAX, (PRICED_MAX - 1) // int(sizes.sum()))
 
 
 def said(estimator: Estimator, x: F64) -> F64:
@@ -202,7 +207,7 @@ def _two_waves(
     estimator = next(e for e in known if (e.k, e.rerank) == (k, one.rerank))
     best: Promise | None = None
     for step in FIRST_STEPS:
-        price = min(int(one.price * step), (1 << 32) - 1)
+        price = _times(one.price, step, held.sizes)
         first = plans(held.p, held.sizes, price)
         estimate = said(estimator, features(held, first.blocks, price, k))
         second = plans(held.p, held.sizes, price // SECOND_SHARE, done=first.blocks)

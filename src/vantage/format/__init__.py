@@ -39,6 +39,7 @@ from .layout import (
 from .root import (
     ID_ENTRY_BYTES,
     ID_PAGE_ROWS,
+    PRICED_MAX,
     Centres,
     Contract,
     Directory,
@@ -88,6 +89,7 @@ __all__ = [
     "METRICS",
     "ObjectName",
     "Objects",
+    "PRICED_MAX",
     "Point",
     "Promise",
     "RANGES_AT",
