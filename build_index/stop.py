@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.estimate import MASS_EPSILON, PRICE_LOG_MIN, ROWS_EPSILON
-from vantage.format import PRICED_MAX, VECTOR_BYTES, Contract, Estimator, Promise, Stop
-from vantage.index import RERANK_MAX
+from vantage.format import PRICED_MAX, RERANK_MAX, VECTOR_BYTES, Contract, Estimator, Promise, Stop
 from vantage.plan import LANES, Budget, plan_gather, wave_ms
 
 from .contract import CALIBRATION_MARGIN, GOALS, PricedRecall, depths
@@ -22,7 +21,9 @@ from .shape import P
 STOPS = ("fixed", "calibrated")
 STEPS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)  # of the price at the target: plans that estimators learn from
 RIDGE = 1e-5
+MARGIN_SHARE = 4  # of what a promise leaves to miss, the most that is kept as a margin
 NEWTON_STEPS = 30
+WIDTHS = np.geomspace(0.005, 5, 40).tolist()
 GATHER_QUERIES = 200  # of the rows held out, whose reads of full vectors are modelled
 TWO_WAVES_MS = 85.0  # a plan of one wave below this is sooner than any of two
 FIRST_STEPS = (1.2, 1.5, 2.0, 3.0)  # times the price of one wave, for the first of two
@@ -89,22 +90,30 @@ def reranks_of(k: int, rows: int) -> list[int]:
 def estimators(held: Held, k: int, reranks: Sequence[int], target: int) -> tuple[Estimator, ...]:
     """Fitted to what plans around the target's price find of each query's neighbours, for depths up to k.
 
-    What reads miss is learnt, and what the codes lose on top is a mean, the ceiling: the one differs by query and
-    place, the other hardly does.
+    What reads miss is learnt by query; what the codes lose on top hardly differs, and is fitted to means.
     """
     every = np.ones_like(held.p, bool)
     prices = [_times(target, step, held.sizes) for step in STEPS]
     reads = [plans(held.p, held.sizes, price).blocks for price in prices]
     out = []
     for depth in depths(k):
-        x = np.concatenate([features(held, r, price, depth) for r, price in zip(reads, prices, strict=True)])
+        seen = [features(held, r, price, depth) for r, price in zip(reads, prices, strict=True)]
         whole = max(1e-9, float(held.found.recall(every, depth, KEPT).mean()))
         y = np.concatenate([held.found.recall(r, depth, KEPT) for r in reads]) / whole
-        weights = tuple(fitted(x, np.minimum(y, 1)).tolist())
+        weights = fitted(np.concatenate(seen), np.minimum(y, 1))
+        miss = [1 / (1 + np.exp(np.clip(weights[0] + x @ weights[1:], -60, 60))) for x in seen]
         for rerank in (0, *reranks):
-            ceiling = float(held.found.recall(every, depth, rerank).mean())
-            out.append(Estimator(depth, rerank, max(1e-9, ceiling), weights))
+            ceiling = max(1e-9, float(held.found.recall(every, depth, rerank).mean()))
+            means = [float(held.found.recall(r, depth, rerank).mean()) for r in reads]
+            width = min(WIDTHS, key=partial(_off, miss, means, ceiling))
+            out.append(Estimator(depth, rerank, ceiling, width, tuple(weights.tolist())))
     return tuple(out)
+
+
+def _off(miss: list[F64], means: list[float], ceiling: float, width: float) -> float:
+    """Squared differences of mean recalls, one a price, and what this width says of the misses, each (Q)."""
+    told = [((1 - m) * (1 - (1 - ceiling) * np.exp(-m / width))).mean() for m in miss]
+    return float(np.square(np.array(told) - means).sum())
 
 
 def _times(price: int, step: float, sizes: Ints) -> int:
@@ -112,10 +121,12 @@ def _times(price: int, step: float, sizes: Ints) -> int:
     return min(int(price * step), PRICE_MAX, (PRICED_MAX - 1) // int(sizes.sum()))
 
 
-def said(estimator: Estimator, x: F64) -> F64:
-    """(Q) estimates at features (Q, F)."""
-    z = estimator.weights[0] + x @ np.array(estimator.weights[1:])
-    out: F64 = estimator.ceiling / (1 + np.exp(-np.clip(z, -60, 60)))
+def said(estimator: Estimator, held: Held, read: Bools, price: int) -> F64:
+    """(Q) what the estimator says of queries that read these blocks, as vantage.estimate.estimated_recall."""
+    z = estimator.weights[0] + features(held, read, price, estimator.k) @ np.array(estimator.weights[1:])
+    unread = 1 - (read * held.rows).sum(1) / held.rows.sum()
+    miss = np.minimum(1, 2 * unread) / (1 + np.exp(np.clip(z, -60, 60)))
+    out: F64 = (1 - miss) * (1 - (1 - estimator.ceiling) * np.exp(-miss / estimator.width))
     return out
 
 
@@ -155,7 +166,7 @@ def promises(
         for rerank in (0, *reranks):
             if best is not None and best[1].ms <= TWO_WAVES_MS:
                 break
-            price = price_for(partial(_recall_of, recall_at, k, rerank), goal + CALIBRATION_MARGIN)
+            price = price_for(partial(_recall_of, recall_at, k, rerank), goal + margin_of(goal))
             if price is None:
                 continue
             reads = plans(held.p, held.sizes, price)
@@ -170,6 +181,16 @@ def promises(
         if not out or promise.recall > out[-1].recall:
             out.append(promise)
     return tuple(out)
+
+
+def margin_of(goal: float) -> float:
+    """What is measured above a promise: as in the contract, and less where little is left to one."""
+    return min(CALIBRATION_MARGIN, (1 - goal) / MARGIN_SHARE)
+
+
+def kept_of(found: float) -> float:
+    """The promise that a measured recall keeps, its margin taken off."""
+    return max(0.0, found - CALIBRATION_MARGIN, (found * MARGIN_SHARE - 1) / (MARGIN_SHARE - 1))
 
 
 def _recall_of(recall_at: PricedRecall, k: int, rerank: int, price: int) -> float:
@@ -195,9 +216,7 @@ def _promise(
     found = float(held.found.recall(read, k, rerank).mean())
     second = waves[1][0] if len(waves) > 1 else 0
     nbytes, gets, waited, ms = means.tolist()
-    return Promise(
-        max(0.0, found - CALIBRATION_MARGIN), waves[0][0], rerank, threshold, second, nbytes, gets, waited, ms
-    )
+    return Promise(kept_of(found), waves[0][0], rerank, threshold, second, nbytes, gets, waited, ms)
 
 
 def _two_waves(
@@ -209,13 +228,13 @@ def _two_waves(
     for step in FIRST_STEPS:
         price = _times(one.price, step, held.sizes)
         first = plans(held.p, held.sizes, price)
-        estimate = said(estimator, features(held, first.blocks, price, k))
+        estimate = said(estimator, held, first.blocks, price)
         second = plans(held.p, held.sizes, price // SECOND_SHARE, done=first.blocks)
         before = held.found.recall(first.blocks, k, one.rerank)
         after = held.found.recall(first.blocks | second.blocks, k, one.rerank)
         order = np.argsort(estimate, kind="stable")
         reached = before.mean() + np.concatenate([[0.0], np.cumsum((after - before)[order])]) / len(order)
-        enough = np.flatnonzero(reached >= goal + CALIBRATION_MARGIN)
+        enough = np.flatnonzero(reached >= goal + margin_of(goal))
         if not len(enough) or enough[0] == 0:
             continue
         asked = order[: enough[0]]

@@ -84,11 +84,15 @@ def features(
     )
 
 
-def estimated_recall(stop: Stop, k: int, rerank: int, found: Sequence[float]) -> float | None:
+def estimated_recall(stop: Stop, k: int, rerank: int, found: Sequence[float], unread: float) -> float | None:
     """Recall@k of a query with these features, linear in k between estimators; None where k was not measured.
 
-    rerank: rows with exact scores; the estimator with the most that are not more speaks. Rounded to 2^-20, so that the
-    last bit of a logarithm decides nothing.
+    A neighbour is in the blocks read with the probability c = 1 / (1 + exp(-z)), z linear in the features; a query that
+    leaves less than half of the places unread misses in proportion to them. Of those read the codes lose a share, less
+    of them where more answers are wrong anyway: (1 - ceiling) exp((c - 1) / width).
+
+    rerank: rows with exact scores; the estimator with the most that are not more speaks. unread: share of places.
+    Rounded to 2^-20, so that the last bit of a logarithm decides nothing.
     """
     by_k: dict[int, Estimator] = {}
     for e in stop.estimators:
@@ -100,7 +104,8 @@ def estimated_recall(stop: Stop, k: int, rerank: int, found: Sequence[float]) ->
 
     def said(e: Estimator) -> float:
         z = e.weights[0] + sum(w * f for w, f in zip(e.weights[1:], found, strict=True))
-        return e.ceiling / (1 + math.exp(-max(-60.0, min(60.0, z))))
+        miss = min(1.0, 2 * unread) / (1 + math.exp(max(-60.0, min(60.0, z))))
+        return (1 - miss) * (1 - (1 - e.ceiling) * math.exp(-miss / e.width))
 
     value = between([(float(n), said(by_k[n])) for n in sorted({low, high})], float(k), clamp=True)
     return None if value is None else round(value * (1 << PROBABILITY_BITS)) / (1 << PROBABILITY_BITS)

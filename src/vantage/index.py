@@ -15,6 +15,7 @@ from .estimate import estimated_recall, features, promise_of
 from .format import (
     ID_ENTRY_BYTES,
     ID_PAGE_ROWS,
+    RERANK_MAX,
     VECTOR_BYTES,
     Current,
     Promise,
@@ -33,7 +34,6 @@ from .stats import Receipt
 from .store import Bucket, Reader, read_small
 
 TOP_K_MAX = 1000
-RERANK_MAX = 200
 ATTRIBUTE_RANGES = 6
 
 
@@ -198,8 +198,10 @@ class Index:
         if not best:
             return None
         answers = [(c.score / prepared.unit, c.block) for c in best]
-        found = features(routed, done, self.root.directory.rows, scan.base, answers, price)
-        return estimated_recall(stop, query.top_k, ranked, found)
+        rows = self.root.directory.rows
+        found = features(routed, done, rows, scan.base, answers, price)
+        unread = 1 - sum(rows[b] for b in done) / self.root.index.places
+        return estimated_recall(stop, query.top_k, ranked, found, unread)
 
     def _second(self, query: Query, routed: Routed, done: set[int], reader: Reader, price: int) -> Plan:
         """What a second wave would read and scan: blocks that are done have no value, only bytes where bridged."""

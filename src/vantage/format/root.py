@@ -215,20 +215,23 @@ class Contract:
 
 FEATURES = 4  # of a query after its reads; see vantage.estimate
 _STOP = struct.Struct("<II")
-_ESTIMATOR = struct.Struct(f"<IId{1 + FEATURES}d")
+_ESTIMATOR = struct.Struct(f"<IIdd{1 + FEATURES}d")
+RERANK_MAX = 200  # rows that a query may read full vectors of
 _PROMISE = struct.Struct("<dIIdIIdddd")
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """What a query's recall@k is, from what it saw: ceiling / (1 + exp(-(weights[0] + sum of weights times features))).
+    """What a query's recall@k is, from what it saw; vantage.estimate has the arithmetic.
 
-    rerank: rows that were given exact scores, 0 none; ceiling: mean recall of the codes where all blocks are read.
+    rerank: rows that were given exact scores, 0 none. weights: 1 + FEATURES, of the log odds that a neighbour was read.
+    ceiling: mean recall of the codes where all are; width: how fast what the codes lose fades as fewer are.
     """
 
     k: int
     rerank: int
     ceiling: float
+    width: float
     weights: tuple[float, ...]
 
 
@@ -260,7 +263,7 @@ class Stop:
 
     def pack(self) -> bytes:
         out = _STOP.pack(len(self.estimators), len(self.promises))
-        out += b"".join(_ESTIMATOR.pack(e.k, e.rerank, e.ceiling, *e.weights) for e in self.estimators)
+        out += b"".join(_ESTIMATOR.pack(e.k, e.rerank, e.ceiling, e.width, *e.weights) for e in self.estimators)
         return out + b"".join(
             _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.second, 0, p.nbytes, p.gets, p.waves, p.ms)
             for p in self.promises
@@ -272,8 +275,8 @@ class Stop:
         estimators_count, promises_count = cursor.unpack(_STOP)
         estimators, promises = [], []
         for _ in range(min(estimators_count, 4096)):
-            k, rerank, ceiling, *weights = cursor.unpack(_ESTIMATOR)
-            estimators.append(Estimator(k, rerank, ceiling, tuple(weights)))
+            k, rerank, ceiling, width, *weights = cursor.unpack(_ESTIMATOR)
+            estimators.append(Estimator(k, rerank, ceiling, width, tuple(weights)))
         for _ in range(min(promises_count, 4096)):
             recall, price, rerank, threshold, second, _, *means = cursor.unpack(_PROMISE)
             promises.append(Promise(recall, price, rerank, threshold, second, *means))
@@ -282,11 +285,11 @@ class Stop:
         order = [(e.k, e.rerank) for e in estimators]
         if not estimators or not promises or order != sorted(set(order)):
             raise damaged(label, f"{len(estimators)} estimators and {len(promises)} promises, or out of order")
-        if not all(e.k >= 1 and 0 < e.ceiling <= 1 for e in estimators):
+        if not all(e.k >= 1 and 0 < e.ceiling <= 1 and 0.001 <= e.width <= 1000 for e in estimators):
             raise damaged(label, "an estimator is out of range")
         if not all(
-            0 <= p.recall <= 1 and 0 <= p.threshold <= 1 and all(0 <= v < math.inf for v in (p.nbytes, p.gets, p.waves))
-            and 0 <= p.ms < math.inf
+            0 <= p.recall <= 1 and 0 <= p.threshold <= 1 and p.rerank <= RERANK_MAX
+            and all(0 <= v < math.inf for v in (p.nbytes, p.gets, p.waves, p.ms))
             for p in promises
         ) or any(a.recall > b.recall for a, b in pairwise(promises)):  # fmt: skip
             raise damaged(label, "a promise is out of range or out of order")
