@@ -50,7 +50,9 @@ class Case:
         index = asyncio.run(Index.open(bucket, self.report.index.name, Cache(0), Receipt()))
         contract = Contract(K, index.root.contract.gets, 0.5, (Point(K, price, 0.5, 0.0, 0.0),))
         bucket.forget()
-        return Index(index.name, bucket, Cache(0), index.current, replace(index.root, contract=contract, stop=None)), bucket
+        return Index(
+            index.name, bucket, Cache(0), index.current, replace(index.root, contract=contract, stop=None)
+        ), bucket
 
 
 @pytest.fixture(scope="module", params=["cosine", "l2", "dot"])
