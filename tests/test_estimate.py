@@ -143,6 +143,7 @@ def test_a_second_wave_reads_what_the_first_left(name: str, request: pytest.Fixt
     built: Built = request.getfixturevalue(name)
     always, _ = opened(built, twice(1.0))
     never, _ = opened(built, twice(0.0))
+    sign = -1 if always.root.index.metric == "l2" else 1
     waves = 0
     for vector in built.queries[:20]:
         one, two = ask(never, vector), ask(always, vector)
@@ -156,8 +157,9 @@ def test_a_second_wave_reads_what_the_first_left(name: str, request: pytest.Fixt
         assert two.receipt.rows > one.receipt.rows and two.receipt.blocks <= built.open().root.index.blocks
         assert two.receipt.rows <= built.open().root.index.places
         assert two.recall_estimate > one.recall_estimate
-        best = {m.row: m.score for m in one.matches}
-        assert all(m.score == best[m.row] for m in two.matches if m.row in best)
+        best = {m.row: sign * m.score for m in one.matches}  # a copy that comes later may score better
+        assert all(sign * m.score >= best[m.row] for m in two.matches if m.row in best)
+        assert sign * two.matches[-1].score >= sign * one.matches[-1].score
     assert waves > 5
 
 
