@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from vantage.estimate import MASS_EPSILON, PRICE_LOG_MIN, ROWS_EPSILON
+from vantage.estimate import HALVINGS_MAX, MASS_EPSILON, PRICE_LOG_MIN, ROWS_EPSILON, second_price
 from vantage.format import PRICED_MAX, RERANK_MAX, VECTOR_BYTES, Contract, Estimator, Promise, Stop
 from vantage.plan import LANES, Budget, plan_gather, wave_ms
 
@@ -26,8 +26,8 @@ NEWTON_STEPS = 30
 WIDTHS = np.geomspace(0.005, 5, 40).tolist()
 GATHER_QUERIES = 200  # of the rows held out, whose reads of full vectors are modelled
 TWO_WAVES_MS = 85.0  # a plan of one wave below this is sooner than any of two
-FIRST_STEPS = (1.2, 1.5, 2.0, 3.0)  # times the price of one wave, for the first of two
-SECOND_SHARE = 3  # of the first price, what a second wave goes by: measured, cheaper ones read more for the same recall
+TWO_WAVES_GOAL = 0.85  # lower ones are kept in one wave: they read too little to divide
+FIRST_STEPS = (1.5, 2.5)  # times the price of one wave, for the first of two
 
 F64 = npt.NDArray[np.float64]
 
@@ -176,7 +176,7 @@ def promises(
         if best is None:
             continue
         promise = best[1]
-        if stop == "calibrated":
+        if stop == "calibrated" and goal >= TWO_WAVES_GOAL:
             promise = _two_waves(held, k, promise, known, goal, gather) or promise
         if not out or promise.recall > out[-1].recall:
             out.append(promise)
@@ -214,34 +214,47 @@ def _promise(
         spans = [gather(r[a].astype(np.int64)) for r, a in zip(rows, answered, strict=True)]
         means += np.mean([(sum(s), len(s), bool(s), wave_ms(s)) for s in spans], 0)
     found = float(held.found.recall(read, k, rerank).mean())
-    second = waves[1][0] if len(waves) > 1 else 0
     nbytes, gets, waited, ms = means.tolist()
-    return Promise(kept_of(found), waves[0][0], rerank, threshold, second, nbytes, gets, waited, ms)
+    return Promise(kept_of(found), waves[0][0], rerank, threshold, nbytes, gets, waited, ms)
 
 
 def _two_waves(
     held: Held, k: int, one: Promise, known: tuple[Estimator, ...], goal: float, gather: Gather
 ) -> Promise | None:
-    """The fewest bytes among dearer first waves, whose least sure queries read a second one until the goal is met."""
+    """The fewest bytes among dearer first waves; the least threshold whose second waves meet the goal."""
     estimator = next(e for e in known if (e.k, e.rerank) == (k, one.rerank))
     best: Promise | None = None
     for step in FIRST_STEPS:
         price = _times(one.price, step, held.sizes)
         first = plans(held.p, held.sizes, price)
         estimate = said(estimator, held, first.blocks, price)
-        second = plans(held.p, held.sizes, price // SECOND_SHARE, done=first.blocks)
-        before = held.found.recall(first.blocks, k, one.rerank)
-        after = held.found.recall(first.blocks | second.blocks, k, one.rerank)
-        order = np.argsort(estimate, kind="stable")
-        reached = before.mean() + np.concatenate([[0.0], np.cumsum((after - before)[order])]) / len(order)
-        enough = np.flatnonzero(reached >= goal + margin_of(goal))
-        if not len(enough) or enough[0] == 0:
+        recalls = [held.found.recall(first.blocks, k, one.rerank)]
+        later = []
+        for halvings in range(1, HALVINGS_MAX + 1):
+            later.append(plans(held.p, held.sizes, price >> halvings, done=first.blocks))
+            recalls.append(held.found.recall(first.blocks | later[-1].blocks, k, one.rerank))
+
+        def asked(threshold: float, price: int = price, estimate: F64 = estimate) -> Ints:
+            """(Q) halvings of the price for the second wave, 0 without one."""
+            trial = replace(one, threshold=threshold)
+            prices = [second_price(trial, price, e) for e in estimate.tolist()]
+            known = {price >> n: n for n in range(HALVINGS_MAX, 0, -1)}
+            return np.array([0 if p is None else known[p] for p in prices], np.int64)
+
+        found = np.stack(recalls)
+        low, high = 0.0, 1.0
+        if found[asked(high), np.arange(len(estimate))].mean() < goal + margin_of(goal):
             continue
-        asked = order[: enough[0]]
-        threshold = min(1.0, float(np.nextafter(estimate[asked[-1]], 2)))
-        later = Reads(second.blocks[asked], [second.ranges[i] for i in asked])
-        waves = [(price, first, np.arange(len(order))), (price // SECOND_SHARE, later, asked)]
-        made = _promise(held, k, one.rerank, waves, threshold, gather)
+        for _ in range(12):
+            middle = (low + high) / 2
+            enough = found[asked(middle), np.arange(len(estimate))].mean() >= goal + margin_of(goal)
+            low, high = (low, middle) if enough else (middle, high)
+        halved = asked(high)
+        waves = [(price, first, np.arange(len(estimate)))]
+        for n, reads in enumerate(later, 1):
+            some = np.flatnonzero(halved == n)
+            waves.append((price >> n, Reads(reads.blocks[some], [reads.ranges[i] for i in some]), some))
+        made = _promise(held, k, one.rerank, waves, high, gather)
         if best is None or made.nbytes < best.nbytes:
             best = made
     return best

@@ -18,7 +18,7 @@ from build_index.stop import features as numpy_features
 from vantage.api import describe, explain
 from vantage.cache import Cache
 from vantage.errors import LimitError
-from vantage.estimate import estimated_recall, features, promise_of
+from vantage.estimate import estimated_recall, features, promise_of, second_price
 from vantage.format import Contract, Estimator, Point, Promise, Stop
 from vantage.index import Answer, Index, Query
 from vantage.plan import Budget
@@ -27,11 +27,11 @@ from vantage.stats import Receipt
 from vantage.store import Folder
 
 FLAT = (0.0, 1.0, 0.0, 0.0, 0.0)  # the log odds of the probability read, as they are
-FIRST, SECOND = 1 << 28, 1 << 22  # prices, of little and of much, in the small indexes
+LITTLE, MUCH = 1 << 28, 1 << 22  # prices by what they read in the small indexes
 
 
 def promise(recall: float, price: int, **more: Any) -> Promise:
-    return replace(Promise(recall, price, 0, 0.0, 0, 1e6, 6.0, 1.0, 50.0), **more)
+    return replace(Promise(recall, price, 0, 0.0, 1e6, 6.0, 1.0, 50.0), **more)
 
 
 def stop(*promises: Promise, k: int = 10, ceiling: float = 1.0) -> Stop:
@@ -119,6 +119,17 @@ def test_a_promise_between_two_of_a_kind_and_of_two_kinds() -> None:
     assert promise_of(contract, None, 0.875).price == 250  # an index of an earlier builder
 
 
+@pytest.mark.parametrize(
+    ("estimate", "halvings"), [(0.95, 0), (0.9, 0), (0.89, 1), (0.85, 1), (0.8, 2), (0.6, 3), (0.0, 5), (-1.0, 5)]
+)
+def test_a_second_price_by_what_is_missed(estimate: float, halvings: int) -> None:
+    """The threshold is 0.9: to halve the misses takes one and a quarter halvings of the price, in whole ones."""
+    price = second_price(promise(0.9, 1 << 20, threshold=0.9), 1 << 20, estimate)
+    assert price == ((1 << 20) >> halvings if halvings else None)
+    assert second_price(promise(0.9, 1 << 20), 1 << 20, 0.0) is None
+    assert second_price(promise(0.9, 1 << 20, threshold=1.0), 1 << 20, 0.5) == 1 << 15
+
+
 # The second wave
 
 
@@ -134,7 +145,7 @@ def ask(index: Index, vector: np.ndarray, **options: Any) -> Answer:
 
 
 def twice(threshold: float) -> Stop:
-    return stop(promise(0.9, FIRST, threshold=threshold, second=SECOND))
+    return stop(promise(0.9, LITTLE, threshold=threshold))
 
 
 @pytest.mark.parametrize("name", ["words", "points", "dots"])
@@ -148,7 +159,7 @@ def test_a_second_wave_reads_what_the_first_left(name: str, request: pytest.Fixt
     for vector in built.queries[:20]:
         one, two = ask(never, vector), ask(always, vector)
         assert one.recall_estimate is not None and two.recall_estimate is not None
-        if two.receipt.waves == 1:  # all that is worth the second price was read
+        if two.receipt.waves == 1:  # nothing more is worth its price was read
             assert two.matches == one.matches
             continue
         waves += 1
@@ -201,8 +212,8 @@ def test_a_budget_of_one_wave_makes_no_second(words: Built) -> None:
 
 def test_a_promise_of_exact_scores(words: Built) -> None:
     """Rows are ranked by full vectors where the promise says so; a request's own number wins; a budget says no."""
-    index, _ = opened(words, stop(promise(0.9, SECOND, rerank=20)))
-    plain, _ = opened(words, stop(promise(0.9, SECOND)))
+    index, _ = opened(words, stop(promise(0.9, MUCH, rerank=20)))
+    plain, _ = opened(words, stop(promise(0.9, MUCH)))
     vector = words.queries[0]
     kept, asked = ask(index, vector), ask(plain, vector, rerank=20)
     assert kept.exact and kept.matches == asked.matches and kept.receipt.rows_ranked == 20
@@ -215,7 +226,7 @@ def test_a_promise_of_exact_scores(words: Built) -> None:
 
 
 def test_an_index_says_how_it_keeps_a_promise(words: Built) -> None:
-    index, _ = opened(words, stop(promise(0.9, FIRST, threshold=0.7, second=SECOND, rerank=20)))
+    index, _ = opened(words, stop(promise(0.9, LITTLE, threshold=0.7, rerank=20)))
     (told,) = describe(index)["contract"]["promises"]
     assert (told["recall"], told["rerank"], told["second_below"]) == (0.9, 20, 0.7)
     plan = explain(index, Query(words.queries[0].tolist(), 10, 0.9))

@@ -13,6 +13,8 @@ from .route import Routed
 MASS_EPSILON = 1e-4  # of the probability, so that its logarithms stay finite
 ROWS_EPSILON = 0.1  # rows, likewise
 PRICE_LOG_MIN = 12.0  # log2: below, all of any index is read
+HALVINGS_MAX = 5  # of the price, for a second wave
+HALVINGS = 1.25  # of the price a halving of what is missed takes: measured, misses fall as its power 0.8
 PROBABILITY_BITS = 20  # Routed.p is in units of 2^-20
 
 
@@ -24,7 +26,7 @@ def promise_of(contract: Contract, stop: Stop | None, recall: float | None) -> P
     """
     recall = contract.target if recall is None else recall
     if stop is None:
-        return Promise(recall, price_of(contract, recall), 0, 0.0, 0, 0.0, 0.0, 1.0, 0.0)
+        return Promise(recall, price_of(contract, recall), 0, 0.0, 0.0, 0.0, 1.0, 0.0)
     at = next((i for i, p in enumerate(stop.promises) if p.recall >= recall), None)
     if at is None:
         best = int(stop.promises[-1].recall * 1000) / 1000
@@ -41,9 +43,20 @@ def promise_of(contract: Contract, stop: Stop | None, recall: float | None) -> P
         return a + (b - a) * share
 
     return Promise(
-        recall, round(mid("price")), high.rerank, mid("threshold"), round(mid("second")), mid("nbytes"), mid("gets"),
+        recall, round(mid("price")), high.rerank, mid("threshold"), mid("nbytes"), mid("gets"),
         mid("waves"), mid("ms"),
     )  # fmt: skip
+
+
+def second_price(promise: Promise, price: int, estimate: float) -> int | None:
+    """The price of the second wave that lifts a query with this estimate to the threshold; None where it is there.
+
+    price: of its first wave. Halved once for every halving of misses that is wanted, and a quarter more.
+    """
+    if estimate >= promise.threshold:
+        return None
+    wanted = math.log2((1 - estimate) / max(1e-6, 1 - promise.threshold))
+    return price >> max(1, min(HALVINGS_MAX, math.ceil(HALVINGS * wanted)))
 
 
 def features(

@@ -11,7 +11,7 @@ from typing import Any
 
 from .cache import Cache
 from .errors import DamagedError, InputError, LimitError, NotFoundError
-from .estimate import estimated_recall, features, promise_of
+from .estimate import estimated_recall, features, promise_of, second_price
 from .format import (
     ID_ENTRY_BYTES,
     ID_PAGE_ROWS,
@@ -156,8 +156,9 @@ class Index:
         measured = plan.complete and informed
         price = plan.price
         estimate = self._estimate(query, prepared, scan, contenders, routed, done, price, ranked) if measured else None
-        if estimate is not None and estimate < promise.threshold:
-            plan, price = self._second(query, routed, done, reader, promise.second), promise.second
+        second = None if estimate is None else second_price(promise, price, estimate)
+        if second is not None:
+            plan, price = self._second(query, routed, done, reader, second), second
             await self._scan(plan, scan, reader, done)
             contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
             measured = plan.complete

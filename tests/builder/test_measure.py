@@ -146,7 +146,7 @@ def test_estimates_are_those_of_the_edge(case: Case) -> None:
     for price in prices(case)[::3]:
         reads = plans(case.p, sizes_of(case), price)
         plain, _ = case.opened(price)
-        promise = Promise(0.5, price, 0, 0.0, 0, 0.0, 0.0, 1.0, 0.0)
+        promise = Promise(0.5, price, 0, 0.0, 0.0, 0.0, 1.0, 0.0)
         index = Index(
             plain.name,
             plain.bucket,

@@ -217,7 +217,7 @@ FEATURES = 4  # of a query after its reads; see vantage.estimate
 _STOP = struct.Struct("<II")
 _ESTIMATOR = struct.Struct(f"<IIdd{1 + FEATURES}d")
 RERANK_MAX = 200  # rows that a query may read full vectors of
-_PROMISE = struct.Struct("<dIIdIIdddd")
+_PROMISE = struct.Struct("<dIId8xdddd")
 
 
 @dataclass(frozen=True)
@@ -240,14 +240,13 @@ class Promise:
     """What keeps a recall at the contract's k, and means a query of what that took on held-out rows, nothing cached.
 
     rerank: rows whose full vectors are read, 0 for none. A query whose estimate is below `threshold` (0: none) reads a
-    second wave at the price `second`. nbytes, gets and waves count all of it; ms is the modelled time.
+    second wave, at a price by how far below. nbytes, gets and waves count all of it; ms is the modelled time.
     """
 
     recall: float
     price: int
     rerank: int
     threshold: float
-    second: int
     nbytes: float
     gets: float
     waves: float
@@ -265,7 +264,7 @@ class Stop:
         out = _STOP.pack(len(self.estimators), len(self.promises))
         out += b"".join(_ESTIMATOR.pack(e.k, e.rerank, e.ceiling, e.width, *e.weights) for e in self.estimators)
         return out + b"".join(
-            _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.second, 0, p.nbytes, p.gets, p.waves, p.ms)
+            _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.nbytes, p.gets, p.waves, p.ms)
             for p in self.promises
         )
 
@@ -278,8 +277,8 @@ class Stop:
             k, rerank, ceiling, width, *weights = cursor.unpack(_ESTIMATOR)
             estimators.append(Estimator(k, rerank, ceiling, width, tuple(weights)))
         for _ in range(min(promises_count, 4096)):
-            recall, price, rerank, threshold, second, _, *means = cursor.unpack(_PROMISE)
-            promises.append(Promise(recall, price, rerank, threshold, second, *means))
+            recall, price, rerank, threshold, *means = cursor.unpack(_PROMISE)
+            promises.append(Promise(recall, price, rerank, threshold, *means))
         cursor.end()
         finite(label, *(list(e.weights) for e in estimators))
         order = [(e.k, e.rerank) for e in estimators]
@@ -445,7 +444,7 @@ class Root:
         stop: Stop | None = of(STOP, Stop.unpack) if STOP in sections else None
         for kind, prices in (
             (CONTRACT, [p.price for p in contract.points]),
-            (STOP, [price for p in stop.promises for price in (p.price, p.second)] if stop else [0]),
+            (STOP, [p.price for p in stop.promises] if stop else [0]),
         ):
             if max(prices) * sum(directory.size) >= PRICED_MAX:
                 raise damaged(
