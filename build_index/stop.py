@@ -250,6 +250,8 @@ def _two_waves(
             enough = found[asked(middle), np.arange(len(estimate))].mean() >= goal + margin_of(goal)
             low, high = (low, middle) if enough else (middle, high)
         halved = asked(high)
+        if not halved.any():
+            continue
         waves = [(price, first, np.arange(len(estimate)))]
         for n, reads in enumerate(later, 1):
             some = np.flatnonzero(halved == n)

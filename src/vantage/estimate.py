@@ -13,7 +13,7 @@ from .route import Routed
 MASS_EPSILON = 1e-4  # of the probability, so that its logarithms stay finite
 ROWS_EPSILON = 0.1  # rows, likewise
 PRICE_LOG_MIN = 12.0  # log2: below, all of any index is read
-HALVINGS_MAX = 5  # of the price, for a second wave
+HALVINGS_MAX = 3  # of the price, for a second wave: held-out rows gain nothing from more, and it bounds a query
 HALVINGS = 1.25  # of the price a halving of what is missed takes: measured, misses fall as its power 0.8
 PROBABILITY_BITS = 20  # Routed.p is in units of 2^-20
 
