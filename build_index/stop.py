@@ -156,9 +156,9 @@ def promises(
     stop: str,
     gather: Gather,
 ) -> tuple[Promise, ...]:
-    """For each goal what reads it in the least modelled time, with exact scores or without; `calibrated`: in two waves.
+    """For each goal what reaches it in the least modelled time, with exact scores or without.
 
-    Two waves are taken because they were asked for, the first price by the fewest bytes: see docs/routing.md.
+    `calibrated` divides it over two waves, because that was asked for: it evens out queries, and costs time.
     """
     k, out = contract.k, list[Promise]()
     for goal in sorted({contract.target, *GOALS}):
@@ -238,8 +238,8 @@ def _two_waves(
             """(Q) halvings of the price for the second wave, 0 without one."""
             trial = replace(one, threshold=threshold)
             prices = [second_price(trial, price, e) for e in estimate.tolist()]
-            known = {price >> n: n for n in range(HALVINGS_MAX, 0, -1)}
-            return np.array([0 if p is None else known[p] for p in prices], np.int64)
+            halvings = {price >> n: n for n in range(HALVINGS_MAX, 0, -1)}
+            return np.array([0 if p is None else halvings[p] for p in prices], np.int64)
 
         found = np.stack(recalls)
         low, high = 0.0, 1.0
@@ -250,14 +250,12 @@ def _two_waves(
             enough = found[asked(middle), np.arange(len(estimate))].mean() >= goal + margin_of(goal)
             low, high = (low, middle) if enough else (middle, high)
         halved = asked(high)
-        if not halved.any():
-            continue
         waves = [(price, first, np.arange(len(estimate)))]
         for n, reads in enumerate(later, 1):
             some = np.flatnonzero(halved == n)
             waves.append((price >> n, Reads(reads.blocks[some], [reads.ranges[i] for i in some]), some))
         made = _promise(held, k, one.rerank, waves, high, gather)
-        if best is None or made.nbytes < best.nbytes:
+        if made.waves > one.waves and (best is None or made.nbytes < best.nbytes):
             best = made
     return best
 
