@@ -70,7 +70,9 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     drawn, p_tune = _choose_router(task, _drafts(task))
     p = probabilities_of(rows, drawn.shape, price.queries)
     refused: InputError | None = None
-    for coded in _coded(task, drawn, p_tune[:CODE_QUERIES]):
+    few = slice(0, None, max(1, len(tune.rows) // CODE_QUERIES))  # spread over the source, which may be sorted
+    task = replace(task, tune=Held(tune.queries[few], tune.rows[few], tune.truth[few]))
+    for coded in _coded(task, drawn, p_tune[few]):
         shape, codec = coded.shape, coded.codec
         sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
         found = full_scan(rows, shape, codec, price.queries, price.rows, price.truth, partial(say, "prices"))
@@ -82,7 +84,7 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
             continue
         say("promises", 0.0)
         stop = stopping(
-            Measured(coded.found, p_tune[:CODE_QUERIES], sizes, shape.sizes()), coded.price,
+            Measured(coded.found, p_tune[few], sizes, shape.sizes()), coded.price,
             Measured(found, p, sizes, shape.sizes()), recall_at, contract, rows.count, options.stop,
             gather_of(shape.partition.home, rows),
         )  # fmt: skip
@@ -227,7 +229,7 @@ class _Coded:
 
 def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     """Codes that reach the target, each with the copies that it leaves room for, by modelled time; at least one."""
-    rows, tune, options = task.rows, task.tune.first(CODE_QUERIES), task.options
+    rows, tune, options = task.rows, task.tune, task.options
     residual_moment, row_moment = _second_moments(rows, task.sample, draft.shape)
     reached: list[tuple[float, _Coded]] = []
     for code_bytes, wanted in _code_candidates(rows, draft.shape.blocks, task.id_bytes, options):

@@ -231,6 +231,17 @@ def info(index: Bucket, as_json: Json = False) -> None:
             mark = " (target)" if p.recall == described["recall"] else ""
             points.add_row(str(p.k), f"{p.recall:.4f}{mark}", f"{p.gets:.1f}", size(p.nbytes))
     out.print(points)
+    if root.stop:
+        kept = Table(
+            "recall", "GETs", "bytes", "waves", "exact scores", "second wave below", "ms modelled",
+            title=f"what keeps a recall@{root.contract.k}", title_justify="left",
+        )  # fmt: skip
+        for promise in root.stop.promises:
+            kept.add_row(
+                f"{promise.recall:.4f}", f"{promise.gets:.1f}", size(promise.nbytes), f"{promise.waves:.2f}",
+                str(promise.rerank or ""), f"{promise.threshold:.4f}" if promise.threshold else "", f"{promise.ms:.0f}",
+            )  # fmt: skip
+        out.print(kept)
 
 
 @app.command()
@@ -362,6 +373,10 @@ def explain(
         f"queries in reads, recall estimate {plan['recall_estimate']}",
         highlight=False,
     )
+    if plan["second_below"]:
+        out.print(f"a second wave may follow: where the estimate then is below {plan['second_below']:.4f}")
+    if plan["rerank"]:
+        out.print(f"then the full vectors of {plan['rerank']} rows, for exact scores")
 
 
 @app.command()
