@@ -36,7 +36,8 @@ Say = Callable[[str, float], None]  # phase, share done
 class Options:
     """What the user asked for; None where the builder is to choose by measuring.
 
-    cache_bytes: an index that can fit it is made to fit it. fast: no router is trained.
+    cache_bytes: an index that can fit it is made to fit it. fast: no router is trained. stop: one of
+    stop.STOPS.
     """
 
     recall: float = 0.95
@@ -49,6 +50,7 @@ class Options:
     spill: str | None = None
     spill_share: float | None = None
     fast: bool = False
+    stop: str = "fixed"
 
 
 @dataclass(frozen=True)
