@@ -18,8 +18,8 @@ from vantage.errors import InputError
 from vantage.format import BLOCKS_MAX, Contract, LseSection
 
 from .codecs import lrsq
-from .contract import calibrated, price_at, target_point
-from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, probabilities_of, routed
+from .contract import calibrated, price_at, target_point, with_pages
+from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, pages_of, probabilities_of, routed
 from .graph import Graph, neighbour_graph
 from .measure import Reads, block_bytes, full_scan, plans
 from .partition import PARTITIONS, VOTERS, Partition
@@ -72,13 +72,14 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     refused: InputError | None = None
     for shape, codec in _coded(task, drawn, p_tune[:CODE_QUERIES]):
         sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
-        found = full_scan(rows, shape, codec, price.queries, price.rows, price.truth, partial(say, "prices"))
+        found = full_scan(rows, shape, codec, price.queries, price.rows, price.truth, partial(say, "prices"), p)
+        pages = pages_of(rows, shape, price.queries)
         try:
-            contract = calibrated(found, p, sizes, k, options.recall)
+            contract = with_pages(calibrated(found, p, sizes, k, options.recall), pages)
         except InputError as error:  # where few rows were held out, the tuning ones may have flattered a code
             refused = refused or error
             continue
-        modelled = plans(p, sizes, target_point(contract).price).ms
+        modelled = replace(plans(p, sizes, target_point(contract).price), pages=pages).ms
         waits = float(np.median(modelled)), float(np.quantile(modelled, 0.99))
         return Choice(shape, codec, contract, task.tried, waits)
     assert refused is not None
@@ -229,7 +230,7 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[tuple[Shape, lrsq.Lrsq]]:
             break
         shape, codec = _fitting(task, draft, code_bytes), lrsq.train(residual_moment, row_moment, code_bytes)
         phase = partial(task.say, f"codes of {code_bytes} bytes")
-        found = full_scan(rows, shape, codec, tune.queries, tune.rows, tune.truth, phase)
+        found = full_scan(rows, shape, codec, tune.queries, tune.rows, tune.truth, phase, p)
         sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
         at = price_at(found, p, sizes, task.k, options.recall)
         ceiling = float(found.recall(np.ones_like(p, bool), task.k).mean())
@@ -240,7 +241,7 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[tuple[Shape, lrsq.Lrsq]]:
         if at is None:
             task.tried.append(row | {"reaches_target": False})
             continue
-        reads = plans(p, sizes, at)
+        reads = replace(plans(p, sizes, at), pages=pages_of(rows, shape, tune.queries))
         task.tried.append(row | _cost(reads))
         reached.append((float(reads.ms.mean()), shape, codec))
     if not reached:

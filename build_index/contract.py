@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -48,6 +50,15 @@ def calibrated(found: Candidates, p: P, sizes: Ints, k: int, recall: float) -> C
         for depth in sorted({min(10, k), k, 1}):
             points.append(Point(depth, price, promised(found.recall(reads.blocks, depth)), reads.nbytes, reads.gets))
     return Contract(k, LANES, recall, tuple(points))
+
+
+def with_pages(contract: Contract, pages: list[int] | None) -> Contract:
+    """Points that count the routing pages of each query, bytes (Q), and their GET; None: there are none."""
+    if pages is None:
+        return contract
+    more = float(np.mean(pages))
+    points = (replace(p, nbytes=p.nbytes + more, gets=p.gets + 1) for p in contract.points)
+    return replace(contract, points=tuple(points))
 
 
 def target_point(contract: Contract) -> Point:
