@@ -138,8 +138,8 @@ def full_scan(
             places = np.arange(starts[b], starts[b + 1], dtype=np.uint32).tobytes() + pad
             data = pack_block(n, 0, encoded.ranges, [*encoded.planes(), places], b"")
             at = block_planes(n, codec.code_bytes)
-            for i in np.flatnonzero((low_of <= b) & (b < high_of)):
-                scan = scans[i]
+            for j in np.flatnonzero((low_of <= b) & (b < high_of)):
+                scan = scans[j]
                 kernels.lrsq_scan(
                     data, RANGES_AT, at.codes, at.f, at.h, at.rows, n, scan.base(b), b, scan.tables, scan.pool
                 )

@@ -15,9 +15,12 @@ from .rows import Ints
 
 def spans(p: npt.NDArray[np.uint32]) -> Ints:
     """i64 (Q, 2): the first block of a probability in p (Q, B), and the one after the last; 0, 0 where all are 0."""
-    some = p > 0
-    first, last = some.argmax(1), p.shape[1] - some[:, ::-1].argmax(1)
-    return np.where(some.any(1)[:, None], np.stack([first, last], 1), 0)
+    out = np.zeros((len(p), 2), np.int64)
+    for span, row in zip(out, p, strict=True):
+        some = np.flatnonzero(row)
+        if len(some):
+            span[:] = some[0], some[-1] + 1
+    return out
 
 
 @dataclass(frozen=True)

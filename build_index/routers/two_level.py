@@ -50,7 +50,9 @@ def tuned(section: TwoLevelSection, cost: Cost) -> TwoLevelSection:
 
 
 def _price(worth: float, sizes: Sequence[int]) -> int:
-    return min((1 << 32) - 1, round(worth * 2**P_BITS / np.mean(sizes)))
+    """Of a byte, where a page of mean size must bring this probability."""
+    mean = sum(sizes) / len(sizes)
+    return min((1 << 32) - 1, int(worth * (1 << P_BITS) / mean))
 
 
 def _flat(section: TwoLevelSection) -> LseSection:
