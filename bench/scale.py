@@ -2,10 +2,12 @@
 
     python bench/scale.py FOLDER [--rows 500000,1000000,2000000,4000000] [--router two-level]
 
-FOLDER takes the rows (128 bytes each) and the indexes. Rows lie near a fixed manifold: a mixture of Gaussians with
-heavy-tailed weights in 20 dimensions, bent by a random network into 128, with noise, as u8; the rows of a smaller set
-are the first ones of a larger set. Every size is built by `vantage build` and asked by `vantage eval`: 500 queries of
-the same draw that are in no set, nothing cached, and warm.
+FOLDER takes the rows (128 bytes each) and the indexes. Rows are of 64 topics, in a space of 24 dimensions, of 48 themes
+each, with heavy-tailed shares of both; those of a theme are Gaussian along 32 axes of their topic, by lengths that fall
+with a power and differ in order between themes, with a little noise in all 128 dimensions, as u8. The rows of a smaller
+set are the first ones of a larger set. k-means at 512 blocks reads 6.3% of 100,000 of them for recall@100 0.95, and
+7.8% of as many of SIFT. Every size is built by `vantage build` and asked by `vantage eval`: 500 queries of the same
+draw that are in no set, nothing cached, and warm.
 """
 
 from __future__ import annotations
@@ -26,24 +28,37 @@ import pyarrow.parquet as pq
 
 from build_index.truth import exact_neighbours
 
-DIMENSION, LATENT, HIDDEN, PARTS = 128, 20, 64, 4096
-SPREAD, NOISE = 0.55, 0.02  # of a part in the mixture, and of what no latent explains
+DIMENSION, LATENT, TOPICS, THEMES, RANK = 128, 24, 64, 48, 32
+TOPIC_SPREAD, THEME_SPREAD, NOISE = 0.6, 0.7, 0.27  # beside the spread of a theme's rows, 1
 CHUNK = 100_000  # rows drawn at a time, each chunk from a seed of its own
 QUERIES = 500
 BIN = Path(sys.executable).parent
 
 
 def drawn(seed: int, count: int) -> npt.NDArray[np.uint8]:
-    """u8 (count, 128) of the manifold, the same for the same seed."""
+    """u8 (count, 128): rows of themes of topics, the same for the same seed."""
     fixed, own = np.random.default_rng(1), np.random.default_rng([2, seed])
-    into = fixed.standard_normal((LATENT, HIDDEN), np.float32) / np.float32(LATENT**0.5)
-    out = fixed.standard_normal((HIDDEN, DIMENSION), np.float32) / np.float32(HIDDEN**0.5)
-    centres = fixed.standard_normal((PARTS, LATENT), np.float32)
-    share = 1 / np.arange(1, PARTS + 1) ** 0.8  # a few parts hold much: sizes as in real sets
-    part = own.choice(PARTS, count, p=share / share.sum())
-    latent = centres[part] + np.float32(SPREAD) * own.standard_normal((count, LATENT), np.float32)
-    x = np.tanh(1.5 * latent @ into) @ out + np.float32(NOISE) * own.standard_normal((count, DIMENSION), np.float32)
-    return np.clip(np.rint(128 + 45 * x), 0, 255).astype(np.uint8)
+    low = fixed.standard_normal((TOPICS, LATENT), np.float32) @ fixed.standard_normal((LATENT, DIMENSION), np.float32)
+    topics = low * np.float32(TOPIC_SPREAD / LATENT**0.5)
+    axes = fixed.standard_normal((TOPICS, RANK, DIMENSION), np.float32) / np.float32(RANK**0.5)
+    themes = np.float32(THEME_SPREAD) * fixed.standard_normal((TOPICS, THEMES, RANK), np.float32)
+    length = np.arange(1, RANK + 1, dtype=np.float32) ** -0.5
+    length /= np.sqrt((length**2).mean())
+    topic, theme = own.choice(TOPICS, count, p=_tailed(TOPICS, 0.7)), own.choice(THEMES, count, p=_tailed(THEMES, 0.8))
+    latent = own.standard_normal((count, RANK), np.float32)
+    latent *= length[(np.arange(RANK) - theme[:, None]) % RANK]  # each theme is long along axes of its own
+    latent += themes[topic, theme]
+    x = np.float32(NOISE) * own.standard_normal((count, DIMENSION), np.float32) + topics[topic]
+    for t in range(TOPICS):
+        mine = np.flatnonzero(topic == t)
+        x[mine] += latent[mine] @ axes[t]
+    return np.clip(np.rint(128 + 32 * x), 0, 255).astype(np.uint8)
+
+
+def _tailed(count: int, power: float) -> npt.NDArray[np.float64]:
+    """Shares that fall with a power of their rank: a few parts hold much, as in real sets."""
+    share = 1 / np.arange(1, count + 1) ** power
+    return share / share.sum()
 
 
 def written(folder: Path, rows: int) -> Path:

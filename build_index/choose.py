@@ -18,8 +18,8 @@ from vantage.errors import InputError
 from vantage.format import BLOCKS_MAX, Contract, LseSection, Stop
 
 from .codecs import lrsq
-from .contract import PricedRecall, calibrated, price_at, target_point
-from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, probabilities_of, routed
+from .contract import PricedRecall, calibrated, price_at, target_point, with_pages
+from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, pages_of, probabilities_of, routed
 from .graph import Graph, neighbour_graph
 from .measure import Candidates, Reads, block_bytes, full_scan, plans
 from .partition import PARTITIONS, VOTERS, Partition
@@ -73,26 +73,26 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     drawn, p_tune = _choose_router(task, _drafts(task))
     p = probabilities_of(rows, drawn.shape, price.queries)
     refused: InputError | None = None
-    few = slice(0, None, max(1, len(tune.rows) // CODE_QUERIES))  # spread over the source, which may be sorted
-    task = replace(task, tune=Held(tune.queries[few], tune.rows[few], tune.truth[few]))
+    few = tune.spread(CODE_QUERIES)
+    task = replace(task, tune=tune.take(few))
     for coded in _coded(task, drawn, p_tune[few]):
         shape, codec = coded.shape, coded.codec
         sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
-        found = full_scan(rows, shape, codec, price.queries, price.rows, price.truth, partial(say, "prices"))
-        recall_at = PricedRecall(found, p, sizes)
+        found = full_scan(rows, shape, codec, price.queries, price.rows, price.truth, partial(say, "prices"), p)
+        recall_at, pages = PricedRecall(found, p, sizes), pages_of(rows, shape, price.queries)
         try:
-            contract = calibrated(recall_at, k, options.recall)
+            contract = with_pages(calibrated(recall_at, k, options.recall), pages)
         except InputError as error:  # where few rows were held out, the tuning ones may have flattered a code
             refused = refused or error
             continue
         say("promises", 0.0)
         stop = stopping(
             Measured(coded.found, p_tune[few], sizes, shape.sizes()), coded.price,
-            Measured(found, p, sizes, shape.sizes()), recall_at, contract, rows.count, options.stop,
+            Measured(found, p, sizes, shape.sizes(), pages), recall_at, contract, rows.count, options.stop,
             gather_of(shape.partition.home, rows),
         )  # fmt: skip
         say("promises", 1.0)
-        modelled = plans(p, sizes, target_point(contract).price).ms
+        modelled = replace(plans(p, sizes, target_point(contract).price), pages=pages).ms
         waits = float(np.median(modelled)), float(np.quantile(modelled, 0.99))
         return Choice(shape, codec, contract, stop, task.tried, waits)
     assert refused is not None
@@ -253,7 +253,7 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
             break
         shape, codec = _fitting(task, draft, code_bytes), lrsq.train(residual_moment, row_moment, code_bytes)
         phase = partial(task.say, f"codes of {code_bytes} bytes")
-        found = full_scan(rows, shape, codec, tune.queries, tune.rows, tune.truth, phase)
+        found = full_scan(rows, shape, codec, tune.queries, tune.rows, tune.truth, phase, p)
         sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
         at = price_at(PricedRecall(found, p, sizes), task.k, options.recall)
         ceiling = float(found.recall(np.ones_like(p, bool), task.k).mean())
@@ -264,7 +264,7 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
         if at is None:
             task.tried.append(row | {"reaches_target": False})
             continue
-        reads = plans(p, sizes, at)
+        reads = replace(plans(p, sizes, at), pages=pages_of(rows, shape, tune.queries))
         task.tried.append(row | _cost(reads))
         reached.append((float(reads.ms.mean()), _Coded(shape, codec, found, at)))
     if not reached:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -68,6 +70,15 @@ def calibrated(recall_at: PricedRecall, k: int, recall: float) -> Contract:
         reads = plans(recall_at.p, recall_at.sizes, price)
         points += [Point(depth, price, recall_at(price, depth), reads.nbytes, reads.gets) for depth in depths(k)]
     return Contract(k, LANES, recall, tuple(points))
+
+
+def with_pages(contract: Contract, pages: list[int] | None) -> Contract:
+    """Points that count the routing pages of each query, bytes (Q), and their GET; None: there are none."""
+    if pages is None:
+        return contract
+    more = float(np.mean(pages))
+    points = (replace(p, nbytes=p.nbytes + more, gets=p.gets + 1) for p in contract.points)
+    return replace(contract, points=tuple(points))
 
 
 def target_point(contract: Contract) -> Point:

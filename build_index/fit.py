@@ -19,11 +19,12 @@ from .measure import Reads, block_bytes, plans, price_for
 from .partition import Partition
 from .routers import ROUTERS
 from .rows import Ints, Rows
-from .shape import P, Shape, index_section, prepared, probabilities, stored_centres
+from .shape import P, Shape, index_section, page_bytes, prepared, probabilities, stored_centres
 
 TUNE_QUERIES = 500  # of the tuning rows, for parameters of routers
 ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
 ORDER_QUERIES = 4000
+ORDER_BYTES = 32 << 20  # of their probabilities at a time
 TRAINING_BYTES_MIN = 1 << 30  # of memory: JAX and the activations of a batch come on top of all else
 
 # Stands where the router is still to be fitted.
@@ -61,8 +62,12 @@ class Held:
     rows: Ints
     truth: npt.NDArray[np.int32]
 
-    def first(self, n: int) -> Held:
-        return Held(self.queries[:n], self.rows[:n], self.truth[:n])
+    def spread(self, n: int) -> slice:
+        """About n of them, evenly: a source may be sorted."""
+        return slice(0, None, max(1, len(self.rows) // n))
+
+    def take(self, some: slice) -> Held:
+        return Held(self.queries[some], self.rows[some], self.truth[some])
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def fitted(
 ) -> tuple[Shape, Ints]:
     """A router fitted to these blocks, which are then ordered by its co-probes of the sample: (shape, order)."""
     rows, fit = task.rows, ROUTERS[router]
-    few = task.tune.first(TUNE_QUERIES)
+    few = task.tune.take(task.tune.spread(TUNE_QUERIES))
     index = index_section(rows, base.blocks, rows.count, router)
     order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
     plain = Shape(base, copy, router, _NO_SECTION, *stored_centres(base.centres, rows.metric))
@@ -106,11 +111,28 @@ def fitted(
         return float(routed(task, reordered(plain, order), p[:, order], few).ms.mean())
 
     section = fit.fit(task.lesson(base, copy), cost, progress)
-    drawn = np.random.default_rng([task.options.seed, 4]).choice(
-        task.sample, min(ORDER_QUERIES, len(task.sample)), replace=False
+    drawn = np.sort(
+        np.random.default_rng([task.options.seed, 4]).choice(
+            task.sample, min(ORDER_QUERIES, len(task.sample)), replace=False
+        )
     )
-    order = file_order(probabilities(router, section, index, prepared(rows, np.sort(drawn))))
-    return replace(reordered(plain, order), section=fit.ordered(section, order)), order
+    step = max(1, ORDER_BYTES // (4 * base.blocks))
+    order = file_order(
+        probabilities(router, section, index, prepared(rows, drawn[low : low + step]))
+        for low in range(0, len(drawn), step)
+    )
+    shape = replace(reordered(plain, order), section=fit.ordered(section, order))
+    if fit.tuned is None:
+        return shape, order
+
+    def whole_cost(section: RouterSection) -> float:
+        tried = replace(shape, section=section)
+        p = probabilities(router, section, index, few.queries)
+        reads = routed(task, tried, p, few)
+        reached = tried.holds(few.truth[:, : task.k], reads.blocks).mean() >= task.routed_recall
+        return float(reads.ms.mean()) if reached else np.inf
+
+    return replace(shape, section=fit.tuned(shape.section, whole_cost)), order
 
 
 def reordered(shape: Shape, order: Ints) -> Shape:
@@ -134,6 +156,12 @@ def probabilities_of(rows: Rows, shape: Shape, queries: list[Prepared]) -> P:
     return probabilities(shape.router, shape.section, index, queries)
 
 
+def pages_of(rows: Rows, shape: Shape, queries: list[Prepared]) -> list[int] | None:
+    """See page_bytes."""
+    index = index_section(rows, shape.blocks, rows.count + shape.copies, shape.router)
+    return page_bytes(shape.router, shape.section, index, queries)
+
+
 def routed(task: Task, shape: Shape, p: P, of: Held) -> Reads:
     """Plans that reach the routed recall with exact scores: what the routing alone reads."""
     sizes = block_bytes(shape.sizes(), middle_code(task.rows), task.id_bytes)
@@ -141,7 +169,8 @@ def routed(task: Task, shape: Shape, p: P, of: Held) -> Reads:
     def recall(price: int) -> float:
         return float(shape.holds(of.truth[:, : task.k], plans(p, sizes, price).blocks).mean())
 
-    return plans(p, sizes, price_for(recall, task.routed_recall) or 0)
+    reads = plans(p, sizes, price_for(recall, task.routed_recall) or 0)
+    return replace(reads, pages=pages_of(task.rows, shape, of.queries))
 
 
 def middle_code(rows: Rows) -> int:

@@ -19,11 +19,13 @@ from vantage.prepare import Prepared
 from vantage.scan import LrsqScan
 
 from .codecs import lrsq
+from .narrow import Narrow, spans
 from .rows import Ints, Rows
 from .shape import P, Shape, trial_root
 
 KEPT = 512  # best places kept a query: enough for any plan that finds most of 100 neighbours
 CHUNK_BYTES = 8 << 20
+SPARSE = 4  # where fewer than one block in so many has a probability, plans are made of those and the gaps between
 PRICE_MAX = (1 << 32) - 1
 
 Bools = npt.NDArray[np.bool_]
@@ -31,22 +33,27 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Reads:
-    """What the plans of Q queries read: blocks bool (Q, B), and of each query its ranges' bytes."""
+    """What the plans of Q queries read: blocks bool (Q, B), and of each query its ranges' bytes.
+
+    pages: what each reads in a wave before, for its routing; None where the router is in memory.
+    """
 
     blocks: Bools
     ranges: list[list[int]]
+    pages: list[int] | None = None
 
     @property
     def gets(self) -> float:
-        return float(np.mean([len(r) for r in self.ranges]))
+        return float(np.mean([len(r) for r in self.ranges])) + (self.pages is not None)
 
     @property
     def nbytes(self) -> float:
-        return float(np.mean([sum(r) for r in self.ranges]))
+        return float(np.mean([sum(r) for r in self.ranges])) + float(np.mean(self.pages or 0))
 
     @property
     def ms(self) -> npt.NDArray[np.float64]:
-        return np.array([wave_ms(r) for r in self.ranges])
+        waits = np.array([wave_ms(r) for r in self.ranges])
+        return waits if self.pages is None else waits + [wave_ms([page]) for page in self.pages]
 
 
 def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | None = None) -> Reads:
@@ -59,11 +66,15 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | 
     flags[0] = STARTS_SHARD
     at = array("Q", np.cumsum([0, *map(aligned, size)])[:-1].tolist())
     read, ranges = np.zeros((queries, blocks), bool), []
+    narrow = Narrow(np.asarray(size), np.asarray(at))
     for i in range(queries):
         if done is not None:
             flags = bytearray((done[i] * CACHED).astype(np.uint8))
             flags[0] |= STARTS_SHARD
-        pairs = ranges_of(memoryview(np.ascontiguousarray(p[i])), size, flags, at, price, gets)
+        if done is None and SPARSE * np.count_nonzero(p[i]) < blocks:
+            pairs = narrow.ranges(p[i], price, gets)
+        else:
+            pairs = ranges_of(memoryview(np.ascontiguousarray(p[i])), size, flags, at, price, gets)
         for low, high in pairs:
             read[i, low:high] = True
         ranges.append([at[high - 1] + size[high - 1] - at[low] for low, high in pairs])
@@ -119,14 +130,18 @@ def full_scan(
     without: Ints,
     truth: npt.NDArray[np.int32],
     progress: Callable[[float], None] = lambda _: None,
+    p: P | None = None,
 ) -> Candidates:
     """Encodes every place and scans it for every query.
+
+    p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them.
 
     without (Q): the query's own row, left out of the answers. truth i32 (Q, K): exact neighbours, best first.
     """
     members = shape.members()
     root = trial_root(rows, shape, len(codec.axes), codec.axes.astype(np.float16).tobytes(), codec.section, 100)
     scans = [LrsqScan(root, q, KEPT) for q in queries]
+    low_of, high_of = (np.zeros(len(scans), int), np.full(len(scans), shape.blocks)) if p is None else spans(p).T
     place_row = np.concatenate(members).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
     for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
@@ -140,7 +155,8 @@ def full_scan(
             places = np.arange(starts[b], starts[b + 1], dtype=np.uint32).tobytes() + pad
             data = pack_block(n, 0, encoded.ranges, [*encoded.planes(), places], b"")
             at = block_planes(n, codec.code_bytes)
-            for scan in scans:
+            for j in np.flatnonzero((low_of <= b) & (b < high_of)):
+                scan = scans[j]
                 kernels.lrsq_scan(
                     data, RANGES_AT, at.codes, at.f, at.h, at.rows, n, scan.base(b), b, scan.tables, scan.pool
                 )

@@ -19,6 +19,7 @@ from vantage.format import (
     Point,
     Root,
     RouterSection,
+    TwoLevelSection,
     VectorPages,
     aligned,
 )
@@ -120,6 +121,14 @@ def probabilities(router: str, section: RouterSection, index: IndexSection, quer
         routed = route(query)
         p[slice(None) if routed.blocks is None else np.asarray(routed.blocks)] = routed.p
     return out
+
+
+def page_bytes(router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]) -> list[int] | None:
+    """Bytes of the routing pages that each query reads first, nothing cached; None where the router is in memory."""
+    if not isinstance(section, TwoLevelSection):
+        return None
+    pages = [ROUTERS[router](section, index).pages(query) for query in queries]
+    return [section.offset[r[-1]] + section.size[r[-1]] - section.offset[r[0]] for r in pages]
 
 
 def trial_root(rows: Rows, shape: Shape, axes: int, rotation: bytes, codec: LrsqSection, k: int) -> Root:

@@ -33,12 +33,16 @@ F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Held:
-    """Queries held out: found, p u32 (Q, B); sizes and rows (B): bytes and rows of blocks."""
+    """Queries held out: found, p u32 (Q, B); sizes and rows (B): bytes and rows of blocks.
+
+    pages (Q): bytes of routing pages read first; None: there are none.
+    """
 
     found: Candidates
     p: P
     sizes: Ints
     rows: Ints
+    pages: list[int] | None = None
 
 
 def features(held: Held, read: Bools, price: int, k: int) -> F64:
@@ -192,6 +196,8 @@ def _promise(
         read[asked] |= reads.blocks
         for i, sizes in zip(asked, reads.ranges, strict=True):
             count[:, i] += sum(sizes), len(sizes), bool(sizes), wave_ms(sizes)
+    if held.pages is not None:
+        count += np.array([(page, 1, 1, wave_ms([page])) for page in held.pages]).T
     means = count.mean(1)
     if rerank:
         some = slice(0, GATHER_QUERIES)

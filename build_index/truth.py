@@ -12,7 +12,8 @@ import numpy.typing as npt
 from .rows import F32, Ints, Rows
 
 CHUNK_BYTES = 32 << 20
-HELD_OUT_MAX = 2000
+HELD_OUT_MAX, HELD_OUT_MIN = 2000, 500
+TRUTH_PAIRS = 2_000_000_000  # of a row and a held-out one: of more than a million rows fewer are held out
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,11 @@ class HeldOut:
 
 
 def hold_out(rows: int, seed: int) -> HeldOut:
-    """Two disjoint draws of at most 2,000 rows and a twentieth of all rows each."""
-    n = max(1, min(HELD_OUT_MAX, rows // 20))
+    """Two disjoint draws of at most 2,000 rows and a twentieth of all rows each; 1,000 of 2 million, 500 of 4 and more.
+
+    What is compared exactly, and scanned, then grows no further with the rows up to 4 million.
+    """
+    n = max(1, min(HELD_OUT_MAX, rows // 20, max(HELD_OUT_MIN, TRUTH_PAIRS // rows)))
     drawn = np.random.default_rng([seed, 1]).choice(rows, min(2 * n, rows), replace=False)
     return HeldOut(np.sort(drawn[: (len(drawn) + 1) // 2]), np.sort(drawn[len(drawn) // 2 :]))
 

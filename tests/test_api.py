@@ -275,8 +275,8 @@ def test_explain_is_the_plan_alone(words: Built) -> None:
     body = ask(service, words, explain=True)
     assert not bucket.gets
     assert set(body) == {
-        "generation", "ranges", "blocks_cached", "gets", "bytes", "waves", "rounds", "modelled_ms", "usd_per_million",
-        "complete", "recall_estimate", "second_below", "rerank",
+        "generation", "routing", "ranges", "blocks_cached", "gets", "bytes", "waves", "rounds", "modelled_ms",
+        "usd_per_million", "complete", "recall_estimate", "second_below", "rerank",
     }  # fmt: skip
     assert all(set(r) == {"shard", "blocks", "offset", "bytes"} for r in body["ranges"])
     assert sum(r["bytes"] for r in body["ranges"]) == body["bytes"]

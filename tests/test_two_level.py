@@ -51,7 +51,28 @@ def test_one_get_more_when_cold_and_none_when_warm(bucket: tuple[Path, np.ndarra
         truth = np.argsort(((x - q) ** 2).sum(1))[:10]
         hits += len({m.id for m in cold.matches} & set(truth.tolist()))
     assert hits / (10 * len(queries)) > 0.85
-    assert explain(index, Query(queries[0].tolist(), 10))
+
+
+def test_explain_shows_the_pages_that_are_read_first(bucket: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    folder, _, queries = bucket
+    index, query = opened(folder), Query(queries[0].tolist(), 10)
+    shown = explain(index, query)
+    answer = asyncio.run(index.query(query))
+    assert (shown["routing"]["bytes"], shown["waves"]) == (answer.receipt.wave_sizes[0][0], 2)
+    assert (shown["gets"], shown["rounds"]) == (len(shown["ranges"]) + 1, 2)
+    assert shown["bytes"] == shown["routing"]["bytes"] + sum(r["bytes"] for r in shown["ranges"])
+    warm = explain(index, query)
+    assert (warm["routing"], warm["gets"]) == (None, len(warm["ranges"]))
+
+
+def test_points_count_the_page(bucket: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    """Those of the contract are near what queries read, with the page and its GET."""
+    folder, _, queries = bucket
+    receipts = [asyncio.run(opened(folder).query(Query(q.tolist(), 10))).receipt for q in queries]
+    contract = opened(folder).root.contract
+    point = min((p for p in contract.points if p.recall >= contract.target and p.k == 10), key=lambda p: p.recall)
+    assert point.gets == pytest.approx(np.mean([r.gets for r in receipts]), abs=0.5)
+    assert point.nbytes == pytest.approx(np.mean([r.bytes for r in receipts]), rel=0.2)
 
 
 def test_a_damaged_page_is_named(bucket: tuple[Path, np.ndarray, np.ndarray]) -> None:

@@ -17,19 +17,21 @@ from . import lse, mlp, trained, tree, two_level
 class Router:
     """fit(lesson, cost, progress) -> section; ordered(section, order): block order[i] as number i.
 
-    trains: whether fit needs lesson.asked and lesson.near.
+    trains: whether fit needs lesson.asked and lesson.near. tuned(section, cost) -> section: what is left to choose once
+    the blocks are in order.
     """
 
     fit: Callable[[Lesson, Cost, Callable[[float], None]], RouterSection]
     ordered: Callable[[Any, Ints], RouterSection]
     trains: bool = False
+    tuned: Callable[[Any, Cost], RouterSection] | None = None
 
 
 ROUTERS: dict[str, Router] = {
     "centroids": Router(lse.fit_centroids, lse.ordered),
     "lse": Router(lse.fit, lse.ordered),
     "trained": Router(trained.fit, lse.ordered, trains=True),
-    "two-level": Router(two_level.fit, two_level.ordered),
+    "two-level": Router(two_level.fit, two_level.ordered, tuned=two_level.tuned),
     "mlp": Router(mlp.fit, mlp.ordered, trains=True),
     "tree": Router(tree.fit, tree.ordered, trains=True),
 }

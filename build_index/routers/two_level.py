@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -17,7 +18,9 @@ from ..rows import F32, Ints
 from . import lse
 
 REGION_SUBS = 16
-PAGE_WORTH = 2.0**-10  # probability that a page of mean size must bring: less is not worth its bytes
+PAGE_WORTH = 2.0**-10  # probability that a page of mean size must bring, until it is tuned
+PAGE_WORTHS = tuple(2.0**-n for n in (5, 7, 9, 11, 13, 15))
+REGION_TEMPERATURES = (1.0, 0.5, 2.0)  # over that of the blocks
 P_BITS = 44
 
 
@@ -36,6 +39,20 @@ def ordered(section: TwoLevelSection, order: Ints) -> TwoLevelSection:
     blocks = len(order)
     firsts = np.linspace(0, blocks, max(1, round(blocks**0.5)) + 1).astype(np.int64)
     return _paged(lse.ordered(_flat(section), order), firsts, 0)
+
+
+def tuned(section: TwoLevelSection, cost: Cost) -> TwoLevelSection:
+    """What a page must be worth, then how sharply regions are told apart, by cost."""
+    section = min((replace(section, price=_price(worth, section.size)) for worth in PAGE_WORTHS), key=cost)
+    regions = section.regions
+    softer = (replace(regions, temperature=regions.temperature * t) for t in REGION_TEMPERATURES)
+    return min((replace(section, regions=table) for table in softer), key=cost)
+
+
+def _price(worth: float, sizes: Sequence[int]) -> int:
+    """Of a byte, where a page of mean size must bring this probability."""
+    mean = sum(sizes) / len(sizes)
+    return min((1 << 32) - 1, int(worth * (1 << P_BITS) / mean))
 
 
 def _flat(section: TwoLevelSection) -> LseSection:
@@ -72,10 +89,9 @@ def _paged(flat: LseSection, firsts: Ints, seed: int) -> TwoLevelSection:
         centre[r], mass[r] = _summary(values[part], weight[part], seed)
     offset = array("Q", [0, *accumulate(sizes[:-1])])
     resident = _region_table(centre, mass, flat)
-    price = min((1 << 32) - 1, round(PAGE_WORTH * 2**P_BITS / np.mean(sizes)))
     return TwoLevelSection(
-        resident, flat.bits, flat.subs, flat.beta, flat.temperature, price, array("I", firsts.tolist()), offset, sizes,
-        crcs, int(sum(sizes)), memoryview(b"".join(pages)),
+        resident, flat.bits, flat.subs, flat.beta, flat.temperature, _price(PAGE_WORTH, sizes),
+        array("I", firsts.tolist()), offset, sizes, crcs, int(sum(sizes)), memoryview(b"".join(pages)),
     )  # fmt: skip
 
 

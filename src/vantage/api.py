@@ -346,24 +346,34 @@ def answer_body(answer: Answer, include: list[str]) -> dict[str, Any]:
 def explain(index: Index, query: Query) -> dict[str, Any]:
     """The first wave of a query: its ranges and their price, reading nothing.
 
+    routing: the pages that a two-level router would read first, None where none is needed. Without them the ranges are
+    those of its regions, whose blocks are taken to be equally probable: about where the reads will be, and more bytes.
     second_below: a query whose estimate comes out below it reads a second wave; rerank: rows that get exact scores.
     """
-    plan: Plan = index.plan(query, prepare(query.vector, index.root.index, query.param))
+    prepared = prepare(query.vector, index.root.index, query.param)
+    routed, wanted = index.without_reading(prepared)
+    plan: Plan = index.plan(query, prepared, routed)
     promise = index.promise(query)
-    sizes = [r.size for r in plan.ranges]
+    sizes, before, pages = [r.size for r in plan.ranges], [], None
+    if wanted is not None:
+        section: Any = index.root.router
+        start = section.offset[wanted[0]]
+        before = [section.offset[wanted[-1]] + section.size[wanted[-1]] - start]
+        pages = {"pages": [wanted[0], wanted[-1]], "offset": start, "bytes": before[0]}
     return {
         "generation": index.current.generation,
+        "routing": pages,
         "ranges": [
             {"shard": r.shard, "blocks": [r.first, r.last - 1], "offset": r.offset, "bytes": r.size}
             for r in plan.ranges
         ],
         "blocks_cached": len(plan.cached),
-        "gets": len(sizes),
-        "bytes": plan.bytes,
-        "waves": 1 if sizes else 0,
-        "rounds": -(-len(sizes) // LANES),
-        "modelled_ms": round(wave_ms(sizes), 2),
-        "usd_per_million": round(1e6 * CLASS_B_USD * len(sizes), 4),
+        "gets": len(sizes) + len(before),
+        "bytes": plan.bytes + sum(before),
+        "waves": (1 if sizes else 0) + len(before),
+        "rounds": -(-len(sizes) // LANES) + len(before),
+        "modelled_ms": round(wave_ms(before) + wave_ms(sizes), 2),
+        "usd_per_million": round(1e6 * CLASS_B_USD * (len(sizes) + len(before)), 4),
         "complete": plan.complete,
         "recall_estimate": recall_estimate(index.root.contract, plan.price, query.top_k) if plan.complete else None,
         "second_below": promise.threshold or None,

@@ -215,6 +215,15 @@ class Index:
         plan = plan_scan(routed, flags, self.root.directory, price, self.root.contract.gets, left)
         return replace(plan, cached=[b for b in plan.cached if b not in done])
 
+    def without_reading(self, prepared: Prepared) -> tuple[Routed, range | None]:
+        """What the router says from memory, and the routing pages that a query would read first, None where none."""
+        if not isinstance(self.router, TwoLevelRouter):
+            return self.router.route(prepared), None
+        wanted = self.router.pages(prepared)
+        if not all(self.pages[r] & CACHED for r in wanted):
+            return self.router.route(prepared), wanted
+        return self.router.route(prepared, {r: self.cache.get(f"{self.space}/routing", r) for r in wanted}), None
+
     async def _route(self, prepared: Prepared, reader: Reader, budget: Budget) -> tuple[Routed, bool]:
         """Reads the routing pages that a two-level router needs, in one GET, unless all are cached.
 

@@ -1,0 +1,229 @@
+"""Growth of two-level routing with the number of rows, measured without writing an index; two waves against one.
+
+    python bench/growth.py FOLDER [--rows 500000,1000000,2000000,4000000] [--share 0.35] [--code-bytes 64]
+
+The rows are those of bench/scale.py, kept in FOLDER. Each size has a process of its own, and takes the steps of
+`vantage build` with its functions but none of its comparisons: one number of blocks (a power of two near rows / 244),
+one share of SOAR copies, one code, 48 rows a block that train. The price is the contract's (recall@100 0.95) on 256
+rows held out for it, and 256 unseen queries of the same draw are planned at that price: GETs, bytes and waits are those
+of the edge's planner, nothing cached, recall that of the kernels' scores.
+
+"resident table" is the same router with all its sub-centroids in memory, priced to the same recall on the same rows:
+what the routing page costs beside its read. "two waves" reads short codes of the blocks first, then the missing bytes
+of the blocks that hold the best M rows; a row is found if the short codes rank it among M and the whole ones among 100.
+The short code is trained for its length, which flatters it: a prefix of a longer one ranks no better. Its price and M
+are the quickest that reach the target on the queries themselves, which flatters it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scale import DIMENSION, drawn, written
+
+from build_index.choose import _block_counts, _second_moments
+from build_index.codecs import lrsq
+from build_index.contract import price_at
+from build_index.fit import Held, Options, Task, fitted, pages_of, probabilities_of
+from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans
+from build_index.partition import two_level as partition
+from build_index.routers import two_level
+from build_index.rows import Ints, Rows, row_scale
+from build_index.shape import P, index_section, prepared, probabilities
+from build_index.source import open_source
+from build_index.spill import SPILLS
+from build_index.spool import spool
+from build_index.truth import exact_neighbours, truth_of
+from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS
+from vantage.prepare import prepare
+
+HELD, QUERIES, K, TARGET = 256, 256, 100, 0.95
+TRAINED = 48  # rows of the sample a block
+ID_BYTES = 8.0
+CENTRE_BYTES, DIRECTORY_BYTES = DIMENSION + 8, 40  # of a block, resident
+SHORT_SHARES = (0.25, 0.5, 0.75)  # of the code's bytes, in the first of two waves
+CHANCES = (150, 200, 300, 500)  # rows whose blocks the second wave completes
+
+
+def best_rows(found: Candidates, read: npt.NDArray[np.bool_], count: int) -> list[Ints]:
+    """Of each query, where in found its first `count` places are that lie in blocks read."""
+    inside = read[np.arange(len(read))[:, None], found.block] & (found.block >= 0)
+    return [np.flatnonzero(row)[:count] for row in inside]
+
+
+def second_wave(short: Candidates, whole: Candidates, first: Reads, count: int, rest: Ints) -> tuple[float, Reads]:
+    """(recall, reads of the second wave) where the first one read short codes and the rest of a block is so long."""
+    wanted, rank = np.zeros(first.blocks.shape, np.uint32), np.full(whole.row.shape, -1, np.int32)
+    for i, places in enumerate(best_rows(short, first.blocks, count)):
+        wanted[i, short.block[i, places]] = 1 << 16
+        chance = np.isin(whole.row[i], short.row[i, places])
+        rank[i, chance] = whole.rank[i, chance]
+    reads = plans(wanted, rest, 1)
+    return float(replace(whole, rank=rank).recall(first.blocks, K).mean()), reads
+
+
+def two_waves(
+    short: Candidates, whole: Candidates, p: P, short_sizes: Ints, sizes: Ints, price: int, pages: list[int] | None
+) -> str:
+    """The quickest pair of waves that reaches the target, told."""
+    best: tuple[float, str] | None = None
+    for lower in (price, price // 2, price // 4):
+        first = replace(plans(p, short_sizes, lower), pages=pages)
+        for count in CHANCES:
+            recall, second = second_wave(short, whole, first, count, sizes - short_sizes)
+            ms = float((first.ms + second.ms).mean())
+            if recall >= TARGET and (best is None or ms < best[0]):
+                best = ms, f"M {count}, recall@100 {recall:.4f}, {told([first, second])}"
+    return best[1] if best else "target not reached"
+
+
+def told(reads: list[Reads]) -> str:
+    ms = sum(r.ms for r in reads)
+    return (
+        f"{sum(r.gets for r in reads):.2f} GETs, {sum(r.nbytes for r in reads) / 1e6:.3f} MB, "
+        f"mean {np.mean(ms):.1f} p50 {np.median(ms):.1f} p99 {np.quantile(ms, 0.99):.1f} ms"
+    )
+
+
+class Clock:
+    """Prints what a step took, and the peak memory up to its end."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu, self.steps = time.monotonic(), time.process_time(), [0.0, 0.0]
+
+    def step(self, name: str, *, counts: bool = True) -> None:
+        wall, cpu = time.monotonic() - self.wall, time.process_time() - self.cpu
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(f"  {name}: {wall:.0f} s, {cpu:.0f} s of CPU, peak {peak} MiB", flush=True)
+        if counts:
+            self.steps = [self.steps[0] + wall, self.steps[1] + cpu]
+        self.wall, self.cpu = time.monotonic(), time.process_time()
+
+
+def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
+    """Prints the lines of one size."""
+    clock, path = Clock(), written(folder, count)
+    clock.step("generated", counts=False)
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
+        spool(open_source([path]), Path(scratch), metric="l2") as s,
+    ):
+        rows = Rows(s, "l2", row_scale("l2", s.norm_mean, s.norm_max))
+        clock.step("read")
+        rng = np.random.default_rng(0)
+        held = rng.choice(count, 2 * HELD, replace=False)
+        tune_rows, price_rows = np.sort(held[:HELD]), np.sort(held[HELD:])
+        near = truth_of(rows, np.concatenate([tune_rows, price_rows]), K)
+        tune = Held(prepared(rows, tune_rows), tune_rows, near[:HELD])
+        clock.step("exact neighbours of held-out rows")
+        vectors = drawn(1 << 20, QUERIES)
+        asked = [prepare(v.tolist(), index_section(rows, 1, count)) for v in vectors]
+        truth = exact_neighbours(vectors.astype(np.float32) * np.float32(rows.scale), rows.chunks(32 << 20), K, "l2")
+        clock.step("exact neighbours of queries", counts=False)
+
+        blocks = _block_counts(count)[-1]
+        seen = np.setdiff1d(np.arange(count), held)
+        sample = np.sort(rng.choice(seen, min(len(seen), TRAINED * blocks), replace=False))
+        base = partition(rows, sample, blocks, 0)
+        clock.step(f"{blocks} blocks")
+        copies = SPILLS["soar"](rows, base).best(share)
+        clock.step("copies")
+        nothing = np.empty(0, np.int64)
+        task = Task(
+            rows,
+            sample,
+            tune,
+            nothing,
+            np.empty((0, K), np.int32),
+            ID_BYTES,
+            K,
+            Options(),
+            [],
+            lambda phase, done: None,
+        )
+        shape, _ = fitted(task, base, copies, "two-level", lambda done: None)
+        clock.step("router and order")
+        moments = _second_moments(rows, sample, shape)
+        codec = lrsq.train(*moments, code_bytes)
+        sizes = block_bytes(shape.sizes(), code_bytes, ID_BYTES)
+        price_queries = prepared(rows, price_rows)
+        p_held = probabilities_of(rows, shape, price_queries)
+        found = full_scan(rows, shape, codec, price_queries, price_rows, near[HELD:], p=p_held)
+        price = price_at(found, p_held, sizes, K, TARGET)
+        clock.step("code and price")
+        ceiling = found.recall(np.ones_like(p_held, bool), K).mean()
+        if price is None:
+            print(f"  code of {code_bytes} bytes: target not reached, all routed blocks {ceiling:.4f}")
+            return
+
+        p, pages = probabilities_of(rows, shape, asked), pages_of(rows, shape, asked)
+        assert pages is not None
+        nobody = np.full(QUERIES, -1)
+        whole = full_scan(rows, shape, codec, asked, nobody, truth, p=p)
+        reads = replace(plans(p, sizes, price), pages=pages)
+        recall, rows_read = whole.recall(reads.blocks, K).mean(), (reads.blocks * shape.sizes()).sum(1).mean()
+        section = shape.section
+        resident = len(section.pack()) + blocks * (CENTRE_BYTES + DIRECTORY_BYTES)
+        seconds, cpu = clock.steps
+        print(
+            f"{count:,} rows, {blocks:,} blocks, {shape.copies / count:.2f} copies, code {code_bytes}: recall@100 "
+            f"{recall:.4f} (all routed blocks {ceiling:.4f}), {told([reads])}; pages {np.mean(pages) / 1e6:.3f} MB; "
+            f"{rows_read:.0f} rows, {rows_read / count:.3%}, in {reads.blocks.sum(1).mean():.1f} blocks; warm 0 GETs; "
+            f"resident {resident / 1e6:.2f} MB, routing.bin {section.nbytes / 1e6:.2f} MB in {len(section.size)} "
+            f"pages; built in {seconds:.0f} s, {cpu:.0f} s of CPU",
+            flush=True,
+        )
+        flat = two_level._flat(section)
+        index = index_section(rows, blocks, count + shape.copies, "lse")
+        p_flat_held = probabilities("lse", flat, index, price_queries)
+        scanned = full_scan(rows, shape, codec, price_queries, price_rows, near[HELD:])
+        flat_price = price_at(scanned, p_flat_held, sizes, K, TARGET)
+        p_flat = probabilities("lse", flat, index, asked)
+        all_scanned = full_scan(rows, shape, codec, asked, nobody, truth)
+        if flat_price is not None:
+            flat_reads = plans(p_flat, sizes, flat_price)
+            print(
+                f"  resident table of {len(flat.pack()) / 1e6:.2f} MB: recall@100 "
+                f"{all_scanned.recall(flat_reads.blocks, K).mean():.4f}, {told([flat_reads])}",
+                flush=True,
+            )
+        for part in SHORT_SHARES:
+            length = int(code_bytes * part) // 4 * 4
+            short_sizes = block_bytes(shape.sizes(), length, 0.0)
+            short = full_scan(rows, shape, lrsq.train(*moments, length), asked, nobody, truth, p=p)
+            line = two_waves(short, whole, p, short_sizes, sizes, price, pages)
+            print(f"  two waves, {length} of {code_bytes} bytes first: {line}", flush=True)
+        clock.step("comparisons", counts=False)
+
+
+def main() -> None:
+    """A process for each size, so that each has its own peak memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", default="500000,1000000,2000000,4000000")
+    parser.add_argument("--share", type=float, default=0.35)
+    parser.add_argument("--code-bytes", type=int, default=64)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    sizes = [int(n) for n in options.rows.split(",")]
+    if len(sizes) == 1:
+        measured(options.folder, sizes[0], options.share, options.code_bytes)
+        return
+    for rows in sizes:
+        words = ["--rows", rows, "--share", options.share, "--code-bytes", options.code_bytes]
+        subprocess.run([sys.executable, __file__, options.folder, *map(str, words)], check=True)
+    even = ROUND_MS * LANES * LANE_BYTES_PER_MS
+    print(f"a wave more costs as much as {even / 1e6:.1f} MB over {LANES} lanes")
+
+
+if __name__ == "__main__":
+    main()

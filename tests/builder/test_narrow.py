@@ -1,0 +1,65 @@
+"""Plans over few blocks are those over all of them, and full scans leave out only what no plan reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from build_index import measure
+from build_index.narrow import Narrow, spans
+from vantage.format import aligned
+from vantage.plan import LANES, RANGE_BYTES_MAX
+
+BLOCKS = 900
+
+
+def case(seed: int, size: int = 9000) -> tuple[np.ndarray, np.ndarray]:
+    """(p u32 (20, BLOCKS), most of them 0 and some in runs; bytes (BLOCKS))."""
+    rng = np.random.default_rng(seed)
+    p = np.zeros((20, BLOCKS), np.uint32)
+    for row in p:
+        for first in rng.integers(0, BLOCKS - 8, 6):
+            row[first : first + 8] = rng.integers(0, 1 << 17, 8) * (rng.random(8) < 0.7)
+    return p, rng.integers(size // 2, size, BLOCKS)
+
+
+def worth(p: np.ndarray, reads: measure.Reads, price: int) -> list[int]:
+    """What the planner maximises, before it cuts ranges: cuts between blocks change it by alignment alone."""
+    return [
+        (int(row[read].sum()) << 24) - price * sum(lengths)
+        for row, read, lengths in zip(p, reads.blocks, reads.ranges, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("price", [1 << 12, 1 << 20, 1 << 24])
+def test_ranges_are_worth_what_those_over_all_blocks_are(price: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    p, sizes = case(price)
+    found = measure.plans(p, sizes, price)
+    monkeypatch.setattr(measure, "SPARSE", BLOCKS + 1)
+    wanted = measure.plans(p, sizes, price)
+    assert any(wanted.ranges) and all(len(r) <= LANES for r in found.ranges)
+    for mine, theirs in zip(worth(p, found, price), worth(p, wanted, price), strict=True):
+        assert mine == pytest.approx(theirs, rel=0.02, abs=price * 16 * LANES)
+
+
+def test_no_range_spans_a_gap_that_is_too_long() -> None:
+    size = np.full(BLOCKS, 20_000, np.uint32)
+    at = np.cumsum([0, *map(aligned, size.tolist())])[:-1].astype(np.uint64)
+    p = np.zeros(BLOCKS, np.uint32)
+    p[[3, 5, 800]] = 1 << 19, 1 << 18, 1 << 18
+    assert at[800] - at[5] > RANGE_BYTES_MAX
+    assert Narrow(size, at).ranges(p, 0, 2) == [(3, 6), (800, 801)]
+    assert Narrow(size, at).ranges(np.zeros_like(p), 0, 2) == []
+
+
+def test_spans() -> None:
+    p = np.zeros((3, 7), np.uint32)
+    p[0, [2, 4]], p[1, 6] = 1, 9
+    assert spans(p).tolist() == [[2, 5], [6, 7], [0, 0]]
+
+
+def test_pages_count_as_a_read_and_a_wave_before() -> None:
+    reads = measure.Reads(np.zeros((2, 3), bool), [[600_000], []])
+    paged = measure.Reads(reads.blocks, reads.ranges, [60_000, 120_000])
+    assert (paged.gets, paged.nbytes) == (reads.gets + 1, reads.nbytes + 90_000)
+    assert paged.ms.tolist() == [40 + 10 + 40 + 1, 40 + 2]
