@@ -1,6 +1,6 @@
 """Growth of two-level routing with the number of rows, measured without writing an index; two waves against one.
 
-    python bench/growth.py FOLDER [--rows 500000,1000000,2000000,4000000] [--share 0.35] [--code-bytes 64]
+    python bench/growth.py FOLDER [--rows 500000,1000000,2000000,4000000] [--share 0.35] [--code-bytes 80]
 
 The rows are those of bench/scale.py, kept in FOLDER. Each size has a process of its own, and takes the steps of
 `vantage build` with its functions but none of its comparisons: one number of blocks (a power of two near rows / 244),
@@ -50,7 +50,7 @@ HELD, QUERIES, K, TARGET = 256, 256, 100, 0.95
 TRAINED = 48  # rows of the sample a block
 ID_BYTES = 8.0
 CENTRE_BYTES, DIRECTORY_BYTES = DIMENSION + 8, 40  # of a block, resident
-SHORT_SHARES = (0.25, 0.5, 0.75)  # of the code's bytes, in the first of two waves
+SHORT_SHARES = (0.5, 0.75)  # of the code's bytes, in the first of two waves
 CHANCES = (150, 200, 300, 500)  # rows whose blocks the second wave completes
 
 
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", default="500000,1000000,2000000,4000000")
     parser.add_argument("--share", type=float, default=0.35)
-    parser.add_argument("--code-bytes", type=int, default=64)
+    parser.add_argument("--code-bytes", type=int, default=80)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     sizes = [int(n) for n in options.rows.split(",")]
