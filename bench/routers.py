@@ -19,6 +19,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from build_index.choose import ASKED
 from build_index.evaluate import Queries, read_queries
 from build_index.fit import Held, Options, Task, fitted
 from build_index.graph import neighbour_graph
@@ -32,7 +33,6 @@ from build_index.truth import hold_out, truth_of
 from vantage.prepare import prepare
 
 GOALS = ((1, 0.90), (10, 0.95), (100, 0.95))
-ASKED = 30_000
 MEMORY = 2 << 30
 METRICS = {"wordnet": "cosine", "sift": "l2"}
 Bools = npt.NDArray[np.bool_]

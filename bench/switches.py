@@ -28,6 +28,7 @@ import numpy.typing as npt
 from jax.nn import logsumexp, relu
 from routers import METRICS, cells
 
+from build_index.choose import ASKED
 from build_index.evaluate import read_queries
 from build_index.graph import neighbour_graph
 from build_index.lesson import Lesson
@@ -42,7 +43,6 @@ from build_index.spool import spool
 from build_index.truth import hold_out, truth_of
 from vantage.prepare import prepare
 
-ASKED = 30_000
 HIDDEN, NAMED = 256, 4  # units of the network that predicts centroids, and vectors that it names
 POWERS = (0.25, 0.5)  # of the whitening
 RIDGE = 0.05  # of the mean variance, added before whitening

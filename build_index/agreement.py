@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ import numpy.typing as npt
 import onnxruntime
 
 from vantage.errors import VantageError
-from vantage.format import TwoLevelSection
+from vantage.format import TreeSection, TwoLevelSection
 from vantage.index import Index
 from vantage.prepare import prepare
+from vantage.route import TreeRouter
 
 from .export import UNITS
 from .rows import F32
@@ -36,8 +37,10 @@ class Said:
 
 
 def by_kernels(index: Index, pages: bytes, queries: F32) -> Said:
-    """What the index itself says of queries f32 (Q, d); a two-level router after reading all of its pages."""
+    """What the index itself says of queries f32 (Q, d); two levels after reading all pages, a tree on every branch."""
     section, router = index.root.router, index.router
+    if isinstance(section, TreeSection):
+        router = TreeRouter(replace(section, beam=index.root.index.blocks), index.root.index)
     every = None
     if isinstance(section, TwoLevelSection):
         every = {r: pages[a : a + n] for r, (a, n) in enumerate(zip(section.offset, section.size, strict=True))}

@@ -26,6 +26,7 @@ from .shape import CODEC
 from .source import Source
 from .spill import COPIES_MAX, SPILLS
 from .spool import Spool, spool
+from .stop import STOPS
 from .write import stored_kind, write_index
 
 SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more
@@ -114,7 +115,7 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
         raise LimitError("--k", options.k, "1 to 100", hint="answers may still have up to 1000 rows")
     for what, name, known in (
         ("--partition", options.partition, PARTITIONS), ("--router", options.router, ROUTERS),
-        ("--spill", options.spill, SPILLS),
+        ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(f"{what} is {name!r}", hint=f"known are: {', '.join(known)}")
@@ -174,6 +175,9 @@ def _build(
             "target": choice.contract.target,
             "gets": choice.contract.gets,
             "points": [vars(p) for p in choice.contract.points],
+            "stop": options.stop,
+            "promises": [vars(p) for p in choice.stop.promises],
+            "estimators": [vars(e) for e in choice.stop.estimators],
         },
         "tried": choice.tried,
     }

@@ -128,6 +128,9 @@ def build_command(
     spill: Annotated[str | None, typer.Option(help="none, soar, closure or misses: how rows are copied.")] = None,
     spill_share: Annotated[float | None, typer.Option(help="Copies a row, 0 to 2; chosen when not given.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Train no router.")] = False,
+    stop: Annotated[
+        str, typer.Option(help="fixed, or calibrated: queries that estimate a low recall read a second wave.")
+    ] = "fixed",
     as_json: Json = False,
 ) -> None:
     """Build an index from vectors.
@@ -139,7 +142,7 @@ def build_command(
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
     options = Options(
-        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast
+        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast, stop
     )
     started = time.monotonic()
     _show_plan(opened, options, metric, to)
@@ -236,6 +239,17 @@ def info(index: Bucket, as_json: Json = False) -> None:
             mark = " (target)" if p.recall == described["recall"] else ""
             points.add_row(str(p.k), f"{p.recall:.4f}{mark}", f"{p.gets:.1f}", size(p.nbytes))
     out.print(points)
+    if root.stop:
+        kept = Table(
+            "recall", "GETs", "bytes", "waves", "exact scores", "second wave below", "ms modelled",
+            title=f"what keeps a recall@{root.contract.k}", title_justify="left",
+        )  # fmt: skip
+        for promise in root.stop.promises:
+            kept.add_row(
+                f"{promise.recall:.4f}", f"{promise.gets:.1f}", size(promise.nbytes), f"{promise.waves:.2f}",
+                str(promise.rerank or ""), f"{promise.threshold:.4f}" if promise.threshold else "", f"{promise.ms:.0f}",
+            )  # fmt: skip
+        out.print(kept)
 
 
 @app.command()
@@ -433,6 +447,10 @@ def explain(
         f"queries in reads, recall estimate {plan['recall_estimate']}",
         highlight=False,
     )
+    if plan["second_below"]:
+        out.print(f"a second wave may follow: where the estimate then is below {plan['second_below']:.4f}")
+    if plan["rerank"]:
+        out.print(f"then the full vectors of {plan['rerank']} rows, for exact scores")
 
 
 @app.command()

@@ -29,26 +29,46 @@ def promised(recall: npt.NDArray[np.float64]) -> float:
     return max(0.0, float(recall.mean() - min(MARGIN_MAX, SURE * error)))
 
 
-def price_at(found: Candidates, p: P, sizes: Ints, k: int, recall: float) -> int | None:
+class PricedRecall:
+    """Recall of what plans at a price answer; each price is planned once, as bisections share most of theirs."""
+
+    def __init__(self, found: Candidates, p: P, sizes: Ints) -> None:
+        self.found, self.p, self.sizes = found, p, sizes
+        self._reads: dict[int, npt.NDArray[np.uint8]] = {}  # blocks, eight to a byte
+
+    def __call__(self, price: int, k: int, rerank: int = 0) -> float:
+        """What is promised of recall@k at this price, the best `rerank` rows by exact score."""
+        blocks = self.p.shape[1]
+        if price not in self._reads:
+            self._reads[price] = np.packbits(plans(self.p, self.sizes, price).blocks, axis=1)
+        read = np.unpackbits(self._reads[price], axis=1, count=blocks).astype(bool)
+        return promised(self.found.recall(read, k, rerank))
+
+
+def depths(k: int) -> list[int]:
+    """The numbers of answers that recall is measured at."""
+    return sorted({min(10, k), k, 1})
+
+
+def price_at(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -> int | None:
     """The highest price that promises this recall@k; None when none does."""
-    return price_for(lambda price: promised(found.recall(plans(p, sizes, price).blocks, k)), recall)
+    return price_for(lambda price: recall_at(price, k, rerank), recall)
 
 
-def calibrated(found: Candidates, p: P, sizes: Ints, k: int, recall: float) -> Contract:
+def calibrated(recall_at: PricedRecall, k: int, recall: float) -> Contract:
     """Measured points from cheap to dear, and one at the target."""
-    target = price_at(found, p, sizes, k, recall)
+    target = price_at(recall_at, k, recall)
     if target is None:
         raise InputError(f"recall {recall} is not reached on held-out rows", hint="ask for a lower --recall")
     prices = {target, 0}
     for goal in GOALS:
-        at = price_at(found, p, sizes, k, goal)
+        at = price_at(recall_at, k, goal)
         if at is not None:
             prices.add(at)
     points = []
     for price in sorted(prices, reverse=True):
-        reads = plans(p, sizes, price)
-        for depth in sorted({min(10, k), k, 1}):
-            points.append(Point(depth, price, promised(found.recall(reads.blocks, depth)), reads.nbytes, reads.gets))
+        reads = plans(recall_at.p, recall_at.sizes, price)
+        points += [Point(depth, price, recall_at(price, depth), reads.nbytes, reads.gets) for depth in depths(k)]
     return Contract(k, LANES, recall, tuple(points))
 
 

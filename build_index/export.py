@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,20 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from vantage.errors import DamagedError, InputError, LimitError
-from vantage.format import IndexSection, LseSection, TwoLevelSection
+from vantage.format import (
+    NO_CHILD,
+    TREE_UNITS,
+    TREE_WAYS,
+    IndexSection,
+    LseSection,
+    MlpSection,
+    TreeSection,
+    TwoLevelSection,
+)
 from vantage.index import Index
 from vantage.kernels import crc32c
 from vantage.prepare import I16_NORM
+from vantage.route import SCALE_MIN, UNIT_MAX
 
 from .evaluate import open_index
 from .rows import F32
@@ -122,7 +132,7 @@ def _table(raw: memoryview | bytes, bits: int, rows: int, dimension: int) -> I8:
 def mixture(
     g: Graph, query: Quantized, table: I8, scale: F32, weight: F32, subs: int, beta: float, temperature: float
 ) -> str:
-    """f32 (n, B) of table (B subs, d), scale and weight (B subs): temperature log sum exp(logit), as section 9.3 says.
+    """Units of probability, f32 (n, B), of table (B subs, d), scale and weight (B subs), as section 9.3 says.
 
     Steps and their rounding are the kernel's; exp and log are the runtime's own.
     """
@@ -135,13 +145,85 @@ def mixture(
     peak = g.op("Max", g.op("ReduceMax", logits, axis, keepdims=1), lowest)
     total = g.op("ReduceSum", g.op("Exp", g.op("Sub", logits, peak)), axis, keepdims=1)
     mixed = g.op("Squeeze", g.op("Add", peak, g.op("Log", total)), axis)
-    return g.op("Mul", g.constant(temperature, np.float32), mixed)
+    return _units(g, g.op("Mul", g.constant(temperature, np.float32), mixed), 1)
+
+
+def _units(g: Graph, logits: str, axis: int) -> str:
+    """f32: whole units of 2^-20 of probability, from logits, which share it along this axis."""
+    along = g.constant([axis], np.int64)
+    top = g.op("ReduceMax", logits, along, keepdims=1)
+    mass = g.cast(g.op("Exp", g.op("Sub", logits, top)), np.float64)
+    share = g.op("Div", mass, g.op("ReduceSum", mass, along, keepdims=1))
+    rounded = g.op("Add", g.op("Mul", share, g.constant(UNITS, np.float64)), g.constant(0.5, np.float64))
+    return g.cast(g.cast(rounded, np.int32), np.float32)
 
 
 def _lse(g: Graph, query: Quantized, section: LseSection, index: IndexSection, pages: bytes) -> str:
     scale, weight = (np.asarray(column, np.float32) for column in (section.scale, section.weight))
     table = _table(section.table, section.bits, len(scale), index.dimension)
     return mixture(g, query, table, scale, weight, section.subs, section.beta, section.temperature)
+
+
+def _mlp(g: Graph, query: Quantized, section: MlpSection, index: IndexSection, pages: bytes) -> str:
+    """The hidden units in the query's integers, and the lse router over them."""
+    table = _table(section.table, section.bits, section.units, index.dimension)
+    low = np.where(np.arange(section.units) < section.linear, -UNIT_MAX, 0)
+    hidden = _hidden(g, query, table, section.scale, section.bias, low)
+    return _lse(g, Quantized(hidden, query.scale), section.output, replace(index, dimension=section.units), pages)
+
+
+def _hidden(
+    g: Graph, query: Quantized, table: I8, scale: memoryview, bias: memoryview, low: npt.NDArray[np.int64]
+) -> str:
+    """f32 (n, units): whole numbers of the query's scale, halves up, none below low (units) or past UNIT_MAX."""
+    known = g.op("Greater", query.scale, g.constant(SCALE_MIN, np.float64))
+    unit = g.op("Div", g.cast(known, np.float64), g.op("Max", query.scale, g.constant(SCALE_MIN, np.float64)))
+    slope, shift = (g.constant(np.asarray(column, np.float64)[None], np.float64) for column in (scale, bias))
+    value = g.op("Add", g.op("Mul", slope, g.cast(dots(g, query.i16, table), np.float64)), g.op("Mul", shift, unit))
+    cut = g.op("Min", g.op("Max", value, g.constant(low[None], np.float64)), g.constant(UNIT_MAX, np.float64))
+    return g.cast(g.op("Floor", g.op("Add", cut, g.constant(0.5, np.float64))), np.float32)
+
+
+def _tree(g: Graph, query: Quantized, section: TreeSection, index: IndexSection, pages: bytes) -> str:
+    """What the index says of a query that follows every branch: no beam."""
+    n, wide = section.nodes, TREE_WAYS * section.nodes
+    table = _table(section.table, section.bits, TREE_UNITS * n, index.dimension)
+    hidden = _hidden(g, query, table, section.scale, section.bias, np.zeros(TREE_UNITS * n, np.int64))
+    each = g.op("Reshape", g.cast(hidden, np.float64), g.constant([0, n, 1, TREE_UNITS], np.int64))
+    out = np.frombuffer(section.out, np.int8).reshape(1, n, TREE_WAYS, TREE_UNITS)
+    sums = g.op("ReduceSum", g.op("Mul", each, g.constant(out, np.float64)), g.constant([3], np.int64), keepdims=0)
+    slope, weight = (
+        g.constant(np.asarray(column, np.float32).reshape(1, n, TREE_WAYS), np.float32)
+        for column in (section.out_scale, section.out_weight)
+    )
+    alpha = g.op("Unsqueeze", g.cast(query.scale, np.float32), g.constant([2], np.int64))
+    logits = g.op("Add", weight, g.op("Mul", g.op("Mul", alpha, slope), g.cast(sums, np.float32)))
+    split = g.cast(_units(g, g.op("Mul", g.constant(section.temperature, np.float32), logits), 2), np.float64)
+    whole = g.op("Reshape", split, g.constant([0, wide], np.int64))
+    ends = g.op("Mul", g.op("Slice", whole, *(g.constant([v], np.int64) for v in (0, 1, 1))), g.constant(0, np.float64))
+    sure = g.op("Add", ends, g.constant(UNITS, np.float64))  # an edge that every query takes, past the end of a path
+    edges = g.op("Concat", whole, sure, axis=1)
+    paths = _paths(section, index.blocks)
+    found = g.op("Gather", edges, g.constant(paths[:, 0], np.int64), axis=1)
+    for step in paths.T[1:]:
+        more = g.op("Gather", edges, g.constant(step, np.int64), axis=1)
+        found = g.op("Div", g.op("Mul", found, more), g.constant(UNITS, np.float64))
+    return g.cast(g.op("Floor", g.op("Add", found, g.constant(0.5, np.float64))), np.float32)
+
+
+def _paths(section: TreeSection, blocks: int) -> npt.NDArray[np.int64]:
+    """i64 (blocks, depth): the edges from the root to each block, 3 node + way; then 3 n, for none."""
+    to_node, paths = {0: list[int]()}, [list[int]()] * blocks
+    for edge, child in enumerate(section.child):
+        if child == NO_CHILD:
+            continue
+        path = [*to_node[edge // TREE_WAYS], edge]  # a parent comes before its children
+        if child >= 0:
+            to_node[child] = path
+        else:
+            paths[-1 - child] = path
+    depth = max(map(len, paths))
+    return np.array([[*path, *[len(section.child)] * (depth - len(path))] for path in paths], np.int64)
 
 
 def _two_level(g: Graph, query: Quantized, section: TwoLevelSection, index: IndexSection, pages: bytes) -> str:
@@ -162,10 +244,11 @@ def _two_level(g: Graph, query: Quantized, section: TwoLevelSection, index: Inde
     return mixture(g, query, table, scale, weight, section.subs, section.beta, section.temperature)
 
 
-# Of each router section: adds its nodes and gives the name of f32 (n, B), the logarithm of what is proportional to the
-# probability of a block.
+# Of each router section: adds its nodes and gives the name of f32 (n, B), whole units of 2^-20 of probability.
 EXPORTS: dict[type, Callable[[Graph, Quantized, Any, IndexSection, bytes], str]] = {
     LseSection: _lse,
+    MlpSection: _mlp,
+    TreeSection: _tree,
     TwoLevelSection: _two_level,
 }
 
@@ -183,13 +266,7 @@ def router_model(index: Index, pages: bytes = b"") -> onnx.ModelProto:
     if build is None:
         raise InputError(f"the router {about.router} has no ONNX export", hint="build the index with another --router")
     g = Graph()
-    logits = build(g, _quantized(g, "query", about), section, about, pages)
-    axis = g.constant([1], np.int64)
-    top = g.op("ReduceMax", logits, axis, keepdims=1)
-    mass = g.cast(g.op("Exp", g.op("Sub", logits, top)), np.float64)
-    share = g.op("Div", mass, g.op("ReduceSum", mass, axis, keepdims=1))
-    rounded = g.op("Add", g.op("Mul", share, g.constant(UNITS, np.float64)), g.constant(0.5, np.float64))
-    units = g.cast(g.cast(rounded, np.int32), np.float32)
+    units = build(g, _quantized(g, "query", about), section, about, pages)
     g.nodes.append(helper.make_node("Mul", [units, g.constant(1 / UNITS, np.float32)], ["probability"]))
     g.nodes.append(
         helper.make_node("TopK", [units, g.constant([about.blocks], np.int64)], ["falling", "order"], axis=1)

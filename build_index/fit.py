@@ -37,7 +37,8 @@ Say = Callable[[str, float], None]  # phase, share done
 class Options:
     """What the user asked for; None where the builder is to choose by measuring.
 
-    cache_bytes: an index that can fit it is made to fit it. fast: no router is trained.
+    cache_bytes: an index that can fit it is made to fit it. fast: no router is trained. stop: one of
+    stop.STOPS.
     """
 
     recall: float = 0.95
@@ -50,6 +51,7 @@ class Options:
     spill: str | None = None
     spill_share: float | None = None
     fast: bool = False
+    stop: str = "fixed"
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,12 @@ class Held:
     rows: Ints
     truth: npt.NDArray[np.int32]
 
-    def first(self, n: int) -> Held:
-        return Held(self.queries[:n], self.rows[:n], self.truth[:n])
+    def spread(self, n: int) -> slice:
+        """About n of them, evenly: a source may be sorted."""
+        return slice(0, None, max(1, len(self.rows) // n))
+
+    def take(self, some: slice) -> Held:
+        return Held(self.queries[some], self.rows[some], self.truth[some])
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def fitted(
 ) -> tuple[Shape, Ints]:
     """A router fitted to these blocks, which are then ordered by its co-probes of the sample: (shape, order)."""
     rows, fit = task.rows, ROUTERS[router]
-    few = task.tune.first(TUNE_QUERIES)
+    few = task.tune.take(task.tune.spread(TUNE_QUERIES))
     index = index_section(rows, base.blocks, rows.count, router)
     order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
     plain = Shape(base, copy, router, _NO_SECTION, *stored_centres(base.centres, rows.metric))

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from vantage import kernels
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
-from vantage.plan import LANES, STARTS_SHARD, ranges_of, wave_ms
+from vantage.plan import CACHED, LANES, STARTS_SHARD, ranges_of, wave_ms
 from vantage.prepare import Prepared
 from vantage.scan import LrsqScan
 
@@ -56,8 +56,11 @@ class Reads:
         return waits if self.pages is None else waits + [wave_ms([page]) for page in self.pages]
 
 
-def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES) -> Reads:
-    """Runs the edge's planner for p (Q, B), nothing cached, one shard of blocks of these bytes, aligned."""
+def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | None = None) -> Reads:
+    """Runs the edge's planner for p (Q, B), nothing cached, one shard of blocks of these bytes, aligned.
+
+    done bool (Q, B): blocks that a wave before has read, which have no value to this one.
+    """
     queries, blocks = p.shape
     size, flags = array("I", block_bytes.tolist()), bytearray(blocks)
     flags[0] = STARTS_SHARD
@@ -65,7 +68,10 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES) -> Reads:
     read, ranges = np.zeros((queries, blocks), bool), []
     narrow = Narrow(np.asarray(size), np.asarray(at))
     for i in range(queries):
-        if SPARSE * np.count_nonzero(p[i]) < blocks:
+        if done is not None:
+            flags = bytearray((done[i] * CACHED).astype(np.uint8))
+            flags[0] |= STARTS_SHARD
+        if done is None and SPARSE * np.count_nonzero(p[i]) < blocks:
             pairs = narrow.ranges(p[i], price, gets)
         else:
             pairs = ranges_of(memoryview(np.ascontiguousarray(p[i])), size, flags, at, price, gets)
@@ -80,7 +86,8 @@ class Candidates:
     """The best KEPT places of each query over all blocks, best first, all i32 (Q, M), -1 where there is none.
 
     block and row of the place; twin: the earlier place of the same row; rank: the row's place among the exact
-    neighbours (Q, K), truth.
+    neighbours (Q, K), truth. score f32 (Q, M): of the place, in the scale of the index; base f32 (Q, B): the score of a
+    block's centre.
     """
 
     block: npt.NDArray[np.int32]
@@ -88,13 +95,23 @@ class Candidates:
     twin: npt.NDArray[np.int32]
     rank: npt.NDArray[np.int32]
     truth: npt.NDArray[np.int32]
+    score: npt.NDArray[np.float32]
+    base: npt.NDArray[np.float32]
 
-    def recall(self, read: Bools, k: int) -> npt.NDArray[np.float64]:
-        """(Q) recall@k of the answers from the blocks read bool (Q, B); k at most K."""
+    def answered(self, read: Bools, most: int) -> Bools:
+        """(Q, M) whether a place is the best of one of the `most` best rows of the blocks read bool (Q, B)."""
         each = np.arange(len(read))[:, None]
         kept = read[each, self.block] & (self.block >= 0)
         kept &= ~((self.twin >= 0) & np.take_along_axis(kept, np.maximum(self.twin, 0), 1))
-        answered = kept & (np.cumsum(kept, 1) <= k)
+        first: Bools = kept & (np.cumsum(kept, 1) <= most)
+        return first
+
+    def recall(self, read: Bools, k: int, rerank: int = 0) -> npt.NDArray[np.float64]:
+        """(Q) recall@k of the answers from the blocks read bool (Q, B), the best `rerank` by exact score; k at most K.
+
+        Exact scores put every true neighbour among those rows first, so they are counted there.
+        """
+        answered = self.answered(read, max(k, rerank))
         hits = (answered & (self.rank >= 0) & (self.rank < k)).sum(1)
         out: npt.NDArray[np.float64] = hits / np.maximum((self.truth[:, :k] >= 0).sum(1), 1)
         return out
@@ -145,16 +162,20 @@ def full_scan(
                 )
         progress(high / len(members))
     block, row = np.full((len(scans), KEPT), -1, np.int32), np.full((len(scans), KEPT), -1, np.int32)
+    score, base = np.zeros(block.shape, np.float32), np.empty((len(scans), shape.blocks), np.float32)
     for i, scan in enumerate(scans):
-        found = np.array([(place, b) for _, place, b, _ in scan.entries()], np.int64).reshape(-1, 2)
+        found = np.array([(place, b, s) for s, place, b, _ in scan.entries()], np.int64).reshape(-1, 3)
         found = found[place_row[found[:, 0]] != without[i]]
         block[i, : len(found)], row[i, : len(found)] = found[:, 1], place_row[found[:, 0]]
-    return judged(block, row, truth)
+        score[i, : len(found)] = found[:, 2] / queries[i].unit
+        base[i] = [scan.base(b) for b in range(shape.blocks)]
+    return replace(judged(block, row, truth), score=score, base=base)
 
 
 def judged(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: npt.NDArray[np.int32]) -> Candidates:
-    """Candidates of these places, best first, against this truth."""
-    return Candidates(block, row, _twins(row), _ranks(row, truth), truth)
+    """Candidates of these places, best first, against this truth; without scores."""
+    none = np.zeros((len(block), 0), np.float32)
+    return Candidates(block, row, _twins(row), _ranks(row, truth), truth, none, none)
 
 
 def _ranks(row: npt.NDArray[np.int32], truth: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

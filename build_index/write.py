@@ -261,6 +261,7 @@ def _write(
             memoryview(array("I", [*(r for _, r, _ in pages), rows.count])),
         ),
         id_pages,
+        choice.stop,
     )  # fmt: skip
     packed = root.pack()
     Root.unpack(packed, "root.bin")  # what is written is what a reader takes

@@ -276,7 +276,7 @@ def test_explain_is_the_plan_alone(words: Built) -> None:
     assert not bucket.gets
     assert set(body) == {
         "generation", "routing", "ranges", "blocks_cached", "gets", "bytes", "waves", "rounds", "modelled_ms",
-        "usd_per_million", "complete", "recall_estimate",
+        "usd_per_million", "complete", "recall_estimate", "second_below", "rerank",
     }  # fmt: skip
     assert all(set(r) == {"shard", "blocks", "offset", "bytes"} for r in body["ranges"])
     assert sum(r["bytes"] for r in body["ranges"]) == body["bytes"]

@@ -3,11 +3,13 @@
 import asyncio
 import hashlib
 import json
+import math
 import struct
 import tracemalloc
 from array import array
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from vantage.format import (
     Contract,
     Current,
     Directory,
+    Estimator,
     IdPages,
     IndexSection,
     LrsqSection,
@@ -34,7 +37,9 @@ from vantage.format import (
     ObjectName,
     Objects,
     Point,
+    Promise,
     Root,
+    Stop,
     VectorPages,
     attributes_at,
     block_planes,
@@ -45,7 +50,7 @@ from vantage.format import (
     pack_ids,
 )
 from vantage.format import layout as L
-from vantage.format.root import pack_rotation, unpack_rotation, unpack_schema
+from vantage.format.root import FEATURES, pack_rotation, unpack_rotation, unpack_schema
 from vantage.index import Index, Query
 from vantage.kernels import crc32c
 from vantage.prepare import prepare
@@ -235,7 +240,7 @@ def test_wrong_contents_with_right_checksums_raise_nothing_else(name: str, data:
 def test_unknown_sections_and_members_are_skipped() -> None:
     objects = BASE["words"]
     sections = sections_of(objects[key(objects, "root.bin")])
-    for kind in (12, 33, 35, 36, 37, 4_000_000_000):
+    for kind in (13, 33, 35, 36, 37, 4_000_000_000):
         root = bytearray(L.pack_object(L.ROOT_MAGIC, [*sections, (kind, b"from a later version")]))
         struct.pack_into("<I", root, 32 + 32 * len(sections) + 4, 9)  # a version of its own
         end = 32 + 32 * (len(sections) + 1)
@@ -412,6 +417,44 @@ points = st.builds(
 def test_contract(found: list[Point], gets: int, target: float) -> None:
     section = Contract(found[0].k, gets, target, tuple(found))
     assert Contract.unpack(memoryview(section.pack()), "contract") == section
+
+
+estimators = st.builds(
+    Estimator, st.integers(1, 2**32 - 1), st.integers(0, 200), st.floats(0.01, 1), st.floats(0.001, 1000),
+    st.tuples(*[st.floats(-1e6, 1e6)] * (1 + FEATURES)),
+)  # fmt: skip
+promises = st.builds(
+    Promise, st.floats(0, 1), st.integers(0, 2**32 - 1), st.integers(0, 200), st.floats(0, 1),
+    st.floats(0, 1e12), st.floats(0, 64), st.floats(0, 3), st.floats(0, 1e6),
+)  # fmt: skip
+
+
+@quick
+@given(st.lists(estimators, min_size=1, max_size=6), st.lists(promises, min_size=1, max_size=9), st.randoms())
+def test_stop(known: list[Estimator], kept: list[Promise], draw: Random) -> None:
+    known = sorted({(e.k, e.rerank): e for e in known}.values(), key=lambda e: (e.k, e.rerank))
+    section = Stop(tuple(known), tuple(sorted(kept, key=lambda p: p.recall)))
+    body = section.pack()
+    assert Stop.unpack(memoryview(body), "stop") == section
+    for changed in (body[: draw.randrange(len(body))], body + b"\0", Stop((), section.promises).pack()):
+        with pytest.raises(DamagedError):
+            Stop.unpack(memoryview(changed), "stop")
+
+
+@pytest.mark.parametrize("changes", [
+    {"rerank": 201}, {"recall": 1.5}, {"recall": math.nan}, {"threshold": -0.1}, {"nbytes": math.inf}, {"ms": math.nan},
+])  # fmt: skip
+def test_a_promise_out_of_range(changes: dict[str, Any]) -> None:
+    good = Promise(0.9, 5, 0, 0.5, 1e6, 6.0, 1.0, 50.0)
+    known = (Estimator(10, 0, 0.98, 0.05, (1.0,) * (1 + FEATURES)),)
+    assert Stop.unpack(memoryview(Stop(known, (good,)).pack()), "stop").promises == (good,)
+    with pytest.raises(DamagedError, match="promise"):
+        Stop.unpack(memoryview(Stop(known, (replace(good, **changes),)).pack()), "stop")
+    with pytest.raises(DamagedError, match="order"):
+        Stop.unpack(memoryview(Stop(known, (good, replace(good, recall=0.5))).pack()), "stop")
+    with pytest.raises(DamagedError, match="finite"):
+        weights = (math.nan,) * (1 + FEATURES)
+        Stop.unpack(memoryview(Stop((replace(known[0], weights=weights),), (good,)).pack()), "stop")
 
 
 @quick

@@ -333,7 +333,7 @@ def test_a_bridged_block_is_not_cached_unverified(words: Built, tmp_path: Path) 
     index.cache.put(index.space, b, memoryview(block))
     plan = Plan([block_range(directory, 0, 6), block_range(directory, b - 1, b + 1)], [b], 0, True)
     scan = index.scan_of(index.root, prepare(words.queries[0].tolist(), index.root.index), 300)
-    asyncio.run(index._scan(plan, scan, Reader(index.bucket, {}, Receipt())))
+    asyncio.run(index._scan(plan, scan, Reader(index.bucket, {}, Receipt()), set()))
     assert not index.flags[b] & 2 or index.cache.get(index.space, b) == block
 
 

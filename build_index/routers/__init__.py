@@ -10,7 +10,7 @@ from vantage.format import RouterSection
 
 from ..lesson import Cost, Lesson
 from ..rows import Ints
-from . import lse, trained, two_level
+from . import lse, mlp, trained, tree, two_level
 
 
 @dataclass(frozen=True)
@@ -32,4 +32,6 @@ ROUTERS: dict[str, Router] = {
     "lse": Router(lse.fit, lse.ordered),
     "trained": Router(trained.fit, lse.ordered, trains=True),
     "two-level": Router(two_level.fit, two_level.ordered, tuned=two_level.tuned),
+    "mlp": Router(mlp.fit, mlp.ordered, trains=True),
+    "tree": Router(tree.fit, tree.ordered, trains=True),
 }

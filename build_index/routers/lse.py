@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -85,19 +86,34 @@ def packed(flat: F32, weight: F32, subs: int, beta: float, temperature: float, b
     """
     live = np.isfinite(weight)
     centred = np.where(live[:, None], flat - flat[live].mean(0), 0)
-    top = (1 << (bits - 1)) - 1
-    scale = (np.abs(centred).max(1) / top).astype(np.float32)
-    scale[scale == 0] = 1
-    values = np.clip(np.rint(centred / scale[:, None]), -top, top).astype(np.int8)
-    if bits == 4:
-        table = pack_i4(values)
-    else:
-        padded = np.zeros((len(flat), aligned(flat.shape[1], 16)), np.int8)
-        padded[:, : flat.shape[1]] = values
-        table = padded.tobytes()
+    table, scale = quantized(centred, bits)
     return LseSection(
         bits, subs, beta, temperature, memoryview(table), memoryview(scale), memoryview(weight.astype(np.float32))
     )
+
+
+def quantized(flat: F32, bits: int) -> tuple[bytes, F32]:
+    """(table, scale f32 (n)): flat (n, d) as symmetric integers in the layout of the kernels, with a scale a row."""
+    top = (1 << (bits - 1)) - 1
+    scale = (np.abs(flat).max(1) / top).astype(np.float32)
+    scale[scale == 0] = 1
+    values = np.clip(np.rint(flat / scale[:, None]), -top, top).astype(np.int8)
+    if bits == 4:
+        return pack_i4(values), scale
+    padded = np.zeros((len(flat), aligned(flat.shape[1], 16)), np.int8)
+    padded[:, : flat.shape[1]] = values
+    return padded.tobytes(), scale
+
+
+def rounded(rows: Any, bits: int) -> Any:
+    """JAX rows (n, d) as `quantized` keeps them; slopes pass as if they were not."""
+    import jax
+    import jax.numpy as jnp
+
+    top = (1 << (bits - 1)) - 1
+    scale = jnp.abs(rows).max(1, keepdims=True) / top
+    kept = jnp.rint(rows / jnp.where(scale > 0, scale, 1)) * scale
+    return rows + jax.lax.stop_gradient(kept - rows)
 
 
 def ordered(section: LseSection, order: Ints) -> LseSection:

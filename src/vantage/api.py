@@ -201,6 +201,18 @@ def describe(index: Index) -> dict[str, Any]:
             "recall": contract.target,
             "gets": contract.gets,
             "points": [{"k": p.k, "recall": p.recall, "bytes": p.nbytes, "gets": p.gets} for p in contract.points],
+            "promises": [
+                {
+                    "recall": p.recall,
+                    "bytes": p.nbytes,
+                    "gets": p.gets,
+                    "waves": p.waves,
+                    "rerank": p.rerank,
+                    "second_below": p.threshold or None,
+                    "modelled_ms": p.ms,
+                }
+                for p in (root.stop.promises if root.stop else ())
+            ],  # fmt: skip
         },
     }
 
@@ -332,14 +344,16 @@ def answer_body(answer: Answer, include: list[str]) -> dict[str, Any]:
 
 
 def explain(index: Index, query: Query) -> dict[str, Any]:
-    """The plan of a query: its ranges and their price, reading nothing.
+    """The first wave of a query: its ranges and their price, reading nothing.
 
     routing: the pages that a two-level router would read first, None where none is needed. Without them the ranges are
     those of its regions, whose blocks are taken to be equally probable: about where the reads will be, and more bytes.
+    second_below: a query whose estimate comes out below it reads a second wave; rerank: rows that get exact scores.
     """
     prepared = prepare(query.vector, index.root.index, query.param)
     routed, wanted = index.without_reading(prepared)
     plan: Plan = index.plan(query, prepared, routed)
+    promise = index.promise(query)
     sizes, before, pages = [r.size for r in plan.ranges], [], None
     if wanted is not None:
         section: Any = index.root.router
@@ -362,4 +376,6 @@ def explain(index: Index, query: Query) -> dict[str, Any]:
         "usd_per_million": round(1e6 * CLASS_B_USD * (len(sizes) + len(before)), 4),
         "complete": plan.complete,
         "recall_estimate": recall_estimate(index.root.contract, plan.price, query.top_k) if plan.complete else None,
+        "second_below": promise.threshold or None,
+        "rerank": query.rerank or (promise.rerank if query.top_k <= promise.rerank else 0),
     }

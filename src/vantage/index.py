@@ -11,33 +11,35 @@ from typing import Any
 
 from .cache import Cache
 from .errors import DamagedError, InputError, LimitError, NotFoundError
+from .estimate import estimated_recall, features, promise_of, second_price
 from .format import (
     ID_ENTRY_BYTES,
     ID_PAGE_ROWS,
+    RERANK_MAX,
     VECTOR_BYTES,
     Current,
+    Promise,
     Root,
     attributes_at,
     part_key,
     shard_key,
 )
 from .kernels import crc32c
-from .plan import CACHED, STARTS_SHARD, Budget, Plan, plan_gather, plan_scan, price_of, recall_estimate
+from .plan import CACHED, STARTS_SHARD, Budget, Plan, plan_gather, plan_scan, recall_estimate
 from .prepare import Prepared, prepare
 from .rank import Match, decode, estimated, rerank
 from .route import ROUTERS, Routed, TwoLevelRouter
-from .scan import CONTENDERS_MIN, SCANS, Scan
+from .scan import CONTENDERS_MIN, SCANS, Contender, Scan
 from .stats import Receipt
 from .store import Bucket, Reader, read_small
 
 TOP_K_MAX = 1000
-RERANK_MAX = 200
 ATTRIBUTE_RANGES = 6
 
 
 @dataclass(frozen=True)
 class Query:
-    """One question. recall None: the contract's target. rerank 0: scan scores are the answer."""
+    """One question. recall None: the contract's target. rerank 0: exact scores only where the recall takes them."""
 
     vector: Any
     top_k: int = 10
@@ -105,8 +107,7 @@ class Index:
         the router says, where it has read for it; a two-level router without it knows its regions alone.
         """
         self._check(query)
-        contract = self.root.contract
-        price = price_of(contract, query.recall)
+        contract, price = self.root.contract, self.promise(query).price
         routed = routed or self.router.route(prepared)
         wanted = min(query.top_k + (query.without is not None), self.root.index.rows)
         last = False
@@ -120,6 +121,10 @@ class Index:
                     every[b] = value or 1
                 routed, last = Routed(every), True
             price //= 2
+
+    def promise(self, query: Query) -> Promise:
+        """How the contract keeps the recall that is asked for. Raises LimitError where it cannot."""
+        return promise_of(self.root.contract, self.root.stop, query.recall)
 
     def _rows(self, plan: Plan) -> int:
         """Distinct rows that a plan is sure to scan: the home rows of its blocks."""
@@ -139,29 +144,76 @@ class Index:
         left = Budget(
             query.budget.gets - receipt.gets, query.budget.bytes - receipt.bytes, query.budget.waves - receipt.waves
         )
-        plan = self.plan(replace(query, budget=left), prepared, routed)
+        plan, promise = self.plan(replace(query, budget=left), prepared, routed), self.promise(query)
         spare = query.without is not None
-        wanted = max(query.top_k, query.rerank) + spare
+        kept = promise.rerank if query.top_k <= promise.rerank else 0  # a smaller one could not hold the answer
+        ranked = query.rerank or kept
+        wanted = max(query.top_k, ranked) + spare
         scan = self.scan_of(self.root, prepared, max(3 * wanted, CONTENDERS_MIN), self.space)
-        await self._scan(plan, scan, reader)
+        done: set[int] = set()
+        await self._scan(plan, scan, reader, done)
         contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
+        measured = plan.complete and informed
+        price = plan.price
+        estimate = self._estimate(query, prepared, scan, contenders, routed, done, price, ranked) if measured else None
+        second = None if estimate is None else second_price(promise, price, estimate)
+        if second is not None:
+            plan, price = self._second(query, routed, done, reader, second), second
+            await self._scan(plan, scan, reader, done)
+            contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
+            measured = plan.complete
+            estimate = self._estimate(query, prepared, scan, contenders, routed, done, price, ranked)
         receipt.rows = scan.rows
-        complete, exact = plan.complete and informed, False
+        complete, exact = measured, False
         vectors: dict[int, bytes] = {}
-        if query.rerank:
-            best = contenders[: query.rerank]
+        if ranked:
+            best = contenders[:ranked]
             vectors = await self._vectors({c.row: c.check for c in best}, reader, query.budget)
             exact = len(vectors) == len(best)
             complete &= exact
             receipt.rows_ranked = len(vectors)
+            if not exact and measured:
+                estimate = self._estimate(query, prepared, scan, contenders, routed, done, price, 0)
         if exact:
             matches = rerank(contenders, vectors, prepared, self.root.index, query.top_k)
         else:
             matches = estimated(contenders, prepared, self.root.index, query.top_k)
         complete &= await self._dress(matches, vectors, query, reader)
-        measured = plan.complete and informed
-        estimate = recall_estimate(self.root.contract, plan.price, query.top_k) if measured else None
-        return Answer(matches, exact, complete, estimate, receipt)
+        return Answer(matches, exact, complete, estimate if measured else None, receipt)
+
+    def _estimate(
+        self,
+        query: Query,
+        prepared: Prepared,
+        scan: Scan,
+        contenders: list[Contender],
+        routed: Routed,
+        done: set[int],
+        price: int,
+        ranked: int,
+    ) -> float | None:
+        """This query's recall after scanning the blocks done; the mean at its price in an index without estimators."""
+        stop, best = self.root.stop, contenders[: query.top_k]
+        if stop is None:
+            return recall_estimate(self.root.contract, price, query.top_k)
+        if not best:
+            return None
+        answers = [(c.score / prepared.unit, c.block) for c in best]
+        rows = self.root.directory.rows
+        found = features(routed, done, rows, scan.base, answers, price)
+        unread = 1 - sum(rows[b] for b in done) / self.root.index.places
+        return estimated_recall(stop, query.top_k, ranked, found, unread)
+
+    def _second(self, query: Query, routed: Routed, done: set[int], reader: Reader, price: int) -> Plan:
+        """What a second wave would read and scan: blocks that are done have no value, only bytes where bridged."""
+        flags, spent = bytearray(self.flags), reader.receipt
+        for b in done:
+            flags[b] |= CACHED
+        left = Budget(
+            query.budget.gets - spent.gets, query.budget.bytes - spent.bytes, query.budget.waves - spent.waves
+        )
+        plan = plan_scan(routed, flags, self.root.directory, price, self.root.contract.gets, left)
+        return replace(plan, cached=[b for b in plan.cached if b not in done])
 
     def without_reading(self, prepared: Prepared) -> tuple[Routed, range | None]:
         """What the router says from memory, and the routing pages that a query would read first, None where none."""
@@ -212,22 +264,22 @@ class Index:
                 param="rerank",
             )
 
-    async def _scan(self, plan: Plan, scan: Scan, reader: Reader) -> None:
-        """Cached blocks first, then each range as it arrives."""
+    async def _scan(self, plan: Plan, scan: Scan, reader: Reader, done: set[int]) -> None:
+        """Cached blocks first, then each range as it arrives; blocks done already are passed over, new ones added."""
         directory, receipt = self.root.directory, reader.receipt
         for b in plan.cached:
             scan.block(b, self.cache.get(self.space, b), keep=True)
-        receipt.blocks_cached = len(plan.cached)
-        receipt.blocks = len(plan.cached)
-        done = set(plan.cached)
+        receipt.blocks_cached += len(plan.cached)
+        receipt.blocks += len(plan.cached)
+        done.update(plan.cached)
 
         def use(i: int, data: memoryview) -> None:
             r = plan.ranges[i]
-            for b in range(r.first, r.last):
+            fresh = [b for b in range(r.first, r.last) if b not in done]  # others are bridged, and scanned already
+            done.update(fresh)
+            for b in fresh:
                 at = directory.offset[b] - r.offset
                 block = data[at : at + directory.size[b]]
-                if b in done:  # bridged, and scanned from the cache already
-                    continue
                 if crc32c(block) != directory.crc[b]:
                     raise DamagedError(
                         f"{self.name}/{shard_key(self.current.generation, r.shard)}: checksum of block {b} at byte "
@@ -237,10 +289,9 @@ class Index:
                 scan.block(b, block, keep=False)
                 receipt.blocks += 1
             scan.settle()
-            for b in range(r.first, r.last):
-                if b not in done:  # so it was verified here
-                    at = directory.offset[b] - r.offset
-                    self.cache.put(self.space, b, data[at : at + directory.size[b]])
+            for b in fresh:  # each was verified here
+                at = directory.offset[b] - r.offset
+                self.cache.put(self.space, b, data[at : at + directory.size[b]])
 
         sizes = self.root.objects.shards
         await reader.wave(

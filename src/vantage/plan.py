@@ -91,7 +91,7 @@ def price_of(contract: Contract, recall: float | None) -> int:
         raise LimitError(
             "recall", recall, best, hint="ask for less, or build the index with a higher --recall", param="recall"
         )
-    return round(_between([(p.recall, float(p.price)) for p in points], recall, clamp=True) or 0.0)
+    return round(between([(p.recall, float(p.price)) for p in points], recall, clamp=True) or 0.0)
 
 
 def recall_estimate(contract: Contract, price: int, k: int) -> float | None:
@@ -103,14 +103,15 @@ def recall_estimate(contract: Contract, price: int, k: int) -> float | None:
     if high is None:
         return None
     ends = [
-        (float(n), _between(sorted((float(p.price), p.recall) for p in by_k[n]), float(price), clamp=False))
+        (float(n), between(sorted((float(p.price), p.recall) for p in by_k[n]), float(price), clamp=False))
         for n in sorted({n for n in (low, high) if n is not None})
     ]
     known = [(n, r) for n, r in ends if r is not None]
-    return _between(known, float(k), clamp=True) if len(known) == len(ends) else None
+    return between(known, float(k), clamp=True) if len(known) == len(ends) else None
 
 
-def _between(points: list[tuple[float, float]], x: float, *, clamp: bool) -> float | None:
+def between(points: list[tuple[float, float]], x: float, *, clamp: bool) -> float | None:
+    """y at x, linear between points (x, y) by rising x; outside the nearest one's if clamp, else None."""
     if not points or not clamp and not points[0][0] <= x <= points[-1][0]:
         return None
     x = max(points[0][0], min(points[-1][0], x))

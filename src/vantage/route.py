@@ -5,12 +5,25 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import floor
 from typing import Any, Protocol
 
 from . import kernels
 from .errors import DamagedError
-from .format import IndexSection, LseSection, TwoLevelSection
+from .format import (
+    NO_CHILD,
+    TREE_UNITS,
+    TREE_WAYS,
+    IndexSection,
+    LseSection,
+    MlpSection,
+    TreeSection,
+    TwoLevelSection,
+)
 from .prepare import Prepared
+
+UNIT_MAX = 32767  # a hidden unit, in the query's integers
+SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite number of them
 
 
 @dataclass(frozen=True)
@@ -105,9 +118,82 @@ class TwoLevelRouter:
         return Routed(out)
 
 
+class MlpRouter:
+    """A hidden layer, and an lse router over its units in the place of the query."""
+
+    def __init__(self, section: MlpSection, index: IndexSection) -> None:
+        self.section, self.index = section, index
+        self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
+        self._output = LseRouter(section.output, replace(index, dimension=section.units))
+
+    def route(self, query: Prepared) -> Routed:
+        section, dots = self.section, array("i", bytes(4 * self.section.units))
+        self._matvec(query.i16, section.table, section.units, self.index.dimension, dots)
+        hidden = _hidden(dots, section.scale, section.bias, section.linear, query)
+        return self._output.route(replace(query, i16=hidden))
+
+
+class TreeRouter:
+    """From the root down, the `beam` most probable nodes of each level split their probability over their children."""
+
+    def __init__(self, section: TreeSection, index: IndexSection) -> None:
+        self.section, self.index = section, index
+        self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
+        self._stride = LseSection.stride(section.bits, index.dimension) * TREE_UNITS
+
+    def route(self, query: Prepared) -> Routed:
+        found: dict[int, float] = {}  # block -> probability, in units of 2^-20
+        level = [(float(1 << 20), 0)]
+        while level:
+            below: list[tuple[float, int]] = []
+            for whole, node in level:
+                at = node * TREE_WAYS
+                for child, p in zip(self.section.child[at : at + TREE_WAYS], self._split(query, node), strict=True):
+                    if child >= 0:
+                        below.append((whole * p / (1 << 20), child))
+                    elif child != NO_CHILD:
+                        found[-1 - child] = whole * p / (1 << 20)
+            level = sorted(below, key=lambda one: (-one[0], one[1]))[: self.section.beam]
+        blocks = sorted(found)
+        return Routed(array("I", [int(found[b] + 0.5) for b in blocks]), array("I", blocks))
+
+    def _split(self, query: Prepared, node: int) -> array[int]:
+        """Probabilities of the children of a node, in units of 2^-20."""
+        section, first, at = self.section, node * TREE_UNITS, node * TREE_WAYS
+        dots, sums = array("i", bytes(4 * TREE_UNITS)), array("i", bytes(4 * TREE_WAYS))
+        table = section.table[node * self._stride : (node + 1) * self._stride]
+        self._matvec(query.i16, table, TREE_UNITS, self.index.dimension, dots)
+        units = slice(first, first + TREE_UNITS)
+        hidden = _hidden(dots, section.scale[units], section.bias[units], 0, query)
+        kernels.matvec_i8(hidden, section.out[at * TREE_UNITS :], TREE_WAYS, TREE_UNITS, sums)
+        out, scratch, ways = array("I", bytes(4 * TREE_WAYS)), bytearray(4 * TREE_WAYS), slice(at, at + TREE_WAYS)
+        kernels.block_probabilities(
+            sums, section.out_scale[ways], section.out_weight[ways], 1, query.i16_scale, section.temperature, out,
+            scratch,
+        )  # fmt: skip
+        return out
+
+
+def _hidden(dots: array[int], scale: memoryview, bias: memoryview, linear: int, query: Prepared) -> array[int]:
+    """i16 of hidden units from their dots: the first `linear` signed, others at least 0, none past the query's norm.
+
+    They are in the query's integers and share its scale. Of a query of all zeros nothing is left.
+    """
+    unit = 1.0 / query.i16_scale if query.i16_scale > SCALE_MIN else 0.0
+    values = [s * dot + b * unit for s, dot, b in zip(scale, dots, bias, strict=True)]
+    return _rounded(values[:linear], -UNIT_MAX) + _rounded(values[linear:], 0)
+
+
+def _rounded(values: list[float], low: int) -> array[int]:
+    """i16 (n): halves up, cut at low and UNIT_MAX."""
+    return array("h", [low if v <= low else floor(v + 0.5) if v < UNIT_MAX else UNIT_MAX for v in values])
+
+
 ROUTERS: dict[str, Any] = {
     "centroids": LseRouter,
     "lse": LseRouter,
     "trained": LseRouter,
     "two-level": TwoLevelRouter,
+    "mlp": MlpRouter,
+    "tree": TreeRouter,
 }

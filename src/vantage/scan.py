@@ -21,12 +21,13 @@ CONTENDERS_MIN = 300
 
 @dataclass(frozen=True)
 class Contender:
-    """A row that the scan kept: its integer score, its id, and the CRC-32C of its full vector."""
+    """A row that the scan kept: its integer score, its id, the CRC-32C of its full vector, and a block that has it."""
 
     score: int
     row: int
     check: int
     id: int | bytes
+    block: int
 
 
 class Scan(Protocol):
@@ -39,6 +40,9 @@ class Scan(Protocol):
 
     def settle(self) -> None:
         """Keeps of the blocks since the last call what their contenders' ids need; then their bytes may go."""
+
+    def base(self, block: int) -> float:
+        """The score of a block's centre."""
 
     def contenders(self, most: int) -> list[Contender]:
         """The best `most` rows, best first, ties by lower row number; ids read."""
@@ -101,11 +105,8 @@ class LrsqScan:
             n = self.root.directory.rows[block]
             tail, width = self._tails.get(block) or self._tail(block)
             ids = tail[4 * aligned(n, GROUP) :]
-            out.append(
-                Contender(
-                    score, row, tail[4 * i : 4 * i + 4].cast("I")[0], id_at(ids, width, n, i, kind, self._where(block))
-                )
-            )
+            check = tail[4 * i : 4 * i + 4].cast("I")[0]
+            out.append(Contender(score, row, check, id_at(ids, width, n, i, kind, self._where(block)), block))
         return out
 
     def _where(self, block: int) -> str:

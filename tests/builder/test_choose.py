@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -184,3 +185,24 @@ def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
     assert choosing._routers(rows, 1 << 17, Options(router="lse")) == ["lse"]
     assert choosing._block_counts(115_659) == [1024, 512]
     assert choosing._block_counts(4_000_000) == [16_384]
+
+
+@pytest.mark.parametrize("how", ["fixed", "calibrated"])
+def test_promises_are_kept_at_every_goal(rows_of: RowsOf, how: str) -> None:
+    """On the rows that they were measured on; 0.99 too, where codes alone lose more than a hundredth."""
+    rows = rows_of(clustered(3000, 16, 9), "l2", scale=None)
+    with patch("build_index.choose.CODE_BITS", (3,)), patch("build_index.choose.BLOCK_ROWS", 24):
+        choice = choose(rows, 8.0, Options(0.8, 20, stop=how, fast=True), silent)
+    kept, k = choice.stop.promises, choice.contract.k
+    assert [p.recall for p in kept] == sorted({p.recall for p in kept})
+    assert any(0.8 <= p.recall < 0.82 for p in kept) and kept[-1].recall >= 0.99
+    ceiling = max(p.recall for p in choice.contract.points if p.k == k)
+    assert ceiling < 0.99  # so exact scores are what keeps it
+    for p in kept:
+        assert p.rerank == 0 or p.recall > 0.8 and k <= p.rerank <= 2 * k
+        assert p.rerank > 0 or p.recall <= ceiling + 1e-9
+        assert p.threshold == 0 or how == "calibrated"
+        assert p.waves >= 1.9 if p.rerank else p.waves <= 2
+    two = [p for p in kept if p.threshold]
+    assert two if how == "calibrated" else not two
+    assert {(e.k, e.rerank) for e in choice.stop.estimators} == {(d, r) for d in (1, 10, 20) for r in (0, 25, 40)}

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from doubles import Built
 from small import RowsOf, clustered, vantage
+from test_mlp import index_of, network
 
 from build_index import export
 from build_index.agreement import BATCH, HEAD, TOLERANCE, Said, agreement, by_kernels, by_node, by_python
@@ -214,3 +215,15 @@ def test_agreement() -> None:
     tail = np.concatenate([np.arange(2 * HEAD - 2), [2 * HEAD - 1, 2 * HEAD - 2]])[None]
     found = agreement(Said(long, np.arange(2 * HEAD)[None]), Said(long, tail))
     assert (found.same_head, found.same, found.order_units) == (1.0, 0.0, 1)
+
+
+@pytest.mark.parametrize(("metric", "bits"), [("dot", 4), ("cosine", 8), ("l2", 4)])
+def test_networks(metric: str, bits: int, tmp_path: Path) -> None:
+    """Random ones, and under l2 the zero vector, of which no unit is left."""
+    about = replace(index_of(40, 60, metric), row_scale=0.25 if metric == "l2" else 1.0)
+    index = bare("net", network(40, 64, 60, bits=bits), about)
+    queries = np.random.default_rng(4).normal(size=(50, 40)).astype(np.float32)
+    if metric == "l2":
+        queries[7] = 0
+    found = agreement(by_kernels(index, b"", queries), by_python(saved(index, tmp_path), queries))
+    assert found.holds, found

@@ -20,9 +20,10 @@ from build_index.rows import Rows, row_scale
 from build_index.shape import index_section, prepared, probabilities
 from build_index.source import open_source
 from build_index.spool import spool
+from build_index.stop import Held, said
 from build_index.truth import truth_of
 from vantage.cache import Cache
-from vantage.format import Contract, Point
+from vantage.format import Contract, Point, Promise
 from vantage.index import Index, Query
 from vantage.prepare import Prepared
 from vantage.stats import Receipt
@@ -50,7 +51,9 @@ class Case:
         index = asyncio.run(Index.open(bucket, self.report.index.name, Cache(0), Receipt()))
         contract = Contract(K, index.root.contract.gets, 0.5, (Point(K, price, 0.5, 0.0, 0.0),))
         bucket.forget()
-        return Index(index.name, bucket, Cache(0), index.current, replace(index.root, contract=contract)), bucket
+        return Index(
+            index.name, bucket, Cache(0), index.current, replace(index.root, contract=contract, stop=None)
+        ), bucket
 
 
 @pytest.fixture(scope="module", params=["cosine", "l2", "dot"])
@@ -133,6 +136,35 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
                 assert found[-1] >= predicted[i]
         seen.add(round(float(np.mean(found)), 3))
     assert len(seen) > 1 and max(seen) > 0.9
+
+
+def test_estimates_are_those_of_the_edge(case: Case) -> None:
+    """What promises and thresholds were calibrated with is what a query computes, with exact scores and without."""
+    stop, rows = case.report.choice.stop, case.report.choice.shape.sizes()
+    held = Held(case.found, case.p, sizes_of(case), rows)
+    checked = 0
+    for price in prices(case)[::3]:
+        reads = plans(case.p, sizes_of(case), price)
+        plain, _ = case.opened(price)
+        promise = Promise(0.5, price, 0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        index = Index(
+            plain.name,
+            plain.bucket,
+            Cache(0),
+            plain.current,
+            replace(plain.root, stop=replace(stop, promises=(promise,))),
+        )
+        number = np.argsort(source_rows(case.report.index, index))
+        for rerank in (0, 2 * K):
+            known = next(e for e in stop.estimators if (e.k, e.rerank) == (K, rerank))
+            told = said(known, held, reads.blocks, price)
+            for i in range(0, len(ASKED), 6):
+                question = Query(case.queries[i].source, K, 0.5, rerank, without=int(number[ASKED[i]]))
+                if index.plan(question, case.queries[i]).price == price:
+                    answer = asyncio.run(index.query(question))
+                    assert answer.recall_estimate == pytest.approx(told[i], abs=1e-5)
+                    checked += 1
+    assert checked > 20
 
 
 def test_a_lower_price_reads_more(case: Case) -> None:

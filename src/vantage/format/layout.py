@@ -20,13 +20,13 @@ HEADER = struct.Struct("<8sIIQII")
 SECTION = struct.Struct("<IIQQII")
 
 # Kinds of sections of root.bin. Unknown kinds are skipped.
-INDEX, SCHEMA, OBJECTS, DIRECTORY, CENTRES, ROTATION, ROUTER, CODEC, CONTRACT, VECTORS, ID_PAGES = range(1, 12)
+INDEX, SCHEMA, OBJECTS, DIRECTORY, CENTRES, ROTATION, ROUTER, CODEC, CONTRACT, VECTORS, ID_PAGES, STOP = range(1, 13)
 # Kinds of sections of a shard, and the planes kept for later versions.
 SCAN, REFINEMENT, ATTRIBUTES, ERROR_NORMS, DELTA, TOMBSTONES = range(32, 38)
 SECTION_NAMES = {
     INDEX: "index", SCHEMA: "schema", OBJECTS: "objects", DIRECTORY: "directory", CENTRES: "centres",
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", VECTORS: "vectors",
-    ID_PAGES: "id pages", SCAN: "scan", ATTRIBUTES: "attributes",
+    ID_PAGES: "id pages", STOP: "stop", SCAN: "scan", ATTRIBUTES: "attributes",
 }  # fmt: skip
 
 METRICS = ("cosine", "l2", "dot")
@@ -34,7 +34,7 @@ ID_KINDS = ("i64", "bytes")
 VECTOR_KINDS = ("f16", "f32", "u8", "i8")
 VECTOR_BYTES = {"f16": 2, "f32": 4, "u8": 1, "i8": 1}
 CODECS = ("lrsq",)
-ROUTERS = ("lse", "centroids", "trained", "two-level")
+ROUTERS = ("lse", "centroids", "trained", "two-level", "mlp", "tree")
 
 DIMENSION_MAX = 4096
 BLOCKS_MAX = 1 << 20

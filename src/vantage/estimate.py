@@ -1,0 +1,124 @@
+"""What a query's recall is, from what its reads and scores say; and which promise a request asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Sequence
+
+from .errors import LimitError
+from .format import Contract, Estimator, Promise, Stop
+from .plan import between, price_of
+from .route import Routed
+
+MASS_EPSILON = 1e-4  # of the probability, so that its logarithms stay finite
+ROWS_EPSILON = 0.1  # rows, likewise
+PRICE_LOG_MIN = 12.0  # log2: below, all of any index is read
+HALVINGS_MAX = 3  # of the price, for a second wave: held-out rows gain nothing from more, and it bounds a query
+HALVINGS = 1.25  # of the price a halving of what is missed takes: measured, misses fall as its power 0.8
+PROBABILITY_BITS = 20  # Routed.p is in units of 2^-20
+
+
+def promise_of(contract: Contract, stop: Stop | None, recall: float | None) -> Promise:
+    """How to read for this recall; None: the contract's target. Prices are linear between promises of one kind.
+
+    Between two kinds (exact scores or not, one wave or two) the better one holds. Raises LimitError above the best
+    promise, which it names. Without a stop section the points of the contract promise.
+    """
+    recall = contract.target if recall is None else recall
+    if stop is None:
+        return Promise(recall, price_of(contract, recall), 0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    at = next((i for i, p in enumerate(stop.promises) if p.recall >= recall), None)
+    if at is None:
+        best = int(stop.promises[-1].recall * 1000) / 1000
+        raise LimitError(
+            "recall", recall, best, hint="ask for less, or build the index with a higher --recall", param="recall"
+        )
+    low, high = stop.promises[max(at - 1, 0)], stop.promises[at]
+    if low.recall >= recall or (low.rerank, low.threshold > 0) != (high.rerank, high.threshold > 0):
+        return high
+    share = (recall - low.recall) / (high.recall - low.recall)
+
+    def mid(name: str) -> float:
+        a, b = float(getattr(low, name)), float(getattr(high, name))
+        return a + (b - a) * share
+
+    return Promise(
+        recall, round(mid("price")), high.rerank, mid("threshold"), mid("nbytes"), mid("gets"),
+        mid("waves"), mid("ms"),
+    )  # fmt: skip
+
+
+def second_price(promise: Promise, price: int, estimate: float) -> int | None:
+    """The price of the second wave that lifts a query with this estimate to the threshold; None where it is there.
+
+    price: of its first wave. Halved once for every halving of misses that is wanted, and a quarter more.
+    """
+    if estimate >= promise.threshold:
+        return None
+    wanted = math.log2((1 - estimate) / max(1e-6, 1 - promise.threshold))
+    return price >> max(1, min(HALVINGS_MAX, math.ceil(HALVINGS * wanted)))
+
+
+def features(
+    routed: Routed,
+    read: Container[int],
+    rows: Sequence[int],
+    base: Callable[[int], float],
+    answers: Sequence[tuple[float, int]],
+    price: int,
+) -> tuple[float, float, float, float]:
+    """What the estimate goes by, of a query that has scanned the blocks `read`; answers, one at least, best first.
+
+    rows (B) of blocks; base: the score of a block's centre; answers: (score, block); price: of the last plan. They are
+    the log odds of the probability read; how evenly the rest is spread, as log of the sum of roots; of the rows that
+    reach the last answer's score, were rows normal around their centres as far as the answers are, the log ratio of
+    those in unread to those in read blocks; and log2 of the price.
+    """
+    last = answers[-1][0]
+    spread = math.sqrt(sum((score - base(b)) ** 2 for score, b in answers) / len(answers)) or 1.0
+    total = sum(routed.p) or 1
+    mass, roots, beyond = 0, 0.0, [0.0, 0.0]
+    for b, p in zip(routed.blocks or range(len(routed.p)), routed.p, strict=True):
+        if not p:
+            continue
+        inside = b in read
+        if inside:
+            mass += p
+        else:
+            roots += math.sqrt(p / total)
+        away = max(0.0, last - base(b)) / spread
+        beyond[inside] += rows[b] * math.exp(-0.5 * away * away)
+    share = mass / total
+    return (
+        math.log((share + MASS_EPSILON) / (1 - share + MASS_EPSILON)),
+        math.log(roots + 10 * MASS_EPSILON),
+        math.log((beyond[0] + ROWS_EPSILON) / (beyond[1] + ROWS_EPSILON)),
+        max(PRICE_LOG_MIN, math.log2(price + 1)),
+    )
+
+
+def estimated_recall(stop: Stop, k: int, rerank: int, found: Sequence[float], unread: float) -> float | None:
+    """Recall@k of a query with these features, linear in k between estimators; None where k was not measured.
+
+    A neighbour is in the blocks read with the probability c = 1 / (1 + exp(-z)), z linear in the features; a query that
+    leaves less than half of the places unread misses in proportion to them. Of those read the codes lose a share, less
+    of them where more answers are wrong anyway: (1 - ceiling) exp((c - 1) / width).
+
+    rerank: rows with exact scores; the estimator with the most that are not more speaks. unread: share of places.
+    Rounded to 2^-20, so that the last bit of a logarithm decides nothing.
+    """
+    by_k: dict[int, Estimator] = {}
+    for e in stop.estimators:
+        if e.rerank <= rerank:
+            by_k[e.k] = e
+    if not by_k or k > max(by_k):
+        return None
+    low, high = max((n for n in by_k if n <= k), default=min(by_k)), min(n for n in by_k if n >= k)
+
+    def said(e: Estimator) -> float:
+        z = e.weights[0] + sum(w * f for w, f in zip(e.weights[1:], found, strict=True))
+        miss = min(1.0, 2 * unread) / (1 + math.exp(max(-60.0, min(60.0, z))))
+        return (1 - miss) * (1 - (1 - e.ceiling) * math.exp(-miss / e.width))
+
+    value = between([(float(n), said(by_k[n])) for n in sorted({low, high})], float(k), clamp=True)
+    return None if value is None else round(value * (1 << PROBABILITY_BITS)) / (1 << PROBABILITY_BITS)

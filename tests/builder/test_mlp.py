@@ -1,0 +1,147 @@
+"""mlp: the edge's integers against numpy, its section, honest probabilities within a quarter of trained's bytes."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import RowsOf, clustered
+from test_trained import BLOCKS, log_loss, task_of
+
+from build_index.fit import fitted
+from build_index.partition import partition
+from build_index.routers import lse, mlp
+from build_index.shape import index_section, probabilities
+from build_index.spill import soar
+from vantage.errors import DamagedError
+from vantage.format import IndexSection, LseSection, MlpSection
+from vantage.prepare import Prepared, prepare
+from vantage.route import MlpRouter
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
+import reference
+
+
+def index_of(dimension: int, blocks: int = 6, metric: str = "dot") -> IndexSection:
+    return IndexSection(metric, dimension, 100, blocks, 1, "i64", "f32", "lrsq", "mlp", 1.0, 100)
+
+
+def network(dimension: int, units: int, blocks: int = 6, subs: int = 2, bits: int = 4) -> MlpSection:
+    """Random numbers of a trained network's size."""
+    draw = np.random.default_rng(0)
+    found = {
+        "first": draw.normal(size=(units, dimension)).astype(np.float32),
+        "bias": draw.normal(size=units).astype(np.float32) * 0.1,
+        "table": draw.normal(size=(blocks * subs, units)).astype(np.float32),
+        "log_beta": np.float32(1),
+    }
+    gone = np.arange(blocks * subs) // subs == 1
+    weight = np.where(gone, -np.inf, draw.normal(size=blocks * subs)).astype(np.float32)
+    made = mlp.section(found, weight, subs, units - 8)
+    return replace(made, output=lse.packed(found["table"], weight, subs, 3.0, 0.7, bits)) if bits != 4 else made
+
+
+def integers(table: memoryview, rows: int, width: int, bits: int) -> np.ndarray:
+    """i64 (rows, width): what a table of matvec_i4 or matvec_i8 holds."""
+    stored = np.frombuffer(table, np.uint8).reshape(rows, -1)
+    if bits == 8:
+        return stored.view(np.int8)[:, :width].astype(np.int64)
+    groups = stored.reshape(rows, -1, 16)
+    return (np.concatenate([groups & 15, groups >> 4], 2).reshape(rows, -1)[:, :width]).astype(np.int64) - 8
+
+
+def in_numpy(section: MlpSection, index: IndexSection, query: Prepared) -> np.ndarray:
+    """u32 (B): docs/format.md, section 9.3, in 64-bit integers: sums that leave 32 bits are refused."""
+    q = np.array(query.i16, np.int64)[: index.dimension]
+    dots = integers(section.table, section.units, index.dimension, section.bits) @ q
+    unit = 1 / query.i16_scale if query.i16_scale > 1e-25 else 0.0
+    value = np.array(section.scale, np.float64) * dots + np.array(section.bias, np.float64) * unit
+    low = np.where(np.arange(section.units) < section.linear, -32767, 0)
+    hidden = np.clip(np.floor(value + 0.5), low, 32767).astype(np.int64)
+    output = section.output
+    sums = integers(output.table, len(output.scale), len(hidden), output.bits) @ hidden
+    assert np.abs(dots).max() < 2**31
+    assert np.abs(sums).max() < 2**31
+    return reference.block_probabilities(
+        sums.reshape(-1, output.subs), np.array(output.scale, np.float32).reshape(-1, output.subs),
+        np.array(output.weight, np.float32).reshape(-1, output.subs), output.beta * query.i16_scale, output.temperature,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("dimension", "units", "bits"), [(40, 32, 4), (96, 64, 8), (33, 96, 4)])
+def test_the_edge_does_what_numpy_does(dimension: int, units: int, bits: int) -> None:
+    index, draw = index_of(dimension), np.random.default_rng(1)
+    section = network(dimension, units, bits=bits)
+    router = MlpRouter(section, index)
+    for scale in (1.0, 1e-12, 1e12, 0.0):
+        query = prepare((scale * draw.normal(size=dimension)).tolist(), index)
+        p = router.route(query).p
+        assert p.tolist() == in_numpy(section, index, query).tolist()
+        assert p[1] == 0
+        assert abs(sum(p) - 2**20) < len(p)
+
+
+def test_the_longest_units_and_queries_do_not_overflow() -> None:
+    """Every integer at its end: all units as long as the query, rows of the largest numbers."""
+    draw = np.random.default_rng(2)
+    index = index_of(3000, metric="l2")
+    section = network(3000, 2048)
+    output = section.output
+    for fill in (b"\x00", b"\xff", b"\x0f"):
+        full = replace(
+            section, bias=memoryview(array("f", [1e9] * 2048)),
+            output=replace(output, table=memoryview(fill * len(output.table))),
+        )  # fmt: skip
+        for q in (np.full(3000, 1.0), draw.choice([-1.0, 1.0], 3000), np.eye(3000)[5], np.full(3000, 1e-20)):
+            query = prepare(q.tolist(), index)
+            assert MlpRouter(full, index).route(query).p.tolist() == in_numpy(full, index, query).tolist()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
+    """On rows that trained nothing its loss is below that of lse. The same seed gives the same bytes."""
+    monkeypatch.setattr(mlp, "STEPS", 60)
+    monkeypatch.setattr(mlp, "BATCH", 256)
+    rows = rows_of(clustered(3000, 40, 3), metric, scale=None)
+    task = task_of(rows)
+    base = partition(rows, task.sample, BLOCKS, 0)
+    copy = soar(rows, base).best(0.35)
+    by_name = {name: fitted(task, base, copy, name, lambda done: None)[0] for name in ("lse", "mlp")}
+    assert log_loss(task, by_name["mlp"]) < log_loss(task, by_name["lse"])
+    section = by_name["mlp"].section
+    assert isinstance(section, MlpSection)
+    assert fitted(task, base, copy, "mlp", lambda done: None)[0].section.pack() == section.pack()
+    order = np.random.default_rng(3).permutation(BLOCKS)
+    index = index_section(rows, BLOCKS, rows.count, "mlp")
+    p = probabilities("mlp", section, index, task.tune.queries[:20])
+    assert (probabilities("mlp", mlp.ordered(section, order), index, task.tune.queries[:20]) == p[:, order]).all()
+
+
+@pytest.mark.parametrize(("dimension", "blocks"), [(384, 1024), (128, 1024), (128, 16384), (768, 4096)])
+def test_a_quarter_of_the_bytes(dimension: int, blocks: int) -> None:
+    units, subs = mlp.shape_for(dimension, blocks, 0.25)
+    size = len(network(dimension, units, blocks, subs).pack())
+    table = blocks * lse.SUBS * (8 + LseSection.stride(4, dimension))
+    assert 0.8 * table / 4 < size < 1.001 * table / 4
+
+
+def test_section_comes_back_and_damage_is_named() -> None:
+    index = index_of(40)
+    section = network(40, 32)
+    body = section.pack()
+    back = MlpSection.unpack(memoryview(body), index, "router")
+    assert back.pack() == body
+    assert (back.units, back.bits) == (32, 4)
+    bad_scale = replace(section, scale=memoryview(array("f", [float("nan")] * 32)))
+    for broken, of in (
+        (body[:-1], index), (body + b"\0", index), (body[:20], index), (bad_scale.pack(), index), (body, index_of(100)),
+        (body, replace(index, blocks=7)), (b"\x00" * 4 + body[4:], index), (b"\x21" + body[1:], index),
+        (body[:8] + b"\x05" + body[9:], index), (network(40, 544, bits=8).pack(), index),
+            (network(40, 4128).pack(), index), (body[:4] + b"\x21" + body[5:], index),
+    ):  # fmt: skip
+        with pytest.raises(DamagedError):
+            MlpSection.unpack(memoryview(broken), of, "router")

@@ -1,0 +1,44 @@
+"""Indexes with the routers mlp and tree, built, opened and asked in-process."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from build_index.build import build
+from build_index.fit import Options
+from build_index.routers import mlp, tree
+from build_index.source import open_source
+from vantage.cache import Cache
+from vantage.index import Index, Query
+from vantage.route import ROUTERS
+from vantage.stats import Receipt
+from vantage.store import Folder
+
+
+@pytest.mark.parametrize("router", ["mlp", "tree"])
+def test_an_index_with_a_network_keeps_its_promise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, router: str
+) -> None:
+    for module in (mlp, tree):
+        monkeypatch.setattr(module, "STEPS", 40)
+        monkeypatch.setattr(module, "BATCH", 128)
+    draw = np.random.default_rng(5)
+    centres = draw.normal(size=(60, 32)) * np.linspace(2, 0.3, 32)
+    x = (centres[draw.integers(60, size=2040)] + 0.6 * draw.normal(size=(2040, 32))).astype(np.float32)
+    np.save(tmp_path / "rows.npy", x[:2000])
+    options = Options(0.9, 10, spill="none", router=router)
+    source = open_source([tmp_path / "rows.npy"])
+    build(source, tmp_path / "index", options, "l2", wide=False, say=lambda phase, share: None, tell=lambda text: None)
+    index = asyncio.run(Index.open(Folder(tmp_path), "index", Cache(1 << 20), Receipt()))
+    assert isinstance(index.router, ROUTERS[router])
+    hits = 0
+    for q in x[2000:]:
+        answer = asyncio.run(index.query(Query(q.tolist(), 10)))
+        assert len(answer.matches) == 10
+        truth = np.argsort(((x[:2000] - q) ** 2).sum(1))[:10]
+        hits += len({m.id for m in answer.matches} & set(truth.tolist()))
+    assert hits / 400 > 0.85
