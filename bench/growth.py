@@ -32,7 +32,7 @@ from scale import DIMENSION, drawn, written
 
 from build_index.choose import _block_counts, _second_moments
 from build_index.codecs import lrsq
-from build_index.contract import price_at
+from build_index.contract import PricedRecall, price_at
 from build_index.fit import Held, Options, Task, fitted, pages_of, probabilities_of
 from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans
 from build_index.partition import two_level as partition
@@ -158,7 +158,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
         price_queries = prepared(rows, price_rows)
         p_held = probabilities_of(rows, shape, price_queries)
         found = full_scan(rows, shape, codec, price_queries, price_rows, near[HELD:], p=p_held)
-        price = price_at(found, p_held, sizes, K, TARGET)
+        price = price_at(PricedRecall(found, p_held, sizes), K, TARGET)
         clock.step("code and price")
         ceiling = found.recall(np.ones_like(p_held, bool), K).mean()
         if price is None:
@@ -186,7 +186,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
         index = index_section(rows, blocks, count + shape.copies, "lse")
         p_flat_held = probabilities("lse", flat, index, price_queries)
         scanned = full_scan(rows, shape, codec, price_queries, price_rows, near[HELD:])
-        flat_price = price_at(scanned, p_flat_held, sizes, K, TARGET)
+        flat_price = price_at(PricedRecall(scanned, p_flat_held, sizes), K, TARGET)
         p_flat = probabilities("lse", flat, index, asked)
         all_scanned = full_scan(rows, shape, codec, asked, nobody, truth)
         if flat_price is not None:
