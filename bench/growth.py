@@ -1,6 +1,6 @@
 """Growth of two-level routing with the number of rows, measured without writing an index; two waves against one.
 
-    python bench/growth.py FOLDER [--rows 500000,1000000,2000000,4000000] [--share 0.35] [--code-bytes 64]
+    python bench/growth.py FOLDER [--rows 500000,1000000,2000000,4000000] [--share 0.35] [--code-bytes 80]
 
 The rows are those of bench/scale.py, kept in FOLDER. Each size has a process of its own, and takes the steps of
 `vantage build` with its functions but none of its comparisons: one number of blocks (a power of two near rows / 244),
@@ -8,11 +8,12 @@ one share of SOAR copies, one code, 48 rows a block that train. The price is the
 rows held out for it, and 256 unseen queries of the same draw are planned at that price: GETs, bytes and waits are those
 of the edge's planner, nothing cached, recall that of the kernels' scores.
 
-"resident table" is the same router with all its sub-centroids in memory, priced to the same recall on the same rows:
-what the routing page costs beside its read. "two waves" reads short codes of the blocks first, then the missing bytes
-of the blocks that hold the best M rows; a row is found if the short codes rank it among M and the whole ones among 100.
-The short code is trained for its length, which flatters it: a prefix of a longer one ranks no better. Its price and M
-are the quickest that reach the target on the queries themselves, which flatters it again.
+"resident table of 8" is the same router with all its sub-centroids in memory, priced to the same recall on the same
+rows: what the routing page costs beside its read; "of 4" one with half as many sub-centroids a block. "two waves" reads
+short codes of the blocks first, then the missing bytes of the blocks that hold the best M rows; a row is found if the
+short codes rank it among M and the whole ones among 100. The short code is trained for its length, which flatters it: a
+prefix of a longer one ranks no better. Its price and M are the quickest that reach the target on the queries
+themselves, which flatters it again.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from scale import DIMENSION, drawn, written
 
 from build_index.choose import _block_counts, _second_moments
 from build_index.codecs import lrsq
-from build_index.contract import price_at
+from build_index.contract import PricedRecall, price_at
 from build_index.fit import Held, Options, Task, fitted, pages_of, probabilities_of
 from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans
 from build_index.partition import two_level as partition
-from build_index.routers import two_level
+from build_index.routers import lse, two_level
 from build_index.rows import Ints, Rows, row_scale
 from build_index.shape import P, index_section, prepared, probabilities
 from build_index.source import open_source
@@ -50,7 +51,8 @@ HELD, QUERIES, K, TARGET = 256, 256, 100, 0.95
 TRAINED = 48  # rows of the sample a block
 ID_BYTES = 8.0
 CENTRE_BYTES, DIRECTORY_BYTES = DIMENSION + 8, 40  # of a block, resident
-SHORT_SHARES = (0.25, 0.5, 0.75)  # of the code's bytes, in the first of two waves
+FEW = 4  # sub-centroids of a block in a table that may be resident where one of eight may not
+SHORT_SHARES = (0.5, 0.75)  # of the code's bytes, in the first of two waves
 CHANCES = (150, 200, 300, 500)  # rows whose blocks the second wave completes
 
 
@@ -158,7 +160,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
         price_queries = prepared(rows, price_rows)
         p_held = probabilities_of(rows, shape, price_queries)
         found = full_scan(rows, shape, codec, price_queries, price_rows, near[HELD:], p=p_held)
-        price = price_at(found, p_held, sizes, K, TARGET)
+        price = price_at(PricedRecall(found, p_held, sizes), K, TARGET)
         clock.step("code and price")
         ceiling = found.recall(np.ones_like(p_held, bool), K).mean()
         if price is None:
@@ -183,17 +185,20 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
             flush=True,
         )
         flat = two_level._flat(section)
-        index = index_section(rows, blocks, count + shape.copies, "lse")
-        p_flat_held = probabilities("lse", flat, index, price_queries)
+        x, home = rows.take(sample), shape.partition.home[sample]
+        few = lse.section(lse.sub_centroids(x, home, blocks, 0, FEW), "l2", flat.beta, flat.temperature, flat.bits)
         scanned = full_scan(rows, shape, codec, price_queries, price_rows, near[HELD:])
-        flat_price = price_at(scanned, p_flat_held, sizes, K, TARGET)
-        p_flat = probabilities("lse", flat, index, asked)
         all_scanned = full_scan(rows, shape, codec, asked, nobody, truth)
-        if flat_price is not None:
-            flat_reads = plans(p_flat, sizes, flat_price)
+        for table in (flat, few):
+            index = index_section(rows, blocks, count + shape.copies, "lse")
+            p_held = probabilities("lse", table, index, price_queries)
+            flat_price = price_at(PricedRecall(scanned, p_held, sizes), K, TARGET)
+            if flat_price is None:
+                continue
+            reads = plans(probabilities("lse", table, index, asked), sizes, flat_price)
             print(
-                f"  resident table of {len(flat.pack()) / 1e6:.2f} MB: recall@100 "
-                f"{all_scanned.recall(flat_reads.blocks, K).mean():.4f}, {told([flat_reads])}",
+                f"  resident table of {table.subs} a block, {len(table.pack()) / 1e6:.2f} MB: recall@100 "
+                f"{all_scanned.recall(reads.blocks, K).mean():.4f}, {told([reads])}",
                 flush=True,
             )
         for part in SHORT_SHARES:
@@ -211,7 +216,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", default="500000,1000000,2000000,4000000")
     parser.add_argument("--share", type=float, default=0.35)
-    parser.add_argument("--code-bytes", type=int, default=64)
+    parser.add_argument("--code-bytes", type=int, default=80)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     sizes = [int(n) for n in options.rows.split(",")]

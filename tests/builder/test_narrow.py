@@ -7,6 +7,7 @@ import pytest
 
 from build_index import measure
 from build_index.narrow import Narrow, spans
+from build_index.truth import hold_out
 from vantage.format import aligned
 from vantage.plan import LANES, RANGE_BYTES_MAX
 
@@ -63,3 +64,8 @@ def test_pages_count_as_a_read_and_a_wave_before() -> None:
     paged = measure.Reads(reads.blocks, reads.ranges, [60_000, 120_000])
     assert (paged.gets, paged.nbytes) == (reads.gets + 1, reads.nbytes + 90_000)
     assert paged.ms.tolist() == [40 + 10 + 40 + 1, 40 + 2]
+
+
+def test_many_rows_hold_out_fewer() -> None:
+    sizes = {n: len(hold_out(n, 0).price) for n in (100, 1_000_000, 2_000_000, 4_000_000, 20_000_000)}
+    assert sizes == {100: 5, 1_000_000: 2000, 2_000_000: 1000, 4_000_000: 500, 20_000_000: 500}

@@ -11,9 +11,9 @@ from small import RowsOf, clustered
 from build_index.partition import partition
 from build_index.routers import lse, two_level
 from build_index.rows import Rows
-from build_index.shape import index_section, prepared, probabilities
+from build_index.shape import index_section, page_bytes, prepared, probabilities
 from vantage.errors import DamagedError
-from vantage.format import TwoLevelSection
+from vantage.format import RouterSection, TwoLevelSection
 from vantage.route import TwoLevelRouter
 
 BLOCKS = 64
@@ -74,3 +74,25 @@ def test_the_section_comes_back_and_refuses_pages_that_do_not_fit(
     for bad in (wrong, replace(found, nbytes=found.nbytes + 1), replace(found, subs=found.subs - 1)):
         with pytest.raises(DamagedError):
             TwoLevelSection.unpack(memoryview(bad.pack()), index, "router")
+
+
+def test_what_a_page_is_worth_is_tuned(case: tuple[Rows, lse.LseSection, np.ndarray]) -> None:
+    """By a cost of pages and of what they leave out; where all candidates cost the same, nothing changes."""
+    rows, flat, order = case
+    found, index, queries = (
+        sections(flat, order),
+        index_section(rows, BLOCKS, rows.count),
+        prepared(rows, np.arange(50)),
+    )
+    best = probabilities("lse", lse.ordered(flat, order), index, queries).argmax(1)
+
+    def cost(section: RouterSection) -> float:
+        assert isinstance(section, TwoLevelSection)
+        nbytes = page_bytes("two-level", section, index, queries)
+        p = probabilities("two-level", section, index, queries)
+        assert nbytes is not None
+        return float(np.mean(nbytes)) / section.nbytes + 20 * float((p[np.arange(50), best] == 0).mean())
+
+    assert cost(two_level.tuned(found, cost)) < cost(found)
+    assert two_level.tuned(found, lambda _: np.inf) == found
+    assert page_bytes("lse", flat, index, queries) is None
