@@ -229,7 +229,8 @@ def test_a_new_generation_is_picked_up_with_no_failed_query(tmp_path: Path, samp
     load(bucket, state)
     old = open_index(bucket / "wordnet").current.generation
     source = open_source([SAMPLE / "wordnet.parquet"], attributes=[])
-    build(source, bucket / "wordnet", Options(fast=True), "cosine", wide=False, say=lambda *_: None, tell=lambda _: None)
+    quick = Options(fast=True)  # it needs to differ, not to be good
+    build(source, bucket / "wordnet", quick, "cosine", wide=False, say=lambda *_: None, tell=lambda _: None)
     new = open_index(bucket / "wordnet").current.generation
     assert new != old
     vector = sample_queries(1)[0]
