@@ -1,5 +1,6 @@
 """Growth of two-level routing with the number of rows, measured without writing an index; two waves against one.
 
+    python bench/growth.py FOLDER --extend LINES.txt [--rows 10000000,100000000]
     python bench/growth.py FOLDER [--rows 500000,1000000,2000000,4000000] [--share 0.35] [--code-bytes 80]
 
 The rows are those of bench/scale.py, kept in FOLDER. Each size has a process of its own, and takes the steps of
@@ -14,11 +15,14 @@ short codes of the blocks first, then the missing bytes of the blocks that hold 
 short codes rank it among M and the whole ones among 100. The short code is trained for its length, which flatters it: a
 prefix of a longer one ranks no better. Its price and M are the quickest that reach the target on the queries
 themselves, which flatters it again.
+
+--extend reads such lines, fits power laws to them, and prints what follows for other sizes.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import resource
 import subprocess
 import sys
@@ -44,6 +48,7 @@ from build_index.source import open_source
 from build_index.spill import SPILLS
 from build_index.spool import spool
 from build_index.truth import exact_neighbours, truth_of
+from vantage.format import LseSection
 from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS
 from vantage.prepare import prepare
 
@@ -52,6 +57,13 @@ TRAINED = 48  # rows of the sample a block
 ID_BYTES = 8.0
 CENTRE_BYTES, DIRECTORY_BYTES = DIMENSION + 8, 40  # of a block, resident
 FEW = 4  # sub-centroids of a block in a table that may be resident where one of eight may not
+LAWS = {
+    "MB with pages": r"GETs, ([\d.]+) MB, mean",
+    "MB of pages": r"pages ([\d.]+) MB",
+    "rows read": r"pages [\d.]+ MB; (\d+) rows",
+    "blocks read": r"in ([\d.]+) blocks",
+    "CPU seconds of a build": r"([\d.]+) s of CPU",
+}
 SHORT_SHARES = (0.5, 0.75)  # of the code's bytes, in the first of two waves
 CHANCES = (150, 200, 300, 500)  # rows whose blocks the second wave completes
 
@@ -210,6 +222,48 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
         clock.step("comparisons", counts=False)
 
 
+def extended(rows: int, found: dict[str, tuple[float, float]]) -> str:
+    """What a size would take: sizes by the formulas of the format, reads and CPU by the power laws of docs/scale.md."""
+    blocks = _block_counts(rows)[-1]
+    regions, sub = round(blocks**0.5), 8 + LseSection.stride(4, DIMENSION)
+    table = regions * (two_level.REGION_SUBS * sub + 20)
+    in_root, whole = blocks * (CENTRE_BYTES + DIRECTORY_BYTES), blocks * lse.SUBS * sub
+    laws = ", ".join(f"{name} {a * (rows / 1e6) ** power:.4g}" for name, (a, power) in found.items())
+    return (
+        f"{rows:,} rows: {blocks:,} blocks of {rows / blocks:.0f}, {regions} regions, "
+        f"page {whole / regions / 1e6:.3f} MB, "
+        f"routing.bin {whole / 1e6:.1f} MB, resident {(table + in_root) / 1e6:.2f} MB, "
+        f"{(table + regions * 24) / 1e6:.2f} MB if directory and centres lay in the pages; {laws}"
+    )
+
+
+def law(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """(a, power) of value = a (rows / 10^6)^power, by least squares of logarithms."""
+    x, y = np.log(np.array(points)).T
+    power, a = np.polyfit(x - np.log(1e6), y, 1)
+    return float(np.exp(a)), float(power)
+
+
+def extend(lines: list[str], sizes: list[int]) -> None:
+    """Laws of what the lines of measured sizes hold, and what follows for other sizes."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        if (found := re.match(r"([\d,]+) rows, .* blocks, .* copies", line)) is None:
+            continue
+        rows = float(found[1].replace(",", ""))
+        for name, pattern in LAWS.items():
+            value = re.search(pattern, line)
+            assert value is not None, (name, line)
+            points.setdefault(name, []).append((rows, float(value[1])))
+    if len({rows for values in points.values() for rows, _ in values}) < 2:
+        raise SystemExit("--extend needs the lines of two sizes")
+    found_laws = {name: law(values) for name, values in points.items()}
+    for name, (a, power) in found_laws.items():
+        print(f"{name} = {a:.4g} (rows / 10^6)^{power:.3f}, from {len(points[name])} sizes")
+    for rows in sizes:
+        print(extended(rows, found_laws))
+
+
 def main() -> None:
     """A process for each size, so that each has its own peak memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,7 +271,11 @@ def main() -> None:
     parser.add_argument("--rows", default="500000,1000000,2000000,4000000")
     parser.add_argument("--share", type=float, default=0.35)
     parser.add_argument("--code-bytes", type=int, default=80)
+    parser.add_argument("--extend", type=Path)
     options = parser.parse_args()
+    if options.extend is not None:
+        extend(options.extend.read_text().splitlines(), [int(n) for n in options.rows.split(",")])
+        return
     options.folder.mkdir(parents=True, exist_ok=True)
     sizes = [int(n) for n in options.rows.split(",")]
     if len(sizes) == 1:
