@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from scale import DIMENSION, drawn, written
 from build_index.choose import _block_counts, _second_moments
 from build_index.codecs import lrsq
 from build_index.contract import PricedRecall, price_at
-from build_index.fit import Held, Options, Task, fitted, pages_of, probabilities_of
+from build_index.fit import Held, Options, Task, fitted, pages_of, probabilities_of, routed
 from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans
 from build_index.partition import two_level as partition
 from build_index.routers import lse, two_level
@@ -48,9 +49,11 @@ from build_index.source import open_source
 from build_index.spill import SPILLS
 from build_index.spool import spool
 from build_index.truth import exact_neighbours, truth_of
-from vantage.format import LseSection
-from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS
-from vantage.prepare import prepare
+from vantage.format import IndexSection, LseSection, TwoLevelSection
+from vantage.kernels import plan_ranges
+from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS, wave_ms
+from vantage.prepare import Prepared, prepare
+from vantage.route import LseRouter
 
 HELD, QUERIES, K, TARGET = 256, 256, 100, 0.95
 TRAINED = 48  # rows of the sample a block
@@ -64,6 +67,7 @@ LAWS = {
     "blocks read": r"in ([\d.]+) blocks",
     "CPU seconds of a build": r"([\d.]+) s of CPU",
 }
+PAGE_RANGES = (1, 3, 6)  # what reading pages that do not lie together would bring
 SHORT_SHARES = (0.5, 0.75)  # of the code's bytes, in the first of two waves
 CHANCES = (150, 200, 300, 500)  # rows whose blocks the second wave completes
 
@@ -98,6 +102,32 @@ def two_waves(
             if recall >= TARGET and (best is None or ms < best[0]):
                 best = ms, f"M {count}, recall@100 {recall:.4f}, {told([first, second])}"
     return best[1] if best else "target not reached"
+
+
+def by_ranges(
+    section: TwoLevelSection, index: IndexSection, queries: list[Prepared], p: P, worth: float, most: int
+) -> tuple[P, list[list[int]]]:
+    """(p without the blocks whose page is not read, bytes of each range of pages) where a query may read `most` ranges.
+
+    p (Q, B): of the resident table, which says of the blocks of any pages what these say.
+    """
+    regions = len(section.size)
+    route = LseRouter(section.regions, replace(index, blocks=regions)).route
+    price, out, scratch = (
+        two_level._price(worth, section.size),
+        array("I", bytes(8 * most)),
+        bytearray(regions * (most + 1)),
+    )
+    kept, reads = np.zeros_like(p), []
+    for i, query in enumerate(queries):
+        n = plan_ranges(route(query).p, section.size, bytearray(regions), price, most, out, scratch)
+        pairs = [(out[2 * j], out[2 * j + 1]) for j in range(n)]
+        for a, b in pairs:
+            blocks = slice(section.first_block[a], section.first_block[b])
+            kept[i, blocks] = p[i, blocks]
+        reads.append([section.offset[b - 1] + section.size[b - 1] - section.offset[a] for a, b in pairs])
+        kept[i] = (kept[i] * (2.0**20 / max(1, kept[i].sum()))).astype(np.uint32)
+    return kept, reads
 
 
 def told(reads: list[Reads]) -> str:
@@ -211,6 +241,31 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
             print(
                 f"  resident table of {table.subs} a block, {len(table.pack()) / 1e6:.2f} MB: recall@100 "
                 f"{all_scanned.recall(reads.blocks, K).mean():.4f}, {told([reads])}",
+                flush=True,
+            )
+        index = index_section(rows, blocks, count + shape.copies, "lse")
+        p_tune, p_held, p_asked = (probabilities("lse", flat, index, q) for q in (tune.queries, price_queries, asked))
+        plain = replace(shape, router="lse", section=flat)
+        for most in PAGE_RANGES:
+            costs = []
+            for worth in two_level.PAGE_WORTHS:
+                kept, before = by_ranges(section, index, tune.queries, p_tune, worth, most)
+                planned = routed(task, plain, kept, tune)
+                short = plain.holds(tune.truth, planned.blocks).mean() < task.routed_recall
+                costs.append((np.inf if short else (planned.ms + [wave_ms(r) for r in before]).mean(), worth))
+            worth = min(costs)[1]
+            kept = by_ranges(section, index, price_queries, p_held, worth, most)[0]
+            some_price = price_at(PricedRecall(scanned, kept, sizes), K, TARGET)
+            if some_price is None:
+                continue
+            kept, before = by_ranges(section, index, asked, p_asked, worth, most)
+            reads = plans(kept, sizes, some_price)
+            ms = reads.ms + [wave_ms(r) for r in before]
+            print(
+                f"  pages in at most {most} ranges: recall@100 {all_scanned.recall(reads.blocks, K).mean():.4f}, "
+                f"{reads.gets + np.mean([len(r) for r in before]):.2f} GETs, pages "
+                f"{np.mean([sum(r) for r in before]) / 1e6:.3f} MB and blocks {reads.nbytes / 1e6:.3f} MB, "
+                f"mean {ms.mean():.1f} p50 {np.median(ms):.1f} p99 {np.quantile(ms, 0.99):.1f} ms",
                 flush=True,
             )
         for part in SHORT_SHARES:
