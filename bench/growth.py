@@ -5,9 +5,9 @@
 
 The rows are those of bench/scale.py, kept in FOLDER. Each size has a process of its own, and takes the steps of
 `vantage build` with its functions but none of its comparisons: one number of blocks (a power of two near rows / 244),
-one share of SOAR copies, one code, 48 rows a block that train. The price is the contract's (recall@100 0.95) on 256
-rows held out for it, and 256 unseen queries of the same draw are planned at that price: GETs, bytes and waits are those
-of the edge's planner, nothing cached, recall that of the kernels' scores.
+one share of SOAR copies, one code, 48 rows a block that train (--trained). The price is the contract's (recall@100
+0.95) on 256 rows held out for it (--held), and as many unseen queries of the same draw are planned at that price: GETs,
+bytes and waits are those of the edge's planner, nothing cached, recall that of the kernels' scores.
 
 "resident table of 8" is the same router with all its sub-centroids in memory, priced to the same recall on the same
 rows: what the routing page costs beside its read; "of 4" one with half as many sub-centroids a block. "two waves" reads
@@ -55,8 +55,7 @@ from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS, wave_ms
 from vantage.prepare import Prepared, prepare
 from vantage.route import LseRouter
 
-HELD, QUERIES, K, TARGET = 256, 256, 100, 0.95
-TRAINED = 48  # rows of the sample a block
+K, TARGET = 100, 0.95
 ID_BYTES = 8.0
 CENTRE_BYTES, DIRECTORY_BYTES = DIMENSION + 8, 40  # of a block, resident
 FEW = 4  # sub-centroids of a block in a table that may be resident where one of eight may not
@@ -153,7 +152,7 @@ class Clock:
         self.wall, self.cpu = time.monotonic(), time.process_time()
 
 
-def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
+def measured(folder: Path, count: int, share: float, code_bytes: int, held: int, trained: int) -> None:
     """Prints the lines of one size."""
     clock, path = Clock(), written(folder, count)
     clock.step("generated", counts=False)
@@ -164,19 +163,19 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
         rows = Rows(s, "l2", row_scale("l2", s.norm_mean, s.norm_max))
         clock.step("read")
         rng = np.random.default_rng(0)
-        held = rng.choice(count, 2 * HELD, replace=False)
-        tune_rows, price_rows = np.sort(held[:HELD]), np.sort(held[HELD:])
+        drawn_rows = rng.choice(count, 2 * held, replace=False)
+        tune_rows, price_rows = np.sort(drawn_rows[:held]), np.sort(drawn_rows[held:])
         near = truth_of(rows, np.concatenate([tune_rows, price_rows]), K)
-        tune = Held(prepared(rows, tune_rows), tune_rows, near[:HELD])
+        tune = Held(prepared(rows, tune_rows), tune_rows, near[:held])
         clock.step("exact neighbours of held-out rows")
-        vectors = drawn(1 << 20, QUERIES)
+        vectors = drawn(1 << 20, held)
         asked = [prepare(v.tolist(), index_section(rows, 1, count)) for v in vectors]
         truth = exact_neighbours(vectors.astype(np.float32) * np.float32(rows.scale), rows.chunks(32 << 20), K, "l2")
         clock.step("exact neighbours of queries", counts=False)
 
         blocks = _block_counts(count)[-1]
-        seen = np.setdiff1d(np.arange(count), held)
-        sample = np.sort(rng.choice(seen, min(len(seen), TRAINED * blocks), replace=False))
+        seen = np.setdiff1d(np.arange(count), drawn_rows)
+        sample = np.sort(rng.choice(seen, min(len(seen), trained * blocks), replace=False))
         base = partition(rows, sample, blocks, 0)
         clock.step(f"{blocks} blocks")
         copies = SPILLS["soar"](rows, base).best(share)
@@ -201,7 +200,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
         sizes = block_bytes(shape.sizes(), code_bytes, ID_BYTES)
         price_queries = prepared(rows, price_rows)
         p_held = probabilities_of(rows, shape, price_queries)
-        found = full_scan(rows, shape, codec, price_queries, price_rows, near[HELD:], p=p_held)
+        found = full_scan(rows, shape, codec, price_queries, price_rows, near[held:], p=p_held)
         price = price_at(PricedRecall(found, p_held, sizes), K, TARGET)
         clock.step("code and price")
         ceiling = found.recall(np.ones_like(p_held, bool), K).mean()
@@ -211,7 +210,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
 
         p, pages = probabilities_of(rows, shape, asked), pages_of(rows, shape, asked)
         assert pages is not None
-        nobody = np.full(QUERIES, -1)
+        nobody = np.full(held, -1)
         whole = full_scan(rows, shape, codec, asked, nobody, truth, p=p)
         reads = replace(plans(p, sizes, price), pages=pages)
         recall, rows_read = whole.recall(reads.blocks, K).mean(), (reads.blocks * shape.sizes()).sum(1).mean()
@@ -229,7 +228,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
         flat = two_level._flat(section)
         x, home = rows.take(sample), shape.partition.home[sample]
         few = lse.section(lse.sub_centroids(x, home, blocks, 0, FEW), "l2", flat.beta, flat.temperature, flat.bits)
-        scanned = full_scan(rows, shape, codec, price_queries, price_rows, near[HELD:])
+        scanned = full_scan(rows, shape, codec, price_queries, price_rows, near[held:])
         all_scanned = full_scan(rows, shape, codec, asked, nobody, truth)
         for table in (flat, few):
             index = index_section(rows, blocks, count + shape.copies, "lse")
@@ -326,6 +325,8 @@ def main() -> None:
     parser.add_argument("--rows", default="500000,1000000,2000000,4000000")
     parser.add_argument("--share", type=float, default=0.35)
     parser.add_argument("--code-bytes", type=int, default=80)
+    parser.add_argument("--held", type=int, default=256)
+    parser.add_argument("--trained", type=int, default=48)
     parser.add_argument("--extend", type=Path)
     options = parser.parse_args()
     if options.extend is not None:
@@ -334,10 +335,11 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     sizes = [int(n) for n in options.rows.split(",")]
     if len(sizes) == 1:
-        measured(options.folder, sizes[0], options.share, options.code_bytes)
+        measured(options.folder, sizes[0], options.share, options.code_bytes, options.held, options.trained)
         return
     for rows in sizes:
         words = ["--rows", rows, "--share", options.share, "--code-bytes", options.code_bytes]
+        words += ["--held", options.held, "--trained", options.trained]
         subprocess.run([sys.executable, __file__, options.folder, *map(str, words)], check=True)
     even = ROUND_MS * LANES * LANE_BYTES_PER_MS
     print(f"a wave more costs as much as {even / 1e6:.1f} MB over {LANES} lanes")
