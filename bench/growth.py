@@ -215,6 +215,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         reads = replace(plans(p, sizes, price), pages=pages)
         recall, rows_read = whole.recall(reads.blocks, K).mean(), (reads.blocks * shape.sizes()).sum(1).mean()
         section = shape.section
+        assert isinstance(section, TwoLevelSection)
         resident = len(section.pack()) + blocks * (CENTRE_BYTES + DIRECTORY_BYTES)
         seconds, cpu = clock.steps
         print(
