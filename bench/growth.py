@@ -1,12 +1,13 @@
 """Growth of two-level routing with the number of rows, measured without writing an index; two waves against one.
 
+    python bench/growth.py FOLDER --extend LINES.txt [--rows 10000000,100000000]
     python bench/growth.py FOLDER [--rows 500000,1000000,2000000,4000000] [--share 0.35] [--code-bytes 80]
 
 The rows are those of bench/scale.py, kept in FOLDER. Each size has a process of its own, and takes the steps of
 `vantage build` with its functions but none of its comparisons: one number of blocks (a power of two near rows / 244),
-one share of SOAR copies, one code, 48 rows a block that train. The price is the contract's (recall@100 0.95) on 256
-rows held out for it, and 256 unseen queries of the same draw are planned at that price: GETs, bytes and waits are those
-of the edge's planner, nothing cached, recall that of the kernels' scores.
+one share of SOAR copies, one code, 48 rows a block that train (--trained). The price is the contract's (recall@100
+0.95) on 256 rows held out for it (--held), and as many unseen queries of the same draw are planned at that price: GETs,
+bytes and waits are those of the edge's planner, nothing cached, recall that of the kernels' scores.
 
 "resident table of 8" is the same router with all its sub-centroids in memory, priced to the same recall on the same
 rows: what the routing page costs beside its read; "of 4" one with half as many sub-centroids a block. "two waves" reads
@@ -14,16 +15,20 @@ short codes of the blocks first, then the missing bytes of the blocks that hold 
 short codes rank it among M and the whole ones among 100. The short code is trained for its length, which flatters it: a
 prefix of a longer one ranks no better. Its price and M are the quickest that reach the target on the queries
 themselves, which flatters it again.
+
+--extend reads such lines, fits power laws to them, and prints what follows for other sizes.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +39,7 @@ from scale import DIMENSION, drawn, written
 from build_index.choose import _block_counts, _second_moments
 from build_index.codecs import lrsq
 from build_index.contract import PricedRecall, price_at
-from build_index.fit import Held, Options, Task, fitted, pages_of, probabilities_of
+from build_index.fit import Held, Options, Task, fitted, pages_of, probabilities_of, routed
 from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans
 from build_index.partition import two_level as partition
 from build_index.routers import lse, two_level
@@ -44,14 +49,24 @@ from build_index.source import open_source
 from build_index.spill import SPILLS
 from build_index.spool import spool
 from build_index.truth import exact_neighbours, truth_of
-from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS
-from vantage.prepare import prepare
+from vantage.format import IndexSection, LseSection, TwoLevelSection
+from vantage.kernels import plan_ranges
+from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS, wave_ms
+from vantage.prepare import Prepared, prepare
+from vantage.route import LseRouter
 
-HELD, QUERIES, K, TARGET = 256, 256, 100, 0.95
-TRAINED = 48  # rows of the sample a block
+K, TARGET = 100, 0.95
 ID_BYTES = 8.0
 CENTRE_BYTES, DIRECTORY_BYTES = DIMENSION + 8, 40  # of a block, resident
 FEW = 4  # sub-centroids of a block in a table that may be resident where one of eight may not
+LAWS = {
+    "MB with pages": r"GETs, ([\d.]+) MB, mean",
+    "MB of pages": r"pages ([\d.]+) MB",
+    "rows read": r"pages [\d.]+ MB; (\d+) rows",
+    "blocks read": r"in ([\d.]+) blocks",
+    "CPU seconds of a build": r"([\d.]+) s of CPU",
+}
+PAGE_RANGES = (1, 3, 6)  # what reading pages that do not lie together would bring
 SHORT_SHARES = (0.5, 0.75)  # of the code's bytes, in the first of two waves
 CHANCES = (150, 200, 300, 500)  # rows whose blocks the second wave completes
 
@@ -88,6 +103,32 @@ def two_waves(
     return best[1] if best else "target not reached"
 
 
+def by_ranges(
+    section: TwoLevelSection, index: IndexSection, queries: list[Prepared], p: P, worth: float, most: int
+) -> tuple[P, list[list[int]]]:
+    """(p without the blocks whose page is not read, bytes of each range of pages) where a query may read `most` ranges.
+
+    p (Q, B): of the resident table, which says of the blocks of any pages what these say.
+    """
+    regions = len(section.size)
+    route = LseRouter(section.regions, replace(index, blocks=regions)).route
+    price, out, scratch = (
+        two_level._price(worth, section.size),
+        array("I", bytes(8 * most)),
+        bytearray(regions * (most + 1)),
+    )
+    kept, reads = np.zeros_like(p), []
+    for i, query in enumerate(queries):
+        n = plan_ranges(route(query).p, section.size, bytearray(regions), price, most, out, scratch)
+        pairs = [(out[2 * j], out[2 * j + 1]) for j in range(n)]
+        for a, b in pairs:
+            blocks = slice(section.first_block[a], section.first_block[b])
+            kept[i, blocks] = p[i, blocks]
+        reads.append([section.offset[b - 1] + section.size[b - 1] - section.offset[a] for a, b in pairs])
+        kept[i] = (kept[i] * (2.0**20 / max(1, kept[i].sum()))).astype(np.uint32)
+    return kept, reads
+
+
 def told(reads: list[Reads]) -> str:
     ms = sum(r.ms for r in reads)
     return (
@@ -111,7 +152,7 @@ class Clock:
         self.wall, self.cpu = time.monotonic(), time.process_time()
 
 
-def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
+def measured(folder: Path, count: int, share: float, code_bytes: int, held: int, trained: int) -> None:
     """Prints the lines of one size."""
     clock, path = Clock(), written(folder, count)
     clock.step("generated", counts=False)
@@ -122,19 +163,19 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
         rows = Rows(s, "l2", row_scale("l2", s.norm_mean, s.norm_max))
         clock.step("read")
         rng = np.random.default_rng(0)
-        held = rng.choice(count, 2 * HELD, replace=False)
-        tune_rows, price_rows = np.sort(held[:HELD]), np.sort(held[HELD:])
+        drawn_rows = rng.choice(count, 2 * held, replace=False)
+        tune_rows, price_rows = np.sort(drawn_rows[:held]), np.sort(drawn_rows[held:])
         near = truth_of(rows, np.concatenate([tune_rows, price_rows]), K)
-        tune = Held(prepared(rows, tune_rows), tune_rows, near[:HELD])
+        tune = Held(prepared(rows, tune_rows), tune_rows, near[:held])
         clock.step("exact neighbours of held-out rows")
-        vectors = drawn(1 << 20, QUERIES)
+        vectors = drawn(1 << 20, held)
         asked = [prepare(v.tolist(), index_section(rows, 1, count)) for v in vectors]
         truth = exact_neighbours(vectors.astype(np.float32) * np.float32(rows.scale), rows.chunks(32 << 20), K, "l2")
         clock.step("exact neighbours of queries", counts=False)
 
         blocks = _block_counts(count)[-1]
-        seen = np.setdiff1d(np.arange(count), held)
-        sample = np.sort(rng.choice(seen, min(len(seen), TRAINED * blocks), replace=False))
+        seen = np.setdiff1d(np.arange(count), drawn_rows)
+        sample = np.sort(rng.choice(seen, min(len(seen), trained * blocks), replace=False))
         base = partition(rows, sample, blocks, 0)
         clock.step(f"{blocks} blocks")
         copies = SPILLS["soar"](rows, base).best(share)
@@ -159,7 +200,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
         sizes = block_bytes(shape.sizes(), code_bytes, ID_BYTES)
         price_queries = prepared(rows, price_rows)
         p_held = probabilities_of(rows, shape, price_queries)
-        found = full_scan(rows, shape, codec, price_queries, price_rows, near[HELD:], p=p_held)
+        found = full_scan(rows, shape, codec, price_queries, price_rows, near[held:], p=p_held)
         price = price_at(PricedRecall(found, p_held, sizes), K, TARGET)
         clock.step("code and price")
         ceiling = found.recall(np.ones_like(p_held, bool), K).mean()
@@ -169,11 +210,12 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
 
         p, pages = probabilities_of(rows, shape, asked), pages_of(rows, shape, asked)
         assert pages is not None
-        nobody = np.full(QUERIES, -1)
+        nobody = np.full(held, -1)
         whole = full_scan(rows, shape, codec, asked, nobody, truth, p=p)
         reads = replace(plans(p, sizes, price), pages=pages)
         recall, rows_read = whole.recall(reads.blocks, K).mean(), (reads.blocks * shape.sizes()).sum(1).mean()
         section = shape.section
+        assert isinstance(section, TwoLevelSection)
         resident = len(section.pack()) + blocks * (CENTRE_BYTES + DIRECTORY_BYTES)
         seconds, cpu = clock.steps
         print(
@@ -187,7 +229,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
         flat = two_level._flat(section)
         x, home = rows.take(sample), shape.partition.home[sample]
         few = lse.section(lse.sub_centroids(x, home, blocks, 0, FEW), "l2", flat.beta, flat.temperature, flat.bits)
-        scanned = full_scan(rows, shape, codec, price_queries, price_rows, near[HELD:])
+        scanned = full_scan(rows, shape, codec, price_queries, price_rows, near[held:])
         all_scanned = full_scan(rows, shape, codec, asked, nobody, truth)
         for table in (flat, few):
             index = index_section(rows, blocks, count + shape.copies, "lse")
@@ -201,6 +243,31 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
                 f"{all_scanned.recall(reads.blocks, K).mean():.4f}, {told([reads])}",
                 flush=True,
             )
+        index = index_section(rows, blocks, count + shape.copies, "lse")
+        p_tune, p_held, p_asked = (probabilities("lse", flat, index, q) for q in (tune.queries, price_queries, asked))
+        plain = replace(shape, router="lse", section=flat)
+        for most in PAGE_RANGES:
+            costs = []
+            for worth in two_level.PAGE_WORTHS:
+                kept, before = by_ranges(section, index, tune.queries, p_tune, worth, most)
+                planned = routed(task, plain, kept, tune)
+                short = plain.holds(tune.truth, planned.blocks).mean() < task.routed_recall
+                costs.append((np.inf if short else (planned.ms + [wave_ms(r) for r in before]).mean(), worth))
+            worth = min(costs)[1]
+            kept = by_ranges(section, index, price_queries, p_held, worth, most)[0]
+            some_price = price_at(PricedRecall(scanned, kept, sizes), K, TARGET)
+            if some_price is None:
+                continue
+            kept, before = by_ranges(section, index, asked, p_asked, worth, most)
+            reads = plans(kept, sizes, some_price)
+            ms = reads.ms + [wave_ms(r) for r in before]
+            print(
+                f"  pages in at most {most} ranges: recall@100 {all_scanned.recall(reads.blocks, K).mean():.4f}, "
+                f"{reads.gets + np.mean([len(r) for r in before]):.2f} GETs, pages "
+                f"{np.mean([sum(r) for r in before]) / 1e6:.3f} MB and blocks {reads.nbytes / 1e6:.3f} MB, "
+                f"mean {ms.mean():.1f} p50 {np.median(ms):.1f} p99 {np.quantile(ms, 0.99):.1f} ms",
+                flush=True,
+            )
         for part in SHORT_SHARES:
             length = int(code_bytes * part) // 4 * 4
             short_sizes = block_bytes(shape.sizes(), length, 0.0)
@@ -210,6 +277,48 @@ def measured(folder: Path, count: int, share: float, code_bytes: int) -> None:
         clock.step("comparisons", counts=False)
 
 
+def extended(rows: int, found: dict[str, tuple[float, float]]) -> str:
+    """What a size would take: sizes by the formulas of the format, reads and CPU by the power laws of docs/scale.md."""
+    blocks = _block_counts(rows)[-1]
+    regions, sub = round(blocks**0.5), 8 + LseSection.stride(4, DIMENSION)
+    table = regions * (two_level.REGION_SUBS * sub + 20)
+    in_root, whole = blocks * (CENTRE_BYTES + DIRECTORY_BYTES), blocks * lse.SUBS * sub
+    laws = ", ".join(f"{name} {a * (rows / 1e6) ** power:.4g}" for name, (a, power) in found.items())
+    return (
+        f"{rows:,} rows: {blocks:,} blocks of {rows / blocks:.0f}, {regions} regions, "
+        f"page {whole / regions / 1e6:.3f} MB, "
+        f"routing.bin {whole / 1e6:.1f} MB, resident {(table + in_root) / 1e6:.2f} MB, "
+        f"{(table + regions * 24) / 1e6:.2f} MB if directory and centres lay in the pages; {laws}"
+    )
+
+
+def law(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """(a, power) of value = a (rows / 10^6)^power, by least squares of logarithms."""
+    x, y = np.log(np.array(points)).T
+    power, a = np.polyfit(x - np.log(1e6), y, 1)
+    return float(np.exp(a)), float(power)
+
+
+def extend(lines: list[str], sizes: list[int]) -> None:
+    """Laws of what the lines of measured sizes hold, and what follows for other sizes."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        if (found := re.match(r"([\d,]+) rows, .* blocks, .* copies", line)) is None:
+            continue
+        rows = float(found[1].replace(",", ""))
+        for name, pattern in LAWS.items():
+            value = re.search(pattern, line)
+            assert value is not None, (name, line)
+            points.setdefault(name, []).append((rows, float(value[1])))
+    if len({rows for values in points.values() for rows, _ in values}) < 2:
+        raise SystemExit("--extend needs the lines of two sizes")
+    found_laws = {name: law(values) for name, values in points.items()}
+    for name, (a, power) in found_laws.items():
+        print(f"{name} = {a:.4g} (rows / 10^6)^{power:.3f}, from {len(points[name])} sizes")
+    for rows in sizes:
+        print(extended(rows, found_laws))
+
+
 def main() -> None:
     """A process for each size, so that each has its own peak memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,14 +326,21 @@ def main() -> None:
     parser.add_argument("--rows", default="500000,1000000,2000000,4000000")
     parser.add_argument("--share", type=float, default=0.35)
     parser.add_argument("--code-bytes", type=int, default=80)
+    parser.add_argument("--held", type=int, default=256)
+    parser.add_argument("--trained", type=int, default=48)
+    parser.add_argument("--extend", type=Path)
     options = parser.parse_args()
+    if options.extend is not None:
+        extend(options.extend.read_text().splitlines(), [int(n) for n in options.rows.split(",")])
+        return
     options.folder.mkdir(parents=True, exist_ok=True)
     sizes = [int(n) for n in options.rows.split(",")]
     if len(sizes) == 1:
-        measured(options.folder, sizes[0], options.share, options.code_bytes)
+        measured(options.folder, sizes[0], options.share, options.code_bytes, options.held, options.trained)
         return
     for rows in sizes:
         words = ["--rows", rows, "--share", options.share, "--code-bytes", options.code_bytes]
+        words += ["--held", options.held, "--trained", options.trained]
         subprocess.run([sys.executable, __file__, options.folder, *map(str, words)], check=True)
     even = ROUND_MS * LANES * LANE_BYTES_PER_MS
     print(f"a wave more costs as much as {even / 1e6:.1f} MB over {LANES} lanes")

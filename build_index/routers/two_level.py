@@ -20,7 +20,7 @@ from . import lse
 REGION_SUBS = 64  # 0.6 MB resident of 16,384 blocks; with 16, the same bytes of pages held 4 points less recall
 PAGE_WORTH = 2.0**-10  # probability that a page of mean size must bring, until it is tuned
 PAGE_WORTHS = tuple(2.0**-n for n in (4, 5, 6, 7, 8, 10))
-REGION_TEMPERATURES = (1.0, 2.0, 4.0)  # over that of the blocks
+REGION_TEMPERATURES = (2.0, 1.0, 4.0)  # over that of the blocks; the first one serves to find the worth
 P_BITS = 44
 
 
@@ -42,17 +42,22 @@ def ordered(section: TwoLevelSection, order: Ints) -> TwoLevelSection:
 
 
 def tuned(section: TwoLevelSection, cost: Cost) -> TwoLevelSection:
-    """What a page must be worth, and how sharply regions are told apart, by cost.
+    """What a page must be worth, then how sharply regions are told apart, by cost.
 
-    Where no pair of them reaches the recall, all have the same cost, and the section stays as it was.
+    Where no candidate reaches the recall, all have the same cost, and the section stays as it was.
     """
     regions = section.regions
-    tried = [
-        replace(section, price=_price(worth, section.size), regions=table)
-        for table in (replace(regions, temperature=regions.temperature * t) for t in REGION_TEMPERATURES)
-        for worth in PAGE_WORTHS
-    ]
-    return min((section, *tried), key=cost)
+    tables = [replace(regions, temperature=regions.temperature * t) for t in REGION_TEMPERATURES]
+    priced = (replace(section, price=_price(worth, section.size), regions=tables[0]) for worth in PAGE_WORTHS)
+    best, least = section, cost(section)
+    for tried in priced:
+        if (found := cost(tried)) < least:
+            best, least = tried, found
+    for table in tables[1:]:
+        tried = replace(best, regions=table)
+        if (found := cost(tried)) < least:
+            best, least = tried, found
+    return best
 
 
 def _price(worth: float, sizes: Sequence[int]) -> int:
