@@ -6,17 +6,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vantage.format import Contract
+from vantage.format import Contract, Stop
 
 from .evaluate import Queries, checked_truth, evaluate, open_index
 from .picture import Axis, panels
 
 CURVE_QUERIES = 500  # a promise, unless told otherwise: ten seconds for seven promises of 300,000 rows
-COSTS = ("recall", "gets", "bytes", "waves", "scan_cost", "modelled_ms_p50", "modelled_ms_p99", "incomplete")
+COSTS = (
+    "recall",
+    "gets",
+    "bytes",
+    "waves",
+    "scan_cost",
+    "rows_ranked",
+    "modelled_ms_p50",
+    "modelled_ms_p99",
+    "incomplete",
+)
 
 
-def promises(contract: Contract) -> list[float]:
-    """Rising recalls of the points at the contract's k; price 0, which reads all, only where it is the target."""
+def promises(contract: Contract, stop: Stop | None) -> list[float]:
+    """Rising recalls that an index promises at its k; without a stop section those of its points, but for price 0."""
+    if stop is not None:
+        return [p.recall for p in stop.promises]
     points = [p for p in contract.points if p.k == contract.k]
     kept = min((p.recall for p in points if p.recall >= contract.target), default=contract.target)
     return sorted({p.recall for p in points if p.price} | {kept})
@@ -42,7 +54,7 @@ def curve(
     k = contract.k if k is None else k
     asked = Queries(queries.vectors, checked_truth(path, index, queries, k))
     points = []
-    for promise in promises(contract):
+    for promise in promises(contract, index.root.stop):
         found = evaluate(
             path, asked, k=k, cache_bytes=cache_bytes, warm=warm, recall=promise, rerank=rerank,
             progress=lambda share, promise=promise: progress(promise, share),  # type: ignore[misc]

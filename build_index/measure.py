@@ -14,18 +14,17 @@ import numpy.typing as npt
 
 from vantage import kernels
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
-from vantage.plan import CACHED, LANES, STARTS_SHARD, ranges_of, wave_ms
+from vantage.plan import CACHED, LANES, STARTS_SHARD, items_of, ranges_of, wave_ms
 from vantage.prepare import Prepared
+from vantage.route import Routed
 from vantage.scan import LrsqScan
 
 from .codecs import lrsq
-from .narrow import Narrow, spans
 from .rows import Ints, Rows
 from .shape import P, Shape, trial_root
 
 KEPT = 512  # best places kept a query: enough for any plan that finds most of 100 neighbours
 CHUNK_BYTES = 8 << 20
-SPARSE = 4  # where fewer than one block in so many has a probability, plans are made of those and the gaps between
 PRICE_MAX = (1 << 32) - 1
 
 Bools = npt.NDArray[np.bool_]
@@ -66,18 +65,18 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | 
     flags[0] = STARTS_SHARD
     at = array("Q", np.cumsum([0, *map(aligned, size)])[:-1].tolist())
     read, ranges = np.zeros((queries, blocks), bool), []
-    narrow = Narrow(np.asarray(size), np.asarray(at))
-    for i in range(queries):
+    for i, row in enumerate(np.ascontiguousarray(p)):
         if done is not None:
             flags = bytearray((done[i] * CACHED).astype(np.uint8))
             flags[0] |= STARTS_SHARD
-        if done is None and SPARSE * np.count_nonzero(p[i]) < blocks:
-            pairs = narrow.ranges(p[i], price, gets)
-        else:
-            pairs = ranges_of(memoryview(np.ascontiguousarray(p[i])), size, flags, at, price, gets)
-        for low, high in pairs:
+        kept, lengths = np.flatnonzero(row), list[int]()
+        few = Routed(array("I", row[kept].tobytes()), array("I", kept.astype(np.uint32).tobytes()))
+        items = items_of(few, flags, size, at, (0, blocks))
+        for first, last in ranges_of(items.p, items.size, items.flags, items.at, price, gets):
+            low, high = items.first[first], items.first[last - 1] + 1
             read[i, low:high] = True
-        ranges.append([at[high - 1] + size[high - 1] - at[low] for low, high in pairs])
+            lengths.append(at[high - 1] + size[high - 1] - at[low])
+        ranges.append(lengths)
     return Reads(read, ranges)
 
 
@@ -122,6 +121,16 @@ def block_bytes(sizes: Ints, code_bytes: int, id_bytes: float) -> Ints:
     return np.array([block_planes(int(n), code_bytes).ids + int(n * id_bytes) for n in sizes], np.int64)
 
 
+def spans(p: P) -> Ints:
+    """i64 (Q, 2): the first block of a probability in p (Q, B), and the one after the last; 0, 0 where all are 0."""
+    out = np.zeros((len(p), 2), np.int64)
+    for span, row in zip(out, p, strict=True):
+        some = np.flatnonzero(row)
+        if len(some):
+            span[:] = some[0], some[-1] + 1
+    return out
+
+
 def full_scan(
     rows: Rows,
     shape: Shape,
@@ -135,7 +144,6 @@ def full_scan(
     """Encodes every place and scans it for every query.
 
     p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them.
-
     without (Q): the query's own row, left out of the answers. truth i32 (Q, K): exact neighbours, best first.
     """
     members = shape.members()
@@ -220,4 +228,5 @@ def price_for(recall_at: Callable[[int], float], target: float) -> int | None:
     for _ in range(14):
         middle = (low + high) / 2
         low, high = (middle, high) if recall_at(int(2**middle)) >= target else (low, middle)
-    return int(2**low)
+    price = int(2**low)
+    return price if recall_at(price) >= target else 0

@@ -361,7 +361,7 @@ LIMIT, INPUT = "limit_exceeded", "invalid_input"
         ({"vector": GOOD, "budget": {"gets": -1}}, LIMIT, "budget.gets", "budget.gets is -1, the limit is 0 to 1000"),
         ({"vector": GOOD, "budget": {"gets": 1001}}, LIMIT, "budget.gets", "budget.gets is 1001"),
         ({"vector": GOOD, "budget": {"bytes": 1 << 31}}, LIMIT, "budget.bytes", f"budget.bytes is {1 << 31}"),
-        ({"vector": GOOD, "budget": {"waves": 4}}, LIMIT, "budget.waves", "budget.waves is 4, the limit is 0 to 3"),
+        ({"vector": GOOD, "budget": {"waves": 6}}, LIMIT, "budget.waves", "budget.waves is 6, the limit is 0 to 5"),
         ({"vector": GOOD, "budget": {"waves": True}}, INPUT, "budget.waves", "budget.waves is not an integer"),
     ],
 )
@@ -474,7 +474,7 @@ def test_a_budget_that_a_changed_object_used_up(failing: tuple[Service, Failing]
     service, bucket = failing
     usual = ask(service, words)["matches"]
     bucket.plan = always("changed", of="vectors")
-    body = ask(service, words, rerank=20)
+    body = ask(service, words, rerank=20, budget={"waves": 3})
     assert (body["matches"], body["scores"], body["complete"]) == (usual, "estimated", False)
     assert body["receipt"]["waves"] == 3
 

@@ -311,7 +311,7 @@ def _budget(fields: Any) -> Budget:
     usual = Budget()
     for name, value in fields.items():
         _known(name, ("gets", "bytes", "waves"), f"budget.{name}")
-        most = {"gets": 1000, "bytes": 1 << 30, "waves": 3}[name]
+        most = {"gets": 1000, "bytes": 1 << 30, "waves": 5}[name]
         if not 0 <= _integer(value, f"budget.{name}") <= most:
             raise LimitError(
                 f"budget.{name}", value, f"0 to {most}", hint="leave it out for the default", param=f"budget.{name}"
@@ -353,7 +353,9 @@ def explain(index: Index, query: Query) -> dict[str, Any]:
     prepared = prepare(query.vector, index.root.index, query.param)
     routed, wanted = index.without_reading(prepared)
     plan: Plan = index.plan(query, prepared, routed)
-    promise = index.promise(query)
+    promise, contract = index.promise(query), index.root.contract
+    promised = index.root.stop is not None and query.top_k == contract.k
+    estimate = promise.recall if promised else recall_estimate(contract, plan.price, query.top_k)
     sizes, before, pages = [r.size for r in plan.ranges], [], None
     if wanted is not None:
         section: Any = index.root.router
@@ -375,7 +377,7 @@ def explain(index: Index, query: Query) -> dict[str, Any]:
         "modelled_ms": round(wave_ms(before) + wave_ms(sizes), 2),
         "usd_per_million": round(1e6 * CLASS_B_USD * (len(sizes) + len(before)), 4),
         "complete": plan.complete,
-        "recall_estimate": recall_estimate(index.root.contract, plan.price, query.top_k) if plan.complete else None,
+        "recall_estimate": estimate if plan.complete else None,
         "second_below": promise.threshold or None,
         "rerank": query.rerank or (promise.rerank if query.top_k <= promise.rerank else 0),
     }

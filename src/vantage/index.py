@@ -69,6 +69,13 @@ def id_hash(identifier: int | bytes) -> int:
     return int.from_bytes(sha256(raw).digest()[:8], "little")
 
 
+def _left(budget: Budget, spent: Receipt, reserved: int = 0) -> Budget:
+    """What a query may still spend, `reserved` GETs and waves left for later."""
+    return Budget(
+        budget.gets - spent.gets - reserved, budget.bytes - spent.bytes, budget.waves - spent.waves - reserved
+    )
+
+
 class Index:
     """One generation of an index. Immutable but for its caches, so that a query ends on the generation it began on."""
 
@@ -139,12 +146,10 @@ class Index:
         receipt.generation = self.current.generation
         prepared = prepare(query.vector, self.root.index, query.param)
         self._check(query)
+        promise = self.promise(query)
         reader = Reader(self.bucket, self.etags, receipt)
         routed, informed = await self._route(prepared, reader, query.budget)
-        left = Budget(
-            query.budget.gets - receipt.gets, query.budget.bytes - receipt.bytes, query.budget.waves - receipt.waves
-        )
-        plan, promise = self.plan(replace(query, budget=left), prepared, routed), self.promise(query)
+        plan = self.plan(replace(query, budget=_left(query.budget, receipt)), prepared, routed)
         spare = query.without is not None
         kept = promise.rerank if query.top_k <= promise.rerank else 0  # a smaller one could not hold the answer
         ranked = query.rerank or kept
@@ -157,8 +162,12 @@ class Index:
         price = plan.price
         estimate = self._estimate(query, prepared, scan, contenders, routed, done, price, ranked) if measured else None
         second = None if estimate is None else second_price(promise, price, estimate)
-        if second is not None:
-            plan, price = self._second(query, routed, done, reader, second), second
+        left = _left(query.budget, receipt, bool(ranked))
+        if second is not None and min(left.gets, left.bytes, left.waves) < 1:
+            measured = False  # the budget cuts what the promise takes
+        elif second is not None:
+            plan = self._second(routed, done, left, second)
+            price = second if plan.ranges or plan.cached else price
             await self._scan(plan, scan, reader, done)
             contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
             measured = plan.complete
@@ -204,14 +213,11 @@ class Index:
         unread = 1 - sum(rows[b] for b in done) / self.root.index.places
         return estimated_recall(stop, query.top_k, ranked, found, unread)
 
-    def _second(self, query: Query, routed: Routed, done: set[int], reader: Reader, price: int) -> Plan:
+    def _second(self, routed: Routed, done: set[int], left: Budget, price: int) -> Plan:
         """What a second wave would read and scan: blocks that are done have no value, only bytes where bridged."""
-        flags, spent = bytearray(self.flags), reader.receipt
+        flags = bytearray(self.flags)
         for b in done:
             flags[b] |= CACHED
-        left = Budget(
-            query.budget.gets - spent.gets, query.budget.bytes - spent.bytes, query.budget.waves - spent.waves
-        )
         plan = plan_scan(routed, flags, self.root.directory, price, self.root.contract.gets, left)
         return replace(plan, cached=[b for b in plan.cached if b not in done])
 

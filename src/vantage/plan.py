@@ -24,17 +24,21 @@ RANGE_BYTES_MAX = 4 << 20  # a longer range is cut: the most that the buffer in 
 SPLIT_BYTES = 128 << 10  # a shorter range is not split over idle lanes: that would gain a millisecond
 SHORT_BYTES = 512 << 10  # nine milliseconds of a lane: not worth a plan of fewer ranges
 LONGEST_SHARE = 16  # measured: the tail of waits falls by a quarter for 3% more bytes
+SPARSE = 4  # fewer than one block in so many with a probability: a plan is made of those and the gaps between them
 STARTS_SHARD, CACHED = 1, 2  # flags of a block, as kernels.plan_ranges knows them
 PRICE_BITS = 24  # a price is in units of 2^-44 of probability a byte
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The most a query may spend. The defaults fit the free plan's 50 subrequests."""
+    """The most a query may spend. The defaults fit the free plan's 50 subrequests.
+
+    waves: routing pages, blocks, blocks again, full vectors, attributes.
+    """
 
     gets: int = 48
     bytes: int = 64 << 20
-    waves: int = 3
+    waves: int = 5
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Plan:
-    """ranges to read in the first wave; cached blocks to scan; complete is False when the budget cut it."""
+    """ranges to read in one wave; cached blocks to scan; complete is False when the budget cut it."""
 
     ranges: list[Range]
     cached: list[int]
@@ -122,7 +126,7 @@ def between(points: list[tuple[float, float]], x: float, *, clamp: bool) -> floa
 
 
 @dataclass(frozen=True)
-class _Items:
+class Items:
     """What the planner chooses from, in file order: candidates, and between them the gaps that a range may bridge.
 
     p, size u32 and flags u8 of each, as kernels.plan_ranges takes them; at: its first byte; first: its first block.
@@ -135,18 +139,35 @@ class _Items:
     first: Sequence[int]
 
 
-def _items(routed: Routed, flags: bytearray, directory: Directory) -> _Items:
-    """Linear in the candidates. A gap is one item without value; one that no range may span starts a new object."""
-    blocks = len(directory.size)
-    if routed.blocks is None:
-        return _Items(routed.p, directory.size, flags, directory.offset, range(blocks))
-    offset, size, ends = directory.offset, directory.size, directory.shard_blocks
+def items_of(
+    routed: Routed,
+    flags: bytearray,
+    size: array[int] | memoryview,
+    offset: array[int] | memoryview,
+    shard_blocks: Sequence[int] | memoryview,
+) -> Items:
+    """All blocks, or where few have a probability, those and the gaps between them: linear in what the router names.
+
+    size, offset, shard_blocks: as in Directory. A gap is one item without value; one that no range may span starts a
+    new object.
+    """
+    blocks, named = len(size), len(routed.p) - routed.p.count(0)
+    numbers = range(blocks) if routed.blocks is None else routed.blocks
+    if not named or SPARSE * named >= blocks:
+        every = routed.p
+        if routed.blocks is not None:
+            every = array("I", bytes(4 * blocks))
+            for b, value in zip(numbers, routed.p, strict=True):
+                every[b] = value
+        return Items(every, size, flags, offset, range(blocks))
     items: list[tuple[int, int, int, int, int]] = []  # p, bytes, flags, first byte, first block
     after, shard_end = 0, 0  # the block after the last item, and the end of its shard
-    for b, value in zip(routed.blocks, routed.p, strict=True):
+    for b, value in zip(numbers, routed.p, strict=True):
+        if not value:
+            continue
         starts = b >= shard_end
         if starts:
-            shard_end = ends[bisect_right(ends, b)]
+            shard_end = shard_blocks[bisect_right(shard_blocks, b)]
         elif b > after:
             gap = offset[b] - offset[after]
             if gap > RANGE_BYTES_MAX:
@@ -156,7 +177,7 @@ def _items(routed: Routed, flags: bytearray, directory: Directory) -> _Items:
         items.append((value, size[b], (flags[b] & CACHED) | (STARTS_SHARD if starts else 0), offset[b], b))
         after = b + 1
     p, sizes, marks, at, first = zip(*items, strict=True)
-    return _Items(array("I", p), array("I", sizes), bytearray(marks), at, first)
+    return Items(array("I", p), array("I", sizes), bytearray(marks), at, first)
 
 
 def plan_scan(routed: Routed, flags: bytearray, directory: Directory, price: int, gets: int, budget: Budget) -> Plan:
@@ -165,7 +186,8 @@ def plan_scan(routed: Routed, flags: bytearray, directory: Directory, price: int
     flags (B): STARTS_SHARD; CACHED: no value to a range, but its bytes count when bridged. A cached
     block is scanned where it would be worth reading: measured, that finds more than the ranges alone.
     """
-    items, size = _items(routed, flags, directory), directory.size
+    size = directory.size
+    items = items_of(routed, flags, size, directory.offset, directory.shard_blocks)
     numbers = range(len(size)) if routed.blocks is None else routed.blocks
     cached = [
         b

@@ -22,6 +22,7 @@ from .format import (
 )
 from .prepare import Prepared
 
+PAGES_BYTES_MAX = 4 << 20  # of routing.bin, in one read
 UNIT_MAX = 32767  # a hidden unit, in the query's integers
 SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite number of them
 
@@ -68,13 +69,27 @@ class TwoLevelRouter:
         self._flags = bytearray(len(section.size))
 
     def pages(self, query: Prepared) -> range:
-        """The pages worth their bytes: the best single range by probability of the region minus price times bytes."""
+        """The pages worth their bytes: the best single range by probability of the region minus price times bytes.
+
+        No more than PAGES_BYTES_MAX of it, around the most probable region.
+        """
         section, p = self.section, self._regions.route(query).p
         out, scratch = array("I", bytes(8)), bytearray(2 * len(p))
-        if kernels.plan_ranges(p, section.size, self._flags, section.price, 1, out, scratch):
-            return range(out[0], out[1])
-        best = max(range(len(p)), key=p.__getitem__)
-        return range(best, best + 1)
+        if not kernels.plan_ranges(p, section.size, self._flags, section.price, 1, out, scratch):
+            best = max(range(len(p)), key=p.__getitem__)
+            return range(best, best + 1)
+        first, end = out[0], out[1]
+        if section.offset[end - 1] + section.size[end - 1] - section.offset[first] <= PAGES_BYTES_MAX:
+            return range(first, end)
+        low = max(range(first, end), key=p.__getitem__)
+        high, nbytes = low + 1, section.size[low]
+        while first < low or high < end:  # the more probable neighbour, while there is room for it
+            below, above = p[low - 1] if first < low else -1, p[high] if high < end else -1
+            nbytes += section.size[low - 1 if below >= above else high]
+            if nbytes > PAGES_BYTES_MAX or max(below, above) <= 0:
+                break
+            low, high = (low - 1, high) if below >= above else (low, high + 1)
+        return range(low, high)
 
     def route(self, query: Prepared, pages: Mapping[int, bytes | memoryview] | None = None) -> Routed:
         """pages: consecutive ones, verified, by number; None takes them from the builder's memory, and where that

@@ -73,6 +73,14 @@ class Directory:
     attribute_size: memoryview
     attribute_crc: memoryview
 
+    def span(self) -> int:
+        """Bytes of all scan blocks and of what lies between those of a shard."""
+        ends = self.shard_blocks
+        return sum(
+            self.offset[end - 1] + self.size[end - 1] - self.offset[first]
+            for first, end in zip(ends[:-1], ends[1:], strict=True)
+        )
+
     def pack(self) -> bytes:
         columns = (
             (self.offset, "Q"), (self.attribute_offset, "Q"), (self.shard_blocks, "I"), (self.first_row, "I"),
@@ -441,15 +449,15 @@ class Root:
 
         axes, rotation = of(ROTATION, unpack_rotation, index)
         directory, contract = of(DIRECTORY, Directory.unpack, index, objects.shards), of(CONTRACT, Contract.unpack)
+        nbytes = directory.span()
         stop: Stop | None = of(STOP, Stop.unpack) if STOP in sections else None
         for kind, prices in (
             (CONTRACT, [p.price for p in contract.points]),
             (STOP, [p.price for p in stop.promises] if stop else [0]),
         ):
-            if max(prices) * sum(directory.size) >= PRICED_MAX:
+            if max(prices) * nbytes >= PRICED_MAX:
                 raise damaged(
-                    f"{name}, section {SECTION_NAMES[kind]}",
-                    f"a price for {sum(directory.size)} bytes of blocks is out of range",
+                    f"{name}, section {SECTION_NAMES[kind]}", f"a price for {nbytes} bytes of blocks is out of range"
                 )
         return cls(
             index,

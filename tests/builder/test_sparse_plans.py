@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from build_index import measure
-from build_index.narrow import Narrow, spans
+from build_index.measure import plans, spans
 from build_index.truth import hold_out
+from vantage import plan
 from vantage.format import aligned
 from vantage.plan import LANES, RANGE_BYTES_MAX
 
@@ -36,7 +41,7 @@ def worth(p: np.ndarray, reads: measure.Reads, price: int) -> list[int]:
 def test_ranges_are_worth_what_those_over_all_blocks_are(price: int, monkeypatch: pytest.MonkeyPatch) -> None:
     p, sizes = case(price)
     found = measure.plans(p, sizes, price)
-    monkeypatch.setattr(measure, "SPARSE", BLOCKS + 1)
+    monkeypatch.setattr(plan, "SPARSE", BLOCKS + 1)
     wanted = measure.plans(p, sizes, price)
     assert any(wanted.ranges) and all(len(r) <= LANES for r in found.ranges)
     for mine, theirs in zip(worth(p, found, price), worth(p, wanted, price), strict=True):
@@ -44,13 +49,28 @@ def test_ranges_are_worth_what_those_over_all_blocks_are(price: int, monkeypatch
 
 
 def test_no_range_spans_a_gap_that_is_too_long() -> None:
-    size = np.full(BLOCKS, 20_000, np.uint32)
-    at = np.cumsum([0, *map(aligned, size.tolist())])[:-1].astype(np.uint64)
-    p = np.zeros(BLOCKS, np.uint32)
-    p[[3, 5, 800]] = 1 << 19, 1 << 18, 1 << 18
-    assert at[800] - at[5] > RANGE_BYTES_MAX
-    assert Narrow(size, at).ranges(p, 0, 2) == [(3, 6), (800, 801)]
-    assert Narrow(size, at).ranges(np.zeros_like(p), 0, 2) == []
+    p = np.zeros((2, BLOCKS), np.uint32)
+    p[0, [3, 5, 800]] = 1 << 19, 1 << 18, 1 << 18
+    reads = plans(p, np.full(BLOCKS, 20_000), 0, 2)
+    assert aligned(20_000) * 790 > RANGE_BYTES_MAX
+    assert [np.flatnonzero(row).tolist() for row in reads.blocks] == [[3, 4, 5, 800], []]
+
+
+def test_the_edge_plans_as_the_builder_does() -> None:
+    """From what a router names, blocks without a probability among it or not."""
+    p, sizes = case(5)
+    at = np.cumsum([0, *map(aligned, sizes.tolist())])[:-1]
+    columns = array("I", sizes.tolist()), array("Q", at.tolist())
+    directory: Any = SimpleNamespace(size=columns[0], offset=columns[1], shard_blocks=(0, BLOCKS))
+    wanted = plans(p, sizes, 1 << 18).ranges
+    for row, lengths in zip(p, wanted, strict=True):
+        flags = bytearray(BLOCKS)
+        flags[0] = plan.STARTS_SHARD
+        some = np.union1d(np.flatnonzero(row), [1, 2, 500])
+        named = plan.Routed(array("I", row[some].tolist()), array("I", some.tolist()))
+        for routed in (plan.Routed(array("I", row.tolist())), named):
+            found = plan.plan_scan(routed, flags, directory, 1 << 18, LANES, plan.Budget())
+            assert [r.size for r in found.ranges] == lengths
 
 
 def test_spans() -> None:
