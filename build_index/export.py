@@ -14,7 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vantage.errors import DamagedError, InputError, LimitError
 from vantage.format import (
-    NO_CHILD,
     TREE_UNITS,
     TREE_WAYS,
     IndexSection,
@@ -29,6 +28,7 @@ from vantage.prepare import I16_NORM
 from vantage.route import SCALE_MIN, UNIT_MAX
 
 from .evaluate import open_index
+from .routers.tree import paths
 from .rows import F32
 
 OPSET, IR = 18, 10  # the first with axes as inputs throughout; read by onnxruntime 1.18 and later
@@ -203,27 +203,12 @@ def _tree(g: Graph, query: Quantized, section: TreeSection, index: IndexSection,
     ends = g.op("Mul", g.op("Slice", whole, *(g.constant([v], np.int64) for v in (0, 1, 1))), g.constant(0, np.float64))
     sure = g.op("Add", ends, g.constant(UNITS, np.float64))  # an edge that every query takes, past the end of a path
     edges = g.op("Concat", whole, sure, axis=1)
-    paths = _paths(section, index.blocks)
-    found = g.op("Gather", edges, g.constant(paths[:, 0], np.int64), axis=1)
-    for step in paths.T[1:]:
+    steps = paths(np.array(section.child, np.int64).reshape(n, TREE_WAYS), index.blocks)
+    found = g.op("Gather", edges, g.constant(steps[0], np.int64), axis=1)
+    for step in steps[1:]:
         more = g.op("Gather", edges, g.constant(step, np.int64), axis=1)
         found = g.op("Div", g.op("Mul", found, more), g.constant(UNITS, np.float64))
     return g.cast(g.op("Floor", g.op("Add", found, g.constant(0.5, np.float64))), np.float32)
-
-
-def _paths(section: TreeSection, blocks: int) -> npt.NDArray[np.int64]:
-    """i64 (blocks, depth): the edges from the root to each block, 3 node + way; then 3 n, for none."""
-    to_node, paths = {0: list[int]()}, [list[int]()] * blocks
-    for edge, child in enumerate(section.child):
-        if child == NO_CHILD:
-            continue
-        path = [*to_node[edge // TREE_WAYS], edge]  # a parent comes before its children
-        if child >= 0:
-            to_node[child] = path
-        else:
-            paths[-1 - child] = path
-    depth = max(map(len, paths))
-    return np.array([[*path, *[len(section.child)] * (depth - len(path))] for path in paths], np.int64)
 
 
 def _two_level(g: Graph, query: Quantized, section: TwoLevelSection, index: IndexSection, pages: bytes) -> str:

@@ -20,7 +20,7 @@ TRUTH_PAIRS = 2_000_000_000  # of a row and a held-out one: of more than a milli
 class HeldOut:
     """Rows kept from k-means, rotation and routing tables; sorted row numbers.
 
-    `tune` chooses parameters, `price` sets the contract's prices and serves nothing else.
+    `tune` chooses parameters; `price` sets prices and promises, and refuses codes that cannot keep them.
     """
 
     tune: Ints

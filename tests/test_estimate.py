@@ -233,3 +233,11 @@ def test_an_index_says_how_it_keeps_a_promise(words: Built) -> None:
     assert (plan["second_below"], plan["rerank"], plan["waves"]) == (0.7, 20, 1)
     old, _ = opened(words, None)
     assert describe(old)["contract"]["promises"] == []
+
+
+def test_a_second_wave_leaves_room_for_the_exact_scores_that_were_asked_for(words: Built) -> None:
+    index, _ = opened(words, twice(1.0))
+    answer = ask(index, words.queries[0], rerank=20, budget=Budget(waves=2))
+    assert answer.exact and answer.receipt.rows_ranked == 20 and answer.receipt.waves == 2
+    assert not answer.complete  # the second wave was cut
+    assert ask(index, words.queries[0], rerank=20, attributes=True).complete

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,13 @@ import pytest
 from build_index.build import build
 from build_index.fit import Options
 from build_index.source import open_source
+from vantage import route
 from vantage.api import explain
 from vantage.cache import Cache
 from vantage.errors import DamagedError
 from vantage.index import Index, Query
 from vantage.plan import Budget
+from vantage.prepare import prepare
 from vantage.stats import Receipt
 from vantage.store import Folder
 
@@ -111,3 +115,20 @@ def test_more_rows_than_the_pages_name(bucket: tuple[Path, np.ndarray, np.ndarra
     folder, _, queries = bucket
     answer = asyncio.run(opened(folder).query(Query(queries[0].tolist(), 1000)))
     assert len(answer.matches) == 1000 and answer.complete
+
+
+def test_a_read_of_pages_is_capped(
+    bucket: tuple[Path, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Around the most probable region, in one piece, as many as fit."""
+    index = asyncio.run(Index.open(Folder(bucket[0]), "far", Cache(0), Receipt()))
+    router: Any = index.router
+    query = prepare(bucket[2][0].tolist(), index.root.index)
+    router.section = replace(router.section, price=0)
+    size = router.section.size
+    assert len(router.pages(query)) == len(size) > 4
+    monkeypatch.setattr(route, "PAGES_BYTES_MAX", 3 * max(size))
+    pages = router.pages(query)
+    p = router._regions.route(query).p
+    assert 3 <= len(pages) < len(size) and max(range(len(p)), key=p.__getitem__) in pages
+    assert sum(size[r] for r in pages) <= 3 * max(size)

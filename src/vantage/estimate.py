@@ -21,7 +21,7 @@ PROBABILITY_BITS = 20  # Routed.p is in units of 2^-20
 def promise_of(contract: Contract, stop: Stop | None, recall: float | None) -> Promise:
     """How to read for this recall; None: the contract's target. Prices are linear between promises of one kind.
 
-    Between two kinds (exact scores or not, one wave or two) the better one holds. Raises LimitError above the best
+    Between two kinds (numbers of exact scores, one wave or two) the better one holds. Raises LimitError above the best
     promise, which it names. Without a stop section the points of the contract promise.
     """
     recall = contract.target if recall is None else recall

@@ -218,3 +218,9 @@ def test_a_price_reaches_its_target_and_is_nearly_the_highest(steep: float) -> N
         assert price > 1 << 31 or recall(int(price * 1.01) + 1) < target
     assert price_for(recall, 0.991) is None
     assert price_for(lambda price: 1.0, 0.9) < 1 << 32
+
+
+def test_a_price_that_nothing_but_zero_keeps() -> None:
+    assert price_for(lambda price: 0.9 if price else 0.96, 0.95) == 0
+    assert price_for(lambda price: 0.96 if price < 1000 else 0.9, 0.95) in range(980, 1000)
+    assert price_for(lambda price: 0.9, 0.95) is None
