@@ -60,8 +60,7 @@ ID_BYTES = 8.0
 CENTRE_BYTES, DIRECTORY_BYTES = DIMENSION + 8, 40  # of a block, resident
 FEW = 4  # sub-centroids of a block in a table that may be resident where one of eight may not
 LAWS = {
-    "MB with pages": r"GETs, ([\d.]+) MB, mean",
-    "MB of pages": r"pages ([\d.]+) MB",
+    "MB of blocks": r"GETs, ([\d.]+) MB, mean.* pages ([\d.]+) MB",  # the second is taken off
     "rows read": r"pages [\d.]+ MB; (\d+) rows",
     "blocks read": r"in ([\d.]+) blocks",
     "CPU seconds of a build": r"([\d.]+) s of CPU",
@@ -309,7 +308,10 @@ def extend(lines: list[str], sizes: list[int]) -> None:
         for name, pattern in LAWS.items():
             value = re.search(pattern, line)
             assert value is not None, (name, line)
-            points.setdefault(name, []).append((rows, float(value[1])))
+            numbers = [float(number) for number in value.groups()]
+            points.setdefault(name, []).append((rows, numbers[0] - sum(numbers[1:])))
+        if (page := re.search(r"pages ([\d.]+) MB.*routing.bin ([\d.]+) MB", line)) is not None:
+            print(f"{found[1]} rows: {float(page[1]) / float(page[2]):.0%} of routing.bin is read")
     if len({rows for values in points.values() for rows, _ in values}) < 2:
         raise SystemExit("--extend needs the lines of two sizes")
     found_laws = {name: law(values) for name, values in points.items()}
