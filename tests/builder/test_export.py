@@ -14,6 +14,8 @@ import pytest
 from doubles import Built
 from small import RowsOf, clustered, vantage
 from test_mlp import index_of, network
+from test_tree import grown
+from test_tree import index_of as tree_index
 
 from build_index import export
 from build_index.agreement import BATCH, HEAD, TOLERANCE, Said, agreement, by_kernels, by_node, by_python
@@ -225,5 +227,14 @@ def test_networks(metric: str, bits: int, tmp_path: Path) -> None:
     queries = np.random.default_rng(4).normal(size=(50, 40)).astype(np.float32)
     if metric == "l2":
         queries[7] = 0
+    found = agreement(by_kernels(index, b"", queries), by_python(saved(index, tmp_path), queries))
+    assert found.holds, found
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 40])
+def test_trees(blocks: int, tmp_path: Path) -> None:
+    """With every branch followed."""
+    index = bare("tree", grown(blocks), tree_index(blocks))
+    queries = np.random.default_rng(6).normal(size=(50, 40)).astype(np.float32)
     found = agreement(by_kernels(index, b"", queries), by_python(saved(index, tmp_path), queries))
     assert found.holds, found
