@@ -5,8 +5,7 @@
 FOLDER takes the rows (128 bytes each) and the indexes. Rows are of 64 topics, in a space of 24 dimensions, of 48 themes
 each, with heavy-tailed shares of both; those of a theme are Gaussian along 32 axes of their topic, by lengths that fall
 with a power and differ in order between themes, with a little noise in all 128 dimensions, as u8. The rows of a smaller
-set are the first ones of a larger set. k-means at 512 blocks reads 6.3% of 100,000 of them for recall@100 0.95, and
-7.8% of as many of SIFT. Every size is built by `vantage build` and asked by `vantage eval`: 500 queries of the same
+set are the first ones of a larger set. Every size is built by `vantage build` and asked by `vantage eval`: 500 queries of the same
 draw that are in no set, nothing cached, and warm.
 """
 
