@@ -5,8 +5,8 @@
 FOLDER takes the rows (128 bytes each) and the indexes. Rows are of 64 topics, in a space of 24 dimensions, of 48 themes
 each, with heavy-tailed shares of both; those of a theme are Gaussian along 32 axes of their topic, by lengths that fall
 with a power and differ in order between themes, with a little noise in all 128 dimensions, as u8. The rows of a smaller
-set are the first ones of a larger set. Every size is built by `vantage build` and asked by `vantage eval`: 500 queries of the same
-draw that are in no set, nothing cached, and warm.
+set are the first ones of a larger set. Every size is built by `vantage build` and asked by `vantage eval`: 500 queries
+of the same draw that are in no set, nothing cached, and warm.
 """
 
 from __future__ import annotations
