@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import vantage.plan as plan_module
@@ -171,14 +171,20 @@ def test_nothing_wanted_is_complete() -> None:
 
 
 @given(cases(), st.integers(200, 12_000))
+@example(([0, 0, 1, 0, 0, 0, 0, 1], [100, 100, 100, 257, 149, 317, 100, 100], [0], [3], 0, 3), 532)
+@example(([1, 1, 0, 1, 1], [100, 100, 100, 100, 277], [0, 1, 2], [], 0, 3), 404)
 def test_long_ranges_are_cut_at_blocks(case: Case, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan_module, "RANGE_BYTES_MAX", most)
         cut = plan_of(case)
     assert all(r.size <= most or r.last == r.first + 1 for r in cut.ranges)
     assert all(a.last <= b.first for a, b in pairwise(cut.ranges))
-    if len(cut.ranges) > case[5]:  # only where there is more to read than that many pieces half full
-        assert 2 * cut.bytes > most * case[5]
+    if len(cut.ranges) > case[5]:  # only where the last cut was of a range that was too long
+        worthless = {b for b, value in enumerate(case[0]) if not value or b in case[3]}  # left out where a range is cut
+        assert any(
+            a.shard == b.shard and worthless.issuperset(range(a.last, b.first)) and b.offset + b.size - a.offset > most
+            for a, b in pairwise(cut.ranges)
+        )
     free = plan_of(case)
     if all(r.size <= most for r in free.ranges):
         assert cut == free
