@@ -370,7 +370,9 @@ def _curve(
 ) -> None:  # fmt: skip
     if svg is not None:
         writable(svg)
-    asked = read_queries(queries, CURVE_QUERIES if limit is None else limit)
+    asked = read_queries(queries, limit)
+    if limit is None:
+        asked = asked.spread(CURVE_QUERIES)
     with progress(len(asked.vectors), "queries") as say:
         found = measure_curve(
             path, asked, k=k, cache_bytes=cache_bytes, warm=warm, rerank=rerank,

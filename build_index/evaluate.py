@@ -36,6 +36,11 @@ class Queries:
     vectors: npt.NDArray[np.float32]
     neighbors: npt.NDArray[np.int32] | None
 
+    def spread(self, most: int) -> Queries:
+        """At most so many of them, evenly: a file may be sorted."""
+        some = np.unique(np.linspace(0, len(self.vectors) - 1, min(most, len(self.vectors))).astype(np.int64))
+        return Queries(self.vectors[some], None if self.neighbors is None else self.neighbors[some])
+
 
 def read_queries(path: Path, limit: int | None) -> Queries:
     """From .npy or Parquet with `vector` and perhaps `neighbors`."""

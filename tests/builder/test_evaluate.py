@@ -170,3 +170,13 @@ def test_refusals(points: Built, tmp_path: Path) -> None:
         evaluate(points.bucket / "nowhere", three)
     with pytest.raises(InputError, match="no such file"):
         read_queries(tmp_path / "none.npy", None)
+
+
+def test_some_queries_are_spread_over_the_file() -> None:
+    x = np.arange(100, dtype=np.float32)[:, None]
+    some = Queries(x, x.astype(np.int32)).spread(10)
+    assert some.neighbors is not None and (some.vectors == some.neighbors).all()
+    assert len(some.vectors) == 10 and some.vectors[[0, -1], 0].tolist() == [0, 99]
+    assert (np.diff(some.vectors[:, 0]) >= 10).all()
+    assert len(Queries(x, None).spread(500).vectors) == 100
+    assert not len(Queries(x[:0], None).spread(5).vectors)
