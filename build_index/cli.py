@@ -325,7 +325,8 @@ def eval_command(
     cache: Annotated[str, typer.Option(help="Cache of planes beyond the root; 0 for none.")] = "0",
     warm: Annotated[bool, typer.Option(help="Make a first pass that does not count.")] = False,
     limit: Annotated[
-        int | None, typer.Option(help=f"Only the first queries; {CURVE_QUERIES} with --curve, all otherwise.")
+        int | None,
+        typer.Option(help=f"Only the first queries; else all, or {CURVE_QUERIES} spread over the file with --curve."),
     ] = None,
     recall: Annotated[float | None, typer.Option(help="Recall asked of each query.")] = None,
     rerank: Annotated[int, typer.Option(help="Full vectors read a query for exact scores.")] = 0,
