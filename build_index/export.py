@@ -28,6 +28,7 @@ from vantage.prepare import I16_NORM
 from vantage.route import SCALE_MIN, UNIT_MAX
 
 from .evaluate import open_index
+from .routers.lse import unpacked
 from .routers.tree import paths
 from .rows import F32
 
@@ -121,12 +122,7 @@ def _add(g: Graph, total: str, found: str, shift: int) -> str:
 def _table(raw: memoryview | bytes, bits: int, rows: int, dimension: int) -> I8:
     """int8 (rows, dimension) of a table as it is stored (docs/format.md, 4.7)."""
     stored = np.frombuffer(raw, np.uint8).reshape(rows, LseSection.stride(bits, dimension))
-    if bits == 8:
-        return stored.view(np.int8)[:, :dimension]
-    groups = stored.reshape(rows, -1, 16)
-    nibbles = np.concatenate([groups & 15, groups >> 4], axis=2).reshape(rows, -1)[:, :dimension]
-    out: I8 = nibbles.astype(np.int8) - np.int8(8)
-    return out
+    return unpacked(stored, bits)[:, :dimension]
 
 
 def mixture(

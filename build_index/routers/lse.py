@@ -58,6 +58,14 @@ def pack_i4(values: npt.NDArray[np.int8]) -> bytes:
     return (groups[:, :, 0] | groups[:, :, 1] << 4).tobytes()
 
 
+def unpacked(stored: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int8]:
+    """i8 (n, padded d) of a table as it is stored, u8 (n, bytes): what pack_i4 packed, or 8 bits as they are."""
+    if bits == 8:
+        return stored.view(np.int8)
+    groups = stored.reshape(len(stored), -1, 16)
+    return np.concatenate([groups & 15, groups >> 4], 2).reshape(len(stored), -1).astype(np.int8) - np.int8(8)
+
+
 def bits_of(dimension: int) -> int:
     """Bits of a number in the table."""
     return 4 if dimension >= INT4_DIMENSION_MIN else 8

@@ -21,29 +21,41 @@ BATCH = 1024
 TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> LseSection:
-    """Trains from sub-centroids of the sample's home rows; then the temperature, by cost."""
+def table(
+    lesson: Lesson, subs: int, progress: Callable[[float], None] = lambda _: None
+) -> tuple[dict[str, Any], Callable[[dict[str, Any], Any], Any]]:
+    """(parameters found, scores of queries by them) of a table of so many sub-centroids a block.
+
+    Starts from sub-centroids of the sample's home rows. table f32 (B subs, d); weight f32 (B subs), -inf where a block
+    has fewer; log_beta. scores(parameters, queries f32 (n, d)) -> (n, B).
+    """
     import jax.numpy as jnp
     from jax.nn import logsumexp
 
     home = lesson.partition.home[lesson.sample]
-    subs = sub_centroids(lesson.rows.take(lesson.sample), home, lesson.blocks, lesson.seed, SUBS)
+    parts = sub_centroids(lesson.rows.take(lesson.sample), home, lesson.blocks, lesson.seed, subs)
     beta = BETA * (2 if lesson.rows.metric == "l2" else 1)
-    weight = weights(subs, lesson.rows.metric, beta)
+    weight = weights(parts, lesson.rows.metric, beta)
     live = np.isfinite(weight)
 
     def scores(now: dict[str, Any], q: Any) -> Any:
         logit = jnp.exp(now["log_beta"]) * (q @ now["table"].T) + jnp.where(live, now["weight"], -1e9)
-        return logsumexp(logit.reshape(len(q), lesson.blocks, SUBS), axis=2)
+        return logsumexp(logit.reshape(len(q), lesson.blocks, subs), axis=2)
 
     start = {
-        "table": subs.table.reshape(-1, lesson.rows.dimension),
+        "table": parts.table.reshape(-1, lesson.rows.dimension),
         "weight": np.where(live, weight, 0).astype(np.float32),
         "log_beta": np.float32(np.log(beta)),
     }
-    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.9 * done))
+    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, progress)
+    return found | {"weight": np.where(live, found["weight"], -np.inf)}, scores
+
+
+def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> LseSection:
+    """The table, then the temperature, by cost."""
+    found, _ = table(lesson, SUBS, lambda done: progress(0.9 * done))
     section = packed(
-        found["table"], np.where(live, found["weight"], -np.inf), SUBS, float(np.exp(found["log_beta"])),
+        found["table"], found["weight"], SUBS, float(np.exp(found["log_beta"])),
         TEMPERATURES[0], bits_of(lesson.rows.dimension),
     )  # fmt: skip
     return min((replace(section, temperature=t) for t in TEMPERATURES), key=cost)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
-import numpy.typing as npt
 
 from vantage.format import LseSection, RouterSection, TwoLevelSection
 from vantage.kernels import crc32c
@@ -86,7 +85,7 @@ def _paged(flat: LseSection, firsts: Ints, seed: int) -> TwoLevelSection:
     """
     scale, weight = np.array(flat.scale, np.float32), np.array(flat.weight, np.float32)
     table = np.frombuffer(flat.table, np.uint8).reshape(len(scale), -1)
-    values = _decoded(table, flat.bits) * scale[:, None]
+    values = lse.unpacked(table, flat.bits).astype(np.float32) * scale[:, None]
     pages, sizes, crcs = [], array("I"), array("I")
     regions = len(firsts) - 1
     centre = np.zeros((regions, REGION_SUBS, values.shape[1]), np.float32)
@@ -126,11 +125,3 @@ def _summary(values: F32, weight: F32, seed: int) -> tuple[F32, F32]:
     mass = np.full(REGION_SUBS, -np.inf, np.float32)
     np.logaddexp.at(mass, tag, w)
     return c, mass
-
-
-def _decoded(table: npt.NDArray[np.uint8], bits: int) -> F32:
-    """f32 (n, padded d) of the stored integers."""
-    if bits == 8:
-        return table.view(np.int8).astype(np.float32)
-    groups = table.reshape(len(table), -1, 16)
-    return np.concatenate([groups & 15, groups >> 4], 2).reshape(len(table), -1).astype(np.float32) - 8
