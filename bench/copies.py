@@ -29,6 +29,7 @@ import numpy.typing as npt
 from build_index.evaluate import read_queries
 from build_index.graph import Graph, neighbour_graph
 from build_index.layout import file_order
+from build_index.lesson import spread_of
 from build_index.measure import block_bytes, plans, price_for
 from build_index.partition import PARTITIONS, Partition
 from build_index.routers.lse import BETAS, TEMPERATURES, ordered, section, sub_centroids
@@ -133,8 +134,9 @@ class Routed:
 def routed(data: Data, part: Partition) -> Routed:
     """Fits lse on first assignments: the beta that reads least for the last target, then the order of the file."""
     table = sub_centroids(data.rows.take(data.sample), part.home[data.sample], part.blocks, 0)
+    spread = spread_of(data.rows, data.sample)
     bits = 4 if data.rows.dimension >= 32 else 8
-    routers = [Routed(data, part, section(table, data.rows.metric, beta, 1.0, bits)) for beta in BETAS]
+    routers = [Routed(data, part, section(table, data.rows.metric, beta / spread, 1.0, bits)) for beta in BETAS]
     none = np.empty((data.rows.count, 0), np.int32)
     k, recall = TARGETS[-1]
 

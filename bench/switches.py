@@ -89,7 +89,7 @@ def _bias(lesson: Lesson, beta: float) -> F32:
 def predicted(lesson: Lesson) -> Callable[[Any], Any]:
     """A network of d -> HIDDEN -> NAMED x d; a block is as good as the best of the named vectors finds its centre."""
     d, rng = lesson.rows.dimension, np.random.default_rng(lesson.seed)
-    beta = BETA * (2 if lesson.rows.metric == "l2" else 1)
+    beta = BETA / lesson.spread
     centres = lesson.partition.centres
 
     def scores(now: dict[str, Any], q: Any) -> Any:
@@ -112,7 +112,7 @@ def predicted(lesson: Lesson) -> Callable[[Any], Any]:
 
 def warped(lesson: Lesson) -> Callable[[Any], Any]:
     """A matrix before the nearest centroid."""
-    beta = BETA * (2 if lesson.rows.metric == "l2" else 1)
+    beta = BETA / lesson.spread
     centres = lesson.partition.centres
 
     def scores(now: dict[str, Any], q: Any) -> Any:
@@ -221,7 +221,7 @@ def compare(rows: Rows, asked: Asked, blocks: int) -> None:
         line = cells(p / np.maximum(sizes, 1), sizes, part.home[asked.truth][:, :, None], rows.count)
         print(f"{name:44}{line}", flush=True)
 
-    beta = BETA * (2 if rows.metric == "l2" else 1)
+    beta = BETA / lesson.spread
     bias = _bias(lesson, beta)
     show("nearest centroid", base, lambda q: beta * (q @ base.centres.T) + bias)
     eight = table(lesson, SUBS)

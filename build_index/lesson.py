@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,18 @@ from .rows import Ints, Rows
 
 # What a section would cost at the edge, as modelled ms or bytes a query on rows that serve for tuning: less is better.
 Cost = Callable[[RouterSection], float]
+
+SPREAD_ROWS = 20_000
+SPREAD_MIN = 1e-6  # of rows that are all but one: sharper than that, float32 scores mean nothing
+
+
+def spread_of(rows: Rows, sample: Ints) -> float:
+    """Mean squared distance of rows of the sample to their mean: the unit of a router's sharpness, 1 / beta.
+
+    Rows far from the origin, or all in a narrow cone, have norms near 1 like any others and lie far closer together.
+    """
+    some = np.linspace(0, len(sample) - 1, min(SPREAD_ROWS, len(sample))).astype(np.int64)
+    return max(float(rows.take(sample[some]).var(0, dtype=np.float64).sum()), SPREAD_MIN)
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,10 @@ class Lesson:
     @property
     def blocks(self) -> int:
         return self.partition.blocks
+
+    @cached_property
+    def spread(self) -> float:
+        return spread_of(self.rows, self.sample)
 
     def places(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """i32 (..., 1 + E): the blocks that hold rows (...), home first; -1 where there is none."""

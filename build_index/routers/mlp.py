@@ -14,7 +14,7 @@ from ..lesson import Cost, Lesson
 from ..rows import F32, Ints
 from . import learn, lse
 
-BETA = 14.0  # to start from, as in trained
+BETA = 14.0  # over the spread of the rows; to start from, as in trained
 SHARE = 0.25  # of the bytes of trained's table
 UNITS = 0.4  # of the dimension at least, before a block has more sub-centroids
 RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/networks.py
@@ -60,7 +60,7 @@ def fit(
     units, subs = shape_for(d, blocks, share)
     home = lesson.partition.home[lesson.sample]
     parts = lse.sub_centroids(lesson.rows.take(lesson.sample), home, blocks, lesson.seed, subs)
-    beta = BETA * (2 if metric == "l2" else 1)
+    beta = BETA / lesson.spread
     weight = lse.weights(parts, metric, beta)
     live = np.isfinite(weight)
     linear = units - round(rectified * units)

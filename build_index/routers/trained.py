@@ -14,7 +14,7 @@ from ..lesson import Cost, Lesson
 from . import learn
 from .lse import SUBS, bits_of, packed, sub_centroids, weights
 
-BETA = 14.0  # to start from: less than what orders best, since probabilities are to be honest
+BETA = 14.0  # over the spread of the rows, to start from: less than what orders best, so that p comes out honest
 RATES = {"table": 1e-3, "weight": 0.02, "log_beta": 0.01}
 STEPS = 240
 BATCH = 1024
@@ -34,7 +34,7 @@ def table(
 
     home = lesson.partition.home[lesson.sample]
     parts = sub_centroids(lesson.rows.take(lesson.sample), home, lesson.blocks, lesson.seed, subs)
-    beta = BETA * (2 if lesson.rows.metric == "l2" else 1)
+    beta = BETA / lesson.spread
     weight = weights(parts, lesson.rows.metric, beta)
     live = np.isfinite(weight)
 

@@ -14,7 +14,7 @@ from ..lesson import Cost, Lesson
 from ..rows import F32, Ints
 from . import learn, lse
 
-BETA = 14.0  # to start from, as in trained
+BETA = 14.0  # over the spread of the rows; to start from, as in trained
 BEAM = 48
 RATES = {"first": 1e-3, "bias": 1e-3, "second": 0.02, "weight": 0.02}
 STEPS = 240
@@ -37,7 +37,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> TreeSe
     path = paths(child, lesson.blocks)
     nodes, d = len(child), lesson.rows.dimension
     there = child != NO_CHILD
-    beta = BETA * (2 if lesson.rows.metric == "l2" else 1)
+    beta = BETA / lesson.spread
     # A pair of units a child, + and - its direction: together they are the child's inner product. The rest is noise.
     rng = np.random.default_rng([lesson.seed, 9])
     apart = np.where(there[..., None], middle - middle.sum(1, keepdims=True) / there.sum(1)[:, None, None], 0)
