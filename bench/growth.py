@@ -9,8 +9,8 @@ one share of SOAR copies, one code, 48 rows a block that train (--trained). The 
 0.95) on 256 rows held out for it (--held), and as many unseen queries of the same draw are planned at that price: GETs,
 bytes and waits are those of the edge's planner, nothing cached, recall that of the kernels' scores.
 
-"resident table of 8" is the same router with all its sub-centroids in memory, priced to the same recall on the same
-rows: what the routing page costs beside its read; "of 4" one with half as many sub-centroids a block. "two waves" reads
+"resident table of 4" is the same router with all its sub-centroids in memory, priced to the same recall on the same
+rows: what the routing page costs beside its read; "of 8" one with twice as many sub-centroids a block. "two waves" reads
 short codes of the blocks first, then the missing bytes of the blocks that hold the best M rows; a row is found if the
 short codes rank it among M and the whole ones among 100. The short code is trained for its length, which flatters it: a
 prefix of a longer one ranks no better. Its price and M are the quickest that reach the target on the queries
@@ -28,7 +28,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +38,8 @@ from scale import DIMENSION, drawn, written
 from build_index.choose import _block_counts, _second_moments
 from build_index.codecs import lrsq
 from build_index.contract import PricedRecall, price_at
-from build_index.fit import Held, Options, Task, fitted, pages_of, probabilities_of, routed
+from build_index.export import whole_page
+from build_index.fit import Held, Options, Task, fitted, pages_of, probabilities_of
 from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans
 from build_index.partition import two_level as partition
 from build_index.routers import lse, two_level
@@ -49,23 +49,19 @@ from build_index.source import open_source
 from build_index.spill import SPILLS
 from build_index.spool import spool
 from build_index.truth import exact_neighbours, truth_of
-from vantage.format import IndexSection, LseSection, TwoLevelSection
-from vantage.kernels import plan_ranges
-from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS, wave_ms
-from vantage.prepare import Prepared, prepare
-from vantage.route import LseRouter
+from vantage.format import LseSection, TwoLevelSection
+from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS
+from vantage.prepare import prepare
 
 K, TARGET = 100, 0.95
 ID_BYTES = 8.0
 CENTRE_BYTES, DIRECTORY_BYTES = DIMENSION + 8, 40  # of a block, resident
-FEW = 4  # sub-centroids of a block in a table that may be resident where one of eight may not
 LAWS = {
     "MB of blocks": r"GETs, ([\d.]+) MB, mean.* pages ([\d.]+) MB",  # the second is taken off
     "rows read": r"pages [\d.]+ MB; (\d+) rows",
     "blocks read": r"in ([\d.]+) blocks",
     "CPU seconds of a build": r"([\d.]+) s of CPU",
 }
-PAGE_RANGES = (1, 3, 6)  # what reading pages that do not lie together would bring
 SHORT_SHARES = (0.5, 0.75)  # of the code's bytes, in the first of two waves
 CHANCES = (150, 200, 300, 500)  # rows whose blocks the second wave completes
 
@@ -100,32 +96,6 @@ def two_waves(
             if recall >= TARGET and (best is None or ms < best[0]):
                 best = ms, f"M {count}, recall@100 {recall:.4f}, {told([first, second])}"
     return best[1] if best else "target not reached"
-
-
-def by_ranges(
-    section: TwoLevelSection, index: IndexSection, queries: list[Prepared], p: P, worth: float, most: int
-) -> tuple[P, list[list[int]]]:
-    """(p without the blocks whose page is not read, bytes of each range of pages) where a query may read `most` ranges.
-
-    p (Q, B): of the resident table, which says of the blocks of any pages what these say.
-    """
-    regions = len(section.size)
-    route = LseRouter(section.regions, replace(index, blocks=regions)).route
-    price, out, scratch = (
-        two_level._price(worth, section.size),
-        array("I", bytes(8 * most)),
-        bytearray(regions * (most + 1)),
-    )
-    kept, reads = np.zeros_like(p), []
-    for i, query in enumerate(queries):
-        n = plan_ranges(route(query).p, section.size, bytearray(regions), price, most, out, scratch)
-        pairs = [(out[2 * j], out[2 * j + 1]) for j in range(n)]
-        for a, b in pairs:
-            blocks = slice(section.first_block[a], section.first_block[b])
-            kept[i, blocks] = p[i, blocks]
-        reads.append([section.offset[b - 1] + section.size[b - 1] - section.offset[a] for a, b in pairs])
-        kept[i] = (kept[i] * (2.0**20 / max(1, kept[i].sum()))).astype(np.uint32)
-    return kept, reads
 
 
 def told(reads: list[Reads]) -> str:
@@ -225,13 +195,15 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
             f"pages; built in {seconds:.0f} s, {cpu:.0f} s of CPU",
             flush=True,
         )
-        flat = two_level._flat(section)
+        index = index_section(rows, blocks, count + shape.copies, "lse")
+        _, scale, weight, table = section.columns(whole_page(section, index, bytes(section.pages)), index, "pages")
+        flat = LseSection(section.bits, section.subs, section.beta, section.temperature, table, scale, weight)
         x, home = rows.take(sample), shape.partition.home[sample]
-        few = lse.section(lse.sub_centroids(x, home, blocks, 0, FEW), "l2", flat.beta, flat.temperature, flat.bits)
+        subs = lse.sub_centroids(x, home, blocks, 0)
+        eight = lse.section(subs, "l2", flat.beta, flat.temperature, flat.bits)
         scanned = full_scan(rows, shape, codec, price_queries, price_rows, near[held:])
         all_scanned = full_scan(rows, shape, codec, asked, nobody, truth)
-        for table in (flat, few):
-            index = index_section(rows, blocks, count + shape.copies, "lse")
+        for table in (flat, eight):
             p_held = probabilities("lse", table, index, price_queries)
             flat_price = price_at(PricedRecall(scanned, p_held, sizes), K, TARGET)
             if flat_price is None:
@@ -240,31 +212,6 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
             print(
                 f"  resident table of {table.subs} a block, {len(table.pack()) / 1e6:.2f} MB: recall@100 "
                 f"{all_scanned.recall(reads.blocks, K).mean():.4f}, {told([reads])}",
-                flush=True,
-            )
-        index = index_section(rows, blocks, count + shape.copies, "lse")
-        p_tune, p_held, p_asked = (probabilities("lse", flat, index, q) for q in (tune.queries, price_queries, asked))
-        plain = replace(shape, router="lse", section=flat)
-        for most in PAGE_RANGES:
-            costs = []
-            for worth in two_level.PAGE_WORTHS:
-                kept, before = by_ranges(section, index, tune.queries, p_tune, worth, most)
-                planned = routed(task, plain, kept, tune)
-                short = plain.holds(tune.truth, planned.blocks).mean() < task.routed_recall
-                costs.append((np.inf if short else (planned.ms + [wave_ms(r) for r in before]).mean(), worth))
-            worth = min(costs)[1]
-            kept = by_ranges(section, index, price_queries, p_held, worth, most)[0]
-            some_price = price_at(PricedRecall(scanned, kept, sizes), K, TARGET)
-            if some_price is None:
-                continue
-            kept, before = by_ranges(section, index, asked, p_asked, worth, most)
-            reads = plans(kept, sizes, some_price)
-            ms = reads.ms + [wave_ms(r) for r in before]
-            print(
-                f"  pages in at most {most} ranges: recall@100 {all_scanned.recall(reads.blocks, K).mean():.4f}, "
-                f"{reads.gets + np.mean([len(r) for r in before]):.2f} GETs, pages "
-                f"{np.mean([sum(r) for r in before]) / 1e6:.3f} MB and blocks {reads.nbytes / 1e6:.3f} MB, "
-                f"mean {ms.mean():.1f} p50 {np.median(ms):.1f} p99 {np.quantile(ms, 0.99):.1f} ms",
                 flush=True,
             )
         for part in SHORT_SHARES:
@@ -279,15 +226,14 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
 def extended(rows: int, found: dict[str, tuple[float, float]]) -> str:
     """What a size would take: sizes by the formulas of the format, reads and CPU by the power laws of docs/scale.md."""
     blocks = _block_counts(rows)[-1]
-    regions, sub = round(blocks**0.5), 8 + LseSection.stride(4, DIMENSION)
-    table = regions * (two_level.REGION_SUBS * sub + 20)
-    in_root, whole = blocks * (CENTRE_BYTES + DIRECTORY_BYTES), blocks * lse.SUBS * sub
+    regions, sub = round(two_level.REGIONS * blocks**0.5), 8 + LseSection.stride(4, DIMENSION)
+    page = TwoLevelSection.block_bytes(4, two_level.SUBS, DIMENSION) * two_level.PAGE_BLOCKS[1] * blocks**0.5
+    table, in_root = regions * (sub + 16), blocks * (CENTRE_BYTES + DIRECTORY_BYTES)
     laws = ", ".join(f"{name} {a * (rows / 1e6) ** power:.4g}" for name, (a, power) in found.items())
     return (
         f"{rows:,} rows: {blocks:,} blocks of {rows / blocks:.0f}, {regions} regions, "
-        f"page {whole / regions / 1e6:.3f} MB, "
-        f"routing.bin {whole / 1e6:.1f} MB, resident {(table + in_root) / 1e6:.2f} MB, "
-        f"{(table + regions * 24) / 1e6:.2f} MB if directory and centres lay in the pages; {laws}"
+        f"page {page / 1e6:.3f} MB, routing.bin {regions * page / 1e6:.1f} MB, resident {(table + in_root) / 1e6:.2f} MB, "
+        f"{table / 1e6:.2f} MB if directory and centres lay in the pages; {laws}"
     )
 
 

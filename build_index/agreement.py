@@ -18,7 +18,7 @@ from vantage.index import Index
 from vantage.prepare import prepare
 from vantage.route import TreeRouter
 
-from .export import UNITS
+from .export import UNITS, whole_page
 from .rows import F32
 from .serve import HOST, node
 
@@ -37,13 +37,11 @@ class Said:
 
 
 def by_kernels(index: Index, pages: bytes, queries: F32) -> Said:
-    """What the index itself says of queries f32 (Q, d); two levels after reading all pages, a tree on every branch."""
+    """What the index itself says of queries f32 (Q, d); two levels by a page of all blocks, a tree on every branch."""
     section, router = index.root.router, index.router
     if isinstance(section, TreeSection):
         router = TreeRouter(replace(section, beam=index.root.index.blocks), index.root.index)
-    every = None
-    if isinstance(section, TwoLevelSection):
-        every = {r: pages[a : a + n] for r, (a, n) in enumerate(zip(section.offset, section.size, strict=True))}
+    every = whole_page(section, index.root.index, pages) if isinstance(section, TwoLevelSection) else None
     found = [
         (router.route(query) if every is None else router.route(query, every)).p
         for query in (prepare(v.tolist(), index.root.index) for v in queries)

@@ -207,22 +207,38 @@ def _tree(g: Graph, query: Quantized, section: TreeSection, index: IndexSection,
     return g.cast(g.op("Floor", g.op("Add", found, g.constant(0.5, np.float64))), np.float32)
 
 
+def whole_page(section: TwoLevelSection, index: IndexSection, pages: bytes) -> memoryview:
+    """The page that names all blocks, from the pages of an index. Raises DamagedError where they are not whole."""
+    columns: list[dict[int, bytes]] = [{}, {}, {}]
+    for r, (at, size) in enumerate(zip(section.offset, section.size, strict=True)):
+        page = memoryview(pages)[at : at + size]
+        if crc32c(page) != section.crc[r]:
+            raise DamagedError(f"routing.bin: checksum of page {r} differs", hint="publish the index again")
+        blocks, *parts = section.columns(page, index, f"routing.bin, page {r}")
+        for column, part in zip(columns, parts, strict=True):
+            each = part.nbytes // len(blocks)
+            column |= {b: bytes(part.cast("B")[i * each : (i + 1) * each]) for i, b in enumerate(blocks)}
+    if len(columns[0]) < index.blocks:
+        raise DamagedError(
+            f"routing.bin names {len(columns[0])} of {index.blocks} blocks", hint="build the index again"
+        )
+    every = range(index.blocks)
+    number = np.arange(index.blocks, dtype="<u4").tobytes()
+    return memoryview(b"".join([number, *(b"".join(column[b] for b in every) for column in columns)]))
+
+
 def _two_level(g: Graph, query: Quantized, section: TwoLevelSection, index: IndexSection, pages: bytes) -> str:
-    """All pages as one table: what the index says of a query that reads every page."""
+    """All pages as one table: what the index says of a query whose page names every block."""
     values = index.blocks * section.subs * index.dimension
     if values > TABLE_VALUES_MAX:
         raise LimitError(
             "values in routing.bin", values, TABLE_VALUES_MAX, hint="an index of fewer blocks can be exported"
         )
-    parts: list[tuple[I8, F32, F32]] = []
-    for r, (at, size) in enumerate(zip(section.offset, section.size, strict=True)):
-        page, n = pages[at : at + size], (section.first_block[r + 1] - section.first_block[r]) * section.subs
-        if crc32c(page) != section.crc[r]:
-            raise DamagedError(f"routing.bin: checksum of page {r} differs", hint="publish the index again")
-        scale, weight = np.frombuffer(page[: 8 * n], "<f4").reshape(2, n)
-        parts.append((_table(page[8 * n :], section.bits, n, index.dimension), scale, weight))
-    table, scale, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return mixture(g, query, table, scale, weight, section.subs, section.beta, section.temperature)
+    _, scale, weight, table = section.columns(whole_page(section, index, pages), index, "routing.bin")
+    return mixture(
+        g, query, _table(table, section.bits, len(scale), index.dimension), np.array(scale, np.float32),
+        np.array(weight, np.float32), section.subs, section.beta, section.temperature,
+    )  # fmt: skip
 
 
 # Of each router section: adds its nodes and gives the name of f32 (n, B), whole units of 2^-20 of probability.

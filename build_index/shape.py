@@ -124,11 +124,11 @@ def probabilities(router: str, section: RouterSection, index: IndexSection, quer
 
 
 def page_bytes(router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]) -> list[int] | None:
-    """Bytes of the routing pages that each query reads first, nothing cached; None where the router is in memory."""
+    """Bytes of the routing page that each query reads first, nothing cached; None where the router is in memory."""
     if not isinstance(section, TwoLevelSection):
         return None
-    pages = [ROUTERS[router](section, index).pages(query) for query in queries]
-    return [section.offset[r[-1]] + section.size[r[-1]] - section.offset[r[0]] for r in pages]
+    page = ROUTERS[router](section, index).page
+    return [section.size[page(query)] for query in queries]
 
 
 def trial_root(rows: Rows, shape: Shape, axes: int, rotation: bytes, codec: LrsqSection, k: int) -> Root:

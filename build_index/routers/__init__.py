@@ -17,14 +17,14 @@ from . import lse, mlp, trained, tree, two_level
 class Router:
     """fit(lesson, cost, progress) -> section; ordered(section, order): block order[i] as number i.
 
-    trains: whether fit needs lesson.asked and lesson.near. tuned(section, cost) -> section: what is left to choose once
-    the blocks are in order.
+    trains: whether fit needs lesson.asked and lesson.near. tuned(section, lesson, cost) -> section: what is left
+    to make once the blocks are in order.
     """
 
     fit: Callable[[Lesson, Cost, Callable[[float], None]], RouterSection]
     ordered: Callable[[Any, Ints], RouterSection]
     trains: bool = False
-    tuned: Callable[[Any, Cost], RouterSection] | None = None
+    tuned: Callable[[Any, Lesson, Cost], RouterSection] | None = None
 
 
 ROUTERS: dict[str, Router] = {

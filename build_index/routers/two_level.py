@@ -1,127 +1,133 @@
-"""two-level: sub-centroids of blocks in pages, one a run of blocks in file order, and a resident table of the runs."""
+"""two-level: a resident table of regions of queries, and a page each with the sub-centroids of the blocks they want."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
+import faiss
 import numpy as np
+import numpy.typing as npt
 
-from vantage.format import LseSection, RouterSection, TwoLevelSection
+from vantage.format import PAGE_BYTES_MAX, LseSection, RouterSection, TwoLevelSection
 from vantage.kernels import crc32c
+from vantage.prepare import Prepared
 
 from ..lesson import Cost, Lesson
 from ..rows import F32, Ints
+from ..shape import index_section, prepared, probabilities
 from . import lse
 
-REGION_SUBS = 64  # 0.6 MB resident of 16,384 blocks; with 16, the same bytes of pages held 4 points less recall
-PAGE_WORTH = 2.0**-10  # probability that a page of mean size must bring, until it is tuned
-PAGE_WORTHS = tuple(2.0**-n for n in (4, 5, 6, 7, 8, 10))
-REGION_TEMPERATURES = (2.0, 1.0, 4.0)  # over that of the blocks; the first one serves to find the worth
-P_BITS = 44
+SUBS = 4  # of a block: half the bytes of 8, and no more blocks read at 10^6 rows
+REGIONS = 4  # times the root of the blocks: twice as many, of half as many blocks, read as much
+PAGE_BLOCKS = (2, 4, 8)  # times the root of the blocks, as candidates
+REGION_BETA = 9.0  # over the spread of the rows; the most probable region alone counts
+ASKED, ASKED_PER_REGION = 8000, 16  # rows as queries, from which pages are made
+NEAR_REGIONS = (1.0, 0.5, 0.25)  # what a query tells to its nearest regions: more queries for each
+STEP_BYTES = 64 << 20  # of their probabilities at a time
 
 
 def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> TwoLevelSection:
-    """Sub-centroids, beta and temperature as lse has them, on all blocks; `ordered` makes the regions."""
+    """Sub-centroids, beta and temperature as lse has them, on all blocks in one page; `tuned` makes the regions."""
 
     def whole(section: RouterSection) -> float:
         assert isinstance(section, LseSection)
-        return cost(_paged(section, np.array([0, lesson.blocks]), lesson.seed))
+        return cost(_one_page(section))
 
-    return _paged(lse.fit(lesson, whole, progress), np.array([0, lesson.blocks]), lesson.seed)
+    return _one_page(lse.fit(lesson, whole, progress, SUBS))
 
 
 def ordered(section: TwoLevelSection, order: Ints) -> TwoLevelSection:
-    """Block order[i] as number i; regions are then about sqrt(B) runs of consecutive blocks."""
-    blocks = len(order)
-    firsts = np.linspace(0, blocks, max(1, round(blocks**0.5)) + 1).astype(np.int64)
-    return _paged(lse.ordered(_flat(section), order), firsts, 0)
+    """Block order[i] as number i; of a section of one page."""
+    return _one_page(lse.ordered(_flat(section, len(order)), order))
 
 
-def tuned(section: TwoLevelSection, cost: Cost) -> TwoLevelSection:
-    """What a page must be worth, then how sharply regions are told apart, by cost.
+def tuned(section: TwoLevelSection, lesson: Lesson, cost: Cost) -> TwoLevelSection:
+    """Regions by k-means of rows as queries, and pages of the blocks that those of a region want most, by cost.
 
-    Where no candidate reaches the recall, all have the same cost, and the section stays as it was.
+    Every block lies in the page of the region nearest to its centre at least. Where no number of blocks a page reaches
+    the recall, all have the same cost, and the largest pages stay.
     """
-    regions = section.regions
-    tables = [replace(regions, temperature=regions.temperature * t) for t in REGION_TEMPERATURES]
-    priced = (replace(section, price=_price(worth, section.size), regions=tables[0]) for worth in PAGE_WORTHS)
-    best, least = section, cost(section)
-    for tried in priced:
-        if (found := cost(tried)) < least:
-            best, least = tried, found
-    for table in tables[1:]:
-        tried = replace(best, regions=table)
-        if (found := cost(tried)) < least:
-            best, least = tried, found
-    return best
+    blocks = lesson.blocks
+    flat = _flat(section, blocks)
+    regions = min(blocks, round(REGIONS * blocks**0.5))
+    few = min(len(lesson.sample), max(ASKED, ASKED_PER_REGION * regions))
+    rows = np.sort(np.random.default_rng([lesson.seed, 8]).choice(lesson.sample, few, replace=False))
+    regions = min(regions, few)
+    asked = np.concatenate([_vectors(queries) for queries in _queries(lesson, rows)])
+    kmeans = faiss.Kmeans(
+        asked.shape[1], regions, niter=15, seed=lesson.seed + 1, min_points_per_centroid=1, max_points_per_centroid=few
+    )
+    kmeans.train(asked)
+    near = kmeans.index.search(asked, min(len(NEAR_REGIONS), regions))[1]
+    wanted, at = np.zeros((regions, blocks), np.float32), 0
+    index = index_section(lesson.rows, blocks, lesson.rows.count, "lse")
+    for queries in _queries(lesson, rows):
+        p = probabilities("lse", flat, index, queries).astype(np.float32)
+        for region, share in zip(near[at : at + len(queries)].T, NEAR_REGIONS, strict=False):
+            np.add.at(wanted, region, np.float32(share) * p)
+        at += len(queries)
+    home = kmeans.index.search(np.ascontiguousarray(lesson.partition.centres, np.float32), 1)[1][:, 0]
+    table = _region_table(np.array(kmeans.centroids, np.float32).reshape(regions, -1), lesson.spread, flat.bits)
+    falling = np.argsort(-wanted, axis=1, kind="stable")
+    room = PAGE_BYTES_MAX // TwoLevelSection.block_bytes(flat.bits, flat.subs, lesson.rows.dimension)
+    tried = []
+    for share in reversed(PAGE_BLOCKS):
+        most = max(1, min(round(share * blocks**0.5), room - int(np.bincount(home).max())))
+        tried.append(_paged(flat, table, [_named(wanted[r], falling[r, :most], home == r) for r in range(regions)]))
+    return min(tried, key=cost)
 
 
-def _price(worth: float, sizes: Sequence[int]) -> int:
-    """Of a byte, where a page of mean size must bring this probability."""
-    mean = sum(sizes) / len(sizes)
-    return min((1 << 32) - 1, int(worth * (1 << P_BITS) / mean))
+def _named(wanted: F32, best: Ints, own: npt.NDArray[np.bool_]) -> Ints:
+    """Numbers of the blocks of a page, rising: the best ones that some query wanted, and its own; one at least."""
+    named = np.union1d(best[wanted[best] > 0], np.flatnonzero(own))
+    return named if len(named) else best[:1]
 
 
-def _flat(section: TwoLevelSection) -> LseSection:
-    """The tables of all pages as one."""
-    parts: list[list[bytes]] = [[], [], []]
-    for r, (at, size) in enumerate(zip(section.offset, section.size, strict=True)):
-        page = bytes(section.pages[at : at + size])
-        n = (section.first_block[r + 1] - section.first_block[r]) * section.subs
-        for part, piece in zip(parts, (page[: 4 * n], page[4 * n : 8 * n], page[8 * n :]), strict=True):
-            part.append(piece)
-    scale, weight, table = (b"".join(part) for part in parts)
-    floats = [memoryview(np.frombuffer(column, np.float32)) for column in (scale, weight)]
-    return LseSection(section.bits, section.subs, section.beta, section.temperature, memoryview(table), *floats)
+def _queries(lesson: Lesson, rows: Ints) -> Iterator[list[Prepared]]:
+    step = max(1, STEP_BYTES // (4 * lesson.blocks))
+    for low in range(0, len(rows), step):
+        yield prepared(lesson.rows, rows[low : low + step])
 
 
-def _paged(flat: LseSection, firsts: Ints, seed: int) -> TwoLevelSection:
-    """Pages of the blocks firsts[r] up to firsts[r + 1], and a table of REGION_SUBS sub-centroids of each.
+def _vectors(queries: list[Prepared]) -> F32:
+    return np.array([query.vector for query in queries], np.float32)
 
-    A sub-centroid of a region stands for those of its blocks: its weight is the sum of theirs.
-    """
-    scale, weight = np.array(flat.scale, np.float32), np.array(flat.weight, np.float32)
-    table = np.frombuffer(flat.table, np.uint8).reshape(len(scale), -1)
-    values = lse.unpacked(table, flat.bits).astype(np.float32) * scale[:, None]
-    pages, sizes, crcs = [], array("I"), array("I")
-    regions = len(firsts) - 1
-    centre = np.zeros((regions, REGION_SUBS, values.shape[1]), np.float32)
-    mass = np.full((regions, REGION_SUBS), -np.inf, np.float32)
-    for r in range(regions):
-        part = slice(int(firsts[r]) * flat.subs, int(firsts[r + 1]) * flat.subs)
-        page = scale[part].tobytes() + weight[part].tobytes() + table[part].tobytes()
-        pages.append(page)
-        sizes.append(len(page))
-        crcs.append(crc32c(page))
-        centre[r], mass[r] = _summary(values[part], weight[part], seed)
-    offset = array("Q", [0, *accumulate(sizes[:-1])])
-    resident = _region_table(centre, mass, flat)
-    return TwoLevelSection(
-        resident, flat.bits, flat.subs, flat.beta, flat.temperature, _price(PAGE_WORTH, sizes),
-        array("I", firsts.tolist()), offset, sizes, crcs, int(sum(sizes)), memoryview(b"".join(pages)),
+
+def _region_table(centres: F32, spread: float, bits: int) -> LseSection:
+    """The nearest centre is the most probable region, whatever the metric."""
+    beta = REGION_BETA / spread
+    weight = -0.5 * beta * np.einsum("ij,ij->i", centres, centres)
+    return lse.packed(centres, weight.astype(np.float32), 1, beta, 1.0, bits)
+
+
+def _one_page(flat: LseSection) -> TwoLevelSection:
+    """One region, and all blocks in its page."""
+    blocks, padded = len(flat.scale) // flat.subs, len(flat.table) // len(flat.scale) * 8 // flat.bits
+    return _paged(flat, _region_table(np.zeros((1, padded), np.float32), 1.0, flat.bits), [np.arange(blocks)])
+
+
+def _flat(section: TwoLevelSection, blocks: int) -> LseSection:
+    """The table of a section of one page."""
+    n = blocks * section.subs
+    ends = np.cumsum([4 * blocks, 4 * n, 4 * n])
+    scale, weight = (np.frombuffer(section.pages[a:b], np.float32) for a, b in zip(ends, ends[1:], strict=False))
+    return LseSection(
+        section.bits, section.subs, section.beta, section.temperature, section.pages[ends[-1] :], memoryview(scale),
+        memoryview(weight),
     )  # fmt: skip
 
 
-def _region_table(centre: F32, mass: F32, flat: LseSection) -> LseSection:
-    """The resident table. packed() centres rows, which adds the same to every score."""
-    bits = flat.bits
-    return lse.packed(
-        centre.reshape(-1, centre.shape[2]), mass.reshape(-1), REGION_SUBS, flat.beta, flat.temperature, bits
-    )
-
-
-def _summary(values: F32, weight: F32, seed: int) -> tuple[F32, F32]:
-    """(centres (REGION_SUBS, d), log of their mass): k-means of sub-centroids that exist."""
-    x, w = values[np.isfinite(weight)], weight[np.isfinite(weight)]
-    found = lse.sub_centroids(x, np.zeros(len(x), np.int32), 1, seed, REGION_SUBS)
-    c = found.table[0]
-    live = found.count[0] > 0
-    near = x @ c.T - 0.5 * np.einsum("ij,ij->i", c, c)
-    near[:, ~live] = -np.inf
-    tag = near.argmax(1)
-    mass = np.full(REGION_SUBS, -np.inf, np.float32)
-    np.logaddexp.at(mass, tag, w)
-    return c, mass
+def _paged(flat: LseSection, regions: LseSection, named: list[Ints]) -> TwoLevelSection:
+    """Pages of these blocks, in this order of regions."""
+    columns = [np.frombuffer(column, np.uint8) for column in (flat.scale, flat.weight, flat.table)]
+    blocks = len(flat.scale) // flat.subs
+    parts = [column.reshape(blocks, -1) for column in columns]
+    pages = [b"".join([page.astype("<u4").tobytes(), *(part[page].tobytes() for part in parts)]) for page in named]
+    sizes = array("I", map(len, pages))
+    offset = array("Q", [0, *accumulate(sizes[:-1])])
+    return TwoLevelSection(
+        regions, flat.bits, flat.subs, flat.beta, flat.temperature, offset, sizes, array("I", map(crc32c, pages)),
+        sum(sizes), memoryview(b"".join(pages)),
+    )  # fmt: skip

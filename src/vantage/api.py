@@ -346,8 +346,7 @@ def answer_body(answer: Answer, include: list[str]) -> dict[str, Any]:
 def explain(index: Index, query: Query) -> dict[str, Any]:
     """The first wave of a query: its ranges and their price, reading nothing.
 
-    routing: the pages that a two-level router would read first, None where none is needed. Without them the ranges are
-    those of its regions, whose blocks are taken to be equally probable: about where the reads will be, and more bytes.
+    routing: the page that a two-level router would read first, None where none is needed; ranges are known after it.
     second_below: a query whose estimate comes out below it reads a second wave; rerank: rows that get exact scores.
     """
     prepared = prepare(query.vector, index.root.index, query.param)
@@ -356,15 +355,14 @@ def explain(index: Index, query: Query) -> dict[str, Any]:
     promise, contract = index.promise(query), index.root.contract
     promised = index.root.stop is not None and query.top_k == contract.k
     estimate = promise.recall if promised else recall_estimate(contract, plan.price, query.top_k)
-    sizes, before, pages = [r.size for r in plan.ranges], [], None
+    sizes, before, page = [r.size for r in plan.ranges], [], None
     if wanted is not None:
         section: Any = index.root.router
-        start = section.offset[wanted[0]]
-        before = [section.offset[wanted[-1]] + section.size[wanted[-1]] - start]
-        pages = {"pages": [wanted[0], wanted[-1]], "offset": start, "bytes": before[0]}
+        before = [section.size[wanted]]
+        page = {"page": wanted, "offset": section.offset[wanted], "bytes": before[0]}
     return {
         "generation": index.current.generation,
-        "routing": pages,
+        "routing": page,
         "ranges": [
             {"shard": r.shard, "blocks": [r.first, r.last - 1], "offset": r.offset, "bytes": r.size}
             for r in plan.ranges
@@ -377,7 +375,7 @@ def explain(index: Index, query: Query) -> dict[str, Any]:
         "modelled_ms": round(wave_ms(before) + wave_ms(sizes), 2),
         "usd_per_million": round(1e6 * CLASS_B_USD * (len(sizes) + len(before)), 4),
         "complete": plan.complete,
-        "recall_estimate": estimate if plan.complete else None,
+        "recall_estimate": estimate if plan.complete and page is None else None,
         "second_below": promise.threshold or None,
         "rerank": query.rerank or (promise.rerank if query.top_k <= promise.rerank else 0),
     }

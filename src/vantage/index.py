@@ -111,18 +111,20 @@ class Index:
         """What the first wave would read; reads nothing. Raises LimitError where the query asks too much.
 
         The price is one that fits the mean query: where it buys fewer rows than are asked for, it falls. routed: what
-        the router says, where it has read for it; a two-level router without it knows its regions alone.
+        the router says, where it has read for it; a two-level router that has read nothing names no block.
         """
         self._check(query)
         contract, price = self.root.contract, self.promise(query).price
         routed = routed or self.router.route(prepared)
+        if not routed.p:
+            return Plan([], [], price, True)
         wanted = min(query.top_k + (query.without is not None), self.root.index.rows)
         last = False
         while True:
             plan = plan_scan(routed, self.flags, self.root.directory, price, contract.gets, query.budget)
             if last or not plan.complete or self._rows(plan) >= wanted:
                 return plan
-            if not price:  # it takes blocks of probability 0 too, and those that no routing page was read for
+            if not price:  # it takes blocks of probability 0 too, and those that the routing page does not name
                 every = array("I", [1]) * self.root.index.blocks
                 for b, value in zip(routed.blocks or range(len(every)), routed.p, strict=True):
                     every[b] = value or 1
@@ -221,39 +223,34 @@ class Index:
         plan = plan_scan(routed, flags, self.root.directory, price, self.root.contract.gets, left)
         return replace(plan, cached=[b for b in plan.cached if b not in done])
 
-    def without_reading(self, prepared: Prepared) -> tuple[Routed, range | None]:
-        """What the router says from memory, and the routing pages that a query would read first, None where none."""
+    def without_reading(self, prepared: Prepared) -> tuple[Routed, int | None]:
+        """What the router says from memory, and the routing page that a query would read first, None where none."""
         if not isinstance(self.router, TwoLevelRouter):
             return self.router.route(prepared), None
-        wanted = self.router.pages(prepared)
-        if not all(self.pages[r] & CACHED for r in wanted):
+        wanted = self.router.page(prepared)
+        if not self.pages[wanted] & CACHED:
             return self.router.route(prepared), wanted
-        return self.router.route(prepared, {r: self.cache.get(f"{self.space}/routing", r) for r in wanted}), None
+        return self.router.route(prepared, memoryview(self.cache.get(f"{self.space}/routing", wanted))), None
 
     async def _route(self, prepared: Prepared, reader: Reader, budget: Budget) -> tuple[Routed, bool]:
-        """Reads the routing pages that a two-level router needs, in one GET, unless all are cached.
+        """Reads the routing page that a two-level router needs, unless it is cached.
 
-        And whether it could: a budget with no room for that read and one after it leaves the regions alone.
+        And whether it could: a budget with no room for that read and one after it leaves no block named.
         """
-        if not isinstance(self.router, TwoLevelRouter):
-            return self.router.route(prepared), True
-        section, space, wanted = self.router.section, f"{self.space}/routing", self.router.pages(prepared)
-        if all(self.pages[r] & CACHED for r in wanted):
-            return self.router.route(prepared, {r: self.cache.get(space, r) for r in wanted}), True
+        routed, wanted = self.without_reading(prepared)
+        if wanted is None:
+            return routed, True
+        section: Any = self.root.router
         key = f"{self.name}/{self.current.generation}/routing.bin"
-        start, found = section.offset[wanted[0]], bytearray()
-        length = section.offset[wanted[-1]] + section.size[wanted[-1]] - start
+        start, length, found = section.offset[wanted], section.size[wanted], bytearray()
         if budget.gets < 2 or budget.waves < 2 or budget.bytes < length:
-            return self.router.route(prepared), False
+            return routed, False
         await reader.wave([(key, start, length, section.nbytes)], lambda _, data: found.extend(data))
-        pages = {}
-        for r in wanted:
-            at = section.offset[r] - start
-            pages[r] = memoryview(found)[at : at + section.size[r]]
-            if crc32c(pages[r]) != section.crc[r]:
-                raise DamagedError(f"{key}: checksum of page {r} differs", hint="publish the index again")
-            self.cache.put(space, r, pages[r])
-        return self.router.route(prepared, pages), True
+        page = memoryview(found)
+        if crc32c(page) != section.crc[wanted]:
+            raise DamagedError(f"{key}: checksum of page {wanted} differs", hint="publish the index again")
+        self.cache.put(f"{self.space}/routing", wanted, page)
+        return self.router.route(prepared, page), True
 
     def _check(self, query: Query) -> None:
         rows = self.root.index.rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import floor
 from typing import Any, Protocol
@@ -22,7 +21,6 @@ from .format import (
 )
 from .prepare import Prepared
 
-PAGES_BYTES_MAX = 4 << 20  # of routing.bin, in one read
 UNIT_MAX = 32767  # a hidden unit, in the query's integers
 SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite number of them
 
@@ -61,76 +59,40 @@ class LseRouter:
 
 
 class TwoLevelRouter:
-    """Probabilities of the blocks of one contiguous range of regions; the blocks of the others are left out."""
+    """Probabilities of the blocks that one page names: those that queries of the same region want."""
 
     def __init__(self, section: TwoLevelSection, index: IndexSection) -> None:
         self.section, self.index = section, index
         self._regions = LseRouter(section.regions, replace(index, blocks=len(section.size)))
-        self._flags = bytearray(len(section.size))
 
-    def pages(self, query: Prepared) -> range:
-        """The pages worth their bytes: the best single range by probability of the region minus price times bytes.
+    def page(self, query: Prepared) -> int:
+        """The page of the most probable region, the lower one among equals."""
+        p = self._regions.route(query).p
+        return max(range(len(p)), key=p.__getitem__)
 
-        No more than PAGES_BYTES_MAX of it, around the most probable region.
-        """
-        section, p = self.section, self._regions.route(query).p
-        out, scratch = array("I", bytes(8)), bytearray(2 * len(p))
-        if not kernels.plan_ranges(p, section.size, self._flags, section.price, 1, out, scratch):
-            best = max(range(len(p)), key=p.__getitem__)
-            return range(best, best + 1)
-        first, end = out[0], out[1]
-        if section.offset[end - 1] + section.size[end - 1] - section.offset[first] <= PAGES_BYTES_MAX:
-            return range(first, end)
-        low = max(range(first, end), key=p.__getitem__)
-        high, nbytes = low + 1, section.size[low]
-        while first < low or high < end:  # the more probable neighbour, while there is room for it
-            below, above = p[low - 1] if first < low else -1, p[high] if high < end else -1
-            nbytes += section.size[low - 1 if below >= above else high]
-            if nbytes > PAGES_BYTES_MAX or max(below, above) <= 0:
-                break
-            low, high = (low - 1, high) if below >= above else (low, high + 1)
-        return range(low, high)
+    def route(self, query: Prepared, page: memoryview | None = None) -> Routed:
+        """page: the one of this query, verified; None takes it from the builder's memory, and names no block without.
 
-    def route(self, query: Prepared, pages: Mapping[int, bytes | memoryview] | None = None) -> Routed:
-        """pages: consecutive ones, verified, by number; None takes them from the builder's memory, and where that
-        has none, spreads the probability of each region evenly over its blocks.
-
-        Their blocks share the whole probability: what other regions may hold is for the contract to have measured.
-        Raises DamagedError where a page holds numbers that are not finite.
+        The blocks share the whole probability: what others may hold is for the contract to have measured.
+        Raises DamagedError where a page holds numbers that are not finite, or blocks that there are not.
         """
         section = self.section
-        if pages is None and not section.pages:
-            return self._by_region(query)
-        if pages is None:
-            pages = {
-                r: section.pages[section.offset[r] : section.offset[r] + section.size[r]] for r in self.pages(query)
-            }
-        dots, scale, weight = array("i"), bytearray(), bytearray()
+        if page is None:
+            if not section.pages:
+                return Routed(array("I"), array("I"))
+            r = self.page(query)
+            page = section.pages[section.offset[r] : section.offset[r] + section.size[r]]
+        blocks, scale, weight, table = section.columns(page, self.index, "routing.bin")
+        n = len(scale)
+        dots, scratch, p = array("i", bytes(4 * n)), bytearray(4 * n), array("I", bytes(4 * len(blocks)))
         matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
-        numbers = sorted(pages)
-        for r in numbers:
-            page = memoryview(pages[r])
-            n = (section.first_block[r + 1] - section.first_block[r]) * section.subs
-            some = array("i", bytes(4 * n))
-            matvec(query.i16, page[8 * n :], n, self.index.dimension, some)
-            dots.extend(some)
-            scale += page[: 4 * n]
-            weight += page[4 * n : 8 * n]
-        first, end = section.first_block[numbers[0]], section.first_block[numbers[-1] + 1]
-        p, scratch = array("I", bytes(4 * (end - first))), bytearray(len(scale))
+        matvec(query.i16, table, n, self.index.dimension, dots)
         alpha = section.beta * query.i16_scale
         try:
             kernels.block_probabilities(dots, scale, weight, section.subs, alpha, section.temperature, p, scratch)
         except ValueError as error:
             raise DamagedError(f"routing.bin: {error}", hint="build the index again") from None
-        return Routed(p, array("I", range(first, end)))
-
-    def _by_region(self, query: Prepared) -> Routed:
-        out, first = array("I"), self.section.first_block
-        for r, p in enumerate(self._regions.route(query).p):
-            blocks = first[r + 1] - first[r]
-            out.extend([p // blocks] * blocks)
-        return Routed(out)
+        return Routed(p, array("I", blocks))
 
 
 class MlpRouter:

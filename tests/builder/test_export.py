@@ -21,6 +21,7 @@ from build_index import export
 from build_index.agreement import BATCH, HEAD, TOLERANCE, Said, agreement, by_kernels, by_node, by_python
 from build_index.evaluate import open_index
 from build_index.export import Graph, dots, router_model, routing_pages
+from build_index.lesson import Lesson
 from build_index.partition import partition
 from build_index.routers import lse, two_level
 from build_index.shape import index_section
@@ -155,14 +156,16 @@ def test_integer_products_are_exact(dimension: int, most: int) -> None:
 
 
 def two_levels(rows_of: RowsOf, bits: int) -> tuple[Any, bytes, np.ndarray]:
-    """(index, its routing.bin, queries): 64 blocks in 8 regions."""
+    """(index, its routing.bin, queries): 64 blocks in 32 regions."""
     rows = rows_of(clustered(3000, 40, 3), "l2", scale=None)
     everything = np.arange(rows.count)
     base = partition(rows, everything, 64, 0)
     subs = lse.sub_centroids(rows.take(everything), base.home, 64, 0)
     flat = lse.section(subs, "l2", 20.0, 0.65, bits)
     order = np.argsort(base.centres[:, 0], kind="stable")
-    section = two_level.ordered(two_level._paged(flat, np.array([0, 64]), 0), order)
+    lesson = Lesson(rows, everything, base.reordered(order), np.empty((rows.count, 0), np.int32), everything[:0],
+                    np.empty((0, 1), np.int32), 0)  # fmt: skip
+    section = two_level.tuned(two_level.ordered(two_level._one_page(flat), order), lesson, lambda _: 0.0)
     assert isinstance(section, TwoLevelSection) and len(section.size) > 1
     about = index_section(rows, 64, rows.count, "two-level")
     return bare("far", section, about), bytes(section.pages), rows.spool.gather(everything[::40])

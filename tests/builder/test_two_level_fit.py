@@ -1,4 +1,4 @@
-"""two-level: its pages hold the same router as one table, in file order, and a resident table finds them."""
+"""two-level: its pages hold the same router as one table, in file order, and a resident table finds the right one."""
 
 from __future__ import annotations
 
@@ -8,91 +8,117 @@ import numpy as np
 import pytest
 from small import RowsOf, clustered
 
+from build_index.lesson import Lesson
 from build_index.partition import partition
 from build_index.routers import lse, two_level
 from build_index.rows import Rows
 from build_index.shape import index_section, page_bytes, prepared, probabilities
 from vantage.errors import DamagedError
 from vantage.format import RouterSection, TwoLevelSection
+from vantage.kernels import crc32c
+from vantage.prepare import Prepared
 from vantage.route import TwoLevelRouter
 
 BLOCKS = 64
+Case = tuple[Rows, lse.LseSection, np.ndarray, Lesson]
 
 
-@pytest.fixture(params=["cosine", "l2"])
-def case(request: pytest.FixtureRequest, rows_of: RowsOf) -> tuple[Rows, lse.LseSection, np.ndarray]:
-    """(rows, a flat router, an order of the blocks that keeps near ones together)."""
+@pytest.fixture(params=["cosine", "l2", "dot"])
+def case(request: pytest.FixtureRequest, rows_of: RowsOf) -> Case:
+    """(rows, a flat router, an order of the blocks, what pages are learned from, in that order)."""
     rows = rows_of(clustered(4000, 40, 3), request.param, scale=None)
-    base = partition(rows, np.arange(4000), BLOCKS, 0)
-    subs = lse.sub_centroids(rows.take(np.arange(4000)), base.home, BLOCKS, 0)
-    return rows, lse.section(subs, rows.metric, 20.0, 0.65, 4), np.argsort(base.centres[:, 0], kind="stable")
+    every, nothing = np.arange(4000), np.empty(0, np.int64)
+    base = partition(rows, every, BLOCKS, 0)
+    subs = lse.sub_centroids(rows.take(every), base.home, BLOCKS, 0)
+    order = np.argsort(base.centres[:, 0], kind="stable")
+    copy = np.empty((4000, 0), np.int32)
+    lesson = Lesson(rows, every, base.reordered(order), copy, nothing, np.empty((0, 1), np.int32), 0)
+    return rows, lse.section(subs, rows.metric, 20.0, 0.65, 4), order, lesson
 
 
-def sections(flat: lse.LseSection, order: np.ndarray) -> TwoLevelSection:
-    one = two_level._paged(flat, np.array([0, BLOCKS]), 0)
-    return two_level.ordered(one, order)
+def by_size(section: RouterSection) -> float:
+    assert isinstance(section, TwoLevelSection)
+    return section.nbytes
 
 
-def test_all_pages_together_say_what_one_table_says(case: tuple[Rows, lse.LseSection, np.ndarray]) -> None:
-    rows, flat, order = case
-    found, index = sections(flat, order), index_section(rows, BLOCKS, rows.count)
-    wanted = probabilities("lse", lse.ordered(flat, order), index, prepared(rows, np.arange(0, 4000, 200)))
-    router = TwoLevelRouter(found, index)
-    pages = {r: found.pages[a : a + n] for r, (a, n) in enumerate(zip(found.offset, found.size, strict=True))}
-    assert len(pages) == 8
-    for query, p in zip(prepared(rows, np.arange(0, 4000, 200)), wanted, strict=True):
-        assert router.route(query, pages).p.tolist() == p.tolist()
+def paged(case: Case) -> TwoLevelSection:
+    """With the smallest pages."""
+    _, flat, order, lesson = case
+    return two_level.tuned(two_level.ordered(two_level._one_page(flat), order), lesson, by_size)
 
 
-def test_pages_hold_the_best_blocks_and_more_price_reads_less(case: tuple[Rows, lse.LseSection, np.ndarray]) -> None:
-    rows, flat, order = case
-    queries = prepared(rows, np.arange(0, 4000, 40))
-    index, found = index_section(rows, BLOCKS, rows.count), sections(flat, order)
-    best = probabilities("lse", lse.ordered(flat, order), index, queries).argmax(1)
-    read, lengths = [], []
-    for section in (found, replace(found, price=found.price * 64)):
-        router = TwoLevelRouter(section, index)
-        ranges = [router.pages(q) for q in queries]
-        blocks = [range(section.first_block[r[0]], section.first_block[r[-1] + 1]) for r in ranges]
-        read.append(np.mean([b in own for b, own in zip(best, blocks, strict=True)]))
-        lengths.append(np.mean([len(r) for r in ranges]))
-    assert read[0] > 0.95
-    assert 1 <= lengths[1] < lengths[0]
+def held_out(rows: Rows) -> list[Prepared]:
+    return prepared(rows, np.arange(0, 4000, 20))
 
 
-def test_the_section_comes_back_and_refuses_pages_that_do_not_fit(
-    case: tuple[Rows, lse.LseSection, np.ndarray],
-) -> None:
-    rows, flat, order = case
-    index, found = index_section(rows, BLOCKS, rows.count), sections(flat, order)
+def test_one_page_says_what_one_table_says(case: Case) -> None:
+    rows, flat, order, _ = case
+    index, queries = index_section(rows, BLOCKS, rows.count), held_out(rows)
+    one = two_level.ordered(two_level._one_page(flat), order)
+    assert len(one.size) == 1
+    wanted = probabilities("lse", lse.ordered(flat, order), index, queries)
+    assert (probabilities("two-level", one, index, queries) == wanted).all()
+
+
+def test_a_page_tells_its_blocks_apart_as_the_table_does(case: Case) -> None:
+    """The same order of the same blocks; its best block is nearly always the best of all."""
+    rows, flat, order, _ = case
+    found, index, queries = paged(case), index_section(rows, BLOCKS, rows.count), held_out(rows)
+    table = probabilities("lse", lse.ordered(flat, order), index, queries)
+    router, same, named = TwoLevelRouter(found, index), [], []
+    for query, p in zip(queries, table, strict=True):
+        routed = router.route(query)
+        assert routed.blocks is not None
+        own = np.array(routed.p)
+        assert (np.diff(own[np.argsort(p[routed.blocks], kind="stable")].astype(np.int64)) >= -1).all()
+        same.append(routed.blocks[int(own.argmax())] == p.argmax())
+        named.append(len(own))
+    assert np.mean(same) > 0.95
+    assert np.mean(named) < BLOCKS / 2
+
+
+def test_every_block_lies_in_a_page(case: Case) -> None:
+    found, index = paged(case), index_section(case[0], BLOCKS, case[0].count)
+    named = set()
+    for at, size in zip(found.offset, found.size, strict=True):
+        named |= set(found.columns(found.pages[at : at + size], index, "page")[0])
+    assert named == set(range(BLOCKS))
+
+
+def test_the_section_comes_back_and_refuses_pages_that_do_not_fit(case: Case) -> None:
+    index, found = index_section(case[0], BLOCKS, case[0].count), paged(case)
     back = TwoLevelSection.unpack(memoryview(found.pack()), index, "router")
     assert back.pack() == found.pack()
     assert len(back.pages) == 0
-    query = prepared(rows, np.array([7]))[0]
-    assert TwoLevelRouter(back, index).pages(query) == TwoLevelRouter(found, index).pages(query)
-    wrong = replace(found, first_block=[*found.first_block[:-1], BLOCKS - 1])
-    for bad in (wrong, replace(found, nbytes=found.nbytes + 1), replace(found, subs=found.subs - 1)):
+    query = held_out(case[0])[7]
+    assert TwoLevelRouter(back, index).page(query) == TwoLevelRouter(found, index).page(query)
+    assert not TwoLevelRouter(back, index).route(query).p
+    shifted = replace(found, offset=[0, *(at + 4 for at in found.offset[1:])])
+    short = replace(found, size=[found.size[0] - 4, *found.size[1:]])
+    for bad in (shifted, short, replace(found, nbytes=found.nbytes + 1), replace(found, subs=found.subs - 1)):
         with pytest.raises(DamagedError):
             TwoLevelSection.unpack(memoryview(bad.pack()), index, "router")
 
 
-def test_what_a_page_is_worth_is_tuned(case: tuple[Rows, lse.LseSection, np.ndarray]) -> None:
-    """By a cost of pages and of what they leave out; where all candidates cost the same, nothing changes."""
-    rows, flat, order = case
-    found, index, queries = (
-        sections(flat, order),
-        index_section(rows, BLOCKS, rows.count),
-        prepared(rows, np.arange(50)),
-    )
-    best = probabilities("lse", lse.ordered(flat, order), index, queries).argmax(1)
+@pytest.mark.parametrize("numbers", [[1, 0], [0, 0], [0, BLOCKS]])
+def test_a_page_with_wrong_blocks_is_refused(case: Case, numbers: list[int]) -> None:
+    """Its checksum may be right: what wrote it was not."""
+    rows, flat, _, _ = case
+    index = index_section(rows, BLOCKS, rows.count)
+    one = two_level._paged(flat, two_level._one_page(flat).regions, [np.array([0, 1])])
+    page = np.array(numbers, "<u4").tobytes() + bytes(one.pages[8:])
+    assert crc32c(page) != one.crc[0]
+    with pytest.raises(DamagedError, match="out of order"):
+        TwoLevelRouter(one, index).route(held_out(rows)[0], memoryview(page))
 
-    def cost(section: RouterSection) -> float:
-        assert isinstance(section, TwoLevelSection)
-        nbytes = page_bytes("two-level", section, index, queries)
-        p = probabilities("two-level", section, index, queries)
-        assert nbytes is not None
-        return float(np.mean(nbytes)) / section.nbytes + 20 * float((p[np.arange(50), best] == 0).mean())
 
-    assert cost(two_level.tuned(found, cost)) < cost(found)
-    assert two_level.tuned(found, lambda _: np.inf) == found
+def test_the_blocks_of_a_page_are_chosen_by_cost(case: Case) -> None:
+    """Where all candidates cost the same, the largest pages stay."""
+    rows, flat, order, lesson = case
+    one = two_level.ordered(two_level._one_page(flat), order)
+    small, large = (two_level.tuned(one, lesson, cost) for cost in (by_size, lambda _: np.inf))
+    assert small.nbytes < large.nbytes
+    queries, index = held_out(rows), index_section(rows, BLOCKS, rows.count)
+    few, many = (page_bytes("two-level", section, index, queries) for section in (small, large))
+    assert few is not None and many is not None and np.mean(few) < np.mean(many)
     assert page_bytes("lse", flat, index, queries) is None

@@ -56,6 +56,7 @@ from .root import (
 )
 from .routers import (
     NO_CHILD,
+    PAGE_BYTES_MAX,
     TREE_UNITS,
     TREE_WAYS,
     UNITS_STEP,
@@ -100,6 +101,7 @@ __all__ = [
     "NO_CHILD",
     "ObjectName",
     "Objects",
+    "PAGE_BYTES_MAX",
     "PRICED_MAX",
     "Point",
     "Promise",

@@ -68,15 +68,16 @@ class LseSection:
 
 
 _TWO_LEVEL = struct.Struct("<IIIIffQ")
+PAGE_BYTES_MAX = 4 << 20  # one read, into the buffer of the Wasm heap
 
 
 @dataclass(frozen=True)
 class TwoLevelSection:
-    """R regions of consecutive blocks; the page of a region is what routing.bin holds of its sub-centroids.
+    """R regions of queries; the page of a region is what routing.bin holds of the blocks that its queries want.
 
     regions: the resident table, an lse router over regions. bits, subs, beta, temperature: as LseSection, of blocks.
-    price: of a byte of routing.bin, in units of 2^-44 of probability. first_block u32 (R + 1), offset u64 (R), size u32
-    (R), crc u32 (R), CRC-32C of the page. A page of n blocks is scale f32 (n S), weight f32 (n S), and the table.
+    offset u64 (R), size u32 (R), crc u32 (R), CRC-32C of the page. A page of n blocks is u32 (n) their numbers, rising,
+    f32 (n S) scale, f32 (n S) weight, and the table. A block may lie in many pages, with the same numbers in all.
     pages: routing.bin itself, in the builder; empty in what a reader unpacked. nbytes: its size.
     """
 
@@ -85,8 +86,6 @@ class TwoLevelSection:
     subs: int
     beta: float
     temperature: float
-    price: int
-    first_block: Any
     offset: Any
     size: Any
     crc: Any
@@ -97,33 +96,52 @@ class TwoLevelSection:
         """Without the pages."""
         n = len(self.size)
         return (
-            _TWO_LEVEL.pack(n, self.bits, self.subs, self.price, self.beta, self.temperature, self.nbytes)
+            _TWO_LEVEL.pack(n, self.bits, self.subs, 0, self.beta, self.temperature, self.nbytes)
             + struct.pack(f"<{n}Q", *self.offset)
-            + struct.pack(f"<{n}I{n}I{n + 1}I", *self.size, *self.crc, *self.first_block)
+            + struct.pack(f"<{n}I{n}I", *self.size, *self.crc)
             + self.regions.pack()
         )
 
     @classmethod
     def unpack(cls, body: memoryview, index: IndexSection, label: str) -> TwoLevelSection:
+        """Raises DamagedError where the pages do not follow each other, or are not of whole blocks."""
         cursor = Cursor(body, label)
-        n, bits, subs, price, beta, temperature, nbytes = cursor.unpack(_TWO_LEVEL)
+        n, bits, subs, _, beta, temperature, nbytes = cursor.unpack(_TWO_LEVEL)
         if bits not in (4, 8) or not 1 <= subs <= 64 or not 1 <= n <= index.blocks:
             raise damaged(label, f"{n} regions, {subs} sub-centroids of {bits} bits a block, {index.blocks} blocks")
         if not 0 < beta < 1e9 or not 0 < temperature < 1e3:
             raise damaged(label, f"beta {beta}, temperature {temperature}")
-        offset = cursor.column("Q", n)
-        size, crc, first = cursor.column("I", n), cursor.column("I", n), cursor.column("I", n + 1)
+        offset, size, crc = cursor.column("Q", n), cursor.column("I", n), cursor.column("I", n)
         regions = LseSection.unpack(cursor.take(len(body) - cursor.at), replace(index, blocks=n), label)
-        if first[0] or first[n] != index.blocks:
-            raise damaged(label, "the regions do not cover the blocks")
-        each, end = subs * (8 + LseSection.stride(bits, index.dimension)), 0
+        each, end = cls.block_bytes(bits, subs, index.dimension), 0
         for r in range(n):
-            if first[r] >= first[r + 1] or offset[r] != end or size[r] != each * (first[r + 1] - first[r]):
-                raise damaged(label, f"page {r} of {size[r]} bytes at {offset[r]} does not fit its blocks")
+            blocks = size[r] // each
+            if offset[r] != end or size[r] != each * blocks or not 1 <= blocks <= index.blocks:
+                raise damaged(label, f"page {r} of {size[r]} bytes at {offset[r]} is not of whole blocks")
+            if size[r] > PAGE_BYTES_MAX:
+                raise damaged(label, f"page {r} has {size[r]} bytes, the limit is {PAGE_BYTES_MAX}")
             end += size[r]
-        if end != nbytes or price * nbytes >= 1 << 60:
-            raise damaged(label, f"pages of {end} bytes at a price of {price}, routing.bin has {nbytes}")
-        return cls(regions, bits, subs, beta, temperature, price, first, offset, size, crc, nbytes)
+        if end != nbytes:
+            raise damaged(label, f"pages of {end} bytes, routing.bin has {nbytes}")
+        return cls(regions, bits, subs, beta, temperature, offset, size, crc, nbytes)
+
+    @staticmethod
+    def block_bytes(bits: int, subs: int, dimension: int) -> int:
+        """Of a page, for each of its blocks."""
+        return 4 + subs * (8 + LseSection.stride(bits, dimension))
+
+    def columns(self, page: memoryview, index: IndexSection, label: str) -> tuple[Any, Any, Any, memoryview]:
+        """(block numbers u32 (n), scale f32 (n S), weight f32 (n S), table) of a page whose checksum was right.
+
+        Raises DamagedError where it names blocks that there are not, or not in order.
+        """
+        n = len(page) // self.block_bytes(self.bits, self.subs, index.dimension)
+        ends = [0, 4 * n, 4 * n * (1 + self.subs), 4 * n * (1 + 2 * self.subs), len(page)]
+        number, scale, weight, table = (page[a:b] for a, b in zip(ends, ends[1:], strict=False))
+        blocks = number.cast("I")
+        if blocks[n - 1] >= index.blocks or any(a >= b for a, b in zip(blocks, blocks[1:], strict=False)):
+            raise damaged(label, f"a page names its blocks out of order, or one of {index.blocks} or more")
+        return blocks, scale.cast("f"), weight.cast("f"), table
 
 
 _MLP = struct.Struct("<III")
