@@ -10,11 +10,11 @@ one share of SOAR copies, one code, 48 rows a block that train (--trained). The 
 bytes and waits are those of the edge's planner, nothing cached, recall that of the kernels' scores.
 
 "resident table of 4" is the same router with all its sub-centroids in memory, priced to the same recall on the same
-rows: what the routing page costs beside its read; "of 8" one with twice as many sub-centroids a block. "two waves" reads
-short codes of the blocks first, then the missing bytes of the blocks that hold the best M rows; a row is found if the
-short codes rank it among M and the whole ones among 100. The short code is trained for its length, which flatters it: a
-prefix of a longer one ranks no better. Its price and M are the quickest that reach the target on the queries
-themselves, which flatters it again.
+rows: what the routing page costs beside its read; "of 8" one with twice as many sub-centroids a block. "two waves"
+reads short codes of the blocks first, then the missing bytes of the blocks that hold the best M rows; a row is found
+if the short codes rank it among M and the whole ones among 100. The short code is trained for its length, which
+flatters it: a prefix of a longer one ranks no better. Its price and M are the quickest that reach the target on the
+queries themselves, which flatters it again.
 
 --extend reads such lines, fits power laws to them, and prints what follows for other sizes.
 """
@@ -232,8 +232,8 @@ def extended(rows: int, found: dict[str, tuple[float, float]]) -> str:
     laws = ", ".join(f"{name} {a * (rows / 1e6) ** power:.4g}" for name, (a, power) in found.items())
     return (
         f"{rows:,} rows: {blocks:,} blocks of {rows / blocks:.0f}, {regions} regions, "
-        f"page {page / 1e6:.3f} MB, routing.bin {regions * page / 1e6:.1f} MB, resident {(table + in_root) / 1e6:.2f} MB, "
-        f"{table / 1e6:.2f} MB if directory and centres lay in the pages; {laws}"
+        f"page {page / 1e6:.3f} MB, routing.bin {regions * page / 1e6:.1f} MB, "
+        f"resident {(table + in_root) / 1e6:.2f} MB, {table / 1e6:.2f} MB if directory and centres lay in the pages; {laws}"
     )
 
 
