@@ -125,11 +125,14 @@ def fitted(
     if fit.tuned is None:
         return shape, order
 
+    # What a page leaves out no price brings back: it is chosen for more recall than the target.
+    strict = replace(task, options=replace(task.options, recall=task.routed_recall))
+
     def whole_cost(section: RouterSection) -> float:
         tried = replace(shape, section=section)
         p = probabilities(router, section, index, few.queries)
-        reads = routed(task, tried, p, few)
-        reached = tried.holds(few.truth[:, : task.k], reads.blocks).mean() >= task.routed_recall
+        reads = routed(strict, tried, p, few)
+        reached = tried.holds(few.truth[:, : task.k], reads.blocks).mean() >= strict.routed_recall
         return float(reads.ms.mean()) if reached else np.inf
 
     return replace(shape, section=fit.tuned(shape.section, task.lesson(shape.partition, shape.copy), whole_cost)), order
