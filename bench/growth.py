@@ -227,9 +227,8 @@ def extended(rows: int, found: dict[str, tuple[float, float]]) -> str:
     """What a size would take: sizes by the formulas of the format, reads and CPU by the power laws of docs/scale.md."""
     blocks = _block_counts(rows)[-1]
     regions, sub = round(two_level.REGIONS * blocks**0.5), 8 + LseSection.stride(4, DIMENSION)
-    page = TwoLevelSection.block_bytes(4, two_level.SUBS, DIMENSION) * min(
-        two_level.PAGE_BLOCKS_MAX, two_level.PAGE_BLOCKS[-1] * blocks**0.5
-    )
+    named = min(two_level.PAGE_BLOCKS_MAX, two_level.PAGE_BLOCKS[-1] * blocks**0.5)
+    page = TwoLevelSection.block_bytes(4, two_level.SUBS, DIMENSION) * named
     table, in_root = regions * (sub + 16), blocks * (CENTRE_BYTES + DIRECTORY_BYTES)
     laws = ", ".join(f"{name} {a * (rows / 1e6) ** power:.4g}" for name, (a, power) in found.items())
     return (
