@@ -1,6 +1,6 @@
 """Four ideas of the sources beside the routers that are built: what each could save at best, in rows read.
 
-    python bench/switches.py DATA [--sets wordnet,sift] [--blocks 1024]
+    python bench/switches.py DATA [--sets wordnet,sift] [--blocks 1024] [--planned]
 
 DATA holds wordnet/ and sift/. All without copies and in float32, so that no idea loses to rounding; a cell is the share
 of rows read, in %, as in bench/routers.py. Everything learns from rows of the base, and is asked held-out queries.
@@ -10,7 +10,15 @@ of rows read, in %, as in bench/routers.py. Everything learns from rows of the b
 - a warp of the query: a learned matrix before the nearest centroid; what it can say, a trained table of as many
   sub-centroids says too;
 - a warp of the space: k-means after whitening by the differences between near rows, by the power named;
-- a price for each query: a classifier that sees the probabilities picks one of three prices, against one for all.
+- a price for each query: a classifier that sees the probabilities picks one of three prices, against one for all; at
+  temperature 1, as the table is trained, and at the others of which the build takes the one that costs least on tuning
+  rows.
+
+--planned asks the last of them of what is built instead: the trained router at its temperature, half a copy a row,
+codes and six ranges. Classes are by the effective number of blocks, (sum p)^2 / sum p^2; their edges and factors come
+from tuning rows, factors for each promise apart, which flatters them. A line reads what reaches recall@100 off its own
+price curve: so it compares ways, not promises. The full vectors of rows with exact scores count in its recall, not in
+its reads.
 """
 
 from __future__ import annotations
@@ -25,21 +33,23 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax.nn import logsumexp, relu
-from routers import cells, rows_of
+from routers import cells, rows_of, task_of
 
-from build_index.choose import ASKED
-from build_index.evaluate import read_queries
-from build_index.graph import neighbour_graph
+from build_index.choose import _second_moments
+from build_index.codecs import lrsq
+from build_index.evaluate import Queries, read_queries
+from build_index.fit import fitted, middle_code, probabilities_of
 from build_index.lesson import Lesson
-from build_index.partition import Partition, partition
+from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
+from build_index.partition import PARTITIONS, Partition, partition
 from build_index.routers import trained
 from build_index.routers.learn import train
 from build_index.routers.lse import SUBS
 from build_index.routers.trained import BATCH, BETA, STEPS
 from build_index.rows import F32, Ints, Rows
-from build_index.shape import index_section
-from build_index.truth import hold_out, truth_of
-from vantage.prepare import prepare
+from build_index.shape import P, index_section
+from build_index.spill import SPILLS
+from vantage.prepare import Prepared, prepare
 
 HIDDEN, NAMED = 256, 4  # units of the network that predicts centroids, and vectors that it names
 POWERS = (0.25, 0.5)  # of the whitening
@@ -47,6 +57,11 @@ RIDGE = 0.05  # of the mean variance, added before whitening
 CLASSES = 3
 FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # of the threshold, tried for each class
 GOAL = 0.95  # of recall@100
+ONE_PRICE = (1.0,) * CLASSES
+PROMISES = ((0.90, 0), (0.95, 0), (0.99, 200))  # recall@100, and rows with exact scores: codes alone end at 0.98
+SHARE = 0.5  # of rows copied
+QUARTERS = range(4 * 15, 4 * 25)  # prices 2^(i/4), from which factors are chosen
+STEPS_MAX = 6  # of 2^(1/4): a factor is 0.35 to 2.8
 F64 = npt.NDArray[np.float64]
 
 
@@ -184,17 +199,26 @@ def priced_by_class(p_tune: F64, tune: Asked, p: F64, asked: Asked, home: npt.ND
             low, high = (middle, high) if read(value, of, 2**middle * each)[0] >= GOAL else (low, middle)
         return float(2**low)
 
-    best = (np.inf, (1.0,) * CLASSES)
+    best: tuple[float, tuple[float, ...]] = (np.inf, ONE_PRICE)
     for a in FACTORS:
         for b in FACTORS:
             factors = (a, 1.0, b)
             at = level(kind_tune, value_tune, tune, factors)
             best = min(best, (read(value_tune, tune, at * np.asarray(factors)[kind_tune])[1], factors))
     out = []
-    for factors in ((1.0,) * CLASSES, best[1]):
-        at = level(kind, value, asked, factors)
-        out.append(100 * read(value, asked, at * np.asarray(factors)[kind])[1] / len(home))
-    return f"one price {out[0]:.2f}, three classes {out[1]:.2f} (factors {best[1]})"
+    for value_of, of, kind_of, factors in (
+        (value_tune, tune, kind_tune, ONE_PRICE), (value, asked, kind, ONE_PRICE), (value, asked, kind, best[1]),
+    ):  # fmt: skip
+        at = level(kind_of, value_of, of, factors)
+        out.append(100 * read(value_of, of, at * np.asarray(factors)[kind_of])[1] / len(home))
+    return f"one price {out[1]:.2f} ({out[0]:.2f} on tuning rows), three classes {out[2]:.2f} (factors {best[1]})"
+
+
+def tempered(p: F64, temperature: float) -> F64:
+    """(Q, B) of scores times the temperature."""
+    sharper = p**temperature
+    out: F64 = sharper / sharper.sum(1, keepdims=True)
+    return out
 
 
 def _classes(p: F64, edges: F64 | None) -> tuple[Ints, F64]:
@@ -206,14 +230,10 @@ def _classes(p: F64, edges: F64 | None) -> tuple[Ints, F64]:
 
 def compare(rows: Rows, asked: Asked, blocks: int) -> None:
     """Prints the table of one set."""
-    held = hold_out(rows.count, 0)
-    sample = np.setdiff1d(np.arange(rows.count), held.all)
-    tune = Asked(rows.take(held.tune), truth_of(rows, held.tune, 100))
-    learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
-    near = neighbour_graph(rows, learners, 100, seed=0, memory_bytes=2 << 30)
-    base = partition(rows, sample, blocks, 0)
-    none = np.full((rows.count, 1), -1, np.int32)
-    lesson = Lesson(rows, sample, base, none, learners, near, 0)
+    task = task_of(rows)
+    tune = Asked(rows.take(task.tune.rows), task.tune.truth)
+    base = partition(rows, task.sample, blocks, 0)
+    lesson = task.lesson(base, np.full((rows.count, 1), -1, np.int32))
     print(f"{'% of rows read':44}    r@1    r@10   r@100, then the same at a fixed number of blocks")
 
     def show(name: str, part: Partition, scores: Callable[[Any], Any]) -> None:
@@ -234,7 +254,104 @@ def compare(rows: Rows, asked: Asked, blocks: int) -> None:
         show(f"k-means in a space whitened by {power}, trained", other.partition, table(other, SUBS))
     sizes = np.bincount(base.home, minlength=blocks)
     found = [probabilities(eight, of.queries) for of in (tune, asked)]
-    print("a price for each query:", priced_by_class(found[0], tune, found[1], asked, base.home, sizes), flush=True)
+    for t in sorted(trained.TEMPERATURES, reverse=True):
+        p_tune, p = (tempered(p, t) for p in found)
+        line = priced_by_class(p_tune, tune, p, asked, base.home, sizes)
+        print(f"a price for each query, temperature {t}: {line}", flush=True)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Queries of what is built: p u32 (Q, B), what codes find for them, and the class of each (Q)."""
+
+    p: P
+    found: Candidates
+    kind: Ints
+
+
+def effective_blocks(p: P) -> F64:
+    """(Q) (sum p)^2 / sum p^2: as many blocks, equally probable, are as unsure."""
+    x = p.astype(np.float64)
+    out: F64 = x.sum(1) ** 2 / np.maximum((x * x).sum(1), 1)
+    return out
+
+
+def planned(of: Planned, sizes: Ints, price: int, factors: tuple[float, ...]) -> Reads:
+    """The edge's plans, a query of class c at factors[c] times the price."""
+    blocks, ranges = np.zeros(of.p.shape, bool), [list[int]() for _ in of.kind]
+    for c, factor in enumerate(factors):
+        some = np.flatnonzero(of.kind == c)
+        reads = plans(of.p[some], sizes, int(price * factor))
+        blocks[some] = reads.blocks
+        for i, lengths in zip(some, reads.ranges, strict=True):
+            ranges[i] = lengths
+    return Reads(blocks, ranges)
+
+
+def best_factors(tune: Planned, sizes: Ints) -> list[tuple[float, ...]]:
+    """For each promise the factors that read the fewest bytes on tuning rows, all prices and factors 2^(i/4)."""
+    all_reads = [planned(tune, sizes, int(2 ** (i / 4)), ONE_PRICE) for i in QUARTERS]
+    nbytes = np.array([[sum(lengths) for lengths in reads.ranges] for reads in all_reads], np.float64)
+    each, out = np.arange(len(tune.kind)), []
+    for goal, rerank in PROMISES:
+        recall = np.array([tune.found.recall(reads.blocks, 100, rerank) for reads in all_reads])
+
+        def cost(steps: tuple[int, ...], recall: F64 = recall, goal: float = goal) -> float:
+            at = np.arange(STEPS_MAX, len(QUARTERS) - STEPS_MAX)[:, None] + np.asarray(steps)[tune.kind]
+            reached, taken = recall[at, each].mean(1), nbytes[at, each].mean(1)  # falling, as the price rises
+            return float(np.interp(goal, reached[::-1], taken[::-1]))
+
+        ways = ((a, 0, b) for a in range(-STEPS_MAX, STEPS_MAX + 1) for b in range(-STEPS_MAX, STEPS_MAX + 1))
+        steps = min(ways, key=cost)
+        saved = 100 * (1 - cost(steps) / cost((0,) * CLASSES))
+        print(f"promise {goal}: steps of 2^(1/4) {steps}, {saved:.1f}% fewer bytes on tuning rows", flush=True)
+        out.append(tuple(2 ** (step / 4) for step in steps))
+    return out
+
+
+def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
+    """Prints what is read with one price and with three, by what is built."""
+    task = task_of(rows)
+    base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
+    shape, _ = fitted(task, base, SPILLS["soar"](rows, base).best(SHARE), "trained", lambda done: None)
+    codec = lrsq.train(*_second_moments(rows, task.sample, shape), middle_code(rows))
+    sizes, section = block_bytes(shape.sizes(), codec.code_bytes, 8.0), index_section(rows, 1, rows.count)
+    edges: F64 | None = None
+
+    def scanned(queries: list[Prepared], without: Ints, truth: npt.NDArray[np.int32]) -> Planned:
+        nonlocal edges
+        p = probabilities_of(rows, shape, queries)
+        unsure = effective_blocks(p)
+        edges = np.quantile(unsure, [1 / 3, 2 / 3]) if edges is None else edges
+        found = full_scan(rows, shape, codec, queries, without, truth, p=p)
+        return Planned(p, found, np.searchsorted(edges, unsure))
+
+    factors = best_factors(scanned(task.tune.queries, task.tune.rows, task.tune.truth), sizes)
+    print(f"{'':32} promise  exact  recall   GETs      MB  rows %      ms     p50     p99")
+    for name, of in asked.items():
+        assert of.neighbors is not None
+        none = np.full(len(of.vectors), -1)
+        queries = scanned([prepare(v.tolist(), section) for v in of.vectors], none, of.neighbors[:, :100])
+        for promise, three in zip(PROMISES, factors, strict=True):
+            for what, way in (("one price", ONE_PRICE), ("three classes", three)):
+                line = planned_line(queries, sizes, promise, way, shape.sizes() / rows.count)
+                print(f"{name + ', ' + what:32}{line}", flush=True)
+
+
+def planned_line(of: Planned, sizes: Ints, promise: tuple[float, int], factors: tuple[float, ...], share: F64) -> str:
+    """What reaches a promise (recall@100, rows with exact scores) off its own price curve; share (B): of all rows."""
+    goal, rerank = promise
+
+    def reached(price: int) -> float:
+        return float(of.found.recall(planned(of, sizes, price, factors).blocks, 100, rerank).mean())
+
+    reads = planned(of, sizes, price_for(reached, goal) or 0, factors)
+    recall, ms = of.found.recall(reads.blocks, 100, rerank).mean(), reads.ms
+    read = 100 * (reads.blocks * share).sum(1).mean()
+    return (
+        f"{goal:8.2f}{rerank:7}{recall:8.4f}{reads.gets:7.2f}{reads.nbytes / 1e6:8.3f}{read:8.3f}"
+        f"{ms.mean():8.1f}{np.median(ms):8.1f}{np.quantile(ms, 0.99):8.1f}"
+    )
 
 
 def main() -> None:
@@ -243,14 +360,20 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", default="wordnet,sift")
     parser.add_argument("--blocks", type=int, default=1024)
+    parser.add_argument("--planned", action="store_true", help="a price by query in what is built, and nothing else")
     options = parser.parse_args()
     for name in options.sets.split(","):
         with rows_of(options.data, name) as rows:
+            print(f"\n{name}: {rows.count} rows, {options.blocks} blocks", flush=True)
             read = read_queries(options.data / name / "queries.parquet", None)
             assert read.neighbors is not None
+            if options.planned:
+                other = options.data / name / "queries-ood.parquet"
+                more = {"out of distr.": read_queries(other, None)} if other.exists() else {}
+                compare_planned(rows, {"held out": read, **more}, options.blocks)
+                continue
             section = index_section(rows, 1, rows.count)
             queries = np.array([prepare(v.tolist(), section).vector for v in read.vectors], np.float32)
-            print(f"\n{name}: {rows.count} rows, {options.blocks} blocks")
             compare(rows, Asked(queries, read.neighbors[:, :100]), options.blocks)
 
 

@@ -50,7 +50,8 @@ from vantage.format import (
     pack_ids,
 )
 from vantage.format import layout as L
-from vantage.format.root import FEATURES, pack_rotation, unpack_rotation, unpack_schema
+from vantage.format.root import pack_rotation, unpack_rotation, unpack_schema
+from vantage.format.stop import FEATURES
 from vantage.index import Index, Query
 from vantage.kernels import crc32c
 from vantage.prepare import prepare

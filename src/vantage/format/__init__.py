@@ -41,17 +41,13 @@ from .root import (
     ID_ENTRY_BYTES,
     ID_PAGE_ROWS,
     PRICED_MAX,
-    RERANK_MAX,
     Centres,
     Contract,
     Directory,
-    Estimator,
     IdPages,
     Objects,
     Point,
-    Promise,
     Root,
-    Stop,
     VectorPages,
 )
 from .routers import (
@@ -75,6 +71,12 @@ from .shard import (
     pack_attributes,
     pack_block,
     pack_ids,
+)
+from .stop import (
+    RERANK_MAX,
+    Estimator,
+    Promise,
+    Stop,
 )
 
 __all__ = [

@@ -1,0 +1,91 @@
+"""The stop section: when a query has read enough; vantage.estimate has the arithmetic."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .layout import Cursor, damaged, finite
+
+FEATURES = 4  # of a query after its reads; see vantage.estimate
+_STOP = struct.Struct("<II")
+_ESTIMATOR = struct.Struct(f"<IIdd{1 + FEATURES}d")
+RERANK_MAX = 200  # rows that a query may read full vectors of
+_PROMISE = struct.Struct("<dIId8xdddd")
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """What a query's recall@k is, from what it saw; vantage.estimate has the arithmetic.
+
+    rerank: rows that were given exact scores, 0 none. weights: 1 + FEATURES, of the log odds that a neighbour was read.
+    ceiling: mean recall of the codes where all are; width: how fast what the codes lose fades as fewer are.
+    """
+
+    k: int
+    rerank: int
+    ceiling: float
+    width: float
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What keeps a recall at the contract's k, and means a query of what that took on held-out rows, nothing cached.
+
+    rerank: rows whose full vectors are read, 0 for none. A query whose estimate is below `threshold` (0: none) reads a
+    second wave, at a price by how far below. nbytes, gets and waves count all of it; ms is the modelled time.
+    """
+
+    recall: float
+    price: int
+    rerank: int
+    threshold: float
+    nbytes: float
+    gets: float
+    waves: float
+    ms: float
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a query has read enough: estimators by (k, rerank), rising, and promises by rising recall."""
+
+    estimators: tuple[Estimator, ...]
+    promises: tuple[Promise, ...]
+
+    def pack(self) -> bytes:
+        out = _STOP.pack(len(self.estimators), len(self.promises))
+        out += b"".join(_ESTIMATOR.pack(e.k, e.rerank, e.ceiling, e.width, *e.weights) for e in self.estimators)
+        return out + b"".join(
+            _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.nbytes, p.gets, p.waves, p.ms)
+            for p in self.promises
+        )
+
+    @classmethod
+    def unpack(cls, body: memoryview, label: str) -> Stop:
+        cursor = Cursor(body, label)
+        estimators_count, promises_count = cursor.unpack(_STOP)
+        estimators, promises = [], []
+        for _ in range(min(estimators_count, 4096)):
+            k, rerank, ceiling, width, *weights = cursor.unpack(_ESTIMATOR)
+            estimators.append(Estimator(k, rerank, ceiling, width, tuple(weights)))
+        for _ in range(min(promises_count, 4096)):
+            recall, price, rerank, threshold, *means = cursor.unpack(_PROMISE)
+            promises.append(Promise(recall, price, rerank, threshold, *means))
+        cursor.end()
+        finite(label, *(list(e.weights) for e in estimators))
+        order = [(e.k, e.rerank) for e in estimators]
+        if not estimators or not promises or order != sorted(set(order)):
+            raise damaged(label, f"{len(estimators)} estimators and {len(promises)} promises, or out of order")
+        if not all(e.k >= 1 and 0 < e.ceiling <= 1 and 0.001 <= e.width <= 1000 for e in estimators):
+            raise damaged(label, "an estimator is out of range")
+        if not all(
+            0 <= p.recall <= 1 and 0 <= p.threshold <= 1 and p.rerank <= RERANK_MAX
+            and all(0 <= v < math.inf for v in (p.nbytes, p.gets, p.waves, p.ms))
+            for p in promises
+        ) or any(a.recall > b.recall for a, b in pairwise(promises)):  # fmt: skip
+            raise damaged(label, "a promise is out of range or out of order")
+        return cls(tuple(estimators), tuple(promises))
