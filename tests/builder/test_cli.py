@@ -16,7 +16,8 @@ from doubles import Built
 from small import Ran, clustered, vantage
 from typer.testing import CliRunner
 
-from build_index.cli import app, nbytes, size
+from build_index.cli import app
+from build_index.terminal import nbytes, size
 from vantage.errors import InputError
 
 COMMANDS = ("build", "info", "query", "eval", "explain", "serve", "publish")
