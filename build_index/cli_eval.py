@@ -25,7 +25,7 @@ def eval_command(
     warm: Annotated[bool, typer.Option(help="Make a first pass that does not count.")] = False,
     limit: Annotated[
         int | None,
-        typer.Option(help=f"Only the first queries; else all, or {CURVE_QUERIES} spread over the file with --curve."),
+        typer.Option(help=f"So many queries, evenly spread over the file; all, or {CURVE_QUERIES} with --curve."),
     ] = None,
     recall: Annotated[float | None, typer.Option(help="Recall asked of each query.")] = None,
     rerank: Annotated[int, typer.Option(help="Full vectors read a query for exact scores.")] = 0,
@@ -44,7 +44,9 @@ def eval_command(
         return
     if svg is not None:
         raise InputError("--svg draws a curve", hint="add --curve")
-    asked = read_queries(queries, limit)
+    asked = read_queries(queries, None)
+    if limit is not None:
+        asked = asked.spread(limit)
     with progress(len(asked.vectors), "queries") as say:
         result = evaluate(
             folder(index), asked, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
@@ -70,9 +72,7 @@ def _curve(
 ) -> None:  # fmt: skip
     if svg is not None:
         writable(svg)
-    asked = read_queries(queries, limit)
-    if limit is None:
-        asked = asked.spread(CURVE_QUERIES)
+    asked = read_queries(queries, None).spread(CURVE_QUERIES if limit is None else limit)
     with progress(len(asked.vectors), "queries") as say:
         found = measure_curve(
             path, asked, k=k, cache_bytes=cache_bytes, warm=warm, rerank=rerank,
