@@ -9,20 +9,17 @@ scored from its home block; recall@k is against exact neighbours.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from array import array
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from routers import rows_of
 
 from build_index.codecs import lrsq
 from build_index.evaluate import read_queries
 from build_index.partition import partition
-from build_index.rows import Rows
 from build_index.shape import index_section, stored_centres
-from build_index.source import open_source
-from build_index.spool import spool
 from vantage import kernels
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
 from vantage.prepare import prepare
@@ -46,12 +43,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=1024)
     parser.add_argument("--queries", type=int, default=200)
     options = parser.parse_args()
-    folder = options.data / "wordnet"
-    asked = read_queries(folder / "queries.parquet", options.queries)
+    asked = read_queries(options.data / "wordnet" / "queries.parquet", options.queries)
     assert asked.neighbors is not None
-    source = open_source([folder / "part-0.parquet", folder / "part-1.parquet"], attributes=[])
-    with tempfile.TemporaryDirectory() as scratch, spool(source, Path(scratch), metric="cosine") as spooled:
-        rows = Rows(spooled, "cosine", 1.0)
+    with rows_of(options.data, "wordnet") as rows:
         base = partition(rows, np.arange(rows.count), options.blocks, 0)
         order = np.argsort(base.home, kind="stable")
         sizes = np.bincount(base.home, minlength=options.blocks)

@@ -15,16 +15,16 @@ in the same way, with codes of 5 bits a dimension.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from routers import MEMORY, rows_of
 
 from build_index.evaluate import read_queries
 from build_index.graph import Graph, neighbour_graph
@@ -33,18 +33,14 @@ from build_index.lesson import spread_of
 from build_index.measure import block_bytes, plans, price_for
 from build_index.partition import PARTITIONS, Partition
 from build_index.routers.lse import BETAS, TEMPERATURES, ordered, section, sub_centroids
-from build_index.rows import Ints, Rows, row_scale
+from build_index.rows import Ints, Rows
 from build_index.shape import P, index_section, prepared, probabilities
-from build_index.source import open_source
 from build_index.spill import Copies, closure, misses, soar, tie
-from build_index.spool import spool
 from build_index.truth import exact_neighbours, hold_out
 from vantage.format import LseSection
 from vantage.prepare import Prepared, prepare
 
 TARGETS = ((1, 0.90), (10, 0.95), (100, 0.95))  # k and recall of a column
-SETS = {"wordnet": ("cosine", ["part-0.parquet", "part-1.parquet"]), "sift": ("l2", ["base.parquet"])}
-MEMORY = 2 << 30
 TUNE = 500  # base rows
 ORDER = 4000
 ASKED = 20_000  # base rows that say what is missed
@@ -68,26 +64,17 @@ class Data:
 
 
 @contextmanager
-def data(folder: Path, metric: str, files: list[str], count: int | None) -> Iterator[Data]:
+def data(folder: Path, name: str, count: int | None) -> Iterator[Data]:
     """A set, or so many of its rows."""
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        spooled = stack.enter_context(
-            spool(open_source([folder / f for f in files], attributes=[]), scratch / "all", metric=metric)
-        )
-        if count is not None:
-            some = np.sort(np.random.default_rng(0).choice(spooled.rows, min(count, spooled.rows), replace=False))
-            np.save(scratch / "some.npy", np.concatenate([spooled.vectors(int(i), int(i) + 1) for i in some]))
-            spooled = stack.enter_context(spool(open_source([scratch / "some.npy"]), scratch / "some", metric=metric))
-        rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
-        asked = read_queries(folder / "queries.parquet", None)
+    with rows_of(folder, name, count) as rows:
+        asked = read_queries(folder / name / "queries.parquet", None)
         truth = asked.neighbors
         if truth is None or count is not None:
             scaled = asked.vectors * np.float32(rows.scale)
-            truth = exact_neighbours(scaled, rows.chunks(32 << 20), 100, metric)
+            truth = exact_neighbours(scaled, rows.chunks(32 << 20), 100, rows.metric)
         held = hold_out(rows.count, 0)
         tune = held.tune[:TUNE]
-        near = exact_neighbours(rows.take(tune), rows.chunks(32 << 20), 100, metric, tune)
+        near = exact_neighbours(rows.take(tune), rows.chunks(32 << 20), 100, rows.metric, tune)
         graph = neighbour_graph(rows, np.arange(rows.count), 100, seed=0, memory_bytes=MEMORY)
         index = index_section(rows, 1, rows.count)
         queries = [prepare(v.tolist(), index) for v in asked.vectors]
@@ -236,7 +223,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.sets.split(","):
         start = time.monotonic()
-        with data(options.data / name, *SETS[name], options.rows) as d:
+        with data(options.data, name, options.rows) as d:
             print(f"\n{name}: {d.rows.count:,} rows, {options.blocks:,} blocks, {len(d.queries):,} held-out queries")
             print(HEAD)
             compare(d, options.blocks)

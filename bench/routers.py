@@ -1,11 +1,12 @@
 """Rows read by routing alone, on held-out queries: exact scores, no ranges, one threshold on probability over rows.
 
     python bench/routers.py DATA [--sets wordnet,sift] [--shares 0,0.5,1.0] [--routers centroids,lse,trained]
+        [--asked 100000] [--steps 240]
 
 DATA holds wordnet/ and sift/. A cell is the share of all rows, copies counted, that is read where the mean recall over
 the held-out queries is reached: recall@1 0.90, recall@10 0.95, recall@100 0.95, as a threshold and at a fixed number of
-blocks. Routers learn from rows of the base alone. The first line is k-means with the nearest centroid, without copies
-and without balance, as faiss makes it.
+blocks. Routers learn from rows of the base alone: --asked of them as questions, and `trained` in so many --steps. The
+first line is k-means with the nearest centroid, without copies and without balance, as faiss makes it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import faiss
@@ -26,6 +27,7 @@ from build_index.evaluate import Queries, read_queries
 from build_index.fit import Held, Options, Task, fitted
 from build_index.graph import neighbour_graph
 from build_index.partition import PARTITIONS, VOTERS
+from build_index.routers import trained
 from build_index.rows import F32, Ints, Rows, row_scale
 from build_index.shape import index_section, prepared, probabilities
 from build_index.source import open_source
@@ -88,20 +90,26 @@ def nearest_centroid(rows: Rows, queries: F32, truth: npt.NDArray[np.int32], blo
 
 
 @contextmanager
-def rows_of(data: Path, name: str) -> Iterator[Rows]:
-    """A set of DATA."""
+def rows_of(data: Path, name: str, count: int | None = None) -> Iterator[Rows]:
+    """A set of DATA, or so many of its rows, drawn."""
     folder, metric = data / name, METRICS[name]
     source = open_source(sorted(folder.glob("part-*.parquet")) or [folder / "base.parquet"], attributes=[])
-    with tempfile.TemporaryDirectory() as scratch, spool(source, Path(scratch), metric=metric) as spooled:
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        spooled = stack.enter_context(spool(source, scratch / "all", metric=metric))
+        if count is not None:
+            some = np.sort(np.random.default_rng(0).choice(spooled.rows, min(count, spooled.rows), replace=False))
+            np.save(scratch / "some.npy", np.concatenate([spooled.vectors(int(i), int(i) + 1) for i in some]))
+            spooled = stack.enter_context(spool(open_source([scratch / "some.npy"]), scratch / "some", metric=metric))
         yield Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
 
 
-def task_of(rows: Rows) -> Task:
-    """What routers are fitted with: rows held out for tuning, and rows as questions with their neighbours."""
+def task_of(rows: Rows, asked: int = ASKED) -> Task:
+    """What routers are fitted with: rows held out for tuning, and `asked` rows as questions with their neighbours."""
     held = hold_out(rows.count, 0)
     tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
     sample = np.setdiff1d(np.arange(rows.count), held.all)
-    learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
+    learners = np.sort(np.random.default_rng(5).choice(sample, min(asked, len(sample)), replace=False))
     near = neighbour_graph(rows, learners, 100, seed=0, memory_bytes=MEMORY)
     return Task(
         rows, sample, tune, learners, near, 8.0, 100, Options(memory_bytes=MEMORY), [], lambda phase, done: None
@@ -111,7 +119,7 @@ def task_of(rows: Rows) -> Task:
 def measured(rows: Rows, asked: Queries, options: argparse.Namespace) -> None:
     """Prints the table of one set."""
     assert asked.neighbors is not None
-    task = task_of(rows)
+    task = task_of(rows, options.asked)
     queries = [prepare(v.tolist(), index_section(rows, 1, rows.count)) for v in asked.vectors]
     print(f"{'':44}      by one threshold        a fixed number of blocks   seconds")
     print(f"{'% of rows read':44}" + 2 * "    r@1    r@10   r@100")
@@ -147,8 +155,10 @@ def main() -> None:
         ("routers", "centroids,lse,trained"),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", default=default)
-    parser.add_argument("--blocks", type=int, default=1024)
+    for name, count in (("blocks", 1024), ("asked", ASKED), ("steps", trained.STEPS)):
+        parser.add_argument(f"--{name}", type=int, default=count)
     options = parser.parse_args()
+    trained.STEPS = options.steps
     for name in options.sets.split(","):
         with rows_of(options.data, name) as rows:
             print(f"\n{name}: {rows.count} rows, {options.blocks} blocks")

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vantage import api
@@ -23,12 +18,12 @@ from vantage.index import Query
 from vantage.stats import Receipt
 
 from .build import Report, build, storage_usd, target_cost
-from .curve import CURVE_QUERIES, picture
-from .curve import curve as measure_curve
-from .evaluate import evaluate, open_index, read_queries
-from .fit import Options, Say
+from .cli_eval import eval_command, export_router_command
+from .evaluate import open_index, read_queries
+from .fit import Options
 from .routers import ROUTERS
 from .source import Source, open_source
+from .terminal import Bucket, Json, err, folder, nbytes, out, progress, size
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,73 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Vector search from object storage, at the edge. An index is a folder in a bucket folder: bucket/wordnet.",
 )
-# No markup: what is printed holds names and texts of users.
-out, err = Console(soft_wrap=True, markup=False, emoji=False), Console(stderr=True, markup=False, emoji=False)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 State = Annotated[Path | None, typer.Option(help="Folder of local R2; .vantage in the checkout by default.")]
-Bucket = Annotated[str, typer.Argument(help="An index: bucket/name.", metavar="INDEX")]
-
-
-def nbytes(text: str) -> int:
-    """40MiB, 1GiB, 500000 -> bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise InputError(f"{text!r} is not a size", hint="write 40MiB, 1GiB or a number of bytes")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
-
-
-def size(n: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"
-
-
-def writable(path: Path) -> None:
-    """Refuses a file in a folder that is not there, before the work for it is done."""
-    if not path.parent.is_dir():
-        raise InputError(f"there is no folder {path.parent}", hint=f"make it, or name another place for {path.name}")
-
-
-def folder(index: str) -> Path:
-    """bucket/name as a path."""
-    if "://" in index:
-        raise InputError(
-            f"{index!r} is not on this machine",
-            hint="name a folder, bucket/name; the README says how to upload one",
-        )
-    return Path(index)
-
-
-@contextmanager
-def progress(items: int, unit: str) -> Iterator[Say]:
-    """A line a phase, with its rate, time so far and time left; on stderr, so that stdout stays the result."""
-    columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-        started = 0.0
-
-        def say(phase: str, share: float) -> None:
-            nonlocal started
-            if phase not in tasks:
-                for task in tasks.values():
-                    bar.update(task, completed=1.0)
-                tasks[phase] = bar.add_task(phase, total=1.0, rate="")
-                started = time.monotonic()
-                if not err.is_terminal:
-                    err.print(f"{phase} ...", highlight=False)
-            seconds = time.monotonic() - started
-            rate = f"{share * items / seconds:>9,.0f} {unit}/s" if seconds > 0.5 else ""
-            bar.update(tasks[phase], completed=share, rate=rate)
-
-        yield say
 
 
 @app.command("build")
@@ -317,109 +247,9 @@ def receipt_line(receipt: dict[str, Any]) -> str:
     )
 
 
-@app.command("eval")
-def eval_command(
-    index: Bucket,
-    queries: Annotated[Path, typer.Option(help="Parquet with vector (and neighbors), or .npy.")],
-    k: Annotated[int | None, typer.Option(help="recall@k; the contract's k by default.")] = None,
-    cache: Annotated[str, typer.Option(help="Cache of planes beyond the root; 0 for none.")] = "0",
-    warm: Annotated[bool, typer.Option(help="Make a first pass that does not count.")] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(help=f"Only the first queries; else all, or {CURVE_QUERIES} spread over the file with --curve."),
-    ] = None,
-    recall: Annotated[float | None, typer.Option(help="Recall asked of each query.")] = None,
-    rerank: Annotated[int, typer.Option(help="Full vectors read a query for exact scores.")] = 0,
-    curve: Annotated[bool, typer.Option("--curve", help="At every promise of the contract, not one.")] = False,
-    svg: Annotated[Path | None, typer.Option(help="With --curve: a picture of it, to this file.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure recall and cost on queries of your own.
-
-    Example: vantage eval bucket/wordnet --queries queries.parquet --k 100 --cache 0
-    """
-    if curve:
-        if recall is not None:
-            raise InputError("--curve asks at every promise", hint="leave --recall out")
-        _curve(folder(index), queries, k, nbytes(cache), warm, limit, rerank, svg, as_json)
-        return
-    if svg is not None:
-        raise InputError("--svg draws a curve", hint="add --curve")
-    asked = read_queries(queries, limit)
-    with progress(len(asked.vectors), "queries") as say:
-        result = evaluate(
-            folder(index), asked, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
-            progress=lambda share: say("queries", share),
-        )  # fmt: skip
-    if as_json:
-        print(json.dumps(result))
-        return
-    table = Table(show_header=False)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    for name, value in result.items():
-        table.add_row(
-            name,
-            f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
-        )
-    out.print(table)
-
-
-def _curve(
-    path: Path, queries: Path, k: int | None, cache_bytes: int, warm: bool, limit: int | None, rerank: int,
-    svg: Path | None, as_json: bool,
-) -> None:  # fmt: skip
-    if svg is not None:
-        writable(svg)
-    asked = read_queries(queries, limit)
-    if limit is None:
-        asked = asked.spread(CURVE_QUERIES)
-    with progress(len(asked.vectors), "queries") as say:
-        found = measure_curve(
-            path, asked, k=k, cache_bytes=cache_bytes, warm=warm, rerank=rerank,
-            progress=lambda promise, share: say(f"promise {promise:.4f}", share),
-        )  # fmt: skip
-    if svg is not None:
-        svg.write_text(picture(found))
-    if as_json:
-        print(json.dumps(found))
-        return
-    table = Table(
-        f"promise, k {found['promise_k']}", f"recall@{found['k']}", "GETs", "bytes", "waves", "ms p50", "ms p99",
-        title=f"{path}: {found['queries']:,} queries at each promise, times modelled", title_justify="left",
-    )  # fmt: skip
-    kept = next((p["promise"] for p in found["points"] if p["promise"] >= found["target"]), None)
-    for p in found["points"]:
-        mark = " (target)" if p["promise"] == kept else ""
-        table.add_row(
-            f"{p['promise']:.4f}{mark}", f"{p['recall']:.4f}", f"{p['gets']:.1f}", size(p["bytes"]),
-            f"{p['waves']:.2f}", f"{p['modelled_ms_p50']:.0f}", f"{p['modelled_ms_p99']:.0f}",
-        )  # fmt: skip
-    out.print(table)
-
-
-@app.command("export-router")
-def export_router_command(
-    index: Bucket,
-    to: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT.onnx")],
-    as_json: Json = False,
-) -> None:
-    """Write an index's router as an ONNX model: query in, probability and order of its blocks out.
-
-    Example: vantage export-router bucket/wordnet router.onnx
-    """
-    from .export import export_router  # onnx takes a while to import
-
-    writable(to)
-    told = export_router(folder(index), to)
-    if as_json:
-        print(json.dumps(told))
-        return
-    out.print(
-        f"{to}: {size(told['bytes'])}, {told['router']} router of {index}, {told['dimension']} dimensions, "
-        f"{told['blocks']:,} blocks, generation {told['generation']}",
-        highlight=False,
-    )
+# Commands stand in the help in the order in which they are added.
+app.command("eval")(eval_command)
+app.command("export-router")(export_router_command)
 
 
 @app.command()

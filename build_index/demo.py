@@ -13,9 +13,10 @@ from vantage.errors import VantageError
 
 from . import serve as host
 from .build import build
-from .cli import progress, receipt_line, show_report
+from .cli import receipt_line, show_report
 from .fit import Options
 from .source import open_source
+from .terminal import progress
 
 SAMPLE = host.ROOT / "sample"
 BUCKET = host.ROOT / ".vantage" / "bucket"

@@ -37,13 +37,14 @@ class Queries:
     neighbors: npt.NDArray[np.int32] | None
 
     def spread(self, most: int) -> Queries:
-        """At most so many of them, evenly: a file may be sorted."""
-        some = np.unique(np.linspace(0, len(self.vectors) - 1, min(most, len(self.vectors))).astype(np.int64))
+        """At most so many of them, evenly from the first to the last: a file may be sorted."""
+        count = max(0, min(most, len(self.vectors)))
+        some = np.unique(np.linspace(0, len(self.vectors) - 1, count).astype(np.int64))
         return Queries(self.vectors[some], None if self.neighbors is None else self.neighbors[some])
 
 
 def read_queries(path: Path, limit: int | None) -> Queries:
-    """From .npy or Parquet with `vector` and perhaps `neighbors`."""
+    """From .npy or Parquet with `vector` and perhaps `neighbors`: the first `limit`, or all."""
     source = open_source([path], attributes=[])
     batches, held = [], 0
     for batch in source.batches(4096):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
@@ -16,7 +17,8 @@ from doubles import Built
 from small import Ran, clustered, vantage
 from typer.testing import CliRunner
 
-from build_index.cli import app, nbytes, size
+from build_index.cli import app
+from build_index.terminal import nbytes, size
 from vantage.errors import InputError
 
 COMMANDS = ("build", "info", "query", "eval", "explain", "serve", "publish")
@@ -181,6 +183,24 @@ def test_eval(points: Built, tmp_path: Path) -> None:
     assert all(name in shown.out for name in told)
 
 
+def test_eval_limit_spreads_over_the_file(points: Built, tmp_path: Path) -> None:
+    """Only the queries at the spread places have their neighbours, so whoever asks others finds nothing."""
+    count = len(points.queries)
+    some = np.linspace(0, count - 1, 5).astype(int)
+    near = np.full((count, 10), len(points.vectors), np.int32)
+    near[some] = [np.argsort(points.scores(points.queries[i]), kind="stable")[:10] for i in some]
+    flat = pa.array(points.queries.astype(np.uint8).ravel())
+    vectors = pa.FixedSizeListArray.from_arrays(flat, points.queries.shape[1])
+    table = pa.table({"vector": vectors, "neighbors": pa.array(near.tolist(), pa.list_(pa.int32(), 10))})
+    pq.write_table(table, tmp_path / "q.parquet")
+    args = ("eval", points.bucket / "points", "--queries", tmp_path / "q.parquet", "--json", "--limit")
+    told = vantage(*args, 5).json()
+    assert told["queries"] == 5 and told["recall"] > 0.6
+    assert vantage(*args, count + 1).json()["queries"] == count
+    curve = vantage(*args, 5, "--curve").json()
+    assert curve["queries"] == 5 and curve["points"][-1]["recall"] > 0.6
+
+
 # Errors
 
 
@@ -205,6 +225,7 @@ def test_eval(points: Built, tmp_path: Path) -> None:
         (("eval", "{points}", "--queries", "{wide}"), "the length of the queries is 25, the limit is 24"),
         (("eval", "{points}", "--queries", "{wide}", "--cache", "much"), "'much' is not a size"),
         (("eval", "{points}", "--queries", "{wide}", "--limit", "0"), "there are no queries"),
+        (("eval", "{points}", "--queries", "{wide}", "--limit", "-2"), "there are no queries"),
         (("eval", "{points}", "--queries", "{wide}", "--k", "0"), "--k is 0, the limit is 1 to 1000"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

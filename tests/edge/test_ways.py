@@ -1,4 +1,4 @@
-"""Every router and every kind of copy in workerd: the blocks that are planned and the answers are those of CPython."""
+"""Every router, kind of copy and second waves in workerd: the blocks that are planned and the answers are CPython's."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,6 +24,8 @@ pytestmark = pytest.mark.edge
 
 ROWS, DIMENSION, ASKED = 3000, 96, 12
 WAYS = [("router", name) for name in ROUTERS] + [("spill", name) for name in SPILLS]
+WAYS += [("stop", "calibrated")]
+RECALLS = (0.93, 0.97)  # asked of the calibrated index: most queries read a second wave; the last takes exact scores
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,9 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray) -> Path:
     for what, name in WAYS:
         chosen = {"router": "lse", "spill": "soar", "spill_share": 0.4} | {what: name}
         options = Options(0.9, 10, **chosen)  # type: ignore[arg-type]
+        metric = "dot" if what == "stop" else "cosine"  # HTTP rounds no score of dot: equal ones are equal integers
         build(
-            open_source([scratch]), folder / f"{what}-{name}", options, "cosine",
+            open_source([scratch]), folder / f"{what}-{name}", options, metric,
             wide=False, say=lambda *_: None, tell=lambda _: None,
         )  # fmt: skip
     return folder
@@ -66,3 +69,25 @@ def test_a_way_plans_and_answers_as_in_cpython(
             assert got["matches"] == want["matches"]
             counted = ("gets", "bytes", "waves", "blocks", "rows")
             assert [got["receipt"][k] for k in counted] == [want["receipt"][k] for k in counted]
+
+
+def test_second_waves_are_those_of_cpython(worker: Callable[..., Server], bucket: Path, rows: np.ndarray) -> None:
+    """Which queries read again, what, and what they estimate; at the promise's k, since a greater one has none."""
+    server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0")
+    index = open_index(bucket / "stop-calibrated")
+    k, waves = index.root.contract.k, dict[float, list[int]]()
+    with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
+        for recall in RECALLS:
+            promise = index.promise(Query(rows[0].tolist(), k, recall))
+            assert promise.threshold > 0
+            for vector in rows[ROWS:].tolist():
+                got = http.post("/query", json={"vector": vector, "top_k": k, "recall": recall}).json()
+                want = api.answer_body(asyncio.run(index.query(Query(vector, k, recall))), ["receipt"])
+                for name in ("matches", "scores", "complete", "recall_estimate"):
+                    assert got[name] == want[name]
+                counted = ("gets", "bytes", "waves", "blocks", "rows", "rows_ranked")
+                assert [got["receipt"][c] for c in counted] == [want["receipt"][c] for c in counted]
+                waves.setdefault(recall, []).append(got["receipt"]["waves"] - (promise.rerank > 0))
+    assert promise.rerank > 0
+    for asked in waves.values():
+        assert asked.count(2) >= 3 and 1 in asked, waves  # so that the comparison is of second waves too

@@ -93,7 +93,9 @@ class TwoLevelSection:
     pages: memoryview = memoryview(b"")
 
     def pack(self) -> bytes:
-        """Without the pages."""
+        """The section, little-endian: u32 regions, bits, subs and 0, f32 beta and temperature, u64 nbytes, then offset,
+        size, crc and the router over regions. Not the pages: the builder writes those as routing.bin.
+        """
         n = len(self.size)
         return (
             _TWO_LEVEL.pack(n, self.bits, self.subs, 0, self.beta, self.temperature, self.nbytes)
@@ -104,7 +106,12 @@ class TwoLevelSection:
 
     @classmethod
     def unpack(cls, body: memoryview, index: IndexSection, label: str) -> TwoLevelSection:
-        """Raises DamagedError where the pages do not follow each other, or are not of whole blocks."""
+        """Views into body, the bytes of the section, as `pack` writes them; pages stay empty.
+
+        index: of the same root, for its B blocks and dimension d. label: what errors call the section. Raises
+        DamagedError where bits, subs, beta or temperature are out of range, or where a page is not of 1 to B whole
+        blocks, has over 4 MiB, or does not start where the last one ends.
+        """
         cursor = Cursor(body, label)
         n, bits, subs, _, beta, temperature, nbytes = cursor.unpack(_TWO_LEVEL)
         if bits not in (4, 8) or not 1 <= subs <= 64 or not 1 <= n <= index.blocks:
@@ -169,6 +176,7 @@ class MlpSection:
         return len(self.scale)
 
     def pack(self) -> bytes:
+        """The section, little-endian: u32 units, linear and bits, f32 scale and bias, table and output."""
         n = self.units
         return (
             _MLP.pack(n, self.linear, self.bits)
@@ -180,6 +188,12 @@ class MlpSection:
 
     @classmethod
     def unpack(cls, body: memoryview, index: IndexSection, label: str) -> MlpSection:
+        """Views into body, the bytes of the section, as `pack` writes them.
+
+        index: of the same root, for its B blocks and dimension d. label: what errors call the section. Raises
+        DamagedError where units are not a multiple of 32 up to the greatest dimension, where a number is not finite or
+        out of range, where bytes are missing or left over, or where the output's sums could pass 31 bits.
+        """
         cursor = Cursor(body, label)
         n, linear, bits = cursor.unpack(_MLP)
         if bits not in (4, 8) or not n or n % UNITS_STEP or n > DIMENSION_MAX or linear > n:
@@ -226,6 +240,9 @@ class TreeSection:
         return len(self.child) // TREE_WAYS
 
     def pack(self) -> bytes:
+        """The section, little-endian: u32 nodes, bits and beam, f32 temperature, then child and the columns of f32
+        (scale, bias, out_scale, out_weight), table and out.
+        """
         n = self.nodes
         numbers = [*self.scale, *self.bias, *self.out_scale, *self.out_weight]
         return (
@@ -238,6 +255,13 @@ class TreeSection:
 
     @classmethod
     def unpack(cls, body: memoryview, index: IndexSection, label: str) -> TreeSection:
+        """Views into body, the bytes of the section, as `pack` writes them.
+
+        index: of the same root, for its B blocks and dimension d. label: what errors call the section. Raises
+        DamagedError where a number is not finite or out of range, where bytes are missing or left over, or where the
+        children are no tree: each of the B blocks and each node but the root a child once, nodes after their parents,
+        none without a child, -inf for each child that is not there.
+        """
         cursor = Cursor(body, label)
         n, bits, beam, temperature = cursor.unpack(_TREE)
         if bits not in (4, 8) or not 1 <= n <= index.blocks or not 1 <= beam <= index.blocks:

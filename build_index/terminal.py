@@ -1,0 +1,85 @@
+"""What the commands share: consoles, sizes for people, options by the same words, and progress."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vantage.errors import InputError
+
+from .fit import Say
+
+# No markup: what is printed holds names and texts of users.
+out, err = Console(soft_wrap=True, markup=False, emoji=False), Console(stderr=True, markup=False, emoji=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Bucket = Annotated[str, typer.Argument(help="An index: bucket/name.", metavar="INDEX")]
+
+
+def nbytes(text: str) -> int:
+    """40MiB, 1GiB, 500000 -> bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{text!r} is not a size", hint="write 40MiB, 1GiB or a number of bytes")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+
+
+def size(n: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def writable(path: Path) -> None:
+    """Refuses a file in a folder that is not there, before the work for it is done."""
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent}", hint=f"make it, or name another place for {path.name}")
+
+
+def folder(index: str) -> Path:
+    """bucket/name as a path."""
+    if "://" in index:
+        raise InputError(
+            f"{index!r} is not on this machine",
+            hint="name a folder, bucket/name; the README says how to upload one",
+        )
+    return Path(index)
+
+
+@contextmanager
+def progress(items: int, unit: str) -> Iterator[Say]:
+    """A line a phase, with its rate, time so far and time left; on stderr, so that stdout stays the result."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+        started = 0.0
+
+        def say(phase: str, share: float) -> None:
+            nonlocal started
+            if phase not in tasks:
+                for task in tasks.values():
+                    bar.update(task, completed=1.0)
+                tasks[phase] = bar.add_task(phase, total=1.0, rate="")
+                started = time.monotonic()
+                if not err.is_terminal:
+                    err.print(f"{phase} ...", highlight=False)
+            seconds = time.monotonic() - started
+            rate = f"{share * items / seconds:>9,.0f} {unit}/s" if seconds > 0.5 else ""
+            bar.update(tasks[phase], completed=share, rate=rate)
+
+        yield say
