@@ -13,10 +13,10 @@ import numpy.typing as npt
 import onnxruntime
 
 from vantage.errors import VantageError
-from vantage.format import TreeSection, TwoLevelSection
+from vantage.format import MlpSection, TreeSection, TwoLevelSection
 from vantage.index import Index
 from vantage.prepare import prepare
-from vantage.route import TreeRouter
+from vantage.route import MlpRouter, TreeRouter
 
 from .export import UNITS
 from .rows import F32
@@ -37,10 +37,12 @@ class Said:
 
 
 def by_kernels(index: Index, pages: bytes, queries: F32) -> Said:
-    """What the index itself says of queries f32 (Q, d); two levels after reading all pages, a tree on every branch."""
+    """What the index itself says of queries f32 (Q, d); after all pages, branches and regions."""
     section, router = index.root.router, index.router
     if isinstance(section, TreeSection):
         router = TreeRouter(replace(section, beam=index.root.index.blocks), index.root.index)
+    if isinstance(section, MlpSection):
+        router = MlpRouter(replace(section, regions=None), index.root.index)
     every = None
     if isinstance(section, TwoLevelSection):
         every = {r: pages[a : a + n] for r, (a, n) in enumerate(zip(section.offset, section.size, strict=True))}

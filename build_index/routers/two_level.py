@@ -96,7 +96,7 @@ def _paged(flat: LseSection, firsts: Ints, seed: int) -> TwoLevelSection:
         pages.append(page)
         sizes.append(len(page))
         crcs.append(crc32c(page))
-        centre[r], mass[r] = _summary(values[part], weight[part], seed)
+        centre[r], mass[r] = summary(values[part], weight[part], seed, REGION_SUBS)
     offset = array("Q", [0, *accumulate(sizes[:-1])])
     resident = _region_table(centre, mass, flat)
     return TwoLevelSection(
@@ -113,15 +113,15 @@ def _region_table(centre: F32, mass: F32, flat: LseSection) -> LseSection:
     )
 
 
-def _summary(values: F32, weight: F32, seed: int) -> tuple[F32, F32]:
-    """(centres (REGION_SUBS, d), log of their mass): k-means of sub-centroids that exist."""
+def summary(values: F32, weight: F32, seed: int, subs: int) -> tuple[F32, F32]:
+    """(centres (subs, d), log of their mass): k-means of sub-centroids that exist."""
     x, w = values[np.isfinite(weight)], weight[np.isfinite(weight)]
-    found = lse.sub_centroids(x, np.zeros(len(x), np.int32), 1, seed, REGION_SUBS)
+    found = lse.sub_centroids(x, np.zeros(len(x), np.int32), 1, seed, subs)
     c = found.table[0]
     live = found.count[0] > 0
     near = x @ c.T - 0.5 * np.einsum("ij,ij->i", c, c)
     near[:, ~live] = -np.inf
     tag = near.argmax(1)
-    mass = np.full(REGION_SUBS, -np.inf, np.float32)
+    mass = np.full(subs, -np.inf, np.float32)
     np.logaddexp.at(mass, tag, w)
     return c, mass

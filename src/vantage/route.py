@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import floor
 from typing import Any, Protocol
@@ -105,25 +105,16 @@ class TwoLevelRouter:
             pages = {
                 r: section.pages[section.offset[r] : section.offset[r] + section.size[r]] for r in self.pages(query)
             }
-        dots, scale, weight = array("i"), bytearray(), bytearray()
-        matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
-        numbers = sorted(pages)
-        for r in numbers:
-            page = memoryview(pages[r])
-            n = (section.first_block[r + 1] - section.first_block[r]) * section.subs
-            some = array("i", bytes(4 * n))
-            matvec(query.i16, page[8 * n :], n, self.index.dimension, some)
-            dots.extend(some)
-            scale += page[: 4 * n]
-            weight += page[4 * n : 8 * n]
-        first, end = section.first_block[numbers[0]], section.first_block[numbers[-1] + 1]
-        p, scratch = array("I", bytes(4 * (end - first))), bytearray(len(scale))
-        alpha = section.beta * query.i16_scale
+        parts, blocks = [], array("I")
+        for r in sorted(pages):
+            page, own = memoryview(pages[r]), range(section.first_block[r], section.first_block[r + 1])
+            n = len(own) * section.subs
+            parts.append((page[: 4 * n], page[4 * n : 8 * n], page[8 * n :]))
+            blocks.extend(own)
         try:
-            kernels.block_probabilities(dots, scale, weight, section.subs, alpha, section.temperature, p, scratch)
+            return Routed(_mixture(query, parts, section, self.index.dimension), blocks)
         except ValueError as error:
             raise DamagedError(f"routing.bin: {error}", hint="build the index again") from None
-        return Routed(p, array("I", range(first, end)))
 
     def _by_region(self, query: Prepared) -> Routed:
         out, first = array("I"), self.section.first_block
@@ -134,18 +125,37 @@ class TwoLevelRouter:
 
 
 class MlpRouter:
-    """A hidden layer, and an lse router over its units in the place of the query."""
+    """A hidden layer, and an lse router over its units in the place of the query.
+
+    With regions it is progressive: a coarse head picks some, and only the blocks of these are looked at. They share the
+    whole probability, as those of the pages of two levels do.
+    """
 
     def __init__(self, section: MlpSection, index: IndexSection) -> None:
         self.section, self.index = section, index
         self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
-        self._output = LseRouter(section.output, replace(index, dimension=section.units))
+        inner, regions = replace(index, dimension=section.units), section.regions
+        self._output = LseRouter(section.output, inner)
+        self._head = LseRouter(regions.head, replace(inner, blocks=len(regions.first_block) - 1)) if regions else None
 
     def route(self, query: Prepared) -> Routed:
         section, dots = self.section, array("i", bytes(4 * self.section.units))
         self._matvec(query.i16, section.table, section.units, self.index.dimension, dots)
-        hidden = _hidden(dots, section.scale, section.bias, section.linear, query)
-        return self._output.route(replace(query, i16=hidden))
+        units = replace(query, i16=_hidden(dots, section.scale, section.bias, section.linear, query))
+        return self._output.route(units) if self._head is None else self._fine(units, self._head.route(units).p)
+
+    def _fine(self, units: Prepared, p: array[int]) -> Routed:
+        """Of the blocks of the `beam` regions of largest p, the lower number first among equals."""
+        regions, output = self.section.regions, self.section.output
+        assert regions is not None
+        stride, parts, blocks = LseSection.stride(output.bits, self.section.units), [], array("I")
+        for r in sorted(sorted(range(len(p)), key=lambda r: (-p[r], r))[: regions.beam]):
+            own = range(regions.first_block[r], regions.first_block[r + 1])
+            low, high = own.start * output.subs, own.stop * output.subs
+            table = output.table[low * stride : high * stride]
+            parts.append((output.scale[low:high], output.weight[low:high], table))
+            blocks.extend(own)
+        return Routed(_mixture(units, parts, output, self.section.units), blocks)
 
 
 class TreeRouter:
@@ -187,6 +197,27 @@ class TreeRouter:
             scratch,
         )  # fmt: skip
         return out
+
+
+def _mixture(
+    query: Prepared,
+    parts: Iterable[tuple[memoryview, memoryview, memoryview]],
+    section: LseSection | TwoLevelSection,
+    dimension: int,
+) -> array[int]:
+    """p of the blocks of all parts (scale, weight, table), in turn, as if there were no others."""
+    dots, scale, weight = array("i"), bytearray(), bytearray()
+    matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
+    for part_scale, part_weight, table in parts:
+        some = array("i", bytes(part_scale.nbytes))
+        matvec(query.i16, table, len(some), dimension, some)
+        dots.extend(some)
+        scale += part_scale
+        weight += part_weight
+    p, scratch = array("I", bytes(4 * (len(dots) // section.subs))), bytearray(len(scale))
+    alpha = section.beta * query.i16_scale
+    kernels.block_probabilities(dots, scale, weight, section.subs, alpha, section.temperature, p, scratch)
+    return p
 
 
 def _hidden(dots: array[int], scale: memoryview, bias: memoryview, linear: int, query: Prepared) -> array[int]:

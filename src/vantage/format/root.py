@@ -21,6 +21,7 @@ from .layout import (
     ID_PAGES,
     INDEX,
     OBJECTS,
+    REGIONS_VERSION,
     ROOT_MAGIC,
     ROTATION,
     ROUTER,
@@ -29,6 +30,7 @@ from .layout import (
     STOP,
     VECTOR_BYTES,
     VECTORS,
+    VERSION,
     Cursor,
     aligned,
     damaged,
@@ -36,7 +38,7 @@ from .layout import (
     pack_object,
     unpack_object,
 )  # fmt: skip
-from .routers import ROUTER_SECTIONS, RouterSection
+from .routers import ROUTER_SECTIONS, MlpSection, RouterSection
 
 
 def unpack_schema(body: memoryview, label: str) -> Mapping[str, Any]:
@@ -426,6 +428,7 @@ class Root:
                 (ID_PAGES, self.id_pages.pack()),
                 *([(STOP, self.stop.pack())] if self.stop else []),
             ],
+            REGIONS_VERSION if isinstance(self.router, MlpSection) and self.router.regions else VERSION,
         )
 
     @classmethod
