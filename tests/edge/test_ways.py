@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import httpx
 import numpy as np
@@ -13,17 +14,18 @@ import pytest
 from build_index.build import build
 from build_index.evaluate import open_index
 from build_index.fit import Options
-from build_index.routers import ROUTERS
+from build_index.routers import ROUTERS, mlp
 from build_index.serve import ROOT, Server
 from build_index.source import open_source
 from build_index.spill import SPILLS
 from vantage import api
+from vantage.format import MlpSection
 from vantage.index import Query
 
 pytestmark = pytest.mark.edge
 
 ROWS, DIMENSION, ASKED = 3000, 96, 12
-WAYS = [("router", name) for name in ROUTERS] + [("spill", name) for name in SPILLS]
+WAYS = [("router", name) for name in ROUTERS] + [("spill", name) for name in SPILLS] + [("progressive", "mlp")]
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +44,14 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray) -> Path:
         pa.table({"id": np.arange(ROWS), "vector": pa.FixedSizeListArray.from_arrays(flat, DIMENSION)}), scratch
     )
     for what, name in WAYS:
-        chosen = {"router": "lse", "spill": "soar", "spill_share": 0.4} | {what: name}
+        chosen = {"router": "lse", "spill": "soar", "spill_share": 0.4}
+        chosen |= {"router" if what == "progressive" else what: name}
         options = Options(0.9, 10, **chosen)  # type: ignore[arg-type]
-        build(
-            open_source([scratch]), folder / f"{what}-{name}", options, "cosine",
-            wide=False, say=lambda *_: None, tell=lambda _: None,
-        )  # fmt: skip
+        with patch.object(mlp, "FLAT_BLOCKS_MAX", 0 if what == "progressive" else mlp.FLAT_BLOCKS_MAX):
+            build(
+                open_source([scratch]), folder / f"{what}-{name}", options, "cosine",
+                wide=False, say=lambda *_: None, tell=lambda _: None,
+            )  # fmt: skip
     return folder
 
 
@@ -57,6 +61,8 @@ def test_a_way_plans_and_answers_as_in_cpython(
 ) -> None:
     server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0")
     index = open_index(bucket / "-".join(way))
+    if way[0] == "progressive":
+        assert isinstance(index.root.router, MlpSection) and index.root.router.regions
     with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
         for vector in rows[ROWS:].tolist():
             plan = http.post("/query", json={"vector": vector, "explain": True}).json()
