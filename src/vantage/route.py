@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import floor
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from .format import (
 )
 from .prepare import Prepared
 
+Part = tuple[memoryview, memoryview, memoryview]  # of a table of sub-centroids: scale, weight, rows
 UNIT_MAX = 32767  # a hidden unit, in the query's integers
 SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite number of them
 
@@ -83,31 +85,43 @@ class TwoLevelRouter:
             r = self.page(query)
             page = section.pages[section.offset[r] : section.offset[r] + section.size[r]]
         blocks, scale, weight, table = section.columns(page, self.index, "routing.bin")
-        n = len(scale)
-        dots, scratch, p = array("i", bytes(4 * n)), bytearray(4 * n), array("I", bytes(4 * len(blocks)))
-        matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
-        matvec(query.i16, table, n, self.index.dimension, dots)
-        alpha = section.beta * query.i16_scale
         try:
-            kernels.block_probabilities(dots, scale, weight, section.subs, alpha, section.temperature, p, scratch)
+            return Routed(_mixture(query, [(scale, weight, table)], section, self.index.dimension), array("I", blocks))
         except ValueError as error:
             raise DamagedError(f"routing.bin: {error}", hint="build the index again") from None
-        return Routed(p, array("I", blocks))
 
 
 class MlpRouter:
-    """A hidden layer, and an lse router over its units in the place of the query."""
+    """A hidden layer, and an lse router over its units in the place of the query.
+
+    With regions it is progressive: a coarse head picks some, and only the blocks of these are looked at. They share the
+    whole probability, as those of a page of two levels do.
+    """
 
     def __init__(self, section: MlpSection, index: IndexSection) -> None:
         self.section, self.index = section, index
         self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
-        self._output = LseRouter(section.output, replace(index, dimension=section.units))
+        inner, regions = replace(index, dimension=section.units), section.regions
+        self._output = LseRouter(section.output, inner)
+        self._head = LseRouter(regions.head, replace(inner, blocks=len(regions.first_block) - 1)) if regions else None
+        self._regions = _parts(section) if regions else []
 
     def route(self, query: Prepared) -> Routed:
         section, dots = self.section, array("i", bytes(4 * self.section.units))
         self._matvec(query.i16, section.table, section.units, self.index.dimension, dots)
-        hidden = _hidden(dots, section.scale, section.bias, section.linear, query)
-        return self._output.route(replace(query, i16=hidden))
+        units = replace(query, i16=_hidden(dots, section.scale, section.bias, section.linear, query))
+        return self._output.route(units) if self._head is None else self._fine(units, self._head.route(units).p)
+
+    def _fine(self, units: Prepared, p: array[int]) -> Routed:
+        """Of the blocks of the `beam` regions of largest p, the lower number first among equals."""
+        regions = self.section.regions
+        assert regions is not None
+        best = sorted(sorted(range(len(p)), key=lambda r: (-p[r], r))[: regions.beam])
+        blocks = array("I")
+        for r in best:
+            blocks.extend(self._regions[r][0])
+        parts = [self._regions[r][1] for r in best]
+        return Routed(_mixture(units, parts, self.section.output, self.section.units), blocks)
 
 
 class TreeRouter:
@@ -149,6 +163,35 @@ class TreeRouter:
             scratch,
         )  # fmt: skip
         return out
+
+
+def _parts(section: MlpSection) -> list[tuple[array[int], Part]]:
+    """Of each region: its blocks, and what the output layer has of them."""
+    regions, output = section.regions, section.output
+    assert regions is not None
+    stride, found = LseSection.stride(output.bits, section.units), []
+    for first, end in pairwise(regions.first_block):
+        low, high = first * output.subs, end * output.subs
+        part = output.scale[low:high], output.weight[low:high], output.table[low * stride : high * stride]
+        found.append((array("I", range(first, end)), part))
+    return found
+
+
+def _mixture(query: Prepared, parts: list[Part], section: LseSection | TwoLevelSection, dimension: int) -> array[int]:
+    """p of the blocks of all parts, in turn, as if there were no others."""
+    scale, weight, at = bytearray(), bytearray(), 0
+    dots = array("i", bytes(sum(part_scale.nbytes for part_scale, _, _ in parts)))
+    matvec, free = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8, memoryview(dots)
+    for part_scale, part_weight, table in parts:
+        n = part_scale.nbytes // 4
+        matvec(query.i16, table, n, dimension, free[at : at + n])
+        at += n
+        scale += part_scale
+        weight += part_weight
+    p, scratch = array("I", bytes(4 * (len(dots) // section.subs))), bytearray(len(scale))
+    alpha = section.beta * query.i16_scale
+    kernels.block_probabilities(dots, scale, weight, section.subs, alpha, section.temperature, p, scratch)
+    return p
 
 
 def _hidden(dots: array[int], scale: memoryview, bias: memoryview, linear: int, query: Prepared) -> array[int]:

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from doubles import Built
 from small import RowsOf, clustered, vantage
-from test_mlp import index_of, network
+from test_mlp import index_of, network, progressive
 from test_tree import grown
 from test_tree import index_of as tree_index
 
@@ -230,6 +230,15 @@ def test_networks(metric: str, bits: int, tmp_path: Path) -> None:
     queries = np.random.default_rng(4).normal(size=(50, 40)).astype(np.float32)
     if metric == "l2":
         queries[7] = 0
+    found = agreement(by_kernels(index, b"", queries), by_python(saved(index, tmp_path), queries))
+    assert found.holds, found
+
+
+def test_progressive_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With every region looked into."""
+    section = progressive(monkeypatch, network(40, 64, 60), 60, 2)
+    index = bare("net", section, index_of(40, 60))
+    queries = np.random.default_rng(4).normal(size=(50, 40)).astype(np.float32)
     found = agreement(by_kernels(index, b"", queries), by_python(saved(index, tmp_path), queries))
     assert found.holds, found
 

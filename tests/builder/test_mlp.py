@@ -6,6 +6,7 @@ import sys
 from array import array
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,15 @@ from build_index.routers import lse, mlp
 from build_index.shape import index_section, probabilities
 from build_index.spill import soar
 from vantage.errors import DamagedError
-from vantage.format import IndexSection, LseSection, MlpSection
+from vantage.format import HEADER, SECTION, VERSION, IndexSection, LseSection, MlpSection
+from vantage.format.layout import REGIONS_VERSION, ROOT_MAGIC, ROUTER, STOP, pack_object, unpack_object
 from vantage.prepare import Prepared, prepare
 from vantage.route import MlpRouter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 import reference
+
+NO_LESSON: Any = None  # the regions to look into are chosen by cost alone
 
 
 def index_of(dimension: int, blocks: int = 6, metric: str = "dot") -> IndexSection:
@@ -45,6 +49,14 @@ def network(dimension: int, units: int, blocks: int = 6, subs: int = 2, bits: in
     return replace(made, output=lse.packed(found["table"], weight, subs, 3.0, 0.7, bits)) if bits != 4 else made
 
 
+def progressive(monkeypatch: pytest.MonkeyPatch, section: MlpSection, blocks: int, beam: int) -> MlpSection:
+    """The same with regions."""
+    monkeypatch.setattr(mlp, "FLAT_BLOCKS_MAX", 0)
+    made = mlp.ordered(section, np.arange(blocks))
+    assert made.regions is not None
+    return replace(made, regions=replace(made.regions, beam=beam))
+
+
 def integers(table: memoryview, rows: int, width: int, bits: int) -> np.ndarray:
     """i64 (rows, width): what a table of matvec_i4 or matvec_i8 holds."""
     stored = np.frombuffer(table, np.uint8).reshape(rows, -1)
@@ -55,21 +67,37 @@ def integers(table: memoryview, rows: int, width: int, bits: int) -> np.ndarray:
 
 
 def in_numpy(section: MlpSection, index: IndexSection, query: Prepared) -> np.ndarray:
-    """u32 (B): docs/format.md, section 9.3, in 64-bit integers: sums that leave 32 bits are refused."""
+    """u32 (B), 0 of blocks that are not looked at: docs/format.md, section 9.3, in 64-bit integers.
+
+    Sums that leave 32 bits are refused.
+    """
     q = np.array(query.i16, np.int64)[: index.dimension]
     dots = integers(section.table, section.units, index.dimension, section.bits) @ q
     unit = 1 / query.i16_scale if query.i16_scale > 1e-25 else 0.0
     value = np.array(section.scale, np.float64) * dots + np.array(section.bias, np.float64) * unit
     low = np.where(np.arange(section.units) < section.linear, -32767, 0)
     hidden = np.clip(np.floor(value + 0.5), low, 32767).astype(np.int64)
-    output = section.output
-    sums = integers(output.table, len(output.scale), len(hidden), output.bits) @ hidden
     assert np.abs(dots).max() < 2**31
-    assert np.abs(sums).max() < 2**31
-    return reference.block_probabilities(
-        sums.reshape(-1, output.subs), np.array(output.scale, np.float32).reshape(-1, output.subs),
-        np.array(output.weight, np.float32).reshape(-1, output.subs), output.beta * query.i16_scale, output.temperature,
-    )  # fmt: skip
+
+    def layer(output: LseSection, some: np.ndarray) -> np.ndarray:
+        sums = integers(output.table, len(output.scale), len(hidden), output.bits) @ hidden
+        assert np.abs(sums).max() < 2**31
+        columns = (
+            np.array(column, np.float32).reshape(-1, output.subs)[some] for column in (output.scale, output.weight)
+        )
+        alpha = output.beta * query.i16_scale
+        return reference.block_probabilities(sums.reshape(-1, output.subs)[some], *columns, alpha, output.temperature)
+
+    every = np.arange(index.blocks)
+    if section.regions is None:
+        return layer(section.output, every)
+    first = np.array(section.regions.first_block)
+    coarse = layer(section.regions.head, np.arange(len(first) - 1)).astype(np.int64)
+    best = np.argsort(-coarse, kind="stable")[: section.regions.beam]
+    some = every[np.isin(np.searchsorted(first, every, "right") - 1, best)]
+    out = np.zeros(index.blocks, np.uint32)
+    out[some] = layer(section.output, some)
+    return out
 
 
 @pytest.mark.parametrize(("dimension", "units", "bits"), [(40, 32, 4), (96, 64, 8), (33, 96, 4)])
@@ -101,6 +129,91 @@ def test_the_longest_units_and_queries_do_not_overflow() -> None:
             assert MlpRouter(full, index).route(query).p.tolist() == in_numpy(full, index, query).tolist()
 
 
+@pytest.mark.parametrize(("blocks", "beam", "bits"), [(50, 1, 4), (50, 3, 8), (50, 7, 4), (1, 1, 4)])
+def test_a_progressive_network_does_what_numpy_does(
+    monkeypatch: pytest.MonkeyPatch, blocks: int, beam: int, bits: int
+) -> None:
+    index, draw = index_of(40, blocks), np.random.default_rng(3)
+    flat = network(40, 64, blocks, 1 if blocks == 1 else 2, bits)
+    if blocks == 1:  # the only block that there is, whose weight network() does not take
+        flat = replace(flat, output=replace(flat.output, weight=memoryview(array("f", [0.0]))))
+    section = progressive(monkeypatch, flat, blocks, beam)
+    router = MlpRouter(section, index)
+    for scale in (1.0, 1.0, 1e-12, 0.0):
+        query = prepare((scale * draw.normal(size=40)).tolist(), index)
+        found, wanted = router.route(query), in_numpy(section, index, query)
+        assert found.blocks is not None
+        assert found.blocks.tolist() == sorted(set(found.blocks))
+        assert np.flatnonzero(wanted).tolist() == [b for b, p in zip(found.blocks, found.p, strict=True) if p]
+        assert found.p.tolist() == wanted[found.blocks].tolist()
+        assert (len(found.blocks) == blocks) == (beam == round(blocks**0.5))
+        if len(found.blocks) == blocks:
+            assert found.p == MlpRouter(flat, index).route(query).p
+
+
+def test_regions_come_back_and_damage_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = index_of(40, 50)
+    flat = network(40, 32, 50)
+    section = progressive(monkeypatch, flat, 50, 3)
+    regions = section.regions
+    assert regions is not None
+    body = section.pack()
+    back = MlpSection.unpack(memoryview(body), index, "router")
+    assert back.pack() == body
+    assert back.regions is not None
+    assert (back.regions.beam, list(back.regions.first_block)) == (3, [0, 7, 14, 21, 28, 35, 42, 50])
+    assert MlpSection.unpack(memoryview(flat.pack()), index, "router").regions is None
+    gone = array("f", section.output.weight)
+    gone[14:28] = array("f", [-np.inf] * 14)
+    for broken in (
+        replace(section, output=replace(section.output, weight=memoryview(gone))),
+        *(
+            replace(section, regions=replace(regions, **wrong))
+            for wrong in (
+                {"beam": 0}, {"beam": 8}, {"first_block": array("I", [0, 7, 7, 21, 28, 35, 42, 50])},
+                {"first_block": array("I", [0, 7, 14, 21, 28, 35, 42, 51])},
+                {"first_block": array("I", [1, 7, 14, 21, 28, 35, 42, 50])}, {"first_block": array("I", [0, 50])},
+            )
+        ),
+    ):  # fmt: skip
+        with pytest.raises(DamagedError):
+            MlpSection.unpack(memoryview(broken.pack()), index, "router")
+    for cut in (body[:-1], body + b"\0", body[: len(flat.pack()) + 4]):
+        with pytest.raises(DamagedError):
+            MlpSection.unpack(memoryview(cut), index, "router")
+
+
+def test_an_old_reader_refuses_regions_by_their_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = progressive(monkeypatch, network(40, 32, 50), 50, 3)
+    for version, known in ((VERSION, True), (REGIONS_VERSION, True), (REGIONS_VERSION + 1, False)):
+        root = pack_object(ROOT_MAGIC, [(ROUTER, section.pack()), (STOP, b"")], version)
+        assert [SECTION.unpack_from(root, HEADER.size + at)[1] for at in (0, SECTION.size)] == [version, VERSION]
+        if known:
+            assert bytes(unpack_object(root, ROOT_MAGIC, "root")[ROUTER]) == section.pack()
+        else:
+            with pytest.raises(DamagedError, match="section router: version 3"):
+                unpack_object(root, ROOT_MAGIC, "root")
+
+
+def test_the_fewest_regions_that_cost_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = progressive(monkeypatch, network(40, 32, 256, 1), 256, 16)
+
+    def beam(costs: dict[int, float]) -> int:
+        """What is chosen; 0: no regions."""
+        found = mlp.tuned(section, NO_LESSON, lambda one: costs[of(one)])  # type: ignore[arg-type]
+        return of(found)
+
+    def of(one: MlpSection) -> int:
+        return one.regions.beam if one.regions else 0
+
+    assert beam({1: 3.0, 2: 2.01, 4: 2.0, 0: 2.0}) == 2
+    assert beam({1: np.inf, 2: 2.5, 4: 2.1, 8: 2.0, 0: 2.0}) == 8
+    assert beam({1: 3.0, 2: 2.5, 4: 2.1, 8: 2.03, 0: 2.0}) == 0
+    assert beam({0: np.inf}) == 16
+    flat = replace(section, regions=None)
+    assert mlp.tuned(flat, NO_LESSON, lambda one: 0.0) is flat
+
+
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
     """On rows that trained nothing its loss is below that of lse. The same seed gives the same bytes."""
@@ -119,6 +232,10 @@ def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pyt
     index = index_section(rows, BLOCKS, rows.count, "mlp")
     p = probabilities("mlp", section, index, task.tune.queries[:20])
     assert (probabilities("mlp", mlp.ordered(section, order), index, task.tune.queries[:20]) == p[:, order]).all()
+    # Half of the regions, of blocks in file order, hold nearly all that the whole network says of their blocks.
+    half = probabilities("mlp", progressive(monkeypatch, section, BLOCKS, 3), index, task.tune.queries)
+    whole = probabilities("mlp", section, index, task.tune.queries).astype(np.float64)
+    assert (whole * (half > 0)).sum() > 0.95 * whole.sum()
 
 
 @pytest.mark.parametrize(("dimension", "blocks"), [(384, 1024), (128, 1024), (128, 16384), (768, 4096)])

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import httpx
 import numpy as np
@@ -13,18 +14,19 @@ import pytest
 from build_index.build import build
 from build_index.evaluate import open_index
 from build_index.fit import Options
-from build_index.routers import ROUTERS
+from build_index.routers import ROUTERS, mlp
 from build_index.serve import ROOT, Server
 from build_index.source import open_source
 from build_index.spill import SPILLS
 from vantage import api
+from vantage.format import MlpSection
 from vantage.index import Query
 
 pytestmark = pytest.mark.edge
 
 ROWS, DIMENSION, ASKED = 3000, 96, 12
 WAYS = [("router", name) for name in ROUTERS] + [("spill", name) for name in SPILLS]
-WAYS += [("stop", "calibrated")]
+WAYS += [("progressive", "mlp"), ("stop", "calibrated")]
 RECALLS = (0.93, 0.97)  # asked of the calibrated index: most queries read a second wave; the last takes exact scores
 
 
@@ -44,13 +46,17 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray) -> Path:
         pa.table({"id": np.arange(ROWS), "vector": pa.FixedSizeListArray.from_arrays(flat, DIMENSION)}), scratch
     )
     for what, name in WAYS:
-        chosen = {"router": "lse", "spill": "soar", "spill_share": 0.4} | {what: name}
+        chosen = {"router": "lse", "spill": "soar", "spill_share": 0.4}
+        chosen |= {"router" if what == "progressive" else what: name}
         options = Options(0.9, 10, **chosen)  # type: ignore[arg-type]
         metric = "dot" if what == "stop" else "cosine"  # HTTP rounds no score of dot: equal ones are equal integers
-        build(
-            open_source([scratch]), folder / f"{what}-{name}", options, metric,
-            wide=False, say=lambda *_: None, tell=lambda _: None,
-        )  # fmt: skip
+        # Few blocks would go without regions: these keep them, and look into most of them.
+        kept = {"FLAT_BLOCKS_MAX": 0, "BEAMS": (0.7,), "BEAM_LOSS": np.inf, "STEPS": 100}
+        with patch.multiple(mlp, **(kept if what == "progressive" else {"STEPS": mlp.STEPS})):
+            build(
+                open_source([scratch]), folder / f"{what}-{name}", options, metric,
+                wide=False, say=lambda *_: None, tell=lambda _: None,
+            )  # fmt: skip
     return folder
 
 
@@ -60,6 +66,10 @@ def test_a_way_plans_and_answers_as_in_cpython(
 ) -> None:
     server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0")
     index = open_index(bucket / "-".join(way))
+    if way[0] == "progressive":
+        section = index.root.router
+        assert isinstance(section, MlpSection) and section.regions
+        assert section.regions.beam < len(section.regions.first_block) - 1
     with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
         for vector in rows[ROWS:].tolist():
             plan = http.post("/query", json={"vector": vector, "explain": True}).json()

@@ -9,6 +9,7 @@ from ..errors import DamagedError
 from ..kernels import crc32c
 
 VERSION = 1
+REGIONS_VERSION = 2  # of the section of a router with regions: no earlier reader can use it
 ROOT_MAGIC = b"VANTROOT"
 SHARD_MAGIC = b"VANTSHRD"
 ALIGN = 64
@@ -52,20 +53,25 @@ def damaged(where: str, what: str) -> DamagedError:
     return DamagedError(f"{where}: {what}", hint="the object is damaged: publish the index again, or build it again")
 
 
-def pack_head(magic: bytes, total: int, sections: list[tuple[int, int, int, int]]) -> bytes:
+def pack_head(
+    magic: bytes, total: int, sections: list[tuple[int, int, int, int]], router_version: int = VERSION
+) -> bytes:
     """Header and table of an object of `total` bytes; sections are (kind, offset, bytes, CRC-32C)."""
-    table = b"".join(SECTION.pack(kind, VERSION, at, length, crc, 0) for kind, at, length, crc in sections)
+    table = b"".join(
+        SECTION.pack(kind, router_version if kind == ROUTER else VERSION, at, length, crc, 0)
+        for kind, at, length, crc in sections
+    )
     head = HEADER.pack(magic, VERSION, len(sections), total, 0, 0)
     return HEADER.pack(magic, VERSION, len(sections), total, crc32c(head + table), 0) + table
 
 
-def pack_object(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
+def pack_object(magic: bytes, sections: list[tuple[int, bytes]], router_version: int = VERSION) -> bytes:
     """Header, table and sections of (kind, body), aligned."""
     at, entries = aligned(HEADER.size + SECTION.size * len(sections)), []
     for kind, body in sections:
         entries.append((kind, at, len(body), crc32c(body)))
         at = aligned(at + len(body))
-    out, head = bytearray(at), pack_head(magic, at, entries)
+    out, head = bytearray(at), pack_head(magic, at, entries, router_version)
     out[: len(head)] = head
     for (_, offset, length, _), (_, body) in zip(entries, sections, strict=True):
         out[offset : offset + length] = body
@@ -99,8 +105,9 @@ def unpack_object(data: bytes | memoryview, magic: bytes, name: str) -> dict[int
         last = offset + length
         if kind not in SECTION_NAMES:
             continue
-        if section_version != VERSION:
-            raise DamagedError(f"{label}: version {section_version}", hint=f"this reader knows version {VERSION}")
+        newest = REGIONS_VERSION if kind == ROUTER else VERSION
+        if not VERSION <= section_version <= newest:
+            raise DamagedError(f"{label}: version {section_version}", hint=f"this reader knows version {newest}")
         body = view[offset : offset + length]
         if crc32c(body) != crc:
             raise damaged(label, "checksum differs")

@@ -20,6 +20,7 @@ from .layout import (
     ID_PAGES,
     INDEX,
     OBJECTS,
+    REGIONS_VERSION,
     ROOT_MAGIC,
     ROTATION,
     ROUTER,
@@ -28,6 +29,7 @@ from .layout import (
     STOP,
     VECTOR_BYTES,
     VECTORS,
+    VERSION,
     Cursor,
     aligned,
     damaged,
@@ -35,8 +37,14 @@ from .layout import (
     pack_object,
     unpack_object,
 )  # fmt: skip
-from .routers import ROUTER_SECTIONS, RouterSection
+from .routers import ROUTER_SECTIONS, MlpSection, RouterSection, TwoLevelSection
 from .stop import Stop
+
+
+def _router_version(router: RouterSection) -> int:
+    """Regions came with version 2."""
+    regions = isinstance(router, TwoLevelSection) or isinstance(router, MlpSection) and router.regions is not None
+    return REGIONS_VERSION if regions else VERSION
 
 
 def unpack_schema(body: memoryview, label: str) -> Mapping[str, Any]:
@@ -344,6 +352,7 @@ class Root:
                 (ID_PAGES, self.id_pages.pack()),
                 *([(STOP, self.stop.pack())] if self.stop else []),
             ],
+            _router_version(self.router),
         )
 
     @classmethod

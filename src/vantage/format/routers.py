@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 from .index import IndexSection
@@ -38,6 +39,13 @@ class LseSection:
     def stride(bits: int, dimension: int) -> int:
         """Bytes of one sub-centroid."""
         return aligned(dimension, 32) // 2 if bits == 4 else aligned(dimension, 16)
+
+    @classmethod
+    def taken(cls, cursor: Cursor, index: IndexSection) -> LseSection:
+        """The one at the cursor, where more may follow."""
+        n, bits, *_ = Cursor(cursor.body[cursor.at :], cursor.label).unpack(_LSE)
+        nbytes = _LSE.size + n * (8 + cls.stride(bits, index.dimension))
+        return cls.unpack(cursor.take(nbytes), index, cursor.label)
 
     def pack(self) -> bytes:
         n = len(self.scale)
@@ -153,6 +161,34 @@ class TwoLevelSection:
 
 _MLP = struct.Struct("<III")
 UNITS_STEP = 32  # dimensions of a group in the 4-bit layout
+_REGIONS = struct.Struct("<II")
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The coarse head of a progressive network: R regions of consecutive blocks, of which a query looks into `beam`.
+
+    first_block u32 (R + 1). head: an lse router over the regions, with the hidden units in the place of the query.
+    """
+
+    beam: int
+    first_block: Any
+    head: LseSection
+
+    def pack(self) -> bytes:
+        n = len(self.first_block) - 1
+        return _REGIONS.pack(n, self.beam) + struct.pack(f"<{n + 1}I", *self.first_block) + self.head.pack()
+
+    @classmethod
+    def taken(cls, cursor: Cursor, index: IndexSection) -> Regions:
+        """The ones at the cursor; the dimension of index is the number of hidden units."""
+        n, beam = cursor.unpack(_REGIONS)
+        if not 1 <= beam <= n <= index.blocks:
+            raise damaged(cursor.label, f"{n} regions, a beam of {beam}, for {index.blocks} blocks")
+        first = cursor.column("I", n + 1)
+        if first[0] or first[n] != index.blocks or any(a >= b for a, b in pairwise(first)):
+            raise damaged(cursor.label, "the regions do not cover the blocks")
+        return cls(beam, first, LseSection.taken(cursor, replace(index, blocks=n)))
 
 
 @dataclass(frozen=True)
@@ -161,7 +197,7 @@ class MlpSection:
 
     bits: of the first layer, 4 or 8. table: its rows, one a unit, over d dimensions, as in LseSection. scale, bias f32
     (units). A unit is scale <q, row> + bias, cut at the norm of the query, a rectified one at 0 too.
-    output: an lse router over the units in the place of the query.
+    output: an lse router over the units in the place of the query. regions: none where a query looks at all blocks.
     """
 
     bits: int
@@ -170,6 +206,7 @@ class MlpSection:
     scale: memoryview
     bias: memoryview
     output: LseSection
+    regions: Regions | None = None
 
     @property
     def units(self) -> int:
@@ -184,6 +221,7 @@ class MlpSection:
             + struct.pack(f"<{n}f", *self.bias)
             + bytes(self.table)
             + self.output.pack()
+            + (self.regions.pack() if self.regions else b"")
         )
 
     @classmethod
@@ -201,11 +239,25 @@ class MlpSection:
         scale, bias = cursor.column("f", n), cursor.column("f", n)
         table = cursor.take(n * LseSection.stride(bits, index.dimension))
         finite(label, scale, bias)
-        output = LseSection.unpack(cursor.take(len(body) - cursor.at), replace(index, dimension=n), label)
+        inner = replace(index, dimension=n)
+        output = LseSection.taken(cursor, inner)
+        regions = Regions.taken(cursor, inner) if cursor.at < len(body) else None
+        cursor.end()
+        widest = max(output.bits, regions.head.bits if regions else 0)
         # Each unit may be as long as the query: what the kernel adds up must stay below 2^31.
-        if 32767 * n << (output.bits - 1) >= 1 << 31:
-            raise damaged(label, f"{n} units and {output.bits} bits overflow the sums")
-        return cls(bits, linear, table, scale, bias, output)
+        if 32767 * n << (widest - 1) >= 1 << 31:
+            raise damaged(label, f"{n} units and {widest} bits overflow the sums")
+        if regions:
+            _check_held(regions, output, label)
+        return cls(bits, linear, table, scale, bias, output, regions)
+
+
+def _check_held(regions: Regions, output: LseSection, label: str) -> None:
+    """Raises DamagedError where a region that can be picked has no block that can."""
+    for r, (low, high) in enumerate(pairwise(regions.first_block)):
+        head = regions.head.weight[r * regions.head.subs : (r + 1) * regions.head.subs]
+        if max(head) > -math.inf and max(output.weight[low * output.subs : high * output.subs]) == -math.inf:
+            raise damaged(label, f"region {r} holds no sub-centroid")
 
 
 _TREE = struct.Struct("<IIIf")
