@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import InputError
-from vantage.format import BLOCKS_MAX, Contract, LseSection, Stop
+from vantage.format import BLOCKS_MAX, Contract, Stop
 
 from .codecs import lrsq
 from .contract import PricedRecall, calibrated, price_at, target_point, with_pages
@@ -34,8 +34,7 @@ from .truth import HeldOut, hold_out, truth_of
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
 SHARES = (0.0, 0.35, 0.6, 1.0)  # of rows copied, as candidates
 GRAPH_K = 10  # measured on WordNet: 15% fewer rows than k-means at recall@10, 10% more at recall@100
-MANY_ROWS = 2_000_000  # of more, one number of blocks is tried
-TABLE_BYTES_MAX = 6 << 20  # of a router in the root: with directory and centres, 8 MB stay resident
+MANY_ROWS = 2_000_000  # of more, one number of blocks is tried, and no router trained
 CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
 ASKED = 100_000  # rows that routers learn from, as questions: from 30,000 they read 2% more on WordNet, mlp 7%
@@ -126,9 +125,11 @@ def _routers(rows: Rows, blocks: int, options: Options) -> list[str]:
     """Names of the routers to measure: two-level where a table of sub-centroids is too much to keep resident."""
     if options.router is not None:
         return [options.router]
-    if blocks * lse.SUBS * LseSection.stride(lse.bits_of(rows.dimension), rows.dimension) > TABLE_BYTES_MAX:
+    if lse.table_bytes(rows.dimension, blocks, lse.FEW_SUBS) > lse.TABLE_BYTES_MAX:
         return ["two-level"]
-    trains = not options.fast and rows.count >= TRAINED_ROWS_MIN and options.memory_bytes >= TRAINING_BYTES_MIN
+    trains = (
+        not options.fast and TRAINED_ROWS_MIN <= rows.count <= MANY_ROWS and options.memory_bytes >= TRAINING_BYTES_MIN
+    )
     return ["lse", "trained"] if trains else ["lse"]
 
 

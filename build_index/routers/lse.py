@@ -16,6 +16,8 @@ from ..rows import F32, Ints
 
 ROUNDS = 6
 SUBS = 8
+FEW_SUBS = 4  # of a block, where a table of 8 were too much to keep resident: reads a tenth more
+TABLE_BYTES_MAX = 6 << 20  # of a router in the root: with directory and centres, 8 MB stay resident
 BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0)  # over the spread of the rows
 TEMPERATURES = (0.65, 0.3, 0.45, 0.9)  # the first one serves to find beta
 INT4_DIMENSION_MIN = 32  # shorter vectors are rounded too coarsely, and small anyway
@@ -69,6 +71,16 @@ def unpacked(stored: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int8]:
 def bits_of(dimension: int) -> int:
     """Bits of a number in the table."""
     return 4 if dimension >= INT4_DIMENSION_MIN else 8
+
+
+def table_bytes(dimension: int, blocks: int, subs: int) -> int:
+    """Of a table of so many sub-centroids a block, as stored, without scales and weights."""
+    return blocks * subs * LseSection.stride(bits_of(dimension), dimension)
+
+
+def subs_of(dimension: int, blocks: int) -> int:
+    """Sub-centroids a block: as many as stay resident."""
+    return SUBS if table_bytes(dimension, blocks, SUBS) <= TABLE_BYTES_MAX else FEW_SUBS
 
 
 def weights(subs: SubCentroids, metric: str, beta: float) -> F32:
@@ -152,9 +164,10 @@ def ordered(section: LseSection, order: Ints) -> LseSection:
     )  # fmt: skip
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None], subs: int = SUBS) -> LseSection:
-    """Sub-centroids of the sample's home rows; beta, then the temperature, by cost."""
+def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None], subs: int | None = None) -> LseSection:
+    """Sub-centroids of the sample's home rows, as many as subs_of says; beta, then the temperature, by cost."""
     x = lesson.rows.take(lesson.sample)
+    subs = subs or subs_of(lesson.rows.dimension, lesson.blocks)
     table = sub_centroids(x, lesson.partition.home[lesson.sample], lesson.blocks, lesson.seed, subs)
     bits = bits_of(lesson.rows.dimension)
     betas = [beta / lesson.spread for beta in BETAS]

@@ -12,7 +12,7 @@ from vantage.format import LseSection
 
 from ..lesson import Cost, Lesson
 from . import learn
-from .lse import SUBS, bits_of, packed, sub_centroids, weights
+from .lse import bits_of, packed, sub_centroids, subs_of, weights
 
 BETA = 14.0  # over the spread of the rows, to start from: less than what orders best, so that p comes out honest
 RATES = {"table": 1e-3, "weight": 0.02, "log_beta": 0.01}
@@ -53,9 +53,10 @@ def table(
 
 def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> LseSection:
     """The table, then the temperature, by cost."""
-    found, _ = table(lesson, SUBS, lambda done: progress(0.9 * done))
+    subs = subs_of(lesson.rows.dimension, lesson.blocks)
+    found, _ = table(lesson, subs, lambda done: progress(0.9 * done))
     section = packed(
-        found["table"], found["weight"], SUBS, float(np.exp(found["log_beta"])),
+        found["table"], found["weight"], subs, float(np.exp(found["log_beta"])),
         TEMPERATURES[0], bits_of(lesson.rows.dimension),
     )  # fmt: skip
     return min((replace(section, temperature=t) for t in TEMPERATURES), key=cost)

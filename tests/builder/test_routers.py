@@ -7,6 +7,7 @@ import pytest
 from small import RowsOf
 
 from build_index.partition import partition
+from build_index.routers import lse
 from build_index.routers.lse import SUBS, SubCentroids, pack_i4, section, sub_centroids
 from build_index.rows import Rows
 from build_index.shape import index_section, prepared
@@ -123,6 +124,12 @@ def test_weights(bits: int) -> None:
     wanted = (plain - 3.0 * half)[:3]
     assert far[:3].tolist() == pytest.approx((wanted - wanted.max()).tolist(), rel=1e-6, abs=1e-6)
     assert (far[3:] == -np.inf).all()
+
+
+def test_sub_centroids_that_stay_resident() -> None:
+    """Eight of a block up to 6 MiB, above that four."""
+    assert (lse.subs_of(128, 12_288), lse.subs_of(128, 12_289), lse.subs_of(128, 1 << 20)) == (8, 4, 4)
+    assert lse.table_bytes(128, 12_288, 8) == lse.TABLE_BYTES_MAX
 
 
 @pytest.mark.parametrize("bits", [4, 8])
