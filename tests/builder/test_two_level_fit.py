@@ -113,9 +113,9 @@ def test_a_page_with_wrong_blocks_is_refused(case: Case, numbers: list[int]) -> 
 
 
 def test_a_region_of_more_blocks_than_a_page_takes_is_refused(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, flat, order, lesson = case
+    rows, flat, order, lesson = case
     one = two_level.ordered(two_level._one_page(flat), order)
-    monkeypatch.setattr(two_level, "PAGE_BYTES_MAX", TwoLevelSection.block_bytes(flat.bits, flat.subs, case[0].dimension))
+    monkeypatch.setattr(two_level, "PAGE_BYTES_MAX", TwoLevelSection.block_bytes(flat.bits, flat.subs, rows.dimension))
     with pytest.raises(InputError, match="blocks lie nearest to one region, a routing page takes 0"):
         two_level.tuned(one, lesson, by_size)
 
