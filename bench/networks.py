@@ -7,11 +7,10 @@ columns in percent of rows are those of bench/routers.py at one threshold, on th
 share of the bytes of trained's table; above 4,096 blocks it looks into some regions, and is measured without them too.
 ms is one query through the edge's own router, best of several passes, here and in Pyodide under Node: there its
 probabilities must be the same integers. 15 minutes a set at 1,024 blocks on two cores, a third of them for the tree;
-training grows with the blocks. The curve up to 16,384 blocks, with less training than a build does;
-in a trial it was too little at 16,384, where trained and mlp came out far behind lse:
+training grows with the blocks: 45 minutes for three networks at 16,384. The curve of docs/routing.md:
 
-    python bench/networks.py DATA --at wordnet:1024,wordnet:4096,sift:1024,sift:4096,generated:16384 \\
-      --routers lse,trained,mlp --shares 0.125,0.25,0.5 --steps 60 --batch 256 --asked 20000 --svg FILE
+    python bench/networks.py DATA --at wordnet:1024,sift:1024,sift:4096,generated:16384 \\
+      --routers lse,trained,mlp --shares 0.125,0.25,0.5 --svg FILE
 """
 
 from __future__ import annotations
