@@ -18,6 +18,7 @@ from vantage.errors import InputError
 from vantage.format import BLOCKS_MAX, Contract, LseSection, Stop
 
 from .codecs import lrsq
+from .codecs.planes import Codec
 from .contract import PricedRecall, calibrated, price_at, target_point, with_pages
 from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, pages_of, probabilities_of, routed
 from .graph import Graph, neighbour_graph
@@ -50,7 +51,7 @@ class Choice:
     """The index to write, and what was tried for it (for the manifest)."""
 
     shape: Shape
-    codec: lrsq.Lrsq
+    codec: Codec
     contract: Contract
     stop: Stop
     tried: list[dict[str, Any]]
@@ -238,7 +239,7 @@ class _Coded:
     """Blocks with a code; what it found for the tuning rows, and the price that reaches the target on them."""
 
     shape: Shape
-    codec: lrsq.Lrsq
+    codec: Codec
     found: Candidates
     price: int
 
