@@ -23,6 +23,7 @@ from vantage.index import Query
 from vantage.stats import Receipt
 
 from .build import Report, build, storage_usd, target_cost
+from .codecs import CODECS
 from .curve import CURVE_QUERIES, picture
 from .curve import curve as measure_curve
 from .evaluate import evaluate, open_index, read_queries
@@ -131,6 +132,7 @@ def build_command(
     stop: Annotated[
         str, typer.Option(help="fixed, or calibrated: queries that estimate a low recall read a second wave.")
     ] = "fixed",
+    codec: Annotated[str, typer.Option(help=f"{', '.join(CODECS)}: how rows are shortened for the scan.")] = "lrsq",
     as_json: Json = False,
 ) -> None:
     """Build an index from vectors.
@@ -142,7 +144,7 @@ def build_command(
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
     options = Options(
-        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast, stop
+        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast, stop, codec
     )
     started = time.monotonic()
     _show_plan(opened, options, metric, to)

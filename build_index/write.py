@@ -242,7 +242,7 @@ def _write(
     u64 = {name: memoryview(array("Q", columns[name].tolist())) for name in ("offset", "a_offset")}
     sizes = shape.sizes()
     root = Root(
-        index_section(rows, blocks, int(sizes.sum()), shape.router, len(shard_sizes), vector_kind),
+        index_section(rows, blocks, int(sizes.sum()), shape.router, len(shard_sizes), vector_kind, codec.name),
         {"attributes": [{"name": f.name, "type": str(f.type)} for f in attributes]},
         Objects(shard_sizes, [p.stat().st_size for p in parts], ids_size),
         Directory(

@@ -16,7 +16,7 @@ from math import erf, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from .planes import F64, QUERY_ALPHA, Codec, Quantizer, assembled, packed
+from .planes import F32, F64, QUERY_ALPHA, Codec, Quantizer, assembled, packed
 
 BITS_MAX = 8
 _GRID = np.linspace(-6.0, 6.0, 12001)
@@ -108,7 +108,7 @@ def principal_axes(second_moment: F64) -> tuple[F64, F64]:
     return axes * sign[:, None], np.sqrt(np.maximum(variance[order], 1e-12))
 
 
-def train(second_moment: F64, query_moment: F64, code_bytes: int) -> Codec:
+def train(second_moment: F64, query_moment: F64, code_bytes: int, sample: F32 | None = None) -> Codec:
     """The codec of `code_bytes` bytes a row for residuals and queries with these second moments (d, d).
 
     Gives the bits, packs them into nibbles, and widens what a nibble has left. Queries are taken to be like the rows.
