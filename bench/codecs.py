@@ -1,6 +1,6 @@
 """What every codec finds at equal bytes a row: all blocks scanned, stored factors, the kernels' own integers.
 
-    python bench/codecs.py DATA [--sets wordnet,sift] [--blocks 1024] [--queries 500] [--held-out]
+    python bench/codecs.py DATA [--sets wordnet,sift] [--blocks 1024] [--queries 200] [--held-out]
 
 Bytes count the code and its two factor bytes; row numbers, checks and ids are the same for all. r@k is recall@k of the
 scan's own order, R95 and R99 how many rows must be scored exactly for that share of the true 100. Tables are trained
@@ -158,24 +158,22 @@ def trainers(dimension: int) -> dict[str, Callable[[F64, F64, int, F32], Codec |
 
 def measured(data: Data, sets: list[Asked], lengths: tuple[int, ...], names: list[str]) -> None:
     """Prints the table of one set."""
-    print(f"{'codec':14} bytes" + "".join(f"  {one.name:30}" for one in sets) + "  train, encode and scan: s")
-    print(f"{'':20}" + len(sets) * "  r@10    r@100      R95     R99 ")
+    print(f"{'codec':14} bytes" + "".join(f"  {one.name:30}  " for one in sets) + "  seconds")
+    print(f"{'':20}" + len(sets) * "  r@10    r@100      R95     R99    ")
+    queries = [q for one in sets for q in one.queries]
+    parts = np.cumsum([len(one.queries) for one in sets])[:-1]
     for total in lengths:
         for name, train in (trainers(data.x.shape[1]) | {"faiss pq": None}).items():
             if name not in names:
                 continue
-            began, line = time.monotonic(), ""
+            began, scores = time.monotonic(), None
             if train is None:
-                for one in sets:
-                    floats = faiss_pq(data, total, one.queries)
-                    line += "" if floats is None else cells(data, one, floats) + "  "
-            else:
-                codec = train(*data.moments, total - 2, data.sample)
-                for one in sets if codec is not None else []:
-                    assert codec is not None
-                    line += cells(data, one, scanned(data, codec, one.queries)) + "  "
-            if line:
-                print(f"{name:14} {total:5}{line}  {time.monotonic() - began:8.1f}", flush=True)
+                scores = faiss_pq(data, total, queries)
+            elif (codec := train(*data.moments, total - 2, data.sample)) is not None:
+                scores = scanned(data, codec, queries)
+            if scores is not None:
+                line = "".join(cells(data, *each) + "  " for each in zip(sets, np.split(scores, parts), strict=True))
+                print(f"{name:14} {total:5}{line}{time.monotonic() - began:10.1f}", flush=True)
 
 
 def main() -> None:
@@ -184,7 +182,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", default="wordnet,sift")
     parser.add_argument("--blocks", type=int, default=1024)
-    parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--codecs", default="sign,rotated sign,rabitq,pq,faiss pq,lrsq")
     parser.add_argument("--held-out", action="store_true")
     options = parser.parse_args()

@@ -18,13 +18,9 @@ def fitted(quantizer: Quantizer, x: F32, rounds: int = FIT_ROUNDS) -> Quantizer:
     Lempitsky, CVPR 2014) for several. A part's row that no x takes stays as it is.
     """
     for _ in range(rounds):
-        value = nearest(quantizer, x)
-        sizes, low = [len(part) for part in quantizer.parts], sum(quantizer.widths)
-        columns, first = [], 0
-        for size, width in zip(sizes, quantizer.widths, strict=True):
-            low -= width
-            columns.append(first + (value >> low & size - 1))
-            first += size
+        sizes = [len(part) for part in quantizer.parts]
+        starts, first = np.cumsum([0, *sizes[:-1]]), sum(sizes)
+        columns = list((starts + nearest(quantizer, x)).T)
         if len(columns) == 1:
             count = np.bincount(columns[0], minlength=first).astype(np.float64)
             total = np.stack([np.bincount(columns[0], c, first) for c in x.T], 1)
@@ -40,8 +36,7 @@ def fitted(quantizer: Quantizer, x: F32, rounds: int = FIT_ROUNDS) -> Quantizer:
             # A part may gain what another loses: the least change of all that fit as well.
             ridge = 1e-6 * len(x) / first
             moved = old + np.linalg.solve(normal + ridge * np.eye(first), total - normal @ old)
-        ends = np.cumsum(sizes)[:-1]
-        quantizer = replace(quantizer, parts=tuple(np.split(moved, ends)))
+        quantizer = replace(quantizer, parts=tuple(np.split(moved, starts[1:])))
     return quantizer
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from vantage import kernels
 from vantage.format import FIELD, FINE_MAX, GROUP, SEGMENT, LrsqSection, aligned
 
 F32 = npt.NDArray[np.float32]
@@ -23,14 +23,15 @@ U8 = npt.NDArray[np.uint8]
 QUERY_ALPHA = 0.5
 # Squared error that 8-bit table entries may add to the code's own: at this share recall@100 loses about 0.001.
 ROUNDING_SHARE = 0.1
+NEAREST_ROWS = 4096  # at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Quantizer:
     """Takes one or several axes together: a value is the sum of one row of each part, in units of the deviations.
 
-    axes (w). parts: f64 (2^width, w) each, width 1 to 4, high bits of the code value first; 8 bits at most together.
-    weight (w): of the axes' squared errors where w > 1. Parts shared by several quantizers are stored once.
+    axes (w). parts: f64 (2^width, w) each, width 1 to 4; one or two where w is 1, else of width 4. weight (w): of the
+    axes' squared errors where w > 1. Parts shared by several quantizers are stored once.
     """
 
     axes: tuple[int, ...]
@@ -41,18 +42,10 @@ class Quantizer:
     def widths(self) -> list[int]:
         return [(len(part) - 1).bit_length() for part in self.parts]
 
-    @cached_property
-    def book(self) -> F64:
-        """(2^bits, w): what each code value decodes to."""
-        return sums(self.parts)
-
-
-def sums(parts: Sequence[F64]) -> F64:
-    """(2^bits, w): all sums of one row of each part (2^width, w), the first part in the high bits."""
-    book = parts[0]
-    for part in parts[1:]:
-        book = (book[:, None, :] + part).reshape(-1, part.shape[1])
-    return book
+    def decoded(self, values: U8) -> F32:
+        """f32 (n, w): what rows of its parts (n, parts) add up to."""
+        out: F32 = sum(part.astype(np.float32)[value] for part, value in zip(self.parts, values.T, strict=True))
+        return out
 
 
 def packed(widths: Sequence[int]) -> list[list[int]]:
@@ -144,7 +137,16 @@ def assembled(
     made = LrsqSection(code_bytes, 0, deviation.astype(np.float32).tolist(), bytes(fields), starts, table)
     section = LrsqSection.unpack(memoryview(made.pack()), len(deviation), "codec")  # in the types of a reader
     section = replace(section, fine=_fine_segments(section, weight, error))
-    return Codec(name, axes.astype(np.float32), deviation.astype(np.float32), quantizers, places, section, scales, span)
+    return Codec(
+        name,
+        np.ascontiguousarray(axes, np.float32),
+        deviation.astype(np.float32),
+        quantizers,
+        places,
+        section,
+        scales,
+        span,
+    )
 
 
 def _fine_segments(section: LrsqSection, weight: F64, error: float) -> int:
@@ -241,11 +243,8 @@ def encode(codec: Codec, rotated: F32) -> tuple[U8, F32]:
     if len(codec.scales) > 1:
         values, decoded = _best_scale(codec, rotated, unit, values, decoded)
     codes = np.zeros((len(rotated), codec.code_bytes), np.uint8)
-    for q, value in enumerate(values.T):
-        low = sum(codec.quantizers[q].widths)
-        for width, (nibble, shift) in zip(codec.quantizers[q].widths, codec.places[q], strict=True):
-            low -= width
-            codes[:, nibble // 2] |= (value >> low & (1 << width) - 1) << (shift + 4 * (nibble % 2))
+    for value, (nibble, shift) in zip(values.T, (place for of in codec.places for place in of), strict=True):
+        codes[:, nibble // 2] |= value << (shift + 4 * (nibble % 2))
     return codes, decoded
 
 
@@ -270,30 +269,47 @@ def _best_scale(codec: Codec, rotated: F32, unit: F32, values: U8, decoded: F32)
 
 
 def quantized(quantizers: list[Quantizer], unit: F32) -> tuple[U8, F32]:
-    """The nearest value of each quantizer to rows f32 (n, A) in units: (u8 (n, quantizers), f32 (n, A) decoded)."""
-    values, decoded = np.zeros((len(unit), len(quantizers)), np.uint8), np.zeros_like(unit)
+    """The nearest value of each quantizer to rows f32 (n, A) in units.
+
+    (u8 (n, parts of all quantizers in turn), f32 (n, A) what they decode to).
+    """
+    firsts = np.cumsum([0, *(len(q.parts) for q in quantizers)])
+    values, decoded = np.zeros((len(unit), int(firsts[-1])), np.uint8), np.zeros_like(unit)
     alike: dict[int, list[int]] = {}  # scalar quantizers by their tables
     for q, one in enumerate(quantizers):
         if len(one.axes) == 1:
             alike.setdefault(id(one.parts), []).append(q)
         else:
-            values[:, q] = nearest(one, unit[:, one.axes])
-            decoded[:, one.axes] = one.book.astype(np.float32)[values[:, q]]
+            found = nearest(one, unit[:, one.axes])
+            values[:, firsts[q] : firsts[q + 1]] = found
+            decoded[:, one.axes] = one.decoded(found)
     for same in alike.values():
-        book = quantizers[same[0]].book[:, 0]
+        parts = quantizers[same[0]].parts
+        book = parts[0][:, 0] if len(parts) == 1 else (parts[0] + parts[1].T).ravel()
         order = np.argsort(book, kind="stable")
         cuts = ((book[order][1:] + book[order][:-1]) / 2).astype(np.float32)
         columns = [quantizers[q].axes[0] for q in same]
         cell = order[np.searchsorted(cuts, unit[:, columns].ravel())].reshape(len(unit), -1)
-        values[:, same] = cell
         decoded[:, columns] = book.astype(np.float32)[cell]
+        for part, low in zip(range(len(parts)), [len(parts[-1]), 1][-len(parts) :], strict=True):
+            values[:, firsts[same] + part] = cell // low % len(parts[part])
     return values, decoded
 
 
-def nearest(quantizer: Quantizer, x: F32) -> npt.NDArray[np.int64]:
-    """Code value of each row (n, w): the nearest row of the book by weighted squared distance."""
-    weight = np.ones(x.shape[1]) if quantizer.weight is None else quantizer.weight
-    book = quantizer.book
-    half = 0.5 * (book**2 * weight).sum(1)
-    out: npt.NDArray[np.int64] = np.argmax(x @ (book * weight).T.astype(np.float32) - half.astype(np.float32), axis=1)
+def nearest(quantizer: Quantizer, x: F32) -> U8:
+    """u8 (n, parts): rows of the parts, of 16 each, whose sum is near to x (n, w), by weighted squared distance.
+
+    A beam search that keeps 16 sums (kernels.additive_encode), so it is exact for one part and for two.
+    """
+    count, scale = len(quantizer.parts), np.ones(x.shape[1])
+    if quantizer.weight is not None:
+        scale = np.sqrt(quantizer.weight)
+    words = (np.concatenate(quantizer.parts) * scale).astype(np.float32)
+    overlaps = (words @ words.T).reshape(count, 16, count, 16).transpose(0, 2, 1, 3)
+    half = np.float32(0.5) * np.einsum("ij,ij->i", words, words)
+    out = np.empty((len(x), count), np.uint8)
+    for low in range(0, len(x), NEAREST_ROWS):
+        part = x[low : low + NEAREST_ROWS]
+        gains = (part * scale.astype(np.float32)) @ words.T - half
+        kernels.additive_encode(gains, np.ascontiguousarray(overlaps), len(part), count, out[low : low + len(part)])
     return out

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .fitting import drawn, error, fitted
-from .planes import F32, F64, Codec, Quantizer, assembled, scaled_to_unit
+from .planes import F32, F64, Codec, Quantizer, assembled, nearest, scaled_to_unit
 
 CENTROIDS = 16
 TWICE_ROWS = 4096  # for 256 values of one dimension
@@ -29,8 +29,8 @@ def train(second_moment: F64, query_moment: F64, code_bytes: int, sample: F32) -
         x = unit[:, run]
         one = fitted(Quantizer(tuple(run.tolist()), (drawn(x, CENTROIDS, i),)), x)
         if len(run) == 1 and int(run[0]) in twice:
-            left = x - one.book[np.abs(x - one.book.T).argmin(1)]
-            fine = fitted(Quantizer((0,), (drawn(left.astype(np.float32), CENTROIDS, i),)), left.astype(np.float32))
+            left = x - one.decoded(nearest(one, x))
+            fine = fitted(Quantizer((0,), (drawn(left, CENTROIDS, i),)), left)
             one = fitted(Quantizer(one.axes, (*one.parts, *fine.parts)), x[:TWICE_ROWS], 4)
         quantizers.append(one)
     spread = np.sqrt(np.diag(query_moment))
