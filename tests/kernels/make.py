@@ -23,7 +23,7 @@ class Query:
 
 
 def query(rng: np.random.Generator, code_bytes: int, fine: int = 0, scale: float = 1e4, spread: float = 1.0) -> Query:
-    """Nibbles of one to five fields, some of the same bits; levels shrink along the code, as those of an lrsq code do."""
+    """Nibbles of one to five fields, some of the same bits, whose levels shrink along the code."""
     ys = (rng.standard_normal(40) * spread).astype(F32)
     fields, starts, levels = [], [0], []
     for nibble in range(2 * code_bytes):
