@@ -30,7 +30,7 @@ NEAREST_ROWS = 4096  # at a time
 class Quantizer:
     """Takes one or several axes together: a value is the sum of one row of each part, in units of the deviations.
 
-    axes (w). parts: f64 (2^width, w) each, width 1 to 4; one or two where w is 1, else of width 4. weight (w): of the
+    axes (w). parts: f64 (2^width, w) each, width 1 to 4; 8 bits at most where w is 1, else each 4 bits. weight (w): of the
     axes' squared errors where w > 1. Parts shared by several quantizers are stored once.
     """
 
@@ -285,14 +285,16 @@ def quantized(quantizers: list[Quantizer], unit: F32) -> tuple[U8, F32]:
             decoded[:, one.axes] = one.decoded(found)
     for same in alike.values():
         parts = quantizers[same[0]].parts
-        book = parts[0][:, 0] if len(parts) == 1 else (parts[0] + parts[1].T).ravel()
+        book = np.zeros(1)
+        for part in parts:  # all sums, the first part in the high bits
+            book = np.add.outer(book, part[:, 0]).ravel()
         order = np.argsort(book, kind="stable")
         cuts = ((book[order][1:] + book[order][:-1]) / 2).astype(np.float32)
         columns = [quantizers[q].axes[0] for q in same]
         cell = order[np.searchsorted(cuts, unit[:, columns].ravel())].reshape(len(unit), -1)
         decoded[:, columns] = book.astype(np.float32)[cell]
-        for part, low in zip(range(len(parts)), [len(parts[-1]), 1][-len(parts) :], strict=True):
-            values[:, firsts[same] + part] = cell // low % len(parts[part])
+        for p in range(len(parts) - 1, -1, -1):
+            cell, values[:, firsts[same] + p] = np.divmod(cell, len(parts[p]))
     return values, decoded
 
 
