@@ -30,8 +30,8 @@ NEAREST_ROWS = 4096  # at a time
 class Quantizer:
     """Takes one or several axes together: a value is the sum of one row of each part, in units of the deviations.
 
-    axes (w). parts: f64 (2^width, w) each, width 1 to 4; 8 bits at most where w is 1, else each 4 bits. weight (w): of the
-    axes' squared errors where w > 1. Parts shared by several quantizers are stored once.
+    axes (w). parts: f64 (2^width, w) each, width 1 to 4; 8 bits at most where w is 1, else 4 bits each. weight (w): of
+    the axes' squared errors where w > 1. Parts shared by several quantizers are stored once.
     """
 
     axes: tuple[int, ...]
