@@ -21,7 +21,7 @@ from .fitting import drawn, error, fitted
 from .planes import F32, F64, QUERY_ALPHA, Codec, Quantizer, assembled, nearest, packed, scaled_to_unit
 
 BITS_MAX = 8
-SCALAR_BITS = 5  # an axis of so many is by itself; on SIFT at 64 bytes a limit of 4 leaves a third more error
+SCALAR_BITS = 4  # an axis of so many is by itself: what points in common gain there costs the build too much
 GROUP_NIBBLES = 4
 RATE_MIN = 0.25  # bits that an axis must want to be in a group
 FIT_ROWS = 8192  # that tables of groups are fitted to
