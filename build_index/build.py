@@ -17,12 +17,12 @@ from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
 from .choose import Choice, choose
+from .codecs import CODECS
 from .contract import target_point
 from .fit import TRAINING_BYTES_MIN, Options, Say
 from .partition import PARTITIONS
 from .routers import ROUTERS
 from .rows import Rows, row_scale
-from .shape import CODEC
 from .source import Source
 from .spill import COPIES_MAX, SPILLS
 from .spool import Spool, spool
@@ -115,7 +115,7 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
         raise LimitError("--k", options.k, "1 to 100", hint="answers may still have up to 1000 rows")
     for what, name, known in (
         ("--partition", options.partition, PARTITIONS), ("--router", options.router, ROUTERS),
-        ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS),
+        ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS), ("--codec", options.codec, CODECS),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(f"{what} is {name!r}", hint=f"known are: {', '.join(known)}")
@@ -169,7 +169,7 @@ def _build(
         "blocks": choice.shape.blocks,
         "copies": choice.shape.copies,
         "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
-        "codec": {"name": CODEC, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
+        "codec": {"name": choice.codec.name, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
         "contract": {
             "k": choice.contract.k,
             "target": choice.contract.target,

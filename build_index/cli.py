@@ -19,6 +19,7 @@ from vantage.stats import Receipt
 
 from .build import Report, build, storage_usd, target_cost
 from .cli_eval import eval_command, export_router_command
+from .codecs import CODECS
 from .evaluate import open_index, read_queries
 from .fit import Options
 from .routers import ROUTERS
@@ -61,6 +62,7 @@ def build_command(
     stop: Annotated[
         str, typer.Option(help="fixed, or calibrated: queries that estimate a low recall read a second wave.")
     ] = "fixed",
+    codec: Annotated[str, typer.Option(help=f"{', '.join(CODECS)}: how rows are shortened for the scan.")] = "lrsq",
     as_json: Json = False,
 ) -> None:
     """Build an index from vectors.
@@ -72,7 +74,7 @@ def build_command(
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
     options = Options(
-        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast, stop
+        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast, stop, codec
     )
     started = time.monotonic()
     _show_plan(opened, options, metric, to)

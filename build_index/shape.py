@@ -30,7 +30,6 @@ from .partition import Partition
 from .rows import F32, Ints, Rows
 
 P = npt.NDArray[np.uint32]
-CODEC = "lrsq"
 _NOTHING = memoryview(b"")
 
 
@@ -99,11 +98,17 @@ def _grouped(block: npt.NDArray[np.int32], rows: Ints, blocks: int) -> tuple[Int
 
 
 def index_section(
-    rows: Rows, blocks: int, places: int, router: str = "lse", shards: int = 1, vector_kind: str = "f32"
+    rows: Rows,
+    blocks: int,
+    places: int,
+    router: str = "lse",
+    shards: int = 1,
+    vector_kind: str = "f32",
+    codec: str = "lrsq",
 ) -> IndexSection:
     """The index section of an index of these rows."""
     return IndexSection(
-        rows.metric, rows.dimension, rows.count, blocks, shards, rows.spool.id_kind, vector_kind, CODEC, router,
+        rows.metric, rows.dimension, rows.count, blocks, shards, rows.spool.id_kind, vector_kind, codec, router,
         rows.scale, places,
     )  # fmt: skip
 

@@ -46,7 +46,7 @@ from vantage.index import id_hash
 from vantage.kernels import crc32c
 
 from .choose import Choice
-from .codecs import lrsq
+from .codecs.planes import encode_blocks
 from .measure import CHUNK_BYTES, chunks
 from .rows import Ints, Rows
 from .shape import index_section
@@ -219,7 +219,7 @@ def _write(
     for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
         source = np.concatenate(members[low:high])
         starts = np.concatenate([[0], np.cumsum([len(m) for m in members[low:high]])]).tolist()
-        encoded = lrsq.encode_blocks(codec, rows.take(source), starts, shape.centres[low:high], rows.metric)
+        encoded = encode_blocks(codec, rows.take(source), starts, shape.centres[low:high], rows.metric)
         ids = _id_bytes(rows, source)
         for i, b in enumerate(range(low, high)):
             part, n = slice(starts[i], starts[i + 1]), starts[i + 1] - starts[i]
@@ -242,7 +242,7 @@ def _write(
     u64 = {name: memoryview(array("Q", columns[name].tolist())) for name in ("offset", "a_offset")}
     sizes = shape.sizes()
     root = Root(
-        index_section(rows, blocks, int(sizes.sum()), shape.router, len(shard_sizes), vector_kind),
+        index_section(rows, blocks, int(sizes.sum()), shape.router, len(shard_sizes), vector_kind, codec.name),
         {"attributes": [{"name": f.name, "type": str(f.type)} for f in attributes]},
         Objects(shard_sizes, [p.stat().st_size for p in parts], ids_size),
         Directory(

@@ -158,3 +158,13 @@ def pool_finish(pool: Buffer, out: Buffer, /) -> int:
     descending, then row ascending; the order of the offers has no influence. The pool can go on: a later finish
     includes what is offered then.
     """
+
+def additive_encode(gains: Buffer, overlaps: Buffer, n: int, parts: int, out: Buffer, /) -> int:
+    """out u8[n][parts]: of each part the row whose sum lies near to a vector. Returns n; parts 1 to 16. For builders.
+
+    gains f32[n][parts][16]: inner product of the vector with a row, less half the row's square; overlaps
+    f32[parts][parts][16][16]: inner product of row a of part i with row b of part j at [i][j][a][b], of which i < j is
+    used. Beam search: part by part, each sum so far (its score first 0) is tried with all rows, score = (score + gain)
+    - overlap with the part 0 row, - part 1 row, ...; the 16 of largest score are kept, in order, equals as they came
+    (by sum, then row). The best of the last part is taken; a score of NaN is never kept, 0 where nothing is.
+    """

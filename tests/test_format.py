@@ -289,7 +289,8 @@ def indexes(draw: st.DrawFn) -> IndexSection:
     blocks, rows = draw(st.integers(1, 8)), draw(st.integers(1, 10**6))
     return IndexSection(
         draw(st.sampled_from(L.METRICS)), draw(st.integers(1, 70)), rows, blocks, draw(st.integers(1, blocks)),
-        draw(st.sampled_from(L.ID_KINDS)), draw(st.sampled_from(L.VECTOR_KINDS)), "lrsq", "lse",
+        draw(st.sampled_from(L.ID_KINDS)), draw(st.sampled_from(L.VECTOR_KINDS)),
+        draw(st.sampled_from(L.CODECS)), "lse",
         draw(st.floats(1e-6, 1e6)), rows + draw(st.integers(0, 10**6)),
     )  # fmt: skip
 
@@ -391,9 +392,9 @@ def codecs(draw: st.DrawFn) -> LrsqSection:
     fields, starts = bytearray(), [0]
     for _ in range(2 * code_bytes):
         shift = 0
-        for width in draw(st.sampled_from([(), (1,), (4,), (2, 2), (3, 1), (1, 1, 1, 1)])):
+        for width in draw(st.sampled_from([(), (1,), (4,), (2, 2), (3, 1), (1, 1, 1, 1), (4, 4, 4)])):
             fields += FIELD.pack(draw(st.integers(0, axes - 1)), shift, width, draw(st.integers(0, levels - 2**width)))
-            shift += width
+            shift = (shift + width) % 4
         starts.append(len(fields) // FIELD.size)
     return LrsqSection(
         code_bytes, draw(st.integers(0, -(-code_bytes // 32))), draw(st.lists(numbers, min_size=axes, max_size=axes)),

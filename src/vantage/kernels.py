@@ -1,6 +1,7 @@
 """The one binding to the C kernels; `kern.pyi` beside the package is their manual."""
 
 from kern import (
+    additive_encode,
     block_probabilities,
     crc32c,
     dot_f16,
@@ -23,6 +24,7 @@ from kern import (
 )
 
 __all__ = [
+    "additive_encode",
     "block_probabilities",
     "crc32c",
     "dot_f16",

@@ -12,7 +12,7 @@ from operator import mul
 from typing import Protocol
 
 from . import kernels
-from .format import GROUP, RANGES_AT, Root, aligned, block_planes, damaged, id_at, id_width
+from .format import CODECS, GROUP, RANGES_AT, Root, aligned, block_planes, damaged, id_at, id_width
 from .prepare import Prepared
 
 _ENTRY = struct.Struct("<iIII")  # score, row, block, index in the block
@@ -49,7 +49,7 @@ class Scan(Protocol):
 
 
 class LrsqScan:
-    """lrsq (see build_index.codecs.lrsq): nibble tables once a query, then one kernel call a block.
+    """Every codec (see build_index.codecs): nibble tables once a query, then one kernel call a block.
 
     capacity: most contenders; name: of the generation, for errors. A row of block b scores base_b + h + f * (sum of
     table entries), times query.unit, as an integer; base_b is <q, c_b> plus the centre's bias.
@@ -128,4 +128,4 @@ class LrsqScan:
         return _ENTRY.iter_unpack(memoryview(out)[: _ENTRY.size * count])
 
 
-SCANS = {"lrsq": LrsqScan}
+SCANS = dict.fromkeys(CODECS, LrsqScan)

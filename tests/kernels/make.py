@@ -23,7 +23,7 @@ class Query:
 
 
 def query(rng: np.random.Generator, code_bytes: int, fine: int = 0, scale: float = 1e4, spread: float = 1.0) -> Query:
-    """Nibbles of one to four fields whose levels shrink along the code, as those of an lrsq code do."""
+    """Nibbles of one to five fields, some of the same bits, whose levels shrink along the code."""
     ys = (rng.standard_normal(40) * spread).astype(F32)
     fields, starts, levels = [], [0], []
     for nibble in range(2 * code_bytes):
@@ -33,6 +33,9 @@ def query(rng: np.random.Generator, code_bytes: int, fine: int = 0, scale: float
             fields.append((rng.integers(len(ys)), shift, width, len(levels)))
             levels += list(rng.standard_normal(1 << width) * 2.0 ** (-nibble / 40))
             shift += width
+        if nibble % 3 == 0:  # what several axes share: all bits of the nibble again
+            fields.append((rng.integers(len(ys)), 0, 4, len(levels)))
+            levels += list(rng.standard_normal(16) * 2.0 ** (-nibble / 40))
         starts.append(len(fields))
     made = Query(ys, np.array(fields, reference.FIELD), np.array(starts, np.uint32), np.array(levels, F32), scale,
                  fine, bytearray(kern.lrsq_tables_size(code_bytes, fine)))  # fmt: skip

@@ -67,6 +67,10 @@ def recorded() -> list:
                 call("lrsq_scan", b.data, *b.places, n, 0.5, place, bytes(tables), pool)
             call("pool_offer", pool, rng.integers(-9999, 9999, 300).astype(np.int32), rng.bytes(1200), 9)
             call("pool_finish", pool, bytearray(16 * capacity))
+    for parts in (1, 3, 4):
+        gains = rng.standard_normal((20, parts, 16)).astype(np.float32)
+        overlaps = rng.standard_normal((parts, parts, 16, 16)).astype(np.float32)
+        call("additive_encode", gains, overlaps, 20, parts, bytearray(20 * parts))
     call("pool_size", 65537)
     call("hamming", b"1", b"2", 2**31 - 1, 4096, bytearray(4))
     call("hamming", b"1", b"2", 2**70, 4096, bytearray(4))

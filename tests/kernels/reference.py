@@ -167,3 +167,20 @@ def pool(offers: list[tuple[int, int, int, int]], capacity: int) -> list[tuple[i
         if known is None or (-score, place, index) < (-known[0], known[2], known[3]):
             best[row] = (score, row, place, index)
     return sorted(best.values(), key=lambda e: (-e[0], e[1]))[:capacity]
+
+
+def additive_encode(gains: NDArray, overlaps: NDArray) -> NDArray:
+    """gains f32[n][parts][16], overlaps f32[parts][parts][16][16] -> u8[n][parts]"""
+    out = np.zeros(gains.shape[:2], np.uint8)
+    for row, gain in enumerate(gains):
+        best: list[tuple[np.float32, list[int]]] = [(F32(0), [])]
+        for part in range(len(gain)):
+            tried = []
+            for score, words in best:
+                sums = score + gain[part]
+                for i, word in enumerate(words):
+                    sums = sums - overlaps[i, part, word]
+                tried += [(s, [*words, v]) for v, s in enumerate(sums) if s == s]
+            best = sorted(tried, key=lambda t: -t[0])[:16]  # stable: equals as they came
+        out[row] = best[0][1] if best else 0
+    return out

@@ -23,7 +23,9 @@ from .index import (
 )
 from .layout import (
     ATTRIBUTES,
+    AXES_MAX,
     BLOCKS_MAX,
+    CODECS,
     DIMENSION_MAX,
     GROUP,
     HEADER,
@@ -82,7 +84,9 @@ from .stop import (
 
 __all__ = [
     "ATTRIBUTES",
+    "AXES_MAX",
     "BLOCKS_MAX",
+    "CODECS",
     "Centres",
     "Contract",
     "Current",

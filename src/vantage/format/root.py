@@ -12,6 +12,7 @@ from typing import Any
 from .codecs import CODEC_SECTIONS, LrsqSection
 from .index import IndexSection
 from .layout import (
+    AXES_MAX,
     BLOCK_ROWS_MAX,
     CENTRES,
     CODEC,
@@ -168,7 +169,7 @@ _ROTATION = struct.Struct("<II")
 
 
 def pack_rotation(axes: int, dimension: int, f16_rows: bytes) -> bytes:
-    """f16 (axes, dimension), orthonormal rows."""
+    """f16 (axes, dimension)."""
     return _ROTATION.pack(axes, dimension) + f16_rows
 
 
@@ -176,7 +177,7 @@ def unpack_rotation(body: memoryview, index: IndexSection, label: str) -> tuple[
     """(axes, f16 rows as bytes)."""
     cursor = Cursor(body, label)
     axes, dimension = cursor.unpack(_ROTATION)
-    if dimension != index.dimension or not 1 <= axes <= dimension:
+    if dimension != index.dimension or not 1 <= axes <= AXES_MAX:
         raise damaged(label, f"{axes} axes of {dimension} dimensions for an index of {index.dimension}")
     rows = cursor.take(2 * axes * dimension)
     cursor.end()
