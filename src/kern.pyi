@@ -158,3 +158,12 @@ def pool_finish(pool: Buffer, out: Buffer, /) -> int:
     descending, then row ascending; the order of the offers has no influence. The pool can go on: a later finish
     includes what is offered then.
     """
+
+def score_bounds(
+    scores: Buffer, norms: Buffer, n: int, weight: float, slack: float, lower: Buffer, upper: Buffer, /,
+) -> int:  # fmt: skip
+    """lower, upper i32[n] = what scores i32[n] may at least and at most be, norms u8[n]. Returns n.
+
+    error = weight f32(norm) + slack, both not negative, in f32; off = floor(error) + 1; lower = score - off and upper =
+    score + off, cut to i32. An error of 2^30 or more, or a score of +-2^30 or beyond: lower -2^31, upper 2^31 - 1.
+    """

@@ -20,6 +20,7 @@ from kern import (
     pool_offer,
     pool_reset,
     pool_size,
+    score_bounds,
 )
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "pool_offer",
     "pool_reset",
     "pool_size",
+    "score_bounds",
 ]

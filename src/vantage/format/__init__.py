@@ -5,6 +5,12 @@ CRC-32C. A section holds numbers as columns, so that a reader casts them and nev
 comes from the store is checked here before anything uses it; what fails is a DamagedError that names the place.
 """
 
+from .bounds import (
+    Bounds,
+    ErrorNorms,
+    norms_of,
+    pack_norms,
+)
 from .codecs import (
     FIELD,
     FINE_MAX,
@@ -79,11 +85,13 @@ from .shard import (
 __all__ = [
     "ATTRIBUTES",
     "BLOCKS_MAX",
+    "Bounds",
     "Centres",
     "Contract",
     "Current",
     "DIMENSION_MAX",
     "Directory",
+    "ErrorNorms",
     "Estimator",
     "FIELD",
     "FINE_MAX",
@@ -127,10 +135,12 @@ __all__ = [
     "damaged",
     "id_at",
     "id_width",
+    "norms_of",
     "pack_attributes",
     "pack_block",
     "pack_head",
     "pack_ids",
+    "pack_norms",
     "part_key",
     "shard_key",
 ]
