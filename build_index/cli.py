@@ -145,7 +145,17 @@ def build_command(
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
     options = Options(
-        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast, stop,
+        recall,
+        k,
+        seed,
+        nbytes(cache),
+        nbytes(memory_budget),
+        partition,
+        router,
+        spill,
+        spill_share,
+        fast,
+        stop,
         error_norms,
     )
     started = time.monotonic()
@@ -264,7 +274,9 @@ def query(
     top_k: Annotated[int, typer.Option(help="Answers, 1 to 1000.")] = 10,
     recall: Annotated[float | None, typer.Option(help="Recall for this query; the index's target by default.")] = None,
     rerank: Annotated[int, typer.Option(help="Read the full vectors of the best n for exact scores.")] = 0,
-    exact: Annotated[bool, typer.Option("--exact", help="The best of the whole index, proven; see --error-norms.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="The best of the whole index, proven; see --error-norms.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask an index on this machine.
@@ -282,7 +294,9 @@ def query(
             row, values = await opened.find(key, Receipt())
         else:
             row, values = None, read_queries(vector, 1).vectors[0].tolist()  # type: ignore[arg-type]
-        return await opened.query(Query(values, top_k, recall, rerank, attributes=True, without=row, exact=exact), receipt)
+        return await opened.query(
+            Query(values, top_k, recall, rerank, attributes=True, without=row, exact=exact), receipt
+        )
 
     answer = asyncio.run(ask())
     if as_json:

@@ -56,9 +56,7 @@ class LrsqScan:
     base_b is <q, c_b> plus the centre's bias.
     """
 
-    def __init__(
-        self, root: Root, query: Prepared, capacity: int, name: str = "", *, fine: int | None = None
-    ) -> None:
+    def __init__(self, root: Root, query: Prepared, capacity: int, name: str = "", *, fine: int | None = None) -> None:
         self.root, self.query, self.name, self.rows = root, query, name, 0
         self.codec = root.codec
         rotated = array("f", bytes(4 * root.axes))
