@@ -217,7 +217,7 @@ class Index:
 
         first = self.plan(replace(query, budget=left()), prepared)
         reads = Reads(read_blocks, read_vectors, left)
-        matches, vectors, proof = await prove(scan, prepared, query.top_k, query.without, first, self.flags, reads)
+        matches, vectors, proof = await prove(scan, query.top_k, query.without, first, self.flags, reads)
         receipt.rows, receipt.rows_ranked, receipt.proof = scan.rows, proof.vectors_read, vars(proof)
         complete = await self._dress(matches, vectors, query, reader) and proof.proven
         ranked = all(m.row in vectors for m in matches)

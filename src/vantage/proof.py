@@ -45,7 +45,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Reads:
-    """How a query reads: scans a plan's blocks, reads full vectors ({} where the budget ends), and what it may spend."""
+    """How a query reads: scans a plan's blocks, reads full vectors ({} where the budget ends); what scans may spend."""
 
     scan: Callable[[Plan, LrsqScan, set[int]], Awaitable[None]]
     vectors: Callable[[dict[int, int]], Awaitable[dict[int, bytes]]]
@@ -105,7 +105,7 @@ class BoundedScan(LrsqScan):
         """At most the distance of the query from a block's centre."""
         dot, off = self.centre(block)
         norm = self.bounds.norm[block] * ROOM
-        return math.sqrt(max(0.0, self.length**2 - 2 * (dot - off) + norm**2)) * ROOM
+        return math.sqrt(max(0.0, self.length * self.length - 2 * (dot - off) + norm * norm)) * ROOM
 
     def _slack(self, block: int, ranges: tuple[float, ...], slack: float, spread: float) -> float:
         """At most what a score of the block is off apart from its row's error norm."""
@@ -169,30 +169,28 @@ def needed(score: float, query: Prepared, index: IndexSection, length: float, lo
 
 
 async def prove(
-    scan: BoundedScan, query: Prepared, top_k: int, without: int | None, first: Plan, flags: bytearray, reads: Reads,
-    *, early: bool = True,
+    scan: BoundedScan, top_k: int, without: int | None, first: Plan, flags: bytearray, reads: Reads, *,
+    early: bool = True,
 ) -> tuple[list[Match], dict[int, bytes], Proof]:  # fmt: skip
-    """(the best top_k, full vectors read by row, the proof); scores are exact where vectors were read for them all.
+    """(the best top_k, full vectors read by row, the proof); scores are estimates where it could not read the best.
 
     Scans `first`, then all blocks whose ceiling reaches the k-th lowest score found; reads the likely answers, then
-    all rows that reach the worst of them. early False excludes nothing but rows by their intervals, for tests.
+    all rows that reach the worst of them. early False leaves out no block, and no row before all are scanned.
     """
-    root = scan.root
-    index, directory = root.index, root.directory
+    query, index, directory = scan.query, scan.root.index, scan.root.directory
+    k = min(top_k, index.rows - (without is not None))
     ceilings, done = scan.ceilings(), set[int]()
-    await reads.scan(first, scan, done)
-
-    def open_blocks(least: float) -> list[int]:
-        return [b for b in range(index.blocks) if b not in done and (not early or ceilings[b] >= least)]
-
-    rest = sorted(open_blocks(scan.floor(top_k, without)), key=lambda b: (-ceilings[b], b))
-    if rest:
-        await reads.scan(plan_blocks(directory, rest, flags, reads.left()), scan, done)
     longest = max(map(sum, zip(scan.bounds.radius, scan.bounds.norm, strict=True)))
     vectors: dict[int, bytes] = {}
     ranked: list[Contender] = []
 
+    def still_open(least: float) -> list[int]:
+        """Blocks that were not scanned and may hold a row of this score, the likeliest first."""
+        blocks = [b for b in range(index.blocks) if b not in done and (not early or ceilings[b] >= least)]
+        return sorted(blocks, key=lambda b: (-ceilings[b], b))
+
     async def read(wanted: list[Contender]) -> bool:
+        """Whether the budget allowed the full vectors of all of them."""
         fresh = [c for c in wanted if c.row != without and c.row not in vectors]
         found = await reads.vectors({c.row: c.check for c in fresh})
         vectors.update(found)
@@ -200,27 +198,20 @@ async def prove(
         return len(found) == len(fresh)
 
     def least() -> float:
-        """The integer score that a row needs to be among the answers, by what is known exactly."""
+        """The integer score that a row needs to be among the answers, by the exact scores so far."""
         scores = sorted((exact_score(vectors[c.row], query, index) for c in ranked), reverse=index.metric != "l2")
-        worst = needed(scores[top_k - 1], query, index, scan.length, longest)
+        worst = needed(scores[k - 1], query, index, scan.length, longest)
         return math.floor(worst * query.unit) if worst > -math.inf else worst
 
-    likely = [c for c in scan.contenders(top_k + (without is not None)) if c.row != without][:top_k]
-    proven = await read(likely) if early else True
-    if not proven:
-        return estimated(likely, query, index, top_k), vectors, Proof(False, len(done), 0, len(vectors), 0)
-    enough = len(ranked) >= top_k
-    maybe, whole = scan.reaching(least() if enough else scan.floor(top_k, without))
-    proven = await read(maybe) and whole
-    enough = len(ranked) >= min(top_k, index.rows - (without is not None))
-    if proven and enough and len(ranked) >= top_k:
-        proven = not open_blocks(least())
-    else:
-        proven = proven and enough and len(done) == index.blocks
-    excluded = index.blocks - len(done) if proven else 0
-    matches = rerank(ranked, vectors, query, index, top_k)
-    return (
-        matches,
-        vectors,
-        Proof(proven, len(done), excluded, len(vectors), index.rows - len(vectors) if proven else 0),
-    )
+    await reads.scan(first, scan, done)
+    rest = still_open(scan.floor(k, without))
+    if rest:
+        await reads.scan(plan_blocks(directory, rest, flags, reads.left()), scan, done)
+    likely = [c for c in scan.contenders(scan.capacity) if c.row != without][:k]
+    if len(likely) < k or (early and not await read(likely)):
+        return estimated(likely, query, index, k), vectors, Proof(False, len(done), 0, len(vectors), 0)
+    maybe, all_of_them = scan.reaching(least() if early else scan.floor(k, without))
+    proven = await read(maybe) and all_of_them and not still_open(least())
+    unread = (index.blocks - len(done), index.rows - len(vectors)) if proven else (0, 0)
+    matches = rerank(ranked, vectors, query, index, k) if len(ranked) >= k else estimated(likely, query, index, k)
+    return matches, vectors, Proof(proven, len(done), unread[0], len(vectors), unread[1])

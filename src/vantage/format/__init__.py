@@ -6,6 +6,7 @@ comes from the store is checked here before anything uses it; what fails is a Da
 """
 
 from .bounds import (
+    NORMS,
     Bounds,
     ErrorNorms,
     norms_of,
@@ -105,6 +106,7 @@ __all__ = [
     "LseSection",
     "METRICS",
     "MlpSection",
+    "NORMS",
     "NO_CHILD",
     "ObjectName",
     "Objects",

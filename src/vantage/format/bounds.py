@@ -63,7 +63,7 @@ def norms_of(block: bytes | memoryview, n: int, ids: int, label: str) -> ErrorNo
     at = len(view) - padded - NORMS.size
     if at < ids:
         raise damaged(label, f"{len(view)} bytes have no room for error norms")
-    numbers = NORMS.unpack_from(view, at)
-    if not all(0 <= v < math.inf for v in numbers):
+    step, slack, spread = NORMS.unpack_from(view, at)
+    if not all(0 <= v < math.inf for v in (step, slack, spread)):
         raise damaged(label, "its error norms are not finite")
-    return ErrorNorms(*numbers, view[at + NORMS.size : at + NORMS.size + n])
+    return ErrorNorms(step, slack, spread, view[at + NORMS.size : at + NORMS.size + n])
