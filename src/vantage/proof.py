@@ -88,18 +88,25 @@ class BoundedScan(LrsqScan):
             self._kept[number] = data
         else:
             self._fresh[number] = (data, width)
+        scores, lower, upper = self.intervals(number, data)
+        self.rows += at.n
+        rows = memoryview(data)[at.rows : at.rows + 4 * at.n]
+        for pool, values in ((self.pool, scores), (self.lowest, lower), (self.highest, upper)):
+            kernels.pool_offer(pool, values, rows, number)
+
+    def intervals(self, number: int, data: bytes | memoryview) -> tuple[array[int], array[int], array[int]]:
+        """Integer scores of a block's rows, and what each may at least and at most be."""
+        at = block_planes(self.root.directory.rows[number], self.codec.code_bytes)
         norms = norms_of(data, at.n, at.ids, self._where(number))
         scores, lower, upper = (array("i", bytes(4 * at.n)) for _ in range(3))
-        self.rows += kernels.lrsq_scores(
+        kernels.lrsq_scores(
             data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, self.base(number), number, self.tables, scores
         )
         weight = self._away(number) * norms.step * self.query.unit * ROOM
         slack = self._slack(number, _RANGES.unpack_from(data, RANGES_AT), norms.slack, norms.spread)
         slack = slack * self.query.unit * ROOM + 0.5  # integers are rounded
         kernels.score_bounds(scores, norms.norms, at.n, min(weight, OFF_MAX), min(slack, OFF_MAX), lower, upper)
-        rows = memoryview(data)[at.rows : at.rows + 4 * at.n]
-        for pool, values in ((self.pool, scores), (self.lowest, lower), (self.highest, upper)):
-            kernels.pool_offer(pool, values, rows, number)
+        return scores, lower, upper
 
     def _away(self, block: int) -> float:
         """At most the distance of the query from a block's centre."""
