@@ -67,6 +67,9 @@ def recorded() -> list:
                 call("lrsq_scan", b.data, *b.places, n, 0.5, place, bytes(tables), pool)
             call("pool_offer", pool, rng.integers(-9999, 9999, 300).astype(np.int32), rng.bytes(1200), 9)
             call("pool_finish", pool, bytearray(16 * capacity))
+    scores, norms = rng.integers(-(2**30), 2**30 + 1, 100).astype(np.int32), rng.bytes(100)
+    for weight, slack in ((0.0, 0.0), (3.25, 17.5), (1e7, 5.0)):
+        call("score_bounds", scores, norms, 100, weight, slack, bytearray(400), bytearray(400))
     call("pool_size", 65537)
     call("hamming", b"1", b"2", 2**31 - 1, 4096, bytearray(4))
     call("hamming", b"1", b"2", 2**70, 4096, bytearray(4))
