@@ -41,8 +41,9 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray) -> Path:
     pq.write_table(
         pa.table({"id": np.arange(ROWS), "vector": pa.FixedSizeListArray.from_arrays(flat, DIMENSION)}), scratch
     )
-    for what, name in WAYS:
-        chosen = {"router": "lse", "spill": "soar", "spill_share": 0.4} | {what: name}
+    for what, name in [*WAYS, ("proofs", "lse")]:
+        chosen = {"router": "lse", "spill": "soar", "spill_share": 0.4}
+        chosen |= {"error_norms": True} if what == "proofs" else {what: name}
         options = Options(0.9, 10, **chosen)  # type: ignore[arg-type]
         build(
             open_source([scratch]), folder / f"{what}-{name}", options, "cosine",
@@ -65,4 +66,18 @@ def test_a_way_plans_and_answers_as_in_cpython(
             want = api.answer_body(asyncio.run(index.query(Query(vector, 50))), ["receipt"])
             assert got["matches"] == want["matches"]
             counted = ("gets", "bytes", "waves", "blocks", "rows")
+            assert [got["receipt"][k] for k in counted] == [want["receipt"][k] for k in counted]
+
+
+def test_an_exact_answer_is_proven_as_in_cpython(worker: Callable[..., Server], bucket: Path, rows: np.ndarray) -> None:
+    """The same ids, scores and proof, from the same bounds in the same arithmetic."""
+    server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0")
+    index = open_index(bucket / "proofs-lse")
+    with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
+        for vector in rows[ROWS:].tolist():
+            got = http.post("/query", json={"vector": vector, "top_k": 20, "exact": True}).json()
+            want = api.answer_body(asyncio.run(index.query(Query(vector, 20, exact=True))), ["receipt"])
+            assert got["matches"] == want["matches"]
+            assert got["complete"] and got["scores"] == "exact"
+            counted = ("gets", "bytes", "waves", "blocks", "rows", "rows_ranked", "proof")
             assert [got["receipt"][k] for k in counted] == [want["receipt"][k] for k in counted]
