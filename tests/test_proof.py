@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from build_index.build import build
+from build_index.cli import main
 from build_index.evaluate import open_index
 from build_index.fit import Options
 from build_index.source import open_source
@@ -240,3 +242,17 @@ def test_blocks_are_read_as_far_as_the_budget_goes(index: Index) -> None:
     assert not some.complete and 0 < some.bytes <= whole.bytes // 2
     assert some.ranges[-1].last == len(wanted)  # the most wanted
     assert plan_blocks(directory, wanted, flags, Budget(waves=0)).ranges == []
+
+
+def test_the_command_says_what_is_proven(
+    bucket: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in ([], ["--json"]):
+        monkeypatch.setattr("sys.argv", ["vantage", "query", str(bucket / "l2"), "--id", "7", "--exact", *options])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+    text, line = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    assert "proven: " in text and "vectors read" in text
+    told = json.loads(line)
+    assert told["complete"] and told["scores"] == "exact" and told["receipt"]["proof"]["proven"]
