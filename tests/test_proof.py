@@ -47,7 +47,7 @@ def source(kind: str) -> tuple[np.ndarray, pa.DataType]:
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def proofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index a metric, with error norms, copies of rows, and every tenth row twice."""
     folder, scratch = tmp_path_factory.mktemp("proofs"), tmp_path_factory.mktemp("source")
     for kind in KINDS:
@@ -66,8 +66,8 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=KINDS)
-def index(request: pytest.FixtureRequest, bucket: Path) -> Index:
-    return open_index(bucket / request.param, LARGE)
+def index(request: pytest.FixtureRequest, proofs: Path) -> Index:
+    return open_index(proofs / request.param, LARGE)
 
 
 def queries(index: Index) -> list[list[float]]:
@@ -166,8 +166,8 @@ def test_early_exit_changes_nothing(index: Index, monkeypatch: pytest.MonkeyPatc
         assert late.receipt.proof["blocks_scanned"] == index.root.index.blocks  # type: ignore[index]
 
 
-def test_far_blocks_are_not_scanned(bucket: Path) -> None:
-    index = open_index(bucket / "l2", LARGE)
+def test_far_blocks_are_not_scanned(proofs: Path) -> None:
+    index = open_index(proofs / "l2", LARGE)
     told = [ask(index, q, 1).receipt.proof for q in queries(index)]
     assert max(t["blocks_excluded"] for t in told if t) > 0
 
@@ -184,8 +184,8 @@ def test_the_query_itself_is_left_out(index: Index) -> None:
 @pytest.mark.parametrize(
     "budget", [Budget(0), Budget(2), Budget(waves=1), Budget(waves=3), Budget(bytes=1 << 14), Budget(bytes=1 << 17)]
 )
-def test_a_budget_holds_and_is_told(bucket: Path, budget: Budget) -> None:
-    index = open_index(bucket / "cosine")
+def test_a_budget_holds_and_is_told(proofs: Path, budget: Budget) -> None:
+    index = open_index(proofs / "cosine")
     for vector in queries(index):
         answer = ask(index, vector, budget=budget)
         receipt = answer.receipt
@@ -202,14 +202,14 @@ def test_too_many_rows_that_might_be_answers_are_not_proven(index: Index, monkey
     assert not all(a.complete for a in answers)
 
 
-def test_what_cannot_be_asked(index: Index, points: Any) -> None:
+def test_what_cannot_be_asked(index: Index) -> None:
     vector = queries(index)[0]
     for options in ({"rerank": 20}, {"recall": 0.9}):
         with pytest.raises(InputError, match="needs no recall and no rerank"):
             ask(index, vector, **options)
-    without = open_index(points.bucket / points.name)
+    without = open_index(Path(__file__).parent / "fixtures" / "words")
     with pytest.raises(InputError, match="build the index with --error-norms"):
-        ask(without, [1.0] * 24)
+        ask(without, [1.0] * 16)
     assert api.describe(index)["exact"] and not api.describe(without)["exact"]
 
 
@@ -245,10 +245,10 @@ def test_blocks_are_read_as_far_as_the_budget_goes(index: Index) -> None:
 
 
 def test_the_command_says_what_is_proven(
-    bucket: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    proofs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options in ([], ["--json"]):
-        monkeypatch.setattr("sys.argv", ["vantage", "query", str(bucket / "l2"), "--id", "7", "--exact", *options])
+        monkeypatch.setattr("sys.argv", ["vantage", "query", str(proofs / "l2"), "--id", "7", "--exact", *options])
         with pytest.raises(SystemExit) as end:
             main()
         assert end.value.code == 0
