@@ -181,7 +181,10 @@ def _build(
         },
         "tried": choice.tried,
     }
-    current, nbytes = write_index(rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done))
+    current, nbytes = write_index(
+        rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done),
+        norms=options.error_norms,
+    )  # fmt: skip
     return Report(
         out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, spooled.duplicate_vectors,
         source.notes, target_cost(choice.contract)

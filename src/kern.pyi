@@ -168,3 +168,12 @@ def additive_encode(gains: Buffer, overlaps: Buffer, n: int, parts: int, out: Bu
     - overlap with the part 0 row, - part 1 row, ...; the 16 of largest score are kept, in order, equals as they came
     (by sum, then row). The best of the last part is taken; a score of NaN is never kept, 0 where nothing is.
     """
+
+def score_bounds(
+    scores: Buffer, norms: Buffer, n: int, weight: float, slack: float, lower: Buffer, upper: Buffer, /,
+) -> int:  # fmt: skip
+    """lower, upper i32[n] = what scores i32[n] may at least and at most be, norms u8[n]. Returns n.
+
+    error = weight f32(norm) + slack, both not negative, in f32; off = floor(error) + 1; lower = score - off and upper =
+    score + off, cut to i32. An error of 2^30 or more, or a score of +-2^30 or beyond: lower -2^31, upper 2^31 - 1.
+    """

@@ -21,6 +21,7 @@ from kern import (
     pool_offer,
     pool_reset,
     pool_size,
+    score_bounds,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "pool_offer",
     "pool_reset",
     "pool_size",
+    "score_bounds",
 ]

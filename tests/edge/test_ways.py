@@ -46,9 +46,9 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray) -> Path:
     pq.write_table(
         pa.table({"id": np.arange(ROWS), "vector": pa.FixedSizeListArray.from_arrays(flat, DIMENSION)}), scratch
     )
-    for what, name in WAYS:
+    for what, name in [*WAYS, ("proofs", "lse")]:
         chosen = {"router": "lse", "spill": "soar", "spill_share": 0.4}
-        chosen |= {"router" if what == "progressive" else what: name}
+        chosen |= {"error_norms": True} if what == "proofs" else {"router" if what == "progressive" else what: name}
         recall = 0.75 if what == "codec" else 0.9  # signs alone reach no more
         options = Options(recall, 10, **chosen)  # type: ignore[arg-type]
         metric = "dot" if what == "stop" else "cosine"  # HTTP rounds no score of dot: equal ones are equal integers
@@ -103,3 +103,17 @@ def test_second_waves_are_those_of_cpython(worker: Callable[..., Server], bucket
     assert promise.rerank > 0
     for asked in waves.values():
         assert asked.count(2) >= 3 and 1 in asked, waves  # so that the comparison is of second waves too
+
+
+def test_an_exact_answer_is_proven_as_in_cpython(worker: Callable[..., Server], bucket: Path, rows: np.ndarray) -> None:
+    """The same ids, scores and proof, from the same bounds in the same arithmetic."""
+    server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0")
+    index = open_index(bucket / "proofs-lse")
+    with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
+        for vector in rows[ROWS:].tolist():
+            got = http.post("/query", json={"vector": vector, "top_k": 20, "exact": True}).json()
+            want = api.answer_body(asyncio.run(index.query(Query(vector, 20, exact=True))), ["receipt"])
+            assert got["matches"] == want["matches"]
+            assert got["complete"] and got["scores"] == "exact"
+            counted = ("gets", "bytes", "waves", "blocks", "rows", "rows_ranked", "proof")
+            assert [got["receipt"][k] for k in counted] == [want["receipt"][k] for k in counted]

@@ -71,6 +71,9 @@ def recorded() -> list:
         gains = rng.standard_normal((20, parts, 16)).astype(np.float32)
         overlaps = rng.standard_normal((parts, parts, 16, 16)).astype(np.float32)
         call("additive_encode", gains, overlaps, 20, parts, bytearray(20 * parts))
+    scores, norms = rng.integers(-(2**30), 2**30 + 1, 100).astype(np.int32), rng.bytes(100)
+    for weight, slack in ((0.0, 0.0), (3.25, 17.5), (1e7, 5.0)):
+        call("score_bounds", scores, norms, 100, weight, slack, bytearray(400), bytearray(400))
     call("pool_size", 65537)
     call("hamming", b"1", b"2", 2**31 - 1, 4096, bytearray(4))
     call("hamming", b"1", b"2", 2**70, 4096, bytearray(4))

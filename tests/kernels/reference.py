@@ -159,6 +159,15 @@ def interleave(codes: NDArray) -> bytes:
     return codes.reshape(-1, 16, codes.shape[1]).transpose(0, 2, 1).tobytes()
 
 
+def score_bounds(scores: NDArray, norms: NDArray, weight: float, slack: float) -> tuple[NDArray, NDArray]:
+    """scores i32[n], norms u8[n] -> (lower, upper) i32[n]"""
+    error = F32(weight) * norms.astype(F32) + F32(slack)
+    known = (error < 2.0**30) & (np.abs(scores.astype(np.int64)) < 2**30)
+    off = np.where(known, np.floor(np.where(known, error, 0)).astype(np.int64) + 1, 2**32)
+    ends = (np.clip(scores + sign * off, -(2**31), 2**31 - 1).astype(np.int32) for sign in (-1, 1))
+    return next(ends), next(ends)
+
+
 def pool(offers: list[tuple[int, int, int, int]], capacity: int) -> list[tuple[int, int, int, int]]:
     """offers and result: (score, row, place, index)"""
     best: dict[int, tuple[int, int, int, int]] = {}

@@ -5,6 +5,13 @@ CRC-32C. A section holds numbers as columns, so that a reader casts them and nev
 comes from the store is checked here before anything uses it; what fails is a DamagedError that names the place.
 """
 
+from .bounds import (
+    NORMS,
+    Bounds,
+    ErrorNorms,
+    norms_of,
+    pack_norms,
+)
 from .codecs import (
     FIELD,
     FINE_MAX,
@@ -86,12 +93,14 @@ __all__ = [
     "ATTRIBUTES",
     "AXES_MAX",
     "BLOCKS_MAX",
+    "Bounds",
     "CODECS",
     "Centres",
     "Contract",
     "Current",
     "DIMENSION_MAX",
     "Directory",
+    "ErrorNorms",
     "Estimator",
     "FIELD",
     "FINE_MAX",
@@ -105,6 +114,7 @@ __all__ = [
     "LseSection",
     "METRICS",
     "MlpSection",
+    "NORMS",
     "NO_CHILD",
     "ObjectName",
     "Objects",
@@ -137,10 +147,12 @@ __all__ = [
     "damaged",
     "id_at",
     "id_width",
+    "norms_of",
     "pack_attributes",
     "pack_block",
     "pack_head",
     "pack_ids",
+    "pack_norms",
     "part_key",
     "shard_key",
 ]

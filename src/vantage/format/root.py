@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .bounds import Bounds
 from .codecs import CODEC_SECTIONS, LrsqSection
 from .index import IndexSection
 from .layout import (
     AXES_MAX,
     BLOCK_ROWS_MAX,
+    BOUNDS,
     CENTRES,
     CODEC,
     CONTRACT,
@@ -334,6 +336,7 @@ class Root:
     vectors: VectorPages
     id_pages: IdPages
     stop: Stop | None = None  # an index of an earlier builder has none
+    bounds: Bounds | None = None  # without them no answer can be proven
 
     def pack(self) -> bytes:
         """root.bin."""
@@ -352,6 +355,7 @@ class Root:
                 (VECTORS, self.vectors.pack()),
                 (ID_PAGES, self.id_pages.pack()),
                 *([(STOP, self.stop.pack())] if self.stop else []),
+                *([(BOUNDS, self.bounds.pack())] if self.bounds else []),
             ],
             _router_version(self.router),
         )
@@ -401,4 +405,5 @@ class Root:
             of(VECTORS, VectorPages.unpack, index, objects.parts),
             of(ID_PAGES, IdPages.unpack, index, objects.ids),
             stop,
+            of(BOUNDS, Bounds.unpack, index) if BOUNDS in sections else None,
         )
