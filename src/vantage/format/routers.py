@@ -243,6 +243,71 @@ class TreeSection:
         return cls(bits, beam, temperature, child, scale, bias, out_scale, out_weight, table, out)
 
 
+_ECVH = struct.Struct("<IIIff")
+WORD_MAX = 127  # bits of a codeword
+MESSAGE_BITS_MAX = 16
+
+
+@dataclass(frozen=True)
+class EcvhSection:
+    """Error-correcting vantage hashing: n directions, and a linear code of n bits that gives each block its signs.
+
+    bits: of the directions, 4 or 8. table: one a row over d dimensions, as in LseSection. scale, bias f32 (n): margin i
+    of a query is scale_i <q, row_i> + bias_i, cut at the norm of the query. generator u16 (n): bit i of the codeword of
+    message u is the parity of u & generator_i. message u16 (B): of each block, all different, each less than
+    2^message_bits. A block's score: temperature * beta * sum_i (margin i, or minus it where bit i of its codeword is 1).
+    """
+
+    bits: int
+    message_bits: int
+    beta: float
+    temperature: float
+    table: memoryview
+    scale: memoryview
+    bias: memoryview
+    generator: memoryview
+    message: memoryview
+
+    def pack(self) -> bytes:
+        n = len(self.scale)
+        return (
+            _ECVH.pack(n, self.bits, self.message_bits, self.beta, self.temperature)
+            + struct.pack(f"<{n}f", *self.scale)
+            + struct.pack(f"<{n}f", *self.bias)
+            + struct.pack(f"<{n}H", *self.generator)
+            + struct.pack(f"<{len(self.message)}H", *self.message)
+            + bytes(self.table)
+        )
+
+    @classmethod
+    def unpack(cls, body: memoryview, index: IndexSection, label: str) -> EcvhSection:
+        cursor = Cursor(body, label)
+        n, bits, message_bits, beta, temperature = cursor.unpack(_ECVH)
+        if bits not in (4, 8) or not 1 <= message_bits <= MESSAGE_BITS_MAX or not message_bits <= n <= WORD_MAX:
+            raise damaged(label, f"{n} directions of {bits} bits, messages of {message_bits} bits")
+        if not 0 < beta < 1e9 or not 0 < temperature < 1e3:
+            raise damaged(label, f"beta {beta}, temperature {temperature}")
+        scale, bias = cursor.column("f", n), cursor.column("f", n)
+        generator, message = cursor.column("H", n), cursor.column("H", index.blocks)
+        table = cursor.take(n * LseSection.stride(bits, index.dimension))
+        cursor.end()
+        finite(label, scale, bias)
+        if any(g >> message_bits for g in generator) or len(set(codewords(generator, message_bits))) < 1 << message_bits:
+            raise damaged(label, "the generator does not give each message a codeword of its own")
+        if any(u >> message_bits for u in message) or len(set(message)) < len(message):
+            raise damaged(label, "two blocks share a message, or one has more bits than the code")
+        return cls(bits, message_bits, beta, temperature, table, scale, bias, generator, message)
+
+
+def codewords(generator: Any, message_bits: int) -> list[int]:
+    """The codeword of each message u of a linear code: its bit i is the parity of u & generator[i]."""
+    words = [0]
+    for j in range(message_bits):
+        row = sum((g >> j & 1) << i for i, g in enumerate(generator))
+        words += [word ^ row for word in words]
+    return words
+
+
 ROUTER_SECTIONS: dict[str, Any] = {
     "centroids": LseSection,
     "lse": LseSection,
@@ -250,4 +315,5 @@ ROUTER_SECTIONS: dict[str, Any] = {
     "two-level": TwoLevelSection,
     "mlp": MlpSection,
     "tree": TreeSection,
+    "ecvh": EcvhSection,
 }
