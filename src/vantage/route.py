@@ -21,7 +21,6 @@ from .format import (
     TreeSection,
     TwoLevelSection,
     aligned,
-    codewords,
 )
 from .prepare import Prepared
 
@@ -198,13 +197,14 @@ class EcvhRouter:
     def __init__(self, section: EcvhSection, index: IndexSection) -> None:
         self.section, self.index = section, index
         self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
-        n, blocks = len(section.scale), len(section.message)
-        words, sign = codewords(section.generator, section.message_bits), bytes.maketrans(b"01", b"\x01\xff")
-        self._padding = array("h", bytes(2 * (aligned(n, 16) - n)))
-        rows = (f"{words[u]:0{n}b}"[::-1].encode().translate(sign) + bytes(len(self._padding)) for u in section.message)
+        n, stride, blocks = len(section.scale), aligned(len(section.scale), 16), index.blocks
+        signs, sign = bytearray(blocks * stride), bytes.maketrans(b"01", b"\x01\xff")
+        for i, column in enumerate(section.columns(blocks)):
+            signs[i::stride] = f"{column:0{blocks}b}"[: -blocks - 1 : -1].encode().translate(sign)
+        self._padding = array("h", bytes(2 * (stride - n)))
         output = LseSection(
-            8, 1, section.beta, section.temperature, memoryview(b"".join(rows)),
-            memoryview(array("f", [1.0] * blocks)), memoryview(array("f", [0.0] * blocks)),
+            8, 1, section.beta, section.temperature, memoryview(signs), memoryview(array("f", [1.0] * blocks)),
+            memoryview(array("f", [0.0] * blocks)),
         )  # fmt: skip
         self._output = LseRouter(output, replace(index, dimension=n))
 

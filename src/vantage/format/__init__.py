@@ -65,7 +65,6 @@ from .routers import (
     RouterSection,
     TreeSection,
     TwoLevelSection,
-    codewords,
 )
 from .shard import (
     RANGES_AT,
@@ -127,7 +126,6 @@ __all__ = [
     "aligned",
     "attributes_at",
     "block_planes",
-    "codewords",
     "damaged",
     "id_at",
     "id_width",
