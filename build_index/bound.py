@@ -31,9 +31,9 @@ def random_limit(bits: int, delta: float) -> F64:
 def calibrated_limit(differing: npt.NDArray[np.integer], angle: F64, bits: int, delta: float) -> F64:
     """f64 (bits + 1), radians, rising: the same for directions that were trained, of pairs like these.
 
-    differing (P): bits in which the words of a pair differ; angle f64 (P): of the pair. Distances are grouped from 0 up
-    so that a group has 1 / delta - 1 pairs at least. Of its n pairs, f is the ceil((n + 1) (1 - delta))-th smallest angle
-    (split conformal, Vovk et al. 2005): a further pair of the group, exchangeable with these, keeps to it with
+    differing (P): bits in which the words of a pair differ; angle f64 (P): of the pair. Distances are grouped from 0
+    up so that a group has 1 / delta - 1 pairs at least. Of its n pairs, f is the ceil((n + 1) (1 - delta))-th smallest
+    angle (split conformal, Vovk et al. 2005): a further pair of the group, exchangeable with these, keeps to it with
     probability 1 - delta. Limits are then made to rise. With fewer pairs in all, f is pi.
     """
     _check(bits, delta)

@@ -86,9 +86,9 @@ def signs(generator: U32, message: U32) -> F32:
 
 
 def started(x: F32, generator: U32, message: U32, seed: int) -> Words:
-    """Principal directions of rows x (n, d), turned so that signs lose least (ITQ: Gong and Lazebnik 2011), and medians.
+    """Principal directions of rows x (m, d), turned so that signs lose least, and medians.
 
-    Beyond the dimension, random directions.
+    ITQ: Gong and Lazebnik 2011. Beyond the dimension, random directions.
     """
     rng, n = np.random.default_rng([seed, 8]), len(generator)
     centred = x - x.mean(0)
