@@ -4,8 +4,8 @@
 
 Half of the pairs are drawn at random, half are a row and one of its 100 nearest among the others; both rows of a pair
 are held out: a twentieth of the base, which trains nothing here. Random directions are drawn again for each of --draws
-shares of the pairs, since the bound is over their draw. For trained ones (PCA and ITQ on the other rows) one half of the
-held-out rows calibrates, pairs of the other half count violations.
+shares of the pairs, since the bound is over their draw. For trained ones (PCA and ITQ on the other rows) one half of
+the held-out rows calibrates, pairs of the other half count violations.
 """
 
 from __future__ import annotations
