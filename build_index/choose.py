@@ -181,8 +181,10 @@ def _drafts(task: Task) -> list[_Draft]:
 
 def _partitions(rows: Rows, options: Options) -> list[str]:
     """Names of the partitions to measure: a cut of the neighbour graph reads less than k-means where k is small."""
-    if options.partition is not None:
-        return [options.partition]
+    if options.router == "ecvh" and options.partition not in (None, "ecvh"):
+        raise InputError(f"the router ecvh on the partition {options.partition}", hint="it takes --partition ecvh")
+    if options.partition is not None or options.router == "ecvh":
+        return [options.partition or "ecvh"]
     cuts = options.k <= GRAPH_K and not options.fast and TRAINED_ROWS_MIN <= rows.count <= MANY_ROWS
     return ["kmeans", "graph"] if cuts else ["kmeans"]
 
