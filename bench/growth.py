@@ -258,8 +258,6 @@ def extend(lines: list[str], sizes: list[int]) -> None:
             assert value is not None, (name, line)
             numbers = [float(number) for number in value.groups()]
             points.setdefault(name, []).append((rows, numbers[0] - sum(numbers[1:])))
-        if (page := re.search(r"pages ([\d.]+) MB.*routing.bin ([\d.]+) MB", line)) is not None:
-            print(f"{found[1]} rows: {float(page[1]) / float(page[2]):.0%} of routing.bin is read")
     if len({rows for values in points.values() for rows, _ in values}) < 2:
         raise SystemExit("--extend needs the lines of two sizes")
     found_laws = {name: law(values) for name, values in points.items()}

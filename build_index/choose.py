@@ -125,7 +125,7 @@ def _questions(rows: Rows, sample: Ints, options: Options, say: Say) -> tuple[In
 
 
 def _routers(rows: Rows, blocks: int, options: Options) -> list[str]:
-    """Names of the routers to measure: two-level where a table of sub-centroids is too much to keep resident."""
+    """Names of the routers to measure: two-level where a table of few sub-centroids is too much to keep resident."""
     if options.router is not None:
         return [options.router]
     if lse.table_bytes(rows.dimension, blocks, lse.FEW_SUBS) > lse.TABLE_BYTES_MAX:

@@ -23,7 +23,7 @@ from .shape import P, Shape, index_section, page_bytes, prepared, probabilities,
 
 TUNE_QUERIES = 500  # of the tuning rows, for parameters of routers
 ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
-ORDER_QUERIES = 4000  # or half as many as blocks: of 16,384, 8,000 queries make an order that reads 8% less than 4,000
+ORDER_QUERIES = 4000  # or half as many as blocks: in a trial with 16,384, an order from 8,000 read 8% less
 ORDER_BYTES = 32 << 20  # of their probabilities at a time
 TRAINING_BYTES_MIN = 1 << 30  # of memory: JAX and the activations of a batch come on top of all else
 

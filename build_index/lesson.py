@@ -53,6 +53,7 @@ class Lesson:
 
     @cached_property
     def spread(self) -> float:
+        """See spread_of."""
         return spread_of(self.rows, self.sample)
 
     def places(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

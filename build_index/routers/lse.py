@@ -109,8 +109,9 @@ def packed(flat: F32, weight: F32, subs: int, beta: float, temperature: float, b
     centred = np.where(live[:, None], flat - flat[live].mean(0), 0)
     weight = weight - weight[live].max()
     table, scale = quantized(centred, bits)
+    stored = float(np.float32(beta))  # what a reader gets, so that the builder's p is the edge's
     return LseSection(
-        bits, subs, beta, temperature, memoryview(table), memoryview(scale), memoryview(weight.astype(np.float32))
+        bits, subs, stored, temperature, memoryview(table), memoryview(scale), memoryview(weight.astype(np.float32))
     )
 
 

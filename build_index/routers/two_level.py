@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from vantage.errors import InputError
 from vantage.format import PAGE_BYTES_MAX, LseSection, RouterSection, TwoLevelSection
 from vantage.kernels import crc32c
 from vantage.prepare import Prepared
@@ -19,10 +20,10 @@ from ..rows import F32, Ints
 from ..shape import index_section, prepared, probabilities
 from . import lse
 
-SUBS = 4  # of a block: half the bytes of 8, and no more blocks read at 10^6 rows
+SUBS = 4  # of a block: half the bytes of 8, for a tenth more bytes of blocks (bench/growth.py, resident tables)
 REGIONS = 4  # times the root of the blocks
 PAGE_BLOCKS = (4, 8, 16)  # times the root of the blocks, as candidates
-PAGE_BLOCKS_MAX = 1024  # at 10^6 rows, 1,024 of 4,096 blocks leave out 0.2% of the neighbours, 512 leave out 0.4%
+PAGE_BLOCKS_MAX = 1024  # in a trial at 10^6 rows these left out 0.2% of the neighbours, 512 left out 0.4%
 REGION_BETA = 9.0  # over the spread of the rows; the most probable region alone counts
 ASKED, ASKED_PER_REGION = 8000, 16  # rows as queries, from which pages are made
 NEAR_REGIONS = (1.0, 0.5, 0.25)  # what a query tells to its nearest regions: more queries for each
@@ -48,7 +49,7 @@ def tuned(section: TwoLevelSection, lesson: Lesson, cost: Cost) -> TwoLevelSecti
     """Regions by k-means of rows as queries, and pages of the blocks that those of a region want most, by cost.
 
     Every block lies in the page of the region nearest to its centre at least. Where no number of blocks a page reaches
-    the recall, all have the same cost, and the largest pages stay.
+    the recall, all have the same cost, and the largest pages stay. Raises InputError where a page would be too large.
     """
     blocks = lesson.blocks
     flat = _flat(section, blocks)
@@ -73,9 +74,15 @@ def tuned(section: TwoLevelSection, lesson: Lesson, cost: Cost) -> TwoLevelSecti
     table = _region_table(np.array(kmeans.centroids, np.float32).reshape(regions, -1), lesson.spread, flat.bits)
     falling = np.argsort(-wanted, axis=1, kind="stable")
     room = PAGE_BYTES_MAX // TwoLevelSection.block_bytes(flat.bits, flat.subs, lesson.rows.dimension)
+    crowd = int(np.bincount(home).max())
+    if crowd >= room:
+        raise InputError(
+            f"{crowd} blocks lie nearest to one region, a routing page takes {room - 1}",
+            hint="the rows hardly differ: look for repeated ones, or choose another --router",
+        )
     tried = []
     for share in reversed(PAGE_BLOCKS):
-        most = max(1, min(round(share * blocks**0.5), PAGE_BLOCKS_MAX, room - int(np.bincount(home).max())))
+        most = max(1, min(round(share * blocks**0.5), PAGE_BLOCKS_MAX, room - crowd))
         tried.append(_paged(flat, table, [_named(wanted[r], falling[r, :most], home == r) for r in range(regions)]))
     return min(tried, key=cost)
 

@@ -105,11 +105,14 @@ def test_rows_are_those_of_the_source(built: Built) -> None:
 
 
 def test_rows_in_the_index_are_found_first(built: Built) -> None:
-    """A stored row as the query is its own nearest neighbour, under cosine and l2."""
+    """A stored row as the query is its own nearest neighbour, under cosine and l2; asked for more than the target.
+
+    At the target a plan may be one block, and a row near the edge of its own may be looked for in the next.
+    """
     if built.metric == "dot":
         return
     rows = np.arange(5, len(built.vectors), 97)
-    result = evaluate(path(built), Queries(built.vectors[rows], rows[:, None].astype(np.int32)), k=1)
+    result = evaluate(path(built), Queries(built.vectors[rows], rows[:, None].astype(np.int32)), k=1, recall=0.95)
     assert result["recall"] > 0.98
 
 

@@ -13,7 +13,7 @@ from build_index.partition import partition
 from build_index.routers import lse, two_level
 from build_index.rows import Rows
 from build_index.shape import index_section, page_bytes, prepared, probabilities
-from vantage.errors import DamagedError
+from vantage.errors import DamagedError, InputError
 from vantage.format import RouterSection, TwoLevelSection
 from vantage.kernels import crc32c
 from vantage.prepare import Prepared
@@ -110,6 +110,14 @@ def test_a_page_with_wrong_blocks_is_refused(case: Case, numbers: list[int]) -> 
     assert crc32c(page) != one.crc[0]
     with pytest.raises(DamagedError, match="out of order"):
         TwoLevelRouter(one, index).route(held_out(rows)[0], memoryview(page))
+
+
+def test_a_region_of_more_blocks_than_a_page_takes_is_refused(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, flat, order, lesson = case
+    one = two_level.ordered(two_level._one_page(flat), order)
+    monkeypatch.setattr(two_level, "PAGE_BYTES_MAX", TwoLevelSection.block_bytes(flat.bits, flat.subs, rows.dimension))
+    with pytest.raises(InputError, match="blocks lie nearest to one region, a routing page takes 0"):
+        two_level.tuned(one, lesson, by_size)
 
 
 def test_the_blocks_of_a_page_are_chosen_by_cost(case: Case) -> None:

@@ -176,12 +176,16 @@ class Regions:
     head: LseSection
 
     def pack(self) -> bytes:
+        """Little-endian: u32 regions and beam, u32 first_block, then the head."""
         n = len(self.first_block) - 1
         return _REGIONS.pack(n, self.beam) + struct.pack(f"<{n + 1}I", *self.first_block) + self.head.pack()
 
     @classmethod
     def taken(cls, cursor: Cursor, index: IndexSection) -> Regions:
-        """The ones at the cursor; the dimension of index is the number of hidden units."""
+        """The ones at the cursor; the dimension of index is the number of hidden units.
+
+        Raises DamagedError where the beam is not 1 to R, or where the regions do not cover the blocks in order.
+        """
         n, beam = cursor.unpack(_REGIONS)
         if not 1 <= beam <= n <= index.blocks:
             raise damaged(cursor.label, f"{n} regions, a beam of {beam}, for {index.blocks} blocks")
