@@ -12,14 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SAMPLE, clustered
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import clustered
 
 from build_index.build import build
 from build_index.cli import main
 from build_index.evaluate import open_index
 from build_index.fit import Options
+from build_index.serve import ROOT
 from build_index.source import open_source
 from vantage import api, proof
 from vantage.errors import DamagedError, InputError
@@ -38,7 +39,7 @@ KINDS = ["cosine", "l2", "dot"]
 def source(kind: str) -> tuple[np.ndarray, pa.DataType]:
     """(N, d) rows of the test of a metric, and how their values are stored."""
     if kind == "cosine":
-        table = pq.read_table(SAMPLE, columns=["vector"])
+        table = pq.read_table(ROOT / "sample" / "wordnet.parquet", columns=["vector"])
         x = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)[::8, :64]
         return x.astype(np.float32), pa.float32()
     if kind == "l2":
@@ -207,7 +208,7 @@ def test_what_cannot_be_asked(index: Index) -> None:
     for options in ({"rerank": 20}, {"recall": 0.9}):
         with pytest.raises(InputError, match="needs no recall and no rerank"):
             ask(index, vector, **options)
-    without = open_index(Path(__file__).parent / "fixtures" / "words")
+    without = open_index(ROOT / "tests" / "fixtures" / "words")
     with pytest.raises(InputError, match="build the index with --error-norms"):
         ask(without, [1.0] * 16)
     assert api.describe(index)["exact"] and not api.describe(without)["exact"]
