@@ -2,6 +2,8 @@
 
 from kern import (
     block_probabilities,
+    butterfly_plan,
+    butterfly_turn,
     crc32c,
     dot_f16,
     dot_f32,
@@ -24,6 +26,8 @@ from kern import (
 
 __all__ = [
     "block_probabilities",
+    "butterfly_plan",
+    "butterfly_turn",
     "crc32c",
     "dot_f16",
     "dot_f32",
