@@ -20,6 +20,7 @@ from .choose import Choice, choose
 from .contract import target_point
 from .fit import TRAINING_BYTES_MIN, Options, Say
 from .partition import PARTITIONS
+from .rotations import ROTATIONS, default
 from .routers import ROUTERS
 from .rows import Rows, row_scale
 from .shape import CODEC
@@ -115,7 +116,7 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
         raise LimitError("--k", options.k, "1 to 100", hint="answers may still have up to 1000 rows")
     for what, name, known in (
         ("--partition", options.partition, PARTITIONS), ("--router", options.router, ROUTERS),
-        ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS),
+        ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS), ("--rotation", options.rotation, ROTATIONS),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(f"{what} is {name!r}", hint=f"known are: {', '.join(known)}")
@@ -170,6 +171,10 @@ def _build(
         "copies": choice.shape.copies,
         "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
         "codec": {"name": CODEC, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
+        "rotation": {
+            "name": options.rotation or default(rows.dimension),
+            "bytes": len(choice.codec.rotation.pack()),
+        },
         "contract": {
             "k": choice.contract.k,
             "target": choice.contract.target,

@@ -23,6 +23,7 @@ from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, pages_of,
 from .graph import Graph, neighbour_graph
 from .measure import Candidates, Reads, block_bytes, full_scan, plans
 from .partition import PARTITIONS, VOTERS, Partition
+from .rotations import ROTATIONS, default
 from .routers import ROUTERS, lse
 from .rows import Ints, Rows
 from .shape import P, Shape, prepared
@@ -247,11 +248,12 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     """Codes that reach the target, each with the copies that it leaves room for, by modelled time; at least one."""
     rows, tune, options = task.rows, task.tune, task.options
     residual_moment, row_moment = _second_moments(rows, task.sample, draft.shape)
+    basis = ROTATIONS[options.rotation or default(rows.dimension)](residual_moment, options.seed)
     reached: list[tuple[float, _Coded]] = []
     for code_bytes, wanted in _code_candidates(rows, draft.shape.blocks, task.id_bytes, options):
         if reached and not wanted:
             break
-        shape, codec = _fitting(task, draft, code_bytes), lrsq.train(residual_moment, row_moment, code_bytes)
+        shape, codec = _fitting(task, draft, code_bytes), lrsq.train(residual_moment, row_moment, code_bytes, basis)
         phase = partial(task.say, f"codes of {code_bytes} bytes")
         found = full_scan(rows, shape, codec, tune.queries, tune.rows, tune.truth, phase, p)
         sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)

@@ -27,6 +27,7 @@ from .curve import CURVE_QUERIES, picture
 from .curve import curve as measure_curve
 from .evaluate import evaluate, open_index, read_queries
 from .fit import Options, Say
+from .rotations import ROTATIONS
 from .routers import ROUTERS
 from .source import Source, open_source
 
@@ -131,6 +132,9 @@ def build_command(
     stop: Annotated[
         str, typer.Option(help="fixed, or calibrated: queries that estimate a low recall read a second wave.")
     ] = "fixed",
+    rotation: Annotated[
+        str | None, typer.Option(help=f"Axes of the codes: {', '.join(ROTATIONS)}; pca where its matrix is small.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Build an index from vectors.
@@ -142,7 +146,18 @@ def build_command(
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
     options = Options(
-        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast, stop
+        recall,
+        k,
+        seed,
+        nbytes(cache),
+        nbytes(memory_budget),
+        partition,
+        router,
+        spill,
+        spill_share,
+        fast,
+        stop,
+        rotation,
     )
     started = time.monotonic()
     _show_plan(opened, options, metric, to)

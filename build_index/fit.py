@@ -52,6 +52,7 @@ class Options:
     spill_share: float | None = None
     fast: bool = False
     stop: str = "fixed"
+    rotation: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""lrsq: residual -> principal axes -> water-filled bits -> Lloyd levels in nibbles -> an unbiased factor.
+"""lrsq: residual -> rotation (principal axes) -> water-filled bits -> Lloyd levels in nibbles -> an unbiased factor.
 
 The trained tables are exactly what the scan kernel adds up, so what is encoded here is what the edge decodes.
 A code is 2 * code_bytes nibbles. A nibble holds one to four *fields*; a field is 1 to 4 bits of one axis and has a
@@ -16,7 +16,10 @@ from math import erf, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import FIELD, FINE_MAX, GROUP, SEGMENT, LrsqSection, aligned
+from vantage.format import FIELD, FINE_MAX, GROUP, SEGMENT, LrsqSection, Rotation, aligned
+
+from ..rotations import pca
+from ..rotations.basis import Basis
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -131,36 +134,30 @@ def _pack(given: npt.NDArray[np.int64]) -> list[list[tuple[int, bool, int]]]:
 
 @dataclass(frozen=True)
 class Lrsq:
-    """A trained codec. axes f32 (A, d), orthonormal rows as stored (f16 values); deviation f32 (A,); bits (A,)."""
+    """A trained codec. axes f32 (A, d), orthonormal rows as rotation stores them; deviation f32 (A,); bits (A,)."""
 
     axes: F32
     deviation: F32
     bits: npt.NDArray[np.int64]
     parts: list[tuple[int, bool]]  # of each field: its axis, and whether it holds the low bits
     section: LrsqSection
+    rotation: Rotation
 
     @property
     def code_bytes(self) -> int:
         return self.section.code_bytes
 
 
-def principal_axes(second_moment: F64) -> tuple[F64, F64]:
-    """(axes (d, d) as rows by falling variance, deviation (d,)) of a second moment matrix; signs made unique."""
-    variance, vectors = np.linalg.eigh(second_moment)
-    order = np.argsort(-variance, kind="stable")
-    axes = vectors[:, order].T
-    sign = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])
-    return axes * sign[:, None], np.sqrt(np.maximum(variance[order], 1e-12))
-
-
-def train(second_moment: F64, query_moment: F64, code_bytes: int) -> Lrsq:
+def train(second_moment: F64, query_moment: F64, code_bytes: int, basis: Basis | None = None) -> Lrsq:
     """The codec of `code_bytes` bytes a row for residuals and queries with these second moments (d, d).
+
+    basis: the axes to code along, the principal ones when not given.
 
     Gives the bits, packs them into nibbles, and widens what a nibble has left. Nibbles go by falling expected range, so
     that a segment of the scan shares one step. Queries are taken to be like the rows.
     """
-    axes, deviation = principal_axes(second_moment)
-    axes = axes.astype(np.float16).astype(np.float64)
+    basis = basis or pca.fit(second_moment, 0)
+    axes, deviation = basis.axes, basis.deviation
     nibble_count = 2 * code_bytes
     bits = min(4 * nibble_count, BITS_MAX * len(deviation))
     given = water_fill(deviation, bits)
@@ -181,6 +178,7 @@ def train(second_moment: F64, query_moment: F64, code_bytes: int) -> Lrsq:
         else:
             break
     kept = np.flatnonzero(given)
+    rotation = basis.stored(kept)
     axes, deviation, given = axes[kept], deviation[kept], given[kept]
     parts, section = _layout(_pack(given), given, deviation, nibble_count)
     spread = np.sqrt(np.einsum("ij,jk,ik->i", axes, query_moment, axes))
@@ -189,7 +187,9 @@ def train(second_moment: F64, query_moment: F64, code_bytes: int) -> Lrsq:
         float((s * d) ** 2) * _distortion(int(b)) for s, d, b in zip(spread, deviation, given, strict=True)
     )
     fine = _fine_segments(parts, section, given, spread * deviation, error)
-    return Lrsq(axes.astype(np.float32), deviation.astype(np.float32), given, parts, replace(section, fine=fine))
+    return Lrsq(
+        axes.astype(np.float32), deviation.astype(np.float32), given, parts, replace(section, fine=fine), rotation
+    )
 
 
 def _fine_segments(

@@ -1,4 +1,4 @@
-"""Every router and every kind of copy in workerd: the blocks that are planned and the answers are those of CPython."""
+"""Every router, kind of copy and rotation in workerd: the blocks that are planned and the answers are those of CPython."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import pytest
 from build_index.build import build
 from build_index.evaluate import open_index
 from build_index.fit import Options
+from build_index.rotations import ROTATIONS
 from build_index.routers import ROUTERS
 from build_index.serve import ROOT, Server
 from build_index.source import open_source
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.edge
 
 ROWS, DIMENSION, ASKED = 3000, 96, 12
 WAYS = [("router", name) for name in ROUTERS] + [("spill", name) for name in SPILLS]
+WAYS += [("rotation", name) for name in ROTATIONS]
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,13 @@ SECTION = struct.Struct("<IIQQII")
 
 # Kinds of sections of root.bin. Unknown kinds are skipped.
 INDEX, SCHEMA, OBJECTS, DIRECTORY, CENTRES, ROTATION, ROUTER, CODEC, CONTRACT, VECTORS, ID_PAGES, STOP = range(1, 13)
+BUTTERFLY = 24  # stands where ROTATION does, in an index of another kind of rotation
 # Kinds of sections of a shard, and the planes kept for later versions.
 SCAN, REFINEMENT, ATTRIBUTES, ERROR_NORMS, DELTA, TOMBSTONES = range(32, 38)
 SECTION_NAMES = {
     INDEX: "index", SCHEMA: "schema", OBJECTS: "objects", DIRECTORY: "directory", CENTRES: "centres",
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", VECTORS: "vectors",
-    ID_PAGES: "id pages", STOP: "stop", SCAN: "scan", ATTRIBUTES: "attributes",
+    ID_PAGES: "id pages", STOP: "stop", BUTTERFLY: "butterfly", SCAN: "scan", ATTRIBUTES: "attributes",
 }  # fmt: skip
 
 METRICS = ("cosine", "l2", "dot")
