@@ -116,7 +116,8 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
         raise LimitError("--k", options.k, "1 to 100", hint="answers may still have up to 1000 rows")
     for what, name, known in (
         ("--partition", options.partition, PARTITIONS), ("--router", options.router, ROUTERS),
-        ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS), ("--rotation", options.rotation, ROTATIONS),
+        ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS),
+        ("--rotation", options.rotation, ROTATIONS),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(f"{what} is {name!r}", hint=f"known are: {', '.join(known)}")

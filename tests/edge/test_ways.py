@@ -1,4 +1,4 @@
-"""Every router, kind of copy and rotation in workerd: the blocks that are planned and the answers are those of CPython."""
+"""Every router, kind of copy and rotation in workerd: blocks that are planned and answers are those of CPython."""
 
 import asyncio
 from collections.abc import Callable
