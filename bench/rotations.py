@@ -7,8 +7,8 @@ DATA holds wordnet/ and sift/. Their rows are drawn at random from the files and
 number is a generated set of as many dimensions: clusters of Gaussian rows, centres and rows with the spectra that
 WordNet's block centres and residuals have, stretched over the dimensions, in one random orthogonal basis, and queries
 of the same draw. All blocks are scanned in the kernels' arithmetic, every row from its home block. R95: rows to rerank
-so that they hold 95% of the 100 exact neighbours. gain: what of the difference from hadamard to pca is kept, in recall@100
-and R95. multiplications and bytes are those of all d axes; pca keeps only the axes that have bits.
+so that they hold 95% of the 100 exact neighbours. gain: what of the difference from hadamard to pca is kept, in
+recall@100 and R95. multiplications and bytes are those of all d axes; pca keeps only the axes that have bits.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def made(values: npt.NDArray[np.generic], asked: F32, metric: str) -> Set:
             queries, x = [prepare(q.tolist(), section) for q in asked.astype(np.float64)], rows.take(order)
     starts = np.concatenate([[0], np.cumsum(np.bincount(base.home, minlength=base.blocks))])
     plain = np.stack([np.asarray(q.vector, np.float32) for q in queries])
-    truth = exact_neighbours(plain, [(0, x)], K, metric)
+    truth = exact_neighbours(plain, iter([(0, x)]), K, metric)
     return Set(x, starts, stored_centres(base.centres, metric)[1], metric, queries, truth)
 
 
@@ -244,8 +244,8 @@ def main() -> None:
     def real(folder: str, parts: list[str], dimension: int, metric: str) -> Set:
         values = vectors([options.data / folder / p for p in parts], dimension)
         some = np.sort(rng.choice(len(values), options.rows, replace=False))
-        asked = vectors([options.data / folder / "queries.parquet"], dimension)[: options.queries]
-        return made(values[some], asked.astype(np.float32), metric)
+        asked = vectors([options.data / folder / "queries.parquet"], dimension)
+        return made(values[some], asked[:: len(asked) // options.queries].astype(np.float32), metric)
 
     for name in options.sets.split(","):
         if name == "sift":
