@@ -89,8 +89,6 @@ class Set:
 def vectors(files: list[Path], dimension: int) -> F32:
     """f32 (n, d) of the vector column."""
     columns = [pq.read_table(f, columns=["vector"])["vector"].combine_chunks() for f in files]
-    if columns[0].type.bit_width == 8 * dimension:  # bytes
-        return np.concatenate([np.frombuffer(c.buffers()[1], np.uint8) for c in columns]).reshape(-1, dimension)
     return np.concatenate([c.flatten().to_numpy().astype(np.float32) for c in columns]).reshape(-1, dimension)
 
 
