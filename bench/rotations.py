@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from build_index.codecs import lrsq
 from build_index.partition import partition
 from build_index.rotations import ROTATIONS, bor
-from build_index.rotations.butterfly import basis
+from build_index.rotations.butterfly import Layers, basis
 from build_index.rows import Rows
 from build_index.serve import ROOT
 from build_index.shape import index_section, stored_centres
@@ -197,8 +197,9 @@ def wasm(dimension: int) -> None:
     """Prints the milliseconds of a dense rotation and of bor's in Pyodide under Node."""
     rng, d = np.random.default_rng(0), dimension
     layers = bor.count_of(d)
-    turn = np.linalg.qr(rng.standard_normal((d, d)))[0]
-    fitted = basis(bor.compacted((turn / np.arange(4, d + 4)) @ turn.T, layers), np.eye(d)).stored(np.arange(d))
+    turn = rng.standard_normal((d, d))  # time does not depend on values
+    pairs = np.sort(np.stack([rng.permutation(d)[: d // 2 * 2].reshape(-1, 2) for _ in range(layers)]), 2)
+    fitted = basis(Layers(pairs, rng.integers(-16384, 16385, pairs.shape[:2])), np.eye(d)).stored(np.arange(d))
     assert isinstance(fitted, ButterflyRotation)
     parts = [rng.standard_normal(d).astype(np.float32).tobytes(), turn.astype(np.float16).tobytes(), fitted.plan]
     parts.append(bytes(fitted.kept))
