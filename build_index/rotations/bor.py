@@ -24,7 +24,7 @@ def count_of(dimension: int) -> int:
     return min(LAYERS_MAX, max(LAYERS_MIN, dimension // SHARE - 1))
 
 
-def matched(strength: npt.NDArray[np.float32]) -> Ints:
+def matched(strength: npt.NDArray[np.floating]) -> Ints:
     """Pairs (P, 2) of coordinates of a symmetric strength (d, d): strongest first, each coordinate once (greedy).
 
     Pairs that are each other's best are what taking one at a time would take, so they are taken together.

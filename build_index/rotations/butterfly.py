@@ -62,7 +62,7 @@ def basis(layers: Layers, moment: F64) -> Basis:
         tangents[layer] = np.concatenate([t, np.zeros(len(alone), np.int64)])[by_first]
 
     def stored(kept: Ints) -> Rotation:
-        columns = (np.ascontiguousarray(c).reshape(-1) for c in (order[kept].astype(np.uint16), partners, tangents))
-        return ButterflyRotation(d, count, *map(memoryview, columns))
+        axis = memoryview(order[kept].astype(np.uint16))
+        return ButterflyRotation(d, count, axis, memoryview(partners.reshape(-1)), memoryview(tangents.reshape(-1)))
 
     return Basis(axes[order], found[order], stored)
