@@ -7,7 +7,8 @@ DATA holds wordnet/ and sift/. Their rows are drawn at random from the files and
 number is a generated set of as many dimensions: clusters of Gaussian rows, centres and rows with the spectra that
 WordNet's block centres and residuals have, stretched over the dimensions, in one random orthogonal basis, and queries
 of the same draw. All blocks are scanned in the kernels' arithmetic, every row from its home block. R95: rows to rerank
-so that they hold 95% of the 100 exact neighbours. gain: what of the difference from hadamard to pca is kept. multiplications and bytes are those of all d axes; pca keeps only the axes that have bits.
+so that they hold 95% of the 100 exact neighbours. gain: what of the difference from hadamard to pca is kept.
+Multiplications and bytes are those of all d axes; a dense matrix has only the axes that have bits.
 """
 
 from __future__ import annotations
