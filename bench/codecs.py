@@ -151,7 +151,7 @@ def trainers(dimension: int) -> dict[str, Callable[[F64, F64, int, F32], Codec |
     def plain(residual: F64, queries: F64, code_bytes: int, sample: F32) -> Codec | None:
         if 8 * code_bytes > dimension:
             return None
-        return sign.train(residual, queries, code_bytes, directions=np.eye(dimension)[: 8 * code_bytes])
+        return sign.train(residual, queries, code_bytes, given=np.eye(dimension)[: 8 * code_bytes])
 
     return {"sign": plain, "rotated sign": CODECS["sign"]} | {k: CODECS[k] for k in ("rabitq", "pq", "lrsq")}
 

@@ -21,6 +21,7 @@ from .codecs import CODECS
 from .contract import target_point
 from .fit import TRAINING_BYTES_MIN, Options, Say
 from .partition import PARTITIONS
+from .rotations import ROTATIONS, default
 from .routers import ROUTERS
 from .rows import Rows, row_scale
 from .source import Source
@@ -116,6 +117,7 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
     for what, name, known in (
         ("--partition", options.partition, PARTITIONS), ("--router", options.router, ROUTERS),
         ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS), ("--codec", options.codec, CODECS),
+        ("--rotation", options.rotation, ROTATIONS),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(f"{what} is {name!r}", hint=f"known are: {', '.join(known)}")
@@ -170,6 +172,10 @@ def _build(
         "copies": choice.shape.copies,
         "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
         "codec": {"name": choice.codec.name, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
+        "rotation": {
+            "name": options.rotation or default(options.codec, rows.dimension),
+            "bytes": len(choice.codec.rotation.pack()),
+        },
         "contract": {
             "k": choice.contract.k,
             "target": choice.contract.target,

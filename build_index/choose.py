@@ -24,6 +24,7 @@ from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, pages_of,
 from .graph import Graph, neighbour_graph
 from .measure import Candidates, Reads, block_bytes, full_scan, plans
 from .partition import PARTITIONS, VOTERS, Partition
+from .rotations import ROTATIONS, default
 from .routers import ROUTERS, lse
 from .rows import F32, Ints, Rows
 from .shape import P, Shape, prepared
@@ -254,11 +255,13 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     rows, tune, options = task.rows, task.tune, task.options
     moments = _second_moments(rows, task.sample, draft.shape)
     residuals = _residuals(rows, task.sample, draft.shape)
+    rotation = options.rotation or default(options.codec, rows.dimension)
+    basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
     reached: list[tuple[float, _Coded]] = []
     for code_bytes, wanted in _code_candidates(rows, draft.shape.blocks, task.id_bytes, options):
         if reached and not wanted:
             break
-        shape, codec = _fitting(task, draft, code_bytes), CODECS[options.codec](*moments, code_bytes, residuals)
+        shape, codec = _fitting(task, draft, code_bytes), CODECS[options.codec](*moments, code_bytes, residuals, basis)
         phase = partial(task.say, f"codes of {code_bytes} bytes")
         found = full_scan(rows, shape, codec, tune.queries, tune.rows, tune.truth, phase, p)
         sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)

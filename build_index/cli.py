@@ -22,6 +22,7 @@ from .cli_eval import eval_command, export_router_command
 from .codecs import CODECS
 from .evaluate import open_index, read_queries
 from .fit import Options
+from .rotations import ROTATIONS
 from .routers import ROUTERS
 from .source import Source, open_source
 from .terminal import Bucket, Json, err, folder, nbytes, out, progress, size
@@ -63,6 +64,9 @@ def build_command(
         str, typer.Option(help="fixed, or calibrated: queries that estimate a low recall read a second wave.")
     ] = "fixed",
     codec: Annotated[str, typer.Option(help=f"{', '.join(CODECS)}: how rows are shortened for the scan.")] = "lrsq",
+    rotation: Annotated[
+        str | None, typer.Option(help=f"Axes of the codes: {', '.join(ROTATIONS)}; without it, what the codec wants.")
+    ] = None,
     error_norms: Annotated[
         bool, typer.Option("--error-norms", help="Keep what `query --exact` proves its answers by, a byte a row.")
     ] = False,
@@ -89,6 +93,7 @@ def build_command(
         fast,
         stop,
         codec,
+        rotation,
         error_norms,
     )
     started = time.monotonic()

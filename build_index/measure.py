@@ -147,7 +147,7 @@ def full_scan(
     without (Q): the query's own row, left out of the answers. truth i32 (Q, K): exact neighbours, best first.
     """
     members = shape.members()
-    root = trial_root(rows, shape, len(codec.axes), codec.axes.astype(np.float16).tobytes(), codec.section, 100)
+    root = trial_root(rows, shape, codec.rotation, codec.section, 100)
     scans = [LrsqScan(root, q, KEPT) for q in queries]
     low_of, high_of = (np.zeros(len(scans), int), np.full(len(scans), shape.blocks)) if p is None else spans(p).T
     place_row = np.concatenate(members).astype(np.int32)

@@ -18,6 +18,7 @@ from vantage.format import (
     Objects,
     Point,
     Root,
+    Rotation,
     RouterSection,
     TwoLevelSection,
     VectorPages,
@@ -136,7 +137,7 @@ def page_bytes(router: str, section: RouterSection, index: IndexSection, queries
     return [section.size[page(query)] for query in queries]
 
 
-def trial_root(rows: Rows, shape: Shape, axes: int, rotation: bytes, codec: LrsqSection, k: int) -> Root:
+def trial_root(rows: Rows, shape: Shape, rotation: Rotation, codec: LrsqSection, k: int) -> Root:
     """A root good enough to scan with: nothing of it says where blocks lie."""
     sizes = array("I", shape.sizes().tolist())
     index = index_section(rows, shape.blocks, int(sum(sizes)), shape.router)
@@ -144,7 +145,7 @@ def trial_root(rows: Rows, shape: Shape, axes: int, rotation: bytes, codec: Lrsq
         _NOTHING, _NOTHING, _NOTHING, _NOTHING, memoryview(sizes), _NOTHING, _NOTHING, _NOTHING, _NOTHING
     )
     return Root(
-        index, {"attributes": []}, Objects([], [], 0), directory, shape.centre_section, axes, memoryview(rotation),
+        index, {"attributes": []}, Objects([], [], 0), directory, shape.centre_section, rotation,
         shape.section, codec, Contract(k, 6, 0.5, (Point(k, 0, 0.5, 0, 0),)),
         VectorPages(_NOTHING, _NOTHING, _NOTHING), IdPages(_NOTHING, _NOTHING),
     )  # fmt: skip

@@ -177,3 +177,24 @@ def score_bounds(
     error = weight f32(norm) + slack, both not negative, in f32; off = floor(error) + 1; lower = score - off and upper =
     score + off, cut to i32. An error of 2^30 or more, or a score of +-2^30 or beyond: lower -2^31, upper 2^31 - 1.
     """
+
+def butterfly_plan(partners: Buffer, tangents: Buffer, layers: int, dim: int, plan: Buffer, /) -> int:
+    """plan u8[4 dim + 12 layers floor(dim/2)] of layers of turns of disjoint pairs. Returns the number of turns.
+
+    A layer has ceil(dim/2) entries of partners u16 and tangents i16: the k-th is for the lowest coordinate i that no
+    earlier pair of the layer has, pairs it with partner j > i, and turns both by the angle whose tangent is t =
+    tangent / 16384, from -1 to 1: (x_i, x_j) -> c (x_i + t x_j, x_j - t x_i), c = 1 / sqrt(1 + t t). Where dim is
+    odd, one entry a layer is i itself with tangent 0: it stays. layers 1 to 200.
+    In the plan c is put off: scale[i], f64, starts at 1; of a turn, ratio = scale[j] / scale[i], toward = f32(t ratio),
+    back = f32(t / ratio), then both scales are multiplied by c; f32(scale) comes first. Raises ValueError for an entry
+    that is no pair; plan then holds no meaning.
+    """
+
+def butterfly_turn(
+    vector: Buffer, plan: Buffer, layers: int, dim: int, axes: Buffer, n: int, out: Buffer, /
+) -> int:  # fmt: skip
+    """out f32[n] = coordinates axes u16[n] of vector f32[dim], turned by a plan of as many layers and dims. Returns n.
+
+    All f32, a turn after the other: (x_i, x_j) = (x_i + toward x_j, x_j - back x_i); at the end x[axis] scale[axis].
+    n at most 4096. Raises ValueError for a plan or an axis that is outside; out then holds no meaning.
+    """

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from vantage.format import DenseRotation, Rotation
+
+from ..rotations.basis import Basis
 from .planes import F32, F64, Quantizer, nearest, quantized
 
 FIT_ROUNDS = 12  # of nearest value and least squares; more move the error by less than a thousandth
@@ -62,3 +65,12 @@ def random_directions(count: int, dimension: int, seed: int) -> F64:
         q, r = np.linalg.qr(rng.standard_normal((dimension, dimension)))
         turns.append((q * np.sign(np.diag(r))).T)
     return np.concatenate(turns)[:count]
+
+
+def directions(count: int, dimension: int, seed: int, basis: Basis | None) -> tuple[F64, Rotation]:
+    """(f64 (count, d) as stored, how): the first axes of a basis, which has d of them, or random ones without it."""
+    if basis is not None:
+        kept = np.arange(min(count, dimension))
+        return basis.axes[kept], basis.stored(kept)
+    rounded = random_directions(count, dimension, seed).astype(np.float16)
+    return rounded.astype(np.float64), DenseRotation(len(rounded), dimension, memoryview(rounded.tobytes()))

@@ -1,4 +1,4 @@
-"""lrsq: residual -> principal axes -> water-filled bits -> levels in nibbles -> an unbiased factor.
+"""lrsq: residual -> rotation (principal axes) -> water-filled bits -> levels in nibbles -> an unbiased factor.
 
 Strong axes have nibbles of their own: of 4 bits it is one field with a Lloyd table; of 5 to 8 bits a field of 16 levels
 and a field of exactly linear low bits, fitted together, so that its value is still a sum of table entries. Weak axes
@@ -17,6 +17,8 @@ from math import erf, sqrt
 import numpy as np
 import numpy.typing as npt
 
+from ..rotations import pca
+from ..rotations.basis import Basis
 from .fitting import drawn, error, fitted
 from .planes import F32, F64, QUERY_ALPHA, Codec, Quantizer, assembled, nearest, packed, scaled_to_unit
 
@@ -106,23 +108,16 @@ def water_fill(deviation: F64, bits: int) -> npt.NDArray[np.int64]:
     return given
 
 
-def principal_axes(second_moment: F64) -> tuple[F64, F64]:
-    """(axes (d, d) as rows by falling variance, deviation (d,)) of a second moment matrix; signs made unique."""
-    variance, vectors = np.linalg.eigh(second_moment)
-    order = np.argsort(-variance, kind="stable")
-    axes = vectors[:, order].T
-    sign = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])
-    return axes * sign[:, None], np.sqrt(np.maximum(variance[order], 1e-12))
-
-
-def train(second_moment: F64, query_moment: F64, code_bytes: int, sample: F32 | None = None) -> Codec:
+def train(
+    second_moment: F64, query_moment: F64, code_bytes: int, sample: F32 | None = None, basis: Basis | None = None
+) -> Codec:
     """The codec of `code_bytes` bytes a row for residuals and queries with these second moments (d, d).
 
     sample f32 (n, d): residuals, which the tables of weak axes are fitted to; without it each axis has its own bits and
-    the levels of the Gaussian. Queries are taken to be like the rows.
+    the levels of the Gaussian. basis: axes to code along, the principal ones without it. Queries are taken to be like the rows.
     """
-    axes, deviation = principal_axes(second_moment)
-    axes = axes.astype(np.float16).astype(np.float64)
+    basis = basis or pca.fit(second_moment, 0)
+    axes, deviation = basis.axes, basis.deviation
     given = _scalar_bits(deviation, 2 * code_bytes)
     groups: list[tuple[npt.NDArray[np.int64], int]] = []
     if sample is not None:
@@ -145,7 +140,8 @@ def train(second_moment: F64, query_moment: F64, code_bytes: int, sample: F32 | 
     spread = np.sqrt(np.einsum("ij,jk,ik->i", axes, query_moment, axes))
     lost = float(np.trace(query_moment @ second_moment)) - float(((spread * deviation) ** 2).sum())
     lost += float(((spread * deviation) ** 2 * distortion).sum())
-    return assembled("lrsq", axes, deviation, quantizers, code_bytes, spread * deviation, lost)
+    stored = basis.stored(kept)
+    return assembled("lrsq", axes, deviation, quantizers, code_bytes, spread * deviation, lost, rotation=stored)
 
 
 def _scalar_bits(deviation: F64, nibbles: int) -> npt.NDArray[np.int64]:

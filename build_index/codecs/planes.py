@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage import kernels
-from vantage.format import FIELD, FINE_MAX, GROUP, SEGMENT, LrsqSection, aligned
+from vantage.format import FIELD, FINE_MAX, GROUP, SEGMENT, DenseRotation, LrsqSection, Rotation, aligned
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -69,7 +69,7 @@ def packed(widths: Sequence[int]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Codec:
-    """A trained codec. axes f32 (A, d), as stored (f16 values); deviation f32 (A), the units of the quantizers.
+    """A trained codec. axes f32 (A, d), as rotation stores them; deviation f32 (A), the units of the quantizers.
 
     places: of each part of each quantizer, its nibble and its shift there. scales: of a row before it is quantized; the
     one that leaves the smallest angle is taken. span f32 (rank, d): an orthonormal base of what the axes span, where
@@ -82,6 +82,7 @@ class Codec:
     quantizers: list[Quantizer]
     places: list[list[tuple[int, int]]]
     section: LrsqSection
+    rotation: Rotation
     scales: tuple[float, ...] = (1.0,)
     span: F32 | None = None
 
@@ -99,13 +100,15 @@ def assembled(
     weight: F64,
     error: float,
     *,
+    rotation: Rotation | None = None,
     scales: tuple[float, ...] = (1.0,),
     span: F32 | None = None,
 ) -> Codec:
     """Quantizers packed into the nibbles of a code. Raises ValueError when they do not fit.
 
     Nibbles go by falling expected range, so that a segment of the scan shares one step. weight (A): deviation of the
-    queries times the residuals' on each axis; error: squared error of a score by the code alone.
+    queries times the residuals' on each axis; error: squared error of a score by the code alone. rotation: how the
+    axes are stored, as f16 rows without it.
     """
     parts = [(q, p, width) for q, one in enumerate(quantizers) for p, width in enumerate(one.widths)]
     nibbles = packed([width for _, _, width in parts])
@@ -144,6 +147,7 @@ def assembled(
         quantizers,
         places,
         section,
+        rotation or DenseRotation(len(axes), axes.shape[1], memoryview(axes.astype(np.float16).tobytes())),
         scales,
         span,
     )

@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from .fitting import random_directions
+from ..rotations.basis import Basis
+from .fitting import directions
 from .planes import F32, F64, Codec, Quantizer, assembled
 
 BITS_MAX = 8
@@ -43,19 +44,23 @@ def grid(bits: int) -> tuple[float, tuple[F64, ...]]:
     return lost(step), tuple(parts)
 
 
-def train(second_moment: F64, query_moment: F64, code_bytes: int, sample: F32 | None = None) -> Codec:
+def train(
+    second_moment: F64, query_moment: F64, code_bytes: int, sample: F32 | None = None, basis: Basis | None = None
+) -> Codec:
     """The codec of 8 code_bytes bits in equal shares over d directions, or one bit for the first of them.
 
-    Only the trace of the moments (d, d) counts, for the rounding of tables.
+    Only the trace of the moments (d, d) counts, for the rounding of tables. basis: directions, else random ones.
     """
     dimension = len(second_moment)
     count = min(dimension, 8 * code_bytes)
     given = np.full(count, min(BITS_MAX, 8 * code_bytes // count))
     given[: max(0, min(count, 8 * code_bytes - int(given.sum()))) if given[0] < BITS_MAX else 0] += 1
-    axes = random_directions(count, dimension, 0).astype(np.float16).astype(np.float64)
+    axes, stored = directions(count, dimension, 0, basis)
     deviation = np.full(count, np.sqrt(max(np.trace(second_moment) / dimension, 1e-12)))
     spread = np.sqrt(np.einsum("ij,jk,ik->i", axes, query_moment, axes))
     lost = sum(float((s * d) ** 2) * grid(int(b))[0] for s, d, b in zip(spread, deviation, given, strict=True))
     quantizers = [Quantizer((j,), grid(int(b))[1]) for j, b in enumerate(given)]
     scales = SCALES if given.max() > 1 else (1.0,)
-    return assembled("rabitq", axes, deviation, quantizers, code_bytes, spread * deviation, lost, scales=scales)
+    return assembled(
+        "rabitq", axes, deviation, quantizers, code_bytes, spread * deviation, lost, rotation=stored, scales=scales
+    )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from vantage.format import AXES_MAX
+from vantage.format import AXES_MAX, Rotation
 
-from .fitting import random_directions
+from ..rotations.basis import Basis
+from .fitting import directions
 from .planes import F32, F64, Codec, Quantizer, assembled
 
 _SIDES = (np.array([[-1.0], [1.0]]),)
@@ -18,22 +19,30 @@ _LOST = 1 - 2 / np.pi  # squared error of a Gaussian known by its sign
 
 
 def train(
-    second_moment: F64, query_moment: F64, code_bytes: int, sample: F32 | None = None, *, directions: F64 | None = None
+    second_moment: F64,
+    query_moment: F64,
+    code_bytes: int,
+    sample: F32 | None = None,
+    basis: Basis | None = None,
+    *,
+    given: F64 | None = None,
 ) -> Codec:
-    """The codec of 8 code_bytes directions: random orthogonal ones, or those given, f64 (m, d), m at most that.
+    """The codec of 8 code_bytes directions: random orthogonal ones, those of a basis, or given ones f64 (m, d).
 
     Only the trace of the moments (d, d) counts, for the rounding of tables. More than d directions are several random
     bases: arXiv 2405.12497 has one bit a dimension, and beyond it this gains less than a second bit does.
     """
     dimension = len(second_moment)
-    if directions is None:
-        directions = random_directions(min(8 * code_bytes, AXES_MAX), dimension, 0)
-    axes = directions.astype(np.float16).astype(np.float64)
+    stored: Rotation | None = None
+    if given is None:
+        axes, stored = directions(min(8 * code_bytes, AXES_MAX), dimension, 0, basis)
+    else:
+        axes = given.astype(np.float16).astype(np.float64)
     deviation = np.full(len(axes), np.sqrt(max(np.trace(second_moment) / dimension, 1e-12)))
     spread = np.sqrt(np.einsum("ij,jk,ik->i", axes, query_moment, axes))
     return assembled(
         "sign", axes, deviation, [Quantizer((j,), _SIDES) for j in range(len(axes))], code_bytes,
-        spread * deviation, _LOST * float(((spread * deviation) ** 2).sum()), span=span_of(axes),
+        spread * deviation, _LOST * float(((spread * deviation) ** 2).sum()), rotation=stored, span=span_of(axes),
     )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from kern import (
     additive_encode,
     block_probabilities,
+    butterfly_plan,
+    butterfly_turn,
     crc32c,
     dot_f16,
     dot_f32,
@@ -27,6 +29,8 @@ from kern import (
 __all__ = [
     "additive_encode",
     "block_probabilities",
+    "butterfly_plan",
+    "butterfly_turn",
     "crc32c",
     "dot_f16",
     "dot_f32",

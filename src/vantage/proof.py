@@ -119,7 +119,7 @@ class BoundedScan(LrsqScan):
         f_lo, f_step, h_lo, h_step = ranges
         factor = max(abs(f_lo), abs(f_lo + 255 * f_step)) * ROOM
         addend = max(abs(h_lo), abs(h_lo + 255 * h_step)) * ROOM
-        gamma = (self.root.index.dimension / 16 + 24) * U
+        gamma = (self.root.rotation.roundings + 24) * U
         tables = factor * ENTRY_ERROR * self.steps
         sums = abs(self.base(block)) + addend + factor * abs(self.tables_bias) + self.length * spread + tables
         centre = self.centre(block)[1] + 4 * U * self.bounds.norm[block] * self.length

@@ -14,6 +14,7 @@ from typing import Protocol
 from . import kernels
 from .format import CODECS, GROUP, RANGES_AT, Root, aligned, block_planes, damaged, id_at, id_width
 from .prepare import Prepared
+from .rotate import rotated
 
 _ENTRY = struct.Struct("<iIII")  # score, row, block, index in the block
 CONTENDERS_MIN = 300
@@ -59,17 +60,14 @@ class LrsqScan:
     def __init__(self, root: Root, query: Prepared, capacity: int, name: str = "", *, fine: int | None = None) -> None:
         self.root, self.query, self.name, self.rows = root, query, name, 0
         self.codec = root.codec
-        rotated = array("f", bytes(4 * root.axes))
-        d = root.index.dimension
-        kernels.dot_f16(query.vector, root.rotation, 0, 2 * d, root.axes, d, rotated)
-        weighted = array("f", map(mul, rotated, self.codec.deviation))
+        weighted = array("f", map(mul, rotated(root.rotation, query.vector), self.codec.deviation))
         fine = self.codec.fine if fine is None else fine
         self.tables = bytearray(kernels.lrsq_tables_size(self.codec.code_bytes, fine))
         kernels.lrsq_tables(
             weighted, self.codec.fields, self.codec.starts, self.codec.levels, query.unit, fine, self.tables
         )
         self._dots = array("i", bytes(4 * root.index.blocks))
-        kernels.matvec_i8(query.i16, root.centres.table, root.index.blocks, d, self._dots)
+        kernels.matvec_i8(query.i16, root.centres.table, root.index.blocks, root.index.dimension, self._dots)
         self.capacity = capacity
         self.pool = bytearray(kernels.pool_size(capacity))
         kernels.pool_reset(self.pool, capacity)

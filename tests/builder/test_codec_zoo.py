@@ -97,7 +97,7 @@ def test_sign_takes_directions_of_any_kind() -> None:
     """Trained ones, neither orthonormal nor as many as dimensions; never more than a rotation holds."""
     moment = np.eye(DIMENSION)
     given = np.random.default_rng(3).standard_normal((16, DIMENSION))
-    codec = sign.train(moment, moment, 2, directions=given)
+    codec = sign.train(moment, moment, 2, given=given)
     assert codec.span is not None and codec.span.shape == (16, DIMENSION)
     assert (codec.axes == given.astype(np.float16)).all()
     assert sign.train(moment, moment, 3).span is None

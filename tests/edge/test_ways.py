@@ -1,4 +1,4 @@
-"""Every router, codec, kind of copy and second waves in workerd: plans and answers are those of CPython."""
+"""Every router, codec, rotation, kind of copy and second waves in workerd: plans and answers are CPython's."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from build_index.build import build
 from build_index.codecs import CODECS
 from build_index.evaluate import open_index
 from build_index.fit import Options
+from build_index.rotations import ROTATIONS
 from build_index.routers import ROUTERS, mlp
 from build_index.serve import ROOT, Server
 from build_index.source import open_source
@@ -27,7 +28,8 @@ pytestmark = pytest.mark.edge
 
 ROWS, DIMENSION, ASKED = 3000, 96, 12
 WAYS = [("router", name) for name in ROUTERS] + [("spill", name) for name in SPILLS]
-WAYS += [("codec", name) for name in CODECS] + [("progressive", "mlp"), ("stop", "calibrated")]
+WAYS += [("codec", name) for name in CODECS] + [("rotation", name) for name in ROTATIONS]
+WAYS += [("progressive", "mlp"), ("stop", "calibrated")]
 RECALLS = (0.93, 0.97)  # asked of the calibrated index: most queries read a second wave; the last takes exact scores
 
 

@@ -75,3 +75,16 @@ def entries(pool: bytearray, capacity: int) -> list[tuple[int, int, int, int]]:
     count = kern.pool_finish(pool, out)
     found = np.frombuffer(out, np.dtype("<i4,<u4,<u4,<u4"), count)
     return [tuple(int(x) for x in e) for e in found]
+
+
+def butterfly(rng: np.random.Generator, dim: int, layers: int) -> tuple[NDArray, NDArray]:
+    """(partners u16, tangents i16), both (layers, ceil(dim/2)): pairs at random, the largest angles among them."""
+    partners, tangents = np.zeros((2, layers, -(-dim // 2)), np.int64)
+    for layer in range(layers):
+        order = rng.permutation(dim)
+        pairs = [sorted(order[i : i + 2].tolist()) for i in range(0, dim, 2)]
+        partners[layer] = [pair[-1] for pair in sorted(pairs)]
+        tangents[layer] = [
+            0 if len(pair) == 1 else rng.choice([-16384, 16384, rng.integers(-16384, 16385)]) for pair in sorted(pairs)
+        ]
+    return partners.astype(np.uint16), tangents.astype(np.int16)

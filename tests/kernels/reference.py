@@ -193,3 +193,29 @@ def additive_encode(gains: NDArray, overlaps: NDArray) -> NDArray:
             best = sorted(tried, key=lambda t: -t[0])[:16]  # stable: equals as they came
         out[row] = best[0][1] if best else 0
     return out
+
+
+def butterfly_pairs(partners: NDArray, dim: int) -> list[list[tuple[int, int, int]]]:
+    """Of each layer u16[ceil(dim/2)]: (i, j, place of the entry); the one that stays of an odd dim is left out."""
+    layers = []
+    for row in partners.tolist():
+        free, pairs = list(range(dim)), []
+        for k, j in enumerate(row):
+            i = free.pop(0)
+            if j != i:
+                free.remove(j)
+                pairs.append((i, j, k))
+        layers.append(pairs)
+    return layers
+
+
+def butterfly_turn(vector: NDArray, partners: NDArray, tangents: NDArray) -> NDArray:
+    """f32[dim]: every coordinate, by the steps of kern.pyi"""
+    dim = len(vector)
+    x, scale = vector.astype(F32).copy(), np.ones(dim)
+    for layer, pairs in enumerate(butterfly_pairs(partners, dim)):
+        for i, j, k in pairs:
+            t, ratio = float(tangents[layer, k]) / 16384, scale[j] / scale[i]
+            x[i], x[j] = x[i] + F32(t * ratio) * x[j], x[j] - F32(t / ratio) * x[i]
+            scale[[i, j]] *= 1 / np.sqrt(1 + t * t)
+    return x * scale.astype(F32)

@@ -23,12 +23,14 @@ SECTION = struct.Struct("<IIQQII")
 # Kinds of sections of root.bin. Unknown kinds are skipped.
 INDEX, SCHEMA, OBJECTS, DIRECTORY, CENTRES, ROTATION, ROUTER, CODEC, CONTRACT, VECTORS, ID_PAGES, STOP = range(1, 13)
 BOUNDS = 13
+BUTTERFLY = 14  # in the place of ROTATION
 # Kinds of sections of a shard, and the planes kept for later versions.
 SCAN, REFINEMENT, ATTRIBUTES, ERROR_NORMS, DELTA, TOMBSTONES = range(32, 38)
 SECTION_NAMES = {
     INDEX: "index", SCHEMA: "schema", OBJECTS: "objects", DIRECTORY: "directory", CENTRES: "centres",
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", VECTORS: "vectors",
-    ID_PAGES: "id pages", STOP: "stop", BOUNDS: "bounds", SCAN: "scan", ATTRIBUTES: "attributes",
+    ID_PAGES: "id pages", STOP: "stop", BOUNDS: "bounds", BUTTERFLY: "butterfly", SCAN: "scan",
+    ATTRIBUTES: "attributes",
 }  # fmt: skip
 
 METRICS = ("cosine", "l2", "dot")
