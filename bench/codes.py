@@ -17,6 +17,7 @@ import numpy.typing as npt
 from routers import rows_of
 
 from build_index.codecs import lrsq
+from build_index.codecs.planes import encode, encode_blocks
 from build_index.evaluate import read_queries
 from build_index.partition import partition
 from build_index.shape import index_section, stored_centres
@@ -76,9 +77,9 @@ def main() -> None:
         for low in range(0, options.blocks, BLOCKS_AT_ONCE):
             high = min(low + BLOCKS_AT_ONCE, options.blocks)
             part = slice(starts[low], starts[high])
-            decoded = lrsq.encode(codec, residual[part] @ codec.axes.T)[1]
+            decoded = encode(codec, residual[part] @ codec.axes.T)[1]
             local = (starts[low : high + 1] - starts[low]).tolist()
-            encoded = lrsq.encode_blocks(codec, x[part], local, centres[low:high], "cosine")
+            encoded = encode_blocks(codec, x[part], local, centres[low:high], "cosine")
             for i, e in enumerate(encoded):
                 n, at = len(e.f), starts[low + i]
                 f, h = (np.float32(e.ranges[j]) + np.float32(e.ranges[j + 1]) * v for j, v in ((0, e.f), (2, e.h)))
@@ -94,7 +95,7 @@ def main() -> None:
                     )  # fmt: skip
                     integers[j, at : at + n] = out
         figures = [recall(s, asked.neighbors, order, k) for s in (floats, integers) for k in (10, 100)]
-        print(f"{total:5}  {len(codec.bits):4}  {codec.section.fine:15}  " + "  ".join(f"{v:9.4f}" for v in figures))
+        print(f"{total:5}  {len(codec.axes):4}  {codec.section.fine:15}  " + "  ".join(f"{v:9.4f}" for v in figures))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
 from .choose import Choice, choose
+from .codecs import CODECS
 from .contract import target_point
 from .fit import TRAINING_BYTES_MIN, Options, Say
 from .partition import PARTITIONS
+from .rotations import ROTATIONS, default
 from .routers import ROUTERS
 from .rows import Rows, row_scale
-from .shape import CODEC
 from .source import Source
 from .spill import COPIES_MAX, SPILLS
 from .spool import Spool, spool
@@ -115,7 +116,8 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
         raise LimitError("--k", options.k, "1 to 100", hint="answers may still have up to 1000 rows")
     for what, name, known in (
         ("--partition", options.partition, PARTITIONS), ("--router", options.router, ROUTERS),
-        ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS),
+        ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS), ("--codec", options.codec, CODECS),
+        ("--rotation", options.rotation, ROTATIONS),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(f"{what} is {name!r}", hint=f"known are: {', '.join(known)}")
@@ -169,7 +171,11 @@ def _build(
         "blocks": choice.shape.blocks,
         "copies": choice.shape.copies,
         "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
-        "codec": {"name": CODEC, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
+        "codec": {"name": choice.codec.name, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
+        "rotation": {
+            "name": options.rotation or default(options.codec, rows.dimension),
+            "bytes": len(choice.codec.rotation.pack()),
+        },
         "contract": {
             "k": choice.contract.k,
             "target": choice.contract.target,
@@ -181,7 +187,10 @@ def _build(
         },
         "tried": choice.tried,
     }
-    current, nbytes = write_index(rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done))
+    current, nbytes = write_index(
+        rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done),
+        norms=options.error_norms,
+    )  # fmt: skip
     return Report(
         out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, spooled.duplicate_vectors,
         source.notes, target_cost(choice.contract)

@@ -17,14 +17,16 @@ import numpy.typing as npt
 from vantage.errors import InputError
 from vantage.format import BLOCKS_MAX, Contract, Stop
 
-from .codecs import lrsq
+from .codecs import CODECS
+from .codecs.planes import Codec
 from .contract import PricedRecall, calibrated, price_at, target_point, with_pages
 from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, pages_of, probabilities_of, routed
 from .graph import Graph, neighbour_graph
 from .measure import Candidates, Reads, block_bytes, full_scan, plans
 from .partition import PARTITIONS, VOTERS, Partition
+from .rotations import ROTATIONS, default
 from .routers import ROUTERS, lse
-from .rows import Ints, Rows
+from .rows import F32, Ints, Rows
 from .shape import P, Shape, prepared
 from .spill import SPILLS, Copies, misses
 from .stop import Held as Measured
@@ -40,6 +42,8 @@ CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
 ASKED = 100_000  # rows that routers learn from, as questions: from 30,000 they read 2% more on WordNet, mlp 7%
 NEAR = 100  # of their neighbours
 MOMENT_ROWS = 60_000
+RESIDUAL_ROWS = 20_000  # that tables are fitted to
+RESIDUAL_BYTES = 64 << 20  # of them, at most
 MISSES_QUERIES = 10_000  # whose misses copies are made by
 TRAINED_ROWS_MIN = 5000  # of fewer, too few neighbours are left to learn from
 
@@ -49,7 +53,7 @@ class Choice:
     """The index to write, and what was tried for it (for the manifest)."""
 
     shape: Shape
-    codec: lrsq.Lrsq
+    codec: Codec
     contract: Contract
     stop: Stop
     tried: list[dict[str, Any]]
@@ -178,8 +182,10 @@ def _drafts(task: Task) -> list[_Draft]:
 
 def _partitions(rows: Rows, options: Options) -> list[str]:
     """Names of the partitions to measure: a cut of the neighbour graph reads less than k-means where k is small."""
-    if options.partition is not None:
-        return [options.partition]
+    if options.router == "ecvh" and options.partition not in (None, "ecvh"):
+        raise InputError(f"the router ecvh on the partition {options.partition}", hint="it takes --partition ecvh")
+    if options.partition is not None or options.router == "ecvh":
+        return [options.partition or "ecvh"]
     cuts = options.k <= GRAPH_K and not options.fast and TRAINED_ROWS_MIN <= rows.count <= MANY_ROWS
     return ["kmeans", "graph"] if cuts else ["kmeans"]
 
@@ -239,7 +245,7 @@ class _Coded:
     """Blocks with a code; what it found for the tuning rows, and the price that reaches the target on them."""
 
     shape: Shape
-    codec: lrsq.Lrsq
+    codec: Codec
     found: Candidates
     price: int
 
@@ -247,12 +253,15 @@ class _Coded:
 def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     """Codes that reach the target, each with the copies that it leaves room for, by modelled time; at least one."""
     rows, tune, options = task.rows, task.tune, task.options
-    residual_moment, row_moment = _second_moments(rows, task.sample, draft.shape)
+    moments = _second_moments(rows, task.sample, draft.shape)
+    residuals = _residuals(rows, task.sample, draft.shape)
+    rotation = options.rotation or default(options.codec, rows.dimension)
+    basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
     reached: list[tuple[float, _Coded]] = []
     for code_bytes, wanted in _code_candidates(rows, draft.shape.blocks, task.id_bytes, options):
         if reached and not wanted:
             break
-        shape, codec = _fitting(task, draft, code_bytes), lrsq.train(residual_moment, row_moment, code_bytes)
+        shape, codec = _fitting(task, draft, code_bytes), CODECS[options.codec](*moments, code_bytes, residuals, basis)
         phase = partial(task.say, f"codes of {code_bytes} bytes")
         found = full_scan(rows, shape, codec, tune.queries, tune.rows, tune.truth, phase, p)
         sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
@@ -270,7 +279,8 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
         reached.append((float(reads.ms.mean()), _Coded(shape, codec, found, at)))
     if not reached:
         raise InputError(
-            f"no candidate reaches recall {options.recall} at k = {options.k}", hint="ask for a lower --recall"
+            f"no candidate reaches recall {options.recall} at k = {options.k}",
+            hint="ask for a lower --recall" + ("" if options.codec == "lrsq" else ", or leave out --codec"),
         )
     return [coded for _, coded in sorted(reached, key=lambda r: r[0])]
 
@@ -347,3 +357,11 @@ def _second_moments(rows: Rows, sample: Ints, shape: Shape) -> tuple[npt.NDArray
         residual += r.T @ r
         whole += x.T @ x
     return residual / len(used), whole / len(used)
+
+
+def _residuals(rows: Rows, sample: Ints, shape: Shape) -> F32:
+    """f32 (n, d): the sample's residuals to the stored centres, evenly some of them."""
+    most = min(RESIDUAL_ROWS, RESIDUAL_BYTES // (4 * rows.dimension))
+    used = sample[:: -(-len(sample) // most)]
+    out: F32 = rows.take(used) - shape.centres[shape.partition.home[used]]
+    return out

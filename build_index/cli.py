@@ -19,8 +19,10 @@ from vantage.stats import Receipt
 
 from .build import Report, build, storage_usd, target_cost
 from .cli_eval import eval_command, export_router_command
+from .codecs import CODECS
 from .evaluate import open_index, read_queries
 from .fit import Options
+from .rotations import ROTATIONS
 from .routers import ROUTERS
 from .source import Source, open_source
 from .terminal import Bucket, Json, err, folder, nbytes, out, progress, size
@@ -61,6 +63,13 @@ def build_command(
     stop: Annotated[
         str, typer.Option(help="fixed, or calibrated: queries that estimate a low recall read a second wave.")
     ] = "fixed",
+    codec: Annotated[str, typer.Option(help=f"{', '.join(CODECS)}: how rows are shortened for the scan.")] = "lrsq",
+    rotation: Annotated[
+        str | None, typer.Option(help=f"Axes of the codes: {', '.join(ROTATIONS)}; without it, what the codec wants.")
+    ] = None,
+    error_norms: Annotated[
+        bool, typer.Option("--error-norms", help="Keep what `query --exact` proves its answers by, a byte a row.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build an index from vectors.
@@ -72,7 +81,20 @@ def build_command(
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
     options = Options(
-        recall, k, seed, nbytes(cache), nbytes(memory_budget), partition, router, spill, spill_share, fast, stop
+        recall,
+        k,
+        seed,
+        nbytes(cache),
+        nbytes(memory_budget),
+        partition,
+        router,
+        spill,
+        spill_share,
+        fast,
+        stop,
+        codec,
+        rotation,
+        error_norms,
     )
     started = time.monotonic()
     _show_plan(opened, options, metric, to)
@@ -190,6 +212,9 @@ def query(
     top_k: Annotated[int, typer.Option(help="Answers, 1 to 1000.")] = 10,
     recall: Annotated[float | None, typer.Option(help="Recall for this query; the index's target by default.")] = None,
     rerank: Annotated[int, typer.Option(help="Read the full vectors of the best n for exact scores.")] = 0,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="The best of the whole index, proven; see --error-norms.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask an index on this machine.
@@ -207,7 +232,9 @@ def query(
             row, values = await opened.find(key, Receipt())
         else:
             row, values = None, read_queries(vector, 1).vectors[0].tolist()  # type: ignore[arg-type]
-        return await opened.query(Query(values, top_k, recall, rerank, attributes=True, without=row), receipt)
+        return await opened.query(
+            Query(values, top_k, recall, rerank, attributes=True, without=row, exact=exact), receipt
+        )
 
     answer = asyncio.run(ask())
     if as_json:
@@ -222,6 +249,8 @@ def query(
         )
     out.print(table)
     out.print(receipt_line(answer.receipt.as_dict()), highlight=False)
+    if answer.receipt.proof is not None:
+        out.print(proof_line(answer.receipt.proof), highlight=False)
 
 
 def _id(text: str, kind: str) -> int | bytes:
@@ -244,6 +273,15 @@ def receipt_line(receipt: dict[str, Any]) -> str:
         f"{receipt['gets']} GETs, {size(receipt['bytes'])} in {receipt['waves']} waves, {receipt['blocks']} blocks "
         f"({receipt['blocks_cached']} cached), {receipt['rows']:,} rows scanned, "
         f"{receipt['modelled_ms']:.0f} ms modelled"
+    )
+
+
+def proof_line(proof: dict[str, Any]) -> str:
+    """A proof in one line."""
+    return (
+        f"{'proven' if proof['proven'] else 'NOT proven'}: {proof['blocks_excluded']} blocks excluded by their radii, "
+        f"{proof['blocks_scanned']} scanned, {proof['vectors_read']:,} vectors read, {proof['rows_excluded']:,} rows "
+        "excluded unread"
     )
 
 

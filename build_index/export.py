@@ -16,6 +16,7 @@ from vantage.errors import DamagedError, InputError, LimitError
 from vantage.format import (
     TREE_UNITS,
     TREE_WAYS,
+    EcvhSection,
     IndexSection,
     LseSection,
     MlpSection,
@@ -168,6 +169,17 @@ def _mlp(g: Graph, query: Quantized, section: MlpSection, index: IndexSection, p
     return _lse(g, Quantized(hidden, query.scale), section.output, replace(index, dimension=section.units), pages)
 
 
+def _ecvh(g: Graph, query: Quantized, section: EcvhSection, index: IndexSection, pages: bytes) -> str:
+    """The margins in the query's integers, and the signs of every block's codeword over them."""
+    n, blocks = len(section.scale), index.blocks
+    table = _table(section.table, section.bits, n, index.dimension)
+    margins = _hidden(g, query, table, section.scale, section.bias, np.full(n, -UNIT_MAX))
+    columns = [[column >> b & 1 for b in range(blocks)] for column in section.columns(blocks)]
+    signs = (1 - 2 * np.array(columns, np.int8)).T
+    one, none = np.ones(blocks, np.float32), np.zeros(blocks, np.float32)
+    return mixture(g, Quantized(margins, query.scale), signs, one, none, 1, section.beta, section.temperature)
+
+
 def _hidden(
     g: Graph, query: Quantized, table: I8, scale: memoryview, bias: memoryview, low: npt.NDArray[np.int64]
 ) -> str:
@@ -246,6 +258,7 @@ EXPORTS: dict[type, Callable[[Graph, Quantized, Any, IndexSection, bytes], str]]
     LseSection: _lse,
     MlpSection: _mlp,
     TreeSection: _tree,
+    EcvhSection: _ecvh,
     TwoLevelSection: _two_level,
 }
 

@@ -38,7 +38,8 @@ class Options:
     """What the user asked for; None where the builder is to choose by measuring.
 
     cache_bytes: an index that can fit it is made to fit it. fast: no router is trained. stop: one of
-    stop.STOPS.
+    stop.STOPS. codec: one of codecs.CODECS. rotation: one of rotations.ROTATIONS. error_norms: answers can be proven,
+    for a byte a row.
     """
 
     recall: float = 0.95
@@ -52,6 +53,9 @@ class Options:
     spill_share: float | None = None
     fast: bool = False
     stop: str = "fixed"
+    codec: str = "lrsq"
+    rotation: str | None = None
+    error_norms: bool = False
 
 
 @dataclass(frozen=True)

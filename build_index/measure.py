@@ -19,7 +19,7 @@ from vantage.prepare import Prepared
 from vantage.route import Routed
 from vantage.scan import LrsqScan
 
-from .codecs import lrsq
+from .codecs.planes import Codec, encode_blocks
 from .rows import Ints, Rows
 from .shape import P, Shape, trial_root
 
@@ -134,7 +134,7 @@ def spans(p: P) -> Ints:
 def full_scan(
     rows: Rows,
     shape: Shape,
-    codec: lrsq.Lrsq,
+    codec: Codec,
     queries: list[Prepared],
     without: Ints,
     truth: npt.NDArray[np.int32],
@@ -147,7 +147,7 @@ def full_scan(
     without (Q): the query's own row, left out of the answers. truth i32 (Q, K): exact neighbours, best first.
     """
     members = shape.members()
-    root = trial_root(rows, shape, len(codec.axes), codec.axes.astype(np.float16).tobytes(), codec.section, 100)
+    root = trial_root(rows, shape, codec.rotation, codec.section, 100)
     scans = [LrsqScan(root, q, KEPT) for q in queries]
     low_of, high_of = (np.zeros(len(scans), int), np.full(len(scans), shape.blocks)) if p is None else spans(p).T
     place_row = np.concatenate(members).astype(np.int32)
@@ -156,7 +156,7 @@ def full_scan(
         x = rows.take(np.concatenate(members[low:high]))
         local = (starts[low : high + 1] - starts[low]).tolist()
         for b, encoded in zip(
-            range(low, high), lrsq.encode_blocks(codec, x, local, shape.centres[low:high], rows.metric), strict=True
+            range(low, high), encode_blocks(codec, x, local, shape.centres[low:high], rows.metric), strict=True
         ):
             n = len(members[b])
             pad = bytes(4 * (aligned(n, 16) - n))

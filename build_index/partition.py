@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import faiss
@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 
 from .graph import Graph
 from .rows import F32, Ints, Rows
+from .words import START_ROWS, Words, golay, started, trained
 
 CHUNK_BYTES = 16 << 20
 FREE_ROUNDS = 10
@@ -36,11 +37,13 @@ class Partition:
     """centres f32 (B, d): means of the sample's home rows. home i32 (N).
 
     region i32 (B): the region of each block, or None. From two_level, blocks of a region have consecutive numbers.
+    words: what gave each row its block, where they are buckets of a code.
     """
 
     centres: F32
     home: npt.NDArray[np.int32]
     region: npt.NDArray[np.int32] | None = None
+    words: Words | None = None
 
     @property
     def blocks(self) -> int:
@@ -50,7 +53,11 @@ class Partition:
         """The same with block order[i] as number i."""
         number = np.empty(len(order), np.int32)
         number[order] = np.arange(len(order), dtype=np.int32)
-        return Partition(self.centres[order], number[self.home], None if self.region is None else self.region[order])
+        region, words = self.region, self.words
+        return Partition(
+            self.centres[order], number[self.home], None if region is None else region[order],
+            None if words is None else words.reordered(order),
+        )  # fmt: skip
 
 
 def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progress = lambda _: None) -> Partition:
@@ -174,6 +181,36 @@ def two_level(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
     return Partition(_means(x, home[sample], centres), home, region)
 
 
+def buckets(
+    rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = lambda _: None
+) -> Partition:
+    """Buckets of a Golay code, shortened to the largest power of two up to blocks, by trained vantage directions.
+
+    A row goes to the codeword that agrees best with it. Codewords that no row of the sample decodes to are left out, so
+    there are fewer blocks than asked for, and no limit to their size. Raises InputError for 1 block or 8,192 and more.
+    """
+    bits = blocks.bit_length() - 1
+    start = started(
+        rows.take(sample[:: max(1, len(sample) // START_ROWS)]),
+        golay(bits),
+        np.arange(1 << bits, dtype=np.uint32),
+        seed,
+    )
+    words = trained(rows, sample, graph, start, seed, lambda done: progress(0.9 * done))
+    used = np.unique(words.decoded(rows)[sample])
+    words = replace(words, message=used.astype(np.uint32))
+    home = words.decoded(rows)
+    progress(1.0)
+    return Partition(
+        _means(rows.take(sample), home[sample], np.zeros((len(used), rows.dimension), np.float32)), home, words=words
+    )
+
+
+def _ecvh(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: int, progress: Progress) -> Partition:
+    assert graph is not None
+    return buckets(rows, sample, blocks, graph, seed, progress)
+
+
 def _kmeans(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: int, progress: Progress) -> Partition:
     return (partition if blocks < TWO_LEVEL_BLOCKS else two_level)(rows, sample, blocks, seed, progress)
 
@@ -194,6 +231,7 @@ PARTITIONS: dict[str, Callable[[Rows, Ints, int, Graph | None, int, Progress], P
     "kmeans": _kmeans,
     "votes": _votes,
     "graph": _graph,
+    "ecvh": _ecvh,
 }
 
 

@@ -18,6 +18,7 @@ from vantage.format import (
     Objects,
     Point,
     Root,
+    Rotation,
     RouterSection,
     TwoLevelSection,
     VectorPages,
@@ -30,7 +31,6 @@ from .partition import Partition
 from .rows import F32, Ints, Rows
 
 P = npt.NDArray[np.uint32]
-CODEC = "lrsq"
 _NOTHING = memoryview(b"")
 
 
@@ -99,11 +99,17 @@ def _grouped(block: npt.NDArray[np.int32], rows: Ints, blocks: int) -> tuple[Int
 
 
 def index_section(
-    rows: Rows, blocks: int, places: int, router: str = "lse", shards: int = 1, vector_kind: str = "f32"
+    rows: Rows,
+    blocks: int,
+    places: int,
+    router: str = "lse",
+    shards: int = 1,
+    vector_kind: str = "f32",
+    codec: str = "lrsq",
 ) -> IndexSection:
     """The index section of an index of these rows."""
     return IndexSection(
-        rows.metric, rows.dimension, rows.count, blocks, shards, rows.spool.id_kind, vector_kind, CODEC, router,
+        rows.metric, rows.dimension, rows.count, blocks, shards, rows.spool.id_kind, vector_kind, codec, router,
         rows.scale, places,
     )  # fmt: skip
 
@@ -131,7 +137,7 @@ def page_bytes(router: str, section: RouterSection, index: IndexSection, queries
     return [section.size[page(query)] for query in queries]
 
 
-def trial_root(rows: Rows, shape: Shape, axes: int, rotation: bytes, codec: LrsqSection, k: int) -> Root:
+def trial_root(rows: Rows, shape: Shape, rotation: Rotation, codec: LrsqSection, k: int) -> Root:
     """A root good enough to scan with: nothing of it says where blocks lie."""
     sizes = array("I", shape.sizes().tolist())
     index = index_section(rows, shape.blocks, int(sum(sizes)), shape.router)
@@ -139,7 +145,7 @@ def trial_root(rows: Rows, shape: Shape, axes: int, rotation: bytes, codec: Lrsq
         _NOTHING, _NOTHING, _NOTHING, _NOTHING, memoryview(sizes), _NOTHING, _NOTHING, _NOTHING, _NOTHING
     )
     return Root(
-        index, {"attributes": []}, Objects([], [], 0), directory, shape.centre_section, axes, memoryview(rotation),
+        index, {"attributes": []}, Objects([], [], 0), directory, shape.centre_section, rotation,
         shape.section, codec, Contract(k, 6, 0.5, (Point(k, 0, 0.5, 0, 0),)),
         VectorPages(_NOTHING, _NOTHING, _NOTHING), IdPages(_NOTHING, _NOTHING),
     )  # fmt: skip

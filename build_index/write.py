@@ -28,6 +28,7 @@ from vantage.format import (
     SECTION,
     SHARD_MAGIC,
     VECTOR_BYTES,
+    Bounds,
     Current,
     Directory,
     IdPages,
@@ -46,10 +47,11 @@ from vantage.index import id_hash
 from vantage.kernels import crc32c
 
 from .choose import Choice
-from .codecs import lrsq
+from .codecs.planes import Encoded, encode_blocks
 from .measure import CHUNK_BYTES, chunks
+from .norms import Lengths, error_norms
 from .rows import Ints, Rows
-from .shape import index_section
+from .shape import Shape, index_section
 
 SHARD_BYTES = 256 << 20
 PART_ROWS_BYTES = 512 << 20
@@ -161,17 +163,20 @@ def write_index(
     vector_kind: str,
     manifest: dict[str, Any],
     progress: Callable[[float], None],
+    *,
+    norms: bool = False,
 ) -> tuple[Current, int]:
     """Writes a generation under the folder `out` and makes it live; (CURRENT, bytes of all objects).
 
     All is written into `.building` and renamed when it is whole; CURRENT is replaced last. A build that dies leaves the
-    index as it was. Raises InputError when the disk is full, or f16 cannot hold a value.
+    index as it was. norms: with error norms, for exact answers. Raises InputError when the disk is full, or f16 cannot
+    hold a value.
     """
     building = out / BUILDING
     try:
         shutil.rmtree(building, ignore_errors=True)
         (building / "vectors").mkdir(parents=True)
-        return _write(rows, attributes, choice, out, building, vector_kind, manifest, progress)
+        return _write(rows, attributes, choice, out, building, vector_kind, manifest, progress, norms)
     except OSError as error:
         raise InputError(
             f"cannot write {out}: {error.strerror or error}", hint="free some space or name another --out"
@@ -189,6 +194,7 @@ def _write(
     vector_kind: str,
     manifest: dict[str, Any],
     progress: Callable[[float], None],
+    norms: bool,
 ) -> tuple[Current, int]:
     shape, codec = choice.shape, choice.codec
     members, blocks = shape.members(), shape.blocks
@@ -207,6 +213,7 @@ def _write(
     columns = {name: np.zeros(blocks, np.uint64) for name in ("offset", "size", "crc", "a_offset", "a_size", "a_crc")}
     shard_blocks, shard_sizes = [0], []
     shard = _ShardWriter(building, 0)
+    radius = array("f")
 
     def finish(last: int) -> None:
         total, attributes_at = shard.close()
@@ -219,14 +226,17 @@ def _write(
     for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
         source = np.concatenate(members[low:high])
         starts = np.concatenate([[0], np.cumsum([len(m) for m in members[low:high]])]).tolist()
-        encoded = lrsq.encode_blocks(codec, rows.take(source), starts, shape.centres[low:high], rows.metric)
+        encoded = encode_blocks(codec, rows.take(source), starts, shape.centres[low:high], rows.metric)
         ids = _id_bytes(rows, source)
+        lengths = _lengths(rows, choice, encoded, source, slice(low, high), vector_kind) if norms else []
+        radius.extend(block.radius for block in lengths)
         for i, b in enumerate(range(low, high)):
             part, n = slice(starts[i], starts[i + 1]), starts[i + 1] - starts[i]
             pad = bytes(4 * (aligned(n, 16) - n))
             id_width, id_plane = pack_ids(ids[part]) if rows.spool.id_kind == "bytes" else (8, b"".join(ids[part]))
             planes = [*encoded[i].planes(), number[source[part]].tobytes() + pad, checks[source[part]].tobytes() + pad]
             data = pack_block(n, id_width, encoded[i].ranges, planes, id_plane)
+            data += lengths[i].plane if norms else b""
             if shard.size[SCAN] and shard.size[SCAN] + len(data) + shard.size[ATTRIBUTES] > SHARD_BYTES:
                 finish(b)
                 shard = _ShardWriter(building, len(shard_sizes))
@@ -242,7 +252,7 @@ def _write(
     u64 = {name: memoryview(array("Q", columns[name].tolist())) for name in ("offset", "a_offset")}
     sizes = shape.sizes()
     root = Root(
-        index_section(rows, blocks, int(sizes.sum()), shape.router, len(shard_sizes), vector_kind),
+        index_section(rows, blocks, int(sizes.sum()), shape.router, len(shard_sizes), vector_kind, codec.name),
         {"attributes": [{"name": f.name, "type": str(f.type)} for f in attributes]},
         Objects(shard_sizes, [p.stat().st_size for p in parts], ids_size),
         Directory(
@@ -251,8 +261,7 @@ def _write(
             u32["a_size"], u32["a_crc"],
         ),
         shape.centre_section,
-        len(codec.axes),
-        memoryview(codec.axes.astype(np.float16).tobytes()),
+        codec.rotation,
         shape.section,
         codec.section,
         choice.contract,
@@ -262,6 +271,9 @@ def _write(
         ),
         id_pages,
         choice.stop,
+        Bounds(memoryview(radius), memoryview(array("f", np.linalg.norm(_exact_centres(shape), axis=1).tolist())))
+        if norms
+        else None,
     )  # fmt: skip
     packed = root.pack()
     Root.unpack(packed, "root.bin")  # what is written is what a reader takes
@@ -381,6 +393,27 @@ def _check_pages(
                         f"{path.name}: row {r} is not at byte {offset + (r - row) * width}",
                         hint="this version of pyarrow lays pages out in another way: report it",
                     )
+
+
+def _exact_centres(shape: Shape) -> npt.NDArray[np.float64]:
+    """The stored centres (B, d) without the rounding to f32 that encoding gives them."""
+    section, dimension = shape.centre_section, shape.centres.shape[1]
+    table = np.frombuffer(section.table, np.int8).reshape(shape.blocks, -1)[:, :dimension]
+    return table.astype(np.float64) * np.asarray(section.scale, np.float64)[:, None]
+
+
+def _lengths(
+    rows: Rows, choice: Choice, encoded: list[Encoded], source: Ints, blocks: slice, kind: str
+) -> list[Lengths]:
+    """Error norms of blocks with the source rows `source`, to the full vectors as they are stored."""
+    x = _stored_values(rows.spool.gather(source), kind, source).astype(np.float64)
+    if rows.metric == "cosine":
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+    else:
+        x *= rows.scale
+    shape, codec = choice.shape, choice.codec
+    bias = np.asarray(shape.centre_section.bias, np.float64)[blocks]
+    return error_norms(codec.section, codec.axes, encoded, x, _exact_centres(shape)[blocks], bias, rows.metric)
 
 
 def _id_bytes(rows: Rows, source: Ints) -> list[bytes]:

@@ -158,3 +158,43 @@ def pool_finish(pool: Buffer, out: Buffer, /) -> int:
     descending, then row ascending; the order of the offers has no influence. The pool can go on: a later finish
     includes what is offered then.
     """
+
+def additive_encode(gains: Buffer, overlaps: Buffer, n: int, parts: int, out: Buffer, /) -> int:
+    """out u8[n][parts]: of each part the row whose sum lies near to a vector. Returns n; parts 1 to 16. For builders.
+
+    gains f32[n][parts][16]: inner product of the vector with a row, less half the row's square; overlaps
+    f32[parts][parts][16][16]: inner product of row a of part i with row b of part j at [i][j][a][b], of which i < j is
+    used. Beam search: part by part, each sum so far (its score first 0) is tried with all rows, score = (score + gain)
+    - overlap with the part 0 row, - part 1 row, ...; the 16 of largest score are kept, in order, equals as they came
+    (by sum, then row). The best of the last part is taken; a score of NaN is never kept, 0 where nothing is.
+    """
+
+def score_bounds(
+    scores: Buffer, norms: Buffer, n: int, weight: float, slack: float, lower: Buffer, upper: Buffer, /,
+) -> int:  # fmt: skip
+    """lower, upper i32[n] = what scores i32[n] may at least and at most be, norms u8[n]. Returns n.
+
+    error = weight f32(norm) + slack, both not negative, in f32; off = floor(error) + 1; lower = score - off and upper =
+    score + off, cut to i32. An error of 2^30 or more, or a score of +-2^30 or beyond: lower -2^31, upper 2^31 - 1.
+    """
+
+def butterfly_plan(partners: Buffer, tangents: Buffer, layers: int, dim: int, plan: Buffer, /) -> int:
+    """plan u8[4 dim + 12 layers floor(dim/2)] of layers of turns of disjoint pairs. Returns the number of turns.
+
+    A layer has ceil(dim/2) entries of partners u16 and tangents i16: the k-th is for the lowest coordinate i that no
+    earlier pair of the layer has, pairs it with partner j > i, and turns both by the angle whose tangent is t =
+    tangent / 16384, from -1 to 1: (x_i, x_j) -> c (x_i + t x_j, x_j - t x_i), c = 1 / sqrt(1 + t t). Where dim is
+    odd, one entry a layer is i itself with tangent 0: it stays. layers 1 to 200.
+    In the plan c is put off: scale[i], f64, starts at 1; of a turn, ratio = scale[j] / scale[i], toward = f32(t ratio),
+    back = f32(t / ratio), then both scales are multiplied by c; f32(scale) comes first. Raises ValueError for an entry
+    that is no pair; plan then holds no meaning.
+    """
+
+def butterfly_turn(
+    vector: Buffer, plan: Buffer, layers: int, dim: int, axes: Buffer, n: int, out: Buffer, /
+) -> int:  # fmt: skip
+    """out f32[n] = coordinates axes u16[n] of vector f32[dim], turned by a plan of as many layers and dims. Returns n.
+
+    All f32, a turn after the other: (x_i, x_j) = (x_i + toward x_j, x_j - back x_i); at the end x[axis] scale[axis].
+    n at most 4096. Raises ValueError for a plan or an axis that is outside; out then holds no meaning.
+    """

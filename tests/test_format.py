@@ -25,9 +25,11 @@ from vantage.cache import Cache
 from vantage.errors import DamagedError, VantageError
 from vantage.format import (
     FIELD,
+    ButterflyRotation,
     Centres,
     Contract,
     Current,
+    DenseRotation,
     Directory,
     Estimator,
     IdPages,
@@ -50,7 +52,7 @@ from vantage.format import (
     pack_ids,
 )
 from vantage.format import layout as L
-from vantage.format.root import pack_rotation, unpack_rotation, unpack_schema
+from vantage.format.root import unpack_schema
 from vantage.format.stop import FEATURES
 from vantage.index import Index, Query
 from vantage.kernels import crc32c
@@ -241,7 +243,7 @@ def test_wrong_contents_with_right_checksums_raise_nothing_else(name: str, data:
 def test_unknown_sections_and_members_are_skipped() -> None:
     objects = BASE["words"]
     sections = sections_of(objects[key(objects, "root.bin")])
-    for kind in (13, 33, 35, 36, 37, 4_000_000_000):
+    for kind in (15, 33, 35, 36, 37, 4_000_000_000):
         root = bytearray(L.pack_object(L.ROOT_MAGIC, [*sections, (kind, b"from a later version")]))
         struct.pack_into("<I", root, 32 + 32 * len(sections) + 4, 9)  # a version of its own
         end = 32 + 32 * (len(sections) + 1)
@@ -289,7 +291,8 @@ def indexes(draw: st.DrawFn) -> IndexSection:
     blocks, rows = draw(st.integers(1, 8)), draw(st.integers(1, 10**6))
     return IndexSection(
         draw(st.sampled_from(L.METRICS)), draw(st.integers(1, 70)), rows, blocks, draw(st.integers(1, blocks)),
-        draw(st.sampled_from(L.ID_KINDS)), draw(st.sampled_from(L.VECTOR_KINDS)), "lrsq", "lse",
+        draw(st.sampled_from(L.ID_KINDS)), draw(st.sampled_from(L.VECTOR_KINDS)),
+        draw(st.sampled_from(L.CODECS)), "lse",
         draw(st.floats(1e-6, 1e6)), rows + draw(st.integers(0, 10**6)),
     )  # fmt: skip
 
@@ -365,10 +368,27 @@ def test_centres_and_rotation(index: IndexSection, data: st.DataObject) -> None:
     table = data.draw(st.binary(min_size=index.blocks * stride, max_size=index.blocks * stride))
     section = Centres(memoryview(table), column("f", data.draw(each)), column("f", data.draw(each)))
     assert plain(Centres.unpack(memoryview(section.pack()), index, "centres")) == plain(section)
-    axes = data.draw(st.integers(1, index.dimension))
-    rows = np.random.default_rng(data.draw(st.integers(0, 9))).standard_normal((axes, index.dimension))
-    body = rows.astype("<f2").tobytes()
-    assert unpack_rotation(memoryview(pack_rotation(axes, index.dimension, body)), index, "rotation") == (axes, body)
+    axes, d = data.draw(st.integers(1, index.dimension)), index.dimension
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    rows = rng.standard_normal((axes, d)).astype("<f2")
+    dense = DenseRotation(axes, d, memoryview(rows.tobytes()))
+    assert DenseRotation.unpack(memoryview(dense.pack()), index, "rotation") == dense
+    layers = data.draw(st.integers(1, 5))
+    partners, tangents = np.zeros((2, layers, -(-d // 2)), np.int64)
+    for layer in range(layers):
+        pairs = sorted(sorted(part.tolist()) for part in np.array_split(rng.permutation(d), -(-d // 2)))
+        partners[layer] = [pair[-1] for pair in pairs]
+        tangents[layer] = [rng.integers(-16384, 16385) if len(pair) == 2 else 0 for pair in pairs]
+    butterfly = ButterflyRotation(
+        d, layers, column("H", rng.permutation(d)[:axes].tolist()), column("H", partners.ravel().tolist()),
+        column("h", tangents.ravel().tolist()),
+    )  # fmt: skip
+    packed = butterfly.pack()
+    assert ButterflyRotation.unpack(memoryview(packed), index, "butterfly") == butterfly
+    for at, what in ((16, "axes"), (16 + 2 * axes, "layer 0")):
+        broken = packed[:at] + b"\xff\xff" + packed[at + 2 :]
+        with pytest.raises(DamagedError, match=what):
+            ButterflyRotation.unpack(memoryview(broken), index, "butterfly")
 
 
 @quick
@@ -391,9 +411,9 @@ def codecs(draw: st.DrawFn) -> LrsqSection:
     fields, starts = bytearray(), [0]
     for _ in range(2 * code_bytes):
         shift = 0
-        for width in draw(st.sampled_from([(), (1,), (4,), (2, 2), (3, 1), (1, 1, 1, 1)])):
+        for width in draw(st.sampled_from([(), (1,), (4,), (2, 2), (3, 1), (1, 1, 1, 1), (4, 4, 4)])):
             fields += FIELD.pack(draw(st.integers(0, axes - 1)), shift, width, draw(st.integers(0, levels - 2**width)))
-            shift += width
+            shift = (shift + width) % 4
         starts.append(len(fields) // FIELD.size)
     return LrsqSection(
         code_bytes, draw(st.integers(0, -(-code_bytes // 32))), draw(st.lists(numbers, min_size=axes, max_size=axes)),

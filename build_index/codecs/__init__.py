@@ -1,1 +1,18 @@
-"""Codecs, trained and encoded here, scanned by vantage.scan: one module a codec."""
+"""Codecs by name: how each is trained. One file a codec; all are encoded by planes and scanned by vantage.scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..rotations.basis import Basis
+from . import lrsq, pq, rabitq, sign
+from .planes import F32, F64, Codec
+
+# train(second moment of the residuals (d, d), of the queries (d, d), bytes of a code, a sample of the residuals (n, d),
+# the axes to code along or None for those that the codec wants)
+CODECS: dict[str, Callable[[F64, F64, int, F32, Basis | None], Codec]] = {
+    "lrsq": lrsq.train,
+    "rabitq": rabitq.train,
+    "pq": pq.train,
+    "sign": sign.train,
+}

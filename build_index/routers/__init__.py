@@ -10,7 +10,7 @@ from vantage.format import RouterSection
 
 from ..lesson import Cost, Lesson
 from ..rows import Ints
-from . import lse, mlp, trained, tree, two_level
+from . import ecvh, lse, mlp, trained, tree, two_level
 
 
 @dataclass(frozen=True)
@@ -34,4 +34,5 @@ ROUTERS: dict[str, Router] = {
     "two-level": Router(two_level.fit, two_level.ordered, tuned=two_level.tuned),
     "mlp": Router(mlp.fit, mlp.ordered, trains=True, tuned=mlp.tuned),
     "tree": Router(tree.fit, tree.ordered, trains=True),
+    "ecvh": Router(ecvh.fit, ecvh.ordered, trains=True),
 }

@@ -20,7 +20,7 @@ from .stats import Receipt
 
 BODY_BYTES_MAX = 4 << 20
 VECTORS_MAX = 64
-FIELDS = ("vector", "vectors", "top_k", "include", "recall", "rerank", "budget", "explain")
+FIELDS = ("vector", "vectors", "top_k", "include", "recall", "rerank", "budget", "explain", "exact")
 INCLUDE = ("attributes", "vector", "receipt")
 INCLUDE_DEFAULT = ["receipt"]
 
@@ -196,6 +196,7 @@ def describe(index: Index) -> dict[str, Any]:
         "codec": root.index.codec,
         "router": root.index.router,
         "blocks": root.index.blocks,
+        "exact": root.bounds is not None,
         "contract": {
             "k": contract.k,
             "recall": contract.target,
@@ -294,12 +295,14 @@ def _queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
         raise LimitError("recall", recall, "between 0 and 1", hint="0.95 is a usual target", param="recall")
     if not isinstance(fields.get("explain", False), bool):
         raise InputError("explain is neither true nor false", hint="send true for the plan alone", param="explain")
+    if not isinstance(fields.get("exact", False), bool):
+        raise InputError("exact is neither true nor false", hint="send true for a proven answer", param="exact")
     rerank = _integer(fields.get("rerank", 0), "rerank")
     if rerank < 0:
         raise LimitError("rerank", rerank, "0 or more", hint="0 switches it off", param="rerank")
     query = Query(
         None, _integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
-        _budget(fields.get("budget", {})),
+        _budget(fields.get("budget", {})), exact=fields.get("exact", False),
     )  # fmt: skip
     names = [f"vectors[{i}]" if many else "vector" for i in range(len(vectors))]
     return [Query(**{**vars(query), "vector": v, "param": n}) for v, n in zip(vectors, names, strict=True)], many

@@ -27,6 +27,7 @@ from .format import (
 from .kernels import crc32c
 from .plan import CACHED, STARTS_SHARD, Budget, Plan, plan_gather, plan_scan, recall_estimate
 from .prepare import Prepared, prepare
+from .proof import BoundedScan, Reads, prove
 from .rank import Match, decode, estimated, rerank
 from .route import ROUTERS, Routed, TwoLevelRouter
 from .scan import CONTENDERS_MIN, SCANS, Contender, Scan
@@ -39,7 +40,10 @@ ATTRIBUTE_RANGES = 6
 
 @dataclass(frozen=True)
 class Query:
-    """One question. recall None: the contract's target. rerank 0: exact scores only where the recall takes them."""
+    """One question. recall None: the contract's target. rerank 0: exact scores only where the recall takes them.
+
+    exact: the best of the whole index, proven; complete is False where the budget ended before that.
+    """
 
     vector: Any
     top_k: int = 10
@@ -50,6 +54,7 @@ class Query:
     budget: Budget = field(default_factory=Budget)
     without: int | None = None  # a row that is left out of the answer: the query itself
     param: str = "vector"  # what errors call the vector
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,8 @@ class Index:
         receipt.generation = self.current.generation
         prepared = prepare(query.vector, self.root.index, query.param)
         self._check(query)
+        if query.exact:
+            return await self._exact(query, prepared, receipt)
         promise = self.promise(query)
         reader = Reader(self.bucket, self.etags, receipt)
         routed, informed = await self._route(prepared, reader, query.budget)
@@ -191,6 +198,32 @@ class Index:
             matches = estimated(contenders, prepared, self.root.index, query.top_k)
         complete &= await self._dress(matches, vectors, query, reader)
         return Answer(matches, exact, complete, estimate if measured else None, receipt)
+
+    async def _exact(self, query: Query, prepared: Prepared, receipt: Receipt) -> Answer:
+        """The proven best, scanned in the router's order first; a two-level router names regions, without a read."""
+        reader = Reader(self.bucket, self.etags, receipt)
+        most = query.top_k + (query.without is not None)
+        scan = BoundedScan(self.root, prepared, most, most, self.space)
+
+        def left() -> Budget:
+            """For scans: two waves, half of the GETs and a quarter of the bytes are kept for full vectors."""
+            spare = _left(query.budget, receipt)
+            gets, nbytes = spare.gets - query.budget.gets // 2, spare.bytes - query.budget.bytes // 4
+            return Budget(gets, nbytes, spare.waves - 2)
+
+        async def read_blocks(plan: Plan, scan: Scan, done: set[int]) -> None:
+            await self._scan(plan, scan, reader, done)
+
+        async def read_vectors(checks: dict[int, int]) -> dict[int, bytes]:
+            return await self._vectors(checks, reader, query.budget)
+
+        first = self.plan(replace(query, budget=left()), prepared)
+        reads = Reads(read_blocks, read_vectors, left)
+        matches, vectors, proof = await prove(scan, query.top_k, query.without, first, self.flags, reads)
+        receipt.rows, receipt.rows_ranked, receipt.proof = scan.rows, proof.vectors_read, vars(proof)
+        complete = await self._dress(matches, vectors, query, reader) and proof.proven
+        ranked = all(m.row in vectors for m in matches)
+        return Answer(matches, ranked, complete, 1.0 if proof.proven else None, receipt)
 
     def _estimate(
         self,
@@ -258,6 +291,14 @@ class Index:
             raise LimitError("top_k", query.top_k, f"1 to {TOP_K_MAX}", hint="ask for fewer", param="top_k")
         if query.top_k > rows:
             raise LimitError("top_k", query.top_k, f"the {rows} rows of the index", hint="ask for fewer", param="top_k")
+        if query.exact and self.root.bounds is None:
+            raise InputError(
+                f"{self.name!r} has no error norms, so none of its answers can be proven",
+                hint="build the index with --error-norms, or leave exact out",
+                param="exact",
+            )
+        if query.exact and (query.rerank or query.recall is not None):
+            raise InputError("an exact answer needs no recall and no rerank", hint="leave both out", param="exact")
         if query.rerank and not query.top_k <= query.rerank <= RERANK_MAX:
             raise LimitError(
                 "rerank",

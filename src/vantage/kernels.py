@@ -1,7 +1,10 @@
 """The one binding to the C kernels; `kern.pyi` beside the package is their manual."""
 
 from kern import (
+    additive_encode,
     block_probabilities,
+    butterfly_plan,
+    butterfly_turn,
     crc32c,
     dot_f16,
     dot_f32,
@@ -20,10 +23,14 @@ from kern import (
     pool_offer,
     pool_reset,
     pool_size,
+    score_bounds,
 )
 
 __all__ = [
+    "additive_encode",
     "block_probabilities",
+    "butterfly_plan",
+    "butterfly_turn",
     "crc32c",
     "dot_f16",
     "dot_f32",
@@ -42,4 +49,5 @@ __all__ = [
     "pool_offer",
     "pool_reset",
     "pool_size",
+    "score_bounds",
 ]

@@ -215,6 +215,39 @@ def plan_scan(routed: Routed, flags: bytearray, directory: Directory, price: int
             return Plan([], cached, price, False)
 
 
+def plan_blocks(directory: Directory, wanted: Sequence[int], flags: bytearray, budget: Budget) -> Plan:
+    """Reads of given blocks, the most wanted first: all of them, or as many as the budget allows.
+
+    Cached ones are scanned from memory. Gaps are bridged as far as the number of GETs demands; no range is over
+    RANGE_BYTES_MAX where it has two blocks.
+    """
+    cached, unread = [b for b in wanted if flags[b] & CACHED], [b for b in wanted if not flags[b] & CACHED]
+    take = len(unread) if budget.waves >= 1 else 0
+    while take:
+        some = sorted(unread[:take])
+        for gap in (SPLIT_BYTES, 4 * SPLIT_BYTES, RANGE_BYTES_MAX):
+            ranges = _covering(directory, some, gap)
+            if len(ranges) <= budget.gets and sum(r.size for r in ranges) <= budget.bytes:
+                return Plan(ranges, cached, 0, take == len(unread))
+        take = 3 * take // 4
+    return Plan([], cached, 0, not unread)
+
+
+def _covering(directory: Directory, blocks: list[int], gap: int) -> list[Range]:
+    """Ranges that hold these blocks, in rising order, with gaps of at most so many bytes bridged."""
+    ranges: list[Range] = []
+    for b in blocks:
+        one = block_range(directory, b, b + 1)
+        if ranges and ranges[-1].shard == one.shard:
+            last = ranges[-1]
+            size = one.offset + one.size - last.offset
+            if one.offset - last.offset - last.size <= gap and size <= RANGE_BYTES_MAX:
+                ranges[-1] = Range(last.shard, last.first, b + 1, last.offset, size)
+                continue
+        ranges.append(one)
+    return ranges
+
+
 def ranges_of(
     p: memoryview | array[int],
     size: memoryview | array[int],

@@ -12,8 +12,9 @@ from operator import mul
 from typing import Protocol
 
 from . import kernels
-from .format import GROUP, RANGES_AT, Root, aligned, block_planes, damaged, id_at, id_width
+from .format import CODECS, GROUP, RANGES_AT, Root, aligned, block_planes, damaged, id_at, id_width
 from .prepare import Prepared
+from .rotate import rotated
 
 _ENTRY = struct.Struct("<iIII")  # score, row, block, index in the block
 CONTENDERS_MIN = 300
@@ -49,25 +50,24 @@ class Scan(Protocol):
 
 
 class LrsqScan:
-    """lrsq (see build_index.codecs.lrsq): nibble tables once a query, then one kernel call a block.
+    """Every codec (see build_index.codecs): nibble tables once a query, then one kernel call a block.
 
-    capacity: most contenders; name: of the generation, for errors. A row of block b scores base_b + h + f * (sum of
-    table entries), times query.unit, as an integer; base_b is <q, c_b> plus the centre's bias.
+    capacity: most contenders; name: of the generation, for errors; fine: leading segments with 16-bit tables, None as
+    the codec says. A row of block b scores base_b + h + f * (sum of table entries), times query.unit, as an integer;
+    base_b is <q, c_b> plus the centre's bias.
     """
 
-    def __init__(self, root: Root, query: Prepared, capacity: int, name: str = "") -> None:
+    def __init__(self, root: Root, query: Prepared, capacity: int, name: str = "", *, fine: int | None = None) -> None:
         self.root, self.query, self.name, self.rows = root, query, name, 0
         self.codec = root.codec
-        rotated = array("f", bytes(4 * root.axes))
-        d = root.index.dimension
-        kernels.dot_f16(query.vector, root.rotation, 0, 2 * d, root.axes, d, rotated)
-        weighted = array("f", map(mul, rotated, self.codec.deviation))
-        self.tables = bytearray(kernels.lrsq_tables_size(self.codec.code_bytes, self.codec.fine))
+        weighted = array("f", map(mul, rotated(root.rotation, query.vector), self.codec.deviation))
+        fine = self.codec.fine if fine is None else fine
+        self.tables = bytearray(kernels.lrsq_tables_size(self.codec.code_bytes, fine))
         kernels.lrsq_tables(
-            weighted, self.codec.fields, self.codec.starts, self.codec.levels, query.unit, self.codec.fine, self.tables
+            weighted, self.codec.fields, self.codec.starts, self.codec.levels, query.unit, fine, self.tables
         )
         self._dots = array("i", bytes(4 * root.index.blocks))
-        kernels.matvec_i8(query.i16, root.centres.table, root.index.blocks, d, self._dots)
+        kernels.matvec_i8(query.i16, root.centres.table, root.index.blocks, root.index.dimension, self._dots)
         self.capacity = capacity
         self.pool = bytearray(kernels.pool_size(capacity))
         kernels.pool_reset(self.pool, capacity)
@@ -91,23 +91,28 @@ class LrsqScan:
         )
 
     def settle(self) -> None:
-        for number in {block for _, _, block, _ in self.entries()} & self._fresh.keys():
+        for number in self._blocks_kept() & self._fresh.keys():
             data, width = self._fresh[number]
             at = block_planes(self.root.directory.rows[number], self.codec.code_bytes)
             self._tails[number] = (memoryview(bytes(data[at.checks :])), width)
         self._fresh.clear()
 
     def contenders(self, most: int) -> list[Contender]:
-        kind, out = self.root.index.id_kind, []
-        for score, row, block, i in islice(self.entries(), most):
-            if row >= self.root.index.rows:
-                raise damaged(self._where(block), f"holds row {row} of {self.root.index.rows}")
-            n = self.root.directory.rows[block]
-            tail, width = self._tails.get(block) or self._tail(block)
-            ids = tail[4 * aligned(n, GROUP) :]
-            check = tail[4 * i : 4 * i + 4].cast("I")[0]
-            out.append(Contender(score, row, check, id_at(ids, width, n, i, kind, self._where(block)), block))
-        return out
+        return [self._contender(entry) for entry in islice(self.entries(), most)]
+
+    def _blocks_kept(self) -> set[int]:
+        """Blocks whose ids may still be asked for."""
+        return {block for _, _, block, _ in self.entries()}
+
+    def _contender(self, entry: tuple[int, int, int, int]) -> Contender:
+        score, row, block, i = entry
+        if row >= self.root.index.rows:
+            raise damaged(self._where(block), f"holds row {row} of {self.root.index.rows}")
+        n = self.root.directory.rows[block]
+        tail, width = self._tails.get(block) or self._tail(block)
+        ids = tail[4 * aligned(n, GROUP) :]
+        check = tail[4 * i : 4 * i + 4].cast("I")[0]
+        return Contender(score, row, check, id_at(ids, width, n, i, self.root.index.id_kind, self._where(block)), block)
 
     def _where(self, block: int) -> str:
         """What errors call a block."""
@@ -123,9 +128,14 @@ class LrsqScan:
 
     def entries(self) -> Iterator[tuple[int, int, int, int]]:
         """(score, row, block, index in the block), best first."""
-        out = bytearray(_ENTRY.size * self.capacity)
-        count = kernels.pool_finish(self.pool, out)
-        return _ENTRY.iter_unpack(memoryview(out)[: _ENTRY.size * count])
+        return pool_entries(self.pool, self.capacity)
 
 
-SCANS = {"lrsq": LrsqScan}
+def pool_entries(pool: bytearray, capacity: int) -> Iterator[tuple[int, int, int, int]]:
+    """(score, row, block, index in the block) of what a pool of this capacity keeps, best first."""
+    out = bytearray(_ENTRY.size * capacity)
+    count = kernels.pool_finish(pool, out)
+    return _ENTRY.iter_unpack(memoryview(out)[: _ENTRY.size * count])
+
+
+SCANS = dict.fromkeys(CODECS, LrsqScan)

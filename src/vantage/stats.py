@@ -24,6 +24,7 @@ class Receipt:
     opened_bytes: int = 0
     opened_rpc: int = 0
     generation: str = ""
+    proof: dict[str, Any] | None = None  # of an exact answer; see proof.Proof
     wave_sizes: list[list[int]] = field(default_factory=list)
 
     def opened(self, opening: Receipt) -> None:
@@ -38,6 +39,6 @@ class Receipt:
         return sum(wave_ms(sizes) for sizes in self.wave_sizes)
 
     def as_dict(self) -> dict[str, Any]:
-        """For answers: every counter and modelled_ms."""
-        counters = {k: v for k, v in vars(self).items() if k != "wave_sizes"}
+        """For answers: every counter, modelled_ms, and the proof where there is one."""
+        counters = {k: v for k, v in vars(self).items() if k != "wave_sizes" and (k != "proof" or v is not None)}
         return counters | {"modelled_ms": round(self.modelled_ms, 2)}

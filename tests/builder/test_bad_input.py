@@ -160,8 +160,11 @@ def test_twenty_rows_are_enough(tmp_path: Path, out: Path) -> None:
         (("--k", "0"), "--k is 0, the limit is 1 to 100"),
         (("--k", "101"), "--k is 101, the limit is 1 to 100"),
         (("--memory-budget", "512MiB"), "--memory-budget is 536870912, the limit is at least 671088640 bytes"),
-        (("--router", "oracle"), "--router is 'oracle'; known are: centroids, lse, trained, two-level, mlp, tree"),
-        (("--partition", "random"), "--partition is 'random'; known are: kmeans, votes, graph"),
+        (
+            ("--router", "oracle"),
+            "--router is 'oracle'; known are: centroids, lse, trained, two-level, mlp, tree, ecvh",
+        ),
+        (("--partition", "random"), "--partition is 'random'; known are: kmeans, votes, graph, ecvh"),
         (("--spill", "all"), "--spill is 'all'; known are: none, soar, closure, misses"),
         (("--spill-share", "2.5"), "--spill-share is 2.5, the limit is 0 to 2"),
         (("--router", "trained", "--fast"), "--fast trains nothing, and --router trained is trained; leave one out"),

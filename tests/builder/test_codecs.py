@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from build_index.codecs import lrsq
-from build_index.codecs.lrsq import Lrsq, encode, encode_blocks, levels, train, water_fill
+from build_index.codecs.lrsq import levels, train, water_fill
+from build_index.codecs.planes import QUERY_ALPHA, Codec, Encoded, encode, encode_blocks
 from vantage import kernels
 from vantage.format import RANGES_AT, SEGMENT, LrsqSection, aligned, block_planes, pack_block
 
@@ -40,10 +40,15 @@ def drawn(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
 
 
 @cache
-def trained(dimension: int, code_bytes: int) -> Lrsq:
+def trained(dimension: int, code_bytes: int) -> Codec:
     x = drawn(4000, dimension, 1).astype(np.float64)
     moment = x.T @ x / len(x)
     return train(moment, moment + np.eye(dimension) / dimension, code_bytes)
+
+
+def bits_of(codec: Codec) -> np.ndarray:
+    """Bits of each axis of scalar quantizers."""
+    return np.array([sum(q.widths) for q in codec.quantizers])
 
 
 def decode(section: LrsqSection, codes: np.ndarray) -> np.ndarray:
@@ -90,7 +95,7 @@ def test_levels_are_sums_of_two_tables(bits: int) -> None:
 
 def loss(deviation: np.ndarray, given_bits: tuple[int, ...]) -> float:
     distortion = [1.0, *(levels(b).distortion for b in range(1, 9))]
-    weight = deviation ** (2 * (1 + lrsq.QUERY_ALPHA))
+    weight = deviation ** (2 * (1 + QUERY_ALPHA))
     return float(sum(w * distortion[b] for w, b in zip(weight, given_bits, strict=True)))
 
 
@@ -121,12 +126,12 @@ def test_every_bit_of_an_axis_is_packed_once(deviation: list[float], code_bytes:
             assert mask < 16 and not mask & taken
             taken |= mask
             widths.setdefault(int(field["axis"]), []).append(int(field["width"]))
-    for axis, bits in enumerate(codec.bits.tolist()):
+    for axis, bits in enumerate(bits_of(codec).tolist()):
         assert sorted(widths[axis]) == sorted([bits] if bits <= 4 else [4, bits - 4])
-    assert len(widths) == len(codec.bits) == len(codec.axes) == len(codec.deviation)
-    assert codec.bits.min() >= 1
+    assert len(widths) == len(bits_of(codec)) == len(codec.axes) == len(codec.deviation)
+    assert bits_of(codec).min() >= 1
     # A bit could go nowhere only if no axis wants it: what is not used is what every axis has too much of.
-    assert codec.bits.sum() == 8 * code_bytes or codec.bits.max() > 4 or (codec.bits == 8).all()
+    assert bits_of(codec).sum() == 8 * code_bytes or bits_of(codec).max() > 4 or (bits_of(codec) == 8).all()
 
 
 def test_axes_are_the_principal_ones_in_order() -> None:
@@ -134,7 +139,7 @@ def test_axes_are_the_principal_ones_in_order() -> None:
     assert np.allclose(codec.axes @ codec.axes.T, np.eye(len(codec.axes)), atol=2e-3)  # f16
     assert (codec.axes == codec.axes.astype(np.float16)).all()
     assert (np.diff(codec.deviation) <= 0).all()
-    assert codec.bits[0] == codec.bits.max()
+    assert bits_of(codec)[0] == bits_of(codec).max()
     seen = drawn(4000, 97, 1) @ codec.axes.T
     assert np.allclose(np.sqrt(np.mean(seen**2, 0)), codec.deviation, rtol=0.02)
 
@@ -160,7 +165,7 @@ def test_codes_use_the_nearest_value_of_each_axis() -> None:
     rotated = drawn(50, 97) @ codec.axes.T
     _, decoded = encode(codec, rotated)
     rms = np.sqrt(np.mean((rotated / codec.deviation) ** 2, 1, keepdims=True))
-    for axis, bits in enumerate(codec.bits.tolist()):
+    for axis, bits in enumerate(bits_of(codec).tolist()):
         q = levels(bits)
         values = (q.top[:, None] + q.low).ravel() * codec.deviation[axis]
         wanted = rotated[:, axis, None] / rms
@@ -184,7 +189,7 @@ def test_directions_without_spread(moment: np.ndarray) -> None:
 # Factors and scores
 
 
-def tables(codec: Lrsq, query: np.ndarray) -> bytearray:
+def tables(codec: Codec, query: np.ndarray) -> bytearray:
     section = codec.section
     rotated = array("f", [0.0] * len(codec.axes))
     half = codec.axes.astype(np.float16)
@@ -195,7 +200,7 @@ def tables(codec: Lrsq, query: np.ndarray) -> bytearray:
     return out
 
 
-def scores(codec: Lrsq, block: lrsq.Encoded, query: np.ndarray, base: float) -> np.ndarray:
+def scores(codec: Codec, block: Encoded, query: np.ndarray, base: float) -> np.ndarray:
     """f64 (n): the kernel's integers for a block, as scores."""
     n = len(block.f)
     rows = np.arange(aligned(n, 16), dtype=np.uint32).tobytes()
@@ -208,7 +213,7 @@ def scores(codec: Lrsq, block: lrsq.Encoded, query: np.ndarray, base: float) -> 
     return out / UNIT
 
 
-def rounding(codec: Lrsq, query: np.ndarray) -> float:
+def rounding(codec: Codec, query: np.ndarray) -> float:
     """The most that the sum of table entries can be off: half a step a nibble, steps as the tables state them."""
     head = tables(codec, query)
     unit = struct.unpack_from("<f", head, 4)[0]

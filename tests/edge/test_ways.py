@@ -1,4 +1,4 @@
-"""Every router, kind of copy and second waves in workerd: the blocks that are planned and the answers are CPython's."""
+"""Every router, codec, rotation, kind of copy and second waves in workerd: plans and answers are CPython's."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from build_index.build import build
+from build_index.codecs import CODECS
 from build_index.evaluate import open_index
 from build_index.fit import Options
+from build_index.rotations import ROTATIONS
 from build_index.routers import ROUTERS, mlp
 from build_index.serve import ROOT, Server
 from build_index.source import open_source
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.edge
 
 ROWS, DIMENSION, ASKED = 3000, 96, 12
 WAYS = [("router", name) for name in ROUTERS] + [("spill", name) for name in SPILLS]
+WAYS += [("codec", name) for name in CODECS] + [("rotation", name) for name in ROTATIONS]
 WAYS += [("progressive", "mlp"), ("stop", "calibrated")]
 RECALLS = (0.93, 0.97)  # asked of the calibrated index: most queries read a second wave; the last takes exact scores
 
@@ -45,10 +48,11 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray) -> Path:
     pq.write_table(
         pa.table({"id": np.arange(ROWS), "vector": pa.FixedSizeListArray.from_arrays(flat, DIMENSION)}), scratch
     )
-    for what, name in WAYS:
+    for what, name in [*WAYS, ("proofs", "lse")]:
         chosen = {"router": "lse", "spill": "soar", "spill_share": 0.4}
-        chosen |= {"router" if what == "progressive" else what: name}
-        options = Options(0.9, 10, **chosen)  # type: ignore[arg-type]
+        chosen |= {"error_norms": True} if what == "proofs" else {"router" if what == "progressive" else what: name}
+        recall = 0.75 if what == "codec" else 0.9  # signs alone reach no more
+        options = Options(recall, 10, **chosen)  # type: ignore[arg-type]
         metric = "dot" if what == "stop" else "cosine"  # HTTP rounds no score of dot: equal ones are equal integers
         # Few blocks would go without regions: these keep them, and look into most of them.
         kept = {"FLAT_BLOCKS_MAX": 0, "BEAMS": (0.7,), "BEAM_LOSS": np.inf, "STEPS": 100}
@@ -101,3 +105,17 @@ def test_second_waves_are_those_of_cpython(worker: Callable[..., Server], bucket
     assert promise.rerank > 0
     for asked in waves.values():
         assert asked.count(2) >= 3 and 1 in asked, waves  # so that the comparison is of second waves too
+
+
+def test_an_exact_answer_is_proven_as_in_cpython(worker: Callable[..., Server], bucket: Path, rows: np.ndarray) -> None:
+    """The same ids, scores and proof, from the same bounds in the same arithmetic."""
+    server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0")
+    index = open_index(bucket / "proofs-lse")
+    with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
+        for vector in rows[ROWS:].tolist():
+            got = http.post("/query", json={"vector": vector, "top_k": 20, "exact": True}).json()
+            want = api.answer_body(asyncio.run(index.query(Query(vector, 20, exact=True))), ["receipt"])
+            assert got["matches"] == want["matches"]
+            assert got["complete"] and got["scores"] == "exact"
+            counted = ("gets", "bytes", "waves", "blocks", "rows", "rows_ranked", "proof")
+            assert [got["receipt"][k] for k in counted] == [want["receipt"][k] for k in counted]

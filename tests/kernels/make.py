@@ -23,7 +23,7 @@ class Query:
 
 
 def query(rng: np.random.Generator, code_bytes: int, fine: int = 0, scale: float = 1e4, spread: float = 1.0) -> Query:
-    """Nibbles of one to four fields whose levels shrink along the code, as those of an lrsq code do."""
+    """Nibbles of one to five fields, some of the same bits, whose levels shrink along the code."""
     ys = (rng.standard_normal(40) * spread).astype(F32)
     fields, starts, levels = [], [0], []
     for nibble in range(2 * code_bytes):
@@ -33,6 +33,9 @@ def query(rng: np.random.Generator, code_bytes: int, fine: int = 0, scale: float
             fields.append((rng.integers(len(ys)), shift, width, len(levels)))
             levels += list(rng.standard_normal(1 << width) * 2.0 ** (-nibble / 40))
             shift += width
+        if nibble % 3 == 0:  # what several axes share: all bits of the nibble again
+            fields.append((rng.integers(len(ys)), 0, 4, len(levels)))
+            levels += list(rng.standard_normal(16) * 2.0 ** (-nibble / 40))
         starts.append(len(fields))
     made = Query(ys, np.array(fields, reference.FIELD), np.array(starts, np.uint32), np.array(levels, F32), scale,
                  fine, bytearray(kern.lrsq_tables_size(code_bytes, fine)))  # fmt: skip
@@ -72,3 +75,16 @@ def entries(pool: bytearray, capacity: int) -> list[tuple[int, int, int, int]]:
     count = kern.pool_finish(pool, out)
     found = np.frombuffer(out, np.dtype("<i4,<u4,<u4,<u4"), count)
     return [tuple(int(x) for x in e) for e in found]
+
+
+def butterfly(rng: np.random.Generator, dim: int, layers: int) -> tuple[NDArray, NDArray]:
+    """(partners u16, tangents i16), both (layers, ceil(dim/2)): pairs at random, the largest angles among them."""
+    partners, tangents = np.zeros((2, layers, -(-dim // 2)), np.int64)
+    for layer in range(layers):
+        order = rng.permutation(dim)
+        pairs = [sorted(order[i : i + 2].tolist()) for i in range(0, dim, 2)]
+        partners[layer] = [pair[-1] for pair in sorted(pairs)]
+        tangents[layer] = [
+            0 if len(pair) == 1 else rng.choice([-16384, 16384, rng.integers(-16384, 16385)]) for pair in sorted(pairs)
+        ]
+    return partners.astype(np.uint16), tangents.astype(np.int16)

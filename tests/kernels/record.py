@@ -67,6 +67,20 @@ def recorded() -> list:
                 call("lrsq_scan", b.data, *b.places, n, 0.5, place, bytes(tables), pool)
             call("pool_offer", pool, rng.integers(-9999, 9999, 300).astype(np.int32), rng.bytes(1200), 9)
             call("pool_finish", pool, bytearray(16 * capacity))
+    for parts in (1, 3, 4):
+        gains = rng.standard_normal((20, parts, 16)).astype(np.float32)
+        overlaps = rng.standard_normal((parts, parts, 16, 16)).astype(np.float32)
+        call("additive_encode", gains, overlaps, 20, parts, bytearray(20 * parts))
+    scores, norms = rng.integers(-(2**30), 2**30 + 1, 100).astype(np.int32), rng.bytes(100)
+    for weight, slack in ((0.0, 0.0), (3.25, 17.5), (1e7, 5.0)):
+        call("score_bounds", scores, norms, 100, weight, slack, bytearray(400), bytearray(400))
+    for dim, layers in ((1, 1), (2, 3), (7, 4), (96, 9), (384, 18)):
+        partners, tangents = make.butterfly(rng, dim, layers)
+        (plan,) = call("butterfly_plan", partners, tangents, layers, dim, bytearray(4 * dim + 12 * layers * (dim // 2)))
+        axes, vector = rng.integers(0, dim, 5).astype(np.uint16), rng.standard_normal(dim).astype(np.float32)
+        call("butterfly_turn", vector, bytes(plan), layers, dim, axes, 5, bytearray(20))
+        call("butterfly_turn", vector, b"\xff" * len(plan), layers, dim, axes + dim, 5, bytearray(20))
+        call("butterfly_plan", partners, tangents + 1, layers, dim, bytearray(len(plan)))
     call("pool_size", 65537)
     call("hamming", b"1", b"2", 2**31 - 1, 4096, bytearray(4))
     call("hamming", b"1", b"2", 2**70, 4096, bytearray(4))

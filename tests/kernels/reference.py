@@ -159,6 +159,15 @@ def interleave(codes: NDArray) -> bytes:
     return codes.reshape(-1, 16, codes.shape[1]).transpose(0, 2, 1).tobytes()
 
 
+def score_bounds(scores: NDArray, norms: NDArray, weight: float, slack: float) -> tuple[NDArray, NDArray]:
+    """scores i32[n], norms u8[n] -> (lower, upper) i32[n]"""
+    error = F32(weight) * norms.astype(F32) + F32(slack)
+    known = (error < 2.0**30) & (np.abs(scores.astype(np.int64)) < 2**30)
+    off = np.where(known, np.floor(np.where(known, error, 0)).astype(np.int64) + 1, 2**32)
+    ends = (np.clip(scores + sign * off, -(2**31), 2**31 - 1).astype(np.int32) for sign in (-1, 1))
+    return next(ends), next(ends)
+
+
 def pool(offers: list[tuple[int, int, int, int]], capacity: int) -> list[tuple[int, int, int, int]]:
     """offers and result: (score, row, place, index)"""
     best: dict[int, tuple[int, int, int, int]] = {}
@@ -167,3 +176,46 @@ def pool(offers: list[tuple[int, int, int, int]], capacity: int) -> list[tuple[i
         if known is None or (-score, place, index) < (-known[0], known[2], known[3]):
             best[row] = (score, row, place, index)
     return sorted(best.values(), key=lambda e: (-e[0], e[1]))[:capacity]
+
+
+def additive_encode(gains: NDArray, overlaps: NDArray) -> NDArray:
+    """gains f32[n][parts][16], overlaps f32[parts][parts][16][16] -> u8[n][parts]"""
+    out = np.zeros(gains.shape[:2], np.uint8)
+    for row, gain in enumerate(gains):
+        best: list[tuple[np.float32, list[int]]] = [(F32(0), [])]
+        for part in range(len(gain)):
+            tried = []
+            for score, words in best:
+                sums = score + gain[part]
+                for i, word in enumerate(words):
+                    sums = sums - overlaps[i, part, word]
+                tried += [(s, [*words, v]) for v, s in enumerate(sums) if s == s]
+            best = sorted(tried, key=lambda t: -t[0])[:16]  # stable: equals as they came
+        out[row] = best[0][1] if best else 0
+    return out
+
+
+def butterfly_pairs(partners: NDArray, dim: int) -> list[list[tuple[int, int, int]]]:
+    """Of each layer u16[ceil(dim/2)]: (i, j, place of the entry); the one that stays of an odd dim is left out."""
+    layers = []
+    for row in partners.tolist():
+        free, pairs = list(range(dim)), []
+        for k, j in enumerate(row):
+            i = free.pop(0)
+            if j != i:
+                free.remove(j)
+                pairs.append((i, j, k))
+        layers.append(pairs)
+    return layers
+
+
+def butterfly_turn(vector: NDArray, partners: NDArray, tangents: NDArray) -> NDArray:
+    """f32[dim]: every coordinate, by the steps of kern.pyi"""
+    dim = len(vector)
+    x, scale = vector.astype(F32).copy(), np.ones(dim)
+    for layer, pairs in enumerate(butterfly_pairs(partners, dim)):
+        for i, j, k in pairs:
+            t, ratio = float(tangents[layer, k]) / 16384, scale[j] / scale[i]
+            x[i], x[j] = x[i] + F32(t * ratio) * x[j], x[j] - F32(t / ratio) * x[i]
+            scale[[i, j]] *= 1 / np.sqrt(1 + t * t)
+    return x * scale.astype(F32)

@@ -54,7 +54,11 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(pool_size, "capacity")                                                                      \
   X(pool_reset, "pool, capacity")                                                               \
   X(pool_offer, "pool, scores, rows, place")                                                    \
-  X(pool_finish, "pool, out")
+  X(pool_finish, "pool, out")                                                                   \
+  X(additive_encode, "gains, overlaps, n, parts, out")                                          \
+  X(score_bounds, "scores, norms, n, weight, slack, lower, upper")                              \
+  X(butterfly_plan, "partners, tangents, layers, dim, plan")                                    \
+  X(butterfly_turn, "vector, plan, layers, dim, axes, n, out")
 #define KERNEL(name) PyObject *py_##name(PyObject *module, PyObject *const *argv, Py_ssize_t argc)
 #define OPEN(name, count) \
   (void)module;           \

@@ -5,6 +5,13 @@ CRC-32C. A section holds numbers as columns, so that a reader casts them and nev
 comes from the store is checked here before anything uses it; what fails is a DamagedError that names the place.
 """
 
+from .bounds import (
+    NORMS,
+    Bounds,
+    ErrorNorms,
+    norms_of,
+    pack_norms,
+)
 from .codecs import (
     FIELD,
     FINE_MAX,
@@ -23,7 +30,9 @@ from .index import (
 )
 from .layout import (
     ATTRIBUTES,
+    AXES_MAX,
     BLOCKS_MAX,
+    CODECS,
     DIMENSION_MAX,
     GROUP,
     HEADER,
@@ -50,12 +59,14 @@ from .root import (
     Root,
     VectorPages,
 )
+from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, Rotation
 from .routers import (
     NO_CHILD,
     PAGE_BYTES_MAX,
     TREE_UNITS,
     TREE_WAYS,
     UNITS_STEP,
+    EcvhSection,
     LseSection,
     MlpSection,
     Regions,
@@ -82,12 +93,19 @@ from .stop import (
 
 __all__ = [
     "ATTRIBUTES",
+    "AXES_MAX",
     "BLOCKS_MAX",
+    "Bounds",
+    "ButterflyRotation",
+    "CODECS",
     "Centres",
     "Contract",
     "Current",
     "DIMENSION_MAX",
+    "DenseRotation",
     "Directory",
+    "EcvhSection",
+    "ErrorNorms",
     "Estimator",
     "FIELD",
     "FINE_MAX",
@@ -97,10 +115,12 @@ __all__ = [
     "ID_PAGE_ROWS",
     "IdPages",
     "IndexSection",
+    "LAYERS_MAX",
     "LrsqSection",
     "LseSection",
     "METRICS",
     "MlpSection",
+    "NORMS",
     "NO_CHILD",
     "ObjectName",
     "Objects",
@@ -113,12 +133,14 @@ __all__ = [
     "ROOT_BYTES_MAX",
     "Regions",
     "Root",
+    "Rotation",
     "RouterSection",
     "SCAN",
     "SECTION",
     "SEGMENT",
     "SHARD_MAGIC",
     "Stop",
+    "TANGENT_ONE",
     "TREE_UNITS",
     "TREE_WAYS",
     "TreeSection",
@@ -133,10 +155,12 @@ __all__ = [
     "damaged",
     "id_at",
     "id_width",
+    "norms_of",
     "pack_attributes",
     "pack_block",
     "pack_head",
     "pack_ids",
+    "pack_norms",
     "part_key",
     "shard_key",
 ]

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from .layout import Cursor, damaged, finite
+from .layout import CODECS, Cursor, damaged, finite
 
 _LRSQ = struct.Struct("<IIIIII")
 SEGMENT = 32  # code bytes whose table entries share one step
@@ -16,10 +16,10 @@ FIELD = struct.Struct("<HBBI")  # axis, shift in the nibble, width in bits, firs
 
 @dataclass(frozen=True)
 class LrsqSection:
-    """Codec lrsq: 2 * code_bytes nibbles; nibble n is fields starts[n] up to starts[n + 1].
+    """All codecs: 2 * code_bytes nibbles; nibble n is fields starts[n] up to starts[n + 1].
 
-    A field is worth levels[level_at + its bits] * deviation[axis]. Low nibble of a code byte first. The tables of the
-    first `fine` segments of 32 code bytes have 16-bit entries, those of the others 8-bit ones.
+    A field is worth levels[level_at + its bits] * deviation[axis]; fields of a nibble may share bits. Low nibble of a
+    code byte first. The tables of the first `fine` segments of 32 code bytes have 16-bit entries, others 8-bit ones.
     """
 
     code_bytes: int
@@ -64,4 +64,5 @@ class LrsqSection:
         return cls(code_bytes, fine, deviation, table, starts, level)
 
 
-CODEC_SECTIONS: dict[str, Any] = {"lrsq": LrsqSection}
+# Codecs differ in how their tables are trained, not in what a reader does with them.
+CODEC_SECTIONS: dict[str, Any] = dict.fromkeys(CODECS, LrsqSection)

@@ -22,22 +22,26 @@ SECTION = struct.Struct("<IIQQII")
 
 # Kinds of sections of root.bin. Unknown kinds are skipped.
 INDEX, SCHEMA, OBJECTS, DIRECTORY, CENTRES, ROTATION, ROUTER, CODEC, CONTRACT, VECTORS, ID_PAGES, STOP = range(1, 13)
+BOUNDS = 13
+BUTTERFLY = 14  # in the place of ROTATION
 # Kinds of sections of a shard, and the planes kept for later versions.
 SCAN, REFINEMENT, ATTRIBUTES, ERROR_NORMS, DELTA, TOMBSTONES = range(32, 38)
 SECTION_NAMES = {
     INDEX: "index", SCHEMA: "schema", OBJECTS: "objects", DIRECTORY: "directory", CENTRES: "centres",
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", VECTORS: "vectors",
-    ID_PAGES: "id pages", STOP: "stop", SCAN: "scan", ATTRIBUTES: "attributes",
+    ID_PAGES: "id pages", STOP: "stop", BOUNDS: "bounds", BUTTERFLY: "butterfly", SCAN: "scan",
+    ATTRIBUTES: "attributes",
 }  # fmt: skip
 
 METRICS = ("cosine", "l2", "dot")
 ID_KINDS = ("i64", "bytes")
 VECTOR_KINDS = ("f16", "f32", "u8", "i8")
 VECTOR_BYTES = {"f16": 2, "f32": 4, "u8": 1, "i8": 1}
-CODECS = ("lrsq",)
-ROUTERS = ("lse", "centroids", "trained", "two-level", "mlp", "tree")
+CODECS = ("lrsq", "rabitq", "pq", "sign")
+ROUTERS = ("lse", "centroids", "trained", "two-level", "mlp", "tree", "ecvh")
 
 DIMENSION_MAX = 4096
+AXES_MAX = 8192  # directions of a rotation
 BLOCKS_MAX = 1 << 20
 BLOCK_ROWS_MAX = 1 << 20
 ID_BYTES_MAX = 512

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .bounds import Bounds
 from .codecs import CODEC_SECTIONS, LrsqSection
 from .index import IndexSection
 from .layout import (
     BLOCK_ROWS_MAX,
+    BOUNDS,
     CENTRES,
     CODEC,
     CONTRACT,
@@ -37,6 +39,7 @@ from .layout import (
     pack_object,
     unpack_object,
 )  # fmt: skip
+from .rotations import ROTATION_SECTIONS, Rotation
 from .routers import ROUTER_SECTIONS, MlpSection, RouterSection, TwoLevelSection
 from .stop import Stop
 
@@ -162,27 +165,6 @@ class Centres:
         cursor.end()
         finite(label, scale, bias)
         return cls(table, scale, bias)
-
-
-_ROTATION = struct.Struct("<II")
-
-
-def pack_rotation(axes: int, dimension: int, f16_rows: bytes) -> bytes:
-    """f16 (axes, dimension), orthonormal rows."""
-    return _ROTATION.pack(axes, dimension) + f16_rows
-
-
-def unpack_rotation(body: memoryview, index: IndexSection, label: str) -> tuple[int, memoryview]:
-    """(axes, f16 rows as bytes)."""
-    cursor = Cursor(body, label)
-    axes, dimension = cursor.unpack(_ROTATION)
-    if dimension != index.dimension or not 1 <= axes <= dimension:
-        raise damaged(label, f"{axes} axes of {dimension} dimensions for an index of {index.dimension}")
-    rows = cursor.take(2 * axes * dimension)
-    cursor.end()
-    if any(v & 0x7C00 == 0x7C00 for v in rows.cast("H")):
-        raise damaged(label, "holds a number that is not finite")
-    return axes, rows
 
 
 _CONTRACT = struct.Struct("<IIdI4x")
@@ -325,14 +307,14 @@ class Root:
     objects: Objects
     directory: Directory
     centres: Centres
-    axes: int
-    rotation: memoryview
+    rotation: Rotation
     router: RouterSection
     codec: LrsqSection
     contract: Contract
     vectors: VectorPages
     id_pages: IdPages
     stop: Stop | None = None  # an index of an earlier builder has none
+    bounds: Bounds | None = None  # without them no answer can be proven
 
     def pack(self) -> bytes:
         """root.bin."""
@@ -344,13 +326,14 @@ class Root:
                 (OBJECTS, self.objects.pack()),
                 (DIRECTORY, self.directory.pack()),
                 (CENTRES, self.centres.pack()),
-                (ROTATION, pack_rotation(self.axes, self.index.dimension, bytes(self.rotation))),
+                (self.rotation.kind, self.rotation.pack()),
                 (ROUTER, self.router.pack()),
                 (CODEC, self.codec.pack()),
                 (CONTRACT, self.contract.pack()),
                 (VECTORS, self.vectors.pack()),
                 (ID_PAGES, self.id_pages.pack()),
                 *([(STOP, self.stop.pack())] if self.stop else []),
+                *([(BOUNDS, self.bounds.pack())] if self.bounds else []),
             ],
             _router_version(self.router),
         )
@@ -374,7 +357,11 @@ class Root:
             data, label = body(kind)
             return unpack(data, *more, label)
 
-        axes, rotation = of(ROTATION, unpack_rotation, index)
+        kinds = [kind for kind in ROTATION_SECTIONS if kind in sections]
+        if len(kinds) > 1:
+            raise damaged(name, "there are two rotations")
+        kind = kinds[0] if kinds else ROTATION
+        rotation: Rotation = of(kind, ROTATION_SECTIONS[kind].unpack, index)
         directory, contract = of(DIRECTORY, Directory.unpack, index, objects.shards), of(CONTRACT, Contract.unpack)
         nbytes = directory.span()
         stop: Stop | None = of(STOP, Stop.unpack) if STOP in sections else None
@@ -392,12 +379,12 @@ class Root:
             objects,
             directory,
             of(CENTRES, Centres.unpack, index),
-            axes,
             rotation,
             of(ROUTER, ROUTER_SECTIONS[index.router].unpack, index),
-            of(CODEC, CODEC_SECTIONS[index.codec].unpack, axes),
+            of(CODEC, CODEC_SECTIONS[index.codec].unpack, rotation.axes),
             contract,
             of(VECTORS, VectorPages.unpack, index, objects.parts),
             of(ID_PAGES, IdPages.unpack, index, objects.ids),
             stop,
+            of(BOUNDS, Bounds.unpack, index) if BOUNDS in sections else None,
         )

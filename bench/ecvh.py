@@ -1,0 +1,215 @@
+"""Golay buckets as routers: rows and blocks read beside centroids and lse at as many blocks, and what each part brings.
+
+    python bench/ecvh.py DATA [--sets wordnet,sift] [--blocks 4096] [--rows 20000] [--steps 900] [--lines ecvh,prefix]
+
+DATA holds wordnet/ and sift/. A cell is the share of all rows in %, copies counted, and the blocks, that are read where
+the mean recall@100 over the held-out queries reaches 0.90 and 0.95, scores exact, by one threshold on probability over
+rows; then the same for queries out of distribution, where the set has some. Nothing trains or is tuned on either.
+--rows draws a smaller set from the base, with exact neighbours of its own. --steps: of training directions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.routers import MEMORY, rows_of
+from build_index import partition, words
+from build_index.evaluate import read_queries
+from build_index.fit import Held, Options, Task, fitted
+from build_index.graph import Graph, neighbour_graph
+from build_index.partition import PARTITIONS, VOTERS, Partition
+from build_index.routers import ecvh
+from build_index.rows import Ints, Rows, row_scale
+from build_index.shape import index_section, prepared, probabilities
+from build_index.source import open_source
+from build_index.spill import SPILLS
+from build_index.spool import spool
+from build_index.truth import exact_neighbours, hold_out, truth_of
+from vantage.prepare import Prepared, prepare
+
+GOALS = (0.90, 0.95)
+ASKED = 30_000  # rows of the sample that the routers learn from
+SHARE = 1.0  # copies a row, in the lines with copies
+Asked = tuple[list[Prepared], npt.NDArray[np.int32]]  # queries and their exact neighbours
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every line works with."""
+
+    task: Task
+    graph: Graph
+    blocks: int
+    asked: list[Asked]
+
+    @property
+    def rows(self) -> Rows:
+        return self.task.rows
+
+
+def cell(p: npt.NDArray[np.floating], sizes: Ints, places: npt.NDArray[np.int32], rows: int, goal: float) -> str:
+    """Rows in % and blocks read, for p (Q, B) and the blocks of the neighbours, places (Q, k, E), -1 for none."""
+    value = p / np.maximum(sizes, 1)
+    each = np.arange(len(p))[:, None, None]
+    found = np.sort(np.where(places >= 0, value[each, places], -1).max(2), axis=None)[::-1]
+    read = (value >= found[int(np.ceil(goal * found.size)) - 1]) & (sizes > 0)
+    return f"{100 * (read * sizes).sum(1).mean() / rows:8.2f} /{read.sum(1).mean():7.1f}"
+
+
+def show(
+    what: str, setting: Setting, base: Partition, copy: npt.NDArray[np.int32], nbytes: int,
+    route: Callable[[list[Prepared]], npt.NDArray[np.floating]], began: float,
+) -> None:  # fmt: skip
+    """Prints a line."""
+    held = np.concatenate([base.home[:, None], copy], 1)
+    sizes = np.bincount(held[held >= 0], minlength=base.blocks)
+    cells = [
+        cell(p, sizes, held[near], setting.rows.count, goal)
+        for p, near in ((route(queries), near) for queries, near in setting.asked)
+        for goal in GOALS
+    ]
+    skew = np.bincount(base.home).max() * base.blocks / setting.rows.count
+    print(
+        f"{what:34}{nbytes:9,}{base.blocks:7}{skew:7.1f}" + "".join(cells) + f"{time.monotonic() - began:7.0f}",
+        flush=True,
+    )
+
+
+def routed(what: str, setting: Setting, base: Partition, router: str, share: float, began: float) -> None:
+    """Prints the line of a router fitted to blocks, with SOAR copies."""
+    rows, copies = setting.rows, SPILLS["soar" if share else "none"](setting.rows, base).best(share)
+    shape, _ = fitted(setting.task, base, copies, router, lambda done: None)
+    index = index_section(rows, base.blocks, rows.count, router)
+    show(
+        what, setting, shape.partition, shape.copy, len(shape.section.pack()),
+        lambda queries: probabilities(router, shape.section, index, queries), began,
+    )  # fmt: skip
+
+
+def by_words(what: str, setting: Setting, base: Partition, hard: bool, began: float) -> None:
+    """Prints the line of words as they came with the blocks; hard: rows and queries by their signs alone."""
+    made = base.words
+    assert made is not None
+    signs = words.signs(made.generator, made.message)
+
+    def scores(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        margins = x @ made.directions.T - made.threshold
+        return (np.sign(margins) if hard else made.beta * margins) @ signs.T
+
+    def route(queries: list[Prepared]) -> npt.NDArray[np.float32]:
+        found = scores(np.array([q.vector for q in queries], np.float32))
+        p = np.exp(found - found.max(1, keepdims=True))
+        return p / p.sum(1, keepdims=True)
+
+    if hard:
+        home = np.concatenate([scores(x).argmax(1) for _, x in setting.rows.chunks(1 << 22)]).astype(np.int32)
+        base = Partition(base.centres, home)
+    copy, nbytes = np.full((setting.rows.count, 0), -1, np.int32), len(ecvh.section(made).pack())
+    show(what, setting, base, copy, nbytes, route, began)
+
+
+def bucketed(setting: Setting, steps: int, code: bool = True) -> Partition:
+    """Buckets after so many steps of training; without the code, by the bits of the message alone."""
+
+    def plain(message_bits: int) -> npt.NDArray[np.uint32]:
+        return (1 << np.arange(message_bits)).astype(np.uint32)
+
+    with patch.object(words, "STEPS", steps), patch.object(partition, "golay", words.golay if code else plain):
+        return PARTITIONS["ecvh"](
+            setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, lambda done: None
+        )
+
+
+def measured(setting: Setting, steps: int, lines: list[str]) -> None:
+    """Prints the lines asked for."""
+
+    def clock() -> float:
+        return time.monotonic()
+
+    began = clock()
+    if {"centroids", "lse"} & set(lines):
+        base = PARTITIONS["kmeans"](setting.rows, setting.task.sample, setting.blocks, None, 0, lambda done: None)
+        for router in ("centroids", "lse"):
+            if router in lines:
+                routed(f"k-means, {router}", setting, base, router, 0.0, began)
+                began = clock()
+    if "ecvh" in lines:
+        base = bucketed(setting, steps)
+        by_words("ecvh, as its buckets were made", setting, base, False, began)
+        routed("ecvh, router trained on them", setting, base, "ecvh", 0.0, clock())
+        routed(f"ecvh, and {SHARE:g} copies a row", setting, base, "ecvh", SHARE, clock())
+        by_words("ecvh, without soft decisions", setting, base, True, clock())
+    if "prefix" in lines:
+        began = clock()
+        by_words("without the code: a prefix", setting, bucketed(setting, steps, code=False), False, began)
+    if "untrained" in lines:
+        began = clock()
+        base = bucketed(setting, 0)
+        by_words("without training: PCA + ITQ", setting, base, False, began)
+        by_words("the same, without soft decisions", setting, base, True, clock())
+
+
+def main() -> None:
+    """Prints a table a set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", default="wordnet,sift")
+    parser.add_argument("--lines", default="centroids,lse,ecvh,prefix,untrained")
+    for name, default in (("blocks", 4096), ("rows", 0), ("steps", words.STEPS), ("queries", 2000)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    for name in options.sets.split(","):
+        with drawn_rows(options.data, name, options.rows) as rows:
+            held = hold_out(rows.count, 0)
+            sample = np.setdiff1d(np.arange(rows.count), held.all)
+            graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
+            learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
+            tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
+            settings = Options(memory_bytes=MEMORY)
+            task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], lambda phase, done: None)
+            files = [options.data / name / f"queries{kind}.parquet" for kind in ("", "-ood")]
+            asked = [asked_of(rows, file, options.queries, options.rows) for file in files if file.exists()]
+            print(f"\n{name}: {rows.count} rows, {options.blocks} blocks, {options.steps} steps")
+            print(f"{'% of rows / blocks at recall@100':34}{'bytes':>9}{'blocks':>7}{'skew':>7}", end="")
+            print(
+                "".join(f"{kind} {goal:.2f}".rjust(17) for kind in ("held out", "ood")[: len(asked)] for goal in GOALS)
+            )
+            measured(Setting(task, graph, options.blocks, asked), options.steps, options.lines.split(","))
+
+
+@contextmanager
+def drawn_rows(data: Path, name: str, count: int) -> Iterator[Rows]:
+    """A set of DATA, or so many of its rows drawn at random."""
+    with rows_of(data, name) as rows, tempfile.TemporaryDirectory() as scratch:
+        if not count:
+            yield rows
+            return
+        drawn = np.sort(np.random.default_rng(11).choice(rows.count, count, replace=False))
+        np.save(Path(scratch, "rows.npy"), rows.spool.gather(drawn))
+        with spool(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=rows.metric) as few:
+            yield Rows(few, rows.metric, row_scale(rows.metric, few.norm_mean, few.norm_max))
+
+
+def asked_of(rows: Rows, file: Path, most: int, drawn: int) -> Asked:
+    """At most so many queries of a file with their neighbours: the file's own, or found again among drawn rows."""
+    found = read_queries(file, None)
+    assert found.neighbors is not None
+    queries = [prepare(v.tolist(), index_section(rows, 1, rows.count)) for v in found.vectors[:most]]
+    if not drawn:
+        return queries, found.neighbors[:most]
+    x = np.array([q.vector for q in queries], np.float32)
+    return queries, exact_neighbours(x, rows.chunks(1 << 25), 100, rows.metric)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""What every rotation gives a codec: axes as the edge will have them, how strong each is, and the section to store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.format import DenseRotation, Rotation
+
+F64 = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """axes f64 (d, d): orthonormal rows as stored, by falling deviation f64 (d,). stored(kept): the section of some."""
+
+    axes: F64
+    deviation: F64
+    stored: Callable[[Ints], Rotation]
+
+
+def deviations(axes: F64, moment: F64) -> F64:
+    """f64 (d,): root mean square of rows with this second moment along each axis."""
+    out: F64 = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", axes, moment, axes, optimize=True), 1e-12))
+    return out
+
+
+def dense(axes: F64, deviation: F64) -> Basis:
+    """A basis that is stored as its f16 rows, axes and deviation by falling deviation."""
+    rounded = axes.astype(np.float16)
+
+    def stored(kept: Ints) -> Rotation:
+        return DenseRotation(len(kept), axes.shape[1], memoryview(rounded[kept].tobytes()))
+
+    return Basis(rounded.astype(np.float64), deviation, stored)

@@ -1,0 +1,77 @@
+"""ecvh: vantage directions and the code that made the blocks, a hundredth of the bytes of their centroids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vantage.errors import InputError
+from vantage.format import EcvhSection
+
+from ..lesson import Cost, Lesson
+from ..rows import Ints
+from ..words import Words, signs
+from . import learn, lse
+
+RATES = {"directions": 2e-3, "threshold": 2e-3, "log_beta": 0.02}
+STEPS = 150
+BATCH = 512
+TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
+BITS = 4
+
+
+def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> EcvhSection:
+    """Directions, thresholds and beta trained on where neighbours and copies lie; then the temperature, by cost.
+
+    Raises InputError for blocks that are no buckets of a code.
+    """
+    import jax.numpy as jnp
+
+    words = lesson.partition.words
+    if words is None:
+        raise InputError("the router ecvh on blocks that are no buckets of a code", hint="it takes --partition ecvh")
+    table = jnp.asarray(signs(words.generator, words.message).T)
+
+    def scores(now: dict[str, Any], q: Any) -> Any:
+        return jnp.exp(now["log_beta"]) * ((q @ lse.rounded(now["directions"], BITS).T - now["threshold"]) @ table)
+
+    start = {
+        "directions": words.directions, "threshold": words.threshold, "log_beta": np.float32(np.log(words.beta)),
+    }  # fmt: skip
+    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.9 * done))
+    made = section(
+        replace(
+            words, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
+        )
+    )
+    return min((replace(made, temperature=t) for t in TEMPERATURES), key=cost)
+
+
+def section(words: Words, bits: int = BITS) -> EcvhSection:
+    """The words as stored. Margins are made no longer than the query of norm 1, which is where they are cut."""
+    unit = float((np.linalg.norm(words.directions, axis=1) + np.abs(words.threshold)).max())
+    table, scale = lse.quantized(words.directions / np.float32(unit), bits)
+    bias = (-words.threshold / unit).astype(np.float32)
+    message_bits = max(int(words.generator.max()).bit_length(), 1)
+    planes = _planes(words.message, message_bits)
+    return EcvhSection(
+        bits, message_bits, words.beta * unit, TEMPERATURES[0], memoryview(scale), memoryview(bias),
+        memoryview(words.generator), memoryview(planes), memoryview(table),
+    )  # fmt: skip
+
+
+def ordered(section: EcvhSection, order: Ints) -> EcvhSection:
+    """Block order[i] as number i."""
+    stored = np.frombuffer(section.messages, np.uint8).reshape(section.message_bits, -1)
+    bit = np.unpackbits(stored, axis=1, count=len(order), bitorder="little").astype(np.uint32)
+    message = (bit << np.arange(section.message_bits, dtype=np.uint32)[:, None]).sum(0, dtype=np.uint32)
+    return replace(section, messages=memoryview(_planes(message[order], section.message_bits)))
+
+
+def _planes(message: Any, message_bits: int) -> bytes:
+    """Plane j: bit j of each message u32 (B), eight a byte."""
+    bit = (message >> np.arange(message_bits, dtype=np.uint32)[:, None] & 1).astype(np.uint8)
+    return np.packbits(bit, axis=1, bitorder="little").tobytes()

@@ -1,0 +1,163 @@
+"""Words of signs: directions and a linear code, which give each vector the codeword that agrees best with its margins.
+
+The routing half of error-correcting vantage hashing (ECVH): the margins <x, w_i> - t_i of a vector to n vantage
+directions are decoded softly, to the codeword of the largest sum of margins, those where it has a 1 subtracted.
+Codewords are few enough that all of them are tried, so decoding is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.errors import InputError
+
+from .graph import Graph
+from .rows import F32, Ints, Rows
+
+GOLAY = 0b110001110101  # x^11 + x^10 + x^6 + x^5 + x^4 + x^2 + 1: generates the perfect code (23, 12, 7)
+GOLAY_BITS, GOLAY_MESSAGE = 23, 12
+START_ROWS = 30_000  # for principal directions
+ITQ_ROUNDS = 30
+BETA = 20.0  # over the spread of the rows, to start from
+SPREAD_MIN = 1e-6  # as of a lesson
+SHARP = 1.5  # rows are decoded this much more sharply than queries, as they lie in one bucket each
+STEPS = 900
+BATCH = 1024
+RATES = {"directions": 4e-3, "threshold": 4e-3, "log_beta": 0.01}
+WARM_UP = 8  # steps
+CHUNK_BYTES = 16 << 20
+U32 = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Words:
+    """directions f32 (n, d), threshold f32 (n). generator u32 (n): bit i of the codeword of message u is the parity of
+    u & generator_i. message u32 (B): of each block. beta: the probability that a block holds a neighbour of x is the
+    softmax of beta times its sum of signed margins.
+    """
+
+    directions: F32
+    threshold: F32
+    generator: U32
+    message: U32
+    beta: float
+
+    def reordered(self, order: Ints) -> Words:
+        """The same with block order[i] as number i."""
+        return replace(self, message=self.message[order])
+
+    def decoded(self, rows: Rows) -> npt.NDArray[np.int32]:
+        """i32 (N): the block of the codeword that agrees best with each row."""
+        out, table = np.empty(rows.count, np.int32), signs(self.generator, self.message).T
+        for at, x in rows.chunks(CHUNK_BYTES * rows.dimension // len(self.message)):
+            out[at : at + len(x)] = ((x @ self.directions.T - self.threshold) @ table).argmax(1)
+        return out
+
+
+def golay(message_bits: int = GOLAY_MESSAGE) -> U32:
+    """Generator of the Golay code (23, 12, 7), shortened to messages of fewer bits: 11 + message_bits columns.
+
+    Systematic: the first bits of a codeword are its message. Every word of 23 bits is within distance 3 of exactly one
+    of the 4,096 codewords. Raises InputError for no bits or over 12.
+    """
+    if not 1 <= message_bits <= GOLAY_MESSAGE:
+        raise InputError(
+            f"Golay buckets by {message_bits} bits", hint="ask for 2 to 4,096 blocks, or for another partition"
+        )
+    parity = GOLAY_BITS - GOLAY_MESSAGE
+    columns = [1 << j for j in range(message_bits)] + parity * [0]
+    for j in range(message_bits):
+        rest = 1 << (parity + j)  # modulo the polynomial: what makes x^(11 + j) a codeword
+        for power in range(parity + j, parity - 1, -1):
+            if rest >> power & 1:
+                rest ^= GOLAY << (power - parity)
+        for i in range(parity):
+            columns[message_bits + i] |= (rest >> i & 1) << j
+    return np.array(columns, np.uint32)
+
+
+def signs(generator: U32, message: U32) -> F32:
+    """f32 (len(message), n): 1 where a bit of the codeword is 0, -1 where it is 1."""
+    out: F32 = (1 - 2 * (np.bitwise_count(message[:, None] & generator) & 1).astype(np.float32)).astype(np.float32)
+    return out
+
+
+def started(x: F32, generator: U32, message: U32, seed: int) -> Words:
+    """Principal directions of rows x (m, d), turned so that signs lose least, and medians; beta by their spread.
+
+    ITQ: Gong and Lazebnik 2011. Beyond the dimension, random directions.
+    """
+    rng, n = np.random.default_rng([seed, 8]), len(generator)
+    centred = x - x.mean(0)
+    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :n]
+    if axes.shape[1] < n:
+        axes = np.concatenate([axes, rng.standard_normal((len(axes), n - axes.shape[1])) / len(axes) ** 0.5], 1)
+    y = centred @ axes
+    turn = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    for _ in range(ITQ_ROUNDS):
+        left, _, right = np.linalg.svd(y.T @ np.sign(y @ turn))
+        turn = left @ right
+    directions = (axes @ turn).T.astype(np.float32)
+    beta = BETA / max(float(x.var(0, dtype=np.float64).sum()), SPREAD_MIN)
+    return Words(directions, np.median(x @ directions.T, 0).astype(np.float32), generator, message, beta)
+
+
+def trained(
+    rows: Rows, sample: Ints, graph: Graph, start: Words, seed: int, progress: Callable[[float], None] = lambda _: None
+) -> Words:
+    """Directions, thresholds and beta moved so that a row and its neighbours in the graph decode alike.
+
+    The loss is the mean of -log sum_c P(c | q) P(c | x) / P(c) over rows q of the sample and a neighbour x of each,
+    P(c) the mean over the batch: the likelihood of x beside q in a model where the codeword is all that they share. Its
+    denominator is what keeps buckets balanced. graph i32 (N, k): see graph.neighbour_graph. Adam, rates falling as a
+    cosine.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    table = jnp.asarray(signs(start.generator, start.message).T)
+
+    def loss(now: dict[str, Any], q: Any, x: Any) -> Any:
+        margins = jnp.concatenate([q, x]) @ now["directions"].T - now["threshold"]
+        scores = jnp.exp(now["log_beta"]) * (margins @ table)
+        asked, held = jax.nn.log_softmax(scores[: len(q)]), jax.nn.log_softmax(SHARP * scores[len(q) :])
+        return -jax.nn.logsumexp(asked + held - jnp.log(jnp.exp(held).mean(0) + 1e-7), axis=1).mean()
+
+    optimiser = optax.multi_transform(
+        {
+            name: optax.adam(optax.warmup_cosine_decay_schedule(0.0, rate, WARM_UP, max(STEPS, WARM_UP + 1)))
+            for name, rate in RATES.items()
+        },
+        {name: name for name in RATES},
+    )
+
+    @jax.jit
+    def step(now: Any, state: Any, q: Any, x: Any) -> Any:
+        change, state = optimiser.update(jax.grad(loss)(now, q, x), state, now)
+        return optax.apply_updates(now, change), state
+
+    rng, known = np.random.default_rng([seed, 9]), np.zeros(rows.count, bool)
+    known[sample] = True
+    now: Any = {
+        "directions": start.directions,
+        "threshold": start.threshold,
+        "log_beta": np.float32(np.log(start.beta)),
+    }
+    now = {name: jnp.asarray(value) for name, value in now.items()}
+    state = optimiser.init(now)
+    for turn in range(STEPS):
+        drawn = np.sort(rng.choice(sample, min(BATCH, len(sample)), replace=False))
+        near = graph[drawn, rng.integers(graph.shape[1], size=len(drawn))]
+        near = np.where((near >= 0) & known[near], near, drawn)  # a row that may not train, or none
+        now, state = step(now, state, rows.take(drawn), rows.take(near.astype(np.int64)))
+        progress((turn + 1) / STEPS)
+    found = {name: np.asarray(value) for name, value in now.items()}
+    return replace(
+        start, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
+    )

@@ -1,0 +1,225 @@
+"""Exact answers: intervals of scores, bounds of blocks, and reads until nothing unread can be among the best.
+
+docs/exact.md derives every bound. Rounding is covered throughout: what is excluded here is worse than the answer by the
+exact scores as they are computed, in f32.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from array import array
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import takewhile
+from operator import mul
+
+from . import kernels
+from .format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, block_planes, id_width, norms_of
+from .plan import Budget, Plan, plan_blocks
+from .prepare import Prepared
+from .rank import Match, estimated, exact_score, rerank
+from .scan import Contender, LrsqScan, pool_entries
+
+U = 2.0**-24  # f32 rounds to this share of a number
+ENTRY_ERROR = 0.55  # of a table step: half of it, and what f32 rounds on the way
+ROOM = 1 + 1e-6  # more than f64 and the last f32 operations round
+ANGLE = 1e-6  # likewise, of a cosine
+MAYBE_MAX = 8192  # rows whose intervals reach the answer, at most: more are not proven
+OFF_MAX = 2.0**31  # integers; no interval is wider
+
+_TABLES = struct.Struct("<IfffI12x")  # as kernels.lrsq_tables fills them; then a shift a pass
+_RANGES = struct.Struct("<ffff")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What excluded the rest of the index; proven says that all of it was."""
+
+    proven: bool
+    blocks_scanned: int
+    blocks_excluded: int
+    vectors_read: int
+    rows_excluded: int
+
+
+@dataclass(frozen=True)
+class Reads:
+    """How a query reads: scans a plan's blocks, reads full vectors ({} where the budget ends); what scans may spend."""
+
+    scan: Callable[[Plan, LrsqScan, set[int]], Awaitable[None]]
+    vectors: Callable[[dict[int, int]], Awaitable[dict[int, bytes]]]
+    left: Callable[[], Budget]
+
+
+class BoundedScan(LrsqScan):
+    """A scan that knows how far each score may be off, and keeps the best by their lowest and by their highest score.
+
+    All tables have 16 bits, so that rounding their entries adds little. capacity: contenders by the score itself; most:
+    rows whose k-th lowest score is wanted.
+    """
+
+    def __init__(self, root: Root, query: Prepared, capacity: int, most: int, name: str = "") -> None:
+        super().__init__(root, query, capacity, name, fine=min(FINE_MAX, -(-root.codec.code_bytes // SEGMENT)))
+        assert root.bounds is not None
+        self.bounds, self.most, self.maybe = root.bounds, most, min(MAYBE_MAX, root.index.rows)
+        self.lowest = bytearray(kernels.pool_size(most))
+        kernels.pool_reset(self.lowest, most)
+        self.highest = bytearray(kernels.pool_size(self.maybe))
+        kernels.pool_reset(self.highest, self.maybe)
+        self.length = math.sqrt(math.fsum(map(mul, query.vector, query.vector)))
+        rounded = [v - w * query.i16_scale for v, w in zip(query.vector, query.i16, strict=False)]
+        self.i16_error = math.sqrt(math.fsum(map(mul, rounded, rounded)))
+        _, unit, self.tables_bias, _, fine = _TABLES.unpack_from(self.tables)
+        segments = -(-root.codec.code_bytes // SEGMENT)
+        nibbles = [2 * min(SEGMENT, root.codec.code_bytes - SEGMENT * g) for g in range(segments)]
+        shifts = self.tables[_TABLES.size :]
+        self.steps = unit * sum(n << (0 if g < fine else shifts[g + fine]) for g, n in enumerate(nibbles))
+
+    def centre(self, block: int) -> tuple[float, float]:
+        """<v, c> of a block's centre, v the query's vector, and how far that may be off."""
+        dot = self._dots[block] * (self.root.centres.scale[block] * self.query.i16_scale)
+        return dot, self.i16_error * self.bounds.norm[block] * ROOM + 1e-12 * self.length
+
+    def block(self, number: int, data: bytes | memoryview, *, keep: bool) -> None:
+        at = block_planes(self.root.directory.rows[number], self.codec.code_bytes)
+        width = id_width(data, at, self._where(number))
+        if keep:
+            self._kept[number] = data
+        else:
+            self._fresh[number] = (data, width)
+        scores, lower, upper = self.intervals(number, data)
+        self.rows += at.n
+        rows = memoryview(data)[at.rows : at.rows + 4 * at.n]
+        for pool, values in ((self.pool, scores), (self.lowest, lower), (self.highest, upper)):
+            kernels.pool_offer(pool, values, rows, number)
+
+    def intervals(self, number: int, data: bytes | memoryview) -> tuple[array[int], array[int], array[int]]:
+        """Integer scores of a block's rows, and what each may at least and at most be."""
+        at = block_planes(self.root.directory.rows[number], self.codec.code_bytes)
+        norms = norms_of(data, at.n, at.ids, self._where(number))
+        scores, lower, upper = (array("i", bytes(4 * at.n)) for _ in range(3))
+        kernels.lrsq_scores(
+            data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, self.base(number), number, self.tables, scores
+        )
+        weight = self._away(number) * norms.step * self.query.unit * ROOM
+        slack = self._slack(number, _RANGES.unpack_from(data, RANGES_AT), norms.slack, norms.spread)
+        slack = slack * self.query.unit * ROOM + 0.5  # integers are rounded
+        kernels.score_bounds(scores, norms.norms, at.n, min(weight, OFF_MAX), min(slack, OFF_MAX), lower, upper)
+        return scores, lower, upper
+
+    def _away(self, block: int) -> float:
+        """At most the distance of the query from a block's centre."""
+        dot, off = self.centre(block)
+        norm = self.bounds.norm[block] * ROOM
+        return math.sqrt(max(0.0, self.length * self.length - 2 * (dot - off) + norm * norm)) * ROOM
+
+    def _slack(self, block: int, ranges: tuple[float, ...], slack: float, spread: float) -> float:
+        """At most what a score of the block is off apart from its row's error norm."""
+        f_lo, f_step, h_lo, h_step = ranges
+        factor = max(abs(f_lo), abs(f_lo + 255 * f_step)) * ROOM
+        addend = max(abs(h_lo), abs(h_lo + 255 * h_step)) * ROOM
+        gamma = (self.root.rotation.roundings + 24) * U
+        tables = factor * ENTRY_ERROR * self.steps
+        sums = abs(self.base(block)) + addend + factor * abs(self.tables_bias) + self.length * spread + tables
+        centre = self.centre(block)[1] + 4 * U * self.bounds.norm[block] * self.length
+        off: float = slack + centre + gamma * self.length * spread + tables + 8 * U * sums
+        return off
+
+    def ceilings(self) -> list[float]:
+        """(B) at most the integer score of any row of a block, from its radius alone."""
+        index, out = self.root.index, []
+        for b, (radius, norm) in enumerate(zip(self.bounds.radius, self.bounds.norm, strict=True)):
+            dot, off = self.centre(b)
+            most = dot + off + self.length * radius
+            if index.metric == "l2":
+                away = max(0.0, self.length**2 - 2 * (dot + off) + (norm / ROOM) ** 2)
+                beyond = max(0.0, math.sqrt(away) / ROOM - radius)
+                most = (self.length**2 - beyond**2) / 2
+            elif index.metric == "cosine" and norm > 1e-3:  # rows of norm 1 lie in a cap around the centre's direction
+                cap = (1 + norm**2 - radius**2) / (2 * norm) - ANGLE
+                near = (dot + off) / (self.length * norm) + ANGLE
+                if cap > -1 and near < cap:
+                    apart = math.acos(max(-1.0, near)) - math.acos(cap)
+                    most = min(most, self.length * (math.cos(apart) + ANGLE))
+            out.append(most * self.query.unit * (ROOM if most > 0 else 1 / ROOM) + 1)
+        return out
+
+    def floor(self, k: int, without: int | None) -> float:
+        """The integer score that at least k rows surely have; -infinity where fewer were scanned."""
+        scores = [score for score, row, _, _ in pool_entries(self.lowest, self.most) if row != without]
+        return scores[k - 1] if len(scores) >= k else -math.inf
+
+    def reaching(self, least: float) -> tuple[list[Contender], bool]:
+        """Rows whose score may be `least` or more, and whether that is all of them."""
+        entries = list(takewhile(lambda e: e[0] >= least, pool_entries(self.highest, self.maybe)))
+        return [self._contender(e) for e in entries], len(entries) < self.maybe or self.maybe == self.root.index.rows
+
+    def _blocks_kept(self) -> set[int]:
+        return super()._blocks_kept() | {block for _, _, block, _ in pool_entries(self.highest, self.maybe)}
+
+
+def needed(score: float, query: Prepared, index: IndexSection, length: float, longest: float) -> float:
+    """A score (1 / unit) below which a row's exact score, as rank.exact_score computes it, is worse than `score`.
+
+    length: of query.vector; longest: no row, in the scale of the index, is longer.
+    """
+    gamma = (index.dimension / 16 + 12) * U
+    tiny = index.dimension * 2.0**-148  # what f32 sums lose below their smallest number
+    if index.metric == "cosine":
+        return score - 2 * gamma * length
+    if index.metric == "l2":
+        distance = math.sqrt(score + tiny) * index.row_scale * (1 + 2 * gamma) + 2 * U * length
+        return (length**2 - distance**2) / 2 - 1e-12 * length**2
+    if not query.norm:
+        return -math.inf
+    return (score - tiny) * index.row_scale / query.norm - (gamma + 4 * U) * longest * ROOM
+
+
+async def prove(
+    scan: BoundedScan, top_k: int, without: int | None, first: Plan, flags: bytearray, reads: Reads, *,
+    early: bool = True,
+) -> tuple[list[Match], dict[int, bytes], Proof]:  # fmt: skip
+    """(the best top_k, full vectors read by row, the proof); scores are estimates where it could not read the best.
+
+    Scans `first`, then all blocks whose ceiling reaches the k-th lowest score found; reads the likely answers, then
+    all rows that reach the worst of them. early False leaves out no block, and no row before all are scanned.
+    """
+    query, index, directory = scan.query, scan.root.index, scan.root.directory
+    k = min(top_k, index.rows - (without is not None))
+    ceilings, done = scan.ceilings(), set[int]()
+    longest = max(map(sum, zip(scan.bounds.radius, scan.bounds.norm, strict=True)))
+    vectors: dict[int, bytes] = {}
+    ranked: list[Contender] = []
+
+    def still_open(least: float) -> list[int]:
+        """Blocks that were not scanned and may hold a row of this score, the likeliest first."""
+        blocks = [b for b in range(index.blocks) if b not in done and (not early or ceilings[b] >= least)]
+        return sorted(blocks, key=lambda b: (-ceilings[b], b))
+
+    async def read(wanted: list[Contender]) -> bool:
+        """Whether the budget allowed the full vectors of all of them."""
+        fresh = [c for c in wanted if c.row != without and c.row not in vectors]
+        found = await reads.vectors({c.row: c.check for c in fresh})
+        vectors.update(found)
+        ranked.extend(c for c in fresh if c.row in found)
+        return len(found) == len(fresh)
+
+    def least() -> float:
+        """The integer score that a row needs to be among the answers, by the exact scores so far."""
+        scores = sorted((exact_score(vectors[c.row], query, index) for c in ranked), reverse=index.metric != "l2")
+        worst = needed(scores[k - 1], query, index, scan.length, longest)
+        return math.floor(worst * query.unit) if worst > -math.inf else worst
+
+    await reads.scan(first, scan, done)
+    rest = still_open(scan.floor(k, without))
+    if rest:
+        await reads.scan(plan_blocks(directory, rest, flags, reads.left()), scan, done)
+    likely = [c for c in scan.contenders(scan.capacity) if c.row != without][:k]
+    if len(likely) < k or (early and not await read(likely)):
+        return estimated(likely, query, index, k), vectors, Proof(False, len(done), 0, len(vectors), 0)
+    maybe, all_of_them = scan.reaching(least() if early else scan.floor(k, without))
+    proven = await read(maybe) and all_of_them and not still_open(least())
+    unread = (index.blocks - len(done), index.rows - len(vectors)) if proven else (0, 0)
+    matches = rerank(ranked, vectors, query, index, k) if len(ranked) >= k else estimated(likely, query, index, k)
+    return matches, vectors, Proof(proven, len(done), unread[0], len(vectors), unread[1])

@@ -1,0 +1,29 @@
+"""A query's vector along the axes of the codec, by the index's rotation; a function a kind."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from . import kernels
+from .format import ButterflyRotation, DenseRotation, Rotation
+
+
+def _dense(rotation: DenseRotation, vector: Any, out: array[float]) -> None:
+    d = rotation.dimension
+    kernels.dot_f16(vector, rotation.rows, 0, 2 * d, rotation.axes, d, out)
+
+
+def _butterfly(rotation: ButterflyRotation, vector: Any, out: array[float]) -> None:
+    r = rotation
+    kernels.butterfly_turn(vector, r.plan, r.layers, r.dimension, r.kept, r.axes, out)
+
+
+_TURNS: dict[type, Any] = {DenseRotation: _dense, ButterflyRotation: _butterfly}
+
+
+def rotated(rotation: Rotation, vector: Any) -> array[float]:
+    """f32 (axes) of vector f32 (d)."""
+    out = array("f", bytes(4 * rotation.axes))
+    _TURNS[type(rotation)](rotation, vector, out)
+    return out

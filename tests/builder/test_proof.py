@@ -1,0 +1,259 @@
+"""Exact answers: the same as reading everything, proven, within the budget; and the bounds that prove them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import clustered
+
+from build_index.build import build
+from build_index.cli import main
+from build_index.evaluate import open_index
+from build_index.fit import Options
+from build_index.serve import ROOT
+from build_index.source import open_source
+from vantage import api, proof
+from vantage.errors import DamagedError, InputError
+from vantage.format import NORMS, block_planes, norms_of, pack_norms
+from vantage.index import Answer, Index, Query
+from vantage.plan import Budget, block_range, plan_blocks
+from vantage.prepare import prepare
+from vantage.proof import BoundedScan
+from vantage.rank import exact_score
+from vantage.store import Folder
+
+LARGE = 1 << 30
+KINDS = ["cosine", "l2", "dot"]
+
+
+def source(kind: str) -> tuple[np.ndarray, pa.DataType]:
+    """(N, d) rows of the test of a metric, and how their values are stored."""
+    if kind == "cosine":
+        table = pq.read_table(ROOT / "sample" / "wordnet.parquet", columns=["vector"])
+        x = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)[::8, :64]
+        return x.astype(np.float32), pa.float32()
+    if kind == "l2":
+        return np.clip(np.rint(128 + 24 * clustered(1200, 24, 1)), 0, 255), pa.uint8()
+    return clustered(900, 33, 2) * np.random.default_rng(3).uniform(0.5, 2, (900, 1)), pa.float16()
+
+
+@pytest.fixture(scope="module")
+def proofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index a metric, with error norms, copies of rows, and every tenth row twice."""
+    folder, scratch = tmp_path_factory.mktemp("proofs"), tmp_path_factory.mktemp("source")
+    for kind in KINDS:
+        x, values = source(kind)
+        x = np.concatenate([x, x[::10]])
+        flat = pa.array(x.ravel().astype(values.to_pandas_dtype()), values)
+        pq.write_table(
+            pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, x.shape[1])}), scratch / f"{kind}.parquet"
+        )
+        options = Options(0.9, 10, spill_share=0.35, fast=True, error_norms=True)
+        build(
+            open_source([scratch / f"{kind}.parquet"]), folder / kind, options, kind,
+            wide=False, say=lambda phase, share: None, tell=lambda text: None,
+        )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(params=KINDS)
+def index(request: pytest.FixtureRequest, proofs: Path) -> Index:
+    return open_index(proofs / request.param, LARGE)
+
+
+def queries(index: Index) -> list[list[float]]:
+    """Some near rows, and far from them: a multiple, a sum of two, noise, the opposite."""
+    x = source(index.root.index.metric)[0].astype(np.float32)
+    noise = np.random.default_rng(5).normal(size=x.shape[1]) * np.abs(x).max()
+    return [q.tolist() for q in (*x[3:40:9] * 1.01, 20 * x[50], x[60] + x[300], noise.astype(np.float32), -x[70])]
+
+
+def stored(index: Index) -> list[bytes]:
+    """All full vectors, by row number."""
+    read = asyncio.run(_every(index))
+    return [read[row] for row in range(index.root.index.rows)]
+
+
+async def _every(index: Index) -> dict[int, bytes]:
+    from vantage.stats import Receipt
+    from vantage.store import Reader
+
+    scan = scan_all(index, [1.0] * index.root.index.dimension)
+    checks = {c.row: c.check for c in scan.contenders(scan.capacity)}
+    return await index._vectors(checks, Reader(index.bucket, {}, Receipt()), Budget(1000, LARGE, 5))
+
+
+def block_bytes(index: Index, b: int) -> bytes:
+    r = block_range(index.root.directory, b, b + 1)
+    assert isinstance(index.bucket, Folder)
+    shard = index.bucket.path / index.name / index.current.generation / f"shard-{r.shard:05d}.bin"
+    return shard.read_bytes()[r.offset : r.offset + r.size]
+
+
+def scan_all(index: Index, vector: list[float]) -> BoundedScan:
+    rows = index.root.index.rows
+    scan = BoundedScan(index.root, prepare(vector, index.root.index), rows, rows)
+    for b in range(index.root.index.blocks):
+        scan.block(b, block_bytes(index, b), keep=True)
+    return scan
+
+
+def ask(index: Index, vector: list[float], top_k: int = 10, **options: Any) -> Answer:
+    return asyncio.run(index.query(Query(vector, top_k, exact=True, **options)))
+
+
+def best(index: Index, vectors: list[bytes], vector: list[float], top_k: int) -> list[tuple[int, float]]:
+    """(row, exact score) of all rows, best first."""
+    query, sign = prepare(vector, index.root.index), 1 if index.root.index.metric == "l2" else -1
+    scored = [(row, exact_score(v, query, index.root.index)) for row, v in enumerate(vectors)]
+    return sorted(scored, key=lambda r: (sign * r[1], r[0]))[:top_k]
+
+
+def test_answers_are_the_best_of_all_rows(index: Index) -> None:
+    vectors = stored(index)
+    for vector in queries(index):
+        for top_k in (1, 10, 100):
+            answer = ask(index, vector, top_k)
+            assert [(m.row, m.score) for m in answer.matches] == best(index, vectors, vector, top_k)
+            assert answer.complete and answer.exact and answer.recall_estimate == 1.0
+            told = answer.receipt.proof
+            assert told is not None and told["proven"]
+            assert told["vectors_read"] + told["rows_excluded"] == index.root.index.rows
+            assert told["blocks_scanned"] + told["blocks_excluded"] == index.root.index.blocks
+            assert top_k <= told["vectors_read"] == answer.receipt.rows_ranked
+    assert told["vectors_read"] < index.root.index.rows / 2
+
+
+def test_every_score_is_inside_of_its_interval_and_under_its_ceiling(index: Index) -> None:
+    root, vectors = index.root, stored(index)
+    x = np.array([np.frombuffer(v, {"f16": "<f2", "f32": "<f4", "u8": "u1"}[root.index.vector_kind]) for v in vectors])
+    x = x.astype(np.float64)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True) if root.index.metric == "cosine" else x * root.index.row_scale
+    for vector in queries(index):
+        scan = scan_all(index, vector)
+        true = x @ np.array(scan.query.vector, np.float64)
+        if root.index.metric == "l2":
+            true -= (x * x).sum(1) / 2
+        true *= scan.query.unit
+        low = {row: score for score, row, _, _ in proof.pool_entries(scan.lowest, scan.most)}
+        high = {row: score for score, row, _, _ in proof.pool_entries(scan.highest, scan.maybe)}
+        assert len(low) == len(high) == root.index.rows
+        ceilings = scan.ceilings()
+        for row, score in enumerate(true):
+            assert low[row] <= score <= high[row]
+        for b in range(root.index.blocks):
+            at = block_planes(root.directory.rows[b], root.codec.code_bytes)
+            rows = np.frombuffer(block_bytes(index, b), "<u4", at.n, at.rows)
+            assert true[rows].max() <= ceilings[b]
+
+
+def test_early_exit_changes_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    early = [ask(index, q) for q in queries(index)]
+    prove = proof.prove
+    monkeypatch.setattr("vantage.index.prove", lambda *args: prove(*args, early=False))
+    for answer, vector in zip(early, queries(index), strict=True):
+        late = ask(index, vector)
+        assert late.complete and late.matches == answer.matches
+        assert late.receipt.proof["blocks_scanned"] == index.root.index.blocks  # type: ignore[index]
+
+
+def test_far_blocks_are_not_scanned(proofs: Path) -> None:
+    index = open_index(proofs / "l2", LARGE)
+    told = [ask(index, q, 1).receipt.proof for q in queries(index)]
+    assert max(t["blocks_excluded"] for t in told if t) > 0
+
+
+def test_the_query_itself_is_left_out(index: Index) -> None:
+    vectors = stored(index)
+    answer = ask(index, queries(index)[0], 10, without=3)
+    assert [(m.row, m.score) for m in answer.matches] == [
+        (row, score) for row, score in best(index, vectors, queries(index)[0], 11) if row != 3
+    ][:10]
+    assert answer.complete
+
+
+@pytest.mark.parametrize(
+    "budget", [Budget(0), Budget(2), Budget(waves=1), Budget(waves=3), Budget(bytes=1 << 14), Budget(bytes=1 << 17)]
+)
+def test_a_budget_holds_and_is_told(proofs: Path, budget: Budget) -> None:
+    index = open_index(proofs / "cosine")
+    for vector in queries(index):
+        answer = ask(index, vector, budget=budget)
+        receipt = answer.receipt
+        assert receipt.gets <= budget.gets and receipt.bytes <= budget.bytes and receipt.waves <= budget.waves
+        assert receipt.proof is not None and answer.complete == receipt.proof["proven"]
+        if answer.complete:
+            assert answer.matches == ask(index, vector).matches
+    assert not ask(index, queries(index)[0], budget=Budget(0)).complete
+
+
+def test_too_many_rows_that_might_be_answers_are_not_proven(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof, "MAYBE_MAX", 10)
+    answers = [ask(index, q) for q in queries(index)]
+    assert not all(a.complete for a in answers)
+
+
+def test_what_cannot_be_asked(index: Index) -> None:
+    vector = queries(index)[0]
+    for options in ({"rerank": 20}, {"recall": 0.9}):
+        with pytest.raises(InputError, match="needs no recall and no rerank"):
+            ask(index, vector, **options)
+    without = open_index(ROOT / "tests" / "fixtures" / "words")
+    with pytest.raises(InputError, match="build the index with --error-norms"):
+        ask(without, [1.0] * 16)
+    assert api.describe(index)["exact"] and not api.describe(without)["exact"]
+
+
+def test_damaged_norms_are_refused(index: Index) -> None:
+    scan = BoundedScan(index.root, prepare(queries(index)[0], index.root.index), 10, 10)
+    data = bytearray(block_bytes(index, 0))
+    at = block_planes(index.root.directory.rows[0], index.root.codec.code_bytes)
+    place = len(data) - NORMS.size - -(-at.n // 16) * 16
+    data[place : place + 4] = b"\0\0\x80\x7f"
+    with pytest.raises(DamagedError, match="error norms are not finite"):
+        scan.block(0, bytes(data), keep=False)
+    with pytest.raises(DamagedError, match="no room for error norms"):
+        norms_of(data[: at.ids + 10], at.n, at.ids, "block 0")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.binary(min_size=1, max_size=50), st.floats(0, 1e9, width=32), st.integers(0, 40))
+def test_norms_come_back(norms: bytes, step: float, ids: int) -> None:
+    block = bytes(ids) + pack_norms(step, 1.5, 0.25, norms)
+    found = norms_of(block, len(norms), ids, "block")
+    assert (found.step, found.slack, found.spread, bytes(found.norms)) == (step, 1.5, 0.25, norms)
+
+
+def test_blocks_are_read_as_far_as_the_budget_goes(index: Index) -> None:
+    directory, flags = index.root.directory, bytearray(index.root.index.blocks)
+    wanted = list(range(index.root.index.blocks))[::-1]
+    whole = plan_blocks(directory, wanted, flags, Budget())
+    assert whole.complete and sum(r.last - r.first for r in whole.ranges) == len(wanted)
+    some = plan_blocks(directory, wanted, flags, replace(Budget(), bytes=whole.bytes // 2))
+    assert not some.complete and 0 < some.bytes <= whole.bytes // 2
+    assert some.ranges[-1].last == len(wanted)  # the most wanted
+    assert plan_blocks(directory, wanted, flags, Budget(waves=0)).ranges == []
+
+
+def test_the_command_says_what_is_proven(
+    proofs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in ([], ["--json"]):
+        monkeypatch.setattr("sys.argv", ["vantage", "query", str(proofs / "l2"), "--id", "7", "--exact", *options])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+    text, line = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    assert "proven: " in text and "vectors read" in text
+    told = json.loads(line)
+    assert told["complete"] and told["scores"] == "exact" and told["receipt"]["proof"]["proven"]
