@@ -114,7 +114,8 @@ def train(
     """The codec of `code_bytes` bytes a row for residuals and queries with these second moments (d, d).
 
     sample f32 (n, d): residuals, which the tables of weak axes are fitted to; without it each axis has its own bits and
-    the levels of the Gaussian. basis: axes to code along, the principal ones without it. Queries are taken to be like the rows.
+    the levels of the Gaussian. basis: axes to code along, the principal ones without it. Queries are taken to be like
+    the rows.
     """
     basis = basis or pca.fit(second_moment, 0)
     axes, deviation = basis.axes, basis.deviation
