@@ -114,7 +114,7 @@ def test_one_folder_is_loaded_and_pruned_alone(project: Path, bucket: Path, tmp_
 def test_a_worker_that_is_not_healthy_is_an_error_that_shows_the_log(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "START_SECONDS", 3)
+    monkeypatch.setattr(host, "START_SECONDS", 10)
     with (
         pytest.raises(VantageError, match=r"(?s)/v1/health answered 503.*GET /v1/health 503"),
         host.serve(tmp_path / "state", variables={"HEALTH": "503"}),
