@@ -153,7 +153,7 @@ def trainers(dimension: int) -> dict[str, Callable[[F64, F64, int, F32], Codec |
             return None
         return sign.train(residual, queries, code_bytes, given=np.eye(dimension)[: 8 * code_bytes])
 
-    return {"sign": plain, "rotated sign": CODECS["sign"]} | {k: CODECS[k] for k in ("rabitq", "pq", "lrsq")}
+    return {"sign": plain, "rotated sign": CODECS["sign"]} | {k: CODECS[k] for k in ("rabitq", "pq", "ecvh", "lrsq")}
 
 
 def measured(data: Data, sets: list[Asked], lengths: tuple[int, ...], names: list[str]) -> None:
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--sets", default="wordnet,sift")
     parser.add_argument("--blocks", type=int, default=1024)
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--codecs", default="sign,rotated sign,rabitq,pq,faiss pq,lrsq")
+    parser.add_argument("--codecs", default="sign,rotated sign,rabitq,pq,faiss pq,ecvh,lrsq")
     parser.add_argument("--held-out", action="store_true")
     options = parser.parse_args()
     for name in options.sets.split(","):

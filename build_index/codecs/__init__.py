@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..rotations.basis import Basis
-from . import lrsq, pq, rabitq, sign
+from . import ecvh, lrsq, pq, rabitq, sign
 from .planes import F32, F64, Codec
 
 # train(second moment of the residuals (d, d), of the queries (d, d), bytes of a code, a sample of the residuals (n, d),
@@ -15,4 +15,5 @@ CODECS: dict[str, Callable[[F64, F64, int, F32, Basis | None], Codec]] = {
     "rabitq": rabitq.train,
     "pq": pq.train,
     "sign": sign.train,
+    "ecvh": ecvh.train,
 }

@@ -26,6 +26,7 @@ def train(
     basis: Basis | None = None,
     *,
     given: F64 | None = None,
+    name: str = "sign",
 ) -> Codec:
     """The codec of 8 code_bytes directions: random orthogonal ones, those of a basis, or given ones f64 (m, d).
 
@@ -41,7 +42,7 @@ def train(
     deviation = np.full(len(axes), np.sqrt(max(np.trace(second_moment) / dimension, 1e-12)))
     spread = np.sqrt(np.einsum("ij,jk,ik->i", axes, query_moment, axes))
     return assembled(
-        "sign", axes, deviation, [Quantizer((j,), _SIDES) for j in range(len(axes))], code_bytes,
+        name, axes, deviation, [Quantizer((j,), _SIDES) for j in range(len(axes))], code_bytes,
         spread * deviation, _LOST * float(((spread * deviation) ** 2).sum()), rotation=stored, span=span_of(axes),
     )  # fmt: skip
 
