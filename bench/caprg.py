@@ -371,7 +371,7 @@ def compare(of: Setting, ood: list[npt.NDArray[np.generic]], radius: int, k: int
     exact = gated(x, x, np.zeros(rows.count, np.float32), close, DEGREE)
     left = [(graph >= 0).sum(1).mean() for graph in (close, exact, certified)]
     apart = np.median(np.linalg.norm(x - x[near[:, 0]], axis=1))
-    print(f"edges a row: of {NEAR} nearest, {left[0]:.1f} have a word within {radius} of 23 bits; of these, {DEGREE} at")
+    print(f"edges a row: of {NEAR} nearest, {left[0]:.1f} have a word within {radius} of 23 bits; of these {DEGREE} at")
     print(f"most, the gate leaves {left[1]:.1f} by exact angles and {left[2]:.1f} by bounds; medians: a code is")
     print(f"{np.median(off):.3f} off, the nearest row {apart:.3f} away", flush=True)
     del seen, x
