@@ -218,10 +218,12 @@ def compare(of: Setting) -> None:
     exact_scores(of, p, whole, full, every)
 
 
-def planned(p: P, sizes: Ints, recall: Callable[[npt.NDArray[np.bool_]], float], goal: float) -> Reads | None:
+def planned(
+    p: P, sizes: Ints, recall: Callable[[npt.NDArray[np.bool_]], float], goal: float, gets: int = LANES
+) -> Reads | None:
     """Plans at the highest price whose reads reach the goal."""
-    price = price_for(lambda at: recall(plans(p, sizes, at).blocks), goal)
-    return None if price is None else plans(p, sizes, price)
+    price = price_for(lambda at: recall(plans(p, sizes, at, gets).blocks), goal)
+    return None if price is None else plans(p, sizes, price, gets)
 
 
 def two_waves(of: Setting, p: P, whole: Candidates, one: Reads, every: dict[str, Places]) -> None:

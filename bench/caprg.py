@@ -1,7 +1,7 @@
 """A graph of near rows as a plane of the index (CAPRG): what its edges could save, in a scan and as a second wave.
 
     python bench/caprg.py DATA [--sets wordnet,sift] [--rows N] [--blocks 1024] [--queries 500] [--router trained]
-        [--k 100] [--radius 6]
+        [--k 10,100] [--radius 6]
 
 DATA holds wordnet/ and sift/; --rows draws so many of them. SOAR copies of half the rows, codes as the default builds
 have; all scores are the kernels', all reads the edge's planner's. A line reaches recall@k 0.95 off its own price curve
@@ -17,9 +17,9 @@ distance of the decoded rows and both error norms. At most 16 edges stay.
 - second wave: from the answers of a first wave, dearer than one wave by the factor named, blocks are judged again: by a
   regression of the neighbours missed there on the router's probability alone; and on how many rows of the block should
   reach the last answer's score; and on edges: of blocks (a table in the root: where the edges of a block's rows lead),
-  or of rows (the plane: the blocks of most of a row's neighbours, u16 each, whose bytes all reads pay). The planner
-  reads by that, so a query of which nothing is missed reads no more. The second decision that the product has reads
-  again, at a lower price, where the estimate of a query's recall is low.
+  or of rows (the plane: the four blocks of most of a row's neighbours, u16 each, whose bytes all reads pay; and as if
+  they were free). The planner reads by that, so a query of which nothing is missed reads no more. Beside it, one wave
+  of twelve ranges, and the second decision that the product has, at a lower price where the estimate is low.
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ from build_index.stop import Held, estimators, fitted, said
 from build_index.words import golay, started
 from vantage.estimate import ROWS_EPSILON, second_price
 from vantage.format import Promise
+from vantage.plan import LANES
 
 NEAR = 32  # rows that edges are chosen from
 DEGREE = 16
-WIDTHS = (4, 8)  # blocks in the plane of a row
+WIDTH = 4  # blocks in the plane of a row
 GOAL, ID_BYTES = 0.95, 8.0
-STEPS = (1.5, 3.0, 6.0)  # times the price of one wave, for the first of two
+STEPS = (1.5, 3.0)  # times the price of one wave, for the first of two
 VOTERS = 10  # the best answers, whose edges count apart
-BEAMS = (100, 150, 250, 400)
+BEAMS = (100, 250)
 WALKED = 50  # queries
 CHUNK = 1000  # rows whose edges are chosen at a time
 SIGNS_ROWS = 30_000
@@ -227,22 +228,24 @@ def second_wave(of: Asked, first: Reads, p: P, sizes: Ints, k: int) -> tuple[Rea
     return None if price is None else at(price)
 
 
-def decided(of: Asked, tune: Held, price: int, sizes: Ints, rows: Ints, step: float, k: int) -> list[Reads] | None:
+def decided(
+    of: Asked, tune: Held, prices: tuple[int, int], sizes: Ints, rows: Ints, step: float, k: int
+) -> list[Reads] | None:
     """Both waves of the second decision: at a lower price where the estimate of a query is under the least threshold
-    that reaches the goal.
+    that reaches the goal. prices: of one wave, for the tuning rows and for the queries.
     """
-    estimator = next(e for e in estimators(tune, k, (), price) if e.k == k)
-    dear = int(price * step)
+    estimator = next(e for e in estimators(tune, k, (), prices[0]) if e.k == k)
+    dear = int(prices[1] * step)
     first = plans(of.p, sizes, dear)
     estimate = said(estimator, Held(of.found, of.p, sizes, rows), first.blocks, dear)
     later = {dear >> n: plans(of.p, sizes, dear >> n, done=first.blocks) for n in (1, 2, 3)}
 
     def at(threshold: float) -> tuple[Reads, float]:
         promise = Promise(GOAL, dear, 0, threshold, 0.0, 0.0, 0.0, 0.0)
-        prices = [second_price(promise, dear, e) for e in estimate.tolist()]
+        again = [second_price(promise, dear, e) for e in estimate.tolist()]
         none = np.zeros(len(rows), bool)
-        blocks = np.stack([none if p is None else later[p].blocks[i] for i, p in enumerate(prices)])
-        ranges = [[] if p is None else later[p].ranges[i] for i, p in enumerate(prices)]
+        blocks = np.stack([none if p is None else later[p].blocks[i] for i, p in enumerate(again)])
+        ranges = [[] if p is None else later[p].ranges[i] for i, p in enumerate(again)]
         return Reads(blocks, ranges), float(of.found.recall(first.blocks | blocks, k).mean())
 
     low, high = 0.0, 1.0
@@ -271,7 +274,7 @@ def extended(of: Setting, asked: dict[str, Asked], tune: Asked, graphs: dict[str
     shape, home = of.shape, of.shape.partition.home
     rows, plain = shape.sizes(), block_bytes(shape.sizes(), of.codec.code_bytes, ID_BYTES)
     held = Held(tune.found, tune.p, plain, rows)
-    planes = {(name, width): led_to(graph, home, width) for name, graph in graphs.items() for width in WIDTHS}
+    planes = {name: np.concatenate([home[:, None], led_to(graph, home, WIDTH)], 1) for name, graph in graphs.items()}
     blocks = block_edges(graphs["nearest"], home, shape.blocks)
     print(f"{'':60}   GETs       MB      ms     p99  twice %  saved %")
     for name, queries in asked.items():
@@ -280,19 +283,21 @@ def extended(of: Setting, asked: dict[str, Asked], tune: Asked, graphs: dict[str
         if price is None or tuned is None:
             print("the codes do not reach the goal")
             return
-        base = show(f"{name}: one wave", [plans(queries.p, plain, price)], 0.0)
+        base = show(f"{name}, k = {k}: one wave", [plans(queries.p, plain, price)], 0.0)
+        wide = planned(queries.p, plain, lambda read, q=queries: float(q.found.recall(read, k).mean()), GOAL, 2 * LANES)
+        show("  of twelve ranges", None if wide is None else [wide], base)
         for step in STEPS:
-            show(f"  second decision, first wave {step} x", decided(queries, held, price, plain, rows, step, k), base)
+            waves = decided(queries, held, (tuned, price), plain, rows, step, k)
+            show(f"  {step} x, then by the second decision", waves, base)
         for step in STEPS:
             ways: list[tuple[str, Features, npt.NDArray[np.int32], int]] = [
-                ("the router", by_router, home[:, None], 0),
-                ("and scores", by_scores, home[:, None], 0),
-                ("and edges of blocks", by_block_edges, home[:, None], 0),
+                ("router", by_router, home[:, None], 0),
+                ("router, scores", by_scores, home[:, None], 0),
+                ("router, scores, edges of blocks", by_block_edges, home[:, None], 0),
             ]
-            for (graph, width), plane in planes.items():
-                led = np.concatenate([home[:, None], plane], 1)
-                ways.append((f"and {width} edges a row, {graph}, its bytes not counted", by_row_edges, led, 0))
-                ways.append((f"and {width} edges a row, {graph}", by_row_edges, led, width))
+            for graph, led in planes.items():
+                ways.append((f"all and edges of rows, {graph}, free", by_row_edges, led, 0))
+                ways.append((f"all and edges of rows, {graph}", by_row_edges, led, WIDTH))
             for what, features, led, width in ways:
                 sizes, edges = plain + 2 * width * rows, Edges(led, blocks)
                 learnt = plans(tune.p, sizes, int(tuned * step)).blocks
@@ -356,7 +361,7 @@ def inside(of: Setting, p: P, graphs: dict[str, Graph], k: int) -> None:
             print(f"  {what:40} recall {hits / len(p):.4f}, {share:5.1f}% of the rows", flush=True)
 
 
-def compare(of: Setting, ood: list[npt.NDArray[np.generic]], radius: int, k: int) -> None:
+def compare(of: Setting, ood: list[npt.NDArray[np.generic]], radius: int, depths: list[int]) -> None:
     """Prints everything of one set."""
     rows, task = of.rows, of.task
     near = neighbour_graph(rows, np.arange(rows.count), NEAR, seed=0, memory_bytes=task.options.memory_bytes)
@@ -376,7 +381,7 @@ def compare(of: Setting, ood: list[npt.NDArray[np.generic]], radius: int, k: int
     print(f"{np.median(off):.3f} off, the nearest row {apart:.3f} away", flush=True)
     del seen, x
     p = probabilities_of(rows, of.shape, of.queries)
-    inside(of, p, {"nearest": near[:, :DEGREE], "gate": exact, "gate by bounds": certified}, k)
+    inside(of, p, {"nearest": near[:, :DEGREE], "gate": exact, "gate by bounds": certified}, max(depths))
 
     asked = {"held out": Asked(p, of.scanned(of.codec))}
     if ood:
@@ -388,7 +393,8 @@ def compare(of: Setting, ood: list[npt.NDArray[np.generic]], radius: int, k: int
         probabilities_of(rows, of.shape, held.queries),
         full_scan(rows, of.shape, of.codec, held.queries, held.rows, held.truth),
     )
-    extended(of, asked, tune, {"nearest": near, "gate": exact}, k)
+    for k in depths:
+        extended(of, asked, tune, {"nearest": near, "gate": exact}, k)
 
 
 def main() -> None:
@@ -397,15 +403,16 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", default="wordnet,sift")
     parser.add_argument("--router", default="trained")
-    for option, default in (("rows", None), ("blocks", 1024), ("queries", 500), ("k", 100), ("radius", 6)):
+    parser.add_argument("--k", default="10,100")
+    for option, default in (("rows", None), ("blocks", 1024), ("queries", 500), ("radius", 6)):
         parser.add_argument(f"--{option}", type=int, default=default)
     options = parser.parse_args()
     for name in options.sets.split(","):
         with setting(options.data, name, options.rows, options.blocks, options.router, options.queries) as of:
-            print(f"\n{name}: {of.rows.count} rows, {options.blocks} blocks, router {options.router}, k = {options.k}")
+            print(f"\n{name}: {of.rows.count} rows, {options.blocks} blocks, router {options.router}")
             path = options.data / name / "queries-ood.parquet"
             ood = list(read_queries(path, options.queries).vectors) if path.exists() else []
-            compare(of, ood, options.radius, options.k)
+            compare(of, ood, options.radius, [int(k) for k in options.k.split(",")])
 
 
 if __name__ == "__main__":
