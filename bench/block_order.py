@@ -1,6 +1,7 @@
 """Rows in the order of a block as they come, by sub-centre and by Gray code: bytes that reading in part would save.
 
     python bench/block_order.py DATA [--sets wordnet,sift] [--rows N] [--rows-a-block 113,1000,4000] [--queries 300]
+        [--router trained] [--exact-only]
 
 DATA holds wordnet/ and sift/; --rows draws so many of them. SOAR copies of half the rows, router and codec as named;
 all scores are the kernels'. What is read is planned by the edge's planner, at a price that reaches the recall on the
@@ -203,7 +204,7 @@ def nbytes_of(wave: list[list[int]]) -> float:
     return float(np.mean([sum(reads) for reads in wave]))
 
 
-def compare(of: Setting) -> None:
+def compare(of: Setting, *, exact_only: bool) -> None:
     """Prints the lines of one number of blocks."""
     p, sizes = probabilities_of(of.rows, of.shape, of.queries), of.shape.sizes()
     whole, full = of.scanned(of.codec), block_bytes(sizes, of.codec.code_bytes, ID_BYTES)
@@ -214,7 +215,8 @@ def compare(of: Setting) -> None:
         return
     print(f"{'one wave':54}{told([one.ranges])}", flush=True)
     every = {name: Places(of, order) for name, order in ORDERS.items()}
-    two_waves(of, p, whole, one, every)
+    if not exact_only:
+        two_waves(of, p, whole, every)
     exact_scores(of, p, whole, full, every)
 
 
@@ -226,7 +228,7 @@ def planned(
     return None if price is None else plans(p, sizes, price, gets)
 
 
-def two_waves(of: Setting, p: P, whole: Candidates, one: Reads, every: dict[str, Places]) -> None:
+def two_waves(of: Setting, p: P, whole: Candidates, every: dict[str, Places]) -> None:
     """Lines of the short code first and what is missing of the best rows after."""
     rows, sizes, moments = of.rows, of.shape.sizes(), _second_moments(of.rows, of.task.sample, of.shape)
     residuals = _residuals(rows, of.task.sample, of.shape)
@@ -292,6 +294,7 @@ def main() -> None:
     parser.add_argument("--rows-a-block", default="113,1000,4000")
     parser.add_argument("--router", default="trained")
     parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--exact-only", action="store_true", help="leave out two waves")
     options = parser.parse_args()
     for name in options.sets.split(","):
         for size in (int(n) for n in options.rows_a_block.split(",")):
@@ -299,7 +302,7 @@ def main() -> None:
                 blocks = max(2, round(rows.count / size))
             with setting(options.data, name, options.rows, blocks, options.router, options.queries) as of:
                 print(f"\n{name}: {of.rows.count} rows in {blocks} blocks, {len(of.queries)} queries", flush=True)
-                compare(of)
+                compare(of, exact_only=options.exact_only)
 
 
 if __name__ == "__main__":
