@@ -1,0 +1,309 @@
+"""Rows in the order of a block as they come, by sub-centre and by Gray code: bytes that reading in part would save.
+
+    python bench/block_order.py DATA [--sets wordnet,sift] [--rows N] [--rows-a-block 113,1000,4000] [--queries 300]
+        [--router trained] [--exact-only]
+
+DATA holds wordnet/ and sift/; --rows draws so many of them. SOAR copies of half the rows, router and codec as named;
+all scores are the kernels'. What is read is planned by the edge's planner, at a price that reaches the recall on the
+held-out queries themselves: so a line compares ways, not promises. Orders never change a recall, as the same rows are
+read.
+
+- one wave: whole codes of the blocks. No order matters to it.
+- two waves: a short code (trained for its length, which flatters it) of the blocks, then the missing bytes of the best
+  M rows, in groups of 16 as the kernel scans them, or row by row; ranges are cut at the widest gaps until there are as
+  many as GETs, at multiples of 64 bytes. Length, M and price are those of the fewest bytes with six GETs and rows as
+  they come.
+- exact scores: one wave, then the full vectors of the best rows, as the product reads them, by home blocks.
+
+Milliseconds are modelled as in vantage.plan: a mean, and the slowest hundredth.
+
+Sub-centres are 16 a block by k-means, those near each other side by side; Gray codes those of the signs on the 16
+leading axes of the code. "Shuffled" rows say what the order of the source is worth already.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+from routers import rows_of, task_of
+from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+
+from build_index.choose import _residuals, _second_moments
+from build_index.codecs import lrsq
+from build_index.codecs.planes import Codec
+from build_index.evaluate import read_queries
+from build_index.fit import Task, fitted, probabilities_of
+from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
+from build_index.partition import PARTITIONS
+from build_index.rows import F32, Ints, Rows
+from build_index.shape import P, Shape, index_section
+from build_index.spill import SPILLS
+from build_index.truth import CHUNK_BYTES, exact_neighbours
+from vantage.format import GROUP, aligned
+from vantage.plan import LANES, Budget, plan_gather, wave_ms
+from vantage.prepare import Prepared, prepare
+
+K = 100
+CODE_BYTES = {"wordnet": 192, "sift": 80}  # as the default builds choose
+SHARE = 0.5  # of rows copied
+SHORT_SHARES = (0.25, 0.5, 0.75)  # of the code's bytes, in the first of two waves
+CHANCES = (125, 150, 200, 300, 400)  # rows whose codes the second wave completes
+RERANKS = (125, 200)  # rows with exact scores
+GETS = (6, 24, 42)  # of the second wave
+SUB_CENTRES, SIGNS = 16, 16
+UNITS = (GROUP, 1)  # rows of a refinement that are read together
+GOAL, EXACT_GOAL = 0.95, 0.99
+ID_BYTES = 8.0
+Order = Callable[[F32, F32], Ints]  # residuals (n, d) and their leading axes (n, SIGNS) -> the order of the rows
+
+
+def as_they_come(residual: F32, leading: F32) -> Ints:
+    """Home rows by rising number, then copies."""
+    return np.arange(len(residual))
+
+
+def shuffled(residual: F32, leading: F32) -> Ints:
+    """No order at all."""
+    return np.random.default_rng(len(residual)).permutation(len(residual))
+
+
+def by_sub_centre(residual: F32, leading: F32) -> Ints:
+    """The rows of a sub-centre together, those of near sub-centres side by side."""
+    if len(residual) <= SUB_CENTRES:
+        return np.arange(len(residual))
+    kmeans = faiss.Kmeans(residual.shape[1], SUB_CENTRES, niter=10, seed=1, min_points_per_centroid=1)
+    kmeans.train(residual)
+    tree = linkage(kmeans.centroids, "average")
+    turn = np.argsort(leaves_list(optimal_leaf_ordering(tree, kmeans.centroids)))
+    return np.argsort(turn[kmeans.assign(residual)[1]], kind="stable")
+
+
+def by_gray_code(residual: F32, leading: F32) -> Ints:
+    """Words of signs in the order of the reflected Gray code, in which neighbours differ in one bit (Gray 1953)."""
+    number = np.bitwise_xor.accumulate(leading > 0, axis=1)
+    return np.lexsort(number.T[::-1])
+
+
+ORDERS: dict[str, Order] = {
+    "as they come": as_they_come,
+    "shuffled": shuffled,
+    "by sub-centre": by_sub_centre,
+    "by Gray code": by_gray_code,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An index without its objects, and the queries it is asked: their exact neighbours truth i32 (Q, K)."""
+
+    task: Task
+    shape: Shape
+    codec: Codec
+    queries: list[Prepared]
+    truth: npt.NDArray[np.int32]
+
+    @property
+    def rows(self) -> Rows:
+        return self.task.rows
+
+    def asked(self, vectors: Sequence[npt.NDArray[np.generic]]) -> tuple[list[Prepared], npt.NDArray[np.int32]]:
+        """(vectors as queries, their exact neighbours)."""
+        section = index_section(self.rows, 1, self.rows.count)
+        queries = [prepare(v.tolist(), section) for v in vectors]
+        plain = np.stack([np.asarray(q.vector, np.float32) for q in queries])
+        return queries, exact_neighbours(plain, self.rows.chunks(CHUNK_BYTES), K, self.rows.metric)
+
+    def scanned(self, codec: Codec) -> Candidates:
+        """What a codec finds for the queries, all blocks scanned."""
+        nobody = np.full(len(self.queries), -1)
+        return full_scan(self.rows, self.shape, codec, self.queries, nobody, self.truth)
+
+
+@contextmanager
+def setting(data: Path, name: str, count: int | None, blocks: int, router: str, queries: int) -> Iterator[Setting]:
+    """A set of DATA, or so many rows of it, in so many blocks."""
+    with rows_of(data, name, count) as rows:
+        task = task_of(rows)
+        base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
+        shape, _ = fitted(task, base, SPILLS["soar"](rows, base).best(SHARE), router, lambda done: None)
+        residuals = _residuals(rows, task.sample, shape)
+        codec = lrsq.train(*_second_moments(rows, task.sample, shape), CODE_BYTES[name], residuals)
+        made = Setting(task, shape, codec, [], np.empty((0, K), np.int32))
+        asked, truth = made.asked(list(read_queries(data / name / "queries.parquet", queries).vectors))
+        yield replace(made, queries=asked, truth=truth)
+
+
+def spans(start: Ints, end: Ints, gets: int) -> list[int]:
+    """Bytes of at most so many reads of what lies from start up to end (n), both rising: cut at the widest gaps."""
+    gap = start[1:] - end[:-1]
+    cuts = np.sort(np.argsort(-gap, kind="stable")[: gets - 1])
+    cuts = cuts[gap[cuts] > 0]
+    lows, highs = np.concatenate([[0], cuts + 1]), np.concatenate([cuts, [len(start) - 1]])
+    return (end[highs] - start[lows]).tolist()
+
+
+class Places:
+    """Where each place lies under an order of the rows of each block."""
+
+    def __init__(self, of: Setting, order: Order) -> None:
+        rows, shape = of.rows, of.shape
+        members, axes = shape.members(), of.codec.axes[:SIGNS].T
+        home, key, at = np.bincount(shape.partition.home, minlength=shape.blocks), list[Ints](), list[Ints]()
+        numbered = list[Ints]()
+        for b, member in enumerate(members):
+            residual = rows.take(member) - shape.centres[b]
+            turn = order(residual, residual @ axes)
+            key.append(b * rows.count + member)
+            at.append(np.argsort(turn))
+            numbered.append(member[turn[turn < home[b]]])
+        self.count, self.sizes = rows.count, np.array([len(member) for member in members])
+        keys, places = np.concatenate(key), np.concatenate(at)
+        by_key = np.argsort(keys)
+        self.keys, self.places = keys[by_key], places[by_key]
+        self.number = np.argsort(np.concatenate(numbered))  # of each row, as storage numbers them
+
+    def refining(self, found: list[tuple[Ints, Ints]], rest: int, unit: int, gets: int) -> list[list[int]]:
+        """Bytes of the reads that complete places (blocks, rows) a query, `rest` bytes each, `unit` read together."""
+        first, out = np.cumsum([0, *(aligned(aligned(int(n), GROUP) * rest) for n in self.sizes)]), []
+        for block, row in found:
+            place = self.places[np.searchsorted(self.keys, block.astype(np.int64) * self.count + row)]
+            start = np.unique(first[block] + place // unit * unit * rest)
+            out.append(spans(start // 64 * 64, -(-(start + unit * rest) // 64) * 64, gets))
+        return out
+
+    def vectors(self, row: Ints, nbytes: int) -> list[int]:
+        """Bytes of the reads of full vectors, as the product plans them."""
+        items = [("", int(n) * nbytes, nbytes) for n in self.number[row]]
+        found = plan_gather(items, Budget().gets - LANES, Budget().bytes) if items else []
+        return [span.size for span in found or []]
+
+
+def refined_recall(short: Candidates, whole: Candidates, read: npt.NDArray[np.bool_], count: int) -> float:
+    """Recall@K where the best `count` rows of the short code have scores of the whole one."""
+    chosen = short.answered(read, count)
+    among = np.stack([np.isin(w, s[c]) for w, s, c in zip(whole.row, short.row, chosen, strict=True)])
+    return float(replace(whole, block=np.where(among, whole.block, -1)).recall(read, K).mean())
+
+
+def told(waves: list[list[list[int]]]) -> str:
+    """GETs, MB, ms of waves of reads, each (Q) lists of bytes."""
+    gets = sum(np.mean([len(r) for r in wave]) for wave in waves)
+    nbytes = sum(np.mean([sum(r) for r in wave]) for wave in waves)
+    ms = sum(np.array([wave_ms(r) for r in wave]) for wave in waves)
+    return f"{gets:7.2f}{nbytes / 1e6:9.3f}{np.mean(ms):8.1f}{np.quantile(ms, 0.99):8.1f}"
+
+
+def nbytes_of(wave: list[list[int]]) -> float:
+    return float(np.mean([sum(reads) for reads in wave]))
+
+
+def compare(of: Setting, *, exact_only: bool) -> None:
+    """Prints the lines of one number of blocks."""
+    p, sizes = probabilities_of(of.rows, of.shape, of.queries), of.shape.sizes()
+    whole, full = of.scanned(of.codec), block_bytes(sizes, of.codec.code_bytes, ID_BYTES)
+    one = planned(p, full, lambda read: float(whole.recall(read, K).mean()), GOAL)
+    print(f"{'':54}   GETs       MB      ms     p99   saved %")
+    if one is None:
+        print("codes alone do not reach the goal")
+        return
+    print(f"{'one wave':54}{told([one.ranges])}", flush=True)
+    every = {name: Places(of, order) for name, order in ORDERS.items()}
+    if not exact_only:
+        two_waves(of, p, whole, every)
+    exact_scores(of, p, whole, full, every)
+
+
+def planned(
+    p: P, sizes: Ints, recall: Callable[[npt.NDArray[np.bool_]], float], goal: float, gets: int = LANES
+) -> Reads | None:
+    """Plans at the highest price whose reads reach the goal."""
+    price = price_for(lambda at: recall(plans(p, sizes, at, gets).blocks), goal)
+    return None if price is None else plans(p, sizes, price, gets)
+
+
+def two_waves(of: Setting, p: P, whole: Candidates, every: dict[str, Places]) -> None:
+    """Lines of the short code first and what is missing of the best rows after."""
+    rows, sizes, moments = of.rows, of.shape.sizes(), _second_moments(of.rows, of.task.sample, of.shape)
+    residuals = _residuals(rows, of.task.sample, of.shape)
+
+    best: tuple[float, int, int, Reads, list[tuple[Ints, Ints]]] | None = None
+    for share in SHORT_SHARES:
+        length = int(of.codec.code_bytes * share) // 4 * 4
+        short = of.scanned(lrsq.train(*moments, length, residuals))
+        for count in CHANCES:
+            first = planned(
+                p, block_bytes(sizes, length, ID_BYTES),
+                lambda read, short=short, count=count: refined_recall(short, whole, read, count), GOAL,
+            )  # fmt: skip
+            if first is None:
+                continue
+            chosen = short.answered(first.blocks, count)
+            found = [(b[c], r[c]) for b, r, c in zip(short.block, short.row, chosen, strict=True)]
+            later = every["as they come"].refining(found, of.codec.code_bytes - length, GROUP, LANES)
+            total = first.nbytes + nbytes_of(later)
+            if best is None or total < best[0]:
+                best = total, length, count, first, found
+    if best is None:
+        print("two waves do not reach the goal")
+        return
+    _, length, count, first, found = best
+    rest = of.codec.code_bytes - length
+    print(f"two waves, {length} of {of.codec.code_bytes} bytes of all, the rest of {count} rows")
+    for unit in UNITS:
+        for gets in GETS:
+            base = 0.0
+            for name, way in every.items():
+                later = way.refining(found, rest, unit, gets)
+                total = first.nbytes + nbytes_of(later)
+                base = base or total
+                what = f"  {unit:2} rows together, {gets:2} GETs, {name}"
+                print(f"{what:54}{told([first.ranges, later])}{100 * (1 - total / base):9.2f}", flush=True)
+    print(f"  of these the first wave: {told([first.ranges])}")
+
+
+def exact_scores(of: Setting, p: P, whole: Candidates, full: Ints, every: dict[str, Places]) -> None:
+    """Lines of one wave and exact scores after."""
+    vector_bytes = of.rows.dimension * (1 if of.rows.spool.kind == "u8" else 2)
+    for rerank in RERANKS:
+        first = planned(p, full, lambda read, rerank=rerank: float(whole.recall(read, K, rerank).mean()), EXACT_GOAL)
+        if first is None:
+            print(f"{rerank} exact scores do not reach {EXACT_GOAL}")
+            continue
+        chosen, base = whole.answered(first.blocks, rerank), 0.0
+        print(f"recall {EXACT_GOAL} by {rerank} exact scores; the first wave: {told([first.ranges])}")
+        for name, way in every.items():
+            later = [way.vectors(row[c], vector_bytes) for row, c in zip(whole.row, chosen, strict=True)]
+            total = first.nbytes + nbytes_of(later)
+            base = base or total
+            print(f"{'  ' + name:54}{told([first.ranges, later])}{100 * (1 - total / base):9.2f}", flush=True)
+
+
+def main() -> None:
+    """Prints a table a set and a number of rows a block."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", default="wordnet,sift")
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--rows-a-block", default="113,1000,4000")
+    parser.add_argument("--router", default="trained")
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--exact-only", action="store_true", help="leave out two waves")
+    options = parser.parse_args()
+    for name in options.sets.split(","):
+        for size in (int(n) for n in options.rows_a_block.split(",")):
+            with rows_of(options.data, name, options.rows) as rows:
+                blocks = max(2, round(rows.count / size))
+            with setting(options.data, name, options.rows, blocks, options.router, options.queries) as of:
+                print(f"\n{name}: {of.rows.count} rows in {blocks} blocks, {len(of.queries)} queries", flush=True)
+                compare(of, exact_only=options.exact_only)
+
+
+if __name__ == "__main__":
+    main()
