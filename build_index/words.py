@@ -107,15 +107,34 @@ def started(x: F32, generator: U32, message: U32, seed: int) -> Words:
     return Words(directions, np.median(x @ directions.T, 0).astype(np.float32), generator, message, beta)
 
 
+Draw = Callable[[np.random.Generator], tuple[F32, F32]]
+
+
 def trained(
     rows: Rows, sample: Ints, graph: Graph, start: Words, seed: int, progress: Callable[[float], None] = lambda _: None
 ) -> Words:
-    """Directions, thresholds and beta moved so that a row and its neighbours in the graph decode alike.
+    """Words by which a row of the sample and its neighbours in the graph decode alike: see `agreed`.
 
-    The loss is the mean of -log sum_c P(c | q) P(c | x) / P(c) over rows q of the sample and a neighbour x of each,
-    P(c) the mean over the batch: the likelihood of x beside q in a model where the codeword is all that they share. Its
-    denominator is what keeps buckets balanced. graph i32 (N, k): see graph.neighbour_graph. Adam, rates falling as a
-    cosine.
+    graph i32 (N, k): see graph.neighbour_graph.
+    """
+    known = np.zeros(rows.count, bool)
+    known[sample] = True
+
+    def draw(rng: np.random.Generator) -> tuple[F32, F32]:
+        drawn = np.sort(rng.choice(sample, min(BATCH, len(sample)), replace=False))
+        near = graph[drawn, rng.integers(graph.shape[1], size=len(drawn))]
+        near = np.where((near >= 0) & known[near], near, drawn)  # a row that may not train, or none
+        return rows.take(drawn), rows.take(near.astype(np.int64))
+
+    return agreed(start, draw, seed, progress)
+
+
+def agreed(start: Words, draw: Draw, seed: int, progress: Callable[[float], None] = lambda _: None) -> Words:
+    """Directions, thresholds and beta moved so that what draw(rng) -> (q, x), each f32 (m, d), pairs decodes alike.
+
+    The loss is the mean of -log sum_c P(c | q) P(c | x) / P(c) over the pairs, P(c) the mean over the batch: the
+    likelihood of x beside q in a model where the codeword is all that they share. Its denominator is what keeps buckets
+    balanced. Adam, rates falling as a cosine.
     """
     import jax
     import jax.numpy as jnp
@@ -142,8 +161,7 @@ def trained(
         change, state = optimiser.update(jax.grad(loss)(now, q, x), state, now)
         return optax.apply_updates(now, change), state
 
-    rng, known = np.random.default_rng([seed, 9]), np.zeros(rows.count, bool)
-    known[sample] = True
+    rng = np.random.default_rng([seed, 9])
     now: Any = {
         "directions": start.directions,
         "threshold": start.threshold,
@@ -152,10 +170,7 @@ def trained(
     now = {name: jnp.asarray(value) for name, value in now.items()}
     state = optimiser.init(now)
     for turn in range(STEPS):
-        drawn = np.sort(rng.choice(sample, min(BATCH, len(sample)), replace=False))
-        near = graph[drawn, rng.integers(graph.shape[1], size=len(drawn))]
-        near = np.where((near >= 0) & known[near], near, drawn)  # a row that may not train, or none
-        now, state = step(now, state, rows.take(drawn), rows.take(near.astype(np.int64)))
+        now, state = step(now, state, *draw(rng))
         progress((turn + 1) / STEPS)
     found = {name: np.asarray(value) for name, value in now.items()}
     return replace(
