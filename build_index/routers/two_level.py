@@ -1,6 +1,7 @@
 """two-level: a resident table of regions of queries, and a page each with the sub-centroids of the blocks they want.
 
-two-level-ecvh: the same, with few directions and a word a region in the place of the table.
+two-level-ecvh: the same, with few directions and a word a region in the place of the table. It loses in rows, and is
+for when next to nothing may be resident (bench/first_level.py).
 """
 
 from __future__ import annotations

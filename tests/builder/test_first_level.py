@@ -108,7 +108,7 @@ def test_words_are_a_small_part_of_a_table() -> None:
     x = np.random.default_rng(2).normal(size=(1000, 384)).astype(np.float32)
     words, regions, _ = two_level.by_words(x, x[:800], 1.0, 0)
     table = two_level.by_centres(x, x[:regions], 1.0, 0)[0]
-    assert 20 * len(words.pack()) < len(table.pack())
+    assert 14 * len(words.pack()) < len(table.pack())
 
 
 def test_the_section_comes_back_the_same(case: Case) -> None:
