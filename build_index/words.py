@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +26,9 @@ START_ROWS = 30_000  # for principal directions
 ITQ_ROUNDS = 30
 BETA = 20.0  # over the spread of the rows, to start from
 SPREAD_MIN = 1e-6  # as of a lesson
+FACTORS = 32  # directions of a first level: of 16, 24 and 32 they name most from 10,000 blocks on (bench/first_level.py)
+FACTOR_ROUNDS, SIGN_ROUNDS = 30, 3
+RIDGE = 1e-3  # of the rows, so that directions that few words tell apart stay short
 SHARP = 1.5  # rows are decoded this much more sharply than queries, as they lie in one bucket each
 STEPS = 900
 BATCH = 1024
@@ -107,15 +111,34 @@ def started(x: F32, generator: U32, message: U32, seed: int) -> Words:
     return Words(directions, np.median(x @ directions.T, 0).astype(np.float32), generator, message, beta)
 
 
+Draw = Callable[[np.random.Generator], tuple[F32, F32]]
+
+
 def trained(
     rows: Rows, sample: Ints, graph: Graph, start: Words, seed: int, progress: Callable[[float], None] = lambda _: None
 ) -> Words:
-    """Directions, thresholds and beta moved so that a row and its neighbours in the graph decode alike.
+    """Words by which a row of the sample and its neighbours in the graph decode alike: see `agreed`.
 
-    The loss is the mean of -log sum_c P(c | q) P(c | x) / P(c) over rows q of the sample and a neighbour x of each,
-    P(c) the mean over the batch: the likelihood of x beside q in a model where the codeword is all that they share. Its
-    denominator is what keeps buckets balanced. graph i32 (N, k): see graph.neighbour_graph. Adam, rates falling as a
-    cosine.
+    graph i32 (N, k): see graph.neighbour_graph.
+    """
+    known = np.zeros(rows.count, bool)
+    known[sample] = True
+
+    def draw(rng: np.random.Generator) -> tuple[F32, F32]:
+        drawn = np.sort(rng.choice(sample, min(BATCH, len(sample)), replace=False))
+        near = graph[drawn, rng.integers(graph.shape[1], size=len(drawn))]
+        near = np.where((near >= 0) & known[near], near, drawn)  # a row that may not train, or none
+        return rows.take(drawn), rows.take(near.astype(np.int64))
+
+    return agreed(start, draw, seed, progress)
+
+
+def agreed(start: Words, draw: Draw, seed: int, progress: Callable[[float], None] = lambda _: None) -> Words:
+    """Directions, thresholds and beta moved so that what draw(rng) -> (q, x), each f32 (m, d), pairs decodes alike.
+
+    The loss is the mean of -log sum_c P(c | q) P(c | x) / P(c) over the pairs, P(c) the mean over the batch: the
+    likelihood of x beside q in a model where the codeword is all that they share. Its denominator is what keeps buckets
+    balanced. Adam, rates falling as a cosine.
     """
     import jax
     import jax.numpy as jnp
@@ -142,8 +165,7 @@ def trained(
         change, state = optimiser.update(jax.grad(loss)(now, q, x), state, now)
         return optax.apply_updates(now, change), state
 
-    rng, known = np.random.default_rng([seed, 9]), np.zeros(rows.count, bool)
-    known[sample] = True
+    rng = np.random.default_rng([seed, 9])
     now: Any = {
         "directions": start.directions,
         "threshold": start.threshold,
@@ -152,12 +174,44 @@ def trained(
     now = {name: jnp.asarray(value) for name, value in now.items()}
     state = optimiser.init(now)
     for turn in range(STEPS):
-        drawn = np.sort(rng.choice(sample, min(BATCH, len(sample)), replace=False))
-        near = graph[drawn, rng.integers(graph.shape[1], size=len(drawn))]
-        near = np.where((near >= 0) & known[near], near, drawn)  # a row that may not train, or none
-        now, state = step(now, state, rows.take(drawn), rows.take(near.astype(np.int64)))
+        now, state = step(now, state, *draw(rng))
         progress((turn + 1) / STEPS)
     found = {name: np.asarray(value) for name, value in now.items()}
     return replace(
         start, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
+    )
+
+
+def factored(x: F32, centres: F32, seed: int, factors: int = FACTORS) -> Words:
+    """Words of so many signs in the place of centres f32 (R, d) of regions of rows x f32 (n, d).
+
+    A region's centre becomes the sum of all directions, each with a sign: its word. Any word may be one (the code of
+    rate 1, factors at most 32). In turn: directions by least squares; each sign as it brings the sum nearer to the
+    mean of the region's rows; thresholds that stand for half the squared length of the sum as far as a sum over signs
+    can; rows to the word that agrees best. Words that are equal, or that no row of x agrees with best, are left out.
+    """
+    mean = x.mean(0)
+    start = started(x, (1 << np.arange(factors)).astype(np.uint32), np.empty(0, np.uint32), seed)
+    target, mass = centres - mean, np.ones(len(centres), np.float32)
+    sign = np.where(target @ start.directions.T >= 0, 1, -1).astype(np.float32)
+    for _ in range(FACTOR_ROUNDS):
+        weighed = (sign * mass[:, None]).T
+        directions = np.linalg.solve(weighed @ sign + RIDGE * mass.sum() * np.eye(factors), weighed @ target)
+        inner, aim = directions @ directions.T, target @ directions.T
+        for _ in range(SIGN_ROUNDS):
+            for i in range(factors):
+                sign[:, i] = np.where(aim[:, i] - sign @ inner[:, i] + sign[:, i] * inner[i, i] >= 0, 1, -1)
+        sign = np.unique(sign, axis=0)
+        half = 0.5 * np.einsum("ij,jk,ik->i", sign, inner, sign, optimize=True)
+        threshold = np.linalg.lstsq(np.c_[sign, np.ones(len(sign))], half)[0][:factors] + directions @ mean
+        words = faiss.IndexFlatIP(factors)
+        words.add(sign)
+        home = words.search((x @ directions.T - threshold).astype(np.float32), 1)[1][:, 0]
+        mass = np.bincount(home, minlength=len(sign)).astype(np.float32)
+        total = np.zeros((len(sign), x.shape[1]), np.float32)
+        np.add.at(total, home, x - mean)
+        sign, target, mass = sign[mass > 0], total[mass > 0] / mass[mass > 0, None], mass[mass > 0]
+    message = ((sign < 0) @ (1 << np.arange(factors, dtype=np.int64))).astype(np.uint32)
+    return replace(
+        start, directions=directions.astype(np.float32), threshold=threshold.astype(np.float32), message=message
     )

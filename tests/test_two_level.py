@@ -1,4 +1,4 @@
-"""An index with the two-level router, in-process: one GET of a routing page when cold, none when warm."""
+"""An index of two levels, in-process: one GET of a routing page when cold, none when warm."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from vantage.stats import Receipt
 from vantage.store import Folder
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, np.ndarray]:
+@pytest.fixture(scope="module", params=["two-level", "two-level-ecvh"])
+def bucket(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[Path, np.ndarray, np.ndarray]:
     """(folder of the index `far`, its rows, queries of the same distribution)."""
     folder, draw = tmp_path_factory.mktemp("bucket"), np.random.default_rng(5)
     centres = draw.normal(size=(60, 32)) * np.linspace(2, 0.3, 32)
     x = (centres[draw.integers(60, size=6040)] + 0.6 * draw.normal(size=(6040, 32))).astype(np.float32)
     np.save(folder / "rows.npy", x[:6000])
-    options = Options(0.9, 10, spill="none", router="two-level")
+    options = Options(0.9, 10, spill="none", router=request.param)
     build(
         open_source([folder / "rows.npy"]), folder / "far", options, "l2", wide=False, say=lambda phase, share: None,
         tell=lambda text: None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vantage.format import RouterSection
@@ -35,4 +36,7 @@ ROUTERS: dict[str, Router] = {
     "mlp": Router(mlp.fit, mlp.ordered, trains=True, tuned=mlp.tuned),
     "tree": Router(tree.fit, tree.ordered, trains=True),
     "ecvh": Router(ecvh.fit, ecvh.ordered, trains=True),
+    "two-level-ecvh": Router(
+        two_level.fit, two_level.ordered, tuned=partial(two_level.tuned, first=two_level.by_words)
+    ),
 }

@@ -1,9 +1,14 @@
-"""two-level: a resident table of regions of queries, and a page each with the sub-centroids of the blocks they want."""
+"""two-level: a resident table of regions of queries, and a page each with the sub-centroids of the blocks they want.
+
+two-level-ecvh: the same, with few directions and a word a region in the place of the table. It loses in rows, and is
+for when next to nothing may be resident (bench/first_level.py).
+"""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import accumulate
 
 import faiss
@@ -11,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import InputError
-from vantage.format import PAGE_BYTES_MAX, LseSection, RouterSection, TwoLevelSection
+from vantage.format import PAGE_BYTES_MAX, EcvhSection, LseSection, RouterSection, TwoLevelSection
 from vantage.kernels import crc32c
 from vantage.prepare import Prepared
 
 from ..lesson import Cost, Lesson
 from ..rows import F32, Ints
 from ..shape import index_section, prepared, probabilities
-from . import lse
+from ..words import factored, signs
+from . import ecvh, lse
 
 SUBS = 4  # of a block: half the bytes of 8, for a tenth more bytes of blocks (bench/growth.py, resident tables)
 REGIONS = 4  # times the root of the blocks
@@ -28,6 +34,9 @@ REGION_BETA = 9.0  # over the spread of the rows; the most probable region alone
 ASKED, ASKED_PER_REGION = 8000, 16  # rows as queries, from which pages are made
 NEAR_REGIONS = (1.0, 0.5, 0.25)  # what a query tells to its nearest regions: more queries for each
 STEP_BYTES = 64 << 20  # of their probabilities at a time
+
+# What is resident of regions, how many there are, and (x f32 (m, d), n) -> i64 (m, n): the n best of each x in order.
+First = tuple[LseSection | EcvhSection, int, Callable[[F32, int], Ints]]
 
 
 def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> TwoLevelSection:
@@ -45,11 +54,37 @@ def ordered(section: TwoLevelSection, order: Ints) -> TwoLevelSection:
     return _one_page(lse.ordered(_flat(section, len(order)), order))
 
 
-def tuned(section: TwoLevelSection, lesson: Lesson, cost: Cost) -> TwoLevelSection:
+def by_centres(asked: F32, centres: F32, spread: float, seed: int) -> First:
+    """A query's region is that of the nearest centre; f32 (R, d)."""
+    near = faiss.IndexFlatL2(centres.shape[1])
+    near.add(centres)
+    table = _region_table(centres, spread, lse.bits_of(centres.shape[1]))
+    return table, len(centres), lambda x, n: near.search(x, n)[1]
+
+
+def by_words(asked: F32, centres: F32, spread: float, seed: int) -> First:
+    """A query's region is that of the word which agrees best with it; words as `words.factored` finds them.
+
+    At 10^4 blocks they name more than centres in as many bytes, at 10^5 less (bench/first_level.py).
+    """
+    words = replace(factored(asked, centres, seed), beta=REGION_BETA / spread)
+    agree = faiss.IndexFlatIP(len(words.threshold))
+    agree.add(signs(words.generator, words.message))
+    section = ecvh.section(words, lse.bits_of(centres.shape[1]))
+    return section, agree.ntotal, lambda x, n: agree.search(x @ words.directions.T - words.threshold, n)[1]
+
+
+def tuned(
+    section: TwoLevelSection,
+    lesson: Lesson,
+    cost: Cost,
+    first: Callable[[F32, F32, float, int], First] = by_centres,
+) -> TwoLevelSection:
     """Regions by k-means of rows as queries, and pages of the blocks that those of a region want most, by cost.
 
-    Every block lies in the page of the region nearest to its centre at least. Where no number of blocks a page reaches
-    the recall, all have the same cost, and the largest pages stay. Raises InputError where a page would be too large.
+    first(rows as queries f32 (n, d), centres f32 (R, d), spread, seed): what is resident of R regions or fewer. Every
+    block lies in the page of the region nearest to its centre at least. Where no number of blocks a page reaches the
+    recall, all have the same cost, and the largest pages stay. Raises InputError where a page would be too large.
     """
     blocks = lesson.blocks
     flat = _flat(section, blocks)
@@ -62,7 +97,9 @@ def tuned(section: TwoLevelSection, lesson: Lesson, cost: Cost) -> TwoLevelSecti
         asked.shape[1], regions, niter=15, seed=lesson.seed + 1, min_points_per_centroid=1, max_points_per_centroid=few
     )
     kmeans.train(asked)
-    near = kmeans.index.search(asked, min(len(NEAR_REGIONS), regions))[1]
+    centres = np.array(kmeans.centroids, np.float32).reshape(regions, -1)
+    resident, regions, nearest = first(asked, centres, lesson.spread, lesson.seed)
+    near = nearest(asked, min(len(NEAR_REGIONS), regions))
     wanted, at = np.zeros((regions, blocks), np.float32), 0
     index = index_section(lesson.rows, blocks, lesson.rows.count, "lse")
     for queries in _queries(lesson, rows):
@@ -70,8 +107,7 @@ def tuned(section: TwoLevelSection, lesson: Lesson, cost: Cost) -> TwoLevelSecti
         for region, share in zip(near[at : at + len(queries)].T, NEAR_REGIONS, strict=False):
             np.add.at(wanted, region, np.float32(share) * p)
         at += len(queries)
-    home = kmeans.index.search(np.ascontiguousarray(lesson.partition.centres, np.float32), 1)[1][:, 0]
-    table = _region_table(np.array(kmeans.centroids, np.float32).reshape(regions, -1), lesson.spread, flat.bits)
+    home = nearest(np.ascontiguousarray(lesson.partition.centres, np.float32), 1)[:, 0]
     falling = np.argsort(-wanted, axis=1, kind="stable")
     room = PAGE_BYTES_MAX // TwoLevelSection.block_bytes(flat.bits, flat.subs, lesson.rows.dimension)
     crowd = int(np.bincount(home).max())
@@ -83,7 +119,7 @@ def tuned(section: TwoLevelSection, lesson: Lesson, cost: Cost) -> TwoLevelSecti
     tried = []
     for share in reversed(PAGE_BLOCKS):
         most = max(1, min(round(share * blocks**0.5), PAGE_BLOCKS_MAX, room - crowd))
-        tried.append(_paged(flat, table, [_named(wanted[r], falling[r, :most], home == r) for r in range(regions)]))
+        tried.append(_paged(flat, resident, [_named(wanted[r], falling[r, :most], home == r) for r in range(regions)]))
     return min(tried, key=cost)
 
 
@@ -127,7 +163,7 @@ def _flat(section: TwoLevelSection, blocks: int) -> LseSection:
     )  # fmt: skip
 
 
-def _paged(flat: LseSection, regions: LseSection, named: list[Ints]) -> TwoLevelSection:
+def _paged(flat: LseSection, regions: LseSection | EcvhSection, named: list[Ints]) -> TwoLevelSection:
     """Pages of these blocks, in this order of regions."""
     columns = [np.frombuffer(column, np.uint8) for column in (flat.scale, flat.weight, flat.table)]
     blocks = len(flat.scale) // flat.subs

@@ -67,7 +67,8 @@ class TwoLevelRouter:
 
     def __init__(self, section: TwoLevelSection, index: IndexSection) -> None:
         self.section, self.index = section, index
-        self._regions = LseRouter(section.regions, replace(index, blocks=len(section.size)))
+        over: Any = EcvhRouter if isinstance(section.regions, EcvhSection) else LseRouter
+        self._regions = over(section.regions, replace(index, blocks=len(section.size)))
 
     def page(self, query: Prepared) -> int:
         """The page of the most probable region, the lower one among equals."""
@@ -244,4 +245,5 @@ ROUTERS: dict[str, Any] = {
     "mlp": MlpRouter,
     "tree": TreeRouter,
     "ecvh": EcvhRouter,
+    "two-level-ecvh": TwoLevelRouter,
 }

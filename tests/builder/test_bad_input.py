@@ -162,7 +162,7 @@ def test_twenty_rows_are_enough(tmp_path: Path, out: Path) -> None:
         (("--memory-budget", "512MiB"), "--memory-budget is 536870912, the limit is at least 671088640 bytes"),
         (
             ("--router", "oracle"),
-            "--router is 'oracle'; known are: centroids, lse, trained, two-level, mlp, tree, ecvh",
+            "--router is 'oracle'; known are: centroids, lse, trained, two-level, mlp, tree, ecvh, two-level-ecvh",
         ),
         (("--partition", "random"), "--partition is 'random'; known are: kmeans, votes, graph, ecvh"),
         (("--spill", "all"), "--spill is 'all'; known are: none, soar, closure, misses"),

@@ -83,13 +83,14 @@ PAGE_BYTES_MAX = 4 << 20  # one read, into the buffer of the Wasm heap
 class TwoLevelSection:
     """R regions of queries; the page of a region is what routing.bin holds of the blocks that its queries want.
 
-    regions: the resident table, an lse router over regions. bits, subs, beta, temperature: as LseSection, of blocks.
+    regions: what is resident, a router over regions: lse, or ecvh where the index's router is two-level-ecvh. bits,
+    subs, beta, temperature: as LseSection, of blocks.
     offset u64 (R), size u32 (R), crc u32 (R), CRC-32C of the page. A page of n blocks is u32 (n) their numbers, rising,
     f32 (n S) scale, f32 (n S) weight, and the table. A block may lie in many pages, with the same numbers in all.
     pages: routing.bin itself, in the builder; empty in what a reader unpacked. nbytes: its size.
     """
 
-    regions: LseSection
+    regions: LseSection | EcvhSection
     bits: int
     subs: int
     beta: float
@@ -127,7 +128,8 @@ class TwoLevelSection:
         if not 0 < beta < 1e9 or not 0 < temperature < 1e3:
             raise damaged(label, f"beta {beta}, temperature {temperature}")
         offset, size, crc = cursor.column("Q", n), cursor.column("I", n), cursor.column("I", n)
-        regions = LseSection.unpack(cursor.take(len(body) - cursor.at), replace(index, blocks=n), label)
+        first: Any = EcvhSection if index.router == "two-level-ecvh" else LseSection
+        regions = first.unpack(cursor.take(len(body) - cursor.at), replace(index, blocks=n), label)
         each, end = cls.block_bytes(bits, subs, index.dimension), 0
         for r in range(n):
             blocks = size[r] // each
@@ -414,4 +416,5 @@ ROUTER_SECTIONS: dict[str, Any] = {
     "mlp": MlpSection,
     "tree": TreeSection,
     "ecvh": EcvhSection,
+    "two-level-ecvh": TwoLevelSection,
 }
