@@ -72,13 +72,19 @@ def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
     if blocks == 1:
         return Partition(x.mean(0, keepdims=True), np.zeros(rows.count, np.int32))
     centres, price, _ = _balanced(x, blocks, seed, lambda done: progress(done * PRICED_ROUNDS / (PRICED_ROUNDS + 1)))
-    home = np.empty(rows.count, np.int32)
-    for low, chunk in rows.chunks(4 * rows.dimension * _step(blocks)):
-        home[low : low + len(chunk)] = (_closeness(chunk, centres) - price).argmax(1)
+    home = homes(rows, centres, price)
     _shed(rows, home, centres, int(SHED_OVER * rows.count / blocks) + 1)
     _fill(x, sample, home, blocks)
     progress(1.0)
     return Partition(_means(x, home[sample], centres), home)
+
+
+def homes(rows: Rows, centres: F32, price: F32 | float = 0.0) -> npt.NDArray[np.int32]:
+    """i32 (N): the nearest of the centres (B, d), each as much further as its price (B)."""
+    home = np.empty(rows.count, np.int32)
+    for low, chunk in rows.chunks(4 * rows.dimension * _step(len(centres))):
+        home[low : low + len(chunk)] = (_closeness(chunk, centres) - price).argmax(1)
+    return home
 
 
 def votes(
