@@ -488,7 +488,7 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
     target = out / generation
     old = _live(out)
     # What is there already, whole, may be live: moving it would leave CURRENT without its objects for a moment.
-    if not _holds(target, objects | {"manifest.json": (len(text), current.manifest.sha256)}):
+    if not holds(target, objects | {"manifest.json": (len(text), current.manifest.sha256)}):
         if target.exists():  # damaged since
             target.rename(building / "replaced")
         building.rename(target)
@@ -504,7 +504,8 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
     return current, sum(size for size, _ in objects.values()) + len(text)
 
 
-def _holds(folder: Path, objects: dict[str, tuple[int, str]]) -> bool:
+def holds(folder: Path, objects: dict[str, tuple[int, str]]) -> bool:
+    """Whether the objects in a folder have these sizes and SHA-256."""
     paths = {folder / key: stated for key, stated in objects.items()}
     return all(p.is_file() and (p.stat().st_size, _sha256(p)) == stated for p, stated in paths.items())
 
