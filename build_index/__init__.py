@@ -1,4 +1,4 @@
-"""The builder: what is trained and measured, and how an index is written. `VectorIndex` is its face in a notebook."""
+"""The builder, its CLI and `VectorIndex`: turns vectors into an index. Imports `vantage`, never the reverse."""
 
 from typing import TYPE_CHECKING, Any
 

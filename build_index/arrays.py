@@ -17,7 +17,6 @@ from .source import BAD_ROWS_NAMED, DTYPES, NUMPY_KINDS, Array
 from .spool import NORM_MAX, NORM_MIN
 
 Ids = Ints | list[bytes]
-SAY_ROWS = "rows count from 0"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,8 @@ class Arrays:
 
     def gather(self, rows: npt.NDArray[np.integer]) -> F32:
         """f32 (n, d) of `rows`, int (n,), in the order given."""
-        return self.held[rows].astype(np.float32)
+        out: F32 = self.held[rows].astype(np.float32)
+        return out
 
     def ids(self, rows: npt.NDArray[np.integer]) -> Ids:
         """The ids of `rows`, int (n,), in the order given: int64 (n,) or n byte strings."""
@@ -75,22 +75,23 @@ class Arrays:
     def norms(self) -> npt.NDArray[np.float64]:
         """f64 (N): Euclidean norms, summed in f64."""
         wide = self.held if self.kind in ("f32", "f16") else self.held.astype(np.float32)
-        return np.sqrt(np.einsum("ij,ij->i", wide, wide, dtype=np.float64))
+        out: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", wide, wide, dtype=np.float64))
+        return out
 
 
 def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record: bytes = b"[]") -> Arrays:
     """Rows from array-likes: vectors (n, d) of f16, f32, f64, u8 or i8, ids (n) integers, strings or bytes.
 
     kind: the one that the vectors are to have: floats become it, bytes must be of it; None: their own. Strings are kept
-    as UTF-8. Raises InputError, as a build does, for NaN or infinite values, zero vectors under cosine, ids that repeat,
-    are empty or too long; five rows are named at most.
+    as UTF-8. Raises InputError, as a build does, for NaN or infinite values, zero vectors under cosine, ids that
+    repeat, are empty or too long; five rows are named at most.
     """
     held, kind = _vectors(vectors, kind)
     found = Arrays(held, kind, known_ids(ids), [record] * len(held))
     if len(found.id_of) != len(held):
         raise InputError(f"{len(found.id_of)} ids for {len(held)} vectors", hint="give each vector an id of its own")
     if kind in ("f32", "f16"):
-        _refuse(~np.isfinite(held).all(1), "vectors with NaN, infinite or too large values")
+        _refuse(np.asarray(~np.isfinite(held).all(1)), "vectors with NaN, infinite or too large values")
     norms = found.norms()
     if metric == "cosine":
         _refuse(norms < NORM_MIN, "zero vectors, which have no direction under the metric cosine")
@@ -100,7 +101,7 @@ def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record
 
 
 def matrix(vectors: Any, what: str) -> Array:
-    """(n, d) as it came, d at least 1. Raises InputError for anything but a matrix of numbers that an index can hold."""
+    """(n, d) as it came, d at least 1. Raises InputError for what is no matrix of numbers that an index can hold."""
     try:
         found = np.asarray(vectors)
     except ValueError:  # lists of different lengths
@@ -159,7 +160,7 @@ def _refuse(bad: npt.NDArray[np.bool_], reason: str) -> None:
     if rows:
         more = ", and more" if len(rows) > BAD_ROWS_NAMED else ""
         which = ", ".join(map(str, rows[:BAD_ROWS_NAMED]))
-        raise InputError(f"{reason}: rows {which}{more}", hint=f"mend or leave out these rows ({SAY_ROWS})")
+        raise InputError(f"{reason}: rows {which}{more}", hint="mend or leave out these rows (rows count from 0)")
 
 
 def _refuse_repeats(ids: Ids) -> None:

@@ -25,7 +25,7 @@ from .codecs.planes import Encoded, encode_blocks
 from .evaluate import open_index
 from .fit import Options
 from .partition import Partition, homes
-from .reopen import reopen
+from .reopen import Saved, reopen
 from .rows import NORM_MAX, Ints, Rows, row_scale
 from .shape import index_section, prepared, probabilities
 from .spill import SPILLS, Copies
@@ -278,7 +278,7 @@ class VectorIndex:
         Vectors that were stored as f16 are f16 from then on; attributes stay, those of rows added later are null.
         Raises NotFoundError where there is none, DamagedError where its bytes are not those that were written.
         """
-        saved = reopen(Path(path))
+        saved: Saved = _apart_from_loops(reopen, Path(path))
         rows, choice, told = saved.rows, saved.choice, saved.manifest
         made = cls(
             metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=told["seed"],
@@ -375,7 +375,8 @@ class VectorIndex:
             return homes(rows, shape.centres)
         section = index_section(rows, shape.blocks, rows.count, shape.router)
         p = probabilities(shape.router, shape.section, section, prepared(rows, np.arange(rows.count)))
-        return p.argmax(1).astype(np.int32)
+        out: npt.NDArray[np.int32] = p.argmax(1).astype(np.int32)
+        return out
 
     def _copies(self, rows: Rows, home: npt.NDArray[np.int32], most: int) -> npt.NDArray[np.int32]:
         """i32 (n, most): blocks of copies of new rows, -1 for none: where the fitted rows would have them too."""

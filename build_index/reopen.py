@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vantage.errors import DamagedError
+from vantage.errors import DamagedError, InputError
 from vantage.format import (
     FIELD,
     RANGES_AT,
@@ -40,7 +40,9 @@ from .write import holds
 
 @dataclass(frozen=True)
 class Saved:
-    """rows in the order of their source; codes of each block, rows as in Shape.members; attributes: the schema. norms: with error norms."""
+    """rows in the order of their source; codes of each block, rows as in Shape.members; attributes: the schema; norms:
+    with error norms.
+    """
 
     rows: Rows
     choice: Choice
@@ -51,9 +53,12 @@ class Saved:
 
 
 def reopen(path: Path) -> Saved:
-    """Reads an index in a folder, all of it. Raises NotFoundError, or DamagedError where it is not what was written."""
+    """Reads an index in a folder, all of it. Raises NotFoundError, InputError for one of an early
+    version, or DamagedError where it is not what was written."""
     index = open_index(path)
     root, generation = index.root, index.current.generation
+    if root.stop is None:
+        raise InputError(f"{path} was built before indexes had promises", hint="build it again")
     manifest = _manifest(path, index.current.manifest.key, index.current.manifest.sha256)
     section, directory = root.index, root.directory
     tables = [pq.read_table(path / part_key(generation, part)) for part in range(len(root.objects.parts))]
