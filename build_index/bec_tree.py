@@ -1,8 +1,8 @@
 """BEC-tree: clusters as prefixes of the ECVH code, with medoids; it grows, takes rows in and out, splits and merges.
 
-A binary error-correcting cluster tree. Each inner node asks one bit of a row's word of signs, so that a leaf is a prefix of
-the word: the bits asked on the way to it. Leaves exclude each other and cover all words. A row lies where its cost is
-least: its distance to the leaf's medoid, a penalty for bits that disagree with the prefix, and a price on full leaves.
+A binary error-correcting cluster tree. Each inner node asks one bit of a row's word of signs, so that a leaf is a prefix
+of the word: the bits asked on the way to it. Leaves exclude each other and cover all words. A row lies where its cost
+is least: its distance to the leaf's medoid, a penalty for bits that disagree with the prefix, a price on full leaves.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Prefixes:
 
 
 def log_probability(margins: F32, signs: F32) -> F32:
-    """f32 (m, B): logarithm of the probability of each leaf's prefix: the sum of log sigmoid(sign margin) of its bits."""
+    """f32 (m, B): log of the probability of each leaf's prefix: the sum over its bits of log sigmoid(sign margin)."""
     size = np.abs(margins)
     both = 0.5 * size + np.log1p(np.exp(-size))  # log 2 cosh(margin / 2)
     out: F32 = 0.5 * (margins @ signs.T) - both @ np.abs(signs).T
@@ -92,8 +92,8 @@ def log_probability(margins: F32, signs: F32) -> F32:
 def gains(soft: F64, spread: F64, size: npt.NDArray[np.integer] | int) -> F64:
     """(..., n) nats a row that asking a bit brings: entropy of the mean probability less the mean entropy.
 
-    High where the bit is balanced and margins are large. soft: sums over the rows of the probability of bit 0; spread: of
-    its entropy; size: of rows.
+    High where the bit is balanced and margins are large. soft: sums over the rows of the probability of bit 0; spread:
+    of its entropy; size: how many rows.
     """
     count = np.maximum(size, 1)
     return np.maximum(_entropy(soft / count) - spread / count, 0)
@@ -134,7 +134,7 @@ class _Node:
 
 @dataclass
 class _Sums:
-    """Of the rows of each leaf, by slot: count i64 (L), total f64 (L, d), and soft and spread f64 (L, n) as in gains."""
+    """Of the rows of each leaf, by slot: count i64 (L), total f64 (L, d), soft and spread f64 (L, n) as in gains."""
 
     count: Ints
     total: F64
@@ -143,9 +143,7 @@ class _Sums:
 
     @classmethod
     def none(cls, leaves: int, dimension: int, bits: int) -> _Sums:
-        return cls(
-            np.zeros(leaves, np.int64), np.zeros((leaves, dimension)), *np.zeros((2, leaves, bits), np.float64)
-        )
+        return cls(np.zeros(leaves, np.int64), np.zeros((leaves, dimension)), *np.zeros((2, leaves, bits), np.float64))
 
     def add(self, slot: I32, x: F32, margins: F32, sign: int = 1) -> None:
         """Rows x (m, d) of these slots come, or go where sign is -1."""
@@ -172,7 +170,7 @@ class _Sums:
 
 @dataclass(frozen=True)
 class Cut:
-    """Clusters of one level: cluster i32 (L), of each leaf by its number; prefix: the bits of each, 0, 1 or - (not asked)."""
+    """Clusters of one level. cluster i32 (L): of each leaf; prefix: the bits of each cluster, 0, 1 or - (not asked)."""
 
     cluster: I32
     prefix: list[str]
@@ -184,10 +182,10 @@ class Cut:
 class BecTree:
     """Rows in leaves; made by `tree`. Directory and assignments agree after every call.
 
-    home i32 (N): the leaf of every row that there ever was, -1 for those removed. Clusters of a level are numbered in the
-    order of the tree. level and k name a level: the nodes `level` bits below the root, and leaves above them; or at most k
-    clusters, the splits of least worth undone; without either, the leaves. A row's cluster is the one that its leaf lies
-    in, so that levels are nested.
+    home i32 (N): the leaf of every row that there ever was, -1 for those removed. Clusters of a level are numbered in
+    the order of the tree. level and k name one: the nodes `level` bits below the root, and leaves above them; or at
+    most k clusters, the splits of least worth undone; without either, the leaves. A row's cluster is the one that its
+    leaf lies in, so that levels are nested.
     """
 
     def __init__(self, take: Callable[[Ints], F32], metric: str, directions: F32, threshold: F32, beta: float) -> None:
@@ -198,7 +196,7 @@ class BecTree:
         self._at = [self._root]  # by slot
         self.home: I32 = np.zeros(0, np.int32)
         self._first_more, self._more = 0, np.zeros((0, directions.shape[1]), np.float32)
-        self._unit, self._capacity, self._worth = 1.0, 1, np.inf
+        self._unit, self._capacity, self._worth, self._penalty = 1.0, 1, np.inf, PENALTY
         self._sums = _Sums.none(1, directions.shape[1], len(threshold))
         self._point, self._medoid = np.zeros((1, directions.shape[1]), np.float32), np.full(1, -1, np.int64)
         self._signs = np.zeros((1, len(threshold)), np.float32)
@@ -270,9 +268,9 @@ class BecTree:
         return out
 
     def medoids(self, level: int | None = None, k: int | None = None) -> tuple[Ints, F32]:
-        """(row i64 (clusters), vector f32 (clusters, d)): of each the row of least summed squared distance to the others.
+        """(row i64 (clusters), vector f32 (clusters, d)): of each the row of least summed squared distance to the rest.
 
-        On the sphere that is the least sum of cosine distances. One pass over the rows; -1 and zeros where there are none.
+        On the sphere that is the least sum of cosine distances. One pass over the rows; -1 and zeros of no rows.
         """
         cut = self._level(level, k)
         total = np.zeros((len(cut), self._sums.total.shape[1]))
@@ -356,12 +354,12 @@ class BecTree:
         near = np.argpartition(-log_p, min(NEAR, len(among)) - 1, axis=1)[:, :NEAR]
         likely, leaf = np.take_along_axis(log_p, near, 1), among[near]
         price = BALANCE * np.log(np.maximum(self._sums.count, 1) / max(1.0, self._sums.count.mean()))
-        cost = self._distance(x, self._point[leaf]) / self._unit - PENALTY * likely + price[leaf]
+        cost = self._distance(x, self._point[leaf]) / self._unit - self._penalty * likely + price[leaf]
         best: I32 = np.take_along_axis(leaf, cost.argmin(1)[:, None], 1)[:, 0]
         return best
 
     def _central(self, label: I32, means: F32) -> tuple[Ints, F32]:
-        """(row i64 (c), vector f32 (c, d)): of each label the row nearest to its mean, the lower number among equals."""
+        """(row i64 (c), vector f32 (c, d)): of each label the row nearest to its mean, the lower one among equals."""
         row, vector = np.full(len(means), -1, np.int64), np.zeros_like(means)
         least = np.full(len(means), np.inf)
         wanted = np.flatnonzero(label >= 0)
@@ -397,7 +395,7 @@ class BecTree:
         self._centre()
 
     def _settle(self, numbers: Ints) -> None:
-        """Each row goes where its cost is least, in mini-batches that see the sizes left by those before; then medoids."""
+        """Each row goes where its cost is least, in mini-batches that see the sizes so far; then medoids follow."""
         for at in range(0, len(numbers), self._step()):
             some = numbers[at : at + self._step()]
             x, was = self._rows(some), self.home[some]
@@ -471,7 +469,7 @@ class BecTree:
         return self._dissolve(sibling)
 
     def _dissolve(self, leaf: _Node) -> _Node | None:
-        """Puts the sibling in the place of the parent and its rows into the sibling; the sibling, where it is a leaf."""
+        """Puts the sibling in the parent's place, and the rows under it; returns it where it is a leaf."""
         parent = leaf.parent
         assert parent is not None
         sibling = parent.sides[1 - parent.sides.index(leaf)]
@@ -538,7 +536,7 @@ def _columns(sums: _Sums) -> tuple[Ints, F64, F64, F64]:
 
 
 def parting(margins: F32, gain: F64, asked: list[int]) -> int | None:
-    """The bit of most gain (n) that is not asked yet and has rows, margins (m, n), on both sides; None where there is none."""
+    """The bit of most gain (n) that is not asked yet and has rows of margins (m, n) on both sides, if there is one."""
     over = (margins < 0).sum(0)
     open_ = (over > 0) & (over < len(margins))
     open_[asked] = False
@@ -550,23 +548,28 @@ def tree(
     words: Words,
     leaves: int,
     sample: Ints | None = None,
+    penalty: float = PENALTY,
     progress: Callable[[float], None] = lambda _: None,
 ) -> BecTree:
     """A tree of at most so many leaves over all rows; every leaf holds a row of the sample (sorted; all by default).
 
+    penalty: what a nat of the prefix costs, in units of the mean distance of a row to its medoid.
     It grows by the sample's words, the leaf first whose split is worth most, or one over 1.8 times the mean; then rows
     move to where their cost is least, in chunks that see the sizes that those before them left. Work grows with
     N leaves n, memory with leaves d.
     """
-    if not 1 <= leaves:
+    if leaves < 1:
         raise InputError(f"{leaves} leaves", hint="ask for one or more")
     if len(words.threshold) > BITS_MAX:
         raise InputError(f"words of {len(words.threshold)} bits", hint=f"{BITS_MAX} at most")
     known = np.arange(rows.count) if sample is None else sample
     made = BecTree(rows.take, rows.metric, words.directions, words.threshold, 2 * words.beta)
+    made._penalty = penalty
     made.home, made._first_more = np.full(rows.count, -1, np.int32), rows.count
     step = max(1, CHUNK_BYTES // (4 * rows.dimension))
-    margins = np.concatenate([made._words.margins(rows.take(known[at : at + step])) for at in range(0, len(known), step)])
+    margins = np.concatenate(
+        [made._words.margins(rows.take(known[at : at + step])) for at in range(0, len(known), step)]
+    )
     made.home[known] = _grown(made, margins, leaves)
     made._fill(known)
     progress(0.2)
