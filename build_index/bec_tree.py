@@ -1,7 +1,7 @@
 """BEC-tree: clusters as prefixes of the ECVH code, with medoids; it grows, takes rows in and out, splits and merges.
 
-A binary error-correcting cluster tree. Each inner node asks one bit of a row's word of signs, so that a leaf is a prefix
-of the word: the bits asked on the way to it. Leaves exclude each other and cover all words. A row lies where its cost
+A binary error-correcting cluster tree. Each inner node asks one bit of a row's word of signs, so a leaf is a prefix of
+the word: the bits asked on the way to it. Leaves exclude each other and cover all words. A row lies where its cost
 is least: its distance to the leaf's medoid, a penalty for bits that disagree with the prefix, a price on full leaves.
 """
 
@@ -22,6 +22,7 @@ from .words import Words
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
 LEAF = -1  # in place of a bit
+GONE = -1  # in place of a slot
 BITS_MAX = 255  # of a word: in a file a bit is one byte, and 255 a leaf
 ROUNDS = 2  # of assignment over the sample
 NEAR = 32  # leaves of the most probable prefixes, among which the cheapest is looked for
@@ -57,21 +58,17 @@ class Prefixes:
     def signs(self) -> F32:
         """f32 (B, n) by leaf number: 1 where its prefix has bit 0, -1 where it has bit 1, 0 where it does not ask."""
         out, row = np.zeros((len(self.number), len(self.threshold)), np.float32), np.zeros(len(self.threshold))
-        leaf, ways = 0, list[int]()  # ways: bits asked and answered 0 so far, to be answered 1
-        path: list[int] = []
+        path, numbers = list[int](), iter(self.number.tolist())
         for bit in self.asked.tolist():
             if bit != LEAF:
                 row[bit] = 1
                 path.append(bit)
-                ways.append(0)
                 continue
-            out[self.number[leaf]] = row
-            leaf += 1
-            while ways and ways[-1]:
+            out[next(numbers)] = row
+            while path and row[path[-1]] < 0:  # both sides are done
                 row[path.pop()] = 0
-                ways.pop()
-            if ways:
-                ways[-1], row[path[-1]] = 1, -1
+            if path:
+                row[path[-1]] = -1
         return out
 
     def reordered(self, order: Ints) -> Prefixes:
@@ -84,7 +81,7 @@ class Prefixes:
 def log_probability(margins: F32, signs: F32) -> F32:
     """f32 (m, B): log of the probability of each leaf's prefix: the sum over its bits of log sigmoid(sign margin)."""
     size = np.abs(margins)
-    both = 0.5 * size + np.log1p(np.exp(-size))  # log 2 cosh(margin / 2)
+    both: F32 = (0.5 * size + np.log1p(np.exp(-size))).astype(np.float32)  # log 2 cosh(margin / 2)
     out: F32 = 0.5 * (margins @ signs.T) - both @ np.abs(signs).T
     return out
 
@@ -158,7 +155,24 @@ class _Sums:
 
     def of(self, slots: list[int]) -> _Sums:
         """(1, ...): of all these leaves together."""
-        return _Sums(*(a[slots].sum(0, keepdims=True) for a in (self.count, self.total, self.soft, self.spread)))
+        count, total, soft, spread = (
+            column[slots].sum(0, keepdims=True) for column in (self.count, self.total, self.soft, self.spread)
+        )
+        return _Sums(count, total, soft, spread)
+
+    def with_one_more(self) -> _Sums:
+        """A leaf of no rows at the end."""
+        none = _Sums.none(1, self.total.shape[1], self.soft.shape[1])
+        return _Sums(
+            np.append(self.count, none.count), np.concatenate([self.total, none.total]),
+            np.concatenate([self.soft, none.soft]), np.concatenate([self.spread, none.spread]),
+        )  # fmt: skip
+
+    def without(self, slot: int) -> _Sums:
+        """The last leaf takes the place of this one."""
+        for column in (self.count, self.total, self.soft, self.spread):
+            column[slot] = column[-1]
+        return _Sums(self.count[:-1], self.total[:-1], self.soft[:-1], self.spread[:-1])
 
     def means(self) -> F32:
         out: F32 = (self.total / np.maximum(self.count, 1)[:, None]).astype(np.float32)
@@ -311,17 +325,17 @@ class BecTree:
             raise InputError(f"row {numbers[~there][0]} is not in the tree", hint="name rows that are")
         if len(np.unique(numbers)) < len(numbers):
             raise InputError("a row is named twice", hint="name each once")
-        touched: set[_Node] = set()
+        touched: dict[_Node, None] = {}  # in order
         for at in range(0, len(numbers), self._step()):
             some = numbers[at : at + self._step()]
             x, slot = self._rows(some), self.home[some]
             self._sums.add(slot, x, self._words.margins(x), -1)
             self.home[some] = -1
-            touched |= {self._at[s] for s in np.unique(slot)}
+            touched |= dict.fromkeys(self._at[s] for s in np.unique(slot))
         self._find_medoids(list(touched))
         for leaf in touched:
             node: _Node | None = leaf
-            while node is not None and self._at[node.slot] is node:  # it may be gone by now
+            while node is not None and node.slot != GONE:
                 node = self._merge(node)
 
     # Inside
@@ -437,8 +451,7 @@ class BecTree:
         leaf.bit, leaf.sides = bit, [low, high]
         self._at[low.slot] = low
         self._at.append(high)
-        more = _Sums.none(1, x.shape[1], margins.shape[1])
-        self._sums = _Sums(*(np.concatenate([a, b]) for a, b in zip(*map(_columns, (self._sums, more)), strict=True)))
+        self._sums = self._sums.with_one_more()
         self._point = np.concatenate([self._point, np.zeros((1, x.shape[1]), np.float32)])
         self._medoid = np.append(self._medoid, -1)
         self._signs = np.concatenate([self._signs, self._signs[low.slot][None]])
@@ -492,14 +505,14 @@ class BecTree:
 
     def _vacate(self, slot: int) -> None:
         """The last slot takes the place of an empty one."""
-        last = self.leaves - 1
+        last, self._at[slot].slot = self.leaves - 1, GONE
         self.home[self.home == last] = slot
-        self._at[slot] = self._at[last]
-        self._at[slot].slot = slot
-        self._at.pop()
-        for column in (*_columns(self._sums), self._point, self._medoid, self._signs):
+        moved = self._at.pop()
+        if slot < last:
+            self._at[slot], moved.slot = moved, slot
+        self._sums = self._sums.without(slot)
+        for column in (self._point, self._medoid, self._signs):
             column[slot] = column[last]
-        self._sums = _Sums(*(column[:last] for column in _columns(self._sums)))
         self._point, self._medoid, self._signs = self._point[:last], self._medoid[:last], self._signs[:last]
 
     def _in_order(self, wanted: set[_Node]) -> list[_Node]:
@@ -529,10 +542,6 @@ class BecTree:
         if k is not None:
             return self.cut(k)
         return self.level(len(self._threshold) if level is None else level)
-
-
-def _columns(sums: _Sums) -> tuple[Ints, F64, F64, F64]:
-    return sums.count, sums.total, sums.soft, sums.spread
 
 
 def parting(margins: F32, gain: F64, asked: list[int]) -> int | None:
