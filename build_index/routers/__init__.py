@@ -10,7 +10,7 @@ from vantage.format import RouterSection
 
 from ..lesson import Cost, Lesson
 from ..rows import Ints
-from . import ecvh, lse, mlp, trained, tree, two_level
+from . import bec_tree, ecvh, lse, mlp, trained, tree, two_level
 
 
 @dataclass(frozen=True)
@@ -35,4 +35,5 @@ ROUTERS: dict[str, Router] = {
     "mlp": Router(mlp.fit, mlp.ordered, trains=True, tuned=mlp.tuned),
     "tree": Router(tree.fit, tree.ordered, trains=True),
     "ecvh": Router(ecvh.fit, ecvh.ordered, trains=True),
+    "bec-tree": Router(bec_tree.fit, bec_tree.ordered, trains=True),
 }
