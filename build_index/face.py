@@ -19,19 +19,23 @@ from vantage.errors import InputError, NotFoundError
 from vantage.index import Answer, Index, Query
 
 from .arrays import Arrays, Ids, checked, known_ids, matrix, named, shown
+from .bec_tree import BecTree, tree
 from .build import check_name, check_options, id_bytes, manifest_of
 from .choose import Choice, choose
 from .codecs.planes import Encoded, encode_blocks
 from .evaluate import open_index
 from .fit import Options
-from .partition import Partition, homes
+from .graph import neighbour_graph
+from .partition import VOTERS, Partition, homes
 from .reopen import Saved, reopen
 from .rows import NORM_MAX, Ints, Rows, row_scale
 from .shape import index_section, prepared, probabilities
 from .spill import SPILLS, Copies
+from .words import prefix_words
 from .write import stored_kind, stored_values, write_index
 
 MEASURED_ROWS = 20_000  # of those that were fitted: how near they lie to their centres, which of them have copies
+LEAF_ROWS, LEAVES_MAX = 32, 1024  # of the tree of clusters: rows a leaf, and most leaves
 DRIFT_SHARE = 0.05  # of the fitted rows have to be added before drift is judged
 
 
@@ -43,6 +47,16 @@ class Found(NamedTuple):
 
     ids: npt.NDArray[Any]
     scores: npt.NDArray[np.float64]
+
+
+class Medoids(NamedTuple):
+    """Of each of C clusters its most central row: ids (C) as in Found, vectors f32 (C, d) as they were added; and sizes
+    i64 (C), rows in each.
+    """
+
+    ids: npt.NDArray[Any]
+    vectors: npt.NDArray[np.float32]
+    sizes: Ints
 
 
 class VectorIndex:
@@ -134,9 +148,9 @@ class VectorIndex:
     def add(self, vectors: Any, ids: Any = None) -> Self:
         """Adds rows: vectors (n, d), ids (n) as in fit, or the integers after the largest one.
 
-        A row goes to the block of the nearest centre (to the bucket of its codeword under ecvh), and has copies where
-        rows that were fitted would have them. Raises InputError, and adds nothing, where an id is there already, or as
-        fit does.
+        A row goes to the block of the nearest centre (where the router is ecvh or bec-tree, to the one of its word),
+        and has copies where rows that were fitted would have them. Raises InputError, and adds nothing, where an id is
+        there already, or as fit does.
         """
         self._check_fitted()
         old = self._stored
@@ -169,6 +183,9 @@ class VectorIndex:
         self._moved(old.followed_by(new), np.concatenate([shape.partition.home, home]),
                     np.concatenate([shape.copy, copy]), np.unique(np.concatenate([home, copy[copy >= 0]])))  # fmt: skip
         self._added += np.array([len(home), self._apart(rows, home).sum()])
+        if self._tree is not None:
+            made, numbers = self._tree
+            self._tree = made, np.concatenate([numbers, made.add(rows.slice(0, rows.count))])
         return self
 
     def remove(self, ids: Any) -> Self:
@@ -186,6 +203,10 @@ class VectorIndex:
             raise InputError("no row would be left", hint="an index keeps one row at least: fit a new one")
         if not len(gone):
             return self
+        if self._tree is not None:
+            made, numbers = self._tree
+            made.remove(numbers[gone])
+            self._tree = made, np.delete(numbers, gone)
         kept, shape = np.setdiff1d(np.arange(len(self)), gone), self._choice.shape
         home, copy = shape.partition.home, shape.copy
         touched = np.unique(np.concatenate([home[gone], copy[gone][copy[gone] >= 0]]))
@@ -260,6 +281,35 @@ class VectorIndex:
                 ids[i, j], scores[i, j] = shown(match.id), match.score
         return Found(ids, scores)
 
+    # Clusters
+
+    def cluster(self, level: int | None = None, k: int | None = None) -> npt.NDArray[np.int32]:
+        """i32 (N): the cluster of each row, in the order of ids_.
+
+        Clusters are the nodes of a BEC-tree `level` bits below its root, so 2^level at most; or at most k of them, the
+        splits of least worth undone; without either its leaves, of about 32 rows. A cluster lies inside of one of each
+        level above. The first call makes the tree (training of some seconds); add and remove keep it, splitting and
+        merging leaves, fit drops it, and it is not saved. Raises InputError for fewer than 2 rows.
+        """
+        made, numbers = self._clusters()
+        return made.labels(level, k)[numbers]
+
+    def assign(self, vectors: Any, level: int | None = None, k: int | None = None) -> npt.NDArray[np.int32]:
+        """i32 (n): the clusters that vectors (n, d) would lie in, numbered as in cluster; none is added."""
+        made, _ = self._clusters()
+        given = matrix(vectors, "the vectors")
+        self._check_width(given)
+        asked = checked(given, np.arange(len(given)), self._rows.metric)
+        return made.assign(replace(self._rows, spool=asked).slice(0, len(given)), level, k)
+
+    def medoids(self, level: int | None = None, k: int | None = None) -> Medoids:
+        """The row of each cluster with the least summed squared distance to the others, and the cluster's size."""
+        made, numbers = self._clusters()
+        row = np.full(len(made.home), -1, np.int64)
+        row[numbers] = np.arange(len(numbers))
+        central = row[made.medoids(level, k)[0]]
+        return Medoids(self.ids_[central], self._stored.gather(central), made.sizes(level, k))
+
     # Folders
 
     def save(self, path: str | Path) -> Self:
@@ -317,6 +367,7 @@ class VectorIndex:
         self._kind = stored_kind(rows.spool.kind, self.vectors == "f32")
         self._added = np.zeros(2)  # rows since the fit, their squared distances to their centres
         self._measured: tuple[float, float] | None = None
+        self._tree: tuple[BecTree, Ints] | None = None  # and the number of each row in it
         self._by_id: dict[int | bytes, int] | None = None
         self._live: tuple[tempfile.TemporaryDirectory[str], Index] | None = None
         self.n_features_in_, self.n_fitted_ = rows.dimension, rows.count
@@ -368,10 +419,21 @@ class VectorIndex:
             self._live = folder, _apart_from_loops(open_index, path)
         return self._live[1]
 
+    def _clusters(self) -> tuple[BecTree, Ints]:
+        """The tree over all rows, and the number of each row in it."""
+        self._check_fitted()
+        if self._tree is None:
+            rows, every, seed = self._rows, np.arange(len(self)), self._options.seed
+            near, memory = min(VOTERS, rows.count - 1), self._options.memory_bytes
+            graph = neighbour_graph(rows, every, near, seed=seed, memory_bytes=memory)
+            leaves = min(max(2, rows.count // LEAF_ROWS), LEAVES_MAX)
+            self._tree = tree(rows, prefix_words(rows, every, leaves, graph, seed), leaves), every
+        return self._tree
+
     def _homes(self, rows: Rows) -> npt.NDArray[np.int32]:
         """i32 (n): blocks of new rows."""
         shape = self._choice.shape
-        if shape.router != "ecvh":
+        if shape.router not in ("ecvh", "bec-tree"):
             return homes(rows, shape.centres)
         section = index_section(rows, shape.blocks, rows.count, shape.router)
         p = probabilities(shape.router, shape.section, section, prepared(rows, np.arange(rows.count)))

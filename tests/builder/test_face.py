@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import clustered
 
-from build_index import VectorIndex
+from build_index import VectorIndex, words
 from build_index.evaluate import open_index
 from build_index.reopen import reopen
 from build_index.write import encoder
@@ -272,3 +272,23 @@ def test_other_refusals(index: VectorIndex, saved: Path, tmp_path: Path) -> None
     part.write_bytes(data)
     with pytest.raises(DamagedError, match="not what was written"):
         VectorIndex.load(tmp_path / "hurt")
+
+
+def test_clusters_follow_the_rows(index: VectorIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "STEPS", 40)
+    labels = index.cluster(k=6)
+    medoids = index.medoids(k=6)
+    assert labels.shape == (600,) and medoids.sizes.tolist() == np.bincount(labels).tolist()
+    assert len(medoids.ids) == 6 and (labels[medoids.ids] == np.arange(6)).all()  # ids are row numbers here
+    assert (medoids.vectors == ROWS[medoids.ids]).all()
+    apart = ((ROWS - medoids.vectors[labels]) ** 2).sum(1)
+    assert apart.mean() < 0.8 * ((ROWS - ROWS.mean(0)) ** 2).sum(1).mean()  # the clusters are some
+    assert (index.assign(ROWS, k=6) == labels).mean() > 0.9
+    levels = [index.cluster(level=level) for level in range(4)]
+    for above, below in zip(levels, levels[1:], strict=False):  # nested
+        assert len(set(zip(above.tolist(), below.tolist(), strict=True))) == below.max() + 1
+    index.add(MORE).remove(np.arange(100))
+    labels = index.cluster(k=6)
+    assert len(labels) == 700 and index.medoids(k=6).sizes.tolist() == np.bincount(labels).tolist()
+    medoids = index.medoids()
+    assert set(medoids.ids.tolist()) <= set(index.ids_.tolist()) and medoids.sizes.sum() == 700
