@@ -14,9 +14,7 @@ from build_index import words
 TEXT = (Path(__file__).parents[2] / "docs" / "library.md").read_text()
 
 
-def test_the_notebook_runs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(words, "STEPS", 40)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     names: dict[str, Any] = {}
