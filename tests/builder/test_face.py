@@ -166,7 +166,7 @@ def test_strings_and_an_empty_block(tmp_path: Path) -> None:
 def test_attributes_stay(dots: Built, tmp_path: Path) -> None:
     """An index that a build made, with a column: changed and saved, rows keep theirs, new ones have none."""
     index = VectorIndex.load(dots.bucket / dots.name)
-    index.add(3 * dots.queries[:2], [-1, -2]).remove(index.ids_[:5]).save(tmp_path / "dots")
+    index.add(10 * dots.queries[:2], [-1, -2]).remove(index.ids_[:5]).save(tmp_path / "dots")
     opened, where = open_index(tmp_path / "dots"), dict(zip(dots.ids, dots.attributes, strict=True))
     where |= {-1: {"label": None}, -2: {"label": None}}
     for i, q in enumerate(dots.queries[:2]):
@@ -282,8 +282,8 @@ def test_clusters_follow_the_rows(index: VectorIndex, monkeypatch: pytest.Monkey
     assert labels.shape == (600,) and medoids.sizes.tolist() == np.bincount(labels).tolist()
     assert len(medoids.ids) == 6 and (labels[medoids.ids] == np.arange(6)).all()  # ids are row numbers here
     assert (medoids.vectors == ROWS[medoids.ids]).all()
-    apart = ((ROWS - medoids.vectors[labels]) ** 2).sum(1)
-    assert apart.mean() < 0.8 * ((ROWS - ROWS.mean(0)) ** 2).sum(1).mean()  # the clusters are some
+    inside = sum(((ROWS[labels == c] - ROWS[labels == c].mean(0)) ** 2).sum() for c in range(6))
+    assert inside < 0.85 * ((ROWS - ROWS.mean(0)) ** 2).sum()  # the clusters are some
     assert (index.assign(ROWS, k=6) == labels).mean() > 0.9
     levels = [index.cluster(level=level) for level in range(4)]
     for above, below in zip(levels, levels[1:], strict=False):  # nested
