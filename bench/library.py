@@ -1,6 +1,6 @@
 """What VectorIndex costs in a notebook, and its drift on rows like those it was fitted to, and on others.
 
-python bench/library.py DATA [--rows 20000]: DATA holds wordnet/ and sift/ with part-0.parquet; prints a Markdown table.
+python bench/library.py DATA [--rows 20000]: DATA holds wordnet/part-0.parquet and sift/base.parquet; prints a table.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from build_index import VectorIndex
 
-SETS = {"wordnet": "cosine", "sift": "l2"}
+SETS = {"wordnet": ("part-0.parquet", "cosine"), "sift": ("base.parquet", "l2")}
 
 
 def timed(call: Any, *args: Any) -> float:
@@ -35,10 +36,13 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for name in asked.sets.split(","):
-        table = pq.read_table(asked.data / name / "part-0.parquet", columns=["vector"])["vector"].combine_chunks()
-        x = np.asarray(table.flatten()).reshape(len(table), -1).astype(np.float32)
+        file, metric = SETS[name]
+        column = pq.read_table(asked.data / name / file, columns=["vector"])["vector"].combine_chunks()
+        flat = column.buffers()[1] if pa.types.is_fixed_size_binary(column.type) else column.flatten()
+        x = np.asarray(np.frombuffer(flat, np.uint8) if isinstance(flat, pa.Buffer) else flat)
+        x = x.reshape(len(column), -1).astype(np.float32)
         x = x[np.random.default_rng(0).permutation(len(x))[: asked.rows + 2000]]
-        index, rows = VectorIndex(metric=SETS[name], k=10, fast=True), asked.rows
+        index, rows = VectorIndex(metric=metric, k=10, fast=True), asked.rows
         fit = timed(index.fit, x[:rows])
         index.search(x[:1])
         add = timed(index.add, x[rows : rows + 1000])

@@ -80,6 +80,7 @@ class VectorIndex:
     n_features_in_: int
     n_fitted_: int
     recall_: float
+    _tree: tuple[BecTree, Ints] | None  # and the number of each row in it
 
     def __init__(
         self,
@@ -194,11 +195,11 @@ class VectorIndex:
         Raises NotFoundError, and removes nothing, where an id is not there; InputError where no row would be left.
         """
         self._check_fitted()
-        wanted, numbers = _listed(known_ids(ids)), self._numbers()
-        missing = [i for i in wanted if i not in numbers]
+        wanted, row_of = _listed(known_ids(ids)), self._numbers()
+        missing = [i for i in wanted if i not in row_of]
         if missing:
             raise NotFoundError(f"there are no rows with the ids {named(missing)}", hint="check the ids")
-        gone = np.unique(np.array([numbers[i] for i in wanted], np.int64))
+        gone = np.unique(np.array([row_of[i] for i in wanted], np.int64))
         if len(gone) == len(self):
             raise InputError("no row would be left", hint="an index keeps one row at least: fit a new one")
         if not len(gone):
@@ -367,7 +368,7 @@ class VectorIndex:
         self._kind = stored_kind(rows.spool.kind, self.vectors == "f32")
         self._added = np.zeros(2)  # rows since the fit, their squared distances to their centres
         self._measured: tuple[float, float] | None = None
-        self._tree: tuple[BecTree, Ints] | None = None  # and the number of each row in it
+        self._tree = None
         self._by_id: dict[int | bytes, int] | None = None
         self._live: tuple[tempfile.TemporaryDirectory[str], Index] | None = None
         self.n_features_in_, self.n_fitted_ = rows.dimension, rows.count
