@@ -101,7 +101,7 @@ class VectorIndex:
         cache_bytes: int = 40 << 20,
         memory_bytes: int = 2 << 30,
         growth: float = 2.0,
-        drift: float = 1.3,
+        drift: float = 1.2,  # rows alike measure 1.03 in bench/library.py, half of them moved 1.2 to 1.5
     ) -> None:
         self.metric, self.recall, self.k, self.seed = metric, recall, k, seed
         self.partition, self.router, self.spill, self.spill_share = partition, router, spill, spill_share
