@@ -1,1 +1,16 @@
-"""The builder and the CLI: turns vectors into an index. Imports `vantage`, never the reverse."""
+"""The builder, its CLI and `VectorIndex`: turns vectors into an index. Imports `vantage`, never the reverse."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .face import VectorIndex
+
+__all__ = ["VectorIndex"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "VectorIndex":  # imported when it is wanted: the command line has no use for it
+        from .face import VectorIndex
+
+        return VectorIndex
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

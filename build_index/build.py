@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from vantage import VERSION as VANTAGE_VERSION
 from vantage.errors import InputError, LimitError
@@ -23,7 +24,7 @@ from .fit import TRAINING_BYTES_MIN, Options, Say
 from .partition import PARTITIONS
 from .rotations import ROTATIONS, default
 from .routers import ROUTERS
-from .rows import Rows, row_scale
+from .rows import Rows, Stored, row_scale
 from .source import Source
 from .spill import COPIES_MAX, SPILLS
 from .spool import Spool, spool
@@ -102,14 +103,24 @@ def build(
 
 def check(source: Source, out: Path, options: Options, metric: str) -> None:
     """Raises InputError or LimitError for what can be known before reading a row."""
-    if metric not in METRICS:
-        raise InputError(f"there is no metric {metric!r}", hint=f"known are: {', '.join(METRICS)}")
+    check_name(out)
+    check_options(source.rows, source.dimension, options, metric)
+
+
+def check_name(out: Path) -> None:
+    """Raises InputError where the folder of an index has a name that a Worker would not take."""
     if not NAME.fullmatch(out.name):
         raise InputError(f"{out.name!r} is not a name for an index", hint="1 to 64 letters, digits, '.', '_', '-'")
-    if source.dimension > DIMENSION_MAX:
-        raise LimitError("the dimension", source.dimension, DIMENSION_MAX, hint="reduce the vectors first")
-    if source.rows < 20:
-        raise InputError(f"{source.rows} rows are too few to measure recall on", hint="an index needs at least 20 rows")
+
+
+def check_options(rows: int, dimension: int, options: Options, metric: str) -> None:
+    """Raises InputError or LimitError for so many rows and dimensions, or for options that do not fit together."""
+    if metric not in METRICS:
+        raise InputError(f"there is no metric {metric!r}", hint=f"known are: {', '.join(METRICS)}")
+    if dimension > DIMENSION_MAX:
+        raise LimitError("the dimension", dimension, DIMENSION_MAX, hint="reduce the vectors first")
+    if rows < 20:
+        raise InputError(f"{rows} rows are too few to measure recall on", hint="an index needs at least 20 rows")
     if not 0 < options.recall < 1:
         raise LimitError("--recall", options.recall, "between 0 and 1", hint="0.95 is a usual target")
     if not 1 <= options.k <= 100:
@@ -151,20 +162,38 @@ def _build(
     rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
     if spooled.duplicate_vectors:
         tell(f"{spooled.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
-    some = np.linspace(0, rows.count - 1, min(1000, rows.count)).astype(np.int64)
-    ids = spooled.ids(some)
-    id_bytes = float(max(map(len, ids))) if isinstance(ids, list) else 8.0
-    choice = choose(rows, id_bytes, options, say)
+    choice = choose(rows, id_bytes(spooled), options, say)
     kind = stored_kind(source.kind, wide)
-    manifest = {
+    manifest = manifest_of(rows, source.attributes, choice, options, kind)
+    current, nbytes = write_index(
+        rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done),
+        norms=options.error_norms,
+    )  # fmt: skip
+    return Report(
+        out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, spooled.duplicate_vectors,
+        source.notes, target_cost(choice.contract)
+        | {"modelled_ms_p50": choice.modelled_ms[0], "modelled_ms_p99": choice.modelled_ms[1]},
+    )  # fmt: skip
+
+
+def id_bytes(stored: Stored) -> float:
+    """Bytes that an id takes in a block: of the longest of a thousand, evenly drawn."""
+    some = np.linspace(0, stored.rows - 1, min(1000, stored.rows)).astype(np.int64)
+    ids = stored.ids(some)
+    return float(max(map(len, ids))) if isinstance(ids, list) else 8.0
+
+
+def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Options, kind: str) -> dict[str, Any]:
+    """What manifest.json says of an index whose vectors are stored as `kind`, but for its generation and objects."""
+    return {
         "format": VERSION,
         "builder": VANTAGE_VERSION,
         "rows": rows.count,
         "dimension": rows.dimension,
-        "metric": metric,
-        "id": source.id_kind,
+        "metric": rows.metric,
+        "id": rows.spool.id_kind,
         "vectors": kind,
-        "attributes": [{"name": f.name, "type": str(f.type)} for f in source.attributes],
+        "attributes": [{"name": f.name, "type": str(f.type)} for f in attributes],
         "seed": options.seed,
         "cache_bytes": options.cache_bytes,
         "memory_bytes": options.memory_bytes,
@@ -187,12 +216,3 @@ def _build(
         },
         "tried": choice.tried,
     }
-    current, nbytes = write_index(
-        rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done),
-        norms=options.error_norms,
-    )  # fmt: skip
-    return Report(
-        out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, spooled.duplicate_vectors,
-        source.notes, target_cost(choice.contract)
-        | {"modelled_ms_p50": choice.modelled_ms[0], "modelled_ms_p99": choice.modelled_ms[1]},
-    )  # fmt: skip

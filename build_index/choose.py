@@ -182,10 +182,11 @@ def _drafts(task: Task) -> list[_Draft]:
 
 def _partitions(rows: Rows, options: Options) -> list[str]:
     """Names of the partitions to measure: a cut of the neighbour graph reads less than k-means where k is small."""
-    if options.router == "ecvh" and options.partition not in (None, "ecvh"):
-        raise InputError(f"the router ecvh on the partition {options.partition}", hint="it takes --partition ecvh")
-    if options.partition is not None or options.router == "ecvh":
-        return [options.partition or "ecvh"]
+    own = options.router if options.router in PARTITIONS else None  # routers that know blocks of their own kind alone
+    if own and options.partition not in (None, own):
+        raise InputError(f"the router {own} on the partition {options.partition}", hint=f"it takes --partition {own}")
+    if options.partition is not None or own:
+        return [options.partition or own or ""]
     cuts = options.k <= GRAPH_K and not options.fast and TRAINED_ROWS_MIN <= rows.count <= MANY_ROWS
     return ["kmeans", "graph"] if cuts else ["kmeans"]
 

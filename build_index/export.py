@@ -16,6 +16,7 @@ from vantage.errors import DamagedError, InputError, LimitError
 from vantage.format import (
     TREE_UNITS,
     TREE_WAYS,
+    BecTreeSection,
     EcvhSection,
     IndexSection,
     LseSection,
@@ -26,7 +27,7 @@ from vantage.format import (
 from vantage.index import Index
 from vantage.kernels import crc32c
 from vantage.prepare import I16_NORM
-from vantage.route import SCALE_MIN, UNIT_MAX
+from vantage.route import MARGIN_MAX, MARGIN_UNIT, SCALE_MIN, UNIT_MAX
 
 from .evaluate import open_index
 from .routers.lse import unpacked
@@ -180,6 +181,28 @@ def _ecvh(g: Graph, query: Quantized, section: EcvhSection, index: IndexSection,
     return mixture(g, Quantized(margins, query.scale), signs, one, none, 1, section.beta, section.temperature)
 
 
+def _bec_tree(g: Graph, query: Quantized, section: BecTreeSection, index: IndexSection, pages: bytes) -> str:
+    """Two columns a bit, as the router has them, and the signs of every block's prefix over them."""
+    n, blocks = len(section.scale), index.blocks
+    table = _table(section.table, section.bits, n, index.dimension)
+    products = g.op("Mul", g.cast(dots(g, query.i16, table), np.float64), query.scale)
+    slope, shift = (g.constant(np.asarray(c, np.float64)[None], np.float64) for c in (section.scale, section.bias))
+    unit, half, most = (g.constant(v, np.float64) for v in (MARGIN_UNIT, 0.5, MARGIN_MAX))
+    value = g.op("Mul", g.op("Add", g.op("Mul", slope, products), shift), unit)
+    cut = g.op("Min", g.op("Max", value, g.constant(-MARGIN_MAX, np.float64)), most)
+    margin = g.op("Floor", g.op("Add", cut, half))
+    size = g.op("Abs", margin)
+    odds = g.op("Add", g.op("Exp", g.op("Div", g.op("Neg", size), unit)), g.constant(1, np.float64))
+    doubt = g.op("Mul", g.op("Log", odds), g.constant(2 * MARGIN_UNIT, np.float64))
+    both = g.op("Concat", margin, g.op("Add", size, g.op("Floor", g.op("Add", doubt, half))), axis=1)
+    signs = np.frombuffer(b"".join(section.prefixes()), np.int8).reshape(blocks, n)
+    whole, one = g.constant([[1.0]], np.float64), np.ones(blocks, np.float32)
+    return mixture(
+        g, Quantized(g.cast(both, np.float32), whole), np.concatenate([signs, -np.abs(signs)], 1), one,
+        np.zeros(blocks, np.float32), 1, 0.5 / MARGIN_UNIT, section.temperature,
+    )  # fmt: skip
+
+
 def _hidden(
     g: Graph, query: Quantized, table: I8, scale: memoryview, bias: memoryview, low: npt.NDArray[np.int64]
 ) -> str:
@@ -259,6 +282,7 @@ EXPORTS: dict[type, Callable[[Graph, Quantized, Any, IndexSection, bytes], str]]
     MlpSection: _mlp,
     TreeSection: _tree,
     EcvhSection: _ecvh,
+    BecTreeSection: _bec_tree,
     TwoLevelSection: _two_level,
 }
 

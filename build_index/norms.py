@@ -72,11 +72,14 @@ def error_norms(
         else:
             fixed = error @ centre - h
         norms = np.linalg.norm(error, axis=1)
-        step = up(norms.max() / 255)
+        step = up(norms.max(initial=0) / 255)
         values = np.ceil(norms * (1 + ROUNDING) / step).astype(np.int64) if step else np.zeros(len(norms), np.int64)
         plane = pack_norms(
-            step, up(np.abs(fixed).max()), up((np.abs(f) * lengths[part]).max()), values.astype(np.uint8).tobytes()
+            step,
+            up(np.abs(fixed).max(initial=0)),
+            up((np.abs(f) * lengths[part]).max(initial=0)),
+            values.astype(np.uint8).tobytes(),
         )
-        assert values.max() <= 255
-        out.append(Lengths(plane, up(np.linalg.norm(r, axis=1).max())))
+        assert values.max(initial=0) <= 255
+        out.append(Lengths(plane, up(np.linalg.norm(r, axis=1).max(initial=0))))
     return out

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
+from .bec_tree import Prefixes, tree
 from .graph import Graph
 from .rows import F32, Ints, Rows
-from .words import START_ROWS, Words, golay, started, trained
+from .words import START_ROWS, Words, golay, prefix_words, started, trained
 
 CHUNK_BYTES = 16 << 20
 FREE_ROUNDS = 10
@@ -26,6 +27,7 @@ VOTERS = 50  # nearest rows that have a vote
 VOTE_ROWS = 4096  # at a time: VOTERS^2 comparisons each
 EDGES = 50  # of a row in the graph that is cut
 SLACK = 0.4  # a block of the cut over the mean
+LEAF_PENALTY = 0.3  # as bec_tree.PENALTY: the router knows prefixes alone, so rows follow them more
 TWO_LEVEL_BLOCKS = 4096  # from here on k-means goes by regions: its work grows with N sqrt(B), not N B
 
 
@@ -37,13 +39,14 @@ class Partition:
     """centres f32 (B, d): means of the sample's home rows. home i32 (N).
 
     region i32 (B): the region of each block, or None. From two_level, blocks of a region have consecutive numbers.
-    words: what gave each row its block, where they are buckets of a code.
+    words: what gave each row its block, where they are buckets of a code; tree: the same, where they are leaves of one.
     """
 
     centres: F32
     home: npt.NDArray[np.int32]
     region: npt.NDArray[np.int32] | None = None
     words: Words | None = None
+    tree: Prefixes | None = None
 
     @property
     def blocks(self) -> int:
@@ -53,10 +56,10 @@ class Partition:
         """The same with block order[i] as number i."""
         number = np.empty(len(order), np.int32)
         number[order] = np.arange(len(order), dtype=np.int32)
-        region, words = self.region, self.words
+        region, words, tree = self.region, self.words, self.tree
         return Partition(
             self.centres[order], number[self.home], None if region is None else region[order],
-            None if words is None else words.reordered(order),
+            None if words is None else words.reordered(order), None if tree is None else tree.reordered(order),
         )  # fmt: skip
 
 
@@ -72,13 +75,19 @@ def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
     if blocks == 1:
         return Partition(x.mean(0, keepdims=True), np.zeros(rows.count, np.int32))
     centres, price, _ = _balanced(x, blocks, seed, lambda done: progress(done * PRICED_ROUNDS / (PRICED_ROUNDS + 1)))
-    home = np.empty(rows.count, np.int32)
-    for low, chunk in rows.chunks(4 * rows.dimension * _step(blocks)):
-        home[low : low + len(chunk)] = (_closeness(chunk, centres) - price).argmax(1)
+    home = homes(rows, centres, price)
     _shed(rows, home, centres, int(SHED_OVER * rows.count / blocks) + 1)
     _fill(x, sample, home, blocks)
     progress(1.0)
     return Partition(_means(x, home[sample], centres), home)
+
+
+def homes(rows: Rows, centres: F32, price: F32 | float = 0.0) -> npt.NDArray[np.int32]:
+    """i32 (N): the nearest of the centres (B, d), each as much further as its price (B)."""
+    home = np.empty(rows.count, np.int32)
+    for low, chunk in rows.chunks(4 * rows.dimension * _step(len(centres))):
+        home[low : low + len(chunk)] = (_closeness(chunk, centres) - price).argmax(1)
+    return home
 
 
 def votes(
@@ -206,9 +215,30 @@ def buckets(
     )
 
 
+def leaves(
+    rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = lambda _: None
+) -> Partition:
+    """Leaves of a BEC-tree over the bits of trained vantage directions, each with rows of the sample; at most `blocks`.
+
+    Raises InputError for 1 block.
+    """
+    words = prefix_words(rows, sample, blocks, graph, seed, lambda done: progress(0.8 * done))
+    made = tree(rows, words, blocks, sample, LEAF_PENALTY, lambda done: progress(0.8 + 0.2 * done))
+    x, home = rows.take(sample), made.home
+    progress(1.0)
+    return Partition(
+        _means(x, home[sample], np.zeros((made.leaves, rows.dimension), np.float32)), home, tree=made.prefixes()
+    )
+
+
 def _ecvh(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: int, progress: Progress) -> Partition:
     assert graph is not None
     return buckets(rows, sample, blocks, graph, seed, progress)
+
+
+def _bec_tree(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: int, progress: Progress) -> Partition:
+    assert graph is not None
+    return leaves(rows, sample, blocks, graph, seed, progress)
 
 
 def _kmeans(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: int, progress: Progress) -> Partition:
@@ -232,6 +262,7 @@ PARTITIONS: dict[str, Callable[[Rows, Ints, int, Graph | None, int, Progress], P
     "votes": _votes,
     "graph": _graph,
     "ecvh": _ecvh,
+    "bec-tree": _bec_tree,
 }
 
 

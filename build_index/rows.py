@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-from .spool import Spool
 
 F32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -25,11 +24,28 @@ def row_scale(metric: str, norm_mean: float, norm_max: float) -> float:
     return 1.0 / unit if unit > 0 else 1.0
 
 
+class Stored(Protocol):
+    """Where rows lie: a Spool, or Arrays. Properties and methods as those of a Spool."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def id_kind(self) -> str: ...
+    def floats(self, lo: int, hi: int) -> F32: ...
+    def gather(self, rows: npt.NDArray[np.integer]) -> F32: ...
+    def ids(self, rows: npt.NDArray[np.integer]) -> Ints | list[bytes]: ...
+    def attributes(self, rows: npt.NDArray[np.integer]) -> list[bytes]: ...
+
+
 @dataclass(frozen=True)
 class Rows:
-    """N rows of d numbers, read from the spool as they are needed."""
+    """N rows of d numbers, read from where they lie as they are needed."""
 
-    spool: Spool
+    spool: Stored
     metric: str
     scale: float
 

@@ -45,14 +45,17 @@ class Copies:
         """i32 (N, 2): where the row's first and second copy would lie, -1 for none."""
         return self.near[:, :COPIES_MAX]
 
+    def order(self, most: int) -> F32:
+        """f32 (N, most): worth of the row's first copies, inf for none; a second is never before its row's first."""
+        worth = np.where(self.block[:, :most] >= 0, self.worth[:, :most], np.inf)
+        return np.maximum.accumulate(worth, 1).astype(np.float32)
+
     def best(self, share: float) -> I32:
         """i32 (N, E), E = ceil(share), 0 to 2: blocks of share copies a row, -1 for none.
 
         The rows of least worth have copies, a row's second one after its first. There may be fewer than asked for.
         """
-        block = self.block[:, : ceil(share)]
-        # A second copy is never before the first of its row, nor in front of it among equals.
-        worth = np.maximum.accumulate(np.where(block >= 0, self.worth[:, : ceil(share)], np.inf), 1).ravel()
+        block, worth = self.block[:, : ceil(share)], self.order(ceil(share)).ravel()
         count = min(round(share * len(block)), int(np.isfinite(worth).sum()))
         chosen = np.argsort(worth, kind="stable")[:count]
         out = np.full(block.size, -1, np.int32)

@@ -155,6 +155,20 @@ def stored_kind(kind: str, wide: bool) -> str:
     return "f16" if kind == "f32" and not wide else kind
 
 
+# (first block, after the last, source rows of these blocks, where each begins and the last ends) -> their codes
+Encode = Callable[[int, int, Ints, list[int]], list[Encoded]]
+
+
+def encoder(rows: Rows, choice: Choice) -> Encode:
+    """Encodes the blocks it is asked for."""
+    centres = choice.shape.centres
+
+    def encode(low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
+        return encode_blocks(choice.codec, rows.take(source), starts, centres[low:high], rows.metric)
+
+    return encode
+
+
 def write_index(
     rows: Rows,
     attributes: pa.Schema,
@@ -165,18 +179,19 @@ def write_index(
     progress: Callable[[float], None],
     *,
     norms: bool = False,
+    encode: Encode | None = None,
 ) -> tuple[Current, int]:
     """Writes a generation under the folder `out` and makes it live; (CURRENT, bytes of all objects).
 
     All is written into `.building` and renamed when it is whole; CURRENT is replaced last. A build that dies leaves the
-    index as it was. norms: with error norms, for exact answers. Raises InputError when the disk is full, or f16 cannot
-    hold a value.
+    index as it was. norms: with error norms, for exact answers. encode: where codes come from that are known already.
+    Raises InputError when the disk is full, or f16 cannot hold a value.
     """
     building = out / BUILDING
     try:
         shutil.rmtree(building, ignore_errors=True)
         (building / "vectors").mkdir(parents=True)
-        return _write(rows, attributes, choice, out, building, vector_kind, manifest, progress, norms)
+        return _write(rows, attributes, choice, out, building, vector_kind, manifest, progress, norms, encode)
     except OSError as error:
         raise InputError(
             f"cannot write {out}: {error.strerror or error}", hint="free some space or name another --out"
@@ -195,8 +210,9 @@ def _write(
     manifest: dict[str, Any],
     progress: Callable[[float], None],
     norms: bool,
+    encode: Encode | None,
 ) -> tuple[Current, int]:
-    shape, codec = choice.shape, choice.codec
+    shape, codec, encode = choice.shape, choice.codec, encode or encoder(rows, choice)
     members, blocks = shape.members(), shape.blocks
     home_counts = np.bincount(shape.partition.home, minlength=blocks)
     first_row = np.concatenate([[0], np.cumsum(home_counts)])
@@ -226,7 +242,7 @@ def _write(
     for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
         source = np.concatenate(members[low:high])
         starts = np.concatenate([[0], np.cumsum([len(m) for m in members[low:high]])]).tolist()
-        encoded = encode_blocks(codec, rows.take(source), starts, shape.centres[low:high], rows.metric)
+        encoded = encode(low, high, source, starts)
         ids = _id_bytes(rows, source)
         lengths = _lengths(rows, choice, encoded, source, slice(low, high), vector_kind) if norms else []
         radius.extend(block.radius for block in lengths)
@@ -318,7 +334,7 @@ def _write_vectors(
         if writer is None:
             paths.append(building / "vectors" / f"part-{len(paths):05d}.parquet")
             writer = _PartWriter(paths[-1], schema, low)
-        values = _stored_values(rows.spool.gather(source), kind, source)
+        values = stored_values(rows.spool.gather(source), kind, source)
         raw = memoryview(values.tobytes())
         for i, row in enumerate(source.tolist()):
             checks[row] = crc32c(raw[i * width : (i + 1) * width])
@@ -358,7 +374,8 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def _stored_values(values: npt.NDArray[np.float32], kind: str, source: Ints) -> npt.NDArray[Any]:
+def stored_values(values: npt.NDArray[np.float32], kind: str, source: Ints) -> npt.NDArray[Any]:
+    """values f32 (n, d) as they are stored. Raises InputError that names one of the rows `source` (n): f16 loses it."""
     if kind == "f16":
         with np.errstate(over="ignore"):
             half = values.astype(np.float16)
@@ -388,7 +405,7 @@ def _check_pages(
             for r in (row, last):
                 file.seek(offset + (r - row) * width)
                 source = home_rows[r : r + 1]
-                if file.read(width) != _stored_values(rows.spool.gather(source), kind, source).tobytes():
+                if file.read(width) != stored_values(rows.spool.gather(source), kind, source).tobytes():
                     raise VantageError(
                         f"{path.name}: row {r} is not at byte {offset + (r - row) * width}",
                         hint="this version of pyarrow lays pages out in another way: report it",
@@ -406,7 +423,7 @@ def _lengths(
     rows: Rows, choice: Choice, encoded: list[Encoded], source: Ints, blocks: slice, kind: str
 ) -> list[Lengths]:
     """Error norms of blocks with the source rows `source`, to the full vectors as they are stored."""
-    x = _stored_values(rows.spool.gather(source), kind, source).astype(np.float64)
+    x = stored_values(rows.spool.gather(source), kind, source).astype(np.float64)
     if rows.metric == "cosine":
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     else:
@@ -470,7 +487,7 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
     target = out / generation
     old = _live(out)
     # What is there already, whole, may be live: moving it would leave CURRENT without its objects for a moment.
-    if not _holds(target, objects | {"manifest.json": (len(text), current.manifest.sha256)}):
+    if not holds(target, objects | {"manifest.json": (len(text), current.manifest.sha256)}):
         if target.exists():  # damaged since
             target.rename(building / "replaced")
         building.rename(target)
@@ -486,7 +503,8 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
     return current, sum(size for size, _ in objects.values()) + len(text)
 
 
-def _holds(folder: Path, objects: dict[str, tuple[int, str]]) -> bool:
+def holds(folder: Path, objects: dict[str, tuple[int, str]]) -> bool:
+    """Whether the objects in a folder have these sizes and SHA-256."""
     paths = {folder / key: stated for key, stated in objects.items()}
     return all(p.is_file() and (p.stat().st_size, _sha256(p)) == stated for p, stated in paths.items())
 

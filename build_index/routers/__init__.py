@@ -11,7 +11,7 @@ from vantage.format import RouterSection
 
 from ..lesson import Cost, Lesson
 from ..rows import Ints
-from . import ecvh, lse, mlp, trained, tree, two_level
+from . import bec_tree, ecvh, lse, mlp, trained, tree, two_level
 
 
 @dataclass(frozen=True)
@@ -39,4 +39,5 @@ ROUTERS: dict[str, Router] = {
     "two-level-ecvh": Router(
         two_level.fit, two_level.ordered, tuned=partial(two_level.tuned, first=two_level.by_words)
     ),
+    "bec-tree": Router(bec_tree.fit, bec_tree.ordered, trains=True),
 }

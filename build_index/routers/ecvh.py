@@ -56,10 +56,10 @@ def section(words: Words, bits: int = BITS) -> EcvhSection:
     table, scale = lse.quantized(words.directions / np.float32(unit), bits)
     bias = (-words.threshold / unit).astype(np.float32)
     message_bits = max(int(words.generator.max()).bit_length(), 1)
-    planes = _planes(words.message, message_bits)
+    stored = planes(words.message, message_bits)
     return EcvhSection(
         bits, message_bits, words.beta * unit, TEMPERATURES[0], memoryview(scale), memoryview(bias),
-        memoryview(words.generator), memoryview(planes), memoryview(table),
+        memoryview(words.generator), memoryview(stored), memoryview(table),
     )  # fmt: skip
 
 
@@ -68,10 +68,10 @@ def ordered(section: EcvhSection, order: Ints) -> EcvhSection:
     stored = np.frombuffer(section.messages, np.uint8).reshape(section.message_bits, -1)
     bit = np.unpackbits(stored, axis=1, count=len(order), bitorder="little").astype(np.uint32)
     message = (bit << np.arange(section.message_bits, dtype=np.uint32)[:, None]).sum(0, dtype=np.uint32)
-    return replace(section, messages=memoryview(_planes(message[order], section.message_bits)))
+    return replace(section, messages=memoryview(planes(message[order], section.message_bits)))
 
 
-def _planes(message: Any, message_bits: int) -> bytes:
-    """Plane j: bit j of each message u32 (B), eight a byte."""
-    bit = (message >> np.arange(message_bits, dtype=np.uint32)[:, None] & 1).astype(np.uint8)
+def planes(message: Any, message_bits: int) -> bytes:
+    """Plane j: bit j of each message, integers (B), eight a byte."""
+    bit = (message >> np.arange(message_bits, dtype=message.dtype)[:, None] & 1).astype(np.uint8)
     return np.packbits(bit, axis=1, bitorder="little").tobytes()

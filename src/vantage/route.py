@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import floor
+from math import exp, floor, log1p
 from typing import Any, Protocol
 
 from . import kernels
@@ -14,6 +14,7 @@ from .format import (
     NO_CHILD,
     TREE_UNITS,
     TREE_WAYS,
+    BecTreeSection,
     EcvhSection,
     IndexSection,
     LseSection,
@@ -26,6 +27,8 @@ from .prepare import Prepared
 
 Part = tuple[memoryview, memoryview, memoryview]  # of a table of sub-centroids: scale, weight, rows
 UNIT_MAX = 32767  # a hidden unit, in the query's integers
+MARGIN_UNIT = 1 << 10  # of a margin's logit, as an integer
+MARGIN_MAX = 30 * MARGIN_UNIT  # as an integer: both columns of a bit fit i16
 SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite number of them
 
 
@@ -222,6 +225,45 @@ class EcvhRouter:
         return self._output.route(replace(query, i16=margins))
 
 
+class BecTreeRouter:
+    """A block is as probable as the prefix of its leaf: the product over its bits of the sigmoid of the signed margin.
+
+    log sigmoid(+-m) is (+-m - |m|) / 2 - log(1 + exp(-|m|)): linear in two columns a bit, so one product of matrices.
+    """
+
+    def __init__(self, section: BecTreeSection, index: IndexSection) -> None:
+        self.section, self.index = section, index
+        self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
+        n, blocks = len(section.scale), index.blocks
+        padding, asks = bytes(aligned(2 * n, 16) - 2 * n), bytes([0, *[255] * 255])  # 255: -1 as i8
+        signs = b"".join(prefix + prefix.translate(asks) + padding for prefix in section.prefixes())
+        self._padding = array("h", bytes(2 * len(padding)))
+        output = LseSection(
+            8, 1, 0.5 / MARGIN_UNIT, section.temperature, memoryview(signs), memoryview(array("f", [1.0] * blocks)),
+            memoryview(array("f", [0.0] * blocks)),
+        )  # fmt: skip
+        self._output = LseRouter(output, replace(index, dimension=2 * n))
+
+    def route(self, query: Prepared) -> Routed:
+        section, n = self.section, len(self.section.scale)
+        dots = array("i", bytes(4 * n))
+        self._matvec(query.i16, section.table, n, self.index.dimension, dots)
+        columns = zip(section.scale, dots, section.bias, strict=True)
+        margins = [_margin(scale * (dot * query.i16_scale) + bias) for scale, dot, bias in columns]
+        both = array("h", margins + [abs(m) + _unsure(m) for m in margins]) + self._padding
+        return self._output.route(replace(query, i16=both, i16_scale=1.0))
+
+
+def _margin(logit: float) -> int:
+    """In units of 2^-10, halves up."""
+    return floor(min(max(logit * MARGIN_UNIT, -MARGIN_MAX), MARGIN_MAX) + 0.5)
+
+
+def _unsure(margin: int) -> int:
+    """2 log(1 + exp(-|m|)) in units of 2^-10: no value lies so near a half that two correct libraries disagree."""
+    return floor(2 * MARGIN_UNIT * log1p(exp(-abs(margin) / MARGIN_UNIT)) + 0.5)
+
+
 def _hidden(dots: array[int], scale: memoryview, bias: memoryview, linear: int, query: Prepared) -> array[int]:
     """i16 of hidden units from their dots: the first `linear` signed, others at least 0, none past the query's norm.
 
@@ -246,4 +288,5 @@ ROUTERS: dict[str, Any] = {
     "tree": TreeRouter,
     "ecvh": EcvhRouter,
     "two-level-ecvh": TwoLevelRouter,
+    "bec-tree": BecTreeRouter,
 }

@@ -38,7 +38,7 @@ ID_KINDS = ("i64", "bytes")
 VECTOR_KINDS = ("f16", "f32", "u8", "i8")
 VECTOR_BYTES = {"f16": 2, "f32": 4, "u8": 1, "i8": 1}
 CODECS = ("lrsq", "rabitq", "pq", "sign", "ecvh")
-ROUTERS = ("lse", "centroids", "trained", "two-level", "mlp", "tree", "ecvh", "two-level-ecvh")
+ROUTERS = ("lse", "centroids", "trained", "two-level", "mlp", "tree", "ecvh", "two-level-ecvh", "bec-tree")
 
 DIMENSION_MAX = 4096
 AXES_MAX = 8192  # directions of a rotation

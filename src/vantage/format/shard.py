@@ -60,7 +60,7 @@ def id_width(block: bytes | memoryview, planes: BlockPlanes, label: str) -> int:
 
 def pack_ids(ids: list[bytes]) -> tuple[int, bytes]:
     """(width, plane): fixed width when no id is longer than ID_WIDTH_MAX or ends in NUL, else offsets and bytes."""
-    longest = max(map(len, ids))
+    longest = max(map(len, ids), default=1)
     if longest <= ID_WIDTH_MAX and not any(i.endswith(b"\0") for i in ids):
         return longest, b"".join(i.ljust(longest, b"\0") for i in ids)
     offsets, at = [0], 0

@@ -1,0 +1,177 @@
+"""Rows in memory: numpy arrays and ids, checked as a source is, read as a spool is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.errors import InputError
+from vantage.format.layout import ID_BYTES_MAX
+
+from .rows import F32, Ints
+from .source import BAD_ROWS_NAMED, DTYPES, NUMPY_KINDS, Array
+from .spool import NORM_MAX, NORM_MIN
+
+Ids = Ints | list[bytes]
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """N rows. held (N, d) in normal form of `kind`; id_of: int64 (N) or N byte strings; records: of attributes, as JSON
+    arrays. Checked: see `checked`. All row numbers are positions.
+    """
+
+    held: Array
+    kind: str
+    id_of: Ids
+    records: list[bytes]
+
+    @property
+    def rows(self) -> int:
+        return len(self.held)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.held.shape[1])
+
+    @property
+    def id_kind(self) -> str:
+        return "bytes" if isinstance(self.id_of, list) else "i64"
+
+    def floats(self, lo: int, hi: int) -> F32:
+        """f32 (hi - lo, d) of rows [lo, hi)."""
+        return self.held[lo:hi].astype(np.float32)
+
+    def gather(self, rows: npt.NDArray[np.integer]) -> F32:
+        """f32 (n, d) of `rows`, int (n,), in the order given."""
+        out: F32 = self.held[rows].astype(np.float32)
+        return out
+
+    def ids(self, rows: npt.NDArray[np.integer]) -> Ids:
+        """The ids of `rows`, int (n,), in the order given: int64 (n,) or n byte strings."""
+        return _picked(self.id_of, rows)
+
+    def attributes(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
+        """A JSON array for each of `rows`, int (n,), in the order given."""
+        return [self.records[row] for row in rows.tolist()]
+
+    def take(self, rows: Ints) -> Arrays:
+        """These rows alone, in the order given."""
+        return replace(self, held=self.held[rows], id_of=_picked(self.id_of, rows), records=self.attributes(rows))
+
+    def followed_by(self, more: Arrays) -> Arrays:
+        """Both, of one kind, one after the other."""
+        ids: Ids
+        if isinstance(self.id_of, list) or isinstance(more.id_of, list):
+            ids = [*self.id_of, *more.id_of]
+        else:
+            ids = np.concatenate([self.id_of, more.id_of])
+        return Arrays(np.concatenate([self.held, more.held]), self.kind, ids, self.records + more.records)
+
+    def norms(self) -> npt.NDArray[np.float64]:
+        """f64 (N): Euclidean norms, summed in f64."""
+        wide = self.held if self.kind in ("f32", "f16") else self.held.astype(np.float32)
+        out: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", wide, wide, dtype=np.float64))
+        return out
+
+
+def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record: bytes = b"[]") -> Arrays:
+    """Rows from array-likes: vectors (n, d) of f16, f32, f64, u8 or i8, ids (n) integers, strings or bytes.
+
+    kind: the one that the vectors are to have: floats become it, bytes must be of it; None: their own. Strings are kept
+    as UTF-8. Raises InputError, as a build does, for NaN or infinite values, zero vectors under cosine, ids that
+    repeat, are empty or too long; five rows are named at most.
+    """
+    held, kind = _vectors(vectors, kind)
+    found = Arrays(held, kind, known_ids(ids), [record] * len(held))
+    if len(found.id_of) != len(held):
+        raise InputError(f"{len(found.id_of)} ids for {len(held)} vectors", hint="give each vector an id of its own")
+    if kind in ("f32", "f16"):
+        _refuse(np.asarray(~np.isfinite(held).all(1)), "vectors with NaN, infinite or too large values")
+    norms = found.norms()
+    if metric == "cosine":
+        _refuse(norms < NORM_MIN, "zero vectors, which have no direction under the metric cosine")
+    _refuse(norms > NORM_MAX, f"vectors with a norm over {NORM_MAX:g}, whose scores float32 cannot hold")
+    _refuse_repeats(found.id_of)
+    return found
+
+
+def matrix(vectors: Any, what: str) -> Array:
+    """(n, d) as it came, d at least 1. Raises InputError for what is no matrix of numbers that an index can hold."""
+    try:
+        found = np.asarray(vectors)
+    except ValueError:  # lists of different lengths
+        raise InputError(f"{what} are not all of one length", hint="give a 2-D array, one row a vector") from None
+    if found.ndim != 2 or not found.shape[1]:
+        raise InputError(f"{what} have the shape {found.shape}", hint="give a 2-D array, one row a vector")
+    if found.dtype.str[1:] not in NUMPY_KINDS:
+        raise InputError(f"{what} are of type {found.dtype}", hint="vectors are f16, f32, f64, u8 or i8")
+    return found
+
+
+def known_ids(ids: Any) -> Ids:
+    """int64 (n), or n byte strings, of an array or a sequence of integers, strings or bytes. Raises InputError."""
+    given = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    if all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in given):
+        try:
+            return np.array(given, np.int64)
+        except OverflowError:
+            raise InputError("an id is outside of 64 bits", hint="ids go from -2^63 to 2^63 - 1") from None
+    if not all(isinstance(i, (str, bytes)) for i in given):
+        names = sorted({type(i).__name__ for i in given})
+        raise InputError(f"ids are of type {', '.join(names)}", hint="ids are integers, or strings and bytes")
+    out = [i.encode() if isinstance(i, str) else bytes(i) for i in given]
+    _refuse(np.array([not i for i in out], bool), "ids that are empty")
+    _refuse(np.array([len(i) > ID_BYTES_MAX for i in out], bool), f"ids over {ID_BYTES_MAX} bytes")
+    return out
+
+
+def shown(identifier: int | bytes) -> Any:
+    """An id as people see it: bytes that are UTF-8 are a string."""
+    if isinstance(identifier, int):
+        return identifier
+    try:
+        return identifier.decode()
+    except UnicodeDecodeError:
+        return identifier
+
+
+def named(identifiers: Sequence[int | bytes]) -> str:
+    """The first five ids, for a message."""
+    more = ", and more" if len(identifiers) > BAD_ROWS_NAMED else ""
+    return ", ".join(repr(shown(i)) for i in identifiers[:BAD_ROWS_NAMED]) + more
+
+
+def _vectors(vectors: Any, kind: str | None) -> tuple[Array, str]:
+    given = matrix(vectors, "the vectors")
+    own = NUMPY_KINDS[given.dtype.str[1:]]
+    if kind is not None and kind != own and {kind, own} & {"u8", "i8"}:
+        raise InputError(f"vectors of type {own} for an index of {kind}", hint=f"convert them to {kind}")
+    with np.errstate(over="ignore"):  # what is beyond the kind becomes infinite and is refused
+        return np.ascontiguousarray(given, DTYPES[kind or own]), kind or own
+
+
+def _refuse(bad: npt.NDArray[np.bool_], reason: str) -> None:
+    rows = np.flatnonzero(bad).tolist()
+    if rows:
+        more = ", and more" if len(rows) > BAD_ROWS_NAMED else ""
+        which = ", ".join(map(str, rows[:BAD_ROWS_NAMED]))
+        raise InputError(f"{reason}: rows {which}{more}", hint="mend or leave out these rows (rows count from 0)")
+
+
+def _refuse_repeats(ids: Ids) -> None:
+    seen, again = set[int | bytes](), list[int | bytes]()
+    for i in ids if isinstance(ids, list) else ids.tolist():
+        if i in seen:
+            again.append(i)
+        seen.add(i)
+    if again:
+        raise InputError(f"duplicate ids: {named(again)}", hint="give every row an id of its own")
+
+
+def _picked(ids: Ids, rows: npt.NDArray[np.integer]) -> Ids:
+    return [ids[row] for row in rows.tolist()] if isinstance(ids, list) else ids[rows]

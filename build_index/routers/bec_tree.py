@@ -1,0 +1,70 @@
+"""bec-tree: directions and the tree that made the blocks; a block is as probable as the prefix of its leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vantage.errors import InputError
+from vantage.format import BecTreeSection
+
+from ..bec_tree import LEAF, Prefixes
+from ..lesson import Cost, Lesson
+from ..rows import Ints
+from . import learn, lse
+from .ecvh import BATCH, BITS, RATES, STEPS, TEMPERATURES, planes
+
+
+def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> BecTreeSection:
+    """Directions, thresholds and beta trained on where neighbours and copies lie; then the temperature, by cost.
+
+    Raises InputError for blocks that are no leaves of a tree.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    tree = lesson.partition.tree
+    if tree is None:
+        raise InputError("the router bec-tree on blocks that are no leaves", hint="it takes --partition bec-tree")
+    signs = tree.signs().T
+    low, high = jnp.asarray(signs > 0, jnp.float32), jnp.asarray(signs < 0, jnp.float32)
+
+    def scores(now: dict[str, Any], q: Any) -> Any:
+        margins = jnp.exp(now["log_beta"]) * (q @ lse.rounded(now["directions"], BITS).T - now["threshold"])
+        return jax.nn.log_sigmoid(margins) @ low + jax.nn.log_sigmoid(-margins) @ high
+
+    start = {
+        "directions": tree.directions, "threshold": tree.threshold, "log_beta": np.float32(np.log(tree.beta)),
+    }  # fmt: skip
+    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.9 * done))
+    made = section(
+        replace(
+            tree, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
+        )
+    )
+    return min((replace(made, temperature=t) for t in TEMPERATURES), key=cost)
+
+
+def section(tree: Prefixes, bits: int = BITS) -> BecTreeSection:
+    """The tree as stored: beta is part of scale and bias."""
+    table, scale = lse.quantized(np.float32(tree.beta) * tree.directions, bits)
+    bias = (-tree.beta * tree.threshold).astype(np.float32)
+    asked = np.where(tree.asked == LEAF, 255, tree.asked).astype(np.uint8)
+    return BecTreeSection(
+        bits, TEMPERATURES[0], memoryview(scale), memoryview(bias), memoryview(asked.tobytes()),
+        memoryview(_numbers(tree.number)), memoryview(table),
+    )  # fmt: skip
+
+
+def ordered(section: BecTreeSection, order: Ints) -> BecTreeSection:
+    """Block order[i] as number i."""
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order))
+    return replace(section, numbers=memoryview(_numbers(number[section.blocks_of_leaves()])))
+
+
+def _numbers(number: Any) -> bytes:
+    return planes(number, BecTreeSection.planes(len(number)))

@@ -1,0 +1,295 @@
+"""VectorIndex: what it answers is what its saved files answer, whatever was added and removed before."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from doubles import Built
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import clustered
+
+from build_index import VectorIndex, words
+from build_index.evaluate import open_index
+from build_index.reopen import reopen
+from build_index.write import encoder
+from vantage.errors import DamagedError, InputError, NotFoundError
+from vantage.index import Query
+
+K = 10
+DATA = clustered(900, 24, 5).astype(np.float16).astype(np.float32)  # as they are stored
+ROWS, MORE, QUERIES = DATA[:600], DATA[600:800], DATA[800:]
+CHOICES: dict[str, Any] = {"recall": 0.9, "k": K, "fast": True, "spill_share": 0.35, "error_norms": True}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of ROWS under l2, ids 0 to 599, as it was saved."""
+    path = tmp_path_factory.mktemp("bucket") / "points"
+    VectorIndex(metric="l2", **CHOICES).fit(ROWS).save(path)
+    return path
+
+
+@pytest.fixture
+def index(saved: Path) -> VectorIndex:
+    return VectorIndex.load(saved)
+
+
+def proven(index: VectorIndex, rows: dict[Any, np.ndarray], queries: np.ndarray) -> None:
+    """Exact answers are those of brute force over these rows, by id, and nothing else is ever found."""
+    assert set(index.ids_.tolist()) == set(rows)
+    k = min(K, len(rows))
+    found = index.search(queries, k, exact=True)
+    assert set(found.ids.ravel().tolist()) <= set(rows)
+    x = np.stack(list(rows.values())).astype(np.float64)
+    for ids, scores, q in zip(found.ids.tolist(), found.scores, queries, strict=True):
+        assert len(set(ids)) == k
+        best = np.sort(((x - q) ** 2).sum(1))[:k]
+        assert np.allclose(scores, best, rtol=1e-4, atol=1e-3)
+        assert np.allclose([((rows[i].astype(np.float64) - q) ** 2).sum() for i in ids], best, rtol=1e-4, atol=1e-3)
+
+
+def test_searches_as_the_saved_files_do(saved: Path, index: VectorIndex, tmp_path: Path) -> None:
+    index.add(MORE).remove(np.arange(0, 600, 5))
+    found = index.search(QUERIES, K)
+    index.save(tmp_path / "again")
+    opened = open_index(tmp_path / "again")
+    for q, ids, scores in zip(QUERIES, found.ids, found.scores, strict=True):
+        answer = asyncio.run(opened.query(Query(q.tolist(), K)))
+        assert [m.id for m in answer.matches] == ids.tolist() and [m.score for m in answer.matches] == scores.tolist()
+    again = VectorIndex.load(tmp_path / "again").search(QUERIES, K)
+    assert (again.ids == found.ids).all() and (again.scores == found.scores).all()
+    assert opened.root.index.rows == len(index) == 680
+
+
+def test_load_and_save_change_no_byte(saved: Path, tmp_path: Path) -> None:
+    index = VectorIndex.load(saved)
+    before = index.search(QUERIES, K)
+    index.save(tmp_path / "copy")
+    names = [(p / "CURRENT").read_bytes() for p in (saved, tmp_path / "copy")]
+    assert names[0] == names[1]
+    fresh = VectorIndex(metric="l2", **CHOICES).fit(ROWS)
+    found = fresh.search(QUERIES, K)
+    assert (found.ids == before.ids).all() and (found.scores == before.scores).all()
+    assert repr(index) == "VectorIndex(metric='l2', recall=0.9, k=10, error_norms=True)"
+
+
+def test_recall(index: VectorIndex) -> None:
+    found = index.search(QUERIES, K)
+    hits = [
+        len(set(ids) & set(np.argsort(((ROWS - q) ** 2).sum(1))[:K].tolist()))
+        for ids, q in zip(found.ids.tolist(), QUERIES, strict=True)
+    ]
+    assert np.mean(hits) / K >= 0.87 and index.recall_ >= 0.9
+
+
+def test_new_rows_are_found_and_removed_ones_are_not(index: VectorIndex) -> None:
+    index.add(MORE, np.arange(200) - 5000)
+    assert (index.search(MORE, 1, recall=0.95).ids[:, 0] == np.arange(200) - 5000).mean() > 0.98
+    gone = np.arange(-5000, -4900)
+    index.remove(gone)
+    assert not np.isin(index.search(MORE, K).ids, gone).any()
+    assert not np.isin(index.search(MORE, K, exact=True).ids, gone).any()
+    index.add(MORE[:100], gone)  # the ids are free again
+    assert (index.search(MORE[:100], 1, exact=True).ids[:, 0] == gone).all()
+
+
+def test_only_touched_blocks_are_encoded_again(index: VectorIndex) -> None:
+    index.search(QUERIES[:1])
+    before = list(index._codes)
+    index.add(QUERIES[:1])
+    stale = [b for b, codes in enumerate(index._codes) if codes is None]
+    assert 1 <= len(stale) <= 2 < len(before)
+    index.search(QUERIES[:1])
+    assert [b for b, (old, new) in enumerate(zip(before, index._codes, strict=True)) if old is not new] == stale
+
+
+@pytest.mark.parametrize("codec", ["lrsq", "rabitq", "pq", "sign"])
+def test_a_codec_read_back_is_the_codec(codec: str, tmp_path: Path) -> None:
+    """Encoding the rows again with what the file says gives the codes that are there."""
+    options = {"recall": 0.5, "k": 1, "fast": True}
+    VectorIndex(codec=codec, metric="cosine", **options).fit(ROWS[:300]).save(tmp_path / "index")
+    found = reopen(tmp_path / "index")
+    members = found.choice.shape.members()
+    starts = np.cumsum([0, *map(len, members)]).tolist()
+    again = encoder(found.rows, found.choice)(0, len(members), np.concatenate(members), starts)
+    assert np.mean([(a.codes == b.codes).mean() for a, b in zip(again, found.codes, strict=True)]) > 0.99
+    assert np.allclose([a.ranges for a in again], [b.ranges for b in found.codes], atol=1e-3)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["add", "remove", "block", "load"]), st.integers(0, 2**32)), max_size=6))
+def test_any_sequence_of_changes(saved: Path, tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
+    index, rows, free = VectorIndex.load(saved), dict(enumerate(ROWS)), 600
+    for step, seed in steps:
+        draw = np.random.default_rng(seed)
+        ids = np.array(sorted(rows))
+        if step == "add":
+            x = DATA[draw.integers(len(DATA), size=draw.integers(1, 60))]  # repeats too
+            index.add(x, free + np.arange(len(x)))
+            rows |= dict(zip(range(free, free + len(x)), x, strict=True))
+            free += len(x)
+        elif step == "load":
+            path = tmp_path_factory.mktemp("bucket") / "later"
+            index = VectorIndex.load(index.save(path) and path)
+        else:
+            block = index._choice.shape.partition.home
+            gone = draw.choice(ids, draw.integers(max(1, len(ids) // 2)), replace=False)
+            if step == "block":  # one becomes empty
+                gone = index.ids_[block == block[draw.integers(len(block))]]
+            gone = gone[: len(ids) - 1]
+            index.remove(gone)
+            for i in gone.tolist():
+                del rows[i]
+    proven(index, rows, QUERIES[:10])
+
+
+def test_strings_and_an_empty_block(tmp_path: Path) -> None:
+    index = VectorIndex(metric="dot", **CHOICES).fit(ROWS[:300], [f"row {i}" for i in range(300)])
+    home = index._choice.shape.partition.home
+    gone = index.ids_[home == home[0]]
+    index.remove(gone)
+    found = index.search(QUERIES, 3)
+    assert found.ids.dtype == object and not set(found.ids.ravel()) & set(gone)
+    again = VectorIndex.load(index.save(tmp_path / "dots") and tmp_path / "dots")
+    assert (again.ids_ == index.ids_).all() and (again.search(QUERIES, 3).ids == found.ids).all()
+    with pytest.raises(InputError, match="give some"):
+        index.add(MORE)
+    with pytest.raises(InputError, match="ids of kind i64"):
+        index.add(MORE, np.arange(200))
+
+
+def test_attributes_stay(dots: Built, tmp_path: Path) -> None:
+    """An index that a build made, with a column: changed and saved, rows keep theirs, new ones have none."""
+    index = VectorIndex.load(dots.bucket / dots.name)
+    index.add(10 * dots.queries[:2], [-1, -2]).remove(index.ids_[:5]).save(tmp_path / "dots")
+    opened, where = open_index(tmp_path / "dots"), dict(zip(dots.ids, dots.attributes, strict=True))
+    where |= {-1: {"label": None}, -2: {"label": None}}
+    for i, q in enumerate(dots.queries[:2]):
+        matches = asyncio.run(opened.query(Query(q.tolist(), 5, attributes=True))).matches
+        assert -1 - i in [m.id for m in matches]
+        assert all(m.attributes == where[m.id] for m in matches)
+
+
+def test_a_stream_fits_again_by_growth_and_by_drift() -> None:
+    index = VectorIndex(metric="l2", growth=2.0, drift=1.3, **CHOICES)
+    index.train_incremental([(ROWS[:300], np.arange(300)), (ROWS[300:400], np.arange(300, 400))])
+    assert (index.n_fitted_, len(index)) == (300, 400) and 0.9 < index.drift_ < 1.3
+    index.train_incremental([(ROWS[400:], np.arange(400, 600))])
+    assert (index.n_fitted_, len(index), index.drift_) == (600, 600, 1.0)
+    far = 3 * MORE[:40, ::-1]
+    index.train_incremental([far[:20]])  # fewer than a twentieth: some strangers are no drift
+    assert index.n_fitted_ == 600 and index.drift_ > 1.3
+    index.train_incremental([far[20:]])
+    assert (index.n_fitted_, len(index)) == (640, 640)
+    assert (index.search(far, 1, exact=True).ids[:, 0] >= 600).all()
+
+
+def test_runs_in_a_notebook(saved: Path) -> None:
+    """Where an event loop is running already."""
+
+    async def cell() -> Any:
+        return VectorIndex.load(saved).search(QUERIES[:2], 3)
+
+    assert asyncio.run(cell()).ids.shape == (2, 3)
+
+
+def test_parameters() -> None:
+    index = VectorIndex(k=5, recall=0.8)
+    assert repr(index) == "VectorIndex(recall=0.8, k=5)" and repr(VectorIndex()) == "VectorIndex()"
+    assert VectorIndex(**index.get_params()).get_params() == index.get_params()
+    assert index.set_params(metric="dot") is index and index.metric == "dot"
+    with pytest.raises(InputError, match="no parameter 'ef'"):
+        index.set_params(ef=3)
+    with pytest.raises(InputError, match="vectors is 'f8'"):
+        VectorIndex(vectors="f8").fit(ROWS)
+    with pytest.raises(InputError, match="no metric 'l1'"):
+        VectorIndex(metric="l1").fit(ROWS)
+
+
+@pytest.mark.parametrize("call", ["search", "add", "remove", "save", "ids_", "drift_"])
+def test_not_fitted(call: str) -> None:
+    with pytest.raises(InputError, match="not fitted yet; call fit"):
+        found = getattr(VectorIndex(), call)
+        found(ROWS)
+
+
+BAD = np.where(np.arange(24) == 3, np.nan, MORE[:3])
+
+
+@pytest.mark.parametrize(
+    ("vectors", "ids", "says"),
+    [
+        (MORE[:2, :5], [1000, 1001], "5 dimensions for an index of 24"),
+        (MORE[0], [1000], r"shape \(24,\)"),
+        (BAD, [1000, 1001, 1002], "NaN, infinite or too large values: rows 0, 1, 2"),
+        (MORE[:2], [1000], "1 ids for 2 vectors"),
+        (MORE[:2], [1000, 1000], "duplicate ids: 1000"),
+        (MORE[:2], [1000, 7], "there already: 7"),
+        (MORE[:2], ["a", "b"], "ids of kind bytes"),
+        (MORE[:2], [1.5, 2.5], "ids are of type float"),
+        (MORE[:2], [2**63, 1], "outside of 64 bits"),
+        (MORE[:2].astype(np.int64), [1000, 1001], "of type int64"),
+        (np.ones((2, 24), np.uint8), [1000, 1001], "type u8 for an index of f16"),
+        ([[1.0], [1.0, 2.0]], [1000, 1001], "not all of one length"),
+        (MORE[:2] * 1e9, [1000, 1001], "too large"),
+        (MORE[:2] * 900, [1000, 1001], "32 times as long"),
+    ],
+)
+def test_refused_rows_change_nothing(index: VectorIndex, vectors: Any, ids: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        index.add(vectors, ids)
+    assert len(index) == 600 and index._codes.count(None) == 0
+
+
+def test_other_refusals(index: VectorIndex, saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no rows with the ids 600, -1"):
+        index.remove([5, 600, -1])
+    assert len(index) == 600
+    with pytest.raises(InputError, match="no row would be left"):
+        index.remove(index.ids_)
+    with pytest.raises(InputError, match="5 dimensions"):
+        index.search(QUERIES[:, :5])
+    with pytest.raises(InputError, match="not finite"):
+        index.search(BAD)
+    with pytest.raises(InputError, match="top_k is 601"):
+        index.search(QUERIES, 601)
+    with pytest.raises(InputError, match="not a name"):
+        index.save(tmp_path / "a name")
+    with pytest.raises(InputError, match="too few"):
+        VectorIndex().fit(ROWS[:19])
+    with pytest.raises(InputError, match="zero vectors.*rows 2"):
+        VectorIndex().fit(np.where(np.arange(30)[:, None] == 2, 0, ROWS[:30]))
+    with pytest.raises(NotFoundError, match="no index"):
+        VectorIndex.load(tmp_path / "nothing")
+    index.save(tmp_path / "hurt")
+    part = next((tmp_path / "hurt").glob("*/vectors/*.parquet"))
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    with pytest.raises(DamagedError, match="not what was written"):
+        VectorIndex.load(tmp_path / "hurt")
+
+
+def test_clusters_follow_the_rows(index: VectorIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "STEPS", 40)
+    labels = index.cluster(k=6)
+    medoids = index.medoids(k=6)
+    assert labels.shape == (600,) and medoids.sizes.tolist() == np.bincount(labels).tolist()
+    assert len(medoids.ids) == 6 and (labels[medoids.ids] == np.arange(6)).all()  # ids are row numbers here
+    assert (medoids.vectors == ROWS[medoids.ids]).all()
+    inside = sum(((ROWS[labels == c] - ROWS[labels == c].mean(0)) ** 2).sum() for c in range(6))
+    assert inside < 0.85 * ((ROWS - ROWS.mean(0)) ** 2).sum()  # the clusters are some
+    assert (index.assign(ROWS, k=6) == labels).mean() > 0.9
+    levels = [index.cluster(level=level) for level in range(4)]
+    for above, below in zip(levels, levels[1:], strict=False):  # nested
+        assert len(set(zip(above.tolist(), below.tolist(), strict=True))) == below.max() + 1
+    index.add(MORE).remove(np.arange(100))
+    labels = index.cluster(k=6)
+    assert len(labels) == 700 and index.medoids(k=6).sizes.tolist() == np.bincount(labels).tolist()
+    medoids = index.medoids()
+    assert set(medoids.ids.tolist()) <= set(index.ids_.tolist()) and medoids.sizes.sum() == 700
