@@ -28,6 +28,7 @@ from .fit import Options
 from .graph import neighbour_graph
 from .partition import VOTERS, Partition, homes
 from .reopen import Saved, reopen
+from .rotations import default
 from .rows import NORM_MAX, Ints, Rows, row_scale
 from .shape import index_section, prepared, probabilities
 from .spill import SPILLS, Copies
@@ -65,9 +66,9 @@ class VectorIndex:
     Parameters, as `vantage build --help` tells them; None: chosen by measuring.
 
     metric: cosine, l2 or dot. recall, k: the mean recall@k to promise. seed: all random choices follow from it.
-    partition, router, spill, spill_share, fast, stop, codec: how blocks, routers, copies, second waves and codes are
-    made. error_norms: keep what exact answers are proven by. vectors: f16 or f32, how float vectors are kept for exact
-    scores. cache_bytes: of the Worker that the index is made to fit. memory_bytes: that fit may use beside the rows.
+    partition, router, spill, spill_share, fast, stop, codec, rotation: how blocks, routers, copies, second waves and
+    codes are made. error_norms: keep what exact answers are proven by. vectors: f16 or f32, how float vectors are kept
+    for exact scores. cache_bytes: of the Worker that the index is made to fit. memory_bytes: that fit may use beside the rows.
     growth, drift: see train_incremental.
 
     After fit: n_features_in_ (the dimension), n_fitted_ (rows that the last fit saw), recall_ (what rows held out
@@ -96,6 +97,7 @@ class VectorIndex:
         fast: bool = False,
         stop: str = "fixed",
         codec: str = "lrsq",
+        rotation: str | None = None,
         error_norms: bool = False,
         vectors: str = "f16",
         cache_bytes: int = 40 << 20,
@@ -105,7 +107,8 @@ class VectorIndex:
     ) -> None:
         self.metric, self.recall, self.k, self.seed = metric, recall, k, seed
         self.partition, self.router, self.spill, self.spill_share = partition, router, spill, spill_share
-        self.fast, self.stop, self.codec, self.error_norms, self.vectors = fast, stop, codec, error_norms, vectors
+        self.fast, self.stop, self.codec, self.rotation = fast, stop, codec, rotation
+        self.error_norms, self.vectors = error_norms, vectors
         self.cache_bytes, self.memory_bytes, self.growth, self.drift = cache_bytes, memory_bytes, growth, drift
 
     # Parameters
@@ -331,9 +334,11 @@ class VectorIndex:
         """
         saved: Saved = _apart_from_loops(reopen, Path(path))
         rows, choice, told = saved.rows, saved.choice, saved.manifest
+        turn = told.get("rotation", {}).get("name")
         made = cls(
             metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=told["seed"],
-            stop=told["contract"].get("stop", "fixed"), codec=choice.codec.name, error_norms=saved.norms,
+            stop=told["contract"].get("stop", "fixed"), codec=choice.codec.name,
+            rotation=turn if turn != default(choice.codec.name, rows.dimension) else None, error_norms=saved.norms,
             vectors="f32" if rows.spool.kind == "f32" else "f16",
             cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"],
         )  # fmt: skip
@@ -358,7 +363,7 @@ class VectorIndex:
             raise InputError(f"vectors is {self.vectors!r}", hint="f16 or f32")
         return Options(
             self.recall, self.k, self.seed, self.cache_bytes, self.memory_bytes, self.partition, self.router,
-            self.spill, self.spill_share, self.fast, self.stop, self.codec, self.error_norms,
+            self.spill, self.spill_share, self.fast, self.stop, self.codec, self.rotation, self.error_norms,
         )  # fmt: skip
 
     def _start(self, rows: Rows, attributes: pa.Schema, choice: Choice, codes: list[Encoded | None]) -> None:

@@ -32,6 +32,7 @@ from .codecs import rabitq, sign
 from .codecs.planes import QUERY_ALPHA, Codec, Encoded, Quantizer
 from .evaluate import open_index
 from .partition import Partition
+from .rotations.butterfly import axes_of
 from .rows import Ints, Rows
 from .shape import Shape
 from .source import DTYPES
@@ -141,11 +142,11 @@ def codec_of(root: Root) -> Codec:
             weight /= weight.max()
         quantizers.append(Quantizer(axes, same.setdefault(tuple(t.tobytes() for t in tables), tables), weight))
         places.append([place for place, _ in own])
-    directions = np.frombuffer(root.rotation, np.float16).reshape(root.axes, -1).astype(np.float64)
+    directions = axes_of(root.rotation)
     several = name == "rabitq" and any(len(q.parts) > 1 or len(q.parts[0]) > 2 for q in quantizers)
     return Codec(
-        name, np.ascontiguousarray(directions, np.float32), deviation, quantizers, places, section,
-        rabitq.SCALES if several else (1.0,), sign.span_of(directions) if name == "sign" else None,
+        name, np.ascontiguousarray(directions, np.float32), deviation, quantizers, places, section, root.rotation,
+        rabitq.SCALES if several else (1.0,), sign.span_of(directions) if name in ("sign", "ecvh") else None,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import TANGENT_ONE, ButterflyRotation, Rotation
+from vantage.format import TANGENT_ONE, ButterflyRotation, DenseRotation, Rotation
 
 from .basis import F64, Basis, Ints, deviations
 
@@ -66,3 +66,23 @@ def basis(layers: Layers, moment: F64) -> Basis:
         return ButterflyRotation(d, count, axis, memoryview(partners.reshape(-1)), memoryview(tangents.reshape(-1)))
 
     return Basis(axes[order], found[order], stored)
+
+
+def axes_of(rotation: Rotation) -> F64:
+    """f64 (axes, d): the axes of a rotation as read."""
+    d = rotation.dimension
+    if isinstance(rotation, DenseRotation):
+        return np.frombuffer(rotation.rows, np.float16).reshape(rotation.axes, d).astype(np.float64)
+    partners = np.asarray(rotation.partners).reshape(rotation.layers, -1)
+    tangents = np.asarray(rotation.tangents, np.int64).reshape(partners.shape)
+    turned = np.eye(d)
+    for row, tangent in zip(partners.tolist(), tangents, strict=True):
+        free, pairs, kept = [*range(d)], [], []
+        for place, j in enumerate(row):
+            if (i := free.pop(0)) != j:
+                free.remove(j)
+                pairs.append((i, j))
+                kept.append(place)
+        turn(turned, np.array(pairs, np.int64).reshape(-1, 2), tangent[kept] / TANGENT_ONE)
+    out: F64 = turned[np.asarray(rotation.kept)]
+    return out
