@@ -68,7 +68,8 @@ class VectorIndex:
     metric: cosine, l2 or dot. recall, k: the mean recall@k to promise. seed: all random choices follow from it.
     partition, router, spill, spill_share, fast, stop, codec, rotation: how blocks, routers, copies, second waves and
     codes are made. error_norms: keep what exact answers are proven by. vectors: f16 or f32, how float vectors are kept
-    for exact scores. cache_bytes: of the Worker that the index is made to fit. memory_bytes: that fit may use beside the rows.
+    for exact scores. cache_bytes: of the Worker that the index is made to fit. memory_bytes: that fit may use beside
+    the rows.
     growth, drift: see train_incremental.
 
     After fit: n_features_in_ (the dimension), n_fitted_ (rows that the last fit saw), recall_ (what rows held out
