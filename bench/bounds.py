@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from routers import rows_of
 
-from bench.routers import rows_of
 from build_index.bound import calibrated_limit, random_limit
 from build_index.rows import F32
 from build_index.truth import exact_neighbours

@@ -21,8 +21,8 @@ from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
+from routers import MEMORY, rows_of
 
-from bench.routers import MEMORY, rows_of
 from build_index import partition, words
 from build_index.evaluate import read_queries
 from build_index.fit import Held, Options, Task, fitted
