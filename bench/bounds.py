@@ -74,7 +74,7 @@ def measured(x: F32, options: argparse.Namespace) -> None:
     words = started(others[:: max(1, len(others) // START_ROWS)], generator, np.arange(1, dtype=np.uint32), 0)
     first, second = (pairs_of(part, options.pairs, rng) for part in (held[:half], held[half:]))
     limit = calibrated_limit(
-        differing(held[:half], first, words.directions, words.threshold), angles(held[:half], first), bits, delta
+        differing(held[:half], first, words.directions, words.threshold), angles(held[:half], first), bits, delta, half
     )
     away = angles(held[half:], second) > limit[differing(held[half:], second, words.directions, words.threshold)]
     line("PCA and ITQ, calibrated", limit, float(away.mean()))
