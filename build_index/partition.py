@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from .bec_tree import Prefixes, tree
 from .graph import Graph
 from .rows import F32, Ints, Rows
-from .words import START_ROWS, Words, golay, prefix_words, started, trained
+from .words import START_ROWS, Words, code, prefix_words, started, trained
 
 CHUNK_BYTES = 16 << 20
 FREE_ROUNDS = 10
@@ -193,15 +193,15 @@ def two_level(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
 def buckets(
     rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = lambda _: None
 ) -> Partition:
-    """Buckets of a Golay code, shortened to the largest power of two up to blocks, by trained vantage directions.
+    """Buckets of a Golay code, or two, shortened to the largest power of two up to blocks, by trained directions.
 
     A row goes to the codeword that agrees best with it. Codewords that no row of the sample decodes to are left out, so
-    there are fewer blocks than asked for, and no limit to their size. Raises InputError for 1 block or 8,192 and more.
+    there are fewer blocks than asked for, and no limit to their size. Raises InputError for 1 block.
     """
     bits = blocks.bit_length() - 1
     start = started(
         rows.take(sample[:: max(1, len(sample) // START_ROWS)]),
-        golay(bits),
+        code(bits),
         np.arange(1 << bits, dtype=np.uint32),
         seed,
     )

@@ -22,6 +22,8 @@ from .rows import F32, Ints, Rows
 
 GOLAY = 0b110001110101  # x^11 + x^10 + x^6 + x^5 + x^4 + x^2 + 1: generates the perfect code (23, 12, 7)
 GOLAY_BITS, GOLAY_MESSAGE = 23, 12
+MESSAGE_MAX = 20
+SCORES_MAX = 1 << 23  # of a training step: rows times codewords
 START_ROWS = 30_000  # for principal directions
 ITQ_ROUNDS = 30
 SPARE_BITS = 2  # to pick from in a tree: of 1,024 leaves on WordNet, 15% fewer blocks are read than with none
@@ -93,6 +95,21 @@ def plain(message_bits: int) -> U32:
     return (1 << np.arange(message_bits)).astype(np.uint32)
 
 
+def code(message_bits: int) -> U32:
+    """Generator of the buckets of so many bits: one Golay word up to 12 of them, above that two, half of them each.
+
+    Two codewords still differ in 7 bits. Raises InputError for no bits or over 20, the most blocks of an index.
+    """
+    if message_bits <= GOLAY_MESSAGE:
+        return golay(message_bits)
+    if message_bits > MESSAGE_MAX:
+        raise InputError(
+            f"buckets by {message_bits} bits", hint="ask for 2 to 1,048,576 blocks, or for another partition"
+        )
+    first = message_bits // 2
+    return np.concatenate([golay(first), golay(message_bits - first) << np.uint32(first)])
+
+
 def signs(generator: U32, message: U32) -> F32:
     """f32 (len(message), n): 1 where a bit of the codeword is 0, -1 where it is 1."""
     out: F32 = (1 - 2 * (np.bitwise_count(message[:, None] & generator) & 1).astype(np.float32)).astype(np.float32)
@@ -145,9 +162,10 @@ def trained(
     """
     known = np.zeros(rows.count, bool)
     known[sample] = True
+    batch = max(64, min(BATCH, SCORES_MAX // len(start.message)))
 
     def draw(rng: np.random.Generator) -> tuple[F32, F32]:
-        drawn = np.sort(rng.choice(sample, min(BATCH, len(sample)), replace=False))
+        drawn = np.sort(rng.choice(sample, min(batch, len(sample)), replace=False))
         near = graph[drawn, rng.integers(graph.shape[1], size=len(drawn))]
         near = np.where((near >= 0) & known[near], near, drawn)  # a row that may not train, or none
         return rows.take(drawn), rows.take(near.astype(np.int64))

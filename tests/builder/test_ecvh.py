@@ -17,7 +17,7 @@ from build_index.partition import buckets, partition
 from build_index.routers import ecvh
 from build_index.shape import index_section, probabilities
 from build_index.spill import soar
-from build_index.words import GOLAY, Words, golay, signs, started
+from build_index.words import GOLAY, Words, code, golay, signs, started
 from vantage.errors import DamagedError, InputError
 from vantage.format import EcvhSection, IndexSection
 from vantage.prepare import prepare
@@ -70,6 +70,15 @@ def test_a_shortened_code_keeps_its_distance(message_bits: int) -> None:
     assert (table < 0).sum(1)[1:].min() >= 7
     with pytest.raises(InputError):
         golay(13)
+
+
+def test_more_buckets_have_two_words() -> None:
+    table = signs(code(15), np.arange(1 << 15, dtype=np.uint32))
+    assert table.shape == (1 << 15, 11 + 7 + 11 + 8)
+    assert (table < 0).sum(1)[1:].min() == 7  # linear: the least weight is the least distance
+    assert (code(12) == golay()).all()
+    with pytest.raises(InputError, match="buckets by 21 bits"):
+        code(21)
 
 
 @pytest.mark.parametrize(("dimension", "blocks", "bits"), [(40, 32, 4), (33, 27, 8), (96, 9, 4)])
