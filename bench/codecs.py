@@ -5,8 +5,8 @@
 Bytes count the code and its two factor bytes; row numbers, checks and ids are the same for all. r@k is recall@k of the
 scan's own order, R95 and R99 how many rows must be scored exactly for that share of the true 100. Tables are trained
 without the held-out rows; --held-out asks these instead of the queries of DATA, for choices. Every row lies in one
-block, the nearest. faiss PQ has 8 bits a run, no blocks and no factors, and is scored in floats. sign stands as long as
-there is a dimension for every bit.
+block, the nearest. faiss PQ has 8 bits a run, no blocks and no factors, and is scored in floats;
+spectral hashing is scored by Hamming distance. sign stands as long as there is a dimension for every bit.
 """
 
 from __future__ import annotations
@@ -130,6 +130,31 @@ def faiss_pq(data: Data, total: int, queries: list[Prepared]) -> F32 | None:
     return out
 
 
+def spectral(data: Data, total: int, queries: list[Prepared]) -> F32:
+    """f32 (Q, N): minus the Hamming distance of spectral hashing's codes of `total` bytes (Weiss et al., NIPS 2008).
+
+    Bits are sines along principal axes of whole rows, of the lowest frequencies, so that they are no signs of a
+    direction and the scan has no tables for them.
+    """
+    x, bits = data.x, 8 * total
+    axes = np.linalg.eigh(data.moments[1] - np.outer(x.mean(0), x.mean(0)))[1][:, ::-1][:, :bits].astype(np.float32)
+    low, high = np.quantile(x[:: -(-len(x) // SAMPLE_ROWS)] @ axes, [0.001, 0.999], axis=0)
+    waves = np.outer(np.arange(1, bits + 1), np.pi / (high - low))
+    mode, axis = np.unravel_index(np.argsort(waves, axis=None)[:bits], waves.shape)
+
+    def codes(of: F32) -> npt.NDArray[np.uint8]:
+        phase = (of @ axes - low)[:, axis] * waves[mode, axis] + np.pi / 2
+        return np.packbits(np.sin(phase) > 0, axis=1)
+
+    asked = codes(np.stack([np.asarray(q.vector, np.float32) for q in queries]))
+    out = np.empty((len(queries), len(x)), np.float32)
+    for at in range(0, len(x), AT_ONCE):
+        rows = codes(x[at : at + AT_ONCE])
+        for j, code in enumerate(asked):
+            out[j, at : at + len(rows)] = -np.bitwise_count(rows ^ code).sum(1, dtype=np.int32)
+    return out
+
+
 def cells(data: Data, asked: Asked, scores: npt.NDArray[np.int32] | F32) -> str:
     """recall@10, recall@100, R95 and R99 of scores (Q, N)."""
     place = np.empty(len(data.source), np.int64)
@@ -163,12 +188,12 @@ def measured(data: Data, sets: list[Asked], lengths: tuple[int, ...], names: lis
     queries = [q for one in sets for q in one.queries]
     parts = np.cumsum([len(one.queries) for one in sets])[:-1]
     for total in lengths:
-        for name, train in (trainers(data.x.shape[1]) | {"faiss pq": None}).items():
+        for name, train in (trainers(data.x.shape[1]) | {"faiss pq": None, "spectral": None}).items():
             if name not in names:
                 continue
             began, scores = time.monotonic(), None
             if train is None:
-                scores = faiss_pq(data, total, queries)
+                scores = (spectral if name == "spectral" else faiss_pq)(data, total, queries)
             elif (codec := train(*data.moments, total - 2, data.sample)) is not None:
                 scores = scanned(data, codec, queries)
             if scores is not None:
@@ -183,7 +208,7 @@ def main() -> None:
     parser.add_argument("--sets", default="wordnet,sift")
     parser.add_argument("--blocks", type=int, default=1024)
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--codecs", default="sign,rotated sign,rabitq,pq,faiss pq,ecvh,lrsq")
+    parser.add_argument("--codecs", default="sign,rotated sign,rabitq,pq,faiss pq,spectral,ecvh,lrsq")
     parser.add_argument("--held-out", action="store_true")
     options = parser.parse_args()
     for name in options.sets.split(","):
