@@ -264,7 +264,7 @@ class BecTree:
 
     def assign(self, x: F32, level: int | None = None, k: int | None = None) -> I32:
         """i32 (m): the cluster of each vector x f32 (m, d), in the scale of the rows; nothing is added."""
-        cluster, out = self._level(level, k).cluster, np.empty(len(x), np.int32)
+        cluster, out = self.clusters(level, k).cluster, np.empty(len(x), np.int32)
         for at in range(0, len(x), self._step()):
             part = x[at : at + self._step()]
             out[at : at + len(part)] = cluster[self._cheapest(part, self._words.margins(part))]
@@ -272,11 +272,11 @@ class BecTree:
 
     def labels(self, level: int | None = None, k: int | None = None) -> I32:
         """i32 (N): the cluster of every row, -1 for those removed."""
-        return np.where(self.home >= 0, self._level(level, k).cluster[self.home], -1).astype(np.int32)
+        return np.where(self.home >= 0, self.clusters(level, k).cluster[self.home], -1).astype(np.int32)
 
     def sizes(self, level: int | None = None, k: int | None = None) -> Ints:
         """i64 (clusters): rows in each."""
-        cut = self._level(level, k)
+        cut = self.clusters(level, k)
         out = np.zeros(len(cut), np.int64)
         np.add.at(out, cut.cluster, self._sums.count)
         return out
@@ -286,7 +286,7 @@ class BecTree:
 
         On the sphere that is the least sum of cosine distances. One pass over the rows; -1 and zeros of no rows.
         """
-        cut = self._level(level, k)
+        cut = self.clusters(level, k)
         total = np.zeros((len(cut), self._sums.total.shape[1]))
         np.add.at(total, cut.cluster, self._sums.total)
         means = (total / np.maximum(self.sizes(level, k), 1)[:, None]).astype(np.float32)
@@ -536,7 +536,7 @@ class BecTree:
             prefix.append("".join(bits))
         return Cut(cluster, prefix)
 
-    def _level(self, level: int | None, k: int | None) -> Cut:
+    def clusters(self, level: int | None, k: int | None) -> Cut:
         if level is not None and k is not None:
             raise InputError("a level and a number of clusters", hint="name one")
         if k is not None:

@@ -18,6 +18,7 @@ from vantage.index import Query
 from vantage.stats import Receipt
 
 from .build import Report, build, storage_usd, target_cost
+from .cli_cluster import cluster_command
 from .cli_eval import eval_command, export_router_command
 from .codecs import CODECS
 from .evaluate import open_index, read_queries
@@ -287,6 +288,7 @@ def proof_line(proof: dict[str, Any]) -> str:
 
 # Commands stand in the help in the order in which they are added.
 app.command("eval")(eval_command)
+app.command("cluster")(cluster_command)
 app.command("export-router")(export_router_command)
 
 

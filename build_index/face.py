@@ -19,24 +19,22 @@ from vantage.errors import InputError, NotFoundError
 from vantage.index import Answer, Index, Query
 
 from .arrays import Arrays, Ids, checked, known_ids, matrix, named, shown
-from .bec_tree import BecTree, tree
+from .bec_tree import BecTree
 from .build import check_name, check_options, id_bytes, manifest_of
 from .choose import Choice, choose
+from .cluster import tree_over
 from .codecs.planes import Encoded, encode_blocks
 from .evaluate import open_index
 from .fit import Options
-from .graph import neighbour_graph
-from .partition import VOTERS, Partition, homes
+from .partition import Partition, homes
 from .reopen import Saved, reopen
 from .rotations import default
 from .rows import NORM_MAX, Ints, Rows, row_scale
 from .shape import index_section, prepared, probabilities
 from .spill import SPILLS, Copies
-from .words import prefix_words
 from .write import stored_kind, stored_values, write_index
 
 MEASURED_ROWS = 20_000  # of those that were fitted: how near they lie to their centres, which of them have copies
-LEAF_ROWS, LEAVES_MAX = 32, 1024  # of the tree of clusters: rows a leaf, and most leaves
 DRIFT_SHARE = 0.05  # of the fitted rows have to be added before drift is judged
 
 
@@ -430,11 +428,8 @@ class VectorIndex:
         """The tree over all rows, and the number of each row in it."""
         self._check_fitted()
         if self._tree is None:
-            rows, every, seed = self._rows, np.arange(len(self)), self._options.seed
-            near, memory = min(VOTERS, rows.count - 1), self._options.memory_bytes
-            graph = neighbour_graph(rows, every, near, seed=seed, memory_bytes=memory)
-            leaves = min(max(2, rows.count // LEAF_ROWS), LEAVES_MAX)
-            self._tree = tree(rows, prefix_words(rows, every, leaves, graph, seed), leaves), every
+            made = tree_over(self._rows, self._options.seed, self._options.memory_bytes)
+            self._tree = made, np.arange(len(self))
         return self._tree
 
     def _homes(self, rows: Rows) -> npt.NDArray[np.int32]:
