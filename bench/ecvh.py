@@ -149,6 +149,13 @@ def measured(setting: Setting, steps: int, lines: list[str]) -> None:
         routed("ecvh, router trained on them", setting, base, "ecvh", 0.0, clock())
         routed(f"ecvh, and {SHARE:g} copies a row", setting, base, "ecvh", SHARE, clock())
         by_words("ecvh, without soft decisions", setting, base, True, clock())
+    if "bec-tree" in lines:
+        began = clock()
+        base = PARTITIONS["bec-tree"](
+            setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, lambda done: None
+        )
+        routed("bec-tree, router trained on it", setting, base, "bec-tree", 0.0, began)
+        routed(f"bec-tree, and {SHARE:g} copies a row", setting, base, "bec-tree", SHARE, clock())
     if "prefix" in lines:
         began = clock()
         by_words("without the code: a prefix", setting, bucketed(setting, steps, code=False), False, began)
@@ -164,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", default="wordnet,sift")
-    parser.add_argument("--lines", default="centroids,lse,ecvh,prefix,untrained")
+    parser.add_argument("--lines", default="centroids,lse,ecvh,bec-tree,prefix,untrained")
     for name, default in (("blocks", 4096), ("rows", 0), ("steps", words.STEPS), ("queries", 2000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
