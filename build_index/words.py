@@ -98,16 +98,18 @@ def plain(message_bits: int) -> U32:
 def code(message_bits: int) -> U32:
     """Generator of the buckets of so many bits: one Golay word up to 12 of them, above that two, half of them each.
 
-    Two codewords still differ in 7 bits. Raises InputError for no bits or over 20, the most blocks of an index.
+    Two codewords still differ in 7 bits. Bits that no message sets, of a code much shortened, are left out. Raises
+    InputError for no bits or over 20, the most blocks of an index.
     """
     if message_bits <= GOLAY_MESSAGE:
-        return golay(message_bits)
+        made = golay(message_bits)
+        return made[made > 0]
     if message_bits > MESSAGE_MAX:
         raise InputError(
             f"buckets by {message_bits} bits", hint="ask for 2 to 1,048,576 blocks, or for another partition"
         )
     first = message_bits // 2
-    return np.concatenate([golay(first), golay(message_bits - first) << np.uint32(first)])
+    return np.concatenate([code(first), code(message_bits - first) << np.uint32(first)])
 
 
 def signs(generator: U32, message: U32) -> F32:

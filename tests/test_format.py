@@ -57,7 +57,7 @@ from vantage.format.stop import FEATURES
 from vantage.index import Index, Query
 from vantage.kernels import crc32c
 from vantage.prepare import prepare
-from vantage.route import LseRouter
+from vantage.route import ROUTERS
 from vantage.scan import LrsqScan
 from vantage.stats import Receipt
 
@@ -149,13 +149,8 @@ def test_a_reader_from_the_document_agrees(name: str) -> None:
         assert expected["estimated"] == [[as_json(ids[r]), r, answer(other, vector, best[r], unit)] for r in order]
         for (_, row, _), attributes in zip(expected["exact"], expected["attributes"], strict=True):
             assert not attributes or attributes == other.attributes(row)
-        logit = other.r_weight + (np.float32(other.beta * query.i16_scale) * other.r_scale) * (
-            other.subcentroids @ np.array(query.i16[: other.d], np.int64)
-        ).astype(np.float32)
-        with np.errstate(divide="ignore"):
-            mixture = other.temperature * np.logaddexp.reduce(logit.reshape(other.b, -1).astype(float), axis=1)
-        p = np.exp(mixture - np.logaddexp.reduce(mixture)) * 2**20
-        assert np.abs(np.array(LseRouter(root.router, root.index).route(query).p) - p).max() < 16
+        p = other.p(np.array(query.i16[: other.d], np.int64), query.i16_scale)
+        assert np.abs(np.array(ROUTERS[root.index.router](root.router, root.index).route(query).p) - p).max() < 16
 
 
 # Damage

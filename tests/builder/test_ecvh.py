@@ -77,6 +77,8 @@ def test_more_buckets_have_two_words() -> None:
     assert table.shape == (1 << 15, 11 + 7 + 11 + 8)
     assert (table < 0).sum(1)[1:].min() == 7  # linear: the least weight is the least distance
     assert (code(12) == golay()).all()
+    few = signs(code(2), np.arange(4, dtype=np.uint32))
+    assert few.min(0).max() == -1 and (few < 0).sum(1)[1:].min() >= 7  # no bit is the same for all
     with pytest.raises(InputError, match="buckets by 21 bits"):
         code(21)
 
