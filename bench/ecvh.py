@@ -124,7 +124,7 @@ def bucketed(setting: Setting, steps: int, code: bool = True) -> Partition:
     def plain(message_bits: int) -> npt.NDArray[np.uint32]:
         return (1 << np.arange(message_bits)).astype(np.uint32)
 
-    with patch.object(words, "STEPS", steps), patch.object(partition, "golay", words.golay if code else plain):
+    with patch.object(words, "STEPS", steps), patch.object(partition, "code", words.code if code else plain):
         return PARTITIONS["ecvh"](
             setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, lambda done: None
         )
