@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from .bec_tree import Prefixes, tree
+from .bec_tree import tree
 from .graph import Graph
+from .prefixes import Prefixes
 from .rows import F32, Ints, Rows
 from .words import START_ROWS, Words, code, prefix_words, started, trained
 

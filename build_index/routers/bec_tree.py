@@ -11,8 +11,8 @@ import numpy as np
 from vantage.errors import InputError
 from vantage.format import BecTreeSection
 
-from ..bec_tree import LEAF, Prefixes
 from ..lesson import Cost, Lesson
+from ..prefixes import LEAF, Prefixes
 from ..rows import Ints
 from . import learn, lse
 from .ecvh import BATCH, BITS, RATES, STEPS, TEMPERATURES, planes

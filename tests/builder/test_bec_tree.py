@@ -15,10 +15,11 @@ from test_trained import log_loss, task_of
 
 from build_index import bec_tree as module
 from build_index import words as words_module
-from build_index.bec_tree import LEAF, BecTree, Prefixes, log_probability, tree
+from build_index.bec_tree import BecTree, tree
 from build_index.fit import fitted
 from build_index.graph import neighbour_graph
 from build_index.partition import leaves, partition
+from build_index.prefixes import LEAF, Prefixes, log_probability
 from build_index.routers import bec_tree
 from build_index.rows import Rows
 from build_index.shape import index_section, probabilities
