@@ -1,4 +1,4 @@
-"""Indexes with the routers mlp, tree and ecvh, built, opened and asked in-process."""
+"""Indexes with the routers mlp, tree, ecvh and bec-tree, built, opened and asked in-process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from build_index import words
 from build_index.build import build
 from build_index.fit import Options
-from build_index.routers import ecvh, mlp, tree
+from build_index.routers import bec_tree, ecvh, mlp, tree
 from build_index.source import open_source
 from vantage.cache import Cache
 from vantage.index import Index, Query
@@ -20,11 +20,11 @@ from vantage.stats import Receipt
 from vantage.store import Folder
 
 
-@pytest.mark.parametrize("router", ["mlp", "tree", "ecvh"])
+@pytest.mark.parametrize("router", ["mlp", "tree", "ecvh", "bec-tree"])
 def test_an_index_with_a_network_keeps_its_promise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, router: str
 ) -> None:
-    for module in (mlp, tree, ecvh, words):
+    for module in (mlp, tree, ecvh, bec_tree, words):
         monkeypatch.setattr(module, "STEPS", 40)
         monkeypatch.setattr(module, "BATCH", 128)
     draw = np.random.default_rng(5)

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from doubles import Built
 from small import RowsOf, clustered, vantage
+from test_bec_tree import prefixes_of
 from test_ecvh import words_of
 from test_mlp import index_of, network, progressive
 from test_tree import grown
@@ -24,7 +25,7 @@ from build_index.evaluate import open_index
 from build_index.export import Graph, dots, router_model, routing_pages
 from build_index.lesson import Lesson
 from build_index.partition import partition
-from build_index.routers import ecvh, lse, two_level
+from build_index.routers import bec_tree, ecvh, lse, two_level
 from build_index.shape import index_section
 from vantage.errors import DamagedError, InputError, LimitError, VantageError
 from vantage.format import LseSection, TwoLevelSection
@@ -258,6 +259,18 @@ def test_codes(metric: str, bits: int, tmp_path: Path) -> None:
     """Random directions with a shortened Golay code, and under l2 the zero vector."""
     about = replace(index_of(40, 27, metric), router="ecvh")
     index = bare("code", ecvh.section(words_of(40, 27), bits), about)
+    queries = np.random.default_rng(4).normal(size=(50, 40)).astype(np.float32)
+    if metric == "l2":
+        queries[7] = 0
+    found = agreement(by_kernels(index, b"", queries), by_python(saved(index, tmp_path), queries))
+    assert found.holds, found
+
+
+@pytest.mark.parametrize(("metric", "bits"), [("cosine", 8), ("l2", 4)])
+def test_prefixes(metric: str, bits: int, tmp_path: Path) -> None:
+    """Random directions under a random tree, and under l2 the zero vector."""
+    about = replace(index_of(40, 37, metric), router="bec-tree", row_scale=0.25 if metric == "l2" else 1.0)
+    index = bare("prefixes", bec_tree.section(prefixes_of(40, 37), bits), about)
     queries = np.random.default_rng(4).normal(size=(50, 40)).astype(np.float32)
     if metric == "l2":
         queries[7] = 0
