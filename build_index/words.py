@@ -29,9 +29,7 @@ ITQ_ROUNDS = 30
 SPARE_BITS = 2  # to pick from in a tree
 BETA = 20.0  # over the spread of the rows, to start from
 SPREAD_MIN = 1e-6  # as of a lesson
-FACTORS = (
-    32  # directions of a first level: of 16, 24 and 32 they name most from 10,000 blocks on (bench/first_level.py)
-)
+FACTORS = 32  # of a first level: of 16, 24 and 32 they name most from 10,000 blocks on (bench/first_level.py)
 FACTOR_ROUNDS, SIGN_ROUNDS = 30, 3
 RIDGE = 1e-3  # of the rows, so that directions that few words tell apart stay short
 SHARP = 1.5  # rows are decoded this much more sharply than queries, as they lie in one bucket each

@@ -14,8 +14,8 @@ from vantage.format import BecTreeSection
 from ..lesson import Cost, Lesson
 from ..prefixes import LEAF, Prefixes
 from ..rows import Ints
-from . import learn, lse
-from .ecvh import BATCH, BITS, RATES, STEPS, TEMPERATURES, planes
+from . import lse
+from .ecvh import BITS, TEMPERATURES, moved, planes
 
 
 def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> BecTreeSection:
@@ -36,15 +36,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> BecTre
         margins = jnp.exp(now["log_beta"]) * (q @ lse.rounded(now["directions"], BITS).T - now["threshold"])
         return jax.nn.log_sigmoid(margins) @ low + jax.nn.log_sigmoid(-margins) @ high
 
-    start = {
-        "directions": tree.directions, "threshold": tree.threshold, "log_beta": np.float32(np.log(tree.beta)),
-    }  # fmt: skip
-    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.9 * done))
-    made = section(
-        replace(
-            tree, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
-        )
-    )
+    made = section(moved(tree, scores, lesson, lambda done: progress(0.9 * done)))
     return min((replace(made, temperature=t) for t in TEMPERATURES), key=cost)
 
 

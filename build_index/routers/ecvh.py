@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from vantage.errors import InputError
 from vantage.format import EcvhSection
 
 from ..lesson import Cost, Lesson
+from ..prefixes import Prefixes
 from ..rows import Ints
 from ..words import Words, signs
 from . import learn, lse
@@ -21,6 +22,7 @@ STEPS = 150
 BATCH = 512
 TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 BITS = 4
+T = TypeVar("T", Words, Prefixes)
 
 
 def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> EcvhSection:
@@ -38,16 +40,21 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> EcvhSe
     def scores(now: dict[str, Any], q: Any) -> Any:
         return jnp.exp(now["log_beta"]) * ((q @ lse.rounded(now["directions"], BITS).T - now["threshold"]) @ table)
 
-    start = {
-        "directions": words.directions, "threshold": words.threshold, "log_beta": np.float32(np.log(words.beta)),
-    }  # fmt: skip
-    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.9 * done))
-    made = section(
-        replace(
-            words, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
-        )
-    )
+    made = section(moved(words, scores, lesson, lambda done: progress(0.9 * done)))
     return min((replace(made, temperature=t) for t in TEMPERATURES), key=cost)
+
+
+def moved(
+    start: T, scores: Callable[[dict[str, Any], Any], Any], lesson: Lesson, progress: Callable[[float], None]
+) -> T:
+    """The same with directions, threshold and beta trained; scores(parameters, queries) as learn.train takes them."""
+    parameters = {
+        "directions": start.directions, "threshold": start.threshold, "log_beta": np.float32(np.log(start.beta)),
+    }  # fmt: skip
+    found = learn.train(parameters, RATES, scores, lesson, STEPS, BATCH, progress)
+    return replace(
+        start, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
+    )
 
 
 def section(words: Words, bits: int = BITS) -> EcvhSection:

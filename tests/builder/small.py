@@ -16,8 +16,10 @@ import pytest
 
 from build_index.cli import main
 from build_index.rows import Rows
+from vantage.format import LrsqSection
 
 RowsOf = Callable[..., Rows]  # the fixture rows_of
+FIELD = np.dtype([("axis", "<u2"), ("shift", "u1"), ("width", "u1"), ("level_at", "<u4")])  # docs/format.md, 4.8
 
 
 def clustered(rows: int, dimension: int, seed: int) -> np.ndarray:
@@ -26,6 +28,17 @@ def clustered(rows: int, dimension: int, seed: int) -> np.ndarray:
     centres = draw.normal(size=(24, dimension)) * np.linspace(2.0, 0.2, dimension)
     x = centres[draw.integers(24, size=rows)] + draw.normal(size=(rows, dimension)) * np.linspace(1, 0.1, dimension)
     return x.astype(np.float32)
+
+
+def decode(section: LrsqSection, codes: np.ndarray) -> np.ndarray:
+    """f64 (n, axes) of codes u8 (n, code_bytes), by the words of the format alone: the factor apart."""
+    fields, out = np.frombuffer(section.fields, FIELD), np.zeros((len(codes), len(section.deviation)))
+    level = np.array(section.levels, np.float64)
+    for nibble in range(2 * section.code_bytes):
+        value = (codes[:, nibble // 2] >> (4 * (nibble % 2))).astype(int) & 15
+        for axis, shift, width, at in fields[section.starts[nibble] : section.starts[nibble + 1]].tolist():
+            out[:, axis] += level[at + (value >> shift & (1 << width) - 1)]
+    return out * np.array(section.deviation, np.float64)
 
 
 @dataclass(frozen=True)

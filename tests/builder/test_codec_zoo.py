@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from small import decode
 
 from build_index.codecs import CODECS, ecvh, lrsq, sign
 from build_index.codecs.fitting import drawn, fitted, random_directions
@@ -13,7 +14,6 @@ from build_index.codecs.planes import Codec, Quantizer, encode, encode_blocks, n
 from build_index.codecs.rabitq import grid
 from vantage.format import AXES_MAX
 
-FIELD = np.dtype([("axis", "<u2"), ("shift", "u1"), ("width", "u1"), ("level_at", "<u4")])
 DIMENSION = 24
 
 
@@ -35,18 +35,6 @@ def trained(name: str, code_bytes: int) -> Codec:
     return CODECS[name](moment, moment, code_bytes, residuals(2000, 0))
 
 
-def decoded(codec: Codec, codes: np.ndarray) -> np.ndarray:
-    """f64 (n, axes) of codes u8 (n, code_bytes), by the words of the format alone: the factor apart."""
-    section = codec.section
-    fields, out = np.frombuffer(section.fields, FIELD), np.zeros((len(codes), len(section.deviation)))
-    level = np.array(section.levels, np.float64)
-    for nibble in range(2 * section.code_bytes):
-        value = (codes[:, nibble // 2] >> (4 * (nibble % 2))).astype(int) & 15
-        for axis, shift, width, at in fields[section.starts[nibble] : section.starts[nibble + 1]].tolist():
-            out[:, axis] += level[at + (value >> shift & (1 << width) - 1)]
-    return out * np.array(section.deviation, np.float64)
-
-
 def angles(codec: Codec) -> np.ndarray:
     """Cosine between unseen rows and what their codes decode to."""
     x = residuals(400, 1)
@@ -63,7 +51,7 @@ def test_codes_decode_to_what_encode_said(name: str, code_bytes: int) -> None:
     x = np.concatenate([residuals(100, 1), np.zeros((1, DIMENSION), np.float32)])
     codes, said = encode(codec, x @ codec.axes.T)
     assert codes.shape == (101, code_bytes)
-    assert np.allclose(decoded(codec, codes), said, rtol=1e-5, atol=1e-6)
+    assert np.allclose(decode(codec.section, codes), said, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -88,7 +76,7 @@ def test_the_factor_is_unbiased_along_the_row(name: str, code_bytes: int) -> Non
     (block,) = encode_blocks(codec, x, [0, 300], np.zeros((1, DIMENSION), np.float32), "dot")
     rotated = x @ codec.axes.T
     f = block.ranges[0] + block.ranges[1] * block.f.astype(float)
-    found = f * (decoded(codec, block.codes) * rotated).sum(1)
+    found = f * (decode(codec.section, block.codes) * rotated).sum(1)
     base = np.linalg.svd(codec.axes, full_matrices=False)[2]
     assert np.allclose(found, ((x @ base.T) ** 2).sum(1), rtol=0.03)
 

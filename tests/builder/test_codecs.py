@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
+from small import FIELD, decode
 
 from build_index.codecs.lrsq import levels, train, water_fill
 from build_index.codecs.planes import QUERY_ALPHA, Codec, Encoded, encode, encode_blocks
 from vantage import kernels
-from vantage.format import RANGES_AT, SEGMENT, LrsqSection, aligned, block_planes, pack_block
+from vantage.format import RANGES_AT, SEGMENT, aligned, block_planes, pack_block
 
-FIELD = np.dtype([("axis", "<u2"), ("shift", "u1"), ("width", "u1"), ("level_at", "<u4")])
 UNIT = 2.0**20  # integer scores for a score of 1
 METRICS = ("cosine", "l2", "dot")
 SHAPES = [(1, 1), (1, 4), (3, 2), (3, 4), (97, 24), (97, 70), (200, 90)]  # dimension, code bytes
@@ -49,17 +49,6 @@ def trained(dimension: int, code_bytes: int) -> Codec:
 def bits_of(codec: Codec) -> np.ndarray:
     """Bits of each axis of scalar quantizers."""
     return np.array([sum(q.widths) for q in codec.quantizers])
-
-
-def decode(section: LrsqSection, codes: np.ndarray) -> np.ndarray:
-    """f64 (n, axes) of codes u8 (n, code_bytes), by the words of the format alone: the factor apart."""
-    fields, out = np.frombuffer(section.fields, FIELD), np.zeros((len(codes), len(section.deviation)))
-    level = np.array(section.levels, np.float64)
-    for nibble in range(2 * section.code_bytes):
-        value = (codes[:, nibble // 2] >> (4 * (nibble % 2))).astype(int) & 15
-        for axis, shift, width, at in fields[section.starts[nibble] : section.starts[nibble + 1]].tolist():
-            out[:, axis] += level[at + (value >> shift & (1 << width) - 1)]
-    return out * np.array(section.deviation, np.float64)
 
 
 # Levels
