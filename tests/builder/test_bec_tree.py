@@ -20,7 +20,7 @@ from build_index.fit import fitted
 from build_index.graph import neighbour_graph
 from build_index.partition import leaves, partition
 from build_index.prefixes import LEAF, Prefixes, log_probability
-from build_index.routers import bec_tree
+from build_index.routers import bec_tree, ecvh
 from build_index.rows import Rows
 from build_index.shape import index_section, probabilities
 from build_index.spill import soar
@@ -230,7 +230,7 @@ def test_leaves_as_blocks(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metr
     """Every block has rows to train on; the trained router's probabilities are better than even ones."""
     monkeypatch.setattr(words_module, "BATCH", 256)
     monkeypatch.setattr(words_module, "STEPS", 40)
-    monkeypatch.setattr(bec_tree, "STEPS", 20)
+    monkeypatch.setattr(ecvh, "STEPS", 20)
     rows = rows_of(clustered(2000, 40, 3), metric, scale=None)
     task = task_of(rows)
     graph = neighbour_graph(rows, np.arange(rows.count), 10, seed=0, memory_bytes=1 << 28)
