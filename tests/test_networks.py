@@ -11,7 +11,7 @@ import pytest
 from build_index import words
 from build_index.build import build
 from build_index.fit import Options
-from build_index.routers import bec_tree, ecvh, mlp, tree
+from build_index.routers import ecvh, mlp, tree
 from build_index.source import open_source
 from vantage.cache import Cache
 from vantage.index import Index, Query
@@ -24,7 +24,7 @@ from vantage.store import Folder
 def test_an_index_with_a_network_keeps_its_promise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, router: str
 ) -> None:
-    for module in (mlp, tree, ecvh, bec_tree, words):
+    for module in (mlp, tree, ecvh, words):
         monkeypatch.setattr(module, "STEPS", 40)
         monkeypatch.setattr(module, "BATCH", 128)
     draw = np.random.default_rng(5)
