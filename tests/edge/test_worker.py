@@ -11,12 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+from doubles import Built
 
-from build_index.build import build
-from build_index.evaluate import open_index, read_queries
-from build_index.fit import Options
+from build_index.evaluate import evaluate, open_index, read_queries
 from build_index.serve import ROOT, Server, load, serve
-from build_index.source import open_source
 from vantage import api
 from vantage.index import Query
 
@@ -50,6 +48,25 @@ def in_process(bucket: Path, query: Query, include: list[str]) -> dict[str, Any]
     answer = asyncio.run(open_index(bucket / "wordnet").query(query))
     body: dict[str, Any] = json.loads(json.dumps(api.answer_body(answer, include)))
     return body
+
+
+def test_the_sample_index_reads_no_more_than_it_did(sample_bucket: Path) -> None:
+    """In-process, in kernel arithmetic: what a change must not make worse unseen.
+
+    Machines may differ in the last digits of k-means, so these are bounds.
+    """
+    queries = read_queries(SAMPLE / "queries.parquet", None)
+    cold = evaluate(sample_bucket / "wordnet", queries)
+    assert cold["queries"] == 600
+    assert cold["recall"] >= 0.945
+    assert cold["gets"] <= 6
+    assert cold["bytes"] <= 1_050_000
+    assert cold["waves"] == 1
+    assert cold["incomplete"] == 0
+    assert evaluate(sample_bucket / "wordnet", queries, k=10)["recall"] >= 0.965
+    warm = evaluate(sample_bucket / "wordnet", queries, cache_bytes=40 << 20, warm=True)
+    assert warm["gets"] == 0
+    assert warm["recall"] >= 0.95
 
 
 def test_answers_are_those_of_cpython(cold: Server, sample_bucket: Path) -> None:
@@ -222,28 +239,23 @@ def test_a_failing_bucket_is_a_503_that_names_the_object(tmp_path: Path, sample_
         assert http.get("/v1/indexes/wordnet").status_code == 200
 
 
-def test_a_new_generation_is_picked_up_with_no_failed_query(tmp_path: Path, sample_bucket: Path) -> None:
+def test_a_new_generation_is_picked_up_with_no_failed_query(tmp_path: Path, generations: tuple[Built, Built]) -> None:
     """The index is replaced while it is asked; soon the answers are of the new generation."""
-    bucket, state = tmp_path / "bucket", tmp_path / "state"
-    shutil.copytree(sample_bucket / "wordnet", bucket / "wordnet")
-    load(bucket, state)
-    old = open_index(bucket / "wordnet").current.generation
-    source = open_source([SAMPLE / "wordnet.parquet"], attributes=[])
-    quick = Options(fast=True)  # it needs to differ, not to be good
-    build(source, bucket / "wordnet", quick, "cosine", wide=False, say=lambda *_: None, tell=lambda _: None)
-    new = open_index(bucket / "wordnet").current.generation
+    state = tmp_path / "state"
+    old, new = (open_index(built.bucket / built.name).current.generation for built in generations)
     assert new != old
-    vector = sample_queries(1)[0]
+    load(generations[0].bucket, state)
+    vector = generations[0].queries[0].tolist()
     with serve(state, variables={"PUBLIC_READ": "1"}) as server, client(server) as http:
 
         def generation() -> str:
-            reply = http.post("/v1/indexes/wordnet/query", json={"vector": vector})
+            reply = http.post("/v1/indexes/live/query", json={"vector": vector})
             assert reply.status_code == 200, reply.text
             answered: str = reply.json()["receipt"]["generation"]
             return answered
 
         assert generation() == old
-        load(bucket, state)
+        load(generations[1].bucket, state)
         deadline = time.monotonic() + 60
         seen = [generation()]
         while seen[-1] == old and time.monotonic() < deadline:
