@@ -3,10 +3,10 @@
     python bench/bec_tree.py DATA [--sets wordnet,sift] [--rows 20000] [--blocks 512] [--only words,leaves,clusters]
 
 DATA holds wordnet/ and sift/; the files of queries are not opened. Asked are tuning rows (truth.hold_out), which train
-nothing. Columns as in bench/ecvh.py, of the router trained on the leaves. words: plain bits or the Golay code, and bits
-to spare; leaves: partition.LEAF_PENALTY and bec_tree.BALANCE. clusters: bec_tree.PENALTY for a tree of 32 rows a leaf:
-the mean squared distance of a tuning row to the medoid of its cluster, of that to the mean of all rows, and the share of
-its 10 nearest that lie in its cluster, for 64 clusters and for the leaves.
+nothing. Columns as in bench/ecvh.py, of the router trained on the leaves. words: plain bits or the Golay code, and
+bits to spare; leaves: partition.LEAF_PENALTY and bec_tree.BALANCE. clusters: bec_tree.PENALTY for a tree of 32 rows a
+leaf: the mean squared distance of a tuning row to the medoid of its cluster, of that to the mean of all rows, and the
+share of its 10 nearest that lie in its cluster, and the largest over the mean; for 64 clusters and for the leaves.
 """
 
 from __future__ import annotations
@@ -81,9 +81,8 @@ def main() -> None:
             graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
             learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
             tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
-            task = Task(
-                rows, sample, tune, learners, graph[learners], 8.0, 100, Options(memory_bytes=MEMORY), [], lambda *_: None
-            )  # fmt: skip
+            settings = Options(memory_bytes=MEMORY)
+            task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], lambda *_: None)
             setting = Setting(task, graph, options.blocks, [(tune.queries, tune.truth)])
             print(f"\n{name}: {rows.count} rows, {options.blocks} blocks, {len(tune.rows)} tuning rows asked")
             print(f"{'':34}{'bytes':>9}{'blocks':>7}{'skew':>7}" + "".join(f"{g:17.2f}" for g in GOALS), flush=True)
