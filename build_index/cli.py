@@ -25,7 +25,7 @@ from .evaluate import open_index, read_queries
 from .fit import Options
 from .rotations import ROTATIONS
 from .routers import ROUTERS
-from .source import Source, open_source
+from .source import Source, open_source, source_metric
 from .terminal import Bucket, Json, err, folder, nbytes, out, progress, size
 
 app = typer.Typer(
@@ -40,11 +40,11 @@ State = Annotated[Path | None, typer.Option(help="Folder of local R2; .vantage i
 
 @app.command("build")
 def build_command(
-    source: Annotated[list[Path], typer.Argument(help="Parquet files, folders of them, or one .npy.")],
+    source: Annotated[list[str], typer.Argument(help="Files of one kind, folders of them, s3:// or r2:// URLs.")],
     to: Annotated[str, typer.Option("--out", help="The index to make: bucket/name.")],
     recall: Annotated[float, typer.Option(help="Mean recall@k to promise.")] = 0.95,
     k: Annotated[int, typer.Option(help="The k of the promise.")] = 100,
-    metric: Annotated[str, typer.Option(help="cosine, l2 or dot.")] = "cosine",
+    metric: Annotated[str | None, typer.Option(help="cosine, l2 or dot; cosine where the source names none.")] = None,
     vector_column: Annotated[str, typer.Option(help="Column of vectors.")] = "vector",
     id_column: Annotated[str, typer.Option(help="Column of ids; row numbers when there is none.")] = "id",
     attributes: Annotated[str | None, typer.Option(help="Columns to keep, a,b,c; all by default, '' for none.")] = None,
@@ -81,6 +81,7 @@ def build_command(
         raise InputError(f"--vectors is {vectors!r}", hint="f16 or f32")
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
+    metric = source_metric(opened, metric)
     options = Options(
         recall,
         k,
