@@ -20,6 +20,7 @@ from vantage.stats import Receipt
 from .build import Report, build, storage_usd, target_cost
 from .cli_cluster import cluster_command
 from .cli_eval import eval_command, export_router_command
+from .cli_lint import lint_command
 from .codecs import CODECS
 from .evaluate import open_index, read_queries
 from .fit import Options
@@ -71,6 +72,7 @@ def build_command(
     error_norms: Annotated[
         bool, typer.Option("--error-norms", help="Keep what `query --exact` proves its answers by, a byte a row.")
     ] = False,
+    model: Annotated[str | None, typer.Option(help="What made the vectors; queries that name another fail.")] = None,
     as_json: Json = False,
 ) -> None:
     """Build an index from vectors.
@@ -97,6 +99,7 @@ def build_command(
         codec,
         rotation,
         error_norms,
+        model,
     )
     started = time.monotonic()
     _show_plan(opened, options, metric, to)
@@ -180,6 +183,8 @@ def info(index: Bucket, as_json: Json = False) -> None:
     table.add_column()
     for name in ("generation", "rows", "dimension", "metric", "id", "blocks", "codec", "router"):
         table.add_row(name, f"{described[name]:,}" if isinstance(described[name], int) else str(described[name]))
+    if described["model"]:
+        table.add_row("model", described["model"])
     table.add_row("attributes", ", ".join(f"{a['name']} ({a['type']})" for a in described["attributes"]) or "none")
     table.add_row(
         "size", f"{size(total)}, root {size(opened.current.root.size)}; ${storage_usd(total):.4f} a month in R2"
@@ -289,6 +294,7 @@ def proof_line(proof: dict[str, Any]) -> str:
 
 # Commands stand in the help in the order in which they are added.
 app.command("eval")(eval_command)
+app.command("lint")(lint_command)
 app.command("cluster")(cluster_command)
 app.command("export-router")(export_router_command)
 

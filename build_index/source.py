@@ -35,16 +35,6 @@ from .sources.rows import BAD_ROWS_NAMED, DTYPES, NUMPY_KINDS, Array, BadRows, B
 __all__ = [
     "BAD_ROWS_NAMED", "DTYPES", "HDF5", "NUMPY_KINDS", "Array", "Batch", "Source", "open_source", "source_metric",
 ]  # fmt: skip
-    "BAD_ROWS_NAMED",
-    "DTYPES",
-    "HDF5",
-    "NUMPY_KINDS",
-    "Array",
-    "Batch",
-    "Source",
-    "open_source",
-    "source_metric",
-]
 
 DEFAULT_VECTOR = "vector"
 DEFAULT_ID = "id"
@@ -142,6 +132,14 @@ class Source:
         if reason:
             raise self.bad_rows(reason, bad)
 
+    def raw_vectors(self, rows_max: int) -> Iterator[tuple[int, Array]]:
+        """First row and (n, d) in normal form, NaN and infinite values too. Raises InputError as `batches` does."""
+        for first_row, raw in self._raw_batches(rows_max):
+            try:
+                yield first_row, self._vectors(raw)
+            except BadRows as fault:
+                raise self.bad_rows(fault.reason, [first_row + row for row in fault.rows]) from None
+
     def _raw_batches(self, rows_max: int) -> Iterator[tuple[int, Array | pa.RecordBatch]]:
         """First row and rows as they are in the files: arrays from matrices, record batches from tables."""
         for path, first_row in zip(self.files, self.first_rows, strict=True):
@@ -156,19 +154,18 @@ class Source:
                 yield first_row, part
                 first_row += len(part)
 
+    def _vectors(self, raw: Array | pa.RecordBatch) -> Array:
+        values = raw if isinstance(raw, np.ndarray) else vectors_of(raw.column(self.vector_column), self.dimension)
+        with np.errstate(over="ignore"):  # an f64 beyond f32 becomes infinite
+            return np.ascontiguousarray(values, DTYPES[self.kind])
+
     def _normal(self, first_row: int, raw: Array | pa.RecordBatch) -> Batch:
-        count = len(raw)
-        if isinstance(raw, np.ndarray):
-            vectors, table = raw, pa.table({})
-        else:
-            vectors = vectors_of(raw.column(self.vector_column), self.dimension)
-            table = self._attributes(raw)
-        with np.errstate(over="ignore"):  # an f64 beyond f32 becomes infinite and is refused below
-            vectors = np.ascontiguousarray(vectors, DTYPES[self.kind])
+        vectors = self._vectors(raw)
+        table = pa.table({}) if isinstance(raw, np.ndarray) else self._attributes(raw)
         if self.kind in ("f32", "f16"):
             refuse(~np.isfinite(vectors).all(axis=1), "vectors with NaN, infinite or too large values")
         if isinstance(raw, np.ndarray) or self.id_column is None:
-            return Batch(first_row, vectors, np.arange(first_row, first_row + count, dtype=np.int64), table)
+            return Batch(first_row, vectors, np.arange(first_row, first_row + len(raw), dtype=np.int64), table)
         return Batch(first_row, vectors, ids_of(raw.column(self.id_column)), table)
 
     def _attributes(self, raw: pa.RecordBatch) -> pa.Table:
