@@ -171,6 +171,18 @@ def test_an_index_described(service: Service, words: Built, points: Built) -> No
     assert (other["metric"], other["id"], other["attributes"]) == ("l2", "i64", [])
 
 
+def test_the_model_of_the_vectors(service: Service, words: Built) -> None:
+    assert send(service, "GET", "/v1/indexes/words").body["model"] is None
+    path, given = "/v1/indexes/words/query", {"vector": [1.0] * 96}
+    assert send(service, "POST", path, given | {"model": "any"}).status == 200  # no stamp: nothing to compare with
+    service.open["words"].root.schema["model"] = "one"  # type: ignore[index]
+    assert send(service, "GET", "/v1/indexes/words").body["model"] == "one"
+    assert send(service, "POST", path, given | {"model": "one"}).status == send(service, "POST", path, given).status
+    body = problem(send(service, "POST", path, given | {"model": "two"}), 400, "invalid_input", "model")
+    assert "'two'" in body["detail"] and "'one'" in body["detail"]
+    problem(send(service, "POST", path, given | {"model": 3}), 400, "invalid_input", "model")
+
+
 @pytest.mark.parametrize("path", ["/", "", "/v1", "/v2/indexes", "/v1/indexes/words/query/more", "/v1/indexes/words/x"])
 def test_unknown_paths(service: Service, path: str) -> None:
     body = problem(send(service, "GET", path), 404, "not_found", "path")

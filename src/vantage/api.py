@@ -20,7 +20,7 @@ from .stats import Receipt
 
 BODY_BYTES_MAX = 4 << 20
 VECTORS_MAX = 64
-FIELDS = ("vector", "vectors", "top_k", "include", "recall", "rerank", "budget", "explain", "exact")
+FIELDS = ("vector", "vectors", "top_k", "include", "recall", "rerank", "budget", "explain", "exact", "model")
 INCLUDE = ("attributes", "vector", "receipt")
 INCLUDE_DEFAULT = ["receipt"]
 
@@ -193,6 +193,7 @@ def describe(index: Index) -> dict[str, Any]:
         "metric": root.index.metric,
         "id": root.index.id_kind,
         "attributes": root.schema["attributes"],
+        "model": root.schema.get("model"),
         "codec": root.index.codec,
         "router": root.index.router,
         "blocks": root.index.blocks,
@@ -221,6 +222,8 @@ def describe(index: Index) -> dict[str, Any]:
 async def _query(name: str, body: bytes, service: Service) -> Reply:
     fields = _parse(body)
     queries, many = _queries(fields)
+    if fields.get("model") is not None:
+        _check_model(await service.index(name, Receipt()), fields["model"])
     if many:  # all or none: a wrong vector is found before the first is answered
         section = (await service.index(name, Receipt())).root.index
         for query in queries:
@@ -234,6 +237,19 @@ async def _query(name: str, body: bytes, service: Service) -> Reply:
         for query in queries:
             results.append(answer_body(await service.query(name, query), include))
     return Reply(200, {"results": results} if many else results[0])
+
+
+def _check_model(index: Index, asked: Any) -> None:
+    """Refuses vectors of another model than the index was stamped with; without a stamp there is nothing to compare."""
+    if not isinstance(asked, str):
+        raise InputError("model is not text", hint="name the model of the vectors, or leave it out", param="model")
+    stamped = index.root.schema.get("model")
+    if stamped is not None and asked != stamped:
+        raise InputError(
+            f"the query is of model {asked[:200]!r}, the index {index.name!r} of {stamped!r}",
+            hint="embed the query with the model of the index",
+            param="model",
+        )
 
 
 def _parse(body: bytes) -> dict[str, Any]:
