@@ -30,8 +30,9 @@ EXACT_BYTES = 2 << 20  # what an exact answer holds besides: intervals, ceilings
 
 @dataclass(frozen=True)
 class Query:
-    """One question, by a vector or by the id of a row, which is left out of its answer. recall None: the contract's target. rerank 0: exact scores only where the recall takes them.
+    """One question, by a vector or by the id of a row, which is left out of its answer.
 
+    recall None: the contract's target. rerank 0: exact scores only where the recall takes them.
     exact: the best of the whole index, proven; complete is False where the budget ended before that.
     """
 
