@@ -237,7 +237,7 @@ def test_many_vectors_are_answered_in_order(service: Service, words: Built) -> N
     vectors = (vectors + vectors)[:VECTORS_MAX]
     reply = send(service, "POST", QUERY, {"vectors": vectors, "top_k": 3})
     results = reply.body["results"]
-    assert set(reply.body) == {"results"} and len(results) == VECTORS_MAX
+    assert set(reply.body) == {"results", "receipt"} and len(results) == VECTORS_MAX
     for vector, result in list(zip(vectors, results, strict=True))[::9]:
         alone = send(service, "POST", QUERY, {"vector": vector, "top_k": 3}).body
         assert result["matches"] == alone["matches"]

@@ -7,6 +7,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,19 @@ def test_a_batch_answers_as_single_queries_do_and_reads_less(built: Built) -> No
     assert bucket.running_max <= LANES
     alone = [asyncio.run(index.query(q)) for q in queries(built)]
     assert [told(a) for a in together] == [told(a) for a in alone]
-    assert receipt.bytes < 0.7 * sum(a.receipt.bytes for a in alone)
     assert receipt.waves <= max(a.receipt.waves for a in alone)
     assert receipt.rows == sum(a.receipt.rows for a in alone)
+
+
+def test_blocks_that_several_want_are_read_once(built: Built) -> None:
+    bucket = Recorder(Folder(built.bucket))
+    index, receipt = built.open(bucket=bucket), Receipt()
+    bucket.forget()
+    answers = asyncio.run(index.answer([Query(q.tolist()) for q in built.queries], receipt))
+    assert receipt.waves == 1 and len(bucket.gets) <= LANES
+    reads = sorted((g.key, g.offset, g.offset + (g.length or 0)) for g in bucket.gets)
+    assert all(a[0] != b[0] or a[2] <= b[1] for a, b in pairwise(reads))
+    assert receipt.bytes < 0.5 * sum(a.receipt.bytes for a in answers)
 
 
 def test_groups_answer_as_one(words: Built, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,8 +81,9 @@ async def handle(
 ) -> Reply:
     """Answers one request. path: as sent, percent-encoded, with the query string; headers have lower-case names.
 
-    runtime is what health adds (version of the host, heap). The body is read only when the request may be answered; `body` raises TooLargeError past BODY_BYTES_MAX. Never
-    raises: every failure is a problem document with the request's id, and nothing of a secret.
+    runtime is what health adds (version of the host, heap). The body is read only when the request may be answered;
+    `body` raises TooLargeError past BODY_BYTES_MAX. Never raises: every failure is a problem document with the id of
+    the request, and nothing of a secret.
     """
     request_id = headers.get("cf-ray") or headers.get("x-request-id") or uuid.uuid4().hex
     try:

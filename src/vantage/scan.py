@@ -54,8 +54,8 @@ class LrsqScan:
     """Every codec (see build_index.codecs): nibble tables once a query, then one kernel call a block.
 
     capacity: most contenders; name: of the generation, for errors; tails: shared by the scans of a batch; fine: leading
-    segments with 16-bit tables, None as the codec says. A row of block b scores base_b + h + f * (sum of table entries), times query.unit, as an integer;
-    base_b is <q, c_b> plus the centre's bias.
+    segments with 16-bit tables, None as the codec says. A row of block b scores base_b + h + f * (sum of table
+    entries), times query.unit, as an integer; base_b is <q, c_b> plus the centre's bias.
     """
 
     def __init__(
