@@ -4,8 +4,8 @@
 
 INDEX is a folder in a bucket, FILE Parquet with vectors, one for each index. All queries of a file are asked in batches
 of each size, in file order; what does not fill a batch is left out. Answers are compared with those of single queries.
-For the published figures: `vantage build DATA/wordnet --out bucket/wordnet`, `vantage build DATA/sift/base.parquet --out
-bucket/sift`, then both with their queries.parquet.
+For the published figures: `vantage build DATA/wordnet/part-*.parquet --out bucket/wordnet` and
+`vantage build DATA/sift/base.parquet --out bucket/sift`, then both with their queries.parquet.
 """
 
 from __future__ import annotations
