@@ -10,7 +10,7 @@ from typing import Any
 from .cache import Cache
 from .errors import InputError, LimitError, NotFoundError
 from .estimate import estimated_recall, features, promise_of, second_price
-from .format import RERANK_MAX, Current, Promise, Root, block_planes
+from .format import RERANK_MAX, Current, Promise, Root
 from .kernels import lrsq_tables_size, pool_size
 from .plan import CACHED, STARTS_SHARD, Budget, Plan, Span, plan_scan, recall_estimate
 from .prepare import Prepared, prepare
@@ -152,8 +152,11 @@ class Index:
         for query in queries:
             self._check(query)
         reader, answers = Reader(self.bucket, self.etags, receipt), list[Answer]()
+        # Checks and ids of the blocks with contenders are shared, so at most those of all rows.
+        rows = self.root.index.places * (self.root.codec.code_bytes + 6)
+        shared = min(sum(self.root.directory.size) - rows, SCANS_BYTES_MAX // 2)
         while len(answers) < len(queries):
-            group, held, tails = list[tuple[Steps[Answer], Receipt]](), 0, Tails()
+            group, held, tails = list[tuple[Steps[Answer], Receipt]](), shared, Tails()
             for query, vector in zip(queries[len(answers) :], prepared[len(answers) :], strict=True):
                 held += self._held(query)
                 if group and held > SCANS_BYTES_MAX:
@@ -166,13 +169,11 @@ class Index:
         return answers
 
     def _held(self, query: Query) -> int:
-        """About the bytes that a query holds while it is answered: tables, pool, numbers a block, ids of contenders."""
-        codec, directory, blocks = self.root.codec, self.root.directory, self.root.index.blocks
+        """About the bytes that a query's own scan holds: tables, pool, numbers a block."""
+        codec, ranked = self.root.codec, max(query.rerank, self.promise(query).rerank)
         tables = lrsq_tables_size(codec.code_bytes, codec.fine)
-        pool = pool_size(max(3 * max(query.top_k, query.rerank, RERANK_MAX), CONTENDERS_MIN))
-        tails = max(directory.size) - block_planes(min(directory.rows), codec.code_bytes).checks
-        most = 2 * self.root.contract.gets
-        return tables + pool + 8 * blocks + most * tails + query.exact * EXACT_BYTES
+        pool = pool_size(max(3 * max(query.top_k, ranked), CONTENDERS_MIN))
+        return tables + pool + 8 * self.root.index.blocks + query.exact * EXACT_BYTES
 
     def _steps(self, query: Query, prepared: Prepared | None, receipt: Receipt, tails: Tails) -> Steps[Answer]:
         """prepare -> route -> plan -> store -> scan -> (plan -> store) -> rank; a yield is a wave."""
