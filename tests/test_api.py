@@ -234,7 +234,7 @@ def test_include(service: Service, words: Built, include: list[str]) -> None:
 
 def test_many_vectors_are_answered_in_order(service: Service, words: Built) -> None:
     vectors = [q.tolist() for q in words.queries]
-    vectors = (vectors + vectors)[:VECTORS_MAX]
+    vectors = (vectors * VECTORS_MAX)[:VECTORS_MAX]
     reply = send(service, "POST", QUERY, {"vectors": vectors, "top_k": 3})
     results = reply.body["results"]
     assert set(reply.body) == {"results", "receipt"} and len(results) == VECTORS_MAX
@@ -303,8 +303,8 @@ LIMIT, INPUT = "limit_exceeded", "invalid_input"
         ({"vector": GOOD, "filter": {}}, INPUT, "filter", "unknown field 'filter'"),
         ({"vector": GOOD, "k": 5}, INPUT, "k", "unknown field 'k'"),
         ({"vector": GOOD, "x" * 200: 5}, INPUT, "x" * 80, "unknown field 'xxx"),
-        ({}, INPUT, "vector", "either vector or vectors"),
-        ({"vector": GOOD, "vectors": [GOOD]}, INPUT, "vector", "either vector or vectors"),
+        ({}, INPUT, "vector", "one of vector, vectors and id"),
+        ({"vector": GOOD, "vectors": [GOOD]}, INPUT, "vector", "one of vector, vectors and id"),
         ({"vector": None}, INPUT, "vector", "vector is not a list of numbers"),
         ({"vector": "0.5"}, INPUT, "vector", "vector is not a list of numbers"),
         ({"vector": {"0": 1}}, INPUT, "vector", "vector is not a list of numbers"),
@@ -504,7 +504,7 @@ def test_a_bug_is_told_without_its_data(
         raise KeyError("some data")
 
     with monkeypatch.context() as patch:
-        patch.setattr(service, "query", broken)
+        patch.setattr(service, "live", broken)
         reply = send(service, "POST", QUERY, {"vector": GOOD})
         assert problem(reply, 500, "internal")["detail"] == "internal error (KeyError)"
         assert "some data" not in reply.text()
@@ -514,7 +514,7 @@ def test_a_bug_is_told_without_its_data(
         async def full(*_: Any) -> None:
             raise MemoryError
 
-        patch.setattr(service, "query", full)
+        patch.setattr(service, "live", full)
         assert (
             "out of memory"
             in problem(send(service, "POST", QUERY, {"vector": GOOD}), 503, "store_unavailable")["detail"]

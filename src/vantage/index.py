@@ -135,8 +135,9 @@ class Index:
         return read + sum(first_row[b + 1] - first_row[b] for b in plan.cached if b not in inside)
 
     async def query(self, query: Query, receipt: Receipt | None = None) -> Answer:
-        """A batch of one; the receipt counts what was read."""
+        """A batch of one; the receipt counts what was read. What it counts already is taken from the budget."""
         receipt = receipt or Receipt()
+        query = replace(query, budget=_left(query.budget, receipt))
         [answer] = await self.answer([query], receipt)
         receipt.proof = answer.receipt.proof
         return replace(answer, receipt=receipt)
