@@ -235,13 +235,10 @@ def query(
         if (vector is None) == (identifier is None):
             raise InputError("name one query", hint="--vector FILE or --id ID")
         if identifier is not None:
-            key = _id(identifier, opened.root.index.id_kind)
-            row, values = await opened.find(key, Receipt())
+            key, values = _id(identifier, opened.root.index.id_kind), None
         else:
-            row, values = None, read_queries(vector, 1).vectors[0].tolist()  # type: ignore[arg-type]
-        return await opened.query(
-            Query(values, top_k, recall, rerank, attributes=True, without=row, exact=exact), receipt
-        )
+            key, values = None, read_queries(vector, 1).vectors[0].tolist()  # type: ignore[arg-type]
+        return await opened.query(Query(values, top_k, recall, rerank, attributes=True, exact=exact, id=key), receipt)
 
     answer = asyncio.run(ask())
     if as_json:

@@ -43,8 +43,8 @@ from vantage.format import (
     pack_head,
     pack_ids,
 )
-from vantage.index import id_hash
 from vantage.kernels import crc32c
+from vantage.rows import id_hash
 
 from .choose import Choice
 from .codecs.planes import Encoded, encode_blocks

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from doubles import Built
 
@@ -17,6 +18,7 @@ from build_index.evaluate import evaluate, open_index, read_queries
 from build_index.serve import ROOT, Server, load, serve
 from vantage import api
 from vantage.index import Query
+from vantage.stats import Receipt
 
 pytestmark = pytest.mark.edge
 
@@ -93,12 +95,42 @@ def test_rerank_attributes_and_vectors(cold: Server, sample_bucket: Path) -> Non
     assert got["receipt"]["rows_ranked"] == 50
 
 
-def test_many_vectors_in_one_request(cold: Server) -> None:
-    vectors = sample_queries(3)
+def test_a_batch_is_that_of_cpython(cold: Server, sample_bucket: Path) -> None:
+    """Read together, with the same reads, and answered as single queries are; as JSON and as bytes."""
+    vectors, receipt = sample_queries(24), Receipt()
+    index = open_index(sample_bucket / "wordnet")
+    want = asyncio.run(index.answer([Query(v, 20) for v in vectors], receipt))
+    body = np.array([0x514E4156, 1, 24, 384], "<u4").tobytes() + np.array(vectors, "<f4").tobytes()
     with client(cold) as http:
-        many = ask(http, {"vectors": vectors, "top_k": 3}).json()["results"]
-        single = [ask(http, {"vector": v, "top_k": 3}).json() for v in vectors]
-    assert [r["matches"] for r in many] == [r["matches"] for r in single]
+        many = ask(http, {"vectors": vectors, "top_k": 20}).json()
+        single = [ask(http, {"vector": v, "top_k": 20}).json() for v in vectors[:3]]
+        kinds = {"content-type": api.BINARY, "accept": api.BINARY}
+        packed = http.post("/v1/indexes/wordnet/query?top_k=20", content=body, headers=WITH_TOKEN | kinds)
+    results = many["results"]
+    assert [r["matches"] for r in results] == [api.answer_body(a, [])["matches"] for a in want]
+    assert [(r["matches"], r["recall_estimate"]) for r in results[:3]] == [
+        (r["matches"], r["recall_estimate"]) for r in single
+    ]
+    counted = ("gets", "bytes", "waves", "blocks", "rows")
+    assert [many["receipt"][k] for k in counted] == [getattr(receipt, k) for k in counted]
+    assert packed.headers["content-type"] == api.BINARY
+    scores = np.frombuffer(packed.content, "<f4", 24 * 20, 32 + 4 * 24)
+    assert scores.tolist() == [np.float32(m["score"]) for r in results for m in r["matches"]]
+
+
+def test_rows_by_their_id(cold: Server, sample_bucket: Path) -> None:
+    index = open_index(sample_bucket / "wordnet")
+    with client(cold) as http:
+        found = ask(http, {"vector": sample_queries(1)[0], "top_k": 1}).json()["matches"][0]["id"]
+        row = http.get(f"/v1/indexes/wordnet/vectors/{found}", headers=WITH_TOKEN).json()
+        near = ask(http, {"id": found, "top_k": 5}).json()
+        gone = http.get("/v1/indexes/wordnet/vectors/a%2Fb", headers=WITH_TOKEN)
+    assert (row["vector"], row["attributes"]) == asyncio.run(index.row(found.encode(), Receipt()))
+    assert row["receipt"]["gets"] == 3
+    want = api.answer_body(asyncio.run(index.query(Query(None, 5, id=found.encode()))), ["receipt"])
+    assert near["matches"] == want["matches"]
+    assert near["receipt"]["gets"] == want["receipt"]["gets"]
+    assert (gone.status_code, gone.json()["code"]) == (404, "not_found")
 
 
 def test_explain_reads_nothing_and_is_what_a_query_reads(cold: Server) -> None:
@@ -265,12 +297,14 @@ def test_a_new_generation_is_picked_up_with_no_failed_query(tmp_path: Path, gene
 
 
 def test_at_the_limits(cold: Server) -> None:
-    """64 vectors in a body of just 4 MiB, and a thousand answers."""
+    """256 vectors in a body as large as can be, 32,768 answers, and a thousand of one vector."""
+    vectors = sample_queries(256)
+    vectors = (vectors * 256)[:256]
     with client(cold) as http:
-        body = json.dumps({"vectors": sample_queries(64), "top_k": 2}).encode()
-        reply = http.post("/v1/indexes/wordnet/query", content=body.ljust(4 << 20), headers=WITH_TOKEN)
+        body = json.dumps({"vectors": vectors, "top_k": 128}).encode()
+        reply = http.post("/v1/indexes/wordnet/query", content=body.ljust(api.BODY_BYTES_MAX), headers=WITH_TOKEN)
         assert reply.status_code == 200, reply.text
-        assert len(reply.json()["results"]) == 64
+        assert [len(r["matches"]) for r in reply.json()["results"]] == [128] * 256
         most = ask(http, {"vector": sample_queries(1)[0], "top_k": 1000, "recall": 0.97}).json()
         assert len(most["matches"]) == 1000
         assert http.get("/v1/health").json()["heap_bytes"] <= 90 << 20
