@@ -1,7 +1,4 @@
-"""Every path of the scan that this processor has gives the reference's integers, and stays inside its buffers."""
-
-import ctypes
-import mmap
+"""Every path of the scan that this processor has gives the reference's integers."""
 
 import make
 import numpy as np
