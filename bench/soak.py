@@ -33,8 +33,10 @@ from vantage import api
 from vantage.errors import VantageError
 from vantage.format import VECTOR_BYTES, attributes_at, part_key, shard_key
 from vantage.index import Index
+from vantage.kernels import pool_reset
 from vantage.prepare import prepare
 from vantage.rank import decode, estimated, exact_score
+from vantage.scan import LrsqScan
 from vantage.service import REVALIDATE_S, Service
 from vantage.store import Folder
 
@@ -73,10 +75,12 @@ class Truth:
         """Of each id the scores that it has in the blocks that hold it."""
         root = self.index.root
         prepared, out = prepare(vector, root.index), dict[Any, set[float]]()
+        most = max(root.directory.rows)
+        scan = LrsqScan(root, prepared, most)
         for b, data in enumerate(self.blocks):
-            scan = self.index.scan_of(root, prepared, root.directory.rows[b], self.index.space)
+            pool_reset(scan.pool, most)
             scan.block(b, data, keep=True)
-            found = scan.contenders(root.directory.rows[b])
+            found = scan.contenders(most)
             for match in estimated(found, prepared, root.index, len(found)):
                 out.setdefault(plain(match.id), set()).add(match.score)
         return out
@@ -99,14 +103,14 @@ def truth_of(folder: Path) -> Truth:
         for page in range(len(pages.part))
         for i in range(pages.first_row[page + 1] - pages.first_row[page])
     ]
-    prepared = prepare(list(decode(vectors[0], root.index.vector_kind)), root.index)
+    scan = LrsqScan(root, prepare(list(decode(vectors[0], root.index.vector_kind)), root.index), max(d.rows))
     names = [a["name"] for a in root.schema["attributes"]]
     blocks, row, attributes = [], dict[Any, int](), dict[Any, Any]()
     for s, shard in enumerate(shards):
         for b in range(d.shard_blocks[s], d.shard_blocks[s + 1]):
             blocks.append(shard[d.offset[b] : d.offset[b] + d.size[b]])
             own = shard[d.attribute_offset[b] : d.attribute_offset[b] + d.attribute_size[b]]
-            scan = index.scan_of(root, prepared, d.rows[b])
+            pool_reset(scan.pool, max(d.rows))
             scan.block(b, blocks[b], keep=True)
             first, end = d.first_row[b], d.first_row[b + 1]
             for c in scan.contenders(d.rows[b]):
@@ -130,11 +134,11 @@ class Question:
 
 @dataclass
 class Oracle:
-    """All questions, with what may be answered. scores: by generation and first number of a vector."""
+    """All questions, with what may be answered. scores: by generation and vector."""
 
     truths: dict[str, Truth]
     questions: list[Question]
-    scores: dict[tuple[str, float], dict[Any, set[float]]]
+    scores: dict[tuple[str, tuple[float, ...]], dict[Any, set[float]]]
 
     def fault_in(self, question: Question, status: int, got: Any, strict: bool) -> str:
         """What is wrong with an answer, "" if nothing is, or the code of a problem that a failing bucket explains."""
@@ -170,7 +174,7 @@ class Oracle:
         assert question.vector is not None
         section = truth.index.root.index
         prepared = prepare(question.vector, section)
-        allowed = self.scores[generation, question.vector[0]]
+        allowed = self.scores[generation, tuple(question.vector)]
         for m in matches:
             stored = truth.vectors[truth.row[m["id"]]]
             right = {exact_score(stored, prepared, section)} if got["scores"] == "exact" else allowed[m["id"]]
@@ -234,8 +238,8 @@ def oracle_of(bucket: Path) -> Oracle:
         service = Service(Folder(bucket), 0)
         for q in questions:
             q.answers[generation] = asyncio.run(in_process(service, truth.index.name, q))
-            if q.vector is not None and (generation, q.vector[0]) not in scores:
-                scores[generation, q.vector[0]] = truth.scores(q.vector)
+            if q.vector is not None and (generation, tuple(q.vector)) not in scores:
+                scores[generation, tuple(q.vector)] = truth.scores(q.vector)
     return Oracle(truths, questions, scores)
 
 
