@@ -1,6 +1,6 @@
 """The Worker as it is, but its bucket fails by seed: main of the project that bench/soak.py puts together.
 
-POST /faults takes {"seed", "rates", "generations", "timeout_s", "ttl_s"} and starts anew; GET tells what was met.
+POST /faults takes {"seed", "rates", "generations", "timeout_s", "ttl_s", "cache_bytes", "switch"}; GET tells what was met.
 """
 
 import json
@@ -42,12 +42,15 @@ class Default(entry.Default):
             wanted = json.loads(await request.text())
             store.TIMEOUT_S = wanted["timeout_s"]
             service.REVALIDATE_S = entry.REVALIDATE_S = wanted["ttl_s"]
+            self._service().cache.budget = wanted["cache_bytes"]
             faults = Faults(wanted["seed"], wanted["rates"], [text.encode() for text in wanted["generations"]])
             if _Shared.faults is None:
                 _Shared.faults = faults
             else:  # the service's bucket keeps the object; counts and what is live go on
                 counts, live = _Shared.faults.counts, _Shared.faults.live
                 vars(_Shared.faults).update(vars(faults), counts=counts, live=live)
+            if wanted["switch"]:
+                _Shared.faults.switch()
         found = _Shared.faults
         told = {"counts": dict(found.counts), "live": found.live} if found else {}
         return Response(json.dumps(told), headers={"content-type": "application/json"})
