@@ -1,12 +1,11 @@
 """Bad bytes by seed, at every layout, the HTTP bodies and the kernels: an answer that holds, or one of our errors.
 
-    python bench/fuzz.py [--cases 1000000] [--seed 0] [--keep FOLDER]
+    python bench/fuzz.py [--cases 1000000] [--seed 0]
 
 Objects of the fixtures in tests/fixtures are cut, spliced, and changed in bits, bytes and words, mostly under checksums
-made anew, so that the parsers behind them are reached. Bodies are valid queries, changed as JSON or as text. Kernels get
-random arguments in a process of its own, buffers ending at a page that may not be touched. A case that ends otherwise
-(another exception, over 10 s, over 64 MiB, a wrong answer, a dead process) is printed and, with --keep, kept as a file
-that `replay` runs again. Exit 1 if there is any.
+made anew, so that the parsers behind them are reached. Bodies are valid queries, changed as JSON or as text. A fifth of
+the cases are kernels with random arguments (bench/fuzz_kernels.py). A case that ends otherwise (another exception, over
+10 s, over 64 MiB, a wrong answer) is printed with its kind and seed, which make it again. Exit 1 if there is any.
 """
 
 from __future__ import annotations
@@ -207,8 +206,8 @@ def ids(base: dict[str, Objects], draw: Random) -> None:
     asyncio.run(find())
 
 
-ATOMS: list[Any] = [None, True, False, 0, -1, 1, 10, 1 << 31, 1 << 63, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"),
-                    "", "x", "\x00", "\ud800", "vector", [], {}, [[]], [1, 2], {"gets": 1}]  # fmt: skip
+ATOMS: list[Any] = [None, True, False, 0, -1, 1, 10, 1 << 31, 1 << 63, 10**400, 0.5, -0.0, 1e308, float("nan"),
+                    float("inf"), "", "x", "\x00", "\ud800", "vector", [], {}, [[]], [1, 2], {"gets": 1}]  # fmt: skip
 
 
 def mutate_json(value: Any, draw: Random, depth: int = 0) -> Any:
@@ -325,7 +324,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="folder for what fails: one JSON file a case")
     options = parser.parse_args()
     seen: Counter[str] = Counter()
 
@@ -333,10 +331,6 @@ def main() -> int:
         seen[what] += 1
         if seen[what] == 1:
             print(f"{kind}, seed {seed}: {what}", flush=True)
-            if options.keep:
-                options.keep.mkdir(parents=True, exist_ok=True)
-                file = options.keep / f"{kind.lower()}-{seed}.json"
-                file.write_text(json.dumps({"kind": kind, "seed": seed, "what": what}) + "\n")
 
     began, kernels = time.perf_counter(), options.cases // 5
     done = run(options.cases - kernels, options.seed, tell)

@@ -3,8 +3,8 @@
     python bench/fuzz_kernels.py [--cases 200000] [--seed 0]
 
 Buffers end where a page begins that no one may touch, so that a read or write past an end kills the process; read-only
-buffers lie on pages that cannot be written. The work runs in a process of its own; when it dies, the case is named. Exit
-1 where one dies, or raises anything but ValueError, TypeError, BufferError or OverflowError.
+buffers lie on pages that cannot be written. The work runs in a process of its own; when it dies, the case is named.
+Exit 1 where one dies, or raises anything but ValueError, TypeError, BufferError or OverflowError.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A bucket that fails by seed, in front of another; standard library alone, so that the Worker of the tests runs it too."""
+"""A bucket that fails by seed, in front of another; standard library alone, so that a Worker runs it too."""
 
 from __future__ import annotations
 

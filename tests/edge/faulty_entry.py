@@ -1,17 +1,18 @@
 """The Worker as it is, but its bucket fails by seed: main of the project that bench/soak.py puts together.
 
-POST /faults takes {"seed", "rates", "generations", "timeout_s", "ttl_s", "cache_bytes", "switch"}; GET tells what was met.
+POST /faults takes {"seed", "rates", "generations", "timeout_s", "ttl_s", "cache_bytes", "switch"}. GET tells what
+was met.
 """
 
 import json
 from typing import Any
 from urllib.parse import urlsplit
 
-import entry
-from entry import WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
 from faults import Faults, FaultyBucket
 from workers import Response
 
+import entry
+from entry import WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
 from vantage import service, store
 
 _R2Bucket = entry.R2Bucket
