@@ -3,8 +3,8 @@
     python bench/soak.py BUCKET [--minutes 5] [--clients 16] [--seed 0] [--ttl 30]
 
 BUCKET is a folder of two or more indexes of the same rows, built with different seeds: the generations of one index.
-For half of the time there is no cache: an answer must be what CPython answers from the same generation. Then there is the
-default one, and more blocks may be scanned: each id must have one of its own scores, as in every answer that is not
+For half of the time there is no cache: an answer must be what CPython answers from the same generation. Then there is
+the default one, and more blocks may be scanned: each id must have one of its own scores, as in every answer that is not
 complete. After each half the faults end, and everything must be right within one TTL. Exit 1 where it is not.
 """
 
