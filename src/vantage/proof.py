@@ -15,7 +15,7 @@ from itertools import takewhile
 from operator import mul
 
 from . import kernels
-from .format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, block_planes, id_width, norms_of
+from .format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, block_planes, damaged, id_width, norms_of
 from .plan import Budget, Plan, plan_blocks
 from .prepare import Prepared
 from .rank import Match, estimated, exact_score, rerank
@@ -141,6 +141,10 @@ class BoundedScan(LrsqScan):
                 most = (self.length**2 - beyond**2) / 2
             elif index.metric == "cosine" and norm > 1e-3:  # rows of norm 1 lie in a cap around the centre's direction
                 cap = (1 + norm**2 - radius**2) / (2 * norm) - ANGLE
+                if cap > 1:
+                    raise damaged(
+                        f"{self.name}, bounds of block {b}", f"no row has norm 1 within {radius} of its centre"
+                    )
                 near = (dot + off) / (self.length * norm) + ANGLE
                 if cap > -1 and near < cap:
                     apart = math.acos(max(-1.0, near)) - math.acos(cap)
