@@ -17,6 +17,7 @@ from .plan import CLASS_B_USD, LANES, Budget, Plan, recall_estimate, wave_ms
 from .prepare import prepare
 from .service import Service
 from .stats import Receipt
+from .store import Until
 
 BODY_BYTES_MAX = 4 << 20
 VECTORS_MAX = 64
@@ -65,15 +66,18 @@ async def handle(
     service: Service,
     access: Access,
     runtime: Mapping[str, Any],
+    until: Until | None = None,
 ) -> Reply:
     """Answers one request. headers have lower-case names; runtime is what health adds (version of the host, heap).
+
+    until: ended by the caller when nobody waits for the answer any more; the budget's time is put into it.
 
     The body is read only when the request may be answered; `body` raises TooLargeError past BODY_BYTES_MAX. Never
     raises: every failure is a problem document with the request's id, and nothing of a secret.
     """
     request_id = headers.get("cf-ray") or headers.get("x-request-id") or uuid.uuid4().hex
     try:
-        reply = await _route(method, path, headers, body, service, access, runtime)
+        reply = await _route(method, path, headers, body, service, access, runtime, until or Until())
     except VantageError as error:
         reply = problem(error, request_id)
     except MemoryError:
@@ -136,6 +140,7 @@ async def _route(
     service: Service,
     access: Access,
     runtime: Mapping[str, Any],
+    until: Until,
 ) -> Reply:
     parts = path.strip("/").split("/")
     if parts == ["v1", "health"]:
@@ -161,7 +166,7 @@ async def _route(
         return Reply(200, describe(index))
     if len(parts) == 4 and parts[:2] == ["v1", "indexes"] and parts[3] == "query":
         _method(method, "POST")
-        return await _query(parts[2], await body(), service)
+        return await _query(parts[2], await body(), service, until)
     raise NotFoundError(f"there is nothing at {path[:100]!r}", hint="see the paths in the README", param="path")
 
 
@@ -218,22 +223,25 @@ def describe(index: Index) -> dict[str, Any]:
     }
 
 
-async def _query(name: str, body: bytes, service: Service) -> Reply:
+async def _query(name: str, body: bytes, service: Service, until: Until) -> Reply:
     fields = _parse(body)
     queries, many = _queries(fields)
+    until.at = Until.after(queries[0].budget.ms).at  # one for all: it is the request that somebody waits for
     if many:  # all or none: a wrong vector is found before the first is answered
         section = (await service.index(name, Receipt())).root.index
         for query in queries:
             prepare(query.vector, section, query.param)
-    results = []
+    results, after = [], []
     if fields.get("explain"):
         index = await service.index(name, Receipt())
         results = [explain(index, q) for q in queries]
     else:
         include = fields.get("include", INCLUDE_DEFAULT)
         for query in queries:
-            results.append(answer_body(await service.query(name, query), include))
-    return Reply(200, {"results": results} if many else results[0])
+            answer = await service.query(name, query, until)
+            results.append(answer_body(answer, include))
+            after += [] if answer.after is None else [answer.after]
+    return Reply(200, {"results": results} if many else results[0], after=after)
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -313,8 +321,8 @@ def _budget(fields: Any) -> Budget:
         raise InputError("budget is not an object", hint='{"gets": 6, "bytes": 4000000, "waves": 1}', param="budget")
     usual = Budget()
     for name, value in fields.items():
-        _known(name, ("gets", "bytes", "waves"), f"budget.{name}")
-        most = {"gets": 1000, "bytes": 1 << 30, "waves": 5}[name]
+        _known(name, ("gets", "bytes", "waves", "ms"), f"budget.{name}")
+        most = {"gets": 1000, "bytes": 1 << 30, "waves": 5, "ms": 60_000}[name]
         if not 0 <= _integer(value, f"budget.{name}") <= most:
             raise LimitError(
                 f"budget.{name}", value, f"0 to {most}", hint="leave it out for the default", param=f"budget.{name}"

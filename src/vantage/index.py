@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_right
+from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -32,7 +33,7 @@ from .rank import Match, decode, estimated, rerank
 from .route import ROUTERS, Routed, TwoLevelRouter
 from .scan import CONTENDERS_MIN, SCANS, Contender, Scan
 from .stats import Receipt
-from .store import Bucket, Reader, read_small
+from .store import Bucket, Reader, Until, read_small
 
 TOP_K_MAX = 1000
 ATTRIBUTE_RANGES = 6
@@ -59,13 +60,17 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """matches best first; exact says what their scores are; complete is False when a budget cut something."""
+    """matches best first; exact says what their scores are; complete is False when a budget cut something.
+
+    after: work that goes on when the answer is out, for waitUntil.
+    """
 
     matches: list[Match]
     exact: bool
     complete: bool
     recall_estimate: float | None
     receipt: Receipt
+    after: Awaitable[Any] | None = None
 
 
 def id_hash(identifier: int | bytes) -> int:
@@ -147,16 +152,19 @@ class Index:
         inside = {b for r in plan.ranges for b in range(r.first, r.last)}
         return read + sum(first_row[b + 1] - first_row[b] for b in plan.cached if b not in inside)
 
-    async def query(self, query: Query, receipt: Receipt | None = None) -> Answer:
-        """prepare -> route -> plan -> store -> scan -> (plan -> store) -> rank."""
-        receipt = receipt or Receipt()
+    async def query(self, query: Query, receipt: Receipt | None = None, until: Until | None = None) -> Answer:
+        """prepare -> route -> plan -> store -> scan -> (plan -> store) -> rank.
+
+        until: when it ends with what it has, and is not complete; None: after the milliseconds of its budget.
+        """
+        receipt, until = receipt or Receipt(), until or Until.after(query.budget.ms)
         receipt.generation = self.current.generation
         prepared = prepare(query.vector, self.root.index, query.param)
         self._check(query)
         if query.exact:
-            return await self._exact(query, prepared, receipt)
+            return await self._exact(query, prepared, receipt, until)
         promise = self.promise(query)
-        reader = Reader(self.bucket, self.etags, receipt)
+        reader = Reader(self.bucket, self.etags, receipt, until)
         routed, informed = await self._route(prepared, reader, query.budget)
         plan = self.plan(replace(query, budget=_left(query.budget, receipt)), prepared, routed)
         spare = query.without is not None
@@ -165,21 +173,21 @@ class Index:
         wanted = max(query.top_k, ranked) + spare
         scan = self.scan_of(self.root, prepared, max(3 * wanted, CONTENDERS_MIN), self.space)
         done: set[int] = set()
-        await self._scan(plan, scan, reader, done)
+        whole = await self._scan(plan, scan, reader, done)
         contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
-        measured = plan.complete and informed
+        measured = whole and plan.complete and informed
         price = plan.price
         estimate = self._estimate(query, prepared, scan, contenders, routed, done, price, ranked) if measured else None
         second = None if estimate is None else second_price(promise, price, estimate)
         left = _left(query.budget, receipt, bool(ranked))
-        if second is not None and min(left.gets, left.bytes, left.waves) < 1:
+        if second is not None and (reader.until.over or min(left.gets, left.bytes, left.waves) < 1):
             measured = False  # the budget cuts what the promise takes
         elif second is not None:
             plan = self._second(routed, done, left, second)
             price = second if plan.ranges or plan.cached else price
-            await self._scan(plan, scan, reader, done)
+            whole = await self._scan(plan, scan, reader, done)
             contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
-            measured = plan.complete
+            measured = whole and plan.complete
             estimate = self._estimate(query, prepared, scan, contenders, routed, done, price, ranked)
         receipt.rows = scan.rows
         complete, exact = measured, False
@@ -199,9 +207,9 @@ class Index:
         complete &= await self._dress(matches, vectors, query, reader)
         return Answer(matches, exact, complete, estimate if measured else None, receipt)
 
-    async def _exact(self, query: Query, prepared: Prepared, receipt: Receipt) -> Answer:
+    async def _exact(self, query: Query, prepared: Prepared, receipt: Receipt, until: Until) -> Answer:
         """The proven best, scanned in the router's order first; a two-level router names regions, without a read."""
-        reader = Reader(self.bucket, self.etags, receipt)
+        reader = Reader(self.bucket, self.etags, receipt, until)
         most = query.top_k + (query.without is not None)
         scan = BoundedScan(self.root, prepared, most, most, self.space)
 
@@ -278,7 +286,8 @@ class Index:
         start, length, found = section.offset[wanted], section.size[wanted], bytearray()
         if budget.gets < 2 or budget.waves < 2 or budget.bytes < length:
             return routed, False
-        await reader.wave([(key, start, length, section.nbytes)], lambda _, data: found.extend(data))
+        if not await reader.wave([(key, start, length, section.nbytes)], lambda _, data: found.extend(data)):
+            return routed, False
         page = memoryview(found)
         if crc32c(page) != section.crc[wanted]:
             raise DamagedError(f"{key}: checksum of page {wanted} differs", hint="publish the index again")
@@ -308,8 +317,11 @@ class Index:
                 param="rerank",
             )
 
-    async def _scan(self, plan: Plan, scan: Scan, reader: Reader, done: set[int]) -> None:
-        """Cached blocks first, then each range as it arrives; blocks done already are passed over, new ones added."""
+    async def _scan(self, plan: Plan, scan: Scan, reader: Reader, done: set[int]) -> bool:
+        """Cached blocks first, then each range as it arrives; blocks done already are passed over, new ones added.
+
+        Whether there was time for all.
+        """
         directory, receipt = self.root.directory, reader.receipt
         for b in plan.cached:
             scan.block(b, self.cache.get(self.space, b), keep=True)
@@ -338,7 +350,7 @@ class Index:
                 self.cache.put(self.space, b, data[at : at + directory.size[b]])
 
         sizes = self.root.objects.shards
-        await reader.wave(
+        return await reader.wave(
             [
                 (f"{self.name}/{shard_key(self.current.generation, r.shard)}", r.offset, r.size, sizes[r.shard])
                 for r in plan.ranges
@@ -349,7 +361,7 @@ class Index:
     async def _gather(
         self, items: list[tuple[str, int, int]], sizes: dict[str, int], reader: Reader, budget: Budget, gets: int
     ) -> list[bytes] | None:
-        """The bytes of scattered items in one wave; None when the budget does not allow it."""
+        """The bytes of scattered items in one wave; None when the budget or the time does not allow it."""
         receipt = reader.receipt
         left = budget.gets - receipt.gets
         if receipt.waves >= budget.waves or left < 1:
@@ -365,8 +377,8 @@ class Index:
                 at = items[j][1] - spans[i].offset
                 out[j] = bytes(data[at : at + items[j][2]])
 
-        await reader.wave([(s.key, s.offset, s.size, sizes[s.key]) for s in spans], use)
-        return out
+        whole = await reader.wave([(s.key, s.offset, s.size, sizes[s.key]) for s in spans], use)
+        return out if whole else None
 
     async def _vectors(self, checks: dict[int, int], reader: Reader, budget: Budget) -> dict[int, bytes]:
         """Full vectors of rows, verified by their checks; {} when the budget does not allow the wave."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from .errors import ChangedError, DamagedError, InputError
 from .format import Current, Root
 from .index import Answer, Index, Query
 from .stats import Receipt
-from .store import Bucket, read_small
+from .store import Bucket, Until, read_small
 
 REVALIDATE_S = 30.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -95,22 +96,29 @@ class Service:
         self._switch(name, await Index.open(self.bucket, name, self.cache, opening))
         return True
 
-    async def query(self, name: str, query: Query) -> Answer:
+    async def query(self, name: str, query: Query, until: Until | None = None) -> Answer:
         """Answers from the open generation; if that turns out to be gone from the bucket, from its successor.
 
-        An object that was put again under its key is read by its new etag: its size and checksums still decide.
+        An object that was put again under its key is read by its new etag: its size and checksums still decide. Where
+        `until` (None: the budget's milliseconds from now) ends while the index is being opened, the answer is empty,
+        and its `after` is the opening.
         """
-        receipt = Receipt()
+        receipt, until = Receipt(), until or Until.after(query.budget.ms)
+        if until.at is not None and name not in self.open:
+            opening = asyncio.ensure_future(self.index(name, receipt))
+            await asyncio.wait([opening], timeout=max(0.0, until.at - asyncio.get_running_loop().time()))
+            if not opening.done():
+                return Answer([], False, False, None, Receipt(), opening)
         index = await self.index(name, receipt)
         try:
-            return await index.query(query, receipt)
+            return await index.query(query, receipt, until)
         except (DamagedError, ChangedError) as error:
             index.etags.clear()
             await self.revalidate(name, receipt)
             live = await self.index(name, receipt)
             if live.space == index.space and isinstance(error, DamagedError):
                 raise
-            return await live.query(query, receipt)
+            return await live.query(query, receipt, until)
 
     async def names(self) -> list[str]:
         """Indexes of the bucket: its folders that hold a CURRENT."""
