@@ -42,7 +42,7 @@ def test_what_arrived_in_time_is_the_answer(words: Built) -> None:
     assert seconds == pytest.approx(0.1)
     assert (cut.complete, cut.recall_estimate, cut.receipt.waves) == (False, None, 1)
     assert 0 < cut.receipt.rows < whole.receipt.rows
-    assert 0 < len(cut.matches) and all(m.attributes is None for m in cut.matches)
+    assert cut.matches and all(m.attributes is None for m in cut.matches)
 
 
 def test_where_nothing_arrived_the_answer_is_empty(words: Built) -> None:
@@ -94,9 +94,7 @@ def test_over_http_an_opening_that_is_late_goes_on_behind_an_empty_answer(words:
             async def body() -> bytes:
                 return json.dumps({"vector": words.queries[0].tolist(), "budget": {"ms": ms}}).encode()
 
-            reply = await handle(
-                "POST", "/v1/indexes/words/query", {}, body, service, Access(None, True), {}
-            )
+            reply = await handle("POST", "/v1/indexes/words/query", {}, body, service, Access(None, True), {})
             assert reply.status == 200, reply.body
             for work in reply.after:
                 await work

@@ -20,6 +20,7 @@ TIMEOUT_S = 10.0
 CURRENT_BYTES_MAX = 1 << 16
 HEDGE_SHARE = 0.05  # second requests, of all reads
 HEDGE_BURST = 6.0  # saved up at most
+HEDGE_MARGIN = 1.25  # times the 95th percentile: without it the many that are just past it use up the share
 HEDGE_AFTER_S = 0.02  # sooner, a second request would hardly come back before the first
 PACE_READS = 128  # latencies remembered
 PACE_READS_MIN = 20  # fewer say nothing of a 95th percentile
@@ -110,11 +111,11 @@ class Pace:
         self._tokens = min(HEDGE_BURST, self._tokens + HEDGE_SHARE)
 
     def patience(self, length: int) -> float | None:
-        """Seconds until a read of `length` bytes is slower than the 95th percentile; None while that is not known."""
+        """Seconds until a read of `length` bytes is well past the 95th percentile; None while that is not known."""
         if len(self._first_byte) < PACE_READS_MIN:
             return None
         p95 = sorted(self._first_byte)[int(0.95 * len(self._first_byte))]
-        return max(p95 + length / LANE_BYTES_PER_MS / 1000, HEDGE_AFTER_S)
+        return max(HEDGE_MARGIN * p95 + length / LANE_BYTES_PER_MS / 1000, HEDGE_AFTER_S)
 
     def take(self) -> bool:
         """Whether a second request may be sent now; it is then paid for."""
@@ -248,7 +249,7 @@ class Reader:
             await asyncio.gather(*racing, return_exceptions=True)
 
     async def _second(self, key: str, offset: int, length: int, size: int, sent: asyncio.Event) -> Body:
-        """The same read again, once a lane is free and it may be paid for; whoever waits for it sees when it is sent."""
+        """The same read again, once a lane is free, if it may be paid for; `sent` tells that it went out."""
         async with self._lane(length):
             if not _PACE.take():
                 raise StoreError(f"{key}: no second request now", hint="try again later")
