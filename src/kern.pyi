@@ -142,7 +142,7 @@ def lrsq_scores(
     """out i32[n] = the integers of lrsq_scan, in row order. Returns n."""
 
 def scan_path(most: int, /) -> int:
-    """Lets lrsq_scan and lrsq_scores use instructions up to path `most`, 0 to 255. Returns the path they use from then on.
+    """Lets lrsq_scan and lrsq_scores use instructions up to path `most`, 0 to 255. Returns the path that they use now.
 
     0 the least of the machine (SSSE3, NEON, Wasm SIMD), 1 AVX2, 2 AVX-512 with VBMI and VNNI; by default the last that
     the processor has. All give the same integers, so this is for tests and measurements.

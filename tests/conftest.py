@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from doubles import Built
 
+import vantage.store as store
 from build_index.build import build
 from build_index.fit import Options
 from build_index.source import open_source
@@ -22,6 +23,12 @@ HELD_OUT = 60
 
 # A shell ignores SIGINT for what it runs in the background, and processes inherit that: some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _new_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test's reads are hedged because of another test's latencies."""
+    monkeypatch.setattr(store, "_PACE", store.Pace())
 
 
 def make(

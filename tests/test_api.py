@@ -23,7 +23,7 @@ RUNTIME = {"runtime": "Python 3 on test", "heap_bytes": None}
 QUERY = "/v1/indexes/words/query"
 PROBLEM = {"type", "title", "status", "detail", "code", "param", "hint", "request_id"}
 RECEIPT = {
-    "gets", "bytes", "waves", "blocks", "blocks_cached", "rows", "rows_ranked", "retries", "opened_gets",
+    "gets", "bytes", "waves", "blocks", "blocks_cached", "rows", "rows_ranked", "retries", "hedged", "opened_gets",
     "opened_bytes", "opened_rpc", "generation", "modelled_ms",
 }  # fmt: skip
 
@@ -371,7 +371,9 @@ LIMIT, INPUT = "limit_exceeded", "invalid_input"
         ({"vector": GOOD, "exact": True}, INPUT, "exact", "'words' has no error norms"),
         ({"vector": GOOD, "budget": 5}, INPUT, "budget", "budget is not an object"),
         ({"vector": GOOD, "budget": None}, INPUT, "budget", "budget is not an object"),
-        ({"vector": GOOD, "budget": {"ms": 5}}, INPUT, "budget.ms", "unknown field 'ms'"),
+        ({"vector": GOOD, "budget": {"seconds": 5}}, INPUT, "budget.seconds", "unknown field 'seconds'"),
+        ({"vector": GOOD, "budget": {"ms": 60_001}}, LIMIT, "budget.ms", "0 to 60000"),
+        ({"vector": GOOD, "budget": {"ms": 0.5}}, INPUT, "budget.ms", "not an integer"),
         ({"vector": GOOD, "budget": {"gets": "5"}}, INPUT, "budget.gets", "budget.gets is not an integer"),
         ({"vector": GOOD, "budget": {"gets": -1}}, LIMIT, "budget.gets", "budget.gets is -1, the limit is 0 to 1000"),
         ({"vector": GOOD, "budget": {"gets": 1001}}, LIMIT, "budget.gets", "budget.gets is 1001"),

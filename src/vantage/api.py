@@ -21,6 +21,7 @@ from .plan import CLASS_B_USD, LANES, Budget, Plan, recall_estimate, wave_ms
 from .prepare import prepare
 from .service import Service
 from .stats import Receipt
+from .store import Until
 
 VECTORS_MAX = 256
 BODY_BYTES_MAX = VECTORS.size + VECTORS_MAX * DIMENSION_MAX * 4  # the most vectors of the most numbers, as float32
@@ -78,16 +79,18 @@ async def handle(
     service: Service,
     access: Access,
     runtime: Mapping[str, Any],
+    until: Until | None = None,
 ) -> Reply:
     """Answers one request. path: as sent, percent-encoded, with the query string; headers have lower-case names.
 
     runtime is what health adds (version of the host, heap). The body is read only when the request may be answered;
     `body` raises TooLargeError past BODY_BYTES_MAX. Never raises: every failure is a problem document with the id of
-    the request, and nothing of a secret.
+    the request, and nothing of a secret. until: ended by the caller when nobody waits for the answer any more; the
+    milliseconds of the budget are put into it.
     """
     request_id = headers.get("cf-ray") or headers.get("x-request-id") or uuid.uuid4().hex
     try:
-        reply = await _route(method, path, headers, body, service, access, runtime)
+        reply = await _route(method, path, headers, body, service, access, runtime, until or Until())
     except VantageError as error:
         reply = problem(error, request_id)
     except MemoryError:
@@ -150,6 +153,7 @@ async def _route(
     service: Service,
     access: Access,
     runtime: Mapping[str, Any],
+    until: Until,
 ) -> Reply:
     parts = _parts(path)
     if parts == ["v1", "health"]:
@@ -175,7 +179,7 @@ async def _route(
         return Reply(200, describe(index))
     if len(parts) == 4 and parts[:2] == ["v1", "indexes"] and parts[3] == "query":
         _method(method, "POST")
-        return await _query(parts[2], path.partition("?")[2], await body(), headers, service)
+        return await _query(parts[2], path.partition("?")[2], await body(), headers, service, until)
     if len(parts) == 5 and parts[:2] == ["v1", "indexes"] and parts[3] == "vectors":
         _method(method, "GET")
         return await _row(parts[2], path.partition("?")[0].strip("/").rpartition("/")[2], service)
@@ -257,7 +261,9 @@ async def _row(name: str, part: str, service: Service) -> Reply:
     return Reply(200, body | {"receipt": receipt.as_dict()})
 
 
-async def _query(name: str, options: str, body: bytes, headers: Mapping[str, str], service: Service) -> Reply:
+async def _query(
+    name: str, options: str, body: bytes, headers: Mapping[str, str], service: Service, until: Until
+) -> Reply:
     binary = headers.get("content-type", "").partition(";")[0].strip() == BINARY
     fields = _options(options) | {"vectors": unpack_vectors(body, VECTORS_MAX)} if binary else _parse(body)
     queries, many = _queries(fields)
@@ -270,20 +276,28 @@ async def _query(name: str, options: str, body: bytes, headers: Mapping[str, str
         _check_size(queries, index)
         _check_model(index, fields.get("model"))
         if not fields.get("explain"):
-            return [await index.query(queries[0], receipt)] if not many else await index.answer(queries, receipt)
+            return (
+                await index.answer(queries, receipt, until) if many else [await index.query(queries[0], receipt, until)]
+            )
         for query in queries:
             if query.id is None:  # all or none
                 prepare(query.vector, index.root.index, query.param)
         return [explain(index, await _vector_of(query, index)) for query in queries]
 
-    answers = await service.live(name, receipt, asked)
+    until.at = Until.after(queries[0].budget.ms).at  # one for all: it is the request that somebody waits for
+    late = None if fields.get("explain") else await service.late(name, receipt, until)
+    after: list[Awaitable[Any]] = []
+    if late is None:
+        answers = await service.live(name, receipt, asked)
+    else:  # the opening goes on behind an empty answer
+        answers, after = [Answer([], False, False, None, Receipt()) for _ in queries], [late]
     if packed:
-        return _packed(answers, receipt, many)
+        return _packed(answers, receipt, many, after)
     results = answers if fields.get("explain") else [answer_body(a, include) for a in answers]
     if not many:
-        return Reply(200, results[0])
+        return Reply(200, results[0], after=after)
     counted = {"receipt": receipt.as_dict()} if "receipt" in include and not fields.get("explain") else {}
-    return Reply(200, {"results": results, **counted})
+    return Reply(200, {"results": results, **counted}, after=after)
 
 
 async def _vector_of(query: Query, index: Index) -> Query:
@@ -306,13 +320,13 @@ def _check_size(queries: list[Query], index: Index) -> None:
         )
 
 
-def _packed(answers: list[Answer], receipt: Receipt, many: bool) -> Reply:
+def _packed(answers: list[Answer], receipt: Receipt, many: bool, after: list[Awaitable[Any]]) -> Reply:
     """Answers as bytes, their words as JSON behind them."""
     matches = [m for a in answers for m in a.matches]
     results = [{k: v for k, v in answer_body(a, ["receipt"]).items() if k != "matches"} for a in answers]
     tail = _json({"results": results} | ({"receipt": receipt.as_dict()} if many else {})).encode()
     body = pack_answers([len(a.matches) for a in answers], [m.score for m in matches], [m.id for m in matches], tail)
-    return Reply(200, body, {"content-type": BINARY})
+    return Reply(200, body, {"content-type": BINARY}, after)
 
 
 def _options(text: str) -> dict[str, Any]:
@@ -441,8 +455,8 @@ def _budget(fields: Any) -> Budget:
         raise InputError("budget is not an object", hint='{"gets": 6, "bytes": 4000000, "waves": 1}', param="budget")
     usual = Budget()
     for name, value in fields.items():
-        _known(name, ("gets", "bytes", "waves"), f"budget.{name}")
-        most = {"gets": 1000, "bytes": 1 << 30, "waves": 5}[name]
+        _known(name, ("gets", "bytes", "waves", "ms"), f"budget.{name}")
+        most = {"gets": 1000, "bytes": 1 << 30, "waves": 5, "ms": 60_000}[name]
         if not 0 <= _integer(value, f"budget.{name}") <= most:
             raise LimitError(
                 f"budget.{name}", value, f"0 to {most}", hint="leave it out for the default", param=f"budget.{name}"

@@ -20,7 +20,7 @@ from .route import ROUTERS, Routed, TwoLevelRouter
 from .rows import Rows
 from .scan import CONTENDERS_MIN, SCANS, Contender, Scan, Tails
 from .stats import Receipt
-from .store import Bucket, Reader, read_small
+from .store import Bucket, Reader, Until, read_small
 from .waves import Item, Steps, Want, together
 
 TOP_K_MAX = 1000
@@ -134,25 +134,30 @@ class Index:
         inside = {b for r in plan.ranges for b in range(r.first, r.last)}
         return read + sum(first_row[b + 1] - first_row[b] for b in plan.cached if b not in inside)
 
-    async def query(self, query: Query, receipt: Receipt | None = None) -> Answer:
-        """A batch of one; the receipt counts what was read. What it counts already is taken from the budget."""
-        receipt = receipt or Receipt()
+    async def query(self, query: Query, receipt: Receipt | None = None, until: Until | None = None) -> Answer:
+        """A batch of one; the receipt counts what was read. What it counts already is taken from the budget.
+
+        until: when it ends with what it has, and is not complete; None: after the milliseconds of its budget.
+        """
+        receipt, until = receipt or Receipt(), until or Until.after(query.budget.ms)
         query = replace(query, budget=_left(query.budget, receipt))
-        [answer] = await self.answer([query], receipt)
+        [answer] = await self.answer([query], receipt, until)
         receipt.proof = answer.receipt.proof
         return replace(answer, receipt=receipt)
 
-    async def answer(self, queries: Sequence[Query], receipt: Receipt) -> list[Answer]:
+    async def answer(self, queries: Sequence[Query], receipt: Receipt, until: Until | None = None) -> list[Answer]:
         """Answers queries together: what several want is read once, in the waves that one query would take.
 
         receipt counts what was read; that of each answer what its query wanted, as if asked alone: budgets bound that.
         All queries are checked before any is answered. Groups of them run at once, as many as memory has room for.
+        until: when all end with what they have; None: after the milliseconds of the first one's budget.
         """
         receipt.generation = self.current.generation
         prepared = [prepare(q.vector, self.root.index, q.param) if q.id is None else None for q in queries]
         for query in queries:
             self._check(query)
-        reader, answers = Reader(self.bucket, self.etags, receipt), list[Answer]()
+        until = until or Until.after(queries[0].budget.ms)
+        reader, answers = Reader(self.bucket, self.etags, receipt, until), list[Answer]()
         # Checks and ids of the blocks with contenders are shared, so at most those of all rows.
         rows = self.root.index.places * (self.root.codec.code_bytes + 6)
         shared = min(sum(self.root.directory.size) - rows, SCANS_BYTES_MAX // 2)
@@ -179,7 +184,10 @@ class Index:
     def _steps(self, query: Query, prepared: Prepared | None, receipt: Receipt, tails: Tails) -> Steps[Answer]:
         """prepare -> route -> plan -> store -> scan -> (plan -> store) -> rank; a yield is a wave."""
         if query.id is not None:
-            row, vector = yield from self._found(query.id)
+            found = yield from self._found(query.id)
+            if found is None:
+                return Answer([], False, False, None, receipt)
+            row, vector = found
             budget = _left(query.budget, Receipt(-receipt.gets, -receipt.bytes, -receipt.waves))
             query = replace(query, vector=vector, without=row, budget=budget)
             prepared = prepare(vector, self.root.index)
@@ -195,9 +203,9 @@ class Index:
         wanted = max(query.top_k, ranked) + spare
         scan = self.scan_of(self.root, prepared, max(3 * wanted, CONTENDERS_MIN), self.space, tails)
         done: set[int] = set()
-        yield from self._scan(plan, scan, done, receipt)
+        whole = yield from self._scan(plan, scan, done, receipt)
         contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
-        measured = plan.complete and informed
+        measured = whole and plan.complete and informed
         price = plan.price
         estimate = self._estimate(query, prepared, scan, contenders, routed, done, price, ranked) if measured else None
         second = None if estimate is None else second_price(promise, price, estimate)
@@ -207,9 +215,9 @@ class Index:
         elif second is not None:
             plan = self._second(routed, done, left, second)
             price = second if plan.ranges or plan.cached else price
-            yield from self._scan(plan, scan, done, receipt)
+            whole = yield from self._scan(plan, scan, done, receipt)
             contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
-            measured = plan.complete
+            measured = whole and plan.complete
             estimate = self._estimate(query, prepared, scan, contenders, routed, done, price, ranked)
         receipt.rows = scan.rows
         complete, exact = measured, False
@@ -312,7 +320,8 @@ class Index:
         if left.gets < 2 or left.waves < 2 or left.bytes < length:
             return routed, False
         item = Item(key, start, length, section.nbytes, section.crc[wanted], f"page {wanted}")
-        yield Want([item], [Span(key, start, length, [0])], lambda _, views: found.extend(views[0]))
+        if not (yield Want([item], [Span(key, start, length, [0])], lambda _, views: found.extend(views[0]))):
+            return routed, False
         page = memoryview(found)
         self.cache.put(f"{self.space}/routing", wanted, page)
         return self.router.route(prepared, page), True
@@ -340,8 +349,11 @@ class Index:
                 param="rerank",
             )
 
-    def _scan(self, plan: Plan, scan: Scan, done: set[int], receipt: Receipt) -> Steps[None]:
-        """Cached blocks first, then the others as they arrive; blocks done already are passed over, new ones added."""
+    def _scan(self, plan: Plan, scan: Scan, done: set[int], receipt: Receipt) -> Steps[bool]:
+        """Cached blocks first, then the others as they arrive; blocks done already are passed over, new ones added.
+
+        Whether there was time for all.
+        """
         directory, sizes = self.root.directory, self.root.objects.shards
         for b in plan.cached:
             scan.block(b, self.cache.get(self.space, b), keep=True)
@@ -353,7 +365,6 @@ class Index:
         spans: list[Span] = []
         for r in plan.ranges:
             fresh = [b for b in range(r.first, r.last) if b not in done]  # others are bridged, and scanned already
-            done.update(fresh)
             key = self.rows.shard(r.shard)
             if not fresh:
                 continue
@@ -370,30 +381,36 @@ class Index:
         def use(numbers: list[int], views: list[memoryview]) -> None:
             for number, view in zip(numbers, views, strict=True):
                 scan.block(blocks[number], view, keep=False)
+                done.add(blocks[number])
             receipt.blocks += len(numbers)
             scan.settle()
             for number, view in zip(numbers, views, strict=True):
                 self.cache.put(self.space, blocks[number], view)
 
-        if items:
-            yield Want(items, spans, use)
+        return not items or (yield Want(items, spans, use))
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
         """(row, vector) of an id: one GET for the page of ids, one for the vector. See Rows.find for what it raises."""
 
         [found] = await together([(self._found(identifier), Receipt())], Reader(self.bucket, self.etags, receipt))
+        assert found is not None  # there is no end of time here
         return found
 
-    def _found(self, identifier: int | bytes) -> Steps[tuple[int, list[float]]]:
-        row, check = yield from self.rows.find(identifier)
+    def _found(self, identifier: int | bytes) -> Steps[tuple[int, list[float]] | None]:
+        found = yield from self.rows.find(identifier)
+        if found is None:
+            return None
+        row, check = found
         vectors = yield from self.rows.vectors({row: check}, Budget(), Receipt())
-        return row, decode(vectors[row], self.root.index.vector_kind)
+        return None if not vectors else (row, decode(vectors[row], self.root.index.vector_kind))
 
     async def row(self, identifier: int | bytes, receipt: Receipt) -> tuple[list[float], dict[str, Any]]:
         """(vector, attributes) of an id: a GET for the page of ids, then one for each of the two, side by side."""
         reader = Reader(self.bucket, self.etags, receipt)
         receipt.generation = self.current.generation
-        [(row, check)] = await together([(self.rows.find(identifier), Receipt())], reader)
+        [found] = await together([(self.rows.find(identifier), Receipt())], reader)
+        assert found is not None  # there is no end of time here
+        row, check = found
         steps: list[tuple[Steps[dict[int, Any]], Receipt]] = [
             (self.rows.vectors({row: check}, Budget(), Receipt()), Receipt()),
             (self.rows.attributes([row], Budget(), Receipt()), Receipt()),

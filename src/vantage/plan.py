@@ -34,12 +34,13 @@ PRICE_BITS = 24  # a price is in units of 2^-44 of probability a byte
 class Budget:
     """The most a query may spend. The defaults fit the free plan's 50 subrequests.
 
-    waves: routing pages, blocks, blocks again, full vectors, attributes.
+    waves: routing pages, blocks, blocks again, full vectors, attributes. ms: of time, None: as long as it takes.
     """
 
     gets: int = 48
     bytes: int = 64 << 20
     waves: int = 5
+    ms: int | None = None
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ class Rows:
         """The key of a shard."""
         return f"{self.name}/{shard_key(self.generation, number)}"
 
-    def find(self, identifier: int | bytes) -> Steps[tuple[int, int]]:
-        """(row, CRC-32C of its vector) of an id: one GET for a page of ids.
+    def find(self, identifier: int | bytes) -> Steps[tuple[int, int] | None]:
+        """(row, CRC-32C of its vector) of an id: one GET for a page of ids. None where there was no time for it.
 
         The hash is 64 bits wide, and the builder refuses two ids with one hash. Raises InputError for an id of the
         wrong kind, NotFoundError where no row has it.
@@ -56,7 +56,8 @@ class Rows:
         key, found = f"{self.name}/{self.generation}/ids.bin", bytearray()
         start, length = page * ID_PAGE_ROWS * ID_ENTRY_BYTES, rows * ID_ENTRY_BYTES
         item = Item(key, start, length, root.objects.ids, pages.crc[page], f"page {page}")
-        yield Want([item], [Span(key, start, length, [0])], lambda _, views: found.extend(views[0]))
+        if not (yield Want([item], [Span(key, start, length, [0])], lambda _, views: found.extend(views[0]))):
+            return None
         view = memoryview(found)
         hashes = view[: 8 * rows].cast("Q")
         at = bisect_right(hashes, wanted) - 1
@@ -68,7 +69,7 @@ class Rows:
         return row, check
 
     def vectors(self, checks: dict[int, int], budget: Budget, receipt: Receipt) -> Steps[dict[int, bytes]]:
-        """Full vectors of rows, verified by their checks; {} when the budget does not allow the wave."""
+        """Full vectors of rows, verified by their checks; {} when the budget or the time does not allow the wave."""
         pages, index = self.root.vectors, self.root.index
         width = VECTOR_BYTES[index.vector_kind] * index.dimension
         items = []
@@ -82,7 +83,7 @@ class Rows:
         return dict(zip(checks, found, strict=True)) if found is not None else {}
 
     def attributes(self, rows: Iterable[int], budget: Budget, receipt: Receipt) -> Steps[dict[int, dict[str, Any]]]:
-        """Attributes by row; {} when the budget does not allow the wave."""
+        """Attributes by row; {} when the budget or the time does not allow the wave."""
         names, directory = [a["name"] for a in self.root.schema["attributes"]], self.root.directory
         home = {row: bisect_right(directory.first_row, row) - 1 for row in rows}
         if not names:
@@ -130,7 +131,7 @@ class Rows:
 
 
 def _gather(items: list[Item], gets: int, budget: Budget, receipt: Receipt) -> Steps[list[bytes] | None]:
-    """The bytes of scattered items in one wave of so many GETs where that is enough; None past the budget."""
+    """The bytes of scattered items in one wave, of so many GETs where that is enough; None past budget or time."""
     if not items:
         return []
     left = budget.gets - receipt.gets
@@ -146,8 +147,7 @@ def _gather(items: list[Item], gets: int, budget: Budget, receipt: Receipt) -> S
         for number, view in zip(numbers, views, strict=True):
             out[number] = bytes(view)
 
-    yield Want(items, spans, use)
-    return out
+    return out if (yield Want(items, spans, use)) else None
 
 
 def _readable(identifier: int | bytes) -> int | str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .cache import Cache
 from .errors import ChangedError, DamagedError, InputError
 from .format import Current, Root
 from .index import Answer, Index, Query
 from .stats import Receipt
-from .store import Bucket, read_small
+from .store import Bucket, Until, read_small
 
 T = TypeVar("T")
 
@@ -98,10 +99,18 @@ class Service:
         self._switch(name, await Index.open(self.bucket, name, self.cache, opening))
         return True
 
-    async def query(self, name: str, query: Query) -> Answer:
-        """A batch of one; see `live`."""
-        receipt = Receipt()
-        return await self.live(name, receipt, lambda index: index.query(query, receipt))
+    async def query(self, name: str, query: Query, until: Until | None = None) -> Answer:
+        """A batch of one; see `live`. It ends at `until`, or after the milliseconds of its budget."""
+        receipt, end = Receipt(), until or Until.after(query.budget.ms)
+        return await self.live(name, receipt, lambda index: index.query(query, receipt, end))
+
+    async def late(self, name: str, receipt: Receipt, until: Until) -> Awaitable[Any] | None:
+        """Opens an index; when `until` comes first, what is left of the opening, for waitUntil."""
+        if until.at is None or name in self.open:
+            return None
+        opening = asyncio.ensure_future(self.index(name, receipt))
+        await asyncio.wait([opening], timeout=max(0.0, until.at - asyncio.get_running_loop().time()))
+        return None if opening.done() else opening
 
     async def live(self, name: str, receipt: Receipt, work: Callable[[Index], Awaitable[T]]) -> T:
         """Asks the open generation; if that turns out to be gone from the bucket, all of it is asked of its successor.

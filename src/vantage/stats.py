@@ -20,6 +20,7 @@ class Receipt:
     rows: int = 0
     rows_ranked: int = 0
     retries: int = 0
+    hedged: int = 0  # GETs of `gets` that were sent because another was slow
     opened_gets: int = 0
     opened_bytes: int = 0
     opened_rpc: int = 0

@@ -1,21 +1,29 @@
-"""Ranged reads of a bucket: six lanes, bytes in flight bounded, one retry, every answer checked."""
+"""Ranged reads of a bucket: six lanes, bytes in flight bounded, one retry, slow reads hedged, every answer checked."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
 from .errors import ChangedError, DamagedError, StoreError
-from .plan import LANES
+from .plan import LANE_BYTES_PER_MS, LANES
 from .stats import Receipt
 
 IN_FLIGHT_BYTES_MAX = 8 << 20
 TIMEOUT_S = 10.0
 CURRENT_BYTES_MAX = 1 << 16
+HEDGE_SHARE = 0.05  # second requests, of all reads
+HEDGE_BURST = 6.0  # saved up at most
+HEDGE_MARGIN = 1.25  # times the 95th percentile: without it the many that are just past it use up the share
+HEDGE_AFTER_S = 0.02  # sooner, a second request would hardly come back before the first
+PACE_READS = 128  # latencies remembered
+PACE_READS_MIN = 20  # fewer say nothing of a 95th percentile
 
 
 class Body(Protocol):
@@ -90,39 +98,120 @@ class Buffer:
 _BUFFER = Buffer()
 
 
-class Reader:
-    """The reads of one query (or one opening): counts them in its receipt.
+class Pace:
+    """How quick the bucket has been lately, and the second requests that may be sent because of it."""
 
-    The lanes belong to the query, as a Worker's connections belong to its request: queries never wait for each other.
-    """
+    def __init__(self) -> None:
+        self._first_byte: deque[float] = deque(maxlen=PACE_READS)
+        self._tokens = 0.0
 
-    def __init__(self, bucket: Bucket, etags: dict[str, str], receipt: Receipt) -> None:
-        self.bucket, self.etags, self.receipt = bucket, etags, receipt
-        self._lanes = asyncio.Semaphore(LANES)
-        self._room = asyncio.Condition()
-        self._in_flight = 0
+    def note(self, seconds: float, length: int) -> None:
+        """A read of `length` bytes took so long, or was given up after so long."""
+        self._first_byte.append(seconds - length / LANE_BYTES_PER_MS / 1000)
+        self._tokens = min(HEDGE_BURST, self._tokens + HEDGE_SHARE)
 
-    async def wave(self, reads: list[tuple[str, int, int, int]], use: Callable[[int, memoryview], None]) -> None:
-        """Reads (key, offset, length, object size) side by side; use(i, bytes) as each arrives, in any order.
+    def patience(self, length: int) -> float | None:
+        """Seconds until a read of `length` bytes is well past the 95th percentile; None while that is not known."""
+        if len(self._first_byte) < PACE_READS_MIN:
+            return None
+        p95 = sorted(self._first_byte)[int(0.95 * len(self._first_byte))]
+        return max(HEDGE_MARGIN * p95 + length / LANE_BYTES_PER_MS / 1000, HEDGE_AFTER_S)
 
-        The bytes are in a buffer that the next read overwrites. Longest first. The first failure ends the wave.
-        """
-        if not reads:
-            return
-        self.receipt.waves += 1
-        self.receipt.wave_sizes.append([length for _, _, length, _ in reads])
-        order = sorted(range(len(reads)), key=lambda i: (-reads[i][2], i))
-        tasks = [asyncio.ensure_future(self._one(i, *reads[i], use)) for i in order]
+    def take(self) -> bool:
+        """Whether a second request may be sent now; it is then paid for."""
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+# One an isolate, as the buffer is.
+_PACE = Pace()
+
+
+class Until:
+    """When a query has to end, finished or not: at a time of the loop's clock, or by `end` (nobody waits for it)."""
+
+    def __init__(self, at: float | None = None) -> None:
+        self.at, self._ended = at, False
+        self._reads: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def after(cls, ms: int | None) -> Until:
+        """So many milliseconds from now; None: no end."""
+        return cls(None if ms is None else asyncio.get_running_loop().time() + ms / 1000)
+
+    @property
+    def over(self) -> bool:
+        return self._ended or (self.at is not None and asyncio.get_running_loop().time() >= self.at)
+
+    def end(self) -> None:
+        """Gives up the reads in flight."""
+        self._ended = True
+        for task in self._reads:
+            task.cancel()
+
+    async def wait(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Until all reads are done, one has failed, or it is over; then those that are left are cancelled."""
+        self._reads.update(tasks)
+        loop = asyncio.get_running_loop()
+        timer = None if self.at is None else loop.call_at(self.at, self.end)
         try:
-            await asyncio.gather(*tasks)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
+            if timer is not None:
+                timer.cancel()
+            self._reads.difference_update(tasks)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)  # so that nothing is read or used after the wave
 
+
+class Reader:
+    """The reads of one query (or one opening): counts them in its receipt, and stops when `until` says so.
+
+    The lanes belong to the query, as a Worker's connections belong to its request: queries never wait for each other.
+    """
+
+    def __init__(self, bucket: Bucket, etags: dict[str, str], receipt: Receipt, until: Until | None = None) -> None:
+        self.bucket, self.etags, self.receipt = bucket, etags, receipt
+        self.until = until or Until()
+        self._lanes = asyncio.Semaphore(LANES)
+        self._room = asyncio.Condition()
+        self._in_flight = 0
+
+    async def wave(self, reads: list[tuple[str, int, int, int]], use: Callable[[int, memoryview], None]) -> bool:
+        """Reads (key, offset, length, object size) side by side; use(i, bytes) as each arrives, in any order.
+
+        The bytes are in a buffer that the next read overwrites. Longest first. The first failure ends the wave. False
+        where time was up before all had arrived: those that had were used.
+        """
+        if not reads:
+            return True
+        if self.until.over:
+            return False
+        self.receipt.waves += 1
+        self.receipt.wave_sizes.append([length for _, _, length, _ in reads])
+        order = sorted(range(len(reads)), key=lambda i: (-reads[i][2], i))
+        tasks = [asyncio.ensure_future(self._one(i, *reads[i], use)) for i in order]
+        await self.until.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+        return not any(task.cancelled() for task in tasks)
+
     async def _one(
         self, i: int, key: str, offset: int, length: int, size: int, use: Callable[[int, memoryview], None]
     ) -> None:
+        async with self._lane(length):
+            body = await self._quicker(key, offset, length, size)
+            view = _BUFFER.view(length)
+            body.into(view)
+            use(i, view.toreadonly())
+
+    @asynccontextmanager
+    async def _lane(self, length: int) -> AsyncIterator[None]:
+        """A lane, and room for so many bytes in flight."""
         async with self._lanes:
             async with self._room:
                 await self._room.wait_for(
@@ -130,14 +219,43 @@ class Reader:
                 )
                 self._in_flight += length
             try:
-                body = await self._get(key, offset, length, size)
-                view = _BUFFER.view(length)
-                body.into(view)
-                use(i, view.toreadonly())
+                yield
             finally:
                 self._in_flight -= length
                 async with self._room:
                     self._room.notify_all()
+
+    async def _quicker(self, key: str, offset: int, length: int, size: int) -> Body:
+        """One read; when it is slow, the first good answer of it and of a second one."""
+        clock = asyncio.get_running_loop().time
+        began, patience = clock(), _PACE.patience(length)
+        first = asyncio.ensure_future(self._get(key, offset, length, size))
+        racing, sent = {first}, asyncio.Event()
+        try:
+            done, left = await asyncio.wait(racing, timeout=patience)
+            if not done:
+                left.add(asyncio.ensure_future(self._second(key, offset, length, size, sent)))
+                racing |= left
+            while left and not (first.done() and (first.exception() is None or not sent.is_set())):
+                done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {first}:
+                    if task.exception() is None:
+                        return task.result()
+            return first.result()
+        finally:
+            _PACE.note(clock() - began, length)
+            for task in racing:
+                task.cancel()
+            await asyncio.gather(*racing, return_exceptions=True)
+
+    async def _second(self, key: str, offset: int, length: int, size: int, sent: asyncio.Event) -> Body:
+        """The same read again, once a lane is free, if it may be paid for; `sent` tells that it went out."""
+        async with self._lane(length):
+            if not _PACE.take():
+                raise StoreError(f"{key}: no second request now", hint="try again later")
+            sent.set()
+            self.receipt.hedged += 1
+            return await self._get(key, offset, length, size)
 
     async def _get(self, key: str, offset: int, length: int, size: int) -> Body:
         def check(body: Body) -> None:

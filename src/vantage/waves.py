@@ -38,34 +38,37 @@ class Want:
     use: Callable[[list[int], list[memoryview]], None]
 
 
-# A query: yields what it wants, is resumed when all of that was used, and returns its answer.
-Steps = Generator[Want, None, T]
+# A query: yields what it wants, is resumed with whether there was time for all of that, and returns its answer.
+Steps = Generator[Want, bool, T]
 
 
 async def together(queries: Sequence[tuple[Steps[T], Receipt]], reader: Reader) -> list[T]:
     """Runs queries side by side, a wave at a time; what several want is read once.
 
     Each receipt counts what its query wanted, as if asked alone; that of the reader counts what was read. The first
-    failure ends all of them.
+    failure ends all of them. When the reader's time is up, they go on with what arrived.
     """
     found: dict[int, T] = {}
+    whole: dict[int, bool] = {}
     live = range(len(queries))
     while len(found) < len(queries):
         wants: dict[int, Want] = {}
         for i in live:
             steps, receipt = queries[i]
             try:
-                wants[i] = next(steps)
-                receipt.wanted([s.size for s in wants[i].spans])
+                wants[i] = steps.send(whole[i]) if i in whole else next(steps)
+                if not reader.until.over:
+                    receipt.wanted([s.size for s in wants[i].spans])
             except StopIteration as end:
                 found[i] = end.value
-        await _read(list(wants.values()), reader)
+        whole = dict(zip(wants, await _read(list(wants.values()), reader), strict=True))
         live = wants.keys()  # type: ignore[assignment]
     return [found[i] for i in range(len(queries))]
 
 
-async def _read(wants: list[Want], reader: Reader) -> None:
-    """Reads and verifies each item once, and hands it to all that want it."""
+async def _read(wants: list[Want], reader: Reader) -> list[bool]:
+    """Reads and verifies each item once, and hands it to all that want it; whether each got all of its items."""
+    missing = [len(want.items) for want in wants]
     if len(wants) == 1:  # by its own plan
         items, spans = wants[0].items, wants[0].spans
         takers = [[(0, j)] for j in range(len(items))]
@@ -95,5 +98,7 @@ async def _read(wants: list[Want], reader: Reader) -> None:
                 views.append(view)
         for w, (numbers, views) in arrived.items():
             wants[w].use(numbers, views)
+            missing[w] -= len(numbers)
 
     await reader.wave([(s.key, s.offset, s.size, items[s.items[0]].whole) for s in spans], use)
+    return [not left for left in missing]

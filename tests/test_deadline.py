@@ -1,0 +1,107 @@
+"""budget.ms on a virtual clock: a query ends in time with what it has, and never as an error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from doubles import Built
+from virtual import Slow, run
+
+from vantage.api import Access, handle
+from vantage.index import Answer, Query
+from vantage.plan import Budget
+from vantage.service import Service
+from vantage.store import Folder, Until
+
+
+def timed(words: Built, bucket: Slow, query: Query, until: Until | None = None) -> tuple[float, Answer]:
+    """(seconds, answer) of a query to an open index without a cache; nothing may run on after it."""
+
+    async def ask() -> tuple[float, Answer]:
+        service = Service(Folder(words.bucket), 0)
+        await service.query("words", query)
+        service.open["words"].bucket = bucket
+        began = asyncio.get_running_loop().time()
+        answer = await service.query("words", query, until)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return asyncio.get_running_loop().time() - began, answer
+
+    return run(ask())
+
+
+def test_what_arrived_in_time_is_the_answer(words: Built) -> None:
+    """The second read of the wave comes too late: fewer rows, not complete, no estimate, and no wave after it."""
+    query = Query(words.queries[0].tolist(), 10, 0.9, attributes=True)
+    whole = timed(words, Slow(Folder(words.bucket), lambda *_: 0.04), query)[1]
+    assert whole.complete and len(whole.receipt.wave_sizes[0]) > 1
+    bucket = Slow(Folder(words.bucket), lambda i, *_: 0.04 if i == 0 else 5.0)
+    seconds, cut = timed(words, bucket, Query(**{**vars(query), "budget": Budget(ms=100)}))
+    assert seconds == pytest.approx(0.1)
+    assert (cut.complete, cut.recall_estimate, cut.receipt.waves) == (False, None, 1)
+    assert 0 < cut.receipt.rows < whole.receipt.rows
+    assert cut.matches and all(m.attributes is None for m in cut.matches)
+
+
+def test_where_nothing_arrived_the_answer_is_empty(words: Built) -> None:
+    query = Query(words.queries[0].tolist(), budget=Budget(ms=30))
+    seconds, cut = timed(words, Slow(Folder(words.bucket), lambda *_: 0.04), query)
+    assert (seconds, cut.matches, cut.complete, cut.recall_estimate) == (pytest.approx(0.03), [], False, None)
+
+
+def test_a_time_that_is_enough_changes_nothing(words: Built) -> None:
+    query = Query(words.queries[0].tolist(), 10, rerank=20)
+    bucket = Slow(Folder(words.bucket), lambda *_: 0.04)
+    free = timed(words, bucket, query)[1]
+    assert timed(words, bucket, Query(**{**vars(query), "budget": Budget(ms=10_000)}))[1] == free
+
+
+def test_a_rerank_out_of_time_leaves_the_estimated_scores(words: Built) -> None:
+    def plan(_: int, key: str, __: int | None) -> float:
+        return 5.0 if "vectors" in key else 0.01
+
+    query = Query(words.queries[0].tolist(), 10, rerank=20, budget=Budget(ms=200))
+    seconds, cut = timed(words, Slow(Folder(words.bucket), plan), query)
+    assert (len(cut.matches), cut.exact, cut.complete) == (10, False, False)
+    assert seconds == pytest.approx(0.2)
+
+
+def test_when_the_client_goes_the_reads_end(words: Built) -> None:
+    async def gone(until: Until) -> None:
+        await asyncio.sleep(0.02)
+        until.end()
+
+    index = words.open(bucket=Folder(words.bucket))
+    index.bucket = Slow(Folder(words.bucket), lambda *_: 1.0)
+
+    async def ask() -> tuple[float, Answer]:
+        until = Until()
+        _, answer = await asyncio.gather(gone(until), index.query(Query(words.queries[0].tolist()), until=until))
+        return asyncio.get_running_loop().time(), answer
+
+    seconds, answer = run(ask())
+    assert seconds == pytest.approx(0.02)
+    assert (answer.matches, answer.complete) == ([], False)
+
+
+def test_over_http_an_opening_that_is_late_goes_on_behind_an_empty_answer(words: Built) -> None:
+    async def ask() -> tuple[dict[str, Any], dict[str, Any]]:
+        service = Service(Slow(Folder(words.bucket), lambda *_: 0.04), 0)
+
+        async def post(ms: int) -> dict[str, Any]:
+            async def body() -> bytes:
+                return json.dumps({"vector": words.queries[0].tolist(), "budget": {"ms": ms}}).encode()
+
+            reply = await handle("POST", "/v1/indexes/words/query", {}, body, service, Access(None, True), {})
+            assert reply.status == 200, reply.body
+            for work in reply.after:
+                await work
+            return dict(reply.body)
+
+        return await post(50), await post(50)
+
+    first, second = run(ask())
+    assert (first["matches"], first["complete"], first["receipt"]["gets"]) == ([], False, 0)
+    assert second["complete"] and len(second["matches"]) == 10
