@@ -75,7 +75,8 @@ def place(address: str, environment: Mapping[str, str] = os.environ) -> Place:
     if parts.scheme == "r2" and not endpoint:
         if not account or not re.fullmatch("[0-9a-f]{32}", account):
             raise InputError(
-                f"{address}: which account is not known", hint="set CLOUDFLARE_ACCOUNT_ID, 32 hex digits, or AWS_ENDPOINT_URL"
+                f"{address}: which account is not known",
+                hint="set CLOUDFLARE_ACCOUNT_ID, 32 hex digits, or AWS_ENDPOINT_URL",
             )
         endpoint = f"https://{account}.r2.cloudflarestorage.com"
     missing = [n for n in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(n)]
@@ -154,9 +155,7 @@ class StorePlace:
 
     def swap(self, key: str, data: bytes, etag: str | None) -> None:
         try:
-            obstore.put(
-                self.store, key, data, mode="create" if etag is None else {"e_tag": etag}, use_multipart=False
-            )
+            obstore.put(self.store, key, data, mode="create" if etag is None else {"e_tag": etag}, use_multipart=False)
         except (AlreadyExistsError, FileExistsError, PreconditionError):
             raise ConflictError(f"{self.address}/{key}: changed meanwhile", hint="run it again") from None
         except (BaseError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Generations of a published index: publish, list, roll back, delete and verify; CURRENT moves last, and on condition."""
+"""Generations of a published index: publish, list, roll back, delete, verify; CURRENT moves last, on condition."""
 
 from __future__ import annotations
 
