@@ -134,7 +134,8 @@ def verify_command(index: Address, as_json: Json = False) -> None:
             err.print(f"damaged: {sentence}", highlight=False)
         state = f"{len(report['damage'])} damaged" if report["damage"] else "whole"
         out.print(
-            f"{index}: generation {report['generation']}, {report['objects']} objects, {size(report['bytes'])}: {state}",
+            f"{index}: generation {report['generation']}, {report['objects']} objects, "
+            f"{size(report['bytes'])}: {state}",
             highlight=False,
         )
     if report["damage"]:
