@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,61 +10,12 @@ from typing import Any
 import boto3
 import pytest
 from doubles import Built
+from kills import Ending, ask, kills
 from moto.server import ThreadedMotoServer
 
 from build_index import generations as g
-from build_index.bucket import ConflictError, FolderPlace, Place, place
-from vantage.cache import Cache
+from build_index.bucket import ConflictError, place
 from vantage.errors import DamagedError, InputError, StoreError
-from vantage.index import Index, Query
-from vantage.stats import Receipt
-from vantage.store import Bytes
-
-
-class Killed(BaseException):
-    """The end of a process."""
-
-
-class Ending:
-    """A place that ends, or loses the answer of, its n-th operation, before or after that took effect."""
-
-    def __init__(self, inner: Place, at: int = 0, after: bool = False, error: BaseException | None = None) -> None:
-        self.inner, self.at, self.after, self.error, self.count = inner, at, after, error or Killed(), 0
-        self.lock, self.dead = threading.Lock(), False
-
-    def __getattr__(self, name: str) -> Any:
-        def run(*args: Any) -> Any:
-            with self.lock:  # one at a time, so that the n-th is the n-th
-                if self.dead:
-                    raise self.error
-                self.count += 1
-                last = self.count == self.at
-                self.dead = last and isinstance(self.error, Killed)
-                if last and not self.after:
-                    raise self.error
-                answer = getattr(self.inner, name)(*args)
-                if last:
-                    raise self.error
-                return answer
-
-        return run
-
-
-class Served:
-    """A place as the bucket of a reader, with one index `live`."""
-
-    def __init__(self, inner: Place) -> None:
-        self.inner = inner
-
-    async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Bytes | None:
-        found = self.inner.get(key.removeprefix("live/"))
-        if found is None:
-            return None
-        end = len(found[0]) if length is None else offset + length
-        return Bytes(found[0][offset:end], len(found[0]), found[1])
-
-    async def list(self) -> list[str]:
-        return ["live"]
 
 
 @pytest.fixture(scope="module")
@@ -84,26 +32,13 @@ def server() -> Iterator[dict[str, str]]:
     moto.stop()
 
 
-def ask(where: Place, built: Built) -> str:
-    """The generation that answers, which it does rightly: a stored row is found by its id and by itself."""
-
-    async def run() -> str:
-        index = await Index.open(Served(where), "live", Cache(0), Receipt())
-        row, vector = await index.find(built.ids[14], Receipt())
-        answer = await index.query(Query(vector, 10, rerank=50))
-        assert row in [match.row for match in answer.matches]
-        return index.current.generation
-
-    return asyncio.run(run())
-
-
 def test_a_publish_is_whole_kept_and_rolled_back_on_s3(
     server: dict[str, str], generations: tuple[Built, Built]
 ) -> None:
     first, second = (b.bucket / "live" for b in generations)
     where = place("s3://bucket/whole/live", server)
     one = g.publish(first, where)
-    assert one["swapped"] and one["previous"] is None and ask(where, generations[0]) == one["generation"]
+    assert one["swapped"] and one["previous"] is None and ask(where, generations[0].ids[14]) == one["generation"]
     assert g.publish(first, where) == one | {"swapped": False, "written_bytes": 0, "previous": one["generation"]}
     two = g.publish(second, where)
     assert two["previous"] == one["generation"]
@@ -112,7 +47,7 @@ def test_a_publish_is_whole_kept_and_rolled_back_on_s3(
         (one["generation"], False, True), (two["generation"], True, True)
     }  # fmt: skip
     assert g.gc(where, 0)["deleted"] == []  # the one before stays
-    assert g.rollback(where)["generation"] == one["generation"] == ask(where, generations[0])
+    assert g.rollback(where)["generation"] == one["generation"] == ask(where, generations[0].ids[14])
     where.put(f"{one['generation']}/ids.bin", b"other bytes")
     assert g.verify(where)["damage"] == [f"{one['generation']}/ids.bin: 11 bytes, wants " + str(
         (first / one["generation"] / "ids.bin").stat().st_size)]  # fmt: skip
@@ -128,39 +63,8 @@ def test_a_process_ended_at_any_operation_leaves_a_whole_bucket(
     tmp_path: Path, generations: tuple[Built, Built], after: bool
 ) -> None:
     first, second = (b.bucket / "live" for b in generations)
-    (target,) = (x["generation"] for x in g.generations(FolderPlace(second)))
-    base = FolderPlace(tmp_path / "base" / "live")
-    one = g.publish(first, base)["generation"]
-    for command in ("publish", "rollback", "gc"):
-        if command == "rollback":
-            g.publish(second, base)
-        if command == "gc":  # so that the first one is no longer what the live one rolls back to
-            base.delete("CURRENT")
-            g.publish(second, base)
-        for at in range(1, 100):
-            where = FolderPlace(tmp_path / f"{command}-{at}" / "live")
-            shutil.copytree(base.path, where.path)
-            run = {
-                "publish": lambda p: g.publish(second, p), "rollback": g.rollback, "gc": lambda p: g.gc(p, 0),
-            }[command]  # fmt: skip
-            ending = Ending(where, at, after)
-            try:
-                run(ending)
-                assert ending.count < at
-                break
-            except Killed:
-                pass
-            live = ask(where, generations[0])
-            assert live in (one, target) and g.verify(where)["damage"] == []
-            if command == "gc":
-                assert live == target
-                run(where)
-                assert [x["generation"] for x in g.generations(where)] == [target]
-            elif command == "publish":
-                assert run(where)["generation"] == ask(where, generations[0]) == target
-            else:
-                assert g.rollback(where, one)["generation"] == ask(where, generations[0]) == one
-        assert at > 5
+    for tried, unreadable, lost in kills(first, second, generations[0].ids[14], tmp_path, after).values():
+        assert tried > 5 and (unreadable, lost) == (0, 0)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -183,7 +87,7 @@ def test_lost_answers_are_read_back(server: dict[str, str], generations: tuple[B
                 g.publish(first, losing)
             assert where.get("CURRENT") is None
             g.publish(first, where)
-        ask(where, generations[0])
+        ask(where, generations[0].ids[14])
 
 
 def test_of_two_publishers_one_wins_and_the_other_is_told(
@@ -200,7 +104,7 @@ def test_of_two_publishers_one_wins_and_the_other_is_told(
 
     with pytest.raises(ConflictError) as refused:
         g.publish(first, Overtaken(where))
-    live = ask(where, generations[1])
+    live = ask(where, generations[1].ids[14])
     assert live in str(refused.value) and str(refused.value).count("live while") == 1
     assert g.publish(first, where)["previous"] == live
 
