@@ -18,6 +18,7 @@ from vantage.index import Query
 from vantage.stats import Receipt
 
 from .build import Report, build, storage_usd, target_cost
+from .cli_bucket import gc_command, generations_command, publish_command, rollback_command, verify_command
 from .cli_cluster import cluster_command
 from .cli_eval import eval_command, export_router_command
 from .cli_lint import lint_command
@@ -27,7 +28,7 @@ from .fit import Options
 from .rotations import ROTATIONS
 from .routers import ROUTERS
 from .source import Source, open_source, source_metric
-from .terminal import Bucket, Json, err, folder, nbytes, out, progress, size
+from .terminal import Bucket, Json, State, err, folder, nbytes, out, progress, size
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,8 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Vector search from object storage, at the edge. An index is a folder in a bucket folder: bucket/wordnet.",
 )
-
-State = Annotated[Path | None, typer.Option(help="Folder of local R2; .vantage in the checkout by default.")]
 
 
 @app.command("build")
@@ -365,28 +364,11 @@ def serve(
             err.print("stopping", highlight=False)
 
 
-@app.command()
-def publish(
-    index: Bucket,
-    state: State = None,
-    as_json: Json = False,
-) -> None:
-    """Copy an index into the local bucket that `vantage serve` reads, a running one too; CURRENT goes last.
-
-    Example: vantage publish bucket/wordnet
-    """
-    from . import serve as host
-
-    path = folder(index)
-    open_index(path)  # refuses to publish what does not open
-    counts = host.load(path.parent, state or host.STATE, only=path.name)
-    if as_json:
-        print(json.dumps(counts))
-        return
-    out.print(
-        f"{index}: {counts['written']} objects written ({size(counts['bytes'])}), {counts['kept']} already there",
-        highlight=False,
-    )
+app.command("publish")(publish_command)
+app.command("generations")(generations_command)
+app.command("rollback")(rollback_command)
+app.command("gc")(gc_command)
+app.command("verify")(verify_command)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from .fit import Say
 out, err = Console(soft_wrap=True, markup=False, emoji=False), Console(stderr=True, markup=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+State = Annotated[Path | None, typer.Option(help="Folder of local R2; .vantage in the checkout by default.")]
 Bucket = Annotated[str, typer.Argument(help="An index: bucket/name.", metavar="INDEX")]
 
 

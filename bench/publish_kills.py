@@ -1,0 +1,45 @@
+"""Ends publish, rollback and gc at every operation of theirs, before and after it took effect, and counts the damage.
+
+    python bench/publish_kills.py
+
+Two generations of 1,440 generated rows. Unreadable: the bucket then served no whole generation. Lost: running the
+command again did not finish its job.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from build_index.build import build
+from build_index.fit import Options
+from build_index.source import open_source
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from kills import kills  # noqa: E402
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        np.save(scratch / "rows.npy", np.random.default_rng(0).normal(size=(1440, 16)).astype(np.float32))
+        indexes = []
+        for seed in (0, 1):
+            indexes.append(scratch / str(seed) / "live")
+            build(
+                open_source([scratch / "rows.npy"]), indexes[-1], Options(0.9, 10, seed, fast=True), "l2",
+                wide=False, say=lambda phase, share: None, tell=lambda text: None,
+            )  # fmt: skip
+        print("command    ended    kill points  unreadable  lost")
+        for after in (False, True):
+            found = kills(*indexes, 14, scratch / f"kills-{after}", after)
+            for command, (tried, unreadable, lost) in found.items():
+                print(f"{command:10} {'after' if after else 'before':8} {tried:11} {unreadable:11} {lost:5}")
+
+
+if __name__ == "__main__":
+    main()

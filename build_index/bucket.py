@@ -1,0 +1,239 @@
+"""Where a published index lies: a folder, s3://bucket/prefix or r2://bucket/prefix, by the same few operations."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
+from obstore.store import S3Store
+
+from vantage.errors import InputError, StoreError
+
+CHUNK_BYTES = 8 << 20  # of an upload or a read-back, each of a few at a time
+PARTS = 2  # of one upload, at a time
+
+
+class ConflictError(StoreError):
+    """Another writer came first: the object is not the one that was read."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object in a bucket: key, bytes, and seconds since 1970 when it was last written."""
+
+    key: str
+    size: int
+    modified: float
+
+
+class Place(Protocol):
+    """The objects of one index; keys are relative to it. Each raises StoreError when the bucket fails."""
+
+    def get(self, key: str) -> tuple[bytes, str] | None:
+        """A small object and its etag; None when there is none."""
+
+    def stated(self, key: str) -> tuple[int, str] | None:
+        """Size and SHA-256 as the bucket knows them: noted at the upload, or read back; None without the object."""
+
+    def digest(self, key: str) -> tuple[int, str] | None:
+        """Size and SHA-256 of the bytes that are there, read whole in chunks; None without the object."""
+
+    def upload(self, key: str, source: Path, sha256: str) -> None:
+        """Puts a file, in parts; the object appears whole or not at all."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Puts a small object over what is there."""
+
+    def swap(self, key: str, data: bytes, etag: str | None) -> None:
+        """Puts a small object where the one there has this etag (None: where there is none), else ConflictError."""
+
+    def list(self) -> list[Stored]: ...
+
+    def delete(self, key: str) -> None:
+        """Deletes an object, which may be gone already."""
+
+
+def place(address: str, environment: Mapping[str, str] = os.environ) -> Place:
+    """The index at an address. Raises InputError for an address or an environment that names no bucket."""
+    if "://" not in address:
+        return FolderPlace(Path(address))
+    parts = urlsplit(address)
+    prefix = parts.path.strip("/")
+    if parts.scheme not in ("s3", "r2") or not parts.netloc or not prefix or "@" in parts.netloc:
+        raise InputError("that is not the address of an index", hint="s3://bucket/name, r2://bucket/name or a folder")
+    account, endpoint = environment.get("CLOUDFLARE_ACCOUNT_ID"), environment.get("AWS_ENDPOINT_URL")
+    if parts.scheme == "r2" and not endpoint:
+        if not account or not re.fullmatch("[0-9a-f]{32}", account):
+            raise InputError(
+                f"{address}: which account is not known",
+                hint="set CLOUDFLARE_ACCOUNT_ID, 32 hex digits, or AWS_ENDPOINT_URL",
+            )
+        endpoint = f"https://{account}.r2.cloudflarestorage.com"
+    missing = [n for n in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(n)]
+    if missing:
+        raise InputError(f"{address}: no keys", hint=f"set {' and '.join(missing)}")
+    plain = endpoint is not None and not endpoint.startswith("https://")
+    if plain and urlsplit(endpoint or "").hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise InputError("the endpoint is not https", hint="AWS_ENDPOINT_URL must begin with https:// off this machine")
+    region = environment.get("AWS_REGION", "auto" if parts.scheme == "r2" else "us-east-1")
+    store = S3Store(
+        parts.netloc, prefix=prefix, endpoint=endpoint, region=region,
+        access_key_id=environment["AWS_ACCESS_KEY_ID"], secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        client_options={"allow_http": plain},
+    )  # fmt: skip
+    return StorePlace(store, address)
+
+
+def _failed(address: str, key: str, error: Exception) -> StoreError:
+    """What went wrong in a word: a client's own text may hold a whole request."""
+    status = re.search(r"status code: (\d{3} [A-Za-z ]+)", str(error))
+    what = status[1].strip() if status else type(error).__name__
+    return StoreError(f"{address}/{key}: {what}", hint="check keys, permissions and the network, and run it again")
+
+
+class StorePlace:
+    """An S3 or R2 bucket."""
+
+    def __init__(self, store: S3Store, address: str) -> None:
+        self.store, self.address = store, address.rstrip("/")
+
+    def get(self, key: str) -> tuple[bytes, str] | None:
+        try:
+            found = obstore.get(self.store, key)
+            return bytes(found.bytes()), found.meta["e_tag"] or ""
+        except (NotFoundError, FileNotFoundError):
+            return None
+        except (BaseError, OSError) as error:
+            raise _failed(self.address, key, error) from None
+
+    def stated(self, key: str) -> tuple[int, str] | None:
+        try:
+            found = obstore.get(self.store, key, options={"head": True})
+        except (NotFoundError, FileNotFoundError):
+            return None
+        except (BaseError, OSError) as error:
+            raise _failed(self.address, key, error) from None
+        noted = found.attributes.get("sha256")
+        return (found.meta["size"], noted) if noted else self.digest(key)
+
+    def digest(self, key: str) -> tuple[int, str] | None:
+        try:
+            total, sha = 0, hashlib.sha256()
+            for chunk in obstore.get(self.store, key).stream(min_chunk_size=CHUNK_BYTES):
+                sha.update(chunk)
+                total += len(chunk)
+            return total, sha.hexdigest()
+        except (NotFoundError, FileNotFoundError):
+            return None
+        except (BaseError, OSError) as error:
+            raise _failed(self.address, key, error) from None
+
+    def upload(self, key: str, source: Path, sha256: str) -> None:
+        try:
+            with source.open("rb") as file:
+                obstore.put(
+                    self.store, key, file, attributes={"sha256": sha256}, chunk_size=CHUNK_BYTES, max_concurrency=PARTS
+                )
+        except (BaseError, OSError) as error:
+            raise _failed(self.address, key, error) from None
+
+    def put(self, key: str, data: bytes) -> None:
+        try:
+            obstore.put(self.store, key, data, attributes={"sha256": hashlib.sha256(data).hexdigest()})
+        except (BaseError, OSError) as error:
+            raise _failed(self.address, key, error) from None
+
+    def swap(self, key: str, data: bytes, etag: str | None) -> None:
+        try:
+            obstore.put(self.store, key, data, mode="create" if etag is None else {"e_tag": etag}, use_multipart=False)
+        except (AlreadyExistsError, FileExistsError, PreconditionError):
+            raise ConflictError(f"{self.address}/{key}: changed meanwhile", hint="run it again") from None
+        except (BaseError, OSError) as error:
+            raise _failed(self.address, key, error) from None
+
+    def list(self) -> list[Stored]:
+        try:
+            return [
+                Stored(found["path"], found["size"], found["last_modified"].timestamp())
+                for batch in obstore.list(self.store)
+                for found in batch
+            ]
+        except (BaseError, OSError) as error:
+            raise _failed(self.address, "", error) from None
+
+    def delete(self, key: str) -> None:
+        try:
+            obstore.delete(self.store, key)
+        except (NotFoundError, FileNotFoundError):
+            pass
+        except (BaseError, OSError) as error:
+            raise _failed(self.address, key, error) from None
+
+
+class FolderPlace:
+    """A folder; an object's etag is the SHA-256 of its bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, key: str) -> tuple[bytes, str] | None:
+        try:
+            data = (self.path / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return data, hashlib.sha256(data).hexdigest()
+
+    def stated(self, key: str) -> tuple[int, str] | None:
+        return self.digest(key)
+
+    def digest(self, key: str) -> tuple[int, str] | None:
+        try:
+            with (self.path / key).open("rb") as file:
+                return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def upload(self, key: str, source: Path, sha256: str) -> None:
+        target = self.path / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        shutil.copyfile(source, part)
+        part.replace(target)
+
+    def put(self, key: str, data: bytes) -> None:
+        target = self.path / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        part.write_bytes(data)
+        part.replace(target)
+
+    def swap(self, key: str, data: bytes, etag: str | None) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:  # file systems have no conditional rename
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = self.get(key)
+            if (None if found is None else found[1]) != etag:
+                raise ConflictError(f"{self.path / key}: changed meanwhile", hint="run it again")
+            self.put(key, data)
+
+    def list(self) -> list[Stored]:
+        found = [p for p in sorted(self.path.rglob("*")) if p.is_file()]
+        return [Stored(p.relative_to(self.path).as_posix(), p.stat().st_size, p.stat().st_mtime) for p in found]
+
+    def delete(self, key: str) -> None:
+        target = self.path / key
+        target.unlink(missing_ok=True)
+        for empty in target.parents:
+            if empty == self.path or not empty.is_dir() or any(empty.iterdir()):
+                break
+            empty.rmdir()

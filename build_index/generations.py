@@ -1,0 +1,243 @@
+"""Generations of a published index: publish, list, roll back, delete, verify; CURRENT moves last, on condition."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vantage.errors import DamagedError, InputError, NotFoundError, StoreError, VantageError
+from vantage.format import Current, ObjectName
+
+from .bucket import ConflictError, FolderPlace, Place, Stored
+
+UPLOADS = 4  # at a time
+NAME = re.compile("[0-9a-f]{16}")  # of the generations that the builder writes
+Say = Callable[[float], None]
+
+
+def manifest_objects(data: bytes, generation: str) -> list[ObjectName]:
+    """What a manifest names. Raises DamagedError where it is not the one that the generation is named after."""
+    try:
+        manifest = json.loads(data)
+        found = [ObjectName(o["key"], o["size"], o["sha256"]) for o in manifest.pop("objects")]
+        named = {o.key.removeprefix(f"{generation}/"): (o.size, o.sha256) for o in found}
+        del manifest["generation"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        found, named, manifest = [], {}, None
+    if hashlib.sha256(json.dumps([named, manifest]).encode()).hexdigest()[:16] != generation:
+        raise DamagedError(f"{generation}/manifest.json: is not what the builder wrote", hint="publish it again")
+    return found
+
+
+def _current(place: Place) -> tuple[Current | None, str | None, dict[str, Any]]:
+    found = place.get("CURRENT")
+    if found is None:
+        return None, None, {}
+    return Current.unpack(found[0], "CURRENT"), found[1], json.loads(found[0])
+
+
+def _live(place: Place) -> tuple[Current, str | None, dict[str, Any]]:
+    current, etag, members = _current(place)
+    if current is None:
+        raise NotFoundError("there is no index here: no CURRENT", hint="check the address")
+    return current, etag, members
+
+
+def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[str, Any]:
+    """Puts the live generation of the folder `source` into a bucket and makes it live there.
+
+    Objects that are there with the same size and SHA-256 are kept, so that a publish that was interrupted goes on.
+    Raises InputError where an object of the generation is there with other bytes, ConflictError where another
+    publisher came first, StoreError where the bucket fails: CURRENT then names what it named before.
+    """
+    home = FolderPlace(source)
+    current, _, _ = _live(home)
+    text = home.get(current.manifest.key)
+    if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:
+        raise DamagedError(f"{source / current.manifest.key}: is not what CURRENT says", hint="build the index again")
+    objects = manifest_objects(text[0], current.generation)
+    before, etag, members = _current(place)
+    total, done, written = sum(o.size for o in objects), 0, 0
+
+    def send(o: ObjectName) -> int:
+        wanted = (o.size, o.sha256)
+        found = place.stated(o.key)
+        if found == wanted:
+            return 0
+        if found is not None:
+            raise InputError(
+                f"{o.key} is in the bucket with other bytes ({found[0]}, not {o.size}, or another SHA-256)",
+                hint="`vantage verify` tells what is damaged; delete that object, or publish under another name",
+            )
+        try:
+            place.upload(o.key, source / o.key, o.sha256)
+        except StoreError:  # the answer may be lost, not the object
+            if place.digest(o.key) != wanted:
+                raise
+            return o.size
+        if place.digest(o.key) != wanted:
+            raise DamagedError(f"{o.key}: what came into the bucket is not what was sent", hint="publish it again")
+        return o.size
+
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        try:
+            for o, sent in zip(objects, pool.map(send, objects), strict=True):
+                done, written = done + o.size, written + sent
+                say(done / total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    _seal(place, current, text[0])
+    if before is not None and before.generation == current.generation:
+        swapped = False
+    else:
+        _swap(place, current, before, etag, members)
+        swapped = True
+    return {"generation": current.generation, "previous": before.generation if before else None,
+            "objects": len(objects) + 1, "bytes": total + len(text[0]), "written_bytes": written,
+            "swapped": swapped}  # fmt: skip
+
+
+def _seal(place: Place, current: Current, text: bytes) -> None:
+    """Writes the manifest, again where it is there: that makes the generation young, which keeps gc away from it."""
+    try:
+        place.put(current.manifest.key, text)
+    except StoreError:
+        if place.digest(current.manifest.key) != (current.manifest.size, current.manifest.sha256):
+            raise
+    missing = [o.key for o in manifest_objects(text, current.generation) if place.stated(o.key) != (o.size, o.sha256)]
+    if missing:
+        raise DamagedError(f"{missing[0]}: went away or changed meanwhile", hint="publish the index again")
+
+
+def _swap(place: Place, new: Current, old: Current | None, etag: str | None, members: dict[str, Any]) -> None:
+    """Replaces CURRENT where it is what was read; a lost answer is resolved by reading back."""
+    told = {"previous": old.generation if old else None, "published": datetime.now(UTC).isoformat(timespec="seconds")}
+    data = json.dumps(json.loads(new.pack()) | told, indent=1).encode() + b"\n"
+    for last in (False, True):
+        try:
+            place.swap("CURRENT", data, etag)
+            return
+        except StoreError as error:
+            found, now, _ = _current(place)
+            if found is not None and found.generation == new.generation:
+                return
+            if now != etag:
+                was = found.generation if found else "none"
+                raise ConflictError(
+                    f"another publisher made {was} live while {new.generation} was on its way; {was} stays",
+                    hint="run it again if yours should be live",
+                ) from error
+            if last:
+                raise
+
+
+def _grouped(place: Place) -> dict[str, list[Stored]]:
+    out: dict[str, list[Stored]] = {}
+    for found in place.list():
+        name, _, rest = found.key.partition("/")
+        if rest and NAME.fullmatch(name):
+            out.setdefault(name, []).append(found)
+    return out
+
+
+def generations(place: Place) -> list[dict[str, Any]]:
+    """Every generation in the bucket, newest first; `whole` by names and sizes, which `verify` checks to the byte."""
+    current, _, _ = _current(place)
+    out = []
+    for name, stored in _grouped(place).items():
+        sizes = {s.key: s.size for s in stored}
+        text, told, whole = place.get(f"{name}/manifest.json"), dict[str, Any](), False
+        if text is not None:
+            with suppress(VantageError):
+                objects = manifest_objects(text[0], name)
+                told, whole = json.loads(text[0]), all(sizes.get(o.key) == o.size for o in objects)
+        out.append(
+            {"generation": name, "live": current is not None and current.generation == name, "whole": whole,
+             "bytes": sum(sizes.values()), "written": max(s.modified for s in stored), "rows": told.get("rows"),
+             "contract": told.get("contract")}
+        )  # fmt: skip
+    return sorted(out, key=lambda g: (g["written"], g["generation"]), reverse=True)
+
+
+def rollback(place: Place, generation: str | None = None) -> dict[str, Any]:
+    """Makes a generation live again, the one before by default, once each of its objects was read and is whole.
+
+    Raises InputError where none can be named, DamagedError where it is not whole, ConflictError as publish.
+    """
+    current, etag, members = _live(place)
+    wanted = generation or members.get("previous")
+    if not isinstance(wanted, str) or not NAME.fullmatch(wanted):
+        raise InputError("which generation was live before is not known", hint="name one of `vantage generations`")
+    if wanted == current.generation:
+        return {"generation": wanted, "previous": members.get("previous"), "swapped": False}
+    text = place.get(f"{wanted}/manifest.json")
+    if text is None:
+        raise InputError(f"there is no whole generation {wanted}", hint="`vantage generations` lists them")
+    objects = manifest_objects(text[0], wanted)
+    bad = [o.key for o in objects if place.digest(o.key) != (o.size, o.sha256)]
+    if bad:
+        raise DamagedError(f"{bad[0]}: is missing or not what was written", hint="name another, or publish it again")
+    root = next(o for o in objects if o.key == f"{wanted}/root.bin")
+    manifest = ObjectName(f"{wanted}/manifest.json", len(text[0]), hashlib.sha256(text[0]).hexdigest())
+    new = Current(wanted, root, manifest)
+    _seal(place, new, text[0])
+    _swap(place, new, current, etag, members)
+    return {"generation": wanted, "previous": current.generation, "swapped": True}
+
+
+def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, Any]:
+    """Deletes generations, and what interrupted publishes left, whose newest object is older than so many seconds.
+
+    Never the live one, nor the one that it would roll back to. The manifest goes first: what is left of a generation
+    then cannot be rolled back to, and the next run deletes the rest.
+    """
+    current, _, members = _live(place)
+    deleted, freed = [], 0
+    for name in sorted(_grouped(place)):
+        stored = _grouped(place).get(name, [])  # again, just before: somebody may be publishing it
+        current, _, members = _live(place)
+        young = any(time.time() - s.modified < older_than for s in stored)
+        if young or not stored or name in (current.generation, members.get("previous")):
+            continue
+        deleted.append(name)
+        freed += sum(s.size for s in stored)
+        if dry_run:
+            continue
+        for s in sorted(stored, key=lambda s: s.key != f"{name}/manifest.json"):
+            place.delete(s.key)
+    return {"deleted": deleted, "bytes": freed, "dry_run": dry_run}
+
+
+def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
+    """Reads every object of the live generation and compares size and SHA-256; `damage` is a list of sentences."""
+    current, _, _ = _live(place)
+    damage: list[str] = []
+    text = place.get(current.manifest.key)
+    if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:
+        return {"generation": current.generation, "objects": 1, "bytes": 0,
+                "damage": [f"{current.manifest.key}: is missing or not what CURRENT says"]}  # fmt: skip
+    objects = manifest_objects(text[0], current.generation)
+    if current.root not in objects:
+        damage.append(f"{current.root.key}: CURRENT and the manifest name different ones")
+    total, done = sum(o.size for o in objects), 0
+    for o in objects:
+        found = place.digest(o.key)
+        if found is None:
+            damage.append(f"{o.key}: is missing")
+        elif found[0] != o.size:
+            damage.append(f"{o.key}: {found[0]} bytes, wants {o.size}")
+        elif found[1] != o.sha256:
+            damage.append(f"{o.key}: SHA-256 differs")
+        done += o.size
+        say(done / total)
+    return {"generation": current.generation, "objects": len(objects) + 1, "bytes": total + len(text[0]),
+            "damage": damage}  # fmt: skip

@@ -1,0 +1,120 @@
+"""Publish, rollback and gc, ended at every operation: what the bucket then is, and what running them again makes."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+from build_index import generations as g
+from build_index.bucket import FolderPlace, Place
+from vantage.cache import Cache
+from vantage.errors import VantageError
+from vantage.index import Index, Query
+from vantage.stats import Receipt
+from vantage.store import Bytes
+
+
+class Killed(BaseException):
+    """The end of a process."""
+
+
+class Ending:
+    """A place that ends, or loses the answer of, its n-th operation, before or after that took effect."""
+
+    def __init__(self, inner: Place, at: int = 0, after: bool = False, error: BaseException | None = None) -> None:
+        self.inner, self.at, self.after, self.error, self.count = inner, at, after, error or Killed(), 0
+        self.lock, self.dead = threading.Lock(), False
+
+    def __getattr__(self, name: str) -> Any:
+        def run(*args: Any) -> Any:
+            with self.lock:  # one at a time, so that the n-th is the n-th
+                if self.dead:
+                    raise self.error
+                self.count += 1
+                last = self.count == self.at
+                self.dead = last and isinstance(self.error, Killed)
+                if last and not self.after:
+                    raise self.error
+                answer = getattr(self.inner, name)(*args)
+                if last:
+                    raise self.error
+                return answer
+
+        return run
+
+
+class Served:
+    """A place as the bucket of a reader, with one index `live`."""
+
+    def __init__(self, inner: Place) -> None:
+        self.inner = inner
+
+    async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Bytes | None:
+        found = self.inner.get(key.removeprefix("live/"))
+        if found is None:
+            return None
+        end = len(found[0]) if length is None else offset + length
+        return Bytes(found[0][offset:end], len(found[0]), found[1])
+
+    async def list(self) -> list[str]:
+        return ["live"]
+
+
+def ask(where: Place, identifier: int) -> str:
+    """The generation that answers, which it does rightly: a stored row is found by its id and by itself."""
+
+    async def run() -> str:
+        index = await Index.open(Served(where), "live", Cache(0), Receipt())
+        row, vector = await index.find(identifier, Receipt())
+        answer = await index.query(Query(vector, 10, rerank=50))
+        assert row in [match.row for match in answer.matches]
+        return index.current.generation
+
+    return asyncio.run(run())
+
+
+def kills(first: Path, second: Path, identifier: int, scratch: Path, after: bool) -> dict[str, tuple[int, int, int]]:
+    """Command -> (points tried, then unreadable, not mended by running the command again).
+
+    first, second: two generations of one index, each alone in a folder. after: the operation took effect.
+    """
+    base, out = FolderPlace(scratch / "base" / "live"), {}
+    one = g.publish(first, base)["generation"]
+    (two,) = (x["generation"] for x in g.generations(FolderPlace(second)))
+    for command in ("publish", "rollback", "gc"):
+        if command == "rollback":
+            g.publish(second, base)
+        if command == "gc":  # so that the first one is no longer what the live one rolls back to
+            base.delete("CURRENT")
+            g.publish(second, base)
+        run: Any = {
+            "publish": lambda p: g.publish(second, p),
+            "rollback": lambda p: g.rollback(p, one),
+            "gc": lambda p: g.gc(p, 0),
+        }[command]
+        unreadable = lost = at = 0
+        while True:
+            where = FolderPlace(scratch / f"{command}-{at + 1}" / "live")
+            shutil.copytree(base.path, where.path)
+            try:
+                run(Ending(where, at + 1, after))
+                break
+            except Killed:
+                at += 1
+            try:
+                unreadable += ask(where, identifier) not in (one, two) or bool(g.verify(where)["damage"])
+            except (VantageError, AssertionError):
+                unreadable += 1
+            try:
+                run(where)
+                live = ask(where, identifier)
+                mended = live == (one if command == "rollback" else two) and not g.verify(where)["damage"]
+                left = {x["generation"] for x in g.generations(where)}
+                lost += not mended or left != ({two} if command == "gc" else {one, two})
+            except (VantageError, AssertionError):
+                lost += 1
+        out[command] = (at, unreadable, lost)
+    return out
