@@ -85,14 +85,14 @@ def serve(
     variables: Mapping[str, str] | None = None,
     snapshot: str = "",
     log: Path | None = None,
-    project: Path = ROOT,
+    project: Path | None = None,
 ) -> Iterator[Server]:
     """Serves the Worker on 127.0.0.1 from the local R2 in the folder `state`, until the block is left.
 
     `port` 0 lets the system choose. `variables` are added to those of wrangler.toml and kept off the command line, so
     secrets belong here too. `snapshot` is "save" to write a memory snapshot of the started Worker into `state`, or
     "load" to start from it, as production does; it holds the code as it was when saved. `log` keeps wrangler's output.
-    `project` is the folder whose wrangler.toml says what runs.
+    `project` is the folder whose wrangler.toml says what runs, by default this one.
     However the block is left, by an error, SIGINT, SIGTERM or SIGHUP too, every process started here has ended.
     Raises InputError for a port in use or a variable that cannot be passed, VantageError when nothing starts.
     """
@@ -101,7 +101,7 @@ def serve(
     if port and not _is_free(port):
         raise InputError(f"port {port} is in use", hint="end what uses it or choose another with --port")
     state.mkdir(parents=True, exist_ok=True)
-    state = state.resolve()
+    state, project = state.resolve(), project or ROOT
     environment = {
         **(os.environ | QUIET),
         "MINIFLARE_WORKERD_PATH": str(HOST / "workerd.sh"),

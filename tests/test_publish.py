@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from kills import Ending, ask, kills
 from moto.server import ThreadedMotoServer
 
 from build_index import generations as g
-from build_index.bucket import ConflictError, place
+from build_index.bucket import ConflictError, Place, place
 from vantage.errors import DamagedError, InputError, StoreError
 
 
@@ -67,19 +68,32 @@ def test_a_process_ended_at_any_operation_leaves_a_whole_bucket(
         assert tried > 5 and (unreadable, lost) == (0, 0)
 
 
+class Losing:
+    """A place that loses its first answer to `name`, before or after that took effect; uploads come from threads."""
+
+    def __init__(self, inner: Place, name: str, after: bool) -> None:
+        self.inner, self.name, self.after, self.first = inner, name, after, threading.Lock()
+
+    def __getattr__(self, called: str) -> Any:
+        work = getattr(self.inner, called)
+
+        def lose(*args: Any) -> Any:
+            if not self.first.acquire(blocking=False):
+                return work(*args)
+            if self.after:
+                work(*args)
+            raise StoreError("no answer")
+
+        return lose if called == self.name else work
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_lost_answers_are_read_back(server: dict[str, str], generations: tuple[Built, Built], after: bool) -> None:
     first = generations[0].bucket / "live"
     for at, name in enumerate(("upload", "put", "swap")):
         where = place(f"s3://bucket/lost-{at}-{after}/live", server)
 
-        class Losing(Ending):
-            def __getattr__(self, called: str, name: str = name) -> Any:
-                if called == name:
-                    self.at = self.count + 1 if self.at == 0 else self.at
-                return super().__getattr__(called)
-
-        losing = Losing(where, 0, after, StoreError("no answer"))
+        losing = Losing(where, name, after)
         if after or name == "swap":
             assert g.publish(first, losing)["swapped"]
         else:
