@@ -175,7 +175,7 @@ def test_catalogue_and_health(cold: Server) -> None:
         ({"vector": [1.0] * 384, "top_k": 1001}, 400, "limit_exceeded", "top_k"),
         ({"vector": [1.0] * 384, "filter": {}}, 400, "invalid_input", "filter"),
         ({"vector": [1.0] * 384, "recall": 0.99999}, 400, "limit_exceeded", "recall"),
-        ({"vectors": [[1.0] * 384] * 65}, 400, "limit_exceeded", "vectors"),
+        ({"vectors": [[1.0] * 384] * 257}, 400, "limit_exceeded", "vectors"),
     ],
 )
 def test_bad_requests_are_named_and_harm_nothing(
@@ -204,10 +204,13 @@ def test_paths_tokens_and_bodies(cold: Server) -> None:
         assert http.get(query, headers=WITH_TOKEN).status_code == 405
         assert ask(http, {"vector": vector}, "missing").json()["code"] == "not_found"
         assert http.post(query, content=b"{", headers=WITH_TOKEN).json()["code"] == "invalid_input"
-        for content in (b" " * ((4 << 20) + 1), iter([b" " * (1 << 20)] * 5)):  # with and without a declared length
+        for content in (
+            b" " * (api.BODY_BYTES_MAX + 1),
+            iter([b" " * (1 << 20)] * 5),
+        ):  # with and without a declared length
             large = http.post(query, content=content, headers=WITH_TOKEN)
-            assert (large.status_code, large.json()["limit"]) == (413, 4 << 20)
-            assert large.json()["value"] > 4 << 20
+            assert (large.status_code, large.json()["limit"]) == (413, api.BODY_BYTES_MAX)
+            assert large.json()["value"] > api.BODY_BYTES_MAX
         assert ask(http, {"vector": vector}).status_code == 200
 
 
