@@ -37,6 +37,7 @@ from vantage.errors import VantageError  # noqa: E402
 from vantage.format import Current, Root, attributes_at, block_planes, id_at, id_width  # noqa: E402
 from vantage.format import layout as L  # noqa: E402
 from vantage.index import Index  # noqa: E402
+from vantage.request import FIELDS  # noqa: E402
 from vantage.service import Service  # noqa: E402
 
 FIXTURES = ROOT / "tests/fixtures"
@@ -217,7 +218,7 @@ def mutate_json(value: Any, draw: Random, depth: int = 0) -> Any:
     if isinstance(value, dict):
         name = draw.choice(sorted(value))
         if draw.random() < 0.2:
-            other = draw.choice([*api.FIELDS, *value, "x"])
+            other = draw.choice([*FIELDS, *value, "x"])
             return value | {other: draw.choice(ATOMS)}
         return value | {name: mutate_json(value[name], draw, depth + 1)}
     at = draw.randrange(len(value))

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 from workers import DurableObject, Response, WorkerEntrypoint
 
-from vantage.api import BODY_BYTES_MAX, Access, Reply, TooLargeError, handle
+from vantage.api import Access, Reply, handle
 from vantage.errors import ChangedError
 from vantage.format import Current
+from vantage.request import BODY_BYTES_MAX, TooLargeError
 from vantage.service import REVALIDATE_S, Service
 from vantage.stats import Receipt
 from vantage.store import Body, Reader, read_small

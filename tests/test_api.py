@@ -13,8 +13,9 @@ from doubles import TRIED_AGAIN, Built, Failing, Recorder, always, never
 import vantage.service as service_module
 import vantage.store as store
 from vantage import VERSION
-from vantage.api import BODY_BYTES_MAX, INCLUDE, VECTORS_MAX, Access, Reply, TooLargeError, handle
+from vantage.api import Access, Reply, handle
 from vantage.errors import VantageError
+from vantage.request import BODY_BYTES_MAX, INCLUDE, VECTORS_MAX, TooLargeError
 from vantage.service import Service
 from vantage.store import Folder
 

@@ -16,10 +16,11 @@ import pytest
 from doubles import Built, Failing, Recorder, nth
 
 import vantage.index as index_module
-from vantage.api import BINARY, BODY_BYTES_MAX, MATCHES_MAX, VALUES_MAX, Access, Reply, handle
+from vantage.api import MATCHES_MAX, VALUES_MAX, Access, Reply, handle
 from vantage.errors import DamagedError, InputError
 from vantage.index import Answer, Query
 from vantage.plan import LANES, RANGE_BYTES_MAX, SHARED_GAP, SPLIT_BYTES, Budget, plan_shared
+from vantage.request import BINARY, BODY_BYTES_MAX
 from vantage.service import Service
 from vantage.stats import Receipt
 from vantage.store import Folder

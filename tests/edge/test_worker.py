@@ -18,6 +18,7 @@ from build_index.evaluate import evaluate, open_index, read_queries
 from build_index.serve import ROOT, Server, load, serve
 from vantage import api
 from vantage.index import Query
+from vantage.request import BINARY, BODY_BYTES_MAX
 from vantage.stats import Receipt
 
 pytestmark = pytest.mark.edge
@@ -104,7 +105,7 @@ def test_a_batch_is_that_of_cpython(cold: Server, sample_bucket: Path) -> None:
     with client(cold) as http:
         many = ask(http, {"vectors": vectors, "top_k": 20}).json()
         single = [ask(http, {"vector": v, "top_k": 20}).json() for v in vectors[:3]]
-        kinds = {"content-type": api.BINARY, "accept": api.BINARY}
+        kinds = {"content-type": BINARY, "accept": BINARY}
         packed = http.post("/v1/indexes/wordnet/query?top_k=20", content=body, headers=WITH_TOKEN | kinds)
     results = many["results"]
     assert [r["matches"] for r in results] == [api.answer_body(a, [])["matches"] for a in want]
@@ -113,7 +114,7 @@ def test_a_batch_is_that_of_cpython(cold: Server, sample_bucket: Path) -> None:
     ]
     counted = ("gets", "bytes", "waves", "blocks", "rows")
     assert [many["receipt"][k] for k in counted] == [getattr(receipt, k) for k in counted]
-    assert packed.headers["content-type"] == api.BINARY
+    assert packed.headers["content-type"] == BINARY
     scores = np.frombuffer(packed.content, "<f4", 24 * 20, 32 + 4 * 24)
     assert scores.tolist() == [np.float32(m["score"]) for r in results for m in r["matches"]]
 
@@ -205,12 +206,12 @@ def test_paths_tokens_and_bodies(cold: Server) -> None:
         assert ask(http, {"vector": vector}, "missing").json()["code"] == "not_found"
         assert http.post(query, content=b"{", headers=WITH_TOKEN).json()["code"] == "invalid_input"
         for content in (
-            b" " * (api.BODY_BYTES_MAX + 1),
+            b" " * (BODY_BYTES_MAX + 1),
             iter([b" " * (1 << 20)] * 5),
         ):  # with and without a declared length
             large = http.post(query, content=content, headers=WITH_TOKEN)
-            assert (large.status_code, large.json()["limit"]) == (413, api.BODY_BYTES_MAX)
-            assert large.json()["value"] > api.BODY_BYTES_MAX
+            assert (large.status_code, large.json()["limit"]) == (413, BODY_BYTES_MAX)
+            assert large.json()["value"] > BODY_BYTES_MAX
         assert ask(http, {"vector": vector}).status_code == 200
 
 
@@ -305,7 +306,7 @@ def test_at_the_limits(cold: Server) -> None:
     vectors = (vectors * 256)[:256]
     with client(cold) as http:
         body = json.dumps({"vectors": vectors, "top_k": 128}).encode()
-        reply = http.post("/v1/indexes/wordnet/query", content=body.ljust(api.BODY_BYTES_MAX), headers=WITH_TOKEN)
+        reply = http.post("/v1/indexes/wordnet/query", content=body.ljust(BODY_BYTES_MAX), headers=WITH_TOKEN)
         assert reply.status_code == 200, reply.text
         assert [len(r["matches"]) for r in reply.json()["results"]] == [128] * 256
         most = ask(http, {"vector": sample_queries(1)[0], "top_k": 1000, "recall": 0.97}).json()
