@@ -49,7 +49,6 @@ WANTED = 512  # blocks of a row as a query
 SHARP = 15.0  # beta times the spread: of 6, 10, 15 and 25, a table of all of 4,096 blocks reads least with it
 GOALS = (0.90, 0.95)
 BATCH = 1024
-STEP_VALUES = 1 << 25  # scores at a time
 
 
 @dataclass(frozen=True)
@@ -94,14 +93,9 @@ def closeness(x: F32, centres: F32) -> F32:
 
 
 def best(x: F32, centres: F32, count: int) -> tuple[npt.NDArray[np.int32], F32]:
-    """(centres i32 (n, count), closeness f32 (n, count)) of the nearest ones, in no order."""
-    found, score = np.empty((len(x), count), np.int32), np.empty((len(x), count), np.float32)
-    step = max(1, STEP_VALUES // len(centres))
-    for low in range(0, len(x), step):
-        near = closeness(x[low : low + step], centres)
-        top = np.argpartition(-near, count - 1, axis=1)[:, :count]
-        found[low : low + step], score[low : low + step] = top, np.take_along_axis(near, top, 1)
-    return found, score
+    """(centres i32 (n, count), closeness f32 (n, count)) of the nearest ones."""
+    squares, found = faiss.knn(x, centres, count)
+    return found.astype(np.int32), (0.5 * (np.einsum("ij,ij->i", x, x)[:, None] - squares)).astype(np.float32)
 
 
 def setting(folder: Path, blocks: int, queries: int, seed: int) -> Setting:
