@@ -30,6 +30,7 @@ UNIT_ERROR = 0.01  # of a norm; f16 and u8 round
 HARD, EASY = 1.1, 2.0  # contrasts: embeddings of WordNet have 1.18, Gaussian noise of 256 dimensions less than 1.1
 
 
+@dataclass(frozen=True)
 class Finding:
     """what: a fact; todo: what to do about it. level "error" where a build would refuse, else "note"."""
 
