@@ -39,7 +39,7 @@ demo: install
 	@$(PY) -m build_index.demo
 
 test: lint
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	@$(PY) -m ruff format --check

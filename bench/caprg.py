@@ -57,6 +57,7 @@ STEPS = (1.5, 3.0)  # times the price of one wave, for the first of two
 VOTERS = 10  # the best answers, whose edges count apart
 BEAMS = (100, 250)
 WALKED = 50  # queries
+POOL_ROWS = 65536  # the most that a scan can keep
 CHUNK = 1000  # rows whose edges are chosen at a time
 SIGNS_ROWS = 30_000
 F64 = npt.NDArray[np.float64]
@@ -333,7 +334,7 @@ def inside(of: Setting, p: P, graphs: dict[str, Graph], k: int) -> None:
     """Prints what a walk scores of the rows read."""
     few = replace(of, queries=of.queries[:WALKED], truth=of.truth[:WALKED])
     p, usual = p[:WALKED], measure.KEPT
-    measure.KEPT = int(of.shape.sizes().sum())
+    measure.KEPT = min(int(of.shape.sizes().sum()), POOL_ROWS)  # a walk never gets to rows that far down
     try:
         found = few.scanned(of.codec)
     finally:
@@ -345,9 +346,11 @@ def inside(of: Setting, p: P, graphs: dict[str, Graph], k: int) -> None:
     print(f"inside what one wave reads, {len(p)} queries; recall of the scan {scanned:.4f}")
     more = 100 * 4 * DEGREE * (reads.blocks * of.shape.sizes()).sum(1).mean() / reads.nbytes
     print(f"a plane of {DEGREE} edges of 4 bytes adds {more:.0f}% to the bytes")
+    members = of.shape.members()
+    all_rows = sum(len(np.unique(np.concatenate([members[b] for b in np.flatnonzero(read)]))) for read in reads.blocks)
     for name, graph in graphs.items():
         for beam in BEAMS:
-            scored, all_rows, hits = 0, 0, 0.0
+            scored, hits = 0, 0.0
             for i, read in enumerate(reads.blocks):
                 some = np.flatnonzero((found.block[i] >= 0) & read[found.block[i]])[::-1]
                 at = np.full(of.rows.count, -1)
@@ -355,7 +358,7 @@ def inside(of: Setting, p: P, graphs: dict[str, Graph], k: int) -> None:
                 likely = np.where(read, p[i], 0).argmax()
                 starts = np.unique(found.row[i, found.block[i] == likely])
                 count, rows = walk(at, starts, graph, beam)
-                scored, all_rows = scored + count, all_rows + int((at >= 0).sum())
+                scored += count
                 hits += float(np.isin(found.truth[i, :k], rows[:k]).mean())
             what, share = f"{name}, beam {beam}", 100 * scored / all_rows
             print(f"  {what:40} recall {hits / len(p):.4f}, {share:5.1f}% of the rows", flush=True)

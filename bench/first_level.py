@@ -137,23 +137,8 @@ def pages(s: Setting, regions: int, nearest: Callable[[F32, int], Ints]) -> list
     most = min(round(two_level.PAGE_BLOCKS[-1] * s.blocks**0.5), two_level.PAGE_BLOCKS_MAX)
     p = np.exp(s.beta * (s.score - s.score.max(1, keepdims=True)))
     p /= p.sum(1, keepdims=True)
-    near = nearest(s.asked, min(len(two_level.NEAR_REGIONS), regions))
-    share = np.broadcast_to(np.array(two_level.NEAR_REGIONS[: near.shape[1]], np.float32), near.shape)
-    order = np.argsort(near, axis=None, kind="stable")
-    query, share, ends = (
-        order // near.shape[1],
-        share.ravel()[order],
-        np.cumsum(np.bincount(near.ravel(), None, regions)),
-    )
-    own = np.argsort(home := nearest(s.centres, 1)[:, 0], kind="stable")
-    own_ends, out = np.cumsum(np.bincount(home, minlength=regions)), []
-    for r in range(regions):
-        mine = slice(ends[r - 1] if r else 0, ends[r])
-        block, place = np.unique(s.wanted[query[mine]], return_inverse=True)
-        mass = np.bincount(place.ravel(), (share[mine, None] * p[query[mine]]).ravel(), len(block))
-        falling = np.argsort(-mass, kind="stable")[:most]
-        out.append(np.union1d(block[falling], own[own_ends[r - 1] if r else 0 : own_ends[r]]))
-    return out
+    wants = two_level.wants_of(nearest(s.asked, min(len(two_level.NEAR_REGIONS), regions)), s.wanted, p, regions)
+    return two_level.named(wants, nearest(s.centres, 1)[:, 0], most)
 
 
 def line(what: str, s: Setting, first: two_level.First | None) -> None:

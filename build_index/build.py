@@ -21,6 +21,7 @@ from .choose import Choice, choose
 from .codecs import CODECS
 from .contract import target_point
 from .fit import TRAINING_BYTES_MIN, Options, Say
+from .lint import Pass, findings
 from .partition import PARTITIONS
 from .rotations import ROTATIONS, default
 from .routers import ROUTERS
@@ -32,6 +33,8 @@ from .stop import STOPS
 from .write import stored_kind, write_index
 
 SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more
+WORTH_SAYING = ("zero", "constant", "hubs")  # of lint; duplicates are told below, errors are raised by the spool
+MODEL_CHARS_MAX = 200
 MEMORY_MIN = 640 << 20  # the imports and the fixed buffers
 
 
@@ -90,7 +93,7 @@ def build(
     try:
         out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
-        with spool(source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows)) as spooled:
+        with _spooled(source, scratch, options, metric, say, tell) as spooled:
             return _build(source, spooled, out, options, metric, wide, say, tell)
     except OSError as error:
         where = error.filename or scratch
@@ -99,6 +102,21 @@ def build(
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _spooled(
+    source: Source, scratch: Path, options: Options, metric: str, say: Say, tell: Callable[[str], None]
+) -> Spool:
+    """The rows in scratch files, after telling what lint found on the way."""
+    seen = Pass(source, options.seed)
+    spooled = spool(
+        source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows),
+        look=lambda batch: seen.add(batch.vectors, batch.first_row),
+    )  # fmt: skip
+    for finding in findings(seen, metric, 0):
+        if finding.name in WORTH_SAYING or finding.what.startswith("hard"):
+            tell(f"{finding.what}: {finding.todo}")
+    return spooled
 
 
 def check(source: Source, out: Path, options: Options, metric: str) -> None:
@@ -132,6 +150,8 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(f"{what} is {name!r}", hint=f"known are: {', '.join(known)}")
+    if options.model is not None and not 1 <= len(options.model) <= MODEL_CHARS_MAX:
+        raise LimitError("the length of --model", len(options.model), f"1 to {MODEL_CHARS_MAX} characters")
     if options.spill_share is not None and not 0 <= options.spill_share <= COPIES_MAX:
         raise LimitError("--spill-share", options.spill_share, f"0 to {COPIES_MAX}")
     if options.router is not None and options.fast and ROUTERS[options.router].trains:
@@ -194,6 +214,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "id": rows.spool.id_kind,
         "vectors": kind,
         "attributes": [{"name": f.name, "type": str(f.type)} for f in attributes],
+        **({"model": options.model} if options.model else {}),
         "seed": options.seed,
         "cache_bytes": options.cache_bytes,
         "memory_bytes": options.memory_bytes,

@@ -21,12 +21,13 @@ from .build import Report, build, storage_usd, target_cost
 from .cli_bucket import gc_command, generations_command, publish_command, rollback_command, verify_command
 from .cli_cluster import cluster_command
 from .cli_eval import eval_command, export_router_command
+from .cli_lint import lint_command
 from .codecs import CODECS
 from .evaluate import open_index, read_queries
 from .fit import Options
 from .rotations import ROTATIONS
 from .routers import ROUTERS
-from .source import Source, open_source
+from .source import Source, open_source, source_metric
 from .terminal import Bucket, Json, State, err, folder, nbytes, out, progress, size
 
 app = typer.Typer(
@@ -39,11 +40,11 @@ app = typer.Typer(
 
 @app.command("build")
 def build_command(
-    source: Annotated[list[Path], typer.Argument(help="Parquet files, folders of them, or one .npy.")],
+    source: Annotated[list[str], typer.Argument(help="Files of one kind, folders of them, s3:// or r2:// URLs.")],
     to: Annotated[str, typer.Option("--out", help="The index to make: bucket/name.")],
     recall: Annotated[float, typer.Option(help="Mean recall@k to promise.")] = 0.95,
     k: Annotated[int, typer.Option(help="The k of the promise.")] = 100,
-    metric: Annotated[str, typer.Option(help="cosine, l2 or dot.")] = "cosine",
+    metric: Annotated[str | None, typer.Option(help="cosine, l2 or dot; cosine where the source names none.")] = None,
     vector_column: Annotated[str, typer.Option(help="Column of vectors.")] = "vector",
     id_column: Annotated[str, typer.Option(help="Column of ids; row numbers when there is none.")] = "id",
     attributes: Annotated[str | None, typer.Option(help="Columns to keep, a,b,c; all by default, '' for none.")] = None,
@@ -70,6 +71,7 @@ def build_command(
     error_norms: Annotated[
         bool, typer.Option("--error-norms", help="Keep what `query --exact` proves its answers by, a byte a row.")
     ] = False,
+    model: Annotated[str | None, typer.Option(help="What made the vectors; queries that name another fail.")] = None,
     as_json: Json = False,
 ) -> None:
     """Build an index from vectors.
@@ -80,6 +82,7 @@ def build_command(
         raise InputError(f"--vectors is {vectors!r}", hint="f16 or f32")
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
+    metric = source_metric(opened, metric)
     options = Options(
         recall,
         k,
@@ -95,6 +98,7 @@ def build_command(
         codec,
         rotation,
         error_norms,
+        model,
     )
     started = time.monotonic()
     _show_plan(opened, options, metric, to)
@@ -178,6 +182,8 @@ def info(index: Bucket, as_json: Json = False) -> None:
     table.add_column()
     for name in ("generation", "rows", "dimension", "metric", "id", "blocks", "codec", "router"):
         table.add_row(name, f"{described[name]:,}" if isinstance(described[name], int) else str(described[name]))
+    if described["model"]:
+        table.add_row("model", described["model"])
     table.add_row("attributes", ", ".join(f"{a['name']} ({a['type']})" for a in described["attributes"]) or "none")
     table.add_row(
         "size", f"{size(total)}, root {size(opened.current.root.size)}; ${storage_usd(total):.4f} a month in R2"
@@ -228,13 +234,10 @@ def query(
         if (vector is None) == (identifier is None):
             raise InputError("name one query", hint="--vector FILE or --id ID")
         if identifier is not None:
-            key = _id(identifier, opened.root.index.id_kind)
-            row, values = await opened.find(key, Receipt())
+            key, values = _id(identifier, opened.root.index.id_kind), None
         else:
-            row, values = None, read_queries(vector, 1).vectors[0].tolist()  # type: ignore[arg-type]
-        return await opened.query(
-            Query(values, top_k, recall, rerank, attributes=True, without=row, exact=exact), receipt
-        )
+            key, values = None, read_queries(vector, 1).vectors[0].tolist()  # type: ignore[arg-type]
+        return await opened.query(Query(values, top_k, recall, rerank, attributes=True, exact=exact, id=key), receipt)
 
     answer = asyncio.run(ask())
     if as_json:
@@ -287,6 +290,7 @@ def proof_line(proof: dict[str, Any]) -> str:
 
 # Commands stand in the help in the order in which they are added.
 app.command("eval")(eval_command)
+app.command("lint")(lint_command)
 app.command("cluster")(cluster_command)
 app.command("export-router")(export_router_command)
 

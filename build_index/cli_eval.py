@@ -19,7 +19,7 @@ from .terminal import Bucket, Json, folder, nbytes, out, progress, size, writabl
 
 def eval_command(
     index: Bucket,
-    queries: Annotated[Path, typer.Option(help="Parquet with vector (and neighbors), or .npy.")],
+    queries: Annotated[Path, typer.Option(help="A source of queries: .parquet, .npy, .fvecs, .hdf5 (its test).")],
     k: Annotated[int | None, typer.Option(help="recall@k; the contract's k by default.")] = None,
     cache: Annotated[str, typer.Option(help="Cache of planes beyond the root; 0 for none.")] = "0",
     warm: Annotated[bool, typer.Option(help="Make a first pass that does not count.")] = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from vantage.index import TOP_K_MAX, Answer, Index, Query
 from vantage.stats import Receipt
 from vantage.store import Folder
 
-from .source import open_source
+from .source import HDF5, open_source
+from .sources import hdf5, vecs
 from .truth import CHUNK_BYTES, exact_neighbours
 
 
@@ -44,20 +45,37 @@ class Queries:
 
 
 def read_queries(path: Path, limit: int | None) -> Queries:
-    """From .npy or Parquet with `vector` and perhaps `neighbors`: the first `limit`, or all."""
-    source = open_source([path], attributes=[])
+    """The first `limit` of a source, or all; with neighbours where the format has a place for them.
+
+    Parquet: a column `neighbors`; HDF5: the datasets test and neighbors; .fvecs and .bvecs: NAME_groundtruth.ivecs
+    beside NAME_query.fvecs.
+    """
+    parts = hdf5.batches(path, 4096, hdf5.TEST) if path.suffix in HDF5 else _source_batches(path)
     batches, held = [], 0
-    for batch in source.batches(4096):
-        batches.append(batch.vectors.astype(np.float32))
-        held += len(batch.vectors)
+    for part in parts:
+        batches.append(part.astype(np.float32))
+        held += len(part)
         if limit is not None and held >= limit:
             break
+    if not batches:
+        raise InputError(f"{path} holds no queries")
     vectors = np.concatenate(batches)[:limit]
+    if not np.isfinite(vectors).all():
+        raise InputError(f"{path} holds queries with NaN or infinite values")
     neighbors = None
+    if path.suffix in HDF5:
+        neighbors = hdf5.neighbors(path, len(vectors))
+    beside = path.with_name(path.stem.replace("_query", "_groundtruth") + ".ivecs")
+    if path.suffix in (".fvecs", ".bvecs") and beside.is_file():
+        neighbors = vecs.neighbors(beside, len(vectors))
     if path.suffix == ".parquet" and "neighbors" in pq.read_schema(path).names:
         column = pq.read_table(path, columns=["neighbors"])["neighbors"].combine_chunks()[: len(vectors)]
         neighbors = column.flatten().to_numpy().reshape(len(vectors), -1).astype(np.int32)
     return Queries(vectors, neighbors)
+
+
+def _source_batches(path: Path) -> Iterator[npt.NDArray[Any]]:
+    return (batch.vectors for batch in open_source([path], attributes=[]).batches(4096))
 
 
 def source_rows(path: Path, index: Index) -> npt.NDArray[np.int64]:

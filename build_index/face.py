@@ -342,6 +342,7 @@ class VectorIndex:
             cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"],
         )  # fmt: skip
         made._start(rows, saved.attributes, choice, [*saved.codes])
+        made._options = replace(made._options, model=told.get("model"))
         return made
 
     # What is inside

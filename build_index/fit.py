@@ -39,7 +39,7 @@ class Options:
 
     cache_bytes: an index that can fit it is made to fit it. fast: no router is trained. stop: one of
     stop.STOPS. codec: one of codecs.CODECS. rotation: one of rotations.ROTATIONS. error_norms: answers can be proven,
-    for a byte a row.
+    for a byte a row. model: what made the vectors, a stamp that queries can be checked against.
     """
 
     recall: float = 0.95
@@ -56,6 +56,7 @@ class Options:
     codec: str = "lrsq"
     rotation: str | None = None
     error_norms: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True)

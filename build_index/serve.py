@@ -85,12 +85,14 @@ def serve(
     variables: Mapping[str, str] | None = None,
     snapshot: str = "",
     log: Path | None = None,
+    project: Path = ROOT,
 ) -> Iterator[Server]:
     """Serves the Worker on 127.0.0.1 from the local R2 in the folder `state`, until the block is left.
 
     `port` 0 lets the system choose. `variables` are added to those of wrangler.toml and kept off the command line, so
     secrets belong here too. `snapshot` is "save" to write a memory snapshot of the started Worker into `state`, or
     "load" to start from it, as production does; it holds the code as it was when saved. `log` keeps wrangler's output.
+    `project` is the folder whose wrangler.toml says what runs.
     However the block is left, by an error, SIGINT, SIGTERM or SIGHUP too, every process started here has ended.
     Raises InputError for a port in use or a variable that cannot be passed, VantageError when nothing starts.
     """
@@ -113,7 +115,7 @@ def serve(
         secrets = Path(folder, "variables")  # the folder is readable by its owner only
         secrets.write_text("".join(_dotenv_line(name, value) for name, value in (variables or {}).items()))
         options: dict[str, str | Path] = {
-            "--config": ROOT / "wrangler.toml",
+            "--config": project / "wrangler.toml",
             "--persist-to": state,
             "--env-file": secrets,
             "--ip": "127.0.0.1",
@@ -126,7 +128,7 @@ def serve(
         with log.open("w") as output:
             process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=project,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -160,7 +160,9 @@ class Spool:
             room, at = room[count:], at + count
         return out
 
-    def _fill(self, source: Source, metric: str, progress: Callable[[int], None] | None) -> None:
+    def _fill(
+        self, source: Source, metric: str, progress: Callable[[int], None] | None, look: Callable[[Batch], None] | None
+    ) -> None:
         """Writes all rows and the hashes, in the order of the source."""
         batch_rows = max(1, min(BATCH_ROWS_MAX, BATCH_BYTES // (4 * self.dimension)))
         ends = dict.fromkeys([name for name in self._files if name.endswith(".offsets")], 0)
@@ -181,6 +183,8 @@ class Spool:
             norm_sum += float(norms.sum())
             self.norm_max = max(self.norm_max, float(norms.max()))
             self._write(batch, ends)
+            if look:
+                look(batch)
             if progress:
                 progress(batch.first_row + len(norms))
         if zeros:
@@ -193,7 +197,7 @@ class Spool:
 
     def _write(self, batch: Batch, ends: dict[str, int]) -> None:
         self._files["vectors.raw"].write(batch.vectors.data)
-        self._files["vectors.hashes"].write(_vector_hashes(batch.vectors).data)
+        self._files["vectors.hashes"].write(vector_hashes(batch.vectors).data)
         if isinstance(batch.ids, np.ndarray):
             self._files["ids.raw"].write(batch.ids.data)
         else:
@@ -245,11 +249,19 @@ class Spool:
             raise InputError("duplicate ids: " + ", ".join(found), hint="give every row an id of its own")
 
 
-def spool(source: Source, folder: Path, *, metric: str, progress: Callable[[int], None] | None = None) -> Spool:
+def spool(
+    source: Source,
+    folder: Path,
+    *,
+    metric: str,
+    progress: Callable[[int], None] | None = None,
+    look: Callable[[Batch], None] | None = None,
+) -> Spool:
     """Copies `source` to scratch files in `folder` and checks it.
 
     metric: "cosine", "l2" or "dot"; cosine refuses zero vectors
     progress: called with the number of rows done so far
+    look: called with each batch, once
 
     Needs room for all vectors, ids and attributes, and memory for some batches and 8 bytes a row. InputError names the
     first five rows that the source refuses, that are zero, or whose ids are there already; no file is left then, nor
@@ -257,7 +269,7 @@ def spool(source: Source, folder: Path, *, metric: str, progress: Callable[[int]
     """
     made = Spool(source, folder)
     try:
-        made._fill(source, metric, progress)
+        made._fill(source, metric, progress, look)
         made._check_repeats(source)
     except BaseException:
         made.close()
@@ -282,7 +294,7 @@ def _runs(starts: Rows, ends: Rows) -> Iterator[tuple[int, int]]:
             i += max(1, fit)
 
 
-def _vector_hashes(vectors: Array) -> Rows:
+def vector_hashes(vectors: Array) -> Rows:
     """int64 (n,): a hash of each row's bytes.
 
     Words are mixed, then summed with random odd multipliers modulo 2^64. Without the mix, vectors of small whole

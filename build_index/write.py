@@ -43,8 +43,8 @@ from vantage.format import (
     pack_head,
     pack_ids,
 )
-from vantage.index import id_hash
 from vantage.kernels import crc32c
+from vantage.rows import id_hash
 
 from .choose import Choice
 from .codecs.planes import Encoded, encode_blocks
@@ -269,7 +269,8 @@ def _write(
     sizes = shape.sizes()
     root = Root(
         index_section(rows, blocks, int(sizes.sum()), shape.router, len(shard_sizes), vector_kind, codec.name),
-        {"attributes": [{"name": f.name, "type": str(f.type)} for f in attributes]},
+        {"attributes": [{"name": f.name, "type": str(f.type)} for f in attributes]}
+        | {name: manifest[name] for name in ("model",) if name in manifest},
         Objects(shard_sizes, [p.stat().st_size for p in parts], ids_size),
         Directory(
             memoryview(array("I", shard_blocks)), memoryview(array("I", first_row.tolist())), u64["offset"],

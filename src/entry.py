@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Awaitable
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from workers import DurableObject, Response, WorkerEntrypoint
 
@@ -124,9 +124,14 @@ class Default(WorkerEntrypoint):
 
         access = Access(_setting(self.env, "VANTAGE_TOKEN") or None, _setting(self.env, "PUBLIC_READ") == "1")
         runtime = {"runtime": f"Python {sys.version.split()[0]} on {sys.platform}", "heap_bytes": heap_bytes()}
-        reply: Reply = await handle(request.method, unquote(url.path), headers, body, service, access, runtime)
+        path = f"{url.path}?{url.query}"
+        reply: Reply = await handle(request.method, path, headers, body, service, access, runtime)
         for work in reply.after:
             _background(self.ctx, work)
+        if isinstance(reply.body, bytes):  # a copy: the SDK would hand out a view of the heap
+            from pyodide.ffi import to_js
+
+            return Response(to_js(reply.body), status=reply.status, headers=reply.headers)
         return Response(reply.text(), status=reply.status, headers=reply.headers)
 
     def _service(self) -> Service:

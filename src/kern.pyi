@@ -141,6 +141,13 @@ def lrsq_scores(
 ) -> int:  # fmt: skip
     """out i32[n] = the integers of lrsq_scan, in row order. Returns n."""
 
+def scan_path(most: int, /) -> int:
+    """Lets lrsq_scan and lrsq_scores use instructions up to path `most`, 0 to 255. Returns the path they use from then on.
+
+    0 the least of the machine (SSSE3, NEON, Wasm SIMD), 1 AVX2, 2 AVX-512 with VBMI and VNNI; by default the last that
+    the processor has. All give the same integers, so this is for tests and measurements.
+    """
+
 def pool_size(capacity: int, /) -> int:
     """Bytes of a pool that keeps the best `capacity` rows, 1 to 65536: 50 to 70 bytes a row."""
 

@@ -126,7 +126,7 @@ def test_only_one_value_opens_the_service(
 
     async def handle(method: str, path: str, headers: Any, body: Any, service: Any, access: Any, runtime: Any) -> Any:
         seen.append(access)
-        return types.SimpleNamespace(after=[], text=lambda: "", status=200, headers={})
+        return types.SimpleNamespace(after=[], body=None, text=lambda: "", status=200, headers={})
 
     monkeypatch.setattr(entry, "handle", handle)
     monkeypatch.setattr(entry, "heap_bytes", lambda: 0)

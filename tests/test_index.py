@@ -24,6 +24,7 @@ from vantage.prepare import prepare
 from vantage.rank import exact_score
 from vantage.stats import Receipt
 from vantage.store import Folder, Reader
+from vantage.waves import together
 
 LARGE = 1 << 30
 NAMES = ["words", "points", "dots"]
@@ -335,7 +336,8 @@ def test_a_bridged_block_is_not_cached_unverified(words: Built, tmp_path: Path) 
     index.cache.put(index.space, b, memoryview(block))
     plan = Plan([block_range(directory, 0, 6), block_range(directory, b - 1, b + 1)], [b], 0, True)
     scan = index.scan_of(index.root, prepare(words.queries[0].tolist(), index.root.index), 300)
-    asyncio.run(index._scan(plan, scan, Reader(index.bucket, {}, Receipt()), set()))
+    steps = index._scan(plan, scan, set(), Receipt())
+    asyncio.run(together([(steps, Receipt())], Reader(index.bucket, {}, Receipt())))
     assert not index.flags[b] & 2 or index.cache.get(index.space, b) == block
 
 

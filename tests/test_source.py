@@ -318,7 +318,7 @@ def test_folder_and_order(tmp_path: Path) -> None:
 def test_paths_refused(tmp_path: Path) -> None:
     refused("no source is named", [])
     refused("no such file or folder", tmp_path / "a.parquet")
-    refused("no .parquet or .npy file in folder", tmp_path)
+    refused("no file of a known kind in folder", tmp_path)
     (tmp_path / "a.csv").write_text("1,2")
     refused("unknown kind of file", tmp_path / "a.csv")
     refused("the source is empty", save(tmp_path / "a.parquet", table(0)))

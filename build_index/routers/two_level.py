@@ -99,16 +99,16 @@ def tuned(
     kmeans.train(asked)
     centres = np.array(kmeans.centroids, np.float32).reshape(regions, -1)
     resident, regions, nearest = first(asked, centres, lesson.spread, lesson.seed)
-    near = nearest(asked, min(len(NEAR_REGIONS), regions))
-    wanted, at = np.zeros((regions, blocks), np.float32), 0
+    most = min(blocks, PAGE_BLOCKS_MAX)
+    wanted, p, at = np.empty((len(asked), most), np.int32), np.empty((len(asked), most), np.float32), 0
     index = index_section(lesson.rows, blocks, lesson.rows.count, "lse")
     for queries in _queries(lesson, rows):
-        p = probabilities("lse", flat, index, queries).astype(np.float32)
-        for region, share in zip(near[at : at + len(queries)].T, NEAR_REGIONS, strict=False):
-            np.add.at(wanted, region, np.float32(share) * p)
-        at += len(queries)
+        every = probabilities("lse", flat, index, queries)
+        best = np.argpartition(-every, most - 1, axis=1)[:, :most]
+        part = slice(at, at := at + len(queries))
+        wanted[part], p[part] = best, np.take_along_axis(every, best, 1)
+    wants = wants_of(nearest(asked, min(len(NEAR_REGIONS), regions)), wanted, p, regions)
     home = nearest(np.ascontiguousarray(lesson.partition.centres, np.float32), 1)[:, 0]
-    falling = np.argsort(-wanted, axis=1, kind="stable")
     room = PAGE_BYTES_MAX // TwoLevelSection.block_bytes(flat.bits, flat.subs, lesson.rows.dimension)
     crowd = int(np.bincount(home).max())
     if crowd >= room:
@@ -119,14 +119,35 @@ def tuned(
     tried = []
     for share in reversed(PAGE_BLOCKS):
         most = max(1, min(round(share * blocks**0.5), PAGE_BLOCKS_MAX, room - crowd))
-        tried.append(_paged(flat, resident, [_named(wanted[r], falling[r, :most], home == r) for r in range(regions)]))
+        tried.append(_paged(flat, resident, named(wants, home, most)))
     return min(tried, key=cost)
 
 
-def _named(wanted: F32, best: Ints, own: npt.NDArray[np.bool_]) -> Ints:
-    """Numbers of the blocks of a page, rising: the best ones that some query wanted, and its own; one at least."""
-    named = np.union1d(best[wanted[best] > 0], np.flatnonzero(own))
-    return named if len(named) else best[:1]
+def wants_of(near: Ints, block: npt.NDArray[np.int32], p: F32, regions: int) -> list[Ints]:
+    """Of each region the blocks that queries want of it, most first, as many as a page takes at most.
+
+    near i64 (n, m): the regions of each query, m at most 3; block i32, p f32 (n, w): its most probable blocks. Memory
+    grows with n w, not with regions times blocks.
+    """
+    order = np.argsort(near, axis=None, kind="stable")
+    query = order // near.shape[1]
+    share = np.array(NEAR_REGIONS, np.float32)[order % near.shape[1]]
+    ends, out = np.cumsum(np.bincount(near.ravel(), minlength=regions)), []
+    for low, high in zip([0, *ends[:-1]], ends, strict=True):
+        found, place = np.unique(block[query[low:high]], return_inverse=True)
+        mass = np.bincount(place.ravel(), (share[low:high, None] * p[query[low:high]]).ravel(), len(found))
+        out.append(found[np.argsort(-mass, kind="stable")[: min(PAGE_BLOCKS_MAX, np.count_nonzero(mass))]])
+    return out
+
+
+def named(wants: list[Ints], home: Ints, most: int) -> list[Ints]:
+    """Numbers of the blocks of each page, rising: the most wanted ones, and its own; one at least.
+
+    home i64 (B): the region of each block.
+    """
+    order, ends = np.argsort(home, kind="stable"), np.cumsum(np.bincount(home, minlength=len(wants)))
+    pages = [np.union1d(best[:most], own) for best, own in zip(wants, np.split(order, ends[:-1]), strict=True)]
+    return [page if len(page) else np.zeros(1, np.int64) for page in pages]
 
 
 def _queries(lesson: Lesson, rows: Ints) -> Iterator[list[Prepared]]:

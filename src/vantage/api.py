@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 import sys
 import uuid
+from array import array
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 from . import VERSION
 from .errors import InputError, LimitError, NotFoundError, StoreError, VantageError
+from .format import DIMENSION_MAX, VECTORS, pack_answers, unpack_vectors
 from .index import Answer, Index, Query
 from .plan import CLASS_B_USD, LANES, Budget, Plan, recall_estimate, wave_ms
 from .prepare import prepare
 from .service import Service
 from .stats import Receipt
 
-BODY_BYTES_MAX = 4 << 20
-VECTORS_MAX = 64
-FIELDS = ("vector", "vectors", "top_k", "include", "recall", "rerank", "budget", "explain", "exact")
+VECTORS_MAX = 256
+BODY_BYTES_MAX = VECTORS.size + VECTORS_MAX * DIMENSION_MAX * 4  # the most vectors of the most numbers, as float32
+MATCHES_MAX = 1 << 15  # of all vectors of a request
+VALUES_MAX = 1 << 20  # numbers of the vectors that come back
+BINARY = "application/octet-stream"
+FIELDS = ("vector", "vectors", "id", "top_k", "include", "recall", "rerank", "budget", "explain", "exact", "model")
+OPTIONS = ("top_k", "include", "recall", "rerank", "explain", "exact", "model")  # of a query string
+INTEGER = re.compile(r"-?[0-9]{1,20}")
 INCLUDE = ("attributes", "vector", "receipt")
 INCLUDE_DEFAULT = ["receipt"]
 
@@ -51,7 +60,11 @@ class Reply:
 
     def text(self) -> str:
         """The body as JSON."""
-        return json.dumps(self.body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return _json(self.body)
+
+
+def _json(body: Any) -> str:
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 ReadBody = Callable[[], Awaitable[bytes]]
@@ -66,10 +79,11 @@ async def handle(
     access: Access,
     runtime: Mapping[str, Any],
 ) -> Reply:
-    """Answers one request. headers have lower-case names; runtime is what health adds (version of the host, heap).
+    """Answers one request. path: as sent, percent-encoded, with the query string; headers have lower-case names.
 
-    The body is read only when the request may be answered; `body` raises TooLargeError past BODY_BYTES_MAX. Never
-    raises: every failure is a problem document with the request's id, and nothing of a secret.
+    runtime is what health adds (version of the host, heap). The body is read only when the request may be answered;
+    `body` raises TooLargeError past BODY_BYTES_MAX. Never raises: every failure is a problem document with the id of
+    the request, and nothing of a secret.
     """
     request_id = headers.get("cf-ray") or headers.get("x-request-id") or uuid.uuid4().hex
     try:
@@ -84,7 +98,7 @@ async def handle(
         reply = problem(
             VantageError(f"internal error ({error_type})", hint="report it with the request id"), request_id
         )
-    name = (path.strip("/").split("/") + [""] * 3)[2]
+    name = (_parts(path) + [""] * 3)[2]
     if reply.status != 401 and service.is_stale(name):  # after an error too: a newer generation may not have it
         reply.after.append(service.revalidate(name))
     return reply
@@ -137,7 +151,7 @@ async def _route(
     access: Access,
     runtime: Mapping[str, Any],
 ) -> Reply:
-    parts = path.strip("/").split("/")
+    parts = _parts(path)
     if parts == ["v1", "health"]:
         _method(method, "GET")
         generations = {name: index.current.generation for name, index in service.open.items()}
@@ -161,8 +175,15 @@ async def _route(
         return Reply(200, describe(index))
     if len(parts) == 4 and parts[:2] == ["v1", "indexes"] and parts[3] == "query":
         _method(method, "POST")
-        return await _query(parts[2], await body(), service)
+        return await _query(parts[2], path.partition("?")[2], await body(), headers, service)
+    if len(parts) == 5 and parts[:2] == ["v1", "indexes"] and parts[3] == "vectors":
+        _method(method, "GET")
+        return await _row(parts[2], path.partition("?")[0].strip("/").rpartition("/")[2], service)
     raise NotFoundError(f"there is nothing at {path[:100]!r}", hint="see the paths in the README", param="path")
+
+
+def _parts(path: str) -> list[str]:
+    return [unquote(part) for part in path.partition("?")[0].strip("/").split("/")]
 
 
 class MethodError(InputError):
@@ -193,6 +214,7 @@ def describe(index: Index) -> dict[str, Any]:
         "metric": root.index.metric,
         "id": root.index.id_kind,
         "attributes": root.schema["attributes"],
+        "model": root.schema.get("model"),
         "codec": root.index.codec,
         "router": root.index.router,
         "blocks": root.index.blocks,
@@ -218,22 +240,111 @@ def describe(index: Index) -> dict[str, Any]:
     }
 
 
-async def _query(name: str, body: bytes, service: Service) -> Reply:
-    fields = _parse(body)
+async def _row(name: str, part: str, service: Service) -> Reply:
+    """A row by its id, as it stands in the path: percent-encoded."""
+    receipt = Receipt()
+
+    async def read(index: Index) -> dict[str, Any]:
+        identifier: int | bytes = unquote_to_bytes(part)
+        if index.root.index.id_kind == "i64":
+            if not INTEGER.fullmatch(part):
+                raise InputError(f"ids of {name!r} are integers", hint="send an id of that kind", param="id")
+            identifier = int(part)
+        vector, attributes = await index.row(identifier, receipt)
+        return {"id": _id(identifier), "vector": vector, "attributes": attributes}
+
+    body = await service.live(name, receipt, read)
+    return Reply(200, body | {"receipt": receipt.as_dict()})
+
+
+async def _query(name: str, options: str, body: bytes, headers: Mapping[str, str], service: Service) -> Reply:
+    binary = headers.get("content-type", "").partition(";")[0].strip() == BINARY
+    fields = _options(options) | {"vectors": unpack_vectors(body, VECTORS_MAX)} if binary else _parse(body)
     queries, many = _queries(fields)
-    if many:  # all or none: a wrong vector is found before the first is answered
-        section = (await service.index(name, Receipt())).root.index
+    include, receipt = fields.get("include", INCLUDE_DEFAULT), Receipt()
+    packed = BINARY in headers.get("accept", "")
+    if packed and (fields.get("explain") or set(include) - {"receipt"}):
+        raise InputError(f"{BINARY} holds ids, scores and receipts", hint="accept application/json", param="include")
+
+    async def asked(index: Index) -> Any:
+        _check_size(queries, index)
+        _check_model(index, fields.get("model"))
+        if not fields.get("explain"):
+            return [await index.query(queries[0], receipt)] if not many else await index.answer(queries, receipt)
         for query in queries:
-            prepare(query.vector, section, query.param)
-    results = []
-    if fields.get("explain"):
-        index = await service.index(name, Receipt())
-        results = [explain(index, q) for q in queries]
-    else:
-        include = fields.get("include", INCLUDE_DEFAULT)
-        for query in queries:
-            results.append(answer_body(await service.query(name, query), include))
-    return Reply(200, {"results": results} if many else results[0])
+            if query.id is None:  # all or none
+                prepare(query.vector, index.root.index, query.param)
+        return [explain(index, await _vector_of(query, index)) for query in queries]
+
+    answers = await service.live(name, receipt, asked)
+    if packed:
+        return _packed(answers, receipt, many)
+    results = answers if fields.get("explain") else [answer_body(a, include) for a in answers]
+    if not many:
+        return Reply(200, results[0])
+    counted = {"receipt": receipt.as_dict()} if "receipt" in include and not fields.get("explain") else {}
+    return Reply(200, {"results": results, **counted})
+
+
+async def _vector_of(query: Query, index: Index) -> Query:
+    """A query by id as one by its vector: two reads."""
+    if query.id is None:
+        return query
+    row, vector = await index.find(query.id, Receipt())
+    return replace(query, vector=vector, without=row)
+
+
+def _check_size(queries: list[Query], index: Index) -> None:
+    """What would come back must fit into memory."""
+    matches = sum(q.top_k for q in queries)
+    values = matches * index.root.index.dimension * queries[0].vectors
+    if len(queries) > 1 and matches > MATCHES_MAX:
+        raise LimitError("vectors x top_k", matches, MATCHES_MAX, hint="send several requests", param="top_k")
+    if len(queries) > 1 and values > VALUES_MAX:
+        raise LimitError(
+            "vectors x top_k x dimension", values, VALUES_MAX, hint="leave vector out of include", param="include"
+        )
+
+
+def _packed(answers: list[Answer], receipt: Receipt, many: bool) -> Reply:
+    """Answers as bytes, their words as JSON behind them."""
+    matches = [m for a in answers for m in a.matches]
+    results = [{k: v for k, v in answer_body(a, ["receipt"]).items() if k != "matches"} for a in answers]
+    tail = _json({"results": results} | ({"receipt": receipt.as_dict()} if many else {})).encode()
+    body = pack_answers([len(a.matches) for a in answers], [m.score for m in matches], [m.id for m in matches], tail)
+    return Reply(200, body, {"content-type": BINARY})
+
+
+def _options(text: str) -> dict[str, Any]:
+    """Fields of a query string, for a body that has no room for them."""
+    fields: dict[str, Any] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        _known(name, OPTIONS, name)
+        if name == "include":
+            fields[name] = [v for v in value.split(",") if v]
+        elif name == "model":
+            fields[name] = value
+        else:
+            try:
+                fields[name] = json.loads(value)
+            except (ValueError, RecursionError):
+                raise InputError(f"{name} is not a number, true or false", hint="top_k=10", param=name) from None
+    return fields
+
+
+def _check_model(index: Index, asked: Any) -> None:
+    """Refuses vectors of another model than the index was stamped with; without a stamp there is nothing to compare."""
+    if asked is None:
+        return
+    if not isinstance(asked, str):
+        raise InputError("model is not text", hint="name the model of the vectors, or leave it out", param="model")
+    stamped = index.root.schema.get("model")
+    if stamped is not None and asked != stamped:
+        raise InputError(
+            f"the query is of model {asked[:200]!r}, the index {index.name!r} of {stamped!r}",
+            hint="embed the query with the model of the index",
+            param="model",
+        )
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -269,11 +380,11 @@ def _integer(value: Any, param: str) -> int:
 
 
 def _queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
-    if ("vector" in fields) == ("vectors" in fields):
-        raise InputError("send either vector or vectors", hint='{"vector": [...]}', param="vector")
-    many = "vectors" in fields
-    vectors = fields["vectors"] if many else [fields["vector"]]
-    if not isinstance(vectors, list) or not all(isinstance(v, list) for v in vectors):
+    if sum(name in fields for name in ("vector", "vectors", "id")) != 1:
+        raise InputError("send one of vector, vectors and id", hint='{"vector": [...]}', param="vector")
+    many, by_id = "vectors" in fields, "id" in fields
+    vectors = fields["vectors"] if many else [[] if by_id else fields["vector"]]
+    if not isinstance(vectors, list) or not all(isinstance(v, list | array) for v in vectors):
         param = "vectors" if many else "vector"
         raise InputError(f"{param} is not a list of {'lists of ' * many}numbers", hint="send JSON arrays", param=param)
     if not 1 <= len(vectors) <= VECTORS_MAX:
@@ -303,9 +414,26 @@ def _queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
     query = Query(
         None, _integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
         _budget(fields.get("budget", {})), exact=fields.get("exact", False),
+        id=_identifier(fields["id"]) if by_id else None,
     )  # fmt: skip
     names = [f"vectors[{i}]" if many else "vector" for i in range(len(vectors))]
     return [Query(**{**vars(query), "vector": v, "param": n}) for v, n in zip(vectors, names, strict=True)], many
+
+
+def _identifier(value: Any) -> int | bytes:
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError:
+            raise InputError("id is not UTF-8", hint="send the id as it was given", param="id") from None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError("id is neither a string nor an integer", hint="send one id", param="id")
+    return value
+
+
+def _id(identifier: int | bytes) -> int | str:
+    """An id as JSON has it."""
+    return identifier if isinstance(identifier, int) else identifier.decode(errors="replace")
 
 
 def _budget(fields: Any) -> Budget:
@@ -327,7 +455,7 @@ def answer_body(answer: Answer, include: list[str]) -> dict[str, Any]:
     matches = []
     for m in answer.matches:
         match: dict[str, Any] = {
-            "id": m.id if isinstance(m.id, int) else m.id.decode(errors="replace"),
+            "id": _id(m.id),
             "score": m.score,
         }
         if "attributes" in include:

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
-from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Any
 
 from .cache import Cache
-from .errors import DamagedError, InputError, LimitError, NotFoundError
+from .errors import InputError, LimitError, NotFoundError
 from .estimate import estimated_recall, features, promise_of, second_price
-from .format import (
-    ID_ENTRY_BYTES,
-    ID_PAGE_ROWS,
-    RERANK_MAX,
-    VECTOR_BYTES,
-    Current,
-    Promise,
-    Root,
-    attributes_at,
-    part_key,
-    shard_key,
-)
-from .kernels import crc32c
-from .plan import CACHED, STARTS_SHARD, Budget, Plan, plan_gather, plan_scan, recall_estimate
+from .format import RERANK_MAX, Current, Promise, Root
+from .kernels import lrsq_tables_size, pool_size
+from .plan import CACHED, STARTS_SHARD, Budget, Plan, Span, plan_scan, recall_estimate
 from .prepare import Prepared, prepare
 from .proof import BoundedScan, Reads, prove
 from .rank import Match, decode, estimated, rerank
 from .route import ROUTERS, Routed, TwoLevelRouter
-from .scan import CONTENDERS_MIN, SCANS, Contender, Scan
+from .rows import Rows
+from .scan import CONTENDERS_MIN, SCANS, Contender, Scan, Tails
 from .stats import Receipt
 from .store import Bucket, Reader, read_small
+from .waves import Item, Steps, Want, together
 
 TOP_K_MAX = 1000
-ATTRIBUTE_RANGES = 6
+SCANS_BYTES_MAX = 16 << 20  # what the scans of a batch may hold at once; more queries are answered in groups
+EXACT_BYTES = 2 << 20  # what an exact answer holds besides: intervals, ceilings, full vectors
 
 
 @dataclass(frozen=True)
 class Query:
-    """One question. recall None: the contract's target. rerank 0: exact scores only where the recall takes them.
+    """One question, by a vector or by the id of a row, which is left out of its answer.
 
+    recall None: the contract's target. rerank 0: exact scores only where the recall takes them.
     exact: the best of the whole index, proven; complete is False where the budget ended before that.
     """
 
@@ -55,6 +46,7 @@ class Query:
     without: int | None = None  # a row that is left out of the answer: the query itself
     param: str = "vector"  # what errors call the vector
     exact: bool = False
+    id: int | bytes | None = None  # then vector and without are found; their two GETs are not in the budget
 
 
 @dataclass(frozen=True)
@@ -66,12 +58,6 @@ class Answer:
     complete: bool
     recall_estimate: float | None
     receipt: Receipt
-
-
-def id_hash(identifier: int | bytes) -> int:
-    """The u64 that ids.bin is sorted by: the first 8 bytes of the SHA-256 of the id (an i64 as 8 bytes)."""
-    raw = struct.pack("<q", identifier) if isinstance(identifier, int) else identifier
-    return int.from_bytes(sha256(raw).digest()[:8], "little")
 
 
 def _left(budget: Budget, spent: Receipt, reserved: int = 0) -> Budget:
@@ -87,6 +73,7 @@ class Index:
     def __init__(self, name: str, bucket: Bucket, cache: Cache, current: Current, root: Root) -> None:
         self.name, self.bucket, self.cache, self.current, self.root = name, bucket, cache, current, root
         self.etags: dict[str, str] = {}
+        self.rows = Rows(name, current.generation, root)
         self.router = ROUTERS[root.index.router](root.router, root.index)
         self.scan_of = SCANS[root.index.codec]
         flags = bytearray(root.index.blocks)
@@ -148,24 +135,67 @@ class Index:
         return read + sum(first_row[b + 1] - first_row[b] for b in plan.cached if b not in inside)
 
     async def query(self, query: Query, receipt: Receipt | None = None) -> Answer:
-        """prepare -> route -> plan -> store -> scan -> (plan -> store) -> rank."""
+        """A batch of one; the receipt counts what was read. What it counts already is taken from the budget."""
         receipt = receipt or Receipt()
+        query = replace(query, budget=_left(query.budget, receipt))
+        [answer] = await self.answer([query], receipt)
+        receipt.proof = answer.receipt.proof
+        return replace(answer, receipt=receipt)
+
+    async def answer(self, queries: Sequence[Query], receipt: Receipt) -> list[Answer]:
+        """Answers queries together: what several want is read once, in the waves that one query would take.
+
+        receipt counts what was read; that of each answer what its query wanted, as if asked alone: budgets bound that.
+        All queries are checked before any is answered. Groups of them run at once, as many as memory has room for.
+        """
         receipt.generation = self.current.generation
-        prepared = prepare(query.vector, self.root.index, query.param)
-        self._check(query)
+        prepared = [prepare(q.vector, self.root.index, q.param) if q.id is None else None for q in queries]
+        for query in queries:
+            self._check(query)
+        reader, answers = Reader(self.bucket, self.etags, receipt), list[Answer]()
+        # Checks and ids of the blocks with contenders are shared, so at most those of all rows.
+        rows = self.root.index.places * (self.root.codec.code_bytes + 6)
+        shared = min(sum(self.root.directory.size) - rows, SCANS_BYTES_MAX // 2)
+        while len(answers) < len(queries):
+            group, held, tails = list[tuple[Steps[Answer], Receipt]](), shared, Tails()
+            for query, vector in zip(queries[len(answers) :], prepared[len(answers) :], strict=True):
+                held += self._held(query)
+                if group and held > SCANS_BYTES_MAX:
+                    break
+                own = Receipt(generation=self.current.generation)
+                group.append((self._steps(query, vector, own, tails), own))
+            answers += await together(group, reader)
+        for answer in answers:
+            receipt.scanned(answer.receipt)
+        return answers
+
+    def _held(self, query: Query) -> int:
+        """About the bytes that a query's own scan holds: tables, pool, numbers a block."""
+        codec, ranked = self.root.codec, max(query.rerank, self.promise(query).rerank)
+        tables = lrsq_tables_size(codec.code_bytes, codec.fine)
+        pool = pool_size(max(3 * max(query.top_k, ranked), CONTENDERS_MIN))
+        return tables + pool + 8 * self.root.index.blocks + query.exact * EXACT_BYTES
+
+    def _steps(self, query: Query, prepared: Prepared | None, receipt: Receipt, tails: Tails) -> Steps[Answer]:
+        """prepare -> route -> plan -> store -> scan -> (plan -> store) -> rank; a yield is a wave."""
+        if query.id is not None:
+            row, vector = yield from self._found(query.id)
+            budget = _left(query.budget, Receipt(-receipt.gets, -receipt.bytes, -receipt.waves))
+            query = replace(query, vector=vector, without=row, budget=budget)
+            prepared = prepare(vector, self.root.index)
+        assert prepared is not None
         if query.exact:
-            return await self._exact(query, prepared, receipt)
+            return (yield from self._exact(query, prepared, receipt, tails))
         promise = self.promise(query)
-        reader = Reader(self.bucket, self.etags, receipt)
-        routed, informed = await self._route(prepared, reader, query.budget)
+        routed, informed = yield from self._route(prepared, query.budget, receipt)
         plan = self.plan(replace(query, budget=_left(query.budget, receipt)), prepared, routed)
         spare = query.without is not None
         kept = promise.rerank if query.top_k <= promise.rerank else 0  # a smaller one could not hold the answer
         ranked = query.rerank or kept
         wanted = max(query.top_k, ranked) + spare
-        scan = self.scan_of(self.root, prepared, max(3 * wanted, CONTENDERS_MIN), self.space)
+        scan = self.scan_of(self.root, prepared, max(3 * wanted, CONTENDERS_MIN), self.space, tails)
         done: set[int] = set()
-        await self._scan(plan, scan, reader, done)
+        yield from self._scan(plan, scan, done, receipt)
         contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
         measured = plan.complete and informed
         price = plan.price
@@ -177,7 +207,7 @@ class Index:
         elif second is not None:
             plan = self._second(routed, done, left, second)
             price = second if plan.ranges or plan.cached else price
-            await self._scan(plan, scan, reader, done)
+            yield from self._scan(plan, scan, done, receipt)
             contenders = [c for c in scan.contenders(wanted) if c.row != query.without]
             measured = plan.complete
             estimate = self._estimate(query, prepared, scan, contenders, routed, done, price, ranked)
@@ -186,7 +216,7 @@ class Index:
         vectors: dict[int, bytes] = {}
         if ranked:
             best = contenders[:ranked]
-            vectors = await self._vectors({c.row: c.check for c in best}, reader, query.budget)
+            vectors = yield from self.rows.vectors({c.row: c.check for c in best}, query.budget, receipt)
             exact = len(vectors) == len(best)
             complete &= exact
             receipt.rows_ranked = len(vectors)
@@ -196,14 +226,13 @@ class Index:
             matches = rerank(contenders, vectors, prepared, self.root.index, query.top_k)
         else:
             matches = estimated(contenders, prepared, self.root.index, query.top_k)
-        complete &= await self._dress(matches, vectors, query, reader)
+        complete &= yield from self._dress(matches, vectors, query, receipt)
         return Answer(matches, exact, complete, estimate if measured else None, receipt)
 
-    async def _exact(self, query: Query, prepared: Prepared, receipt: Receipt) -> Answer:
+    def _exact(self, query: Query, prepared: Prepared, receipt: Receipt, tails: Tails) -> Steps[Answer]:
         """The proven best, scanned in the router's order first; a two-level router names regions, without a read."""
-        reader = Reader(self.bucket, self.etags, receipt)
         most = query.top_k + (query.without is not None)
-        scan = BoundedScan(self.root, prepared, most, most, self.space)
+        scan = BoundedScan(self.root, prepared, most, most, self.space, tails)
 
         def left() -> Budget:
             """For scans: two waves, half of the GETs and a quarter of the bytes are kept for full vectors."""
@@ -211,19 +240,22 @@ class Index:
             gets, nbytes = spare.gets - query.budget.gets // 2, spare.bytes - query.budget.bytes // 4
             return Budget(gets, nbytes, spare.waves - 2)
 
-        async def read_blocks(plan: Plan, scan: Scan, done: set[int]) -> None:
-            await self._scan(plan, scan, reader, done)
+        def read_blocks(plan: Plan, scan: Scan, done: set[int]) -> Steps[None]:
+            yield from self._scan(plan, scan, done, receipt)
 
-        async def read_vectors(checks: dict[int, int]) -> dict[int, bytes]:
-            return await self._vectors(checks, reader, query.budget)
+        def read_vectors(checks: dict[int, int]) -> Steps[dict[int, bytes]]:
+            return (yield from self.rows.vectors(checks, query.budget, receipt))
 
         first = self.plan(replace(query, budget=left()), prepared)
         reads = Reads(read_blocks, read_vectors, left)
-        matches, vectors, proof = await prove(scan, query.top_k, query.without, first, self.flags, reads)
+        matches, vectors, proof = yield from prove(scan, query.top_k, query.without, first, self.flags, reads)
         receipt.rows, receipt.rows_ranked, receipt.proof = scan.rows, proof.vectors_read, vars(proof)
-        complete = await self._dress(matches, vectors, query, reader) and proof.proven
+        complete = (yield from self._dress(matches, vectors, query, receipt)) and proof.proven
         ranked = all(m.row in vectors for m in matches)
         return Answer(matches, ranked, complete, 1.0 if proof.proven else None, receipt)
+
+    def _dress(self, matches: list[Match], vectors: dict[int, bytes], query: Query, receipt: Receipt) -> Steps[bool]:
+        return (yield from self.rows.dress(matches, vectors, query.vectors, query.attributes, query.budget, receipt))
 
     def _estimate(
         self,
@@ -265,7 +297,7 @@ class Index:
             return self.router.route(prepared), wanted
         return self.router.route(prepared, memoryview(self.cache.get(f"{self.space}/routing", wanted))), None
 
-    async def _route(self, prepared: Prepared, reader: Reader, budget: Budget) -> tuple[Routed, bool]:
+    def _route(self, prepared: Prepared, budget: Budget, receipt: Receipt) -> Steps[tuple[Routed, bool]]:
         """Reads the routing page that a two-level router needs, unless it is cached.
 
         And whether it could: a budget with no room for that read and one after it leaves no block named.
@@ -276,12 +308,12 @@ class Index:
         section: Any = self.root.router
         key = f"{self.name}/{self.current.generation}/routing.bin"
         start, length, found = section.offset[wanted], section.size[wanted], bytearray()
-        if budget.gets < 2 or budget.waves < 2 or budget.bytes < length:
+        left = _left(budget, receipt)
+        if left.gets < 2 or left.waves < 2 or left.bytes < length:
             return routed, False
-        await reader.wave([(key, start, length, section.nbytes)], lambda _, data: found.extend(data))
+        item = Item(key, start, length, section.nbytes, section.crc[wanted], f"page {wanted}")
+        yield Want([item], [Span(key, start, length, [0])], lambda _, views: found.extend(views[0]))
         page = memoryview(found)
-        if crc32c(page) != section.crc[wanted]:
-            raise DamagedError(f"{key}: checksum of page {wanted} differs", hint="publish the index again")
         self.cache.put(f"{self.space}/routing", wanted, page)
         return self.router.route(prepared, page), True
 
@@ -308,169 +340,63 @@ class Index:
                 param="rerank",
             )
 
-    async def _scan(self, plan: Plan, scan: Scan, reader: Reader, done: set[int]) -> None:
-        """Cached blocks first, then each range as it arrives; blocks done already are passed over, new ones added."""
-        directory, receipt = self.root.directory, reader.receipt
+    def _scan(self, plan: Plan, scan: Scan, done: set[int], receipt: Receipt) -> Steps[None]:
+        """Cached blocks first, then the others as they arrive; blocks done already are passed over, new ones added."""
+        directory, sizes = self.root.directory, self.root.objects.shards
         for b in plan.cached:
             scan.block(b, self.cache.get(self.space, b), keep=True)
         receipt.blocks_cached += len(plan.cached)
         receipt.blocks += len(plan.cached)
         done.update(plan.cached)
-
-        def use(i: int, data: memoryview) -> None:
-            r = plan.ranges[i]
+        blocks: list[int] = []
+        items: list[Item] = []
+        spans: list[Span] = []
+        for r in plan.ranges:
             fresh = [b for b in range(r.first, r.last) if b not in done]  # others are bridged, and scanned already
             done.update(fresh)
-            for b in fresh:
-                at = directory.offset[b] - r.offset
-                block = data[at : at + directory.size[b]]
-                if crc32c(block) != directory.crc[b]:
-                    raise DamagedError(
-                        f"{self.name}/{shard_key(self.current.generation, r.shard)}: checksum of block {b} at byte "
-                        f"{directory.offset[b]} differs",
-                        hint="publish the index again",
-                    )
-                scan.block(b, block, keep=False)
-                receipt.blocks += 1
+            key = self.rows.shard(r.shard)
+            if not fresh:
+                continue
+            spans.append(Span(key, r.offset, r.size, list(range(len(items), len(items) + len(fresh)))))
+            blocks += fresh
+            items += [
+                Item(
+                    key, directory.offset[b], directory.size[b], sizes[r.shard], directory.crc[b],
+                    f"block {b} at byte {directory.offset[b]}",
+                )
+                for b in fresh
+            ]  # fmt: skip
+
+        def use(numbers: list[int], views: list[memoryview]) -> None:
+            for number, view in zip(numbers, views, strict=True):
+                scan.block(blocks[number], view, keep=False)
+            receipt.blocks += len(numbers)
             scan.settle()
-            for b in fresh:  # each was verified here
-                at = directory.offset[b] - r.offset
-                self.cache.put(self.space, b, data[at : at + directory.size[b]])
+            for number, view in zip(numbers, views, strict=True):
+                self.cache.put(self.space, blocks[number], view)
 
-        sizes = self.root.objects.shards
-        await reader.wave(
-            [
-                (f"{self.name}/{shard_key(self.current.generation, r.shard)}", r.offset, r.size, sizes[r.shard])
-                for r in plan.ranges
-            ],
-            use,
-        )
-
-    async def _gather(
-        self, items: list[tuple[str, int, int]], sizes: dict[str, int], reader: Reader, budget: Budget, gets: int
-    ) -> list[bytes] | None:
-        """The bytes of scattered items in one wave; None when the budget does not allow it."""
-        receipt = reader.receipt
-        left = budget.gets - receipt.gets
-        if receipt.waves >= budget.waves or left < 1:
-            return None
-        room = budget.bytes - receipt.bytes
-        spans = plan_gather(items, min(gets, left), room) or plan_gather(items, left, room)
-        if spans is None:
-            return None
-        out: list[bytes] = [b""] * len(items)
-
-        def use(i: int, data: memoryview) -> None:
-            for j in spans[i].items:
-                at = items[j][1] - spans[i].offset
-                out[j] = bytes(data[at : at + items[j][2]])
-
-        await reader.wave([(s.key, s.offset, s.size, sizes[s.key]) for s in spans], use)
-        return out
-
-    async def _vectors(self, checks: dict[int, int], reader: Reader, budget: Budget) -> dict[int, bytes]:
-        """Full vectors of rows, verified by their checks; {} when the budget does not allow the wave."""
-        if not checks:
-            return {}
-        pages, index = self.root.vectors, self.root.index
-        width = VECTOR_BYTES[index.vector_kind] * index.dimension
-        items, sizes = [], {}
-        for row in checks:
-            page = bisect_right(pages.first_row, row) - 1
-            part = pages.part[page]
-            key = f"{self.name}/{part_key(self.current.generation, part)}"
-            sizes[key] = self.root.objects.parts[part]
-            items.append((key, pages.offset[page] + (row - pages.first_row[page]) * width, width))
-        found = await self._gather(items, sizes, reader, budget, budget.gets)
-        for (row, check), vector, (key, _, _) in zip(checks.items(), found or [], items, strict=False):
-            if crc32c(vector) != check:
-                raise DamagedError(
-                    f"{key}: checksum of the vector of row {row} differs", hint="publish the index again"
-                )
-        return dict(zip(checks, found, strict=True)) if found is not None else {}
-
-    async def _dress(self, matches: list[Match], vectors: dict[int, bytes], query: Query, reader: Reader) -> bool:
-        """Attributes and vectors of the matches, when asked for; whether all could be read."""
-        whole = True
-        if query.vectors and matches:
-            missing = {m.row: m.check for m in matches if m.row not in vectors}
-            vectors = vectors | await self._vectors(missing, reader, query.budget)
-            for m in matches:
-                if m.row in vectors:
-                    m.vector = decode(vectors[m.row], self.root.index.vector_kind)
-            whole &= all(m.vector is not None for m in matches)
-        if query.attributes and matches:
-            names = [a["name"] for a in self.root.schema["attributes"]]
-            found = (
-                await self._attribute_blocks({self._home(m.row) for m in matches}, reader, query.budget)
-                if names
-                else {}
-            )
-            for m in matches:
-                if not names:
-                    m.attributes = {}
-                    continue
-                home = self._home(m.row)
-                if home in found:
-                    first, end = self.root.directory.first_row[home], self.root.directory.first_row[home + 1]
-                    label = f"{self.space}: attributes of block {home}"
-                    m.attributes = attributes_at(found[home], end - first, m.row - first, names, label)
-            whole &= all(m.attributes is not None for m in matches)
-        return whole
-
-    def _home(self, row: int) -> int:
-        return bisect_right(self.root.directory.first_row, row) - 1
-
-    async def _attribute_blocks(self, blocks: set[int], reader: Reader, budget: Budget) -> dict[int, bytes]:
-        directory, order = self.root.directory, sorted(blocks)
-        items, sizes = [], {}
-        for b in order:
-            shard = bisect_right(directory.shard_blocks, b) - 1
-            key = f"{self.name}/{shard_key(self.current.generation, shard)}"
-            sizes[key] = self.root.objects.shards[shard]
-            items.append((key, directory.attribute_offset[b], directory.attribute_size[b]))
-        found = await self._gather(items, sizes, reader, budget, max(ATTRIBUTE_RANGES, len(sizes)))
-        for i, (b, data) in enumerate(zip(order, found or [], strict=False)):
-            if crc32c(data) != directory.attribute_crc[b]:
-                raise DamagedError(
-                    f"{items[i][0]}: checksum of attributes of block {b} differs", hint="publish the index again"
-                )
-        return dict(zip(order, found, strict=True)) if found is not None else {}
+        if items:
+            yield Want(items, spans, use)
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
-        """(row, vector) of an id: one GET for the page of ids, one for each candidate's vector.
+        """(row, vector) of an id: one GET for the page of ids, one for the vector. See Rows.find for what it raises."""
 
-        The hash is 64 bits wide, and the builder refuses two ids with one hash.
-        """
-        if isinstance(identifier, int) != (self.root.index.id_kind == "i64"):
-            raise InputError(
-                f"ids of {self.name!r} are {self.root.index.id_kind}", hint="send an id of that kind", param="id"
-            )
-        missing = NotFoundError(f"there is no row with id {_readable(identifier)!r}", hint="check the id", param="id")
-        if isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63:
-            raise missing
-        pages, wanted = self.root.id_pages, id_hash(identifier)
-        page = bisect_right(pages.first_hash, wanted) - 1
-        if page < 0:
-            raise missing
-        rows = min(ID_PAGE_ROWS, self.root.index.rows - page * ID_PAGE_ROWS)
-        key, size = f"{self.name}/{self.current.generation}/ids.bin", self.root.objects.ids
-        reader, found = Reader(self.bucket, self.etags, receipt), bytearray()
-        offset, length = page * ID_PAGE_ROWS * ID_ENTRY_BYTES, rows * ID_ENTRY_BYTES
-        await reader.wave([(key, offset, length, size)], lambda _, data: found.extend(data))
-        if crc32c(found) != pages.crc[page]:
-            raise DamagedError(f"{key}: checksum of page {page} differs", hint="publish the index again")
-        view = memoryview(found)
-        hashes = view[: 8 * rows].cast("Q")
-        at = bisect_right(hashes, wanted) - 1
-        if at < 0 or hashes[at] != wanted:
-            raise missing
-        row, check = (column[at] for column in (view[8 * rows : 12 * rows].cast("I"), view[12 * rows :].cast("I")))
-        if row >= self.root.index.rows:
-            raise DamagedError(f"{key}: row {row} of {self.root.index.rows}", hint="build the index again")
-        vectors = await self._vectors({row: check}, reader, Budget())
+        [found] = await together([(self._found(identifier), Receipt())], Reader(self.bucket, self.etags, receipt))
+        return found
+
+    def _found(self, identifier: int | bytes) -> Steps[tuple[int, list[float]]]:
+        row, check = yield from self.rows.find(identifier)
+        vectors = yield from self.rows.vectors({row: check}, Budget(), Receipt())
         return row, decode(vectors[row], self.root.index.vector_kind)
 
-
-def _readable(identifier: int | bytes) -> int | str:
-    return identifier if isinstance(identifier, int) else identifier.decode(errors="replace")
+    async def row(self, identifier: int | bytes, receipt: Receipt) -> tuple[list[float], dict[str, Any]]:
+        """(vector, attributes) of an id: a GET for the page of ids, then one for each of the two, side by side."""
+        reader = Reader(self.bucket, self.etags, receipt)
+        receipt.generation = self.current.generation
+        [(row, check)] = await together([(self.rows.find(identifier), Receipt())], reader)
+        steps: list[tuple[Steps[dict[int, Any]], Receipt]] = [
+            (self.rows.vectors({row: check}, Budget(), Receipt()), Receipt()),
+            (self.rows.attributes([row], Budget(), Receipt()), Receipt()),
+        ]
+        vectors, attributes = await together(steps, reader)
+        return decode(vectors[row], self.root.index.vector_kind), attributes[row]

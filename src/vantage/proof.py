@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
 from operator import mul
 
 from . import kernels
-from .format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, block_planes, id_width, norms_of
+from .format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, block_planes, damaged, id_width, norms_of
 from .plan import Budget, Plan, plan_blocks
 from .prepare import Prepared
 from .rank import Match, estimated, exact_score, rerank
-from .scan import Contender, LrsqScan, pool_entries
+from .scan import Contender, LrsqScan, Tails, pool_entries
+from .waves import Steps
 
 U = 2.0**-24  # f32 rounds to this share of a number
 ENTRY_ERROR = 0.55  # of a table step: half of it, and what f32 rounds on the way
@@ -47,8 +48,8 @@ class Proof:
 class Reads:
     """How a query reads: scans a plan's blocks, reads full vectors ({} where the budget ends); what scans may spend."""
 
-    scan: Callable[[Plan, LrsqScan, set[int]], Awaitable[None]]
-    vectors: Callable[[dict[int, int]], Awaitable[dict[int, bytes]]]
+    scan: Callable[[Plan, LrsqScan, set[int]], Steps[None]]
+    vectors: Callable[[dict[int, int]], Steps[dict[int, bytes]]]
     left: Callable[[], Budget]
 
 
@@ -59,8 +60,10 @@ class BoundedScan(LrsqScan):
     rows whose k-th lowest score is wanted.
     """
 
-    def __init__(self, root: Root, query: Prepared, capacity: int, most: int, name: str = "") -> None:
-        super().__init__(root, query, capacity, name, fine=min(FINE_MAX, -(-root.codec.code_bytes // SEGMENT)))
+    def __init__(
+        self, root: Root, query: Prepared, capacity: int, most: int, name: str = "", tails: Tails | None = None
+    ) -> None:
+        super().__init__(root, query, capacity, name, tails, fine=min(FINE_MAX, -(-root.codec.code_bytes // SEGMENT)))
         assert root.bounds is not None
         self.bounds, self.most, self.maybe = root.bounds, most, min(MAYBE_MAX, root.index.rows)
         self.lowest = bytearray(kernels.pool_size(most))
@@ -138,6 +141,10 @@ class BoundedScan(LrsqScan):
                 most = (self.length**2 - beyond**2) / 2
             elif index.metric == "cosine" and norm > 1e-3:  # rows of norm 1 lie in a cap around the centre's direction
                 cap = (1 + norm**2 - radius**2) / (2 * norm) - ANGLE
+                if cap > 1:
+                    raise damaged(
+                        f"{self.name}, bounds of block {b}", f"no row has norm 1 within {radius} of its centre"
+                    )
                 near = (dot + off) / (self.length * norm) + ANGLE
                 if cap > -1 and near < cap:
                     apart = math.acos(max(-1.0, near)) - math.acos(cap)
@@ -176,10 +183,10 @@ def needed(score: float, query: Prepared, index: IndexSection, length: float, lo
     return (score - tiny) * index.row_scale / query.norm - (gamma + 4 * U) * longest * ROOM
 
 
-async def prove(
+def prove(
     scan: BoundedScan, top_k: int, without: int | None, first: Plan, flags: bytearray, reads: Reads, *,
     early: bool = True,
-) -> tuple[list[Match], dict[int, bytes], Proof]:  # fmt: skip
+) -> Steps[tuple[list[Match], dict[int, bytes], Proof]]:  # fmt: skip
     """(the best top_k, full vectors read by row, the proof); scores are estimates where it could not read the best.
 
     Scans `first`, then all blocks whose ceiling reaches the k-th lowest score found; reads the likely answers, then
@@ -197,10 +204,10 @@ async def prove(
         blocks = [b for b in range(index.blocks) if b not in done and (not early or ceilings[b] >= least)]
         return sorted(blocks, key=lambda b: (-ceilings[b], b))
 
-    async def read(wanted: list[Contender]) -> bool:
+    def read(wanted: list[Contender]) -> Steps[bool]:
         """Whether the budget allowed the full vectors of all of them."""
         fresh = [c for c in wanted if c.row != without and c.row not in vectors]
-        found = await reads.vectors({c.row: c.check for c in fresh})
+        found = yield from reads.vectors({c.row: c.check for c in fresh})
         vectors.update(found)
         ranked.extend(c for c in fresh if c.row in found)
         return len(found) == len(fresh)
@@ -211,15 +218,15 @@ async def prove(
         worst = needed(scores[k - 1], query, index, scan.length, longest)
         return math.floor(worst * query.unit) if worst > -math.inf else worst
 
-    await reads.scan(first, scan, done)
+    yield from reads.scan(first, scan, done)
     rest = still_open(scan.floor(k, without))
     if rest:
-        await reads.scan(plan_blocks(directory, rest, flags, reads.left()), scan, done)
+        yield from reads.scan(plan_blocks(directory, rest, flags, reads.left()), scan, done)
     likely = [c for c in scan.contenders(scan.capacity) if c.row != without][:k]
-    if len(likely) < k or (early and not await read(likely)):
+    if len(likely) < k or (early and not (yield from read(likely))):
         return estimated(likely, query, index, k), vectors, Proof(False, len(done), 0, len(vectors), 0)
     maybe, all_of_them = scan.reaching(least() if early else scan.floor(k, without))
-    proven = await read(maybe) and all_of_them and not still_open(least())
+    proven = (yield from read(maybe)) and all_of_them and not still_open(least())
     unread = (index.blocks - len(done), index.rows - len(vectors)) if proven else (0, 0)
     matches = rerank(ranked, vectors, query, index, k) if len(ranked) >= k else estimated(likely, query, index, k)
     return matches, vectors, Proof(proven, len(done), unread[0], len(vectors), unread[1])

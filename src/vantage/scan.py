@@ -18,6 +18,7 @@ from .rotate import rotated
 
 _ENTRY = struct.Struct("<iIII")  # score, row, block, index in the block
 CONTENDERS_MIN = 300
+Tails = dict[int, tuple[memoryview, int]]  # what contenders need of a block: checks and ids, and the width of ids
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,15 @@ class Scan(Protocol):
 class LrsqScan:
     """Every codec (see build_index.codecs): nibble tables once a query, then one kernel call a block.
 
-    capacity: most contenders; name: of the generation, for errors; fine: leading segments with 16-bit tables, None as
-    the codec says. A row of block b scores base_b + h + f * (sum of table entries), times query.unit, as an integer;
-    base_b is <q, c_b> plus the centre's bias.
+    capacity: most contenders; name: of the generation, for errors; tails: shared by the scans of a batch; fine: leading
+    segments with 16-bit tables, None as the codec says. A row of block b scores base_b + h + f * (sum of table
+    entries), times query.unit, as an integer; base_b is <q, c_b> plus the centre's bias.
     """
 
-    def __init__(self, root: Root, query: Prepared, capacity: int, name: str = "", *, fine: int | None = None) -> None:
+    def __init__(
+        self, root: Root, query: Prepared, capacity: int, name: str = "", tails: Tails | None = None, *,
+        fine: int | None = None,
+    ) -> None:  # fmt: skip
         self.root, self.query, self.name, self.rows = root, query, name, 0
         self.codec = root.codec
         weighted = array("f", map(mul, rotated(root.rotation, query.vector), self.codec.deviation))
@@ -73,7 +77,7 @@ class LrsqScan:
         kernels.pool_reset(self.pool, capacity)
         self._kept: dict[int, bytes | memoryview] = {}  # blocks whose bytes stay
         self._fresh: dict[int, tuple[bytes | memoryview, int]] = {}  # blocks of the buffer, with their id widths
-        self._tails: dict[int, tuple[memoryview, int]] = {}  # what contenders need of a block: checks and ids, id width
+        self._tails: Tails = {} if tails is None else tails
 
     def base(self, block: int) -> float:
         """<q, c> + bias of a block's centre."""
@@ -91,7 +95,7 @@ class LrsqScan:
         )
 
     def settle(self) -> None:
-        for number in self._blocks_kept() & self._fresh.keys():
+        for number in (self._blocks_kept() & self._fresh.keys()) - self._tails.keys():
             data, width = self._fresh[number]
             at = block_planes(self.root.directory.rows[number], self.codec.code_bytes)
             self._tails[number] = (memoryview(bytes(data[at.checks :])), width)

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
+from typing import TypeVar
 
 from .cache import Cache
 from .errors import ChangedError, DamagedError, InputError
@@ -13,6 +14,8 @@ from .format import Current, Root
 from .index import Answer, Index, Query
 from .stats import Receipt
 from .store import Bucket, read_small
+
+T = TypeVar("T")
 
 REVALIDATE_S = 30.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -96,21 +99,25 @@ class Service:
         return True
 
     async def query(self, name: str, query: Query) -> Answer:
-        """Answers from the open generation; if that turns out to be gone from the bucket, from its successor.
+        """A batch of one; see `live`."""
+        receipt = Receipt()
+        return await self.live(name, receipt, lambda index: index.query(query, receipt))
+
+    async def live(self, name: str, receipt: Receipt, work: Callable[[Index], Awaitable[T]]) -> T:
+        """Asks the open generation; if that turns out to be gone from the bucket, all of it is asked of its successor.
 
         An object that was put again under its key is read by its new etag: its size and checksums still decide.
         """
-        receipt = Receipt()
         index = await self.index(name, receipt)
         try:
-            return await index.query(query, receipt)
+            return await work(index)
         except (DamagedError, ChangedError) as error:
             index.etags.clear()
             await self.revalidate(name, receipt)
             live = await self.index(name, receipt)
             if live.space == index.space and isinstance(error, DamagedError):
                 raise
-            return await live.query(query, receipt)
+            return await work(live)
 
     async def names(self) -> list[str]:
         """Indexes of the bucket: its folders that hold a CURRENT."""

@@ -33,6 +33,18 @@ class Receipt:
         self.opened_bytes += opening.bytes
         self.opened_rpc += opening.opened_rpc
 
+    def wanted(self, sizes: list[int]) -> None:
+        """Counts a wave of reads of these sizes."""
+        self.gets += len(sizes)
+        self.bytes += sum(sizes)
+        self.waves += 1
+        self.wave_sizes.append(sizes)
+
+    def scanned(self, other: Receipt) -> None:
+        """Adds the work of one query of a request."""
+        for name in ("blocks", "blocks_cached", "rows", "rows_ranked"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     @property
     def modelled_ms(self) -> float:
         """Waves add up; CPU is apart."""

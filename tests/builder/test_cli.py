@@ -137,7 +137,7 @@ def test_query_by_id(words: Built) -> None:
     assert key not in ids
     wanted = [i.decode() for i in words.nearest(words.vectors[40], 6) if i.decode() != key]
     assert len(set(ids) & set(wanted)) >= 3
-    assert told["receipt"]["waves"] == 2  # the blocks, then attributes
+    assert told["receipt"]["waves"] == 4  # the page of ids, the row, the blocks, then attributes
     shown = vantage("query", words.bucket / "words", "--id", key, "--top-k", 5)
     assert shown.code == 0
     assert all(i in flat(shown.out) for i in ids)

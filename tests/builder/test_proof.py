@@ -87,10 +87,13 @@ def stored(index: Index) -> list[bytes]:
 async def _every(index: Index) -> dict[int, bytes]:
     from vantage.stats import Receipt
     from vantage.store import Reader
+    from vantage.waves import together
 
     scan = scan_all(index, [1.0] * index.root.index.dimension)
     checks = {c.row: c.check for c in scan.contenders(scan.capacity)}
-    return await index._vectors(checks, Reader(index.bucket, {}, Receipt()), Budget(1000, LARGE, 5))
+    steps = index.rows.vectors(checks, Budget(1000, LARGE, 5), Receipt())
+    [found] = await together([(steps, Receipt())], Reader(index.bucket, {}, Receipt()))
+    return found
 
 
 def block_bytes(index: Index, b: int) -> bytes:

@@ -10,18 +10,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-from build_index.evaluate import read_queries
-from build_index.serve import ROOT
+from doubles import Built
 
 pytestmark = pytest.mark.edge
 VANTAGE = Path(sys.executable).parent / "vantage"
 
 
-def test_serve_until_interrupted(sample_bucket: Path, tmp_path: Path) -> None:
-    vector = read_queries(ROOT / "sample" / "queries.parquet", 1).vectors[0].tolist()
+def test_serve_until_interrupted(words: Built, tmp_path: Path) -> None:
     published = subprocess.run(
-        [VANTAGE, "publish", sample_bucket / "wordnet", "--state", tmp_path, "--json"],
+        [VANTAGE, "publish", words.bucket / "words", "--state", tmp_path, "--json"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -29,7 +26,7 @@ def test_serve_until_interrupted(sample_bucket: Path, tmp_path: Path) -> None:
     )
     assert '"written"' in published.stdout
     process = subprocess.Popen(
-        [VANTAGE, "serve", sample_bucket, "--port", "0", "--state", tmp_path],
+        [VANTAGE, "serve", words.bucket, "--port", "0", "--state", tmp_path],
         stdout=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     try:
@@ -37,7 +34,7 @@ def test_serve_until_interrupted(sample_bucket: Path, tmp_path: Path) -> None:
         found = re.search(r"http://[\d.]+:\d+", process.stdout.readline())
         assert found
         with httpx.Client(base_url=found[0], timeout=60, trust_env=False) as http:
-            answer = http.post("/v1/indexes/wordnet/query", json={"vector": vector}).json()
+            answer = http.post("/v1/indexes/words/query", json={"vector": words.queries[0].tolist()}).json()
         assert len(answer["matches"]) == 10
     finally:
         process.send_signal(signal.SIGINT)

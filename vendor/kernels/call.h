@@ -51,6 +51,7 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(lrsq_tables, "ys, fields, starts, levels, scale, fine, tables")                             \
   X(lrsq_scan, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, pool")  \
   X(lrsq_scores, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, out") \
+  X(scan_path, "most")                                                                          \
   X(pool_size, "capacity")                                                                      \
   X(pool_reset, "pool, capacity")                                                               \
   X(pool_offer, "pool, scores, rows, place")                                                    \

@@ -91,6 +91,7 @@ from .stop import (
     Promise,
     Stop,
 )
+from .wire import VECTORS, pack_answers, unpack_vectors
 
 __all__ = [
     "ATTRIBUTES",
@@ -148,6 +149,7 @@ __all__ = [
     "TreeSection",
     "TwoLevelSection",
     "UNITS_STEP",
+    "VECTORS",
     "VECTOR_BYTES",
     "VERSION",
     "VectorPages",
@@ -159,10 +161,12 @@ __all__ = [
     "id_width",
     "norms_of",
     "pack_attributes",
+    "pack_answers",
     "pack_block",
     "pack_head",
     "pack_ids",
     "pack_norms",
     "part_key",
     "shard_key",
+    "unpack_vectors",
 ]

@@ -51,11 +51,13 @@ def _router_version(router: RouterSection) -> int:
 
 
 def unpack_schema(body: memoryview, label: str) -> Mapping[str, Any]:
-    """{"attributes": [{"name": ..., "type": ...}, ...]} in the order of attribute blocks."""
+    """{"attributes": [{"name": ..., "type": ...}, ...]} in the order of attribute blocks, and perhaps "model": text."""
     try:
         schema = json.loads(bytes(body))
         if not all(isinstance(a["name"], str) and isinstance(a["type"], str) for a in schema["attributes"]):
             raise TypeError("a name or type is not text")
+        if not isinstance(schema.get("model", ""), str):
+            raise TypeError("the model is not text")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(label, f"is not a schema ({type(error).__name__}: {error})"[:300]) from None
     found: Mapping[str, Any] = schema

@@ -1,0 +1,106 @@
+"""Constants of the BEC-tree, chosen on rows held out of the build: kind of word, spare bits, penalties and balance.
+
+    python bench/bec_tree.py DATA [--sets wordnet,sift] [--rows 20000] [--blocks 512] [--only words,leaves,clusters]
+
+DATA holds wordnet/ and sift/; the files of queries are not opened. Asked are tuning rows (truth.hold_out), which train
+nothing. Columns as in bench/ecvh.py, of the router trained on the leaves. words: plain bits or the Golay code, and
+bits to spare; leaves: partition.LEAF_PENALTY and bec_tree.BALANCE. clusters: bec_tree.PENALTY for a tree of 32 rows a
+leaf: the mean squared distance of a tuning row to the medoid of its cluster, of that to the mean of all rows, and the
+share of its 10 nearest that lie in its cluster, and the largest over the mean; for 64 clusters and for the leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from ecvh import ASKED, GOALS, Setting, drawn_rows, routed
+from routers import MEMORY
+
+from build_index import bec_tree, partition, words
+from build_index.fit import Held, Options, Task
+from build_index.graph import neighbour_graph
+from build_index.partition import VOTERS
+from build_index.shape import prepared
+from build_index.truth import hold_out, truth_of
+
+WORDS = [(kind, spare) for kind in ("plain", "code") for spare in (0, 1, 2)]
+LEAVES = [(penalty, balance) for penalty in (0.1, 0.3, 1.0) for balance in (0.03, 0.1, 0.3)]
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
+LEAF_ROWS, CLUSTERS, TOGETHER = 32, 64, 10
+
+
+def words_of(setting: Setting, leaves: int, kind: str, spare: int) -> words.Words:
+    """Trained words of one kind, with so many bits more than the leaves need."""
+    with patch.object(words, "SPARE_BITS", spare), patch.object(words, "plain", getattr(words, kind)):
+        return words.prefix_words(setting.rows, setting.task.sample, leaves, setting.graph, 0)
+
+
+def line(what: str, setting: Setting, made: words.Words, penalty: float, balance: float) -> None:
+    """Prints what the router of one tree reads."""
+    began = time.monotonic()
+    with (
+        patch.object(partition, "prefix_words", lambda *_: made),
+        patch.object(partition, "LEAF_PENALTY", penalty),
+        patch.object(bec_tree, "BALANCE", balance),
+    ):
+        base = partition.leaves(setting.rows, setting.task.sample, setting.blocks, setting.graph, 0)
+    routed(what, setting, base, "bec-tree", 0.0, began)
+
+
+def clusters(setting: Setting, word: words.Words, leaves: int, penalty: float) -> None:
+    """Prints how near a tuning row is to the medoid of its cluster, and to its neighbours."""
+    rows, sample, tune = setting.rows, setting.task.sample, setting.task.tune
+    made = bec_tree.tree(rows, word, leaves, sample, penalty)
+    x, cells = rows.take(tune.rows), []
+    whole = ((x - rows.take(sample).mean(0)) ** 2).sum(1).mean()
+    for k in (CLUSTERS, None):
+        own, label = made.assign(x, k=k), made.labels(k=k)
+        spread = ((x - made.medoids(k=k)[1][own]) ** 2).sum(1).mean() / whole
+        together = (label[tune.truth[:, :TOGETHER]] == own[:, None]).mean()
+        cells.append(f"{spread:9.3f} {together:9.3f} {made.sizes(k=k).max() * len(made.sizes(k=k)) / rows.count:8.1f}")
+    print(f"penalty {penalty:<26}" + "".join(cells), flush=True)
+
+
+def main() -> None:
+    """Prints a table a set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", default="wordnet,sift")
+    parser.add_argument("--only", default="words,leaves,clusters")
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--blocks", type=int, default=512)
+    options = parser.parse_args()
+    for name in options.sets.split(","):
+        with drawn_rows(options.data, name, options.rows) as rows:
+            held = hold_out(rows.count, 0)
+            sample = np.setdiff1d(np.arange(rows.count), held.all)
+            graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
+            learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
+            tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
+            settings = Options(memory_bytes=MEMORY)
+            task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], lambda *_: None)
+            setting = Setting(task, graph, options.blocks, [(tune.queries, tune.truth)])
+            print(f"\n{name}: {rows.count} rows, {options.blocks} blocks, {len(tune.rows)} tuning rows asked")
+            print(f"{'':34}{'bytes':>9}{'blocks':>7}{'skew':>7}" + "".join(f"{g:17.2f}" for g in GOALS), flush=True)
+            if "words" in options.only:
+                for kind, spare in WORDS:
+                    made = words_of(setting, options.blocks, kind, spare)
+                    what = f"{kind}, {spare} bits to spare"
+                    line(what, setting, made, partition.LEAF_PENALTY, bec_tree.BALANCE)
+            if "leaves" in options.only:
+                made = words_of(setting, options.blocks, "plain", words.SPARE_BITS)
+                for penalty, balance in LEAVES:
+                    line(f"leaf penalty {penalty}, balance {balance}", setting, made, penalty, balance)
+            if "clusters" in options.only:
+                leaves = max(2, rows.count // LEAF_ROWS)
+                made = words_of(setting, leaves, "plain", words.SPARE_BITS)
+                for penalty in PENALTIES:
+                    clusters(setting, made, leaves, penalty)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Every kind of section and object x (truncated, bit flipped, wrong length, wrong version, missing): what it answers.
+
+    python bench/damage.py
+
+Fixtures of tests/fixtures, one a kind. Checksums above a damage are made anew where another check stands behind them. A
+cell is the phrase of the error; "-" where there is no such thing (an object without a version). Exit 1 where a damage
+gives an answer other than the whole one's, or any exception but a VantageError.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+
+from build_index.serve import ROOT
+
+sys.path.append(str(ROOT / "tests"))
+from fixtures.answers import answers  # noqa: E402
+from fixtures.damage import (  # noqa: E402
+    Objects,
+    edit_directory,
+    edit_table,
+    flip,
+    key,
+    load,
+    put,
+    root_of,
+    seal,
+    sections_of,
+)
+
+from vantage.errors import VantageError  # noqa: E402
+from vantage.format import layout as L  # noqa: E402
+
+DAMAGES = ("truncated", "bit flipped", "wrong length", "wrong version", "missing")
+EXPECTED = json.loads((ROOT / "tests/fixtures/expected.json").read_text())
+Damage = Callable[[Objects], Objects]
+
+
+def _place(root: bytes, kind: int) -> tuple[int, int, int]:
+    """(place in the table, offset, bytes) of a section."""
+    for i in range(L.HEADER.unpack_from(root)[2]):
+        found, _, at, length, _, _ = L.SECTION.unpack_from(root, 32 + 32 * i)
+        if found == kind:
+            return 32 + 32 * i, at, length
+    raise KeyError(kind)
+
+
+def section_damages(kind: int) -> list[Damage]:
+    """Of a section of the root."""
+
+    def shorter(objects: Objects, by: int) -> Objects:
+        """The body without its end, or with more at it; all checksums right."""
+        root = objects[key(objects, "root.bin")]
+        bodies = [(k, (b[:by] if by < 0 else b + bytes(by)) if k == kind else b) for k, b in sections_of(root)]
+        return seal(objects, L.pack_object(L.ROOT_MAGIC, bodies))
+
+    def flipped(objects: Objects) -> Objects:
+        root = objects[key(objects, "root.bin")]
+        _, at, length = _place(root, kind)
+        return seal(objects, flip(root, at + length // 2))
+
+    def version(objects: Objects) -> Objects:
+        entry, _, _ = _place(objects[key(objects, "root.bin")], kind)
+        return edit_table(objects, lambda root: root.__setitem__(slice(entry + 4, entry + 8), b"\x09\0\0\0"))
+
+    def gone(objects: Objects) -> Objects:
+        root = objects[key(objects, "root.bin")]
+        return seal(objects, L.pack_object(L.ROOT_MAGIC, [s for s in sections_of(root) if s[0] != kind]))
+
+    return [lambda o: shorter(o, -1), flipped, lambda o: shorter(o, 4), version, gone]
+
+
+def object_damages(ending: str, version: Damage | None = None) -> list[Damage | None]:
+    """Of an object of the bucket; all objects that end so."""
+
+    def each(change: Callable[[bytes], bytes | None]) -> Damage:
+        def damage(objects: Objects) -> Objects:
+            new = {k: change(v) if k.endswith(ending) else v for k, v in objects.items()}
+            return {k: v for k, v in new.items() if v is not None}
+
+        return damage
+
+    def flipped(data: bytes) -> bytes:
+        return bytes(b ^ 1 for b in data)
+
+    return [each(lambda d: d[: len(d) // 2]), each(flipped), each(lambda d: d + b" " * 70_000), version,
+            each(lambda _: None)]  # fmt: skip
+
+
+def block_damages(attributes: bool) -> list[Damage | None]:
+    """Of block 0: its bytes, and what the directory says of it."""
+
+    def place(objects: Objects) -> tuple[str, int, int]:
+        d = root_of(objects).directory
+        at, size = (d.attribute_offset, d.attribute_size) if attributes else (d.offset, d.size)
+        return key(objects, "shard-00000.bin"), at[0], size[0]
+
+    def half(objects: Objects) -> Objects:
+        name, at, size = place(objects)
+        return objects | {name: put(objects[name], at + size // 2, bytes(size - size // 2))}
+
+    def flipped(objects: Objects) -> Objects:
+        name, at, size = place(objects)
+        return objects | {name: flip(objects[name], at + size // 2)}
+
+    def longer(objects: Objects) -> Objects:
+        _, _, size = place(objects)
+        return edit_directory(objects, "attribute_size" if attributes else "size", 0, size - 4)
+
+    def gone(objects: Objects) -> Objects:
+        name, at, size = place(objects)
+        return objects | {name: put(objects[name], at, bytes(size))}
+
+    return [half, flipped, longer, None, gone]
+
+
+def _current_version(objects: Objects) -> Objects:
+    return objects | {"CURRENT": json.dumps(json.loads(objects["CURRENT"]) | {"format": 9}).encode()}
+
+
+def _root_version(objects: Objects) -> Objects:
+    return edit_table(objects, lambda root: root.__setitem__(slice(8, 12), b"\x09\0\0\0"))
+
+
+def _root_resealed(change: Callable[[bytes], bytes]) -> Damage:
+    def damage(objects: Objects) -> Objects:
+        return seal(objects, change(objects[key(objects, "root.bin")]))
+
+    return damage
+
+
+def matrix() -> dict[str, tuple[str, list[Damage | None]]]:
+    """kind -> (fixture, its five damages)."""
+    out: dict[str, tuple[str, list[Damage | None]]] = {
+        "CURRENT": ("words", object_damages("CURRENT", _current_version)),
+        "root.bin": ("words", object_damages("root.bin", _root_version)),
+        "root.bin, CURRENT agrees": (
+            "words",
+            [_root_resealed(lambda r: r[:-64]), _root_resealed(lambda r: flip(r, 45)),
+             _root_resealed(lambda r: r + bytes(64)), None, None],
+        ),
+        "shard": ("words", object_damages("shard-00000.bin")),
+        "scan block": ("words", block_damages(False)),
+        "attribute block": ("words", block_damages(True)),
+        "ids.bin": ("words", object_damages("ids.bin")),
+        "vectors": ("words", object_damages(".parquet")),
+    }  # fmt: skip
+    for name in sorted(EXPECTED):
+        for kind, _ in sections_of(load(name)[key(load(name), "root.bin")]):
+            out.setdefault(f"section {L.SECTION_NAMES[kind]}", (name, list(section_damages(kind))))
+    return out
+
+
+def outcome(fixture: str, damage: Damage) -> tuple[bool, str]:
+    """Whether it is as it must be, and the error's words, or "the whole answer"."""
+    expected = EXPECTED[fixture]
+    whole = load(fixture)
+    changed = damage(whole)
+    asked = expected["vectors"][:2], expected["ids"][:1]
+    try:
+        got = answers(changed, *asked)
+    except VantageError as error:
+        generation = json.loads(whole["CURRENT"])["generation"]
+        return bool(error.hint), f"{error.code}: {error.message.replace(f'{generation}/', '').replace('fixture/', '')}"
+    except Exception as error:
+        return False, f"{type(error).__name__}: {error}"
+    want = answers(whole, *asked)
+    kept = [{k: w[k] for k in g if k in w} for g, w in zip(got["queries"], want["queries"], strict=True)]
+    same = got == want | {"queries": kept}  # without bounds no proof can be asked for
+    return same, "the whole answer: an index may be without it" if same else "ANOTHER ANSWER"
+
+
+def main() -> int:
+    """Prints a line a cell."""
+    bad = 0
+    for kind, (fixture, damages) in matrix().items():
+        for name, damage in zip(DAMAGES, damages, strict=True):
+            right, what = (True, "-") if damage is None else outcome(fixture, damage)
+            bad += not right
+            print(f"{kind:26} {name:14} {'' if right else 'WRONG '}{what[:140]}")
+    print(f"wrong: {bad}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

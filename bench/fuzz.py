@@ -1,0 +1,347 @@
+"""Bad bytes by seed, at every layout, the HTTP bodies and the kernels: an answer that holds, or one of our errors.
+
+    python bench/fuzz.py [--cases 1000000] [--seed 0]
+
+Objects of the fixtures in tests/fixtures are cut, spliced, and changed in bits, bytes and words, mostly under checksums
+made anew, so that the parsers behind them are reached. Bodies are valid queries, changed as JSON or as text. A fifth of
+the cases are kernels with random arguments (bench/fuzz_kernels.py). A case that ends otherwise (another exception, over
+10 s, over 64 MiB, a wrong answer) is printed with its kind and seed, which make it again. Exit 1 if there is any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from build_index.serve import ROOT
+
+sys.path.append(str(ROOT / "tests"))
+from fixtures.answers import Memory, answers  # noqa: E402
+from fixtures.damage import edit, edit_block, key, load, root_of, seal, sections_of  # noqa: E402
+
+from vantage import api  # noqa: E402
+from vantage.cache import Cache  # noqa: E402
+from vantage.errors import VantageError  # noqa: E402
+from vantage.format import Current, Root, attributes_at, block_planes, id_at, id_width  # noqa: E402
+from vantage.format import layout as L  # noqa: E402
+from vantage.index import Index  # noqa: E402
+from vantage.service import Service  # noqa: E402
+
+FIXTURES = ROOT / "tests/fixtures"
+EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
+CASE_SECONDS = 10
+CASE_BYTES = 64 << 20
+WORDS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FC00000, 0x7F800000,
+         0xFF800000, 0x4E6E6B27)  # fmt: skip
+ACCESS = api.Access(public=True)
+Objects = dict[str, bytes]
+
+
+class Failure(Exception):
+    """A case ended as none may."""
+
+
+def mutate(data: bytes, draw: Random) -> bytes:
+    """One to four changes of any kind."""
+    out = bytearray(data)
+    for _ in range(draw.choice((1, 1, 1, 2, 4))):
+        n = len(out)
+        at = draw.randrange(n + 1)
+        kind = draw.choice(("bit", "byte", "word", "word", "long", "cut", "grow", "splice", "zero"))
+        if kind == "cut":
+            del out[at:]
+        elif kind == "grow":
+            out[at:at] = draw.randbytes(draw.choice((1, 4, 64)))
+        elif not n:
+            continue
+        elif kind == "bit":
+            out[at % n] ^= 1 << draw.randrange(8)
+        elif kind == "byte":
+            out[at % n] = draw.randrange(256)
+        elif kind in ("word", "long"):
+            width = 4 if kind == "word" else 8
+            at = at // 4 * 4
+            value = draw.choice(WORDS) if draw.random() < 0.7 else draw.getrandbits(8 * width)
+            out[at : at + width] = value.to_bytes(8, "little")[: max(0, min(width, n - at))]
+        elif kind == "splice":
+            start = draw.randrange(n)
+            length = min(draw.choice((4, 8, 32, 256)), n - start)
+            out[at : at + length] = out[start : start + length]
+        else:
+            out[at : at + 16] = bytes(max(0, min(16, n - at)))
+    return bytes(out)
+
+
+def _reads(objects: Objects, name: str) -> None:
+    """Everything that a query reads: every question of the fixture, at a price of 0."""
+    expected = EXPECTED[name]
+    draws = expected["vectors"][:1], expected["ids"][:1]
+    found = answers(objects, *draws)
+    for query in found["queries"]:
+        for part in ("estimated", "exact"):
+            if len({row for _, row, _ in query[part]}) < len(query[part]):
+                raise Failure(f"{part}: a row is answered twice")
+
+
+def raw_object(base: dict[str, Objects], draw: Random) -> None:
+    """An object changed under its checksums: the right answer, or an error."""
+    name = draw.choice(sorted(base))
+    which = draw.choice(sorted(base[name]))
+    changed = mutate(base[name][which], draw)
+    try:
+        got = answers(base[name] | {which: changed}, EXPECTED[name]["vectors"][:1], [])
+    except VantageError:
+        return
+    if plain(got["queries"]) != plain(EXPECTED[name]["queries"][:1]):
+        raise Failure(f"{name}/{which}: a wrong answer")
+
+
+def plain(queries: Any) -> Any:
+    """Ids and rows in their order, and what lies beside them."""
+    return [
+        {k: [m[:2] for m in v] if k in ("estimated", "exact") else v for k, v in q.items() if k != "proof"}
+        for q in json.loads(json.dumps(queries))
+    ]
+
+
+def current(base: dict[str, Objects], draw: Random) -> None:
+    """CURRENT as any bytes, or with members of any JSON."""
+    data = base[draw.choice(sorted(base))]["CURRENT"]
+    if draw.random() < 0.5:
+        Current.unpack(mutate(data, draw), "CURRENT")
+        return
+    Current.unpack(json.dumps(mutate_json(json.loads(data), draw)).encode(errors="surrogatepass"), "CURRENT")
+
+
+def section(base: dict[str, Objects], draw: Random) -> None:
+    """A section of a root, or its frame, changed with its checksums right; one in four is asked, too."""
+    name = draw.choice(sorted(base))
+    objects = base[name]
+    root = objects[key(objects, "root.bin")]
+    kinds = sections_of(root)
+    chosen = draw.choice(kinds)[0]
+    changed = [(kind, mutate(body, draw) if kind == chosen else body) for kind, body in kinds]
+    if draw.random() < 0.1:
+        changed = draw.choices(changed, k=len(changed))
+    packed = L.pack_object(L.ROOT_MAGIC, changed)
+    found = Root.unpack(packed, "root.bin")
+    if draw.random() < 0.25:
+        _reads(seal(objects, packed), name)
+    elif found.index.rows < 1:
+        raise Failure("an index without rows")
+
+
+def frame(base: dict[str, Objects], draw: Random) -> None:
+    """A root or shard as bytes, its own checksum of the table made anew in half of the cases."""
+    objects = base[draw.choice(sorted(base))]
+    ending, magic = draw.choice((("root.bin", L.ROOT_MAGIC), ("shard-00000.bin", L.SHARD_MAGIC)))
+    data = bytearray(mutate(objects[key(objects, ending)][:1500], draw))
+    if draw.random() < 0.8:
+        data[:8] = magic
+    if len(data) >= L.HEADER.size and draw.random() < 0.8:
+        count = min(int.from_bytes(data[12:16], "little"), 1024)
+        data[16:24] = len(data).to_bytes(8, "little")
+        head = bytes(data[:24]) + bytes(8) + bytes(data[32 : 32 + 32 * count])
+        data[24:28] = L.crc32c(head).to_bytes(4, "little")
+    L.unpack_object(bytes(data), magic, ending)
+
+
+def block(base: dict[str, Objects], draw: Random) -> None:
+    """A scan or attribute block changed, its size kept and its checksum right; asked."""
+    name = draw.choice(sorted(base))
+    objects, attributes = base[name], name == "words" and draw.random() < 0.3
+
+    def change(body: bytes) -> bytes:
+        return (mutate(body, draw) + bytes(len(body)))[: len(body)]
+
+    _reads(edit_block(objects, change, attributes=attributes), name)
+
+
+def planes(base: dict[str, Objects], draw: Random) -> None:
+    """Ids and attributes of a block of any size."""
+    name = draw.choice(sorted(base))
+    root = root_of(base[name])
+    d, shard = root.directory, base[name][key(base[name], "shard-00000.bin")]
+    at = block_planes(d.rows[0], root.codec.code_bytes)
+    data = mutate(shard[d.offset[0] : d.offset[0] + d.size[0]], draw)
+    try:
+        width = id_width(data, at, "block 0")
+        for i in range(d.rows[0]):
+            id_at(memoryview(data)[at.ids :], width, d.rows[0], i, root.index.id_kind, "block 0")
+    except VantageError:
+        pass
+    names = [a["name"] for a in root.schema["attributes"]]
+    if names:
+        own = mutate(shard[d.attribute_offset[0] : d.attribute_offset[0] + d.attribute_size[0]], draw)
+        attributes_at(own, d.first_row[1], draw.randrange(d.first_row[1]), names, "block 0")
+
+
+def ids(base: dict[str, Objects], draw: Random) -> None:
+    """A page of ids.bin changed, its checksum right."""
+    name = draw.choice(sorted(base))
+    objects = base[name]
+    which = key(objects, "ids.bin")
+    page = (mutate(objects[which], draw) + bytes(1 << 16))[: len(objects[which])]
+    crc = L.crc32c(page).to_bytes(4, "little")
+    changed = edit(objects | {which: page}, L.ID_PAGES, lambda body: body[:-4] + crc)
+    wanted = EXPECTED[name]["ids"][0]
+    raw = wanted.encode("latin-1") if isinstance(wanted, str) else wanted
+
+    async def find() -> None:
+        index = await Index.open(Memory(changed), "fixture", Cache(0), api.Receipt())
+        await index.find(raw, api.Receipt())
+
+    asyncio.run(find())
+
+
+ATOMS: list[Any] = [None, True, False, 0, -1, 1, 10, 1 << 31, 1 << 63, 10**400, 0.5, -0.0, 1e308, float("nan"),
+                    float("inf"), "", "x", "\x00", "\ud800", "vector", [], {}, [[]], [1, 2], {"gets": 1}]  # fmt: skip
+
+
+def mutate_json(value: Any, draw: Random, depth: int = 0) -> Any:
+    """A JSON value with one place changed."""
+    if depth > 4 or draw.random() < 0.3 or not isinstance(value, dict | list) or not value:
+        return draw.choice(ATOMS)
+    if isinstance(value, dict):
+        name = draw.choice(sorted(value))
+        if draw.random() < 0.2:
+            other = draw.choice([*api.FIELDS, *value, "x"])
+            return value | {other: draw.choice(ATOMS)}
+        return value | {name: mutate_json(value[name], draw, depth + 1)}
+    at = draw.randrange(len(value))
+    return [*value[:at], mutate_json(value[at], draw, depth + 1), *value[at + 1 :]]
+
+
+def body(base: dict[str, Objects], draw: Random) -> None:
+    """A query's body, changed as JSON or as bytes: an answer or a problem, and never `internal`."""
+    name = draw.choice(sorted(base))
+    if name not in _SERVICES:
+        _SERVICES[name] = Service(Memory(base[name]), 1 << 20)
+    vector = EXPECTED[name]["vectors"][0]
+    fields: dict[str, Any] = {"vector": vector, "top_k": 5, "include": ["attributes", "receipt"], "rerank": 10}
+    fields |= draw.choice(({}, {"recall": 0.9}, {"budget": {"gets": 3, "bytes": 9000, "waves": 2}}, {"explain": True}))
+    if draw.random() < 0.2:
+        fields["vectors"] = [fields.pop("vector")] * 2
+    if draw.random() < 0.8:
+        for _ in range(draw.choice((1, 1, 2))):
+            fields = mutate_json(fields, draw) if isinstance(fields, dict) else fields
+        data = json.dumps(fields).encode()
+    else:
+        data = mutate(json.dumps(fields).encode(), draw)
+    path = draw.choice(["/v1/indexes/fixture/query"] * 8 + ["/v1/indexes/absent/query", "/v1/indexes/%00/query", "//"])
+
+    async def read() -> bytes:
+        return data
+
+    async def ask() -> api.Reply:
+        reply = await api.handle("POST", path, {}, read, _SERVICES[name], ACCESS, {})
+        for work in reply.after:
+            await work
+        return reply
+
+    reply = asyncio.run(ask())
+    reply.text().encode()
+    if reply.status >= 500:
+        raise Failure(f"{reply.status}: {reply.body['detail']}")
+
+
+_SERVICES: dict[str, Service] = {}
+
+# What is fuzzed, and how many of 100 cases each gets.
+KINDS: dict[str, tuple[Callable[[dict[str, Objects], Random], None], int]] = {
+    "object": (raw_object, 8),
+    "CURRENT": (current, 15),
+    "frame": (frame, 12),
+    "section": (section, 20),
+    "block": (block, 5),
+    "planes": (planes, 13),
+    "ids": (ids, 7),
+    "body": (body, 20),
+}
+
+
+def names() -> list[str]:
+    """The fixtures that are asked."""
+    return sorted(EXPECTED)
+
+
+def case(base: dict[str, Objects], kind: str, seed: int) -> None:
+    """One case; raises whatever may not be raised. The same seed makes the same case."""
+    try:
+        KINDS[kind][0](base, Random(seed))
+    except VantageError as error:
+        if not error.message or not error.hint:
+            raise Failure(f"an error without message or hint: {error!r}") from None
+
+
+def bases() -> dict[str, Objects]:
+    """The fixtures' objects."""
+    return {name: load(name) for name in names()}
+
+
+def _late(*_: object) -> None:
+    raise Failure(f"over {CASE_SECONDS} s")
+
+
+def run(cases: int, seed: int, tell: Callable[[str, int, str], None]) -> Counter[str]:
+    """Runs so many cases; tell(kind, seed, what) for each that ends otherwise. How many of each kind."""
+    base, draw, done = bases(), Random(seed), Counter[str]()
+    kinds, weights = list(KINDS), [weight for _, weight in KINDS.values()]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    signal.signal(signal.SIGALRM, _late)
+    for _ in range(cases):
+        kind, own = draw.choices(kinds, weights)[0], draw.getrandbits(63)
+        signal.alarm(CASE_SECONDS)
+        try:
+            case(base, kind, own)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            tell(kind, own, f"{type(error).__name__}: {str(error)[:160]} ({Path(where.filename).name}:{where.lineno})")
+        finally:
+            signal.alarm(0)
+        done[kind] += 1
+        now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if (now - peak) << 10 > CASE_BYTES:
+            tell(kind, own, f"took {(now - peak) >> 10} MiB")
+        peak = max(peak, now)
+    return done
+
+
+def main() -> int:
+    """Prints what was run, and each case that ended otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    seen: Counter[str] = Counter()
+
+    def tell(kind: str, seed: int, what: str) -> None:
+        seen[what] += 1
+        if seen[what] == 1:
+            print(f"{kind}, seed {seed}: {what}", flush=True)
+
+    began, kernels = time.perf_counter(), options.cases // 5
+    done = run(options.cases - kernels, options.seed, tell)
+    command = [sys.executable, ROOT / "bench/fuzz_kernels.py", "--cases", str(kernels), "--seed", str(options.seed)]
+    bad = subprocess.run(command, check=False).returncode
+    done["kernels"] = kernels
+    took = time.perf_counter() - began
+    print(f"{options.cases} cases in {took:.0f} s: {', '.join(f'{n} {kind}' for kind, n in done.items())}")
+    print(f"ended otherwise: {seen.total()}" + (f"; kernels: status {bad}" if bad else ""))
+    return 1 if seen or bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

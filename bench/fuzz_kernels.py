@@ -1,0 +1,222 @@
+"""The kernels with random arguments: each call answers or raises, and touches no byte outside of its buffers.
+
+    python bench/fuzz_kernels.py [--cases 200000] [--seed 0]
+
+Buffers end where a page begins that no one may touch, so that a read or write past an end kills the process; read-only
+buffers lie on pages that cannot be written. The work runs in a process of its own; when it dies, the case is named.
+Exit 1 where one dies, or raises anything but ValueError, TypeError, BufferError or OverflowError.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import mmap
+import subprocess
+import sys
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import kern as kernels
+
+PAGE = mmap.PAGESIZE
+ROOM = 1 << 17  # bytes of the largest buffer
+PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
+RAISED = (ValueError, TypeError, BufferError, OverflowError)
+INTEGERS = (0, 1, 2, 15, 16, 17, 31, 32, 33, 255, 256, 4095, 4096, 4097, 65535, 65536, 65537, (1 << 31) - 1, 1 << 31,
+            (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, 1 << 64, -1, -16, -(1 << 31), -(1 << 63))  # fmt: skip
+FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-30, 1e30, 3e38, 1e39, 1e308, float("inf"), float("-inf"), float("nan"))
+
+# How each kernel is called: o an output, b a buffer, i an integer (a place, count, size or shift), f a number.
+SIGNATURES = {
+    "crc32c": "bi", "hamming": "bbiio", "dot_f16": "bbiiiio", "dot_f32": "bbiiiio", "dot_u8": "bbiiiio",
+    "l2_f16": "bbiiiio", "l2_f32": "bbiiiio", "l2_u8": "bbiiiio", "matvec_i8": "bbiio", "matvec_i4": "bbiio",
+    "block_probabilities": "bbbiffoo", "plan_ranges": "bbbiioo", "lrsq_tables_size": "ii", "lrsq_tables": "bbbbfio",
+    "lrsq_scan": "biiiiiifiBP", "lrsq_scores": "biiiiiifiBo", "pool_size": "i", "pool_reset": "oi",
+    "pool_offer": "Pbbi", "pool_finish": "Po", "additive_encode": "bbiio", "score_bounds": "bbiffoo",
+    "butterfly_plan": "bbiio", "butterfly_turn": "bbiibio",
+}  # fmt: skip
+
+
+class Guarded:
+    """Room for a buffer of any length up to ROOM that ends at a page without access."""
+
+    def __init__(self) -> None:
+        self.map = mmap.mmap(-1, ROOM + PAGE)
+        self.start = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        self._protect(self.start + ROOM, PAGE, PROT_NONE)
+
+    def _protect(self, address: int, length: int, how: int) -> None:
+        mprotect = ctypes.CDLL(None, use_errno=True).mprotect
+        mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        if mprotect(address, length, how):
+            raise OSError(ctypes.get_errno(), "mprotect")
+
+    def view(self, data: bytes, writable: bool) -> memoryview:
+        """These bytes, at the end of the room."""
+        self._protect(self.start, ROOM, PROT_READ | PROT_WRITE)
+        at = ROOM - len(data)
+        self.map[at:ROOM] = data
+        if not writable:
+            self._protect(self.start, ROOM, PROT_READ)
+        view = memoryview(self.map)[at:ROOM]
+        return view if writable else view.toreadonly()
+
+
+def length_of(draw: Random) -> int:
+    return draw.choice((0, 1, 3, 4, 15, 16, 31, 32, 33, 63, 64, 128, 256, 1024, 4096, draw.randrange(ROOM + 1)))
+
+
+def data_of(draw: Random, length: int) -> bytes:
+    """Random bytes, or small numbers, which are more often in range."""
+    kind = draw.randrange(4)
+    if kind == 0:
+        return draw.randbytes(length)
+    if kind == 1:
+        return bytes(length)
+    unit = draw.randbytes(16) if kind == 2 else bytes([draw.randrange(4), 0, 0, 0]) * 4
+    return (unit * (length // 16 + 1))[:length]
+
+
+def integer(draw: Random) -> int:
+    return draw.choice(INTEGERS) if draw.random() < 0.4 else draw.randrange(-2, 70)
+
+
+def pool_of(draw: Random) -> bytes:
+    """A pool as it should be, one changed in a word, or any bytes."""
+    capacity = draw.choice((1, 2, 16, 100, 300))
+    pool = bytearray(kernels.pool_size(capacity))
+    kernels.pool_reset(pool, capacity)
+    if draw.random() < 0.5:
+        at = draw.randrange(min(16, len(pool) // 4)) * 4
+        pool[at : at + 4] = (draw.choice(INTEGERS) % (1 << 32)).to_bytes(4, "little")
+    return bytes(pool) if draw.random() < 0.9 else draw.randbytes(len(pool))
+
+
+def tables_of(draw: Random) -> bytes:
+    """Scan tables as they should be, or changed in a word."""
+    code_bytes, fine = draw.choice((1, 2, 31, 32, 33, 70)), 0
+    tables = bytearray(kernels.lrsq_tables_size(code_bytes, fine))
+    tables[:4] = code_bytes.to_bytes(4, "little")
+    if draw.random() < 0.5:
+        at = draw.randrange(min(72, len(tables) // 4)) * 4
+        tables[at : at + 4] = (draw.choice(INTEGERS) % (1 << 32)).to_bytes(4, "little")
+    return bytes(tables)
+
+
+def fitting(name: str, draw: Random) -> list[Any] | None:
+    """Arguments that fit, as lists of bytes and numbers, for kernels that rarely meet any; None for the others."""
+    n = draw.randrange(1, 40)
+    if name in ("lrsq_scan", "lrsq_scores"):
+        code_bytes, groups = draw.choice((1, 8, 33)), -(-n // 16)
+        tables = bytearray(kernels.lrsq_tables_size(code_bytes, 0))
+        tables[:4] = code_bytes.to_bytes(4, "little")
+        codes, f = 32, 32 + 16 * groups * code_bytes
+        data = draw.randbytes(f + 16 * groups * 2 + 4 * n)
+        places = [8, codes, f, f + 16 * groups, f + 32 * groups, n]
+        return [data, *places, 0.5, 0, bytes(tables), pool_of(draw) if name == "lrsq_scan" else bytes(4 * n)]
+    if name.startswith(("dot", "l2")):
+        d, width = draw.randrange(1, 70), {"f16": 2, "f32": 4, "_u8": 1}[name[-3:]]
+        return [draw.randbytes(4 * d), draw.randbytes(n * d * width), 0, d * width, n, d, bytes(4 * n)]
+    if name in ("matvec_i8", "matvec_i4"):
+        d = draw.randrange(1, 70)
+        pad = -(-d // 16) * 16 if name.endswith("8") else -(-d // 32) * 32
+        return [bytes(2 * pad), draw.randbytes(n * (pad if name.endswith("8") else pad // 2)), n, d, bytes(4 * n)]
+    if name == "block_probabilities":
+        s = draw.randrange(1, 4)
+        numbers = (draw.choice((b"\0\0\x80\x3f", b"\0\0\0\0")) * (n * s)) * 1
+        return [draw.randbytes(4 * n * s), numbers, numbers, s, 1e-9, 1.0, bytes(4 * n), bytes(4 * n * s)]
+    if name == "plan_ranges":
+        most = draw.choice((1, 6, 64))
+        small = b"".join(draw.randrange(1 << 12).to_bytes(4, "little") for _ in range(n))
+        return [small, small, bytes(draw.randrange(4) for _ in range(n)), draw.randrange(1 << 20), most,
+                bytes(8 * most), bytes(n * (most + 1))]  # fmt: skip
+    if name == "additive_encode":
+        parts = draw.randrange(1, 5)
+        return [draw.randbytes(64 * n * parts), draw.randbytes(parts * parts * 1024), n, parts, bytes(n * parts)]
+    if name == "butterfly_plan":
+        d, layers = 2 * draw.randrange(1, 9), draw.randrange(1, 4)
+        pairs = b"".join((2 * i + 1).to_bytes(2, "little") for i in range(d // 2)) * layers
+        return [pairs, draw.randbytes(len(pairs)), layers, d, bytes(4 * d + 12 * layers * (d // 2))]
+    return None
+
+
+def arguments(name: str, draw: Random) -> list[Any]:
+    """Arguments of one call: fitting ones with perhaps one changed, or any."""
+    given = fitting(name, draw) if draw.random() < 0.7 else None
+    if given is None:
+        makers: dict[str, Callable[[], Any]] = {
+            "b": lambda: data_of(draw, length_of(draw)),
+            "o": lambda: bytes(length_of(draw)),
+            "B": lambda: tables_of(draw),
+            "P": lambda: pool_of(draw),
+            "i": lambda: integer(draw),
+            "f": lambda: draw.choice(FLOATS),
+        }
+        return [makers[kind]() for kind in SIGNATURES[name]]
+    for _ in range(draw.choice((0, 1, 1, 2))):
+        at = draw.randrange(len(given))
+        if isinstance(given[at], bytes):
+            changed = bytearray(given[at][: draw.randrange(len(given[at]) + 1)] if draw.random() < 0.5 else given[at])
+            if changed:
+                changed[draw.randrange(len(changed))] = draw.choice((0, 1, 0x7F, 0x80, 0xFF))
+            given[at] = bytes(changed)
+        elif isinstance(given[at], float):
+            given[at] = draw.choice(FLOATS)
+        else:
+            given[at] = integer(draw) if draw.random() < 0.5 else given[at] + draw.choice((-1, 1))
+    return given
+
+
+def run(cases: int, seed: int, first: int) -> None:
+    """Cases first to cases - 1; prints the number of each hundredth, and each that raises something else."""
+    rooms = [Guarded() for _ in range(max(map(len, SIGNATURES.values())))]
+    answered = 0
+    for case in range(first, cases):
+        draw = Random((seed << 32) + case)
+        name = draw.choice(sorted(SIGNATURES))
+        given = arguments(name, draw)
+        given = [
+            rooms[i].view(a, SIGNATURES[name][i] in "oP") if isinstance(a, bytes) and len(a) <= ROOM else a
+            for i, a in enumerate(given)
+        ]
+        if "--case" in sys.argv:
+            print(case, name, [len(a) if isinstance(a, memoryview) else a for a in given], flush=True)
+        try:
+            getattr(kernels, name)(*given)
+            answered += 1
+        except RAISED:
+            pass
+        except Exception as error:
+            print(f"case {case}, {name}: {type(error).__name__}: {error}", flush=True)
+            raise SystemExit(1) from None
+        if case % 100 == 99:
+            print(f"\r{case}", end="", file=sys.stderr)
+    print(f"{cases - first} calls, {answered} answered, the others raised")
+
+
+def main() -> int:
+    """Runs the cases in another process, and names the one that ends it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", type=int, help="this one alone, printed before it is run, in this process")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case is not None:
+        run(options.case + 1, options.seed, options.case)
+        return 0
+    if options.inside:
+        run(options.cases, options.seed, 0)
+        return 0
+    command = [sys.executable, __file__, "--inside", "--cases", str(options.cases), "--seed", str(options.seed)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.rsplit("\r", 1)[-1][:500]
+        print(f"ended with status {done.returncode}, in the hundred cases after {last or 'the start'}")
+    return 1 if done.returncode else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

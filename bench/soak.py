@@ -1,0 +1,392 @@
+"""A closed loop against workerd while its bucket fails by seed and its index is replaced: is every answer right?
+
+    python bench/soak.py BUCKET [--minutes 5] [--clients 16] [--seed 0] [--ttl 30]
+
+BUCKET is a folder of two or more indexes of the same rows, built with different seeds: the generations of one index.
+For half of the time there is no cache: an answer must be what CPython answers from the same generation. Then there is
+the default one, and more blocks may be scanned: each id must have one of its own scores, as in every answer that is not
+complete. After each half the faults end, and everything must be right within one TTL. Exit 1 where it is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+
+from build_index.evaluate import open_index
+from build_index.serve import ROOT, load, serve
+from vantage import api
+from vantage.errors import VantageError
+from vantage.format import VECTOR_BYTES, attributes_at, part_key, shard_key
+from vantage.index import Index
+from vantage.kernels import pool_reset
+from vantage.prepare import prepare
+from vantage.rank import decode, estimated, exact_score
+from vantage.scan import LrsqScan
+from vantage.service import REVALIDATE_S, Service
+from vantage.store import Folder
+
+sys.path.append(str(ROOT / "tests"))
+from faults import RATES  # noqa: E402  the same file that runs in the Worker
+
+HEAP_MAX = 90 << 20
+CACHE_BYTES = 40 << 20  # as wrangler.toml has it
+TIMEOUT_S = 1.0  # of a get in the Worker under test, so that a minute holds many of them
+VECTORS = 12
+ACCESS = api.Access(public=True)
+
+# What each vector is asked for.
+KINDS: list[dict[str, Any]] = [
+    {"top_k": 10},
+    {"top_k": 100, "include": ["receipt", "attributes"]},
+    {"top_k": 10, "rerank": 50},
+    {"top_k": 10, "recall": 0.8, "include": ["receipt", "vector"]},
+    {"top_k": 10, "rerank": 20, "include": ["receipt", "vector", "attributes"]},
+    {"top_k": 10, "budget": {"gets": 3, "bytes": 150_000, "waves": 1}},
+    {"top_k": 10, "explain": True},
+]
+BAD = [b"", b"[1, 2]", b'{"vector": [1, 2]}', b'{"vector": "x"}', b'{"vectr": []}', b'{"vector": [1e999], "top_k": 3}']
+
+
+@dataclass
+class Truth:
+    """A generation as it is: the index, and of each id its row, attributes and full vector."""
+
+    index: Index
+    blocks: list[bytes]
+    row: dict[Any, int]
+    attributes: dict[Any, Any]
+    vectors: list[bytes]
+
+    def scores(self, vector: list[float]) -> dict[Any, set[float]]:
+        """Of each id the scores that it has in the blocks that hold it."""
+        root = self.index.root
+        prepared, out = prepare(vector, root.index), dict[Any, set[float]]()
+        most = max(root.directory.rows)
+        scan = LrsqScan(root, prepared, most)
+        for b, data in enumerate(self.blocks):
+            pool_reset(scan.pool, most)
+            scan.block(b, data, keep=True)
+            found = scan.contenders(most)
+            for match in estimated(found, prepared, root.index, len(found)):
+                out.setdefault(plain(match.id), set()).add(match.score)
+        return out
+
+
+def plain(identifier: int | bytes) -> int | str:
+    """An id as JSON has it."""
+    return identifier if isinstance(identifier, int) else identifier.decode(errors="replace")
+
+
+def truth_of(folder: Path) -> Truth:
+    """Reads a whole generation, without Vantage's store."""
+    index = open_index(folder)
+    root, d, g = index.root, index.root.directory, index.current.generation
+    shards = [(folder / shard_key(g, s)).read_bytes() for s in range(root.index.shards)]
+    parts = [(folder / part_key(g, p)).read_bytes() for p in range(len(root.objects.parts))]
+    width, pages = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension, root.vectors
+    vectors = [
+        parts[pages.part[page]][pages.offset[page] + i * width :][:width]
+        for page in range(len(pages.part))
+        for i in range(pages.first_row[page + 1] - pages.first_row[page])
+    ]
+    scan = LrsqScan(root, prepare(list(decode(vectors[0], root.index.vector_kind)), root.index), max(d.rows))
+    names = [a["name"] for a in root.schema["attributes"]]
+    blocks, row, attributes = [], dict[Any, int](), dict[Any, Any]()
+    for s, shard in enumerate(shards):
+        for b in range(d.shard_blocks[s], d.shard_blocks[s + 1]):
+            blocks.append(shard[d.offset[b] : d.offset[b] + d.size[b]])
+            own = shard[d.attribute_offset[b] : d.attribute_offset[b] + d.attribute_size[b]]
+            pool_reset(scan.pool, max(d.rows))
+            scan.block(b, blocks[b], keep=True)
+            first, end = d.first_row[b], d.first_row[b + 1]
+            for c in scan.contenders(d.rows[b]):
+                row[plain(c.id)] = c.row
+                if first <= c.row < end:
+                    known = attributes_at(own, end - first, c.row - first, names, "") if names else {}
+                    attributes[plain(c.id)] = json.loads(json.dumps(known))
+    return Truth(index, blocks, row, attributes, vectors)
+
+
+@dataclass
+class Question:
+    """A request below the index, the vector in it, and by generation what CPython answers: (status, body)."""
+
+    method: str
+    path: str
+    body: bytes
+    vector: list[float] | None
+    answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Oracle:
+    """All questions, with what may be answered. scores: by generation and vector."""
+
+    truths: dict[str, Truth]
+    questions: list[Question]
+    scores: dict[tuple[str, tuple[float, ...]], dict[Any, set[float]]]
+
+    def fault_in(self, question: Question, status: int, got: Any, strict: bool) -> str:
+        """What is wrong with an answer, "" if nothing is, or the code of a problem that a failing bucket explains."""
+        expected = question.answers.values()
+        if status != 200:
+            code = str(got.get("code"))
+            if DOCUMENTED.get(code) != status and (code, status) != ("limit_exceeded", 413):
+                return f"wrong: {status} {code}"
+            if any(s == status and b["code"] == code for s, b in expected):
+                return ""
+            return code if status >= 500 or code == "not_found" else f"wrong: {status} {code} of a good request"
+        generation = got.get("generation") or got["receipt"]["generation"]
+        if generation not in question.answers or question.answers[generation][0] != 200:
+            return f"wrong: an answer of generation {generation}"
+        want = question.answers[generation][1]
+        if "matches" not in got:
+            same = strict or question.vector is None  # a plan depends on the cache
+            return "" if not same or bare(got) == bare(want) else "wrong: description or plan"
+        if strict and got["complete"] and bare(got) == bare(want):
+            return ""
+        if strict and got["complete"]:
+            return "wrong: not what CPython answers"
+        return self._fault_in_matches(question, generation, got)
+
+    def _fault_in_matches(self, question: Question, generation: str, got: Any) -> str:
+        truth, matches = self.truths[generation], got["matches"]
+        ids = [m["id"] for m in matches]
+        if len(set(ids)) < len(ids) or any(i not in truth.row for i in ids):
+            return "wrong: ids"
+        top_k = json.loads(question.body)["top_k"]
+        if len(ids) > top_k or (got["complete"] and len(ids) < top_k):
+            return "wrong: number of matches"
+        assert question.vector is not None
+        section = truth.index.root.index
+        prepared = prepare(question.vector, section)
+        allowed = self.scores[generation, tuple(question.vector)]
+        for m in matches:
+            stored = truth.vectors[truth.row[m["id"]]]
+            right = {exact_score(stored, prepared, section)} if got["scores"] == "exact" else allowed[m["id"]]
+            if m["score"] not in right:
+                return "wrong: score"
+            if m.get("attributes") is not None and m["attributes"] != truth.attributes[m["id"]]:
+                return "wrong: attributes"
+            if m.get("vector") is not None and m["vector"] != decode(stored, section.vector_kind):
+                return "wrong: vector"
+        scores = [m["score"] for m in matches]
+        return "" if scores == sorted(scores, reverse=section.metric != "l2") else "wrong: order"
+
+
+def documented() -> dict[str, int]:
+    """code -> status of every error that Vantage documents; `internal` is none of them."""
+    kinds, seen = [VantageError], dict[str, int]()
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        seen.setdefault(kind.code, kind.status)
+    return {code: status for code, status in seen.items() if code != VantageError.code}
+
+
+DOCUMENTED = documented()
+
+
+def bare(body: Any) -> Any:
+    """What does not depend on retries, or on what the index is called."""
+    return {k: v for k, v in body.items() if k not in ("receipt", "name")}
+
+
+async def in_process(service: Service, name: str, question: Question) -> tuple[int, Any]:
+    """(status, body) as HTTP would carry it."""
+
+    async def body() -> bytes:
+        return question.body
+
+    path = f"/v1/indexes/{name}{question.path}"
+    reply = await api.handle(question.method, path, {}, body, service, ACCESS, {})
+    for work in reply.after:
+        await work
+    return reply.status, json.loads(reply.text())
+
+
+def questions_of(truth: Truth) -> list[Question]:
+    """Each kind of each vector, which lie between two rows; and bad ones."""
+    kind, draw = truth.index.root.index.vector_kind, Random(1)
+    pairs = [draw.sample(truth.vectors, 2) for _ in range(VECTORS)]
+    vectors = [[float(x + y) / 2 for x, y in zip(decode(a, kind), decode(b, kind), strict=True)] for a, b in pairs]
+    asked = [Question("POST", "/query", json.dumps({"vector": v} | k).encode(), v) for v in vectors for k in KINDS]
+    return [*asked, *(Question("POST", "/query", b, None) for b in BAD), Question("GET", "", b"", None)]
+
+
+def oracle_of(bucket: Path) -> Oracle:
+    """Everything that may be answered, from every index of the bucket, faults and cache off."""
+    folders = sorted(path.parent for path in bucket.glob("*/CURRENT"))
+    truths = {(truth := truth_of(folder)).index.current.generation: truth for folder in folders}
+    questions = questions_of(next(iter(truths.values())))
+    scores = {}
+    for generation, truth in truths.items():
+        service = Service(Folder(bucket), 0)
+        for q in questions:
+            q.answers[generation] = asyncio.run(in_process(service, truth.index.name, q))
+            if q.vector is not None and (generation, tuple(q.vector)) not in scores:
+                scores[generation, tuple(q.vector)] = truth.scores(q.vector)
+    return Oracle(truths, questions, scores)
+
+
+def faulty_project(folder: Path) -> Path:
+    """The Worker's project with tests/edge/faulty_entry.py as its main; all else is production's."""
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (ROOT / "tests/faults.py", ROOT / "tests/edge/faulty_entry.py"):
+        shutil.copy(path, folder / "src")
+    (folder / "python_modules").symlink_to(ROOT / "python_modules", target_is_directory=True)
+    config = (ROOT / "wrangler.toml").read_text()
+    (folder / "wrangler.toml").write_text(config.replace("src/entry.py", "src/faulty_entry.py"))
+    return folder
+
+
+@dataclass
+class Outcome:
+    """What a run met. recovered_s: from the end of the faults to the last answer that was late in coming right."""
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    wrong: Counter[str] = field(default_factory=Counter)
+    problems: Counter[str] = field(default_factory=Counter)
+    incomplete: int = 0
+    by_generation: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    heap: int = 0
+    recovered_s: float = 0.0
+    recovered: bool = True
+
+
+async def loop(clients: int, seconds: float, ask: Callable[[Random], Awaitable[Any]], seed: int = 0) -> list[float]:
+    """A closed loop: every client asks again when it has its answer. Seconds of each answer."""
+    took: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def one(draw: Random) -> None:
+        while (start := time.perf_counter()) < end:
+            await ask(draw)
+            took.append(time.perf_counter() - start)
+
+    await asyncio.gather(*(one(Random(1000 * seed + i)) for i in range(clients)))
+    return took
+
+
+async def _run(
+    url: str, oracle: Oracle, seconds: float, clients: int, seed: int, ttl_s: float, cache: int, out: Outcome
+) -> None:
+    """Faults for so many seconds, then none; cache: bytes of it."""
+    bodies = [(t.index.bucket.path / t.index.name / "CURRENT").read_text() for t in oracle.truths.values()]
+    names, ended, live = list(oracle.truths), 0.0, ""
+    limits = httpx.Limits(max_connections=clients + 2)
+    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, limits=limits) as http:
+
+        async def faults(rates: dict[str, float], switch: bool = False) -> Any:
+            wanted = {"seed": seed, "rates": rates, "generations": bodies}
+            wanted |= {"timeout_s": TIMEOUT_S, "ttl_s": ttl_s, "cache_bytes": cache, "switch": switch}
+            return (await http.post("/faults", json=wanted)).raise_for_status().json()
+
+        async def ask(draw: Random, question: Question | None = None) -> bool:
+            q = question or draw.choice(oracle.questions)
+            reply = await http.request(q.method, f"/v1/indexes/live{q.path}", content=q.body)
+            try:
+                got = reply.json()
+            except ValueError:
+                got = {"code": "not JSON"}
+            fault = oracle.fault_in(q, reply.status_code, got, not cache)
+            generation = ""
+            if reply.status_code == 200:
+                generation = got.get("generation") or got["receipt"]["generation"]
+                out.by_generation[generation] += 1
+                out.incomplete += got.get("complete") is False
+            if fault.startswith("wrong"):
+                out.wrong[fault] += 1
+            elif fault:
+                out.problems[f"{reply.status_code} {fault}"] += 1
+            late = bool(fault) or (generation not in ("", live))
+            if ended and late:
+                out.recovered_s = max(out.recovered_s, time.perf_counter() - ended)
+            return not late
+
+        async def watch() -> None:
+            while True:
+                out.heap = max(out.heap, (await http.get("/v1/health")).json()["heap_bytes"])
+                await asyncio.sleep(1)
+
+        await faults(RATES)
+        watching = asyncio.ensure_future(watch())
+        began = time.perf_counter()
+        out.latencies += await loop(clients, seconds / 2, ask, seed)
+        await faults(RATES, switch=True)  # so that there is one, however few GETs there are
+        out.latencies += await loop(clients, seconds / 2, ask, seed)
+        out.seconds += time.perf_counter() - began
+        told = await faults({})
+        out.faults = Counter(told["counts"])  # they go on over both halves
+        live, ended = names[told["live"]], time.perf_counter()
+        await loop(clients, ttl_s + 1, ask, seed + 1)
+        out.recovered &= all(await asyncio.gather(*(ask(Random(0), q) for q in oracle.questions)))
+        watching.cancel()
+
+
+def soak(bucket: Path, seconds: float, clients: int, seed: int, ttl_s: float = REVALIDATE_S) -> Outcome:
+    """Half of `seconds` under faults without and with a cache, and ttl_s after each."""
+    oracle, out = oracle_of(bucket), Outcome()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for truth in oracle.truths.values():
+            shutil.copytree(bucket / truth.index.name, folder / "bucket/live", dirs_exist_ok=True)
+        load(folder / "bucket", folder / "state")
+        project = faulty_project(folder / "project")
+        variables = {"PUBLIC_READ": "1", "VANTAGE_CACHE_BYTES": "0"}
+        with serve(folder / "state", variables=variables, project=project) as server:
+            for cache in (0, CACHE_BYTES):
+                asyncio.run(_run(server.url, oracle, seconds / 2, clients, seed, ttl_s, cache, out))
+    return out
+
+
+def percentiles(seconds: list[float]) -> str:
+    """p50, p95 and p99 in ms."""
+    cuts = statistics.quantiles(seconds, n=100)
+    return f"p50 {1e3 * cuts[49]:.1f}, p95 {1e3 * cuts[94]:.1f}, p99 {1e3 * cuts[98]:.1f} ms"
+
+
+def main() -> int:
+    """Prints one line a figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bucket", type=Path)
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ttl", type=float, default=REVALIDATE_S, help="seconds after which CURRENT is read again")
+    options = parser.parse_args()
+    if len(list(options.bucket.glob("*/CURRENT"))) < 2:
+        parser.error(f"{options.bucket} holds fewer than two indexes: build one with --seed 0 and one with --seed 1")
+    out = soak(options.bucket, 60 * options.minutes, options.clients, options.seed, options.ttl)
+    asked = len(out.latencies)
+    print(f"asked: {asked} in {out.seconds:.0f} s by {options.clients} clients, {asked / out.seconds:.1f} a second")
+    print(f"took: {percentiles(out.latencies)}")
+    print(f"faults met: {', '.join(f'{n} {what}' for what, n in sorted(out.faults.items()))}")
+    print(f"answers by generation: {', '.join(f'{g} {n}' for g, n in sorted(out.by_generation.items()))}")
+    print(f"not complete, and said so: {out.incomplete}")
+    print(f"problems: {', '.join(f'{n} x {what}' for what, n in sorted(out.problems.items())) or 'none'}")
+    print(f"wrong answers: {out.wrong.total()}{''.join(f'; {n} x {what}' for what, n in sorted(out.wrong.items()))}")
+    print(f"Wasm heap at most: {out.heap / 2**20:.1f} MiB")
+    print(f"last trouble after the faults ended: {out.recovered_s:.1f} s (TTL {options.ttl:.0f} s)")
+    return 1 if out.wrong or not out.recovered or out.heap > HEAP_MAX else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

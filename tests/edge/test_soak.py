@@ -1,0 +1,27 @@
+"""A short soak: workerd under faults and switches of generation, each answer held against CPython's."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from build_index.serve import ROOT
+
+sys.path.append(str(ROOT / "bench"))
+import soak  # noqa: E402
+
+pytestmark = pytest.mark.edge
+
+SECONDS = 8.0  # with two starts about 20; `python bench/soak.py` takes minutes
+
+
+def test_no_answer_is_wrong_while_everything_fails(generations: tuple[Any, Any], tmp_path: Path) -> None:
+    for name, built in zip(("first", "second"), generations, strict=True):
+        shutil.copytree(built.bucket / built.name, tmp_path / name)
+    out = soak.soak(tmp_path, SECONDS, clients=16, seed=11, ttl_s=1.0)
+    assert not out.wrong
+    assert out.recovered
+    assert out.latencies and len(out.by_generation) == 2 and out.faults.total()
+    assert 0 < out.heap <= soak.HEAP_MAX

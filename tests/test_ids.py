@@ -1,0 +1,145 @@
+"""Rows by their id: as a query, and to read; each for so many GETs, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from doubles import Built, Recorder
+
+from vantage.api import Access, Reply, explain, handle
+from vantage.index import Query
+from vantage.service import Service
+from vantage.store import Folder
+
+AT = (0, 5, 100, 600)
+
+
+@pytest.fixture(params=["words", "points", "dots"])
+def built(request: pytest.FixtureRequest) -> Built:
+    found: Built = request.getfixturevalue(request.param)
+    return found
+
+
+def send(built: Built, path: str, body: dict[str, Any] | None = None, method: str = "") -> Reply:
+    async def read() -> bytes:
+        return json.dumps(body).encode()
+
+    method = method or ("GET" if body is None else "POST")
+    path = f"/v1/indexes/{built.name}/{path}"
+    return asyncio.run(handle(method, path, {}, read, Service(Folder(built.bucket), 0), Access(public=True), {}))
+
+
+def plain(identifier: int | bytes) -> int | str:
+    return identifier if isinstance(identifier, int) else identifier.decode()
+
+
+def test_a_query_by_id_leaves_its_row_out(built: Built) -> None:
+    """It is the query by the row's vector, without the row; and two GETs more, in two waves."""
+    for at in AT:
+        vector = built.vectors[at].tolist()
+        want = send(built, "query", {"vector": vector, "top_k": 11, "rerank": 20}).body
+        got = send(built, "query", {"id": plain(built.ids[at]), "top_k": 10, "rerank": 20}).body
+        assert plain(built.ids[at]) not in [m["id"] for m in got["matches"]]
+        left = [m for m in want["matches"] if m["id"] != plain(built.ids[at])]
+        assert got["matches"] == left[:10]
+        assert got["receipt"]["waves"] == want["receipt"]["waves"] + 2
+
+
+def test_what_a_query_by_id_reads_is_counted(built: Built) -> None:
+    bucket = Recorder(Folder(built.bucket))
+    index = built.open(bucket=bucket)
+    bucket.forget()
+    answer = asyncio.run(index.query(Query(None, id=built.ids[9])))
+    assert (answer.receipt.gets, answer.receipt.bytes) == (len(bucket.gets), bucket.bytes)
+    assert bucket.gets[0].key.endswith("ids.bin") and "vectors" in bucket.gets[1].key
+
+
+def test_a_budget_bounds_what_comes_after_the_lookup(words: Built) -> None:
+    body = send(words, "query", {"id": plain(words.ids[3]), "budget": {"gets": 1}}).body
+    assert body["receipt"]["gets"] == 3
+    assert not body["complete"]
+    body = send(words, "query", {"id": plain(words.ids[3]), "budget": {"gets": 0}}).body
+    assert (body["matches"], body["receipt"]["gets"]) == ([], 2)
+
+
+def test_explain_and_include_with_an_id(words: Built) -> None:
+    index, vector = words.open(), words.vectors[5].tolist()
+    row, _ = asyncio.run(index.find(words.ids[5], index_receipt()))
+    got = send(words, "query", {"id": plain(words.ids[5]), "explain": True}).body
+    assert got == explain(index, Query(vector, without=row))
+    body = send(words, "query", {"id": plain(words.ids[5]), "include": ["attributes", "vector"]}).body
+    assert all(len(m["vector"]) == 96 and m["attributes"] for m in body["matches"])
+
+
+def index_receipt() -> Any:
+    from vantage.stats import Receipt
+
+    return Receipt()
+
+
+def test_a_row_by_its_id(built: Built) -> None:
+    for at in AT:
+        reply = send(built, f"vectors/{quote(str(plain(built.ids[at])), safe='')}")
+        assert reply.status == 200, reply.body
+        assert reply.body["id"] == plain(built.ids[at])
+        assert reply.body["vector"] == built.vectors[at].tolist()
+        assert reply.body["attributes"] == built.attributes[at]
+        attributes = bool(built.attributes[at])
+        receipt = reply.body["receipt"]
+        assert (receipt["gets"], receipt["waves"]) == (2 + attributes, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "status"),
+    [
+        ("words", "no-such-id", 404),
+        ("words", "a%2Fb%3Fc%20d", 404),
+        ("words", "%FF%FE", 404),
+        ("words", "", 404),
+        ("points", "999999", 404),
+        ("points", "-" + "9" * 19, 404),
+        ("points", "abc", 400),
+        ("points", "1.5", 400),
+        ("points", "9" * 500, 400),
+    ],
+)
+def test_rows_that_there_are_not(request: pytest.FixtureRequest, name: str, path: str, status: int) -> None:
+    reply = send(request.getfixturevalue(name), f"vectors/{path}")
+    assert (reply.status, reply.body["status"]) == (status, status)
+
+
+@pytest.mark.parametrize(
+    ("name", "identifier", "status", "detail"),
+    [
+        ("words", "no-such-id", 404, "there is no row with id 'no-such-id'"),
+        ("words", 7, 400, "ids of 'words' are"),
+        ("words", None, 400, "id is neither a string nor an integer"),
+        ("words", True, 400, "id is neither a string nor an integer"),
+        ("words", "\ud800", 400, "id is not UTF-8"),
+        ("points", "7", 400, "ids of 'points' are i64"),
+        ("points", 10**30, 404, "there is no row with id 10"),
+        ("points", 3, 404, "there is no row with id 3"),
+    ],
+)
+def test_queries_by_wrong_ids(
+    request: pytest.FixtureRequest, name: str, identifier: Any, status: int, detail: str
+) -> None:
+    reply = send(request.getfixturevalue(name), "query", {"id": identifier})
+    assert reply.status == status
+    assert detail in reply.body["detail"]
+    assert reply.body["param"] == "id"
+
+
+def test_one_of_vector_vectors_and_id(words: Built) -> None:
+    for body in ({}, {"id": "a", "vector": [1.0]}, {"id": "a", "vectors": [[1.0]]}):
+        reply = send(words, "query", body)
+        assert reply.status == 400
+        assert "one of vector, vectors and id" in reply.body["detail"]
+
+
+def test_a_row_is_only_read(words: Built) -> None:
+    assert send(words, "vectors/a", method="POST").status == 405
