@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import obstore
@@ -47,6 +48,9 @@ class Place(Protocol):
 
     def digest(self, key: str) -> tuple[int, str] | None:
         """Size and SHA-256 of the bytes that are there, read whole in chunks; None without the object."""
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        """So many bytes of an object from `offset` on, fewer at its end; StoreError without the object."""
 
     def upload(self, key: str, source: Path, sha256: str) -> None:
         """Puts a file, in parts; the object appears whole or not at all."""
@@ -101,6 +105,36 @@ def _failed(address: str, key: str, error: Exception) -> StoreError:
     return StoreError(f"{address}/{key}: {what}", hint="check keys, permissions and the network, and run it again")
 
 
+def _unwilling(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path}: {error.strerror or error}", hint="check the folder, its permissions and its space")
+
+
+class Ranged(io.RawIOBase):
+    """An object as a file that is read in ranges."""
+
+    def __init__(self, place: Place, key: str, size: int) -> None:
+        self.place, self.key, self.size, self.at = place, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
+        return self.at
+
+    def readinto(self, target: Any) -> int:
+        data = self.place.read(self.key, self.at, max(0, min(len(target), self.size - self.at)))
+        target[: len(data)] = data
+        self.at += len(data)
+        return len(data)
+
+
 class StorePlace:
     """An S3 or R2 bucket."""
 
@@ -135,6 +169,12 @@ class StorePlace:
             return total, sha.hexdigest()
         except (NotFoundError, FileNotFoundError):
             return None
+        except (BaseError, OSError) as error:
+            raise _failed(self.address, key, error) from None
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        try:
+            return bytes(obstore.get_range(self.store, key, start=offset, length=length)) if length else b""
         except (BaseError, OSError) as error:
             raise _failed(self.address, key, error) from None
 
@@ -202,6 +242,14 @@ class FolderPlace:
                 return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        try:
+            with (self.path / key).open("rb") as file:
+                file.seek(offset)
+                return file.read(length)
+        except OSError as error:
+            raise _unwilling(self.path / key, error) from None
 
     def upload(self, key: str, source: Path, sha256: str) -> None:
         target = self.path / key

@@ -16,6 +16,7 @@ from . import generations as g
 from .bucket import place
 from .evaluate import open_index
 from .terminal import Bucket, Json, State, err, folder, out, progress, size
+from .verify import verify_deep
 
 Address = Annotated[str, typer.Argument(help="An index: a folder, s3://bucket/name or r2://bucket/name.")]
 
@@ -120,19 +121,33 @@ def _seconds(text: str) -> float:
     return int(match[1]) * {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}[match[2]]
 
 
-def verify_command(index: Address, as_json: Json = False) -> None:
+def verify_command(
+    index: Address,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every block, and hold ids, vectors and codes against each other.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Read every object of the live generation and compare it with the manifest; exit status 1 for damage.
 
-    Example: vantage verify r2://bucket/wordnet
+    Example: vantage verify r2://bucket/wordnet --deep
     """
+    where = place(index)
     with progress(1, "indexes") as say:
-        report = g.verify(place(index), lambda share: say("verify", share))
+        report = g.verify(where, lambda share: say("verify", share))
+        report["damages"] = len(report["damage"])
+        if deep and not report["damage"]:  # decoding tells nothing of objects that are not those that were written
+            report |= verify_deep(where, lambda share: say("decode", share))
     if as_json:
         print(json.dumps(report))
     else:
         for sentence in report["damage"]:
             err.print(f"damaged: {sentence}", highlight=False)
-        state = f"{len(report['damage'])} damaged" if report["damage"] else "whole"
+        state = f"{report['damages']} damaged" if report["damage"] else "whole"
+        if "codes" in report:
+            state += (
+                f"; {report['rows']:,} rows in {report['blocks']:,} blocks decoded, {report['codes']:,} codes compared"
+            )
         out.print(
             f"{index}: generation {report['generation']}, {report['objects']} objects, "
             f"{size(report['bytes'])}: {state}",
