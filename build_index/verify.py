@@ -139,9 +139,11 @@ def _ids(place: Place, root: Root, generation: str, rows: npt.NDArray[Any], foun
             found.add(f"{key}, page {page}: begins with another hash than root.bin says")
         last = int(hashes[-1])
         inside = numbers < root.index.rows
-        found.rows(f"{key}, page {page}", numbers[~inside], f"there are {root.index.rows} rows, but it has an entry")
+        found.rows(f"{key}, page {page}", numbers[~inside], f"there are {root.index.rows} rows, but an entry")
         at = numbers[inside]
-        found.rows(f"{key}, page {page}", at[rows["seen"][at] > 0], "a second entry")
+        again = rows["seen"][at] > 0
+        again[np.setdiff1d(np.arange(len(at)), np.unique(at, return_index=True)[1])] = True
+        found.rows(f"{key}, page {page}", at[again], "a second entry")
         rows["hash"][at], rows["check"][at], rows["seen"][at] = hashes[inside], checks[inside], 1
     if count != root.index.rows:
         found.add(f"{key}: {count} entries for {root.index.rows} rows")
