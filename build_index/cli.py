@@ -18,7 +18,14 @@ from vantage.index import Query
 from vantage.stats import Receipt
 
 from .build import Report, build, storage_usd, target_cost
-from .cli_bucket import gc_command, generations_command, publish_command, rollback_command, verify_command
+from .cli_bucket import (
+    diff_command,
+    gc_command,
+    generations_command,
+    publish_command,
+    rollback_command,
+    verify_command,
+)
 from .cli_cluster import cluster_command
 from .cli_eval import eval_command, export_router_command
 from .cli_lint import lint_command
@@ -369,6 +376,7 @@ app.command("generations")(generations_command)
 app.command("rollback")(rollback_command)
 app.command("gc")(gc_command)
 app.command("verify")(verify_command)
+app.command("diff")(diff_command)
 
 
 def main() -> None:

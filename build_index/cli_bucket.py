@@ -1,4 +1,4 @@
-"""`vantage publish`, `generations`, `rollback`, `gc` and `verify`: parse, call, print."""
+"""`vantage publish`, `generations`, `rollback`, `gc`, `verify` and `diff`: parse, call, print."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from vantage.errors import InputError
 
 from . import generations as g
 from .bucket import place
+from .diff import KINDS, diff
 from .evaluate import open_index
 from .terminal import Bucket, Json, State, err, folder, out, progress, size
 from .verify import verify_deep
@@ -155,3 +156,38 @@ def verify_command(
         )
     if report["damage"]:
         raise typer.Exit(1)
+
+
+def diff_command(
+    index: Address,
+    other: Annotated[str, typer.Argument(help="Another index; or a generation of the first, with a second one.")],
+    second: Annotated[str | None, typer.Argument(help="A generation: INDEX OLD NEW.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what changed between two indexes, or between two generations of one.
+
+    Example: vantage diff r2://bucket/wordnet bucket/wordnet
+    """
+    where = place(index)
+    old, new = ((where, None), (place(other), None)) if second is None else ((where, other), (where, second))
+    with progress(1, "indexes") as say:
+        found = diff(old, new, lambda share: say("compare", share))
+    if as_json:
+        print(json.dumps(found))
+        return
+    counts = found["rows"]
+    out.print(
+        f"{counts['added']:,} rows added, {counts['removed']:,} removed, {counts['changed']:,} with another vector, "
+        f"{counts['same']:,} the same",
+        highlight=False,
+    )
+    for kind in KINDS:
+        if found["ids"][kind]:
+            more = " ..." if counts[kind] > len(found["ids"][kind]) else ""
+            out.print(f"{kind}: {', '.join(map(str, found['ids'][kind]))}{more}", highlight=False)
+    table = Table("", "old", "new")
+    for name, was in found["old"].items():
+        now = found["new"][name]
+        if was != now:
+            table.add_row(name, *(size(v) if name == "bytes" else str(v) for v in (was, now)))
+    out.print(table if table.row_count else "nothing else differs")
