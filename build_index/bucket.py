@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from stat import S_ISREG
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import S3Store
 
-from vantage.errors import InputError, StoreError
+from vantage.errors import ChangedError, InputError, StoreError
+from vantage.store import Body, Bytes
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
 
 CHUNK_BYTES = 8 << 20  # of an upload or a read-back, each of a few at a time
 PARTS = 2  # of one upload, at a time
@@ -220,6 +228,32 @@ class StorePlace:
             raise _failed(self.address, key, error) from None
 
 
+class Remote:
+    """An index in an S3 or R2 bucket as the bucket of a reader, in which it is the only one."""
+
+    def __init__(self, place: StorePlace, name: str) -> None:
+        self.place, self.name = place, name
+
+    async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None:
+        key = key.removeprefix(f"{self.name}/")
+        options: GetOptions = {} if length is None else {"range": (offset, offset + length)}
+        if etag is not None:
+            options["if_match"] = etag
+        try:
+            found = await obstore.get_async(self.place.store, key, options=options)
+            data = bytes(await found.bytes_async())
+            return Bytes(data if length is not None else data[offset:], found.meta["size"], found.meta["e_tag"] or "")
+        except (NotFoundError, FileNotFoundError):
+            return None
+        except PreconditionError:
+            raise ChangedError(f"{key}: changed under its name", hint="open the index again") from None
+        except (BaseError, OSError) as error:
+            raise _failed(self.place.address, key, error) from None
+
+    async def list(self) -> list[str]:
+        return [self.name]
+
+
 class FolderPlace:
     """A folder; an object's etag is the SHA-256 of its bytes."""
 
@@ -231,6 +265,8 @@ class FolderPlace:
             data = (self.path / key).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise _unwilling(self.path / key, error) from None
         return data, hashlib.sha256(data).hexdigest()
 
     def stated(self, key: str) -> tuple[int, str] | None:
@@ -242,6 +278,8 @@ class FolderPlace:
                 return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise _unwilling(self.path / key, error) from None
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         try:
@@ -252,22 +290,30 @@ class FolderPlace:
             raise _unwilling(self.path / key, error) from None
 
     def upload(self, key: str, source: Path, sha256: str) -> None:
-        target = self.path / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        shutil.copyfile(source, part)
-        part.replace(target)
+        self._write(key, lambda part: shutil.copyfile(source, part))
 
     def put(self, key: str, data: bytes) -> None:
+        self._write(key, lambda part: part.write_bytes(data))
+
+    def _write(self, key: str, fill: Callable[[Path], object]) -> None:
         target = self.path / key
-        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        part.write_bytes(data)
-        part.replace(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fill(part)
+            part.replace(target)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            raise _unwilling(target, error) from None
 
     def swap(self, key: str, data: bytes, etag: str | None) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:  # file systems have no conditional rename
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise _unwilling(self.path, error) from None
+        with lock:  # file systems have no conditional rename
             fcntl.flock(lock, fcntl.LOCK_EX)
             found = self.get(key)
             if (None if found is None else found[1]) != etag:
@@ -275,13 +321,20 @@ class FolderPlace:
             self.put(key, data)
 
     def list(self) -> list[Stored]:
-        found = [p for p in sorted(self.path.rglob("*")) if p.is_file()]
-        return [Stored(p.relative_to(self.path).as_posix(), p.stat().st_size, p.stat().st_mtime) for p in found]
+        out = []
+        for path in sorted(self.path.rglob("*")):
+            with suppress(FileNotFoundError):  # another process may be deleting
+                stat = path.stat()
+                if S_ISREG(stat.st_mode):
+                    out.append(Stored(path.relative_to(self.path).as_posix(), stat.st_size, stat.st_mtime))
+        return out
 
     def delete(self, key: str) -> None:
         target = self.path / key
-        target.unlink(missing_ok=True)
-        for empty in target.parents:
-            if empty == self.path or not empty.is_dir() or any(empty.iterdir()):
-                break
-            empty.rmdir()
+        try:
+            target.unlink(missing_ok=True)
+            for folder in takewhile(lambda folder: folder != self.path, target.parents):
+                folder.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
+                raise _unwilling(target, error) from None

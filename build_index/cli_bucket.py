@@ -16,10 +16,8 @@ from . import generations as g
 from .bucket import place
 from .diff import KINDS, diff
 from .evaluate import open_index
-from .terminal import Bucket, Json, State, err, folder, out, progress, size
+from .terminal import Address, Bucket, Json, State, err, folder, out, progress, size
 from .verify import verify_deep
-
-Address = Annotated[str, typer.Argument(help="An index: a folder, s3://bucket/name or r2://bucket/name.")]
 
 
 def publish_command(
