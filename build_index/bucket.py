@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Protocol
+from stat import S_ISREG
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import S3Store
 
-from vantage.errors import InputError, StoreError
+from vantage.errors import ChangedError, InputError, StoreError
+from vantage.store import Body, Bytes
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
 
 CHUNK_BYTES = 8 << 20  # of an upload or a read-back, each of a few at a time
 PARTS = 2  # of one upload, at a time
@@ -47,6 +56,9 @@ class Place(Protocol):
 
     def digest(self, key: str) -> tuple[int, str] | None:
         """Size and SHA-256 of the bytes that are there, read whole in chunks; None without the object."""
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        """So many bytes of an object from `offset` on, fewer at its end; StoreError without the object."""
 
     def upload(self, key: str, source: Path, sha256: str) -> None:
         """Puts a file, in parts; the object appears whole or not at all."""
@@ -101,6 +113,36 @@ def _failed(address: str, key: str, error: Exception) -> StoreError:
     return StoreError(f"{address}/{key}: {what}", hint="check keys, permissions and the network, and run it again")
 
 
+def _unwilling(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path}: {error.strerror or error}", hint="check the folder, its permissions and its space")
+
+
+class Ranged(io.RawIOBase):
+    """An object as a file that is read in ranges."""
+
+    def __init__(self, place: Place, key: str, size: int) -> None:
+        self.place, self.key, self.size, self.at = place, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
+        return self.at
+
+    def readinto(self, target: Any) -> int:
+        data = self.place.read(self.key, self.at, max(0, min(len(target), self.size - self.at)))
+        target[: len(data)] = data
+        self.at += len(data)
+        return len(data)
+
+
 class StorePlace:
     """An S3 or R2 bucket."""
 
@@ -135,6 +177,12 @@ class StorePlace:
             return total, sha.hexdigest()
         except (NotFoundError, FileNotFoundError):
             return None
+        except (BaseError, OSError) as error:
+            raise _failed(self.address, key, error) from None
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        try:
+            return bytes(obstore.get_range(self.store, key, start=offset, length=length)) if length else b""
         except (BaseError, OSError) as error:
             raise _failed(self.address, key, error) from None
 
@@ -180,6 +228,32 @@ class StorePlace:
             raise _failed(self.address, key, error) from None
 
 
+class Remote:
+    """An index in an S3 or R2 bucket as the bucket of a reader, in which it is the only one."""
+
+    def __init__(self, place: StorePlace, name: str) -> None:
+        self.place, self.name = place, name
+
+    async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None:
+        key = key.removeprefix(f"{self.name}/")
+        options: GetOptions = {} if length is None else {"range": (offset, offset + length)}
+        if etag is not None:
+            options["if_match"] = etag
+        try:
+            found = await obstore.get_async(self.place.store, key, options=options)
+            data = bytes(await found.bytes_async())
+            return Bytes(data if length is not None else data[offset:], found.meta["size"], found.meta["e_tag"] or "")
+        except (NotFoundError, FileNotFoundError):
+            return None
+        except PreconditionError:
+            raise ChangedError(f"{key}: changed under its name", hint="open the index again") from None
+        except (BaseError, OSError) as error:
+            raise _failed(self.place.address, key, error) from None
+
+    async def list(self) -> list[str]:
+        return [self.name]
+
+
 class FolderPlace:
     """A folder; an object's etag is the SHA-256 of its bytes."""
 
@@ -191,6 +265,8 @@ class FolderPlace:
             data = (self.path / key).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise _unwilling(self.path / key, error) from None
         return data, hashlib.sha256(data).hexdigest()
 
     def stated(self, key: str) -> tuple[int, str] | None:
@@ -202,24 +278,42 @@ class FolderPlace:
                 return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise _unwilling(self.path / key, error) from None
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        try:
+            with (self.path / key).open("rb") as file:
+                file.seek(offset)
+                return file.read(length)
+        except OSError as error:
+            raise _unwilling(self.path / key, error) from None
 
     def upload(self, key: str, source: Path, sha256: str) -> None:
-        target = self.path / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        shutil.copyfile(source, part)
-        part.replace(target)
+        self._write(key, lambda part: shutil.copyfile(source, part))
 
     def put(self, key: str, data: bytes) -> None:
+        self._write(key, lambda part: part.write_bytes(data))
+
+    def _write(self, key: str, fill: Callable[[Path], object]) -> None:
         target = self.path / key
-        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        part.write_bytes(data)
-        part.replace(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fill(part)
+            part.replace(target)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            raise _unwilling(target, error) from None
 
     def swap(self, key: str, data: bytes, etag: str | None) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:  # file systems have no conditional rename
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise _unwilling(self.path, error) from None
+        with lock:  # file systems have no conditional rename
             fcntl.flock(lock, fcntl.LOCK_EX)
             found = self.get(key)
             if (None if found is None else found[1]) != etag:
@@ -227,13 +321,20 @@ class FolderPlace:
             self.put(key, data)
 
     def list(self) -> list[Stored]:
-        found = [p for p in sorted(self.path.rglob("*")) if p.is_file()]
-        return [Stored(p.relative_to(self.path).as_posix(), p.stat().st_size, p.stat().st_mtime) for p in found]
+        out = []
+        for path in sorted(self.path.rglob("*")):
+            with suppress(FileNotFoundError):  # another process may be deleting
+                stat = path.stat()
+                if S_ISREG(stat.st_mode):
+                    out.append(Stored(path.relative_to(self.path).as_posix(), stat.st_size, stat.st_mtime))
+        return out
 
     def delete(self, key: str) -> None:
         target = self.path / key
-        target.unlink(missing_ok=True)
-        for empty in target.parents:
-            if empty == self.path or not empty.is_dir() or any(empty.iterdir()):
-                break
-            empty.rmdir()
+        try:
+            target.unlink(missing_ok=True)
+            for folder in takewhile(lambda folder: folder != self.path, target.parents):
+                folder.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
+                raise _unwilling(target, error) from None

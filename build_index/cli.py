@@ -6,7 +6,9 @@ import asyncio
 import json
 import sys
 import time
-from pathlib import Path
+from contextlib import ExitStack
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -17,18 +19,27 @@ from vantage.errors import InputError, VantageError
 from vantage.index import Query
 from vantage.stats import Receipt
 
+from .bucket import place
 from .build import Report, build, storage_usd, target_cost
-from .cli_bucket import gc_command, generations_command, publish_command, rollback_command, verify_command
+from .cli_bucket import (
+    diff_command,
+    gc_command,
+    generations_command,
+    publish_command,
+    rollback_command,
+    verify_command,
+)
 from .cli_cluster import cluster_command
 from .cli_eval import eval_command, export_router_command
 from .cli_lint import lint_command
 from .codecs import CODECS
 from .evaluate import open_index, read_queries
 from .fit import Options
+from .generations import publish
 from .rotations import ROTATIONS
 from .routers import ROUTERS
 from .source import Source, open_source, source_metric
-from .terminal import Bucket, Json, State, err, folder, nbytes, out, progress, size
+from .terminal import Address, Json, State, err, folder, nbytes, out, progress, size
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,7 +52,9 @@ app = typer.Typer(
 @app.command("build")
 def build_command(
     source: Annotated[list[str], typer.Argument(help="Files of one kind, folders of them, s3:// or r2:// URLs.")],
-    to: Annotated[str, typer.Option("--out", help="The index to make: bucket/name.")],
+    to: Annotated[
+        str, typer.Option("--out", help="The index to make: bucket/name, s3://bucket/name or r2://bucket/name.")
+    ],
     recall: Annotated[float, typer.Option(help="Mean recall@k to promise.")] = 0.95,
     k: Annotated[int, typer.Option(help="The k of the promise.")] = 100,
     metric: Annotated[str | None, typer.Option(help="cosine, l2 or dot; cosine where the source names none.")] = None,
@@ -101,22 +114,27 @@ def build_command(
         model,
     )
     started = time.monotonic()
+    target = place(to) if "://" in to else None  # refused before the work
     _show_plan(opened, options, metric, to)
-    with progress(opened.rows, "rows") as say:
+    with ExitStack() as stack:
+        home = folder(to) if target is None else Path(stack.enter_context(TemporaryDirectory())) / PurePath(to).name
+        say = stack.enter_context(progress(opened.rows, "rows"))
         report = build(
             opened,
-            folder(to),
+            home,
             options,
             metric,
             wide=vectors == "f32",
             say=say,
             tell=lambda text: err.print(f"note: {text}"),
         )
+        if target is not None:
+            publish(home, target, lambda share: say("publish", share))
     seconds = time.monotonic() - started
     if as_json:
-        print(json.dumps(report.as_dict() | {"seconds": round(seconds, 1)}))
+        print(json.dumps(report.as_dict() | {"index": to, "seconds": round(seconds, 1)}))
     else:
-        show_report(report, seconds)
+        show_report(report, seconds, to)
 
 
 def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
@@ -132,10 +150,12 @@ def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
     )
 
 
-def show_report(report: Report, seconds: float | None) -> None:
-    """The table that ends a build."""
+def show_report(report: Report, seconds: float | None, index: str | None = None) -> None:
+    """The table that ends a build. index: its address where that is not the folder it was built in."""
     table = Table(
-        title=f"{report.index}  generation {report.current.generation}", title_justify="left", show_header=False
+        title=f"{index or report.index}  generation {report.current.generation}",
+        title_justify="left",
+        show_header=False,
     )
     table.add_column(style="bold")
     table.add_column()
@@ -158,18 +178,19 @@ def show_report(report: Report, seconds: float | None) -> None:
     out.print(table)
     if seconds is not None:
         out.print(
-            f"Try: vantage query {report.index} --id ID   or: vantage serve {report.index.parent}", highlight=False
+            f"Try: vantage query {index or report.index} --id ID"
+            + ("" if index and "://" in index else f"   or: vantage serve {report.index.parent}"),
+            highlight=False,
         )
 
 
 @app.command()
-def info(index: Bucket, as_json: Json = False) -> None:
+def info(index: Address, as_json: Json = False) -> None:
     """What an index is and what it promises.
 
     Example: vantage info bucket/wordnet
     """
-    path = folder(index)
-    opened = open_index(path)
+    opened = open_index(index)
     described = api.describe(opened)
     root = opened.root
     total = sum(root.objects.shards) + sum(root.objects.parts) + root.objects.ids + opened.current.root.size
@@ -212,7 +233,7 @@ def info(index: Bucket, as_json: Json = False) -> None:
 
 @app.command()
 def query(
-    index: Bucket,
+    index: Address,
     vector: Annotated[Path | None, typer.Option(help="A .npy or Parquet file; its first vector is the query.")] = None,
     identifier: Annotated[str | None, typer.Option("--id", help="Id of a stored row as the query.")] = None,
     top_k: Annotated[int, typer.Option(help="Answers, 1 to 1000.")] = 10,
@@ -223,11 +244,11 @@ def query(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask an index on this machine.
+    """Ask an index, here or in a bucket.
 
     Example: vantage query bucket/wordnet --id n00001740 --top-k 5
     """
-    opened = open_index(folder(index))
+    opened = open_index(index)
     receipt = Receipt()
 
     async def ask() -> Any:
@@ -297,7 +318,7 @@ app.command("export-router")(export_router_command)
 
 @app.command()
 def explain(
-    index: Bucket,
+    index: Address,
     vector: Annotated[Path, typer.Option(help="A .npy or Parquet file; its first vector is the query.")],
     top_k: Annotated[int, typer.Option(help="Answers, 1 to 1000.")] = 10,
     recall: Annotated[float | None, typer.Option(help="Recall for this query.")] = None,
@@ -308,7 +329,7 @@ def explain(
     Example: vantage explain bucket/wordnet --vector query.npy
     """
     values = read_queries(vector, 1).vectors[0].tolist()
-    plan = api.explain(open_index(folder(index)), Query(values, top_k, recall))
+    plan = api.explain(open_index(index), Query(values, top_k, recall))
     if as_json:
         print(json.dumps(plan))
         return
@@ -369,6 +390,7 @@ app.command("generations")(generations_command)
 app.command("rollback")(rollback_command)
 app.command("gc")(gc_command)
 app.command("verify")(verify_command)
+app.command("diff")(diff_command)
 
 
 def main() -> None:

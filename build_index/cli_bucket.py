@@ -1,4 +1,4 @@
-"""`vantage publish`, `generations`, `rollback`, `gc` and `verify`: parse, call, print."""
+"""`vantage publish`, `generations`, `rollback`, `gc`, `verify` and `diff`: parse, call, print."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vantage.errors import InputError
 
 from . import generations as g
 from .bucket import place
+from .diff import KINDS, diff
 from .evaluate import open_index
-from .terminal import Bucket, Json, State, err, folder, out, progress, size
-
-Address = Annotated[str, typer.Argument(help="An index: a folder, s3://bucket/name or r2://bucket/name.")]
+from .terminal import Address, Bucket, Json, State, err, folder, out, progress, size
+from .verify import verify_deep
 
 
 def publish_command(
@@ -120,19 +120,33 @@ def _seconds(text: str) -> float:
     return int(match[1]) * {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}[match[2]]
 
 
-def verify_command(index: Address, as_json: Json = False) -> None:
+def verify_command(
+    index: Address,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every block, and hold ids, vectors and codes against each other.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Read every object of the live generation and compare it with the manifest; exit status 1 for damage.
 
-    Example: vantage verify r2://bucket/wordnet
+    Example: vantage verify r2://bucket/wordnet --deep
     """
+    where = place(index)
     with progress(1, "indexes") as say:
-        report = g.verify(place(index), lambda share: say("verify", share))
+        report = g.verify(where, lambda share: say("verify", share))
+        report["damages"] = len(report["damage"])
+        if deep and not report["damage"]:  # decoding tells nothing of objects that are not those that were written
+            report |= verify_deep(where, lambda share: say("decode", share))
     if as_json:
         print(json.dumps(report))
     else:
         for sentence in report["damage"]:
             err.print(f"damaged: {sentence}", highlight=False)
-        state = f"{len(report['damage'])} damaged" if report["damage"] else "whole"
+        state = f"{report['damages']} damaged" if report["damage"] else "whole"
+        if "codes" in report:
+            state += (
+                f"; {report['rows']:,} rows in {report['blocks']:,} blocks decoded, {report['codes']:,} codes compared"
+            )
         out.print(
             f"{index}: generation {report['generation']}, {report['objects']} objects, "
             f"{size(report['bytes'])}: {state}",
@@ -140,3 +154,38 @@ def verify_command(index: Address, as_json: Json = False) -> None:
         )
     if report["damage"]:
         raise typer.Exit(1)
+
+
+def diff_command(
+    index: Address,
+    other: Annotated[str, typer.Argument(help="Another index; or a generation of the first, with a second one.")],
+    second: Annotated[str | None, typer.Argument(help="A generation: INDEX OLD NEW.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what changed between two indexes, or between two generations of one.
+
+    Example: vantage diff r2://bucket/wordnet bucket/wordnet
+    """
+    where = place(index)
+    old, new = ((where, None), (place(other), None)) if second is None else ((where, other), (where, second))
+    with progress(1, "indexes") as say:
+        found = diff(old, new, lambda share: say("compare", share))
+    if as_json:
+        print(json.dumps(found))
+        return
+    counts = found["rows"]
+    out.print(
+        f"{counts['added']:,} rows added, {counts['removed']:,} removed, {counts['changed']:,} with another vector, "
+        f"{counts['same']:,} the same",
+        highlight=False,
+    )
+    for kind in KINDS:
+        if found["ids"][kind]:
+            more = " ..." if counts[kind] > len(found["ids"][kind]) else ""
+            out.print(f"{kind}: {', '.join(map(str, found['ids'][kind]))}{more}", highlight=False)
+    table = Table("", "old", "new")
+    for name, was in found["old"].items():
+        now = found["new"][name]
+        if was != now:
+            table.add_row(name, *(size(v) if name == "bytes" else str(v) for v in (was, now)))
+    out.print(table if table.row_count else "nothing else differs")

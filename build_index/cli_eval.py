@@ -14,11 +14,11 @@ from vantage.errors import InputError
 from .curve import CURVE_QUERIES, picture
 from .curve import curve as measure_curve
 from .evaluate import evaluate, read_queries
-from .terminal import Bucket, Json, folder, nbytes, out, progress, size, writable
+from .terminal import Address, Bucket, Json, folder, nbytes, out, progress, size, writable
 
 
 def eval_command(
-    index: Bucket,
+    index: Address,
     queries: Annotated[Path, typer.Option(help="A source of queries: .parquet, .npy, .fvecs, .hdf5 (its test).")],
     k: Annotated[int | None, typer.Option(help="recall@k; the contract's k by default.")] = None,
     cache: Annotated[str, typer.Option(help="Cache of planes beyond the root; 0 for none.")] = "0",
@@ -40,7 +40,7 @@ def eval_command(
     if curve:
         if recall is not None:
             raise InputError("--curve asks at every promise", hint="leave --recall out")
-        _curve(folder(index), queries, k, nbytes(cache), warm, limit, rerank, svg, as_json)
+        _curve(index, queries, k, nbytes(cache), warm, limit, rerank, svg, as_json)
         return
     if svg is not None:
         raise InputError("--svg draws a curve", hint="add --curve")
@@ -49,7 +49,7 @@ def eval_command(
         asked = asked.spread(limit)
     with progress(len(asked.vectors), "queries") as say:
         result = evaluate(
-            folder(index), asked, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
+            index, asked, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
             progress=lambda share: say("queries", share),
         )  # fmt: skip
     if as_json:
@@ -67,7 +67,7 @@ def eval_command(
 
 
 def _curve(
-    path: Path, queries: Path, k: int | None, cache_bytes: int, warm: bool, limit: int | None, rerank: int,
+    path: str, queries: Path, k: int | None, cache_bytes: int, warm: bool, limit: int | None, rerank: int,
     svg: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     if svg is not None:

@@ -35,7 +35,7 @@ def promises(contract: Contract, stop: Stop | None) -> list[float]:
 
 
 def curve(
-    path: Path,
+    path: Path | str,
     queries: Queries,
     *,
     k: int | None = None,
@@ -61,7 +61,7 @@ def curve(
         )  # fmt: skip
         points.append({"promise": promise} | {name: found[name] for name in COSTS})
     return {
-        "index": path.name, "rows": index.root.index.rows, "queries": len(queries.vectors), "k": k,
+        "index": index.name, "rows": index.root.index.rows, "queries": len(queries.vectors), "k": k,
         "promise_k": contract.k, "target": contract.target,
         "points": points,
     }  # fmt: skip

@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vantage.cache import Cache
@@ -20,14 +21,20 @@ from vantage.index import TOP_K_MAX, Answer, Index, Query
 from vantage.stats import Receipt
 from vantage.store import Folder
 
+from .bucket import Ranged, Remote, StorePlace, place
 from .source import HDF5, open_source
 from .sources import hdf5, vecs
 from .truth import CHUNK_BYTES, exact_neighbours
 
 
-def open_index(path: Path, cache_bytes: int = 0) -> Index:
-    """Opens bucket/name in a folder. Raises NotFoundError, or DamagedError when it does not hold together."""
-    return asyncio.run(Index.open(Folder(path.parent), path.name, Cache(cache_bytes), Receipt()))
+def open_index(path: Path | str, cache_bytes: int = 0) -> Index:
+    """Opens an index: bucket/name in a folder, s3://bucket/name or r2://bucket/name.
+
+    Raises NotFoundError, DamagedError when it does not hold together, or StoreError when a bucket fails.
+    """
+    where, name = place(str(path)), PurePath(path).name
+    bucket = Remote(where, name) if isinstance(where, StorePlace) else Folder(Path(path).parent)
+    return asyncio.run(Index.open(bucket, name, Cache(cache_bytes), Receipt()))
 
 
 @dataclass(frozen=True)
@@ -78,16 +85,18 @@ def _source_batches(path: Path) -> Iterator[npt.NDArray[Any]]:
     return (batch.vectors for batch in open_source([path], attributes=[]).batches(4096))
 
 
-def source_rows(path: Path, index: Index) -> npt.NDArray[np.int64]:
+def source_rows(path: Path | str, index: Index) -> npt.NDArray[np.int64]:
     """(N) source row of each row number, from the Parquet files."""
-    parts = range(len(index.root.objects.parts))
-    files = [path / part_key(index.current.generation, part) for part in parts]
-    return np.concatenate([pq.read_table(f, columns=["source_row"])["source_row"].to_numpy() for f in files])
+    where, out = place(str(path)), []
+    for part, nbytes in enumerate(index.root.objects.parts):
+        file = pa.PythonFile(Ranged(where, part_key(index.current.generation, part), nbytes), "r")
+        out.append(pq.read_table(file, columns=["source_row"])["source_row"].to_numpy())
+    return np.concatenate(out)
 
 
-def computed_truth(path: Path, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
+def computed_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
     """Exact neighbours of the stored vectors, as source rows."""
-    root, source = index.root, source_rows(path, index)
+    root, source, where = index.root, source_rows(path, index), place(str(path))
     dtype = {"f16": np.float16, "f32": np.float32, "u8": np.uint8, "i8": np.int8}[root.index.vector_kind]
     width = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
 
@@ -95,12 +104,12 @@ def computed_truth(path: Path, index: Index, queries: npt.NDArray[np.float32], k
         step = max(1, CHUNK_BYTES // (4 * root.index.dimension))
         pages = root.vectors
         for page in range(len(pages.part)):
-            with (path / part_key(index.current.generation, pages.part[page])).open("rb") as file:
-                for low in range(pages.first_row[page], pages.first_row[page + 1], step):
-                    n = min(step, pages.first_row[page + 1] - low)
-                    file.seek(pages.offset[page] + (low - pages.first_row[page]) * width)
-                    x = np.frombuffer(file.read(n * width), dtype).reshape(n, -1).astype(np.float32)
-                    yield low, _unit(x) if root.index.metric == "cosine" else x
+            key = part_key(index.current.generation, pages.part[page])
+            for low in range(pages.first_row[page], pages.first_row[page + 1], step):
+                n = min(step, pages.first_row[page + 1] - low)
+                data = where.read(key, pages.offset[page] + (low - pages.first_row[page]) * width, n * width)
+                x = np.frombuffer(data, dtype).reshape(n, -1).astype(np.float32)
+                yield low, _unit(x) if root.index.metric == "cosine" else x
 
     prepared = _unit(queries) if root.index.metric == "cosine" else queries
     rows = exact_neighbours(prepared, chunks(), min(k, root.index.rows), root.index.metric)
@@ -112,7 +121,7 @@ def _unit(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return out
 
 
-def checked_truth(path: Path, index: Index, queries: Queries, k: int) -> npt.NDArray[np.int32]:
+def checked_truth(path: Path | str, index: Index, queries: Queries, k: int) -> npt.NDArray[np.int32]:
     """i32 (Q, k or more): the neighbours that came with the queries, or exact ones, computed.
 
     Raises InputError where queries or k do not fit the index.
@@ -131,7 +140,7 @@ def checked_truth(path: Path, index: Index, queries: Queries, k: int) -> npt.NDA
 
 
 def evaluate(
-    path: Path,
+    path: Path | str,
     queries: Queries,
     *,
     k: int | None = None,
@@ -174,7 +183,7 @@ def evaluate(
         return float(np.mean([getattr(r, name) for r in receipts]))
 
     return {
-        "index": path.name, "rows": index.root.index.rows, "dimension": index.root.index.dimension,
+        "index": index.name, "rows": index.root.index.rows, "dimension": index.root.index.dimension,
         "metric": index.root.index.metric, "queries": len(answers), "k": k, "recall": float(np.mean(hits)),
         "target": contract.target if recall is None else recall, "gets": mean("gets"), "bytes": mean("bytes"),
         "waves": mean("waves"), "blocks": mean("blocks"), "scan_cost": mean("rows") / index.root.index.rows,

@@ -44,7 +44,7 @@ def _current(place: Place) -> tuple[Current | None, str | None, dict[str, Any]]:
     return Current.unpack(found[0], "CURRENT"), found[1], json.loads(found[0])
 
 
-def _live(place: Place) -> tuple[Current, str | None, dict[str, Any]]:
+def live(place: Place) -> tuple[Current, str | None, dict[str, Any]]:
     current, etag, members = _current(place)
     if current is None:
         raise NotFoundError("there is no index here: no CURRENT", hint="check the address")
@@ -59,7 +59,7 @@ def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[s
     publisher came first, StoreError where the bucket fails: CURRENT then names what it named before.
     """
     home = FolderPlace(source)
-    current, _, _ = _live(home)
+    current, _, _ = live(home)
     text = home.get(current.manifest.key)
     if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:
         raise DamagedError(f"{source / current.manifest.key}: is not what CURRENT says", hint="build the index again")
@@ -168,28 +168,35 @@ def generations(place: Place) -> list[dict[str, Any]]:
     return sorted(out, key=lambda g: (g["written"], g["generation"]), reverse=True)
 
 
+def named(place: Place, generation: str) -> tuple[Current, list[ObjectName], bytes]:
+    """What CURRENT would be with this generation live; its objects; its manifest. NotFoundError without a manifest."""
+    found = place.get(f"{generation}/manifest.json") if NAME.fullmatch(generation) else None
+    if found is None:
+        raise NotFoundError(f"there is no whole generation {generation}", hint="`vantage generations` lists them")
+    objects = manifest_objects(found[0], generation)
+    root = next((o for o in objects if o.key == f"{generation}/root.bin"), None)
+    if root is None:
+        raise DamagedError(f"{generation}/manifest.json: names no root.bin", hint="publish it again")
+    manifest = ObjectName(f"{generation}/manifest.json", len(found[0]), hashlib.sha256(found[0]).hexdigest())
+    return Current(generation, root, manifest), objects, found[0]
+
+
 def rollback(place: Place, generation: str | None = None) -> dict[str, Any]:
     """Makes a generation live again, the one before by default, once each of its objects was read and is whole.
 
     Raises InputError where none can be named, DamagedError where it is not whole, ConflictError as publish.
     """
-    current, etag, members = _live(place)
+    current, etag, members = live(place)
     wanted = generation or members.get("previous")
     if not isinstance(wanted, str) or not NAME.fullmatch(wanted):
         raise InputError("which generation was live before is not known", hint="name one of `vantage generations`")
     if wanted == current.generation:
         return {"generation": wanted, "previous": members.get("previous"), "swapped": False}
-    text = place.get(f"{wanted}/manifest.json")
-    if text is None:
-        raise InputError(f"there is no whole generation {wanted}", hint="`vantage generations` lists them")
-    objects = manifest_objects(text[0], wanted)
+    new, objects, text = named(place, wanted)
     bad = [o.key for o in objects if place.digest(o.key) != (o.size, o.sha256)]
     if bad:
         raise DamagedError(f"{bad[0]}: is missing or not what was written", hint="name another, or publish it again")
-    root = next(o for o in objects if o.key == f"{wanted}/root.bin")
-    manifest = ObjectName(f"{wanted}/manifest.json", len(text[0]), hashlib.sha256(text[0]).hexdigest())
-    new = Current(wanted, root, manifest)
-    _seal(place, new, text[0])
+    _seal(place, new, text)
     _swap(place, new, current, etag, members)
     return {"generation": wanted, "previous": current.generation, "swapped": True}
 
@@ -200,11 +207,11 @@ def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, A
     Never the live one, nor the one that it would roll back to. The manifest goes first: what is left of a generation
     then cannot be rolled back to, and the next run deletes the rest.
     """
-    current, _, members = _live(place)
+    current, _, members = live(place)
     deleted, freed = [], 0
     for name in sorted(_grouped(place)):
         stored = _grouped(place).get(name, [])  # again, just before: somebody may be publishing it
-        current, _, members = _live(place)
+        current, _, members = live(place)
         young = any(time.time() - s.modified < older_than for s in stored)
         if young or not stored or name in (current.generation, members.get("previous")):
             continue
@@ -219,7 +226,7 @@ def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, A
 
 def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
     """Reads every object of the live generation and compares size and SHA-256; `damage` is a list of sentences."""
-    current, _, _ = _live(place)
+    current, _, _ = live(place)
     damage: list[str] = []
     text = place.get(current.manifest.key)
     if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:

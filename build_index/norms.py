@@ -41,7 +41,19 @@ def up(value: float) -> float:
     return float(np.nextafter(np.float32(value * (1 + ROUNDING)), np.float32(np.inf))) if value else 0.0
 
 
-def error_norms(
+@dataclass(frozen=True)
+class Errors:
+    """Of the rows of one block, f64 (n) each: length of what the code leaves of the full vector, what the score is off
+    besides, what the axes add up to at most; and the distance from the centre.
+    """
+
+    left: F64
+    fixed: F64
+    spread: F64
+    radius: F64
+
+
+def errors(
     section: LrsqSection,
     axes: npt.NDArray[np.float32],
     encoded: list[Encoded],
@@ -49,8 +61,8 @@ def error_norms(
     centres: F64,
     biases: F64,
     metric: str,
-) -> list[Lengths]:
-    """The error norms of consecutive blocks; docs/exact.md says what they prove.
+) -> list[Errors]:
+    """How far codes of consecutive blocks are from their vectors.
 
     x f64 (n, d): the full vectors as stored, in the scale of the index (cosine: of norm 1), block after block. axes f32
     (A, d) and centres f64 (B, d) as stored; biases f64 (B) of the centres.
@@ -71,15 +83,28 @@ def error_norms(
             fixed = -(seen @ centre) - 0.5 * np.einsum("ij,ij->i", r, r) - h - (0.5 * centre @ centre + bias)
         else:
             fixed = error @ centre - h
-        norms = np.linalg.norm(error, axis=1)
-        step = up(norms.max(initial=0) / 255)
-        values = np.ceil(norms * (1 + ROUNDING) / step).astype(np.int64) if step else np.zeros(len(norms), np.int64)
+        left, radius = np.linalg.norm(error, axis=1), np.linalg.norm(r, axis=1)
+        out.append(Errors(left, np.abs(fixed), np.abs(f) * lengths[part], radius))
+    return out
+
+
+def error_norms(
+    section: LrsqSection,
+    axes: npt.NDArray[np.float32],
+    encoded: list[Encoded],
+    x: F64,
+    centres: F64,
+    biases: F64,
+    metric: str,
+) -> list[Lengths]:
+    """The error norms of consecutive blocks, of `errors`; docs/exact.md says what they prove."""
+    out = []
+    for one in errors(section, axes, encoded, x, centres, biases, metric):
+        step = up(one.left.max(initial=0) / 255)
+        values = np.ceil(one.left * (1 + ROUNDING) / step).astype(np.int64) if step else np.zeros(len(one.left), int)
         plane = pack_norms(
-            step,
-            up(np.abs(fixed).max(initial=0)),
-            up((np.abs(f) * lengths[part]).max(initial=0)),
-            values.astype(np.uint8).tobytes(),
+            step, up(one.fixed.max(initial=0)), up(one.spread.max(initial=0)), values.astype(np.uint8).tobytes()
         )
         assert values.max(initial=0) <= 255
-        out.append(Lengths(plane, up(np.linalg.norm(r, axis=1).max(initial=0))))
+        out.append(Lengths(plane, up(one.radius.max(initial=0))))
     return out

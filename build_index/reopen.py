@@ -78,7 +78,7 @@ def reopen(path: Path) -> Saved:
         data = np.memmap(path / shard_key(generation, shard), np.uint8, "r")
         for b in range(directory.shard_blocks[shard], directory.shard_blocks[shard + 1]):
             block = data[directory.offset[b] :][: directory.size[b]]
-            one, rows = _codes(block, directory.rows[b], root.codec.code_bytes)
+            one, rows = codes_of_block(block, directory.rows[b], root.codec.code_bytes)
             codes.append(one)
             own = int(first_row[b + 1] - first_row[b])
             more = place[rows[own:]]
@@ -92,10 +92,10 @@ def reopen(path: Path) -> Saved:
                     ).encode()
 
     stored = Arrays(
-        _matrix(table["vector"], section.vector_kind, section.dimension)[order], section.vector_kind,
+        vectors_of_column(table["vector"], section.vector_kind, section.dimension)[order], section.vector_kind,
         _id_values(table["id"], section.id_kind, order), records,
     )  # fmt: skip
-    centres = _centres(root)
+    centres = centres_of(root)
     shape = Shape(
         Partition(centres, home), _copies(np.concatenate(copies), section.rows), section.router,
         _router(path / generation, root), root.centres, centres,
@@ -162,7 +162,7 @@ def _manifest(path: Path, key: str, sha256: str) -> dict[str, Any]:
     return manifest
 
 
-def _codes(block: npt.NDArray[np.uint8], n: int, width: int) -> tuple[Encoded, Ints]:
+def codes_of_block(block: npt.NDArray[np.uint8], n: int, width: int) -> tuple[Encoded, Ints]:
     """What encode_blocks gave for a block, and the numbers of its rows."""
     at = block_planes(n, width)
     grouped = block[at.codes : at.f].reshape(-1, width, 16)
@@ -181,7 +181,7 @@ def _copies(pairs: Ints, rows: int) -> npt.NDArray[np.int32]:
     return out
 
 
-def _centres(root: Root) -> npt.NDArray[np.float32]:
+def centres_of(root: Root) -> npt.NDArray[np.float32]:
     d = root.index.dimension
     table = np.frombuffer(root.centres.table, np.int8).reshape(root.index.blocks, aligned(d, 16))[:, :d]
     out: npt.NDArray[np.float32] = table.astype(np.float32) * np.asarray(root.centres.scale, np.float32)[:, None]
@@ -195,7 +195,7 @@ def _router(folder: Path, root: Root) -> Any:
     return replace(root.router, pages=memoryview((folder / "routing.bin").read_bytes()))
 
 
-def _matrix(column: pa.ChunkedArray, kind: str, dimension: int) -> npt.NDArray[Any]:
+def vectors_of_column(column: pa.ChunkedArray, kind: str, dimension: int) -> npt.NDArray[Any]:
     chunks = [np.frombuffer(c.buffers()[1], np.uint8)[c.offset * dimension :][: len(c) * dimension]
               if kind in ("u8", "i8") else np.asarray(c.flatten()) for c in column.chunks]  # fmt: skip
     return np.concatenate(chunks).view(DTYPES[kind]).reshape(-1, dimension)

@@ -23,6 +23,9 @@ out, err = Console(soft_wrap=True, markup=False, emoji=False), Console(stderr=Tr
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 State = Annotated[Path | None, typer.Option(help="Folder of local R2; .vantage in the checkout by default.")]
 Bucket = Annotated[str, typer.Argument(help="An index: bucket/name.", metavar="INDEX")]
+Address = Annotated[
+    str, typer.Argument(help="An index: a folder, s3://bucket/name or r2://bucket/name.", metavar="INDEX")
+]
 
 
 def nbytes(text: str) -> int:
@@ -54,7 +57,7 @@ def folder(index: str) -> Path:
     if "://" in index:
         raise InputError(
             f"{index!r} is not on this machine",
-            hint="name a folder, bucket/name; the README says how to upload one",
+            hint="name a folder, bucket/name; `vantage publish` puts one into a bucket",
         )
     return Path(index)
 

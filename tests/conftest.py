@@ -100,6 +100,20 @@ def generations(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Built]
 
 
 @pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two generations of an index `live` of 300 rows (ids 0 to 299, l2), each alone in a folder; same rows."""
+    scratch, out = tmp_path_factory.mktemp("source"), []
+    np.save(scratch / "rows.npy", clustered(300, 8, 5).astype(np.float32))
+    for seed in (0, 1):
+        out.append(tmp_path_factory.mktemp("bucket") / "live")
+        build(
+            open_source([scratch / "rows.npy"]), out[-1], Options(0.8, 5, seed, fast=True), "l2",
+            wide=False, say=lambda phase, share: None, tell=lambda text: None,
+        )  # fmt: skip
+    return out[0], out[1]
+
+
+@pytest.fixture(scope="session")
 def dots(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """About 700 f16 rows of differing norms: dot, 33 dimensions, integer ids, one attribute."""
     x = clustered(750, 33, 2) * np.random.default_rng(3).uniform(0.5, 2, (750, 1))

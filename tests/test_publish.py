@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from doubles import Built
+from builder.small import vantage
 from kills import Ending, ask, kills
 from moto.server import ThreadedMotoServer
 
 from build_index import generations as g
-from build_index.bucket import ConflictError, Place, place
-from vantage.errors import DamagedError, InputError, StoreError
+from build_index.bucket import ConflictError, Place, Remote, StorePlace, place
+from build_index.verify import verify_deep
+from vantage.errors import ChangedError, DamagedError, InputError, StoreError
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[dict[str, str]]:
     moto = ThreadedMotoServer(port=0, verbose=False)
     moto.start()
@@ -33,13 +42,11 @@ def server() -> Iterator[dict[str, str]]:
     moto.stop()
 
 
-def test_a_publish_is_whole_kept_and_rolled_back_on_s3(
-    server: dict[str, str], generations: tuple[Built, Built]
-) -> None:
-    first, second = (b.bucket / "live" for b in generations)
+def test_a_publish_is_whole_kept_and_rolled_back_on_s3(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
+    first, second = tiny
     where = place("s3://bucket/whole/live", server)
     one = g.publish(first, where)
-    assert one["swapped"] and one["previous"] is None and ask(where, generations[0].ids[14]) == one["generation"]
+    assert one["swapped"] and one["previous"] is None and ask(where, 14) == one["generation"]
     assert g.publish(first, where) == one | {"swapped": False, "written_bytes": 0, "previous": one["generation"]}
     two = g.publish(second, where)
     assert two["previous"] == one["generation"]
@@ -48,7 +55,7 @@ def test_a_publish_is_whole_kept_and_rolled_back_on_s3(
         (one["generation"], False, True), (two["generation"], True, True)
     }  # fmt: skip
     assert g.gc(where, 0)["deleted"] == []  # the one before stays
-    assert g.rollback(where)["generation"] == one["generation"] == ask(where, generations[0].ids[14])
+    assert g.rollback(where)["generation"] == one["generation"] == ask(where, 14)
     where.put(f"{one['generation']}/ids.bin", b"other bytes")
     assert g.verify(where)["damage"] == [f"{one['generation']}/ids.bin: 11 bytes, wants " + str(
         (first / one["generation"] / "ids.bin").stat().st_size)]  # fmt: skip
@@ -61,10 +68,10 @@ def test_a_publish_is_whole_kept_and_rolled_back_on_s3(
 
 @pytest.mark.parametrize("after", [False, True])
 def test_a_process_ended_at_any_operation_leaves_a_whole_bucket(
-    tmp_path: Path, generations: tuple[Built, Built], after: bool
+    tmp_path: Path, tiny: tuple[Path, Path], after: bool
 ) -> None:
-    first, second = (b.bucket / "live" for b in generations)
-    for tried, unreadable, lost in kills(first, second, generations[0].ids[14], tmp_path, after).values():
+    first, second = tiny
+    for tried, unreadable, lost in kills(first, second, 14, tmp_path, after).values():
         assert tried > 5 and (unreadable, lost) == (0, 0)
 
 
@@ -88,8 +95,8 @@ class Losing:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_lost_answers_are_read_back(server: dict[str, str], generations: tuple[Built, Built], after: bool) -> None:
-    first = generations[0].bucket / "live"
+def test_lost_answers_are_read_back(server: dict[str, str], tiny: tuple[Path, Path], after: bool) -> None:
+    first, _ = tiny
     for at, name in enumerate(("upload", "put", "swap")):
         where = place(f"s3://bucket/lost-{at}-{after}/live", server)
 
@@ -101,13 +108,11 @@ def test_lost_answers_are_read_back(server: dict[str, str], generations: tuple[B
                 g.publish(first, losing)
             assert where.get("CURRENT") is None
             g.publish(first, where)
-        ask(where, generations[0].ids[14])
+        ask(where, 14)
 
 
-def test_of_two_publishers_one_wins_and_the_other_is_told(
-    server: dict[str, str], generations: tuple[Built, Built]
-) -> None:
-    first, second = (b.bucket / "live" for b in generations)
+def test_of_two_publishers_one_wins_and_the_other_is_told(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
+    first, second = tiny
     where = place("s3://bucket/race/live", server)
 
     class Overtaken(Ending):
@@ -118,9 +123,123 @@ def test_of_two_publishers_one_wins_and_the_other_is_told(
 
     with pytest.raises(ConflictError) as refused:
         g.publish(first, Overtaken(where))
-    live = ask(where, generations[1].ids[14])
+    live = ask(where, 14)
     assert live in str(refused.value) and str(refused.value).count("live while") == 1
     assert g.publish(first, where)["previous"] == live
+
+
+@pytest.fixture
+def keys(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands find the server."""
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_commands_read_an_index_in_a_bucket(keys: None, tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    home, there = tiny[0], "s3://bucket/read/live"
+    vantage("publish", home, there)
+    np.save(tmp_path / "q.npy", np.load(rows_of(home))[5:8] + np.float32(0.01))
+    for args in (
+        ("info", "INDEX"),
+        ("query", "INDEX", "--id", 14, "--top-k", 3, "--rerank", 20),
+        ("explain", "INDEX", "--vector", tmp_path / "q.npy"),
+        ("diff", "INDEX", home),
+    ):
+        one, two = (vantage(*(where if a == "INDEX" else a for a in args), "--json").json() for where in (there, home))
+        assert one == two
+    one, two = (vantage("eval", where, "--queries", tmp_path / "q.npy", "--json").json() for where in (there, home))
+    assert one["recall"] == two["recall"] > 0.5 and one["bytes"] == two["bytes"]
+    assert vantage("verify", there, "--deep", "--json").json()["codes"] == 300
+    assert "there is no index 'none'" in vantage("info", "s3://bucket/read/none").refusal()
+
+
+def rows_of(home: Path) -> Path:
+    """The vectors of an index as a .npy file."""
+    (part,) = home.glob("*/vectors/part-00000.parquet")
+    x = pq.read_table(part, columns=["vector"])["vector"].combine_chunks().flatten().to_numpy().reshape(300, -1)
+    np.save(home.parent / "rows.npy", x.astype(np.float32))
+    return home.parent / "rows.npy"
+
+
+def test_a_reader_sees_that_an_object_changed(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
+    where = place("s3://bucket/etag/live", server)
+    assert isinstance(where, StorePlace)
+    where.put("a", b"0123456789")
+
+    async def run() -> None:
+        bucket = Remote(where, "live")
+        body = await bucket.get("live/a", 2, 3, None)
+        assert body is not None and (body.length, body.size) == (3, 10)
+        body.into(memoryview(found := bytearray(3)))
+        assert found == b"234" and (await bucket.get("live/a", 0, 99, body.etag)).length == 10  # type: ignore[union-attr]
+        assert (await bucket.get("live/a", 4, None, None)).length == 6  # type: ignore[union-attr]
+        assert await bucket.get("live/b", 0, 4, None) is None and await bucket.list() == ["live"]
+        where.put("a", b"9876543210")
+        with pytest.raises(ChangedError):
+            await bucket.get("live/a", 2, 3, body.etag)
+
+    asyncio.run(run())
+
+
+def test_a_build_ends_in_a_bucket(keys: None, tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    args = ("build", rows_of(tiny[0]), "--metric", "l2", "--fast", "--k", 5, "--recall", 0.8, "--json", "--out")
+    made = vantage(*args, "s3://bucket/built/live").json()
+    found = vantage("generations", "s3://bucket/built/live", "--json").json()
+    assert made["index"] == "s3://bucket/built/live"
+    assert [(g["generation"], g["live"], g["whole"]) for g in found] == [(made["generation"], True, True)]
+
+
+PUBLISHER = """
+import json, sys
+from pathlib import Path
+from build_index.bucket import place
+from build_index.generations import publish
+from vantage.errors import VantageError
+try:
+    print(json.dumps(publish(Path(sys.argv[1]), place(sys.argv[2]))))
+except VantageError as error:
+    sys.exit(str(error))
+"""  # without the commands, which take a while to import
+
+
+def publisher(server: dict[str, str], home: Path, target: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PUBLISHER, str(home), target], env=os.environ | server, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_a_killed_publisher_is_taken_up_again(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
+    first, second = tiny
+    where = place("s3://bucket/killed/live", server)
+    one = g.publish(first, where)["generation"]
+    running = publisher(server, second, "s3://bucket/killed/live")
+    while running.poll() is None and len({s.key.split("/")[0] for s in where.list()}) < 3:
+        time.sleep(0.002)  # until the first object of the second generation is there
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    live = ask(where, 14)
+    assert running.returncode == -signal.SIGKILL or live != one
+    assert g.verify(where)["damage"] == []
+    two = g.publish(second, where)
+    assert ask(where, 14) == two["generation"] != one
+    assert verify_deep(where)["damage"] == []
+
+
+def test_two_publishers_at_once(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
+    where = place("s3://bucket/both/live", server)
+    running = [publisher(server, home, "s3://bucket/both/live") for home in tiny]
+    told = [one.communicate() for one in running]
+    made = [json.loads(said)["generation"] for said, _ in told if said]
+    assert made and ask(where, 14) in made and g.verify(where)["damage"] == []
+    for one, (_, refused) in zip(running, told, strict=True):
+        assert one.returncode == 0 or "another publisher made" in refused
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    ran = vantage("publish", tiny[0], tmp_path / "file" / "live")
+    assert ran.code == 1 and "check the folder" in ran.err and "Traceback" not in ran.err
 
 
 def test_addresses_are_checked_and_secrets_kept(server: dict[str, str]) -> None:

@@ -180,7 +180,7 @@ def test_twenty_rows_are_enough(tmp_path: Path, out: Path) -> None:
         (("--vector-column", "values"), "vector column 'values' is missing in "),
         (("--id-column", "key"), "id column 'key' is missing in "),
         (("--attributes", "color"), "attribute column 'color' is missing in "),
-        (("--out", "s3://bucket/index"), "'s3://bucket/index' is not on this machine"),
+        (("--out", "s3://bucket"), "that is not the address of an index"),
         (("--out", "bucket/no spaces"), "'no spaces' is not a name for an index"),
         (("--out", "bucket/.hidden"), "'.hidden' is not a name for an index"),
         (("--out", f"bucket/{'n' * 65}"), f"'{'n' * 65}' is not a name for an index"),

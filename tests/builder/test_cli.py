@@ -209,7 +209,8 @@ def test_eval_limit_spreads_over_the_file(points: Built, tmp_path: Path) -> None
     [
         (("info", "nowhere/none"), "there is no index 'none'"),
         (("query", "nowhere/none", "--id", "1"), "there is no index 'none'"),
-        (("info", "r2://bucket/words"), "'r2://bucket/words' is not on this machine"),
+        (("export-router", "r2://bucket/words", "r.onnx"), "'r2://bucket/words' is not on this machine"),
+        (("info", "gs://bucket/words"), "that is not the address of an index"),
         (("query", "{points}"), "name one query; --vector FILE or --id ID"),
         (("query", "{points}", "--id", "1", "--vector", "q.npy"), "name one query"),
         (("query", "{points}", "--id", "one"), "'one' is not a whole number"),
