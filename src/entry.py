@@ -1,11 +1,12 @@
-"""The Worker: Default answers HTTP, WarmIndex (a Durable Object) keeps roots warm. Thin: the rest is vantage."""
+"""The Worker: Default answers HTTP, WarmIndex (a Durable Object) keeps roots and blocks warm."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,13 +17,16 @@ from vantage.errors import ChangedError
 from vantage.format import Current
 from vantage.service import REVALIDATE_S, Service
 from vantage.stats import Receipt
-from vantage.store import Body, Reader, read_small
+from vantage.store import Body, Reader, Until, read_small
+from vantage.warm import Asker, Held
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
 CACHE_BYTES = 40 << 20
+WARM_BYTES = 16 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
 
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None
+_held: Held | None = None  # by all objects of this isolate: the budget is of its memory
 
 
 class R2Body:
@@ -85,9 +89,29 @@ def _background(context: Any, work: Awaitable[Any]) -> None:
     context.waitUntil(proxy)
 
 
+@contextmanager
+def _disconnect(request: Any) -> Iterator[Until]:
+    """An end that comes when the client has gone (compatibility flag enable_request_signal)."""
+    from pyodide.ffi import create_proxy
+
+    until = Until()
+    signal, listener = request.js_object.signal, create_proxy(lambda _: until.end())
+    signal.addEventListener("abort", listener)
+    try:
+        yield until
+    finally:
+        signal.removeEventListener("abort", listener)
+        listener.destroy()
+
+
 def _setting(env: Any, name: str) -> str:
     value = getattr(env, name, None)
     return value if isinstance(value, str) else ""
+
+
+def _bytes(env: Any, name: str, usual: int) -> int:
+    setting = _setting(env, name)
+    return int(setting) if setting.isdigit() else usual
 
 
 async def _body(request: Any) -> bytes:
@@ -125,7 +149,8 @@ class Default(WorkerEntrypoint):
         access = Access(_setting(self.env, "VANTAGE_TOKEN") or None, _setting(self.env, "PUBLIC_READ") == "1")
         runtime = {"runtime": f"Python {sys.version.split()[0]} on {sys.platform}", "heap_bytes": heap_bytes()}
         path = f"{url.path}?{url.query}"
-        reply: Reply = await handle(request.method, path, headers, body, service, access, runtime)
+        with _disconnect(request) as until:
+            reply: Reply = await handle(request.method, path, headers, body, service, access, runtime, until)
         for work in reply.after:
             _background(self.ctx, work)
         if isinstance(reply.body, bytes):  # a copy: the SDK would hand out a view of the heap
@@ -138,10 +163,20 @@ class Default(WorkerEntrypoint):
         """The isolate's service."""
         global _service
         if _service is None:
-            setting = _setting(self.env, "VANTAGE_CACHE_BYTES")
-            _service = Service(R2Bucket(self.env.BUCKET), int(setting) if setting.isdigit() else CACHE_BYTES)
+            _service = Service(R2Bucket(self.env.BUCKET), _bytes(self.env, "VANTAGE_CACHE_BYTES", CACHE_BYTES))
+            if _bytes(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES):
+                _service.asker = Asker(self._ask, self._give)
         _service.warm = self._warm
+        if _service.asker is not None:  # a stub belongs to its request
+            _service.asker.rpc_ask, _service.asker.rpc_give = self._ask, self._give
         return _service
+
+    async def _ask(self, name: str, places: str) -> tuple[str, memoryview]:
+        answer = await self.env.WARM.getByName(name).blocks(places)
+        return str(answer["said"]), memoryview(answer["data"])
+
+    async def _give(self, name: str, places: str, data: bytes) -> None:
+        await self.env.WARM.getByName(name).take(places, data)
 
     async def _warm(self, name: str) -> tuple[bytes, bytes] | None:
         try:
@@ -152,7 +187,7 @@ class Default(WorkerEntrypoint):
 
 
 class WarmIndex(DurableObject):
-    """CURRENT and root of one index, kept in memory across isolates and handed out by RPC."""
+    """CURRENT, root and hot blocks of one index, kept in memory across isolates and handed out by RPC."""
 
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
@@ -166,11 +201,28 @@ class WarmIndex(DurableObject):
             _background(self.ctx, self._load(name))
         return {"current": self.kept[0], "root": self.kept[1]} if self.kept else None
 
+    async def blocks(self, places: str) -> dict[str, Any]:
+        """See Held.answer."""
+        said, data = self._held().answer(places)
+        return {"said": said, "data": data}
+
+    async def take(self, places: str, data: Any) -> None:
+        """See Held.take."""
+        self._held().take(places, data)
+
+    def _held(self) -> Held:
+        global _held
+        if _held is None:
+            _held = Held(_bytes(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES))
+        return _held
+
     async def _load(self, name: str) -> None:
         bucket, receipt = R2Bucket(self.env.BUCKET), Receipt()
         data = await read_small(bucket, f"{name}/CURRENT", receipt)
         if data is None:
             self.kept = None
         elif self.kept is None or self.kept[0] != data:
-            root = Current.unpack(data, f"{name}/CURRENT").root
+            current = Current.unpack(data, f"{name}/CURRENT")
+            root = current.root
             self.kept = data, await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)
+            self._held().forget(name, current.generation)
