@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +16,7 @@ from vantage.errors import ChangedError
 from vantage.format import Current
 from vantage.service import REVALIDATE_S, Service
 from vantage.stats import Receipt
-from vantage.store import Body, Reader, Until, read_small
+from vantage.store import Body, Reader, read_small
 from vantage.warm import Asker, Held
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
@@ -89,21 +88,6 @@ def _background(context: Any, work: Awaitable[Any]) -> None:
     context.waitUntil(proxy)
 
 
-@contextmanager
-def _disconnect(request: Any) -> Iterator[Until]:
-    """An end that comes when the client has gone (compatibility flag enable_request_signal)."""
-    from pyodide.ffi import create_proxy
-
-    until = Until()
-    signal, listener = request.js_object.signal, create_proxy(lambda _: until.end())
-    signal.addEventListener("abort", listener)
-    try:
-        yield until
-    finally:
-        signal.removeEventListener("abort", listener)
-        listener.destroy()
-
-
 def _setting(env: Any, name: str) -> str:
     value = getattr(env, name, None)
     return value if isinstance(value, str) else ""
@@ -149,8 +133,7 @@ class Default(WorkerEntrypoint):
         access = Access(_setting(self.env, "VANTAGE_TOKEN") or None, _setting(self.env, "PUBLIC_READ") == "1")
         runtime = {"runtime": f"Python {sys.version.split()[0]} on {sys.platform}", "heap_bytes": heap_bytes()}
         path = f"{url.path}?{url.query}"
-        with _disconnect(request) as until:
-            reply: Reply = await handle(request.method, path, headers, body, service, access, runtime, until)
+        reply: Reply = await handle(request.method, path, headers, body, service, access, runtime)
         for work in reply.after:
             _background(self.ctx, work)
         if isinstance(reply.body, bytes):  # a copy: the SDK would hand out a view of the heap
