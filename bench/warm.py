@@ -26,6 +26,8 @@ import httpx
 from build_index.evaluate import read_queries
 from build_index.serve import ROOT, load, serve
 
+WARM_BYTES = 12 << 20  # as wrangler.toml has it
+
 
 def forgetful_project(folder: Path) -> Path:
     """The Worker's project with tests/edge/forgetful_entry.py as its main; all else is production's."""
@@ -54,8 +56,9 @@ def run(bucket: Path, index: str, vectors: list[list[float]], timeout_ms: int) -
         state = Path(scratch, "state")
         load(bucket, state, only=index)
         project = forgetful_project(Path(scratch, "project"))
+        variables = {"PUBLIC_READ": "1", "VANTAGE_WARM_BYTES": str(WARM_BYTES)}
         with (
-            serve(state, variables={"PUBLIC_READ": "1"}, project=project) as server,
+            serve(state, variables=variables, project=project) as server,
             httpx.Client(base_url=server.url, timeout=120, trust_env=False) as http,
         ):
 

@@ -21,7 +21,7 @@ from vantage.warm import Asker, Held
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
 CACHE_BYTES = 40 << 20
-WARM_BYTES = 16 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
+WARM_BYTES = 12 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
 
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-CALL_BYTES_MAX = 8 << 20  # of one call, either way
+CALL_BYTES_MAX = 2 << 20  # of one call, either way: it is in memory up to three times
 ASK_TIMEOUT_S = 0.025  # past this the bucket is as quick
 REST_S = 10.0  # after a late or broken answer, so that a place far away costs little
-COUNTED_MAX = 1 << 16  # items whose hits are known
+COUNTED_MAX = 1 << 14  # items whose hits are known
 HALF_LIFE = 2000  # calls after which a hit counts half
 
 Place = tuple[str, int, int]  # object key, offset, size: the same bytes for ever, as generations are immutable
@@ -21,7 +22,7 @@ Ask = Callable[[str, str], Awaitable[tuple[str, memoryview]]]
 Give = Callable[[str, str, bytes], Awaitable[None]]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Counted:
     hits: float = 0.0
     data: bytes = b""  # empty: not kept
@@ -47,7 +48,7 @@ class Held:
         held, wanted, parts, length, room = list[int](), list[int](), list[bytes](), 0, self.budget - self.held
         self._fade()
         for number, (key, offset, size) in enumerate(json.loads(asked)):
-            item = self._counted.setdefault((key, offset), _Counted())
+            item = self._counted.setdefault((sys.intern(key), offset), _Counted())
             item.hits += self._hit
             if item.data:
                 if length + size <= CALL_BYTES_MAX:
@@ -65,7 +66,7 @@ class Held:
         for key, offset, size in json.loads(places):
             piece = bytes(data[at : at + size])
             at += size
-            item = self._counted.setdefault((key, offset), _Counted())
+            item = self._counted.setdefault((sys.intern(key), offset), _Counted())
             if len(piece) == size:
                 self.held += size - len(item.data)
                 item.data = piece
