@@ -64,7 +64,9 @@ def main() -> None:
         load(options.bucket, state)
         first = next(iter(asked))
         with (
-            serve(state, variables={"PUBLIC_READ": "1", "VANTAGE_CACHE_BYTES": "0"}) as server,
+            serve(
+                state, variables={"PUBLIC_READ": "1", "VANTAGE_CACHE_BYTES": "0", "VANTAGE_WARM_BYTES": "0"}
+            ) as server,
             connect(server) as http,
         ):
             before = server.cpu_seconds()

@@ -1,4 +1,4 @@
-"""The Worker: Default answers HTTP, WarmIndex (a Durable Object) keeps roots warm. Thin: the rest is vantage."""
+"""The Worker: Default answers HTTP, WarmIndex (a Durable Object) keeps roots and blocks warm."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from vantage.request import BODY_BYTES_MAX, TooLargeError
 from vantage.service import REVALIDATE_S, Service
 from vantage.stats import Receipt
 from vantage.store import Body, Reader, read_small
+from vantage.warm import Asker, Held
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
 CACHE_BYTES = 40 << 20
+WARM_BYTES = 12 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
 
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None
+_held: Held | None = None  # by all objects of this isolate: the budget is of its memory
 
 
 class R2Body:
@@ -91,6 +94,11 @@ def _setting(env: Any, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _bytes(env: Any, name: str, usual: int) -> int:
+    setting = _setting(env, name)
+    return int(setting) if setting.isdigit() else usual
+
+
 async def _body(request: Any) -> bytes:
     """The body; what is past the limit is dropped as it comes: an answer before its end would break the connection."""
     if request.js_object.body is None:
@@ -139,10 +147,20 @@ class Default(WorkerEntrypoint):
         """The isolate's service."""
         global _service
         if _service is None:
-            setting = _setting(self.env, "VANTAGE_CACHE_BYTES")
-            _service = Service(R2Bucket(self.env.BUCKET), int(setting) if setting.isdigit() else CACHE_BYTES)
+            _service = Service(R2Bucket(self.env.BUCKET), _bytes(self.env, "VANTAGE_CACHE_BYTES", CACHE_BYTES))
+            if _bytes(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES):
+                _service.asker = Asker(self._ask, self._give)
         _service.warm = self._warm
+        if _service.asker is not None:  # a stub belongs to its request
+            _service.asker.rpc_ask, _service.asker.rpc_give = self._ask, self._give
         return _service
+
+    async def _ask(self, name: str, places: str) -> tuple[str, memoryview]:
+        answer = await self.env.WARM.getByName(name).blocks(places)
+        return str(answer["said"]), memoryview(answer["data"])
+
+    async def _give(self, name: str, places: str, data: bytes) -> None:
+        await self.env.WARM.getByName(name).take(places, data)
 
     async def _warm(self, name: str) -> tuple[bytes, bytes] | None:
         try:
@@ -153,7 +171,7 @@ class Default(WorkerEntrypoint):
 
 
 class WarmIndex(DurableObject):
-    """CURRENT and root of one index, kept in memory across isolates and handed out by RPC."""
+    """CURRENT, root and hot blocks of one index, kept in memory across isolates and handed out by RPC."""
 
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
@@ -167,11 +185,28 @@ class WarmIndex(DurableObject):
             _background(self.ctx, self._load(name))
         return {"current": self.kept[0], "root": self.kept[1]} if self.kept else None
 
+    async def blocks(self, places: str) -> dict[str, Any]:
+        """See Held.answer."""
+        said, data = self._held().answer(places)
+        return {"said": said, "data": data}
+
+    async def take(self, places: str, data: Any) -> None:
+        """See Held.take."""
+        self._held().take(places, data)
+
+    def _held(self) -> Held:
+        global _held
+        if _held is None:
+            _held = Held(_bytes(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES))
+        return _held
+
     async def _load(self, name: str) -> None:
         bucket, receipt = R2Bucket(self.env.BUCKET), Receipt()
         data = await read_small(bucket, f"{name}/CURRENT", receipt)
         if data is None:
             self.kept = None
         elif self.kept is None or self.kept[0] != data:
-            root = Current.unpack(data, f"{name}/CURRENT").root
+            current = Current.unpack(data, f"{name}/CURRENT")
+            root = current.root
             self.kept = data, await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)
+            self._held().forget(name, current.generation)

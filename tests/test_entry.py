@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from vantage.index import Query
 from vantage.store import Folder
 
 ENTRY = Path(__file__).resolve().parents[1] / "src" / "entry.py"
@@ -134,3 +135,41 @@ def test_only_one_value_opens_the_service(
     request = types.SimpleNamespace(url="http://a/v1/indexes", method="GET", headers={})
     asyncio.run(entry.Default(Context(), env).fetch(request))
     assert (seen[0].public, seen[0].token) == (public, None)
+
+
+@pytest.mark.parametrize(("setting", "asks"), [("", True), ("1000000", True), ("0", False)])
+def test_blocks_go_to_the_warm_object_and_come_back(
+    entry: Any, bucket: Path, words: Any, monkeypatch: pytest.MonkeyPatch, setting: str, asks: bool
+) -> None:
+    """The calls as the binding sees them: text and bytes; the memory is that of the isolate, whatever the object."""
+    monkeypatch.setattr(entry, "R2Bucket", lambda binding: binding)
+    env = types.SimpleNamespace(BUCKET=Folder(bucket), VANTAGE_WARM_BYTES=setting)
+    env.WARM = types.SimpleNamespace(getByName=lambda name: entry.WarmIndex(Context(), env))
+    query = Query(words.queries[0].tolist())
+
+    async def cold() -> Any:
+        entry._service = None
+        service = entry.Default(Context(), env)._service()
+        answer = await service.query("words", query)
+        if service.asker is not None:
+            await service.asker.send()
+        return answer
+
+    first, second = asyncio.run(cold()), asyncio.run(cold())
+    assert second.matches == first.matches
+    assert (first.receipt.gets > 0, second.receipt.gets > 0) == (True, not asks)
+    assert (second.receipt.warm_bytes > 0, second.receipt.warm_rpc > 0) == (asks, asks)
+
+
+def test_a_new_generation_drops_the_blocks_of_the_old(
+    entry: Any, bucket: Path, words: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        warm = warm_index(entry, bucket, monkeypatch)
+        await warm.take('[["words/old/shard", 0, 4]]', b"1234")
+        assert entry._held.held == 4
+        await warm.held("words")
+        await warm.ctx.settle()
+        assert entry._held.held == 0
+
+    asyncio.run(scenario())

@@ -95,6 +95,8 @@ async def handle(
     name = (_parts(path) + [""] * 3)[2]
     if reply.status != 401 and service.is_stale(name):  # after an error too: a newer generation may not have it
         reply.after.append(service.revalidate(name))
+    if service.asker is not None and service.asker.full:
+        reply.after.append(service.asker.send())
     return reply
 
 

@@ -21,6 +21,7 @@ from .rows import Rows
 from .scan import CONTENDERS_MIN, SCANS, Contender, Scan, Tails
 from .stats import Receipt
 from .store import Bucket, Reader, Until, read_small
+from .warm import Asker
 from .waves import Item, Steps, Want, together
 
 TOP_K_MAX = 1000
@@ -73,6 +74,7 @@ class Index:
     def __init__(self, name: str, bucket: Bucket, cache: Cache, current: Current, root: Root) -> None:
         self.name, self.bucket, self.cache, self.current, self.root = name, bucket, cache, current, root
         self.etags: dict[str, str] = {}
+        self.warm: Asker | None = None  # asked before the bucket for blocks and routing pages
         self.rows = Rows(name, current.generation, root)
         self.router = ROUTERS[root.index.router](root.router, root.index)
         self.scan_of = SCANS[root.index.codec]
@@ -157,7 +159,7 @@ class Index:
         for query in queries:
             self._check(query)
         until = until or Until.after(queries[0].budget.ms)
-        reader, answers = Reader(self.bucket, self.etags, receipt, until), list[Answer]()
+        reader, answers = Reader(self.bucket, self.etags, receipt, until, self.warm), list[Answer]()
         # Checks and ids of the blocks with contenders are shared, so at most those of all rows.
         rows = self.root.index.places * (self.root.codec.code_bytes + 6)
         shared = min(sum(self.root.directory.size) - rows, SCANS_BYTES_MAX // 2)
@@ -320,7 +322,8 @@ class Index:
         if left.gets < 2 or left.waves < 2 or left.bytes < length:
             return routed, False
         item = Item(key, start, length, section.nbytes, section.crc[wanted], f"page {wanted}")
-        if not (yield Want([item], [Span(key, start, length, [0])], lambda _, views: found.extend(views[0]))):
+        span = Span(key, start, length, [0])
+        if not (yield Want([item], [span], lambda _, views: found.extend(views[0]), hot=True)):
             return routed, False
         page = memoryview(found)
         self.cache.put(f"{self.space}/routing", wanted, page)
@@ -387,7 +390,7 @@ class Index:
             for number, view in zip(numbers, views, strict=True):
                 self.cache.put(self.space, blocks[number], view)
 
-        return not items or (yield Want(items, spans, use))
+        return not items or (yield Want(items, spans, use, hot=True))
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
         """(row, vector) of an id: one GET for the page of ids, one for the vector. See Rows.find for what it raises."""

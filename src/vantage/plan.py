@@ -342,7 +342,7 @@ def plan_gather(items: Sequence[tuple[str, int, int]], gets: int, bytes_max: int
             continue
         spans = []
         for low, high in zip([0, *cuts], [*cuts, len(order)], strict=True):
-            spans.append(_span(items, order[low:high]))
+            spans.append(span_of(items, order[low:high]))
         fits = len(spans) <= gets and sum(s.size for s in spans) <= bytes_max
         if not fits or max(s.size for s in spans) > RANGE_BYTES_MAX:
             continue
@@ -377,11 +377,11 @@ def plan_shared(items: Sequence[tuple[str, int, int]]) -> list[Span]:
         if longest.size <= SPLIT_BYTES or not middle:
             break
         at = spans.index(longest)
-        spans[at : at + 1] = [_span(items, half) for half in (longest.items[:middle], longest.items[middle:])]
+        spans[at : at + 1] = [span_of(items, half) for half in (longest.items[:middle], longest.items[middle:])]
     return spans
 
 
-def _span(items: Sequence[tuple[str, int, int]], members: list[int]) -> Span:
+def span_of(items: Sequence[tuple[str, int, int]], members: list[int]) -> Span:
     """The span of these items, by rising offset in one object."""
     key, start, _ = items[members[0]]
     end = max(items[i][1] + items[i][2] for i in members)

@@ -15,6 +15,7 @@ from .format import Current, Root
 from .index import Answer, Index, Query
 from .stats import Receipt
 from .store import Bucket, Until, read_small
+from .warm import Asker
 
 T = TypeVar("T")
 
@@ -26,10 +27,11 @@ Warm = Callable[[str], Awaitable[tuple[bytes, bytes] | None]]
 
 
 class Service:
-    """All that requests share. `warm` is asked before the bucket when an index is opened."""
+    """All that requests share. `warm` is asked before the bucket when an index is opened, `asker` for blocks."""
 
     def __init__(self, bucket: Bucket, cache_bytes: int, warm: Warm | None = None) -> None:
         self.bucket, self.cache, self.warm = bucket, Cache(cache_bytes), warm
+        self.asker: Asker | None = None
         self.open: dict[str, Index] = {}
         self._checked: dict[str, float] = {}
 
@@ -67,6 +69,7 @@ class Service:
 
     def _switch(self, name: str, index: Index) -> None:
         old = self.open.get(name)
+        index.warm = self.asker
         self.open[name] = index
         self._checked[name] = time.time()
         if old is not None and old.space != index.space:

@@ -21,6 +21,8 @@ class Receipt:
     rows_ranked: int = 0
     retries: int = 0
     hedged: int = 0  # GETs of `gets` that were sent because another was slow
+    warm_rpc: int = 0  # calls to a warm place
+    warm_bytes: int = 0  # from there, so not of `bytes`
     opened_gets: int = 0
     opened_bytes: int = 0
     opened_rpc: int = 0

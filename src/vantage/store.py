@@ -6,14 +6,15 @@ import asyncio
 import hashlib
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from .errors import ChangedError, DamagedError, StoreError
 from .plan import LANE_BYTES_PER_MS, LANES
 from .stats import Receipt
+from .warm import Asker
 
 IN_FLIGHT_BYTES_MAX = 8 << 20
 TIMEOUT_S = 10.0
@@ -134,7 +135,7 @@ class Until:
 
     def __init__(self, at: float | None = None) -> None:
         self.at, self._ended = at, False
-        self._reads: set[asyncio.Task[None]] = set()
+        self._reads: set[asyncio.Task[Any]] = set()
 
     @classmethod
     def after(cls, ms: int | None) -> Until:
@@ -151,7 +152,7 @@ class Until:
         for task in self._reads:
             task.cancel()
 
-    async def wait(self, tasks: list[asyncio.Task[None]]) -> None:
+    async def wait(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
         """Until all reads are done, one has failed, or it is over; then those that are left are cancelled."""
         self._reads.update(tasks)
         loop = asyncio.get_running_loop()
@@ -173,8 +174,15 @@ class Reader:
     The lanes belong to the query, as a Worker's connections belong to its request: queries never wait for each other.
     """
 
-    def __init__(self, bucket: Bucket, etags: dict[str, str], receipt: Receipt, until: Until | None = None) -> None:
-        self.bucket, self.etags, self.receipt = bucket, etags, receipt
+    def __init__(
+        self,
+        bucket: Bucket,
+        etags: dict[str, str],
+        receipt: Receipt,
+        until: Until | None = None,
+        warm: Asker | None = None,
+    ) -> None:
+        self.bucket, self.etags, self.receipt, self.warm = bucket, etags, receipt, warm
         self.until = until or Until()
         self._lanes = asyncio.Semaphore(LANES)
         self._room = asyncio.Condition()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from .errors import DamagedError
 from .kernels import crc32c
-from .plan import Span, plan_shared
+from .plan import Span, plan_shared, span_of
 from .stats import Receipt
 from .store import Reader
 
@@ -36,6 +37,7 @@ class Want:
     items: list[Item]
     spans: list[Span]
     use: Callable[[list[int], list[memoryview]], None]
+    hot: bool = False  # others will want these too: a warm place is asked first
 
 
 # A query: yields what it wants, is resumed with whether there was time for all of that, and returns its answer.
@@ -84,14 +86,9 @@ async def _read(wants: list[Want], reader: Reader) -> list[bool]:
                 takers[number].append((w, j))
         spans = plan_shared([item[:3] for item in items])
 
-    def use(n: int, data: memoryview) -> None:
+    def hand(pieces: list[tuple[int, memoryview]]) -> None:
         arrived: dict[int, tuple[list[int], list[memoryview]]] = {}
-        for number in spans[n].items:
-            item = items[number]
-            start = item.offset - spans[n].offset
-            view = data[start : start + item.size]
-            if crc32c(view) != item.crc:
-                raise DamagedError(f"{item.key}: checksum of {item.what} differs", hint="publish the index again")
+        for number, view in pieces:
             for w, j in takers[number]:
                 numbers, views = arrived.setdefault(w, ([], []))
                 numbers.append(j)
@@ -100,5 +97,49 @@ async def _read(wants: list[Want], reader: Reader) -> list[bool]:
             wants[w].use(numbers, views)
             missing[w] -= len(numbers)
 
+    def use(n: int, data: memoryview) -> None:
+        pieces: list[tuple[int, memoryview]] = []
+        for number in spans[n].items:
+            item = items[number]
+            start = item.offset - spans[n].offset
+            view = data[start : start + item.size]
+            if crc32c(view) != item.crc:
+                raise DamagedError(f"{item.key}: checksum of {item.what} differs", hint="publish the index again")
+            if number in lacking and reader.warm:
+                reader.warm.keep(item[:3], view)
+            pieces.append((number, view))
+        hand(pieces)
+
+    hot = [number for number, takes in enumerate(takers) if any(wants[w].hot for w, _ in takes)]
+    held, lacking = await _warm(hot, items, reader)
+    if held:
+        hand(list(held.items()))
+        left = [[number for number in span.items if number not in held] for span in spans]
+        spans = [
+            span if len(some) == len(span.items) else span_of([item[:3] for item in items], some)
+            for span, some in zip(spans, left, strict=True)
+            if some
+        ]
     await reader.wave([(s.key, s.offset, s.size, items[s.items[0]].whole) for s in spans], use)
     return [not left for left in missing]
+
+
+async def _warm(hot: list[int], items: list[Item], reader: Reader) -> tuple[dict[int, memoryview], set[int]]:
+    """Of the items with these numbers, what the reader's warm place holds, verified; and what it would like to have."""
+    if not hot or reader.warm is None or reader.warm.rests or reader.until.over:
+        return {}, set()
+    reader.receipt.warm_rpc += 1
+    asking = asyncio.ensure_future(reader.warm.ask([items[number][:3] for number in hot]))
+    await reader.until.wait([asking])
+    if asking.cancelled():
+        return {}, set()
+    found, wanted = asking.result()
+    held, lacking = dict[int, memoryview](), {hot[n] for n in wanted}
+    for n, view in found.items():
+        number = hot[n]
+        if len(view) == items[number].size and crc32c(view) == items[number].crc:
+            held[number] = view
+            reader.receipt.warm_bytes += len(view)
+        else:  # the bucket has the last word, and its bytes go back
+            lacking.add(number)
+    return held, lacking

@@ -83,7 +83,7 @@ def opened(bucket: Path, way: dict[str, str | bool]) -> Index:
 def test_a_way_plans_and_answers_as_in_cpython(
     worker: Callable[..., Server], bucket: Path, rows: np.ndarray, way: dict[str, str | bool]
 ) -> None:
-    server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0")
+    server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0", VANTAGE_WARM_BYTES="0")
     index = opened(bucket, way)
     if way is PROGRESSIVE:
         section = index.root.router
@@ -102,7 +102,7 @@ def test_a_way_plans_and_answers_as_in_cpython(
 
 def test_second_waves_are_those_of_cpython(worker: Callable[..., Server], bucket: Path, rows: np.ndarray) -> None:
     """Which queries read again, what, and what they estimate; at the promise's k, since a greater one has none."""
-    server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0")
+    server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0", VANTAGE_WARM_BYTES="0")
     index = opened(bucket, SECOND)
     k, waves = index.root.contract.k, dict[float, list[int]]()
     with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
@@ -124,7 +124,7 @@ def test_second_waves_are_those_of_cpython(worker: Callable[..., Server], bucket
 
 def test_an_exact_answer_is_proven_as_in_cpython(worker: Callable[..., Server], bucket: Path, rows: np.ndarray) -> None:
     """The same ids, scores and proof, from the same bounds in the same arithmetic."""
-    server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0")
+    server = worker(bucket, PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0", VANTAGE_WARM_BYTES="0")
     index = opened(bucket, PROOFS)
     with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
         for vector in rows[ROWS:].tolist():

@@ -38,7 +38,7 @@ def sample_queries(count: int) -> list[list[float]]:
 
 @pytest.fixture(scope="module")
 def cold(worker: Callable[..., Server], sample_bucket: Path) -> Server:
-    return worker(sample_bucket, VANTAGE_TOKEN=TOKEN, VANTAGE_CACHE_BYTES="0")
+    return worker(sample_bucket, VANTAGE_TOKEN=TOKEN, VANTAGE_CACHE_BYTES="0", VANTAGE_WARM_BYTES="0")
 
 
 def ask(http: httpx.Client, body: dict[str, Any], index: str = "wordnet") -> httpx.Response:
@@ -334,7 +334,10 @@ def test_an_object_put_again_under_its_key(tmp_path: Path, sample_bucket: Path) 
     shard = next(bucket.glob("wordnet/*/shard-00000.bin"))
     index = open_index(bucket / "wordnet")
     vector = sample_queries(1)[0]
-    with serve(state, variables={"PUBLIC_READ": "1", "VANTAGE_CACHE_BYTES": "0"}) as server, client(server) as http:
+    with (
+        serve(state, variables={"PUBLIC_READ": "1", "VANTAGE_CACHE_BYTES": "0", "VANTAGE_WARM_BYTES": "0"}) as server,
+        client(server) as http,
+    ):
         first = http.post("/v1/indexes/wordnet/query", json={"vector": vector}).json()
         data = bytearray(shard.read_bytes())
         directory = index.root.directory

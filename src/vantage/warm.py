@@ -1,0 +1,158 @@
+"""What a warm place keeps for isolates that are cold, and how an isolate asks it: blocks, whoever read them first."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+CALL_BYTES_MAX = 2 << 20  # of one call, either way: it is in memory up to three times
+ASK_TIMEOUT_S = 0.025  # past this the bucket is as quick
+REST_S = 10.0  # after a late or broken answer, so that a place far away costs little
+COUNTED_MAX = 1 << 14  # items whose hits are known
+HALF_LIFE = 2000  # calls after which a hit counts half
+
+Place = tuple[str, int, int]  # object key, offset, size: the same bytes for ever, as generations are immutable
+
+# One call each, to the warm place of an index: (name, places as JSON) -> (what it says as JSON, bytes), and
+# (name, places as JSON, bytes). They may raise, and may take long.
+Ask = Callable[[str, str], Awaitable[tuple[str, memoryview]]]
+Give = Callable[[str, str, bytes], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Counted:
+    hits: float = 0.0
+    data: bytes = b""  # empty: not kept
+
+
+class Held:
+    """Bytes by place, under a byte budget: those that are asked for most, for a byte kept. One an isolate.
+
+    Hits are those of isolates that do not have the bytes, so they are what keeping them saves. Older ones fade.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.held = budget, 0
+        self._counted: dict[tuple[str, int], _Counted] = {}
+        self._hit = 1.0  # what one counts now: it grows, where all others would have to shrink
+        self._floor = 0.0  # benefit of the last that was thrown out
+
+    def answer(self, asked: str) -> tuple[str, bytes]:
+        """JSON {"held": numbers, "wanted": numbers} of the places asked for, and the bytes of those held, joined.
+
+        At most CALL_BYTES_MAX; wanted are those that it would keep if they were given.
+        """
+        held, wanted, parts, length, room = list[int](), list[int](), list[bytes](), 0, self.budget - self.held
+        self._fade()
+        for number, (key, offset, size) in enumerate(json.loads(asked)):
+            item = self._counted.setdefault((sys.intern(key), offset), _Counted())
+            item.hits += self._hit
+            if item.data:
+                if length + size <= CALL_BYTES_MAX:
+                    held.append(number)
+                    parts.append(item.data)
+                    length += size
+            elif size <= room or (size <= self.budget and item.hits / size > self._floor):
+                wanted.append(number)
+                room -= size
+        return json.dumps({"held": held, "wanted": wanted}), b"".join(parts)
+
+    def take(self, places: str, data: bytes | memoryview) -> None:
+        """Keeps what is given, and throws out what is least worth its bytes."""
+        at = 0
+        for key, offset, size in json.loads(places):
+            piece = bytes(data[at : at + size])
+            at += size
+            item = self._counted.setdefault((sys.intern(key), offset), _Counted())
+            if len(piece) == size:
+                self.held += size - len(item.data)
+                item.data = piece
+        self._shrink()
+
+    def forget(self, name: str, generation: str) -> None:
+        """Drops what is of this index, but not of this generation."""
+        gone = [
+            k for k in self._counted if k[0].startswith(f"{name}/") and not k[0].startswith(f"{name}/{generation}/")
+        ]
+        for key in gone:
+            self.held -= len(self._counted.pop(key).data)
+
+    def _fade(self) -> None:
+        self._hit *= 2 ** (1 / HALF_LIFE)
+        if self._hit > 1e100:
+            for item in self._counted.values():
+                item.hits /= self._hit
+            self._floor /= self._hit
+            self._hit = 1.0
+        if len(self._counted) > COUNTED_MAX:
+            idle = sorted(
+                (k for k, item in self._counted.items() if not item.data), key=lambda k: self._counted[k].hits
+            )
+            for key in idle[: COUNTED_MAX // 4]:
+                del self._counted[key]
+
+    def _shrink(self) -> None:
+        if self.held <= self.budget:
+            return
+        kept = [item for item in self._counted.values() if item.data]
+        kept.sort(key=lambda item: item.hits / len(item.data))
+        for item in kept:
+            if self.held <= self.budget:
+                return
+            self._floor = item.hits / len(item.data)
+            self.held -= len(item.data)
+            item.data = b""
+
+
+class Asker:
+    """An isolate's side: asks before it reads, and gives afterwards what was wanted. All failures are of no account."""
+
+    def __init__(self, ask: Ask, give: Give) -> None:
+        self.rpc_ask, self.rpc_give = ask, give
+        self._rest = 0.0
+        self._outbox: dict[Place, bytes] = {}
+        self._outbox_bytes = 0
+
+    async def ask(self, places: Sequence[Place]) -> tuple[dict[int, memoryview], list[int]]:
+        """By number, the bytes that are there, unverified; and which of the others are wanted. All of one index."""
+        loop = asyncio.get_running_loop()
+        try:
+            said, data = await asyncio.wait_for(
+                self.rpc_ask(places[0][0].partition("/")[0], json.dumps(places)), ASK_TIMEOUT_S
+            )
+            answer, found, at = json.loads(said), dict[int, memoryview](), 0
+            for number in answer["held"]:
+                found[number] = data[at : at + places[number][2]]
+                at += places[number][2]
+            return found, answer["wanted"]
+        except Exception:  # late, gone or broken: the bucket has everything
+            self._rest = loop.time() + REST_S
+            return {}, []
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is not worth asking now."""
+        return asyncio.get_running_loop().time() < self._rest
+
+    def keep(self, place: Place, data: memoryview) -> None:
+        """Copies what was read, and is wanted, for `send`."""
+        if place not in self._outbox and self._outbox_bytes + len(data) <= CALL_BYTES_MAX:
+            self._outbox[place] = bytes(data)
+            self._outbox_bytes += len(data)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._outbox)
+
+    async def send(self) -> None:
+        """Gives away all that was kept, a call an index; for waitUntil."""
+        outbox, self._outbox, self._outbox_bytes = self._outbox, {}, 0
+        by_name: dict[str, list[Place]] = {}
+        for place in outbox:
+            by_name.setdefault(place[0].partition("/")[0], []).append(place)
+        for name, places in by_name.items():
+            await self.rpc_give(name, json.dumps(places), b"".join(outbox[p] for p in places))
