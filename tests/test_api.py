@@ -24,8 +24,8 @@ RUNTIME = {"runtime": "Python 3 on test", "heap_bytes": None}
 QUERY = "/v1/indexes/words/query"
 PROBLEM = {"type", "title", "status", "detail", "code", "param", "hint", "request_id"}
 RECEIPT = {
-    "gets", "bytes", "waves", "blocks", "blocks_cached", "rows", "rows_ranked", "retries", "hedged", "opened_gets",
-    "opened_bytes", "opened_rpc", "generation", "modelled_ms",
+    "gets", "bytes", "waves", "blocks", "blocks_cached", "rows", "rows_ranked", "retries", "hedged", "warm_rpc",
+    "warm_bytes", "opened_gets", "opened_bytes", "opened_rpc", "generation", "modelled_ms",
 }  # fmt: skip
 
 

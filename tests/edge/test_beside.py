@@ -1,11 +1,10 @@
 """A cold isolate beside a warm object in workerd: the same answers, and bytes that the bucket is spared."""
 
 import sys
-from pathlib import Path
 
 import pytest
+from doubles import Built
 
-from build_index.evaluate import read_queries
 from build_index.serve import ROOT
 
 sys.path.append(str(ROOT / "bench"))
@@ -14,10 +13,10 @@ import warm  # noqa: E402
 pytestmark = pytest.mark.edge
 
 
-def test_a_cold_isolate_reads_less_beside_a_warm_object(sample_bucket: Path) -> None:
+def test_a_cold_isolate_reads_less_beside_a_warm_object(words: Built) -> None:
     """Each query is asked by isolates that have lost everything: only the object's blocks outlive them."""
-    vectors = [v.tolist() for v in read_queries(ROOT / "sample" / "queries.parquet", 4).vectors]
-    out = warm.run(sample_bucket, "wordnet", [*vectors, *vectors], timeout_ms=5000)
+    vectors = words.queries[:4].tolist()
+    out = warm.run(words.bucket, "words", [*vectors, *vectors], timeout_ms=5000)
     assert not out.different
     assert all(r["gets"] and not r["warm_rpc"] for r in out.without)
     assert all((r["gets"], r["bytes"], r["opened_rpc"]) == (0, 0, 1) and r["warm_bytes"] for r in out.beside)
