@@ -215,7 +215,7 @@ def test_a_killed_publisher_is_taken_up_again(server: dict[str, str], tiny: tupl
     one = g.publish(first, where)["generation"]
     running = publisher(server, second, "s3://bucket/killed/live")
     while running.poll() is None and len({s.key.split("/")[0] for s in where.list()}) < 3:
-        time.sleep(0.002)  # until the first object of the second generation is there
+        time.sleep(0.01)  # until the first object of the second generation is there
     running.send_signal(signal.SIGKILL)
     running.communicate()
     live = ask(where, 14)
