@@ -23,8 +23,10 @@ from .sources.columns import (
     field_of,
     ids_of,
     is_bytes,
+    is_json,
     plain,
     plain_type,
+    refuse_bad_json,
     refuse_bad_text,
     vector_kind,
     vectors_of,
@@ -173,6 +175,8 @@ class Source:
         for field in self.attributes:
             column = plain(raw.column(field.name))
             refuse_bad_text(column, f"attribute {field.name!r} that is not UTF-8")
+            if is_json(field.type):
+                refuse_bad_json(column, field.name)
             columns.append(column)
         return pa.Table.from_arrays(columns, schema=self.attributes)
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from json import JSONEncoder
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from build_index.source import BAD_ROWS_NAMED, DTYPES, Array, Batch, Source
+from build_index.sources.columns import is_json, json_value
 from vantage.errors import InputError
 
 # Rows are written in batches of this many bytes of f32, or fewer rows. Fixed, so that sums over batches, such as
@@ -315,8 +316,15 @@ def _json_rows(table: pa.Table, rows: int) -> list[bytes]:
     """A compact JSON array of each row's values, in column order."""
     if not table.num_columns:
         return [b"[]"] * rows
-    columns = [_json_values(column.combine_chunks()).to_pylist() for column in table.columns]
+    columns = [_values(column.combine_chunks()) for column in table.columns]
     return [_encode(row).encode() for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    if is_json(column.type):
+        return [None if text is None else json_value(text) for text in column.storage.to_pylist()]
+    values: list[Any] = _json_values(column).to_pylist()
+    return values
 
 
 def _json_values(column: pa.Array) -> pa.Array:

@@ -52,6 +52,7 @@ from .measure import CHUNK_BYTES, chunks
 from .norms import Lengths, error_norms
 from .rows import Ints, Rows
 from .shape import Shape, index_section
+from .sources.columns import is_json
 
 SHARD_BYTES = 256 << 20
 PART_ROWS_BYTES = 512 << 20
@@ -366,10 +367,13 @@ def _column_field(field: pa.Field) -> pa.Field:
     nested = (
         pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type) and not pa.types.is_temporal(kind.value_type)
     )
-    return pa.field(name, kind if plain or nested else pa.string())
+    return pa.field(name, kind if plain or nested or is_json(kind) else pa.string())
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if is_json(kind):
+        texts = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
+        return pa.ExtensionArray.from_storage(kind, pa.array(texts, kind.storage_type))
     if pa.types.is_string(kind):
         values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
     return pa.array(values, kind)

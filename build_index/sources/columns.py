@@ -1,6 +1,8 @@
 """Column rules that every table format shares: which columns are taken, and how their values become rows."""
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,8 @@ from vantage.format.layout import ID_BYTES_MAX
 
 from .places import Place
 from .rows import ARROW_KINDS, Array, refuse
+
+JSON_DEPTH_MAX = 64  # arrays and objects in each other: the Worker's parser gives up far earlier than CPython's
 
 
 def field_of(schema: pa.Schema, name: str, role: str, path: Place) -> pa.Field:
@@ -48,12 +52,13 @@ def attribute_fields(
 def _json_can_carry(kind: pa.DataType) -> bool:
     kind = plain_type(kind)
     if is_list(kind):
-        return _json_can_carry(kind.value_type)
+        return not is_json(kind.value_type) and _json_can_carry(kind.value_type)
     if pa.types.is_struct(kind):
-        names = [field.name for field in kind]
-        return len(names) == len(set(names)) and all(_json_can_carry(field.type) for field in kind)
+        names, kinds = [field.name for field in kind], [field.type for field in kind]
+        return len(names) == len(set(names)) and all(_json_can_carry(k) and not is_json(k) for k in kinds)
     return bool(
         _is_text(kind)
+        or is_json(kind)
         or pa.types.is_integer(kind)
         or pa.types.is_floating(kind)
         or pa.types.is_boolean(kind)
@@ -62,6 +67,11 @@ def _json_can_carry(kind: pa.DataType) -> bool:
         or pa.types.is_decimal(kind)
         or pa.types.is_null(kind)
     )
+
+
+def is_json(kind: pa.DataType) -> bool:
+    """Whether the values are JSON texts: Arrow's extension type arrow.json, the logical type JSON of Parquet."""
+    return isinstance(kind, pa.JsonType)
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -110,6 +120,37 @@ def refuse_bad_text(column: pa.Array, reason: str) -> None:
                 bad[row] = True
         refuse(bad, reason)
         raise
+
+
+def json_value(text: str) -> Any:
+    """What a JSON text stands for. ValueError where it is none, or what we write could not be read everywhere.
+
+    NaN, numbers beyond f64, halves of surrogate pairs and deep nesting are such.
+    """
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("too deep") from None
+    inner, depth = [value], 0
+    while inner:
+        lists = [one.values() if isinstance(one, dict) else one for one in inner if isinstance(one, dict | list)]
+        inner, depth = [value for values in lists for value in values], depth + 1
+        if depth > JSON_DEPTH_MAX:
+            raise ValueError("too deep")
+    return value
+
+
+def refuse_bad_json(column: pa.Array, name: str) -> None:
+    """Raises BadRows where a text of a JSON column is no JSON."""
+    bad = np.zeros(len(column), bool)
+    for row, text in enumerate(column.storage.to_pylist()):
+        try:
+            if text is not None:
+                json_value(text)
+        except ValueError:
+            bad[row] = True
+    refuse(bad, f"attribute {name!r} that is not JSON, or nested over {JSON_DEPTH_MAX} deep")
 
 
 def vectors_of(column: pa.Array, dimension: int) -> Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 
 from build_index.evaluate import read_queries
 from build_index.source import Source, open_source, source_metric
+from build_index.spool import spool
+from build_index.write import _column, _column_field
 from vantage.errors import InputError
 
 X = np.random.default_rng(3).integers(0, 100, (11, 6))
@@ -110,6 +114,59 @@ def test_arrow(tmp_path: Path, suffix: str, opened: object) -> None:
     assert parts[0].attributes["meta"].to_pylist() == [{"page": i} for i in range(4)]
     path.write_bytes(path.read_bytes()[:-200])
     refused("cannot be read", path)
+
+
+def json_column(*texts: str | None) -> pa.Array:
+    return pa.array(texts, pa.string()).cast(pa.json_())
+
+
+@pytest.mark.parametrize("store_schema", [True, False])
+def test_json_columns_come_back_as_values(tmp_path: Path, store_schema: bool) -> None:
+    """By way of the spool, and of the column that the index keeps in Parquet; a string stays one."""
+    values: list[Any] = [
+        {"a": [1, 2.5, None], "ü": {}},
+        None,
+        [],
+        "text",
+        3,
+        False,
+        {"n": 10**30},
+        None,
+        1e-7,
+        "[1]",
+        [],
+    ]
+    texts = [json.dumps(v, ensure_ascii=i % 2 == 0) for i, v in enumerate(values)]
+    told = json_column(*texts[:7], None, *texts[8:])
+    given = content().append_column("told", told).append_column("plain", pa.array(texts))
+    pq.write_table(given, tmp_path / "a.parquet", store_schema=store_schema)
+    source = open_source([tmp_path / "a.parquet"], attributes=["told", "plain"])
+    with spool(source, tmp_path / "spool", metric="l2") as rows:
+        found = [json.loads(record) for record in rows.attributes(np.arange(11))]
+    assert found == [[value, text] for value, text in zip(values, texts, strict=True)]
+    assert [type(one[0]) for one in found] == [type(value) for value in values]
+
+    saved = json_column(*texts)
+    assert _column_field(pa.field("told", saved.type)).type == pa.json_()
+    again = _column([one[0] for one in found], pa.json_())
+    assert [None if t is None else json.loads(t) for t in again.storage.to_pylist()] == values
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "{'a': 1}", "NaN", "1e999", '"\\ud800"', "[" * 65 + "]" * 65, "[" * 10**5, "1" * 5000]
+)
+def test_bad_json_names_row_and_column(tmp_path: Path, text: str) -> None:
+    good = "[" * 64 + "]" * 64
+    path = tmp_path / "a.parquet"
+    pq.write_table(content(4).append_column("told", json_column(None, good, text, good)), path)
+    refused(f"attribute 'told' that is not JSON, or nested over 64 deep: {path} row 2", path)
+
+
+def test_json_in_lists_is_left_out(tmp_path: Path) -> None:
+    column = pa.array([["1"]] * 4).cast(pa.list_(pa.json_()))
+    pq.write_table(content(4).append_column("told", column), tmp_path / "a.parquet")
+    source = open_source([tmp_path / "a.parquet"])
+    assert source.attributes.names == ["meta"] and "'told'" in source.notes[0]
 
 
 def test_hugging_face_folder(tmp_path: Path) -> None:
