@@ -63,7 +63,7 @@ def test_every_command_has_an_example_that_parses() -> None:
         assert shown.exit_code == 0
         example = re.search(rf"Example: vantage ({name} .*?) (?:│|╭|Usage|Arguments)", flat(shown.output) + " Usage")
         assert example, f"{name} --help has no example"
-        words = re.match(rf"{name}(?: (?:--[a-z-]+|[\w./]+))+", example[1])
+        words = re.match(rf"{name}(?: (?:--[a-z-]+|[\w./:]+))+", example[1])
         assert words is not None
         context = one.make_context(name, words[0].split()[1:], resilient_parsing=False)
         assert context.params
