@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import traceback
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,13 @@ from vantage.cache import Cache  # noqa: E402
 from vantage.errors import VantageError  # noqa: E402
 from vantage.format import Current, Root, attributes_at, block_planes, id_at, id_width  # noqa: E402
 from vantage.format import layout as L  # noqa: E402
+from vantage.format.wire import (  # noqa: E402
+    ANSWERS,
+    ANSWERS_MAGIC,
+    VECTORS,
+    VECTORS_MAGIC,
+    WIRE_VERSION,
+)
 from vantage.index import Index  # noqa: E402
 from vantage.request import FIELDS  # noqa: E402
 from vantage.service import Service  # noqa: E402
@@ -258,6 +266,52 @@ def body(base: dict[str, Objects], draw: Random) -> None:
         raise Failure(f"{reply.status}: {reply.body['detail']}")
 
 
+def wire(base: dict[str, Objects], draw: Random) -> None:
+    """A body of vectors as bytes, changed, answered as bytes: what docs/http.md says, or a problem."""
+    name = draw.choice(sorted(base))
+    if name not in _SERVICES:
+        _SERVICES[name] = Service(Memory(base[name]), 1 << 20)
+    vectors = EXPECTED[name]["vectors"][: draw.choice((1, 2, 3))]
+    head = VECTORS.pack(VECTORS_MAGIC, WIRE_VERSION, len(vectors), len(vectors[0]))
+    data = head + array("f", [v for vector in vectors for v in vector]).tobytes()
+    if draw.random() < 0.8:
+        data = mutate(data, draw)
+
+    async def read() -> bytes:
+        return data
+
+    async def ask() -> api.Reply:
+        headers = {"content-type": api.BINARY, "accept": api.BINARY}
+        options = draw.choice(("", "top_k=3", "rerank=10&top_k=5", "include=receipt", "top_k=x", "x=%ff"))
+        path = "/v1/indexes/fixture/query?" + options
+        return await api.handle("POST", path, headers, read, _SERVICES[name], ACCESS, {})
+
+    reply = asyncio.run(ask())
+    if reply.status >= 500:
+        raise Failure(f"{reply.status}: {reply.body['detail']}")
+    if reply.status == 200:
+        _read_answers(reply.body, len(data))
+
+
+def _read_answers(body: bytes, sent: int) -> None:
+    """Raises Failure where the parts of an answer do not fill it, or are not as many as were asked for."""
+    magic, version, count, total, kind, size, told, zero = ANSWERS.unpack_from(body)
+    if (magic, version, zero) != (ANSWERS_MAGIC, WIRE_VERSION, 0) or kind not in (0, 1) or not 1 <= count <= sent:
+        raise Failure("answers: header")
+    at = ANSWERS.size + 4 * count + 4 * total
+    ends = array("I", body[ANSWERS.size : ANSWERS.size + 4 * count]).tolist()
+    if len(body) != at + size + told or ends != sorted(ends) or ends[-1] != total:
+        raise Failure("answers: sizes")
+    if kind == 0 and size != 8 * total:
+        raise Failure("answers: ids")
+    if kind == 1:
+        offsets = array("I", body[at : at + 4 * (total + 1)]).tolist()
+        if offsets[0] or offsets != sorted(offsets) or 4 * (total + 1) + offsets[-1] != size:
+            raise Failure("answers: ids")
+    if len(json.loads(body[at + size :])["results"]) != count:
+        raise Failure("answers: results")
+
+
 _SERVICES: dict[str, Service] = {}
 
 # What is fuzzed, and how many of 100 cases each gets.
@@ -269,7 +323,8 @@ KINDS: dict[str, tuple[Callable[[dict[str, Objects], Random], None], int]] = {
     "block": (block, 5),
     "planes": (planes, 13),
     "ids": (ids, 7),
-    "body": (body, 20),
+    "body": (body, 15),
+    "wire": (wire, 5),
 }
 
 

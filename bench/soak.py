@@ -5,7 +5,8 @@
 BUCKET is a folder of two or more indexes of the same rows, built with different seeds: the generations of one index.
 For half of the time there is no cache: an answer must be what CPython answers from the same generation. Then there is
 the default one, and more blocks may be scanned: each id must have one of its own scores, as in every answer that is not
-complete. After each half the faults end, and everything must be right within one TTL. Exit 1 where it is not.
+complete. Some questions have a deadline, some are batches of four, some name a row. After each half the faults end, and
+everything must be right within one TTL. Exit 1 where it is not.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -58,7 +59,15 @@ KINDS: list[dict[str, Any]] = [
     {"top_k": 10, "rerank": 20, "include": ["receipt", "vector", "attributes"]},
     {"top_k": 10, "budget": {"gets": 3, "bytes": 150_000, "waves": 1}},
     {"top_k": 10, "explain": True},
+    {"top_k": 10, "budget": {"ms": 40}},
+    {"top_k": 10, "rerank": 20, "budget": {"ms": 400}, "include": ["receipt", "attributes"]},
 ]
+BATCH = 4
+BATCH_KINDS: list[dict[str, Any]] = [
+    {"top_k": 10, "include": ["receipt", "attributes"]},
+    {"top_k": 10, "rerank": 20, "budget": {"ms": 400}},
+]
+ID_KINDS: list[dict[str, Any]] = [{"top_k": 10}, {"top_k": 10, "rerank": 20, "include": ["receipt", "vector"]}]
 BAD = [b"", b"[1, 2]", b'{"vector": [1, 2]}', b'{"vector": "x"}', b'{"vectr": []}', b'{"vector": [1e999], "top_k": 3}']
 
 
@@ -124,13 +133,29 @@ def truth_of(folder: Path) -> Truth:
 
 @dataclass
 class Question:
-    """A request below the index, the vector in it, and by generation what CPython answers: (status, body)."""
+    """A request below the index, what it asks for, and by generation what CPython answers: (status, body).
+
+    vectors: of the question, or of the row that it names (without: its id); none where there is nothing to match
+    """
 
     method: str
     path: str
     body: bytes
-    vector: list[float] | None
+    vectors: list[list[float]] = field(default_factory=list)
+    without: Any = None
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
+
+    @property
+    def hurried(self) -> bool:
+        return bool(self.vectors) and "ms" in json.loads(self.body).get("budget", {})
+
+    def unhurried(self) -> Question:
+        """Without its deadline, which makes an answer a matter of chance."""
+        if not self.hurried:
+            return self
+        fields = json.loads(self.body)
+        del fields["budget"]["ms"]
+        return replace(self, body=json.dumps(fields).encode())
 
 
 @dataclass
@@ -151,31 +176,36 @@ class Oracle:
             if any(s == status and b["code"] == code for s, b in expected):
                 return ""
             return code if status >= 500 or code == "not_found" else f"wrong: {status} {code} of a good request"
-        generation = got.get("generation") or got["receipt"]["generation"]
+        generation, parts = generation_of(got), got.get("results", [got])
+        if not generation and question.hurried and not any(p["complete"] or p["matches"] for p in parts):
+            return ""  # its time ended before the index was open
         if generation not in question.answers or question.answers[generation][0] != 200:
             return f"wrong: an answer of generation {generation}"
         want = question.answers[generation][1]
-        if "matches" not in got:
-            same = strict or question.vector is None  # a plan depends on the cache
+        if "matches" not in parts[0]:
+            same = strict or not question.vectors  # a plan depends on the cache
             return "" if not same or bare(got) == bare(want) else "wrong: description or plan"
-        if strict and got["complete"] and bare(got) == bare(want):
-            return ""
-        if strict and got["complete"]:
-            return "wrong: not what CPython answers"
-        return self._fault_in_matches(question, generation, got)
+        if len(parts) != len(question.vectors):
+            return "wrong: number of results"
+        for vector, part, wanted in zip(question.vectors, parts, want.get("results", [want]), strict=True):
+            if strict and part["complete"] and bare(part) != bare(wanted):
+                return "wrong: not what CPython answers"
+            fault = self._fault_in_matches(question, vector, generation, part)
+            if fault:
+                return fault
+        return ""
 
-    def _fault_in_matches(self, question: Question, generation: str, got: Any) -> str:
+    def _fault_in_matches(self, question: Question, vector: list[float], generation: str, got: Any) -> str:
         truth, matches = self.truths[generation], got["matches"]
         ids = [m["id"] for m in matches]
-        if len(set(ids)) < len(ids) or any(i not in truth.row for i in ids):
+        if len(set(ids)) < len(ids) or any(i not in truth.row or i == question.without for i in ids):
             return "wrong: ids"
         top_k = json.loads(question.body)["top_k"]
         if len(ids) > top_k or (got["complete"] and len(ids) < top_k):
             return "wrong: number of matches"
-        assert question.vector is not None
         section = truth.index.root.index
-        prepared = prepare(question.vector, section)
-        allowed = self.scores[generation, tuple(question.vector)]
+        prepared = prepare(vector, section)
+        allowed = self.scores[generation, tuple(vector)]
         for m in matches:
             stored = truth.vectors[truth.row[m["id"]]]
             right = {exact_score(stored, prepared, section)} if got["scores"] == "exact" else allowed[m["id"]]
@@ -202,6 +232,11 @@ def documented() -> dict[str, int]:
 DOCUMENTED = documented()
 
 
+def generation_of(body: Any) -> str:
+    """The generation that an answer comes from; "" where its index was not open in time."""
+    return body.get("generation") or body["receipt"].get("generation") or ""
+
+
 def bare(body: Any) -> Any:
     """What does not depend on retries, or on what the index is called."""
     return {k: v for k, v in body.items() if k not in ("receipt", "name")}
@@ -221,12 +256,23 @@ async def in_process(service: Service, name: str, question: Question) -> tuple[i
 
 
 def questions_of(truth: Truth) -> list[Question]:
-    """Each kind of each vector, which lie between two rows; and bad ones."""
+    """Each kind of each vector, which lie between two rows; batches of them, rows by id, and bad ones."""
     kind, draw = truth.index.root.index.vector_kind, Random(1)
     pairs = [draw.sample(truth.vectors, 2) for _ in range(VECTORS)]
     vectors = [[float(x + y) / 2 for x, y in zip(decode(a, kind), decode(b, kind), strict=True)] for a, b in pairs]
-    asked = [Question("POST", "/query", json.dumps({"vector": v} | k).encode(), v) for v in vectors for k in KINDS]
-    return [*asked, *(Question("POST", "/query", b, None) for b in BAD), Question("GET", "", b"", None)]
+    batches = [vectors[i : i + BATCH] for i in range(0, VECTORS, BATCH)]
+    rows = draw.sample(sorted(truth.row.items(), key=str), BATCH)
+
+    def question(fields: dict[str, Any], asked: list[list[float]], without: Any = None) -> Question:
+        return Question("POST", "/query", json.dumps(fields).encode(), asked, without)
+
+    return [
+        *(question({"vector": v} | k, [v]) for v in vectors for k in KINDS),
+        *(question({"vectors": b} | k, b) for b in batches for k in BATCH_KINDS),
+        *(question({"id": i} | k, [decode(truth.vectors[row], kind)], i) for i, row in rows for k in ID_KINDS),
+        *(Question("POST", "/query", b) for b in BAD),
+        Question("GET", "", b""),
+    ]
 
 
 def oracle_of(bucket: Path) -> Oracle:
@@ -238,9 +284,10 @@ def oracle_of(bucket: Path) -> Oracle:
     for generation, truth in truths.items():
         service = Service(Folder(bucket), 0)
         for q in questions:
-            q.answers[generation] = asyncio.run(in_process(service, truth.index.name, q))
-            if q.vector is not None and (generation, tuple(q.vector)) not in scores:
-                scores[generation, tuple(q.vector)] = truth.scores(q.vector)
+            q.answers[generation] = asyncio.run(in_process(service, truth.index.name, q.unhurried()))
+            for vector in q.vectors:
+                if (generation, tuple(vector)) not in scores:
+                    scores[generation, tuple(vector)] = truth.scores(vector)
     return Oracle(truths, questions, scores)
 
 
@@ -309,9 +356,9 @@ async def _run(
             fault = oracle.fault_in(q, reply.status_code, got, not cache)
             generation = ""
             if reply.status_code == 200:
-                generation = got.get("generation") or got["receipt"]["generation"]
-                out.by_generation[generation] += 1
-                out.incomplete += got.get("complete") is False
+                generation = generation_of(got)
+                out.by_generation.update([generation] if generation else [])
+                out.incomplete += any(p.get("complete") is False for p in got.get("results", [got]))
             if fault.startswith("wrong"):
                 out.wrong[fault] += 1
             elif fault:
