@@ -45,7 +45,7 @@ from vantage.format.wire import (  # noqa: E402
     WIRE_VERSION,
 )
 from vantage.index import Index  # noqa: E402
-from vantage.request import FIELDS  # noqa: E402
+from vantage.request import BINARY, FIELDS  # noqa: E402
 from vantage.service import Service  # noqa: E402
 
 FIXTURES = ROOT / "tests/fixtures"
@@ -281,10 +281,13 @@ def wire(base: dict[str, Objects], draw: Random) -> None:
         return data
 
     async def ask() -> api.Reply:
-        headers = {"content-type": api.BINARY, "accept": api.BINARY}
+        headers = {"content-type": BINARY, "accept": BINARY}
         options = draw.choice(("", "top_k=3", "rerank=10&top_k=5", "include=receipt", "top_k=x", "x=%ff"))
         path = "/v1/indexes/fixture/query?" + options
-        return await api.handle("POST", path, headers, read, _SERVICES[name], ACCESS, {})
+        reply = await api.handle("POST", path, headers, read, _SERVICES[name], ACCESS, {})
+        for work in reply.after:
+            await work
+        return reply
 
     reply = asyncio.run(ask())
     if reply.status >= 500:

@@ -127,6 +127,8 @@ def main() -> None:
         ]  # fmt: skip
         page = f"""# Results
 
+Batches, faults, load and publishing have a page of their own: [results-tool.md](results-tool.md).
+
 Printed by `python bench/results.py DATA`, which runs every command below; at {commit.stdout.strip()} on
 {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}. DATA holds WordNet (115,659 x 384 f16,
 cosine) and SIFT (300,000 x 128 u8, L2) with exact neighbours of 2,000 held-out queries each, which serve nothing but
@@ -166,7 +168,8 @@ On workerd with Pyodide and the committed `kern.so`, local R2.
 {block(edge)}
 ## Kernels
 
-One thread each, in turns.
+One thread each, in turns; a row a path of the native scan that the processor has (`plain` is SSSE3, or NEON on
+AArch64), the last of which it takes. Wasm has one path, so its columns repeat.
 
 {block(kernels)}
 ## What the commands printed
