@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.sparse import csr_matrix, vstack
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import ArpackError, svds
 from scipy.spatial.distance import squareform
 
 from .rows import Ints
@@ -69,7 +69,10 @@ def _order(marks: Any) -> Ints:
     if not marks.nnz:  # no query probed any of them
         return np.arange(blocks)
     axes = min(REGION_AXES, min(marks.shape) - 1)
-    places = svds(marks, k=axes, v0=np.ones(min(marks.shape)), return_singular_vectors="vh")[2].T
+    try:
+        places = svds(marks, k=axes, v0=np.ones(min(marks.shape)), return_singular_vectors="vh")[2].T
+    except ArpackError:  # its iteration runs dry where marks have few directions: blocks that hardly any query wants
+        places = _ranged(marks, axes)
     count = max(2, -(-blocks // min(REGION_BLOCKS, EXACT_BLOCKS_MAX)))
     kmeans = faiss.Kmeans(axes, count, niter=20, seed=1, min_points_per_centroid=1, max_points_per_centroid=blocks)
     x = np.ascontiguousarray(places, np.float32)
@@ -81,6 +84,16 @@ def _order(marks: Any) -> Ints:
     member = csr_matrix((np.ones(blocks), (np.arange(blocks), region)), shape=(blocks, len(filled)))
     own = [np.flatnonzero(region == r) for r in _order(marks @ member)]
     return np.concatenate([blocks_of[_order(marks[:, blocks_of])] for blocks_of in own])
+
+
+def _ranged(marks: Any, axes: int) -> F64:
+    """(B, axes): about the leading right singular vectors, of any rank (Halko, Martinsson, Tropp, 2011)."""
+    basis = np.random.default_rng(1).standard_normal((marks.shape[1], axes))
+    for _ in range(6):
+        basis = np.linalg.qr(marks.T @ (marks @ basis))[0]
+    turn = np.linalg.svd(marks @ basis, full_matrices=False)[2]
+    places: F64 = basis @ turn.T
+    return places
 
 
 def _distance(counts: F64) -> F64:

@@ -78,3 +78,17 @@ def test_blocks_that_no_query_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     p = np.zeros((9, 600), np.uint32)
     p[:, :60] = np.random.default_rng(2).integers(1, 99, (9, 60))
     assert sorted(file_order(p).tolist()) == list(range(600))
+
+
+def test_where_arpack_runs_dry_an_order_is_found_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It did so in a build of 3,000,000 rows, deep in the regions, on blocks that few queries want."""
+
+    def dry(*_: object, **__: object) -> None:
+        raise layout.ArpackError(3)
+
+    p, line = planted(600, 4000)
+    monkeypatch.setattr(layout, "EXACT_BLOCKS_MAX", 100)
+    monkeypatch.setattr(layout, "svds", dry)
+    order = file_order(p)
+    assert sorted(order.tolist()) == list(range(600))
+    assert together(p, order) > 0.9 * together(p, line)
