@@ -292,14 +292,14 @@ def oracle_of(bucket: Path) -> Oracle:
     return Oracle(truths, questions, scores)
 
 
-def faulty_project(folder: Path) -> Path:
-    """The Worker's project with tests/edge/faulty_entry.py as its main; all else is production's."""
+def project_with(folder: Path, entry: str, *others: str) -> Path:
+    """The Worker's project with tests/edge/`entry` as its main, and other files of the checkout beside it."""
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (ROOT / "tests/faults.py", ROOT / "tests/edge/faulty_entry.py"):
-        shutil.copy(path, folder / "src")
+    for path in (f"tests/edge/{entry}", *others):
+        shutil.copy(ROOT / path, folder / "src")
     (folder / "python_modules").symlink_to(ROOT / "python_modules", target_is_directory=True)
     config = (ROOT / "wrangler.toml").read_text()
-    (folder / "wrangler.toml").write_text(config.replace("src/entry.py", "src/faulty_entry.py"))
+    (folder / "wrangler.toml").write_text(config.replace("src/entry.py", f"src/{entry}"))
     return folder
 
 
@@ -401,7 +401,7 @@ def soak(bucket: Path, seconds: float, clients: int, seed: int, ttl_s: float = R
         for truth in oracle.truths.values():
             shutil.copytree(bucket / truth.index.name, folder / "bucket/live", dirs_exist_ok=True)
         load(folder / "bucket", folder / "state")
-        project = faulty_project(folder / "project")
+        project = project_with(folder / "project", "faulty_entry.py", "tests/faults.py")
         variables = {"PUBLIC_READ": "1", "VANTAGE_CACHE_BYTES": "0"}
         with serve(folder / "state", variables=variables, project=project) as server:
             for cache in (0, CACHE_BYTES):

@@ -12,7 +12,6 @@ object. --timeout-ms: how long an isolate waits for the object; a busy machine n
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import sys
 import tempfile
@@ -22,21 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from soak import project_with
 
 from build_index.evaluate import read_queries
-from build_index.serve import ROOT, load, serve
+from build_index.serve import load, serve
 
 WARM_BYTES = 12 << 20  # as wrangler.toml has it
-
-
-def forgetful_project(folder: Path) -> Path:
-    """The Worker's project with tests/edge/forgetful_entry.py as its main; all else is production's."""
-    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "tests/edge/forgetful_entry.py", folder / "src")
-    (folder / "python_modules").symlink_to(ROOT / "python_modules", target_is_directory=True)
-    config = (ROOT / "wrangler.toml").read_text()
-    (folder / "wrangler.toml").write_text(config.replace("src/entry.py", "src/forgetful_entry.py"))
-    return folder
 
 
 @dataclass
@@ -55,7 +45,7 @@ def run(bucket: Path, index: str, vectors: list[list[float]], timeout_ms: int) -
     with tempfile.TemporaryDirectory() as scratch:
         state = Path(scratch, "state")
         load(bucket, state, only=index)
-        project = forgetful_project(Path(scratch, "project"))
+        project = project_with(Path(scratch, "project"), "forgetful_entry.py")
         variables = {"PUBLIC_READ": "1", "VANTAGE_WARM_BYTES": str(WARM_BYTES)}
         with (
             serve(state, variables=variables, project=project) as server,
