@@ -146,10 +146,13 @@ def matrix() -> dict[str, tuple[str, list[Damage | None]]]:
         "attribute block": ("words", block_damages(True)),
         "ids.bin": ("words", object_damages("ids.bin")),
         "vectors": ("words", object_damages(".parquet")),
+        "routing.bin": ("pages", object_damages("routing.bin")),
     }  # fmt: skip
     for name in sorted(EXPECTED):
-        for kind, _ in sections_of(load(name)[key(load(name), "root.bin")]):
-            out.setdefault(f"section {L.SECTION_NAMES[kind]}", (name, list(section_damages(kind))))
+        objects = load(name)
+        for kind, _ in sections_of(objects[key(objects, "root.bin")]):
+            which = f" {root_of(objects).index.router}" if kind == L.ROUTER else ""
+            out.setdefault(f"section {L.SECTION_NAMES[kind]}{which}", (name, list(section_damages(kind))))
     return out
 
 

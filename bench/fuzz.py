@@ -30,7 +30,7 @@ from build_index.serve import ROOT
 
 sys.path.append(str(ROOT / "tests"))
 from fixtures.answers import Memory, answers  # noqa: E402
-from fixtures.damage import edit, edit_block, key, load, root_of, seal, sections_of  # noqa: E402
+from fixtures.damage import edit, edit_block, edit_pages, key, load, root_of, seal, sections_of  # noqa: E402
 
 from vantage import api  # noqa: E402
 from vantage.cache import Cache  # noqa: E402
@@ -178,6 +178,12 @@ def block(base: dict[str, Objects], draw: Random) -> None:
     _reads(edit_block(objects, change, attributes=attributes), name)
 
 
+def page(base: dict[str, Objects], draw: Random) -> None:
+    """Routing pages changed, their sizes kept and their checksums right; asked."""
+    name = draw.choice([name for name in sorted(base) if any(k.endswith("routing.bin") for k in base[name])])
+    _reads(edit_pages(base[name], lambda body: (mutate(body, draw) + bytes(len(body)))[: len(body)]), name)
+
+
 def planes(base: dict[str, Objects], draw: Random) -> None:
     """Ids and attributes of a block of any size."""
     name = draw.choice(sorted(base))
@@ -320,10 +326,11 @@ _SERVICES: dict[str, Service] = {}
 # What is fuzzed, and how many of 100 cases each gets.
 KINDS: dict[str, tuple[Callable[[dict[str, Objects], Random], None], int]] = {
     "object": (raw_object, 8),
-    "CURRENT": (current, 15),
+    "CURRENT": (current, 12),
     "frame": (frame, 12),
     "section": (section, 20),
     "block": (block, 5),
+    "page": (page, 3),
     "planes": (planes, 13),
     "ids": (ids, 7),
     "body": (body, 15),
