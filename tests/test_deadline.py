@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,34 @@ from doubles import Built
 from virtual import Slow, run
 
 from vantage.api import Access, handle
-from vantage.index import Answer, Query
+from vantage.cache import Cache
+from vantage.index import Answer, Index, Query
 from vantage.plan import Budget
 from vantage.service import Service
+from vantage.stats import Receipt
 from vantage.store import Folder, Until
+
+FIXTURES = Path(__file__).parent / "fixtures"
+READ_S = 0.04  # what a read takes
+
+
+def asked_within(name: str, query: Query) -> tuple[float, Answer]:
+    """(seconds, answer) of a query to a fixture without a cache, whose reads take READ_S."""
+
+    async def ask() -> tuple[float, Answer]:
+        index = await Index.open(Folder(FIXTURES), name, Cache(0), Receipt())
+        index.bucket = Slow(Folder(FIXTURES), lambda *_: READ_S)
+        began = asyncio.get_running_loop().time()
+        answer = await index.query(query)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return asyncio.get_running_loop().time() - began, answer
+
+    return run(ask())
+
+
+def question(name: str) -> list[float]:
+    vector: list[float] = json.loads((FIXTURES / "expected.json").read_text())[name]["vectors"][0]
+    return vector
 
 
 def timed(words: Built, bucket: Slow, query: Query, until: Until | None = None) -> tuple[float, Answer]:
@@ -66,6 +91,34 @@ def test_a_rerank_out_of_time_leaves_the_estimated_scores(words: Built) -> None:
     seconds, cut = timed(words, Slow(Folder(words.bucket), plan), query)
     assert (len(cut.matches), cut.exact, cut.complete) == (10, False, False)
     assert seconds == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("top_k", [1, 10, 40])
+def test_a_proof_out_of_time_proves_nothing(top_k: int) -> None:
+    """Whatever the millisecond that ends it: proven and the same, or neither proven nor complete, and in time."""
+    vector = question("proofs")
+    seconds, whole = asked_within("proofs", Query(vector, top_k, exact=True))
+    assert whole.complete and whole.receipt.proof and whole.receipt.proof["proven"] and whole.receipt.waves > 1
+    for ms in range(5, round(1000 * seconds) + 40, 10):
+        took, cut = asked_within("proofs", Query(vector, top_k, exact=True, budget=Budget(ms=ms)))
+        assert took <= ms / 1000 + 1e-6
+        assert cut.receipt.proof is not None and cut.complete == cut.receipt.proof["proven"]
+        assert cut.complete == (took >= seconds - 1e-6)
+        if cut.complete:
+            assert cut.matches == whole.matches
+        else:
+            assert cut.recall_estimate is None and cut.receipt.proof["rows_excluded"] == 0
+
+
+def test_a_routing_page_that_is_late_leaves_nothing_to_plan() -> None:
+    vector = question("pages")
+    seconds, whole = asked_within("pages", Query(vector))
+    assert (whole.complete, whole.receipt.waves, seconds) == (True, 2, pytest.approx(2 * READ_S))
+    seconds, cut = asked_within("pages", Query(vector, budget=Budget(ms=30)))
+    assert (seconds, cut.matches, cut.complete, cut.recall_estimate) == (pytest.approx(0.03), [], False, None)
+    assert (cut.receipt.waves, cut.receipt.blocks) == (1, 0)
+    seconds, cut = asked_within("pages", Query(vector, budget=Budget(ms=60)))
+    assert (seconds, cut.matches, cut.complete, cut.receipt.waves) == (pytest.approx(0.06), [], False, 2)
 
 
 def test_when_the_client_goes_the_reads_end(words: Built) -> None:
