@@ -30,7 +30,7 @@ from vantage.format import RANGES_AT, block_planes, pack_block
 
 BLOCK = 2048  # rows: long enough that the call itself does not count
 KEPT = 300
-PASSES = 15
+PASSES = 100
 PATHS = ("plain", "avx2", "avx512")  # by number, see kern.scan_path
 PYODIDE = ROOT / "vendor" / "host" / "node_modules" / "pyodide"
 RUNNER = ROOT / "tests" / "kernels" / "pyodide_run.mjs"

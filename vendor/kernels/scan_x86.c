@@ -18,9 +18,46 @@ INLINE_AVX2 u16x8 halves(u16x16 v) {
   return (u16x8)_mm256_castsi256_si128((__m256i)v) + (u16x8)_mm256_extracti128_si256((__m256i)v, 1);
 }
 
+// Sums of a group: lanes 0 to 3 of by[k] are vector k of Group, lanes 4 to 7 are vector k + 2.
+typedef struct {
+  __m256i by[2];
+} Sums;
+
+// v shifted down by `at` bits in the lower half, by 16 more in the upper.
+INLINE_AVX2 __m256i parted(__m128i v, int at) {
+  int more = at + 16;
+  return _mm256_srlv_epi32(_mm256_broadcastsi128_si256(v), _mm256_setr_epi32(at, at, at, at, more, more, more, more));
+}
+
+// As flush of scan.h.
+INLINE_AVX2 void flush_avx2(u16x8 raw, u16x8 odd, u32 shift, Sums *sums) {
+  const __m256i word = _mm256_set1_epi32(0xffff);
+  __m256i even = _mm256_and_si256(parted((__m128i)(raw - (odd << 8)), 0), word);
+  __m256i other = _mm256_and_si256(parted((__m128i)odd, 0), word);
+  sums->by[0] = _mm256_add_epi32(sums->by[0], _mm256_sll_epi32(even, _mm_cvtsi32_si128((int)shift)));
+  sums->by[1] = _mm256_add_epi32(sums->by[1], _mm256_sll_epi32(other, _mm_cvtsi32_si128((int)shift)));
+}
+
+// As score_group of scan.h, and whether a value is not below `limit`.
+INLINE_AVX2 u32 score_avx2(const Scan *s, const u8 *f, const u8 *h, const Sums *sums, f32 limit, f32x4 values[4]) {
+  const __m256i byte = _mm256_set1_epi32(255);
+  __m256 low = _mm256_set1_ps(limit), over = _mm256_setzero_ps();
+  for (int k = 0; k < 2; k++) {
+    __m256 f8 = _mm256_cvtepi32_ps(_mm256_and_si256(parted((__m128i)load16(f), 8 * k), byte));
+    __m256 h8 = _mm256_cvtepi32_ps(_mm256_and_si256(parted((__m128i)load16(h), 8 * k), byte));
+    __m256 factor = s->f_lo + s->f_step * f8, addend = s->h_lo + s->h_step * h8;
+    __m256 dot = _mm256_cvtepi32_ps(sums->by[k]) * s->unit + s->bias;
+    __m256 v = (s->base + (addend + factor * dot)) * s->scale;
+    over = _mm256_or_ps(over, _mm256_cmp_ps(v, low, _CMP_NLT_UQ));
+    values[k] = (f32x4)_mm256_castps256_ps128(v);
+    values[k + 2] = (f32x4)_mm256_extractf128_ps(v, 1);
+  }
+  return _mm256_movemask_ps(over) != 0;
+}
+
 // A segment as in scan.c, two code bytes at once: byte j in the lower half of a vector, byte j + 1 in the upper.
 INLINE_AVX2 void segment_avx2(int passes, int count, const u8 *codes, u64 stride, const u8 *table, u32 length,
-                              const u8 *shifts, Group *sums) {
+                              const u8 *shifts, Sums *sums) {
   u16x16 raw[2][AT_ONCE] = {0}, odd[2][AT_ONCE] = {0};
   u32 j = 0;
   for (; j + 2 <= length; j += 2, table += 64) {
@@ -30,7 +67,10 @@ INLINE_AVX2 void segment_avx2(int passes, int count, const u8 *codes, u64 stride
       high[p] = tables_of_two(table + PASS_BYTES * p, 1);
     }
     for (int g = 0; g < count; g++) {
-      u8x32 code = (u8x32)_mm256_loadu_si256((const __m256i_u *)(codes + (u64)g * stride + GROUP * j));
+      const u8 *at = codes + (u64)g * stride + GROUP * j;
+      // The next groups' line: four short streams are more than the processor foresees.
+      if (!(j & 2)) __builtin_prefetch(at + AT_ONCE * stride);
+      u8x32 code = (u8x32)_mm256_loadu_si256((const __m256i_u *)at);
       __m256i lows = (__m256i)(code & 15), highs = (__m256i)(code >> 4);
       for (int p = 0; p < passes; p++) {
         u16x16 a = (u16x16)_mm256_shuffle_epi8(low[p], lows), b = (u16x16)_mm256_shuffle_epi8(high[p], highs);
@@ -49,7 +89,7 @@ INLINE_AVX2 void segment_avx2(int passes, int count, const u8 *codes, u64 stride
         raw16 += a + b;
         odd16 += (a >> 8) + (b >> 8);
       }
-      flush(raw16, odd16, shifts[p], sums + g);
+      flush_avx2(raw16, odd16, shifts[p], sums + g);
     }
   }
 }
@@ -59,8 +99,8 @@ INLINE_AVX2 u32 groups_avx2(int count, const Scan *s, u32 at, f32 limit, f32x4 v
   u32 code_bytes = s->code_bytes, reached = 0;
   u64 stride = (u64)code_bytes * GROUP;
   const u8 *codes = s->codes + (u64)at * code_bytes;
-  Group sums[AT_ONCE];
-  for (int g = 0; g < count; g++) sums[g] = (Group){0};
+  Sums sums[AT_ONCE];
+  for (int g = 0; g < count; g++) sums[g].by[0] = sums[g].by[1] = _mm256_setzero_si256();
   for (u32 segment = 0, pass = 0, j = 0; j < code_bytes; segment++, pass++, j += SEGMENT) {
     u32 length = code_bytes - j < SEGMENT ? code_bytes - j : SEGMENT;
     const u8 *table = tables->bytes + PASS_BYTES * pass, *shifts = tables->shifts + pass;
@@ -73,10 +113,8 @@ INLINE_AVX2 u32 groups_avx2(int count, const Scan *s, u32 at, f32 limit, f32x4 v
       segment_avx2(1, count, codes + GROUP * j, stride, table, length, shifts, sums);
     }
   }
-  for (int g = 0; g < count; g++) {
-    score_group(s, s->f + at + GROUP * g, s->h + at + GROUP * g, sums + g, values[g]);
-    reached |= reaches(values[g], limit) << g;
-  }
+  for (int g = 0; g < count; g++)
+    reached |= score_avx2(s, s->f + at + GROUP * g, s->h + at + GROUP * g, sums + g, limit, values[g]) << g;
   return reached;
 }
 
