@@ -16,16 +16,9 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
-from ecvh import ASKED, GOALS, Setting, drawn_rows, routed
-from routers import MEMORY
+from ecvh import GOALS, Setting, drawn_rows, routed, setting_of
 
 from build_index import bec_tree, partition, words
-from build_index.fit import Held, Options, Task
-from build_index.graph import neighbour_graph
-from build_index.partition import VOTERS
-from build_index.shape import prepared
-from build_index.truth import hold_out, truth_of
 
 WORDS = [(kind, spare) for kind in ("plain", "code") for spare in (0, 1, 2)]
 LEAVES = [(penalty, balance) for penalty in (0.1, 0.3, 1.0) for balance in (0.03, 0.1, 0.3)]
@@ -76,14 +69,9 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.sets.split(","):
         with drawn_rows(options.data, name, options.rows) as rows:
-            held = hold_out(rows.count, 0)
-            sample = np.setdiff1d(np.arange(rows.count), held.all)
-            graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
-            learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
-            tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
-            settings = Options(memory_bytes=MEMORY)
-            task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], lambda *_: None)
-            setting = Setting(task, graph, options.blocks, [(tune.queries, tune.truth)])
+            setting = setting_of(rows, options.blocks, [])
+            tune = setting.task.tune
+            setting.asked.append((tune.queries, tune.truth))
             print(f"\n{name}: {rows.count} rows, {options.blocks} blocks, {len(tune.rows)} tuning rows asked")
             print(f"{'':34}{'bytes':>9}{'blocks':>7}{'skew':>7}" + "".join(f"{g:17.2f}" for g in GOALS), flush=True)
             if "words" in options.only:

@@ -57,6 +57,18 @@ class Setting:
         return self.task.rows
 
 
+def setting_of(rows: Rows, blocks: int, asked: list[Asked]) -> Setting:
+    """The task with rows held out for tuning, and the near rows of all."""
+    held = hold_out(rows.count, 0)
+    sample = np.setdiff1d(np.arange(rows.count), held.all)
+    graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
+    learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
+    tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
+    settings = Options(memory_bytes=MEMORY)
+    task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], lambda phase, done: None)
+    return Setting(task, graph, blocks, asked)
+
+
 def cell(p: npt.NDArray[np.floating], sizes: Ints, places: npt.NDArray[np.int32], rows: int, goal: float) -> str:
     """Rows in % and blocks read, for p (Q, B) and the blocks of the neighbours, places (Q, k, E), -1 for none."""
     value = p / np.maximum(sizes, 1)
@@ -177,13 +189,6 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.sets.split(","):
         with drawn_rows(options.data, name, options.rows) as rows:
-            held = hold_out(rows.count, 0)
-            sample = np.setdiff1d(np.arange(rows.count), held.all)
-            graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
-            learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
-            tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
-            settings = Options(memory_bytes=MEMORY)
-            task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], lambda phase, done: None)
             files = [options.data / name / f"queries{kind}.parquet" for kind in ("", "-ood")]
             asked = [asked_of(rows, file, options.queries, options.rows) for file in files if file.exists()]
             print(f"\n{name}: {rows.count} rows, {options.blocks} blocks, {options.steps} steps")
@@ -191,7 +196,7 @@ def main() -> None:
             print(
                 "".join(f"{kind} {goal:.2f}".rjust(17) for kind in ("held out", "ood")[: len(asked)] for goal in GOALS)
             )
-            measured(Setting(task, graph, options.blocks, asked), options.steps, options.lines.split(","))
+            measured(setting_of(rows, options.blocks, asked), options.steps, options.lines.split(","))
 
 
 @contextmanager
