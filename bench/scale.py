@@ -104,21 +104,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", default="500000,1000000,2000000,4000000")
-    parser.add_argument("--router", default="two-level")
+    parser.add_argument("--router", help="by default the builder chooses")
     parser.add_argument("--memory-budget", default="2GiB")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for rows in (int(n) for n in options.rows.split(",")):
         path = written(options.folder, rows)
         queries = asked(options.folder, path, rows)
-        index = options.folder / "bucket" / f"{options.router}-{rows}"
+        index = options.folder / "bucket" / f"{options.router or 'built'}-{rows}"
+        routed = ("--router", options.router) if options.router else ()
         built, seconds, peak = vantage(
             "build",
             path,
             "--metric",
             "l2",
-            "--router",
-            options.router,
+            *routed,
             "--memory-budget",
             options.memory_budget,
             "--out",
@@ -127,7 +127,7 @@ def main() -> None:
         cold = vantage("eval", index, "--queries", queries)[0]
         warm = vantage("eval", index, "--queries", queries, "--cache", "4GiB", "--warm")[0]
         print(
-            f"{rows:>9,} rows, {built['blocks']:>6,} blocks, {built['copies'] / rows:.2f} copies, code "
+            f"{rows:>9,} rows, {built['router']}, {built['blocks']:>6,} blocks, {built['copies'] / rows:.2f} copies, code "
             f"{built['code_bytes']}: recall@100 {cold['recall']:.4f}, {cold['gets']:.2f} GETs, "
             f"{cold['bytes'] / 1e6:.2f} MB, {cold['scan_cost']:.2%} of rows, {cold['waves']:.2f} waves, "
             f"{cold['modelled_ms_p50']:.0f}/{cold['modelled_ms_p99']:.0f} ms; warm {warm['gets']:.2f} GETs; "

@@ -162,7 +162,7 @@ def show_report(report: Report, seconds: float | None, index: str | None = None)
     shape, point = report.choice.shape, report.point
     copies = shape.copies
     table.add_row("rows", f"{report.rows:,} of {report.dimension} dimensions, {report.metric}; {copies:,} copies")
-    table.add_row("blocks", f"{shape.blocks:,}, codes of {report.choice.codec.code_bytes} bytes")
+    table.add_row("blocks", f"{shape.blocks:,}, router {shape.router}, codes of {report.choice.codec.code_bytes} bytes")
     table.add_row(
         "size",
         f"{size(report.nbytes)}, root {size(report.root_bytes)}; ${storage_usd(report.nbytes):.4f} a month in R2",

@@ -20,6 +20,8 @@ from .bucket import ConflictError, FolderPlace, Place, Stored
 
 UPLOADS = 4  # at a time
 NAME = re.compile("[0-9a-f]{16}")  # of the generations that the builder writes
+MARK = "gc"  # below a generation: it is being deleted
+MARK_S = 3600.0  # a gc that has not ended by then has died
 Say = Callable[[float], None]
 
 
@@ -113,6 +115,11 @@ def _seal(place: Place, current: Current, text: bytes) -> None:
     except StoreError:
         if place.digest(current.manifest.key) != (current.manifest.size, current.manifest.sha256):
             raise
+    if place.stated(f"{current.generation}/{MARK}") is not None:
+        raise ConflictError(
+            f"`vantage gc` is deleting {current.generation}",
+            hint="let it end, or run it again where it broke off; then publish the index again",
+        )
     missing = [o.key for o in manifest_objects(text, current.generation) if place.stated(o.key) != (o.size, o.sha256)]
     if missing:
         raise DamagedError(f"{missing[0]}: went away or changed meanwhile", hint="publish the index again")
@@ -204,24 +211,42 @@ def rollback(place: Place, generation: str | None = None) -> dict[str, Any]:
 def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, Any]:
     """Deletes generations, and what interrupted publishes left, whose newest object is older than so many seconds.
 
-    Never the live one, nor the one that it would roll back to. The manifest goes first: what is left of a generation
-    then cannot be rolled back to, and the next run deletes the rest.
+    Never the live one, nor the one that it would roll back to. A mark comes first, then a second look: whoever makes a
+    generation live writes its manifest anew and then looks for the mark (`_seal`), so one of the two sees the other.
+    The manifest goes next: what is left of a generation then cannot be rolled back to, and the next run deletes it.
     """
-    current, _, members = live(place)
+    live(place)
     deleted, freed = [], 0
     for name in sorted(_grouped(place)):
-        stored = _grouped(place).get(name, [])  # again, just before: somebody may be publishing it
-        current, _, members = live(place)
-        young = any(time.time() - s.modified < older_than for s in stored)
-        if young or not stored or name in (current.generation, members.get("previous")):
+        stored = _garbage(place, name, older_than)
+        if stored and not dry_run:
+            place.put(f"{name}/{MARK}", b"")
+            stored = _garbage(place, name, older_than)
+            if not stored:
+                place.delete(f"{name}/{MARK}")
+        if not stored:
             continue
         deleted.append(name)
         freed += sum(s.size for s in stored)
         if dry_run:
             continue
-        for s in sorted(stored, key=lambda s: s.key != f"{name}/manifest.json"):
+        turn = {f"{name}/manifest.json": 0, f"{name}/{MARK}": 2}
+        for s in sorted(stored, key=lambda s: turn.get(s.key, 1)):
             place.delete(s.key)
     return {"deleted": deleted, "bytes": freed, "dry_run": dry_run}
+
+
+def _garbage(place: Place, name: str, older_than: float) -> list[Stored]:
+    """All objects of a generation that may go, as they are now; none of one that may not. An old mark goes at once."""
+    stored = _grouped(place).get(name, [])
+    current, _, members = live(place)
+    mark = next((s for s in stored if s.key == f"{name}/{MARK}"), None)
+    young = any(time.time() - s.modified < older_than for s in stored if s is not mark)
+    if not young and name not in (current.generation, members.get("previous")):
+        return stored
+    if mark is not None and time.time() - mark.modified > MARK_S:
+        place.delete(mark.key)
+    return []
 
 
 def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:

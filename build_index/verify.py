@@ -41,9 +41,9 @@ from vantage.kernels import crc32c
 from vantage.rows import id_hash
 
 from .bucket import Place, Ranged
-from .codecs.planes import encode_blocks
+from .codecs.planes import Encoded, encode_blocks
 from .generations import live
-from .norms import errors
+from .norms import decoded, errors
 from .reopen import centres_of, codec_of, codes_of_block, vectors_of_column
 from .source import DTYPES
 
@@ -333,8 +333,12 @@ def _codes(place: Place, root: Root, generation: str, found: Findings) -> int:
         (fresh,) = encode_blocks(codec, x.astype(np.float32), [0, n], centre, metric)
         bias = np.asarray(root.centres.bias[b : b + 1], np.float64)
         off, least = (errors(codec.section, codec.axes, [one], x, exact, bias, metric)[0] for one in (stored, fresh))
-        room = CODE_FLOOR * off.radius.max()
-        bad = (off.left > CODE_SLACK * least.left + room) | (off.fixed > CODE_SLACK * least.fixed.max() + room)
+        # Along the axes: where they are not orthogonal, the f16 of a vector may turn a sign that hardly says anything,
+        # and yet move what the code leaves of it. Copies count in the ranges of a block's factors: theirs are coarser.
+        y, z = (x - exact) @ codec.axes.T.astype(np.float64), decoded(codec.section, stored.codes)
+        room = CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[1] * np.linalg.norm(z, axis=1)
+        bad = _apart(y, z, stored) > CODE_SLACK * _apart(y, decoded(codec.section, fresh.codes), fresh) + room
+        bad |= off.fixed > CODE_SLACK * least.fixed.max() + CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[3]
         label = f"{key}, block {b}"
         numbers = d.first_row[b] + np.arange(n)
         found.rows(label, numbers[bad], "the code is not that of the vector,")
@@ -346,6 +350,13 @@ def _codes(place: Place, root: Root, generation: str, found: Findings) -> int:
             found.rows(label, numbers[passed], "error norms or radius are too small, so proofs are wrong,")
         count += n
     return count
+
+
+def _apart(y: npt.NDArray[np.float64], z: npt.NDArray[np.float64], of: Encoded) -> npt.NDArray[np.float64]:
+    """f64 (n): how far residuals y (n, A) along the axes are from what their codes z (n, A) and factors say."""
+    f_lo, f_step = of.ranges[:2]
+    out: npt.NDArray[np.float64] = np.linalg.norm(y - (f_lo + f_step * of.f.astype(np.float64))[:, None] * z, axis=1)
+    return out
 
 
 def _exact_centre(root: Root, b: int) -> npt.NDArray[np.float64]:

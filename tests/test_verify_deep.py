@@ -19,6 +19,8 @@ from build_index.verify import verify_deep
 from vantage.format import HEADER, SECTION, Current, ObjectName, block_planes
 from vantage.kernels import crc32c
 
+FIXTURES = sorted(json.loads((Path(__file__).parent / "fixtures" / "expected.json").read_text()))
+
 U32 = struct.Struct("<I").pack
 
 
@@ -126,7 +128,7 @@ def test_only_deep_finds_what_has_right_checksums(name: str, tmp_path: Path) -> 
     assert found["damages"] >= len(found["damage"])
 
 
-@pytest.mark.parametrize("index", ["buckets", "leaves", "long", "numbers", "proofs", "words"])
+@pytest.mark.parametrize("index", FIXTURES)
 def test_what_is_whole_is_called_whole(index: str, tmp_path: Path) -> None:
     where = sealed(load(index), tmp_path)
     found = verify_deep(where)

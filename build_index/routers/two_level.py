@@ -22,7 +22,7 @@ from vantage.prepare import Prepared
 
 from ..lesson import Cost, Lesson
 from ..rows import F32, Ints
-from ..shape import index_section, prepared, probabilities
+from ..shape import P, index_section, prepared, probabilities
 from ..words import factored, signs
 from . import ecvh, lse
 
@@ -104,7 +104,7 @@ def tuned(
     index = index_section(lesson.rows, blocks, lesson.rows.count, "lse")
     for queries in _queries(lesson, rows):
         every = probabilities("lse", flat, index, queries)
-        best = np.argpartition(-every, most - 1, axis=1)[:, :most]
+        best = most_probable(every, most)
         part = slice(at, at := at + len(queries))
         wanted[part], p[part] = best, np.take_along_axis(every, best, 1)
     wants = wants_of(nearest(asked, min(len(NEAR_REGIONS), regions)), wanted, p, regions)
@@ -121,6 +121,12 @@ def tuned(
         most = max(1, min(round(share * blocks**0.5), PAGE_BLOCKS_MAX, room - crowd))
         tried.append(_paged(flat, resident, named(wants, home, most)))
     return min(tried, key=cost)
+
+
+def most_probable(p: P, most: int) -> Ints:
+    """i64 (n, most): of each row of p u32 (n, B) the blocks of the largest values, in any order."""
+    low = p.shape[1] - most
+    return np.argpartition(p, low, axis=1)[:, low:]
 
 
 def wants_of(near: Ints, block: npt.NDArray[np.int32], p: F32, regions: int) -> list[Ints]:

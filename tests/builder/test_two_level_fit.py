@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -49,6 +50,19 @@ def paged(case: Case) -> TwoLevelSection:
 
 def held_out(rows: Rows) -> list[Prepared]:
     return prepared(rows, np.arange(0, 4000, 20))
+
+
+def test_a_page_is_of_the_blocks_that_queries_want_however_many_have_no_probability(case: Case) -> None:
+    """Of a sharp router most blocks have none; the ones that are left out of the lists must be those."""
+    rows, flat, order, lesson = case
+    sharp = replace(flat, beta=flat.beta * 30, weight=memoryview(np.asarray(flat.weight, np.float32) * np.float32(30)))
+    index, queries = index_section(rows, BLOCKS, rows.count, "two-level"), held_out(rows)
+    with patch.object(two_level, "PAGE_BLOCKS_MAX", 16):
+        section = two_level.tuned(two_level.ordered(two_level._one_page(sharp), order), lesson, lambda s: -by_size(s))
+    p = probabilities("lse", lse.ordered(sharp, order), index_section(rows, BLOCKS, rows.count), queries)
+    assert np.median((p == 0).sum(1)) > BLOCKS - 16 and len(section.size) > 8
+    named = probabilities("two-level", section, index, queries) > 0
+    assert (named & (p > 0)).sum() / (p > 0).sum() > 0.9
 
 
 def test_one_page_says_what_one_table_says(case: Case) -> None:
