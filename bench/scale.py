@@ -127,8 +127,8 @@ def main() -> None:
         cold = vantage("eval", index, "--queries", queries)[0]
         warm = vantage("eval", index, "--queries", queries, "--cache", "4GiB", "--warm")[0]
         print(
-            f"{rows:>9,} rows, {built['router']}, {built['blocks']:>6,} blocks, {built['copies'] / rows:.2f} copies, code "
-            f"{built['code_bytes']}: recall@100 {cold['recall']:.4f}, {cold['gets']:.2f} GETs, "
+            f"{rows:>9,} rows, {built['router']}, {built['blocks']:>6,} blocks, {built['copies'] / rows:.2f} copies, "
+            f"code {built['code_bytes']}: recall@100 {cold['recall']:.4f}, {cold['gets']:.2f} GETs, "
             f"{cold['bytes'] / 1e6:.2f} MB, {cold['scan_cost']:.2%} of rows, {cold['waves']:.2f} waves, "
             f"{cold['modelled_ms_p50']:.0f}/{cold['modelled_ms_p99']:.0f} ms; warm {warm['gets']:.2f} GETs; "
             f"resident {built['root_bytes'] / 1e6:.2f} MB; built in {seconds:.0f} s, {peak / 2**20:.0f} MiB",

@@ -60,8 +60,8 @@ class Report:
             "index": str(self.index), "generation": self.current.generation, "rows": self.rows,
             "dimension": self.dimension, "metric": self.metric, "blocks": self.choice.shape.blocks,
             "router": self.choice.shape.router, "copies": self.choice.shape.copies,
-            "code_bytes": self.choice.codec.code_bytes, "bytes": self.nbytes, "root_bytes": self.root_bytes, "duplicate_vectors": self.duplicate_vectors,
-            **self.point, "tried": self.choice.tried, "notes": list(self.notes),
+            "code_bytes": self.choice.codec.code_bytes, "bytes": self.nbytes, "root_bytes": self.root_bytes,
+            "duplicate_vectors": self.duplicate_vectors, **self.point, "tried": self.choice.tried, "notes": list(self.notes),
         }  # fmt: skip
 
 
