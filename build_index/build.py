@@ -61,7 +61,8 @@ class Report:
             "dimension": self.dimension, "metric": self.metric, "blocks": self.choice.shape.blocks,
             "router": self.choice.shape.router, "copies": self.choice.shape.copies,
             "code_bytes": self.choice.codec.code_bytes, "bytes": self.nbytes, "root_bytes": self.root_bytes,
-            "duplicate_vectors": self.duplicate_vectors, **self.point, "tried": self.choice.tried, "notes": list(self.notes),
+            "duplicate_vectors": self.duplicate_vectors, **self.point, "tried": self.choice.tried,
+            "notes": list(self.notes),
         }  # fmt: skip
 
 
