@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 from doubles import Built
 from virtual import Slow, run
 
+from vantage import api
 from vantage.api import Access, handle
 from vantage.cache import Cache
+from vantage.errors import VantageError
 from vantage.index import Answer, Index, Query
 from vantage.plan import Budget
 from vantage.service import Service
@@ -158,3 +162,41 @@ def test_over_http_an_opening_that_is_late_goes_on_behind_an_empty_answer(words:
     first, second = run(ask())
     assert (first["matches"], first["complete"], first["receipt"]["gets"]) == ([], False, 0)
     assert second["complete"] and len(second["matches"]) == 10
+
+
+def posted(service: Service, name: str, ms: int) -> tuple[float, api.Reply]:
+    """(seconds, reply) of a query with a deadline."""
+
+    async def ask() -> tuple[float, api.Reply]:
+        async def body() -> bytes:
+            return json.dumps({"vector": question("words"), "budget": {"ms": ms}}).encode()
+
+        began = asyncio.get_running_loop().time()
+        reply = await handle("POST", f"/v1/indexes/{name}/query", {}, body, service, Access(None, True), {})
+        took = asyncio.get_running_loop().time() - began
+        for work in reply.after:
+            with suppress(VantageError):
+                await work
+        return took, reply
+
+    return run(ask())
+
+
+def test_looking_for_a_successor_ends_in_time(tmp_path: Path) -> None:
+    """Objects are gone, and CURRENT, which would tell why, is slow."""
+    shutil.copytree(FIXTURES / "words", tmp_path / "words")
+    late = [0.0]
+    service = Service(Slow(Folder(tmp_path), lambda _, key, __: late[0] if "CURRENT" in key else 0.01), 0)
+    assert posted(service, "words", 1000)[1].body["complete"]
+    for path in tmp_path.rglob("shard-*"):
+        path.unlink()
+    late[0] = 5.0
+    took, reply = posted(service, "words", 100)
+    assert (took, reply.status) == (pytest.approx(0.1), 200)
+    assert (reply.body["matches"], reply.body["complete"]) == ([], False)
+
+
+def test_an_opening_that_fails_in_time_is_not_tried_again(tmp_path: Path) -> None:
+    bucket = Slow(Folder(tmp_path), lambda i, *_: 0.01 if i == 0 else 3.0)
+    took, reply = posted(Service(bucket, 0), "none", 100)
+    assert (took, reply.status, bucket.count) == (pytest.approx(0.01), 404, 1)

@@ -18,7 +18,7 @@ from .index import Answer, Index, Query
 from .plan import CLASS_B_USD, LANES, Plan, recall_estimate, wave_ms
 from .prepare import prepare
 from .request import BINARY, INCLUDE_DEFAULT, INTEGER, VECTORS_MAX, fields_of, options_of, queries_of
-from .service import Service
+from .service import Late, Service
 from .stats import Receipt
 from .store import Until
 
@@ -257,11 +257,11 @@ async def _row(name: str, part: str, service: Service) -> Reply:
 async def _query(
     name: str, options: str, body: bytes, headers: Mapping[str, str], service: Service, until: Until
 ) -> Reply:
-    binary = headers.get("content-type", "").partition(";")[0].strip() == BINARY
+    binary = headers.get("content-type", "").partition(";")[0].strip().lower() == BINARY
     fields = options_of(options) | {"vectors": unpack_vectors(body, VECTORS_MAX)} if binary else fields_of(body)
     queries, many = queries_of(fields)
     include, receipt = fields.get("include", INCLUDE_DEFAULT), Receipt()
-    packed = BINARY in headers.get("accept", "")
+    packed = BINARY in headers.get("accept", "").lower()
     if packed and (fields.get("explain") or set(include) - {"receipt"}):
         raise InputError(f"{BINARY} holds ids, scores and receipts", hint="accept application/json", param="include")
 
@@ -278,12 +278,11 @@ async def _query(
         return [explain(index, await _vector_of(query, index)) for query in queries]
 
     until.at = Until.after(queries[0].budget.ms).at  # one for all: it is the request that somebody waits for
-    late = None if fields.get("explain") else await service.late(name, receipt, until)
     after: list[Awaitable[Any]] = []
-    if late is None:
-        answers = await service.live(name, receipt, asked)
-    else:  # the opening goes on behind an empty answer
-        answers, after = [Answer([], False, False, None, Receipt()) for _ in queries], [late]
+    try:
+        answers = await service.live(name, receipt, asked, None if fields.get("explain") else until)
+    except Late as late:  # the opening goes on behind an empty answer
+        answers, after = [Answer([], False, False, None, Receipt()) for _ in queries], [late.rest]
     if packed:
         return _packed(answers, receipt, many, after)
     results = answers if fields.get("explain") else [answer_body(a, include) for a in answers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -24,6 +24,25 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 # Hands out (CURRENT, root.bin) of an index from a warmer place, or None; must never raise or wait long.
 Warm = Callable[[str], Awaitable[tuple[bytes, bytes] | None]]
+
+
+class Late(Exception):
+    """Time was up before an index was open; `rest` is what is left of the opening, for waitUntil."""
+
+    def __init__(self, rest: Awaitable[Any]) -> None:
+        super().__init__("time was up")
+        self.rest = rest
+
+
+async def _timely(work: Coroutine[Any, Any, T], until: Until | None) -> T:
+    """The result of opening or looking again. Raises Late where `until` comes first."""
+    if until is None or until.at is None:
+        return await work
+    task = asyncio.ensure_future(work)
+    await asyncio.wait([task], timeout=max(0.0, until.at - asyncio.get_running_loop().time()))
+    if not task.done():
+        raise Late(task)
+    return task.result()
 
 
 class Service:
@@ -105,28 +124,23 @@ class Service:
     async def query(self, name: str, query: Query, until: Until | None = None) -> Answer:
         """A batch of one; see `live`. It ends at `until`, or after the milliseconds of its budget."""
         receipt, end = Receipt(), until or Until.after(query.budget.ms)
-        return await self.live(name, receipt, lambda index: index.query(query, receipt, end))
+        return await self.live(name, receipt, lambda index: index.query(query, receipt, end), end)
 
-    async def late(self, name: str, receipt: Receipt, until: Until) -> Awaitable[Any] | None:
-        """Opens an index; when `until` comes first, what is left of the opening, for waitUntil."""
-        if until.at is None or name in self.open:
-            return None
-        opening = asyncio.ensure_future(self.index(name, receipt))
-        await asyncio.wait([opening], timeout=max(0.0, until.at - asyncio.get_running_loop().time()))
-        return None if opening.done() else opening
-
-    async def live(self, name: str, receipt: Receipt, work: Callable[[Index], Awaitable[T]]) -> T:
+    async def live(
+        self, name: str, receipt: Receipt, work: Callable[[Index], Awaitable[T]], until: Until | None = None
+    ) -> T:
         """Asks the open generation; if that turns out to be gone from the bucket, all of it is asked of its successor.
 
         An object that was put again under its key is read by its new etag: its size and checksums still decide.
+        Raises Late where `until` comes before an index is open.
         """
-        index = await self.index(name, receipt)
+        index = await _timely(self.index(name, receipt), until)
         try:
             return await work(index)
         except (DamagedError, ChangedError) as error:
             index.etags.clear()
-            await self.revalidate(name, receipt)
-            live = await self.index(name, receipt)
+            await _timely(self.revalidate(name, receipt), until)
+            live = await _timely(self.index(name, receipt), until)
             if live.space == index.space and isinstance(error, DamagedError):
                 raise
             return await work(live)
