@@ -204,6 +204,9 @@ def id_bytes(stored: Stored) -> float:
     return float(max(map(len, ids))) if isinstance(ids, list) else 8.0
 
 
+CHOSEN = ("partition", "router", "spill", "spill_share", "fast")  # options that leave the builder less to choose
+
+
 def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Options, kind: str) -> dict[str, Any]:
     """What manifest.json says of an index whose vectors are stored as `kind`, but for its generation and objects."""
     return {
@@ -219,6 +222,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "seed": options.seed,
         "cache_bytes": options.cache_bytes,
         "memory_bytes": options.memory_bytes,
+        "asked": {n: v for n in CHOSEN if (v := getattr(options, n)) is not None and v is not False},
         "blocks": choice.shape.blocks,
         "copies": choice.shape.copies,
         "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},

@@ -328,7 +328,8 @@ class VectorIndex:
     def load(cls, path: str | Path) -> Self:
         """The index in a folder, saved here or built by `vantage build`; it answers as it did, and can be changed.
 
-        Vectors that were stored as f16 are f16 from then on; attributes stay, those of rows added later are null.
+        Vectors that were stored as f16 are f16 from then on; attributes stay, those of rows added later are null. What
+        train_incremental goes by, growth and drift, is not stored: set it again.
         Raises NotFoundError where there is none, DamagedError where its bytes are not those that were written.
         """
         saved: Saved = _apart_from_loops(reopen, Path(path))
@@ -339,7 +340,7 @@ class VectorIndex:
             stop=told["contract"].get("stop", "fixed"), codec=choice.codec.name,
             rotation=turn if turn != default(choice.codec.name, rows.dimension) else None, error_norms=saved.norms,
             vectors="f32" if rows.spool.kind == "f32" else "f16",
-            cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"],
+            cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("asked", {}),
         )  # fmt: skip
         made._start(rows, saved.attributes, choice, [*saved.codes])
         made._options = replace(made._options, model=told.get("model"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -76,7 +78,21 @@ def test_load_and_save_change_no_byte(saved: Path, tmp_path: Path) -> None:
     fresh = VectorIndex(metric="l2", **CHOICES).fit(ROWS)
     found = fresh.search(QUERIES, K)
     assert (found.ids == before.ids).all() and (found.scores == before.scores).all()
-    assert repr(index) == "VectorIndex(metric='l2', recall=0.9, k=10, error_norms=True)"
+    assert repr(index) == "VectorIndex(metric='l2', recall=0.9, k=10, spill_share=0.35, fast=True, error_norms=True)"
+
+
+def test_what_was_loaded_is_fitted_again_as_it_was_asked_for(tmp_path: Path) -> None:
+    asked = VectorIndex(metric="l2", recall=0.7, k=K, router="ecvh", spill="none", spill_share=0.0, growth=1.1)
+    with patch.object(words, "STEPS", 20):
+        asked.fit(ROWS).save(tmp_path / "words")
+        loaded = VectorIndex.load(tmp_path / "words")
+        loaded.growth = 1.1
+        assert repr(loaded) == repr(asked)
+        loaded.train_incremental([MORE])
+    assert loaded.n_fitted_ == 800
+    loaded.save(tmp_path / "more")
+    (manifest,) = (tmp_path / "more").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["router"]["name"] == "ecvh"
 
 
 def test_recall(index: VectorIndex) -> None:
