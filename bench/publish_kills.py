@@ -3,7 +3,7 @@
     python bench/publish_kills.py
 
 Two generations of 1,440 generated rows. Unreadable: the bucket then served no whole generation. Lost: running the
-command again did not finish its job.
+command again did not finish its job. Exit 1 where either is above 0.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from build_index.bucket import FolderPlace
 from build_index.build import build
 from build_index.fit import Options
 from build_index.source import open_source
@@ -23,7 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from kills import kills  # noqa: E402
 
 
-def main() -> None:
+def main() -> int:
+    """Prints a line a command."""
+    bad = 0
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         np.save(scratch / "rows.npy", np.random.default_rng(0).normal(size=(1440, 16)).astype(np.float32))
@@ -36,10 +39,14 @@ def main() -> None:
             )  # fmt: skip
         print("command    ended    kill points  unreadable  lost")
         for after in (False, True):
-            found = kills(*indexes, 14, scratch / f"kills-{after}", after)
+            found = kills(
+                *indexes, 14, lambda name, after=after: FolderPlace(scratch / f"{name}-{after}" / "live"), after
+            )
             for command, (tried, unreadable, lost) in found.items():
                 print(f"{command:10} {'after' if after else 'before':8} {tried:11} {unreadable:11} {lost:5}")
+                bad += unreadable + lost
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vantage.errors import DamagedError, InputError, NotFoundError, StoreError, VantageError
-from vantage.format import Current, ObjectName
+from vantage.format import Current, ObjectName, Root, TwoLevelSection, part_key, shard_key
 
 from .bucket import ConflictError, FolderPlace, Place, Stored
 
@@ -66,6 +66,8 @@ def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[s
     if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:
         raise DamagedError(f"{source / current.manifest.key}: is not what CURRENT says", hint="build the index again")
     objects = manifest_objects(text[0], current.generation)
+    if bad := unlike(home, current, objects):
+        raise DamagedError(f"{source}: {bad[0]}", hint="build the index again")
     before, etag, members = _current(place)
     total, done, written = sum(o.size for o in objects), 0, 0
 
@@ -196,6 +198,8 @@ def rollback(place: Place, generation: str | None = None) -> dict[str, Any]:
     current, etag, members = live(place)
     wanted = generation or members.get("previous")
     if not isinstance(wanted, str) or not NAME.fullmatch(wanted):
+        if generation is not None:
+            raise InputError(f"{generation!r} is not a generation", hint="name one of `vantage generations`")
         raise InputError("which generation was live before is not known", hint="name one of `vantage generations`")
     if wanted == current.generation:
         return {"generation": wanted, "previous": members.get("previous"), "swapped": False}
@@ -217,36 +221,52 @@ def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, A
     """
     live(place)
     deleted, freed = [], 0
-    for name in sorted(_grouped(place)):
-        stored = _garbage(place, name, older_than)
+    for name, seen in sorted(_grouped(place).items()):
+        mark, stored = f"{name}/{MARK}", _garbage(place, name, older_than)
         if stored and not dry_run:
-            place.put(f"{name}/{MARK}", b"")
+            place.put(mark, b"")
             stored = _garbage(place, name, older_than)
             if not stored:
-                place.delete(f"{name}/{MARK}")
+                place.delete(mark)
+        elif not dry_run and any(s.key == mark and time.time() - s.modified > MARK_S for s in seen):
+            place.delete(mark)  # of one that died
         if not stored:
             continue
         deleted.append(name)
         freed += sum(s.size for s in stored)
         if dry_run:
             continue
-        turn = {f"{name}/manifest.json": 0, f"{name}/{MARK}": 2}
+        turn = {f"{name}/manifest.json": 0, mark: 2}
         for s in sorted(stored, key=lambda s: turn.get(s.key, 1)):
             place.delete(s.key)
     return {"deleted": deleted, "bytes": freed, "dry_run": dry_run}
 
 
 def _garbage(place: Place, name: str, older_than: float) -> list[Stored]:
-    """All objects of a generation that may go, as they are now; none of one that may not. An old mark goes at once."""
+    """All objects of a generation that may go, as they are now; none of one that may not."""
     stored = _grouped(place).get(name, [])
     current, _, members = live(place)
-    mark = next((s for s in stored if s.key == f"{name}/{MARK}"), None)
-    young = any(time.time() - s.modified < older_than for s in stored if s is not mark)
-    if not young and name not in (current.generation, members.get("previous")):
-        return stored
-    if mark is not None and time.time() - mark.modified > MARK_S:
-        place.delete(mark.key)
-    return []
+    young = any(time.time() - s.modified < older_than for s in stored if s.key != f"{name}/{MARK}")
+    return [] if young or name in (current.generation, members.get("previous")) else stored
+
+
+def unlike(place: Place, current: Current, objects: list[ObjectName]) -> list[str]:
+    """What root.bin counts on and the manifest does not name, or not in that size; a sentence each."""
+    generation, sizes = current.generation, {o.key: o.size for o in objects}
+    try:
+        root = Root.unpack(place.read(current.root.key, 0, current.root.size), current.root.key)
+    except (DamagedError, StoreError) as error:
+        return [error.message]
+    wanted = {shard_key(generation, i): size for i, size in enumerate(root.objects.shards)}
+    wanted |= {part_key(generation, i): size for i, size in enumerate(root.objects.parts)}
+    wanted[f"{generation}/ids.bin"] = root.objects.ids
+    if isinstance(root.router, TwoLevelSection):
+        wanted[f"{generation}/routing.bin"] = root.router.nbytes
+    return [
+        f"{key}: root.bin counts on {size} bytes, the manifest names {sizes.get(key, 'no such object')}"
+        for key, size in wanted.items()
+        if sizes.get(key) != size
+    ]
 
 
 def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
@@ -260,6 +280,8 @@ def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
     objects = manifest_objects(text[0], current.generation)
     if current.root not in objects:
         damage.append(f"{current.root.key}: CURRENT and the manifest name different ones")
+    else:
+        damage += unlike(place, current, objects)
     total, done = sum(o.size for o in objects), 0
     for o in objects:
         found = place.digest(o.key)

@@ -22,6 +22,7 @@ from vantage.warm import Asker, Held
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
 CACHE_BYTES = 40 << 20
+WARM_ROOT_BYTES_MAX = 8 << 20  # a larger root is read from the bucket: one call hands it out
 WARM_BYTES = 12 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
 
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
@@ -207,6 +208,8 @@ class WarmIndex(DurableObject):
             self.kept = None
         elif self.kept is None or self.kept[0] != data:
             current = Current.unpack(data, f"{name}/CURRENT")
-            root = current.root
+            root, self.kept = current.root, None
+            if root.size > WARM_ROOT_BYTES_MAX:
+                return
             self.kept = data, await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)
             self._held().forget(name, current.generation)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,15 @@ def ask(where: Place, identifier: int) -> str:
     return asyncio.run(run())
 
 
-def kills(first: Path, second: Path, identifier: int, scratch: Path, after: bool) -> dict[str, tuple[int, int, int]]:
+def kills(
+    first: Path, second: Path, identifier: int, named: Callable[[str], Place], after: bool
+) -> dict[str, tuple[int, int, int]]:
     """Command -> (points tried, then unreadable, not mended by running the command again).
 
-    first, second: two generations of one index, each alone in a folder. after: the operation took effect.
+    first, second: two generations of one index, each alone in a folder. named: an empty place for each name. after: the
+    operation took effect.
     """
-    base, out = FolderPlace(scratch / "base" / "live"), {}
+    base, out = named("base"), {}
     one = g.publish(first, base)["generation"]
     (two,) = (x["generation"] for x in g.generations(FolderPlace(second)))
     for command in ("publish", "rollback", "gc"):
@@ -97,8 +100,9 @@ def kills(first: Path, second: Path, identifier: int, scratch: Path, after: bool
         }[command]
         unreadable = lost = at = 0
         while True:
-            where = FolderPlace(scratch / f"{command}-{at + 1}" / "live")
-            shutil.copytree(base.path, where.path)
+            where = named(f"{command}-{at + 1}")
+            for stored in base.list():
+                where.put(stored.key, base.read(stored.key, 0, 1 << 30))
             try:
                 run(Ending(where, at + 1, after))
                 break

@@ -90,6 +90,22 @@ def test_the_warm_object_answers_at_once_and_reads_in_the_background(
     asyncio.run(scenario())
 
 
+def test_the_warm_object_leaves_a_large_root_to_the_bucket(
+    entry: Any, bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = next((bucket / "words").glob("*/root.bin")).stat().st_size
+
+    async def held(most: int) -> Any:
+        monkeypatch.setattr(entry, "WARM_ROOT_BYTES_MAX", most)
+        warm = warm_index(entry, bucket, monkeypatch)
+        await warm.held("words")
+        await warm.ctx.settle()
+        return await warm.held("words")
+
+    assert asyncio.run(held(size)) is not None
+    assert asyncio.run(held(size - 1)) is None
+
+
 def test_the_warm_object_forgets_an_index_that_is_gone(
     entry: Any, bucket: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from virtual import Slow, run
 
 import vantage.store as store
+from bench.hedging import waits
 from vantage.errors import StoreError
 from vantage.stats import Receipt
 from vantage.store import Folder, Reader
@@ -118,3 +119,14 @@ def test_failures_on_every_lane_end_the_wave(folder: Folder) -> None:
 
     with pytest.raises(StoreError, match="broken"):
         run(wave(Failing(folder, lambda i, key, length: 0.2), 6))
+
+
+def test_with_one_read_in_fifty_ten_times_slower_p99_halves_for_few_more_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    worst, more = [], 0.0
+    for share in (0.0, store.HEDGE_SHARE):
+        monkeypatch.setattr(store, "HEDGE_SHARE", share)
+        monkeypatch.setattr(store, "_PACE", store.Pace())
+        ms, receipt = run(waits(1500, 6, 1, 0.02))
+        worst.append(sorted(ms)[int(0.99 * len(ms))])
+        more = receipt.hedged / (receipt.gets - receipt.hedged)
+    assert worst[0] >= 2 * worst[1] and 0 < more <= 0.05

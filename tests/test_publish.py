@@ -23,7 +23,7 @@ from kills import Ending, ask, kills
 from moto.server import ThreadedMotoServer
 
 from build_index import generations as g
-from build_index.bucket import ConflictError, Place, Remote, StorePlace, place
+from build_index.bucket import ConflictError, FolderPlace, Place, Remote, StorePlace, place
 from build_index.verify import verify_deep
 from vantage.errors import ChangedError, DamagedError, InputError, StoreError
 
@@ -66,12 +66,17 @@ def test_a_publish_is_whole_kept_and_rolled_back_on_s3(server: dict[str, str], t
         g.rollback(where, one["generation"])
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("where", "after"), [("folder", False), ("folder", True), ("s3", False)])
 def test_a_process_ended_at_any_operation_leaves_a_whole_bucket(
-    tmp_path: Path, tiny: tuple[Path, Path], after: bool
+    server: dict[str, str], tmp_path: Path, tiny: tuple[Path, Path], where: str, after: bool
 ) -> None:
+    def named(name: str) -> Place:
+        if where == "folder":
+            return FolderPlace(tmp_path / name / "live")
+        return place(f"s3://bucket/ended-{after}/{name}/live", server)
+
     first, second = tiny
-    for tried, unreadable, lost in kills(first, second, 14, tmp_path, after).values():
+    for tried, unreadable, lost in kills(first, second, 14, named, after).values():
         assert tried > 5 and (unreadable, lost) == (0, 0)
 
 
