@@ -75,6 +75,25 @@ class Place(Protocol):
         """Deletes an object, which may be gone already."""
 
 
+def endpoint_of(scheme: str, environment: Mapping[str, str]) -> str | None:
+    """Where a bucket is asked; None: S3 itself. InputError where that is not known, or keys would go in the clear."""
+    endpoint, account = environment.get("AWS_ENDPOINT_URL"), environment.get("CLOUDFLARE_ACCOUNT_ID")
+    if endpoint:
+        plain = not endpoint.startswith("https://")
+        if plain and urlsplit(endpoint).hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise InputError(
+                "the endpoint is not https", hint="AWS_ENDPOINT_URL must begin with https:// off this machine"
+            )
+        return endpoint
+    if scheme != "r2":
+        return None
+    if not account or not re.fullmatch("[0-9a-f]{32}", account):
+        raise InputError(
+            "r2://: which account is not known", hint="set CLOUDFLARE_ACCOUNT_ID, 32 hex digits, or AWS_ENDPOINT_URL"
+        )
+    return f"https://{account}.r2.cloudflarestorage.com"
+
+
 def place(address: str, environment: Mapping[str, str] = os.environ) -> Place:
     """The index at an address. Raises InputError for an address or an environment that names no bucket."""
     if "://" not in address:
@@ -83,25 +102,15 @@ def place(address: str, environment: Mapping[str, str] = os.environ) -> Place:
     prefix = parts.path.strip("/")
     if parts.scheme not in ("s3", "r2") or not parts.netloc or not prefix or "@" in parts.netloc:
         raise InputError("that is not the address of an index", hint="s3://bucket/name, r2://bucket/name or a folder")
-    account, endpoint = environment.get("CLOUDFLARE_ACCOUNT_ID"), environment.get("AWS_ENDPOINT_URL")
-    if parts.scheme == "r2" and not endpoint:
-        if not account or not re.fullmatch("[0-9a-f]{32}", account):
-            raise InputError(
-                f"{address}: which account is not known",
-                hint="set CLOUDFLARE_ACCOUNT_ID, 32 hex digits, or AWS_ENDPOINT_URL",
-            )
-        endpoint = f"https://{account}.r2.cloudflarestorage.com"
+    endpoint = endpoint_of(parts.scheme, environment)
     missing = [n for n in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(n)]
     if missing:
         raise InputError(f"{address}: no keys", hint=f"set {' and '.join(missing)}")
-    plain = endpoint is not None and not endpoint.startswith("https://")
-    if plain and urlsplit(endpoint or "").hostname not in ("127.0.0.1", "::1", "localhost"):
-        raise InputError("the endpoint is not https", hint="AWS_ENDPOINT_URL must begin with https:// off this machine")
     region = environment.get("AWS_REGION", "auto" if parts.scheme == "r2" else "us-east-1")
     store = S3Store(
         parts.netloc, prefix=prefix, endpoint=endpoint, region=region,
         access_key_id=environment["AWS_ACCESS_KEY_ID"], secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-        client_options={"allow_http": plain},
+        client_options={"allow_http": endpoint is not None and not endpoint.startswith("https://")},
     )  # fmt: skip
     return StorePlace(store, address)
 

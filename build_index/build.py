@@ -115,7 +115,8 @@ def _spooled(
         look=lambda batch: seen.add(batch.vectors, batch.first_row),
     )  # fmt: skip
     for finding in findings(seen, metric, 0):
-        if finding.name in WORTH_SAYING or finding.what.startswith("hard"):
+        said = finding.name in WORTH_SAYING or (finding.name, metric) == ("norms", "dot")
+        if said or finding.what.startswith("hard"):
             tell(f"{finding.what}: {finding.todo}")
     return spooled
 

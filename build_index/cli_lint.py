@@ -22,7 +22,7 @@ def lint_command(
     vector_column: Annotated[str, typer.Option(help="Column of vectors.")] = "vector",
     as_json: Json = False,
 ) -> None:
-    """Look for rows and dimensions that make an index worse: exit status 1 where a build would refuse them.
+    """Look for rows and dimensions that make an index worse: exit status 1 where a build would refuse vectors.
 
     Example: vantage lint vectors.parquet
     """

@@ -161,8 +161,10 @@ def _grouped(place: Place) -> dict[str, list[Stored]]:
 def generations(place: Place) -> list[dict[str, Any]]:
     """Every generation in the bucket, newest first; `whole` by names and sizes, which `verify` checks to the byte."""
     current, _, _ = _current(place)
-    out = []
-    for name, stored in _grouped(place).items():
+    out, found = [], _grouped(place)
+    if current is None and not found:
+        live(place)  # says so
+    for name, stored in found.items():
         sizes = {s.key: s.size for s in stored}
         text, told, whole = place.get(f"{name}/manifest.json"), dict[str, Any](), False
         if text is not None:

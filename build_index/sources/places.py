@@ -1,7 +1,7 @@
 """Where files lie: folders of this machine, or an S3-compatible store by URL, s3://bucket/key or r2://bucket/key.
 
-Credentials and endpoint come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL. They are read here,
-given to pyarrow and never shown.
+Credentials and endpoint come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and CLOUDFLARE_ACCOUNT_ID.
+They are read here, given to pyarrow and never shown.
 """
 
 import os
@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.fs
 
 from vantage.errors import InputError
+
+from ..bucket import endpoint_of
 
 SCHEMES = ("s3", "r2")
 
@@ -74,11 +76,7 @@ def local_or_filesystem(path: Place) -> tuple[str, Any]:
 
 
 def _store(scheme: str) -> Any:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    if scheme == "r2" and not endpoint:
-        raise InputError(
-            "r2:// needs to know the account", hint="set AWS_ENDPOINT_URL=https://ACCOUNT.r2.cloudflarestorage.com"
-        )
+    endpoint = endpoint_of(scheme, os.environ)
     more: dict[str, Any] = {}
     if endpoint:
         address = urlsplit(endpoint)

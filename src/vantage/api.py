@@ -176,7 +176,7 @@ async def _route(
     if len(parts) == 5 and parts[:2] == ["v1", "indexes"] and parts[3] == "vectors":
         _method(method, "GET")
         return await _row(parts[2], path.partition("?")[0].strip("/").rpartition("/")[2], service)
-    raise NotFoundError(f"there is nothing at {path[:100]!r}", hint="see the paths in the README", param="path")
+    raise NotFoundError(f"there is nothing at {path[:100]!r}", hint="docs/http.md lists the paths", param="path")
 
 
 def _parts(path: str) -> list[str]:
