@@ -36,6 +36,7 @@ from .codecs import CODECS
 from .evaluate import open_index, read_queries
 from .fit import Options
 from .generations import publish
+from .partition import PARTITIONS
 from .rotations import ROTATIONS
 from .routers import ROUTERS
 from .source import Source, open_source, source_metric
@@ -68,7 +69,7 @@ def build_command(
     ] = "40MiB",
     vectors: Annotated[str, typer.Option(help="How f32 vectors are kept for exact scores: f16 or f32.")] = "f16",
     partition: Annotated[
-        str | None, typer.Option(help="kmeans, votes or graph; chosen by measuring when not given.")
+        str | None, typer.Option(help=f"{', '.join(PARTITIONS)}; chosen by measuring when not given.")
     ] = None,
     router: Annotated[str | None, typer.Option(help=f"{', '.join(ROUTERS)}; chosen when not given.")] = None,
     spill: Annotated[str | None, typer.Option(help="none, soar, closure or misses: how rows are copied.")] = None,
