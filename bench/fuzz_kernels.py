@@ -1,10 +1,12 @@
 """The kernels with random arguments: each call answers or raises, and touches no byte outside of its buffers.
 
-    python bench/fuzz_kernels.py [--cases 200000] [--seed 0]
+    python bench/fuzz_kernels.py [--cases 200000] [--seed 0] [--asan]
 
 Buffers end where a page begins that no one may touch, so that a read or write past an end kills the process; read-only
-buffers lie on pages that cannot be written. The work runs in a process of its own; when it dies, the case is named.
-Exit 1 where one dies, or raises anything but ValueError, TypeError, BufferError or OverflowError.
+buffers lie on pages that cannot be written. --asan: a build with address and undefined-behaviour checks instead, whose
+buffers lie on the heap; it needs gcc's libasan. Scans take any of the processor's paths. The work runs in a process of
+its own; when it dies, the case is named. Exit 1 where one dies, or raises anything but ValueError, TypeError,
+BufferError or OverflowError.
 """
 
 from __future__ import annotations
@@ -12,14 +14,17 @@ from __future__ import annotations
 import argparse
 import ctypes
 import mmap
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import kern as kernels
 
+SOURCES = Path(__file__).resolve().parents[1] / "vendor" / "kernels"
 PAGE = mmap.PAGESIZE
 ROOM = 1 << 17  # bytes of the largest buffer
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
@@ -169,20 +174,26 @@ def arguments(name: str, draw: Random) -> list[Any]:
     return given
 
 
-def run(cases: int, seed: int, first: int) -> None:
+def run(cases: int, seed: int, first: int, heap: bool) -> None:
     """Cases first to cases - 1; prints the number of each hundredth, and each that raises something else."""
     rooms = [Guarded() for _ in range(max(map(len, SIGNATURES.values())))]
+
+    def held(i: int, data: bytes, writable: bool) -> Any:
+        if heap:
+            return bytearray(data) if writable else data
+        return rooms[i].view(data, writable) if len(data) <= ROOM else data
+
     answered = 0
     for case in range(first, cases):
         draw = Random((seed << 32) + case)
         name = draw.choice(sorted(SIGNATURES))
         given = arguments(name, draw)
-        given = [
-            rooms[i].view(a, SIGNATURES[name][i] in "oP") if isinstance(a, bytes) and len(a) <= ROOM else a
-            for i, a in enumerate(given)
-        ]
+        given = [held(i, a, SIGNATURES[name][i] in "oP") if isinstance(a, bytes) else a for i, a in enumerate(given)]
+        kernels.scan_path(draw.randrange(3))
         if "--case" in sys.argv:
-            print(case, name, [len(a) if isinstance(a, memoryview) else a for a in given], flush=True)
+            print(
+                case, name, [len(a) if isinstance(a, bytes | bytearray | memoryview) else a for a in given], flush=True
+            )
         try:
             getattr(kernels, name)(*given)
             answered += 1
@@ -202,18 +213,26 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="this one alone, printed before it is run, in this process")
+    parser.add_argument("--asan", action="store_true")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case is not None:
-        run(options.case + 1, options.seed, options.case)
+        run(options.case + 1, options.seed, options.case, options.asan)
         return 0
     if options.inside:
-        run(options.cases, options.seed, 0)
+        run(options.cases, options.seed, 0, options.asan)
         return 0
     command = [sys.executable, __file__, "--inside", "--cases", str(options.cases), "--seed", str(options.seed)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    environment = dict(os.environ)
+    if options.asan:
+        command.append("--asan")
+        subprocess.run(["make", "-s", "-C", SOURCES, "asan", f"PYTHON={sys.executable}"], check=True)
+        named = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+        environment |= {"LD_PRELOAD": named.stdout.strip(), "PYTHONMALLOC": "malloc",
+                        "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(SOURCES / "build" / "asan")}  # fmt: skip
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, env=environment)
     if done.returncode:
-        last = done.stderr.rsplit("\r", 1)[-1][:500]
+        last = done.stderr.rsplit("\r", 1)[-1][:2000]
         print(f"ended with status {done.returncode}, in the hundred cases after {last or 'the start'}")
     return 1 if done.returncode else 0
 
