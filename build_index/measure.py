@@ -171,7 +171,8 @@ def full_scan(
         progress(high / len(members))
     block, row = np.full((len(scans), KEPT), -1, np.int32), np.full((len(scans), KEPT), -1, np.int32)
     score, base = np.zeros(block.shape, np.float32), np.empty((len(scans), shape.blocks), np.float32)
-    for i, scan in enumerate(scans):
+    for i in reversed(range(len(scans))):
+        scan = scans.pop()  # it holds as much as its row of base
         found = np.array([(place, b, s) for s, place, b, _ in scan.entries()], np.int64).reshape(-1, 3)
         found = found[place_row[found[:, 0]] != without[i]]
         block[i, : len(found)], row[i, : len(found)] = found[:, 1], place_row[found[:, 0]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
@@ -28,6 +28,8 @@ TWO_WAVES_MS = 85.0  # a plan of one wave below this is sooner than any of two
 TWO_WAVES_GOAL = 0.85  # lower ones are kept in one wave: they read too little to divide
 FIRST_STEPS = (1.5, 2.5)  # times the price of one wave, for the first of two
 
+FEATURE_BYTES = 16 << 20  # of one column (Q, B) of features at a time, of which there are a few
+
 F64 = npt.NDArray[np.float64]
 
 
@@ -44,9 +46,20 @@ class Held:
     rows: Ints
     pages: list[int] | None = None
 
+    def some(self, part: slice) -> Held:
+        """Without pages: features know none."""
+        columns = (getattr(self.found, column.name)[part] for column in fields(Candidates))
+        return Held(Candidates(*columns), self.p[part], self.sizes, self.rows)
+
 
 def features(held: Held, read: Bools, price: int, k: int) -> F64:
     """(Q, 4) of vantage.estimate.features for queries that read these blocks; of one that found nothing, zeros."""
+    step = max(1, FEATURE_BYTES // (8 * len(held.rows)))
+    parts = [slice(low, low + step) for low in range(0, len(read), step)]
+    return np.concatenate([_features(held.some(part), read[part], price, k) for part in parts])
+
+
+def _features(held: Held, read: Bools, price: int, k: int) -> F64:
     found, each = held.found, np.arange(len(read))
     answered = found.answered(read, k)
     count = answered.sum(1)
