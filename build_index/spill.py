@@ -19,6 +19,7 @@ I32 = npt.NDArray[np.int32]
 
 LAMBDA = 1.5
 NEAR = 24  # blocks asked beside the home
+DOTS_ROWS = 8192  # at a time: numbers of 24 blocks each are sorted
 NEAR_REGIONS = 4  # whose blocks are asked, in a partition with regions
 KEPT = 4  # candidates kept a row
 COPIES_MAX = 2
@@ -228,8 +229,11 @@ def _spread(rows: Rows, partition: Partition) -> F32:
 
 def _dots(x: F32, centres: F32, ids: Ints) -> F32:
     """(n, m): <x_i, c> of the blocks ids (n, m)."""
-    some, at = np.unique(ids, return_inverse=True)
-    out: F32 = np.take_along_axis(x @ centres[some].T, at.reshape(ids.shape), 1)
+    out = np.empty(ids.shape, np.float32)
+    for low in range(0, len(x), DOTS_ROWS):
+        part = slice(low, low + DOTS_ROWS)
+        some, at = np.unique(ids[part], return_inverse=True)
+        out[part] = np.take_along_axis(x[part] @ centres[some].T, at.reshape(ids[part].shape), 1)
     return out
 
 

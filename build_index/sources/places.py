@@ -15,7 +15,7 @@ import pyarrow.fs
 
 from vantage.errors import InputError
 
-from ..bucket import endpoint_of
+from ..endpoint import endpoint_of
 
 SCHEMES = ("s3", "r2")
 

@@ -194,7 +194,8 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in (("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "hidden")):
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-        with pytest.raises(InputError, match="set AWS_ENDPOINT_URL"):
+        monkeypatch.delenv("CLOUDFLARE_ACCOUNT_ID", raising=False)
+        with pytest.raises(InputError, match="set CLOUDFLARE_ACCOUNT_ID"):
             open_source(["r2://docs/a.parquet"])
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         store = pa.fs.S3FileSystem(
