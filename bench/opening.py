@@ -19,6 +19,7 @@ from unittest.mock import patch
 from build_index import choose
 from build_index.build import build
 from build_index.fit import Options
+from build_index.routers import ROUTERS
 from build_index.source import open_source, source_metric
 from vantage.cache import Cache
 from vantage.format import HEADER, SECTION
@@ -49,9 +50,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, patch.object(choose, "BLOCK_ROWS", options.block_rows):
         for router in options.routers.split(","):
             source = open_source([options.source])
+            settings = Options(0.9, 10, router=router, fast=not ROUTERS[router].trains, spill="none")
             build(
-                source, Path(folder, router), Options(0.9, 10, router=router, fast=True, spill="none"),
-                source_metric(source, None), wide=False, say=lambda phase, share: None, tell=lambda text: None,
+                source, Path(folder, router), settings, source_metric(source, None), wide=False, say=lambda phase, share: None, tell=lambda text: None,
             )  # fmt: skip
             ms = statistics.median(opened(Path(folder), router)[0] for _ in range(TIMES))
             _, index, receipt = opened(Path(folder), router)
