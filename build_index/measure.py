@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vantage import kernels
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
-from vantage.plan import CACHED, LANES, STARTS_SHARD, items_of, ranges_of, wave_ms
+from vantage.plan import CACHED, LANES, SPARSE, STARTS_SHARD, items_of, ranges_of, wave_ms
 from vantage.prepare import Prepared
 from vantage.route import Routed
 from vantage.scan import LrsqScan
@@ -70,8 +70,9 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | 
             flags = bytearray((done[i] * CACHED).astype(np.uint8))
             flags[0] |= STARTS_SHARD
         kept, lengths = np.flatnonzero(row), list[int]()
-        few = Routed(array("I", row[kept].tobytes()), array("I", kept.astype(np.uint32).tobytes()))
-        items = items_of(few, flags, size, at, (0, blocks))
+        few = array("I", row[kept].tobytes()), array("I", kept.astype(np.uint32).tobytes())
+        routed = Routed(*few) if SPARSE * len(kept) < blocks else Routed(array("I", row.tobytes()))
+        items = items_of(routed, flags, size, at, (0, blocks))
         for first, last in ranges_of(items.p, items.size, items.flags, items.at, price, gets):
             low, high = items.first[first], items.first[last - 1] + 1
             read[i, low:high] = True

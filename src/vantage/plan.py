@@ -291,23 +291,24 @@ def _pieces(
     ranges: list[tuple[int, int]], size: memoryview | array[int], flags: bytearray, at: Sequence[int], most: int
 ) -> list[tuple[int, int]]:
     """Ranges with the longest halved between items while fewer than `most`, and any over RANGE_BYTES_MAX cut."""
-    out = list(ranges)
 
-    def length(i: int) -> int:
-        a, b = out[i]
+    def length(a: int, b: int) -> int:
         return at[b - 1] + size[b - 1] - at[a] if b - a > 1 else 0  # one item cannot be cut
 
+    out, lengths = list(ranges), [length(a, b) for a, b in ranges]
     while out:
-        i = max(range(len(out)), key=length)
-        (a, b), long = out[i], length(i)
+        long = max(lengths)
+        i = lengths.index(long)
         if long <= (min(SPLIT_BYTES, RANGE_BYTES_MAX) if len(out) < most else RANGE_BYTES_MAX):
             break
+        a, b = out[i]
         middle = end = bisect_left(at, at[a] + long // 2, a + 1, b - 1)
         while flags[end - 1] & CACHED:  # what has no value need not be read at a cut; the ends of a range have some
             end -= 1
         while flags[middle] & CACHED:
             middle += 1
         out[i : i + 1] = [(a, end), (middle, b)]
+        lengths[i : i + 1] = [length(a, end), length(middle, b)]
     return out
 
 
