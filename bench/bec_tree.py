@@ -41,7 +41,7 @@ def line(what: str, setting: Setting, made: words.Words, penalty: float, balance
         patch.object(bec_tree, "BALANCE", balance),
     ):
         base = partition.leaves(setting.rows, setting.task.sample, setting.blocks, setting.graph, 0)
-    routed(what, setting, base, "bec-tree", 0.0, began)
+    routed(what, setting, base, "bec-tree", began)
 
 
 def clusters(setting: Setting, word: words.Words, leaves: int, penalty: float) -> None:

@@ -5,6 +5,8 @@
 DATA holds wordnet/ and sift/. A cell is the share of all rows in %, copies counted, and the blocks, that are read where
 the mean recall@100 over the held-out queries reaches 0.90 and 0.95, scores exact, by one threshold on probability over
 rows; then the same for queries out of distribution, where the set has some. Nothing trains or is tuned on either.
+The lines under ecvh: what the planner reads for 0.95 of tuning rows with blocks in file order, for which the section
+maps block to codeword, and numbered by their codewords' messages in Gray order, where a bit a codeword would do.
 --rows draws a smaller set from the base, with exact neighbours of its own. --steps: of training directions.
 """
 
@@ -15,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -25,9 +27,10 @@ from routers import MEMORY, rows_of
 
 from build_index import partition, words
 from build_index.evaluate import read_queries
-from build_index.fit import Held, Options, Task, fitted
+from build_index.fit import TUNE_QUERIES, Held, Options, Task, fitted, reordered
+from build_index.fit import routed as planned
 from build_index.graph import Graph, neighbour_graph
-from build_index.partition import PARTITIONS, VOTERS, Partition
+from build_index.partition import PARTITIONS, VOTERS, Partition, votes
 from build_index.routers import ecvh
 from build_index.rows import Ints, Rows, row_scale
 from build_index.shape import index_section, prepared, probabilities
@@ -35,11 +38,11 @@ from build_index.source import open_source
 from build_index.spill import SPILLS
 from build_index.spool import spool
 from build_index.truth import exact_neighbours, hold_out, truth_of
+from vantage.format import EcvhSection
 from vantage.prepare import Prepared, prepare
 
 GOALS = (0.90, 0.95)
 ASKED = 30_000  # rows of the sample that the routers learn from
-SHARE = 1.0  # copies a row, in the lines with copies
 Asked = tuple[list[Prepared], npt.NDArray[np.int32]]  # queries and their exact neighbours
 
 
@@ -97,15 +100,49 @@ def show(
     )
 
 
-def routed(what: str, setting: Setting, base: Partition, router: str, share: float, began: float) -> None:
-    """Prints the line of a router fitted to blocks, with SOAR copies."""
-    rows, copies = setting.rows, SPILLS["soar" if share else "none"](setting.rows, base).best(share)
-    shape, _ = fitted(setting.task, base, copies, router, lambda done: None)
+def routed(
+    what: str, setting: Setting, base: Partition, router: str, began: float, copy: npt.NDArray[np.int32] | None = None
+) -> None:
+    """Prints the line of a router fitted to blocks, with copies i32 (N, E), if any."""
+    rows, none = setting.rows, np.full((setting.rows.count, 0), -1, np.int32)
+    shape, _ = fitted(setting.task, base, none if copy is None else copy, router, lambda done: None)
     index = index_section(rows, base.blocks, rows.count, router)
     show(
         what, setting, shape.partition, shape.copy, len(shape.section.pack()),
         lambda queries: probabilities(router, shape.section, index, queries), began,
     )  # fmt: skip
+
+
+def second_codeword(rows: Rows, base: Partition) -> npt.NDArray[np.int32]:
+    """i32 (N, 1): the block of the codeword that agrees best with each row, but for that of its own."""
+    made, out = base.words, np.empty((rows.count, 1), np.int32)
+    assert made is not None
+    table = words.signs(made.generator, made.message).T
+    for at, x in rows.chunks(1 << 22):
+        scores = (x @ made.directions.T - made.threshold) @ table
+        scores[np.arange(len(x)), base.home[at : at + len(x)]] = -np.inf
+        out[at : at + len(x), 0] = scores.argmax(1)
+    return out
+
+
+def numbered(setting: Setting, base: Partition) -> None:
+    """Prints what an order of blocks that needs no map costs, for a router fitted without copies."""
+    rows, few = setting.rows, setting.task.tune.take(setting.task.tune.spread(TUNE_QUERIES))
+    none = np.full((rows.count, 0), -1, np.int32)
+    shape, _ = fitted(setting.task, base, none, "ecvh", lambda done: None)
+    made = shape.partition.words
+    assert made is not None and isinstance(shape.section, EcvhSection)
+    p = probabilities("ecvh", shape.section, index_section(rows, base.blocks, rows.count, "ecvh"), few.queries)
+    rank, carry = made.message.copy(), made.message >> 1
+    while carry.any():  # the inverse of the Gray code: the parity of a bit and all above
+        rank, carry = rank ^ carry, carry >> 1
+    nbytes = len(shape.section.pack())
+    bits = nbytes - len(shape.section.messages) + -(-(1 << shape.section.message_bits) // 8)
+    for what, order, size in (
+        ("file order", np.arange(base.blocks), nbytes), ("Gray order, no map", np.argsort(rank), bits)
+    ):  # fmt: skip
+        reads = planned(setting.task, reordered(shape, order), p[:, order], few)
+        print(f"  {what:32}{size:9,}  {reads.gets:.2f} GETs, {reads.nbytes / 1e6:.2f} MB", flush=True)
 
 
 def by_words(what: str, setting: Setting, base: Partition, hard: bool, began: float) -> None:
@@ -153,21 +190,29 @@ def measured(setting: Setting, steps: int, lines: list[str]) -> None:
         base = PARTITIONS["kmeans"](setting.rows, setting.task.sample, setting.blocks, None, 0, lambda done: None)
         for router in ("centroids", "lse"):
             if router in lines:
-                routed(f"k-means, {router}", setting, base, router, 0.0, began)
+                routed(f"k-means, {router}", setting, base, router, began)
                 began = clock()
     if "ecvh" in lines:
         base = bucketed(setting, steps)
         by_words("ecvh, as its buckets were made", setting, base, False, began)
-        routed("ecvh, router trained on them", setting, base, "ecvh", 0.0, clock())
-        routed(f"ecvh, and {SHARE:g} copies a row", setting, base, "ecvh", SHARE, clock())
+        routed("ecvh, its router", setting, base, "ecvh", clock())
+        for spill, share in (("soar", 1.0), ("soar", 2.0), ("closure", 1.0)):
+            copy = SPILLS[spill](setting.rows, base).best(share)
+            routed(f"ecvh, {share:g} copies a row, {spill}", setting, base, "ecvh", clock(), copy)
+        copy = second_codeword(setting.rows, base)
+        routed("ecvh, 1 copies, second codeword", setting, base, "ecvh", clock(), copy)
+        voted = replace(votes(setting.rows, setting.task.sample, base, setting.graph), words=base.words)
+        routed("ecvh, homes by votes", setting, voted, "ecvh", clock())
+        numbered(setting, base)
         by_words("ecvh, without soft decisions", setting, base, True, clock())
     if "bec-tree" in lines:
         began = clock()
         base = PARTITIONS["bec-tree"](
             setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, lambda done: None
         )
-        routed("bec-tree, router trained on it", setting, base, "bec-tree", 0.0, began)
-        routed(f"bec-tree, and {SHARE:g} copies a row", setting, base, "bec-tree", SHARE, clock())
+        routed("bec-tree, its router", setting, base, "bec-tree", began)
+        copy = SPILLS["soar"](setting.rows, base).best(1.0)
+        routed("bec-tree, 1 copies a row, soar", setting, base, "bec-tree", clock(), copy)
     if "prefix" in lines:
         began = clock()
         by_words("without the code: a prefix", setting, bucketed(setting, steps, code=False), False, began)

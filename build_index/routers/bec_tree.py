@@ -15,11 +15,11 @@ from ..lesson import Cost, Lesson
 from ..prefixes import LEAF, Prefixes
 from ..rows import Ints
 from . import lse
-from .ecvh import BITS, TEMPERATURES, moved, planes
+from .ecvh import BITS, TEMPERATURES, cheapest, moved, planes
 
 
 def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> BecTreeSection:
-    """Directions, thresholds and beta trained on where neighbours and copies lie; then the temperature, by cost.
+    """The tree's directions, or trained on where neighbours and copies lie; which, and the temperature, by cost.
 
     Raises InputError for blocks that are no leaves of a tree.
     """
@@ -36,8 +36,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> BecTre
         margins = jnp.exp(now["log_beta"]) * (q @ lse.rounded(now["directions"], BITS).T - now["threshold"])
         return jax.nn.log_sigmoid(margins) @ low + jax.nn.log_sigmoid(-margins) @ high
 
-    made = section(moved(tree, scores, lesson, lambda done: progress(0.9 * done)))
-    return min((replace(made, temperature=t) for t in TEMPERATURES), key=cost)
+    return cheapest([section(tree), section(moved(tree, scores, lesson, lambda done: progress(0.8 * done)))], cost)
 
 
 def section(tree: Prefixes, bits: int = BITS) -> BecTreeSection:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vantage.errors import InputError
-from vantage.format import EcvhSection
+from vantage.format import BecTreeSection, EcvhSection
 
 from ..lesson import Cost, Lesson
 from ..prefixes import Prefixes
@@ -23,10 +23,12 @@ BATCH = 512
 TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 BITS = 4
 T = TypeVar("T", Words, Prefixes)
+S = TypeVar("S", EcvhSection, BecTreeSection)
 
 
 def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> EcvhSection:
-    """Directions, thresholds and beta trained on where neighbours and copies lie; then the temperature, by cost.
+    """The words that made the blocks, or trained on where neighbours and copies lie; which, and the temperature,
+    by cost.
 
     Raises InputError for blocks that are no buckets of a code.
     """
@@ -40,8 +42,13 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> EcvhSe
     def scores(now: dict[str, Any], q: Any) -> Any:
         return jnp.exp(now["log_beta"]) * ((q @ lse.rounded(now["directions"], BITS).T - now["threshold"]) @ table)
 
-    made = section(moved(words, scores, lesson, lambda done: progress(0.9 * done)))
-    return min((replace(made, temperature=t) for t in TEMPERATURES), key=cost)
+    further = moved(words, scores, lesson, lambda done: progress(0.8 * done))
+    return cheapest([section(words), section(further)], cost)
+
+
+def cheapest(sections: list[S], cost: Cost) -> S:
+    """The section of least cost, each tried at all temperatures."""
+    return min((replace(one, temperature=t) for one in sections for t in TEMPERATURES), key=cost)
 
 
 def moved(
