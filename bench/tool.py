@@ -48,6 +48,7 @@ def main() -> None:
         kills = run("python", "bench/publish_kills.py", places=places)
         hedging = run("python", "bench/hedging.py", places=places)
         load = run("python", "bench/load.py", pair / "one", SAMPLE / "queries.parquet", places=places)
+        warm = run("python", "bench/warm.py", bucket, "wordnet", data / "wordnet" / "queries.parquet", places=places)
         scale = run(
             "python", "bench/scale.py", rows, "--rows", 3_000_000, "--memory-budget", "1GiB", places=places
         )  # fmt: skip
@@ -86,6 +87,11 @@ The clock is virtual and the latencies are assumed; the reader is the product's.
 ## Load
 
 {block(load)}
+## Beside a warm object
+
+Each query is asked of an isolate that has just started, as far as its memory goes.
+
+{block(warm)}
 ## Three million rows
 
 Generated rows of 128 u8, built in one process within 1 GiB.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from .bucket import ConflictError, FolderPlace, Place, Stored
 
 UPLOADS = 4  # at a time
 NAME = re.compile("[0-9a-f]{16}")  # of the generations that the builder writes
-MARK = "gc"  # below a generation: it is being deleted
+MARK = "gc-"  # begins an object below a generation: a gc, one a mark, is deleting it
 MARK_S = 3600.0  # a gc that has not ended by then has died
 Say = Callable[[float], None]
 
@@ -68,7 +69,8 @@ def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[s
     objects = manifest_objects(text[0], current.generation)
     if bad := unlike(home, current, objects):
         raise DamagedError(f"{source}: {bad[0]}", hint="build the index again")
-    before, etag, members = _current(place)
+    unmarked(place, current.generation)
+    before, etag, _ = _current(place)
     total, done, written = sum(o.size for o in objects), 0, 0
 
     def send(o: ObjectName) -> int:
@@ -99,52 +101,70 @@ def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[s
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    _seal(place, current, text[0])
-    if before is not None and before.generation == current.generation:
-        swapped = False
+    seal(place, current, text[0])
+    swapped = before is None or before.generation != current.generation
+    if swapped:
+        _swap(place, current, before, etag)
     else:
-        _swap(place, current, before, etag, members)
-        swapped = True
+        now = live(place)[0].generation
+        if now != current.generation:
+            raise _outrun(now, current.generation)
     return {"generation": current.generation, "previous": before.generation if before else None,
             "objects": len(objects) + 1, "bytes": total + len(text[0]), "written_bytes": written,
             "swapped": swapped}  # fmt: skip
 
 
-def _seal(place: Place, current: Current, text: bytes) -> None:
-    """Writes the manifest, again where it is there: that makes the generation young, which keeps gc away from it."""
+def unmarked(place: Place, generation: str) -> None:
+    """Raises ConflictError for a generation that a gc is deleting."""
+    if any(found.key.startswith(f"{generation}/{MARK}") for found in place.list()):
+        raise ConflictError(
+            f"`vantage gc` is deleting {generation}",
+            hint="let it end; where it broke off, run it again after an hour; then publish the index again",
+        )
+
+
+def seal(place: Place, current: Current, text: bytes) -> None:
+    """Writes the manifest, again where it is there: that makes the generation young, which keeps gc away from it.
+
+    Raises ConflictError beside a gc that came first, DamagedError where an object is gone.
+    """
+    unmarked(place, current.generation)  # before it is young, or no later gc could end what one has begun
     try:
         place.put(current.manifest.key, text)
-    except StoreError:
-        if place.digest(current.manifest.key) != (current.manifest.size, current.manifest.sha256):
-            raise
-    if place.stated(f"{current.generation}/{MARK}") is not None:
-        raise ConflictError(
-            f"`vantage gc` is deleting {current.generation}",
-            hint="let it end, or run it again where it broke off; then publish the index again",
-        )
+    except StoreError:  # maybe in vain: the one that is there may be as old as ever
+        place.put(current.manifest.key, text)
+    unmarked(place, current.generation)
     missing = [o.key for o in manifest_objects(text, current.generation) if place.stated(o.key) != (o.size, o.sha256)]
     if missing:
         raise DamagedError(f"{missing[0]}: went away or changed meanwhile", hint="publish the index again")
 
 
-def _swap(place: Place, new: Current, old: Current | None, etag: str | None, members: dict[str, Any]) -> None:
+def pointer(new: Current, told: dict[str, Any]) -> bytes:
+    """CURRENT, and what it says beside: `previous`, the generation that it replaces, and when it was `published`."""
+    return json.dumps(json.loads(new.pack()) | told, indent=1).encode() + b"\n"
+
+
+def _outrun(now: str, wanted: str) -> ConflictError:
+    return ConflictError(
+        f"another publisher made {now} live while {wanted} was on its way; {now} stays",
+        hint="run it again if yours should be live",
+    )
+
+
+def _swap(place: Place, new: Current, old: Current | None, etag: str | None) -> None:
     """Replaces CURRENT where it is what was read; a lost answer is resolved by reading back."""
-    told = {"previous": old.generation if old else None, "published": datetime.now(UTC).isoformat(timespec="seconds")}
-    data = json.dumps(json.loads(new.pack()) | told, indent=1).encode() + b"\n"
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    data = pointer(new, {"previous": old.generation if old else None, "published": now})
     for last in (False, True):
         try:
             place.swap("CURRENT", data, etag)
             return
         except StoreError as error:
-            found, now, _ = _current(place)
+            found, changed, _ = _current(place)
             if found is not None and found.generation == new.generation:
                 return
-            if now != etag:
-                was = found.generation if found else "none"
-                raise ConflictError(
-                    f"another publisher made {was} live while {new.generation} was on its way; {was} stays",
-                    hint="run it again if yours should be live",
-                ) from error
+            if changed != etag:
+                raise _outrun(found.generation if found else "none", new.generation) from error
             if last:
                 raise
 
@@ -165,6 +185,8 @@ def generations(place: Place) -> list[dict[str, Any]]:
     if current is None and not found:
         live(place)  # says so
     for name, stored in found.items():
+        if all(s.key.startswith(f"{name}/{MARK}") for s in stored):  # of a gc that died
+            continue
         sizes = {s.key: s.size for s in stored}
         text, told, whole = place.get(f"{name}/manifest.json"), dict[str, Any](), False
         if text is not None:
@@ -209,46 +231,49 @@ def rollback(place: Place, generation: str | None = None) -> dict[str, Any]:
     bad = [o.key for o in objects if place.digest(o.key) != (o.size, o.sha256)]
     if bad:
         raise DamagedError(f"{bad[0]}: is missing or not what was written", hint="name another, or publish it again")
-    _seal(place, new, text)
-    _swap(place, new, current, etag, members)
+    seal(place, new, text)
+    _swap(place, new, current, etag)
     return {"generation": wanted, "previous": current.generation, "swapped": True}
 
 
 def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, Any]:
     """Deletes generations, and what interrupted publishes left, whose newest object is older than so many seconds.
 
-    Never the live one, nor the one that it would roll back to. A mark comes first, then a second look: whoever makes a
-    generation live writes its manifest anew and then looks for the mark (`_seal`), so one of the two sees the other.
-    The manifest goes next: what is left of a generation then cannot be rolled back to, and the next run deletes it.
+    Never the live one, nor the one that it would roll back to. A mark of this run comes first, then a second look:
+    whoever makes a generation live writes its manifest anew and then looks for marks (`seal`), so one of the two sees
+    the other. The manifest goes next: what is left of a generation then cannot be rolled back to, and the next run
+    deletes it. Marks of other runs stay, until they are so old that their run must have died.
     """
     live(place)
-    deleted, freed = [], 0
+    deleted, freed, run = [], 0, MARK + secrets.token_hex(8)
     for name, seen in sorted(_grouped(place).items()):
-        mark, stored = f"{name}/{MARK}", _garbage(place, name, older_than)
-        if stored and not dry_run:
-            place.put(mark, b"")
-            stored = _garbage(place, name, older_than)
-            if not stored:
-                place.delete(mark)
-        elif not dry_run and any(s.key == mark and time.time() - s.modified > MARK_S for s in seen):
-            place.delete(mark)  # of one that died
+        mark, stored = f"{name}/{run}", _garbage(place, name, older_than)
+        if not dry_run:
+            for s in seen:
+                if s.key.startswith(f"{name}/{MARK}") and time.time() - s.modified > MARK_S:
+                    place.delete(s.key)
+            if stored:
+                place.put(mark, b"")
+                stored = _garbage(place, name, older_than)
+                if not stored:
+                    place.delete(mark)
         if not stored:
             continue
         deleted.append(name)
         freed += sum(s.size for s in stored)
         if dry_run:
             continue
-        turn = {f"{name}/manifest.json": 0, mark: 2}
-        for s in sorted(stored, key=lambda s: turn.get(s.key, 1)):
+        for s in sorted(stored, key=lambda s: s.key != f"{name}/manifest.json"):
             place.delete(s.key)
+        place.delete(mark)
     return {"deleted": deleted, "bytes": freed, "dry_run": dry_run}
 
 
 def _garbage(place: Place, name: str, older_than: float) -> list[Stored]:
-    """All objects of a generation that may go, as they are now; none of one that may not."""
-    stored = _grouped(place).get(name, [])
+    """All objects of a generation that may go, as they are now, but for marks; none of one that may not."""
+    stored = [s for s in _grouped(place).get(name, []) if not s.key.startswith(f"{name}/{MARK}")]
     current, _, members = live(place)
-    young = any(time.time() - s.modified < older_than for s in stored if s.key != f"{name}/{MARK}")
+    young = any(time.time() - s.modified < older_than for s in stored)
     return [] if young or name in (current.generation, members.get("previous")) else stored
 
 
@@ -257,7 +282,7 @@ def unlike(place: Place, current: Current, objects: list[ObjectName]) -> list[st
     generation, sizes = current.generation, {o.key: o.size for o in objects}
     try:
         root = Root.unpack(place.read(current.root.key, 0, current.root.size), current.root.key)
-    except (DamagedError, StoreError) as error:
+    except DamagedError as error:
         return [error.message]
     wanted = {shard_key(generation, i): size for i, size in enumerate(root.objects.shards)}
     wanted |= {part_key(generation, i): size for i, size in enumerate(root.objects.parts)}
@@ -282,8 +307,6 @@ def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
     objects = manifest_objects(text[0], current.generation)
     if current.root not in objects:
         damage.append(f"{current.root.key}: CURRENT and the manifest name different ones")
-    else:
-        damage += unlike(place, current, objects)
     total, done = sum(o.size for o in objects), 0
     for o in objects:
         found = place.digest(o.key)
@@ -295,5 +318,7 @@ def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
             damage.append(f"{o.key}: SHA-256 differs")
         done += o.size
         say(done / total)
+    if current.root in objects and not any(d.startswith(current.root.key) for d in damage):
+        damage += unlike(place, current, objects)
     return {"generation": current.generation, "objects": len(objects) + 1, "bytes": total + len(text[0]),
             "damage": damage}  # fmt: skip

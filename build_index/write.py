@@ -46,8 +46,10 @@ from vantage.format import (
 from vantage.kernels import crc32c
 from vantage.rows import id_hash
 
+from .bucket import FolderPlace
 from .choose import Choice
 from .codecs.planes import Encoded, encode_blocks
+from .generations import pointer, seal, unmarked
 from .measure import CHUNK_BYTES, chunks
 from .norms import Lengths, error_norms
 from .rows import Ints, Rows
@@ -471,7 +473,10 @@ def _write_ids(rows: Rows, home_rows: Ints, checks: npt.NDArray[np.uint32], path
 
 
 def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Current, int]:
-    """Names the generation by its content, renames it into place, then replaces CURRENT."""
+    """Names the generation by its content, renames it into place, then replaces CURRENT.
+
+    Raises ConflictError where a gc is deleting a generation of the same content.
+    """
     objects = {
         str(p.relative_to(building)): (p.stat().st_size, _sha256(p)) for p in sorted(building.rglob("*")) if p.is_file()
     }
@@ -489,22 +494,25 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
         ObjectName(f"{generation}/root.bin", *objects["root.bin"]),
         ObjectName(f"{generation}/manifest.json", len(text), hashlib.sha256(text).hexdigest()),
     )
-    target = out / generation
-    old = _live(out)
+    target, old = out / generation, _live(out)
+    unmarked(FolderPlace(out), generation)
     # What is there already, whole, may be live: moving it would leave CURRENT without its objects for a moment.
-    if not holds(target, objects | {"manifest.json": (len(text), current.manifest.sha256)}):
+    if holds(target, objects | {"manifest.json": (len(text), current.manifest.sha256)}):
+        seal(FolderPlace(out), current, text)
+    else:
         if target.exists():  # damaged since
             target.rename(building / "replaced")
         building.rename(target)
         shutil.rmtree(target / "replaced", ignore_errors=True)
-    with (out / ".CURRENT.new").open("wb") as file:
-        file.write(current.pack())
-        _sync(file)
-    (out / ".CURRENT.new").replace(out / "CURRENT")
-    for stale in out.iterdir() if old != generation else ():  # a folder keeps the live generation and the one before it
-        ours = re.fullmatch("[0-9a-f]{16}", stale.name) and (stale / "manifest.json").is_file()
-        if ours and stale.name not in (generation, old):
-            shutil.rmtree(stale, ignore_errors=True)
+    if old != generation:
+        with (out / ".CURRENT.new").open("wb") as file:
+            file.write(pointer(current, {"previous": old} if old else {}))
+            _sync(file)
+        (out / ".CURRENT.new").replace(out / "CURRENT")
+        for stale in out.iterdir():  # a folder keeps the live generation and the one before it
+            ours = re.fullmatch("[0-9a-f]{16}", stale.name) and (stale / "manifest.json").is_file()
+            if ours and stale.name not in (generation, old):
+                shutil.rmtree(stale, ignore_errors=True)
     return current, sum(size for size, _ in objects.values()) + len(text)
 
 

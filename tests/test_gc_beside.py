@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from kills import ask
 
 from build_index import generations as g
 from build_index.bucket import ConflictError, FolderPlace, Place
-from vantage.errors import VantageError
+from build_index.build import build
+from build_index.fit import Options
+from build_index.source import open_source
+from vantage.errors import StoreError, VantageError
 
 DAY = 86400.0
 
@@ -63,7 +69,7 @@ def test_what_is_live_is_whole_whoever_comes_between(
     aged: tuple[Path, str, str], tiny: tuple[Path, Path], tmp_path: Path, other: str, inside: str
 ) -> None:
     home, one, two = aged
-    at, ends = 0, set[tuple[str, bool]]()
+    at, lives = 0, set[str]()
     while True:
         at += 1
         where = _copied(home, tmp_path / str(at) / "live")
@@ -86,23 +92,111 @@ def test_what_is_live_is_whole_whoever_comes_between(
             break
         live = ask(where, 14)
         assert not g.verify(where)["damage"], at
-        ends.add((live, one in {x["generation"] for x in g.generations(where) if x["whole"]}))
-    assert at > 5 and {live for live, _ in ends} == {one, two}
+        lives.add(live)
+    assert at > 5 and lives == {one, two}
 
 
-def test_a_generation_that_is_being_deleted_is_not_made_live(aged: tuple[Path, str, str], tmp_path: Path) -> None:
+def test_a_generation_that_is_being_deleted_is_not_made_live(
+    aged: tuple[Path, str, str], tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """It stays as old as it was, so that a later gc ends what one has begun; then it can be published again."""
     home, one, two = aged
     where = _copied(home, tmp_path / "live")
-    where.put(f"{one}/{g.MARK}", b"")
+    mark = f"{one}/{g.MARK}dead"
+    where.put(mark, b"")
+    where.delete(f"{one}/ids.bin")
+    for revive in (lambda: g.publish(tiny[0], where), lambda: g.rollback(where, one)):
+        with pytest.raises(VantageError):
+            revive()
+        assert where.get(f"{one}/ids.bin") is None and ask(where, 14) == two
+    assert g.gc(where, 7 * DAY, dry_run=True)["deleted"] == [one]
+    assert g.gc(where, 7 * DAY)["deleted"] == [one]
+    assert [s.key for s in where.list() if s.key.startswith(one)] == [mark]
     with pytest.raises(ConflictError, match="is deleting"):
+        g.publish(tiny[0], where)
+    os.utime(where.path / mark, (time.time() - 2 * g.MARK_S,) * 2)
+    g.gc(where, 7 * DAY)  # the one that left the mark has died
+    assert g.publish(tiny[0], where)["swapped"] and ask(where, 14) == one
+
+
+class Stepped:
+    """Work on a place in a thread, that stops before each of the named operations in turn, until `on` is called."""
+
+    def __init__(self, place: Place, work: Callable[[Any], Any], *stops: str) -> None:
+        self.place, self.stops, self.arrived, self.go = place, list(stops), threading.Event(), threading.Event()
+        self.ended: Future[Any] = Future()
+        threading.Thread(target=self._run, args=(work,), daemon=True).start()
+        assert self.arrived.wait(60)
+
+    def _run(self, work: Callable[[Any], Any]) -> None:
+        try:
+            self.ended.set_result(work(self))
+        except BaseException as error:
+            self.ended.set_exception(error)
+        self.arrived.set()
+
+    def __getattr__(self, name: str) -> Any:
+        def run(*args: Any) -> Any:
+            if self.stops and name == self.stops[0]:
+                self.stops.pop(0)
+                self.arrived.set()
+                assert self.go.wait(60)
+                self.go.clear()
+            return getattr(self.place, name)(*args)
+
+        return run
+
+    def on(self) -> None:
+        """To the next stop, or to the end."""
+        self.arrived.clear()
+        self.go.set()
+        assert self.arrived.wait(60)
+
+
+def test_two_gcs_and_a_rollback(aged: tuple[Path, str, str], tmp_path: Path) -> None:
+    """A gc that gives up, since a rollback has made the generation young, leaves the mark of one that does not."""
+    home, one, two = aged
+    where = _copied(home, tmp_path / "live")
+    rollback = Stepped(where, lambda place: g.rollback(place, one), "put", "list")
+    deleter = Stepped(where, lambda place: g.gc(place, 7 * DAY), "delete")  # has looked twice
+    other = Stepped(where, lambda place: g.gc(place, 7 * DAY), "put", "list")
+    other.on()  # has looked once, and put its mark
+    for one_of in (rollback, other, rollback, deleter):  # the manifest is written; gives up; ends; deletes
+        one_of.on()
+    assert deleter.ended.result()["deleted"] == [one] and other.ended.result()["deleted"] == []
+    assert isinstance(rollback.ended.exception(), ConflictError)
+    assert ask(where, 14) == two and not g.verify(where)["damage"]
+
+
+def test_a_put_that_does_nothing_is_not_taken_for_one_that_did(aged: tuple[Path, str, str], tmp_path: Path) -> None:
+    home, one, two = aged
+    where = _copied(home, tmp_path / "live")
+    put = where.put
+
+    def failing(key: str, data: bytes) -> None:
+        if key.endswith("manifest.json"):
+            raise StoreError(f"{key}: 503 Service Unavailable", hint="again")
+        put(key, data)
+
+    where.put = failing  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match="503"):
         g.rollback(where, one)
     assert ask(where, 14) == two
-    _age(where.path, 2 * g.MARK_S)
-    g.gc(where, 30 * DAY, dry_run=True)
-    assert where.get(f"{one}/{g.MARK}") is not None
-    g.gc(where, 30 * DAY)  # it is young now; the one that left the mark has died
-    g.rollback(where, one)
-    assert ask(where, 14) == one
+
+
+def test_a_folder_keeps_the_generation_that_a_build_replaced(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    """A build writes CURRENT as a publish does, so gc keeps what it can roll back to."""
+    where = _copied(tiny[0], tmp_path / "live")
+    old = g.live(where)[0].generation
+    np.save(tmp_path / "rows.npy", np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32))
+    build(
+        open_source([tmp_path / "rows.npy"]), where.path, Options(0.8, 5, fast=True), "l2",
+        wide=False, say=lambda phase, share: None, tell=lambda text: None,
+    )  # fmt: skip
+    _age(where.path, 30 * DAY)
+    assert g.gc(where, 7 * DAY)["deleted"] == []
+    assert g.rollback(where)["generation"] == old
+    assert not g.verify(where)["damage"]
 
 
 def test_a_manifest_that_leaves_out_what_the_root_counts_on(tiny: tuple[Path, Path], tmp_path: Path) -> None:

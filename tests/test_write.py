@@ -269,9 +269,11 @@ def test_a_write_that_stops_leaves_the_old_index_and_runs_again(tmp_path: Path, 
             left = {p.name for p in out.iterdir()} - {"CURRENT", ".CURRENT.new"}
             assert {name for name in left if len(name) != 16} == set()
     assert works(index, values("f32")) == answered
-    for out in (index, fresh):
+    for out, told in ((index, {"previous": json.loads(before["CURRENT"])["generation"]}), (fresh, {})):
         chosen.write(out, 1)
-        assert objects_of(out) == after
+        now = objects_of(out)
+        assert json.loads(now.pop("CURRENT")) == json.loads(after["CURRENT"]) | told
+        assert now == {key: data for key, data in after.items() if key != "CURRENT"}
         assert not (out / "CURRENT.new").exists()
 
 
