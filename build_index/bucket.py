@@ -314,12 +314,21 @@ class FolderPlace:
 
     def list(self) -> list[Stored]:
         out = []
-        for path in sorted(self.path.rglob("*")):
-            with suppress(FileNotFoundError):  # another process may be deleting
-                stat = path.stat()
+        for folder, _, names in os.walk(self.path, onerror=self._walked):
+            for path in (Path(folder, name) for name in names):
+                try:
+                    stat = path.stat()
+                except FileNotFoundError:  # another process may be deleting
+                    continue
+                except OSError as error:
+                    raise _unwilling(path, error) from None
                 if S_ISREG(stat.st_mode):
                     out.append(Stored(path.relative_to(self.path).as_posix(), stat.st_size, stat.st_mtime))
-        return out
+        return sorted(out, key=lambda found: found.key)
+
+    def _walked(self, error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # as above
+            raise _unwilling(Path(error.filename or self.path), error) from None
 
     def delete(self, key: str) -> None:
         target = self.path / key

@@ -237,7 +237,7 @@ class VectorIndex:
             self.add(vectors, ids)
             enough = self._added[0] >= DRIFT_SHARE * self.n_fitted_
             if len(self) >= self.growth * self.n_fitted_ or (enough and self.drift_ >= self.drift):
-                self._fit(self._stored, self._attributes)
+                self._fit(self._stored, self._attributes, self._options.model)
         return self
 
     @property
@@ -342,13 +342,12 @@ class VectorIndex:
             vectors="f32" if rows.spool.kind == "f32" else "f16",
             cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("asked", {}),
         )  # fmt: skip
-        made._start(rows, saved.attributes, choice, [*saved.codes])
-        made._options = replace(made._options, model=told.get("model"))
+        made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"))
         return made
 
     # What is inside
 
-    def _fit(self, stored: Arrays, attributes: pa.Schema) -> Self:
+    def _fit(self, stored: Arrays, attributes: pa.Schema, model: str | None = None) -> Self:
         options = self._options_given()
         check_options(stored.rows, stored.dimension, options, self.metric)
         kind = stored_kind(stored.kind, self.vectors == "f32")
@@ -356,7 +355,7 @@ class VectorIndex:
         norms = stored.norms()
         rows = Rows(stored, self.metric, row_scale(self.metric, float(norms.mean()), float(norms.max())))
         choice = choose(rows, id_bytes(stored), options, lambda phase, share: None)
-        self._start(rows, attributes, choice, [None] * choice.shape.blocks)
+        self._start(rows, attributes, choice, [None] * choice.shape.blocks, model)
         return self
 
     def _options_given(self) -> Options:
@@ -367,9 +366,12 @@ class VectorIndex:
             self.spill, self.spill_share, self.fast, self.stop, self.codec, self.rotation, self.error_norms,
         )  # fmt: skip
 
-    def _start(self, rows: Rows, attributes: pa.Schema, choice: Choice, codes: list[Encoded | None]) -> None:
+    def _start(
+        self, rows: Rows, attributes: pa.Schema, choice: Choice, codes: list[Encoded | None], model: str | None
+    ) -> None:
         assert isinstance(rows.spool, Arrays)
-        self._options, self._attributes, self._choice, self._codes = self._options_given(), attributes, choice, codes
+        self._options = replace(self._options_given(), model=model)
+        self._attributes, self._choice, self._codes = attributes, choice, codes
         self._stored, self._rows = rows.spool, rows
         self._kind = stored_kind(rows.spool.kind, self.vectors == "f32")
         self._added = np.zeros(2)  # rows since the fit, their squared distances to their centres

@@ -209,7 +209,6 @@ class WarmIndex(DurableObject):
         elif self.kept is None or self.kept[0] != data:
             current = Current.unpack(data, f"{name}/CURRENT")
             root, self.kept = current.root, None
-            if root.size > WARM_ROOT_BYTES_MAX:
-                return
-            self.kept = data, await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)
             self._held().forget(name, current.generation)
+            if root.size <= WARM_ROOT_BYTES_MAX:
+                self.kept = data, await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)

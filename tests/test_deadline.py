@@ -194,6 +194,7 @@ def test_looking_for_a_successor_ends_in_time(tmp_path: Path) -> None:
     took, reply = posted(service, "words", 100)
     assert (took, reply.status) == (pytest.approx(0.1), 200)
     assert (reply.body["matches"], reply.body["complete"]) == ([], False)
+    assert reply.body["receipt"]["gets"] > 0  # what the first try asked for
 
 
 def test_an_opening_that_fails_in_time_is_not_tried_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles import Built
 
 from vantage.index import Query
 from vantage.store import Folder
@@ -91,7 +92,7 @@ def test_the_warm_object_answers_at_once_and_reads_in_the_background(
 
 
 def test_the_warm_object_leaves_a_large_root_to_the_bucket(
-    entry: Any, bucket: Path, monkeypatch: pytest.MonkeyPatch
+    entry: Any, words: Built, bucket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = next((bucket / "words").glob("*/root.bin")).stat().st_size
 

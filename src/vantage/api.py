@@ -282,7 +282,7 @@ async def _query(
     try:
         answers = await service.live(name, receipt, asked, None if fields.get("explain") else until)
     except Late as late:  # the opening goes on behind an empty answer
-        answers, after = [Answer([], False, False, None, Receipt()) for _ in queries], [late.rest]
+        answers, after = [Answer([], False, False, None, Receipt() if many else receipt) for _ in queries], [late.rest]
     if packed:
         return _packed(answers, receipt, many, after)
     results = answers if fields.get("explain") else [answer_body(a, include) for a in answers]

@@ -122,7 +122,9 @@ class Service:
         return True
 
     async def query(self, name: str, query: Query, until: Until | None = None) -> Answer:
-        """A batch of one; see `live`. It ends at `until`, or after the milliseconds of its budget."""
+        """A batch of one; see `live`. It ends at `until`, or after the milliseconds of its budget: so does an opening,
+        with Late, but not by `until.end()`.
+        """
         receipt, end = Receipt(), until or Until.after(query.budget.ms)
         return await self.live(name, receipt, lambda index: index.query(query, receipt, end), end)
 

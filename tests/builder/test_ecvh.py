@@ -140,6 +140,10 @@ def test_training_makes_neighbours_decode_alike(rows_of: RowsOf, monkeypatch: py
     assert isinstance(shape.section, EcvhSection)
     moved = ecvh.ordered(shape.section, order)
     assert (probabilities("ecvh", moved, index, task.tune.queries[:20]) == p[:, order]).all()
+    wrong = replace(base.words, directions=base.words.directions[::-1].copy())
+    monkeypatch.setattr(ecvh, "moved", lambda *_: wrong)  # training that makes it worse
+    kept = fitted(task, base, copy, "ecvh", lambda done: None)[0].section
+    assert isinstance(kept, EcvhSection) and kept.table == ecvh.section(base.words).table
 
 
 def test_blocks_that_are_no_buckets_are_refused(rows_of: RowsOf) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -84,7 +85,9 @@ def test_load_and_save_change_no_byte(saved: Path, tmp_path: Path) -> None:
 def test_what_was_loaded_is_fitted_again_as_it_was_asked_for(tmp_path: Path) -> None:
     asked = VectorIndex(metric="l2", recall=0.7, k=K, router="ecvh", spill="none", spill_share=0.0, growth=1.1)
     with patch.object(words, "STEPS", 20):
-        asked.fit(ROWS).save(tmp_path / "words")
+        asked.fit(ROWS)
+        asked._options = replace(asked._options, model="minilm")  # as `vantage build --model` stamps it
+        asked.save(tmp_path / "words")
         loaded = VectorIndex.load(tmp_path / "words")
         loaded.growth = 1.1
         assert repr(loaded) == repr(asked)
@@ -92,7 +95,8 @@ def test_what_was_loaded_is_fitted_again_as_it_was_asked_for(tmp_path: Path) -> 
     assert loaded.n_fitted_ == 800
     loaded.save(tmp_path / "more")
     (manifest,) = (tmp_path / "more").glob("*/manifest.json")
-    assert json.loads(manifest.read_text())["router"]["name"] == "ecvh"
+    told = json.loads(manifest.read_text())
+    assert (told["router"]["name"], told["model"]) == ("ecvh", "minilm")
 
 
 def test_recall(index: VectorIndex) -> None:
