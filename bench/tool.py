@@ -44,6 +44,7 @@ def main() -> None:
         )
         soak = run("python", "bench/soak.py", pair, places=places)
         fuzz = run("python", "bench/fuzz.py", "--cases", 1_000_000, places=places)
+        fuzz += run("python", "bench/fuzz_kernels.py", "--cases", 30_000, "--asan", places=places)
         damage = run("python", "bench/damage.py", places=places)
         kills = run("python", "bench/publish_kills.py", places=places)
         hedging = run("python", "bench/hedging.py", places=places)
@@ -94,7 +95,7 @@ Each query is asked of an isolate that has just started, as far as its memory go
 {block(warm)}
 ## Three million rows
 
-Generated rows of 128 u8, built in one process within 1 GiB.
+Generated rows of 128 u8, built in one process.
 
 {block(scale)}""")
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from doubles import Built, Recorder
 
+from build_index import stop as stopping
 from build_index.measure import judged
 from build_index.stop import Held, said
 from build_index.stop import features as numpy_features
@@ -41,7 +42,7 @@ def stop(*promises: Promise, k: int = 10, ceiling: float = 1.0) -> Stop:
 # The estimate
 
 
-def test_features_and_estimates_are_those_of_the_builder() -> None:
+def test_features_and_estimates_are_those_of_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(3)
     queries, blocks, places, k = 40, 30, 64, 8
     p = draw.integers(0, 1 << 15, (queries, blocks)).astype(np.uint32)
@@ -57,6 +58,7 @@ def test_features_and_estimates_are_those_of_the_builder() -> None:
     rows = draw.integers(1, 200, blocks).astype(np.int64)
     held, price = Held(found, p, rows * 100, rows), 12345
     estimator = Estimator(k, 0, 0.97, 0.05, (0.3, 0.8, -0.2, -0.5, 0.01))
+    monkeypatch.setattr(stopping, "FEATURE_BYTES", 8 * 7 * len(rows))  # seven queries at a time
     ours = numpy_features(held, read, price, k)
     told, answered = said(estimator, held, read, price), found.answered(read, k)
     assert answered[0].sum() == k and not answered[1].any() and not ours[1].any()

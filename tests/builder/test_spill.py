@@ -7,6 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from small import RowsOf, clustered
 
+from build_index import spill
 from build_index.partition import Partition, partition, two_level
 from build_index.rows import Rows
 from build_index.spill import LAMBDA, NEAR, SPILLS, Copies, closure, misses, none, soar, tie
@@ -67,7 +68,8 @@ def test_every_rule_gives_places_that_make_sense(rows_of: RowsOf, name: str, sha
 
 
 @pytest.mark.parametrize("blocks", [2, 9, 60])
-def test_soar_goes_where_the_loss_is_least(rows_of: RowsOf, blocks: int) -> None:
+def test_soar_goes_where_the_loss_is_least(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
+    monkeypatch.setattr(spill, "DOTS_ROWS", 128)  # so that there are pieces
     x = np.random.default_rng(blocks).normal(size=(900, 12)).astype(np.float32)
     rows = rows_of(x)
     base = partition(rows, np.arange(900), blocks, 0)
