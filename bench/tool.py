@@ -44,7 +44,7 @@ def main() -> None:
         )
         soak = run("python", "bench/soak.py", pair, places=places)
         fuzz = run("python", "bench/fuzz.py", "--cases", 1_000_000, places=places)
-        fuzz += run("python", "bench/fuzz_kernels.py", "--cases", 30_000, "--asan", places=places)
+        asan = run("python", "bench/fuzz_kernels.py", "--cases", 30_000, "--asan", places=places)
         damage = run("python", "bench/damage.py", places=places)
         kills = run("python", "bench/publish_kills.py", places=places)
         hedging = run("python", "bench/hedging.py", places=places)
@@ -72,7 +72,7 @@ own score, attributes and vector.
 {block(soak)}
 Bad bytes at every layout, in bodies and in the arguments of the kernels:
 
-{block(fuzz)}
+{block(fuzz, asan)}
 Each kind of section and object with five damages, and the error of each. A missing `stop` or `bounds` section is no
 damage: both are optional.
 
