@@ -206,6 +206,7 @@ class WarmIndex(DurableObject):
         data = await read_small(bucket, f"{name}/CURRENT", receipt)
         if data is None:
             self.kept = None
+            self._held().forget(name, "")
         elif self.kept is None or self.kept[0] != data:
             current = Current.unpack(data, f"{name}/CURRENT")
             root, self.kept = current.root, None

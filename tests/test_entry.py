@@ -107,6 +107,28 @@ def test_the_warm_object_leaves_a_large_root_to_the_bucket(
     assert asyncio.run(held(size - 1)) is None
 
 
+@pytest.mark.parametrize("index", ["words", "absent"])
+@pytest.mark.parametrize("most", [0, 8 << 20])
+def test_blocks_of_another_generation_go(
+    entry: Any, words: Built, bucket: Path, monkeypatch: pytest.MonkeyPatch, index: str, most: int
+) -> None:
+    """Whether the root is small enough to be kept or not, and where there is no generation any more."""
+    monkeypatch.setattr(entry, "_held", None)
+    monkeypatch.setattr(entry, "WARM_ROOT_BYTES_MAX", most)
+
+    async def scenario() -> int:
+        warm = warm_index(entry, bucket, monkeypatch)
+        await warm.take(
+            f'[["{index}/old/shard-00000.bin", 0, 4], ["other/old/shard-00000.bin", 0, 3]]', b"olds" + b"oth"
+        )
+        await warm.held(index)
+        await warm.ctx.settle()
+        held: int = warm._held().held
+        return held
+
+    assert asyncio.run(scenario()) == 3
+
+
 def test_the_warm_object_forgets_an_index_that_is_gone(
     entry: Any, bucket: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
