@@ -27,7 +27,7 @@ from vantage.index import Index, Query
 
 pytestmark = pytest.mark.edge
 
-ROWS, DIMENSION, ASKED = 3000, 96, 12
+ROWS, DIMENSION, ASKED = 2000, 96, 12
 # Each router, with a codec, a rotation and a kind of copy; every name of every table has its turn.
 TABLES = {"router": list(ROUTERS), "codec": list(CODECS), "rotation": list(ROTATIONS), "spill": list(SPILLS)}
 WAYS = [
