@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,8 +10,8 @@ import re
 import shutil
 import struct
 from array import array
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -188,19 +189,35 @@ def write_index(
 
     All is written into `.building` and renamed when it is whole; CURRENT is replaced last. A build that dies leaves the
     index as it was. norms: with error norms, for exact answers. encode: where codes come from that are known already.
-    Raises InputError when the disk is full, or f16 cannot hold a value.
+    Raises InputError when the disk is full, f16 cannot hold a value, or another build is writing there.
     """
     building = out / BUILDING
     try:
-        shutil.rmtree(building, ignore_errors=True)
-        (building / "vectors").mkdir(parents=True)
-        return _write(rows, attributes, choice, out, building, vector_kind, manifest, progress, norms, encode)
+        with _alone(out):
+            try:
+                shutil.rmtree(building, ignore_errors=True)
+                (building / "vectors").mkdir(parents=True)
+                return _write(rows, attributes, choice, out, building, vector_kind, manifest, progress, norms, encode)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"cannot write {out}: {error.strerror or error}", hint="free some space or name another --out"
         ) from error
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keeps another build out of the folder, until this one ends or dies."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(f"another build is writing {out}", hint="let it end, or name another --out") from None
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        os.close(folder)
 
 
 def _write(

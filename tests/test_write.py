@@ -277,6 +277,24 @@ def test_a_write_that_stops_leaves_the_old_index_and_runs_again(tmp_path: Path, 
         assert not (out / "CURRENT.new").exists()
 
 
+def test_two_builds_of_one_folder_at_once(tmp_path: Path, chosen: Chosen) -> None:
+    """The second is told, and takes nothing from the first, which goes on."""
+    chosen.write(tmp_path / "index", 0)
+    chosen.write(tmp_path / "after", 1)
+    inner = write_module._write
+
+    def beside(*given: Any) -> Any:
+        with pytest.raises(InputError, match="another build is writing"):
+            chosen.write(tmp_path / "index", 2)
+        return inner(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write_module, "_write", beside)
+        chosen.write(tmp_path / "index", 1)
+    now, after = (objects_of(tmp_path / name) for name in ("index", "after"))
+    assert now.keys() == after.keys() and works(tmp_path / "index", values("f32"))
+
+
 def test_a_full_disk_while_the_source_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
