@@ -184,6 +184,49 @@ def test_a_put_that_does_nothing_is_not_taken_for_one_that_did(aged: tuple[Path,
     assert ask(where, 14) == two
 
 
+def test_a_read_that_fails_is_no_damage(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    where = _copied(tiny[0], tmp_path / "live")
+
+    def failing(key: str, offset: int, length: int) -> bytes:
+        raise StoreError(f"{key}: 503 Service Unavailable", hint="again")
+
+    where.read = failing  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match="503"):
+        g.verify(where)
+
+
+def test_what_is_no_longer_live_is_not_called_live(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    where = _copied(tiny[0], tmp_path / "live")
+    stated = where.stated
+
+    def overtaken(key: str) -> tuple[int, str] | None:
+        where.stated = stated  # type: ignore[method-assign]
+        g.publish(tiny[1], where)
+        return stated(key)
+
+    where.stated = overtaken  # type: ignore[method-assign]
+    with pytest.raises(ConflictError, match="another publisher made"):
+        g.publish(tiny[0], where)
+
+
+def test_a_folder_that_goes_while_it_is_listed(
+    aged: tuple[Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, one, two = aged
+    where, scandir = _copied(home, tmp_path / "live"), os.scandir
+
+    def vanishing(path: Any) -> Any:
+        if str(path).endswith(one):
+            monkeypatch.setattr(os, "scandir", scandir)
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    found = where.list()
+    assert not (where.path / one).exists()
+    assert {stored.key.partition("/")[0] for stored in found} - {".lock"} == {"CURRENT", two}
+
+
 def test_a_folder_keeps_the_generation_that_a_build_replaced(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     """A build writes CURRENT as a publish does, so gc keeps what it can roll back to."""
     where = _copied(tiny[0], tmp_path / "live")
