@@ -33,7 +33,7 @@ from build_index.graph import Graph, neighbour_graph
 from build_index.partition import PARTITIONS, VOTERS, Partition, votes
 from build_index.routers import ecvh
 from build_index.rows import Ints, Rows, row_scale
-from build_index.shape import index_section, prepared, probabilities
+from build_index.shape import Shape, index_section, prepared, probabilities
 from build_index.source import open_source
 from build_index.spill import SPILLS
 from build_index.spool import spool
@@ -102,8 +102,8 @@ def show(
 
 def routed(
     what: str, setting: Setting, base: Partition, router: str, began: float, copy: npt.NDArray[np.int32] | None = None
-) -> None:
-    """Prints the line of a router fitted to blocks, with copies i32 (N, E), if any."""
+) -> Shape:
+    """Prints the line of a router fitted to blocks, with copies i32 (N, E), if any; what it fitted."""
     rows, none = setting.rows, np.full((setting.rows.count, 0), -1, np.int32)
     shape, _ = fitted(setting.task, base, none if copy is None else copy, router, lambda done: None)
     index = index_section(rows, base.blocks, rows.count, router)
@@ -111,6 +111,7 @@ def routed(
         what, setting, shape.partition, shape.copy, len(shape.section.pack()),
         lambda queries: probabilities(router, shape.section, index, queries), began,
     )  # fmt: skip
+    return shape
 
 
 def second_codeword(rows: Rows, base: Partition) -> npt.NDArray[np.int32]:
@@ -125,21 +126,19 @@ def second_codeword(rows: Rows, base: Partition) -> npt.NDArray[np.int32]:
     return out
 
 
-def numbered(setting: Setting, base: Partition) -> None:
-    """Prints what an order of blocks that needs no map costs, for a router fitted without copies."""
+def numbered(setting: Setting, shape: Shape) -> None:
+    """Prints what an order of blocks that needs no map costs, beside the order of a router's blocks in the file."""
     rows, few = setting.rows, setting.task.tune.take(setting.task.tune.spread(TUNE_QUERIES))
-    none = np.full((rows.count, 0), -1, np.int32)
-    shape, _ = fitted(setting.task, base, none, "ecvh", lambda done: None)
     made = shape.partition.words
     assert made is not None and isinstance(shape.section, EcvhSection)
-    p = probabilities("ecvh", shape.section, index_section(rows, base.blocks, rows.count, "ecvh"), few.queries)
+    p = probabilities("ecvh", shape.section, index_section(rows, shape.blocks, rows.count, "ecvh"), few.queries)
     rank, carry = made.message.copy(), made.message >> 1
     while carry.any():  # the inverse of the Gray code: the parity of a bit and all above
         rank, carry = rank ^ carry, carry >> 1
     nbytes = len(shape.section.pack())
     bits = nbytes - len(shape.section.messages) + -(-(1 << shape.section.message_bits) // 8)
     for what, order, size in (
-        ("file order", np.arange(base.blocks), nbytes), ("Gray order, no map", np.argsort(rank), bits)
+        ("file order", np.arange(shape.blocks), nbytes), ("Gray order, no map", np.argsort(rank), bits)
     ):  # fmt: skip
         reads = planned(setting.task, reordered(shape, order), p[:, order], few)
         print(f"  {what:32}{size:9,}  {reads.gets:.2f} GETs, {reads.nbytes / 1e6:.2f} MB", flush=True)
@@ -195,7 +194,7 @@ def measured(setting: Setting, steps: int, lines: list[str]) -> None:
     if "ecvh" in lines:
         base = bucketed(setting, steps)
         by_words("ecvh, as its buckets were made", setting, base, False, began)
-        routed("ecvh, its router", setting, base, "ecvh", clock())
+        plain = routed("ecvh, its router", setting, base, "ecvh", clock())
         for spill, share in (("soar", 1.0), ("soar", 2.0), ("closure", 1.0)):
             copy = SPILLS[spill](setting.rows, base).best(share)
             routed(f"ecvh, {share:g} copies a row, {spill}", setting, base, "ecvh", clock(), copy)
@@ -203,7 +202,7 @@ def measured(setting: Setting, steps: int, lines: list[str]) -> None:
         routed("ecvh, 1 copies, second codeword", setting, base, "ecvh", clock(), copy)
         voted = replace(votes(setting.rows, setting.task.sample, base, setting.graph), words=base.words)
         routed("ecvh, homes by votes", setting, voted, "ecvh", clock())
-        numbered(setting, base)
+        numbered(setting, plain)
         by_words("ecvh, without soft decisions", setting, base, True, clock())
     if "bec-tree" in lines:
         began = clock()

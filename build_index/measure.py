@@ -71,6 +71,7 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | 
             flags[0] |= STARTS_SHARD
         kept, lengths = np.flatnonzero(row), list[int]()
         few = array("I", row[kept].tobytes()), array("I", kept.astype(np.uint32).tobytes())
+        # Where many are named items_of wants all of them, which it would gather from the few one by one.
         routed = Routed(*few) if SPARSE * len(kept) < blocks else Routed(array("I", row.tobytes()))
         items = items_of(routed, flags, size, at, (0, blocks))
         for first, last in ranges_of(items.p, items.size, items.flags, items.at, price, gets):

@@ -212,10 +212,11 @@ def _alone(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     folder = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another build is writing {out}", hint="let it end, or name another --out") from None
         yield
-    except BlockingIOError:
-        raise InputError(f"another build is writing {out}", hint="let it end, or name another --out") from None
     finally:
         os.close(folder)
 
