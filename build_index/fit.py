@@ -109,11 +109,17 @@ def fitted(
     order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
     plain = Shape(base, copy, router, _NO_SECTION, *stored_centres(base.centres, rows.metric))
 
+    def ms(task: Task, tried: Shape, p: P) -> float:
+        """Infinite where all that has a probability is too little: a router that is too sharp is not cheap."""
+        reads = routed(task, tried, p, few)
+        reached = tried.holds(few.truth[:, : task.k], reads.blocks).mean() >= task.routed_recall
+        return float(reads.ms.mean()) if reached else np.inf
+
     def cost(section: RouterSection) -> float:
         nonlocal order
         p = probabilities(router, section, index, few.queries)
         order = file_order(p) if order is None else order
-        return float(routed(task, reordered(plain, order), p[:, order], few).ms.mean())
+        return ms(task, reordered(plain, order), p[:, order])
 
     section = fit.fit(task.lesson(base, copy), cost, progress)
     drawn = np.sort(
@@ -134,11 +140,7 @@ def fitted(
     strict = replace(task, options=replace(task.options, recall=task.routed_recall))
 
     def whole_cost(section: RouterSection) -> float:
-        tried = replace(shape, section=section)
-        p = probabilities(router, section, index, few.queries)
-        reads = routed(strict, tried, p, few)
-        reached = tried.holds(few.truth[:, : task.k], reads.blocks).mean() >= strict.routed_recall
-        return float(reads.ms.mean()) if reached else np.inf
+        return ms(strict, replace(shape, section=section), probabilities(router, section, index, few.queries))
 
     return replace(shape, section=fit.tuned(shape.section, task.lesson(shape.partition, shape.copy), whole_cost)), order
 

@@ -36,7 +36,8 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> BecTre
         margins = jnp.exp(now["log_beta"]) * (q @ lse.rounded(now["directions"], BITS).T - now["threshold"])
         return jax.nn.log_sigmoid(margins) @ low + jax.nn.log_sigmoid(-margins) @ high
 
-    return cheapest([section(tree), section(moved(tree, scores, lesson, lambda done: progress(0.8 * done)))], cost)
+    further = moved(tree, scores, lesson, lambda done: progress(0.8 * done))
+    return cheapest([section(further), section(tree)], cost)
 
 
 def section(tree: Prefixes, bits: int = BITS) -> BecTreeSection:

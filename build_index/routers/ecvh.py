@@ -43,7 +43,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> EcvhSe
         return jnp.exp(now["log_beta"]) * ((q @ lse.rounded(now["directions"], BITS).T - now["threshold"]) @ table)
 
     further = moved(words, scores, lesson, lambda done: progress(0.8 * done))
-    return cheapest([section(words), section(further)], cost)
+    return cheapest([section(further), section(words)], cost)
 
 
 def cheapest(sections: list[S], cost: Cost) -> S:

@@ -141,9 +141,11 @@ def test_training_makes_neighbours_decode_alike(rows_of: RowsOf, monkeypatch: py
     moved = ecvh.ordered(shape.section, order)
     assert (probabilities("ecvh", moved, index, task.tune.queries[:20]) == p[:, order]).all()
     wrong = replace(base.words, directions=base.words.directions[::-1].copy())
-    monkeypatch.setattr(ecvh, "moved", lambda *_: wrong)  # training that makes it worse
-    kept = fitted(task, base, copy, "ecvh", lambda done: None)[0].section
-    assert isinstance(kept, EcvhSection) and kept.table == ecvh.section(base.words).table
+    sharp = replace(base.words, beta=1e3 * base.words.beta)  # which leaves most blocks without a probability
+    for worse in (wrong, sharp):
+        monkeypatch.setattr(ecvh, "moved", lambda *_, worse=worse: worse)
+        kept, made = fitted(task, base, copy, "ecvh", lambda done: None)[0].section, ecvh.section(base.words)
+        assert isinstance(kept, EcvhSection) and (kept.table, kept.beta) == (made.table, made.beta)
 
 
 def test_blocks_that_are_no_buckets_are_refused(rows_of: RowsOf) -> None:
