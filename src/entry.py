@@ -95,6 +95,11 @@ def _setting(env: Any, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _names(env: Any, name: str) -> tuple[str, ...]:
+    """Of a setting with commas or blanks between."""
+    return tuple(_setting(env, name).lower().replace(",", " ").split())
+
+
 def _bytes(env: Any, name: str, usual: int) -> int:
     setting = _setting(env, name)
     return int(setting) if setting.isdigit() else usual
@@ -132,17 +137,21 @@ class Default(WorkerEntrypoint):
         async def body() -> bytes:
             return await _body(request)
 
-        access = Access(_setting(self.env, "VANTAGE_TOKEN") or None, _setting(self.env, "PUBLIC_READ") == "1")
+        access = Access(
+            _setting(self.env, "VANTAGE_TOKEN") or None,
+            _setting(self.env, "PUBLIC_READ") == "1",
+            _names(self.env, "VANTAGE_CORS_ORIGINS"),
+            _names(self.env, "VANTAGE_HOSTS"),
+        )
         runtime = {"runtime": f"Python {sys.version.split()[0]} on {sys.platform}", "heap_bytes": heap_bytes()}
         path = f"{url.path}?{url.query}"
-        reply: Reply = await handle(request.method, path, headers, body, service, access, runtime)
+        method = str(request.js_object.method)  # the SDK knows some methods alone
+        reply: Reply = await handle(method, path, headers, body, service, access, runtime)
         for work in reply.after:
             _background(self.ctx, work)
-        if isinstance(reply.body, bytes):  # a copy: the SDK would hand out a view of the heap
-            from pyodide.ffi import to_js
+        from pyodide.ffi import to_js  # a copy: the SDK would hand out a view of the heap
 
-            return Response(to_js(reply.body), status=reply.status, headers=reply.headers)
-        return Response(reply.text(), status=reply.status, headers=reply.headers)
+        return Response(to_js(reply.sent) if reply.sent else None, status=reply.status, headers=reply.headers)
 
     def _service(self) -> Service:
         """The isolate's service."""
