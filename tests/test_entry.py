@@ -171,7 +171,9 @@ def test_only_one_value_opens_the_service(
     monkeypatch.setattr(entry, "handle", handle)
     monkeypatch.setattr(entry, "heap_bytes", lambda: 0)
     env = types.SimpleNamespace(PUBLIC_READ=value, BUCKET=None)
-    request = types.SimpleNamespace(url="http://a/v1/indexes", js_object=types.SimpleNamespace(method="GET"), headers={})
+    request = types.SimpleNamespace(
+        url="http://a/v1/indexes", js_object=types.SimpleNamespace(method="GET"), headers={}
+    )
     asyncio.run(entry.Default(Context(), env).fetch(request))
     assert (seen[0].public, seen[0].token) == (public, None)
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote, unquote_to_bytes
 from . import VERSION
 from .errors import DamagedError, InputError, LimitError, NotFoundError, StoreError, VantageError
 from .format import pack_answers, unpack_vectors
-from .index import Answer, Index, Query, no_index
+from .index import Answer, Index, Query
 from .plan import CLASS_B_USD, LANES, Plan, recall_estimate, wave_ms
 from .prepare import prepare
 from .request import (
@@ -418,7 +418,7 @@ async def _query(
     try:
         answers = await service.live(name, receipt, asked, None if fields.get("explain") else until)
     except Late as late:  # the opening goes on behind an empty answer, of an index that there is
-        await _check_known(name, service)
+        await _check_known(name, service, late.rest)
         answers, after = [Answer([], False, False, None, Receipt() if many else receipt) for _ in queries], [late.rest]
     if packed:
         return _packed(answers, receipt, many, after)
@@ -429,12 +429,12 @@ async def _query(
     return Reply(200, {"results": results, **counted}, after=after)
 
 
-async def _check_known(name: str, service: Service) -> None:
-    """Raises NotFoundError where there is no such index, as far as that is known soon."""
+async def _check_known(name: str, service: Service, opening: Awaitable[Any]) -> None:
+    """Raises what the opening does where there is no such index, as far as that is known soon."""
     if name not in service.open:
         with suppress(TimeoutError):
             if await asyncio.wait_for(read_small(service.bucket, f"{name}/CURRENT", Receipt()), KNOWN_S) is None:
-                raise no_index(name)
+                await asyncio.wait_for(asyncio.shield(opening), KNOWN_S)
 
 
 async def _vector_of(query: Query, index: Index) -> Query:

@@ -68,12 +68,6 @@ def _left(budget: Budget, spent: Receipt, reserved: int = 0) -> Budget:
     )
 
 
-def no_index(name: str) -> NotFoundError:
-    """The error where a bucket has no index of this name."""
-    hint = "check its name: GET /v1/indexes, or the folders of the bucket that hold a CURRENT"
-    return NotFoundError(f"there is no index {name!r}", hint=hint, param="index")
-
-
 class Index:
     """One generation of an index. Immutable but for its caches, so that a query ends on the generation it began on."""
 
@@ -97,7 +91,11 @@ class Index:
         """Two dependent GETs: CURRENT, then the root. NotFoundError when there is no such index."""
         data = await read_small(bucket, f"{name}/CURRENT", receipt)
         if data is None:
-            raise no_index(name)
+            raise NotFoundError(
+                f"there is no index {name!r}",
+                hint="check its name: GET /v1/indexes, or the folders of the bucket that hold a CURRENT",
+                param="index",
+            )
         current = Current.unpack(data, f"{name}/CURRENT")
         reader = Reader(bucket, {}, receipt)
         root = await reader.whole(f"{name}/{current.root.key}", current.root.size, current.root.sha256)

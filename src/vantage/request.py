@@ -23,6 +23,7 @@ JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded", "text/plain")
 DEPTH_MAX = 16  # of JSON; a batch is nested three deep
 PARTS_MAX = 4096  # lists, objects and texts of a body: a batch has some 300, and each costs far more than its two bytes
 PARAMETERS_MAX = 32
+MEMBERS_MAX = 64  # of gzip, one after another: each leaves a copy of what follows it
 FIELDS = (
     "vector",
     "vectors",
@@ -104,7 +105,9 @@ def decoded(body: bytes, encoding: str) -> bytes:
     if coding not in ("gzip", "x-gzip"):
         raise MediaError(f"a body with encoding {coding[:80]!r} is not read", hint="send gzip, or no Content-Encoding")
     whole = bytearray()
-    while body:  # members, one after another
+    for _ in range(MEMBERS_MAX):
+        if not body:
+            return bytes(whole)
         member = zlib.decompressobj(16 + zlib.MAX_WBITS)
         try:
             whole += member.decompress(body, BODY_BYTES_MAX + 1 - len(whole))
@@ -115,7 +118,7 @@ def decoded(body: bytes, encoding: str) -> bytes:
         if not member.eof:
             raise InputError("the body ends within its gzip data", hint="send all of it", param="body")
         body = member.unused_data
-    return bytes(whole)
+    raise InputError(f"the body has more than {MEMBERS_MAX} gzip members", hint="compress it whole", param="body")
 
 
 def fields_of(body: bytes) -> dict[str, Any]:
