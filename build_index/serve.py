@@ -116,7 +116,7 @@ def serve(
         secrets = Path(folder, "variables")  # the folder is readable by its owner only
         given = {"VANTAGE_HOSTS": LOCAL_HOSTS, **(variables or {})}
         secrets.write_text("".join(_dotenv_line(name, value) for name, value in given.items()))
-        command = [node(), HOST / "dev.mjs", project / "wrangler.toml", state, secrets, str(port)]
+        command: list[str | Path] = [node(), HOST / "dev.mjs", project / "wrangler.toml", state, secrets, str(port)]
         with log.open("w") as output:
             process = subprocess.Popen(
                 command,

@@ -97,7 +97,7 @@ def _setting(env: Any, name: str) -> str:
 
 def _names(env: Any, name: str) -> tuple[str, ...]:
     """Of a setting with commas or blanks between."""
-    return tuple(_setting(env, name).lower().replace(",", " ").split())
+    return tuple(part.rstrip("/") for part in _setting(env, name).lower().replace(",", " ").split())
 
 
 def _bytes(env: Any, name: str, usual: int) -> int:
