@@ -31,7 +31,6 @@ from .sources import hdf5, vecs
 from .spool import GAP_BYTES
 from .truth import CHUNK_BYTES, exact_neighbours, exact_scores, ranks, right, untied
 
-
 RowNumbers = npt.NDArray[np.integer]
 
 
