@@ -163,7 +163,7 @@ def right_answers(
     there is room for.
     """
     k, metric = truth.shape[1], index.root.index.metric
-    truth, answers = truth.astype(np.int32), answers.astype(np.int32)
+    truth, answers = _narrow(truth), _narrow(answers)
     better = untied(truth).better
     places = ranks(answers, truth, better)
     asked = np.flatnonzero(((places < 0) & (answers >= 0)).any(1))
@@ -185,6 +185,11 @@ def right_answers(
         better[of] = np.where(score - reached > slack, 0, (score - reached > slack).sum(1, keepdims=True))
         places[of] = np.where(enough, better[of, -1:], ranks(answers[of], truth[of], better[of]))
     return right(places, better, k)
+
+
+def _narrow(numbers: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
+    """Row numbers in 32 bits."""
+    return numbers.astype(np.int32)
 
 
 def _unit(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

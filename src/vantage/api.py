@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
 from . import VERSION
+from .admission import request_bytes
 from .errors import DamagedError, InputError, LimitError, NotFoundError, StoreError, VantageError
 from .format import pack_answers, unpack_vectors
 from .index import Answer, Index, Query
@@ -21,6 +23,7 @@ from .plan import CLASS_B_USD, LANES, Plan, recall_estimate, wave_ms
 from .prepare import prepare
 from .request import (
     BINARY,
+    BODY_BYTES_MAX,
     INCLUDE_DEFAULT,
     INTEGER,
     JSON,
@@ -130,7 +133,8 @@ async def handle(
     request_id = headers.get("cf-ray") or headers.get("x-request-id") or uuid.uuid4().hex
     try:
         reply = await _route(method, path, headers, body, service, access, runtime, until or Until())
-        reply.write()
+        if not reply.sent:
+            reply.write()
     except VantageError as error:
         reply = problem(error, request_id)
     except MemoryError:
@@ -150,6 +154,15 @@ async def handle(
     if service.asker is not None and service.asker.full:
         reply.after.append(service.asker.send())
     return reply
+
+
+def _length(method: str, headers: Mapping[str, str]) -> int:
+    """Bytes of the body as announced; the most there may be where it does not say, or is packed."""
+    if method != "POST":
+        return 0
+    said = headers.get("content-length", "")
+    told = re.fullmatch("[0-9]{1,9}", said) and headers.get("content-encoding", "identity").lower() == "identity"
+    return min(int(said), BODY_BYTES_MAX) if told else BODY_BYTES_MAX
 
 
 def _cors(origin: str | None, access: Access) -> dict[str, str]:
@@ -232,7 +245,7 @@ async def _route(
     until: Until,
 ) -> Reply:
     _check_host(headers.get("host", ""), access)
-    parts, options = _parts(path), path.partition("?")[2]
+    parts = _parts(path)
     name = (parts + [""] * 3)[2]
     resource = _resource(parts, path)
     if method == "OPTIONS" and resource:
@@ -246,13 +259,24 @@ async def _route(
     if resource == "health":  # of a monitor, which may add parameters against caches
         known = access.public or _knows(headers, access)
         return Reply(200, {"status": "ok", "version": VERSION, **(_health(service, runtime) if known else {})})
+    async with service.admission.enter(request_bytes(_length(method, headers))):
+        reply = await _answer(resource, name, path, headers, body, service, until)
+        reply.write()  # what is written is held too
+        return reply
+
+
+async def _answer(
+    resource: str, name: str, path: str, headers: Mapping[str, str], body: ReadBody, service: Service, until: Until
+) -> Reply:
+    """What takes work: everything but health."""
+    options = path.partition("?")[2]
     if resource == "query":
         return await _query(name, options, body, headers, service, until)
     accepted(headers.get("accept", ""), [JSON])
     if resource in ("vector", "vectors"):
         asked = parameters_of(options, ("ids",) if resource == "vector" else ("id", "ids"))
         if resource == "vectors" and "id" not in asked:
-            raise NotFoundError("there is no id", hint=_hint(parts), param="id")
+            raise NotFoundError("there is no id", hint=_hint(_parts(path)), param="id")
         last = path.partition("?")[0].strip("/").rpartition("/")[2]
         identifier = unquote_to_bytes(last) if resource == "vector" else asked["id"].encode("latin-1")
         return await _row(name, identifier, ids_of(asked.get("ids")), service)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from hashlib import sha256
 from typing import Any, TypeVar
 
+from .admission import Admission
 from .cache import Cache
 from .errors import ChangedError, DamagedError, InputError
 from .format import Current, Root
@@ -51,6 +52,7 @@ class Service:
     def __init__(self, bucket: Bucket, cache_bytes: int, warm: Warm | None = None) -> None:
         self.bucket, self.cache, self.warm = bucket, Cache(cache_bytes), warm
         self.asker: Asker | None = None
+        self.admission = Admission()
         self.open: dict[str, Index] = {}
         self._checked: dict[str, float] = {}
 
