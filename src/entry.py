@@ -21,9 +21,9 @@ from vantage.store import Body, Reader, read_small
 from vantage.warm import Asker, Held
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
-CACHE_BYTES = 40 << 20
+CACHE_BYTES = 24 << 20
 WARM_ROOT_BYTES_MAX = 8 << 20  # a larger root is read from the bucket: one call hands it out
-WARM_BYTES = 12 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
+WARM_BYTES = 8 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
 
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None
@@ -147,6 +147,8 @@ class Default(WorkerEntrypoint):
         path = f"{url.path}?{url.query}"
         method = str(request.js_object.method)  # the SDK knows some methods alone
         reply: Reply = await handle(method, path, headers, body, service, access, runtime)
+        if reply.out_of_memory and _held is not None:  # the service has shed what it holds
+            _held.clear()
         for work in reply.after:
             _background(self.ctx, work)
         from pyodide.ffi import to_js  # a copy: the SDK would hand out a view of the heap

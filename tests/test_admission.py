@@ -68,11 +68,10 @@ def test_who_waits_too_long_and_who_finds_too_many_is_told(monkeypatch: pytest.M
 
 def test_a_request_whose_context_ended_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a Worker no `finally` runs then: what it holds must run out by itself."""
-    monkeypatch.setattr(admission, "GONE_S", 0.02)
     monkeypatch.setattr(admission, "SILENT_S", 0.02)
 
     async def run() -> None:
-        door = Admission(1)
+        door = Admission(1, 0.02)
         door._working.append(admission._Ticket(1, asyncio.get_running_loop().time()))
         door._waiting.append(admission._Ticket(1, asyncio.get_running_loop().time()))
         async with door.enter(1):

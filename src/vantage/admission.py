@@ -41,8 +41,8 @@ class Admission:
     tickets run out.
     """
 
-    def __init__(self, room: int = ROOM_BYTES) -> None:
-        self.room = room
+    def __init__(self, room: int = ROOM_BYTES, gone_s: float = GONE_S) -> None:
+        self.room, self.gone_s = room, gone_s
         self._waiting: list[_Ticket] = []
         self._working: list[_Ticket] = []
 
@@ -84,7 +84,7 @@ class Admission:
 
     def _drop_the_gone(self, now: float) -> None:
         self._waiting = [t for t in self._waiting if now - t.heard < SILENT_S]
-        self._working = [t for t in self._working if now - t.heard < GONE_S]
+        self._working = [t for t in self._working if now - t.heard < self.gone_s]
 
 
 def request_bytes(length: int) -> int:

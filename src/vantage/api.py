@@ -87,6 +87,7 @@ class Reply:
     body: Any
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": JSON})
     after: list[Awaitable[Any]] = field(default_factory=list)
+    out_of_memory: bool = False
     sent: bytes = b""
 
     def text(self) -> str:
@@ -138,7 +139,9 @@ async def handle(
     except VantageError as error:
         reply = problem(error, request_id)
     except MemoryError:
+        service.shed()
         reply = problem(StoreError("out of memory", hint="send fewer vectors, or try again"), request_id)
+        reply.out_of_memory = True
     except Exception as error:  # a bug: say its type, not its data
         print(f"internal error {request_id}: {type(error).__name__}: {error}", file=sys.stderr)
         error_type = type(error).__name__

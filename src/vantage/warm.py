@@ -83,6 +83,12 @@ class Held:
         for key in gone:
             self.held -= len(self._counted.pop(key).data)
 
+    def clear(self) -> None:
+        """Drops all bytes; what was asked for most is still known."""
+        for item in self._counted.values():
+            item.data = b""
+        self.held = 0
+
     def _fade(self) -> None:
         self._hit *= 2 ** (1 / HALF_LIFE)
         if self._hit > 1e100:
@@ -145,6 +151,10 @@ class Asker:
         if place not in self._outbox and self._outbox_bytes + len(data) <= CALL_BYTES_MAX:
             self._outbox[place] = bytes(data)
             self._outbox_bytes += len(data)
+
+    def drop(self) -> None:
+        """Forgets what was to be given away."""
+        self._outbox, self._outbox_bytes = {}, 0
 
     @property
     def full(self) -> bool:
