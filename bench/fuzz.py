@@ -35,7 +35,7 @@ from fixtures.damage import edit, edit_block, edit_pages, key, load, root_of, se
 from vantage import api  # noqa: E402
 from vantage.cache import Cache  # noqa: E402
 from vantage.errors import VantageError  # noqa: E402
-from vantage.format import Current, Root, attributes_at, block_planes, id_at, id_width  # noqa: E402
+from vantage.format import Current, Root, attributes_at, id_at, id_width  # noqa: E402
 from vantage.format import layout as L  # noqa: E402
 from vantage.format.wire import (  # noqa: E402
     ANSWERS,
@@ -189,7 +189,7 @@ def planes(base: dict[str, Objects], draw: Random) -> None:
     name = draw.choice(sorted(base))
     root = root_of(base[name])
     d, shard = root.directory, base[name][key(base[name], "shard-00000.bin")]
-    at = block_planes(d.rows[0], root.codec.code_bytes)
+    at = root.planes(0)
     data = mutate(shard[d.offset[0] : d.offset[0] + d.size[0]], draw)
     try:
         width = id_width(data, at, "block 0")

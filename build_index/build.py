@@ -17,6 +17,7 @@ from vantage.format import DIMENSION_MAX, METRICS, VERSION, Contract, Current
 from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
+from .attributes import check_rows, check_schema, schema_of, spot_bytes
 from .choose import Choice, choose
 from .codecs import CODECS
 from .contract import target_point
@@ -125,6 +126,7 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
     """Raises InputError or LimitError for what can be known before reading a row."""
     check_name(out)
     check_options(source.rows, source.dimension, options, metric)
+    check_schema(source.attributes)
 
 
 def check_name(out: Path) -> None:
@@ -184,7 +186,9 @@ def _build(
     rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
     if spooled.duplicate_vectors:
         tell(f"{spooled.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
-    choice = choose(rows, id_bytes(spooled), options, say)
+    names = source.attributes.names
+    check_rows(spooled, names)
+    choice = choose(rows, id_bytes(spooled) + spot_bytes(spooled, names), options, say)
     kind = stored_kind(source.kind, wide)
     manifest = manifest_of(rows, source.attributes, choice, options, kind)
     current, nbytes = write_index(
@@ -218,7 +222,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "metric": rows.metric,
         "id": rows.spool.id_kind,
         "vectors": kind,
-        "attributes": [{"name": f.name, "type": str(f.type)} for f in attributes],
+        "attributes": schema_of(attributes),
         **({"model": options.model} if options.model else {}),
         "seed": options.seed,
         "cache_bytes": options.cache_bytes,

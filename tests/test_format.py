@@ -1,9 +1,10 @@
-"""Format v1: sections come back as they were packed, old fixtures answer the same, and no damage gives an answer."""
+"""Format v2: sections come back as they were packed, old fixtures answer the same, and no damage gives an answer."""
 
 import asyncio
 import hashlib
 import json
 import math
+import re
 import struct
 import tracemalloc
 from array import array
@@ -140,8 +141,13 @@ def test_a_reader_from_the_document_agrees(name: str) -> None:
     root, other = root_of(BASE[name]), Reader(BASE[name])
     blocks = [other.block(b) for b in range(root.index.blocks)]
     ids = dict(zip((int(r) for b in blocks for r in b["rows"]), (i for b in blocks for i in b["ids"]), strict=True))
+    spots = {int(r): s for b in blocks for r, s in zip(b["rows"], b["spots"], strict=False)}
     for row, identifier in ids.items():
-        assert other.row_of(identifier) == row
+        assert other.row_of(identifier) == (row, spots.get(row, ()))
+        if root.index.by_row:
+            told = other.told(row, spots[row])
+            assert dict(zip(other.names, json.loads(told), strict=True)) == other.attributes(row)
+            assert crc32c(told) == spots[row][2]
     for b, block in enumerate(blocks):
         home = np.arange(other.first_row[b], other.first_row[b + 1])
         assert block["rows"][: len(home)].tolist() == home.tolist()
@@ -169,6 +175,11 @@ def test_a_reader_from_the_document_agrees(name: str) -> None:
 # Damage
 
 
+def numberless(message: str) -> str:
+    """Without the sizes and offsets of the fixtures."""
+    return re.sub(r"\d+", "#", message)
+
+
 def test_every_damage_has_its_error() -> None:
     assert list(DAMAGE) == list(DAMAGES) and len(DAMAGES) >= 14
 
@@ -187,7 +198,7 @@ def test_damage_is_an_error_and_never_an_answer(name: str) -> None:
         tracemalloc.stop()
     generation = Current.unpack(BASE[index]["CURRENT"], "CURRENT").generation
     assert type(caught.value).__name__ == error
-    assert phrase in caught.value.message.replace(f"{generation}/", "")
+    assert phrase in numberless(caught.value.message.replace(f"{generation}/", ""))
     assert caught.value.hint
 
 
@@ -312,7 +323,7 @@ def test_index_section(section: IndexSection) -> None:
 
 
 @quick
-@given(st.lists(st.fixed_dictionaries({"name": st.text(), "type": st.text()})))
+@given(st.lists(st.fixed_dictionaries({"name": st.text(), "type": st.text()}), unique_by=lambda a: a["name"]))
 def test_schema(attributes: list[dict[str, str]]) -> None:
     body = json.dumps({"attributes": attributes}).encode()
     assert unpack_schema(memoryview(body), "schema") == {"attributes": attributes}
@@ -415,7 +426,7 @@ def test_router(index: IndexSection, bits: int, subs: int, data: st.DataObject) 
 
 @st.composite
 def codecs(draw: st.DrawFn) -> LrsqSection:
-    code_bytes, axes, levels = draw(st.integers(1, 80)), draw(st.integers(1, 12)), draw(st.integers(16, 40))
+    code_bytes, axes, levels = draw(st.integers(1, 80)), draw(st.integers(40, 60)), draw(st.integers(16, 40))
     fields, starts = bytearray(), [0]
     for _ in range(2 * code_bytes):
         shift = 0
@@ -566,7 +577,9 @@ def test_integer_ids(ids: list[int]) -> None:
 
 
 values = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text()), st.lists, max_leaves=5
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()),
+    st.lists,
+    max_leaves=5,
 )
 
 
