@@ -55,10 +55,11 @@ class Cost:
 
 
 def clustered(rows: int, dimension: int, seed: int) -> np.ndarray:
-    """f32 (rows, dimension): clouds around forty centres."""
-    draw = np.random.default_rng(seed)
-    centres = draw.standard_normal((40, dimension))
-    return (centres[draw.integers(40, size=rows)] + 0.5 * draw.standard_normal((rows, dimension))).astype(np.float32)
+    """f32 (rows, dimension): clouds around forty centres, most of them along few axes, as embeddings are."""
+    draw, axes = np.random.default_rng(seed), 1 / np.sqrt(1 + np.arange(dimension))
+    centres = np.random.default_rng(0).standard_normal((40, dimension))
+    rows_of = centres[draw.integers(40, size=rows)] + 0.5 * draw.standard_normal((rows, dimension))
+    return (rows_of * axes).astype(np.float32)
 
 
 def made(folder: Path, rows: int, dimension: int, nbytes: int, by_row: bool) -> Path:
