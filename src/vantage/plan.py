@@ -340,6 +340,8 @@ def plan_gather(
     forced = sum(g[0] == 1 << 62 for g in gaps)
     best: tuple[tuple[bool, float], list[Span]] | None = None
     for most in range(LANES, gets + LANES, LANES):
+        if best and not best[0][0] and ROUND_MS * most / LANES >= best[0][1]:
+            break  # so many rounds alone take longer
         pieces = min(most, gets)
         cuts = sorted(at for gap, at in gaps[: max(pieces - 1, 0)] if gap > 0)
         if forced > len(cuts):
@@ -360,12 +362,13 @@ def plan_gather(
 
 def _spans_of(items: Sequence[tuple[str, int, int]], members: list[int]) -> list[Span]:
     """One span of these items, by rising offset in one object, or as many as RANGE_BYTES_MAX demands."""
-    spans, start = list[Span](), 0
-    for i in range(1, len(members) + 1):
-        if i == len(members) or span_of(items, members[start : i + 1]).size > RANGE_BYTES_MAX:
-            spans.append(span_of(items, members[start:i]))
-            start = i
-    return spans
+    spans, start, end = list[Span](), 0, 0
+    for at, i in enumerate(members):
+        end = max(end, items[i][1] + items[i][2])
+        if at > start and end - items[members[start]][1] > RANGE_BYTES_MAX:
+            spans.append(span_of(items, members[start:at]))
+            start, end = at, items[i][1] + items[i][2]
+    return [*spans, span_of(items, members[start:])]
 
 
 def plan_shared(items: Sequence[tuple[str, int, int]]) -> list[Span]:
