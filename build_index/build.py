@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from vantage import VERSION as VANTAGE_VERSION
 from vantage.errors import InputError, LimitError
-from vantage.format import DIMENSION_MAX, METRICS, VERSION, Contract, Current
+from vantage.format import DIMENSION_MAX, METRICS, ROOT_BYTES_MAX, VERSION, Contract, Current
 from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
 from .attributes import check_rows, check_schema, schema_of, spot_bytes
-from .choose import Choice, choose
+from .choose import Choice, block_counts, choose
 from .codecs import CODECS
 from .contract import target_point
 from .fit import TRAINING_BYTES_MIN, Options, Say
@@ -36,6 +36,7 @@ from .write import stored_kind, write_index
 SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more
 WORTH_SAYING = ("zero", "constant", "hubs")  # of lint; duplicates are told below, errors are raised by the spool
 MODEL_CHARS_MAX = 200
+DIRECTORY_BYTES = 48  # of a block in root.bin, beside its centre
 MEMORY_MIN = 640 << 20  # the imports and the fixed buffers
 
 
@@ -141,6 +142,12 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
         raise InputError(f"there is no metric {metric!r}", hint=f"known are: {', '.join(METRICS)}")
     if dimension > DIMENSION_MAX:
         raise LimitError("the dimension", dimension, DIMENSION_MAX, hint="reduce the vectors first")
+    least = min(block_counts(rows)) * (DIRECTORY_BYTES + dimension)
+    if least > ROOT_BYTES_MAX:
+        raise LimitError(
+            f"root.bin, with the centres of {min(block_counts(rows)):,} blocks, in bytes,", least, ROOT_BYTES_MAX,
+            hint="split the rows over several indexes, or reduce the vectors first",
+        )  # fmt: skip
     if rows < 20:
         raise InputError(f"{rows} rows are too few to measure recall on", hint="an index needs at least 20 rows")
     if not 0 < options.recall < 1:

@@ -256,7 +256,12 @@ def _write(
     own = rows.spool.attribute_sizes()[home_rows] if len(attributes) else np.zeros(rows.count, np.int64)
     told = 4 * (home_counts + 1) + _sums(own, first_row) if len(attributes) else np.zeros(blocks, np.int64)
     by_row = are_long(rows.spool, attributes.names) or bool(told.max() > BLOCK_BYTES_MAX)
-    _check_size(rows, sizes, told, codec.section.code_bytes, by_row)
+    check_blocks(sizes, rows.count, codec.code_bytes, by_row)
+    if told.max() >= 1 << 32:
+        raise InputError(
+            f"block {told.argmax()} has {told.max():,} bytes of attributes, an index keeps up to 4 GiB a block",
+            hint="leave long columns out with --attributes, or split the rows over several indexes",
+        )
     spots = _spots(own, first_row, home_counts) if by_row else None
 
     parts, pages = _write_vectors(
@@ -355,20 +360,14 @@ def _sums(sizes: Ints, first_row: Ints) -> Ints:
     return np.diff(ends[first_row])
 
 
-def _check_size(rows: Rows, sizes: Ints, told: Ints, code_bytes: int, by_row: bool) -> None:
-    """Raises InputError where a reader would refuse blocks of these rows and bytes of attributes, both (B)."""
-    if len(sizes) > max(BLOCKS_FREE, rows.count):
-        raise InputError(f"{len(sizes)} blocks for {rows.count} rows", hint="fit again: so many rows were removed")
+def check_blocks(sizes: Ints, rows: int, code_bytes: int, by_row: bool) -> None:
+    """Raises InputError where a reader would refuse an index of so many rows whose blocks have sizes (B)."""
+    if len(sizes) > max(BLOCKS_FREE, rows):
+        raise InputError(f"{len(sizes)} blocks for {rows} rows", hint="fit again: so many rows were removed")
     widest = int(sizes.max())
     least = block_planes(widest, code_bytes, by_row).ids + widest
     if least > READ_BYTES_MAX:
         raise _too_long(int(sizes.argmax()), widest, least)
-    if told.max() >= 1 << 32:
-        b = int(told.argmax())
-        raise InputError(
-            f"block {b} has {told[b]:,} bytes of attributes, an index keeps up to 4 GiB a block",
-            hint="leave long columns out with --attributes, or split the rows over several indexes",
-        )
 
 
 def _too_long(block: int, rows: int, nbytes: int) -> InputError:

@@ -197,7 +197,7 @@ def stored(*records: bytes) -> Arrays:
     [
         (json.dumps(["short", "x" * ATTRIBUTE_ROW_BYTES_MAX]).encode(), "1048578 bytes of 'text', in bytes as JSON"),
         (json.dumps(["y" * ATTRIBUTE_ROW_BYTES_MAX, 1]).encode(), "of 'title'"),
-        (b'[1,' + b"[" * 64 + b"]" * 64 + b"]", "nested more than 64 deep"),
+        (b'[1,' + b"[" * 65 + b"]" * 65 + b"]", "nested more than 65 deep"),
         (json.dumps([1, ["a"] * 40_000]).encode(), "40002 lists, objects and texts, the limit is 32768"),
         (json.dumps([{}, [[]] * 40_000]).encode(), "lists, objects and texts"),
     ],
@@ -271,3 +271,15 @@ def test_plans_prefer_what_reads_little_and_cut_what_is_long() -> None:
     spans = plan_gather(dense, 6, 1 << 40) or []
     assert 3 <= len(spans) <= 6 and all(s.size <= READ_BYTES_MAX for s in spans)
     assert sorted(i for s in spans for i in s.items) == list(range(40))
+
+
+def test_a_block_that_grows_past_a_read_is_refused_before_rows_are_added() -> None:
+    """Many rows in one place, added to a small index: it stays as it was, and goes on."""
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((400, 8)).astype(np.float32)
+    held = VectorIndex(fast=True, k=5, recall=0.8).fit(x)
+    with pytest.raises(InputError, match=r"block \d+ has 400,\d+ rows and [\d,]+ bytes, a reader takes 4,194,304"):
+        held.add(x[:1] + 1e-4 * draw.standard_normal((400_000, 8)).astype(np.float32))
+    assert len(held) == 400 and held.search(x[7:8], 1).ids.tolist() == [[7]]
+    held.remove(held.ids_[:-1])
+    assert held.search(x[-1:], 1).ids.tolist() == [[399]]

@@ -53,7 +53,7 @@ ATTRIBUTES_MAX = 4096
 ATTRIBUTE_NAME_BYTES_MAX = 512
 SCHEMA_BYTES_MAX = 256 << 10
 ATTRIBUTE_ROW_BYTES_MAX = 1 << 20  # of a row's JSON
-ATTRIBUTE_ROW_DEPTH_MAX = 64  # lists and objects open in each other, the row's own list counted
+ATTRIBUTE_ROW_DEPTH_MAX = 65  # lists and objects open in each other: 64 of a value, and the row's own list
 ATTRIBUTE_ROW_PARTS_MAX = 1 << 15  # lists, objects and texts
 
 
