@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 from scale import DIMENSION, drawn, written
 
-from build_index.choose import _block_counts, _second_moments
+from build_index.choose import _second_moments, block_counts
 from build_index.codecs import lrsq
 from build_index.contract import PricedRecall, price_at
 from build_index.export import whole_page
@@ -142,7 +142,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         truth = exact_neighbours(vectors.astype(np.float32) * np.float32(rows.scale), rows.chunks(32 << 20), K, "l2")
         clock.step("exact neighbours of queries", counts=False)
 
-        blocks = _block_counts(count)[-1]
+        blocks = block_counts(count)[-1]
         seen = np.setdiff1d(np.arange(count), drawn_rows)
         sample = np.sort(rng.choice(seen, min(len(seen), trained * blocks), replace=False))
         base = partition(rows, sample, blocks, 0)
@@ -225,7 +225,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
 
 def extended(rows: int, found: dict[str, tuple[float, float]]) -> str:
     """What a size would take: sizes by the formulas of the format, reads and CPU by the power laws of docs/scale.md."""
-    blocks = _block_counts(rows)[-1]
+    blocks = block_counts(rows)[-1]
     regions, sub = round(two_level.REGIONS * blocks**0.5), 8 + LseSection.stride(4, DIMENSION)
     named = min(two_level.PAGE_BLOCKS_MAX, two_level.PAGE_BLOCKS[-1] * blocks**0.5)
     page = TwoLevelSection.block_bytes(4, two_level.SUBS, DIMENSION) * named

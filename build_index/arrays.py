@@ -59,6 +59,10 @@ class Arrays:
         """A JSON array for each of `rows`, int (n,), in the order given."""
         return [self.records[row] for row in rows.tolist()]
 
+    def attribute_sizes(self) -> Ints:
+        """int64 (N): bytes of each row's attributes."""
+        return np.fromiter(map(len, self.records), np.int64, len(self.records))
+
     def take(self, rows: Ints) -> Arrays:
         """These rows alone, in the order given."""
         return replace(self, held=self.held[rows], id_of=_picked(self.id_of, rows), records=self.attributes(rows))

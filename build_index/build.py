@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from vantage import VERSION as VANTAGE_VERSION
 from vantage.errors import InputError, LimitError
-from vantage.format import DIMENSION_MAX, METRICS, VERSION, Contract, Current
+from vantage.format import DIMENSION_MAX, METRICS, ROOT_BYTES_MAX, VERSION, Contract, Current
 from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
-from .choose import Choice, choose
+from .attributes import check_rows, check_schema, schema_of, spot_bytes
+from .choose import Choice, block_counts, choose
 from .codecs import CODECS
 from .contract import target_point
 from .fit import TRAINING_BYTES_MIN, Options, Say
@@ -35,6 +36,7 @@ from .write import stored_kind, write_index
 SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more
 WORTH_SAYING = ("zero", "constant", "hubs")  # of lint; duplicates are told below, errors are raised by the spool
 MODEL_CHARS_MAX = 200
+DIRECTORY_BYTES = 48  # of a block in root.bin, beside its centre
 MEMORY_MIN = 640 << 20  # the imports and the fixed buffers
 
 
@@ -125,6 +127,7 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
     """Raises InputError or LimitError for what can be known before reading a row."""
     check_name(out)
     check_options(source.rows, source.dimension, options, metric)
+    check_schema(source.attributes)
 
 
 def check_name(out: Path) -> None:
@@ -139,6 +142,12 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
         raise InputError(f"there is no metric {metric!r}", hint=f"known are: {', '.join(METRICS)}")
     if dimension > DIMENSION_MAX:
         raise LimitError("the dimension", dimension, DIMENSION_MAX, hint="reduce the vectors first")
+    least = min(block_counts(rows)) * (DIRECTORY_BYTES + dimension)
+    if least > ROOT_BYTES_MAX:
+        raise LimitError(
+            f"root.bin, with the centres of {min(block_counts(rows)):,} blocks, in bytes,", least, ROOT_BYTES_MAX,
+            hint="split the rows over several indexes, or reduce the vectors first",
+        )  # fmt: skip
     if rows < 20:
         raise InputError(f"{rows} rows are too few to measure recall on", hint="an index needs at least 20 rows")
     if not 0 < options.recall < 1:
@@ -184,7 +193,9 @@ def _build(
     rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
     if spooled.duplicate_vectors:
         tell(f"{spooled.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
-    choice = choose(rows, id_bytes(spooled), options, say)
+    names = source.attributes.names
+    check_rows(spooled, names)
+    choice = choose(rows, id_bytes(spooled) + spot_bytes(spooled, names), options, say)
     kind = stored_kind(source.kind, wide)
     manifest = manifest_of(rows, source.attributes, choice, options, kind)
     current, nbytes = write_index(
@@ -218,7 +229,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "metric": rows.metric,
         "id": rows.spool.id_kind,
         "vectors": kind,
-        "attributes": [{"name": f.name, "type": str(f.type)} for f in attributes],
+        "attributes": schema_of(attributes),
         **({"model": options.model} if options.model else {}),
         "seed": options.seed,
         "cache_bytes": options.cache_bytes,

@@ -113,7 +113,7 @@ def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
 
 def _questions(rows: Rows, sample: Ints, options: Options, say: Say) -> tuple[Ints, Graph]:
     """Rows of the sample as questions and their near rows, where a router or copies are to learn from them."""
-    most = _block_counts(rows.count)[-1]
+    most = block_counts(rows.count)[-1]
     if not any(ROUTERS[name].trains for name in _routers(rows, most, options)) and options.spill != "misses":
         return np.empty(0, np.int64), np.empty((0, NEAR), np.int32)
     drawn = np.random.default_rng([options.seed, 5]).choice(sample, min(ASKED, len(sample)), replace=False)
@@ -155,7 +155,7 @@ def _drafts(task: Task) -> list[_Draft]:
     rows, options = task.rows, task.options
     names, spill = _partitions(rows, options), options.spill or "soar"
     graph = _graph(task) if names != ["kmeans"] else None
-    for name, blocks in product(names, _block_counts(rows.count)):
+    for name, blocks in product(names, block_counts(rows.count)):
         quick = next((name for name in _routers(rows, blocks, options) if not ROUTERS[name].trains), "lse")
         base = PARTITIONS[name](
             rows, task.sample, blocks, graph, options.seed, partial(task.say, f"partition {name}, {blocks} blocks")
@@ -301,7 +301,7 @@ def _cost(reads: Reads) -> dict[str, float]:
     return {"gets": round(reads.gets, 3), "bytes": round(reads.nbytes), "modelled_ms": round(float(reads.ms.mean()), 3)}
 
 
-def _block_counts(rows: int) -> list[int]:
+def block_counts(rows: int) -> list[int]:
     """Powers of two near rows / 112 and half of it; few blocks for few rows, and half alone of many."""
     near = int(2 ** np.rint(np.log2(max(1.0, rows / BLOCK_ROWS))))
     near = min(near, max(1, rows // 16), BLOCKS_MAX)

@@ -19,6 +19,7 @@ from vantage.errors import InputError, NotFoundError
 from vantage.index import Answer, Index, Query
 
 from .arrays import Arrays, Ids, checked, known_ids, matrix, named, shown
+from .attributes import are_long
 from .bec_tree import BecTree
 from .build import check_name, check_options, id_bytes, manifest_of
 from .choose import Choice, choose
@@ -32,7 +33,7 @@ from .rotations import default
 from .rows import NORM_MAX, Ints, Rows, row_scale
 from .shape import index_section, prepared, probabilities
 from .spill import SPILLS, Copies
-from .write import stored_kind, stored_values, write_index
+from .write import check_blocks, stored_kind, stored_values, write_index
 
 MEASURED_ROWS = 20_000  # of those that were fitted: how near they lie to their centres, which of them have copies
 DRIFT_SHARE = 0.05  # of the fitted rows have to be added before drift is judged
@@ -183,8 +184,10 @@ class VectorIndex:
         shape = self._choice.shape
         home = self._homes(rows)
         copy = self._copies(rows, home, shape.copy.shape[1])
-        self._moved(old.followed_by(new), np.concatenate([shape.partition.home, home]),
-                    np.concatenate([shape.copy, copy]), np.unique(np.concatenate([home, copy[copy >= 0]])))  # fmt: skip
+        homes, copies = np.concatenate([shape.partition.home, home]), np.concatenate([shape.copy, copy])
+        blocks = np.bincount(np.concatenate([homes, copies[copies >= 0]]), minlength=shape.blocks)
+        check_blocks(blocks, len(homes), self._choice.codec.code_bytes, are_long(old, self._attributes.names))
+        self._moved(old.followed_by(new), homes, copies, np.unique(np.concatenate([home, copy[copy >= 0]])))
         self._added += np.array([len(home), self._apart(rows, home).sum()])
         if self._tree is not None:
             made, numbers = self._tree

@@ -128,6 +128,11 @@ class Spool:
         """A JSON array for each of `rows`, int (n,), in the order given; "[]" without attributes."""
         return self._records("attributes", rows)
 
+    def attribute_sizes(self) -> Rows:
+        """int64 (N): bytes of each row's attributes."""
+        ends = self._read("attributes.offsets", 0, 8 * (self.rows + 1)).view(np.int64)
+        return np.asarray(ends[1:] - ends[:-1], np.int64)
+
     def _records(self, name: str, rows: npt.NDArray[np.integer]) -> list[bytes]:
         order, wanted = _sorted(rows)
         bounds = self._words(f"{name}.offsets", wanted, 2)

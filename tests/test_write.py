@@ -20,14 +20,14 @@ from fixtures.answers import answers
 from fixtures.reader import Reader
 
 import build_index.write as write_module
-from build_index.build import build
+from build_index.build import build, check_options
 from build_index.choose import Choice, choose
 from build_index.fit import Options
 from build_index.rows import Rows, row_scale
 from build_index.source import open_source
 from build_index.spool import spool
 from build_index.write import write_index
-from vantage.errors import InputError
+from vantage.errors import InputError, LimitError
 from vantage.format import VECTOR_BYTES, Current, Root
 from vantage.kernels import crc32c
 
@@ -338,7 +338,7 @@ CHILD = """
 import sys
 from pathlib import Path
 import build_index.write as write
-from build_index.build import build
+from build_index.build import build, check_options
 from build_index.fit import Options
 from build_index.source import open_source
 write.PAGE_ROWS = 8
@@ -383,3 +383,10 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
     )
     assert "vantage.errors.InputError: cannot write" in done.stderr and "File too large" in done.stderr
     assert list((tmp_path / "index").iterdir()) == []
+
+
+@pytest.mark.parametrize(("rows", "dimension"), [(10_000_000, 4096), (10**8, 128)])
+def test_a_root_over_the_limit_is_told_before_a_row_is_read(rows: int, dimension: int) -> None:
+    with pytest.raises(LimitError, match=r"root\.bin, with the centres of [\d,]+ blocks, .* the limit is 67108864"):
+        check_options(rows, dimension, Options(), "cosine")
+    check_options(rows // 10, dimension, Options(), "cosine")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import kernels
-from .format import VECTOR_BYTES, IndexSection
+from .format import VECTOR_BYTES, IndexSection, Spot
 from .prepare import Prepared
 from .scan import Contender
 
@@ -25,11 +25,14 @@ class Match:
     score: float
     attributes: dict[str, Any] | None = None
     vector: list[float] | None = None
+    spot: Spot | None = None  # where its attributes are, in an index by row
 
 
 def estimated(contenders: list[Contender], query: Prepared, index: IndexSection, top_k: int) -> list[Match]:
     """The best top_k by their scan scores, clamped to the range of the metric."""
-    return [Match(c.id, c.row, c.check, _score(c.score / query.unit, query, index)) for c in contenders[:top_k]]
+    return [
+        Match(c.id, c.row, c.check, _score(c.score / query.unit, query, index), spot=c.spot) for c in contenders[:top_k]
+    ]
 
 
 def _score(s: float, query: Prepared, index: IndexSection) -> float:
@@ -63,6 +66,18 @@ def exact_score(vector: bytes, query: Prepared, index: IndexSection) -> float:
     return max(-1.0, min(1.0, out[0] / math.sqrt(own[0]))) if own[0] else 0.0
 
 
+SQUARE_MAX = 1e37  # of a vector: builders take norms up to 1e18, and so no score leaves float32
+
+
+def is_sound(vector: bytes | memoryview, kind: str) -> bool:
+    """Whether all numbers of a stored vector are finite, and its norm is one that a row may have."""
+    if kind in ("u8", "i8"):
+        return True
+    d, out = len(vector) // VECTOR_BYTES[kind], array("f", [0.0])
+    _L2[kind](bytes(4 * d), vector, 0, len(vector), 1, d, out)
+    return out[0] < SQUARE_MAX  # NaN is not
+
+
 def decode(vector: bytes | memoryview, kind: str) -> list[float]:
     """A stored vector as numbers."""
     code = {"f16": "e", "f32": "f", "u8": "B", "i8": "b"}[kind]
@@ -74,7 +89,9 @@ def rerank(
 ) -> list[Match]:
     """The best top_k of the contenders whose vectors were read, by exact score, ties by lower row number."""
     scored = [
-        Match(c.id, c.row, c.check, exact_score(vectors[c.row], query, index)) for c in contenders if c.row in vectors
+        Match(c.id, c.row, c.check, exact_score(vectors[c.row], query, index), spot=c.spot)
+        for c in contenders
+        if c.row in vectors
     ]
     sign = 1.0 if index.metric == "l2" else -1.0
     scored.sort(key=lambda m: (sign * m.score, m.row))

@@ -183,8 +183,8 @@ def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
     assert choosing._routers(rows, 64, Options()) == ["lse", "trained"]
     assert choosing._routers(rows, 1 << 17, Options()) == ["two-level"]
     assert choosing._routers(rows, 1 << 17, Options(router="lse")) == ["lse"]
-    assert choosing._block_counts(115_659) == [1024, 512]
-    assert choosing._block_counts(4_000_000) == [16_384]
+    assert choosing.block_counts(115_659) == [1024, 512]
+    assert choosing.block_counts(4_000_000) == [16_384]
 
 
 @pytest.mark.parametrize("how", ["fixed", "calibrated"])
