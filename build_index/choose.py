@@ -68,7 +68,7 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     truth = truth_of(rows, held.all, min(max(k, 10), rows.count - 1), lambda done: say("truth", done / rows.count))
     where = np.searchsorted(held.all, held.tune), np.searchsorted(held.all, held.price)
     tune, price = (
-        Held(prepared(rows, part), part, truth[at]) for part, at in zip((held.tune, held.price), where, strict=True)
+        Held(prepared(rows, of), of, truth[at]) for of, at in zip((held.tune, held.price), where, strict=True)
     )
     sample = _sample(rows, held, options)
     asked, near = _questions(rows, sample, options, say)
@@ -201,7 +201,7 @@ def _missed(task: Task, base: Partition, router: str) -> Copies:
     low, high = 0.0, float(held.max())
     for _ in range(16):
         middle = (low + high) / 2
-        recall = shape.holds(task.tune.truth[:, : task.k], held > middle).mean()
+        recall = shape.holds(task.tune.truth.rows[:, : task.k], held > middle).mean()
         low, high = (middle, high) if recall >= task.routed_recall else (low, middle)
     back = np.empty_like(asked)
     back[:, order] = asked  # numbers of the partition as it came
