@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,15 +24,12 @@ from vantage.index import TOP_K_MAX, Answer, Index, Query
 from vantage.stats import Receipt
 from vantage.store import Folder
 
-from .bucket import Ranged, Remote, StorePlace, place
+from .bucket import Ranged, Remote, StorePlace, local, place
 from .rows import Ints
 from .source import DTYPES, HDF5, open_source
 from .sources import hdf5, vecs
 from .spool import GAP_BYTES
-from .truth import CHUNK_BYTES, exact_neighbours, exact_scores, ranks, right, untied
-
-
-RowNumbers = npt.NDArray[np.integer]
+from .truth import CHUNK_BYTES, I32, exact_neighbours, exact_scores, ranks, right, untied
 
 
 def open_index(path: Path | str, cache_bytes: int = 0) -> Index:
@@ -40,8 +37,8 @@ def open_index(path: Path | str, cache_bytes: int = 0) -> Index:
 
     Raises NotFoundError, DamagedError when it does not hold together, or StoreError when a bucket fails.
     """
-    where, name = place(str(path)), PurePath(path).name
-    bucket = Remote(where, name) if isinstance(where, StorePlace) else Folder(Path(path).parent)
+    where, name = place(str(path)), local(path).name
+    bucket = Remote(where, name) if isinstance(where, StorePlace) else Folder(local(path).parent)
     return asyncio.run(Index.open(bucket, name, Cache(cache_bytes), Receipt()))
 
 
@@ -117,7 +114,7 @@ def stored_vectors(path: Path | str, index: Index, low: int, high: int) -> npt.N
     return np.frombuffer(data, DTYPES[kind]).reshape(high - low, d).astype(np.float32)
 
 
-def gathered(path: Path | str, index: Index, rows: RowNumbers) -> npt.NDArray[np.float32]:
+def gathered(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.float32]:
     """f32 (..., d): the full vectors of rows (...); those that lie close are read together."""
     wanted = np.unique(rows)
     out, width = np.empty((len(wanted), index.root.index.dimension), np.float32), 4 * index.root.index.dimension
@@ -137,13 +134,13 @@ def gathered(path: Path | str, index: Index, rows: RowNumbers) -> npt.NDArray[np
 def computed_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
     """Exact neighbours of the stored vectors, as source rows; k at most the rows of the index."""
     metric, first_row = index.root.index.metric, index.root.vectors.first_row
-    step = max(1, CHUNK_BYTES // (4 * index.root.index.dimension))
+    step, scale = max(1, CHUNK_BYTES // (4 * index.root.index.dimension)), np.float32(index.root.index.row_scale)
     # Where rows lie far from the origin, float32 distances come out right about a point among them alone.
     some = stored_vectors(path, index, 0, min(step, first_row[1]))
     centre = some.mean(0, dtype=np.float64).astype(np.float32) if metric == "l2" else np.float32(0)
 
     def scaled(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return _unit(x) if metric == "cosine" else x - centre
+        return _unit(x) if metric == "cosine" else (x - centre) * scale
 
     def chunks() -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         for page_low, page_high in pairwise(first_row):
@@ -155,7 +152,7 @@ def computed_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float
 
 
 def right_answers(
-    path: Path | str, index: Index, queries: npt.NDArray[np.float32], truth: RowNumbers, answers: RowNumbers
+    path: Path | str, index: Index, queries: npt.NDArray[np.float32], truth: I32, answers: I32
 ) -> npt.NDArray[np.int64]:
     """(Q) how many answers are right: those among the neighbours, or whose exact score is not below the last one's.
 
@@ -164,13 +161,12 @@ def right_answers(
     there is room for.
     """
     k, metric = truth.shape[1], index.root.index.metric
-    truth, answers = truth.astype(np.int32), answers.astype(np.int32)
     better = untied(truth).better
     places = ranks(answers, truth, better)
     asked = np.flatnonzero(((places < 0) & (answers >= 0)).any(1))
     step = max(1, CHUNK_BYTES // (8 * index.root.index.dimension * (k + 1)))
 
-    def scores(of: Ints, rows: RowNumbers) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def scores(of: Ints, rows: I32) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         return exact_scores(queries[of], gathered(path, index, rows), metric)
 
     for low in range(0, len(asked), step):
@@ -189,11 +185,12 @@ def right_answers(
 
 
 def _unit(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    out: npt.NDArray[np.float32] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+    wide = x.astype(np.float64)  # squares of small or large values leave float32
+    out: npt.NDArray[np.float32] = (wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300)).astype("f4")
     return out
 
 
-def row_numbers(source: Ints, wanted: npt.NDArray[np.int32]) -> Ints:
+def row_numbers(source: Ints, wanted: I32) -> I32:
     """Row numbers of source rows, both of one shape; source (N): of each row. Raises InputError for one not there."""
     order = np.argsort(source)
     at = order[np.minimum(np.searchsorted(source[order], wanted), len(source) - 1)]
@@ -203,7 +200,7 @@ def row_numbers(source: Ints, wanted: npt.NDArray[np.int32]) -> Ints:
             f"the neighbors of the queries name row {missing[0]}, which is none of the index",
             hint="give the queries of its own source, or some without neighbors",
         )
-    return at
+    return at.astype(np.int32)
 
 
 def checked_truth(path: Path | str, index: Index, queries: Queries, k: int) -> npt.NDArray[np.int32]:
@@ -258,7 +255,7 @@ def evaluate(
     if warm:
         asyncio.run(run(False))
     asyncio.run(run(True))
-    found = np.full((len(answers), k), -1, np.int64)
+    found = np.full((len(answers), k), -1, np.int32)
     for rows, (answer, _) in zip(found, answers, strict=True):
         own = [m.row for m in answer.matches[:k]]
         rows[: len(own)] = own

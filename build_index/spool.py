@@ -51,7 +51,7 @@ class Spool:
     """Rows of a source in scratch files. Made by `spool`; a context manager that removes the files.
 
     rows, dimension, kind, id_kind: as in `Source`
-    norm_mean, norm_max: of the rows' Euclidean norms, computed in f64
+    norm_mean, norm_max: of the rows' Euclidean norms, computed in f64; longest: the first row of the largest
     duplicate_vectors: rows whose vector repeats that of another row (by 8-byte hash), the first of each left out
     """
 
@@ -62,6 +62,7 @@ class Spool:
         self.id_kind = source.id_kind
         self.norm_mean = 0.0
         self.norm_max = 0.0
+        self.longest = 0
         self.duplicate_vectors = 0
         self._dtype = DTYPES[source.kind]
         self._row_bytes = source.dimension * self._dtype.itemsize
@@ -182,7 +183,8 @@ class Spool:
             if len(large) > BAD_ROWS_NAMED:
                 break
             norm_sum += float(norms.sum())
-            self.norm_max = max(self.norm_max, float(norms.max()))
+            if norms.max() > self.norm_max:
+                self.norm_max, self.longest = float(norms.max()), batch.first_row + int(norms.argmax())
             self._write(batch, ends)
             if look:
                 look(batch)
@@ -190,6 +192,12 @@ class Spool:
                 progress(batch.first_row + len(norms))
         if zeros:
             raise source.bad_rows("zero vectors, which have no direction under the metric cosine", zeros)
+        if metric != "cosine" and 0 < self.norm_max < NORM_MIN:
+            raise InputError(
+                f"all vectors are shorter than {NORM_MIN:g}, {source.where(self.longest)} too, which is the longest: "
+                "float32 cannot hold their scores",
+                hint=f"multiply all by one number, which leaves the order under {metric} as it is",
+            )
         if large:
             raise source.bad_rows(f"vectors with a norm over {NORM_MAX:g}, whose scores float32 cannot hold", large)
         self.norm_mean = norm_sum / self.rows
