@@ -123,6 +123,8 @@ def whole(name: str, value: Any) -> int:
     """An integer, Python's or numpy's. Raises InputError for anything else, a float or a truth value too."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give a whole number", param=name)
+    if abs(int(value)) >> 63:
+        raise InputError(f"{name} is {_told(value)}", hint="give a number of 64 bits", param=name)
     return int(value)
 
 

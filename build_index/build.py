@@ -112,16 +112,25 @@ def _spooled(
     source: Source, scratch: Path, options: Options, metric: str, kind: str, say: Say, tell: Callable[[str], None]
 ) -> Spool:
     """The rows in scratch files, after telling what lint found on the way; kind: of the vectors that are stored."""
-    seen = Pass(source, options.seed)
+    seen, lost = Pass(source, options.seed), list[InputError]()
 
     def look(batch: Batch) -> None:
         seen.add(batch.vectors, batch.first_row)
-        if kind != source.kind:  # said before the work, not after it
-            stored_values(batch.vectors, kind, batch.first_row + np.arange(len(batch.ids)), source.where)
+        if kind != source.kind and not lost:
+            try:
+                stored_values(batch.vectors, kind, batch.first_row + np.arange(len(batch.ids)), source.where)
+            except InputError as error:  # raised where no wider kind is refused too
+                lost.append(error)
 
     spooled = spool(source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows), look=look)
     norms = np.linalg.norm(seen.sample().astype(np.float64), axis=1)
-    check_lengths(metric, norms, spooled.norm_max, source.where(spooled.longest))
+    try:
+        if lost:
+            raise lost[0]
+        check_lengths(metric, norms, spooled.norm_max, source.where(spooled.longest))
+    except InputError:
+        spooled.close()
+        raise
     for finding in findings(seen, metric, 0):
         said = finding.name in WORTH_SAYING or (finding.name, metric) == ("norms", "dot")
         if said or finding.what.startswith("hard"):

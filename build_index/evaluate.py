@@ -21,6 +21,7 @@ from vantage.cache import Cache
 from vantage.errors import InputError, LimitError
 from vantage.format import VECTOR_BYTES, part_key
 from vantage.index import TOP_K_MAX, Answer, Index, Query
+from vantage.prepare import prepare
 from vantage.stats import Receipt
 from vantage.store import Folder
 
@@ -203,10 +204,12 @@ def row_numbers(source: Ints, wanted: I32) -> I32:
     return at.astype(np.int32)
 
 
-def checked_truth(path: Path | str, index: Index, queries: Queries, k: int) -> npt.NDArray[np.int32]:
+def checked_truth(
+    path: Path | str, index: Index, queries: Queries, k: int, recall: float | None = None, rerank: int = 0
+) -> npt.NDArray[np.int32]:
     """i32 (Q, k or more): the neighbours that came with the queries, or exact ones, computed.
 
-    Raises InputError where queries or k do not fit the index.
+    Raises InputError where queries, k, or what is asked of each query, do not fit the index.
     """
     if not 1 <= k <= TOP_K_MAX:
         raise LimitError("--k", k, f"1 to {TOP_K_MAX}")
@@ -216,6 +219,8 @@ def checked_truth(path: Path | str, index: Index, queries: Queries, k: int) -> n
         raise InputError("there are no queries", hint="check --queries and --limit")
     if length != index.root.index.dimension:
         raise LimitError("the length of the queries", length, index.root.index.dimension, hint="name other --queries")
+    first = queries.vectors[0].tolist()
+    index.plan(Query(first, max(k, index.root.contract.k), recall, rerank), prepare(first, index.root.index, "a query"))
     truth = queries.neighbors if queries.neighbors is not None else computed_truth(path, index, queries.vectors, k)
     if truth.shape[1] < k:
         raise InputError(f"the queries have {truth.shape[1]} neighbors each, k is {k}", hint="use a smaller --k")
@@ -237,7 +242,7 @@ def evaluate(
     index = open_index(path, cache_bytes)
     contract = index.root.contract
     k = contract.k if k is None else k
-    truth = checked_truth(path, index, queries, k)
+    truth = checked_truth(path, index, queries, k, recall, rerank)
     k = min(k, index.root.index.rows)
     near = row_numbers(source_rows(path, index), truth[:, :k])
     depth = min(max(k, contract.k), index.root.index.rows)

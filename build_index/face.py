@@ -177,7 +177,10 @@ class VectorIndex:
         if ids is None:
             if isinstance(old.id_of, list):
                 raise InputError("vectors without ids", hint="the ids of this index are strings: give some")
-            ids = np.arange(len(given)) + (int(old.id_of.max()) + 1)
+            first = int(old.id_of.max()) + 1
+            if first + len(given) > 1 << 63:
+                raise InputError("vectors without ids", hint="there are no larger ones than the last: give some")
+            ids = np.arange(len(given)) + min(first, (1 << 63) - 1)
         nulls = "[" + ",".join(["null"] * len(self._attributes)) + "]"
         new = checked(given, ids, self._rows.metric, old.kind, nulls.encode())
         if not len(given):
@@ -384,9 +387,10 @@ class VectorIndex:
     def _options_given(self) -> Options:
         if self.vectors not in ("f16", "f32"):
             raise InputError(f"vectors is {self.vectors!r}", hint="f16 or f32")
-        for name in ("metric", "partition", "router", "spill", "stop", "codec", "rotation"):
-            if not isinstance(getattr(self, name), str | None):
-                raise InputError(f"{name} is {getattr(self, name)!r}", hint="give a name")
+        for name in ("metric", "stop", "codec", "partition", "router", "spill", "rotation"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) or (value is None and name not in ("metric", "stop", "codec"))):
+                raise InputError(f"{name} is {value!r}", hint="give a name")
         for name in ("growth", "drift"):
             number(name, getattr(self, name))
         return Options(
