@@ -26,7 +26,7 @@ from .lint import Pass, findings
 from .partition import PARTITIONS
 from .rotations import ROTATIONS
 from .routers import ROUTERS
-from .rows import Rows, Stored, check_lengths, row_scale
+from .rows import Rows, Stored, row_scale
 from .source import Batch, Source
 from .spill import COPIES_MAX, SPILLS
 from .spool import Spool, spool
@@ -123,11 +123,10 @@ def _spooled(
                 lost.append(error)
 
     spooled = spool(source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows), look=look)
-    norms = np.linalg.norm(seen.sample().astype(np.float64), axis=1)
     try:
         if lost:
             raise lost[0]
-        check_lengths(metric, norms, spooled.norm_max, source.where(spooled.longest))
+        seen.check_lengths(metric)
     except InputError:
         spooled.close()
         raise

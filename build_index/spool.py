@@ -51,7 +51,7 @@ class Spool:
     """Rows of a source in scratch files. Made by `spool`; a context manager that removes the files.
 
     rows, dimension, kind, id_kind: as in `Source`
-    norm_mean, norm_max: of the rows' Euclidean norms, computed in f64; longest: the first row of the largest
+    norm_mean, norm_max: of the rows' Euclidean norms, computed in f64
     duplicate_vectors: rows whose vector repeats that of another row (by 8-byte hash), the first of each left out
     """
 
@@ -62,7 +62,6 @@ class Spool:
         self.id_kind = source.id_kind
         self.norm_mean = 0.0
         self.norm_max = 0.0
-        self.longest = 0
         self.duplicate_vectors = 0
         self._dtype = DTYPES[source.kind]
         self._row_bytes = source.dimension * self._dtype.itemsize
@@ -170,7 +169,7 @@ class Spool:
         ends = dict.fromkeys([name for name in self._files if name.endswith(".offsets")], 0)
         for name in ends:
             self._files[name].write(bytes(8))
-        norm_sum = 0.0
+        norm_sum, longest = 0.0, 0
         zeros: list[int] = []
         large: list[int] = []
         for batch in source.batches(batch_rows):
@@ -184,7 +183,7 @@ class Spool:
                 break
             norm_sum += float(norms.sum())
             if norms.max() > self.norm_max:
-                self.norm_max, self.longest = float(norms.max()), batch.first_row + int(norms.argmax())
+                self.norm_max, longest = float(norms.max()), batch.first_row + int(norms.argmax())
             self._write(batch, ends)
             if look:
                 look(batch)
@@ -194,7 +193,7 @@ class Spool:
             raise source.bad_rows("zero vectors, which have no direction under the metric cosine", zeros)
         if metric != "cosine" and 0 < self.norm_max < NORM_MIN:
             raise InputError(
-                f"all vectors are shorter than {NORM_MIN:g}, {source.where(self.longest)} too, which is the longest: "
+                f"all vectors are shorter than {NORM_MIN:g}, {source.where(longest)} too, which is the longest: "
                 "float32 cannot hold their scores",
                 hint=f"multiply all by one number, which leaves the order under {metric} as it is",
             )
