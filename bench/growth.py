@@ -48,7 +48,7 @@ from build_index.shape import P, index_section, prepared, probabilities
 from build_index.source import open_source
 from build_index.spill import SPILLS
 from build_index.spool import spool
-from build_index.truth import exact_neighbours, truth_of
+from build_index.truth import exact_neighbours, truth_of, untied
 from vantage.format import LseSection, TwoLevelSection
 from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS
 from vantage.prepare import prepare
@@ -139,7 +139,8 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         clock.step("exact neighbours of held-out rows")
         vectors = drawn(1 << 20, held)
         asked = [prepare(v.tolist(), index_section(rows, 1, count)) for v in vectors]
-        truth = exact_neighbours(vectors.astype(np.float32) * np.float32(rows.scale), rows.chunks(32 << 20), K, "l2")
+        scaled = vectors.astype(np.float32) * np.float32(rows.scale)
+        truth = untied(exact_neighbours(scaled, rows.chunks(32 << 20), K, "l2"))
         clock.step("exact neighbours of queries", counts=False)
 
         blocks = block_counts(count)[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,6 +99,12 @@ def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record
     norms = found.norms()
     if metric == "cosine":
         _refuse(norms < NORM_MIN, "zero vectors, which have no direction under the metric cosine")
+    elif 0 < norms.max(initial=0) < NORM_MIN:
+        raise InputError(
+            f"all vectors are shorter than {NORM_MIN:g}, row {norms.argmax()} too, which is the longest: "
+            "float32 cannot hold their scores",
+            hint=f"multiply all by one number, which leaves the order under {metric} as it is",
+        )
     _refuse(norms > NORM_MAX, f"vectors with a norm over {NORM_MAX:g}, whose scores float32 cannot hold")
     _refuse_repeats(found.id_of)
     return found
@@ -117,9 +123,38 @@ def matrix(vectors: Any, what: str) -> Array:
     return found
 
 
+def whole(name: str, value: Any) -> int:
+    """An integer, Python's or numpy's. Raises InputError for anything else, a float or a truth value too."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give a whole number", param=name)
+    if abs(int(value)) >> 63:
+        raise InputError(f"{name} is {_told(value)}", hint="give a number of 64 bits", param=name)
+    return int(value)
+
+
+def number(name: str, value: Any) -> float:
+    """A real number, Python's or numpy's. Raises InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give a number", param=name)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{name} is {_told(value)}", hint="give a smaller number", param=name) from None
+
+
+def _told(value: Any) -> str:
+    """A value in a few characters."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 64 else f"{value:#x}"
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
 def known_ids(ids: Any) -> Ids:
     """int64 (n), or n byte strings, of an array or a sequence of integers, strings or bytes. Raises InputError."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise InputError(f"ids are {_told(ids)}", hint="give a list of ids, or an array")
     given = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    if not isinstance(given, list):  # of an array without dimensions
+        raise InputError(f"ids are {_told(given)}", hint="give a list of ids, or an array")
     if all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in given):
         try:
             return np.array(given, np.int64)
@@ -128,7 +163,13 @@ def known_ids(ids: Any) -> Ids:
     if not all(isinstance(i, (str, bytes)) for i in given):
         names = sorted({type(i).__name__ for i in given})
         raise InputError(f"ids are of type {', '.join(names)}", hint="ids are integers, or strings and bytes")
-    out = [i.encode() if isinstance(i, str) else bytes(i) for i in given]
+    try:
+        out = [i.encode() if isinstance(i, str) else bytes(i) for i in given]
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the id {_told(error.object)} holds half of a character (a surrogate), which UTF-8 cannot",
+            hint="mend it, or give the id as bytes",
+        ) from None
     _refuse(np.array([not i for i in out], bool), "ids that are empty")
     _refuse(np.array([len(i) > ID_BYTES_MAX for i in out], bool), f"ids over {ID_BYTES_MAX} bytes")
     return out

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from vantage import VERSION as VANTAGE_VERSION
 from vantage.errors import InputError, LimitError
-from vantage.format import DIMENSION_MAX, METRICS, ROOT_BYTES_MAX, VERSION, Contract, Current
+from vantage.format import DIMENSION_MAX, METRICS, ROOT_BYTES_MAX, VECTOR_BYTES, VERSION, Contract, Current
 from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
@@ -21,17 +21,18 @@ from .attributes import check_rows, check_schema, schema_of, spot_bytes
 from .choose import Choice, block_counts, choose
 from .codecs import CODECS
 from .contract import target_point
+from .few import rotation_name
 from .fit import TRAINING_BYTES_MIN, Options, Say
 from .lint import Pass, findings
 from .partition import PARTITIONS
-from .rotations import ROTATIONS, default
+from .rotations import ROTATIONS
 from .routers import ROUTERS
 from .rows import Rows, Stored, row_scale
-from .source import Source
+from .source import Batch, Source
 from .spill import COPIES_MAX, SPILLS
 from .spool import Spool, spool
 from .stop import STOPS
-from .write import stored_kind, write_index
+from .write import stored_kind, stored_values, write_index
 
 SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more
 WORTH_SAYING = ("zero", "constant", "hubs")  # of lint; duplicates are told below, errors are raised by the spool
@@ -96,7 +97,9 @@ def build(
     try:
         out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
-        with _spooled(source, scratch, options, metric, say, tell) as spooled:
+        kind = stored_kind(source.kind, wide)
+        _check_room(source, out, kind)
+        with _spooled(source, scratch, options, metric, kind, say, tell) as spooled:
             return _build(source, spooled, out, options, metric, wide, say, tell)
     except OSError as error:
         where = error.filename or scratch
@@ -108,19 +111,43 @@ def build(
 
 
 def _spooled(
-    source: Source, scratch: Path, options: Options, metric: str, say: Say, tell: Callable[[str], None]
+    source: Source, scratch: Path, options: Options, metric: str, kind: str, say: Say, tell: Callable[[str], None]
 ) -> Spool:
-    """The rows in scratch files, after telling what lint found on the way."""
-    seen = Pass(source, options.seed)
-    spooled = spool(
-        source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows),
-        look=lambda batch: seen.add(batch.vectors, batch.first_row),
-    )  # fmt: skip
+    """The rows in scratch files, after telling what lint found on the way; kind: of the vectors that are stored."""
+    seen, lost = Pass(source, options.seed), list[InputError]()
+
+    def look(batch: Batch) -> None:
+        seen.add(batch.vectors, batch.first_row)
+        if kind != source.kind and not lost:
+            try:
+                stored_values(batch.vectors, kind, batch.first_row + np.arange(len(batch.ids)), source.where)
+            except InputError as error:  # raised where no wider kind is refused too
+                lost.append(error)
+
+    spooled = spool(source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows), look=look)
+    try:
+        if lost:
+            raise lost[0]
+        seen.check_lengths(metric)
+    except InputError:
+        spooled.close()
+        raise
     for finding in findings(seen, metric, 0):
         said = finding.name in WORTH_SAYING or (finding.name, metric) == ("norms", "dot")
         if said or finding.what.startswith("hard"):
             tell(f"{finding.what}: {finding.todo}")
     return spooled
+
+
+def _check_room(source: Source, out: Path, kind: str) -> None:
+    """Raises InputError where the vectors alone do not fit twice: as scratch, and as they are stored."""
+    needed = source.rows * source.dimension * (VECTOR_BYTES[source.kind] + VECTOR_BYTES[kind])
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise InputError(
+            f"{out} has {free:,} bytes of room, and the vectors alone take {needed:,} while they are indexed",
+            hint="free some space or name another --out",
+        )
 
 
 def check(source: Source, out: Path, options: Options, metric: str) -> None:
@@ -142,14 +169,14 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
         raise InputError(f"there is no metric {metric!r}", hint=f"known are: {', '.join(METRICS)}")
     if dimension > DIMENSION_MAX:
         raise LimitError("the dimension", dimension, DIMENSION_MAX, hint="reduce the vectors first")
+    if not rows:
+        raise InputError("there are no rows", hint="an index needs one at least")
     least = min(block_counts(rows)) * (DIRECTORY_BYTES + dimension)
     if least > ROOT_BYTES_MAX:
         raise LimitError(
             f"root.bin, with the centres of {min(block_counts(rows)):,} blocks, in bytes,", least, ROOT_BYTES_MAX,
             hint="split the rows over several indexes, or reduce the vectors first",
         )  # fmt: skip
-    if rows < 20:
-        raise InputError(f"{rows} rows are too few to measure recall on", hint="an index needs at least 20 rows")
     if not 0 < options.recall < 1:
         raise LimitError("--recall", options.recall, "between 0 and 1", hint="0.95 is a usual target")
     if not 1 <= options.k <= 100:
@@ -165,6 +192,9 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
         raise LimitError("the length of --model", len(options.model), f"1 to {MODEL_CHARS_MAX} characters")
     if options.spill_share is not None and not 0 <= options.spill_share <= COPIES_MAX:
         raise LimitError("--spill-share", options.spill_share, f"0 to {COPIES_MAX}")
+    own = options.router if options.router in PARTITIONS else None  # routers that know blocks of their own kind alone
+    if own and options.partition not in (None, own):
+        raise InputError(f"the router {own} on the partition {options.partition}", hint=f"it takes --partition {own}")
     if options.router is not None and options.fast and ROUTERS[options.router].trains:
         raise InputError(f"--fast trains nothing, and --router {options.router} is trained", hint="leave one out")
     if options.router is not None and ROUTERS[options.router].trains and options.memory_bytes < TRAINING_BYTES_MIN:
@@ -195,6 +225,8 @@ def _build(
         tell(f"{spooled.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
     names = source.attributes.names
     check_rows(spooled, names)
+    if options.k > rows.count:
+        tell(f"there are {rows.count} rows, so recall is promised at k = {rows.count}")
     choice = choose(rows, id_bytes(spooled) + spot_bytes(spooled, names), options, say)
     kind = stored_kind(source.kind, wide)
     manifest = manifest_of(rows, source.attributes, choice, options, kind)
@@ -240,7 +272,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
         "codec": {"name": choice.codec.name, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
         "rotation": {
-            "name": options.rotation or default(options.codec, rows.dimension),
+            "name": rotation_name(rows, options),
             "bytes": len(choice.codec.rotation.pack()),
         },
         "contract": {

@@ -15,9 +15,11 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from .rows import F32
+from vantage.errors import InputError
+
+from .rows import F32, check_lengths
 from .source import BAD_ROWS_NAMED, Source
-from .spool import NORM_MIN, vector_hashes
+from .spool import NORM_MAX, NORM_MIN, vector_hashes
 
 BATCH_ROWS = 4096
 SAMPLE_ROWS = 20_000
@@ -65,7 +67,8 @@ class Pass:
 
     def __init__(self, source: Source, seed: int = 0) -> None:
         self.source = source
-        self.zero, self.not_unit = Counts(), Counts()
+        self.zero, self.not_unit, self.long = Counts(), Counts(), Counts()
+        self.norm_max, self.longest = 0.0, 0
         count = max(1, min(source.rows, SAMPLE_ROWS, SAMPLE_BYTES // (4 * source.dimension)))
         self._wanted = np.sort(np.random.default_rng([seed, 7]).choice(source.rows, count, replace=False))
         self._sample: list[F32] = []
@@ -78,6 +81,9 @@ class Pass:
         norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
         zero = norms < NORM_MIN
         self.zero.add(zero, first_row)
+        self.long.add(norms > NORM_MAX, first_row)
+        if norms.max() > self.norm_max:
+            self.norm_max, self.longest = float(norms.max()), first_row + int(norms.argmax())
         self.not_unit.add(~zero & (np.abs(norms - 1) > UNIT_ERROR), first_row)
         np.minimum(self._low, x.min(0), out=self._low)
         np.maximum(self._high, x.max(0), out=self._high)
@@ -91,6 +97,11 @@ class Pass:
     def sample(self) -> F32:
         """f32 (n, d): rows drawn evenly, in order."""
         return np.concatenate(self._sample)
+
+    def check_lengths(self, metric: str) -> None:
+        """See rows.check_lengths."""
+        norms = np.linalg.norm(self.sample().astype(np.float64), axis=1)
+        check_lengths(metric, norms, self.norm_max, self.source.where(self.longest))
 
 
 def lint(source: Source, metric: str, seed: int = 0) -> list[Finding]:
@@ -125,6 +136,22 @@ def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
                     "leave them out: under cosine they have no direction, and often an empty text was embedded",
                     seen.zero.count, seen.zero.rows)
         )  # fmt: skip
+    if seen.long.count:
+        found.append(
+            Finding("range", "error", f"{seen.long.count:,} rows are longer than {NORM_MAX:g}, and float32 cannot hold "
+                    f"their scores: {_named(source, seen.long)}", "divide all by one number",
+                    seen.long.count, seen.long.rows)
+        )  # fmt: skip
+    elif metric != "cosine" and 0 < seen.norm_max < NORM_MIN:
+        found.append(
+            Finding("range", "error", f"all rows are shorter than {NORM_MIN:g}: float32 cannot hold their scores",
+                    "multiply all rows by one number", source.rows)
+        )  # fmt: skip
+    else:
+        try:
+            seen.check_lengths(metric)
+        except InputError as error:
+            found.append(Finding("range", "error", error.message, error.hint, 1, [seen.longest]))
     if repeated:
         found.append(
             Finding("duplicates", "note", f"{repeated:,} rows repeat the vector of another row",
@@ -154,9 +181,12 @@ def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
 
 def _compared(x: F32, metric: str) -> list[Finding]:
     """Contrast and hubs of a sample (n, d), its rows compared exactly."""
+    wide = x.astype(np.float64)  # one scale changes nothing that is told, and keeps squares within float32
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
     if metric == "cosine":
-        norms = np.linalg.norm(x, axis=1, keepdims=True)
-        x = x[norms[:, 0] >= NORM_MIN] / norms[norms[:, 0] >= NORM_MIN]
+        x = (wide[norms[:, 0] >= NORM_MIN] / norms[norms[:, 0] >= NORM_MIN]).astype(np.float32)
+    else:
+        x = (wide / (norms.max(initial=0) or 1.0)).astype(np.float32)
     x = np.unique(x, axis=0) if len(x) else x  # copies are no neighbours here
     if len(x) <= 2 * NEAR:
         return []

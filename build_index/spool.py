@@ -174,7 +174,7 @@ class Spool:
         ends = dict.fromkeys([name for name in self._files if name.endswith(".offsets")], 0)
         for name in ends:
             self._files[name].write(bytes(8))
-        norm_sum = 0.0
+        norm_sum, longest = 0.0, 0
         zeros: list[int] = []
         large: list[int] = []
         for batch in source.batches(batch_rows):
@@ -187,7 +187,8 @@ class Spool:
             if len(large) > BAD_ROWS_NAMED:
                 break
             norm_sum += float(norms.sum())
-            self.norm_max = max(self.norm_max, float(norms.max()))
+            if norms.max() > self.norm_max:
+                self.norm_max, longest = float(norms.max()), batch.first_row + int(norms.argmax())
             self._write(batch, ends)
             if look:
                 look(batch)
@@ -195,6 +196,12 @@ class Spool:
                 progress(batch.first_row + len(norms))
         if zeros:
             raise source.bad_rows("zero vectors, which have no direction under the metric cosine", zeros)
+        if metric != "cosine" and 0 < self.norm_max < NORM_MIN:
+            raise InputError(
+                f"all vectors are shorter than {NORM_MIN:g}, {source.where(longest)} too, which is the longest: "
+                "float32 cannot hold their scores",
+                hint=f"multiply all by one number, which leaves the order under {metric} as it is",
+            )
         if large:
             raise source.bad_rows(f"vectors with a norm over {NORM_MAX:g}, whose scores float32 cannot hold", large)
         self.norm_mean = norm_sum / self.rows

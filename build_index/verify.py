@@ -53,6 +53,7 @@ NAMED = 20  # damages that get a sentence
 SAMPLE_BLOCKS, SAMPLE_ROWS = 64, 256  # whose codes are computed anew, rows a block
 # A stored code may be this much further from its vector than a new one: it was made before the vector became f16.
 CODE_SLACK = 1.05
+ROUNDED = {"f16": 2.0**-11, "f32": 2.0**-22}  # of a row, at most, as it is stored and scaled
 ROUND = 1e-6  # relative, of sums in another order
 CODE_FLOOR = 0.02  # of the block's radius
 ROW = [("hash", "<u8"), ("check", "<u4"), ("seen", "u1"), ("source", "u1")]
@@ -374,9 +375,12 @@ def _codes(place: Place, root: Root, generation: str, found: Findings) -> int:
         # Along the axes: where they are not orthogonal, the f16 of a vector may turn a sign that hardly says anything,
         # and yet move what the code leaves of it. Copies count in the ranges of a block's factors: theirs are coarser.
         y, z = (x - exact) @ codec.axes.T.astype(np.float64), decoded(codec.section, stored.codes)
-        room = CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[1] * np.linalg.norm(z, axis=1)
+        moved = ROUNDED.get(root.index.vector_kind, 0.0) * np.linalg.norm(x, axis=1)  # since the code was made
+        room = CODE_FLOOR * off.radius.max() + moved + 0.5 * stored.ranges[1] * np.linalg.norm(z, axis=1)
         bad = _apart(y, z, stored) > CODE_SLACK * _apart(y, decoded(codec.section, fresh.codes), fresh) + room
-        bad |= off.fixed > CODE_SLACK * least.fixed.max() + CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[3]
+        bad |= off.fixed > CODE_SLACK * least.fixed.max() + CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[3] + (
+            moved * (np.linalg.norm(exact) + off.radius.max())
+        )
         label = f"{key}, block {b}"
         numbers = d.first_row[b] + np.arange(n)
         found.rows(label, numbers[bad], "the code is not that of the vector,")

@@ -67,6 +67,7 @@ PAGE_ROWS = 8192  # of vectors, at most: one Parquet row group, whose vector col
 PAGE_BYTES = 16 << 20  # of them as float32
 TOLD_BYTES = 32 << 20  # of attributes as JSON, that are held at a time
 BUILDING = ".building"
+F16_SAFE = 4e-6  # times the root of the dimension: no longer row loses F16_LOSS_MAX, as 2^-11 and 2^-25 are rounded
 F16_LOSS_MAX = 0.01  # of a row's norm; float16 rounds to 0.0005 of it above its smallest normal numbers
 
 
@@ -476,7 +477,9 @@ def column_of(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def stored_values(values: npt.NDArray[np.float32], kind: str, source: Ints) -> npt.NDArray[Any]:
+def stored_values(
+    values: npt.NDArray[np.float32], kind: str, source: Ints, where: Callable[[int], str] = "row {}".format
+) -> npt.NDArray[Any]:
     """values f32 (n, d) as they are stored. Raises InputError that names one of the rows `source` (n): f16 loses it."""
     if kind == "f16":
         with np.errstate(over="ignore"):
@@ -484,13 +487,16 @@ def stored_values(values: npt.NDArray[np.float32], kind: str, source: Ints) -> n
         if not np.isfinite(half).all():
             row = int(source[int(np.argmin(np.isfinite(half).all(1)))])
             raise InputError(
-                f"row {row} holds a value over 65,504, which float16 cannot", hint="build with --vectors f32"
+                f"{where(row)} holds a value over 65,504, which float16 cannot", hint="build with --vectors f32"
             )
-        wide = values.astype(np.float64)
-        moved = np.linalg.norm(half - wide, axis=1) > F16_LOSS_MAX * np.linalg.norm(wide, axis=1)
-        if moved.any():
-            row = int(source[int(np.argmax(moved))])
-            raise InputError(f"row {row} is too small for float16 to keep", hint="build with --vectors f32")
+        lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+        short = np.flatnonzero(lengths < F16_SAFE * values.shape[1] ** 0.5)
+        lost = np.linalg.norm(half[short] - values[short].astype(np.float64), axis=1)
+        moved = short[lost > F16_LOSS_MAX * lengths[short]]
+        if len(moved):
+            raise InputError(
+                f"{where(int(source[moved[0]]))} is too small for float16 to keep", hint="build with --vectors f32"
+            )
         return half
     return values.astype({"f32": np.float32, "u8": np.uint8, "i8": np.int8}[kind])
 

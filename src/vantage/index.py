@@ -160,6 +160,7 @@ class Index:
         prepared = [prepare(q.vector, self.root.index, q.param) if q.id is None else None for q in queries]
         for query in queries:
             self._check(query)
+        queries = [replace(q, top_k=min(q.top_k, self.root.index.rows)) for q in queries]
         until = until or Until.after(queries[0].budget.ms)
         reader, answers = Reader(self.bucket, self.etags, receipt, until, self.warm), list[Answer]()
         # Checks and ids of the blocks with contenders are shared, so at most those of all rows.
@@ -333,11 +334,8 @@ class Index:
         return self.router.route(prepared, page), True
 
     def _check(self, query: Query) -> None:
-        rows = self.root.index.rows
         if not 1 <= query.top_k <= TOP_K_MAX:
             raise LimitError("top_k", query.top_k, f"1 to {TOP_K_MAX}", hint="ask for fewer", param="top_k")
-        if query.top_k > rows:
-            raise LimitError("top_k", query.top_k, f"the {rows} rows of the index", hint="ask for fewer", param="top_k")
         if query.exact and self.root.bounds is None:
             raise InputError(
                 f"{self.name!r} has no error norms, so none of its answers can be proven",

@@ -14,6 +14,9 @@ from .format import VECTOR_BYTES, IndexSection, Spot
 from .prepare import Prepared
 from .scan import Contender
 
+SCALE_MAX = 1e12  # of rows, past which float32 loses their products
+SQUARE_MIN = 1e-24  # of a row, likewise
+
 
 @dataclass
 class Match:
@@ -54,6 +57,8 @@ def exact_score(vector: bytes, query: Prepared, index: IndexSection) -> float:
     if kind == "i8":  # no kernel of its own: few rows are reranked
         kind, vector = "f32", array("f", struct.unpack(f"{d}b", vector)).tobytes()
     stride = VECTOR_BYTES[kind] * d
+    if index.metric != "cosine" and (index.row_scale > SCALE_MAX or 0 < query.norm < 1 / SCALE_MAX):
+        return _tiny_score(decode(vector, kind), query, index)
     if index.metric == "l2":
         _L2[kind](query.source, vector, 0, stride, 1, d, out)
         return out[0]
@@ -63,7 +68,22 @@ def exact_score(vector: bytes, query: Prepared, index: IndexSection) -> float:
     _DOT[kind](query.vector, vector, 0, stride, 1, d, out)  # of norm 1: the square of a tiny source would be 0
     own = array("f", [0.0])
     _DOT[kind](array("f", decode(vector, kind)), vector, 0, stride, 1, d, own)
-    return max(-1.0, min(1.0, out[0] / math.sqrt(own[0]))) if own[0] else 0.0
+    if own[0] > SQUARE_MIN:
+        return max(-1.0, min(1.0, out[0] / math.sqrt(own[0])))
+    values = decode(vector, kind)
+    length = math.sqrt(math.fsum(v * v for v in values))
+    _DOT["f32"](query.vector, array("f", [v / (length or 1.0) for v in values]).tobytes(), 0, 4 * d, 1, d, out)
+    return max(-1.0, min(1.0, out[0]))
+
+
+def _tiny_score(vector: list[float], query: Prepared, index: IndexSection) -> float:
+    """As exact_score, in the scale of the index: as they are, the products would leave float32."""
+    out, scaled = array("f", [0.0]), array("f", [v * index.row_scale for v in vector])
+    kernel = kernels.l2_f32 if index.metric == "l2" else kernels.dot_f32
+    kernel(query.vector, scaled.tobytes(), 0, 4 * len(vector), 1, len(vector), out)
+    if index.metric == "l2":
+        return out[0] / (index.row_scale * index.row_scale)
+    return out[0] * query.norm / index.row_scale
 
 
 SQUARE_MAX = 1e37  # of a vector: builders take norms up to 1e18, and so no score leaves float32
