@@ -55,7 +55,7 @@ from .measure import CHUNK_BYTES, chunks
 from .norms import Lengths, error_norms
 from .rows import Ints, Rows
 from .shape import Shape, index_section
-from .sources.columns import is_json
+from .sources.types import is_json
 
 SHARD_BYTES = 256 << 20
 PART_ROWS_BYTES = 512 << 20
@@ -351,8 +351,10 @@ def _write_vectors(
     pages: list[tuple[int, int, int]] = []
     writer: _PartWriter | None = None
     page = min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * d)))
-    for low in range(0, rows.count, page):
-        source = home_rows[low : low + page]
+    low = 0
+    while low < rows.count:
+        source = _within_bytes(rows, home_rows[low : low + page])
+        high = low + len(source)
         if writer is None:
             paths.append(building / "vectors" / f"part-{len(paths):05d}.parquet")
             writer = _PartWriter(paths[-1], schema, low)
@@ -365,16 +367,28 @@ def _write_vectors(
         more = [_column([row[i] for row in told], field.type) for i, field in enumerate(columns)]
         writer.add(
             pa.Table.from_arrays(
-                [_vector_array(values, kind), pa.array(ids, id_type), pa.array(source, pa.int64()), *more],
+                [
+                    _vector_array(values, kind),
+                    pa.array(ids, id_type),
+                    pa.array(rows.spool.source_rows(source), pa.int64()),
+                    *more,
+                ],
                 schema=schema,
             )
         )
-        if low + page >= rows.count or (low + page - writer.first_row) * width >= PART_ROWS_BYTES:
+        if high == rows.count or (high - writer.first_row) * width >= PART_ROWS_BYTES:
             pages += [(len(paths) - 1, row, offset) for row, offset in writer.close(width)]
-            _check_pages(rows, paths[-1], pages, len(paths) - 1, home_rows, kind, page)
+            _check_pages(rows, paths[-1], pages, len(paths) - 1, home_rows, kind, high)
             writer = None
-        progress(min(1.0, (low + page) / rows.count))
+        low = high
+        progress(low / rows.count)
     return paths, pages
+
+
+def _within_bytes(rows: Rows, source: Ints) -> Ints:
+    """As many of the source rows `source` as have PAGE_BYTES of attributes, at least one."""
+    ends = np.cumsum(rows.spool.attribute_bytes(source))
+    return source[: max(1, int(np.searchsorted(ends, PAGE_BYTES, side="right")))]
 
 
 def _column_field(field: pa.Field) -> pa.Field:
@@ -419,15 +433,14 @@ def stored_values(values: npt.NDArray[np.float32], kind: str, source: Ints) -> n
 
 
 def _check_pages(
-    rows: Rows, path: Path, pages: list[tuple[int, int, int]], part: int, home_rows: Ints, kind: str, page: int
+    rows: Rows, path: Path, pages: list[tuple[int, int, int]], part: int, home_rows: Ints, kind: str, end: int
 ) -> None:
     """The first and last row of each page, read by their offsets alone, are what was written."""
     width = VECTOR_BYTES[kind] * rows.dimension
     own = [(row, offset) for p, row, offset in pages if p == part]
     with path.open("rb") as file:
-        for row, offset in own:
-            last = min(row + page, rows.count) - 1
-            for r in (row, last):
+        for (row, offset), after in zip(own, [*(row for row, _ in own[1:]), end], strict=True):
+            for r in (row, after - 1):
                 file.seek(offset + (r - row) * width)
                 source = home_rows[r : r + 1]
                 if file.read(width) != stored_values(rows.spool.gather(source), kind, source).tobytes():
