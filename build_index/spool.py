@@ -18,6 +18,7 @@ from json import JSONEncoder
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
+from warnings import catch_warnings
 
 import numpy as np
 import numpy.typing as npt
@@ -340,7 +341,8 @@ def _json_rows(table: pa.Table, rows: int) -> list[bytes]:
 def _values(column: pa.Array) -> list[Any]:
     if is_json(column.type):
         return [None if text is None else json_value(text) for text in column.storage.to_pylist()]
-    values: list[Any] = _json_values(column).to_pylist(maps_as_pydicts="lossy")
+    with catch_warnings(action="ignore"):  # of keys that a map has twice: the last one counts
+        values: list[Any] = _json_values(column).to_pylist(maps_as_pydicts="lossy")
     return values
 
 
@@ -369,8 +371,9 @@ def _json_values(column: pa.Array) -> pa.Array:
         text = pc.replace_substring(column.cast(pa.string()), " ", "T", max_replacements=1)
         return pc.binary_join_element_wise(text, "Z", "") if kind.tz else text
     if pa.types.is_date(kind):
-        column = _within(column.cast(pa.date32()), YEAR_1 // DAY, YEAR_10000 // DAY, 0)
-        return column.cast(pa.string())
+        days = kind == pa.date32()
+        low, high, digits = (YEAR_1 // DAY, YEAR_10000 // DAY, 0) if days else (YEAR_1, YEAR_10000, UNITS["ms"])
+        return _within(column, low, high, digits).cast(pa.date32(), safe=False).cast(pa.string())
     if pa.types.is_time(kind):
         return _within(column, 0, DAY, UNITS[kind.unit]).cast(pa.string())
     if pa.types.is_duration(kind):

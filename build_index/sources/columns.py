@@ -137,25 +137,29 @@ def vector_lists(column: pa.Array) -> pa.Array:
 def structure(column: pa.Array) -> None:
     """Raises pa.ArrowInvalid where offsets, indices or lengths point outside of the column: a file may be made so."""
     column = column.storage if isinstance(column.type, pa.BaseExtensionType) else column
-    column.view(_as_bytes(column.type)).validate(full=True)
+    column.view(_twin(column.type)).validate(full=True)
 
 
-def _as_bytes(kind: pa.DataType) -> pa.DataType:
-    """The type with binary for text: whether text is UTF-8 is looked at later, by row."""
+def _twin(kind: pa.DataType, text: bool = False) -> pa.DataType:
+    """A type of the same layout whose values may be any bytes; with `text`, text has to be UTF-8."""
     if pa.types.is_dictionary(kind):
-        return pa.dictionary(kind.index_type, _as_bytes(kind.value_type), kind.ordered)
+        return pa.dictionary(kind.index_type, _twin(kind.value_type, text), kind.ordered)
     if pa.types.is_run_end_encoded(kind):
-        return pa.run_end_encoded(kind.run_end_type, _as_bytes(kind.value_type))
+        return pa.run_end_encoded(kind.run_end_type, _twin(kind.value_type, text))
     if pa.types.is_map(kind):
-        return pa.map_(_as_bytes(kind.key_type), _as_bytes(kind.item_type), kind.keys_sorted)
+        return pa.map_(_twin(kind.key_type, text), _twin(kind.item_type, text), kind.keys_sorted)
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_as_bytes(field.type)) for field in kind])
+        return pa.struct([field.with_type(_twin(field.type, text)) for field in kind])
     for like, twin in LISTS:
         if like(kind):
-            return twin(kind.value_field.with_type(_as_bytes(kind.value_type)))
+            return twin(kind.value_field.with_type(_twin(kind.value_type, text)))
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_as_bytes(kind.value_type)), kind.list_size)
-    return TEXTS.get(kind, kind)
+        return pa.list_(kind.value_field.with_type(_twin(kind.value_type, text)), kind.list_size)
+    if pa.types.is_decimal(kind):
+        return pa.binary(kind.bit_width // 8)
+    if pa.types.is_temporal(kind) and kind != pa.month_day_nano_interval():
+        return pa.int32() if kind.bit_width == 32 else pa.int64()
+    return kind if text else TEXTS.get(kind, kind)
 
 
 def refuse_bad_text(column: pa.Array, reason: str) -> None:
@@ -166,8 +170,9 @@ def refuse_bad_text(column: pa.Array, reason: str) -> None:
 
 
 def _is_utf8(column: pa.Array) -> bool:
+    column = column.storage if isinstance(column.type, pa.BaseExtensionType) else column
     try:
-        column.validate(full=True)
+        column.view(_twin(column.type, text=True)).validate(full=True)
     except pa.ArrowInvalid:
         return False
     return True
