@@ -13,8 +13,7 @@ from vantage.errors import InputError
 from vantage.format.layout import ID_BYTES_MAX
 
 from .rows import F32, Ints
-from .source import BAD_ROWS_NAMED, DTYPES, NUMPY_KINDS, Array
-from .spool import NORM_MAX, NORM_MIN
+from .source import BAD_ROWS_NAMED, DTYPES, NORM_MAX, NORM_MIN, NUMPY_KINDS, Array
 
 Ids = Ints | list[bytes]
 
@@ -62,6 +61,10 @@ class Arrays:
     def attribute_sizes(self) -> Ints:
         """int64 (N): bytes of each row's attributes."""
         return np.fromiter(map(len, self.records), np.int64, len(self.records))
+
+    def source_rows(self, rows: npt.NDArray[np.integer]) -> Ints:
+        """Positions are the numbers of rows."""
+        return np.asarray(rows, np.int64)
 
     def take(self, rows: Ints) -> Arrays:
         """These rows alone, in the order given."""
@@ -112,13 +115,15 @@ def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record
 
 def matrix(vectors: Any, what: str) -> Array:
     """(n, d) as it came, d at least 1. Raises InputError for what is no matrix of numbers that an index can hold."""
+    if isinstance(vectors, np.ma.MaskedArray) and np.ma.is_masked(vectors):
+        raise InputError(f"{what} have masked values", hint="fill them, or leave their rows out")
     try:
         found = np.asarray(vectors)
     except ValueError:  # lists of different lengths
         raise InputError(f"{what} are not all of one length", hint="give a 2-D array, one row a vector") from None
     if found.ndim != 2 or not found.shape[1]:
         raise InputError(f"{what} have the shape {found.shape}", hint="give a 2-D array, one row a vector")
-    if found.dtype.str[1:] not in NUMPY_KINDS:
+    if found.dtype.str[1:] not in NUMPY_KINDS or (found.dtype.kind in "iu" and found.dtype.itemsize > 1):
         raise InputError(f"{what} are of type {found.dtype}", hint="vectors are f16, f32, f64, u8 or i8")
     return found
 

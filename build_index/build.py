@@ -54,6 +54,7 @@ class Report:
     nbytes: int
     root_bytes: int
     duplicate_vectors: int
+    skipped: dict[str, dict[str, object]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     point: dict[str, float] = field(default_factory=dict)
 
@@ -64,8 +65,8 @@ class Report:
             "dimension": self.dimension, "metric": self.metric, "blocks": self.choice.shape.blocks,
             "router": self.choice.shape.router, "copies": self.choice.shape.copies,
             "code_bytes": self.choice.codec.code_bytes, "bytes": self.nbytes, "root_bytes": self.root_bytes,
-            "duplicate_vectors": self.duplicate_vectors, **self.point, "tried": self.choice.tried,
-            "notes": list(self.notes),
+            "duplicate_vectors": self.duplicate_vectors, "skipped": self.skipped, **self.point,
+            "tried": self.choice.tried, "notes": list(self.notes),
         }  # fmt: skip
 
 
@@ -85,10 +86,12 @@ def storage_usd(nbytes: int) -> float:
 
 
 def build(
-    source: Source, out: Path, options: Options, metric: str, *, wide: bool, say: Say, tell: Callable[[str], None]
-) -> Report:
+    source: Source, out: Path, options: Options, metric: str, *, wide: bool, say: Say, tell: Callable[[str], None],
+    skip_bad_rows: bool = False,
+) -> Report:  # fmt: skip
     """Builds `out` (a folder in a bucket folder) from a source; see Options. wide stores f32 vectors as f32.
 
+    skip_bad_rows leaves rows out that an index cannot hold; they are counted in the report and the manifest.
     say(phase, share) is progress; tell(sentence) are findings. Raises InputError for what the user can mend; then, and
     when the process dies, the index that was there stays live.
     """
@@ -99,7 +102,7 @@ def build(
         shutil.rmtree(scratch, ignore_errors=True)
         kind = stored_kind(source.kind, wide)
         _check_room(source, out, kind)
-        with _spooled(source, scratch, options, metric, kind, say, tell) as spooled:
+        with _spooled(source, scratch, options, metric, kind, say, tell, skip_bad_rows) as spooled:
             return _build(source, spooled, out, options, metric, wide, say, tell)
     except OSError as error:
         where = error.filename or scratch
@@ -111,20 +114,24 @@ def build(
 
 
 def _spooled(
-    source: Source, scratch: Path, options: Options, metric: str, kind: str, say: Say, tell: Callable[[str], None]
-) -> Spool:
+    source: Source, scratch: Path, options: Options, metric: str, kind: str, say: Say, tell: Callable[[str], None],
+    skip_bad_rows: bool,
+) -> Spool:  # fmt: skip
     """The rows in scratch files, after telling what lint found on the way; kind: of the vectors that are stored."""
     seen, lost = Pass(source, options.seed), list[InputError]()
 
     def look(batch: Batch) -> None:
-        seen.add(batch.vectors, batch.first_row)
+        seen.add(batch.vectors, batch.rows)
         if kind != source.kind and not lost:
             try:
-                stored_values(batch.vectors, kind, batch.first_row + np.arange(len(batch.ids)), source.where)
+                stored_values(batch.vectors, kind, batch.rows, source.where)
             except InputError as error:  # raised where no wider kind is refused too
                 lost.append(error)
 
-    spooled = spool(source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows), look=look)
+    spooled = spool(
+        source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows), look=look,
+        skip_bad_rows=skip_bad_rows,
+    )  # fmt: skip
     try:
         if lost:
             raise lost[0]
@@ -132,6 +139,8 @@ def _spooled(
     except InputError:
         spooled.close()
         raise
+    for sentence in source.left_out(spooled.skipped) if spooled.skipped else []:
+        tell(sentence)
     for finding in findings(seen, metric, 0):
         said = finding.name in WORTH_SAYING or (finding.name, metric) == ("norms", "dot")
         if said or finding.what.startswith("hard"):
@@ -220,6 +229,8 @@ def _build(
     say: Say,
     tell: Callable[[str], None],
 ) -> Report:
+    if spooled.rows < source.rows:
+        check_options(spooled.rows, source.dimension, options, metric)
     rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
     if spooled.duplicate_vectors:
         tell(f"{spooled.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
@@ -230,13 +241,16 @@ def _build(
     choice = choose(rows, id_bytes(spooled) + spot_bytes(spooled, names), options, say)
     kind = stored_kind(source.kind, wide)
     manifest = manifest_of(rows, source.attributes, choice, options, kind)
+    skipped = spooled.skipped.as_dict() if spooled.skipped else {}
+    manifest |= {"skipped": skipped} if skipped else {}
     current, nbytes = write_index(
         rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done),
         norms=options.error_norms,
     )  # fmt: skip
     return Report(
         out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, spooled.duplicate_vectors,
-        source.notes, target_cost(choice.contract)
+        skipped, (*source.notes, *(source.left_out(spooled.skipped) if spooled.skipped else ())),
+        target_cost(choice.contract)
         | {"modelled_ms_p50": choice.modelled_ms[0], "modelled_ms_p99": choice.modelled_ms[1]},
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ from vantage.store import Folder
 from .bucket import Ranged, Remote, StorePlace, local, place
 from .rows import Ints
 from .source import DTYPES, HDF5, open_source
-from .sources import hdf5, vecs
+from .sources import hdf5, npy, vecs
 from .spool import GAP_BYTES
 from .truth import CHUNK_BYTES, I32, exact_neighbours, exact_scores, ranks, right, untied
 
@@ -63,7 +63,10 @@ def read_queries(path: Path, limit: int | None) -> Queries:
     Parquet: a column `neighbors`; HDF5: the datasets test and neighbors; .fvecs and .bvecs: NAME_groundtruth.ivecs
     beside NAME_query.fvecs.
     """
-    parts = hdf5.batches(path, 4096, hdf5.TEST) if path.suffix in HDF5 else _source_batches(path)
+    suffix = path.suffix.lower()
+    parts = hdf5.batches(path, 4096, hdf5.TEST) if suffix in HDF5 else _source_batches(path)
+    if suffix == ".npy" and path.is_file() and npy.is_one_vector(path):
+        parts = iter([npy.one_vector(path)])
     batches, held = [], 0
     for part in parts:
         batches.append(part.astype(np.float32))
@@ -76,12 +79,12 @@ def read_queries(path: Path, limit: int | None) -> Queries:
     if not np.isfinite(vectors).all():
         raise InputError(f"{path} holds queries with NaN or infinite values")
     neighbors = None
-    if path.suffix in HDF5:
+    if suffix in HDF5:
         neighbors = hdf5.neighbors(path, len(vectors))
     beside = path.with_name(path.stem.replace("_query", "_groundtruth") + ".ivecs")
-    if path.suffix in (".fvecs", ".bvecs") and beside.is_file():
+    if suffix in (".fvecs", ".bvecs") and beside.is_file():
         neighbors = vecs.neighbors(beside, len(vectors))
-    if path.suffix == ".parquet" and "neighbors" in pq.read_schema(path).names:
+    if suffix == ".parquet" and path.is_file() and "neighbors" in pq.read_schema(path).names:
         column = pq.read_table(path, columns=["neighbors"])["neighbors"].combine_chunks()[: len(vectors)]
         lengths = pc.unique(pc.list_value_length(column)) if pa.types.is_nested(column.type) else []
         if len(lengths) != 1 or not lengths[0].is_valid or column.flatten().null_count:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from vantage.errors import InputError
 
-from .rows import F32, check_lengths
-from .source import BAD_ROWS_NAMED, Source
-from .spool import NORM_MAX, NORM_MIN, vector_hashes
+from .rows import F32, Ints, check_lengths
+from .source import BAD_ROWS_NAMED, NORM_MAX, NORM_MIN, Skipped, Source
+from .spool import vector_hashes
 
 BATCH_ROWS = 4096
 SAMPLE_ROWS = 20_000
@@ -55,11 +55,11 @@ class Counts:
     count: int = 0
     rows: list[int] = field(default_factory=list)
 
-    def add(self, bad: npt.NDArray[np.bool_], first_row: int) -> None:
-        """Counts the rows marked in bad (n), numbered from first_row."""
-        found = np.flatnonzero(bad)
+    def add(self, bad: npt.NDArray[np.bool_], rows: Ints) -> None:
+        """Counts the rows marked in bad (n), whose numbers are rows (n)."""
+        found = rows[bad]
         self.count += len(found)
-        self.rows += (found[: BAD_ROWS_NAMED - len(self.rows)] + first_row).tolist()
+        self.rows += found[: BAD_ROWS_NAMED - len(self.rows)].tolist()
 
 
 class Pass:
@@ -75,20 +75,19 @@ class Pass:
         self._low = np.full(source.dimension, np.inf, np.float32)
         self._high = np.full(source.dimension, -np.inf, np.float32)
 
-    def add(self, vectors: npt.NDArray[Any], first_row: int) -> None:
-        """vectors (n, d) of rows first_row and on."""
+    def add(self, vectors: npt.NDArray[Any], rows: Ints) -> None:
+        """vectors (n, d) of the rows with the numbers rows (n), rising."""
         x = vectors.astype(np.float32, copy=False)
         norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
         zero = norms < NORM_MIN
-        self.zero.add(zero, first_row)
-        self.long.add(norms > NORM_MAX, first_row)
+        self.zero.add(zero, rows)
+        self.long.add(norms > NORM_MAX, rows)
         if norms.max() > self.norm_max:
-            self.norm_max, self.longest = float(norms.max()), first_row + int(norms.argmax())
-        self.not_unit.add(~zero & (np.abs(norms - 1) > UNIT_ERROR), first_row)
+            self.norm_max, self.longest = float(norms.max()), int(rows[norms.argmax()])
+        self.not_unit.add(~zero & (np.abs(norms - 1) > UNIT_ERROR), rows)
         np.minimum(self._low, x.min(0), out=self._low)
         np.maximum(self._high, x.max(0), out=self._high)
-        low, high = np.searchsorted(self._wanted, [first_row, first_row + len(x)])
-        self._sample.append(x[self._wanted[low:high] - first_row])
+        self._sample.append(x[np.isin(rows, self._wanted, assume_unique=True)])
 
     def constant(self) -> list[int]:
         """Dimensions with one value in all rows."""
@@ -107,21 +106,26 @@ class Pass:
 def lint(source: Source, metric: str, seed: int = 0) -> list[Finding]:
     """Reads the source once, 8 bytes a row and a sample held; what it found, worst first.
 
-    Raises InputError where rows cannot be read at all, or a vector is null or of another length.
+    Raises InputError where files cannot be read.
     """
-    seen, broken, hashes = Pass(source, seed), Counts(), []
-    for first_row, vectors in _finite(source, broken):
-        seen.add(vectors, first_row)
+    seen, broken, none, hashes = Pass(source, seed), Counts(), Skipped(), []
+    for rows, vectors in _finite(source, broken, none):
+        seen.add(vectors, rows)
         hashes.append(vector_hashes(np.ascontiguousarray(vectors)))
     repeated = 0
     if hashes:
         one = np.sort(np.concatenate(hashes))
         repeated = int((one[1:] == one[:-1]).sum())
-    found = []
+    found = [
+        Finding("no_vector", "error",
+                f"{count:,} rows are {reason}: {_named(source, Counts(count, none.first[reason]))}",
+                "mend them, or leave them out: --skip-bad-rows", count, none.first[reason])
+        for reason, count in none.counts.items()
+    ]  # fmt: skip
     if broken.count:
         found.append(
             Finding("not_finite", "error", f"{broken.count:,} rows hold NaN or infinity: {_named(source, broken)}",
-                    "leave these rows out, or embed their texts again", broken.count, broken.rows)
+                    "leave these rows out (--skip-bad-rows), or embed their texts again", broken.count, broken.rows)
         )  # fmt: skip
     return found + (findings(seen, metric, repeated) if hashes else [])
 
@@ -133,7 +137,7 @@ def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
         found.append(
             Finding("zero", "error" if metric == "cosine" else "note",
                     f"{seen.zero.count:,} rows are zero: {_named(source, seen.zero)}",
-                    "leave them out: under cosine they have no direction, and often an empty text was embedded",
+                    "leave them out (--skip-bad-rows): they have no direction under cosine; often a text was empty",
                     seen.zero.count, seen.zero.rows)
         )  # fmt: skip
     if seen.long.count:
@@ -227,15 +231,13 @@ def _mean_squares(queries: F32, x: F32) -> npt.NDArray[np.float64]:
     return out
 
 
-def _finite(source: Source, broken: Counts) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Runs of rows that are finite, with the number of their first row; the others are counted."""
-    for first_row, vectors in source.raw_vectors(BATCH_ROWS):
-        bad = np.asarray(~np.isfinite(vectors).all(1))
-        broken.add(bad, first_row)
-        edges = [-1, *np.flatnonzero(bad).tolist(), len(vectors)]
-        for low, high in zip(edges, edges[1:], strict=False):
-            if high - low > 1:
-                yield first_row + low + 1, vectors[low + 1 : high]
+def _finite(source: Source, broken: Counts, none: Skipped) -> Iterator[tuple[Ints, npt.NDArray[Any]]]:
+    """Numbers and vectors of rows that are finite; the others are counted, in `none` those without a vector."""
+    for rows, vectors in source.raw_vectors(BATCH_ROWS, none):
+        good = np.asarray(np.isfinite(vectors).all(1))
+        broken.add(~good, rows)
+        if good.any():
+            yield rows[good], vectors[good]
 
 
 def _named(source: Source, counts: Counts) -> str:

@@ -59,7 +59,7 @@ from .measure import CHUNK_BYTES, chunks
 from .norms import Lengths, error_norms
 from .rows import Ints, Rows
 from .shape import Shape, index_section
-from .sources.columns import is_json
+from .sources.types import is_json
 
 SHARD_BYTES = 256 << 20
 PART_ROWS_BYTES = 512 << 20
@@ -442,7 +442,12 @@ def _write_vectors(
         more = [_column([row[i] for row in told], field.type) for i, field in enumerate(columns)]
         writer.add(
             pa.Table.from_arrays(
-                [_vector_array(values, kind), pa.array(ids, id_type), pa.array(source, pa.int64()), *more],
+                [
+                    _vector_array(values, kind),
+                    pa.array(ids, id_type),
+                    pa.array(rows.spool.source_rows(source), pa.int64()),
+                    *more,
+                ],
                 schema=schema,
             )
         )

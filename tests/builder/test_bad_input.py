@@ -15,6 +15,7 @@ import pytest
 from small import Ran, clustered, vantage
 
 ROWS, DIMENSION = 240, 4  # more than are simply exact
+HINT = "mend these rows, or leave them out with --skip-bad-rows (rows count from 0)"
 
 
 def good() -> np.ndarray:
@@ -64,10 +65,10 @@ def test_bad_rows_are_named(tmp_path: Path, out: Path, value: Any, reason: str) 
     source = save(tmp_path / "bad.parquet", with_rows([7, 8, 20, 33, 40, 41, 59], value))
     said = built(source, out).refusal()
     named = ", ".join(f"{source} row {row}" for row in (7, 8, 20, 33, 40))
-    assert said == f"{reason}: {named}, and more; mend or leave out these rows (rows count from 0)"
+    assert said == f"{reason}: {named}, and more; {HINT}"
     assert nothing_left(out)
     few = built(save(tmp_path / "few.parquet", with_rows([9], value)), out).refusal()
-    assert few == f"{reason}: {tmp_path / 'few.parquet'} row 9; mend or leave out these rows (rows count from 0)"
+    assert few == f"{reason}: {tmp_path / 'few.parquet'} row 9; {HINT}"
 
 
 @pytest.mark.parametrize("metric", ["l2", "dot"])
