@@ -46,7 +46,7 @@ from .generations import live
 from .norms import decoded, errors
 from .reopen import centres_of, codec_of, codes_of_block, vectors_of_column
 from .source import DTYPES
-from .write import column_of
+from .write import _column
 
 BUFFER_BYTES = 8 << 20
 NAMED = 20  # damages that get a sentence
@@ -333,7 +333,7 @@ def _part(place: Place, root: Root, generation: str, part: int, rows: npt.NDArra
                 told = _told(place, root, generation, first, n, names)
                 for i, name in enumerate(names):
                     column = table.column(3 + i)
-                    if not column_of([row[i] for row in told], column.type).equals(column.combine_chunks()):
+                    if not _column([row[i] for row in told], column.type).equals(column.combine_chunks()):
                         found.add(f"{key}, row group {group}: attribute {name!r} is not that of the shards")
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None

@@ -438,7 +438,7 @@ def _write_vectors(
         if spots is not None:
             spots[low:high, 2] = list(map(crc32c, texts))
         told = [json.loads(text) for text in texts]
-        more = [column_of([row[i] for row in told], field.type) for i, field in enumerate(columns)]
+        more = [_column([row[i] for row in told], field.type) for i, field in enumerate(columns)]
         writer.add(
             pa.Table.from_arrays(
                 [_vector_array(values, kind), pa.array(ids, id_type), pa.array(source, pa.int64()), *more],
@@ -466,7 +466,7 @@ def _column_field(field: pa.Field) -> pa.Field:
     return pa.field(name, kind if plain or nested or is_json(kind) else pa.string())
 
 
-def column_of(values: list[Any], kind: pa.DataType) -> pa.Array:
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     """An attribute's column from values as JSON has them."""
     if is_json(kind):
         texts = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
