@@ -32,7 +32,7 @@ from vantage.rows import ATTRIBUTES_BYTES_MAX
 from vantage.stats import Receipt
 from vantage.store import Folder
 
-ROWS = 150
+ROWS = 240  # more than are simply exact
 # Bytes of the text of row i: some of next to nothing, most of 30 kB, one of almost all that a row may have.
 LENGTHS = [
     ATTRIBUTE_ROW_BYTES_MAX - 60 if i == 77 else (i * i) % 7 if i % 5 == 0 else 30_000 + 97 * i for i in range(ROWS)
