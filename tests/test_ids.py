@@ -75,7 +75,7 @@ def test_explain_and_include_with_an_id(words: Built) -> None:
     row, _ = asyncio.run(index.find(words.ids[5], index_receipt()))
     got = send(words, "query", {"id": plain(words.ids[5]), "explain": True}).body
     assert got == explain(index, Query(vector, without=row))
-    body = send(words, "query", {"id": plain(words.ids[5]), "include": ["attributes", "vector"]}).body
+    body = json.loads(send(words, "query", {"id": plain(words.ids[5]), "include": ["attributes", "vector"]}).sent)
     assert all(len(m["vector"]) == 96 and m["attributes"] for m in body["matches"])
 
 

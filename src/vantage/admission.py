@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 
 from .errors import StoreError
 
-ROOM_BYTES = 16 << 20  # what requests at work may hold together, beside the caches and the open indexes
-REQUEST_BYTES = 2 << 20  # an ordinary query: its scan, ranges in flight, what it asks of and gives to a warm object
+REQUEST_BYTES = 128 << 10  # a request as the SDK wraps it, its headers and its answer's
 BODY_COPIES = 6  # a body as it came, as one piece, and its numbers as Python objects
 WAITING_MAX = 128  # a request that waits holds memory too
 WAIT_S = 10.0
@@ -41,7 +40,7 @@ class Admission:
     tickets run out.
     """
 
-    def __init__(self, room: int = ROOM_BYTES, gone_s: float = GONE_S) -> None:
+    def __init__(self, room: int, gone_s: float = GONE_S) -> None:
         self.room, self.gone_s = room, gone_s
         self._waiting: list[_Ticket] = []
         self._working: list[_Ticket] = []
@@ -88,5 +87,5 @@ class Admission:
 
 
 def request_bytes(length: int) -> int:
-    """What a request with a body of so many bytes may hold at most."""
+    """What a request with a body of so many bytes holds of it at the most."""
     return REQUEST_BYTES + BODY_COPIES * length

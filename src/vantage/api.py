@@ -8,8 +8,8 @@ import json
 import re
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
@@ -21,6 +21,7 @@ from .format import pack_answers, unpack_vectors
 from .index import Answer, Index, Query
 from .plan import CLASS_B_USD, LANES, Plan, recall_estimate, wave_ms
 from .prepare import prepare
+from .rank import Match
 from .request import (
     BINARY,
     BODY_BYTES_MAX,
@@ -43,7 +44,7 @@ from .stats import Receipt
 from .store import Until, read_small
 
 MATCHES_MAX = 1 << 15  # of all vectors of a request
-VALUES_MAX = 1 << 20  # numbers of the vectors that come back
+VALUES_MAX = 1 << 19  # numbers of the vectors that come back
 SAFE_INTEGER = (1 << 53) - 1  # past it JavaScript reads an integer as another one
 KNOWN_S = 1.0  # how long an answer that is late waits to know whether there is such an index
 PREFLIGHT_S = 7200
@@ -88,11 +89,11 @@ class Reply:
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": JSON})
     after: list[Awaitable[Any]] = field(default_factory=list)
     out_of_memory: bool = False
-    sent: bytes = b""
+    sent: bytes | bytearray = b""
 
     def text(self) -> str:
         """The body as JSON."""
-        return _json(self.body)
+        return "".join(_pieces(self.body))
 
     def write(self) -> None:
         """Fills `sent`. Raises DamagedError for a number that JSON does not have: it came from the index."""
@@ -100,7 +101,9 @@ class Reply:
             self.sent = self.body or b""
             return
         try:
-            self.sent = self.text().encode(errors="backslashreplace")  # half a surrogate pair, as JSON spells it
+            self.sent = bytearray()
+            for piece in _pieces(self.body):
+                self.sent += piece.encode(errors="backslashreplace")  # half a surrogate pair, as JSON spells it
         except ValueError:
             raise DamagedError(
                 "the index holds a number that is not finite", hint="build it again, or ask for less with include"
@@ -108,10 +111,31 @@ class Reply:
 
 
 def _json(body: Any) -> str:
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_numbers)
+
+
+def _numbers(match: Match) -> list[float] | None:
+    """The vector of a match: numbers are made of it as it is written, for they take many times its bytes."""
+    return match.vector
+
+
+def _pieces(body: Any) -> Iterator[str]:
+    """A body as JSON, a match at a time, so that no large one is held twice."""
+    name = next((n for n in ("results", "matches") if isinstance(body, dict) and isinstance(body.get(n), list)), None)
+    if name is None:
+        yield _json(body)
+        return
+    yield f'{{"{name}":['
+    for i, one in enumerate(body[name]):
+        if i:
+            yield ","
+        yield from _pieces(one)
+    rest = _json({k: v for k, v in body.items() if k != name})[1:]
+    yield f"],{rest}" if len(rest) > 1 else "]}"
 
 
 ReadBody = Callable[[], Awaitable[bytes]]
+MakeRoom = Callable[[int, int], Awaitable[None]]  # for bytes in the heap, and of reads under way
 
 
 async def handle(
@@ -262,19 +286,25 @@ async def _route(
     if resource == "health":  # of a monitor, which may add parameters against caches
         known = access.public or _knows(headers, access)
         return Reply(200, {"status": "ok", "version": VERSION, **(_health(service, runtime) if known else {})})
-    async with service.admission.enter(request_bytes(_length(method, headers))):
-        reply = await _answer(resource, name, path, headers, body, service, until)
+    async with service.reading.enter(request_bytes(_length(method, headers))), AsyncExitStack() as work:
+
+        async def make_room(nbytes: int, in_flight: int) -> None:
+            await work.aclose()  # of a generation that was asked before
+            await work.enter_async_context(service.room(nbytes, in_flight))
+
+        reply = await _answer(resource, name, path, headers, body, service, until, make_room)
         reply.write()  # what is written is held too
         return reply
 
 
 async def _answer(
-    resource: str, name: str, path: str, headers: Mapping[str, str], body: ReadBody, service: Service, until: Until
-) -> Reply:
+    resource: str, name: str, path: str, headers: Mapping[str, str], body: ReadBody, service: Service, until: Until,
+    make_room: MakeRoom,
+) -> Reply:  # fmt: skip
     """What takes work: everything but health."""
     options = path.partition("?")[2]
     if resource == "query":
-        return await _query(name, options, body, headers, service, until)
+        return await _query(name, options, body, headers, service, until, make_room)
     accepted(headers.get("accept", ""), [JSON])
     if resource in ("vector", "vectors"):
         asked = parameters_of(options, ("ids",) if resource == "vector" else ("id", "ids"))
@@ -282,7 +312,7 @@ async def _answer(
             raise NotFoundError("there is no id", hint=_hint(_parts(path)), param="id")
         last = path.partition("?")[0].strip("/").rpartition("/")[2]
         identifier = unquote_to_bytes(last) if resource == "vector" else asked["id"].encode("latin-1")
-        return await _row(name, identifier, ids_of(asked.get("ids")), service)
+        return await _row(name, identifier, ids_of(asked.get("ids")), service, make_room)
     parameters_of(options, ())
     if resource == "indexes":
         return Reply(200, {"indexes": await service.names()})
@@ -380,13 +410,14 @@ def describe(index: Index) -> dict[str, Any]:
     }
 
 
-async def _row(name: str, sent: bytes, ids: str | None, service: Service) -> Reply:
+async def _row(name: str, sent: bytes, ids: str | None, service: Service, make_room: MakeRoom) -> Reply:
     """A row by its id."""
     receipt = Receipt()
 
     async def read(index: Index) -> dict[str, Any]:
         identifier = _identifier(index, sent)
         _check_ids(index, ids)
+        await make_room(index.row_price(), 0)
         vector, attributes = await index.row(identifier, receipt)
         return {"id": _id(identifier, ids), "vector": vector, "attributes": attributes}
 
@@ -410,8 +441,9 @@ def _check_ids(index: Index, ids: str | None) -> None:
 
 
 async def _query(
-    name: str, options: str, body: ReadBody, headers: Mapping[str, str], service: Service, until: Until
-) -> Reply:
+    name: str, options: str, body: ReadBody, headers: Mapping[str, str], service: Service, until: Until,
+    make_room: MakeRoom,
+) -> Reply:  # fmt: skip
     packed = accepted(headers.get("accept", ""), [JSON, BINARY]) == BINARY
     if is_binary(headers.get("content-type", "")):
         fields = options_of(options)
@@ -433,6 +465,7 @@ async def _query(
         _check_model(index, fields.get("model"))
         _check_ids(index, ids)
         ready = [q if q.id is None else replace(q, id=_identifier(index, q.id)) for q in queries]
+        await make_room(index.price(ready), index.in_flight(ready))
         if not fields.get("explain"):
             return await index.answer(ready, receipt, until) if many else [await index.query(ready[0], receipt, until)]
         for query in ready:
@@ -478,7 +511,7 @@ def _check_size(queries: list[Query], index: Index) -> None:
     values = matches * index.root.index.dimension * queries[0].vectors
     if len(queries) > 1 and matches > MATCHES_MAX:
         raise LimitError("vectors x top_k", matches, MATCHES_MAX, hint="send several requests", param="top_k")
-    if len(queries) > 1 and values > VALUES_MAX:
+    if values > VALUES_MAX:
         raise LimitError(
             "vectors x top_k x dimension", values, VALUES_MAX, hint="leave vector out of include", param="include"
         )
@@ -528,7 +561,7 @@ def answer_body(answer: Answer, include: list[str], ids: str | None = None) -> d
         if "attributes" in include:
             match["attributes"] = m.attributes
         if "vector" in include:
-            match["vector"] = m.vector
+            match["vector"] = m  # see _numbers
         matches.append(match)
     body: dict[str, Any] = {
         "matches": matches,

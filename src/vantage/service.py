@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -21,6 +22,9 @@ from .warm import Asker
 T = TypeVar("T")
 
 REVALIDATE_S = 30.0
+READING_BYTES = 8 << 20
+WORKING_BYTES = 20 << 20  # of it in the heap about half: reads under way are not
+LARGE_BYTES = 8 << 20  # one that holds more in the heap gets the room of the blocks kept
 INDEXES_BYTES = 12 << 20  # what open indexes may hold together; one alone may hold more
 OPENING_S = 15.0  # one that takes longer is taken for gone
 ROOT_COPIES = 2  # a root as it came, and what is made of it
@@ -61,7 +65,8 @@ class Service:
     def __init__(self, bucket: Bucket, cache_bytes: int, warm: Warm | None = None) -> None:
         self.bucket, self.cache, self.warm = bucket, Cache(cache_bytes), warm
         self.asker: Asker | None = None
-        self.admission = Admission()
+        self.reading = Admission(READING_BYTES)  # requests from their bodies on, until they are answered
+        self.working = Admission(WORKING_BYTES)  # those of them that are being answered
         self.open: dict[str, Index] = {}  # the one used last stands last
         self._opening = Admission(1, OPENING_S)  # one index at a time: each takes its root several times over
         self._checked: dict[str, float] = {}
@@ -127,6 +132,14 @@ class Service:
         self._checked.pop(name, None)
         if closed is not None:
             self.cache.forget(closed.space)
+
+    @asynccontextmanager
+    async def room(self, nbytes: int, in_flight: int) -> AsyncIterator[None]:
+        """Room for a request that holds nbytes in the heap, and so many of reads under way. See Admission.enter."""
+        async with self.working.enter(nbytes + in_flight):
+            if nbytes > LARGE_BYTES:
+                self.cache.clear()
+            yield
 
     def shed(self) -> None:
         """Gives back what can be had again: blocks, all indexes but the one used last, what was to be given away."""
