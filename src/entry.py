@@ -14,6 +14,7 @@ from workers import DurableObject, Response, WorkerEntrypoint
 from vantage.api import Access, Reply, handle
 from vantage.errors import ChangedError
 from vantage.format import Current
+from vantage.plan import Limits
 from vantage.request import BODY_BYTES_MAX, TooLargeError
 from vantage.service import REVALIDATE_S, Service
 from vantage.stats import Receipt
@@ -100,9 +101,22 @@ def _names(env: Any, name: str) -> tuple[str, ...]:
     return tuple(part.rstrip("/") for part in _setting(env, name).lower().replace(",", " ").split())
 
 
-def _bytes(env: Any, name: str, usual: int) -> int:
+def _number(env: Any, name: str, usual: int) -> int:
     setting = _setting(env, name)
     return int(setting) if setting.isdigit() else usual
+
+
+def _limits(env: Any) -> Limits:
+    """What a request may ask for: what is built in, or less by settings; "0" for VANTAGE_EXACT switches that off."""
+    usual = Limits()
+    return Limits(
+        vectors=min(usual.vectors, _number(env, "VANTAGE_VECTORS_MAX", usual.vectors)),
+        top_k=min(usual.top_k, _number(env, "VANTAGE_TOP_K_MAX", usual.top_k)),
+        rerank=min(usual.rerank, _number(env, "VANTAGE_RERANK_MAX", usual.rerank)),
+        gets=min(usual.gets, _number(env, "VANTAGE_GETS_MAX", usual.gets)),
+        bytes=min(usual.bytes, _number(env, "VANTAGE_READ_BYTES_MAX", usual.bytes)),
+        exact=_setting(env, "VANTAGE_EXACT") != "0",
+    )
 
 
 async def _body(request: Any) -> bytes:
@@ -159,8 +173,9 @@ class Default(WorkerEntrypoint):
         """The isolate's service."""
         global _service
         if _service is None:
-            _service = Service(R2Bucket(self.env.BUCKET), _bytes(self.env, "VANTAGE_CACHE_BYTES", CACHE_BYTES))
-            if _bytes(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES):
+            _service = Service(R2Bucket(self.env.BUCKET), _number(self.env, "VANTAGE_CACHE_BYTES", CACHE_BYTES))
+            _service.limits = _limits(self.env)
+            if _number(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES):
                 _service.asker = Asker(self._ask, self._give)
         _service.warm = self._warm
         if _service.asker is not None:  # a stub belongs to its request
@@ -209,7 +224,7 @@ class WarmIndex(DurableObject):
     def _held(self) -> Held:
         global _held
         if _held is None:
-            _held = Held(_bytes(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES))
+            _held = Held(_number(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES))
         return _held
 
     async def _load(self, name: str) -> None:

@@ -19,7 +19,7 @@ from .admission import request_bytes
 from .errors import DamagedError, InputError, LimitError, NotFoundError, StoreError, VantageError
 from .format import pack_answers, unpack_vectors
 from .index import Answer, Index, Query
-from .plan import CLASS_B_USD, LANES, Plan, recall_estimate, wave_ms
+from .plan import CLASS_B_USD, LANES, Limits, Plan, recall_estimate, wave_ms
 from .prepare import prepare
 from .rank import Match
 from .request import (
@@ -462,6 +462,7 @@ async def _query(
 
     async def asked(index: Index) -> Any:
         _check_size(queries, index)
+        _check_limits(queries, index.limits)
         _check_model(index, fields.get("model"))
         _check_ids(index, ids)
         ready = [q if q.id is None else replace(q, id=_identifier(index, q.id)) for q in queries]
@@ -515,6 +516,19 @@ def _check_size(queries: list[Query], index: Index) -> None:
         raise LimitError(
             "vectors x top_k x dimension", values, VALUES_MAX, hint="leave vector out of include", param="include"
         )
+
+
+def _check_limits(queries: list[Query], limits: Limits) -> None:
+    """Raises LimitError for what this service does not allow, though an index might answer it."""
+    query, hint = queries[0], "who runs this service has set this limit"
+    if query.exact and not limits.exact:
+        raise InputError("this service answers no exact queries", hint="leave exact out", param="exact")
+    for name, value, most in (
+        ("vectors", len(queries), limits.vectors), ("top_k", query.top_k, limits.top_k),
+        ("rerank", query.rerank, limits.rerank),
+    ):  # fmt: skip
+        if value > most:
+            raise LimitError(name, value, most, hint=hint, param=name)
 
 
 def _packed(answers: list[Answer], receipt: Receipt, many: bool, after: list[Awaitable[Any]]) -> Reply:

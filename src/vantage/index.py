@@ -12,7 +12,7 @@ from .errors import InputError, LimitError, NotFoundError
 from .estimate import estimated_recall, features, promise_of, second_price
 from .format import ID_PAGE_ROWS, RERANK_MAX, VECTOR_BYTES, Current, Promise, Root, id_entry
 from .kernels import lrsq_tables_size, pool_size
-from .plan import CACHED, STARTS_SHARD, Budget, Plan, Span, plan_scan, recall_estimate
+from .plan import CACHED, STARTS_SHARD, Budget, Limits, Plan, Span, plan_scan, recall_estimate
 from .prepare import Prepared, prepare
 from .proof import BoundedScan, Reads, prove
 from .rank import Match, decode, estimated, rerank
@@ -80,6 +80,7 @@ class Index:
     def __init__(self, name: str, bucket: Bucket, cache: Cache, current: Current, root: Root) -> None:
         self.name, self.bucket, self.cache, self.current, self.root = name, bucket, cache, current, root
         self.etags: dict[str, str] = {}
+        self.limits = Limits()
         self.warm: Asker | None = None  # asked before the bucket for blocks and routing pages
         self.rows = Rows(name, current.generation, root)
         self.router = ROUTERS[root.index.router](root.router, root.index)
@@ -172,7 +173,7 @@ class Index:
             )  # fmt: skip
         queries = [replace(q, top_k=min(q.top_k, self.root.index.rows)) for q in queries]
         until = until or Until.after(queries[0].budget.ms)
-        reader, answers = Reader(self.bucket, self.etags, receipt, until, self.warm), list[Answer]()
+        reader, answers = Reader(self.bucket, self.etags, receipt, until, self.warm, self.limits), list[Answer]()
         shared = self._shared(queries)
         while len(answers) < len(queries):
             group, held, tails = list[tuple[Steps[Answer], Receipt]](), shared, Tails()

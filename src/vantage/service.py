@@ -15,6 +15,7 @@ from .cache import Cache
 from .errors import ChangedError, DamagedError, InputError, NotFoundError
 from .format import Current, Root
 from .index import Answer, Index, Query
+from .plan import Limits
 from .stats import Receipt
 from .store import Bucket, Until, read_small
 from .warm import Asker
@@ -65,6 +66,7 @@ class Service:
     def __init__(self, bucket: Bucket, cache_bytes: int, warm: Warm | None = None) -> None:
         self.bucket, self.cache, self.warm = bucket, Cache(cache_bytes), warm
         self.asker: Asker | None = None
+        self.limits = Limits()
         self.reading = Admission(READING_BYTES)  # requests from their bodies on, until they are answered
         self.working = Admission(WORKING_BYTES)  # those of them that are being answered
         self.open: dict[str, Index] = {}  # the one used last stands last
@@ -118,7 +120,7 @@ class Service:
 
     def _switch(self, name: str, index: Index) -> None:
         old = self.open.get(name)
-        index.warm = self.asker
+        index.warm, index.limits = self.asker, self.limits
         self.open[name] = index
         self._checked[name] = time.time()
         if old is not None and old.space != index.space:

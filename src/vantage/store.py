@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import ChangedError, DamagedError, StoreError
-from .plan import LANE_BYTES_PER_MS, LANES
+from .plan import LANE_BYTES_PER_MS, LANES, Limits
 from .stats import Receipt
 from .warm import Asker
 
@@ -181,9 +181,10 @@ class Reader:
         receipt: Receipt,
         until: Until | None = None,
         warm: Asker | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.bucket, self.etags, self.receipt, self.warm = bucket, etags, receipt, warm
-        self.until = until or Until()
+        self.until, self.limits = until or Until(), limits or Limits()
         self._lanes = asyncio.Semaphore(LANES)
         self._room = asyncio.Condition()
         self._in_flight = 0
@@ -192,10 +193,14 @@ class Reader:
         """Reads (key, offset, length, object size) side by side; use(i, bytes) as each arrives, in any order.
 
         The bytes are in a buffer that the next read overwrites. Longest first. The first failure ends the wave. False
-        where time was up before all had arrived: those that had were used.
+        where time was up before all had arrived: those that had were used; and, with no read, where it would pass what
+        a request may read.
         """
         if not reads:
             return True
+        spent, nbytes = self.receipt, sum(length for _, _, length, _ in reads)
+        if spent.gets + len(reads) > self.limits.gets or spent.bytes + nbytes > self.limits.bytes:
+            return False
         if self.until.over:
             return False
         self.receipt.waves += 1
