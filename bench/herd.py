@@ -68,9 +68,7 @@ async def herd(url: str, asked: dict[str, list[list[float]]]) -> bool:
                 f"{ended:>5} {slowest:>8.1f} {count[200] / elapsed:>9.0f} {heap / 2**20:>9.1f}", flush=True,
             )  # fmt: skip
 
-        print(
-            f"{'':<40} {'200':>5} {'4xx':>5} {'503':>5} {'ended':>5} {'slowest s':>8} {'200s a s':>9} {'heap MiB':>9}"
-        )
+        print(f"{'':<40} {'200':>5} {'4xx':>5} {'503':>5} {'ended':>5} {'slowest':>8} {'a second':>9} {'heap MiB':>9}")
         for name, vectors in [*asked.items(), next(iter(asked.items()))]:
             path, at = f"/v1/indexes/{name}/query", 0
             for crowd in CROWDS:

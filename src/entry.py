@@ -119,6 +119,19 @@ def _limits(env: Any) -> Limits:
     )
 
 
+def _joined(parts: list[bytes]) -> Any:
+    """Bytes on the JavaScript side, None for none: a copy, as the SDK would hand out a view of the heap."""
+    if not parts:
+        return None
+    from js import Uint8Array
+
+    whole, at = Uint8Array.new(sum(map(len, parts))), 0
+    for part in parts:
+        whole.subarray(at, at + len(part)).assign(part)
+        at += len(part)
+    return whole
+
+
 async def _body(request: Any) -> bytes:
     """The body; what is past the limit is dropped as it comes: an answer before its end would break the connection."""
     if request.js_object.body is None:
@@ -165,9 +178,7 @@ class Default(WorkerEntrypoint):
             _held.clear()
         for work in reply.after:
             _background(self.ctx, work)
-        from pyodide.ffi import to_js  # a copy: the SDK would hand out a view of the heap
-
-        return Response(to_js(reply.sent) if reply.sent else None, status=reply.status, headers=reply.headers)
+        return Response(_joined(reply.parts), status=reply.status, headers=reply.headers)
 
     def _service(self) -> Service:
         """The isolate's service."""

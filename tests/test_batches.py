@@ -155,7 +155,10 @@ def post(built: Built, body: bytes, query: str = "", **headers: str) -> Reply:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     path = f"/v1/indexes/{built.name}/query{query}"
     service = Service(Folder(built.bucket), 0)
-    return asyncio.run(handle("POST", path, sent, read, service, Access(public=True), {}))
+    reply = asyncio.run(handle("POST", path, sent, read, service, Access(public=True), {}))
+    if not isinstance(reply.body, bytes):
+        reply.body = json.loads(reply.sent)  # as a client sees it
+    return reply
 
 
 def examples() -> Iterator[str]:

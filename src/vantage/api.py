@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -43,6 +44,7 @@ from .service import Late, Service
 from .stats import Receipt
 from .store import Until, read_small
 
+PART_BYTES = 64 << 10  # of a reply, as it is written
 MATCHES_MAX = 1 << 15  # of all vectors of a request
 VALUES_MAX = 1 << 19  # numbers of the vectors that come back
 SAFE_INTEGER = (1 << 53) - 1  # past it JavaScript reads an integer as another one
@@ -82,28 +84,38 @@ class Access:
 
 @dataclass
 class Reply:
-    """An HTTP answer, and what to do after it (waitUntil). sent: its bytes, written by `handle`; b"" for HEAD."""
+    """An HTTP answer, and what to do after it (waitUntil). parts: its bytes, written by `handle`; none for HEAD."""
 
     status: int
     body: Any
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": JSON})
     after: list[Awaitable[Any]] = field(default_factory=list)
     out_of_memory: bool = False
-    sent: bytes | bytearray = b""
+    parts: list[bytes] = field(default_factory=list)
+
+    @property
+    def sent(self) -> bytes:
+        """All of its bytes."""
+        return b"".join(self.parts)
 
     def text(self) -> str:
         """The body as JSON."""
         return "".join(_pieces(self.body))
 
     def write(self) -> None:
-        """Fills `sent`. Raises DamagedError for a number that JSON does not have: it came from the index."""
+        """Fills `parts`, none of them long, so that memory needs no long hole. Raises DamagedError for a number that
+        JSON does not have: it came from the index."""
         if self.body is None or isinstance(self.body, bytes):
-            self.sent = self.body or b""
+            self.parts = [self.body] if self.body else []
             return
         try:
-            self.sent = bytearray()
+            part = bytearray()
             for piece in _pieces(self.body):
-                self.sent += piece.encode(errors="backslashreplace")  # half a surrogate pair, as JSON spells it
+                part += piece.encode(errors="backslashreplace")  # half a surrogate pair, as JSON spells it
+                if len(part) >= PART_BYTES:
+                    self.parts.append(bytes(part))
+                    part.clear()
+            self.parts.append(bytes(part))
         except ValueError:
             raise DamagedError(
                 "the index holds a number that is not finite", hint="build it again, or ask for less with include"
@@ -120,7 +132,8 @@ def _numbers(match: Match) -> list[float] | None:
 
 
 def _pieces(body: Any) -> Iterator[str]:
-    """A body as JSON, a match at a time, so that no large one is held twice."""
+    """A body as JSON, a match at a time, so that no large one is held twice; what can be called is made as it comes."""
+    body = body() if callable(body) else body
     name = next((n for n in ("results", "matches") if isinstance(body, dict) and isinstance(body.get(n), list)), None)
     if name is None:
         yield _json(body)
@@ -158,7 +171,7 @@ async def handle(
     request_id = headers.get("cf-ray") or headers.get("x-request-id") or uuid.uuid4().hex
     try:
         reply = await _route(method, path, headers, body, service, access, runtime, until or Until())
-        if not reply.sent:
+        if not reply.parts:
             reply.write()
     except VantageError as error:
         reply = problem(error, request_id)
@@ -174,7 +187,7 @@ async def handle(
         )
     reply.headers |= _cors(headers.get("origin"), access)
     if method == "HEAD":
-        reply.headers["content-length"], reply.sent = str(len(reply.sent)), b""
+        reply.headers["content-length"], reply.parts = str(sum(map(len, reply.parts))), []
     name = (_parts(path) + [""] * 3)[2]
     if reply.status not in (401, 421) and service.is_stale(name):  # after an error too: a newer one may not have it
         reply.after.append(service.revalidate(name))
@@ -462,11 +475,12 @@ async def _query(
 
     async def asked(index: Index) -> Any:
         _check_size(queries, index)
-        _check_limits(queries, index.limits)
         _check_model(index, fields.get("model"))
         _check_ids(index, ids)
         ready = [q if q.id is None else replace(q, id=_identifier(index, q.id)) for q in queries]
-        await make_room(index.price(ready), index.in_flight(ready))
+        price = index.price(ready)  # which says what is wrong with them
+        _check_limits(ready, index.limits)
+        await make_room(price, index.in_flight(ready))
         if not fields.get("explain"):
             return await index.answer(ready, receipt, until) if many else [await index.query(ready[0], receipt, until)]
         for query in ready:
@@ -483,9 +497,9 @@ async def _query(
         answers, after = [Answer([], False, False, None, Receipt() if many else receipt) for _ in queries], [late.rest]
     if packed:
         return _packed(answers, receipt, many, after)
-    results = answers if fields.get("explain") else [answer_body(a, include, ids) for a in answers]
+    results = answers if fields.get("explain") else [partial(answer_body, a, include, ids) for a in answers]
     if not many:
-        return Reply(200, results[0], after=after)
+        return Reply(200, results[0] if fields.get("explain") else results[0](), after=after)
     counted = {"receipt": receipt.as_dict()} if "receipt" in include and not fields.get("explain") else {}
     return Reply(200, {"results": results, **counted}, after=after)
 

@@ -25,9 +25,10 @@ from .warm import Asker
 from .waves import Item, Steps, Want, together
 
 TOP_K_MAX = 1000
-SCANS_BYTES_MAX = 8 << 20  # what the scans of a batch may hold at once; more queries are answered in groups
-RANKED_BYTES = 600  # what reading a row's full vector takes beside its bytes
-MATCH_BYTES = 1200  # a row of an answer: as objects, and as JSON
+SCANS_BYTES_MAX = 4 << 20  # what the scans of a batch may hold at once; more queries are answered in groups
+RANKED_BYTES = 1200  # what reading a row's full vector takes beside its bytes
+CONTENDER_BYTES = 250
+MATCH_BYTES = 500  # a row of an answer: as objects, and as JSON
 VALUE_BYTES = 21  # a number of a vector as JSON
 ATTRIBUTE_COPIES = 4  # as read, as objects, as JSON, as sent
 EXACT_VECTORS_MAX = 16  # of a request: each may scan all rows that its budget reads
@@ -226,7 +227,8 @@ class Index:
         pool = pool_size(max(3 * max(query.top_k, ranked), CONTENDERS_MIN))
         width = VECTOR_BYTES[self.root.index.vector_kind] * self.root.index.dimension
         vectors = ranked * (width + RANKED_BYTES) + query.exact * EXACT_BYTES
-        return tables + pool + 8 * self.root.index.blocks + vectors
+        contenders = CONTENDER_BYTES * max(query.top_k, ranked)
+        return tables + pool + contenders + 8 * self.root.index.blocks + vectors
 
     def _steps(self, query: Query, prepared: Prepared | None, receipt: Receipt, tails: Tails) -> Steps[Answer]:
         """prepare -> route -> plan -> store -> scan -> (plan -> store) -> rank; a yield is a wave."""
