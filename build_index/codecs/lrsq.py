@@ -159,12 +159,12 @@ def _widened(deviation: F64, given: npt.NDArray[np.int64], nibbles: int) -> npt.
     """The bits with what is left of the nibbles spent: the widest gain that still packs."""
     given = given.copy()
     for _ in range(4 * nibbles):
-        gain = [
-            (deviation[j] ** (2 * (1 + QUERY_ALPHA)) * (_distortion(b) - _distortion(b + 1)), j)
-            for j, b in enumerate(given)
-            if b < BITS_MAX
-        ]
-        for _, j in heapq.nlargest(8, gain):
+        best: dict[int, tuple[float, int]] = {}  # by bits, which alone decide whether one more packs
+        for j, b in enumerate(given.tolist()):
+            if b < BITS_MAX:
+                gain = deviation[j] ** (2 * (1 + QUERY_ALPHA)) * (_distortion(b) - _distortion(b + 1))
+                best[b] = max(best.get(b, (-1.0, 0)), (gain, j))
+        for _, j in sorted(best.values(), reverse=True):
             given[j] += 1
             if len(packed(_widths(given))) <= nibbles:
                 break

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 from small import FIELD, decode
@@ -99,6 +99,7 @@ def test_water_fill_is_the_best_way_to_hand_out_bits(deviation: list[float], bit
 
 
 @settings(max_examples=60, deadline=None)
+@example([1.0] * 12, 4)  # axes of 3 bits gain least by a fourth, which is free
 @given(st.lists(st.floats(1e-4, 4), min_size=1, max_size=24), st.integers(1, 20))
 def test_every_bit_of_an_axis_is_packed_once(deviation: list[float], code_bytes: int) -> None:
     codec = train(np.diag(np.square(deviation)), np.eye(len(deviation)), code_bytes)
