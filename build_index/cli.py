@@ -367,7 +367,7 @@ def serve(
         str | None,
         typer.Option(envvar="VANTAGE_TOKEN", help="Bearer token; without it everybody on this machine may read."),
     ] = None,
-    cache: Annotated[str, typer.Option(help="Cache of planes.")] = "24MiB",
+    cache: Annotated[str, typer.Option(help="Cache of planes.")] = "20MiB",
     state: State = None,
 ) -> None:
     """Load a bucket folder into local R2 and serve it with the real Worker on real workerd, until Ctrl-C.

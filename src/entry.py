@@ -22,9 +22,9 @@ from vantage.store import Body, Reader, read_small
 from vantage.warm import Asker, Held
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
-CACHE_BYTES = 24 << 20
+CACHE_BYTES = 20 << 20
 WARM_ROOT_BYTES_MAX = 8 << 20  # a larger root is read from the bucket: one call hands it out
-WARM_BYTES = 8 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
+WARM_BYTES = 6 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
 
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None

@@ -46,10 +46,11 @@ class Admission:
         self._working: list[_Ticket] = []
 
     @asynccontextmanager
-    async def enter(self, nbytes: int) -> AsyncIterator[None]:
+    async def enter(self, nbytes: int, deadline: float | None = None) -> AsyncIterator[None]:
         """Waits for room for so many bytes, and holds it.
 
-        Raises BusyError after WAIT_S, or at once where too many wait.
+        deadline: of the loop's clock, when one that passes several doors has waited enough; None: WAIT_S from now.
+        Raises BusyError then, or at once where too many wait.
         """
         clock = asyncio.get_running_loop().time
         ticket = _Ticket(nbytes, clock())
@@ -57,11 +58,11 @@ class Admission:
         if len(self._waiting) >= WAITING_MAX:
             raise BusyError(f"{WAITING_MAX} requests wait already", hint="ask again in a second")
         self._waiting.append(ticket)
-        until = ticket.heard + WAIT_S
+        until = ticket.heard + WAIT_S if deadline is None else deadline
         try:
             while not self._fits(ticket):
                 if ticket.heard >= until:
-                    raise BusyError(f"no room for this request in {WAIT_S:.0f} s", hint="ask again in a second")
+                    raise BusyError("there was no room for this request in time", hint="ask again in a second")
                 ahead = self._waiting.index(ticket) if ticket in self._waiting else len(self._waiting)
                 await asyncio.sleep(min(POLL_S_MAX, POLL_S * (1 + ahead)))
                 ticket.heard = clock()

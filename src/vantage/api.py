@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
 from . import VERSION
-from .admission import request_bytes
+from .admission import WAIT_S, request_bytes
 from .errors import DamagedError, InputError, LimitError, NotFoundError, StoreError, VantageError
 from .format import pack_answers, unpack_vectors
 from .index import Answer, Index, Query
@@ -299,11 +299,12 @@ async def _route(
     if resource == "health":  # of a monitor, which may add parameters against caches
         known = access.public or _knows(headers, access)
         return Reply(200, {"status": "ok", "version": VERSION, **(_health(service, runtime) if known else {})})
-    async with service.reading.enter(request_bytes(_length(method, headers))), AsyncExitStack() as work:
+    deadline = asyncio.get_running_loop().time() + WAIT_S
+    async with service.reading.enter(request_bytes(_length(method, headers)), deadline), AsyncExitStack() as work:
 
         async def make_room(nbytes: int, in_flight: int) -> None:
             await work.aclose()  # of a generation that was asked before
-            await work.enter_async_context(service.room(nbytes, in_flight))
+            await work.enter_async_context(service.room(nbytes, in_flight, deadline))
 
         reply = await _answer(resource, name, path, headers, body, service, until, make_room)
         reply.write()  # what is written is held too

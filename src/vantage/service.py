@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 REVALIDATE_S = 30.0
 READING_BYTES = 8 << 20
-WORKING_BYTES = 20 << 20  # of it in the heap about half: reads under way are not
+WORKING_BYTES = 16 << 20  # of it in the heap about half: reads under way are not
 LARGE_BYTES = 8 << 20  # one that holds more in the heap gets the room of the blocks kept
-INDEXES_BYTES = 12 << 20  # what open indexes may hold together; one alone may hold more
+INDEXES_BYTES = 10 << 20  # what open indexes may hold together; one alone may hold more
 OPENING_S = 15.0  # one that takes longer is taken for gone
 ROOT_COPIES = 2  # a root as it came, and what is made of it
 UNKNOWN_S = 10.0  # so long after a name without an index, names are asked of the bucket alone
@@ -136,9 +136,9 @@ class Service:
             self.cache.forget(closed.space)
 
     @asynccontextmanager
-    async def room(self, nbytes: int, in_flight: int) -> AsyncIterator[None]:
+    async def room(self, nbytes: int, in_flight: int, deadline: float) -> AsyncIterator[None]:
         """Room for a request that holds nbytes in the heap, and so many of reads under way. See Admission.enter."""
-        async with self.working.enter(nbytes + in_flight):
+        async with self.working.enter(nbytes + in_flight, deadline):
             if nbytes > LARGE_BYTES:
                 self.cache.clear()
             yield
