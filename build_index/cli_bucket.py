@@ -37,6 +37,7 @@ def publish_command(
     if target is None:
         from . import serve as host
 
+        g.whole(path)
         counts = host.load(path.parent, state or host.STATE, only=path.name)
         if as_json:
             print(json.dumps(counts))

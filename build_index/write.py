@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vantage.errors import InputError, LimitError, VantageError
+from vantage.errors import DamagedError, InputError, LimitError, VantageError
 from vantage.format import (
     ATTRIBUTES,
     BLOCKS_FREE,
@@ -608,7 +608,8 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
     target, old = out / generation, _live(out)
     unmarked(FolderPlace(out), generation)
     # What is there already, whole, may be live: moving it would leave CURRENT without its objects for a moment.
-    if holds(target, objects | {"manifest.json": (len(text), current.manifest.sha256)}):
+    stated = objects | {"manifest.json": (len(text), current.manifest.sha256)}
+    if _holds(out, {f"{generation}/{key}": one for key, one in stated.items()}):
         seal(FolderPlace(out), current, text)
     else:
         if target.exists():  # damaged since
@@ -616,7 +617,8 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
         building.rename(target)
         shutil.rmtree(target / "replaced", ignore_errors=True)
     if old != generation:
-        with (out / ".CURRENT.new").open("wb") as file:
+        (out / ".CURRENT.new").unlink(missing_ok=True)
+        with (out / ".CURRENT.new").open("xb") as file:
             file.write(pointer(current, {"previous": old} if old else {}))
             _sync(file)
         (out / ".CURRENT.new").replace(out / "CURRENT")
@@ -627,10 +629,11 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
     return current, sum(size for size, _ in objects.values()) + len(text)
 
 
-def holds(folder: Path, objects: dict[str, tuple[int, str]]) -> bool:
+def _holds(folder: Path, objects: dict[str, tuple[int, str]]) -> bool:
     """Whether the objects in a folder have these sizes and SHA-256."""
-    paths = {folder / key: stated for key, stated in objects.items()}
-    return all(p.is_file() and (p.stat().st_size, _sha256(p)) == stated for p, stated in paths.items())
+    with suppress(DamagedError):
+        return all(FolderPlace(folder).digest(key) == stated for key, stated in objects.items())
+    return False
 
 
 def _live(out: Path) -> str | None:
