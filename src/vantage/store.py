@@ -95,10 +95,11 @@ class Folder:
         self.path = path
 
     async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None:
+        name, _, rest = key.partition("/")
+        if name in ("", ".", ".."):  # the folder that a system's root lies in, say
+            return None
         try:
-            name, _, rest = key.partition("/")
-            index = rest and name not in ("", ".", "..")
-            with open_beneath(self.path / name, rest) if index else open_beneath(self.path, key) as file:
+            with open_beneath(self.path / name, rest) if rest else open_beneath(self.path, key) as file:
                 stat = os.fstat(file.fileno())
                 found = f"{stat.st_size}-{stat.st_mtime_ns}"
                 if etag is not None and etag != found:
