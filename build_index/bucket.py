@@ -16,7 +16,6 @@ from itertools import takewhile
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
-from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, NotFoundError, PreconditionError
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 8 << 20  # of an upload or a read-back, each of a few at a time
 PARTS = 2  # of one upload, at a time
+# scheme, bucket, prefix: no query or fragment that would be lost, nothing that parsers read in two ways
+_ADDRESS = re.compile(r"(s3|r2)://([A-Za-z0-9][A-Za-z0-9._-]{0,254})/([^\x00-\x20\x7f-\xa0?#%\\]+?)/*")
 
 
 class ConflictError(StoreError):
@@ -92,17 +93,20 @@ def place(address: str, environment: Mapping[str, str] = os.environ) -> Place:
     """The index at an address. Raises InputError for an address or an environment that names no bucket."""
     if "://" not in address:
         return FolderPlace(local(address))
-    parts = urlsplit(address)
-    prefix = parts.path.strip("/")
-    if parts.scheme not in ("s3", "r2") or not parts.netloc or not prefix or "@" in parts.netloc:
-        raise InputError("that is not the address of an index", hint="s3://bucket/name, r2://bucket/name or a folder")
-    endpoint = endpoint_of(parts.scheme, environment)
+    found = _ADDRESS.fullmatch(address)
+    if found is None or any(part in ("", ".", "..") for part in found[3].split("/")):
+        raise InputError(
+            "that is not the address of an index",
+            hint="s3://bucket/name, r2://bucket/name or a folder; of letters, digits and usual signs",
+        )
+    scheme, bucket, prefix = found.groups()
+    endpoint = endpoint_of(scheme, environment)
     missing = [n for n in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(n)]
     if missing:
         raise InputError(f"{address}: no keys", hint=f"set {' and '.join(missing)}")
-    region = environment.get("AWS_REGION", "auto" if parts.scheme == "r2" else "us-east-1")
+    region = environment.get("AWS_REGION", "auto" if scheme == "r2" else "us-east-1")
     store = S3Store(
-        parts.netloc, prefix=prefix, endpoint=endpoint, region=region,
+        bucket, prefix=prefix, endpoint=endpoint, region=region,
         access_key_id=environment["AWS_ACCESS_KEY_ID"], secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
         client_options={"allow_http": endpoint is not None and not endpoint.startswith("https://")},
     )  # fmt: skip

@@ -273,6 +273,9 @@ def test_addresses_are_checked_and_secrets_kept(server: dict[str, str]) -> None:
         ("s3://bucket", server), ("gs://bucket/x", server), ("s3://bucket/x", {}),
         ("r2://bucket/x", {k: v for k, v in server.items() if k != "AWS_ENDPOINT_URL"}),
         ("s3://bucket/x", server | {"AWS_ENDPOINT_URL": "http://example.com"}),
+        ("s3://bucket/x?versionId=3", server), ("s3://bucket/x#y", server), ("s3://bucket/../x", server),
+        ("s3://key@bucket/x", server), ("s3://buck\\et/x", server), ("s3://bucket//x", server),
+        ("s3://bucket/x\ny", server), ("S3://bucket/x", server), ("s3:///x", server), ("s3://bucket/a%2f..", server),
     ):  # fmt: skip
         with pytest.raises(InputError):
             place(address, environment)
