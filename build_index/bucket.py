@@ -9,8 +9,8 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -270,6 +270,51 @@ class Remote:
 
     async def list(self) -> list[str]:
         return [self.name]
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keeps other builds, publishes and gcs out of a folder, which is made; until this ends, or the process dies.
+
+    Raises InputError at once where one is at work, OSError where the folder cannot be made.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def beside(place: Place, *, make: bool = False) -> Iterator[None]:
+    """Keeps builds out of a place that is a folder; others that change it may come beside. make: the folder, first.
+
+    Raises InputError at once where a build is at work.
+    """
+    if not isinstance(place, FolderPlace) or not (make or place.path.is_dir()):
+        yield
+        return
+    try:
+        place.path.mkdir(parents=True, exist_ok=True)
+        with _locked(place.path, fcntl.LOCK_SH):
+            yield
+    except OSError as error:
+        raise _unwilling(place.path, error) from None
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = "a build" if how == fcntl.LOCK_SH else "another build"
+            with suppress(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                what = "a publish, rollback or gc"
+            raise InputError(f"{what} is writing {path}", hint="let it end, or name another folder") from None
+        yield
+    finally:
+        os.close(folder)
 
 
 class FolderPlace:

@@ -19,7 +19,7 @@ from vantage.errors import DamagedError, InputError, NotFoundError, StoreError
 from vantage.format import Current, ObjectName, Root, TwoLevelSection, part_key, shard_key
 from vantage.store import CURRENT_BYTES_MAX
 
-from .bucket import ConflictError, FolderPlace, Place, Stored
+from .bucket import ConflictError, FolderPlace, Place, Stored, beside
 from .names import GENERATION, MARK, check_objects
 
 UPLOADS = 4  # at a time
@@ -85,10 +85,17 @@ def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[s
 
     Objects that are there with the same size and SHA-256 are kept, so that a publish that was interrupted goes on.
     Raises InputError where an object of the generation is there with other bytes, ConflictError where another
-    publisher came first, StoreError where the bucket fails: CURRENT then names what it named before.
+    publisher came first, StoreError where the bucket fails: CURRENT then names what it named before. A folder into
+    which a build is writing takes no publish, rollback or gc: InputError.
     """
-    home = FolderPlace(source)
     current, objects, text = whole(source)  # before the first byte moves
+    with beside(place, make=True):
+        return _publish(FolderPlace(source), current, objects, text, place, say)
+
+
+def _publish(
+    home: FolderPlace, current: Current, objects: list[ObjectName], text: bytes, place: Place, say: Say
+) -> dict[str, Any]:
     unmarked(place, current.generation)
     before, etag, _ = _current(place)
     total, done, written = sum(o.size for o in objects), 0, 0
@@ -242,6 +249,11 @@ def rollback(place: Place, generation: str | None = None) -> dict[str, Any]:
 
     Raises InputError where none can be named, DamagedError where it is not whole, ConflictError as publish.
     """
+    with beside(place):
+        return _rollback(place, generation)
+
+
+def _rollback(place: Place, generation: str | None) -> dict[str, Any]:
     current, etag, members = live(place)
     wanted = generation or members.get("previous")
     if not isinstance(wanted, str) or not GENERATION.fullmatch(wanted):
@@ -269,6 +281,11 @@ def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, A
     the other. The manifest goes next: what is left of a generation then cannot be rolled back to, and the next run
     deletes it. Marks of other runs stay, until they are so old that their run must have died.
     """
+    with beside(place):
+        return _gc(place, older_than, dry_run)
+
+
+def _gc(place: Place, older_than: float, dry_run: bool) -> dict[str, Any]:
     live(place)
     deleted, freed, run = [], 0, MARK + secrets.token_hex(8)
     for name, seen in sorted(_grouped(place).items()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ import shutil
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,7 +50,7 @@ from vantage.kernels import crc32c
 from vantage.rows import id_hash
 
 from .attributes import BLOCK_BYTES_MAX, are_long, pieces, schema_of
-from .bucket import FolderPlace
+from .bucket import FolderPlace, alone
 from .choose import Choice
 from .codecs.planes import Encoded, encode_blocks
 from .generations import pointer, seal, unmarked
@@ -194,17 +193,18 @@ def write_index(
     *,
     norms: bool = False,
     encode: Encode | None = None,
+    locked: bool = False,
 ) -> tuple[Current, int]:
     """Writes a generation under the folder `out` and makes it live; (CURRENT, bytes of all objects).
 
     All is written into `.building` and renamed when it is whole; CURRENT is replaced last. A build that dies leaves the
     index as it was. norms: with error norms, for exact answers. encode: where codes come from that are known already.
-    Raises InputError when the disk is full, f16 cannot hold a value, another build is writing there, or a reader would
-    refuse the index.
+    locked: the caller is `alone` in the folder. Raises InputError when the disk is full, f16 cannot hold a value,
+    something else is writing there, or a reader would refuse the index.
     """
     building = out / BUILDING
     try:
-        with _alone(out):
+        with nullcontext() if locked else alone(out):
             try:
                 shutil.rmtree(building, ignore_errors=True)
                 (building / "vectors").mkdir(parents=True)
@@ -215,21 +215,6 @@ def write_index(
         raise InputError(
             f"cannot write {out}: {error.strerror or error}", hint="free some space or name another --out"
         ) from error
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keeps another build out of the folder, until this one ends or dies."""
-    out.mkdir(parents=True, exist_ok=True)
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another build is writing {out}", hint="let it end, or name another --out") from None
-        yield
-    finally:
-        os.close(folder)
 
 
 def _write(

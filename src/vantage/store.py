@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from errno import EISDIR
+from io import BufferedReader
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from .errors import ChangedError, DamagedError, StoreError
 from .plan import LANE_BYTES_PER_MS, LANES
@@ -73,7 +74,7 @@ def beneath(folder: Path, key: str) -> Path:
     return path
 
 
-def open_beneath(folder: Path, key: str) -> BinaryIO:
+def open_beneath(folder: Path, key: str) -> BufferedReader:
     """The file `key` below a folder, to read. Raises OSError; DamagedError as `beneath`, or where it is no file."""
     path = beneath(folder, key)
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
