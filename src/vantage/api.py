@@ -180,7 +180,7 @@ async def handle(
         reply = problem(StoreError("out of memory", hint="send fewer vectors, or try again"), request_id)
         reply.out_of_memory = True
     except Exception as error:  # a bug: say its type, not its data
-        print(f"internal error {request_id}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"internal error {request_id}: {error!r}", file=sys.stderr)
         error_type = type(error).__name__
         reply = problem(
             VantageError(f"internal error ({error_type})", hint="report it with the request id"), request_id
