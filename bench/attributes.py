@@ -77,7 +77,7 @@ def made(folder: Path, rows: int, dimension: int, nbytes: int, by_row: bool) -> 
         patch("build_index.write.BLOCK_BYTES_MAX", 1 << 40),
         patch("build_index.write.READ_BYTES_MAX", 1 << 40),
     ):
-        build(open_source([source]), out, Options(k=TOP_K, fast=True), "cosine", wide=False, say=lambda *_: None,
+        build(open_source([source]), out, Options(k=TOP_K, fast=True), "cosine", say=lambda *_: None,
               tell=lambda _: None)  # fmt: skip
     return out
 

@@ -21,7 +21,7 @@ from routers import MEMORY, rows_of
 
 from build_index.cluster import tree_over
 from build_index.graph import neighbour_graph
-from build_index.rows import F32, Rows, row_scale
+from build_index.rows import F32, scaled_rows
 from build_index.source import open_source
 from build_index.spool import spool
 
@@ -57,7 +57,7 @@ def main() -> None:
                 np.save(Path(scratch, "rows.npy"), whole.spool.gather(drawn))
                 metric = whole.metric
             with spool(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=metric) as few:
-                rows = Rows(few, metric, row_scale(metric, few.norm_mean, few.norm_max))
+                rows = scaled_rows(few, metric)
                 x = rows.slice(0, rows.count)
                 near = neighbour_graph(rows, np.arange(rows.count), NEAR, seed=0, memory_bytes=MEMORY)
                 began = time.monotonic()

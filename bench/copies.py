@@ -70,7 +70,7 @@ def data(folder: Path, name: str, count: int | None) -> Iterator[Data]:
         asked = read_queries(folder / name / "queries.parquet", None)
         truth = asked.neighbors
         if truth is None or count is not None:
-            scaled = asked.vectors * np.float32(rows.scale)
+            scaled = rows.scaled(asked.vectors)
             truth = exact_neighbours(scaled, rows.chunks(32 << 20), 100, rows.metric)
         held = hold_out(rows.count, 0)
         tune = held.tune[:TUNE]

@@ -48,7 +48,7 @@ from build_index.graph import Graph, neighbour_graph
 from build_index.lesson import Lesson
 from build_index.partition import Partition, partition
 from build_index.routers import lse
-from build_index.rows import F32, Ints, Rows, row_scale
+from build_index.rows import F32, Ints, Rows, scaled_rows
 from build_index.shape import index_section, prepared, probabilities
 from build_index.source import open_source
 from build_index.spill import closure, soar
@@ -368,8 +368,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         np.save(f"{scratch}/rows.npy", x)
         with spool(open_source([Path(scratch) / "rows.npy"]), Path(scratch) / "spool", metric="l2") as spooled:
-            rows = Rows(spooled, "l2", row_scale("l2", spooled.norm_mean, spooled.norm_max))
-            queries = asked.vectors * np.float32(rows.scale)
+            rows = scaled_rows(spooled, "l2")
+            queries = rows.scaled(asked.vectors)
             index = index_section(rows, BLOCKS, rows.count)
             tune = hold_out(rows.count, options.seed).tune
             tune_nearest = truth_of(rows, tune, 1).rows[:, 0]

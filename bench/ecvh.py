@@ -32,7 +32,7 @@ from build_index.fit import routed as planned
 from build_index.graph import Graph, neighbour_graph
 from build_index.partition import PARTITIONS, VOTERS, Partition, votes
 from build_index.routers import ecvh
-from build_index.rows import Ints, Rows, row_scale
+from build_index.rows import Ints, Rows, scaled_rows
 from build_index.shape import Shape, index_section, prepared, probabilities
 from build_index.source import open_source
 from build_index.spill import SPILLS
@@ -253,7 +253,7 @@ def drawn_rows(data: Path, name: str, count: int) -> Iterator[Rows]:
         drawn = np.sort(np.random.default_rng(11).choice(rows.count, count, replace=False))
         np.save(Path(scratch, "rows.npy"), rows.spool.gather(drawn))
         with spool(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=rows.metric) as few:
-            yield Rows(few, rows.metric, row_scale(rows.metric, few.norm_mean, few.norm_max))
+            yield scaled_rows(few, rows.metric)
 
 
 def asked_of(rows: Rows, file: Path, most: int, drawn: int) -> Asked:

@@ -43,7 +43,7 @@ from build_index.fit import Held, Options, Task, fitted, pages_of, probabilities
 from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans
 from build_index.partition import two_level as partition
 from build_index.routers import lse, two_level
-from build_index.rows import Ints, Rows, row_scale
+from build_index.rows import Ints, scaled_rows
 from build_index.shape import P, index_section, prepared, probabilities
 from build_index.source import open_source
 from build_index.spill import SPILLS
@@ -129,7 +129,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         tempfile.TemporaryDirectory(dir=folder) as scratch,
         spool(open_source([path]), Path(scratch), metric="l2") as s,
     ):
-        rows = Rows(s, "l2", row_scale("l2", s.norm_mean, s.norm_max))
+        rows = scaled_rows(s, "l2")
         clock.step("read")
         rng = np.random.default_rng(0)
         drawn_rows = rng.choice(count, 2 * held, replace=False)
@@ -139,7 +139,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         clock.step("exact neighbours of held-out rows")
         vectors = drawn(1 << 20, held)
         asked = [prepare(v.tolist(), index_section(rows, 1, count)) for v in vectors]
-        scaled = vectors.astype(np.float32) * np.float32(rows.scale)
+        scaled = rows.scaled(vectors.astype(np.float32))
         truth = untied(exact_neighbours(scaled, rows.chunks(32 << 20), K, "l2"))
         clock.step("exact neighbours of queries", counts=False)
 

@@ -40,7 +40,7 @@ from build_index.evaluate import Queries, read_queries
 from build_index.fit import fitted
 from build_index.partition import PARTITIONS
 from build_index.routers import ROUTERS, mlp, trained, tree
-from build_index.rows import Ints, Rows, row_scale
+from build_index.rows import Ints, Rows, scaled_rows
 from build_index.serve import ROOT
 from build_index.shape import P, Shape, index_section, probabilities
 from build_index.source import open_source
@@ -136,7 +136,7 @@ def set_of(data: Path, name: str) -> Iterator[tuple[Rows, Queries]]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = scale.written(folder, GENERATED)
         spooled = stack.enter_context(spool(open_source([path]), folder, metric="l2"))
-        rows = Rows(spooled, "l2", row_scale("l2", spooled.norm_mean, spooled.norm_max))
+        rows = scaled_rows(spooled, "l2")
         yield rows, read_queries(scale.asked(folder, path, GENERATED), None)
 
 

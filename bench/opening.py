@@ -53,7 +53,7 @@ def main() -> None:
             settings = Options(0.9, 10, router=router, fast=not ROUTERS[router].trains, spill="none")
             build(
                 source, Path(folder, router), settings, source_metric(source, None),
-                wide=False, say=lambda phase, share: None, tell=lambda text: None,
+                say=lambda phase, share: None, tell=lambda text: None,
             )  # fmt: skip
             ms = statistics.median(opened(Path(folder), router)[0] for _ in range(TIMES))
             _, index, receipt = opened(Path(folder), router)

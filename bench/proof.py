@@ -135,6 +135,8 @@ def main() -> None:
     if root.index.metric == "cosine":
         scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
     else:
+        if root.index.metric == "l2":
+            scaled -= np.asarray(root.index.origin)
         scaled *= root.index.row_scale
     pairs, wrong, width = 0, 0, []
     for vector in asked:

@@ -35,7 +35,7 @@ def main() -> int:
             indexes.append(scratch / str(seed) / "live")
             build(
                 open_source([scratch / "rows.npy"]), indexes[-1], Options(0.9, 10, seed, fast=True), "l2",
-                wide=False, say=lambda phase, share: None, tell=lambda text: None,
+                say=lambda phase, share: None, tell=lambda text: None,
             )  # fmt: skip
         print("command    ended    kill points  unreadable  lost")
         for after in (False, True):

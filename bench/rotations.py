@@ -37,7 +37,7 @@ from build_index.partition import partition
 from build_index.rotations import ROTATIONS, bor
 from build_index.rotations.basis import Basis
 from build_index.rotations.butterfly import Layers, basis
-from build_index.rows import Rows
+from build_index.rows import scaled_rows
 from build_index.serve import ROOT
 from build_index.shape import index_section, stored_centres
 from build_index.source import open_source
@@ -109,7 +109,7 @@ def made(values: npt.NDArray[np.generic], asked: F32, metric: str) -> Set:
         scratch.mkdir()
         np.save(file, values)
         with spool(open_source([file]), scratch, metric=metric) as spooled:
-            rows = Rows(spooled, metric, 1.0 if metric == "cosine" else 1 / spooled.norm_mean)
+            rows = scaled_rows(spooled, metric)
             base = partition(rows, np.arange(rows.count), len(values) // BLOCK_ROWS, 0)
             order = np.argsort(base.home, kind="stable")
             section = index_section(rows, base.blocks, rows.count)

@@ -28,7 +28,7 @@ from build_index.fit import Held, Options, Task, fitted
 from build_index.graph import neighbour_graph
 from build_index.partition import PARTITIONS, VOTERS
 from build_index.routers import trained
-from build_index.rows import F32, Ints, Rows, row_scale
+from build_index.rows import F32, Ints, Rows, scaled_rows
 from build_index.shape import index_section, prepared, probabilities
 from build_index.source import open_source
 from build_index.spill import SPILLS
@@ -101,7 +101,7 @@ def rows_of(data: Path, name: str, count: int | None = None) -> Iterator[Rows]:
             some = np.sort(np.random.default_rng(0).choice(spooled.rows, min(count, spooled.rows), replace=False))
             np.save(scratch / "some.npy", np.concatenate([spooled.vectors(int(i), int(i) + 1) for i in some]))
             spooled = stack.enter_context(spool(open_source([scratch / "some.npy"]), scratch / "some", metric=metric))
-        yield Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
+        yield scaled_rows(spooled, metric)
 
 
 def task_of(rows: Rows, asked: int = ASKED) -> Task:

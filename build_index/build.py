@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from vantage import VERSION as VANTAGE_VERSION
 from vantage.errors import InputError, LimitError
-from vantage.format import DIMENSION_MAX, METRICS, ROOT_BYTES_MAX, VECTOR_BYTES, VERSION, Contract, Current
+from vantage.estimate import promise_of
+from vantage.format import DIMENSION_MAX, METRICS, RERANK_MAX, ROOT_BYTES_MAX, VECTOR_BYTES, VERSION, Contract, Current
 from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
@@ -28,7 +29,7 @@ from .lint import Pass, findings
 from .partition import PARTITIONS
 from .rotations import ROTATIONS
 from .routers import ROUTERS
-from .rows import Rows, Stored, row_scale
+from .rows import Rows, Stored, scaled_rows
 from .source import Batch, Source
 from .spill import COPIES_MAX, SPILLS
 from .spool import Spool, spool
@@ -87,14 +88,15 @@ def storage_usd(nbytes: int) -> float:
 
 
 def build(
-    source: Source, out: Path, options: Options, metric: str, *, wide: bool, say: Say, tell: Callable[[str], None],
-    skip_bad_rows: bool = False,
+    source: Source, out: Path, options: Options, metric: str, *, say: Say, tell: Callable[[str], None],
+    vectors: str | None = None, skip_bad_rows: bool = False,
 ) -> Report:  # fmt: skip
-    """Builds `out` (a folder in a bucket folder) from a source; see Options. wide stores f32 vectors as f32.
+    """Builds `out` (a folder in a bucket folder) from a source; see Options.
 
-    skip_bad_rows leaves rows out that an index cannot hold; they are counted in the report and the manifest.
-    say(phase, share) is progress; tell(sentence) are findings. Raises InputError for what the user can mend; then, and
-    when the process dies, the index that was there stays live.
+    vectors: how those of an f32 source are kept, f16 or f32; None: f16 where that loses nothing. skip_bad_rows leaves
+    rows out that an index cannot hold; they are counted in the report and the manifest. say(phase, share) is progress;
+    tell(sentence) are findings. Raises InputError for what the user can mend; then, and when the process dies, the
+    index that was there stays live.
     """
     check(source, out, options, metric)
     scratch = out / ".scratch"
@@ -102,10 +104,13 @@ def build(
         with alone(out):
             try:
                 shutil.rmtree(scratch, ignore_errors=True)
-                kind = stored_kind(source.kind, wide)
+                kind = source.kind if source.kind != "f32" else vectors or "f16"
                 _check_room(source, out, kind)
-                with _spooled(source, scratch, options, metric, kind, say, tell, skip_bad_rows) as spooled:
-                    return _build(source, spooled, out, options, metric, wide, say, tell)
+                spooled, lost = _spooled(source, scratch, options, metric, kind, say, tell, skip_bad_rows)
+                with spooled:
+                    if lost and vectors:
+                        raise lost[0]
+                    return _build(source, spooled, out, options, metric, vectors, bool(lost), say, tell)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
@@ -118,8 +123,10 @@ def build(
 def _spooled(
     source: Source, scratch: Path, options: Options, metric: str, kind: str, say: Say, tell: Callable[[str], None],
     skip_bad_rows: bool,
-) -> Spool:  # fmt: skip
-    """The rows in scratch files, after telling what lint found on the way; kind: of the vectors that are stored."""
+) -> tuple[Spool, list[InputError]]:  # fmt: skip
+    """The rows in scratch files, after telling what lint found on the way; and the first row that vectors of this kind
+    lose, if any.
+    """
     seen, lost = Pass(source, options.seed), list[InputError]()
 
     def look(batch: Batch) -> None:
@@ -135,8 +142,6 @@ def _spooled(
         skip_bad_rows=skip_bad_rows,
     )  # fmt: skip
     try:
-        if lost:
-            raise lost[0]
         seen.check_lengths(metric)
     except InputError:
         spooled.close()
@@ -147,7 +152,7 @@ def _spooled(
         said = finding.name in WORTH_SAYING or (finding.name, metric) == ("norms", "dot")
         if said or finding.what.startswith("hard"):
             tell(f"{finding.what}: {finding.todo}")
-    return spooled
+    return spooled, lost
 
 
 def _check_room(source: Source, out: Path, kind: str) -> None:
@@ -227,13 +232,14 @@ def _build(
     out: Path,
     options: Options,
     metric: str,
-    wide: bool,
+    vectors: str | None,
+    lost: bool,
     say: Say,
     tell: Callable[[str], None],
 ) -> Report:
     if spooled.rows < source.rows:
         check_options(spooled.rows, source.dimension, options, metric)
-    rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
+    rows = scaled_rows(spooled, metric)
     if spooled.duplicate_vectors:
         tell(f"{spooled.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
     names = source.attributes.names
@@ -241,7 +247,9 @@ def _build(
     if options.k > rows.count:
         tell(f"there are {rows.count} rows, so recall is promised at k = {rows.count}")
     choice = choose(rows, id_bytes(spooled) + spot_bytes(spooled, names), options, say)
-    kind = stored_kind(source.kind, wide)
+    kind = "f32" if lost else stored_kind(rows, choice.near, vectors)
+    for sentence in _surprises(choice, options, kind, vectors):
+        tell(sentence)
     manifest = manifest_of(rows, source.attributes, choice, options, kind)
     skipped = spooled.skipped.as_dict() if spooled.skipped else {}
     manifest |= {"skipped": skipped} if skipped else {}
@@ -255,6 +263,24 @@ def _build(
         target_cost(choice.contract)
         | {"modelled_ms_p50": choice.modelled_ms[0], "modelled_ms_p99": choice.modelled_ms[1]},
     )  # fmt: skip
+
+
+def _surprises(choice: Choice, options: Options, kind: str, vectors: str | None) -> list[str]:
+    """What these rows cost more than others."""
+    told, promise = list[str](), promise_of(choice.contract, choice.stop, None)
+    if promise.rerank > RERANK_MAX:
+        told.append(
+            f"codes alone do not tell rows apart that are so near each other: an answer takes the exact scores of "
+            f"{promise.rerank:,} rows, {promise.nbytes / 1e6:.2f} MB in all"
+        )
+    if choice.contract.target < options.recall:
+        told.append(
+            f"of the {options.recall} that was asked for, a recall of {choice.contract.target:.3f} is kept: too many "
+            "rows are too near each other; leave out near copies for more"
+        )
+    if kind == "f32" and vectors is None:
+        told.append("full vectors are kept as f32: f16 would move rows across their neighbours")
+    return told
 
 
 def id_bytes(stored: Stored) -> float:

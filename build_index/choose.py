@@ -6,6 +6,7 @@ the kernels' own arithmetic, against exact neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -15,30 +16,31 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import InputError
-from vantage.format import BLOCKS_MAX, Contract, Stop
+from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, VECTOR_BYTES, Contract, Stop
 
 from . import few
 from .codecs import CODECS
 from .codecs.planes import Codec
-from .contract import PricedRecall, calibrated, price_at, target_point, with_pages
+from .contract import PricedRecall, calibrated, price_at, target_point, with_pages, with_reads
 from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, pages_of, probabilities_of, routed
 from .graph import Graph, neighbour_graph
-from .measure import Candidates, Reads, block_bytes, full_scan, plans
+from .measure import KEPT, Candidates, Reads, block_bytes, full_scan, plans
 from .partition import PARTITIONS, VOTERS, Partition
 from .rotations import ROTATIONS
 from .routers import ROUTERS, lse
-from .rows import F32, Ints, Rows
+from .rows import F32, Ints, Rows, tempered
 from .shape import P, Shape, prepared
 from .spill import SPILLS, Copies, misses
 from .stop import Held as Measured
 from .stop import gather_of, stopping
-from .truth import HeldOut, hold_out, truth_of
+from .truth import HeldOut, hold_out, nearness, truth_of
 
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
 SHARES = (0.0, 0.35, 0.6, 1.0)  # of rows copied, as candidates
 GRAPH_K = 10  # measured on WordNet: 15% fewer rows than k-means at recall@10, 10% more at recall@100
 MANY_ROWS = 2_000_000  # of more, one number of blocks is tried, and no router trained
 CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
+EXACT_PLACES = 4 << 20  # kept for the number of exact scores, of the tuning rows and of the others
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
 ASKED = 100_000  # rows that routers learn from, as questions: from 30,000 they read 2% more on WordNet, mlp 7%
 NEAR = 100  # of their neighbours
@@ -59,14 +61,15 @@ class Choice:
     stop: Stop
     tried: list[dict[str, Any]]
     modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
+    near: float  # how far a row's neighbours are, in the scale of the index: see truth.nearness
 
 
 def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
-    """Picks everything. Raises InputError when no candidate reaches the recall."""
+    """Picks everything. Where nothing keeps the recall that was asked for, the contract's target is what is kept."""
     if rows.count <= few.FEW_ROWS:
         shape, codec = few.shape_of(rows, options.seed), few.codec_of(rows, options)
         contract, stop = few.promised(rows, shape, codec, id_bytes, options)
-        return Choice(shape, codec, contract, stop, [], (stop.promises[0].ms, stop.promises[0].ms))
+        return Choice(shape, codec, contract, stop, [], (stop.promises[0].ms, stop.promises[0].ms), few.near(rows))
     held = hold_out(rows.count, options.seed)
     k = min(options.k, rows.count - 1)
     say("truth", 0.0)
@@ -77,34 +80,94 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     )
     sample = _sample(rows, held, options)
     asked, near = _questions(rows, sample, options, say)
-    task = Task(rows, sample, tune, asked, near, id_bytes, k, options, [], say)
+    near_by = nearness(rows, tune.rows, tune.truth.rows[:, : few.NEAR_BY][:, -1])
+    task = Task(rows, sample, tune, asked, near, id_bytes, k, options, near_by, [], say)
     drawn, p_tune = _choose_router(task, _drafts(task))
     p = probabilities_of(rows, drawn.shape, price.queries)
-    refused: InputError | None = None
     some = tune.spread(CODE_QUERIES)
     task = replace(task, tune=tune.take(some))
     for coded in _coded(task, drawn, p_tune[some]):
-        shape, codec = coded.shape, coded.codec
-        sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
-        found = full_scan(rows, shape, codec, price.queries, price.rows, price.truth, partial(say, "prices"), p)
-        recall_at, pages = PricedRecall(found, p, sizes), pages_of(rows, shape, price.queries)
-        try:
-            contract = with_pages(calibrated(recall_at, k, options.recall), pages)
-        except InputError as error:  # where few rows were held out, the tuning ones may have flattered a code
-            refused = refused or error
-            continue
-        say("promises", 0.0)
-        stop = stopping(
-            Measured(coded.found, p_tune[some], sizes, shape.sizes()), coded.price,
-            Measured(found, p, sizes, shape.sizes(), pages), recall_at, contract, rows.count, options.stop,
-            gather_of(shape.partition.home, rows),
-        )  # fmt: skip
-        say("promises", 1.0)
-        modelled = replace(plans(p, sizes, target_point(contract).price), pages=pages).ms
-        waits = float(np.median(modelled)), float(np.quantile(modelled, 0.99))
-        return Choice(shape, codec, contract, stop, task.tried, waits)
-    assert refused is not None
-    raise refused
+        found = _scanned(task, coded.shape, coded.codec, price, "prices", p)
+        # Where few rows were held out, the tuning ones may have flattered a code.
+        choice = _promised(task, coded, p_tune[some], price, p, found, options.recall)
+        if choice is not None:
+            return choice
+    return _by_exact_scores(task, drawn, p_tune[some], price, p)
+
+
+def _promised(
+    task: Task, coded: _Coded, p_tune: P, price: Held, p: P, found: Candidates, target: float, rerank: int = 0
+) -> Choice | None:
+    """The index with these codes and its promises, made on the rows `price`; None where they keep no such target."""
+    rows, options, shape = task.rows, task.options, coded.shape
+    sizes = block_bytes(shape.sizes(), coded.codec.code_bytes, task.id_bytes)
+    recall_at, pages = PricedRecall(found, p, sizes), pages_of(rows, shape, price.queries)
+    contract = calibrated(recall_at, task.k, target, rerank)
+    if contract is None:
+        return None
+    contract = with_pages(contract, pages)
+    task.say("promises", 0.0)
+    stop = stopping(
+        Measured(coded.found, p_tune, sizes, shape.sizes()), coded.price,
+        Measured(found, p, sizes, shape.sizes(), pages), recall_at, contract, rows.count, options.stop,
+        gather_of(shape.partition.home, rows), rerank,
+    )  # fmt: skip
+    task.say("promises", 1.0)
+    kept = next((promise for promise in stop.promises if promise.recall >= target), None)
+    if kept is None:
+        return None
+    modelled = replace(plans(p, sizes, target_point(contract).price), pages=pages).ms
+    waits = float(np.median(modelled)), float(np.quantile(modelled, 0.99))
+    if rerank:
+        point = target_point(contract)
+        contract = with_reads(contract, max(0.0, kept.nbytes - point.nbytes), max(0.0, kept.gets - point.gets))
+        more = kept.ms - float(modelled.mean())
+        waits = waits[0] + more, waits[1] + more
+    return Choice(shape, coded.codec, contract, stop, task.tried, waits, task.near_by)
+
+
+def _scanned(
+    task: Task, shape: Shape, codec: Codec, held: Held, phase: str, p: P, kept: int = KEPT
+) -> Candidates:  # fmt: skip
+    """What the codes find for held-out rows."""
+    say = partial(task.say, phase)
+    return full_scan(task.rows, shape, codec, held.queries, held.rows, held.truth, say, p, kept)
+
+
+def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) -> Choice:
+    """The longest codes, with as few exact scores more than a query may ask for as keep the target; where none do, the
+    best that the most of them keep.
+    """
+    rows, k, target = task.rows, task.k, task.options.recall
+    most = min(PROMISED_RERANK_MAX, rows.count, PROMISED_VECTORS_MAX // (VECTOR_BYTES["f32"] * rows.dimension))
+    few, many = (held.spread(EXACT_PLACES // (2 * most)) for held in (task.tune, price))
+    tune, price, p_tune, p = task.tune.take(few), price.take(many), p_tune[few], p[many]
+    code_bytes = _code_candidates(rows, draft.shape.blocks, task.id_bytes, task.options)[-1][0]
+    shape, codec = next(_codes(task, draft, [code_bytes]))
+    found = _scanned(task, shape, codec, tune, "exact scores, tuning", p_tune, 2 * most)
+    held = _scanned(task, shape, codec, price, "exact scores, prices", p, 2 * most)
+    sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
+    recall_at, kept_at = PricedRecall(found, p_tune, sizes), PricedRecall(held, p, sizes)
+    depths = sorted({most, *(k << n for n in range(1, 13) if k << n < most)})
+    for rerank in depths:
+        reached = price_at(recall_at, k, target, rerank)
+        task.tried.append({
+            "blocks": shape.blocks, "copies": round(shape.copies / rows.count, 4), "code_bytes": code_bytes,
+            "exact_scores": rerank, "all_blocks_recall": round(recall_at(0, k, rerank), 4),
+        })  # fmt: skip
+        if reached is not None:
+            coded = _Coded(shape, codec, found, reached)
+            choice = _promised(task, coded, p_tune, price, p, held, target, rerank)
+            if choice is not None:
+                return choice
+    best = min(target, kept_at(0, k, most))
+    choice = _promised(task, _Coded(shape, codec, found, 0), p_tune, price, p, held, best, most)
+    if choice is None:
+        raise InputError(
+            f"no candidate reaches recall {target} at k = {k}",
+            hint="the rows are too many and too near each other for codes and exact scores: leave out near copies",
+        )
+    return choice
 
 
 def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
@@ -254,20 +317,29 @@ class _Coded:
     price: int
 
 
-def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
-    """Codes that reach the target, each with the copies that it leaves room for, by modelled time; at least one."""
-    rows, tune, options = task.rows, task.tune, task.options
+def _codes(task: Task, draft: _Draft, lengths: Iterable[int]) -> Iterator[tuple[Shape, Codec]]:
+    """Codes of these bytes, each with the copies that it leaves room for."""
+    rows, options = task.rows, task.options
     moments = _second_moments(rows, task.sample, draft.shape)
     residuals = _residuals(rows, task.sample, draft.shape)
     rotation = few.rotation_name(rows, options)
     basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
+    for code_bytes in lengths:
+        codec = CODECS[options.codec](*moments, code_bytes, residuals, basis)
+        yield _fitting(task, draft, code_bytes), codec
+
+
+def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
+    """Codes that reach the target, by modelled time."""
+    rows, tune, options = task.rows, task.tune, task.options
     reached: list[tuple[float, _Coded]] = []
-    for code_bytes, wanted in _code_candidates(rows, draft.shape.blocks, task.id_bytes, options):
+    candidates = _code_candidates(rows, draft.shape.blocks, task.id_bytes, options)
+    codes = _codes(task, draft, [code_bytes for code_bytes, _ in candidates])
+    for code_bytes, wanted in candidates:
         if reached and not wanted:
             break
-        shape, codec = _fitting(task, draft, code_bytes), CODECS[options.codec](*moments, code_bytes, residuals, basis)
-        phase = partial(task.say, f"codes of {code_bytes} bytes")
-        found = full_scan(rows, shape, codec, tune.queries, tune.rows, tune.truth, phase, p)
+        shape, codec = next(codes)
+        found = _scanned(task, shape, codec, tune, f"codes of {code_bytes} bytes", p)
         sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
         at = price_at(PricedRecall(found, p, sizes), task.k, options.recall)
         ceiling = float(found.recall(np.ones_like(p, bool), task.k).mean())
@@ -281,11 +353,6 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
         reads = replace(plans(p, sizes, at), pages=pages_of(rows, shape, tune.queries))
         task.tried.append(row | _cost(reads))
         reached.append((float(reads.ms.mean()), _Coded(shape, codec, found, at)))
-    if not reached:
-        raise InputError(
-            f"no candidate reaches recall {options.recall} at k = {options.k}",
-            hint="ask for a lower --recall" + ("" if options.codec == "lrsq" else ", or leave out --codec"),
-        )
     return [coded for _, coded in sorted(reached, key=lambda r: r[0])]
 
 
@@ -357,7 +424,7 @@ def _second_moments(rows: Rows, sample: Ints, shape: Shape) -> tuple[npt.NDArray
     for low in range(0, len(used), 8192):
         part = used[low : low + 8192]
         x = rows.take(part)
-        r = (x - shape.centres[shape.partition.home[part]]).astype(np.float64)
+        r = tempered(x - shape.centres[shape.partition.home[part]]).astype(np.float64)
         residual += r.T @ r
         whole += x.T @ x
     return residual / len(used), whole / len(used)
@@ -367,5 +434,4 @@ def _residuals(rows: Rows, sample: Ints, shape: Shape) -> F32:
     """f32 (n, d): the sample's residuals to the stored centres, evenly some of them."""
     most = min(RESIDUAL_ROWS, RESIDUAL_BYTES // (4 * rows.dimension))
     used = sample[:: -(-len(sample) // most)]
-    out: F32 = rows.take(used) - shape.centres[shape.partition.home[used]]
-    return out
+    return tempered(rows.take(used) - shape.centres[shape.partition.home[used]])

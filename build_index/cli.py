@@ -112,7 +112,10 @@ def build_command(
     cache: Annotated[
         str, typer.Option(help="Cache of the Worker that an index is made to fit, where it can.")
     ] = "40MiB",
-    vectors: Annotated[str, typer.Option(help="How f32 vectors are kept for exact scores: f16 or f32.")] = "f16",
+    vectors: Annotated[
+        str | None,
+        typer.Option(help="How f32 vectors are kept for exact scores: f16 or f32.", show_default="by measuring"),
+    ] = None,
     partition: Annotated[
         str | None, typer.Option(help=f"{', '.join(PARTITIONS)}; chosen by measuring when not given.")
     ] = None,
@@ -137,7 +140,7 @@ def build_command(
 
     Example: vantage build vectors.parquet --out bucket/docs --recall 0.95
     """
-    if vectors not in ("f16", "f32"):
+    if vectors not in (None, "f16", "f32"):
         raise InputError(f"--vectors is {vectors!r}", hint="f16 or f32")
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(
@@ -172,9 +175,9 @@ def build_command(
             home,
             options,
             metric,
-            wide=vectors == "f32",
             say=say,
             tell=lambda text: err.print(f"note: {plain(text)}"),
+            vectors=vectors,
             skip_bad_rows=skip_bad_rows,
         )
         if target is not None:

@@ -22,7 +22,7 @@ from .cluster import Cluster, clusters_of, names_of, tree_over
 from .evaluate import read_queries
 from .plain import plain
 from .reopen import reopen
-from .rows import Rows, row_scale
+from .rows import Rows, scaled_rows
 from .source import open_source
 from .spool import spool
 from .terminal import Json, err, folder, nbytes, out, print_json, progress, writable
@@ -99,7 +99,7 @@ def _rows(path: str, metric: str) -> Iterator[Rows]:
         yield reopen(place).rows
         return
     with tempfile.TemporaryDirectory() as scratch, spool(open_source([place]), Path(scratch), metric=metric) as stored:
-        yield Rows(stored, metric, row_scale(metric, stored.norm_mean, stored.norm_max))
+        yield scaled_rows(stored, metric)
 
 
 def _asked(file: Path, rows: Rows) -> npt.NDArray[np.float32]:
@@ -109,13 +109,9 @@ def _asked(file: Path, rows: Rows) -> npt.NDArray[np.float32]:
         raise InputError(
             f"{file} has vectors of {x.shape[1]} dimensions", hint=f"give some of {rows.dimension}, as the rows have"
         )
-    if rows.metric == "cosine":
-        norm = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
-        if not norm.all():
-            raise InputError(f"{file}: row {int(norm.argmin())} is zero, which has no direction", hint="leave it out")
-        x = x / norm
-    scaled: npt.NDArray[np.float32] = (x * rows.scale).astype(np.float32)
-    return scaled
+    if rows.metric == "cosine" and not (length := np.linalg.norm(x.astype(np.float64), axis=1)).all():
+        raise InputError(f"{file}: row {int(length.argmin())} is zero, which has no direction", hint="leave it out")
+    return rows.scaled(x)
 
 
 def _id(value: object) -> object:

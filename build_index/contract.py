@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from vantage.errors import InputError
 from vantage.format import Contract, Point
 from vantage.plan import LANES
 
@@ -55,29 +54,36 @@ def price_at(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) ->
     return price_for(lambda price: recall_at(price, k, rerank), recall)
 
 
-def calibrated(recall_at: PricedRecall, k: int, recall: float) -> Contract:
-    """Measured points from cheap to dear, and one at the target."""
-    target = price_at(recall_at, k, recall)
+def calibrated(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -> Contract | None:
+    """Measured points from cheap to dear, and one at the target; None where all blocks together do not reach it.
+
+    rerank: exact scores that each answer takes.
+    """
+    target = price_at(recall_at, k, recall, rerank)
     if target is None:
-        raise InputError(f"recall {recall} is not reached on held-out rows", hint="ask for a lower --recall")
+        return None
     prices = {target, 0}
     for goal in GOALS:
-        at = price_at(recall_at, k, goal)
+        at = price_at(recall_at, k, goal, rerank)
         if at is not None:
             prices.add(at)
     points = []
     for price in sorted(prices, reverse=True):
         reads = plans(recall_at.p, recall_at.sizes, price)
-        points += [Point(depth, price, recall_at(price, depth), reads.nbytes, reads.gets) for depth in depths(k)]
+        points += [
+            Point(depth, price, recall_at(price, depth, rerank), reads.nbytes, reads.gets) for depth in depths(k)
+        ]
     return Contract(k, LANES, recall, tuple(points))
 
 
 def with_pages(contract: Contract, pages: list[int] | None) -> Contract:
     """Points that count the routing pages of each query, bytes (Q), and their GET; None: there are none."""
-    if pages is None:
-        return contract
-    more = float(np.mean(pages))
-    points = (replace(p, nbytes=p.nbytes + more, gets=p.gets + 1) for p in contract.points)
+    return contract if pages is None else with_reads(contract, float(np.mean(pages)), 1)
+
+
+def with_reads(contract: Contract, nbytes: float, gets: float) -> Contract:
+    """Points that count so much more each."""
+    points = (replace(p, nbytes=p.nbytes + nbytes, gets=p.gets + gets) for p in contract.points)
     return replace(contract, points=tuple(points))
 
 

@@ -36,7 +36,6 @@ def main() -> None:
             index,
             Options(memory_bytes=MEMORY_BYTES),
             "cosine",
-            wide=False,
             say=say,
             tell=lambda text: out.print(text),
         )

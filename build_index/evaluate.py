@@ -26,7 +26,7 @@ from vantage.stats import Receipt
 from vantage.store import Folder
 
 from .bucket import Ranged, Remote, StorePlace, local, place
-from .rows import Ints
+from .rows import Ints, in_scale
 from .source import DTYPES, HDF5, open_source
 from .sources import hdf5, npy, vecs
 from .spool import GAP_BYTES
@@ -138,13 +138,10 @@ def gathered(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.float3
 def computed_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
     """Exact neighbours of the stored vectors, as source rows; k at most the rows of the index."""
     metric, first_row = index.root.index.metric, index.root.vectors.first_row
-    step, scale = max(1, CHUNK_BYTES // (4 * index.root.index.dimension)), np.float32(index.root.index.row_scale)
-    # Where rows lie far from the origin, float32 distances come out right about a point among them alone.
-    some = stored_vectors(path, index, 0, min(step, first_row[1]))
-    centre = some.mean(0, dtype=np.float64).astype(np.float32) if metric == "l2" else np.float32(0)
+    step, section = max(1, CHUNK_BYTES // (4 * index.root.index.dimension)), index.root.index
 
     def scaled(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return _unit(x) if metric == "cosine" else (x - centre) * scale
+        return _unit(x) if metric == "cosine" else in_scale(x, metric, np.asarray(section.origin), section.row_scale)
 
     def chunks() -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         for page_low, page_high in pairwise(first_row):

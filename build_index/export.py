@@ -78,6 +78,8 @@ class Quantized:
 def _quantized(g: Graph, query: str, index: IndexSection) -> Quantized:
     """vantage.prepare as nodes, in f64 where that has f64; only the order in which squares are added may differ."""
     wide, norm = g.cast(query, np.float64), g.constant(I16_NORM, np.float64)
+    if index.origin:
+        wide = g.op("Sub", wide, g.constant(np.asarray(index.origin, np.float64)[None], np.float64))
     squares = g.op("ReduceSum", g.op("Mul", wide, wide), g.constant([1], np.int64), keepdims=1)
     length = g.op("Sqrt", squares)
     if index.metric == "l2":

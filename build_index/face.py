@@ -35,7 +35,7 @@ from .few import rotation_name
 from .fit import Options
 from .partition import Partition, homes
 from .reopen import Saved, reopen
-from .rows import NORM_MAX, Ints, Rows, check_lengths, row_scale
+from .rows import NORM_MAX, Ints, Rows, check_lengths, scaled_rows
 from .shape import index_section, prepared, probabilities
 from .spill import SPILLS, Copies
 from .write import check_blocks, stored_kind, stored_values, write_index
@@ -104,7 +104,7 @@ class VectorIndex:
         codec: str = "lrsq",
         rotation: str | None = None,
         error_norms: bool = False,
-        vectors: str = "f16",
+        vectors: str | None = None,
         cache_bytes: int = 40 << 20,
         memory_bytes: int = 2 << 30,
         growth: float = 2.0,
@@ -192,10 +192,13 @@ class VectorIndex:
         if there:
             raise InputError(f"ids that are there already: {named(there)}", hint="remove them first, or give others")
         stored_values(new.floats(0, new.rows), self._kind, np.arange(new.rows))  # raises where they cannot be kept
-        rows = Rows(new, self._rows.metric, self._rows.scale)
-        if rows.metric != "cosine" and (new.norms() * rows.scale > NORM_MAX).any():
+        rows = replace(self._rows, spool=new)
+        if (
+            rows.metric != "cosine"
+            and (np.linalg.norm(rows.slice(0, rows.count), axis=1) > NORM_MAX[rows.metric]).any()
+        ):
             raise InputError(
-                f"vectors over {NORM_MAX:g} times as long as those of the fit",
+                f"vectors over {NORM_MAX[rows.metric]:g} times as long as those of the fit",
                 hint="fit again with them among the rows",
             )
 
@@ -370,7 +373,7 @@ class VectorIndex:
             vectors="f32" if rows.spool.kind == "f32" else "f16",
             cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("asked", {}),
         )  # fmt: skip
-        made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"))
+        made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"), rows.spool.kind)
         return made
 
     # What is inside
@@ -378,18 +381,19 @@ class VectorIndex:
     def _fit(self, stored: Arrays, attributes: pa.Schema, model: str | None = None) -> Self:
         options = self._options_given()
         check_options(stored.rows, stored.dimension, options, self.metric)
-        kind = stored_kind(stored.kind, self.vectors == "f32")
-        stored_values(stored.floats(0, stored.rows), kind, np.arange(stored.rows))  # before the work, not after it
-        norms = stored.norms()
+        if self.vectors == "f16" and stored.kind == "f32":
+            stored_values(stored.floats(0, stored.rows), "f16", np.arange(stored.rows))  # raises before the work
+        rows = scaled_rows(stored, self.metric)
+        norms = np.linalg.norm(rows.slice(0, rows.count), axis=1).astype(np.float64)
         check_lengths(self.metric, norms, float(norms.max()), f"row {norms.argmax()}")
-        rows = Rows(stored, self.metric, row_scale(self.metric, float(norms.mean()), float(norms.max())))
         choice = choose(rows, id_bytes(stored), options, lambda phase, share: None)
-        self._start(rows, attributes, choice, [None] * choice.shape.blocks, model)
+        kind = stored_kind(rows, choice.near, self.vectors)
+        self._start(rows, attributes, choice, [None] * choice.shape.blocks, model, kind)
         return self
 
     def _options_given(self) -> Options:
-        if self.vectors not in ("f16", "f32"):
-            raise InputError(f"vectors is {self.vectors!r}", hint="f16 or f32")
+        if self.vectors not in (None, "f16", "f32"):
+            raise InputError(f"vectors is {self.vectors!r}", hint="f16 or f32, or None: by measuring")
         for name in ("metric", "stop", "codec", "partition", "router", "spill", "rotation"):
             value = getattr(self, name)
             if not (isinstance(value, str) or (value is None and name not in ("metric", "stop", "codec"))):
@@ -404,13 +408,14 @@ class VectorIndex:
         )  # fmt: skip
 
     def _start(
-        self, rows: Rows, attributes: pa.Schema, choice: Choice, codes: list[Encoded | None], model: str | None
-    ) -> None:
+        self, rows: Rows, attributes: pa.Schema, choice: Choice, codes: list[Encoded | None], model: str | None,
+        kind: str,
+    ) -> None:  # fmt: skip
         assert isinstance(rows.spool, Arrays)
         self._options = replace(self._options_given(), model=model)
         self._attributes, self._choice, self._codes = attributes, choice, codes
         self._stored, self._rows = rows.spool, rows
-        self._kind = stored_kind(rows.spool.kind, self.vectors == "f32")
+        self._kind = kind
         self._added = np.zeros(2)  # rows since the fit, their squared distances to their centres
         self._measured: tuple[float, float] | None = None
         self._tree = None

@@ -19,9 +19,11 @@ from .routers import lse
 from .rows import Rows
 from .shape import Shape, stored_centres
 from .stop import gather_of
+from .truth import exact_neighbours, nearness
 
 FEW_ROWS = RERANK_MAX  # a query may read the full vectors of so many
 CODE_BITS = 4  # a dimension
+NEAR_BY = 10  # the neighbour whose distance says how finely full vectors are to be kept
 SAMPLE_ROWS = 512
 SURE = (40.0, 0.0, 0.0, 0.0, 0.0)  # weights of an estimator that says that every neighbour was read
 
@@ -52,11 +54,20 @@ def codec_of(rows: Rows, options: Options) -> Codec:
     return CODECS[options.codec](moment, moment, code_bytes, sample, ROTATIONS[rotation](moment, options.seed))
 
 
+def near(rows: Rows) -> float:
+    """See truth.nearness."""
+    if rows.count == 1:
+        return float("inf")
+    x, each = rows.slice(0, rows.count), np.arange(rows.count)
+    found = exact_neighbours(x, iter([(0, x)]), min(NEAR_BY, rows.count - 1), rows.metric, each)
+    return nearness(rows, each, found[:, -1])
+
+
 def promised(rows: Rows, shape: Shape, codec: Codec, id_bytes: float, options: Options) -> tuple[Contract, Stop]:
     """Recall 1 at any k up to the rows, for the whole block and all full vectors."""
     k, count = min(options.k, rows.count), rows.count
     block = int(block_bytes(shape.sizes(), codec.code_bytes, id_bytes)[0])
-    vectors = gather_of(shape.partition.home, rows)(np.arange(count))
+    vectors = gather_of(shape.partition.home, rows)(np.arange(count)) or []
     nbytes, gets = float(block + sum(vectors)), float(1 + len(vectors))
     promise = Promise(1.0, 0, count, 0.0, nbytes, gets, 2.0, wave_ms([block]) + wave_ms(vectors))
     points = tuple(Point(depth, 0, 1.0, nbytes, gets) for depth in depths(k))

@@ -78,7 +78,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Task:
-    """What every stage of the choice works with. asked, near: see Lesson."""
+    """What every stage of the choice works with. asked, near: see Lesson. near_by: see truth.nearness."""
 
     rows: Rows
     sample: Ints
@@ -88,6 +88,7 @@ class Task:
     id_bytes: float
     k: int
     options: Options
+    near_by: float
     tried: list[dict[str, Any]]
     say: Say
 

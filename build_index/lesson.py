@@ -12,7 +12,7 @@ import numpy.typing as npt
 from vantage.format import RouterSection
 
 from .partition import Partition
-from .rows import Ints, Rows
+from .rows import Ints, Rows, tempered
 
 # What a section would cost at the edge, as modelled ms or bytes a query on rows that serve for tuning: less is better.
 Cost = Callable[[RouterSection], float]
@@ -27,7 +27,10 @@ def spread_of(rows: Rows, sample: Ints) -> float:
     Rows far from the origin, or all in a narrow cone, have norms near 1 like any others and lie far closer together.
     """
     some = np.linspace(0, len(sample) - 1, min(SPREAD_ROWS, len(sample))).astype(np.int64)
-    return max(float(rows.take(sample[some]).var(0, dtype=np.float64).sum()), SPREAD_MIN)
+    x = rows.take(sample[some])
+    if rows.metric == "l2":
+        x = tempered(x)
+    return max(float(x.var(0, dtype=np.float64).sum()), SPREAD_MIN)
 
 
 @dataclass(frozen=True)

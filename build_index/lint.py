@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vantage.errors import InputError
 
-from .rows import F32, Ints, check_lengths
+from .rows import F32, Ints, check_lengths, origin_of
 from .source import BAD_ROWS_NAMED, NORM_MAX, NORM_MIN, Skipped, Source
 from .spool import vector_hashes
 
@@ -68,7 +68,7 @@ class Pass:
     def __init__(self, source: Source, seed: int = 0) -> None:
         self.source = source
         self.zero, self.not_unit, self.long = Counts(), Counts(), Counts()
-        self.norm_max, self.longest = 0.0, 0
+        self.norm_max, self.longest, self._longest = 0.0, 0, np.zeros((1, source.dimension), np.float32)
         count = max(1, min(source.rows, SAMPLE_ROWS, SAMPLE_BYTES // (4 * source.dimension)))
         self._wanted = np.sort(np.random.default_rng([seed, 7]).choice(source.rows, count, replace=False))
         self._sample: list[F32] = []
@@ -83,7 +83,8 @@ class Pass:
         self.zero.add(zero, rows)
         self.long.add(norms > NORM_MAX, rows)
         if norms.max() > self.norm_max:
-            self.norm_max, self.longest = float(norms.max()), int(rows[norms.argmax()])
+            at = int(norms.argmax())
+            self.norm_max, self.longest, self._longest = float(norms[at]), int(rows[at]), x[at : at + 1].copy()
         self.not_unit.add(~zero & (np.abs(norms - 1) > UNIT_ERROR), rows)
         np.minimum(self._low, x.min(0), out=self._low)
         np.maximum(self._high, x.max(0), out=self._high)
@@ -99,8 +100,9 @@ class Pass:
 
     def check_lengths(self, metric: str) -> None:
         """See rows.check_lengths."""
-        norms = np.linalg.norm(self.sample().astype(np.float64), axis=1)
-        check_lengths(metric, norms, self.norm_max, self.source.where(self.longest))
+        x = np.concatenate([self._longest, self.sample()]).astype(np.float64)
+        norms = np.linalg.norm(x - origin_of(self.sample()) if metric == "l2" else x, axis=1)
+        check_lengths(metric, norms[1:], float(norms[0]), self.source.where(self.longest))
 
 
 def lint(source: Source, metric: str, seed: int = 0) -> list[Finding]:

@@ -85,7 +85,7 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The best KEPT places of each query over all blocks, best first, all i32 (Q, M), -1 where there is none.
+    """The best M places of each query over all blocks, best first, all i32 (Q, M), -1 where there is none.
 
     block and row of the place; twin: the earlier place of the same row; rank: how many rows score better, where the row
     is one of the exact neighbours, truth (Q, K), or ties with the last of them. score f32 (Q, M): of
@@ -145,15 +145,16 @@ def full_scan(
     truth: Truth,
     progress: Callable[[float], None] = lambda _: None,
     p: P | None = None,
+    kept: int = KEPT,
 ) -> Candidates:
-    """Encodes every place and scans it for every query.
+    """Encodes every place and scans it for every query, keeping so many.
 
     p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them.
     without (Q): the query's own row, left out of the answers.
     """
     members = shape.members()
     root = trial_root(rows, shape, codec.rotation, codec.section, 100)
-    scans = [LrsqScan(root, q, KEPT) for q in queries]
+    scans = [LrsqScan(root, q, kept) for q in queries]
     low_of, high_of = (np.zeros(len(scans), int), np.full(len(scans), shape.blocks)) if p is None else spans(p).T
     place_row = np.concatenate(members).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
@@ -174,7 +175,7 @@ def full_scan(
                     data, RANGES_AT, at.codes, at.f, at.h, at.rows, n, scan.base(b), b, scan.tables, scan.pool
                 )
         progress(high / len(members))
-    block, row = np.full((len(scans), KEPT), -1, np.int32), np.full((len(scans), KEPT), -1, np.int32)
+    block, row = np.full((len(scans), kept), -1, np.int32), np.full((len(scans), kept), -1, np.int32)
     score, base = np.zeros(block.shape, np.float32), np.empty((len(scans), shape.blocks), np.float32)
     for i in reversed(range(len(scans))):
         scan = scans.pop()  # it holds as much as its row of base

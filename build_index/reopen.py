@@ -101,11 +101,17 @@ def reopen(path: Path) -> Saved:
         _router(path / generation, root), root.centres, centres,
     )  # fmt: skip
     choice = Choice(
-        shape, codec_of(root), root.contract, root.stop, manifest.get("tried", []), (float("nan"), float("nan"))
+        shape,
+        codec_of(root),
+        root.contract,
+        root.stop,
+        manifest.get("tried", []),
+        (float("nan"), float("nan")),
+        float("nan"),
     )
     fields = [pa.field(name, table.schema.field(3 + i).type) for i, name in enumerate(names)]
     return Saved(
-        Rows(stored, section.metric, section.row_scale),
+        Rows(stored, section.metric, np.array(section.origin, np.float32), section.row_scale),
         choice,
         codes,
         pa.schema(fields),

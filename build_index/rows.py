@@ -1,4 +1,4 @@
-"""Source rows in the scale of the index: norm 1 under cosine, divided by the mean norm under l2 and dot."""
+"""Source rows in the scale of the index: norm 1 under cosine, else over their mean norm, under l2 from amid them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,44 @@ from vantage.errors import InputError
 F32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-# The largest row may be this many times the unit of the scale, so that integer scores never leave 31 bits.
-NORM_MAX = 32.0
+# The largest row may be so many times the unit of the scale, that integer scores never leave 31 bits. Under l2 those of
+# far rows may, which are the last in any case: the rest must be told apart, and float32 hold all products.
+NORM_MAX = {"dot": 32.0, "l2": 3000.0}
+FAR = 4  # times the median length: what is beyond counts as no more, where rows set a scale
+ORIGIN_ROWS, ORIGIN_BYTES = 16_384, 64 << 20  # of a sample, that the origin is found from
+CHUNK_BYTES = 8 << 20  # fixed, so that sums do not change with the memory budget
 LENGTHS_MAX = 1e6  # times the median: integer scores are left with a few steps for the rest
 
 
-def row_scale(metric: str, norm_mean: float, norm_max: float) -> float:
-    """What rows are multiplied by; 1 under cosine, where each row has its own."""
-    if metric == "cosine":
-        return 1.0
-    unit = max(norm_mean, norm_max / NORM_MAX)
-    return 1.0 / unit if unit > 0 else 1.0
+def origin_of(sample: F32) -> F32:
+    """f32 (d): a point amid rows (n, d) that no quarter of them moves far: the mean of each dimension's middle half."""
+    quarter = len(sample) // 4
+    middle = np.sort(sample, axis=0)[quarter : len(sample) - quarter]
+    out: F32 = middle.mean(0, dtype=np.float64).astype(np.float32)
+    return out
+
+
+def usual_length(x: npt.NDArray[np.floating]) -> float:
+    """Median length of the rows (n, d) that are not zero; 0 where all are."""
+    norms = np.linalg.norm(x, axis=1)
+    return float(np.median(norms[norms > 0])) if (norms > 0).any() else 0.0
+
+
+def tempered(x: F32) -> F32:
+    """Rows (n, d), those of more than FAR times the usual length cut to it: a few far ones else outweigh the rest."""
+    norms, most = np.linalg.norm(x, axis=1), FAR * usual_length(x)
+    far = norms > most
+    if not far.any():
+        return x
+    out = x.copy()
+    out[far] *= (most / norms[far])[:, None].astype(x.dtype)
+    return out
 
 
 def check_lengths(metric: str, norms: npt.NDArray[np.float64], norm_max: float, longest: str) -> None:
     """Raises InputError where the longest row, of norm_max and named, leaves nothing of the scores of most others.
 
-    norms (n): of all rows, or evenly of some.
+    norms (n): of all rows, or evenly of some; under l2 distances from their origin.
     """
     usual = float(np.median(norms[norms > 0])) if (norms > 0).any() else norm_max
     if metric != "cosine" and norm_max > LENGTHS_MAX * usual:
@@ -59,12 +80,13 @@ class Stored(Protocol):
     def source_rows(self, rows: npt.NDArray[np.integer]) -> Ints: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
-    """N rows of d numbers, read from where they lie as they are needed."""
+    """N rows of d numbers, read from where they lie as they are needed. origin, scale: as in the index section."""
 
     spool: Stored
     metric: str
+    origin: F32
     scale: float
 
     @property
@@ -75,23 +97,51 @@ class Rows:
     def dimension(self) -> int:
         return self.spool.dimension
 
-    def _scaled(self, x: F32) -> F32:
-        if self.metric == "cosine":
-            squares = np.einsum("ij,ij->i", x, x, dtype=np.float64)  # of small or large values, they leave float32
-            unit: F32 = x / np.sqrt(squares).astype(np.float32)[:, None]
-            return unit
-        return x * np.float32(self.scale)
+    def scaled(self, x: F32) -> F32:
+        """f32 (n, d): vectors (n, d), as they were given, in the scale of the index."""
+        return in_scale(x, self.metric, self.origin, self.scale)
 
     def slice(self, low: int, high: int) -> F32:
         """f32 (high - low, d)."""
-        return self._scaled(self.spool.floats(low, high))
+        return self.scaled(self.spool.floats(low, high))
 
     def take(self, rows: Ints) -> F32:
         """f32 (len(rows), d), in the order asked for."""
-        return self._scaled(self.spool.gather(rows))
+        return self.scaled(self.spool.gather(rows))
 
     def chunks(self, nbytes: int) -> Iterator[tuple[int, F32]]:
         """(first row, rows) in pieces of about nbytes of float32."""
         step = max(1, nbytes // (4 * self.dimension))
         for low in range(0, self.count, step):
             yield low, self.slice(low, min(self.count, low + step))
+
+
+def in_scale(x: F32, metric: str, origin: F32, scale: float) -> F32:
+    """See Rows.scaled."""
+    if metric == "cosine":
+        squares = np.einsum("ij,ij->i", x, x, dtype=np.float64)  # of small or large values, they leave float32
+        unit: F32 = x / np.sqrt(squares).astype(np.float32)[:, None]
+        return unit
+    if metric == "l2":
+        x = x - origin
+    return x * np.float32(scale)
+
+
+def scaled_rows(stored: Stored, metric: str) -> Rows:
+    """The rows in a scale of their own: read once, unless the metric is cosine."""
+    origin = np.zeros(stored.dimension if metric == "l2" else 0, np.float32)
+    if metric == "cosine":
+        return Rows(stored, metric, origin, 1.0)
+    step = max(1, stored.rows // ORIGIN_ROWS, stored.rows * 4 * stored.dimension // ORIGIN_BYTES)
+    sample = stored.gather(np.arange(0, stored.rows, step))
+    origin = origin_of(sample) if metric == "l2" else origin
+    usual = usual_length(sample.astype(np.float64) - (origin if metric == "l2" else 0))
+    longest, total, step = 0.0, 0.0, max(1, CHUNK_BYTES // (8 * stored.dimension))
+    for low in range(0, stored.rows, step):
+        x = stored.floats(low, min(stored.rows, low + step)).astype(np.float64)
+        if metric == "l2":
+            x -= origin
+        norms = np.sqrt(np.einsum("ij,ij->i", x, x))
+        longest, total = max(longest, float(norms.max())), total + float(np.minimum(norms, FAR * usual).sum())
+    unit = max(total / stored.rows, longest / NORM_MAX[metric])
+    return Rows(stored, metric, origin, 1.0 / unit if unit > 0 else 1.0)

@@ -30,8 +30,7 @@ from build_index.sources.columns import json_value
 from build_index.sources.types import as_lists, as_maps, is_json, map_entries
 from vantage.errors import InputError
 
-# Rows are written in batches of this many bytes of f32, or fewer rows. Fixed, so that sums over batches, such as
-# norm_mean, do not change with the memory budget.
+# Rows are written in batches of this many bytes of f32, or fewer rows.
 BATCH_BYTES = 4 << 20
 BATCH_ROWS_MAX = 8192
 
@@ -53,7 +52,6 @@ class Spool:
 
     rows, dimension, kind, id_kind: as in `Source`; rows: without those left out
     skipped: the rows left out, None where bad rows are refused
-    norm_mean, norm_max: of the rows' Euclidean norms, computed in f64
     duplicate_vectors: rows whose vector repeats that of another row (by 8-byte hash), the first of each left out
     """
 
@@ -63,8 +61,6 @@ class Spool:
         self.dimension = source.dimension
         self.kind = source.kind
         self.id_kind = source.id_kind
-        self.norm_mean = 0.0
-        self.norm_max = 0.0
         self.duplicate_vectors = 0
         self._dtype = DTYPES[source.kind]
         self._row_bytes = source.dimension * self._dtype.itemsize
@@ -188,12 +184,11 @@ class Spool:
         ends = dict.fromkeys([name for name in self._files if name.endswith(".offsets")], 0)
         for name in ends:
             self._files[name].write(bytes(8))
-        norm_sum, longest, written = 0.0, 0, 0
+        norm_max, longest, written = 0.0, 0, 0
         for batch in source.batches(batch_rows, metric, self.skipped):
             norms = np.sqrt(np.einsum("ij,ij->i", batch.vectors, batch.vectors, dtype=np.float64))
-            norm_sum += float(norms.sum())
-            if norms.max() > self.norm_max:
-                self.norm_max, longest = float(norms.max()), int(batch.rows[norms.argmax()])
+            if norms.max() > norm_max:
+                norm_max, longest = float(norms.max()), int(batch.rows[norms.argmax()])
             self._write(batch, ends)
             written += len(norms)
             if look:
@@ -202,14 +197,13 @@ class Spool:
                 progress(int(batch.rows[-1]) + 1)
         if not written:
             raise InputError("no row is left", hint="; ".join(source.left_out(self.skipped or Skipped())))
-        if metric != "cosine" and 0 < self.norm_max < NORM_MIN:
+        if metric != "cosine" and 0 < norm_max < NORM_MIN:
             raise InputError(
                 f"all vectors are shorter than {NORM_MIN:g}, {source.where(longest)} too, which is the longest: "
                 "float32 cannot hold their scores",
                 hint=f"multiply all by one number, which leaves the order under {metric} as it is",
             )
         self.rows = written
-        self.norm_mean = norm_sum / self.rows
         for file in self._files.values():
             file.flush()
 

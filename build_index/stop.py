@@ -28,6 +28,8 @@ TWO_WAVES_MS = 85.0  # a plan of one wave below this is sooner than any of two
 TWO_WAVES_GOAL = 0.85  # lower ones are kept in one wave: they read too little to divide
 FIRST_STEPS = (1.5, 2.5)  # times the price of one wave, for the first of two
 
+_NEVER = (0.0, 0.0, 0.0, np.inf)  # bytes, GETs, waves and ms of reads that no budget holds
+
 FEATURE_BYTES = 16 << 20  # of one column (Q, B) of features at a time, of which there are a few
 
 F64 = npt.NDArray[np.float64]
@@ -146,19 +148,22 @@ def said(estimator: Estimator, held: Held, read: Bools, price: int) -> F64:
     return out
 
 
-Gather = Callable[[Ints], list[int]]  # rows of the source -> bytes of the reads that fetch their full vectors
+Gather = Callable[[Ints], list[int] | None]  # rows of the source -> bytes of the reads that fetch their full vectors
 
 
 def gather_of(home: npt.NDArray[np.int32], rows: Rows) -> Gather:
-    """Models the vectors as one object in the order of home blocks, floats as f16; other columns are left out."""
+    """Models the vectors as one object in the order of home blocks, floats as f16; other columns are left out.
+
+    None where a query's budget does not hold the reads.
+    """
     vector_bytes = rows.dimension * min(2, VECTOR_BYTES[rows.spool.kind])
     number = np.empty(len(home), np.int64)
     number[np.argsort(home, kind="stable")] = np.arange(len(home))
 
-    def reads(wanted: Ints) -> list[int]:
+    def reads(wanted: Ints) -> list[int] | None:
         items = [("", int(n) * vector_bytes, vector_bytes) for n in number[wanted]]
         spans = plan_gather(items, Budget().gets - LANES, Budget().bytes) if items else []
-        return [s.size for s in spans or []]
+        return None if spans is None else [s.size for s in spans]
 
     return reads
 
@@ -187,7 +192,7 @@ def promises(
                 continue
             reads = plans(held.p, held.sizes, price)
             made = _promise(held, k, rerank, [(price, reads, np.arange(len(held.p)))], 0.0, gather)
-            if best is None or made.ms < best[0]:
+            if made.ms < (np.inf if best is None else best[0]):
                 best = made.ms, made
         if best is None:
             continue
@@ -213,10 +218,10 @@ def _promise(
         count += np.array([(page, 1, 1, wave_ms([page])) for page in held.pages]).T
     means = count.mean(1)
     if rerank:
-        some = slice(0, GATHER_QUERIES)
+        some = slice(0, GATHER_QUERIES * RERANK_MAX // max(rerank, RERANK_MAX))
         rows, answered = held.found.row[some], held.found.answered(read, rerank)[some]
         spans = [gather(r[a].astype(np.int64)) for r, a in zip(rows, answered, strict=True)]
-        means += np.mean([(sum(s), len(s), bool(s), wave_ms(s)) for s in spans], 0)
+        means += np.mean([_NEVER if s is None else (sum(s), len(s), bool(s), wave_ms(s)) for s in spans], 0)
     nbytes, gets, waited, ms = means.tolist()
     return Promise(
         promised(held.found.recall(read, k, rerank)), waves[0][0], rerank, threshold, nbytes, gets, waited, ms
@@ -274,12 +279,14 @@ def stopping(
     rows: int,
     stop: str,
     gather: Gather,
+    rerank: int = 0,
 ) -> Stop:
     """The stop section: estimators from the tuning rows, promises from those that served nothing else.
 
-    target: the price that reached the target on the tuning rows. recall_at: of the others. rows: of the index.
+    target: the price that reached the target on the tuning rows. recall_at: of the others. rows: of the index. rerank:
+    the exact scores that the target takes, where it takes any.
     """
-    reranks = reranks_of(contract.k, rows)
+    reranks = sorted({*reranks_of(contract.k, rows), *([rerank] if rerank else [])})
     known = estimators(tune, contract.k, reranks, target)
     kept = promises(price, recall_at, contract, known, reranks, stop, gather)
     return Stop(known, kept)

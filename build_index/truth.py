@@ -164,6 +164,15 @@ def truth_of(rows: Rows, held: Ints, k: int, progress: Callable[[int], None] = l
     return Truth(found, places, last, more)
 
 
+def nearness(rows: Rows, held: Ints, neighbours: I32) -> float:
+    """Median distance, in the scale of the index, of rows held (n) from a neighbour (n), its copies left out.
+
+    Infinite where all are copies, or none was given.
+    """
+    apart = np.linalg.norm(rows.take(held) - rows.take(neighbours.astype(np.int64)), axis=1)
+    return float(np.median(apart[apart > 0])) if (apart > 0).any() else float("inf")
+
+
 def tied(score: F64, slack: F64) -> I32:
     """i32 (n, m): how many are better than each of the scores (n, m), best first; ties are to the best of them."""
     better, best = np.zeros(score.shape, np.int32), score[:, 0]

@@ -369,6 +369,8 @@ def _codes(place: Place, root: Root, generation: str, found: Findings) -> int:
         whole, _ = codes_of_block(block, d.rows[b], root.codec.code_bytes)
         stored = replace(whole, codes=whole.codes[:n], f=whole.f[:n], h=whole.h[:n])
         x = _vectors(place, root, generation, d.first_row[b], n).astype(np.float64)
+        if metric == "l2":
+            x -= np.asarray(root.index.origin)
         x = x / np.linalg.norm(x, axis=1, keepdims=True) if metric == "cosine" else x * root.index.row_scale
         centre, exact = centres[b : b + 1], _exact_centre(root, b)
         (fresh,) = encode_blocks(codec, x.astype(np.float32), [0, n], centre, metric)

@@ -67,6 +67,8 @@ PAGE_BYTES = 16 << 20  # of them as float32
 TOLD_BYTES = 32 << 20  # of attributes as JSON, that are held at a time
 BUILDING = ".building"
 F16_SAFE = 4e-6  # times the root of the dimension: no longer row loses F16_LOSS_MAX, as 2^-11 and 2^-25 are rounded
+ROUNDED_ROWS, ROUNDED_BYTES = 4096, 16 << 20  # of a sample, that is rounded to f16 for a trial
+MOVED_MAX = 2.5e-4  # of a neighbour's distance, along one direction: then one neighbour in some hundreds changes places
 F16_LOSS_MAX = 0.01  # of a row's norm; float16 rounds to 0.0005 of it above its smallest normal numbers
 
 
@@ -163,9 +165,23 @@ def _vector_array(values: npt.NDArray[Any], kind: str) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(d), n, [None, pa.py_buffer(values.tobytes())])
 
 
-def stored_kind(kind: str, wide: bool) -> str:
-    """Kind of the stored vectors: f32 sources become f16 unless `wide`."""
-    return "f16" if kind == "f32" and not wide else kind
+def stored_kind(rows: Rows, near: float, vectors: str | None) -> str:
+    """Kind of the stored vectors: as f32 sources are asked for, or f16 where that moves no row across its neighbours.
+
+    near: how far, in the scale of the index, a row's neighbours are.
+    """
+    if rows.spool.kind != "f32":
+        return rows.spool.kind
+    if vectors is not None:
+        return vectors
+    step = max(1, rows.count // ROUNDED_ROWS, rows.count * 4 * rows.dimension // ROUNDED_BYTES)
+    x = rows.spool.gather(np.arange(0, rows.count, step))
+    with np.errstate(over="ignore"):
+        half = x.astype(np.float16).astype(np.float32)
+    if not np.isfinite(half).all():
+        return "f32"
+    moved = np.linalg.norm(rows.scaled(half) - rows.scaled(x), axis=1)
+    return "f16" if np.sqrt(np.mean(moved**2)) <= MOVED_MAX * near * rows.dimension**0.5 else "f32"
 
 
 # (first block, after the last, source rows of these blocks, where each begins and the last ends) -> their codes
@@ -523,7 +539,7 @@ def _lengths(
     if rows.metric == "cosine":
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     else:
-        x *= rows.scale
+        x = (x - rows.origin if rows.metric == "l2" else x) * rows.scale
     shape, codec = choice.shape, choice.codec
     bias = np.asarray(shape.centre_section.bias, np.float64)[blocks]
     return error_norms(codec.section, codec.axes, encoded, x, _exact_centres(shape)[blocks], bias, rows.metric)

@@ -46,7 +46,7 @@ def make(
     options = Options(RECALL, 10, seed, spill_share=0.35, fast=True)
     build(
         open_source([scratch / f"{name}.parquet"]), bucket / name, options, metric,
-        wide=False, say=lambda phase, share: None, tell=lambda text: None,
+        say=lambda phase, share: None, tell=lambda text: None,
     )  # fmt: skip
     ids = table["id"].to_pylist()
     attributes = table.drop_columns(["vector", "id"]).to_pylist()
@@ -108,7 +108,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         out.append(tmp_path_factory.mktemp("bucket") / "live")
         build(
             open_source([scratch / "rows.npy"]), out[-1], Options(0.8, 5, seed, fast=True), "l2",
-            wide=False, say=lambda phase, share: None, tell=lambda text: None,
+            say=lambda phase, share: None, tell=lambda text: None,
         )  # fmt: skip
     return out[0], out[1]
 

@@ -58,7 +58,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
         patch.setattr("build_index.write.TOLD_BYTES", 1 << 20)
         build(
             open_source([folder / "source.parquet"]), folder / "texts", Options(0.9, 10, spill_share=0.4, fast=True),
-            "cosine", wide=False, say=lambda *_: None, tell=lambda _: None,
+            "cosine", say=lambda *_: None, tell=lambda _: None,
         )  # fmt: skip
     return folder / "texts", x
 
@@ -241,7 +241,7 @@ def test_a_row_too_long_is_told_before_the_work(tmp_path: Path, monkeypatch: pyt
     pq.write_table(pa.table({"id": np.arange(30) * 3, "vector": flat, "text": text}), tmp_path / "s.parquet")
     with pytest.raises(LimitError, match=r"id 51 \(row 17\).*1500002 bytes of 'text'"):
         build(
-            open_source([tmp_path / "s.parquet"]), tmp_path / "index", Options(), "cosine", wide=False,
+            open_source([tmp_path / "s.parquet"]), tmp_path / "index", Options(), "cosine",
             say=lambda *_: None, tell=lambda _: None,
         )  # fmt: skip
 

@@ -27,6 +27,7 @@ from vantage.cache import Cache
 from vantage.errors import DamagedError, VantageError
 from vantage.format import (
     FIELD,
+    PROMISED_RERANK_MAX,
     BecTreeSection,
     ButterflyRotation,
     Centres,
@@ -376,11 +377,13 @@ numbers = st.floats(-1e6, 1e6, width=32)
 @st.composite
 def indexes(draw: st.DrawFn) -> IndexSection:
     blocks, rows = draw(st.integers(1, 8)), draw(st.integers(1, 10**6))
+    metric, dimension = draw(st.sampled_from(L.METRICS)), draw(st.integers(1, 70))
+    origin = array("f", [draw(st.floats(-(2**59), 2**59, width=32)) for _ in range(dimension if metric == "l2" else 0)])
     return IndexSection(
-        draw(st.sampled_from(L.METRICS)), draw(st.integers(1, 70)), rows, blocks, draw(st.integers(1, blocks)),
+        metric, dimension, rows, blocks, draw(st.integers(1, blocks)),
         draw(st.sampled_from(L.ID_KINDS)), draw(st.sampled_from(L.VECTOR_KINDS)),
         draw(st.sampled_from(L.CODECS)), "lse",
-        draw(st.floats(1e-6, 1e6)), rows + draw(st.integers(0, 10**6)),
+        draw(st.floats(1e-6, 1e6)), rows + draw(st.integers(0, 10**6)), origin=memoryview(origin),
     )  # fmt: skip
 
 
@@ -550,7 +553,8 @@ def test_stop(known: list[Estimator], kept: list[Promise], draw: Random) -> None
 
 
 @pytest.mark.parametrize("changes", [
-    {"rerank": 201}, {"recall": 1.5}, {"recall": math.nan}, {"threshold": -0.1}, {"nbytes": math.inf}, {"ms": math.nan},
+    {"rerank": PROMISED_RERANK_MAX + 1},
+    {"recall": 1.5}, {"recall": math.nan}, {"threshold": -0.1}, {"nbytes": math.inf}, {"ms": math.nan},
 ])  # fmt: skip
 def test_a_promise_out_of_range(changes: dict[str, Any]) -> None:
     good = Promise(0.9, 5, 0, 0.5, 1e6, 6.0, 1.0, 50.0)

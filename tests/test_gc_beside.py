@@ -234,7 +234,7 @@ def test_a_folder_keeps_the_generation_that_a_build_replaced(tiny: tuple[Path, P
     np.save(tmp_path / "rows.npy", np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32))
     build(
         open_source([tmp_path / "rows.npy"]), where.path, Options(0.8, 5, fast=True), "l2",
-        wide=False, say=lambda phase, share: None, tell=lambda text: None,
+        say=lambda phase, share: None, tell=lambda text: None,
     )  # fmt: skip
     _age(where.path, 30 * DAY)
     assert g.gc(where, 7 * DAY)["deleted"] == []

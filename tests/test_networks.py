@@ -33,7 +33,7 @@ def test_an_index_with_a_network_keeps_its_promise(
     np.save(tmp_path / "rows.npy", x[:2000])
     options = Options(0.9, 10, spill="none", router=router)
     source = open_source([tmp_path / "rows.npy"])
-    build(source, tmp_path / "index", options, "l2", wide=False, say=lambda phase, share: None, tell=lambda text: None)
+    build(source, tmp_path / "index", options, "l2", say=lambda phase, share: None, tell=lambda text: None)
     index = asyncio.run(Index.open(Folder(tmp_path), "index", Cache(1 << 20), Receipt()))
     assert isinstance(index.router, ROUTERS[router])
     hits = 0

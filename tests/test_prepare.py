@@ -100,9 +100,10 @@ def test_the_unit_is_full_for_usual_queries(metric: str) -> None:
 
 @given(st.floats(1e-3, 1e17), st.integers(1, 64), st.integers(0, 5))
 def test_far_away_queries_scale(norm: float, dimension: int, seed: int) -> None:
-    """l2: an integer score stays below 2^30 for rows of up to 32 times the mean norm; the unit is a power of two."""
+    """An integer score stays below 2^30: under dot for rows of up to 32 times the mean norm, under l2 for any; the unit
+    is a power of two, and no smaller than it must be.
+    """
     q = prepare(values(dimension, norm, seed), section("l2", dimension))
-    row = 32.0
-    assert (q.norm * row + row * row / 2) * q.unit < 1 << 30
+    assert q.norm**2 / 2 * q.unit < 1 << 30
     assert math.frexp(q.unit)[0] == 0.5
-    assert q.unit >= min(2.0**SCORE_BITS, 2.0**SCORE_BITS / q.norm)
+    assert q.unit >= min(2.0**SCORE_BITS, 2.0**SCORE_BITS * 64 / q.norm**2)

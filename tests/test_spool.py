@@ -84,14 +84,12 @@ def test_chunks(tmp_path: Path) -> None:
         assert list(made.chunks(4)) == [(0, 4), (4, 8), (8, 10)]
 
 
-def test_norms_and_progress(tmp_path: Path) -> None:
+def test_progress(tmp_path: Path) -> None:
     given = vectors(30, 5, np.uint8)
     np.save(tmp_path / "a.npy", given)
     seen: list[int] = []
-    with spool(open_source([tmp_path / "a.npy"]), tmp_path / "scratch", metric="cosine", progress=seen.append) as made:
-        norms = np.linalg.norm(given.astype(np.float64), axis=1)
-        assert made.norm_mean == pytest.approx(norms.mean(), rel=1e-14)
-        assert made.norm_max == norms.max()
+    with spool(open_source([tmp_path / "a.npy"]), tmp_path / "scratch", metric="cosine", progress=seen.append):
+        pass
     assert seen == [7, 14, 21, 28, 30]
 
 

@@ -31,7 +31,7 @@ def bucket(
     np.save(folder / "rows.npy", x[:6000])
     options = Options(0.9, 10, spill="none", router=request.param)
     build(
-        open_source([folder / "rows.npy"]), folder / "far", options, "l2", wide=False, say=lambda phase, share: None,
+        open_source([folder / "rows.npy"]), folder / "far", options, "l2", say=lambda phase, share: None,
         tell=lambda text: None,
     )  # fmt: skip
     return folder, x[:6000], x[6000:]

@@ -27,7 +27,7 @@ from build_index.bucket import beside as beside_place
 from build_index.build import build, check_options
 from build_index.choose import Choice, choose
 from build_index.fit import Options
-from build_index.rows import Rows, row_scale
+from build_index.rows import Rows, scaled_rows
 from build_index.source import open_source
 from build_index.spool import spool
 from build_index.write import write_index
@@ -58,8 +58,9 @@ def make(
     path: Path, out: Path, metric: str = "l2", *, wide: bool = True, seed: int = 0,
     say: Callable[[str, float], None] = lambda phase, share: None,
 ) -> Any:  # fmt: skip
+    vectors = "f32" if wide else "f16"
     return build(
-        open_source([path]), out, Options(0.5, 5, seed), metric, wide=wide, say=say, tell=lambda text: None
+        open_source([path]), out, Options(0.5, 5, seed), metric, vectors=vectors, say=say, tell=lambda text: None
     )  # fmt: skip
 
 
@@ -147,7 +148,7 @@ def test_parquet_is_read_by_others_and_by_offset(tmp_path: Path, kind: str, text
             assert data[start : start + width] == given[at[row]].tobytes()
 
 
-def test_f32_becomes_f16_unless_asked(tmp_path: Path) -> None:
+def test_f32_that_f16_loses_is_refused_where_f16_was_asked_for(tmp_path: Path) -> None:
     given, index = values("f32"), tmp_path / "index"
     make(source(tmp_path, given, id=list(range(ROWS))), index, "cosine", wide=False)
     before = objects_of(index)
@@ -247,7 +248,7 @@ class Chosen:
 def chosen(tmp_path: Path, small_pages: None) -> Iterator[Chosen]:
     path = source(tmp_path, values("f32"), id=[f"id {row}" for row in range(ROWS)], word=["w"] * ROWS)
     with spool(open_source([path]), tmp_path / "spool", metric="l2") as spooled:
-        rows = Rows(spooled, "l2", row_scale("l2", spooled.norm_mean, spooled.norm_max))
+        rows = scaled_rows(spooled, "l2")
         yield Chosen(rows, choose(rows, 6.0, Options(0.5, 5), lambda phase, share: None))
 
 
@@ -393,7 +394,7 @@ def slow(self, table):
     print("writing", flush=True)
     sys.stdin.read(1)
 write._PartWriter.add = slow
-build(open_source([Path(sys.argv[1])]), Path(sys.argv[2]), Options(0.5, 5, 1), "l2", wide=True,
+build(open_source([Path(sys.argv[1])]), Path(sys.argv[2]), Options(0.5, 5, 1), "l2", vectors="f32",
       say=lambda phase, share: None, tell=lambda text: None)
 """
 

@@ -19,6 +19,8 @@ SUBS = 8
 FEW_SUBS = 4  # of a block, where a table of 8 were too much to keep resident: reads a tenth more
 TABLE_BYTES_MAX = 6 << 20  # of a router in the root: with directory and centres, 8 MB stay resident
 BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0)  # over the spread of the rows
+SOFTER = 16  # times a quarter of the least beta, at most
+WEIGHT_MIN = -1e8  # blocks of far rows under l2: less likely than any other, and finite in float32
 TEMPERATURES = (0.65, 0.3, 0.45, 0.9)  # the first one serves to find beta
 INT4_DIMENSION_MIN = 32  # shorter vectors are rounded too coarsely, and small anyway
 
@@ -107,7 +109,7 @@ def packed(flat: F32, weight: F32, subs: int, beta: float, temperature: float, b
     """
     live = np.isfinite(weight)
     centred = np.where(live[:, None], flat - flat[live].mean(0), 0)
-    weight = weight - weight[live].max()
+    weight = np.where(live, np.maximum(weight - weight[live].max(), WEIGHT_MIN), weight)
     table, scale = quantized(centred, bits)
     stored = float(np.float32(beta))  # what a reader gets, so that the builder's p is the edge's
     return LseSection(
@@ -174,7 +176,12 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None], subs: int
     betas = [beta / lesson.spread for beta in BETAS]
     tried = [section(table, lesson.rows.metric, beta, TEMPERATURES[0], bits) for beta in betas]
     progress(0.5)
-    best = min(tried, key=cost)
+    found = [cost(one) for one in tried]
+    best = tried[int(np.argmin(found))]
+    # All too sharp where scores differ far more than rows lie apart, as inner products of rows far from the origin do.
+    softer = (section(table, lesson.rows.metric, betas[0] / 4**n, TEMPERATURES[0], bits) for n in range(1, SOFTER))
+    if not np.isfinite(min(found)):
+        best = next((one for one in softer if np.isfinite(cost(one))), best)
     return min((replace(best, temperature=t) for t in TEMPERATURES), key=cost)
 
 

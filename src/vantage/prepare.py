@@ -6,6 +6,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import sub
 
 from .errors import InputError, LimitError
 from .format import IndexSection, aligned
@@ -19,9 +20,9 @@ QUERY_NORM_MAX = 1e18  # its square, and so every score, is finite in float32
 class Prepared:
     """A query, ready for every kernel.
 
-    source f32 (d): as sent. vector f32 (d): norm 1 (cosine, dot) or in the scale of the rows (l2). norm: of the source
-    under dot, of the vector under l2, 1 under cosine. i16 (d padded to 32) * i16_scale is the vector. unit: integer
-    scores for a score of 1.
+    source f32 (d): as sent. vector f32 (d): norm 1 (cosine, dot), or from the origin in the scale of the rows (l2).
+    norm: of the source under dot, of the vector under l2, 1 under cosine. i16 (d padded to 32) * i16_scale is the
+    vector. unit: integer scores for a score of 1.
     """
 
     source: array[float]
@@ -67,8 +68,9 @@ def prepare(values: Sequence[float], index: IndexSection, param: str = "vector")
             param=param,
         )
     if index.metric == "l2":
-        vector = array("f", [v * index.row_scale for v in source])
-        norm = unit_norm = length * index.row_scale
+        moved = list(map(sub, source, index.origin)) if index.origin else source
+        vector = array("f", [v * index.row_scale for v in moved])
+        norm = unit_norm = math.sqrt(math.fsum(v * v for v in moved)) * index.row_scale
     elif length == 0.0 and index.metric == "cosine":
         raise InputError(f"{param} is zero", hint="cosine has no answer for a zero vector", param=param)
     else:
@@ -81,5 +83,7 @@ def prepare(values: Sequence[float], index: IndexSection, param: str = "vector")
     else:
         quantized, scale = array("h", bytes(2 * len(vector))), 0.0
     quantized.extend([0] * (aligned(index.dimension, 32) - index.dimension))
-    exponent = max(0, math.frexp(unit_norm)[1] - 3)
-    return Prepared(source, vector, norm, quantized, scale, math.ldexp(1.0, SCORE_BITS - exponent))
+    exponent = math.frexp(unit_norm)[1]
+    # Under l2 no score is over norm^2 / 2, and far rows may be cut: they are the last in any case. Else rows are short.
+    shift = max(0, 2 * exponent - 9 if index.metric == "l2" else exponent - 3)
+    return Prepared(source, vector, norm, quantized, scale, math.ldexp(1.0, SCORE_BITS - shift))

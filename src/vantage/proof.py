@@ -19,7 +19,7 @@ from .format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, damaged, i
 from .plan import Budget, Plan, plan_blocks
 from .prepare import Prepared
 from .rank import Match, estimated, exact_score, rerank
-from .scan import Contender, LrsqScan, Tails, pool_entries
+from .scan import SCORE_MAX, Contender, LrsqScan, Tails, pool_entries
 from .waves import Steps
 
 U = 2.0**-24  # f32 rounds to this share of a number
@@ -149,7 +149,7 @@ class BoundedScan(LrsqScan):
                 if cap > -1 and near < cap:
                     apart = math.acos(max(-1.0, near)) - math.acos(cap)
                     most = min(most, self.length * (math.cos(apart) + ANGLE))
-            out.append(most * self.query.unit * (ROOM if most > 0 else 1 / ROOM) + 1)
+            out.append(max(-SCORE_MAX, most * self.query.unit * (ROOM if most > 0 else 1 / ROOM) + 1))
         return out
 
     def floor(self, k: int, without: int | None) -> float:
@@ -216,7 +216,7 @@ def prove(
         """The integer score that a row needs to be among the answers, by the exact scores so far."""
         scores = sorted((exact_score(vectors[c.row], query, index) for c in ranked), reverse=index.metric != "l2")
         worst = needed(scores[k - 1], query, index, scan.length, longest)
-        return math.floor(worst * query.unit) if worst > -math.inf else worst
+        return max(-SCORE_MAX, math.floor(worst * query.unit)) if worst > -math.inf else worst
 
     yield from reads.scan(first, scan, done)
     rest = still_open(scan.floor(k, without))

@@ -7,6 +7,7 @@ import struct
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import sub
 from typing import Any
 
 from . import kernels
@@ -84,7 +85,8 @@ def exact_score(vector: bytes, query: Prepared, index: IndexSection) -> float:
 
 def _tiny_score(vector: list[float], query: Prepared, index: IndexSection) -> float:
     """As exact_score, in the scale of the index: as they are, the products would leave float32."""
-    out, scaled = array("f", [0.0]), array("f", [v * index.row_scale for v in vector])
+    moved = map(sub, vector, index.origin) if index.origin else vector
+    out, scaled = array("f", [0.0]), array("f", [v * index.row_scale for v in moved])
     kernel = kernels.l2_f32 if index.metric == "l2" else kernels.dot_f32
     kernel(query.vector, scaled.tobytes(), 0, 4 * len(vector), 1, len(vector), out)
     if index.metric == "l2":

@@ -18,7 +18,7 @@ from .rotate import rotated
 
 _ENTRY = struct.Struct("<iIII")  # score, row, block, index in the block
 CONTENDERS_MIN = 300
-SCORE_MAX = 1 << 30  # integer scores are cut there, and those of rows and queries in their scale stay below
+SCORE_MAX = 1 << 30  # integer scores are cut there; those in their scale stay below, but for far rows under l2
 COSINE_MAX = 16.0  # no cosine is over 1; the rest is room for what a coarse code leaves
 Tails = dict[int, tuple[memoryview, int]]  # what contenders need of a block: checks, spots, ids, and the width of ids
 
@@ -109,9 +109,10 @@ class LrsqScan:
 
     def contenders(self, most: int) -> list[Contender]:
         best = [self._contender(entry) for entry in islice(self.entries(), most)]
-        limit = min(COSINE_MAX * self.query.unit, SCORE_MAX) if self.root.index.metric == "cosine" else SCORE_MAX
+        metric = self.root.index.metric
+        limit = min(COSINE_MAX * self.query.unit, SCORE_MAX) if metric == "cosine" else SCORE_MAX
         for c in best:
-            if not -limit < c.score < limit:
+            if not (c.score > -limit or metric == "l2") or c.score >= limit:
                 raise damaged(self._where(c.block), f"gives row {c.row} a score that no row can have")
         return best
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small import RowsOf
 
-from build_index.rows import Rows, row_scale
+from build_index.rows import Rows, scaled_rows
 from build_index.source import open_source
 from build_index.spool import spool
 
@@ -28,7 +28,7 @@ def rows_of(tmp_path: Path) -> Iterator[RowsOf]:
             np.save(path, x)
             spooled = stack.enter_context(spool(open_source([path]), tmp_path / f"spool-{made}", metric=metric))
             if scale is None:
-                scale = row_scale(metric, spooled.norm_mean, spooled.norm_max)
-            return Rows(spooled, metric, scale)
+                return scaled_rows(spooled, metric)
+            return Rows(spooled, metric, np.zeros(x.shape[1] if metric == "l2" else 0, np.float32), scale)
 
         yield rows

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from small import Ran, clustered, vantage
 
+from build_index.evaluate import open_index
+
 ROWS, DIMENSION = 240, 4  # more than are simply exact
 HINT = "mend these rows, or leave them out with --skip-bad-rows (rows count from 0)"
 
@@ -193,13 +195,15 @@ def test_dimension_limit(tmp_path: Path, out: Path) -> None:
 def test_values_beyond_float16(tmp_path: Path, out: Path) -> None:
     x = good() * 20_000
     source = save(tmp_path / "a.parquet", x)
-    said = built(source, out, "--metric", "l2").refusal()
+    said = built(source, out, "--metric", "l2", "--vectors", "f16").refusal()
     row = re.fullmatch(
         rf"{source} row (\d+) holds a value over 65,504, which float16 cannot; build with --vectors f32", said
     )
     assert row is not None and np.abs(x[int(row[1])]).max() > 65_504
     assert nothing_left(out)
-    assert built(source, out, "--metric", "l2", "--vectors", "f32", "--json").json()["rows"] == ROWS
+    for more in (("--vectors", "f32"), ()):
+        assert built(source, out, "--metric", "l2", *more, "--json").json()["rows"] == ROWS
+        assert open_index(out).root.index.vector_kind == "f32"
 
 
 @pytest.mark.parametrize("where", ["a.parquet/index", "a.parquet"])
@@ -219,7 +223,7 @@ def test_a_refused_build_leaves_the_old_index(tmp_path: Path, out: Path) -> None
         (save(tmp_path / "bad.parquet", with_rows([50], [0, 0, 0, 0])), ()),
         (save(tmp_path / "twice.parquet", good(), id=[1] * ROWS), ()),
         (save(tmp_path / "c.parquet", good()), ("--router", "ecvh", "--partition", "kmeans")),
-        (save(tmp_path / "d.parquet", good() * 1e6), ("--metric", "l2")),
+        (save(tmp_path / "d.parquet", good() * 1e6), ("--metric", "l2", "--vectors", "f16")),
     ):
         assert built(source, out, *more).refusal()
         assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
@@ -244,7 +248,7 @@ def test_vectors_out_of_range_are_refused_while_reading(
     with np.errstate(all="ignore"):
         x = (good() * np.float64(scale)).astype(np.float32)
     source = save(tmp_path / "a.parquet", x)
-    ran = built(source, out, "--metric", metric)
+    ran = built(source, out, "--metric", metric, "--vectors", "f16")
     half = np.clip(x, -65504, 65504).astype(np.float16)
     lengths, lost = (
         np.linalg.norm(x.astype(float), axis=1),

@@ -16,7 +16,7 @@ from build_index.build import Report, build
 from build_index.evaluate import source_rows
 from build_index.fit import Options
 from build_index.measure import Candidates, block_bytes, chunks, full_scan, judged, plans, price_for
-from build_index.rows import Rows, row_scale
+from build_index.rows import Rows, scaled_rows
 from build_index.shape import index_section, prepared, probabilities
 from build_index.source import open_source
 from build_index.spool import spool
@@ -63,11 +63,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     source = open_source([folder / "rows.npy"])
     with patch("build_index.choose.BLOCK_ROWS", 24):
         report = build(
-            source, folder / "bucket" / "small", Options(0.9, K), request.param, wide=True,
+            source, folder / "bucket" / "small", Options(0.9, K), request.param, vectors="f32",
             say=lambda phase, share: None, tell=lambda text: None,
         )  # fmt: skip
     with spool(source, folder / "spool", metric=request.param) as spooled:
-        rows = Rows(spooled, request.param, row_scale(request.param, spooled.norm_mean, spooled.norm_max))
+        rows = scaled_rows(spooled, request.param)
         shape, queries = report.choice.shape, prepared(rows, ASKED)
         truth = truth_of(rows, ASKED, K)
         found = full_scan(rows, shape, report.choice.codec, queries, ASKED, truth)

@@ -61,7 +61,7 @@ def proofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         options = Options(0.9, 10, spill_share=0.35, fast=True, error_norms=True)
         build(
             open_source([scratch / f"{kind}.parquet"]), folder / kind, options, kind,
-            wide=False, say=lambda phase, share: None, tell=lambda text: None,
+            say=lambda phase, share: None, tell=lambda text: None,
         )  # fmt: skip
     return folder
 
@@ -141,6 +141,7 @@ def test_every_score_is_inside_of_its_interval_and_under_its_ceiling(index: Inde
     root, vectors = index.root, stored(index)
     x = np.array([np.frombuffer(v, {"f16": "<f2", "f32": "<f4", "u8": "u1"}[root.index.vector_kind]) for v in vectors])
     x = x.astype(np.float64)
+    x = x - np.asarray(root.index.origin) if root.index.metric == "l2" else x
     x = x / np.linalg.norm(x, axis=1, keepdims=True) if root.index.metric == "cosine" else x * root.index.row_scale
     for vector in queries(index):
         scan = scan_all(index, vector)

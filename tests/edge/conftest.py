@@ -38,5 +38,5 @@ def sample_bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bucket folder with `wordnet`, built from the whole committed sample with the default options."""
     bucket = tmp_path_factory.mktemp("sample")
     source = open_source([ROOT / "sample" / "wordnet.parquet"])
-    build(source, bucket / "wordnet", Options(), "cosine", wide=False, say=lambda *_: None, tell=lambda _: None)
+    build(source, bucket / "wordnet", Options(), "cosine", say=lambda *_: None, tell=lambda _: None)
     return bucket

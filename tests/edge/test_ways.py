@@ -70,7 +70,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray, brief: py
         with patch.multiple(mlp, **(kept if way is PROGRESSIVE else {"STEPS": mlp.STEPS})):
             build(
                 open_source([scratch]), folder / f"way-{i}", options, metric,
-                wide=False, say=lambda *_: None, tell=lambda _: None,
+                say=lambda *_: None, tell=lambda _: None,
             )  # fmt: skip
     return folder
 

@@ -99,6 +99,8 @@ from .shard import (
     spot_at,
 )
 from .stop import (
+    PROMISED_RERANK_MAX,
+    PROMISED_VECTORS_MAX,
     RERANK_MAX,
     Estimator,
     Promise,
@@ -151,6 +153,8 @@ __all__ = [
     "Promise",
     "RANGES_AT",
     "READ_BYTES_MAX",
+    "PROMISED_RERANK_MAX",
+    "PROMISED_VECTORS_MAX",
     "RERANK_MAX",
     "ROOT_BYTES_MAX",
     "Regions",

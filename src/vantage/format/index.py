@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from dataclasses import dataclass
 
 from ..errors import DamagedError
@@ -12,11 +13,16 @@ ATTRIBUTE_KINDS = ("by block", "by row")
 _INDEX = struct.Struct("<IIQIIIIIIdII")
 # An index may keep more blocks than rows where rows were removed; only so many, as a block costs time to open.
 BLOCKS_FREE = 4096
+ORIGIN_MAX = 1e18  # no row is longer
+ZERO = memoryview(array("f"))
 
 
 @dataclass(frozen=True)
 class IndexSection:
-    """What the index is. row_scale: stored rows are source rows times this (1 for cosine, which scales to norm 1)."""
+    """What the index is. Its rows are source rows minus origin, times row_scale (1 for cosine, which scales to norm 1).
+
+    origin f32 (d): a point among the rows under l2, where distances are the same from anywhere; else empty, for zero.
+    """
 
     metric: str
     dimension: int
@@ -30,18 +36,21 @@ class IndexSection:
     row_scale: float
     places: int  # rows in blocks, copies counted
     by_row: bool = False  # attributes can be read a row: its place stands in scan blocks and in ids.bin
+    origin: memoryview = ZERO
 
     def pack(self) -> bytes:
-        return _INDEX.pack(
+        fixed = _INDEX.pack(
             METRICS.index(self.metric), self.dimension, self.rows, self.blocks, self.shards,
             ID_KINDS.index(self.id_kind), VECTOR_KINDS.index(self.vector_kind), CODECS.index(self.codec),
             ROUTERS.index(self.router), self.row_scale, self.places, self.by_row,
         )  # fmt: skip
+        return fixed + self.origin.tobytes()
 
     @classmethod
     def unpack(cls, body: memoryview, label: str) -> IndexSection:
         cursor = Cursor(body, label)
         metric, dimension, rows, blocks, shards, ids, vectors, codec, router, scale, places, by = cursor.unpack(_INDEX)
+        origin = cursor.column("f", dimension) if metric == METRICS.index("l2") else ZERO
         cursor.end()
 
         def name(table: tuple[str, ...], i: int, what: str) -> str:
@@ -53,10 +62,12 @@ class IndexSection:
             raise damaged(label, f"dimension {dimension}, blocks {blocks}, shards {shards}")
         if not 1e-40 < scale < 1e40 or not 1 <= rows <= places < 1 << 32:
             raise damaged(label, f"row scale {scale}, rows {rows}, places {places}")
+        if not all(-ORIGIN_MAX <= v <= ORIGIN_MAX for v in origin):
+            raise damaged(label, f"its origin is not finite, or beyond {ORIGIN_MAX:.0e}")
         if blocks > max(BLOCKS_FREE, rows):
             raise damaged(label, f"{blocks} blocks for {rows} rows")
         return cls(
             name(METRICS, metric, "metric"), dimension, rows, blocks, shards, name(ID_KINDS, ids, "id kind"),
             name(VECTOR_KINDS, vectors, "vector kind"), name(CODECS, codec, "codec"), name(ROUTERS, router, "router"),
-            scale, places, name(ATTRIBUTE_KINDS, by, "kind of attributes") == "by row",
+            scale, places, name(ATTRIBUTE_KINDS, by, "kind of attributes") == "by row", origin,
         )  # fmt: skip

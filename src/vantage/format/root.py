@@ -47,7 +47,7 @@ from .layout import (
 from .rotations import ROTATION_SECTIONS, Rotation
 from .routers import ROUTER_SECTIONS, MlpSection, RouterSection, TwoLevelSection
 from .shard import SPOT_BYTES, BlockPlanes, block_planes
-from .stop import Stop
+from .stop import PROMISED_VECTORS_MAX, Stop
 
 
 def _router_version(router: RouterSection) -> int:
@@ -410,6 +410,9 @@ class Root:
                 raise damaged(
                     f"{name}, section {SECTION_NAMES[kind]}", f"a price for {nbytes} bytes of blocks is out of range"
                 )
+        ranked = max((p.rerank for p in stop.promises), default=0) if stop else 0
+        if ranked * index.dimension * VECTOR_BYTES[index.vector_kind] > PROMISED_VECTORS_MAX:
+            raise damaged(f"{name}, section {SECTION_NAMES[STOP]}", f"a promise reads {ranked} full vectors")
         codec: LrsqSection = of(CODEC, CODEC_SECTIONS[index.codec].unpack, rotation.axes)
         for b, (n, size) in enumerate(zip(directory.rows, directory.size, strict=True)):
             if size < block_planes(n, codec.code_bytes, index.by_row).ids:

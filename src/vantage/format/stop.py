@@ -12,7 +12,9 @@ from .layout import Cursor, damaged, finite
 FEATURES = 4  # of a query after its reads; see vantage.estimate
 _STOP = struct.Struct("<II")
 _ESTIMATOR = struct.Struct(f"<IIdd{1 + FEATURES}d")
-RERANK_MAX = 200  # rows that a query may read full vectors of
+RERANK_MAX = 200  # rows that a query may ask the full vectors of
+# Those that a promise may read, where codes tell rows apart too little; of so many bytes together.
+PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX = 4096, 4 << 20
 _PROMISE = struct.Struct("<dIId8xdddd")
 
 
@@ -83,7 +85,7 @@ class Stop:
         if not all(e.k >= 1 and 0 < e.ceiling <= 1 and 0.001 <= e.width <= 1000 for e in estimators):
             raise damaged(label, "an estimator is out of range")
         if not all(
-            0 <= p.recall <= 1 and 0 <= p.threshold <= 1 and p.rerank <= RERANK_MAX
+            0 <= p.recall <= 1 and 0 <= p.threshold <= 1 and p.rerank <= PROMISED_RERANK_MAX
             and all(0 <= v < math.inf for v in (p.nbytes, p.gets, p.waves, p.ms))
             for p in promises
         ) or any(a.recall > b.recall for a, b in pairwise(promises)):  # fmt: skip
