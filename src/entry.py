@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from workers import DurableObject, Response, WorkerEntrypoint
 
+from vantage.admission import Admission
 from vantage.api import Access, Reply, handle
 from vantage.errors import ChangedError
 from vantage.format import Current
@@ -29,6 +30,7 @@ WARM_BYTES = 6 << 20  # objects may share their isolate with each other and with
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None
 _held: Held | None = None  # by all objects of this isolate: the budget is of its memory
+_loading = Admission(WARM_ROOT_BYTES_MAX)  # of roots, by all of them
 
 
 class R2Body:
@@ -209,11 +211,13 @@ class Default(WorkerEntrypoint):
 
 
 class WarmIndex(DurableObject):
-    """CURRENT, root and hot blocks of one index, kept in memory across isolates and handed out by RPC."""
+    """CURRENT, root and hot blocks of one index, kept in memory across isolates and handed out by RPC.
+
+    What is kept is the isolate's, which objects share: a hundred indexes would fill it with their roots.
+    """
 
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
-        self.kept: tuple[bytes, bytes] | None = None
         self.checked = 0.0
 
     async def held(self, name: str) -> dict[str, bytes] | None:
@@ -221,7 +225,8 @@ class WarmIndex(DurableObject):
         if time.time() - self.checked > REVALIDATE_S:
             self.checked = time.time()
             _background(self.ctx, self._load(name))
-        return {"current": self.kept[0], "root": self.kept[1]} if self.kept else None
+        kept = self._held().root(name)
+        return {"current": kept[0], "root": kept[1]} if kept else None
 
     async def blocks(self, places: str) -> dict[str, Any]:
         """See Held.answer."""
@@ -239,14 +244,15 @@ class WarmIndex(DurableObject):
         return _held
 
     async def _load(self, name: str) -> None:
-        bucket, receipt = R2Bucket(self.env.BUCKET), Receipt()
-        data = await read_small(bucket, f"{name}/CURRENT", receipt)
+        bucket, receipt, held = R2Bucket(self.env.BUCKET), Receipt(), self._held()
+        data, kept = await read_small(bucket, f"{name}/CURRENT", receipt), held.root(name)
         if data is None:
-            self.kept = None
-            self._held().forget(name, "")
-        elif self.kept is None or self.kept[0] != data:
+            held.forget(name, "")
+        elif kept is None or kept[0] != data:
             current = Current.unpack(data, f"{name}/CURRENT")
-            root, self.kept = current.root, None
-            self._held().forget(name, current.generation)
+            root = current.root
+            held.forget(name, current.generation)
             if root.size <= WARM_ROOT_BYTES_MAX:
-                self.kept = data, await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)
+                async with _loading.enter(root.size):
+                    whole = await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)
+                    held.keep_root(name, data, whole)

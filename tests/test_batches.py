@@ -269,6 +269,24 @@ def test_a_batch_never_sends_more_than_its_queries_would_alone(seed: int) -> Non
     assert got == [{i.offset: data[i.offset : i.offset + size] for i in want.items} for want in wants]
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"rerank": 20}, {"attributes": True}, {"budget": Budget(gets=1000)}, {"id": True}]
+)
+def test_a_query_answers_with_what_a_limit_below_its_plan_lets_it_read(words: Built, fields: dict[str, Any]) -> None:
+    index, by_id = words.open(), "id" in fields
+    query = Query(None, 10, id=words.ids[0]) if by_id else Query(words.queries[0].tolist(), 10, **fields)
+    whole = asyncio.run(index.query(query))
+    gets, nbytes = whole.receipt.gets, whole.receipt.bytes
+    for limits in (Limits(gets=1 + 2 * by_id), Limits(gets=gets - 1), Limits(gets=gets), Limits(bytes=nbytes - 1)):
+        index.limits = limits
+        answer = asyncio.run(index.query(query))
+        assert len(answer.matches) == 10
+        assert answer.receipt.gets <= limits.gets and answer.receipt.bytes <= limits.bytes
+        if answer.complete:  # fewer reads of more bytes, or what was asked for
+            assert [m.row for m in answer.matches] == [m.row for m in whole.matches]
+        assert not answer.complete or limits.gets > 1 + 2 * by_id
+
+
 def test_a_request_reads_no_more_than_its_limits(words: Built) -> None:
     index = words.open()
     asked = [Query(q.tolist()) for q in words.queries[:12]]

@@ -98,6 +98,7 @@ def test_the_warm_object_leaves_a_large_root_to_the_bucket(
 
     async def held(most: int) -> Any:
         monkeypatch.setattr(entry, "WARM_ROOT_BYTES_MAX", most)
+        monkeypatch.setattr(entry, "_held", None)
         warm = warm_index(entry, bucket, monkeypatch)
         await warm.held("words")
         await warm.ctx.settle()
@@ -134,12 +135,35 @@ def test_the_warm_object_forgets_an_index_that_is_gone(
 ) -> None:
     async def scenario() -> None:
         warm = warm_index(entry, bucket, monkeypatch)
-        warm.kept = (b"old", b"root")
+        warm._held().keep_root("absent", b"old", b"root")
         await warm.held("absent")
         await warm.ctx.settle()
         assert await warm.held("absent") is None
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_warm_objects_of_an_isolate_share_what_their_roots_may_take(
+    entry: Any, words: Built, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    names, size = [f"copy-{n}" for n in range(12)], next((bucket / "words").glob("*/root.bin")).stat().st_size
+    for name in names:
+        (tmp_path / name).symlink_to(bucket / "words")
+    monkeypatch.setattr("vantage.warm.ROOTS_BYTES", 3 * size + 1)
+
+    async def scenario() -> list[str]:
+        warm = {name: warm_index(entry, tmp_path, monkeypatch) for name in names}
+        for name in names:
+            assert await warm[name].held(name) is None
+            if not at_once:
+                await warm[name].ctx.settle()
+        for one in warm.values():
+            await one.ctx.settle()
+        return [name for name in names if await warm[name].held(name) is not None]
+
+    kept = asyncio.run(scenario())
+    assert len(kept) == 3 and (at_once or kept == names[-3:])
 
 
 @pytest.mark.parametrize("how", ["holds", "empty", "late", "broken"])

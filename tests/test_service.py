@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -414,13 +416,39 @@ def test_the_index_used_longest_ago_is_closed_when_roots_take_too_much(
     async def run() -> list[list[str]]:
         seen = []
         first = await service.index("a", Receipt())
-        monkeypatch.setattr(service_module, "INDEXES_BYTES", 2 * service_module.ROOT_COPIES * first.current.root.size)
+        monkeypatch.setattr(service_module, "INDEXES_BYTES", 2 * service_module._index_bytes(first))
         for name in ("b", "a", "c", "b"):
             await service.index(name, Receipt())
             seen.append(list(service.open))
         return seen
 
     assert asyncio.run(run()) == [["a", "b"], ["b", "a"], ["a", "c"], ["c", "b"]]
+
+
+@pytest.mark.parametrize("index", sorted(p.name for p in FIXTURES.iterdir() if (p / "CURRENT").is_file()))
+def test_an_open_index_holds_no_more_than_is_counted(index: str, tmp_path: Path) -> None:
+    """However small it is: of those there are many."""
+    names = [f"copy-{n}" for n in range(9)]
+    for name in names:
+        (tmp_path / name).symlink_to(FIXTURES / index)
+    service = Service(Folder(tmp_path), 1 << 20)
+
+    async def run() -> int:
+        await service.index(names[0], Receipt())  # what is made once
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        for name in names[1:]:
+            await service.index(name, Receipt())
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+
+    tracemalloc.start()
+    try:
+        held = asyncio.run(run())
+    finally:
+        tracemalloc.stop()
+    assert len(service.open) == len(names)
+    assert held <= sum(service_module._index_bytes(service.open[name]) for name in names[1:])
 
 
 def test_one_index_alone_may_hold_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,6 +253,26 @@ def test_an_older_generation_is_forgotten() -> None:
     assert held.held == 20
 
 
+def test_roots_that_were_asked_for_longest_ago_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vantage.warm.ROOTS_BYTES", 10)
+    held = Held(100)
+    for name in "abc":
+        held.keep_root(name, b"current", b"root")
+    assert [held.root(name) for name in "abc"] == [None, (b"current", b"root"), (b"current", b"root")]
+    assert held.root("b")
+    held.keep_root("d", b"current", b"roots")
+    assert [name for name in "abcd" if held.root(name)] == ["b", "d"]
+    held.keep_root("e", b"current", b"more than all may take")  # alone
+    assert [name for name in "abcde" if held.root(name)] == ["e"]
+    held.keep_root("e", b"new", b"root")
+    assert held.root("e") == (b"new", b"root")
+    held.forget("e", "of a generation")
+    assert held.root("e") is None
+    held.keep_root("a", b"current", b"root")
+    held.clear()
+    assert held.root("a") is None
+
+
 def test_counts_of_what_is_not_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_module, "COUNTED_MAX", 16)
     held = Held(100)

@@ -75,6 +75,11 @@ def _left(budget: Budget, spent: Receipt, reserved: int = 0) -> Budget:
     )
 
 
+def _least(one: Budget, other: Budget) -> Budget:
+    """`one` with the GETs and bytes that both allow."""
+    return replace(one, gets=min(one.gets, other.gets), bytes=min(one.bytes, other.bytes))
+
+
 class Index:
     """One generation of an index. Immutable but for its caches, so that a query ends on the generation it began on."""
 
@@ -164,6 +169,11 @@ class Index:
         """
         receipt.generation = self.current.generation
         queries = [replace(q, room=q.room // len(queries)) for q in queries]
+        if (
+            len(queries) == 1
+        ):  # its plan keeps to the limits; waves of a batch are shared, and one that passes is not read
+            most = _left(Budget(self.limits.gets, self.limits.bytes), receipt)
+            queries = [replace(queries[0], budget=_least(queries[0].budget, most))]
         prepared = [prepare(q.vector, self.root.index, q.param) if q.id is None else None for q in queries]
         for query in queries:
             self._check(query)
@@ -238,6 +248,7 @@ class Index:
                 return Answer([], False, False, None, receipt)
             row, vector = found
             budget = _left(query.budget, Receipt(-receipt.gets, -receipt.bytes, -receipt.waves))
+            budget = _least(budget, Budget(self.limits.gets, self.limits.bytes))  # which count what finding it took
             query = replace(query, vector=vector, without=row, budget=budget)
             prepared = prepare(vector, self.root.index)
         assert prepared is not None

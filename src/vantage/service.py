@@ -28,6 +28,7 @@ WORKING_BYTES = 16 << 20  # of it in the heap about half: reads under way are no
 LARGE_BYTES = 8 << 20  # one that holds more in the heap gets the room of the blocks kept
 INDEXES_BYTES = 10 << 20  # what open indexes may hold together; one alone may hold more
 OPENING_S = 15.0  # one that takes longer is taken for gone
+INDEX_BYTES = 16 << 10  # what an open index holds beside its root: a small one holds little else
 ROOT_COPIES = 2  # a root as it came, and what is made of it
 UNKNOWN_S = 10.0  # so long after a name without an index, names are asked of the bucket alone
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -57,7 +58,7 @@ async def _timely(work: Coroutine[Any, Any, T], until: Until | None) -> T:
 
 def _index_bytes(index: Index) -> int:
     """About what an open index holds."""
-    return ROOT_COPIES * index.current.root.size
+    return INDEX_BYTES + ROOT_COPIES * index.current.root.size
 
 
 class Service:

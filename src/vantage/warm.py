@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ REST_S = 10.0  # after a late or broken answer, so that a place far away costs l
 COUNTED_MAX = 1 << 14  # items whose hits are known
 DEPTH_MAX = 4  # of JSON between an isolate and the object: places are lists in a list
 HALF_LIFE = 2000  # calls after which a hit counts half
+ROOTS_BYTES = 4 << 20  # what the roots of all indexes may take together; one alone may take more
 
 Place = tuple[str, int, int]  # object key, offset, size: the same bytes for ever, as generations are immutable
 
@@ -32,7 +34,7 @@ class _Counted:
 
 
 class Held:
-    """Bytes by place, under a byte budget: those that are asked for most, for a byte kept. One an isolate.
+    """Bytes by place, under a byte budget: those that are asked for most, for a byte kept; and roots. One an isolate.
 
     Hits are those of isolates that do not have the bytes, so they are what keeping them saves. Older ones fade.
     """
@@ -40,6 +42,7 @@ class Held:
     def __init__(self, budget: int) -> None:
         self.budget, self.held = budget, 0
         self._counted: dict[tuple[str, int], _Counted] = {}
+        self._roots: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
         self._hit = 1.0  # what one counts now: it grows, where all others would have to shrink
         self._floor = 0.0  # benefit of the last that was thrown out
 
@@ -75,8 +78,22 @@ class Held:
                 item.data = piece
         self._shrink()
 
+    def root(self, name: str) -> tuple[bytes, bytes] | None:
+        """(CURRENT, root.bin) of an index, where they are kept."""
+        if name in self._roots:
+            self._roots.move_to_end(name)
+        return self._roots.get(name)
+
+    def keep_root(self, name: str, current: bytes, root: bytes) -> None:
+        """Keeps them, and drops those that were asked for longest ago where all take more than ROOTS_BYTES."""
+        self._roots[name] = current, root
+        self._roots.move_to_end(name)
+        while len(self._roots) > 1 and sum(len(kept) for _, kept in self._roots.values()) > ROOTS_BYTES:
+            self._roots.popitem(last=False)
+
     def forget(self, name: str, generation: str) -> None:
-        """Drops what is of this index, but not of this generation."""
+        """Drops the root of an index, and blocks that are of it, but not of this generation."""
+        self._roots.pop(name, None)
         gone = [
             k for k in self._counted if k[0].startswith(f"{name}/") and not k[0].startswith(f"{name}/{generation}/")
         ]
@@ -85,6 +102,7 @@ class Held:
 
     def clear(self) -> None:
         """Drops all bytes; what was asked for most is still known."""
+        self._roots.clear()
         for item in self._counted.values():
             item.data = b""
         self.held = 0
