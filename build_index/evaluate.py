@@ -64,12 +64,10 @@ def read_queries(path: Path, limit: int | None) -> Queries:
     beside NAME_query.fvecs.
     """
     suffix = path.suffix.lower()
-    parts = hdf5.batches(path, 4096, hdf5.TEST) if suffix in HDF5 else _source_batches(path)
-    if suffix == ".npy" and path.is_file() and npy.is_one_vector(path):
-        parts = iter([npy.one_vector(path)])
     batches, held = [], 0
-    for part in parts:
-        batches.append(part.astype(np.float32))
+    for part in _batches(path, suffix):
+        with np.errstate(over="ignore"):  # an f64 beyond f32 becomes infinite, and is refused
+            batches.append(part.astype(np.float32))
         held += len(part)
         if limit is not None and held >= limit:
             break
@@ -96,7 +94,11 @@ def read_queries(path: Path, limit: int | None) -> Queries:
     return Queries(vectors, neighbors)
 
 
-def _source_batches(path: Path) -> Iterator[npt.NDArray[Any]]:
+def _batches(path: Path, suffix: str) -> Iterator[npt.NDArray[Any]]:
+    if suffix in HDF5:
+        return hdf5.batches(path, 4096, hdf5.TEST)
+    if suffix == ".npy" and path.is_file() and npy.is_one_vector(path):
+        return iter([npy.one_vector(path)])
     return (batch.vectors for batch in open_source([path], attributes=[]).batches(4096))
 
 
