@@ -72,8 +72,15 @@ def neighbors(path: Path, rows: int) -> npt.NDArray[np.int32] | None:
         found = _dataset(file, path, NEIGHBORS)
         if found.ndim != 2 or found.shape[0] < rows or found.dtype.kind not in "iu":
             raise InputError(f"{shown(path)} dataset {NEIGHBORS!r} is {found.dtype}{found.shape} for {rows} queries")
-        out: npt.NDArray[np.int32] = found[:rows].astype(np.int32)
-        return out
+        out: npt.NDArray[Any] = found[:rows]
+        if not are_rows(out):
+            raise InputError(f"{shown(path)} dataset {NEIGHBORS!r} holds what is no row number")
+        return out.astype(np.int32)
+
+
+def are_rows(values: Array) -> bool:
+    """Whether all are row numbers, which 32 bits hold."""
+    return values.dtype.kind in "iu" and bool((values >= 0).all() and (values <= np.iinfo(np.int32).max).all())
 
 
 def others(path: Path, dataset: str | None = None) -> list[str]:
