@@ -438,7 +438,7 @@ def _one_metric(metrics: Mapping[str | None, Place]) -> tuple[str | None, list[s
     if len(metrics) > 1:
         said = ", ".join(f"{shown(path)} {metric or 'nothing'}" for metric, path in metrics.items())
         raise InputError(f"the files say different things of their metric: {said}", hint="build from one kind of file")
-    (metric,) = metrics or {None: None}
+    (metric,) = metrics
     return metric, [f"{shown(metrics[metric])} says that its metric is {metric}."] if metric else []
 
 
