@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -560,18 +560,25 @@ def _kind_of_ids(full: Sequence[tuple[Place, pa.Schema]], column: str, notes: li
 
 def _common_type(full: Sequence[tuple[Place, pa.Schema]], column: str) -> pa.DataType:
     """The plain type that holds an attribute of all files. InputError where there is none."""
-    first, schema = full[0]
-    out = plain_type(schema.field(column).type)
-    for where, other in full[1:]:
-        found = field_of(other, column, "attribute", where).type
-        merged = common(out, plain_type(found))
+    found = [(where, field_of(schema, column, "attribute", where).type) for where, schema in full]
+    kinds = [plain_type(kind) for _, kind in found]
+    if reduce(_merged, kinds) is None:  # pandas writes a column without values as one of floats
+        nothing = [suffix_of(where) == ".parquet" and parquet.has_only_nulls(where, column) for where, _ in full]
+        kinds = [pa.null() if none else kind for none, kind in zip(nothing, kinds, strict=True)]
+    out = kinds[0]
+    for (where, own), kind in zip(found, kinds, strict=True):
+        merged = common(out, kind)
         if merged is None:
             raise InputError(
-                f"column {column!r} is {found} in {shown(where)}, but {out} in {shown(first)}",
+                f"column {column!r} is {own} in {shown(where)}, but {out} in {shown(full[0][0])}",
                 hint="a column needs one kind of value in all files",
             )
         out = merged
     return out
+
+
+def _merged(one: pa.DataType | None, other: pa.DataType) -> pa.DataType | None:
+    return None if one is None else common(one, other)
 
 
 def _dimension(

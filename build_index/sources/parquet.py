@@ -39,6 +39,16 @@ def header(path: Place) -> tuple[int, pa.Schema]:
         raise InputError(f"{shown(path)} cannot be read as Parquet: {error}") from None
 
 
+def has_only_nulls(path: Place, column: str) -> bool:
+    """Whether the file says of a column, not of a nested one, that it has no value. Raises OSError."""
+    with opened(path) as raw, _file(raw) as file:
+        found = file.metadata
+        groups = [found.row_group(number) for number in range(found.num_row_groups)]
+        chunks = [group.column(leaf) for group in groups for leaf in range(found.num_columns)]
+        told = [chunk.statistics for chunk in chunks if chunk.path_in_schema == column]
+        return bool(told) and all(one is not None and one.has_null_count and not one.num_values for one in told)
+
+
 def batches(path: Place, columns: list[str], rows_max: int) -> Iterator[pa.RecordBatch]:
     """Record batches of at most rows_max rows. Raises InputError."""
     try:

@@ -115,7 +115,7 @@ def plain(column: pa.Array, kind: pa.DataType) -> pa.Array:
     own = column.type
     if own == kind:
         return column
-    if T.is_null(own):
+    if column.null_count == len(column):
         return pa.nulls(len(column), kind)
     if T.is_dictionary(own):
         return plain(column.dictionary, kind).take(column.indices)
@@ -141,6 +141,8 @@ def plain(column: pa.Array, kind: pa.DataType) -> pa.Array:
             for field in kind
         ]
         return pa.StructArray.from_arrays(fields, fields=list(kind), mask=column.is_null())
+    if common(plain_type(own), kind) != kind:  # a file that says it has only nulls, and has values
+        raise pa.ArrowInvalid(f"{own} is no {kind}")
     return column.cast(kind)
 
 

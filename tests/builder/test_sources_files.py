@@ -334,6 +334,22 @@ def test_files_that_cannot_be_brought_together(tmp_path: Path, one: pa.Array, ot
         differ(tmp_path, one, other)
 
 
+@pytest.mark.parametrize("kind", [pa.float64(), pa.int8(), pa.bool_(), pa.timestamp("us")])
+def test_a_column_without_values_is_of_any_type(tmp_path: Path, kind: pa.DataType) -> None:
+    """As pandas writes it, and where the statistics lie."""
+    save(tmp_path / "a.parquet", table(range(2), x=pa.nulls(2, kind)))
+    save(tmp_path / "b.parquet", table(range(2, 4), x=["a", None]))
+    source = open_source([tmp_path])
+    assert source.attributes.types == [pa.string()] and read(source)[2] == [[None], [None], ["a"], [None]]
+    assert open_source([tmp_path / "a.parquet"]).attributes.types == [kind]
+    save(tmp_path / "a.parquet", table(range(2), x=pa.array([None, 1]).cast(kind)))
+    with refused("column 'x' is "):
+        open_source([tmp_path])
+    with pytest.MonkeyPatch.context() as patched, refused("that does not fit string, the type for all files"):
+        patched.setattr(parquet, "has_only_nulls", lambda path, column: path.name == "a.parquet")
+        read(open_source([tmp_path]))
+
+
 def test_arrays_that_differ(tmp_path: Path) -> None:
     """Of several types, byte orders and layouts, and empty ones among them."""
     parts = [X[:2], X[2:4].astype(">f8"), np.asfortranarray(X[4:8].astype("i4")), np.zeros((0, 7), "f2"), X[8:9] + 0.5]
