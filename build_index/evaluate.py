@@ -64,16 +64,14 @@ def read_queries(path: Path, limit: int | None) -> Queries:
     beside NAME_query.fvecs.
     """
     suffix = path.suffix.lower()
-    parts = hdf5.batches(path, 4096, hdf5.TEST) if suffix in HDF5 else _source_batches(path)
-    if suffix == ".npy" and path.is_file() and npy.is_one_vector(path):
-        parts = iter([npy.one_vector(path)])
     batches, held = [], 0
-    for part in parts:
-        batches.append(part.astype(np.float32))
+    for part in _batches(path, suffix):
+        with np.errstate(over="ignore"):  # an f64 beyond f32 becomes infinite, and is refused
+            batches.append(part.astype(np.float32))
         held += len(part)
         if limit is not None and held >= limit:
             break
-    if not batches:
+    if not sum(part.size for part in batches):
         raise InputError(f"{path} holds no queries")
     vectors = np.concatenate(batches)[:limit]
     if not np.isfinite(vectors).all():
@@ -87,16 +85,22 @@ def read_queries(path: Path, limit: int | None) -> Queries:
     if suffix == ".parquet" and path.is_file() and "neighbors" in pq.read_schema(path).names:
         column = pq.read_table(path, columns=["neighbors"])["neighbors"].combine_chunks()[: len(vectors)]
         lengths = pc.unique(pc.list_value_length(column)) if pa.types.is_nested(column.type) else []
-        if len(lengths) != 1 or not lengths[0].is_valid or column.flatten().null_count:
+        rows = column.flatten() if len(lengths) == 1 and lengths[0].is_valid else pa.nulls(1)
+        values = np.zeros(0) if rows.null_count else rows.to_numpy(zero_copy_only=False)
+        if not len(values) or not hdf5.are_rows(values):
             raise InputError(
                 f"column neighbors of {path} holds no row numbers, as many for each query",
                 hint="leave the column out: exact neighbours are then found",
             )
-        neighbors = column.flatten().to_numpy().reshape(len(vectors), -1).astype(np.int32)
+        neighbors = values.reshape(len(vectors), -1).astype(np.int32)
     return Queries(vectors, neighbors)
 
 
-def _source_batches(path: Path) -> Iterator[npt.NDArray[Any]]:
+def _batches(path: Path, suffix: str) -> Iterator[npt.NDArray[Any]]:
+    if suffix in HDF5:
+        return hdf5.batches(path, 4096, hdf5.TEST)
+    if suffix == ".npy" and path.is_file() and npy.is_one_vector(path):
+        return iter([npy.one_vector(path)])
     return (batch.vectors for batch in open_source([path], attributes=[]).batches(4096))
 
 

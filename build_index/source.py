@@ -7,9 +7,9 @@ A format is a module of `sources` and a line of MATRICES or TABLES.
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -35,7 +35,8 @@ from .sources.columns import (
     vector_lists,
     vectors_of,
 )
-from .sources.folders import check_beside, check_numbered, parts_of, same_file_twice
+from .sources.distance import metric_of
+from .sources.folders import check_beside, check_numbered, partitions_above, parts_of, same_file_twice
 from .sources.places import Part, Place, inside, place, shown, suffix_of
 from .sources.rows import (
     BAD_ROWS_NAMED,
@@ -359,6 +360,8 @@ def _parts(paths: Sequence[str | Path]) -> tuple[tuple[Part, ...], list[str]]:
     for where in map(place, paths):
         check = inside(where)
         check_beside(where)
+        if above := partitions_above(where):
+            notes.append(f"{shown(where)} is read without {'/'.join(above)}: name the folder above for attributes.")
         if check is not None:
             parts += parts_of(where, lambda p: suffix_of(p) in SUFFIXES, notes)
         elif suffix_of(where) not in SUFFIXES:
@@ -395,20 +398,22 @@ def _matrix(suffix: str, dataset: str) -> Matrix:
 def _open_matrix(parts: Sequence[Part], suffix: str, dataset: str) -> Source:
     files = [part.place for part in parts if isinstance(part.place, Path)]
     headers = [_matrix(suffix, dataset).header(path) for path in files]
-    (_, dimension), dtype, _ = headers[0]
-    for path, (shape, other, _) in zip(files, headers, strict=True):
-        if (shape[1], other) != (dimension, dtype):
-            raise InputError(f"{shown(path)} holds {other}[{shape[1]}] vectors, {shown(files[0])} {dtype}[{dimension}]")
     first_rows, rows = _first_rows(parts, [shape[0] for shape, _, _ in headers])
+    full = [(path, shape[1], dtype) for path, (shape, dtype, _) in zip(files, headers, strict=True) if shape[0]]
+    first, dimension, _ = full[0]
+    for path, other, _ in full:
+        if other != dimension:
+            raise InputError(f"{shown(path)} holds vectors of {other} values, {shown(first)} of {dimension}")
+    kinds = {NUMPY_KINDS[dtype.str[1:]] for _, _, dtype in full}
     if not dimension:
-        raise InputError(f"the vectors of {shown(files[0])} have no values")
+        raise InputError(f"the vectors of {shown(first)} have no values")
     metric, told = (None, []) if suffix not in HDF5 else _told_by_hdf5(files, dataset)
     return Source(
         parts=tuple(parts),
         first_rows=first_rows,
         rows=rows,
         dimension=dimension,
-        kind=NUMPY_KINDS[dtype.str[1:]],
+        kind=kinds.pop() if len(kinds) == 1 else "f32",
         id_kind="i64",
         attributes=pa.schema([]),
         notes=(f"Ids are row numbers: {suffix} files have none.", *told),
@@ -420,30 +425,43 @@ def _open_matrix(parts: Sequence[Part], suffix: str, dataset: str) -> Source:
 
 def _told_by_hdf5(files: Sequence[Path], dataset: str) -> tuple[str | None, list[str]]:
     """The metric that all files name, and notes on it and on what is not read. InputError where they differ."""
-    metrics = {hdf5.metric(path): path for path in reversed(files)}
+    named = None if dataset == DEFAULT_VECTOR else dataset
+    metric, told = _one_metric({hdf5.metric(path, named): path for path in reversed(files)})
+    others = hdf5.others(files[0], named)
+    if others:
+        told.append(f"Datasets of {shown(files[0])} that are not read: {', '.join(others[:BAD_ROWS_NAMED])}.")
+    return metric, told
+
+
+def _one_metric(metrics: Mapping[str | None, Place]) -> tuple[str | None, list[str]]:
+    """What all files say of their metric, and a note on it. InputError where they differ."""
     if len(metrics) > 1:
         said = ", ".join(f"{shown(path)} {metric or 'nothing'}" for metric, path in metrics.items())
         raise InputError(f"the files say different things of their metric: {said}", hint="build from one kind of file")
     (metric,) = metrics
-    told = [f"{shown(files[0])} says that its metric is {metric}."] if metric else []
-    others = hdf5.others(files[0], hdf5.TRAIN if dataset == DEFAULT_VECTOR else dataset)
-    if others:
-        told.append(f"Datasets of {shown(files[0])} that are not read: {', '.join(others[:BAD_ROWS_NAMED])}.")
-    return metric, told
+    return metric, [f"{shown(metrics[metric])} says that its metric is {metric}."] if metric else []
 
 
 def _open_table(
     parts: tuple[Part, ...], vector_column: str, id_column: str, attributes: Sequence[str] | None, skip: bool
 ) -> Source:
     counts, schemas, notes = [], [], []
+    said_twice: dict[str, Place] = {}
+    words: dict[str | None, Place] = {}
     for part in parts:
         reader = TABLES[suffix_of(part.place)]
         count, columns = reader.header(part.place)
+        said_twice |= {name: part.place for name in part.constants if name in columns.names}
+        words |= {_named_metric(columns): part.place} if count else {}
         counts.append(count)
         schemas.append(_with_constants(columns, part))
         said = ipc.note(part.place) if reader is _IPC else None
         notes += [said] if said else []
     first_rows, rows = _first_rows(parts, counts)
+    for name, where in said_twice.items():
+        notes.append(f"The column {name!r} of {shown(where)} is read, not the partition of that name.")
+    metric, told_metric = _one_metric(words)
+    notes += told_metric
     # Files without rows say nothing about types: a writer that saw no value did not know them.
     full = [(part.place, schema) for part, schema, count in zip(parts, schemas, counts, strict=True) if count]
     first, schema = full[0]
@@ -456,8 +474,8 @@ def _open_table(
     else:
         id_kind, id_name = _kind_of_ids(full, id_column, notes), id_column
 
-    kept, skipped = attribute_fields(schema, (vector_column, id_name), attributes, first)
-    extra = {name for _, other in full for name in other.names} - set(schema.names)
+    kept, skipped = attribute_fields(full, (vector_column, id_name), attributes)
+    extra = {name for _, other in full for name in other.names} - {*schema.names, *skipped}
     if attributes is None and extra:
         place_of = next(where for where, other in full if extra & set(other.names))
         raise InputError(
@@ -465,7 +483,8 @@ def _open_table(
             hint="all files of a source need the same columns; --attributes names those to keep",
         )
     if skipped:
-        notes.append("Columns left out, JSON cannot carry them: " + ", ".join(skipped) + ".")
+        told = ", ".join(f"{name!r} ({kind})" for name, kind in skipped.items())
+        notes.append(f"Columns left out, JSON cannot carry them: {told}.")
     return Source(
         parts=parts,
         first_rows=first_rows,
@@ -477,7 +496,14 @@ def _open_table(
         notes=tuple(notes),
         vector_column=vector_column,
         id_column=id_name,
+        metric=metric,
     )
+
+
+def _named_metric(schema: pa.Schema) -> str | None:
+    """The metric that the metadata of a file names under `distance`: one of ours, or the file's own word; or None."""
+    words = {value for key, value in (schema.metadata or {}).items() if key.lower() == b"distance"}
+    return " and ".join(sorted(filter(None, (metric_of(word.decode(errors="replace")) for word in words)))) or None
 
 
 def _with_constants(columns: pa.Schema, part: Part) -> pa.Schema:
@@ -534,18 +560,25 @@ def _kind_of_ids(full: Sequence[tuple[Place, pa.Schema]], column: str, notes: li
 
 def _common_type(full: Sequence[tuple[Place, pa.Schema]], column: str) -> pa.DataType:
     """The plain type that holds an attribute of all files. InputError where there is none."""
-    first, schema = full[0]
-    out = plain_type(schema.field(column).type)
-    for where, other in full[1:]:
-        found = field_of(other, column, "needed", where).type
-        merged = common(out, plain_type(found))
+    found = [(where, field_of(schema, column, "attribute", where).type) for where, schema in full]
+    kinds = [plain_type(kind) for _, kind in found]
+    if reduce(_merged, kinds) is None:  # pandas writes a column without values as one of floats
+        nothing = [suffix_of(where) == ".parquet" and parquet.has_only_nulls(where, column) for where, _ in full]
+        kinds = [pa.null() if none else kind for none, kind in zip(nothing, kinds, strict=True)]
+    out = kinds[0]
+    for (where, own), kind in zip(found, kinds, strict=True):
+        merged = common(out, kind)
         if merged is None:
             raise InputError(
-                f"column {column!r} is {found} in {shown(where)}, but {out} in {shown(first)}",
+                f"column {column!r} is {own} in {shown(where)}, but {out} in {shown(full[0][0])}",
                 hint="a column needs one kind of value in all files",
             )
         out = merged
     return out
+
+
+def _merged(one: pa.DataType | None, other: pa.DataType) -> pa.DataType | None:
+    return None if one is None else common(one, other)
 
 
 def _dimension(

@@ -138,7 +138,7 @@ def test_npy_refused(tmp_path: Path, given: np.ndarray, kind: str | None, text: 
 def test_npy_files_disagree_or_are_damaged(tmp_path: Path) -> None:
     for name, given in (("a", vectors(2, 3)), ("b", vectors(2, 4))):
         np.save(tmp_path / f"{name}.npy", given)
-    refused("b.npy holds float32[4] vectors", tmp_path)
+    refused("b.npy holds vectors of 4 values, ", tmp_path)
     whole = (tmp_path / "a.npy").read_bytes()
     (tmp_path / "b.npy").write_bytes(whole[:-1])
     refused("b.npy is cut short", tmp_path)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from vantage.errors import InputError
 from vantage.format.layout import ID_BYTES_MAX
 
-from .places import Place
+from .places import Place, shown
 from .rows import ARROW_KINDS, Array, refuse
 from .types import is_binary, is_json, is_list, is_list_view, is_text, list_offsets, plain, plain_type, runs_of
 
@@ -29,30 +29,38 @@ def field_of(schema: pa.Schema, name: str, role: str, path: Place) -> pa.Field:
     found = schema.get_all_field_indices(name)
     if len(found) != 1:
         problem = "is missing in" if not found else f"is there {len(found)} times in"
-        raise InputError(f"{role} column {name!r} {problem} {path}", hint=f"its columns are {', '.join(schema.names)}")
+        option = f"; name one with --{role}-column" if role in ("vector", "id") and not found else ""
+        raise InputError(
+            f"{role} column {name!r} {problem} {shown(path)}", hint=f"its columns are {', '.join(schema.names)}{option}"
+        )
     return schema.field(found[0])
 
 
 def attribute_fields(
-    schema: pa.Schema, taken: tuple[str | None, ...], names: Sequence[str] | None, path: Place
-) -> tuple[list[pa.Field], list[str]]:
-    """Fields of the attributes, and what was left out without being named."""
+    full: Sequence[tuple[Place, pa.Schema]], taken: tuple[str | None, ...], names: Sequence[str] | None
+) -> tuple[list[pa.Field], dict[str, pa.DataType]]:
+    """Fields of the attributes, of the first file, and the columns that JSON cannot carry in one of the files."""
+    path, schema = full[0]
+    odd: dict[str, pa.DataType] = {}
+    for _, other in full:
+        pairs = zip(other.names, other.types, strict=True)
+        odd |= {name: kind for name, kind in pairs if name not in taken and not _json_can_carry(kind)}
     if names is None:
         others = [field_of(schema, name, "attribute", path) for name in schema.names if name not in taken]
-        kept = [field for field in others if _json_can_carry(field.type)]
-        return kept, [f"{field.name!r} ({field.type})" for field in others if field not in kept]
+        return [field for field in others if field.name not in odd], odd
     kept = []
     for name in names:
         field = field_of(schema, name, "attribute", path)
         if name in taken or field in kept:
             raise InputError(f"attribute {name!r} is named twice, or is the vector or id column already")
-        if not _json_can_carry(field.type):
+        if name in odd:
+            where = next(place for place, other in full if name in other.names and other.field(name).type == odd[name])
             raise InputError(
-                f"attribute {name!r} of {path} is {field.type}, which JSON cannot carry",
+                f"attribute {name!r} of {shown(where)} is {odd[name]}, which JSON cannot carry",
                 hint="attributes are text, numbers, booleans, times, UUIDs, and lists, maps and structs of these",
             )
         kept.append(field)
-    return kept, []
+    return kept, {}
 
 
 def _json_can_carry(kind: pa.DataType) -> bool:

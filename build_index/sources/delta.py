@@ -16,13 +16,15 @@ LOG = "_delta_log"
 COMMIT = re.compile(r"(\d{20})\.json")
 CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet")
 COMMIT_BYTES_MAX = 256 << 20
+LAST, LAST_BYTES_MAX = "_last_checkpoint", 1 << 20
 READER_MAX = 3
 # What a reader must know, and what is no matter here: it is refused where a table makes use of it, or changes no row.
 FEATURES = {"columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 EXPORT = "write its rows as Parquet first, with the deltalake package: DeltaTable(path).to_pyarrow_table()"
 TYPES = {
     "string": pa.string(), "boolean": pa.bool_(), "byte": pa.int8(), "short": pa.int16(), "integer": pa.int32(),
-    "long": pa.int64(), "float": pa.float32(), "double": pa.float64(), "date": pa.date32(),
+    "long": pa.int64(), "float": pa.float32(), "double": pa.float64(), "date": pa.date32(), "binary": pa.binary(),
+    "timestamp": pa.timestamp("us", "UTC"), "timestamp_ntz": pa.timestamp("us"),
 }  # fmt: skip
 
 
@@ -68,6 +70,9 @@ def _replayed(table: Place) -> tuple[int, dict[str, Any]]:
     whole = [v for v, found in checkpoints.items() if len(found) == _pieces(found)]
     start, newest = max(whole, default=-1), max([*commits, *whole], default=-1)
     lost = next((v for v in range(start + 1, newest + 1) if v not in commits), None)
+    pointed = _last_checkpoint(files)
+    if lost is None and pointed > newest:  # the newest part of the log is not here: the rest is an old version
+        lost = pointed
     if newest < 0 or lost is not None:
         raise InputError(
             f"the log of {where} lacks version {max(0, lost or 0)}, or has checkpoints of another kind",
@@ -87,6 +92,17 @@ def _replayed(table: Place) -> tuple[int, dict[str, Any]]:
                 raise
             raise InputError(f"{shown(commits[version])} is no commit of a Delta table", hint="copy it again") from None
     return newest, state
+
+
+def _last_checkpoint(files: list[Place]) -> int:
+    """The version that the log says it has a checkpoint of; -1 where it says none."""
+    for file in files:
+        if file.name == LAST:
+            try:
+                return int(json.loads(read_whole(file, LAST_BYTES_MAX))["version"])
+            except (ValueError, TypeError, KeyError, RecursionError, InputError):
+                return -1  # only a hint: readers do without it
+    return -1
 
 
 def _pieces(files: list[Place]) -> int:
@@ -140,8 +156,9 @@ def _constants(table: Place, add: dict[str, Any], schema: dict[str, Any]) -> dic
     for name, text in (add.get("partitionValues") or {}).items():
         kind = TYPES.get(str(schema.get(name)), pa.string())
         try:
-            # Null and empty are one in a log.
-            out[name] = pa.scalar(text or None, pa.string()).cast(kind)
+            # Null and empty are one in a log; a time without a zone is of UTC.
+            utc = "Z" if text and kind == TYPES["timestamp"] and not text.endswith("Z") else ""
+            out[name] = pa.scalar(text + utc if text else None, pa.string()).cast(kind)
         except pa.ArrowException:
             raise InputError(f"{shown(table)}: partition {name!r} is {text!r}, which is no {kind}") from None
     return out

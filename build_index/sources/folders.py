@@ -1,6 +1,7 @@
 """Which files of a folder are its rows: tables with a log, partitions, configs and splits, numbered parts."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,13 +21,19 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 PARTITION = re.compile("([^=]+)=(.*)", re.DOTALL)
 
 # data/train-00000-of-00012.parquet: how Hugging Face names the parts of a split.
-NUMBERED = re.compile(r"(?P<set>.*?)-?(?P<part>\d+)-of-(?P<parts>\d+)(-[0-9a-f]{6,})?(?P<rest>\.[^-]*)")
+NUMBERED = re.compile(
+    r"(?P<set>.*?)[-_. ]?(?P<part>\d+)[-_. ]?of[-_. ]?(?P<parts>\d+)([-_][0-9a-f]{6,})?(?P<rest>\.[^-]*)", re.IGNORECASE
+)
 # train.parquet and test.parquet; base.fvecs, learn.fvecs and query.fvecs of the TEXMEX sets, sift_ before them.
 TRAIN = ("train", "training", "base")
 SPLIT = re.compile(
-    rf"(?:.*_)?({'|'.join(TRAIN)}|learn|query|queries|test|testing|validation|valid|val|dev|eval)(?:[-_.]?\d+)?",
+    rf"(?:.*[-_. ])?({'|'.join(TRAIN)}|learn|query|queries|test|testing|validation|valid|val|dev|eval)"
+    r"(?:\d+|[-_. ].*)?",
     re.IGNORECASE,
 )
+# What the library datasets keeps beside a set of its own: rows once more, as a step of some work left them.
+CACHE = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
+SAVED = {"dataset_info.json", "state.json"}
 # Files that hold no rows by their kind: not worth a word.
 ABOUT = re.compile(
     r"(readme|licen[cs]e|notice|citation|changelog|manifest)\b.*|dataset_infos?\.json|dataset_dict\.json|state\.json"
@@ -78,6 +85,18 @@ def check_beside(place: Place) -> None:
         folder = above(folder) if PARTITION.fullmatch(name) or name == "data" else None
 
 
+def partitions_above(place: Place) -> list[str]:
+    """The names key=value of the folder itself, and of those that it lies in: no attributes of what is named below."""
+    found: list[str] = []
+    folder: Place | None = place.absolute() if isinstance(place, Path) else place
+    if folder is not None and not PARTITION.fullmatch(folder.name):
+        folder = above(folder)
+    while folder is not None and PARTITION.fullmatch(folder.name):
+        found.insert(0, shown(Path(folder.name)))
+        folder = above(folder)
+    return found
+
+
 def check_numbered(files: Sequence[Place], whole: bool, notes: list[str]) -> None:
     """Looks for missing and repeated parts of numbered sets (a-00000-of-00002). Missing ones are refused where the
     files are all of a folder (whole), and noted where they were named. Raises InputError.
@@ -97,6 +116,14 @@ def check_numbered(files: Sequence[Place], whole: bool, notes: list[str]) -> Non
                 hint="name the files of one of them",
             )
         have[part] = file
+    counts = Counter((name, rest) for name, _, rest in sets)
+    for (name, parts, rest), have in sets.items():
+        if whole and counts[name, rest] > 1:
+            raise InputError(
+                f"{shown(next(iter(have.values())))} is of a set of {int(parts)} parts, and there are parts of a set "
+                "of another count under the same name",
+                hint="one may be left from an older version: name the files to read",
+            )
     for (_, parts, _), have in sets.items():
         first = 0 if 0 in have or int(parts) not in have else 1
         missing = int(parts) - len(have)
@@ -119,9 +146,10 @@ def check_numbered(files: Sequence[Place], whole: bool, notes: list[str]) -> Non
 def _look(place: Place, is_known: Callable[[Place], bool], depth: int = 0) -> Folder:
     files, folders = inside(place) or ([], [])
     names = {p.name for p in (*files, *folders)}
-    known = [p for p in files if is_known(p) and not _is_hidden(p)]
+    saved = bool(names & SAVED)
+    known = [p for p in files if is_known(p) and not _is_hidden(p) and not (saved and CACHE.fullmatch(p.name))]
     left = [p for p in files if p not in known and _is_worth_saying(p, is_known)]
-    left += [p for p in folders if p.name == "_temporary"]  # of a writer that has not ended
+    left += [p for p in folders if p.name.startswith("_") and _is_hidden(p) and _is_left(p, is_known)]
     found: list[Folder] = []
     if depth < DEPTH_MAX and not _table(place, names):
         for one in folders:
@@ -135,6 +163,11 @@ def _look(place: Place, is_known: Callable[[Place], bool], depth: int = 0) -> Fo
 
 def _is_hidden(place: Place) -> bool:
     return place.name.startswith((".", "_")) and not PARTITION.fullmatch(place.name)
+
+
+def _is_left(folder: Place, is_known: Callable[[Place], bool]) -> bool:
+    """Whether a hidden folder holds what may be rows, or is that of a writer that has not ended."""
+    return folder.name == "_temporary" or any(map(is_known, (inside(folder) or ([], []))[0]))
 
 
 def _is_worth_saying(place: Place, is_known: Callable[[Place], bool]) -> bool:
@@ -151,6 +184,8 @@ def _table(place: Place, names: set[str]) -> str | None:
         return DELTA
     if ".hoodie" in names:
         return "a Hudi table"
+    if "_spark_metadata" in names:
+        return "the output of a Spark stream"
     if "metadata" in names:
         files, _ = inside(below(place, "metadata")) or ([], [])
         if any(p.name == "version-hint.text" or p.name.endswith(".metadata.json") for p in files):
@@ -197,7 +232,8 @@ def _partitions(
             raise InputError(f"{shown(folder.place)} is partitioned, but {shown(one.place)} is not", hint=LEFT_OUT)
         try:
             key, value = (unquote(part, errors="strict") for part in match.groups())
-        except UnicodeDecodeError:
+            f"{key}{value}".encode()
+        except UnicodeError:
             raise InputError(f"the name of {shown(one.place)} is no text", hint="rename it, percent-encoded") from None
         if key in constants:
             raise InputError(f"{shown(one.place)} names the partition {key!r} twice", hint=LEFT_OUT)
@@ -238,19 +274,20 @@ def _split_of_files(folder: Folder, notes: list[str]) -> list[Place]:
     for file in folder.files:
         numbered, stem = NUMBERED.fullmatch(file.name), file.name.rsplit(".", 1)[0]
         word = SPLIT.fullmatch(stem)
-        name = numbered["set"] if numbered else word[1].lower() if word else ""
+        name = numbered["set"] if numbered and numbered["set"] else word[1].lower() if word else ""
         splits.setdefault(name, []).append(file)
     files, where = folder.files, shown(folder.place)
     if len(splits) > 1 and sum(map(bool, splits)) > 1:
         if "" in splits:
             told = f"{', '.join(filter(None, splits))}, and other files"
             raise InputError(f"{where} holds the splits {told}", hint="name the files to read")
-        train = next((name for name in splits if name.lower() in TRAIN), None)
-        if train is None:
+        train = [name for name in splits if (word := SPLIT.fullmatch(name)) and word[1].lower() in TRAIN]
+        if len(train) != 1:
+            told = "several are train" if train else "none is train"
             raise InputError(
-                f"{where} holds the splits {', '.join(splits)}, and none is train", hint="name the files of one split"
+                f"{where} holds the splits {', '.join(splits)}, and {told}", hint="name the files of one split"
             )
-        files = splits[_said(train, "split", list(splits), where, notes)]
+        files = splits[_said(train[0], "split", list(splits), where, notes)]
     elif len(splits) > 1:
         notes.append(f"All files of {where} are read, those called {next(filter(None, splits))} too.")
     check_numbered(files, True, notes)

@@ -1,6 +1,5 @@
 """HDF5 as ann-benchmarks.com gives it: datasets train, test, neighbors, and the attribute `distance`."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,27 @@ import numpy.typing as npt
 
 from vantage.errors import InputError
 
+from .distance import metric_of
 from .places import shown
 from .rows import NUMPY_KINDS, VALUES, Array
 
-TRAIN, TEST, NEIGHBORS = "train", "test", "neighbors"
-SPELLINGS = {
-    "cosine": ("cosine", "cos", "angular", "cosinesimilarity", "cosinedistance"),
-    "l2": ("l2", "euclidean", "euclid", "l2squared", "squaredl2", "l2sq", "sqeuclidean", "squaredeuclidean"),
-    "dot": ("dot", "dotproduct", "ip", "innerproduct", "inner", "mips", "maxinnerproduct"),
-}
-METRICS = {spelling: metric for metric, spellings in SPELLINGS.items() for spelling in spellings}
+TRAIN, OURS, TEST, NEIGHBORS = "train", "vector", "test", "neighbors"
+TELL_METRIC = ("distance", "metric")  # attributes, in any case
 LINKS_MAX = 16  # of a path to a dataset
 CHUNK_BYTES_MAX = 256 << 20  # a chunk is unpacked whole
 
 
-def header(path: Path, dataset: str = TRAIN) -> tuple[tuple[int, int], np.dtype[np.generic], int]:
-    """Shape, dtype, and 0. Raises InputError for a file that is not HDF5, and for a dataset that is no matrix."""
+def header(path: Path, dataset: str | None = None) -> tuple[tuple[int, int], np.dtype[np.generic], int]:
+    """Shape, dtype, and 0; of `train`, or else of `vector`, where no dataset is named.
+
+    Raises InputError for a file that is not HDF5, and for a dataset that is no matrix.
+    """
     with _opened(path) as file:
         found = _matrix(file, path, dataset)
         return (found.shape[0], found.shape[1]), found.dtype, 0
 
 
-def batches(path: Path, rows_max: int, dataset: str = TRAIN) -> Iterator[Array]:
+def batches(path: Path, rows_max: int, dataset: str | None = None) -> Iterator[Array]:
     """(n, d) of the file's own type, n at most rows_max. Raises InputError."""
     with _opened(path) as file:
         found = _matrix(file, path, dataset)
@@ -40,22 +38,30 @@ def batches(path: Path, rows_max: int, dataset: str = TRAIN) -> Iterator[Array]:
             try:
                 yield found[first : first + rows_max]
             except OSError as error:
-                raise InputError(f"{shown(path)} cannot be read at row {first} of {dataset!r}: {error}") from None
+                raise InputError(f"{shown(path)} cannot be read at row {first} of {found.name!r}: {error}") from None
 
 
-def metric(path: Path) -> str | None:
-    """The metric that the file's `distance` names: one of ours, or the file's own word; or None."""
+def metric(path: Path, dataset: str | None = None) -> str | None:
+    """The metric that the file's or the dataset's `distance` names: one of ours, or the file's own word; or None."""
+    words = set()
     with _opened(path) as file:
         try:
-            told = file.attrs.get("distance")
-        except (OSError, TypeError, ValueError) as error:
+            for attributes in (file.attrs, _matrix(file, path, dataset).attrs):
+                names = [name for name in attributes if str(name).lower() in TELL_METRIC]
+                words |= {_word(attributes[name]) for name in names} - {None}
+        except (OSError, TypeError, ValueError, KeyError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{shown(path)}: its attribute 'distance' cannot be read: {error}") from None
+    return " and ".join(sorted(filter(None, words))) or None
+
+
+def _word(told: Any) -> str | None:
     if told is None or isinstance(told, h5py.Empty):
         return None
     value = np.asarray(told).ravel()
     word = value[0] if len(value) == 1 else told
-    text = word.decode(errors="replace") if isinstance(word, bytes) else str(word)
-    return METRICS.get(re.sub("[^a-z0-9]", "", text.lower()), text) if text.strip() else None
+    return metric_of(word.decode(errors="replace") if isinstance(word, bytes) else str(word))
 
 
 def neighbors(path: Path, rows: int) -> npt.NDArray[np.int32] | None:
@@ -66,14 +72,21 @@ def neighbors(path: Path, rows: int) -> npt.NDArray[np.int32] | None:
         found = _dataset(file, path, NEIGHBORS)
         if found.ndim != 2 or found.shape[0] < rows or found.dtype.kind not in "iu":
             raise InputError(f"{shown(path)} dataset {NEIGHBORS!r} is {found.dtype}{found.shape} for {rows} queries")
-        out: npt.NDArray[np.int32] = found[:rows].astype(np.int32)
-        return out
+        out: npt.NDArray[Any] = found[:rows]
+        if not are_rows(out):
+            raise InputError(f"{shown(path)} dataset {NEIGHBORS!r} holds what is no row number")
+        return out.astype(np.int32)
 
 
-def others(path: Path, dataset: str = TRAIN) -> list[str]:
+def are_rows(values: Array) -> bool:
+    """Whether all are row numbers, which 32 bits hold."""
+    return values.dtype.kind in "iu" and bool((values >= 0).all() and (values <= np.iinfo(np.int32).max).all())
+
+
+def others(path: Path, dataset: str | None = None) -> list[str]:
     """Names of top-level matrices beside `dataset` that a build does not read, those of queries left out."""
-    known = {dataset.strip("/"), TEST, NEIGHBORS, "distances"}
     with _opened(path) as file:
+        known = {(dataset or _default(file, path)).strip("/"), TEST, NEIGHBORS, "distances"}
         here = [n for n in file if n not in known and isinstance(file.get(n, getlink=True), h5py.HardLink)]
         found = [(n, file[n]) for n in here if file.get(n, getclass=True) is h5py.Dataset]
         return [n for n, d in found if d.ndim == 2 and d.dtype.str[1:] in NUMPY_KINDS]
@@ -86,7 +99,17 @@ def _opened(path: Path) -> Any:
         raise InputError(f"{shown(path)} cannot be read as HDF5: {error}") from None
 
 
-def _matrix(file: Any, path: Path, name: str) -> Any:
+def _default(file: Any, path: Path) -> str:
+    if TRAIN in file.keys() and OURS in file.keys():  # noqa: SIM118 `in file` follows links
+        raise InputError(
+            f"{shown(path)} has the datasets {TRAIN!r} and {OURS!r}",
+            hint=f"name one of them: --vector-column /{TRAIN}, or /{OURS}",
+        )
+    return OURS if OURS in file.keys() else TRAIN  # noqa: SIM118
+
+
+def _matrix(file: Any, path: Path, name: str | None) -> Any:
+    name = name or _default(file, path)
     found = _dataset(file, path, name)
     if found.ndim != 2:
         raise InputError(

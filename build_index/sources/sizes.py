@@ -78,6 +78,8 @@ def _of_lists(column: Any) -> Sizes:
 
 def _width(kind: pa.DataType) -> int | None:
     """Bytes of each value, where all have the same."""
+    if pa.types.is_dictionary(kind):  # its width is that of the indices
+        return None
     try:
         return max(VALUE_BYTES, int(kind.bit_width) // 8)
     except ValueError:

@@ -71,13 +71,17 @@ def common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return other
     if T.is_integer(one) and T.is_integer(other):
         wide = np.result_type(one.to_pandas_dtype(), other.to_pandas_dtype())
-        return pa.from_numpy_dtype(wide) if wide.kind in "iu" else None
+        # No type holds all of u64 and of i64: rows beyond i64 are refused then.
+        return pa.from_numpy_dtype(wide) if wide.kind in "iu" else pa.int64()
     if _is_number(one) and _is_number(other):
         return pa.float64() if T.is_integer(one) or T.is_integer(other) else max(one, other, key=lambda k: k.bit_width)
     if T.is_decimal(one) and T.is_decimal(other) and one.scale == other.scale:
         return max(one, other, key=lambda k: (k.precision, k.bit_width))
-    for same in (T.is_timestamp, T.is_time, T.is_duration):
-        if same(one) and same(other) and getattr(one, "tz", None) == getattr(other, "tz", None):
+    if T.is_timestamp(one) and T.is_timestamp(other) and bool(one.tz) == bool(other.tz):
+        zone = one.tz if one.tz == other.tz else "UTC"  # a zone changes how an instant is shown, not which it is
+        return pa.timestamp(max(one.unit, other.unit, key=TIMES.index), zone)
+    for same in (T.is_time, T.is_duration):
+        if same(one) and same(other):
             return max(one, other, key=lambda k: TIMES.index(k.unit))
     if T.is_date(one) and T.is_date(other):
         return pa.date32()
@@ -111,7 +115,7 @@ def plain(column: pa.Array, kind: pa.DataType) -> pa.Array:
     own = column.type
     if own == kind:
         return column
-    if T.is_null(own):
+    if column.null_count == len(column):
         return pa.nulls(len(column), kind)
     if T.is_dictionary(own):
         return plain(column.dictionary, kind).take(column.indices)
@@ -137,6 +141,8 @@ def plain(column: pa.Array, kind: pa.DataType) -> pa.Array:
             for field in kind
         ]
         return pa.StructArray.from_arrays(fields, fields=list(kind), mask=column.is_null())
+    if common(plain_type(own), kind) != kind:  # a file that says it has only nulls, and has values
+        raise pa.ArrowInvalid(f"{own} is no {kind}")
     return column.cast(kind)
 
 
