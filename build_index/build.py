@@ -37,7 +37,12 @@ from .stop import STOPS
 from .write import stored_kind, stored_values, write_index
 
 SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more
-WORTH_SAYING = ("zero", "constant", "hubs")  # of lint; duplicates are told below, errors are raised by the spool
+WORTH_SAYING = (
+    "zero",
+    "constant",
+    "hubs",
+    "near_copies",
+)  # of lint; duplicates are told below, errors are raised by the spool
 MODEL_CHARS_MAX = 200
 DIRECTORY_BYTES = 48  # of a block in root.bin, beside its centre
 MEMORY_MIN = 640 << 20  # the imports and the fixed buffers
@@ -89,14 +94,13 @@ def storage_usd(nbytes: int) -> float:
 
 def build(
     source: Source, out: Path, options: Options, metric: str, *, say: Say, tell: Callable[[str], None],
-    vectors: str | None = None, skip_bad_rows: bool = False,
+    skip_bad_rows: bool = False,
 ) -> Report:  # fmt: skip
     """Builds `out` (a folder in a bucket folder) from a source; see Options.
 
-    vectors: how those of an f32 source are kept, f16 or f32; None: f16 where that loses nothing. skip_bad_rows leaves
-    rows out that an index cannot hold; they are counted in the report and the manifest. say(phase, share) is progress;
-    tell(sentence) are findings. Raises InputError for what the user can mend; then, and when the process dies, the
-    index that was there stays live.
+    skip_bad_rows leaves rows out that an index cannot hold; they are counted in the report and the manifest.
+    say(phase, share) is progress; tell(sentence) are findings. Raises InputError for what the user can mend; then, and
+    when the process dies, the index that was there stays live.
     """
     check(source, out, options, metric)
     scratch = out / ".scratch"
@@ -104,13 +108,13 @@ def build(
         with alone(out):
             try:
                 shutil.rmtree(scratch, ignore_errors=True)
-                kind = source.kind if source.kind != "f32" else vectors or "f16"
+                kind = source.kind if source.kind != "f32" else options.vectors or "f16"
                 _check_room(source, out, kind)
                 spooled, lost = _spooled(source, scratch, options, metric, kind, say, tell, skip_bad_rows)
                 with spooled:
-                    if lost and vectors:
+                    if lost and options.vectors:
                         raise lost[0]
-                    return _build(source, spooled, out, options, metric, vectors, bool(lost), say, tell)
+                    return _build(source, spooled, out, options, metric, bool(lost), say, tell)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
@@ -204,6 +208,8 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(f"{what} is {name!r}", hint=f"known are: {', '.join(known)}")
+    if options.vectors not in (None, "f16", "f32"):
+        raise InputError(f"--vectors is {options.vectors!r}", hint="f16 or f32")
     if options.model is not None and not 1 <= len(options.model) <= MODEL_CHARS_MAX:
         raise LimitError("the length of --model", len(options.model), f"1 to {MODEL_CHARS_MAX} characters")
     if options.spill_share is not None and not 0 <= options.spill_share <= COPIES_MAX:
@@ -232,7 +238,6 @@ def _build(
     out: Path,
     options: Options,
     metric: str,
-    vectors: str | None,
     lost: bool,
     say: Say,
     tell: Callable[[str], None],
@@ -247,8 +252,8 @@ def _build(
     if options.k > rows.count:
         tell(f"there are {rows.count} rows, so recall is promised at k = {rows.count}")
     choice = choose(rows, id_bytes(spooled) + spot_bytes(spooled, names), options, say)
-    kind = "f32" if lost else stored_kind(rows, choice.near, vectors)
-    for sentence in _surprises(choice, options, kind, vectors):
+    kind = "f32" if lost else stored_kind(rows, choice.near, options.vectors)
+    for sentence in _surprises(choice, options, kind):
         tell(sentence)
     manifest = manifest_of(rows, source.attributes, choice, options, kind)
     skipped = spooled.skipped.as_dict() if spooled.skipped else {}
@@ -265,7 +270,7 @@ def _build(
     )  # fmt: skip
 
 
-def _surprises(choice: Choice, options: Options, kind: str, vectors: str | None) -> list[str]:
+def _surprises(choice: Choice, options: Options, kind: str) -> list[str]:
     """What these rows cost more than others."""
     told, promise = list[str](), promise_of(choice.contract, choice.stop, None)
     if promise.rerank > RERANK_MAX:
@@ -278,7 +283,7 @@ def _surprises(choice: Choice, options: Options, kind: str, vectors: str | None)
             f"of the {options.recall} that was asked for, a recall of {choice.contract.target:.3f} is kept: too many "
             "rows are too near each other; leave out near copies for more"
         )
-    if kind == "f32" and vectors is None:
+    if kind == "f32" and options.vectors is None:
         told.append("full vectors are kept as f32: f16 would move rows across their neighbours")
     return told
 
@@ -290,7 +295,7 @@ def id_bytes(stored: Stored) -> float:
     return float(max(map(len, ids))) if isinstance(ids, list) else 8.0
 
 
-CHOSEN = ("partition", "router", "spill", "spill_share", "fast")  # options that leave the builder less to choose
+CHOSEN = ("partition", "router", "spill", "spill_share", "fast", "vectors")  # options that leave less to choose
 
 
 def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Options, kind: str) -> dict[str, Any]:

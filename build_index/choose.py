@@ -61,7 +61,7 @@ class Choice:
     stop: Stop
     tried: list[dict[str, Any]]
     modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
-    near: float  # how far a row's neighbours are, in the scale of the index: see truth.nearness
+    near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
 
 
 def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
@@ -81,7 +81,7 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     sample = _sample(rows, held, options)
     asked, near = _questions(rows, sample, options, say)
     near_by = nearness(rows, tune.rows, tune.truth.rows[:, : few.NEAR_BY][:, -1])
-    task = Task(rows, sample, tune, asked, near, id_bytes, k, options, near_by, [], say)
+    task = Task(rows, sample, tune, asked, near, id_bytes, k, options, [], say)
     drawn, p_tune = _choose_router(task, _drafts(task))
     p = probabilities_of(rows, drawn.shape, price.queries)
     some = tune.spread(CODE_QUERIES)
@@ -91,8 +91,8 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
         # Where few rows were held out, the tuning ones may have flattered a code.
         choice = _promised(task, coded, p_tune[some], price, p, found, options.recall)
         if choice is not None:
-            return choice
-    return _by_exact_scores(task, drawn, p_tune[some], price, p)
+            return replace(choice, near=near_by)
+    return replace(_by_exact_scores(task, drawn, p_tune[some], price, p), near=near_by)
 
 
 def _promised(
@@ -123,7 +123,7 @@ def _promised(
         contract = with_reads(contract, max(0.0, kept.nbytes - point.nbytes), max(0.0, kept.gets - point.gets))
         more = kept.ms - float(modelled.mean())
         waits = waits[0] + more, waits[1] + more
-    return Choice(shape, coded.codec, contract, stop, task.tried, waits, task.near_by)
+    return Choice(shape, coded.codec, contract, stop, task.tried, waits)
 
 
 def _scanned(

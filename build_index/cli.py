@@ -140,8 +140,6 @@ def build_command(
 
     Example: vantage build vectors.parquet --out bucket/docs --recall 0.95
     """
-    if vectors not in (None, "f16", "f32"):
-        raise InputError(f"--vectors is {vectors!r}", hint="f16 or f32")
     names = None if attributes is None else [a for a in attributes.split(",") if a]
     opened = open_source(
         source, vector_column=vector_column, id_column=id_column, attributes=names, skip_bad_rows=skip_bad_rows
@@ -163,6 +161,7 @@ def build_command(
         rotation,
         error_norms,
         model,
+        vectors,
     )
     started = time.monotonic()
     target = place(to) if "://" in to else None  # refused before the work
@@ -177,7 +176,6 @@ def build_command(
             metric,
             say=say,
             tell=lambda text: err.print(f"note: {plain(text)}"),
-            vectors=vectors,
             skip_bad_rows=skip_bad_rows,
         )
         if target is not None:

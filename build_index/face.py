@@ -370,7 +370,6 @@ class VectorIndex:
             metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=told["seed"],
             stop=told["contract"].get("stop", "fixed"), codec=choice.codec.name,
             rotation=turn if turn != usual else None, error_norms=saved.norms,
-            vectors="f32" if rows.spool.kind == "f32" else "f16",
             cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("asked", {}),
         )  # fmt: skip
         made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"), rows.spool.kind)
@@ -404,7 +403,7 @@ class VectorIndex:
             number("recall", self.recall), whole("k", self.k), whole("seed", self.seed),
             whole("cache_bytes", self.cache_bytes), whole("memory_bytes", self.memory_bytes), self.partition,
             self.router, self.spill, None if self.spill_share is None else number("spill_share", self.spill_share),
-            bool(self.fast), self.stop, self.codec, self.rotation, bool(self.error_norms),
+            bool(self.fast), self.stop, self.codec, self.rotation, bool(self.error_norms), vectors=self.vectors,
         )  # fmt: skip
 
     def _start(

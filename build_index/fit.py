@@ -40,7 +40,8 @@ class Options:
 
     cache_bytes: an index that can fit it is made to fit it. fast: no router is trained. stop: one of
     stop.STOPS. codec: one of codecs.CODECS. rotation: one of rotations.ROTATIONS. error_norms: answers can be proven,
-    for a byte a row. model: what made the vectors, a stamp that queries can be checked against.
+    for a byte a row. model: what made the vectors, a stamp that queries can be checked against. vectors: how those of
+    an f32 source are kept, f16 or f32; None: f16 where that loses nothing.
     """
 
     recall: float = 0.95
@@ -58,6 +59,7 @@ class Options:
     rotation: str | None = None
     error_norms: bool = False
     model: str | None = None
+    vectors: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Task:
-    """What every stage of the choice works with. asked, near: see Lesson. near_by: see truth.nearness."""
+    """What every stage of the choice works with. asked, near: see Lesson."""
 
     rows: Rows
     sample: Ints
@@ -88,7 +90,6 @@ class Task:
     id_bytes: float
     k: int
     options: Options
-    near_by: float
     tried: list[dict[str, Any]]
     say: Say
 

@@ -29,6 +29,8 @@ NEAR = 100  # the neighbour whose contrast is told
 HUB_K = 10
 HUB_TIMES = 20  # occurrences over the mean that make a hub: in independent data of few dimensions none has so many
 UNIT_ERROR = 0.01  # of a norm; f16 and u8 round
+NEARNESS = 100  # times nearer than usual: 50 times are told apart, 1,000 times are not
+CLOSE_SHARE = 0.05
 HARD, EASY = 1.1, 2.0  # contrasts: embeddings of WordNet have 1.18, Gaussian noise of 256 dimensions less than 1.1
 
 
@@ -188,6 +190,8 @@ def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
 def _compared(x: F32, metric: str) -> list[Finding]:
     """Contrast and hubs of a sample (n, d), its rows compared exactly."""
     wide = x.astype(np.float64)  # one scale changes nothing that is told, and keeps squares within float32
+    if metric == "l2":
+        wide = wide - origin_of(x)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
     if metric == "cosine":
         x = (wide[norms[:, 0] >= NORM_MIN] / norms[norms[:, 0] >= NORM_MIN]).astype(np.float32)
@@ -213,6 +217,14 @@ def _compared(x: F32, metric: str) -> list[Finding]:
         Finding("contrast", "note", f"{word}: rows are {contrast:.2f} times as far as the {NEAR}th neighbour "
                 f"in a sample of {len(x):,}; {cost}", todo)
     ]  # fmt: skip
+    nearest = np.linalg.norm(x[queries].astype(np.float64) - x[ids[:, 1]], axis=1)
+    close = int((nearest < mean / NEARNESS).sum())
+    if close > CLOSE_SHARE * len(queries):
+        found.append(
+            Finding("near_copies", "note", f"{close:,} of {len(queries):,} rows of the sample have another row at less "
+                    f"than a {NEARNESS}th of the usual distance: codes may not tell such rows apart",
+                    "leave out near copies, or expect answers to take more exact scores, which a build says", close)
+        )  # fmt: skip
     times = np.bincount(ids[:, 1 : HUB_K + 1].ravel(), minlength=len(x))
     usual = max(1.0, len(queries) * HUB_K / len(x))
     hubs = int((times > HUB_TIMES * usual).sum())

@@ -107,7 +107,6 @@ def reopen(path: Path) -> Saved:
         root.stop,
         manifest.get("tried", []),
         (float("nan"), float("nan")),
-        float("nan"),
     )
     fields = [pa.field(name, table.schema.field(3 + i).type) for i, name in enumerate(names)]
     return Saved(

@@ -369,9 +369,11 @@ def _codes(place: Place, root: Root, generation: str, found: Findings) -> int:
         whole, _ = codes_of_block(block, d.rows[b], root.codec.code_bytes)
         stored = replace(whole, codes=whole.codes[:n], f=whole.f[:n], h=whole.h[:n])
         x = _vectors(place, root, generation, d.first_row[b], n).astype(np.float64)
+        scale = 1 / np.linalg.norm(x, axis=1) if metric == "cosine" else np.full(n, root.index.row_scale)
+        lengths = np.linalg.norm(x, axis=1) * scale
         if metric == "l2":
             x -= np.asarray(root.index.origin)
-        x = x / np.linalg.norm(x, axis=1, keepdims=True) if metric == "cosine" else x * root.index.row_scale
+        x = x * scale[:, None]
         centre, exact = centres[b : b + 1], _exact_centre(root, b)
         (fresh,) = encode_blocks(codec, x.astype(np.float32), [0, n], centre, metric)
         bias = np.asarray(root.centres.bias[b : b + 1], np.float64)
@@ -379,7 +381,7 @@ def _codes(place: Place, root: Root, generation: str, found: Findings) -> int:
         # Along the axes: where they are not orthogonal, the f16 of a vector may turn a sign that hardly says anything,
         # and yet move what the code leaves of it. Copies count in the ranges of a block's factors: theirs are coarser.
         y, z = (x - exact) @ codec.axes.T.astype(np.float64), decoded(codec.section, stored.codes)
-        moved = ROUNDED.get(root.index.vector_kind, 0.0) * np.linalg.norm(x, axis=1)  # since the code was made
+        moved = ROUNDED.get(root.index.vector_kind, 0.0) * lengths  # since the code was made
         room = CODE_FLOOR * off.radius.max() + moved + 0.5 * stored.ranges[1] * np.linalg.norm(z, axis=1)
         bad = _apart(y, z, stored) > CODE_SLACK * _apart(y, decoded(codec.section, fresh.codes), fresh) + room
         bad |= off.fixed > CODE_SLACK * least.fixed.max() + CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[3] + (

@@ -60,7 +60,7 @@ def make(
 ) -> Any:  # fmt: skip
     vectors = "f32" if wide else "f16"
     return build(
-        open_source([path]), out, Options(0.5, 5, seed), metric, vectors=vectors, say=say, tell=lambda text: None
+        open_source([path]), out, Options(0.5, 5, seed, vectors=vectors), metric, say=say, tell=lambda text: None
     )  # fmt: skip
 
 
@@ -394,7 +394,7 @@ def slow(self, table):
     print("writing", flush=True)
     sys.stdin.read(1)
 write._PartWriter.add = slow
-build(open_source([Path(sys.argv[1])]), Path(sys.argv[2]), Options(0.5, 5, 1), "l2", vectors="f32",
+build(open_source([Path(sys.argv[1])]), Path(sys.argv[2]), Options(0.5, 5, 1, vectors="f32"), "l2",
       say=lambda phase, share: None, tell=lambda text: None)
 """
 

@@ -260,7 +260,7 @@ BAD = np.where(np.arange(24) == 3, np.nan, MORE[:3])
         (np.ones((2, 24), np.uint8), [1000, 1001], "type u8 for an index of f16"),
         ([[1.0], [1.0, 2.0]], [1000, 1001], "not all of one length"),
         (MORE[:2] * 1e9, [1000, 1001], "too large"),
-        (MORE[:2] * 900, [1000, 1001], "32 times as long"),
+        (MORE[:2] * 9000, [1000, 1001], "3000 times as long"),
     ],
 )
 def test_refused_rows_change_nothing(index: VectorIndex, vectors: Any, ids: Any, says: str) -> None:

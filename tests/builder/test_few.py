@@ -17,7 +17,7 @@ from build_index.routers import ROUTERS
 
 
 def brute(x: np.ndarray, queries: np.ndarray, metric: str) -> np.ndarray:
-    """f64 (Q, N): scores as they are answered."""
+    """f64 (Q, N): scores as they are answered, of vectors kept as f16."""
     x, queries = x.astype(np.float16).astype(np.float64), queries.astype(np.float64)
     if metric == "l2":
         return ((x - queries[:, None]) ** 2).sum(2)
@@ -34,7 +34,7 @@ def test_every_answer_is_exact(metric: str, rows: int, dimension: int) -> None:
     """Of any k, for any recall; where there are fewer rows than are asked for, -1 and NaN follow them."""
     draw = np.random.default_rng(rows)
     x, queries = draw.normal(size=(rows, dimension)), draw.normal(size=(4, dimension)).astype(np.float32)
-    made = VectorIndex(metric=metric, recall=0.99999, k=10, error_norms=True, seed=rows).fit(x)
+    made = VectorIndex(metric=metric, recall=0.99999, k=10, error_norms=True, seed=rows, vectors="f16").fit(x)
     best = np.sort(brute(x, queries, metric) * (1 if metric == "l2" else -1)) * (1 if metric == "l2" else -1)
     asked: list[dict[str, Any]] = [{}, {"recall": 0.5}, {"exact": True}]
     for k in {1, min(rows, 7), rows, rows + 5}:

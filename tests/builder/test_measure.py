@@ -63,7 +63,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     source = open_source([folder / "rows.npy"])
     with patch("build_index.choose.BLOCK_ROWS", 24):
         report = build(
-            source, folder / "bucket" / "small", Options(0.9, K), request.param, vectors="f32",
+            source, folder / "bucket" / "small", Options(0.9, K, vectors="f32"), request.param,
             say=lambda phase, share: None, tell=lambda text: None,
         )  # fmt: skip
     with spool(source, folder / "spool", metric=request.param) as spooled:

@@ -58,6 +58,15 @@ def test_hubs(tmp_path: Path) -> None:
     assert found(tmp_path, x)["hubs"].count == 1
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize(("spread", "told"), [(1e-4, True), (1e-3, True), (0.1, False), (0.0, False)])
+def test_near_copies(tmp_path: Path, spread: float, told: bool, metric: str) -> None:
+    draw = np.random.default_rng(4)
+    x = draw.normal(size=(300, 16))[draw.integers(300, size=1500)] + spread * draw.normal(size=(1500, 16))
+    x = x + (50 if metric == "l2" else 0)
+    assert ("near_copies" in found(tmp_path, x.astype(np.float32), metric)) == told
+
+
 @pytest.mark.parametrize(("spread", "word"), [(None, "hard"), (0.01, "easy")])
 def test_contrast(tmp_path: Path, spread: float | None, word: str) -> None:
     draw = np.random.default_rng(5)
