@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rotations import pca
-from ..rotations.basis import Basis
+from ..rotations.basis import Basis, deviations
 from .fitting import drawn, error, fitted
-from .planes import F32, F64, QUERY_ALPHA, Codec, Quantizer, assembled, nearest, packed, scaled_to_unit
+from .planes import F32, F64, QUERY_ALPHA, Codec, Quantizer, assembled, nearest, nibbles_of, scaled_to_unit
 
 BITS_MAX = 8
 SCALAR_BITS = 4  # an axis of so many is by itself: what points in common gain there costs the build too much
@@ -92,20 +92,25 @@ def levels(bits: int) -> Levels:
 
 def water_fill(deviation: F64, bits: int) -> npt.NDArray[np.int64]:
     """Bits an axis (0..8) when `bits` are handed out one at a time to the axis that gains most score accuracy."""
+    return np.bincount(_handed_out(deviation, bits), minlength=len(deviation)).astype(np.int64)
+
+
+def _handed_out(deviation: F64, bits: int) -> list[int]:
+    """The axes that get a bit, in turn; of fewer bits they are the first ones."""
     distortion = [1.0, *(levels(b).distortion for b in range(1, BITS_MAX + 1))]
-    weight = deviation ** (2 * (1 + QUERY_ALPHA))
-    given = np.zeros(len(weight), np.int64)
+    weight = (deviation ** (2 * (1 + QUERY_ALPHA))).tolist()
+    given, out = [0] * len(weight), list[int]()
     heap = [(-g * (1 - distortion[1]), j) for j, g in enumerate(weight)]
     heapq.heapify(heap)
     for _ in range(bits):
         if not heap:
             break
         _, j = heapq.heappop(heap)
-        given[j] += 1
-        b = int(given[j])
+        out.append(j)
+        given[j] = b = given[j] + 1
         if b < BITS_MAX:
             heapq.heappush(heap, (-weight[j] * (distortion[b] - distortion[b + 1]), j))
-    return given
+    return out
 
 
 def train(
@@ -123,7 +128,7 @@ def train(
     groups: list[tuple[npt.NDArray[np.int64], int]] = []
     if sample is not None:
         given[given < SCALAR_BITS] = 0
-        nibbles = len(packed(_widths(given)))
+        nibbles = nibbles_of(_widths(given))
         alone = given > 0
         given[alone] = _widened(deviation[alone], given[alone], nibbles)
         groups = _groups(deviation, np.flatnonzero(given == 0), 2 * code_bytes - nibbles)
@@ -138,7 +143,7 @@ def train(
         unit = scaled_to_unit(some @ axes.T.astype(np.float32), deviation.astype(np.float32))
         quantizers += [_joint(number[on], count, unit, deviation, i) for i, (on, count) in enumerate(groups)]
         distortion = error(quantizers, unit)
-    spread = np.sqrt(np.einsum("ij,jk,ik->i", axes, query_moment, axes))
+    spread = deviations(axes, query_moment)
     lost = float(np.trace(query_moment @ second_moment)) - float(((spread * deviation) ** 2).sum())
     lost += float(((spread * deviation) ** 2 * distortion).sum())
     stored = basis.stored(kept)
@@ -147,30 +152,41 @@ def train(
 
 def _scalar_bits(deviation: F64, nibbles: int) -> npt.NDArray[np.int64]:
     """Bits of each axis by itself, as many as pack into the nibbles."""
-    bits = min(4 * nibbles, BITS_MAX * len(deviation))
-    given = water_fill(deviation, bits)
-    while len(packed(_widths(given))) > nibbles:
-        bits -= 1
-        given = water_fill(deviation, bits)
+    turns = _handed_out(deviation, min(4 * nibbles, BITS_MAX * len(deviation)))
+    given = np.bincount(turns, minlength=len(deviation)).astype(np.int64)
+    for j in reversed(turns):
+        if nibbles_of(_widths(given)) <= nibbles:
+            break
+        given[j] -= 1
     return _widened(deviation, given, nibbles)
 
 
 def _widened(deviation: F64, given: npt.NDArray[np.int64], nibbles: int) -> npt.NDArray[np.int64]:
     """The bits with what is left of the nibbles spent: the widest gain that still packs."""
     given = given.copy()
-    for _ in range(4 * nibbles):
-        gain = [
-            (deviation[j] ** (2 * (1 + QUERY_ALPHA)) * (_distortion(b) - _distortion(b + 1)), j)
-            for j, b in enumerate(given)
-            if b < BITS_MAX
-        ]
-        for _, j in heapq.nlargest(8, gain):
+    weight = (deviation ** (2 * (1 + QUERY_ALPHA))).tolist()
+
+    def entry(j: int) -> tuple[float, int]:
+        b = int(given[j])
+        return -weight[j] * (_distortion(b) - _distortion(b + 1)), -j
+
+    gains = [entry(j) for j, b in enumerate(given.tolist()) if b < BITS_MAX]
+    heapq.heapify(gains)
+    while gains:
+        refused, j = list[tuple[float, int]](), -1
+        for _ in range(min(8, len(gains))):
+            refused.append(heapq.heappop(gains))
+            j = -refused[-1][1]
             given[j] += 1
-            if len(packed(_widths(given))) <= nibbles:
+            if nibbles_of(_widths(given)) <= nibbles:
                 break
             given[j] -= 1
-        else:
+            j = -1
+        if j < 0:
             break
+        refused[-1:] = [entry(j)] if given[j] < BITS_MAX else []
+        for one in refused:
+            heapq.heappush(gains, one)
     return given
 
 
@@ -222,8 +238,9 @@ def _joint(axes: npt.NDArray[np.int64], count: int, unit: F32, deviation: F64, s
 
 
 def _widths(given: npt.NDArray[np.int64]) -> list[int]:
-    """Of the fields of axes with these bits: four bits, and the low ones beyond."""
-    return [width for b in given.tolist() if b for width in ([4, b - 4] if b > 4 else [b])]
+    """How many fields have 0, 1, 2, 3 and 4 bits, of axes with these bits: four bits, and the low ones beyond."""
+    count = np.bincount(given, minlength=BITS_MAX + 1).tolist()
+    return [0, *(count[b] + count[b + 4] for b in range(1, 4)), sum(count[4:]) + count[8]]
 
 
 def _distortion(bits: int) -> float:

@@ -24,8 +24,11 @@ class Basis:
 
 
 def deviations(axes: F64, moment: F64) -> F64:
-    """f64 (d,): root mean square of rows with this second moment along each axis."""
-    out: F64 = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", axes, moment, axes, optimize=True), 1e-12))
+    """f64 (A,): root mean square of rows with this second moment (d, d) along each of the axes (A, d).
+
+    A matrix product first: summed in one go, all three operands cost A d^2 in scalar steps.
+    """
+    out: F64 = np.sqrt(np.maximum(np.einsum("ij,ij->i", axes @ moment, axes), 1e-12))
     return out
 
 
