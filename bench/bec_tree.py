@@ -53,7 +53,7 @@ def clusters(setting: Setting, word: words.Words, leaves: int, penalty: float) -
     for k in (CLUSTERS, None):
         own, label = made.assign(x, k=k), made.labels(k=k)
         spread = ((x - made.medoids(k=k)[1][own]) ** 2).sum(1).mean() / whole
-        together = (label[tune.truth[:, :TOGETHER]] == own[:, None]).mean()
+        together = (label[tune.truth.rows[:, :TOGETHER]] == own[:, None]).mean()
         cells.append(f"{spread:9.3f} {together:9.3f} {made.sizes(k=k).max() * len(made.sizes(k=k)) / rows.count:8.1f}")
     print(f"penalty {penalty:<26}" + "".join(cells), flush=True)
 
@@ -71,7 +71,7 @@ def main() -> None:
         with drawn_rows(options.data, name, options.rows) as rows:
             setting = setting_of(rows, options.blocks, [])
             tune = setting.task.tune
-            setting.asked.append((tune.queries, tune.truth))
+            setting.asked.append((tune.queries, tune.truth.rows))
             print(f"\n{name}: {rows.count} rows, {options.blocks} blocks, {len(tune.rows)} tuning rows asked")
             print(f"{'':34}{'bytes':>9}{'blocks':>7}{'skew':>7}" + "".join(f"{g:17.2f}" for g in GOALS), flush=True)
             if "words" in options.only:

@@ -45,7 +45,7 @@ from build_index.partition import PARTITIONS
 from build_index.rows import F32, Ints, Rows
 from build_index.shape import P, Shape, index_section
 from build_index.spill import SPILLS
-from build_index.truth import CHUNK_BYTES, exact_neighbours
+from build_index.truth import CHUNK_BYTES, exact_neighbours, untied
 from vantage.format import GROUP, aligned
 from vantage.plan import LANES, Budget, plan_gather, wave_ms
 from vantage.prepare import Prepared, prepare
@@ -123,7 +123,7 @@ class Setting:
     def scanned(self, codec: Codec) -> Candidates:
         """What a codec finds for the queries, all blocks scanned."""
         nobody = np.full(len(self.queries), -1)
-        return full_scan(self.rows, self.shape, codec, self.queries, nobody, self.truth)
+        return full_scan(self.rows, self.shape, codec, self.queries, nobody, untied(self.truth))
 
 
 @contextmanager

@@ -190,7 +190,7 @@ def by_row_edges(of: Asked, read: Bools, sizes: Ints, edges: Edges, k: int) -> l
 
 def missed(of: Asked, read: Bools, shape: Shape, k: int) -> F64:
     """(Q, B): the share of a query's neighbours that no block read holds and this one does."""
-    truth, out = of.found.truth[:, :k], np.zeros(read.shape)
+    truth, out = of.found.truth.rows[:, :k], np.zeros(read.shape)
     lost = (truth >= 0) & ~shape.holds(truth, read)
     for column in (shape.partition.home[truth], *(copy[truth] for copy in shape.copy.T)):
         query, at = np.nonzero(lost & (column >= 0))
@@ -359,7 +359,7 @@ def inside(of: Setting, p: P, graphs: dict[str, Graph], k: int) -> None:
                 starts = np.unique(found.row[i, found.block[i] == likely])
                 count, rows = walk(at, starts, graph, beam)
                 scored += count
-                hits += float(np.isin(found.truth[i, :k], rows[:k]).mean())
+                hits += float(np.isin(found.truth.rows[i, :k], rows[:k]).mean())
             what, share = f"{name}, beam {beam}", 100 * scored / all_rows
             print(f"  {what:40} recall {hits / len(p):.4f}, {share:5.1f}% of the rows", flush=True)
 

@@ -218,7 +218,7 @@ def main() -> None:
             data = data_of(rows, partition(rows, seen, options.blocks, 0), seen)
             if options.held_out:
                 few = held.tune[:: max(1, len(held.tune) // options.queries)]
-                sets = [Asked("held-out rows", prepared(rows, few), few, truth_of(rows, few, K))]
+                sets = [Asked("held-out rows", prepared(rows, few), few, truth_of(rows, few, K).rows)]
             else:
                 sets, section = [], index_section(rows, 1, rows.count)
                 for path in sorted((options.data / name).glob("queries*.parquet")):

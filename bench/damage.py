@@ -21,7 +21,9 @@ from fixtures.damage import (  # noqa: E402
     Objects,
     edit_directory,
     edit_table,
+    every_row,
     flip,
+    in_columns,
     key,
     load,
     put,
@@ -116,6 +118,34 @@ def block_damages(attributes: bool) -> list[Damage | None]:
     return [half, flipped, longer, None, gone]
 
 
+def row_damages() -> list[Damage | None]:
+    """Of the attributes of all rows of block 0 that are read a row: what is not asked for is not looked at."""
+
+    def bytes_of(change: Callable[[bytes], bytes]) -> Damage:
+        def damage(objects: Objects) -> Objects:
+            d, name = root_of(objects).directory, key(objects, "shard-00000.bin")
+            at, size = d.attribute_offset[0], d.attribute_size[0]
+            return objects | {name: put(objects[name], at, change(objects[name][at : at + size]))}
+
+        return damage
+
+    return [
+        bytes_of(lambda told: told[: len(told) // 2] + bytes(len(told) - len(told) // 2)),
+        bytes_of(lambda told: bytes(b ^ 1 for b in told)),
+        lambda o: edit_directory(o, "attribute_size", 0, 400), None, bytes_of(lambda told: bytes(len(told))),
+    ]  # fmt: skip
+
+
+def spot_damages() -> list[Damage | None]:
+    """Of what blocks say of where attributes are; checksums above made anew."""
+
+    def column(at: int, value: int) -> Damage:
+        return lambda objects: in_columns(objects, "spots", at, every_row(objects, value))
+
+    flipped = column(2, 7)
+    return [column(1, 3), flipped, column(1, (1 << 20) + 1), None, column(1, 0)]
+
+
 def _current_version(objects: Objects) -> Objects:
     return objects | {"CURRENT": json.dumps(json.loads(objects["CURRENT"]) | {"format": 9}).encode()}
 
@@ -144,6 +174,8 @@ def matrix() -> dict[str, tuple[str, list[Damage | None]]]:
         "shard": ("words", object_damages("shard-00000.bin")),
         "scan block": ("words", block_damages(False)),
         "attribute block": ("words", block_damages(True)),
+        "attributes by row": ("texts", row_damages()),
+        "places of attributes": ("texts", spot_damages()),
         "ids.bin": ("words", object_damages("ids.bin")),
         "vectors": ("words", object_damages(".parquet")),
         "routing.bin": ("pages", object_damages("routing.bin")),

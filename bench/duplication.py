@@ -372,7 +372,7 @@ def main() -> None:
             queries = asked.vectors * np.float32(rows.scale)
             index = index_section(rows, BLOCKS, rows.count)
             tune = hold_out(rows.count, options.seed).tune
-            tune_nearest = truth_of(rows, tune, 1)[:, 0]
+            tune_nearest = truth_of(rows, tune, 1).rows[:, 0]
             tell("k-means and closure")
             plain = kmeans(rows, options.seed)
             none = np.empty((rows.count, 0), np.int32)

@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -30,12 +32,24 @@ from build_index.serve import ROOT
 
 sys.path.append(str(ROOT / "tests"))
 from fixtures.answers import Memory, answers  # noqa: E402
-from fixtures.damage import edit, edit_block, edit_pages, key, load, root_of, seal, sections_of  # noqa: E402
+from fixtures.damage import (  # noqa: E402
+    edit,
+    edit_block,
+    edit_pages,
+    in_columns,
+    key,
+    load,
+    root_of,
+    seal,
+    sections_of,
+    texts_of,
+    vectors_of,
+)
 
 from vantage import api  # noqa: E402
 from vantage.cache import Cache  # noqa: E402
 from vantage.errors import VantageError  # noqa: E402
-from vantage.format import Current, Root, attributes_at, block_planes, id_at, id_width  # noqa: E402
+from vantage.format import Current, Root, attributes_at, id_at, id_width  # noqa: E402
 from vantage.format import layout as L  # noqa: E402
 from vantage.format.wire import (  # noqa: E402
     ANSWERS,
@@ -98,7 +112,11 @@ def _reads(objects: Objects, name: str) -> None:
     expected = EXPECTED[name]
     draws = expected["vectors"][:1], expected["ids"][:1]
     found = answers(objects, *draws)
+    if not all(math.isfinite(v) for _, vector in found["found"] for v in vector):
+        raise Failure("a vector that is not finite")
     for query in found["queries"]:
+        if not all(map(math.isfinite, [*query["vectors"], *(s for _, _, s in query["estimated"] + query["exact"])])):
+            raise Failure("a score or vector that is not finite")
         for part in ("estimated", "exact"):
             if len({row for _, row, _ in query[part]}) < len(query[part]):
                 raise Failure(f"{part}: a row is answered twice")
@@ -171,11 +189,34 @@ def block(base: dict[str, Objects], draw: Random) -> None:
     """A scan or attribute block changed, its size kept and its checksum right; asked."""
     name = draw.choice(sorted(base))
     objects, attributes = base[name], name == "words" and draw.random() < 0.3
+    if name == "texts" and draw.random() < 0.3:
+        return _reads(texts_of(objects, lambda told: (mutate(told, draw) + bytes(len(told)))[: len(told)]), name)
 
     def change(body: bytes) -> bytes:
         return (mutate(body, draw) + bytes(len(body)))[: len(body)]
 
     _reads(edit_block(objects, change, attributes=attributes), name)
+
+
+def vector(base: dict[str, Objects], draw: Random) -> None:
+    """Full vectors changed, their checksums right; asked."""
+    name = draw.choice(sorted(base))
+    root = root_of(base[name])
+    width = L.VECTOR_BYTES[root.index.vector_kind]
+    code = {"f16": "e", "f32": "f", "u8": "B", "i8": "b"}[root.index.vector_kind]
+    values = [draw.getrandbits(8 * width).to_bytes(width, "little")]
+    if code in "ef":
+        values += [struct.pack(f"<{code}", v) for v in (math.nan, math.inf, -math.inf, 0.0, 65_504.0)]
+    _reads(vectors_of(base[name], b"".join(draw.choices(values, k=draw.choice((1, root.index.dimension))))), name)
+
+
+def spots(base: dict[str, Objects], draw: Random) -> None:
+    """Where attributes are, changed in all blocks, their checksums right; asked."""
+    objects = base["texts"]
+    rows = root_of(objects).index.rows
+    value = [draw.choice(WORDS), draw.randrange(1 << 21)][draw.random() < 0.5]
+    values = dict.fromkeys(draw.choices(range(rows), k=draw.choice((1, rows))), value)
+    _reads(in_columns(objects, "spots", draw.randrange(3), values), "texts")
 
 
 def page(base: dict[str, Objects], draw: Random) -> None:
@@ -189,7 +230,7 @@ def planes(base: dict[str, Objects], draw: Random) -> None:
     name = draw.choice(sorted(base))
     root = root_of(base[name])
     d, shard = root.directory, base[name][key(base[name], "shard-00000.bin")]
-    at = block_planes(d.rows[0], root.codec.code_bytes)
+    at = root.planes(0)
     data = mutate(shard[d.offset[0] : d.offset[0] + d.size[0]], draw)
     try:
         width = id_width(data, at, "block 0")
@@ -326,14 +367,16 @@ _SERVICES: dict[str, Service] = {}
 # What is fuzzed, and how many of 100 cases each gets.
 KINDS: dict[str, tuple[Callable[[dict[str, Objects], Random], None], int]] = {
     "object": (raw_object, 8),
-    "CURRENT": (current, 12),
+    "CURRENT": (current, 11),
     "frame": (frame, 12),
     "section": (section, 20),
     "block": (block, 5),
     "page": (page, 3),
+    "vector": (vector, 2),
+    "spots": (spots, 2),
     "planes": (planes, 13),
     "ids": (ids, 7),
-    "body": (body, 15),
+    "body": (body, 12),
     "wire": (wire, 5),
 }
 

@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 from scale import DIMENSION, drawn, written
 
-from build_index.choose import _block_counts, _second_moments
+from build_index.choose import _second_moments, block_counts
 from build_index.codecs import lrsq
 from build_index.contract import PricedRecall, price_at
 from build_index.export import whole_page
@@ -48,7 +48,7 @@ from build_index.shape import P, index_section, prepared, probabilities
 from build_index.source import open_source
 from build_index.spill import SPILLS
 from build_index.spool import spool
-from build_index.truth import exact_neighbours, truth_of
+from build_index.truth import exact_neighbours, truth_of, untied
 from vantage.format import LseSection, TwoLevelSection
 from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS
 from vantage.prepare import prepare
@@ -139,10 +139,11 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         clock.step("exact neighbours of held-out rows")
         vectors = drawn(1 << 20, held)
         asked = [prepare(v.tolist(), index_section(rows, 1, count)) for v in vectors]
-        truth = exact_neighbours(vectors.astype(np.float32) * np.float32(rows.scale), rows.chunks(32 << 20), K, "l2")
+        scaled = vectors.astype(np.float32) * np.float32(rows.scale)
+        truth = untied(exact_neighbours(scaled, rows.chunks(32 << 20), K, "l2"))
         clock.step("exact neighbours of queries", counts=False)
 
-        blocks = _block_counts(count)[-1]
+        blocks = block_counts(count)[-1]
         seen = np.setdiff1d(np.arange(count), drawn_rows)
         sample = np.sort(rng.choice(seen, min(len(seen), trained * blocks), replace=False))
         base = partition(rows, sample, blocks, 0)
@@ -225,7 +226,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
 
 def extended(rows: int, found: dict[str, tuple[float, float]]) -> str:
     """What a size would take: sizes by the formulas of the format, reads and CPU by the power laws of docs/scale.md."""
-    blocks = _block_counts(rows)[-1]
+    blocks = block_counts(rows)[-1]
     regions, sub = round(two_level.REGIONS * blocks**0.5), 8 + LseSection.stride(4, DIMENSION)
     named = min(two_level.PAGE_BLOCKS_MAX, two_level.PAGE_BLOCKS[-1] * blocks**0.5)
     page = TwoLevelSection.block_bytes(4, two_level.SUBS, DIMENSION) * named

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from build_index.evaluate import open_index, read_queries
 from vantage import kernels
-from vantage.format import VECTOR_BYTES, IndexSection, block_planes, part_key, shard_key
+from vantage.format import VECTOR_BYTES, IndexSection, part_key, shard_key
 from vantage.index import Index, Query
 from vantage.plan import Budget
 from vantage.prepare import Prepared, prepare
@@ -73,7 +73,7 @@ def violations(index: Index, x: F64, query: Prepared) -> tuple[int, int, float]:
     pairs, wrong, width = 0, 0, 0.0
     for b, ceiling in enumerate(scan.ceilings()):
         data = index.cache.get(index.space, b)
-        at = block_planes(root.directory.rows[b], root.codec.code_bytes)
+        at = root.planes(b)
         here = true[np.frombuffer(data, "<u4", at.n, at.rows)]
         lower, upper = (np.asarray(v, np.float64) for v in scan.intervals(b, data)[1:])
         pairs += at.n

@@ -49,6 +49,7 @@ from build_index.routers.trained import BATCH, BETA, STEPS
 from build_index.rows import F32, Ints, Rows
 from build_index.shape import P, index_section
 from build_index.spill import SPILLS
+from build_index.truth import Truth, untied
 from vantage.prepare import Prepared, prepare
 
 HIDDEN, NAMED = 256, 4  # units of the network that predicts centroids, and vectors that it names
@@ -231,7 +232,7 @@ def _classes(p: F64, edges: F64 | None) -> tuple[Ints, F64]:
 def compare(rows: Rows, asked: Asked, blocks: int) -> None:
     """Prints the table of one set."""
     task = task_of(rows)
-    tune = Asked(rows.take(task.tune.rows), task.tune.truth)
+    tune = Asked(rows.take(task.tune.rows), task.tune.truth.rows)
     base = partition(rows, task.sample, blocks, 0)
     lesson = task.lesson(base, np.full((rows.count, 1), -1, np.int32))
     print(f"{'% of rows read':44}    r@1    r@10   r@100, then the same at a fixed number of blocks")
@@ -318,7 +319,7 @@ def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
     sizes, section = block_bytes(shape.sizes(), codec.code_bytes, 8.0), index_section(rows, 1, rows.count)
     edges: F64 | None = None
 
-    def scanned(queries: list[Prepared], without: Ints, truth: npt.NDArray[np.int32]) -> Planned:
+    def scanned(queries: list[Prepared], without: Ints, truth: Truth) -> Planned:
         nonlocal edges
         p = probabilities_of(rows, shape, queries)
         unsure = effective_blocks(p)
@@ -331,7 +332,7 @@ def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
     for name, of in asked.items():
         assert of.neighbors is not None
         none = np.full(len(of.vectors), -1)
-        queries = scanned([prepare(v.tolist(), section) for v in of.vectors], none, of.neighbors[:, :100])
+        queries = scanned([prepare(v.tolist(), section) for v in of.vectors], none, untied(of.neighbors[:, :100]))
         for promise, three in zip(PROMISES, factors, strict=True):
             for what, way in (("one price", ONE_PRICE), ("three classes", three)):
                 line = planned_line(queries, sizes, promise, way, shape.sizes() / rows.count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,7 @@ from vantage.errors import InputError
 from vantage.format.layout import ID_BYTES_MAX
 
 from .rows import F32, Ints
-from .source import BAD_ROWS_NAMED, DTYPES, NUMPY_KINDS, Array
-from .spool import NORM_MAX, NORM_MIN
+from .source import BAD_ROWS_NAMED, DTYPES, NORM_MAX, NORM_MIN, NUMPY_KINDS, Array
 
 Ids = Ints | list[bytes]
 
@@ -59,6 +58,14 @@ class Arrays:
         """A JSON array for each of `rows`, int (n,), in the order given."""
         return [self.records[row] for row in rows.tolist()]
 
+    def attribute_sizes(self) -> Ints:
+        """int64 (N): bytes of each row's attributes."""
+        return np.fromiter(map(len, self.records), np.int64, len(self.records))
+
+    def source_rows(self, rows: npt.NDArray[np.integer]) -> Ints:
+        """Positions are the numbers of rows."""
+        return np.asarray(rows, np.int64)
+
     def take(self, rows: Ints) -> Arrays:
         """These rows alone, in the order given."""
         return replace(self, held=self.held[rows], id_of=_picked(self.id_of, rows), records=self.attributes(rows))
@@ -95,6 +102,12 @@ def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record
     norms = found.norms()
     if metric == "cosine":
         _refuse(norms < NORM_MIN, "zero vectors, which have no direction under the metric cosine")
+    elif 0 < norms.max(initial=0) < NORM_MIN:
+        raise InputError(
+            f"all vectors are shorter than {NORM_MIN:g}, row {norms.argmax()} too, which is the longest: "
+            "float32 cannot hold their scores",
+            hint=f"multiply all by one number, which leaves the order under {metric} as it is",
+        )
     _refuse(norms > NORM_MAX, f"vectors with a norm over {NORM_MAX:g}, whose scores float32 cannot hold")
     _refuse_repeats(found.id_of)
     return found
@@ -102,20 +115,51 @@ def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record
 
 def matrix(vectors: Any, what: str) -> Array:
     """(n, d) as it came, d at least 1. Raises InputError for what is no matrix of numbers that an index can hold."""
+    if isinstance(vectors, np.ma.MaskedArray) and np.ma.is_masked(vectors):
+        raise InputError(f"{what} have masked values", hint="fill them, or leave their rows out")
     try:
         found = np.asarray(vectors)
     except ValueError:  # lists of different lengths
         raise InputError(f"{what} are not all of one length", hint="give a 2-D array, one row a vector") from None
     if found.ndim != 2 or not found.shape[1]:
         raise InputError(f"{what} have the shape {found.shape}", hint="give a 2-D array, one row a vector")
-    if found.dtype.str[1:] not in NUMPY_KINDS:
+    if found.dtype.str[1:] not in NUMPY_KINDS or (found.dtype.kind in "iu" and found.dtype.itemsize > 1):
         raise InputError(f"{what} are of type {found.dtype}", hint="vectors are f16, f32, f64, u8 or i8")
     return found
 
 
+def whole(name: str, value: Any) -> int:
+    """An integer, Python's or numpy's. Raises InputError for anything else, a float or a truth value too."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give a whole number", param=name)
+    if abs(int(value)) >> 63:
+        raise InputError(f"{name} is {_told(value)}", hint="give a number of 64 bits", param=name)
+    return int(value)
+
+
+def number(name: str, value: Any) -> float:
+    """A real number, Python's or numpy's. Raises InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give a number", param=name)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{name} is {_told(value)}", hint="give a smaller number", param=name) from None
+
+
+def _told(value: Any) -> str:
+    """A value in a few characters."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 64 else f"{value:#x}"
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
 def known_ids(ids: Any) -> Ids:
     """int64 (n), or n byte strings, of an array or a sequence of integers, strings or bytes. Raises InputError."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise InputError(f"ids are {_told(ids)}", hint="give a list of ids, or an array")
     given = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    if not isinstance(given, list):  # of an array without dimensions
+        raise InputError(f"ids are {_told(given)}", hint="give a list of ids, or an array")
     if all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in given):
         try:
             return np.array(given, np.int64)
@@ -124,7 +168,13 @@ def known_ids(ids: Any) -> Ids:
     if not all(isinstance(i, (str, bytes)) for i in given):
         names = sorted({type(i).__name__ for i in given})
         raise InputError(f"ids are of type {', '.join(names)}", hint="ids are integers, or strings and bytes")
-    out = [i.encode() if isinstance(i, str) else bytes(i) for i in given]
+    try:
+        out = [i.encode() if isinstance(i, str) else bytes(i) for i in given]
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the id {_told(error.object)} holds half of a character (a surrogate), which UTF-8 cannot",
+            hint="mend it, or give the id as bytes",
+        ) from None
     _refuse(np.array([not i for i in out], bool), "ids that are empty")
     _refuse(np.array([len(i) > ID_BYTES_MAX for i in out], bool), f"ids over {ID_BYTES_MAX} bytes")
     return out

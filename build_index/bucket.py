@@ -77,10 +77,16 @@ class Place(Protocol):
         """Deletes an object, which may be gone already."""
 
 
+def local(address: str | Path) -> Path:
+    """The folder at an address by a name of its own: "." and ".." have none."""
+    path = Path(address)
+    return path if path.name not in ("", "..") else Path(os.path.abspath(path))
+
+
 def place(address: str, environment: Mapping[str, str] = os.environ) -> Place:
     """The index at an address. Raises InputError for an address or an environment that names no bucket."""
     if "://" not in address:
-        return FolderPlace(Path(address))
+        return FolderPlace(local(address))
     parts = urlsplit(address)
     prefix = parts.path.strip("/")
     if parts.scheme not in ("s3", "r2") or not parts.netloc or not prefix or "@" in parts.netloc:

@@ -13,28 +13,31 @@ import pyarrow as pa
 
 from vantage import VERSION as VANTAGE_VERSION
 from vantage.errors import InputError, LimitError
-from vantage.format import DIMENSION_MAX, METRICS, VERSION, Contract, Current
+from vantage.format import DIMENSION_MAX, METRICS, ROOT_BYTES_MAX, VECTOR_BYTES, VERSION, Contract, Current
 from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
-from .choose import Choice, choose
+from .attributes import check_rows, check_schema, schema_of, spot_bytes
+from .choose import Choice, block_counts, choose
 from .codecs import CODECS
 from .contract import target_point
+from .few import rotation_name
 from .fit import TRAINING_BYTES_MIN, Options, Say
 from .lint import Pass, findings
 from .partition import PARTITIONS
-from .rotations import ROTATIONS, default
+from .rotations import ROTATIONS
 from .routers import ROUTERS
 from .rows import Rows, Stored, row_scale
-from .source import Source
+from .source import Batch, Source
 from .spill import COPIES_MAX, SPILLS
 from .spool import Spool, spool
 from .stop import STOPS
-from .write import stored_kind, write_index
+from .write import stored_kind, stored_values, write_index
 
 SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more
 WORTH_SAYING = ("zero", "constant", "hubs")  # of lint; duplicates are told below, errors are raised by the spool
 MODEL_CHARS_MAX = 200
+DIRECTORY_BYTES = 48  # of a block in root.bin, beside its centre
 MEMORY_MIN = 640 << 20  # the imports and the fixed buffers
 
 
@@ -51,6 +54,7 @@ class Report:
     nbytes: int
     root_bytes: int
     duplicate_vectors: int
+    skipped: dict[str, dict[str, object]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     point: dict[str, float] = field(default_factory=dict)
 
@@ -61,8 +65,8 @@ class Report:
             "dimension": self.dimension, "metric": self.metric, "blocks": self.choice.shape.blocks,
             "router": self.choice.shape.router, "copies": self.choice.shape.copies,
             "code_bytes": self.choice.codec.code_bytes, "bytes": self.nbytes, "root_bytes": self.root_bytes,
-            "duplicate_vectors": self.duplicate_vectors, **self.point, "tried": self.choice.tried,
-            "notes": list(self.notes),
+            "duplicate_vectors": self.duplicate_vectors, "skipped": self.skipped, **self.point,
+            "tried": self.choice.tried, "notes": list(self.notes),
         }  # fmt: skip
 
 
@@ -82,10 +86,12 @@ def storage_usd(nbytes: int) -> float:
 
 
 def build(
-    source: Source, out: Path, options: Options, metric: str, *, wide: bool, say: Say, tell: Callable[[str], None]
-) -> Report:
+    source: Source, out: Path, options: Options, metric: str, *, wide: bool, say: Say, tell: Callable[[str], None],
+    skip_bad_rows: bool = False,
+) -> Report:  # fmt: skip
     """Builds `out` (a folder in a bucket folder) from a source; see Options. wide stores f32 vectors as f32.
 
+    skip_bad_rows leaves rows out that an index cannot hold; they are counted in the report and the manifest.
     say(phase, share) is progress; tell(sentence) are findings. Raises InputError for what the user can mend; then, and
     when the process dies, the index that was there stays live.
     """
@@ -94,7 +100,9 @@ def build(
     try:
         out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
-        with _spooled(source, scratch, options, metric, say, tell) as spooled:
+        kind = stored_kind(source.kind, wide)
+        _check_room(source, out, kind)
+        with _spooled(source, scratch, options, metric, kind, say, tell, skip_bad_rows) as spooled:
             return _build(source, spooled, out, options, metric, wide, say, tell)
     except OSError as error:
         where = error.filename or scratch
@@ -106,14 +114,33 @@ def build(
 
 
 def _spooled(
-    source: Source, scratch: Path, options: Options, metric: str, say: Say, tell: Callable[[str], None]
-) -> Spool:
-    """The rows in scratch files, after telling what lint found on the way."""
-    seen = Pass(source, options.seed)
+    source: Source, scratch: Path, options: Options, metric: str, kind: str, say: Say, tell: Callable[[str], None],
+    skip_bad_rows: bool,
+) -> Spool:  # fmt: skip
+    """The rows in scratch files, after telling what lint found on the way; kind: of the vectors that are stored."""
+    seen, lost = Pass(source, options.seed), list[InputError]()
+
+    def look(batch: Batch) -> None:
+        seen.add(batch.vectors, batch.rows)
+        if kind != source.kind and not lost:
+            try:
+                stored_values(batch.vectors, kind, batch.rows, source.where)
+            except InputError as error:  # raised where no wider kind is refused too
+                lost.append(error)
+
     spooled = spool(
-        source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows),
-        look=lambda batch: seen.add(batch.vectors, batch.first_row),
+        source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows), look=look,
+        skip_bad_rows=skip_bad_rows,
     )  # fmt: skip
+    try:
+        if lost:
+            raise lost[0]
+        seen.check_lengths(metric)
+    except InputError:
+        spooled.close()
+        raise
+    for sentence in source.left_out(spooled.skipped) if spooled.skipped else []:
+        tell(sentence)
     for finding in findings(seen, metric, 0):
         said = finding.name in WORTH_SAYING or (finding.name, metric) == ("norms", "dot")
         if said or finding.what.startswith("hard"):
@@ -121,10 +148,22 @@ def _spooled(
     return spooled
 
 
+def _check_room(source: Source, out: Path, kind: str) -> None:
+    """Raises InputError where the vectors alone do not fit twice: as scratch, and as they are stored."""
+    needed = source.rows * source.dimension * (VECTOR_BYTES[source.kind] + VECTOR_BYTES[kind])
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise InputError(
+            f"{out} has {free:,} bytes of room, and the vectors alone take {needed:,} while they are indexed",
+            hint="free some space or name another --out",
+        )
+
+
 def check(source: Source, out: Path, options: Options, metric: str) -> None:
     """Raises InputError or LimitError for what can be known before reading a row."""
     check_name(out)
     check_options(source.rows, source.dimension, options, metric)
+    check_schema(source.attributes)
 
 
 def check_name(out: Path) -> None:
@@ -139,8 +178,14 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
         raise InputError(f"there is no metric {metric!r}", hint=f"known are: {', '.join(METRICS)}")
     if dimension > DIMENSION_MAX:
         raise LimitError("the dimension", dimension, DIMENSION_MAX, hint="reduce the vectors first")
-    if rows < 20:
-        raise InputError(f"{rows} rows are too few to measure recall on", hint="an index needs at least 20 rows")
+    if not rows:
+        raise InputError("there are no rows", hint="an index needs one at least")
+    least = min(block_counts(rows)) * (DIRECTORY_BYTES + dimension)
+    if least > ROOT_BYTES_MAX:
+        raise LimitError(
+            f"root.bin, with the centres of {min(block_counts(rows)):,} blocks, in bytes,", least, ROOT_BYTES_MAX,
+            hint="split the rows over several indexes, or reduce the vectors first",
+        )  # fmt: skip
     if not 0 < options.recall < 1:
         raise LimitError("--recall", options.recall, "between 0 and 1", hint="0.95 is a usual target")
     if not 1 <= options.k <= 100:
@@ -156,6 +201,9 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
         raise LimitError("the length of --model", len(options.model), f"1 to {MODEL_CHARS_MAX} characters")
     if options.spill_share is not None and not 0 <= options.spill_share <= COPIES_MAX:
         raise LimitError("--spill-share", options.spill_share, f"0 to {COPIES_MAX}")
+    own = options.router if options.router in PARTITIONS else None  # routers that know blocks of their own kind alone
+    if own and options.partition not in (None, own):
+        raise InputError(f"the router {own} on the partition {options.partition}", hint=f"it takes --partition {own}")
     if options.router is not None and options.fast and ROUTERS[options.router].trains:
         raise InputError(f"--fast trains nothing, and --router {options.router} is trained", hint="leave one out")
     if options.router is not None and ROUTERS[options.router].trains and options.memory_bytes < TRAINING_BYTES_MIN:
@@ -181,19 +229,28 @@ def _build(
     say: Say,
     tell: Callable[[str], None],
 ) -> Report:
+    if spooled.rows < source.rows:
+        check_options(spooled.rows, source.dimension, options, metric)
     rows = Rows(spooled, metric, row_scale(metric, spooled.norm_mean, spooled.norm_max))
     if spooled.duplicate_vectors:
         tell(f"{spooled.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
-    choice = choose(rows, id_bytes(spooled), options, say)
+    names = source.attributes.names
+    check_rows(spooled, names)
+    if options.k > rows.count:
+        tell(f"there are {rows.count} rows, so recall is promised at k = {rows.count}")
+    choice = choose(rows, id_bytes(spooled) + spot_bytes(spooled, names), options, say)
     kind = stored_kind(source.kind, wide)
     manifest = manifest_of(rows, source.attributes, choice, options, kind)
+    skipped = spooled.skipped.as_dict() if spooled.skipped else {}
+    manifest |= {"skipped": skipped} if skipped else {}
     current, nbytes = write_index(
         rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done),
         norms=options.error_norms,
     )  # fmt: skip
     return Report(
         out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, spooled.duplicate_vectors,
-        source.notes, target_cost(choice.contract)
+        skipped, (*source.notes, *(source.left_out(spooled.skipped) if spooled.skipped else ())),
+        target_cost(choice.contract)
         | {"modelled_ms_p50": choice.modelled_ms[0], "modelled_ms_p99": choice.modelled_ms[1]},
     )  # fmt: skip
 
@@ -218,7 +275,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "metric": rows.metric,
         "id": rows.spool.id_kind,
         "vectors": kind,
-        "attributes": [{"name": f.name, "type": str(f.type)} for f in attributes],
+        "attributes": schema_of(attributes),
         **({"model": options.model} if options.model else {}),
         "seed": options.seed,
         "cache_bytes": options.cache_bytes,
@@ -229,7 +286,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
         "codec": {"name": choice.codec.name, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
         "rotation": {
-            "name": options.rotation or default(options.codec, rows.dimension),
+            "name": rotation_name(rows, options),
             "bytes": len(choice.codec.rotation.pack()),
         },
         "contract": {

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from vantage.errors import InputError
 from vantage.format import BLOCKS_MAX, Contract, Stop
 
+from . import few
 from .codecs import CODECS
 from .codecs.planes import Codec
 from .contract import PricedRecall, calibrated, price_at, target_point, with_pages
@@ -24,7 +25,7 @@ from .fit import TRAINING_BYTES_MIN, Held, Options, Say, Task, fitted, pages_of,
 from .graph import Graph, neighbour_graph
 from .measure import Candidates, Reads, block_bytes, full_scan, plans
 from .partition import PARTITIONS, VOTERS, Partition
-from .rotations import ROTATIONS, default
+from .rotations import ROTATIONS
 from .routers import ROUTERS, lse
 from .rows import F32, Ints, Rows
 from .shape import P, Shape, prepared
@@ -62,13 +63,17 @@ class Choice:
 
 def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     """Picks everything. Raises InputError when no candidate reaches the recall."""
+    if rows.count <= few.FEW_ROWS:
+        shape, codec = few.shape_of(rows, options.seed), few.codec_of(rows, options)
+        contract, stop = few.promised(rows, shape, codec, id_bytes, options)
+        return Choice(shape, codec, contract, stop, [], (stop.promises[0].ms, stop.promises[0].ms))
     held = hold_out(rows.count, options.seed)
     k = min(options.k, rows.count - 1)
     say("truth", 0.0)
     truth = truth_of(rows, held.all, min(max(k, 10), rows.count - 1), lambda done: say("truth", done / rows.count))
     where = np.searchsorted(held.all, held.tune), np.searchsorted(held.all, held.price)
     tune, price = (
-        Held(prepared(rows, part), part, truth[at]) for part, at in zip((held.tune, held.price), where, strict=True)
+        Held(prepared(rows, of), of, truth[at]) for of, at in zip((held.tune, held.price), where, strict=True)
     )
     sample = _sample(rows, held, options)
     asked, near = _questions(rows, sample, options, say)
@@ -76,9 +81,9 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     drawn, p_tune = _choose_router(task, _drafts(task))
     p = probabilities_of(rows, drawn.shape, price.queries)
     refused: InputError | None = None
-    few = tune.spread(CODE_QUERIES)
-    task = replace(task, tune=tune.take(few))
-    for coded in _coded(task, drawn, p_tune[few]):
+    some = tune.spread(CODE_QUERIES)
+    task = replace(task, tune=tune.take(some))
+    for coded in _coded(task, drawn, p_tune[some]):
         shape, codec = coded.shape, coded.codec
         sizes = block_bytes(shape.sizes(), codec.code_bytes, id_bytes)
         found = full_scan(rows, shape, codec, price.queries, price.rows, price.truth, partial(say, "prices"), p)
@@ -90,7 +95,7 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
             continue
         say("promises", 0.0)
         stop = stopping(
-            Measured(coded.found, p_tune[few], sizes, shape.sizes()), coded.price,
+            Measured(coded.found, p_tune[some], sizes, shape.sizes()), coded.price,
             Measured(found, p, sizes, shape.sizes(), pages), recall_at, contract, rows.count, options.stop,
             gather_of(shape.partition.home, rows),
         )  # fmt: skip
@@ -113,7 +118,7 @@ def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
 
 def _questions(rows: Rows, sample: Ints, options: Options, say: Say) -> tuple[Ints, Graph]:
     """Rows of the sample as questions and their near rows, where a router or copies are to learn from them."""
-    most = _block_counts(rows.count)[-1]
+    most = block_counts(rows.count)[-1]
     if not any(ROUTERS[name].trains for name in _routers(rows, most, options)) and options.spill != "misses":
         return np.empty(0, np.int64), np.empty((0, NEAR), np.int32)
     drawn = np.random.default_rng([options.seed, 5]).choice(sample, min(ASKED, len(sample)), replace=False)
@@ -155,7 +160,7 @@ def _drafts(task: Task) -> list[_Draft]:
     rows, options = task.rows, task.options
     names, spill = _partitions(rows, options), options.spill or "soar"
     graph = _graph(task) if names != ["kmeans"] else None
-    for name, blocks in product(names, _block_counts(rows.count)):
+    for name, blocks in product(names, block_counts(rows.count)):
         quick = next((name for name in _routers(rows, blocks, options) if not ROUTERS[name].trains), "lse")
         base = PARTITIONS[name](
             rows, task.sample, blocks, graph, options.seed, partial(task.say, f"partition {name}, {blocks} blocks")
@@ -182,9 +187,7 @@ def _drafts(task: Task) -> list[_Draft]:
 
 def _partitions(rows: Rows, options: Options) -> list[str]:
     """Names of the partitions to measure: a cut of the neighbour graph reads less than k-means where k is small."""
-    own = options.router if options.router in PARTITIONS else None  # routers that know blocks of their own kind alone
-    if own and options.partition not in (None, own):
-        raise InputError(f"the router {own} on the partition {options.partition}", hint=f"it takes --partition {own}")
+    own = options.router if options.router in PARTITIONS else None  # see check_options
     if options.partition is not None or own:
         return [options.partition or own or ""]
     cuts = options.k <= GRAPH_K and not options.fast and TRAINED_ROWS_MIN <= rows.count <= MANY_ROWS
@@ -201,7 +204,7 @@ def _missed(task: Task, base: Partition, router: str) -> Copies:
     low, high = 0.0, float(held.max())
     for _ in range(16):
         middle = (low + high) / 2
-        recall = shape.holds(task.tune.truth[:, : task.k], held > middle).mean()
+        recall = shape.holds(task.tune.truth.rows[:, : task.k], held > middle).mean()
         low, high = (middle, high) if recall >= task.routed_recall else (low, middle)
     back = np.empty_like(asked)
     back[:, order] = asked  # numbers of the partition as it came
@@ -256,7 +259,7 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     rows, tune, options = task.rows, task.tune, task.options
     moments = _second_moments(rows, task.sample, draft.shape)
     residuals = _residuals(rows, task.sample, draft.shape)
-    rotation = options.rotation or default(options.codec, rows.dimension)
+    rotation = few.rotation_name(rows, options)
     basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
     reached: list[tuple[float, _Coded]] = []
     for code_bytes, wanted in _code_candidates(rows, draft.shape.blocks, task.id_bytes, options):
@@ -301,7 +304,7 @@ def _cost(reads: Reads) -> dict[str, float]:
     return {"gets": round(reads.gets, 3), "bytes": round(reads.nbytes), "modelled_ms": round(float(reads.ms.mean()), 3)}
 
 
-def _block_counts(rows: int) -> list[int]:
+def block_counts(rows: int) -> list[int]:
     """Powers of two near rows / 112 and half of it; few blocks for few rows, and half alone of many."""
     near = int(2 ** np.rint(np.log2(max(1.0, rows / BLOCK_ROWS))))
     near = min(near, max(1, rows // 16), BLOCKS_MAX)

@@ -59,9 +59,12 @@ def build_command(
     recall: Annotated[float, typer.Option(help="Mean recall@k to promise.")] = 0.95,
     k: Annotated[int, typer.Option(help="The k of the promise.")] = 100,
     metric: Annotated[str | None, typer.Option(help="cosine, l2 or dot; cosine where the source names none.")] = None,
-    vector_column: Annotated[str, typer.Option(help="Column of vectors.")] = "vector",
+    vector_column: Annotated[str, typer.Option(help="Column of vectors, or dataset of HDF5.")] = "vector",
     id_column: Annotated[str, typer.Option(help="Column of ids; row numbers when there is none.")] = "id",
     attributes: Annotated[str | None, typer.Option(help="Columns to keep, a,b,c; all by default, '' for none.")] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out, and count, rows that an index cannot hold.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="All random choices follow from it.")] = 0,
     memory_budget: Annotated[str, typer.Option(help="Most memory the build may use.")] = "2GiB",
     cache: Annotated[
@@ -95,7 +98,9 @@ def build_command(
     if vectors not in ("f16", "f32"):
         raise InputError(f"--vectors is {vectors!r}", hint="f16 or f32")
     names = None if attributes is None else [a for a in attributes.split(",") if a]
-    opened = open_source(source, vector_column=vector_column, id_column=id_column, attributes=names)
+    opened = open_source(
+        source, vector_column=vector_column, id_column=id_column, attributes=names, skip_bad_rows=skip_bad_rows
+    )
     metric = source_metric(opened, metric)
     options = Options(
         recall,
@@ -128,6 +133,7 @@ def build_command(
             wide=vectors == "f32",
             say=say,
             tell=lambda text: err.print(f"note: {text}"),
+            skip_bad_rows=skip_bad_rows,
         )
         if target is not None:
             publish(home, target, lambda share: say("publish", share))
@@ -174,6 +180,8 @@ def show_report(report: Report, seconds: float | None, index: str | None = None)
     reads = f"{point['gets']:.1f} GETs, {size(point['bytes_read'])}, {point['modelled_ms_p50']:.0f} ms modelled"
     table.add_row("a query", f"{reads}, nothing cached")
     table.add_row("a million", f"${point['usd_per_million_queries']:.2f} of reads and requests")
+    for note in report.notes:
+        table.add_row("note", note)
     if seconds is not None:
         table.add_row("built in", f"{seconds:.0f} s")
     out.print(table)
@@ -359,7 +367,7 @@ def serve(
         str | None,
         typer.Option(envvar="VANTAGE_TOKEN", help="Bearer token; without it everybody on this machine may read."),
     ] = None,
-    cache: Annotated[str, typer.Option(help="Cache of planes.")] = "40MiB",
+    cache: Annotated[str, typer.Option(help="Cache of planes.")] = "24MiB",
     state: State = None,
 ) -> None:
     """Load a bucket folder into local R2 and serve it with the real Worker on real workerd, until Ctrl-C.

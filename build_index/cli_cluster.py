@@ -64,8 +64,6 @@ def cluster_command(
     if k is None and level is None:
         k = 30
     with _rows(path, metric) as rows:
-        if rows.count < 2:
-            raise InputError(f"{rows.count} rows are no clusters", hint="give two or more")
         asked = _asked(assign, rows) if assign else None
         with progress(rows.count, "rows") as say:
             made = tree_over(rows, seed, nbytes(memory_budget), say)
@@ -112,7 +110,7 @@ def _asked(file: Path, rows: Rows) -> npt.NDArray[np.float32]:
             f"{file} has vectors of {x.shape[1]} dimensions", hint=f"give some of {rows.dimension}, as the rows have"
         )
     if rows.metric == "cosine":
-        norm = np.linalg.norm(x, axis=1, keepdims=True)
+        norm = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
         if not norm.all():
             raise InputError(f"{file}: row {int(norm.argmin())} is zero, which has no direction", hint="leave it out")
         x = x / norm

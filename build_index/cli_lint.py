@@ -19,14 +19,14 @@ from .terminal import Json, err, out
 def lint_command(
     source: Annotated[list[str], typer.Argument(help="What a build would read.")],
     metric: Annotated[str | None, typer.Option(help="cosine, l2 or dot, as the build will have it.")] = None,
-    vector_column: Annotated[str, typer.Option(help="Column of vectors.")] = "vector",
+    vector_column: Annotated[str, typer.Option(help="Column of vectors, or dataset of HDF5.")] = "vector",
     as_json: Json = False,
 ) -> None:
     """Look for rows and dimensions that make an index worse: exit status 1 where a build would refuse vectors.
 
     Example: vantage lint vectors.parquet
     """
-    opened = open_source(source, vector_column=vector_column, attributes=[])
+    opened = open_source(source, vector_column=vector_column, attributes=[], skip_bad_rows=True)
     chosen = source_metric(opened, metric)
     if chosen not in METRICS:
         raise InputError(f"there is no metric {chosen!r}", hint=f"known are: {', '.join(METRICS)}")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vantage.errors import InputError
+
 from .bec_tree import BecTree, tree
 from .graph import neighbour_graph
 from .partition import VOTERS
@@ -34,6 +36,8 @@ class Cluster:
 
 def tree_over(rows: Rows, seed: int, memory_bytes: int, say: Say = lambda phase, share: None) -> BecTree:
     """A BEC-tree over all rows with leaves of about 32, 1,024 at most. Raises InputError for fewer than 2 rows."""
+    if rows.count < 2:
+        raise InputError(f"{rows.count} rows are no clusters", hint="give two or more")
     every = np.arange(rows.count)
     near = min(VOTERS, rows.count - 1)
     graph = neighbour_graph(

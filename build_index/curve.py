@@ -52,7 +52,7 @@ def curve(
     index = open_index(path)
     contract = index.root.contract
     k = contract.k if k is None else k
-    asked = Queries(queries.vectors, checked_truth(path, index, queries, k))
+    asked = Queries(queries.vectors, checked_truth(path, index, queries, k, rerank=rerank))
     points = []
     for promise in promises(contract, index.root.stop):
         found = evaluate(

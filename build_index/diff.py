@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import DamagedError
-from vantage.format import Root, block_planes, id_at, id_width, shard_key
+from vantage.format import Root, id_at, id_width, shard_key
 from vantage.kernels import crc32c
 
 from .bucket import Place
@@ -38,7 +38,7 @@ def diff(old: Side, new: Side, say: Say = lambda share: None) -> dict[str, Any]:
     counts = dict.fromkeys((*KINDS, "same"), 0)
     first: dict[str, list[int]] = {kind: [] for kind in KINDS}
     done = 0
-    for a, b in merged(*(id_pages(place, root, generation) for place, generation, root in sides)):
+    for a, b in merged(*(_entries(*side) for side in sides)):
         done += len(a[0]) + len(b[0])
         _, at_a, at_b = np.intersect1d(a[0], b[0], assume_unique=True, return_indices=True)
         changed = a[2][at_a] != b[2][at_b]
@@ -52,6 +52,11 @@ def diff(old: Side, new: Side, say: Say = lambda share: None) -> dict[str, Any]:
         say(done / total)
     ids = {kind: [_id(*sides[kind != "removed"], row) for row in first[kind]] for kind in KINDS}
     return {"rows": counts, "ids": ids, "old": facts[0], "new": facts[1]}
+
+
+def _entries(place: Place, generation: str, root: Root) -> Iterator[Entries]:
+    for hashes, rows, checks, _ in id_pages(place, root, generation):
+        yield hashes, rows, checks
 
 
 def merged(old: Iterator[Entries], new: Iterator[Entries]) -> Iterator[tuple[Entries, Entries]]:
@@ -99,7 +104,7 @@ def _id(place: Place, generation: str, root: Root, row: int) -> int | str:
     data, label = place.read(key, d.offset[b], d.size[b]), f"{key}, block {b}"
     if len(data) != d.size[b] or crc32c(data) != d.crc[b]:
         raise DamagedError(f"{label}: CRC-32C differs from what root.bin says", hint="`vantage verify` tells more")
-    at = block_planes(d.rows[b], root.codec.code_bytes)
+    at = root.planes(b)
     width = id_width(data, at, label)
     found = id_at(data[at.ids :], width, d.rows[b], row - d.first_row[b], root.index.id_kind, label)
     return found if isinstance(found, int) else found.decode(errors="replace")

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vantage.cache import Cache
 from vantage.errors import InputError, LimitError
 from vantage.format import VECTOR_BYTES, part_key
 from vantage.index import TOP_K_MAX, Answer, Index, Query
+from vantage.prepare import prepare
 from vantage.stats import Receipt
 from vantage.store import Folder
 
-from .bucket import Ranged, Remote, StorePlace, place
-from .source import HDF5, open_source
-from .sources import hdf5, vecs
-from .truth import CHUNK_BYTES, exact_neighbours
+from .bucket import Ranged, Remote, StorePlace, local, place
+from .rows import Ints
+from .source import DTYPES, HDF5, open_source
+from .sources import hdf5, npy, vecs
+from .spool import GAP_BYTES
+from .truth import CHUNK_BYTES, I32, exact_neighbours, exact_scores, ranks, right, untied
 
 
 def open_index(path: Path | str, cache_bytes: int = 0) -> Index:
@@ -32,8 +38,8 @@ def open_index(path: Path | str, cache_bytes: int = 0) -> Index:
 
     Raises NotFoundError, DamagedError when it does not hold together, or StoreError when a bucket fails.
     """
-    where, name = place(str(path)), PurePath(path).name
-    bucket = Remote(where, name) if isinstance(where, StorePlace) else Folder(Path(path).parent)
+    where, name = place(str(path)), local(path).name
+    bucket = Remote(where, name) if isinstance(where, StorePlace) else Folder(local(path).parent)
     return asyncio.run(Index.open(bucket, name, Cache(cache_bytes), Receipt()))
 
 
@@ -57,7 +63,10 @@ def read_queries(path: Path, limit: int | None) -> Queries:
     Parquet: a column `neighbors`; HDF5: the datasets test and neighbors; .fvecs and .bvecs: NAME_groundtruth.ivecs
     beside NAME_query.fvecs.
     """
-    parts = hdf5.batches(path, 4096, hdf5.TEST) if path.suffix in HDF5 else _source_batches(path)
+    suffix = path.suffix.lower()
+    parts = hdf5.batches(path, 4096, hdf5.TEST) if suffix in HDF5 else _source_batches(path)
+    if suffix == ".npy" and path.is_file() and npy.is_one_vector(path):
+        parts = iter([npy.one_vector(path)])
     batches, held = [], 0
     for part in parts:
         batches.append(part.astype(np.float32))
@@ -70,13 +79,19 @@ def read_queries(path: Path, limit: int | None) -> Queries:
     if not np.isfinite(vectors).all():
         raise InputError(f"{path} holds queries with NaN or infinite values")
     neighbors = None
-    if path.suffix in HDF5:
+    if suffix in HDF5:
         neighbors = hdf5.neighbors(path, len(vectors))
     beside = path.with_name(path.stem.replace("_query", "_groundtruth") + ".ivecs")
-    if path.suffix in (".fvecs", ".bvecs") and beside.is_file():
+    if suffix in (".fvecs", ".bvecs") and beside.is_file():
         neighbors = vecs.neighbors(beside, len(vectors))
-    if path.suffix == ".parquet" and "neighbors" in pq.read_schema(path).names:
+    if suffix == ".parquet" and path.is_file() and "neighbors" in pq.read_schema(path).names:
         column = pq.read_table(path, columns=["neighbors"])["neighbors"].combine_chunks()[: len(vectors)]
+        lengths = pc.unique(pc.list_value_length(column)) if pa.types.is_nested(column.type) else []
+        if len(lengths) != 1 or not lengths[0].is_valid or column.flatten().null_count:
+            raise InputError(
+                f"column neighbors of {path} holds no row numbers, as many for each query",
+                hint="leave the column out: exact neighbours are then found",
+            )
         neighbors = column.flatten().to_numpy().reshape(len(vectors), -1).astype(np.int32)
     return Queries(vectors, neighbors)
 
@@ -94,45 +109,121 @@ def source_rows(path: Path | str, index: Index) -> npt.NDArray[np.int64]:
     return np.concatenate(out)
 
 
+def stored_vectors(path: Path | str, index: Index, low: int, high: int) -> npt.NDArray[np.float32]:
+    """f32 (high - low, d): the full vectors of rows [low, high) of one page."""
+    pages, kind, d = index.root.vectors, index.root.index.vector_kind, index.root.index.dimension
+    page, width = bisect_right(pages.first_row, low) - 1, VECTOR_BYTES[kind] * d
+    at = pages.offset[page] + (low - pages.first_row[page]) * width
+    data = place(str(path)).read(part_key(index.current.generation, pages.part[page]), at, (high - low) * width)
+    return np.frombuffer(data, DTYPES[kind]).reshape(high - low, d).astype(np.float32)
+
+
+def gathered(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.float32]:
+    """f32 (..., d): the full vectors of rows (...); those that lie close are read together."""
+    wanted = np.unique(rows)
+    out, width = np.empty((len(wanted), index.root.index.dimension), np.float32), 4 * index.root.index.dimension
+    page = np.searchsorted(index.root.vectors.first_row, wanted, side="right")
+    cuts = np.flatnonzero((np.diff(wanted) > GAP_BYTES // width) | (np.diff(page) > 0)) + 1
+    for some in np.split(np.arange(len(wanted)), cuts) if len(wanted) else []:
+        low, high = int(wanted[some[0]]), int(wanted[some[-1]]) + 1
+        step = max(1, CHUNK_BYTES // width)
+        for first in range(low, high, step):
+            mine = some[(wanted[some] >= first) & (wanted[some] < first + step)]
+            if len(mine):
+                out[mine] = stored_vectors(path, index, first, min(high, first + step))[wanted[mine] - first]
+    found: npt.NDArray[np.float32] = out[np.searchsorted(wanted, rows)]
+    return found
+
+
 def computed_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
-    """Exact neighbours of the stored vectors, as source rows."""
-    root, source, where = index.root, source_rows(path, index), place(str(path))
-    dtype = {"f16": np.float16, "f32": np.float32, "u8": np.uint8, "i8": np.int8}[root.index.vector_kind]
-    width = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
+    """Exact neighbours of the stored vectors, as source rows; k at most the rows of the index."""
+    metric, first_row = index.root.index.metric, index.root.vectors.first_row
+    step, scale = max(1, CHUNK_BYTES // (4 * index.root.index.dimension)), np.float32(index.root.index.row_scale)
+    # Where rows lie far from the origin, float32 distances come out right about a point among them alone.
+    some = stored_vectors(path, index, 0, min(step, first_row[1]))
+    centre = some.mean(0, dtype=np.float64).astype(np.float32) if metric == "l2" else np.float32(0)
 
-    def chunks() -> Any:
-        step = max(1, CHUNK_BYTES // (4 * root.index.dimension))
-        pages = root.vectors
-        for page in range(len(pages.part)):
-            key = part_key(index.current.generation, pages.part[page])
-            for low in range(pages.first_row[page], pages.first_row[page + 1], step):
-                n = min(step, pages.first_row[page + 1] - low)
-                data = where.read(key, pages.offset[page] + (low - pages.first_row[page]) * width, n * width)
-                x = np.frombuffer(data, dtype).reshape(n, -1).astype(np.float32)
-                yield low, _unit(x) if root.index.metric == "cosine" else x
+    def scaled(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return _unit(x) if metric == "cosine" else (x - centre) * scale
 
-    prepared = _unit(queries) if root.index.metric == "cosine" else queries
-    rows = exact_neighbours(prepared, chunks(), min(k, root.index.rows), root.index.metric)
-    return source[rows].astype(np.int32)
+    def chunks() -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        for page_low, page_high in pairwise(first_row):
+            for low in range(page_low, page_high, step):
+                yield low, scaled(stored_vectors(path, index, low, min(page_high, low + step)))
+
+    rows = exact_neighbours(scaled(queries), chunks(), k, metric)
+    return source_rows(path, index)[rows].astype(np.int32)
+
+
+def right_answers(
+    path: Path | str, index: Index, queries: npt.NDArray[np.float32], truth: I32, answers: I32
+) -> npt.NDArray[np.int64]:
+    """(Q) how many answers are right: those among the neighbours, or whose exact score is not below the last one's.
+
+    truth (Q, k): row numbers, best first; answers (Q, k): row numbers, -1 for none. Scores are of the stored vectors,
+    read for answers that are not among the neighbours. Of rows that tie with the last neighbour as many are right as
+    there is room for.
+    """
+    k, metric = truth.shape[1], index.root.index.metric
+    better = untied(truth).better
+    places = ranks(answers, truth, better)
+    asked = np.flatnonzero(((places < 0) & (answers >= 0)).any(1))
+    step = max(1, CHUNK_BYTES // (8 * index.root.index.dimension * (k + 1)))
+
+    def scores(of: Ints, rows: I32) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return exact_scores(queries[of], gathered(path, index, rows), metric)
+
+    for low in range(0, len(asked), step):
+        of = asked[low : low + step]
+        last = truth[of, -1:]
+        other = (places[of] < 0) & (answers[of] >= 0)
+        score, slack = scores(of, np.concatenate([np.where(other, answers[of], last), last], 1))
+        enough = other & (score[:, :-1] - score[:, -1:] >= -slack[:, -1:])
+        tying = enough.any(1)
+        of, reached, enough = of[tying], score[tying, -1:], enough[tying]
+        score, slack = scores(of, truth[of])
+        # Those that tie with the last neighbour are of one place, behind all others.
+        better[of] = np.where(score - reached > slack, 0, (score - reached > slack).sum(1, keepdims=True))
+        places[of] = np.where(enough, better[of, -1:], ranks(answers[of], truth[of], better[of]))
+    return right(places, better, k)
 
 
 def _unit(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    out: npt.NDArray[np.float32] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+    wide = x.astype(np.float64)  # squares of small or large values leave float32
+    out: npt.NDArray[np.float32] = (wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300)).astype("f4")
     return out
 
 
-def checked_truth(path: Path | str, index: Index, queries: Queries, k: int) -> npt.NDArray[np.int32]:
+def row_numbers(source: Ints, wanted: I32) -> I32:
+    """Row numbers of source rows, both of one shape; source (N): of each row. Raises InputError for one not there."""
+    order = np.argsort(source)
+    at = order[np.minimum(np.searchsorted(source[order], wanted), len(source) - 1)]
+    missing = wanted[source[at] != wanted]
+    if len(missing):
+        raise InputError(
+            f"the neighbors of the queries name row {missing[0]}, which is none of the index",
+            hint="give the queries of its own source, or some without neighbors",
+        )
+    return at.astype(np.int32)
+
+
+def checked_truth(
+    path: Path | str, index: Index, queries: Queries, k: int, recall: float | None = None, rerank: int = 0
+) -> npt.NDArray[np.int32]:
     """i32 (Q, k or more): the neighbours that came with the queries, or exact ones, computed.
 
-    Raises InputError where queries or k do not fit the index.
+    Raises InputError where queries, k, or what is asked of each query, do not fit the index.
     """
     if not 1 <= k <= TOP_K_MAX:
         raise LimitError("--k", k, f"1 to {TOP_K_MAX}")
+    k = min(k, index.root.index.rows)
     count, length = queries.vectors.shape
     if not count:
         raise InputError("there are no queries", hint="check --queries and --limit")
     if length != index.root.index.dimension:
         raise LimitError("the length of the queries", length, index.root.index.dimension, hint="name other --queries")
+    first = queries.vectors[0].tolist()
+    index.plan(Query(first, max(k, index.root.contract.k), recall, rerank), prepare(first, index.root.index, "a query"))
     truth = queries.neighbors if queries.neighbors is not None else computed_truth(path, index, queries.vectors, k)
     if truth.shape[1] < k:
         raise InputError(f"the queries have {truth.shape[1]} neighbors each, k is {k}", hint="use a smaller --k")
@@ -154,10 +245,11 @@ def evaluate(
     index = open_index(path, cache_bytes)
     contract = index.root.contract
     k = contract.k if k is None else k
-    truth = checked_truth(path, index, queries, k)
-    depth = max(k, contract.k)
-    source = source_rows(path, index)
-    ask = [Query(v.tolist(), min(depth, index.root.index.rows), recall, rerank) for v in queries.vectors]
+    truth = checked_truth(path, index, queries, k, recall, rerank)
+    k = min(k, index.root.index.rows)
+    near = row_numbers(source_rows(path, index), truth[:, :k])
+    depth = min(max(k, contract.k), index.root.index.rows)
+    ask = [Query(v.tolist(), depth, recall, rerank) for v in queries.vectors]
     answers: list[tuple[Answer, float]] = []
 
     async def run(counted: bool) -> None:
@@ -171,10 +263,11 @@ def evaluate(
     if warm:
         asyncio.run(run(False))
     asyncio.run(run(True))
-    hits = [
-        len(np.intersect1d(source[[m.row for m in answer.matches[:k]]], truth[i, :k])) / k
-        for i, (answer, _) in enumerate(answers)
-    ]
+    found = np.full((len(answers), k), -1, np.int32)
+    for rows, (answer, _) in zip(found, answers, strict=True):
+        own = [m.row for m in answer.matches[:k]]
+        rows[: len(own)] = own
+    hits = right_answers(path, index, queries.vectors, near, found) / k
     cpu = np.array([ms for _, ms in answers])
     receipts = [answer.receipt for answer, _ in answers]
     modelled = np.array([r.modelled_ms for r in receipts])

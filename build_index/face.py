@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
+import pickle
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,21 +22,23 @@ import pyarrow as pa
 from vantage.errors import InputError, NotFoundError
 from vantage.index import Answer, Index, Query
 
-from .arrays import Arrays, Ids, checked, known_ids, matrix, named, shown
+from .arrays import Arrays, Ids, checked, known_ids, matrix, named, number, shown, whole
+from .attributes import are_long
 from .bec_tree import BecTree
+from .bucket import local
 from .build import check_name, check_options, id_bytes, manifest_of
 from .choose import Choice, choose
 from .cluster import tree_over
 from .codecs.planes import Encoded, encode_blocks
 from .evaluate import open_index
+from .few import rotation_name
 from .fit import Options
 from .partition import Partition, homes
 from .reopen import Saved, reopen
-from .rotations import default
-from .rows import NORM_MAX, Ints, Rows, row_scale
+from .rows import NORM_MAX, Ints, Rows, check_lengths, row_scale
 from .shape import index_section, prepared, probabilities
 from .spill import SPILLS, Copies
-from .write import stored_kind, stored_values, write_index
+from .write import check_blocks, stored_kind, stored_values, write_index
 
 MEASURED_ROWS = 20_000  # of those that were fitted: how near they lie to their centres, which of them have copies
 DRIFT_SHARE = 0.05  # of the fitted rows have to be added before drift is judged
@@ -136,10 +142,20 @@ class VectorIndex:
         """Rows in the index."""
         return self._rows.count if hasattr(self, "_rows") else 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: all but what a search has opened. No two share what add and remove change in place."""
+        rows = {name: value for name, value in vars(self).items() if name in ("_stored", "_rows")}
+        rest = {name: value for name, value in vars(self).items() if name not in rows}
+        return rows | {"rest": _packed(rest | {"_live": None} if rows else rest)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rest = pickle.loads(state["rest"])
+        vars(self).update({name: value for name, value in state.items() if name != "rest"} | rest)
+
     # Rows
 
     def fit(self, train_vectors: Any, ids: Any = None) -> Self:
-        """Makes the index anew from these vectors (n, d), 20 at least; they are its rows.
+        """Makes the index anew from these vectors (n, d), 1 at least; they are its rows.
 
         Measures and trains all that `vantage build` does. ids (n): integers, strings or bytes; row numbers where they
         are not given. Raises InputError for vectors, ids or parameters that no index can have, or a recall that is not
@@ -162,7 +178,10 @@ class VectorIndex:
         if ids is None:
             if isinstance(old.id_of, list):
                 raise InputError("vectors without ids", hint="the ids of this index are strings: give some")
-            ids = np.arange(len(given)) + (int(old.id_of.max()) + 1)
+            first = int(old.id_of.max()) + 1
+            if first + len(given) > 1 << 63:
+                raise InputError("vectors without ids", hint="there are no larger ones than the last: give some")
+            ids = np.arange(len(given)) + min(first, (1 << 63) - 1)
         nulls = "[" + ",".join(["null"] * len(self._attributes)) + "]"
         new = checked(given, ids, self._rows.metric, old.kind, nulls.encode())
         if not len(given):
@@ -183,8 +202,10 @@ class VectorIndex:
         shape = self._choice.shape
         home = self._homes(rows)
         copy = self._copies(rows, home, shape.copy.shape[1])
-        self._moved(old.followed_by(new), np.concatenate([shape.partition.home, home]),
-                    np.concatenate([shape.copy, copy]), np.unique(np.concatenate([home, copy[copy >= 0]])))  # fmt: skip
+        homes, copies = np.concatenate([shape.partition.home, home]), np.concatenate([shape.copy, copy])
+        blocks = np.bincount(np.concatenate([homes, copies[copies >= 0]]), minlength=shape.blocks)
+        check_blocks(blocks, len(homes), self._choice.codec.code_bytes, are_long(old, self._attributes.names))
+        self._moved(old.followed_by(new), homes, copies, np.unique(np.concatenate([home, copy[copy >= 0]])))
         self._added += np.array([len(home), self._apart(rows, home).sum()])
         if self._tree is not None:
             made, numbers = self._tree
@@ -267,10 +288,14 @@ class VectorIndex:
         a k that do not fit.
         """
         self._check_fitted()
+        k, rerank = whole("k", k), whole("rerank", rerank)
+        recall = None if recall is None else number("recall", recall)
         given = matrix(queries, "the queries")
         self._check_width(given)
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite and is refused
+            vectors = given.astype(np.float32)
         index = self._opened()
-        asked = [Query(q.tolist(), k, recall, rerank, exact=exact, param="a query") for q in given.astype(np.float32)]
+        asked = [Query(q.tolist(), k, recall, rerank, exact=exact, param="a query") for q in vectors]
 
         async def answers() -> list[Answer]:
             return [await index.query(query) for query in asked]
@@ -294,11 +319,13 @@ class VectorIndex:
         level above. The first call makes the tree (training of some seconds); add and remove keep it, splitting and
         merging leaves, fit drops it, and it is not saved. Raises InputError for fewer than 2 rows.
         """
+        level, k = _chosen(level, k)
         made, numbers = self._clusters()
         return made.labels(level, k)[numbers]
 
     def assign(self, vectors: Any, level: int | None = None, k: int | None = None) -> npt.NDArray[np.int32]:
         """i32 (n): the clusters that vectors (n, d) would lie in, numbered as in cluster; none is added."""
+        level, k = _chosen(level, k)
         made, _ = self._clusters()
         given = matrix(vectors, "the vectors")
         self._check_width(given)
@@ -307,6 +334,7 @@ class VectorIndex:
 
     def medoids(self, level: int | None = None, k: int | None = None) -> Medoids:
         """The row of each cluster with the least summed squared distance to the others, and the cluster's size."""
+        level, k = _chosen(level, k)
         made, numbers = self._clusters()
         row = np.full(len(made.home), -1, np.int64)
         row[numbers] = np.arange(len(numbers))
@@ -318,7 +346,7 @@ class VectorIndex:
     def save(self, path: str | Path) -> Self:
         """Writes the index to a folder, bucket/name, in the format that the Worker reads, and makes it live there."""
         self._check_fitted()
-        out = Path(path)
+        out = local(path)
         check_name(out)
         out.mkdir(parents=True, exist_ok=True)
         self._write(out)
@@ -334,11 +362,11 @@ class VectorIndex:
         """
         saved: Saved = _apart_from_loops(reopen, Path(path))
         rows, choice, told = saved.rows, saved.choice, saved.manifest
-        turn = told.get("rotation", {}).get("name")
+        turn, usual = told.get("rotation", {}).get("name"), rotation_name(rows, Options(codec=choice.codec.name))
         made = cls(
             metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=told["seed"],
             stop=told["contract"].get("stop", "fixed"), codec=choice.codec.name,
-            rotation=turn if turn != default(choice.codec.name, rows.dimension) else None, error_norms=saved.norms,
+            rotation=turn if turn != usual else None, error_norms=saved.norms,
             vectors="f32" if rows.spool.kind == "f32" else "f16",
             cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("asked", {}),
         )  # fmt: skip
@@ -353,6 +381,7 @@ class VectorIndex:
         kind = stored_kind(stored.kind, self.vectors == "f32")
         stored_values(stored.floats(0, stored.rows), kind, np.arange(stored.rows))  # before the work, not after it
         norms = stored.norms()
+        check_lengths(self.metric, norms, float(norms.max()), f"row {norms.argmax()}")
         rows = Rows(stored, self.metric, row_scale(self.metric, float(norms.mean()), float(norms.max())))
         choice = choose(rows, id_bytes(stored), options, lambda phase, share: None)
         self._start(rows, attributes, choice, [None] * choice.shape.blocks, model)
@@ -361,9 +390,17 @@ class VectorIndex:
     def _options_given(self) -> Options:
         if self.vectors not in ("f16", "f32"):
             raise InputError(f"vectors is {self.vectors!r}", hint="f16 or f32")
+        for name in ("metric", "stop", "codec", "partition", "router", "spill", "rotation"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) or (value is None and name not in ("metric", "stop", "codec"))):
+                raise InputError(f"{name} is {value!r}", hint="give a name")
+        for name in ("growth", "drift"):
+            number(name, getattr(self, name))
         return Options(
-            self.recall, self.k, self.seed, self.cache_bytes, self.memory_bytes, self.partition, self.router,
-            self.spill, self.spill_share, self.fast, self.stop, self.codec, self.rotation, self.error_norms,
+            number("recall", self.recall), whole("k", self.k), whole("seed", self.seed),
+            whole("cache_bytes", self.cache_bytes), whole("memory_bytes", self.memory_bytes), self.partition,
+            self.router, self.spill, None if self.spill_share is None else number("spill_share", self.spill_share),
+            bool(self.fast), self.stop, self.codec, self.rotation, bool(self.error_norms),
         )  # fmt: skip
 
     def _start(
@@ -378,7 +415,7 @@ class VectorIndex:
         self._measured: tuple[float, float] | None = None
         self._tree = None
         self._by_id: dict[int | bytes, int] | None = None
-        self._live: tuple[tempfile.TemporaryDirectory[str], Index] | None = None
+        self._live: Index | None = None
         self.n_features_in_, self.n_fitted_ = rows.dimension, rows.count
         contract = choice.contract
         self.recall_ = min(p.recall for p in contract.points if p.k == contract.k and p.recall >= contract.target)
@@ -421,12 +458,18 @@ class VectorIndex:
     def _opened(self) -> Index:
         """The index as it is now, written to a folder of its own and opened through vantage."""
         if self._live is None:
-            folder = tempfile.TemporaryDirectory(prefix="vantage-")
-            path = Path(folder.name, "index")
-            path.mkdir()
-            self._write(path)
-            self._live = folder, _apart_from_loops(open_index, path)
-        return self._live[1]
+            folder = tempfile.mkdtemp(prefix="vantage-")
+            try:
+                path = Path(folder, "index")
+                path.mkdir()
+                self._write(path)
+                live: Index = _apart_from_loops(open_index, path)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            weakref.finalize(live, shutil.rmtree, folder, ignore_errors=True)
+            self._live = live
+        return self._live
 
     def _clusters(self) -> tuple[BecTree, Ints]:
         """The tree over all rows, and the number of each row in it."""
@@ -494,6 +537,30 @@ class VectorIndex:
                 f"vectors of {given.shape[1]} dimensions for an index of {self.n_features_in_}",
                 hint="give vectors of the dimension that was fitted",
             )
+
+
+class _Pickler(pickle.Pickler):
+    """Takes the memory views of a root's sections too."""
+
+    def reducer_override(self, given: Any) -> Any:
+        if isinstance(given, memoryview):
+            return _view, (bytes(given), given.format, given.shape)
+        return NotImplemented
+
+
+def _packed(given: Any) -> bytes:
+    out = io.BytesIO()
+    _Pickler(out).dump(given)
+    return out.getvalue()
+
+
+def _view(data: bytes, kind: str, shape: tuple[int, ...]) -> memoryview:
+    return memoryview(data).cast(kind, shape)  # type: ignore[call-overload, no-any-return]
+
+
+def _chosen(level: Any, k: Any) -> tuple[int | None, int | None]:
+    """A level and a number of clusters, each checked where it is given."""
+    return None if level is None else whole("level", level), None if k is None else whole("k", k)
 
 
 def _listed(ids: Ids) -> list[Any]:

@@ -20,6 +20,7 @@ from .partition import Partition
 from .routers import ROUTERS
 from .rows import Ints, Rows
 from .shape import P, Shape, index_section, page_bytes, prepared, probabilities, stored_centres
+from .truth import Truth
 
 TUNE_QUERIES = 500  # of the tuning rows, for parameters of routers
 ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
@@ -65,7 +66,7 @@ class Held:
 
     queries: list[Prepared]
     rows: Ints
-    truth: npt.NDArray[np.int32]
+    truth: Truth
 
     def spread(self, n: int) -> slice:
         """About n of them, evenly: a source may be sorted."""
@@ -112,7 +113,7 @@ def fitted(
     def ms(task: Task, tried: Shape, p: P) -> float:
         """Infinite where all that has a probability is too little: a router that is too sharp is not cheap."""
         reads = routed(task, tried, p, few)
-        reached = tried.holds(few.truth[:, : task.k], reads.blocks).mean() >= task.routed_recall
+        reached = tried.holds(few.truth.rows[:, : task.k], reads.blocks).mean() >= task.routed_recall
         return float(reads.ms.mean()) if reached else np.inf
 
     def cost(section: RouterSection) -> float:
@@ -177,7 +178,7 @@ def routed(task: Task, shape: Shape, p: P, of: Held) -> Reads:
     sizes = block_bytes(shape.sizes(), middle_code(task.rows), task.id_bytes)
 
     def recall(price: int) -> float:
-        return float(shape.holds(of.truth[:, : task.k], plans(p, sizes, price).blocks).mean())
+        return float(shape.holds(of.truth.rows[:, : task.k], plans(p, sizes, price).blocks).mean())
 
     reads = plans(p, sizes, price_for(recall, task.routed_recall) or 0)
     return replace(reads, pages=pages_of(task.rows, shape, of.queries))

@@ -15,9 +15,11 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from .rows import F32
-from .source import BAD_ROWS_NAMED, Source
-from .spool import NORM_MIN, vector_hashes
+from vantage.errors import InputError
+
+from .rows import F32, Ints, check_lengths
+from .source import BAD_ROWS_NAMED, NORM_MAX, NORM_MIN, Skipped, Source
+from .spool import vector_hashes
 
 BATCH_ROWS = 4096
 SAMPLE_ROWS = 20_000
@@ -53,11 +55,11 @@ class Counts:
     count: int = 0
     rows: list[int] = field(default_factory=list)
 
-    def add(self, bad: npt.NDArray[np.bool_], first_row: int) -> None:
-        """Counts the rows marked in bad (n), numbered from first_row."""
-        found = np.flatnonzero(bad)
+    def add(self, bad: npt.NDArray[np.bool_], rows: Ints) -> None:
+        """Counts the rows marked in bad (n), whose numbers are rows (n)."""
+        found = rows[bad]
         self.count += len(found)
-        self.rows += (found[: BAD_ROWS_NAMED - len(self.rows)] + first_row).tolist()
+        self.rows += found[: BAD_ROWS_NAMED - len(self.rows)].tolist()
 
 
 class Pass:
@@ -65,24 +67,27 @@ class Pass:
 
     def __init__(self, source: Source, seed: int = 0) -> None:
         self.source = source
-        self.zero, self.not_unit = Counts(), Counts()
+        self.zero, self.not_unit, self.long = Counts(), Counts(), Counts()
+        self.norm_max, self.longest = 0.0, 0
         count = max(1, min(source.rows, SAMPLE_ROWS, SAMPLE_BYTES // (4 * source.dimension)))
         self._wanted = np.sort(np.random.default_rng([seed, 7]).choice(source.rows, count, replace=False))
         self._sample: list[F32] = []
         self._low = np.full(source.dimension, np.inf, np.float32)
         self._high = np.full(source.dimension, -np.inf, np.float32)
 
-    def add(self, vectors: npt.NDArray[Any], first_row: int) -> None:
-        """vectors (n, d) of rows first_row and on."""
+    def add(self, vectors: npt.NDArray[Any], rows: Ints) -> None:
+        """vectors (n, d) of the rows with the numbers rows (n), rising."""
         x = vectors.astype(np.float32, copy=False)
         norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
         zero = norms < NORM_MIN
-        self.zero.add(zero, first_row)
-        self.not_unit.add(~zero & (np.abs(norms - 1) > UNIT_ERROR), first_row)
+        self.zero.add(zero, rows)
+        self.long.add(norms > NORM_MAX, rows)
+        if norms.max() > self.norm_max:
+            self.norm_max, self.longest = float(norms.max()), int(rows[norms.argmax()])
+        self.not_unit.add(~zero & (np.abs(norms - 1) > UNIT_ERROR), rows)
         np.minimum(self._low, x.min(0), out=self._low)
         np.maximum(self._high, x.max(0), out=self._high)
-        low, high = np.searchsorted(self._wanted, [first_row, first_row + len(x)])
-        self._sample.append(x[self._wanted[low:high] - first_row])
+        self._sample.append(x[np.isin(rows, self._wanted, assume_unique=True)])
 
     def constant(self) -> list[int]:
         """Dimensions with one value in all rows."""
@@ -92,25 +97,35 @@ class Pass:
         """f32 (n, d): rows drawn evenly, in order."""
         return np.concatenate(self._sample)
 
+    def check_lengths(self, metric: str) -> None:
+        """See rows.check_lengths."""
+        norms = np.linalg.norm(self.sample().astype(np.float64), axis=1)
+        check_lengths(metric, norms, self.norm_max, self.source.where(self.longest))
+
 
 def lint(source: Source, metric: str, seed: int = 0) -> list[Finding]:
     """Reads the source once, 8 bytes a row and a sample held; what it found, worst first.
 
-    Raises InputError where rows cannot be read at all, or a vector is null or of another length.
+    Raises InputError where files cannot be read.
     """
-    seen, broken, hashes = Pass(source, seed), Counts(), []
-    for first_row, vectors in _finite(source, broken):
-        seen.add(vectors, first_row)
+    seen, broken, none, hashes = Pass(source, seed), Counts(), Skipped(), []
+    for rows, vectors in _finite(source, broken, none):
+        seen.add(vectors, rows)
         hashes.append(vector_hashes(np.ascontiguousarray(vectors)))
     repeated = 0
     if hashes:
         one = np.sort(np.concatenate(hashes))
         repeated = int((one[1:] == one[:-1]).sum())
-    found = []
+    found = [
+        Finding("no_vector", "error",
+                f"{count:,} rows are {reason}: {_named(source, Counts(count, none.first[reason]))}",
+                "mend them, or leave them out: --skip-bad-rows", count, none.first[reason])
+        for reason, count in none.counts.items()
+    ]  # fmt: skip
     if broken.count:
         found.append(
             Finding("not_finite", "error", f"{broken.count:,} rows hold NaN or infinity: {_named(source, broken)}",
-                    "leave these rows out, or embed their texts again", broken.count, broken.rows)
+                    "leave these rows out (--skip-bad-rows), or embed their texts again", broken.count, broken.rows)
         )  # fmt: skip
     return found + (findings(seen, metric, repeated) if hashes else [])
 
@@ -122,9 +137,25 @@ def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
         found.append(
             Finding("zero", "error" if metric == "cosine" else "note",
                     f"{seen.zero.count:,} rows are zero: {_named(source, seen.zero)}",
-                    "leave them out: under cosine they have no direction, and often an empty text was embedded",
+                    "leave them out (--skip-bad-rows): they have no direction under cosine; often a text was empty",
                     seen.zero.count, seen.zero.rows)
         )  # fmt: skip
+    if seen.long.count:
+        found.append(
+            Finding("range", "error", f"{seen.long.count:,} rows are longer than {NORM_MAX:g}, and float32 cannot hold "
+                    f"their scores: {_named(source, seen.long)}", "divide all by one number",
+                    seen.long.count, seen.long.rows)
+        )  # fmt: skip
+    elif metric != "cosine" and 0 < seen.norm_max < NORM_MIN:
+        found.append(
+            Finding("range", "error", f"all rows are shorter than {NORM_MIN:g}: float32 cannot hold their scores",
+                    "multiply all rows by one number", source.rows)
+        )  # fmt: skip
+    else:
+        try:
+            seen.check_lengths(metric)
+        except InputError as error:
+            found.append(Finding("range", "error", error.message, error.hint, 1, [seen.longest]))
     if repeated:
         found.append(
             Finding("duplicates", "note", f"{repeated:,} rows repeat the vector of another row",
@@ -154,9 +185,12 @@ def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
 
 def _compared(x: F32, metric: str) -> list[Finding]:
     """Contrast and hubs of a sample (n, d), its rows compared exactly."""
+    wide = x.astype(np.float64)  # one scale changes nothing that is told, and keeps squares within float32
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
     if metric == "cosine":
-        norms = np.linalg.norm(x, axis=1, keepdims=True)
-        x = x[norms[:, 0] >= NORM_MIN] / norms[norms[:, 0] >= NORM_MIN]
+        x = (wide[norms[:, 0] >= NORM_MIN] / norms[norms[:, 0] >= NORM_MIN]).astype(np.float32)
+    else:
+        x = (wide / (norms.max(initial=0) or 1.0)).astype(np.float32)
     x = np.unique(x, axis=0) if len(x) else x  # copies are no neighbours here
     if len(x) <= 2 * NEAR:
         return []
@@ -197,15 +231,13 @@ def _mean_squares(queries: F32, x: F32) -> npt.NDArray[np.float64]:
     return out
 
 
-def _finite(source: Source, broken: Counts) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Runs of rows that are finite, with the number of their first row; the others are counted."""
-    for first_row, vectors in source.raw_vectors(BATCH_ROWS):
-        bad = np.asarray(~np.isfinite(vectors).all(1))
-        broken.add(bad, first_row)
-        edges = [-1, *np.flatnonzero(bad).tolist(), len(vectors)]
-        for low, high in zip(edges, edges[1:], strict=False):
-            if high - low > 1:
-                yield first_row + low + 1, vectors[low + 1 : high]
+def _finite(source: Source, broken: Counts, none: Skipped) -> Iterator[tuple[Ints, npt.NDArray[Any]]]:
+    """Numbers and vectors of rows that are finite; the others are counted, in `none` those without a vector."""
+    for rows, vectors in source.raw_vectors(BATCH_ROWS, none):
+        good = np.asarray(np.isfinite(vectors).all(1))
+        broken.add(~good, rows)
+        if good.any():
+            yield rows[good], vectors[good]
 
 
 def _named(source: Source, counts: Counts) -> str:

@@ -22,6 +22,7 @@ from vantage.scan import LrsqScan
 from .codecs.planes import Codec, encode_blocks
 from .rows import Ints, Rows
 from .shape import P, Shape, trial_root
+from .truth import Truth, ranks, right, ties
 
 KEPT = 512  # best places kept a query: enough for any plan that finds most of 100 neighbours
 CHUNK_BYTES = 8 << 20
@@ -86,16 +87,16 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | 
 class Candidates:
     """The best KEPT places of each query over all blocks, best first, all i32 (Q, M), -1 where there is none.
 
-    block and row of the place; twin: the earlier place of the same row; rank: the row's place among the exact
-    neighbours (Q, K), truth. score f32 (Q, M): of the place, in the scale of the index; base f32 (Q, B): the score of a
-    block's centre.
+    block and row of the place; twin: the earlier place of the same row; rank: how many rows score better, where the row
+    is one of the exact neighbours, truth (Q, K), or ties with the last of them. score f32 (Q, M): of
+    the place, in the scale of the index; base f32 (Q, B): the score of a block's centre.
     """
 
     block: npt.NDArray[np.int32]
     row: npt.NDArray[np.int32]
     twin: npt.NDArray[np.int32]
     rank: npt.NDArray[np.int32]
-    truth: npt.NDArray[np.int32]
+    truth: Truth
     score: npt.NDArray[np.float32]
     base: npt.NDArray[np.float32]
 
@@ -110,11 +111,13 @@ class Candidates:
     def recall(self, read: Bools, k: int, rerank: int = 0) -> npt.NDArray[np.float64]:
         """(Q) recall@k of the answers from the blocks read bool (Q, B), the best `rerank` by exact score; k at most K.
 
-        Exact scores put every true neighbour among those rows first, so they are counted there.
+        Exact scores put every true neighbour among those rows first, so they are counted there. Of rows that tie with
+        the k-th neighbour any are right.
         """
-        answered = self.answered(read, max(k, rerank))
-        hits = (answered & (self.rank >= 0) & (self.rank < k)).sum(1)
-        out: npt.NDArray[np.float64] = hits / np.maximum((self.truth[:, :k] >= 0).sum(1), 1)
+        rank = np.where(self.answered(read, max(k, rerank)), self.rank, np.int32(-1))
+        out: npt.NDArray[np.float64] = right(rank, self.truth.better, k) / np.maximum(
+            (self.truth.rows[:, :k] >= 0).sum(1), 1
+        )
         return out
 
 
@@ -139,14 +142,14 @@ def full_scan(
     codec: Codec,
     queries: list[Prepared],
     without: Ints,
-    truth: npt.NDArray[np.int32],
+    truth: Truth,
     progress: Callable[[float], None] = lambda _: None,
     p: P | None = None,
 ) -> Candidates:
     """Encodes every place and scans it for every query.
 
     p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them.
-    without (Q): the query's own row, left out of the answers. truth i32 (Q, K): exact neighbours, best first.
+    without (Q): the query's own row, left out of the answers.
     """
     members = shape.members()
     root = trial_root(rows, shape, codec.rotation, codec.section, 100)
@@ -180,24 +183,18 @@ def full_scan(
         block[i, : len(found)], row[i, : len(found)] = found[:, 1], place_row[found[:, 0]]
         score[i, : len(found)] = found[:, 2] / queries[i].unit
         base[i] = [scan.base(b) for b in range(shape.blocks)]
-    return replace(judged(block, row, truth), score=score, base=base)
+    made = judged(block, row, truth)
+    asked = np.flatnonzero(truth.more)
+    others = (made.rank[asked] < 0) & (row[asked] >= 0)
+    tie = others & ties(rows, without[asked], np.where(others, row[asked], 0), truth.last[asked])
+    made.rank[asked] = np.where(tie, truth.better[asked, -1:], made.rank[asked])
+    return replace(made, score=score, base=base)
 
 
-def judged(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: npt.NDArray[np.int32]) -> Candidates:
-    """Candidates of these places, best first, against this truth; without scores."""
+def judged(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: Truth) -> Candidates:
+    """Candidates of these places, best first, against this truth; without scores, and ties with other rows."""
     none = np.zeros((len(block), 0), np.float32)
-    return Candidates(block, row, _twins(row), _ranks(row, truth), truth, none, none)
-
-
-def _ranks(row: npt.NDArray[np.int32], truth: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """i32 (Q, M): where row stands in truth (Q, K), or -1."""
-    out = np.full(row.shape, -1, np.int32)
-    for i, (rows, true) in enumerate(zip(row, truth, strict=True)):
-        order = np.argsort(true, kind="stable")
-        at = order[np.minimum(np.searchsorted(true[order], rows), len(true) - 1)]
-        found = (true[at] == rows) & (rows >= 0)
-        out[i, found] = at[found]
-    return out
+    return Candidates(block, row, _twins(row), ranks(row, truth.rows, truth.better), truth, none, none)
 
 
 def _twins(row: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

@@ -9,11 +9,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vantage.errors import InputError
+
 F32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 # The largest row may be this many times the unit of the scale, so that integer scores never leave 31 bits.
 NORM_MAX = 32.0
+LENGTHS_MAX = 1e6  # times the median: integer scores are left with a few steps for the rest
 
 
 def row_scale(metric: str, norm_mean: float, norm_max: float) -> float:
@@ -22,6 +25,19 @@ def row_scale(metric: str, norm_mean: float, norm_max: float) -> float:
         return 1.0
     unit = max(norm_mean, norm_max / NORM_MAX)
     return 1.0 / unit if unit > 0 else 1.0
+
+
+def check_lengths(metric: str, norms: npt.NDArray[np.float64], norm_max: float, longest: str) -> None:
+    """Raises InputError where the longest row, of norm_max and named, leaves nothing of the scores of most others.
+
+    norms (n): of all rows, or evenly of some.
+    """
+    usual = float(np.median(norms[norms > 0])) if (norms > 0).any() else norm_max
+    if metric != "cosine" and norm_max > LENGTHS_MAX * usual:
+        raise InputError(
+            f"{longest} is {norm_max / usual:.1e} times as long as most of the others: no scale holds both",
+            hint="leave it out, or choose --metric cosine where only the direction counts",
+        )
 
 
 class Stored(Protocol):
@@ -39,6 +55,8 @@ class Stored(Protocol):
     def gather(self, rows: npt.NDArray[np.integer]) -> F32: ...
     def ids(self, rows: npt.NDArray[np.integer]) -> Ints | list[bytes]: ...
     def attributes(self, rows: npt.NDArray[np.integer]) -> list[bytes]: ...
+    def attribute_sizes(self) -> Ints: ...
+    def source_rows(self, rows: npt.NDArray[np.integer]) -> Ints: ...
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ START_SECONDS = 180  # 4 s on an idle machine, 20 s seen on a busy one
 STOP_SECONDS = 10
 POLL_SECONDS = 0.1
 LOG_LINES = 25  # of the log, in an error
+LOCAL_HOSTS = "localhost, 127.0.0.1, [::1]"  # a page whose name was pointed at this machine sends that name
 QUIET = {  # wrangler's environment: nothing is sent or fetched, and nothing extra runs beside the Worker
     "CI": "1",
     "CLOUDFLARE_CF_FETCH_ENABLED": "false",
@@ -90,8 +91,9 @@ def serve(
     """Serves the Worker on 127.0.0.1 from the local R2 in the folder `state`, until the block is left.
 
     `port` 0 lets the system choose. `variables` are added to those of wrangler.toml and kept off the command line, so
-    secrets belong here too. `snapshot` is "save" to write a memory snapshot of the started Worker into `state`, or
-    "load" to start from it, as production does; it holds the code as it was when saved. `log` keeps wrangler's output.
+    secrets belong here too; without VANTAGE_HOSTS among them, only requests for names of this machine are answered.
+    `snapshot` is "save" to write a memory snapshot of the started Worker into `state`, or "load" to start from it, as
+    production does; it holds the code as it was when saved. `log` keeps wrangler's output.
     `project` is the folder whose wrangler.toml says what runs, by default this one.
     However the block is left, by an error, SIGINT, SIGTERM or SIGHUP too, every process started here has ended.
     Raises InputError for a port in use or a variable that cannot be passed, VantageError when nothing starts.
@@ -108,23 +110,13 @@ def serve(
         "VANTAGE_SNAPSHOT": snapshot,
         "VANTAGE_SNAPSHOT_DIR": str(state),
         "WRANGLER_LOG_PATH": str(state / "wrangler-logs"),
-        "WRANGLER_REGISTRY_PATH": str(state / "registry"),  # two servers must not find each other
     }
     with _exit_on_signals(), tempfile.TemporaryDirectory(prefix="vantage-") as folder:
         log = log or Path(folder, "log")
         secrets = Path(folder, "variables")  # the folder is readable by its owner only
-        secrets.write_text("".join(_dotenv_line(name, value) for name, value in (variables or {}).items()))
-        options: dict[str, str | Path] = {
-            "--config": project / "wrangler.toml",
-            "--persist-to": state,
-            "--env-file": secrets,
-            "--ip": "127.0.0.1",
-            "--port": str(port),
-            "--inspector-port": "0",
-        }
-        # Flags given here replace the file's. The second one makes workerd take the bundle of vendor/host.
-        flags = [f"--compatibility-flags={flag}" for flag in ("python_workers", "python_workers_development")]
-        command = [*wrangler(), "dev", *(part for option in options.items() for part in option), *flags]
+        given = {"VANTAGE_HOSTS": LOCAL_HOSTS, **(variables or {})}
+        secrets.write_text("".join(_dotenv_line(name, value) for name, value in given.items()))
+        command: list[str | Path] = [node(), HOST / "dev.mjs", project / "wrangler.toml", state, secrets, str(port)]
         with log.open("w") as output:
             process = subprocess.Popen(
                 command,

@@ -106,11 +106,12 @@ def index_section(
     shards: int = 1,
     vector_kind: str = "f32",
     codec: str = "lrsq",
+    by_row: bool = False,
 ) -> IndexSection:
     """The index section of an index of these rows."""
     return IndexSection(
         rows.metric, rows.dimension, rows.count, blocks, shards, rows.spool.id_kind, vector_kind, codec, router,
-        rows.scale, places,
+        rows.scale, places, by_row,
     )  # fmt: skip
 
 

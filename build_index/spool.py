@@ -6,6 +6,7 @@ arrays, and plain reads serve them: mapped pages would count as this process's m
     vectors.raw      rows x dimension values in normal form, row-major
     ids.raw          int64 a row; or the bytes of all ids, with ids.offsets
     attributes.raw   a compact JSON array a row, in column order, UTF-8, with attributes.offsets
+    rows.raw         int64 a row: its number in the source, only where bad rows are left out
     *.offsets        uint64: where a row begins; rows + 1 of them
     *.hashes         int64 a row, only while the checks run
 """
@@ -17,14 +18,16 @@ from json import JSONEncoder
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
+from warnings import catch_warnings
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from build_index.source import BAD_ROWS_NAMED, DTYPES, Array, Batch, Source
-from build_index.sources.columns import is_json, json_value
+from build_index.source import BAD_ROWS_NAMED, DTYPES, NORM_MIN, Array, Batch, Skipped, Source
+from build_index.sources.columns import json_value
+from build_index.sources.types import as_lists, as_maps, is_json, map_entries
 from vantage.errors import InputError
 
 # Rows are written in batches of this many bytes of f32, or fewer rows. Fixed, so that sums over batches, such as
@@ -42,21 +45,21 @@ HASH_CHUNK = 1 << 17
 
 Rows = npt.NDArray[np.int64]
 
-NORM_MIN, NORM_MAX = 1e-30, 1e18  # outside, float32 cannot hold what is computed with a row
-
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, allow_nan=False).encode
 
 
 class Spool:
     """Rows of a source in scratch files. Made by `spool`; a context manager that removes the files.
 
-    rows, dimension, kind, id_kind: as in `Source`
+    rows, dimension, kind, id_kind: as in `Source`; rows: without those left out
+    skipped: the rows left out, None where bad rows are refused
     norm_mean, norm_max: of the rows' Euclidean norms, computed in f64
     duplicate_vectors: rows whose vector repeats that of another row (by 8-byte hash), the first of each left out
     """
 
-    def __init__(self, source: Source, folder: Path) -> None:
+    def __init__(self, source: Source, folder: Path, skip_bad_rows: bool = False) -> None:
         self.rows = source.rows
+        self.skipped = Skipped() if skip_bad_rows else None
         self.dimension = source.dimension
         self.kind = source.kind
         self.id_kind = source.id_kind
@@ -68,6 +71,8 @@ class Spool:
         names = ["vectors.raw", "ids.raw", "attributes.raw", "attributes.offsets", "vectors.hashes"]
         if source.id_kind == "bytes":
             names += ["ids.offsets", "ids.hashes"]
+        if skip_bad_rows:
+            names += ["rows.raw"]
         self._files: dict[str, BinaryIO] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,9 +129,23 @@ class Spool:
         out[order] = self._words("ids.raw", wanted, 1)[:, 0]
         return out
 
+    def source_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """The numbers that `rows`, int (n,), have in the source, in the order given."""
+        if self.skipped is None:
+            return np.asarray(rows, np.int64)
+        out = np.empty(len(rows), np.int64)
+        order, wanted = _sorted(rows)
+        out[order] = self._words("rows.raw", wanted, 1)[:, 0]
+        return out
+
     def attributes(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
         """A JSON array for each of `rows`, int (n,), in the order given; "[]" without attributes."""
         return self._records("attributes", rows)
+
+    def attribute_sizes(self) -> Rows:
+        """int64 (N): bytes of each row's attributes."""
+        ends = self._read("attributes.offsets", 0, 8 * (self.rows + 1)).view(np.int64)
+        return np.asarray(ends[1:] - ends[:-1], np.int64)
 
     def _records(self, name: str, rows: npt.NDArray[np.integer]) -> list[bytes]:
         order, wanted = _sorted(rows)
@@ -169,35 +188,35 @@ class Spool:
         ends = dict.fromkeys([name for name in self._files if name.endswith(".offsets")], 0)
         for name in ends:
             self._files[name].write(bytes(8))
-        norm_sum = 0.0
-        zeros: list[int] = []
-        large: list[int] = []
-        for batch in source.batches(batch_rows):
+        norm_sum, longest, written = 0.0, 0, 0
+        for batch in source.batches(batch_rows, metric, self.skipped):
             norms = np.sqrt(np.einsum("ij,ij->i", batch.vectors, batch.vectors, dtype=np.float64))
-            if metric == "cosine":
-                zeros += (np.flatnonzero(norms < NORM_MIN) + batch.first_row).tolist()
-                if len(zeros) > BAD_ROWS_NAMED:
-                    break
-            large += (np.flatnonzero(norms > NORM_MAX) + batch.first_row).tolist()
-            if len(large) > BAD_ROWS_NAMED:
-                break
             norm_sum += float(norms.sum())
-            self.norm_max = max(self.norm_max, float(norms.max()))
+            if norms.max() > self.norm_max:
+                self.norm_max, longest = float(norms.max()), int(batch.rows[norms.argmax()])
             self._write(batch, ends)
+            written += len(norms)
             if look:
                 look(batch)
             if progress:
-                progress(batch.first_row + len(norms))
-        if zeros:
-            raise source.bad_rows("zero vectors, which have no direction under the metric cosine", zeros)
-        if large:
-            raise source.bad_rows(f"vectors with a norm over {NORM_MAX:g}, whose scores float32 cannot hold", large)
+                progress(int(batch.rows[-1]) + 1)
+        if not written:
+            raise InputError("no row is left", hint="; ".join(source.left_out(self.skipped or Skipped())))
+        if metric != "cosine" and 0 < self.norm_max < NORM_MIN:
+            raise InputError(
+                f"all vectors are shorter than {NORM_MIN:g}, {source.where(longest)} too, which is the longest: "
+                "float32 cannot hold their scores",
+                hint=f"multiply all by one number, which leaves the order under {metric} as it is",
+            )
+        self.rows = written
         self.norm_mean = norm_sum / self.rows
         for file in self._files.values():
             file.flush()
 
     def _write(self, batch: Batch, ends: dict[str, int]) -> None:
         self._files["vectors.raw"].write(batch.vectors.data)
+        if self.skipped is not None:
+            self._files["rows.raw"].write(batch.rows.data)
         self._files["vectors.hashes"].write(vector_hashes(batch.vectors).data)
         if isinstance(batch.ids, np.ndarray):
             self._files["ids.raw"].write(batch.ids.data)
@@ -241,7 +260,8 @@ class Spool:
                 one, other = self.ids(np.array([before, row]))
                 if one == other:
                     text = one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else str(one)
-                    found.append(f"{text!r} in {source.where(before)} and {source.where(row)}")
+                    places = [source.where(int(r)) for r in self.source_rows(np.array([before, row]))]
+                    found.append(f"{text!r} in {' and '.join(places)}")
                 if len(found) == BAD_ROWS_NAMED:
                     break
             if len(found) == BAD_ROWS_NAMED:
@@ -257,18 +277,20 @@ def spool(
     metric: str,
     progress: Callable[[int], None] | None = None,
     look: Callable[[Batch], None] | None = None,
+    skip_bad_rows: bool = False,
 ) -> Spool:
     """Copies `source` to scratch files in `folder` and checks it.
 
     metric: "cosine", "l2" or "dot"; cosine refuses zero vectors
     progress: called with the number of rows done so far
     look: called with each batch, once
+    skip_bad_rows: rows that the source refuses, or that are zero, are left out and counted in `Spool.skipped`
 
     Needs room for all vectors, ids and attributes, and memory for some batches and 8 bytes a row. InputError names the
     first five rows that the source refuses, that are zero, or whose ids are there already; no file is left then, nor
     after an OSError such as a full disk.
     """
-    made = Spool(source, folder)
+    made = Spool(source, folder, skip_bad_rows)
     try:
         made._fill(source, metric, progress, look)
         made._check_repeats(source)
@@ -323,12 +345,23 @@ def _json_rows(table: pa.Table, rows: int) -> list[bytes]:
 def _values(column: pa.Array) -> list[Any]:
     if is_json(column.type):
         return [None if text is None else json_value(text) for text in column.storage.to_pylist()]
-    values: list[Any] = _json_values(column).to_pylist()
+    with catch_warnings(action="ignore"):  # of keys that a map has twice: the last one counts
+        values: list[Any] = _json_values(column).to_pylist(maps_as_pydicts="lossy")
     return values
 
 
+# In seconds: what a year of four digits can tell.
+YEAR_1, YEAR_10000 = -62_135_596_800, 253_402_300_800
+DAY = 86_400
+UNITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+
+
 def _json_values(column: pa.Array) -> pa.Array:
-    """The column with types that JSON knows: NaN and infinities become null, dates, times and decimals strings."""
+    """The plain column with types that JSON knows: NaN and infinities become null, dates, times and decimals strings.
+
+    Dates and timestamps outside of the years 1 to 9999 become null too: they stand for infinity, or nobody can read
+    them. Times outside of a day likewise. A duration is a number of seconds in ISO 8601, PT1.5S.
+    """
     kind = column.type
     if pa.types.is_floating(kind):
         column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))
@@ -338,18 +371,45 @@ def _json_values(column: pa.Array) -> pa.Array:
         return column.cast(pa.float32()).cast(pa.string()).cast(pa.float64())
     if pa.types.is_timestamp(kind):
         # Values with a zone are stored in UTC: dropping the zone shows UTC, with no need for a zone database.
-        text = column.cast(pa.timestamp(kind.unit)).cast(pa.string())
-        text = pc.replace_substring(text, " ", "T", max_replacements=1)
+        column = _within(column.cast(pa.timestamp(kind.unit)), YEAR_1, YEAR_10000, UNITS[kind.unit])
+        text = pc.replace_substring(column.cast(pa.string()), " ", "T", max_replacements=1)
         return pc.binary_join_element_wise(text, "Z", "") if kind.tz else text
-    if pa.types.is_date(kind) or pa.types.is_decimal(kind):
+    if pa.types.is_date(kind):
+        days = kind == pa.date32()
+        low, high, digits = (YEAR_1 // DAY, YEAR_10000 // DAY, 0) if days else (YEAR_1, YEAR_10000, UNITS["ms"])
+        return _within(column, low, high, digits).cast(pa.date32(), safe=False).cast(pa.string())
+    if pa.types.is_time(kind):
+        return _within(column, 0, DAY, UNITS[kind.unit]).cast(pa.string())
+    if pa.types.is_duration(kind):
+        return _durations(column.cast(pa.int64()), UNITS[kind.unit])
+    if pa.types.is_decimal(kind):
         return column.cast(pa.string())
     if pa.types.is_struct(kind):
         fields = [_json_values(field) for field in column.flatten()]
         return pa.StructArray.from_arrays(fields, [field.name for field in kind], mask=column.is_null())
+    if pa.types.is_map(kind):
+        entries = map_entries(column).flatten()
+        return as_maps(column, _json_values(entries.field(1)), entries.field(0))
     if pa.types.is_nested(kind):
-        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-        # flatten leaves the values of null lists out, of fixed-size lists too, so these have length 0 here.
-        lengths = np.where(np.asarray(column.is_null()), 0, lengths)
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
-        return pa.LargeListArray.from_arrays(offsets, _json_values(column.flatten()), mask=column.is_null())
+        return as_lists(column, _json_values(column.flatten()))
     return column
+
+
+def _within(column: pa.Array, low: int, high: int, digits: int) -> pa.Array:
+    """The column with null where its integers are not in [low, high) times 10^digits."""
+    kind = column.type
+    integers = column.view(pa.int32() if kind.bit_width == 32 else pa.int64()).cast(pa.int64())
+    bounds = [min(max(bound * 10**digits, -(1 << 63)), (1 << 63) - 1) for bound in (low, high)]
+    known = pc.and_(pc.greater_equal(integers, bounds[0]), pc.less(integers, bounds[1]))
+    return pc.if_else(known, column, pa.scalar(None, kind))
+
+
+def _durations(column: pa.Array, digits: int) -> pa.Array:
+    """int64 of units of 10^-digits seconds as ISO 8601; the least one, which stands for infinity, is null."""
+    unit, out = 10**digits, []
+    for value in column.to_pylist():
+        seconds, rest = divmod(abs(value or 0), unit)
+        part = f".{rest:0{digits}}".rstrip("0") if rest else ""
+        sign = "-" if (value or 0) < 0 else ""
+        out.append(None if value is None or abs(value) >= (1 << 63) - 1 else f"{sign}PT{seconds}{part}S")
+    return pa.array(out, pa.string())

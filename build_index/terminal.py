@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from vantage.errors import InputError
 
+from .bucket import local
 from .fit import Say
 
 # No markup: what is printed holds names and texts of users.
@@ -59,7 +60,7 @@ def folder(index: str) -> Path:
             f"{index!r} is not on this machine",
             hint="name a folder, bucket/name; `vantage publish` puts one into a bucket",
         )
-    return Path(index)
+    return local(index)
 
 
 @contextmanager

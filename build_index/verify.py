@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from vantage.errors import DamagedError
 from vantage.format import (
     ATTRIBUTES,
+    GROUP,
     HEADER,
-    ID_ENTRY_BYTES,
     ID_PAGE_ROWS,
     SCAN,
     SECTION,
@@ -30,8 +30,8 @@ from vantage.format import (
     TwoLevelSection,
     aligned,
     attributes_at,
-    block_planes,
     id_at,
+    id_entry,
     id_width,
     norms_of,
     part_key,
@@ -46,15 +46,18 @@ from .generations import live
 from .norms import decoded, errors
 from .reopen import centres_of, codec_of, codes_of_block, vectors_of_column
 from .source import DTYPES
+from .write import _column
 
 BUFFER_BYTES = 8 << 20
 NAMED = 20  # damages that get a sentence
 SAMPLE_BLOCKS, SAMPLE_ROWS = 64, 256  # whose codes are computed anew, rows a block
 # A stored code may be this much further from its vector than a new one: it was made before the vector became f16.
 CODE_SLACK = 1.05
+ROUNDED = {"f16": 2.0**-11, "f32": 2.0**-22}  # of a row, at most, as it is stored and scaled
 ROUND = 1e-6  # relative, of sums in another order
 CODE_FLOOR = 0.02  # of the block's radius
-ROW = np.dtype([("hash", "<u8"), ("check", "<u4"), ("seen", "u1"), ("source", "u1")])
+ROW = [("hash", "<u8"), ("check", "<u4"), ("seen", "u1"), ("source", "<i8")]
+SPOT = ("spot", "<u4", 3)  # of a row, in an index by row
 Say = Callable[[float], None]
 
 
@@ -89,7 +92,8 @@ def verify_deep(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
 
     ids.bin, blocks and Parquet parts must agree on the id and on the vector's CRC-32C of every row; codes of a sample
     must be as near to their vectors as codes made anew. Bytes against the manifest are `generations.verify`'s.
-    Needs 14 bytes of scratch a row, and memory for a block and a row group. Raises StoreError when the bucket fails.
+    Attributes must be those of the Parquet parts. Needs 21 to 33 bytes of scratch a row, and memory for a block, a
+    row group and 8 bytes a row. Raises StoreError when the bucket fails.
     """
     current, _, _ = live(place)
     found, told = Findings(), dict[str, Any](generation=current.generation)
@@ -107,8 +111,9 @@ def verify_deep(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
         say(min(1.0, done / total))
 
     with tempfile.TemporaryFile() as scratch:
-        scratch.truncate(root.index.rows * ROW.itemsize)
-        rows: npt.NDArray[Any] = np.memmap(scratch, ROW, "r+", shape=(root.index.rows,))
+        kind = np.dtype([*ROW, SPOT] if root.index.by_row else ROW)
+        scratch.truncate(root.index.rows * kind.itemsize)
+        rows: npt.NDArray[Any] = np.memmap(scratch, kind, "r+", shape=(root.index.rows,))
         found.of(lambda: _ids(place, root, current.generation, rows, found))
         read(root.objects.ids)
         if isinstance(root.router, TwoLevelSection):
@@ -119,6 +124,9 @@ def verify_deep(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
         for part in range(len(root.objects.parts)):
             found.of(lambda part=part: _part(place, root, current.generation, part, rows, found))  # type: ignore[misc]
             read(root.objects.parts[part])
+        source = np.sort(rows["source"])
+        if not found.count and (source[1:] == source[:-1]).any():
+            found.add(f"{current.generation}/vectors: a source row stands there twice")
     sampled = 0
     if not found.count:  # codes can only be told from vectors that are right
         sampled = _codes(place, root, current.generation, found)
@@ -131,7 +139,7 @@ def verify_deep(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
 def _ids(place: Place, root: Root, generation: str, rows: npt.NDArray[Any], found: Findings) -> None:
     """Pages of ids.bin; fills rows with what they say."""
     key, last, count = f"{generation}/ids.bin", -1, 0
-    for page, (hashes, numbers, checks) in enumerate(id_pages(place, root, generation, found)):
+    for page, (hashes, numbers, checks, spots) in enumerate(id_pages(place, root, generation, found)):
         count += len(hashes)
         if len(hashes) and (int(hashes[0]) <= last or np.any(hashes[1:] <= hashes[:-1])):
             found.add(f"{key}, page {page}: is not sorted by hash")
@@ -145,6 +153,8 @@ def _ids(place: Place, root: Root, generation: str, rows: npt.NDArray[Any], foun
         again[np.setdiff1d(np.arange(len(at)), np.unique(at, return_index=True)[1])] = True
         found.rows(f"{key}, page {page}", at[again], "a second entry")
         rows["hash"][at], rows["check"][at], rows["seen"][at] = hashes[inside], checks[inside], 1
+        if root.index.by_row:
+            rows["spot"][at] = spots[inside]
     if count != root.index.rows:
         found.add(f"{key}: {count} entries for {root.index.rows} rows")
     found.rows(key, _unseen(rows, "seen"), "there is no entry")
@@ -160,25 +170,29 @@ def _unseen(rows: npt.NDArray[Any], column: str) -> npt.NDArray[np.int64]:
     return np.array(out, np.int64)
 
 
-IdPage = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
+U32s = npt.NDArray[np.uint32]
+IdPage = tuple[npt.NDArray[np.uint64], U32s, U32s, U32s]
 
 
 def id_pages(place: Place, root: Root, generation: str, found: Findings | None = None) -> Iterator[IdPage]:
-    """(hash, row, check) of each page of ids.bin in turn. A wrong checksum is noted, or raised without `found`."""
+    """(hash (n), row (n), check (n), spot (n, 3) or (n, 0)) of each page of ids.bin in turn.
+
+    A wrong checksum is noted, or raised without `found`.
+    """
     key = f"{generation}/ids.bin"
     file = io.BufferedReader(Ranged(place, key, root.objects.ids), BUFFER_BYTES)
     for page in range(len(root.id_pages.crc)):
         n = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
-        data = file.read(n * ID_ENTRY_BYTES)
-        if len(data) < n * ID_ENTRY_BYTES:
+        data = file.read(n * id_entry(root.index))
+        if len(data) < n * id_entry(root.index):
             raise DamagedError(f"{key}: ends at page {page}")
         if crc32c(data) != root.id_pages.crc[page]:
             wrong = f"{key}, page {page}: CRC-32C differs from what root.bin says"
             if found is None:
                 raise DamagedError(wrong, hint="`vantage verify --deep` tells more")
             found.add(wrong)
-        numbers = np.frombuffer(data, "<u4", 2 * n, 8 * n)
-        yield np.frombuffer(data, "<u8", n), numbers[:n], numbers[n:]
+        numbers = np.frombuffer(data, "<u4", -1, 8 * n).reshape(-1, n)
+        yield np.frombuffer(data, "<u8", n), numbers[0], numbers[1], numbers[2:].T
 
 
 def _routing(place: Place, root: Root, generation: str, found: Findings) -> None:
@@ -224,10 +238,14 @@ def _shard(place: Place, root: Root, generation: str, shard: int, rows: npt.NDAr
             elif kind == SCAN:
                 found.of(lambda data=data, b=b, label=label: _block(root, data, b, label, rows, found))  # type: ignore[misc]
             else:
-                own = d.first_row[b + 1] - d.first_row[b]
+                first, own = d.first_row[b], d.first_row[b + 1] - d.first_row[b]
                 found.of(lambda data=data, own=own, label=label: [  # type: ignore[misc]
                     attributes_at(data, own, i, names, label) for i in range(own)
                 ])  # fmt: skip
+                if root.index.by_row:
+                    spots = rows["spot"][first : first + own].tolist()
+                    wrong = [first + i for i, (at, n, crc) in enumerate(spots) if crc32c(data[at : at + n]) != crc]
+                    found.rows(label, np.array(wrong), "ids.bin says that other bytes are the attributes")
 
 
 def _sections(place: Place, key: str, size: int, found: Findings) -> dict[int, tuple[int, int]]:
@@ -258,7 +276,7 @@ def _sections(place: Place, key: str, size: int, found: Findings) -> dict[int, t
 def _block(root: Root, data: bytes, b: int, label: str, rows: npt.NDArray[Any], found: Findings) -> None:
     """A scan block whose checksum is right: layout, rows, ids and checks."""
     n, d, count = root.directory.rows[b], root.directory, root.index.rows
-    at = block_planes(n, root.codec.code_bytes)
+    at = root.planes(b)
     width = id_width(data, at, label)
     if root.bounds is not None:
         norms_of(data, n, at.ids, label)
@@ -275,6 +293,10 @@ def _block(root: Root, data: bytes, b: int, label: str, rows: npt.NDArray[Any], 
     inside = numbers < count
     known = rows[numbers[inside]]
     found.rows(label, numbers[inside][known["check"] != checks[inside]], "ids.bin has another check")
+    if root.index.by_row:
+        spots = np.frombuffer(data, "<u4", 3 * aligned(n, GROUP), at.spots).reshape(3, -1)[:, :n].T
+        other = (known["spot"] != spots[inside]).any(1)
+        found.rows(label, numbers[inside][other], "ids.bin has another place for the attributes")
     ids = [id_at(memoryview(data)[at.ids :], width, n, i, root.index.id_kind, label) for i in range(n)]
     hashes = np.array([id_hash(i) for i in ids], np.uint64)[inside]
     found.rows(label, numbers[inside][known["hash"] != hashes], "ids.bin has another id")
@@ -284,6 +306,7 @@ def _part(place: Place, root: Root, generation: str, part: int, rows: npt.NDArra
     """A Parquet part: vectors by their checks, ids, source rows, and where root.bin says that its pages lie."""
     key, size, pages, kind = part_key(generation, part), root.objects.parts[part], root.vectors, root.index.vector_kind
     own = [p for p in range(len(pages.part)) if pages.part[p] == part]
+    names = [a["name"] for a in root.schema["attributes"]]
     width = VECTOR_BYTES[kind] * root.index.dimension
     try:
         file = pq.ParquetFile(pa.PythonFile(Ranged(place, key, size), "r"))
@@ -294,7 +317,7 @@ def _part(place: Place, root: Root, generation: str, part: int, rows: npt.NDArra
             first, n = pages.first_row[page], pages.first_row[page + 1] - pages.first_row[page]
             if meta.data_page_offset + meta.total_compressed_size - n * width != pages.offset[page]:
                 found.add(f"{key}, row group {group}: its vectors are not where root.bin says")
-            table = file.read_row_group(group, ["vector", "id", "source_row"])
+            table = file.read_row_group(group)
             if len(table) != n:
                 raise DamagedError(f"{key}, row group {group}: {len(table)} rows, root.bin says {n}")
             x = vectors_of_column(table["vector"], kind, root.index.dimension)
@@ -306,12 +329,30 @@ def _part(place: Place, root: Root, generation: str, part: int, rows: npt.NDArra
             hashes = np.array([id_hash(i) for i in table["id"].to_pylist()], np.uint64)
             found.rows(key, first + np.flatnonzero(hashes != known["hash"]), "ids.bin has another id")
             source = table["source_row"].to_numpy()
-            inside = (source >= 0) & (source < root.index.rows)
-            if not inside.all() or len(np.unique(source)) < n or rows["source"][source[inside]].any():
+            if (source < 0).any() or len(np.unique(source)) < n:
                 found.add(f"{key}, row group {group}: a source row stands there twice, or is none")
-            rows["source"][source[inside]] = 1
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            rows["source"][first : first + n] = source
+            if names:
+                told = _told(place, root, generation, first, n, names)
+                for i, name in enumerate(names):
+                    column = table.column(3 + i)
+                    if not _column([row[i] for row in told], column.type).equals(column.combine_chunks()):
+                        found.add(f"{key}, row group {group}: attribute {name!r} is not that of the shards")
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
+
+
+def _told(place: Place, root: Root, generation: str, first: int, n: int, names: list[str]) -> list[list[Any]]:
+    """Attributes of n rows from `first` on, from their home blocks."""
+    d, out = root.directory, list[list[Any]]()
+    b = bisect_right(d.first_row, first) - 1
+    while len(out) < n:
+        key, low = shard_key(generation, bisect_right(d.shard_blocks, b) - 1), d.first_row[b]
+        data, home = place.read(key, d.attribute_offset[b], d.attribute_size[b]), d.first_row[b + 1] - low
+        for i in range(max(first - low, 0), min(home, first + n - low)):
+            out.append(list(attributes_at(data, home, i, names, f"{key}, attributes of block {b}").values()))
+        b += 1
+    return out
 
 
 def _codes(place: Place, root: Root, generation: str, found: Findings) -> int:
@@ -336,14 +377,17 @@ def _codes(place: Place, root: Root, generation: str, found: Findings) -> int:
         # Along the axes: where they are not orthogonal, the f16 of a vector may turn a sign that hardly says anything,
         # and yet move what the code leaves of it. Copies count in the ranges of a block's factors: theirs are coarser.
         y, z = (x - exact) @ codec.axes.T.astype(np.float64), decoded(codec.section, stored.codes)
-        room = CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[1] * np.linalg.norm(z, axis=1)
+        moved = ROUNDED.get(root.index.vector_kind, 0.0) * np.linalg.norm(x, axis=1)  # since the code was made
+        room = CODE_FLOOR * off.radius.max() + moved + 0.5 * stored.ranges[1] * np.linalg.norm(z, axis=1)
         bad = _apart(y, z, stored) > CODE_SLACK * _apart(y, decoded(codec.section, fresh.codes), fresh) + room
-        bad |= off.fixed > CODE_SLACK * least.fixed.max() + CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[3]
+        bad |= off.fixed > CODE_SLACK * least.fixed.max() + CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[3] + (
+            moved * (np.linalg.norm(exact) + off.radius.max())
+        )
         label = f"{key}, block {b}"
         numbers = d.first_row[b] + np.arange(n)
         found.rows(label, numbers[bad], "the code is not that of the vector,")
         if root.bounds is not None:
-            end = norms_of(block.tobytes(), d.rows[b], block_planes(d.rows[b], root.codec.code_bytes).ids, label)
+            end = norms_of(block.tobytes(), d.rows[b], root.planes(b).ids, label)
             kept = end.step * np.frombuffer(end.norms, np.uint8)[:n].astype(np.float64)
             passed = (off.left > kept * (1 + ROUND)) | (off.fixed > end.slack * (1 + ROUND))
             passed |= off.radius > root.bounds.radius[b] * (1 + ROUND)

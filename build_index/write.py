@@ -10,7 +10,7 @@ import re
 import shutil
 import struct
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,11 +20,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vantage.errors import InputError, VantageError
+from vantage.errors import InputError, LimitError, VantageError
 from vantage.format import (
     ATTRIBUTES,
+    BLOCKS_FREE,
     HEADER,
     ID_PAGE_ROWS,
+    READ_BYTES_MAX,
+    ROOT_BYTES_MAX,
     SCAN,
     SECTION,
     SHARD_MAGIC,
@@ -39,7 +42,7 @@ from vantage.format import (
     TwoLevelSection,
     VectorPages,
     aligned,
-    pack_attributes,
+    block_planes,
     pack_block,
     pack_head,
     pack_ids,
@@ -47,6 +50,7 @@ from vantage.format import (
 from vantage.kernels import crc32c
 from vantage.rows import id_hash
 
+from .attributes import BLOCK_BYTES_MAX, are_long, pieces, schema_of
 from .bucket import FolderPlace
 from .choose import Choice
 from .codecs.planes import Encoded, encode_blocks
@@ -55,13 +59,15 @@ from .measure import CHUNK_BYTES, chunks
 from .norms import Lengths, error_norms
 from .rows import Ints, Rows
 from .shape import Shape, index_section
-from .sources.columns import is_json
+from .sources.types import is_json
 
 SHARD_BYTES = 256 << 20
 PART_ROWS_BYTES = 512 << 20
 PAGE_ROWS = 8192  # of vectors, at most: one Parquet row group, whose vector column is one page
 PAGE_BYTES = 16 << 20  # of them as float32
+TOLD_BYTES = 32 << 20  # of attributes as JSON, that are held at a time
 BUILDING = ".building"
+F16_SAFE = 4e-6  # times the root of the dimension: no longer row loses F16_LOSS_MAX, as 2^-11 and 2^-25 are rounded
 F16_LOSS_MAX = 0.01  # of a row's norm; float16 rounds to 0.0005 of it above its smallest normal numbers
 
 
@@ -77,15 +83,19 @@ class _ShardWriter:
         self.crc = {SCAN: 0, ATTRIBUTES: 0}
         self.size = {SCAN: 0, ATTRIBUTES: 0}
 
-    def add(self, kind: int, data: bytes) -> tuple[int, int, int]:
+    def add(self, kind: int, pieces: Iterable[bytes]) -> tuple[int, int, int]:
         """Appends an aligned block; (offset in its section, bytes, CRC-32C)."""
         file = self.file if kind == SCAN else self.scratch
-        crc, at = crc32c(data), self.size[kind]
-        padded = data + bytes(aligned(len(data)) - len(data))
-        file.write(padded)
-        self.crc[kind] = crc32c(padded, self.crc[kind])
-        self.size[kind] += len(padded)
-        return at, len(data), crc
+        crc, at, size = 0, self.size[kind], 0
+        for data in pieces:
+            file.write(data)
+            crc, size = crc32c(data, crc), size + len(data)
+            self.crc[kind] = crc32c(data, self.crc[kind])
+        padding = bytes(aligned(size) - size)
+        file.write(padding)
+        self.crc[kind] = crc32c(padding, self.crc[kind])
+        self.size[kind] += size + len(padding)
+        return at, size, crc
 
     def close(self) -> tuple[int, int]:
         """Finishes the object; (its bytes, where its attributes start)."""
@@ -189,7 +199,8 @@ def write_index(
 
     All is written into `.building` and renamed when it is whole; CURRENT is replaced last. A build that dies leaves the
     index as it was. norms: with error norms, for exact answers. encode: where codes come from that are known already.
-    Raises InputError when the disk is full, f16 cannot hold a value, or another build is writing there.
+    Raises InputError when the disk is full, f16 cannot hold a value, another build is writing there, or a reader would
+    refuse the index.
     """
     building = out / BUILDING
     try:
@@ -242,9 +253,20 @@ def _write(
     number[home_rows] = np.arange(rows.count, dtype=np.uint32)
     checks = np.empty(rows.count, np.uint32)  # by source row
     width = VECTOR_BYTES[vector_kind] * rows.dimension
+    sizes = shape.sizes()
+    own = rows.spool.attribute_sizes()[home_rows] if len(attributes) else np.zeros(rows.count, np.int64)
+    told = 4 * (home_counts + 1) + _sums(own, first_row) if len(attributes) else np.zeros(blocks, np.int64)
+    by_row = are_long(rows.spool, attributes.names) or bool(told.max() > BLOCK_BYTES_MAX)
+    check_blocks(sizes, rows.count, codec.code_bytes, by_row)
+    if told.max() >= 1 << 32:
+        raise InputError(
+            f"block {told.argmax()} has {told.max():,} bytes of attributes, an index keeps up to 4 GiB a block",
+            hint="leave long columns out with --attributes, or split the rows over several indexes",
+        )
+    spots = _spots(own, first_row, home_counts) if by_row else None
 
     parts, pages = _write_vectors(
-        rows, attributes, home_rows, vector_kind, building, checks, lambda s: progress(0.4 * s)
+        rows, attributes, home_rows, own, vector_kind, building, checks, spots, lambda s: progress(0.4 * s)
     )
 
     columns = {name: np.zeros(blocks, np.uint64) for name in ("offset", "size", "crc", "a_offset", "a_size", "a_crc")}
@@ -272,25 +294,28 @@ def _write(
             pad = bytes(4 * (aligned(n, 16) - n))
             id_width, id_plane = pack_ids(ids[part]) if rows.spool.id_kind == "bytes" else (8, b"".join(ids[part]))
             planes = [*encoded[i].planes(), number[source[part]].tobytes() + pad, checks[source[part]].tobytes() + pad]
+            if spots is not None:
+                planes += [column.tobytes() + pad for column in spots[number[source[part]]].T]
             data = pack_block(n, id_width, encoded[i].ranges, planes, id_plane)
             data += lengths[i].plane if norms else b""
+            if len(data) > READ_BYTES_MAX:
+                raise _too_long(b, n, len(data))
             if shard.size[SCAN] and shard.size[SCAN] + len(data) + shard.size[ATTRIBUTES] > SHARD_BYTES:
                 finish(b)
                 shard = _ShardWriter(building, len(shard_sizes))
-            columns["offset"][b], columns["size"][b], columns["crc"][b] = shard.add(SCAN, data)
+            columns["offset"][b], columns["size"][b], columns["crc"][b] = shard.add(SCAN, [data])
             if len(attributes):
-                body = pack_attributes(rows.spool.attributes(members[b][: home_counts[b]]))
+                body = _attributes(rows, members[b][: home_counts[b]], own[first_row[b] : first_row[b + 1]])
                 columns["a_offset"][b], columns["a_size"][b], columns["a_crc"][b] = shard.add(ATTRIBUTES, body)
         progress(0.4 + 0.6 * high / blocks)
     finish(blocks)
 
-    id_pages, ids_size = _write_ids(rows, home_rows, checks, building / "ids.bin")
+    id_pages, ids_size = _write_ids(rows, home_rows, checks, spots, building / "ids.bin")
     u32 = {name: memoryview(array("I", column.tolist())) for name, column in columns.items() if "offset" not in name}
     u64 = {name: memoryview(array("Q", columns[name].tolist())) for name in ("offset", "a_offset")}
-    sizes = shape.sizes()
     root = Root(
-        index_section(rows, blocks, int(sizes.sum()), shape.router, len(shard_sizes), vector_kind, codec.name),
-        {"attributes": [{"name": f.name, "type": str(f.type)} for f in attributes]}
+        index_section(rows, blocks, int(sizes.sum()), shape.router, len(shard_sizes), vector_kind, codec.name, by_row),
+        {"attributes": schema_of(attributes)}
         | {name: manifest[name] for name in ("model",) if name in manifest},
         Objects(shard_sizes, [p.stat().st_size for p in parts], ids_size),
         Directory(
@@ -314,6 +339,10 @@ def _write(
         else None,
     )  # fmt: skip
     packed = root.pack()
+    if len(packed) > ROOT_BYTES_MAX:
+        raise LimitError(
+            "the size of root.bin", len(packed), ROOT_BYTES_MAX, hint="split the rows over several indexes"
+        )
     Root.unpack(packed, "root.bin")  # what is written is what a reader takes
     assert pages[0][2] + width <= parts[0].stat().st_size
     with (building / "root.bin").open("wb") as file:
@@ -326,16 +355,62 @@ def _write(
     return _publish(out, building, manifest)
 
 
+def _sums(sizes: Ints, first_row: Ints) -> Ints:
+    """int64 (B): sums of the sizes (N) of each block's home rows."""
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    return np.diff(ends[first_row])
+
+
+def check_blocks(sizes: Ints, rows: int, code_bytes: int, by_row: bool) -> None:
+    """Raises InputError where a reader would refuse an index of so many rows whose blocks have sizes (B)."""
+    if len(sizes) > max(BLOCKS_FREE, rows):
+        raise InputError(f"{len(sizes)} blocks for {rows} rows", hint="fit again: so many rows were removed")
+    widest = int(sizes.max())
+    least = block_planes(widest, code_bytes, by_row).ids + widest
+    if least > READ_BYTES_MAX:
+        raise _too_long(int(sizes.argmax()), widest, least)
+
+
+def _too_long(block: int, rows: int, nbytes: int) -> InputError:
+    return InputError(
+        f"block {block} has {rows:,} rows and {nbytes:,} bytes, a reader takes {READ_BYTES_MAX:,}",
+        hint="leave --partition and --spill-share out, give shorter ids, or fit again with the rows that were added",
+    )
+
+
+def _spots(own: Ints, first_row: Ints, home_counts: Ints) -> npt.NDArray[np.uint32]:
+    """u32 (N, 3), by row number: where attributes of these sizes are in the blocks; CRC-32C still 0."""
+    ends = np.concatenate([[0], np.cumsum(own)])[:-1]
+    block = np.repeat(np.arange(len(home_counts)), home_counts)
+    spots = np.zeros((len(own), 3), np.uint32)
+    spots[:, 0] = ends - ends[first_row[block]] + 4 * (home_counts[block] + 1)
+    spots[:, 1] = own
+    return spots
+
+
+def _attributes(rows: Rows, source: Ints, own: Ints) -> Iterator[bytes]:
+    """The attribute block of these home rows, whose JSON has so many bytes each, in pieces."""
+    yield np.concatenate([[0], np.cumsum(own)]).astype("<u4").tobytes()
+    for low, high in pieces(own, TOLD_BYTES):
+        yield b"".join(rows.spool.attributes(source[low:high]))
+
+
 def _write_vectors(
     rows: Rows,
     attributes: pa.Schema,
     home_rows: Ints,
+    own: Ints,
     kind: str,
     building: Path,
     checks: npt.NDArray[np.uint32],
+    spots: npt.NDArray[np.uint32] | None,
     progress: Callable[[float], None],
 ) -> tuple[list[Path], list[tuple[int, int, int]]]:
-    """(paths, pages as (part, first row, offset)); fills checks with the CRC-32C of each source row's stored vector."""
+    """(paths, pages as (part, first row, offset)).
+
+    own (N): bytes of the attributes, by row number. Fills checks with the CRC-32C of each source row's stored vector,
+    and the last column of spots with that of the attributes, by row number.
+    """
     d, id_type = rows.dimension, pa.int64() if rows.spool.id_kind == "i64" else pa.binary()
     width = VECTOR_BYTES[kind] * d
     columns = [_column_field(f) for f in attributes]
@@ -350,9 +425,8 @@ def _write_vectors(
     paths: list[Path] = []
     pages: list[tuple[int, int, int]] = []
     writer: _PartWriter | None = None
-    page = min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * d)))
-    for low in range(0, rows.count, page):
-        source = home_rows[low : low + page]
+    for low, high in pieces(own, TOLD_BYTES, min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * d)))):
+        source = home_rows[low:high]
         if writer is None:
             paths.append(building / "vectors" / f"part-{len(paths):05d}.parquet")
             writer = _PartWriter(paths[-1], schema, low)
@@ -361,19 +435,27 @@ def _write_vectors(
         for i, row in enumerate(source.tolist()):
             checks[row] = crc32c(raw[i * width : (i + 1) * width])
         ids = rows.spool.ids(source)
-        told = [json.loads(a) for a in rows.spool.attributes(source)] if columns else []
+        texts = rows.spool.attributes(source) if columns else []
+        if spots is not None:
+            spots[low:high, 2] = list(map(crc32c, texts))
+        told = [json.loads(text) for text in texts]
         more = [_column([row[i] for row in told], field.type) for i, field in enumerate(columns)]
         writer.add(
             pa.Table.from_arrays(
-                [_vector_array(values, kind), pa.array(ids, id_type), pa.array(source, pa.int64()), *more],
+                [
+                    _vector_array(values, kind),
+                    pa.array(ids, id_type),
+                    pa.array(rows.spool.source_rows(source), pa.int64()),
+                    *more,
+                ],
                 schema=schema,
             )
         )
-        if low + page >= rows.count or (low + page - writer.first_row) * width >= PART_ROWS_BYTES:
+        if high == rows.count or (high - writer.first_row) * width >= PART_ROWS_BYTES:
             pages += [(len(paths) - 1, row, offset) for row, offset in writer.close(width)]
-            _check_pages(rows, paths[-1], pages, len(paths) - 1, home_rows, kind, page)
+            _check_pages(rows, paths[-1], [p for p in pages if p[0] == len(paths) - 1], high, home_rows, kind)
             writer = None
-        progress(min(1.0, (low + page) / rows.count))
+        progress(high / rows.count)
     return paths, pages
 
 
@@ -391,6 +473,7 @@ def _column_field(field: pa.Field) -> pa.Field:
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """An attribute's column from values as JSON has them."""
     if is_json(kind):
         texts = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
         return pa.ExtensionArray.from_storage(kind, pa.array(texts, kind.storage_type))
@@ -399,7 +482,9 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def stored_values(values: npt.NDArray[np.float32], kind: str, source: Ints) -> npt.NDArray[Any]:
+def stored_values(
+    values: npt.NDArray[np.float32], kind: str, source: Ints, where: Callable[[int], str] = "row {}".format
+) -> npt.NDArray[Any]:
     """values f32 (n, d) as they are stored. Raises InputError that names one of the rows `source` (n): f16 loses it."""
     if kind == "f16":
         with np.errstate(over="ignore"):
@@ -407,27 +492,28 @@ def stored_values(values: npt.NDArray[np.float32], kind: str, source: Ints) -> n
         if not np.isfinite(half).all():
             row = int(source[int(np.argmin(np.isfinite(half).all(1)))])
             raise InputError(
-                f"row {row} holds a value over 65,504, which float16 cannot", hint="build with --vectors f32"
+                f"{where(row)} holds a value over 65,504, which float16 cannot", hint="build with --vectors f32"
             )
-        wide = values.astype(np.float64)
-        moved = np.linalg.norm(half - wide, axis=1) > F16_LOSS_MAX * np.linalg.norm(wide, axis=1)
-        if moved.any():
-            row = int(source[int(np.argmax(moved))])
-            raise InputError(f"row {row} is too small for float16 to keep", hint="build with --vectors f32")
+        lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+        short = np.flatnonzero(lengths < F16_SAFE * values.shape[1] ** 0.5)
+        lost = np.linalg.norm(half[short] - values[short].astype(np.float64), axis=1)
+        moved = short[lost > F16_LOSS_MAX * lengths[short]]
+        if len(moved):
+            raise InputError(
+                f"{where(int(source[moved[0]]))} is too small for float16 to keep", hint="build with --vectors f32"
+            )
         return half
     return values.astype({"f32": np.float32, "u8": np.uint8, "i8": np.int8}[kind])
 
 
 def _check_pages(
-    rows: Rows, path: Path, pages: list[tuple[int, int, int]], part: int, home_rows: Ints, kind: str, page: int
+    rows: Rows, path: Path, pages: list[tuple[int, int, int]], end: int, home_rows: Ints, kind: str
 ) -> None:
-    """The first and last row of each page, read by their offsets alone, are what was written."""
+    """The first and last row of each page of a part, read by their offsets alone, are what was written."""
     width = VECTOR_BYTES[kind] * rows.dimension
-    own = [(row, offset) for p, row, offset in pages if p == part]
     with path.open("rb") as file:
-        for row, offset in own:
-            last = min(row + page, rows.count) - 1
-            for r in (row, last):
+        for (_, row, offset), after in zip(pages, [*(p[1] for p in pages[1:]), end], strict=True):
+            for r in (row, after - 1):
                 file.seek(offset + (r - row) * width)
                 source = home_rows[r : r + 1]
                 if file.read(width) != stored_values(rows.spool.gather(source), kind, source).tobytes():
@@ -463,7 +549,13 @@ def _id_bytes(rows: Rows, source: Ints) -> list[bytes]:
     return ids if isinstance(ids, list) else [struct.pack("<q", i) for i in ids.tolist()]
 
 
-def _write_ids(rows: Rows, home_rows: Ints, checks: npt.NDArray[np.uint32], path: Path) -> tuple[IdPages, int]:
+def _write_ids(
+    rows: Rows,
+    home_rows: Ints,
+    checks: npt.NDArray[np.uint32],
+    spots: npt.NDArray[np.uint32] | None,
+    path: Path,
+) -> tuple[IdPages, int]:
     """ids.bin. Raises InputError for two ids with one hash, which no lookup could tell apart."""
     hashes = np.empty(rows.count, np.uint64)
     for low in range(0, rows.count, 1 << 16):
@@ -482,6 +574,7 @@ def _write_ids(rows: Rows, home_rows: Ints, checks: npt.NDArray[np.uint32], path
         for low in range(0, rows.count, ID_PAGE_ROWS):
             part = order[low : low + ID_PAGE_ROWS]
             page = hashes[part].tobytes() + part.astype(np.uint32).tobytes() + checks[home_rows[part]].tobytes()
+            page += b"" if spots is None else spots[part].T.tobytes()
             first.append(int(hashes[part[0]]))
             crc.append(crc32c(page))
             file.write(page)

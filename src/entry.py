@@ -21,9 +21,9 @@ from vantage.store import Body, Reader, read_small
 from vantage.warm import Asker, Held
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
-CACHE_BYTES = 40 << 20
+CACHE_BYTES = 24 << 20
 WARM_ROOT_BYTES_MAX = 8 << 20  # a larger root is read from the bucket: one call hands it out
-WARM_BYTES = 12 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
+WARM_BYTES = 8 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
 
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None
@@ -95,6 +95,11 @@ def _setting(env: Any, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _names(env: Any, name: str) -> tuple[str, ...]:
+    """Of a setting with commas or blanks between."""
+    return tuple(part.rstrip("/") for part in _setting(env, name).lower().replace(",", " ").split())
+
+
 def _bytes(env: Any, name: str, usual: int) -> int:
     setting = _setting(env, name)
     return int(setting) if setting.isdigit() else usual
@@ -132,17 +137,23 @@ class Default(WorkerEntrypoint):
         async def body() -> bytes:
             return await _body(request)
 
-        access = Access(_setting(self.env, "VANTAGE_TOKEN") or None, _setting(self.env, "PUBLIC_READ") == "1")
+        access = Access(
+            _setting(self.env, "VANTAGE_TOKEN") or None,
+            _setting(self.env, "PUBLIC_READ") == "1",
+            _names(self.env, "VANTAGE_CORS_ORIGINS"),
+            _names(self.env, "VANTAGE_HOSTS"),
+        )
         runtime = {"runtime": f"Python {sys.version.split()[0]} on {sys.platform}", "heap_bytes": heap_bytes()}
         path = f"{url.path}?{url.query}"
-        reply: Reply = await handle(request.method, path, headers, body, service, access, runtime)
+        method = str(request.js_object.method)  # the SDK knows some methods alone
+        reply: Reply = await handle(method, path, headers, body, service, access, runtime)
+        if reply.out_of_memory and _held is not None:  # the service has shed what it holds
+            _held.clear()
         for work in reply.after:
             _background(self.ctx, work)
-        if isinstance(reply.body, bytes):  # a copy: the SDK would hand out a view of the heap
-            from pyodide.ffi import to_js
+        from pyodide.ffi import to_js  # a copy: the SDK would hand out a view of the heap
 
-            return Response(to_js(reply.body), status=reply.status, headers=reply.headers)
-        return Response(reply.text(), status=reply.status, headers=reply.headers)
+        return Response(to_js(reply.sent) if reply.sent else None, status=reply.status, headers=reply.headers)
 
     def _service(self) -> Service:
         """The isolate's service."""

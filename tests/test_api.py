@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from doubles import TRIED_AGAIN, Built, Failing, Recorder, always, never
 
 import vantage.service as service_module
 import vantage.store as store
-from vantage import VERSION
+from vantage import VERSION, api
 from vantage.api import Access, Reply, handle
 from vantage.errors import VantageError
-from vantage.request import BODY_BYTES_MAX, INCLUDE, VECTORS_MAX, TooLargeError
+from vantage.index import Index
+from vantage.request import BINARY, BODY_BYTES_MAX, INCLUDE, JSON, VECTORS_MAX, TooLargeError, accepted
 from vantage.service import Service
 from vantage.store import Folder
 
@@ -113,11 +116,10 @@ def problem(reply: Reply, status: int, code: str, param: str | None = None) -> d
 def test_without_the_token_nothing_is_answered(
     service: Service, capfd: pytest.CaptureFixture[str], headers: dict[str, str], said: str
 ) -> None:
-    for public in (False, True):  # a token guards even where PUBLIC_READ is set
-        for method, path in (("GET", "/v1/indexes"), ("GET", "/v1/indexes/words"), ("POST", QUERY), ("GET", "/none")):
-            reply = send(service, method, path, b"{}", token=None, access=Access(TOKEN, public), headers=headers)
-            assert problem(reply, 401, "unauthorized")["detail"] == said
-            assert reply.headers["www-authenticate"] == "Bearer"
+    for method, path in (("GET", "/v1/indexes"), ("GET", "/v1/indexes/words"), ("POST", QUERY), ("GET", "/none")):
+        reply = send(service, method, path, b"{}", token=None, access=Access(TOKEN), headers=headers)
+        assert problem(reply, 401, "unauthorized")["detail"] == said
+        assert reply.headers["www-authenticate"] == "Bearer"
     assert TOKEN not in "".join(capfd.readouterr())
 
 
@@ -136,10 +138,26 @@ def test_a_service_without_a_token_answers_nothing_but_health(service: Service) 
 
 
 def test_public_read_needs_no_token(service: Service, words: Built) -> None:
-    access = Access(public=True)
-    assert send(service, "GET", "/v1/indexes", token=None, access=access).status == 200
+    """Beside a token too; and one that is sent, wrong or not, changes nothing."""
     body = {"vector": words.queries[0].tolist()}
-    assert send(service, "POST", QUERY, body, token=None, access=access).status == 200
+    for access in (Access(public=True), Access(TOKEN, public=True)):
+        for token in (None, "wrong", TOKEN):
+            assert send(service, "GET", "/v1/indexes", token=token, access=access).status == 200
+            assert send(service, "POST", QUERY, body, token=token, access=access).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.com", "evil.com:8787", "localhost.evil.com", "[::2]:80", "", "127.0.0.1@evil.com"]
+)
+def test_only_the_hosts_that_are_set(service: Service, host: str) -> None:
+    """A page that points its own name at this machine learns nothing, of health neither."""
+    local = Access(TOKEN, public=True, hosts=("localhost", "127.0.0.1", "[::1]"))
+    for method, path in (("GET", "/v1/health"), ("GET", "/v1/indexes"), ("POST", QUERY), ("OPTIONS", QUERY)):
+        reply = send(service, method, path, b"{}", access=local, headers={"host": host})
+        assert "localhost" in problem(reply, 421, "wrong_host")["hint"]
+    for good in ("localhost", "LOCALHOST:8787", "127.0.0.1:1", "[::1]:8787", "[::1]"):
+        assert send(service, "GET", "/v1/indexes", access=local, headers={"host": good}).status == 200
+    assert send(service, "GET", "/v1/indexes", headers={"host": host}).status == 200
 
 
 # Paths
@@ -147,9 +165,14 @@ def test_public_read_needs_no_token(service: Service, words: Built) -> None:
 
 def test_health(words: Built) -> None:
     service = Service(Folder(words.bucket), 1 << 30)
-    reply = send(service, "GET", "/v1/health", token=None)
+    reply = send(service, "GET", "/v1/health")
     assert reply.body == {"status": "ok", "version": VERSION, "generations": {}, "cache_bytes": 0, **RUNTIME}
     ask(service, words)
+    for token, access in ((None, Access(TOKEN)), ("wrong", Access(TOKEN)), (TOKEN, Access()), ("", Access(""))):
+        body = send(service, "GET", "/v1/health?probe=1", token=token, access=access).body
+        assert body == {"status": "ok", "version": VERSION}
+    public = send(service, "GET", "/v1/health", token=None, access=Access(TOKEN, public=True)).body
+    assert public["generations"] == {"words": words.open().current.generation}
     body = send(service, "GET", "/v1/health").body
     assert body["generations"] == {"words": words.open().current.generation}
     assert body["cache_bytes"] == service.cache.held > 0
@@ -198,11 +221,71 @@ def test_unknown_paths(service: Service, path: str) -> None:
         ("DELETE", "/v1/indexes/words", "GET"),
         ("GET", QUERY, "POST"),
         ("HEAD", QUERY, "POST"),
+        ("PROPFIND", "/v1/indexes", "GET"),
+        ("QUERY", QUERY, "POST"),
+        ("get", "/v1/health", "GET"),
+        ("", "/v1/health", "GET"),
     ],
 )
 def test_wrong_methods(service: Service, method: str, path: str, use: str) -> None:
-    body = problem(send(service, method, path), 405, "method_not_allowed", "method")
+    reply = send(service, method, path)
+    body = problem(reply, 405, "method_not_allowed", "method")
     assert (body["detail"], body["hint"]) == (f"{method} is not possible here", f"use {use}")
+    assert reply.headers["allow"] == {"GET": "GET, HEAD, OPTIONS", "POST": "POST, OPTIONS"}[use]
+
+
+def test_an_unknown_method_of_an_unknown_path(service: Service) -> None:
+    problem(send(service, "PROPFIND", "/none"), 404, "not_found", "path")
+    assert len(problem(send(service, "X" * 5000, QUERY), 405, "method_not_allowed", "method")["detail"]) < 200
+
+
+def test_head_is_get_without_the_body(service: Service, words: Built) -> None:
+    row = f"/v1/indexes/words/vectors/{words.ids[0].decode()}"
+    for path in ("/v1/health", "/v1/indexes", "/v1/indexes/words", row, "/none", "/v1/indexes/none"):
+        got, head = send(service, "GET", path), send(service, "HEAD", path)
+        assert (head.status, head.sent) == (got.status, b"")
+        if "vectors" not in path:  # its receipt may differ
+            assert head.headers == got.headers | {"content-length": str(len(got.sent))}
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        ((), "https://a.example", None),
+        (("https://a.example",), "https://a.example", "https://a.example"),
+        (("https://a.example", "http://b.example:81"), "http://b.example:81", "http://b.example:81"),
+        (("https://a.example",), "https://a.example.evil.com", None),
+        (("https://a.example",), "http://a.example", None),
+        (("https://a.example",), "null", None),
+        (("https://a.example",), None, None),
+        (("*",), "https://any.example", "*"),
+    ],
+)
+def test_cors(service: Service, origins: tuple[str, ...], origin: str | None, allowed: str | None) -> None:
+    """Preflights need no token; answers and errors alike can be read by pages of an allowed origin, and no others."""
+    headers = {} if origin is None else {"origin": origin}
+    access = Access(TOKEN, origins=origins)
+    asked = headers | {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    preflight = send(service, "OPTIONS", QUERY, token=None, access=access, headers=asked)
+    assert (preflight.status, preflight.sent, preflight.headers["allow"]) == (204, b"", "POST, OPTIONS")
+    assert preflight.headers.get("access-control-allow-methods") == (allowed and "POST, OPTIONS")
+    if allowed:
+        assert "Authorization" in preflight.headers["access-control-allow-headers"]
+    for reply in (
+        preflight,
+        send(service, "GET", "/v1/indexes", access=access, headers=headers),
+        send(service, "GET", "/v1/indexes", token=None, access=access, headers=headers),
+        send(service, "POST", QUERY, b"{", access=access, headers=headers),
+        send(service, "GET", "/none", access=access, headers=headers),
+    ):
+        assert reply.headers.get("access-control-allow-origin") == allowed
+        assert ("access-control-expose-headers" in reply.headers) == bool(allowed)
+        assert reply.headers.get("vary") == ("Origin" if origins and "*" not in origins else None)
+
+
+def test_options_of_what_there_is_not(service: Service) -> None:
+    problem(send(service, "OPTIONS", "/none", access=Access(public=True)), 404, "not_found", "path")
+    assert send(service, "OPTIONS", "/v1/indexes/words").headers["allow"] == "GET, HEAD, OPTIONS"
 
 
 def test_unknown_indexes(service: Service, words: Built) -> None:
@@ -398,10 +481,9 @@ def test_bad_fields(
 
 def test_top_k_over_the_rows(service: Service, dots: Built) -> None:
     rows = len(dots.ids)
-    body = {"vector": dots.queries[0].tolist(), "top_k": rows + 1}
-    found = problem(send(service, "POST", "/v1/indexes/dots/query", body), 400, LIMIT, "top_k")
-    assert (found["value"], found["limit"]) == (rows + 1, f"the {rows} rows of the index")
-    assert len(ask(service, dots, top_k=rows)["matches"]) == rows
+    every, more = (ask(service, dots, top_k=k) for k in (rows, 1000))
+    assert len(every["matches"]) == rows < 1000 and every["complete"] and more["complete"]
+    assert more["matches"] == every["matches"]
 
 
 @pytest.mark.parametrize(
@@ -412,7 +494,34 @@ def test_top_k_over_the_rows(service: Service, dots: Built) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_json(service: Service, raw: bytes) -> None:
-    assert problem(send(service, "POST", QUERY, raw), 400, INPUT)["detail"] == "the body is not JSON"
+    assert problem(send(service, "POST", QUERY, raw), 400, INPUT)["detail"].startswith("the body is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b'{"vector":' + b"[" * 6000 + b"]" * 6000 + b"}", "nested more than 16 deep"),
+        (b'{"budget":' * 6000 + b"1" + b"}" * 6000, "nested more than 16 deep"),
+        (b'{"id": "' + b"[" * 6000 + b'", "x":' + b"[" * 6000, "nested more than 16 deep"),
+        (b'{"vectors": [' + b"[]," * 5000 + b"[]]}", "the limit is 4096"),
+        (b"{" + b",".join(b'"%d":0' % i for i in range(5000)) + b"}", "the limit is 4096"),
+        (b'{"top_k": 1, "top_k": 2}', "a name stands twice"),
+        (b'{"id": "\\ud800"}', "half a surrogate pair"),
+        ('{"top_k": 1}'.encode("utf-16"), "not UTF-8"),
+    ],
+)
+def test_json_past_its_bounds(service: Service, words: Built, raw: bytes, said: str) -> None:
+    assert said in problem(send(service, "POST", QUERY, raw), 400, INPUT)["detail"]
+    option = b"top_k=" + b"[" * 8000
+    vectors = b"VANQ" + np.array([1, 1, 96], "<u4").tobytes() + words.queries[0].astype("<f4").tobytes()
+    reply = send(service, "POST", f"{QUERY}?{option.decode()}", vectors, headers={"content-type": BINARY})
+    problem(reply, 400, INPUT, "top_k")
+
+
+def test_brackets_in_texts_are_no_depth(service: Service, words: Built) -> None:
+    reply = send(service, "POST", QUERY, {"id": '[{"' * 200})
+    assert "there is no row" in problem(reply, 404, "not_found", "id")["detail"]
+    assert ask(Service(Folder(words.bucket), 0), words, model="[" * 9000)["complete"]
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"1", b"null", b'"vector"', b"[[1, 2]]"])
@@ -436,6 +545,100 @@ def test_a_body_over_4_mib(service: Service, words: Built) -> None:
     body = problem(send(service, "POST", QUERY, bytes(BODY_BYTES_MAX + 1)), 413, LIMIT)
     assert (body["value"], body["limit"]) == (BODY_BYTES_MAX + 1, BODY_BYTES_MAX)
     assert ask(service, words)
+
+
+# Headers
+
+
+@pytest.mark.parametrize(
+    ("accept", "best"),
+    [
+        ("", JSON), ("*/*", JSON), ("application/*", JSON), (BINARY, BINARY), (BINARY.upper(), BINARY),
+        (f"{JSON}, {BINARY};q=0", JSON), (f"{BINARY};q=0, */*", JSON), (f"{JSON};q=0.5, {BINARY}", BINARY),
+        (f"{JSON};q=0.9, {BINARY};q=0.8", JSON), (f"{JSON};q=0, */*;q=0.1", BINARY), (f"{BINARY}, */*", BINARY),
+        (f"{BINARY}, {JSON}", BINARY), (f"{JSON}, {BINARY}", JSON), ("text/html, */*;q=0.8", JSON),
+        (f"{BINARY};q=0.2, application/*;q=0.3", JSON), (f"{JSON};charset=utf-8;q=0.4, {BINARY};q=0.3", JSON),
+        (f'text/html;a="x, {BINARY}", {JSON}', JSON), (f"{BINARY} ; Q=1.000", BINARY), (f"{BINARY};q=x", BINARY),
+        (",,", None), ("text/html", None), ("*/*;q=0", None), (f"{JSON};q=0", None), ("x" * 9000, None),
+    ],
+)  # fmt: skip
+def test_accept(accept: str, best: str | None) -> None:
+    if best is None:
+        with pytest.raises(VantageError, match="accept"):
+            accepted(accept, [JSON, BINARY])
+    else:
+        assert accepted(accept, [JSON, BINARY]) == best
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", QUERY), ("GET", "/v1/indexes"), ("GET", "/v1/indexes/words")])
+def test_an_accept_that_nothing_fits(service: Service, method: str, path: str) -> None:
+    reply = send(service, method, path, {"vector": GOOD}, headers={"accept": "text/html"})
+    problem(reply, 406, "not_acceptable", "Accept")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("", 200), (JSON, 200), ("application/json; charset=utf-8", 200), ("application/vnd.any+json", 200),
+        ("application/x-www-form-urlencoded", 200), ("text/plain;charset=UTF-8", 200), (BINARY, 400),
+        ("multipart/form-data; boundary=x", 415), ("application/xml", 415), ("image/png", 415), ("json", 415),
+    ],
+)  # fmt: skip
+def test_types_of_bodies(service: Service, kind: str, status: int) -> None:
+    reply = send(service, "POST", QUERY, {"vector": GOOD}, headers={"content-type": kind})
+    assert reply.status == status
+    if status == 415:
+        problem(reply, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", " gzip "])
+def test_bodies_in_gzip(service: Service, words: Built, encoding: str) -> None:
+    vector = words.queries[0].tolist()
+    want = ask(service, words)["matches"]
+    raw, sent = json.dumps({"vector": vector}).encode(), {"content-encoding": encoding}
+    for packed in (gzip.compress(raw, mtime=0), gzip.compress(raw[:50]) + gzip.compress(raw[50:])):
+        assert send(service, "POST", QUERY, packed, headers=sent).body["matches"] == want
+    vectors = b"VANQ" + np.array([1, 1, 96], "<u4").tobytes() + words.queries[0].astype("<f4").tobytes()
+    reply = send(service, "POST", QUERY, gzip.compress(vectors, mtime=0), headers=sent | {"content-type": BINARY})
+    assert reply.body["results"][0]["matches"] == want
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "code"),
+    [
+        ("br", b"{}", 415, "unsupported_media_type"), ("deflate", b"{}", 415, "unsupported_media_type"),
+        ("gzip, gzip", b"{}", 415, "unsupported_media_type"), ("x" * 900, b"{}", 415, "unsupported_media_type"),
+        ("gzip", b"{}", 400, "invalid_input"), ("gzip", gzip.compress(b"{}" * 99, mtime=0)[:-9], 400, "invalid_input"),
+        ("gzip", gzip.compress(b"{}", mtime=0) + b"more", 400, "invalid_input"), ("gzip", b"", 400, "invalid_input"),
+        ("gzip", gzip.compress(bytes(BODY_BYTES_MAX + 1), mtime=0), 413, "limit_exceeded"),
+        ("gzip", gzip.compress(bytes(BODY_BYTES_MAX), mtime=0) * 50, 413, "limit_exceeded"),
+        ("gzip", gzip.compress(b"", mtime=0) * 100_000, 400, "invalid_input"),
+        ("identity", b"{}", 400, "invalid_input"),
+    ],
+)  # fmt: skip
+def test_encodings_that_are_not_read(service: Service, encoding: str, body: bytes, status: int, code: str) -> None:
+    reply = send(service, "POST", QUERY, body, headers={"content-encoding": encoding})
+    assert (reply.status, reply.body["code"]) == (status, code)
+    assert reply.headers.get("accept-encoding") == ("gzip" if status == 415 else None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "param"),
+    [
+        ("POST", f"{QUERY}?top_k=3", "top_k"), ("POST", f"{QUERY}?anything", "anything"), ("POST", f"{QUERY}?=1", ""),
+        ("GET", "/v1/indexes?limit=3", "limit"), ("GET", "/v1/indexes/words?top_k=3", "top_k"),
+        ("GET", "/v1/indexes/words/vectors/a?include=vector", "include"),
+        ("GET", "/v1/indexes/words/vectors/a?ids=string&ids=number", "ids"),
+        ("GET", "/v1/indexes/words/vectors/a?ids=int", "ids"), ("GET", f"/v1/indexes?{'a=1&' * 99}", "path"),
+    ],
+)  # fmt: skip
+def test_parameters_that_would_be_ignored(service: Service, method: str, path: str, param: str) -> None:
+    problem(send(service, method, path, {"vector": GOOD}), 400, INPUT, param or None)
+
+
+def test_an_option_twice(service: Service) -> None:
+    reply = send(service, "POST", f"{QUERY}?top_k=3&top_k=5", b"", headers={"content-type": BINARY})
+    assert "twice" in problem(reply, 400, INPUT, "top_k")["detail"]
 
 
 def test_request_ids(service: Service) -> None:
@@ -535,6 +738,73 @@ def test_a_bug_is_told_without_its_data(
             in problem(send(service, "POST", QUERY, {"vector": GOOD}), 503, "store_unavailable")["detail"]
         )
     assert ask(service, words)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_stored_numbers_that_json_does_not_have(
+    service: Service, words: Built, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Of attributes or scores: an error before a byte is sent, and never NaN in a reply."""
+
+    async def found(self: Any, identifier: Any, receipt: Any) -> Any:
+        return [1.0], {"a": [value]}
+
+    monkeypatch.setattr(Index, "row", found)
+    reply = send(service, "GET", "/v1/indexes/words/vectors/a")
+    assert "not finite" in problem(reply, 500, "damaged_index")["detail"]
+    assert json.loads(reply.sent) == reply.body
+
+
+def test_half_a_surrogate_pair_that_is_stored_is_sent_as_json_spells_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def found(self: Any, identifier: Any, receipt: Any) -> Any:
+        return [1.0], {"a": "x\ud800"}
+
+    monkeypatch.setattr(Index, "row", found)
+    reply = send(service, "GET", "/v1/indexes/words/vectors/a")
+    assert b'"x\\ud800"' in reply.sent and json.loads(reply.sent) == reply.body
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [(MemoryError, 503, "store_unavailable"), (RecursionError, 500, "internal"), (OverflowError, 500, "internal")],
+)
+def test_what_is_raised_while_a_reply_is_written(
+    service: Service, words: Built, monkeypatch: pytest.MonkeyPatch, raised: type[Exception], status: int, code: str
+) -> None:
+    written = api._json
+
+    def failing(body: Any) -> str:
+        if "matches" in body:
+            raise raised
+        return written(body)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "_json", failing)
+        reply = asyncio.run(
+            handle("POST", QUERY, {}, body_of(json.dumps({"vector": GOOD}).encode()), service, Access(public=True), {})
+        )
+    assert (reply.status, json.loads(reply.sent)["code"]) == (status, code)
+    assert ask(service, words)["complete"]
+
+
+@pytest.mark.parametrize(("name", "status"), [("none", 404), ("words", 200)])
+@pytest.mark.parametrize("ms", [0, 60_000])
+def test_a_deadline_does_not_make_an_index(words: Built, name: str, status: int, ms: int) -> None:
+    """What there is not is not found, however little time there is; what there is may be late."""
+    body = body_of(json.dumps({"vector": GOOD, "budget": {"ms": ms}}).encode())
+
+    async def asked() -> Reply:
+        service, path = Service(Folder(words.bucket), 0), f"/v1/indexes/{name}/query"
+        reply = await handle("POST", path, {}, body, service, Access(public=True), {})
+        for work in reply.after:
+            await work
+        return reply
+
+    reply = asyncio.run(asked())
+    assert reply.status == status
+    assert status == 404 or reply.body["complete"] == (ms > 0)
 
 
 def test_every_code_is_told_once() -> None:

@@ -57,7 +57,7 @@ def entry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     workers.DurableObject = workers.WorkerEntrypoint = Base  # type: ignore[attr-defined]
     workers.Response = lambda *_, **__: None  # type: ignore[attr-defined]
     pyodide, ffi = types.ModuleType("pyodide"), types.ModuleType("pyodide.ffi")
-    ffi.create_proxy = Proxy  # type: ignore[attr-defined]
+    ffi.create_proxy, ffi.to_js = Proxy, bytes  # type: ignore[attr-defined]
     for name, module in (("workers", workers), ("pyodide", pyodide), ("pyodide.ffi", ffi)):
         monkeypatch.setitem(sys.modules, name, module)
     spec = importlib.util.spec_from_file_location("entry_of_tests", ENTRY)
@@ -166,12 +166,14 @@ def test_only_one_value_opens_the_service(
 
     async def handle(method: str, path: str, headers: Any, body: Any, service: Any, access: Any, runtime: Any) -> Any:
         seen.append(access)
-        return types.SimpleNamespace(after=[], body=None, text=lambda: "", status=200, headers={})
+        return types.SimpleNamespace(after=[], body=None, sent=b"", status=200, headers={}, out_of_memory=False)
 
     monkeypatch.setattr(entry, "handle", handle)
     monkeypatch.setattr(entry, "heap_bytes", lambda: 0)
     env = types.SimpleNamespace(PUBLIC_READ=value, BUCKET=None)
-    request = types.SimpleNamespace(url="http://a/v1/indexes", method="GET", headers={})
+    request = types.SimpleNamespace(
+        url="http://a/v1/indexes", js_object=types.SimpleNamespace(method="GET"), headers={}
+    )
     asyncio.run(entry.Default(Context(), env).fetch(request))
     assert (seen[0].public, seen[0].token) == (public, None)
 

@@ -16,6 +16,7 @@ from build_index import stop as stopping
 from build_index.measure import judged
 from build_index.stop import Held, said
 from build_index.stop import features as numpy_features
+from build_index.truth import untied
 from vantage.api import describe, explain
 from vantage.cache import Cache
 from vantage.errors import LimitError
@@ -54,7 +55,7 @@ def test_features_and_estimates_are_those_of_the_builder(monkeypatch: pytest.Mon
     block = draw.integers(0, blocks, (queries, places)).astype(np.int32)
     row = np.tile(np.arange(places, dtype=np.int32), (queries, 1))
     row[:, 50:] = row[:, :14]  # copies
-    found = replace(judged(block, row, row[:, :k].copy()), score=score, base=base)
+    found = replace(judged(block, row, untied(row[:, :k].copy())), score=score, base=base)
     rows = draw.integers(1, 200, blocks).astype(np.int64)
     held, price = Held(found, p, rows * 100, rows), 12345
     estimator = Estimator(k, 0, 0.97, 0.05, (0.3, 0.8, -0.2, -0.5, 0.01))

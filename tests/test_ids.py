@@ -11,7 +11,9 @@ import pytest
 from doubles import Built, Recorder
 
 from vantage.api import Access, Reply, explain, handle
-from vantage.index import Query
+from vantage.index import Answer, Index, Query
+from vantage.rank import Match
+from vantage.request import BINARY
 from vantage.service import Service
 from vantage.store import Folder
 
@@ -24,13 +26,15 @@ def built(request: pytest.FixtureRequest) -> Built:
     return found
 
 
-def send(built: Built, path: str, body: dict[str, Any] | None = None, method: str = "") -> Reply:
+def send(built: Built, path: str, body: dict[str, Any] | None = None, method: str = "", accept: str = "") -> Reply:
     async def read() -> bytes:
         return json.dumps(body).encode()
 
     method = method or ("GET" if body is None else "POST")
     path = f"/v1/indexes/{built.name}/{path}"
-    return asyncio.run(handle(method, path, {}, read, Service(Folder(built.bucket), 0), Access(public=True), {}))
+    return asyncio.run(
+        handle(method, path, {"accept": accept}, read, Service(Folder(built.bucket), 0), Access(public=True), {})
+    )
 
 
 def plain(identifier: int | bytes) -> int | str:
@@ -93,6 +97,79 @@ def test_a_row_by_its_id(built: Built) -> None:
         assert (receipt["gets"], receipt["waves"]) == (2 + attributes, 2)
 
 
+def test_a_row_by_an_id_that_a_path_cannot_hold(built: Built) -> None:
+    """URLs are normalised on their way: `vectors/..` arrives as the index with a slash behind it."""
+    at = quote(str(plain(built.ids[5])), safe="")
+    assert send(built, f"vectors?id={at}").body == send(built, f"vectors/{at}").body
+    for path in ("vectors?id=.", "vectors?id=..", "vectors?id=%2e%2e", "vectors?id=", "vectors?id=%FF%FE"):
+        assert send(built, path).status in (400, 404)
+    for path in ("vectors/", "vectors", "vectors?ids=string", ""):
+        reply = send(built, path)
+        assert (reply.status, reply.body["code"]) == (404, "not_found")
+        assert "vectors?id=" in reply.body["hint"]
+
+
+def numbered(monkeypatch: pytest.MonkeyPatch, ids: list[int]) -> None:
+    """Every answer has these ids."""
+
+    async def answered(self: Any, queries: Any, receipt: Any, until: Any = None) -> list[Answer]:
+        return [Answer([Match(i, 0, 0, 0.5) for i in ids], False, True, None, receipt) for _ in queries]
+
+    async def query(self: Any, query: Any, receipt: Any, until: Any = None) -> Answer:
+        return (await answered(self, [query], receipt))[0]
+
+    async def row(self: Any, identifier: Any, receipt: Any) -> Any:
+        return [1.0], {"id": identifier}
+
+    for name, double in (("answer", answered), ("query", query), ("row", row)):
+        monkeypatch.setattr(Index, name, double)
+
+
+SAFE = 2**53 - 1
+
+
+def test_no_client_rounds_an_id(points: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same id is written in the same way in every answer, and what is written can be sent back."""
+    ids = [0, -5, SAFE, -SAFE, SAFE + 1, -SAFE - 1, 2**53 + 1, 2**63 - 1, -(2**63)]
+    numbered(monkeypatch, ids)
+    vector = points.queries[0].tolist()
+    usual: list[int | str] = [i if abs(i) <= SAFE else str(i) for i in ids]
+    wanted = {None: usual, "string": [str(i) for i in ids], "number": ids}
+    for form, want in wanted.items():
+        field = {} if form is None else {"ids": form}
+        one = send(points, "query", {"vector": vector, **field}).body
+        many = send(points, "query", {"vectors": [vector] * 2, **field}).body["results"]
+        assert [m["id"] for m in one["matches"]] == [m["id"] for m in many[1]["matches"]] == want
+        for identifier, shown in zip(ids, want, strict=True):
+            option = "" if form is None else f"?ids={form}"
+            row = send(points, f"vectors/{shown}{option}").body
+            assert (row["id"], row["attributes"]) == (shown, {"id": identifier})
+
+
+def test_a_string_of_digits_is_an_id(points: Built) -> None:
+    identifier = points.ids[9]
+    want = send(points, "query", {"id": identifier}).body
+    assert send(points, "query", {"id": str(identifier)}).body == want
+    assert send(points, "query", {"id": str(identifier), "explain": True}).status == 200
+
+
+@pytest.mark.parametrize("ids", ["int", 1, True, [], {}, ""])
+def test_wrong_forms_of_ids(points: Built, ids: Any) -> None:
+    reply = send(points, "query", {"vector": points.queries[0].tolist(), "ids": ids})
+    assert (reply.status, reply.body["param"]) == (400, "ids")
+
+
+def test_forms_of_ids_where_they_say_nothing(words: Built, points: Built) -> None:
+    vector = words.queries[0].tolist()
+    assert send(words, "query", {"vector": vector, "ids": "string"}).status == 200
+    for reply in (
+        send(words, "query", {"vector": vector, "ids": "number"}),
+        send(words, "vectors/a?ids=number"),
+        send(points, "query", {"vector": points.queries[0].tolist(), "ids": "string"}, accept=BINARY),
+    ):
+        assert (reply.status, reply.body["param"]) == (400, "ids")
+
+
 @pytest.mark.parametrize(
     ("name", "path", "status"),
     [
@@ -105,6 +182,7 @@ def test_a_row_by_its_id(built: Built) -> None:
         ("points", "abc", 400),
         ("points", "1.5", 400),
         ("points", "9" * 500, 400),
+        ("points", "?id=7", 404),
     ],
 )
 def test_rows_that_there_are_not(request: pytest.FixtureRequest, name: str, path: str, status: int) -> None:
@@ -119,8 +197,14 @@ def test_rows_that_there_are_not(request: pytest.FixtureRequest, name: str, path
         ("words", 7, 400, "ids of 'words' are"),
         ("words", None, 400, "id is neither a string nor an integer"),
         ("words", True, 400, "id is neither a string nor an integer"),
-        ("words", "\ud800", 400, "id is not UTF-8"),
-        ("points", "7", 400, "ids of 'points' are i64"),
+        ("points", "abc", 400, "ids of 'points' are integers (i64)"),
+        ("points", "", 400, "ids of 'points' are integers (i64)"),
+        ("points", "1e3", 400, "ids of 'points' are integers (i64)"),
+        ("points", "٧", 400, "ids of 'points' are integers (i64)"),
+        ("points", 1.0, 400, "id is neither a string nor an integer"),
+        ("points", "7", 404, "there is no row with id 7"),
+        ("points", "9" * 20, 404, "there is no row with id 99999"),
+        ("points", 10**60, 400, "id is not an integer of 64 bits"),
         ("points", 10**30, 404, "there is no row with id 10"),
         ("points", 3, 404, "there is no row with id 3"),
     ],

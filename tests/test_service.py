@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from vantage.stats import Receipt
 from vantage.store import Folder
 
 LARGE = 1 << 30
+FIXTURES = Path(__file__).parent / "fixtures"
 Generations = tuple[Built, Built]
 
 
@@ -395,3 +397,85 @@ def test_an_error_from_an_old_generation_revalidates_too(words: Built, monkeypat
     assert len(reply.after) == 1
     for work in reply.after:
         work.close()
+
+
+def copies(folder: Path, names: list[str]) -> Service:
+    """The same index under several names."""
+    for name in names:
+        shutil.copytree(FIXTURES / "words", folder / name)
+    return Service(Folder(folder), 1 << 20)
+
+
+def test_the_index_used_longest_ago_is_closed_when_roots_take_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = copies(tmp_path, ["a", "b", "c"])
+
+    async def run() -> list[list[str]]:
+        seen = []
+        first = await service.index("a", Receipt())
+        monkeypatch.setattr(service_module, "INDEXES_BYTES", 2 * service_module.ROOT_COPIES * first.current.root.size)
+        for name in ("b", "a", "c", "b"):
+            await service.index(name, Receipt())
+            seen.append(list(service.open))
+        return seen
+
+    assert asyncio.run(run()) == [["a", "b"], ["b", "a"], ["a", "c"], ["c", "b"]]
+
+
+def test_one_index_alone_may_hold_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "INDEXES_BYTES", 1)
+    service = copies(tmp_path, ["a", "b"])
+
+    async def run() -> list[str]:
+        await service.index("a", Receipt())
+        await service.index("b", Receipt())
+        return list(service.open)
+
+    assert asyncio.run(run()) == ["b"]
+
+
+def test_many_at_once_open_an_index_once(tmp_path: Path) -> None:
+    service, receipts = copies(tmp_path, ["a"]), [Receipt() for _ in range(9)]
+
+    async def run() -> set[int]:
+        return {id(i) for i in await asyncio.gather(*(service.index("a", r) for r in receipts))}
+
+    assert len(asyncio.run(run())) == 1
+    assert sorted(r.opened_gets for r in receipts) == [0] * 8 + [2]
+
+
+def test_unknown_names_make_no_warm_objects(tmp_path: Path) -> None:
+    service, asked = copies(tmp_path, ["a"]), list[str]()
+
+    async def warm(name: str) -> None:
+        asked.append(name)
+
+    service.warm = warm
+
+    async def run() -> None:
+        for n in range(20):
+            with pytest.raises(NotFoundError):
+                await service.index(f"none-{n}", Receipt())
+        await service.index("a", Receipt())
+
+    asyncio.run(run())
+    assert asked == ["none-0"]
+
+
+def test_what_is_shed_is_read_again(tmp_path: Path) -> None:
+    service = copies(tmp_path, ["a", "b"])
+    query = Query([0.1] * 16, 3)
+
+    async def run() -> None:
+        dimension = (await service.index("a", Receipt())).root.index.dimension
+        query_of = replace(query, vector=[0.1] * dimension)
+        before = [(m.id, m.score) for m in (await service.query("a", query_of)).matches]
+        await service.index("b", Receipt())
+        await service.query("a", query_of)
+        assert service.cache.held
+        service.shed()
+        assert not service.cache.held and list(service.open) == ["a"]
+        assert [(m.id, m.score) for m in (await service.query("a", query_of)).matches] == before
+
+    asyncio.run(run())

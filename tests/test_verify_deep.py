@@ -11,12 +11,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fixtures.damage import Objects, attributes_of, edit_block, flip, in_block, key, load, put, root_of, seal
+from fixtures.damage import (
+    Objects,
+    attributes_of,
+    edit_block,
+    flip,
+    in_block,
+    in_columns,
+    key,
+    load,
+    put,
+    root_of,
+    seal,
+    texts_of,
+)
 
 from build_index import generations as g
 from build_index.bucket import FolderPlace
 from build_index.verify import verify_deep
-from vantage.format import HEADER, SECTION, Current, ObjectName, block_planes
+from vantage.format import HEADER, SECTION, Current, ObjectName
 from vantage.kernels import crc32c
 
 FIXTURES = sorted(json.loads((Path(__file__).parent / "fixtures" / "expected.json").read_text()))
@@ -74,7 +87,7 @@ def flipped_vector(objects: Objects) -> Objects:
 def other_codes(objects: Objects) -> Objects:
     """The codes of rows 0 and 1 change places."""
     root = root_of(objects)
-    at, width = block_planes(root.directory.rows[0], root.codec.code_bytes), root.codec.code_bytes
+    at, width = root.planes(0), root.codec.code_bytes
 
     def change(block: bytes) -> bytes:
         out = bytearray(block)
@@ -105,7 +118,21 @@ DAMAGES: dict[str, tuple[str, Callable[[Objects], Objects], str]] = {
     "id width": ("words", lambda o: in_block(o, "", 4, U32(33)), "block 0: ids of width 33 do not fit"),
     "factor": ("words", lambda o: in_block(o, "f", 0, b"\0\0"), "block 0: the code is not that of the vector, of row"),
     "code": ("words", other_codes, "block 0: the code is not that of the vector, of row 0"),
-    "attributes": ("words", lambda o: attributes_of(o, b"[1, 2]"), "attributes of block 0: row 0 has not the 3"),
+    "attributes": ("words", lambda o: attributes_of(o, b"[1, 2]"), "attributes of block 0, row 0: it has not the 3"),
+    "other attributes": (
+        "words", lambda o: attributes_of(o, b'["x",1,[]]'), "row group 0: attribute 'gloss' is not that of the shards",
+    ),
+    "attributes by row": (
+        "texts", lambda o: texts_of(o, lambda told: told.replace(b"texts", b"TEXTS").replace(b"t", b"T", 1)),
+        "ids.bin has another place for the attributes of row 0",
+    ),
+    "place": (
+        "texts", lambda o: in_columns(o, "spots", 0, {3: 40}), "block 0: ids.bin has another place for the attributes",
+    ),
+    "place in ids.bin": (
+        "texts", lambda o: edit_ids(o, lambda page: put(page, 16 * 70, U32(7) * 70)),
+        "ids.bin says that other bytes are the attributes of row 0",
+    ),
     "vector": ("words", flipped_vector, "part-00000.parquet: ids.bin has another check of row 0"),
     "page": ("words", moved_page, "row group 0: its vectors are not where root.bin says"),
     "no entry": (

@@ -20,18 +20,18 @@ from fixtures.answers import answers
 from fixtures.reader import Reader
 
 import build_index.write as write_module
-from build_index.build import build
+from build_index.build import build, check_options
 from build_index.choose import Choice, choose
 from build_index.fit import Options
 from build_index.rows import Rows, row_scale
 from build_index.source import open_source
 from build_index.spool import spool
 from build_index.write import write_index
-from vantage.errors import InputError
+from vantage.errors import InputError, LimitError
 from vantage.format import VECTOR_BYTES, Current, Root
 from vantage.kernels import crc32c
 
-ROWS, DIMENSION = 150, 6
+ROWS, DIMENSION = 240, 6  # more than are simply exact
 DTYPES = {"f16": np.float16, "f32": np.float32, "u8": np.uint8, "i8": np.int8}
 
 
@@ -77,7 +77,7 @@ def works(index: Path, queries: np.ndarray) -> dict[str, Any]:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several blocks, copies, shards, parts and pages of 150 rows."""
+    """Several blocks, copies, shards, parts and pages."""
     monkeypatch.setattr("build_index.choose.BLOCK_ROWS", 24)
     monkeypatch.setattr("build_index.choose._shares", lambda *_: [0.35])
     monkeypatch.setattr(write_module, "SHARD_BYTES", 3000)
@@ -103,8 +103,8 @@ def test_parquet_is_read_by_others_and_by_offset(tmp_path: Path, kind: str, text
     make(source(tmp_path, given, **columns), tmp_path / "index")
     objects = objects_of(tmp_path / "index")
     root = root_of(objects)
-    assert len(root.vectors.part) == 5 and len(root.objects.parts) == (
-        3 if kind == "f32" else 2 if kind == "f16" else 1
+    assert len(root.vectors.part) == 8 and len(root.objects.parts) == (
+        4 if kind == "f32" else 2 if kind == "f16" else 1
     )
     current = Current.unpack(objects["CURRENT"], "CURRENT")
     paths = sorted((tmp_path / "index" / current.generation / "vectors").iterdir())
@@ -338,7 +338,7 @@ CHILD = """
 import sys
 from pathlib import Path
 import build_index.write as write
-from build_index.build import build
+from build_index.build import build, check_options
 from build_index.fit import Options
 from build_index.source import open_source
 write.PAGE_ROWS = 8
@@ -349,7 +349,7 @@ def slow(self, table):
     sys.stdin.read(1)
 write._PartWriter.add = slow
 build(open_source([Path(sys.argv[1])]), Path(sys.argv[2]), Options(0.5, 5, 1), "l2", wide=True,
-      say=lambda phase, share: None, tell=print)
+      say=lambda phase, share: None, tell=lambda text: None)
 """
 
 
@@ -383,3 +383,10 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
     )
     assert "vantage.errors.InputError: cannot write" in done.stderr and "File too large" in done.stderr
     assert list((tmp_path / "index").iterdir()) == []
+
+
+@pytest.mark.parametrize(("rows", "dimension"), [(10_000_000, 4096), (10**8, 128)])
+def test_a_root_over_the_limit_is_told_before_a_row_is_read(rows: int, dimension: int) -> None:
+    with pytest.raises(LimitError, match=r"root\.bin, with the centres of [\d,]+ blocks, .* the limit is 67108864"):
+        check_options(rows, dimension, Options(), "cosine")
+    check_options(rows // 10, dimension, Options(), "cosine")

@@ -8,9 +8,10 @@ import pyarrow.ipc
 
 from vantage.errors import InputError
 
-from .places import Place, local_or_filesystem
+from .places import Place, opened, shown
 
 FILE_MAGIC = b"ARROW1"
+STREAM_END = bytes.fromhex("ffffffff00000000")
 
 
 def header(path: Place) -> tuple[int, pa.Schema]:
@@ -18,8 +19,8 @@ def header(path: Place) -> tuple[int, pa.Schema]:
     try:
         with _opened(path) as (schema, parts):
             return sum(part.num_rows for part in parts), schema
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as Arrow IPC: {error}") from None
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"{shown(path)} cannot be read as Arrow IPC: {error}") from None
 
 
 def batches(path: Place, columns: list[str], rows_max: int) -> Iterator[pa.RecordBatch]:
@@ -31,13 +32,23 @@ def batches(path: Place, columns: list[str], rows_max: int) -> Iterator[pa.Recor
                 for low in range(0, part.num_rows, rows_max):
                     yield chosen.slice(low, rows_max)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read: {error}", hint="the file may be damaged: copy it again") from None
+        raise InputError(
+            f"{shown(path)} cannot be read: {error}", hint="the file may be damaged: copy it again"
+        ) from None
+
+
+def note(path: Place) -> str | None:
+    """A sentence where a stream has no end: its writer may have died, and nobody can tell what else it had."""
+    with opened(path) as file:
+        is_file = file.read(len(FILE_MAGIC)) == FILE_MAGIC
+        file.seek(max(0, file.size() - len(STREAM_END)))
+        ended = is_file or file.read() == STREAM_END
+    return None if ended else f"{shown(path)} has no end mark: its writer may have been stopped before all rows."
 
 
 @contextmanager
 def _opened(path: Place) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    where, filesystem = local_or_filesystem(path)
-    with filesystem.open_input_file(where) if filesystem else pa.OSFile(where) as file:
+    with opened(path) as file:
         is_file = file.read(len(FILE_MAGIC)) == FILE_MAGIC
         file.seek(0)
         if is_file:

@@ -1,6 +1,6 @@
 """Rows in normal form, whatever file they come from, and the words for those that an index cannot hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,13 @@ import pyarrow as pa
 
 BAD_ROWS_NAMED = 5
 
-# Normal form of each type of value, by its name in numpy (the byte order left out) and in Arrow.
-NUMPY_KINDS = {"f8": "f32", "f4": "f32", "f2": "f16", "u1": "u8", "i1": "i8"}
+# Normal form of each type of value, by its name in numpy (the byte order left out) and in Arrow. Whole numbers of more
+# than 8 bits become f32, where it holds them.
+NUMPY_KINDS = {"f8": "f32", "f4": "f32", "f2": "f16", "u1": "u8", "i1": "i8"} | {
+    f"{sign}{width}": "f32" for sign in "iu" for width in (2, 4, 8)
+}
+VALUES = "values are f16, f32, f64, or whole numbers"
+WHOLE_MAX = 1 << 24  # up to it, f32 holds every whole number
 ARROW_KINDS = {
     pa.float64(): "f32",
     pa.float32(): "f32",
@@ -32,16 +37,38 @@ Array = npt.NDArray[Any]
 class Batch:
     """Some rows that follow each other, in normal form.
 
-    first_row: number of the first row, over all files
+    rows: int64 (n,), rising: their numbers over all files; they follow each other where none was left out
     vectors: (n, d), C order, dtype `DTYPES[source.kind]`, finite
     ids: int64 (n,), or n byte strings of 1 to 512 bytes
     attributes: table of n rows with `source.attributes` as its schema
     """
 
-    first_row: int
+    rows: npt.NDArray[np.int64]
     vectors: Array
     ids: npt.NDArray[np.int64] | list[bytes]
     attributes: pa.Table
+
+
+@dataclass
+class Skipped:
+    """Rows that were left out: for each reason how many, and the numbers of the first five."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, reason: str, rows: npt.NDArray[np.int64]) -> None:
+        """Counts `rows`, numbers over all files, as wrong for `reason`."""
+        self.counts[reason] = self.counts.get(reason, 0) + len(rows)
+        named = self.first.setdefault(reason, [])
+        named += rows[: BAD_ROWS_NAMED - len(named)].tolist()
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def as_dict(self) -> dict[str, dict[str, object]]:
+        """For --json and the manifest."""
+        return {reason: {"rows": count, "first": self.first[reason]} for reason, count in self.counts.items()}
 
 
 class BadRows(Exception):
@@ -51,6 +78,13 @@ class BadRows(Exception):
         super().__init__(reason)
         self.reason = reason
         self.rows = rows
+
+
+def whole_numbers_fit(values: Array) -> None:
+    """Raises for rows of whole numbers, (n, d), that f32 would round."""
+    if values.dtype.kind in "iu" and values.dtype.itemsize > 2:
+        bad = values > WHOLE_MAX if values.dtype.kind == "u" else (values > WHOLE_MAX) | (values < -WHOLE_MAX)
+        refuse(bad.any(axis=1), "vectors with whole numbers beyond 2^24, which float32 cannot hold")
 
 
 def refuse(bad: Array | pa.Array, reason: str) -> None:

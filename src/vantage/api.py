@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
+import re
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
 from . import VERSION
-from .errors import InputError, LimitError, NotFoundError, StoreError, VantageError
+from .admission import request_bytes
+from .errors import DamagedError, InputError, LimitError, NotFoundError, StoreError, VantageError
 from .format import pack_answers, unpack_vectors
 from .index import Answer, Index, Query
 from .plan import CLASS_B_USD, LANES, Plan, recall_estimate, wave_ms
 from .prepare import prepare
-from .request import BINARY, INCLUDE_DEFAULT, INTEGER, VECTORS_MAX, fields_of, options_of, queries_of
+from .request import (
+    BINARY,
+    BODY_BYTES_MAX,
+    INCLUDE_DEFAULT,
+    INTEGER,
+    JSON,
+    VECTORS_MAX,
+    MediaError,
+    accepted,
+    decoded,
+    fields_of,
+    ids_of,
+    is_binary,
+    options_of,
+    parameters_of,
+    queries_of,
+)
 from .service import Late, Service
 from .stats import Receipt
-from .store import Until
+from .store import Until, read_small
 
 MATCHES_MAX = 1 << 15  # of all vectors of a request
 VALUES_MAX = 1 << 20  # numbers of the vectors that come back
+SAFE_INTEGER = (1 << 53) - 1  # past it JavaScript reads an integer as another one
+KNOWN_S = 1.0  # how long an answer that is late waits to know whether there is such an index
+PREFLIGHT_S = 7200
+# Methods by resource. HEAD is GET without the body; OPTIONS is everywhere.
+METHODS = {"health": "GET", "indexes": "GET", "index": "GET", "query": "POST", "vectors": "GET", "vector": "GET"}
 
 
 class AccessError(VantageError):
@@ -33,26 +58,53 @@ class AccessError(VantageError):
     status = 401
 
 
+class HostError(VantageError):
+    """The request is for a host name that this service does not answer to."""
+
+    code = "wrong_host"
+    status = 421
+
+
 @dataclass(frozen=True)
 class Access:
-    """Who may ask. token None and not public: nobody, but for health."""
+    """Who may ask. token None and not public: nobody, but for health. public: everybody, whatever token is sent.
+
+    origins: those whose pages a browser lets read answers, "*" for all. hosts: the only host names that requests may
+    be for, none for any; a page that points its own name at this machine sends that name.
+    """
 
     token: str | None = None
     public: bool = False
+    origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass
 class Reply:
-    """An HTTP answer, and what to do after it (waitUntil)."""
+    """An HTTP answer, and what to do after it (waitUntil). sent: its bytes, written by `handle`; b"" for HEAD."""
 
     status: int
     body: Any
-    headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+    headers: dict[str, str] = field(default_factory=lambda: {"content-type": JSON})
     after: list[Awaitable[Any]] = field(default_factory=list)
+    out_of_memory: bool = False
+    sent: bytes = b""
 
     def text(self) -> str:
         """The body as JSON."""
         return _json(self.body)
+
+    def write(self) -> None:
+        """Fills `sent`. Raises DamagedError for a number that JSON does not have: it came from the index."""
+        if self.body is None or isinstance(self.body, bytes):
+            self.sent = self.body or b""
+            return
+        try:
+            self.sent = self.text().encode(errors="backslashreplace")  # half a surrogate pair, as JSON spells it
+        except ValueError:
+            raise DamagedError(
+                "the index holds a number that is not finite", hint="build it again, or ask for less with include"
+            ) from None
 
 
 def _json(body: Any) -> str:
@@ -82,22 +134,50 @@ async def handle(
     request_id = headers.get("cf-ray") or headers.get("x-request-id") or uuid.uuid4().hex
     try:
         reply = await _route(method, path, headers, body, service, access, runtime, until or Until())
+        if not reply.sent:
+            reply.write()
     except VantageError as error:
         reply = problem(error, request_id)
     except MemoryError:
+        service.shed()
         reply = problem(StoreError("out of memory", hint="send fewer vectors, or try again"), request_id)
+        reply.out_of_memory = True
     except Exception as error:  # a bug: say its type, not its data
         print(f"internal error {request_id}: {type(error).__name__}: {error}", file=sys.stderr)
         error_type = type(error).__name__
         reply = problem(
             VantageError(f"internal error ({error_type})", hint="report it with the request id"), request_id
         )
+    reply.headers |= _cors(headers.get("origin"), access)
+    if method == "HEAD":
+        reply.headers["content-length"], reply.sent = str(len(reply.sent)), b""
     name = (_parts(path) + [""] * 3)[2]
-    if reply.status != 401 and service.is_stale(name):  # after an error too: a newer generation may not have it
+    if reply.status not in (401, 421) and service.is_stale(name):  # after an error too: a newer one may not have it
         reply.after.append(service.revalidate(name))
     if service.asker is not None and service.asker.full:
         reply.after.append(service.asker.send())
     return reply
+
+
+def _length(method: str, headers: Mapping[str, str]) -> int:
+    """Bytes of the body as announced; the most there may be where it does not say, or is packed."""
+    if method != "POST":
+        return 0
+    said = headers.get("content-length", "")
+    told = re.fullmatch("[0-9]{1,9}", said) and headers.get("content-encoding", "identity").lower() == "identity"
+    return min(int(said), BODY_BYTES_MAX) if told else BODY_BYTES_MAX
+
+
+def _cors(origin: str | None, access: Access) -> dict[str, str]:
+    """What lets a page of an allowed origin read the answer, an error too."""
+    if not access.origins:
+        return {}
+    every = "*" in access.origins
+    headers = {} if every else {"vary": "Origin"}
+    if origin and (every or origin in access.origins):
+        headers["access-control-allow-origin"] = "*" if every else origin
+        headers["access-control-expose-headers"] = "Allow, Retry-After, WWW-Authenticate"
+    return headers
 
 
 def problem(error: VantageError, request_id: str) -> Reply:
@@ -119,22 +199,41 @@ def problem(error: VantageError, request_id: str) -> Reply:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, MethodError):
         headers["allow"] = error.allow
+    if isinstance(error, MediaError):
+        headers["accept-encoding"] = "gzip"
     if error.status == 503:
         headers["retry-after"] = "1"
-    return Reply(error.status, body, headers)
+    reply = Reply(error.status, body, headers)
+    reply.write()
+    return reply
+
+
+def _knows(headers: Mapping[str, str], access: Access) -> bool:
+    """Whether the token of the service was sent."""
+    scheme, _, sent = headers.get("authorization", "").partition(" ")
+    wanted = (access.token or "").encode()
+    return bool(wanted) and scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), wanted)
 
 
 def _authorize(headers: Mapping[str, str], access: Access) -> None:
-    if access.token:
-        scheme, _, sent = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), access.token.encode()):
-            return
-        what = "the bearer token is wrong" if sent else "there is no bearer token"
-        raise AccessError(what, hint="send Authorization: Bearer with the token of this service")
-    if not access.public:
+    if access.public or _knows(headers, access):
+        return
+    if not access.token:
         raise AccessError(
             "this service has no token yet, so it answers nothing but health",
             hint='set the secret VANTAGE_TOKEN, or PUBLIC_READ = "1" to let everybody read',
+        )
+    sent = headers.get("authorization", "").partition(" ")[2]
+    what = "the bearer token is wrong" if sent else "there is no bearer token"
+    raise AccessError(what, hint="send Authorization: Bearer with the token of this service")
+
+
+def _check_host(host: str, access: Access) -> None:
+    name = host.strip().lower()
+    name = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else name.partition(":")[0]
+    if access.hosts and name not in access.hosts:
+        raise HostError(
+            f"this service does not answer to the name {name[:80]!r}", hint=f"use {', '.join(access.hosts)}"
         )
 
 
@@ -148,55 +247,99 @@ async def _route(
     runtime: Mapping[str, Any],
     until: Until,
 ) -> Reply:
+    _check_host(headers.get("host", ""), access)
     parts = _parts(path)
-    if parts == ["v1", "health"]:
-        _method(method, "GET")
-        generations = {name: index.current.generation for name, index in service.open.items()}
-        return Reply(
-            200,
-            {
-                "status": "ok",
-                "version": VERSION,
-                "generations": generations,
-                "cache_bytes": service.cache.held,
-                **runtime,
-            },
-        )
-    _authorize(headers, access)
-    if parts == ["v1", "indexes"]:
-        _method(method, "GET")
+    name = (parts + [""] * 3)[2]
+    resource = _resource(parts, path)
+    if method == "OPTIONS" and resource:
+        return _options(METHODS[resource], headers, access)
+    if resource != "health":
+        _authorize(headers, access)
+    if not resource:
+        raise NotFoundError(f"there is nothing at {path[:100]!r}", hint=_hint(parts), param="path")
+    if method not in (METHODS[resource], "HEAD" if METHODS[resource] == "GET" else ""):
+        raise MethodError(method, METHODS[resource])
+    if resource == "health":  # of a monitor, which may add parameters against caches
+        known = access.public or _knows(headers, access)
+        return Reply(200, {"status": "ok", "version": VERSION, **(_health(service, runtime) if known else {})})
+    async with service.admission.enter(request_bytes(_length(method, headers))):
+        reply = await _answer(resource, name, path, headers, body, service, until)
+        reply.write()  # what is written is held too
+        return reply
+
+
+async def _answer(
+    resource: str, name: str, path: str, headers: Mapping[str, str], body: ReadBody, service: Service, until: Until
+) -> Reply:
+    """What takes work: everything but health."""
+    options = path.partition("?")[2]
+    if resource == "query":
+        return await _query(name, options, body, headers, service, until)
+    accepted(headers.get("accept", ""), [JSON])
+    if resource in ("vector", "vectors"):
+        asked = parameters_of(options, ("ids",) if resource == "vector" else ("id", "ids"))
+        if resource == "vectors" and "id" not in asked:
+            raise NotFoundError("there is no id", hint=_hint(_parts(path)), param="id")
+        last = path.partition("?")[0].strip("/").rpartition("/")[2]
+        identifier = unquote_to_bytes(last) if resource == "vector" else asked["id"].encode("latin-1")
+        return await _row(name, identifier, ids_of(asked.get("ids")), service)
+    parameters_of(options, ())
+    if resource == "indexes":
         return Reply(200, {"indexes": await service.names()})
-    if len(parts) == 3 and parts[:2] == ["v1", "indexes"]:
-        _method(method, "GET")
-        index = await service.index(parts[2], Receipt())
-        return Reply(200, describe(index))
-    if len(parts) == 4 and parts[:2] == ["v1", "indexes"] and parts[3] == "query":
-        _method(method, "POST")
-        return await _query(parts[2], path.partition("?")[2], await body(), headers, service, until)
-    if len(parts) == 5 and parts[:2] == ["v1", "indexes"] and parts[3] == "vectors":
-        _method(method, "GET")
-        return await _row(parts[2], path.partition("?")[0].strip("/").rpartition("/")[2], service)
-    raise NotFoundError(f"there is nothing at {path[:100]!r}", hint="docs/http.md lists the paths", param="path")
+    return Reply(200, describe(await service.index(name, Receipt())))
 
 
 def _parts(path: str) -> list[str]:
     return [unquote(part) for part in path.partition("?")[0].strip("/").split("/")]
 
 
+def _resource(parts: list[str], path: str) -> str:
+    """What a path names, a key of METHODS; "" for nothing.
+
+    `vectors/..` reaches us as the index with a slash behind it, as URLs are normalised, and must not pass for it.
+    """
+    if parts == ["v1", "health"]:
+        return "health"
+    if parts[:2] != ["v1", "indexes"] or (len(parts) == 3 and path.partition("?")[0].endswith("/")):
+        return ""
+    known = {2: "indexes", 3: "index", 4: parts[-1] if parts[-1] in ("query", "vectors") else ""}
+    return known.get(len(parts), "vector" if len(parts) == 5 and parts[3] == "vectors" else "")
+
+
+def _hint(parts: list[str]) -> str:
+    if len(parts) in (3, 4) and parts[:2] == ["v1", "indexes"]:
+        return "no slash at the end; a row whose id is empty, '.' or '..' is at vectors?id="
+    return "docs/http.md lists the paths"
+
+
+def _options(main: str, headers: Mapping[str, str], access: Access) -> Reply:
+    """What may be asked of a resource; for a browser that asks before it sends, whether it may."""
+    methods = "GET, HEAD, OPTIONS" if main == "GET" else f"{main}, OPTIONS"
+    allowed: dict[str, str] = {}
+    if "access-control-allow-origin" in _cors(headers.get("origin"), access):
+        allowed = {
+            "access-control-allow-methods": methods,
+            "access-control-allow-headers": "Authorization, Content-Type, Content-Encoding, X-Request-Id",
+            "access-control-max-age": str(PREFLIGHT_S),
+        }
+    return Reply(204, None, {"allow": methods, **allowed})
+
+
+def _health(service: Service, runtime: Mapping[str, Any]) -> dict[str, Any]:
+    """What only those who may read are told."""
+    generations = {name: index.current.generation for name, index in service.open.items()}
+    return {"generations": generations, "cache_bytes": service.cache.held, **runtime}
+
+
 class MethodError(InputError):
-    """The path is right, the method is not; `allow` is the one that is."""
+    """The path is right, the method is not; `allow` names those that are."""
 
     code = "method_not_allowed"
     status = 405
 
-    def __init__(self, method: str, allow: str) -> None:
-        super().__init__(f"{method} is not possible here", hint=f"use {allow}", param="method")
-        self.allow = allow
-
-
-def _method(method: str, wanted: str) -> None:
-    if method != wanted:
-        raise MethodError(method, wanted)
+    def __init__(self, method: str, main: str) -> None:
+        super().__init__(f"{method[:80]} is not possible here", hint=f"use {main}", param="method")
+        self.allow = "GET, HEAD, OPTIONS" if main == "GET" else f"{main}, OPTIONS"
 
 
 def describe(index: Index) -> dict[str, Any]:
@@ -237,59 +380,88 @@ def describe(index: Index) -> dict[str, Any]:
     }
 
 
-async def _row(name: str, part: str, service: Service) -> Reply:
-    """A row by its id, as it stands in the path: percent-encoded."""
+async def _row(name: str, sent: bytes, ids: str | None, service: Service) -> Reply:
+    """A row by its id."""
     receipt = Receipt()
 
     async def read(index: Index) -> dict[str, Any]:
-        identifier: int | bytes = unquote_to_bytes(part)
-        if index.root.index.id_kind == "i64":
-            if not INTEGER.fullmatch(part):
-                raise InputError(f"ids of {name!r} are integers", hint="send an id of that kind", param="id")
-            identifier = int(part)
+        identifier = _identifier(index, sent)
+        _check_ids(index, ids)
         vector, attributes = await index.row(identifier, receipt)
-        return {"id": _id(identifier), "vector": vector, "attributes": attributes}
+        return {"id": _id(identifier, ids), "vector": vector, "attributes": attributes}
 
     body = await service.live(name, receipt, read)
     return Reply(200, body | {"receipt": receipt.as_dict()})
 
 
+def _identifier(index: Index, sent: int | bytes) -> int | bytes:
+    """An id as the index has them: digits are an integer too, as numbers past 2^53 do not pass every client."""
+    if index.root.index.id_kind != "i64" or isinstance(sent, int):
+        return sent
+    text = sent.decode(errors="replace")
+    if not INTEGER.fullmatch(text):
+        raise InputError(f"ids of {index.name!r} are integers (i64)", hint="send an id of that kind", param="id")
+    return int(text)
+
+
+def _check_ids(index: Index, ids: str | None) -> None:
+    if ids == "number" and index.root.index.id_kind != "i64":
+        raise InputError(f"ids of {index.name!r} are no numbers", hint="leave ids out", param="ids")
+
+
 async def _query(
-    name: str, options: str, body: bytes, headers: Mapping[str, str], service: Service, until: Until
+    name: str, options: str, body: ReadBody, headers: Mapping[str, str], service: Service, until: Until
 ) -> Reply:
-    binary = headers.get("content-type", "").partition(";")[0].strip().lower() == BINARY
-    fields = options_of(options) | {"vectors": unpack_vectors(body, VECTORS_MAX)} if binary else fields_of(body)
+    packed = accepted(headers.get("accept", ""), [JSON, BINARY]) == BINARY
+    if is_binary(headers.get("content-type", "")):
+        fields = options_of(options)
+        vectors = unpack_vectors(decoded(await body(), headers.get("content-encoding", "")), VECTORS_MAX)
+        fields = fields | {"vectors": vectors}
+    else:
+        parameters_of(options, ())
+        fields = fields_of(decoded(await body(), headers.get("content-encoding", "")))
     queries, many = queries_of(fields)
     include, receipt = fields.get("include", INCLUDE_DEFAULT), Receipt()
-    packed = BINARY in headers.get("accept", "").lower()
+    ids = fields.get("ids")
+    if packed and ids:
+        raise InputError(f"{BINARY} holds ids as i64", hint="leave ids out, or accept application/json", param="ids")
     if packed and (fields.get("explain") or set(include) - {"receipt"}):
         raise InputError(f"{BINARY} holds ids, scores and receipts", hint="accept application/json", param="include")
 
     async def asked(index: Index) -> Any:
         _check_size(queries, index)
         _check_model(index, fields.get("model"))
+        _check_ids(index, ids)
+        ready = [q if q.id is None else replace(q, id=_identifier(index, q.id)) for q in queries]
         if not fields.get("explain"):
-            return (
-                await index.answer(queries, receipt, until) if many else [await index.query(queries[0], receipt, until)]
-            )
-        for query in queries:
+            return await index.answer(ready, receipt, until) if many else [await index.query(ready[0], receipt, until)]
+        for query in ready:
             if query.id is None:  # all or none
                 prepare(query.vector, index.root.index, query.param)
-        return [explain(index, await _vector_of(query, index)) for query in queries]
+        return [explain(index, await _vector_of(query, index)) for query in ready]
 
     until.at = Until.after(queries[0].budget.ms).at  # one for all: it is the request that somebody waits for
     after: list[Awaitable[Any]] = []
     try:
         answers = await service.live(name, receipt, asked, None if fields.get("explain") else until)
-    except Late as late:  # the opening goes on behind an empty answer
+    except Late as late:  # the opening goes on behind an empty answer, of an index that there is
+        await _check_known(name, service, late.rest)
         answers, after = [Answer([], False, False, None, Receipt() if many else receipt) for _ in queries], [late.rest]
     if packed:
         return _packed(answers, receipt, many, after)
-    results = answers if fields.get("explain") else [answer_body(a, include) for a in answers]
+    results = answers if fields.get("explain") else [answer_body(a, include, ids) for a in answers]
     if not many:
         return Reply(200, results[0], after=after)
     counted = {"receipt": receipt.as_dict()} if "receipt" in include and not fields.get("explain") else {}
     return Reply(200, {"results": results, **counted}, after=after)
+
+
+async def _check_known(name: str, service: Service, opening: Awaitable[Any]) -> None:
+    """Raises what the opening does where there is no such index, as far as that is known soon."""
+    if name not in service.open:
+        with suppress(TimeoutError):
+            if await asyncio.wait_for(read_small(service.bucket, f"{name}/CURRENT", Receipt()), KNOWN_S) is None:
+                await asyncio.wait_for(asyncio.shield(opening), KNOWN_S)
 
 
 async def _vector_of(query: Query, index: Index) -> Query:
@@ -336,17 +508,21 @@ def _check_model(index: Index, asked: Any) -> None:
         )
 
 
-def _id(identifier: int | bytes) -> int | str:
-    """An id as JSON has it."""
-    return identifier if isinstance(identifier, int) else identifier.decode(errors="replace")
+def _id(identifier: int | bytes, ids: str | None) -> int | str:
+    """An id as JSON has it; ids None: an integer that JavaScript would round is a string of digits, others are not."""
+    if isinstance(identifier, bytes):
+        return identifier.decode(errors="replace")
+    if ids == "string" or (ids is None and abs(identifier) > SAFE_INTEGER):
+        return str(identifier)
+    return identifier
 
 
-def answer_body(answer: Answer, include: list[str]) -> dict[str, Any]:
-    """The JSON of an answer."""
+def answer_body(answer: Answer, include: list[str], ids: str | None = None) -> dict[str, Any]:
+    """The JSON of an answer; ids: "string", "number" or None for what every client reads right."""
     matches = []
     for m in answer.matches:
         match: dict[str, Any] = {
-            "id": _id(m.id),
+            "id": _id(m.id, ids),
             "score": m.score,
         }
         if "attributes" in include:

@@ -43,6 +43,11 @@ class Cache:
                 self._drop(key)
             self._flags.pop(space, None)
 
+    def clear(self) -> None:
+        """Drops all blocks; the generations stay registered."""
+        for key in list(self._blocks):
+            self._drop(key)
+
     def _drop(self, key: tuple[str, int]) -> None:
         self.held -= len(self._blocks.pop(key))
         self._flags[key[0]][key[1]] &= ~CACHED

@@ -25,6 +25,8 @@ def promise_of(contract: Contract, stop: Stop | None, recall: float | None) -> P
     promise, which it names. Without a stop section the points of the contract promise.
     """
     recall = contract.target if recall is None else recall
+    if not recall > 0:
+        raise LimitError("recall", recall, "between 0 and 1", hint="0.95 is a usual target", param="recall")
     if stop is None:
         return Promise(recall, price_of(contract, recall), 0, 0.0, 0.0, 0.0, 1.0, 0.0)
     at = next((i for i, p in enumerate(stop.promises) if p.recall >= recall), None)

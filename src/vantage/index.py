@@ -17,7 +17,7 @@ from .prepare import Prepared, prepare
 from .proof import BoundedScan, Reads, prove
 from .rank import Match, decode, estimated, rerank
 from .route import ROUTERS, Routed, TwoLevelRouter
-from .rows import Rows
+from .rows import ATTRIBUTES_BYTES_MAX, Rows
 from .scan import CONTENDERS_MIN, SCANS, Contender, Scan, Tails
 from .stats import Receipt
 from .store import Bucket, Reader, Until, read_small
@@ -48,6 +48,7 @@ class Query:
     param: str = "vector"  # what errors call the vector
     exact: bool = False
     id: int | bytes | None = None  # then vector and without are found; their two GETs are not in the budget
+    room: int = ATTRIBUTES_BYTES_MAX  # for attributes; a batch shares it
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,11 @@ class Index:
         until: when all end with what they have; None: after the milliseconds of the first one's budget.
         """
         receipt.generation = self.current.generation
+        queries = [replace(q, room=q.room // len(queries)) for q in queries]
         prepared = [prepare(q.vector, self.root.index, q.param) if q.id is None else None for q in queries]
         for query in queries:
             self._check(query)
+        queries = [replace(q, top_k=min(q.top_k, self.root.index.rows)) for q in queries]
         until = until or Until.after(queries[0].budget.ms)
         reader, answers = Reader(self.bucket, self.etags, receipt, until, self.warm), list[Answer]()
         # Checks and ids of the blocks with contenders are shared, so at most those of all rows.
@@ -265,7 +268,8 @@ class Index:
         return Answer(matches, ranked, complete, 1.0 if proof.proven else None, receipt)
 
     def _dress(self, matches: list[Match], vectors: dict[int, bytes], query: Query, receipt: Receipt) -> Steps[bool]:
-        return (yield from self.rows.dress(matches, vectors, query.vectors, query.attributes, query.budget, receipt))
+        more = query.vectors, query.attributes, query.budget
+        return (yield from self.rows.dress(matches, vectors, *more, receipt, query.room))
 
     def _estimate(
         self,
@@ -330,11 +334,8 @@ class Index:
         return self.router.route(prepared, page), True
 
     def _check(self, query: Query) -> None:
-        rows = self.root.index.rows
         if not 1 <= query.top_k <= TOP_K_MAX:
             raise LimitError("top_k", query.top_k, f"1 to {TOP_K_MAX}", hint="ask for fewer", param="top_k")
-        if query.top_k > rows:
-            raise LimitError("top_k", query.top_k, f"the {rows} rows of the index", hint="ask for fewer", param="top_k")
         if query.exact and self.root.bounds is None:
             raise InputError(
                 f"{self.name!r} has no error norms, so none of its answers can be proven",
@@ -403,7 +404,7 @@ class Index:
         found = yield from self.rows.find(identifier)
         if found is None:
             return None
-        row, check = found
+        row, check, _ = found
         vectors = yield from self.rows.vectors({row: check}, Budget(), Receipt())
         return None if not vectors else (row, decode(vectors[row], self.root.index.vector_kind))
 
@@ -413,10 +414,10 @@ class Index:
         receipt.generation = self.current.generation
         [found] = await together([(self.rows.find(identifier), Receipt())], reader)
         assert found is not None  # there is no end of time here
-        row, check = found
+        row, check, spot = found
         steps: list[tuple[Steps[dict[int, Any]], Receipt]] = [
             (self.rows.vectors({row: check}, Budget(), Receipt()), Receipt()),
-            (self.rows.attributes([row], Budget(), Receipt()), Receipt()),
+            (self.rows.attributes({row: spot}, Budget(), Receipt(), None), Receipt()),
         ]
         vectors, attributes = await together(steps, reader)
         return decode(vectors[row], self.root.index.vector_kind), attributes[row]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from itertools import accumulate
 
 from . import kernels
 from .errors import LimitError
-from .format import Contract, Directory, Point
+from .format import READ_BYTES_MAX, Contract, Directory, Point
 from .route import Routed
 
 LANES = 6  # connections a Worker may hold open (Cloudflare docs, Workers limits, 2026-11)
@@ -20,7 +21,7 @@ CLASS_B_USD = 0.36e-6  # one R2 read, 2026-11
 STORAGE_USD_PER_GB_MONTH = 0.015  # R2, 2026-11
 REQUEST_USD = 0.30e-6  # one Worker request past the included 10 M, 2026-11
 
-RANGE_BYTES_MAX = 4 << 20  # a longer range is cut: the most that the buffer in the Wasm heap grows to
+RANGE_BYTES_MAX = READ_BYTES_MAX  # a longer range is cut: the most that the buffer in the Wasm heap grows to
 SPLIT_BYTES = 128 << 10  # a shorter range is not split over idle lanes: that would gain a millisecond
 SHARED_GAP = 32 << 10  # half a millisecond of a lane, where a GET takes 40: bridged in a batch
 SHORT_BYTES = 512 << 10  # nine milliseconds of a lane: not worth a plan of fewer ranges
@@ -322,11 +323,13 @@ class Span:
     items: list[int]
 
 
-def plan_gather(items: Sequence[tuple[str, int, int]], gets: int, bytes_max: int) -> list[Span] | None:
+def plan_gather(
+    items: Sequence[tuple[str, int, int]], gets: int, bytes_max: int, bytes_wanted: float = math.inf
+) -> list[Span] | None:
     """Reads for scattered items (object key, offset, size), neighbours merged where the model says it is quicker.
 
-    Tries one round of lanes, two, ... and takes the least modelled time. None when no plan fits the
-    budget, or a span would pass RANGE_BYTES_MAX.
+    Tries one round of lanes, two, ... and takes the least modelled time, of plans of at most bytes_wanted where there
+    are any. None when no plan fits the budget, or an item is over RANGE_BYTES_MAX.
     """
     order = sorted(range(len(items)), key=lambda i: items[i])
     gaps = []  # (bytes between neighbours, position): a gap across objects can never be bridged
@@ -335,24 +338,37 @@ def plan_gather(items: Sequence[tuple[str, int, int]], gets: int, bytes_max: int
         gaps.append((offset1 - offset0 - size0 if key0 == key1 else 1 << 62, at))
     gaps.sort(key=lambda g: (-g[0], g[1]))
     forced = sum(g[0] == 1 << 62 for g in gaps)
-    best: tuple[float, list[Span]] | None = None
+    best: tuple[tuple[bool, float], list[Span]] | None = None
     for most in range(LANES, gets + LANES, LANES):
+        if best and not best[0][0] and ROUND_MS * most / LANES >= best[0][1]:
+            break  # so many rounds alone take longer
         pieces = min(most, gets)
         cuts = sorted(at for gap, at in gaps[: max(pieces - 1, 0)] if gap > 0)
         if forced > len(cuts):
             continue
         spans = []
         for low, high in zip([0, *cuts], [*cuts, len(order)], strict=True):
-            spans.append(span_of(items, order[low:high]))
-        fits = len(spans) <= gets and sum(s.size for s in spans) <= bytes_max
-        if not fits or max(s.size for s in spans) > RANGE_BYTES_MAX:
+            spans += _spans_of(items, order[low:high])
+        nbytes = sum(s.size for s in spans)
+        if len(spans) > gets or nbytes > bytes_max or max(s.size for s in spans) > RANGE_BYTES_MAX:
             continue
-        ms = wave_ms([s.size for s in spans])
-        if best is None or ms < best[0]:
-            best = (ms, spans)
+        cost = nbytes > bytes_wanted, wave_ms([s.size for s in spans])
+        if best is None or cost < best[0]:
+            best = (cost, spans)
         if most >= len(order):
             break
     return best[1] if best else None
+
+
+def _spans_of(items: Sequence[tuple[str, int, int]], members: list[int]) -> list[Span]:
+    """One span of these items, by rising offset in one object, or as many as RANGE_BYTES_MAX demands."""
+    spans, start, end = list[Span](), 0, 0
+    for at, i in enumerate(members):
+        end = max(end, items[i][1] + items[i][2])
+        if at > start and end - items[members[start]][1] > RANGE_BYTES_MAX:
+            spans.append(span_of(items, members[start:at]))
+            start, end = at, items[i][1] + items[i][2]
+    return [*spans, span_of(items, members[start:])]
 
 
 def plan_shared(items: Sequence[tuple[str, int, int]]) -> list[Span]:

@@ -15,7 +15,7 @@ from itertools import takewhile
 from operator import mul
 
 from . import kernels
-from .format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, block_planes, damaged, id_width, norms_of
+from .format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, damaged, id_width, norms_of
 from .plan import Budget, Plan, plan_blocks
 from .prepare import Prepared
 from .rank import Match, estimated, exact_score, rerank
@@ -85,7 +85,7 @@ class BoundedScan(LrsqScan):
         return dot, self.i16_error * self.bounds.norm[block] * ROOM + 1e-12 * self.length
 
     def block(self, number: int, data: bytes | memoryview, *, keep: bool) -> None:
-        at = block_planes(self.root.directory.rows[number], self.codec.code_bytes)
+        at = self.root.planes(number)
         width = id_width(data, at, self._where(number))
         if keep:
             self._kept[number] = data
@@ -99,7 +99,7 @@ class BoundedScan(LrsqScan):
 
     def intervals(self, number: int, data: bytes | memoryview) -> tuple[array[int], array[int], array[int]]:
         """Integer scores of a block's rows, and what each may at least and at most be."""
-        at = block_planes(self.root.directory.rows[number], self.codec.code_bytes)
+        at = self.root.planes(number)
         norms = norms_of(data, at.n, at.ids, self._where(number))
         scores, lower, upper = (array("i", bytes(4 * at.n)) for _ in range(3))
         kernels.lrsq_scores(

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import kernels
-from .format import VECTOR_BYTES, IndexSection
+from .format import VECTOR_BYTES, IndexSection, Spot
 from .prepare import Prepared
 from .scan import Contender
+
+SCALE_MAX = 1e12  # of rows, past which float32 loses their products
+SQUARE_MIN = 1e-24  # of a row, likewise
 
 
 @dataclass
@@ -25,11 +28,14 @@ class Match:
     score: float
     attributes: dict[str, Any] | None = None
     vector: list[float] | None = None
+    spot: Spot | None = None  # where its attributes are, in an index by row
 
 
 def estimated(contenders: list[Contender], query: Prepared, index: IndexSection, top_k: int) -> list[Match]:
     """The best top_k by their scan scores, clamped to the range of the metric."""
-    return [Match(c.id, c.row, c.check, _score(c.score / query.unit, query, index)) for c in contenders[:top_k]]
+    return [
+        Match(c.id, c.row, c.check, _score(c.score / query.unit, query, index), spot=c.spot) for c in contenders[:top_k]
+    ]
 
 
 def _score(s: float, query: Prepared, index: IndexSection) -> float:
@@ -51,6 +57,8 @@ def exact_score(vector: bytes, query: Prepared, index: IndexSection) -> float:
     if kind == "i8":  # no kernel of its own: few rows are reranked
         kind, vector = "f32", array("f", struct.unpack(f"{d}b", vector)).tobytes()
     stride = VECTOR_BYTES[kind] * d
+    if index.metric != "cosine" and (index.row_scale > SCALE_MAX or 0 < query.norm < 1 / SCALE_MAX):
+        return _tiny_score(decode(vector, kind), query, index)
     if index.metric == "l2":
         _L2[kind](query.source, vector, 0, stride, 1, d, out)
         return out[0]
@@ -60,7 +68,34 @@ def exact_score(vector: bytes, query: Prepared, index: IndexSection) -> float:
     _DOT[kind](query.vector, vector, 0, stride, 1, d, out)  # of norm 1: the square of a tiny source would be 0
     own = array("f", [0.0])
     _DOT[kind](array("f", decode(vector, kind)), vector, 0, stride, 1, d, own)
-    return max(-1.0, min(1.0, out[0] / math.sqrt(own[0]))) if own[0] else 0.0
+    if own[0] > SQUARE_MIN:
+        return max(-1.0, min(1.0, out[0] / math.sqrt(own[0])))
+    values = decode(vector, kind)
+    length = math.sqrt(math.fsum(v * v for v in values))
+    _DOT["f32"](query.vector, array("f", [v / (length or 1.0) for v in values]).tobytes(), 0, 4 * d, 1, d, out)
+    return max(-1.0, min(1.0, out[0]))
+
+
+def _tiny_score(vector: list[float], query: Prepared, index: IndexSection) -> float:
+    """As exact_score, in the scale of the index: as they are, the products would leave float32."""
+    out, scaled = array("f", [0.0]), array("f", [v * index.row_scale for v in vector])
+    kernel = kernels.l2_f32 if index.metric == "l2" else kernels.dot_f32
+    kernel(query.vector, scaled.tobytes(), 0, 4 * len(vector), 1, len(vector), out)
+    if index.metric == "l2":
+        return out[0] / (index.row_scale * index.row_scale)
+    return out[0] * query.norm / index.row_scale
+
+
+SQUARE_MAX = 1e37  # of a vector: builders take norms up to 1e18, and so no score leaves float32
+
+
+def is_sound(vector: bytes | memoryview, kind: str) -> bool:
+    """Whether all numbers of a stored vector are finite, and its norm is one that a row may have."""
+    if kind in ("u8", "i8"):
+        return True
+    d, out = len(vector) // VECTOR_BYTES[kind], array("f", [0.0])
+    _L2[kind](bytes(4 * d), vector, 0, len(vector), 1, d, out)
+    return out[0] < SQUARE_MAX  # NaN is not
 
 
 def decode(vector: bytes | memoryview, kind: str) -> list[float]:
@@ -74,7 +109,9 @@ def rerank(
 ) -> list[Match]:
     """The best top_k of the contenders whose vectors were read, by exact score, ties by lower row number."""
     scored = [
-        Match(c.id, c.row, c.check, exact_score(vectors[c.row], query, index)) for c in contenders if c.row in vectors
+        Match(c.id, c.row, c.check, exact_score(vectors[c.row], query, index), spot=c.spot)
+        for c in contenders
+        if c.row in vectors
     ]
     sign = 1.0 if index.metric == "l2" else -1.0
     scored.sort(key=lambda m: (sign * m.score, m.row))

@@ -1,13 +1,15 @@
-"""Bodies and query strings -> queries, each field checked by name."""
+"""Headers, bodies and query strings -> queries, each field checked by name."""
 
 from __future__ import annotations
 
-import json
 import re
+import zlib
 from array import array
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
+from .bounded_json import loads
 from .errors import InputError, LimitError
 from .format import DIMENSION_MAX, VECTORS
 from .index import Query
@@ -15,21 +17,120 @@ from .plan import Budget
 
 VECTORS_MAX = 256
 BODY_BYTES_MAX = VECTORS.size + VECTORS_MAX * DIMENSION_MAX * 4  # the most vectors of the most numbers, as float32
-BINARY = "application/octet-stream"
-FIELDS = ("vector", "vectors", "id", "top_k", "include", "recall", "rerank", "budget", "explain", "exact", "model")
+JSON, BINARY = "application/json", "application/octet-stream"
+# Bodies read as JSON: curl sends the second where nobody says anything else, and a browser may send the third unasked.
+JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded", "text/plain")
+DEPTH_MAX = 16  # of JSON; a batch is nested three deep
+PARTS_MAX = 4096  # lists, objects and texts of a body: a batch has some 300, and each costs far more than its two bytes
+PARAMETERS_MAX = 32
+MEMBERS_MAX = 64  # of gzip, one after another: each leaves a copy of what follows it
+FIELDS = (
+    "vector",
+    "vectors",
+    "id",
+    "top_k",
+    "include",
+    "recall",
+    "rerank",
+    "budget",
+    "explain",
+    "exact",
+    "model",
+    "ids",
+)
 OPTIONS = ("top_k", "include", "recall", "rerank", "explain", "exact", "model")  # of a query string
 INTEGER = re.compile(r"-?[0-9]{1,20}")
+IDS = ("string", "number")
+INTEGER_BITS_MAX = 128  # an error tells the value in full
 INCLUDE = ("attributes", "vector", "receipt")
 INCLUDE_DEFAULT = ["receipt"]
 
 
+class MediaError(InputError):
+    """A body of a type or an encoding that is not read."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
+class AcceptError(InputError):
+    """No answer of a type that is accepted."""
+
+    code = "not_acceptable"
+    status = 406
+
+
+def is_binary(content_type: str) -> bool:
+    """Whether a body of this type holds vectors as bytes, and not JSON. Raises MediaError for any other."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != BINARY and kind not in JSON_TYPES and not kind.endswith("+json"):
+        raise MediaError(f"a body of type {kind[:80]!r} is not read", hint=f"send {JSON} or {BINARY}")
+    return kind == BINARY
+
+
+_MEMBER = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+"?+)++')  # of a list; a comma in a quoted string parts nothing
+_WEIGHT = re.compile(r";\s*[qQ]\s*=\s*([01](?:\.[0-9]*)?)\s*(?:;|$)")
+
+
+def accepted(accept: str, offers: Sequence[str]) -> str:
+    """The one of the types offered that an Accept header likes best (RFC 9110, 12.5.1).
+
+    Of equal weight, a type that is named comes before one that a wildcard covers, then the order of the header, then
+    that of `offers`. An empty header takes the first. Raises AcceptError where nothing fits.
+    """
+    best: dict[str, tuple[int, float, int]] = {}  # by type, of the most specific range: how specific, weight, -place
+    for place, member in enumerate(_MEMBER.findall(accept)):
+        kind, weight = member.partition(";")[0].strip().lower(), _WEIGHT.search(member)
+        for offer in offers:
+            ranges = "*/*", f"{offer.partition('/')[0]}/*", offer
+            if kind in ranges:
+                found = ranges.index(kind), min(1.0, float(weight[1])) if weight else 1.0, -place
+                best[offer] = max(best.get(offer, found), found)
+    if not accept.strip():
+        return offers[0]
+    able = [offer for offer in offers if offer in best and best[offer][1] > 0]
+    if not able:
+        raise AcceptError(f"Accept allows none of {', '.join(offers)}", hint=f"accept {offers[0]}", param="Accept")
+    return max(able, key=lambda offer: (best[offer][1], best[offer][0], best[offer][2]))
+
+
+def decoded(body: bytes, encoding: str) -> bytes:
+    """The body without its Content-Encoding: gzip, or none. Takes BODY_BYTES_MAX of memory at most.
+
+    Raises MediaError for another encoding, TooLargeError for a body too large unpacked, InputError for what is no gzip.
+    """
+    coding = encoding.strip().lower()
+    if coding in ("", "identity"):
+        return body
+    if coding not in ("gzip", "x-gzip"):
+        raise MediaError(f"a body with encoding {coding[:80]!r} is not read", hint="send gzip, or no Content-Encoding")
+    whole = bytearray()
+    for _ in range(MEMBERS_MAX):
+        if not body:
+            return bytes(whole)
+        member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        try:
+            whole += member.decompress(body, BODY_BYTES_MAX + 1 - len(whole))
+        except zlib.error:
+            raise InputError("the body is not gzip", hint="send what Content-Encoding says", param="body") from None
+        if len(whole) > BODY_BYTES_MAX:
+            raise TooLargeError(len(whole))
+        if not member.eof:
+            raise InputError("the body ends within its gzip data", hint="send all of it", param="body")
+        body = member.unused_data
+    raise InputError(f"the body has more than {MEMBERS_MAX} gzip members", hint="compress it whole", param="body")
+
+
 def fields_of(body: bytes) -> dict[str, Any]:
+    """Fields of a JSON body; numbers may still be NaN or infinite. Raises InputError."""
+    example = 'send {"vector": [...], "top_k": 10}'
     try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        raise InputError("the body is not JSON", hint='send {"vector": [...], "top_k": 10}') from None
+        fields = loads(body, DEPTH_MAX, PARTS_MAX, finite=False)
+    except ValueError as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeError) else str(error)[:200]
+        raise InputError(f"the body is not JSON that can be read: {reason}", hint=example) from None
     if not isinstance(fields, dict):
-        raise InputError("the body is not a JSON object", hint='send {"vector": [...], "top_k": 10}')
+        raise InputError("the body is not a JSON object", hint=example)
     for name in fields:
         _known(name, FIELDS, name)
     return fields
@@ -52,6 +153,8 @@ def _known(name: str, names: tuple[str, ...], param: str) -> None:
 def _integer(value: Any, param: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{param} is not an integer", hint="send a whole number", param=param)
+    if value.bit_length() > INTEGER_BITS_MAX:
+        raise InputError(f"{param} is not an integer of 64 bits", hint="send a smaller number", param=param)
     return value
 
 
@@ -84,6 +187,7 @@ def queries_of(fields: dict[str, Any]) -> tuple[list[Query], bool]:
         raise InputError("explain is neither true nor false", hint="send true for the plan alone", param="explain")
     if not isinstance(fields.get("exact", False), bool):
         raise InputError("exact is neither true nor false", hint="send true for a proven answer", param="exact")
+    ids_of(fields.get("ids"))
     rerank = _integer(fields.get("rerank", 0), "rerank")
     if rerank < 0:
         raise LimitError("rerank", rerank, "0 or more", hint="0 switches it off", param="rerank")
@@ -98,13 +202,18 @@ def queries_of(fields: dict[str, Any]) -> tuple[list[Query], bool]:
 
 def _identifier(value: Any) -> int | bytes:
     if isinstance(value, str):
-        try:
-            return value.encode()
-        except UnicodeEncodeError:
-            raise InputError("id is not UTF-8", hint="send the id as it was given", param="id") from None
+        return value.encode()
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError("id is neither a string nor an integer", hint="send one id", param="id")
-    return value
+    return _integer(value, "id")
+
+
+def ids_of(value: Any) -> str | None:
+    """How integer ids are to be written. Raises InputError."""
+    if value is not None and value not in IDS:
+        raise InputError(f"ids is neither {' nor '.join(IDS)}", hint='"string" is safe in every language', param="ids")
+    found: str | None = value
+    return found
 
 
 def _budget(fields: Any) -> Budget:
@@ -121,18 +230,36 @@ def _budget(fields: Any) -> Budget:
     return Budget(**{**vars(usual), **fields})
 
 
+def parameters_of(text: str, names: Sequence[str]) -> dict[str, str]:
+    """A query string whose names are known and stand there once; values are of one character a byte (Latin-1)."""
+    try:
+        text = text.encode(errors="replace").decode("latin-1")
+        pairs = parse_qsl(text, keep_blank_values=True, encoding="latin-1", max_num_fields=PARAMETERS_MAX)
+    except ValueError:
+        raise InputError(f"more than {PARAMETERS_MAX} parameters", hint="send fewer", param="path") from None
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in names:
+            known = f"known here: {', '.join(names)}" if names else "none are known here"
+            where = "; the fields of a query go into its JSON body" if name in FIELDS else ""
+            raise InputError(f"unknown field {name[:80]!r} in the query string", hint=known + where, param=name[:80])
+        if name in found:
+            raise InputError(f"{name} stands twice in the query string", hint="send it once", param=name)
+        found[name] = value
+    return found
+
+
 def options_of(text: str) -> dict[str, Any]:
     """Fields of a query string, for a body that has no room for them."""
     fields: dict[str, Any] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
-        _known(name, OPTIONS, name)
+    for name, value in parameters_of(text, OPTIONS).items():
         if name == "include":
             fields[name] = [v for v in value.split(",") if v]
         elif name == "model":
-            fields[name] = value
+            fields[name] = value.encode("latin-1").decode(errors="replace")
         else:
             try:
-                fields[name] = json.loads(value)
-            except (ValueError, RecursionError):
+                fields[name] = loads(value.encode("latin-1"), DEPTH_MAX, PARTS_MAX, finite=False)
+            except ValueError:
                 raise InputError(f"{name} is not a number, true or false", hint="top_k=10", param=name) from None
     return fields

@@ -4,24 +4,49 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import DamagedError, InputError, NotFoundError
-from .format import ID_ENTRY_BYTES, ID_PAGE_ROWS, VECTOR_BYTES, Root, attributes_at, part_key, shard_key
+from .format import (
+    ATTRIBUTE_ROW_BYTES_MAX,
+    ID_PAGE_ROWS,
+    READ_BYTES_MAX,
+    VECTOR_BYTES,
+    Root,
+    Spot,
+    attribute_bytes,
+    attributes_of,
+    damaged,
+    id_entry,
+    part_key,
+    shard_key,
+    spot_at,
+)
 from .plan import Budget, Span, plan_gather
-from .rank import Match, decode
+from .rank import Match, decode, is_sound
 from .stats import Receipt
 from .waves import Item, Steps, Want
 
-ATTRIBUTE_RANGES = 6
+ATTRIBUTE_RANGES = 6  # of whole attribute blocks, where that is enough
+ATTRIBUTES_BYTES_MAX = 4 << 20  # of one request's attributes, as priced below; its vectors have equal shares
+PART_BYTES = 64  # what a list, object or text takes in memory beside its characters
+# Rows read alone: what is bridged between them is at most the larger of this share of their bytes and so many a row.
+BRIDGED_SHARE, BRIDGED_BYTES = 0.2, 8 << 10
 
 
 def id_hash(identifier: int | bytes) -> int:
     """The u64 that ids.bin is sorted by: the first 8 bytes of the SHA-256 of the id (an i64 as 8 bytes)."""
     raw = struct.pack("<q", identifier) if isinstance(identifier, int) else identifier
     return int.from_bytes(sha256(raw).digest()[:8], "little")
+
+
+class Found(NamedTuple):
+    """A row by its id: its number, the CRC-32C of its vector, and where its attributes are in an index by row."""
+
+    row: int
+    check: int
+    spot: Spot | None
 
 
 class Rows:
@@ -34,8 +59,11 @@ class Rows:
         """The key of a shard."""
         return f"{self.name}/{shard_key(self.generation, number)}"
 
-    def find(self, identifier: int | bytes) -> Steps[tuple[int, int] | None]:
-        """(row, CRC-32C of its vector) of an id: one GET for a page of ids. None where there was no time for it.
+    def _shard_of(self, block: int) -> str:
+        return self.shard(bisect_right(self.root.directory.shard_blocks, block) - 1)
+
+    def find(self, identifier: int | bytes) -> Steps[Found | None]:
+        """The row of an id: one GET for a page of ids. None where there was no time for it.
 
         The hash is 64 bits wide, and the builder refuses two ids with one hash. Raises InputError for an id of the
         wrong kind, NotFoundError where no row has it.
@@ -54,7 +82,7 @@ class Rows:
             raise missing
         rows = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
         key, found = f"{self.name}/{self.generation}/ids.bin", bytearray()
-        start, length = page * ID_PAGE_ROWS * ID_ENTRY_BYTES, rows * ID_ENTRY_BYTES
+        start, length = page * ID_PAGE_ROWS * id_entry(root.index), rows * id_entry(root.index)
         item = Item(key, start, length, root.objects.ids, pages.crc[page], f"page {page}")
         if not (yield Want([item], [Span(key, start, length, [0])], lambda _, views: found.extend(views[0]))):
             return None
@@ -63,10 +91,13 @@ class Rows:
         at = bisect_right(hashes, wanted) - 1
         if at < 0 or hashes[at] != wanted:
             raise missing
-        row, check = (column[at] for column in (view[8 * rows : 12 * rows].cast("I"), view[12 * rows :].cast("I")))
+        row, check = (
+            struct.unpack_from("<I", view, 8 * rows + 4 * at)[0],
+            struct.unpack_from("<I", view, 12 * rows + 4 * at)[0],
+        )
         if row >= root.index.rows:
             raise DamagedError(f"{key}: row {row} of {root.index.rows}", hint="build the index again")
-        return row, check
+        return Found(row, check, spot_at(view[16 * rows :], rows, at) if root.index.by_row else None)
 
     def vectors(self, checks: dict[int, int], budget: Budget, receipt: Receipt) -> Steps[dict[int, bytes]]:
         """Full vectors of rows, verified by their checks; {} when the budget or the time does not allow the wave."""
@@ -79,41 +110,76 @@ class Rows:
             key, at = f"{self.name}/{part_key(self.generation, part)}", pages.offset[page]
             at += (row - pages.first_row[page]) * width
             items.append(Item(key, at, width, self.root.objects.parts[part], check, f"the vector of row {row}"))
-        found = yield from _gather(items, budget.gets, budget, receipt)
+        found = yield from _gather(items, budget, receipt)
+        for item, vector in zip(items, found or [], strict=found is not None):
+            if not is_sound(vector, index.vector_kind):
+                raise damaged(item.key, f"{item.what} holds a number that is not finite, or too large")
         return dict(zip(checks, found, strict=True)) if found is not None else {}
 
-    def attributes(self, rows: Iterable[int], budget: Budget, receipt: Receipt) -> Steps[dict[int, dict[str, Any]]]:
-        """Attributes by row; {} when the budget or the time does not allow the wave."""
+    def attributes(
+        self, spots: dict[int, Spot | None], budget: Budget, receipt: Receipt, room: int | None
+    ) -> Steps[dict[int, dict[str, Any]]]:
+        """Attributes of rows, the first ones first: of as many as budget, time and room allow.
+
+        spots: the rows, each with where its attributes are in an index by row. room: bytes of their JSON with the
+        names, each list, object and text counting PART_BYTES more; None: as many as it takes. At most so many are held.
+        """
         names, directory = [a["name"] for a in self.root.schema["attributes"]], self.root.directory
-        home = {row: bisect_right(directory.first_row, row) - 1 for row in rows}
         if not names:
-            return {row: {} for row in home}
-        order, items = sorted(set(home.values())), []
-        for b in order:
+            return {row: {} for row in spots}
+        rows, first, by_row = list(spots), directory.first_row, self.root.index.by_row
+        home = [bisect_right(first, row) - 1 for row in rows]
+        own = sum(len(name.encode()) + 4 for name in names)  # in a reply, with quotes, colon and comma
+        left = room
+        takers: dict[tuple[int, Spot], list[int]] = {}  # (block, bytes of its attribute block) -> places in rows
+        for i, (row, b) in enumerate(zip(rows, home, strict=True)):
+            spot = spots[row] or Spot(0, directory.attribute_size[b], directory.attribute_crc[b])
+            if not 1 < spot.size <= (ATTRIBUTE_ROW_BYTES_MAX if by_row else READ_BYTES_MAX):
+                raise damaged(f"{self._shard_of(b)}, block {b}", f"{spot.size} bytes of attributes of row {row}")
+            if spot.offset + spot.size > directory.attribute_size[b]:
+                where = f"bytes {spot.offset} to {spot.offset + spot.size} of {directory.attribute_size[b]}"
+                raise damaged(f"{self._shard_of(b)}, block {b}", f"attributes of row {row} are at {where}")
+            if left is not None and by_row:
+                left -= spot.size + own
+                if left < 0:
+                    break
+            takers.setdefault((b, spot), []).append(i)
+        items = []
+        for b, spot in takers:
             shard = bisect_right(directory.shard_blocks, b) - 1
+            what = f"attributes of row {rows[takers[b, spot][0]]}" if by_row else f"attributes of block {b}"
             items.append(
                 Item(
-                    self.shard(shard), directory.attribute_offset[b], directory.attribute_size[b],
-                    self.root.objects.shards[shard], directory.attribute_crc[b], f"attributes of block {b}",
+                    self.shard(shard), directory.attribute_offset[b] + spot.offset, spot.size,
+                    self.root.objects.shards[shard], spot.crc, what,
                 )
             )  # fmt: skip
-        found = yield from _gather(items, max(ATTRIBUTE_RANGES, len({i.key for i in items})), budget, receipt)
-        if found is None:
-            return {}
-        data, first = dict(zip(order, found, strict=True)), directory.first_row
+        items, spans = _fitting(items, budget, receipt, by_row)
+        places, kept = list(takers.values()), _Kept(own, room)
+
+        def use(numbers: list[int], views: list[memoryview]) -> None:
+            for number, whole in zip(numbers, views, strict=True):
+                for i in places[number]:
+                    row, b, view = rows[i], home[i], whole
+                    if not by_row:
+                        view = attribute_bytes(whole, first[b + 1] - first[b], row - first[b], items[number].what)
+                    kept.add(i, bytes(view))
+
+        if items:
+            yield Want(items, spans, use)
         return {
-            row: attributes_at(
-                data[b], first[b + 1] - first[b], row - first[b], names,
-                f"{self.name}/{self.generation}: attributes of block {b}",
-            )
-            for row, b in home.items()
-        }  # fmt: skip
+            rows[i]: attributes_of(data, names, f"{self._shard_of(home[i])}, attributes of row {rows[i]}")
+            for i, data in sorted(kept.held.items())
+        }
 
     def dress(
         self, matches: list[Match], vectors: dict[int, bytes], with_vectors: bool, with_attributes: bool,
-        budget: Budget, receipt: Receipt,
+        budget: Budget, receipt: Receipt, room: int = ATTRIBUTES_BYTES_MAX,
     ) -> Steps[bool]:  # fmt: skip
-        """Attributes and vectors of the matches, when asked for; whether all could be read. vectors: those at hand."""
+        """Attributes and vectors of the matches, when asked for; whether all could be read. vectors: those at hand.
+
+        room: for attributes; see there.
+        """
         whole = True
         if with_vectors and matches:
             missing = {m.row: m.check for m in matches if m.row not in vectors}
@@ -123,22 +189,69 @@ class Rows:
                     m.vector = decode(vectors[m.row], self.root.index.vector_kind)
             whole &= all(m.vector is not None for m in matches)
         if with_attributes and matches:
-            found = yield from self.attributes((m.row for m in matches), budget, receipt)
+            found = yield from self.attributes({m.row: m.spot for m in matches}, budget, receipt, room)
             for m in matches:
                 m.attributes = found.get(m.row)
             whole &= all(m.attributes is not None for m in matches)
         return whole
 
 
-def _gather(items: list[Item], gets: int, budget: Budget, receipt: Receipt) -> Steps[list[bytes] | None]:
-    """The bytes of scattered items in one wave, of so many GETs where that is enough; None past budget or time."""
+class _Kept:
+    """What is kept of rows that arrive in any order: the first ones, as many as there is room for."""
+
+    def __init__(self, own: int, room: int | None) -> None:
+        self.held: dict[int, bytes] = {}
+        self._own, self._left, self._end = own, room, 1 << 32
+
+    def add(self, i: int, data: bytes) -> None:
+        """The JSON of row i; what is last goes where there is no more room."""
+        if self._left is None:
+            self.held[i] = data
+        elif i < self._end:
+            self.held[i] = data
+            self._left -= self._price(data)
+            while self._left < 0:
+                self._end = max(self.held)
+                self._left += self._price(self.held.pop(self._end))
+
+    def _price(self, data: bytes) -> int:
+        parts = data.count(b"[") + data.count(b"{") + data.count(b'"') // 2
+        return len(data) + self._own + PART_BYTES * parts
+
+
+def _fitting(items: list[Item], budget: Budget, receipt: Receipt, by_row: bool) -> tuple[list[Item], list[Span]]:
+    """As many of the first items as one wave may read within the budget, and how."""
+    gets, room = budget.gets - receipt.gets, budget.bytes - receipt.bytes
+    if receipt.waves >= budget.waves or gets < 1:
+        return [], []
+
+    def plan(count: int) -> list[Span] | None:
+        places = [item[:3] for item in items[:count]]
+        if by_row:
+            wanted = sum(size for _, _, size in places)
+            return plan_gather(places, gets, room, wanted + max(BRIDGED_SHARE * wanted, BRIDGED_BYTES * count))
+        few = min(max(ATTRIBUTE_RANGES, len({key for key, _, _ in places})), gets)
+        return plan_gather(places, few, room) or plan_gather(places, gets, room)
+
+    count, over = len(items), len(items) + 1
+    spans = plan(count) if items else None
+    if spans is None:  # between what fits and what does not
+        count, over = 0, len(items)
+        while over - count > 1:
+            middle = (count + over) // 2
+            found = plan(middle)
+            count, over, spans = (count, middle, spans) if found is None else (middle, over, found)
+    return items[:count], spans or []
+
+
+def _gather(items: list[Item], budget: Budget, receipt: Receipt) -> Steps[list[bytes] | None]:
+    """The bytes of scattered items in one wave; None past budget or time."""
     if not items:
         return []
     left = budget.gets - receipt.gets
     if receipt.waves >= budget.waves or left < 1:
         return None
-    room, places = budget.bytes - receipt.bytes, [item[:3] for item in items]
-    spans = plan_gather(places, min(gets, left), room) or plan_gather(places, left, room)
+    spans = plan_gather([item[:3] for item in items], left, budget.bytes - receipt.bytes)
     if spans is None:
         return None
     out: list[bytes] = [b""] * len(items)

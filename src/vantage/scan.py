@@ -12,24 +12,30 @@ from operator import mul
 from typing import Protocol
 
 from . import kernels
-from .format import CODECS, GROUP, RANGES_AT, Root, aligned, block_planes, damaged, id_at, id_width
+from .format import CODECS, GROUP, RANGES_AT, Root, Spot, aligned, damaged, id_at, id_width, spot_at
 from .prepare import Prepared
 from .rotate import rotated
 
 _ENTRY = struct.Struct("<iIII")  # score, row, block, index in the block
 CONTENDERS_MIN = 300
-Tails = dict[int, tuple[memoryview, int]]  # what contenders need of a block: checks and ids, and the width of ids
+SCORE_MAX = 1 << 30  # integer scores are cut there, and those of rows and queries in their scale stay below
+COSINE_MAX = 16.0  # no cosine is over 1; the rest is room for what a coarse code leaves
+Tails = dict[int, tuple[memoryview, int]]  # what contenders need of a block: checks, spots, ids, and the width of ids
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A row that the scan kept: its integer score, its id, the CRC-32C of its full vector, and a block that has it."""
+    """A row that the scan kept: its integer score, its id, the CRC-32C of its full vector, and a block that has it.
+
+    spot: where its attributes are, in an index by row.
+    """
 
     score: int
     row: int
     check: int
     id: int | bytes
     block: int
+    spot: Spot | None = None
 
 
 class Scan(Protocol):
@@ -85,7 +91,7 @@ class LrsqScan:
         return self._dots[block] * (centres.scale[block] * self.query.i16_scale) + centres.bias[block]
 
     def block(self, number: int, data: bytes | memoryview, *, keep: bool) -> None:
-        at = block_planes(self.root.directory.rows[number], self.codec.code_bytes)
+        at = self.root.planes(number)
         if keep:  # checked when it came
             self._kept[number] = data
         else:
@@ -97,12 +103,17 @@ class LrsqScan:
     def settle(self) -> None:
         for number in (self._blocks_kept() & self._fresh.keys()) - self._tails.keys():
             data, width = self._fresh[number]
-            at = block_planes(self.root.directory.rows[number], self.codec.code_bytes)
+            at = self.root.planes(number)
             self._tails[number] = (memoryview(bytes(data[at.checks :])), width)
         self._fresh.clear()
 
     def contenders(self, most: int) -> list[Contender]:
-        return [self._contender(entry) for entry in islice(self.entries(), most)]
+        best = [self._contender(entry) for entry in islice(self.entries(), most)]
+        limit = min(COSINE_MAX * self.query.unit, SCORE_MAX) if self.root.index.metric == "cosine" else SCORE_MAX
+        for c in best:
+            if not -limit < c.score < limit:
+                raise damaged(self._where(c.block), f"gives row {c.row} a score that no row can have")
+        return best
 
     def _blocks_kept(self) -> set[int]:
         """Blocks whose ids may still be asked for."""
@@ -112,11 +123,15 @@ class LrsqScan:
         score, row, block, i = entry
         if row >= self.root.index.rows:
             raise damaged(self._where(block), f"holds row {row} of {self.root.index.rows}")
-        n = self.root.directory.rows[block]
+        at = self.root.planes(block)
         tail, width = self._tails.get(block) or self._tail(block)
-        ids = tail[4 * aligned(n, GROUP) :]
         check = tail[4 * i : 4 * i + 4].cast("I")[0]
-        return Contender(score, row, check, id_at(ids, width, n, i, self.root.index.id_kind, self._where(block)), block)
+        spot = None
+        if self.root.index.by_row:
+            spot = spot_at(tail[at.spots - at.checks :], aligned(at.n, GROUP), i)
+        ids = tail[at.ids - at.checks :]
+        identifier = id_at(ids, width, at.n, i, self.root.index.id_kind, self._where(block))
+        return Contender(score, row, check, identifier, block, spot)
 
     def _where(self, block: int) -> str:
         """What errors call a block."""
@@ -124,9 +139,9 @@ class LrsqScan:
         return f"{self.name}/shard-{shard:05d}.bin, block {block}"
 
     def _tail(self, block: int) -> tuple[memoryview, int]:
-        """(checks and ids, id width) of a kept block."""
+        """(checks, spots and ids; id width) of a kept block."""
         data = self._kept[block]
-        at = block_planes(self.root.directory.rows[block], self.codec.code_bytes)
+        at = self.root.planes(block)
         self._tails[block] = (memoryview(data)[at.checks :], id_width(data, at, self._where(block)))
         return self._tails[block]
 

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from hashlib import sha256
 from typing import Any, TypeVar
 
+from .admission import Admission
 from .cache import Cache
-from .errors import ChangedError, DamagedError, InputError
+from .errors import ChangedError, DamagedError, InputError, NotFoundError
 from .format import Current, Root
 from .index import Answer, Index, Query
 from .stats import Receipt
@@ -20,6 +21,10 @@ from .warm import Asker
 T = TypeVar("T")
 
 REVALIDATE_S = 30.0
+INDEXES_BYTES = 12 << 20  # what open indexes may hold together; one alone may hold more
+OPENING_S = 15.0  # one that takes longer is taken for gone
+ROOT_COPIES = 2  # a root as it came, and what is made of it
+UNKNOWN_S = 10.0  # so long after a name without an index, names are asked of the bucket alone
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 # Hands out (CURRENT, root.bin) of an index from a warmer place, or None; must never raise or wait long.
@@ -45,14 +50,22 @@ async def _timely(work: Coroutine[Any, Any, T], until: Until | None) -> T:
     return task.result()
 
 
+def _index_bytes(index: Index) -> int:
+    """About what an open index holds."""
+    return ROOT_COPIES * index.current.root.size
+
+
 class Service:
     """All that requests share. `warm` is asked before the bucket when an index is opened, `asker` for blocks."""
 
     def __init__(self, bucket: Bucket, cache_bytes: int, warm: Warm | None = None) -> None:
         self.bucket, self.cache, self.warm = bucket, Cache(cache_bytes), warm
         self.asker: Asker | None = None
-        self.open: dict[str, Index] = {}
+        self.admission = Admission()
+        self.open: dict[str, Index] = {}  # the one used last stands last
+        self._opening = Admission(1, OPENING_S)  # one index at a time: each takes its root several times over
         self._checked: dict[str, float] = {}
+        self._unknown_at = 0.0  # when a name without an index was last asked for
 
     async def index(self, name: str, receipt: Receipt) -> Index:
         """The live generation as last seen; opens the index when it is not open. What that costs is in `opened_*`."""
@@ -63,13 +76,25 @@ class Service:
         if name not in self.open:
             opening = Receipt()
             try:
-                held = await self._warm(name, opening)
-                self._switch(name, held or await Index.open(self.bucket, name, self.cache, opening))
-                if held is not None:  # as old as its last visitor: look at CURRENT after this request
-                    self._checked[name] = 0.0
+                async with self._opening.enter(1):
+                    if name not in self.open:  # another request may have opened it meanwhile
+                        await self._open(name, opening)
             finally:
                 receipt.opened(opening)
+        self.open[name] = self.open.pop(name)
         return self.open[name]
+
+    async def _open(self, name: str, opening: Receipt) -> None:
+        now = time.time()
+        try:
+            # While unknown names are asked for, no warm object is made for each of them: the bucket alone is asked.
+            held = await self._warm(name, opening) if now - self._unknown_at > UNKNOWN_S else None
+            self._switch(name, held or await Index.open(self.bucket, name, self.cache, opening))
+        except NotFoundError:
+            self._unknown_at = now
+            raise
+        if held is not None:  # as old as its last visitor: look at CURRENT after this request
+            self._checked[name] = 0.0
 
     async def _warm(self, name: str, opening: Receipt) -> Index | None:
         if self.warm is None:
@@ -93,6 +118,23 @@ class Service:
         self._checked[name] = time.time()
         if old is not None and old.space != index.space:
             self.cache.forget(old.space)
+        while len(self.open) > 1 and sum(map(_index_bytes, self.open.values())) > INDEXES_BYTES:
+            self._close(next(n for n in self.open if n != name))
+
+    def _close(self, name: str) -> None:
+        """Forgets an open index and its blocks; the next that asks for it opens it again."""
+        closed = self.open.pop(name, None)
+        self._checked.pop(name, None)
+        if closed is not None:
+            self.cache.forget(closed.space)
+
+    def shed(self) -> None:
+        """Gives back what can be had again: blocks, all indexes but the one used last, what was to be given away."""
+        self.cache.clear()
+        for name in list(self.open)[:-1]:
+            self._close(name)
+        if self.asker is not None:
+            self.asker.drop()
 
     def is_stale(self, name: str) -> bool:
         """Whether CURRENT was last read more than REVALIDATE_S ago."""
@@ -111,9 +153,7 @@ class Service:
         self._checked[name] = time.time()
         data = await read_small(self.bucket, f"{name}/CURRENT", opening)
         if data is None:
-            gone = self.open.pop(name, None)
-            if gone is not None:
-                self.cache.forget(gone.space)
+            self._close(name)
             return False
         live = self.open.get(name)
         if live is not None and Current.unpack(data, f"{name}/CURRENT").generation == live.current.generation:

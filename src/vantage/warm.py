@@ -8,10 +8,13 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from .bounded_json import loads
+
 CALL_BYTES_MAX = 2 << 20  # of one call, either way: it is in memory up to three times
 ASK_TIMEOUT_S = 0.025  # past this the bucket is as quick
 REST_S = 10.0  # after a late or broken answer, so that a place far away costs little
 COUNTED_MAX = 1 << 14  # items whose hits are known
+DEPTH_MAX = 4  # of JSON between an isolate and the object: places are lists in a list
 HALF_LIFE = 2000  # calls after which a hit counts half
 
 Place = tuple[str, int, int]  # object key, offset, size: the same bytes for ever, as generations are immutable
@@ -47,7 +50,7 @@ class Held:
         """
         held, wanted, parts, length, room = list[int](), list[int](), list[bytes](), 0, self.budget - self.held
         self._fade()
-        for number, (key, offset, size) in enumerate(json.loads(asked)):
+        for number, (key, offset, size) in enumerate(loads(asked, DEPTH_MAX)):
             item = self._counted.setdefault((sys.intern(key), offset), _Counted())
             item.hits += self._hit
             if item.data:
@@ -63,7 +66,7 @@ class Held:
     def take(self, places: str, data: bytes | memoryview) -> None:
         """Keeps what is given, and throws out what is least worth its bytes."""
         at = 0
-        for key, offset, size in json.loads(places):
+        for key, offset, size in loads(places, DEPTH_MAX):
             piece = bytes(data[at : at + size])
             at += size
             item = self._counted.setdefault((sys.intern(key), offset), _Counted())
@@ -79,6 +82,12 @@ class Held:
         ]
         for key in gone:
             self.held -= len(self._counted.pop(key).data)
+
+    def clear(self) -> None:
+        """Drops all bytes; what was asked for most is still known."""
+        for item in self._counted.values():
+            item.data = b""
+        self.held = 0
 
     def _fade(self) -> None:
         self._hit *= 2 ** (1 / HALF_LIFE)
@@ -123,7 +132,7 @@ class Asker:
             said, data = await asyncio.wait_for(
                 self.rpc_ask(places[0][0].partition("/")[0], json.dumps(places)), ASK_TIMEOUT_S
             )
-            answer, found, at = json.loads(said), dict[int, memoryview](), 0
+            answer, found, at = loads(said, DEPTH_MAX), dict[int, memoryview](), 0
             for number in answer["held"]:
                 found[number] = data[at : at + places[number][2]]
                 at += places[number][2]
@@ -142,6 +151,10 @@ class Asker:
         if place not in self._outbox and self._outbox_bytes + len(data) <= CALL_BYTES_MAX:
             self._outbox[place] = bytes(data)
             self._outbox_bytes += len(data)
+
+    def drop(self) -> None:
+        """Forgets what was to be given away."""
+        self._outbox, self._outbox_bytes = {}, 0
 
     @property
     def full(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from small import Ran, clustered, vantage
 
-ROWS, DIMENSION = 60, 4
+ROWS, DIMENSION = 240, 4  # more than are simply exact
+HINT = "mend these rows, or leave them out with --skip-bad-rows (rows count from 0)"
 
 
 def good() -> np.ndarray:
@@ -63,10 +65,10 @@ def test_bad_rows_are_named(tmp_path: Path, out: Path, value: Any, reason: str) 
     source = save(tmp_path / "bad.parquet", with_rows([7, 8, 20, 33, 40, 41, 59], value))
     said = built(source, out).refusal()
     named = ", ".join(f"{source} row {row}" for row in (7, 8, 20, 33, 40))
-    assert said == f"{reason}: {named}, and more; mend or leave out these rows (rows count from 0)"
+    assert said == f"{reason}: {named}, and more; {HINT}"
     assert nothing_left(out)
     few = built(save(tmp_path / "few.parquet", with_rows([9], value)), out).refusal()
-    assert few == f"{reason}: {tmp_path / 'few.parquet'} row 9; mend or leave out these rows (rows count from 0)"
+    assert few == f"{reason}: {tmp_path / 'few.parquet'} row 9; {HINT}"
 
 
 @pytest.mark.parametrize("metric", ["l2", "dot"])
@@ -84,10 +86,10 @@ def test_all_rows_zero(tmp_path: Path, out: Path, metric: str) -> None:
 
 
 def test_duplicate_ids(tmp_path: Path, out: Path) -> None:
-    names = [f"name {i % 57}" for i in range(ROWS)]
+    names = [f"name {i % (ROWS - 3)}" for i in range(ROWS)]
     source = save(tmp_path / "a.parquet", good(), id=names)
     said = built(source, out).refusal()
-    pairs = ", ".join(f"'name {i}' in {source} row {i} and {source} row {57 + i}" for i in range(3))
+    pairs = ", ".join(f"'name {i}' in {source} row {i} and {source} row {ROWS - 3 + i}" for i in range(3))
     assert said == f"duplicate ids: {pairs}; give every row an id of its own"
     source = save(tmp_path / "b.parquet", good(), id=[i // 2 for i in range(ROWS)])
     said = built(source, out).refusal()
@@ -117,9 +119,8 @@ def test_every_row_many_times(tmp_path: Path, out: Path) -> None:
     """In more blocks than there are different rows, all are written, and found."""
     x = np.repeat(clustered(6, 4, 3), 200, axis=0)
     source = save(tmp_path / "a.parquet", x)
-    # Which of the equal rows an answer names is chance: no recall can be promised.
-    assert built(source, out).refusal() == "no candidate reaches recall 0.8 at k = 5; ask for a lower --recall"
-    assert built(source, out, "--recall", 0.001, "--json").json()["blocks"] >= 8
+    made = built(source, out, "--recall", 0.99, "--json").json()
+    assert made["blocks"] >= 8 and made["recall"] >= 0.99  # which of the equal rows an answer names is all the same
     found = vantage("query", out, "--id", 3, "--rerank", 60, "--json").json()["matches"]
     assert all(m["id"] < 200 for m in found)
 
@@ -135,18 +136,10 @@ def test_long_ids(tmp_path: Path, out: Path) -> None:
     assert vantage("query", out, "--id", "é" * 256, "--json").code == 0
 
 
-@pytest.mark.parametrize("rows", [0, 1, 19])
-def test_empty_and_too_few(tmp_path: Path, out: Path, rows: int) -> None:
-    said = built(save(tmp_path / "a.parquet", good()[:rows]), out).refusal()
-    if rows:
-        assert said == f"{rows} rows are too few to measure recall on; an index needs at least 20 rows"
-    else:
-        assert said.startswith(f"the source is empty: {tmp_path / 'a.parquet'} has no rows")
+def test_empty(tmp_path: Path, out: Path) -> None:
+    said = built(save(tmp_path / "a.parquet", good()[:0]), out).refusal()
+    assert said.startswith(f"the source is empty: {tmp_path / 'a.parquet'} has no rows")
     assert nothing_left(out)
-
-
-def test_twenty_rows_are_enough(tmp_path: Path, out: Path) -> None:
-    assert built(save(tmp_path / "a.parquet", good()[:20]), out, "--json").json()["rows"] == 20
 
 
 @pytest.mark.parametrize(
@@ -156,7 +149,6 @@ def test_twenty_rows_are_enough(tmp_path: Path, out: Path) -> None:
         (("--recall", "0"), "--recall is 0.0, the limit is between 0 and 1"),
         (("--recall", "1"), "--recall is 1.0, the limit is between 0 and 1"),
         (("--recall", "nan"), "--recall is nan, the limit is between 0 and 1"),
-        (("--recall", "0.9999"), "no candidate reaches recall 0.9999 at k = 5; ask for a lower --recall"),
         (("--k", "0"), "--k is 0, the limit is 1 to 100"),
         (("--k", "101"), "--k is 101, the limit is 1 to 100"),
         (("--memory-budget", "512MiB"), "--memory-budget is 536870912, the limit is at least 671088640 bytes"),
@@ -202,7 +194,9 @@ def test_values_beyond_float16(tmp_path: Path, out: Path) -> None:
     x = good() * 20_000
     source = save(tmp_path / "a.parquet", x)
     said = built(source, out, "--metric", "l2").refusal()
-    row = re.fullmatch(r"row (\d+) holds a value over 65,504, which float16 cannot; build with --vectors f32", said)
+    row = re.fullmatch(
+        rf"{source} row (\d+) holds a value over 65,504, which float16 cannot; build with --vectors f32", said
+    )
     assert row is not None and np.abs(x[int(row[1])]).max() > 65_504
     assert nothing_left(out)
     assert built(source, out, "--metric", "l2", "--vectors", "f32", "--json").json()["rows"] == ROWS
@@ -224,10 +218,66 @@ def test_a_refused_build_leaves_the_old_index(tmp_path: Path, out: Path) -> None
     for source, more in (
         (save(tmp_path / "bad.parquet", with_rows([50], [0, 0, 0, 0])), ()),
         (save(tmp_path / "twice.parquet", good(), id=[1] * ROWS), ()),
-        (save(tmp_path / "c.parquet", good()), ("--recall", 0.9999)),
+        (save(tmp_path / "c.parquet", good()), ("--router", "ecvh", "--partition", "kmeans")),
         (save(tmp_path / "d.parquet", good() * 1e6), ("--metric", "l2")),
     ):
         assert built(source, out, *more).refusal()
         assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     assert json.loads((out / "CURRENT").read_bytes())
     assert vantage("query", out, "--id", 3, "--json").json()["complete"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "metric", "reason"),
+    [
+        (1e-32, "l2", "all vectors are shorter than 1e-30, {source} row {longest} too, which is the longest"),
+        (1e-44, "dot", "all vectors are shorter than 1e-30, {source} row {longest} too, which is the longest"),
+        (1e-44, "cosine", "zero vectors, which have no direction under the metric cosine: {source} row 0"),
+        (1e30, "l2", "vectors with a norm over 1e+18, whose scores float32 cannot hold: {source} row 0"),
+        (3e-8, "l2", "{source} row {small} is too small for float16 to keep; build with --vectors f32"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_vectors_out_of_range_are_refused_while_reading(
+    tmp_path: Path, out: Path, scale: float, metric: str, reason: str
+) -> None:
+    with np.errstate(all="ignore"):
+        x = (good() * np.float64(scale)).astype(np.float32)
+    source = save(tmp_path / "a.parquet", x)
+    ran = built(source, out, "--metric", metric)
+    half = np.clip(x, -65504, 65504).astype(np.float16)
+    lengths, lost = (
+        np.linalg.norm(x.astype(float), axis=1),
+        np.linalg.norm(half - x.astype(float), axis=1),
+    )
+    small = int(np.argmax(lost > 0.01 * lengths))
+    assert ran.refusal().startswith(reason.format(source=source, longest=int(lengths.argmax()), small=small))
+    assert "truth ..." not in ran.err
+    assert nothing_left(out)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", ["l2", "dot"])
+def test_one_row_that_is_far_longer_than_all_others(tmp_path: Path, out: Path, metric: str) -> None:
+    source = save(tmp_path / "a.parquet", with_rows([33], [1e9, 0, 0, 1e9]))
+    ran = built(source, out, "--metric", metric, "--vectors", "f32")
+    assert re.match(rf"{source} row 33 is \d\.\de\+0[89] times as long as most of the others", ran.refusal())
+    assert "truth ..." not in ran.err
+    assert built(source, out, "--vectors", "f32", "--json").json()["rows"] == ROWS  # its direction is like any other
+
+
+def test_options_that_do_not_fit_are_told_before_a_row_is_read(tmp_path: Path, out: Path) -> None:
+    ran = built(save(tmp_path / "a.parquet", good()), out, "--router", "bec-tree", "--partition", "kmeans")
+    assert ran.refusal() == "the router bec-tree on the partition kmeans; it takes --partition bec-tree"
+    assert "read ..." not in ran.err
+
+
+def test_no_room_is_told_before_a_row_is_read(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = save(tmp_path / "a.parquet", good())
+    needed = ROWS * DIMENSION * (4 + 2)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    ran = built(source, out)
+    assert ran.refusal().startswith(f"{out} has {needed - 1:,} bytes of room, and the vectors alone take {needed:,}")
+    assert "read ..." not in ran.err
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=needed))
+    assert built(source, out, "--json").json()["rows"] == ROWS

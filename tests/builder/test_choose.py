@@ -150,7 +150,7 @@ def test_the_same_input_gives_the_same_choice(rows_of: RowsOf) -> None:
 def test_few_rows(rows_of: RowsOf, rows: int, dimension: int, k: int, metric: str) -> None:
     x = np.random.default_rng(1).normal(size=(rows, dimension)).astype(np.float32) + 0.1
     choice = choose(rows_of(x, metric, scale=None), 8.0, Options(0.8, k), silent)
-    assert choice.contract.k == min(k, rows - 1)
+    assert choice.contract.k == min(k, rows)
     assert choice.shape.sizes().sum() >= rows
 
 
@@ -183,8 +183,8 @@ def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
     assert choosing._routers(rows, 64, Options()) == ["lse", "trained"]
     assert choosing._routers(rows, 1 << 17, Options()) == ["two-level"]
     assert choosing._routers(rows, 1 << 17, Options(router="lse")) == ["lse"]
-    assert choosing._block_counts(115_659) == [1024, 512]
-    assert choosing._block_counts(4_000_000) == [16_384]
+    assert choosing.block_counts(115_659) == [1024, 512]
+    assert choosing.block_counts(4_000_000) == [16_384]
 
 
 @pytest.mark.parametrize("how", ["fixed", "calibrated"])

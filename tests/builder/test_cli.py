@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from doubles import Built
 from small import Ran, clustered, vantage
 from typer.testing import CliRunner
 
+from build_index import VectorIndex
 from build_index.cli import app
 from build_index.terminal import nbytes, size
 from vantage.errors import InputError
@@ -184,10 +186,10 @@ def test_eval(points: Built, tmp_path: Path) -> None:
 
 
 def test_eval_limit_spreads_over_the_file(points: Built, tmp_path: Path) -> None:
-    """Only the queries at the spread places have their neighbours, so whoever asks others finds nothing."""
+    """Only the queries at the spread places have their neighbours, the others what is furthest from them."""
     count = len(points.queries)
     some = np.linspace(0, count - 1, 5).astype(int)
-    near = np.full((count, 10), len(points.vectors), np.int32)
+    near = np.array([np.argsort(-points.scores(q), kind="stable")[:10] for q in points.queries], np.int32)
     near[some] = [np.argsort(points.scores(points.queries[i]), kind="stable")[:10] for i in some]
     flat = pa.array(points.queries.astype(np.uint8).ravel())
     vectors = pa.FixedSizeListArray.from_arrays(flat, points.queries.shape[1])
@@ -237,6 +239,31 @@ def test_errors_are_one_sentence(args: tuple[str, ...], sentence: str, points: B
     said = vantage(*(a.format(**names) for a in args)).refusal()
     assert said.startswith(sentence)
     assert "\n" not in said
+
+
+def test_an_index_by_where_one_stands(points: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own folder, in any spelling, and one below it."""
+    folder = tmp_path / "bucket" / "docs"
+    shutil.copytree(points.bucket / points.name, folder)
+    (folder / "below").mkdir()
+    one = points.ids[3]
+    wanted = vantage("query", folder, "--id", one, "--json").json()["matches"]
+    for where, spelled in (
+        (folder, "."), (folder, "./"), (folder, "../docs/"), (folder / "below", ".."), (folder.parent, "docs/"),
+        (folder.parent, "docs/../docs/."), (folder, "below/.."),
+    ):  # fmt: skip
+        monkeypatch.chdir(where)
+        assert vantage("query", spelled, "--id", one, "--json").json()["matches"] == wanted
+        assert vantage("info", spelled, "--json").json()["name"] == "docs"
+        assert vantage("verify", spelled).code == 0
+        assert vantage("generations", spelled).code == 0
+    monkeypatch.chdir(folder)
+    np.save(tmp_path / "few.npy", clustered(9, 4, 1))
+    vantage("build", tmp_path / "few.npy", "--out", ".", "--json").json()
+    assert vantage("info", folder, "--json").json()["rows"] == 9
+    assert VectorIndex.load(".").save("../again").n_features_in_ == 4
+    monkeypatch.chdir("/")
+    assert vantage("query", ".", "--id", 3).refusal().startswith("there is no index")
 
 
 def test_damage_is_not_the_user_s_fault(made: tuple[Path, Ran], tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -277,12 +279,12 @@ def test_other_refusals(index: VectorIndex, saved: Path, tmp_path: Path) -> None
         index.search(QUERIES[:, :5])
     with pytest.raises(InputError, match="not finite"):
         index.search(BAD)
-    with pytest.raises(InputError, match="top_k is 601"):
-        index.search(QUERIES, 601)
+    with pytest.raises(InputError, match="top_k is 1001"):
+        index.search(QUERIES, 1001)
     with pytest.raises(InputError, match="not a name"):
         index.save(tmp_path / "a name")
-    with pytest.raises(InputError, match="too few"):
-        VectorIndex().fit(ROWS[:19])
+    with pytest.raises(InputError, match="no rows"):
+        VectorIndex().fit(ROWS[:0])
     with pytest.raises(InputError, match="zero vectors.*rows 2"):
         VectorIndex().fit(np.where(np.arange(30)[:, None] == 2, 0, ROWS[:30]))
     with pytest.raises(NotFoundError, match="no index"):
@@ -314,3 +316,118 @@ def test_clusters_follow_the_rows(index: VectorIndex, monkeypatch: pytest.Monkey
     assert len(labels) == 700 and index.medoids(k=6).sizes.tolist() == np.bincount(labels).tolist()
     medoids = index.medoids()
     assert set(medoids.ids.tolist()) <= set(index.ids_.tolist()) and medoids.sizes.sum() == 700
+
+
+COPIES = {"pickle": lambda given: pickle.loads(pickle.dumps(given)), "deepcopy": copy.deepcopy, "copy": copy.copy}
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("after", ["init", "fit", "search", "add", "cluster"])
+def test_copies_are_indexes_of_their_own(saved: Path, how: str, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after a search; what is done to one is not done to the other."""
+    if after == "init":
+        assert COPIES[how](VectorIndex(k=7)).get_params() == VectorIndex(k=7).get_params()
+        return
+    monkeypatch.setattr(words, "STEPS", 40)
+    one = VectorIndex.load(saved)
+    if after != "fit":
+        one.search(QUERIES[:1])
+    if after == "add":
+        one.add(MORE[:30])
+    if after == "cluster":
+        one.cluster(k=4)
+    other = COPIES[how](one)
+    before = one.search(QUERIES, K)
+    assert (other.search(QUERIES, K).ids == before.ids).all()
+    other.remove(other.ids_[::2]).add(MORE[100:110], np.arange(5000, 5010))
+    if after == "cluster":
+        assert (np.bincount(one.cluster(k=4)).sum(), np.bincount(other.cluster(k=4)).sum()) == (600, 310)
+    assert (one.search(QUERIES, K).ids == before.ids).all()
+    one._opened()
+    proven(other, dict(zip(other.ids_.tolist(), other._stored.held, strict=True)), QUERIES[:5])
+
+
+def test_fewer_rows_than_answers(index: VectorIndex) -> None:
+    index.remove(np.arange(4, 600))
+    for k, more in ((10, {}), (10, {"rerank": 20}), (1000, {}), (7, {"exact": True}), (4, {})):
+        found = index.search(QUERIES[:3], k, **more)
+        assert found.ids.shape == found.scores.shape == (3, k)
+        assert (np.sort(found.ids[:, :4], axis=1) == np.arange(4)).all()
+        assert (found.ids[:, 4:] == -1).all() and np.isnan(found.scores[:, 4:]).all()
+
+
+@pytest.mark.parametrize("k", [3.0, np.float32(3), True, "3", None, 1 << 70, pytest.param(1 << 20_000, id="huge"), [3]])
+def test_numbers_of_other_kinds(index: VectorIndex, k: Any) -> None:
+    """One clear error, for whole numbers wherever they are taken."""
+    for call in (
+        lambda: index.search(QUERIES[:1], k), lambda: index.search(QUERIES[:1], 1, rerank=k or 1.5),
+        lambda: index.cluster(k=k or 1.5), lambda: VectorIndex(k=k).fit(ROWS[:5]),
+        lambda: VectorIndex(seed=k).fit(ROWS[:5]),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="give a (whole number|number of 64 bits)"):
+            call()
+
+
+def test_numbers_of_numpy(index: VectorIndex) -> None:
+    for k in (np.int64(3), np.uint8(3), np.int16(3)):
+        assert index.search(QUERIES[:1], k, recall=np.float32(0.8)).ids.shape == (1, 3)
+    made = VectorIndex(recall=np.float64(0.9), k=np.int32(5), seed=np.int64(1), cache_bytes=np.int64(1 << 20)).fit(
+        ROWS[:9]
+    )
+    assert made.recall_ == 1
+    for recall in (0, -0.5, 1.5, float("nan"), "0.9", True, 10**400):
+        with pytest.raises(InputError, match="recall"):
+            index.search(QUERIES[:1], recall=recall)
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (["a\ud800", *"bcdef"], "half of a character"), ("abcdef", "give a list"), (5, "give a list"),
+        (np.array(5), "give a list"), ([10**30, 1, 2, 3, 4, 5], "outside of 64 bits"),
+        (np.arange(6) + 0.5, "of type float"),
+        ([True] * 6, "of type bool"), (np.arange(6)[:, None], "of type list"), ([None] * 6, "of type NoneType"),
+    ],
+)  # fmt: skip
+def test_ids_that_are_none(ids: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        VectorIndex().fit(ROWS[:6], ids)
+    with pytest.raises(InputError, match=said):
+        VectorIndex().fit(ROWS[:6]).remove(ids)
+
+
+def test_no_id_follows_the_largest() -> None:
+    made = VectorIndex().fit(ROWS[:2], [0, (1 << 63) - 1])
+    assert len(made.add(ROWS[:0])) == 2
+    with pytest.raises(InputError, match="give some"):
+        made.add(ROWS[2:3])
+    assert len(VectorIndex().fit(ROWS[:2], [0, (1 << 63) - 2]).add(ROWS[2:3])) == 3
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", ["l2", "dot", "cosine"])
+@pytest.mark.parametrize("scale", [2.0**-95, 2.0**-60, 2.0**50])
+def test_values_of_any_scale(metric: str, scale: float) -> None:
+    """A power of two changes no answer, and its square, or its own power, the scores."""
+    plain, scaled = (
+        VectorIndex(metric=metric, recall=0.9, k=K, fast=True, vectors="f32").fit(ROWS[:300] * np.float32(s))
+        for s in (1, scale)
+    )
+    power = {"l2": 2, "dot": 2, "cosine": 0}[metric]
+    for more in ({"rerank": 40}, {}):
+        a = plain.search(QUERIES[:20], K, **more)
+        b = scaled.search(QUERIES[:20] * np.float32(scale), K, **more)
+        assert np.mean(a.ids == b.ids) > 0.98
+        same = a.ids == b.ids
+        assert np.allclose(b.scores[same] / scale**power, a.scores[same], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_vectors_out_of_range() -> None:
+    for x, said in ((ROWS * np.float32(1e-35), "shorter than 1e-30"), (ROWS * np.float32(1e20), "norm over 1e\\+18")):
+        with pytest.raises(InputError, match=said):
+            VectorIndex(metric="l2", vectors="f32").fit(x)
+    long = ROWS.copy()
+    long[3] *= 1e8
+    with pytest.raises(InputError, match="row 3 is .* times as long"):
+        VectorIndex(metric="dot", vectors="f32").fit(long)

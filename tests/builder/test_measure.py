@@ -21,7 +21,7 @@ from build_index.shape import index_section, prepared, probabilities
 from build_index.source import open_source
 from build_index.spool import spool
 from build_index.stop import Held, said
-from build_index.truth import truth_of
+from build_index.truth import Truth, truth_of, untied
 from vantage.cache import Cache
 from vantage.format import Contract, Point, Promise
 from vantage.index import Index, Query
@@ -43,7 +43,7 @@ class Case:
     queries: list[Prepared]
     found: Candidates
     p: np.ndarray
-    truth: np.ndarray
+    truth: Truth
 
     def opened(self, price: int) -> tuple[Index, Recorder]:
         """The index with this price as the only one of its contract."""
@@ -126,12 +126,12 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
             bucket.forget()
             answer = asyncio.run(index.query(question))
             mine = source[[m.row for m in answer.matches]].astype(np.int32)
-            found.append(len(np.intersect1d(mine, case.truth[i])) / K)
+            found.append(len(np.intersect1d(mine, case.truth.rows[i])) / K)
             if index.plan(question, case.queries[i]).price == price:
                 assert found[-1] == pytest.approx(predicted[i])
                 assert (len(bucket.gets), bucket.bytes) == (len(reads.ranges[i]), sum(reads.ranges[i]))
-                again = judged(case.found.block, case.found.row, np.tile(mine, (len(ASKED), 1))).recall(reads.blocks, K)
-                assert len(mine) == K and again[i] == 1  # the very rows that were foreseen
+                again = judged(case.found.block, case.found.row, untied(np.tile(mine, (len(ASKED), 1))))
+                assert len(mine) == K and again.recall(reads.blocks, K)[i] == 1  # the very rows that were foreseen
             else:  # the edge read more
                 assert found[-1] >= predicted[i]
         seen.add(round(float(np.mean(found)), 3))
@@ -179,7 +179,7 @@ def test_a_lower_price_reads_more(case: Case) -> None:
 def test_recall_counts_a_row_once_and_stops_at_k() -> None:
     """Places best first; the third is another place of the row of the first, the fifth another of the fourth's."""
     block, row = np.array([[0, 1, 2, 1, 2, 0, -1]], np.int32), np.array([[7, 8, 7, 9, 9, 5, -1]], np.int32)
-    found = judged(block, row, np.array([[7, 9, 5]], np.int32))
+    found = judged(block, row, untied(np.array([[7, 9, 5]], np.int32)))
     assert found.twin.tolist() == [[-1, -1, 0, -1, 3, -1, -1]]
     assert found.rank.tolist() == [[0, -1, 0, 1, 1, 2, -1]]
 
@@ -194,7 +194,7 @@ def test_recall_counts_a_row_once_and_stops_at_k() -> None:
     assert recall([0], 1) == recall([2], 1) == 1.0
     assert recall([1], 1) == 0.0
     assert recall([], 3) == 0.0
-    short = judged(block, row, np.array([[7, -1, -1]], np.int32))
+    short = judged(block, row, untied(np.array([[7, -1, -1]], np.int32)))
     assert short.recall(np.ones((1, 3), bool), 3).tolist() == [1.0]  # of the one neighbour there is
 
 

@@ -19,8 +19,8 @@ from build_index.routers import lse, mlp
 from build_index.shape import index_section, probabilities
 from build_index.spill import soar
 from vantage.errors import DamagedError
-from vantage.format import HEADER, SECTION, VERSION, IndexSection, LseSection, MlpSection
-from vantage.format.layout import REGIONS_VERSION, ROOT_MAGIC, ROUTER, STOP, pack_object, unpack_object
+from vantage.format import HEADER, SECTION, IndexSection, LseSection, MlpSection
+from vantage.format.layout import REGIONS_VERSION, ROOT_MAGIC, ROUTER, SECTION_VERSION, STOP, pack_object, unpack_object
 from vantage.prepare import Prepared, prepare
 from vantage.route import MlpRouter
 
@@ -185,9 +185,12 @@ def test_regions_come_back_and_damage_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_old_reader_refuses_regions_by_their_version(monkeypatch: pytest.MonkeyPatch) -> None:
     section = progressive(monkeypatch, network(40, 32, 50), 50, 3)
-    for version, known in ((VERSION, True), (REGIONS_VERSION, True), (REGIONS_VERSION + 1, False)):
+    for version, known in ((SECTION_VERSION, True), (REGIONS_VERSION, True), (REGIONS_VERSION + 1, False)):
         root = pack_object(ROOT_MAGIC, [(ROUTER, section.pack()), (STOP, b"")], version)
-        assert [SECTION.unpack_from(root, HEADER.size + at)[1] for at in (0, SECTION.size)] == [version, VERSION]
+        assert [SECTION.unpack_from(root, HEADER.size + at)[1] for at in (0, SECTION.size)] == [
+            version,
+            SECTION_VERSION,
+        ]
         if known:
             assert bytes(unpack_object(root, ROOT_MAGIC, "root")[ROUTER]) == section.pack()
         else:

@@ -24,7 +24,7 @@ from build_index.serve import ROOT
 from build_index.source import open_source
 from vantage import api, proof
 from vantage.errors import DamagedError, InputError
-from vantage.format import NORMS, block_planes, norms_of, pack_norms
+from vantage.format import NORMS, norms_of, pack_norms
 from vantage.index import Answer, Index, Query
 from vantage.plan import Budget, block_range, plan_blocks
 from vantage.prepare import prepare
@@ -155,7 +155,7 @@ def test_every_score_is_inside_of_its_interval_and_under_its_ceiling(index: Inde
         for row, score in enumerate(true):
             assert low[row] <= score <= high[row]
         for b in range(root.index.blocks):
-            at = block_planes(root.directory.rows[b], root.codec.code_bytes)
+            at = root.planes(b)
             rows = np.frombuffer(block_bytes(index, b), "<u4", at.n, at.rows)
             assert true[rows].max() <= ceilings[b]
 
@@ -220,7 +220,7 @@ def test_what_cannot_be_asked(index: Index) -> None:
 def test_damaged_norms_are_refused(index: Index) -> None:
     scan = BoundedScan(index.root, prepare(queries(index)[0], index.root.index), 10, 10)
     data = bytearray(block_bytes(index, 0))
-    at = block_planes(index.root.directory.rows[0], index.root.codec.code_bytes)
+    at = index.root.planes(0)
     place = len(data) - NORMS.size - -(-at.n // 16) * 16
     data[place : place + 4] = b"\0\0\x80\x7f"
     with pytest.raises(DamagedError, match="error norms are not finite"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,19 @@ def test_a_build_says_it_and_keeps_the_model(tmp_path: Path) -> None:
     ran = vantage("build", tmp_path / "x.npy", "--out", tmp_path / "bucket" / "x", *options)
     assert ran.code == 0 and "1 of 8 dimensions never change: 7" in ran.err
     assert vantage("info", tmp_path / "bucket" / "x", "--json").json()["model"] == "words-2"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("scale", "metric"), [(1e30, "cosine"), (1e25, "l2"), (1e-33, "dot"), (None, "l2"), (None, "dot")]
+)
+def test_lengths_that_a_build_refuses(tmp_path: Path, scale: float | None, metric: str) -> None:
+    x = clustered(300, 8, 1).astype(np.float64)
+    x[7] *= 1e9 if scale is None else 1.0
+    np.save(tmp_path / "x.npy", (x * (scale or 1.0)).astype(np.float32))
+    ran = vantage("lint", tmp_path / "x.npy", "--metric", metric, "--json")
+    [found] = [f for f in json.loads(ran.out)["findings"] if f["name"] == "range"]
+    assert (found["level"], ran.code) == ("error", 1)
+    assert scale is not None or found["rows"] == [7]
+    built = vantage("build", tmp_path / "x.npy", "--out", tmp_path / "b" / "x", "--metric", metric, "--vectors", "f32")
+    assert built.code == 2 and "truth ..." not in built.err

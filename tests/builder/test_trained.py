@@ -31,7 +31,7 @@ def log_loss(task: Task, shape: Shape) -> float:
     """Mean over neighbours of -log of the probability of the blocks that hold them, on rows that trained nothing."""
     index = index_section(task.rows, shape.blocks, task.rows.count, shape.router)
     p = probabilities(shape.router, shape.section, index, task.tune.queries) / 2**20
-    places = np.concatenate([shape.partition.home[:, None], shape.copy], 1)[task.tune.truth]
+    places = np.concatenate([shape.partition.home[:, None], shape.copy], 1)[task.tune.truth.rows]
     each = np.where(places >= 0, p[np.arange(len(p))[:, None, None], places], 0).sum(2)
     return float(-np.log(np.maximum(each, 1e-7)).mean())
 

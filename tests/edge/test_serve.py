@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,23 @@ from doubles import Built
 
 pytestmark = pytest.mark.edge
 VANTAGE = Path(sys.executable).parent / "vantage"
+
+
+def listening(pid: int) -> set[int]:
+    """TCP ports that a process and those it started listen at."""
+    parents, inodes = {}, set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+    for process in parents:
+        above = process
+        while above not in (pid, 0, 1):
+            above = parents.get(above, 0)
+        for file in Path(f"/proc/{process}/fd").glob("*") if above == pid else ():
+            with suppress(OSError):
+                inodes.add(os.readlink(file))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
 
 
 def test_serve_until_interrupted(words: Built, tmp_path: Path) -> None:
@@ -34,6 +52,15 @@ def test_serve_until_interrupted(words: Built, tmp_path: Path) -> None:
         found = re.search(r"http://[\d.]+:\d+", process.stdout.readline())
         assert found
         with httpx.Client(base_url=found[0], timeout=60, trust_env=False) as http:
+            for host in ("evil.example", "evil.example:8787", "localhost.evil.example"):  # DNS that was rebound
+                assert http.get("/v1/indexes", headers={"host": host}).status_code == 421
+            for host in ("localhost:1", "127.0.0.1", "[::1]:8787"):
+                assert http.get("/v1/indexes", headers={"host": host}).status_code == 200
+            ports = listening(process.pid)
+            assert int(found[0].rpartition(":")[2]) in ports
+            for port in ports:  # no inspector, which lists its targets at /json
+                reply = httpx.get(f"http://127.0.0.1:{port}/json", headers={"host": "evil.example"}, trust_env=False)
+                assert reply.status_code in (403, 421)  # the first: of what wrangler itself listens with
             answer = http.post("/v1/indexes/words/query", json={"vector": words.queries[0].tolist()}).json()
         assert len(answer["matches"]) == 10
     finally:

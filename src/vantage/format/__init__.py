@@ -1,4 +1,4 @@
-"""Every byte layout of format v1, declared once, packed and unpacked here; docs/format.md is its prose.
+"""Every byte layout of format v2, declared once, packed and unpacked here; docs/format.md is its prose.
 
 Little-endian. Objects start with a header and a table of sections, 64-byte aligned, each with length, version and
 CRC-32C. A section holds numbers as columns, so that a reader casts them and never parses a row at a time. All that
@@ -26,10 +26,16 @@ from .current import (
     shard_key,
 )
 from .index import (
+    BLOCKS_FREE,
     IndexSection,
 )
 from .layout import (
+    ATTRIBUTE_NAME_BYTES_MAX,
+    ATTRIBUTE_ROW_BYTES_MAX,
+    ATTRIBUTE_ROW_DEPTH_MAX,
+    ATTRIBUTE_ROW_PARTS_MAX,
     ATTRIBUTES,
+    ATTRIBUTES_MAX,
     AXES_MAX,
     BLOCKS_MAX,
     CODECS,
@@ -37,7 +43,9 @@ from .layout import (
     GROUP,
     HEADER,
     METRICS,
+    READ_BYTES_MAX,
     SCAN,
+    SCHEMA_BYTES_MAX,
     SECTION,
     SHARD_MAGIC,
     VECTOR_BYTES,
@@ -47,7 +55,6 @@ from .layout import (
     pack_head,
 )
 from .root import (
-    ID_ENTRY_BYTES,
     ID_PAGE_ROWS,
     PRICED_MAX,
     Centres,
@@ -58,6 +65,7 @@ from .root import (
     Point,
     Root,
     VectorPages,
+    id_entry,
 )
 from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, Rotation
 from .routers import (
@@ -77,13 +85,18 @@ from .routers import (
 )
 from .shard import (
     RANGES_AT,
+    SPOT_BYTES,
+    Spot,
+    attribute_bytes,
     attributes_at,
+    attributes_of,
     block_planes,
     id_at,
     id_width,
     pack_attributes,
     pack_block,
     pack_ids,
+    spot_at,
 )
 from .stop import (
     RERANK_MAX,
@@ -95,7 +108,13 @@ from .wire import VECTORS, pack_answers, unpack_vectors
 
 __all__ = [
     "ATTRIBUTES",
+    "ATTRIBUTES_MAX",
+    "ATTRIBUTE_NAME_BYTES_MAX",
+    "ATTRIBUTE_ROW_BYTES_MAX",
+    "ATTRIBUTE_ROW_DEPTH_MAX",
+    "ATTRIBUTE_ROW_PARTS_MAX",
     "AXES_MAX",
+    "BLOCKS_FREE",
     "BLOCKS_MAX",
     "BecTreeSection",
     "Bounds",
@@ -114,7 +133,6 @@ __all__ = [
     "FINE_MAX",
     "GROUP",
     "HEADER",
-    "ID_ENTRY_BYTES",
     "ID_PAGE_ROWS",
     "IdPages",
     "IndexSection",
@@ -132,6 +150,7 @@ __all__ = [
     "Point",
     "Promise",
     "RANGES_AT",
+    "READ_BYTES_MAX",
     "RERANK_MAX",
     "ROOT_BYTES_MAX",
     "Regions",
@@ -139,9 +158,12 @@ __all__ = [
     "Rotation",
     "RouterSection",
     "SCAN",
+    "SCHEMA_BYTES_MAX",
     "SECTION",
     "SEGMENT",
     "SHARD_MAGIC",
+    "SPOT_BYTES",
+    "Spot",
     "Stop",
     "TANGENT_ONE",
     "TREE_UNITS",
@@ -154,10 +176,13 @@ __all__ = [
     "VERSION",
     "VectorPages",
     "aligned",
+    "attribute_bytes",
     "attributes_at",
+    "attributes_of",
     "block_planes",
     "damaged",
     "id_at",
+    "id_entry",
     "id_width",
     "norms_of",
     "pack_attributes",
@@ -168,5 +193,6 @@ __all__ = [
     "pack_norms",
     "part_key",
     "shard_key",
+    "spot_at",
     "unpack_vectors",
 ]

@@ -11,6 +11,8 @@ from .layout import CODECS, Cursor, damaged, finite
 _LRSQ = struct.Struct("<IIIIII")
 SEGMENT = 32  # code bytes whose table entries share one step
 FINE_MAX = 16
+NIBBLES_MAX = 16  # that an axis lies in
+LEVELS_MAX, LEVELS_FREE = 16, 64  # of a field, and that no field has
 FIELD = struct.Struct("<HBBI")  # axis, shift in the nibble, width in bits, first of its 2^width levels
 
 
@@ -46,6 +48,9 @@ class LrsqSection:
         code_bytes, fine, width, fields, levels, _ = cursor.unpack(_LRSQ)
         if width != axes or not 1 <= code_bytes <= 7680 or fine > min(FINE_MAX, -(-code_bytes // SEGMENT)):
             raise damaged(label, f"{code_bytes} bytes, {fine} fine segments, {width} axes; the rotation has {axes}")
+        # A nibble has a field of each of its axes, and an axis lies in up to 16 nibbles.
+        if fields > NIBBLES_MAX * axes or levels > LEVELS_MAX * fields + LEVELS_FREE:
+            raise damaged(label, f"{fields} fields and {levels} levels for {axes} axes")
         table = cursor.take(fields * FIELD.size)
         deviation = cursor.column("f", axes)
         starts = cursor.column("I", 2 * code_bytes + 1)

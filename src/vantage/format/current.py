@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DamagedError
-from .layout import VERSION, damaged
+from ..bounded_json import loads
+from .layout import VERSION, damaged, other_version
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,18 @@ class Current:
     @classmethod
     def unpack(cls, data: bytes | memoryview, name: str) -> Current:
         try:
-            value = json.loads(bytes(data))
+            value = loads(data, JSON_DEPTH_MAX, JSON_PARTS_MAX)
             if value["format"] != VERSION:
-                raise DamagedError(
-                    f"{name}: format {value['format']}", hint=f"this reader knows version {VERSION}: update it"
-                )
+                raise other_version(name, value["format"])
             generation = value["generation"]
             root = _object(value["root"], f"{generation}/root.bin", ROOT_BYTES_MAX, name)
             manifest = _object(value["manifest"], f"{generation}/manifest.json", MANIFEST_BYTES_MAX, name)
             return cls(generation, root, manifest)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise damaged(name, f"is not a valid CURRENT ({type(error).__name__}: {error})"[:300]) from None
 
 
+JSON_DEPTH_MAX, JSON_PARTS_MAX = 16, 1024
 ROOT_BYTES_MAX = MANIFEST_BYTES_MAX = 64 << 20
 GENERATION = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from ..errors import DamagedError
 from .layout import BLOCKS_MAX, CODECS, DIMENSION_MAX, ID_KINDS, METRICS, ROUTERS, VECTOR_KINDS, Cursor, damaged
 
-_INDEX = struct.Struct("<IIQIIIIIIdI4x")
+ATTRIBUTE_KINDS = ("by block", "by row")
+_INDEX = struct.Struct("<IIQIIIIIIdII")
+# An index may keep more blocks than rows where rows were removed; only so many, as a block costs time to open.
+BLOCKS_FREE = 4096
 
 
 @dataclass(frozen=True)
@@ -26,18 +29,19 @@ class IndexSection:
     router: str
     row_scale: float
     places: int  # rows in blocks, copies counted
+    by_row: bool = False  # attributes can be read a row: its place stands in scan blocks and in ids.bin
 
     def pack(self) -> bytes:
         return _INDEX.pack(
             METRICS.index(self.metric), self.dimension, self.rows, self.blocks, self.shards,
             ID_KINDS.index(self.id_kind), VECTOR_KINDS.index(self.vector_kind), CODECS.index(self.codec),
-            ROUTERS.index(self.router), self.row_scale, self.places,
+            ROUTERS.index(self.router), self.row_scale, self.places, self.by_row,
         )  # fmt: skip
 
     @classmethod
     def unpack(cls, body: memoryview, label: str) -> IndexSection:
         cursor = Cursor(body, label)
-        metric, dimension, rows, blocks, shards, ids, vectors, codec, router, scale, places = cursor.unpack(_INDEX)
+        metric, dimension, rows, blocks, shards, ids, vectors, codec, router, scale, places, by = cursor.unpack(_INDEX)
         cursor.end()
 
         def name(table: tuple[str, ...], i: int, what: str) -> str:
@@ -49,8 +53,10 @@ class IndexSection:
             raise damaged(label, f"dimension {dimension}, blocks {blocks}, shards {shards}")
         if not 1e-40 < scale < 1e40 or not 1 <= rows <= places < 1 << 32:
             raise damaged(label, f"row scale {scale}, rows {rows}, places {places}")
+        if blocks > max(BLOCKS_FREE, rows):
+            raise damaged(label, f"{blocks} blocks for {rows} rows")
         return cls(
             name(METRICS, metric, "metric"), dimension, rows, blocks, shards, name(ID_KINDS, ids, "id kind"),
             name(VECTOR_KINDS, vectors, "vector kind"), name(CODECS, codec, "codec"), name(ROUTERS, router, "router"),
-            scale, places,
+            scale, places, name(ATTRIBUTE_KINDS, by, "kind of attributes") == "by row",
         )  # fmt: skip

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 from ..errors import DamagedError
 from ..kernels import crc32c
 
-VERSION = 1
+VERSION = 2
+SECTION_VERSION = 1
 REGIONS_VERSION = 2  # of the section of a router with regions: no earlier reader can use it
 ROOT_MAGIC = b"VANTROOT"
 SHARD_MAGIC = b"VANTSHRD"
@@ -46,6 +48,13 @@ BLOCKS_MAX = 1 << 20
 BLOCK_ROWS_MAX = 1 << 20
 ID_BYTES_MAX = 512
 ID_WIDTH_MAX = 32  # a longer id makes its block keep offsets
+READ_BYTES_MAX = 4 << 20  # of what is verified as one: a block, a routing page; the buffer grows to no more
+ATTRIBUTES_MAX = 4096
+ATTRIBUTE_NAME_BYTES_MAX = 512
+SCHEMA_BYTES_MAX = 256 << 10
+ATTRIBUTE_ROW_BYTES_MAX = 1 << 20  # of a row's JSON
+ATTRIBUTE_ROW_DEPTH_MAX = 65  # lists and objects open in each other: 64 of a value, and the row's own list
+ATTRIBUTE_ROW_PARTS_MAX = 1 << 15  # lists, objects and texts
 
 
 def aligned(n: int, to: int = ALIGN) -> int:
@@ -57,19 +66,26 @@ def damaged(where: str, what: str) -> DamagedError:
     return DamagedError(f"{where}: {what}", hint="the object is damaged: publish the index again, or build it again")
 
 
+def other_version(where: str, version: Any) -> DamagedError:
+    """The error for an object of another version of the format."""
+    older = isinstance(version, int) and version < VERSION
+    hint = f"this reader knows version {VERSION}: {'build the index again' if older else 'update the reader'}"
+    return DamagedError(f"{where}: format version {version!r}"[:200], hint=hint)
+
+
 def pack_head(
-    magic: bytes, total: int, sections: list[tuple[int, int, int, int]], router_version: int = VERSION
+    magic: bytes, total: int, sections: list[tuple[int, int, int, int]], router_version: int = SECTION_VERSION
 ) -> bytes:
     """Header and table of an object of `total` bytes; sections are (kind, offset, bytes, CRC-32C)."""
     table = b"".join(
-        SECTION.pack(kind, router_version if kind == ROUTER else VERSION, at, length, crc, 0)
+        SECTION.pack(kind, router_version if kind == ROUTER else SECTION_VERSION, at, length, crc, 0)
         for kind, at, length, crc in sections
     )
     head = HEADER.pack(magic, VERSION, len(sections), total, 0, 0)
     return HEADER.pack(magic, VERSION, len(sections), total, crc32c(head + table), 0) + table
 
 
-def pack_object(magic: bytes, sections: list[tuple[int, bytes]], router_version: int = VERSION) -> bytes:
+def pack_object(magic: bytes, sections: list[tuple[int, bytes]], router_version: int = SECTION_VERSION) -> bytes:
     """Header, table and sections of (kind, body), aligned."""
     at, entries = aligned(HEADER.size + SECTION.size * len(sections)), []
     for kind, body in sections:
@@ -91,7 +107,7 @@ def unpack_object(data: bytes | memoryview, magic: bytes, name: str) -> dict[int
     if found != magic:
         raise damaged(name, f"magic is {found!r}, not {magic!r}")
     if version != VERSION:
-        raise DamagedError(f"{name}: format version {version}", hint=f"this reader knows version {VERSION}: update it")
+        raise other_version(name, version)
     if total != len(view):
         raise damaged(name, f"{len(view)} bytes, its header says {total}")
     end = HEADER.size + SECTION.size * count
@@ -109,8 +125,8 @@ def unpack_object(data: bytes | memoryview, magic: bytes, name: str) -> dict[int
         last = offset + length
         if kind not in SECTION_NAMES:
             continue
-        newest = REGIONS_VERSION if kind == ROUTER else VERSION
-        if not VERSION <= section_version <= newest:
+        newest = REGIONS_VERSION if kind == ROUTER else SECTION_VERSION
+        if not SECTION_VERSION <= section_version <= newest:
             raise DamagedError(f"{label}: version {section_version}", hint=f"this reader knows version {newest}")
         body = view[offset : offset + length]
         if crc32c(body) != crc:
@@ -149,7 +165,7 @@ class Cursor:
 NUMBER_MAX = 1e9
 
 
-def finite(label: str, *columns: memoryview | list[float]) -> None:
+def finite(label: str, *columns: Iterable[float]) -> None:
     for column in columns:
         if not all(-NUMBER_MAX < v < NUMBER_MAX for v in column):
             raise damaged(label, f"holds a number that is not finite, or beyond {NUMBER_MAX:.0e}")

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..bounded_json import loads
 from .bounds import Bounds
 from .codecs import CODEC_SECTIONS, LrsqSection
 from .index import IndexSection
 from .layout import (
+    ATTRIBUTE_NAME_BYTES_MAX,
+    ATTRIBUTES_MAX,
     BLOCK_ROWS_MAX,
     BOUNDS,
     CENTRES,
@@ -22,16 +25,18 @@ from .layout import (
     ID_PAGES,
     INDEX,
     OBJECTS,
+    READ_BYTES_MAX,
     REGIONS_VERSION,
     ROOT_MAGIC,
     ROTATION,
     ROUTER,
     SCHEMA,
+    SCHEMA_BYTES_MAX,
     SECTION_NAMES,
+    SECTION_VERSION,
     STOP,
     VECTOR_BYTES,
     VECTORS,
-    VERSION,
     Cursor,
     aligned,
     damaged,
@@ -41,24 +46,36 @@ from .layout import (
 )  # fmt: skip
 from .rotations import ROTATION_SECTIONS, Rotation
 from .routers import ROUTER_SECTIONS, MlpSection, RouterSection, TwoLevelSection
+from .shard import SPOT_BYTES, BlockPlanes, block_planes
 from .stop import Stop
 
 
 def _router_version(router: RouterSection) -> int:
     """Regions came with version 2."""
     regions = isinstance(router, TwoLevelSection) or isinstance(router, MlpSection) and router.regions is not None
-    return REGIONS_VERSION if regions else VERSION
+    return REGIONS_VERSION if regions else SECTION_VERSION
+
+
+SCHEMA_DEPTH_MAX = 16
+SCHEMA_PARTS_MAX = 8 * ATTRIBUTES_MAX  # an attribute has five: itself, two names and two texts
 
 
 def unpack_schema(body: memoryview, label: str) -> Mapping[str, Any]:
     """{"attributes": [{"name": ..., "type": ...}, ...]} in the order of attribute blocks, and perhaps "model": text."""
+    if len(body) > SCHEMA_BYTES_MAX:
+        raise damaged(label, f"{len(body)} bytes, the limit is {SCHEMA_BYTES_MAX}")
     try:
-        schema = json.loads(bytes(body))
+        schema = loads(body, SCHEMA_DEPTH_MAX, SCHEMA_PARTS_MAX)
         if not all(isinstance(a["name"], str) and isinstance(a["type"], str) for a in schema["attributes"]):
             raise TypeError("a name or type is not text")
         if not isinstance(schema.get("model", ""), str):
             raise TypeError("the model is not text")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        names = [a["name"] for a in schema["attributes"]]
+        if len(names) > ATTRIBUTES_MAX or len(set(names)) < len(names):
+            raise TypeError(f"{len(names)} attributes, or two of one name; the limit is {ATTRIBUTES_MAX}")
+        if max((len(n.encode()) for n in names), default=0) > ATTRIBUTE_NAME_BYTES_MAX:
+            raise TypeError(f"a name is longer than {ATTRIBUTE_NAME_BYTES_MAX} bytes")
+    except (ValueError, KeyError, TypeError) as error:
         raise damaged(label, f"is not a schema ({type(error).__name__}: {error})"[:300]) from None
     found: Mapping[str, Any] = schema
     return found
@@ -130,6 +147,9 @@ class Directory:
                 end, attribute_end = offset[b] + size[b], attribute_offset[b] + attribute_size[b]
                 if end > shard_sizes[shard] or attribute_end > shard_sizes[shard]:
                     raise damaged(label, f"block {b} ends outside of shard {shard} of {shard_sizes[shard]} bytes")
+                if size[b] > READ_BYTES_MAX or attribute_size[b] > READ_BYTES_MAX and not index.by_row:
+                    longer = max(size[b], 0 if index.by_row else attribute_size[b])
+                    raise damaged(label, f"block {b} has {longer} bytes, the limit is {READ_BYTES_MAX}")
                 home = first_row[b + 1] - first_row[b]
                 if not 0 <= home <= rows[b] <= BLOCK_ROWS_MAX:
                     raise damaged(label, f"block {b} has {rows[b]} rows, {home} of them at home")
@@ -214,6 +234,7 @@ class Contract:
 
 
 _OBJECTS = struct.Struct("<III")
+OBJECTS_MAX = 1 << 16  # shards, and parts: their keys have five digits
 
 
 @dataclass(frozen=True)
@@ -234,12 +255,15 @@ class Objects:
     def unpack(cls, body: memoryview, label: str) -> Objects:
         cursor = Cursor(body, label)
         shards, parts, _ = cursor.unpack(_OBJECTS)
+        if max(shards, parts) > OBJECTS_MAX:
+            raise damaged(label, f"{shards} shards and {parts} parts, the limit is {OBJECTS_MAX}")
         sizes = list(cursor.column("Q", shards + parts + 1))
         cursor.end()
         return cls(sizes[:shards], sizes[shards:-1], sizes[-1])
 
 
 _VECTORS = struct.Struct("<II")
+PAGES_FREE, PAGE_ROWS_MIN = 4096, 256  # more than so many pages have on average so many rows
 
 
 @dataclass(frozen=True)
@@ -258,6 +282,8 @@ class VectorPages:
     def unpack(cls, body: memoryview, index: IndexSection, parts: list[int], label: str) -> VectorPages:
         cursor = Cursor(body, label)
         n, _ = cursor.unpack(_VECTORS)
+        if n > PAGES_FREE + index.rows // PAGE_ROWS_MIN:
+            raise damaged(label, f"{n} pages for {index.rows} rows")
         offset, part, first_row = cursor.column("Q", n), cursor.column("I", n), cursor.column("I", n + 1)
         cursor.end()
         if first_row[0] or first_row[n] != index.rows:
@@ -273,6 +299,11 @@ class VectorPages:
 
 ID_PAGE_ROWS = 4096
 ID_ENTRY_BYTES = 16  # in each page: u64 hash column, u32 row column, u32 check column (CRC-32C of the full vector)
+
+
+def id_entry(index: IndexSection) -> int:
+    """Bytes of a row in ids.bin: with its spot, three columns of u32 more, where attributes are by row."""
+    return ID_ENTRY_BYTES + SPOT_BYTES * index.by_row
 
 
 _ID_PAGES = struct.Struct("<II")
@@ -295,7 +326,7 @@ class IdPages:
         n, page_rows = cursor.unpack(_ID_PAGES)
         first_hash, crc = cursor.column("Q", n), cursor.column("I", n)
         cursor.end()
-        if page_rows != ID_PAGE_ROWS or n != -(-index.rows // ID_PAGE_ROWS) or size != index.rows * ID_ENTRY_BYTES:
+        if page_rows != ID_PAGE_ROWS or n != -(-index.rows // ID_PAGE_ROWS) or size != index.rows * id_entry(index):
             raise damaged(label, f"{n} pages of {page_rows} ids in {size} bytes for {index.rows} rows")
         return cls(first_hash, crc)
 
@@ -317,6 +348,10 @@ class Root:
     id_pages: IdPages
     stop: Stop | None = None  # an index of an earlier builder has none
     bounds: Bounds | None = None  # without them no answer can be proven
+
+    def planes(self, block: int) -> BlockPlanes:
+        """Where the planes of a scan block are."""
+        return block_planes(self.directory.rows[block], self.codec.code_bytes, self.index.by_row)
 
     def pack(self) -> bytes:
         """root.bin."""
@@ -375,6 +410,10 @@ class Root:
                 raise damaged(
                     f"{name}, section {SECTION_NAMES[kind]}", f"a price for {nbytes} bytes of blocks is out of range"
                 )
+        codec: LrsqSection = of(CODEC, CODEC_SECTIONS[index.codec].unpack, rotation.axes)
+        for b, (n, size) in enumerate(zip(directory.rows, directory.size, strict=True)):
+            if size < block_planes(n, codec.code_bytes, index.by_row).ids:
+                raise damaged(f"{name}, section {SECTION_NAMES[DIRECTORY]}", f"block {b} of {size} bytes has {n} rows")
         return cls(
             index,
             schema,
@@ -383,7 +422,7 @@ class Root:
             of(CENTRES, Centres.unpack, index),
             rotation,
             of(ROUTER, ROUTER_SECTIONS[index.router].unpack, index),
-            of(CODEC, CODEC_SECTIONS[index.codec].unpack, rotation.axes),
+            codec,
             contract,
             of(VECTORS, VectorPages.unpack, index, objects.parts),
             of(ID_PAGES, IdPages.unpack, index, objects.ids),

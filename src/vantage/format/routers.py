@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
 from .index import IndexSection
-from .layout import DIMENSION_MAX, Cursor, aligned, damaged, finite
+from .layout import DIMENSION_MAX, READ_BYTES_MAX, Cursor, aligned, damaged, finite
 
 _LSE = struct.Struct("<IIIff")
 
@@ -68,15 +69,14 @@ class LseSection:
         table = cursor.take(n * cls.stride(bits, index.dimension))
         cursor.end()
         finite(label, scale)
-        live = [w for w in weight if w != -math.inf]  # -inf: no such sub-centroid
-        finite(label, live)
-        if not live:
+        finite(label, (w for w in weight if w != -math.inf))  # -inf: no such sub-centroid
+        if max(weight) == -math.inf:
             raise damaged(label, "holds no sub-centroid")
         return cls(bits, subs, beta, temperature, table, scale, weight)
 
 
 _TWO_LEVEL = struct.Struct("<IIIIffQ")
-PAGE_BYTES_MAX = 4 << 20  # one read, into the buffer of the Wasm heap
+PAGE_BYTES_MAX = READ_BYTES_MAX
 
 
 @dataclass(frozen=True)
@@ -270,6 +270,7 @@ _TREE = struct.Struct("<IIIf")
 TREE_UNITS = 32  # of a node, and
 TREE_WAYS = 3  # children
 NO_CHILD = -(1 << 31)
+TREE_DEPTH_MAX = 32  # a level takes time; where no child has over half of the blocks there are 21 levels at most
 
 
 @dataclass(frozen=True)
@@ -337,6 +338,12 @@ class TreeSection:
             raise damaged(label, "a node or block is not a child exactly once")
         if any(0 <= c <= at // TREE_WAYS for at, c in there) or len({at // TREE_WAYS for at, _ in there}) != n:
             raise damaged(label, "a node has no child, or a child that comes before it")
+        depth = array("I", [1]) * n
+        for at, c in there:
+            if c >= 0:
+                depth[c] = depth[at // TREE_WAYS] + 1
+        if max(depth) > TREE_DEPTH_MAX:
+            raise damaged(label, f"the tree has {max(depth)} levels, the limit is {TREE_DEPTH_MAX}")
         finite(label, scale, bias, out_scale, [out_weight[at] for at, _ in there])
         if any(w != -math.inf for w, c in zip(out_weight, child, strict=True) if c == NO_CHILD):
             raise damaged(label, "a child that is not there has a weight")
@@ -345,6 +352,7 @@ class TreeSection:
 
 _ECVH = struct.Struct("<IIIff")
 WORD_MAX = 1024  # bits of a codeword
+SIGNS_BYTES_MAX = 16 << 20  # of the table of i8 that a reader makes of words or prefixes, a row a block
 MESSAGE_MAX = 32  # bits of a message
 
 
@@ -398,6 +406,8 @@ class EcvhSection:
             raise damaged(label, f"{n} directions of {bits} bits, messages of {message_bits} bits")
         if not 0 < beta < 1e9 or not 0 < temperature < 1e3:
             raise damaged(label, f"beta {beta}, temperature {temperature}")
+        if aligned(n, 16) * index.blocks > SIGNS_BYTES_MAX:
+            raise damaged(label, f"words of {n} bits for {index.blocks} blocks take over {SIGNS_BYTES_MAX} bytes")
         scale, bias, generator = cursor.column("f", n), cursor.column("f", n), cursor.column("I", n)
         messages = cursor.take(message_bits * -(-index.blocks // 8))
         table = cursor.take(n * LseSection.stride(bits, index.dimension))
@@ -480,25 +490,28 @@ class BecTreeSection:
         n, bits, _, temperature = cursor.unpack(_BEC_TREE)
         if bits not in (4, 8) or not 1 <= n <= BITS_MAX or not 0 < temperature < 1e3:
             raise damaged(label, f"{n} directions of {bits} bits, temperature {temperature}")
+        if aligned(2 * n, 16) * blocks > SIGNS_BYTES_MAX:
+            raise damaged(label, f"prefixes of {n} bits for {blocks} blocks take over {SIGNS_BYTES_MAX} bytes")
         scale, bias = cursor.column("f", n), cursor.column("f", n)
         asked = cursor.take(2 * blocks - 1)
         numbers = cursor.take(cls.planes(blocks) * -(-blocks // 8))
         table = cursor.take(n * LseSection.stride(bits, index.dimension))
         cursor.end()
         finite(label, scale, bias)
-        path: list[int] = []  # bits that are asked here, twice where the second side is reached
+        path, on_path = bytearray(), bytearray(LEAF)  # bits that are asked here; how often: twice on the second side
         open_nodes = 1
         for bit in asked:
-            if not open_nodes or (bit != LEAF and (bit >= n or bit in path)):
+            if not open_nodes or (bit != LEAF and (bit >= n or on_path[bit])):
                 raise damaged(label, "the tree ends early, or asks a bit that there is not, or one twice on a way")
             open_nodes += 1 if bit != LEAF else -1
             if bit != LEAF:
                 path.append(bit)
+                on_path[bit] = 1
                 continue
-            while len(path) > 1 and path[-1] == path[-2]:
-                del path[-2:]
+            while path and on_path[path[-1]] == 2:
+                on_path[path.pop()] = 0
             if path:
-                path.append(path[-1])
+                on_path[path[-1]] = 2
         made = cls(bits, temperature, scale, bias, asked, numbers, table)
         if open_nodes or sorted(made.blocks_of_leaves()) != [*range(blocks)]:
             raise damaged(label, "the leaves of the tree are not each block once")

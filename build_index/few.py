@@ -1,0 +1,63 @@
+"""Few rows: one block, read whole, and exact scores of every row, so that there is nothing to measure or to choose."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vantage.format import RERANK_MAX, Contract, Estimator, Point, Promise, Stop
+from vantage.plan import LANES, wave_ms
+
+from .codecs import CODECS
+from .codecs.planes import Codec
+from .contract import depths
+from .fit import Options
+from .lesson import spread_of
+from .measure import block_bytes
+from .partition import Partition
+from .rotations import ROTATIONS, default
+from .routers import lse
+from .rows import Rows
+from .shape import Shape, stored_centres
+from .stop import gather_of
+
+FEW_ROWS = RERANK_MAX  # a query may read the full vectors of so many
+CODE_BITS = 4  # a dimension
+SAMPLE_ROWS = 512
+SURE = (40.0, 0.0, 0.0, 0.0, 0.0)  # weights of an estimator that says that every neighbour was read
+
+
+def rotation_name(rows: Rows, options: Options) -> str | None:
+    """The rotation of the codes; None where the codec has directions of its own."""
+    few = "hadamard" if rows.count <= FEW_ROWS else default(options.codec, rows.dimension)
+    return options.rotation or few
+
+
+def shape_of(rows: Rows, seed: int) -> Shape:
+    """All rows in one block; the router has nothing to decide."""
+    x, home = rows.slice(0, rows.count), np.zeros(rows.count, np.int32)
+    section, centres = stored_centres(x.mean(0, keepdims=True), rows.metric)
+    subs = lse.sub_centroids(x, home, 1, seed)
+    beta = lse.BETAS[0] / spread_of(rows, np.arange(rows.count))
+    router = lse.section(subs, rows.metric, beta, lse.TEMPERATURES[0], lse.bits_of(rows.dimension))
+    return Shape(Partition(centres, home), np.full((rows.count, 0), -1, np.int32), "lse", router, section, centres)
+
+
+def codec_of(rows: Rows, options: Options) -> Codec:
+    """Codes for rows of any kind: so few say nothing of which directions are strong."""
+    d = rows.dimension
+    rotation, moment = rotation_name(rows, options), np.eye(d)
+    assert rotation is not None
+    sample = np.random.default_rng([options.seed, 8]).standard_normal((SAMPLE_ROWS, d), np.float32)
+    code_bytes = max(4, d * CODE_BITS // 32 * 4)
+    return CODECS[options.codec](moment, moment, code_bytes, sample, ROTATIONS[rotation](moment, options.seed))
+
+
+def promised(rows: Rows, shape: Shape, codec: Codec, id_bytes: float, options: Options) -> tuple[Contract, Stop]:
+    """Recall 1 at any k up to the rows, for the whole block and all full vectors."""
+    k, count = min(options.k, rows.count), rows.count
+    block = int(block_bytes(shape.sizes(), codec.code_bytes, id_bytes)[0])
+    vectors = gather_of(shape.partition.home, rows)(np.arange(count))
+    nbytes, gets = float(block + sum(vectors)), float(1 + len(vectors))
+    promise = Promise(1.0, 0, count, 0.0, nbytes, gets, 2.0, wave_ms([block]) + wave_ms(vectors))
+    points = tuple(Point(depth, 0, 1.0, nbytes, gets) for depth in depths(k))
+    return Contract(k, LANES, options.recall, points), Stop((Estimator(count, count, 1.0, 1.0, SURE),), (promise,))
