@@ -45,7 +45,7 @@ sys.path.append(str(ROOT / "tests"))
 from faults import RATES  # noqa: E402  the same file that runs in the Worker
 
 HEAP_MAX = 90 << 20
-CACHE_BYTES = 24 << 20  # as wrangler.toml has it
+CACHE_BYTES = 20 << 20  # as wrangler.toml has it
 ROUNDS = 5  # of all questions, until each is right again
 TIMEOUT_S = 1.0  # of a get in the Worker under test, so that a minute holds many of them
 VECTORS = 12

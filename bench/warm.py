@@ -26,7 +26,7 @@ from soak import project_with
 from build_index.evaluate import read_queries
 from build_index.serve import load, serve
 
-WARM_BYTES = 8 << 20  # as wrangler.toml has it
+WARM_BYTES = 6 << 20  # as wrangler.toml has it
 
 
 @dataclass

@@ -9,29 +9,32 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, NotFoundError, PreconditionError
 from obstore.store import S3Store
 
-from vantage.errors import ChangedError, InputError, StoreError
-from vantage.store import Body, Bytes
+from vantage.errors import ChangedError, DamagedError, InputError, StoreError
+from vantage.format.current import MANIFEST_BYTES_MAX
+from vantage.store import Body, Bytes, beneath, open_beneath
 
 from .endpoint import endpoint_of
+from .names import kind_of
 
 if TYPE_CHECKING:
     from obstore import GetOptions
 
 CHUNK_BYTES = 8 << 20  # of an upload or a read-back, each of a few at a time
 PARTS = 2  # of one upload, at a time
+# scheme, bucket, prefix: no query or fragment that would be lost, nothing that parsers read in two ways
+_ADDRESS = re.compile(r"(s3|r2)://([A-Za-z0-9][A-Za-z0-9._-]{0,254})/([^\x00-\x20\x7f-\xa0?#%\\]+?)/*")
 
 
 class ConflictError(StoreError):
@@ -48,10 +51,12 @@ class Stored:
 
 
 class Place(Protocol):
-    """The objects of one index; keys are relative to it. Each raises StoreError when the bucket fails."""
+    """The objects of one index; keys are relative to it. Each raises StoreError when the bucket fails, and where it is
+    a folder DamagedError for a link or what is no plain file.
+    """
 
-    def get(self, key: str) -> tuple[bytes, str] | None:
-        """A small object and its etag; None when there is none."""
+    def get(self, key: str, most: int = MANIFEST_BYTES_MAX) -> tuple[bytes, str] | None:
+        """A small object and its etag; None when there is none. Raises DamagedError over so many bytes."""
 
     def stated(self, key: str) -> tuple[int, str] | None:
         """Size and SHA-256 as the bucket knows them: noted at the upload, or read back; None without the object."""
@@ -62,7 +67,7 @@ class Place(Protocol):
     def read(self, key: str, offset: int, length: int) -> bytes:
         """So many bytes of an object from `offset` on, fewer at its end; StoreError without the object."""
 
-    def upload(self, key: str, source: Path, sha256: str) -> None:
+    def upload(self, key: str, file: BinaryIO, sha256: str) -> None:
         """Puts a file, in parts; the object appears whole or not at all."""
 
     def put(self, key: str, data: bytes) -> None:
@@ -71,7 +76,8 @@ class Place(Protocol):
     def swap(self, key: str, data: bytes, etag: str | None) -> None:
         """Puts a small object where the one there has this etag (None: where there is none), else ConflictError."""
 
-    def list(self) -> list[Stored]: ...
+    def list(self, below: str = "") -> list[Stored]:
+        """What has a name that the format knows: all, or those below a folder. Others may be there, and stay."""
 
     def delete(self, key: str) -> None:
         """Deletes an object, which may be gone already."""
@@ -87,17 +93,20 @@ def place(address: str, environment: Mapping[str, str] = os.environ) -> Place:
     """The index at an address. Raises InputError for an address or an environment that names no bucket."""
     if "://" not in address:
         return FolderPlace(local(address))
-    parts = urlsplit(address)
-    prefix = parts.path.strip("/")
-    if parts.scheme not in ("s3", "r2") or not parts.netloc or not prefix or "@" in parts.netloc:
-        raise InputError("that is not the address of an index", hint="s3://bucket/name, r2://bucket/name or a folder")
-    endpoint = endpoint_of(parts.scheme, environment)
+    found = _ADDRESS.fullmatch(address)
+    if found is None or any(part in ("", ".", "..") for part in found[3].split("/")):
+        raise InputError(
+            "that is not the address of an index",
+            hint="s3://bucket/name, r2://bucket/name or a folder; of letters, digits and usual signs",
+        )
+    scheme, bucket, prefix = found.groups()
+    endpoint = endpoint_of(scheme, environment)
     missing = [n for n in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(n)]
     if missing:
         raise InputError(f"{address}: no keys", hint=f"set {' and '.join(missing)}")
-    region = environment.get("AWS_REGION", "auto" if parts.scheme == "r2" else "us-east-1")
+    region = environment.get("AWS_REGION", "auto" if scheme == "r2" else "us-east-1")
     store = S3Store(
-        parts.netloc, prefix=prefix, endpoint=endpoint, region=region,
+        bucket, prefix=prefix, endpoint=endpoint, region=region,
         access_key_id=environment["AWS_ACCESS_KEY_ID"], secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
         client_options={"allow_http": endpoint is not None and not endpoint.startswith("https://")},
     )  # fmt: skip
@@ -109,6 +118,11 @@ def _failed(address: str, key: str, error: Exception) -> StoreError:
     status = re.search(r"status code: (\d{3} [A-Za-z ]+)", str(error))
     what = status[1].strip() if status else type(error).__name__
     return StoreError(f"{address}/{key}: {what}", hint="check keys, permissions and the network, and run it again")
+
+
+def _small(where: str, size: int, most: int) -> None:
+    if size > most:
+        raise DamagedError(f"{where}: {size:,} bytes, the limit is {most:,}", hint="publish the index again")
 
 
 def _unwilling(path: Path, error: OSError) -> StoreError:
@@ -147,9 +161,10 @@ class StorePlace:
     def __init__(self, store: S3Store, address: str) -> None:
         self.store, self.address = store, address.rstrip("/")
 
-    def get(self, key: str) -> tuple[bytes, str] | None:
+    def get(self, key: str, most: int = MANIFEST_BYTES_MAX) -> tuple[bytes, str] | None:
         try:
             found = obstore.get(self.store, key)
+            _small(f"{self.address}/{key}", found.meta["size"], most)
             return bytes(found.bytes()), found.meta["e_tag"] or ""
         except (NotFoundError, FileNotFoundError):
             return None
@@ -184,12 +199,11 @@ class StorePlace:
         except (BaseError, OSError) as error:
             raise _failed(self.address, key, error) from None
 
-    def upload(self, key: str, source: Path, sha256: str) -> None:
+    def upload(self, key: str, file: BinaryIO, sha256: str) -> None:
         try:
-            with source.open("rb") as file:
-                obstore.put(
-                    self.store, key, file, attributes={"sha256": sha256}, chunk_size=CHUNK_BYTES, max_concurrency=PARTS
-                )
+            obstore.put(
+                self.store, key, file, attributes={"sha256": sha256}, chunk_size=CHUNK_BYTES, max_concurrency=PARTS
+            )
         except (BaseError, OSError) as error:
             raise _failed(self.address, key, error) from None
 
@@ -207,13 +221,19 @@ class StorePlace:
         except (BaseError, OSError) as error:
             raise _failed(self.address, key, error) from None
 
-    def list(self) -> list[Stored]:
+    def list(self, below: str = "") -> list[Stored]:
         try:
             return [
                 Stored(found["path"], found["size"], found["last_modified"].timestamp())
-                for batch in obstore.list(self.store)
+                for batch in obstore.list(self.store, below or None)
                 for found in batch
+                if kind_of(found["path"])
             ]
+        except InvalidPathError:
+            raise StoreError(
+                f"{self.address}: a key below it has an empty part, '..' or a control character and cannot be listed",
+                hint="nothing here writes such keys: delete it with the bucket's own tools",
+            ) from None
         except (BaseError, OSError) as error:
             raise _failed(self.address, "", error) from None
 
@@ -252,15 +272,64 @@ class Remote:
         return [self.name]
 
 
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keeps other builds, publishes and gcs out of a folder, which is made; until this ends, or the process dies.
+
+    Raises InputError at once where one is at work, OSError where the folder cannot be made.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def beside(place: Place, *, make: bool = False) -> Iterator[None]:
+    """Keeps builds out of a place that is a folder; others that change it may come beside. make: the folder, first.
+
+    Raises InputError at once where a build is at work.
+    """
+    if not isinstance(place, FolderPlace) or not (make or place.path.is_dir()):
+        yield
+        return
+    try:
+        place.path.mkdir(parents=True, exist_ok=True)
+        with _locked(place.path, fcntl.LOCK_SH):
+            yield
+    except OSError as error:
+        raise _unwilling(place.path, error) from None
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = "a build" if how == fcntl.LOCK_SH else "another build"
+            with suppress(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                what = "a publish, rollback or gc"
+            raise InputError(f"{what} is writing {path}", hint="let it end, or name another folder") from None
+        yield
+    finally:
+        os.close(folder)
+
+
 class FolderPlace:
-    """A folder; an object's etag is the SHA-256 of its bytes."""
+    """A folder, which may be named by a link: links in it are not followed. An object's etag is the SHA-256 of its
+    bytes.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def get(self, key: str) -> tuple[bytes, str] | None:
+    def get(self, key: str, most: int = MANIFEST_BYTES_MAX) -> tuple[bytes, str] | None:
         try:
-            data = (self.path / key).read_bytes()
+            with open_beneath(self.path, key) as file:
+                _small(str(self.path / key), os.fstat(file.fileno()).st_size, most)
+                data = file.read(most)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -272,7 +341,7 @@ class FolderPlace:
 
     def digest(self, key: str) -> tuple[int, str] | None:
         try:
-            with (self.path / key).open("rb") as file:
+            with open_beneath(self.path, key) as file:
                 return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -280,25 +349,34 @@ class FolderPlace:
             raise _unwilling(self.path / key, error) from None
 
     def read(self, key: str, offset: int, length: int) -> bytes:
-        try:
-            with (self.path / key).open("rb") as file:
+        with self.open(key) as file:
+            try:
                 file.seek(offset)
                 return file.read(length)
+            except OSError as error:
+                raise _unwilling(self.path / key, error) from None
+
+    def open(self, key: str) -> BinaryIO:
+        """An object as a file. StoreError without it."""
+        try:
+            return open_beneath(self.path, key)
         except OSError as error:
             raise _unwilling(self.path / key, error) from None
 
-    def upload(self, key: str, source: Path, sha256: str) -> None:
-        self._write(key, lambda part: shutil.copyfile(source, part))
+    def upload(self, key: str, file: BinaryIO, sha256: str) -> None:
+        self._write(key, file)
 
     def put(self, key: str, data: bytes) -> None:
-        self._write(key, lambda part: part.write_bytes(data))
+        self._write(key, io.BytesIO(data))
 
-    def _write(self, key: str, fill: Callable[[Path], object]) -> None:
+    def _write(self, key: str, source: BinaryIO) -> None:
         target = self.path / key
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fill(part)
+            beneath(self.path, key).parent.mkdir(parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)
+            with part.open("xb") as file:
+                shutil.copyfileobj(source, file, CHUNK_BYTES)
             part.replace(target)
         except OSError as error:
             with suppress(OSError):
@@ -308,7 +386,7 @@ class FolderPlace:
     def swap(self, key: str, data: bytes, etag: str | None) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            lock = os.fdopen(os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
         except OSError as error:
             raise _unwilling(self.path, error) from None
         with lock:  # file systems have no conditional rename
@@ -318,18 +396,22 @@ class FolderPlace:
                 raise ConflictError(f"{self.path / key}: changed meanwhile", hint="run it again")
             self.put(key, data)
 
-    def list(self) -> list[Stored]:
+    def list(self, below: str = "") -> list[Stored]:
         out = []
-        for folder, _, names in os.walk(self.path, onerror=self._walked):
+        start = beneath(self.path, below) if below else self.path
+        for folder, _, names in os.walk(start, onerror=self._walked):
             for path in (Path(folder, name) for name in names):
+                key = path.relative_to(self.path).as_posix()
+                if kind_of(key) is None:
+                    continue
                 try:
-                    stat = path.stat()
+                    stat = path.lstat()
                 except FileNotFoundError:  # another process may be deleting
                     continue
                 except OSError as error:
                     raise _unwilling(path, error) from None
                 if S_ISREG(stat.st_mode):
-                    out.append(Stored(path.relative_to(self.path).as_posix(), stat.st_size, stat.st_mtime))
+                    out.append(Stored(key, stat.st_size, stat.st_mtime))
         return sorted(out, key=lambda found: found.key)
 
     def _walked(self, error: OSError) -> None:
@@ -339,7 +421,7 @@ class FolderPlace:
     def delete(self, key: str) -> None:
         target = self.path / key
         try:
-            target.unlink(missing_ok=True)
+            beneath(self.path, key).unlink(missing_ok=True)
             for folder in takewhile(lambda folder: folder != self.path, target.parents):
                 folder.rmdir()
         except OSError as error:

@@ -18,6 +18,7 @@ from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.service import NAME
 
 from .attributes import check_rows, check_schema, schema_of, spot_bytes
+from .bucket import alone
 from .choose import Choice, block_counts, choose
 from .codecs import CODECS
 from .contract import target_point
@@ -98,19 +99,20 @@ def build(
     check(source, out, options, metric)
     scratch = out / ".scratch"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
-        kind = stored_kind(source.kind, wide)
-        _check_room(source, out, kind)
-        with _spooled(source, scratch, options, metric, kind, say, tell, skip_bad_rows) as spooled:
-            return _build(source, spooled, out, options, metric, wide, say, tell)
+        with alone(out):
+            try:
+                shutil.rmtree(scratch, ignore_errors=True)
+                kind = stored_kind(source.kind, wide)
+                _check_room(source, out, kind)
+                with _spooled(source, scratch, options, metric, kind, say, tell, skip_bad_rows) as spooled:
+                    return _build(source, spooled, out, options, metric, wide, say, tell)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         where = error.filename or scratch
         raise InputError(
             f"cannot write {where}: {error.strerror or error}", hint="free some space or name another --out"
         ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _spooled(
@@ -245,7 +247,7 @@ def _build(
     manifest |= {"skipped": skipped} if skipped else {}
     current, nbytes = write_index(
         rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done),
-        norms=options.error_norms,
+        norms=options.error_norms, locked=True,
     )  # fmt: skip
     return Report(
         out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, spooled.duplicate_vectors,

@@ -6,17 +6,20 @@ import asyncio
 import json
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from typer.core import TyperGroup
 
 from vantage import api
 from vantage.errors import InputError, VantageError
 from vantage.index import Query
+from vantage.service import NAME
 from vantage.stats import Receipt
 
 from .bucket import place
@@ -37,12 +40,51 @@ from .evaluate import open_index, read_queries
 from .fit import Options
 from .generations import publish
 from .partition import PARTITIONS
+from .plain import plain
 from .rotations import ROTATIONS
 from .routers import ROUTERS
 from .source import Source, open_source, source_metric
-from .terminal import Address, Json, State, err, folder, nbytes, out, progress, size
+from .terminal import (
+    Address,
+    Json,
+    State,
+    complain,
+    err,
+    folder,
+    nbytes,
+    out,
+    print_json,
+    printable,
+    progress,
+    size,
+)
+
+Usage: Any = typer.BadParameter.__base__  # the error of a wrong command line, which typer has under no name
+
+
+class Commands(TyperGroup):
+    """Words of a wrong command line, which a shell may have taken from names of files, are repeated plainly."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _plainly():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _plainly():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    try:
+        yield
+    except Usage as error:
+        error.message = plain(error.message)
+        raise
+
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -132,25 +174,25 @@ def build_command(
             metric,
             wide=vectors == "f32",
             say=say,
-            tell=lambda text: err.print(f"note: {text}"),
+            tell=lambda text: err.print(f"note: {plain(text)}"),
             skip_bad_rows=skip_bad_rows,
         )
         if target is not None:
             publish(home, target, lambda share: say("publish", share))
     seconds = time.monotonic() - started
     if as_json:
-        print(json.dumps(report.as_dict() | {"index": to, "seconds": round(seconds, 1)}))
+        print_json(report.as_dict() | {"index": to, "seconds": round(seconds, 1)})
     else:
         show_report(report, seconds, to)
 
 
 def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
     for note in source.notes:
-        err.print(f"note: {note}", highlight=False)
+        err.print(f"note: {plain(note)}", highlight=False)
     raw = source.rows * source.dimension * {"f32": 4, "f16": 2}.get(source.kind, 1)
     err.print(
         f"{source.rows:,} rows of {source.dimension} {source.kind} ({size(raw)}), {metric}, ids {source.id_kind}, "
-        f"{len(source.attributes)} attributes -> {to}\n"
+        f"{len(source.attributes)} attributes -> {plain(to)}\n"
         f"recall@{options.k} {options.recall}, about {size(1.9 * raw)} of scratch and index, memory within "
         f"{size(options.memory_bytes)}: read, find exact neighbours, measure candidates, write",
         highlight=False,
@@ -160,7 +202,7 @@ def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
 def show_report(report: Report, seconds: float | None, index: str | None = None) -> None:
     """The table that ends a build. index: its address where that is not the folder it was built in."""
     table = Table(
-        title=f"{index or report.index}  generation {report.current.generation}",
+        title=f"{plain(index or str(report.index))}  generation {report.current.generation}",
         title_justify="left",
         show_header=False,
     )
@@ -181,14 +223,14 @@ def show_report(report: Report, seconds: float | None, index: str | None = None)
     table.add_row("a query", f"{reads}, nothing cached")
     table.add_row("a million", f"${point['usd_per_million_queries']:.2f} of reads and requests")
     for note in report.notes:
-        table.add_row("note", note)
+        table.add_row("note", plain(note))
     if seconds is not None:
         table.add_row("built in", f"{seconds:.0f} s")
     out.print(table)
     if seconds is not None:
         out.print(
-            f"Try: vantage query {index or report.index} --id ID"
-            + ("" if index and "://" in index else f"   or: vantage serve {report.index.parent}"),
+            f"Try: vantage query {plain(index or str(report.index))} --id ID"
+            + ("" if index and "://" in index else f"   or: vantage serve {plain(str(report.index.parent))}"),
             highlight=False,
         )
 
@@ -205,16 +247,17 @@ def info(index: Address, as_json: Json = False) -> None:
     total = sum(root.objects.shards) + sum(root.objects.parts) + root.objects.ids + opened.current.root.size
     described |= {"bytes": total, "root_bytes": opened.current.root.size, **target_cost(root.contract)}
     if as_json:
-        print(json.dumps(described))
+        print_json(described)
         return
-    table = Table(title=index, title_justify="left", show_header=False)
+    table = Table(title=plain(index), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column()
     for name in ("generation", "rows", "dimension", "metric", "id", "blocks", "codec", "router"):
         table.add_row(name, f"{described[name]:,}" if isinstance(described[name], int) else str(described[name]))
     if described["model"]:
-        table.add_row("model", described["model"])
-    table.add_row("attributes", ", ".join(f"{a['name']} ({a['type']})" for a in described["attributes"]) or "none")
+        table.add_row("model", plain(described["model"]))
+    names = ", ".join(f"{a['name']} ({a['type']})" for a in described["attributes"])
+    table.add_row("attributes", plain(names) or "none")
     table.add_row(
         "size", f"{size(total)}, root {size(opened.current.root.size)}; ${storage_usd(total):.4f} a month in R2"
     )
@@ -271,14 +314,17 @@ def query(
 
     answer = asyncio.run(ask())
     if as_json:
-        print(json.dumps(api.answer_body(answer, ["attributes", "receipt"])))
+        print_json(api.answer_body(answer, ["attributes", "receipt"]))
         return
     names = [a["name"] for a in opened.root.schema["attributes"]]
-    table = Table("", "id", "score", *names)
+    table = Table("", "id", "score", *map(plain, names))
     for i, m in enumerate(answer.matches, 1):
         shown = [_cell((m.attributes or {}).get(name)) for name in names]
         table.add_row(
-            str(i), str(m.id if isinstance(m.id, int) else m.id.decode(errors="replace")), f"{m.score:.4f}", *shown
+            str(i),
+            plain(str(m.id if isinstance(m.id, int) else m.id.decode(errors="replace"))),
+            f"{m.score:.4f}",
+            *shown,
         )
     out.print(table)
     out.print(receipt_line(answer.receipt.as_dict()), highlight=False)
@@ -296,7 +342,7 @@ def _id(text: str, kind: str) -> int | bytes:
 
 
 def _cell(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else text[:59] + "…"
 
 
@@ -340,7 +386,7 @@ def explain(
     values = read_queries(vector, 1).vectors[0].tolist()
     plan = api.explain(open_index(index), Query(values, top_k, recall))
     if as_json:
-        print(json.dumps(plan))
+        print_json(plan)
         return
     table = Table(
         "shard", "blocks", "from byte", "bytes", title=f"{plan['gets']} GETs in one wave", title_justify="left"
@@ -367,7 +413,7 @@ def serve(
         str | None,
         typer.Option(envvar="VANTAGE_TOKEN", help="Bearer token; without it everybody on this machine may read."),
     ] = None,
-    cache: Annotated[str, typer.Option(help="Cache of planes.")] = "24MiB",
+    cache: Annotated[str, typer.Option(help="Cache of planes.")] = "20MiB",
     state: State = None,
 ) -> None:
     """Load a bucket folder into local R2 and serve it with the real Worker on real workerd, until Ctrl-C.
@@ -378,13 +424,14 @@ def serve(
 
     variables = {"VANTAGE_CACHE_BYTES": str(nbytes(cache))}
     variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
-    err.print(f"loading {bucket} into local R2 ...", highlight=False)
+    err.print(f"loading {plain(str(bucket))} into local R2 ...", highlight=False)
     counts = host.load(bucket, state or host.STATE, prune=True)
     err.print(
         f"{counts['written']} objects written, {counts['kept']} already there; starting the Worker ...", highlight=False
     )
     with host.serve(state or host.STATE, port=port, variables=variables) as server:
-        name = next((p.parent.name for p in sorted(bucket.glob("*/CURRENT"))), "NAME")
+        names = sorted(p.parent.name for p in bucket.glob("*/CURRENT"))
+        name = next(filter(NAME.fullmatch, names), "NAME")  # goes into a command that people copy
         header = '-H "Authorization: Bearer $VANTAGE_TOKEN" ' if token else ""
         out.print(f"serving {server.url}\n  curl {header}{server.url}/v1/indexes/{name}", highlight=False)
         try:
@@ -404,8 +451,9 @@ app.command("diff")(diff_command)
 
 def main() -> None:
     """Entry point: an error is one sentence on stderr and exit status 2 (the user's) or 1 (ours)."""
+    printable()
     try:
         app(standalone_mode=True)
     except VantageError as error:
-        err.print(f"vantage: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        complain(str(error))
         sys.exit(2 if isinstance(error, InputError) else 1)

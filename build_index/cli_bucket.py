@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import UTC, datetime
 from typing import Annotated
@@ -16,7 +15,8 @@ from . import generations as g
 from .bucket import place
 from .diff import KINDS, diff
 from .evaluate import open_index
-from .terminal import Address, Bucket, Json, State, err, folder, out, progress, size
+from .plain import plain
+from .terminal import Address, Bucket, Json, State, err, folder, out, print_json, progress, size
 from .verify import verify_deep
 
 
@@ -37,23 +37,25 @@ def publish_command(
     if target is None:
         from . import serve as host
 
+        g.whole(path)
         counts = host.load(path.parent, state or host.STATE, only=path.name)
         if as_json:
-            print(json.dumps(counts))
+            print_json(counts)
             return
         out.print(
-            f"{index}: {counts['written']} objects written ({size(counts['bytes'])}), {counts['kept']} already there",
+            f"{plain(index)}: {counts['written']} objects written ({size(counts['bytes'])}), "
+            f"{counts['kept']} already there",
             highlight=False,
         )
         return
     with progress(opened.root.index.rows, "rows") as say:
         report = g.publish(path, place(target), lambda share: say("publish", share))
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
         return
     was = f", before it {report['previous']}" if report["swapped"] and report["previous"] else ""
     out.print(
-        f"{target}: generation {report['generation']} is live{was}; {report['objects']} objects, "
+        f"{plain(target)}: generation {report['generation']} is live{was}; {report['objects']} objects, "
         f"{size(report['bytes'])}, of which {size(report['written_bytes'])} were sent",
         highlight=False,
     )
@@ -66,13 +68,13 @@ def generations_command(index: Address, as_json: Json = False) -> None:
     """
     found = g.generations(place(index))
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
         return
-    table = Table("generation", "", "rows", "size", "written (UTC)", title=index, title_justify="left")
+    table = Table("generation", "", "rows", "size", "written (UTC)", title=plain(index), title_justify="left")
     for one in found:
         mark = ("live" if one["live"] else "") if one["whole"] else "partial" + (", live" if one["live"] else "")
         written = datetime.fromtimestamp(one["written"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-        rows = "" if one["rows"] is None else f"{one['rows']:,}"
+        rows = f"{one['rows']:,}" if isinstance(one["rows"], int) else ""
         table.add_row(one["generation"], mark, rows, size(one["bytes"]), written)
     out.print(table)
 
@@ -88,10 +90,10 @@ def rollback_command(
     """
     report = g.rollback(place(index), generation)
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
         return
     was = f"; {report['previous']} stays in the bucket" if report["swapped"] else " already"
-    out.print(f"{index}: generation {report['generation']} is live{was}", highlight=False)
+    out.print(f"{plain(index)}: generation {report['generation']} is live{was}", highlight=False)
 
 
 def gc_command(
@@ -106,11 +108,11 @@ def gc_command(
     """
     report = g.gc(place(index), _seconds(older_than), dry_run=dry_run)
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
         return
     verb = "would delete" if dry_run else "deleted"
     names = ", ".join(report["deleted"]) or "nothing"
-    out.print(f"{index}: {verb} {names} ({size(report['bytes'])})", highlight=False)
+    out.print(f"{plain(index)}: {verb} {names} ({size(report['bytes'])})", highlight=False)
 
 
 def _seconds(text: str) -> float:
@@ -138,17 +140,17 @@ def verify_command(
         if deep and not report["damage"]:  # decoding tells nothing of objects that are not those that were written
             report |= verify_deep(where, lambda share: say("decode", share))
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
     else:
         for sentence in report["damage"]:
-            err.print(f"damaged: {sentence}", highlight=False)
+            err.print(f"damaged: {plain(sentence)}", highlight=False)
         state = f"{report['damages']} damaged" if report["damage"] else "whole"
         if "codes" in report:
             state += (
                 f"; {report['rows']:,} rows in {report['blocks']:,} blocks decoded, {report['codes']:,} codes compared"
             )
         out.print(
-            f"{index}: generation {report['generation']}, {report['objects']} objects, "
+            f"{plain(index)}: generation {report['generation']}, {report['objects']} objects, "
             f"{size(report['bytes'])}: {state}",
             highlight=False,
         )
@@ -171,7 +173,7 @@ def diff_command(
     with progress(1, "indexes") as say:
         found = diff(old, new, lambda share: say("compare", share))
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
         return
     counts = found["rows"]
     out.print(
@@ -182,10 +184,10 @@ def diff_command(
     for kind in KINDS:
         if found["ids"][kind]:
             more = " ..." if counts[kind] > len(found["ids"][kind]) else ""
-            out.print(f"{kind}: {', '.join(map(str, found['ids'][kind]))}{more}", highlight=False)
+            out.print(f"{kind}: {', '.join(plain(str(i)) for i in found['ids'][kind])}{more}", highlight=False)
     table = Table("", "old", "new")
     for name, was in found["old"].items():
         now = found["new"][name]
         if was != now:
-            table.add_row(name, *(size(v) if name == "bytes" else str(v) for v in (was, now)))
+            table.add_row(name, *(size(v) if name == "bytes" else plain(str(v)) for v in (was, now)))
     out.print(table if table.row_count else "nothing else differs")

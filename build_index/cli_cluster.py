@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +20,12 @@ from vantage.format import METRICS
 
 from .cluster import Cluster, clusters_of, names_of, tree_over
 from .evaluate import read_queries
+from .plain import plain
 from .reopen import reopen
 from .rows import Rows, row_scale
 from .source import open_source
 from .spool import spool
-from .terminal import Json, err, folder, nbytes, out, progress, writable
+from .terminal import Json, err, folder, nbytes, out, print_json, progress, writable
 from .treemap import treemap
 
 SHOWN = 40  # clusters in the table
@@ -76,19 +76,19 @@ def cluster_command(
         medoids = [_id(ids[c.typical[0]]) if c.typical else None for c in found]
     if image:
         areas = [(c.size, c.prefix[:GROUP_BITS], names[c.number]) for c in found if c.size]
-        image.write_text(treemap(areas, f"{len(areas)} clusters of {path}"))
+        image.write_text(treemap(areas, f"{len(areas)} clusters of {path}"), encoding="utf-8")
     if as_json:
         clusters = [
             {"cluster": c.number, "size": c.size, "prefix": c.prefix, "medoid": m, "typical": names.get(c.number, [])}
             for c, m in zip(found, medoids, strict=True)
         ]
-        print(json.dumps({"rows": len(label), "clusters": clusters} | _placed(placed)))
+        print_json({"rows": len(label), "clusters": clusters} | _placed(placed))
         return
     _show(found, names, len(label))
     if placed is not None and not to:
-        out.print(f"{len(placed):,} vectors of {assign}: " + ", ".join(map(str, placed[:SHOWN])))
+        out.print(f"{len(placed):,} vectors of {plain(str(assign))}: " + ", ".join(map(str, placed[:SHOWN])))
     for file in filter(None, (to, image)):
-        err.print(f"wrote {file}", highlight=False)
+        err.print(f"wrote {plain(str(file))}", highlight=False)
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def _show(found: list[Cluster], names: dict[int, list[str]], rows: int) -> None:
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
     table.add_column("most typical")
     for c in sorted(found, key=lambda c: -c.size)[:SHOWN]:
-        table.add_row(str(c.number), f"{c.size:,}", f"{c.size / rows:.1%}", "; ".join(names.get(c.number, [])))
+        table.add_row(str(c.number), f"{c.size:,}", f"{c.size / rows:.1%}", plain("; ".join(names.get(c.number, []))))
     out.print(table)
     if len(found) > SHOWN:
         out.print(f"and {len(found) - SHOWN:,} smaller ones")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,8 @@ from vantage.errors import InputError
 from .curve import CURVE_QUERIES, picture
 from .curve import curve as measure_curve
 from .evaluate import evaluate, read_queries
-from .terminal import Address, Bucket, Json, folder, nbytes, out, progress, size, writable
+from .plain import plain
+from .terminal import Address, Bucket, Json, folder, nbytes, out, print_json, progress, size, writable
 
 
 def eval_command(
@@ -53,7 +53,7 @@ def eval_command(
             progress=lambda share: say("queries", share),
         )  # fmt: skip
     if as_json:
-        print(json.dumps(result))
+        print_json(result)
         return
     table = Table(show_header=False)
     table.add_column(style="bold")
@@ -61,7 +61,11 @@ def eval_command(
     for name, value in result.items():
         table.add_row(
             name,
-            f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
+            f"{value:,.4f}"
+            if isinstance(value, float)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else plain(str(value)),
         )
     out.print(table)
 
@@ -79,13 +83,13 @@ def _curve(
             progress=lambda promise, share: say(f"promise {promise:.4f}", share),
         )  # fmt: skip
     if svg is not None:
-        svg.write_text(picture(found))
+        svg.write_text(picture(found), encoding="utf-8")
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
         return
     table = Table(
         f"promise, k {found['promise_k']}", f"recall@{found['k']}", "GETs", "bytes", "waves", "ms p50", "ms p99",
-        title=f"{path}: {found['queries']:,} queries at each promise, times modelled", title_justify="left",
+        title=f"{plain(path)}: {found['queries']:,} queries at each promise, times modelled", title_justify="left",
     )  # fmt: skip
     kept = next((p["promise"] for p in found["points"] if p["promise"] >= found["target"]), None)
     for p in found["points"]:
@@ -111,10 +115,10 @@ def export_router_command(
     writable(to)
     told = export_router(folder(index), to)
     if as_json:
-        print(json.dumps(told))
+        print_json(told)
         return
     out.print(
-        f"{to}: {size(told['bytes'])}, {told['router']} router of {index}, {told['dimension']} dimensions, "
-        f"{told['blocks']:,} blocks, generation {told['generation']}",
+        f"{plain(str(to))}: {size(told['bytes'])}, {told['router']} router of {plain(index)}, "
+        f"{told['dimension']} dimensions, {told['blocks']:,} blocks, generation {told['generation']}",
         highlight=False,
     )

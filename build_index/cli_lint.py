@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -12,8 +11,9 @@ from vantage.errors import InputError
 from vantage.format import METRICS
 
 from .lint import lint
+from .plain import plain
 from .source import open_source, source_metric
-from .terminal import Json, err, out
+from .terminal import Json, err, out, print_json
 
 
 def lint_command(
@@ -33,14 +33,14 @@ def lint_command(
     found = lint(opened, chosen)
     if as_json:
         told = {"rows": opened.rows, "dimension": opened.dimension, "kind": opened.kind, "metric": chosen}
-        print(json.dumps(told | {"findings": [finding.as_dict() for finding in found]}))
+        print_json(told | {"findings": [finding.as_dict() for finding in found]})
     else:
         for note in opened.notes:
-            err.print(f"note: {note}", highlight=False)
+            err.print(f"note: {plain(note)}", highlight=False)
         title = f"{opened.rows:,} rows of {opened.dimension} {opened.kind}, {chosen}"
         table = Table("", "found", "what to do", title=title, title_justify="left")
         for finding in found:
-            table.add_row(finding.level, finding.what, finding.todo)
+            table.add_row(finding.level, plain(finding.what), plain(finding.todo))
         out.print(table)
     if any(finding.level == "error" for finding in found):
         raise typer.Exit(1)

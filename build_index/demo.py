@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from vantage.errors import VantageError
 
@@ -16,14 +15,14 @@ from .build import build
 from .cli import receipt_line, show_report
 from .fit import Options
 from .source import open_source
-from .terminal import progress
+from .terminal import Screen, complain, progress
 
 SAMPLE = host.ROOT / "sample"
 BUCKET = host.ROOT / ".vantage" / "bucket"
 QUESTIONS = (50, 25, 325)  # of the held-out queries: a moth, a conflict, a tree
 MEMORY_BYTES = 1 << 30
 
-out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+out = Screen(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def main() -> None:
@@ -73,5 +72,5 @@ if __name__ == "__main__":
     try:
         main()
     except VantageError as error:
-        Console(stderr=True).print(f"demo: {error}", style="red", markup=False, highlight=False)
+        complain(str(error))
         sys.exit(1)

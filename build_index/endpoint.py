@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from vantage.errors import InputError
 
+# Of a URL what two parsers cannot read in two ways: no user, no backslash, no blank, no query, no fragment.
+_ENDPOINT = re.compile(
+    r"(https?)://([A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?"
+    r"((?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*)/?",
+    re.IGNORECASE | re.ASCII,
+)
+
 
 def endpoint_of(scheme: str, environment: Mapping[str, str]) -> str | None:
-    """Where a bucket is asked; None: S3 itself. InputError where that is not known, or keys would go in the clear."""
-    endpoint, account = environment.get("AWS_ENDPOINT_URL"), environment.get("CLOUDFLARE_ACCOUNT_ID")
+    """Where a bucket is asked, as scheme://host[:port][/path]; None: S3 itself.
+
+    Raises InputError where that is not known, where it is no plain address, or where keys would go in the clear.
+    """
+    # The variable of S3 alone comes first, as in other tools.
+    name = "AWS_ENDPOINT_URL_S3" if environment.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
+    endpoint, account = environment.get(name), environment.get("CLOUDFLARE_ACCOUNT_ID")
     if endpoint:
-        plain = not endpoint.startswith("https://")
-        if plain and urlsplit(endpoint).hostname not in ("127.0.0.1", "::1", "localhost"):
-            raise InputError(
-                "the endpoint is not https", hint="AWS_ENDPOINT_URL must begin with https:// off this machine"
-            )
-        return endpoint
+        return _plain(endpoint, name)
     if scheme != "r2":
         return None
     if not account or not re.fullmatch("[0-9a-f]{32}", account):
@@ -26,3 +33,25 @@ def endpoint_of(scheme: str, environment: Mapping[str, str]) -> str | None:
             "r2://: which account is not known", hint="set CLOUDFLARE_ACCOUNT_ID, 32 hex digits, or AWS_ENDPOINT_URL"
         )
     return f"https://{account}.r2.cloudflarestorage.com"
+
+
+def _plain(endpoint: str, name: str) -> str:
+    found = _ENDPOINT.fullmatch(endpoint)
+    if found is None or ".." in found[2] or (found[2][0] == "[" and _address(found[2]) is None):
+        raise InputError(
+            f"{name} is no plain address", hint="write https://host, with a port or a path where it has one; no more"
+        )
+    scheme, host = found[1].lower(), found[2].lower()
+    if found[3] is not None and not 1 <= int(found[3]) <= 65535:
+        raise InputError(f"{name} names port {found[3]}", hint="ports are 1 to 65535")
+    address = _address(host)
+    if scheme == "http" and host != "localhost" and not (address is not None and address.is_loopback):
+        raise InputError("the endpoint is not https", hint=f"{name} must begin with https:// off this machine")
+    return f"{scheme}://{host}{f':{int(found[3])}' if found[3] else ''}{found[4]}"
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host.strip("[]"))
+    except ValueError:
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -14,22 +14,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vantage.errors import DamagedError, InputError, NotFoundError, StoreError, VantageError
+from vantage.bounded_json import loads
+from vantage.errors import DamagedError, InputError, NotFoundError, StoreError
 from vantage.format import Current, ObjectName, Root, TwoLevelSection, part_key, shard_key
+from vantage.store import CURRENT_BYTES_MAX
 
-from .bucket import ConflictError, FolderPlace, Place, Stored
+from .bucket import ConflictError, FolderPlace, Place, Stored, beside
+from .names import GENERATION, MARK, check_objects
 
 UPLOADS = 4  # at a time
-NAME = re.compile("[0-9a-f]{16}")  # of the generations that the builder writes
-MARK = "gc-"  # begins an object below a generation: a gc, one a mark, is deleting it
+MANIFEST_DEPTH_MAX, MANIFEST_PARTS_MAX = 32, 1 << 20
 MARK_S = 3600.0  # a gc that has not ended by then has died
 Say = Callable[[float], None]
 
 
 def manifest_objects(data: bytes, generation: str) -> list[ObjectName]:
-    """What a manifest names. Raises DamagedError where it is not the one that the generation is named after."""
+    """What a manifest names. Raises DamagedError where it is not the one that the generation is named after, or names
+    anything but the objects of this generation.
+    """
     try:
-        manifest = json.loads(data)
+        manifest = loads(data, MANIFEST_DEPTH_MAX, MANIFEST_PARTS_MAX, finite=False)
         found = [ObjectName(o["key"], o["size"], o["sha256"]) for o in manifest.pop("objects")]
         named = {o.key.removeprefix(f"{generation}/"): (o.size, o.sha256) for o in found}
         del manifest["generation"]
@@ -37,11 +41,12 @@ def manifest_objects(data: bytes, generation: str) -> list[ObjectName]:
         found, named, manifest = [], {}, None
     if hashlib.sha256(json.dumps([named, manifest]).encode()).hexdigest()[:16] != generation:
         raise DamagedError(f"{generation}/manifest.json: is not what the builder wrote", hint="publish it again")
+    check_objects(found, generation)
     return found
 
 
 def _current(place: Place) -> tuple[Current | None, str | None, dict[str, Any]]:
-    found = place.get("CURRENT")
+    found = place.get("CURRENT", CURRENT_BYTES_MAX)
     if found is None:
         return None, None, {}
     return Current.unpack(found[0], "CURRENT"), found[1], json.loads(found[0])
@@ -54,12 +59,10 @@ def live(place: Place) -> tuple[Current, str | None, dict[str, Any]]:
     return current, etag, members
 
 
-def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[str, Any]:
-    """Puts the live generation of the folder `source` into a bucket and makes it live there.
+def whole(source: Path) -> tuple[Current, list[ObjectName], bytes]:
+    """The live generation of a folder, its objects and its manifest, once all of them are there in their sizes.
 
-    Objects that are there with the same size and SHA-256 are kept, so that a publish that was interrupted goes on.
-    Raises InputError where an object of the generation is there with other bytes, ConflictError where another
-    publisher came first, StoreError where the bucket fails: CURRENT then names what it named before.
+    Raises DamagedError where one is not, is a link, or has a name that the format does not know.
     """
     home = FolderPlace(source)
     current, _, _ = live(home)
@@ -67,8 +70,32 @@ def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[s
     if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:
         raise DamagedError(f"{source / current.manifest.key}: is not what CURRENT says", hint="build the index again")
     objects = manifest_objects(text[0], current.generation)
+    for o in objects:
+        with home.open(o.key) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size != o.size:
+            raise DamagedError(f"{source / o.key}: {size} bytes, wants {o.size}", hint="build the index again")
     if bad := unlike(home, current, objects):
         raise DamagedError(f"{source}: {bad[0]}", hint="build the index again")
+    return current, objects, text[0]
+
+
+def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[str, Any]:
+    """Puts the live generation of the folder `source` into a bucket and makes it live there.
+
+    Objects that are there with the same size and SHA-256 are kept, so that a publish that was interrupted goes on.
+    Raises InputError where an object of the generation is there with other bytes, ConflictError where another
+    publisher came first, StoreError where the bucket fails: CURRENT then names what it named before. A folder into
+    which a build is writing takes no publish, rollback or gc: InputError.
+    """
+    current, objects, text = whole(source)  # before the first byte moves
+    with beside(place, make=True):
+        return _publish(FolderPlace(source), current, objects, text, place, say)
+
+
+def _publish(
+    home: FolderPlace, current: Current, objects: list[ObjectName], text: bytes, place: Place, say: Say
+) -> dict[str, Any]:
     unmarked(place, current.generation)
     before, etag, _ = _current(place)
     total, done, written = sum(o.size for o in objects), 0, 0
@@ -84,7 +111,8 @@ def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[s
                 hint="`vantage verify` tells what is damaged; delete that object, or publish under another name",
             )
         try:
-            place.upload(o.key, source / o.key, o.sha256)
+            with home.open(o.key) as file:
+                place.upload(o.key, file, o.sha256)
         except StoreError:  # the answer may be lost, not the object
             if place.digest(o.key) != wanted:
                 raise
@@ -101,7 +129,7 @@ def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[s
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    seal(place, current, text[0])
+    seal(place, current, text)
     swapped = before is None or before.generation != current.generation
     if swapped:
         _swap(place, current, before, etag)
@@ -110,13 +138,13 @@ def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[s
         if now != current.generation:
             raise _outrun(now, current.generation)
     return {"generation": current.generation, "previous": before.generation if before else None,
-            "objects": len(objects) + 1, "bytes": total + len(text[0]), "written_bytes": written,
+            "objects": len(objects) + 1, "bytes": total + len(text), "written_bytes": written,
             "swapped": swapped}  # fmt: skip
 
 
 def unmarked(place: Place, generation: str) -> None:
     """Raises ConflictError for a generation that a gc is deleting."""
-    if any(found.key.startswith(f"{generation}/{MARK}") for found in place.list()):
+    if any(found.key.startswith(f"{generation}/{MARK}") for found in place.list(generation)):
         raise ConflictError(
             f"`vantage gc` is deleting {generation}",
             hint="let it end; where it broke off, run it again after an hour; then publish the index again",
@@ -170,10 +198,11 @@ def _swap(place: Place, new: Current, old: Current | None, etag: str | None) -> 
 
 
 def _grouped(place: Place) -> dict[str, list[Stored]]:
+    """By generation: what has a name that the format knows."""
     out: dict[str, list[Stored]] = {}
     for found in place.list():
         name, _, rest = found.key.partition("/")
-        if rest and NAME.fullmatch(name):
+        if rest:
             out.setdefault(name, []).append(found)
     return out
 
@@ -188,13 +217,14 @@ def generations(place: Place) -> list[dict[str, Any]]:
         if all(s.key.startswith(f"{name}/{MARK}") for s in stored):  # of a gc that died
             continue
         sizes = {s.key: s.size for s in stored}
-        text, told, whole = place.get(f"{name}/manifest.json"), dict[str, Any](), False
-        if text is not None:
-            with suppress(VantageError):
-                objects = manifest_objects(text[0], name)
-                told, whole = json.loads(text[0]), all(sizes.get(o.key) == o.size for o in objects)
+        told, entire = dict[str, Any](), False
+        with suppress(DamagedError):
+            text = place.get(f"{name}/manifest.json")
+            objects = manifest_objects(text[0], name) if text else []
+            told = json.loads(text[0]) if text else {}
+            entire = bool(objects) and all(sizes.get(o.key) == o.size for o in objects)
         out.append(
-            {"generation": name, "live": current is not None and current.generation == name, "whole": whole,
+            {"generation": name, "live": current is not None and current.generation == name, "whole": entire,
              "bytes": sum(sizes.values()), "written": max(s.modified for s in stored), "rows": told.get("rows"),
              "contract": told.get("contract")}
         )  # fmt: skip
@@ -203,7 +233,7 @@ def generations(place: Place) -> list[dict[str, Any]]:
 
 def named(place: Place, generation: str) -> tuple[Current, list[ObjectName], bytes]:
     """What CURRENT would be with this generation live; its objects; its manifest. NotFoundError without a manifest."""
-    found = place.get(f"{generation}/manifest.json") if NAME.fullmatch(generation) else None
+    found = place.get(f"{generation}/manifest.json") if GENERATION.fullmatch(generation) else None
     if found is None:
         raise NotFoundError(f"there is no whole generation {generation}", hint="`vantage generations` lists them")
     objects = manifest_objects(found[0], generation)
@@ -219,9 +249,14 @@ def rollback(place: Place, generation: str | None = None) -> dict[str, Any]:
 
     Raises InputError where none can be named, DamagedError where it is not whole, ConflictError as publish.
     """
+    with beside(place):
+        return _rollback(place, generation)
+
+
+def _rollback(place: Place, generation: str | None) -> dict[str, Any]:
     current, etag, members = live(place)
     wanted = generation or members.get("previous")
-    if not isinstance(wanted, str) or not NAME.fullmatch(wanted):
+    if not isinstance(wanted, str) or not GENERATION.fullmatch(wanted):
         if generation is not None:
             raise InputError(f"{generation!r} is not a generation", hint="name one of `vantage generations`")
         raise InputError("which generation was live before is not known", hint="name one of `vantage generations`")
@@ -231,6 +266,8 @@ def rollback(place: Place, generation: str | None = None) -> dict[str, Any]:
     bad = [o.key for o in objects if place.digest(o.key) != (o.size, o.sha256)]
     if bad:
         raise DamagedError(f"{bad[0]}: is missing or not what was written", hint="name another, or publish it again")
+    if bad := unlike(place, new, objects):
+        raise DamagedError(bad[0], hint="name another, or publish it again")
     seal(place, new, text)
     _swap(place, new, current, etag)
     return {"generation": wanted, "previous": current.generation, "swapped": True}
@@ -244,6 +281,11 @@ def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, A
     the other. The manifest goes next: what is left of a generation then cannot be rolled back to, and the next run
     deletes it. Marks of other runs stay, until they are so old that their run must have died.
     """
+    with beside(place):
+        return _gc(place, older_than, dry_run)
+
+
+def _gc(place: Place, older_than: float, dry_run: bool) -> dict[str, Any]:
     live(place)
     deleted, freed, run = [], 0, MARK + secrets.token_hex(8)
     for name, seen in sorted(_grouped(place).items()):
@@ -271,7 +313,7 @@ def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, A
 
 def _garbage(place: Place, name: str, older_than: float) -> list[Stored]:
     """All objects of a generation that may go, as they are now, but for marks; none of one that may not."""
-    stored = [s for s in _grouped(place).get(name, []) if not s.key.startswith(f"{name}/{MARK}")]
+    stored = [s for s in place.list(name) if not s.key.startswith(f"{name}/{MARK}")]
     current, _, members = live(place)
     young = any(time.time() - s.modified < older_than for s in stored)
     return [] if young or name in (current.generation, members.get("previous")) else stored
@@ -293,23 +335,29 @@ def unlike(place: Place, current: Current, objects: list[ObjectName]) -> list[st
         f"{key}: root.bin counts on {size} bytes, the manifest names {sizes.get(key, 'no such object')}"
         for key, size in wanted.items()
         if sizes.get(key) != size
-    ]
+    ] + [f"{key}: root.bin knows no such object" for key in sizes if key not in wanted and key != current.root.key]
 
 
 def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
     """Reads every object of the live generation and compares size and SHA-256; `damage` is a list of sentences."""
     current, _, _ = live(place)
     damage: list[str] = []
-    text = place.get(current.manifest.key)
-    if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:
-        return {"generation": current.generation, "objects": 1, "bytes": 0,
-                "damage": [f"{current.manifest.key}: is missing or not what CURRENT says"]}  # fmt: skip
-    objects = manifest_objects(text[0], current.generation)
+    try:
+        text = place.get(current.manifest.key)
+        if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:
+            raise DamagedError(f"{current.manifest.key}: is missing or not what CURRENT says")
+        objects = manifest_objects(text[0], current.generation)
+    except DamagedError as error:
+        return {"generation": current.generation, "objects": 1, "bytes": 0, "damage": [error.message]}
     if current.root not in objects:
         damage.append(f"{current.root.key}: CURRENT and the manifest name different ones")
     total, done = sum(o.size for o in objects), 0
     for o in objects:
-        found = place.digest(o.key)
+        try:
+            found = place.digest(o.key)
+        except DamagedError as error:
+            damage.append(error.message)
+            continue
         if found is None:
             damage.append(f"{o.key}: is missing")
         elif found[0] != o.size:

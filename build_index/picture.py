@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
+from .plain import plain
+
 WIDTH, HEIGHT = 860, 460
 LEFT, RIGHT, TOP, BOTTOM = 64, 230, 44, 52  # margins in pixels; labels of lines stand in the right one
 PANEL, PANEL_GAP = 250, 56  # pixels of a small plot, and between two
@@ -18,6 +20,11 @@ text { font: 13px system-ui, sans-serif; fill: #24292f } .title { font-size: 15p
 .line { fill: none; stroke-width: 2 } .lead { stroke-opacity: .5; stroke-width: 1 }
 @media (prefers-color-scheme: dark) { text { fill: #d7dce2 } }
 """
+
+
+def shown(text: str) -> str:
+    """A text of data as the contents of an element: XML has no escape for control characters."""
+    return escape(plain(text))
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Box:
 def _open(width: float, height: float, left: float, title: str) -> list[str]:
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"><style>{STYLE}</style>',
-        f'<text class="title" x="{left}" y="24">{escape(title)}</text>',
+        f'<text class="title" x="{left}" y="24">{shown(title)}</text>',
     ]
 
 
@@ -83,7 +90,7 @@ def _frame(box: Box, x: Axis, y: Axis) -> list[str]:
         out.append(f'<text x="{box.left - 8}" y="{at + 4:.1f}" text-anchor="end">{tick:g}</text>')
     out.append(f'<rect class="frame" x="{box.left}" y="{box.top}" width="{box.across}" height="{box.down}"/>')
     below = box.top + box.down + BOTTOM - 12
-    out.append(f'<text x="{box.left + box.across / 2}" y="{below}" text-anchor="middle">{escape(x.label)}</text>')
+    out.append(f'<text x="{box.left + box.across / 2}" y="{below}" text-anchor="middle">{shown(x.label)}</text>')
     return out
 
 
@@ -91,7 +98,7 @@ def _beside(box: Box, y: Axis) -> str:
     """The label of the y axis, at the left edge of the picture."""
     middle = box.top + box.down / 2
     turned = f'text-anchor="middle" transform="rotate(-90 18 {middle})"'
-    return f'<text x="18" y="{middle}" {turned}>{escape(y.label)}</text>'
+    return f'<text x="18" y="{middle}" {turned}>{shown(y.label)}</text>'
 
 
 def _places(points: Sequence[tuple[float, float]], x: Axis, y: Axis, box: Box) -> list[tuple[float, float]]:
@@ -153,5 +160,5 @@ def panels(plots: Sequence[tuple[Axis, Mapping[str, Sequence[tuple[float, float]
 def _name(left: float, middle: float, colour: str, name: str) -> list[str]:
     return [
         f'<rect x="{left}" y="{middle - 4:.1f}" width="8" height="8" fill="{colour}"/>',
-        f'<text x="{left + 13}" y="{middle + 4:.1f}">{escape(name)}</text>',
+        f'<text x="{left + 13}" y="{middle + 4:.1f}">{shown(name)}</text>',
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,16 +26,17 @@ from vantage.format import (
 )
 
 from .arrays import Arrays
+from .bucket import FolderPlace
 from .choose import Choice
 from .codecs import rabitq, sign
 from .codecs.planes import QUERY_ALPHA, Codec, Encoded, Quantizer
 from .evaluate import open_index
+from .generations import whole
 from .partition import Partition
 from .rotations.butterfly import axes_of
 from .rows import Ints, Rows
 from .shape import Shape
 from .source import DTYPES
-from .write import holds
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def reopen(path: Path) -> Saved:
     root, generation = index.root, index.current.generation
     if root.stop is None:
         raise InputError(f"{path} was built before indexes had promises", hint="build it again")
-    manifest = _manifest(path, index.current.manifest.key, index.current.manifest.sha256)
+    manifest = _manifest(path)
     section, directory = root.index, root.directory
     tables = [pq.read_table(path / part_key(generation, part)) for part in range(len(root.objects.parts))]
     table = pa.concat_tables(tables).combine_chunks()
@@ -150,15 +150,13 @@ def codec_of(root: Root) -> Codec:
     )  # fmt: skip
 
 
-def _manifest(path: Path, key: str, sha256: str) -> dict[str, Any]:
+def _manifest(path: Path) -> dict[str, Any]:
     """The manifest, once every object is what it says."""
-    data = (path / key).read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise DamagedError(f"{path / key}: SHA-256 differs from what CURRENT says", hint="publish the index again")
-    manifest: dict[str, Any] = json.loads(data)
-    for stated in manifest["objects"]:
-        if not holds(path, {stated["key"]: (stated["size"], stated["sha256"])}):
-            raise DamagedError(f"{path / stated['key']}: is not what was written", hint="publish the index again")
+    _, objects, text = whole(path)
+    for o in objects:
+        if FolderPlace(path).digest(o.key) != (o.size, o.sha256):
+            raise DamagedError(f"{path / o.key}: is not what was written", hint="publish the index again")
+    manifest: dict[str, Any] = json.loads(text)
     return manifest
 
 

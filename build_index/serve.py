@@ -64,10 +64,17 @@ def load(bucket: Path, state: Path = STATE, *, only: str = "", prune: bool = Fal
     Objects that are there with the same bytes are left alone, `CURRENT` keys are written last, and with `prune` keys
     that have no file are deleted below the top folders copied. With `only`, that top folder alone. Names that start
     with a dot are left out. Returns the counts `written`, `kept`, `deleted` and `bytes` (written).
-    Raises InputError when there is no such folder, VantageError when the copy fails.
+    Raises InputError when there is no such folder or a link in it, VantageError when the copy fails.
     """
     if not (bucket / only).is_dir():
         raise InputError(f"no folder {bucket / only}", hint="name a folder that `vantage build --out` wrote into")
+    for folder, folders, files in os.walk(bucket / only):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(folder, name) for name in (*folders, *files) if not name.startswith(".")):
+            if path.is_symlink():
+                raise InputError(
+                    f"{path} is a link, and links are not followed", hint="move what it names to its place"
+                )
     with (ROOT / "wrangler.toml").open("rb") as config:
         name = tomllib.load(config)["r2_buckets"][0]["bucket_name"]
     command = [node(), HOST / "load.mjs", bucket, state, name, f"--only={only}", *(["--prune"] if prune else [])]

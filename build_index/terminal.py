@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 
 from vantage.errors import InputError
 
 from .bucket import local
 from .fit import Say
+from .plain import plain_lines
+
+
+class Screen(Console):
+    """A console that no text can command: whatever is printed, only the console's own codes reach the terminal raw."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain_lines(segment.text), segment.style)
+
 
 # No markup: what is printed holds names and texts of users.
-out, err = Console(soft_wrap=True, markup=False, emoji=False), Console(stderr=True, markup=False, emoji=False)
+out, err = Screen(soft_wrap=True, markup=False, emoji=False), Screen(stderr=True, markup=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 State = Annotated[Path | None, typer.Option(help="Folder of local R2; .vantage in the checkout by default.")]
@@ -36,6 +50,23 @@ def nbytes(text: str) -> int:
         raise InputError(f"{text!r} is not a size", hint="write 40MiB, 1GiB or a number of bytes")
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+
+
+def print_json(value: Any) -> None:
+    """One JSON object in a line of ASCII."""
+    print(json.dumps(value).replace("\x7f", "\\u007f"))
+
+
+def complain(sentence: str) -> None:
+    """An error on stderr; lines after the first are set in, so that none of them looks like a word of ours."""
+    err.print("vantage: " + sentence.replace("\n", "\n    "), style="red", highlight=False, soft_wrap=True)
+
+
+def printable() -> None:
+    """Lets stdout and stderr take texts that their encoding has not, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def size(n: float) -> str:

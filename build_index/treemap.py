@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from xml.sax.saxutils import escape
 
-from .picture import COLOURS, STYLE
+from .picture import COLOURS, STYLE, shown
 
 WIDTH, HEIGHT, TOP = 1200, 760, 36  # pixels
 LINE = 15  # pixels of a line of text
@@ -36,18 +35,18 @@ def treemap(areas: Sequence[tuple[int, str, Sequence[str]]], title: str) -> str:
     groups = list(dict.fromkeys(group for _, group, _ in areas))
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><style>{STYLE}</style>',
-        f'<text class="title" x="4" y="24">{escape(title)}</text>',
+        f'<text class="title" x="4" y="24">{shown(title)}</text>',
     ]
     places = boxes([size for size, _, _ in areas], (0, TOP, WIDTH, HEIGHT - TOP))
     for (size, group, lines), (left, top, across, down) in zip(areas, places, strict=True):
         colour = COLOURS[groups.index(group) % len(COLOURS)]
         out.append(
             f'<g><rect x="{left:.1f}" y="{top:.1f}" width="{across:.1f}" height="{down:.1f}" fill="{colour}" '
-            f'fill-opacity=".28" stroke="{colour}"/><title>{escape(f"{size:,}: " + "; ".join(lines))}</title>'
+            f'fill-opacity=".28" stroke="{colour}"/><title>{shown(f"{size:,}: " + "; ".join(lines))}</title>'
         )
         room = int((across - 8) / LETTER)
         for i, line in enumerate(lines[: int((down - 4) / LINE)] if room >= 4 else ()):
-            shown = line if len(line) <= room else line[: room - 1] + "…"
-            out.append(f'<text x="{left + 4:.1f}" y="{top + LINE * (i + 1):.1f}">{escape(shown)}</text>')
+            cut = line if len(line) <= room else line[: room - 1] + "…"
+            out.append(f'<text x="{left + 4:.1f}" y="{top + LINE * (i + 1):.1f}">{shown(cut)}</text>')
         out.append("</g>")
     return "\n".join([*out, "</svg>", ""])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ import shutil
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vantage.errors import InputError, LimitError, VantageError
+from vantage.errors import DamagedError, InputError, LimitError, VantageError
 from vantage.format import (
     ATTRIBUTES,
     BLOCKS_FREE,
@@ -51,7 +50,7 @@ from vantage.kernels import crc32c
 from vantage.rows import id_hash
 
 from .attributes import BLOCK_BYTES_MAX, are_long, pieces, schema_of
-from .bucket import FolderPlace
+from .bucket import FolderPlace, alone
 from .choose import Choice
 from .codecs.planes import Encoded, encode_blocks
 from .generations import pointer, seal, unmarked
@@ -194,17 +193,18 @@ def write_index(
     *,
     norms: bool = False,
     encode: Encode | None = None,
+    locked: bool = False,
 ) -> tuple[Current, int]:
     """Writes a generation under the folder `out` and makes it live; (CURRENT, bytes of all objects).
 
     All is written into `.building` and renamed when it is whole; CURRENT is replaced last. A build that dies leaves the
     index as it was. norms: with error norms, for exact answers. encode: where codes come from that are known already.
-    Raises InputError when the disk is full, f16 cannot hold a value, another build is writing there, or a reader would
-    refuse the index.
+    locked: the caller is `alone` in the folder. Raises InputError when the disk is full, f16 cannot hold a value,
+    something else is writing there, or a reader would refuse the index.
     """
     building = out / BUILDING
     try:
-        with _alone(out):
+        with nullcontext() if locked else alone(out):
             try:
                 shutil.rmtree(building, ignore_errors=True)
                 (building / "vectors").mkdir(parents=True)
@@ -215,21 +215,6 @@ def write_index(
         raise InputError(
             f"cannot write {out}: {error.strerror or error}", hint="free some space or name another --out"
         ) from error
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keeps another build out of the folder, until this one ends or dies."""
-    out.mkdir(parents=True, exist_ok=True)
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another build is writing {out}", hint="let it end, or name another --out") from None
-        yield
-    finally:
-        os.close(folder)
 
 
 def _write(
@@ -608,7 +593,8 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
     target, old = out / generation, _live(out)
     unmarked(FolderPlace(out), generation)
     # What is there already, whole, may be live: moving it would leave CURRENT without its objects for a moment.
-    if holds(target, objects | {"manifest.json": (len(text), current.manifest.sha256)}):
+    stated = objects | {"manifest.json": (len(text), current.manifest.sha256)}
+    if _holds(out, {f"{generation}/{key}": one for key, one in stated.items()}):
         seal(FolderPlace(out), current, text)
     else:
         if target.exists():  # damaged since
@@ -616,7 +602,8 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
         building.rename(target)
         shutil.rmtree(target / "replaced", ignore_errors=True)
     if old != generation:
-        with (out / ".CURRENT.new").open("wb") as file:
+        (out / ".CURRENT.new").unlink(missing_ok=True)
+        with (out / ".CURRENT.new").open("xb") as file:
             file.write(pointer(current, {"previous": old} if old else {}))
             _sync(file)
         (out / ".CURRENT.new").replace(out / "CURRENT")
@@ -627,10 +614,11 @@ def _publish(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curre
     return current, sum(size for size, _ in objects.values()) + len(text)
 
 
-def holds(folder: Path, objects: dict[str, tuple[int, str]]) -> bool:
+def _holds(folder: Path, objects: dict[str, tuple[int, str]]) -> bool:
     """Whether the objects in a folder have these sizes and SHA-256."""
-    paths = {folder / key: stated for key, stated in objects.items()}
-    return all(p.is_file() and (p.stat().st_size, _sha256(p)) == stated for p, stated in paths.items())
+    with suppress(DamagedError):
+        return all(FolderPlace(folder).digest(key) == stated for key, stated in objects.items())
+    return False
 
 
 def _live(out: Path) -> str | None:

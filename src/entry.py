@@ -14,6 +14,7 @@ from workers import DurableObject, Response, WorkerEntrypoint
 from vantage.api import Access, Reply, handle
 from vantage.errors import ChangedError
 from vantage.format import Current
+from vantage.plan import Limits
 from vantage.request import BODY_BYTES_MAX, TooLargeError
 from vantage.service import REVALIDATE_S, Service
 from vantage.stats import Receipt
@@ -21,9 +22,9 @@ from vantage.store import Body, Reader, read_small
 from vantage.warm import Asker, Held
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
-CACHE_BYTES = 24 << 20
+CACHE_BYTES = 20 << 20
 WARM_ROOT_BYTES_MAX = 8 << 20  # a larger root is read from the bucket: one call hands it out
-WARM_BYTES = 8 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
+WARM_BYTES = 6 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
 
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None
@@ -100,9 +101,35 @@ def _names(env: Any, name: str) -> tuple[str, ...]:
     return tuple(part.rstrip("/") for part in _setting(env, name).lower().replace(",", " ").split())
 
 
-def _bytes(env: Any, name: str, usual: int) -> int:
+def _number(env: Any, name: str, usual: int) -> int:
     setting = _setting(env, name)
     return int(setting) if setting.isdigit() else usual
+
+
+def _limits(env: Any) -> Limits:
+    """What a request may ask for: what is built in, or less by settings; "0" for VANTAGE_EXACT switches that off."""
+    usual = Limits()
+    return Limits(
+        vectors=min(usual.vectors, _number(env, "VANTAGE_VECTORS_MAX", usual.vectors)),
+        top_k=min(usual.top_k, _number(env, "VANTAGE_TOP_K_MAX", usual.top_k)),
+        rerank=min(usual.rerank, _number(env, "VANTAGE_RERANK_MAX", usual.rerank)),
+        gets=min(usual.gets, _number(env, "VANTAGE_GETS_MAX", usual.gets)),
+        bytes=min(usual.bytes, _number(env, "VANTAGE_READ_BYTES_MAX", usual.bytes)),
+        exact=_setting(env, "VANTAGE_EXACT") != "0",
+    )
+
+
+def _joined(parts: list[bytes]) -> Any:
+    """Bytes on the JavaScript side, None for none: a copy, as the SDK would hand out a view of the heap."""
+    if not parts:
+        return None
+    from js import Uint8Array
+
+    whole, at = Uint8Array.new(sum(map(len, parts))), 0
+    for part in parts:
+        whole.subarray(at, at + len(part)).assign(part)
+        at += len(part)
+    return whole
 
 
 async def _body(request: Any) -> bytes:
@@ -151,16 +178,15 @@ class Default(WorkerEntrypoint):
             _held.clear()
         for work in reply.after:
             _background(self.ctx, work)
-        from pyodide.ffi import to_js  # a copy: the SDK would hand out a view of the heap
-
-        return Response(to_js(reply.sent) if reply.sent else None, status=reply.status, headers=reply.headers)
+        return Response(_joined(reply.parts), status=reply.status, headers=reply.headers)
 
     def _service(self) -> Service:
         """The isolate's service."""
         global _service
         if _service is None:
-            _service = Service(R2Bucket(self.env.BUCKET), _bytes(self.env, "VANTAGE_CACHE_BYTES", CACHE_BYTES))
-            if _bytes(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES):
+            _service = Service(R2Bucket(self.env.BUCKET), _number(self.env, "VANTAGE_CACHE_BYTES", CACHE_BYTES))
+            _service.limits = _limits(self.env)
+            if _number(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES):
                 _service.asker = Asker(self._ask, self._give)
         _service.warm = self._warm
         if _service.asker is not None:  # a stub belongs to its request
@@ -209,7 +235,7 @@ class WarmIndex(DurableObject):
     def _held(self) -> Held:
         global _held
         if _held is None:
-            _held = Held(_bytes(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES))
+            _held = Held(_number(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES))
         return _held
 
     async def _load(self, name: str) -> None:

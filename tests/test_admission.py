@@ -62,7 +62,7 @@ def test_who_waits_too_long_and_who_finds_too_many_is_told(monkeypatch: pytest.M
         return [str(e) for e in found]
 
     said = asyncio.run(run())
-    assert ["no room" in s for s in said] == [True, True, False]
+    assert ["there was no room" in s for s in said] == [True, True, False]
     assert "2 requests wait already" in said[2]
 
 

@@ -19,11 +19,13 @@ import vantage.index as index_module
 from vantage.api import MATCHES_MAX, VALUES_MAX, Access, Reply, handle
 from vantage.errors import DamagedError, InputError
 from vantage.index import Answer, Query
-from vantage.plan import LANES, RANGE_BYTES_MAX, SHARED_GAP, SPLIT_BYTES, Budget, plan_shared
+from vantage.kernels import crc32c
+from vantage.plan import LANES, RANGE_BYTES_MAX, SHARED_GAP, SPLIT_BYTES, Budget, Limits, plan_shared, span_of
 from vantage.request import BINARY, BODY_BYTES_MAX
 from vantage.service import Service
 from vantage.stats import Receipt
-from vantage.store import Folder
+from vantage.store import Bytes, Folder, Reader
+from vantage.waves import Item, Want, together
 
 
 @pytest.fixture(params=["words", "points", "dots"])
@@ -153,7 +155,10 @@ def post(built: Built, body: bytes, query: str = "", **headers: str) -> Reply:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     path = f"/v1/indexes/{built.name}/query{query}"
     service = Service(Folder(built.bucket), 0)
-    return asyncio.run(handle("POST", path, sent, read, service, Access(public=True), {}))
+    reply = asyncio.run(handle("POST", path, sent, read, service, Access(public=True), {}))
+    if not isinstance(reply.body, bytes):
+        reply.body = json.loads(reply.sent)  # as a client sees it
+    return reply
 
 
 def examples() -> Iterator[str]:
@@ -225,3 +230,90 @@ def test_limits_of_what_comes_back(words: Built) -> None:
         reply = post(words, json.dumps(body).encode())
         assert reply.status == 400, reply.body
         assert (reply.body["value"], reply.body["limit"]) == (value, limit)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_batch_never_sends_more_than_its_queries_would_alone(seed: int) -> None:
+    """Scattered wants that each bridge with few long reads: reading what is wanted alone would be a GET an item."""
+    rng = np.random.default_rng(seed)
+    data = rng.bytes(4 << 20)
+    size, count = 512, int(rng.integers(2, 6))
+    wants, got = [], [dict[int, bytes]() for _ in range(count)]
+    for w in range(count):
+        starts = sorted((rng.choice(60, int(rng.integers(2, 30)), replace=False) * 65_536).tolist())
+        items = [Item("o", at, size, len(data), crc32c(data[at : at + size]), f"{at}") for at in starts]
+        cuts = sorted({0, len(items), *rng.integers(0, len(items), 2).tolist()})
+        spans = [span_of([i[:3] for i in items], list(range(a, b))) for a, b in pairwise(cuts)]
+
+        def use(numbers: list[int], views: list[memoryview], w: int = w, items: list[Item] = items) -> None:
+            got[w].update((items[n].offset, bytes(v)) for n, v in zip(numbers, views, strict=True))
+
+        wants.append(Want(items, spans, use))
+
+    class Whole:
+        async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Bytes:
+            return Bytes(data[offset : offset + (length or 0)], len(data), "e")
+
+        async def list(self) -> list[str]:
+            return []
+
+    def steps(want: Want) -> Iterator[Any]:
+        yield want
+
+    receipt, alone = Receipt(), [Receipt() for _ in wants]
+    reader = Reader(Whole(), {}, receipt)  # type: ignore[arg-type]
+    pairs: Any = [(steps(want), own) for want, own in zip(wants, alone, strict=True)]
+    asyncio.run(together(pairs, reader))
+    assert receipt.gets <= sum(own.gets for own in alone)
+    assert receipt.bytes <= sum(own.bytes for own in alone)
+    assert got == [{i.offset: data[i.offset : i.offset + size] for i in want.items} for want in wants]
+
+
+def test_a_request_reads_no_more_than_its_limits(words: Built) -> None:
+    index = words.open()
+    asked = [Query(q.tolist()) for q in words.queries[:12]]
+    whole = Receipt()
+    asyncio.run(index.answer(asked, whole))
+    for limits in (Limits(gets=0), Limits(bytes=1000), Limits(gets=whole.gets - 1)):
+        index.limits, receipt = limits, Receipt()
+        answers = asyncio.run(index.answer(asked, receipt))
+        assert receipt.gets <= limits.gets and receipt.bytes <= limits.bytes
+        assert not all(a.complete for a in answers)
+    index.limits = Limits(gets=whole.gets)
+    assert all(a.complete for a in asyncio.run(index.answer(asked, Receipt())))
+
+
+def test_a_larger_request_has_a_larger_price(words: Built) -> None:
+    index, vector = words.open(), words.queries[0].tolist()
+    prices = [
+        index.price([Query(vector, **more)] * count)
+        for count, more in [
+            (1, {}), (1, {"top_k": 100}), (1, {"top_k": 100, "attributes": True}),
+            (1, {"top_k": 100, "attributes": True, "vectors": True}), (16, {"top_k": 100, "vectors": True}),
+        ]
+    ]  # fmt: skip
+    assert prices == sorted(set(prices))
+    assert index.price([Query(vector, rerank=200)]) > index.price([Query(vector)]) + 200 * 96 * 2
+
+
+@pytest.mark.parametrize("name", ["vectors", "top_k", "rerank", "exact"])
+def test_limits_that_a_service_sets(words: Built, name: str) -> None:
+    service = Service(Folder(words.bucket), 0)
+    service.limits = Limits(vectors=2, top_k=5, rerank=20, exact=False)
+    vector = words.queries[0].tolist()
+    fields: dict[str, Any] = {"vector": vector, "top_k": 5, "rerank": 20}
+
+    def ask() -> Reply:
+        async def body() -> bytes:
+            return json.dumps(fields).encode()
+
+        path = f"/v1/indexes/{words.name}/query"
+        return asyncio.run(handle("POST", path, {}, body, service, Access(public=True), {}))
+
+    assert ask().status == 200
+    fields |= {"vectors": {"vectors": [vector] * 3}, "top_k": {"top_k": 6}, "rerank": {"rerank": 21},
+               "exact": {"exact": True, "rerank": 0}}[name]  # fmt: skip
+    if name == "vectors":
+        del fields["vector"]
+    reply = ask()
+    assert (reply.status, json.loads(reply.sent)["param"]) == (400, name)

@@ -166,7 +166,7 @@ def test_only_one_value_opens_the_service(
 
     async def handle(method: str, path: str, headers: Any, body: Any, service: Any, access: Any, runtime: Any) -> Any:
         seen.append(access)
-        return types.SimpleNamespace(after=[], body=None, sent=b"", status=200, headers={}, out_of_memory=False)
+        return types.SimpleNamespace(after=[], body=None, parts=[], status=200, headers={}, out_of_memory=False)
 
     monkeypatch.setattr(entry, "handle", handle)
     monkeypatch.setattr(entry, "heap_bytes", lambda: 0)

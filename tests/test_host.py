@@ -110,6 +110,15 @@ def test_one_folder_is_loaded_and_pruned_alone(project: Path, bucket: Path, tmp_
     }  # a-b has no file
 
 
+@pytest.mark.parametrize("name", ["b", "a/1/root.bin", "a/2", "a/CURRENT"])
+def test_links_are_not_loaded(bucket: Path, tmp_path: Path, name: str) -> None:
+    (bucket / name).unlink(missing_ok=True)
+    (bucket / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="is a link"):
+        host.load(bucket, tmp_path / "state")
+    assert not (tmp_path / "state").exists()
+
+
 @pytest.mark.edge
 def test_a_worker_that_is_not_healthy_is_an_error_that_shows_the_log(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

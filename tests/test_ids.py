@@ -32,9 +32,12 @@ def send(built: Built, path: str, body: dict[str, Any] | None = None, method: st
 
     method = method or ("GET" if body is None else "POST")
     path = f"/v1/indexes/{built.name}/{path}"
-    return asyncio.run(
+    reply = asyncio.run(
         handle(method, path, {"accept": accept}, read, Service(Folder(built.bucket), 0), Access(public=True), {})
     )
+    if not isinstance(reply.body, bytes):
+        reply.body = json.loads(reply.sent)  # as a client sees it
+    return reply
 
 
 def plain(identifier: int | bytes) -> int | str:

@@ -194,6 +194,27 @@ def test_a_build_ends_in_a_bucket(keys: None, tiny: tuple[Path, Path], tmp_path:
     assert [(g["generation"], g["live"], g["whole"]) for g in found] == [(made["generation"], True, True)]
 
 
+def test_foreign_objects_in_a_bucket_stay_and_do_not_matter(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
+    where, old = place("s3://bucket/foreign/live", server), "0" * 16
+    client = boto3.client(
+        "s3", endpoint_url=server["AWS_ENDPOINT_URL"], aws_access_key_id="key", aws_secret_access_key="a-secret",
+        region_name="us-east-1",
+    )  # fmt: skip
+    foreign = ["notes", f"{old}/notes", f"{old}/a\\b", f"{old}x/root.bin", "é\u202e", f"{old}/vectors/x"]
+    for key in (*foreign, f"{old}/root.bin"):
+        client.put_object(Bucket="bucket", Key=f"foreign/live/{key}", Body=b"x")
+    made = g.publish(tiny[0], where)["generation"]
+    assert g.gc(where, 0)["deleted"] == [old]
+    assert {s.key.split("/")[0] for s in where.list()} == {"CURRENT", made}
+    found = client.list_objects_v2(Bucket="bucket", Prefix="foreign/live/")["Contents"]
+    assert {f"foreign/live/{key}" for key in foreign} < {o["Key"] for o in found}
+    client.put_object(Bucket="bucket", Key="foreign/live//x", Body=b"x")
+    for work in (g.generations, lambda p: g.gc(p, 0)):
+        with pytest.raises(StoreError, match="a key below it"):
+            work(where)
+    assert g.publish(tiny[1], where)["previous"] == made and g.verify(where)["damage"] == []
+
+
 PUBLISHER = """
 import json, sys
 from pathlib import Path
@@ -252,6 +273,9 @@ def test_addresses_are_checked_and_secrets_kept(server: dict[str, str]) -> None:
         ("s3://bucket", server), ("gs://bucket/x", server), ("s3://bucket/x", {}),
         ("r2://bucket/x", {k: v for k, v in server.items() if k != "AWS_ENDPOINT_URL"}),
         ("s3://bucket/x", server | {"AWS_ENDPOINT_URL": "http://example.com"}),
+        ("s3://bucket/x?versionId=3", server), ("s3://bucket/x#y", server), ("s3://bucket/../x", server),
+        ("s3://key@bucket/x", server), ("s3://buck\\et/x", server), ("s3://bucket//x", server),
+        ("s3://bucket/x\ny", server), ("S3://bucket/x", server), ("s3:///x", server), ("s3://bucket/a%2f..", server),
     ):  # fmt: skip
         with pytest.raises(InputError):
             place(address, environment)

@@ -19,7 +19,11 @@ import pytest
 from fixtures.answers import answers
 from fixtures.reader import Reader
 
+import build_index.build as build_module
 import build_index.write as write_module
+from build_index import generations as g
+from build_index.bucket import FolderPlace
+from build_index.bucket import beside as beside_place
 from build_index.build import build, check_options
 from build_index.choose import Choice, choose
 from build_index.fit import Options
@@ -50,10 +54,12 @@ def source(folder: Path, given: np.ndarray, **columns: Any) -> Path:
     return path
 
 
-def make(path: Path, out: Path, metric: str = "l2", *, wide: bool = True, seed: int = 0) -> Any:
+def make(
+    path: Path, out: Path, metric: str = "l2", *, wide: bool = True, seed: int = 0,
+    say: Callable[[str, float], None] = lambda phase, share: None,
+) -> Any:  # fmt: skip
     return build(
-        open_source([path]), out, Options(0.5, 5, seed), metric, wide=wide,
-        say=lambda phase, share: None, tell=lambda text: None,
+        open_source([path]), out, Options(0.5, 5, seed), metric, wide=wide, say=say, tell=lambda text: None
     )  # fmt: skip
 
 
@@ -293,6 +299,45 @@ def test_two_builds_of_one_folder_at_once(tmp_path: Path, chosen: Chosen) -> Non
         chosen.write(tmp_path / "index", 1)
     now, after = (objects_of(tmp_path / name) for name in ("index", "after"))
     assert now.keys() == after.keys() and works(tmp_path / "index", values("f32"))
+
+
+def test_the_lock_covers_all_of_a_build(tmp_path: Path, chosen: Chosen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first phase on, others are told before they do a thing; to read from the folder stays free."""
+    out, path = tmp_path / "index", tmp_path / "source.parquet"
+    chosen.write(out, 0)
+    before, phases = objects_of(out), dict[str, int]()
+    first = build_module._spooled
+    monkeypatch.setattr(build_module, "_spooled", lambda *_: pytest.fail("read rows"))
+
+    def beside(phase: str, share: float) -> None:
+        phases[phase] = phases.get(phase, 0) + 1
+        if phases[phase] > 1:
+            return
+        for _ in range(2):
+            with pytest.raises(InputError, match="another build is writing"):
+                make(path, out)
+        with pytest.raises(InputError, match="another build is writing"):
+            chosen.write(out, 3)
+        for change in (
+            lambda: g.publish(tmp_path / "next", FolderPlace(out)), lambda: g.rollback(FolderPlace(out)),
+            lambda: g.gc(FolderPlace(out), 0),
+        ):  # fmt: skip
+            with pytest.raises(InputError, match="a build is writing"):
+                change()
+        assert g.publish(out, FolderPlace(tmp_path / phase))["swapped"] and g.verify(FolderPlace(out))["damage"] == []
+        assert objects_of(out) == before or phase == "write"
+
+    chosen.write(tmp_path / "next", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_module, "_spooled", first)
+        make(path, out, say=beside)
+    assert {"read", "truth", "write"} <= phases.keys() and objects_of(out) != before and works(out, values("f32"))
+    assert {len(p.name) for p in out.iterdir()} == {len("CURRENT"), 16}
+    with beside_place(FolderPlace(out)), pytest.raises(InputError, match="a publish, rollback or gc is writing"):
+        make(path, out)
+    with beside_place(FolderPlace(out)), beside_place(FolderPlace(out)):
+        assert g.gc(FolderPlace(out), 0)["deleted"] == []
+    assert g.publish(tmp_path / "next", FolderPlace(out))["swapped"]
 
 
 def test_a_full_disk_while_the_source_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def train(
     groups: list[tuple[npt.NDArray[np.int64], int]] = []
     if sample is not None:
         given[given < SCALAR_BITS] = 0
-        nibbles = nibbles_of(_widths(given))
+        nibbles = nibbles_of(_widths(_counted(given)))
         alone = given > 0
         given[alone] = _widened(deviation[alone], given[alone], nibbles)
         groups = _groups(deviation, np.flatnonzero(given == 0), 2 * code_bytes - nibbles)
@@ -153,40 +153,42 @@ def train(
 def _scalar_bits(deviation: F64, nibbles: int) -> npt.NDArray[np.int64]:
     """Bits of each axis by itself, as many as pack into the nibbles."""
     turns = _handed_out(deviation, min(4 * nibbles, BITS_MAX * len(deviation)))
-    given = np.bincount(turns, minlength=len(deviation)).astype(np.int64)
+    given = np.bincount(turns, minlength=len(deviation))
+    count = _counted(given)
     for j in reversed(turns):
-        if nibbles_of(_widths(given)) <= nibbles:
+        if nibbles_of(_widths(count)) <= nibbles:
             break
+        _moved(count, int(given[j]), -1)
         given[j] -= 1
     return _widened(deviation, given, nibbles)
 
 
 def _widened(deviation: F64, given: npt.NDArray[np.int64], nibbles: int) -> npt.NDArray[np.int64]:
-    """The bits with what is left of the nibbles spent: the widest gain that still packs."""
-    given = given.copy()
+    """The bits with what is left of the nibbles spent: the widest gain that still packs.
+
+    Whether one more packs depends on an axis's bits alone, so only the best axis of each number of bits is tried.
+    """
+    given, count = given.copy(), _counted(given)
     weight = (deviation ** (2 * (1 + QUERY_ALPHA))).tolist()
+    gains = [list[tuple[float, int]]() for _ in range(BITS_MAX)]  # by bits: (-gain, -axis)
 
-    def entry(j: int) -> tuple[float, int]:
-        b = int(given[j])
-        return -weight[j] * (_distortion(b) - _distortion(b + 1)), -j
+    def entered(j: int, b: int) -> None:
+        if b < BITS_MAX:
+            heapq.heappush(gains[b], (-weight[j] * (_distortion(b) - _distortion(b + 1)), -j))
 
-    gains = [entry(j) for j, b in enumerate(given.tolist()) if b < BITS_MAX]
-    heapq.heapify(gains)
-    while gains:
-        refused, j = list[tuple[float, int]](), -1
-        for _ in range(min(8, len(gains))):
-            refused.append(heapq.heappop(gains))
-            j = -refused[-1][1]
-            given[j] += 1
-            if nibbles_of(_widths(given)) <= nibbles:
-                break
-            given[j] -= 1
-            j = -1
-        if j < 0:
-            break
-        refused[-1:] = [entry(j)] if given[j] < BITS_MAX else []
-        for one in refused:
-            heapq.heappush(gains, one)
+    def more_packs(b: int) -> bool:
+        moved = count.copy()
+        _moved(moved, b, 1)
+        return nibbles_of(_widths(moved)) <= nibbles
+
+    for j, b in enumerate(given.tolist()):
+        entered(j, b)
+    while packing := [b for b in range(BITS_MAX) if gains[b] and more_packs(b)]:
+        b = min(packing, key=lambda b: gains[b][0])
+        j = -heapq.heappop(gains[b])[1]
+        _moved(count, b, 1)
+        given[j] += 1
+        entered(j, b + 1)
     return given
 
 
@@ -237,9 +239,19 @@ def _joint(axes: npt.NDArray[np.int64], count: int, unit: F32, deviation: F64, s
     return fitted(Quantizer(on, tuple(parts), weight), x, JOINT_ROUNDS)
 
 
-def _widths(given: npt.NDArray[np.int64]) -> list[int]:
-    """How many fields have 0, 1, 2, 3 and 4 bits, of axes with these bits: four bits, and the low ones beyond."""
-    count = np.bincount(given, minlength=BITS_MAX + 1).tolist()
+def _counted(given: npt.NDArray[np.int64]) -> list[int]:
+    """How many axes have 0 to 8 bits."""
+    return list(map(int, np.bincount(given, minlength=BITS_MAX + 1)))
+
+
+def _moved(count: list[int], bits: int, by: int) -> None:
+    """Counts one axis of so many bits as having that many more."""
+    count[bits] -= 1
+    count[bits + by] += 1
+
+
+def _widths(count: list[int]) -> list[int]:
+    """How many fields have 0, 1, 2, 3 and 4 bits, of so many axes with 0 to 8: four bits, and the low ones beyond."""
     return [0, *(count[b] + count[b + 4] for b in range(1, 4)), sum(count[4:]) + count[8]]
 
 

@@ -9,7 +9,6 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
@@ -143,7 +142,7 @@ def _store(scheme: str) -> Any:
     endpoint = endpoint_of(scheme, os.environ)
     more: dict[str, Any] = {}
     if endpoint:
-        address = urlsplit(endpoint)
-        more = {"endpoint_override": address.netloc, "scheme": address.scheme or "https"}
+        protocol, _, address = endpoint.partition("://")
+        more = {"endpoint_override": address, "scheme": protocol}
     # Keys come from the environment (the SDK's own chain); R2 knows one region, "auto".
     return pa.fs.S3FileSystem(region=os.environ.get("AWS_REGION", "auto" if endpoint else "us-east-1"), **more)

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 
 from .errors import StoreError
 
-ROOM_BYTES = 16 << 20  # what requests at work may hold together, beside the caches and the open indexes
-REQUEST_BYTES = 2 << 20  # an ordinary query: its scan, ranges in flight, what it asks of and gives to a warm object
+REQUEST_BYTES = 128 << 10  # a request as the SDK wraps it, its headers and its answer's
 BODY_COPIES = 6  # a body as it came, as one piece, and its numbers as Python objects
 WAITING_MAX = 128  # a request that waits holds memory too
 WAIT_S = 10.0
@@ -41,16 +40,17 @@ class Admission:
     tickets run out.
     """
 
-    def __init__(self, room: int = ROOM_BYTES, gone_s: float = GONE_S) -> None:
+    def __init__(self, room: int, gone_s: float = GONE_S) -> None:
         self.room, self.gone_s = room, gone_s
         self._waiting: list[_Ticket] = []
         self._working: list[_Ticket] = []
 
     @asynccontextmanager
-    async def enter(self, nbytes: int) -> AsyncIterator[None]:
+    async def enter(self, nbytes: int, deadline: float | None = None) -> AsyncIterator[None]:
         """Waits for room for so many bytes, and holds it.
 
-        Raises BusyError after WAIT_S, or at once where too many wait.
+        deadline: of the loop's clock, when one that passes several doors has waited enough; None: WAIT_S from now.
+        Raises BusyError then, or at once where too many wait.
         """
         clock = asyncio.get_running_loop().time
         ticket = _Ticket(nbytes, clock())
@@ -58,11 +58,11 @@ class Admission:
         if len(self._waiting) >= WAITING_MAX:
             raise BusyError(f"{WAITING_MAX} requests wait already", hint="ask again in a second")
         self._waiting.append(ticket)
-        until = ticket.heard + WAIT_S
+        until = ticket.heard + WAIT_S if deadline is None else deadline
         try:
             while not self._fits(ticket):
                 if ticket.heard >= until:
-                    raise BusyError(f"no room for this request in {WAIT_S:.0f} s", hint="ask again in a second")
+                    raise BusyError("there was no room for this request in time", hint="ask again in a second")
                 ahead = self._waiting.index(ticket) if ticket in self._waiting else len(self._waiting)
                 await asyncio.sleep(min(POLL_S_MAX, POLL_S * (1 + ahead)))
                 ticket.heard = clock()
@@ -88,5 +88,5 @@ class Admission:
 
 
 def request_bytes(length: int) -> int:
-    """What a request with a body of so many bytes may hold at most."""
+    """What a request with a body of so many bytes holds of it at the most."""
     return REQUEST_BYTES + BODY_COPIES * length

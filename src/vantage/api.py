@@ -8,19 +8,21 @@ import json
 import re
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
 from . import VERSION
-from .admission import request_bytes
+from .admission import WAIT_S, request_bytes
 from .errors import DamagedError, InputError, LimitError, NotFoundError, StoreError, VantageError
 from .format import pack_answers, unpack_vectors
 from .index import Answer, Index, Query
-from .plan import CLASS_B_USD, LANES, Plan, recall_estimate, wave_ms
+from .plan import CLASS_B_USD, LANES, Limits, Plan, recall_estimate, wave_ms
 from .prepare import prepare
+from .rank import Match
 from .request import (
     BINARY,
     BODY_BYTES_MAX,
@@ -42,8 +44,9 @@ from .service import Late, Service
 from .stats import Receipt
 from .store import Until, read_small
 
+PART_BYTES = 64 << 10  # of a reply, as it is written
 MATCHES_MAX = 1 << 15  # of all vectors of a request
-VALUES_MAX = 1 << 20  # numbers of the vectors that come back
+VALUES_MAX = 1 << 19  # numbers of the vectors that come back
 SAFE_INTEGER = (1 << 53) - 1  # past it JavaScript reads an integer as another one
 KNOWN_S = 1.0  # how long an answer that is late waits to know whether there is such an index
 PREFLIGHT_S = 7200
@@ -81,26 +84,38 @@ class Access:
 
 @dataclass
 class Reply:
-    """An HTTP answer, and what to do after it (waitUntil). sent: its bytes, written by `handle`; b"" for HEAD."""
+    """An HTTP answer, and what to do after it (waitUntil). parts: its bytes, written by `handle`; none for HEAD."""
 
     status: int
     body: Any
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": JSON})
     after: list[Awaitable[Any]] = field(default_factory=list)
     out_of_memory: bool = False
-    sent: bytes = b""
+    parts: list[bytes] = field(default_factory=list)
+
+    @property
+    def sent(self) -> bytes:
+        """All of its bytes."""
+        return b"".join(self.parts)
 
     def text(self) -> str:
         """The body as JSON."""
-        return _json(self.body)
+        return "".join(_pieces(self.body))
 
     def write(self) -> None:
-        """Fills `sent`. Raises DamagedError for a number that JSON does not have: it came from the index."""
+        """Fills `parts`, none of them long, so that memory needs no long hole. Raises DamagedError for a number that
+        JSON does not have: it came from the index."""
         if self.body is None or isinstance(self.body, bytes):
-            self.sent = self.body or b""
+            self.parts = [self.body] if self.body else []
             return
         try:
-            self.sent = self.text().encode(errors="backslashreplace")  # half a surrogate pair, as JSON spells it
+            part = bytearray()
+            for piece in _pieces(self.body):
+                part += piece.encode(errors="backslashreplace")  # half a surrogate pair, as JSON spells it
+                if len(part) >= PART_BYTES:
+                    self.parts.append(bytes(part))
+                    part.clear()
+            self.parts.append(bytes(part))
         except ValueError:
             raise DamagedError(
                 "the index holds a number that is not finite", hint="build it again, or ask for less with include"
@@ -108,10 +123,32 @@ class Reply:
 
 
 def _json(body: Any) -> str:
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_numbers)
+
+
+def _numbers(match: Match) -> list[float] | None:
+    """The vector of a match: numbers are made of it as it is written, for they take many times its bytes."""
+    return match.vector
+
+
+def _pieces(body: Any) -> Iterator[str]:
+    """A body as JSON, a match at a time, so that no large one is held twice; what can be called is made as it comes."""
+    body = body() if callable(body) else body
+    name = next((n for n in ("results", "matches") if isinstance(body, dict) and isinstance(body.get(n), list)), None)
+    if name is None:
+        yield _json(body)
+        return
+    yield f'{{"{name}":['
+    for i, one in enumerate(body[name]):
+        if i:
+            yield ","
+        yield from _pieces(one)
+    rest = _json({k: v for k, v in body.items() if k != name})[1:]
+    yield f"],{rest}" if len(rest) > 1 else "]}"
 
 
 ReadBody = Callable[[], Awaitable[bytes]]
+MakeRoom = Callable[[int, int], Awaitable[None]]  # for bytes in the heap, and of reads under way
 
 
 async def handle(
@@ -134,7 +171,7 @@ async def handle(
     request_id = headers.get("cf-ray") or headers.get("x-request-id") or uuid.uuid4().hex
     try:
         reply = await _route(method, path, headers, body, service, access, runtime, until or Until())
-        if not reply.sent:
+        if not reply.parts:
             reply.write()
     except VantageError as error:
         reply = problem(error, request_id)
@@ -143,14 +180,14 @@ async def handle(
         reply = problem(StoreError("out of memory", hint="send fewer vectors, or try again"), request_id)
         reply.out_of_memory = True
     except Exception as error:  # a bug: say its type, not its data
-        print(f"internal error {request_id}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"internal error {request_id}: {error!r}", file=sys.stderr)
         error_type = type(error).__name__
         reply = problem(
             VantageError(f"internal error ({error_type})", hint="report it with the request id"), request_id
         )
     reply.headers |= _cors(headers.get("origin"), access)
     if method == "HEAD":
-        reply.headers["content-length"], reply.sent = str(len(reply.sent)), b""
+        reply.headers["content-length"], reply.parts = str(sum(map(len, reply.parts))), []
     name = (_parts(path) + [""] * 3)[2]
     if reply.status not in (401, 421) and service.is_stale(name):  # after an error too: a newer one may not have it
         reply.after.append(service.revalidate(name))
@@ -262,19 +299,26 @@ async def _route(
     if resource == "health":  # of a monitor, which may add parameters against caches
         known = access.public or _knows(headers, access)
         return Reply(200, {"status": "ok", "version": VERSION, **(_health(service, runtime) if known else {})})
-    async with service.admission.enter(request_bytes(_length(method, headers))):
-        reply = await _answer(resource, name, path, headers, body, service, until)
+    deadline = asyncio.get_running_loop().time() + WAIT_S
+    async with service.reading.enter(request_bytes(_length(method, headers)), deadline), AsyncExitStack() as work:
+
+        async def make_room(nbytes: int, in_flight: int) -> None:
+            await work.aclose()  # of a generation that was asked before
+            await work.enter_async_context(service.room(nbytes, in_flight, deadline))
+
+        reply = await _answer(resource, name, path, headers, body, service, until, make_room)
         reply.write()  # what is written is held too
         return reply
 
 
 async def _answer(
-    resource: str, name: str, path: str, headers: Mapping[str, str], body: ReadBody, service: Service, until: Until
-) -> Reply:
+    resource: str, name: str, path: str, headers: Mapping[str, str], body: ReadBody, service: Service, until: Until,
+    make_room: MakeRoom,
+) -> Reply:  # fmt: skip
     """What takes work: everything but health."""
     options = path.partition("?")[2]
     if resource == "query":
-        return await _query(name, options, body, headers, service, until)
+        return await _query(name, options, body, headers, service, until, make_room)
     accepted(headers.get("accept", ""), [JSON])
     if resource in ("vector", "vectors"):
         asked = parameters_of(options, ("ids",) if resource == "vector" else ("id", "ids"))
@@ -282,7 +326,7 @@ async def _answer(
             raise NotFoundError("there is no id", hint=_hint(_parts(path)), param="id")
         last = path.partition("?")[0].strip("/").rpartition("/")[2]
         identifier = unquote_to_bytes(last) if resource == "vector" else asked["id"].encode("latin-1")
-        return await _row(name, identifier, ids_of(asked.get("ids")), service)
+        return await _row(name, identifier, ids_of(asked.get("ids")), service, make_room)
     parameters_of(options, ())
     if resource == "indexes":
         return Reply(200, {"indexes": await service.names()})
@@ -380,13 +424,14 @@ def describe(index: Index) -> dict[str, Any]:
     }
 
 
-async def _row(name: str, sent: bytes, ids: str | None, service: Service) -> Reply:
+async def _row(name: str, sent: bytes, ids: str | None, service: Service, make_room: MakeRoom) -> Reply:
     """A row by its id."""
     receipt = Receipt()
 
     async def read(index: Index) -> dict[str, Any]:
         identifier = _identifier(index, sent)
         _check_ids(index, ids)
+        await make_room(index.row_price(), 0)
         vector, attributes = await index.row(identifier, receipt)
         return {"id": _id(identifier, ids), "vector": vector, "attributes": attributes}
 
@@ -410,8 +455,9 @@ def _check_ids(index: Index, ids: str | None) -> None:
 
 
 async def _query(
-    name: str, options: str, body: ReadBody, headers: Mapping[str, str], service: Service, until: Until
-) -> Reply:
+    name: str, options: str, body: ReadBody, headers: Mapping[str, str], service: Service, until: Until,
+    make_room: MakeRoom,
+) -> Reply:  # fmt: skip
     packed = accepted(headers.get("accept", ""), [JSON, BINARY]) == BINARY
     if is_binary(headers.get("content-type", "")):
         fields = options_of(options)
@@ -433,6 +479,9 @@ async def _query(
         _check_model(index, fields.get("model"))
         _check_ids(index, ids)
         ready = [q if q.id is None else replace(q, id=_identifier(index, q.id)) for q in queries]
+        price = index.price(ready)  # which says what is wrong with them
+        _check_limits(ready, index.limits)
+        await make_room(price, index.in_flight(ready))
         if not fields.get("explain"):
             return await index.answer(ready, receipt, until) if many else [await index.query(ready[0], receipt, until)]
         for query in ready:
@@ -449,9 +498,9 @@ async def _query(
         answers, after = [Answer([], False, False, None, Receipt() if many else receipt) for _ in queries], [late.rest]
     if packed:
         return _packed(answers, receipt, many, after)
-    results = answers if fields.get("explain") else [answer_body(a, include, ids) for a in answers]
+    results = answers if fields.get("explain") else [partial(answer_body, a, include, ids) for a in answers]
     if not many:
-        return Reply(200, results[0], after=after)
+        return Reply(200, results[0] if fields.get("explain") else results[0](), after=after)
     counted = {"receipt": receipt.as_dict()} if "receipt" in include and not fields.get("explain") else {}
     return Reply(200, {"results": results, **counted}, after=after)
 
@@ -478,10 +527,23 @@ def _check_size(queries: list[Query], index: Index) -> None:
     values = matches * index.root.index.dimension * queries[0].vectors
     if len(queries) > 1 and matches > MATCHES_MAX:
         raise LimitError("vectors x top_k", matches, MATCHES_MAX, hint="send several requests", param="top_k")
-    if len(queries) > 1 and values > VALUES_MAX:
+    if values > VALUES_MAX:
         raise LimitError(
             "vectors x top_k x dimension", values, VALUES_MAX, hint="leave vector out of include", param="include"
         )
+
+
+def _check_limits(queries: list[Query], limits: Limits) -> None:
+    """Raises LimitError for what this service does not allow, though an index might answer it."""
+    query, hint = queries[0], "who runs this service has set this limit"
+    if query.exact and not limits.exact:
+        raise InputError("this service answers no exact queries", hint="leave exact out", param="exact")
+    for name, value, most in (
+        ("vectors", len(queries), limits.vectors), ("top_k", query.top_k, limits.top_k),
+        ("rerank", query.rerank, limits.rerank),
+    ):  # fmt: skip
+        if value > most:
+            raise LimitError(name, value, most, hint=hint, param=name)
 
 
 def _packed(answers: list[Answer], receipt: Receipt, many: bool, after: list[Awaitable[Any]]) -> Reply:
@@ -528,7 +590,7 @@ def answer_body(answer: Answer, include: list[str], ids: str | None = None) -> d
         if "attributes" in include:
             match["attributes"] = m.attributes
         if "vector" in include:
-            match["vector"] = m.vector
+            match["vector"] = m  # see _numbers
         matches.append(match)
     body: dict[str, Any] = {
         "matches": matches,

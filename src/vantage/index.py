@@ -10,9 +10,9 @@ from typing import Any
 from .cache import Cache
 from .errors import InputError, LimitError, NotFoundError
 from .estimate import estimated_recall, features, promise_of, second_price
-from .format import RERANK_MAX, Current, Promise, Root
+from .format import ID_PAGE_ROWS, RERANK_MAX, VECTOR_BYTES, Current, Promise, Root, id_entry
 from .kernels import lrsq_tables_size, pool_size
-from .plan import CACHED, STARTS_SHARD, Budget, Plan, Span, plan_scan, recall_estimate
+from .plan import CACHED, STARTS_SHARD, Budget, Limits, Plan, Span, plan_scan, recall_estimate
 from .prepare import Prepared, prepare
 from .proof import BoundedScan, Reads, prove
 from .rank import Match, decode, estimated, rerank
@@ -20,12 +20,18 @@ from .route import ROUTERS, Routed, TwoLevelRouter
 from .rows import ATTRIBUTES_BYTES_MAX, Rows
 from .scan import CONTENDERS_MIN, SCANS, Contender, Scan, Tails
 from .stats import Receipt
-from .store import Bucket, Reader, Until, read_small
+from .store import IN_FLIGHT_BYTES_MAX, Bucket, Reader, Until, read_small
 from .warm import Asker
 from .waves import Item, Steps, Want, together
 
 TOP_K_MAX = 1000
-SCANS_BYTES_MAX = 16 << 20  # what the scans of a batch may hold at once; more queries are answered in groups
+SCANS_BYTES_MAX = 4 << 20  # what the scans of a batch may hold at once; more queries are answered in groups
+RANKED_BYTES = 1200  # what reading a row's full vector takes beside its bytes
+CONTENDER_BYTES = 250
+MATCH_BYTES = 500  # a row of an answer: as objects, and as JSON
+VALUE_BYTES = 21  # a number of a vector as JSON
+ATTRIBUTE_COPIES = 4  # as read, as objects, as JSON, as sent
+EXACT_VECTORS_MAX = 16  # of a request: each may scan all rows that its budget reads
 EXACT_BYTES = 2 << 20  # what an exact answer holds besides: intervals, ceilings, full vectors
 
 
@@ -75,6 +81,7 @@ class Index:
     def __init__(self, name: str, bucket: Bucket, cache: Cache, current: Current, root: Root) -> None:
         self.name, self.bucket, self.cache, self.current, self.root = name, bucket, cache, current, root
         self.etags: dict[str, str] = {}
+        self.limits = Limits()
         self.warm: Asker | None = None  # asked before the bucket for blocks and routing pages
         self.rows = Rows(name, current.generation, root)
         self.router = ROUTERS[root.index.router](root.router, root.index)
@@ -160,12 +167,15 @@ class Index:
         prepared = [prepare(q.vector, self.root.index, q.param) if q.id is None else None for q in queries]
         for query in queries:
             self._check(query)
+        if queries[0].exact and len(queries) > EXACT_VECTORS_MAX:
+            raise LimitError(
+                "exact with the number of vectors", len(queries), EXACT_VECTORS_MAX, hint="send several requests",
+                param="exact",
+            )  # fmt: skip
         queries = [replace(q, top_k=min(q.top_k, self.root.index.rows)) for q in queries]
         until = until or Until.after(queries[0].budget.ms)
-        reader, answers = Reader(self.bucket, self.etags, receipt, until, self.warm), list[Answer]()
-        # Checks and ids of the blocks with contenders are shared, so at most those of all rows.
-        rows = self.root.index.places * (self.root.codec.code_bytes + 6)
-        shared = min(sum(self.root.directory.size) - rows, SCANS_BYTES_MAX // 2)
+        reader, answers = Reader(self.bucket, self.etags, receipt, until, self.warm, self.limits), list[Answer]()
+        shared = self._shared(queries)
         while len(answers) < len(queries):
             group, held, tails = list[tuple[Steps[Answer], Receipt]](), shared, Tails()
             for query, vector in zip(queries[len(answers) :], prepared[len(answers) :], strict=True):
@@ -179,12 +189,46 @@ class Index:
             receipt.scanned(answer.receipt)
         return answers
 
+    def price(self, queries: Sequence[Query]) -> int:
+        """About the bytes that answering takes at the most at once, with the JSON of the answers. Checks them, too."""
+        for query in queries:
+            self._check(query)
+        index, d = self.root.index, self.root.index.dimension
+        scans = min(sum(map(self._held, queries)), SCANS_BYTES_MAX)
+        answers = sum(min(q.top_k, index.rows) for q in queries)
+        match = MATCH_BYTES + queries[0].vectors * d * (VECTOR_BYTES[index.vector_kind] + VALUE_BYTES)
+        told = 0
+        if queries[0].attributes:
+            mean = sum(self.root.directory.attribute_size) / index.rows
+            told = ATTRIBUTE_COPIES * min(round(2 * mean * answers), ATTRIBUTES_BYTES_MAX)
+        return self._shared(queries) + scans + answers * match + told
+
+    def row_price(self) -> int:
+        """Likewise of a row by its id."""
+        longest = max(self.root.directory.attribute_size, default=0)
+        return ID_PAGE_ROWS * id_entry(self.root.index) + ATTRIBUTE_COPIES * min(longest, ATTRIBUTES_BYTES_MAX)
+
+    def in_flight(self, queries: Sequence[Query]) -> int:
+        """About the bytes of reads under way, which are not in the heap."""
+        nbytes = sum(min(self.promise(q).nbytes, q.budget.bytes) for q in queries)
+        return min(round(nbytes), IN_FLIGHT_BYTES_MAX)
+
+    def _shared(self, queries: Sequence[Query]) -> int:
+        """About what the scans of a batch share: checks and ids of blocks with contenders, all at the most."""
+        rows, blocks = self.root.index.places * (self.root.codec.code_bytes + 6), self.root.index.blocks
+        tails = sum(self.root.directory.size) - rows
+        kept = sum(max(3 * q.top_k, CONTENDERS_MIN) for q in queries)
+        return min(tails, tails * kept // blocks, SCANS_BYTES_MAX // 2)
+
     def _held(self, query: Query) -> int:
-        """About the bytes that a query's own scan holds: tables, pool, numbers a block."""
+        """About the bytes that a query's own scan holds: tables, pool, numbers a block, full vectors."""
         codec, ranked = self.root.codec, max(query.rerank, self.promise(query).rerank)
         tables = lrsq_tables_size(codec.code_bytes, codec.fine)
         pool = pool_size(max(3 * max(query.top_k, ranked), CONTENDERS_MIN))
-        return tables + pool + 8 * self.root.index.blocks + query.exact * EXACT_BYTES
+        width = VECTOR_BYTES[self.root.index.vector_kind] * self.root.index.dimension
+        vectors = ranked * (width + RANKED_BYTES) + query.exact * EXACT_BYTES
+        contenders = CONTENDER_BYTES * max(query.top_k, ranked)
+        return tables + pool + contenders + 8 * self.root.index.blocks + vectors
 
     def _steps(self, query: Query, prepared: Prepared | None, receipt: Receipt, tails: Tails) -> Steps[Answer]:
         """prepare -> route -> plan -> store -> scan -> (plan -> store) -> rank; a yield is a wave."""

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 from . import kernels
 from .errors import LimitError
-from .format import READ_BYTES_MAX, Contract, Directory, Point
+from .format import READ_BYTES_MAX, RERANK_MAX, Contract, Directory, Point
 from .route import Routed
 
 LANES = 6  # connections a Worker may hold open (Cloudflare docs, Workers limits, 2026-11)
@@ -42,6 +42,18 @@ class Budget:
     bytes: int = 64 << 20
     waves: int = 5
     ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most of one request, all its vectors together; who runs a service may lower them. exact: whether it is on."""
+
+    vectors: int = 256
+    top_k: int = 1000
+    rerank: int = RERANK_MAX
+    gets: int = 1000  # as they are sent; the platform allows a paid Worker 10,000
+    bytes: int = 1 << 30
+    exact: bool = True
 
 
 @dataclass(frozen=True)

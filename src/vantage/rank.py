@@ -27,8 +27,14 @@ class Match:
     check: int
     score: float
     attributes: dict[str, Any] | None = None
-    vector: list[float] | None = None
     spot: Spot | None = None  # where its attributes are, in an index by row
+    stored: bytes | None = None  # the full vector, of `kind`
+    kind: str = "f32"
+
+    @property
+    def vector(self) -> list[float] | None:
+        """The full vector as numbers, when it was asked for; made anew each time."""
+        return None if self.stored is None else decode(self.stored, self.kind)
 
 
 def estimated(contenders: list[Contender], query: Prepared, index: IndexSection, top_k: int) -> list[Match]:

@@ -24,7 +24,7 @@ from .format import (
     spot_at,
 )
 from .plan import Budget, Span, plan_gather
-from .rank import Match, decode, is_sound
+from .rank import Match, is_sound
 from .stats import Receipt
 from .waves import Item, Steps, Want
 
@@ -185,9 +185,8 @@ class Rows:
             missing = {m.row: m.check for m in matches if m.row not in vectors}
             vectors = vectors | (yield from self.vectors(missing, budget, receipt))
             for m in matches:
-                if m.row in vectors:
-                    m.vector = decode(vectors[m.row], self.root.index.vector_kind)
-            whole &= all(m.vector is not None for m in matches)
+                m.stored, m.kind = vectors.get(m.row), self.root.index.vector_kind
+            whole &= all(m.stored is not None for m in matches)
         if with_attributes and matches:
             found = yield from self.attributes({m.row: m.spot for m in matches}, budget, receipt, room)
             for m in matches:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from .cache import Cache
 from .errors import ChangedError, DamagedError, InputError, NotFoundError
 from .format import Current, Root
 from .index import Answer, Index, Query
+from .plan import Limits
 from .stats import Receipt
 from .store import Bucket, Until, read_small
 from .warm import Asker
@@ -21,7 +23,10 @@ from .warm import Asker
 T = TypeVar("T")
 
 REVALIDATE_S = 30.0
-INDEXES_BYTES = 12 << 20  # what open indexes may hold together; one alone may hold more
+READING_BYTES = 8 << 20
+WORKING_BYTES = 16 << 20  # of it in the heap about half: reads under way are not
+LARGE_BYTES = 8 << 20  # one that holds more in the heap gets the room of the blocks kept
+INDEXES_BYTES = 10 << 20  # what open indexes may hold together; one alone may hold more
 OPENING_S = 15.0  # one that takes longer is taken for gone
 ROOT_COPIES = 2  # a root as it came, and what is made of it
 UNKNOWN_S = 10.0  # so long after a name without an index, names are asked of the bucket alone
@@ -61,7 +66,9 @@ class Service:
     def __init__(self, bucket: Bucket, cache_bytes: int, warm: Warm | None = None) -> None:
         self.bucket, self.cache, self.warm = bucket, Cache(cache_bytes), warm
         self.asker: Asker | None = None
-        self.admission = Admission()
+        self.limits = Limits()
+        self.reading = Admission(READING_BYTES)  # requests from their bodies on, until they are answered
+        self.working = Admission(WORKING_BYTES)  # those of them that are being answered
         self.open: dict[str, Index] = {}  # the one used last stands last
         self._opening = Admission(1, OPENING_S)  # one index at a time: each takes its root several times over
         self._checked: dict[str, float] = {}
@@ -113,7 +120,7 @@ class Service:
 
     def _switch(self, name: str, index: Index) -> None:
         old = self.open.get(name)
-        index.warm = self.asker
+        index.warm, index.limits = self.asker, self.limits
         self.open[name] = index
         self._checked[name] = time.time()
         if old is not None and old.space != index.space:
@@ -127,6 +134,14 @@ class Service:
         self._checked.pop(name, None)
         if closed is not None:
             self.cache.forget(closed.space)
+
+    @asynccontextmanager
+    async def room(self, nbytes: int, in_flight: int, deadline: float) -> AsyncIterator[None]:
+        """Room for a request that holds nbytes in the heap, and so many of reads under way. See Admission.enter."""
+        async with self.working.enter(nbytes + in_flight, deadline):
+            if nbytes > LARGE_BYTES:
+                self.cache.clear()
+            yield
 
     def shed(self) -> None:
         """Gives back what can be had again: blocks, all indexes but the one used last, what was to be given away."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from errno import EISDIR
+from io import BufferedReader
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any, Protocol
 
 from .errors import ChangedError, DamagedError, StoreError
-from .plan import LANE_BYTES_PER_MS, LANES
+from .plan import LANE_BYTES_PER_MS, LANES, Limits
 from .stats import Receipt
 from .warm import Asker
 
@@ -58,16 +62,46 @@ class Bytes:
         target[:] = self.data
 
 
+def beneath(folder: Path, key: str) -> Path:
+    """The path of `key` (a/b/c) below a folder. Raises DamagedError where a part of it is a link or leads elsewhere."""
+    path = folder
+    for name in key.split("/"):
+        if name in ("", ".", "..") or "\0" in name:
+            raise DamagedError(f"{key!r} is no name of an object", hint="build the index again")
+        path = path / name
+        if path.is_symlink():
+            raise DamagedError(f"{path} is a link, and links are not followed", hint="put the file itself there")
+    return path
+
+
+def open_beneath(folder: Path, key: str) -> BufferedReader:
+    """The file `key` below a folder, to read. Raises OSError; DamagedError as `beneath`, or where it is no file."""
+    path = beneath(folder, key)
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    mode = os.fstat(file).st_mode
+    if S_ISREG(mode):
+        return os.fdopen(file, "rb")
+    os.close(file)
+    if S_ISDIR(mode):
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
+    raise DamagedError(f"{path} is no plain file", hint="build the index again")  # a pipe, or a device without an end
+
+
 class Folder:
-    """A folder as a bucket; an object's etag is its size and time of change."""
+    """A folder as a bucket; an object's etag is its size and time of change. An index in it may be a link to a folder,
+    what is in an index may not.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None:
+        name, _, rest = key.partition("/")
+        if name in ("", ".", ".."):  # the folder that a system's root lies in, say
+            return None
         try:
-            with (self.path / key).open("rb") as file:
-                stat = (self.path / key).stat()
+            with open_beneath(self.path / name, rest) if rest else open_beneath(self.path, key) as file:
+                stat = os.fstat(file.fileno())
                 found = f"{stat.st_size}-{stat.st_mtime_ns}"
                 if etag is not None and etag != found:
                     raise ChangedError(f"{key}: changed under its name", hint="open the index again")
@@ -181,9 +215,10 @@ class Reader:
         receipt: Receipt,
         until: Until | None = None,
         warm: Asker | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.bucket, self.etags, self.receipt, self.warm = bucket, etags, receipt, warm
-        self.until = until or Until()
+        self.until, self.limits = until or Until(), limits or Limits()
         self._lanes = asyncio.Semaphore(LANES)
         self._room = asyncio.Condition()
         self._in_flight = 0
@@ -192,10 +227,14 @@ class Reader:
         """Reads (key, offset, length, object size) side by side; use(i, bytes) as each arrives, in any order.
 
         The bytes are in a buffer that the next read overwrites. Longest first. The first failure ends the wave. False
-        where time was up before all had arrived: those that had were used.
+        where time was up before all had arrived: those that had were used; and, with no read, where it would pass what
+        a request may read.
         """
         if not reads:
             return True
+        spent, nbytes = self.receipt, sum(length for _, _, length, _ in reads)
+        if spent.gets + len(reads) > self.limits.gets or spent.bytes + nbytes > self.limits.bytes:
+            return False
         if self.until.over:
             return False
         self.receipt.waves += 1

@@ -84,7 +84,10 @@ async def _read(wants: list[Want], reader: Reader) -> list[bool]:
                     items.append(item)
                     takers.append([])
                 takers[number].append((w, j))
-        spans = plan_shared([item[:3] for item in items])
+        places = [item[:3] for item in items]
+        spans = plan_shared(places)
+        if len(spans) > sum(len(want.spans) for want in wants):  # their own plans bridge more
+            spans = _own_spans(wants, takers, places)
 
     def hand(pieces: list[tuple[int, memoryview]]) -> None:
         arrived: dict[int, tuple[list[int], list[memoryview]]] = {}
@@ -122,6 +125,22 @@ async def _read(wants: list[Want], reader: Reader) -> list[bool]:
         ]
     await reader.wave([(s.key, s.offset, s.size, items[s.items[0]].whole) for s in spans], use)
     return [not left for left in missing]
+
+
+def _own_spans(
+    wants: list[Want], takers: list[list[tuple[int, int]]], places: list[tuple[str, int, int]]
+) -> list[Span]:
+    """The spans by which each would read alone, without the items that one before reads already."""
+    number = {taker: n for n, takes in enumerate(takers) for taker in takes}
+    taken: set[int] = set()
+    spans = []
+    for w, want in enumerate(wants):
+        for span in want.spans:
+            fresh = sorted({number[w, j] for j in span.items} - taken, key=lambda n: places[n][1])
+            if fresh:
+                taken.update(fresh)
+                spans.append(span_of(places, fresh))
+    return spans
 
 
 async def _warm(hot: list[int], items: list[Item], reader: Reader) -> tuple[dict[int, memoryview], set[int]]:

@@ -51,7 +51,7 @@ def ask(http: httpx.Client, body: dict[str, Any], index: str = "wordnet") -> htt
 def in_process(bucket: Path, query: Query, include: list[str]) -> dict[str, Any]:
     """The answer as JSON carries it."""
     answer = asyncio.run(open_index(bucket / "wordnet").query(query))
-    body: dict[str, Any] = json.loads(json.dumps(api.answer_body(answer, include)))
+    body: dict[str, Any] = json.loads(api.Reply(200, api.answer_body(answer, include)).text())
     return body
 
 

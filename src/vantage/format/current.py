@@ -49,8 +49,8 @@ class Current:
             if value["format"] != VERSION:
                 raise other_version(name, value["format"])
             generation = value["generation"]
-            root = _object(value["root"], f"{generation}/root.bin", ROOT_BYTES_MAX, name)
-            manifest = _object(value["manifest"], f"{generation}/manifest.json", MANIFEST_BYTES_MAX, name)
+            root = _object(value["root"], generation, "root.bin", ROOT_BYTES_MAX, name)
+            manifest = _object(value["manifest"], generation, "manifest.json", MANIFEST_BYTES_MAX, name)
             return cls(generation, root, manifest)
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(name, f"is not a valid CURRENT ({type(error).__name__}: {error})"[:300]) from None
@@ -61,11 +61,11 @@ ROOT_BYTES_MAX = MANIFEST_BYTES_MAX = 64 << 20
 GENERATION = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def _object(value: Any, key: str, limit: int, name: str) -> ObjectName:
+def _object(value: Any, generation: Any, file: str, limit: int, name: str) -> ObjectName:
     """The name of an object whose key and size are in bounds: a reader allocates the size before it reads."""
-    found = ObjectName(value["key"], value["size"], value["sha256"])
-    if found.key != key or not GENERATION.fullmatch(key.split("/")[0]):
-        raise damaged(name, f"names {found.key!r}, wants a generation and then {key.split('/')[-1]}"[:300])
+    found, key = ObjectName(value["key"], value["size"], value["sha256"]), f"{generation}/{file}"
+    if found.key != key or not isinstance(generation, str) or not GENERATION.fullmatch(generation):
+        raise damaged(name, f"names {found.key!r}, wants a generation and then {file}"[:300])
     if not isinstance(found.sha256, str):
         raise damaged(name, f"{key} has no SHA-256")
     if not isinstance(found.size, int) or not 1 <= found.size <= limit:
