@@ -262,7 +262,8 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     rotation = few.rotation_name(rows, options)
     basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
     reached: list[tuple[float, _Coded]] = []
-    for code_bytes, wanted in _code_candidates(rows, draft.shape.blocks, task.id_bytes, options):
+    axes = basis.live if basis else rows.dimension
+    for code_bytes, wanted in _code_candidates(rows, axes, draft.shape.blocks, task.id_bytes, options):
         if reached and not wanted:
             break
         shape, codec = _fitting(task, draft, code_bytes), CODECS[options.codec](*moments, code_bytes, residuals, basis)
@@ -337,12 +338,14 @@ def _most(rows: Rows, blocks: int, code_bytes: int, id_bytes: float, options: Op
     return most
 
 
-def _code_candidates(rows: Rows, blocks: int, id_bytes: float, options: Options) -> list[tuple[int, bool]]:
+def _code_candidates(
+    rows: Rows, axes: int, blocks: int, id_bytes: float, options: Options
+) -> list[tuple[int, bool]]:
     """Code lengths by rising bytes; whether each is wanted, or there in case that no shorter one reaches the recall.
 
-    Wanted are 3 to 6 bits a dimension; where some of them let the index fit the cache, those and the longest that fits.
+    axes: how many directions there is anything along. Wanted are 3 to 6 bits each; where some of them let the index fit the cache, those and the longest that fits.
     """
-    lengths = sorted({max(4, int(rows.dimension * bits / 8) // 4 * 4) for bits in CODE_BITS})
+    lengths = sorted({max(4, int(axes * bits / 8) // 4 * 4) for bits in CODE_BITS})
     fitting = [c for c in range(lengths[0], lengths[-1], 4) if _fits(rows, blocks, 0.0, c, id_bytes, options)]
     if not fitting:
         return [(c, i < 4) for i, c in enumerate(lengths)]

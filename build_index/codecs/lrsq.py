@@ -124,7 +124,7 @@ def train(
     the rows.
     """
     basis = basis or pca.fit(second_moment, 0)
-    axes, deviation = basis.axes, basis.deviation
+    axes, deviation = basis.axes[: basis.live], basis.deviation[: basis.live]
     given = _scalar_bits(deviation, 2 * code_bytes)
     groups: list[tuple[npt.NDArray[np.int64], int]] = []
     if sample is not None:

@@ -12,6 +12,7 @@ from vantage.format import DenseRotation, Rotation
 
 F64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+DEAD = 3e-4  # of the strongest deviation: rounding an axis to f16 moves as much of the strongest onto a weak one
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class Basis:
     axes: F64
     deviation: F64
     stored: Callable[[Ints], Rotation]
+
+    @property
+    def live(self) -> int:
+        """How many axes there is anything along: the first ones. Rows in a subspace have no more than it has."""
+        return int(np.count_nonzero(self.deviation > DEAD * self.deviation[0]))
 
 
 def deviations(axes: F64, moment: F64) -> F64:
