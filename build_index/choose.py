@@ -338,12 +338,11 @@ def _most(rows: Rows, blocks: int, code_bytes: int, id_bytes: float, options: Op
     return most
 
 
-def _code_candidates(
-    rows: Rows, axes: int, blocks: int, id_bytes: float, options: Options
-) -> list[tuple[int, bool]]:
+def _code_candidates(rows: Rows, axes: int, blocks: int, id_bytes: float, options: Options) -> list[tuple[int, bool]]:
     """Code lengths by rising bytes; whether each is wanted, or there in case that no shorter one reaches the recall.
 
-    axes: how many directions there is anything along. Wanted are 3 to 6 bits each; where some of them let the index fit the cache, those and the longest that fits.
+    axes: how many directions there is anything along. Wanted are 3 to 6 bits each; where some of them let the index fit
+    the cache, those and the longest that fits.
     """
     lengths = sorted({max(4, int(axes * bits / 8) // 4 * 4) for bits in CODE_BITS})
     fitting = [c for c in range(lengths[0], lengths[-1], 4) if _fits(rows, blocks, 0.0, c, id_bytes, options)]
