@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rotations import pca
-from ..rotations.basis import Basis, deviations
+from ..rotations.basis import Basis
 from .fitting import drawn, error, fitted
 from .planes import F32, F64, QUERY_ALPHA, Codec, Quantizer, assembled, nearest, nibbles_of, scaled_to_unit
 
@@ -144,7 +144,7 @@ def train(
         unit = scaled_to_unit(some @ axes.T.astype(np.float32), deviation.astype(np.float32))
         quantizers += [_joint(number[on], count, unit, deviation, i) for i, (on, count) in enumerate(groups)]
         distortion = error(quantizers, unit)
-    spread = deviations(axes, query_moment)
+    spread = basis.along(query_moment)[kept]
     lost = float(np.einsum("ij,ji->", query_moment, second_moment)) - float(((spread * deviation) ** 2).sum())
     lost += float(((spread * deviation) ** 2 * distortion).sum())
     stored = basis.stored(kept)
