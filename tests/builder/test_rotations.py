@@ -81,7 +81,7 @@ def one_at_a_time(strength: F64) -> list[tuple[int, int]]:
     np.fill_diagonal(left, 0)
     while left.max(initial=0) > 0:
         i, j = np.unravel_index(left.argmax(), left.shape)
-        found.append((min(i, j), max(i, j)))
+        found.append((int(min(i, j)), int(max(i, j))))
         left[[i, j]] = left[:, [i, j]] = 0
     return sorted(found)
 
