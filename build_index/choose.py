@@ -6,7 +6,7 @@ the kernels' own arithmetic, against exact neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -142,8 +142,9 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) ->
     most = min(PROMISED_RERANK_MAX, rows.count, PROMISED_VECTORS_MAX // (VECTOR_BYTES["f32"] * rows.dimension))
     few, many = (held.spread(EXACT_PLACES // (2 * most)) for held in (task.tune, price))
     tune, price, p_tune, p = task.tune.take(few), price.take(many), p_tune[few], p[many]
-    code_bytes = _code_candidates(rows, draft.shape.blocks, task.id_bytes, task.options)[-1][0]
-    shape, codec = next(_codes(task, draft, [code_bytes]))
+    candidates, code = _coder(task, draft)
+    code_bytes = candidates[-1][0]
+    shape, codec = code(code_bytes)
     found = _scanned(task, shape, codec, tune, "exact scores, tuning", p_tune, 2 * most)
     held = _scanned(task, shape, codec, price, "exact scores, prices", p, 2 * most)
     sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
@@ -317,28 +318,31 @@ class _Coded:
     price: int
 
 
-def _codes(task: Task, draft: _Draft, lengths: Iterable[int]) -> Iterator[tuple[Shape, Codec]]:
-    """Codes of these bytes, each with the copies that it leaves room for."""
+def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[[int], tuple[Shape, Codec]]]:
+    """The lengths that _code_candidates names; and codes of a length, with the copies that it leaves room for."""
     rows, options = task.rows, task.options
     moments = _second_moments(rows, task.sample, draft.shape)
     residuals = _residuals(rows, task.sample, draft.shape)
     rotation = few.rotation_name(rows, options)
     basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
-    for code_bytes in lengths:
+    axes = basis.live if basis else rows.dimension
+
+    def coded(code_bytes: int) -> tuple[Shape, Codec]:
         codec = CODECS[options.codec](*moments, code_bytes, residuals, basis)
-        yield _fitting(task, draft, code_bytes), codec
+        return _fitting(task, draft, code_bytes), codec
+
+    return _code_candidates(rows, axes, draft.shape.blocks, task.id_bytes, options), coded
 
 
 def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     """Codes that reach the target, by modelled time."""
     rows, tune, options = task.rows, task.tune, task.options
     reached: list[tuple[float, _Coded]] = []
-    candidates = _code_candidates(rows, draft.shape.blocks, task.id_bytes, options)
-    codes = _codes(task, draft, [code_bytes for code_bytes, _ in candidates])
+    candidates, code = _coder(task, draft)
     for code_bytes, wanted in candidates:
         if reached and not wanted:
             break
-        shape, codec = next(codes)
+        shape, codec = code(code_bytes)
         found = _scanned(task, shape, codec, tune, f"codes of {code_bytes} bytes", p)
         sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
         at = price_at(PricedRecall(found, p, sizes), task.k, options.recall)
@@ -404,12 +408,13 @@ def _most(rows: Rows, blocks: int, code_bytes: int, id_bytes: float, options: Op
     return most
 
 
-def _code_candidates(rows: Rows, blocks: int, id_bytes: float, options: Options) -> list[tuple[int, bool]]:
+def _code_candidates(rows: Rows, axes: int, blocks: int, id_bytes: float, options: Options) -> list[tuple[int, bool]]:
     """Code lengths by rising bytes; whether each is wanted, or there in case that no shorter one reaches the recall.
 
-    Wanted are 3 to 6 bits a dimension; where some of them let the index fit the cache, those and the longest that fits.
+    axes: how many directions there is anything along. Wanted are 3 to 6 bits each; where some of them let the index fit
+    the cache, those and the longest that fits.
     """
-    lengths = sorted({max(4, int(rows.dimension * bits / 8) // 4 * 4) for bits in CODE_BITS})
+    lengths = sorted({max(4, int(axes * bits / 8) // 4 * 4) for bits in CODE_BITS})
     fitting = [c for c in range(lengths[0], lengths[-1], 4) if _fits(rows, blocks, 0.0, c, id_bytes, options)]
     if not fitting:
         return [(c, i < 4) for i, c in enumerate(lengths)]

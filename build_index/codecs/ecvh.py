@@ -43,7 +43,8 @@ def trained(start: F32, sample: F32, query_moment: F64) -> F32:
     import jax.numpy as jnp
     import optax
 
-    weigh = jnp.asarray(np.linalg.cholesky(query_moment + 1e-9 * np.trace(query_moment) * np.eye(len(query_moment))).T)
+    ridge = max(1e-9 * np.trace(query_moment), 1e-30)  # of rows in a subspace, some axes have no queries
+    weigh = jnp.asarray(np.linalg.cholesky(query_moment + ridge * np.eye(len(query_moment))).T)
 
     def loss(w: Any, x: Any) -> Any:
         y = x @ w.T

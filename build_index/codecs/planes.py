@@ -67,6 +67,13 @@ def packed(widths: Sequence[int]) -> list[list[int]]:
     return nibbles
 
 
+def nibbles_of(fields: Sequence[int]) -> int:
+    """How many nibbles `packed` takes for so many fields of 0, 1, 2, 3 and 4 bits."""
+    _, ones, twos, threes, fours = fields
+    room = threes + 2 * (twos % 2)  # for fields of one bit
+    return fours + threes + -(-twos // 2) + -(-max(0, ones - room) // 4)
+
+
 @dataclass(frozen=True)
 class Codec:
     """A trained codec. axes f32 (A, d), as rotation stores them; deviation f32 (A), the units of the quantizers.

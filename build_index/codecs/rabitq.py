@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from ..rotations.basis import Basis
+from ..rotations.basis import Basis, deviations
 from .fitting import directions
 from .planes import F32, F64, Codec, Quantizer, assembled
 
@@ -57,7 +57,7 @@ def train(
     given[: max(0, min(count, 8 * code_bytes - int(given.sum()))) if given[0] < BITS_MAX else 0] += 1
     axes, stored = directions(count, dimension, 0, basis)
     deviation = np.full(count, np.sqrt(max(np.trace(second_moment) / dimension, 1e-12)))
-    spread = np.sqrt(np.einsum("ij,jk,ik->i", axes, query_moment, axes))
+    spread = deviations(axes, query_moment)
     lost = sum(float((s * d) ** 2) * grid(int(b))[0] for s, d, b in zip(spread, deviation, given, strict=True))
     quantizers = [Quantizer((j,), grid(int(b))[1]) for j, b in enumerate(given)]
     scales = SCALES if given.max() > 1 else (1.0,)

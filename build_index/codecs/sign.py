@@ -10,7 +10,7 @@ import numpy as np
 
 from vantage.format import AXES_MAX, Rotation
 
-from ..rotations.basis import Basis
+from ..rotations.basis import Basis, deviations
 from .fitting import directions
 from .planes import F32, F64, Codec, Quantizer, assembled
 
@@ -40,7 +40,7 @@ def train(
     else:
         axes = given.astype(np.float16).astype(np.float64)
     deviation = np.full(len(axes), np.sqrt(max(np.trace(second_moment) / dimension, 1e-12)))
-    spread = np.sqrt(np.einsum("ij,jk,ik->i", axes, query_moment, axes))
+    spread = deviations(axes, query_moment)
     return assembled(
         name, axes, deviation, [Quantizer((j,), _SIDES) for j in range(len(axes))], code_bytes,
         spread * deviation, _LOST * float(((spread * deviation) ** 2).sum()), rotation=stored, span=span_of(axes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,20 +12,36 @@ from vantage.format import DenseRotation, Rotation
 
 F64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+DEAD = 3e-4  # of the strongest deviation: rounding an axis to f16 moves as much of the strongest onto a weak one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Basis:
     """axes f64 (d, d): orthonormal rows as stored, by falling deviation f64 (d,). stored(kept): the section of some."""
 
     axes: F64
     deviation: F64
     stored: Callable[[Ints], Rotation]
+    _along: list[F64] = field(default_factory=list, repr=False)  # the last moment asked for, and the answer
+
+    def along(self, moment: F64) -> F64:
+        """f64 (d,): deviations of rows with this second moment, found once: codes of every length ask for them."""
+        if not self._along or self._along[0] is not moment:
+            self._along[:] = moment, deviations(self.axes, moment)
+        return self._along[1]
+
+    @property
+    def live(self) -> int:
+        """How many axes there is anything along: the first ones. Rows in a subspace have no more than it has."""
+        return int(np.count_nonzero(self.deviation > DEAD * self.deviation[0]))
 
 
 def deviations(axes: F64, moment: F64) -> F64:
-    """f64 (d,): root mean square of rows with this second moment along each axis."""
-    out: F64 = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", axes, moment, axes, optimize=True), 1e-12))
+    """f64 (A,): root mean square of rows with this second moment (d, d) along each of the axes (A, d).
+
+    A matrix product first: summed in one go, all three operands cost A d^2 in scalar steps.
+    """
+    out: F64 = np.sqrt(np.maximum(np.einsum("ij,ij->i", axes @ moment, axes), 1e-12))
     return out
 
 

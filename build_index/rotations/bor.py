@@ -13,7 +13,7 @@ import numpy.typing as npt
 from vantage.format import LAYERS_MAX, TANGENT_ONE
 
 from .basis import F64, Basis, Ints
-from .butterfly import Layers, basis, complete, turn
+from .butterfly import Layers, Turn, basis, complete, step_of, turned_twice
 
 SHARE = 20  # a layer costs 1 / d of a dense matrix in bytes and in multiplications: d / 20 of them cost a twentieth
 LAYERS_MIN = 4
@@ -27,35 +27,43 @@ def count_of(dimension: int) -> int:
 def matched(strength: npt.NDArray[np.floating]) -> Ints:
     """Pairs (P, 2) of coordinates of a symmetric strength (d, d): strongest first, each coordinate once (greedy).
 
-    Pairs that are each other's best are what taking one at a time would take, so they are taken together.
+    Pairs that are each other's best are what taking one at a time would take, so they are taken together, and only
+    coordinates whose best was taken look again. Of two that have no strength there is no pair. Spoils the diagonal.
     """
-    left, found = np.arange(len(strength)), list[tuple[int, int]]()
-    strength = strength.copy()
     np.fill_diagonal(strength, -1)
-    while len(left) > 1:
-        best = strength.argmax(1)
-        at = np.flatnonzero((best[best] == np.arange(len(left))) & (np.arange(len(left)) < best))
+    best, found = strength.argmax(1), list[Ints]()
+    left = strength[np.arange(len(best)), best] > 0
+    while len(on := np.flatnonzero(left)) > 1:
+        at = on[left[best[on]] & (best[best[on]] == on) & (on < best[on])]
         if not len(at):  # ties all around
-            at = np.array([0])
-        found += zip(left[at].tolist(), left[best[at]].tolist(), strict=True)
-        keep = np.ones(len(left), bool)
-        keep[at] = keep[best[at]] = False
-        left, strength = left[keep], strength[np.ix_(keep, keep)]
-    return np.array(found, np.int64).reshape(-1, 2)
+            at = on[:1]
+        found.append(np.stack([at, best[at]], 1))
+        left[at] = left[best[at]] = False
+        on = np.flatnonzero(left)
+        again = on[~left[best[on]]]
+        if len(again):
+            among = strength[np.ix_(again, on)]
+            best[again] = on[among.argmax(1)]
+            left[again] = among.max(1) > 0
+    return np.concatenate([np.zeros((0, 2), np.int64), *found])
 
 
 def compacted(moment: F64, count: int) -> Layers:
     """`count` layers, each the best of its own step for what the layers before it left of the moment."""
     now, pairs, tangents = moment.astype(np.float32), [], []
+    strength = np.empty_like(now)
     for _ in range(count):
         variance = np.maximum(np.diag(now), np.float32(1e-12))
-        pair = complete(matched(now**2 / variance / variance[:, None]), len(now))
+        for low in range(0, len(now), step_of(len(now))):
+            part = slice(low, low + step_of(len(now)))
+            np.square(now[part], out=strength[part])
+            strength[part] /= variance
+            strength[part] /= variance[part, None]
+        pair = complete(matched(strength), len(now))
         a, b, both = now[pair[:, 0], pair[:, 0]], now[pair[:, 1], pair[:, 1]], now[pair[:, 0], pair[:, 1]]
         angle = 0.5 * np.arctan2(2 * both, np.abs(a - b)) * np.where(a < b, -1, 1)  # the smaller of the two turns
         tangent = np.rint(np.tan(angle.astype(np.float64)) * TANGENT_ONE).clip(-TANGENT_ONE, TANGENT_ONE)
-        for _ in range(2):
-            turn(now, pair, tangent / TANGENT_ONE)
-            now = np.ascontiguousarray(now.T)
+        now = turned_twice(now, Turn.of(pair, tangent / TANGENT_ONE, len(now), now.dtype))
         pairs.append(pair)
         tangents.append(tangent.astype(np.int64))
     return Layers(np.array(pairs), np.array(tangents))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,8 @@ import numpy.typing as npt
 from vantage.format import TANGENT_ONE, ButterflyRotation, DenseRotation, Rotation
 
 from .basis import F64, Basis, Ints, deviations
+
+STEP_NUMBERS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -24,20 +27,62 @@ class Layers:
     tangents: Ints
 
     def turned(self, x: F64) -> F64:
-        """x (d, n) -> the same turned, a new array."""
-        out = x.copy()
-        for pair, t in zip(self.pairs, self.tangents / TANGENT_ONE, strict=True):
-            turn(out, pair, t)
+        """x (d, n) -> the same turned, a new array: some columns through all layers, then the next."""
+        out, step = np.empty_like(x), step_of(len(x))
+        turns = [
+            Turn.of(pair, t, len(x), x.dtype) for pair, t in zip(self.pairs, self.tangents / TANGENT_ONE, strict=True)
+        ]
+        for low in range(0, x.shape[1], step):
+            part = np.ascontiguousarray(x[:, low : low + step])
+            for one in turns:
+                part = one.rows(part)
+            out[:, low : low + step] = part
         return out
 
 
-def turn(x: npt.NDArray[np.floating], pair: Ints, tangent: F64) -> None:
-    """Turns coordinates pair (P, 2) of x (d, n) in place by the angles of tangent (P)."""
-    cosine = (1 / np.sqrt(1 + tangent**2))[:, None].astype(x.dtype)
-    sine = (tangent[:, None] * cosine).astype(x.dtype)
-    first, second = x[pair[:, 0]], x[pair[:, 1]]
-    x[pair[:, 0]] = cosine * first + sine * second
-    x[pair[:, 1]] = cosine * second - sine * first
+@dataclass(frozen=True)
+class Turn:
+    """One layer: coordinate i becomes cosine[i] times itself and sine[i] times its partner, all (d,)."""
+
+    partner: Ints
+    cosine: npt.NDArray[np.floating]
+    sine: npt.NDArray[np.floating]
+
+    @classmethod
+    def of(cls, pair: Ints, tangent: F64, dimension: int, dtype: npt.DTypeLike) -> Turn:
+        """Of pairs (P, 2) and tangents (P) of their angles, for numbers of a dtype."""
+        partner, cosine, sine = np.arange(dimension), np.ones(dimension, dtype), np.zeros(dimension, dtype)
+        first, second = pair[:, 0], pair[:, 1]
+        partner[first], partner[second] = second, first
+        cosine[first] = cosine[second] = 1 / np.sqrt(1 + tangent**2)
+        sine[first] = tangent * cosine[first]
+        sine[second] = -sine[first]
+        return cls(partner, cosine, sine)
+
+    def rows(self, x: npt.NDArray[Any], part: slice = slice(None)) -> npt.NDArray[Any]:
+        """Rows `part` of x (d, n) turned, a new array."""
+        out = x[self.partner[part]]
+        out *= self.sine[part, None]
+        out += self.cosine[part, None] * x[part]
+        return out
+
+
+def turned_twice(x: npt.NDArray[Any], turn: Turn) -> npt.NDArray[Any]:
+    """x (d, d) turned along its rows, then along its columns, a new array."""
+    out = np.empty_like(x)
+    for low in range(0, len(x), step_of(len(x))):
+        part = slice(low, low + step_of(len(x)))
+        rows = turn.rows(x, part)
+        other = rows.take(turn.partner, axis=1)
+        other *= turn.sine
+        rows *= turn.cosine
+        np.add(rows, other, out=out[part])
+    return out
+
+
+def step_of(dimension: int) -> int:
+    """Rows or columns of a (d, d) at a time, so that they stay in the processor's cache from one step to the next."""
+    return max(1, STEP_NUMBERS // dimension)
 
 
 def complete(pairs: Ints, dimension: int) -> Ints:
@@ -83,6 +128,7 @@ def axes_of(rotation: Rotation) -> F64:
                 free.remove(j)
                 pairs.append((i, j))
                 kept.append(place)
-        turn(turned, np.array(pairs, np.int64).reshape(-1, 2), tangent[kept] / TANGENT_ONE)
+        pair = np.array(pairs, np.int64).reshape(-1, 2)
+        turned = Turn.of(pair, tangent[kept] / TANGENT_ONE, d, turned.dtype).rows(turned)
     out: F64 = turned[np.asarray(rotation.kept)]
     return out

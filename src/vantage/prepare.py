@@ -6,13 +6,14 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import sub
+from operator import mul, sub
 
 from .errors import InputError, LimitError
 from .format import IndexSection, aligned
 
 SCORE_BITS = 20  # an integer score is the score in units of 2^-20 for queries up to 8 times the mean norm of the rows
-I16_NORM = 32767.0
+I16_MAX = 32767
+I16_NORM = float(I16_MAX)
 QUERY_NORM_MAX = 1e18  # its square, and so every score, is finite in float32
 
 
@@ -58,7 +59,7 @@ def prepare(values: Sequence[float], index: IndexSection, param: str = "vector")
     if not all(map(math.isfinite, source)):
         at = next(i for i, v in enumerate(source) if not math.isfinite(v))
         raise InputError(f"{param}[{at}] is not finite as float32", hint="send finite numbers", param=param)
-    length = math.sqrt(math.fsum(v * v for v in source))
+    length = math.sqrt(math.fsum(map(mul, source, source)))
     if length * max(1.0, index.row_scale) > QUERY_NORM_MAX:
         raise LimitError(
             f"the norm of {param}",
@@ -78,7 +79,10 @@ def prepare(values: Sequence[float], index: IndexSection, param: str = "vector")
         norm, unit_norm = (length if index.metric == "dot" else 1.0), 1.0
     if unit_norm:
         factor = I16_NORM / (unit_norm if index.metric == "l2" else 1.0)
-        quantized = array("h", [max(-32767, min(32767, round(v * factor))) for v in vector])
+        whole = list(map(round, [v * factor for v in vector]))
+        if max(map(abs, whole)) > I16_MAX:
+            whole = [max(-I16_MAX, min(I16_MAX, v)) for v in whole]
+        quantized = array("h", whole)
         scale = 1.0 / factor
     else:
         quantized, scale = array("h", bytes(2 * len(vector))), 0.0

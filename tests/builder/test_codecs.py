@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from small import FIELD, decode
 
-from build_index.codecs.lrsq import levels, train, water_fill
-from build_index.codecs.planes import QUERY_ALPHA, Codec, Encoded, encode, encode_blocks
+from build_index.codecs.lrsq import _distortion, _scalar_bits, levels, train, water_fill
+from build_index.codecs.planes import QUERY_ALPHA, Codec, Encoded, encode, encode_blocks, nibbles_of, packed
 from vantage import kernels
 from vantage.format import RANGES_AT, SEGMENT, aligned, block_planes, pack_block
 
@@ -122,6 +122,41 @@ def test_every_bit_of_an_axis_is_packed_once(deviation: list[float], code_bytes:
     assert bits_of(codec).min() >= 1
     # A bit could go nowhere only if no axis wants it: what is not used is what every axis has too much of.
     assert bits_of(codec).sum() == 8 * code_bytes or bits_of(codec).max() > 4 or (bits_of(codec) == 8).all()
+
+
+@given(st.lists(st.integers(1, 4), max_size=40))
+def test_nibbles_are_counted_as_they_are_packed(widths: list[int]) -> None:
+    assert nibbles_of(np.bincount(widths, minlength=5).tolist() if widths else [0] * 5) == len(packed(widths))
+
+
+def tried_one_by_one(deviation: np.ndarray, nibbles: int) -> np.ndarray:
+    """As many bits as pack, handed out in turn, then the widest gain that still packs, all of it in the plain way."""
+
+    def packs(given_bits: np.ndarray) -> bool:
+        fields = [width for b in given_bits.tolist() if b for width in ([4, b - 4] if b > 4 else [b])]
+        return len(packed(fields)) <= nibbles
+
+    found = next(
+        filled
+        for bits in range(min(4 * nibbles, 8 * len(deviation)), -1, -1)
+        if packs(filled := water_fill(deviation, bits))
+    )
+    weight = (deviation ** (2 * (1 + QUERY_ALPHA))).tolist()
+    while True:
+        gains = sorted((weight[j] * (_distortion(b) - _distortion(b + 1)), j) for j, b in enumerate(found) if b < 8)
+        more = (found + (np.arange(len(found)) == j) for _, j in reversed(gains))
+        if (best := next(filter(packs, more), None)) is None:
+            return found
+        found = best
+
+
+@settings(max_examples=60, deadline=None)
+@example([1.0] * 12, 8)  # equal gains
+@example([3.0, 3.0, 1e-6, 1e-6, 1e-6], 7)  # axes of no strength
+@given(st.lists(st.floats(1e-6, 4), min_size=1, max_size=16), st.integers(1, 36))
+def test_bits_are_those_of_trying_every_axis(deviation: list[float], nibbles: int) -> None:
+    wave = np.array(deviation)
+    assert _scalar_bits(wave, nibbles).tolist() == tried_one_by_one(wave, nibbles).tolist()
 
 
 def test_axes_are_the_principal_ones_in_order() -> None:

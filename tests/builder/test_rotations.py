@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from build_index.codecs import lrsq
-from build_index.rotations import ROTATIONS, bor, default, hadamard
+from build_index.rotations import ROTATIONS, bor, butterfly, default, hadamard
 from build_index.rotations.basis import F64
 from build_index.rotations.butterfly import Layers
-from vantage.format import ButterflyRotation
+from vantage.format import TANGENT_ONE, ButterflyRotation
 from vantage.rotate import rotated
 
 
@@ -73,6 +73,45 @@ def test_pairs_are_the_strongest_first() -> None:
     for i, j, s in ((0, 3, 9), (3, 5, 8), (1, 5, 7), (2, 4, 1), (0, 1, 6)):
         strength[i, j] = strength[j, i] = s
     assert sorted(map(tuple, np.sort(bor.matched(strength), 1).tolist())) == [(0, 3), (1, 5), (2, 4)]
+
+
+def one_at_a_time(strength: F64) -> list[tuple[int, int]]:
+    """The strongest pair of those left, until none has any strength."""
+    left, found = strength.copy(), []
+    np.fill_diagonal(left, 0)
+    while left.max(initial=0) > 0:
+        i, j = np.unravel_index(left.argmax(), left.shape)
+        found.append((int(min(i, j)), int(max(i, j))))
+        left[[i, j]] = left[:, [i, j]] = 0
+    return sorted(found)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 9, 40])
+@pytest.mark.parametrize("dead", [0, 1, 2])
+def test_pairs_are_those_of_taking_one_at_a_time(dimension: int, dead: int) -> None:
+    """Coordinates without strength, as constant dimensions are, are in no pair."""
+    strength = np.random.default_rng([dimension, dead]).random((dimension, dimension))
+    strength += strength.T
+    strength[: dead * dimension // 3] = strength[:, : dead * dimension // 3] = 0
+    wanted = one_at_a_time(strength)
+    assert sorted(map(tuple, np.sort(bor.matched(strength), 1).tolist())) == wanted
+
+
+@pytest.mark.parametrize("numbers", [1, 40, 1 << 17])
+def test_a_layer_turned_in_pieces_is_the_layer(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few numbers are turned at a time; the matrix of a layer is written out."""
+    monkeypatch.setattr(butterfly, "STEP_NUMBERS", numbers)
+    d, of = 9, moment(9)
+    layers = bor.compacted(of, 3)
+    left = np.eye(d)
+    for pairs, tangents in zip(layers.pairs, layers.tangents / TANGENT_ONE, strict=True):
+        one = np.eye(d)
+        for (i, j), t in zip(pairs, tangents, strict=True):
+            one[[i, i, j, j], [i, j, i, j]] = np.array([1, t, -t, 1]) / np.sqrt(1 + t * t)
+        left = one @ left
+        turn = butterfly.Turn.of(pairs, tangents, d, np.float64)
+        assert np.allclose(butterfly.turned_twice(of, turn), one @ of @ one.T, atol=1e-14)
+    assert np.allclose(layers.turned(np.eye(d)), left, atol=1e-14)
 
 
 def test_a_codec_keeps_the_axes_that_have_bits() -> None:
