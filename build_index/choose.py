@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vantage.errors import InputError
 from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, VECTOR_BYTES, Contract, Stop
+from vantage.plan import SMALL_BYTES
 
 from . import few
 from .codecs import CODECS
@@ -129,9 +130,12 @@ def _promised(
 def _scanned(
     task: Task, shape: Shape, codec: Codec, held: Held, phase: str, p: P, kept: int = KEPT
 ) -> Candidates:  # fmt: skip
-    """What the codes find for held-out rows."""
+    """What the codes find for held-out rows, in blocks that a plan may read."""
     say = partial(task.say, phase)
-    return full_scan(task.rows, shape, codec, held.queries, held.rows, held.truth, say, p, kept)
+    small = block_bytes(shape.sizes(), codec.code_bytes, task.id_bytes).sum() <= SMALL_BYTES
+    return full_scan(
+        task.rows, shape, codec, held.queries, held.rows, held.truth, say, None if small else p, kept
+    )  # fmt: skip
 
 
 def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) -> Choice:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vantage import kernels
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
-from vantage.plan import CACHED, LANES, SPARSE, STARTS_SHARD, items_of, ranges_of, wave_ms
+from vantage.plan import CACHED, LANES, SMALL_BYTES, SPARSE, STARTS_SHARD, items_of, ranges_of, wave_ms
 from vantage.prepare import Prepared
 from vantage.route import Routed
 from vantage.scan import LrsqScan
@@ -62,6 +62,8 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | 
     done bool (Q, B): blocks that a wave before has read, which have no value to this one.
     """
     queries, blocks = p.shape
+    if not price and block_bytes.sum() <= SMALL_BYTES:
+        p = np.maximum(p, 1)
     size, flags = array("I", block_bytes.tolist()), bytearray(blocks)
     flags[0] = STARTS_SHARD
     at = array("Q", np.cumsum([0, *map(aligned, size)])[:-1].tolist())

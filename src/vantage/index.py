@@ -12,7 +12,7 @@ from .errors import InputError, LimitError, NotFoundError
 from .estimate import estimated_recall, features, promise_of, second_price
 from .format import ID_PAGE_ROWS, RERANK_MAX, VECTOR_BYTES, Current, Promise, Root, id_entry
 from .kernels import lrsq_tables_size, pool_size
-from .plan import CACHED, STARTS_SHARD, Budget, Limits, Plan, Span, plan_scan, recall_estimate
+from .plan import CACHED, SMALL_BYTES, STARTS_SHARD, Budget, Limits, Plan, Span, plan_scan, recall_estimate
 from .prepare import Prepared, prepare
 from .proof import BoundedScan, Reads, prove
 from .rank import Match, decode, estimated, rerank
@@ -96,6 +96,7 @@ class Index:
             flags[first] = STARTS_SHARD
         self.space = f"{name}/{current.generation}"
         self.flags = cache.register(self.space, flags)
+        self.small = sum(root.directory.size) <= SMALL_BYTES
         if isinstance(self.router, TwoLevelRouter):
             self.pages = cache.register(f"{self.space}/routing", bytearray(len(self.router.section.size)))
 
@@ -125,6 +126,8 @@ class Index:
         routed = routed or self.router.route(prepared)
         if not routed.p:
             return Plan([], [], price, True)
+        if not price and self.small:
+            routed = self._every(routed)
         wanted = min(query.top_k + (query.without is not None), self.root.index.rows)
         last = False
         while True:
@@ -132,11 +135,15 @@ class Index:
             if last or not plan.complete or self._rows(plan) >= wanted:
                 return plan
             if not price:  # it takes blocks of probability 0 too, and those that the routing page does not name
-                every = array("I", [1]) * self.root.index.blocks
-                for b, value in zip(routed.blocks or range(len(every)), routed.p, strict=True):
-                    every[b] = value or 1
-                routed, last = Routed(every), True
+                routed, last = self._every(routed), True
             price //= 2
+
+    def _every(self, routed: Routed) -> Routed:
+        """With the least probability for each block that has none."""
+        every = array("I", [1]) * self.root.index.blocks
+        for b, value in zip(routed.blocks or range(len(every)), routed.p, strict=True):
+            every[b] = value or 1
+        return Routed(every)
 
     def promise(self, query: Query) -> Promise:
         """How the contract keeps the recall that is asked for. Raises LimitError where it cannot."""
