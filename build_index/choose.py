@@ -361,6 +361,8 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
         reads = replace(plans(p, sizes, at), pages=pages_of(rows, shape, tune.queries))
         task.tried.append(row | _cost(reads))
         reached.append((float(reads.ms.mean()), _Coded(shape, codec, found, at)))
+        if len(reached) > 1 and reached[-1][0] > reached[-2][0]:
+            break  # what longer codes save in blocks no longer pays for their bytes
     return [coded for _, coded in sorted(reached, key=lambda r: r[0])]
 
 

@@ -28,6 +28,8 @@ GROUP_NIBBLES = 4
 RATE_MIN = 0.25  # bits that an axis must want to be in a group
 FIT_ROWS = 8192  # that tables of groups are fitted to
 FIT_NUMBERS = FIT_ROWS * 768  # of them: half the rows, for twice the groups of 1,536 dimensions, lose 1% of the error
+COVERED = 1.5  # times the last level: of a Gaussian, no value of thousands is further out
+STRETCHES = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 START_ROUNDS, JOINT_ROUNDS = 6, 8
 _GRID = np.linspace(-6.0, 6.0, 12001)
 
@@ -139,9 +141,10 @@ def train(
     axes, deviation, given = axes[kept], deviation[kept], given[kept]
     quantizers = [Quantizer((j,), levels(int(b)).parts) for j, b in enumerate(given) if b]
     distortion = np.array([_distortion(int(b)) for b in given])
-    if sample is not None and groups:
+    if sample is not None:
         some = sample[:: -(-len(sample) // min(FIT_ROWS, FIT_NUMBERS // sample.shape[1]))]
         unit = scaled_to_unit(some @ axes.T.astype(np.float32), deviation.astype(np.float32))
+        quantizers = [_covering(q, unit) for q in quantizers]
         quantizers += [_joint(number[on], count, unit, deviation, i) for i, (on, count) in enumerate(groups)]
         distortion = error(quantizers, unit)
     spread = basis.along(query_moment)[kept]
@@ -149,6 +152,27 @@ def train(
     lost += float(((spread * deviation) ** 2 * distortion).sum())
     stored = basis.stored(kept)
     return assembled("lrsq", axes, deviation, quantizers, code_bytes, spread * deviation, lost, rotation=stored)
+
+
+def _covering(quantizer: Quantizer, unit: F32) -> Quantizer:
+    """The quantizer of one axis with its levels as far apart as rows (n, axes) in units want them.
+
+    An axis that parts few rows from all others has tails that no Gaussian has: values beyond the last level would lose
+    more than all other axes together, however many bits there are.
+    """
+    (axis,), values = quantizer.axes, unit[:, quantizer.axes]
+    last = sum(float(part.max()) for part in quantizer.parts)
+    if np.abs(values).max() <= COVERED * last:
+        return quantizer
+    bits = sum(len(part).bit_length() - 1 for part in quantizer.parts)
+    tried = [Quantizer((0,), _stretched(bits, stretch)) for stretch in STRETCHES]
+    best = min(range(len(tried)), key=lambda i: float(error([tried[i]], values)[0]))
+    return Quantizer((axis,), tried[best].parts)
+
+
+@cache
+def _stretched(bits: int, stretch: float) -> tuple[F64, ...]:
+    return tuple(part * stretch for part in levels(bits).parts)
 
 
 def _scalar_bits(deviation: F64, nibbles: int) -> npt.NDArray[np.int64]:

@@ -27,7 +27,7 @@ SHARED_GAP = 32 << 10  # half a millisecond of a lane, where a GET takes 40: bri
 SHORT_BYTES = 512 << 10  # nine milliseconds of a lane: not worth a plan of fewer ranges
 LONGEST_SHARE = 16  # measured: the tail of waits falls by a quarter for 3% more bytes
 SPARSE = 4  # fewer than one block in so many with a probability: a plan is made of those and the gaps between them
-SMALL_BYTES = 4 << 20  # of scan blocks: the price 0 then reads every block, also those that the router gives nothing
+SMALL_BYTES = 16 << 20  # of scan blocks: the price 0 then reads every block, also those that the router gives nothing
 STARTS_SHARD, CACHED = 1, 2  # flags of a block, as kernels.plan_ranges knows them
 PRICE_BITS = 24  # a price is in units of 2^-44 of probability a byte
 
