@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from small import FIELD, decode
 
+from build_index.codecs import lrsq
 from build_index.codecs.lrsq import _distortion, _scalar_bits, levels, train, water_fill
 from build_index.codecs.planes import QUERY_ALPHA, Codec, Encoded, encode, encode_blocks, nibbles_of, packed
 from vantage import kernels
@@ -359,3 +360,21 @@ def test_rows_are_encoded_the_same_alone_and_together() -> None:
         (alone,) = encode_blocks(codec, x[low:high], [0, high - low], centres[b : b + 1], "l2")
         assert (alone.codes == block.codes).all()
         assert np.allclose(alone.ranges, block.ranges, rtol=1e-5, atol=1e-7)
+
+
+def test_levels_reach_as_far_as_the_values_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a block holds rows of two clusters: the axis between them is nothing to all other blocks."""
+    x = np.random.default_rng(1).normal(size=(3000, 128)).astype(np.float32)
+    x[::60, 0] += 30 * np.where(np.arange(50) % 2, 1, -1)
+    far = np.arange(0, 3000, 60)
+
+    def lost() -> float:
+        codec = lrsq.train(x.T @ x / len(x), np.eye(128), 128, x)
+        codes, decoded = encode(codec, x @ codec.axes.T.astype(np.float32))
+        y = x[far] @ codec.axes.T.astype(np.float32)
+        scale = (y * decoded[far]).sum(1) / (decoded[far] ** 2).sum(1)
+        return float(np.linalg.norm(y - scale[:, None] * decoded[far]) / np.linalg.norm(y))
+
+    covered = lost()
+    monkeypatch.setattr(lrsq, "COVERED", np.inf)
+    assert covered < 0.03 and lost() > 3 * covered
