@@ -28,7 +28,7 @@ from build_index.evaluate import open_index
 from build_index.fit import Options
 from build_index.source import open_source
 from vantage.format import SPOT_BYTES, aligned
-from vantage.index import Query
+from vantage.search.query import Query
 
 TOP_K = 10
 LONG = 50_000

@@ -15,8 +15,9 @@ import asyncio
 from pathlib import Path
 
 from build_index.evaluate import open_index, read_queries
-from vantage.index import Answer, Index, Query
-from vantage.stats import Receipt
+from vantage.index import Index
+from vantage.receipt import Receipt
+from vantage.search.query import Answer, Query
 
 
 def asked(index: Index, queries: list[Query], size: int) -> tuple[list[Answer], list[Receipt]]:

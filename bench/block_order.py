@@ -15,7 +15,7 @@ read.
   they come.
 - exact scores: one wave, then the full vectors of the best rows, as the product reads them, by home blocks.
 
-Milliseconds are modelled as in vantage.plan: a mean, and the slowest hundredth.
+Milliseconds are modelled as in vantage.search.plan: a mean, and the slowest hundredth.
 
 Sub-centres are 16 a block by k-means, those near each other side by side; Gray codes those of the signs on the 16
 leading axes of the code. "Shuffled" rows say what the order of the source is worth already.
@@ -46,9 +46,10 @@ from build_index.rows import F32, Ints, Rows
 from build_index.shape import P, Shape, index_section
 from build_index.spill import SPILLS
 from build_index.truth import CHUNK_BYTES, exact_neighbours, untied
+from vantage.cost import LANES, Budget, wave_ms
 from vantage.format import GROUP, aligned
-from vantage.plan import LANES, Budget, plan_gather, wave_ms
-from vantage.prepare import Prepared, prepare
+from vantage.read.gather import plan_gather
+from vantage.search.prepare import Prepared, prepare
 
 K = 100
 CODE_BYTES = {"wordnet": 192, "sift": 80}  # as the default builds choose

@@ -45,9 +45,9 @@ from build_index.rows import F32, Ints, Rows
 from build_index.shape import P, Shape
 from build_index.stop import Held, estimators, fitted, said
 from build_index.words import golay, started
-from vantage.estimate import ROWS_EPSILON, second_price
+from vantage.cost import LANES
 from vantage.format import Promise
-from vantage.plan import LANES
+from vantage.search.estimate import ROWS_EPSILON, second_price
 
 NEAR = 32  # rows that edges are chosen from
 DEGREE = 16
@@ -152,7 +152,7 @@ def votes(found: Candidates, read: Bools, led: npt.NDArray[np.int32], most: int)
 
 
 def reaching(of: Asked, read: Bools, sizes: Ints, k: int) -> F64:
-    """(Q, B): rows of a block that should reach the last answer's score, as vantage.estimate.features has it."""
+    """(Q, B): rows of a block that should reach the last answer's score, as vantage.search.estimate.features has it."""
     found, answered = of.found, of.found.answered(read, k)
     score = found.score.astype(np.float64)
     own = np.take_along_axis(found.base, np.maximum(found.block, 0), 1)

@@ -32,7 +32,7 @@ from build_index.shape import index_section, prepared, stored_centres
 from build_index.truth import hold_out, truth_of
 from vantage import kernels
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
-from vantage.prepare import Prepared, prepare
+from vantage.search.prepare import Prepared, prepare
 
 BYTES = {"wordnet": (48, 96, 192), "sift": (16, 32, 64)}
 AT_ONCE = 8192  # rows encoded

@@ -23,7 +23,7 @@ from build_index.partition import partition
 from build_index.shape import index_section, stored_centres
 from vantage import kernels
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
-from vantage.prepare import prepare
+from vantage.search.prepare import prepare
 
 BLOCKS_AT_ONCE = 64
 

@@ -24,7 +24,8 @@ from scipy.stats import pearsonr, spearmanr
 
 from build_index.evaluate import open_index, read_queries, source_rows
 from vantage.errors import LimitError
-from vantage.index import Answer, Index, Query
+from vantage.index import Index
+from vantage.search.query import Answer, Query
 
 PROMISES = (0.90, 0.95, 0.99)
 GROUPS = 10

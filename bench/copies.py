@@ -38,7 +38,7 @@ from build_index.shape import P, index_section, prepared, probabilities
 from build_index.spill import Copies, closure, misses, soar, tie
 from build_index.truth import exact_neighbours, hold_out
 from vantage.format import LseSection
-from vantage.prepare import Prepared, prepare
+from vantage.search.prepare import Prepared, prepare
 
 TARGETS = ((1, 0.90), (10, 0.95), (100, 0.95))  # k and recall of a column
 TUNE = 500  # base rows

@@ -55,7 +55,7 @@ from build_index.spill import closure, soar
 from build_index.spool import spool
 from build_index.truth import exact_neighbours, hold_out, truth_of
 from vantage.format import RouterSection
-from vantage.prepare import Prepared, prepare
+from vantage.search.prepare import Prepared, prepare
 
 BLOCKS = 1024
 KMEANS_ROUNDS = 20

@@ -39,7 +39,7 @@ from build_index.spill import SPILLS
 from build_index.spool import spool
 from build_index.truth import exact_neighbours, hold_out, truth_of
 from vantage.format import EcvhSection
-from vantage.prepare import Prepared, prepare
+from vantage.search.prepare import Prepared, prepare
 
 GOALS = (0.90, 0.95)
 ASKED = 30_000  # rows of the sample that the routers learn from

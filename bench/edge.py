@@ -20,8 +20,9 @@ import httpx
 
 from build_index.evaluate import open_index, read_queries
 from build_index.serve import Server, load, serve
-from vantage import api
-from vantage.index import Index, Query
+from vantage.http.bodies import answer_body
+from vantage.index import Index
+from vantage.search.query import Query
 
 
 def ask(http: httpx.Client, index: str, vector: list[float], **more: Any) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def compare(http: httpx.Client, index: Index, vectors: list[list[float]]) -> int
     """Queries whose ids or scores differ between the Worker and CPython."""
 
     async def local() -> list[Any]:
-        return [api.answer_body(await index.query(Query(v, 100)), [])["matches"] for v in vectors]
+        return [answer_body(await index.query(Query(v, 100)), [])["matches"] for v in vectors]
 
     return sum(
         ask(http, index.name, v)["matches"] != want for v, want in zip(vectors, asyncio.run(local()), strict=True)

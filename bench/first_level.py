@@ -40,8 +40,8 @@ from build_index.rows import F32, Ints
 from build_index.truth import exact_neighbours
 from build_index.words import Words, agreed, factored, golay, signs, started
 from vantage.format import IndexSection, TwoLevelSection
-from vantage.prepare import Prepared, prepare
-from vantage.route import TwoLevelRouter
+from vantage.search.prepare import Prepared, prepare
+from vantage.search.route.two_level import TwoLevelRouter
 
 BLOCK_ROWS, DRAWN_ROWS, K = 244, 24, 10
 CODE_BYTES, ID_BYTES = 80, 8.0

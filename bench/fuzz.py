@@ -46,21 +46,18 @@ from fixtures.damage import (  # noqa: E402
     vectors_of,
 )
 
-from vantage import api  # noqa: E402
-from vantage.cache import Cache  # noqa: E402
 from vantage.errors import VantageError  # noqa: E402
 from vantage.format import Current, Root, attributes_at, id_at, id_width  # noqa: E402
 from vantage.format import layout as L  # noqa: E402
-from vantage.format.wire import (  # noqa: E402
-    ANSWERS,
-    ANSWERS_MAGIC,
-    VECTORS,
-    VECTORS_MAGIC,
-    WIRE_VERSION,
-)
+from vantage.format.wire import ANSWERS, ANSWERS_MAGIC, VECTORS, VECTORS_MAGIC, WIRE_VERSION
+from vantage.http import routes
+from vantage.http.access import Access
+from vantage.http.reply import Reply  # noqa: E402
+from vantage.http.request import BINARY, FIELDS  # noqa: E402
 from vantage.index import Index  # noqa: E402
-from vantage.request import BINARY, FIELDS  # noqa: E402
-from vantage.service import Service  # noqa: E402
+from vantage.indexes import Service  # noqa: E402
+from vantage.read.cache import Cache  # noqa: E402
+from vantage.receipt import Receipt
 
 FIXTURES = ROOT / "tests/fixtures"
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
@@ -68,7 +65,7 @@ CASE_SECONDS = 10
 CASE_BYTES = 64 << 20
 WORDS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FC00000, 0x7F800000,
          0xFF800000, 0x4E6E6B27)  # fmt: skip
-ACCESS = api.Access(public=True)
+ACCESS = Access(public=True)
 Objects = dict[str, bytes]
 
 
@@ -256,8 +253,8 @@ def ids(base: dict[str, Objects], draw: Random) -> None:
     raw = wanted.encode("latin-1") if isinstance(wanted, str) else wanted
 
     async def find() -> None:
-        index = await Index.open(Memory(changed), "fixture", Cache(0), api.Receipt())
-        await index.find(raw, api.Receipt())
+        index = await Index.open(Memory(changed), "fixture", Cache(0), Receipt())
+        await index.find(raw, Receipt())
 
     asyncio.run(find())
 
@@ -301,8 +298,8 @@ def body(base: dict[str, Objects], draw: Random) -> None:
     async def read() -> bytes:
         return data
 
-    async def ask() -> api.Reply:
-        reply = await api.handle("POST", path, {}, read, _SERVICES[name], ACCESS, {})
+    async def ask() -> Reply:
+        reply = await routes.handle("POST", path, {}, read, _SERVICES[name], ACCESS, {})
         for work in reply.after:
             await work
         return reply
@@ -327,11 +324,11 @@ def wire(base: dict[str, Objects], draw: Random) -> None:
     async def read() -> bytes:
         return data
 
-    async def ask() -> api.Reply:
+    async def ask() -> Reply:
         headers = {"content-type": BINARY, "accept": BINARY}
         options = draw.choice(("", "top_k=3", "rerank=10&top_k=5", "include=receipt", "top_k=x", "x=%ff"))
         path = "/v1/indexes/fixture/query?" + options
-        reply = await api.handle("POST", path, headers, read, _SERVICES[name], ACCESS, {})
+        reply = await routes.handle("POST", path, headers, read, _SERVICES[name], ACCESS, {})
         for work in reply.after:
             await work
         return reply

@@ -49,9 +49,9 @@ from build_index.source import open_source
 from build_index.spill import SPILLS
 from build_index.spool import spool
 from build_index.truth import exact_neighbours, truth_of, untied
+from vantage.cost import LANE_BYTES_PER_MS, LANES, ROUND_MS
 from vantage.format import LseSection, TwoLevelSection
-from vantage.plan import LANE_BYTES_PER_MS, LANES, ROUND_MS
-from vantage.prepare import prepare
+from vantage.search.prepare import prepare
 
 K, TARGET = 100, 0.95
 ID_BYTES = 8.0

@@ -15,10 +15,12 @@ import random
 import selectors
 import statistics
 
-import vantage.store as store
-from vantage.plan import LANE_BYTES_PER_MS, ROUND_MS
-from vantage.stats import Receipt
-from vantage.store import Body, Bytes, Reader
+from vantage.cost import LANE_BYTES_PER_MS, ROUND_MS
+from vantage.read import hedge, reader
+from vantage.read.bucket import Body, Bytes
+from vantage.read.hedge import Pace
+from vantage.read.reader import Reader
+from vantage.receipt import Receipt
 
 SIZE = 64 << 10
 
@@ -82,8 +84,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     worst = []
-    for name, share in (("plain", 0.0), ("hedged", store.HEDGE_SHARE)):
-        store.HEDGE_SHARE, store._PACE = share, store.Pace()
+    for name, share in (("plain", 0.0), ("hedged", hedge.HEDGE_SHARE)):
+        hedge.HEDGE_SHARE, reader._PACE = share, Pace()
         with asyncio.Runner(loop_factory=Loop) as runner:
             ms, receipt = runner.run(waits(options.queries, options.reads, options.seed, options.slow))
         cuts = statistics.quantiles(ms, n=100)

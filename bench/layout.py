@@ -24,9 +24,11 @@ from build_index.partition import PARTITIONS
 from build_index.rows import Ints, Rows
 from build_index.shape import P, Shape, index_section
 from build_index.spill import SPILLS
-from vantage import kernels, plan
+from vantage import kernels
+from vantage.cost import LANES
 from vantage.format import aligned
-from vantage.prepare import prepare
+from vantage.search import plan
+from vantage.search.prepare import prepare
 
 GOAL = 0.95
 Way = Callable[[P, Ints, int], Reads]
@@ -42,10 +44,10 @@ def best_ranges(p: P, sizes: Ints, price: int) -> Reads:
     """The six ranges of most value, none split, however long."""
     at = np.cumsum([0, *map(aligned, sizes.tolist())])
     size, flags = array("I", sizes.tolist()), bytearray(len(sizes))
-    out, scratch = array("I", bytes(8 * plan.LANES)), bytearray(len(sizes) * (plan.LANES + 1))
+    out, scratch = array("I", bytes(8 * LANES)), bytearray(len(sizes) * (LANES + 1))
     read, ranges = np.zeros(p.shape, bool), []
     for i, one in enumerate(p):
-        found = kernels.plan_ranges(memoryview(np.ascontiguousarray(one)), size, flags, price, plan.LANES, out, scratch)
+        found = kernels.plan_ranges(memoryview(np.ascontiguousarray(one)), size, flags, price, LANES, out, scratch)
         pairs = [(out[2 * j], out[2 * j + 1]) for j in range(found)]
         for low, high in pairs:
             read[i, low:high] = True

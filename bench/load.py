@@ -22,9 +22,9 @@ from soak import ACCESS, CACHE_BYTES, loop, percentiles
 
 from build_index.evaluate import read_queries
 from build_index.serve import load, serve
-from vantage import api
-from vantage.service import Service
-from vantage.store import Folder
+from vantage.http import routes
+from vantage.indexes import Service
+from vantage.read.bucket import Folder
 
 CLIENTS = (1, 4, 16)
 QUERIES_MAX = 500
@@ -38,7 +38,7 @@ def in_process(index: Path, bodies: list[bytes], clients: int, seconds: float) -
         async def body() -> bytes:
             return draw.choice(bodies)
 
-        reply = await api.handle("POST", f"/v1/indexes/{index.name}/query", {}, body, service, ACCESS, {})
+        reply = await routes.handle("POST", f"/v1/indexes/{index.name}/query", {}, body, service, ACCESS, {})
         assert reply.status == 200, reply.body
         reply.text()
 

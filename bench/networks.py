@@ -47,8 +47,8 @@ from build_index.source import open_source
 from build_index.spill import soar
 from build_index.spool import spool
 from vantage.format import IndexSection, MlpSection, Regions
-from vantage.prepare import Prepared, prepare
-from vantage.route import ROUTERS as APPLIED
+from vantage.search.prepare import Prepared, prepare
+from vantage.search.route import ROUTERS as APPLIED
 
 GENERATED = 300_000  # rows
 SHARE = 0.5  # copies a row
@@ -63,8 +63,8 @@ from array import array
 sys.path.insert(0, "/kernels/vantage.zip")
 from vantage.format import IndexSection
 from vantage.format.routers import ROUTER_SECTIONS
-from vantage.prepare import prepare
-from vantage.route import ROUTERS
+from vantage.search.prepare import prepare
+from vantage.search.route import ROUTERS
 
 index = IndexSection.unpack(memoryview(open("/kernels/index.bin", "rb").read()), "index")
 body = memoryview(open("/kernels/router.bin", "rb").read())

@@ -21,12 +21,12 @@ from build_index.build import build
 from build_index.fit import Options
 from build_index.routers import ROUTERS
 from build_index.source import open_source, source_metric
-from vantage.cache import Cache
 from vantage.format import HEADER, SECTION
 from vantage.format.layout import CENTRES, CODEC, DIRECTORY, ROTATION, ROUTER
 from vantage.index import Index
-from vantage.stats import Receipt
-from vantage.store import Folder
+from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.receipt import Receipt
 
 PARTS = {"router": ROUTER, "centres": CENTRES, "directory": DIRECTORY, "rotation": ROTATION, "codec": CODEC}
 TIMES = 30

@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from build_index.evaluate import open_index, read_queries
 from vantage import kernels
+from vantage.cost import Budget
 from vantage.format import VECTOR_BYTES, IndexSection, part_key, shard_key
-from vantage.index import Index, Query
-from vantage.plan import Budget
-from vantage.prepare import Prepared, prepare
-from vantage.proof import BoundedScan
+from vantage.index import Index
+from vantage.search.exact import BoundedScan
+from vantage.search.prepare import Prepared, prepare
+from vantage.search.query import Query
 
 LARGE = 1 << 40
 F64 = npt.NDArray[np.float64]

@@ -45,8 +45,8 @@ from build_index.spool import spool
 from build_index.truth import exact_neighbours
 from vantage import kernels
 from vantage.format import RANGES_AT, TANGENT_ONE, ButterflyRotation, Rotation, aligned, block_planes, pack_block
-from vantage.prepare import Prepared, prepare
-from vantage.rotate import rotated
+from vantage.search.prepare import Prepared, prepare
+from vantage.search.rotate import rotated
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]

@@ -34,7 +34,7 @@ from build_index.source import open_source
 from build_index.spill import SPILLS
 from build_index.spool import spool
 from build_index.truth import hold_out, truth_of
-from vantage.prepare import prepare
+from vantage.search.prepare import prepare
 
 GOALS = ((1, 0.90), (10, 0.95), (100, 0.95))
 MEMORY = 2 << 30

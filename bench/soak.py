@@ -30,16 +30,17 @@ import httpx
 
 from build_index.evaluate import open_index
 from build_index.serve import ROOT, load, serve
-from vantage import api
 from vantage.errors import VantageError
 from vantage.format import VECTOR_BYTES, attributes_at, part_key, shard_key
+from vantage.http import routes
+from vantage.http.access import Access
 from vantage.index import Index
+from vantage.indexes import REVALIDATE_S, Service
 from vantage.kernels import pool_reset
-from vantage.prepare import prepare
-from vantage.rank import decode, estimated, exact_score
-from vantage.scan import LrsqScan
-from vantage.service import REVALIDATE_S, Service
-from vantage.store import Folder
+from vantage.read.bucket import Folder
+from vantage.search.prepare import prepare
+from vantage.search.rank import decode, estimated, exact_score
+from vantage.search.scan import LrsqScan
 
 sys.path.append(str(ROOT / "tests"))
 from faults import RATES  # noqa: E402  the same file that runs in the Worker
@@ -49,7 +50,7 @@ CACHE_BYTES = 20 << 20  # as wrangler.toml has it
 ROUNDS = 5  # of all questions, until each is right again
 TIMEOUT_S = 1.0  # of a get in the Worker under test, so that a minute holds many of them
 VECTORS = 12
-ACCESS = api.Access(public=True)
+ACCESS = Access(public=True)
 
 # What each vector is asked for.
 KINDS: list[dict[str, Any]] = [
@@ -250,7 +251,7 @@ async def in_process(service: Service, name: str, question: Question) -> tuple[i
         return question.body
 
     path = f"/v1/indexes/{name}{question.path}"
-    reply = await api.handle(question.method, path, {}, body, service, ACCESS, {})
+    reply = await routes.handle(question.method, path, {}, body, service, ACCESS, {})
     for work in reply.after:
         await work
     return reply.status, json.loads(reply.text())

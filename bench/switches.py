@@ -50,7 +50,7 @@ from build_index.rows import F32, Ints, Rows
 from build_index.shape import P, index_section
 from build_index.spill import SPILLS
 from build_index.truth import Truth, untied
-from vantage.prepare import Prepared, prepare
+from vantage.search.prepare import Prepared, prepare
 
 HIDDEN, NAMED = 256, 4  # units of the network that predicts centroids, and vectors that it names
 POWERS = (0.25, 0.5)  # of the whitening

@@ -15,8 +15,9 @@ import onnxruntime
 from vantage.errors import VantageError
 from vantage.format import MlpSection, TreeSection, TwoLevelSection
 from vantage.index import Index
-from vantage.prepare import prepare
-from vantage.route import MlpRouter, TreeRouter
+from vantage.search.prepare import prepare
+from vantage.search.route.mlp import MlpRouter
+from vantage.search.route.tree import TreeRouter
 
 from .export import UNITS, whole_page
 from .rows import F32

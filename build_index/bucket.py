@@ -23,7 +23,7 @@ from obstore.store import S3Store
 
 from vantage.errors import ChangedError, DamagedError, InputError, StoreError
 from vantage.format.current import MANIFEST_BYTES_MAX
-from vantage.store import Body, Bytes, beneath, open_beneath
+from vantage.read.bucket import Body, Bytes, beneath, open_beneath
 
 from .endpoint import endpoint_of
 from .names import kind_of

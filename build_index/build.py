@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from vantage import VERSION as VANTAGE_VERSION
+from vantage.cost import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.errors import InputError, LimitError
-from vantage.estimate import promise_of
 from vantage.format import DIMENSION_MAX, METRICS, RERANK_MAX, ROOT_BYTES_MAX, VECTOR_BYTES, VERSION, Contract, Current
-from vantage.plan import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
-from vantage.service import NAME
+from vantage.indexes import NAME
+from vantage.search.estimate import promise_of
 
 from .attributes import check_rows, check_schema, schema_of, spot_bytes
 from .bucket import alone

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vantage.errors import InputError
 from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, VECTOR_BYTES, Contract, Stop
-from vantage.plan import SMALL_BYTES
+from vantage.search.plan import SMALL_BYTES
 
 from . import few
 from .codecs import CODECS

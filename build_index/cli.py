@@ -16,22 +16,16 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from vantage import api
+from vantage import index as api
 from vantage.errors import InputError, VantageError
-from vantage.index import Query
-from vantage.service import NAME
-from vantage.stats import Receipt
+from vantage.http.bodies import answer_body, describe
+from vantage.indexes import NAME
+from vantage.receipt import Receipt
+from vantage.search.query import Query
 
 from .bucket import place
 from .build import Report, build, storage_usd, target_cost
-from .cli_bucket import (
-    diff_command,
-    gc_command,
-    generations_command,
-    publish_command,
-    rollback_command,
-    verify_command,
-)
+from .cli_bucket import diff_command, gc_command, generations_command, publish_command, rollback_command, verify_command
 from .cli_cluster import cluster_command
 from .cli_eval import eval_command, export_router_command
 from .cli_lint import lint_command
@@ -44,20 +38,7 @@ from .plain import plain
 from .rotations import ROTATIONS
 from .routers import ROUTERS
 from .source import Source, open_source, source_metric
-from .terminal import (
-    Address,
-    Json,
-    State,
-    complain,
-    err,
-    folder,
-    nbytes,
-    out,
-    print_json,
-    printable,
-    progress,
-    size,
-)
+from .terminal import Address, Json, State, complain, err, folder, nbytes, out, print_json, printable, progress, size
 
 Usage: Any = typer.BadParameter.__base__  # the error of a wrong command line, which typer has under no name
 
@@ -243,7 +224,7 @@ def info(index: Address, as_json: Json = False) -> None:
     Example: vantage info bucket/wordnet
     """
     opened = open_index(index)
-    described = api.describe(opened)
+    described = describe(opened)
     root = opened.root
     total = sum(root.objects.shards) + sum(root.objects.parts) + root.objects.ids + opened.current.root.size
     described |= {"bytes": total, "root_bytes": opened.current.root.size, **target_cost(root.contract)}
@@ -315,7 +296,7 @@ def query(
 
     answer = asyncio.run(ask())
     if as_json:
-        print_json(api.answer_body(answer, ["attributes", "receipt"]))
+        print_json(answer_body(answer, ["attributes", "receipt"]))
         return
     names = [a["name"] for a in opened.root.schema["attributes"]]
     table = Table("", "id", "score", *map(plain, names))

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from vantage.cost import LANES
 from vantage.format import Contract, Point
-from vantage.plan import LANES
 
 from .measure import Candidates, plans, price_for
 from .rows import Ints

@@ -17,13 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vantage.cache import Cache
 from vantage.errors import InputError, LimitError
 from vantage.format import VECTOR_BYTES, part_key
-from vantage.index import TOP_K_MAX, Answer, Index, Query
-from vantage.prepare import prepare
-from vantage.stats import Receipt
-from vantage.store import Folder
+from vantage.index import Index
+from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.receipt import Receipt
+from vantage.search.prepare import prepare
+from vantage.search.query import TOP_K_MAX, Answer, Query
 
 from .bucket import Ranged, Remote, StorePlace, local, place
 from .rows import Ints, in_scale

@@ -26,8 +26,9 @@ from vantage.format import (
 )
 from vantage.index import Index
 from vantage.kernels import crc32c
-from vantage.prepare import I16_NORM
-from vantage.route import MARGIN_MAX, MARGIN_UNIT, SCALE_MIN, UNIT_MAX
+from vantage.search.prepare import I16_NORM
+from vantage.search.route.bec_tree import MARGIN_MAX, MARGIN_UNIT
+from vantage.search.route.common import SCALE_MIN, UNIT_MAX
 
 from .evaluate import open_index
 from .routers.lse import unpacked
@@ -76,7 +77,7 @@ class Quantized:
 
 
 def _quantized(g: Graph, query: str, index: IndexSection) -> Quantized:
-    """vantage.prepare as nodes, in f64 where that has f64; only the order in which squares are added may differ."""
+    """vantage.search.prepare as nodes, in f64 where that has f64; only the order of adding squares may differ."""
     wide, norm = g.cast(query, np.float64), g.constant(I16_NORM, np.float64)
     if index.origin:
         wide = g.op("Sub", wide, g.constant(np.asarray(index.origin, np.float64)[None], np.float64))

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vantage.errors import InputError, NotFoundError
-from vantage.index import Answer, Index, Query
+from vantage.index import Index
+from vantage.search.query import Answer, Query
 
 from .arrays import Arrays, Ids, checked, known_ids, matrix, named, number, shown, whole
 from .attributes import are_long

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from vantage.cost import LANES, wave_ms
 from vantage.format import RERANK_MAX, Contract, Estimator, Point, Promise, Stop
-from vantage.plan import LANES, wave_ms
 
 from .codecs import CODECS
 from .codecs.planes import Codec

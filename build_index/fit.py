@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.format import LseSection, RouterSection
-from vantage.prepare import Prepared
+from vantage.search.prepare import Prepared
 
 from .graph import Graph
 from .layout import file_order

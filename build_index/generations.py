@@ -17,7 +17,7 @@ from typing import Any
 from vantage.bounded_json import loads
 from vantage.errors import DamagedError, InputError, NotFoundError, StoreError
 from vantage.format import Current, ObjectName, Root, TwoLevelSection, part_key, shard_key
-from vantage.store import CURRENT_BYTES_MAX
+from vantage.read.reader import CURRENT_BYTES_MAX
 
 from .bucket import ConflictError, FolderPlace, Place, Stored, beside
 from .names import GENERATION, MARK, check_objects

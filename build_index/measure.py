@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage import kernels
+from vantage.cost import LANES, wave_ms
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
-from vantage.plan import CACHED, LANES, SMALL_BYTES, SPARSE, STARTS_SHARD, items_of, ranges_of, wave_ms
-from vantage.prepare import Prepared
-from vantage.route import Routed
-from vantage.scan import LrsqScan
+from vantage.read.cache import CACHED, STARTS_SHARD
+from vantage.search.plan import SMALL_BYTES, SPARSE, items_of, ranges_of
+from vantage.search.prepare import Prepared
+from vantage.search.route.common import Routed
+from vantage.search.scan import LrsqScan
 
 from .codecs.planes import Codec, encode_blocks
 from .rows import Ints, Rows

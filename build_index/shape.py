@@ -24,8 +24,8 @@ from vantage.format import (
     VectorPages,
     aligned,
 )
-from vantage.prepare import Prepared, prepare
-from vantage.route import ROUTERS
+from vantage.search.prepare import Prepared, prepare
+from vantage.search.route import ROUTERS
 
 from .partition import Partition
 from .rows import F32, Ints, Rows

@@ -38,17 +38,7 @@ from .sources.columns import (
 from .sources.distance import metric_of
 from .sources.folders import check_beside, check_numbered, partitions_above, parts_of, same_file_twice
 from .sources.places import Part, Place, inside, place, shown, suffix_of
-from .sources.rows import (
-    BAD_ROWS_NAMED,
-    DTYPES,
-    NUMPY_KINDS,
-    Array,
-    BadRows,
-    Batch,
-    Skipped,
-    refuse,
-    whole_numbers_fit,
-)
+from .sources.rows import BAD_ROWS_NAMED, DTYPES, NUMPY_KINDS, Array, BadRows, Batch, Skipped, refuse, whole_numbers_fit
 from .sources.sizes import pieces, row_bytes
 from .sources.types import common, is_json, plain, plain_type
 

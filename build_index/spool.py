@@ -25,10 +25,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from build_index.source import BAD_ROWS_NAMED, DTYPES, NORM_MIN, Array, Batch, Skipped, Source
-from build_index.sources.columns import json_value
-from build_index.sources.types import as_lists, as_maps, is_json, map_entries
 from vantage.errors import InputError
+
+from .source import BAD_ROWS_NAMED, DTYPES, NORM_MIN, Array, Batch, Skipped, Source
+from .sources.columns import json_value
+from .sources.types import as_lists, as_maps, is_json, map_entries
 
 # Rows are written in batches of this many bytes of f32, or fewer rows.
 BATCH_BYTES = 4 << 20

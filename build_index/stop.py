@@ -9,9 +9,10 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from vantage.estimate import HALVINGS_MAX, MASS_EPSILON, PRICE_LOG_MIN, ROWS_EPSILON, second_price
+from vantage.cost import LANES, Budget, wave_ms
 from vantage.format import PRICED_MAX, RERANK_MAX, VECTOR_BYTES, Contract, Estimator, Promise, Stop
-from vantage.plan import LANES, Budget, plan_gather, wave_ms
+from vantage.read.gather import plan_gather
+from vantage.search.estimate import HALVINGS_MAX, MASS_EPSILON, PRICE_LOG_MIN, ROWS_EPSILON, second_price
 
 from .contract import GOALS, PricedRecall, depths, price_at, promised
 from .measure import KEPT, PRICE_MAX, Bools, Candidates, Reads, plans
@@ -55,7 +56,7 @@ class Held:
 
 
 def features(held: Held, read: Bools, price: int, k: int) -> F64:
-    """(Q, 4) of vantage.estimate.features for queries that read these blocks; of one that found nothing, zeros."""
+    """(Q, 4) of vantage.search.estimate.features for queries that read these blocks; zeros where nothing was found."""
     step = max(1, FEATURE_BYTES // (8 * len(held.rows)))
     parts = [slice(low, low + step) for low in range(0, len(read), step)]
     return np.concatenate([_features(held.some(part), read[part], price, k) for part in parts])
@@ -140,7 +141,7 @@ def _times(price: int, step: float, sizes: Ints) -> int:
 
 
 def said(estimator: Estimator, held: Held, read: Bools, price: int) -> F64:
-    """(Q) what the estimator says of queries that read these blocks, as vantage.estimate.estimated_recall."""
+    """(Q) what the estimator says of queries that read these blocks, as vantage.search.estimate.estimated_recall."""
     z = estimator.weights[0] + features(held, read, price, estimator.k) @ np.array(estimator.weights[1:])
     unread = 1 - (read * held.rows).sum(1) / held.rows.sum()
     miss = np.minimum(1, 2 * unread) / (1 + np.exp(np.clip(z, -60, 60)))

@@ -38,7 +38,7 @@ from vantage.format import (
     shard_key,
 )
 from vantage.kernels import crc32c
-from vantage.rows import id_hash
+from vantage.search.rows import id_hash
 
 from .bucket import Place, Ranged
 from .codecs.planes import Encoded, encode_blocks

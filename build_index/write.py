@@ -47,7 +47,7 @@ from vantage.format import (
     pack_ids,
 )
 from vantage.kernels import crc32c
-from vantage.rows import id_hash
+from vantage.search.rows import id_hash
 
 from .attributes import BLOCK_BYTES_MAX, are_long, pieces, schema_of
 from .bucket import FolderPlace, alone

@@ -12,15 +12,18 @@ from urllib.parse import urlsplit
 from workers import DurableObject, Response, WorkerEntrypoint
 
 from vantage.admission import Admission
-from vantage.api import Access, Reply, handle
+from vantage.cost import Limits
 from vantage.errors import ChangedError
 from vantage.format import Current
-from vantage.plan import Limits
-from vantage.request import BODY_BYTES_MAX, TooLargeError
-from vantage.service import REVALIDATE_S, Service
-from vantage.stats import Receipt
-from vantage.store import Body, Reader, read_small
-from vantage.warm import Asker, Held
+from vantage.http.access import Access
+from vantage.http.reply import Reply
+from vantage.http.request import BODY_BYTES_MAX, TooLargeError
+from vantage.http.routes import handle
+from vantage.indexes import REVALIDATE_S, Service
+from vantage.read.bucket import Body
+from vantage.read.reader import Reader, read_small
+from vantage.read.warm import Asker, Held
+from vantage.receipt import Receipt
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
 CACHE_BYTES = 20 << 20

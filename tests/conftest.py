@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from doubles import Built
 
-import vantage.store as store
 from build_index.build import build
 from build_index.fit import Options
 from build_index.source import open_source
+from vantage.read import reader
+from vantage.read.hedge import Pace
 
 SAMPLE = Path(__file__).parent.parent / "sample" / "wordnet.parquet"
 RECALL = 0.9
@@ -28,7 +29,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def _new_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test's reads are hedged because of another test's latencies."""
-    monkeypatch.setattr(store, "_PACE", store.Pace())
+    monkeypatch.setattr(reader, "_PACE", Pace())
 
 
 def make(

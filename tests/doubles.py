@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from vantage.cache import Cache
 from vantage.errors import ChangedError
 from vantage.index import Index
-from vantage.stats import Receipt
-from vantage.store import Body, Bucket, Bytes, Folder
+from vantage.read.bucket import Body, Bucket, Bytes, Folder
+from vantage.read.cache import Cache
+from vantage.receipt import Receipt
 
 # What a bucket can do to a read, by name.
 FAULTS = ("error", "hang", "short", "whole", "changed", "size", "missing", "flip")

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 
-from vantage.store import Body, Bucket, Bytes
+from vantage.read.bucket import Body, Bucket, Bytes
 
 # What can happen to a get, each with its usual chance.
 RATES = {

@@ -10,11 +10,12 @@ from typing import Any
 
 from build_index import generations as g
 from build_index.bucket import FolderPlace, Place
-from vantage.cache import Cache
 from vantage.errors import VantageError
-from vantage.index import Index, Query
-from vantage.stats import Receipt
-from vantage.store import Bytes
+from vantage.index import Index
+from vantage.read.bucket import Bytes
+from vantage.read.cache import Cache
+from vantage.receipt import Receipt
+from vantage.search.query import Query
 
 
 class Killed(BaseException):

@@ -12,15 +12,19 @@ import numpy as np
 import pytest
 from doubles import TRIED_AGAIN, Built, Failing, Recorder, always, never
 
-import vantage.service as service_module
-import vantage.store as store
-from vantage import VERSION, api
-from vantage.api import Access, Reply, handle
+from vantage import VERSION
+from vantage import indexes as service_module
 from vantage.errors import VantageError
+from vantage.http import bodies
+from vantage.http import reply as api
+from vantage.http.access import Access
+from vantage.http.reply import Reply
+from vantage.http.request import BINARY, BODY_BYTES_MAX, INCLUDE, JSON, VECTORS_MAX, TooLargeError, accepted
+from vantage.http.routes import handle
 from vantage.index import Index
-from vantage.request import BINARY, BODY_BYTES_MAX, INCLUDE, JSON, VECTORS_MAX, TooLargeError, accepted
-from vantage.service import Service
-from vantage.store import Folder
+from vantage.indexes import Service
+from vantage.read import reader
+from vantage.read.bucket import Folder
 
 TOKEN = "tok-4f1d9c2e-do-not-tell"
 RUNTIME = {"runtime": "Python 3 on test", "heap_bytes": None}
@@ -659,7 +663,7 @@ def test_request_ids(service: Service) -> None:
 @pytest.fixture
 def failing(words: Built, monkeypatch: pytest.MonkeyPatch) -> tuple[Service, Failing]:
     """A service whose bucket fails on plan; well at first."""
-    monkeypatch.setattr(store, "TIMEOUT_S", 0.02)
+    monkeypatch.setattr(reader, "TIMEOUT_S", 0.02)
     bucket = Failing(Folder(words.bucket), never)
     return Service(bucket, 0), bucket
 
@@ -775,7 +779,7 @@ def test_half_a_surrogate_pair_that_is_stored_is_sent_as_json_spells_it(
 def test_what_is_raised_while_a_reply_is_written(
     service: Service, words: Built, monkeypatch: pytest.MonkeyPatch, raised: type[Exception], status: int, code: str
 ) -> None:
-    written = api._json
+    written = api.json_text
 
     def failing(body: Any) -> str:
         if "score" in body:
@@ -783,7 +787,8 @@ def test_what_is_raised_while_a_reply_is_written(
         return written(body)
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "_json", failing)
+        patch.setattr(api, "json_text", failing)
+        patch.setattr(bodies, "json_text", failing)
         reply = asyncio.run(
             handle("POST", QUERY, {}, body_of(json.dumps({"vector": GOOD}).encode()), service, Access(public=True), {})
         )

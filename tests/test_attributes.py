@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from doubles import Recorder
 
-import build_index.build as build_module
 from build_index import VectorIndex
+from build_index import build as build_module
 from build_index.arrays import Arrays
 from build_index.attributes import are_long, check_rows, check_schema, pieces
 from build_index.bucket import FolderPlace
@@ -23,14 +23,16 @@ from build_index.evaluate import open_index
 from build_index.fit import Options
 from build_index.source import open_source
 from build_index.verify import verify_deep
-from vantage.cache import Cache
+from vantage.cost import Budget
 from vantage.errors import InputError, LimitError
 from vantage.format import ATTRIBUTE_ROW_BYTES_MAX, READ_BYTES_MAX
-from vantage.index import Index, Query
-from vantage.plan import Budget, plan_gather
-from vantage.rows import ATTRIBUTES_BYTES_MAX
-from vantage.stats import Receipt
-from vantage.store import Folder
+from vantage.index import Index
+from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.read.gather import plan_gather
+from vantage.receipt import Receipt
+from vantage.search.query import Query
+from vantage.search.rows import ATTRIBUTES_BYTES_MAX
 
 ROWS = 240  # more than are simply exact
 # Bytes of the text of row i: some of next to nothing, most of 30 kB, one of almost all that a row may have.

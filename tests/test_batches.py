@@ -15,17 +15,21 @@ import numpy as np
 import pytest
 from doubles import Built, Failing, Recorder, nth
 
-import vantage.index as index_module
-from vantage.api import MATCHES_MAX, VALUES_MAX, Access, Reply, handle
+from vantage import index as index_module
+from vantage.cost import LANES, Budget, Limits
 from vantage.errors import DamagedError, InputError
-from vantage.index import Answer, Query
+from vantage.http.access import Access
+from vantage.http.reply import Reply
+from vantage.http.request import BINARY, BODY_BYTES_MAX
+from vantage.http.routes import MATCHES_MAX, VALUES_MAX, handle
+from vantage.indexes import Service
 from vantage.kernels import crc32c
-from vantage.plan import LANES, RANGE_BYTES_MAX, SHARED_GAP, SPLIT_BYTES, Budget, Limits, plan_shared, span_of
-from vantage.request import BINARY, BODY_BYTES_MAX
-from vantage.service import Service
-from vantage.stats import Receipt
-from vantage.store import Bytes, Folder, Reader
-from vantage.waves import Item, Want, together
+from vantage.read.bucket import Bytes, Folder
+from vantage.read.gather import RANGE_BYTES_MAX, SHARED_GAP, SPLIT_BYTES, plan_shared, span_of
+from vantage.read.reader import Reader
+from vantage.read.waves import Item, Want, together
+from vantage.receipt import Receipt
+from vantage.search.query import Answer, Query
 
 
 @pytest.fixture(params=["words", "points", "dots"])

@@ -13,15 +13,18 @@ import pytest
 from doubles import Built
 from virtual import Slow, run
 
-from vantage import api
-from vantage.api import Access, handle
-from vantage.cache import Cache
+from vantage.cost import Budget
 from vantage.errors import VantageError
-from vantage.index import Answer, Index, Query
-from vantage.plan import Budget
-from vantage.service import Service
-from vantage.stats import Receipt
-from vantage.store import Folder, Until
+from vantage.http.access import Access
+from vantage.http.reply import Reply
+from vantage.http.routes import handle
+from vantage.index import Index
+from vantage.indexes import Service
+from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.read.deadline import Until
+from vantage.receipt import Receipt
+from vantage.search.query import Answer, Query
 
 FIXTURES = Path(__file__).parent / "fixtures"
 READ_S = 0.04  # what a read takes
@@ -164,10 +167,10 @@ def test_over_http_an_opening_that_is_late_goes_on_behind_an_empty_answer(words:
     assert second["complete"] and len(second["matches"]) == 10
 
 
-def posted(service: Service, name: str, ms: int) -> tuple[float, api.Reply]:
+def posted(service: Service, name: str, ms: int) -> tuple[float, Reply]:
     """(seconds, reply) of a query with a deadline."""
 
-    async def ask() -> tuple[float, api.Reply]:
+    async def ask() -> tuple[float, Reply]:
         async def body() -> bytes:
             return json.dumps({"vector": question("words"), "budget": {"ms": ms}}).encode()
 

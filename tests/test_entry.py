@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from doubles import Built
 
-from vantage.index import Query
-from vantage.store import Folder
+from vantage.read.bucket import Folder
+from vantage.search.query import Query
 
 ENTRY = Path(__file__).resolve().parents[1] / "src" / "entry.py"
 
@@ -150,7 +150,7 @@ def test_the_warm_objects_of_an_isolate_share_what_their_roots_may_take(
     names, size = [f"copy-{n}" for n in range(12)], next((bucket / "words").glob("*/root.bin")).stat().st_size
     for name in names:
         (tmp_path / name).symlink_to(bucket / "words")
-    monkeypatch.setattr("vantage.warm.ROOTS_BYTES", 3 * size + 1)
+    monkeypatch.setattr("vantage.read.warm.ROOTS_BYTES", 3 * size + 1)
 
     async def scenario() -> list[str]:
         warm = {name: warm_index(entry, tmp_path, monkeypatch) for name in names}

@@ -17,16 +17,17 @@ from build_index.measure import judged
 from build_index.stop import Held, said
 from build_index.stop import features as numpy_features
 from build_index.truth import untied
-from vantage.api import describe, explain
-from vantage.cache import Cache
+from vantage.cost import Budget
 from vantage.errors import LimitError
-from vantage.estimate import estimated_recall, features, promise_of, second_price
 from vantage.format import Contract, Estimator, Point, Promise, Stop
-from vantage.index import Answer, Index, Query
-from vantage.plan import Budget
-from vantage.route import Routed
-from vantage.stats import Receipt
-from vantage.store import Folder
+from vantage.http.bodies import describe
+from vantage.index import Index, explain
+from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.receipt import Receipt
+from vantage.search.estimate import estimated_recall, features, promise_of, second_price
+from vantage.search.query import Answer, Query
+from vantage.search.route.common import Routed
 
 FLAT = (0.0, 1.0, 0.0, 0.0, 0.0)  # the log odds of the probability read, as they are
 LITTLE, MUCH = 1 << 28, 1 << 22  # prices by what they read in the small indexes

@@ -9,10 +9,11 @@ import pytest
 from faults import RATES, Faults, FaultyBucket
 
 from vantage.errors import ChangedError, DamagedError, NotFoundError, StoreError, VantageError
-from vantage.index import Query
-from vantage.service import Service
-from vantage.stats import Receipt
-from vantage.store import Folder, Reader
+from vantage.indexes import Service
+from vantage.read.bucket import Folder
+from vantage.read.reader import Reader
+from vantage.receipt import Receipt
+from vantage.search.query import Query
 
 
 def read(bucket: Path, fault: str, key: str = "words/CURRENT") -> Any:
@@ -41,7 +42,7 @@ def test_a_late_byte_is_waited_for_and_a_flipped_bit_is_one_bit(words: Any, buck
 
 
 def test_no_answer_ever_ends_in_time(words: Any, bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vantage.store.TIMEOUT_S", 0.01)
+    monkeypatch.setattr("vantage.read.reader.TIMEOUT_S", 0.01)
     with pytest.raises(StoreError, match="no answer"):
         read(bucket, "hang")
 

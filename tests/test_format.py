@@ -23,7 +23,6 @@ from fixtures.reader import Reader, answer, scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vantage.cache import Cache
 from vantage.errors import DamagedError, VantageError
 from vantage.format import (
     FIELD,
@@ -57,15 +56,18 @@ from vantage.format import (
     pack_ids,
 )
 from vantage.format import layout as L
+from vantage.format.promises import FEATURES
 from vantage.format.root import unpack_schema
-from vantage.format.stop import FEATURES
-from vantage.index import Index, Query
+from vantage.index import Index
+from vantage.indexes import Service
 from vantage.kernels import crc32c
-from vantage.prepare import Prepared, prepare
-from vantage.route import ROUTERS, TwoLevelRouter
-from vantage.scan import LrsqScan
-from vantage.service import Service
-from vantage.stats import Receipt
+from vantage.read.cache import Cache
+from vantage.receipt import Receipt
+from vantage.search.prepare import Prepared, prepare
+from vantage.search.query import Query
+from vantage.search.route import ROUTERS
+from vantage.search.route.two_level import TwoLevelRouter
+from vantage.search.scan import LrsqScan
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())

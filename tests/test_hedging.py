@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from virtual import Slow, run
 
-import vantage.store as store
 from bench.hedging import waits
 from vantage.errors import StoreError
-from vantage.stats import Receipt
-from vantage.store import Folder, Reader
+from vantage.read import hedge, reader
+from vantage.read.bucket import Folder
+from vantage.read.hedge import HEDGE_BURST, HEDGE_MARGIN, PACE_READS, PACE_READS_MIN, Pace
+from vantage.read.reader import Reader
+from vantage.receipt import Receipt
 
 SIZE = 1000
 Plan = Callable[[int, str, "int | None"], float]
@@ -28,7 +30,7 @@ def folder(tmp_path: Path) -> Folder:
 def learnt(reads: int = 200, seconds: float = 0.04) -> None:
     """As after so many reads of this latency."""
     for _ in range(reads):
-        store._PACE.note(seconds, 0)
+        reader._PACE.note(seconds, 0)
 
 
 async def wave(bucket: Slow, count: int) -> tuple[float, list[int], Receipt]:
@@ -52,7 +54,7 @@ def slow(*numbers: int, by: float = 0.4) -> Plan:
 def test_a_slow_read_gets_a_second_request_and_is_used_once(folder: Folder) -> None:
     learnt()
     seconds, used, receipt = run(wave(Slow(folder, slow(2)), 6))
-    assert seconds == pytest.approx(store.HEDGE_MARGIN * 0.04 + 0.04, abs=0.002)
+    assert seconds == pytest.approx(HEDGE_MARGIN * 0.04 + 0.04, abs=0.002)
     assert sorted(used) == list(range(6))
     assert (receipt.gets, receipt.hedged, receipt.retries, receipt.bytes) == (7, 1, 0, 60)
 
@@ -66,15 +68,15 @@ def test_the_first_one_wins_where_it_is_sooner(folder: Folder) -> None:
 
 
 def test_nothing_is_hedged_before_the_latency_is_known(folder: Folder) -> None:
-    learnt(store.PACE_READS_MIN - 1)
-    store._PACE._tokens = 6.0
+    learnt(PACE_READS_MIN - 1)
+    reader._PACE._tokens = 6.0
     seconds, _, receipt = run(wave(Slow(folder, slow(0)), 1))
     assert (seconds, receipt.hedged) == (pytest.approx(0.4), 0)
 
 
 def test_a_second_request_waits_for_a_free_lane(folder: Folder) -> None:
     learnt()
-    store._PACE._tokens = 6.0
+    reader._PACE._tokens = 6.0
     bucket = Slow(folder, lambda i, key, length: 0.2 if i < 6 else 0.04)
     seconds, used, receipt = run(wave(bucket, 6))
     assert receipt.hedged == 0  # all six were busy until the first answers came
@@ -82,13 +84,13 @@ def test_a_second_request_waits_for_a_free_lane(folder: Folder) -> None:
 
 
 def test_no_more_second_requests_than_saved_up(folder: Folder) -> None:
-    learnt(store.PACE_READS)
+    learnt(PACE_READS)
 
     async def many() -> list[int]:
         bucket = Slow(folder, lambda i, key, length: 0.4)
         return [(await wave(bucket, 1))[2].hedged for _ in range(7)]
 
-    assert run(many()) == [1] * int(store.HEDGE_BURST) + [0]
+    assert run(many()) == [1] * int(HEDGE_BURST) + [0]
 
 
 @pytest.mark.parametrize("first_fails", [True, False])
@@ -123,9 +125,9 @@ def test_failures_on_every_lane_end_the_wave(folder: Folder) -> None:
 
 def test_with_one_read_in_fifty_ten_times_slower_p99_halves_for_few_more_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     worst, more = [], 0.0
-    for share in (0.0, store.HEDGE_SHARE):
-        monkeypatch.setattr(store, "HEDGE_SHARE", share)
-        monkeypatch.setattr(store, "_PACE", store.Pace())
+    for share in (0.0, hedge.HEDGE_SHARE):
+        monkeypatch.setattr(hedge, "HEDGE_SHARE", share)
+        monkeypatch.setattr(reader, "_PACE", Pace())
         ms, receipt = run(waits(1500, 6, 1, 0.02))
         worst.append(sorted(ms)[int(0.99 * len(ms))])
         more = receipt.hedged / (receipt.gets - receipt.hedged)

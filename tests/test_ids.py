@@ -10,12 +10,15 @@ from urllib.parse import quote
 import pytest
 from doubles import Built, Recorder
 
-from vantage.api import Access, Reply, explain, handle
-from vantage.index import Answer, Index, Query
-from vantage.rank import Match
-from vantage.request import BINARY
-from vantage.service import Service
-from vantage.store import Folder
+from vantage.http.access import Access
+from vantage.http.reply import Reply
+from vantage.http.request import BINARY
+from vantage.http.routes import handle
+from vantage.index import Index, explain
+from vantage.indexes import Service
+from vantage.read.bucket import Folder
+from vantage.search.query import Answer, Query
+from vantage.search.rank import Match
 
 AT = (0, 5, 100, 600)
 
@@ -83,7 +86,7 @@ def test_explain_and_include_with_an_id(words: Built) -> None:
 
 
 def index_receipt() -> Any:
-    from vantage.stats import Receipt
+    from vantage.receipt import Receipt
 
     return Receipt()
 

@@ -14,17 +14,19 @@ import numpy as np
 import pytest
 from doubles import Built, Failing, Recorder, always, never, nth
 
-from vantage.api import explain
-from vantage.cache import Cache
+from vantage.cost import Budget
 from vantage.errors import DamagedError, InputError, LimitError, NotFoundError, StoreError, VantageError
 from vantage.format import IndexSection, part_key, shard_key
-from vantage.index import Answer, Index, Query
-from vantage.plan import Budget, Plan, block_range
-from vantage.prepare import prepare
-from vantage.rank import exact_score
-from vantage.stats import Receipt
-from vantage.store import Folder, Reader
-from vantage.waves import together
+from vantage.index import Index, explain
+from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.read.reader import Reader
+from vantage.read.waves import together
+from vantage.receipt import Receipt
+from vantage.search.plan import Plan, block_range
+from vantage.search.prepare import prepare
+from vantage.search.query import Answer, Query
+from vantage.search.rank import exact_score
 
 LARGE = 1 << 30
 NAMES = ["words", "points", "dots"]

@@ -13,11 +13,12 @@ from build_index.build import build
 from build_index.fit import Options
 from build_index.routers import ecvh, mlp, tree
 from build_index.source import open_source
-from vantage.cache import Cache
-from vantage.index import Index, Query
-from vantage.route import ROUTERS
-from vantage.stats import Receipt
-from vantage.store import Folder
+from vantage.index import Index
+from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.receipt import Receipt
+from vantage.search.query import Query
+from vantage.search.route import ROUTERS
 
 
 @pytest.mark.parametrize("router", ["mlp", "tree", "ecvh", "bec-tree"])

@@ -10,23 +10,15 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-import vantage.plan as plan_module
+from vantage.cost import LANES, Budget, wave_ms
 from vantage.errors import LimitError
 from vantage.format import Contract, Directory, Point, aligned
-from vantage.plan import (
-    LANES,
-    LONGEST_SHARE,
-    PRICE_BITS,
-    RANGE_BYTES_MAX,
-    Budget,
-    Plan,
-    plan_gather,
-    plan_scan,
-    price_of,
-    recall_estimate,
-    wave_ms,
-)
-from vantage.route import Routed
+from vantage.read import gather
+from vantage.read.gather import RANGE_BYTES_MAX, plan_gather
+from vantage.search import plan as plan_module
+from vantage.search.estimate import price_of, recall_estimate
+from vantage.search.plan import LONGEST_SHARE, PRICE_BITS, Plan, plan_scan
+from vantage.search.route.common import Routed
 
 CACHED = 2
 
@@ -176,6 +168,7 @@ def test_nothing_wanted_is_complete() -> None:
 def test_long_ranges_are_cut_at_blocks(case: Case, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan_module, "RANGE_BYTES_MAX", most)
+        patch.setattr(gather, "RANGE_BYTES_MAX", most)
         cut = plan_of(case)
     assert all(r.size <= most or r.last == r.first + 1 for r in cut.ranges)
     assert all(a.last <= b.first for a, b in pairwise(cut.ranges))
@@ -199,6 +192,7 @@ def test_idle_lanes_take_halves_and_a_long_lane_has_its_price(case: Case, split:
     plain = plan_of(case)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan_module, "SPLIT_BYTES", split)
+        patch.setattr(gather, "SPLIT_BYTES", split)
         patch.setattr(plan_module, "SHORT_BYTES", split)
         even = plan_of(case)
 

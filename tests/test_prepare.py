@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vantage.errors import InputError, LimitError
 from vantage.format import IndexSection, aligned
-from vantage.prepare import I16_NORM, SCORE_BITS, prepare
+from vantage.search.prepare import I16_NORM, SCORE_BITS, prepare
 
 
 def section(metric: str, dimension: int, row_scale: float = 1.0) -> IndexSection:

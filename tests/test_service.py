@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from doubles import Built, Failing, Recorder, always, never
 
-import vantage.service as service_module
-from vantage.api import Access, handle
+from vantage import indexes as service_module
 from vantage.errors import ChangedError, DamagedError, InputError, NotFoundError, StoreError
-from vantage.index import Answer, Query
-from vantage.service import REVALIDATE_S, Service
-from vantage.stats import Receipt
-from vantage.store import Folder
+from vantage.http.access import Access
+from vantage.http.routes import handle
+from vantage.indexes import REVALIDATE_S, Service
+from vantage.read.bucket import Folder
+from vantage.receipt import Receipt
+from vantage.search.query import Answer, Query
 
 LARGE = 1 << 30
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import build_index.spool as spool_module
+from build_index import spool as spool_module
 from build_index.source import open_source
 from build_index.spool import Spool, spool
 from vantage.errors import InputError

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from doubles import FAULTS, TRIED_AGAIN, Failing, Get, Plan, Recorder, always, never, nth, seeded
 
-import vantage.store as store
+from vantage.cost import LANES
 from vantage.errors import ChangedError, DamagedError, StoreError, VantageError
-from vantage.plan import LANES
-from vantage.stats import Receipt
-from vantage.store import IN_FLIGHT_BYTES_MAX, Bucket, Folder, Reader, read_small
+from vantage.read import reader as store
+from vantage.read.bucket import Bucket, Folder
+from vantage.read.reader import IN_FLIGHT_BYTES_MAX, Reader, read_small
+from vantage.receipt import Receipt
 
 Reads = list[tuple[str, int, int, int]]
 SIZE = 10_000

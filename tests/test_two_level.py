@@ -11,13 +11,13 @@ import pytest
 from build_index.build import build
 from build_index.fit import Options
 from build_index.source import open_source
-from vantage.api import explain
-from vantage.cache import Cache
+from vantage.cost import Budget
 from vantage.errors import DamagedError
-from vantage.index import Index, Query
-from vantage.plan import Budget
-from vantage.stats import Receipt
-from vantage.store import Folder
+from vantage.index import Index, explain
+from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.receipt import Receipt
+from vantage.search.query import Query
 
 
 @pytest.fixture(scope="module", params=["two-level", "two-level-ecvh"])

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from doubles import Built, Recorder
 
-import vantage.warm as warm_module
-from vantage.api import Access, handle
-from vantage.index import Answer, Query
-from vantage.plan import Budget
-from vantage.service import Service
-from vantage.store import Folder
-from vantage.warm import CALL_BYTES_MAX, Asker, Held
+from vantage.cost import Budget
+from vantage.http.access import Access
+from vantage.http.routes import handle
+from vantage.indexes import Service
+from vantage.read import warm as warm_module
+from vantage.read.bucket import Folder
+from vantage.read.warm import CALL_BYTES_MAX, Asker, Held
+from vantage.search.query import Answer, Query
 
 
 class Place:
@@ -148,7 +149,7 @@ def test_a_batch_asks_once_a_wave(words: Built) -> None:
     queries, place = [Query(v.tolist(), 10) for v in words.queries[:8]], Place()
 
     async def batch(service: Service) -> list[Answer]:
-        from vantage.stats import Receipt
+        from vantage.receipt import Receipt
 
         receipt = Receipt()
         answers = await (await service.index(words.name, receipt)).answer(queries, receipt)
@@ -254,7 +255,7 @@ def test_an_older_generation_is_forgotten() -> None:
 
 
 def test_roots_that_were_asked_for_longest_ago_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vantage.warm.ROOTS_BYTES", 10)
+    monkeypatch.setattr("vantage.read.warm.ROOTS_BYTES", 10)
     held = Held(100)
     for name in "abc":
         held.keep_root(name, b"current", b"root")

@@ -19,9 +19,9 @@ import pytest
 from fixtures.answers import answers
 from fixtures.reader import Reader
 
-import build_index.build as build_module
-import build_index.write as write_module
+from build_index import build as build_module
 from build_index import generations as g
+from build_index import write as write_module
 from build_index.bucket import FolderPlace
 from build_index.bucket import beside as beside_place
 from build_index.build import build, check_options

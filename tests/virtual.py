@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from bench.hedging import Loop
-from vantage.store import Body, Bucket
+from vantage.read.bucket import Body, Bucket
 
 T = TypeVar("T")
 

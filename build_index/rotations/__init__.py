@@ -1,4 +1,4 @@
-"""Rotations by name, each fitted to the second moment of the residuals. One file a rotation; vantage.rotate applies."""
+"""Rotations by name, each fitted to second moments of residuals. One file a rotation; vantage.search.rotate applies."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from vantage.errors import InputError
 from vantage.format import PAGE_BYTES_MAX, EcvhSection, LseSection, RouterSection, TwoLevelSection
 from vantage.kernels import crc32c
-from vantage.prepare import Prepared
+from vantage.search.prepare import Prepared
 
 from ..lesson import Cost, Lesson
 from ..rows import F32, Ints

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from .cache import Cache
+from .cost import CLASS_B_USD, LANES, Budget, Limits, wave_ms
 from .errors import InputError, LimitError, NotFoundError
-from .estimate import estimated_recall, features, promise_of, second_price
 from .format import ID_PAGE_ROWS, RERANK_MAX, VECTOR_BYTES, Current, Promise, Root, id_entry
 from .kernels import lrsq_tables_size, pool_size
-from .plan import CACHED, SMALL_BYTES, STARTS_SHARD, Budget, Limits, Plan, Span, plan_scan, recall_estimate
-from .prepare import Prepared, prepare
-from .proof import BoundedScan, Reads, prove
-from .rank import Match, decode, estimated, rerank
-from .route import ROUTERS, Routed, TwoLevelRouter
-from .rows import ATTRIBUTES_BYTES_MAX, Rows
-from .scan import CONTENDERS_MIN, SCANS, Contender, Scan, Tails
-from .stats import Receipt
-from .store import IN_FLIGHT_BYTES_MAX, Bucket, Reader, Until, read_small
-from .warm import Asker
-from .waves import Item, Steps, Want, together
+from .read.bucket import Bucket
+from .read.cache import CACHED, STARTS_SHARD, Cache
+from .read.deadline import Until
+from .read.gather import Span
+from .read.reader import IN_FLIGHT_BYTES_MAX, Reader, read_small
+from .read.warm import Asker
+from .read.waves import Item, Steps, Want, together
+from .receipt import Receipt
+from .search.estimate import estimated_recall, features, promise_of, recall_estimate, second_price
+from .search.exact import BoundedScan, Reads, prove
+from .search.plan import SMALL_BYTES, Plan, plan_scan
+from .search.prepare import Prepared, prepare
+from .search.query import TOP_K_MAX, Answer, Query
+from .search.rank import Match, decode, estimated, rerank
+from .search.route import ROUTERS
+from .search.route.common import Routed
+from .search.route.two_level import TwoLevelRouter
+from .search.rows import ATTRIBUTES_BYTES_MAX, Rows
+from .search.scan import CONTENDERS_MIN, SCANS, Contender, Scan, Tails
 
-TOP_K_MAX = 1000
 SCANS_BYTES_MAX = 4 << 20  # what the scans of a batch may hold at once; more queries are answered in groups
 RANKED_BYTES = 1200  # what reading a row's full vector takes beside its bytes
 CONTENDER_BYTES = 250
@@ -33,39 +39,6 @@ VALUE_BYTES = 21  # a number of a vector as JSON
 ATTRIBUTE_COPIES = 4  # as read, as objects, as JSON, as sent
 EXACT_VECTORS_MAX = 16  # of a request: each may scan all rows that its budget reads
 EXACT_BYTES = 2 << 20  # what an exact answer holds besides: intervals, ceilings, full vectors
-
-
-@dataclass(frozen=True)
-class Query:
-    """One question, by a vector or by the id of a row, which is left out of its answer.
-
-    recall None: the contract's target. rerank 0: exact scores only where the recall takes them.
-    exact: the best of the whole index, proven; complete is False where the budget ended before that.
-    """
-
-    vector: Any
-    top_k: int = 10
-    recall: float | None = None
-    rerank: int = 0
-    attributes: bool = False
-    vectors: bool = False
-    budget: Budget = field(default_factory=Budget)
-    without: int | None = None  # a row that is left out of the answer: the query itself
-    param: str = "vector"  # what errors call the vector
-    exact: bool = False
-    id: int | bytes | None = None  # then vector and without are found; their two GETs are not in the budget
-    room: int = ATTRIBUTES_BYTES_MAX  # for attributes; a batch shares it
-
-
-@dataclass(frozen=True)
-class Answer:
-    """matches best first; exact says what their scores are; complete is False when a budget cut something."""
-
-    matches: list[Match]
-    exact: bool
-    complete: bool
-    recall_estimate: float | None
-    receipt: Receipt
 
 
 def _left(budget: Budget, spent: Receipt, reserved: int = 0) -> Budget:
@@ -483,3 +456,41 @@ class Index:
         ]
         vectors, attributes = await together(steps, reader)
         return decode(vectors[row], self.root.index.vector_kind), attributes[row]
+
+
+def explain(index: Index, query: Query) -> dict[str, Any]:
+    """The first wave of a query: its ranges and their price, reading nothing.
+
+    routing: the page that a two-level router would read first, None where none is needed; ranges are known after it.
+    second_below: a query whose estimate comes out below it reads a second wave; rerank: rows that get exact scores.
+    """
+    prepared = prepare(query.vector, index.root.index, query.param)
+    routed, wanted = index.without_reading(prepared)
+    plan: Plan = index.plan(query, prepared, routed)
+    promise, contract = index.promise(query), index.root.contract
+    promised = index.root.stop is not None and query.top_k == contract.k
+    estimate = promise.recall if promised else recall_estimate(contract, plan.price, query.top_k)
+    sizes, before, page = [r.size for r in plan.ranges], [], None
+    if wanted is not None:
+        section: Any = index.root.router
+        before = [section.size[wanted]]
+        page = {"page": wanted, "offset": section.offset[wanted], "bytes": before[0]}
+    return {
+        "generation": index.current.generation,
+        "routing": page,
+        "ranges": [
+            {"shard": r.shard, "blocks": [r.first, r.last - 1], "offset": r.offset, "bytes": r.size}
+            for r in plan.ranges
+        ],
+        "blocks_cached": len(plan.cached),
+        "gets": len(sizes) + len(before),
+        "bytes": plan.bytes + sum(before),
+        "waves": (1 if sizes else 0) + len(before),
+        "rounds": -(-len(sizes) // LANES) + len(before),
+        "modelled_ms": round(wave_ms(before) + wave_ms(sizes), 2),
+        "usd_per_million": round(1e6 * CLASS_B_USD * (len(sizes) + len(before)), 4),
+        "complete": plan.complete,
+        "recall_estimate": estimate if plan.complete and page is None else None,
+        "second_below": promise.threshold or None,
+        "rerank": query.rerank or (promise.rerank if query.top_k <= promise.rerank else 0),
+    }

@@ -27,8 +27,8 @@ from build_index.spill import soar
 from build_index.words import Words, plain, started
 from vantage.errors import DamagedError, InputError
 from vantage.format import BecTreeSection
-from vantage.prepare import prepare
-from vantage.route import MARGIN_UNIT, BecTreeRouter
+from vantage.search.prepare import prepare
+from vantage.search.route.bec_tree import MARGIN_UNIT, BecTreeRouter
 
 BITS = 6
 

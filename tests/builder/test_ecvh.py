@@ -20,8 +20,8 @@ from build_index.spill import soar
 from build_index.words import GOLAY, Words, code, golay, signs, started
 from vantage.errors import DamagedError, InputError
 from vantage.format import EcvhSection, IndexSection
-from vantage.prepare import prepare
-from vantage.route import EcvhRouter
+from vantage.search.prepare import prepare
+from vantage.search.route.ecvh import EcvhRouter
 
 
 def codewords(message_bits: int = 12) -> np.ndarray:

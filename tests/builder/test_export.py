@@ -31,7 +31,7 @@ from vantage.errors import DamagedError, InputError, LimitError, VantageError
 from vantage.format import LseSection, TwoLevelSection
 from vantage.format.routers import ROUTER_SECTIONS
 from vantage.index import Index
-from vantage.route import ROUTERS
+from vantage.search.route import ROUTERS
 
 NAMES = ("words", "points", "dots")
 

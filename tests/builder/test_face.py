@@ -24,7 +24,7 @@ from build_index.evaluate import open_index
 from build_index.reopen import reopen
 from build_index.write import encoder
 from vantage.errors import DamagedError, InputError, NotFoundError
-from vantage.index import Query
+from vantage.search.query import Query
 
 K = 10
 DATA = clustered(900, 24, 5).astype(np.float16).astype(np.float32)  # as they are stored

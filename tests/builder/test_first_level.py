@@ -17,8 +17,8 @@ from build_index.shape import index_section, prepared, probabilities
 from build_index.words import factored, signs
 from vantage.errors import DamagedError
 from vantage.format import EcvhSection, IndexSection, RouterSection, TwoLevelSection
-from vantage.prepare import Prepared
-from vantage.route import TwoLevelRouter
+from vantage.search.prepare import Prepared
+from vantage.search.route.two_level import TwoLevelRouter
 
 ROWS, BLOCKS = 1500, 48
 Case = tuple[TwoLevelSection, IndexSection, list[Prepared], Lesson]

@@ -22,12 +22,13 @@ from build_index.source import open_source
 from build_index.spool import spool
 from build_index.stop import Held, said
 from build_index.truth import Truth, truth_of, untied
-from vantage.cache import Cache
 from vantage.format import Contract, Point, Promise
-from vantage.index import Index, Query
-from vantage.prepare import Prepared
-from vantage.stats import Receipt
-from vantage.store import Folder
+from vantage.index import Index
+from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.receipt import Receipt
+from vantage.search.prepare import Prepared
+from vantage.search.query import Query
 
 K = 10
 ROWS = 1200
@@ -73,7 +74,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         found = full_scan(rows, shape, report.choice.codec, queries, ASKED, truth)
         section = index_section(rows, shape.blocks, int(shape.sizes().sum()))
         p = probabilities(shape.router, shape.section, section, queries)
-        with patch("vantage.store.HEDGE_AFTER_S", 60.0):  # a machine at work must not add reads
+        with patch("vantage.read.hedge.HEDGE_AFTER_S", 60.0):  # a machine at work must not add reads
             yield Case(rows, report, queries, found, p, truth)
 
 

@@ -21,8 +21,8 @@ from build_index.spill import soar
 from vantage.errors import DamagedError
 from vantage.format import HEADER, SECTION, IndexSection, LseSection, MlpSection
 from vantage.format.layout import REGIONS_VERSION, ROOT_MAGIC, ROUTER, SECTION_VERSION, STOP, pack_object, unpack_object
-from vantage.prepare import Prepared, prepare
-from vantage.route import MlpRouter
+from vantage.search.prepare import Prepared, prepare
+from vantage.search.route.mlp import MlpRouter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 import reference

@@ -22,15 +22,18 @@ from build_index.evaluate import open_index
 from build_index.fit import Options
 from build_index.serve import ROOT
 from build_index.source import open_source
-from vantage import api, proof
+from vantage.cost import Budget
 from vantage.errors import DamagedError, InputError
 from vantage.format import NORMS, norms_of, pack_norms
-from vantage.index import Answer, Index, Query
-from vantage.plan import Budget, block_range, plan_blocks
-from vantage.prepare import prepare
-from vantage.proof import BoundedScan
-from vantage.rank import exact_score
-from vantage.store import Folder
+from vantage.http.bodies import describe
+from vantage.index import Index
+from vantage.read.bucket import Folder
+from vantage.search import exact
+from vantage.search.exact import BoundedScan
+from vantage.search.plan import block_range, plan_blocks
+from vantage.search.prepare import prepare
+from vantage.search.query import Answer, Query
+from vantage.search.rank import exact_score
 
 LARGE = 1 << 30
 KINDS = ["cosine", "l2", "dot"]
@@ -85,9 +88,9 @@ def stored(index: Index) -> list[bytes]:
 
 
 async def _every(index: Index) -> dict[int, bytes]:
-    from vantage.stats import Receipt
-    from vantage.store import Reader
-    from vantage.waves import together
+    from vantage.read.reader import Reader
+    from vantage.read.waves import together
+    from vantage.receipt import Receipt
 
     scan = scan_all(index, [1.0] * index.root.index.dimension)
     checks = {c.row: c.check for c in scan.contenders(scan.capacity)}
@@ -149,8 +152,8 @@ def test_every_score_is_inside_of_its_interval_and_under_its_ceiling(index: Inde
         if root.index.metric == "l2":
             true -= (x * x).sum(1) / 2
         true *= scan.query.unit
-        low = {row: score for score, row, _, _ in proof.pool_entries(scan.lowest, scan.most)}
-        high = {row: score for score, row, _, _ in proof.pool_entries(scan.highest, scan.maybe)}
+        low = {row: score for score, row, _, _ in exact.pool_entries(scan.lowest, scan.most)}
+        high = {row: score for score, row, _, _ in exact.pool_entries(scan.highest, scan.maybe)}
         assert len(low) == len(high) == root.index.rows
         ceilings = scan.ceilings()
         for row, score in enumerate(true):
@@ -163,7 +166,7 @@ def test_every_score_is_inside_of_its_interval_and_under_its_ceiling(index: Inde
 
 def test_early_exit_changes_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     early = [ask(index, q) for q in queries(index)]
-    prove = proof.prove
+    prove = exact.prove
     monkeypatch.setattr("vantage.index.prove", lambda *args: prove(*args, early=False))
     for answer, vector in zip(early, queries(index), strict=True):
         late = ask(index, vector)
@@ -202,7 +205,7 @@ def test_a_budget_holds_and_is_told(proofs: Path, budget: Budget) -> None:
 
 
 def test_too_many_rows_that_might_be_answers_are_not_proven(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proof, "MAYBE_MAX", 10)
+    monkeypatch.setattr(exact, "MAYBE_MAX", 10)
     answers = [ask(index, q) for q in queries(index)]
     assert not all(a.complete for a in answers)
 
@@ -215,7 +218,7 @@ def test_what_cannot_be_asked(index: Index) -> None:
     without = open_index(ROOT / "tests" / "fixtures" / "words")
     with pytest.raises(InputError, match="build the index with --error-norms"):
         ask(without, [1.0] * 16)
-    assert api.describe(index)["exact"] and not api.describe(without)["exact"]
+    assert describe(index)["exact"] and not describe(without)["exact"]
 
 
 def test_damaged_norms_are_refused(index: Index) -> None:

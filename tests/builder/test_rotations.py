@@ -12,7 +12,7 @@ from build_index.rotations import ROTATIONS, bor, butterfly, default, hadamard
 from build_index.rotations.basis import F64
 from build_index.rotations.butterfly import Layers
 from vantage.format import TANGENT_ONE, ButterflyRotation
-from vantage.rotate import rotated
+from vantage.search.rotate import rotated
 
 
 def moment(dimension: int) -> F64:

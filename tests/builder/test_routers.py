@@ -13,7 +13,7 @@ from build_index.rows import Rows
 from build_index.shape import index_section, prepared
 from vantage import kernels
 from vantage.format import LseSection, aligned
-from vantage.route import LseRouter
+from vantage.search.route.lse import LseRouter
 
 METRICS = ("cosine", "l2", "dot")
 BLOCKS = 24

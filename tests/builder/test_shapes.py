@@ -19,8 +19,8 @@ from build_index.truth import exact_scores
 from build_index.write import stored_kind
 from vantage.errors import DamagedError
 from vantage.format import PROMISED_RERANK_MAX, RERANK_MAX, Root
-from vantage.prepare import prepare
-from vantage.rank import exact_score
+from vantage.search.prepare import prepare
+from vantage.search.rank import exact_score
 
 K, RECALL = 10, 0.9
 DRAW = np.random.default_rng(0)

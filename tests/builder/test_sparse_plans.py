@@ -12,9 +12,12 @@ import pytest
 from build_index import measure
 from build_index.measure import plans, spans
 from build_index.truth import hold_out
-from vantage import plan
+from vantage.cost import LANES, Budget
 from vantage.format import aligned
-from vantage.plan import LANES, RANGE_BYTES_MAX
+from vantage.read.cache import STARTS_SHARD
+from vantage.read.gather import RANGE_BYTES_MAX
+from vantage.search import plan
+from vantage.search.route.common import Routed
 
 BLOCKS = 900
 
@@ -65,11 +68,11 @@ def test_the_edge_plans_as_the_builder_does() -> None:
     wanted = plans(p, sizes, 1 << 18).ranges
     for row, lengths in zip(p, wanted, strict=True):
         flags = bytearray(BLOCKS)
-        flags[0] = plan.STARTS_SHARD
+        flags[0] = STARTS_SHARD
         some = np.union1d(np.flatnonzero(row), [1, 2, 500])
-        named = plan.Routed(array("I", row[some].tolist()), array("I", some.tolist()))
-        for routed in (plan.Routed(array("I", row.tolist())), named):
-            found = plan.plan_scan(routed, flags, directory, 1 << 18, LANES, plan.Budget())
+        named = Routed(array("I", row[some].tolist()), array("I", some.tolist()))
+        for routed in (Routed(array("I", row.tolist())), named):
+            found = plan.plan_scan(routed, flags, directory, 1 << 18, LANES, Budget())
             assert [r.size for r in found.ranges] == lengths
 
 

@@ -20,8 +20,8 @@ from build_index.shape import index_section, probabilities
 from build_index.spill import soar
 from vantage.errors import DamagedError
 from vantage.format import NO_CHILD, IndexSection, TreeSection
-from vantage.prepare import Prepared, prepare
-from vantage.route import TreeRouter
+from vantage.search.prepare import Prepared, prepare
+from vantage.search.route.tree import TreeRouter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 import reference

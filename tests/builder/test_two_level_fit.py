@@ -17,8 +17,8 @@ from build_index.shape import index_section, page_bytes, prepared, probabilities
 from vantage.errors import DamagedError, InputError
 from vantage.format import RouterSection, TwoLevelSection
 from vantage.kernels import crc32c
-from vantage.prepare import Prepared
-from vantage.route import TwoLevelRouter
+from vantage.search.prepare import Prepared
+from vantage.search.route.two_level import TwoLevelRouter
 
 BLOCKS = 64
 Case = tuple[Rows, lse.LseSection, np.ndarray, Lesson]

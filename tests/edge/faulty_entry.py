@@ -13,7 +13,8 @@ from workers import Response
 
 import entry
 from entry import WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
-from vantage import service, store
+from vantage import indexes
+from vantage.read import reader
 
 _R2Bucket = entry.R2Bucket
 
@@ -41,8 +42,8 @@ class Default(entry.Default):
             return await super().fetch(request)
         if request.method == "POST":
             wanted = json.loads(await request.text())
-            store.TIMEOUT_S = wanted["timeout_s"]
-            service.REVALIDATE_S = entry.REVALIDATE_S = wanted["ttl_s"]
+            reader.TIMEOUT_S = wanted["timeout_s"]
+            indexes.REVALIDATE_S = entry.REVALIDATE_S = wanted["ttl_s"]
             self._service().cache.budget = wanted["cache_bytes"]
             faults = Faults(wanted["seed"], wanted["rates"], [text.encode() for text in wanted["generations"]])
             if _Shared.faults is None:

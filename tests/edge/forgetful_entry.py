@@ -10,7 +10,7 @@ from workers import Response
 
 import entry
 from entry import WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
-from vantage import warm
+from vantage.read import warm
 
 
 class Default(entry.Default):

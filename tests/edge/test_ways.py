@@ -21,9 +21,10 @@ from build_index.routers import ROUTERS, ecvh, mlp, trained, tree
 from build_index.serve import ROOT, Server
 from build_index.source import open_source
 from build_index.spill import SPILLS
-from vantage import api
 from vantage.format import MlpSection
-from vantage.index import Index, Query
+from vantage.http.bodies import answer_body
+from vantage.index import Index, explain
+from vantage.search.query import Query
 
 pytestmark = pytest.mark.edge
 
@@ -92,9 +93,9 @@ def test_a_way_plans_and_answers_as_in_cpython(
     with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
         for vector in rows[ROWS:].tolist():
             plan = http.post("/query", json={"vector": vector, "explain": True}).json()
-            assert plan == api.explain(index, Query(vector))
+            assert plan == explain(index, Query(vector))
             got = http.post("/query", json={"vector": vector, "top_k": 50}).json()
-            want = api.answer_body(asyncio.run(index.query(Query(vector, 50))), ["receipt"])
+            want = answer_body(asyncio.run(index.query(Query(vector, 50))), ["receipt"])
             assert got["matches"] == want["matches"]
             counted = ("gets", "bytes", "waves", "blocks", "rows")
             assert [got["receipt"][k] for k in counted] == [want["receipt"][k] for k in counted]
@@ -111,7 +112,7 @@ def test_second_waves_are_those_of_cpython(worker: Callable[..., Server], bucket
             assert promise.threshold > 0
             for vector in rows[ROWS:].tolist():
                 got = http.post("/query", json={"vector": vector, "top_k": k, "recall": recall}).json()
-                want = api.answer_body(asyncio.run(index.query(Query(vector, k, recall))), ["receipt"])
+                want = answer_body(asyncio.run(index.query(Query(vector, k, recall))), ["receipt"])
                 for name in ("matches", "scores", "complete", "recall_estimate"):
                     assert got[name] == want[name]
                 counted = ("gets", "bytes", "waves", "blocks", "rows", "rows_ranked")
@@ -129,7 +130,7 @@ def test_an_exact_answer_is_proven_as_in_cpython(worker: Callable[..., Server], 
     with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
         for vector in rows[ROWS:].tolist():
             got = http.post("/query", json={"vector": vector, "top_k": 20, "exact": True}).json()
-            want = api.answer_body(asyncio.run(index.query(Query(vector, 20, exact=True))), ["receipt"])
+            want = answer_body(asyncio.run(index.query(Query(vector, 20, exact=True))), ["receipt"])
             assert got["matches"] == want["matches"]
             assert got["complete"] and got["scores"] == "exact"
             counted = ("gets", "bytes", "waves", "blocks", "rows", "rows_ranked", "proof")

@@ -18,10 +18,11 @@ from doubles import Built
 
 from build_index.evaluate import evaluate, open_index, read_queries
 from build_index.serve import ROOT, Server, load, serve
-from vantage import api
-from vantage.index import Query
-from vantage.request import BINARY, BODY_BYTES_MAX
-from vantage.stats import Receipt
+from vantage.http.bodies import answer_body
+from vantage.http.reply import Reply
+from vantage.http.request import BINARY, BODY_BYTES_MAX
+from vantage.receipt import Receipt
+from vantage.search.query import Query
 
 pytestmark = pytest.mark.edge
 
@@ -51,7 +52,7 @@ def ask(http: httpx.Client, body: dict[str, Any], index: str = "wordnet") -> htt
 def in_process(bucket: Path, query: Query, include: list[str]) -> dict[str, Any]:
     """The answer as JSON carries it."""
     answer = asyncio.run(open_index(bucket / "wordnet").query(query))
-    body: dict[str, Any] = json.loads(api.Reply(200, api.answer_body(answer, include)).text())
+    body: dict[str, Any] = json.loads(Reply(200, answer_body(answer, include)).text())
     return body
 
 
@@ -79,7 +80,7 @@ def test_answers_are_those_of_cpython(cold: Server, sample_bucket: Path) -> None
     with client(cold) as http:
         for vector in sample_queries(60):
             got = ask(http, {"vector": vector, "top_k": 100}).json()
-            want = api.answer_body(asyncio.run(index.query(Query(vector, 100))), ["receipt"])
+            want = answer_body(asyncio.run(index.query(Query(vector, 100))), ["receipt"])
             assert got["matches"] == want["matches"]
             counted = ("gets", "bytes", "waves", "blocks", "rows", "modelled_ms")
             assert {k: got["receipt"][k] for k in counted} == {k: want["receipt"][k] for k in counted}
@@ -110,7 +111,7 @@ def test_a_batch_is_that_of_cpython(cold: Server, sample_bucket: Path) -> None:
         kinds = {"content-type": BINARY, "accept": BINARY}
         packed = http.post("/v1/indexes/wordnet/query?top_k=20", content=body, headers=WITH_TOKEN | kinds)
     results = many["results"]
-    assert [r["matches"] for r in results] == [api.answer_body(a, [])["matches"] for a in want]
+    assert [r["matches"] for r in results] == [answer_body(a, [])["matches"] for a in want]
     assert [(r["matches"], r["recall_estimate"]) for r in results[:3]] == [
         (r["matches"], r["recall_estimate"]) for r in single
     ]
@@ -130,7 +131,7 @@ def test_rows_by_their_id(cold: Server, sample_bucket: Path) -> None:
         gone = http.get("/v1/indexes/wordnet/vectors/a%2Fb", headers=WITH_TOKEN)
     assert (row["vector"], row["attributes"]) == asyncio.run(index.row(found.encode(), Receipt()))
     assert row["receipt"]["gets"] == 3
-    want = api.answer_body(asyncio.run(index.query(Query(None, 5, id=found.encode()))), ["receipt"])
+    want = answer_body(asyncio.run(index.query(Query(None, 5, id=found.encode()))), ["receipt"])
     assert near["matches"] == want["matches"]
     assert near["receipt"]["gets"] == want["receipt"]["gets"]
     assert (gone.status_code, gone.json()["code"]) == (404, "not_found")

@@ -5,30 +5,10 @@ CRC-32C. A section holds numbers as columns, so that a reader casts them and nev
 comes from the store is checked here before anything uses it; what fails is a DamagedError that names the place.
 """
 
-from .bounds import (
-    NORMS,
-    Bounds,
-    ErrorNorms,
-    norms_of,
-    pack_norms,
-)
-from .codecs import (
-    FIELD,
-    FINE_MAX,
-    SEGMENT,
-    LrsqSection,
-)
-from .current import (
-    ROOT_BYTES_MAX,
-    Current,
-    ObjectName,
-    part_key,
-    shard_key,
-)
-from .index import (
-    BLOCKS_FREE,
-    IndexSection,
-)
+from .bounds import NORMS, Bounds, ErrorNorms, norms_of, pack_norms
+from .codecs import FIELD, FINE_MAX, SEGMENT, LrsqSection
+from .current import ROOT_BYTES_MAX, Current, ObjectName, part_key, shard_key
+from .index import BLOCKS_FREE, IndexSection
 from .layout import (
     ATTRIBUTE_NAME_BYTES_MAX,
     ATTRIBUTE_ROW_BYTES_MAX,
@@ -54,6 +34,7 @@ from .layout import (
     damaged,
     pack_head,
 )
+from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Promise, Stop
 from .root import (
     ID_PAGE_ROWS,
     PRICED_MAX,
@@ -68,21 +49,13 @@ from .root import (
     id_entry,
 )
 from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, Rotation
-from .routers import (
-    NO_CHILD,
-    PAGE_BYTES_MAX,
-    TREE_UNITS,
-    TREE_WAYS,
-    UNITS_STEP,
-    BecTreeSection,
-    EcvhSection,
-    LseSection,
-    MlpSection,
-    Regions,
-    RouterSection,
-    TreeSection,
-    TwoLevelSection,
-)
+from .routers.bec_tree import BecTreeSection
+from .routers.common import RouterSection
+from .routers.ecvh import EcvhSection
+from .routers.lse import LseSection
+from .routers.mlp import UNITS_STEP, MlpSection, Regions
+from .routers.tree import NO_CHILD, TREE_UNITS, TREE_WAYS, TreeSection
+from .routers.two_level import PAGE_BYTES_MAX, TwoLevelSection
 from .shard import (
     RANGES_AT,
     SPOT_BYTES,
@@ -97,14 +70,6 @@ from .shard import (
     pack_block,
     pack_ids,
     spot_at,
-)
-from .stop import (
-    PROMISED_RERANK_MAX,
-    PROMISED_VECTORS_MAX,
-    RERANK_MAX,
-    Estimator,
-    Promise,
-    Stop,
 )
 from .wire import VECTORS, pack_answers, unpack_vectors
 

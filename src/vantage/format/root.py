@@ -13,7 +13,7 @@ from ..bounded_json import loads
 from .bounds import Bounds
 from .codecs import CODEC_SECTIONS, LrsqSection
 from .index import IndexSection
-from .layout import (
+from .layout import (  # fmt: skip
     ATTRIBUTE_NAME_BYTES_MAX,
     ATTRIBUTES_MAX,
     BLOCK_ROWS_MAX,
@@ -43,11 +43,14 @@ from .layout import (
     finite,
     pack_object,
     unpack_object,
-)  # fmt: skip
+)
+from .promises import PROMISED_VECTORS_MAX, Stop
 from .rotations import ROTATION_SECTIONS, Rotation
-from .routers import ROUTER_SECTIONS, MlpSection, RouterSection, TwoLevelSection
+from .routers import ROUTER_SECTIONS
+from .routers.common import RouterSection
+from .routers.mlp import MlpSection
+from .routers.two_level import TwoLevelSection
 from .shard import SPOT_BYTES, BlockPlanes, block_planes
-from .stop import PROMISED_VECTORS_MAX, Stop
 
 
 def _router_version(router: RouterSection) -> int:

@@ -1,60 +1,25 @@
-"""Blocks -> what to read, within the budget. No I/O; prices, bounds and the model of time live here."""
+"""Blocks -> what to read, within the budget. No I/O."""
 
 from __future__ import annotations
 
-import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from . import kernels
-from .errors import LimitError
-from .format import READ_BYTES_MAX, RERANK_MAX, Contract, Directory, Point
-from .route import Routed
+from .. import kernels
+from ..cost import LANES, Budget
+from ..format import Directory
+from ..read.cache import CACHED, STARTS_SHARD
+from ..read.gather import RANGE_BYTES_MAX, SPLIT_BYTES
+from .route.common import Routed
 
-LANES = 6  # connections a Worker may hold open (Cloudflare docs, Workers limits, 2026-11)
-ROUND_MS = 40.0  # first byte of an R2 read, design.md, 2026-11
-LANE_BYTES_PER_MS = 60_000.0  # 60 MB/s a lane, design.md, 2026-11
-CLASS_B_USD = 0.36e-6  # one R2 read, 2026-11
-STORAGE_USD_PER_GB_MONTH = 0.015  # R2, 2026-11
-REQUEST_USD = 0.30e-6  # one Worker request past the included 10 M, 2026-11
-
-RANGE_BYTES_MAX = READ_BYTES_MAX  # a longer range is cut: the most that the buffer in the Wasm heap grows to
-SPLIT_BYTES = 128 << 10  # a shorter range is not split over idle lanes: that would gain a millisecond
-SHARED_GAP = 32 << 10  # half a millisecond of a lane, where a GET takes 40: bridged in a batch
 SHORT_BYTES = 512 << 10  # nine milliseconds of a lane: not worth a plan of fewer ranges
 LONGEST_SHARE = 16  # measured: the tail of waits falls by a quarter for 3% more bytes
 SPARSE = 4  # fewer than one block in so many with a probability: a plan is made of those and the gaps between them
 SMALL_BYTES = 16 << 20  # of scan blocks: the price 0 then reads every block, also those that the router gives nothing
-STARTS_SHARD, CACHED = 1, 2  # flags of a block, as kernels.plan_ranges knows them
 PRICE_BITS = 24  # a price is in units of 2^-44 of probability a byte
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The most a query may spend. The defaults fit the free plan's 50 subrequests.
-
-    waves: routing pages, blocks, blocks again, full vectors, attributes. ms: of time, None: as long as it takes.
-    """
-
-    gets: int = 48
-    bytes: int = 64 << 20
-    waves: int = 5
-    ms: int | None = None
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The most of one request, all its vectors together; who runs a service may lower them. exact: whether it is on."""
-
-    vectors: int = 256
-    top_k: int = 1000
-    rerank: int = RERANK_MAX
-    gets: int = 1000  # as they are sent; the platform allows a paid Worker 10,000
-    bytes: int = 1 << 30
-    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,63 +47,11 @@ class Plan:
         return sum(r.size for r in self.ranges)
 
 
-def wave_ms(sizes: Sequence[int]) -> float:
-    """Modelled milliseconds of a wave of reads: 40 a round, and the fullest of six lanes, longest first, at 60 MB/s."""
-    if not sizes:
-        return 0.0
-    lanes = [0] * LANES
-    for size in sorted(sizes, reverse=True):
-        lanes[lanes.index(min(lanes))] += size
-    return ROUND_MS * -(-len(sizes) // LANES) + max(lanes) / LANE_BYTES_PER_MS
-
-
 def block_range(directory: Directory, first: int, last: int) -> Range:
     """The range of blocks first up to last, of one shard."""
     shard = bisect_right(directory.shard_blocks, first) - 1
     offset = directory.offset[first]
     return Range(shard, first, last, offset, directory.offset[last - 1] + directory.size[last - 1] - offset)
-
-
-def price_of(contract: Contract, recall: float | None) -> int:
-    """The price that reaches `recall` at the contract's k: the target's when None.
-
-    Linear between measured points. Raises LimitError above the best point, which it names.
-    """
-    recall = contract.target if recall is None else recall
-    points = sorted((p for p in contract.points if p.k == contract.k), key=lambda p: p.recall)
-    if recall > points[-1].recall:
-        best = int(points[-1].recall * 1000) / 1000
-        raise LimitError(
-            "recall", recall, best, hint="ask for less, or build the index with a higher --recall", param="recall"
-        )
-    return round(between([(p.recall, float(p.price)) for p in points], recall, clamp=True) or 0.0)
-
-
-def recall_estimate(contract: Contract, price: int, k: int) -> float | None:
-    """Measured mean recall@k at this price, linear between points; None where nothing was measured."""
-    by_k: dict[int, list[Point]] = {}
-    for p in contract.points:
-        by_k.setdefault(p.k, []).append(p)
-    low, high = max((n for n in by_k if n <= k), default=None), min((n for n in by_k if n >= k), default=None)
-    if high is None:
-        return None
-    ends = [
-        (float(n), between(sorted((float(p.price), p.recall) for p in by_k[n]), float(price), clamp=False))
-        for n in sorted({n for n in (low, high) if n is not None})
-    ]
-    known = [(n, r) for n, r in ends if r is not None]
-    return between(known, float(k), clamp=True) if len(known) == len(ends) else None
-
-
-def between(points: list[tuple[float, float]], x: float, *, clamp: bool) -> float | None:
-    """y at x, linear between points (x, y) by rising x; outside the nearest one's if clamp, else None."""
-    if not points or not clamp and not points[0][0] <= x <= points[-1][0]:
-        return None
-    x = max(points[0][0], min(points[-1][0], x))
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
-        if x0 <= x <= x1:
-            return y0 if x1 == x0 else y0 + (y1 - y0) * ((x - x0) / (x1 - x0))
-    return points[0][1]
 
 
 @dataclass(frozen=True)
@@ -324,95 +237,3 @@ def _pieces(
         out[i : i + 1] = [(a, end), (middle, b)]
         lengths[i : i + 1] = [length(a, end), length(middle, b)]
     return out
-
-
-@dataclass(frozen=True)
-class Span:
-    """Bytes offset up to offset + size of an object, that hold the items (offset, size) named by their numbers."""
-
-    key: str
-    offset: int
-    size: int
-    items: list[int]
-
-
-def plan_gather(
-    items: Sequence[tuple[str, int, int]], gets: int, bytes_max: int, bytes_wanted: float = math.inf
-) -> list[Span] | None:
-    """Reads for scattered items (object key, offset, size), neighbours merged where the model says it is quicker.
-
-    Tries one round of lanes, two, ... and takes the least modelled time, of plans of at most bytes_wanted where there
-    are any. None when no plan fits the budget, or an item is over RANGE_BYTES_MAX.
-    """
-    order = sorted(range(len(items)), key=lambda i: items[i])
-    gaps = []  # (bytes between neighbours, position): a gap across objects can never be bridged
-    for at in range(1, len(order)):
-        (key0, offset0, size0), (key1, offset1, _) = items[order[at - 1]], items[order[at]]
-        gaps.append((offset1 - offset0 - size0 if key0 == key1 else 1 << 62, at))
-    gaps.sort(key=lambda g: (-g[0], g[1]))
-    forced = sum(g[0] == 1 << 62 for g in gaps)
-    best: tuple[tuple[bool, float], list[Span]] | None = None
-    for most in range(LANES, gets + LANES, LANES):
-        if best and not best[0][0] and ROUND_MS * most / LANES >= best[0][1]:
-            break  # so many rounds alone take longer
-        pieces = min(most, gets)
-        cuts = sorted(at for gap, at in gaps[: max(pieces - 1, 0)] if gap > 0)
-        if forced > len(cuts):
-            continue
-        spans = []
-        for low, high in zip([0, *cuts], [*cuts, len(order)], strict=True):
-            spans += _spans_of(items, order[low:high])
-        nbytes = sum(s.size for s in spans)
-        if len(spans) > gets or nbytes > bytes_max or max(s.size for s in spans) > RANGE_BYTES_MAX:
-            continue
-        cost = nbytes > bytes_wanted, wave_ms([s.size for s in spans])
-        if best is None or cost < best[0]:
-            best = (cost, spans)
-        if most >= len(order):
-            break
-    return best[1] if best else None
-
-
-def _spans_of(items: Sequence[tuple[str, int, int]], members: list[int]) -> list[Span]:
-    """One span of these items, by rising offset in one object, or as many as RANGE_BYTES_MAX demands."""
-    spans, start, end = list[Span](), 0, 0
-    for at, i in enumerate(members):
-        end = max(end, items[i][1] + items[i][2])
-        if at > start and end - items[members[start]][1] > RANGE_BYTES_MAX:
-            spans.append(span_of(items, members[start:at]))
-            start, end = at, items[i][1] + items[i][2]
-    return [*spans, span_of(items, members[start:])]
-
-
-def plan_shared(items: Sequence[tuple[str, int, int]]) -> list[Span]:
-    """Reads for what several queries want of (object key, offset, size), none of them twice in the list.
-
-    What lies together, or apart by less than a GET is worth, is read together, up to RANGE_BYTES_MAX; idle lanes take
-    halves of the longest.
-    """
-    order = sorted(range(len(items)), key=items.__getitem__)
-    spans: list[Span] = []
-    for i in order:
-        key, offset, size = items[i]
-        if spans and spans[-1].key == key:
-            last = spans[-1]
-            end = max(last.offset + last.size, offset + size)
-            if offset - last.offset - last.size <= SHARED_GAP and end - last.offset <= RANGE_BYTES_MAX:
-                spans[-1] = Span(key, last.offset, end - last.offset, [*last.items, i])
-                continue
-        spans.append(Span(key, offset, size, [i]))
-    while spans and len(spans) < LANES:
-        longest = max(spans, key=lambda s: s.size if len(s.items) > 1 else 0)
-        middle = len(longest.items) // 2
-        if longest.size <= SPLIT_BYTES or not middle:
-            break
-        at = spans.index(longest)
-        spans[at : at + 1] = [span_of(items, half) for half in (longest.items[:middle], longest.items[middle:])]
-    return spans
-
-
-def span_of(items: Sequence[tuple[str, int, int]], members: list[int]) -> Span:
-    """The span of these items, by rising offset in one object."""
-    key, start, _ = items[members[0]]
-    end = max(items[i][1] + items[i][2] for i in members)
-    return Span(key, start, end - start, members)

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from itertools import takewhile
 from operator import mul
 
-from . import kernels
-from .format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, damaged, id_width, norms_of
-from .plan import Budget, Plan, plan_blocks
+from .. import kernels
+from ..cost import Budget
+from ..format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, damaged, id_width, norms_of
+from ..read.waves import Steps
+from .plan import Plan, plan_blocks
 from .prepare import Prepared
 from .rank import Match, estimated, exact_score, rerank
 from .scan import SCORE_MAX, Contender, LrsqScan, Tails, pool_entries
-from .waves import Steps
 
 U = 2.0**-24  # f32 rounds to this share of a number
 ENTRY_ERROR = 0.55  # of a table step: half of it, and what f32 rounds on the way

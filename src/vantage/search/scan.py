@@ -11,8 +11,8 @@ from itertools import islice
 from operator import mul
 from typing import Protocol
 
-from . import kernels
-from .format import CODECS, GROUP, RANGES_AT, Root, Spot, aligned, damaged, id_at, id_width, spot_at
+from .. import kernels
+from ..format import CODECS, GROUP, RANGES_AT, Root, Spot, aligned, damaged, id_at, id_width, spot_at
 from .prepare import Prepared
 from .rotate import rotated
 

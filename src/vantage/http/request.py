@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-from .bounded_json import loads
-from .errors import InputError, LimitError
-from .format import DIMENSION_MAX, VECTORS
-from .index import Query
-from .plan import Budget
+from ..bounded_json import loads
+from ..cost import Budget
+from ..errors import InputError, LimitError
+from ..format import DIMENSION_MAX, VECTORS
+from ..search.query import Query
 
 VECTORS_MAX = 256
 BODY_BYTES_MAX = VECTORS.size + VECTORS_MAX * DIMENSION_MAX * 4  # the most vectors of the most numbers, as float32

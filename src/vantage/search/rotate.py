@@ -5,8 +5,8 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from . import kernels
-from .format import ButterflyRotation, DenseRotation, Rotation
+from .. import kernels
+from ..format import ButterflyRotation, DenseRotation, Rotation
 
 
 def _dense(rotation: DenseRotation, vector: Any, out: array[float]) -> None:

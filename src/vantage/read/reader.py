@@ -4,116 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import random
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from errno import EISDIR
-from io import BufferedReader
-from pathlib import Path
-from stat import S_ISDIR, S_ISREG
-from typing import Any, Protocol
 
-from .errors import ChangedError, DamagedError, StoreError
-from .plan import LANE_BYTES_PER_MS, LANES, Limits
-from .stats import Receipt
+from ..cost import LANES, Limits
+from ..errors import ChangedError, DamagedError, StoreError
+from ..receipt import Receipt
+from .bucket import Body, Bucket, Folder
+from .deadline import Until
+from .hedge import Pace
 from .warm import Asker
 
 IN_FLIGHT_BYTES_MAX = 8 << 20
 TIMEOUT_S = 10.0
 CURRENT_BYTES_MAX = 1 << 16
-HEDGE_SHARE = 0.05  # second requests, of all reads
-HEDGE_BURST = 6.0  # saved up at most
-HEDGE_MARGIN = 1.25  # times the 95th percentile: without it the many that are just past it use up the share
-HEDGE_AFTER_S = 0.02  # sooner, a second request would hardly come back before the first
-PACE_READS = 128  # latencies remembered
-PACE_READS_MIN = 20  # fewer say nothing of a 95th percentile
-
-
-class Body(Protocol):
-    """An answer of a bucket: `length` bytes of an object of `size` bytes with this etag."""
-
-    length: int
-    size: int
-    etag: str
-
-    def into(self, target: memoryview) -> None:
-        """Copies the bytes; len(target) == length."""
-
-
-class Bucket(Protocol):
-    """Where objects are. `get` gives None when there is no such object, and raises ChangedError when the etag differs,
-    StoreError (or anything else) when the bucket fails."""
-
-    async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None: ...
-
-    async def list(self) -> list[str]:
-        """Names of the top folders."""
-
-
-class Bytes:
-    """A body that is already here."""
-
-    def __init__(self, data: bytes, size: int, etag: str) -> None:
-        self.data, self.length, self.size, self.etag = data, len(data), size, etag
-
-    def into(self, target: memoryview) -> None:
-        target[:] = self.data
-
-
-def beneath(folder: Path, key: str) -> Path:
-    """The path of `key` (a/b/c) below a folder. Raises DamagedError where a part of it is a link or leads elsewhere."""
-    path = folder
-    for name in key.split("/"):
-        if name in ("", ".", "..") or "\0" in name:
-            raise DamagedError(f"{key!r} is no name of an object", hint="build the index again")
-        path = path / name
-        if path.is_symlink():
-            raise DamagedError(f"{path} is a link, and links are not followed", hint="put the file itself there")
-    return path
-
-
-def open_beneath(folder: Path, key: str) -> BufferedReader:
-    """The file `key` below a folder, to read. Raises OSError; DamagedError as `beneath`, or where it is no file."""
-    path = beneath(folder, key)
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    mode = os.fstat(file).st_mode
-    if S_ISREG(mode):
-        return os.fdopen(file, "rb")
-    os.close(file)
-    if S_ISDIR(mode):
-        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
-    raise DamagedError(f"{path} is no plain file", hint="build the index again")  # a pipe, or a device without an end
-
-
-class Folder:
-    """A folder as a bucket; an object's etag is its size and time of change. An index in it may be a link to a folder,
-    what is in an index may not.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None:
-        name, _, rest = key.partition("/")
-        if name in ("", ".", ".."):  # the folder that a system's root lies in, say
-            return None
-        try:
-            with open_beneath(self.path / name, rest) if rest else open_beneath(self.path, key) as file:
-                stat = os.fstat(file.fileno())
-                found = f"{stat.st_size}-{stat.st_mtime_ns}"
-                if etag is not None and etag != found:
-                    raise ChangedError(f"{key}: changed under its name", hint="open the index again")
-                file.seek(offset)
-                return Bytes(file.read(-1 if length is None else length), stat.st_size, found)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
-        except OSError as error:
-            raise StoreError(f"{key}: {error.strerror or error}", hint="check the folder and try again") from None
-
-    async def list(self) -> list[str]:
-        return sorted(p.name for p in self.path.iterdir() if p.is_dir()) if self.path.is_dir() else []
 
 
 class Buffer:
@@ -132,74 +37,8 @@ class Buffer:
 # One an isolate. Bytes are used before the next await, so that queries side by side can share it.
 _BUFFER = Buffer()
 
-
-class Pace:
-    """How quick the bucket has been lately, and the second requests that may be sent because of it."""
-
-    def __init__(self) -> None:
-        self._first_byte: deque[float] = deque(maxlen=PACE_READS)
-        self._tokens = 0.0
-
-    def note(self, seconds: float, length: int) -> None:
-        """A read of `length` bytes took so long, or was given up after so long."""
-        self._first_byte.append(seconds - length / LANE_BYTES_PER_MS / 1000)
-        self._tokens = min(HEDGE_BURST, self._tokens + HEDGE_SHARE)
-
-    def patience(self, length: int) -> float | None:
-        """Seconds until a read of `length` bytes is well past the 95th percentile; None while that is not known."""
-        if len(self._first_byte) < PACE_READS_MIN:
-            return None
-        p95 = sorted(self._first_byte)[int(0.95 * len(self._first_byte))]
-        return max(HEDGE_MARGIN * p95 + length / LANE_BYTES_PER_MS / 1000, HEDGE_AFTER_S)
-
-    def take(self) -> bool:
-        """Whether a second request may be sent now; it is then paid for."""
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-
 # One an isolate, as the buffer is.
 _PACE = Pace()
-
-
-class Until:
-    """When a query has to end, finished or not: at a time of the loop's clock, or by `end` (nobody waits for it)."""
-
-    def __init__(self, at: float | None = None) -> None:
-        self.at, self._ended = at, False
-        self._reads: set[asyncio.Task[Any]] = set()
-
-    @classmethod
-    def after(cls, ms: int | None) -> Until:
-        """So many milliseconds from now; None: no end."""
-        return cls(None if ms is None else asyncio.get_running_loop().time() + ms / 1000)
-
-    @property
-    def over(self) -> bool:
-        return self._ended or (self.at is not None and asyncio.get_running_loop().time() >= self.at)
-
-    def end(self) -> None:
-        """Gives up the reads in flight."""
-        self._ended = True
-        for task in self._reads:
-            task.cancel()
-
-    async def wait(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
-        """Until all reads are done, one has failed, or it is over; then those that are left are cancelled."""
-        self._reads.update(tasks)
-        loop = asyncio.get_running_loop()
-        timer = None if self.at is None else loop.call_at(self.at, self.end)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._reads.difference_update(tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)  # so that nothing is read or used after the wave
 
 
 class Reader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from .plan import CACHED
+STARTS_SHARD, CACHED = 1, 2  # flags of a block, as kernels.plan_ranges knows them
 
 
 class Cache:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Sequence
 
-from .errors import LimitError
-from .format import Contract, Estimator, Promise, Stop
-from .plan import between, price_of
-from .route import Routed
+from ..errors import LimitError
+from ..format import Contract, Estimator, Point, Promise, Stop
+from .route.common import Routed
 
 MASS_EPSILON = 1e-4  # of the probability, so that its logarithms stay finite
 ROWS_EPSILON = 0.1  # rows, likewise
@@ -124,3 +123,45 @@ def estimated_recall(stop: Stop, k: int, rerank: int, found: Sequence[float], un
 
     value = between([(float(n), said(by_k[n])) for n in sorted({low, high})], float(k), clamp=True)
     return None if value is None else round(value * (1 << PROBABILITY_BITS)) / (1 << PROBABILITY_BITS)
+
+
+def price_of(contract: Contract, recall: float | None) -> int:
+    """The price that reaches `recall` at the contract's k: the target's when None.
+
+    Linear between measured points. Raises LimitError above the best point, which it names.
+    """
+    recall = contract.target if recall is None else recall
+    points = sorted((p for p in contract.points if p.k == contract.k), key=lambda p: p.recall)
+    if recall > points[-1].recall:
+        best = int(points[-1].recall * 1000) / 1000
+        raise LimitError(
+            "recall", recall, best, hint="ask for less, or build the index with a higher --recall", param="recall"
+        )
+    return round(between([(p.recall, float(p.price)) for p in points], recall, clamp=True) or 0.0)
+
+
+def recall_estimate(contract: Contract, price: int, k: int) -> float | None:
+    """Measured mean recall@k at this price, linear between points; None where nothing was measured."""
+    by_k: dict[int, list[Point]] = {}
+    for p in contract.points:
+        by_k.setdefault(p.k, []).append(p)
+    low, high = max((n for n in by_k if n <= k), default=None), min((n for n in by_k if n >= k), default=None)
+    if high is None:
+        return None
+    ends = [
+        (float(n), between(sorted((float(p.price), p.recall) for p in by_k[n]), float(price), clamp=False))
+        for n in sorted({n for n in (low, high) if n is not None})
+    ]
+    known = [(n, r) for n, r in ends if r is not None]
+    return between(known, float(k), clamp=True) if len(known) == len(ends) else None
+
+
+def between(points: list[tuple[float, float]], x: float, *, clamp: bool) -> float | None:
+    """y at x, linear between points (x, y) by rising x; outside the nearest one's if clamp, else None."""
+    if not points or not clamp and not points[0][0] <= x <= points[-1][0]:
+        return None
+    x = max(points[0][0], min(points[-1][0], x))
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if x0 <= x <= x1:
+            return y0 if x1 == x0 else y0 + (y1 - y0) * ((x - x0) / (x1 - x0))
+    return points[0][1]

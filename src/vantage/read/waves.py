@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from .errors import DamagedError
-from .kernels import crc32c
-from .plan import Span, plan_shared, span_of
-from .stats import Receipt
-from .store import Reader
+from ..errors import DamagedError
+from ..kernels import crc32c
+from ..receipt import Receipt
+from .gather import Span, plan_shared, span_of
+from .reader import Reader
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from operator import sub
 from typing import Any
 
-from . import kernels
-from .format import VECTOR_BYTES, IndexSection, Spot
+from .. import kernels
+from ..format import VECTOR_BYTES, IndexSection, Spot
 from .prepare import Prepared
 from .scan import Contender
 

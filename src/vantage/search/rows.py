@@ -7,8 +7,9 @@ from bisect import bisect_right
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from .errors import DamagedError, InputError, NotFoundError
-from .format import (
+from ..cost import Budget
+from ..errors import DamagedError, InputError, NotFoundError
+from ..format import (
     ATTRIBUTE_ROW_BYTES_MAX,
     ID_PAGE_ROWS,
     READ_BYTES_MAX,
@@ -23,10 +24,10 @@ from .format import (
     shard_key,
     spot_at,
 )
-from .plan import Budget, Span, plan_gather
+from ..read.gather import Span, plan_gather
+from ..read.waves import Item, Steps, Want
+from ..receipt import Receipt
 from .rank import Match, is_sound
-from .stats import Receipt
-from .waves import Item, Steps, Want
 
 ATTRIBUTE_RANGES = 6  # of whole attribute blocks, where that is enough
 ATTRIBUTES_BYTES_MAX = 4 << 20  # of one request's attributes, as priced below; its vectors have equal shares

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
 import re
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
-from . import VERSION
-from .admission import WAIT_S, request_bytes
-from .errors import DamagedError, InputError, LimitError, NotFoundError, StoreError, VantageError
-from .format import pack_answers, unpack_vectors
-from .index import Answer, Index, Query
-from .plan import CLASS_B_USD, LANES, Limits, Plan, recall_estimate, wave_ms
-from .prepare import prepare
-from .rank import Match
+from .. import VERSION
+from ..admission import WAIT_S, request_bytes
+from ..cost import Limits
+from ..errors import InputError, LimitError, NotFoundError, StoreError, VantageError
+from ..format import unpack_vectors
+from ..index import Index, explain
+from ..indexes import Late, Service
+from ..read.deadline import Until
+from ..read.reader import read_small
+from ..receipt import Receipt
+from ..search.prepare import prepare
+from ..search.query import Answer, Query
+from .access import Access, authorize, check_host, cors, knows
+from .bodies import answer_body, describe, json_id, packed_reply
+from .problem import MethodError, problem
+from .reply import Reply
 from .request import (
     BINARY,
     BODY_BYTES_MAX,
@@ -30,7 +36,6 @@ from .request import (
     INTEGER,
     JSON,
     VECTORS_MAX,
-    MediaError,
     accepted,
     decoded,
     fields_of,
@@ -40,112 +45,13 @@ from .request import (
     parameters_of,
     queries_of,
 )
-from .service import Late, Service
-from .stats import Receipt
-from .store import Until, read_small
 
-PART_BYTES = 64 << 10  # of a reply, as it is written
 MATCHES_MAX = 1 << 15  # of all vectors of a request
 VALUES_MAX = 1 << 19  # numbers of the vectors that come back
-SAFE_INTEGER = (1 << 53) - 1  # past it JavaScript reads an integer as another one
 KNOWN_S = 1.0  # how long an answer that is late waits to know whether there is such an index
 PREFLIGHT_S = 7200
 # Methods by resource. HEAD is GET without the body; OPTIONS is everywhere.
 METHODS = {"health": "GET", "indexes": "GET", "index": "GET", "query": "POST", "vectors": "GET", "vector": "GET"}
-
-
-class AccessError(VantageError):
-    """No token, or a wrong one."""
-
-    code = "unauthorized"
-    status = 401
-
-
-class HostError(VantageError):
-    """The request is for a host name that this service does not answer to."""
-
-    code = "wrong_host"
-    status = 421
-
-
-@dataclass(frozen=True)
-class Access:
-    """Who may ask. token None and not public: nobody, but for health. public: everybody, whatever token is sent.
-
-    origins: those whose pages a browser lets read answers, "*" for all. hosts: the only host names that requests may
-    be for, none for any; a page that points its own name at this machine sends that name.
-    """
-
-    token: str | None = None
-    public: bool = False
-    origins: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-
-
-@dataclass
-class Reply:
-    """An HTTP answer, and what to do after it (waitUntil). parts: its bytes, written by `handle`; none for HEAD."""
-
-    status: int
-    body: Any
-    headers: dict[str, str] = field(default_factory=lambda: {"content-type": JSON})
-    after: list[Awaitable[Any]] = field(default_factory=list)
-    out_of_memory: bool = False
-    parts: list[bytes] = field(default_factory=list)
-
-    @property
-    def sent(self) -> bytes:
-        """All of its bytes."""
-        return b"".join(self.parts)
-
-    def text(self) -> str:
-        """The body as JSON."""
-        return "".join(_pieces(self.body))
-
-    def write(self) -> None:
-        """Fills `parts`, none of them long, so that memory needs no long hole. Raises DamagedError for a number that
-        JSON does not have: it came from the index."""
-        if self.body is None or isinstance(self.body, bytes):
-            self.parts = [self.body] if self.body else []
-            return
-        try:
-            part = bytearray()
-            for piece in _pieces(self.body):
-                part += piece.encode(errors="backslashreplace")  # half a surrogate pair, as JSON spells it
-                if len(part) >= PART_BYTES:
-                    self.parts.append(bytes(part))
-                    part.clear()
-            self.parts.append(bytes(part))
-        except ValueError:
-            raise DamagedError(
-                "the index holds a number that is not finite", hint="build it again, or ask for less with include"
-            ) from None
-
-
-def _json(body: Any) -> str:
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_numbers)
-
-
-def _numbers(match: Match) -> list[float] | None:
-    """The vector of a match: numbers are made of it as it is written, for they take many times its bytes."""
-    return match.vector
-
-
-def _pieces(body: Any) -> Iterator[str]:
-    """A body as JSON, a match at a time, so that no large one is held twice; what can be called is made as it comes."""
-    body = body() if callable(body) else body
-    name = next((n for n in ("results", "matches") if isinstance(body, dict) and isinstance(body.get(n), list)), None)
-    if name is None:
-        yield _json(body)
-        return
-    yield f'{{"{name}":['
-    for i, one in enumerate(body[name]):
-        if i:
-            yield ","
-        yield from _pieces(one)
-    rest = _json({k: v for k, v in body.items() if k != name})[1:]
-    yield f"],{rest}" if len(rest) > 1 else "]}"
-
 
 ReadBody = Callable[[], Awaitable[bytes]]
 MakeRoom = Callable[[int, int], Awaitable[None]]  # for bytes in the heap, and of reads under way
@@ -185,7 +91,7 @@ async def handle(
         reply = problem(
             VantageError(f"internal error ({error_type})", hint="report it with the request id"), request_id
         )
-    reply.headers |= _cors(headers.get("origin"), access)
+    reply.headers |= cors(headers.get("origin"), access)
     if method == "HEAD":
         reply.headers["content-length"], reply.parts = str(sum(map(len, reply.parts))), []
     name = (_parts(path) + [""] * 3)[2]
@@ -205,75 +111,6 @@ def _length(method: str, headers: Mapping[str, str]) -> int:
     return min(int(said), BODY_BYTES_MAX) if told else BODY_BYTES_MAX
 
 
-def _cors(origin: str | None, access: Access) -> dict[str, str]:
-    """What lets a page of an allowed origin read the answer, an error too."""
-    if not access.origins:
-        return {}
-    every = "*" in access.origins
-    headers = {} if every else {"vary": "Origin"}
-    if origin and (every or origin in access.origins):
-        headers["access-control-allow-origin"] = "*" if every else origin
-        headers["access-control-expose-headers"] = "Allow, Retry-After, WWW-Authenticate"
-    return headers
-
-
-def problem(error: VantageError, request_id: str) -> Reply:
-    """type, title, status, detail, code, param, hint, request_id; a limit error adds value and limit."""
-    body: dict[str, Any] = {
-        "type": f"https://vantage.invalid/problems/{error.code}",
-        "title": error.code.replace("_", " "),
-        "status": error.status,
-        "detail": error.message,
-        "code": error.code,
-        "param": error.param or None,
-        "hint": error.hint or None,
-        "request_id": request_id[:64],
-    }
-    if isinstance(error, LimitError):
-        body |= {"value": error.value, "limit": error.limit}
-    headers = {"content-type": "application/problem+json"}
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if isinstance(error, MethodError):
-        headers["allow"] = error.allow
-    if isinstance(error, MediaError):
-        headers["accept-encoding"] = "gzip"
-    if error.status == 503:
-        headers["retry-after"] = "1"
-    reply = Reply(error.status, body, headers)
-    reply.write()
-    return reply
-
-
-def _knows(headers: Mapping[str, str], access: Access) -> bool:
-    """Whether the token of the service was sent."""
-    scheme, _, sent = headers.get("authorization", "").partition(" ")
-    wanted = (access.token or "").encode()
-    return bool(wanted) and scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), wanted)
-
-
-def _authorize(headers: Mapping[str, str], access: Access) -> None:
-    if access.public or _knows(headers, access):
-        return
-    if not access.token:
-        raise AccessError(
-            "this service has no token yet, so it answers nothing but health",
-            hint='set the secret VANTAGE_TOKEN, or PUBLIC_READ = "1" to let everybody read',
-        )
-    sent = headers.get("authorization", "").partition(" ")[2]
-    what = "the bearer token is wrong" if sent else "there is no bearer token"
-    raise AccessError(what, hint="send Authorization: Bearer with the token of this service")
-
-
-def _check_host(host: str, access: Access) -> None:
-    name = host.strip().lower()
-    name = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else name.partition(":")[0]
-    if access.hosts and name not in access.hosts:
-        raise HostError(
-            f"this service does not answer to the name {name[:80]!r}", hint=f"use {', '.join(access.hosts)}"
-        )
-
-
 async def _route(
     method: str,
     path: str,
@@ -284,20 +121,20 @@ async def _route(
     runtime: Mapping[str, Any],
     until: Until,
 ) -> Reply:
-    _check_host(headers.get("host", ""), access)
+    check_host(headers.get("host", ""), access)
     parts = _parts(path)
     name = (parts + [""] * 3)[2]
     resource = _resource(parts, path)
     if method == "OPTIONS" and resource:
         return _options(METHODS[resource], headers, access)
     if resource != "health":
-        _authorize(headers, access)
+        authorize(headers, access)
     if not resource:
         raise NotFoundError(f"there is nothing at {path[:100]!r}", hint=_hint(parts), param="path")
     if method not in (METHODS[resource], "HEAD" if METHODS[resource] == "GET" else ""):
         raise MethodError(method, METHODS[resource])
     if resource == "health":  # of a monitor, which may add parameters against caches
-        known = access.public or _knows(headers, access)
+        known = access.public or knows(headers, access)
         return Reply(200, {"status": "ok", "version": VERSION, **(_health(service, runtime) if known else {})})
     deadline = asyncio.get_running_loop().time() + WAIT_S
     async with service.reading.enter(request_bytes(_length(method, headers)), deadline), AsyncExitStack() as work:
@@ -360,7 +197,7 @@ def _options(main: str, headers: Mapping[str, str], access: Access) -> Reply:
     """What may be asked of a resource; for a browser that asks before it sends, whether it may."""
     methods = "GET, HEAD, OPTIONS" if main == "GET" else f"{main}, OPTIONS"
     allowed: dict[str, str] = {}
-    if "access-control-allow-origin" in _cors(headers.get("origin"), access):
+    if "access-control-allow-origin" in cors(headers.get("origin"), access):
         allowed = {
             "access-control-allow-methods": methods,
             "access-control-allow-headers": "Authorization, Content-Type, Content-Encoding, X-Request-Id",
@@ -375,55 +212,6 @@ def _health(service: Service, runtime: Mapping[str, Any]) -> dict[str, Any]:
     return {"generations": generations, "cache_bytes": service.cache.held, **runtime}
 
 
-class MethodError(InputError):
-    """The path is right, the method is not; `allow` names those that are."""
-
-    code = "method_not_allowed"
-    status = 405
-
-    def __init__(self, method: str, main: str) -> None:
-        super().__init__(f"{method[:80]} is not possible here", hint=f"use {main}", param="method")
-        self.allow = "GET, HEAD, OPTIONS" if main == "GET" else f"{main}, OPTIONS"
-
-
-def describe(index: Index) -> dict[str, Any]:
-    """Schema, contract and generation of an index."""
-    root = index.root
-    contract = root.contract
-    return {
-        "name": index.name,
-        "generation": index.current.generation,
-        "rows": root.index.rows,
-        "dimension": root.index.dimension,
-        "metric": root.index.metric,
-        "id": root.index.id_kind,
-        "attributes": root.schema["attributes"],
-        "model": root.schema.get("model"),
-        "codec": root.index.codec,
-        "router": root.index.router,
-        "blocks": root.index.blocks,
-        "exact": root.bounds is not None,
-        "contract": {
-            "k": contract.k,
-            "recall": contract.target,
-            "gets": contract.gets,
-            "points": [{"k": p.k, "recall": p.recall, "bytes": p.nbytes, "gets": p.gets} for p in contract.points],
-            "promises": [
-                {
-                    "recall": p.recall,
-                    "bytes": p.nbytes,
-                    "gets": p.gets,
-                    "waves": p.waves,
-                    "rerank": p.rerank,
-                    "second_below": p.threshold or None,
-                    "modelled_ms": p.ms,
-                }
-                for p in (root.stop.promises if root.stop else ())
-            ],  # fmt: skip
-        },
-    }
-
-
 async def _row(name: str, sent: bytes, ids: str | None, service: Service, make_room: MakeRoom) -> Reply:
     """A row by its id."""
     receipt = Receipt()
@@ -433,7 +221,7 @@ async def _row(name: str, sent: bytes, ids: str | None, service: Service, make_r
         _check_ids(index, ids)
         await make_room(index.row_price(), 0)
         vector, attributes = await index.row(identifier, receipt)
-        return {"id": _id(identifier, ids), "vector": vector, "attributes": attributes}
+        return {"id": json_id(identifier, ids), "vector": vector, "attributes": attributes}
 
     body = await service.live(name, receipt, read)
     return Reply(200, body | {"receipt": receipt.as_dict()})
@@ -497,7 +285,7 @@ async def _query(
         await _check_known(name, service, late.rest)
         answers, after = [Answer([], False, False, None, Receipt() if many else receipt) for _ in queries], [late.rest]
     if packed:
-        return _packed(answers, receipt, many, after)
+        return packed_reply(answers, receipt, many, after)
     results = answers if fields.get("explain") else [partial(answer_body, a, include, ids) for a in answers]
     if not many:
         return Reply(200, results[0] if fields.get("explain") else results[0](), after=after)
@@ -546,15 +334,6 @@ def _check_limits(queries: list[Query], limits: Limits) -> None:
             raise LimitError(name, value, most, hint=hint, param=name)
 
 
-def _packed(answers: list[Answer], receipt: Receipt, many: bool, after: list[Awaitable[Any]]) -> Reply:
-    """Answers as bytes, their words as JSON behind them."""
-    matches = [m for a in answers for m in a.matches]
-    results = [{k: v for k, v in answer_body(a, ["receipt"]).items() if k != "matches"} for a in answers]
-    tail = _json({"results": results} | ({"receipt": receipt.as_dict()} if many else {})).encode()
-    body = pack_answers([len(a.matches) for a in answers], [m.score for m in matches], [m.id for m in matches], tail)
-    return Reply(200, body, {"content-type": BINARY}, after)
-
-
 def _check_model(index: Index, asked: Any) -> None:
     """Refuses vectors of another model than the index was stamped with; without a stamp there is nothing to compare."""
     if asked is None:
@@ -568,74 +347,3 @@ def _check_model(index: Index, asked: Any) -> None:
             hint="embed the query with the model of the index",
             param="model",
         )
-
-
-def _id(identifier: int | bytes, ids: str | None) -> int | str:
-    """An id as JSON has it; ids None: an integer that JavaScript would round is a string of digits, others are not."""
-    if isinstance(identifier, bytes):
-        return identifier.decode(errors="replace")
-    if ids == "string" or (ids is None and abs(identifier) > SAFE_INTEGER):
-        return str(identifier)
-    return identifier
-
-
-def answer_body(answer: Answer, include: list[str], ids: str | None = None) -> dict[str, Any]:
-    """The JSON of an answer; ids: "string", "number" or None for what every client reads right."""
-    matches = []
-    for m in answer.matches:
-        match: dict[str, Any] = {
-            "id": _id(m.id, ids),
-            "score": m.score,
-        }
-        if "attributes" in include:
-            match["attributes"] = m.attributes
-        if "vector" in include:
-            match["vector"] = m  # see _numbers
-        matches.append(match)
-    body: dict[str, Any] = {
-        "matches": matches,
-        "scores": "exact" if answer.exact else "estimated",
-        "complete": answer.complete,
-        "recall_estimate": None if answer.recall_estimate is None else round(answer.recall_estimate, 4),
-    }
-    if "receipt" in include:
-        body["receipt"] = answer.receipt.as_dict()
-    return body
-
-
-def explain(index: Index, query: Query) -> dict[str, Any]:
-    """The first wave of a query: its ranges and their price, reading nothing.
-
-    routing: the page that a two-level router would read first, None where none is needed; ranges are known after it.
-    second_below: a query whose estimate comes out below it reads a second wave; rerank: rows that get exact scores.
-    """
-    prepared = prepare(query.vector, index.root.index, query.param)
-    routed, wanted = index.without_reading(prepared)
-    plan: Plan = index.plan(query, prepared, routed)
-    promise, contract = index.promise(query), index.root.contract
-    promised = index.root.stop is not None and query.top_k == contract.k
-    estimate = promise.recall if promised else recall_estimate(contract, plan.price, query.top_k)
-    sizes, before, page = [r.size for r in plan.ranges], [], None
-    if wanted is not None:
-        section: Any = index.root.router
-        before = [section.size[wanted]]
-        page = {"page": wanted, "offset": section.offset[wanted], "bytes": before[0]}
-    return {
-        "generation": index.current.generation,
-        "routing": page,
-        "ranges": [
-            {"shard": r.shard, "blocks": [r.first, r.last - 1], "offset": r.offset, "bytes": r.size}
-            for r in plan.ranges
-        ],
-        "blocks_cached": len(plan.cached),
-        "gets": len(sizes) + len(before),
-        "bytes": plan.bytes + sum(before),
-        "waves": (1 if sizes else 0) + len(before),
-        "rounds": -(-len(sizes) // LANES) + len(before),
-        "modelled_ms": round(wave_ms(before) + wave_ms(sizes), 2),
-        "usd_per_million": round(1e6 * CLASS_B_USD * (len(sizes) + len(before)), 4),
-        "complete": plan.complete,
-        "recall_estimate": estimate if plan.complete and page is None else None,
-        "second_below": promise.threshold or None,
-        "rerank": query.rerank or (promise.rerank if query.top_k <= promise.rerank else 0),
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .plan import wave_ms
+from .cost import wave_ms
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Receipt:
     opened_bytes: int = 0
     opened_rpc: int = 0
     generation: str = ""
-    proof: dict[str, Any] | None = None  # of an exact answer; see proof.Proof
+    proof: dict[str, Any] | None = None  # of an exact answer; see exact.Proof
     wave_sizes: list[list[int]] = field(default_factory=list)
 
     def opened(self, opening: Receipt) -> None:

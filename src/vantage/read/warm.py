@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from .bounded_json import loads
+from ..bounded_json import loads
 
 CALL_BYTES_MAX = 2 << 20  # of one call, either way: it is in memory up to three times
 ASK_TIMEOUT_S = 0.025  # past this the bucket is as quick

@@ -11,14 +11,17 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 from .admission import Admission
-from .cache import Cache
+from .cost import Limits
 from .errors import ChangedError, DamagedError, InputError, NotFoundError
 from .format import Current, Root
-from .index import Answer, Index, Query
-from .plan import Limits
-from .stats import Receipt
-from .store import Bucket, Until, read_small
-from .warm import Asker
+from .index import Index
+from .read.bucket import Bucket
+from .read.cache import Cache
+from .read.deadline import Until
+from .read.reader import read_small
+from .read.warm import Asker
+from .receipt import Receipt
+from .search.query import Answer, Query
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul, sub
 
-from .errors import InputError, LimitError
-from .format import IndexSection, aligned
+from ..errors import InputError, LimitError
+from ..format import IndexSection, aligned
 
 SCORE_BITS = 20  # an integer score is the score in units of 2^-20 for queries up to 8 times the mean norm of the rows
 I16_MAX = 32767

@@ -1,4 +1,4 @@
-"""The stop section: when a query has read enough; vantage.estimate has the arithmetic."""
+"""The stop section: when a query has read enough; vantage.search.estimate has the arithmetic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from .layout import Cursor, damaged, finite
 
-FEATURES = 4  # of a query after its reads; see vantage.estimate
+FEATURES = 4  # of a query after its reads; see vantage.search.estimate
 _STOP = struct.Struct("<II")
 _ESTIMATOR = struct.Struct(f"<IIdd{1 + FEATURES}d")
 RERANK_MAX = 200  # rows that a query may ask the full vectors of
@@ -20,7 +20,7 @@ _PROMISE = struct.Struct("<dIId8xdddd")
 
 @dataclass(frozen=True)
 class Estimator:
-    """What a query's recall@k is, from what it saw; vantage.estimate has the arithmetic.
+    """What a query's recall@k is, from what it saw; vantage.search.estimate has the arithmetic.
 
     rerank: rows that were given exact scores, 0 none. weights: 1 + FEATURES, of the log odds that a neighbour was read.
     ceiling: mean recall of the codes where all are; width: how fast what the codes lose fades as fewer are.

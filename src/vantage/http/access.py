@@ -1,0 +1,78 @@
+"""Who may ask: bearer tokens, host names, and the pages of other origins."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import VantageError
+
+
+class AccessError(VantageError):
+    """No token, or a wrong one."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class HostError(VantageError):
+    """The request is for a host name that this service does not answer to."""
+
+    code = "wrong_host"
+    status = 421
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask. token None and not public: nobody, but for health. public: everybody, whatever token is sent.
+
+    origins: those whose pages a browser lets read answers, "*" for all. hosts: the only host names that requests may
+    be for, none for any; a page that points its own name at this machine sends that name.
+    """
+
+    token: str | None = None
+    public: bool = False
+    origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+
+def cors(origin: str | None, access: Access) -> dict[str, str]:
+    """What lets a page of an allowed origin read the answer, an error too."""
+    if not access.origins:
+        return {}
+    every = "*" in access.origins
+    headers = {} if every else {"vary": "Origin"}
+    if origin and (every or origin in access.origins):
+        headers["access-control-allow-origin"] = "*" if every else origin
+        headers["access-control-expose-headers"] = "Allow, Retry-After, WWW-Authenticate"
+    return headers
+
+
+def knows(headers: Mapping[str, str], access: Access) -> bool:
+    """Whether the token of the service was sent."""
+    scheme, _, sent = headers.get("authorization", "").partition(" ")
+    wanted = (access.token or "").encode()
+    return bool(wanted) and scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), wanted)
+
+
+def authorize(headers: Mapping[str, str], access: Access) -> None:
+    if access.public or knows(headers, access):
+        return
+    if not access.token:
+        raise AccessError(
+            "this service has no token yet, so it answers nothing but health",
+            hint='set the secret VANTAGE_TOKEN, or PUBLIC_READ = "1" to let everybody read',
+        )
+    sent = headers.get("authorization", "").partition(" ")[2]
+    what = "the bearer token is wrong" if sent else "there is no bearer token"
+    raise AccessError(what, hint="send Authorization: Bearer with the token of this service")
+
+
+def check_host(host: str, access: Access) -> None:
+    name = host.strip().lower()
+    name = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else name.partition(":")[0]
+    if access.hosts and name not in access.hosts:
+        raise HostError(
+            f"this service does not answer to the name {name[:80]!r}", hint=f"use {', '.join(access.hosts)}"
+        )

@@ -1,0 +1,95 @@
+"""What answers and indexes look like from outside: JSON, and the binary form."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from ..format import pack_answers
+from ..index import Index
+from ..receipt import Receipt
+from ..search.query import Answer
+from .reply import Reply, json_text
+from .request import BINARY
+
+SAFE_INTEGER = (1 << 53) - 1  # past it JavaScript reads an integer as another one
+
+
+def describe(index: Index) -> dict[str, Any]:
+    """Schema, contract and generation of an index."""
+    root = index.root
+    contract = root.contract
+    return {
+        "name": index.name,
+        "generation": index.current.generation,
+        "rows": root.index.rows,
+        "dimension": root.index.dimension,
+        "metric": root.index.metric,
+        "id": root.index.id_kind,
+        "attributes": root.schema["attributes"],
+        "model": root.schema.get("model"),
+        "codec": root.index.codec,
+        "router": root.index.router,
+        "blocks": root.index.blocks,
+        "exact": root.bounds is not None,
+        "contract": {
+            "k": contract.k,
+            "recall": contract.target,
+            "gets": contract.gets,
+            "points": [{"k": p.k, "recall": p.recall, "bytes": p.nbytes, "gets": p.gets} for p in contract.points],
+            "promises": [
+                {
+                    "recall": p.recall,
+                    "bytes": p.nbytes,
+                    "gets": p.gets,
+                    "waves": p.waves,
+                    "rerank": p.rerank,
+                    "second_below": p.threshold or None,
+                    "modelled_ms": p.ms,
+                }
+                for p in (root.stop.promises if root.stop else ())
+            ],  # fmt: skip
+        },
+    }
+
+
+def packed_reply(answers: list[Answer], receipt: Receipt, many: bool, after: list[Awaitable[Any]]) -> Reply:
+    """Answers as bytes, their words as JSON behind them."""
+    matches = [m for a in answers for m in a.matches]
+    results = [{k: v for k, v in answer_body(a, ["receipt"]).items() if k != "matches"} for a in answers]
+    tail = json_text({"results": results} | ({"receipt": receipt.as_dict()} if many else {})).encode()
+    body = pack_answers([len(a.matches) for a in answers], [m.score for m in matches], [m.id for m in matches], tail)
+    return Reply(200, body, {"content-type": BINARY}, after)
+
+
+def json_id(identifier: int | bytes, ids: str | None) -> int | str:
+    """An id as JSON has it; ids None: an integer that JavaScript would round is a string of digits, others are not."""
+    if isinstance(identifier, bytes):
+        return identifier.decode(errors="replace")
+    if ids == "string" or (ids is None and abs(identifier) > SAFE_INTEGER):
+        return str(identifier)
+    return identifier
+
+
+def answer_body(answer: Answer, include: list[str], ids: str | None = None) -> dict[str, Any]:
+    """The JSON of an answer; ids: "string", "number" or None for what every client reads right."""
+    matches = []
+    for m in answer.matches:
+        match: dict[str, Any] = {
+            "id": json_id(m.id, ids),
+            "score": m.score,
+        }
+        if "attributes" in include:
+            match["attributes"] = m.attributes
+        if "vector" in include:
+            match["vector"] = m  # see reply._numbers
+        matches.append(match)
+    body: dict[str, Any] = {
+        "matches": matches,
+        "scores": "exact" if answer.exact else "estimated",
+        "complete": answer.complete,
+        "recall_estimate": None if answer.recall_estimate is None else round(answer.recall_estimate, 4),
+    }
+    if "receipt" in include:
+        body["receipt"] = answer.receipt.as_dict()
+    return body

@@ -1,0 +1,48 @@
+"""Errors as problem details (RFC 9457)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import InputError, LimitError, VantageError
+from .reply import Reply
+from .request import MediaError
+
+
+def problem(error: VantageError, request_id: str) -> Reply:
+    """type, title, status, detail, code, param, hint, request_id; a limit error adds value and limit."""
+    body: dict[str, Any] = {
+        "type": f"https://vantage.invalid/problems/{error.code}",
+        "title": error.code.replace("_", " "),
+        "status": error.status,
+        "detail": error.message,
+        "code": error.code,
+        "param": error.param or None,
+        "hint": error.hint or None,
+        "request_id": request_id[:64],
+    }
+    if isinstance(error, LimitError):
+        body |= {"value": error.value, "limit": error.limit}
+    headers = {"content-type": "application/problem+json"}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, MethodError):
+        headers["allow"] = error.allow
+    if isinstance(error, MediaError):
+        headers["accept-encoding"] = "gzip"
+    if error.status == 503:
+        headers["retry-after"] = "1"
+    reply = Reply(error.status, body, headers)
+    reply.write()
+    return reply
+
+
+class MethodError(InputError):
+    """The path is right, the method is not; `allow` names those that are."""
+
+    code = "method_not_allowed"
+    status = 405
+
+    def __init__(self, method: str, main: str) -> None:
+        super().__init__(f"{method[:80]} is not possible here", hint=f"use {main}", param="method")
+        self.allow = "GET, HEAD, OPTIONS" if main == "GET" else f"{main}, OPTIONS"

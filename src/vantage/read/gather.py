@@ -1,0 +1,106 @@
+"""Scattered pieces of objects -> ranged reads: neighbours merged where that is quicker. No I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..cost import LANES, ROUND_MS, wave_ms
+from ..format import READ_BYTES_MAX
+
+RANGE_BYTES_MAX = READ_BYTES_MAX  # a longer range is cut: the most that the buffer in the Wasm heap grows to
+SPLIT_BYTES = 128 << 10  # a shorter range is not split over idle lanes: that would gain a millisecond
+SHARED_GAP = 32 << 10  # half a millisecond of a lane, where a GET takes 40: bridged in a batch
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes offset up to offset + size of an object, that hold the items (offset, size) named by their numbers."""
+
+    key: str
+    offset: int
+    size: int
+    items: list[int]
+
+
+def plan_gather(
+    items: Sequence[tuple[str, int, int]], gets: int, bytes_max: int, bytes_wanted: float = math.inf
+) -> list[Span] | None:
+    """Reads for scattered items (object key, offset, size), neighbours merged where the model says it is quicker.
+
+    Tries one round of lanes, two, ... and takes the least modelled time, of plans of at most bytes_wanted where there
+    are any. None when no plan fits the budget, or an item is over RANGE_BYTES_MAX.
+    """
+    order = sorted(range(len(items)), key=lambda i: items[i])
+    gaps = []  # (bytes between neighbours, position): a gap across objects can never be bridged
+    for at in range(1, len(order)):
+        (key0, offset0, size0), (key1, offset1, _) = items[order[at - 1]], items[order[at]]
+        gaps.append((offset1 - offset0 - size0 if key0 == key1 else 1 << 62, at))
+    gaps.sort(key=lambda g: (-g[0], g[1]))
+    forced = sum(g[0] == 1 << 62 for g in gaps)
+    best: tuple[tuple[bool, float], list[Span]] | None = None
+    for most in range(LANES, gets + LANES, LANES):
+        if best and not best[0][0] and ROUND_MS * most / LANES >= best[0][1]:
+            break  # so many rounds alone take longer
+        pieces = min(most, gets)
+        cuts = sorted(at for gap, at in gaps[: max(pieces - 1, 0)] if gap > 0)
+        if forced > len(cuts):
+            continue
+        spans = []
+        for low, high in zip([0, *cuts], [*cuts, len(order)], strict=True):
+            spans += _spans_of(items, order[low:high])
+        nbytes = sum(s.size for s in spans)
+        if len(spans) > gets or nbytes > bytes_max or max(s.size for s in spans) > RANGE_BYTES_MAX:
+            continue
+        cost = nbytes > bytes_wanted, wave_ms([s.size for s in spans])
+        if best is None or cost < best[0]:
+            best = (cost, spans)
+        if most >= len(order):
+            break
+    return best[1] if best else None
+
+
+def _spans_of(items: Sequence[tuple[str, int, int]], members: list[int]) -> list[Span]:
+    """One span of these items, by rising offset in one object, or as many as RANGE_BYTES_MAX demands."""
+    spans, start, end = list[Span](), 0, 0
+    for at, i in enumerate(members):
+        end = max(end, items[i][1] + items[i][2])
+        if at > start and end - items[members[start]][1] > RANGE_BYTES_MAX:
+            spans.append(span_of(items, members[start:at]))
+            start, end = at, items[i][1] + items[i][2]
+    return [*spans, span_of(items, members[start:])]
+
+
+def plan_shared(items: Sequence[tuple[str, int, int]]) -> list[Span]:
+    """Reads for what several queries want of (object key, offset, size), none of them twice in the list.
+
+    What lies together, or apart by less than a GET is worth, is read together, up to RANGE_BYTES_MAX; idle lanes take
+    halves of the longest.
+    """
+    order = sorted(range(len(items)), key=items.__getitem__)
+    spans: list[Span] = []
+    for i in order:
+        key, offset, size = items[i]
+        if spans and spans[-1].key == key:
+            last = spans[-1]
+            end = max(last.offset + last.size, offset + size)
+            if offset - last.offset - last.size <= SHARED_GAP and end - last.offset <= RANGE_BYTES_MAX:
+                spans[-1] = Span(key, last.offset, end - last.offset, [*last.items, i])
+                continue
+        spans.append(Span(key, offset, size, [i]))
+    while spans and len(spans) < LANES:
+        longest = max(spans, key=lambda s: s.size if len(s.items) > 1 else 0)
+        middle = len(longest.items) // 2
+        if longest.size <= SPLIT_BYTES or not middle:
+            break
+        at = spans.index(longest)
+        spans[at : at + 1] = [span_of(items, half) for half in (longest.items[:middle], longest.items[middle:])]
+    return spans
+
+
+def span_of(items: Sequence[tuple[str, int, int]], members: list[int]) -> Span:
+    """The span of these items, by rising offset in one object."""
+    key, start, _ = items[members[0]]
+    end = max(items[i][1] + items[i][2] for i in members)
+    return Span(key, start, end - start, members)

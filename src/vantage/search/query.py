@@ -1,0 +1,46 @@
+"""A question and its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..cost import Budget
+from ..receipt import Receipt
+from .rank import Match
+from .rows import ATTRIBUTES_BYTES_MAX
+
+TOP_K_MAX = 1000
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question, by a vector or by the id of a row, which is left out of its answer.
+
+    recall None: the contract's target. rerank 0: exact scores only where the recall takes them.
+    exact: the best of the whole index, proven; complete is False where the budget ended before that.
+    """
+
+    vector: Any
+    top_k: int = 10
+    recall: float | None = None
+    rerank: int = 0
+    attributes: bool = False
+    vectors: bool = False
+    budget: Budget = field(default_factory=Budget)
+    without: int | None = None  # a row that is left out of the answer: the query itself
+    param: str = "vector"  # what errors call the vector
+    exact: bool = False
+    id: int | bytes | None = None  # then vector and without are found; their two GETs are not in the budget
+    room: int = ATTRIBUTES_BYTES_MAX  # for attributes; a batch shares it
+
+
+@dataclass(frozen=True)
+class Answer:
+    """matches best first; exact says what their scores are; complete is False when a budget cut something."""
+
+    matches: list[Match]
+    exact: bool
+    complete: bool
+    recall_estimate: float | None
+    receipt: Receipt

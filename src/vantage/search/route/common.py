@@ -1,0 +1,62 @@
+"""What routers share: their interface, mixtures of sub-centroids, hidden units."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from math import floor
+from typing import Protocol
+
+from ... import kernels
+from ...format import LseSection, TwoLevelSection
+from ..prepare import Prepared
+
+Part = tuple[memoryview, memoryview, memoryview]  # of a table of sub-centroids: scale, weight, rows
+UNIT_MAX = 32767  # a hidden unit, in the query's integers
+SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite number of them
+
+
+@dataclass(frozen=True)
+class Routed:
+    """p u32: probability in units of 2^-20 of each of `blocks` (ascending), or of every block when that is None."""
+
+    p: array[int]
+    blocks: array[int] | None = None
+
+
+class Router(Protocol):
+    """What Index needs of a router."""
+
+    def route(self, query: Prepared) -> Routed: ...
+
+
+def mixture(query: Prepared, parts: list[Part], section: LseSection | TwoLevelSection, dimension: int) -> array[int]:
+    """p of the blocks of all parts, in turn, as if there were no others."""
+    scale, weight, at = bytearray(), bytearray(), 0
+    dots = array("i", bytes(sum(part_scale.nbytes for part_scale, _, _ in parts)))
+    matvec, free = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8, memoryview(dots)
+    for part_scale, part_weight, table in parts:
+        n = part_scale.nbytes // 4
+        matvec(query.i16, table, n, dimension, free[at : at + n])
+        at += n
+        scale += part_scale
+        weight += part_weight
+    p, scratch = array("I", bytes(4 * (len(dots) // section.subs))), bytearray(len(scale))
+    alpha = section.beta * query.i16_scale
+    kernels.block_probabilities(dots, scale, weight, section.subs, alpha, section.temperature, p, scratch)
+    return p
+
+
+def hidden_units(dots: array[int], scale: memoryview, bias: memoryview, linear: int, query: Prepared) -> array[int]:
+    """i16 of hidden units from their dots: the first `linear` signed, others at least 0, none past the query's norm.
+
+    They are in the query's integers and share its scale. Of a query of all zeros nothing is left.
+    """
+    unit = 1.0 / query.i16_scale if query.i16_scale > SCALE_MIN else 0.0
+    values = [s * dot + b * unit for s, dot, b in zip(scale, dots, bias, strict=True)]
+    return _rounded(values[:linear], -UNIT_MAX) + _rounded(values[linear:], 0)
+
+
+def _rounded(values: list[float], low: int) -> array[int]:
+    """i16 (n): halves up, cut at low and UNIT_MAX."""
+    return array("h", [low if v <= low else floor(v + 0.5) if v < UNIT_MAX else UNIT_MAX for v in values])
