@@ -14,7 +14,8 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from build_index.evaluate import open_index, read_queries
+from build_index.bucket.open import open_index
+from build_index.ingest.queries import read_queries
 from vantage.index import Index
 from vantage.receipt import Receipt
 from vantage.search.query import Answer, Query

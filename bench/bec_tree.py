@@ -18,7 +18,8 @@ from unittest.mock import patch
 
 from ecvh import GOALS, Setting, drawn_rows, routed, setting_of
 
-from build_index import bec_tree, partition, words
+from build_index.blocks import by_codeword
+from build_index.hashing import bec_tree, codewords
 
 WORDS = [(kind, spare) for kind in ("plain", "code") for spare in (0, 1, 2)]
 LEAVES = [(penalty, balance) for penalty in (0.1, 0.3, 1.0) for balance in (0.03, 0.1, 0.3)]
@@ -26,25 +27,25 @@ PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
 LEAF_ROWS, CLUSTERS, TOGETHER = 32, 64, 10
 
 
-def words_of(setting: Setting, leaves: int, kind: str, spare: int) -> words.Words:
+def words_of(setting: Setting, leaves: int, kind: str, spare: int) -> codewords.Words:
     """Trained words of one kind, with so many bits more than the leaves need."""
-    with patch.object(words, "SPARE_BITS", spare), patch.object(words, "plain", getattr(words, kind)):
-        return words.prefix_words(setting.rows, setting.task.sample, leaves, setting.graph, 0)
+    with patch.object(codewords, "SPARE_BITS", spare), patch.object(codewords, "plain", getattr(codewords, kind)):
+        return codewords.prefix_words(setting.rows, setting.task.sample, leaves, setting.graph, 0)
 
 
-def line(what: str, setting: Setting, made: words.Words, penalty: float, balance: float) -> None:
+def line(what: str, setting: Setting, made: codewords.Words, penalty: float, balance: float) -> None:
     """Prints what the router of one tree reads."""
     began = time.monotonic()
     with (
-        patch.object(partition, "prefix_words", lambda *_: made),
-        patch.object(partition, "LEAF_PENALTY", penalty),
+        patch.object(by_codeword, "prefix_words", lambda *_: made),
+        patch.object(by_codeword, "LEAF_PENALTY", penalty),
         patch.object(bec_tree, "BALANCE", balance),
     ):
-        base = partition.leaves(setting.rows, setting.task.sample, setting.blocks, setting.graph, 0)
+        base = by_codeword.leaves(setting.rows, setting.task.sample, setting.blocks, setting.graph, 0)
     routed(what, setting, base, "bec-tree", began)
 
 
-def clusters(setting: Setting, word: words.Words, leaves: int, penalty: float) -> None:
+def clusters(setting: Setting, word: codewords.Words, leaves: int, penalty: float) -> None:
     """Prints how near a tuning row is to the medoid of its cluster, and to its neighbours."""
     rows, sample, tune = setting.rows, setting.task.sample, setting.task.tune
     made = bec_tree.tree(rows, word, leaves, sample, penalty)
@@ -78,14 +79,14 @@ def main() -> None:
                 for kind, spare in WORDS:
                     made = words_of(setting, options.blocks, kind, spare)
                     what = f"{kind}, {spare} bits to spare"
-                    line(what, setting, made, partition.LEAF_PENALTY, bec_tree.BALANCE)
+                    line(what, setting, made, by_codeword.LEAF_PENALTY, bec_tree.BALANCE)
             if "leaves" in options.only:
-                made = words_of(setting, options.blocks, "plain", words.SPARE_BITS)
+                made = words_of(setting, options.blocks, "plain", codewords.SPARE_BITS)
                 for penalty, balance in LEAVES:
                     line(f"leaf penalty {penalty}, balance {balance}", setting, made, penalty, balance)
             if "clusters" in options.only:
                 leaves = max(2, rows.count // LEAF_ROWS)
-                made = words_of(setting, leaves, "plain", words.SPARE_BITS)
+                made = words_of(setting, leaves, "plain", codewords.SPARE_BITS)
                 for penalty in PENALTIES:
                     clusters(setting, made, leaves, penalty)
 

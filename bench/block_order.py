@@ -35,17 +35,19 @@ import numpy.typing as npt
 from routers import rows_of, task_of
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 
-from build_index.choose import _residuals, _second_moments
+from build_index.blocks import PARTITIONS
+from build_index.blocks.copies import SPILLS
+from build_index.blocks.shape import Shape, index_section
 from build_index.codecs import lrsq
 from build_index.codecs.planes import Codec
-from build_index.evaluate import read_queries
-from build_index.fit import Task, fitted, probabilities_of
-from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
-from build_index.partition import PARTITIONS
-from build_index.rows import F32, Ints, Rows
-from build_index.shape import P, Shape, index_section
-from build_index.spill import SPILLS
-from build_index.truth import CHUNK_BYTES, exact_neighbours, untied
+from build_index.ingest.queries import read_queries
+from build_index.ingest.rows import F32, Ints, Rows
+from build_index.neighbours.exact import CHUNK_BYTES, exact_neighbours
+from build_index.neighbours.truth import untied
+from build_index.simulate.edge import P
+from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
+from build_index.tune.choose import _residuals, _second_moments
+from build_index.tune.fit import Task, fitted, probabilities_of
 from vantage.cost import LANES, Budget, wave_ms
 from vantage.format import GROUP, aligned
 from vantage.read.gather import plan_gather

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from routers import MEMORY, rows_of
 
-from build_index.bound import calibrated_limit, random_limit
-from build_index.graph import neighbour_graph
-from build_index.partition import VOTERS
-from build_index.rows import F32, Rows
-from build_index.truth import exact_neighbours
-from build_index.words import START_ROWS, golay, started, trained
+from build_index.blocks.graph_cut import VOTERS
+from build_index.hashing.bound import calibrated_limit, random_limit
+from build_index.hashing.codewords import START_ROWS, golay, started, trained
+from build_index.ingest.rows import F32, Rows
+from build_index.neighbours.exact import exact_neighbours
+from build_index.neighbours.graph import neighbour_graph
 
 NEAR = 100
 AT = (0, 2, 4, 6, 8, 11)  # bits, for the table

@@ -35,16 +35,17 @@ import numpy as np
 import numpy.typing as npt
 from block_order import Setting, planned, setting, told
 
-from build_index import measure
+from build_index.blocks.shape import Shape
 from build_index.codecs.planes import Codec, encode
-from build_index.evaluate import read_queries
-from build_index.fit import probabilities_of
-from build_index.graph import Graph, neighbour_graph
-from build_index.measure import Bools, Candidates, Reads, block_bytes, full_scan, plans, price_for
-from build_index.rows import F32, Ints, Rows
-from build_index.shape import P, Shape
-from build_index.stop import Held, estimators, fitted, said
-from build_index.words import golay, started
+from build_index.hashing.codewords import golay, started
+from build_index.ingest.queries import read_queries
+from build_index.ingest.rows import F32, Ints, Rows
+from build_index.neighbours.graph import Graph, neighbour_graph
+from build_index.simulate import measure
+from build_index.simulate.edge import P
+from build_index.simulate.measure import Bools, Candidates, Reads, block_bytes, full_scan, plans, price_for
+from build_index.tune.fit import probabilities_of
+from build_index.tune.promises import Held, estimators, fitted, said
 from vantage.cost import LANES
 from vantage.format import Promise
 from vantage.search.estimate import ROWS_EPSILON, second_price

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from routers import MEMORY, rows_of
 
-from build_index.cluster import tree_over
-from build_index.graph import neighbour_graph
-from build_index.rows import F32, scaled_rows
-from build_index.source import open_source
-from build_index.spool import spool
+from build_index.clusters.cluster import tree_over
+from build_index.ingest.rows import F32, scaled_rows
+from build_index.ingest.source import open_source
+from build_index.ingest.staging import spool
+from build_index.neighbours.graph import neighbour_graph
 
 NEAR = 10
 

@@ -23,13 +23,15 @@ import numpy as np
 import numpy.typing as npt
 from routers import rows_of
 
+from build_index.blocks.kmeans import partition
+from build_index.blocks.partition import Partition
+from build_index.blocks.shape import index_section, stored_centres
 from build_index.codecs import CODECS, sign
 from build_index.codecs.planes import F32, F64, Codec, encode_blocks
-from build_index.evaluate import read_queries
-from build_index.partition import Partition, partition
-from build_index.rows import Ints, Rows
-from build_index.shape import index_section, prepared, stored_centres
-from build_index.truth import hold_out, truth_of
+from build_index.ingest.queries import read_queries
+from build_index.ingest.rows import Ints, Rows
+from build_index.neighbours.truth import hold_out, truth_of
+from build_index.simulate.edge import prepared
 from vantage import kernels
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
 from vantage.search.prepare import Prepared, prepare

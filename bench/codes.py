@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from routers import rows_of
 
+from build_index.blocks.kmeans import partition
+from build_index.blocks.shape import index_section, stored_centres
 from build_index.codecs import lrsq
 from build_index.codecs.planes import encode, encode_blocks
-from build_index.evaluate import read_queries
-from build_index.partition import partition
-from build_index.shape import index_section, stored_centres
+from build_index.ingest.queries import read_queries
 from vantage import kernels
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
 from vantage.search.prepare import prepare

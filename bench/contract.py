@@ -22,7 +22,9 @@ import numpy.typing as npt
 from plot import Axis, curves
 from scipy.stats import pearsonr, spearmanr
 
-from build_index.evaluate import open_index, read_queries, source_rows
+from build_index.bucket.open import open_index
+from build_index.evaluate.evaluate import source_rows
+from build_index.ingest.queries import read_queries
 from vantage.errors import LimitError
 from vantage.index import Index
 from vantage.search.query import Answer, Query

@@ -26,17 +26,20 @@ import numpy as np
 import numpy.typing as npt
 from routers import MEMORY, rows_of
 
-from build_index.evaluate import read_queries
-from build_index.graph import Graph, neighbour_graph
-from build_index.layout import file_order
-from build_index.lesson import spread_of
-from build_index.measure import block_bytes, plans, price_for
-from build_index.partition import PARTITIONS, Partition
+from build_index.blocks import PARTITIONS
+from build_index.blocks.copies import Copies, closure, misses, soar, tie
+from build_index.blocks.order import file_order
+from build_index.blocks.partition import Partition
+from build_index.blocks.shape import index_section
+from build_index.ingest.queries import read_queries
+from build_index.ingest.rows import Ints, Rows
+from build_index.neighbours.exact import exact_neighbours
+from build_index.neighbours.graph import Graph, neighbour_graph
+from build_index.neighbours.truth import hold_out
 from build_index.routers.lse import BETAS, TEMPERATURES, ordered, section, sub_centroids
-from build_index.rows import Ints, Rows
-from build_index.shape import P, index_section, prepared, probabilities
-from build_index.spill import Copies, closure, misses, soar, tie
-from build_index.truth import exact_neighbours, hold_out
+from build_index.routers.training import spread_of
+from build_index.simulate.edge import P, prepared, probabilities
+from build_index.simulate.measure import block_bytes, plans, price_for
 from vantage.format import LseSection
 from vantage.search.prepare import Prepared, prepare
 

@@ -43,17 +43,20 @@ import numpy.typing as npt
 import optax
 from plot import Axis, curves
 
-from build_index.evaluate import read_queries
-from build_index.graph import Graph, neighbour_graph
-from build_index.lesson import Lesson
-from build_index.partition import Partition, partition
+from build_index.blocks.copies import closure, soar
+from build_index.blocks.kmeans import partition
+from build_index.blocks.partition import Partition
+from build_index.blocks.shape import index_section
+from build_index.ingest.queries import read_queries
+from build_index.ingest.rows import F32, Ints, Rows, scaled_rows
+from build_index.ingest.source import open_source
+from build_index.ingest.staging import spool
+from build_index.neighbours.exact import exact_neighbours
+from build_index.neighbours.graph import Graph, neighbour_graph
+from build_index.neighbours.truth import hold_out, truth_of
 from build_index.routers import lse
-from build_index.rows import F32, Ints, Rows, scaled_rows
-from build_index.shape import index_section, prepared, probabilities
-from build_index.source import open_source
-from build_index.spill import closure, soar
-from build_index.spool import spool
-from build_index.truth import exact_neighbours, hold_out, truth_of
+from build_index.routers.training import Lesson
+from build_index.simulate.edge import prepared, probabilities
 from vantage.format import RouterSection
 from vantage.search.prepare import Prepared, prepare
 

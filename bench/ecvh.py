@@ -25,19 +25,24 @@ import numpy as np
 import numpy.typing as npt
 from routers import MEMORY, rows_of
 
-from build_index import partition, words
-from build_index.evaluate import read_queries
-from build_index.fit import TUNE_QUERIES, Held, Options, Task, fitted, reordered
-from build_index.fit import routed as planned
-from build_index.graph import Graph, neighbour_graph
-from build_index.partition import PARTITIONS, VOTERS, Partition, votes
+from build_index.blocks import PARTITIONS, by_codeword
+from build_index.blocks.copies import SPILLS
+from build_index.blocks.graph_cut import VOTERS, votes
+from build_index.blocks.partition import Partition
+from build_index.blocks.shape import Shape, index_section
+from build_index.hashing import codewords
+from build_index.ingest.queries import read_queries
+from build_index.ingest.rows import Ints, Rows, scaled_rows
+from build_index.ingest.source import open_source
+from build_index.ingest.staging import spool
+from build_index.neighbours.exact import exact_neighbours
+from build_index.neighbours.graph import Graph, neighbour_graph
+from build_index.neighbours.truth import hold_out, truth_of
 from build_index.routers import ecvh
-from build_index.rows import Ints, Rows, scaled_rows
-from build_index.shape import Shape, index_section, prepared, probabilities
-from build_index.source import open_source
-from build_index.spill import SPILLS
-from build_index.spool import spool
-from build_index.truth import exact_neighbours, hold_out, truth_of
+from build_index.simulate.edge import prepared, probabilities
+from build_index.tune.fit import TUNE_QUERIES, Held, Task, fitted, reordered
+from build_index.tune.fit import routed as planned
+from build_index.tune.options import Options
 from vantage.format import EcvhSection
 from vantage.search.prepare import Prepared, prepare
 
@@ -118,7 +123,7 @@ def second_codeword(rows: Rows, base: Partition) -> npt.NDArray[np.int32]:
     """i32 (N, 1): the block of the codeword that agrees best with each row, but for that of its own."""
     made, out = base.words, np.empty((rows.count, 1), np.int32)
     assert made is not None
-    table = words.signs(made.generator, made.message).T
+    table = codewords.signs(made.generator, made.message).T
     for at, x in rows.chunks(1 << 22):
         scores = (x @ made.directions.T - made.threshold) @ table
         scores[np.arange(len(x)), base.home[at : at + len(x)]] = -np.inf
@@ -148,7 +153,7 @@ def by_words(what: str, setting: Setting, base: Partition, hard: bool, began: fl
     """Prints the line of words as they came with the blocks; hard: rows and queries by their signs alone."""
     made = base.words
     assert made is not None
-    signs = words.signs(made.generator, made.message)
+    signs = codewords.signs(made.generator, made.message)
 
     def scores(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         margins = x @ made.directions.T - made.threshold
@@ -172,7 +177,7 @@ def bucketed(setting: Setting, steps: int, code: bool = True) -> Partition:
     def plain(message_bits: int) -> npt.NDArray[np.uint32]:
         return (1 << np.arange(message_bits)).astype(np.uint32)
 
-    with patch.object(words, "STEPS", steps), patch.object(partition, "code", words.code if code else plain):
+    with patch.object(codewords, "STEPS", steps), patch.object(by_codeword, "code", codewords.code if code else plain):
         return PARTITIONS["ecvh"](
             setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, lambda done: None
         )
@@ -228,7 +233,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", default="wordnet,sift")
     parser.add_argument("--lines", default="centroids,lse,ecvh,bec-tree,prefix,untrained")
-    for name, default in (("blocks", 4096), ("rows", 0), ("steps", words.STEPS), ("queries", 2000)):
+    for name, default in (("blocks", 4096), ("rows", 0), ("steps", codewords.STEPS), ("queries", 2000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     for name in options.sets.split(","):

@@ -18,7 +18,8 @@ from typing import Any
 
 import httpx
 
-from build_index.evaluate import open_index, read_queries
+from build_index.bucket.open import open_index
+from build_index.ingest.queries import read_queries
 from build_index.serve import Server, load, serve
 from vantage.http.bodies import answer_body
 from vantage.index import Index

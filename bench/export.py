@@ -18,9 +18,10 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from build_index.agreement import HEAD, RUNTIMES, TOLERANCE, agreement, by_kernels
-from build_index.evaluate import open_index, read_queries
-from build_index.export import export_router, routing_pages
+from build_index.bucket.open import open_index
+from build_index.export.agreement import HEAD, RUNTIMES, TOLERANCE, agreement, by_kernels
+from build_index.export.router import export_router, routing_pages
+from build_index.ingest.queries import read_queries
 
 
 def main() -> None:

@@ -34,11 +34,11 @@ import numpy as np
 import numpy.typing as npt
 from scale import CHUNK, DIMENSION, drawn, written
 
-from build_index.measure import block_bytes
+from build_index.hashing.codewords import Words, agreed, factored, golay, signs, started
+from build_index.ingest.rows import F32, Ints
+from build_index.neighbours.exact import exact_neighbours
 from build_index.routers import ecvh, two_level
-from build_index.rows import F32, Ints
-from build_index.truth import exact_neighbours
-from build_index.words import Words, agreed, factored, golay, signs, started
+from build_index.simulate.measure import block_bytes
 from vantage.format import IndexSection, TwoLevelSection
 from vantage.search.prepare import Prepared, prepare
 from vantage.search.route.two_level import TwoLevelRouter

@@ -35,20 +35,23 @@ import numpy as np
 import numpy.typing as npt
 from scale import DIMENSION, drawn, written
 
-from build_index.choose import _second_moments, block_counts
+from build_index.blocks.copies import SPILLS
+from build_index.blocks.kmeans import two_level as partition
+from build_index.blocks.shape import index_section
 from build_index.codecs import lrsq
-from build_index.contract import PricedRecall, price_at
-from build_index.export import whole_page
-from build_index.fit import Held, Options, Task, fitted, pages_of, probabilities_of
-from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans
-from build_index.partition import two_level as partition
+from build_index.export.router import whole_page
+from build_index.ingest.rows import Ints, scaled_rows
+from build_index.ingest.source import open_source
+from build_index.ingest.staging import spool
+from build_index.neighbours.exact import exact_neighbours
+from build_index.neighbours.truth import truth_of, untied
 from build_index.routers import lse, two_level
-from build_index.rows import Ints, scaled_rows
-from build_index.shape import P, index_section, prepared, probabilities
-from build_index.source import open_source
-from build_index.spill import SPILLS
-from build_index.spool import spool
-from build_index.truth import exact_neighbours, truth_of, untied
+from build_index.simulate.edge import P, prepared, probabilities
+from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans
+from build_index.tune.choose import _second_moments, block_counts
+from build_index.tune.contract import PricedRecall, price_at
+from build_index.tune.fit import Held, Task, fitted, pages_of, probabilities_of
+from build_index.tune.options import Options
 from vantage.cost import LANE_BYTES_PER_MS, LANES, ROUND_MS
 from vantage.format import LseSection, TwoLevelSection
 from vantage.search.prepare import prepare

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 from routers import rows_of, task_of
 
-from build_index.evaluate import Queries, read_queries
-from build_index.fit import fitted, middle_code, probabilities_of, reordered
-from build_index.measure import Reads, block_bytes, plans, price_for
-from build_index.partition import PARTITIONS
-from build_index.rows import Ints, Rows
-from build_index.shape import P, Shape, index_section
-from build_index.spill import SPILLS
+from build_index.blocks import PARTITIONS
+from build_index.blocks.copies import SPILLS
+from build_index.blocks.shape import Shape, index_section
+from build_index.ingest.queries import Queries, read_queries
+from build_index.ingest.rows import Ints, Rows
+from build_index.simulate.edge import P
+from build_index.simulate.measure import Reads, block_bytes, plans, price_for
+from build_index.tune.fit import fitted, middle_code, probabilities_of, reordered
 from vantage import kernels
 from vantage.cost import LANES
 from vantage.format import aligned

@@ -20,7 +20,7 @@ from random import Random
 import httpx
 from soak import ACCESS, CACHE_BYTES, loop, percentiles
 
-from build_index.evaluate import read_queries
+from build_index.ingest.queries import read_queries
 from build_index.serve import load, serve
 from vantage.http import routes
 from vantage.indexes import Service

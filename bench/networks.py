@@ -36,16 +36,17 @@ import scale
 from plot import Axis, curves
 from routers import GOALS, held_by, rows_of, task_of, threshold
 
-from build_index.evaluate import Queries, read_queries
-from build_index.fit import fitted
-from build_index.partition import PARTITIONS
+from build_index.blocks import PARTITIONS
+from build_index.blocks.copies import soar
+from build_index.blocks.shape import Shape, index_section
+from build_index.ingest.queries import Queries, read_queries
+from build_index.ingest.rows import Ints, Rows, scaled_rows
+from build_index.ingest.source import open_source
+from build_index.ingest.staging import spool
 from build_index.routers import ROUTERS, mlp, trained, tree
-from build_index.rows import Ints, Rows, scaled_rows
 from build_index.serve import ROOT
-from build_index.shape import P, Shape, index_section, probabilities
-from build_index.source import open_source
-from build_index.spill import soar
-from build_index.spool import spool
+from build_index.simulate.edge import P, probabilities
+from build_index.tune.fit import fitted
 from vantage.format import IndexSection, MlpSection, Regions
 from vantage.search.prepare import Prepared, prepare
 from vantage.search.route import ROUTERS as APPLIED

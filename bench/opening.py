@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
-from build_index import choose
 from build_index.build import build
-from build_index.fit import Options
+from build_index.ingest.source import open_source, source_metric
 from build_index.routers import ROUTERS
-from build_index.source import open_source, source_metric
+from build_index.tune import choose
+from build_index.tune.options import Options
 from vantage.format import HEADER, SECTION
 from vantage.format.layout import CENTRES, CODEC, DIRECTORY, ROTATION, ROUTER
 from vantage.index import Index

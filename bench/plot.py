@@ -1,5 +1,5 @@
-"""The curves of build_index.picture, for the scripts of this folder."""
+"""The curves of build_index.evaluate.picture, for the scripts of this folder."""
 
-from build_index.picture import Axis, curves
+from build_index.evaluate.picture import Axis, curves
 
 __all__ = ["Axis", "curves"]

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from build_index.evaluate import open_index, read_queries
+from build_index.bucket.open import open_index
+from build_index.ingest.queries import read_queries
 from vantage import kernels
 from vantage.cost import Budget
 from vantage.format import VECTOR_BYTES, IndexSection, part_key, shard_key

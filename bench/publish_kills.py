@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from build_index.bucket import FolderPlace
+from build_index.bucket.store import FolderPlace
 from build_index.build import build
-from build_index.fit import Options
-from build_index.source import open_source
+from build_index.ingest.source import open_source
+from build_index.tune.options import Options
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

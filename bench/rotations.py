@@ -31,18 +31,18 @@ import numpy.typing as npt
 import optax
 import pyarrow.parquet as pq
 
+from build_index.blocks.kmeans import partition
+from build_index.blocks.shape import index_section, stored_centres
 from build_index.codecs import lrsq
 from build_index.codecs.planes import Codec, encode_blocks
-from build_index.partition import partition
-from build_index.rotations import ROTATIONS, bor
-from build_index.rotations.basis import Basis
-from build_index.rotations.butterfly import Layers, basis
-from build_index.rows import scaled_rows
+from build_index.codecs.rotations import ROTATIONS, bor
+from build_index.codecs.rotations.basis import Basis
+from build_index.codecs.rotations.butterfly import Layers, basis
+from build_index.ingest.rows import scaled_rows
+from build_index.ingest.source import open_source
+from build_index.ingest.staging import spool
+from build_index.neighbours.exact import exact_neighbours
 from build_index.serve import ROOT
-from build_index.shape import index_section, stored_centres
-from build_index.source import open_source
-from build_index.spool import spool
-from build_index.truth import exact_neighbours
 from vantage import kernels
 from vantage.format import RANGES_AT, TANGENT_ONE, ButterflyRotation, Rotation, aligned, block_planes, pack_block
 from vantage.search.prepare import Prepared, prepare

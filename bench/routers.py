@@ -22,18 +22,21 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from build_index.choose import ASKED
-from build_index.evaluate import Queries, read_queries
-from build_index.fit import Held, Options, Task, fitted
-from build_index.graph import neighbour_graph
-from build_index.partition import PARTITIONS, VOTERS
+from build_index.blocks import PARTITIONS
+from build_index.blocks.copies import SPILLS
+from build_index.blocks.graph_cut import VOTERS
+from build_index.blocks.shape import index_section
+from build_index.ingest.queries import Queries, read_queries
+from build_index.ingest.rows import F32, Ints, Rows, scaled_rows
+from build_index.ingest.source import open_source
+from build_index.ingest.staging import spool
+from build_index.neighbours.graph import neighbour_graph
+from build_index.neighbours.truth import hold_out, truth_of
 from build_index.routers import trained
-from build_index.rows import F32, Ints, Rows, scaled_rows
-from build_index.shape import index_section, prepared, probabilities
-from build_index.source import open_source
-from build_index.spill import SPILLS
-from build_index.spool import spool
-from build_index.truth import hold_out, truth_of
+from build_index.simulate.edge import prepared, probabilities
+from build_index.tune.choose import ASKED
+from build_index.tune.fit import Held, Task, fitted
+from build_index.tune.options import Options
 from vantage.search.prepare import prepare
 
 GOALS = ((1, 0.90), (10, 0.95), (100, 0.95))

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from build_index.truth import exact_neighbours
+from build_index.neighbours.exact import exact_neighbours
 
 DIMENSION, LATENT, TOPICS, THEMES, RANK = 128, 24, 64, 48, 32
 TOPIC_SPREAD, THEME_SPREAD, NOISE = 0.6, 0.7, 0.27  # beside the spread of a theme's rows, 1

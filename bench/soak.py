@@ -28,7 +28,7 @@ from typing import Any
 
 import httpx
 
-from build_index.evaluate import open_index
+from build_index.bucket.open import open_index
 from build_index.serve import ROOT, load, serve
 from vantage.errors import VantageError
 from vantage.format import VECTOR_BYTES, attributes_at, part_key, shard_key

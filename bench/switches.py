@@ -35,21 +35,24 @@ import numpy.typing as npt
 from jax.nn import logsumexp, relu
 from routers import cells, rows_of, task_of
 
-from build_index.choose import _second_moments
+from build_index.blocks import PARTITIONS
+from build_index.blocks.copies import SPILLS
+from build_index.blocks.kmeans import partition
+from build_index.blocks.partition import Partition
+from build_index.blocks.shape import index_section
 from build_index.codecs import lrsq
-from build_index.evaluate import Queries, read_queries
-from build_index.fit import fitted, middle_code, probabilities_of
-from build_index.lesson import Lesson
-from build_index.measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
-from build_index.partition import PARTITIONS, Partition, partition
+from build_index.ingest.queries import Queries, read_queries
+from build_index.ingest.rows import F32, Ints, Rows
+from build_index.neighbours.truth import Truth, untied
 from build_index.routers import trained
 from build_index.routers.learn import train
 from build_index.routers.lse import SUBS
 from build_index.routers.trained import BATCH, BETA, STEPS
-from build_index.rows import F32, Ints, Rows
-from build_index.shape import P, index_section
-from build_index.spill import SPILLS
-from build_index.truth import Truth, untied
+from build_index.routers.training import Lesson
+from build_index.simulate.edge import P
+from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
+from build_index.tune.choose import _second_moments
+from build_index.tune.fit import fitted, middle_code, probabilities_of
 from vantage.search.prepare import Prepared, prepare
 
 HIDDEN, NAMED = 256, 4  # units of the network that predicts centroids, and vectors that it names

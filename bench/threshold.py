@@ -20,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from ecvh import drawn_rows
 
+from build_index.blocks.kmeans import partition
+from build_index.blocks.shape import stored_centres
 from build_index.codecs import CODECS
 from build_index.codecs.planes import F32, F64, Codec, encode_blocks
-from build_index.partition import partition
-from build_index.rows import Rows
-from build_index.shape import prepared, stored_centres
-from build_index.truth import hold_out
+from build_index.ingest.rows import Rows
+from build_index.neighbours.truth import hold_out
+from build_index.simulate.edge import prepared
 from vantage.format import FIELD, GROUP
 
 BYTES = {"wordnet": (48, 96, 192), "sift": (16, 32, 64)}  # of a row, two of them factors

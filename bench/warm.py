@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 from soak import project_with
 
-from build_index.evaluate import read_queries
+from build_index.ingest.queries import read_queries
 from build_index.serve import load, serve
 
 WARM_BYTES = 6 << 20  # as wrangler.toml has it

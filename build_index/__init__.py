@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .face import VectorIndex
+    from .vector_index import VectorIndex
 
 __all__ = ["VectorIndex"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "VectorIndex":  # imported when it is wanted: the command line has no use for it
-        from .face import VectorIndex
+        from .vector_index import VectorIndex
 
         return VectorIndex
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,43 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from vantage import VERSION as VANTAGE_VERSION
 from vantage.cost import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
-from vantage.errors import InputError, LimitError
-from vantage.format import DIMENSION_MAX, METRICS, RERANK_MAX, ROOT_BYTES_MAX, VECTOR_BYTES, VERSION, Contract, Current
+from vantage.errors import InputError
+from vantage.format import RERANK_MAX, VECTOR_BYTES, Contract, Current
 from vantage.indexes import NAME
 from vantage.search.estimate import promise_of
 
-from .attributes import check_rows, check_schema, schema_of, spot_bytes
-from .bucket import alone
-from .choose import Choice, block_counts, choose
-from .codecs import CODECS
-from .contract import target_point
-from .few import rotation_name
-from .fit import TRAINING_BYTES_MIN, Options, Say
-from .lint import Pass, findings
-from .partition import PARTITIONS
-from .rotations import ROTATIONS
-from .routers import ROUTERS
-from .rows import Rows, Stored, scaled_rows
-from .source import Batch, Source
-from .spill import COPIES_MAX, SPILLS
-from .spool import Spool, spool
-from .stop import STOPS
-from .write import stored_kind, stored_values, write_index
+from .bucket.store import alone
+from .ingest.attributes import check_rows, check_schema, spot_bytes
+from .ingest.lint import Pass, findings
+from .ingest.rows import Stored, scaled_rows
+from .ingest.source import Batch, Source
+from .ingest.staging import Spool, spool
+from .progress import Say
+from .tune.check import check_options
+from .tune.choose import Choice, choose
+from .tune.contract import target_point
+from .tune.options import Options
+from .write.index import write_index
+from .write.manifest import manifest_of
+from .write.vectors import stored_kind, stored_values
 
-SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more
 WORTH_SAYING = (
     "zero",
     "constant",
     "hubs",
     "near_copies",
 )  # of lint; duplicates are told below, errors are raised by the spool
-MODEL_CHARS_MAX = 200
-DIRECTORY_BYTES = 48  # of a block in root.bin, beside its centre
-MEMORY_MIN = 640 << 20  # the imports and the fixed buffers
 
 
 @dataclass(frozen=True)
@@ -183,55 +174,6 @@ def check_name(out: Path) -> None:
         raise InputError(f"{out.name!r} is not a name for an index", hint="1 to 64 letters, digits, '.', '_', '-'")
 
 
-def check_options(rows: int, dimension: int, options: Options, metric: str) -> None:
-    """Raises InputError or LimitError for so many rows and dimensions, or for options that do not fit together."""
-    if metric not in METRICS:
-        raise InputError(f"there is no metric {metric!r}", hint=f"known are: {', '.join(METRICS)}")
-    if dimension > DIMENSION_MAX:
-        raise LimitError("the dimension", dimension, DIMENSION_MAX, hint="reduce the vectors first")
-    if not rows:
-        raise InputError("there are no rows", hint="an index needs one at least")
-    least = min(block_counts(rows)) * (DIRECTORY_BYTES + dimension)
-    if least > ROOT_BYTES_MAX:
-        raise LimitError(
-            f"root.bin, with the centres of {min(block_counts(rows)):,} blocks, in bytes,", least, ROOT_BYTES_MAX,
-            hint="split the rows over several indexes, or reduce the vectors first",
-        )  # fmt: skip
-    if not 0 < options.recall < 1:
-        raise LimitError("--recall", options.recall, "between 0 and 1", hint="0.95 is a usual target")
-    if not 1 <= options.k <= 100:
-        raise LimitError("--k", options.k, "1 to 100", hint="answers may still have up to 1000 rows")
-    for what, name, known in (
-        ("--partition", options.partition, PARTITIONS), ("--router", options.router, ROUTERS),
-        ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS), ("--codec", options.codec, CODECS),
-        ("--rotation", options.rotation, ROTATIONS),
-    ):  # fmt: skip
-        if name is not None and name not in known:
-            raise InputError(f"{what} is {name!r}", hint=f"known are: {', '.join(known)}")
-    if options.vectors not in (None, "f16", "f32"):
-        raise InputError(f"--vectors is {options.vectors!r}", hint="f16 or f32")
-    if options.model is not None and not 1 <= len(options.model) <= MODEL_CHARS_MAX:
-        raise LimitError("the length of --model", len(options.model), f"1 to {MODEL_CHARS_MAX} characters")
-    if options.spill_share is not None and not 0 <= options.spill_share <= COPIES_MAX:
-        raise LimitError("--spill-share", options.spill_share, f"0 to {COPIES_MAX}")
-    own = options.router if options.router in PARTITIONS else None  # routers that know blocks of their own kind alone
-    if own and options.partition not in (None, own):
-        raise InputError(f"the router {own} on the partition {options.partition}", hint=f"it takes --partition {own}")
-    if options.router is not None and options.fast and ROUTERS[options.router].trains:
-        raise InputError(f"--fast trains nothing, and --router {options.router} is trained", hint="leave one out")
-    if options.router is not None and ROUTERS[options.router].trains and options.memory_bytes < TRAINING_BYTES_MIN:
-        raise LimitError(
-            "--memory-budget", options.memory_bytes, f"at least {TRAINING_BYTES_MIN} bytes to train a router",
-            hint=f"allow 1GiB, or leave out --router {options.router}",
-        )  # fmt: skip
-    if not 0 <= options.seed <= SEED_MAX:
-        raise LimitError("--seed", options.seed, f"0 to {SEED_MAX}")
-    if options.memory_bytes < MEMORY_MIN:
-        raise LimitError(
-            "--memory-budget", options.memory_bytes, f"at least {MEMORY_MIN} bytes", hint="640MiB is the least"
-        )
-
-
 def _build(
     source: Source,
     spooled: Spool,
@@ -293,43 +235,3 @@ def id_bytes(stored: Stored) -> float:
     some = np.linspace(0, stored.rows - 1, min(1000, stored.rows)).astype(np.int64)
     ids = stored.ids(some)
     return float(max(map(len, ids))) if isinstance(ids, list) else 8.0
-
-
-CHOSEN = ("partition", "router", "spill", "spill_share", "fast", "vectors")  # options that leave less to choose
-
-
-def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Options, kind: str) -> dict[str, Any]:
-    """What manifest.json says of an index whose vectors are stored as `kind`, but for its generation and objects."""
-    return {
-        "format": VERSION,
-        "builder": VANTAGE_VERSION,
-        "rows": rows.count,
-        "dimension": rows.dimension,
-        "metric": rows.metric,
-        "id": rows.spool.id_kind,
-        "vectors": kind,
-        "attributes": schema_of(attributes),
-        **({"model": options.model} if options.model else {}),
-        "seed": options.seed,
-        "cache_bytes": options.cache_bytes,
-        "memory_bytes": options.memory_bytes,
-        "asked": {n: v for n in CHOSEN if (v := getattr(options, n)) is not None and v is not False},
-        "blocks": choice.shape.blocks,
-        "copies": choice.shape.copies,
-        "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
-        "codec": {"name": choice.codec.name, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
-        "rotation": {
-            "name": rotation_name(rows, options),
-            "bytes": len(choice.codec.rotation.pack()),
-        },
-        "contract": {
-            "k": choice.contract.k,
-            "target": choice.contract.target,
-            "gets": choice.contract.gets,
-            "points": [vars(p) for p in choice.contract.points],
-            "stop": options.stop,
-            "promises": [vars(p) for p in choice.stop.promises],
-            "estimators": [vars(e) for e in choice.stop.estimators],
-        },
-        "tried": choice.tried,
-    }

@@ -12,10 +12,10 @@ from vantage.errors import VantageError
 
 from . import serve as host
 from .build import build
-from .cli import receipt_line, show_report
-from .fit import Options
-from .source import open_source
-from .terminal import Screen, complain, progress
+from .cli.report import receipt_line, show_report
+from .cli.terminal import Screen, complain, progress
+from .ingest.source import open_source
+from .tune.options import Options
 
 SAMPLE = host.ROOT / "sample"
 BUCKET = host.ROOT / ".vantage" / "bucket"

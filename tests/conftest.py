@@ -13,8 +13,8 @@ import pytest
 from doubles import Built
 
 from build_index.build import build
-from build_index.fit import Options
-from build_index.source import open_source
+from build_index.ingest.source import open_source
+from build_index.tune.options import Options
 from vantage.read import reader
 from vantage.read.hedge import Pace
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from build_index import generations as g
-from build_index.bucket import FolderPlace, Place
+from build_index.bucket import generations as g
+from build_index.bucket.store import FolderPlace, Place
 from vantage.errors import VantageError
 from vantage.index import Index
 from vantage.read.bucket import Bytes

@@ -15,14 +15,14 @@ from doubles import Recorder
 
 from build_index import VectorIndex
 from build_index import build as build_module
-from build_index.arrays import Arrays
-from build_index.attributes import are_long, check_rows, check_schema, pieces
-from build_index.bucket import FolderPlace
+from build_index.audit.verify import verify_deep
+from build_index.bucket.open import open_index
+from build_index.bucket.store import FolderPlace
 from build_index.build import build
-from build_index.evaluate import open_index
-from build_index.fit import Options
-from build_index.source import open_source
-from build_index.verify import verify_deep
+from build_index.ingest.arrays import Arrays
+from build_index.ingest.attributes import are_long, check_rows, check_schema, pieces
+from build_index.ingest.source import open_source
+from build_index.tune.options import Options
 from vantage.cost import Budget
 from vantage.errors import InputError, LimitError
 from vantage.format import ATTRIBUTE_ROW_BYTES_MAX, READ_BYTES_MAX
@@ -55,9 +55,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
                "at": [[i, None] for i in range(ROWS)]}  # fmt: skip
     pq.write_table(pa.table(columns), folder / "source.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("build_index.choose.BLOCK_ROWS", 24)
-        patch.setattr("build_index.write.SHARD_BYTES", 2 << 20)
-        patch.setattr("build_index.write.TOLD_BYTES", 1 << 20)
+        patch.setattr("build_index.tune.choose.BLOCK_ROWS", 24)
+        patch.setattr("build_index.write.index.SHARD_BYTES", 2 << 20)
+        patch.setattr("build_index.write.index.TOLD_BYTES", 1 << 20)
+        patch.setattr("build_index.write.vectors.TOLD_BYTES", 1 << 20)
         build(
             open_source([folder / "source.parquet"]), folder / "texts", Options(0.9, 10, spill_share=0.4, fast=True),
             "cosine", say=lambda *_: None, tell=lambda _: None,

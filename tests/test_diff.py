@@ -13,7 +13,7 @@ from doubles import Built
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from build_index.diff import Entries, merged
+from build_index.audit.diff import Entries, merged
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from build_index.endpoint import endpoint_of
-from build_index.sources.places import _store
+from build_index.bucket.endpoint import endpoint_of
+from build_index.ingest.formats.address import _store
 from vantage.errors import InputError
 
 ACCOUNT = "0123456789abcdef" * 2

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from doubles import Built, Recorder
 
-from build_index import stop as stopping
-from build_index.measure import judged
-from build_index.stop import Held, said
-from build_index.stop import features as numpy_features
-from build_index.truth import untied
+from build_index.neighbours.truth import untied
+from build_index.simulate.measure import judged
+from build_index.tune import promises as stopping
+from build_index.tune.promises import Held, said
+from build_index.tune.promises import features as numpy_features
 from vantage.cost import Budget
 from vantage.errors import LimitError
 from vantage.format import Contract, Estimator, Point, Promise, Stop

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from kills import ask
 
-from build_index import generations as g
-from build_index.bucket import ConflictError, FolderPlace, Place
+from build_index.bucket import generations as g
+from build_index.bucket.store import ConflictError, FolderPlace, Place
 from build_index.build import build
-from build_index.fit import Options
-from build_index.source import open_source
+from build_index.ingest.source import open_source
+from build_index.tune.options import Options
 from vantage.errors import StoreError, VantageError
 
 DAY = 86400.0

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from builder.small import vantage
 
-from build_index import generations as g
-from build_index.bucket import FolderPlace
-from build_index.evaluate import open_index
-from build_index.names import check_objects, kind_of
-from build_index.reopen import reopen
-from build_index.write import _publish
+from build_index.bucket import generations as g
+from build_index.bucket.names import check_objects, kind_of
+from build_index.bucket.open import open_index
+from build_index.bucket.store import FolderPlace
+from build_index.write.publish import make_live
+from build_index.write.reopen import reopen
 from vantage.errors import DamagedError, StoreError
 from vantage.format import Current, ObjectName
 from vantage.format.root import OBJECTS_MAX
@@ -263,10 +263,10 @@ def test_a_build_does_not_write_through_links(home: Path, tmp_path: Path) -> Non
     (home / ".CURRENT.new").symlink_to(tmp_path / "secret")
     name.symlink_to(tmp_path / "copy")
     with pytest.raises(DamagedError, match="is a link"):
-        _publish(home, home / ".building", manifest)
+        make_live(home, home / ".building", manifest)
     name.unlink()
     (home / ".building" / "manifest.json").unlink()
-    assert _publish(home, home / ".building", manifest)[0].generation == name.name
+    assert make_live(home, home / ".building", manifest)[0].generation == name.name
     assert (tmp_path / "secret").read_bytes() == SECRET
     assert g.verify(FolderPlace(home))["damage"] == []
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from build_index import words
 from build_index.build import build
-from build_index.fit import Options
+from build_index.hashing import codewords
+from build_index.ingest.source import open_source
 from build_index.routers import ecvh, mlp, tree
-from build_index.source import open_source
+from build_index.tune.options import Options
 from vantage.index import Index
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
@@ -25,7 +25,7 @@ from vantage.search.route import ROUTERS
 def test_an_index_with_a_network_keeps_its_promise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, router: str
 ) -> None:
-    for module in (mlp, tree, ecvh, words):
+    for module in (mlp, tree, ecvh, codewords):
         monkeypatch.setattr(module, "STEPS", 40)
         monkeypatch.setattr(module, "BATCH", 128)
     draw = np.random.default_rng(5)

@@ -22,9 +22,9 @@ from builder.small import vantage
 from kills import Ending, ask, kills
 from moto.server import ThreadedMotoServer
 
-from build_index import generations as g
-from build_index.bucket import ConflictError, FolderPlace, Place, Remote, StorePlace, place
-from build_index.verify import verify_deep
+from build_index.audit.verify import verify_deep
+from build_index.bucket import generations as g
+from build_index.bucket.store import ConflictError, FolderPlace, Place, Remote, StorePlace, place
 from vantage.errors import ChangedError, DamagedError, InputError, StoreError
 
 
@@ -218,8 +218,8 @@ def test_foreign_objects_in_a_bucket_stay_and_do_not_matter(server: dict[str, st
 PUBLISHER = """
 import json, sys
 from pathlib import Path
-from build_index.bucket import place
-from build_index.generations import publish
+from build_index.bucket.store import place
+from build_index.bucket.generations import publish
 from vantage.errors import VantageError
 try:
     print(json.dumps(publish(Path(sys.argv[1]), place(sys.argv[2]))))

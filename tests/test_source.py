@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from build_index.source import Batch, Source, open_source
+from build_index.ingest.source import Batch, Source, open_source
 from vantage.errors import InputError
 
 VALUES = {

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from build_index import spool as spool_module
-from build_index.source import open_source
-from build_index.spool import Spool, spool
+from build_index.ingest import staging as spool_module
+from build_index.ingest.source import open_source
+from build_index.ingest.staging import Spool, spool
 from vantage.errors import InputError
 
 KINDS = {"f32": np.float32, "f16": np.float16, "u8": np.uint8, "i8": np.int8}

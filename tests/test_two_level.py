@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from build_index.build import build
-from build_index.fit import Options
-from build_index.source import open_source
+from build_index.ingest.source import open_source
+from build_index.tune.options import Options
 from vantage.cost import Budget
 from vantage.errors import DamagedError
 from vantage.index import Index, explain

@@ -26,9 +26,9 @@ from fixtures.damage import (
     texts_of,
 )
 
-from build_index import generations as g
-from build_index.bucket import FolderPlace
-from build_index.verify import verify_deep
+from build_index.audit.verify import verify_deep
+from build_index.bucket import generations as g
+from build_index.bucket.store import FolderPlace
 from vantage.format import HEADER, SECTION, Current, ObjectName
 from vantage.kernels import crc32c
 

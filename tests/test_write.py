@@ -20,17 +20,21 @@ from fixtures.answers import answers
 from fixtures.reader import Reader
 
 from build_index import build as build_module
-from build_index import generations as g
-from build_index import write as write_module
-from build_index.bucket import FolderPlace
-from build_index.bucket import beside as beside_place
-from build_index.build import build, check_options
-from build_index.choose import Choice, choose
-from build_index.fit import Options
-from build_index.rows import Rows, scaled_rows
-from build_index.source import open_source
-from build_index.spool import spool
-from build_index.write import write_index
+from build_index.bucket import generations as g
+from build_index.bucket.store import FolderPlace
+from build_index.bucket.store import beside as beside_place
+from build_index.build import build
+from build_index.ingest.rows import Rows, scaled_rows
+from build_index.ingest.source import open_source
+from build_index.ingest.staging import spool
+from build_index.tune.check import check_options
+from build_index.tune.choose import Choice, choose
+from build_index.tune.options import Options
+from build_index.write import ids, publish, shard
+from build_index.write import index as write_module
+from build_index.write import vectors as write_vectors
+from build_index.write.index import write_index
+from build_index.write.vectors import _PartWriter
 from vantage.errors import InputError, LimitError
 from vantage.format import VECTOR_BYTES, Current, Root
 from vantage.kernels import crc32c
@@ -85,11 +89,11 @@ def works(index: Path, queries: np.ndarray) -> dict[str, Any]:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks, copies, shards, parts and pages."""
-    monkeypatch.setattr("build_index.choose.BLOCK_ROWS", 24)
-    monkeypatch.setattr("build_index.choose._shares", lambda *_: [0.35])
+    monkeypatch.setattr("build_index.tune.choose.BLOCK_ROWS", 24)
+    monkeypatch.setattr("build_index.tune.choose._shares", lambda *_: [0.35])
     monkeypatch.setattr(write_module, "SHARD_BYTES", 3000)
-    monkeypatch.setattr(write_module, "PAGE_ROWS", 32)
-    monkeypatch.setattr(write_module, "PART_ROWS_BYTES", 256 * DIMENSION)
+    monkeypatch.setattr(write_vectors, "PAGE_ROWS", 32)
+    monkeypatch.setattr(write_vectors, "PART_ROWS_BYTES", 256 * DIMENSION)
 
 
 # Parquet
@@ -210,7 +214,15 @@ class Killed(BaseException):
 def _stop(monkeypatch: pytest.MonkeyPatch, target: str, at: int, error: BaseException) -> Callable[[], bool]:
     """The at-th call of a function raises instead; gives a function that says whether it came to that."""
     where, name = target.split(".")
-    owner: Any = {"os": os, "Path": Path, "part": write_module._PartWriter, "write": write_module}[where]
+    owner: Any = {
+        "os": os,
+        "Path": Path,
+        "part": _PartWriter,
+        "write": write_module,
+        "shard": shard,
+        "ids": ids,
+        "publish": publish,
+    }[where]
     whole, calls = getattr(owner, name), 0
 
     def stopped(*args: Any, **options: Any) -> Any:
@@ -226,7 +238,8 @@ def _stop(monkeypatch: pytest.MonkeyPatch, target: str, at: int, error: BaseExce
 
 POINTS = [
     ("part.add", 1), ("part.add", 3), ("part.close", 2), ("write.pack_block", 1), ("write.pack_block", 4),
-    ("write.pack_ids", 2), ("write._write_ids", 1), ("write._sync", 1), ("write._sync", 3), ("write._publish", 1),
+    ("write.pack_ids", 2), ("write.write_ids", 1), ("shard.sync", 1), ("shard.sync", 2), ("ids.sync", 1),
+    ("publish.sync", 1), ("write.make_live", 1),
     ("os.fsync", 1), ("os.fsync", 4), ("Path.rename", 1), ("Path.replace", 1),
 ]  # fmt: skip
 
@@ -383,10 +396,11 @@ def test_building_again_mends_a_damaged_generation(tmp_path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-import build_index.write as write
-from build_index.build import build, check_options
-from build_index.fit import Options
-from build_index.source import open_source
+import build_index.write.vectors as write
+from build_index.build import build
+from build_index.tune.check import check_options
+from build_index.tune.options import Options
+from build_index.ingest.source import open_source
 write.PAGE_ROWS = 8
 whole = write._PartWriter.add
 def slow(self, table):

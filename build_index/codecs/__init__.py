@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..rotations.basis import Basis
 from . import ecvh, lrsq, pq, rabitq, sign
 from .planes import F32, F64, Codec
+from .rotations.basis import Basis
 
 # train(second moment of the residuals (d, d), of the queries (d, d), bytes of a code, a sample of the residuals (n, d),
 # the axes to code along or None for those that the codec wants)

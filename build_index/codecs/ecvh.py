@@ -12,11 +12,11 @@ import numpy as np
 
 from vantage.format import AXES_MAX
 
-from ..rotations import dense
-from ..rotations.basis import Basis
 from . import sign
 from .fitting import random_directions
 from .planes import F32, F64, Codec
+from .rotations import dense
+from .rotations.basis import Basis
 
 STEPS, BATCH, RATE = 300, 1024, 2e-3
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from vantage.format import DenseRotation, Rotation
 
-from ..rotations.basis import Basis
 from .planes import F32, F64, Quantizer, nearest, quantized
+from .rotations.basis import Basis
 
 FIT_ROUNDS = 12  # of nearest value and least squares; more move the error by less than a thousandth
 

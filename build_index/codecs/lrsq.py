@@ -17,10 +17,10 @@ from math import erf, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from ..rotations import pca
-from ..rotations.basis import Basis
 from .fitting import drawn, error, fitted
 from .planes import F32, F64, QUERY_ALPHA, Codec, Quantizer, assembled, nearest, nibbles_of, scaled_to_unit
+from .rotations import pca
+from .rotations.basis import Basis
 
 BITS_MAX = 8
 SCALAR_BITS = 4  # an axis of so many is by itself: what points in common gain there costs the build too much

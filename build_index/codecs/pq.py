@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..rotations.basis import Basis, deviations
 from .fitting import drawn, error, fitted
 from .planes import F32, F64, Codec, Quantizer, assembled, nearest, scaled_to_unit
+from .rotations.basis import Basis, deviations
 
 CENTROIDS = 16
 TWICE_ROWS = 4096  # for 256 values of one dimension

@@ -10,9 +10,9 @@ from functools import cache
 
 import numpy as np
 
-from ..rotations.basis import Basis, deviations
 from .fitting import directions
 from .planes import F32, F64, Codec, Quantizer, assembled
+from .rotations.basis import Basis, deviations
 
 BITS_MAX = 8
 # Of a row before its grid: the one with the smallest angle is taken, as the extension searches all.

@@ -10,9 +10,9 @@ import numpy as np
 
 from vantage.format import AXES_MAX, Rotation
 
-from ..rotations.basis import Basis, deviations
 from .fitting import directions
 from .planes import F32, F64, Codec, Quantizer, assembled
+from .rotations.basis import Basis, deviations
 
 _SIDES = (np.array([[-1.0], [1.0]]),)
 _LOST = 1 - 2 / np.pi  # squared error of a Gaussian known by its sign

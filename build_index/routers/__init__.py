@@ -9,9 +9,9 @@ from typing import Any
 
 from vantage.format import RouterSection
 
-from ..lesson import Cost, Lesson
-from ..rows import Ints
+from ..ingest.rows import Ints
 from . import bec_tree, ecvh, lse, mlp, trained, tree, two_level
+from .training import Cost, Lesson
 
 
 @dataclass(frozen=True)

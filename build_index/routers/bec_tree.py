@@ -11,11 +11,11 @@ import numpy as np
 from vantage.errors import InputError
 from vantage.format import BecTreeSection
 
-from ..lesson import Cost, Lesson
-from ..prefixes import LEAF, Prefixes
-from ..rows import Ints
-from . import lse
+from ..hashing.prefixes import LEAF, Prefixes
+from ..ingest.rows import Ints
 from .ecvh import BITS, TEMPERATURES, cheapest, moved, planes
+from .packing import quantized, rounded
+from .training import Cost, Lesson
 
 
 def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> BecTreeSection:
@@ -33,7 +33,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> BecTre
     low, high = jnp.asarray(signs > 0, jnp.float32), jnp.asarray(signs < 0, jnp.float32)
 
     def scores(now: dict[str, Any], q: Any) -> Any:
-        margins = jnp.exp(now["log_beta"]) * (q @ lse.rounded(now["directions"], BITS).T - now["threshold"])
+        margins = jnp.exp(now["log_beta"]) * (q @ rounded(now["directions"], BITS).T - now["threshold"])
         return jax.nn.log_sigmoid(margins) @ low + jax.nn.log_sigmoid(-margins) @ high
 
     further = moved(tree, scores, lesson, lambda done: progress(0.8 * done))
@@ -42,7 +42,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> BecTre
 
 def section(tree: Prefixes, bits: int = BITS) -> BecTreeSection:
     """The tree as stored: beta is part of scale and bias."""
-    table, scale = lse.quantized(np.float32(tree.beta) * tree.directions, bits)
+    table, scale = quantized(np.float32(tree.beta) * tree.directions, bits)
     bias = (-tree.beta * tree.threshold).astype(np.float32)
     asked = np.where(tree.asked == LEAF, 255, tree.asked).astype(np.uint8)
     return BecTreeSection(

@@ -11,11 +11,12 @@ import numpy as np
 from vantage.errors import InputError
 from vantage.format import BecTreeSection, EcvhSection
 
-from ..lesson import Cost, Lesson
-from ..prefixes import Prefixes
-from ..rows import Ints
-from ..words import Words, signs
-from . import learn, lse
+from ..hashing.codewords import Words, signs
+from ..hashing.prefixes import Prefixes
+from ..ingest.rows import Ints
+from . import learn
+from .packing import quantized, rounded
+from .training import Cost, Lesson
 
 RATES = {"directions": 2e-3, "threshold": 2e-3, "log_beta": 0.02}
 STEPS = 150
@@ -40,7 +41,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> EcvhSe
     table = jnp.asarray(signs(words.generator, words.message).T)
 
     def scores(now: dict[str, Any], q: Any) -> Any:
-        return jnp.exp(now["log_beta"]) * ((q @ lse.rounded(now["directions"], BITS).T - now["threshold"]) @ table)
+        return jnp.exp(now["log_beta"]) * ((q @ rounded(now["directions"], BITS).T - now["threshold"]) @ table)
 
     further = moved(words, scores, lesson, lambda done: progress(0.8 * done))
     return cheapest([section(further), section(words)], cost)
@@ -67,7 +68,7 @@ def moved(
 def section(words: Words, bits: int = BITS) -> EcvhSection:
     """The words as stored. Margins are made no longer than the query of norm 1, which is where they are cut."""
     unit = float((np.linalg.norm(words.directions, axis=1) + np.abs(words.threshold)).max())
-    table, scale = lse.quantized(words.directions / np.float32(unit), bits)
+    table, scale = quantized(words.directions / np.float32(unit), bits)
     bias = (-words.threshold / unit).astype(np.float32)
     message_bits = max(int(words.generator.max()).bit_length(), 1)
     stored = planes(words.message, message_bits)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..lesson import Lesson
-from ..rows import F32
+from ..ingest.rows import F32
+from .training import Lesson
 
 NOISE = 0.3  # of the mean distance to the nearest row: what makes a row that trained look like one that did not
 DEPTHS = (1, 10, 100)  # of neighbours that a query looks for, drawn for each

@@ -14,9 +14,10 @@ import numpy as np
 
 from vantage.format import DIMENSION_MAX, UNITS_STEP, LseSection, MlpSection, Regions
 
-from ..lesson import Cost, Lesson
-from ..rows import F32, Ints
+from ..ingest.rows import F32, Ints
 from . import learn, lse
+from .packing import bits_of, quantized, rounded, unpacked
+from .training import Cost, Lesson
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
 SHARE = 0.25  # of the bytes of trained's table
@@ -48,7 +49,7 @@ def shape_for(dimension: int, blocks: int, share: float) -> tuple[int, int]:
             (n for n in fitting if nbytes(n, dimension, BITS) + nbytes(blocks * subs, n, BITS) <= budget), default=0
         )
 
-    budget = share * nbytes(blocks * lse.SUBS, dimension, lse.bits_of(dimension))
+    budget = share * nbytes(blocks * lse.SUBS, dimension, bits_of(dimension))
     subs = next((s for s in range(lse.SUBS, 1, -1) if most_units(s) >= UNITS * dimension), 1)
     return max(most_units(subs), UNITS_STEP), subs
 
@@ -78,9 +79,9 @@ def fit(
 
     def scores(now: dict[str, Any], q: Any) -> Any:
         length = jnp.linalg.norm(q, axis=1, keepdims=True)
-        hidden = q @ lse.rounded(now["first"], BITS).T + now["bias"]
+        hidden = q @ rounded(now["first"], BITS).T + now["bias"]
         hidden = jnp.clip(hidden, jnp.where(signed, -length, 0), length)
-        table = lse.rounded(now["table"] - now["table"][live].mean(0), BITS)
+        table = rounded(now["table"] - now["table"][live].mean(0), BITS)
         logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
         return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
 
@@ -109,7 +110,7 @@ def _start(table: F32, live: Any, linear: int, units: int, seed: int) -> dict[st
 
 def section(found: dict[str, F32], weight: F32, subs: int, linear: int) -> MlpSection:
     """The network as stored: first f32 (units, d), bias (units), table (B S, units), log_beta; weight (B S)."""
-    table, scale = lse.quantized(found["first"], BITS)
+    table, scale = quantized(found["first"], BITS)
     output = lse.packed(found["table"], weight, subs, float(np.exp(found["log_beta"])), TEMPERATURES[0], BITS)
     bias = np.asarray(found["bias"], np.float32)
     return MlpSection(BITS, linear, memoryview(table), memoryview(scale), memoryview(bias), output)
@@ -148,7 +149,7 @@ def _regions(output: LseSection, units: int) -> Regions:
     """
     scale, weight = np.array(output.scale, np.float32), np.array(output.weight, np.float32)
     table = np.frombuffer(output.table, np.uint8).reshape(len(scale), -1)
-    values = lse.unpacked(table, output.bits)[:, :units] * scale[:, None]
+    values = unpacked(table, output.bits)[:, :units] * scale[:, None]
     blocks = len(scale) // output.subs
     count = max(1, round(blocks**0.5))
     firsts = np.linspace(0, blocks, count + 1).astype(np.int64)

@@ -10,9 +10,10 @@ import numpy as np
 
 from vantage.format import LseSection
 
-from ..lesson import Cost, Lesson
 from . import learn
-from .lse import bits_of, packed, sub_centroids, subs_of, weights
+from .lse import packed, sub_centroids, subs_of, weights
+from .packing import bits_of
+from .training import Cost, Lesson
 
 BETA = 14.0  # over the spread of the rows, to start from: less than what orders best, so that p comes out honest
 RATES = {"table": 1e-3, "weight": 0.02, "log_beta": 0.01}

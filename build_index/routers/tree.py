@@ -10,9 +10,10 @@ import numpy as np
 
 from vantage.format import NO_CHILD, TREE_UNITS, TREE_WAYS, TreeSection
 
-from ..lesson import Cost, Lesson
-from ..rows import F32, Ints
+from ..ingest.rows import F32, Ints
 from . import learn, lse
+from .packing import quantized, rounded
+from .training import Cost, Lesson
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
 BEAM = 48
@@ -59,7 +60,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> TreeSe
     }
 
     def scores(now: dict[str, Any], q: Any) -> Any:
-        units = jnp.clip(q @ lse.rounded(now["first"], BITS).T + now["bias"], 0, jnp.linalg.norm(q, axis=1)[:, None])
+        units = jnp.clip(q @ rounded(now["first"], BITS).T + now["bias"], 0, jnp.linalg.norm(q, axis=1)[:, None])
         logit = jnp.einsum("qnu,nwu->qnw", units.reshape(len(q), nodes, TREE_UNITS), now["second"]) + now["weight"]
         log_p = jax.nn.log_softmax(jnp.where(there, logit, -1e9)).reshape(len(q), -1)
         log_p = jnp.concatenate([log_p, jnp.zeros((len(q), 1))], 1)
@@ -127,8 +128,8 @@ def paths(child: Ints, blocks: int) -> Ints:
 
 def section(found: dict[str, F32], child: Ints) -> TreeSection:
     """The tree as stored."""
-    table, scale = lse.quantized(found["first"], BITS)
-    out, out_scale = lse.quantized(found["second"].reshape(-1, TREE_UNITS), 8)
+    table, scale = quantized(found["first"], BITS)
+    out, out_scale = quantized(found["second"].reshape(-1, TREE_UNITS), 8)
     weight = np.where(child != NO_CHILD, found["weight"], -np.inf).astype(np.float32)
     return TreeSection(
         BITS, min(BEAM, int((child < 0).sum() - (child == NO_CHILD).sum())), TEMPERATURES[0],

@@ -20,11 +20,13 @@ from vantage.format import PAGE_BYTES_MAX, EcvhSection, LseSection, RouterSectio
 from vantage.kernels import crc32c
 from vantage.search.prepare import Prepared
 
-from ..lesson import Cost, Lesson
-from ..rows import F32, Ints
-from ..shape import P, index_section, prepared, probabilities
-from ..words import factored, signs
+from ..blocks.shape import index_section
+from ..hashing.codewords import factored, signs
+from ..ingest.rows import F32, Ints
+from ..simulate.edge import P, prepared, probabilities
 from . import ecvh, lse
+from .packing import bits_of
+from .training import Cost, Lesson
 
 SUBS = 4  # of a block: half the bytes of 8, for a tenth more bytes of blocks (bench/growth.py, resident tables)
 REGIONS = 4  # times the root of the blocks
@@ -58,19 +60,19 @@ def by_centres(asked: F32, centres: F32, spread: float, seed: int) -> First:
     """A query's region is that of the nearest centre; f32 (R, d)."""
     near = faiss.IndexFlatL2(centres.shape[1])
     near.add(centres)
-    table = _region_table(centres, spread, lse.bits_of(centres.shape[1]))
+    table = _region_table(centres, spread, bits_of(centres.shape[1]))
     return table, len(centres), lambda x, n: near.search(x, n)[1]
 
 
 def by_words(asked: F32, centres: F32, spread: float, seed: int) -> First:
-    """A query's region is that of the word which agrees best with it; words as `words.factored` finds them.
+    """A query's region is that of the word which agrees best with it; words as `codewords.factored` finds them.
 
     At 10^4 blocks they name more than centres in as many bytes, at 10^5 less (bench/first_level.py).
     """
     words = replace(factored(asked, centres, seed), beta=REGION_BETA / spread)
     agree = faiss.IndexFlatIP(len(words.threshold))
     agree.add(signs(words.generator, words.message))
-    section = ecvh.section(words, lse.bits_of(centres.shape[1]))
+    section = ecvh.section(words, bits_of(centres.shape[1]))
     return section, agree.ntotal, lambda x, n: agree.search(x @ words.directions.T - words.threshold, n)[1]
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from small import RowsOf
 
-from build_index.rows import Rows, scaled_rows
-from build_index.source import open_source
-from build_index.spool import spool
+from build_index.ingest.rows import Rows, scaled_rows
+from build_index.ingest.source import open_source
+from build_index.ingest.staging import spool
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from build_index.cli import main
-from build_index.rows import Rows
+from build_index.cli.main import main
+from build_index.ingest.rows import Rows
 from vantage.format import LrsqSection
 
 RowsOf = Callable[..., Rows]  # the fixture rows_of

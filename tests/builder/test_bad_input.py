@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from small import Ran, clustered, vantage
 
-from build_index.evaluate import open_index
+from build_index.bucket.open import open_index
 
 ROWS, DIMENSION = 240, 4  # more than are simply exact
 HINT = "mend these rows, or leave them out with --skip-bad-rows (rows count from 0)"

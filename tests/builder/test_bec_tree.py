@@ -13,18 +13,20 @@ from small import RowsOf, clustered
 from test_mlp import index_of, integers
 from test_trained import log_loss, task_of
 
-from build_index import bec_tree as module
-from build_index import words as words_module
-from build_index.bec_tree import BecTree, tree
-from build_index.fit import fitted
-from build_index.graph import neighbour_graph
-from build_index.partition import leaves, partition
-from build_index.prefixes import LEAF, Prefixes, log_probability
+from build_index.blocks.by_codeword import leaves
+from build_index.blocks.copies import soar
+from build_index.blocks.kmeans import partition
+from build_index.blocks.shape import index_section
+from build_index.hashing import bec_tree as module
+from build_index.hashing import codewords as words_module
+from build_index.hashing.bec_tree import BecTree, tree
+from build_index.hashing.codewords import Words, plain, started
+from build_index.hashing.prefixes import LEAF, Prefixes, log_probability
+from build_index.ingest.rows import Rows
+from build_index.neighbours.graph import neighbour_graph
 from build_index.routers import bec_tree, ecvh
-from build_index.rows import Rows
-from build_index.shape import index_section, probabilities
-from build_index.spill import soar
-from build_index.words import Words, plain, started
+from build_index.simulate.edge import probabilities
+from build_index.tune.fit import fitted
 from vantage.errors import DamagedError, InputError
 from vantage.format import BecTreeSection
 from vantage.search.prepare import prepare

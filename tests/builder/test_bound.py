@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from build_index.bound import calibrated_limit, random_limit
+from build_index.hashing.bound import calibrated_limit, random_limit
 from vantage.errors import InputError
 
 

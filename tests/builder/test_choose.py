@@ -12,13 +12,13 @@ import pytest
 from doubles import Built
 from small import RowsOf, clustered
 
-from build_index import choose as choosing
-from build_index import contract as contracts
-from build_index.choose import choose
-from build_index.evaluate import open_index
-from build_index.fit import Options
-from build_index.rows import Rows
-from build_index.truth import hold_out
+from build_index.bucket.open import open_index
+from build_index.ingest.rows import Rows
+from build_index.neighbours.truth import hold_out
+from build_index.tune import choose as choosing
+from build_index.tune import contract as contracts
+from build_index.tune.choose import choose
+from build_index.tune.options import Options
 from vantage.format import Contract
 
 
@@ -191,7 +191,7 @@ def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
 def test_promises_are_kept_at_every_goal(rows_of: RowsOf, how: str) -> None:
     """On the rows that they were measured on; 0.99 too, where codes alone lose more than a hundredth."""
     rows = rows_of(clustered(3000, 16, 9), "l2", scale=None)
-    with patch("build_index.choose.CODE_BITS", (3,)), patch("build_index.choose.BLOCK_ROWS", 24):
+    with patch("build_index.tune.choose.CODE_BITS", (3,)), patch("build_index.tune.choose.BLOCK_ROWS", 24):
         choice = choose(rows, 8.0, Options(0.8, 20, stop=how, fast=True), silent)
     kept, k = choice.stop.promises, choice.contract.k
     assert [p.recall for p in kept] == sorted({p.recall for p in kept})

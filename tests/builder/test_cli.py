@@ -19,8 +19,8 @@ from small import Ran, clustered, vantage
 from typer.testing import CliRunner
 
 from build_index import VectorIndex
-from build_index.cli import app
-from build_index.terminal import nbytes, size
+from build_index.cli.main import app
+from build_index.cli.terminal import nbytes, size
 from vantage.errors import InputError
 
 COMMANDS = ("build", "info", "query", "eval", "explain", "serve", "publish")
@@ -283,7 +283,7 @@ def test_a_wrong_command_line_exits_with_2(args: list[str]) -> None:
 
 
 def test_it_runs_as_a_program(made: tuple[Path, Ran]) -> None:
-    script = "from build_index.cli import main; main()"
+    script = "from build_index.cli.main import main; main()"
     ran = subprocess.run([sys.executable, "-c", script, "info", "nowhere/none"], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("vantage: there is no index 'none'")

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import clustered, vantage
 
-from build_index import words
-from build_index.treemap import HEIGHT, TOP, WIDTH, boxes
+from build_index.clusters.treemap import HEIGHT, TOP, WIDTH, boxes
+from build_index.hashing import codewords
 
 ROWS = 400
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "STEPS", 20)
+    monkeypatch.setattr(codewords, "STEPS", 20)
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ import pytest
 from doubles import Built
 from small import vantage
 
-from build_index.curve import COSTS, curve, picture, promises
-from build_index.evaluate import Queries, evaluate, open_index
-from build_index.picture import Axis, panels
+from build_index.bucket.open import open_index
+from build_index.evaluate.curve import COSTS, curve, picture, promises
+from build_index.evaluate.evaluate import evaluate
+from build_index.evaluate.picture import Axis, panels
+from build_index.ingest.queries import Queries
 from vantage.format import Contract, Point
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -10,14 +10,16 @@ from small import RowsOf, clustered
 from test_mlp import index_of, integers
 from test_trained import log_loss, task_of
 
-from build_index import words as module
-from build_index.fit import fitted
-from build_index.graph import neighbour_graph
-from build_index.partition import buckets, partition
+from build_index.blocks.by_codeword import buckets
+from build_index.blocks.copies import soar
+from build_index.blocks.kmeans import partition
+from build_index.blocks.shape import index_section
+from build_index.hashing import codewords as module
+from build_index.hashing.codewords import GOLAY, Words, code, golay, signs, started
+from build_index.neighbours.graph import neighbour_graph
 from build_index.routers import ecvh
-from build_index.shape import index_section, probabilities
-from build_index.spill import soar
-from build_index.words import GOLAY, Words, code, golay, signs, started
+from build_index.simulate.edge import probabilities
+from build_index.tune.fit import fitted
 from vantage.errors import DamagedError, InputError
 from vantage.format import EcvhSection, IndexSection
 from vantage.search.prepare import prepare

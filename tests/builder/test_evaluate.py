@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from doubles import Built
 
-from build_index.evaluate import Queries, computed_truth, evaluate, open_index, read_queries, source_rows
+from build_index.bucket.open import open_index
+from build_index.evaluate.evaluate import computed_truth, evaluate, source_rows
+from build_index.ingest.queries import Queries, read_queries
 from vantage.errors import InputError, LimitError, NotFoundError
 
 KEYS = [

@@ -19,14 +19,14 @@ from test_mlp import index_of, network, progressive
 from test_tree import grown
 from test_tree import index_of as tree_index
 
-from build_index import export
-from build_index.agreement import BATCH, HEAD, TOLERANCE, Said, agreement, by_kernels, by_node, by_python
-from build_index.evaluate import open_index
-from build_index.export import Graph, dots, router_model, routing_pages
-from build_index.lesson import Lesson
-from build_index.partition import partition
+from build_index.blocks.kmeans import partition
+from build_index.blocks.shape import index_section
+from build_index.bucket.open import open_index
+from build_index.export import router
+from build_index.export.agreement import BATCH, HEAD, TOLERANCE, Said, agreement, by_kernels, by_node, by_python
+from build_index.export.router import Graph, dots, router_model, routing_pages
 from build_index.routers import bec_tree, ecvh, lse, two_level
-from build_index.shape import index_section
+from build_index.routers.training import Lesson
 from vantage.errors import DamagedError, InputError, LimitError, VantageError
 from vantage.format import LseSection, TwoLevelSection
 from vantage.format.routers import ROUTER_SECTIONS
@@ -64,7 +64,7 @@ def bare(name: str, section: Any, about: Any) -> Any:
 
 
 def test_every_router_has_an_export() -> None:
-    assert set(ROUTER_SECTIONS.values()) <= set(export.EXPORTS)
+    assert set(ROUTER_SECTIONS.values()) <= set(router.EXPORTS)
 
 
 def test_python_says_what_the_index_says(built: Built, tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_integer_products_are_exact(dimension: int, most: int) -> None:
     types = {"i16": onnx.TensorProto.FLOAT, out: onnx.TensorProto.INT32}
     ends = [onnx.helper.make_tensor_value_info(name, kind, [None, None]) for name, kind in types.items()]
     graph = onnx.helper.make_graph(g.nodes, "dots", ends[:1], ends[1:], g.constants)
-    opset = [onnx.helper.make_opsetid("", export.OPSET)]
-    model = onnx.helper.make_model(graph, ir_version=export.IR, opset_imports=opset)
+    opset = [onnx.helper.make_opsetid("", router.OPSET)]
+    model = onnx.helper.make_model(graph, ir_version=router.IR, opset_imports=opset)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     wanted = i16.astype(np.int64) @ table.T.astype(np.int64)
     assert (session.run(None, {"i16": i16.astype(np.float32)})[0] == wanted).all()
@@ -188,7 +188,7 @@ def test_two_levels_are_refused_when_large_or_damaged(
         router_model(index, bytes([pages[0] ^ 1]) + pages[1:])
     with pytest.raises(DamagedError, match="routing.bin is missing"):
         routing_pages(tmp_path, index)
-    monkeypatch.setattr(export, "TABLE_VALUES_MAX", 1000)
+    monkeypatch.setattr(router, "TABLE_VALUES_MAX", 1000)
     with pytest.raises(LimitError, match="values in routing.bin is .*, the limit is 1000"):
         router_model(index, pages)
 
@@ -197,7 +197,7 @@ def test_refusals(words: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     name = words.bucket / "words"
     assert vantage("export-router", name, tmp_path / "no" / "r.onnx").refusal().startswith("there is no folder")
     assert vantage("export-router", tmp_path / "none", tmp_path / "r.onnx").refusal().startswith("there is no index")
-    monkeypatch.setattr(export, "EXPORTS", {})
+    monkeypatch.setattr(router, "EXPORTS", {})
     with pytest.raises(InputError, match="has no ONNX export"):
         router_model(opened(words))
     assert not list(tmp_path.iterdir())

@@ -18,11 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import clustered
 
-from build_index import VectorIndex, words
+from build_index import VectorIndex
+from build_index.bucket.open import open_index
 from build_index.codecs import CODECS
-from build_index.evaluate import open_index
-from build_index.reopen import reopen
-from build_index.write import encoder
+from build_index.hashing import codewords
+from build_index.write.index import encoder
+from build_index.write.reopen import reopen
 from vantage.errors import DamagedError, InputError, NotFoundError
 from vantage.search.query import Query
 
@@ -86,7 +87,7 @@ def test_load_and_save_change_no_byte(saved: Path, tmp_path: Path) -> None:
 
 def test_what_was_loaded_is_fitted_again_as_it_was_asked_for(tmp_path: Path) -> None:
     asked = VectorIndex(metric="l2", recall=0.7, k=K, router="ecvh", spill="none", spill_share=0.0, growth=1.1)
-    with patch.object(words, "STEPS", 20):
+    with patch.object(codewords, "STEPS", 20):
         asked.fit(ROWS)
         asked._options = replace(asked._options, model="minilm")  # as `vantage build --model` stamps it
         asked.save(tmp_path / "words")
@@ -299,7 +300,7 @@ def test_other_refusals(index: VectorIndex, saved: Path, tmp_path: Path) -> None
 
 
 def test_clusters_follow_the_rows(index: VectorIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "STEPS", 40)
+    monkeypatch.setattr(codewords, "STEPS", 40)
     labels = index.cluster(k=6)
     medoids = index.medoids(k=6)
     assert labels.shape == (600,) and medoids.sizes.tolist() == np.bincount(labels).tolist()
@@ -328,7 +329,7 @@ def test_copies_are_indexes_of_their_own(saved: Path, how: str, after: str, monk
     if after == "init":
         assert COPIES[how](VectorIndex(k=7)).get_params() == VectorIndex(k=7).get_params()
         return
-    monkeypatch.setattr(words, "STEPS", 40)
+    monkeypatch.setattr(codewords, "STEPS", 40)
     one = VectorIndex.load(saved)
     if after != "fit":
         one.search(QUERIES[:1])

@@ -11,9 +11,9 @@ import pytest
 from small import clustered, vantage
 
 from build_index import VectorIndex
-from build_index.few import FEW_ROWS
-from build_index.partition import PARTITIONS
+from build_index.blocks import PARTITIONS
 from build_index.routers import ROUTERS
+from build_index.tune.few import FEW_ROWS
 
 
 def brute(x: np.ndarray, queries: np.ndarray, metric: str) -> np.ndarray:

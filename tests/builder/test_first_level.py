@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from small import RowsOf, clustered
 
-from build_index.lesson import Lesson
-from build_index.partition import partition
+from build_index.blocks.kmeans import partition
+from build_index.blocks.shape import index_section
+from build_index.hashing.codewords import factored, signs
+from build_index.ingest.rows import Rows
 from build_index.routers import ROUTERS, lse, two_level
-from build_index.rows import Rows
-from build_index.shape import index_section, prepared, probabilities
-from build_index.words import factored, signs
+from build_index.routers.training import Lesson
+from build_index.simulate.edge import prepared, probabilities
 from vantage.errors import DamagedError
 from vantage.format import EcvhSection, IndexSection, RouterSection, TwoLevelSection
 from vantage.search.prepare import Prepared

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from small import RowsOf, clustered
 
-from build_index.graph import Graph, neighbour_graph
-from build_index.rows import Rows
-from build_index.truth import truth_of
+from build_index.ingest.rows import Rows
+from build_index.neighbours.graph import Graph, neighbour_graph
+from build_index.neighbours.truth import truth_of
 
 MEMORY = 1 << 30
 

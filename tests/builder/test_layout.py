@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from build_index import layout
-from build_index.layout import co_probes, file_order
+from build_index.blocks import order as layout
+from build_index.blocks.order import co_probes, file_order
 
 
 def planted(blocks: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from build_index import words
+from build_index.hashing import codewords
 
 TEXT = (Path(__file__).parents[2] / "docs" / "library.md").read_text()
 
 
 def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(words, "STEPS", 40)
+    monkeypatch.setattr(codewords, "STEPS", 40)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     names: dict[str, Any] = {}
     blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)

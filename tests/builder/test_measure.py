@@ -12,16 +12,17 @@ import pytest
 from doubles import Recorder
 from small import clustered
 
+from build_index.blocks.shape import index_section
 from build_index.build import Report, build
-from build_index.evaluate import source_rows
-from build_index.fit import Options
-from build_index.measure import Candidates, block_bytes, chunks, full_scan, judged, plans, price_for
-from build_index.rows import Rows, scaled_rows
-from build_index.shape import index_section, prepared, probabilities
-from build_index.source import open_source
-from build_index.spool import spool
-from build_index.stop import Held, said
-from build_index.truth import Truth, truth_of, untied
+from build_index.evaluate.evaluate import source_rows
+from build_index.ingest.rows import Rows, scaled_rows
+from build_index.ingest.source import open_source
+from build_index.ingest.staging import spool
+from build_index.neighbours.truth import Truth, truth_of, untied
+from build_index.simulate.edge import prepared, probabilities
+from build_index.simulate.measure import Candidates, block_bytes, chunks, full_scan, judged, plans, price_for
+from build_index.tune.options import Options
+from build_index.tune.promises import Held, said
 from vantage.format import Contract, Point, Promise
 from vantage.index import Index
 from vantage.read.bucket import Folder
@@ -62,7 +63,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("measure")
     np.save(folder / "rows.npy", clustered(ROWS, 24, 5))
     source = open_source([folder / "rows.npy"])
-    with patch("build_index.choose.BLOCK_ROWS", 24):
+    with patch("build_index.tune.choose.BLOCK_ROWS", 24):
         report = build(
             source, folder / "bucket" / "small", Options(0.9, K, vectors="f32"), request.param,
             say=lambda phase, share: None, tell=lambda text: None,

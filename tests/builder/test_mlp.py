@@ -13,11 +13,12 @@ import pytest
 from small import RowsOf, clustered
 from test_trained import BLOCKS, log_loss, task_of
 
-from build_index.fit import fitted
-from build_index.partition import partition
+from build_index.blocks.copies import soar
+from build_index.blocks.kmeans import partition
+from build_index.blocks.shape import index_section
 from build_index.routers import lse, mlp
-from build_index.shape import index_section, probabilities
-from build_index.spill import soar
+from build_index.simulate.edge import probabilities
+from build_index.tune.fit import fitted
 from vantage.errors import DamagedError
 from vantage.format import HEADER, SECTION, IndexSection, LseSection, MlpSection
 from vantage.format.layout import REGIONS_VERSION, ROOT_MAGIC, ROUTER, SECTION_VERSION, STOP, pack_object, unpack_object

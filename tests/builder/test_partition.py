@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from small import RowsOf, clustered
 
-from build_index.graph import Graph
-from build_index.partition import PARTITIONS, Partition, graph_partition, partition, two_level, votes
-from build_index.rows import Rows
+from build_index.blocks import PARTITIONS
+from build_index.blocks.graph_cut import graph_partition, votes
+from build_index.blocks.kmeans import partition, two_level
+from build_index.blocks.partition import Partition
+from build_index.ingest.rows import Rows
+from build_index.neighbours.graph import Graph
 
 Made = Callable[[int, int], np.ndarray]
 

@@ -18,11 +18,11 @@ from rich.table import Table
 from rich.text import Text
 from small import Ran, clustered, vantage
 
-from build_index.cli import main
-from build_index.picture import Axis, curves
+from build_index.cli.main import main
+from build_index.cli.terminal import Screen
+from build_index.clusters.treemap import treemap
+from build_index.evaluate.picture import Axis, curves
 from build_index.plain import plain, plain_lines
-from build_index.terminal import Screen
-from build_index.treemap import treemap
 
 ACTING = [
     *map(chr, range(32)), *map(chr, range(127, 160)), "\u061c", "\u200e", "\u200f", "\u2028", "\u2029",

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import clustered
 
+from build_index.bucket.open import open_index
 from build_index.build import build
-from build_index.cli import main
-from build_index.evaluate import open_index
-from build_index.fit import Options
+from build_index.cli.main import main
+from build_index.ingest.source import open_source
 from build_index.serve import ROOT
-from build_index.source import open_source
+from build_index.tune.options import Options
 from vantage.cost import Budget
 from vantage.errors import DamagedError, InputError
 from vantage.format import NORMS, norms_of, pack_norms

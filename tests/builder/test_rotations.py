@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from build_index.codecs import lrsq
-from build_index.rotations import ROTATIONS, bor, butterfly, default, hadamard
-from build_index.rotations.basis import F64
-from build_index.rotations.butterfly import Layers
+from build_index.codecs.rotations import ROTATIONS, bor, butterfly, default, hadamard
+from build_index.codecs.rotations.basis import F64
+from build_index.codecs.rotations.butterfly import Layers
 from vantage.format import TANGENT_ONE, ButterflyRotation
 from vantage.search.rotate import rotated
 

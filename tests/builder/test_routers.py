@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from small import RowsOf
 
-from build_index.partition import partition
+from build_index.blocks.kmeans import partition
+from build_index.blocks.shape import index_section
+from build_index.ingest.rows import Rows
 from build_index.routers import lse
-from build_index.routers.lse import SUBS, SubCentroids, pack_i4, section, sub_centroids
-from build_index.rows import Rows
-from build_index.shape import index_section, prepared
+from build_index.routers.lse import SUBS, SubCentroids, section, sub_centroids
+from build_index.routers.packing import pack_i4
+from build_index.simulate.edge import prepared
 from vantage import kernels
 from vantage.format import LseSection, aligned
 from vantage.search.route.lse import LseRouter

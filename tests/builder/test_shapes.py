@@ -10,13 +10,15 @@ import pytest
 from doubles import Built
 from small import RowsOf, clustered, vantage
 
+from build_index.bucket.open import open_index
 from build_index.build import build
-from build_index.evaluate import Queries, evaluate, open_index
-from build_index.fit import Options
-from build_index.rows import NORM_MAX, origin_of, tempered
-from build_index.source import open_source
-from build_index.truth import exact_scores
-from build_index.write import stored_kind
+from build_index.evaluate.evaluate import evaluate
+from build_index.ingest.queries import Queries
+from build_index.ingest.rows import NORM_MAX, origin_of, tempered
+from build_index.ingest.source import open_source
+from build_index.neighbours.exact import exact_scores
+from build_index.tune.options import Options
+from build_index.write.vectors import stored_kind
 from vantage.errors import DamagedError
 from vantage.format import PROMISED_RERANK_MAX, RERANK_MAX, Root
 from vantage.search.prepare import prepare
@@ -65,7 +67,7 @@ def test_any_shape_builds_and_keeps_its_promise(name: str, tmp_path: Path) -> No
 
 def test_a_recall_that_nothing_keeps_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the vectors of few rows were all that a query may read."""
-    monkeypatch.setattr("build_index.choose.PROMISED_RERANK_MAX", 20)
+    monkeypatch.setattr("build_index.tune.choose.PROMISED_RERANK_MAX", 20)
     x = tight(600, 16, 2, 1e-5).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     ran = vantage("build", tmp_path / "x.npy", "--out", tmp_path / "b" / "x", "--fast", "--metric", "l2", "--k", K)

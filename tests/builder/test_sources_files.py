@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from build_index.evaluate import read_queries
-from build_index.source import Source, open_source, source_metric
-from build_index.sources import parquet, sizes
-from build_index.sources.rows import Skipped
-from build_index.spool import _json_rows
+from build_index.ingest.formats import parquet, sizes
+from build_index.ingest.formats.batch import Skipped
+from build_index.ingest.queries import read_queries
+from build_index.ingest.source import Source, open_source, source_metric
+from build_index.ingest.staging import _json_rows
 from vantage.errors import InputError
 
 X = np.arange(1, 401, dtype=np.float32).reshape(100, 4)

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from build_index.evaluate import read_queries
-from build_index.source import Source, open_source, source_metric
-from build_index.spool import spool
-from build_index.write import _column, _column_field
+from build_index.ingest.queries import read_queries
+from build_index.ingest.source import Source, open_source, source_metric
+from build_index.ingest.staging import spool
+from build_index.write.vectors import _column_field, column_array
 from vantage.errors import InputError
 
 X = np.random.default_rng(3).integers(0, 100, (11, 6))
@@ -147,7 +147,7 @@ def test_json_columns_come_back_as_values(tmp_path: Path, store_schema: bool) ->
 
     saved = json_column(*texts)
     assert _column_field(pa.field("told", saved.type)).type == pa.json_()
-    again = _column([one[0] for one in found], pa.json_())
+    again = column_array([one[0] for one in found], pa.json_())
     assert [None if t is None else json.loads(t) for t in again.storage.to_pylist()] == values
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small import clustered, vantage
 
-from build_index.lint import Finding, lint
-from build_index.source import open_source
+from build_index.ingest.lint import Finding, lint
+from build_index.ingest.source import open_source
 
 
 def found(tmp_path: Path, x: np.ndarray, metric: str = "l2") -> dict[str, Finding]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from build_index import measure
-from build_index.measure import plans, spans
-from build_index.truth import hold_out
+from build_index.neighbours.truth import hold_out
+from build_index.simulate import measure
+from build_index.simulate.measure import plans, spans
 from vantage.cost import LANES, Budget
 from vantage.format import aligned
 from vantage.read.cache import STARTS_SHARD

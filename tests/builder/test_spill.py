@@ -7,10 +7,11 @@ import pytest
 from scipy.sparse import csr_matrix
 from small import RowsOf, clustered
 
-from build_index import spill
-from build_index.partition import Partition, partition, two_level
-from build_index.rows import Rows
-from build_index.spill import LAMBDA, NEAR, SPILLS, Copies, closure, misses, none, soar, tie
+from build_index.blocks import copies as spill
+from build_index.blocks.copies import LAMBDA, NEAR, SPILLS, Copies, closure, misses, none, soar, tie
+from build_index.blocks.kmeans import partition, two_level
+from build_index.blocks.partition import Partition
+from build_index.ingest.rows import Rows
 
 Read = tuple[np.ndarray, np.ndarray]
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from small import RowsOf, clustered
 
-from build_index.choose import Choice, choose
 from build_index.codecs import CODECS, ecvh, lrsq
 from build_index.codecs.planes import encode
-from build_index.contract import target_point
-from build_index.fit import Options
-from build_index.rotations import ROTATIONS, pca
-from build_index.rotations.basis import F64
+from build_index.codecs.rotations import ROTATIONS, pca
+from build_index.codecs.rotations.basis import F64
+from build_index.tune.choose import Choice, choose
+from build_index.tune.contract import target_point
+from build_index.tune.options import Options
 
 METRICS = ("cosine", "l2", "dot")
 ROWS = 420

@@ -16,18 +16,12 @@ from hypothesis import strategies as st
 from small import RowsOf, clustered
 
 from build_index import VectorIndex
-from build_index.evaluate import (
-    Queries,
-    checked_truth,
-    evaluate,
-    gathered,
-    open_index,
-    read_queries,
-    right_answers,
-    source_rows,
-)
-from build_index.measure import judged
-from build_index.truth import exact_scores, ranks, right, tied, ties, truth_of, untied
+from build_index.bucket.open import open_index
+from build_index.evaluate.evaluate import checked_truth, evaluate, gathered, right_answers, source_rows
+from build_index.ingest.queries import Queries, read_queries
+from build_index.neighbours.exact import exact_scores
+from build_index.neighbours.truth import ranks, right, tied, ties, truth_of, untied
+from build_index.simulate.measure import judged
 from vantage.errors import InputError, LimitError
 
 K = 5
@@ -173,7 +167,7 @@ def test_neighbours_that_are_no_rows(points: Built, tmp_path: Path) -> None:
 
 def test_what_is_asked_is_checked_before_the_truth_is_sought(points: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     index = open_index(points.bucket / points.name)
-    monkeypatch.setattr("build_index.evaluate.computed_truth", lambda *_: pytest.fail("sought"))
+    monkeypatch.setattr("build_index.evaluate.evaluate.computed_truth", lambda *_: pytest.fail("sought"))
     for recall, rerank in ((0.99999, 0), (-1.0, 0), (0.0, 0), (None, 3), (None, 201)):
         with pytest.raises(LimitError):
             checked_truth(points.bucket / points.name, index, Queries(points.queries, None), 10, recall, rerank)

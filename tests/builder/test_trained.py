@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from small import RowsOf, clustered
 
-from build_index.fit import Held, Options, Task, fitted
-from build_index.graph import neighbour_graph
-from build_index.lesson import Lesson, renumbered
-from build_index.partition import Partition, partition
+from build_index.blocks.copies import soar
+from build_index.blocks.kmeans import partition
+from build_index.blocks.partition import Partition
+from build_index.blocks.shape import Shape, index_section
+from build_index.ingest.rows import Rows
+from build_index.neighbours.graph import neighbour_graph
+from build_index.neighbours.truth import hold_out, truth_of
 from build_index.routers import trained
-from build_index.rows import Rows
-from build_index.shape import Shape, index_section, prepared, probabilities
-from build_index.spill import soar
-from build_index.truth import hold_out, truth_of
+from build_index.routers.training import Lesson, renumbered
+from build_index.simulate.edge import prepared, probabilities
+from build_index.tune.fit import Held, Task, fitted
+from build_index.tune.options import Options
 
 BLOCKS = 32
 

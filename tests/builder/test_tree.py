@@ -13,11 +13,12 @@ from small import RowsOf, clustered
 from test_mlp import integers
 from test_trained import BLOCKS, log_loss, task_of
 
-from build_index.fit import fitted
-from build_index.partition import partition
+from build_index.blocks.copies import soar
+from build_index.blocks.kmeans import partition
+from build_index.blocks.shape import index_section
 from build_index.routers import tree
-from build_index.shape import index_section, probabilities
-from build_index.spill import soar
+from build_index.simulate.edge import probabilities
+from build_index.tune.fit import fitted
 from vantage.errors import DamagedError
 from vantage.format import NO_CHILD, IndexSection, TreeSection
 from vantage.search.prepare import Prepared, prepare

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 from small import RowsOf, clustered
 
-from build_index.lesson import Lesson
-from build_index.partition import partition
+from build_index.blocks.kmeans import partition
+from build_index.blocks.shape import index_section
+from build_index.ingest.rows import Rows
 from build_index.routers import lse, two_level
-from build_index.rows import Rows
-from build_index.shape import index_section, page_bytes, prepared, probabilities
+from build_index.routers.training import Lesson
+from build_index.simulate.edge import page_bytes, prepared, probabilities
 from vantage.errors import DamagedError, InputError
-from vantage.format import RouterSection, TwoLevelSection
+from vantage.format import LseSection, RouterSection, TwoLevelSection
 from vantage.kernels import crc32c
 from vantage.search.prepare import Prepared
 from vantage.search.route.two_level import TwoLevelRouter
 
 BLOCKS = 64
-Case = tuple[Rows, lse.LseSection, np.ndarray, Lesson]
+Case = tuple[Rows, LseSection, np.ndarray, Lesson]
 
 
 @pytest.fixture(params=["cosine", "l2", "dot"])

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from build_index.build import build
-from build_index.fit import Options
+from build_index.ingest.source import open_source
 from build_index.serve import ROOT, Server, load, serve
-from build_index.source import open_source
+from build_index.tune.options import Options
 
 
 @pytest.fixture(scope="session")

@@ -11,16 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from build_index import words
+from build_index.blocks.copies import SPILLS
+from build_index.bucket.open import open_index
 from build_index.build import build
 from build_index.codecs import CODECS
-from build_index.evaluate import open_index
-from build_index.fit import Options
-from build_index.rotations import ROTATIONS
+from build_index.codecs.rotations import ROTATIONS
+from build_index.hashing import codewords
+from build_index.ingest.source import open_source
 from build_index.routers import ROUTERS, ecvh, mlp, trained, tree
 from build_index.serve import ROOT, Server
-from build_index.source import open_source
-from build_index.spill import SPILLS
+from build_index.tune.options import Options
 from vantage.format import MlpSection
 from vantage.http.bodies import answer_body
 from vantage.index import Index, explain
@@ -60,7 +60,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray, brief: py
     pq.write_table(
         pa.table({"id": np.arange(ROWS), "vector": pa.FixedSizeListArray.from_arrays(flat, DIMENSION)}), scratch
     )
-    for module in (ecvh, mlp, trained, tree, words):
+    for module in (ecvh, mlp, trained, tree, codewords):
         brief.setattr(module, "STEPS", 40)
     for i, way in enumerate(WAYS):
         recall = 0.4 if way.get("codec") in ("sign", "ecvh", "pq") else 0.9  # so short, they reach no more

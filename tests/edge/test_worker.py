@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from doubles import Built
 
-from build_index.evaluate import evaluate, open_index, read_queries
+from build_index.bucket.open import open_index
+from build_index.evaluate.evaluate import evaluate
+from build_index.ingest.queries import read_queries
 from build_index.serve import ROOT, Server, load, serve
 from vantage.http.bodies import answer_body
 from vantage.http.reply import Reply

@@ -13,7 +13,7 @@ from ..bounded_json import loads
 from .bounds import Bounds
 from .codecs import CODEC_SECTIONS, LrsqSection
 from .index import IndexSection
-from .layout import (  # fmt: skip
+from .layout import (
     ATTRIBUTE_NAME_BYTES_MAX,
     ATTRIBUTES_MAX,
     BLOCK_ROWS_MAX,

@@ -1,0 +1,110 @@
+"""`vantage diff`: what a generation has that another has not, by two ids.bin merged in the order of their hashes."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.errors import DamagedError
+from vantage.format import Root, id_at, id_width, shard_key
+from vantage.kernels import crc32c
+
+from ..bucket.generations import live, named
+from ..bucket.store import Place
+from .verify import id_pages
+
+NAMED = 10  # rows of each kind that are named by their ids
+KINDS = ("added", "removed", "changed")
+Say = Callable[[float], None]
+# hash u64 (n), row u32 (n), check u32 (n), by rising hash
+Entries = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
+Side = tuple[Place, str | None]  # an index, and which generation of it; the live one without
+
+
+def diff(old: Side, new: Side, say: Say = lambda share: None) -> dict[str, Any]:
+    """Rows of `new` that `old` has not, that are gone, and whose stored vector is another; and what else differs.
+
+    {"rows": {"added", "removed", "changed", "same"}, "ids": the first of each by id, "old" and "new": facts of both}.
+    Reads both roots and both ids.bin, a page of each at a time, and a block for each row that is named. Attributes are
+    not compared. Raises DamagedError where a root or a page is not what was written, StoreError as the bucket does.
+    """
+    sides = [_opened(*side) for side in (old, new)]
+    facts = [_facts(place, generation, root) for place, generation, root in sides]
+    total = sum(root.index.rows for _, _, root in sides)
+    counts = dict.fromkeys((*KINDS, "same"), 0)
+    first: dict[str, list[int]] = {kind: [] for kind in KINDS}
+    done = 0
+    for a, b in merged(*(_entries(*side) for side in sides)):
+        done += len(a[0]) + len(b[0])
+        _, at_a, at_b = np.intersect1d(a[0], b[0], assume_unique=True, return_indices=True)
+        changed = a[2][at_a] != b[2][at_b]
+        found = {
+            "added": np.delete(b[1], at_b), "removed": np.delete(a[1], at_a), "changed": b[1][at_b][changed],
+        }  # fmt: skip
+        for kind, rows in found.items():
+            counts[kind] += len(rows)
+            first[kind] += rows[: NAMED - len(first[kind])].tolist()
+        counts["same"] += len(at_a) - len(found["changed"])
+        say(done / total)
+    ids = {kind: [_id(*sides[kind != "removed"], row) for row in first[kind]] for kind in KINDS}
+    return {"rows": counts, "ids": ids, "old": facts[0], "new": facts[1]}
+
+
+def _entries(place: Place, generation: str, root: Root) -> Iterator[Entries]:
+    for hashes, rows, checks, _ in id_pages(place, root, generation):
+        yield hashes, rows, checks
+
+
+def merged(old: Iterator[Entries], new: Iterator[Entries]) -> Iterator[tuple[Entries, Entries]]:
+    """Pieces of both, in step: the next piece begins above every hash of this one, on both sides."""
+    sides = (old, new)
+    held: list[Entries | None] = [next(side, None) for side in sides]
+    empty: Entries = (np.empty(0, np.uint64), np.empty(0, np.uint32), np.empty(0, np.uint32))
+    while any(entries is not None for entries in held):
+        end = min(entries[0][-1] for entries in held if entries is not None)
+        out = [empty, empty]
+        for i, entries in enumerate(held):
+            if entries is None:
+                continue
+            cut = int(np.searchsorted(entries[0], end, "right"))
+            out[i] = (entries[0][:cut], entries[1][:cut], entries[2][:cut])
+            rest = (entries[0][cut:], entries[1][cut:], entries[2][cut:])
+            held[i] = rest if len(rest[0]) else next(sides[i], None)
+        yield out[0], out[1]
+
+
+def _opened(place: Place, generation: str | None) -> tuple[Place, str, Root]:
+    current = live(place)[0] if generation is None else named(place, generation)[0]
+    data = place.read(current.root.key, 0, current.root.size)
+    return place, current.generation, Root.unpack(data, current.root.key)
+
+
+def _facts(place: Place, generation: str, root: Root) -> dict[str, Any]:
+    index, contract = root.index, root.contract
+    _, objects, text = named(place, generation)
+    return {
+        "generation": generation, "rows": index.rows, "bytes": sum(o.size for o in objects) + len(text),
+        "dimension": index.dimension, "metric": index.metric, "vectors": index.vector_kind, "ids": index.id_kind,
+        "attributes": [a["name"] for a in root.schema["attributes"]], "blocks": index.blocks,
+        "copies": index.places - index.rows, "shards": index.shards, "router": index.router, "codec": index.codec,
+        "code_bytes": root.codec.code_bytes, "k": contract.k, "target": contract.target,
+        "promises": [p.recall for p in root.stop.promises] if root.stop else [],
+    }  # fmt: skip
+
+
+def _id(place: Place, generation: str, root: Root, row: int) -> int | str:
+    """The id of a row, from its home block."""
+    d = root.directory
+    b = bisect_right(d.first_row, row) - 1
+    key = shard_key(generation, bisect_right(d.shard_blocks, b) - 1)
+    data, label = place.read(key, d.offset[b], d.size[b]), f"{key}, block {b}"
+    if len(data) != d.size[b] or crc32c(data) != d.crc[b]:
+        raise DamagedError(f"{label}: CRC-32C differs from what root.bin says", hint="`vantage verify` tells more")
+    at = root.planes(b)
+    width = id_width(data, at, label)
+    found = id_at(data[at.ids :], width, d.rows[b], row - d.first_row[b], root.index.id_kind, label)
+    return found if isinstance(found, int) else found.decode(errors="replace")

@@ -1,0 +1,25 @@
+"""Rows -> blocks: partitions by name, copies, the order in the file. A block is an inverted list in faiss, a posting
+list in SPANN.
+
+Not here: how a query finds blocks (`routers`), and how many there are to be (`tune`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..ingest.rows import Ints, Rows
+from ..neighbours.graph import Graph
+from .by_codeword import by_bec_tree, by_ecvh
+from .graph_cut import by_graph_cut, by_votes
+from .kmeans import by_kmeans
+from .partition import Partition, Progress
+
+# By name: (rows, sample, blocks, graph, seed, progress). kmeans needs no graph, the others one of all rows, k = 50.
+PARTITIONS: dict[str, Callable[[Rows, Ints, int, Graph | None, int, Progress], Partition]] = {
+    "kmeans": by_kmeans,
+    "votes": by_votes,
+    "graph": by_graph_cut,
+    "ecvh": by_ecvh,
+    "bec-tree": by_bec_tree,
+}

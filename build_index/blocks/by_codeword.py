@@ -1,0 +1,66 @@
+"""ecvh and bec-tree: blocks are codewords, or leaves of a tree of prefixes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..hashing.bec_tree import tree
+from ..hashing.codewords import START_ROWS, code, prefix_words, started, trained
+from ..ingest.rows import Ints, Rows
+from ..neighbours.graph import Graph
+from .partition import Partition, Progress, means_of
+
+LEAF_PENALTY = 0.3  # as bec_tree.PENALTY: the router knows prefixes alone, so rows follow them more
+
+
+def buckets(
+    rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = lambda _: None
+) -> Partition:
+    """Buckets of a Golay code, or two, shortened to the largest power of two up to blocks, by trained directions.
+
+    A row goes to the codeword that agrees best with it. Codewords that no row of the sample decodes to are left out, so
+    there are fewer blocks than asked for, and no limit to their size. Raises InputError for 1 block.
+    """
+    bits = blocks.bit_length() - 1
+    start = started(
+        rows.take(sample[:: max(1, len(sample) // START_ROWS)]),
+        code(bits),
+        np.arange(1 << bits, dtype=np.uint32),
+        seed,
+    )
+    words = trained(rows, sample, graph, start, seed, lambda done: progress(0.9 * done))
+    used = np.unique(words.decoded(rows)[sample])
+    words = replace(words, message=used.astype(np.uint32))
+    home = words.decoded(rows)
+    progress(1.0)
+    return Partition(
+        means_of(rows.take(sample), home[sample], np.zeros((len(used), rows.dimension), np.float32)), home, words=words
+    )
+
+
+def leaves(
+    rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = lambda _: None
+) -> Partition:
+    """Leaves of a BEC-tree over the bits of trained vantage directions, each with rows of the sample; at most `blocks`.
+
+    Raises InputError for 1 block.
+    """
+    words = prefix_words(rows, sample, blocks, graph, seed, lambda done: progress(0.8 * done))
+    made = tree(rows, words, blocks, sample, LEAF_PENALTY, lambda done: progress(0.8 + 0.2 * done))
+    x, home = rows.take(sample), made.home
+    progress(1.0)
+    return Partition(
+        means_of(x, home[sample], np.zeros((made.leaves, rows.dimension), np.float32)), home, tree=made.prefixes()
+    )
+
+
+def by_ecvh(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: int, progress: Progress) -> Partition:
+    assert graph is not None
+    return buckets(rows, sample, blocks, graph, seed, progress)
+
+
+def by_bec_tree(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: int, progress: Progress) -> Partition:
+    assert graph is not None
+    return leaves(rows, sample, blocks, graph, seed, progress)

@@ -1,0 +1,280 @@
+"""Copies: up to two more blocks for the rows that gain most, by SOAR, closure, or the misses of training queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+from ..ingest.rows import F32, Ints, Rows
+from ..neighbours.graph import Graph
+from .partition import CHUNK_BYTES, Partition
+
+I32 = npt.NDArray[np.int32]
+
+LAMBDA = 1.5
+NEAR = 24  # blocks asked beside the home
+DOTS_ROWS = 8192  # at a time: numbers of 24 blocks each are sorted
+NEAR_REGIONS = 4  # whose blocks are asked, in a partition with regions
+KEPT = 4  # candidates kept a row
+COPIES_MAX = 2
+ROUNDS = 3
+ROUND_SHARE = 0.17  # of all rows, copied before misses are counted again: three rounds make half a copy a row
+STORAGE = 0.001  # what a copy costs where no query reads it, as the probability that one does
+SLACK = 0.1  # losses within this share of the least are equal
+
+
+@dataclass(frozen=True)
+class Copies:
+    """home i32 (N). The best blocks for a copy of each row, best first: near i32 (N, 4), -1 where there are fewer, and
+    their loss f32 (N, 4), inf there. worth f32 (N, 2): the order in which the copies into the first two are made, least
+    first.
+    """
+
+    home: I32
+    near: I32
+    loss: F32
+    worth: F32
+
+    @property
+    def block(self) -> I32:
+        """i32 (N, 2): where the row's first and second copy would lie, -1 for none."""
+        return self.near[:, :COPIES_MAX]
+
+    def order(self, most: int) -> F32:
+        """f32 (N, most): worth of the row's first copies, inf for none; a second is never before its row's first."""
+        worth = np.where(self.block[:, :most] >= 0, self.worth[:, :most], np.inf)
+        return np.maximum.accumulate(worth, 1).astype(np.float32)
+
+    def best(self, share: float) -> I32:
+        """i32 (N, E), E = ceil(share), 0 to 2: blocks of share copies a row, -1 for none.
+
+        The rows of least worth have copies, a row's second one after its first. There may be fewer than asked for.
+        """
+        block, worth = self.block[:, : ceil(share)], self.order(ceil(share)).ravel()
+        count = min(round(share * len(block)), int(np.isfinite(worth).sum()))
+        chosen = np.argsort(worth, kind="stable")[:count]
+        out = np.full(block.size, -1, np.int32)
+        out[chosen] = block.ravel()[chosen]
+        return out.reshape(block.shape)
+
+    def reordered(self, order: Ints) -> Copies:
+        """The same with block order[i] as number i."""
+        number = np.argsort(order).astype(np.int32)
+        return replace(self, home=number[self.home], near=np.where(self.near >= 0, number[self.near], np.int32(-1)))
+
+
+def none(rows: Rows, partition: Partition) -> Copies:
+    """No copies."""
+    loss = np.full((rows.count, KEPT), np.inf, np.float32)
+    return Copies(partition.home, np.full((rows.count, KEPT), -1, np.int32), loss, loss[:, :COPIES_MAX].copy())
+
+
+def soar(rows: Rows, partition: Partition) -> Copies:
+    """For each row the blocks that minimise |r'|^2 + lambda <r', r/|r|>^2 (Sun et al., arXiv 2404.00774).
+
+    Among the 24 nearest others; rows of the least loss over |r|^2 first.
+    """
+    out = none(rows, partition)
+    for part, x, ids, gap in _nearest(rows, partition):
+        r = x - partition.centres[partition.home[part]]
+        length = np.maximum(np.linalg.norm(r, axis=1), 1e-9)
+        unit = r / length[:, None]
+        along = np.einsum("ij,ij->i", x, unit)[:, None] - _dots(unit, partition.centres, ids)
+        _keep(out, part, ids, gap + LAMBDA * along**2)
+        out.worth[part] = out.loss[part, :COPIES_MAX] / length[:, None] ** 2
+    return out
+
+
+def closure(rows: Rows, partition: Partition) -> Copies:
+    """For each row the nearest other blocks, but for those behind another one (SPANN: Chen et al., arXiv 2111.08566).
+
+    A block is behind one that the row is in, or would be copied to before, if that one's rows are nearer to its centre
+    than the row is, in the mean of squares. (In the paper centres are rows; means lie so near to each other that nearly
+    all of them would be behind another.) Rows of the least ratio of squared distances, to block and home, first.
+    """
+    out, centres, spread = none(rows, partition), partition.centres, _spread(rows, partition)
+    for whole, x, ids, gaps in _nearest(rows, partition):
+        step = max(1, CHUNK_BYTES // (4 * rows.dimension * (ids.shape[1] + 1)))
+        for low in range(0, len(x), step):
+            part, each = whole[low : low + step], slice(low, low + step)
+            order = np.argsort(gaps[each], axis=1, kind="stable")
+            near, gap = np.take_along_axis(ids[each], order, 1), np.take_along_axis(gaps[each], order, 1)
+            home = partition.home[part]
+            blocks = np.concatenate([home[:, None], near], 1)
+            points = centres[blocks]
+            square = np.einsum("ijk,ijk->ij", points, points)
+            apart = square[:, :, None] + square[:, None] - 2 * points @ points.transpose(0, 2, 1)
+            apart += spread[blocks][:, None]
+            passed = np.zeros((len(part), near.shape[1] + 1), bool)
+            passed[:, 0] = True
+            for j in range(near.shape[1]):
+                passed[:, j + 1] = ((gap[:, j, None] <= apart[:, j + 1]) | ~passed).all(1)
+            _keep(out, part, near, np.where(passed[:, 1:], gap, np.inf))
+            own = ((x[each] - centres[home]) ** 2).sum(1)
+            out.worth[part] = out.loss[part, :COPIES_MAX] / np.maximum(own, 1e-18)[:, None]
+    return out
+
+
+def misses(
+    rows: Rows,
+    partition: Partition,
+    p: npt.NDArray[np.uint32] | csr_matrix,
+    near: Graph,
+    threshold: float,
+    copy: I32 | None = None,
+) -> Copies:
+    """For each row the blocks where a copy answers most training queries that miss the row, for what it costs.
+
+    p u32 (n, B), dense or sparse: probability of each block for n training queries; a query reads the blocks whose p is
+    over threshold times their rows over the mean. near i32 (n, K): its neighbours, -1 for none. copy i32 (N, E): copies
+    that are there already, and stay first.
+
+    The benefit of a copy of row j in block c is how many of the queries read c and miss j, its cost how many read c,
+    and a little for its storage. Copies for a sixth of the rows are made, blocks and misses found again, twice; then
+    all the others. Only rows that some query misses have copies.
+    """
+    blocks, count = partition.blocks, rows.count
+    place, worth = np.full((count, COPIES_MAX), -1, np.int32), np.full((count, COPIES_MAX), np.inf, np.float32)
+    if copy is not None:
+        place[:, : copy.shape[1]] = copy
+        worth[place >= 0] = 0
+    made = 0
+    for turn in range(ROUNDS):
+        held = np.concatenate([partition.home[:, None], place], 1)
+        size = np.bincount(held[held >= 0], minlength=blocks)
+        read = _read(p, threshold * size * blocks / count)
+        missed = _missed(read, near, held)
+        price = np.asarray(read.mean(0)).ravel() + STORAGE
+        block, gain = np.zeros(count, np.int32), np.zeros(count, np.float32)
+        step = max(1, CHUNK_BYTES // (4 * blocks))
+        for low in range(0, count, step):
+            part = slice(low, low + step)
+            value = (missed[part] @ read).toarray() / price  # no query that misses a row reads where it is
+            block[part] = value.argmax(1)
+            gain[part] = value.max(1)
+        gain[place[:, -1] >= 0] = 0
+        wish = np.argsort(-gain, kind="stable")[: int((gain > 0).sum())]
+        if turn < ROUNDS - 1:
+            wish = wish[: ceil(ROUND_SHARE * count)]
+        slot = (place[wish] >= 0).sum(1)
+        place[wish, slot] = block[wish]
+        worth[wish, slot] = made + 1 + np.arange(len(wish))
+        made += len(wish)
+    empty = np.full((count, KEPT - COPIES_MAX), -1, np.int32)
+    loss = np.concatenate([worth, np.full(empty.shape, np.inf, np.float32)], 1)
+    return Copies(partition.home, np.concatenate([place, empty], 1), loss, worth)
+
+
+def tie(copies: Copies, place: Ints, reads: npt.NDArray[np.float64], slack: float = SLACK) -> Copies:
+    """Chooses again among blocks whose loss is within slack of the one chosen: near the home in the file, rarely read.
+
+    place (B): where a block lies in the file, 0 to B - 1. reads (B): the probability that it is read. bench/copies.py
+    shows that this saves neither GETs nor bytes: what lies beside the home is missed with it.
+    """
+    near, loss = copies.near.copy(), copies.loss.copy()
+    each = np.arange(len(near))
+    score = np.abs(place[near] - place[copies.home][:, None]) * reads[near]
+    for e in range(COPIES_MAX):
+        fits = (near >= 0) & (loss <= (1 + slack) * loss[:, e : e + 1]) & (np.arange(KEPT) >= e)
+        best = np.where(fits, score, np.inf).argmin(1)
+        best = np.where(fits.any(1), best, e)
+        for column in (near, loss, score):
+            column[each, e], column[each, best] = column[each, best], column[each, e].copy()
+    return replace(copies, near=near, loss=loss)
+
+
+# By name. misses takes more: what training queries read, and what they look for.
+SPILLS: dict[str, Callable[..., Copies]] = {"none": none, "soar": soar, "closure": closure, "misses": misses}
+
+
+def _nearest(rows: Rows, partition: Partition) -> Iterator[tuple[Ints, F32, Ints, F32]]:
+    """(rows, x (n, d), ids (n, m) of the 24 nearest blocks but home, squared distances (n, m)) in pieces, in any order.
+
+    In a partition with regions, blocks of the 4 nearest regions to the row's are asked.
+    """
+    if partition.blocks == 1:
+        return
+    region = np.zeros(partition.blocks, np.int32) if partition.region is None else partition.region
+    asked = _regions_near(partition.centres, region)
+    most = max(map(len, asked))
+    for low, chunk in rows.chunks(max(CHUNK_BYTES // most * rows.dimension, CHUNK_BYTES * (len(asked) > 1))):
+        where = region[partition.home[low : low + len(chunk)]]
+        for r in np.unique(where):
+            mine = np.flatnonzero(where == r)
+            x, blocks = chunk[mine], asked[r]
+            centres = partition.centres[blocks]
+            close = x @ centres.T - 0.5 * np.einsum("ij,ij->i", centres, centres)
+            close[blocks == partition.home[low + mine, None]] = -np.inf
+            near = min(NEAR, len(blocks) - 1)
+            best = np.argpartition(-close, near - 1, axis=1)[:, :near]
+            gap = np.einsum("ij,ij->i", x, x)[:, None] - 2 * np.take_along_axis(close, best, 1)
+            yield low + mine, x, blocks[best], np.maximum(gap, 0)
+
+
+def _spread(rows: Rows, partition: Partition) -> F32:
+    """f32 (B): mean squared distance of a block's rows to its centre."""
+    total = np.zeros(partition.blocks)
+    for low, x in rows.chunks(CHUNK_BYTES):
+        home = partition.home[low : low + len(x)]
+        total += np.bincount(home, ((x - partition.centres[home]) ** 2).sum(1), partition.blocks)
+    out: F32 = (total / np.maximum(np.bincount(partition.home, minlength=partition.blocks), 1)).astype(np.float32)
+    return out
+
+
+def _dots(x: F32, centres: F32, ids: Ints) -> F32:
+    """(n, m): <x_i, c> of the blocks ids (n, m)."""
+    out = np.empty(ids.shape, np.float32)
+    for low in range(0, len(x), DOTS_ROWS):
+        part = slice(low, low + DOTS_ROWS)
+        some, at = np.unique(ids[part], return_inverse=True)
+        out[part] = np.take_along_axis(x[part] @ centres[some].T, at.reshape(ids[part].shape), 1)
+    return out
+
+
+def _regions_near(centres: F32, region: I32) -> list[Ints]:
+    """Of each region, the blocks of the 4 nearest, itself with them."""
+    means = np.stack([centres[region == r].mean(0) for r in range(int(region.max()) + 1)])
+    apart = ((means[:, None] - means) ** 2).sum(2)
+    first = np.argsort(apart, axis=1, kind="stable")[:, :NEAR_REGIONS]
+    return [np.flatnonzero(np.isin(region, some)) for some in first]
+
+
+def _keep(out: Copies, part: Ints, ids: Ints, loss: F32) -> None:
+    """Enters the best blocks of some rows, (n, m) with m at least 1, and their losses, inf for none."""
+    best = np.argsort(loss, axis=1, kind="stable")[:, :KEPT]
+    least = np.take_along_axis(loss, best, 1)
+    columns = slice(0, best.shape[1])
+    out.near[part, columns] = np.where(np.isfinite(least), np.take_along_axis(ids, best, 1), -1)
+    out.loss[part, columns] = least
+
+
+def _read(p: npt.NDArray[np.uint32] | csr_matrix, cut: npt.NDArray[np.float64]) -> Any:
+    """Sparse f32 (n, B): 1 where p is over the cut (B)."""
+    if isinstance(p, np.ndarray):
+        return csr_matrix(p > cut, dtype=np.float32)
+    found = p.astype(np.float32)
+    found.data = (found.data > cut[found.indices]).astype(np.float32)
+    found.eliminate_zeros()
+    return found
+
+
+def _missed(read: Any, near: Graph, held: I32) -> Any:
+    """Sparse f32 (N, n): 1 where a query does not read any block that holds (N, E) its neighbour near (n, K)."""
+    row, query = [], []
+    step = max(1, CHUNK_BYTES // max(read.shape[1], near.size // len(near) * held.shape[1]))
+    for low in range(0, len(near), step):
+        some = near[low : low + step]
+        reads = np.concatenate([read[low : low + step].toarray() > 0, np.zeros((len(some), 1), bool)], 1)
+        where = held[np.maximum(some, 0)]  # -1 is the last column
+        found = reads[np.arange(len(some))[:, None, None], where].any(2) | (some < 0)
+        i, j = np.nonzero(~found)
+        row.append(some[i, j])
+        query.append(low + i)
+    ends = np.concatenate(row), np.concatenate(query)
+    return csr_matrix((np.ones(len(ends[0]), np.float32), ends), shape=(len(held), len(near)))

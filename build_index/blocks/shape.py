@@ -1,0 +1,94 @@
+"""Everything of an index but its codes: which rows lie in which block, in what order, and how queries find them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.format import Centres, IndexSection, RouterSection, aligned
+
+from ..ingest.rows import F32, Ints, Rows
+from .partition import Partition
+
+
+def stored_centres(centres: F32, metric: str) -> tuple[Centres, F32]:
+    """(section, what it decodes to): i8 with a scale a block. Residuals go to what is stored, so nothing is lost."""
+    top = np.abs(centres).max(1)
+    scale = np.where(top > 0, top / 127, 1).astype(np.float32)
+    values = np.clip(np.rint(centres / scale[:, None]), -127, 127).astype(np.int8)
+    decoded = values.astype(np.float32) * scale[:, None]
+    padded = np.zeros((len(centres), aligned(centres.shape[1], 16)), np.int8)
+    padded[:, : centres.shape[1]] = values
+    bias = -0.5 * np.einsum("ij,ij->i", decoded, decoded) if metric == "l2" else np.zeros(len(centres))
+    section = Centres(memoryview(padded.tobytes()), memoryview(scale), memoryview(bias.astype(np.float32)))
+    return section, decoded
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Blocks in file order. copy i32 (N, E): blocks of the row's copies, -1 for none. centres: as stored, decoded."""
+
+    partition: Partition
+    copy: npt.NDArray[np.int32]
+    router: str
+    section: RouterSection
+    centre_section: Centres
+    centres: F32
+
+    @property
+    def blocks(self) -> int:
+        return self.partition.blocks
+
+    def members(self) -> list[Ints]:
+        """Source rows of each block: home rows, then copies, each by rising number."""
+        home_order, home_ends = _grouped(self.partition.home, np.arange(len(self.partition.home)), self.blocks)
+        row, column = np.nonzero(self.copy >= 0)
+        copy_order, copy_ends = _grouped(self.copy[row, column], row, self.blocks)
+        return [
+            np.concatenate([home_order[home_ends[b] : home_ends[b + 1]], copy_order[copy_ends[b] : copy_ends[b + 1]]])
+            for b in range(self.blocks)
+        ]
+
+    @property
+    def copies(self) -> int:
+        return int((self.copy >= 0).sum())
+
+    def sizes(self) -> Ints:
+        """Rows in each block, copies included."""
+        return np.bincount(self.partition.home, minlength=self.blocks) + np.bincount(
+            self.copy[self.copy >= 0], minlength=self.blocks
+        )
+
+    def holds(self, rows: npt.NDArray[np.int32], read: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """bool (Q, k): whether a block that holds rows (Q, k) is read; read bool (Q, B)."""
+        each = np.arange(len(rows))[:, None]
+        found = read[each, self.partition.home[rows]]
+        for copy in self.copy.T:
+            found |= (copy[rows] >= 0) & read[each, copy[rows]]
+        out: npt.NDArray[np.bool_] = found & (rows >= 0)
+        return out
+
+
+def _grouped(block: npt.NDArray[np.int32], rows: Ints, blocks: int) -> tuple[Ints, Ints]:
+    """(rows by block, each by rising number; where each block's begin)."""
+    order = np.lexsort((rows, block))
+    return rows[order], np.concatenate([[0], np.cumsum(np.bincount(block, minlength=blocks))])
+
+
+def index_section(
+    rows: Rows,
+    blocks: int,
+    places: int,
+    router: str = "lse",
+    shards: int = 1,
+    vector_kind: str = "f32",
+    codec: str = "lrsq",
+    by_row: bool = False,
+) -> IndexSection:
+    """The index section of an index of these rows."""
+    return IndexSection(
+        rows.metric, rows.dimension, rows.count, blocks, shards, rows.spool.id_kind, vector_kind, codec, router,
+        rows.scale, places, by_row, memoryview(rows.origin),
+    )  # fmt: skip

@@ -1,0 +1,372 @@
+"""Generations of a published index: publish, list, roll back, delete, verify; CURRENT moves last, on condition."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vantage.bounded_json import loads
+from vantage.errors import DamagedError, InputError, NotFoundError, StoreError
+from vantage.format import Current, ObjectName, Root, TwoLevelSection, part_key, shard_key
+from vantage.read.reader import CURRENT_BYTES_MAX
+
+from .names import GENERATION, MARK, check_objects
+from .store import ConflictError, FolderPlace, Place, Stored, beside
+
+UPLOADS = 4  # at a time
+MANIFEST_DEPTH_MAX, MANIFEST_PARTS_MAX = 32, 1 << 20
+MARK_S = 3600.0  # a gc that has not ended by then has died
+Say = Callable[[float], None]
+
+
+def manifest_objects(data: bytes, generation: str) -> list[ObjectName]:
+    """What a manifest names. Raises DamagedError where it is not the one that the generation is named after, or names
+    anything but the objects of this generation.
+    """
+    try:
+        manifest = loads(data, MANIFEST_DEPTH_MAX, MANIFEST_PARTS_MAX, finite=False)
+        found = [ObjectName(o["key"], o["size"], o["sha256"]) for o in manifest.pop("objects")]
+        named = {o.key.removeprefix(f"{generation}/"): (o.size, o.sha256) for o in found}
+        del manifest["generation"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        found, named, manifest = [], {}, None
+    if hashlib.sha256(json.dumps([named, manifest]).encode()).hexdigest()[:16] != generation:
+        raise DamagedError(f"{generation}/manifest.json: is not what the builder wrote", hint="publish it again")
+    check_objects(found, generation)
+    return found
+
+
+def _current(place: Place) -> tuple[Current | None, str | None, dict[str, Any]]:
+    found = place.get("CURRENT", CURRENT_BYTES_MAX)
+    if found is None:
+        return None, None, {}
+    return Current.unpack(found[0], "CURRENT"), found[1], json.loads(found[0])
+
+
+def live(place: Place) -> tuple[Current, str | None, dict[str, Any]]:
+    current, etag, members = _current(place)
+    if current is None:
+        raise NotFoundError("there is no index here: no CURRENT", hint="check the address")
+    return current, etag, members
+
+
+def whole(source: Path) -> tuple[Current, list[ObjectName], bytes]:
+    """The live generation of a folder, its objects and its manifest, once all of them are there in their sizes.
+
+    Raises DamagedError where one is not, is a link, or has a name that the format does not know.
+    """
+    home = FolderPlace(source)
+    current, _, _ = live(home)
+    text = home.get(current.manifest.key)
+    if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:
+        raise DamagedError(f"{source / current.manifest.key}: is not what CURRENT says", hint="build the index again")
+    objects = manifest_objects(text[0], current.generation)
+    for o in objects:
+        with home.open(o.key) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size != o.size:
+            raise DamagedError(f"{source / o.key}: {size} bytes, wants {o.size}", hint="build the index again")
+    if bad := unlike(home, current, objects):
+        raise DamagedError(f"{source}: {bad[0]}", hint="build the index again")
+    return current, objects, text[0]
+
+
+def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[str, Any]:
+    """Puts the live generation of the folder `source` into a bucket and makes it live there.
+
+    Objects that are there with the same size and SHA-256 are kept, so that a publish that was interrupted goes on.
+    Raises InputError where an object of the generation is there with other bytes, ConflictError where another
+    publisher came first, StoreError where the bucket fails: CURRENT then names what it named before. A folder into
+    which a build is writing takes no publish, rollback or gc: InputError.
+    """
+    current, objects, text = whole(source)  # before the first byte moves
+    with beside(place, make=True):
+        return _publish(FolderPlace(source), current, objects, text, place, say)
+
+
+def _publish(
+    home: FolderPlace, current: Current, objects: list[ObjectName], text: bytes, place: Place, say: Say
+) -> dict[str, Any]:
+    unmarked(place, current.generation)
+    before, etag, _ = _current(place)
+    total, done, written = sum(o.size for o in objects), 0, 0
+
+    def send(o: ObjectName) -> int:
+        wanted = (o.size, o.sha256)
+        found = place.stated(o.key)
+        if found == wanted:
+            return 0
+        if found is not None:
+            raise InputError(
+                f"{o.key} is in the bucket with other bytes ({found[0]}, not {o.size}, or another SHA-256)",
+                hint="`vantage verify` tells what is damaged; delete that object, or publish under another name",
+            )
+        try:
+            with home.open(o.key) as file:
+                place.upload(o.key, file, o.sha256)
+        except StoreError:  # the answer may be lost, not the object
+            if place.digest(o.key) != wanted:
+                raise
+            return o.size
+        if place.digest(o.key) != wanted:
+            raise DamagedError(f"{o.key}: what came into the bucket is not what was sent", hint="publish it again")
+        return o.size
+
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        try:
+            for o, sent in zip(objects, pool.map(send, objects), strict=True):
+                done, written = done + o.size, written + sent
+                say(done / total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    seal(place, current, text)
+    swapped = before is None or before.generation != current.generation
+    if swapped:
+        _swap(place, current, before, etag)
+    else:
+        now = live(place)[0].generation
+        if now != current.generation:
+            raise _outrun(now, current.generation)
+    return {"generation": current.generation, "previous": before.generation if before else None,
+            "objects": len(objects) + 1, "bytes": total + len(text), "written_bytes": written,
+            "swapped": swapped}  # fmt: skip
+
+
+def unmarked(place: Place, generation: str) -> None:
+    """Raises ConflictError for a generation that a gc is deleting."""
+    if any(found.key.startswith(f"{generation}/{MARK}") for found in place.list(generation)):
+        raise ConflictError(
+            f"`vantage gc` is deleting {generation}",
+            hint="let it end; where it broke off, run it again after an hour; then publish the index again",
+        )
+
+
+def seal(place: Place, current: Current, text: bytes) -> None:
+    """Writes the manifest, again where it is there: that makes the generation young, which keeps gc away from it.
+
+    Raises ConflictError beside a gc that came first, DamagedError where an object is gone.
+    """
+    unmarked(place, current.generation)  # before it is young, or no later gc could end what one has begun
+    try:
+        place.put(current.manifest.key, text)
+    except StoreError:  # maybe in vain: the one that is there may be as old as ever
+        place.put(current.manifest.key, text)
+    unmarked(place, current.generation)
+    missing = [o.key for o in manifest_objects(text, current.generation) if place.stated(o.key) != (o.size, o.sha256)]
+    if missing:
+        raise DamagedError(f"{missing[0]}: went away or changed meanwhile", hint="publish the index again")
+
+
+def pointer(new: Current, told: dict[str, Any]) -> bytes:
+    """CURRENT, and what it says beside: `previous`, the generation that it replaces, and when it was `published`."""
+    return json.dumps(json.loads(new.pack()) | told, indent=1).encode() + b"\n"
+
+
+def _outrun(now: str, wanted: str) -> ConflictError:
+    return ConflictError(
+        f"another publisher made {now} live while {wanted} was on its way; {now} stays",
+        hint="run it again if yours should be live",
+    )
+
+
+def _swap(place: Place, new: Current, old: Current | None, etag: str | None) -> None:
+    """Replaces CURRENT where it is what was read; a lost answer is resolved by reading back."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    data = pointer(new, {"previous": old.generation if old else None, "published": now})
+    for last in (False, True):
+        try:
+            place.swap("CURRENT", data, etag)
+            return
+        except StoreError as error:
+            found, changed, _ = _current(place)
+            if found is not None and found.generation == new.generation:
+                return
+            if changed != etag:
+                raise _outrun(found.generation if found else "none", new.generation) from error
+            if last:
+                raise
+
+
+def _grouped(place: Place) -> dict[str, list[Stored]]:
+    """By generation: what has a name that the format knows."""
+    out: dict[str, list[Stored]] = {}
+    for found in place.list():
+        name, _, rest = found.key.partition("/")
+        if rest:
+            out.setdefault(name, []).append(found)
+    return out
+
+
+def generations(place: Place) -> list[dict[str, Any]]:
+    """Every generation in the bucket, newest first; `whole` by names and sizes, which `verify` checks to the byte."""
+    current, _, _ = _current(place)
+    out, found = [], _grouped(place)
+    if current is None and not found:
+        live(place)  # says so
+    for name, stored in found.items():
+        if all(s.key.startswith(f"{name}/{MARK}") for s in stored):  # of a gc that died
+            continue
+        sizes = {s.key: s.size for s in stored}
+        told, entire = dict[str, Any](), False
+        with suppress(DamagedError):
+            text = place.get(f"{name}/manifest.json")
+            objects = manifest_objects(text[0], name) if text else []
+            told = json.loads(text[0]) if text else {}
+            entire = bool(objects) and all(sizes.get(o.key) == o.size for o in objects)
+        out.append(
+            {"generation": name, "live": current is not None and current.generation == name, "whole": entire,
+             "bytes": sum(sizes.values()), "written": max(s.modified for s in stored), "rows": told.get("rows"),
+             "contract": told.get("contract")}
+        )  # fmt: skip
+    return sorted(out, key=lambda g: (g["written"], g["generation"]), reverse=True)
+
+
+def named(place: Place, generation: str) -> tuple[Current, list[ObjectName], bytes]:
+    """What CURRENT would be with this generation live; its objects; its manifest. NotFoundError without a manifest."""
+    found = place.get(f"{generation}/manifest.json") if GENERATION.fullmatch(generation) else None
+    if found is None:
+        raise NotFoundError(f"there is no whole generation {generation}", hint="`vantage generations` lists them")
+    objects = manifest_objects(found[0], generation)
+    root = next((o for o in objects if o.key == f"{generation}/root.bin"), None)
+    if root is None:
+        raise DamagedError(f"{generation}/manifest.json: names no root.bin", hint="publish it again")
+    manifest = ObjectName(f"{generation}/manifest.json", len(found[0]), hashlib.sha256(found[0]).hexdigest())
+    return Current(generation, root, manifest), objects, found[0]
+
+
+def rollback(place: Place, generation: str | None = None) -> dict[str, Any]:
+    """Makes a generation live again, the one before by default, once each of its objects was read and is whole.
+
+    Raises InputError where none can be named, DamagedError where it is not whole, ConflictError as publish.
+    """
+    with beside(place):
+        return _rollback(place, generation)
+
+
+def _rollback(place: Place, generation: str | None) -> dict[str, Any]:
+    current, etag, members = live(place)
+    wanted = generation or members.get("previous")
+    if not isinstance(wanted, str) or not GENERATION.fullmatch(wanted):
+        if generation is not None:
+            raise InputError(f"{generation!r} is not a generation", hint="name one of `vantage generations`")
+        raise InputError("which generation was live before is not known", hint="name one of `vantage generations`")
+    if wanted == current.generation:
+        return {"generation": wanted, "previous": members.get("previous"), "swapped": False}
+    new, objects, text = named(place, wanted)
+    bad = [o.key for o in objects if place.digest(o.key) != (o.size, o.sha256)]
+    if bad:
+        raise DamagedError(f"{bad[0]}: is missing or not what was written", hint="name another, or publish it again")
+    if bad := unlike(place, new, objects):
+        raise DamagedError(bad[0], hint="name another, or publish it again")
+    seal(place, new, text)
+    _swap(place, new, current, etag)
+    return {"generation": wanted, "previous": current.generation, "swapped": True}
+
+
+def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, Any]:
+    """Deletes generations, and what interrupted publishes left, whose newest object is older than so many seconds.
+
+    Never the live one, nor the one that it would roll back to. A mark of this run comes first, then a second look:
+    whoever makes a generation live writes its manifest anew and then looks for marks (`seal`), so one of the two sees
+    the other. The manifest goes next: what is left of a generation then cannot be rolled back to, and the next run
+    deletes it. Marks of other runs stay, until they are so old that their run must have died.
+    """
+    with beside(place):
+        return _gc(place, older_than, dry_run)
+
+
+def _gc(place: Place, older_than: float, dry_run: bool) -> dict[str, Any]:
+    live(place)
+    deleted, freed, run = [], 0, MARK + secrets.token_hex(8)
+    for name, seen in sorted(_grouped(place).items()):
+        mark, stored = f"{name}/{run}", _garbage(place, name, older_than)
+        if not dry_run:
+            for s in seen:
+                if s.key.startswith(f"{name}/{MARK}") and time.time() - s.modified > MARK_S:
+                    place.delete(s.key)
+            if stored:
+                place.put(mark, b"")
+                stored = _garbage(place, name, older_than)
+                if not stored:
+                    place.delete(mark)
+        if not stored:
+            continue
+        deleted.append(name)
+        freed += sum(s.size for s in stored)
+        if dry_run:
+            continue
+        for s in sorted(stored, key=lambda s: s.key != f"{name}/manifest.json"):
+            place.delete(s.key)
+        place.delete(mark)
+    return {"deleted": deleted, "bytes": freed, "dry_run": dry_run}
+
+
+def _garbage(place: Place, name: str, older_than: float) -> list[Stored]:
+    """All objects of a generation that may go, as they are now, but for marks; none of one that may not."""
+    stored = [s for s in place.list(name) if not s.key.startswith(f"{name}/{MARK}")]
+    current, _, members = live(place)
+    young = any(time.time() - s.modified < older_than for s in stored)
+    return [] if young or name in (current.generation, members.get("previous")) else stored
+
+
+def unlike(place: Place, current: Current, objects: list[ObjectName]) -> list[str]:
+    """What root.bin counts on and the manifest does not name, or not in that size; a sentence each."""
+    generation, sizes = current.generation, {o.key: o.size for o in objects}
+    try:
+        root = Root.unpack(place.read(current.root.key, 0, current.root.size), current.root.key)
+    except DamagedError as error:
+        return [error.message]
+    wanted = {shard_key(generation, i): size for i, size in enumerate(root.objects.shards)}
+    wanted |= {part_key(generation, i): size for i, size in enumerate(root.objects.parts)}
+    wanted[f"{generation}/ids.bin"] = root.objects.ids
+    if isinstance(root.router, TwoLevelSection):
+        wanted[f"{generation}/routing.bin"] = root.router.nbytes
+    return [
+        f"{key}: root.bin counts on {size} bytes, the manifest names {sizes.get(key, 'no such object')}"
+        for key, size in wanted.items()
+        if sizes.get(key) != size
+    ] + [f"{key}: root.bin knows no such object" for key in sizes if key not in wanted and key != current.root.key]
+
+
+def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
+    """Reads every object of the live generation and compares size and SHA-256; `damage` is a list of sentences."""
+    current, _, _ = live(place)
+    damage: list[str] = []
+    try:
+        text = place.get(current.manifest.key)
+        if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:
+            raise DamagedError(f"{current.manifest.key}: is missing or not what CURRENT says")
+        objects = manifest_objects(text[0], current.generation)
+    except DamagedError as error:
+        return {"generation": current.generation, "objects": 1, "bytes": 0, "damage": [error.message]}
+    if current.root not in objects:
+        damage.append(f"{current.root.key}: CURRENT and the manifest name different ones")
+    total, done = sum(o.size for o in objects), 0
+    for o in objects:
+        try:
+            found = place.digest(o.key)
+        except DamagedError as error:
+            damage.append(error.message)
+            continue
+        if found is None:
+            damage.append(f"{o.key}: is missing")
+        elif found[0] != o.size:
+            damage.append(f"{o.key}: {found[0]} bytes, wants {o.size}")
+        elif found[1] != o.sha256:
+            damage.append(f"{o.key}: SHA-256 differs")
+        done += o.size
+        say(done / total)
+    if current.root in objects and not any(d.startswith(current.root.key) for d in damage):
+        damage += unlike(place, current, objects)
+    return {"generation": current.generation, "objects": len(objects) + 1, "bytes": total + len(text[0]),
+            "damage": damage}  # fmt: skip

@@ -1,0 +1,23 @@
+"""A published index, opened as the edge opens it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from vantage.index import Index
+from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.receipt import Receipt
+
+from .store import Remote, StorePlace, local, place
+
+
+def open_index(path: Path | str, cache_bytes: int = 0) -> Index:
+    """Opens an index: bucket/name in a folder, s3://bucket/name or r2://bucket/name.
+
+    Raises NotFoundError, DamagedError when it does not hold together, or StoreError when a bucket fails.
+    """
+    where, name = place(str(path)), local(path).name
+    bucket = Remote(where, name) if isinstance(where, StorePlace) else Folder(local(path).parent)
+    return asyncio.run(Index.open(bucket, name, Cache(cache_bytes), Receipt()))

@@ -1,0 +1,193 @@
+"""`vantage publish`, `generations`, `rollback`, `gc`, `verify` and `diff`: parse, call, print."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from vantage.errors import InputError
+
+from ..audit.diff import KINDS, diff
+from ..audit.verify import verify_deep
+from ..bucket import generations as g
+from ..bucket.open import open_index
+from ..bucket.store import place
+from ..plain import plain
+from .terminal import Address, Bucket, Json, State, err, folder, out, print_json, progress, size
+
+
+def publish_command(
+    index: Bucket,
+    target: Annotated[
+        str | None, typer.Argument(help="Where to; the local bucket of `vantage serve` by default.")
+    ] = None,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Copy an index into a bucket and make it live there, CURRENT last; run it again where it was interrupted.
+
+    Example: vantage publish bucket/wordnet r2://bucket/wordnet
+    """
+    path = folder(index)
+    opened = open_index(path)  # refuses to publish what does not open
+    if target is None:
+        from .. import serve as host
+
+        g.whole(path)
+        counts = host.load(path.parent, state or host.STATE, only=path.name)
+        if as_json:
+            print_json(counts)
+            return
+        out.print(
+            f"{plain(index)}: {counts['written']} objects written ({size(counts['bytes'])}), "
+            f"{counts['kept']} already there",
+            highlight=False,
+        )
+        return
+    with progress(opened.root.index.rows, "rows") as say:
+        report = g.publish(path, place(target), lambda share: say("publish", share))
+    if as_json:
+        print_json(report)
+        return
+    was = f", before it {report['previous']}" if report["swapped"] and report["previous"] else ""
+    out.print(
+        f"{plain(target)}: generation {report['generation']} is live{was}; {report['objects']} objects, "
+        f"{size(report['bytes'])}, of which {size(report['written_bytes'])} were sent",
+        highlight=False,
+    )
+
+
+def generations_command(index: Address, as_json: Json = False) -> None:
+    """List the generations in a bucket, newest first.
+
+    Example: vantage generations r2://bucket/wordnet
+    """
+    found = g.generations(place(index))
+    if as_json:
+        print_json(found)
+        return
+    table = Table("generation", "", "rows", "size", "written (UTC)", title=plain(index), title_justify="left")
+    for one in found:
+        mark = ("live" if one["live"] else "") if one["whole"] else "partial" + (", live" if one["live"] else "")
+        written = datetime.fromtimestamp(one["written"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+        rows = f"{one['rows']:,}" if isinstance(one["rows"], int) else ""
+        table.add_row(one["generation"], mark, rows, size(one["bytes"]), written)
+    out.print(table)
+
+
+def rollback_command(
+    index: Address,
+    generation: Annotated[str | None, typer.Argument(help="The one before, when not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an earlier generation live again, once all of it was read and is whole.
+
+    Example: vantage rollback r2://bucket/wordnet
+    """
+    report = g.rollback(place(index), generation)
+    if as_json:
+        print_json(report)
+        return
+    was = f"; {report['previous']} stays in the bucket" if report["swapped"] else " already"
+    out.print(f"{plain(index)}: generation {report['generation']} is live{was}", highlight=False)
+
+
+def gc_command(
+    index: Address,
+    older_than: Annotated[str, typer.Option(help="Age of what may go: 7d, 12h, 30m.")] = "7d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, delete nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete old generations, but for the live one and the one before it, and what broken publishes left.
+
+    Example: vantage gc r2://bucket/wordnet --older-than 7d
+    """
+    report = g.gc(place(index), _seconds(older_than), dry_run=dry_run)
+    if as_json:
+        print_json(report)
+        return
+    verb = "would delete" if dry_run else "deleted"
+    names = ", ".join(report["deleted"]) or "nothing"
+    out.print(f"{plain(index)}: {verb} {names} ({size(report['bytes'])})", highlight=False)
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+)([dhms])", text.strip())
+    if match is None:
+        raise InputError(f"{text!r} is not an age", hint="write 7d, 12h, 30m or 0s")
+    return int(match[1]) * {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}[match[2]]
+
+
+def verify_command(
+    index: Address,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every block, and hold ids, vectors and codes against each other.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every object of the live generation and compare it with the manifest; exit status 1 for damage.
+
+    Example: vantage verify r2://bucket/wordnet --deep
+    """
+    where = place(index)
+    with progress(1, "indexes") as say:
+        report = g.verify(where, lambda share: say("verify", share))
+        report["damages"] = len(report["damage"])
+        if deep and not report["damage"]:  # decoding tells nothing of objects that are not those that were written
+            report |= verify_deep(where, lambda share: say("decode", share))
+    if as_json:
+        print_json(report)
+    else:
+        for sentence in report["damage"]:
+            err.print(f"damaged: {plain(sentence)}", highlight=False)
+        state = f"{report['damages']} damaged" if report["damage"] else "whole"
+        if "codes" in report:
+            state += (
+                f"; {report['rows']:,} rows in {report['blocks']:,} blocks decoded, {report['codes']:,} codes compared"
+            )
+        out.print(
+            f"{plain(index)}: generation {report['generation']}, {report['objects']} objects, "
+            f"{size(report['bytes'])}: {state}",
+            highlight=False,
+        )
+    if report["damage"]:
+        raise typer.Exit(1)
+
+
+def diff_command(
+    index: Address,
+    other: Annotated[str, typer.Argument(help="Another index; or a generation of the first, with a second one.")],
+    second: Annotated[str | None, typer.Argument(help="A generation: INDEX OLD NEW.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what changed between two indexes, or between two generations of one.
+
+    Example: vantage diff r2://bucket/wordnet bucket/wordnet
+    """
+    where = place(index)
+    old, new = ((where, None), (place(other), None)) if second is None else ((where, other), (where, second))
+    with progress(1, "indexes") as say:
+        found = diff(old, new, lambda share: say("compare", share))
+    if as_json:
+        print_json(found)
+        return
+    counts = found["rows"]
+    out.print(
+        f"{counts['added']:,} rows added, {counts['removed']:,} removed, {counts['changed']:,} with another vector, "
+        f"{counts['same']:,} the same",
+        highlight=False,
+    )
+    for kind in KINDS:
+        if found["ids"][kind]:
+            more = " ..." if counts[kind] > len(found["ids"][kind]) else ""
+            out.print(f"{kind}: {', '.join(plain(str(i)) for i in found['ids'][kind])}{more}", highlight=False)
+    table = Table("", "old", "new")
+    for name, was in found["old"].items():
+        now = found["new"][name]
+        if was != now:
+            table.add_row(name, *(size(v) if name == "bytes" else plain(str(v)) for v in (was, now)))
+    out.print(table if table.row_count else "nothing else differs")

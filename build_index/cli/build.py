@@ -1,0 +1,131 @@
+"""The command that makes an index: build."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from ..blocks import PARTITIONS
+from ..bucket.generations import publish
+from ..bucket.store import place
+from ..build import build
+from ..codecs import CODECS
+from ..codecs.rotations import ROTATIONS
+from ..ingest.source import Source, open_source, source_metric
+from ..plain import plain
+from ..routers import ROUTERS
+from ..tune.options import Options
+from .report import show_report
+from .terminal import Json, err, folder, nbytes, print_json, progress, size
+
+
+def build_command(
+    source: Annotated[list[str], typer.Argument(help="Files of one kind, folders of them, s3:// or r2:// URLs.")],
+    to: Annotated[
+        str, typer.Option("--out", help="The index to make: bucket/name, s3://bucket/name or r2://bucket/name.")
+    ],
+    recall: Annotated[float, typer.Option(help="Mean recall@k to promise.")] = 0.95,
+    k: Annotated[int, typer.Option(help="The k of the promise.")] = 100,
+    metric: Annotated[str | None, typer.Option(help="cosine, l2 or dot; cosine where the source names none.")] = None,
+    vector_column: Annotated[str, typer.Option(help="Column of vectors, or dataset of HDF5.")] = "vector",
+    id_column: Annotated[str, typer.Option(help="Column of ids; row numbers when there is none.")] = "id",
+    attributes: Annotated[str | None, typer.Option(help="Columns to keep, a,b,c; all by default, '' for none.")] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out, and count, rows that an index cannot hold.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="All random choices follow from it.")] = 0,
+    memory_budget: Annotated[str, typer.Option(help="Most memory the build may use.")] = "2GiB",
+    cache: Annotated[
+        str, typer.Option(help="Cache of the Worker that an index is made to fit, where it can.")
+    ] = "40MiB",
+    vectors: Annotated[
+        str | None,
+        typer.Option(help="How f32 vectors are kept for exact scores: f16 or f32.", show_default="by measuring"),
+    ] = None,
+    partition: Annotated[
+        str | None, typer.Option(help=f"{', '.join(PARTITIONS)}; chosen by measuring when not given.")
+    ] = None,
+    router: Annotated[str | None, typer.Option(help=f"{', '.join(ROUTERS)}; chosen when not given.")] = None,
+    spill: Annotated[str | None, typer.Option(help="none, soar, closure or misses: how rows are copied.")] = None,
+    spill_share: Annotated[float | None, typer.Option(help="Copies a row, 0 to 2; chosen when not given.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Train no router.")] = False,
+    stop: Annotated[
+        str, typer.Option(help="fixed, or calibrated: queries that estimate a low recall read a second wave.")
+    ] = "fixed",
+    codec: Annotated[str, typer.Option(help=f"{', '.join(CODECS)}: how rows are shortened for the scan.")] = "lrsq",
+    rotation: Annotated[
+        str | None, typer.Option(help=f"Axes of the codes: {', '.join(ROTATIONS)}; without it, what the codec wants.")
+    ] = None,
+    error_norms: Annotated[
+        bool, typer.Option("--error-norms", help="Keep what `query --exact` proves its answers by, a byte a row.")
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="What made the vectors; queries that name another fail.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Build an index from vectors.
+
+    Example: vantage build vectors.parquet --out bucket/docs --recall 0.95
+    """
+    names = None if attributes is None else [a for a in attributes.split(",") if a]
+    opened = open_source(
+        source, vector_column=vector_column, id_column=id_column, attributes=names, skip_bad_rows=skip_bad_rows
+    )
+    metric = source_metric(opened, metric)
+    options = Options(
+        recall,
+        k,
+        seed,
+        nbytes(cache),
+        nbytes(memory_budget),
+        partition,
+        router,
+        spill,
+        spill_share,
+        fast,
+        stop,
+        codec,
+        rotation,
+        error_norms,
+        model,
+        vectors,
+    )
+    started = time.monotonic()
+    target = place(to) if "://" in to else None  # refused before the work
+    _show_plan(opened, options, metric, to)
+    with ExitStack() as stack:
+        home = folder(to) if target is None else Path(stack.enter_context(TemporaryDirectory())) / PurePath(to).name
+        say = stack.enter_context(progress(opened.rows, "rows"))
+        report = build(
+            opened,
+            home,
+            options,
+            metric,
+            say=say,
+            tell=lambda text: err.print(f"note: {plain(text)}"),
+            skip_bad_rows=skip_bad_rows,
+        )
+        if target is not None:
+            publish(home, target, lambda share: say("publish", share))
+    seconds = time.monotonic() - started
+    if as_json:
+        print_json(report.as_dict() | {"index": to, "seconds": round(seconds, 1)})
+    else:
+        show_report(report, seconds, to)
+
+
+def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
+    for note in source.notes:
+        err.print(f"note: {plain(note)}", highlight=False)
+    raw = source.rows * source.dimension * {"f32": 4, "f16": 2}.get(source.kind, 1)
+    err.print(
+        f"{source.rows:,} rows of {source.dimension} {source.kind} ({size(raw)}), {metric}, ids {source.id_kind}, "
+        f"{len(source.attributes)} attributes -> {plain(to)}\n"
+        f"recall@{options.k} {options.recall}, about {size(1.9 * raw)} of scratch and index, memory within "
+        f"{size(options.memory_bytes)}: read, find exact neighbours, measure candidates, write",
+        highlight=False,
+    )

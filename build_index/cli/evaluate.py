@@ -1,0 +1,125 @@
+"""The commands that measure an index or take it elsewhere: eval with its curve, and export-router."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from vantage.errors import InputError
+
+from ..evaluate.curve import CURVE_QUERIES, picture
+from ..evaluate.curve import curve as measure_curve
+from ..evaluate.evaluate import evaluate
+from ..ingest.queries import read_queries
+from ..plain import plain
+from .terminal import Address, Bucket, Json, folder, nbytes, out, print_json, progress, size, writable
+
+
+def eval_command(
+    index: Address,
+    queries: Annotated[Path, typer.Option(help="A source of queries: .parquet, .npy, .fvecs, .hdf5 (its test).")],
+    k: Annotated[int | None, typer.Option(help="recall@k; the contract's k by default.")] = None,
+    cache: Annotated[str, typer.Option(help="Cache of planes beyond the root; 0 for none.")] = "0",
+    warm: Annotated[bool, typer.Option(help="Make a first pass that does not count.")] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(help=f"So many queries, evenly spread over the file; all, or {CURVE_QUERIES} with --curve."),
+    ] = None,
+    recall: Annotated[float | None, typer.Option(help="Recall asked of each query.")] = None,
+    rerank: Annotated[int, typer.Option(help="Full vectors read a query for exact scores.")] = 0,
+    curve: Annotated[bool, typer.Option("--curve", help="At every promise of the contract, not one.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="With --curve: a picture of it, to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure recall and cost on queries of your own.
+
+    Example: vantage eval bucket/wordnet --queries queries.parquet --k 100 --cache 0
+    """
+    if curve:
+        if recall is not None:
+            raise InputError("--curve asks at every promise", hint="leave --recall out")
+        _curve(index, queries, k, nbytes(cache), warm, limit, rerank, svg, as_json)
+        return
+    if svg is not None:
+        raise InputError("--svg draws a curve", hint="add --curve")
+    asked = read_queries(queries, None)
+    if limit is not None:
+        asked = asked.spread(limit)
+    with progress(len(asked.vectors), "queries") as say:
+        result = evaluate(
+            index, asked, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
+            progress=lambda share: say("queries", share),
+        )  # fmt: skip
+    if as_json:
+        print_json(result)
+        return
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for name, value in result.items():
+        table.add_row(
+            name,
+            f"{value:,.4f}"
+            if isinstance(value, float)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else plain(str(value)),
+        )
+    out.print(table)
+
+
+def _curve(
+    path: str, queries: Path, k: int | None, cache_bytes: int, warm: bool, limit: int | None, rerank: int,
+    svg: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    if svg is not None:
+        writable(svg)
+    asked = read_queries(queries, None).spread(CURVE_QUERIES if limit is None else limit)
+    with progress(len(asked.vectors), "queries") as say:
+        found = measure_curve(
+            path, asked, k=k, cache_bytes=cache_bytes, warm=warm, rerank=rerank,
+            progress=lambda promise, share: say(f"promise {promise:.4f}", share),
+        )  # fmt: skip
+    if svg is not None:
+        svg.write_text(picture(found), encoding="utf-8")
+    if as_json:
+        print_json(found)
+        return
+    table = Table(
+        f"promise, k {found['promise_k']}", f"recall@{found['k']}", "GETs", "bytes", "waves", "ms p50", "ms p99",
+        title=f"{plain(path)}: {found['queries']:,} queries at each promise, times modelled", title_justify="left",
+    )  # fmt: skip
+    kept = next((p["promise"] for p in found["points"] if p["promise"] >= found["target"]), None)
+    for p in found["points"]:
+        mark = " (target)" if p["promise"] == kept else ""
+        table.add_row(
+            f"{p['promise']:.4f}{mark}", f"{p['recall']:.4f}", f"{p['gets']:.1f}", size(p["bytes"]),
+            f"{p['waves']:.2f}", f"{p['modelled_ms_p50']:.0f}", f"{p['modelled_ms_p99']:.0f}",
+        )  # fmt: skip
+    out.print(table)
+
+
+def export_router_command(
+    index: Bucket,
+    to: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT.onnx")],
+    as_json: Json = False,
+) -> None:
+    """Write an index's router as an ONNX model: query in, probability and order of its blocks out.
+
+    Example: vantage export-router bucket/wordnet router.onnx
+    """
+    from ..export.router import export_router  # onnx takes a while to import
+
+    writable(to)
+    told = export_router(folder(index), to)
+    if as_json:
+        print_json(told)
+        return
+    out.print(
+        f"{plain(str(to))}: {size(told['bytes'])}, {told['router']} router of {plain(index)}, "
+        f"{told['dimension']} dimensions, {told['blocks']:,} blocks, generation {told['generation']}",
+        highlight=False,
+    )

@@ -1,0 +1,83 @@
+"""The `vantage` command: thin, each command parses, calls and prints. Results go to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from vantage.errors import InputError, VantageError
+
+from ..plain import plain
+from .bucket import diff_command, gc_command, generations_command, publish_command, rollback_command, verify_command
+from .build import build_command
+from .cluster import cluster_command
+from .evaluate import eval_command, export_router_command
+from .lint import lint_command
+from .query import explain, info, query
+from .serve import serve
+from .terminal import complain, printable
+
+Usage: Any = typer.BadParameter.__base__  # the error of a wrong command line, which typer has under no name
+
+
+class Commands(TyperGroup):
+    """Words of a wrong command line, which a shell may have taken from names of files, are repeated plainly."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _plainly():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _plainly():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    try:
+        yield
+    except Usage as error:
+        error.message = plain(error.message)
+        raise
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Vector search from object storage, at the edge. An index is a folder in a bucket folder: bucket/wordnet.",
+)
+
+
+# Commands stand in the help in the order in which they are added.
+app.command("build")(build_command)
+app.command()(info)
+app.command()(query)
+app.command("eval")(eval_command)
+app.command("lint")(lint_command)
+app.command("cluster")(cluster_command)
+app.command("export-router")(export_router_command)
+app.command()(explain)
+app.command()(serve)
+app.command("publish")(publish_command)
+app.command("generations")(generations_command)
+app.command("rollback")(rollback_command)
+app.command("gc")(gc_command)
+app.command("verify")(verify_command)
+app.command("diff")(diff_command)
+
+
+def main() -> None:
+    """Entry point: an error is one sentence on stderr and exit status 2 (the user's) or 1 (ours)."""
+    printable()
+    try:
+        app(standalone_mode=True)
+    except VantageError as error:
+        complain(str(error))
+        sys.exit(2 if isinstance(error, InputError) else 1)

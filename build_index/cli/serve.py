@@ -1,0 +1,49 @@
+"""The command that runs the Worker on this machine: serve."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vantage.indexes import NAME
+
+from ..plain import plain
+from .terminal import State, err, nbytes, out
+
+
+def serve(
+    bucket: Annotated[Path, typer.Argument(help="A folder of indexes.")],
+    port: Annotated[int, typer.Option(help="0 lets the system choose.")] = 8787,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="VANTAGE_TOKEN", help="Bearer token; without it everybody on this machine may read."),
+    ] = None,
+    cache: Annotated[str, typer.Option(help="Cache of planes.")] = "20MiB",
+    state: State = None,
+) -> None:
+    """Load a bucket folder into local R2 and serve it with the real Worker on real workerd, until Ctrl-C.
+
+    Example: vantage serve bucket
+    """
+    from .. import serve as host
+
+    variables = {"VANTAGE_CACHE_BYTES": str(nbytes(cache))}
+    variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
+    err.print(f"loading {plain(str(bucket))} into local R2 ...", highlight=False)
+    counts = host.load(bucket, state or host.STATE, prune=True)
+    err.print(
+        f"{counts['written']} objects written, {counts['kept']} already there; starting the Worker ...", highlight=False
+    )
+    with host.serve(state or host.STATE, port=port, variables=variables) as server:
+        names = sorted(p.parent.name for p in bucket.glob("*/CURRENT"))
+        name = next(filter(NAME.fullmatch, names), "NAME")  # goes into a command that people copy
+        header = '-H "Authorization: Bearer $VANTAGE_TOKEN" ' if token else ""
+        out.print(f"serving {server.url}\n  curl {header}{server.url}/v1/indexes/{name}", highlight=False)
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            err.print("stopping", highlight=False)

@@ -1,0 +1,121 @@
+"""What the commands share: consoles, sizes for people, options by the same words, and progress."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from vantage.errors import InputError
+
+from ..bucket.store import local
+from ..plain import plain_lines
+from ..progress import Say
+
+
+class Screen(Console):
+    """A console that no text can command: whatever is printed, only the console's own codes reach the terminal raw."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain_lines(segment.text), segment.style)
+
+
+# No markup: what is printed holds names and texts of users.
+out, err = Screen(soft_wrap=True, markup=False, emoji=False), Screen(stderr=True, markup=False, emoji=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+State = Annotated[Path | None, typer.Option(help="Folder of local R2; .vantage in the checkout by default.")]
+Bucket = Annotated[str, typer.Argument(help="An index: bucket/name.", metavar="INDEX")]
+Address = Annotated[
+    str, typer.Argument(help="An index: a folder, s3://bucket/name or r2://bucket/name.", metavar="INDEX")
+]
+
+
+def nbytes(text: str) -> int:
+    """40MiB, 1GiB, 500000 -> bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{text!r} is not a size", hint="write 40MiB, 1GiB or a number of bytes")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+
+
+def print_json(value: Any) -> None:
+    """One JSON object in a line of ASCII."""
+    print(json.dumps(value).replace("\x7f", "\\u007f"))
+
+
+def complain(sentence: str) -> None:
+    """An error on stderr; lines after the first are set in, so that none of them looks like a word of ours."""
+    err.print("vantage: " + sentence.replace("\n", "\n    "), style="red", highlight=False, soft_wrap=True)
+
+
+def printable() -> None:
+    """Lets stdout and stderr take texts that their encoding has not, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def size(n: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def writable(path: Path) -> None:
+    """Refuses a file in a folder that is not there, before the work for it is done."""
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent}", hint=f"make it, or name another place for {path.name}")
+
+
+def folder(index: str) -> Path:
+    """bucket/name as a path."""
+    if "://" in index:
+        raise InputError(
+            f"{index!r} is not on this machine",
+            hint="name a folder, bucket/name; `vantage publish` puts one into a bucket",
+        )
+    return local(index)
+
+
+@contextmanager
+def progress(items: int, unit: str) -> Iterator[Say]:
+    """A line a phase, with its rate, time so far and time left; on stderr, so that stdout stays the result."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+        started = 0.0
+
+        def say(phase: str, share: float) -> None:
+            nonlocal started
+            if phase not in tasks:
+                for task in tasks.values():
+                    bar.update(task, completed=1.0)
+                tasks[phase] = bar.add_task(phase, total=1.0, rate="")
+                started = time.monotonic()
+                if not err.is_terminal:
+                    err.print(f"{phase} ...", highlight=False)
+            seconds = time.monotonic() - started
+            rate = f"{share * items / seconds:>9,.0f} {unit}/s" if seconds > 0.5 else ""
+            bar.update(tasks[phase], completed=share, rate=rate)
+
+        yield say

@@ -1,0 +1,86 @@
+"""Clusters of rows as nodes of a BEC-tree: the tree over all rows, and what people want to see of a level of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.errors import InputError
+
+from ..blocks.graph_cut import VOTERS
+from ..hashing.bec_tree import BecTree, tree
+from ..hashing.codewords import prefix_words
+from ..ingest.rows import Ints, Rows
+from ..neighbours.graph import neighbour_graph
+
+LEAF_ROWS, LEAVES_MAX = 32, 1024  # rows a leaf, and most leaves
+TYPICAL = 3  # rows that stand for a cluster, its medoid first
+WIDEST = 40  # letters of a label
+CHUNK_BYTES = 16 << 20
+Say = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """prefix: bits of the word, 0, 1 or - (not asked). typical: rows nearest to the medoid, which is the first."""
+
+    number: int
+    size: int
+    prefix: str
+    typical: list[int]
+
+
+def tree_over(rows: Rows, seed: int, memory_bytes: int, say: Say = lambda phase, share: None) -> BecTree:
+    """A BEC-tree over all rows with leaves of about 32, 1,024 at most. Raises InputError for fewer than 2 rows."""
+    if rows.count < 2:
+        raise InputError(f"{rows.count} rows are no clusters", hint="give two or more")
+    every = np.arange(rows.count)
+    near = min(VOTERS, rows.count - 1)
+    graph = neighbour_graph(
+        rows, every, near, seed=seed, memory_bytes=memory_bytes, progress=lambda done: say("neighbours", done)
+    )
+    leaves = min(max(2, rows.count // LEAF_ROWS), LEAVES_MAX)
+    words = prefix_words(rows, every, leaves, graph, seed, lambda done: say("directions", done))
+    return tree(rows, words, leaves, progress=lambda done: say("tree", done))
+
+
+def clusters_of(
+    made: BecTree, rows: Rows, level: int | None, k: int | None
+) -> tuple[npt.NDArray[np.int32], list[Cluster]]:
+    """(i32 (N) the cluster of each row, the clusters) of a level of a tree over all rows; BecTree tells level and k."""
+    label, (medoid, point) = made.labels(level, k), made.medoids(level, k)
+    prefix = made.clusters(level, k).prefix
+    away = np.empty(rows.count, np.float32)
+    for low, x in rows.chunks(CHUNK_BYTES):
+        apart = x - point[label[low : low + len(x)]]
+        away[low : low + len(x)] = np.einsum("ij,ij->i", apart, apart)
+    away[medoid] = -1
+    order = np.lexsort((away, label))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=len(medoid)))])
+    return label, [
+        Cluster(i, int(high - low), prefix[i], order[low : min(high, low + TYPICAL)].tolist())
+        for i, (low, high) in enumerate(zip(starts, starts[1:], strict=False))
+    ]
+
+
+def names_of(rows: Rows, numbers: list[int]) -> list[str]:
+    """What to call rows: their first text attribute, else their id."""
+    at: Ints = np.array(numbers, np.int64)
+    ids = rows.spool.ids(at)
+    said = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in ids]
+    records = [json.loads(record or b"[]") for record in rows.spool.attributes(at)]
+    return [_short(next(filter(None, map(_text, record)), name)) for record, name in zip(records, said, strict=True)]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"

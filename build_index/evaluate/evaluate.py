@@ -1,0 +1,215 @@
+"""Asks an index held-out queries, in-process, and counts: recall, reads, modelled and measured time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vantage.errors import InputError, LimitError
+from vantage.format import VECTOR_BYTES, part_key
+from vantage.index import Index
+from vantage.search.prepare import prepare
+from vantage.search.query import TOP_K_MAX, Answer, Query
+
+from ..bucket.open import open_index
+from ..bucket.store import Ranged, place
+from ..ingest.queries import Queries
+from ..ingest.rows import Ints, in_scale
+from ..ingest.source import DTYPES
+from ..ingest.staging import GAP_BYTES
+from ..neighbours.exact import CHUNK_BYTES, I32, exact_neighbours, exact_scores
+from ..neighbours.truth import ranks, right, untied
+
+
+def source_rows(path: Path | str, index: Index) -> npt.NDArray[np.int64]:
+    """(N) source row of each row number, from the Parquet files."""
+    where, out = place(str(path)), []
+    for part, nbytes in enumerate(index.root.objects.parts):
+        file = pa.PythonFile(Ranged(where, part_key(index.current.generation, part), nbytes), "r")
+        out.append(pq.read_table(file, columns=["source_row"])["source_row"].to_numpy())
+    return np.concatenate(out)
+
+
+def stored_vectors(path: Path | str, index: Index, low: int, high: int) -> npt.NDArray[np.float32]:
+    """f32 (high - low, d): the full vectors of rows [low, high) of one page."""
+    pages, kind, d = index.root.vectors, index.root.index.vector_kind, index.root.index.dimension
+    page, width = bisect_right(pages.first_row, low) - 1, VECTOR_BYTES[kind] * d
+    at = pages.offset[page] + (low - pages.first_row[page]) * width
+    data = place(str(path)).read(part_key(index.current.generation, pages.part[page]), at, (high - low) * width)
+    return np.frombuffer(data, DTYPES[kind]).reshape(high - low, d).astype(np.float32)
+
+
+def gathered(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.float32]:
+    """f32 (..., d): the full vectors of rows (...); those that lie close are read together."""
+    wanted = np.unique(rows)
+    out, width = np.empty((len(wanted), index.root.index.dimension), np.float32), 4 * index.root.index.dimension
+    page = np.searchsorted(index.root.vectors.first_row, wanted, side="right")
+    cuts = np.flatnonzero((np.diff(wanted) > GAP_BYTES // width) | (np.diff(page) > 0)) + 1
+    for some in np.split(np.arange(len(wanted)), cuts) if len(wanted) else []:
+        low, high = int(wanted[some[0]]), int(wanted[some[-1]]) + 1
+        step = max(1, CHUNK_BYTES // width)
+        for first in range(low, high, step):
+            mine = some[(wanted[some] >= first) & (wanted[some] < first + step)]
+            if len(mine):
+                out[mine] = stored_vectors(path, index, first, min(high, first + step))[wanted[mine] - first]
+    found: npt.NDArray[np.float32] = out[np.searchsorted(wanted, rows)]
+    return found
+
+
+def computed_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
+    """Exact neighbours of the stored vectors, as source rows; k at most the rows of the index."""
+    metric, first_row = index.root.index.metric, index.root.vectors.first_row
+    step, section = max(1, CHUNK_BYTES // (4 * index.root.index.dimension)), index.root.index
+
+    def scaled(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return _unit(x) if metric == "cosine" else in_scale(x, metric, np.asarray(section.origin), section.row_scale)
+
+    def chunks() -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        for page_low, page_high in pairwise(first_row):
+            for low in range(page_low, page_high, step):
+                yield low, scaled(stored_vectors(path, index, low, min(page_high, low + step)))
+
+    rows = exact_neighbours(scaled(queries), chunks(), k, metric)
+    return source_rows(path, index)[rows].astype(np.int32)
+
+
+def right_answers(
+    path: Path | str, index: Index, queries: npt.NDArray[np.float32], truth: I32, answers: I32
+) -> npt.NDArray[np.int64]:
+    """(Q) how many answers are right: those among the neighbours, or whose exact score is not below the last one's.
+
+    truth (Q, k): row numbers, best first; answers (Q, k): row numbers, -1 for none. Scores are of the stored vectors,
+    read for answers that are not among the neighbours. Of rows that tie with the last neighbour as many are right as
+    there is room for.
+    """
+    k, metric = truth.shape[1], index.root.index.metric
+    better = untied(truth).better
+    places = ranks(answers, truth, better)
+    asked = np.flatnonzero(((places < 0) & (answers >= 0)).any(1))
+    step = max(1, CHUNK_BYTES // (8 * index.root.index.dimension * (k + 1)))
+
+    def scores(of: Ints, rows: I32) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return exact_scores(queries[of], gathered(path, index, rows), metric)
+
+    for low in range(0, len(asked), step):
+        of = asked[low : low + step]
+        last = truth[of, -1:]
+        other = (places[of] < 0) & (answers[of] >= 0)
+        score, slack = scores(of, np.concatenate([np.where(other, answers[of], last), last], 1))
+        enough = other & (score[:, :-1] - score[:, -1:] >= -slack[:, -1:])
+        tying = enough.any(1)
+        of, reached, enough = of[tying], score[tying, -1:], enough[tying]
+        score, slack = scores(of, truth[of])
+        # Those that tie with the last neighbour are of one place, behind all others.
+        better[of] = np.where(score - reached > slack, 0, (score - reached > slack).sum(1, keepdims=True))
+        places[of] = np.where(enough, better[of, -1:], ranks(answers[of], truth[of], better[of]))
+    return right(places, better, k)
+
+
+def _unit(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    wide = x.astype(np.float64)  # squares of small or large values leave float32
+    out: npt.NDArray[np.float32] = (wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300)).astype("f4")
+    return out
+
+
+def row_numbers(source: Ints, wanted: I32) -> I32:
+    """Row numbers of source rows, both of one shape; source (N): of each row. Raises InputError for one not there."""
+    order = np.argsort(source)
+    at = order[np.minimum(np.searchsorted(source[order], wanted), len(source) - 1)]
+    missing = wanted[source[at] != wanted]
+    if len(missing):
+        raise InputError(
+            f"the neighbors of the queries name row {missing[0]}, which is none of the index",
+            hint="give the queries of its own source, or some without neighbors",
+        )
+    return at.astype(np.int32)
+
+
+def checked_truth(
+    path: Path | str, index: Index, queries: Queries, k: int, recall: float | None = None, rerank: int = 0
+) -> npt.NDArray[np.int32]:
+    """i32 (Q, k or more): the neighbours that came with the queries, or exact ones, computed.
+
+    Raises InputError where queries, k, or what is asked of each query, do not fit the index.
+    """
+    if not 1 <= k <= TOP_K_MAX:
+        raise LimitError("--k", k, f"1 to {TOP_K_MAX}")
+    k = min(k, index.root.index.rows)
+    count, length = queries.vectors.shape
+    if not count:
+        raise InputError("there are no queries", hint="check --queries and --limit")
+    if length != index.root.index.dimension:
+        raise LimitError("the length of the queries", length, index.root.index.dimension, hint="name other --queries")
+    first = queries.vectors[0].tolist()
+    index.plan(Query(first, max(k, index.root.contract.k), recall, rerank), prepare(first, index.root.index, "a query"))
+    truth = queries.neighbors if queries.neighbors is not None else computed_truth(path, index, queries.vectors, k)
+    if truth.shape[1] < k:
+        raise InputError(f"the queries have {truth.shape[1]} neighbors each, k is {k}", hint="use a smaller --k")
+    return truth
+
+
+def evaluate(
+    path: Path | str,
+    queries: Queries,
+    *,
+    k: int | None = None,
+    cache_bytes: int = 0,
+    warm: bool = False,
+    recall: float | None = None,
+    rerank: int = 0,
+    progress: Callable[[float], None] = lambda _: None,
+) -> dict[str, Any]:
+    """The keys of `vantage eval` (docs/results.md). k defaults to the contract's; a smaller k cuts the same answers."""
+    index = open_index(path, cache_bytes)
+    contract = index.root.contract
+    k = contract.k if k is None else k
+    truth = checked_truth(path, index, queries, k, recall, rerank)
+    k = min(k, index.root.index.rows)
+    near = row_numbers(source_rows(path, index), truth[:, :k])
+    depth = min(max(k, contract.k), index.root.index.rows)
+    ask = [Query(v.tolist(), depth, recall, rerank) for v in queries.vectors]
+    answers: list[tuple[Answer, float]] = []
+
+    async def run(counted: bool) -> None:
+        for i, query in enumerate(ask):
+            start = time.thread_time()
+            answer = await index.query(query)
+            if counted:
+                answers.append((answer, 1000 * (time.thread_time() - start)))
+            progress((i + 1) / len(ask))
+
+    if warm:
+        asyncio.run(run(False))
+    asyncio.run(run(True))
+    found = np.full((len(answers), k), -1, np.int32)
+    for rows, (answer, _) in zip(found, answers, strict=True):
+        own = [m.row for m in answer.matches[:k]]
+        rows[: len(own)] = own
+    hits = right_answers(path, index, queries.vectors, near, found) / k
+    cpu = np.array([ms for _, ms in answers])
+    receipts = [answer.receipt for answer, _ in answers]
+    modelled = np.array([r.modelled_ms for r in receipts])
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(r, name) for r in receipts]))
+
+    return {
+        "index": index.name, "rows": index.root.index.rows, "dimension": index.root.index.dimension,
+        "metric": index.root.index.metric, "queries": len(answers), "k": k, "recall": float(np.mean(hits)),
+        "target": contract.target if recall is None else recall, "gets": mean("gets"), "bytes": mean("bytes"),
+        "waves": mean("waves"), "blocks": mean("blocks"), "scan_cost": mean("rows") / index.root.index.rows,
+        "rows_ranked": mean("rows_ranked"), "cpu_ms_p50": float(np.median(cpu)),
+        "cpu_ms_p99": float(np.quantile(cpu, 0.99)), "modelled_ms_p50": float(np.median(modelled)),
+        "modelled_ms_p99": float(np.quantile(modelled, 0.99)), "resident_bytes": index.current.root.size,
+        "heap_bytes": None, "incomplete": sum(not answer.complete for answer, _ in answers),
+    }  # fmt: skip

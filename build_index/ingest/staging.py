@@ -1,0 +1,410 @@
+"""Writes a source once to scratch files, checks it on the way, and gives any row back in bounded memory.
+
+A build reads its rows several times and out of order; Parquet can do neither cheaply. The scratch files are plain
+arrays, and plain reads serve them: mapped pages would count as this process's memory.
+
+    vectors.raw      rows x dimension values in normal form, row-major
+    ids.raw          int64 a row; or the bytes of all ids, with ids.offsets
+    attributes.raw   a compact JSON array a row, in column order, UTF-8, with attributes.offsets
+    rows.raw         int64 a row: its number in the source, only where bad rows are left out
+    *.offsets        uint64: where a row begins; rows + 1 of them
+    *.hashes         int64 a row, only while the checks run
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from json import JSONEncoder
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+from warnings import catch_warnings
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vantage.errors import InputError
+
+from .formats.columns import json_value
+from .formats.types import as_lists, as_maps, is_json, map_entries
+from .source import BAD_ROWS_NAMED, DTYPES, NORM_MIN, Array, Batch, Skipped, Source
+
+# Rows are written in batches of this many bytes of f32, or fewer rows.
+BATCH_BYTES = 4 << 20
+BATCH_ROWS_MAX = 8192
+
+# Reads closer than the gap become one, up to the span. Measured with 1.5 KB rows in page cache: a gap of 64 KiB
+# gathers 1 row in 75 in 6.7 us a row (8.9 without, 10.8 with 256 KiB) and 1 row in 8 in 2.0 us (8.4 without).
+GAP_BYTES = 64 << 10
+SPAN_BYTES = 4 << 20
+
+# Hashes looked through at a time for repeats.
+HASH_CHUNK = 1 << 17
+
+Rows = npt.NDArray[np.int64]
+
+_encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, allow_nan=False).encode
+
+
+class Spool:
+    """Rows of a source in scratch files. Made by `spool`; a context manager that removes the files.
+
+    rows, dimension, kind, id_kind: as in `Source`; rows: without those left out
+    skipped: the rows left out, None where bad rows are refused
+    duplicate_vectors: rows whose vector repeats that of another row (by 8-byte hash), the first of each left out
+    """
+
+    def __init__(self, source: Source, folder: Path, skip_bad_rows: bool = False) -> None:
+        self.rows = source.rows
+        self.skipped = Skipped() if skip_bad_rows else None
+        self.dimension = source.dimension
+        self.kind = source.kind
+        self.id_kind = source.id_kind
+        self.duplicate_vectors = 0
+        self._dtype = DTYPES[source.kind]
+        self._row_bytes = source.dimension * self._dtype.itemsize
+        names = ["vectors.raw", "ids.raw", "attributes.raw", "attributes.offsets", "vectors.hashes"]
+        if source.id_kind == "bytes":
+            names += ["ids.offsets", "ids.hashes"]
+        if skip_bad_rows:
+            names += ["rows.raw"]
+        self._files: dict[str, BinaryIO] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                self._files[name] = (folder / name).open("w+b")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Removes the scratch files; the folder stays."""
+        while self._files:
+            _, file = self._files.popitem()
+            os.unlink(file.name)
+            with suppress(OSError):  # on a full disk, what is still buffered cannot be written: it is not wanted
+                file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def chunks(self, rows_per_chunk: int) -> Iterator[tuple[int, int]]:
+        """The row ranges [lo, hi) that cover all rows, in order."""
+        for lo in range(0, self.rows, rows_per_chunk):
+            yield lo, min(lo + rows_per_chunk, self.rows)
+
+    def vectors(self, lo: int, hi: int) -> Array:
+        """(hi - lo, d) of rows [lo, hi) in normal form."""
+        data = self._read("vectors.raw", lo * self._row_bytes, hi * self._row_bytes)
+        return data.view(self._dtype).reshape(hi - lo, self.dimension)
+
+    def floats(self, lo: int, hi: int) -> npt.NDArray[np.float32]:
+        """f32 (hi - lo, d) of rows [lo, hi)."""
+        return self.vectors(lo, hi).astype(np.float32, copy=False)
+
+    def gather(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+        """f32 (n, d) of `rows`, int (n,), in the order given; rows that lie close are read together."""
+        out = np.empty((len(rows), self.dimension), np.float32)
+        order, wanted = _sorted(rows)
+        starts = wanted * self._row_bytes
+        for i, j in _runs(starts, starts + self._row_bytes):
+            first = int(wanted[i])
+            out[order[i:j]] = self.vectors(first, int(wanted[j - 1]) + 1)[wanted[i:j] - first]
+        return out
+
+    def ids(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int64] | list[bytes]:
+        """The ids of `rows`, int (n,), in the order given: int64 (n,) or n byte strings."""
+        if self.id_kind == "bytes":
+            return self._records("ids", rows)
+        out = np.empty(len(rows), np.int64)
+        order, wanted = _sorted(rows)
+        out[order] = self._words("ids.raw", wanted, 1)[:, 0]
+        return out
+
+    def source_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """The numbers that `rows`, int (n,), have in the source, in the order given."""
+        if self.skipped is None:
+            return np.asarray(rows, np.int64)
+        out = np.empty(len(rows), np.int64)
+        order, wanted = _sorted(rows)
+        out[order] = self._words("rows.raw", wanted, 1)[:, 0]
+        return out
+
+    def attributes(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
+        """A JSON array for each of `rows`, int (n,), in the order given; "[]" without attributes."""
+        return self._records("attributes", rows)
+
+    def attribute_sizes(self) -> Rows:
+        """int64 (N): bytes of each row's attributes."""
+        ends = self._read("attributes.offsets", 0, 8 * (self.rows + 1)).view(np.int64)
+        return np.asarray(ends[1:] - ends[:-1], np.int64)
+
+    def _records(self, name: str, rows: npt.NDArray[np.integer]) -> list[bytes]:
+        order, wanted = _sorted(rows)
+        bounds = self._words(f"{name}.offsets", wanted, 2)
+        out = [b""] * len(wanted)
+        for i, j in _runs(bounds[:, 0], bounds[:, 1]):
+            first = int(bounds[i, 0])
+            data = self._read(f"{name}.raw", first, int(bounds[j - 1, 1])).tobytes()
+            for at, (lo, hi) in zip(order[i:j].tolist(), (bounds[i:j] - first).tolist(), strict=True):
+                out[at] = data[lo:hi]
+        return out
+
+    def _words(self, name: str, wanted: Rows, width: int) -> Rows:
+        """int64 (n, width): for each of the sorted rows, the `width` 8-byte words from its own on."""
+        out = np.empty((len(wanted), width), np.int64)
+        for i, j in _runs(wanted * 8, (wanted + width) * 8):
+            first = int(wanted[i])
+            words = self._read(name, first * 8, (int(wanted[j - 1]) + width) * 8).view(np.int64)
+            for k in range(width):
+                out[i:j, k] = words[wanted[i:j] - first + k]
+        return out
+
+    def _read(self, name: str, lo: int, hi: int) -> npt.NDArray[np.uint8]:
+        """Bytes [lo, hi) of a file."""
+        file = self._files[name]
+        out = np.empty(hi - lo, np.uint8)
+        room, at = out.data, lo
+        while room:  # one call reads at most 2 GiB
+            count = os.preadv(file.fileno(), [room], at)
+            if not count:
+                raise OSError(f"scratch file {file.name} ends at byte {at}, before {hi}: was it changed?")
+            room, at = room[count:], at + count
+        return out
+
+    def _fill(
+        self, source: Source, metric: str, progress: Callable[[int], None] | None, look: Callable[[Batch], None] | None
+    ) -> None:
+        """Writes all rows and the hashes, in the order of the source."""
+        batch_rows = max(1, min(BATCH_ROWS_MAX, BATCH_BYTES // (4 * self.dimension)))
+        ends = dict.fromkeys([name for name in self._files if name.endswith(".offsets")], 0)
+        for name in ends:
+            self._files[name].write(bytes(8))
+        norm_max, longest, written = 0.0, 0, 0
+        for batch in source.batches(batch_rows, metric, self.skipped):
+            norms = np.sqrt(np.einsum("ij,ij->i", batch.vectors, batch.vectors, dtype=np.float64))
+            if norms.max() > norm_max:
+                norm_max, longest = float(norms.max()), int(batch.rows[norms.argmax()])
+            self._write(batch, ends)
+            written += len(norms)
+            if look:
+                look(batch)
+            if progress:
+                progress(int(batch.rows[-1]) + 1)
+        if not written:
+            raise InputError("no row is left", hint="; ".join(source.left_out(self.skipped or Skipped())))
+        if metric != "cosine" and 0 < norm_max < NORM_MIN:
+            raise InputError(
+                f"all vectors are shorter than {NORM_MIN:g}, {source.where(longest)} too, which is the longest: "
+                "float32 cannot hold their scores",
+                hint=f"multiply all by one number, which leaves the order under {metric} as it is",
+            )
+        self.rows = written
+        for file in self._files.values():
+            file.flush()
+
+    def _write(self, batch: Batch, ends: dict[str, int]) -> None:
+        self._files["vectors.raw"].write(batch.vectors.data)
+        if self.skipped is not None:
+            self._files["rows.raw"].write(batch.rows.data)
+        self._files["vectors.hashes"].write(vector_hashes(batch.vectors).data)
+        if isinstance(batch.ids, np.ndarray):
+            self._files["ids.raw"].write(batch.ids.data)
+        else:
+            # Python's own hash: fast, 64 bits, and keyed, so that no source can be made to collide.
+            self._files["ids.hashes"].write(np.fromiter(map(hash, batch.ids), np.int64, len(batch.ids)).data)
+            self._write_records("ids", batch.ids, ends)
+        self._write_records("attributes", _json_rows(batch.attributes, len(batch.ids)), ends)
+
+    def _write_records(self, name: str, records: list[bytes], ends: dict[str, int]) -> None:
+        bounds = np.cumsum(np.fromiter(map(len, records), np.int64, len(records))) + ends[f"{name}.offsets"]
+        ends[f"{name}.offsets"] = int(bounds[-1])
+        self._files[f"{name}.offsets"].write(bounds.data)
+        self._files[f"{name}.raw"].write(b"".join(records))
+
+    def _check_repeats(self, source: Source) -> None:
+        """Refuses repeated ids and counts repeated vectors. Holds 8 bytes a row, and 16 a repeated hash."""
+        self._refuse_repeated_ids(source, "ids.hashes" if self.id_kind == "bytes" else "ids.raw")
+        self.duplicate_vectors = len(self._repeats("vectors.hashes"))
+
+    def _repeats(self, name: str) -> Rows:
+        """Every hash in the file that repeats one before it, sorted."""
+        hashes = self._read(name, 0, self.rows * 8).view(np.int64)
+        hashes.sort()
+        return np.asarray(hashes[1:][hashes[1:] == hashes[:-1]], np.int64)
+
+    def _refuse_repeated_ids(self, source: Source, name: str) -> None:
+        repeated = np.unique(self._repeats(name))
+        if not len(repeated):
+            return
+        first = np.full(len(repeated), -1, np.int64)  # the first row with each repeated hash
+        found: list[str] = []
+        for lo, hi in self.chunks(HASH_CHUNK):
+            hashes = self._read(name, lo * 8, hi * 8).view(np.int64)
+            at = np.minimum(np.searchsorted(repeated, hashes), len(repeated) - 1)
+            for i in np.flatnonzero(repeated[at] == hashes).tolist():
+                before, row = int(first[at[i]]), lo + i
+                if before < 0:
+                    first[at[i]] = row
+                    continue
+                one, other = self.ids(np.array([before, row]))
+                if one == other:
+                    text = one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else str(one)
+                    places = [source.where(int(r)) for r in self.source_rows(np.array([before, row]))]
+                    found.append(f"{text!r} in {' and '.join(places)}")
+                if len(found) == BAD_ROWS_NAMED:
+                    break
+            if len(found) == BAD_ROWS_NAMED:
+                break
+        if found:
+            raise InputError("duplicate ids: " + ", ".join(found), hint="give every row an id of its own")
+
+
+def spool(
+    source: Source,
+    folder: Path,
+    *,
+    metric: str,
+    progress: Callable[[int], None] | None = None,
+    look: Callable[[Batch], None] | None = None,
+    skip_bad_rows: bool = False,
+) -> Spool:
+    """Copies `source` to scratch files in `folder` and checks it.
+
+    metric: "cosine", "l2" or "dot"; cosine refuses zero vectors
+    progress: called with the number of rows done so far
+    look: called with each batch, once
+    skip_bad_rows: rows that the source refuses, or that are zero, are left out and counted in `Spool.skipped`
+
+    Needs room for all vectors, ids and attributes, and memory for some batches and 8 bytes a row. InputError names the
+    first five rows that the source refuses, that are zero, or whose ids are there already; no file is left then, nor
+    after an OSError such as a full disk.
+    """
+    made = Spool(source, folder, skip_bad_rows)
+    try:
+        made._fill(source, metric, progress, look)
+        made._check_repeats(source)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _sorted(rows: npt.NDArray[np.integer]) -> tuple[Rows, Rows]:
+    """The order that sorts `rows`, and the sorted rows, both int64."""
+    order = np.argsort(rows, kind="stable")
+    return order, np.asarray(rows, np.int64)[order]
+
+
+def _runs(starts: Rows, ends: Rows) -> Iterator[tuple[int, int]]:
+    """Splits byte spans, sorted, into runs [i, j) worth one read each: see GAP_BYTES and SPAN_BYTES."""
+    cuts = (np.flatnonzero(starts[1:] - ends[:-1] > GAP_BYTES) + 1).tolist()
+    for begin, end in zip([0, *cuts], [*cuts, len(starts)], strict=True):
+        i = begin
+        while i < end:
+            fit = int(np.searchsorted(ends[i:end], starts[i] + SPAN_BYTES, side="right"))
+            yield i, i + max(1, fit)
+            i += max(1, fit)
+
+
+def vector_hashes(vectors: Array) -> Rows:
+    """int64 (n,): a hash of each row's bytes.
+
+    Words are mixed, then summed with random odd multipliers modulo 2^64. Without the mix, vectors of small whole
+    numbers in f32, whose low bits are all zero, would share the low bits of the sum too.
+    """
+    data = vectors.view(np.uint8)
+    data = np.pad(data, ((0, 0), (0, -data.shape[1] % 8)))
+    words = data.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    words ^= words >> np.uint64(32)
+    multipliers = np.random.default_rng(0).integers(0, 1 << 64, words.shape[1], np.uint64) | np.uint64(1)
+    return np.asarray(words @ multipliers).view(np.int64)
+
+
+# Attributes as JSON
+
+
+def _json_rows(table: pa.Table, rows: int) -> list[bytes]:
+    """A compact JSON array of each row's values, in column order."""
+    if not table.num_columns:
+        return [b"[]"] * rows
+    columns = [_values(column.combine_chunks()) for column in table.columns]
+    return [_encode(row).encode() for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    if is_json(column.type):
+        return [None if text is None else json_value(text) for text in column.storage.to_pylist()]
+    with catch_warnings(action="ignore"):  # of keys that a map has twice: the last one counts
+        values: list[Any] = _json_values(column).to_pylist(maps_as_pydicts="lossy")
+    return values
+
+
+# In seconds: what a year of four digits can tell.
+YEAR_1, YEAR_10000 = -62_135_596_800, 253_402_300_800
+DAY = 86_400
+UNITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+
+
+def _json_values(column: pa.Array) -> pa.Array:
+    """The plain column with types that JSON knows: NaN and infinities become null, dates, times and decimals strings.
+
+    Dates and timestamps outside of the years 1 to 9999 become null too: they stand for infinity, or nobody can read
+    them. Times outside of a day likewise. A duration is a number of seconds in ISO 8601, PT1.5S.
+    """
+    kind = column.type
+    if pa.types.is_floating(kind):
+        column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))
+        if kind == pa.float64():
+            return column
+        # By way of the shortest decimal: 0.1 in f32 is to be read as 0.1, not as 0.10000000149011612.
+        return column.cast(pa.float32()).cast(pa.string()).cast(pa.float64())
+    if pa.types.is_timestamp(kind):
+        # Values with a zone are stored in UTC: dropping the zone shows UTC, with no need for a zone database.
+        column = _within(column.cast(pa.timestamp(kind.unit)), YEAR_1, YEAR_10000, UNITS[kind.unit])
+        text = pc.replace_substring(column.cast(pa.string()), " ", "T", max_replacements=1)
+        return pc.binary_join_element_wise(text, "Z", "") if kind.tz else text
+    if pa.types.is_date(kind):
+        days = kind == pa.date32()
+        low, high, digits = (YEAR_1 // DAY, YEAR_10000 // DAY, 0) if days else (YEAR_1, YEAR_10000, UNITS["ms"])
+        return _within(column, low, high, digits).cast(pa.date32(), safe=False).cast(pa.string())
+    if pa.types.is_time(kind):
+        return _within(column, 0, DAY, UNITS[kind.unit]).cast(pa.string())
+    if pa.types.is_duration(kind):
+        return _durations(column.cast(pa.int64()), UNITS[kind.unit])
+    if pa.types.is_decimal(kind):
+        return column.cast(pa.string())
+    if pa.types.is_struct(kind):
+        fields = [_json_values(field) for field in column.flatten()]
+        return pa.StructArray.from_arrays(fields, [field.name for field in kind], mask=column.is_null())
+    if pa.types.is_map(kind):
+        entries = map_entries(column).flatten()
+        return as_maps(column, _json_values(entries.field(1)), entries.field(0))
+    if pa.types.is_nested(kind):
+        return as_lists(column, _json_values(column.flatten()))
+    return column
+
+
+def _within(column: pa.Array, low: int, high: int, digits: int) -> pa.Array:
+    """The column with null where its integers are not in [low, high) times 10^digits."""
+    kind = column.type
+    integers = column.view(pa.int32() if kind.bit_width == 32 else pa.int64()).cast(pa.int64())
+    bounds = [min(max(bound * 10**digits, -(1 << 63)), (1 << 63) - 1) for bound in (low, high)]
+    known = pc.and_(pc.greater_equal(integers, bounds[0]), pc.less(integers, bounds[1]))
+    return pc.if_else(known, column, pa.scalar(None, kind))
+
+
+def _durations(column: pa.Array, digits: int) -> pa.Array:
+    """int64 of units of 10^-digits seconds as ISO 8601; the least one, which stands for infinity, is null."""
+    unit, out = 10**digits, []
+    for value in column.to_pylist():
+        seconds, rest = divmod(abs(value or 0), unit)
+        part = f".{rest:0{digits}}".rstrip("0") if rest else ""
+        sign = "-" if (value or 0) < 0 else ""
+        out.append(None if value is None or abs(value) >= (1 << 63) - 1 else f"{sign}PT{seconds}{part}S")
+    return pa.array(out, pa.string())

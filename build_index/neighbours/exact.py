@@ -1,0 +1,63 @@
+"""Exact neighbours and scores, by brute force in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from ..ingest.rows import F32, Ints
+
+CHUNK_BYTES = 32 << 20
+TIE = 2.0**-22  # relative: scores that float32 sums do not tell apart
+
+F64 = npt.NDArray[np.float64]
+I32 = npt.NDArray[np.int32]
+
+
+def exact_neighbours(
+    queries: F32,
+    chunks: Iterator[tuple[int, F32]],
+    k: int,
+    metric: str,
+    without: Ints | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> I32:
+    """i32 (Q, k) row numbers, best first, ties by lower row; -1 where there are fewer. without (Q): a row to leave out.
+
+    Brute force over chunks in the scale of the index (cosine on rows of norm 1 is inner product), so memory is bounded.
+    """
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    sign = 1.0 if metric == "l2" else -1.0
+    extra = k + (without is not None)
+    cost = np.full((len(queries), extra), np.inf, np.float32)
+    best = np.full((len(queries), extra), -1, np.int64)
+    for first, x in chunks:
+        found, ids = faiss.knn(queries, x, min(extra, len(x)), metric=kind)
+        cost = np.concatenate([cost, sign * found], 1)
+        best = np.concatenate([best, ids + first], 1)
+        order = np.lexsort((best, cost), axis=1)[:, :extra]
+        cost, best = np.take_along_axis(cost, order, 1), np.take_along_axis(best, order, 1)
+        progress(first + len(x))
+    if without is not None:
+        keep = best != without[:, None]
+        keep[keep.all(1), -1] = False  # not among the best: the last one goes
+        best = best[keep].reshape(len(queries), k)
+    return best.astype(np.int32)
+
+
+def exact_scores(queries: F32, x: F32, metric: str) -> tuple[F64, F64]:
+    """Scores f64 (n, m) of vectors x (n, m, d) for queries (n, d), larger is better; and by how much those that tie may
+    differ. Vectors are as they were given, not in the scale of the index: scores of whole numbers are exact.
+    """
+    q, x = queries.astype(np.float64)[:, None], x.astype(np.float64)
+    if metric == "l2":
+        x -= q
+        score = -np.einsum("nmd,nmd->nm", x, x)
+        return score, -TIE * score
+    score, length = (x @ q[:, 0, :, None])[..., 0], np.linalg.norm(q, axis=2) * np.linalg.norm(x, axis=2)
+    if metric == "cosine":
+        return score / np.maximum(length, 1e-300), np.full(score.shape, TIE)
+    return score, TIE * length

@@ -1,0 +1,147 @@
+"""Held-out rows, their neighbours and what ties with them: what everything is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ingest.rows import Ints, Rows
+from .exact import CHUNK_BYTES, F64, I32, exact_neighbours, exact_scores
+
+HELD_OUT_MAX, HELD_OUT_MIN = 2000, 500
+TRUTH_PAIRS = 2_000_000_000  # of a row and a held-out one: of more than a million rows fewer are held out
+NEAR_MISSES = 16  # rows more than are asked for: float32 may order them otherwise than float64
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows kept from k-means, rotation and routing tables; sorted row numbers.
+
+    `tune` chooses parameters; `price` sets prices and promises, and refuses codes that cannot keep them.
+    """
+
+    tune: Ints
+    price: Ints
+
+    @property
+    def all(self) -> Ints:
+        return np.sort(np.concatenate([self.tune, self.price]))
+
+
+def hold_out(rows: int, seed: int) -> HeldOut:
+    """Two disjoint draws of at most 2,000 rows and a twentieth of all rows each; 1,000 of 2 million, 500 of 4 and more.
+
+    What is compared exactly, and scanned, then grows no further with the rows up to 4 million.
+    """
+    n = max(1, min(HELD_OUT_MAX, rows // 20, max(HELD_OUT_MIN, TRUTH_PAIRS // rows)))
+    drawn = np.random.default_rng([seed, 1]).choice(rows, min(2 * n, rows), replace=False)
+    return HeldOut(np.sort(drawn[: (len(drawn) + 1) // 2]), np.sort(drawn[len(drawn) // 2 :]))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Exact neighbours of Q queries: rows i32 (Q, K), best first, -1 where there are fewer.
+
+    better i32 (Q, K): how many rows score better than this one, those that tie with it left out; K or more answers of
+    one score make them all right. last f64 (Q): the score of the last one; more bool (Q): others tie with it.
+    """
+
+    rows: I32
+    better: I32
+    last: F64
+    more: Bools
+
+    def __getitem__(self, some: slice | Ints) -> Truth:
+        """Of some of the queries."""
+        return Truth(self.rows[some], self.better[some], self.last[some], self.more[some])
+
+
+def untied(rows: I32) -> Truth:
+    """Truth of rows (Q, K) that all score differently."""
+    better = np.where(rows >= 0, np.arange(rows.shape[1], dtype=np.int32), np.int32(-1))
+    return Truth(rows, better, np.zeros(len(rows)), np.zeros(len(rows), bool))
+
+
+def right(place: I32, better: I32, k: int) -> npt.NDArray[np.int64]:
+    """(Q) how many answers are right at k. Of those that tie with the k-th neighbour any are, as far as there is room.
+
+    place i32 (Q, M): how many rows score better than an answer, -1 for one that is never right; better i32 (Q, K): of
+    the true neighbours.
+    """
+    wanted = np.maximum((better[:, :k] >= 0).sum(1), 1)
+    last = better[np.arange(len(better)), wanted - 1][:, None]
+    surely = ((place >= 0) & (place < last)).sum(1)
+    tying = ((place >= 0) & (place == last)).sum(1)
+    out: npt.NDArray[np.int64] = surely + np.minimum(tying, wanted - np.maximum(last[:, 0], 0))
+    return out
+
+
+def ranks(row: I32, neighbours: I32, better: I32) -> I32:
+    """i32 (Q, M): how many rows score better than each row (Q, M) that is a neighbour; -1 for the others.
+
+    neighbours (Q, K): rows; better (Q, K): as in Truth.
+    """
+    out = np.full(row.shape, -1, np.int32)
+    for i, (rows, true) in enumerate(zip(row, neighbours, strict=True)):
+        order = np.argsort(true, kind="stable")
+        at = order[np.minimum(np.searchsorted(true[order], rows), len(true) - 1)]
+        found = (true[at] == rows) & (rows >= 0)
+        out[i, found] = better[i, at[found]]
+    return out
+
+
+def truth_of(rows: Rows, held: Ints, k: int, progress: Callable[[int], None] = lambda _: None) -> Truth:
+    """Exact neighbours of held-out rows among all other rows, compared as they were given, in float64."""
+    most = min(k + NEAR_MISSES, rows.count - 1)
+    near = exact_neighbours(rows.take(held), rows.chunks(CHUNK_BYTES), most, rows.metric, held, progress)
+    found, places = np.empty((2, len(held), k), np.int32)
+    last, more = np.empty(len(held)), np.zeros(len(held), bool)
+    step = max(1, CHUNK_BYTES // (8 * rows.dimension * most))
+    for low in range(0, len(held), step):
+        part = slice(low, low + step)
+        score, slack = scores_of(rows, held[part], near[part])
+        order = np.lexsort((near[part], -score), axis=1)
+        score, slack = np.take_along_axis(score, order, 1), np.take_along_axis(slack, order, 1)
+        better = tied(score, slack)
+        found[part], places[part] = np.take_along_axis(near[part], order, 1)[:, :k], better[:, :k]
+        last[part] = np.take_along_axis(score, better[:, k - 1 : k], 1)[:, 0]
+        more[part] = most > k and better[:, k] < k
+    return Truth(found, places, last, more)
+
+
+def nearness(rows: Rows, held: Ints, neighbours: I32) -> float:
+    """Median distance, in the scale of the index, of rows held (n) from a neighbour (n), its copies left out.
+
+    Infinite where all are copies, or none was given.
+    """
+    apart = np.linalg.norm(rows.take(held) - rows.take(neighbours.astype(np.int64)), axis=1)
+    return float(np.median(apart[apart > 0])) if (apart > 0).any() else float("inf")
+
+
+def tied(score: F64, slack: F64) -> I32:
+    """i32 (n, m): how many are better than each of the scores (n, m), best first; ties are to the best of them."""
+    better, best = np.zeros(score.shape, np.int32), score[:, 0]
+    for j in range(1, score.shape[1]):
+        ties = best - score[:, j] <= slack[:, j]
+        better[:, j], best = np.where(ties, better[:, j - 1], j), np.where(ties, best, score[:, j])
+    return better
+
+
+def scores_of(rows: Rows, held: Ints, others: I32) -> tuple[F64, F64]:
+    """exact_scores of the rows others (n, m) for the rows held (n) as queries."""
+    x = rows.spool.gather(others.reshape(-1)).reshape(*others.shape, rows.dimension)
+    return exact_scores(rows.spool.gather(held), x, rows.metric)
+
+
+def ties(rows: Rows, held: Ints, others: I32, last: F64) -> Bools:
+    """bool (n, m): whether rows others (n, m) score for the rows held (n) as last (n) does."""
+    out, step = np.zeros(others.shape, bool), max(1, CHUNK_BYTES // (8 * rows.dimension * others.shape[1]))
+    for low in range(0, len(held), step):
+        part = slice(low, low + step)
+        score, slack = scores_of(rows, held[part], others[part])
+        out[part] = score - last[part, None] >= -slack
+    return out

@@ -1,0 +1,78 @@
+"""What a router learns from: rows as questions, and the blocks that hold their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.format import RouterSection
+
+from ..blocks.partition import Partition
+from ..ingest.rows import Ints, Rows, tempered
+
+# What a section would cost at the edge, as modelled ms or bytes a query on rows that serve for tuning: less is better.
+Cost = Callable[[RouterSection], float]
+
+SPREAD_ROWS = 20_000
+SPREAD_MIN = 1e-6  # of rows that are all but one: sharper than that, float32 scores mean nothing
+
+
+def spread_of(rows: Rows, sample: Ints) -> float:
+    """Mean squared distance of rows of the sample to their mean: the unit of a router's sharpness, 1 / beta.
+
+    Rows far from the origin, or all in a narrow cone, have norms near 1 like any others and lie far closer together.
+    """
+    some = np.linspace(0, len(sample) - 1, min(SPREAD_ROWS, len(sample))).astype(np.int64)
+    x = rows.take(sample[some])
+    if rows.metric == "l2":
+        x = tempered(x)
+    return max(float(x.var(0, dtype=np.float64).sum()), SPREAD_MIN)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Blocks are decided, a router is to be fitted.
+
+    sample: rows that may train, sorted. copy i32 (N, E): blocks of a row's copies, -1 for none. asked: rows of the
+    sample as questions, and near i32 (n, K) their neighbours among all rows, best first, themselves left out, -1 for
+    none; neither is there for a router that needs no training.
+    """
+
+    rows: Rows
+    sample: Ints
+    partition: Partition
+    copy: npt.NDArray[np.int32]
+    asked: Ints
+    near: npt.NDArray[np.int32]
+    seed: int
+
+    @property
+    def blocks(self) -> int:
+        return self.partition.blocks
+
+    @cached_property
+    def spread(self) -> float:
+        """See spread_of."""
+        return spread_of(self.rows, self.sample)
+
+    def places(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """i32 (..., 1 + E): the blocks that hold rows (...), home first; -1 where there is none."""
+        known = np.maximum(rows, 0)
+        held = np.concatenate([self.partition.home[known][..., None], self.copy[known]], -1)
+        return np.where((rows >= 0)[..., None], held, np.int32(-1))
+
+    def reordered(self, order: Ints) -> Lesson:
+        """The same with block order[i] as number i."""
+        return replace(self, partition=self.partition.reordered(order), copy=renumbered(self.copy, order))
+
+
+def renumbered(copy: npt.NDArray[np.int32], order: Ints) -> npt.NDArray[np.int32]:
+    """copy with block order[i] as number i; -1 stays."""
+    number = np.empty(len(order) + 1, np.int32)
+    number[order], number[-1] = np.arange(len(order), dtype=np.int32), -1
+    out: npt.NDArray[np.int32] = number[copy]
+    return out

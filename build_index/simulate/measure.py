@@ -1,0 +1,238 @@
+"""What a plan finds, in the kernels' own arithmetic, for many queries and any price at once.
+
+All blocks are scanned once a query, keeping the best places; what a plan would answer follows from the blocks it reads.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage import kernels
+from vantage.cost import LANES, wave_ms
+from vantage.format import RANGES_AT, aligned, block_planes, pack_block
+from vantage.read.cache import CACHED, STARTS_SHARD
+from vantage.search.plan import SMALL_BYTES, SPARSE, items_of, ranges_of
+from vantage.search.prepare import Prepared
+from vantage.search.route.common import Routed
+from vantage.search.scan import LrsqScan
+
+from ..blocks.shape import Shape
+from ..codecs.planes import Codec, encode_blocks
+from ..ingest.rows import Ints, Rows
+from ..neighbours.truth import Truth, ranks, right, ties
+from .edge import P, trial_root
+
+KEPT = 512  # best places kept a query: enough for any plan that finds most of 100 neighbours
+CHUNK_BYTES = 8 << 20
+PRICE_MAX = (1 << 32) - 1
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What the plans of Q queries read: blocks bool (Q, B), and of each query its ranges' bytes.
+
+    pages: what each reads in a wave before, for its routing; None where the router is in memory.
+    """
+
+    blocks: Bools
+    ranges: list[list[int]]
+    pages: list[int] | None = None
+
+    @property
+    def gets(self) -> float:
+        return float(np.mean([len(r) for r in self.ranges])) + (self.pages is not None)
+
+    @property
+    def nbytes(self) -> float:
+        return float(np.mean([sum(r) for r in self.ranges])) + float(np.mean(self.pages or 0))
+
+    @property
+    def ms(self) -> npt.NDArray[np.float64]:
+        waits = np.array([wave_ms(r) for r in self.ranges])
+        return waits if self.pages is None else waits + [wave_ms([page]) for page in self.pages]
+
+
+def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | None = None) -> Reads:
+    """Runs the edge's planner for p (Q, B), nothing cached, one shard of blocks of these bytes, aligned.
+
+    done bool (Q, B): blocks that a wave before has read, which have no value to this one.
+    """
+    queries, blocks = p.shape
+    if not price and block_bytes.sum() <= SMALL_BYTES:
+        p = np.maximum(p, 1)
+    size, flags = array("I", block_bytes.tolist()), bytearray(blocks)
+    flags[0] = STARTS_SHARD
+    at = array("Q", np.cumsum([0, *map(aligned, size)])[:-1].tolist())
+    read, ranges = np.zeros((queries, blocks), bool), []
+    for i, row in enumerate(np.ascontiguousarray(p)):
+        if done is not None:
+            flags = bytearray((done[i] * CACHED).astype(np.uint8))
+            flags[0] |= STARTS_SHARD
+        kept, lengths = np.flatnonzero(row), list[int]()
+        few = array("I", row[kept].tobytes()), array("I", kept.astype(np.uint32).tobytes())
+        # Where many are named items_of wants all of them, which it would gather from the few one by one.
+        routed = Routed(*few) if SPARSE * len(kept) < blocks else Routed(array("I", row.tobytes()))
+        items = items_of(routed, flags, size, at, (0, blocks))
+        for first, last in ranges_of(items.p, items.size, items.flags, items.at, price, gets):
+            low, high = items.first[first], items.first[last - 1] + 1
+            read[i, low:high] = True
+            lengths.append(at[high - 1] + size[high - 1] - at[low])
+        ranges.append(lengths)
+    return Reads(read, ranges)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The best M places of each query over all blocks, best first, all i32 (Q, M), -1 where there is none.
+
+    block and row of the place; twin: the earlier place of the same row; rank: how many rows score better, where the row
+    is one of the exact neighbours, truth (Q, K), or ties with the last of them. score f32 (Q, M): of
+    the place, in the scale of the index; base f32 (Q, B): the score of a block's centre.
+    """
+
+    block: npt.NDArray[np.int32]
+    row: npt.NDArray[np.int32]
+    twin: npt.NDArray[np.int32]
+    rank: npt.NDArray[np.int32]
+    truth: Truth
+    score: npt.NDArray[np.float32]
+    base: npt.NDArray[np.float32]
+
+    def answered(self, read: Bools, most: int) -> Bools:
+        """(Q, M) whether a place is the best of one of the `most` best rows of the blocks read bool (Q, B)."""
+        each = np.arange(len(read))[:, None]
+        kept = read[each, self.block] & (self.block >= 0)
+        kept &= ~((self.twin >= 0) & np.take_along_axis(kept, np.maximum(self.twin, 0), 1))
+        first: Bools = kept & (np.cumsum(kept, 1) <= most)
+        return first
+
+    def recall(self, read: Bools, k: int, rerank: int = 0) -> npt.NDArray[np.float64]:
+        """(Q) recall@k of the answers from the blocks read bool (Q, B), the best `rerank` by exact score; k at most K.
+
+        Exact scores put every true neighbour among those rows first, so they are counted there. Of rows that tie with
+        the k-th neighbour any are right.
+        """
+        rank = np.where(self.answered(read, max(k, rerank)), self.rank, np.int32(-1))
+        out: npt.NDArray[np.float64] = right(rank, self.truth.better, k) / np.maximum(
+            (self.truth.rows[:, :k] >= 0).sum(1), 1
+        )
+        return out
+
+
+def block_bytes(sizes: Ints, code_bytes: int, id_bytes: float) -> Ints:
+    """Bytes of scan blocks of these many rows, with ids of id_bytes each, as the directory states them."""
+    return np.array([block_planes(int(n), code_bytes).ids + int(n * id_bytes) for n in sizes], np.int64)
+
+
+def spans(p: P) -> Ints:
+    """i64 (Q, 2): the first block of a probability in p (Q, B), and the one after the last; 0, 0 where all are 0."""
+    out = np.zeros((len(p), 2), np.int64)
+    for span, row in zip(out, p, strict=True):
+        some = np.flatnonzero(row)
+        if len(some):
+            span[:] = some[0], some[-1] + 1
+    return out
+
+
+def full_scan(
+    rows: Rows,
+    shape: Shape,
+    codec: Codec,
+    queries: list[Prepared],
+    without: Ints,
+    truth: Truth,
+    progress: Callable[[float], None] = lambda _: None,
+    p: P | None = None,
+    kept: int = KEPT,
+) -> Candidates:
+    """Encodes every place and scans it for every query, keeping so many.
+
+    p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them.
+    without (Q): the query's own row, left out of the answers.
+    """
+    members = shape.members()
+    root = trial_root(rows, shape, codec.rotation, codec.section, 100)
+    scans = [LrsqScan(root, q, kept) for q in queries]
+    low_of, high_of = (np.zeros(len(scans), int), np.full(len(scans), shape.blocks)) if p is None else spans(p).T
+    place_row = np.concatenate(members).astype(np.int32)
+    starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
+    for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
+        x = rows.take(np.concatenate(members[low:high]))
+        local = (starts[low : high + 1] - starts[low]).tolist()
+        for b, encoded in zip(
+            range(low, high), encode_blocks(codec, x, local, shape.centres[low:high], rows.metric), strict=True
+        ):
+            n = len(members[b])
+            pad = bytes(4 * (aligned(n, 16) - n))
+            places = np.arange(starts[b], starts[b + 1], dtype=np.uint32).tobytes() + pad
+            data = pack_block(n, 0, encoded.ranges, [*encoded.planes(), places], b"")
+            at = block_planes(n, codec.code_bytes)
+            for j in np.flatnonzero((low_of <= b) & (b < high_of)):
+                scan = scans[j]
+                kernels.lrsq_scan(
+                    data, RANGES_AT, at.codes, at.f, at.h, at.rows, n, scan.base(b), b, scan.tables, scan.pool
+                )
+        progress(high / len(members))
+    block, row = np.full((len(scans), kept), -1, np.int32), np.full((len(scans), kept), -1, np.int32)
+    score, base = np.zeros(block.shape, np.float32), np.empty((len(scans), shape.blocks), np.float32)
+    for i in reversed(range(len(scans))):
+        scan = scans.pop()  # it holds as much as its row of base
+        found = np.array([(place, b, s) for s, place, b, _ in scan.entries()], np.int64).reshape(-1, 3)
+        found = found[place_row[found[:, 0]] != without[i]]
+        block[i, : len(found)], row[i, : len(found)] = found[:, 1], place_row[found[:, 0]]
+        score[i, : len(found)] = found[:, 2] / queries[i].unit
+        base[i] = [scan.base(b) for b in range(shape.blocks)]
+    made = judged(block, row, truth)
+    asked = np.flatnonzero(truth.more)
+    others = (made.rank[asked] < 0) & (row[asked] >= 0)
+    tie = others & ties(rows, without[asked], np.where(others, row[asked], 0), truth.last[asked])
+    made.rank[asked] = np.where(tie, truth.better[asked, -1:], made.rank[asked])
+    return replace(made, score=score, base=base)
+
+
+def judged(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: Truth) -> Candidates:
+    """Candidates of these places, best first, against this truth; without scores, and ties with other rows."""
+    none = np.zeros((len(block), 0), np.float32)
+    return Candidates(block, row, _twins(row), ranks(row, truth.rows, truth.better), truth, none, none)
+
+
+def _twins(row: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    order = np.argsort(row, axis=1, kind="stable")
+    sorted_rows = np.take_along_axis(row, order, 1)
+    same = np.zeros(row.shape, bool)
+    same[:, 1:] = (sorted_rows[:, 1:] == sorted_rows[:, :-1]) & (sorted_rows[:, 1:] >= 0)
+    before = np.full(row.shape, -1, np.int32)
+    before[:, 1:] = np.where(same[:, 1:], order[:, :-1], -1)
+    out = np.full(row.shape, -1, np.int32)
+    np.put_along_axis(out, order, before, 1)
+    return out
+
+
+def chunks(members: list[Ints], rows_max: int) -> list[tuple[int, int]]:
+    """Consecutive blocks [low, high) of at most about rows_max rows together."""
+    out, low, held = [], 0, 0
+    for b, m in enumerate(members):
+        if held and held + len(m) > rows_max:
+            out.append((low, b))
+            low, held = b, 0
+        held += len(m)
+    return [*out, (low, len(members))]
+
+
+def price_for(recall_at: Callable[[int], float], target: float) -> int | None:
+    """The highest price with recall_at(price) >= target, by bisection of its logarithm; None when 0 is not enough."""
+    if recall_at(0) < target:
+        return None
+    low, high = 0.0, 32.0  # log2: recall falls as it rises
+    for _ in range(14):
+        middle = (low + high) / 2
+        low, high = (middle, high) if recall_at(int(2**middle)) >= target else (low, middle)
+    price = int(2**low)
+    return price if recall_at(price) >= target else 0

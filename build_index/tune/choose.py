@@ -1,0 +1,453 @@
+"""Measures candidates and picks: blocks, copies, router, code bytes and prices, under the recall asked for.
+
+Parameters are tuned on one set of held-out rows, prices come from another that serves nothing else. Every figure is in
+the kernels' own arithmetic, against exact neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.errors import InputError
+from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, VECTOR_BYTES, Contract, Stop
+from vantage.search.plan import SMALL_BYTES
+
+from ..blocks import PARTITIONS
+from ..blocks.copies import SPILLS, Copies, misses
+from ..blocks.graph_cut import VOTERS
+from ..blocks.partition import Partition
+from ..blocks.shape import Shape
+from ..codecs import CODECS
+from ..codecs.planes import Codec
+from ..codecs.rotations import ROTATIONS
+from ..ingest.rows import F32, Ints, Rows, tempered
+from ..neighbours.graph import Graph, neighbour_graph
+from ..neighbours.truth import HeldOut, hold_out, nearness, truth_of
+from ..progress import Say
+from ..routers import ROUTERS, lse
+from ..simulate.edge import P, prepared
+from ..simulate.measure import KEPT, Candidates, Reads, block_bytes, full_scan, plans
+from . import few
+from .contract import PricedRecall, calibrated, price_at, target_point, with_pages, with_reads
+from .fit import Held, Task, fitted, pages_of, probabilities_of, routed
+from .options import TRAINING_BYTES_MIN, Options
+from .promises import Held as Measured
+from .promises import gather_of, stopping
+
+BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
+SHARES = (0.0, 0.35, 0.6, 1.0)  # of rows copied, as candidates
+GRAPH_K = 10  # measured on WordNet: 15% fewer rows than k-means at recall@10, 10% more at recall@100
+MANY_ROWS = 2_000_000  # of more, one number of blocks is tried, and no router trained
+CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
+EXACT_PLACES = 4 << 20  # kept for the number of exact scores, of the tuning rows and of the others
+CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
+ASKED = 100_000  # rows that routers learn from, as questions: from 30,000 they read 2% more on WordNet, mlp 7%
+NEAR = 100  # of their neighbours
+MOMENT_ROWS = 60_000
+RESIDUAL_ROWS = 20_000  # that tables are fitted to
+RESIDUAL_BYTES = 64 << 20  # of them, at most
+MISSES_QUERIES = 10_000  # whose misses copies are made by
+TRAINED_ROWS_MIN = 5000  # of fewer, too few neighbours are left to learn from
+
+
+@dataclass
+class Choice:
+    """The index to write, and what was tried for it (for the manifest)."""
+
+    shape: Shape
+    codec: Codec
+    contract: Contract
+    stop: Stop
+    tried: list[dict[str, Any]]
+    modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
+    near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
+
+
+def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
+    """Picks everything. Where nothing keeps the recall that was asked for, the contract's target is what is kept."""
+    if rows.count <= few.FEW_ROWS:
+        shape, codec = few.shape_of(rows, options.seed), few.codec_of(rows, options)
+        contract, stop = few.promised(rows, shape, codec, id_bytes, options)
+        return Choice(shape, codec, contract, stop, [], (stop.promises[0].ms, stop.promises[0].ms), few.near(rows))
+    held = hold_out(rows.count, options.seed)
+    k = min(options.k, rows.count - 1)
+    say("truth", 0.0)
+    truth = truth_of(rows, held.all, min(max(k, 10), rows.count - 1), lambda done: say("truth", done / rows.count))
+    where = np.searchsorted(held.all, held.tune), np.searchsorted(held.all, held.price)
+    tune, price = (
+        Held(prepared(rows, of), of, truth[at]) for of, at in zip((held.tune, held.price), where, strict=True)
+    )
+    sample = _sample(rows, held, options)
+    asked, near = _questions(rows, sample, options, say)
+    near_by = nearness(rows, tune.rows, tune.truth.rows[:, : few.NEAR_BY][:, -1])
+    task = Task(rows, sample, tune, asked, near, id_bytes, k, options, [], say)
+    drawn, p_tune = _choose_router(task, _drafts(task))
+    p = probabilities_of(rows, drawn.shape, price.queries)
+    some = tune.spread(CODE_QUERIES)
+    task = replace(task, tune=tune.take(some))
+    for coded in _coded(task, drawn, p_tune[some]):
+        found = _scanned(task, coded.shape, coded.codec, price, "prices", p)
+        # Where few rows were held out, the tuning ones may have flattered a code.
+        choice = _promised(task, coded, p_tune[some], price, p, found, options.recall)
+        if choice is not None:
+            return replace(choice, near=near_by)
+    return replace(_by_exact_scores(task, drawn, p_tune[some], price, p), near=near_by)
+
+
+def _promised(
+    task: Task, coded: _Coded, p_tune: P, price: Held, p: P, found: Candidates, target: float, rerank: int = 0
+) -> Choice | None:
+    """The index with these codes and its promises, made on the rows `price`; None where they keep no such target."""
+    rows, options, shape = task.rows, task.options, coded.shape
+    sizes = block_bytes(shape.sizes(), coded.codec.code_bytes, task.id_bytes)
+    recall_at, pages = PricedRecall(found, p, sizes), pages_of(rows, shape, price.queries)
+    contract = calibrated(recall_at, task.k, target, rerank)
+    if contract is None:
+        return None
+    contract = with_pages(contract, pages)
+    task.say("promises", 0.0)
+    stop = stopping(
+        Measured(coded.found, p_tune, sizes, shape.sizes()), coded.price,
+        Measured(found, p, sizes, shape.sizes(), pages), recall_at, contract, rows.count, options.stop,
+        gather_of(shape.partition.home, rows), rerank,
+    )  # fmt: skip
+    task.say("promises", 1.0)
+    kept = next((promise for promise in stop.promises if promise.recall >= target), None)
+    if kept is None:
+        return None
+    modelled = replace(plans(p, sizes, target_point(contract).price), pages=pages).ms
+    waits = float(np.median(modelled)), float(np.quantile(modelled, 0.99))
+    if rerank:
+        point = target_point(contract)
+        contract = with_reads(contract, max(0.0, kept.nbytes - point.nbytes), max(0.0, kept.gets - point.gets))
+        more = kept.ms - float(modelled.mean())
+        waits = waits[0] + more, waits[1] + more
+    return Choice(shape, coded.codec, contract, stop, task.tried, waits)
+
+
+def _scanned(
+    task: Task, shape: Shape, codec: Codec, held: Held, phase: str, p: P, kept: int = KEPT
+) -> Candidates:  # fmt: skip
+    """What the codes find for held-out rows, in blocks that a plan may read."""
+    say = partial(task.say, phase)
+    small = block_bytes(shape.sizes(), codec.code_bytes, task.id_bytes).sum() <= SMALL_BYTES
+    return full_scan(
+        task.rows, shape, codec, held.queries, held.rows, held.truth, say, None if small else p, kept
+    )  # fmt: skip
+
+
+def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) -> Choice:
+    """The longest codes, with as few exact scores more than a query may ask for as keep the target; where none do, the
+    best that the most of them keep.
+    """
+    rows, k, target = task.rows, task.k, task.options.recall
+    most = min(PROMISED_RERANK_MAX, rows.count, PROMISED_VECTORS_MAX // (VECTOR_BYTES["f32"] * rows.dimension))
+    few, many = (held.spread(EXACT_PLACES // (2 * most)) for held in (task.tune, price))
+    tune, price, p_tune, p = task.tune.take(few), price.take(many), p_tune[few], p[many]
+    candidates, code = _coder(task, draft)
+    code_bytes = candidates[-1][0]
+    shape, codec = code(code_bytes)
+    found = _scanned(task, shape, codec, tune, "exact scores, tuning", p_tune, 2 * most)
+    held = _scanned(task, shape, codec, price, "exact scores, prices", p, 2 * most)
+    sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
+    recall_at, kept_at = PricedRecall(found, p_tune, sizes), PricedRecall(held, p, sizes)
+    depths = sorted({most, *(k << n for n in range(1, 13) if k << n < most)})
+    for rerank in depths:
+        reached = price_at(recall_at, k, target, rerank)
+        task.tried.append({
+            "blocks": shape.blocks, "copies": round(shape.copies / rows.count, 4), "code_bytes": code_bytes,
+            "exact_scores": rerank, "all_blocks_recall": round(recall_at(0, k, rerank), 4),
+        })  # fmt: skip
+        if reached is not None:
+            coded = _Coded(shape, codec, found, reached)
+            choice = _promised(task, coded, p_tune, price, p, held, target, rerank)
+            if choice is not None:
+                return choice
+    best = min(target, kept_at(0, k, most))
+    choice = _promised(task, _Coded(shape, codec, found, 0), p_tune, price, p, held, best, most)
+    if choice is None:
+        raise InputError(
+            f"no candidate reaches recall {target} at k = {k}",
+            hint="the rows are too many and too near each other for codes and exact scores: leave out near copies",
+        )
+    return choice
+
+
+def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
+    """Rows to train on: all but the held-out ones, or as many as a fifth of the memory budget holds."""
+    seen = np.setdiff1d(np.arange(rows.count), held.all)
+    most = max(1000, options.memory_bytes // 5 // (4 * rows.dimension))
+    if len(seen) <= most:
+        return seen
+    return np.sort(np.random.default_rng([options.seed, 3]).choice(seen, most, replace=False))
+
+
+def _questions(rows: Rows, sample: Ints, options: Options, say: Say) -> tuple[Ints, Graph]:
+    """Rows of the sample as questions and their near rows, where a router or copies are to learn from them."""
+    most = block_counts(rows.count)[-1]
+    if not any(ROUTERS[name].trains for name in _routers(rows, most, options)) and options.spill != "misses":
+        return np.empty(0, np.int64), np.empty((0, NEAR), np.int32)
+    drawn = np.random.default_rng([options.seed, 5]).choice(sample, min(ASKED, len(sample)), replace=False)
+    asked = np.sort(drawn)
+    phase = partial(say, "neighbours of rows to learn from")
+    near = neighbour_graph(
+        rows, asked, min(NEAR, rows.count - 1), seed=options.seed, memory_bytes=options.memory_bytes, progress=phase
+    )
+    return asked, near
+
+
+def _routers(rows: Rows, blocks: int, options: Options) -> list[str]:
+    """Names of the routers to measure: two-level where a table of few sub-centroids is too much to keep resident."""
+    if options.router is not None:
+        return [options.router]
+    if lse.table_bytes(rows.dimension, blocks, lse.FEW_SUBS) > lse.TABLE_BYTES_MAX:
+        return ["two-level"]
+    trains = (
+        not options.fast and TRAINED_ROWS_MIN <= rows.count <= MANY_ROWS and options.memory_bytes >= TRAINING_BYTES_MIN
+    )
+    return ["lse", "trained"] if trains else ["lse"]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """Blocks in file order with a router, and all the copies that could be made. partition: its name."""
+
+    partition: str
+    shape: Shape
+    copies: Copies
+
+    def with_share(self, share: float) -> Shape:
+        return replace(self.shape, copy=self.copies.best(share))
+
+
+def _drafts(task: Task) -> list[_Draft]:
+    """For each partition and number of blocks, the copies that route in the least time, by lse with a middle code."""
+    out = []
+    rows, options = task.rows, task.options
+    names, spill = _partitions(rows, options), options.spill or "soar"
+    graph = _graph(task) if names != ["kmeans"] else None
+    for name, blocks in product(names, block_counts(rows.count)):
+        quick = next((name for name in _routers(rows, blocks, options) if not ROUTERS[name].trains), "lse")
+        base = PARTITIONS[name](
+            rows, task.sample, blocks, graph, options.seed, partial(task.say, f"partition {name}, {blocks} blocks")
+        )
+        phase = partial(task.say, f"copies and router, {name}, {blocks} blocks")
+        phase(0.0)
+        copies = _missed(task, base, quick) if spill == "misses" else SPILLS[spill](rows, base)
+        shares = [0.0] if spill == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
+        shape, order = fitted(task, base, copies.best(max(shares)), quick, phase)
+        draft = _Draft(name, shape, copies.reordered(order))
+        p, best = probabilities_of(rows, shape, task.tune.queries), (np.inf, shape)
+        for share in shares:
+            tried = draft.with_share(share)
+            reads = routed(task, tried, p, task.tune)
+            task.tried.append({
+                "partition": name, "blocks": blocks, "spill": spill, "copies": round(share, 4), "router": quick,
+                "routed_recall": round(task.routed_recall, 4), **_cost(reads),
+            })  # fmt: skip
+            best = min(best, (float(reads.ms.mean()), tried), key=lambda b: b[0])
+        out.append(replace(draft, shape=best[1]))
+        phase(1.0)
+    return out
+
+
+def _partitions(rows: Rows, options: Options) -> list[str]:
+    """Names of the partitions to measure: a cut of the neighbour graph reads less than k-means where k is small."""
+    own = options.router if options.router in PARTITIONS else None  # see check_options
+    if options.partition is not None or own:
+        return [options.partition or own or ""]
+    cuts = options.k <= GRAPH_K and not options.fast and TRAINED_ROWS_MIN <= rows.count <= MANY_ROWS
+    return ["kmeans", "graph"] if cuts else ["kmeans"]
+
+
+def _missed(task: Task, base: Partition, router: str) -> Copies:
+    """Copies by what the questions miss where they read as much as the routed recall takes without copies."""
+    shape, order = fitted(task, base, SPILLS["none"](task.rows, base).best(0), router, lambda _: None)
+    few = slice(0, len(task.asked), max(1, len(task.asked) // MISSES_QUERIES))
+    p = probabilities_of(task.rows, shape, [*task.tune.queries, *prepared(task.rows, task.asked[few])])
+    fair = p / np.maximum(shape.sizes(), 1) * (task.rows.count / shape.blocks)
+    held, asked = fair[: len(task.tune.rows)], p[len(task.tune.rows) :]
+    low, high = 0.0, float(held.max())
+    for _ in range(16):
+        middle = (low + high) / 2
+        recall = shape.holds(task.tune.truth.rows[:, : task.k], held > middle).mean()
+        low, high = (middle, high) if recall >= task.routed_recall else (low, middle)
+    back = np.empty_like(asked)
+    back[:, order] = asked  # numbers of the partition as it came
+    return misses(task.rows, base, back, task.near[few], low)
+
+
+def _graph(task: Task) -> Graph:
+    """i32 (N, 50): the rows near every row, for partitions by neighbours."""
+    options, phase = task.options, partial(task.say, "neighbours of all rows")
+    everything = np.arange(task.rows.count)
+    near = min(VOTERS, task.rows.count - 1)
+    return neighbour_graph(
+        task.rows, everything, near, seed=options.seed, memory_bytes=options.memory_bytes, progress=phase
+    )
+
+
+def _choose_router(task: Task, drafts: list[_Draft]) -> tuple[_Draft, P]:
+    """The blocks and the router that answer in the least modelled time; and p of the tuning queries."""
+    best: tuple[float, _Draft, P] | None = None
+    for draft, name in ((d, name) for d in drafts for name in _routers(task.rows, d.shape.blocks, task.options)):
+        phase = partial(task.say, f"router {name}, {draft.shape.blocks} blocks")
+        phase(0.0)
+        if name != draft.shape.router:
+            shape, order = fitted(task, draft.shape.partition, draft.shape.copy, name, phase)
+            draft = _Draft(draft.partition, shape, draft.copies.reordered(order))
+        p = probabilities_of(task.rows, draft.shape, task.tune.queries)
+        reads = routed(task, draft.shape, p, task.tune)
+        task.tried.append({
+            "partition": draft.partition, "blocks": draft.shape.blocks, "router": name,
+            "router_bytes": len(draft.shape.section.pack()),
+            "routed_recall": round(task.routed_recall, 4), **_cost(reads),
+        })  # fmt: skip
+        if best is None or reads.ms.mean() < best[0]:
+            best = float(reads.ms.mean()), draft, p
+        phase(1.0)
+    assert best is not None
+    return best[1], best[2]
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """Blocks with a code; what it found for the tuning rows, and the price that reaches the target on them."""
+
+    shape: Shape
+    codec: Codec
+    found: Candidates
+    price: int
+
+
+def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[[int], tuple[Shape, Codec]]]:
+    """The lengths that _code_candidates names; and codes of a length, with the copies that it leaves room for."""
+    rows, options = task.rows, task.options
+    moments = _second_moments(rows, task.sample, draft.shape)
+    residuals = _residuals(rows, task.sample, draft.shape)
+    rotation = few.rotation_name(rows, options)
+    basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
+    axes = basis.live if basis else rows.dimension
+
+    def coded(code_bytes: int) -> tuple[Shape, Codec]:
+        codec = CODECS[options.codec](*moments, code_bytes, residuals, basis)
+        return _fitting(task, draft, code_bytes), codec
+
+    return _code_candidates(rows, axes, draft.shape.blocks, task.id_bytes, options), coded
+
+
+def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
+    """Codes that reach the target, by modelled time."""
+    rows, tune, options = task.rows, task.tune, task.options
+    reached: list[tuple[float, _Coded]] = []
+    candidates, code = _coder(task, draft)
+    for code_bytes, wanted in candidates:
+        if reached and not wanted:
+            break
+        shape, codec = code(code_bytes)
+        found = _scanned(task, shape, codec, tune, f"codes of {code_bytes} bytes", p)
+        sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
+        at = price_at(PricedRecall(found, p, sizes), task.k, options.recall)
+        ceiling = float(found.recall(np.ones_like(p, bool), task.k).mean())
+        row: dict[str, Any] = {
+            "blocks": shape.blocks, "copies": round(shape.copies / rows.count, 4), "code_bytes": code_bytes,
+            "all_blocks_recall": round(ceiling, 4),
+        }  # fmt: skip
+        if at is None:
+            task.tried.append(row | {"reaches_target": False})
+            continue
+        reads = replace(plans(p, sizes, at), pages=pages_of(rows, shape, tune.queries))
+        task.tried.append(row | _cost(reads))
+        reached.append((float(reads.ms.mean()), _Coded(shape, codec, found, at)))
+        if len(reached) > 1 and reached[-1][0] > reached[-2][0]:
+            break  # what longer codes save in blocks no longer pays for their bytes
+    return [coded for _, coded in sorted(reached, key=lambda r: r[0])]
+
+
+def _fitting(task: Task, draft: _Draft, code_bytes: int) -> Shape:
+    """As many copies, up to what routing chose or more, as the cache holds beside codes of this length, if it does."""
+    rows, blocks, options = task.rows, draft.shape.blocks, task.options
+    if options.spill_share is not None or not draft.shape.copies:
+        return draft.shape
+    if not _fits(rows, blocks, 0.0, code_bytes, task.id_bytes, options):
+        return draft.shape
+    return draft.with_share(_most(rows, blocks, code_bytes, task.id_bytes, options))
+
+
+def _cost(reads: Reads) -> dict[str, float]:
+    """Means over the queries, for the table of what was tried."""
+    return {"gets": round(reads.gets, 3), "bytes": round(reads.nbytes), "modelled_ms": round(float(reads.ms.mean()), 3)}
+
+
+def block_counts(rows: int) -> list[int]:
+    """Powers of two near rows / 112 and half of it; few blocks for few rows, and half alone of many."""
+    near = int(2 ** np.rint(np.log2(max(1.0, rows / BLOCK_ROWS))))
+    near = min(near, max(1, rows // 16), BLOCKS_MAX)
+    return [near] if near < 64 else [near // 2] if rows > MANY_ROWS else [near, near // 2]
+
+
+def _fits(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: float, options: Options) -> bool:
+    """Whether all blocks fit the cache: rows with copies, groups half full on average, alignment."""
+    row = code_bytes + 2 + 4 + 4
+    padding = blocks * (8 * row + 32 + 32)
+    return rows.count * (1 + share) * (row + id_bytes) + padding <= options.cache_bytes
+
+
+def _shares(rows: Rows, blocks: int, id_bytes: float, options: Options) -> list[float]:
+    """Shares of rows to copy; where the cache holds the index, what it holds beside codes of 4 bits a dimension."""
+    if options.spill_share is not None:
+        return [options.spill_share]
+    smallest = max(8, rows.dimension // 2)
+    if not _fits(rows, blocks, 0.0, smallest, id_bytes, options):
+        return list(SHARES)
+    most = _most(rows, blocks, smallest, id_bytes, options)
+    return sorted({share for share in SHARES if share < most} | {most})
+
+
+def _most(rows: Rows, blocks: int, code_bytes: int, id_bytes: float, options: Options) -> float:
+    """The largest share of copies that the cache holds beside codes of this length."""
+    most = max(SHARES)
+    while most > 0 and not _fits(rows, blocks, most, code_bytes, id_bytes, options):
+        most = max(0.0, round(most - 0.01, 2))
+    return most
+
+
+def _code_candidates(rows: Rows, axes: int, blocks: int, id_bytes: float, options: Options) -> list[tuple[int, bool]]:
+    """Code lengths by rising bytes; whether each is wanted, or there in case that no shorter one reaches the recall.
+
+    axes: how many directions there is anything along. Wanted are 3 to 6 bits each; where some of them let the index fit
+    the cache, those and the longest that fits.
+    """
+    lengths = sorted({max(4, int(axes * bits / 8) // 4 * 4) for bits in CODE_BITS})
+    fitting = [c for c in range(lengths[0], lengths[-1], 4) if _fits(rows, blocks, 0.0, c, id_bytes, options)]
+    if not fitting:
+        return [(c, i < 4) for i, c in enumerate(lengths)]
+    longest = min(fitting[-1], lengths[min(3, len(lengths) - 1)])
+    return [(c, c <= longest) for c in sorted({*lengths, longest})]
+
+
+def _second_moments(rows: Rows, sample: Ints, shape: Shape) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(d, d) second moments of the sample's residuals to the stored centres, and of its rows."""
+    used = sample[:: max(1, len(sample) // MOMENT_ROWS)]
+    residual, whole = np.zeros((2, rows.dimension, rows.dimension))
+    for low in range(0, len(used), 8192):
+        part = used[low : low + 8192]
+        x = rows.take(part)
+        r = tempered(x - shape.centres[shape.partition.home[part]]).astype(np.float64)
+        residual += r.T @ r
+        whole += x.T @ x
+    return residual / len(used), whole / len(used)
+
+
+def _residuals(rows: Rows, sample: Ints, shape: Shape) -> F32:
+    """f32 (n, d): the sample's residuals to the stored centres, evenly some of them."""
+    most = min(RESIDUAL_ROWS, RESIDUAL_BYTES // (4 * rows.dimension))
+    used = sample[:: -(-len(sample) // most)]
+    return tempered(rows.take(used) - shape.centres[shape.partition.home[used]])

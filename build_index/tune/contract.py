@@ -1,0 +1,93 @@
+"""The contract: prices that keep a promise, measured on rows that served nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.cost import LANES
+from vantage.format import Contract, Point
+
+from ..ingest.rows import Ints
+from ..simulate.edge import P
+from ..simulate.measure import Candidates, plans, price_for
+
+SURE = 1.645  # standard errors under the mean: one query set in twenty is below
+MARGIN_MAX = 0.005  # a small index is not refused for holding out too few rows to be sure
+GOALS = (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
+
+
+def promised(recall: npt.NDArray[np.float64]) -> float:
+    """What unseen queries reach on average, 19 times in 20, from the recall (Q) of held-out ones.
+
+    A Q-th is added to their variance, for what so few have not shown: all perfect promises less than 1.
+    """
+    error = ((recall.var() + 1 / len(recall)) / len(recall)) ** 0.5
+    return max(0.0, float(recall.mean() - min(MARGIN_MAX, SURE * error)))
+
+
+class PricedRecall:
+    """Recall of what plans at a price answer; each price is planned once, as bisections share most of theirs."""
+
+    def __init__(self, found: Candidates, p: P, sizes: Ints) -> None:
+        self.found, self.p, self.sizes = found, p, sizes
+        self._reads: dict[int, npt.NDArray[np.uint8]] = {}  # blocks, eight to a byte
+
+    def __call__(self, price: int, k: int, rerank: int = 0) -> float:
+        """What is promised of recall@k at this price, the best `rerank` rows by exact score."""
+        blocks = self.p.shape[1]
+        if price not in self._reads:
+            self._reads[price] = np.packbits(plans(self.p, self.sizes, price).blocks, axis=1)
+        read = np.unpackbits(self._reads[price], axis=1, count=blocks).astype(bool)
+        return promised(self.found.recall(read, k, rerank))
+
+
+def depths(k: int) -> list[int]:
+    """The numbers of answers that recall is measured at."""
+    return sorted({min(10, k), k, 1})
+
+
+def price_at(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -> int | None:
+    """The highest price that promises this recall@k; None when none does."""
+    return price_for(lambda price: recall_at(price, k, rerank), recall)
+
+
+def calibrated(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -> Contract | None:
+    """Measured points from cheap to dear, and one at the target; None where all blocks together do not reach it.
+
+    rerank: exact scores that each answer takes.
+    """
+    target = price_at(recall_at, k, recall, rerank)
+    if target is None:
+        return None
+    prices = {target, 0}
+    for goal in GOALS:
+        at = price_at(recall_at, k, goal, rerank)
+        if at is not None:
+            prices.add(at)
+    points = []
+    for price in sorted(prices, reverse=True):
+        reads = plans(recall_at.p, recall_at.sizes, price)
+        points += [
+            Point(depth, price, recall_at(price, depth, rerank), reads.nbytes, reads.gets) for depth in depths(k)
+        ]
+    return Contract(k, LANES, recall, tuple(points))
+
+
+def with_pages(contract: Contract, pages: list[int] | None) -> Contract:
+    """Points that count the routing pages of each query, bytes (Q), and their GET; None: there are none."""
+    return contract if pages is None else with_reads(contract, float(np.mean(pages)), 1)
+
+
+def with_reads(contract: Contract, nbytes: float, gets: float) -> Contract:
+    """Points that count so much more each."""
+    points = (replace(p, nbytes=p.nbytes + nbytes, gets=p.gets + gets) for p in contract.points)
+    return replace(contract, points=tuple(points))
+
+
+def target_point(contract: Contract) -> Point:
+    """The cheapest measured point that keeps the promise."""
+    points = (p for p in contract.points if p.k == contract.k and p.recall >= contract.target)
+    return min(points, key=lambda p: p.recall)

@@ -1,0 +1,162 @@
+"""A router fitted to blocks, its blocks ordered, and what its routing alone would read, on rows held out for tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.format import LseSection, RouterSection
+from vantage.search.prepare import Prepared
+
+from ..blocks.order import file_order
+from ..blocks.partition import Partition
+from ..blocks.shape import Shape, index_section, stored_centres
+from ..ingest.rows import Ints, Rows
+from ..neighbours.graph import Graph
+from ..neighbours.truth import Truth
+from ..progress import Say
+from ..routers import ROUTERS
+from ..routers.training import Lesson, renumbered
+from ..simulate.edge import P, page_bytes, prepared, probabilities
+from ..simulate.measure import Reads, block_bytes, plans, price_for
+from .options import Options
+
+TUNE_QUERIES = 500  # of the tuning rows, for parameters of routers
+ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
+ORDER_QUERIES = 4000  # or half as many as blocks: in a trial with 16,384, an order from 8,000 read 8% less
+ORDER_BYTES = 32 << 20  # of their probabilities at a time
+
+# Stands where the router is still to be fitted.
+_NO_SECTION = LseSection(8, 1, 1.0, 1.0, memoryview(b""), memoryview(b""), memoryview(b""))
+
+
+@dataclass(frozen=True)
+class Held:
+    """Held-out rows as queries, with their exact neighbours."""
+
+    queries: list[Prepared]
+    rows: Ints
+    truth: Truth
+
+    def spread(self, n: int) -> slice:
+        """About n of them, evenly: a source may be sorted."""
+        return slice(0, None, max(1, len(self.rows) // n))
+
+    def take(self, some: slice) -> Held:
+        return Held(self.queries[some], self.rows[some], self.truth[some])
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every stage of the choice works with. asked, near: see Lesson."""
+
+    rows: Rows
+    sample: Ints
+    tune: Held
+    asked: Ints
+    near: Graph
+    id_bytes: float
+    k: int
+    options: Options
+    tried: list[dict[str, Any]]
+    say: Say
+
+    @property
+    def routed_recall(self) -> float:
+        """What routing must reach while the code is not yet known."""
+        return self.options.recall + (1 - self.options.recall) * ROUTED_SHARE
+
+    def lesson(self, base: Partition, copy: npt.NDArray[np.int32]) -> Lesson:
+        return Lesson(self.rows, self.sample, base, copy, self.asked, self.near, self.options.seed)
+
+
+def fitted(
+    task: Task, base: Partition, copy: npt.NDArray[np.int32], router: str, progress: Callable[[float], None]
+) -> tuple[Shape, Ints]:
+    """A router fitted to these blocks, which are then ordered by its co-probes of the sample: (shape, order)."""
+    rows, fit = task.rows, ROUTERS[router]
+    few = task.tune.take(task.tune.spread(TUNE_QUERIES))
+    index = index_section(rows, base.blocks, rows.count, router)
+    order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
+    plain = Shape(base, copy, router, _NO_SECTION, *stored_centres(base.centres, rows.metric))
+
+    def ms(task: Task, tried: Shape, p: P) -> float:
+        """Infinite where all that has a probability is too little: a router that is too sharp is not cheap."""
+        reads = routed(task, tried, p, few)
+        reached = tried.holds(few.truth.rows[:, : task.k], reads.blocks).mean() >= task.routed_recall
+        return float(reads.ms.mean()) if reached else np.inf
+
+    def cost(section: RouterSection) -> float:
+        nonlocal order
+        p = probabilities(router, section, index, few.queries)
+        order = file_order(p) if order is None else order
+        return ms(task, reordered(plain, order), p[:, order])
+
+    section = fit.fit(task.lesson(base, copy), cost, progress)
+    drawn = np.sort(
+        np.random.default_rng([task.options.seed, 4]).choice(
+            task.sample, min(max(ORDER_QUERIES, base.blocks // 2), len(task.sample)), replace=False
+        )
+    )
+    step = max(1, ORDER_BYTES // (4 * base.blocks))
+    order = file_order(
+        probabilities(router, section, index, prepared(rows, drawn[low : low + step]))
+        for low in range(0, len(drawn), step)
+    )
+    shape = replace(reordered(plain, order), section=fit.ordered(section, order))
+    if fit.tuned is None:
+        return shape, order
+
+    # What a page leaves out no price brings back: it is chosen for more recall than the target.
+    strict = replace(task, options=replace(task.options, recall=task.routed_recall))
+
+    def whole_cost(section: RouterSection) -> float:
+        return ms(strict, replace(shape, section=section), probabilities(router, section, index, few.queries))
+
+    return replace(shape, section=fit.tuned(shape.section, task.lesson(shape.partition, shape.copy), whole_cost)), order
+
+
+def reordered(shape: Shape, order: Ints) -> Shape:
+    """Blocks, copies and centres with block order[i] as number i; the router's section is left as it was."""
+    centres = shape.centre_section
+
+    def moved(column: memoryview, dtype: type) -> memoryview:
+        return memoryview(np.ascontiguousarray(np.frombuffer(column, dtype).reshape(len(order), -1)[order]).reshape(-1))
+
+    section = type(centres)(
+        moved(centres.table, np.uint8), moved(centres.scale, np.float32), moved(centres.bias, np.float32)
+    )
+    return replace(
+        shape, partition=shape.partition.reordered(order), copy=renumbered(shape.copy, order), centre_section=section,
+        centres=shape.centres[order],
+    )  # fmt: skip
+
+
+def probabilities_of(rows: Rows, shape: Shape, queries: list[Prepared]) -> P:
+    index = index_section(rows, shape.blocks, rows.count + shape.copies, shape.router)
+    return probabilities(shape.router, shape.section, index, queries)
+
+
+def pages_of(rows: Rows, shape: Shape, queries: list[Prepared]) -> list[int] | None:
+    """See page_bytes."""
+    index = index_section(rows, shape.blocks, rows.count + shape.copies, shape.router)
+    return page_bytes(shape.router, shape.section, index, queries)
+
+
+def routed(task: Task, shape: Shape, p: P, of: Held) -> Reads:
+    """Plans that reach the routed recall with exact scores: what the routing alone reads."""
+    sizes = block_bytes(shape.sizes(), middle_code(task.rows), task.id_bytes)
+
+    def recall(price: int) -> float:
+        return float(shape.holds(of.truth.rows[:, : task.k], plans(p, sizes, price).blocks).mean())
+
+    reads = plans(p, sizes, price_for(recall, task.routed_recall) or 0)
+    return replace(reads, pages=pages_of(task.rows, shape, of.queries))
+
+
+def middle_code(rows: Rows) -> int:
+    return max(8, rows.dimension * 5 // 8)

@@ -1,0 +1,35 @@
+"""What the user asks of a build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TRAINING_BYTES_MIN = 1 << 30  # of memory: JAX and the activations of a batch come on top of all else
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; None where the builder is to choose by measuring.
+
+    cache_bytes: an index that can fit it is made to fit it. fast: no router is trained. stop: one of
+    promises.STOPS. codec: one of codecs.CODECS. rotation: of rotations.ROTATIONS. error_norms: answers can be proven,
+    for a byte a row. model: what made the vectors, a stamp that queries can be checked against. vectors: how those of
+    an f32 source are kept, f16 or f32; None: f16 where that loses nothing.
+    """
+
+    recall: float = 0.95
+    k: int = 100
+    seed: int = 0
+    cache_bytes: int = 40 << 20
+    memory_bytes: int = 1 << 30
+    partition: str | None = None
+    router: str | None = None
+    spill: str | None = None
+    spill_share: float | None = None
+    fast: bool = False
+    stop: str = "fixed"
+    codec: str = "lrsq"
+    rotation: str | None = None
+    error_norms: bool = False
+    model: str | None = None
+    vectors: str | None = None

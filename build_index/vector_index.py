@@ -1,0 +1,582 @@
+"""The library face: an index in a notebook, numpy in and out, saved as the Worker reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+import pickle
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vantage.errors import InputError, NotFoundError
+from vantage.index import Index
+from vantage.search.query import Answer, Query
+
+from .blocks.copies import SPILLS, Copies
+from .blocks.partition import Partition, homes
+from .blocks.shape import index_section
+from .bucket.open import open_index
+from .bucket.store import local
+from .build import check_name, id_bytes
+from .clusters.cluster import tree_over
+from .codecs.planes import Encoded, encode_blocks
+from .hashing.bec_tree import BecTree
+from .ingest.arrays import Arrays, Ids, checked, known_ids, matrix, named, number, shown, whole
+from .ingest.attributes import are_long
+from .ingest.rows import NORM_MAX, Ints, Rows, check_lengths, scaled_rows
+from .simulate.edge import prepared, probabilities
+from .tune.check import check_options
+from .tune.choose import Choice, choose
+from .tune.few import rotation_name
+from .tune.options import Options
+from .write.index import check_blocks, write_index
+from .write.manifest import manifest_of
+from .write.reopen import Saved, reopen
+from .write.vectors import stored_kind, stored_values
+
+MEASURED_ROWS = 20_000  # of those that were fitted: how near they lie to their centres, which of them have copies
+DRIFT_SHARE = 0.05  # of the fitted rows have to be added before drift is judged
+
+
+class Found(NamedTuple):
+    """Answers to Q queries, best first. ids int64 (Q, k), or objects (Q, k) of str (bytes where they are no UTF-8);
+    scores f64 (Q, k): cosine or inner product, or the squared distance under l2. Where fewer were found: -1 or None,
+    and NaN.
+    """
+
+    ids: npt.NDArray[Any]
+    scores: npt.NDArray[np.float64]
+
+
+class Medoids(NamedTuple):
+    """Of each of C clusters its most central row: ids (C) as in Found, vectors f32 (C, d) as they were added; and sizes
+    i64 (C), rows in each.
+    """
+
+    ids: npt.NDArray[Any]
+    vectors: npt.NDArray[np.float32]
+    sizes: Ints
+
+
+class VectorIndex:
+    """Vectors with ids, searched as the Worker searches them.
+
+    Parameters, as `vantage build --help` tells them; None: chosen by measuring.
+
+    metric: cosine, l2 or dot. recall, k: the mean recall@k to promise. seed: all random choices follow from it.
+    partition, router, spill, spill_share, fast, stop, codec, rotation: how blocks, routers, copies, second waves and
+    codes are made. error_norms: keep what exact answers are proven by. vectors: f16 or f32, how float vectors are kept
+    for exact scores. cache_bytes: of the Worker that the index is made to fit. memory_bytes: that fit may use beside
+    the rows.
+    growth, drift: see train_incremental.
+
+    After fit: n_features_in_ (the dimension), n_fitted_ (rows that the last fit saw), recall_ (what rows held out
+    measured at the promise), drift_ (see train_incremental), ids_.
+
+    Rows lie in memory. What was trained (blocks, router, codes, prices) changes in fit alone. After add or remove the
+    next search or save writes the objects again, but encodes only the blocks that changed.
+    """
+
+    n_features_in_: int
+    n_fitted_: int
+    recall_: float
+    _tree: tuple[BecTree, Ints] | None  # and the number of each row in it
+
+    def __init__(
+        self,
+        *,
+        metric: str = "cosine",
+        recall: float = 0.95,
+        k: int = 100,
+        seed: int = 0,
+        partition: str | None = None,
+        router: str | None = None,
+        spill: str | None = None,
+        spill_share: float | None = None,
+        fast: bool = False,
+        stop: str = "fixed",
+        codec: str = "lrsq",
+        rotation: str | None = None,
+        error_norms: bool = False,
+        vectors: str | None = None,
+        cache_bytes: int = 40 << 20,
+        memory_bytes: int = 2 << 30,
+        growth: float = 2.0,
+        drift: float = 1.2,  # rows alike measure 1.03 in bench/library.py, half of them moved 1.2 to 1.5
+    ) -> None:
+        self.metric, self.recall, self.k, self.seed = metric, recall, k, seed
+        self.partition, self.router, self.spill, self.spill_share = partition, router, spill, spill_share
+        self.fast, self.stop, self.codec, self.rotation = fast, stop, codec, rotation
+        self.error_norms, self.vectors = error_norms, vectors
+        self.cache_bytes, self.memory_bytes, self.growth, self.drift = cache_bytes, memory_bytes, growth, drift
+
+    # Parameters
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name; deep is there for scikit-learn."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **params: Any) -> Self:
+        """Sets parameters, which the next fit takes. Raises InputError for a name that is none."""
+        known = self.get_params()
+        for name in params:
+            if name not in known:
+                raise InputError(f"there is no parameter {name!r}", hint=f"known are: {', '.join(known)}")
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        """The parameters that are not the default."""
+        defaults = inspect.signature(type(self)).parameters
+        told = (f"{n}={v!r}" for n, v in self.get_params().items() if v != defaults[n].default)
+        return f"{type(self).__name__}({', '.join(told)})"
+
+    def __len__(self) -> int:
+        """Rows in the index."""
+        return self._rows.count if hasattr(self, "_rows") else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: all but what a search has opened. No two share what add and remove change in place."""
+        rows = {name: value for name, value in vars(self).items() if name in ("_stored", "_rows")}
+        rest = {name: value for name, value in vars(self).items() if name not in rows}
+        return rows | {"rest": _packed(rest | {"_live": None} if rows else rest)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rest = pickle.loads(state["rest"])
+        vars(self).update({name: value for name, value in state.items() if name != "rest"} | rest)
+
+    # Rows
+
+    def fit(self, train_vectors: Any, ids: Any = None) -> Self:
+        """Makes the index anew from these vectors (n, d), 1 at least; they are its rows.
+
+        Measures and trains all that `vantage build` does. ids (n): integers, strings or bytes; row numbers where they
+        are not given. Raises InputError for vectors, ids or parameters that no index can have, or a recall that is not
+        reached.
+        """
+        given = matrix(train_vectors, "the vectors")
+        return self._fit(checked(given, np.arange(len(given)) if ids is None else ids, self.metric), pa.schema([]))
+
+    def add(self, vectors: Any, ids: Any = None) -> Self:
+        """Adds rows: vectors (n, d), ids (n) as in fit, or the integers after the largest one.
+
+        A row goes to the block of the nearest centre (where the router is ecvh or bec-tree, to the one of its word),
+        and has copies where rows that were fitted would have them. Raises InputError, and adds nothing, where an id is
+        there already, or as fit does.
+        """
+        self._check_fitted()
+        old = self._stored
+        given = matrix(vectors, "the vectors")
+        self._check_width(given)
+        if ids is None:
+            if isinstance(old.id_of, list):
+                raise InputError("vectors without ids", hint="the ids of this index are strings: give some")
+            first = int(old.id_of.max()) + 1
+            if first + len(given) > 1 << 63:
+                raise InputError("vectors without ids", hint="there are no larger ones than the last: give some")
+            ids = np.arange(len(given)) + min(first, (1 << 63) - 1)
+        nulls = "[" + ",".join(["null"] * len(self._attributes)) + "]"
+        new = checked(given, ids, self._rows.metric, old.kind, nulls.encode())
+        if not len(given):
+            return self
+        if new.id_kind != old.id_kind:
+            raise InputError(f"ids of kind {new.id_kind} for an index of {old.id_kind}", hint="give ids of its kind")
+        there = [i for i in _listed(new.id_of) if i in self._numbers()]
+        if there:
+            raise InputError(f"ids that are there already: {named(there)}", hint="remove them first, or give others")
+        stored_values(new.floats(0, new.rows), self._kind, np.arange(new.rows))  # raises where they cannot be kept
+        rows = replace(self._rows, spool=new)
+        if (
+            rows.metric != "cosine"
+            and (np.linalg.norm(rows.slice(0, rows.count), axis=1) > NORM_MAX[rows.metric]).any()
+        ):
+            raise InputError(
+                f"vectors over {NORM_MAX[rows.metric]:g} times as long as those of the fit",
+                hint="fit again with them among the rows",
+            )
+
+        shape = self._choice.shape
+        home = self._homes(rows)
+        copy = self._copies(rows, home, shape.copy.shape[1])
+        homes, copies = np.concatenate([shape.partition.home, home]), np.concatenate([shape.copy, copy])
+        blocks = np.bincount(np.concatenate([homes, copies[copies >= 0]]), minlength=shape.blocks)
+        check_blocks(blocks, len(homes), self._choice.codec.code_bytes, are_long(old, self._attributes.names))
+        self._moved(old.followed_by(new), homes, copies, np.unique(np.concatenate([home, copy[copy >= 0]])))
+        self._added += np.array([len(home), self._apart(rows, home).sum()])
+        if self._tree is not None:
+            made, numbers = self._tree
+            self._tree = made, np.concatenate([numbers, made.add(rows.slice(0, rows.count))])
+        return self
+
+    def remove(self, ids: Any) -> Self:
+        """Removes rows by their ids (n): no search finds them any more, and what is saved no longer holds them.
+
+        Raises NotFoundError, and removes nothing, where an id is not there; InputError where no row would be left.
+        """
+        self._check_fitted()
+        wanted, row_of = _listed(known_ids(ids)), self._numbers()
+        missing = [i for i in wanted if i not in row_of]
+        if missing:
+            raise NotFoundError(f"there are no rows with the ids {named(missing)}", hint="check the ids")
+        gone = np.unique(np.array([row_of[i] for i in wanted], np.int64))
+        if len(gone) == len(self):
+            raise InputError("no row would be left", hint="an index keeps one row at least: fit a new one")
+        if not len(gone):
+            return self
+        if self._tree is not None:
+            made, numbers = self._tree
+            made.remove(numbers[gone])
+            self._tree = made, np.delete(numbers, gone)
+        kept, shape = np.setdiff1d(np.arange(len(self)), gone), self._choice.shape
+        home, copy = shape.partition.home, shape.copy
+        touched = np.unique(np.concatenate([home[gone], copy[gone][copy[gone] >= 0]]))
+        self._moved(self._stored.take(kept), home[kept], copy[kept], touched)
+        return self
+
+    def train_incremental(self, stream: Iterable[Any]) -> Self:
+        """Adds batches, each vectors or a pair of vectors and ids, and fits again when growth or drift asks for it.
+
+        The first batch fits an index that is not fitted. After each batch everything is fitted again, with all rows,
+        - when there are `growth` times the rows of the last fit or more: blocks have grown, so that a plan reads more
+          bytes for as many blocks, and the prices that keep the promise were measured on fewer rows;
+        - or when drift_ is `drift` or more, and at least a twentieth as many rows as were fitted have been added.
+          drift_ is the mean squared distance of the rows added since the fit to the centres of their blocks, over that
+          of the rows that were fitted. The error of a code grows with that distance, and rows far from all centres are
+          not what the router has learnt from.
+        Otherwise only the blocks that changed are encoded. drift_ is a little over 1 without drift: centres are means
+        of the rows that they were fitted to.
+        """
+        for batch in stream:
+            vectors, ids = batch if isinstance(batch, tuple) else (batch, None)
+            if not hasattr(self, "_rows"):
+                self.fit(vectors, ids)
+                continue
+            self.add(vectors, ids)
+            enough = self._added[0] >= DRIFT_SHARE * self.n_fitted_
+            if len(self) >= self.growth * self.n_fitted_ or (enough and self.drift_ >= self.drift):
+                self._fit(self._stored, self._attributes, self._options.model)
+        return self
+
+    @property
+    def ids_(self) -> npt.NDArray[Any]:
+        """The ids of all rows in the order of fit and add: int64 (n), or objects (n) of str or bytes."""
+        self._check_fitted()
+        ids = self._stored.id_of
+        return np.array([shown(i) for i in ids], object) if isinstance(ids, list) else ids.copy()
+
+    @property
+    def drift_(self) -> float:
+        """See train_incremental; 1 where no row was added since the last fit."""
+        self._check_fitted()
+        count, total = self._added
+        return float(total / count / max(self._measures()[0], 1e-30)) if count else 1.0
+
+    # Answers
+
+    def search(
+        self, queries: Any, k: int = 10, *, recall: float | None = None, rerank: int = 0, exact: bool = False
+    ) -> Found:
+        """The k best rows of each query, queries (Q, d) -> ids and scores (Q, k).
+
+        recall: to aim for, the one promised by default; it takes the place of `ef` and `probes`, as the index knows
+        what it must read for it. rerank: so many rows by their full vectors, for exact scores. exact: proven answers;
+        the index needs error_norms. Answers are those of a Worker with nothing cached. Raises InputError for queries or
+        a k that do not fit.
+        """
+        self._check_fitted()
+        k, rerank = whole("k", k), whole("rerank", rerank)
+        recall = None if recall is None else number("recall", recall)
+        given = matrix(queries, "the queries")
+        self._check_width(given)
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite and is refused
+            vectors = given.astype(np.float32)
+        index = self._opened()
+        asked = [Query(q.tolist(), k, recall, rerank, exact=exact, param="a query") for q in vectors]
+
+        async def answers() -> list[Answer]:
+            return [await index.query(query) for query in asked]
+
+        found: list[Answer] = _apart_from_loops(asyncio.run, answers())
+        strings = index.root.index.id_kind == "bytes"
+        ids = np.full((len(given), k), None, object) if strings else np.full((len(given), k), -1, np.int64)
+        scores = np.full((len(given), k), np.nan)
+        for i, answer in enumerate(found):
+            for j, match in enumerate(answer.matches):
+                ids[i, j], scores[i, j] = shown(match.id), match.score
+        return Found(ids, scores)
+
+    # Clusters
+
+    def cluster(self, level: int | None = None, k: int | None = None) -> npt.NDArray[np.int32]:
+        """i32 (N): the cluster of each row, in the order of ids_.
+
+        Clusters are the nodes of a BEC-tree `level` bits below its root, so 2^level at most; or at most k of them, the
+        splits of least worth undone; without either its leaves, of about 32 rows. A cluster lies inside of one of each
+        level above. The first call makes the tree (training of some seconds); add and remove keep it, splitting and
+        merging leaves, fit drops it, and it is not saved. Raises InputError for fewer than 2 rows.
+        """
+        level, k = _chosen(level, k)
+        made, numbers = self._clusters()
+        return made.labels(level, k)[numbers]
+
+    def assign(self, vectors: Any, level: int | None = None, k: int | None = None) -> npt.NDArray[np.int32]:
+        """i32 (n): the clusters that vectors (n, d) would lie in, numbered as in cluster; none is added."""
+        level, k = _chosen(level, k)
+        made, _ = self._clusters()
+        given = matrix(vectors, "the vectors")
+        self._check_width(given)
+        asked = checked(given, np.arange(len(given)), self._rows.metric)
+        return made.assign(replace(self._rows, spool=asked).slice(0, len(given)), level, k)
+
+    def medoids(self, level: int | None = None, k: int | None = None) -> Medoids:
+        """The row of each cluster with the least summed squared distance to the others, and the cluster's size."""
+        level, k = _chosen(level, k)
+        made, numbers = self._clusters()
+        row = np.full(len(made.home), -1, np.int64)
+        row[numbers] = np.arange(len(numbers))
+        central = row[made.medoids(level, k)[0]]
+        return Medoids(self.ids_[central], self._stored.gather(central), made.sizes(level, k))
+
+    # Folders
+
+    def save(self, path: str | Path) -> Self:
+        """Writes the index to a folder, bucket/name, in the format that the Worker reads, and makes it live there."""
+        self._check_fitted()
+        out = local(path)
+        check_name(out)
+        out.mkdir(parents=True, exist_ok=True)
+        self._write(out)
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The index in a folder, saved here or built by `vantage build`; it answers as it did, and can be changed.
+
+        Vectors that were stored as f16 are f16 from then on; attributes stay, those of rows added later are null. What
+        train_incremental goes by, growth and drift, is not stored: set it again.
+        Raises NotFoundError where there is none, DamagedError where its bytes are not those that were written.
+        """
+        saved: Saved = _apart_from_loops(reopen, Path(path))
+        rows, choice, told = saved.rows, saved.choice, saved.manifest
+        turn, usual = told.get("rotation", {}).get("name"), rotation_name(rows, Options(codec=choice.codec.name))
+        made = cls(
+            metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=told["seed"],
+            stop=told["contract"].get("stop", "fixed"), codec=choice.codec.name,
+            rotation=turn if turn != usual else None, error_norms=saved.norms,
+            cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("asked", {}),
+        )  # fmt: skip
+        made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"), rows.spool.kind)
+        return made
+
+    # What is inside
+
+    def _fit(self, stored: Arrays, attributes: pa.Schema, model: str | None = None) -> Self:
+        options = self._options_given()
+        check_options(stored.rows, stored.dimension, options, self.metric)
+        if self.vectors == "f16" and stored.kind == "f32":
+            stored_values(stored.floats(0, stored.rows), "f16", np.arange(stored.rows))  # raises before the work
+        rows = scaled_rows(stored, self.metric)
+        norms = np.linalg.norm(rows.slice(0, rows.count), axis=1).astype(np.float64)
+        check_lengths(self.metric, norms, float(norms.max()), f"row {norms.argmax()}")
+        choice = choose(rows, id_bytes(stored), options, lambda phase, share: None)
+        kind = stored_kind(rows, choice.near, self.vectors)
+        self._start(rows, attributes, choice, [None] * choice.shape.blocks, model, kind)
+        return self
+
+    def _options_given(self) -> Options:
+        if self.vectors not in (None, "f16", "f32"):
+            raise InputError(f"vectors is {self.vectors!r}", hint="f16 or f32, or None: by measuring")
+        for name in ("metric", "stop", "codec", "partition", "router", "spill", "rotation"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) or (value is None and name not in ("metric", "stop", "codec"))):
+                raise InputError(f"{name} is {value!r}", hint="give a name")
+        for name in ("growth", "drift"):
+            number(name, getattr(self, name))
+        return Options(
+            number("recall", self.recall), whole("k", self.k), whole("seed", self.seed),
+            whole("cache_bytes", self.cache_bytes), whole("memory_bytes", self.memory_bytes), self.partition,
+            self.router, self.spill, None if self.spill_share is None else number("spill_share", self.spill_share),
+            bool(self.fast), self.stop, self.codec, self.rotation, bool(self.error_norms), vectors=self.vectors,
+        )  # fmt: skip
+
+    def _start(
+        self, rows: Rows, attributes: pa.Schema, choice: Choice, codes: list[Encoded | None], model: str | None,
+        kind: str,
+    ) -> None:  # fmt: skip
+        assert isinstance(rows.spool, Arrays)
+        self._options = replace(self._options_given(), model=model)
+        self._attributes, self._choice, self._codes = attributes, choice, codes
+        self._stored, self._rows = rows.spool, rows
+        self._kind = kind
+        self._added = np.zeros(2)  # rows since the fit, their squared distances to their centres
+        self._measured: tuple[float, float] | None = None
+        self._tree = None
+        self._by_id: dict[int | bytes, int] | None = None
+        self._live: Index | None = None
+        self.n_features_in_, self.n_fitted_ = rows.dimension, rows.count
+        contract = choice.contract
+        self.recall_ = min(p.recall for p in contract.points if p.k == contract.k and p.recall >= contract.target)
+        self._measures()  # while the rows are those of the fit
+
+    def _moved(self, stored: Arrays, home: npt.NDArray[np.int32], copy: npt.NDArray[np.int32], touched: Ints) -> None:
+        """Takes these rows and their places; codes of blocks that were touched are no longer known."""
+        shape = self._choice.shape
+        self._choice = replace(
+            self._choice, shape=replace(shape, partition=replace(shape.partition, home=home), copy=copy)
+        )
+        self._stored, self._rows = stored, replace(self._rows, spool=stored)
+        for b in touched.tolist():
+            self._codes[b] = None
+        self._by_id = self._live = None
+
+    def _write(self, out: Path) -> None:
+        rows, choice = self._rows, self._choice
+        manifest = manifest_of(rows, self._attributes, choice, self._options, self._kind)
+        write_index(
+            rows, self._attributes, choice, out, self._kind, manifest, lambda done: None,
+            norms=self._options.error_norms, encode=self._encode,
+        )  # fmt: skip
+
+    def _encode(self, low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
+        """Codes of blocks [low, high), see write.Encode: those that are not known are found, and kept."""
+        choice, parts = self._choice, [source[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+        stale = [i for i in range(high - low) if self._codes[low + i] is None and len(parts[i])]
+        if stale:
+            x = self._rows.take(np.concatenate([parts[i] for i in stale]))
+            ends = np.cumsum([0, *(len(parts[i]) for i in stale)]).tolist()
+            centres = choice.shape.centres[[low + i for i in stale]]
+            found = encode_blocks(choice.codec, x, ends, centres, self._rows.metric)
+            for i, codes in zip(stale, found, strict=True):
+                self._codes[low + i] = codes
+        nothing = np.zeros(0, np.uint8)
+        empty = Encoded((0.0, 0.0, 0.0, 0.0), np.zeros((0, choice.codec.code_bytes), np.uint8), nothing, nothing)
+        return [self._codes[low + i] or empty for i in range(high - low)]
+
+    def _opened(self) -> Index:
+        """The index as it is now, written to a folder of its own and opened through vantage."""
+        if self._live is None:
+            folder = tempfile.mkdtemp(prefix="vantage-")
+            try:
+                path = Path(folder, "index")
+                path.mkdir()
+                self._write(path)
+                live: Index = _apart_from_loops(open_index, path)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            weakref.finalize(live, shutil.rmtree, folder, ignore_errors=True)
+            self._live = live
+        return self._live
+
+    def _clusters(self) -> tuple[BecTree, Ints]:
+        """The tree over all rows, and the number of each row in it."""
+        self._check_fitted()
+        if self._tree is None:
+            made = tree_over(self._rows, self._options.seed, self._options.memory_bytes)
+            self._tree = made, np.arange(len(self))
+        return self._tree
+
+    def _homes(self, rows: Rows) -> npt.NDArray[np.int32]:
+        """i32 (n): blocks of new rows."""
+        shape = self._choice.shape
+        if shape.router not in ("ecvh", "bec-tree"):
+            return homes(rows, shape.centres)
+        section = index_section(rows, shape.blocks, rows.count, shape.router)
+        p = probabilities(shape.router, shape.section, section, prepared(rows, np.arange(rows.count)))
+        out: npt.NDArray[np.int32] = p.argmax(1).astype(np.int32)
+        return out
+
+    def _copies(self, rows: Rows, home: npt.NDArray[np.int32], most: int) -> npt.NDArray[np.int32]:
+        """i32 (n, most): blocks of copies of new rows, -1 for none: where the fitted rows would have them too."""
+        if not most or self._choice.shape.blocks == 1:
+            return np.full((len(home), most), -1, np.int32)
+        copies = self._could_copy(rows, home)
+        return np.where(copies.order(most) <= self._measures()[1], copies.block[:, :most], np.int32(-1))
+
+    def _could_copy(self, rows: Rows, home: npt.NDArray[np.int32]) -> Copies:
+        """By soar where the build counted misses: new rows have no queries."""
+        name = self._options.spill or "soar"
+        return SPILLS["soar" if name == "misses" else name](rows, Partition(self._choice.shape.centres, home))
+
+    def _measures(self) -> tuple[float, float]:
+        """Of the fitted rows: mean squared distance to their centres; the largest worth of a copy that was made."""
+        if self._measured is None:
+            shape = self._choice.shape
+            some = np.unique(np.linspace(0, len(self) - 1, min(MEASURED_ROWS, len(self))).astype(np.int64))
+            rows = replace(self._rows, spool=self._stored.take(some))
+            home, copy = shape.partition.home[some], shape.copy[some]
+            last, made = -np.inf, int((copy >= 0).sum())
+            if made and shape.blocks > 1:
+                worth = np.sort(self._could_copy(rows, home).order(copy.shape[1]).ravel())
+                last = float(worth[min(made, int(np.isfinite(worth).sum())) - 1])
+            self._measured = float(self._apart(rows, home).mean()), last
+        return self._measured
+
+    def _apart(self, rows: Rows, home: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """f32 (n): squared distances to the centres of these blocks."""
+        r = rows.slice(0, rows.count) - self._choice.shape.centres[home]
+        out: npt.NDArray[np.float32] = np.einsum("ij,ij->i", r, r)
+        return out
+
+    def _numbers(self) -> dict[int | bytes, int]:
+        """Row of each id."""
+        if self._by_id is None:
+            self._by_id = {i: row for row, i in enumerate(_listed(self._stored.id_of))}
+        return self._by_id
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "_rows"):
+            raise InputError(f"this {type(self).__name__} is not fitted yet", hint="call fit, or load a saved index")
+
+    def _check_width(self, given: npt.NDArray[Any]) -> None:
+        if given.shape[1] != self.n_features_in_:
+            raise InputError(
+                f"vectors of {given.shape[1]} dimensions for an index of {self.n_features_in_}",
+                hint="give vectors of the dimension that was fitted",
+            )
+
+
+class _Pickler(pickle.Pickler):
+    """Takes the memory views of a root's sections too."""
+
+    def reducer_override(self, given: Any) -> Any:
+        if isinstance(given, memoryview):
+            return _view, (bytes(given), given.format, given.shape)
+        return NotImplemented
+
+
+def _packed(given: Any) -> bytes:
+    out = io.BytesIO()
+    _Pickler(out).dump(given)
+    return out.getvalue()
+
+
+def _view(data: bytes, kind: str, shape: tuple[int, ...]) -> memoryview:
+    return memoryview(data).cast(kind, shape)  # type: ignore[call-overload, no-any-return]
+
+
+def _chosen(level: Any, k: Any) -> tuple[int | None, int | None]:
+    """A level and a number of clusters, each checked where it is given."""
+    return None if level is None else whole("level", level), None if k is None else whole("k", k)
+
+
+def _listed(ids: Ids) -> list[Any]:
+    return ids if isinstance(ids, list) else ids.tolist()
+
+
+def _apart_from_loops(call: Callable[..., Any], *args: Any) -> Any:
+    """Calls in a thread of its own: a notebook has a loop running in this one, and asyncio.run wants none."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call, *args).result()

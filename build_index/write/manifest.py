@@ -1,0 +1,55 @@
+"""manifest.json: what an index was made from, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from vantage import VERSION as VANTAGE_VERSION
+from vantage.format import VERSION
+
+from ..ingest.attributes import schema_of
+from ..ingest.rows import Rows
+from ..tune.choose import Choice
+from ..tune.few import rotation_name
+from ..tune.options import Options
+
+CHOSEN = ("partition", "router", "spill", "spill_share", "fast", "vectors")  # options that leave less to choose
+
+
+def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Options, kind: str) -> dict[str, Any]:
+    """What manifest.json says of an index whose vectors are stored as `kind`, but for its generation and objects."""
+    return {
+        "format": VERSION,
+        "builder": VANTAGE_VERSION,
+        "rows": rows.count,
+        "dimension": rows.dimension,
+        "metric": rows.metric,
+        "id": rows.spool.id_kind,
+        "vectors": kind,
+        "attributes": schema_of(attributes),
+        **({"model": options.model} if options.model else {}),
+        "seed": options.seed,
+        "cache_bytes": options.cache_bytes,
+        "memory_bytes": options.memory_bytes,
+        "asked": {n: v for n in CHOSEN if (v := getattr(options, n)) is not None and v is not False},
+        "blocks": choice.shape.blocks,
+        "copies": choice.shape.copies,
+        "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
+        "codec": {"name": choice.codec.name, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
+        "rotation": {
+            "name": rotation_name(rows, options),
+            "bytes": len(choice.codec.rotation.pack()),
+        },
+        "contract": {
+            "k": choice.contract.k,
+            "target": choice.contract.target,
+            "gets": choice.contract.gets,
+            "points": [vars(p) for p in choice.contract.points],
+            "stop": options.stop,
+            "promises": [vars(p) for p in choice.stop.promises],
+            "estimators": [vars(e) for e in choice.stop.estimators],
+        },
+        "tried": choice.tried,
+    }

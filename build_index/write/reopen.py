@@ -1,0 +1,212 @@
+"""A saved index -> the rows, blocks and codes that it was written from, so that it can be changed and written again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vantage.errors import DamagedError, InputError
+from vantage.format import (
+    FIELD,
+    RANGES_AT,
+    Root,
+    TwoLevelSection,
+    aligned,
+    attributes_at,
+    block_planes,
+    part_key,
+    shard_key,
+)
+
+from ..blocks.partition import Partition
+from ..blocks.shape import Shape
+from ..bucket.generations import whole
+from ..bucket.open import open_index
+from ..bucket.store import FolderPlace
+from ..codecs import rabitq, sign
+from ..codecs.planes import QUERY_ALPHA, Codec, Encoded, Quantizer
+from ..codecs.rotations.butterfly import axes_of
+from ..ingest.arrays import Arrays
+from ..ingest.rows import Ints, Rows
+from ..ingest.source import DTYPES
+from ..tune.choose import Choice
+
+
+@dataclass(frozen=True)
+class Saved:
+    """rows in the order of their source; codes of each block, rows as in Shape.members; attributes: the schema; norms:
+    with error norms.
+    """
+
+    rows: Rows
+    choice: Choice
+    codes: list[Encoded]
+    attributes: pa.Schema
+    manifest: dict[str, Any]
+    norms: bool
+
+
+def reopen(path: Path) -> Saved:
+    """Reads an index in a folder, all of it. Raises NotFoundError, InputError for one of an early
+    version, or DamagedError where it is not what was written."""
+    index = open_index(path)
+    root, generation = index.root, index.current.generation
+    if root.stop is None:
+        raise InputError(f"{path} was built before indexes had promises", hint="build it again")
+    manifest = _manifest(path)
+    section, directory = root.index, root.directory
+    tables = [pq.read_table(path / part_key(generation, part)) for part in range(len(root.objects.parts))]
+    table = pa.concat_tables(tables).combine_chunks()
+    order = np.argsort(table["source_row"].to_numpy(), kind="stable")  # row numbers, as the source had them
+    place = np.empty(section.rows, np.int64)
+    place[order] = np.arange(section.rows)
+
+    first_row = np.asarray(directory.first_row, np.int64)
+    home = np.empty(section.rows, np.int32)
+    home[place] = np.repeat(np.arange(section.blocks, dtype=np.int32), np.diff(first_row))
+    records = [b"[]"] * section.rows
+    names = [a["name"] for a in root.schema["attributes"]]
+    codes, copies = list[Encoded](), [np.empty((0, 2), np.int64)]
+    for shard in range(section.shards):
+        data = np.memmap(path / shard_key(generation, shard), np.uint8, "r")
+        for b in range(directory.shard_blocks[shard], directory.shard_blocks[shard + 1]):
+            block = data[directory.offset[b] :][: directory.size[b]]
+            one, rows = codes_of_block(block, directory.rows[b], root.codec.code_bytes)
+            codes.append(one)
+            own = int(first_row[b + 1] - first_row[b])
+            more = place[rows[own:]]
+            copies.append(np.stack([more, np.full(len(more), b)], 1))
+            if names:
+                told = bytes(data[directory.attribute_offset[b] :][: directory.attribute_size[b]])
+                for i in range(own):
+                    values = attributes_at(told, own, i, names, f"{path.name}, block {b}")
+                    records[place[first_row[b] + i]] = json.dumps(
+                        list(values.values()), ensure_ascii=False, separators=(",", ":")
+                    ).encode()
+
+    stored = Arrays(
+        vectors_of_column(table["vector"], section.vector_kind, section.dimension)[order], section.vector_kind,
+        _id_values(table["id"], section.id_kind, order), records,
+    )  # fmt: skip
+    centres = centres_of(root)
+    shape = Shape(
+        Partition(centres, home), _copies(np.concatenate(copies), section.rows), section.router,
+        _router(path / generation, root), root.centres, centres,
+    )  # fmt: skip
+    choice = Choice(
+        shape,
+        codec_of(root),
+        root.contract,
+        root.stop,
+        manifest.get("tried", []),
+        (float("nan"), float("nan")),
+    )
+    fields = [pa.field(name, table.schema.field(3 + i).type) for i, name in enumerate(names)]
+    return Saved(
+        Rows(stored, section.metric, np.array(section.origin, np.float32), section.row_scale),
+        choice,
+        codes,
+        pa.schema(fields),
+        manifest,
+        root.bounds is not None,
+    )
+
+
+def codec_of(root: Root) -> Codec:
+    """The codec of an index, to encode more rows with: its quantizers as the tables of the section say.
+
+    Levels are the stored f32, so that what is encoded again may differ in a last bit from the first time.
+    """
+    section, name = root.codec, root.index.codec
+    parts: dict[tuple[int, int], tuple[list[int], list[npt.NDArray[np.float64]]]] = {}
+    levels, fields = np.asarray(section.levels, np.float64), list(FIELD.iter_unpack(section.fields))
+    for nibble in range(2 * section.code_bytes):
+        for axis, shift, width, at in fields[section.starts[nibble] : section.starts[nibble + 1]]:
+            on, columns = parts.setdefault((nibble, shift), ([], []))
+            on.append(axis)
+            columns.append(levels[at : at + (1 << width)])
+    together: dict[tuple[int, ...], list[tuple[tuple[int, int], npt.NDArray[np.float64]]]] = {}
+    for place, (on, columns) in parts.items():
+        together.setdefault(tuple(on), []).append((place, np.stack(columns, 1)))
+    deviation = np.asarray(section.deviation, np.float32)
+    same: dict[tuple[bytes, ...], tuple[npt.NDArray[np.float64], ...]] = {}  # equal tables are looked up together
+    quantizers, places = [], []
+    for axes, own in sorted(together.items()):
+        own.sort(key=lambda one: -float(np.ptp(one[1], axis=0).max()))  # the coarse part first
+        tables = tuple(table for _, table in own)
+        weight = None
+        if name == "lrsq" and len(axes) > 1:
+            weight = deviation[list(axes)].astype(np.float64) ** (2 * (1 + QUERY_ALPHA))
+            weight /= weight.max()
+        quantizers.append(Quantizer(axes, same.setdefault(tuple(t.tobytes() for t in tables), tables), weight))
+        places.append([place for place, _ in own])
+    directions = axes_of(root.rotation)
+    several = name == "rabitq" and any(len(q.parts) > 1 or len(q.parts[0]) > 2 for q in quantizers)
+    return Codec(
+        name, np.ascontiguousarray(directions, np.float32), deviation, quantizers, places, section, root.rotation,
+        rabitq.SCALES if several else (1.0,), sign.span_of(directions) if name in ("sign", "ecvh") else None,
+    )  # fmt: skip
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest, once every object is what it says."""
+    _, objects, text = whole(path)
+    for o in objects:
+        if FolderPlace(path).digest(o.key) != (o.size, o.sha256):
+            raise DamagedError(f"{path / o.key}: is not what was written", hint="publish the index again")
+    manifest: dict[str, Any] = json.loads(text)
+    return manifest
+
+
+def codes_of_block(block: npt.NDArray[np.uint8], n: int, width: int) -> tuple[Encoded, Ints]:
+    """What encode_blocks gave for a block, and the numbers of its rows."""
+    at = block_planes(n, width)
+    grouped = block[at.codes : at.f].reshape(-1, width, 16)
+    low, step, h_low, h_step = np.frombuffer(block[RANGES_AT : RANGES_AT + 16].tobytes(), "<f4").tolist()
+    rows = np.frombuffer(block[at.rows : at.rows + 4 * n].tobytes(), "<u4").astype(np.int64)
+    codes = np.ascontiguousarray(grouped.transpose(0, 2, 1).reshape(-1, width)[:n])
+    return Encoded((low, step, h_low, h_step), codes, block[at.f :][:n].copy(), block[at.h :][:n].copy()), rows
+
+
+def _copies(pairs: Ints, rows: int) -> npt.NDArray[np.int32]:
+    """i32 (N, E) of pairs (row, block)."""
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    turn = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
+    out = np.full((rows, int(turn.max(initial=-1)) + 1), -1, np.int32)
+    out[pairs[:, 0], turn] = pairs[:, 1]
+    return out
+
+
+def centres_of(root: Root) -> npt.NDArray[np.float32]:
+    d = root.index.dimension
+    table = np.frombuffer(root.centres.table, np.int8).reshape(root.index.blocks, aligned(d, 16))[:, :d]
+    out: npt.NDArray[np.float32] = table.astype(np.float32) * np.asarray(root.centres.scale, np.float32)[:, None]
+    return out
+
+
+def _router(folder: Path, root: Root) -> Any:
+    """The router's section, with its pages."""
+    if not isinstance(root.router, TwoLevelSection):
+        return root.router
+    return replace(root.router, pages=memoryview((folder / "routing.bin").read_bytes()))
+
+
+def vectors_of_column(column: pa.ChunkedArray, kind: str, dimension: int) -> npt.NDArray[Any]:
+    chunks = [np.frombuffer(c.buffers()[1], np.uint8)[c.offset * dimension :][: len(c) * dimension]
+              if kind in ("u8", "i8") else np.asarray(c.flatten()) for c in column.chunks]  # fmt: skip
+    return np.concatenate(chunks).view(DTYPES[kind]).reshape(-1, dimension)
+
+
+def _id_values(column: pa.ChunkedArray, kind: str, order: Ints) -> Ints | list[bytes]:
+    if kind == "i64":
+        found: Ints = column.to_numpy()[order]
+        return found
+    values = column.to_pylist()
+    return [values[i] for i in order.tolist()]

@@ -1,0 +1,223 @@
+"""Writes full vectors and attributes: Parquet, whose vectors a reader finds by row number."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vantage.errors import InputError, VantageError
+from vantage.format import VECTOR_BYTES
+from vantage.kernels import crc32c
+
+from ..ingest.attributes import pieces
+from ..ingest.formats.types import is_json
+from ..ingest.rows import Ints, Rows
+
+PART_ROWS_BYTES = 512 << 20
+PAGE_ROWS = 8192  # of vectors, at most: one Parquet row group, whose vector column is one page
+PAGE_BYTES = 16 << 20  # of them as float32
+TOLD_BYTES = 32 << 20  # of attributes as JSON, that are held at a time
+F16_SAFE = 4e-6  # times the root of the dimension: no longer row loses F16_LOSS_MAX, as 2^-11 and 2^-25 are rounded
+ROUNDED_ROWS, ROUNDED_BYTES = 4096, 16 << 20  # of a sample, that is rounded to f16 for a trial
+MOVED_MAX = 2.5e-4  # of a neighbour's distance, along one direction: then one neighbour in some hundreds changes places
+F16_LOSS_MAX = 0.01  # of a row's norm; float16 rounds to 0.0005 of it above its smallest normal numbers
+
+
+class _PartWriter:
+    """vectors/part-NNNNN.parquet: full vectors, ids, source rows and attributes, in the order of row numbers."""
+
+    def __init__(self, path: Path, schema: pa.Schema, first_row: int) -> None:
+        self.path, self.first_row = path, first_row
+        # One page a row group: the vectors of a group lie together, and a row's place follows from its number.
+        self.writer = pq.ParquetWriter(
+            path, schema, compression="NONE", use_dictionary=False, write_statistics=False, store_schema=True,
+            data_page_size=(1 << 30), write_batch_size=PAGE_ROWS, data_page_version="1.0",
+        )  # fmt: skip
+        self.rows: list[int] = []
+
+    def add(self, table: pa.Table) -> None:
+        self.writer.write_table(table, row_group_size=PAGE_ROWS)
+        self.rows.append(len(table))
+
+    def close(self, width: int) -> list[tuple[int, int]]:
+        """(first row, offset of its first value) of each group; the values are the end of the column's one page."""
+        self.writer.close()
+        meta, pages, row = pq.read_metadata(self.path), [], self.first_row
+        for group, n in enumerate(self.rows):
+            column = meta.row_group(group).column(0)
+            end = column.data_page_offset + column.total_compressed_size
+            pages.append((row, end - n * width))
+            row += n
+        with self.path.open("r+b") as file:
+            os.fsync(file.fileno())
+        return pages
+
+
+def vector_type(kind: str, dimension: int) -> pa.DataType:
+    """f16 and f32 as fixed-size lists; u8 and i8 as bytes, since Parquet has no lists of 8 bits."""
+    if kind in ("f16", "f32"):
+        value = pa.float16() if kind == "f16" else pa.float32()
+        return pa.list_(pa.field("element", value, nullable=False), dimension)
+    return pa.binary(dimension)
+
+
+def _vector_array(values: npt.NDArray[Any], kind: str) -> pa.Array:
+    n, d = values.shape
+    if kind in ("f16", "f32"):
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=vector_type(kind, d))
+    return pa.Array.from_buffers(pa.binary(d), n, [None, pa.py_buffer(values.tobytes())])
+
+
+def stored_kind(rows: Rows, near: float, vectors: str | None) -> str:
+    """Kind of the stored vectors: as f32 sources are asked for, or f16 where that moves no row across its neighbours.
+
+    near: how far, in the scale of the index, a row's neighbours are.
+    """
+    if rows.spool.kind != "f32":
+        return rows.spool.kind
+    if vectors is not None:
+        return vectors
+    step = max(1, rows.count // ROUNDED_ROWS, rows.count * 4 * rows.dimension // ROUNDED_BYTES)
+    x = rows.spool.gather(np.arange(0, rows.count, step))
+    with np.errstate(over="ignore"):
+        half = x.astype(np.float16).astype(np.float32)
+    if not np.isfinite(half).all():
+        return "f32"
+    moved = np.linalg.norm(rows.scaled(half) - rows.scaled(x), axis=1)
+    return "f16" if np.sqrt(np.mean(moved**2)) <= MOVED_MAX * near * rows.dimension**0.5 else "f32"
+
+
+def write_vectors(
+    rows: Rows,
+    attributes: pa.Schema,
+    home_rows: Ints,
+    own: Ints,
+    kind: str,
+    building: Path,
+    checks: npt.NDArray[np.uint32],
+    spots: npt.NDArray[np.uint32] | None,
+    progress: Callable[[float], None],
+) -> tuple[list[Path], list[tuple[int, int, int]]]:
+    """(paths, pages as (part, first row, offset)).
+
+    own (N): bytes of the attributes, by row number. Fills checks with the CRC-32C of each source row's stored vector,
+    and the last column of spots with that of the attributes, by row number.
+    """
+    d, id_type = rows.dimension, pa.int64() if rows.spool.id_kind == "i64" else pa.binary()
+    width = VECTOR_BYTES[kind] * d
+    columns = [_column_field(f) for f in attributes]
+    schema = pa.schema(
+        [
+            pa.field("vector", vector_type(kind, d), nullable=False),
+            pa.field("id", id_type, nullable=False),
+            pa.field("source_row", pa.int64(), nullable=False),
+            *columns,
+        ]
+    )
+    paths: list[Path] = []
+    pages: list[tuple[int, int, int]] = []
+    writer: _PartWriter | None = None
+    for low, high in pieces(own, TOLD_BYTES, min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * d)))):
+        source = home_rows[low:high]
+        if writer is None:
+            paths.append(building / "vectors" / f"part-{len(paths):05d}.parquet")
+            writer = _PartWriter(paths[-1], schema, low)
+        values = stored_values(rows.spool.gather(source), kind, source)
+        raw = memoryview(values.tobytes())
+        for i, row in enumerate(source.tolist()):
+            checks[row] = crc32c(raw[i * width : (i + 1) * width])
+        ids = rows.spool.ids(source)
+        texts = rows.spool.attributes(source) if columns else []
+        if spots is not None:
+            spots[low:high, 2] = list(map(crc32c, texts))
+        told = [json.loads(text) for text in texts]
+        more = [column_array([row[i] for row in told], field.type) for i, field in enumerate(columns)]
+        writer.add(
+            pa.Table.from_arrays(
+                [
+                    _vector_array(values, kind),
+                    pa.array(ids, id_type),
+                    pa.array(rows.spool.source_rows(source), pa.int64()),
+                    *more,
+                ],
+                schema=schema,
+            )
+        )
+        if high == rows.count or (high - writer.first_row) * width >= PART_ROWS_BYTES:
+            pages += [(len(paths) - 1, row, offset) for row, offset in writer.close(width)]
+            _check_pages(rows, paths[-1], [p for p in pages if p[0] == len(paths) - 1], high, home_rows, kind)
+            writer = None
+        progress(high / rows.count)
+    return paths, pages
+
+
+def _column_field(field: pa.Field) -> pa.Field:
+    """An attribute's column: its own type where JSON keeps it, else text; renamed where it would hide one of ours."""
+    name = f"{field.name}_" if field.name in ("vector", "id", "source_row") else field.name
+    kind = field.type
+    plain = (
+        pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    )
+    nested = (
+        pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type) and not pa.types.is_temporal(kind.value_type)
+    )
+    return pa.field(name, kind if plain or nested or is_json(kind) else pa.string())
+
+
+def column_array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """An attribute's column from values as JSON has them."""
+    if is_json(kind):
+        texts = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
+        return pa.ExtensionArray.from_storage(kind, pa.array(texts, kind.storage_type))
+    if pa.types.is_string(kind):
+        values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+    return pa.array(values, kind)
+
+
+def stored_values(
+    values: npt.NDArray[np.float32], kind: str, source: Ints, where: Callable[[int], str] = "row {}".format
+) -> npt.NDArray[Any]:
+    """values f32 (n, d) as they are stored. Raises InputError that names one of the rows `source` (n): f16 loses it."""
+    if kind == "f16":
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if not np.isfinite(half).all():
+            row = int(source[int(np.argmin(np.isfinite(half).all(1)))])
+            raise InputError(
+                f"{where(row)} holds a value over 65,504, which float16 cannot", hint="build with --vectors f32"
+            )
+        lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+        short = np.flatnonzero(lengths < F16_SAFE * values.shape[1] ** 0.5)
+        lost = np.linalg.norm(half[short] - values[short].astype(np.float64), axis=1)
+        moved = short[lost > F16_LOSS_MAX * lengths[short]]
+        if len(moved):
+            raise InputError(
+                f"{where(int(source[moved[0]]))} is too small for float16 to keep", hint="build with --vectors f32"
+            )
+        return half
+    return values.astype({"f32": np.float32, "u8": np.uint8, "i8": np.int8}[kind])
+
+
+def _check_pages(
+    rows: Rows, path: Path, pages: list[tuple[int, int, int]], end: int, home_rows: Ints, kind: str
+) -> None:
+    """The first and last row of each page of a part, read by their offsets alone, are what was written."""
+    width = VECTOR_BYTES[kind] * rows.dimension
+    with path.open("rb") as file:
+        for (_, row, offset), after in zip(pages, [*(p[1] for p in pages[1:]), end], strict=True):
+            for r in (row, after - 1):
+                file.seek(offset + (r - row) * width)
+                source = home_rows[r : r + 1]
+                if file.read(width) != stored_values(rows.spool.gather(source), kind, source).tobytes():
+                    raise VantageError(
+                        f"{path.name}: row {r} is not at byte {offset + (r - row) * width}",
+                        hint="this version of pyarrow lays pages out in another way: report it",
+                    )
