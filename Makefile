@@ -48,7 +48,7 @@ lint: install
 
 clean:
 	rm -rf $(VENV) $(HOST)/node_modules $(HOST)/.pyodide python_modules vantage.egg-info build .vantage .wrangler
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis vendor/kernels/build
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis kernels/build
 	find bench build_index src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The steps follow each other, with -j too: each needs the one before.
@@ -68,9 +68,9 @@ $(VANTAGE): pyproject.toml | $(PACKAGES)
 	@$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 
-$(KERNELS): $(wildcard vendor/kernels/*.c vendor/kernels/*.h vendor/kernels/Makefile) | $(VANTAGE)
+$(KERNELS): $(wildcard kernels/*.c kernels/*.h kernels/Makefile) | $(VANTAGE)
 	@echo '[4/7] native kernels ...'
-	@$(MAKE) --silent --no-print-directory -C vendor/kernels native PYTHON='$(abspath $(PY))'
+	@$(MAKE) --silent --no-print-directory -C kernels native PYTHON='$(abspath $(PY))'
 	@touch $@
 
 # `npm ci` would refuse where a registry lacks a package of another platform; this installs the lock just as exactly.

@@ -24,7 +24,7 @@ from typing import Any
 
 import kern as kernels
 
-SOURCES = Path(__file__).resolve().parents[1] / "vendor" / "kernels"
+SOURCES = Path(__file__).resolve().parents[1] / "kernels"
 PAGE = mmap.PAGESIZE
 ROOM = 1 << 17  # bytes of the largest buffer
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2

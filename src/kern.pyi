@@ -1,4 +1,4 @@
-"""Vantage's kernels: one C source (vendor/kernels), as Wasm for the Worker and as machine code for CPython.
+"""Vantage's kernels: one C source (kernels), as Wasm for the Worker and as machine code for CPython.
 
 Buffers: whatever has C-contiguous bytes (bytes, bytearray, memoryview, array, numpy), at any alignment,
 little-endian; `out`, `tables`, `pool` and `scratch` are written in place and may not overlap another argument. A

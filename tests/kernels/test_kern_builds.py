@@ -14,7 +14,7 @@ import replay
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SOURCE = ROOT / "vendor" / "kernels"
+SOURCE = ROOT / "kernels"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def calls(tmp_path_factory):
 def make(tmp_path, *args):
     """Runs make in a copy of the source, so that nothing in the checkout changes. -> that folder"""
     pytest.importorskip("ziglang", reason="the PyPI package ziglang builds the kernels")
-    copy = tmp_path / "vendor" / "kernels"
+    copy = tmp_path / "kernels"
     shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("build"))
     (tmp_path / "src").mkdir()
     subprocess.run(["make", "-C", copy, f"PYTHON={sys.executable}", *args], check=True, capture_output=True)
@@ -48,7 +48,7 @@ def test_baseline_and_undefined_behaviour(calls, tmp_path):
 def test_wasm_is_reproducible(tmp_path):
     make(tmp_path, "wasm")
     assert (tmp_path / "src" / "kern.so").read_bytes() == (ROOT / "src" / "kern.so").read_bytes(), (
-        "src/kern.so was not built from vendor/kernels as it is: run make -C vendor/kernels wasm"
+        "src/kern.so was not built from kernels as it is: run make -C kernels wasm"
     )
 
 
