@@ -32,7 +32,7 @@ from build_index.bucket.store import FolderPlace
 from vantage.format import HEADER, SECTION, Current, ObjectName
 from vantage.kernels import crc32c
 
-FIXTURES = sorted(json.loads((Path(__file__).parent / "fixtures" / "expected.json").read_text()))
+FIXTURES = sorted(json.loads((Path(__file__).parent.parent / "fixtures" / "expected.json").read_text()))
 
 U32 = struct.Struct("<I").pack
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from build_index.audit.diff import Entries, merged
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
 def pages(hashes: set[int], size: int) -> list[Entries]:

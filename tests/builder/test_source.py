@@ -363,7 +363,7 @@ def test_column_twice(tmp_path: Path) -> None:
 
 def test_sample() -> None:
     """The committed sample is small, its queries are not in it, and their neighbors are exact."""
-    folder = Path(__file__).parent.parent / "sample"
+    folder = Path(__file__).parents[2] / "sample"
     assert sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) < 10_000_000
     base, queries = (open_source([folder / f"{name}.parquet"]) for name in ("wordnet", "queries"))
     assert (base.rows, base.dimension, base.kind, base.notes) == (12_288, 384, "f16", ())
