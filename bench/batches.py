@@ -1,6 +1,6 @@
 """Bytes and GETs a query when queries are asked together, nothing cached.
 
-    python bench/batches.py INDEX... --queries FILE... [--limit N] [--sizes 1 16 256]
+    python -m bench.batches INDEX... --queries FILE... [--limit N] [--sizes 1 16 256]
 
 INDEX is a folder in a bucket, FILE Parquet with vectors, one for each index. All queries of a file are asked in batches
 of each size, in file order; what does not fill a batch is left out. Answers are compared with those of single queries.

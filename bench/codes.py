@@ -1,6 +1,6 @@
 """What the lrsq code alone loses: all blocks scanned, float sums of the same levels beside the kernel's integers.
 
-    python bench/codes.py DATA [--bytes 96,144,192,240] [--blocks 1024] [--queries 200]
+    python -m bench.codes DATA [--bytes 96,144,192,240] [--blocks 1024] [--queries 200]
 
 DATA holds wordnet/ (see sample/README.md for its columns). Bytes count the code and its two factor bytes. Every row is
 scored from its home block; recall@k is against exact neighbours.
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from routers import rows_of
 
+from bench.common import rows_of
 from build_index.blocks.kmeans import partition
 from build_index.blocks.shape import index_section, stored_centres
 from build_index.codecs import lrsq

@@ -1,6 +1,6 @@
 """What indexes promise and what they keep: recall, reads and waves at 0.90, 0.95 and 0.99, and how far estimates hold.
 
-    python bench/contract.py INDEX... --queries FILE [--ood FILE] [--limit N] [--out FOLDER]
+    python -m bench.contract INDEX... --queries FILE [--ood FILE] [--limit N] [--out FOLDER]
 
 INDEX is a folder in a bucket, built with the `--stop` to look at; FILE is Parquet with vectors and exact neighbours,
 held out from the index. Nothing is cached. For each promise it prints means a query, the modelled p50 and p99, how many
@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from plot import Axis, curves
 from scipy.stats import pearsonr, spearmanr
 
 from build_index.bucket.open import open_index
 from build_index.evaluate.evaluate import source_rows
+from build_index.evaluate.picture import Axis, curves
 from build_index.ingest.queries import read_queries
 from vantage.errors import LimitError
 from vantage.index import Index

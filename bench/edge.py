@@ -1,6 +1,6 @@
 """The Worker in workerd against the same library in CPython: answers, heap, and CPU a query by thread time.
 
-    python bench/edge.py BUCKET INDEX=QUERIES [INDEX=QUERIES ...] [--compare 500] [--mixed 2000]
+    python -m bench.edge BUCKET INDEX=QUERIES [INDEX=QUERIES ...] [--compare 500] [--mixed 2000]
 
 BUCKET is a folder of indexes; QUERIES a Parquet or .npy file. Three Workers run in turn: one without a cache for the
 first query and the comparison of ids and scores (scores are the integers, scaled), one with the default cache for the

@@ -1,6 +1,6 @@
 """Whether an exported router orders blocks as the index does, in onnxruntime and in onnxruntime-web under Node.
 
-    python bench/export.py INDEX --queries FILE [--limit 1000] [--json]
+    python -m bench.export INDEX --queries FILE [--limit 1000] [--json]
 
 Queries are compared, and nothing is fitted to them. "largest p difference" and "at one place" are in units of 2^-20 of
 probability; the second is between the probabilities, by the kernels, of the two blocks that stand at one place of the

@@ -1,7 +1,7 @@
 """Growth of two-level routing with the number of rows, measured without writing an index; two waves against one.
 
-    python bench/growth.py FOLDER --extend LINES.txt [--rows 10000000,100000000]
-    python bench/growth.py FOLDER [--rows 500000,1000000,2000000,4000000] [--share 0.35] [--code-bytes 80]
+    python -m bench.growth FOLDER --extend LINES.txt [--rows 10000000,100000000]
+    python -m bench.growth FOLDER [--rows 500000,1000000,2000000,4000000] [--share 0.35] [--code-bytes 80]
 
 The rows are those of bench/scale.py, kept in FOLDER. Each size has a process of its own, and takes the steps of
 `vantage build` with its functions but none of its comparisons: one number of blocks (a power of two near rows / 244),
@@ -33,8 +33,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scale import DIMENSION, drawn, written
 
+from bench.generated import DIMENSION, drawn, written
 from build_index.blocks.copies import SPILLS
 from build_index.blocks.kmeans import two_level as partition
 from build_index.blocks.shape import index_section
@@ -293,7 +293,7 @@ def main() -> None:
     for rows in sizes:
         words = ["--rows", rows, "--share", options.share, "--code-bytes", options.code_bytes]
         words += ["--held", options.held, "--trained", options.trained]
-        subprocess.run([sys.executable, __file__, options.folder, *map(str, words)], check=True)
+        subprocess.run([sys.executable, "-m", "bench.growth", options.folder, *map(str, words)], check=True)
     even = ROUND_MS * LANES * LANE_BYTES_PER_MS
     print(f"a wave more costs as much as {even / 1e6:.1f} MB over {LANES} lanes")
 

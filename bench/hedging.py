@@ -1,6 +1,6 @@
 """Hedged reads against plain ones on a virtual clock: p50 and p99 of a query's waits, and what the hedges cost.
 
-    python bench/hedging.py [--queries 4000] [--reads 6] [--slow 0.02] [--seed 0]
+    python -m bench.hedging [--queries 4000] [--reads 6] [--slow 0.02] [--seed 0]
 
 The real Reader; each read takes a log-normal first byte (median 40 ms, sigma 0.25) and its bytes at 60 MB/s, and
 one in fifty takes ten times as long. The time printed is the virtual clock's: modelled_ms in a receipt is computed

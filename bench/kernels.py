@@ -1,6 +1,6 @@
 """Speed of the lrsq scan with selection, one thread, beside faiss IndexPQFastScan, natively and in Wasm.
 
-    python bench/kernels.py [--rows 200000] [--bytes 48,96,240]
+    python -m bench.kernels [--rows 200000] [--bytes 48,96,240]
 
 faiss scans 4-bit PQ codes of as many bytes for one query at a time and keeps as many rows. Native, on every
 path that the processor has, and faiss take turns in one process; Wasm runs the committed src/kern.so in Pyodide under

@@ -1,6 +1,6 @@
 """What VectorIndex costs in a notebook, and its drift on rows like those it was fitted to, and on others.
 
-python bench/library.py DATA [--rows 20000]: DATA holds wordnet/part-0.parquet and sift/base.parquet; prints a table.
+python -m bench.library DATA [--rows 20000]: DATA holds wordnet/part-0.parquet and sift/base.parquet; prints a table.
 """
 
 from __future__ import annotations

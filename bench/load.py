@@ -1,6 +1,6 @@
 """Queries a second and time to an answer at 1, 4 and 16 clients: workerd over local R2, and this process over a folder.
 
-    python bench/load.py BUCKET/INDEX QUERIES [--seconds 10]
+    python -m bench.load BUCKET/INDEX QUERIES [--seconds 10]
 
 QUERIES is a Parquet or .npy file. A closed loop of queries as bodies of HTTP, top_k 10, the default cache, the same
 bodies in both, one after the other in the same run. In-process they pass through the same API without HTTP.
@@ -18,8 +18,8 @@ from pathlib import Path
 from random import Random
 
 import httpx
-from soak import ACCESS, CACHE_BYTES, loop, percentiles
 
+from bench.common import ACCESS, CACHE_BYTES, loop, percentiles
 from build_index.ingest.queries import read_queries
 from build_index.serve import load, serve
 from vantage.http import routes

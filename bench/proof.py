@@ -1,7 +1,7 @@
 """Exact answers: what proves them, checked against every row, and what they read with all blocks cached.
 
     vantage build DATA/wordnet/part-0.parquet DATA/wordnet/part-1.parquet --out INDEX --error-norms
-    python bench/proof.py INDEX QUERIES [--queries 2000] [--k 10,100] [--pairs 10000000]
+    python -m bench.proof INDEX QUERIES [--queries 2000] [--k 10,100] [--pairs 10000000]
 
 INDEX is a folder, bucket/name; QUERIES is Parquet or .npy with vectors of rows that it does not hold. Wrong is a query
 whose answer differs from the best k of all rows by rank.exact_score, rows and scores; a violation is a row whose score

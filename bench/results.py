@@ -1,6 +1,6 @@
 """Runs every command behind docs/results.md, one after another, and writes that page.
 
-    python bench/results.py DATA [--bucket FOLDER] [--out docs/results.md]
+    python -m bench.results DATA [--bucket FOLDER] [--out docs/results.md]
 
 DATA holds wordnet/ and sift/ (Parquet with vectors and exact neighbours). About half an hour on two cores.
 """
@@ -8,61 +8,16 @@ DATA holds wordnet/ and sift/ (Parquet with vectors and exact neighbours). About
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import shlex
 import subprocess
-import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BIN = Path(sys.executable).parent
-ROOT = Path(__file__).resolve().parents[1]
+from bench.pages import ROOT, Run, block, run
+
 BUDGET = "2GiB"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A command as a reader would type it, what it printed, its seconds and its peak memory in bytes."""
-
-    command: str
-    text: str
-    seconds: float
-    peak: int
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The object that a --json command printed."""
-        found: dict[str, Any] = json.loads(self.text.strip().splitlines()[-1])
-        return found
-
-
-def run(*words: object, places: dict[str, str]) -> Run:
-    """Runs a command of this project's environment; places are shown in the page by their names."""
-    command = [str(w) for w in words]
-    shown = shlex.join(command)
-    for path, name in places.items():
-        shown = shown.replace(path, name)
-    print(f"$ {shown}", file=sys.stderr, flush=True)
-    start = time.monotonic()
-    process = subprocess.Popen([BIN / command[0], *command[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    text = process.stdout.read()
-    for path, name in places.items():
-        text = text.replace(path, name)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{shown} failed")
-    return Run(shown, text, time.monotonic() - start, usage.ru_maxrss * 1024)
-
-
-def block(*runs: Run) -> str:
-    """Commands with what they printed."""
-    return "\n".join(f"```\n$ {r.command}\n{r.text.rstrip()}\n```\n" for r in runs)
 
 
 def eval_row(name: str, r: dict[str, Any]) -> str:
@@ -116,9 +71,9 @@ def main() -> None:
         p_build = vantage("build", part, "--metric", "l2", "--out", bucket / "sift", "--memory-budget", BUDGET)
         p_cold = vantage("eval", bucket / "sift", "--queries", p_queries)
         p_ten = vantage("eval", bucket / "sift", "--queries", p_queries, "--k", 10)
-        codes = run("python", "bench/codes.py", data, places=places)
-        kernels = run("python", "bench/kernels.py", places=places)
-        edge = run("python", "bench/edge.py", bucket, f"wordnet={w_queries}", f"sift={p_queries}", places=places)
+        codes = run("python", "-m", "bench.codes", data, places=places)
+        kernels = run("python", "-m", "bench.kernels", places=places)
+        edge = run("python", "-m", "bench.edge", bucket, f"wordnet={w_queries}", f"sift={p_queries}", places=places)
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         searches = [
             ("WordNet, recall@100, nothing cached", w_cold), ("the same answers, recall@10", w_ten),
@@ -129,7 +84,7 @@ def main() -> None:
 
 Batches, faults, load and publishing have a page of their own: [results-tool.md](results-tool.md).
 
-Printed by `python bench/results.py DATA`, which runs every command below; at {commit.stdout.strip()} on
+Printed by `python -m bench.results DATA`, which runs every command below; at {commit.stdout.strip()} on
 {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}. DATA holds WordNet (115,659 x 384 f16,
 cosine) and SIFT (300,000 x 128 u8, L2) with exact neighbours of 2,000 held-out queries each, which serve nothing but
 this page: parameters and prices come from rows of the base. Counted work is the same on every machine; seconds and CPU

@@ -1,6 +1,6 @@
 """Runs every command behind docs/results-tool.md, one after another, and writes that page.
 
-    python bench/tool.py DATA [--bucket FOLDER] [--out docs/results-tool.md]
+    python -m bench.tool DATA [--bucket FOLDER] [--out docs/results-tool.md]
 
 DATA holds wordnet/ and sift/. FOLDER has the indexes that bench/results.py built there; without it they are built.
 About two hours on two cores: 10^6 fuzzed cases and a set of 3,000,000 rows are most of it. Each command runs by itself
@@ -13,7 +13,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from results import ROOT, block, run
+from bench.pages import ROOT, block, run
 
 SAMPLE = ROOT / "sample"
 
@@ -40,22 +40,22 @@ def main() -> None:
             built([SAMPLE / "wordnet.parquet"], pair / name, "--fast", "--seed", seed)
         queries = [data / name / "queries.parquet" for name in ("wordnet", "sift")]
         batches = run(
-            "python", "bench/batches.py", bucket / "wordnet", bucket / "sift", "--queries", *queries, places=places
+            "python", "-m", "bench.batches", bucket / "wordnet", bucket / "sift", "--queries", *queries, places=places
         )
-        soak = run("python", "bench/soak.py", pair, places=places)
-        fuzz = run("python", "bench/fuzz.py", "--cases", 1_000_000, places=places)
-        asan = run("python", "bench/fuzz_kernels.py", "--cases", 30_000, "--asan", places=places)
-        damage = run("python", "bench/damage.py", places=places)
-        kills = run("python", "bench/publish_kills.py", places=places)
-        hedging = run("python", "bench/hedging.py", places=places)
-        load = run("python", "bench/load.py", pair / "one", SAMPLE / "queries.parquet", places=places)
-        warm = run("python", "bench/warm.py", bucket, "wordnet", data / "wordnet" / "queries.parquet", places=places)
+        soak = run("python", "-m", "bench.faults.soak", pair, places=places)
+        fuzz = run("python", "-m", "bench.faults.fuzz", "--cases", 1_000_000, places=places)
+        asan = run("python", "-m", "bench.faults.fuzz_kernels", "--cases", 30_000, "--asan", places=places)
+        damage = run("python", "-m", "bench.faults.damage", places=places)
+        kills = run("python", "-m", "bench.faults.publish_kills", places=places)
+        hedging = run("python", "-m", "bench.hedging", places=places)
+        load = run("python", "-m", "bench.load", pair / "one", SAMPLE / "queries.parquet", places=places)
+        warm = run("python", "-m", "bench.warm", bucket, "wordnet", data / "wordnet" / "queries.parquet", places=places)
         scale = run(
-            "python", "bench/scale.py", rows, "--rows", 3_000_000, "--memory-budget", "1GiB", places=places
+            "python", "-m", "bench.scale", rows, "--rows", 3_000_000, "--memory-budget", "1GiB", places=places
         )  # fmt: skip
         options.out.write_text(f"""# Results of the tool around it
 
-Printed by `python bench/tool.py DATA`, which runs every command below. `pair` holds two indexes of the committed
+Printed by `python -m bench.tool DATA`, which runs every command below. `pair` holds two indexes of the committed
 sample, built by `vantage build sample/wordnet.parquet --fast` with the seeds 0 and 1. Seconds are of two cores.
 
 ## Batches

@@ -1,6 +1,6 @@
 """A cold isolate beside a warm object, on local workerd: GETs and bytes saved, and time.
 
-    python bench/warm.py BUCKET INDEX QUERIES [--queries 300] [--timeout-ms 25]
+    python -m bench.warm BUCKET INDEX QUERIES [--queries 300] [--timeout-ms 25]
 
 BUCKET is a folder of indexes; QUERIES a Parquet or .npy file. Every query is asked of an isolate that has just lost its
 open index and its cache, as a new one would have none. The first half of the queries fills the object; each of the
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from soak import project_with
 
+from bench.common import project_with
 from build_index.ingest.queries import read_queries
 from build_index.serve import load, serve
 

@@ -8,15 +8,12 @@ from typing import Any
 
 import pytest
 
+from bench.faults import damage, fuzz
 from build_index.serve import ROOT
 from vantage.errors import VantageError
 from vantage.format import layout as L
 
-sys.path.append(str(ROOT / "bench"))
-import damage  # noqa: E402
-import fuzz  # noqa: E402
-
-CASES = 20_000  # with the kernels about a minute; `python bench/fuzz.py` runs a million
+CASES = 20_000  # with the kernels about a minute; `python -m bench.faults.fuzz` runs a million
 KERNEL_CASES = 15_000
 SEED = 3
 
@@ -53,7 +50,7 @@ def test_the_fuzzer_sees_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_kernels_touch_nothing_outside_of_their_buffers() -> None:
-    command = [sys.executable, ROOT / "bench/fuzz_kernels.py", "--cases", str(KERNEL_CASES), "--seed", str(SEED)]
+    command = [sys.executable, ROOT / "bench/faults/fuzz_kernels.py", "--cases", str(KERNEL_CASES), "--seed", str(SEED)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{KERNEL_CASES} calls" in done.stdout
@@ -64,7 +61,9 @@ def test_guard_pages_kill_what_reads_past_an_end() -> None:
         "import ctypes, fuzz_kernels as f; v = f.Guarded().view(b'12345678', True)\n"
         "ctypes.string_at(ctypes.addressof(ctypes.c_char.from_buffer(v)), 9)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(ROOT, "bench"), capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(ROOT, "bench", "faults"), capture_output=True, check=False
+    )
     assert done.returncode < 0
 
 

@@ -174,8 +174,8 @@ def misses(
 def tie(copies: Copies, place: Ints, reads: npt.NDArray[np.float64], slack: float = SLACK) -> Copies:
     """Chooses again among blocks whose loss is within slack of the one chosen: near the home in the file, rarely read.
 
-    place (B): where a block lies in the file, 0 to B - 1. reads (B): the probability that it is read. bench/copies.py
-    shows that this saves neither GETs nor bytes: what lies beside the home is missed with it.
+    place (B): where a block lies in the file, 0 to B - 1. reads (B): the probability that it is read.
+    bench/research/copies.py shows that this saves neither GETs nor bytes: what lies beside the home is missed with it.
     """
     near, loss = copies.near.copy(), copies.loss.copy()
     each = np.arange(len(near))

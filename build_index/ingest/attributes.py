@@ -24,7 +24,7 @@ from .rows import Ints, Stored
 
 CHUNK_BYTES = 32 << 20  # of JSON at a time
 TYPE_CHARS_MAX = 100  # types stand in the schema for people
-# A block of 128 rows at 512 bytes each: 64 KiB, which a query reads whole (bench/attributes.py).
+# A block of 128 rows at 512 bytes each: 64 KiB, which a query reads whole (bench/research/attributes.py).
 SHORT_BYTES = 512
 BLOCK_BYTES_MAX = 1 << 20  # a longer attribute block is not read for one row of it
 LEAVE_OUT = "name the columns to keep with --attributes, or split long texts into more rows"

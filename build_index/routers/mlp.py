@@ -22,7 +22,7 @@ from .training import Cost, Lesson
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
 SHARE = 0.25  # of the bytes of trained's table
 UNITS = 0.4  # of the dimension at least, before a block has more sub-centroids
-RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/networks.py
+RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/research/networks.py
 RATES = {"first": 1e-3, "bias": 1e-3, "table": 1e-3, "weight": 0.02, "log_beta": 0.01}
 STEPS = 500
 BATCH = 1024

@@ -1,7 +1,7 @@
 """two-level: a resident table of regions of queries, and a page each with the sub-centroids of the blocks they want.
 
 two-level-ecvh: the same, with few directions and a word a region in the place of the table. It loses in rows, and is
-for when next to nothing may be resident (bench/first_level.py).
+for when next to nothing may be resident (bench/research/first_level.py).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def by_centres(asked: F32, centres: F32, spread: float, seed: int) -> First:
 def by_words(asked: F32, centres: F32, spread: float, seed: int) -> First:
     """A query's region is that of the word which agrees best with it; words as `codewords.factored` finds them.
 
-    At 10^4 blocks they name more than centres in as many bytes, at 10^5 less (bench/first_level.py).
+    At 10^4 blocks they name more than centres in as many bytes, at 10^5 less (bench/research/first_level.py).
     """
     words = replace(factored(asked, centres, seed), beta=REGION_BETA / spread)
     agree = faiss.IndexFlatIP(len(words.threshold))

@@ -1,4 +1,4 @@
-"""The Worker as it is, but its bucket fails by seed: main of the project that bench/soak.py puts together.
+"""The Worker as it is, but its bucket fails by seed: main of the project that bench/faults/soak.py puts together.
 
 POST /faults takes {"seed", "rates", "generations", "timeout_s", "ttl_s", "cache_bytes", "switch"}. GET tells what
 was met.

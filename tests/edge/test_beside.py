@@ -1,14 +1,9 @@
 """A cold isolate beside a warm object in workerd: the same answers, and bytes that the bucket is spared."""
 
-import sys
-
 import pytest
 from doubles import Built
 
-from build_index.serve import ROOT
-
-sys.path.append(str(ROOT / "bench"))
-import warm  # noqa: E402
+from bench import warm
 
 pytestmark = pytest.mark.edge
 

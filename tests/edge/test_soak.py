@@ -1,20 +1,17 @@
 """A short soak: workerd under faults and switches of generation, each answer held against CPython's."""
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from build_index.serve import ROOT
-
-sys.path.append(str(ROOT / "bench"))
-import soak  # noqa: E402
+from bench.common import HEAP_MAX
+from bench.faults import soak
 
 pytestmark = pytest.mark.edge
 
-SECONDS = 60.0  # `python bench/soak.py` takes five minutes
+SECONDS = 60.0  # `python -m bench.faults.soak` takes five minutes
 
 
 def test_no_answer_is_wrong_while_everything_fails(generations: tuple[Any, Any], tmp_path: Path) -> None:
@@ -24,4 +21,4 @@ def test_no_answer_is_wrong_while_everything_fails(generations: tuple[Any, Any],
     assert not out.wrong
     assert out.recovered
     assert out.latencies and len(out.by_generation) == 2 and out.faults.total()
-    assert 0 < out.heap <= soak.HEAP_MAX
+    assert 0 < out.heap <= HEAP_MAX

@@ -1,6 +1,6 @@
 """What file order and range plan save: GETs, bytes and modelled time, with and without each part.
 
-    python bench/layout.py DATA [--sets wordnet,sift] [--blocks 512] [--share 0.5]
+    python -m bench.research.layout DATA [--sets wordnet,sift] [--blocks 512] [--share 0.5]
 
 DATA holds wordnet/ and sift/. One trained router with SOAR copies; scores are exact and a row takes 5 bits a dimension.
 A line reads what reaches recall@100 0.95 on the held-out queries, off its own price curve: so it compares layouts, not
@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from routers import rows_of, task_of
 
+from bench.common import rows_of, task_of
 from build_index.blocks import PARTITIONS
 from build_index.blocks.copies import SPILLS
 from build_index.blocks.shape import Shape, index_section

@@ -1,11 +1,12 @@
 """Constants of the BEC-tree, chosen on rows held out of the build: kind of word, spare bits, penalties and balance.
 
-    python bench/bec_tree.py DATA [--sets wordnet,sift] [--rows 20000] [--blocks 512] [--only words,leaves,clusters]
+    python -m bench.research.bec_tree DATA [--sets wordnet,sift] [--rows 20000] [--blocks 512]
+        [--only words,leaves,clusters]
 
 DATA holds wordnet/ and sift/; the files of queries are not opened. Asked are tuning rows (truth.hold_out), which train
-nothing. Columns as in bench/ecvh.py, of the router trained on the leaves. words: plain bits or the Golay code, and
-bits to spare; leaves: partition.LEAF_PENALTY and bec_tree.BALANCE. clusters: bec_tree.PENALTY for a tree of 32 rows a
-leaf: the mean squared distance of a tuning row to the medoid of its cluster, of that to the mean of all rows, and the
+nothing. Columns as in bench/research/ecvh.py, of the router trained on the leaves. words: plain bits or the Golay code,
+and bits to spare; leaves: partition.LEAF_PENALTY and bec_tree.BALANCE. clusters: bec_tree.PENALTY for a tree of 32 rows
+a leaf: the mean squared distance of a tuning row to the medoid of its cluster, of that to the mean of all rows, and the
 share of its 10 nearest that lie in its cluster, and the largest over the mean; for 64 clusters and for the leaves.
 """
 
@@ -16,8 +17,7 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
-from ecvh import GOALS, Setting, drawn_rows, routed, setting_of
-
+from bench.research.common import GOALS, Setting, drawn_rows, routed, setting_of
 from build_index.blocks import by_codeword
 from build_index.hashing import bec_tree, codewords
 

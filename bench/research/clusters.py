@@ -1,6 +1,6 @@
 """Clusters of a BEC-tree beside k-means of as many: how near rows are to their middle, and to whom they lie with.
 
-    python bench/clusters.py DATA [--sets wordnet,sift] [--rows 20000] [--k 16,64,256]
+    python -m bench.research.clusters DATA [--sets wordnet,sift] [--rows 20000] [--k 16,64,256]
 
 spread: mean squared distance of a row to its cluster's mean, of that to the mean of all. together: share of a row's 10
 nearest rows that are in its cluster. largest: rows of the largest cluster over the mean. prefix: nodes of the tree at
@@ -17,8 +17,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 import numpy.typing as npt
-from routers import MEMORY, rows_of
 
+from bench.common import MEMORY, rows_of
 from build_index.clusters.cluster import tree_over
 from build_index.ingest.rows import F32, scaled_rows
 from build_index.ingest.source import open_source

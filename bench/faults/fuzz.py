@@ -1,11 +1,12 @@
 """Bad bytes by seed, at every layout, the HTTP bodies and the kernels: an answer that holds, or one of our errors.
 
-    python bench/fuzz.py [--cases 1000000] [--seed 0]
+    python -m bench.faults.fuzz [--cases 1000000] [--seed 0]
 
 Objects of the fixtures in tests/fixtures are cut, spliced, and changed in bits, bytes and words, mostly under checksums
 made anew, so that the parsers behind them are reached. Bodies are valid queries, changed as JSON or as text. A fifth of
-the cases are kernels with random arguments (bench/fuzz_kernels.py). A case that ends otherwise (another exception, over
-10 s, over 64 MiB, a wrong answer) is printed with its kind and seed, which make it again. Exit 1 if there is any.
+the cases are kernels with random arguments (bench/faults/fuzz_kernels.py). A case that ends otherwise (another
+exception, over 10 s, over 64 MiB, a wrong answer) is printed with its kind and seed, which make it again. Exit 1 if
+there is any.
 """
 
 from __future__ import annotations
@@ -440,7 +441,14 @@ def main() -> int:
 
     began, kernels = time.perf_counter(), options.cases // 5
     done = run(options.cases - kernels, options.seed, tell)
-    command = [sys.executable, ROOT / "bench/fuzz_kernels.py", "--cases", str(kernels), "--seed", str(options.seed)]
+    command = [
+        sys.executable,
+        ROOT / "bench/faults/fuzz_kernels.py",
+        "--cases",
+        str(kernels),
+        "--seed",
+        str(options.seed),
+    ]
     bad = subprocess.run(command, check=False).returncode
     done["kernels"] = kernels
     took = time.perf_counter() - began

@@ -1,6 +1,6 @@
 """Crowds at the Worker: 1, 8, 64, 256 and 1,000 queries at once, cold and warm, and requests as large as may be.
 
-    python bench/herd.py BUCKET INDEX=QUERIES.parquet [INDEX=QUERIES.parquet ...] [--without-warm]
+    python -m bench.faults.herd BUCKET INDEX=QUERIES.parquet [INDEX=QUERIES.parquet ...] [--without-warm]
 
 All indexes are asked of one isolate, one after another and the first one again, at the settings of wrangler.toml.
 Every request must get an answer or a 503 within 30 s, the isolate must live, and its heap must stay within 90 MiB: exit
@@ -20,8 +20,8 @@ from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
-from soak import HEAP_MAX
 
+from bench.common import HEAP_MAX
 from build_index.serve import load, serve
 
 CROWDS = (1, 8, 64, 8, 64, 256, 1000, 8)

@@ -1,7 +1,8 @@
 """Rotations before lrsq at equal code bytes: what each costs in the root and a query, and the recall of the codes.
 
-    python bench/rotations.py DATA [--rows 20000] [--queries 200] [--sets sift,wordnet,768,1536] [--rotations pca,...]
-    python bench/rotations.py --wasm 384,768,1536
+    python -m bench.research.rotations DATA [--rows 20000] [--queries 200] [--sets sift,wordnet,768,1536]
+        [--rotations pca,...]
+    python -m bench.research.rotations --wasm 384,768,1536
 
 DATA holds wordnet/ and sift/. Their rows are drawn at random from the files and the queries are those of the files; a
 number is a generated set of as many dimensions: clusters of Gaussian rows, centres and rows with the spectra that

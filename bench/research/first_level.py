@@ -1,6 +1,7 @@
 """First levels of the two-level router at many blocks: k-means regions against words, what they read and keep resident.
 
-    python bench/first_level.py FOLDER [--blocks 10000,100000] [--factors 16,24,32] [--queries 500] [--golay] [--seed 0]
+    python -m bench.research.first_level FOLDER [--blocks 10000,100000] [--factors 16,24,32] [--queries 500] [--golay]
+        [--seed 0]
 
 No index is built. The second level is modelled, the first is the builder's (two_level.by_centres, two_level.by_words,
 int4) and a query's page is the one that the edge's router picks. Assumptions:
@@ -32,8 +33,8 @@ from typing import Any
 import faiss
 import numpy as np
 import numpy.typing as npt
-from scale import CHUNK, DIMENSION, drawn, written
 
+from bench.generated import CHUNK, DIMENSION, drawn, written
 from build_index.hashing.codewords import Words, agreed, factored, golay, signs, started
 from build_index.ingest.rows import F32, Ints
 from build_index.neighbours.exact import exact_neighbours

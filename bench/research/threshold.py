@@ -1,6 +1,7 @@
 """Threshold feedback in the scan: groups of 16 rows that the k-th score so far could drop by their leading segments.
 
-    python bench/threshold.py DATA [--sets wordnet,sift] [--rows 20000] [--block-rows 226] [--share 0.1] [--queries 100]
+    python -m bench.research.threshold DATA [--sets wordnet,sift] [--rows 20000] [--block-rows 226] [--share 0.1]
+        [--queries 100]
 
 Asked are tuning rows. Each scans the nearest blocks up to that share of the rows, nearest first, by stored factors and
 the tables of the query in floats. The threshold is the k-th best score of the blocks before. A group is dropped after
@@ -18,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from ecvh import drawn_rows
 
+from bench.research.common import drawn_rows
 from build_index.blocks.kmeans import partition
 from build_index.blocks.shape import stored_centres
 from build_index.codecs import CODECS

@@ -1,6 +1,6 @@
 """Duplication by training, as arXiv 2501.16375 does it, next to k-means, SPANN's closure and SOAR: rows read on SIFT.
 
-    python bench/duplication.py DATA [--epochs 150] [--rows N] [--seed 0] [--out PREFIX]
+    python -m bench.research.duplication DATA [--epochs 150] [--rows N] [--seed 0] [--out PREFIX]
 
 DATA holds sift/ (Parquet with vectors and exact neighbours). --rows takes the first N rows and finds their neighbours
 again. --out writes the table to PREFIX.txt and the curves to PREFIX.svg. All methods have 1,024 blocks. Queries of the
@@ -41,12 +41,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 import optax
-from plot import Axis, curves
 
 from build_index.blocks.copies import closure, soar
 from build_index.blocks.kmeans import partition
 from build_index.blocks.partition import Partition
 from build_index.blocks.shape import index_section
+from build_index.evaluate.picture import Axis, curves
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import F32, Ints, Rows, scaled_rows
 from build_index.ingest.source import open_source

@@ -1,6 +1,7 @@
 """Golay buckets as routers: rows and blocks read beside centroids and lse at as many blocks, and what each part brings.
 
-    python bench/ecvh.py DATA [--sets wordnet,sift] [--blocks 4096] [--rows 20000] [--steps 900] [--lines ecvh,prefix]
+    python -m bench.research.ecvh DATA [--sets wordnet,sift] [--blocks 4096] [--rows 20000] [--steps 900]
+        [--lines ecvh,prefix]
 
 DATA holds wordnet/ and sift/. A cell is the share of all rows in %, copies counted, and the blocks, that are read where
 the mean recall@100 over the held-out queries reaches 0.90 and 0.95, scores exact, by one threshold on probability over
@@ -13,110 +14,30 @@ maps block to codeword, and numbered by their codewords' messages in Gray order,
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
-from routers import MEMORY, rows_of
 
+from bench.research.common import GOALS, Asked, Setting, drawn_rows, routed, setting_of, show
 from build_index.blocks import PARTITIONS, by_codeword
 from build_index.blocks.copies import SPILLS
-from build_index.blocks.graph_cut import VOTERS, votes
+from build_index.blocks.graph_cut import votes
 from build_index.blocks.partition import Partition
 from build_index.blocks.shape import Shape, index_section
 from build_index.hashing import codewords
 from build_index.ingest.queries import read_queries
-from build_index.ingest.rows import Ints, Rows, scaled_rows
-from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.rows import Rows
 from build_index.neighbours.exact import exact_neighbours
-from build_index.neighbours.graph import Graph, neighbour_graph
-from build_index.neighbours.truth import hold_out, truth_of
 from build_index.routers import ecvh
-from build_index.simulate.edge import prepared, probabilities
-from build_index.tune.fit import TUNE_QUERIES, Held, Task, fitted, reordered
+from build_index.simulate.edge import probabilities
+from build_index.tune.fit import TUNE_QUERIES, reordered
 from build_index.tune.fit import routed as planned
-from build_index.tune.options import Options
 from vantage.format import EcvhSection
 from vantage.search.prepare import Prepared, prepare
-
-GOALS = (0.90, 0.95)
-ASKED = 30_000  # rows of the sample that the routers learn from
-Asked = tuple[list[Prepared], npt.NDArray[np.int32]]  # queries and their exact neighbours
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What every line works with."""
-
-    task: Task
-    graph: Graph
-    blocks: int
-    asked: list[Asked]
-
-    @property
-    def rows(self) -> Rows:
-        return self.task.rows
-
-
-def setting_of(rows: Rows, blocks: int, asked: list[Asked]) -> Setting:
-    """The task with rows held out for tuning, and the near rows of all."""
-    held = hold_out(rows.count, 0)
-    sample = np.setdiff1d(np.arange(rows.count), held.all)
-    graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
-    learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
-    tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
-    settings = Options(memory_bytes=MEMORY)
-    task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], lambda phase, done: None)
-    return Setting(task, graph, blocks, asked)
-
-
-def cell(p: npt.NDArray[np.floating], sizes: Ints, places: npt.NDArray[np.int32], rows: int, goal: float) -> str:
-    """Rows in % and blocks read, for p (Q, B) and the blocks of the neighbours, places (Q, k, E), -1 for none."""
-    value = p / np.maximum(sizes, 1)
-    each = np.arange(len(p))[:, None, None]
-    found = np.sort(np.where(places >= 0, value[each, places], -1).max(2), axis=None)[::-1]
-    read = (value >= found[int(np.ceil(goal * found.size)) - 1]) & (sizes > 0)
-    return f"{100 * (read * sizes).sum(1).mean() / rows:8.2f} /{read.sum(1).mean():7.1f}"
-
-
-def show(
-    what: str, setting: Setting, base: Partition, copy: npt.NDArray[np.int32], nbytes: int,
-    route: Callable[[list[Prepared]], npt.NDArray[np.floating]], began: float,
-) -> None:  # fmt: skip
-    """Prints a line."""
-    held = np.concatenate([base.home[:, None], copy], 1)
-    sizes = np.bincount(held[held >= 0], minlength=base.blocks)
-    cells = [
-        cell(p, sizes, held[near], setting.rows.count, goal)
-        for p, near in ((route(queries), near) for queries, near in setting.asked)
-        for goal in GOALS
-    ]
-    skew = np.bincount(base.home).max() * base.blocks / setting.rows.count
-    print(
-        f"{what:34}{nbytes:9,}{base.blocks:7}{skew:7.1f}" + "".join(cells) + f"{time.monotonic() - began:7.0f}",
-        flush=True,
-    )
-
-
-def routed(
-    what: str, setting: Setting, base: Partition, router: str, began: float, copy: npt.NDArray[np.int32] | None = None
-) -> Shape:
-    """Prints the line of a router fitted to blocks, with copies i32 (N, E), if any; what it fitted."""
-    rows, none = setting.rows, np.full((setting.rows.count, 0), -1, np.int32)
-    shape, _ = fitted(setting.task, base, none if copy is None else copy, router, lambda done: None)
-    index = index_section(rows, base.blocks, rows.count, router)
-    show(
-        what, setting, shape.partition, shape.copy, len(shape.section.pack()),
-        lambda queries: probabilities(router, shape.section, index, queries), began,
-    )  # fmt: skip
-    return shape
 
 
 def second_codeword(rows: Rows, base: Partition) -> npt.NDArray[np.int32]:
@@ -246,19 +167,6 @@ def main() -> None:
                 "".join(f"{kind} {goal:.2f}".rjust(17) for kind in ("held out", "ood")[: len(asked)] for goal in GOALS)
             )
             measured(setting_of(rows, options.blocks, asked), options.steps, options.lines.split(","))
-
-
-@contextmanager
-def drawn_rows(data: Path, name: str, count: int) -> Iterator[Rows]:
-    """A set of DATA, or so many of its rows drawn at random."""
-    with rows_of(data, name) as rows, tempfile.TemporaryDirectory() as scratch:
-        if not count:
-            yield rows
-            return
-        drawn = np.sort(np.random.default_rng(11).choice(rows.count, count, replace=False))
-        np.save(Path(scratch, "rows.npy"), rows.spool.gather(drawn))
-        with spool(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=rows.metric) as few:
-            yield scaled_rows(few, rows.metric)
 
 
 def asked_of(rows: Rows, file: Path, most: int, drawn: int) -> Asked:

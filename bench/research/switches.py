@@ -1,9 +1,10 @@
 """Four ideas of the sources beside the routers that are built: what each could save at best, in rows read.
 
-    python bench/switches.py DATA [--sets wordnet,sift] [--blocks 1024] [--planned]
+    python -m bench.research.switches DATA [--sets wordnet,sift] [--blocks 1024] [--planned]
 
 DATA holds wordnet/ and sift/. All without copies and in float32, so that no idea loses to rounding; a cell is the share
-of rows read, in %, as in bench/routers.py. Everything learns from rows of the base, and is asked held-out queries.
+of rows read, in %, as in bench/research/routers.py. Everything learns from rows of the base, and is asked held-out
+queries.
 
 - the table: a trained sub-centroid table, the router of the default build, and the nearest centroid;
 - predicted centroids: a network names four vectors for a query; a block is as good as its centre's products with them;
@@ -33,8 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax.nn import logsumexp, relu
-from routers import cells, rows_of, task_of
 
+from bench.common import cells, rows_of, task_of
 from build_index.blocks import PARTITIONS
 from build_index.blocks.copies import SPILLS
 from build_index.blocks.kmeans import partition

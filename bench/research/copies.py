@@ -1,6 +1,6 @@
 """What copies and partitions save: rows and blocks read off the threshold curve, and the GETs and bytes of six ranges.
 
-    python bench/copies.py DATA [--sets wordnet,sift] [--rows N] [--blocks 1024]
+    python -m bench.research.copies DATA [--sets wordnet,sift] [--rows N] [--blocks 1024]
 
 DATA holds wordnet/ and sift/ (Parquet with vectors and exact neighbours). About ten minutes on two cores; --rows draws
 that many rows of each set.
@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from routers import MEMORY, rows_of
 
+from bench.common import MEMORY, rows_of
 from build_index.blocks import PARTITIONS
 from build_index.blocks.copies import Copies, closure, misses, soar, tie
 from build_index.blocks.order import file_order

@@ -1,6 +1,6 @@
 """The Hamming-angle bound on pairs of held-out rows: how often it is violated, and how tight it is.
 
-    python bench/bounds.py DATA [--sets wordnet,sift] [--pairs 1000000] [--delta 0.01] [--bits 23] [--draws 20]
+    python -m bench.research.bounds DATA [--sets wordnet,sift] [--pairs 1000000] [--delta 0.01] [--bits 23] [--draws 20]
 
 Half of the pairs are drawn at random, half are a row and one of its 100 nearest among the others; both rows of a pair
 are held out: a twentieth of the base, which trains nothing here. Random directions are drawn again for each of --draws
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from routers import MEMORY, rows_of
 
+from bench.common import MEMORY, rows_of
 from build_index.blocks.graph_cut import VOTERS
 from build_index.hashing.bound import calibrated_limit, random_limit
 from build_index.hashing.codewords import START_ROWS, golay, started, trained

@@ -1,6 +1,6 @@
 """The kernels with random arguments: each call answers or raises, and touches no byte outside of its buffers.
 
-    python bench/fuzz_kernels.py [--cases 200000] [--seed 0] [--asan]
+    python -m bench.faults.fuzz_kernels [--cases 200000] [--seed 0] [--asan]
 
 Buffers end where a page begins that no one may touch, so that a read or write past an end kills the process; read-only
 buffers lie on pages that cannot be written. --asan: a build with address and undefined-behaviour checks instead, whose
@@ -24,7 +24,7 @@ from typing import Any
 
 import kern as kernels
 
-SOURCES = Path(__file__).resolve().parents[1] / "kernels"
+SOURCES = Path(__file__).resolve().parents[2] / "kernels"
 PAGE = mmap.PAGESIZE
 ROOM = 1 << 17  # bytes of the largest buffer
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2

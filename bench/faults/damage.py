@@ -1,6 +1,6 @@
 """Every kind of section and object x (truncated, bit flipped, wrong length, wrong version, missing): what it answers.
 
-    python bench/damage.py
+    python -m bench.faults.damage
 
 Fixtures of tests/fixtures, one a kind. Checksums above a damage are made anew where another check stands behind them. A
 cell is the phrase of the error; "-" where there is no such thing (an object without a version). Exit 1 where a damage

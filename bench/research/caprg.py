@@ -1,6 +1,7 @@
 """A graph of near rows as a plane of the index (CAPRG): what its edges could save, in a scan and as a second wave.
 
-    python bench/caprg.py DATA [--sets wordnet,sift] [--rows N] [--blocks 1024] [--queries 500] [--router trained]
+    python -m bench.research.caprg DATA [--sets wordnet,sift] [--rows N] [--blocks 1024] [--queries 500]
+        [--router trained]
         [--k 10,100] [--radius 6]
 
 DATA holds wordnet/ and sift/; --rows draws so many of them. SOAR copies of half the rows, codes as the default builds
@@ -33,8 +34,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from block_order import Setting, planned, setting, told
 
+from bench.research.unwritten import Setting, planned, setting, told
 from build_index.blocks.shape import Shape
 from build_index.codecs.planes import Codec, encode
 from build_index.hashing.codewords import golay, started

@@ -1,6 +1,7 @@
 """Rows in the order of a block as they come, by sub-centre and by Gray code: bytes that reading in part would save.
 
-    python bench/block_order.py DATA [--sets wordnet,sift] [--rows N] [--rows-a-block 113,1000,4000] [--queries 300]
+    python -m bench.research.block_order DATA [--sets wordnet,sift] [--rows N] [--rows-a-block 113,1000,4000]
+        [--queries 300]
         [--router trained] [--exact-only]
 
 DATA holds wordnet/ and sift/; --rows draws so many of them. SOAR copies of half the rows, router and codec as named;
@@ -24,38 +25,27 @@ leading axes of the code. "Shuffled" rows say what the order of the source is wo
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 import numpy.typing as npt
-from routers import rows_of, task_of
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 
-from build_index.blocks import PARTITIONS
-from build_index.blocks.copies import SPILLS
-from build_index.blocks.shape import Shape, index_section
+from bench.common import rows_of
+from bench.research.unwritten import ID_BYTES, K, Setting, planned, setting, told
 from build_index.codecs import lrsq
-from build_index.codecs.planes import Codec
-from build_index.ingest.queries import read_queries
-from build_index.ingest.rows import F32, Ints, Rows
-from build_index.neighbours.exact import CHUNK_BYTES, exact_neighbours
-from build_index.neighbours.truth import untied
+from build_index.ingest.rows import F32, Ints
 from build_index.simulate.edge import P
-from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
+from build_index.simulate.measure import Candidates, Reads, block_bytes
 from build_index.tune.choose import _residuals, _second_moments
-from build_index.tune.fit import Task, fitted, probabilities_of
-from vantage.cost import LANES, Budget, wave_ms
+from build_index.tune.fit import probabilities_of
+from vantage.cost import LANES, Budget
 from vantage.format import GROUP, aligned
 from vantage.read.gather import plan_gather
-from vantage.search.prepare import Prepared, prepare
 
-K = 100
-CODE_BYTES = {"wordnet": 192, "sift": 80}  # as the default builds choose
-SHARE = 0.5  # of rows copied
 SHORT_SHARES = (0.25, 0.5, 0.75)  # of the code's bytes, in the first of two waves
 CHANCES = (125, 150, 200, 300, 400)  # rows whose codes the second wave completes
 RERANKS = (125, 200)  # rows with exact scores
@@ -63,7 +53,6 @@ GETS = (6, 24, 42)  # of the second wave
 SUB_CENTRES, SIGNS = 16, 16
 UNITS = (GROUP, 1)  # rows of a refinement that are read together
 GOAL, EXACT_GOAL = 0.95, 0.99
-ID_BYTES = 8.0
 Order = Callable[[F32, F32], Ints]  # residuals (n, d) and their leading axes (n, SIGNS) -> the order of the rows
 
 
@@ -100,47 +89,6 @@ ORDERS: dict[str, Order] = {
     "by sub-centre": by_sub_centre,
     "by Gray code": by_gray_code,
 }
-
-
-@dataclass(frozen=True)
-class Setting:
-    """An index without its objects, and the queries it is asked: their exact neighbours truth i32 (Q, K)."""
-
-    task: Task
-    shape: Shape
-    codec: Codec
-    queries: list[Prepared]
-    truth: npt.NDArray[np.int32]
-
-    @property
-    def rows(self) -> Rows:
-        return self.task.rows
-
-    def asked(self, vectors: Sequence[npt.NDArray[np.generic]]) -> tuple[list[Prepared], npt.NDArray[np.int32]]:
-        """(vectors as queries, their exact neighbours)."""
-        section = index_section(self.rows, 1, self.rows.count)
-        queries = [prepare(v.tolist(), section) for v in vectors]
-        plain = np.stack([np.asarray(q.vector, np.float32) for q in queries])
-        return queries, exact_neighbours(plain, self.rows.chunks(CHUNK_BYTES), K, self.rows.metric)
-
-    def scanned(self, codec: Codec) -> Candidates:
-        """What a codec finds for the queries, all blocks scanned."""
-        nobody = np.full(len(self.queries), -1)
-        return full_scan(self.rows, self.shape, codec, self.queries, nobody, untied(self.truth))
-
-
-@contextmanager
-def setting(data: Path, name: str, count: int | None, blocks: int, router: str, queries: int) -> Iterator[Setting]:
-    """A set of DATA, or so many rows of it, in so many blocks."""
-    with rows_of(data, name, count) as rows:
-        task = task_of(rows)
-        base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
-        shape, _ = fitted(task, base, SPILLS["soar"](rows, base).best(SHARE), router, lambda done: None)
-        residuals = _residuals(rows, task.sample, shape)
-        codec = lrsq.train(*_second_moments(rows, task.sample, shape), CODE_BYTES[name], residuals)
-        made = Setting(task, shape, codec, [], np.empty((0, K), np.int32))
-        asked, truth = made.asked(list(read_queries(data / name / "queries.parquet", queries).vectors))
-        yield replace(made, queries=asked, truth=truth)
 
 
 def spans(start: Ints, end: Ints, gets: int) -> list[int]:
@@ -195,14 +143,6 @@ def refined_recall(short: Candidates, whole: Candidates, read: npt.NDArray[np.bo
     return float(replace(whole, block=np.where(among, whole.block, -1)).recall(read, K).mean())
 
 
-def told(waves: list[list[list[int]]]) -> str:
-    """GETs, MB, ms of waves of reads, each (Q) lists of bytes."""
-    gets = sum(np.mean([len(r) for r in wave]) for wave in waves)
-    nbytes = sum(np.mean([sum(r) for r in wave]) for wave in waves)
-    ms = sum(np.array([wave_ms(r) for r in wave]) for wave in waves)
-    return f"{gets:7.2f}{nbytes / 1e6:9.3f}{np.mean(ms):8.1f}{np.quantile(ms, 0.99):8.1f}"
-
-
 def nbytes_of(wave: list[list[int]]) -> float:
     return float(np.mean([sum(reads) for reads in wave]))
 
@@ -221,14 +161,6 @@ def compare(of: Setting, *, exact_only: bool) -> None:
     if not exact_only:
         two_waves(of, p, whole, every)
     exact_scores(of, p, whole, full, every)
-
-
-def planned(
-    p: P, sizes: Ints, recall: Callable[[npt.NDArray[np.bool_]], float], goal: float, gets: int = LANES
-) -> Reads | None:
-    """Plans at the highest price whose reads reach the goal."""
-    price = price_for(lambda at: recall(plans(p, sizes, at, gets).blocks), goal)
-    return None if price is None else plans(p, sizes, price, gets)
 
 
 def two_waves(of: Setting, p: P, whole: Candidates, every: dict[str, Places]) -> None:

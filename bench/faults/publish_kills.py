@@ -1,6 +1,6 @@
 """Ends publish, rollback and gc at every operation of theirs, before and after it took effect, and counts the damage.
 
-    python bench/publish_kills.py
+    python -m bench.faults.publish_kills
 
 Two generations of 1,440 generated rows. Unreadable: the bucket then served no whole generation. Lost: running the
 command again did not finish its job. Exit 1 where either is above 0.
@@ -19,7 +19,7 @@ from build_index.build import build
 from build_index.ingest.source import open_source
 from build_index.tune.options import Options
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from kills import kills  # noqa: E402
 

@@ -1,6 +1,7 @@
 """What attributes cost by their length, whole blocks read against single rows: bytes of a query, and of the places.
 
-    python bench/attributes.py [--rows 2000] [--dimension 64] [--bytes 100,300,500,1000,3000,50000] [--queries 30]
+    python -m bench.research.attributes [--rows 2000] [--dimension 64] [--bytes 100,300,500,1000,3000,50000]
+        [--queries 30]
 
 Builds an index of clustered rows for each length, both ways, and asks for the top 10 with attributes, nothing cached.
 Printed of each: bytes of the answer's attributes, bytes and GETs of the wave that reads them, what that is over the

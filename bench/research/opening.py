@@ -1,6 +1,7 @@
 """What opening an index costs by its router: bytes of router, root and its other parts, and the time to open.
 
-    python bench/opening.py SOURCE [--routers centroids,lse,ecvh,bec-tree,two-level,two-level-ecvh] [--block-rows 32]
+    python -m bench.research.opening SOURCE [--routers centroids,lse,ecvh,bec-tree,two-level,two-level-ecvh]
+        [--block-rows 32]
 
 SOURCE is what `vantage build` reads, sample/wordnet.parquet for one; each router gets an index of it, with blocks of so
 many rows. Opening is two GETs, CURRENT and the root; the time is of CPython, from a folder, the median of 30.

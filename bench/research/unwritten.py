@@ -1,0 +1,90 @@
+"""An index without its objects, to compare what other layouts of it would read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.common import rows_of, task_of
+from build_index.blocks import PARTITIONS
+from build_index.blocks.copies import SPILLS
+from build_index.blocks.shape import Shape, index_section
+from build_index.codecs import lrsq
+from build_index.codecs.planes import Codec
+from build_index.ingest.queries import read_queries
+from build_index.ingest.rows import Ints, Rows
+from build_index.neighbours.exact import CHUNK_BYTES, exact_neighbours
+from build_index.neighbours.truth import untied
+from build_index.simulate.edge import P
+from build_index.simulate.measure import Candidates, Reads, full_scan, plans, price_for
+from build_index.tune.choose import _residuals, _second_moments
+from build_index.tune.fit import Task, fitted
+from vantage.cost import LANES, wave_ms
+from vantage.search.prepare import Prepared, prepare
+
+K = 100
+CODE_BYTES = {"wordnet": 192, "sift": 80}  # as the default builds choose
+SHARE = 0.5  # of rows copied
+ID_BYTES = 8.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An index without its objects, and the queries it is asked: their exact neighbours truth i32 (Q, K)."""
+
+    task: Task
+    shape: Shape
+    codec: Codec
+    queries: list[Prepared]
+    truth: npt.NDArray[np.int32]
+
+    @property
+    def rows(self) -> Rows:
+        return self.task.rows
+
+    def asked(self, vectors: Sequence[npt.NDArray[np.generic]]) -> tuple[list[Prepared], npt.NDArray[np.int32]]:
+        """(vectors as queries, their exact neighbours)."""
+        section = index_section(self.rows, 1, self.rows.count)
+        queries = [prepare(v.tolist(), section) for v in vectors]
+        plain = np.stack([np.asarray(q.vector, np.float32) for q in queries])
+        return queries, exact_neighbours(plain, self.rows.chunks(CHUNK_BYTES), K, self.rows.metric)
+
+    def scanned(self, codec: Codec) -> Candidates:
+        """What a codec finds for the queries, all blocks scanned."""
+        nobody = np.full(len(self.queries), -1)
+        return full_scan(self.rows, self.shape, codec, self.queries, nobody, untied(self.truth))
+
+
+@contextmanager
+def setting(data: Path, name: str, count: int | None, blocks: int, router: str, queries: int) -> Iterator[Setting]:
+    """A set of DATA, or so many rows of it, in so many blocks."""
+    with rows_of(data, name, count) as rows:
+        task = task_of(rows)
+        base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
+        shape, _ = fitted(task, base, SPILLS["soar"](rows, base).best(SHARE), router, lambda done: None)
+        residuals = _residuals(rows, task.sample, shape)
+        codec = lrsq.train(*_second_moments(rows, task.sample, shape), CODE_BYTES[name], residuals)
+        made = Setting(task, shape, codec, [], np.empty((0, K), np.int32))
+        asked, truth = made.asked(list(read_queries(data / name / "queries.parquet", queries).vectors))
+        yield replace(made, queries=asked, truth=truth)
+
+
+def told(waves: list[list[list[int]]]) -> str:
+    """GETs, MB, ms of waves of reads, each (Q) lists of bytes."""
+    gets = sum(np.mean([len(r) for r in wave]) for wave in waves)
+    nbytes = sum(np.mean([sum(r) for r in wave]) for wave in waves)
+    ms = sum(np.array([wave_ms(r) for r in wave]) for wave in waves)
+    return f"{gets:7.2f}{nbytes / 1e6:9.3f}{np.mean(ms):8.1f}{np.quantile(ms, 0.99):8.1f}"
+
+
+def planned(
+    p: P, sizes: Ints, recall: Callable[[npt.NDArray[np.bool_]], float], goal: float, gets: int = LANES
+) -> Reads | None:
+    """Plans at the highest price whose reads reach the goal."""
+    price = price_for(lambda at: recall(plans(p, sizes, at, gets).blocks), goal)
+    return None if price is None else plans(p, sizes, price, gets)
