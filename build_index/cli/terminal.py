@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -79,7 +80,11 @@ def size(n: float) -> str:
 
 
 def writable(path: Path) -> None:
-    """Refuses a file in a folder that is not there, before the work for it is done."""
+    """Refuses a file that is a folder, or in a folder that is not there or takes none, before the work is done."""
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder", hint="name a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK) and path.parent.is_dir():
+        raise InputError(f"cannot write {path}: permission denied", hint="name another place")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}", hint=f"make it, or name another place for {path.name}")
 
