@@ -121,7 +121,7 @@ def gc_command(
 
 
 def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+)([dhms])", text.strip())
+    match = re.fullmatch(r"(\d{1,12})([dhms])", text.strip())
     if match is None:
         raise InputError(f"{text!r} is not an age", hint="write 7d, 12h, 30m or 0s")
     return int(match[1]) * {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}[match[2]]

@@ -65,9 +65,9 @@ def cluster_command(
         raise LimitError("--seed", seed, f"0 to {SEED_MAX}")
     if memory_bytes < MEMORY_MIN:
         raise LimitError("--memory-budget", memory_bytes, f"at least {MEMORY_MIN} bytes", hint="64MiB is the least")
-    for file in (to, image):
+    for file, other in ((to, image), (image, to)):
         if file is not None:
-            writable(file)
+            writable(file, *filter(None, (path, assign, other)))
     if k is None and level is None:
         k = 30
     with _rows(path, metric) as rows:

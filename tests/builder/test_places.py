@@ -80,6 +80,29 @@ def test_any_file_of_a_command(monkeypatch: pytest.MonkeyPatch, error: OSError) 
     assert error.filename is None or os.fsdecode(error.filename) in said
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cluster x.npy --picture x.npy", "cluster x.npy --out ./folder/../x.npy", "cluster live --out live/CURRENT",
+        "cluster live --assign q.npy --out q.npy", "cluster x.npy --out one --picture one",
+        "eval live --queries q.npy --curve --svg q.npy", "eval live --queries q.npy --curve --svg live/new",
+        "export-router live live/CURRENT", "export-router live live/below",
+    ],
+)  # fmt: skip
+def test_what_is_read_is_not_written_over(here: Path, words: str) -> None:
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    assert "what is read" in vantage(*words.split()).refusal()
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("digits", [25, 400, 5000])
+def test_numbers_of_many_digits(here: Path, digits: int) -> None:
+    many = "9" * digits
+    assert "is not an age" in vantage("gc", "live", "--older-than", f"{many}d").refusal()
+    for words in (["cluster", "x.npy", "--memory-budget"], ["eval", "live", "--queries", "q.npy", "--cache"]):
+        assert "a size is 999" in vantage(*words, f"{many}GiB").refusal()
+
+
 def test_cluster_advises_what_it_has(here: Path) -> None:
     said = vantage("cluster", "zeros.npy").refusal()
     assert "row 0" in said and "--skip-bad-rows" not in said
