@@ -67,7 +67,7 @@ def cluster_command(
         raise LimitError("--memory-budget", memory_bytes, f"at least {MEMORY_MIN} bytes", hint="64MiB is the least")
     for file, other in ((to, image), (image, to)):
         if file is not None:
-            writable(file, *filter(None, (path, assign, other)))
+            writable(file, path, *(given for given in (assign, other) if given is not None))
     if k is None and level is None:
         k = 30
     with _rows(path, metric) as rows:
