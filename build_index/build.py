@@ -13,9 +13,9 @@ import numpy as np
 from vantage.cost import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.errors import InputError
 from vantage.format import RERANK_MAX, VECTOR_BYTES, Contract, Current
-from vantage.indexes import NAME
 from vantage.search.estimate import promise_of
 
+from .bucket.names import check_name
 from .bucket.store import alone
 from .ingest.attributes import check_rows, check_schema, spot_bytes
 from .ingest.lint import Pass, findings
@@ -166,12 +166,6 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
     check_name(out)
     check_options(source.rows, source.dimension, options, metric)
     check_schema(source.attributes)
-
-
-def check_name(out: Path) -> None:
-    """Raises InputError where the folder of an index has a name that a Worker would not take."""
-    if not NAME.fullmatch(out.name):
-        raise InputError(f"{out.name!r} is not a name for an index", hint="1 to 64 letters, digits, '.', '_', '-'")
 
 
 def _build(

@@ -13,17 +13,20 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import EACCES
 from http.client import HTTPConnection, HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 
-from vantage.errors import InputError, VantageError
+from vantage.errors import InputError, LimitError, VantageError
+from vantage.indexes import NAME
 
 ROOT = Path(__file__).resolve().parents[1]
 HOST = ROOT / "vendor" / "host"
 STATE = ROOT / ".vantage"
 START_SECONDS = 180  # 4 s on an idle machine, 20 s seen on a busy one
 STOP_SECONDS = 10
+PORT_MAX = 65535
 POLL_SECONDS = 0.1
 LOG_LINES = 25  # of the log, in an error
 LOCAL_HOSTS = "localhost, 127.0.0.1, [::1]"  # a page whose name was pointed at this machine sends that name
@@ -62,8 +65,9 @@ def load(bucket: Path, state: Path = STATE, *, only: str = "", prune: bool = Fal
     """Copies every file of the folder `bucket` into the local R2 kept in the folder `state`; keys are relative paths.
 
     Objects that are there with the same bytes are left alone, `CURRENT` keys are written last, and with `prune` keys
-    that have no file are deleted below the top folders copied. With `only`, that top folder alone. Names that start
-    with a dot are left out. Returns the counts `written`, `kept`, `deleted` and `bytes` (written).
+    that have no file are deleted. With `only`, that top folder alone is looked at. Names that start with a dot are left
+    out, and folders whose names a Worker refuses (`unserved`).
+    Returns the counts `written`, `kept`, `deleted` and `bytes` (written).
     Raises InputError when there is no such folder or a link in it, VantageError when the copy fails.
     """
     if not (bucket / only).is_dir():
@@ -75,14 +79,24 @@ def load(bucket: Path, state: Path = STATE, *, only: str = "", prune: bool = Fal
                 raise InputError(
                     f"{path} is a link, and links are not followed", hint="move what it names to its place"
                 )
+    _made(state)
     with (ROOT / "wrangler.toml").open("rb") as config:
         name = tomllib.load(config)["r2_buckets"][0]["bucket_name"]
-    command = [node(), HOST / "load.mjs", bucket, state, name, f"--only={only}", *(["--prune"] if prune else [])]
+    command = [node(), HOST / "load.mjs", bucket, state, name, f"--only={only}"]
+    command += [
+        f"--skip={folder.name}" for folder in bucket.iterdir() if folder.is_dir() and not NAME.fullmatch(folder.name)
+    ]
+    command += ["--prune"] if prune else []
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise VantageError(f"loading {bucket} into local R2 failed: {_tail(done.stderr)}")
     counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return counts
+
+
+def unserved(bucket: Path) -> list[str]:
+    """Names of the indexes in a folder that a Worker would not take, and `load` leaves out."""
+    return sorted(p.parent.name for p in bucket.glob("*/CURRENT") if not NAME.fullmatch(p.parent.name))
 
 
 @contextmanager
@@ -107,9 +121,8 @@ def serve(
     """
     if snapshot not in ("", "save", "load"):
         raise InputError(f"snapshot is {snapshot!r}: give '', 'save' or 'load'")
-    if port and not _is_free(port):
-        raise InputError(f"port {port} is in use", hint="end what uses it or choose another with --port")
-    state.mkdir(parents=True, exist_ok=True)
+    check_port(port)
+    _made(state)
     state, project = state.resolve(), project or ROOT
     environment = {
         **(os.environ | QUIET),
@@ -139,6 +152,26 @@ def serve(
             yield Server(url, _busiest_workerd(process.pid), state)
         finally:
             _end(process)
+
+
+def check_port(port: int) -> None:
+    """Raises InputError for a port that is none or in use; 0 lets the system choose."""
+    if not 0 <= port <= PORT_MAX:
+        raise LimitError("--port", port, f"0 to {PORT_MAX}", hint="0 lets the system choose")
+    if port and not _is_free(port):
+        raise InputError(f"port {port} is in use", hint="end what uses it or choose another with --port")
+
+
+def _made(state: Path) -> None:
+    """Makes the folder of local R2. Raises InputError where it cannot be one."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        if not os.access(state, os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, "Permission denied")
+    except OSError as error:
+        raise InputError(
+            f"cannot keep local R2 in {state}: {error.strerror}", hint="name a folder with --state"
+        ) from error
 
 
 def wrangler() -> list[Path]:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import io
 import pickle
+import re
 import shutil
 import tempfile
 import weakref
@@ -26,13 +27,14 @@ from vantage.search.query import Answer, Query
 from .blocks.copies import SPILLS, Copies
 from .blocks.partition import Partition, homes
 from .blocks.shape import index_section
+from .bucket.names import check_name
 from .bucket.open import open_index
 from .bucket.store import local
-from .build import check_name, id_bytes
+from .build import id_bytes
 from .clusters.cluster import tree_over
 from .codecs.planes import Encoded, encode_blocks
 from .hashing.bec_tree import BecTree
-from .ingest.arrays import Arrays, Ids, checked, known_ids, matrix, named, number, shown, whole
+from .ingest.arrays import Arrays, Ids, checked, known_ids, matrix, named, number, shown, truth, whole
 from .ingest.attributes import are_long
 from .ingest.rows import NORM_MAX, Ints, Rows, check_lengths, scaled_rows
 from .simulate.edge import prepared, probabilities
@@ -352,12 +354,22 @@ class VectorIndex:
     # Folders
 
     def save(self, path: str | Path) -> Self:
-        """Writes the index to a folder, bucket/name, in the format that the Worker reads, and makes it live there."""
+        """Writes the index to a folder, bucket/name, in the format that the Worker reads, and makes it live there.
+
+        Raises InputError for an address that is no folder's, or a folder that cannot be written.
+        """
         self._check_fitted()
+        if "://" in str(path) or re.match(r"(s3|r2):/", str(path)):  # as a Path has it
+            raise InputError(f"{str(path)!r} is not on this machine", hint="save into a folder, then `vantage publish`")
+        check_name(str(path))
         out = local(path)
-        check_name(out)
-        out.mkdir(parents=True, exist_ok=True)
-        self._write(out)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            self._write(out)
+        except OSError as error:
+            raise InputError(
+                f"cannot write {error.filename or out}: {error.strerror or error}", hint="name another folder"
+            ) from error
         return self
 
     @classmethod
@@ -408,7 +420,8 @@ class VectorIndex:
             number("recall", self.recall), whole("k", self.k), whole("seed", self.seed),
             whole("cache_bytes", self.cache_bytes), whole("memory_bytes", self.memory_bytes), self.partition,
             self.router, self.spill, None if self.spill_share is None else number("spill_share", self.spill_share),
-            bool(self.fast), self.stop, self.codec, self.rotation, bool(self.error_norms), vectors=self.vectors,
+            truth("fast", self.fast), self.stop, self.codec, self.rotation, truth("error_norms", self.error_norms),
+            vectors=self.vectors,
         )  # fmt: skip
 
     def _start(

@@ -89,7 +89,8 @@ def test_deep_nesting_never_reaches_the_parser(text: bytes, monkeypatch: pytest.
         ('{"a": 1, "a": 1}', "twice"), ('[{"b": {"a": 1, "\\u0061": 2}}]', "twice"),
         ('"\\ud800"', "surrogate"), ('["\\uDC00x"]', "surrogate"), ('{"\\ud83d\\\\\\ude00": 1}', "surrogate"),
         ('"\\ud83d\\ud83d\\ude00"', "surrogate"), ('"\\ud83d\\ude00\\ude00"', "surrogate"),
-        ("1" * 5000, "4300"), ("", "Expecting"), ("[1,]", "."), ("\ud800", "encode"),
+        ("1" * 5000, "4300 digits$"), ("[-" + "1" * 4301 + "]", "4300 digits$"),
+        ("", "Expecting"), ("[1,]", "."), ("\ud800", "encode"),
     ],
 )  # fmt: skip
 def test_what_is_refused(text: str, said: str) -> None:

@@ -255,7 +255,7 @@ def rollback(place: Place, generation: str | None = None) -> dict[str, Any]:
 
 def _rollback(place: Place, generation: str | None) -> dict[str, Any]:
     current, etag, members = live(place)
-    wanted = generation or members.get("previous")
+    wanted = members.get("previous") if generation is None else generation
     if not isinstance(wanted, str) or not GENERATION.fullmatch(wanted):
         if generation is not None:
             raise InputError(f"{generation!r} is not a generation", hint="name one of `vantage generations`")

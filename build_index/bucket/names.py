@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 
-from vantage.errors import DamagedError
+from vantage.errors import DamagedError, InputError
 from vantage.format import ROOT_BYTES_MAX, ObjectName
 from vantage.format.root import OBJECTS_MAX
+from vantage.indexes import NAME
 
 GENERATION = re.compile("[0-9a-f]{16}")  # as the builder names them
 MARK = "gc-"  # begins an object below a generation: a gc, one a mark, is deleting it
@@ -23,6 +25,28 @@ def kind_of(key: object) -> str | None:
     """What a key names: current, manifest, object, mark, or part (a folder's, half written); None for all else."""
     found = _KEY.fullmatch(key) if isinstance(key, str) else None
     return found.lastgroup if found else None
+
+
+def check_address(address: str | PurePath) -> None:
+    """Raises InputError for an address without a name of its own: empty, or one that ends in `.` or `..`. What writes
+    takes none of these: they would name the folder that a person stands in, or one above it.
+    """
+    if _name(address) in ("", ".", ".."):
+        raise InputError(f"{str(address)!r} does not name an index", hint="write its own name: bucket/name")
+
+
+def check_name(address: str | PurePath) -> None:
+    """Raises InputError for an address of an index to make whose name is none, or one that a Worker would not take."""
+    check_address(address)
+    if not NAME.fullmatch(_name(address)):
+        raise InputError(
+            f"{_name(address)!r} is not a name for an index", hint="1 to 64 letters, digits, '.', '_', '-'"
+        )
+
+
+def _name(address: str | PurePath) -> str:
+    """The last part, as it is written."""
+    return str(address).rstrip("/").rpartition("/")[2]
 
 
 def check_objects(objects: list[ObjectName], generation: str) -> None:

@@ -14,6 +14,7 @@ from vantage.errors import InputError
 from ..audit.diff import KINDS, diff
 from ..audit.verify import verify_deep
 from ..bucket import generations as g
+from ..bucket.names import check_address, check_name
 from ..bucket.open import open_index
 from ..bucket.store import place
 from ..plain import plain
@@ -33,8 +34,10 @@ def publish_command(
     Example: vantage publish bucket/wordnet r2://bucket/wordnet
     """
     path = folder(index)
+    where = None if target is None else place(target)
+    check_name(path if target is None else target)
     opened = open_index(path)  # refuses to publish what does not open
-    if target is None:
+    if where is None or target is None:
         from .. import serve as host
 
         g.whole(path)
@@ -49,7 +52,7 @@ def publish_command(
         )
         return
     with progress(opened.root.index.rows, "rows") as say:
-        report = g.publish(path, place(target), lambda share: say("publish", share))
+        report = g.publish(path, where, lambda share: say("publish", share))
     if as_json:
         print_json(report)
         return
@@ -88,6 +91,7 @@ def rollback_command(
 
     Example: vantage rollback r2://bucket/wordnet
     """
+    check_address(index)
     report = g.rollback(place(index), generation)
     if as_json:
         print_json(report)
@@ -106,6 +110,7 @@ def gc_command(
 
     Example: vantage gc r2://bucket/wordnet --older-than 7d
     """
+    check_address(index)
     report = g.gc(place(index), _seconds(older_than), dry_run=dry_run)
     if as_json:
         print_json(report)
@@ -116,7 +121,7 @@ def gc_command(
 
 
 def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+)([dhms])", text.strip())
+    match = re.fullmatch(r"(\d{1,12})([dhms])", text.strip())
     if match is None:
         raise InputError(f"{text!r} is not an age", hint="write 7d, 12h, 30m or 0s")
     return int(match[1]) * {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}[match[2]]

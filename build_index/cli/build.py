@@ -12,6 +12,7 @@ import typer
 
 from ..blocks import PARTITIONS
 from ..bucket.generations import publish
+from ..bucket.names import check_name
 from ..bucket.store import place
 from ..build import build
 from ..codecs import CODECS
@@ -96,6 +97,7 @@ def build_command(
     )
     started = time.monotonic()
     target = place(to) if "://" in to else None  # refused before the work
+    check_name(to)
     _show_plan(opened, options, metric, to)
     with ExitStack() as stack:
         home = folder(to) if target is None else Path(stack.enter_context(TemporaryDirectory())) / PurePath(to).name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import typer
 from rich.table import Table
 
-from vantage.errors import InputError
+from vantage.errors import InputError, LimitError, NotFoundError
 from vantage.format import METRICS
 
 from ..clusters.cluster import Cluster, clusters_of, names_of, tree_over
@@ -25,10 +25,12 @@ from ..ingest.rows import Rows, scaled_rows
 from ..ingest.source import open_source
 from ..ingest.staging import spool
 from ..plain import plain
+from ..tune.check import SEED_MAX
 from ..write.reopen import reopen
 from .terminal import Json, err, folder, nbytes, out, print_json, progress, writable
 
 SHOWN = 40  # clusters in the table
+MEMORY_MIN = 64 << 20  # buffers of a few chunks
 GROUP_BITS = 3  # of a prefix, that share a colour
 
 
@@ -58,15 +60,20 @@ def cluster_command(
         raise InputError(f"--level is {level}", hint="0 is the root")
     if metric not in METRICS:
         raise InputError(f"there is no metric {metric!r}", hint=f"known are: {', '.join(METRICS)}")
-    for file in (to, image):
+    memory_bytes = nbytes(memory_budget)
+    if not 0 <= seed <= SEED_MAX:
+        raise LimitError("--seed", seed, f"0 to {SEED_MAX}")
+    if memory_bytes < MEMORY_MIN:
+        raise LimitError("--memory-budget", memory_bytes, f"at least {MEMORY_MIN} bytes", hint="64MiB is the least")
+    for file, other in ((to, image), (image, to)):
         if file is not None:
-            writable(file)
+            writable(file, path, *(given for given in (assign, other) if given is not None))
     if k is None and level is None:
         k = 30
     with _rows(path, metric) as rows:
         asked = _asked(assign, rows) if assign else None
         with progress(rows.count, "rows") as say:
-            made = tree_over(rows, seed, nbytes(memory_budget), say)
+            made = tree_over(rows, seed, memory_bytes, say)
         label, found = clusters_of(made, rows, level, k)
         names = {c.number: names_of(rows, c.typical) for c in found if c.typical}
         ids = rows.spool.ids(np.arange(rows.count))
@@ -98,7 +105,15 @@ def _rows(path: str, metric: str) -> Iterator[Rows]:
     if (place / "CURRENT").exists():
         yield reopen(place).rows
         return
-    with tempfile.TemporaryDirectory() as scratch, spool(open_source([place]), Path(scratch), metric=metric) as stored:
+    if next(place.glob("[0-9a-f]*/manifest.json"), None):
+        raise NotFoundError(f"{place} holds parts of an index and no CURRENT", hint="build or publish it again")
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        try:
+            stored = stack.enter_context(spool(open_source([place]), Path(scratch), metric=metric))
+        except InputError as error:
+            if "--skip-bad-rows" in error.hint:  # an option of build, which this is not
+                error.hint = "mend or leave out these rows (rows count from 0), or build an index and cluster that"
+            raise
         yield scaled_rows(stored, metric)
 
 

@@ -76,7 +76,7 @@ def _curve(
     svg: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     if svg is not None:
-        writable(svg)
+        writable(svg, path, queries)
     asked = read_queries(queries, None).spread(CURVE_QUERIES if limit is None else limit)
     with progress(len(asked.vectors), "queries") as say:
         found = measure_curve(
@@ -113,7 +113,7 @@ def export_router_command(
     """
     from ..export.router import export_router  # onnx takes a while to import
 
-    writable(to)
+    writable(to, index)
     told = export_router(folder(index), to)
     if as_json:
         print_json(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,3 +82,9 @@ def main() -> None:
     except VantageError as error:
         complain(str(error))
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except OSError as error:  # a file that a command was given, or made: a net, most are refused before the work
+        if error.errno is None:
+            raise
+        what = "cannot read or write" + (f" {os.fsdecode(error.filename)}" if error.filename is not None else "")
+        complain(f"{what}: {error.strerror}; name another place, or look to its permissions and its space")
+        sys.exit(2)

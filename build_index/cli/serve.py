@@ -30,9 +30,14 @@ def serve(
     """
     from .. import serve as host
 
+    host.check_port(port)
     variables = {"VANTAGE_CACHE_BYTES": str(nbytes(cache))}
     variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
     err.print(f"loading {plain(str(bucket))} into local R2 ...", highlight=False)
+    for name in host.unserved(bucket):
+        err.print(
+            f"note: {plain(repr(name))} is left out: names have 1 to 64 letters, digits, '.', '_', '-'", highlight=False
+        )
     counts = host.load(bucket, state or host.STATE, prune=True)
     err.print(
         f"{counts['written']} objects written, {counts['kept']} already there; starting the Worker ...", highlight=False

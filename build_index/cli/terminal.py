@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -17,11 +18,13 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import Segment
 
-from vantage.errors import InputError
+from vantage.errors import InputError, LimitError
 
 from ..bucket.store import local
-from ..plain import plain_lines
+from ..plain import plain, plain_lines
 from ..progress import Say
+
+NBYTES_MAX = 1 << 63
 
 
 class Screen(Console):
@@ -49,7 +52,10 @@ def nbytes(text: str) -> int:
     if match is None:
         raise InputError(f"{text!r} is not a size", hint="write 40MiB, 1GiB or a number of bytes")
     base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+    found = float(match[1]) * base ** " KMGT".index(match[2].upper() or " ")
+    if found > NBYTES_MAX:
+        raise LimitError("a size", plain(text[:40]), "8,388,608 TiB", hint="write 40MiB, 1GiB or a number of bytes")
+    return int(found)
 
 
 def print_json(value: Any) -> None:
@@ -78,8 +84,17 @@ def size(n: float) -> str:
     return f"{n:.1f} TB"
 
 
-def writable(path: Path) -> None:
-    """Refuses a file in a folder that is not there, before the work for it is done."""
+def writable(path: Path, *given: str | Path) -> None:
+    """Refuses a file that is a folder, or in a folder that is not there or takes none, before the work is done; and one
+    that is given to the command, or part of an index that is.
+    """
+    for one in (Path(address).resolve() for address in given if "://" not in str(address)):
+        if path.resolve() == one or (one in path.resolve().parents and (one / "CURRENT").exists()):
+            raise InputError(f"{path} would be written over, or into, what is read", hint="name another place")
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder", hint="name a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK) and path.parent.is_dir():
+        raise InputError(f"cannot write {path}: permission denied", hint="name another place")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}", hint=f"make it, or name another place for {path.name}")
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vantage.errors import InputError, LimitError
-from vantage.format import VECTOR_BYTES, part_key
+from vantage.errors import DamagedError, InputError, LimitError
+from vantage.format import VECTOR_BYTES, ObjectName, part_key
 from vantage.index import Index
 from vantage.search.prepare import prepare
 from vantage.search.query import TOP_K_MAX, Answer, Query
 
+from ..bucket.generations import manifest_objects
 from ..bucket.open import open_index
-from ..bucket.store import Ranged, place
+from ..bucket.store import FolderPlace, Place, Ranged, place
 from ..ingest.queries import Queries
 from ..ingest.rows import Ints, in_scale
 from ..ingest.source import DTYPES
@@ -30,22 +34,66 @@ from ..ingest.staging import GAP_BYTES
 from ..neighbours.exact import CHUNK_BYTES, I32, exact_neighbours, exact_scores
 from ..neighbours.truth import ranks, right, untied
 
+PARTS_KEPT = 4096  # checks that are remembered
+AGAIN = "`vantage verify` tells what is damaged; publish or build the index again"
+
+
+@lru_cache(maxsize=PARTS_KEPT)
+def _listed(address: str, manifest: ObjectName, generation: str) -> dict[str, tuple[int, str]]:
+    """(size, SHA-256) of each object that the manifest of a generation names, by key."""
+    found = place(address).get(manifest.key)
+    if found is None or hashlib.sha256(found[0]).hexdigest() != manifest.sha256:
+        raise DamagedError(f"{manifest.key}: is missing or not what CURRENT says", hint=AGAIN)
+    return {o.key: (o.size, o.sha256) for o in manifest_objects(found[0], generation)}
+
+
+@lru_cache(maxsize=PARTS_KEPT)
+def _check(address: str, key: str, wanted: tuple[int, str] | None, stamp: object) -> None:
+    """Raises DamagedError where an object is not the one that the manifest names; stamp: of the file, if it is one."""
+    if wanted is None or place(address).digest(key) != wanted:
+        raise DamagedError(f"{key}: is missing or not what was written", hint=AGAIN)
+
+
+def _part(path: Path | str, index: Index, part: int) -> tuple[Place, str]:
+    """Where a Parquet part lies and its key, once its bytes were held against the manifest: once a process, and again
+    where it is a file that was written since.
+    """
+    address, current = str(path), index.current
+    where, key, stamp = place(address), part_key(current.generation, part), None
+    if isinstance(where, FolderPlace):
+        address = str(where.path.absolute())  # a process may change its folder
+        with where.open(key) as file:
+            stat = os.fstat(file.fileno())
+        stamp = stat.st_ino, stat.st_size, stat.st_mtime_ns
+    _check(address, key, _listed(address, current.manifest, current.generation).get(key), stamp)
+    return where, key
+
 
 def source_rows(path: Path | str, index: Index) -> npt.NDArray[np.int64]:
-    """(N) source row of each row number, from the Parquet files."""
-    where, out = place(str(path)), []
+    """(N) source row of each row number, from the Parquet files. Raises DamagedError where one is not as written."""
+    out = []
     for part, nbytes in enumerate(index.root.objects.parts):
-        file = pa.PythonFile(Ranged(where, part_key(index.current.generation, part), nbytes), "r")
-        out.append(pq.read_table(file, columns=["source_row"])["source_row"].to_numpy())
-    return np.concatenate(out)
+        where, key = _part(path, index, part)
+        try:
+            file = pa.PythonFile(Ranged(where, key, nbytes), "r")
+            out.append(pq.read_table(file, columns=["source_row"])["source_row"].to_numpy())
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DamagedError(f"{key}: is no Parquet file of rows", hint=AGAIN) from error
+    found = np.concatenate(out)
+    if len(found) != index.root.index.rows or found.dtype != np.int64:
+        raise DamagedError(f"{index.name}: the vectors of {len(found):,} rows, {index.root.index.rows:,} are indexed")
+    return found
 
 
 def stored_vectors(path: Path | str, index: Index, low: int, high: int) -> npt.NDArray[np.float32]:
-    """f32 (high - low, d): the full vectors of rows [low, high) of one page."""
+    """f32 (high - low, d): the full vectors of rows [low, high) of one page. Raises DamagedError as source_rows."""
     pages, kind, d = index.root.vectors, index.root.index.vector_kind, index.root.index.dimension
     page, width = bisect_right(pages.first_row, low) - 1, VECTOR_BYTES[kind] * d
     at = pages.offset[page] + (low - pages.first_row[page]) * width
-    data = place(str(path)).read(part_key(index.current.generation, pages.part[page]), at, (high - low) * width)
+    where, key = _part(path, index, pages.part[page])
+    data = where.read(key, at, (high - low) * width)
+    if len(data) != (high - low) * width:
+        raise DamagedError(f"{key}: ends within the vectors of rows {low} to {high - 1}", hint=AGAIN)
     return np.frombuffer(data, DTYPES[kind]).reshape(high - low, d).astype(np.float32)
 
 

@@ -147,6 +147,13 @@ def number(name: str, value: Any) -> float:
         raise InputError(f"{name} is {_told(value)}", hint="give a smaller number", param=name) from None
 
 
+def truth(name: str, value: Any) -> bool:
+    """A truth value, Python's or numpy's. Raises InputError for anything else: a text would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give True or False", param=name)
+    return bool(value)
+
+
 def _told(value: Any) -> str:
     """A value in a few characters."""
     text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 64 else f"{value:#x}"

@@ -259,7 +259,9 @@ def test_an_index_by_where_one_stands(points: Built, tmp_path: Path, monkeypatch
         assert vantage("generations", spelled).code == 0
     monkeypatch.chdir(folder)
     np.save(tmp_path / "few.npy", clustered(9, 4, 1))
-    vantage("build", tmp_path / "few.npy", "--out", ".", "--json").json()
+    for spelled in (".", "below/..", ""):  # what writes wants the name
+        assert "does not name an index" in vantage("build", tmp_path / "few.npy", "--out", spelled).refusal()
+    vantage("build", tmp_path / "few.npy", "--out", "../docs", "--json").json()
     assert vantage("info", folder, "--json").json()["rows"] == 9
     assert VectorIndex.load(".").save("../again").n_features_in_ == 4
     monkeypatch.chdir("/")

@@ -102,12 +102,20 @@ def test_one_folder_is_loaded_and_pruned_alone(project: Path, bucket: Path, tmp_
     for name in ("a/1/root.bin", "a-b/CURRENT"):
         (bucket / name).unlink()
     assert host.load(bucket, state, only="a", prune=True) == {"written": 0, "kept": 2, "deleted": 1, "bytes": 0}
-    assert host.load(bucket, state, prune=True) == {
-        "written": 0,
-        "kept": 2,
-        "deleted": 0,
-        "bytes": 0,
-    }  # a-b has no file
+    # a-b has no file
+    assert host.load(bucket, state, prune=True) == {"written": 0, "kept": 2, "deleted": 1, "bytes": 0}
+
+
+@pytest.mark.edge
+def test_the_folder_alone_is_there(project: Path, bucket: Path, tmp_path: Path) -> None:
+    """What another folder had, and names that the Worker refuses, are not."""
+    other, state = tmp_path / "other", tmp_path / "state"
+    for name in ("b/CURRENT", "ü/CURRENT", "b c/CURRENT", "-d/CURRENT", "e" * 65 + "/CURRENT"):
+        (other / name).parent.mkdir(parents=True)
+        (other / name).write_text("one")
+    host.load(bucket, state)
+    assert host.unserved(other) == ["-d", "b c", "e" * 65, "ü"]
+    assert host.load(other, state, prune=True) == {"written": 1, "kept": 0, "deleted": 3, "bytes": 3}
 
 
 @pytest.mark.parametrize("name", ["b", "a/1/root.bin", "a/2", "a/CURRENT"])

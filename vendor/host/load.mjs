@@ -1,7 +1,7 @@
 // Copies a folder into a bucket of the local R2 that `wrangler dev --persist-to STATE` serves. Keys are relative paths.
-//   node load.mjs FOLDER STATE BUCKET [--only NAME] [--prune]
-// Objects that are already there (same size and SHA-256) are left alone; with --prune, keys without a file are deleted
-// below the top folders that were copied. Files and folders whose names start with a dot are not copied.
+//   node load.mjs FOLDER STATE BUCKET [--only NAME] [--skip NAME ...] [--prune]
+// Objects that are already there (same size and SHA-256) are left alone; with --prune, keys without a file are deleted.
+// Files and folders whose names start with a dot are not copied, nor are the folders FOLDER/NAME of --skip.
 // With --only, nothing but the folder NAME in FOLDER, and the keys below NAME/, is looked at.
 // Keys whose last part is CURRENT name what is live, so they are written after everything else.
 import { createHash } from "node:crypto";
@@ -15,12 +15,17 @@ import { parseArgs } from "node:util";
 import { Miniflare, convertV4MiniflareOptions } from "miniflare";
 
 const CHUNK_BYTES = 2 ** 18;
+const DELETED = 1000; // keys at a time, as many as R2 takes
 const { positionals, values } = parseArgs({
   allowPositionals: true,
-  options: { only: { type: "string", default: "" }, prune: { type: "boolean" } },
+  options: {
+    only: { type: "string", default: "" },
+    prune: { type: "boolean" },
+    skip: { type: "string", multiple: true, default: [] },
+  },
 });
 if (positionals.length !== 3) {
-  console.error("usage: node load.mjs FOLDER STATE BUCKET [--only NAME] [--prune]");
+  console.error("usage: node load.mjs FOLDER STATE BUCKET [--only NAME] [--skip NAME ...] [--prune]");
   process.exit(2);
 }
 const [folder, state, bucketName] = [resolve(positionals[0]), resolve(positionals[1]), positionals[2]];
@@ -32,12 +37,13 @@ async function localFiles() {
     if (!entry.isFile()) continue;
     const path = join(entry.parentPath, entry.name);
     const parts = relative(folder, path).split(sep);
-    if (parts.some((part) => part.startsWith("."))) continue;
+    if (parts.some((part) => part.startsWith(".")) || values.skip.includes(parts[0])) continue;
     files.push({ key: parts.join("/"), path, size: (await stat(path)).size });
   }
-  const rank = ({ key }) => (/(^|\/)CURRENT$/.test(key) ? 1 : 0);
-  return files.sort((a, b) => rank(a) - rank(b) || (a.key < b.key ? -1 : 1));
+  return files.sort((a, b) => isCurrent(a.key) - isCurrent(b.key) || (a.key < b.key ? -1 : 1));
 }
+
+const isCurrent = (key) => (/(^|\/)CURRENT$/.test(key) ? 1 : 0);
 
 async function sha256(path) {
   const hash = createHash("sha256");
@@ -101,12 +107,10 @@ try {
     count.written += 1;
     count.bytes += size;
   }
-  const tops = new Set(files.map(({ key }) => key.split("/")[0]));
-  const gone = values.prune ? [...stored.keys()].filter((key) => tops.has(key.split("/")[0])) : [];
-  if (gone.length) {
-    count.deleted = gone.length;
-    await bucket.delete(gone);
-  }
+  // CURRENT goes first: what it names is whole until then.
+  const gone = values.prune ? [...stored.keys()].sort((a, b) => isCurrent(b) - isCurrent(a)) : [];
+  for (let at = 0; at < gone.length; at += DELETED) await bucket.delete(gone.slice(at, at + DELETED));
+  count.deleted = gone.length;
   console.log(JSON.stringify(count));
 } finally {
   await miniflare.dispose();
