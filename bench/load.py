@@ -35,7 +35,7 @@ def in_process(index: Path, bodies: list[bytes], clients: int, seconds: float) -
     service = Service(Folder(index.parent), CACHE_BYTES)
 
     async def ask(draw: Random) -> None:
-        async def body() -> bytes:
+        async def body(*_: object) -> bytes:
             return draw.choice(bodies)
 
         reply = await routes.handle("POST", f"/v1/indexes/{index.name}/query", {}, body, service, ACCESS, {})

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from workers import DurableObject, Response, WorkerEntrypoint
 
 from vantage.admission import Admission
+from vantage.arrival import Arriving
 from vantage.cost import Limits
 from vantage.errors import ChangedError
 from vantage.format import Current
@@ -137,18 +138,24 @@ def _joined(parts: list[bytes]) -> Any:
     return whole
 
 
-async def _body(request: Any) -> bytes:
+async def _body(request: Any, arriving: Arriving) -> bytes:
     """The body; what is past the limit is dropped as it comes: an answer before its end would break the connection."""
     if request.js_object.body is None:
         return b""
     reader, data, length = request.js_object.body.getReader(), bytearray(), 0
-    while not (piece := await reader.read()).done:
+    while not (piece := await arriving.next(_piece(reader))).done:
         length += piece.value.byteLength
-        if length <= BODY_BYTES_MAX:
+        keep = length <= BODY_BYTES_MAX
+        await arriving.take(piece.value.byteLength, keep)
+        if keep:
             data += piece.value.to_bytes()
     if length > BODY_BYTES_MAX:
         raise TooLargeError(length)
     return bytes(data)
+
+
+async def _piece(reader: Any) -> Any:
+    return await reader.read()
 
 
 def heap_bytes() -> int:
@@ -166,8 +173,8 @@ class Default(WorkerEntrypoint):
         service = self._service()
         headers = {str(k).lower(): str(v) for k, v in request.headers.items()}
 
-        async def body() -> bytes:
-            return await _body(request)
+        async def body(arriving: Arriving) -> bytes:
+            return await _body(request, arriving)
 
         access = Access(
             _setting(self.env, "VANTAGE_TOKEN") or None,

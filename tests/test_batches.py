@@ -153,7 +153,7 @@ def test_shared_spans_bridge_small_gaps_alone_and_use_all_lanes() -> None:
 
 
 def post(built: Built, body: bytes, query: str = "", **headers: str) -> Reply:
-    async def read() -> bytes:
+    async def read(*_: object) -> bytes:
         return body
 
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -326,7 +326,7 @@ def test_limits_that_a_service_sets(words: Built, name: str) -> None:
     fields: dict[str, Any] = {"vector": vector, "top_k": 5, "rerank": 20}
 
     def ask() -> Reply:
-        async def body() -> bytes:
+        async def body(*_: object) -> bytes:
             return json.dumps(fields).encode()
 
         path = f"/v1/indexes/{words.name}/query"

@@ -151,7 +151,7 @@ def test_over_http_an_opening_that_is_late_goes_on_behind_an_empty_answer(words:
         service = Service(Slow(Folder(words.bucket), lambda *_: 0.04), 0)
 
         async def post(ms: int) -> dict[str, Any]:
-            async def body() -> bytes:
+            async def body(*_: object) -> bytes:
                 return json.dumps({"vector": words.queries[0].tolist(), "budget": {"ms": ms}}).encode()
 
             reply = await handle("POST", "/v1/indexes/words/query", {}, body, service, Access(None, True), {})
@@ -171,7 +171,7 @@ def posted(service: Service, name: str, ms: int) -> tuple[float, Reply]:
     """(seconds, reply) of a query with a deadline."""
 
     async def ask() -> tuple[float, Reply]:
-        async def body() -> bytes:
+        async def body(*_: object) -> bytes:
             return json.dumps({"vector": question("words"), "budget": {"ms": ms}}).encode()
 
         began = asyncio.get_running_loop().time()

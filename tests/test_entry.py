@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from doubles import Built
 
+from vantage import arrival
+from vantage.arrival import RequestTimeoutError
+from vantage.http.request import BODY_BYTES_MAX, TooLargeError
 from vantage.read.bucket import Folder
 from vantage.search.query import Query
 
@@ -238,3 +241,54 @@ def test_a_new_generation_drops_the_blocks_of_the_old(
         assert entry._held.held == 0
 
     asyncio.run(scenario())
+
+
+class Stream:
+    """A body as a JavaScript stream: pieces, then its end, or nothing any more."""
+
+    def __init__(self, pieces: list[bytes], ends: bool) -> None:
+        self.pieces, self.ends = list(pieces), ends
+
+    def getReader(self) -> "Stream":
+        return self
+
+    async def read(self) -> Any:
+        if self.pieces:
+            piece = self.pieces.pop(0)
+            value = types.SimpleNamespace(byteLength=len(piece), to_bytes=lambda: piece)
+            return types.SimpleNamespace(done=False, value=value)
+        if not self.ends:
+            await asyncio.Event().wait()
+        return types.SimpleNamespace(done=True)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "ends", "found"),
+    [
+        ([b"{", b"}"], True, b"{}"),
+        ([], True, b""),
+        (None, True, b""),
+        ([bytes(3 << 20)] * 20, True, TooLargeError),  # dropped as it comes
+        ([], False, RequestTimeoutError),
+        ([b"{"], False, RequestTimeoutError),
+        ([bytes(3 << 20)] * 2, False, RequestTimeoutError),
+    ],
+)
+def test_a_body_is_read_in_pieces_and_not_for_longer_than_it_comes(
+    entry: Any, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes] | None, ends: bool, found: Any
+) -> None:
+    monkeypatch.setattr(arrival, "SILENT_S", 0.05)
+    monkeypatch.setattr(arrival, "POLL_S_MAX", 0.01)
+    stream = None if pieces is None else Stream(pieces, ends)
+    request, bodies = types.SimpleNamespace(js_object=types.SimpleNamespace(body=stream)), arrival.Bodies()
+
+    async def receive() -> Any:
+        async with bodies.enter() as arriving:
+            try:
+                return await entry._body(request, arriving)
+            except (TooLargeError, RequestTimeoutError) as error:
+                assert arriving.held <= BODY_BYTES_MAX
+                return type(error)
+
+    assert asyncio.run(receive()) == found
+    assert not bodies.arriving

@@ -30,7 +30,7 @@ def built(request: pytest.FixtureRequest) -> Built:
 
 
 def send(built: Built, path: str, body: dict[str, Any] | None = None, method: str = "", accept: str = "") -> Reply:
-    async def read() -> bytes:
+    async def read(*_: object) -> bytes:
         return json.dumps(body).encode()
 
     method = method or ("GET" if body is None else "POST")

@@ -392,7 +392,7 @@ def test_an_error_from_an_old_generation_revalidates_too(words: Built, monkeypat
     now = time.time()
     monkeypatch.setattr(service_module.time, "time", lambda: now + service_module.REVALIDATE_S + 1)
 
-    async def body() -> bytes:
+    async def body(*_: object) -> bytes:
         return b'{"vector": [1.0]}'
 
     reply = asyncio.run(handle("POST", "/v1/indexes/words/query", {}, body, service, Access(public=True), {}))

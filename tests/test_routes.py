@@ -67,10 +67,10 @@ def send(
     return reply
 
 
-def body_of(raw: bytes) -> Callable[[], Awaitable[bytes]]:
+def body_of(raw: bytes) -> Callable[..., Awaitable[bytes]]:
     """A body that comes when it is asked for, as far as the limit."""
 
-    async def read() -> bytes:
+    async def read(*_: object) -> bytes:
         if len(raw) > BODY_BYTES_MAX:
             raise TooLargeError(len(raw))
         return raw

@@ -170,7 +170,7 @@ def test_a_request_gives_after_its_answer(words: Built) -> None:
     service, _ = cold(words, place)
 
     async def scenario() -> None:
-        async def body() -> bytes:
+        async def body(*_: object) -> bytes:
             return json.dumps({"vector": words.queries[0].tolist()}).encode()
 
         path = f"/v1/indexes/{words.name}/query"

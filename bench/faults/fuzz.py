@@ -296,7 +296,7 @@ def body(base: dict[str, Objects], draw: Random) -> None:
         data = mutate(json.dumps(fields).encode(), draw)
     path = draw.choice(["/v1/indexes/fixture/query"] * 8 + ["/v1/indexes/absent/query", "/v1/indexes/%00/query", "//"])
 
-    async def read() -> bytes:
+    async def read(*_: object) -> bytes:
         return data
 
     async def ask() -> Reply:
@@ -322,7 +322,7 @@ def wire(base: dict[str, Objects], draw: Random) -> None:
     if draw.random() < 0.8:
         data = mutate(data, draw)
 
-    async def read() -> bytes:
+    async def read(*_: object) -> bytes:
         return data
 
     async def ask() -> Reply:

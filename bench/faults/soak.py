@@ -242,7 +242,7 @@ def bare(body: Any) -> Any:
 async def in_process(service: Service, name: str, question: Question) -> tuple[int, Any]:
     """(status, body) as HTTP would carry it."""
 
-    async def body() -> bytes:
+    async def body(*_: object) -> bytes:
         return question.body
 
     path = f"/v1/indexes/{name}{question.path}"

@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 from .admission import Admission
+from .arrival import Bodies
 from .cost import Limits
 from .errors import ChangedError, DamagedError, InputError, NotFoundError
 from .format import Current, Root
@@ -71,7 +72,8 @@ class Service:
         self.bucket, self.cache, self.warm = bucket, Cache(cache_bytes), warm
         self.asker: Asker | None = None
         self.limits = Limits()
-        self.reading = Admission(READING_BYTES)  # requests from their bodies on, until they are answered
+        self.bodies = Bodies()  # of requests that stand at no door yet
+        self.reading = Admission(READING_BYTES)  # requests whose bodies have come, until they are answered
         self.working = Admission(WORKING_BYTES)  # those of them that are being answered
         self.open: dict[str, Index] = {}  # the one used last stands last
         self._opening = Admission(1, OPENING_S)  # one index at a time: each takes its root several times over

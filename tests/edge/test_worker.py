@@ -5,8 +5,10 @@ import gzip
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,24 @@ def test_manners_of_http(cold: Server) -> None:
         reply = json.loads(connection.getresponse().read())
         connection.close()
         assert reply["code"] == "not_found" and "vectors?id=" in reply["hint"]
+
+
+def test_a_stalled_upload_holds_up_nobody_and_is_given_up(cold: Server) -> None:
+    """The stall is waited for in earnest: five seconds."""
+    host, port = cold.url.removeprefix("http://").split(":")
+    head = f"POST /v1/indexes/wordnet/query HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n"
+    with ExitStack() as stalled, client(cold, **WITH_TOKEN) as http:
+        uploads = []
+        for rest in ("Content-Length: 2000000\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"):
+            uploads.append(stalled.enter_context(socket.create_connection((host, int(port)), timeout=30)))
+            uploads[-1].sendall((head + rest).encode())
+        time.sleep(0.2)
+        began = time.perf_counter()
+        assert http.get("/v1/indexes/wordnet").status_code == 200
+        assert ask(http, {"vector": sample_queries(1)[0]}).status_code == 200
+        assert time.perf_counter() - began < 3
+        assert [upload.recv(12) for upload in uploads] == [b"HTTP/1.1 408"] * 2
+        assert ask(http, {"vector": sample_queries(1)[0]}).status_code == 200
 
 
 def test_explain_reads_nothing_and_is_what_a_query_reads(cold: Server) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +14,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from .. import VERSION
 from ..admission import WAIT_S, request_bytes
+from ..arrival import Arriving
 from ..cost import Limits
 from ..errors import InputError, LimitError, NotFoundError, StoreError, VantageError
 from ..format import unpack_vectors
@@ -53,7 +53,8 @@ PREFLIGHT_S = 7200
 # Methods by resource. HEAD is GET without the body; OPTIONS is everywhere.
 METHODS = {"health": "GET", "indexes": "GET", "index": "GET", "query": "POST", "vectors": "GET", "vector": "GET"}
 
-ReadBody = Callable[[], Awaitable[bytes]]
+ReadBody = Callable[[Arriving], Awaitable[bytes]]  # which it tells of each piece
+WholeBody = Callable[[], Awaitable[bytes]]
 MakeRoom = Callable[[int, int], Awaitable[None]]  # for bytes in the heap, and of reads under way
 
 
@@ -102,13 +103,9 @@ async def handle(
     return reply
 
 
-def _length(method: str, headers: Mapping[str, str]) -> int:
-    """Bytes of the body as announced; the most there may be where it does not say, or is packed."""
-    if method != "POST":
-        return 0
-    said = headers.get("content-length", "")
-    told = re.fullmatch("[0-9]{1,9}", said) and headers.get("content-encoding", "identity").lower() == "identity"
-    return min(int(said), BODY_BYTES_MAX) if told else BODY_BYTES_MAX
+def _body_bytes(body: bytes, headers: Mapping[str, str]) -> int:
+    """Bytes of a body as it is read; the most there may be where it is packed."""
+    return len(body) if headers.get("content-encoding", "identity").lower() == "identity" else BODY_BYTES_MAX
 
 
 async def _route(
@@ -136,20 +133,33 @@ async def _route(
     if resource == "health":  # of a monitor, which may add parameters against caches
         known = access.public or knows(headers, access)
         return Reply(200, {"status": "ok", "version": VERSION, **(_health(service, runtime) if known else {})})
-    deadline = asyncio.get_running_loop().time() + WAIT_S
-    async with service.reading.enter(request_bytes(_length(method, headers)), deadline), AsyncExitStack() as work:
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + WAIT_S
+    async with AsyncExitStack() as reading, AsyncExitStack() as work:
+
+        async def whole_body() -> bytes:
+            nonlocal deadline
+            async with service.bodies.enter() as arriving:  # at no door: nobody stands behind one that stalls
+                data = await body(arriving)
+                arriving.whole, deadline = True, clock() + WAIT_S
+                await reading.enter_async_context(
+                    service.reading.enter(request_bytes(_body_bytes(data, headers)), deadline)
+                )
+                return data
 
         async def make_room(nbytes: int, in_flight: int) -> None:
             await work.aclose()  # of a generation that was asked before
             await work.enter_async_context(service.room(nbytes, in_flight, deadline))
 
-        reply = await _answer(resource, name, path, headers, body, service, until, make_room)
+        if resource != "query":
+            await reading.enter_async_context(service.reading.enter(request_bytes(0), deadline))
+        reply = await _answer(resource, name, path, headers, whole_body, service, until, make_room)
         reply.write()  # what is written is held too
         return reply
 
 
 async def _answer(
-    resource: str, name: str, path: str, headers: Mapping[str, str], body: ReadBody, service: Service, until: Until,
+    resource: str, name: str, path: str, headers: Mapping[str, str], body: WholeBody, service: Service, until: Until,
     make_room: MakeRoom,
 ) -> Reply:  # fmt: skip
     """What takes work: everything but health."""
@@ -243,7 +253,7 @@ def _check_ids(index: Index, ids: str | None) -> None:
 
 
 async def _query(
-    name: str, options: str, body: ReadBody, headers: Mapping[str, str], service: Service, until: Until,
+    name: str, options: str, body: WholeBody, headers: Mapping[str, str], service: Service, until: Until,
     make_room: MakeRoom,
 ) -> Reply:  # fmt: skip
     packed = accepted(headers.get("accept", ""), [JSON, BINARY]) == BINARY
