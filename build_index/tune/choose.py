@@ -67,14 +67,15 @@ class Choice:
     stop: Stop
     tried: list[dict[str, Any]]
     modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
-    exact: bool = False  # one block, and exact scores of all rows
     near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
 
 
 def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
     """Picks everything. Where nothing keeps the recall that was asked for, the contract's target is what is kept."""
     if rows.count <= few.FEW_ROWS:
-        return _exact(rows, id_bytes, options, [])
+        shape, codec = few.shape_of(rows, options.seed), few.codec_of(rows, options)
+        contract, stop = few.promised(rows, shape, codec, id_bytes, options)
+        return Choice(shape, codec, contract, stop, [], (stop.promises[0].ms, stop.promises[0].ms), few.near(rows))
     held = hold_out(rows.count, options.seed)
     k = min(options.k, rows.count - 1)
     say("truth", 0.0)
@@ -98,13 +99,6 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
         if choice is not None:
             return replace(choice, near=near_by)
     return replace(_by_exact_scores(task, drawn, p_tune[some], price, p), near=near_by)
-
-
-def _exact(rows: Rows, id_bytes: float, options: Options, tried: list[dict[str, Any]]) -> Choice:
-    """One block, and exact scores of all its rows."""
-    shape, codec = few.shape_of(rows, options.seed), few.codec_of(rows, options)
-    contract, stop = few.promised(rows, shape, codec, id_bytes, options)
-    return Choice(shape, codec, contract, stop, tried, (stop.promises[0].ms, stop.promises[0].ms), True, few.near(rows))
 
 
 def _promised(
@@ -177,8 +171,6 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) ->
             if choice is not None:
                 return choice
     best = min(target, kept_at(0, k, most))
-    if best < target and rows.count <= most:  # exact scores of all rows need no rows held out to be sure
-        return _exact(rows, task.id_bytes, task.options, task.tried)
     choice = _promised(task, _Coded(shape, codec, found, 0), p_tune, price, p, held, best, most)
     if choice is None:
         raise InputError(

@@ -23,7 +23,6 @@ from .contract import depths
 from .options import Options
 from .promises import gather_of
 
-ROTATION = "hadamard"
 FEW_ROWS = RERANK_MAX  # a query may read the full vectors of so many
 CODE_BITS = 4  # a dimension
 NEAR_BY = 10  # the neighbour whose distance says how finely full vectors are to be kept
@@ -33,7 +32,7 @@ SURE = (40.0, 0.0, 0.0, 0.0, 0.0)  # weights of an estimator that says that ever
 
 def rotation_name(rows: Rows, options: Options) -> str | None:
     """The rotation of the codes; None where the codec has directions of its own."""
-    few = ROTATION if rows.count <= FEW_ROWS else default(options.codec, rows.dimension)
+    few = "hadamard" if rows.count <= FEW_ROWS else default(options.codec, rows.dimension)
     return options.rotation or few
 
 
@@ -50,7 +49,8 @@ def shape_of(rows: Rows, seed: int) -> Shape:
 def codec_of(rows: Rows, options: Options) -> Codec:
     """Codes for rows of any kind: so few say nothing of which directions are strong."""
     d = rows.dimension
-    rotation, moment = options.rotation or ROTATION, np.eye(d)
+    rotation, moment = rotation_name(rows, options), np.eye(d)
+    assert rotation is not None
     sample = np.random.default_rng([options.seed, 8]).standard_normal((SAMPLE_ROWS, d), np.float32)
     code_bytes = max(4, d * CODE_BITS // 32 * 4)
     return CODECS[options.codec](moment, moment, code_bytes, sample, ROTATIONS[rotation](moment, options.seed))

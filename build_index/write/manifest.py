@@ -12,7 +12,7 @@ from vantage.format import VERSION
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Rows
 from ..tune.choose import Choice
-from ..tune.few import ROTATION, rotation_name
+from ..tune.few import rotation_name
 from ..tune.options import Options
 
 CHOSEN = ("partition", "router", "spill", "spill_share", "fast", "vectors")  # options that leave less to choose
@@ -39,7 +39,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
         "codec": {"name": choice.codec.name, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
         "rotation": {
-            "name": options.rotation or ROTATION if choice.exact else rotation_name(rows, options),
+            "name": rotation_name(rows, options),
             "bytes": len(choice.codec.rotation.pack()),
         },
         "contract": {
