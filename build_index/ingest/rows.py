@@ -31,15 +31,15 @@ def origin_of(sample: F32) -> F32:
     return out
 
 
-def usual_length(x: npt.NDArray[np.floating]) -> float:
-    """Median length of the rows (n, d) that are not zero; 0 where all are."""
-    norms = np.linalg.norm(x, axis=1)
+def usual_length(norms: npt.NDArray[np.floating]) -> float:
+    """Median of the lengths (n) that are not zero; 0 where all are."""
     return float(np.median(norms[norms > 0])) if (norms > 0).any() else 0.0
 
 
 def tempered(x: F32) -> F32:
     """Rows (n, d), those of more than FAR times the usual length cut to it: a few far ones else outweigh the rest."""
-    norms, most = np.linalg.norm(x, axis=1), FAR * usual_length(x)
+    norms = np.linalg.norm(x, axis=1)
+    most = FAR * usual_length(norms)
     far = norms > most
     if not far.any():
         return x
@@ -53,7 +53,7 @@ def check_lengths(metric: str, norms: npt.NDArray[np.float64], norm_max: float, 
 
     norms (n): of all rows, or evenly of some; under l2 distances from their origin.
     """
-    usual = float(np.median(norms[norms > 0])) if (norms > 0).any() else norm_max
+    usual = usual_length(norms) or norm_max
     if metric != "cosine" and norm_max > LENGTHS_MAX * usual:
         raise InputError(
             f"{longest} is {norm_max / usual:.1e} times as long as most of the others: no scale holds both",
@@ -135,7 +135,7 @@ def scaled_rows(stored: Stored, metric: str) -> Rows:
     step = max(1, stored.rows // ORIGIN_ROWS, stored.rows * 4 * stored.dimension // ORIGIN_BYTES)
     sample = stored.gather(np.arange(0, stored.rows, step))
     origin = origin_of(sample) if metric == "l2" else origin
-    usual = usual_length(sample.astype(np.float64) - (origin if metric == "l2" else 0))
+    usual = usual_length(np.linalg.norm(sample.astype(np.float64) - (origin if metric == "l2" else 0), axis=1))
     longest, total, step = 0.0, 0.0, max(1, CHUNK_BYTES // (8 * stored.dimension))
     for low in range(0, stored.rows, step):
         x = stored.floats(low, min(stored.rows, low + step)).astype(np.float64)

@@ -15,7 +15,7 @@ from ..simulate.edge import P
 from ..simulate.measure import Candidates, plans, price_for
 
 SURE = 1.645  # standard errors under the mean: one query set in twenty is below
-MARGIN_MAX = 0.005  # a small index is not refused for holding out too few rows to be sure
+MARGIN_MAX = 0.005  # cut there: what so few rows as a small index holds out can say is less
 GOALS = (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
 
 
