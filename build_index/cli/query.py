@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vantage import index as api
 from vantage.errors import InputError
 from vantage.http.bodies import answer_body, describe
 from vantage.receipt import Receipt
@@ -145,7 +144,7 @@ def explain(
     Example: vantage explain bucket/wordnet --vector query.npy
     """
     values = read_queries(vector, 1).vectors[0].tolist()
-    plan = api.explain(open_index(index), Query(values, top_k, recall))
+    plan = asyncio.run(open_index(index).explain([Query(values, top_k, recall)]))[0]
     if as_json:
         print_json(plan)
         return

@@ -199,7 +199,8 @@ def checked_truth(
     if length != index.root.index.dimension:
         raise LimitError("the length of the queries", length, index.root.index.dimension, hint="name other --queries")
     first = queries.vectors[0].tolist()
-    index.plan(Query(first, max(k, index.root.contract.k), recall, rerank), prepare(first, index.root.index, "a query"))
+    index.check([Query(first, max(k, index.root.contract.k), recall, rerank)])
+    prepare(first, index.root.index, "a query")
     truth = queries.neighbors if queries.neighbors is not None else computed_truth(path, index, queries.vectors, k)
     if truth.shape[1] < k:
         raise InputError(f"the queries have {truth.shape[1]} neighbors each, k is {k}", hint="use a smaller --k")

@@ -108,7 +108,7 @@ def test_the_edge_does_what_numpy_does(dimension: int, units: int, bits: int) ->
     router = MlpRouter(section, index)
     for scale in (1.0, 1e-12, 1e12, 0.0):
         query = prepare((scale * draw.normal(size=dimension)).tolist(), index)
-        p = router.route(query).p
+        p = router.probabilities(query).p
         assert p.tolist() == in_numpy(section, index, query).tolist()
         assert p[1] == 0
         assert abs(sum(p) - 2**20) < len(p)
@@ -127,7 +127,7 @@ def test_the_longest_units_and_queries_do_not_overflow() -> None:
         )  # fmt: skip
         for q in (np.full(3000, 1.0), draw.choice([-1.0, 1.0], 3000), np.eye(3000)[5], np.full(3000, 1e-20)):
             query = prepare(q.tolist(), index)
-            assert MlpRouter(full, index).route(query).p.tolist() == in_numpy(full, index, query).tolist()
+            assert MlpRouter(full, index).probabilities(query).p.tolist() == in_numpy(full, index, query).tolist()
 
 
 @pytest.mark.parametrize(("blocks", "beam", "bits"), [(50, 1, 4), (50, 3, 8), (50, 7, 4), (1, 1, 4)])
@@ -142,14 +142,14 @@ def test_a_progressive_network_does_what_numpy_does(
     router = MlpRouter(section, index)
     for scale in (1.0, 1.0, 1e-12, 0.0):
         query = prepare((scale * draw.normal(size=40)).tolist(), index)
-        found, wanted = router.route(query), in_numpy(section, index, query)
+        found, wanted = router.probabilities(query), in_numpy(section, index, query)
         assert found.blocks is not None
         assert found.blocks.tolist() == sorted(set(found.blocks))
         assert np.flatnonzero(wanted).tolist() == [b for b, p in zip(found.blocks, found.p, strict=True) if p]
         assert found.p.tolist() == wanted[found.blocks].tolist()
         assert (len(found.blocks) == blocks) == (beam == round(blocks**0.5))
         if len(found.blocks) == blocks:
-            assert found.p == MlpRouter(flat, index).route(query).p
+            assert found.p == MlpRouter(flat, index).probabilities(query).p
 
 
 def test_regions_come_back_and_damage_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

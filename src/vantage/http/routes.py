@@ -18,12 +18,12 @@ from ..arrival import Arriving
 from ..cost import Limits
 from ..errors import InputError, LimitError, NotFoundError, StoreError, VantageError
 from ..format import unpack_vectors
-from ..index import Index, explain
+from ..index import Index
 from ..indexes import Late, Service
 from ..read.deadline import Until
 from ..read.reader import read_small
 from ..receipt import Receipt
-from ..search.prepare import prepare
+from ..search.memory import answers_bytes, in_flight_bytes, row_bytes
 from ..search.query import Answer, Query
 from .access import Access, authorize, check_host, cors, knows
 from .bodies import answer_body, describe, json_id, packed_reply
@@ -229,7 +229,7 @@ async def _row(name: str, sent: bytes, ids: str | None, service: Service, make_r
     async def read(index: Index) -> dict[str, Any]:
         identifier = _identifier(index, sent)
         _check_ids(index, ids)
-        await make_room(index.row_price(), 0)
+        await make_room(row_bytes(index.segment), 0)
         vector, attributes = await index.row(identifier, receipt)
         return {"id": json_id(identifier, ids), "vector": vector, "attributes": attributes}
 
@@ -277,15 +277,12 @@ async def _query(
         _check_model(index, fields.get("model"))
         _check_ids(index, ids)
         ready = [q if q.id is None else replace(q, id=_identifier(index, q.id)) for q in queries]
-        price = index.price(ready)  # which says what is wrong with them
+        index.check(ready)
         _check_limits(ready, index.limits)
-        await make_room(price, index.in_flight(ready))
-        if not fields.get("explain"):
-            return await index.answer(ready, receipt, until) if many else [await index.query(ready[0], receipt, until)]
-        for query in ready:
-            if query.id is None:  # all or none
-                prepare(query.vector, index.root.index, query.param)
-        return [explain(index, await _vector_of(query, index)) for query in ready]
+        await make_room(answers_bytes(index.segment, ready), in_flight_bytes(index.segment, ready))
+        if fields.get("explain"):
+            return await index.explain(ready)
+        return await index.answer(ready, receipt, until) if many else [await index.query(ready[0], receipt, until)]
 
     until.at = Until.after(queries[0].budget.ms).at  # one for all: it is the request that somebody waits for
     after: list[Awaitable[Any]] = []
@@ -309,14 +306,6 @@ async def _check_known(name: str, service: Service, opening: Awaitable[Any]) -> 
         with suppress(TimeoutError):
             if await asyncio.wait_for(read_small(service.bucket, f"{name}/CURRENT", Receipt()), KNOWN_S) is None:
                 await asyncio.wait_for(asyncio.shield(opening), KNOWN_S)
-
-
-async def _vector_of(query: Query, index: Index) -> Query:
-    """A query by id as one by its vector: two reads."""
-    if query.id is None:
-        return query
-    row, vector = await index.find(query.id, Receipt())
-    return replace(query, vector=vector, without=row)
 
 
 def _check_size(queries: list[Query], index: Index) -> None:
