@@ -18,9 +18,10 @@ from doubles import Built, Failing, Recorder, nth
 from vantage.cost import LANES, Budget, Limits
 from vantage.errors import DamagedError, InputError
 from vantage.http.access import Access
+from vantage.http.handlers import MATCHES_MAX, VALUES_MAX
 from vantage.http.reply import Reply
 from vantage.http.request import BINARY, BODY_BYTES_MAX
-from vantage.http.routes import MATCHES_MAX, VALUES_MAX, handle
+from vantage.http.routes import handle
 from vantage.indexes import Service
 from vantage.kernels import crc32c
 from vantage.read.bucket import Bytes, Folder
