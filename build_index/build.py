@@ -1,4 +1,4 @@
-"""source -> spool -> partition -> copies -> codes -> layout -> write: one index from start to end."""
+"""source -> staging -> partition -> copies -> codes -> layout -> write: one index from start to end."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .bucket.names import check_name
 from .bucket.store import alone
 from .ingest.attributes import check_rows, check_schema, spot_bytes
 from .ingest.lint import Pass, findings
-from .ingest.rows import Stored, scaled_rows
+from .ingest.rows import StoredRows, scaled_rows
 from .ingest.source import Batch, Source
-from .ingest.staging import Spool, spool
+from .ingest.staging import Staging, stage
 from .progress import Say
 from .tune.check import check_options
 from .tune.choose import Choice, choose
@@ -36,7 +36,7 @@ WORTH_SAYING = (
     "constant",
     "hubs",
     "near_copies",
-)  # of lint; duplicates are told below, errors are raised by the spool
+)  # of lint; duplicates are told below, errors are raised by staging
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ def build(
                 shutil.rmtree(scratch, ignore_errors=True)
                 kind = source.kind if source.kind != "f32" else options.vectors or "f16"
                 _check_room(source, out, kind)
-                spooled, lost = _spooled(source, scratch, options, metric, kind, say, tell, skip_bad_rows)
-                with spooled:
+                staging, lost = _stage(source, scratch, options, metric, kind, say, tell, skip_bad_rows)
+                with staging:
                     if lost and options.vectors:
                         raise lost[0]
-                    return _build(source, spooled, out, options, metric, bool(lost), say, tell)
+                    return _build(source, staging, out, options, metric, bool(lost), say, tell)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
@@ -115,10 +115,10 @@ def build(
         ) from error
 
 
-def _spooled(
+def _stage(
     source: Source, scratch: Path, options: Options, metric: str, kind: str, say: Say, tell: Callable[[str], None],
     skip_bad_rows: bool,
-) -> tuple[Spool, list[InputError]]:  # fmt: skip
+) -> tuple[Staging, list[InputError]]:  # fmt: skip
     """The rows in scratch files, after telling what lint found on the way; and the first row that vectors of this kind
     lose, if any.
     """
@@ -132,22 +132,22 @@ def _spooled(
             except InputError as error:  # raised where no wider kind is refused too
                 lost.append(error)
 
-    spooled = spool(
+    staging = stage(
         source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows), look=look,
         skip_bad_rows=skip_bad_rows,
     )  # fmt: skip
     try:
         seen.check_lengths(metric)
     except InputError:
-        spooled.close()
+        staging.close()
         raise
-    for sentence in source.left_out(spooled.skipped) if spooled.skipped else []:
+    for sentence in source.left_out(staging.skipped) if staging.skipped else []:
         tell(sentence)
     for finding in findings(seen, metric, 0):
         said = finding.name in WORTH_SAYING or (finding.name, metric) == ("norms", "dot")
         if said or finding.what.startswith("hard"):
             tell(f"{finding.what}: {finding.todo}")
-    return spooled, lost
+    return staging, lost
 
 
 def _check_room(source: Source, out: Path, kind: str) -> None:
@@ -170,7 +170,7 @@ def check(source: Source, out: Path, options: Options, metric: str) -> None:
 
 def _build(
     source: Source,
-    spooled: Spool,
+    staging: Staging,
     out: Path,
     options: Options,
     metric: str,
@@ -178,29 +178,29 @@ def _build(
     say: Say,
     tell: Callable[[str], None],
 ) -> Report:
-    if spooled.rows < source.rows:
-        check_options(spooled.rows, source.dimension, options, metric)
-    rows = scaled_rows(spooled, metric)
-    if spooled.duplicate_vectors:
-        tell(f"{spooled.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
+    if staging.rows < source.rows:
+        check_options(staging.rows, source.dimension, options, metric)
+    rows = scaled_rows(staging, metric)
+    if staging.duplicate_vectors:
+        tell(f"{staging.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
     names = source.attributes.names
-    check_rows(spooled, names)
+    check_rows(staging, names)
     if options.k > rows.count:
         tell(f"there are {rows.count} rows, so recall is promised at k = {rows.count}")
-    choice = choose(rows, id_bytes(spooled) + spot_bytes(spooled, names), options, say)
+    choice = choose(rows, id_bytes(staging) + spot_bytes(staging, names), options, say)
     kind = "f32" if lost else stored_kind(rows, choice.near, options.vectors)
     for sentence in _surprises(choice, options, kind):
         tell(sentence)
     manifest = manifest_of(rows, source.attributes, choice, options, kind)
-    skipped = spooled.skipped.as_dict() if spooled.skipped else {}
+    skipped = staging.skipped.as_dict() if staging.skipped else {}
     manifest |= {"skipped": skipped} if skipped else {}
     current, nbytes = write_index(
         rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done),
         norms=options.error_norms, locked=True,
     )  # fmt: skip
     return Report(
-        out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, spooled.duplicate_vectors,
-        skipped, (*source.notes, *(source.left_out(spooled.skipped) if spooled.skipped else ())),
+        out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, staging.duplicate_vectors,
+        skipped, (*source.notes, *(source.left_out(staging.skipped) if staging.skipped else ())),
         target_cost(choice.contract)
         | {"modelled_ms_p50": choice.modelled_ms[0], "modelled_ms_p99": choice.modelled_ms[1]},
     )  # fmt: skip
@@ -224,7 +224,7 @@ def _surprises(choice: Choice, options: Options, kind: str) -> list[str]:
     return told
 
 
-def id_bytes(stored: Stored) -> float:
+def id_bytes(stored: StoredRows) -> float:
     """Bytes that an id takes in a block: of the longest of a thousand, evenly drawn."""
     some = np.linspace(0, stored.rows - 1, min(1000, stored.rows)).astype(np.int64)
     ids = stored.ids(some)

@@ -199,7 +199,7 @@ class VectorIndex:
         if there:
             raise InputError(f"ids that are there already: {named(there)}", hint="remove them first, or give others")
         stored_values(new.floats(0, new.rows), self._kind, np.arange(new.rows))  # raises where they cannot be kept
-        rows = replace(self._rows, spool=new)
+        rows = replace(self._rows, stored=new)
         if (
             rows.metric != "cosine"
             and (np.linalg.norm(rows.slice(0, rows.count), axis=1) > NORM_MAX[rows.metric]).any()
@@ -340,7 +340,7 @@ class VectorIndex:
         given = matrix(vectors, "the vectors")
         self._check_width(given)
         asked = checked(given, np.arange(len(given)), self._rows.metric)
-        return made.assign(replace(self._rows, spool=asked).slice(0, len(given)), level, k)
+        return made.assign(replace(self._rows, stored=asked).slice(0, len(given)), level, k)
 
     def medoids(self, level: int | None = None, k: int | None = None) -> Medoids:
         """The row of each cluster with the least summed squared distance to the others, and the cluster's size."""
@@ -389,7 +389,7 @@ class VectorIndex:
             rotation=turn if turn != usual else None, error_norms=saved.norms,
             cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("asked", {}),
         )  # fmt: skip
-        made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"), rows.spool.kind)
+        made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"), rows.stored.kind)
         return made
 
     # What is inside
@@ -428,10 +428,10 @@ class VectorIndex:
         self, rows: Rows, attributes: pa.Schema, choice: Choice, codes: list[Encoded | None], model: str | None,
         kind: str,
     ) -> None:  # fmt: skip
-        assert isinstance(rows.spool, Arrays)
+        assert isinstance(rows.stored, Arrays)
         self._options = replace(self._options_given(), model=model)
         self._attributes, self._choice, self._codes = attributes, choice, codes
-        self._stored, self._rows = rows.spool, rows
+        self._stored, self._rows = rows.stored, rows
         self._kind = kind
         self._added = np.zeros(2)  # rows since the fit, their squared distances to their centres
         self._measured: tuple[float, float] | None = None
@@ -449,7 +449,7 @@ class VectorIndex:
         self._choice = replace(
             self._choice, shape=replace(shape, partition=replace(shape.partition, home=home), copy=copy)
         )
-        self._stored, self._rows = stored, replace(self._rows, spool=stored)
+        self._stored, self._rows = stored, replace(self._rows, stored=stored)
         for b in touched.tolist():
             self._codes[b] = None
         self._by_id = self._live = None
@@ -528,7 +528,7 @@ class VectorIndex:
         if self._measured is None:
             shape = self._choice.shape
             some = np.unique(np.linspace(0, len(self) - 1, min(MEASURED_ROWS, len(self))).astype(np.int64))
-            rows = replace(self._rows, spool=self._stored.take(some))
+            rows = replace(self._rows, stored=self._stored.take(some))
             home, copy = shape.partition.home[some], shape.copy[some]
             last, made = -np.inf, int((copy >= 0).sum())
             if made and shape.blocks > 1:

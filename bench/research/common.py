@@ -18,7 +18,7 @@ from build_index.blocks.partition import Partition
 from build_index.blocks.shape import Shape, index_section
 from build_index.ingest.rows import Ints, Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
 from build_index.simulate.edge import prepared, probabilities
@@ -107,6 +107,6 @@ def drawn_rows(data: Path, name: str, count: int) -> Iterator[Rows]:
             yield rows
             return
         drawn = np.sort(np.random.default_rng(11).choice(rows.count, count, replace=False))
-        np.save(Path(scratch, "rows.npy"), rows.spool.gather(drawn))
-        with spool(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=rows.metric) as few:
+        np.save(Path(scratch, "rows.npy"), rows.stored.gather(drawn))
+        with stage(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=rows.metric) as few:
             yield scaled_rows(few, rows.metric)

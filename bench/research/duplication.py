@@ -50,7 +50,7 @@ from build_index.evaluate.picture import Axis, curves
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import F32, Ints, Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
@@ -370,8 +370,8 @@ def main() -> None:
     asked = read_queries(options.data / "sift" / "queries.parquet", None)
     with tempfile.TemporaryDirectory() as scratch:
         np.save(f"{scratch}/rows.npy", x)
-        with spool(open_source([Path(scratch) / "rows.npy"]), Path(scratch) / "spool", metric="l2") as spooled:
-            rows = scaled_rows(spooled, "l2")
+        with stage(open_source([Path(scratch) / "rows.npy"]), Path(scratch) / "staging", metric="l2") as staging:
+            rows = scaled_rows(staging, "l2")
             queries = rows.scaled(asked.vectors)
             index = index_section(rows, BLOCKS, rows.count)
             tune = hold_out(rows.count, options.seed).tune

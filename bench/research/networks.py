@@ -42,7 +42,7 @@ from build_index.evaluate.picture import Axis, curves
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import Ints, Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.routers import ROUTERS, mlp, trained, tree
 from build_index.serve import ROOT
 from build_index.simulate.edge import P, probabilities
@@ -137,8 +137,8 @@ def set_of(data: Path, name: str) -> Iterator[tuple[Rows, Queries]]:
             return
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = written(folder, GENERATED)
-        spooled = stack.enter_context(spool(open_source([path]), folder, metric="l2"))
-        rows = scaled_rows(spooled, "l2")
+        staging = stack.enter_context(stage(open_source([path]), folder, metric="l2"))
+        rows = scaled_rows(staging, "l2")
         yield rows, read_queries(generated.asked(folder, path, GENERATED), None)
 
 

@@ -70,9 +70,9 @@ def clusters_of(
 def names_of(rows: Rows, numbers: list[int]) -> list[str]:
     """What to call rows: their first text attribute, else their id."""
     at: Ints = np.array(numbers, np.int64)
-    ids = rows.spool.ids(at)
+    ids = rows.stored.ids(at)
     said = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in ids]
-    records = [json.loads(record or b"[]") for record in rows.spool.attributes(at)]
+    records = [json.loads(record or b"[]") for record in rows.stored.attributes(at)]
     return [_short(next(filter(None, map(_text, record)), name)) for record, name in zip(records, said, strict=True)]
 
 

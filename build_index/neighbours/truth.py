@@ -133,8 +133,8 @@ def tied(score: F64, slack: F64) -> I32:
 
 def scores_of(rows: Rows, held: Ints, others: I32) -> tuple[F64, F64]:
     """exact_scores of the rows others (n, m) for the rows held (n) as queries."""
-    x = rows.spool.gather(others.reshape(-1)).reshape(*others.shape, rows.dimension)
-    return exact_scores(rows.spool.gather(held), x, rows.metric)
+    x = rows.stored.gather(others.reshape(-1)).reshape(*others.shape, rows.dimension)
+    return exact_scores(rows.stored.gather(held), x, rows.metric)
 
 
 def ties(rows: Rows, held: Ints, others: I32, last: F64) -> Bools:

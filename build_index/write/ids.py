@@ -19,7 +19,7 @@ from .shard import sync
 
 
 def ids_as_bytes(rows: Rows, source: Ints) -> list[bytes]:
-    ids = rows.spool.ids(source)
+    ids = rows.stored.ids(source)
     return ids if isinstance(ids, list) else [struct.pack("<q", i) for i in ids.tolist()]
 
 
@@ -33,7 +33,7 @@ def write_ids(
     """ids.bin. Raises InputError for two ids with one hash, which no lookup could tell apart."""
     hashes = np.empty(rows.count, np.uint64)
     for low in range(0, rows.count, 1 << 16):
-        ids = rows.spool.ids(home_rows[low : low + (1 << 16)])
+        ids = rows.stored.ids(home_rows[low : low + (1 << 16)])
         hashes[low : low + len(ids)] = [id_hash(i) for i in (ids if isinstance(ids, list) else ids.tolist())]
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]

@@ -120,9 +120,9 @@ def _write(
     checks = np.empty(rows.count, np.uint32)  # by source row
     width = VECTOR_BYTES[vector_kind] * rows.dimension
     sizes = shape.sizes()
-    own = rows.spool.attribute_sizes()[home_rows] if len(attributes) else np.zeros(rows.count, np.int64)
+    own = rows.stored.attribute_sizes()[home_rows] if len(attributes) else np.zeros(rows.count, np.int64)
     told = 4 * (home_counts + 1) + _sums(own, first_row) if len(attributes) else np.zeros(blocks, np.int64)
-    by_row = are_long(rows.spool, attributes.names) or bool(told.max() > BLOCK_BYTES_MAX)
+    by_row = are_long(rows.stored, attributes.names) or bool(told.max() > BLOCK_BYTES_MAX)
     check_blocks(sizes, rows.count, codec.code_bytes, by_row)
     if told.max() >= 1 << 32:
         raise InputError(
@@ -158,7 +158,7 @@ def _write(
         for i, b in enumerate(range(low, high)):
             part, n = slice(starts[i], starts[i + 1]), starts[i + 1] - starts[i]
             pad = bytes(4 * (aligned(n, 16) - n))
-            id_width, id_plane = pack_ids(ids[part]) if rows.spool.id_kind == "bytes" else (8, b"".join(ids[part]))
+            id_width, id_plane = pack_ids(ids[part]) if rows.stored.id_kind == "bytes" else (8, b"".join(ids[part]))
             planes = [*encoded[i].planes(), number[source[part]].tobytes() + pad, checks[source[part]].tobytes() + pad]
             if spots is not None:
                 planes += [column.tobytes() + pad for column in spots[number[source[part]]].T]
@@ -258,7 +258,7 @@ def _attributes(rows: Rows, source: Ints, own: Ints) -> Iterator[bytes]:
     """The attribute block of these home rows, whose JSON has so many bytes each, in pieces."""
     yield np.concatenate([[0], np.cumsum(own)]).astype("<u4").tobytes()
     for low, high in pieces(own, TOLD_BYTES):
-        yield b"".join(rows.spool.attributes(source[low:high]))
+        yield b"".join(rows.stored.attributes(source[low:high]))
 
 
 def _exact_centres(shape: Shape) -> npt.NDArray[np.float64]:
@@ -272,7 +272,7 @@ def _lengths(
     rows: Rows, choice: Choice, encoded: list[Encoded], source: Ints, blocks: slice, kind: str
 ) -> list[Lengths]:
     """Error norms of blocks with the source rows `source`, to the full vectors as they are stored."""
-    x = stored_values(rows.spool.gather(source), kind, source).astype(np.float64)
+    x = stored_values(rows.stored.gather(source), kind, source).astype(np.float64)
     if rows.metric == "cosine":
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     else:

@@ -81,12 +81,12 @@ def stored_kind(rows: Rows, near: float, vectors: str | None) -> str:
 
     near: how far, in the scale of the index, a row's neighbours are.
     """
-    if rows.spool.kind != "f32":
-        return rows.spool.kind
+    if rows.stored.kind != "f32":
+        return rows.stored.kind
     if vectors is not None:
         return vectors
     step = max(1, rows.count // ROUNDED_ROWS, rows.count * 4 * rows.dimension // ROUNDED_BYTES)
-    x = rows.spool.gather(np.arange(0, rows.count, step))
+    x = rows.stored.gather(np.arange(0, rows.count, step))
     with np.errstate(over="ignore"):
         half = x.astype(np.float16).astype(np.float32)
     if not np.isfinite(half).all():
@@ -111,7 +111,7 @@ def write_vectors(
     own (N): bytes of the attributes, by row number. Fills checks with the CRC-32C of each source row's stored vector,
     and the last column of spots with that of the attributes, by row number.
     """
-    d, id_type = rows.dimension, pa.int64() if rows.spool.id_kind == "i64" else pa.binary()
+    d, id_type = rows.dimension, pa.int64() if rows.stored.id_kind == "i64" else pa.binary()
     width = VECTOR_BYTES[kind] * d
     columns = [_column_field(f) for f in attributes]
     schema = pa.schema(
@@ -130,12 +130,12 @@ def write_vectors(
         if writer is None:
             paths.append(building / "vectors" / f"part-{len(paths):05d}.parquet")
             writer = _PartWriter(paths[-1], schema, low)
-        values = stored_values(rows.spool.gather(source), kind, source)
+        values = stored_values(rows.stored.gather(source), kind, source)
         raw = memoryview(values.tobytes())
         for i, row in enumerate(source.tolist()):
             checks[row] = crc32c(raw[i * width : (i + 1) * width])
-        ids = rows.spool.ids(source)
-        texts = rows.spool.attributes(source) if columns else []
+        ids = rows.stored.ids(source)
+        texts = rows.stored.attributes(source) if columns else []
         if spots is not None:
             spots[low:high, 2] = list(map(crc32c, texts))
         told = [json.loads(text) for text in texts]
@@ -145,7 +145,7 @@ def write_vectors(
                 [
                     _vector_array(values, kind),
                     pa.array(ids, id_type),
-                    pa.array(rows.spool.source_rows(source), pa.int64()),
+                    pa.array(rows.stored.source_rows(source), pa.int64()),
                     *more,
                 ],
                 schema=schema,
@@ -216,7 +216,7 @@ def _check_pages(
             for r in (row, after - 1):
                 file.seek(offset + (r - row) * width)
                 source = home_rows[r : r + 1]
-                if file.read(width) != stored_values(rows.spool.gather(source), kind, source).tobytes():
+                if file.read(width) != stored_values(rows.stored.gather(source), kind, source).tobytes():
                     raise VantageError(
                         f"{path.name}: row {r} is not at byte {offset + (r - row) * width}",
                         hint="this version of pyarrow lays pages out in another way: report it",

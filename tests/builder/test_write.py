@@ -26,7 +26,7 @@ from build_index.bucket.store import beside as beside_place
 from build_index.build import build
 from build_index.ingest.rows import Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.tune.check import check_options
 from build_index.tune.choose import Choice, choose
 from build_index.tune.options import Options
@@ -260,8 +260,8 @@ class Chosen:
 @pytest.fixture
 def chosen(tmp_path: Path, small_pages: None) -> Iterator[Chosen]:
     path = source(tmp_path, values("f32"), id=[f"id {row}" for row in range(ROWS)], word=["w"] * ROWS)
-    with spool(open_source([path]), tmp_path / "spool", metric="l2") as spooled:
-        rows = scaled_rows(spooled, "l2")
+    with stage(open_source([path]), tmp_path / "staging", metric="l2") as staging:
+        rows = scaled_rows(staging, "l2")
         yield Chosen(rows, choose(rows, 6.0, Options(0.5, 5), lambda phase, share: None))
 
 
@@ -320,8 +320,8 @@ def test_the_lock_covers_all_of_a_build(tmp_path: Path, chosen: Chosen, monkeypa
     out, path = tmp_path / "index", tmp_path / "source.parquet"
     chosen.write(out, 0)
     before, phases = objects_of(out), dict[str, int]()
-    first = build_module._spooled
-    monkeypatch.setattr(build_module, "_spooled", lambda *_: pytest.fail("read rows"))
+    first = build_module._stage
+    monkeypatch.setattr(build_module, "_stage", lambda *_: pytest.fail("read rows"))
 
     def beside(phase: str, share: float) -> None:
         phases[phase] = phases.get(phase, 0) + 1
@@ -343,7 +343,7 @@ def test_the_lock_covers_all_of_a_build(tmp_path: Path, chosen: Chosen, monkeypa
 
     chosen.write(tmp_path / "next", 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_module, "_spooled", first)
+        patch.setattr(build_module, "_stage", first)
         make(path, out, say=beside)
     assert {"read", "truth", "write"} <= phases.keys() and objects_of(out) != before and works(out, values("f32"))
     assert {len(p.name) for p in out.iterdir()} == {len("CURRENT"), 16}
