@@ -1,4 +1,4 @@
-"""What the scripts about words of signs share: a set, its near rows, and lines of a table."""
+"""What the scripts about codewords of signs share: a set, its near rows, and lines of a table."""
 
 from __future__ import annotations
 

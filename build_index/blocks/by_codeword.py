@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..hashing.bec_tree import tree
-from ..hashing.codewords import START_ROWS, code, prefix_words, started, trained
+from ..hashing.codewords import START_ROWS, code, prefix_codewords, started, trained
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
 from .partition import Partition, Progress, means_of
@@ -30,13 +30,15 @@ def buckets(
         np.arange(1 << bits, dtype=np.uint32),
         seed,
     )
-    words = trained(rows, sample, graph, start, seed, lambda done: progress(0.9 * done))
-    used = np.unique(words.decoded(rows)[sample])
-    words = replace(words, message=used.astype(np.uint32))
-    home = words.decoded(rows)
+    codewords = trained(rows, sample, graph, start, seed, lambda done: progress(0.9 * done))
+    used = np.unique(codewords.decoded(rows)[sample])
+    codewords = replace(codewords, message=used.astype(np.uint32))
+    home = codewords.decoded(rows)
     progress(1.0)
     return Partition(
-        means_of(rows.take(sample), home[sample], np.zeros((len(used), rows.dimension), np.float32)), home, words=words
+        means_of(rows.take(sample), home[sample], np.zeros((len(used), rows.dimension), np.float32)),
+        home,
+        codewords=codewords,
     )
 
 
@@ -47,8 +49,8 @@ def leaves(
 
     Raises InputError for 1 block.
     """
-    words = prefix_words(rows, sample, blocks, graph, seed, lambda done: progress(0.8 * done))
-    made = tree(rows, words, blocks, sample, LEAF_PENALTY, lambda done: progress(0.8 + 0.2 * done))
+    codewords = prefix_codewords(rows, sample, blocks, graph, seed, lambda done: progress(0.8 * done))
+    made = tree(rows, codewords, blocks, sample, LEAF_PENALTY, lambda done: progress(0.8 + 0.2 * done))
     x, home = rows.take(sample), made.home
     progress(1.0)
     return Partition(

@@ -13,7 +13,7 @@ from vantage.errors import InputError
 
 from ..blocks.graph_cut import VOTERS
 from ..hashing.bec_tree import BecTree, tree
-from ..hashing.codewords import prefix_words
+from ..hashing.codewords import prefix_codewords
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import neighbour_graph
 
@@ -44,8 +44,8 @@ def tree_over(rows: Rows, seed: int, memory_bytes: int, say: Say = lambda phase,
         rows, every, near, seed=seed, memory_bytes=memory_bytes, progress=lambda done: say("neighbours", done)
     )
     leaves = min(max(2, rows.count // LEAF_ROWS), LEAVES_MAX)
-    words = prefix_words(rows, every, leaves, graph, seed, lambda done: say("directions", done))
-    return tree(rows, words, leaves, progress=lambda done: say("tree", done))
+    codewords = prefix_codewords(rows, every, leaves, graph, seed, lambda done: say("directions", done))
+    return tree(rows, codewords, leaves, progress=lambda done: say("tree", done))
 
 
 def clusters_of(

@@ -317,12 +317,12 @@ def nearest(quantizer: Quantizer, x: F32) -> U8:
     count, scale = len(quantizer.parts), np.ones(x.shape[1])
     if quantizer.weight is not None:
         scale = np.sqrt(quantizer.weight)
-    words = (np.concatenate(quantizer.parts) * scale).astype(np.float32)
-    overlaps = (words @ words.T).reshape(count, 16, count, 16).transpose(0, 2, 1, 3)
-    half = np.float32(0.5) * np.einsum("ij,ij->i", words, words)
+    codebook = (np.concatenate(quantizer.parts) * scale).astype(np.float32)
+    overlaps = (codebook @ codebook.T).reshape(count, 16, count, 16).transpose(0, 2, 1, 3)
+    half = np.float32(0.5) * np.einsum("ij,ij->i", codebook, codebook)
     out = np.empty((len(x), count), np.uint8)
     for low in range(0, len(x), NEAREST_ROWS):
         part = x[low : low + NEAREST_ROWS]
-        gains = (part * scale.astype(np.float32)) @ words.T - half
+        gains = (part * scale.astype(np.float32)) @ codebook.T - half
         kernels.additive_encode(gains, np.ascontiguousarray(overlaps), len(part), count, out[low : low + len(part)])
     return out

@@ -37,7 +37,7 @@ ROUTERS: dict[str, Router] = {
     "tree": Router(tree.fit, tree.ordered, trains=True),
     "ecvh": Router(ecvh.fit, ecvh.ordered, trains=True),
     "two-level-ecvh": Router(
-        two_level.fit, two_level.ordered, tuned=partial(two_level.tuned, first=two_level.by_words)
+        two_level.fit, two_level.ordered, tuned=partial(two_level.tuned, first=two_level.by_codewords)
     ),
     "bec-tree": Router(bec_tree.fit, bec_tree.ordered, trains=True),
 }
