@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from build_index.bucket.store import FolderPlace
+from build_index.bucket.store import FolderStore
 from build_index.build import build
 from build_index.ingest.source import open_source
 from build_index.tune.options import Options
@@ -40,7 +40,7 @@ def main() -> int:
         print("command    ended    kill points  unreadable  lost")
         for after in (False, True):
             found = kills(
-                *indexes, 14, lambda name, after=after: FolderPlace(scratch / f"{name}-{after}" / "live"), after
+                *indexes, 14, lambda name, after=after: FolderStore(scratch / f"{name}-{after}" / "live"), after
             )
             for command, (tried, unreadable, lost) in found.items():
                 print(f"{command:10} {'after' if after else 'before':8} {tried:11} {unreadable:11} {lost:5}")

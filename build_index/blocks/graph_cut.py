@@ -129,5 +129,5 @@ def _cut(edge: csr_matrix, blocks: int, seed: int) -> npt.NDArray[np.int32]:
                 part.tofile(file)
         graph = kaminpar.load_graph(str(path), kaminpar.GraphFileFormat.PARHIP)
     kaminpar.reseed(seed)
-    found = kaminpar.KaMinPar(1, kaminpar.default_context()).compute_partition(graph, blocks, SLACK)
-    return np.array(found, np.int32)
+    blocks_of_rows = kaminpar.KaMinPar(1, kaminpar.default_context()).compute_partition(graph, blocks, SLACK)
+    return np.array(blocks_of_rows, np.int32)

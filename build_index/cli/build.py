@@ -13,7 +13,7 @@ import typer
 from ..blocks import PARTITIONS
 from ..bucket.generations import publish
 from ..bucket.names import check_name
-from ..bucket.store import place
+from ..bucket.store import store_at
 from ..build import build
 from ..codecs import CODECS
 from ..codecs.rotations import ROTATIONS
@@ -96,7 +96,7 @@ def build_command(
         vectors,
     )
     started = time.monotonic()
-    target = place(to) if "://" in to else None  # refused before the work
+    target = store_at(to) if "://" in to else None  # refused before the work
     check_name(to)
     _show_plan(opened, options, metric, to)
     with ExitStack() as stack:

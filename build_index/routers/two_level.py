@@ -146,8 +146,8 @@ def wants_of(near: Ints, block: npt.NDArray[np.int32], p: F32, regions: int) -> 
     share = np.array(NEAR_REGIONS, np.float32)[order % near.shape[1]]
     ends, out = np.cumsum(np.bincount(near.ravel(), minlength=regions)), []
     for low, high in zip([0, *ends[:-1]], ends, strict=True):
-        found, place = np.unique(block[query[low:high]], return_inverse=True)
-        mass = np.bincount(place.ravel(), (share[low:high, None] * p[query[low:high]]).ravel(), len(found))
+        found, inverse = np.unique(block[query[low:high]], return_inverse=True)
+        mass = np.bincount(inverse.ravel(), (share[low:high, None] * p[query[low:high]]).ravel(), len(found))
         out.append(found[np.argsort(-mass, kind="stable")[: min(PAGE_BLOCKS_MAX, np.count_nonzero(mass))]])
     return out
 

@@ -44,8 +44,8 @@ class ShardWriter:
         self.scratch.seek(0)
         shutil.copyfileobj(self.scratch, self.file, 1 << 20)
         total = attributes_at + self.size[ATTRIBUTES]
-        places = ((SCAN, self.start), (ATTRIBUTES, attributes_at))
-        head = pack_head(SHARD_MAGIC, total, [(kind, at, self.size[kind], self.crc[kind]) for kind, at in places])
+        sections = ((SCAN, self.start), (ATTRIBUTES, attributes_at))
+        head = pack_head(SHARD_MAGIC, total, [(kind, at, self.size[kind], self.crc[kind]) for kind, at in sections])
         self.file.seek(0)
         self.file.write(head)
         sync(self.file)

@@ -17,7 +17,7 @@ from build_index import VectorIndex
 from build_index import build as build_module
 from build_index.audit.verify import verify_deep
 from build_index.bucket.open import open_index
-from build_index.bucket.store import FolderPlace
+from build_index.bucket.store import FolderStore
 from build_index.build import build
 from build_index.ingest.arrays import Arrays
 from build_index.ingest.attributes import are_long, check_rows, check_schema, pieces
@@ -84,7 +84,7 @@ def test_an_index_of_long_texts_says_where_each_is(texts: tuple[Path, np.ndarray
     root = open_index(path).root
     assert root.index.by_row and root.index.places > root.index.rows and root.index.shards > 1
     assert max(root.directory.attribute_size) > READ_BYTES_MAX / 4
-    assert verify_deep(FolderPlace(path))["damage"] == []
+    assert verify_deep(FolderStore(path))["damage"] == []
     for at in (0, 3, 40, 149):
         answer = asked(path, x[at], 10)
         assert answer.complete and all(map(right, answer.matches)), at
@@ -184,7 +184,7 @@ def test_a_saved_index_is_read_back_and_written_again(texts: tuple[Path, np.ndar
     assert index.root.index.by_row
     for identifier, told in (("row 77", text_of(77)), ("row 3", text_of(3)), ("new 1", None)):
         assert asyncio.run(index.row(identifier.encode(), Receipt()))[1]["text"] == told
-    assert verify_deep(FolderPlace(tmp_path / "again"))["damage"] == []
+    assert verify_deep(FolderStore(tmp_path / "again"))["damage"] == []
 
 
 # What the builder refuses

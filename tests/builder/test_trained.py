@@ -59,5 +59,5 @@ def test_places_and_their_numbers() -> None:
     nothing = np.empty((0, 1), np.int32)
     lesson = Lesson(None, np.arange(4), Partition(centres, home), copy, np.empty(0, np.int64), nothing, 0)  # type: ignore[arg-type]
     near = np.array([[3, 0], [2, -1]], np.int32)
-    assert lesson.places(near).tolist() == [[[1, 2, 0], [0, 1, -1]], [[2, 0, 1], [-1, -1, -1]]]
+    assert lesson.blocks_of(near).tolist() == [[[1, 2, 0], [0, 1, -1]], [[2, 0, 1], [-1, -1, -1]]]
     assert renumbered(copy, np.array([2, 0, 1])).tolist() == [[2, -1], [-1, -1], [1, 2], [0, 1]]

@@ -21,8 +21,8 @@ from fixtures.reader import Reader
 
 from build_index import build as build_module
 from build_index.bucket import generations as g
-from build_index.bucket.store import FolderPlace
-from build_index.bucket.store import beside as beside_place
+from build_index.bucket.store import FolderStore
+from build_index.bucket.store import beside as beside_store
 from build_index.build import build
 from build_index.ingest.rows import Rows, scaled_rows
 from build_index.ingest.source import open_source
@@ -333,12 +333,12 @@ def test_the_lock_covers_all_of_a_build(tmp_path: Path, chosen: Chosen, monkeypa
         with pytest.raises(InputError, match="another build is writing"):
             chosen.write(out, 3)
         for change in (
-            lambda: g.publish(tmp_path / "next", FolderPlace(out)), lambda: g.rollback(FolderPlace(out)),
-            lambda: g.gc(FolderPlace(out), 0),
+            lambda: g.publish(tmp_path / "next", FolderStore(out)), lambda: g.rollback(FolderStore(out)),
+            lambda: g.gc(FolderStore(out), 0),
         ):  # fmt: skip
             with pytest.raises(InputError, match="a build is writing"):
                 change()
-        assert g.publish(out, FolderPlace(tmp_path / phase))["swapped"] and g.verify(FolderPlace(out))["damage"] == []
+        assert g.publish(out, FolderStore(tmp_path / phase))["swapped"] and g.verify(FolderStore(out))["damage"] == []
         assert objects_of(out) == before or phase == "write"
 
     chosen.write(tmp_path / "next", 1)
@@ -347,11 +347,11 @@ def test_the_lock_covers_all_of_a_build(tmp_path: Path, chosen: Chosen, monkeypa
         make(path, out, say=beside)
     assert {"read", "truth", "write"} <= phases.keys() and objects_of(out) != before and works(out, values("f32"))
     assert {len(p.name) for p in out.iterdir()} == {len("CURRENT"), 16}
-    with beside_place(FolderPlace(out)), pytest.raises(InputError, match="a publish, rollback or gc is writing"):
+    with beside_store(FolderStore(out)), pytest.raises(InputError, match="a publish, rollback or gc is writing"):
         make(path, out)
-    with beside_place(FolderPlace(out)), beside_place(FolderPlace(out)):
-        assert g.gc(FolderPlace(out), 0)["deleted"] == []
-    assert g.publish(tmp_path / "next", FolderPlace(out))["swapped"]
+    with beside_store(FolderStore(out)), beside_store(FolderStore(out)):
+        assert g.gc(FolderStore(out), 0)["deleted"] == []
+    assert g.publish(tmp_path / "next", FolderStore(out))["swapped"]
 
 
 def test_a_full_disk_while_the_source_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
