@@ -21,6 +21,7 @@ from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 from build_index.neighbours.graph import neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
+from build_index.progress import SILENT
 from build_index.serve import ROOT
 from build_index.simulate.edge import prepared
 from build_index.tune.choose import ASKED
@@ -94,9 +95,7 @@ def task_of(rows: Rows, asked: int = ASKED) -> Task:
     sample = np.setdiff1d(np.arange(rows.count), held.all)
     learners = np.sort(np.random.default_rng(5).choice(sample, min(asked, len(sample)), replace=False))
     near = neighbour_graph(rows, learners, 100, seed=0, memory_bytes=MEMORY)
-    return Task(
-        rows, sample, tune, learners, near, 8.0, 100, Options(memory_bytes=MEMORY), [], lambda phase, done: None
-    )
+    return Task(rows, sample, tune, learners, near, 8.0, 100, Options(memory_bytes=MEMORY), [], SILENT)
 
 
 def project_with(folder: Path, entry: str, *others: str) -> Path:

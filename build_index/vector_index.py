@@ -33,6 +33,7 @@ from .bucket.store import local
 from .build import id_bytes
 from .clusters.cluster import tree_over
 from .codecs.planes import Encoded, encode_blocks
+from .context import BuildContext
 from .hashing.bec_tree import BecTree
 from .ingest.arrays import Arrays, Ids, checked, known_ids, matrix, named, number, shown, truth, whole
 from .ingest.attributes import are_long
@@ -42,7 +43,8 @@ from .tune.check import check_options
 from .tune.choose import Choice, choose
 from .tune.few import rotation_name
 from .tune.options import Options
-from .write.index import check_blocks, write_index
+from .write.contents import Contents, check_blocks
+from .write.index import write_index
 from .write.manifest import manifest_of
 from .write.reopen import Saved, reopen
 from .write.vectors import stored_kind, stored_values
@@ -402,7 +404,7 @@ class VectorIndex:
         rows = scaled_rows(stored, self.metric)
         norms = np.linalg.norm(rows.slice(0, rows.count), axis=1).astype(np.float64)
         check_lengths(self.metric, norms, float(norms.max()), f"row {norms.argmax()}")
-        choice = choose(rows, id_bytes(stored), options, lambda phase, share: None)
+        choice = choose(rows, id_bytes(stored), options)
         kind = stored_kind(rows, choice.near, self.vectors)
         self._start(rows, attributes, choice, [None] * choice.shape.blocks, model, kind)
         return self
@@ -457,10 +459,8 @@ class VectorIndex:
     def _write(self, out: Path) -> None:
         rows, choice = self._rows, self._choice
         manifest = manifest_of(rows, self._attributes, choice, self._options, self._kind)
-        write_index(
-            rows, self._attributes, choice, out, self._kind, manifest, lambda done: None,
-            norms=self._options.error_norms, encode=self._encode,
-        )  # fmt: skip
+        contents = Contents(rows, self._attributes, choice, self._kind, manifest, self._encode)
+        write_index(contents, BuildContext(out, rows.metric, self._options))
 
     def _encode(self, low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
         """Codes of blocks [low, high), see write.Encode: those that are not known are found, and kept."""

@@ -21,6 +21,7 @@ from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
+from build_index.progress import SILENT
 from build_index.simulate.edge import prepared, probabilities
 from build_index.tune.fit import Held, Task, fitted
 from build_index.tune.options import Options
@@ -53,7 +54,7 @@ def setting_of(rows: Rows, blocks: int, asked: list[Asked]) -> Setting:
     learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
     tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
     settings = Options(memory_bytes=MEMORY)
-    task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], lambda phase, done: None)
+    task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], SILENT)
     return Setting(task, graph, blocks, asked)
 
 
@@ -90,7 +91,7 @@ def routed(
 ) -> Shape:
     """Prints the line of a router fitted to blocks, with copies i32 (N, E), if any; what it fitted."""
     rows, none = setting.rows, np.full((setting.rows.count, 0), -1, np.int32)
-    shape, _ = fitted(setting.task, base, none if copy is None else copy, router, lambda done: None)
+    shape, _ = fitted(setting.task, base, none if copy is None else copy, router, SILENT)
     index = index_section(rows, base.blocks, rows.count, router)
     show(
         what, setting, shape.partition, shape.copy, len(shape.section.pack()),

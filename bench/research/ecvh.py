@@ -32,6 +32,7 @@ from build_index.hashing import codewords
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import Rows
 from build_index.neighbours.exact import exact_neighbours
+from build_index.progress import SILENT
 from build_index.routers import ecvh
 from build_index.simulate.edge import probabilities
 from build_index.tune.fit import TUNE_QUERIES, reordered
@@ -99,9 +100,7 @@ def bucketed(setting: Setting, steps: int, code: bool = True) -> Partition:
         return (1 << np.arange(message_bits)).astype(np.uint32)
 
     with patch.object(codewords, "STEPS", steps), patch.object(by_codeword, "code", codewords.code if code else plain):
-        return PARTITIONS["ecvh"](
-            setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, lambda done: None
-        )
+        return PARTITIONS["ecvh"](setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, SILENT)
 
 
 def measured(setting: Setting, steps: int, lines: list[str]) -> None:
@@ -112,7 +111,7 @@ def measured(setting: Setting, steps: int, lines: list[str]) -> None:
 
     began = clock()
     if {"centroids", "lse"} & set(lines):
-        base = PARTITIONS["kmeans"](setting.rows, setting.task.sample, setting.blocks, None, 0, lambda done: None)
+        base = PARTITIONS["kmeans"](setting.rows, setting.task.sample, setting.blocks, None, 0, SILENT)
         for router in ("centroids", "lse"):
             if router in lines:
                 routed(f"k-means, {router}", setting, base, router, began)
@@ -132,9 +131,7 @@ def measured(setting: Setting, steps: int, lines: list[str]) -> None:
         by_codewords("ecvh, without soft decisions", setting, base, True, clock())
     if "bec-tree" in lines:
         began = clock()
-        base = PARTITIONS["bec-tree"](
-            setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, lambda done: None
-        )
+        base = PARTITIONS["bec-tree"](setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, SILENT)
         routed("bec-tree, its router", setting, base, "bec-tree", began)
         copy = SPILLS["soar"](setting.rows, base).best(1.0)
         routed("bec-tree, 1 copies a row, soar", setting, base, "bec-tree", clock(), copy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,17 @@ from vantage.kernels import crc32c
 
 from ..bucket.generations import live, named
 from ..bucket.store import ObjectStore
+from ..progress import SILENT, Progress
 from .verify import id_pages
 
 NAMED = 10  # rows of each kind that are named by their ids
 KINDS = ("added", "removed", "changed")
-Say = Callable[[float], None]
 # hash u64 (n), row u32 (n), check u32 (n), by rising hash
 Entries = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
 Side = tuple[ObjectStore, str | None]  # an index, and which generation of it; the live one without
 
 
-def diff(old: Side, new: Side, say: Say = lambda share: None) -> dict[str, Any]:
+def diff(old: Side, new: Side, progress: Progress = SILENT) -> dict[str, Any]:
     """Rows of `new` that `old` has not, that are gone, and whose stored vector is another; and what else differs.
 
     {"rows": {"added", "removed", "changed", "same"}, "ids": the first of each by id, "old" and "new": facts of both}.
@@ -49,7 +49,7 @@ def diff(old: Side, new: Side, say: Say = lambda share: None) -> dict[str, Any]:
             counts[kind] += len(rows)
             first[kind] += rows[: NAMED - len(first[kind])].tolist()
         counts["same"] += len(at_a) - len(found["changed"])
-        say(done / total)
+        progress(done / total)
     ids = {kind: [_id(*sides[kind != "removed"], row) for row in first[kind]] for kind in KINDS}
     return {"rows": counts, "ids": ids, "old": facts[0], "new": facts[1]}
 

@@ -45,6 +45,7 @@ from ..bucket.store import ObjectStore, Ranged
 from ..codecs.error_norms import decoded, errors
 from ..codecs.planes import Encoded, encode_blocks
 from ..ingest.source import DTYPES
+from ..progress import SILENT, Progress
 from ..write.reopen import centres_of, codec_of, codes_of_block, vectors_of_column
 from ..write.vectors import column_array
 
@@ -58,7 +59,6 @@ ROUND = 1e-6  # relative, of sums in another order
 CODE_FLOOR = 0.02  # of the block's radius
 ROW = [("hash", "<u8"), ("check", "<u4"), ("seen", "u1"), ("source", "<i8")]
 SPOT = ("spot", "<u4", 3)  # of a row, in an index by row
-Say = Callable[[float], None]
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Findings:
             self.add(error.message)
 
 
-def verify_deep(store: ObjectStore, say: Say = lambda share: None) -> dict[str, Any]:
+def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, Any]:
     """Decodes every object of the live generation: {"damage": sentences, "damages": count, and what was looked at}.
 
     ids.bin, blocks and Parquet parts must agree on the id and on the vector's CRC-32C of every row; codes of a sample
@@ -108,7 +108,7 @@ def verify_deep(store: ObjectStore, say: Say = lambda share: None) -> dict[str, 
     def read(nbytes: int) -> None:
         nonlocal done
         done += nbytes
-        say(min(1.0, done / total))
+        progress(min(1.0, done / total))
 
     with tempfile.TemporaryFile() as scratch:
         kind = np.dtype([*ROW, SPOT] if root.index.by_row else ROW)

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,13 +18,13 @@ from vantage.errors import DamagedError, InputError, NotFoundError, StoreError
 from vantage.format import Current, ObjectName, Root, TwoLevelSection, part_key, shard_key
 from vantage.read.reader import CURRENT_BYTES_MAX
 
+from ..progress import SILENT, Progress
 from .names import GENERATION, MARK, check_objects
 from .store import ConflictError, FolderStore, ObjectStore, StoredObject, beside
 
 UPLOADS = 4  # at a time
 MANIFEST_DEPTH_MAX, MANIFEST_PARTS_MAX = 32, 1 << 20
 MARK_S = 3600.0  # a gc that has not ended by then has died
-Say = Callable[[float], None]
 
 
 def manifest_objects(data: bytes, generation: str) -> list[ObjectName]:
@@ -80,7 +79,7 @@ def whole(source: Path) -> tuple[Current, list[ObjectName], bytes]:
     return current, objects, text[0]
 
 
-def publish(source: Path, store: ObjectStore, say: Say = lambda share: None) -> dict[str, Any]:
+def publish(source: Path, store: ObjectStore, progress: Progress = SILENT) -> dict[str, Any]:
     """Puts the live generation of the folder `source` into a bucket and makes it live there.
 
     Objects that are there with the same size and SHA-256 are kept, so that a publish that was interrupted goes on.
@@ -90,11 +89,11 @@ def publish(source: Path, store: ObjectStore, say: Say = lambda share: None) -> 
     """
     current, objects, text = whole(source)  # before the first byte moves
     with beside(store, make=True):
-        return _publish(FolderStore(source), current, objects, text, store, say)
+        return _publish(FolderStore(source), current, objects, text, store, progress)
 
 
 def _publish(
-    home: FolderStore, current: Current, objects: list[ObjectName], text: bytes, store: ObjectStore, say: Say
+    home: FolderStore, current: Current, objects: list[ObjectName], text: bytes, store: ObjectStore, progress: Progress
 ) -> dict[str, Any]:
     unmarked(store, current.generation)
     before, etag, _ = _current(store)
@@ -125,7 +124,7 @@ def _publish(
         try:
             for o, sent in zip(objects, pool.map(send, objects), strict=True):
                 done, written = done + o.size, written + sent
-                say(done / total)
+                progress(done / total)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -338,7 +337,7 @@ def unlike(store: ObjectStore, current: Current, objects: list[ObjectName]) -> l
     ] + [f"{key}: root.bin knows no such object" for key in sizes if key not in wanted and key != current.root.key]
 
 
-def verify(store: ObjectStore, say: Say = lambda share: None) -> dict[str, Any]:
+def verify(store: ObjectStore, progress: Progress = SILENT) -> dict[str, Any]:
     """Reads every object of the live generation and compares size and SHA-256; `damage` is a list of sentences."""
     current, _, _ = live(store)
     damage: list[str] = []
@@ -365,7 +364,7 @@ def verify(store: ObjectStore, say: Say = lambda share: None) -> dict[str, Any]:
         elif found[1] != o.sha256:
             damage.append(f"{o.key}: SHA-256 differs")
         done += o.size
-        say(done / total)
+        progress(done / total)
     if current.root in objects and not any(d.startswith(current.root.key) for d in damage):
         damage += unlike(store, current, objects)
     return {"generation": current.generation, "objects": len(objects) + 1, "bytes": total + len(text[0]),

@@ -51,8 +51,8 @@ def publish_command(
             highlight=False,
         )
         return
-    with progress(opened.root.index.rows, "rows") as say:
-        report = g.publish(path, where, lambda share: say("publish", share))
+    with progress(opened.root.index.rows, "rows") as bar:
+        report = g.publish(path, where, bar.phase("publish"))
     if as_json:
         print_json(report)
         return
@@ -139,11 +139,11 @@ def verify_command(
     Example: vantage verify r2://bucket/wordnet --deep
     """
     where = store_at(index)
-    with progress(1, "indexes") as say:
-        report = g.verify(where, lambda share: say("verify", share))
+    with progress(1, "indexes") as bar:
+        report = g.verify(where, bar.phase("verify"))
         report["damages"] = len(report["damage"])
         if deep and not report["damage"]:  # decoding tells nothing of objects that are not those that were written
-            report |= verify_deep(where, lambda share: say("decode", share))
+            report |= verify_deep(where, bar.phase("decode"))
     if as_json:
         print_json(report)
     else:
@@ -175,8 +175,8 @@ def diff_command(
     """
     where = store_at(index)
     old, new = ((where, None), (store_at(other), None)) if second is None else ((where, other), (where, second))
-    with progress(1, "indexes") as say:
-        found = diff(old, new, lambda share: say("compare", share))
+    with progress(1, "indexes") as bar:
+        found = diff(old, new, bar.phase("compare"))
     if as_json:
         print_json(found)
         return

@@ -72,8 +72,8 @@ def cluster_command(
         k = 30
     with _rows(path, metric) as rows:
         asked = _asked(assign, rows) if assign else None
-        with progress(rows.count, "rows") as say:
-            made = tree_over(rows, seed, memory_bytes, say)
+        with progress(rows.count, "rows") as bar:
+            made = tree_over(rows, seed, memory_bytes, bar)
         label, found = clusters_of(made, rows, level, k)
         names = {c.number: names_of(rows, c.typical) for c in found if c.typical}
         ids = rows.stored.ids(np.arange(rows.count))

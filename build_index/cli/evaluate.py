@@ -48,10 +48,10 @@ def eval_command(
     asked = read_queries(queries, None)
     if limit is not None:
         asked = asked.spread(limit)
-    with progress(len(asked.vectors), "queries") as say:
+    with progress(len(asked.vectors), "queries") as bar:
         result = evaluate(
             index, asked, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
-            progress=lambda share: say("queries", share),
+            progress=bar.phase("queries"),
         )  # fmt: skip
     if as_json:
         print_json(result)
@@ -78,10 +78,10 @@ def _curve(
     if svg is not None:
         writable(svg, path, queries)
     asked = read_queries(queries, None).spread(CURVE_QUERIES if limit is None else limit)
-    with progress(len(asked.vectors), "queries") as say:
+    with progress(len(asked.vectors), "queries") as bar:
         found = measure_curve(
             path, asked, k=k, cache_bytes=cache_bytes, warm=warm, rerank=rerank,
-            progress=lambda promise, share: say(f"promise {promise:.4f}", share),
+            progress=bar,
         )  # fmt: skip
     if svg is not None:
         svg.write_text(picture(found), encoding="utf-8")

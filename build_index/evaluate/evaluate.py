@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,7 @@ from ..ingest.source import DTYPES
 from ..ingest.staging import GAP_BYTES
 from ..neighbours.exact import CHUNK_BYTES, I32, exact_neighbours, exact_scores
 from ..neighbours.truth import ranks, right, untied
+from ..progress import SILENT, Progress
 
 PARTS_KEPT = 4096  # checks that are remembered
 AGAIN = "`vantage verify` tells what is damaged; publish or build the index again"
@@ -215,7 +216,7 @@ def evaluate(
     warm: bool = False,
     recall: float | None = None,
     rerank: int = 0,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The keys of `vantage eval` (docs/results.md). k defaults to the contract's; a smaller k cuts the same answers."""
     index = open_index(path, cache_bytes)

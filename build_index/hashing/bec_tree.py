@@ -17,6 +17,7 @@ import numpy.typing as npt
 from vantage.errors import InputError
 
 from ..ingest.rows import F32, Ints, Rows
+from ..progress import SILENT, Progress
 from .codewords import Codewords
 from .prefixes import LEAF, Prefixes, entropy, gains, log_probability, probability
 
@@ -485,7 +486,7 @@ def tree(
     leaves: int,
     sample: Ints | None = None,
     penalty: float = PENALTY,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> BecTree:
     """A tree of at most so many leaves over all rows; every leaf holds a row of the sample (sorted; all by default).
 

@@ -19,6 +19,7 @@ from vantage.errors import InputError
 
 from ..ingest.rows import F32, Ints, Rows
 from ..neighbours.graph import Graph
+from ..progress import SILENT, Progress
 
 GOLAY = 0b110001110101  # x^11 + x^10 + x^6 + x^5 + x^4 + x^2 + 1: generates the perfect code (23, 12, 7)
 GOLAY_BITS, GOLAY_MESSAGE = 23, 12
@@ -137,7 +138,7 @@ def started(x: F32, generator: U32, message: U32, seed: int) -> Codewords:
 
 
 def prefix_codewords(
-    rows: Rows, sample: Ints, leaves: int, graph: Graph, seed: int, progress: Callable[[float], None] = lambda _: None
+    rows: Rows, sample: Ints, leaves: int, graph: Graph, seed: int, progress: Progress = SILENT
 ) -> Codewords:
     """Trained codewords without a code, with two bits more than so many leaves need, 12 at most: a BEC-tree's.
 
@@ -159,7 +160,7 @@ def trained(
     graph: Graph,
     start: Codewords,
     seed: int,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Codewords:
     """Codewords by which a row of the sample and its neighbours in the graph decode alike: see `agreed`.
 
@@ -178,7 +179,7 @@ def trained(
     return agreed(start, draw, seed, progress)
 
 
-def agreed(start: Codewords, draw: Draw, seed: int, progress: Callable[[float], None] = lambda _: None) -> Codewords:
+def agreed(start: Codewords, draw: Draw, seed: int, progress: Progress = SILENT) -> Codewords:
     """Directions, thresholds and beta moved so that what draw(rng) -> (q, x), each f32 (m, d), pairs decodes alike.
 
     The loss is the mean of -log sum_c P(c | q) P(c | x) / P(c) over the pairs, P(c) the mean over the batch: the

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from vantage.errors import InputError
 
+from ..progress import SILENT, Progress
+
 F32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -109,11 +111,13 @@ class Rows:
         """f32 (len(rows), d), in the order asked for."""
         return self.scaled(self.stored.gather(rows))
 
-    def chunks(self, nbytes: int) -> Iterator[tuple[int, F32]]:
+    def chunks(self, nbytes: int, progress: Progress = SILENT) -> Iterator[tuple[int, F32]]:
         """(first row, rows) in pieces of about nbytes of float32."""
         step = max(1, nbytes // (4 * self.dimension))
         for low in range(0, self.count, step):
-            yield low, self.slice(low, min(self.count, low + step))
+            high = min(self.count, low + step)
+            yield low, self.slice(low, high)
+            progress(high / self.count)
 
 
 def in_scale(x: F32, metric: str, origin: F32, scale: float) -> F32:

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from vantage.errors import InputError
 
+from ..progress import SILENT, Progress
 from .formats.columns import json_value
 from .formats.types import as_lists, as_maps, is_json, map_entries
 from .rows import Ints
@@ -176,9 +177,7 @@ class Staging:
             room, at = room[count:], at + count
         return out
 
-    def _fill(
-        self, source: Source, metric: str, progress: Callable[[int], None] | None, look: Callable[[Batch], None] | None
-    ) -> None:
+    def _fill(self, source: Source, metric: str, progress: Progress, look: Callable[[Batch], None] | None) -> None:
         """Writes all rows and the hashes, in the order of the source."""
         batch_rows = max(1, min(BATCH_ROWS_MAX, BATCH_BYTES // (4 * self.dimension)))
         ends = dict.fromkeys([name for name in self._files if name.endswith(".offsets")], 0)
@@ -193,8 +192,7 @@ class Staging:
             written += len(norms)
             if look:
                 look(batch)
-            if progress:
-                progress(int(batch.rows[-1]) + 1)
+            progress((int(batch.rows[-1]) + 1) / source.rows)
         if not written:
             raise InputError("no row is left", hint="; ".join(source.left_out(self.skipped or Skipped())))
         if metric != "cosine" and 0 < norm_max < NORM_MIN:
@@ -269,14 +267,13 @@ def stage(
     folder: Path,
     *,
     metric: str,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = SILENT,
     look: Callable[[Batch], None] | None = None,
     skip_bad_rows: bool = False,
 ) -> Staging:
     """Copies `source` to scratch files in `folder` and checks it.
 
     metric: "cosine", "l2" or "dot"; cosine refuses zero vectors
-    progress: called with the number of rows done so far
     look: called with each batch, once
     skip_bad_rows: rows that the source refuses, or that are zero, are left out and counted in `Staging.skipped`
 

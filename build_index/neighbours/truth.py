@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ..ingest.rows import Ints, Rows
+from ..progress import SILENT, Progress
 from .exact import CHUNK_BYTES, F64, I32, exact_neighbours, exact_scores
 
 HELD_OUT_MAX, HELD_OUT_MIN = 2000, 500
@@ -94,10 +94,10 @@ def ranks(row: I32, neighbours: I32, better: I32) -> I32:
     return out
 
 
-def truth_of(rows: Rows, held: Ints, k: int, progress: Callable[[int], None] = lambda _: None) -> Truth:
+def truth_of(rows: Rows, held: Ints, k: int, progress: Progress = SILENT) -> Truth:
     """Exact neighbours of held-out rows among all other rows, compared as they were given, in float64."""
     most = min(k + NEAR_MISSES, rows.count - 1)
-    near = exact_neighbours(rows.take(held), rows.chunks(CHUNK_BYTES), most, rows.metric, held, progress)
+    near = exact_neighbours(rows.take(held), rows.chunks(CHUNK_BYTES, progress), most, rows.metric, held)
     neighbours, ranks_of = np.empty((2, len(held), k), np.int32)
     last, more = np.empty(len(held)), np.zeros(len(held), bool)
     step = max(1, CHUNK_BYTES // (8 * rows.dimension * most))

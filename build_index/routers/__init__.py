@@ -10,6 +10,7 @@ from typing import Any
 from vantage.format import RouterSection
 
 from ..ingest.rows import Ints
+from ..progress import Progress
 from . import bec_tree, ecvh, lse, mlp, trained, tree, two_level
 from .training import Cost, Lesson
 
@@ -22,7 +23,7 @@ class Router:
     to make once the blocks are in order.
     """
 
-    fit: Callable[[Lesson, Cost, Callable[[float], None]], RouterSection]
+    fit: Callable[[Lesson, Cost, Progress], RouterSection]
     ordered: Callable[[Any, Ints], RouterSection]
     trains: bool = False
     tuned: Callable[[Any, Lesson, Cost], RouterSection] | None = None

@@ -14,6 +14,7 @@ from vantage.format import BecTreeSection, EcvhSection
 from ..hashing.codewords import Codewords, signs
 from ..hashing.prefixes import Prefixes
 from ..ingest.rows import Ints
+from ..progress import Progress
 from . import learn
 from .packing import quantized, rounded
 from .training import Cost, Lesson
@@ -27,7 +28,7 @@ T = TypeVar("T", Codewords, Prefixes)
 S = TypeVar("S", EcvhSection, BecTreeSection)
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> EcvhSection:
+def fit(lesson: Lesson, cost: Cost, progress: Progress) -> EcvhSection:
     """The codewords that made the blocks, or trained on where neighbours and copies lie; which, and the temperature,
     by cost.
 
@@ -43,7 +44,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> EcvhSe
     def scores(now: dict[str, Any], q: Any) -> Any:
         return jnp.exp(now["log_beta"]) * ((q @ rounded(now["directions"], BITS).T - now["threshold"]) @ table)
 
-    further = moved(codewords, scores, lesson, lambda done: progress(0.8 * done))
+    further = moved(codewords, scores, lesson, progress.part(0, 0.8))
     return cheapest([section(further), section(codewords)], cost)
 
 
@@ -52,9 +53,7 @@ def cheapest(sections: list[S], cost: Cost) -> S:
     return min((replace(one, temperature=t) for one in sections for t in TEMPERATURES), key=cost)
 
 
-def moved(
-    start: T, scores: Callable[[dict[str, Any], Any], Any], lesson: Lesson, progress: Callable[[float], None]
-) -> T:
+def moved(start: T, scores: Callable[[dict[str, Any], Any], Any], lesson: Lesson, progress: Progress) -> T:
     """The same with directions, threshold and beta trained; scores(parameters, queries) as learn.train takes them."""
     parameters = {
         "directions": start.directions, "threshold": start.threshold, "log_beta": np.float32(np.log(start.beta)),

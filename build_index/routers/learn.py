@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..ingest.rows import F32
+from ..progress import Progress
 from .training import Lesson
 
 NOISE = 0.3  # of the mean distance to the nearest row: what makes a row that trained look like one that did not
@@ -30,7 +31,7 @@ def train(
     lesson: Lesson,
     steps: int,
     batch: int,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> dict[str, F32]:
     """Adam from `parameters` with a peak rate each; scores(parameters, queries f32 (n, d)) -> (n, B).
 

@@ -23,6 +23,7 @@ from vantage.search.prepare import Prepared
 from ..blocks.shape import index_section
 from ..hashing.codewords import factored, signs
 from ..ingest.rows import F32, Ints
+from ..progress import Progress
 from ..simulate.edge import P, prepared, probabilities
 from . import ecvh, lse
 from .packing import bits_of
@@ -41,7 +42,7 @@ STEP_BYTES = 64 << 20  # of their probabilities at a time
 First = tuple[LseSection | EcvhSection, int, Callable[[F32, int], Ints]]
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> TwoLevelSection:
+def fit(lesson: Lesson, cost: Cost, progress: Progress) -> TwoLevelSection:
     """Sub-centroids, beta and temperature as lse has them, on all blocks in one page; `tuned` makes the regions."""
 
     def whole(section: RouterSection) -> float:

@@ -26,6 +26,7 @@ from ..blocks.shape import Shape
 from ..codecs.planes import Codec, encode_blocks
 from ..ingest.rows import Ints, Rows
 from ..neighbours.truth import Truth, ranks, right, ties
+from ..progress import SILENT, Progress
 from .edge import P, trial_root
 
 KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
@@ -149,7 +150,7 @@ def full_scan(
     queries: list[Prepared],
     without: Ints,
     truth: Truth,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = SILENT,
     p: P | None = None,
     kept: int = KEPT,
 ) -> Candidates:

@@ -17,8 +17,6 @@ from ..bucket.generations import pointer, seal, unmarked
 from ..bucket.store import FolderStore
 from .shard import sync
 
-BUILDING = ".building"
-
 
 def make_live(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Current, int]:
     """Names the generation by its content, renames it into place, then replaces CURRENT.

@@ -24,6 +24,7 @@ from build_index.hashing.codewords import Codewords, plain, started
 from build_index.hashing.prefixes import LEAF, Prefixes, log_probability
 from build_index.ingest.rows import Rows
 from build_index.neighbours.graph import neighbour_graph
+from build_index.progress import SILENT
 from build_index.routers import bec_tree, ecvh
 from build_index.simulate.edge import probabilities
 from build_index.tune.fit import fitted
@@ -239,7 +240,7 @@ def test_leaves_as_blocks(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metr
     base = leaves(rows, task.sample, 40, graph, 0)
     assert 30 < base.blocks <= 40
     assert np.bincount(base.home[task.sample], minlength=base.blocks).min() > 0
-    shape, _ = fitted(task, base, soar(rows, base).best(0.35), "bec-tree", lambda done: None)
+    shape, _ = fitted(task, base, soar(rows, base).best(0.35), "bec-tree", SILENT)
     assert log_loss(task, shape) < 0.8 * np.log(base.blocks)
     index = index_section(rows, base.blocks, rows.count, "bec-tree")
     assert shape.partition.tree is not None
@@ -247,7 +248,7 @@ def test_leaves_as_blocks(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metr
     best = whole.argmax(1)
     assert (best == shape.partition.home[task.tune.rows[:50]]).mean() > 0.3
     with pytest.raises(InputError, match="no leaves"):
-        fitted(task, partition(rows, task.sample, 8, 0), np.full((2000, 0), -1, np.int32), "bec-tree", lambda _: None)
+        fitted(task, partition(rows, task.sample, 8, 0), np.full((2000, 0), -1, np.int32), "bec-tree", SILENT)
 
 
 def test_a_fiftieth_of_the_bytes_of_centroids() -> None:

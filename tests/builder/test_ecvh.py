@@ -17,6 +17,7 @@ from build_index.blocks.shape import index_section
 from build_index.hashing import codewords as module
 from build_index.hashing.codewords import GOLAY, Codewords, code, golay, signs, started
 from build_index.neighbours.graph import neighbour_graph
+from build_index.progress import SILENT
 from build_index.routers import ecvh
 from build_index.simulate.edge import probabilities
 from build_index.tune.fit import fitted
@@ -135,7 +136,7 @@ def test_training_makes_neighbours_decode_alike(rows_of: RowsOf, monkeypatch: py
     assert (base.codewords.decoded(rows) == base.home).all()
     assert np.bincount(base.home[task.sample], minlength=base.blocks).min() > 0
     copy = soar(rows, base).best(0.35)
-    shape, _ = fitted(task, base, copy, "ecvh", lambda done: None)
+    shape, _ = fitted(task, base, copy, "ecvh", SILENT)
     assert log_loss(task, shape) < np.log(base.blocks)
     order = np.random.default_rng(3).permutation(base.blocks)
     index = index_section(rows, base.blocks, rows.count, "ecvh")
@@ -147,7 +148,7 @@ def test_training_makes_neighbours_decode_alike(rows_of: RowsOf, monkeypatch: py
     sharp = replace(base.codewords, beta=1e3 * base.codewords.beta)  # which leaves most blocks without a probability
     for worse in (wrong, sharp):
         monkeypatch.setattr(ecvh, "moved", lambda *_, worse=worse: worse)
-        kept, made = fitted(task, base, copy, "ecvh", lambda done: None)[0].section, ecvh.section(base.codewords)
+        kept, made = fitted(task, base, copy, "ecvh", SILENT)[0].section, ecvh.section(base.codewords)
         assert isinstance(kept, EcvhSection) and (kept.table, kept.beta) == (made.table, made.beta)
 
 
@@ -156,7 +157,7 @@ def test_blocks_that_are_no_buckets_are_refused(rows_of: RowsOf) -> None:
     task = task_of(rows)
     base = partition(rows, task.sample, 8, 0)
     with pytest.raises(InputError, match="no buckets of a code"):
-        fitted(task, base, np.full((400, 0), -1, np.int32), "ecvh", lambda done: None)
+        fitted(task, base, np.full((400, 0), -1, np.int32), "ecvh", SILENT)
 
 
 def test_more_directions_than_dimensions_have_a_start() -> None:

@@ -19,6 +19,7 @@ from kills import ask
 from build_index.bucket import generations as g
 from build_index.bucket.store import ConflictError, FolderStore, ObjectStore
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.ingest.source import open_source
 from build_index.tune.options import Options
 from vantage.errors import StoreError, VantageError
@@ -232,10 +233,7 @@ def test_a_folder_keeps_the_generation_that_a_build_replaced(tiny: tuple[Path, P
     where = _copied(tiny[0], tmp_path / "live")
     old = g.live(where)[0].generation
     np.save(tmp_path / "rows.npy", np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32))
-    build(
-        open_source([tmp_path / "rows.npy"]), where.path, Options(0.8, 5, fast=True), "l2",
-        say=lambda phase, share: None, tell=lambda text: None,
-    )  # fmt: skip
+    build(open_source([tmp_path / "rows.npy"]), BuildContext(where.path, "l2", Options(0.8, 5, fast=True)))
     _age(where.path, 30 * DAY)
     assert g.gc(where, 7 * DAY)["deleted"] == []
     assert g.rollback(where)["generation"] == old

@@ -14,6 +14,7 @@ from small import clustered
 
 from build_index.blocks.shape import index_section
 from build_index.build import Report, build
+from build_index.context import BuildContext
 from build_index.evaluate.evaluate import source_rows
 from build_index.ingest.rows import Rows, scaled_rows
 from build_index.ingest.source import open_source
@@ -64,10 +65,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     np.save(folder / "rows.npy", clustered(ROWS, 24, 5))
     source = open_source([folder / "rows.npy"])
     with patch("build_index.tune.choose.BLOCK_ROWS", 24):
-        report = build(
-            source, folder / "bucket" / "small", Options(0.9, K, vectors="f32"), request.param,
-            say=lambda phase, share: None, tell=lambda text: None,
-        )  # fmt: skip
+        report = build(source, BuildContext(folder / "bucket" / "small", request.param, Options(0.9, K, vectors="f32")))
     with stage(source, folder / "staging", metric=request.param) as staging:
         rows = scaled_rows(staging, request.param)
         shape, queries = report.choice.shape, prepared(rows, ASKED)

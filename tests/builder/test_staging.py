@@ -16,6 +16,7 @@ import pytest
 from build_index.ingest import staging as staging_module
 from build_index.ingest.source import open_source
 from build_index.ingest.staging import Staging, stage
+from build_index.progress import Progress
 from vantage.errors import InputError
 
 KINDS = {"f32": np.float32, "f16": np.float16, "u8": np.uint8, "i8": np.int8}
@@ -87,10 +88,15 @@ def test_chunks(tmp_path: Path) -> None:
 def test_progress(tmp_path: Path) -> None:
     given = vectors(30, 5, np.uint8)
     np.save(tmp_path / "a.npy", given)
-    seen: list[int] = []
-    with stage(open_source([tmp_path / "a.npy"]), tmp_path / "scratch", metric="cosine", progress=seen.append):
+    seen: list[float] = []
+    with stage(
+        open_source([tmp_path / "a.npy"]),
+        tmp_path / "scratch",
+        metric="cosine",
+        progress=Progress(lambda _, share: seen.append(share)),
+    ):
         pass
-    assert seen == [7, 14, 21, 28, 30]
+    assert seen == [7 / 30, 14 / 30, 21 / 30, 28 / 30, 1]
 
 
 def test_attributes_as_json(tmp_path: Path) -> None:
@@ -179,12 +185,12 @@ def test_nothing_is_left_when_stopped_or_full(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", vectors(5000, 16))
     source = open_source([tmp_path / "a.npy"])
 
-    def stop(rows: int) -> None:
-        if rows > 100:
+    def stop(_: str, share: float) -> None:
+        if share > 0.02:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stage(source, tmp_path / "scratch", metric="l2", progress=stop)
+        stage(source, tmp_path / "scratch", metric="l2", progress=Progress(stop))
     assert left_over(tmp_path) == []
 
     # A limit on the size of files stands in for a full disk.
