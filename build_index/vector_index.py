@@ -101,21 +101,21 @@ class VectorIndex:
         self,
         *,
         metric: str = "cosine",
-        recall: float = 0.95,
-        k: int = 100,
-        seed: int = 0,
+        recall: float = Options.recall,
+        k: int = Options.k,
+        seed: int = Options.seed,
         partition: str | None = None,
         router: str | None = None,
         spill: str | None = None,
         spill_share: float | None = None,
-        fast: bool = False,
+        fast: bool = Options.fast,
         stop: str = "fixed",
-        codec: str = "lrsq",
+        codec: str = Options.codec,
         rotation: str | None = None,
-        error_norms: bool = False,
+        error_norms: bool = Options.error_norms,
         vectors: str | None = None,
-        cache_bytes: int = 40 << 20,
-        memory_bytes: int = 2 << 30,
+        cache_bytes: int = Options.cache_bytes,
+        memory_bytes: int = Options.memory_bytes,
         growth: float = 2.0,
         drift: float = 1.2,  # rows alike measure 1.03 in bench/library.py, half of them moved 1.2 to 1.5
     ) -> None:
@@ -290,7 +290,13 @@ class VectorIndex:
     # Answers
 
     def search(
-        self, queries: Any, k: int = 10, *, recall: float | None = None, rerank: int = 0, exact: bool = False
+        self,
+        queries: Any,
+        k: int = Query.top_k,
+        *,
+        recall: float | None = None,
+        rerank: int = Query.rerank,
+        exact: bool = Query.exact,
     ) -> Found:
         """The k best rows of each query, queries (Q, d) -> ids and scores (Q, k).
 

@@ -26,8 +26,9 @@ from ..ingest.source import open_source
 from ..ingest.staging import stage
 from ..plain import plain
 from ..tune.check import SEED_MAX
+from ..tune.options import Options
 from ..write.reopen import reopen
-from .terminal import Json, err, folder, nbytes, out, print_json, progress, writable
+from .terminal import Json, binary, err, folder, nbytes, out, print_json, progress, writable
 
 SHOWN = 40  # clusters in the table
 MEMORY_MIN = 64 << 20  # buffers of a few chunks
@@ -44,8 +45,8 @@ def cluster_command(
     ] = None,
     image: Annotated[Path | None, typer.Option("--picture", help="A tree map, to this SVG file.")] = None,
     metric: Annotated[str, typer.Option(help="Of a file of vectors: cosine, l2 or dot.")] = "cosine",
-    seed: Annotated[int, typer.Option(help="All random choices follow from it.")] = 0,
-    memory_budget: Annotated[str, typer.Option(help="Memory beside the rows.")] = "2GiB",
+    seed: Annotated[int, typer.Option(help="All random choices follow from it.")] = Options.seed,
+    memory_budget: Annotated[str, typer.Option(help="Memory beside the rows.")] = binary(Options.memory_bytes),
     as_json: Json = False,
 ) -> None:
     """Cluster rows into the nodes of a tree of words, each with its most typical rows.

@@ -59,6 +59,12 @@ def nbytes(text: str) -> int:
     return int(found)
 
 
+def binary(n: int) -> str:
+    """As `nbytes` reads it: 2GiB, 40MiB."""
+    shift, unit = (30, "GiB") if n % (1 << 30) == 0 else (20, "MiB")
+    return f"{n >> shift}{unit}"
+
+
 def print_json(value: Any) -> None:
     """One JSON object in a line of ASCII."""
     print(json.dumps(value).replace("\x7f", "\\u007f"))

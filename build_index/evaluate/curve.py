@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def curve(
     index = open_index(path)
     contract = index.root.contract
     k = contract.k if k is None else k
-    asked = Queries(queries.vectors, checked_truth(path, index, queries, k, rerank=rerank))
+    asked = replace(queries, neighbors=checked_truth(path, index, queries, k, rerank=rerank))
     points = []
     for promise in promises(contract, index.root.stop):
         found = evaluate(

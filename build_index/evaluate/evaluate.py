@@ -193,7 +193,9 @@ def checked_truth(
     """
     if not 1 <= k <= TOP_K_MAX:
         raise LimitError("--k", k, f"1 to {TOP_K_MAX}")
-    k = min(k, index.root.index.rows)
+    k = min(k, _others(index, queries))
+    if not k:
+        raise InputError("the index has no row but the query", hint="name a query by its vector")
     count, length = queries.vectors.shape
     if not count:
         raise InputError("there are no queries", hint="check --queries and --limit")
@@ -201,10 +203,20 @@ def checked_truth(
         raise LimitError("the length of the queries", length, index.root.index.dimension, hint="name other --queries")
     first = queries.vectors[0].tolist()
     index.plan(Query(first, max(k, index.root.contract.k), recall, rerank), prepare(first, index.root.index, "a query"))
-    truth = queries.neighbors if queries.neighbors is not None else computed_truth(path, index, queries.vectors, k)
+    truth = queries.neighbors
+    if truth is None and queries.own is None:
+        truth = computed_truth(path, index, queries.vectors, k)
+    elif truth is None:
+        near, own = computed_truth(path, index, queries.vectors, k + 1), source_rows(path, index)[queries.own]
+        truth = np.array([some[some != one][:k] for some, one in zip(near, own, strict=True)], np.int32)
     if truth.shape[1] < k:
         raise InputError(f"the queries have {truth.shape[1]} neighbors each, k is {k}", hint="use a smaller --k")
     return truth
+
+
+def _others(index: Index, queries: Queries) -> int:
+    """The most rows that an answer can have."""
+    return index.root.index.rows - (queries.own is not None)
 
 
 def evaluate(
@@ -218,15 +230,21 @@ def evaluate(
     rerank: int = 0,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """The keys of `vantage eval` (docs/results.md). k defaults to the contract's; a smaller k cuts the same answers."""
+    """The keys of `vantage eval` (docs/results.md). k defaults to the contract's; a smaller k cuts the same answers.
+
+    Queries that are rows of the index are asked by their vectors: what it takes to find a row by its id does not count.
+    """
     index = open_index(path, cache_bytes)
     contract = index.root.contract
     k = contract.k if k is None else k
     truth = checked_truth(path, index, queries, k, recall, rerank)
-    k = min(k, index.root.index.rows)
+    k = min(k, _others(index, queries))
     near = row_numbers(source_rows(path, index), truth[:, :k])
     depth = min(max(k, contract.k), index.root.index.rows)
-    ask = [Query(v.tolist(), depth, recall, rerank) for v in queries.vectors]
+    without = [None] * len(queries.vectors) if queries.own is None else queries.own.tolist()
+    ask = [
+        Query(v.tolist(), depth, recall, rerank, without=row) for v, row in zip(queries.vectors, without, strict=True)
+    ]
     answers: list[tuple[Answer, float]] = []
 
     async def run(counted: bool) -> None:
