@@ -10,6 +10,7 @@ import pytest
 from doubles import explained
 
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.ingest.source import open_source
 from build_index.tune.options import Options
 from vantage.cost import Budget
@@ -31,10 +32,7 @@ def bucket(
     x = (centres[draw.integers(60, size=6040)] + 0.6 * draw.normal(size=(6040, 32))).astype(np.float32)
     np.save(folder / "rows.npy", x[:6000])
     options = Options(0.9, 10, spill="none", router=request.param)
-    build(
-        open_source([folder / "rows.npy"]), folder / "far", options, "l2", say=lambda phase, share: None,
-        tell=lambda text: None,
-    )  # fmt: skip
+    build(open_source([folder / "rows.npy"]), BuildContext(folder / "far", "l2", options))
     return folder, x[:6000], x[6000:]
 
 

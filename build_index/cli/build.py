@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -13,16 +14,20 @@ import typer
 from ..blocks import PARTITIONS
 from ..bucket.generations import publish
 from ..bucket.names import check_name
-from ..bucket.store import place
+from ..bucket.store import store_at
 from ..build import build
 from ..codecs import CODECS
 from ..codecs.rotations import ROTATIONS
+from ..context import BuildContext
 from ..ingest.source import Source, open_source, source_metric
 from ..plain import plain
 from ..routers import ROUTERS
 from ..tune.options import Options
 from .report import show_report
-from .terminal import Json, err, folder, nbytes, print_json, progress, size
+from .terminal import Json, binary, err, folder, nbytes, print_json, progress, size
+
+MORE = partial(typer.Option, rich_help_panel="More options")
+RESEARCH = partial(typer.Option, rich_help_panel="Research (a build chooses well without them)")
 
 
 def build_command(
@@ -30,8 +35,8 @@ def build_command(
     to: Annotated[
         str, typer.Option("--out", help="The index to make: bucket/name, s3://bucket/name or r2://bucket/name.")
     ],
-    recall: Annotated[float, typer.Option(help="Mean recall@k to promise.")] = 0.95,
-    k: Annotated[int, typer.Option(help="The k of the promise.")] = 100,
+    recall: Annotated[float, typer.Option(help="Mean recall@k to promise.")] = Options.recall,
+    k: Annotated[int, typer.Option(help="The k of the promise.")] = Options.k,
     metric: Annotated[str | None, typer.Option(help="cosine, l2 or dot; cosine where the source names none.")] = None,
     vector_column: Annotated[str, typer.Option(help="Column of vectors, or dataset of HDF5.")] = "vector",
     id_column: Annotated[str, typer.Option(help="Column of ids; row numbers when there is none.")] = "id",
@@ -39,33 +44,29 @@ def build_command(
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave out, and count, rows that an index cannot hold.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="All random choices follow from it.")] = 0,
-    memory_budget: Annotated[str, typer.Option(help="Most memory the build may use.")] = "2GiB",
-    cache: Annotated[
-        str, typer.Option(help="Cache of the Worker that an index is made to fit, where it can.")
-    ] = "40MiB",
+    memory_budget: Annotated[str, typer.Option(help="Most memory the build may use.")] = binary(Options.memory_bytes),
+    fast: Annotated[bool, MORE("--fast", help="Train no router: sooner built, more bytes a query.")] = Options.fast,
+    cache: Annotated[str, MORE(help="Cache of the Worker that an index is made to fit, where it can.")] = binary(
+        Options.cache_bytes
+    ),
     vectors: Annotated[
         str | None,
-        typer.Option(help="How f32 vectors are kept for exact scores: f16 or f32.", show_default="by measuring"),
-    ] = None,
-    partition: Annotated[
-        str | None, typer.Option(help=f"{', '.join(PARTITIONS)}; chosen by measuring when not given.")
-    ] = None,
-    router: Annotated[str | None, typer.Option(help=f"{', '.join(ROUTERS)}; chosen when not given.")] = None,
-    spill: Annotated[str | None, typer.Option(help="none, soar, closure or misses: how rows are copied.")] = None,
-    spill_share: Annotated[float | None, typer.Option(help="Copies a row, 0 to 2; chosen when not given.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Train no router.")] = False,
-    stop: Annotated[
-        str, typer.Option(help="fixed, or calibrated: queries that estimate a low recall read a second wave.")
-    ] = "fixed",
-    codec: Annotated[str, typer.Option(help=f"{', '.join(CODECS)}: how rows are shortened for the scan.")] = "lrsq",
-    rotation: Annotated[
-        str | None, typer.Option(help=f"Axes of the codes: {', '.join(ROTATIONS)}; without it, what the codec wants.")
-    ] = None,
+        MORE(help="How f32 vectors are kept for exact scores: f16 or f32.", show_default="by measuring"),
+    ] = Options.vectors,
     error_norms: Annotated[
-        bool, typer.Option("--error-norms", help="Keep what `query --exact` proves its answers by, a byte a row.")
-    ] = False,
-    model: Annotated[str | None, typer.Option(help="What made the vectors; queries that name another fail.")] = None,
+        bool, MORE("--error-norms", help="Keep what `query --exact` proves its answers by, a byte a row.")
+    ] = Options.error_norms,
+    model: Annotated[str | None, MORE(help="What made the vectors; queries that name another fail.")] = Options.model,
+    seed: Annotated[int, MORE(help="All random choices follow from it.")] = Options.seed,
+    partition: Annotated[str | None, RESEARCH(help=f"{', '.join(PARTITIONS)}: how rows form blocks.")] = None,
+    router: Annotated[str | None, RESEARCH(help=f"{', '.join(ROUTERS)}: what names the blocks to read.")] = None,
+    spill: Annotated[str | None, RESEARCH(help="none, soar, closure or misses: how rows are copied.")] = None,
+    spill_share: Annotated[float | None, RESEARCH(help="Copies a row, 0 to 2.")] = None,
+    stop: Annotated[
+        str, RESEARCH(help="fixed, or calibrated: queries that estimate a low recall read a second wave.")
+    ] = Options.stop,
+    codec: Annotated[str, RESEARCH(help=f"{', '.join(CODECS)}: how rows are shortened for the scan.")] = Options.codec,
+    rotation: Annotated[str | None, RESEARCH(help=f"Axes of the codes: {', '.join(ROTATIONS)}.")] = None,
     as_json: Json = False,
 ) -> None:
     """Build an index from vectors.
@@ -96,23 +97,18 @@ def build_command(
         vectors,
     )
     started = time.monotonic()
-    target = place(to) if "://" in to else None  # refused before the work
+    target = store_at(to) if "://" in to else None  # refused before the work
     check_name(to)
     _show_plan(opened, options, metric, to)
     with ExitStack() as stack:
         home = folder(to) if target is None else Path(stack.enter_context(TemporaryDirectory())) / PurePath(to).name
-        say = stack.enter_context(progress(opened.rows, "rows"))
-        report = build(
-            opened,
-            home,
-            options,
-            metric,
-            say=say,
-            tell=lambda text: err.print(f"note: {plain(text)}"),
-            skip_bad_rows=skip_bad_rows,
-        )
+        bar = stack.enter_context(progress(opened.rows, "rows"))
+        context = BuildContext(
+            home, metric, options, bar, lambda text: err.print(f"note: {plain(text)}"), skip_bad_rows
+        )  # fmt: skip
+        report = build(opened, context)
         if target is not None:
-            publish(home, target, lambda share: say("publish", share))
+            publish(home, target, bar.phase("publish"))
     seconds = time.monotonic() - started
     if as_json:
         print_json(report.as_dict() | {"index": to, "seconds": round(seconds, 1)})

@@ -9,28 +9,33 @@ import typer
 from rich.table import Table
 
 from vantage.errors import InputError
+from vantage.search.query import Query
 
+from ..bucket.open import open_index
 from ..evaluate.curve import CURVE_QUERIES, picture
 from ..evaluate.curve import curve as measure_curve
 from ..evaluate.evaluate import evaluate
-from ..ingest.queries import read_queries
+from ..ingest.queries import Queries
 from ..plain import plain
+from .forms import Files, Identifier, Limit, Recall, Rerank, Vector, check_form, read_form
 from .terminal import Address, Bucket, Json, folder, nbytes, out, print_json, progress, size, writable
 
 
 def eval_command(
     index: Address,
-    queries: Annotated[Path, typer.Option(help="A source of queries: .parquet, .npy, .fvecs, .hdf5 (its test).")],
+    vector: Vector = None,
+    identifier: Identifier = None,
+    queries: Files = None,
+    limit: Limit = None,
     k: Annotated[int | None, typer.Option(help="recall@k; the contract's k by default.")] = None,
-    cache: Annotated[str, typer.Option(help="Cache of planes beyond the root; 0 for none.")] = "0",
-    warm: Annotated[bool, typer.Option(help="Make a first pass that does not count.")] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(help=f"So many queries, evenly spread over the file; all, or {CURVE_QUERIES} with --curve."),
-    ] = None,
-    recall: Annotated[float | None, typer.Option(help="Recall asked of each query.")] = None,
-    rerank: Annotated[int, typer.Option(help="Full vectors read a query for exact scores.")] = 0,
-    curve: Annotated[bool, typer.Option("--curve", help="At every promise of the contract, not one.")] = False,
+    cache: Annotated[str, typer.Option(help="Cache of blocks beyond the root; 0 for none.")] = "0",
+    warm: Annotated[bool, typer.Option("--warm", help="Make a first pass that does not count.")] = False,
+    recall: Recall = None,
+    rerank: Rerank = Query.rerank,
+    curve: Annotated[
+        bool,
+        typer.Option("--curve", help=f"At every promise of the contract, {CURVE_QUERIES} queries without --limit."),
+    ] = False,
     svg: Annotated[Path | None, typer.Option(help="With --curve: a picture of it, to this file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -38,20 +43,23 @@ def eval_command(
 
     Example: vantage eval bucket/wordnet --queries queries.parquet --k 100 --cache 0
     """
+    check_form(vector, identifier, queries, limit)
     if curve:
         if recall is not None:
             raise InputError("--curve asks at every promise", hint="leave --recall out")
-        _curve(index, queries, k, nbytes(cache), warm, limit, rerank, svg, as_json)
+        if svg is not None:
+            writable(svg, index, *(file for file in (vector, queries) if file is not None))
+        most = CURVE_QUERIES if limit is None else limit
+        asked = read_form(open_index(index), vector, identifier, queries, None).spread(most)
+        _curve(index, asked, k, nbytes(cache), warm, rerank, svg, as_json)
         return
     if svg is not None:
         raise InputError("--svg draws a curve", hint="add --curve")
-    asked = read_queries(queries, None)
-    if limit is not None:
-        asked = asked.spread(limit)
-    with progress(len(asked.vectors), "queries") as say:
+    asked = read_form(open_index(index), vector, identifier, queries, limit)
+    with progress(len(asked.vectors), "queries") as bar:
         result = evaluate(
             index, asked, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
-            progress=lambda share: say("queries", share),
+            progress=bar.phase("queries"),
         )  # fmt: skip
     if as_json:
         print_json(result)
@@ -72,16 +80,13 @@ def eval_command(
 
 
 def _curve(
-    path: str, queries: Path, k: int | None, cache_bytes: int, warm: bool, limit: int | None, rerank: int,
-    svg: Path | None, as_json: bool,
+    path: str, asked: Queries, k: int | None, cache_bytes: int, warm: bool, rerank: int, svg: Path | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
-    if svg is not None:
-        writable(svg, path, queries)
-    asked = read_queries(queries, None).spread(CURVE_QUERIES if limit is None else limit)
-    with progress(len(asked.vectors), "queries") as say:
+    with progress(len(asked.vectors), "queries") as bar:
         found = measure_curve(
             path, asked, k=k, cache_bytes=cache_bytes, warm=warm, rerank=rerank,
-            progress=lambda promise, share: say(f"promise {promise:.4f}", share),
+            progress=bar,
         )  # fmt: skip
     if svg is not None:
         svg.write_text(picture(found), encoding="utf-8")

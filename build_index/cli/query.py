@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from vantage.errors import InputError
 from vantage.http.bodies import answer_body, describe
+from vantage.index import EXACT_VECTORS_MAX, Index
 from vantage.receipt import Receipt
-from vantage.search.query import Query
+from vantage.search.query import Answer, Query
 
 from ..bucket.open import open_index
 from ..build import storage_usd, target_cost
-from ..ingest.queries import read_queries
 from ..plain import plain
+from .forms import Files, Identifier, Limit, Recall, Rerank, TopK, Vector, check_form, parse_id, read_form
 from .report import proof_line, receipt_line
 from .terminal import Address, Json, out, print_json, size
 
@@ -72,11 +72,13 @@ def info(index: Address, as_json: Json = False) -> None:
 
 def query(
     index: Address,
-    vector: Annotated[Path | None, typer.Option(help="A .npy or Parquet file; its first vector is the query.")] = None,
-    identifier: Annotated[str | None, typer.Option("--id", help="Id of a stored row as the query.")] = None,
-    top_k: Annotated[int, typer.Option(help="Answers, 1 to 1000.")] = 10,
-    recall: Annotated[float | None, typer.Option(help="Recall for this query; the index's target by default.")] = None,
-    rerank: Annotated[int, typer.Option(help="Read the full vectors of the best n for exact scores.")] = 0,
+    vector: Vector = None,
+    identifier: Identifier = None,
+    queries: Files = None,
+    limit: Limit = None,
+    top_k: TopK = Query.top_k,
+    recall: Recall = None,
+    rerank: Rerank = Query.rerank,
     exact: Annotated[
         bool, typer.Option("--exact", help="The best of the whole index, proven; see --error-norms.")
     ] = False,
@@ -87,23 +89,41 @@ def query(
     Example: vantage query bucket/wordnet --id n00001740 --top-k 5
     """
     opened = open_index(index)
-    receipt = Receipt()
-
-    async def ask() -> Any:
-        if (vector is None) == (identifier is None):
-            raise InputError("name one query", hint="--vector FILE or --id ID")
+    check_form(vector, identifier, queries, limit)
+    asked = Query(None, top_k, recall, rerank, attributes=True, exact=exact)
+    if queries is not None:
+        vectors = read_form(opened, None, None, queries, limit).vectors.tolist()
+        answers, total = _answers(opened, [replace(asked, vector=values) for values in vectors])
+    else:
         if identifier is not None:
-            key, values = _id(identifier, opened.root.index.id_kind), None
+            asked = replace(asked, id=parse_id(identifier, opened.root.index.id_kind))
         else:
-            key, values = None, read_queries(vector, 1).vectors[0].tolist()  # type: ignore[arg-type]
-        return await opened.query(Query(values, top_k, recall, rerank, attributes=True, exact=exact, id=key), receipt)
-
-    answer = asyncio.run(ask())
+            asked = replace(asked, vector=read_form(opened, vector, None, None, None).vectors[0].tolist())
+        answers = [asyncio.run(opened.query(asked, Receipt()))]
+        total = answers[0].receipt.as_dict()
     if as_json:
-        print_json(answer_body(answer, ["attributes", "receipt"]))
+        bodies = [answer_body(answer, ["attributes", "receipt"]) for answer in answers]
+        print_json(bodies[0] if queries is None else {"results": bodies, "receipt": total})
         return
+    for i, answer in enumerate(answers):
+        _show(opened, answer, f"query {i + 1:,} of {len(answers):,}" if queries is not None else None)
+    out.print(receipt_line(total), highlight=False)
+
+
+def _answers(opened: Index, asked: list[Query]) -> tuple[list[Answer], dict[str, Any]]:
+    """Answers in groups that share their reads, and the counters of all groups together."""
+    answers, total = list[Answer](), dict[str, Any]()
+    for low in range(0, len(asked), EXACT_VECTORS_MAX):
+        receipt = Receipt()
+        answers += asyncio.run(opened.answer(asked[low : low + EXACT_VECTORS_MAX], receipt))
+        group = receipt.as_dict()
+        total = {name: value if isinstance(value, str) else total.get(name, 0) + value for name, value in group.items()}
+    return answers, total
+
+
+def _show(opened: Index, answer: Answer, title: str | None) -> None:
     names = [a["name"] for a in opened.root.schema["attributes"]]
-    table = Table("", "id", "score", *map(plain, names))
+    table = Table("", "id", "score", *map(plain, names), title=title, title_justify="left")
     for i, m in enumerate(answer.matches, 1):
         shown = [_cell((m.attributes or {}).get(name)) for name in names]
         table.add_row(
@@ -113,18 +133,8 @@ def query(
             *shown,
         )
     out.print(table)
-    out.print(receipt_line(answer.receipt.as_dict()), highlight=False)
     if answer.receipt.proof is not None:
         out.print(proof_line(answer.receipt.proof), highlight=False)
-
-
-def _id(text: str, kind: str) -> int | bytes:
-    if kind == "bytes":
-        return text.encode()
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{text!r} is not a whole number, and the ids of this index are", hint="check --id") from None
 
 
 def _cell(value: Any) -> str:
@@ -134,23 +144,38 @@ def _cell(value: Any) -> str:
 
 def explain(
     index: Address,
-    vector: Annotated[Path, typer.Option(help="A .npy or Parquet file; its first vector is the query.")],
-    top_k: Annotated[int, typer.Option(help="Answers, 1 to 1000.")] = 10,
-    recall: Annotated[float | None, typer.Option(help="Recall for this query.")] = None,
+    vector: Vector = None,
+    identifier: Identifier = None,
+    queries: Files = None,
+    limit: Limit = None,
+    top_k: TopK = Query.top_k,
+    recall: Recall = None,
+    rerank: Rerank = Query.rerank,
     as_json: Json = False,
 ) -> None:
     """Show the ranges that a query would read, and their price, reading nothing of them.
 
-    Example: vantage explain bucket/wordnet --vector query.npy
+    Example: vantage explain bucket/wordnet --id n00001740
     """
-    values = read_queries(vector, 1).vectors[0].tolist()
-    plan = asyncio.run(open_index(index).explain([Query(values, top_k, recall)]))[0]
+    opened = open_index(index)
+    form = read_form(opened, vector, identifier, queries, limit)
+    own = [None] * len(form.vectors) if form.own is None else form.own.tolist()
+    asked = [
+        Query(values, top_k, recall, rerank, without=row)
+        for values, row in zip(form.vectors.tolist(), own, strict=True)
+    ]
+    plans = asyncio.run(opened.explain(asked))
     if as_json:
-        print_json(plan)
+        print_json(plans[0] if queries is None else {"results": plans})
         return
-    table = Table(
-        "shard", "blocks", "from byte", "bytes", title=f"{plan['gets']} GETs in one wave", title_justify="left"
-    )
+    for i, plan in enumerate(plans):
+        _show_plan(plan, f"query {i + 1:,} of {len(plans):,}: " if queries is not None else "")
+
+
+def _show_plan(plan: dict[str, Any], title: str) -> None:
+    waves = "one wave" if plan["waves"] <= 1 else f"{plan['waves']} waves"
+    table = Table("shard", "blocks", "from byte", "bytes", title=f"{title}{plan['gets']} GETs in {waves}")
+    table.title_justify = "left"
     for r in plan["ranges"]:
         table.add_row(str(r["shard"]), f"{r['blocks'][0]} to {r['blocks'][1]}", f"{r['offset']:,}", size(r["bytes"]))
     out.print(table)
@@ -159,6 +184,8 @@ def explain(
         f"queries in reads, recall estimate {plan['recall_estimate']}",
         highlight=False,
     )
+    if plan["routing"]:
+        out.print("a routing page is read first, which names the ranges", highlight=False)
     if plan["second_below"]:
         out.print(f"a second wave may follow: where the estimate then is below {plan['second_below']:.4f}")
     if plan["rerank"]:

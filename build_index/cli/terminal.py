@@ -15,14 +15,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.segment import Segment
 
 from vantage.errors import InputError, LimitError
 
 from ..bucket.store import local
 from ..plain import plain, plain_lines
-from ..progress import Say
+from ..progress import Progress
 
 NBYTES_MAX = 1 << 63
 
@@ -56,6 +57,12 @@ def nbytes(text: str) -> int:
     if found > NBYTES_MAX:
         raise LimitError("a size", plain(text[:40]), "8,388,608 TiB", hint="write 40MiB, 1GiB or a number of bytes")
     return int(found)
+
+
+def binary(n: int) -> str:
+    """As `nbytes` reads it: 2GiB, 40MiB."""
+    shift, unit = (30, "GiB") if n % (1 << 30) == 0 else (20, "MiB")
+    return f"{n >> shift}{unit}"
 
 
 def print_json(value: Any) -> None:
@@ -110,17 +117,17 @@ def folder(index: str) -> Path:
 
 
 @contextmanager
-def progress(items: int, unit: str) -> Iterator[Say]:
+def progress(items: int, unit: str) -> Iterator[Progress]:
     """A line a phase, with its rate, time so far and time left; on stderr, so that stdout stays the result."""
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+    with Bars(*columns, console=err, disable=not err.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
         started = 0.0
 
-        def say(phase: str, share: float) -> None:
+        def report(phase: str, share: float) -> None:
             nonlocal started
             if phase not in tasks:
                 for task in tasks.values():
@@ -133,4 +140,4 @@ def progress(items: int, unit: str) -> Iterator[Say]:
             rate = f"{share * items / seconds:>9,.0f} {unit}/s" if seconds > 0.5 else ""
             bar.update(tasks[phase], completed=share, rate=rate)
 
-        yield say
+        yield Progress(report)

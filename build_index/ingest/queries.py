@@ -21,16 +21,21 @@ from .source import HDF5, open_source
 
 @dataclass(frozen=True)
 class Queries:
-    """vectors f32 (Q, d); neighbors i32 (Q, k) source rows, best first, or None."""
+    """vectors f32 (Q, d); neighbors i32 (Q, k) source rows, best first, or None.
+
+    own i64 (Q): the rows of an index that the vectors are those of, each left out of its own answer; None: of none.
+    """
 
     vectors: npt.NDArray[np.float32]
     neighbors: npt.NDArray[np.int32] | None
+    own: npt.NDArray[np.int64] | None = None
 
     def spread(self, most: int) -> Queries:
         """At most so many of them, evenly from the first to the last: a file may be sorted."""
         count = max(0, min(most, len(self.vectors)))
         some = np.unique(np.linspace(0, len(self.vectors) - 1, count).astype(np.int64))
-        return Queries(self.vectors[some], None if self.neighbors is None else self.neighbors[some])
+        neighbors = None if self.neighbors is None else self.neighbors[some]
+        return Queries(self.vectors[some], neighbors, None if self.own is None else self.own[some])
 
 
 def read_queries(path: Path, limit: int | None) -> Queries:

@@ -34,7 +34,7 @@ _NOTHING = memoryview(b"")
 def prepared(rows: Rows, wanted: Ints) -> list[Prepared]:
     """Stored rows as queries, through the edge's own preparation."""
     section = index_section(rows, 1, rows.count)
-    return [prepare(v.tolist(), section) for v in rows.spool.gather(wanted)]
+    return [prepare(v.tolist(), section) for v in rows.stored.gather(wanted)]
 
 
 def probabilities(router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]) -> P:

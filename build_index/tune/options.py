@@ -9,7 +9,8 @@ TRAINING_BYTES_MIN = 1 << 30  # of memory: JAX and the activations of a batch co
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for; None where the builder is to choose by measuring.
+    """What the user asked for; None where the builder is to choose by measuring. The command line and VectorIndex
+    take their defaults from here.
 
     cache_bytes: an index that can fit it is made to fit it. fast: no router is trained. stop: one of
     promises.STOPS. codec: one of codecs.CODECS. rotation: of rotations.ROTATIONS. error_norms: answers can be proven,
@@ -21,7 +22,7 @@ class Options:
     k: int = 100
     seed: int = 0
     cache_bytes: int = 40 << 20
-    memory_bytes: int = 1 << 30
+    memory_bytes: int = 2 << 30
     partition: str | None = None
     router: str | None = None
     spill: str | None = None

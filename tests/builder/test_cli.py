@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from typer.testing import CliRunner
 from build_index import VectorIndex
 from build_index.cli.main import app
 from build_index.cli.terminal import nbytes, size
+from build_index.tune.options import Options
 from vantage.errors import InputError
+from vantage.http.request import queries_of
+from vantage.search.query import Query
 
 COMMANDS = ("build", "info", "query", "eval", "explain", "serve", "publish")
 
@@ -69,6 +74,35 @@ def test_every_command_has_an_example_that_parses() -> None:
         assert words is not None
         context = one.make_context(name, words[0].split()[1:], resilient_parsing=False)
         assert context.params
+
+
+def test_build_shows_what_people_need_first() -> None:
+    panels: dict[str | None, list[str]] = {}
+    for one in commands()["build"].params:
+        if one.param_type_name == "option":
+            panels.setdefault(getattr(one, "rich_help_panel", None), []).append(one.name)
+    assert [len(names) for names in panels.values()][0] == 10 and None in panels
+    research = panels["Research (a build chooses well without them)"]
+    assert {"partition", "router", "codec", "rotation"} <= set(research)
+    shown = CliRunner().invoke(app, ["build", "--help"]).output
+    assert shown.index("--out") < shown.index("More options") < shown.index("Research")
+
+
+def test_defaults_are_the_same_everywhere() -> None:
+    other = {"memory_bytes": "memory_budget", "cache_bytes": "cache"}
+    flags = {one.name: one.default for one in commands()["build"].params}
+    library = {name: p.default for name, p in inspect.signature(VectorIndex).parameters.items()}
+    for field in fields(Options):
+        flag = flags[other.get(field.name, field.name)]
+        assert (nbytes(flag) if field.name in other else flag) == field.default, field.name
+        assert library.get(field.name, field.default) == field.default, field.name
+    assert set(library) - {field.name for field in fields(Options)} == {"metric", "growth", "drift"}
+    sent = queries_of({"vector": [1.0]})[0][0]
+    search = inspect.signature(VectorIndex.search).parameters
+    for name in ("query", "explain"):
+        asked = {one.name: one.default for one in commands()[name].params}
+        for field, known in (("top_k", search["k"]), ("recall", search["recall"]), ("rerank", search["rerank"])):
+            assert asked[field] == known.default == getattr(Query, field) == getattr(sent, field)
 
 
 # build, info
@@ -173,6 +207,44 @@ def test_explain(points: Built, tmp_path: Path) -> None:
     assert f"{told['gets']} GETs in one wave" in shown.out and "a million" in flat(shown.out)
 
 
+def test_query_and_explain_by_a_file(points: Built, tmp_path: Path) -> None:
+    """Answers and plans are those of single queries, beyond a group that shares its reads too."""
+    np.save(tmp_path / "q.npy", points.queries[:20].astype(np.uint8))
+    index, file = points.bucket / "points", tmp_path / "q.npy"
+    told = vantage("query", index, "--queries", file, "--top-k", 3, "--json").json()
+    assert set(told) == {"results", "receipt"} and len(told["results"]) == 20
+    for i in (0, 18):
+        np.save(tmp_path / "one.npy", points.queries[i].astype(np.uint8))
+        alone = vantage("query", index, "--vector", tmp_path / "one.npy", "--top-k", 3, "--json").json()
+        assert told["results"][i]["matches"] == alone["matches"]
+    wanted = [answer["receipt"] for answer in told["results"]]
+    assert 0 < told["receipt"]["gets"] < sum(r["gets"] for r in wanted)  # what several want is read once
+    assert told["receipt"]["rows"] == sum(r["rows"] for r in wanted)
+    two = vantage("query", index, "--queries", file, "--limit", 2, "--top-k", 3)
+    assert two.code == 0 and "query 1 of 2" in two.out and "query 2 of 2" in two.out
+    plans = vantage("explain", index, "--queries", file, "--limit", 2, "--json").json()["results"]
+    assert [p["gets"] for p in plans] == [told["results"][i]["receipt"]["gets"] for i in (0, 19)]
+    assert "query 2 of 2: " in vantage("explain", index, "--queries", file, "--limit", 2).out
+
+
+def test_explain_and_eval_by_id(points: Built, words: Built) -> None:
+    """The row is left out of its answer and of the truth, so a perfect answer has recall 1."""
+    index, key = words.bucket / "words", words.ids[40].decode()
+    plan = vantage("explain", index, "--id", key, "--json").json()
+    asked = vantage("query", index, "--id", key, "--json").json()["receipt"]
+    assert plan["gets"] > 0 and plan["bytes"] < asked["bytes"]  # without the page of ids, the row and attributes
+    assert f"{plan['gets']} GETs in one wave" in vantage("explain", index, "--id", key).out
+    best = [i.decode() for i in words.nearest(words.vectors[40], 11) if i.decode() != key][:10]
+    answer = vantage("query", index, "--id", key, "--json").json()["matches"]
+    told = vantage("eval", index, "--id", key, "--k", 10, "--json").json()
+    assert told["queries"] == 1 and told["recall"] == pytest.approx(len({m["id"] for m in answer} & set(best)) / 10)
+    assert told["gets"] == plan["gets"]
+    one = vantage("eval", points.bucket / "points", "--id", points.ids[3], "--rerank", 100, "--json").json()
+    assert one["recall"] > 0.7 and one["rows_ranked"] > 0
+    curve = vantage("eval", index, "--id", key, "--curve", "--json").json()
+    assert curve["queries"] == 1 and curve["points"][-1]["recall"] >= curve["points"][0]["recall"]
+
+
 def test_eval(points: Built, tmp_path: Path) -> None:
     np.save(tmp_path / "q.npy", points.queries.astype(np.uint8))
     args = ("eval", points.bucket / "points", "--queries", tmp_path / "q.npy", "--limit", 20)
@@ -213,8 +285,16 @@ def test_eval_limit_spreads_over_the_file(points: Built, tmp_path: Path) -> None
         (("query", "nowhere/none", "--id", "1"), "there is no index 'none'"),
         (("export-router", "r2://bucket/words", "r.onnx"), "'r2://bucket/words' is not on this machine"),
         (("info", "gs://bucket/words"), "that is not the address of an index"),
-        (("query", "{points}"), "name one query; --vector FILE or --id ID"),
-        (("query", "{points}", "--id", "1", "--vector", "q.npy"), "name one query"),
+        (("query", "{points}"), "name one query, or a file of them; --vector FILE, --id ID or --queries FILE"),
+        (("explain", "{points}"), "name one query, or a file of them; --vector FILE, --id ID or --queries FILE"),
+        (("eval", "{points}"), "name one query, or a file of them; --vector FILE, --id ID or --queries FILE"),
+        (("eval", "{points}", "--id", "1", "--queries", "q.npy", "--curve"), "name one query, or a file of them"),
+        (("explain", "{points}", "--id", "-3993", "--limit", "3"), "--limit is of a file of queries"),
+        (("explain", "{points}", "--id", "one"), "'one' is not a whole number"),
+        (("eval", "{points}", "--id", "999999"), "there is no row with id 999999"),
+        (("query", "{points}", "--queries", "{wide}"), "the length of vector is 25, the limit is 24"),
+        (("explain", "{points}", "--queries", "{wide}"), "the length of vector is 25, the limit is 24"),
+        (("query", "{points}", "--id", "1", "--vector", "q.npy"), "name one query, or a file of them"),
         (("query", "{points}", "--id", "one"), "'one' is not a whole number"),
         (("query", "{points}", "--id", "999999"), "there is no row with id 999999"),
         (("query", "{points}", "--id", str(1 << 70)), f"there is no row with id {1 << 70}"),

@@ -19,6 +19,7 @@ from small import clustered
 from build_index.bucket.open import open_index
 from build_index.build import build
 from build_index.cli.main import main
+from build_index.context import BuildContext
 from build_index.ingest.source import open_source
 from build_index.serve import ROOT
 from build_index.tune.options import Options
@@ -62,10 +63,7 @@ def proofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, x.shape[1])}), scratch / f"{kind}.parquet"
         )
         options = Options(0.9, 10, spill_share=0.35, fast=True, error_norms=True)
-        build(
-            open_source([scratch / f"{kind}.parquet"]), folder / kind, options, kind,
-            say=lambda phase, share: None, tell=lambda text: None,
-        )  # fmt: skip
+        build(open_source([scratch / f"{kind}.parquet"]), BuildContext(folder / kind, kind, options))
     return folder
 
 

@@ -169,7 +169,7 @@ def two_levels(rows_of: RowsOf, bits: int) -> tuple[Any, bytes, np.ndarray]:
     section = two_level.tuned(two_level.ordered(two_level._one_page(flat), order), lesson, lambda _: 0.0)
     assert isinstance(section, TwoLevelSection) and len(section.size) > 1
     about = index_section(rows, 64, rows.count, "two-level")
-    return bare("far", section, about), bytes(section.pages), rows.spool.gather(everything[::40])
+    return bare("far", section, about), bytes(section.pages), rows.stored.gather(everything[::40])
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -14,10 +14,11 @@ from small import clustered
 
 from build_index.blocks.shape import index_section
 from build_index.build import Report, build
+from build_index.context import BuildContext
 from build_index.evaluate.evaluate import source_rows
 from build_index.ingest.rows import Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.neighbours.truth import Truth, truth_of, untied
 from build_index.simulate.edge import prepared, probabilities
 from build_index.simulate.measure import Candidates, block_bytes, chunks, full_scan, judged, plans, price_for
@@ -64,12 +65,9 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     np.save(folder / "rows.npy", clustered(ROWS, 24, 5))
     source = open_source([folder / "rows.npy"])
     with patch("build_index.tune.choose.BLOCK_ROWS", 24):
-        report = build(
-            source, folder / "bucket" / "small", Options(0.9, K, vectors="f32"), request.param,
-            say=lambda phase, share: None, tell=lambda text: None,
-        )  # fmt: skip
-    with spool(source, folder / "spool", metric=request.param) as spooled:
-        rows = scaled_rows(spooled, request.param)
+        report = build(source, BuildContext(folder / "bucket" / "small", request.param, Options(0.9, K, vectors="f32")))
+    with stage(source, folder / "staging", metric=request.param) as staging:
+        rows = scaled_rows(staging, request.param)
         shape, queries = report.choice.shape, prepared(rows, ASKED)
         truth = truth_of(rows, ASKED, K)
         found = full_scan(rows, shape, report.choice.codec, queries, ASKED, truth)

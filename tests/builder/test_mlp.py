@@ -16,6 +16,7 @@ from test_trained import BLOCKS, log_loss, task_of
 from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
 from build_index.blocks.shape import index_section
+from build_index.progress import SILENT
 from build_index.routers import lse, mlp
 from build_index.simulate.edge import probabilities
 from build_index.tune.fit import fitted
@@ -227,11 +228,11 @@ def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pyt
     task = task_of(rows)
     base = partition(rows, task.sample, BLOCKS, 0)
     copy = soar(rows, base).best(0.35)
-    by_name = {name: fitted(task, base, copy, name, lambda done: None)[0] for name in ("lse", "mlp")}
+    by_name = {name: fitted(task, base, copy, name, SILENT)[0] for name in ("lse", "mlp")}
     assert log_loss(task, by_name["mlp"]) < log_loss(task, by_name["lse"])
     section = by_name["mlp"].section
     assert isinstance(section, MlpSection)
-    assert fitted(task, base, copy, "mlp", lambda done: None)[0].section.pack() == section.pack()
+    assert fitted(task, base, copy, "mlp", SILENT)[0].section.pack() == section.pack()
     order = np.random.default_rng(3).permutation(BLOCKS)
     index = index_section(rows, BLOCKS, rows.count, "mlp")
     p = probabilities("mlp", section, index, task.tune.queries[:20])

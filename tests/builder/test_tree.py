@@ -16,6 +16,7 @@ from test_trained import BLOCKS, log_loss, task_of
 from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
 from build_index.blocks.shape import index_section
+from build_index.progress import SILENT
 from build_index.routers import tree
 from build_index.simulate.edge import probabilities
 from build_index.tune.fit import fitted
@@ -111,7 +112,7 @@ def test_training_moves_a_tree_to_where_neighbours_lie(rows_of: RowsOf, monkeypa
     for steps in (9, 80):
         monkeypatch.setattr(tree, "STEPS", steps)
         monkeypatch.setattr(tree, "BATCH", 256)
-        shape = fitted(task, base, copy, "tree", lambda done: None)[0]
+        shape = fitted(task, base, copy, "tree", SILENT)[0]
         loss.append(log_loss(task, shape))
     assert loss[1] < loss[0]
     assert isinstance(shape.section, TreeSection)

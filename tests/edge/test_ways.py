@@ -17,6 +17,7 @@ from build_index.bucket.open import open_index
 from build_index.build import build
 from build_index.codecs import CODECS
 from build_index.codecs.rotations import ROTATIONS
+from build_index.context import BuildContext
 from build_index.hashing import codewords
 from build_index.ingest.source import open_source
 from build_index.routers import ROUTERS, ecvh, mlp, trained, tree
@@ -70,10 +71,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray, brief: py
         # Few blocks would go without regions: these keep them, and look into most of them.
         kept = {"FLAT_BLOCKS_MAX": 0, "BEAMS": (0.7,), "BEAM_LOSS": np.inf, "STEPS": 100}
         with patch.multiple(mlp, **(kept if way is PROGRESSIVE else {"STEPS": mlp.STEPS})):
-            build(
-                open_source([scratch]), folder / f"way-{i}", options, metric,
-                say=lambda *_: None, tell=lambda _: None,
-            )  # fmt: skip
+            build(open_source([scratch]), BuildContext(folder / f"way-{i}", metric, options))
     return folder
 
 

@@ -1,0 +1,65 @@
+"""The forms in which `query`, `explain` and `eval` take queries: a vector, the id of a row, or a file of them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from vantage.errors import InputError
+from vantage.index import Index
+from vantage.receipt import Receipt
+
+from ..ingest.queries import Queries, read_queries
+
+Vector = Annotated[
+    Path | None, typer.Option("--vector", help="A file of vectors (.npy, .parquet, ...): its first one is the query.")
+]
+Identifier = Annotated[
+    str | None, typer.Option("--id", help="The id of a stored row: its vector is the query, and it is left out.")
+]
+Files = Annotated[
+    Path | None, typer.Option("--queries", help="A file of queries: .parquet, .npy, .fvecs, .hdf5 (its test).")
+]
+Limit = Annotated[int | None, typer.Option("--limit", help="So many of --queries, evenly spread over the file.")]
+TopK = Annotated[int, typer.Option(help="Answers, 1 to 1000.")]
+Recall = Annotated[
+    float | None, typer.Option(help="The recall to aim for; the index's target by default.", show_default=False)
+]
+Rerank = Annotated[int, typer.Option(help="Read the full vectors of the best n for exact scores; 0 reads none.")]
+
+
+def check_form(vector: Path | None, identifier: str | None, queries: Path | None, limit: int | None) -> None:
+    """Raises InputError where not exactly one form is given, or a limit without a file that it would be of."""
+    if sum(form is not None for form in (vector, identifier, queries)) != 1:
+        raise InputError("name one query, or a file of them", hint="--vector FILE, --id ID or --queries FILE")
+    if limit is not None and queries is None:
+        raise InputError("--limit is of a file of queries", hint="name it with --queries, or leave --limit out")
+
+
+def parse_id(text: str, kind: str) -> int | bytes:
+    """An id of the kind that the index has. Raises InputError."""
+    if kind == "bytes":
+        return text.encode()
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{text!r} is not a whole number, and the ids of this index are", hint="check --id") from None
+
+
+def read_form(
+    index: Index, vector: Path | None, identifier: str | None, queries: Path | None, limit: int | None
+) -> Queries:
+    """The queries of the form that is given; the vector of a stored row is read from the index. Raises InputError."""
+    check_form(vector, identifier, queries, limit)
+    if queries is not None:
+        every = read_queries(queries, None)
+        return every if limit is None else every.spread(limit)
+    if vector is not None:
+        return read_queries(vector, 1)
+    assert identifier is not None
+    row, values = asyncio.run(index.find(parse_id(identifier, index.root.index.id_kind), Receipt()))
+    return Queries(np.array([values], np.float32), None, np.array([row]))
