@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import InputError
-from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, VECTOR_BYTES, Contract, Stop
+from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, VECTOR_BYTES, Contract, Promises
 from vantage.search.plan import SMALL_BYTES
 
 from ..blocks import PARTITIONS
@@ -63,7 +63,7 @@ class Choice:
     shape: Shape
     codec: Codec
     contract: Contract
-    stop: Stop
+    stop: Promises
     tried: list[dict[str, Any]]
     modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
     near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
@@ -74,7 +74,7 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
     if rows.count <= few.FEW_ROWS:
         shape, codec = few.shape_of(rows, options.seed), few.codec_of(rows, options)
         contract, stop = few.promised(rows, shape, codec, id_bytes, options)
-        return Choice(shape, codec, contract, stop, [], (stop.promises[0].ms, stop.promises[0].ms), few.near(rows))
+        return Choice(shape, codec, contract, stop, [], (stop.by_recall[0].ms, stop.by_recall[0].ms), few.near(rows))
     held = hold_out(rows.count, options.seed)
     k = min(options.k, rows.count - 1)
     phase = progress.phase("truth")
@@ -120,7 +120,7 @@ def _promised(
         gather_of(shape.partition.home, rows), rerank,
     )  # fmt: skip
     phase(1.0)
-    kept = next((promise for promise in stop.promises if promise.recall >= target), None)
+    kept = next((promise for promise in stop.by_recall if promise.recall >= target), None)
     if kept is None:
         return None
     modelled = replace(plans(p, sizes, target_point(contract).price), pages=pages).ms

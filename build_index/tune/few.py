@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vantage.cost import LANES, wave_ms
-from vantage.format import RERANK_MAX, Contract, Estimator, Point, Promise, Stop
+from vantage.format import RERANK_MAX, Contract, Estimator, Point, Promise, Promises
 
 from ..blocks.partition import Partition
 from ..blocks.shape import Shape, stored_centres
@@ -65,7 +65,7 @@ def near(rows: Rows) -> float:
     return nearness(rows, each, found[:, -1])
 
 
-def promised(rows: Rows, shape: Shape, codec: Codec, id_bytes: float, options: Options) -> tuple[Contract, Stop]:
+def promised(rows: Rows, shape: Shape, codec: Codec, id_bytes: float, options: Options) -> tuple[Contract, Promises]:
     """Recall 1 at any k up to the rows, for the whole block and all full vectors."""
     k, count = min(options.k, rows.count), rows.count
     block = int(block_bytes(shape.sizes(), codec.code_bytes, id_bytes)[0])
@@ -73,4 +73,4 @@ def promised(rows: Rows, shape: Shape, codec: Codec, id_bytes: float, options: O
     nbytes, gets = float(block + sum(vectors)), float(1 + len(vectors))
     promise = Promise(1.0, 0, count, 0.0, nbytes, gets, 2.0, wave_ms([block]) + wave_ms(vectors))
     points = tuple(Point(depth, 0, 1.0, nbytes, gets) for depth in depths(k))
-    return Contract(k, LANES, options.recall, points), Stop((Estimator(count, count, 1.0, 1.0, SURE),), (promise,))
+    return Contract(k, LANES, options.recall, points), Promises((Estimator(count, count, 1.0, 1.0, SURE),), (promise,))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.cost import LANES, Budget, wave_ms
-from vantage.format import PRICED_MAX, RERANK_MAX, VECTOR_BYTES, Contract, Estimator, Promise, Stop
+from vantage.format import PRICED_MAX, RERANK_MAX, VECTOR_BYTES, Contract, Estimator, Promise, Promises
 from vantage.read.gather import plan_gather
 from vantage.search.estimate import HALVINGS_MAX, MASS_EPSILON, PRICE_LOG_MIN, ROWS_EPSILON, second_price
 
@@ -281,7 +281,7 @@ def stopping(
     stop: str,
     gather: Gather,
     rerank: int = 0,
-) -> Stop:
+) -> Promises:
     """The stop section: estimators from the tuning rows, promises from those that served nothing else.
 
     target: the price that reached the target on the tuning rows. recall_at: of the others. rows: of the index. rerank:
@@ -290,4 +290,4 @@ def stopping(
     reranks = sorted({*reranks_of(contract.k, rows), *([rerank] if rerank else [])})
     known = estimators(tune, contract.k, reranks, target)
     kept = promises(price, recall_at, contract, known, reranks, stop, gather)
-    return Stop(known, kept)
+    return Promises(known, kept)

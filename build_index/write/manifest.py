@@ -48,7 +48,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
             "gets": choice.contract.gets,
             "points": [vars(p) for p in choice.contract.points],
             "stop": options.stop,
-            "promises": [vars(p) for p in choice.stop.promises],
+            "promises": [vars(p) for p in choice.stop.by_recall],
             "estimators": [vars(e) for e in choice.stop.estimators],
         },
         "tried": choice.tried,

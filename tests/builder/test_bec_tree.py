@@ -263,7 +263,7 @@ def test_section_comes_back_and_damage_is_named() -> None:
     body = section.pack()
     back = BecTreeSection.unpack(memoryview(body), index, "router")
     assert back.pack() == body
-    asked = bytes(section.asked)
+    asked = bytes(section.nodes)
     once_more = bytes([asked[0]]) + bytes([asked[0] if b != 255 else b for b in asked[1:]])
     cases = [
         (body[:-1], index), (body + b"\0", index), (body[:20], index), (bytes(4) + body[4:], index),

@@ -126,7 +126,7 @@ def test_a_recall_out_of_reach_of_codes_takes_exact_scores(rows_of: RowsOf) -> N
     """What so few held-out rows can promise is below it: the best that is kept is the target."""
     choice = choose(small(rows_of), 8.0, Options(0.9999, 10))
     assert 0.98 < choice.contract.target < 0.9999
-    assert choice.stop.promises[-1].recall >= choice.contract.target and choice.stop.promises[-1].rerank > 0
+    assert choice.stop.by_recall[-1].recall >= choice.contract.target and choice.stop.by_recall[-1].rerank > 0
 
 
 def test_the_same_input_gives_the_same_choice(rows_of: RowsOf) -> None:
@@ -189,7 +189,7 @@ def test_promises_are_kept_at_every_goal(rows_of: RowsOf, how: str) -> None:
     rows = rows_of(clustered(3000, 16, 9), "l2", scale=None)
     with patch("build_index.tune.choose.CODE_BITS", (3,)), patch("build_index.tune.choose.BLOCK_ROWS", 24):
         choice = choose(rows, 8.0, Options(0.8, 20, stop=how, fast=True))
-    kept, k = choice.stop.promises, choice.contract.k
+    kept, k = choice.stop.by_recall, choice.contract.k
     assert [p.recall for p in kept] == sorted({p.recall for p in kept})
     assert any(0.8 <= p.recall < 0.82 for p in kept) and kept[-1].recall >= 0.99
     ceiling = max(p.recall for p in choice.contract.points if p.k == k)

@@ -55,7 +55,7 @@ class Case:
         contract = Contract(K, index.root.contract.gets, 0.5, (Point(K, price, 0.5, 0.0, 0.0),))
         bucket.forget()
         return Index(
-            index.name, bucket, Cache(0), index.current, replace(index.root, contract=contract, stop=None)
+            index.name, bucket, Cache(0), index.current, replace(index.root, contract=contract, promises=None)
         ), bucket
 
 
@@ -153,7 +153,7 @@ def test_estimates_are_those_of_the_edge(case: Case) -> None:
             plain.bucket,
             Cache(0),
             plain.current,
-            replace(plain.root, stop=replace(stop, promises=(promise,))),
+            replace(plain.root, promises=replace(stop, by_recall=(promise,))),
         )
         number = np.argsort(source_rows(case.report.index, index))
         for rerank in (0, 2 * K):
