@@ -34,9 +34,9 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "cache_bytes": options.cache_bytes,
         "memory_bytes": options.memory_bytes,
         "options": {n: v for n in CHOSEN if (v := getattr(options, n)) is not None and v is not False},
-        "blocks": choice.shape.blocks,
-        "copies": choice.shape.copies,
-        "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
+        "blocks": choice.layout.blocks,
+        "copies": choice.layout.copies,
+        "router": {"name": choice.layout.router, "bytes": len(choice.layout.section.pack())},
         "codec": {"name": choice.codec.name, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
         "rotation": {
             "name": rotation_name(rows, options),

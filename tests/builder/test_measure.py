@@ -12,7 +12,7 @@ import pytest
 from doubles import Recorder
 from small import clustered
 
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.build import Report, build
 from build_index.context import BuildContext
 from build_index.evaluate.evaluate import source_rows
@@ -68,11 +68,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         report = build(source, BuildContext(folder / "bucket" / "small", request.param, Options(0.9, K, vectors="f32")))
     with stage(source, folder / "staging", metric=request.param) as staging:
         rows = scaled_rows(staging, request.param)
-        shape, queries = report.choice.shape, prepared(rows, ASKED)
+        layout, queries = report.choice.layout, prepared(rows, ASKED)
         truth = truth_of(rows, ASKED, K)
-        found = full_scan(rows, shape, report.choice.codec, queries, ASKED, truth)
-        section = index_section(rows, shape.blocks, int(shape.sizes().sum()))
-        p = probabilities(shape.router, shape.section, section, queries)
+        found = full_scan(rows, layout, report.choice.codec, queries, ASKED, truth)
+        section = index_section(rows, layout.blocks, int(layout.sizes().sum()))
+        p = probabilities(layout.router, layout.section, section, queries)
         with patch("vantage.read.hedge.HEDGE_AFTER_S", 60.0):  # a machine at work must not add reads
             yield Case(rows, report, queries, found, p, truth)
 
@@ -83,12 +83,12 @@ def prices(case: Case) -> list[int]:
 
 
 def test_there_is_something_to_plan(case: Case) -> None:
-    assert case.report.choice.shape.blocks >= 32
-    assert case.report.choice.shape.copies > 100
+    assert case.report.choice.layout.blocks >= 32
+    assert case.report.choice.layout.copies > 100
 
 
 def sizes_of(case: Case) -> np.ndarray:
-    return block_bytes(case.report.choice.shape.sizes(), case.report.choice.codec.code_bytes, 8.0)
+    return block_bytes(case.report.choice.layout.sizes(), case.report.choice.codec.code_bytes, 8.0)
 
 
 def test_block_bytes_are_those_of_the_index(case: Case) -> None:
@@ -141,7 +141,7 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
 
 def test_estimates_are_those_of_the_edge(case: Case) -> None:
     """What promises and thresholds were calibrated with is what a query computes, with exact scores and without."""
-    promises, rows = case.report.choice.promises, case.report.choice.shape.sizes()
+    promises, rows = case.report.choice.promises, case.report.choice.layout.sizes()
     held = Held(case.found, case.p, sizes_of(case), rows)
     checked = 0
     for price in prices(case)[::3]:
