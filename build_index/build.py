@@ -56,8 +56,8 @@ class Report:
         """For --json."""
         return {
             "index": str(self.index), "generation": self.current.generation, "rows": self.rows,
-            "dimension": self.dimension, "metric": self.metric, "blocks": self.choice.shape.blocks,
-            "router": self.choice.shape.router, "copies": self.choice.shape.copies,
+            "dimension": self.dimension, "metric": self.metric, "blocks": self.choice.layout.blocks,
+            "router": self.choice.layout.router, "copies": self.choice.layout.copies,
             "code_bytes": self.choice.codec.code_bytes, "bytes": self.nbytes, "root_bytes": self.root_bytes,
             "duplicate_vectors": self.duplicate_vectors, "skipped": self.skipped, **self.point,
             "tried": self.choice.tried, "notes": list(self.notes),
@@ -187,7 +187,7 @@ def _build(source: Source, staging: Staging, lost: bool, context: BuildContext) 
 
 def _surprises(choice: Choice, options: Options, kind: str) -> list[str]:
     """Notes on what these rows cost more than others."""
-    notes, promise = list[str](), promise_of(choice.contract, choice.stop, None)
+    notes, promise = list[str](), promise_of(choice.contract, choice.promises, None)
     if promise.rerank > RERANK_MAX:
         notes.append(
             f"codes alone do not tell rows apart that are so near each other: an answer takes the exact scores of "

@@ -24,9 +24,9 @@ from vantage.errors import InputError, NotFoundError
 from vantage.index import Index
 from vantage.search.query import Answer, Query
 
-from .blocks.copies import SPILLS, Copies
+from .blocks.copies import COPY_RULES, Copies
+from .blocks.layout import index_section
 from .blocks.partition import Partition, homes
-from .blocks.shape import index_section
 from .bucket.names import check_name
 from .bucket.open import open_index
 from .bucket.store import local
@@ -79,11 +79,10 @@ class VectorIndex:
     Parameters, as `vantage build --help` tells them; None: chosen by measuring.
 
     metric: cosine, l2 or dot. recall, k: the mean recall@k to promise. seed: all random choices follow from it.
-    partition, router, spill, spill_share, fast, stop, codec, rotation: how blocks, routers, copies, second waves and
-    codes are made. error_norms: keep what exact answers are proven by. vectors: f16 or f32, how float vectors are kept
-    for exact scores. cache_bytes: of the Worker that the index is made to fit. memory_bytes: that fit may use beside
-    the rows.
-    growth, drift: see train_incremental.
+    partition, router, copies, copies_share, fast, second_wave, codec, rotation: how blocks, routers, copies, second
+    waves and codes are made. error_norms: keep what exact answers are proven by. vectors: f16 or f32, how float vectors
+    are kept for exact scores. cache_bytes: of the Worker that the index is made to fit. memory_bytes: that fit may use
+    beside the rows. growth, drift: see train_incremental.
 
     After fit: n_features_in_ (the dimension), n_fitted_ (rows that the last fit saw), recall_ (what rows held out
     measured at the promise), drift_ (see train_incremental), ids_.
@@ -106,10 +105,10 @@ class VectorIndex:
         seed: int = Options.seed,
         partition: str | None = None,
         router: str | None = None,
-        spill: str | None = None,
-        spill_share: float | None = None,
+        copies: str | None = None,
+        copies_share: float | None = None,
         fast: bool = Options.fast,
-        stop: str = "fixed",
+        second_wave: bool = False,
         codec: str = Options.codec,
         rotation: str | None = None,
         error_norms: bool = Options.error_norms,
@@ -120,8 +119,8 @@ class VectorIndex:
         drift: float = 1.2,  # rows alike measure 1.03 in bench/library.py, half of them moved 1.2 to 1.5
     ) -> None:
         self.metric, self.recall, self.k, self.seed = metric, recall, k, seed
-        self.partition, self.router, self.spill, self.spill_share = partition, router, spill, spill_share
-        self.fast, self.stop, self.codec, self.rotation = fast, stop, codec, rotation
+        self.partition, self.router, self.copies, self.copies_share = partition, router, copies, copies_share
+        self.fast, self.second_wave, self.codec, self.rotation = fast, second_wave, codec, rotation
         self.error_norms, self.vectors = error_norms, vectors
         self.cache_bytes, self.memory_bytes, self.growth, self.drift = cache_bytes, memory_bytes, growth, drift
 
@@ -211,11 +210,11 @@ class VectorIndex:
                 hint="fit again with them among the rows",
             )
 
-        shape = self._choice.shape
+        layout = self._choice.layout
         home = self._homes(rows)
-        copy = self._copies(rows, home, shape.copy.shape[1])
-        homes, copies = np.concatenate([shape.partition.home, home]), np.concatenate([shape.copy, copy])
-        blocks = np.bincount(np.concatenate([homes, copies[copies >= 0]]), minlength=shape.blocks)
+        copy = self._copies(rows, home, layout.copy.shape[1])
+        homes, copies = np.concatenate([layout.partition.home, home]), np.concatenate([layout.copy, copy])
+        blocks = np.bincount(np.concatenate([homes, copies[copies >= 0]]), minlength=layout.blocks)
         check_blocks(blocks, len(homes), self._choice.codec.code_bytes, are_long(old, self._attributes.names))
         self._moved(old.followed_by(new), homes, copies, np.unique(np.concatenate([home, copy[copy >= 0]])))
         self._added += np.array([len(home), self._apart(rows, home).sum()])
@@ -243,8 +242,8 @@ class VectorIndex:
             made, numbers = self._tree
             made.remove(numbers[gone])
             self._tree = made, np.delete(numbers, gone)
-        kept, shape = np.setdiff1d(np.arange(len(self)), gone), self._choice.shape
-        home, copy = shape.partition.home, shape.copy
+        kept, layout = np.setdiff1d(np.arange(len(self)), gone), self._choice.layout
+        home, copy = layout.partition.home, layout.copy
         touched = np.unique(np.concatenate([home[gone], copy[gone][copy[gone] >= 0]]))
         self._moved(self._stored.take(kept), home[kept], copy[kept], touched)
         return self
@@ -393,9 +392,9 @@ class VectorIndex:
         turn, usual = told.get("rotation", {}).get("name"), rotation_name(rows, Options(codec=choice.codec.name))
         made = cls(
             metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=told["seed"],
-            stop=told["contract"].get("stop", "fixed"), codec=choice.codec.name,
+            second_wave=told["contract"].get("second_wave", False), codec=choice.codec.name,
             rotation=turn if turn != usual else None, error_norms=saved.norms,
-            cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("asked", {}),
+            cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("options", {}),
         )  # fmt: skip
         made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"), rows.stored.kind)
         return made
@@ -412,23 +411,25 @@ class VectorIndex:
         check_lengths(self.metric, norms, float(norms.max()), f"row {norms.argmax()}")
         choice = choose(rows, id_bytes(stored), options)
         kind = stored_kind(rows, choice.near, self.vectors)
-        self._start(rows, attributes, choice, [None] * choice.shape.blocks, model, kind)
+        self._start(rows, attributes, choice, [None] * choice.layout.blocks, model, kind)
         return self
 
     def _options_given(self) -> Options:
         if self.vectors not in (None, "f16", "f32"):
             raise InputError(f"vectors is {self.vectors!r}", hint="f16 or f32, or None: by measuring")
-        for name in ("metric", "stop", "codec", "partition", "router", "spill", "rotation"):
+        for name in ("metric", "codec", "partition", "router", "copies", "rotation"):
             value = getattr(self, name)
-            if not (isinstance(value, str) or (value is None and name not in ("metric", "stop", "codec"))):
+            if not (isinstance(value, str) or (value is None and name not in ("metric", "codec"))):
                 raise InputError(f"{name} is {value!r}", hint="give a name")
         for name in ("growth", "drift"):
             number(name, getattr(self, name))
         return Options(
             number("recall", self.recall), whole("k", self.k), whole("seed", self.seed),
             whole("cache_bytes", self.cache_bytes), whole("memory_bytes", self.memory_bytes), self.partition,
-            self.router, self.spill, None if self.spill_share is None else number("spill_share", self.spill_share),
-            truth("fast", self.fast), self.stop, self.codec, self.rotation, truth("error_norms", self.error_norms),
+            self.router, self.copies,
+            None if self.copies_share is None else number("copies_share", self.copies_share),
+            truth("fast", self.fast), truth("second_wave", self.second_wave), self.codec, self.rotation,
+            truth("error_norms", self.error_norms),
             vectors=self.vectors,
         )  # fmt: skip
 
@@ -453,9 +454,9 @@ class VectorIndex:
 
     def _moved(self, stored: Arrays, home: npt.NDArray[np.int32], copy: npt.NDArray[np.int32], touched: Ints) -> None:
         """Takes these rows and their places; codes of blocks that were touched are no longer known."""
-        shape = self._choice.shape
+        layout = self._choice.layout
         self._choice = replace(
-            self._choice, shape=replace(shape, partition=replace(shape.partition, home=home), copy=copy)
+            self._choice, layout=replace(layout, partition=replace(layout.partition, home=home), copy=copy)
         )
         self._stored, self._rows = stored, replace(self._rows, stored=stored)
         for b in touched.tolist():
@@ -475,7 +476,7 @@ class VectorIndex:
         if stale:
             x = self._rows.take(np.concatenate([parts[i] for i in stale]))
             ends = np.cumsum([0, *(len(parts[i]) for i in stale)]).tolist()
-            centres = choice.shape.centres[[low + i for i in stale]]
+            centres = choice.layout.centres[[low + i for i in stale]]
             found = encode_blocks(choice.codec, x, ends, centres, self._rows.metric)
             for i, codes in zip(stale, found, strict=True):
                 self._codes[low + i] = codes
@@ -509,35 +510,35 @@ class VectorIndex:
 
     def _homes(self, rows: Rows) -> npt.NDArray[np.int32]:
         """i32 (n): blocks of new rows."""
-        shape = self._choice.shape
-        if shape.router not in ("ecvh", "bec-tree"):
-            return homes(rows, shape.centres)
-        section = index_section(rows, shape.blocks, rows.count, shape.router)
-        p = probabilities(shape.router, shape.section, section, prepared(rows, np.arange(rows.count)))
+        layout = self._choice.layout
+        if layout.router not in ("ecvh", "bec-tree"):
+            return homes(rows, layout.centres)
+        section = index_section(rows, layout.blocks, rows.count, layout.router)
+        p = probabilities(layout.router, layout.section, section, prepared(rows, np.arange(rows.count)))
         out: npt.NDArray[np.int32] = p.argmax(1).astype(np.int32)
         return out
 
     def _copies(self, rows: Rows, home: npt.NDArray[np.int32], most: int) -> npt.NDArray[np.int32]:
         """i32 (n, most): blocks of copies of new rows, -1 for none: where the fitted rows would have them too."""
-        if not most or self._choice.shape.blocks == 1:
+        if not most or self._choice.layout.blocks == 1:
             return np.full((len(home), most), -1, np.int32)
         copies = self._could_copy(rows, home)
         return np.where(copies.order(most) <= self._measures()[1], copies.block[:, :most], np.int32(-1))
 
     def _could_copy(self, rows: Rows, home: npt.NDArray[np.int32]) -> Copies:
         """By soar where the build counted misses: new rows have no queries."""
-        name = self._options.spill or "soar"
-        return SPILLS["soar" if name == "misses" else name](rows, Partition(self._choice.shape.centres, home))
+        name = self._options.copies or "soar"
+        return COPY_RULES["soar" if name == "misses" else name](rows, Partition(self._choice.layout.centres, home))
 
     def _measures(self) -> tuple[float, float]:
         """Of the fitted rows: mean squared distance to their centres; the largest worth of a copy that was made."""
         if self._measured is None:
-            shape = self._choice.shape
+            layout = self._choice.layout
             some = np.unique(np.linspace(0, len(self) - 1, min(MEASURED_ROWS, len(self))).astype(np.int64))
             rows = replace(self._rows, stored=self._stored.take(some))
-            home, copy = shape.partition.home[some], shape.copy[some]
+            home, copy = layout.partition.home[some], layout.copy[some]
             last, made = -np.inf, int((copy >= 0).sum())
-            if made and shape.blocks > 1:
+            if made and layout.blocks > 1:
                 worth = np.sort(self._could_copy(rows, home).order(copy.shape[1]).ravel())
                 last = float(worth[min(made, int(np.isfinite(worth).sum())) - 1])
             self._measured = float(self._apart(rows, home).mean()), last
@@ -545,7 +546,7 @@ class VectorIndex:
 
     def _apart(self, rows: Rows, home: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """f32 (n): squared distances to the centres of these blocks."""
-        r = rows.slice(0, rows.count) - self._choice.shape.centres[home]
+        r = rows.slice(0, rows.count) - self._choice.layout.centres[home]
         out: npt.NDArray[np.float32] = np.einsum("ij,ij->i", r, r)
         return out
 

@@ -24,10 +24,10 @@ import numpy.typing as npt
 
 from bench.research.common import GOALS, Asked, Setting, drawn_rows, routed, setting_of, show
 from build_index.blocks import PARTITIONS, by_codeword
-from build_index.blocks.copies import SPILLS
+from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.graph_cut import votes
+from build_index.blocks.layout import Layout, index_section
 from build_index.blocks.partition import Partition
-from build_index.blocks.shape import Shape, index_section
 from build_index.hashing import codewords
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import Rows
@@ -53,21 +53,21 @@ def second_codeword(rows: Rows, base: Partition) -> npt.NDArray[np.int32]:
     return out
 
 
-def numbered(setting: Setting, shape: Shape) -> None:
+def numbered(setting: Setting, layout: Layout) -> None:
     """Prints what an order of blocks that needs no map costs, beside the order of a router's blocks in the file."""
     rows, few = setting.rows, setting.task.tune.take(setting.task.tune.spread(TUNE_QUERIES))
-    made = shape.partition.codewords
-    assert made is not None and isinstance(shape.section, EcvhSection)
-    p = probabilities("ecvh", shape.section, index_section(rows, shape.blocks, rows.count, "ecvh"), few.queries)
+    made = layout.partition.codewords
+    assert made is not None and isinstance(layout.section, EcvhSection)
+    p = probabilities("ecvh", layout.section, index_section(rows, layout.blocks, rows.count, "ecvh"), few.queries)
     rank, carry = made.message.copy(), made.message >> 1
     while carry.any():  # the inverse of the Gray code: the parity of a bit and all above
         rank, carry = rank ^ carry, carry >> 1
-    nbytes = len(shape.section.pack())
-    bits = nbytes - len(shape.section.messages) + -(-(1 << shape.section.message_bits) // 8)
+    nbytes = len(layout.section.pack())
+    bits = nbytes - len(layout.section.messages) + -(-(1 << layout.section.message_bits) // 8)
     for what, order, size in (
-        ("file order", np.arange(shape.blocks), nbytes), ("Gray order, no map", np.argsort(rank), bits)
+        ("file order", np.arange(layout.blocks), nbytes), ("Gray order, no map", np.argsort(rank), bits)
     ):  # fmt: skip
-        reads = planned(setting.task, reordered(shape, order), p[:, order], few)
+        reads = planned(setting.task, reordered(layout, order), p[:, order], few)
         print(f"  {what:32}{size:9,}  {reads.gets:.2f} GETs, {reads.nbytes / 1e6:.2f} MB", flush=True)
 
 
@@ -120,9 +120,9 @@ def measured(setting: Setting, steps: int, lines: list[str]) -> None:
         base = bucketed(setting, steps)
         by_codewords("ecvh, as its buckets were made", setting, base, False, began)
         plain = routed("ecvh, its router", setting, base, "ecvh", clock())
-        for spill, share in (("soar", 1.0), ("soar", 2.0), ("closure", 1.0)):
-            copy = SPILLS[spill](setting.rows, base).best(share)
-            routed(f"ecvh, {share:g} copies a row, {spill}", setting, base, "ecvh", clock(), copy)
+        for rule, share in (("soar", 1.0), ("soar", 2.0), ("closure", 1.0)):
+            copy = COPY_RULES[rule](setting.rows, base).best(share)
+            routed(f"ecvh, {share:g} copies a row, {rule}", setting, base, "ecvh", clock(), copy)
         copy = second_codeword(setting.rows, base)
         routed("ecvh, 1 copies, second codeword", setting, base, "ecvh", clock(), copy)
         voted = replace(votes(setting.rows, setting.task.sample, base, setting.graph), codewords=base.codewords)
@@ -133,7 +133,7 @@ def measured(setting: Setting, steps: int, lines: list[str]) -> None:
         began = clock()
         base = PARTITIONS["bec-tree"](setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, SILENT)
         routed("bec-tree, its router", setting, base, "bec-tree", began)
-        copy = SPILLS["soar"](setting.rows, base).best(1.0)
+        copy = COPY_RULES["soar"](setting.rows, base).best(1.0)
         routed("bec-tree, 1 copies a row, soar", setting, base, "bec-tree", clock(), copy)
     if "prefix" in lines:
         began = clock()

@@ -15,7 +15,7 @@ from test_trained import BLOCKS, log_loss, task_of
 
 from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.progress import SILENT
 from build_index.routers import lse, mlp
 from build_index.simulate.edge import probabilities
