@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from build_index.ingest.rows import Ints, Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.neighbours.graph import neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
+from build_index.progress import SILENT
 from build_index.serve import ROOT
 from build_index.simulate.edge import prepared
 from build_index.tune.choose import ASKED
@@ -79,12 +80,12 @@ def rows_of(data: Path, name: str, count: int | None = None) -> Iterator[Rows]:
     source = open_source(sorted(folder.glob("part-*.parquet")) or [folder / "base.parquet"], attributes=[])
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        spooled = stack.enter_context(spool(source, scratch / "all", metric=metric))
+        staging = stack.enter_context(stage(source, scratch / "all", metric=metric))
         if count is not None:
-            some = np.sort(np.random.default_rng(0).choice(spooled.rows, min(count, spooled.rows), replace=False))
-            np.save(scratch / "some.npy", np.concatenate([spooled.vectors(int(i), int(i) + 1) for i in some]))
-            spooled = stack.enter_context(spool(open_source([scratch / "some.npy"]), scratch / "some", metric=metric))
-        yield scaled_rows(spooled, metric)
+            some = np.sort(np.random.default_rng(0).choice(staging.rows, min(count, staging.rows), replace=False))
+            np.save(scratch / "some.npy", np.concatenate([staging.vectors(int(i), int(i) + 1) for i in some]))
+            staging = stack.enter_context(stage(open_source([scratch / "some.npy"]), scratch / "some", metric=metric))
+        yield scaled_rows(staging, metric)
 
 
 def task_of(rows: Rows, asked: int = ASKED) -> Task:
@@ -94,9 +95,7 @@ def task_of(rows: Rows, asked: int = ASKED) -> Task:
     sample = np.setdiff1d(np.arange(rows.count), held.all)
     learners = np.sort(np.random.default_rng(5).choice(sample, min(asked, len(sample)), replace=False))
     near = neighbour_graph(rows, learners, 100, seed=0, memory_bytes=MEMORY)
-    return Task(
-        rows, sample, tune, learners, near, 8.0, 100, Options(memory_bytes=MEMORY), [], lambda phase, done: None
-    )
+    return Task(rows, sample, tune, learners, near, 8.0, 100, Options(memory_bytes=MEMORY), [], SILENT)
 
 
 def project_with(folder: Path, entry: str, *others: str) -> Path:

@@ -42,9 +42,10 @@ from build_index.codecs import lrsq
 from build_index.export.router import whole_page
 from build_index.ingest.rows import Ints, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.truth import truth_of, untied
+from build_index.progress import SILENT
 from build_index.routers import lse, two_level
 from build_index.simulate.edge import P, prepared, probabilities
 from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans
@@ -130,7 +131,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
     clock.step("generated", counts=False)
     with (
         tempfile.TemporaryDirectory(dir=folder) as scratch,
-        spool(open_source([path]), Path(scratch), metric="l2") as s,
+        stage(open_source([path]), Path(scratch), metric="l2") as s,
     ):
         rows = scaled_rows(s, "l2")
         clock.step("read")
@@ -164,9 +165,9 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
             K,
             Options(),
             [],
-            lambda phase, done: None,
+            SILENT,
         )
-        shape, _ = fitted(task, base, copies, "two-level", lambda done: None)
+        shape, _ = fitted(task, base, copies, "two-level", SILENT)
         clock.step("router and order")
         moments = _second_moments(rows, sample, shape)
         codec = lrsq.train(*moments, code_bytes)

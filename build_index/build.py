@@ -1,10 +1,9 @@
-"""source -> spool -> partition -> copies -> codes -> layout -> write: one index from start to end."""
+"""source -> staging -> partition -> copies -> codes -> layout -> write: one index from start to end."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,28 @@ from vantage.search.estimate import promise_of
 
 from .bucket.names import check_name
 from .bucket.store import alone
+from .context import BuildContext
 from .ingest.attributes import check_rows, check_schema, spot_bytes
 from .ingest.lint import Pass, findings
-from .ingest.rows import Stored, scaled_rows
+from .ingest.rows import StoredRows, scaled_rows
 from .ingest.source import Batch, Source
-from .ingest.staging import Spool, spool
-from .progress import Say
+from .ingest.staging import Staging, stage
 from .tune.check import check_options
 from .tune.choose import Choice, choose
 from .tune.contract import target_point
 from .tune.options import Options
+from .write.contents import Contents
 from .write.index import write_index
 from .write.manifest import manifest_of
 from .write.vectors import stored_kind, stored_values
 
-WORTH_SAYING = (
-    "zero",
-    "constant",
-    "hubs",
-    "near_copies",
-)  # of lint; duplicates are told below, errors are raised by the spool
+# Of lint; duplicates are noted below, errors are raised by staging.
+WORTH_SAYING = ("zero", "constant", "hubs", "near_copies")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a build made."""
+    """What a build has written."""
 
     index: Path
     current: Current
@@ -83,71 +79,62 @@ def storage_usd(nbytes: int) -> float:
     return nbytes / 1e9 * STORAGE_USD_PER_GB_MONTH
 
 
-def build(
-    source: Source, out: Path, options: Options, metric: str, *, say: Say, tell: Callable[[str], None],
-    skip_bad_rows: bool = False,
-) -> Report:  # fmt: skip
-    """Builds `out` (a folder in a bucket folder) from a source; see Options.
+def build(source: Source, context: BuildContext) -> Report:
+    """Builds the index `context.out`, a folder in a bucket folder, from a source.
 
-    skip_bad_rows leaves rows out that an index cannot hold; they are counted in the report and the manifest.
-    say(phase, share) is progress; tell(sentence) are findings. Raises InputError for what the user can mend; then, and
-    when the process dies, the index that was there stays live.
+    Raises InputError for what the user can mend; then, and when the process dies, the index that was there stays live.
     """
-    check(source, out, options, metric)
-    scratch = out / ".scratch"
+    check(source, context)
     try:
-        with alone(out):
+        with alone(context.out):
             try:
-                shutil.rmtree(scratch, ignore_errors=True)
-                kind = source.kind if source.kind != "f32" else options.vectors or "f16"
-                _check_room(source, out, kind)
-                spooled, lost = _spooled(source, scratch, options, metric, kind, say, tell, skip_bad_rows)
-                with spooled:
-                    if lost and options.vectors:
+                shutil.rmtree(context.scratch, ignore_errors=True)
+                kind = source.kind if source.kind != "f32" else context.options.vectors or "f16"
+                _check_room(source, context.out, kind)
+                staging, lost = _stage(source, kind, context)
+                with staging:
+                    if lost and context.options.vectors:
                         raise lost[0]
-                    return _build(source, spooled, out, options, metric, bool(lost), say, tell)
+                    return _build(source, staging, bool(lost), context)
             finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+                shutil.rmtree(context.scratch, ignore_errors=True)
     except OSError as error:
-        where = error.filename or scratch
+        where = error.filename or context.scratch
         raise InputError(
             f"cannot write {where}: {error.strerror or error}", hint="free some space or name another --out"
         ) from error
 
 
-def _spooled(
-    source: Source, scratch: Path, options: Options, metric: str, kind: str, say: Say, tell: Callable[[str], None],
-    skip_bad_rows: bool,
-) -> tuple[Spool, list[InputError]]:  # fmt: skip
-    """The rows in scratch files, after telling what lint found on the way; and the first row that vectors of this kind
+def _stage(source: Source, kind: str, context: BuildContext) -> tuple[Staging, list[InputError]]:
+    """The rows in scratch files, after noting what lint saw on the way; and the first row that vectors of this kind
     lose, if any.
     """
-    seen, lost = Pass(source, options.seed), list[InputError]()
+    survey, lost = Pass(source, context.options.seed), list[InputError]()
 
     def look(batch: Batch) -> None:
-        seen.add(batch.vectors, batch.rows)
+        survey.add(batch.vectors, batch.rows)
         if kind != source.kind and not lost:
             try:
                 stored_values(batch.vectors, kind, batch.rows, source.where)
             except InputError as error:  # raised where no wider kind is refused too
                 lost.append(error)
 
-    spooled = spool(
-        source, scratch, metric=metric, progress=lambda done: say("read", done / source.rows), look=look,
-        skip_bad_rows=skip_bad_rows,
+    staging = stage(
+        source, context.scratch, metric=context.metric, progress=context.progress.phase("read"), look=look,
+        skip_bad_rows=context.skip_bad_rows,
     )  # fmt: skip
     try:
-        seen.check_lengths(metric)
+        survey.check_lengths(context.metric)
     except InputError:
-        spooled.close()
+        staging.close()
         raise
-    for sentence in source.left_out(spooled.skipped) if spooled.skipped else []:
-        tell(sentence)
-    for finding in findings(seen, metric, 0):
-        said = finding.name in WORTH_SAYING or (finding.name, metric) == ("norms", "dot")
-        if said or finding.what.startswith("hard"):
-            tell(f"{finding.what}: {finding.todo}")
-    return spooled, lost
+    for sentence in source.left_out(staging.skipped) if staging.skipped else []:
+        context.note(sentence)
+    for finding in findings(survey, context.metric, 0):
+        noted = finding.name in WORTH_SAYING or (finding.name, context.metric) == ("norms", "dot")
+        if noted or finding.what.startswith("hard"):
+            context.note(f"{finding.what}: {finding.todo}")
+    return staging, lost
 
 
 def _check_room(source: Source, out: Path, kind: str) -> None:
@@ -161,71 +148,63 @@ def _check_room(source: Source, out: Path, kind: str) -> None:
         )
 
 
-def check(source: Source, out: Path, options: Options, metric: str) -> None:
+def check(source: Source, context: BuildContext) -> None:
     """Raises InputError or LimitError for what can be known before reading a row."""
-    check_name(out)
-    check_options(source.rows, source.dimension, options, metric)
+    check_name(context.out)
+    check_options(source.rows, source.dimension, context.options, context.metric)
     check_schema(source.attributes)
 
 
-def _build(
-    source: Source,
-    spooled: Spool,
-    out: Path,
-    options: Options,
-    metric: str,
-    lost: bool,
-    say: Say,
-    tell: Callable[[str], None],
-) -> Report:
-    if spooled.rows < source.rows:
-        check_options(spooled.rows, source.dimension, options, metric)
-    rows = scaled_rows(spooled, metric)
-    if spooled.duplicate_vectors:
-        tell(f"{spooled.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
+def _build(source: Source, staging: Staging, lost: bool, context: BuildContext) -> Report:
+    """The index of staged rows. lost: f16 would lose one of them."""
+    options = context.options
+    if staging.rows < source.rows:
+        check_options(staging.rows, source.dimension, options, context.metric)
+    rows = scaled_rows(staging, context.metric)
+    if staging.duplicate_vectors:
+        context.note(f"{staging.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
     names = source.attributes.names
-    check_rows(spooled, names)
+    check_rows(staging, names)
     if options.k > rows.count:
-        tell(f"there are {rows.count} rows, so recall is promised at k = {rows.count}")
-    choice = choose(rows, id_bytes(spooled) + spot_bytes(spooled, names), options, say)
+        context.note(f"there are {rows.count} rows, so recall is promised at k = {rows.count}")
+    choice = choose(rows, id_bytes(staging) + spot_bytes(staging, names), options, context.progress)
     kind = "f32" if lost else stored_kind(rows, choice.near, options.vectors)
     for sentence in _surprises(choice, options, kind):
-        tell(sentence)
+        context.note(sentence)
     manifest = manifest_of(rows, source.attributes, choice, options, kind)
-    skipped = spooled.skipped.as_dict() if spooled.skipped else {}
+    skipped = staging.skipped.as_dict() if staging.skipped else {}
     manifest |= {"skipped": skipped} if skipped else {}
-    current, nbytes = write_index(
-        rows, source.attributes, choice, out, kind, manifest, lambda done: say("write", done),
-        norms=options.error_norms, locked=True,
-    )  # fmt: skip
+    writing = replace(context, progress=context.progress.phase("write"))
+    current, nbytes = write_index(Contents(rows, source.attributes, choice, kind, manifest), writing, locked=True)
     return Report(
-        out, current, choice, rows.count, rows.dimension, metric, nbytes, current.root.size, spooled.duplicate_vectors,
-        skipped, (*source.notes, *(source.left_out(spooled.skipped) if spooled.skipped else ())),
+        context.out, current, choice, rows.count, rows.dimension, context.metric, nbytes, current.root.size,
+        staging.duplicate_vectors, skipped,
+        (*source.notes, *(source.left_out(staging.skipped) if staging.skipped else ())),
         target_cost(choice.contract)
         | {"modelled_ms_p50": choice.modelled_ms[0], "modelled_ms_p99": choice.modelled_ms[1]},
     )  # fmt: skip
 
 
 def _surprises(choice: Choice, options: Options, kind: str) -> list[str]:
-    """What these rows cost more than others."""
-    told, promise = list[str](), promise_of(choice.contract, choice.stop, None)
+    """Notes on what these rows cost more than others."""
+    notes, promise = list[str](), promise_of(choice.contract, choice.stop, None)
     if promise.rerank > RERANK_MAX:
-        told.append(
+        notes.append(
             f"codes alone do not tell rows apart that are so near each other: an answer takes the exact scores of "
             f"{promise.rerank:,} rows, {promise.nbytes / 1e6:.2f} MB in all"
         )
     if choice.contract.target < options.recall:
-        told.append(
+        notes.append(
             f"of the {options.recall} that was asked for, a recall of {choice.contract.target:.3f} is kept: too many "
             "rows are too near each other; leave out near copies for more"
         )
     if kind == "f32" and options.vectors is None:
-        told.append("full vectors are kept as f32: f16 would move rows across their neighbours")
-    return told
+        notes.append("full vectors are kept as f32: f16 would move rows across their neighbours")
+    return notes
 
 
-def id_bytes(stored: Stored) -> float:
+def id_bytes(stored: StoredRows) -> float:
     """Bytes that an id takes in a block: of the longest of a thousand, evenly drawn."""
-    some = np.linspace(0, stored.rows - 1, min(1000, stored.rows)).astype(np.int64)
-    ids = stored.ids(some)
+    drawn = np.linspace(0, stored.rows - 1, min(1000, stored.rows)).astype(np.int64)
+    ids = stored.ids(drawn)
     return float(max(map(len, ids))) if isinstance(ids, list) else 8.0

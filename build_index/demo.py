@@ -14,6 +14,7 @@ from . import serve as host
 from .build import build
 from .cli.report import receipt_line, show_report
 from .cli.terminal import Screen, complain, progress
+from .context import BuildContext
 from .ingest.source import open_source
 from .tune.options import Options
 
@@ -30,15 +31,9 @@ def main() -> None:
     index = BUCKET / "wordnet"
     out.rule("1. build an index from 12,288 WordNet vectors")
     source = open_source([SAMPLE / "wordnet.parquet"])
-    with progress(source.rows, "rows") as say:
-        report = build(
-            source,
-            index,
-            Options(memory_bytes=MEMORY_BYTES),
-            "cosine",
-            say=say,
-            tell=lambda text: out.print(text),
-        )
+    with progress(source.rows, "rows") as bar:
+        options = Options(memory_bytes=MEMORY_BYTES)
+        report = build(source, BuildContext(index, "cosine", options, bar, lambda text: out.print(text)))
     show_report(report, None)
     out.rule("2. load it into local R2 and start the Worker")
     counts = host.load(BUCKET, only="wordnet", prune=True)

@@ -33,6 +33,7 @@ from .bucket.store import local
 from .build import id_bytes
 from .clusters.cluster import tree_over
 from .codecs.planes import Encoded, encode_blocks
+from .context import BuildContext
 from .hashing.bec_tree import BecTree
 from .ingest.arrays import Arrays, Ids, checked, known_ids, matrix, named, number, shown, truth, whole
 from .ingest.attributes import are_long
@@ -42,7 +43,8 @@ from .tune.check import check_options
 from .tune.choose import Choice, choose
 from .tune.few import rotation_name
 from .tune.options import Options
-from .write.index import check_blocks, write_index
+from .write.contents import Contents, check_blocks
+from .write.index import write_index
 from .write.manifest import manifest_of
 from .write.reopen import Saved, reopen
 from .write.vectors import stored_kind, stored_values
@@ -199,7 +201,7 @@ class VectorIndex:
         if there:
             raise InputError(f"ids that are there already: {named(there)}", hint="remove them first, or give others")
         stored_values(new.floats(0, new.rows), self._kind, np.arange(new.rows))  # raises where they cannot be kept
-        rows = replace(self._rows, spool=new)
+        rows = replace(self._rows, stored=new)
         if (
             rows.metric != "cosine"
             and (np.linalg.norm(rows.slice(0, rows.count), axis=1) > NORM_MAX[rows.metric]).any()
@@ -346,7 +348,7 @@ class VectorIndex:
         given = matrix(vectors, "the vectors")
         self._check_width(given)
         asked = checked(given, np.arange(len(given)), self._rows.metric)
-        return made.assign(replace(self._rows, spool=asked).slice(0, len(given)), level, k)
+        return made.assign(replace(self._rows, stored=asked).slice(0, len(given)), level, k)
 
     def medoids(self, level: int | None = None, k: int | None = None) -> Medoids:
         """The row of each cluster with the least summed squared distance to the others, and the cluster's size."""
@@ -395,7 +397,7 @@ class VectorIndex:
             rotation=turn if turn != usual else None, error_norms=saved.norms,
             cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("asked", {}),
         )  # fmt: skip
-        made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"), rows.spool.kind)
+        made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"), rows.stored.kind)
         return made
 
     # What is inside
@@ -408,7 +410,7 @@ class VectorIndex:
         rows = scaled_rows(stored, self.metric)
         norms = np.linalg.norm(rows.slice(0, rows.count), axis=1).astype(np.float64)
         check_lengths(self.metric, norms, float(norms.max()), f"row {norms.argmax()}")
-        choice = choose(rows, id_bytes(stored), options, lambda phase, share: None)
+        choice = choose(rows, id_bytes(stored), options)
         kind = stored_kind(rows, choice.near, self.vectors)
         self._start(rows, attributes, choice, [None] * choice.shape.blocks, model, kind)
         return self
@@ -434,10 +436,10 @@ class VectorIndex:
         self, rows: Rows, attributes: pa.Schema, choice: Choice, codes: list[Encoded | None], model: str | None,
         kind: str,
     ) -> None:  # fmt: skip
-        assert isinstance(rows.spool, Arrays)
+        assert isinstance(rows.stored, Arrays)
         self._options = replace(self._options_given(), model=model)
         self._attributes, self._choice, self._codes = attributes, choice, codes
-        self._stored, self._rows = rows.spool, rows
+        self._stored, self._rows = rows.stored, rows
         self._kind = kind
         self._added = np.zeros(2)  # rows since the fit, their squared distances to their centres
         self._measured: tuple[float, float] | None = None
@@ -455,7 +457,7 @@ class VectorIndex:
         self._choice = replace(
             self._choice, shape=replace(shape, partition=replace(shape.partition, home=home), copy=copy)
         )
-        self._stored, self._rows = stored, replace(self._rows, spool=stored)
+        self._stored, self._rows = stored, replace(self._rows, stored=stored)
         for b in touched.tolist():
             self._codes[b] = None
         self._by_id = self._live = None
@@ -463,10 +465,8 @@ class VectorIndex:
     def _write(self, out: Path) -> None:
         rows, choice = self._rows, self._choice
         manifest = manifest_of(rows, self._attributes, choice, self._options, self._kind)
-        write_index(
-            rows, self._attributes, choice, out, self._kind, manifest, lambda done: None,
-            norms=self._options.error_norms, encode=self._encode,
-        )  # fmt: skip
+        contents = Contents(rows, self._attributes, choice, self._kind, manifest, self._encode)
+        write_index(contents, BuildContext(out, rows.metric, self._options))
 
     def _encode(self, low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
         """Codes of blocks [low, high), see write.Encode: those that are not known are found, and kept."""
@@ -534,7 +534,7 @@ class VectorIndex:
         if self._measured is None:
             shape = self._choice.shape
             some = np.unique(np.linspace(0, len(self) - 1, min(MEASURED_ROWS, len(self))).astype(np.int64))
-            rows = replace(self._rows, spool=self._stored.take(some))
+            rows = replace(self._rows, stored=self._stored.take(some))
             home, copy = shape.partition.home[some], shape.copy[some]
             last, made = -np.inf, int((copy >= 0).sum())
             if made and shape.blocks > 1:

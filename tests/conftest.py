@@ -13,6 +13,7 @@ import pytest
 from doubles import Built
 
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.ingest.source import open_source
 from build_index.tune.options import Options
 from vantage.read import reader
@@ -45,10 +46,7 @@ def make(
     pq.write_table(table, scratch / f"{name}.parquet")
     # Copies, so that there are rows in two blocks, pay or not.
     options = Options(RECALL, 10, seed, spill_share=0.35, fast=True)
-    build(
-        open_source([scratch / f"{name}.parquet"]), bucket / name, options, metric,
-        say=lambda phase, share: None, tell=lambda text: None,
-    )  # fmt: skip
+    build(open_source([scratch / f"{name}.parquet"]), BuildContext(bucket / name, metric, options))
     ids = table["id"].to_pylist()
     attributes = table.drop_columns(["vector", "id"]).to_pylist()
     stored = x[kept].astype(np.float32)
@@ -107,10 +105,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     np.save(scratch / "rows.npy", clustered(300, 8, 5).astype(np.float32))
     for seed in (0, 1):
         out.append(tmp_path_factory.mktemp("bucket") / "live")
-        build(
-            open_source([scratch / "rows.npy"]), out[-1], Options(0.8, 5, seed, fast=True), "l2",
-            say=lambda phase, share: None, tell=lambda text: None,
-        )  # fmt: skip
+        build(open_source([scratch / "rows.npy"]), BuildContext(out[-1], "l2", Options(0.8, 5, seed, fast=True)))
     return out[0], out[1]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from build_index.bucket import generations as g
-from build_index.bucket.store import FolderPlace, Place
+from build_index.bucket.store import FolderStore, ObjectStore
 from vantage.errors import VantageError
 from vantage.index import Index
 from vantage.read.bucket import Bytes
@@ -23,9 +23,11 @@ class Killed(BaseException):
 
 
 class Ending:
-    """A place that ends, or loses the answer of, its n-th operation, before or after that took effect."""
+    """A store that ends, or loses the answer of, its n-th operation, before or after that took effect."""
 
-    def __init__(self, inner: Place, at: int = 0, after: bool = False, error: BaseException | None = None) -> None:
+    def __init__(
+        self, inner: ObjectStore, at: int = 0, after: bool = False, error: BaseException | None = None
+    ) -> None:
         self.inner, self.at, self.after, self.error, self.count = inner, at, after, error or Killed(), 0
         self.lock, self.dead = threading.Lock(), False
 
@@ -48,9 +50,9 @@ class Ending:
 
 
 class Served:
-    """A place as the bucket of a reader, with one index `live`."""
+    """A store as the bucket of a reader, with one index `live`."""
 
-    def __init__(self, inner: Place) -> None:
+    def __init__(self, inner: ObjectStore) -> None:
         self.inner = inner
 
     async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Bytes | None:
@@ -64,7 +66,7 @@ class Served:
         return ["live"]
 
 
-def ask(where: Place, identifier: int) -> str:
+def ask(where: ObjectStore, identifier: int) -> str:
     """The generation that answers, which it does rightly: a stored row is found by its id and by itself."""
 
     async def run() -> str:
@@ -78,16 +80,16 @@ def ask(where: Place, identifier: int) -> str:
 
 
 def kills(
-    first: Path, second: Path, identifier: int, named: Callable[[str], Place], after: bool
+    first: Path, second: Path, identifier: int, named: Callable[[str], ObjectStore], after: bool
 ) -> dict[str, tuple[int, int, int]]:
     """Command -> (points tried, then unreadable, not mended by running the command again).
 
-    first, second: two generations of one index, each alone in a folder. named: an empty place for each name. after: the
+    first, second: two generations of one index, each alone in a folder. named: an empty store for each name. after: the
     operation took effect.
     """
     base, out = named("base"), {}
     one = g.publish(first, base)["generation"]
-    (two,) = (x["generation"] for x in g.generations(FolderPlace(second)))
+    (two,) = (x["generation"] for x in g.generations(FolderStore(second)))
     for command in ("publish", "rollback", "gc"):
         if command == "rollback":
             g.publish(second, base)

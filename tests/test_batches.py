@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from doubles import Built, Failing, Recorder, nth
 
-from vantage import index as index_module
 from vantage.cost import LANES, Budget, Limits
 from vantage.errors import DamagedError, InputError
 from vantage.http.access import Access
+from vantage.http.handlers import MATCHES_MAX, VALUES_MAX
 from vantage.http.reply import Reply
 from vantage.http.request import BINARY, BODY_BYTES_MAX
-from vantage.http.routes import MATCHES_MAX, VALUES_MAX, handle
+from vantage.http.routes import handle
 from vantage.indexes import Service
 from vantage.kernels import crc32c
 from vantage.read.bucket import Bytes, Folder
@@ -29,6 +29,8 @@ from vantage.read.gather import RANGE_BYTES_MAX, SHARED_GAP, SPLIT_BYTES, plan_s
 from vantage.read.reader import Reader
 from vantage.read.waves import Item, Want, together
 from vantage.receipt import Receipt
+from vantage.search import memory
+from vantage.search.memory import answers_bytes
 from vantage.search.query import Answer, Query
 
 
@@ -84,7 +86,7 @@ def test_groups_answer_as_one(words: Built, monkeypatch: pytest.MonkeyPatch) -> 
     """Where memory has room for two or three scans at a time; never for none."""
     whole = [told(a) for a in asyncio.run(words.open().answer(queries(words), Receipt()))]
     for most in (1, 400_000):
-        monkeypatch.setattr(index_module, "SCANS_BYTES_MAX", most)
+        monkeypatch.setattr(memory, "SCANS_BYTES_MAX", most)
         assert [told(a) for a in asyncio.run(words.open().answer(queries(words), Receipt()))] == whole
 
 
@@ -308,14 +310,17 @@ def test_a_request_reads_no_more_than_its_limits(words: Built) -> None:
 def test_a_larger_request_has_a_larger_price(words: Built) -> None:
     index, vector = words.open(), words.queries[0].tolist()
     prices = [
-        index.price([Query(vector, **more)] * count)
+        answers_bytes(index.segment, [Query(vector, **more)] * count)
         for count, more in [
             (1, {}), (1, {"top_k": 100}), (1, {"top_k": 100, "attributes": True}),
             (1, {"top_k": 100, "attributes": True, "vectors": True}), (16, {"top_k": 100, "vectors": True}),
         ]
     ]  # fmt: skip
     assert prices == sorted(set(prices))
-    assert index.price([Query(vector, rerank=200)]) > index.price([Query(vector)]) + 200 * 96 * 2
+    assert (
+        answers_bytes(index.segment, [Query(vector, rerank=200)])
+        > answers_bytes(index.segment, [Query(vector)]) + 200 * 96 * 2
+    )
 
 
 @pytest.mark.parametrize("name", ["vectors", "top_k", "rerank", "exact"])

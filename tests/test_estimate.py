@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doubles import Built, Recorder
+from doubles import Built, Recorder, explained
 
 from build_index.neighbours.truth import untied
 from build_index.simulate.measure import judged
@@ -21,7 +21,7 @@ from vantage.cost import Budget
 from vantage.errors import LimitError
 from vantage.format import Contract, Estimator, Point, Promise, Stop
 from vantage.http.bodies import describe
-from vantage.index import Index, explain
+from vantage.index import Index
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.receipt import Receipt
@@ -181,9 +181,11 @@ def test_a_second_wave_reads_what_the_first_left(name: str, request: pytest.Fixt
 def test_the_scanned_blocks_of_two_waves_are_apart(words: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     index, _ = opened(words, twice(1.0))
     scanned: list[int] = []
-    plain = index.scan_of.block
+    plain = index.segment.scan_of.block
     monkeypatch.setattr(
-        index.scan_of, "block", lambda self, b, data, *, keep: (scanned.append(b), plain(self, b, data, keep=keep))
+        index.segment.scan_of,
+        "block",
+        lambda self, b, data, *, keep: (scanned.append(b), plain(self, b, data, keep=keep)),
     )
     for vector in words.queries[:10]:
         scanned.clear()
@@ -233,7 +235,7 @@ def test_an_index_says_how_it_keeps_a_promise(words: Built) -> None:
     index, _ = opened(words, stop(promise(0.9, LITTLE, threshold=0.7, rerank=20)))
     (told,) = describe(index)["contract"]["promises"]
     assert (told["recall"], told["rerank"], told["second_below"]) == (0.9, 20, 0.7)
-    plan = explain(index, Query(words.queries[0].tolist(), 10, 0.9))
+    plan = explained(index, Query(words.queries[0].tolist(), 10, 0.9))
     assert (plan["second_below"], plan["rerank"], plan["waves"]) == (0.7, 20, 1)
     old, _ = opened(words, None)
     assert describe(old)["contract"]["promises"] == []

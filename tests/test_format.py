@@ -134,9 +134,9 @@ def every_p(root: Root, query: Prepared, objects: dict[str, bytes]) -> np.ndarra
     router = ROUTERS[root.index.router](root.router, root.index)
     if isinstance(router, TwoLevelRouter):
         at, size = (column[router.page(query)] for column in (root.router.offset, root.router.size))
-        routed = router.route(query, memoryview(objects[key(objects, "routing.bin")])[at : at + size])
+        routed = router.probabilities(query, memoryview(objects[key(objects, "routing.bin")])[at : at + size])
     else:
-        routed = router.route(query)
+        routed = router.probabilities(query)
     out = np.zeros(root.index.blocks)
     out[slice(None) if routed.blocks is None else routed.blocks] = routed.p
     return out

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.hashing import codewords
 from build_index.ingest.source import open_source
 from build_index.routers import ecvh, mlp, tree
@@ -34,9 +35,9 @@ def test_an_index_with_a_network_keeps_its_promise(
     np.save(tmp_path / "rows.npy", x[:2000])
     options = Options(0.9, 10, spill="none", router=router)
     source = open_source([tmp_path / "rows.npy"])
-    build(source, tmp_path / "index", options, "l2", say=lambda phase, share: None, tell=lambda text: None)
+    build(source, BuildContext(tmp_path / "index", "l2", options))
     index = asyncio.run(Index.open(Folder(tmp_path), "index", Cache(1 << 20), Receipt()))
-    assert isinstance(index.router, ROUTERS[router])
+    assert isinstance(index.segment.router, ROUTERS[router])
     hits = 0
     for q in x[2000:]:
         answer = asyncio.run(index.query(Query(q.tolist(), 10)))

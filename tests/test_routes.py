@@ -97,7 +97,7 @@ def problem(reply: Reply, status: int, code: str, param: str | None = None) -> d
     assert body["param"] == param, body
     assert reply.headers["content-type"] == "application/problem+json"
     assert set(body) == PROBLEM | ({"value", "limit"} if code == "limit_exceeded" else set())
-    assert body["type"].endswith(f"/{code}")
+    assert body["type"] == f"docs/problems.md#{code}"
     assert body["title"] and body["detail"] and body["request_id"] == "request-1"
     assert body["hint"] and len(reply.text()) < 2000
     return body

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from build_index.bucket.store import FolderPlace
+from build_index.bucket.store import FolderStore
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.ingest.source import open_source
 from build_index.tune.options import Options
 
@@ -34,13 +35,12 @@ def main() -> int:
         for seed in (0, 1):
             indexes.append(scratch / str(seed) / "live")
             build(
-                open_source([scratch / "rows.npy"]), indexes[-1], Options(0.9, 10, seed, fast=True), "l2",
-                say=lambda phase, share: None, tell=lambda text: None,
-            )  # fmt: skip
+                open_source([scratch / "rows.npy"]), BuildContext(indexes[-1], "l2", Options(0.9, 10, seed, fast=True))
+            )
         print("command    ended    kill points  unreadable  lost")
         for after in (False, True):
             found = kills(
-                *indexes, 14, lambda name, after=after: FolderPlace(scratch / f"{name}-{after}" / "live"), after
+                *indexes, 14, lambda name, after=after: FolderStore(scratch / f"{name}-{after}" / "live"), after
             )
             for command, (tried, unreadable, lost) in found.items():
                 print(f"{command:10} {'after' if after else 'before':8} {tried:11} {unreadable:11} {lost:5}")

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from build_index.bucket.open import open_index
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.ingest.source import open_source
 from build_index.tune.options import Options
 from vantage.format import SPOT_BYTES, aligned
@@ -73,13 +74,12 @@ def made(folder: Path, rows: int, dimension: int, nbytes: int, by_row: bool) -> 
     source, out = folder / "source.parquet", folder / f"{nbytes}-{by_row}"
     pq.write_table(pa.table({"id": np.arange(rows), "vector": flat, "text": texts}), source)
     with (
-        patch("build_index.write.index.are_long", lambda *_: by_row),
+        patch("build_index.write.contents.are_long", lambda *_: by_row),
         patch("build_index.ingest.attributes.are_long", lambda *_: by_row),
-        patch("build_index.write.index.BLOCK_BYTES_MAX", 1 << 40),
-        patch("build_index.write.index.READ_BYTES_MAX", 1 << 40),
+        patch("build_index.write.contents.BLOCK_BYTES_MAX", 1 << 40),
+        patch("build_index.write.contents.READ_BYTES_MAX", 1 << 40),
     ):
-        build(open_source([source]), out, Options(k=TOP_K, fast=True), "cosine", say=lambda *_: None,
-              tell=lambda _: None)  # fmt: skip
+        build(open_source([source]), BuildContext(out, "cosine", Options(k=TOP_K, fast=True)))
     return out
 
 

@@ -1,13 +1,14 @@
 """Constants of the BEC-tree, chosen on rows held out of the build: kind of word, spare bits, penalties and balance.
 
     python -m bench.research.bec_tree DATA [--sets wordnet,sift] [--rows 20000] [--blocks 512]
-        [--only words,leaves,clusters]
+        [--only codewords,leaves,clusters]
 
 DATA holds wordnet/ and sift/; the files of queries are not opened. Asked are tuning rows (truth.hold_out), which train
-nothing. Columns as in bench/research/ecvh.py, of the router trained on the leaves. words: plain bits or the Golay code,
-and bits to spare; leaves: partition.LEAF_PENALTY and bec_tree.BALANCE. clusters: bec_tree.PENALTY for a tree of 32 rows
-a leaf: the mean squared distance of a tuning row to the medoid of its cluster, of that to the mean of all rows, and the
-share of its 10 nearest that lie in its cluster, and the largest over the mean; for 64 clusters and for the leaves.
+nothing. Columns as in bench/research/ecvh.py, of the router trained on the leaves. codewords: plain bits or the Golay
+code, and bits to spare; leaves: partition.LEAF_PENALTY and bec_tree.BALANCE. clusters: bec_tree.PENALTY for a tree of
+32 rows a leaf: the mean squared distance of a tuning row to the medoid of its cluster, of that to the mean of all rows,
+and the share of its 10 nearest that lie in its cluster, and the largest over the mean; for 64 clusters and for the
+leaves.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
 LEAF_ROWS, CLUSTERS, TOGETHER = 32, 64, 10
 
 
-def words_of(setting: Setting, leaves: int, kind: str, spare: int) -> codewords.Words:
-    """Trained words of one kind, with so many bits more than the leaves need."""
+def codewords_of(setting: Setting, leaves: int, kind: str, spare: int) -> codewords.Codewords:
+    """Trained codewords of one kind, with so many bits more than the leaves need."""
     with patch.object(codewords, "SPARE_BITS", spare), patch.object(codewords, "plain", getattr(codewords, kind)):
-        return codewords.prefix_words(setting.rows, setting.task.sample, leaves, setting.graph, 0)
+        return codewords.prefix_codewords(setting.rows, setting.task.sample, leaves, setting.graph, 0)
 
 
-def line(what: str, setting: Setting, made: codewords.Words, penalty: float, balance: float) -> None:
+def line(what: str, setting: Setting, made: codewords.Codewords, penalty: float, balance: float) -> None:
     """Prints what the router of one tree reads."""
     began = time.monotonic()
     with (
@@ -45,7 +46,7 @@ def line(what: str, setting: Setting, made: codewords.Words, penalty: float, bal
     routed(what, setting, base, "bec-tree", began)
 
 
-def clusters(setting: Setting, word: codewords.Words, leaves: int, penalty: float) -> None:
+def clusters(setting: Setting, word: codewords.Codewords, leaves: int, penalty: float) -> None:
     """Prints how near a tuning row is to the medoid of its cluster, and to its neighbours."""
     rows, sample, tune = setting.rows, setting.task.sample, setting.task.tune
     made = bec_tree.tree(rows, word, leaves, sample, penalty)
@@ -64,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", default="wordnet,sift")
-    parser.add_argument("--only", default="words,leaves,clusters")
+    parser.add_argument("--only", default="codewords,leaves,clusters")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--blocks", type=int, default=512)
     options = parser.parse_args()
@@ -75,18 +76,18 @@ def main() -> None:
             setting.asked.append((tune.queries, tune.truth.rows))
             print(f"\n{name}: {rows.count} rows, {options.blocks} blocks, {len(tune.rows)} tuning rows asked")
             print(f"{'':34}{'bytes':>9}{'blocks':>7}{'skew':>7}" + "".join(f"{g:17.2f}" for g in GOALS), flush=True)
-            if "words" in options.only:
+            if "codewords" in options.only:
                 for kind, spare in WORDS:
-                    made = words_of(setting, options.blocks, kind, spare)
+                    made = codewords_of(setting, options.blocks, kind, spare)
                     what = f"{kind}, {spare} bits to spare"
                     line(what, setting, made, by_codeword.LEAF_PENALTY, bec_tree.BALANCE)
             if "leaves" in options.only:
-                made = words_of(setting, options.blocks, "plain", codewords.SPARE_BITS)
+                made = codewords_of(setting, options.blocks, "plain", codewords.SPARE_BITS)
                 for penalty, balance in LEAVES:
                     line(f"leaf penalty {penalty}, balance {balance}", setting, made, penalty, balance)
             if "clusters" in options.only:
                 leaves = max(2, rows.count // LEAF_ROWS)
-                made = words_of(setting, leaves, "plain", codewords.SPARE_BITS)
+                made = codewords_of(setting, leaves, "plain", codewords.SPARE_BITS)
                 for penalty in PENALTIES:
                     clusters(setting, made, leaves, penalty)
 

@@ -205,7 +205,7 @@ def two_waves(of: Setting, p: P, whole: Candidates, every: dict[str, Places]) ->
 
 def exact_scores(of: Setting, p: P, whole: Candidates, full: Ints, every: dict[str, Places]) -> None:
     """Lines of one wave and exact scores after."""
-    vector_bytes = of.rows.dimension * (1 if of.rows.spool.kind == "u8" else 2)
+    vector_bytes = of.rows.dimension * (1 if of.rows.stored.kind == "u8" else 2)
     for rerank in RERANKS:
         first = planned(p, full, lambda read, rerank=rerank: float(whole.recall(read, K, rerank).mean()), EXACT_GOAL)
         if first is None:

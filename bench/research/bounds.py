@@ -50,9 +50,9 @@ def angles(x: F32, pairs: Pairs) -> npt.NDArray[np.float64]:
 
 
 def differing(x: F32, pairs: Pairs, directions: F32, threshold: F32 | float) -> npt.NDArray[np.int64]:
-    """i64 (P): bits in which the words of a pair differ."""
-    words = (x @ directions.T > threshold) @ (1 << np.arange(len(directions)))
-    return np.bitwise_count(words[pairs[:, 0]] ^ words[pairs[:, 1]]).astype(np.int64)
+    """i64 (P): bits in which the codewords of a pair differ."""
+    codewords = (x @ directions.T > threshold) @ (1 << np.arange(len(directions)))
+    return np.bitwise_count(codewords[pairs[:, 0]] ^ codewords[pairs[:, 1]]).astype(np.int64)
 
 
 def line(what: str, limit: npt.NDArray[np.float64], broken: float) -> None:
@@ -79,19 +79,21 @@ def measured(rows: Rows, options: argparse.Namespace) -> bool:
     print(f"{'  the worst of the draws':34}{100 * max(broken):12.3f}")
     generator = golay(bits - 11)
     kept = [float(np.mean(broken))]
-    words = started(others[:: max(1, len(others) // START_ROWS)], generator, np.arange(1, dtype=np.uint32), 0)
+    codewords = started(others[:: max(1, len(others) // START_ROWS)], generator, np.arange(1, dtype=np.uint32), 0)
     first, second = (pairs_of(half_of, options.pairs, rng) for half_of in (held[:half], held[half:]))
     graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
     start = started(raw[sample[:: max(1, len(sample) // START_ROWS)]], generator, golay_messages(bits), 0)
     learnt = trained(rows, sample, graph, start, 0)
-    for what, of, by in (("PCA and ITQ, calibrated", held, words), ("trained, calibrated", raw[some], learnt)):
+    for what, of, by in (("PCA and ITQ, calibrated", held, codewords), ("trained, calibrated", raw[some], learnt)):
         found = differing(of[:half], first, by.directions, by.threshold)
         limit = calibrated_limit(found, angles(held[:half], first), bits, delta, half)
         away = angles(held[half:], second) > limit[differing(of[half:], second, by.directions, by.threshold)]
         line(what, limit, float(away.mean()))
         kept.append(float(away.mean()))
     limit = random_limit(bits, delta)
-    away = angles(held[half:], second) > limit[differing(held[half:], second, words.directions, words.threshold)]
+    away = (
+        angles(held[half:], second) > limit[differing(held[half:], second, codewords.directions, codewords.threshold)]
+    )
     line("PCA and ITQ under the proved bound", limit, float(away.mean()))
     return max(kept) <= delta
 

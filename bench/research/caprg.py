@@ -8,7 +8,7 @@ DATA holds wordnet/ and sift/; --rows draws so many of them. SOAR copies of half
 have; all scores are the kernels', all reads the edge's planner's. A line reaches recall@k 0.95 off its own price curve
 on the queries: so it compares ways, not promises. Whatever is learnt, is from rows held out for tuning.
 
-The graph: of the 32 nearest rows of each row those whose words of 23 signs (PCA and ITQ) differ in at most --radius
+The graph: of the 32 nearest rows of each row those whose codewords of 23 signs (PCA and ITQ) differ in at most --radius
 bits; an edge to y is dropped where another of them, z, is surely nearer to both ends than they are to each other: "no z
 with maxBoundAngle(x, z) and maxBoundAngle(y, z) under exactAngle(x, y)". Bounds are exact, or those of the codes: the
 distance of the decoded rows and both error norms. At most 16 edges stay.
@@ -65,8 +65,8 @@ SIGNS_ROWS = 30_000
 F64 = npt.NDArray[np.float64]
 
 
-def near_words(graph: Graph, word: npt.NDArray[np.uint32], radius: int) -> Graph:
-    """The same without edges between rows whose words differ in more bits."""
+def near_codewords(graph: Graph, word: npt.NDArray[np.uint32], radius: int) -> Graph:
+    """The same without edges between rows whose codewords differ in more bits."""
     return np.where((graph >= 0) & (np.bitwise_count(word[:, None] ^ word[graph]) <= radius), graph, np.int32(-1))
 
 
@@ -375,7 +375,7 @@ def compare(of: Setting, ood: list[npt.NDArray[np.generic]], radius: int, depths
     signs = started(x[some], golay(), np.arange(2, dtype=np.uint32), 0)
     bits = x @ signs.directions.T > signs.threshold
     word = (bits * (1 << np.arange(bits.shape[1]))).sum(1).astype(np.uint32)
-    close = near_words(near, word, radius)
+    close = near_codewords(near, word, radius)
     seen, off = seen_by(rows, of.shape, of.codec)
     certified = gated(x, seen, off, close, DEGREE)
     exact = gated(x, x, np.zeros(rows.count, np.float32), close, DEGREE)

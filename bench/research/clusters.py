@@ -22,7 +22,7 @@ from bench.common import MEMORY, rows_of
 from build_index.clusters.cluster import tree_over
 from build_index.ingest.rows import F32, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.neighbours.graph import neighbour_graph
 
 NEAR = 10
@@ -54,9 +54,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             with rows_of(options.data, name) as whole:
                 drawn = np.sort(np.random.default_rng(11).choice(whole.count, options.rows, replace=False))
-                np.save(Path(scratch, "rows.npy"), whole.spool.gather(drawn))
+                np.save(Path(scratch, "rows.npy"), whole.stored.gather(drawn))
                 metric = whole.metric
-            with spool(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=metric) as few:
+            with stage(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=metric) as few:
                 rows = scaled_rows(few, metric)
                 x = rows.slice(0, rows.count)
                 near = neighbour_graph(rows, np.arange(rows.count), NEAR, seed=0, memory_bytes=MEMORY)

@@ -1,4 +1,4 @@
-"""What the scripts about words of signs share: a set, its near rows, and lines of a table."""
+"""What the scripts about codewords of signs share: a set, its near rows, and lines of a table."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from build_index.blocks.partition import Partition
 from build_index.blocks.shape import Shape, index_section
 from build_index.ingest.rows import Ints, Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
+from build_index.progress import SILENT
 from build_index.simulate.edge import prepared, probabilities
 from build_index.tune.fit import Held, Task, fitted
 from build_index.tune.options import Options
@@ -53,7 +54,7 @@ def setting_of(rows: Rows, blocks: int, asked: list[Asked]) -> Setting:
     learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
     tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
     settings = Options(memory_bytes=MEMORY)
-    task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], lambda phase, done: None)
+    task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], SILENT)
     return Setting(task, graph, blocks, asked)
 
 
@@ -90,7 +91,7 @@ def routed(
 ) -> Shape:
     """Prints the line of a router fitted to blocks, with copies i32 (N, E), if any; what it fitted."""
     rows, none = setting.rows, np.full((setting.rows.count, 0), -1, np.int32)
-    shape, _ = fitted(setting.task, base, none if copy is None else copy, router, lambda done: None)
+    shape, _ = fitted(setting.task, base, none if copy is None else copy, router, SILENT)
     index = index_section(rows, base.blocks, rows.count, router)
     show(
         what, setting, shape.partition, shape.copy, len(shape.section.pack()),
@@ -107,6 +108,6 @@ def drawn_rows(data: Path, name: str, count: int) -> Iterator[Rows]:
             yield rows
             return
         drawn = np.sort(np.random.default_rng(11).choice(rows.count, count, replace=False))
-        np.save(Path(scratch, "rows.npy"), rows.spool.gather(drawn))
-        with spool(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=rows.metric) as few:
+        np.save(Path(scratch, "rows.npy"), rows.stored.gather(drawn))
+        with stage(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=rows.metric) as few:
             yield scaled_rows(few, rows.metric)

@@ -36,6 +36,7 @@ from build_index.ingest.rows import Ints, Rows
 from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import hold_out
+from build_index.progress import SILENT
 from build_index.routers.lse import BETAS, TEMPERATURES, ordered, section, sub_centroids
 from build_index.routers.training import spread_of
 from build_index.simulate.edge import P, prepared, probabilities
@@ -193,7 +194,7 @@ def compare(d: Data, blocks: int) -> None:
     none = np.empty((d.rows.count, 0), np.int32)
     for partition in PARTITIONS:
         start = time.monotonic()
-        part = PARTITIONS[partition](d.rows, d.sample, blocks, d.graph, 0, lambda _: None)
+        part = PARTITIONS[partition](d.rows, d.sample, blocks, d.graph, 0, SILENT)
         seconds, r = time.monotonic() - start, routed(d, part)
         largest = np.bincount(r.part.home).max() * blocks / d.rows.count
         print(f"({partition}: {seconds:.0f} s, largest block {largest:.2f} of the mean)")

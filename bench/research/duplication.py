@@ -50,10 +50,11 @@ from build_index.evaluate.picture import Axis, curves
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import F32, Ints, Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
+from build_index.progress import SILENT
 from build_index.routers import lse
 from build_index.routers.training import Lesson
 from build_index.simulate.edge import prepared, probabilities
@@ -308,7 +309,7 @@ def ours(rows: Rows, tune: Ints, tune_nearest: I32, queries: list[Prepared], see
             return rows_at(by_probability("", places, p).variable(tune_nearest), GOAL)
 
         lesson = Lesson(rows, sample, base, copy, np.empty(0, np.int64), np.empty((0, 1), np.int32), seed)
-        router = lse.fit(lesson, partial(tuned, places=places), lambda done: None)
+        router = lse.fit(lesson, partial(tuned, places=places), SILENT)
         p = probabilities("lse", router, index, queries).astype(np.float64)
         out.append(by_probability(f"lse, SOAR {100 * share:.0f} %", places, p))
     return out
@@ -370,8 +371,8 @@ def main() -> None:
     asked = read_queries(options.data / "sift" / "queries.parquet", None)
     with tempfile.TemporaryDirectory() as scratch:
         np.save(f"{scratch}/rows.npy", x)
-        with spool(open_source([Path(scratch) / "rows.npy"]), Path(scratch) / "spool", metric="l2") as spooled:
-            rows = scaled_rows(spooled, "l2")
+        with stage(open_source([Path(scratch) / "rows.npy"]), Path(scratch) / "staging", metric="l2") as staging:
+            rows = scaled_rows(staging, "l2")
             queries = rows.scaled(asked.vectors)
             index = index_section(rows, BLOCKS, rows.count)
             tune = hold_out(rows.count, options.seed).tune

@@ -32,6 +32,7 @@ from build_index.hashing import codewords
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import Rows
 from build_index.neighbours.exact import exact_neighbours
+from build_index.progress import SILENT
 from build_index.routers import ecvh
 from build_index.simulate.edge import probabilities
 from build_index.tune.fit import TUNE_QUERIES, reordered
@@ -42,7 +43,7 @@ from vantage.search.prepare import Prepared, prepare
 
 def second_codeword(rows: Rows, base: Partition) -> npt.NDArray[np.int32]:
     """i32 (N, 1): the block of the codeword that agrees best with each row, but for that of its own."""
-    made, out = base.words, np.empty((rows.count, 1), np.int32)
+    made, out = base.codewords, np.empty((rows.count, 1), np.int32)
     assert made is not None
     table = codewords.signs(made.generator, made.message).T
     for at, x in rows.chunks(1 << 22):
@@ -55,7 +56,7 @@ def second_codeword(rows: Rows, base: Partition) -> npt.NDArray[np.int32]:
 def numbered(setting: Setting, shape: Shape) -> None:
     """Prints what an order of blocks that needs no map costs, beside the order of a router's blocks in the file."""
     rows, few = setting.rows, setting.task.tune.take(setting.task.tune.spread(TUNE_QUERIES))
-    made = shape.partition.words
+    made = shape.partition.codewords
     assert made is not None and isinstance(shape.section, EcvhSection)
     p = probabilities("ecvh", shape.section, index_section(rows, shape.blocks, rows.count, "ecvh"), few.queries)
     rank, carry = made.message.copy(), made.message >> 1
@@ -70,9 +71,9 @@ def numbered(setting: Setting, shape: Shape) -> None:
         print(f"  {what:32}{size:9,}  {reads.gets:.2f} GETs, {reads.nbytes / 1e6:.2f} MB", flush=True)
 
 
-def by_words(what: str, setting: Setting, base: Partition, hard: bool, began: float) -> None:
-    """Prints the line of words as they came with the blocks; hard: rows and queries by their signs alone."""
-    made = base.words
+def by_codewords(what: str, setting: Setting, base: Partition, hard: bool, began: float) -> None:
+    """Prints the line of codewords as they came with the blocks; hard: rows and queries by their signs alone."""
+    made = base.codewords
     assert made is not None
     signs = codewords.signs(made.generator, made.message)
 
@@ -99,9 +100,7 @@ def bucketed(setting: Setting, steps: int, code: bool = True) -> Partition:
         return (1 << np.arange(message_bits)).astype(np.uint32)
 
     with patch.object(codewords, "STEPS", steps), patch.object(by_codeword, "code", codewords.code if code else plain):
-        return PARTITIONS["ecvh"](
-            setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, lambda done: None
-        )
+        return PARTITIONS["ecvh"](setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, SILENT)
 
 
 def measured(setting: Setting, steps: int, lines: list[str]) -> None:
@@ -112,40 +111,38 @@ def measured(setting: Setting, steps: int, lines: list[str]) -> None:
 
     began = clock()
     if {"centroids", "lse"} & set(lines):
-        base = PARTITIONS["kmeans"](setting.rows, setting.task.sample, setting.blocks, None, 0, lambda done: None)
+        base = PARTITIONS["kmeans"](setting.rows, setting.task.sample, setting.blocks, None, 0, SILENT)
         for router in ("centroids", "lse"):
             if router in lines:
                 routed(f"k-means, {router}", setting, base, router, began)
                 began = clock()
     if "ecvh" in lines:
         base = bucketed(setting, steps)
-        by_words("ecvh, as its buckets were made", setting, base, False, began)
+        by_codewords("ecvh, as its buckets were made", setting, base, False, began)
         plain = routed("ecvh, its router", setting, base, "ecvh", clock())
         for spill, share in (("soar", 1.0), ("soar", 2.0), ("closure", 1.0)):
             copy = SPILLS[spill](setting.rows, base).best(share)
             routed(f"ecvh, {share:g} copies a row, {spill}", setting, base, "ecvh", clock(), copy)
         copy = second_codeword(setting.rows, base)
         routed("ecvh, 1 copies, second codeword", setting, base, "ecvh", clock(), copy)
-        voted = replace(votes(setting.rows, setting.task.sample, base, setting.graph), words=base.words)
+        voted = replace(votes(setting.rows, setting.task.sample, base, setting.graph), codewords=base.codewords)
         routed("ecvh, homes by votes", setting, voted, "ecvh", clock())
         numbered(setting, plain)
-        by_words("ecvh, without soft decisions", setting, base, True, clock())
+        by_codewords("ecvh, without soft decisions", setting, base, True, clock())
     if "bec-tree" in lines:
         began = clock()
-        base = PARTITIONS["bec-tree"](
-            setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, lambda done: None
-        )
+        base = PARTITIONS["bec-tree"](setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, SILENT)
         routed("bec-tree, its router", setting, base, "bec-tree", began)
         copy = SPILLS["soar"](setting.rows, base).best(1.0)
         routed("bec-tree, 1 copies a row, soar", setting, base, "bec-tree", clock(), copy)
     if "prefix" in lines:
         began = clock()
-        by_words("without the code: a prefix", setting, bucketed(setting, steps, code=False), False, began)
+        by_codewords("without the code: a prefix", setting, bucketed(setting, steps, code=False), False, began)
     if "untrained" in lines:
         began = clock()
         base = bucketed(setting, 0)
-        by_words("without training: PCA + ITQ", setting, base, False, began)
-        by_words("the same, without soft decisions", setting, base, True, clock())
+        by_codewords("without training: PCA + ITQ", setting, base, False, began)
+        by_codewords("the same, without soft decisions", setting, base, True, clock())
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""First levels of the two-level router at many blocks: k-means regions against words, what they read and keep resident.
+"""First levels of the two-level router at many blocks: what k-means regions and codewords read and keep resident.
 
     python -m bench.research.first_level FOLDER [--blocks 10000,100000] [--factors 16,24,32] [--queries 500] [--golay]
         [--seed 0]
 
-No index is built. The second level is modelled, the first is the builder's (two_level.by_centres, two_level.by_words,
-int4) and a query's page is the one that the edge's router picks. Assumptions:
+No index is built. The second level is modelled, the first is the builder's (two_level.by_centres,
+two_level.by_codewords, int4) and a query's page is the one that the edge's router picks. Assumptions:
 
 - Blocks: each has one sub-centroid, its centre: a row drawn by bench/scale.py's generator, in the place of a mean.
 - Rows: 24 a block are drawn in the place of 244, and the 10 nearest of them to a query stand for its 100 nearest. They
@@ -17,9 +17,9 @@ int4) and a query's page is the one that the edge's router picks. Assumptions:
 A line: regions; resident bytes of what tells regions apart, and with the 16 bytes a page of the page table; share of
 the neighbours whose block the page names; rows and blocks read for 0.90 and 0.95, "-" where pages leave out too
 much; MB of page and blocks (codes of 80 bytes) for 0.95; KB of the page read, mean; pages that are in use, as
-1 / sum of squared shares. "as few bytes": k-means regions in the bytes of the words above it. --golay: codewords of the
-Golay code (23, 12, 7) by PCA and ITQ, and after contrastive training on queries and blocks that they want.
-FOLDER takes the rows: 3 KB a block.
+1 / sum of squared shares. "as few bytes": k-means regions in the bytes of the codewords above it. --golay: codewords of
+the Golay code (23, 12, 7) by PCA and ITQ, and after contrastive training on queries and blocks that they want. FOLDER
+takes the rows: 3 KB a block.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.generated import CHUNK, DIMENSION, drawn, written
-from build_index.hashing.codewords import Words, agreed, factored, golay, signs, started
+from build_index.hashing.codewords import Codewords, agreed, factored, golay, signs, started
 from build_index.ingest.rows import F32, Ints
 from build_index.neighbours.exact import exact_neighbours
 from build_index.routers import ecvh, two_level
@@ -181,19 +181,23 @@ def centres_of(s: Setting, regions: int) -> F32:
     return np.array(kmeans.centroids, np.float32).reshape(regions, -1)
 
 
-def of_words(s: Setting, words: Words) -> two_level.First:
-    """As two_level.by_words makes them, of words that are there."""
-    words = replace(words, beta=two_level.REGION_BETA / s.spread)
-    agree = faiss.IndexFlatIP(len(words.threshold))
-    agree.add(signs(words.generator, words.message))
-    return ecvh.section(words), agree.ntotal, lambda x, n: agree.search(x @ words.directions.T - words.threshold, n)[1]
+def of_codewords(s: Setting, codewords: Codewords) -> two_level.First:
+    """As two_level.by_codewords makes them, of codewords that are there."""
+    codewords = replace(codewords, beta=two_level.REGION_BETA / s.spread)
+    agreement = faiss.IndexFlatIP(len(codewords.threshold))
+    agreement.add(signs(codewords.generator, codewords.message))
+    return (
+        ecvh.section(codewords),
+        agreement.ntotal,
+        lambda x, n: agreement.search(x @ codewords.directions.T - codewords.threshold, n)[1],
+    )
 
 
-def codewords(s: Setting, train: bool) -> two_level.First:
+def of_golay(s: Setting, train: bool) -> two_level.First:
     """Codewords of the Golay code that rows as queries decode to; the code is shortened to about as many."""
     bits = min(12, round(np.log2(regions_of(s.blocks))))
     mean, unit = s.asked.mean(0), np.float32(s.spread**0.5)
-    words = started((s.asked - mean) / unit, golay(bits), np.arange(1 << bits, dtype=np.uint32), s.seed)
+    codewords = started((s.asked - mean) / unit, golay(bits), np.arange(1 << bits, dtype=np.uint32), s.seed)
 
     def draw(rng: np.random.Generator) -> tuple[F32, F32]:
         """Queries, and for each the centre of a block by how much it wants it."""
@@ -203,12 +207,14 @@ def codewords(s: Setting, train: bool) -> two_level.First:
         return (s.asked[some] - mean) / unit, (s.centres[block] - mean) / unit
 
     if train:
-        words = agreed(words, draw, s.seed)
-    words = replace(
-        words, directions=words.directions / unit, threshold=words.threshold + words.directions @ (mean / unit)
+        codewords = agreed(codewords, draw, s.seed)
+    codewords = replace(
+        codewords,
+        directions=codewords.directions / unit,
+        threshold=codewords.threshold + codewords.directions @ (mean / unit),
     )
-    nearest: Any = of_words(s, words)[2]
-    return of_words(s, replace(words, message=np.unique(nearest(s.asked, 1)[:, 0]).astype(np.uint32)))
+    nearest: Any = of_codewords(s, codewords)[2]
+    return of_codewords(s, replace(codewords, message=np.unique(nearest(s.asked, 1)[:, 0]).astype(np.uint32)))
 
 
 def main() -> None:
@@ -234,13 +240,13 @@ def main() -> None:
         centres = centres_of(s, regions_of(blocks))
         line("k-means regions", s, two_level.by_centres(s.asked, centres, s.spread, s.seed))
         for factors in (int(n) for n in options.factors.split(",")):
-            words = of_words(s, factored(s.asked, centres, s.seed, factors))
-            line(f"words of {factors} signs", s, words)
-            few = centres_of(s, max(1, len(words[0].pack()) // (8 + DIMENSION // 2)))
+            first = of_codewords(s, factored(s.asked, centres, s.seed, factors))
+            line(f"codewords of {factors} signs", s, first)
+            few = centres_of(s, max(1, len(first[0].pack()) // (8 + DIMENSION // 2)))
             line("  k-means regions, as few bytes", s, two_level.by_centres(s.asked, few, s.spread, s.seed))
         if options.golay:
-            line("Golay codewords, PCA + ITQ", s, codewords(s, train=False))
-            line("Golay codewords, trained", s, codewords(s, train=True))
+            line("Golay codewords, PCA + ITQ", s, of_golay(s, train=False))
+            line("Golay codewords, trained", s, of_golay(s, train=True))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from build_index.blocks.copies import SPILLS
 from build_index.blocks.shape import Shape, index_section
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import Ints, Rows
+from build_index.progress import SILENT
 from build_index.simulate.edge import P
 from build_index.simulate.measure import Reads, block_bytes, plans, price_for
 from build_index.tune.fit import fitted, middle_code, probabilities_of, reordered
@@ -88,10 +89,10 @@ def compare(rows: Rows, asked: Queries, blocks: int, share: float) -> None:
     truth = asked.neighbors[:, :100]
     section = index_section(rows, 1, rows.count)
     queries = [prepare(v.tolist(), section) for v in asked.vectors]
-    base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
+    base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
     copies = SPILLS["soar"](rows, base)
-    _, first = fitted(task, base, copies.best(0), "lse", lambda done: None)
-    shape, order = fitted(task, base, copies.best(share), "trained", lambda done: None)
+    _, first = fitted(task, base, copies.best(0), "lse", SILENT)
+    shape, order = fitted(task, base, copies.best(share), "trained", SILENT)
     p = probabilities_of(rows, shape, queries)
     number = np.argsort(order)  # where a block of the partition is now
     as_built, untouched = np.arange(blocks), number

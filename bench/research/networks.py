@@ -42,7 +42,8 @@ from build_index.evaluate.picture import Axis, curves
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import Ints, Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
+from build_index.progress import SILENT
 from build_index.routers import ROUTERS, mlp, trained, tree
 from build_index.serve import ROOT
 from build_index.simulate.edge import P, probabilities
@@ -76,7 +77,7 @@ queries = [prepare(values[i : i + index.dimension].tolist(), index) for i in ran
 best = 1e9
 for _ in range(PASSES):
     start = time.perf_counter()
-    found = [router.route(query) for query in queries]
+    found = [router.probabilities(query) for query in queries]
     best = min(best, time.perf_counter() - start)
 every = [list(p.p) if p.blocks is None else dict(zip(p.blocks, p.p)) for p in found]
 every = [p if isinstance(p, list) else [p.get(b, 0) for b in range(index.blocks)] for p in every]
@@ -110,7 +111,7 @@ def native_ms(shape: Shape, index: IndexSection, queries: list[Prepared]) -> flo
     for _ in range(PASSES):
         start = time.perf_counter()
         for query in queries:
-            router.route(query)
+            router.probabilities(query)
         best = min(best, time.perf_counter() - start)
     return 1000 * best / len(queries)
 
@@ -137,8 +138,8 @@ def set_of(data: Path, name: str) -> Iterator[tuple[Rows, Queries]]:
             return
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = written(folder, GENERATED)
-        spooled = stack.enter_context(spool(open_source([path]), folder, metric="l2"))
-        rows = scaled_rows(spooled, "l2")
+        staging = stack.enter_context(stage(open_source([path]), folder, metric="l2"))
+        rows = scaled_rows(staging, "l2")
         yield rows, read_queries(generated.asked(folder, path, GENERATED), None)
 
 
@@ -152,7 +153,7 @@ def measured(
     """
     assert asked.neighbors is not None
     task = task_of(rows, learners)
-    base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
+    base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
     copy = soar(rows, base).best(SHARE)
     queries = [prepare(v.tolist(), index_section(rows, 1, rows.count)) for v in asked.vectors]
     cases: list[tuple[str, str, dict[str, float]]] = [
@@ -168,7 +169,7 @@ def measured(
     for label, name, settings in cases:
         began = time.monotonic()
         with patch.dict(ROUTERS, mlp=replace(ROUTERS["mlp"], fit=partial(mlp.fit, **settings))):
-            shape, _ = fitted(task, base, copy, name, lambda done: None)
+            shape, _ = fitted(task, base, copy, name, SILENT)
         seconds = time.monotonic() - began
         index = index_section(rows, blocks, rows.count + shape.copies, name)
         places = np.concatenate([shape.partition.home[:, None], shape.copy], 1)[asked.neighbors]

@@ -18,6 +18,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.ingest.source import open_source, source_metric
 from build_index.routers import ROUTERS
 from build_index.tune import choose
@@ -52,10 +53,7 @@ def main() -> None:
         for router in options.routers.split(","):
             source = open_source([options.source])
             settings = Options(0.9, 10, router=router, fast=not ROUTERS[router].trains, spill="none")
-            build(
-                source, Path(folder, router), settings, source_metric(source, None),
-                say=lambda phase, share: None, tell=lambda text: None,
-            )  # fmt: skip
+            build(source, BuildContext(Path(folder, router), source_metric(source, None), settings))
             ms = statistics.median(opened(Path(folder), router)[0] for _ in range(TIMES))
             _, index, receipt = opened(Path(folder), router)
             root = Path(folder, router, index.current.root.key).read_bytes()

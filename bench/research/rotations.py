@@ -41,7 +41,7 @@ from build_index.codecs.rotations.basis import Basis
 from build_index.codecs.rotations.butterfly import Layers, basis
 from build_index.ingest.rows import scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.serve import ROOT
 from vantage import kernels
@@ -109,8 +109,8 @@ def made(values: npt.NDArray[np.generic], asked: F32, metric: str) -> Set:
         file, scratch = Path(folder, "rows.npy"), Path(folder, "scratch")
         scratch.mkdir()
         np.save(file, values)
-        with spool(open_source([file]), scratch, metric=metric) as spooled:
-            rows = scaled_rows(spooled, metric)
+        with stage(open_source([file]), scratch, metric=metric) as staging:
+            rows = scaled_rows(staging, metric)
             base = partition(rows, np.arange(rows.count), len(values) // BLOCK_ROWS, 0)
             order = np.argsort(base.home, kind="stable")
             section = index_section(rows, base.blocks, rows.count)

@@ -27,6 +27,7 @@ from build_index.blocks.shape import index_section
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import F32, Rows
 from build_index.neighbours.graph import neighbour_graph
+from build_index.progress import SILENT
 from build_index.routers import trained
 from build_index.simulate.edge import probabilities
 from build_index.tune.choose import ASKED
@@ -62,12 +63,12 @@ def measured(rows: Rows, asked: Queries, options: argparse.Namespace) -> None:
     for name in options.partitions.split(","):
         if name != "kmeans" and graph is None:
             graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
-        base = PARTITIONS[name](rows, task.sample, options.blocks, graph, 0, lambda done: None)
+        base = PARTITIONS[name](rows, task.sample, options.blocks, graph, 0, SILENT)
         copies = SPILLS["soar"](rows, base)
         for share in (float(s) for s in options.shares.split(",")):
             for router in options.routers.split(","):
                 began = time.monotonic()
-                shape, _ = fitted(task, base, copies.best(share), router, lambda done: None)
+                shape, _ = fitted(task, base, copies.best(share), router, SILENT)
                 index = index_section(rows, shape.blocks, rows.count + shape.copies, router)
                 p = probabilities(router, shape.section, index, queries)
                 sizes = shape.sizes()

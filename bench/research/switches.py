@@ -45,6 +45,7 @@ from build_index.codecs import lrsq
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import F32, Ints, Rows
 from build_index.neighbours.truth import Truth, untied
+from build_index.progress import SILENT
 from build_index.routers import trained
 from build_index.routers.learn import train
 from build_index.routers.lse import SUBS
@@ -89,7 +90,7 @@ def learned(
     start: dict[str, Any], rates: dict[str, float], scores: Callable[[dict[str, Any], Any], Any], lesson: Lesson
 ) -> Callable[[Any], Any]:
     """The scores with the parameters that training found."""
-    found = train(start, rates, scores, lesson, STEPS, BATCH, lambda done: None)
+    found = train(start, rates, scores, lesson, STEPS, BATCH, SILENT)
     return lambda q: scores(found, q)
 
 
@@ -317,8 +318,8 @@ def best_factors(tune: Planned, sizes: Ints) -> list[tuple[float, ...]]:
 def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
     """Prints what is read with one price and with three, by what is built."""
     task = task_of(rows)
-    base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
-    shape, _ = fitted(task, base, SPILLS["soar"](rows, base).best(SHARE), "trained", lambda done: None)
+    base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
+    shape, _ = fitted(task, base, SPILLS["soar"](rows, base).best(SHARE), "trained", SILENT)
     codec = lrsq.train(*_second_moments(rows, task.sample, shape), middle_code(rows))
     sizes, section = block_bytes(shape.sizes(), codec.code_bytes, 8.0), index_section(rows, 1, rows.count)
     edges: F64 | None = None

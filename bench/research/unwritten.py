@@ -20,6 +20,7 @@ from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import Ints, Rows
 from build_index.neighbours.exact import CHUNK_BYTES, exact_neighbours
 from build_index.neighbours.truth import untied
+from build_index.progress import SILENT
 from build_index.simulate.edge import P
 from build_index.simulate.measure import Candidates, Reads, full_scan, plans, price_for
 from build_index.tune.choose import _residuals, _second_moments
@@ -65,8 +66,8 @@ def setting(data: Path, name: str, count: int | None, blocks: int, router: str, 
     """A set of DATA, or so many rows of it, in so many blocks."""
     with rows_of(data, name, count) as rows:
         task = task_of(rows)
-        base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, lambda done: None)
-        shape, _ = fitted(task, base, SPILLS["soar"](rows, base).best(SHARE), router, lambda done: None)
+        base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
+        shape, _ = fitted(task, base, SPILLS["soar"](rows, base).best(SHARE), router, SILENT)
         residuals = _residuals(rows, task.sample, shape)
         codec = lrsq.train(*_second_moments(rows, task.sample, shape), CODE_BYTES[name], residuals)
         made = Setting(task, shape, codec, [], np.empty((0, K), np.int32))

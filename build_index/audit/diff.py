@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,18 @@ from vantage.format import Root, id_at, id_width, shard_key
 from vantage.kernels import crc32c
 
 from ..bucket.generations import live, named
-from ..bucket.store import Place
+from ..bucket.store import ObjectStore
+from ..progress import SILENT, Progress
 from .verify import id_pages
 
 NAMED = 10  # rows of each kind that are named by their ids
 KINDS = ("added", "removed", "changed")
-Say = Callable[[float], None]
 # hash u64 (n), row u32 (n), check u32 (n), by rising hash
 Entries = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
-Side = tuple[Place, str | None]  # an index, and which generation of it; the live one without
+Side = tuple[ObjectStore, str | None]  # an index, and which generation of it; the live one without
 
 
-def diff(old: Side, new: Side, say: Say = lambda share: None) -> dict[str, Any]:
+def diff(old: Side, new: Side, progress: Progress = SILENT) -> dict[str, Any]:
     """Rows of `new` that `old` has not, that are gone, and whose stored vector is another; and what else differs.
 
     {"rows": {"added", "removed", "changed", "same"}, "ids": the first of each by id, "old" and "new": facts of both}.
@@ -33,7 +33,7 @@ def diff(old: Side, new: Side, say: Say = lambda share: None) -> dict[str, Any]:
     not compared. Raises DamagedError where a root or a page is not what was written, StoreError as the bucket does.
     """
     sides = [_opened(*side) for side in (old, new)]
-    facts = [_facts(place, generation, root) for place, generation, root in sides]
+    facts = [_facts(store, generation, root) for store, generation, root in sides]
     total = sum(root.index.rows for _, _, root in sides)
     counts = dict.fromkeys((*KINDS, "same"), 0)
     first: dict[str, list[int]] = {kind: [] for kind in KINDS}
@@ -49,13 +49,13 @@ def diff(old: Side, new: Side, say: Say = lambda share: None) -> dict[str, Any]:
             counts[kind] += len(rows)
             first[kind] += rows[: NAMED - len(first[kind])].tolist()
         counts["same"] += len(at_a) - len(found["changed"])
-        say(done / total)
+        progress(done / total)
     ids = {kind: [_id(*sides[kind != "removed"], row) for row in first[kind]] for kind in KINDS}
     return {"rows": counts, "ids": ids, "old": facts[0], "new": facts[1]}
 
 
-def _entries(place: Place, generation: str, root: Root) -> Iterator[Entries]:
-    for hashes, rows, checks, _ in id_pages(place, root, generation):
+def _entries(store: ObjectStore, generation: str, root: Root) -> Iterator[Entries]:
+    for hashes, rows, checks, _ in id_pages(store, root, generation):
         yield hashes, rows, checks
 
 
@@ -77,15 +77,15 @@ def merged(old: Iterator[Entries], new: Iterator[Entries]) -> Iterator[tuple[Ent
         yield out[0], out[1]
 
 
-def _opened(place: Place, generation: str | None) -> tuple[Place, str, Root]:
-    current = live(place)[0] if generation is None else named(place, generation)[0]
-    data = place.read(current.root.key, 0, current.root.size)
-    return place, current.generation, Root.unpack(data, current.root.key)
+def _opened(store: ObjectStore, generation: str | None) -> tuple[ObjectStore, str, Root]:
+    current = live(store)[0] if generation is None else named(store, generation)[0]
+    data = store.read(current.root.key, 0, current.root.size)
+    return store, current.generation, Root.unpack(data, current.root.key)
 
 
-def _facts(place: Place, generation: str, root: Root) -> dict[str, Any]:
+def _facts(store: ObjectStore, generation: str, root: Root) -> dict[str, Any]:
     index, contract = root.index, root.contract
-    _, objects, text = named(place, generation)
+    _, objects, text = named(store, generation)
     return {
         "generation": generation, "rows": index.rows, "bytes": sum(o.size for o in objects) + len(text),
         "dimension": index.dimension, "metric": index.metric, "vectors": index.vector_kind, "ids": index.id_kind,
@@ -96,12 +96,12 @@ def _facts(place: Place, generation: str, root: Root) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _id(place: Place, generation: str, root: Root, row: int) -> int | str:
+def _id(store: ObjectStore, generation: str, root: Root, row: int) -> int | str:
     """The id of a row, from its home block."""
     d = root.directory
     b = bisect_right(d.first_row, row) - 1
     key = shard_key(generation, bisect_right(d.shard_blocks, b) - 1)
-    data, label = place.read(key, d.offset[b], d.size[b]), f"{key}, block {b}"
+    data, label = store.read(key, d.offset[b], d.size[b]), f"{key}, block {b}"
     if len(data) != d.size[b] or crc32c(data) != d.crc[b]:
         raise DamagedError(f"{label}: CRC-32C differs from what root.bin says", hint="`vantage verify` tells more")
     at = root.planes(b)

@@ -41,10 +41,11 @@ from vantage.kernels import crc32c
 from vantage.search.rows import id_hash
 
 from ..bucket.generations import live
-from ..bucket.store import Place, Ranged
+from ..bucket.store import ObjectStore, Ranged
 from ..codecs.error_norms import decoded, errors
 from ..codecs.planes import Encoded, encode_blocks
 from ..ingest.source import DTYPES
+from ..progress import SILENT, Progress
 from ..write.reopen import centres_of, codec_of, codes_of_block, vectors_of_column
 from ..write.vectors import column_array
 
@@ -58,7 +59,6 @@ ROUND = 1e-6  # relative, of sums in another order
 CODE_FLOOR = 0.02  # of the block's radius
 ROW = [("hash", "<u8"), ("check", "<u4"), ("seen", "u1"), ("source", "<i8")]
 SPOT = ("spot", "<u4", 3)  # of a row, in an index by row
-Say = Callable[[float], None]
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Findings:
             self.add(error.message)
 
 
-def verify_deep(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
+def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, Any]:
     """Decodes every object of the live generation: {"damage": sentences, "damages": count, and what was looked at}.
 
     ids.bin, blocks and Parquet parts must agree on the id and on the vector's CRC-32C of every row; codes of a sample
@@ -95,10 +95,10 @@ def verify_deep(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
     Attributes must be those of the Parquet parts. Needs 21 to 33 bytes of scratch a row, and memory for a block, a
     row group and 8 bytes a row. Raises StoreError when the bucket fails.
     """
-    current, _, _ = live(place)
+    current, _, _ = live(store)
     found, told = Findings(), dict[str, Any](generation=current.generation)
     try:
-        data = place.read(current.root.key, 0, current.root.size)
+        data = store.read(current.root.key, 0, current.root.size)
         root = Root.unpack(data, current.root.key)
     except DamagedError as error:
         return told | {"damage": [error.message], "damages": 1}
@@ -108,38 +108,38 @@ def verify_deep(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
     def read(nbytes: int) -> None:
         nonlocal done
         done += nbytes
-        say(min(1.0, done / total))
+        progress(min(1.0, done / total))
 
     with tempfile.TemporaryFile() as scratch:
         kind = np.dtype([*ROW, SPOT] if root.index.by_row else ROW)
         scratch.truncate(root.index.rows * kind.itemsize)
         rows: npt.NDArray[Any] = np.memmap(scratch, kind, "r+", shape=(root.index.rows,))
-        found.of(lambda: _ids(place, root, current.generation, rows, found))
+        found.of(lambda: _ids(store, root, current.generation, rows, found))
         read(root.objects.ids)
         if isinstance(root.router, TwoLevelSection):
-            found.of(lambda: _routing(place, root, current.generation, found))
+            found.of(lambda: _routing(store, root, current.generation, found))
         for shard in range(root.index.shards):
-            found.of(lambda shard=shard: _shard(place, root, current.generation, shard, rows, found))  # type: ignore[misc]
+            found.of(lambda shard=shard: _shard(store, root, current.generation, shard, rows, found))  # type: ignore[misc]
             read(root.objects.shards[shard])
         for part in range(len(root.objects.parts)):
-            found.of(lambda part=part: _part(place, root, current.generation, part, rows, found))  # type: ignore[misc]
+            found.of(lambda part=part: _part(store, root, current.generation, part, rows, found))  # type: ignore[misc]
             read(root.objects.parts[part])
         source = np.sort(rows["source"])
         if not found.count and (source[1:] == source[:-1]).any():
             found.add(f"{current.generation}/vectors: a source row stands there twice")
     sampled = 0
     if not found.count:  # codes can only be told from vectors that are right
-        sampled = _codes(place, root, current.generation, found)
+        sampled = _codes(store, root, current.generation, found)
     return told | {
         "rows": root.index.rows, "blocks": root.index.blocks, "codes": sampled,
         "damage": found.sentences, "damages": found.count,
     }  # fmt: skip
 
 
-def _ids(place: Place, root: Root, generation: str, rows: npt.NDArray[Any], found: Findings) -> None:
+def _ids(store: ObjectStore, root: Root, generation: str, rows: npt.NDArray[Any], found: Findings) -> None:
     """Pages of ids.bin; fills rows with what they say."""
     key, last, count = f"{generation}/ids.bin", -1, 0
-    for page, (hashes, numbers, checks, spots) in enumerate(id_pages(place, root, generation, found)):
+    for page, (hashes, numbers, checks, spots) in enumerate(id_pages(store, root, generation, found)):
         count += len(hashes)
         if len(hashes) and (int(hashes[0]) <= last or np.any(hashes[1:] <= hashes[:-1])):
             found.add(f"{key}, page {page}: is not sorted by hash")
@@ -174,13 +174,13 @@ U32s = npt.NDArray[np.uint32]
 IdPage = tuple[npt.NDArray[np.uint64], U32s, U32s, U32s]
 
 
-def id_pages(place: Place, root: Root, generation: str, found: Findings | None = None) -> Iterator[IdPage]:
+def id_pages(store: ObjectStore, root: Root, generation: str, found: Findings | None = None) -> Iterator[IdPage]:
     """(hash (n), row (n), check (n), spot (n, 3) or (n, 0)) of each page of ids.bin in turn.
 
     A wrong checksum is noted, or raised without `found`.
     """
     key = f"{generation}/ids.bin"
-    file = io.BufferedReader(Ranged(place, key, root.objects.ids), BUFFER_BYTES)
+    file = io.BufferedReader(Ranged(store, key, root.objects.ids), BUFFER_BYTES)
     for page in range(len(root.id_pages.crc)):
         n = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
         data = file.read(n * id_entry(root.index))
@@ -195,13 +195,13 @@ def id_pages(place: Place, root: Root, generation: str, found: Findings | None =
         yield np.frombuffer(data, "<u8", n), numbers[0], numbers[1], numbers[2:].T
 
 
-def _routing(place: Place, root: Root, generation: str, found: Findings) -> None:
+def _routing(store: ObjectStore, root: Root, generation: str, found: Findings) -> None:
     """Pages of routing.bin; each block is on one at least."""
     router, key = root.router, f"{generation}/routing.bin"
     assert isinstance(router, TwoLevelSection)
     named: set[int] = set()
     for page, (at, size, crc) in enumerate(zip(router.offset, router.size, router.crc, strict=True)):
-        data, label = place.read(key, at, size), f"{key}, page {page}"
+        data, label = store.read(key, at, size), f"{key}, page {page}"
         if len(data) != size or crc32c(data) != crc:
             found.add(f"{label}: CRC-32C differs from what root.bin says")
             continue
@@ -213,11 +213,13 @@ def _routing(place: Place, root: Root, generation: str, found: Findings) -> None
         found.add(f"{key}: {root.index.blocks - len(named)} blocks are on no page")
 
 
-def _shard(place: Place, root: Root, generation: str, shard: int, rows: npt.NDArray[Any], found: Findings) -> None:
+def _shard(
+    store: ObjectStore, root: Root, generation: str, shard: int, rows: npt.NDArray[Any], found: Findings
+) -> None:
     """Header, table and sections of a shard, then each block of it."""
     key, size, d = shard_key(generation, shard), root.objects.shards[shard], root.directory
-    sections = _sections(place, key, size, found)
-    file = io.BufferedReader(Ranged(place, key, size), BUFFER_BYTES)
+    sections = _sections(store, key, size, found)
+    file = io.BufferedReader(Ranged(store, key, size), BUFFER_BYTES)
     names = [a["name"] for a in root.schema["attributes"]]
     blocks = range(d.shard_blocks[shard], d.shard_blocks[shard + 1])
     for kind in (SCAN, ATTRIBUTES):
@@ -248,20 +250,20 @@ def _shard(place: Place, root: Root, generation: str, shard: int, rows: npt.NDAr
                     found.rows(label, np.array(wrong), "ids.bin says that other bytes are the attributes")
 
 
-def _sections(place: Place, key: str, size: int, found: Findings) -> dict[int, tuple[int, int]]:
+def _sections(store: ObjectStore, key: str, size: int, found: Findings) -> dict[int, tuple[int, int]]:
     """kind -> (first byte, after the last) of the sections of a shard, whose checksums are compared in pieces."""
-    head = place.read(key, 0, HEADER.size + 2 * SECTION.size)
+    head = store.read(key, 0, HEADER.size + 2 * SECTION.size)
     if len(head) < HEADER.size + 2 * SECTION.size:
         raise DamagedError(f"{key}: is shorter than its header")
     magic, version, count, total, crc, _ = HEADER.unpack_from(head)
     if (magic, version, total) != (SHARD_MAGIC, VERSION, size):
         raise DamagedError(f"{key}: its header is not that of a shard of {size} bytes")
     end = HEADER.size + count * SECTION.size
-    head = place.read(key, 0, end) if end <= size and count <= 1024 else b""
+    head = store.read(key, 0, end) if end <= size and count <= 1024 else b""
     if len(head) != end or crc32c(head[:24] + bytes(8) + head[HEADER.size :]) != crc:
         raise DamagedError(f"{key}: CRC-32C of its table of sections differs")
     out: dict[int, tuple[int, int]] = {}
-    file = io.BufferedReader(Ranged(place, key, size), BUFFER_BYTES)
+    file = io.BufferedReader(Ranged(store, key, size), BUFFER_BYTES)
     for kind, _, at, length, wanted, _ in SECTION.iter_unpack(head[HEADER.size :]):
         out[kind] = at, at + length
         file.seek(at)
@@ -302,14 +304,14 @@ def _block(root: Root, data: bytes, b: int, label: str, rows: npt.NDArray[Any], 
     found.rows(label, numbers[inside][known["hash"] != hashes], "ids.bin has another id")
 
 
-def _part(place: Place, root: Root, generation: str, part: int, rows: npt.NDArray[Any], found: Findings) -> None:
+def _part(store: ObjectStore, root: Root, generation: str, part: int, rows: npt.NDArray[Any], found: Findings) -> None:
     """A Parquet part: vectors by their checks, ids, source rows, and where root.bin says that its pages lie."""
     key, size, pages, kind = part_key(generation, part), root.objects.parts[part], root.vectors, root.index.vector_kind
     own = [p for p in range(len(pages.part)) if pages.part[p] == part]
     names = [a["name"] for a in root.schema["attributes"]]
     width = VECTOR_BYTES[kind] * root.index.dimension
     try:
-        file = pq.ParquetFile(pa.PythonFile(Ranged(place, key, size), "r"))
+        file = pq.ParquetFile(pa.PythonFile(Ranged(store, key, size), "r"))
         if file.metadata.num_row_groups != len(own):
             raise DamagedError(f"{key}: {file.metadata.num_row_groups} row groups, root.bin says {len(own)} pages")
         for group, page in enumerate(own):
@@ -333,7 +335,7 @@ def _part(place: Place, root: Root, generation: str, part: int, rows: npt.NDArra
                 found.add(f"{key}, row group {group}: a source row stands there twice, or is none")
             rows["source"][first : first + n] = source
             if names:
-                told = _told(place, root, generation, first, n, names)
+                told = _told(store, root, generation, first, n, names)
                 for i, name in enumerate(names):
                     column = table.column(3 + i)
                     if not column_array([row[i] for row in told], column.type).equals(column.combine_chunks()):
@@ -342,20 +344,20 @@ def _part(place: Place, root: Root, generation: str, part: int, rows: npt.NDArra
         raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
 
 
-def _told(place: Place, root: Root, generation: str, first: int, n: int, names: list[str]) -> list[list[Any]]:
+def _told(store: ObjectStore, root: Root, generation: str, first: int, n: int, names: list[str]) -> list[list[Any]]:
     """Attributes of n rows from `first` on, from their home blocks."""
     d, out = root.directory, list[list[Any]]()
     b = bisect_right(d.first_row, first) - 1
     while len(out) < n:
         key, low = shard_key(generation, bisect_right(d.shard_blocks, b) - 1), d.first_row[b]
-        data, home = place.read(key, d.attribute_offset[b], d.attribute_size[b]), d.first_row[b + 1] - low
+        data, home = store.read(key, d.attribute_offset[b], d.attribute_size[b]), d.first_row[b + 1] - low
         for i in range(max(first - low, 0), min(home, first + n - low)):
             out.append(list(attributes_at(data, home, i, names, f"{key}, attributes of block {b}").values()))
         b += 1
     return out
 
 
-def _codes(place: Place, root: Root, generation: str, found: Findings) -> int:
+def _codes(store: ObjectStore, root: Root, generation: str, found: Findings) -> int:
     """Codes of home rows of some blocks against codes made anew from their vectors; how many rows were compared."""
     d, codec, centres = root.directory, codec_of(root), centres_of(root)
     metric, count = root.index.metric, 0
@@ -365,10 +367,10 @@ def _codes(place: Place, root: Root, generation: str, found: Findings) -> int:
         key, n = shard_key(generation, shard), min(SAMPLE_ROWS, d.first_row[b + 1] - d.first_row[b])
         if not n:
             continue
-        block = np.frombuffer(place.read(key, d.offset[b], d.size[b]), np.uint8)
+        block = np.frombuffer(store.read(key, d.offset[b], d.size[b]), np.uint8)
         whole, _ = codes_of_block(block, d.rows[b], root.codec.code_bytes)
         stored = replace(whole, codes=whole.codes[:n], f=whole.f[:n], h=whole.h[:n])
-        x = _vectors(place, root, generation, d.first_row[b], n).astype(np.float64)
+        x = _vectors(store, root, generation, d.first_row[b], n).astype(np.float64)
         scale = 1 / np.linalg.norm(x, axis=1) if metric == "cosine" else np.full(n, root.index.row_scale)
         lengths = np.linalg.norm(x, axis=1) * scale
         if metric == "l2":
@@ -415,7 +417,7 @@ def _exact_centre(root: Root, b: int) -> npt.NDArray[np.float64]:
     return out
 
 
-def _vectors(place: Place, root: Root, generation: str, first: int, n: int) -> npt.NDArray[Any]:
+def _vectors(store: ObjectStore, root: Root, generation: str, first: int, n: int) -> npt.NDArray[Any]:
     """(n, d) full vectors of rows from `first` on, by the offsets of root.bin."""
     pages, width = root.vectors, VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
     data = b""
@@ -423,5 +425,5 @@ def _vectors(place: Place, root: Root, generation: str, first: int, n: int) -> n
         a, z = max(low, first), min(high, first + n)
         if a < z:
             at = pages.offset[page] + (a - low) * width
-            data += place.read(part_key(generation, pages.part[page]), at, (z - a) * width)
+            data += store.read(part_key(generation, pages.part[page]), at, (z - a) * width)
     return np.frombuffer(data, DTYPES[root.index.vector_kind]).reshape(n, -1)

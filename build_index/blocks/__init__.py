@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
+from ..progress import Progress
 from .by_codeword import by_bec_tree, by_ecvh
 from .graph_cut import by_graph_cut, by_votes
 from .kmeans import by_kmeans
-from .partition import Partition, Progress
+from .partition import Partition
 
 # By name: (rows, sample, blocks, graph, seed, progress). kmeans needs no graph, the others one of all rows, k = 50.
 PARTITIONS: dict[str, Callable[[Rows, Ints, int, Graph | None, int, Progress], Partition]] = {

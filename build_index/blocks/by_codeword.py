@@ -7,17 +7,16 @@ from dataclasses import replace
 import numpy as np
 
 from ..hashing.bec_tree import tree
-from ..hashing.codewords import START_ROWS, code, prefix_words, started, trained
+from ..hashing.codewords import START_ROWS, code, prefix_codewords, started, trained
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
-from .partition import Partition, Progress, means_of
+from ..progress import SILENT, Progress
+from .partition import Partition, means_of
 
 LEAF_PENALTY = 0.3  # as bec_tree.PENALTY: the router knows prefixes alone, so rows follow them more
 
 
-def buckets(
-    rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = lambda _: None
-) -> Partition:
+def buckets(rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = SILENT) -> Partition:
     """Buckets of a Golay code, or two, shortened to the largest power of two up to blocks, by trained directions.
 
     A row goes to the codeword that agrees best with it. Codewords that no row of the sample decodes to are left out, so
@@ -30,25 +29,25 @@ def buckets(
         np.arange(1 << bits, dtype=np.uint32),
         seed,
     )
-    words = trained(rows, sample, graph, start, seed, lambda done: progress(0.9 * done))
-    used = np.unique(words.decoded(rows)[sample])
-    words = replace(words, message=used.astype(np.uint32))
-    home = words.decoded(rows)
+    codewords = trained(rows, sample, graph, start, seed, progress.part(0, 0.9))
+    used = np.unique(codewords.decoded(rows)[sample])
+    codewords = replace(codewords, message=used.astype(np.uint32))
+    home = codewords.decoded(rows)
     progress(1.0)
     return Partition(
-        means_of(rows.take(sample), home[sample], np.zeros((len(used), rows.dimension), np.float32)), home, words=words
+        means_of(rows.take(sample), home[sample], np.zeros((len(used), rows.dimension), np.float32)),
+        home,
+        codewords=codewords,
     )
 
 
-def leaves(
-    rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = lambda _: None
-) -> Partition:
+def leaves(rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = SILENT) -> Partition:
     """Leaves of a BEC-tree over the bits of trained vantage directions, each with rows of the sample; at most `blocks`.
 
     Raises InputError for 1 block.
     """
-    words = prefix_words(rows, sample, blocks, graph, seed, lambda done: progress(0.8 * done))
-    made = tree(rows, words, blocks, sample, LEAF_PENALTY, lambda done: progress(0.8 + 0.2 * done))
+    codewords = prefix_codewords(rows, sample, blocks, graph, seed, progress.part(0, 0.8))
+    made = tree(rows, codewords, blocks, sample, LEAF_PENALTY, progress.part(0.8, 1))
     x, home = rows.take(sample), made.home
     progress(1.0)
     return Partition(

@@ -18,9 +18,9 @@ from .partition import CHUNK_BYTES, Partition
 I32 = npt.NDArray[np.int32]
 
 LAMBDA = 1.5
-NEAR = 24  # blocks asked beside the home
+NEAR = 24  # blocks weighed beside the home
 DOTS_ROWS = 8192  # at a time: numbers of 24 blocks each are sorted
-NEAR_REGIONS = 4  # whose blocks are asked, in a partition with regions
+NEAR_REGIONS = 4  # whose blocks are weighed, in a partition with regions
 KEPT = 4  # candidates kept a row
 COPIES_MAX = 2
 ROUNDS = 3
@@ -140,46 +140,46 @@ def misses(
     all the others. Only rows that some query misses have copies.
     """
     blocks, count = partition.blocks, rows.count
-    place, worth = np.full((count, COPIES_MAX), -1, np.int32), np.full((count, COPIES_MAX), np.inf, np.float32)
+    copies, worth = np.full((count, COPIES_MAX), -1, np.int32), np.full((count, COPIES_MAX), np.inf, np.float32)
     if copy is not None:
-        place[:, : copy.shape[1]] = copy
-        worth[place >= 0] = 0
-    made = 0
+        copies[:, : copy.shape[1]] = copy
+        worth[copies >= 0] = 0
+    total = 0
     for turn in range(ROUNDS):
-        held = np.concatenate([partition.home[:, None], place], 1)
+        held = np.concatenate([partition.home[:, None], copies], 1)
         size = np.bincount(held[held >= 0], minlength=blocks)
         read = _read(p, threshold * size * blocks / count)
         missed = _missed(read, near, held)
-        price = np.asarray(read.mean(0)).ravel() + STORAGE
+        cost = np.asarray(read.mean(0)).ravel() + STORAGE
         block, gain = np.zeros(count, np.int32), np.zeros(count, np.float32)
         step = max(1, CHUNK_BYTES // (4 * blocks))
         for low in range(0, count, step):
             part = slice(low, low + step)
-            value = (missed[part] @ read).toarray() / price  # no query that misses a row reads where it is
+            value = (missed[part] @ read).toarray() / cost  # no query that misses a row reads where it is
             block[part] = value.argmax(1)
             gain[part] = value.max(1)
-        gain[place[:, -1] >= 0] = 0
+        gain[copies[:, -1] >= 0] = 0
         wish = np.argsort(-gain, kind="stable")[: int((gain > 0).sum())]
         if turn < ROUNDS - 1:
             wish = wish[: ceil(ROUND_SHARE * count)]
-        slot = (place[wish] >= 0).sum(1)
-        place[wish, slot] = block[wish]
-        worth[wish, slot] = made + 1 + np.arange(len(wish))
-        made += len(wish)
+        slot = (copies[wish] >= 0).sum(1)
+        copies[wish, slot] = block[wish]
+        worth[wish, slot] = total + 1 + np.arange(len(wish))
+        total += len(wish)
     empty = np.full((count, KEPT - COPIES_MAX), -1, np.int32)
     loss = np.concatenate([worth, np.full(empty.shape, np.inf, np.float32)], 1)
-    return Copies(partition.home, np.concatenate([place, empty], 1), loss, worth)
+    return Copies(partition.home, np.concatenate([copies, empty], 1), loss, worth)
 
 
-def tie(copies: Copies, place: Ints, reads: npt.NDArray[np.float64], slack: float = SLACK) -> Copies:
+def tie(copies: Copies, position: Ints, reads: npt.NDArray[np.float64], slack: float = SLACK) -> Copies:
     """Chooses again among blocks whose loss is within slack of the one chosen: near the home in the file, rarely read.
 
-    place (B): where a block lies in the file, 0 to B - 1. reads (B): the probability that it is read.
+    position (B): where a block lies in the file, 0 to B - 1. reads (B): the probability that it is read.
     bench/research/copies.py shows that this saves neither GETs nor bytes: what lies beside the home is missed with it.
     """
     near, loss = copies.near.copy(), copies.loss.copy()
     each = np.arange(len(near))
-    score = np.abs(place[near] - place[copies.home][:, None]) * reads[near]
+    score = np.abs(position[near] - position[copies.home][:, None]) * reads[near]
     for e in range(COPIES_MAX):
         fits = (near >= 0) & (loss <= (1 + slack) * loss[:, e : e + 1]) & (np.arange(KEPT) >= e)
         best = np.where(fits, score, np.inf).argmin(1)
@@ -196,18 +196,18 @@ SPILLS: dict[str, Callable[..., Copies]] = {"none": none, "soar": soar, "closure
 def _nearest(rows: Rows, partition: Partition) -> Iterator[tuple[Ints, F32, Ints, F32]]:
     """(rows, x (n, d), ids (n, m) of the 24 nearest blocks but home, squared distances (n, m)) in pieces, in any order.
 
-    In a partition with regions, blocks of the 4 nearest regions to the row's are asked.
+    In a partition with regions, blocks of the 4 nearest regions to the row's are weighed.
     """
     if partition.blocks == 1:
         return
     region = np.zeros(partition.blocks, np.int32) if partition.region is None else partition.region
-    asked = _regions_near(partition.centres, region)
-    most = max(map(len, asked))
-    for low, chunk in rows.chunks(max(CHUNK_BYTES // most * rows.dimension, CHUNK_BYTES * (len(asked) > 1))):
+    near_blocks = _regions_near(partition.centres, region)
+    most = max(map(len, near_blocks))
+    for low, chunk in rows.chunks(max(CHUNK_BYTES // most * rows.dimension, CHUNK_BYTES * (len(near_blocks) > 1))):
         where = region[partition.home[low : low + len(chunk)]]
         for r in np.unique(where):
             mine = np.flatnonzero(where == r)
-            x, blocks = chunk[mine], asked[r]
+            x, blocks = chunk[mine], near_blocks[r]
             centres = partition.centres[blocks]
             close = x @ centres.T - 0.5 * np.einsum("ij,ij->i", centres, centres)
             close[blocks == partition.home[low + mine, None]] = -np.inf
@@ -258,10 +258,10 @@ def _read(p: npt.NDArray[np.uint32] | csr_matrix, cut: npt.NDArray[np.float64]) 
     """Sparse f32 (n, B): 1 where p is over the cut (B)."""
     if isinstance(p, np.ndarray):
         return csr_matrix(p > cut, dtype=np.float32)
-    found = p.astype(np.float32)
-    found.data = (found.data > cut[found.indices]).astype(np.float32)
-    found.eliminate_zeros()
-    return found
+    read = p.astype(np.float32)
+    read.data = (read.data > cut[read.indices]).astype(np.float32)
+    read.eliminate_zeros()
+    return read
 
 
 def _missed(read: Any, near: Graph, held: I32) -> Any:
@@ -272,8 +272,8 @@ def _missed(read: Any, near: Graph, held: I32) -> Any:
         some = near[low : low + step]
         reads = np.concatenate([read[low : low + step].toarray() > 0, np.zeros((len(some), 1), bool)], 1)
         where = held[np.maximum(some, 0)]  # -1 is the last column
-        found = reads[np.arange(len(some))[:, None, None], where].any(2) | (some < 0)
-        i, j = np.nonzero(~found)
+        hit = reads[np.arange(len(some))[:, None, None], where].any(2) | (some < 0)
+        i, j = np.nonzero(~hit)
         row.append(some[i, j])
         query.append(low + i)
     ends = np.concatenate(row), np.concatenate(query)

@@ -11,8 +11,9 @@ from scipy.sparse import csr_matrix
 
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
+from ..progress import SILENT, Progress
 from .kmeans import SHED_OVER, by_kmeans, fill, shed
-from .partition import Partition, Progress, closeness_of, means_of, rows_at_a_time
+from .partition import Partition, closeness_of, means_of, rows_at_a_time
 
 VOTERS = 50  # nearest rows that have a vote
 VOTE_ROWS = 4096  # at a time: VOTERS^2 comparisons each
@@ -21,7 +22,7 @@ SLACK = 0.4  # a block of the cut over the mean
 
 
 def votes(
-    rows: Rows, sample: Ints, part: Partition, graph: Graph, rounds: int = 2, progress: Progress = lambda _: None
+    rows: Rows, sample: Ints, part: Partition, graph: Graph, rounds: int = 2, progress: Progress = SILENT
 ) -> Partition:
     """Moves each row to the block that holds most of its 50 nearest sample rows, where there is room.
 
@@ -47,7 +48,7 @@ def votes(
 
 
 def graph_partition(
-    rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = lambda _: None
+    rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = SILENT
 ) -> Partition:
     """Cuts the graph of the sample's 50 nearest rows into blocks with few edges between.
 
@@ -81,8 +82,8 @@ def graph_partition(
 
 def by_votes(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: int, progress: Progress) -> Partition:
     assert graph is not None
-    base = by_kmeans(rows, sample, blocks, None, seed, lambda done: progress(0.9 * done))
-    return votes(rows, sample, base, graph, progress=lambda done: progress(0.9 + 0.1 * done))
+    base = by_kmeans(rows, sample, blocks, None, seed, progress.part(0, 0.9))
+    return votes(rows, sample, base, graph, progress=progress.part(0.9, 1))
 
 
 def by_graph_cut(
@@ -129,5 +130,5 @@ def _cut(edge: csr_matrix, blocks: int, seed: int) -> npt.NDArray[np.int32]:
                 part.tofile(file)
         graph = kaminpar.load_graph(str(path), kaminpar.GraphFileFormat.PARHIP)
     kaminpar.reseed(seed)
-    found = kaminpar.KaMinPar(1, kaminpar.default_context()).compute_partition(graph, blocks, SLACK)
-    return np.array(found, np.int32)
+    blocks_of_rows = kaminpar.KaMinPar(1, kaminpar.default_context()).compute_partition(graph, blocks, SLACK)
+    return np.array(blocks_of_rows, np.int32)

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from ..ingest.rows import F32, Ints, Rows
 from ..neighbours.graph import Graph
-from .partition import CHUNK_BYTES, Partition, Progress, closeness_of, homes, means_of, rows_at_a_time
+from ..progress import SILENT, Progress
+from .partition import CHUNK_BYTES, Partition, closeness_of, homes, means_of, rows_at_a_time
 
 FREE_ROUNDS = 10
 PRICED_ROUNDS = 8
@@ -18,7 +19,7 @@ SHED_OVER = 1.8  # blocks over this many times the mean give rows away
 TWO_LEVEL_BLOCKS = 4096  # from here on k-means goes by regions: its work grows with N sqrt(B), not N B
 
 
-def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progress = lambda _: None) -> Partition:
+def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progress = SILENT) -> Partition:
     """Balanced k-means of the sample rows (sorted), then a home for every row.
 
     No block is over 1.8 times the mean, and none is empty.
@@ -29,7 +30,7 @@ def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
     x = rows.take(sample)
     if blocks == 1:
         return Partition(x.mean(0, keepdims=True), np.zeros(rows.count, np.int32))
-    centres, price, _ = _balanced(x, blocks, seed, lambda done: progress(done * PRICED_ROUNDS / (PRICED_ROUNDS + 1)))
+    centres, price, _ = _balanced(x, blocks, seed, progress.part(0, PRICED_ROUNDS / (PRICED_ROUNDS + 1)))
     home = homes(rows, centres, price)
     shed(rows, home, centres, int(SHED_OVER * rows.count / blocks) + 1)
     fill(x, sample, home, blocks)
@@ -37,14 +38,14 @@ def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
     return Partition(means_of(x, home[sample], centres), home)
 
 
-def two_level(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progress = lambda _: None) -> Partition:
+def two_level(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progress = SILENT) -> Partition:
     """Balanced k-means into about sqrt(blocks) regions, then inside each of them: for 4,096 blocks and more.
 
     A region has blocks in proportion to its rows, with consecutive numbers. Work grows with N sqrt(blocks); rows are
     read in order, but for those of overfull blocks. Balance as in `partition`, but a row stays in its region.
     """
     regions = max(1, round(blocks**0.5))
-    coarse = partition(rows, sample, regions, seed, lambda done: progress(0.4 * done))
+    coarse = partition(rows, sample, regions, seed, progress.part(0, 0.4))
     x, tag = rows.take(sample), coarse.home[sample]
     rows_in, known_in = (np.bincount(home, minlength=regions) for home in (coarse.home, tag))
     fair = np.minimum(rows_in, np.maximum(1, known_in * rows.count // (2 * blocks)))  # fewer blocks than rows to train
@@ -82,7 +83,7 @@ def by_kmeans(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: 
     return (partition if blocks < TWO_LEVEL_BLOCKS else two_level)(rows, sample, blocks, seed, progress)
 
 
-def _balanced(x: F32, blocks: int, seed: int, progress: Progress = lambda _: None) -> tuple[F32, F32, float]:
+def _balanced(x: F32, blocks: int, seed: int, progress: Progress = SILENT) -> tuple[F32, F32, float]:
     """(centres f32 (blocks, d), price f32 (blocks), unit of the price) of balanced k-means of x; see `partition`."""
     kmeans = faiss.Kmeans(
         x.shape[1], blocks, niter=FREE_ROUNDS, seed=seed + 1, min_points_per_centroid=1,

@@ -70,12 +70,12 @@ def _order(marks: Any) -> Ints:
         return np.arange(blocks)
     axes = min(REGION_AXES, min(marks.shape) - 1)
     try:
-        places = svds(marks, k=axes, v0=np.ones(min(marks.shape)), return_singular_vectors="vh")[2].T
+        coordinates = svds(marks, k=axes, v0=np.ones(min(marks.shape)), return_singular_vectors="vh")[2].T
     except ArpackError:  # its iteration runs dry where marks have few directions: blocks that hardly any query wants
-        places = _ranged(marks, axes)
+        coordinates = _ranged(marks, axes)
     count = max(2, -(-blocks // min(REGION_BLOCKS, EXACT_BLOCKS_MAX)))
     kmeans = faiss.Kmeans(axes, count, niter=20, seed=1, min_points_per_centroid=1, max_points_per_centroid=blocks)
-    x = np.ascontiguousarray(places, np.float32)
+    x = np.ascontiguousarray(coordinates, np.float32)
     kmeans.train(x)
     region = kmeans.assign(x)[1]
     filled, region = np.unique(region, return_inverse=True)
@@ -92,8 +92,8 @@ def _ranged(marks: Any, axes: int) -> F64:
     for _ in range(6):
         basis = np.linalg.qr(marks.T @ (marks @ basis))[0]
     turn = np.linalg.svd(marks @ basis, full_matrices=False)[2]
-    places: F64 = basis @ turn.T
-    return places
+    coordinates: F64 = basis @ turn.T
+    return coordinates
 
 
 def _distance(counts: F64) -> F64:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..hashing.codewords import Words
+from ..hashing.codewords import Codewords
 from ..hashing.prefixes import Prefixes
 from ..ingest.rows import F32, Ints, Rows
 
@@ -22,13 +22,14 @@ class Partition:
     """centres f32 (B, d): means of the sample's home rows. home i32 (N).
 
     region i32 (B): the region of each block, or None. From two_level, blocks of a region have consecutive numbers.
-    words: what gave each row its block, where they are buckets of a code; tree: the same, where they are leaves of one.
+    codewords: what gave each row its block, where they are buckets of a code; tree: the same, where they are leaves of
+    one.
     """
 
     centres: F32
     home: npt.NDArray[np.int32]
     region: npt.NDArray[np.int32] | None = None
-    words: Words | None = None
+    codewords: Codewords | None = None
     tree: Prefixes | None = None
 
     @property
@@ -39,10 +40,10 @@ class Partition:
         """The same with block order[i] as number i."""
         number = np.empty(len(order), np.int32)
         number[order] = np.arange(len(order), dtype=np.int32)
-        region, words, tree = self.region, self.words, self.tree
+        region, codewords, tree = self.region, self.codewords, self.tree
         return Partition(
             self.centres[order], number[self.home], None if region is None else region[order],
-            None if words is None else words.reordered(order), None if tree is None else tree.reordered(order),
+            None if codewords is None else codewords.reordered(order), None if tree is None else tree.reordered(order),
         )  # fmt: skip
 
 

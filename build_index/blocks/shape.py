@@ -89,6 +89,6 @@ def index_section(
 ) -> IndexSection:
     """The index section of an index of these rows."""
     return IndexSection(
-        rows.metric, rows.dimension, rows.count, blocks, shards, rows.spool.id_kind, vector_kind, codec, router,
+        rows.metric, rows.dimension, rows.count, blocks, shards, rows.stored.id_kind, vector_kind, codec, router,
         rows.scale, places, by_row, memoryview(rows.origin),
     )  # fmt: skip

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,13 +18,13 @@ from vantage.errors import DamagedError, InputError, NotFoundError, StoreError
 from vantage.format import Current, ObjectName, Root, TwoLevelSection, part_key, shard_key
 from vantage.read.reader import CURRENT_BYTES_MAX
 
+from ..progress import SILENT, Progress
 from .names import GENERATION, MARK, check_objects
-from .store import ConflictError, FolderPlace, Place, Stored, beside
+from .store import ConflictError, FolderStore, ObjectStore, StoredObject, beside
 
 UPLOADS = 4  # at a time
 MANIFEST_DEPTH_MAX, MANIFEST_PARTS_MAX = 32, 1 << 20
 MARK_S = 3600.0  # a gc that has not ended by then has died
-Say = Callable[[float], None]
 
 
 def manifest_objects(data: bytes, generation: str) -> list[ObjectName]:
@@ -45,15 +44,15 @@ def manifest_objects(data: bytes, generation: str) -> list[ObjectName]:
     return found
 
 
-def _current(place: Place) -> tuple[Current | None, str | None, dict[str, Any]]:
-    found = place.get("CURRENT", CURRENT_BYTES_MAX)
+def _current(store: ObjectStore) -> tuple[Current | None, str | None, dict[str, Any]]:
+    found = store.get("CURRENT", CURRENT_BYTES_MAX)
     if found is None:
         return None, None, {}
     return Current.unpack(found[0], "CURRENT"), found[1], json.loads(found[0])
 
 
-def live(place: Place) -> tuple[Current, str | None, dict[str, Any]]:
-    current, etag, members = _current(place)
+def live(store: ObjectStore) -> tuple[Current, str | None, dict[str, Any]]:
+    current, etag, members = _current(store)
     if current is None:
         raise NotFoundError("there is no index here: no CURRENT", hint="check the address")
     return current, etag, members
@@ -64,7 +63,7 @@ def whole(source: Path) -> tuple[Current, list[ObjectName], bytes]:
 
     Raises DamagedError where one is not, is a link, or has a name that the format does not know.
     """
-    home = FolderPlace(source)
+    home = FolderStore(source)
     current, _, _ = live(home)
     text = home.get(current.manifest.key)
     if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:
@@ -80,7 +79,7 @@ def whole(source: Path) -> tuple[Current, list[ObjectName], bytes]:
     return current, objects, text[0]
 
 
-def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[str, Any]:
+def publish(source: Path, store: ObjectStore, progress: Progress = SILENT) -> dict[str, Any]:
     """Puts the live generation of the folder `source` into a bucket and makes it live there.
 
     Objects that are there with the same size and SHA-256 are kept, so that a publish that was interrupted goes on.
@@ -89,20 +88,20 @@ def publish(source: Path, place: Place, say: Say = lambda share: None) -> dict[s
     which a build is writing takes no publish, rollback or gc: InputError.
     """
     current, objects, text = whole(source)  # before the first byte moves
-    with beside(place, make=True):
-        return _publish(FolderPlace(source), current, objects, text, place, say)
+    with beside(store, make=True):
+        return _publish(FolderStore(source), current, objects, text, store, progress)
 
 
 def _publish(
-    home: FolderPlace, current: Current, objects: list[ObjectName], text: bytes, place: Place, say: Say
+    home: FolderStore, current: Current, objects: list[ObjectName], text: bytes, store: ObjectStore, progress: Progress
 ) -> dict[str, Any]:
-    unmarked(place, current.generation)
-    before, etag, _ = _current(place)
+    unmarked(store, current.generation)
+    before, etag, _ = _current(store)
     total, done, written = sum(o.size for o in objects), 0, 0
 
     def send(o: ObjectName) -> int:
         wanted = (o.size, o.sha256)
-        found = place.stated(o.key)
+        found = store.stated(o.key)
         if found == wanted:
             return 0
         if found is not None:
@@ -112,12 +111,12 @@ def _publish(
             )
         try:
             with home.open(o.key) as file:
-                place.upload(o.key, file, o.sha256)
+                store.upload(o.key, file, o.sha256)
         except StoreError:  # the answer may be lost, not the object
-            if place.digest(o.key) != wanted:
+            if store.digest(o.key) != wanted:
                 raise
             return o.size
-        if place.digest(o.key) != wanted:
+        if store.digest(o.key) != wanted:
             raise DamagedError(f"{o.key}: what came into the bucket is not what was sent", hint="publish it again")
         return o.size
 
@@ -125,16 +124,16 @@ def _publish(
         try:
             for o, sent in zip(objects, pool.map(send, objects), strict=True):
                 done, written = done + o.size, written + sent
-                say(done / total)
+                progress(done / total)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    seal(place, current, text)
+    seal(store, current, text)
     swapped = before is None or before.generation != current.generation
     if swapped:
-        _swap(place, current, before, etag)
+        _swap(store, current, before, etag)
     else:
-        now = live(place)[0].generation
+        now = live(store)[0].generation
         if now != current.generation:
             raise _outrun(now, current.generation)
     return {"generation": current.generation, "previous": before.generation if before else None,
@@ -142,27 +141,27 @@ def _publish(
             "swapped": swapped}  # fmt: skip
 
 
-def unmarked(place: Place, generation: str) -> None:
+def unmarked(store: ObjectStore, generation: str) -> None:
     """Raises ConflictError for a generation that a gc is deleting."""
-    if any(found.key.startswith(f"{generation}/{MARK}") for found in place.list(generation)):
+    if any(found.key.startswith(f"{generation}/{MARK}") for found in store.list(generation)):
         raise ConflictError(
             f"`vantage gc` is deleting {generation}",
             hint="let it end; where it broke off, run it again after an hour; then publish the index again",
         )
 
 
-def seal(place: Place, current: Current, text: bytes) -> None:
+def seal(store: ObjectStore, current: Current, text: bytes) -> None:
     """Writes the manifest, again where it is there: that makes the generation young, which keeps gc away from it.
 
     Raises ConflictError beside a gc that came first, DamagedError where an object is gone.
     """
-    unmarked(place, current.generation)  # before it is young, or no later gc could end what one has begun
+    unmarked(store, current.generation)  # before it is young, or no later gc could end what one has begun
     try:
-        place.put(current.manifest.key, text)
+        store.put(current.manifest.key, text)
     except StoreError:  # maybe in vain: the one that is there may be as old as ever
-        place.put(current.manifest.key, text)
-    unmarked(place, current.generation)
-    missing = [o.key for o in manifest_objects(text, current.generation) if place.stated(o.key) != (o.size, o.sha256)]
+        store.put(current.manifest.key, text)
+    unmarked(store, current.generation)
+    missing = [o.key for o in manifest_objects(text, current.generation) if store.stated(o.key) != (o.size, o.sha256)]
     if missing:
         raise DamagedError(f"{missing[0]}: went away or changed meanwhile", hint="publish the index again")
 
@@ -179,16 +178,16 @@ def _outrun(now: str, wanted: str) -> ConflictError:
     )
 
 
-def _swap(place: Place, new: Current, old: Current | None, etag: str | None) -> None:
+def _swap(store: ObjectStore, new: Current, old: Current | None, etag: str | None) -> None:
     """Replaces CURRENT where it is what was read; a lost answer is resolved by reading back."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     data = pointer(new, {"previous": old.generation if old else None, "published": now})
     for last in (False, True):
         try:
-            place.swap("CURRENT", data, etag)
+            store.swap("CURRENT", data, etag)
             return
         except StoreError as error:
-            found, changed, _ = _current(place)
+            found, changed, _ = _current(store)
             if found is not None and found.generation == new.generation:
                 return
             if changed != etag:
@@ -197,29 +196,29 @@ def _swap(place: Place, new: Current, old: Current | None, etag: str | None) -> 
                 raise
 
 
-def _grouped(place: Place) -> dict[str, list[Stored]]:
+def _grouped(store: ObjectStore) -> dict[str, list[StoredObject]]:
     """By generation: what has a name that the format knows."""
-    out: dict[str, list[Stored]] = {}
-    for found in place.list():
+    out: dict[str, list[StoredObject]] = {}
+    for found in store.list():
         name, _, rest = found.key.partition("/")
         if rest:
             out.setdefault(name, []).append(found)
     return out
 
 
-def generations(place: Place) -> list[dict[str, Any]]:
+def generations(store: ObjectStore) -> list[dict[str, Any]]:
     """Every generation in the bucket, newest first; `whole` by names and sizes, which `verify` checks to the byte."""
-    current, _, _ = _current(place)
-    out, found = [], _grouped(place)
+    current, _, _ = _current(store)
+    out, found = [], _grouped(store)
     if current is None and not found:
-        live(place)  # says so
+        live(store)  # says so
     for name, stored in found.items():
         if all(s.key.startswith(f"{name}/{MARK}") for s in stored):  # of a gc that died
             continue
         sizes = {s.key: s.size for s in stored}
         told, entire = dict[str, Any](), False
         with suppress(DamagedError):
-            text = place.get(f"{name}/manifest.json")
+            text = store.get(f"{name}/manifest.json")
             objects = manifest_objects(text[0], name) if text else []
             told = json.loads(text[0]) if text else {}
             entire = bool(objects) and all(sizes.get(o.key) == o.size for o in objects)
@@ -231,9 +230,9 @@ def generations(place: Place) -> list[dict[str, Any]]:
     return sorted(out, key=lambda g: (g["written"], g["generation"]), reverse=True)
 
 
-def named(place: Place, generation: str) -> tuple[Current, list[ObjectName], bytes]:
+def named(store: ObjectStore, generation: str) -> tuple[Current, list[ObjectName], bytes]:
     """What CURRENT would be with this generation live; its objects; its manifest. NotFoundError without a manifest."""
-    found = place.get(f"{generation}/manifest.json") if GENERATION.fullmatch(generation) else None
+    found = store.get(f"{generation}/manifest.json") if GENERATION.fullmatch(generation) else None
     if found is None:
         raise NotFoundError(f"there is no whole generation {generation}", hint="`vantage generations` lists them")
     objects = manifest_objects(found[0], generation)
@@ -244,17 +243,17 @@ def named(place: Place, generation: str) -> tuple[Current, list[ObjectName], byt
     return Current(generation, root, manifest), objects, found[0]
 
 
-def rollback(place: Place, generation: str | None = None) -> dict[str, Any]:
+def rollback(store: ObjectStore, generation: str | None = None) -> dict[str, Any]:
     """Makes a generation live again, the one before by default, once each of its objects was read and is whole.
 
     Raises InputError where none can be named, DamagedError where it is not whole, ConflictError as publish.
     """
-    with beside(place):
-        return _rollback(place, generation)
+    with beside(store):
+        return _rollback(store, generation)
 
 
-def _rollback(place: Place, generation: str | None) -> dict[str, Any]:
-    current, etag, members = live(place)
+def _rollback(store: ObjectStore, generation: str | None) -> dict[str, Any]:
+    current, etag, members = live(store)
     wanted = members.get("previous") if generation is None else generation
     if not isinstance(wanted, str) or not GENERATION.fullmatch(wanted):
         if generation is not None:
@@ -262,18 +261,18 @@ def _rollback(place: Place, generation: str | None) -> dict[str, Any]:
         raise InputError("which generation was live before is not known", hint="name one of `vantage generations`")
     if wanted == current.generation:
         return {"generation": wanted, "previous": members.get("previous"), "swapped": False}
-    new, objects, text = named(place, wanted)
-    bad = [o.key for o in objects if place.digest(o.key) != (o.size, o.sha256)]
+    new, objects, text = named(store, wanted)
+    bad = [o.key for o in objects if store.digest(o.key) != (o.size, o.sha256)]
     if bad:
         raise DamagedError(f"{bad[0]}: is missing or not what was written", hint="name another, or publish it again")
-    if bad := unlike(place, new, objects):
+    if bad := unlike(store, new, objects):
         raise DamagedError(bad[0], hint="name another, or publish it again")
-    seal(place, new, text)
-    _swap(place, new, current, etag)
+    seal(store, new, text)
+    _swap(store, new, current, etag)
     return {"generation": wanted, "previous": current.generation, "swapped": True}
 
 
-def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, Any]:
+def gc(store: ObjectStore, older_than: float, *, dry_run: bool = False) -> dict[str, Any]:
     """Deletes generations, and what interrupted publishes left, whose newest object is older than so many seconds.
 
     Never the live one, nor the one that it would roll back to. A mark of this run comes first, then a second look:
@@ -281,24 +280,24 @@ def gc(place: Place, older_than: float, *, dry_run: bool = False) -> dict[str, A
     the other. The manifest goes next: what is left of a generation then cannot be rolled back to, and the next run
     deletes it. Marks of other runs stay, until they are so old that their run must have died.
     """
-    with beside(place):
-        return _gc(place, older_than, dry_run)
+    with beside(store):
+        return _gc(store, older_than, dry_run)
 
 
-def _gc(place: Place, older_than: float, dry_run: bool) -> dict[str, Any]:
-    live(place)
+def _gc(store: ObjectStore, older_than: float, dry_run: bool) -> dict[str, Any]:
+    live(store)
     deleted, freed, run = [], 0, MARK + secrets.token_hex(8)
-    for name, seen in sorted(_grouped(place).items()):
-        mark, stored = f"{name}/{run}", _garbage(place, name, older_than)
+    for name, seen in sorted(_grouped(store).items()):
+        mark, stored = f"{name}/{run}", _garbage(store, name, older_than)
         if not dry_run:
             for s in seen:
                 if s.key.startswith(f"{name}/{MARK}") and time.time() - s.modified > MARK_S:
-                    place.delete(s.key)
+                    store.delete(s.key)
             if stored:
-                place.put(mark, b"")
-                stored = _garbage(place, name, older_than)
+                store.put(mark, b"")
+                stored = _garbage(store, name, older_than)
                 if not stored:
-                    place.delete(mark)
+                    store.delete(mark)
         if not stored:
             continue
         deleted.append(name)
@@ -306,24 +305,24 @@ def _gc(place: Place, older_than: float, dry_run: bool) -> dict[str, Any]:
         if dry_run:
             continue
         for s in sorted(stored, key=lambda s: s.key != f"{name}/manifest.json"):
-            place.delete(s.key)
-        place.delete(mark)
+            store.delete(s.key)
+        store.delete(mark)
     return {"deleted": deleted, "bytes": freed, "dry_run": dry_run}
 
 
-def _garbage(place: Place, name: str, older_than: float) -> list[Stored]:
+def _garbage(store: ObjectStore, name: str, older_than: float) -> list[StoredObject]:
     """All objects of a generation that may go, as they are now, but for marks; none of one that may not."""
-    stored = [s for s in place.list(name) if not s.key.startswith(f"{name}/{MARK}")]
-    current, _, members = live(place)
+    stored = [s for s in store.list(name) if not s.key.startswith(f"{name}/{MARK}")]
+    current, _, members = live(store)
     young = any(time.time() - s.modified < older_than for s in stored)
     return [] if young or name in (current.generation, members.get("previous")) else stored
 
 
-def unlike(place: Place, current: Current, objects: list[ObjectName]) -> list[str]:
+def unlike(store: ObjectStore, current: Current, objects: list[ObjectName]) -> list[str]:
     """What root.bin counts on and the manifest does not name, or not in that size; a sentence each."""
     generation, sizes = current.generation, {o.key: o.size for o in objects}
     try:
-        root = Root.unpack(place.read(current.root.key, 0, current.root.size), current.root.key)
+        root = Root.unpack(store.read(current.root.key, 0, current.root.size), current.root.key)
     except DamagedError as error:
         return [error.message]
     wanted = {shard_key(generation, i): size for i, size in enumerate(root.objects.shards)}
@@ -338,12 +337,12 @@ def unlike(place: Place, current: Current, objects: list[ObjectName]) -> list[st
     ] + [f"{key}: root.bin knows no such object" for key in sizes if key not in wanted and key != current.root.key]
 
 
-def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
+def verify(store: ObjectStore, progress: Progress = SILENT) -> dict[str, Any]:
     """Reads every object of the live generation and compares size and SHA-256; `damage` is a list of sentences."""
-    current, _, _ = live(place)
+    current, _, _ = live(store)
     damage: list[str] = []
     try:
-        text = place.get(current.manifest.key)
+        text = store.get(current.manifest.key)
         if text is None or hashlib.sha256(text[0]).hexdigest() != current.manifest.sha256:
             raise DamagedError(f"{current.manifest.key}: is missing or not what CURRENT says")
         objects = manifest_objects(text[0], current.generation)
@@ -354,7 +353,7 @@ def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
     total, done = sum(o.size for o in objects), 0
     for o in objects:
         try:
-            found = place.digest(o.key)
+            found = store.digest(o.key)
         except DamagedError as error:
             damage.append(error.message)
             continue
@@ -365,8 +364,8 @@ def verify(place: Place, say: Say = lambda share: None) -> dict[str, Any]:
         elif found[1] != o.sha256:
             damage.append(f"{o.key}: SHA-256 differs")
         done += o.size
-        say(done / total)
+        progress(done / total)
     if current.root in objects and not any(d.startswith(current.root.key) for d in damage):
-        damage += unlike(place, current, objects)
+        damage += unlike(store, current, objects)
     return {"generation": current.generation, "objects": len(objects) + 1, "bytes": total + len(text[0]),
             "damage": damage}  # fmt: skip

@@ -10,7 +10,7 @@ from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.receipt import Receipt
 
-from .store import Remote, StorePlace, local, place
+from .store import BucketStore, RemoteBucket, local, store_at
 
 
 def open_index(path: Path | str, cache_bytes: int = 0) -> Index:
@@ -18,6 +18,6 @@ def open_index(path: Path | str, cache_bytes: int = 0) -> Index:
 
     Raises NotFoundError, DamagedError when it does not hold together, or StoreError when a bucket fails.
     """
-    where, name = place(str(path)), local(path).name
-    bucket = Remote(where, name) if isinstance(where, StorePlace) else Folder(local(path).parent)
+    where, name = store_at(str(path)), local(path).name
+    bucket = RemoteBucket(where, name) if isinstance(where, BucketStore) else Folder(local(path).parent)
     return asyncio.run(Index.open(bucket, name, Cache(cache_bytes), Receipt()))

@@ -42,7 +42,7 @@ class ConflictError(StoreError):
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredObject:
     """An object in a bucket: key, bytes, and seconds since 1970 when it was last written."""
 
     key: str
@@ -50,7 +50,7 @@ class Stored:
     modified: float
 
 
-class Place(Protocol):
+class ObjectStore(Protocol):
     """The objects of one index; keys are relative to it. Each raises StoreError when the bucket fails, and where it is
     a folder DamagedError for a link or what is no plain file.
     """
@@ -76,7 +76,7 @@ class Place(Protocol):
     def swap(self, key: str, data: bytes, etag: str | None) -> None:
         """Puts a small object where the one there has this etag (None: where there is none), else ConflictError."""
 
-    def list(self, below: str = "") -> list[Stored]:
+    def list(self, below: str = "") -> list[StoredObject]:
         """What has a name that the format knows: all, or those below a folder. Others may be there, and stay."""
 
     def delete(self, key: str) -> None:
@@ -89,10 +89,10 @@ def local(address: str | Path) -> Path:
     return path if path.name not in ("", "..") else Path(os.path.abspath(path))
 
 
-def place(address: str, environment: Mapping[str, str] = os.environ) -> Place:
+def store_at(address: str, environment: Mapping[str, str] = os.environ) -> ObjectStore:
     """The index at an address. Raises InputError for an address or an environment that names no bucket."""
     if "://" not in address:
-        return FolderPlace(local(address))
+        return FolderStore(local(address))
     found = _ADDRESS.fullmatch(address)
     if found is None or any(part in ("", ".", "..") for part in found[3].split("/")):
         raise InputError(
@@ -105,12 +105,12 @@ def place(address: str, environment: Mapping[str, str] = os.environ) -> Place:
     if missing:
         raise InputError(f"{address}: no keys", hint=f"set {' and '.join(missing)}")
     region = environment.get("AWS_REGION", "auto" if scheme == "r2" else "us-east-1")
-    store = S3Store(
+    client = S3Store(
         bucket, prefix=prefix, endpoint=endpoint, region=region,
         access_key_id=environment["AWS_ACCESS_KEY_ID"], secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
         client_options={"allow_http": endpoint is not None and not endpoint.startswith("https://")},
     )  # fmt: skip
-    return StorePlace(store, address)
+    return BucketStore(client, address)
 
 
 def _failed(address: str, key: str, error: Exception) -> StoreError:
@@ -132,8 +132,8 @@ def _unwilling(path: Path, error: OSError) -> StoreError:
 class Ranged(io.RawIOBase):
     """An object as a file that is read in ranges."""
 
-    def __init__(self, place: Place, key: str, size: int) -> None:
-        self.place, self.key, self.size, self.at = place, key, size, 0
+    def __init__(self, store: ObjectStore, key: str, size: int) -> None:
+        self.store, self.key, self.size, self.at = store, key, size, 0
 
     def readable(self) -> bool:
         return True
@@ -149,21 +149,21 @@ class Ranged(io.RawIOBase):
         return self.at
 
     def readinto(self, target: Any) -> int:
-        data = self.place.read(self.key, self.at, max(0, min(len(target), self.size - self.at)))
+        data = self.store.read(self.key, self.at, max(0, min(len(target), self.size - self.at)))
         target[: len(data)] = data
         self.at += len(data)
         return len(data)
 
 
-class StorePlace:
+class BucketStore:
     """An S3 or R2 bucket."""
 
-    def __init__(self, store: S3Store, address: str) -> None:
-        self.store, self.address = store, address.rstrip("/")
+    def __init__(self, client: S3Store, address: str) -> None:
+        self.client, self.address = client, address.rstrip("/")
 
     def get(self, key: str, most: int = MANIFEST_BYTES_MAX) -> tuple[bytes, str] | None:
         try:
-            found = obstore.get(self.store, key)
+            found = obstore.get(self.client, key)
             _small(f"{self.address}/{key}", found.meta["size"], most)
             return bytes(found.bytes()), found.meta["e_tag"] or ""
         except (NotFoundError, FileNotFoundError):
@@ -173,7 +173,7 @@ class StorePlace:
 
     def stated(self, key: str) -> tuple[int, str] | None:
         try:
-            found = obstore.get(self.store, key, options={"head": True})
+            found = obstore.get(self.client, key, options={"head": True})
         except (NotFoundError, FileNotFoundError):
             return None
         except (BaseError, OSError) as error:
@@ -184,7 +184,7 @@ class StorePlace:
     def digest(self, key: str) -> tuple[int, str] | None:
         try:
             total, sha = 0, hashlib.sha256()
-            for chunk in obstore.get(self.store, key).stream(min_chunk_size=CHUNK_BYTES):
+            for chunk in obstore.get(self.client, key).stream(min_chunk_size=CHUNK_BYTES):
                 sha.update(chunk)
                 total += len(chunk)
             return total, sha.hexdigest()
@@ -195,37 +195,37 @@ class StorePlace:
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         try:
-            return bytes(obstore.get_range(self.store, key, start=offset, length=length)) if length else b""
+            return bytes(obstore.get_range(self.client, key, start=offset, length=length)) if length else b""
         except (BaseError, OSError) as error:
             raise _failed(self.address, key, error) from None
 
     def upload(self, key: str, file: BinaryIO, sha256: str) -> None:
         try:
             obstore.put(
-                self.store, key, file, attributes={"sha256": sha256}, chunk_size=CHUNK_BYTES, max_concurrency=PARTS
+                self.client, key, file, attributes={"sha256": sha256}, chunk_size=CHUNK_BYTES, max_concurrency=PARTS
             )
         except (BaseError, OSError) as error:
             raise _failed(self.address, key, error) from None
 
     def put(self, key: str, data: bytes) -> None:
         try:
-            obstore.put(self.store, key, data, attributes={"sha256": hashlib.sha256(data).hexdigest()})
+            obstore.put(self.client, key, data, attributes={"sha256": hashlib.sha256(data).hexdigest()})
         except (BaseError, OSError) as error:
             raise _failed(self.address, key, error) from None
 
     def swap(self, key: str, data: bytes, etag: str | None) -> None:
         try:
-            obstore.put(self.store, key, data, mode="create" if etag is None else {"e_tag": etag}, use_multipart=False)
+            obstore.put(self.client, key, data, mode="create" if etag is None else {"e_tag": etag}, use_multipart=False)
         except (AlreadyExistsError, FileExistsError, PreconditionError):
             raise ConflictError(f"{self.address}/{key}: changed meanwhile", hint="run it again") from None
         except (BaseError, OSError) as error:
             raise _failed(self.address, key, error) from None
 
-    def list(self, below: str = "") -> list[Stored]:
+    def list(self, below: str = "") -> list[StoredObject]:
         try:
             return [
-                Stored(found["path"], found["size"], found["last_modified"].timestamp())
-                for batch in obstore.list(self.store, below or None)
+                StoredObject(found["path"], found["size"], found["last_modified"].timestamp())
+                for batch in obstore.list(self.client, below or None)
                 for found in batch
                 if kind_of(found["path"])
             ]
@@ -239,18 +239,18 @@ class StorePlace:
 
     def delete(self, key: str) -> None:
         try:
-            obstore.delete(self.store, key)
+            obstore.delete(self.client, key)
         except (NotFoundError, FileNotFoundError):
             pass
         except (BaseError, OSError) as error:
             raise _failed(self.address, key, error) from None
 
 
-class Remote:
+class RemoteBucket:
     """An index in an S3 or R2 bucket as the bucket of a reader, in which it is the only one."""
 
-    def __init__(self, place: StorePlace, name: str) -> None:
-        self.place, self.name = place, name
+    def __init__(self, store: BucketStore, name: str) -> None:
+        self.store, self.name = store, name
 
     async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None:
         key = key.removeprefix(f"{self.name}/")
@@ -258,7 +258,7 @@ class Remote:
         if etag is not None:
             options["if_match"] = etag
         try:
-            found = await obstore.get_async(self.place.store, key, options=options)
+            found = await obstore.get_async(self.store.client, key, options=options)
             data = bytes(await found.bytes_async())
             return Bytes(data if length is not None else data[offset:], found.meta["size"], found.meta["e_tag"] or "")
         except (NotFoundError, FileNotFoundError):
@@ -266,7 +266,7 @@ class Remote:
         except PreconditionError:
             raise ChangedError(f"{key}: changed under its name", hint="open the index again") from None
         except (BaseError, OSError) as error:
-            raise _failed(self.place.address, key, error) from None
+            raise _failed(self.store.address, key, error) from None
 
     async def list(self) -> list[str]:
         return [self.name]
@@ -284,20 +284,20 @@ def alone(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def beside(place: Place, *, make: bool = False) -> Iterator[None]:
-    """Keeps builds out of a place that is a folder; others that change it may come beside. make: the folder, first.
+def beside(store: ObjectStore, *, make: bool = False) -> Iterator[None]:
+    """Keeps builds out of a store that is a folder; others that change it may come beside. make: the folder, first.
 
     Raises InputError at once where a build is at work.
     """
-    if not isinstance(place, FolderPlace) or not (make or place.path.is_dir()):
+    if not isinstance(store, FolderStore) or not (make or store.path.is_dir()):
         yield
         return
     try:
-        place.path.mkdir(parents=True, exist_ok=True)
-        with _locked(place.path, fcntl.LOCK_SH):
+        store.path.mkdir(parents=True, exist_ok=True)
+        with _locked(store.path, fcntl.LOCK_SH):
             yield
     except OSError as error:
-        raise _unwilling(place.path, error) from None
+        raise _unwilling(store.path, error) from None
 
 
 @contextmanager
@@ -317,7 +317,7 @@ def _locked(path: Path, how: int) -> Iterator[None]:
         os.close(folder)
 
 
-class FolderPlace:
+class FolderStore:
     """A folder, which may be named by a link: links in it are not followed. An object's etag is the SHA-256 of its
     bytes.
     """
@@ -396,7 +396,7 @@ class FolderPlace:
                 raise ConflictError(f"{self.path / key}: changed meanwhile", hint="run it again")
             self.put(key, data)
 
-    def list(self, below: str = "") -> list[Stored]:
+    def list(self, below: str = "") -> list[StoredObject]:
         out = []
         start = beneath(self.path, below) if below else self.path
         for folder, _, names in os.walk(start, onerror=self._walked):
@@ -411,7 +411,7 @@ class FolderPlace:
                 except OSError as error:
                     raise _unwilling(path, error) from None
                 if S_ISREG(stat.st_mode):
-                    out.append(Stored(key, stat.st_size, stat.st_mtime))
+                    out.append(StoredObject(key, stat.st_size, stat.st_mtime))
         return sorted(out, key=lambda found: found.key)
 
     def _walked(self, error: OSError) -> None:

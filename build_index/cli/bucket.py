@@ -16,7 +16,7 @@ from ..audit.verify import verify_deep
 from ..bucket import generations as g
 from ..bucket.names import check_address, check_name
 from ..bucket.open import open_index
-from ..bucket.store import place
+from ..bucket.store import store_at
 from ..plain import plain
 from .terminal import Address, Bucket, Json, State, err, folder, out, print_json, progress, size
 
@@ -34,7 +34,7 @@ def publish_command(
     Example: vantage publish bucket/wordnet r2://bucket/wordnet
     """
     path = folder(index)
-    where = None if target is None else place(target)
+    where = None if target is None else store_at(target)
     check_name(path if target is None else target)
     opened = open_index(path)  # refuses to publish what does not open
     if where is None or target is None:
@@ -51,8 +51,8 @@ def publish_command(
             highlight=False,
         )
         return
-    with progress(opened.root.index.rows, "rows") as say:
-        report = g.publish(path, where, lambda share: say("publish", share))
+    with progress(opened.root.index.rows, "rows") as bar:
+        report = g.publish(path, where, bar.phase("publish"))
     if as_json:
         print_json(report)
         return
@@ -69,7 +69,7 @@ def generations_command(index: Address, as_json: Json = False) -> None:
 
     Example: vantage generations r2://bucket/wordnet
     """
-    found = g.generations(place(index))
+    found = g.generations(store_at(index))
     if as_json:
         print_json(found)
         return
@@ -92,7 +92,7 @@ def rollback_command(
     Example: vantage rollback r2://bucket/wordnet
     """
     check_address(index)
-    report = g.rollback(place(index), generation)
+    report = g.rollback(store_at(index), generation)
     if as_json:
         print_json(report)
         return
@@ -111,7 +111,7 @@ def gc_command(
     Example: vantage gc r2://bucket/wordnet --older-than 7d
     """
     check_address(index)
-    report = g.gc(place(index), _seconds(older_than), dry_run=dry_run)
+    report = g.gc(store_at(index), _seconds(older_than), dry_run=dry_run)
     if as_json:
         print_json(report)
         return
@@ -138,12 +138,12 @@ def verify_command(
 
     Example: vantage verify r2://bucket/wordnet --deep
     """
-    where = place(index)
-    with progress(1, "indexes") as say:
-        report = g.verify(where, lambda share: say("verify", share))
+    where = store_at(index)
+    with progress(1, "indexes") as bar:
+        report = g.verify(where, bar.phase("verify"))
         report["damages"] = len(report["damage"])
         if deep and not report["damage"]:  # decoding tells nothing of objects that are not those that were written
-            report |= verify_deep(where, lambda share: say("decode", share))
+            report |= verify_deep(where, bar.phase("decode"))
     if as_json:
         print_json(report)
     else:
@@ -173,10 +173,10 @@ def diff_command(
 
     Example: vantage diff r2://bucket/wordnet bucket/wordnet
     """
-    where = place(index)
-    old, new = ((where, None), (place(other), None)) if second is None else ((where, other), (where, second))
-    with progress(1, "indexes") as say:
-        found = diff(old, new, lambda share: say("compare", share))
+    where = store_at(index)
+    old, new = ((where, None), (store_at(other), None)) if second is None else ((where, other), (where, second))
+    with progress(1, "indexes") as bar:
+        found = diff(old, new, bar.phase("compare"))
     if as_json:
         print_json(found)
         return

@@ -14,10 +14,11 @@ import typer
 from ..blocks import PARTITIONS
 from ..bucket.generations import publish
 from ..bucket.names import check_name
-from ..bucket.store import place
+from ..bucket.store import store_at
 from ..build import build
 from ..codecs import CODECS
 from ..codecs.rotations import ROTATIONS
+from ..context import BuildContext
 from ..ingest.source import Source, open_source, source_metric
 from ..plain import plain
 from ..routers import ROUTERS
@@ -96,23 +97,18 @@ def build_command(
         vectors,
     )
     started = time.monotonic()
-    target = place(to) if "://" in to else None  # refused before the work
+    target = store_at(to) if "://" in to else None  # refused before the work
     check_name(to)
     _show_plan(opened, options, metric, to)
     with ExitStack() as stack:
         home = folder(to) if target is None else Path(stack.enter_context(TemporaryDirectory())) / PurePath(to).name
-        say = stack.enter_context(progress(opened.rows, "rows"))
-        report = build(
-            opened,
-            home,
-            options,
-            metric,
-            say=say,
-            tell=lambda text: err.print(f"note: {plain(text)}"),
-            skip_bad_rows=skip_bad_rows,
-        )
+        bar = stack.enter_context(progress(opened.rows, "rows"))
+        context = BuildContext(
+            home, metric, options, bar, lambda text: err.print(f"note: {plain(text)}"), skip_bad_rows
+        )  # fmt: skip
+        report = build(opened, context)
         if target is not None:
-            publish(home, target, lambda share: say("publish", share))
+            publish(home, target, bar.phase("publish"))
     seconds = time.monotonic() - started
     if as_json:
         print_json(report.as_dict() | {"index": to, "seconds": round(seconds, 1)})

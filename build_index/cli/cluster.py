@@ -23,7 +23,7 @@ from ..clusters.treemap import treemap
 from ..ingest.queries import read_queries
 from ..ingest.rows import Rows, scaled_rows
 from ..ingest.source import open_source
-from ..ingest.staging import spool
+from ..ingest.staging import stage
 from ..plain import plain
 from ..tune.check import SEED_MAX
 from ..tune.options import Options
@@ -73,11 +73,11 @@ def cluster_command(
         k = 30
     with _rows(path, metric) as rows:
         asked = _asked(assign, rows) if assign else None
-        with progress(rows.count, "rows") as say:
-            made = tree_over(rows, seed, memory_bytes, say)
+        with progress(rows.count, "rows") as bar:
+            made = tree_over(rows, seed, memory_bytes, bar)
         label, found = clusters_of(made, rows, level, k)
         names = {c.number: names_of(rows, c.typical) for c in found if c.typical}
-        ids = rows.spool.ids(np.arange(rows.count))
+        ids = rows.stored.ids(np.arange(rows.count))
         placed = made.assign(asked, level, k) if asked is not None else None
         if to:
             _write(to, ids if placed is None else np.arange(len(placed)), label if placed is None else placed)
@@ -110,7 +110,7 @@ def _rows(path: str, metric: str) -> Iterator[Rows]:
         raise NotFoundError(f"{place} holds parts of an index and no CURRENT", hint="build or publish it again")
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         try:
-            stored = stack.enter_context(spool(open_source([place]), Path(scratch), metric=metric))
+            stored = stack.enter_context(stage(open_source([place]), Path(scratch), metric=metric))
         except InputError as error:
             if "--skip-bad-rows" in error.hint:  # an option of build, which this is not
                 error.hint = "mend or leave out these rows (rows count from 0), or build an index and cluster that"

@@ -56,10 +56,10 @@ def eval_command(
     if svg is not None:
         raise InputError("--svg draws a curve", hint="add --curve")
     asked = read_form(open_index(index), vector, identifier, queries, limit)
-    with progress(len(asked.vectors), "queries") as say:
+    with progress(len(asked.vectors), "queries") as bar:
         result = evaluate(
             index, asked, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
-            progress=lambda share: say("queries", share),
+            progress=bar.phase("queries"),
         )  # fmt: skip
     if as_json:
         print_json(result)
@@ -83,10 +83,10 @@ def _curve(
     path: str, asked: Queries, k: int | None, cache_bytes: int, warm: bool, rerank: int, svg: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    with progress(len(asked.vectors), "queries") as say:
+    with progress(len(asked.vectors), "queries") as bar:
         found = measure_curve(
             path, asked, k=k, cache_bytes=cache_bytes, warm=warm, rerank=rerank,
-            progress=lambda promise, share: say(f"promise {promise:.4f}", share),
+            progress=bar,
         )  # fmt: skip
     if svg is not None:
         svg.write_text(picture(found), encoding="utf-8")

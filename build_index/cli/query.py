@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vantage import index as api
 from vantage.http.bodies import answer_body, describe
 from vantage.index import EXACT_VECTORS_MAX, Index
 from vantage.receipt import Receipt
@@ -165,7 +164,7 @@ def explain(
         Query(values, top_k, recall, rerank, without=row)
         for values, row in zip(form.vectors.tolist(), own, strict=True)
     ]
-    plans = [api.explain(opened, query) for query in asked]
+    plans = asyncio.run(opened.explain(asked))
     if as_json:
         print_json(plans[0] if queries is None else {"results": plans})
         return

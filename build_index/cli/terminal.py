@@ -15,14 +15,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.segment import Segment
 
 from vantage.errors import InputError, LimitError
 
 from ..bucket.store import local
 from ..plain import plain, plain_lines
-from ..progress import Say
+from ..progress import Progress
 
 NBYTES_MAX = 1 << 63
 
@@ -116,17 +117,17 @@ def folder(index: str) -> Path:
 
 
 @contextmanager
-def progress(items: int, unit: str) -> Iterator[Say]:
+def progress(items: int, unit: str) -> Iterator[Progress]:
     """A line a phase, with its rate, time so far and time left; on stderr, so that stdout stays the result."""
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+    with Bars(*columns, console=err, disable=not err.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
         started = 0.0
 
-        def say(phase: str, share: float) -> None:
+        def report(phase: str, share: float) -> None:
             nonlocal started
             if phase not in tasks:
                 for task in tasks.values():
@@ -139,4 +140,4 @@ def progress(items: int, unit: str) -> Iterator[Say]:
             rate = f"{share * items / seconds:>9,.0f} {unit}/s" if seconds > 0.5 else ""
             bar.update(tasks[phase], completed=share, rate=rate)
 
-        yield say
+        yield Progress(report)

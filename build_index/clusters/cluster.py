@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +12,15 @@ from vantage.errors import InputError
 
 from ..blocks.graph_cut import VOTERS
 from ..hashing.bec_tree import BecTree, tree
-from ..hashing.codewords import prefix_words
+from ..hashing.codewords import prefix_codewords
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import neighbour_graph
+from ..progress import SILENT, Progress
 
 LEAF_ROWS, LEAVES_MAX = 32, 1024  # rows a leaf, and most leaves
 TYPICAL = 3  # rows that stand for a cluster, its medoid first
 WIDEST = 40  # letters of a label
 CHUNK_BYTES = 16 << 20
-Say = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,18 @@ class Cluster:
     typical: list[int]
 
 
-def tree_over(rows: Rows, seed: int, memory_bytes: int, say: Say = lambda phase, share: None) -> BecTree:
+def tree_over(rows: Rows, seed: int, memory_bytes: int, progress: Progress = SILENT) -> BecTree:
     """A BEC-tree over all rows with leaves of about 32, 1,024 at most. Raises InputError for fewer than 2 rows."""
     if rows.count < 2:
         raise InputError(f"{rows.count} rows are no clusters", hint="give two or more")
     every = np.arange(rows.count)
     near = min(VOTERS, rows.count - 1)
     graph = neighbour_graph(
-        rows, every, near, seed=seed, memory_bytes=memory_bytes, progress=lambda done: say("neighbours", done)
+        rows, every, near, seed=seed, memory_bytes=memory_bytes, progress=progress.phase("neighbours")
     )
     leaves = min(max(2, rows.count // LEAF_ROWS), LEAVES_MAX)
-    words = prefix_words(rows, every, leaves, graph, seed, lambda done: say("directions", done))
-    return tree(rows, words, leaves, progress=lambda done: say("tree", done))
+    codewords = prefix_codewords(rows, every, leaves, graph, seed, progress.phase("directions"))
+    return tree(rows, codewords, leaves, progress=progress.phase("tree"))
 
 
 def clusters_of(
@@ -70,9 +69,9 @@ def clusters_of(
 def names_of(rows: Rows, numbers: list[int]) -> list[str]:
     """What to call rows: their first text attribute, else their id."""
     at: Ints = np.array(numbers, np.int64)
-    ids = rows.spool.ids(at)
+    ids = rows.stored.ids(at)
     said = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in ids]
-    records = [json.loads(record or b"[]") for record in rows.spool.attributes(at)]
+    records = [json.loads(record or b"[]") for record in rows.stored.attributes(at)]
     return [_short(next(filter(None, map(_text, record)), name)) for record, name in zip(records, said, strict=True)]
 
 

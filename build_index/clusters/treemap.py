@@ -37,8 +37,8 @@ def treemap(areas: Sequence[tuple[int, str, Sequence[str]]], title: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><style>{STYLE}</style>',
         f'<text class="title" x="4" y="24">{shown(title)}</text>',
     ]
-    places = boxes([size for size, _, _ in areas], (0, TOP, WIDTH, HEIGHT - TOP))
-    for (size, group, lines), (left, top, across, down) in zip(areas, places, strict=True):
+    frames = boxes([size for size, _, _ in areas], (0, TOP, WIDTH, HEIGHT - TOP))
+    for (size, group, lines), (left, top, across, down) in zip(areas, frames, strict=True):
         colour = COLOURS[groups.index(group) % len(COLOURS)]
         out.append(
             f'<g><rect x="{left:.1f}" y="{top:.1f}" width="{across:.1f}" height="{down:.1f}" fill="{colour}" '

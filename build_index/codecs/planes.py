@@ -78,16 +78,16 @@ def nibbles_of(fields: Sequence[int]) -> int:
 class Codec:
     """A trained codec. axes f32 (A, d), as rotation stores them; deviation f32 (A), the units of the quantizers.
 
-    places: of each part of each quantizer, its nibble and its shift there. scales: of a row before it is quantized; the
-    one that leaves the smallest angle is taken. span f32 (rank, d): an orthonormal base of what the axes span, where
-    they are not orthonormal themselves.
+    positions: of each part of each quantizer, its nibble and its shift there. scales: of a row before it is quantized;
+    the one that leaves the smallest angle is taken. span f32 (rank, d): an orthonormal base of what the axes span,
+    where they are not orthonormal themselves.
     """
 
     name: str
     axes: F32
     deviation: F32
     quantizers: list[Quantizer]
-    places: list[list[tuple[int, int]]]
+    positions: list[list[tuple[int, int]]]
     section: LrsqSection
     rotation: Rotation
     scales: tuple[float, ...] = (1.0,)
@@ -131,11 +131,11 @@ def assembled(
     table: list[float] = []
     at: dict[bytes, int] = {}
     fields, starts = bytearray(), [0]
-    places: list[list[tuple[int, int]]] = [[(0, 0)] * len(q.parts) for q in quantizers]
+    positions: list[list[tuple[int, int]]] = [[(0, 0)] * len(q.parts) for q in quantizers]
     for nibble in sorted(nibbles, key=reach, reverse=True):
         shift = 0
         for q, p, width in map(parts.__getitem__, nibble):
-            places[q][p] = len(starts) - 1, shift
+            positions[q][p] = len(starts) - 1, shift
             for axis, column in zip(quantizers[q].axes, quantizers[q].parts[p].T, strict=True):
                 if (key := column.tobytes()) not in at:
                     at[key] = len(table)
@@ -152,7 +152,7 @@ def assembled(
         np.ascontiguousarray(axes, np.float32),
         deviation.astype(np.float32),
         quantizers,
-        places,
+        positions,
         section,
         rotation or DenseRotation(len(axes), axes.shape[1], memoryview(axes.astype(np.float16).tobytes())),
         scales,
@@ -254,7 +254,7 @@ def encode(codec: Codec, rotated: F32) -> tuple[U8, F32]:
     if len(codec.scales) > 1:
         values, decoded = _best_scale(codec, rotated, unit, values, decoded)
     codes = np.zeros((len(rotated), codec.code_bytes), np.uint8)
-    for value, (nibble, shift) in zip(values.T, (place for of in codec.places for place in of), strict=True):
+    for value, (nibble, shift) in zip(values.T, (at for own in codec.positions for at in own), strict=True):
         codes[:, nibble // 2] |= value << (shift + 4 * (nibble % 2))
     return codes, decoded
 
@@ -317,12 +317,12 @@ def nearest(quantizer: Quantizer, x: F32) -> U8:
     count, scale = len(quantizer.parts), np.ones(x.shape[1])
     if quantizer.weight is not None:
         scale = np.sqrt(quantizer.weight)
-    words = (np.concatenate(quantizer.parts) * scale).astype(np.float32)
-    overlaps = (words @ words.T).reshape(count, 16, count, 16).transpose(0, 2, 1, 3)
-    half = np.float32(0.5) * np.einsum("ij,ij->i", words, words)
+    codebook = (np.concatenate(quantizer.parts) * scale).astype(np.float32)
+    overlaps = (codebook @ codebook.T).reshape(count, 16, count, 16).transpose(0, 2, 1, 3)
+    half = np.float32(0.5) * np.einsum("ij,ij->i", codebook, codebook)
     out = np.empty((len(x), count), np.uint8)
     for low in range(0, len(x), NEAREST_ROWS):
         part = x[low : low + NEAREST_ROWS]
-        gains = (part * scale.astype(np.float32)) @ words.T - half
+        gains = (part * scale.astype(np.float32)) @ codebook.T - half
         kernels.additive_encode(gains, np.ascontiguousarray(overlaps), len(part), count, out[low : low + len(part)])
     return out

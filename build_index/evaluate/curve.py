@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from vantage.format import Contract, Stop
 
 from ..bucket.open import open_index
 from ..ingest.queries import Queries
+from ..progress import SILENT, Progress
 from .evaluate import checked_truth, evaluate
 from .picture import Axis, panels
 
@@ -45,12 +45,12 @@ def curve(
     cache_bytes: int = 0,
     warm: bool = False,
     rerank: int = 0,
-    progress: Callable[[float, float], None] = lambda promise, share: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The keys of `vantage eval --curve`; a point holds a promise, and keys of `vantage eval` of queries that ask it.
 
-    k: of the recall that is measured, the contract's by default; promises are at the contract's k. progress(promise,
-    share of its queries). Raises as `evaluate` does.
+    k: of the recall that is measured, the contract's by default; promises are at the contract's k. Each promise is a
+    phase of progress. Raises as `evaluate` does.
     """
     index = open_index(path)
     contract = index.root.contract
@@ -60,7 +60,7 @@ def curve(
     for promise in promises(contract, index.root.stop):
         found = evaluate(
             path, asked, k=k, cache_bytes=cache_bytes, warm=warm, recall=promise, rerank=rerank,
-            progress=lambda share, promise=promise: progress(promise, share),  # type: ignore[misc]
+            progress=progress.phase(f"promise {promise:.4f}"),
         )  # fmt: skip
         points.append({"promise": promise} | {name: found[name] for name in COSTS})
     return {

@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -26,13 +26,14 @@ from vantage.search.query import TOP_K_MAX, Answer, Query
 
 from ..bucket.generations import manifest_objects
 from ..bucket.open import open_index
-from ..bucket.store import FolderPlace, Place, Ranged, place
+from ..bucket.store import FolderStore, ObjectStore, Ranged, store_at
 from ..ingest.queries import Queries
 from ..ingest.rows import Ints, in_scale
 from ..ingest.source import DTYPES
 from ..ingest.staging import GAP_BYTES
 from ..neighbours.exact import CHUNK_BYTES, I32, exact_neighbours, exact_scores
 from ..neighbours.truth import ranks, right, untied
+from ..progress import SILENT, Progress
 
 PARTS_KEPT = 4096  # checks that are remembered
 AGAIN = "`vantage verify` tells what is damaged; publish or build the index again"
@@ -41,7 +42,7 @@ AGAIN = "`vantage verify` tells what is damaged; publish or build the index agai
 @lru_cache(maxsize=PARTS_KEPT)
 def _listed(address: str, manifest: ObjectName, generation: str) -> dict[str, tuple[int, str]]:
     """(size, SHA-256) of each object that the manifest of a generation names, by key."""
-    found = place(address).get(manifest.key)
+    found = store_at(address).get(manifest.key)
     if found is None or hashlib.sha256(found[0]).hexdigest() != manifest.sha256:
         raise DamagedError(f"{manifest.key}: is missing or not what CURRENT says", hint=AGAIN)
     return {o.key: (o.size, o.sha256) for o in manifest_objects(found[0], generation)}
@@ -50,17 +51,17 @@ def _listed(address: str, manifest: ObjectName, generation: str) -> dict[str, tu
 @lru_cache(maxsize=PARTS_KEPT)
 def _check(address: str, key: str, wanted: tuple[int, str] | None, stamp: object) -> None:
     """Raises DamagedError where an object is not the one that the manifest names; stamp: of the file, if it is one."""
-    if wanted is None or place(address).digest(key) != wanted:
+    if wanted is None or store_at(address).digest(key) != wanted:
         raise DamagedError(f"{key}: is missing or not what was written", hint=AGAIN)
 
 
-def _part(path: Path | str, index: Index, part: int) -> tuple[Place, str]:
+def _part(path: Path | str, index: Index, part: int) -> tuple[ObjectStore, str]:
     """Where a Parquet part lies and its key, once its bytes were held against the manifest: once a process, and again
     where it is a file that was written since.
     """
     address, current = str(path), index.current
-    where, key, stamp = place(address), part_key(current.generation, part), None
-    if isinstance(where, FolderPlace):
+    where, key, stamp = store_at(address), part_key(current.generation, part), None
+    if isinstance(where, FolderStore):
         address = str(where.path.absolute())  # a process may change its folder
         with where.open(key) as file:
             stat = os.fstat(file.fileno())
@@ -142,26 +143,26 @@ def right_answers(
     """
     k, metric = truth.shape[1], index.root.index.metric
     better = untied(truth).better
-    places = ranks(answers, truth, better)
-    asked = np.flatnonzero(((places < 0) & (answers >= 0)).any(1))
+    rank = ranks(answers, truth, better)
+    unsure = np.flatnonzero(((rank < 0) & (answers >= 0)).any(1))
     step = max(1, CHUNK_BYTES // (8 * index.root.index.dimension * (k + 1)))
 
     def scores(of: Ints, rows: I32) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         return exact_scores(queries[of], gathered(path, index, rows), metric)
 
-    for low in range(0, len(asked), step):
-        of = asked[low : low + step]
+    for low in range(0, len(unsure), step):
+        of = unsure[low : low + step]
         last = truth[of, -1:]
-        other = (places[of] < 0) & (answers[of] >= 0)
+        other = (rank[of] < 0) & (answers[of] >= 0)
         score, slack = scores(of, np.concatenate([np.where(other, answers[of], last), last], 1))
         enough = other & (score[:, :-1] - score[:, -1:] >= -slack[:, -1:])
         tying = enough.any(1)
         of, reached, enough = of[tying], score[tying, -1:], enough[tying]
         score, slack = scores(of, truth[of])
-        # Those that tie with the last neighbour are of one place, behind all others.
+        # Those that tie with the last neighbour are of one rank, behind all others.
         better[of] = np.where(score - reached > slack, 0, (score - reached > slack).sum(1, keepdims=True))
-        places[of] = np.where(enough, better[of, -1:], ranks(answers[of], truth[of], better[of]))
-    return right(places, better, k)
+        rank[of] = np.where(enough, better[of, -1:], ranks(answers[of], truth[of], better[of]))
+    return right(rank, better, k)
 
 
 def _unit(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -201,7 +202,8 @@ def checked_truth(
     if length != index.root.index.dimension:
         raise LimitError("the length of the queries", length, index.root.index.dimension, hint="name other --queries")
     first = queries.vectors[0].tolist()
-    index.plan(Query(first, max(k, index.root.contract.k), recall, rerank), prepare(first, index.root.index, "a query"))
+    index.check([Query(first, max(k, index.root.contract.k), recall, rerank)])
+    prepare(first, index.root.index, "a query")
     truth = queries.neighbors
     if truth is None and queries.own is None:
         truth = computed_truth(path, index, queries.vectors, k)
@@ -227,7 +229,7 @@ def evaluate(
     warm: bool = False,
     recall: float | None = None,
     rerank: int = 0,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The keys of `vantage eval` (docs/results.md). k defaults to the contract's; a smaller k cuts the same answers.
 

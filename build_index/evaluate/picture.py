@@ -101,14 +101,14 @@ def _beside(box: Box, y: Axis) -> str:
     return f'<text x="18" y="{middle}" {turned}>{shown(y.label)}</text>'
 
 
-def _places(points: Sequence[tuple[float, float]], x: Axis, y: Axis, box: Box) -> list[tuple[float, float]]:
+def _pixels(points: Sequence[tuple[float, float]], x: Axis, y: Axis, box: Box) -> list[tuple[float, float]]:
     """Pixels of the points inside of both axes."""
     inside = [(px, py) for px, py in points if x.low <= px <= x.high and y.low <= py <= y.high]
     return [box.at(point, x, y) for point in inside]
 
 
-def _line(place: Sequence[tuple[float, float]], colour: str) -> str:
-    steps = "L".join(f"{px:.1f} {py:.1f}" for px, py in place)
+def _line(pixels: Sequence[tuple[float, float]], colour: str) -> str:
+    steps = "L".join(f"{px:.1f} {py:.1f}" for px, py in pixels)
     return f'<path class="line" stroke="{colour}" d="M{steps}"/>'
 
 
@@ -118,12 +118,12 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], x: Axis, y: Axis
     out = [*_open(WIDTH, HEIGHT, LEFT, title), *_frame(box, x, y), _beside(box, y)]
     ends = []
     for i, (name, points) in enumerate(series.items()):
-        place = _places(points, x, y, box)
-        if not place:
+        pixels = _pixels(points, x, y, box)
+        if not pixels:
             continue
         colour = COLOURS[i % len(COLOURS)]
-        out.append(_line(place, colour))
-        ends.append((place[-1][1], place[-1][0], colour, name))
+        out.append(_line(pixels, colour))
+        ends.append((pixels[-1][1], pixels[-1][0], colour, name))
     ends.sort()
     labels = [end[0] for end in ends]
     bottom, right = box.top + box.down, box.left + box.across
@@ -149,10 +149,10 @@ def panels(plots: Sequence[tuple[Axis, Mapping[str, Sequence[tuple[float, float]
         box = Box(LEFT + i * (PANEL + PANEL_GAP), top, PANEL, PANEL)
         out += [*_frame(box, x, y), *([] if i else [_beside(box, y)])]
         for j, (name, points) in enumerate(series.items()):
-            place, colour = _places(points, x, y, box), COLOURS[(j + 2) % len(COLOURS)]
-            if place:
-                out.append(_line(place, colour))
-            out += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in place]
+            pixels, colour = _pixels(points, x, y, box), COLOURS[(j + 2) % len(COLOURS)]
+            if pixels:
+                out.append(_line(pixels, colour))
+            out += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in pixels]
             out += _name(box.left + j * PANEL / len(series), top - LABEL_GAP / 2, colour, name)
     return "\n".join([*out, "</svg>", ""])
 

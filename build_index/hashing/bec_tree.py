@@ -1,7 +1,7 @@
 """BEC-tree: clusters as prefixes of the ECVH code, with medoids; it grows, takes rows in and out, splits and merges.
 
 A binary error-correcting cluster tree. Each inner node asks one bit of a row's word of signs, so a leaf is a prefix of
-the word: the bits asked on the way to it. Leaves exclude each other and cover all words. A row lies where its cost
+the word: the bits asked on the way to it. Leaves exclude each other and cover all codewords. A row lies where its cost
 is least: its distance to the leaf's medoid, a penalty for bits that disagree with the prefix, a price on full leaves.
 """
 
@@ -17,7 +17,8 @@ import numpy.typing as npt
 from vantage.errors import InputError
 
 from ..ingest.rows import F32, Ints, Rows
-from .codewords import Words
+from ..progress import SILENT, Progress
+from .codewords import Codewords
 from .prefixes import LEAF, Prefixes, entropy, gains, log_probability, probability
 
 F64 = npt.NDArray[np.float64]
@@ -132,7 +133,7 @@ class BecTree:
     def __init__(self, take: Callable[[Ints], F32], metric: str, directions: F32, threshold: F32, beta: float) -> None:
         self._take, self._metric = take, metric
         self._directions, self._threshold, self._beta = directions, threshold, beta
-        self._words = Prefixes(directions, threshold, beta, np.array([LEAF], np.int16), np.zeros(1, np.int32))
+        self._prefixes = Prefixes(directions, threshold, beta, np.array([LEAF], np.int16), np.zeros(1, np.int32))
         self._root = _Node(None, 0)
         self._at = [self._root]  # by slot
         self.home: I32 = np.zeros(0, np.int32)
@@ -194,7 +195,7 @@ class BecTree:
         cluster, out = self.clusters(level, k).cluster, np.empty(len(x), np.int32)
         for at in range(0, len(x), self._step()):
             part = x[at : at + self._step()]
-            out[at : at + len(part)] = cluster[self._cheapest(part, self._words.margins(part))]
+            out[at : at + len(part)] = cluster[self._cheapest(part, self._prefixes.margins(part))]
         return out
 
     def labels(self, level: int | None = None, k: int | None = None) -> I32:
@@ -231,7 +232,7 @@ class BecTree:
         self.home = np.concatenate([self.home, np.full(len(x), -1, np.int32)])
         for at in range(0, len(x), self._step()):
             part, some = x[at : at + self._step()], numbers[at : at + self._step()]
-            margins = self._words.margins(part)
+            margins = self._prefixes.margins(part)
             self.home[some] = slot = self._cheapest(part, margins)
             self._sums.add(slot, part, margins)
             touched = [self._at[s] for s in np.unique(slot)]
@@ -256,7 +257,7 @@ class BecTree:
         for at in range(0, len(numbers), self._step()):
             some = numbers[at : at + self._step()]
             x, slot = self._rows(some), self.home[some]
-            self._sums.add(slot, x, self._words.margins(x), -1)
+            self._sums.add(slot, x, self._prefixes.margins(x), -1)
             self.home[some] = -1
             touched |= dict.fromkeys(self._at[s] for s in np.unique(slot))
         self._find_medoids(list(touched))
@@ -332,7 +333,7 @@ class BecTree:
         for at in range(0, len(numbers), self._step()):
             some = numbers[at : at + self._step()]
             x = self._rows(some)
-            self._sums.add(self.home[some], x, self._words.margins(x))
+            self._sums.add(self.home[some], x, self._prefixes.margins(x))
         self._centre()
 
     def _settle(self, numbers: Ints) -> None:
@@ -340,7 +341,7 @@ class BecTree:
         for at in range(0, len(numbers), self._step()):
             some = numbers[at : at + self._step()]
             x, was = self._rows(some), self.home[some]
-            margins, old = self._words.margins(x), was >= 0
+            margins, old = self._prefixes.margins(x), was >= 0
             to = self._cheapest(x, margins)
             self._sums.add(was[old], x[old], margins[old], -1)
             self._sums.add(to, x, margins)
@@ -370,7 +371,7 @@ class BecTree:
             return []
         members = np.flatnonzero(self.home == leaf.slot)
         x = self._rows(members)
-        margins = self._words.margins(x)
+        margins = self._prefixes.margins(x)
         bit = parting(margins, self._sums.of([leaf.slot]).gains()[0], [bit for bit, _ in leaf.path()])
         if bit is None:
             return []
@@ -423,7 +424,7 @@ class BecTree:
         members = np.flatnonzero(self.home == leaf.slot)
         if len(members):
             x = self._rows(members)
-            margins = self._words.margins(x)
+            margins = self._prefixes.margins(x)
             to = self._cheapest(x, margins, np.array([heir.slot for heir in heirs], np.int32))
             self._move(members, x, margins, leaf.slot, to)
             self._find_medoids([self._at[s] for s in np.unique(to)])
@@ -481,30 +482,30 @@ def parting(margins: F32, gain: F64, asked: list[int]) -> int | None:
 
 def tree(
     rows: Rows,
-    words: Words,
+    codewords: Codewords,
     leaves: int,
     sample: Ints | None = None,
     penalty: float = PENALTY,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> BecTree:
     """A tree of at most so many leaves over all rows; every leaf holds a row of the sample (sorted; all by default).
 
     penalty: what a nat of the prefix costs, in units of the mean distance of a row to its medoid.
-    It grows by the sample's words, the leaf first whose split is worth most, or one over 1.8 times the mean; then rows
-    move to where their cost is least, in chunks that see the sizes that those before them left. Work grows with
-    N leaves n, memory with leaves d.
+    It grows by the sample's codewords, the leaf first whose split is worth most, or one over 1.8 times the mean; then
+    rows move to where their cost is least, in chunks that see the sizes that those before them left. Work grows with N
+    leaves n, memory with leaves d.
     """
     if leaves < 1:
         raise InputError(f"{leaves} leaves", hint="ask for one or more")
-    if len(words.threshold) > BITS_MAX:
-        raise InputError(f"words of {len(words.threshold)} bits", hint=f"{BITS_MAX} at most")
+    if len(codewords.threshold) > BITS_MAX:
+        raise InputError(f"codewords of {len(codewords.threshold)} bits", hint=f"{BITS_MAX} at most")
     known = np.arange(rows.count) if sample is None else sample
-    made = BecTree(rows.take, rows.metric, words.directions, words.threshold, 2 * words.beta)
+    made = BecTree(rows.take, rows.metric, codewords.directions, codewords.threshold, 2 * codewords.beta)
     made._penalty = penalty
     made.home, made._first_more = np.full(rows.count, -1, np.int32), rows.count
     step = max(1, CHUNK_BYTES // (4 * rows.dimension))
     margins = np.concatenate(
-        [made._words.margins(rows.take(known[at : at + step])) for at in range(0, len(known), step)]
+        [made._prefixes.margins(rows.take(known[at : at + step])) for at in range(0, len(known), step)]
     )
     made.home[known] = _grown(made, margins, leaves)
     made._fill(known)

@@ -1,4 +1,4 @@
-"""The Hamming-angle bound: how far apart two vectors may be, in angle, whose words of signs differ in h bits.
+"""The Hamming-angle bound: how far apart two vectors may be, in angle, whose codewords of signs differ in h bits.
 
 docs/bounds.md derives it, and says what is proved and what is measured.
 """
@@ -35,12 +35,12 @@ def calibrated_limit(
 ) -> F64:
     """f64 (bits + 1), radians, rising: the same for directions that were trained, of pairs like these.
 
-    differing (P): bits in which the words of a pair differ; angle f64 (P): of the pair. units: how many of the pairs
-    are independent, all when not given; of pairs among R rows, R. As many further pairs break the limit in at most a
-    share delta for 99% of calibrations: both shares are means over `units`, so delta less 2.33 standard errors of their
-    difference is allowed here. Distances are grouped from 0 up so that a group has 1 / allowed - 1 pairs at least. Of
-    its n pairs, f is the ceil((n + 1) (1 - allowed))-th smallest angle (split conformal, Vovk et al. 2005). Limits are
-    then made to rise. Where nothing is allowed, or with fewer pairs in all, f is pi.
+    differing (P): bits in which the codewords of a pair differ; angle f64 (P): of the pair. units: how many of the
+    pairs are independent, all when not given; of pairs among R rows, R. As many further pairs break the limit in at
+    most a share delta for 99% of calibrations: both shares are means over `units`, so delta less 2.33 standard errors
+    of their difference is allowed here. Distances are grouped from 0 up so that a group has 1 / allowed - 1 pairs at
+    least. Of its n pairs, f is the ceil((n + 1) (1 - allowed))-th smallest angle (split conformal, Vovk et al. 2005).
+    Limits are then made to rise. Where nothing is allowed, or with fewer pairs in all, f is pi.
     """
     _check(bits, delta)
     if len(differing) != len(angle) or (len(differing) and not 0 <= differing.min() <= differing.max() <= bits):

@@ -1,4 +1,4 @@
-"""Words of signs: directions and a linear code, which give each vector the codeword that agrees best with its margins.
+"""Codewords: directions and a linear code, which give each vector the codeword that agrees best with its margins.
 
 The routing half of error-correcting vantage hashing (ECVH): the margins <x, w_i> - t_i of a vector to n vantage
 directions are decoded softly, to the codeword of the largest sum of margins, those where it has a 1 subtracted.
@@ -19,6 +19,7 @@ from vantage.errors import InputError
 
 from ..ingest.rows import F32, Ints, Rows
 from ..neighbours.graph import Graph
+from ..progress import SILENT, Progress
 
 GOLAY = 0b110001110101  # x^11 + x^10 + x^6 + x^5 + x^4 + x^2 + 1: generates the perfect code (23, 12, 7)
 GOLAY_BITS, GOLAY_MESSAGE = 23, 12
@@ -31,7 +32,7 @@ BETA = 20.0  # over the spread of the rows, to start from
 SPREAD_MIN = 1e-6  # as of a lesson
 FACTORS = 32  # of a first level: of 16, 24 and 32 they name most from 10,000 blocks on (bench/research/first_level.py)
 FACTOR_ROUNDS, SIGN_ROUNDS = 30, 3
-RIDGE = 1e-3  # of the rows, so that directions that few words tell apart stay short
+RIDGE = 1e-3  # of the rows, so that directions that few codewords tell apart stay short
 SHARP = 1.5  # rows are decoded this much more sharply than queries, as they lie in one bucket each
 STEPS = 900
 BATCH = 1024
@@ -42,7 +43,7 @@ U32 = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
-class Words:
+class Codewords:
     """directions f32 (n, d), threshold f32 (n). generator u32 (n): bit i of the codeword of message u is the parity of
     u & generator_i. message u32 (B): of each block. beta: the probability that a block holds a neighbour of x is the
     softmax of beta times its sum of signed margins.
@@ -54,7 +55,7 @@ class Words:
     message: U32
     beta: float
 
-    def reordered(self, order: Ints) -> Words:
+    def reordered(self, order: Ints) -> Codewords:
         """The same with block order[i] as number i."""
         return replace(self, message=self.message[order])
 
@@ -89,7 +90,7 @@ def golay(message_bits: int = GOLAY_MESSAGE) -> U32:
 
 
 def plain(message_bits: int) -> U32:
-    """Generator of no code: each bit of a word is one of the message, and all words of so many bits are codewords."""
+    """Generator of no code: each bit of a word is one of the message, and every word of so many bits is a codeword."""
     return (1 << np.arange(message_bits)).astype(np.uint32)
 
 
@@ -116,7 +117,7 @@ def signs(generator: U32, message: U32) -> F32:
     return out
 
 
-def started(x: F32, generator: U32, message: U32, seed: int) -> Words:
+def started(x: F32, generator: U32, message: U32, seed: int) -> Codewords:
     """Principal directions of rows x (m, d), turned so that signs lose least, and medians; beta by their spread.
 
     ITQ: Gong and Lazebnik 2011. Beyond the dimension, random directions.
@@ -133,13 +134,13 @@ def started(x: F32, generator: U32, message: U32, seed: int) -> Words:
         turn = left @ right
     directions = (axes @ turn).T.astype(np.float32)
     beta = BETA / max(float(x.var(0, dtype=np.float64).sum()), SPREAD_MIN)
-    return Words(directions, np.median(x @ directions.T, 0).astype(np.float32), generator, message, beta)
+    return Codewords(directions, np.median(x @ directions.T, 0).astype(np.float32), generator, message, beta)
 
 
-def prefix_words(
-    rows: Rows, sample: Ints, leaves: int, graph: Graph, seed: int, progress: Callable[[float], None] = lambda _: None
-) -> Words:
-    """Trained words without a code, with two bits more than so many leaves need, 12 at most: a BEC-tree's.
+def prefix_codewords(
+    rows: Rows, sample: Ints, leaves: int, graph: Graph, seed: int, progress: Progress = SILENT
+) -> Codewords:
+    """Trained codewords without a code, with two bits more than so many leaves need, 12 at most: a BEC-tree's.
 
     Raises InputError for fewer than 2 leaves.
     """
@@ -154,9 +155,14 @@ Draw = Callable[[np.random.Generator], tuple[F32, F32]]
 
 
 def trained(
-    rows: Rows, sample: Ints, graph: Graph, start: Words, seed: int, progress: Callable[[float], None] = lambda _: None
-) -> Words:
-    """Words by which a row of the sample and its neighbours in the graph decode alike: see `agreed`.
+    rows: Rows,
+    sample: Ints,
+    graph: Graph,
+    start: Codewords,
+    seed: int,
+    progress: Progress = SILENT,
+) -> Codewords:
+    """Codewords by which a row of the sample and its neighbours in the graph decode alike: see `agreed`.
 
     graph i32 (N, k): see graph.neighbour_graph.
     """
@@ -173,7 +179,7 @@ def trained(
     return agreed(start, draw, seed, progress)
 
 
-def agreed(start: Words, draw: Draw, seed: int, progress: Callable[[float], None] = lambda _: None) -> Words:
+def agreed(start: Codewords, draw: Draw, seed: int, progress: Progress = SILENT) -> Codewords:
     """Directions, thresholds and beta moved so that what draw(rng) -> (q, x), each f32 (m, d), pairs decodes alike.
 
     The loss is the mean of -log sum_c P(c | q) P(c | x) / P(c) over the pairs, P(c) the mean over the batch: the
@@ -222,13 +228,14 @@ def agreed(start: Words, draw: Draw, seed: int, progress: Callable[[float], None
     )
 
 
-def factored(x: F32, centres: F32, seed: int, factors: int = FACTORS) -> Words:
-    """Words of so many signs in the place of centres f32 (R, d) of regions of rows x f32 (n, d).
+def factored(x: F32, centres: F32, seed: int, factors: int = FACTORS) -> Codewords:
+    """Codewords of so many signs in the place of centres f32 (R, d) of regions of rows x f32 (n, d).
 
     A region's centre becomes the sum of all directions, each with a sign: its word. Any word may be one (the code of
     rate 1, factors at most 32). In turn: directions by least squares; each sign as it brings the sum nearer to the
     mean of the region's rows; thresholds that stand for half the squared length of the sum as far as a sum over signs
-    can; rows to the word that agrees best. Words that are equal, or that no row of x agrees with best, are left out.
+    can; rows to the word that agrees best. Codewords that are equal, or that no row of x agrees with best, are left
+    out.
     """
     mean = x.mean(0)
     start = started(x, (1 << np.arange(factors)).astype(np.uint32), np.empty(0, np.uint32), seed)
@@ -244,9 +251,9 @@ def factored(x: F32, centres: F32, seed: int, factors: int = FACTORS) -> Words:
         sign = np.unique(sign, axis=0)
         half = 0.5 * np.einsum("ij,jk,ik->i", sign, inner, sign, optimize=True)
         threshold = np.linalg.lstsq(np.c_[sign, np.ones(len(sign))], half)[0][:factors] + directions @ mean
-        words = faiss.IndexFlatIP(factors)
-        words.add(sign)
-        home = words.search((x @ directions.T - threshold).astype(np.float32), 1)[1][:, 0]
+        agreement = faiss.IndexFlatIP(factors)
+        agreement.add(sign)
+        home = agreement.search((x @ directions.T - threshold).astype(np.float32), 1)[1][:, 0]
         mass = np.bincount(home, minlength=len(sign)).astype(np.float32)
         total = np.zeros((len(sign), x.shape[1]), np.float32)
         np.add.at(total, home, x - mean)

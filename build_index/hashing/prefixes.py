@@ -1,4 +1,4 @@
-"""Prefixes of words of signs: what finds a leaf of a BEC-tree, how probable each is, and what asking a bit gains."""
+"""Prefixes of codewords: what finds a leaf of a BEC-tree, how probable each is, and what asking a bit gains."""
 
 from __future__ import annotations
 

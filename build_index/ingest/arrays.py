@@ -1,4 +1,4 @@
-"""Rows in memory: numpy arrays and ids, checked as a source is, read as a spool is."""
+"""Rows in memory: numpy arrays and ids, checked as a source is, read as staging is."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from vantage.format import (
     SPOT_BYTES,
 )
 
-from .rows import Ints, Stored
+from .rows import Ints, StoredRows
 
 CHUNK_BYTES = 32 << 20  # of JSON at a time
 TYPE_CHARS_MAX = 100  # types stand in the schema for people
@@ -50,7 +50,7 @@ def check_schema(attributes: pa.Schema) -> None:
         raise LimitError("the names of all attributes, in bytes,", nbytes, SCHEMA_BYTES_MAX // 2, hint=LEAVE_OUT)
 
 
-def check_rows(stored: Stored, names: list[str]) -> None:
+def check_rows(stored: StoredRows, names: list[str]) -> None:
     """Raises LimitError for a row whose attributes are longer, deeper or of more parts than a reader takes."""
     if not names:
         return
@@ -68,7 +68,7 @@ def check_rows(stored: Stored, names: list[str]) -> None:
                     _refuse(stored, row, names, str(error), None, None)
 
 
-def _refuse(stored: Stored, row: int, names: list[str], what: str, size: int | None, limit: int | None) -> None:
+def _refuse(stored: StoredRows, row: int, names: list[str], what: str, size: int | None, limit: int | None) -> None:
     """Names the row by its id, and the attribute that takes most of it."""
     (identifier,) = stored.ids(np.array([row]))
     told = identifier.decode(errors="backslashreplace")[:80] if isinstance(identifier, bytes) else int(identifier)
@@ -81,7 +81,7 @@ def _refuse(stored: Stored, row: int, names: list[str], what: str, size: int | N
     raise LimitError(f"{where} in {what} as JSON,", size, limit, hint=LEAVE_OUT)
 
 
-def are_long(stored: Stored, names: list[str]) -> bool:
+def are_long(stored: StoredRows, names: list[str]) -> bool:
     """Whether an index of these rows says where the attributes of each are, so that they can be read a row."""
     if not names:
         return False
@@ -89,7 +89,7 @@ def are_long(stored: Stored, names: list[str]) -> bool:
     return bool(sizes.mean() > SHORT_BYTES or sizes.max() > BLOCK_BYTES_MAX // 2)
 
 
-def spot_bytes(stored: Stored, names: list[str]) -> int:
+def spot_bytes(stored: StoredRows, names: list[str]) -> int:
     """What saying so takes of each row of a scan block."""
     return SPOT_BYTES * are_long(stored, names)
 

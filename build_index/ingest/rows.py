@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from vantage.errors import InputError
 
+from ..progress import SILENT, Progress
+
 F32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -61,8 +63,8 @@ def check_lengths(metric: str, norms: npt.NDArray[np.float64], norm_max: float, 
         )
 
 
-class Stored(Protocol):
-    """Where rows lie: a Spool, or Arrays. Properties and methods as those of a Spool."""
+class StoredRows(Protocol):
+    """Where rows lie: a Staging, or Arrays. Properties and methods as those of a Staging."""
 
     @property
     def rows(self) -> int: ...
@@ -84,18 +86,18 @@ class Stored(Protocol):
 class Rows:
     """N rows of d numbers, read from where they lie as they are needed. origin, scale: as in the index section."""
 
-    spool: Stored
+    stored: StoredRows
     metric: str
     origin: F32
     scale: float
 
     @property
     def count(self) -> int:
-        return self.spool.rows
+        return self.stored.rows
 
     @property
     def dimension(self) -> int:
-        return self.spool.dimension
+        return self.stored.dimension
 
     def scaled(self, x: F32) -> F32:
         """f32 (n, d): vectors (n, d), as they were given, in the scale of the index."""
@@ -103,17 +105,19 @@ class Rows:
 
     def slice(self, low: int, high: int) -> F32:
         """f32 (high - low, d)."""
-        return self.scaled(self.spool.floats(low, high))
+        return self.scaled(self.stored.floats(low, high))
 
     def take(self, rows: Ints) -> F32:
         """f32 (len(rows), d), in the order asked for."""
-        return self.scaled(self.spool.gather(rows))
+        return self.scaled(self.stored.gather(rows))
 
-    def chunks(self, nbytes: int) -> Iterator[tuple[int, F32]]:
+    def chunks(self, nbytes: int, progress: Progress = SILENT) -> Iterator[tuple[int, F32]]:
         """(first row, rows) in pieces of about nbytes of float32."""
         step = max(1, nbytes // (4 * self.dimension))
         for low in range(0, self.count, step):
-            yield low, self.slice(low, min(self.count, low + step))
+            high = min(self.count, low + step)
+            yield low, self.slice(low, high)
+            progress(high / self.count)
 
 
 def in_scale(x: F32, metric: str, origin: F32, scale: float) -> F32:
@@ -127,7 +131,7 @@ def in_scale(x: F32, metric: str, origin: F32, scale: float) -> F32:
     return x * np.float32(scale)
 
 
-def scaled_rows(stored: Stored, metric: str) -> Rows:
+def scaled_rows(stored: StoredRows, metric: str) -> Rows:
     """The rows in a scale of their own: read once, unless the metric is cosine."""
     origin = np.zeros(stored.dimension if metric == "l2" else 0, np.float32)
     if metric == "cosine":

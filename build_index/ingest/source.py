@@ -22,7 +22,7 @@ from vantage.errors import InputError
 from vantage.format import METRICS
 
 from .formats import hdf5, ipc, npy, parquet, vecs
-from .formats.address import Part, Place, inside, place, shown, suffix_of
+from .formats.address import Location, Part, inside, location, shown, suffix_of
 from .formats.batch import (
     BAD_ROWS_NAMED,
     DTYPES,
@@ -83,8 +83,8 @@ class Matrix:
 class Table:
     """A format of columns. header(path): rows and schema; batches(path, columns, rows_max)."""
 
-    header: Callable[[Place], tuple[int, pa.Schema]]
-    batches: Callable[[Place, list[str], int], Iterator[pa.RecordBatch]]
+    header: Callable[[Location], tuple[int, pa.Schema]]
+    batches: Callable[[Location, list[str], int], Iterator[pa.RecordBatch]]
 
 
 _IPC, _VECS, _HDF5 = (
@@ -127,7 +127,7 @@ class Source:
     def where(self, row: int) -> str:
         """File and row in it (from 0) of a row number, for messages."""
         at = bisect_right(self.first_rows, row) - 1
-        return f"{shown(self.parts[at].place)} row {row - self.first_rows[at]}"
+        return f"{shown(self.parts[at].location)} row {row - self.first_rows[at]}"
 
     def bad_rows(self, reason: str, rows: Sequence[int]) -> InputError:
         """The error that names the first five of `rows`, which are wrong for `reason`."""
@@ -182,19 +182,19 @@ class Source:
         names = [self.vector_column, *([self.id_column] if self.id_column else []), *self.attributes.names]
         ends = (*self.first_rows[1:], self.rows)
         for part, start, end in zip(self.parts, self.first_rows, ends, strict=True):
-            suffix, row = suffix_of(part.place), start
+            suffix, row = suffix_of(part.location), start
             found: Iterator[Raw]
             if suffix in TABLES:
                 found = _table_batches(part, names, rows_max)
             else:
-                assert isinstance(part.place, Path)
-                found = _matrix(suffix, self.vector_column).batches(part.place, rows_max)
+                assert isinstance(part.location, Path)
+                found = _matrix(suffix, self.vector_column).batches(part.location, rows_max)
             for raw in found:
                 yield row, raw
                 row += len(raw)
             if row != end:
                 raise InputError(
-                    f"{shown(part.place)} says that it has {end - start} rows, and holds {row - start}",
+                    f"{shown(part.location)} says that it has {end - start} rows, and holds {row - start}",
                     hint="it is damaged, or was changed: copy it again",
                 )
 
@@ -272,17 +272,17 @@ def _table_batches(part: Part, names: Sequence[str], rows_max: int) -> Iterator[
 
     Raises InputError where a file, or what a column says of itself, is damaged.
     """
-    reader = TABLES[suffix_of(part.place)]
-    there = set(reader.header(part.place)[1].names)
+    reader = TABLES[suffix_of(part.location)]
+    there = set(reader.header(part.location)[1].names)
     own = [name for name in names if name in there]
-    for raw in reader.batches(part.place, own, rows_max):
+    for raw in reader.batches(part.location, own, rows_max):
         columns = {name: raw.column(name) for name in own}
         try:
             for column in columns.values():
                 structure(column)
         except pa.ArrowException as error:
             raise InputError(
-                f"{shown(part.place)} is damaged: {error}", hint="copy it again, or write it anew"
+                f"{shown(part.location)} is damaged: {error}", hint="copy it again, or write it anew"
             ) from None
         for name in names:
             if name not in columns and name in part.constants:
@@ -317,7 +317,7 @@ def open_source(
     """
     parts, notes = _parts(paths)
     same_file_twice(parts)
-    kinds = sorted({suffix_of(part.place) for part in parts}, key=SUFFIXES.index)
+    kinds = sorted({suffix_of(part.location) for part in parts}, key=SUFFIXES.index)
     if len(kinds) > 1:
         raise InputError(f"the source mixes {' and '.join(kinds)} files", hint="build from one kind of file")
     if kinds[0] in TABLES:
@@ -326,9 +326,9 @@ def open_source(
         named = [("vector", vector_column, DEFAULT_VECTOR)] if kinds[0] not in HDF5 else []
         for option, name, default in (*named, ("id", id_column, DEFAULT_ID)):
             if name != default:
-                raise InputError(f"{option} column {name!r} is named, but {shown(parts[0].place)} has no columns")
+                raise InputError(f"{option} column {name!r} is named, but {shown(parts[0].location)} has no columns")
         if attributes:
-            raise InputError(f"attribute {attributes[0]!r} is named, but {shown(parts[0].place)} has no columns")
+            raise InputError(f"attribute {attributes[0]!r} is named, but {shown(parts[0].location)} has no columns")
         opened = _open_matrix(parts, kinds[0], vector_column)
     return replace(opened, notes=(*notes, *opened.notes))
 
@@ -338,7 +338,7 @@ def source_metric(source: Source, asked: str | None) -> str:
 
     InputError where the two differ, or where the file's is none of ours and none was asked for.
     """
-    where = shown(source.parts[0].place)
+    where = shown(source.parts[0].location)
     if source.metric is not None and source.metric not in METRICS and asked is None:
         raise InputError(
             f"{where} says that its distance is {source.metric!r}, which is none of {', '.join(METRICS)}",
@@ -356,8 +356,8 @@ def _parts(paths: Sequence[str | Path]) -> tuple[tuple[Part, ...], list[str]]:
     """The files that `paths` name, folders replaced by their files; and notes."""
     parts: list[Part] = []
     notes: list[str] = []
-    named: list[Place] = []
-    for where in map(place, paths):
+    named: list[Location] = []
+    for where in map(location, paths):
         check = inside(where)
         check_beside(where)
         if above := partitions_above(where):
@@ -373,9 +373,9 @@ def _parts(paths: Sequence[str | Path]) -> tuple[tuple[Part, ...], list[str]]:
     if not parts:
         raise InputError("no source is named", hint=KNOWN)
     for part in parts:
-        if not isinstance(part.place, Path) and suffix_of(part.place) not in TABLES:
+        if not isinstance(part.location, Path) and suffix_of(part.location) not in TABLES:
             raise InputError(
-                f"{part.place} cannot be read from a store", hint="copy it here; Parquet and Arrow can be read"
+                f"{part.location} cannot be read from a store", hint="copy it here; Parquet and Arrow can be read"
             )
     return tuple(parts), notes
 
@@ -385,7 +385,7 @@ def _first_rows(parts: Sequence[Part], counts: Sequence[int]) -> tuple[tuple[int
     ends = np.cumsum(counts).tolist()
     if not ends[-1]:
         others = ", nor the others" if parts[1:] else ""
-        raise InputError(f"the source is empty: {shown(parts[0].place)} has no rows{others}")
+        raise InputError(f"the source is empty: {shown(parts[0].location)} has no rows{others}")
     return (0, *ends[:-1]), ends[-1]
 
 
@@ -396,7 +396,7 @@ def _matrix(suffix: str, dataset: str) -> Matrix:
 
 
 def _open_matrix(parts: Sequence[Part], suffix: str, dataset: str) -> Source:
-    files = [part.place for part in parts if isinstance(part.place, Path)]
+    files = [part.location for part in parts if isinstance(part.location, Path)]
     headers = [_matrix(suffix, dataset).header(path) for path in files]
     first_rows, rows = _first_rows(parts, [shape[0] for shape, _, _ in headers])
     full = [(path, shape[1], dtype) for path, (shape, dtype, _) in zip(files, headers, strict=True) if shape[0]]
@@ -433,7 +433,7 @@ def _told_by_hdf5(files: Sequence[Path], dataset: str) -> tuple[str | None, list
     return metric, told
 
 
-def _one_metric(metrics: Mapping[str | None, Place]) -> tuple[str | None, list[str]]:
+def _one_metric(metrics: Mapping[str | None, Location]) -> tuple[str | None, list[str]]:
     """What all files say of their metric, and a note on it. InputError where they differ."""
     if len(metrics) > 1:
         said = ", ".join(f"{shown(path)} {metric or 'nothing'}" for metric, path in metrics.items())
@@ -446,16 +446,16 @@ def _open_table(
     parts: tuple[Part, ...], vector_column: str, id_column: str, attributes: Sequence[str] | None, skip: bool
 ) -> Source:
     counts, schemas, notes = [], [], []
-    said_twice: dict[str, Place] = {}
-    words: dict[str | None, Place] = {}
+    said_twice: dict[str, Location] = {}
+    words: dict[str | None, Location] = {}
     for part in parts:
-        reader = TABLES[suffix_of(part.place)]
-        count, columns = reader.header(part.place)
-        said_twice |= {name: part.place for name in part.constants if name in columns.names}
-        words |= {_named_metric(columns): part.place} if count else {}
+        reader = TABLES[suffix_of(part.location)]
+        count, columns = reader.header(part.location)
+        said_twice |= {name: part.location for name in part.constants if name in columns.names}
+        words |= {_named_metric(columns): part.location} if count else {}
         counts.append(count)
         schemas.append(_with_constants(columns, part))
-        said = ipc.note(part.place) if reader is _IPC else None
+        said = ipc.note(part.location) if reader is _IPC else None
         notes += [said] if said else []
     first_rows, rows = _first_rows(parts, counts)
     for name, where in said_twice.items():
@@ -463,7 +463,7 @@ def _open_table(
     metric, told_metric = _one_metric(words)
     notes += told_metric
     # Files without rows say nothing about types: a writer that saw no value did not know them.
-    full = [(part.place, schema) for part, schema, count in zip(parts, schemas, counts, strict=True) if count]
+    full = [(part.location, schema) for part, schema, count in zip(parts, schemas, counts, strict=True) if count]
     first, schema = full[0]
 
     field_of(schema, vector_column, "vector", first)
@@ -477,9 +477,9 @@ def _open_table(
     kept, skipped = attribute_fields(full, (vector_column, id_name), attributes)
     extra = {name for _, other in full for name in other.names} - {*schema.names, *skipped}
     if attributes is None and extra:
-        place_of = next(where for where, other in full if extra & set(other.names))
+        location = next(where for where, other in full if extra & set(other.names))
         raise InputError(
-            f"column {min(extra)!r} is in {shown(place_of)}, but missing in {shown(first)}",
+            f"column {min(extra)!r} is in {shown(location)}, but missing in {shown(first)}",
             hint="all files of a source need the same columns; --attributes names those to keep",
         )
     if skipped:
@@ -507,7 +507,7 @@ def _named_metric(schema: pa.Schema) -> str | None:
 
 
 def _with_constants(columns: pa.Schema, part: Part) -> pa.Schema:
-    """The schema of a file with the columns that its place gives, or that it lacks."""
+    """The schema of a file with the columns that its location gives, or that it lacks."""
     for name, value in part.constants.items():
         columns = columns if name in columns.names else columns.append(pa.field(name, value.type))
     for column in part.absent or ():
@@ -515,7 +515,7 @@ def _with_constants(columns: pa.Schema, part: Part) -> pa.Schema:
     return columns
 
 
-def _kind_of_vectors(full: Sequence[tuple[Place, pa.Schema]], column: str, notes: list[str]) -> str:
+def _kind_of_vectors(full: Sequence[tuple[Location, pa.Schema]], column: str, notes: list[str]) -> str:
     """The normal form that holds the vectors of all files: f32 where they are of several."""
     kinds = set()
     for where, schema in full:
@@ -535,8 +535,8 @@ def _kind_of_vectors(full: Sequence[tuple[Place, pa.Schema]], column: str, notes
     return kinds.pop() if len(kinds) == 1 else "f32"
 
 
-def _kind_of_ids(full: Sequence[tuple[Place, pa.Schema]], column: str, notes: list[str]) -> str:
-    forms: dict[str, tuple[Place, pa.DataType]] = {}
+def _kind_of_ids(full: Sequence[tuple[Location, pa.Schema]], column: str, notes: list[str]) -> str:
+    forms: dict[str, tuple[Location, pa.DataType]] = {}
     for where, schema in full:
         kind = field_of(schema, column, "id", where).type
         form = id_form(kind)
@@ -558,7 +558,7 @@ def _kind_of_ids(full: Sequence[tuple[Place, pa.Schema]], column: str, notes: li
     return "i64" if "integer" in forms else "bytes"
 
 
-def _common_type(full: Sequence[tuple[Place, pa.Schema]], column: str) -> pa.DataType:
+def _common_type(full: Sequence[tuple[Location, pa.Schema]], column: str) -> pa.DataType:
     """The plain type that holds an attribute of all files. InputError where there is none."""
     found = [(where, field_of(schema, column, "attribute", where).type) for where, schema in full]
     kinds = [plain_type(kind) for _, kind in found]
@@ -600,7 +600,7 @@ def _dimension(
                 if lengths:
                     dimension = Counter(lengths).most_common(1)[0][0] if skip else lengths[0]
                     break
-    where = shown(parts[0].place)
+    where = shown(parts[0].location)
     if dimension is None:
         raise InputError(f"column {column!r} of {where} holds no vector, only nulls")
     if not dimension:

@@ -27,8 +27,10 @@ import pyarrow.compute as pc
 
 from vantage.errors import InputError
 
+from ..progress import SILENT, Progress
 from .formats.columns import json_value
 from .formats.types import as_lists, as_maps, is_json, map_entries
+from .rows import Ints
 from .source import BAD_ROWS_NAMED, DTYPES, NORM_MIN, Array, Batch, Skipped, Source
 
 # Rows are written in batches of this many bytes of f32, or fewer rows.
@@ -43,13 +45,11 @@ SPAN_BYTES = 4 << 20
 # Hashes looked through at a time for repeats.
 HASH_CHUNK = 1 << 17
 
-Rows = npt.NDArray[np.int64]
-
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, allow_nan=False).encode
 
 
-class Spool:
-    """Rows of a source in scratch files. Made by `spool`; a context manager that removes the files.
+class Staging:
+    """Rows of a source in scratch files. Made by `stage`; a context manager that removes the files.
 
     rows, dimension, kind, id_kind: as in `Source`; rows: without those left out
     skipped: the rows left out, None where bad rows are refused
@@ -110,11 +110,11 @@ class Spool:
     def gather(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """f32 (n, d) of `rows`, int (n,), in the order given; rows that lie close are read together."""
         out = np.empty((len(rows), self.dimension), np.float32)
-        order, wanted = _sorted(rows)
-        starts = wanted * self._row_bytes
+        order, rising = _sorted(rows)
+        starts = rising * self._row_bytes
         for i, j in _runs(starts, starts + self._row_bytes):
-            first = int(wanted[i])
-            out[order[i:j]] = self.vectors(first, int(wanted[j - 1]) + 1)[wanted[i:j] - first]
+            first = int(rising[i])
+            out[order[i:j]] = self.vectors(first, int(rising[j - 1]) + 1)[rising[i:j] - first]
         return out
 
     def ids(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int64] | list[bytes]:
@@ -122,8 +122,8 @@ class Spool:
         if self.id_kind == "bytes":
             return self._records("ids", rows)
         out = np.empty(len(rows), np.int64)
-        order, wanted = _sorted(rows)
-        out[order] = self._words("ids.raw", wanted, 1)[:, 0]
+        order, rising = _sorted(rows)
+        out[order] = self._int64s("ids.raw", rising, 1)[:, 0]
         return out
 
     def source_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
@@ -131,23 +131,23 @@ class Spool:
         if self.skipped is None:
             return np.asarray(rows, np.int64)
         out = np.empty(len(rows), np.int64)
-        order, wanted = _sorted(rows)
-        out[order] = self._words("rows.raw", wanted, 1)[:, 0]
+        order, rising = _sorted(rows)
+        out[order] = self._int64s("rows.raw", rising, 1)[:, 0]
         return out
 
     def attributes(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
         """A JSON array for each of `rows`, int (n,), in the order given; "[]" without attributes."""
         return self._records("attributes", rows)
 
-    def attribute_sizes(self) -> Rows:
+    def attribute_sizes(self) -> Ints:
         """int64 (N): bytes of each row's attributes."""
         ends = self._read("attributes.offsets", 0, 8 * (self.rows + 1)).view(np.int64)
         return np.asarray(ends[1:] - ends[:-1], np.int64)
 
     def _records(self, name: str, rows: npt.NDArray[np.integer]) -> list[bytes]:
-        order, wanted = _sorted(rows)
-        bounds = self._words(f"{name}.offsets", wanted, 2)
-        out = [b""] * len(wanted)
+        order, rising = _sorted(rows)
+        bounds = self._int64s(f"{name}.offsets", rising, 2)
+        out = [b""] * len(rising)
         for i, j in _runs(bounds[:, 0], bounds[:, 1]):
             first = int(bounds[i, 0])
             data = self._read(f"{name}.raw", first, int(bounds[j - 1, 1])).tobytes()
@@ -155,14 +155,14 @@ class Spool:
                 out[at] = data[lo:hi]
         return out
 
-    def _words(self, name: str, wanted: Rows, width: int) -> Rows:
-        """int64 (n, width): for each of the sorted rows, the `width` 8-byte words from its own on."""
-        out = np.empty((len(wanted), width), np.int64)
-        for i, j in _runs(wanted * 8, (wanted + width) * 8):
-            first = int(wanted[i])
-            words = self._read(name, first * 8, (int(wanted[j - 1]) + width) * 8).view(np.int64)
+    def _int64s(self, name: str, rows: Ints, width: int) -> Ints:
+        """int64 (n, width): for each of the rows (n), rising, the `width` numbers of 8 bytes from its own on."""
+        out = np.empty((len(rows), width), np.int64)
+        for i, j in _runs(rows * 8, (rows + width) * 8):
+            first = int(rows[i])
+            numbers = self._read(name, first * 8, (int(rows[j - 1]) + width) * 8).view(np.int64)
             for k in range(width):
-                out[i:j, k] = words[wanted[i:j] - first + k]
+                out[i:j, k] = numbers[rows[i:j] - first + k]
         return out
 
     def _read(self, name: str, lo: int, hi: int) -> npt.NDArray[np.uint8]:
@@ -177,9 +177,7 @@ class Spool:
             room, at = room[count:], at + count
         return out
 
-    def _fill(
-        self, source: Source, metric: str, progress: Callable[[int], None] | None, look: Callable[[Batch], None] | None
-    ) -> None:
+    def _fill(self, source: Source, metric: str, progress: Progress, look: Callable[[Batch], None] | None) -> None:
         """Writes all rows and the hashes, in the order of the source."""
         batch_rows = max(1, min(BATCH_ROWS_MAX, BATCH_BYTES // (4 * self.dimension)))
         ends = dict.fromkeys([name for name in self._files if name.endswith(".offsets")], 0)
@@ -194,8 +192,7 @@ class Spool:
             written += len(norms)
             if look:
                 look(batch)
-            if progress:
-                progress(int(batch.rows[-1]) + 1)
+            progress((int(batch.rows[-1]) + 1) / source.rows)
         if not written:
             raise InputError("no row is left", hint="; ".join(source.left_out(self.skipped or Skipped())))
         if metric != "cosine" and 0 < norm_max < NORM_MIN:
@@ -232,7 +229,7 @@ class Spool:
         self._refuse_repeated_ids(source, "ids.hashes" if self.id_kind == "bytes" else "ids.raw")
         self.duplicate_vectors = len(self._repeats("vectors.hashes"))
 
-    def _repeats(self, name: str) -> Rows:
+    def _repeats(self, name: str) -> Ints:
         """Every hash in the file that repeats one before it, sorted."""
         hashes = self._read(name, 0, self.rows * 8).view(np.int64)
         hashes.sort()
@@ -243,7 +240,7 @@ class Spool:
         if not len(repeated):
             return
         first = np.full(len(repeated), -1, np.int64)  # the first row with each repeated hash
-        found: list[str] = []
+        duplicates: list[str] = []
         for lo, hi in self.chunks(HASH_CHUNK):
             hashes = self._read(name, lo * 8, hi * 8).view(np.int64)
             at = np.minimum(np.searchsorted(repeated, hashes), len(repeated) - 1)
@@ -255,53 +252,52 @@ class Spool:
                 one, other = self.ids(np.array([before, row]))
                 if one == other:
                     text = one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else str(one)
-                    places = [source.where(int(r)) for r in self.source_rows(np.array([before, row]))]
-                    found.append(f"{text!r} in {' and '.join(places)}")
-                if len(found) == BAD_ROWS_NAMED:
+                    locations = [source.where(int(r)) for r in self.source_rows(np.array([before, row]))]
+                    duplicates.append(f"{text!r} in {' and '.join(locations)}")
+                if len(duplicates) == BAD_ROWS_NAMED:
                     break
-            if len(found) == BAD_ROWS_NAMED:
+            if len(duplicates) == BAD_ROWS_NAMED:
                 break
-        if found:
-            raise InputError("duplicate ids: " + ", ".join(found), hint="give every row an id of its own")
+        if duplicates:
+            raise InputError("duplicate ids: " + ", ".join(duplicates), hint="give every row an id of its own")
 
 
-def spool(
+def stage(
     source: Source,
     folder: Path,
     *,
     metric: str,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = SILENT,
     look: Callable[[Batch], None] | None = None,
     skip_bad_rows: bool = False,
-) -> Spool:
+) -> Staging:
     """Copies `source` to scratch files in `folder` and checks it.
 
     metric: "cosine", "l2" or "dot"; cosine refuses zero vectors
-    progress: called with the number of rows done so far
     look: called with each batch, once
-    skip_bad_rows: rows that the source refuses, or that are zero, are left out and counted in `Spool.skipped`
+    skip_bad_rows: rows that the source refuses, or that are zero, are left out and counted in `Staging.skipped`
 
     Needs room for all vectors, ids and attributes, and memory for some batches and 8 bytes a row. InputError names the
     first five rows that the source refuses, that are zero, or whose ids are there already; no file is left then, nor
     after an OSError such as a full disk.
     """
-    made = Spool(source, folder, skip_bad_rows)
+    staging = Staging(source, folder, skip_bad_rows)
     try:
-        made._fill(source, metric, progress, look)
-        made._check_repeats(source)
+        staging._fill(source, metric, progress, look)
+        staging._check_repeats(source)
     except BaseException:
-        made.close()
+        staging.close()
         raise
-    return made
+    return staging
 
 
-def _sorted(rows: npt.NDArray[np.integer]) -> tuple[Rows, Rows]:
+def _sorted(rows: npt.NDArray[np.integer]) -> tuple[Ints, Ints]:
     """The order that sorts `rows`, and the sorted rows, both int64."""
     order = np.argsort(rows, kind="stable")
     return order, np.asarray(rows, np.int64)[order]
 
 
-def _runs(starts: Rows, ends: Rows) -> Iterator[tuple[int, int]]:
+def _runs(starts: Ints, ends: Ints) -> Iterator[tuple[int, int]]:
     """Splits byte spans, sorted, into runs [i, j) worth one read each: see GAP_BYTES and SPAN_BYTES."""
     cuts = (np.flatnonzero(starts[1:] - ends[:-1] > GAP_BYTES) + 1).tolist()
     for begin, end in zip([0, *cuts], [*cuts, len(starts)], strict=True):
@@ -312,7 +308,7 @@ def _runs(starts: Rows, ends: Rows) -> Iterator[tuple[int, int]]:
             i += max(1, fit)
 
 
-def vector_hashes(vectors: Array) -> Rows:
+def vector_hashes(vectors: Array) -> Ints:
     """int64 (n,): a hash of each row's bytes.
 
     Words are mixed, then summed with random odd multipliers modulo 2^64. Without the mix, vectors of small whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import faiss
 import numpy as np
@@ -23,7 +23,6 @@ def exact_neighbours(
     k: int,
     metric: str,
     without: Ints | None = None,
-    progress: Callable[[int], None] = lambda _: None,
 ) -> I32:
     """i32 (Q, k) row numbers, best first, ties by lower row; -1 where there are fewer. without (Q): a row to leave out.
 
@@ -40,7 +39,6 @@ def exact_neighbours(
         best = np.concatenate([best, ids + first], 1)
         order = np.lexsort((best, cost), axis=1)[:, :extra]
         cost, best = np.take_along_axis(cost, order, 1), np.take_along_axis(best, order, 1)
-        progress(first + len(x))
     if without is not None:
         keep = best != without[:, None]
         keep[keep.all(1), -1] = False  # not among the best: the last one goes

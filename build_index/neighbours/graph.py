@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from ..ingest.rows import F32, Ints, Rows
+from ..progress import SILENT, Progress
 from .exact import exact_neighbours
 
 Graph = npt.NDArray[np.int32]
@@ -31,7 +31,7 @@ def neighbour_graph(
     seed: int,
     memory_bytes: int,
     allowed: Ints | None = None,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Graph:
     """i32 (len(wanted), k): source rows near the wanted rows, best first, themselves left out, -1 for none.
 
@@ -46,29 +46,23 @@ def neighbour_graph(
     passes = max(1, -(-len(answers) * _row_bytes(rows) // int(HELD_SHARE * memory_bytes)))
     for i in range(passes):
         if len(answers[i::passes]) and len(wanted):
-            _search(rows, wanted, answers[i::passes], seed, best, cost, partial(_tell, progress, i, passes))
+            _search(rows, wanted, answers[i::passes], seed, best, cost, progress.part(i / passes, (i + 1) / passes))
     progress(1.0)
     return best
 
 
-def _tell(progress: Callable[[float], None], before: int, passes: int, done: float) -> None:
-    progress((before + done) / passes)
-
-
 def _as_bytes(rows: Rows) -> bool:
     """Whether rows are held as they are stored: dividing them by a scale does not change which are near."""
-    return rows.spool.kind in ("u8", "i8") and rows.metric != "cosine"
+    return rows.stored.kind in ("u8", "i8") and rows.metric != "cosine"
 
 
 def _row_bytes(rows: Rows) -> int:
     return 8 + rows.dimension * (1 if _as_bytes(rows) else 2)
 
 
-def _search(
-    rows: Rows, wanted: Ints, part: Ints, seed: int, best: Graph, cost: F32, progress: Callable[[float], None]
-) -> None:
+def _search(rows: Rows, wanted: Ints, part: Ints, seed: int, best: Graph, cost: F32, progress: Progress) -> None:
     """Merges the neighbours among the rows of one part into best and cost, both (len(wanted), k)."""
-    take: Callable[[Ints], F32] = rows.spool.gather if _as_bytes(rows) else rows.take
+    take: Callable[[Ints], F32] = rows.stored.gather if _as_bytes(rows) else rows.take
     k, l2, step = best.shape[1], rows.metric == "l2", max(1, CHUNK_BYTES // (4 * rows.dimension))
     index = _lists(rows, take, part, seed)
     for low in range(0, len(part), step):
@@ -92,7 +86,7 @@ def _lists(rows: Rows, take: Callable[[Ints], F32], part: Ints, seed: int) -> fa
     """Empty inverted lists, their centres found on some rows of the part."""
     quantizer = faiss.ScalarQuantizer
     kinds = {"u8": quantizer.QT_8bit_direct, "i8": quantizer.QT_8bit_direct_signed}
-    held = kinds[rows.spool.kind] if _as_bytes(rows) else quantizer.QT_fp16
+    held = kinds[rows.stored.kind] if _as_bytes(rows) else quantizer.QT_fp16
     l2, d = rows.metric == "l2", rows.dimension
     flat = faiss.IndexFlatL2(d) if l2 else faiss.IndexFlatIP(d)
     metric = faiss.METRIC_L2 if l2 else faiss.METRIC_INNER_PRODUCT

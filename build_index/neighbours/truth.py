@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ..ingest.rows import Ints, Rows
+from ..progress import SILENT, Progress
 from .exact import CHUNK_BYTES, F64, I32, exact_neighbours, exact_scores
 
 HELD_OUT_MAX, HELD_OUT_MIN = 2000, 500
@@ -66,17 +66,17 @@ def untied(rows: I32) -> Truth:
     return Truth(rows, better, np.zeros(len(rows)), np.zeros(len(rows), bool))
 
 
-def right(place: I32, better: I32, k: int) -> npt.NDArray[np.int64]:
+def right(rank: I32, better: I32, k: int) -> npt.NDArray[np.int64]:
     """(Q) how many answers are right at k. Of those that tie with the k-th neighbour any are, as far as there is room.
 
-    place i32 (Q, M): how many rows score better than an answer, -1 for one that is never right; better i32 (Q, K): of
+    rank i32 (Q, M): how many rows score better than an answer, -1 for one that is never right; better i32 (Q, K): of
     the true neighbours.
     """
-    wanted = np.maximum((better[:, :k] >= 0).sum(1), 1)
-    last = better[np.arange(len(better)), wanted - 1][:, None]
-    surely = ((place >= 0) & (place < last)).sum(1)
-    tying = ((place >= 0) & (place == last)).sum(1)
-    out: npt.NDArray[np.int64] = surely + np.minimum(tying, wanted - np.maximum(last[:, 0], 0))
+    count = np.maximum((better[:, :k] >= 0).sum(1), 1)
+    last = better[np.arange(len(better)), count - 1][:, None]
+    surely = ((rank >= 0) & (rank < last)).sum(1)
+    tying = ((rank >= 0) & (rank == last)).sum(1)
+    out: npt.NDArray[np.int64] = surely + np.minimum(tying, count - np.maximum(last[:, 0], 0))
     return out
 
 
@@ -89,16 +89,16 @@ def ranks(row: I32, neighbours: I32, better: I32) -> I32:
     for i, (rows, true) in enumerate(zip(row, neighbours, strict=True)):
         order = np.argsort(true, kind="stable")
         at = order[np.minimum(np.searchsorted(true[order], rows), len(true) - 1)]
-        found = (true[at] == rows) & (rows >= 0)
-        out[i, found] = better[i, at[found]]
+        hit = (true[at] == rows) & (rows >= 0)
+        out[i, hit] = better[i, at[hit]]
     return out
 
 
-def truth_of(rows: Rows, held: Ints, k: int, progress: Callable[[int], None] = lambda _: None) -> Truth:
+def truth_of(rows: Rows, held: Ints, k: int, progress: Progress = SILENT) -> Truth:
     """Exact neighbours of held-out rows among all other rows, compared as they were given, in float64."""
     most = min(k + NEAR_MISSES, rows.count - 1)
-    near = exact_neighbours(rows.take(held), rows.chunks(CHUNK_BYTES), most, rows.metric, held, progress)
-    found, places = np.empty((2, len(held), k), np.int32)
+    near = exact_neighbours(rows.take(held), rows.chunks(CHUNK_BYTES, progress), most, rows.metric, held)
+    neighbours, ranks_of = np.empty((2, len(held), k), np.int32)
     last, more = np.empty(len(held)), np.zeros(len(held), bool)
     step = max(1, CHUNK_BYTES // (8 * rows.dimension * most))
     for low in range(0, len(held), step):
@@ -107,10 +107,10 @@ def truth_of(rows: Rows, held: Ints, k: int, progress: Callable[[int], None] = l
         order = np.lexsort((near[part], -score), axis=1)
         score, slack = np.take_along_axis(score, order, 1), np.take_along_axis(slack, order, 1)
         better = tied(score, slack)
-        found[part], places[part] = np.take_along_axis(near[part], order, 1)[:, :k], better[:, :k]
+        neighbours[part], ranks_of[part] = np.take_along_axis(near[part], order, 1)[:, :k], better[:, :k]
         last[part] = np.take_along_axis(score, better[:, k - 1 : k], 1)[:, 0]
         more[part] = most > k and better[:, k] < k
-    return Truth(found, places, last, more)
+    return Truth(neighbours, ranks_of, last, more)
 
 
 def nearness(rows: Rows, held: Ints, neighbours: I32) -> float:
@@ -133,8 +133,8 @@ def tied(score: F64, slack: F64) -> I32:
 
 def scores_of(rows: Rows, held: Ints, others: I32) -> tuple[F64, F64]:
     """exact_scores of the rows others (n, m) for the rows held (n) as queries."""
-    x = rows.spool.gather(others.reshape(-1)).reshape(*others.shape, rows.dimension)
-    return exact_scores(rows.spool.gather(held), x, rows.metric)
+    x = rows.stored.gather(others.reshape(-1)).reshape(*others.shape, rows.dimension)
+    return exact_scores(rows.stored.gather(held), x, rows.metric)
 
 
 def ties(rows: Rows, held: Ints, others: I32, last: F64) -> Bools:

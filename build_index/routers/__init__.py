@@ -10,6 +10,7 @@ from typing import Any
 from vantage.format import RouterSection
 
 from ..ingest.rows import Ints
+from ..progress import Progress
 from . import bec_tree, ecvh, lse, mlp, trained, tree, two_level
 from .training import Cost, Lesson
 
@@ -22,7 +23,7 @@ class Router:
     to make once the blocks are in order.
     """
 
-    fit: Callable[[Lesson, Cost, Callable[[float], None]], RouterSection]
+    fit: Callable[[Lesson, Cost, Progress], RouterSection]
     ordered: Callable[[Any, Ints], RouterSection]
     trains: bool = False
     tuned: Callable[[Any, Lesson, Cost], RouterSection] | None = None
@@ -37,7 +38,7 @@ ROUTERS: dict[str, Router] = {
     "tree": Router(tree.fit, tree.ordered, trains=True),
     "ecvh": Router(ecvh.fit, ecvh.ordered, trains=True),
     "two-level-ecvh": Router(
-        two_level.fit, two_level.ordered, tuned=partial(two_level.tuned, first=two_level.by_words)
+        two_level.fit, two_level.ordered, tuned=partial(two_level.tuned, first=two_level.by_codewords)
     ),
     "bec-tree": Router(bec_tree.fit, bec_tree.ordered, trains=True),
 }

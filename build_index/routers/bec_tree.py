@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +12,13 @@ from vantage.format import BecTreeSection
 
 from ..hashing.prefixes import LEAF, Prefixes
 from ..ingest.rows import Ints
+from ..progress import Progress
 from .ecvh import BITS, TEMPERATURES, cheapest, moved, planes
 from .packing import quantized, rounded
 from .training import Cost, Lesson
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> BecTreeSection:
+def fit(lesson: Lesson, cost: Cost, progress: Progress) -> BecTreeSection:
     """The tree's directions, or trained on where neighbours and copies lie; which, and the temperature, by cost.
 
     Raises InputError for blocks that are no leaves of a tree.
@@ -36,7 +36,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> BecTre
         margins = jnp.exp(now["log_beta"]) * (q @ rounded(now["directions"], BITS).T - now["threshold"])
         return jax.nn.log_sigmoid(margins) @ low + jax.nn.log_sigmoid(-margins) @ high
 
-    further = moved(tree, scores, lesson, lambda done: progress(0.8 * done))
+    further = moved(tree, scores, lesson, progress.part(0, 0.8))
     return cheapest([section(further), section(tree)], cost)
 
 

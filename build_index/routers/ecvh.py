@@ -11,9 +11,10 @@ import numpy as np
 from vantage.errors import InputError
 from vantage.format import BecTreeSection, EcvhSection
 
-from ..hashing.codewords import Words, signs
+from ..hashing.codewords import Codewords, signs
 from ..hashing.prefixes import Prefixes
 from ..ingest.rows import Ints
+from ..progress import Progress
 from . import learn
 from .packing import quantized, rounded
 from .training import Cost, Lesson
@@ -23,28 +24,28 @@ STEPS = 150
 BATCH = 512
 TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 BITS = 4
-T = TypeVar("T", Words, Prefixes)
+T = TypeVar("T", Codewords, Prefixes)
 S = TypeVar("S", EcvhSection, BecTreeSection)
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> EcvhSection:
-    """The words that made the blocks, or trained on where neighbours and copies lie; which, and the temperature,
+def fit(lesson: Lesson, cost: Cost, progress: Progress) -> EcvhSection:
+    """The codewords that made the blocks, or trained on where neighbours and copies lie; which, and the temperature,
     by cost.
 
     Raises InputError for blocks that are no buckets of a code.
     """
     import jax.numpy as jnp
 
-    words = lesson.partition.words
-    if words is None:
+    codewords = lesson.partition.codewords
+    if codewords is None:
         raise InputError("the router ecvh on blocks that are no buckets of a code", hint="it takes --partition ecvh")
-    table = jnp.asarray(signs(words.generator, words.message).T)
+    table = jnp.asarray(signs(codewords.generator, codewords.message).T)
 
     def scores(now: dict[str, Any], q: Any) -> Any:
         return jnp.exp(now["log_beta"]) * ((q @ rounded(now["directions"], BITS).T - now["threshold"]) @ table)
 
-    further = moved(words, scores, lesson, lambda done: progress(0.8 * done))
-    return cheapest([section(further), section(words)], cost)
+    further = moved(codewords, scores, lesson, progress.part(0, 0.8))
+    return cheapest([section(further), section(codewords)], cost)
 
 
 def cheapest(sections: list[S], cost: Cost) -> S:
@@ -52,9 +53,7 @@ def cheapest(sections: list[S], cost: Cost) -> S:
     return min((replace(one, temperature=t) for one in sections for t in TEMPERATURES), key=cost)
 
 
-def moved(
-    start: T, scores: Callable[[dict[str, Any], Any], Any], lesson: Lesson, progress: Callable[[float], None]
-) -> T:
+def moved(start: T, scores: Callable[[dict[str, Any], Any], Any], lesson: Lesson, progress: Progress) -> T:
     """The same with directions, threshold and beta trained; scores(parameters, queries) as learn.train takes them."""
     parameters = {
         "directions": start.directions, "threshold": start.threshold, "log_beta": np.float32(np.log(start.beta)),
@@ -65,16 +64,16 @@ def moved(
     )
 
 
-def section(words: Words, bits: int = BITS) -> EcvhSection:
-    """The words as stored. Margins are made no longer than the query of norm 1, which is where they are cut."""
-    unit = float((np.linalg.norm(words.directions, axis=1) + np.abs(words.threshold)).max())
-    table, scale = quantized(words.directions / np.float32(unit), bits)
-    bias = (-words.threshold / unit).astype(np.float32)
-    message_bits = max(int(words.generator.max()).bit_length(), 1)
-    stored = planes(words.message, message_bits)
+def section(codewords: Codewords, bits: int = BITS) -> EcvhSection:
+    """The codewords as stored. Margins are made no longer than the query of norm 1, which is where they are cut."""
+    unit = float((np.linalg.norm(codewords.directions, axis=1) + np.abs(codewords.threshold)).max())
+    table, scale = quantized(codewords.directions / np.float32(unit), bits)
+    bias = (-codewords.threshold / unit).astype(np.float32)
+    message_bits = max(int(codewords.generator.max()).bit_length(), 1)
+    stored = planes(codewords.message, message_bits)
     return EcvhSection(
-        bits, message_bits, words.beta * unit, TEMPERATURES[0], memoryview(scale), memoryview(bias),
-        memoryview(words.generator), memoryview(stored), memoryview(table),
+        bits, message_bits, codewords.beta * unit, TEMPERATURES[0], memoryview(scale), memoryview(bias),
+        memoryview(codewords.generator), memoryview(stored), memoryview(table),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..ingest.rows import F32
+from ..progress import Progress
 from .training import Lesson
 
 NOISE = 0.3  # of the mean distance to the nearest row: what makes a row that trained look like one that did not
@@ -30,7 +31,7 @@ def train(
     lesson: Lesson,
     steps: int,
     batch: int,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> dict[str, F32]:
     """Adam from `parameters` with a peak rate each; scores(parameters, queries f32 (n, d)) -> (n, B).
 
@@ -42,11 +43,11 @@ def train(
     import jax.numpy as jnp
     import optax
 
-    def loss(now: dict[str, Any], q: Any, places: Any, weight: Any) -> Any:
+    def loss(now: dict[str, Any], q: Any, blocks: Any, weight: Any) -> Any:
         log_p = jax.nn.log_softmax(scores(now, q))
-        each = jnp.take_along_axis(log_p, jnp.maximum(places, 0).reshape(len(q), -1), 1).reshape(places.shape)
-        found = jax.nn.logsumexp(jnp.where(places >= 0, each, -1e4), axis=2)
-        return -(found * weight).sum() / weight.sum()
+        each = jnp.take_along_axis(log_p, jnp.maximum(blocks, 0).reshape(len(q), -1), 1).reshape(blocks.shape)
+        likelihood = jax.nn.logsumexp(jnp.where(blocks >= 0, each, -1e4), axis=2)
+        return -(likelihood * weight).sum() / weight.sum()
 
     def curve(peak: float) -> Any:
         return optax.warmup_cosine_decay_schedule(0.0, peak, WARM_UP, steps)
@@ -56,8 +57,8 @@ def train(
     )
 
     @jax.jit
-    def step(now: Any, state: Any, q: Any, places: Any, weight: Any) -> Any:
-        slope = jax.grad(loss)(now, q, places, weight)
+    def step(now: Any, state: Any, q: Any, blocks: Any, weight: Any) -> Any:
+        slope = jax.grad(loss)(now, q, blocks, weight)
         change, state = optimiser.update(slope, state, now)
         return optax.apply_updates(now, change), state
 
@@ -75,6 +76,6 @@ def train(
         near = lesson.near[drawn]
         depth = depths[rng.integers(len(depths), size=len(drawn))]
         weight = ((np.arange(near.shape[1]) < depth[:, None]) & (near >= 0)) / depth[:, None]
-        now, state = step(now, state, q, lesson.places(near), weight.astype(np.float32))
+        now, state = step(now, state, q, lesson.blocks_of(near), weight.astype(np.float32))
         progress((turn + 1) / steps)
     return {name: np.asarray(value) for name, value in now.items()}

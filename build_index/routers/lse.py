@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from vantage.format import LseSection
 
 from ..ingest.rows import F32, Ints
+from ..progress import Progress
 from .packing import bits_of, quantized
 from .training import Cost, Lesson
 
@@ -120,7 +120,7 @@ def ordered(section: LseSection, order: Ints) -> LseSection:
     )  # fmt: skip
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None], subs: int | None = None) -> LseSection:
+def fit(lesson: Lesson, cost: Cost, progress: Progress, subs: int | None = None) -> LseSection:
     """Sub-centroids of the sample's home rows, as many as subs_of says; beta, then the temperature, by cost."""
     x = lesson.rows.take(lesson.sample)
     subs = subs or subs_of(lesson.rows.dimension, lesson.blocks)
@@ -138,6 +138,6 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None], subs: int
     return min((replace(best, temperature=t) for t in TEMPERATURES), key=cost)
 
 
-def fit_centroids(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> LseSection:
+def fit_centroids(lesson: Lesson, cost: Cost, progress: Progress) -> LseSection:
     """The block means alone."""
     return fit(lesson, cost, progress, 1)

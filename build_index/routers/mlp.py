@@ -6,7 +6,6 @@ Above 4,096 blocks it is progressive: regions first, then the blocks of the best
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from vantage.format import DIMENSION_MAX, UNITS_STEP, LseSection, MlpSection, Regions
 
 from ..ingest.rows import F32, Ints
+from ..progress import Progress
 from . import learn, lse
 from .packing import bits_of, quantized, rounded, unpacked
 from .training import Cost, Lesson
@@ -57,7 +57,7 @@ def shape_for(dimension: int, blocks: int, share: float) -> tuple[int, int]:
 def fit(
     lesson: Lesson,
     cost: Cost,
-    progress: Callable[[float], None],
+    progress: Progress,
     share: float = SHARE,
     rectified: float = RECTIFIED,
 ) -> MlpSection:
@@ -85,7 +85,7 @@ def fit(
         logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
         return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
 
-    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.9 * done))
+    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, progress.part(0, 0.9))
     made = section(found, np.where(live, found["weight"], -np.inf), subs, linear)
 
     def tempered(temperature: float) -> MlpSection:

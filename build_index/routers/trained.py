@@ -10,6 +10,7 @@ import numpy as np
 
 from vantage.format import LseSection
 
+from ..progress import SILENT, Progress
 from . import learn
 from .lse import packed, sub_centroids, subs_of, weights
 from .packing import bits_of
@@ -23,7 +24,7 @@ TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 
 
 def table(
-    lesson: Lesson, subs: int, progress: Callable[[float], None] = lambda _: None
+    lesson: Lesson, subs: int, progress: Progress = SILENT
 ) -> tuple[dict[str, Any], Callable[[dict[str, Any], Any], Any]]:
     """(parameters found, scores of queries by them) of a table of so many sub-centroids a block.
 
@@ -52,10 +53,10 @@ def table(
     return found | {"weight": np.where(live, found["weight"], -np.inf)}, scores
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> LseSection:
+def fit(lesson: Lesson, cost: Cost, progress: Progress) -> LseSection:
     """The table, then the temperature, by cost."""
     subs = subs_of(lesson.rows.dimension, lesson.blocks)
-    found, _ = table(lesson, subs, lambda done: progress(0.9 * done))
+    found, _ = table(lesson, subs, progress.part(0, 0.9))
     section = packed(
         found["table"], found["weight"], subs, float(np.exp(found["log_beta"])),
         TEMPERATURES[0], bits_of(lesson.rows.dimension),

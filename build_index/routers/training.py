@@ -59,7 +59,7 @@ class Lesson:
         """See spread_of."""
         return spread_of(self.rows, self.sample)
 
-    def places(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    def blocks_of(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """i32 (..., 1 + E): the blocks that hold rows (...), home first; -1 where there is none."""
         known = np.maximum(rows, 0)
         held = np.concatenate([self.partition.home[known][..., None], self.copy[known]], -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from vantage.format import NO_CHILD, TREE_UNITS, TREE_WAYS, TreeSection
 
 from ..ingest.rows import F32, Ints
+from ..progress import Progress
 from . import learn, lse
 from .packing import quantized, rounded
 from .training import Cost, Lesson
@@ -25,7 +25,7 @@ BITS = 4
 ROUNDS = 10
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> TreeSection:
+def fit(lesson: Lesson, cost: Cost, progress: Progress) -> TreeSection:
     """Groups the blocks' centres by threes, trains all nodes at once, then the temperature by cost."""
     import jax
     import jax.numpy as jnp
@@ -66,7 +66,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> TreeSe
         log_p = jnp.concatenate([log_p, jnp.zeros((len(q), 1))], 1)
         return sum(log_p[:, step] for step in path)
 
-    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, lambda done: progress(0.9 * done))
+    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, progress.part(0, 0.9))
     made = section(found, child)
     return min((replace(made, temperature=t) for t in TEMPERATURES), key=cost)
 

@@ -1,7 +1,7 @@
 """two-level: a resident table of regions of queries, and a page each with the sub-centroids of the blocks they want.
 
-two-level-ecvh: the same, with few directions and a word a region in the place of the table. It loses in rows, and is
-for when next to nothing may be resident (bench/research/first_level.py).
+two-level-ecvh: the same, with few directions and a codeword for each region in the place of the table. It loses in
+rows, and is for when next to nothing may be resident (bench/research/first_level.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vantage.search.prepare import Prepared
 from ..blocks.shape import index_section
 from ..hashing.codewords import factored, signs
 from ..ingest.rows import F32, Ints
+from ..progress import Progress
 from ..simulate.edge import P, prepared, probabilities
 from . import ecvh, lse
 from .packing import bits_of
@@ -41,7 +42,7 @@ STEP_BYTES = 64 << 20  # of their probabilities at a time
 First = tuple[LseSection | EcvhSection, int, Callable[[F32, int], Ints]]
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Callable[[float], None]) -> TwoLevelSection:
+def fit(lesson: Lesson, cost: Cost, progress: Progress) -> TwoLevelSection:
     """Sub-centroids, beta and temperature as lse has them, on all blocks in one page; `tuned` makes the regions."""
 
     def whole(section: RouterSection) -> float:
@@ -64,16 +65,20 @@ def by_centres(asked: F32, centres: F32, spread: float, seed: int) -> First:
     return table, len(centres), lambda x, n: near.search(x, n)[1]
 
 
-def by_words(asked: F32, centres: F32, spread: float, seed: int) -> First:
-    """A query's region is that of the word which agrees best with it; words as `codewords.factored` finds them.
+def by_codewords(asked: F32, centres: F32, spread: float, seed: int) -> First:
+    """A query's region is that of the codeword which agrees best with it, of those that `codewords.factored` finds.
 
     At 10^4 blocks they name more than centres in as many bytes, at 10^5 less (bench/research/first_level.py).
     """
-    words = replace(factored(asked, centres, seed), beta=REGION_BETA / spread)
-    agree = faiss.IndexFlatIP(len(words.threshold))
-    agree.add(signs(words.generator, words.message))
-    section = ecvh.section(words, bits_of(centres.shape[1]))
-    return section, agree.ntotal, lambda x, n: agree.search(x @ words.directions.T - words.threshold, n)[1]
+    codewords = replace(factored(asked, centres, seed), beta=REGION_BETA / spread)
+    agreement = faiss.IndexFlatIP(len(codewords.threshold))
+    agreement.add(signs(codewords.generator, codewords.message))
+    section = ecvh.section(codewords, bits_of(centres.shape[1]))
+    return (
+        section,
+        agreement.ntotal,
+        lambda x, n: agreement.search(x @ codewords.directions.T - codewords.threshold, n)[1],
+    )
 
 
 def tuned(
@@ -142,8 +147,8 @@ def wants_of(near: Ints, block: npt.NDArray[np.int32], p: F32, regions: int) -> 
     share = np.array(NEAR_REGIONS, np.float32)[order % near.shape[1]]
     ends, out = np.cumsum(np.bincount(near.ravel(), minlength=regions)), []
     for low, high in zip([0, *ends[:-1]], ends, strict=True):
-        found, place = np.unique(block[query[low:high]], return_inverse=True)
-        mass = np.bincount(place.ravel(), (share[low:high, None] * p[query[low:high]]).ravel(), len(found))
+        found, inverse = np.unique(block[query[low:high]], return_inverse=True)
+        mass = np.bincount(inverse.ravel(), (share[low:high, None] * p[query[low:high]]).ravel(), len(found))
         out.append(found[np.argsort(-mass, kind="stable")[: min(PAGE_BLOCKS_MAX, np.count_nonzero(mass))]])
     return out
 

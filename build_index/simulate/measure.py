@@ -1,6 +1,7 @@
 """What a plan finds, in the kernels' own arithmetic, for many queries and any price at once.
 
-All blocks are scanned once a query, keeping the best places; what a plan would answer follows from the blocks it reads.
+All blocks are scanned once for each query, keeping the best copies of rows; what a plan would answer follows from the
+blocks it reads.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from ..blocks.shape import Shape
 from ..codecs.planes import Codec, encode_blocks
 from ..ingest.rows import Ints, Rows
 from ..neighbours.truth import Truth, ranks, right, ties
+from ..progress import SILENT, Progress
 from .edge import P, trial_root
 
-KEPT = 512  # best places kept a query: enough for any plan that finds most of 100 neighbours
+KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
 CHUNK_BYTES = 8 << 20
 PRICE_MAX = (1 << 32) - 1
 
@@ -90,11 +92,11 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The best M places of each query over all blocks, best first, all i32 (Q, M), -1 where there is none.
+    """The best M copies of rows for each query over all blocks, best first, all i32 (Q, M), -1 where there is none.
 
-    block and row of the place; twin: the earlier place of the same row; rank: how many rows score better, where the row
-    is one of the exact neighbours, truth (Q, K), or ties with the last of them. score f32 (Q, M): of
-    the place, in the scale of the index; base f32 (Q, B): the score of a block's centre.
+    A row in its home block is a copy too. block and row of each; twin: the earlier copy of the same row; rank: how many
+    rows score better, where the row is one of the exact neighbours, truth (Q, K), or ties with the last of them. score
+    f32 (Q, M): of the copy, in the scale of the index; base f32 (Q, B): the score of a block's centre.
     """
 
     block: npt.NDArray[np.int32]
@@ -106,7 +108,7 @@ class Candidates:
     base: npt.NDArray[np.float32]
 
     def answered(self, read: Bools, most: int) -> Bools:
-        """(Q, M) whether a place is the best of one of the `most` best rows of the blocks read bool (Q, B)."""
+        """(Q, M) whether a copy is the best of one of the `most` best rows of the blocks read bool (Q, B)."""
         each = np.arange(len(read))[:, None]
         kept = read[each, self.block] & (self.block >= 0)
         kept &= ~((self.twin >= 0) & np.take_along_axis(kept, np.maximum(self.twin, 0), 1))
@@ -148,11 +150,11 @@ def full_scan(
     queries: list[Prepared],
     without: Ints,
     truth: Truth,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = SILENT,
     p: P | None = None,
     kept: int = KEPT,
 ) -> Candidates:
-    """Encodes every place and scans it for every query, keeping so many.
+    """Encodes every copy of a row and scans it for every query, keeping so many.
 
     p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them.
     without (Q): the query's own row, left out of the answers.
@@ -161,7 +163,7 @@ def full_scan(
     root = trial_root(rows, shape, codec.rotation, codec.section, 100)
     scans = [LrsqScan(root, q, kept) for q in queries]
     low_of, high_of = (np.zeros(len(scans), int), np.full(len(scans), shape.blocks)) if p is None else spans(p).T
-    place_row = np.concatenate(members).astype(np.int32)
+    row_of_slot = np.concatenate(members).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
     for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
         x = rows.take(np.concatenate(members[low:high]))
@@ -171,8 +173,8 @@ def full_scan(
         ):
             n = len(members[b])
             pad = bytes(4 * (aligned(n, 16) - n))
-            places = np.arange(starts[b], starts[b + 1], dtype=np.uint32).tobytes() + pad
-            data = pack_block(n, 0, encoded.ranges, [*encoded.planes(), places], b"")
+            slots = np.arange(starts[b], starts[b + 1], dtype=np.uint32).tobytes() + pad
+            data = pack_block(n, 0, encoded.ranges, [*encoded.planes(), slots], b"")
             at = block_planes(n, codec.code_bytes)
             for j in np.flatnonzero((low_of <= b) & (b < high_of)):
                 scan = scans[j]
@@ -184,21 +186,21 @@ def full_scan(
     score, base = np.zeros(block.shape, np.float32), np.empty((len(scans), shape.blocks), np.float32)
     for i in reversed(range(len(scans))):
         scan = scans.pop()  # it holds as much as its row of base
-        found = np.array([(place, b, s) for s, place, b, _ in scan.entries()], np.int64).reshape(-1, 3)
-        found = found[place_row[found[:, 0]] != without[i]]
-        block[i, : len(found)], row[i, : len(found)] = found[:, 1], place_row[found[:, 0]]
-        score[i, : len(found)] = found[:, 2] / queries[i].unit
+        entries = np.array([(slot, b, s) for s, slot, b, _ in scan.entries()], np.int64).reshape(-1, 3)
+        entries = entries[row_of_slot[entries[:, 0]] != without[i]]
+        block[i, : len(entries)], row[i, : len(entries)] = entries[:, 1], row_of_slot[entries[:, 0]]
+        score[i, : len(entries)] = entries[:, 2] / queries[i].unit
         base[i] = [scan.base(b) for b in range(shape.blocks)]
-    made = judged(block, row, truth)
-    asked = np.flatnonzero(truth.more)
-    others = (made.rank[asked] < 0) & (row[asked] >= 0)
-    tie = others & ties(rows, without[asked], np.where(others, row[asked], 0), truth.last[asked])
-    made.rank[asked] = np.where(tie, truth.better[asked, -1:], made.rank[asked])
-    return replace(made, score=score, base=base)
+    candidates = judged(block, row, truth)
+    tying = np.flatnonzero(truth.more)
+    others = (candidates.rank[tying] < 0) & (row[tying] >= 0)
+    tie = others & ties(rows, without[tying], np.where(others, row[tying], 0), truth.last[tying])
+    candidates.rank[tying] = np.where(tie, truth.better[tying, -1:], candidates.rank[tying])
+    return replace(candidates, score=score, base=base)
 
 
 def judged(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: Truth) -> Candidates:
-    """Candidates of these places, best first, against this truth; without scores, and ties with other rows."""
+    """Candidates of these copies, best first, against this truth; without scores, and ties with other rows."""
     none = np.zeros((len(block), 0), np.float32)
     return Candidates(block, row, _twins(row), ranks(row, truth.rows, truth.better), truth, none, none)
 

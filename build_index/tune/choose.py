@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -30,7 +29,7 @@ from ..codecs.rotations import ROTATIONS
 from ..ingest.rows import F32, Ints, Rows, tempered
 from ..neighbours.graph import Graph, neighbour_graph
 from ..neighbours.truth import HeldOut, hold_out, nearness, truth_of
-from ..progress import Say
+from ..progress import SILENT, Progress
 from ..routers import ROUTERS, lse
 from ..simulate.edge import P, prepared
 from ..simulate.measure import KEPT, Candidates, Reads, block_bytes, full_scan, plans
@@ -70,7 +69,7 @@ class Choice:
     near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
 
 
-def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
+def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = SILENT) -> Choice:
     """Picks everything. Where nothing keeps the recall that was asked for, the contract's target is what is kept."""
     if rows.count <= few.FEW_ROWS:
         shape, codec = few.shape_of(rows, options.seed), few.codec_of(rows, options)
@@ -78,16 +77,17 @@ def choose(rows: Rows, id_bytes: float, options: Options, say: Say) -> Choice:
         return Choice(shape, codec, contract, stop, [], (stop.promises[0].ms, stop.promises[0].ms), few.near(rows))
     held = hold_out(rows.count, options.seed)
     k = min(options.k, rows.count - 1)
-    say("truth", 0.0)
-    truth = truth_of(rows, held.all, min(max(k, 10), rows.count - 1), lambda done: say("truth", done / rows.count))
+    phase = progress.phase("truth")
+    phase(0.0)
+    truth = truth_of(rows, held.all, min(max(k, 10), rows.count - 1), phase)
     where = np.searchsorted(held.all, held.tune), np.searchsorted(held.all, held.price)
     tune, price = (
         Held(prepared(rows, of), of, truth[at]) for of, at in zip((held.tune, held.price), where, strict=True)
     )
     sample = _sample(rows, held, options)
-    asked, near = _questions(rows, sample, options, say)
+    asked, near = _questions(rows, sample, options, progress)
     near_by = nearness(rows, tune.rows, tune.truth.rows[:, : few.NEAR_BY][:, -1])
-    task = Task(rows, sample, tune, asked, near, id_bytes, k, options, [], say)
+    task = Task(rows, sample, tune, asked, near, id_bytes, k, options, [], progress)
     drawn, p_tune = _choose_router(task, _drafts(task))
     p = probabilities_of(rows, drawn.shape, price.queries)
     some = tune.spread(CODE_QUERIES)
@@ -112,13 +112,14 @@ def _promised(
     if contract is None:
         return None
     contract = with_pages(contract, pages)
-    task.say("promises", 0.0)
+    phase = task.progress.phase("promises")
+    phase(0.0)
     stop = stopping(
         Measured(coded.found, p_tune, sizes, shape.sizes()), coded.price,
         Measured(found, p, sizes, shape.sizes(), pages), recall_at, contract, rows.count, options.stop,
         gather_of(shape.partition.home, rows), rerank,
     )  # fmt: skip
-    task.say("promises", 1.0)
+    phase(1.0)
     kept = next((promise for promise in stop.promises if promise.recall >= target), None)
     if kept is None:
         return None
@@ -136,10 +137,10 @@ def _scanned(
     task: Task, shape: Shape, codec: Codec, held: Held, phase: str, p: P, kept: int = KEPT
 ) -> Candidates:  # fmt: skip
     """What the codes find for held-out rows, in blocks that a plan may read."""
-    say = partial(task.say, phase)
     small = block_bytes(shape.sizes(), codec.code_bytes, task.id_bytes).sum() <= SMALL_BYTES
     return full_scan(
-        task.rows, shape, codec, held.queries, held.rows, held.truth, say, None if small else p, kept
+        task.rows, shape, codec, held.queries, held.rows, held.truth, task.progress.phase(phase),
+        None if small else p, kept,
     )  # fmt: skip
 
 
@@ -189,14 +190,14 @@ def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
     return np.sort(np.random.default_rng([options.seed, 3]).choice(seen, most, replace=False))
 
 
-def _questions(rows: Rows, sample: Ints, options: Options, say: Say) -> tuple[Ints, Graph]:
+def _questions(rows: Rows, sample: Ints, options: Options, progress: Progress) -> tuple[Ints, Graph]:
     """Rows of the sample as questions and their near rows, where a router or copies are to learn from them."""
     most = block_counts(rows.count)[-1]
     if not any(ROUTERS[name].trains for name in _routers(rows, most, options)) and options.spill != "misses":
         return np.empty(0, np.int64), np.empty((0, NEAR), np.int32)
     drawn = np.random.default_rng([options.seed, 5]).choice(sample, min(ASKED, len(sample)), replace=False)
     asked = np.sort(drawn)
-    phase = partial(say, "neighbours of rows to learn from")
+    phase = progress.phase("neighbours of rows to learn from")
     near = neighbour_graph(
         rows, asked, min(NEAR, rows.count - 1), seed=options.seed, memory_bytes=options.memory_bytes, progress=phase
     )
@@ -236,9 +237,9 @@ def _drafts(task: Task) -> list[_Draft]:
     for name, blocks in product(names, block_counts(rows.count)):
         quick = next((name for name in _routers(rows, blocks, options) if not ROUTERS[name].trains), "lse")
         base = PARTITIONS[name](
-            rows, task.sample, blocks, graph, options.seed, partial(task.say, f"partition {name}, {blocks} blocks")
+            rows, task.sample, blocks, graph, options.seed, task.progress.phase(f"partition {name}, {blocks} blocks")
         )
-        phase = partial(task.say, f"copies and router, {name}, {blocks} blocks")
+        phase = task.progress.phase(f"copies and router, {name}, {blocks} blocks")
         phase(0.0)
         copies = _missed(task, base, quick) if spill == "misses" else SPILLS[spill](rows, base)
         shares = [0.0] if spill == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
@@ -269,7 +270,7 @@ def _partitions(rows: Rows, options: Options) -> list[str]:
 
 def _missed(task: Task, base: Partition, router: str) -> Copies:
     """Copies by what the questions miss where they read as much as the routed recall takes without copies."""
-    shape, order = fitted(task, base, SPILLS["none"](task.rows, base).best(0), router, lambda _: None)
+    shape, order = fitted(task, base, SPILLS["none"](task.rows, base).best(0), router, SILENT)
     few = slice(0, len(task.asked), max(1, len(task.asked) // MISSES_QUERIES))
     p = probabilities_of(task.rows, shape, [*task.tune.queries, *prepared(task.rows, task.asked[few])])
     fair = p / np.maximum(shape.sizes(), 1) * (task.rows.count / shape.blocks)
@@ -286,7 +287,7 @@ def _missed(task: Task, base: Partition, router: str) -> Copies:
 
 def _graph(task: Task) -> Graph:
     """i32 (N, 50): the rows near every row, for partitions by neighbours."""
-    options, phase = task.options, partial(task.say, "neighbours of all rows")
+    options, phase = task.options, task.progress.phase("neighbours of all rows")
     everything = np.arange(task.rows.count)
     near = min(VOTERS, task.rows.count - 1)
     return neighbour_graph(
@@ -298,7 +299,7 @@ def _choose_router(task: Task, drafts: list[_Draft]) -> tuple[_Draft, P]:
     """The blocks and the router that answer in the least modelled time; and p of the tuning queries."""
     best: tuple[float, _Draft, P] | None = None
     for draft, name in ((d, name) for d in drafts for name in _routers(task.rows, d.shape.blocks, task.options)):
-        phase = partial(task.say, f"router {name}, {draft.shape.blocks} blocks")
+        phase = task.progress.phase(f"router {name}, {draft.shape.blocks} blocks")
         phase(0.0)
         if name != draft.shape.router:
             shape, order = fitted(task, draft.shape.partition, draft.shape.copy, name, phase)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..blocks.shape import Shape, index_section, stored_centres
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
 from ..neighbours.truth import Truth
-from ..progress import Say
+from ..progress import Progress
 from ..routers import ROUTERS
 from ..routers.training import Lesson, renumbered
 from ..simulate.edge import P, page_bytes, prepared, probabilities
@@ -63,7 +62,7 @@ class Task:
     k: int
     options: Options
     tried: list[dict[str, Any]]
-    say: Say
+    progress: Progress
 
     @property
     def routed_recall(self) -> float:
@@ -75,7 +74,7 @@ class Task:
 
 
 def fitted(
-    task: Task, base: Partition, copy: npt.NDArray[np.int32], router: str, progress: Callable[[float], None]
+    task: Task, base: Partition, copy: npt.NDArray[np.int32], router: str, progress: Progress
 ) -> tuple[Shape, Ints]:
     """A router fitted to these blocks, which are then ordered by its co-probes of the sample: (shape, order)."""
     rows, fit = task.rows, ROUTERS[router]

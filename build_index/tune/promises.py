@@ -157,7 +157,7 @@ def gather_of(home: npt.NDArray[np.int32], rows: Rows) -> Gather:
 
     None where a query's budget does not hold the reads.
     """
-    vector_bytes = rows.dimension * min(2, VECTOR_BYTES[rows.spool.kind])
+    vector_bytes = rows.dimension * min(2, VECTOR_BYTES[rows.stored.kind])
     number = np.empty(len(home), np.int64)
     number[np.argsort(home, kind="stable")] = np.arange(len(home))
 

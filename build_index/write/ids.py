@@ -7,7 +7,6 @@ from array import array
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from vantage.errors import InputError
 from vantage.format import ID_PAGE_ROWS, IdPages
@@ -15,31 +14,29 @@ from vantage.kernels import crc32c
 from vantage.search.rows import id_hash
 
 from ..ingest.rows import Ints, Rows
+from .contents import RowTable
 from .shard import sync
 
 
 def ids_as_bytes(rows: Rows, source: Ints) -> list[bytes]:
-    ids = rows.spool.ids(source)
+    """The ids of source rows (n) as a block stores them."""
+    ids = rows.stored.ids(source)
     return ids if isinstance(ids, list) else [struct.pack("<q", i) for i in ids.tolist()]
 
 
-def write_ids(
-    rows: Rows,
-    home_rows: Ints,
-    checks: npt.NDArray[np.uint32],
-    spots: npt.NDArray[np.uint32] | None,
-    path: Path,
-) -> tuple[IdPages, int]:
-    """ids.bin. Raises InputError for two ids with one hash, which no lookup could tell apart."""
+def write_ids(rows: Rows, table: RowTable, path: Path) -> tuple[IdPages, int]:
+    """Writes ids.bin; (its pages, its bytes). Raises InputError for two ids with one hash, which no lookup could tell
+    apart.
+    """
     hashes = np.empty(rows.count, np.uint64)
     for low in range(0, rows.count, 1 << 16):
-        ids = rows.spool.ids(home_rows[low : low + (1 << 16)])
+        ids = rows.stored.ids(table.source[low : low + (1 << 16)])
         hashes[low : low + len(ids)] = [id_hash(i) for i in (ids if isinstance(ids, list) else ids.tolist())]
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     same = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(same):
-        pair = [int(home_rows[order[same[0] + i]]) for i in (0, 1)]
+        pair = [int(table.source[order[same[0] + i]]) for i in (0, 1)]
         raise InputError(
             f"the ids of rows {pair[0]} and {pair[1]} have the same hash", hint="change one of the two ids"
         )
@@ -47,8 +44,8 @@ def write_ids(
     with path.open("wb") as file:
         for low in range(0, rows.count, ID_PAGE_ROWS):
             part = order[low : low + ID_PAGE_ROWS]
-            page = hashes[part].tobytes() + part.astype(np.uint32).tobytes() + checks[home_rows[part]].tobytes()
-            page += b"" if spots is None else spots[part].T.tobytes()
+            page = hashes[part].tobytes() + part.astype(np.uint32).tobytes() + table.checks[part].tobytes()
+            page += b"" if table.spots is None else table.spots[part].T.tobytes()
             first.append(int(hashes[part[0]]))
             crc.append(crc32c(page))
             file.write(page)

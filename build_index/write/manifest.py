@@ -26,7 +26,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "rows": rows.count,
         "dimension": rows.dimension,
         "metric": rows.metric,
-        "id": rows.spool.id_kind,
+        "id": rows.stored.id_kind,
         "vectors": kind,
         "attributes": schema_of(attributes),
         **({"model": options.model} if options.model else {}),

@@ -14,10 +14,8 @@ from vantage.errors import DamagedError
 from vantage.format import Current, ObjectName
 
 from ..bucket.generations import pointer, seal, unmarked
-from ..bucket.store import FolderPlace
+from ..bucket.store import FolderStore
 from .shard import sync
-
-BUILDING = ".building"
 
 
 def make_live(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Current, int]:
@@ -43,11 +41,11 @@ def make_live(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curr
         ObjectName(f"{generation}/manifest.json", len(text), hashlib.sha256(text).hexdigest()),
     )
     target, old = out / generation, _live(out)
-    unmarked(FolderPlace(out), generation)
+    unmarked(FolderStore(out), generation)
     # What is there already, whole, may be live: moving it would leave CURRENT without its objects for a moment.
     stated = objects | {"manifest.json": (len(text), current.manifest.sha256)}
     if _holds(out, {f"{generation}/{key}": one for key, one in stated.items()}):
-        seal(FolderPlace(out), current, text)
+        seal(FolderStore(out), current, text)
     else:
         if target.exists():  # damaged since
             target.rename(building / "replaced")
@@ -69,7 +67,7 @@ def make_live(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curr
 def _holds(folder: Path, objects: dict[str, tuple[int, str]]) -> bool:
     """Whether the objects in a folder have these sizes and SHA-256."""
     with suppress(DamagedError):
-        return all(FolderPlace(folder).digest(key) == stated for key, stated in objects.items())
+        return all(FolderStore(folder).digest(key) == stated for key, stated in objects.items())
     return False
 
 

@@ -29,7 +29,7 @@ from ..blocks.partition import Partition
 from ..blocks.shape import Shape
 from ..bucket.generations import whole
 from ..bucket.open import open_index
-from ..bucket.store import FolderPlace
+from ..bucket.store import FolderStore
 from ..codecs import rabitq, sign
 from ..codecs.planes import QUERY_ALPHA, Codec, Encoded, Quantizer
 from ..codecs.rotations.butterfly import axes_of
@@ -65,12 +65,12 @@ def reopen(path: Path) -> Saved:
     tables = [pq.read_table(path / part_key(generation, part)) for part in range(len(root.objects.parts))]
     table = pa.concat_tables(tables).combine_chunks()
     order = np.argsort(table["source_row"].to_numpy(), kind="stable")  # row numbers, as the source had them
-    place = np.empty(section.rows, np.int64)
-    place[order] = np.arange(section.rows)
+    rank = np.empty(section.rows, np.int64)  # of each row number in that order
+    rank[order] = np.arange(section.rows)
 
     first_row = np.asarray(directory.first_row, np.int64)
     home = np.empty(section.rows, np.int32)
-    home[place] = np.repeat(np.arange(section.blocks, dtype=np.int32), np.diff(first_row))
+    home[rank] = np.repeat(np.arange(section.blocks, dtype=np.int32), np.diff(first_row))
     records = [b"[]"] * section.rows
     names = [a["name"] for a in root.schema["attributes"]]
     codes, copies = list[Encoded](), [np.empty((0, 2), np.int64)]
@@ -81,13 +81,13 @@ def reopen(path: Path) -> Saved:
             one, rows = codes_of_block(block, directory.rows[b], root.codec.code_bytes)
             codes.append(one)
             own = int(first_row[b + 1] - first_row[b])
-            more = place[rows[own:]]
+            more = rank[rows[own:]]
             copies.append(np.stack([more, np.full(len(more), b)], 1))
             if names:
-                told = bytes(data[directory.attribute_offset[b] :][: directory.attribute_size[b]])
+                texts = bytes(data[directory.attribute_offset[b] :][: directory.attribute_size[b]])
                 for i in range(own):
-                    values = attributes_at(told, own, i, names, f"{path.name}, block {b}")
-                    records[place[first_row[b] + i]] = json.dumps(
+                    values = attributes_at(texts, own, i, names, f"{path.name}, block {b}")
+                    records[rank[first_row[b] + i]] = json.dumps(
                         list(values.values()), ensure_ascii=False, separators=(",", ":")
                     ).encode()
 
@@ -133,11 +133,11 @@ def codec_of(root: Root) -> Codec:
             on.append(axis)
             columns.append(levels[at : at + (1 << width)])
     together: dict[tuple[int, ...], list[tuple[tuple[int, int], npt.NDArray[np.float64]]]] = {}
-    for place, (on, columns) in parts.items():
-        together.setdefault(tuple(on), []).append((place, np.stack(columns, 1)))
+    for position, (on, columns) in parts.items():
+        together.setdefault(tuple(on), []).append((position, np.stack(columns, 1)))
     deviation = np.asarray(section.deviation, np.float32)
     same: dict[tuple[bytes, ...], tuple[npt.NDArray[np.float64], ...]] = {}  # equal tables are looked up together
-    quantizers, places = [], []
+    quantizers, positions = [], []
     for axes, own in sorted(together.items()):
         own.sort(key=lambda one: -float(np.ptp(one[1], axis=0).max()))  # the coarse part first
         tables = tuple(table for _, table in own)
@@ -146,11 +146,11 @@ def codec_of(root: Root) -> Codec:
             weight = deviation[list(axes)].astype(np.float64) ** (2 * (1 + QUERY_ALPHA))
             weight /= weight.max()
         quantizers.append(Quantizer(axes, same.setdefault(tuple(t.tobytes() for t in tables), tables), weight))
-        places.append([place for place, _ in own])
+        positions.append([position for position, _ in own])
     directions = axes_of(root.rotation)
     several = name == "rabitq" and any(len(q.parts) > 1 or len(q.parts[0]) > 2 for q in quantizers)
     return Codec(
-        name, np.ascontiguousarray(directions, np.float32), deviation, quantizers, places, section, root.rotation,
+        name, np.ascontiguousarray(directions, np.float32), deviation, quantizers, positions, section, root.rotation,
         rabitq.SCALES if several else (1.0,), sign.span_of(directions) if name in ("sign", "ecvh") else None,
     )  # fmt: skip
 
@@ -159,7 +159,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     """The manifest, once every object is what it says."""
     _, objects, text = whole(path)
     for o in objects:
-        if FolderPlace(path).digest(o.key) != (o.size, o.sha256):
+        if FolderStore(path).digest(o.key) != (o.size, o.sha256):
             raise DamagedError(f"{path / o.key}: is not what was written", hint="publish the index again")
     manifest: dict[str, Any] = json.loads(text)
     return manifest
@@ -206,7 +206,7 @@ def vectors_of_column(column: pa.ChunkedArray, kind: str, dimension: int) -> npt
 
 def _id_values(column: pa.ChunkedArray, kind: str, order: Ints) -> Ints | list[bytes]:
     if kind == "i64":
-        found: Ints = column.to_numpy()[order]
-        return found
+        numbers: Ints = column.to_numpy()[order]
+        return numbers
     values = column.to_pylist()
     return [values[i] for i in order.tolist()]

@@ -20,11 +20,13 @@ from vantage.kernels import crc32c
 from ..ingest.attributes import pieces
 from ..ingest.formats.types import is_json
 from ..ingest.rows import Ints, Rows
+from ..progress import Progress
+from .contents import Contents, RowTable
 
 PART_ROWS_BYTES = 512 << 20
 PAGE_ROWS = 8192  # of vectors, at most: one Parquet row group, whose vector column is one page
 PAGE_BYTES = 16 << 20  # of them as float32
-TOLD_BYTES = 32 << 20  # of attributes as JSON, that are held at a time
+JSON_BYTES = 32 << 20  # of attributes as JSON, that are held at a time
 F16_SAFE = 4e-6  # times the root of the dimension: no longer row loses F16_LOSS_MAX, as 2^-11 and 2^-25 are rounded
 ROUNDED_ROWS, ROUNDED_BYTES = 4096, 16 << 20  # of a sample, that is rounded to f16 for a trial
 MOVED_MAX = 2.5e-4  # of a neighbour's distance, along one direction: then one neighbour in some hundreds changes places
@@ -69,11 +71,11 @@ def vector_type(kind: str, dimension: int) -> pa.DataType:
     return pa.binary(dimension)
 
 
-def _vector_array(values: npt.NDArray[Any], kind: str) -> pa.Array:
-    n, d = values.shape
-    if kind in ("f16", "f32"):
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=vector_type(kind, d))
-    return pa.Array.from_buffers(pa.binary(d), n, [None, pa.py_buffer(values.tobytes())])
+def _vector_array(values: npt.NDArray[Any], schema: pa.Schema) -> pa.Array:
+    kind = schema.field("vector").type
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=kind)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values.tobytes())])
 
 
 def stored_kind(rows: Rows, near: float, vectors: str | None) -> str:
@@ -81,12 +83,12 @@ def stored_kind(rows: Rows, near: float, vectors: str | None) -> str:
 
     near: how far, in the scale of the index, a row's neighbours are.
     """
-    if rows.spool.kind != "f32":
-        return rows.spool.kind
+    if rows.stored.kind != "f32":
+        return rows.stored.kind
     if vectors is not None:
         return vectors
     step = max(1, rows.count // ROUNDED_ROWS, rows.count * 4 * rows.dimension // ROUNDED_BYTES)
-    x = rows.spool.gather(np.arange(0, rows.count, step))
+    x = rows.stored.gather(np.arange(0, rows.count, step))
     with np.errstate(over="ignore"):
         half = x.astype(np.float16).astype(np.float32)
     if not np.isfinite(half).all():
@@ -96,67 +98,64 @@ def stored_kind(rows: Rows, near: float, vectors: str | None) -> str:
 
 
 def write_vectors(
-    rows: Rows,
-    attributes: pa.Schema,
-    home_rows: Ints,
-    own: Ints,
-    kind: str,
-    building: Path,
-    checks: npt.NDArray[np.uint32],
-    spots: npt.NDArray[np.uint32] | None,
-    progress: Callable[[float], None],
+    contents: Contents, table: RowTable, folder: Path, progress: Progress
 ) -> tuple[list[Path], list[tuple[int, int, int]]]:
-    """(paths, pages as (part, first row, offset)).
+    """Writes the Parquet parts into a folder; (paths, pages as (part, first row, offset)).
 
-    own (N): bytes of the attributes, by row number. Fills checks with the CRC-32C of each source row's stored vector,
-    and the last column of spots with that of the attributes, by row number.
+    Fills in the checks of the table, and where it has spots their checksums.
     """
-    d, id_type = rows.dimension, pa.int64() if rows.spool.id_kind == "i64" else pa.binary()
-    width = VECTOR_BYTES[kind] * d
-    columns = [_column_field(f) for f in attributes]
-    schema = pa.schema(
+    rows, kind = contents.rows, contents.vector_kind
+    width, columns = VECTOR_BYTES[kind] * rows.dimension, [_column_field(f) for f in contents.attributes]
+    schema = _schema(rows, kind, columns)
+    paths: list[Path] = []
+    pages: list[tuple[int, int, int]] = []
+    writer: _PartWriter | None = None
+    rows_max = min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * rows.dimension)))
+    for low, high in pieces(table.attribute_bytes, JSON_BYTES, rows_max):
+        if writer is None:
+            paths.append(folder / "vectors" / f"part-{len(paths):05d}.parquet")
+            writer = _PartWriter(paths[-1], schema, low)
+        values = stored_values(rows.stored.gather(table.source[low:high]), kind, table.source[low:high])
+        raw = memoryview(values.tobytes())
+        table.checks[low:high] = [crc32c(raw[at : at + width]) for at in range(0, len(raw), width)]
+        writer.add(_group(rows, schema, columns, values, table, slice(low, high)))
+        if high == rows.count or (high - writer.first_row) * width >= PART_ROWS_BYTES:
+            own = [(len(paths) - 1, row, offset) for row, offset in writer.close(width)]
+            _check_pages(rows, paths[-1], own, high, table.source, kind)
+            pages, writer = pages + own, None
+        progress(high / rows.count)
+    return paths, pages
+
+
+def _schema(rows: Rows, kind: str, columns: list[pa.Field]) -> pa.Schema:
+    """The columns of a part."""
+    id_type = pa.int64() if rows.stored.id_kind == "i64" else pa.binary()
+    return pa.schema(
         [
-            pa.field("vector", vector_type(kind, d), nullable=False),
+            pa.field("vector", vector_type(kind, rows.dimension), nullable=False),
             pa.field("id", id_type, nullable=False),
             pa.field("source_row", pa.int64(), nullable=False),
             *columns,
         ]
     )
-    paths: list[Path] = []
-    pages: list[tuple[int, int, int]] = []
-    writer: _PartWriter | None = None
-    for low, high in pieces(own, TOLD_BYTES, min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * d)))):
-        source = home_rows[low:high]
-        if writer is None:
-            paths.append(building / "vectors" / f"part-{len(paths):05d}.parquet")
-            writer = _PartWriter(paths[-1], schema, low)
-        values = stored_values(rows.spool.gather(source), kind, source)
-        raw = memoryview(values.tobytes())
-        for i, row in enumerate(source.tolist()):
-            checks[row] = crc32c(raw[i * width : (i + 1) * width])
-        ids = rows.spool.ids(source)
-        texts = rows.spool.attributes(source) if columns else []
-        if spots is not None:
-            spots[low:high, 2] = list(map(crc32c, texts))
-        told = [json.loads(text) for text in texts]
-        more = [column_array([row[i] for row in told], field.type) for i, field in enumerate(columns)]
-        writer.add(
-            pa.Table.from_arrays(
-                [
-                    _vector_array(values, kind),
-                    pa.array(ids, id_type),
-                    pa.array(rows.spool.source_rows(source), pa.int64()),
-                    *more,
-                ],
-                schema=schema,
-            )
-        )
-        if high == rows.count or (high - writer.first_row) * width >= PART_ROWS_BYTES:
-            pages += [(len(paths) - 1, row, offset) for row, offset in writer.close(width)]
-            _check_pages(rows, paths[-1], [p for p in pages if p[0] == len(paths) - 1], high, home_rows, kind)
-            writer = None
-        progress(high / rows.count)
-    return paths, pages
+
+
+def _group(
+    rows: Rows, schema: pa.Schema, columns: list[pa.Field], values: npt.NDArray[Any], table: RowTable, part: slice
+) -> pa.Table:
+    """A row group of some row numbers, whose stored vectors are values (n, d)."""
+    source = table.source[part]
+    texts = rows.stored.attributes(source) if columns else []
+    if table.spots is not None:
+        table.spots[part, 2] = list(map(crc32c, texts))
+    records = [json.loads(text) for text in texts]
+    arrays = [
+        _vector_array(values, schema),
+        pa.array(rows.stored.ids(source), schema.field("id").type),
+        pa.array(rows.stored.source_rows(source), pa.int64()),
+        *(column_array([record[i] for record in records], field.type) for i, field in enumerate(columns)),
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _column_field(field: pa.Field) -> pa.Field:
@@ -216,7 +215,7 @@ def _check_pages(
             for r in (row, after - 1):
                 file.seek(offset + (r - row) * width)
                 source = home_rows[r : r + 1]
-                if file.read(width) != stored_values(rows.spool.gather(source), kind, source).tobytes():
+                if file.read(width) != stored_values(rows.stored.gather(source), kind, source).tobytes():
                     raise VantageError(
                         f"{path.name}: row {r} is not at byte {offset + (r - row) * width}",
                         hint="this version of pyarrow lays pages out in another way: report it",

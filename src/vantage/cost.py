@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .format import RERANK_MAX
 
@@ -26,6 +26,10 @@ class Budget:
     bytes: int = 64 << 20
     waves: int = 5
     ms: int | None = None
+
+    def within(self, limits: Limits) -> Budget:
+        """This budget, with no more GETs and bytes than a request may read."""
+        return replace(self, gets=min(self.gets, limits.gets), bytes=min(self.bytes, limits.bytes))
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .cost import wave_ms
+from .cost import Budget, wave_ms
 
 
 @dataclass
@@ -47,6 +47,21 @@ class Receipt:
         """Adds the work of one query of a request."""
         for name in ("blocks", "blocks_cached", "rows", "rows_ranked"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def left_of(self, budget: Budget, reserved: int = 0) -> Budget:
+        """What a budget still allows after this work; `reserved` GETs and waves are kept for later."""
+        return replace(
+            budget,
+            gets=budget.gets - self.gets - reserved,
+            bytes=budget.bytes - self.bytes,
+            waves=budget.waves - self.waves - reserved,
+        )
+
+    def added_to(self, budget: Budget) -> Budget:
+        """A budget that this work, done already, takes nothing from."""
+        return replace(
+            budget, gets=budget.gets + self.gets, bytes=budget.bytes + self.bytes, waves=budget.waves + self.waves
+        )
 
     @property
     def modelled_ms(self) -> float:

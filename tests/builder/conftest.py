@@ -1,4 +1,4 @@
-"""Rows from arrays, spooled as a build spools them."""
+"""Rows from arrays, staged as a build stages them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from small import RowsOf
 
 from build_index.ingest.rows import Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def rows_of(tmp_path: Path) -> Iterator[RowsOf]:
             made += 1
             path = tmp_path / f"rows-{made}.npy"
             np.save(path, x)
-            spooled = stack.enter_context(spool(open_source([path]), tmp_path / f"spool-{made}", metric=metric))
+            staging = stack.enter_context(stage(open_source([path]), tmp_path / f"staging-{made}", metric=metric))
             if scale is None:
-                return scaled_rows(spooled, metric)
-            return Rows(spooled, metric, np.zeros(x.shape[1] if metric == "l2" else 0, np.float32), scale)
+                return scaled_rows(staging, metric)
+            return Rows(staging, metric, np.zeros(x.shape[1] if metric == "l2" else 0, np.float32), scale)
 
         yield rows

@@ -17,8 +17,9 @@ from build_index import VectorIndex
 from build_index import build as build_module
 from build_index.audit.verify import verify_deep
 from build_index.bucket.open import open_index
-from build_index.bucket.store import FolderPlace
+from build_index.bucket.store import FolderStore
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.ingest.arrays import Arrays
 from build_index.ingest.attributes import are_long, check_rows, check_schema, pieces
 from build_index.ingest.source import open_source
@@ -56,13 +57,11 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     pq.write_table(pa.table(columns), folder / "source.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("build_index.tune.choose.BLOCK_ROWS", 24)
-        patch.setattr("build_index.write.index.SHARD_BYTES", 2 << 20)
-        patch.setattr("build_index.write.index.TOLD_BYTES", 1 << 20)
-        patch.setattr("build_index.write.vectors.TOLD_BYTES", 1 << 20)
-        build(
-            open_source([folder / "source.parquet"]), folder / "texts", Options(0.9, 10, spill_share=0.4, fast=True),
-            "cosine", say=lambda *_: None, tell=lambda _: None,
-        )  # fmt: skip
+        patch.setattr("build_index.write.shard.SHARD_BYTES", 2 << 20)
+        patch.setattr("build_index.write.blocks.JSON_BYTES", 1 << 20)
+        patch.setattr("build_index.write.vectors.JSON_BYTES", 1 << 20)
+        options = Options(0.9, 10, spill_share=0.4, fast=True)
+        build(open_source([folder / "source.parquet"]), BuildContext(folder / "texts", "cosine", options))
     return folder / "texts", x
 
 
@@ -84,7 +83,7 @@ def test_an_index_of_long_texts_says_where_each_is(texts: tuple[Path, np.ndarray
     root = open_index(path).root
     assert root.index.by_row and root.index.places > root.index.rows and root.index.shards > 1
     assert max(root.directory.attribute_size) > READ_BYTES_MAX / 4
-    assert verify_deep(FolderPlace(path))["damage"] == []
+    assert verify_deep(FolderStore(path))["damage"] == []
     for at in (0, 3, 40, 149):
         answer = asked(path, x[at], 10)
         assert answer.complete and all(map(right, answer.matches)), at
@@ -184,7 +183,7 @@ def test_a_saved_index_is_read_back_and_written_again(texts: tuple[Path, np.ndar
     assert index.root.index.by_row
     for identifier, told in (("row 77", text_of(77)), ("row 3", text_of(3)), ("new 1", None)):
         assert asyncio.run(index.row(identifier.encode(), Receipt()))[1]["text"] == told
-    assert verify_deep(FolderPlace(tmp_path / "again"))["damage"] == []
+    assert verify_deep(FolderStore(tmp_path / "again"))["damage"] == []
 
 
 # What the builder refuses
@@ -243,10 +242,7 @@ def test_a_row_too_long_is_told_before_the_work(tmp_path: Path, monkeypatch: pyt
     text = ["x" * (1_500_000 if i == 17 else 3) for i in range(30)]
     pq.write_table(pa.table({"id": np.arange(30) * 3, "vector": flat, "text": text}), tmp_path / "s.parquet")
     with pytest.raises(LimitError, match=r"id 51 \(row 17\).*1500002 bytes of 'text'"):
-        build(
-            open_source([tmp_path / "s.parquet"]), tmp_path / "index", Options(), "cosine",
-            say=lambda *_: None, tell=lambda _: None,
-        )  # fmt: skip
+        build(open_source([tmp_path / "s.parquet"]), BuildContext(tmp_path / "index", "cosine"))
 
 
 def test_short_attributes_keep_no_places() -> None:

@@ -1,4 +1,4 @@
-"""BEC-tree: leaves are prefixes that cover all words, whatever comes and goes; the router is brute force's."""
+"""BEC-tree: leaves are prefixes that cover all codewords, whatever comes and goes; the router is brute force's."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from build_index.blocks.shape import index_section
 from build_index.hashing import bec_tree as module
 from build_index.hashing import codewords as words_module
 from build_index.hashing.bec_tree import BecTree, tree
-from build_index.hashing.codewords import Words, plain, started
+from build_index.hashing.codewords import Codewords, plain, started
 from build_index.hashing.prefixes import LEAF, Prefixes, log_probability
 from build_index.ingest.rows import Rows
 from build_index.neighbours.graph import neighbour_graph
+from build_index.progress import SILENT
 from build_index.routers import bec_tree, ecvh
 from build_index.simulate.edge import probabilities
 from build_index.tune.fit import fitted
@@ -35,13 +36,13 @@ from vantage.search.route.bec_tree import MARGIN_UNIT, BecTreeRouter
 BITS = 6
 
 
-def words_of(x: np.ndarray, bits: int = BITS) -> Words:
+def codewords_of(x: np.ndarray, bits: int = BITS) -> Codewords:
     """Untrained."""
     return started(x, plain(bits), np.arange(1 << bits, dtype=np.uint32), 0)
 
 
 def grown(rows: Rows, most: int = 24) -> BecTree:
-    return tree(rows, words_of(rows.slice(0, rows.count)), most)
+    return tree(rows, codewords_of(rows.slice(0, rows.count)), most)
 
 
 def prefixes_of(dimension: int, blocks: int, bits: int = 10) -> Prefixes:
@@ -111,7 +112,7 @@ def test_what_a_tree_says(rows_of: RowsOf) -> None:
         with pytest.raises(InputError):
             made.sizes(**wrong)
     with pytest.raises(InputError, match="ask for one or more"):
-        tree(rows, words_of(x), 0)
+        tree(rows, codewords_of(x), 0)
 
 
 def test_assignment_is_cheaper_than_prefixes_alone(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +120,7 @@ def test_assignment_is_cheaper_than_prefixes_alone(rows_of: RowsOf, monkeypatch:
     rows = rows_of(clustered(1500, 16, 3), "cosine", scale=None)
     x, near = rows.slice(0, 1500), []
     for penalty in (1e4, module.PENALTY):
-        made = tree(rows, words_of(x), 24, penalty=penalty)
+        made = tree(rows, codewords_of(x), 24, penalty=penalty)
         near.append(float((x * made._point[made.home]).sum(1).mean()))
     assert near[1] > near[0] + 0.02
     assert made.sizes().max() < 3 * 1500 / made.leaves
@@ -131,12 +132,12 @@ changes = st.lists(st.tuples(st.sampled_from(["add", "far", "remove", "most"]), 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_whatever_comes_and_goes_all_agrees(rows_of: RowsOf, metric: str) -> None:
     rows = rows_of(clustered(120, 8, 3), metric, scale=None)
-    start, words = rows.slice(0, 120), words_of(rows.slice(0, 120), 5)
+    start, codewords = rows.slice(0, 120), codewords_of(rows.slice(0, 120), 5)
 
     @settings(max_examples=25, deadline=None, derandomize=True)
     @given(changes, st.integers(0, 99))
     def run(steps: list[tuple[str, int]], seed: int) -> None:
-        made, draw, there = tree(rows, words, 9), np.random.default_rng(seed), dict(enumerate(start))
+        made, draw, there = tree(rows, codewords, 9), np.random.default_rng(seed), dict(enumerate(start))
         for what, n in steps:
             if what in ("add", "far"):
                 x = draw.normal(size=(n, 8)) + (4 * np.eye(8)[seed % 8] if what == "far" else 0)
@@ -180,7 +181,7 @@ def test_small_and_equal_rows(rows_of: RowsOf, rows_and_bits: tuple[int, int]) -
     n, bits = rows_and_bits
     x = np.tile(clustered(1, 6, 0), (n, 1)) if bits == 6 else clustered(n, 6, 0)
     rows = rows_of(x, "l2")
-    made = tree(rows, words_of(clustered(50, 6, 1), bits), 16)
+    made = tree(rows, codewords_of(clustered(50, 6, 1), bits), 16)
     check(made, dict(enumerate(rows.slice(0, n))))
     assert made.leaves <= 1 << bits
 
@@ -214,11 +215,13 @@ def test_the_router_says_what_brute_force_says(dimension: int, blocks: int, bits
         margin = np.floor(np.clip(logit, -30, 30) * MARGIN_UNIT + 0.5) / MARGIN_UNIT
         log_p = -(np.log1p(np.exp(-signs * margin)) * (signs != 0)).sum(1)
         want = np.exp(section.temperature * log_p)
-        p = np.array(BecTreeRouter(section, index).route(query).p)
+        p = np.array(BecTreeRouter(section, index).probabilities(query).p)
         assert np.abs(p - want / want.sum() * 2**20).max() <= 2**20 * 0.01
         assert p[log_p.argmax()] == p.max()
         order = np.random.default_rng(3).permutation(blocks)
-        assert (np.array(BecTreeRouter(bec_tree.ordered(section, order), index).route(query).p) == p[order]).all()
+        assert (
+            np.array(BecTreeRouter(bec_tree.ordered(section, order), index).probabilities(query).p) == p[order]
+        ).all()
 
 
 def test_no_library_of_mathematics_can_round_otherwise() -> None:
@@ -239,7 +242,7 @@ def test_leaves_as_blocks(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metr
     base = leaves(rows, task.sample, 40, graph, 0)
     assert 30 < base.blocks <= 40
     assert np.bincount(base.home[task.sample], minlength=base.blocks).min() > 0
-    shape, _ = fitted(task, base, soar(rows, base).best(0.35), "bec-tree", lambda done: None)
+    shape, _ = fitted(task, base, soar(rows, base).best(0.35), "bec-tree", SILENT)
     assert log_loss(task, shape) < 0.8 * np.log(base.blocks)
     index = index_section(rows, base.blocks, rows.count, "bec-tree")
     assert shape.partition.tree is not None
@@ -247,7 +250,7 @@ def test_leaves_as_blocks(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metr
     best = whole.argmax(1)
     assert (best == shape.partition.home[task.tune.rows[:50]]).mean() > 0.3
     with pytest.raises(InputError, match="no leaves"):
-        fitted(task, partition(rows, task.sample, 8, 0), np.full((2000, 0), -1, np.int32), "bec-tree", lambda _: None)
+        fitted(task, partition(rows, task.sample, 8, 0), np.full((2000, 0), -1, np.int32), "bec-tree", SILENT)
 
 
 def test_a_fiftieth_of_the_bytes_of_centroids() -> None:

@@ -22,10 +22,6 @@ from build_index.tune.options import Options
 from vantage.format import Contract
 
 
-def silent(phase: str, share: float) -> None:
-    assert 0 <= share <= 1 and phase
-
-
 def contract(built: Built) -> Contract:
     return open_index(built.bucket / built.name).root.contract
 
@@ -105,7 +101,7 @@ def test_nothing_is_trained_on_held_out_rows(rows_of: RowsOf, monkeypatch: pytes
 
     monkeypatch.setitem(choosing.PARTITIONS, "kmeans", partition)
     monkeypatch.setattr(choosing, "full_scan", full_scan)
-    choose(rows, 8.0, Options(0.9, 10), silent)
+    choose(rows, 8.0, Options(0.9, 10))
     assert trained and not any(np.intersect1d(sample, held.all).size for sample in trained)
     assert (scanned[-1] == held.price).all()
     assert all((asked == held.tune).all() for asked in scanned[:-1])
@@ -121,22 +117,22 @@ def test_training_stays_in_the_memory_budget(rows_of: RowsOf, monkeypatch: pytes
         return real(rows, sample, *rest)
 
     monkeypatch.setitem(choosing.PARTITIONS, "kmeans", partition)
-    choice = choose(rows, 8.0, Options(0.9, 10, memory_bytes=1), silent)
+    choice = choose(rows, 8.0, Options(0.9, 10, memory_bytes=1))
     assert len(trained[0]) == 1000 and (np.diff(trained[0]) > 0).all()
     assert np.bincount(choice.shape.partition.home).sum() == 2500
 
 
 def test_a_recall_out_of_reach_of_codes_takes_exact_scores(rows_of: RowsOf) -> None:
     """What so few held-out rows can promise is below it: the best that is kept is the target."""
-    choice = choose(small(rows_of), 8.0, Options(0.9999, 10), silent)
+    choice = choose(small(rows_of), 8.0, Options(0.9999, 10))
     assert 0.98 < choice.contract.target < 0.9999
     assert choice.stop.promises[-1].recall >= choice.contract.target and choice.stop.promises[-1].rerank > 0
 
 
 def test_the_same_input_gives_the_same_choice(rows_of: RowsOf) -> None:
     rows = small(rows_of)
-    one, two = (choose(rows, 8.0, Options(0.9, 10, seed=4), silent) for _ in range(2))
-    other = choose(rows, 8.0, Options(0.9, 10, seed=5), silent)
+    one, two = (choose(rows, 8.0, Options(0.9, 10, seed=4)) for _ in range(2))
+    other = choose(rows, 8.0, Options(0.9, 10, seed=5))
     assert one.tried == two.tried
     assert one.contract == two.contract
     assert one.codec.section.pack() == two.codec.section.pack()
@@ -149,7 +145,7 @@ def test_the_same_input_gives_the_same_choice(rows_of: RowsOf) -> None:
 @pytest.mark.parametrize(("rows", "dimension", "k"), [(20, 1, 100), (21, 3, 1), (90, 97, 100)])
 def test_few_rows(rows_of: RowsOf, rows: int, dimension: int, k: int, metric: str) -> None:
     x = np.random.default_rng(1).normal(size=(rows, dimension)).astype(np.float32) + 0.1
-    choice = choose(rows_of(x, metric, scale=None), 8.0, Options(0.8, k), silent)
+    choice = choose(rows_of(x, metric, scale=None), 8.0, Options(0.8, k))
     assert choice.contract.k == min(k, rows)
     assert choice.shape.sizes().sum() >= rows
 
@@ -158,7 +154,7 @@ def test_a_small_cache_leaves_out_copies(rows_of: RowsOf) -> None:
     """Copies are made where the cache named holds them; an index that fits no cache is made for the reads alone."""
     rows = rows_of(clustered(2000, 16, 9))
     for cache, most in ((1 << 20, 2000), (60_000, 200)):
-        choice = choose(rows, 8.0, Options(0.9, 10, cache_bytes=cache), silent)
+        choice = choose(rows, 8.0, Options(0.9, 10, cache_bytes=cache))
         total = sum(choosing.block_bytes(choice.shape.sizes(), choice.codec.code_bytes, 8.0))
         assert choice.shape.copies <= most
         assert total <= cache
@@ -192,7 +188,7 @@ def test_promises_are_kept_at_every_goal(rows_of: RowsOf, how: str) -> None:
     """On the rows that they were measured on; 0.99 too, where codes alone lose more than a hundredth."""
     rows = rows_of(clustered(3000, 16, 9), "l2", scale=None)
     with patch("build_index.tune.choose.CODE_BITS", (3,)), patch("build_index.tune.choose.BLOCK_ROWS", 24):
-        choice = choose(rows, 8.0, Options(0.8, 20, stop=how, fast=True), silent)
+        choice = choose(rows, 8.0, Options(0.8, 20, stop=how, fast=True))
     kept, k = choice.stop.promises, choice.contract.k
     assert [p.recall for p in kept] == sorted({p.recall for p in kept})
     assert any(0.8 <= p.recall < 0.82 for p in kept) and kept[-1].recall >= 0.99

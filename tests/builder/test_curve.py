@@ -16,17 +16,18 @@ from build_index.evaluate.curve import COSTS, curve, picture, promises
 from build_index.evaluate.evaluate import evaluate
 from build_index.evaluate.picture import Axis, panels
 from build_index.ingest.queries import Queries
+from build_index.progress import Progress
 from vantage.format import Contract, Point
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
-def found(points: Built) -> tuple[dict[str, Any], list[tuple[float, float]]]:
-    """(the curve of the points, what progress was told)."""
-    said: list[tuple[float, float]] = []
+def found(points: Built) -> tuple[dict[str, Any], list[tuple[str, float]]]:
+    """(the curve of the points, what progress reported)."""
+    said: list[tuple[str, float]] = []
     queries = Queries(points.queries, None)
-    result = curve(points.bucket / "points", queries, progress=lambda promise, share: said.append((promise, share)))
+    result = curve(points.bucket / "points", queries, progress=Progress(lambda *report: said.append(report)))
     return result, said
 
 
@@ -64,7 +65,7 @@ def test_more_recall_costs_more(found: tuple[dict[str, Any], Any]) -> None:
 
 def test_progress_goes_through_every_promise(found: tuple[dict[str, Any], Any]) -> None:
     result, said = found
-    wanted = [(p["promise"], (i + 1) / 60) for p in result["points"] for i in range(60)]
+    wanted = [(f"promise {p['promise']:.4f}", (i + 1) / 60) for p in result["points"] for i in range(60)]
     assert said == wanted
 
 

@@ -12,7 +12,7 @@ import pytest
 from small import vantage
 
 from build_index.bucket.open import open_index
-from build_index.bucket.store import FolderPlace
+from build_index.bucket.store import FolderStore
 from build_index.evaluate.evaluate import source_rows, stored_vectors
 from vantage.errors import DamagedError
 
@@ -69,13 +69,13 @@ def test_a_damaged_manifest_vouches_for_nothing(index: Path) -> None:
 
 def test_a_part_is_read_whole_once(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, seen = open_index(index), list[str]()
-    digest = FolderPlace.digest
+    digest = FolderStore.digest
 
-    def counted(self: FolderPlace, key: str) -> tuple[int, str] | None:
+    def counted(self: FolderStore, key: str) -> tuple[int, str] | None:
         seen.append(key)
         return digest(self, key)
 
-    monkeypatch.setattr(FolderPlace, "digest", counted)
+    monkeypatch.setattr(FolderStore, "digest", counted)
     for _ in range(3):
         source_rows(index, opened)
         stored_vectors(index, opened, 0, 2)

@@ -15,8 +15,9 @@ from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
 from build_index.blocks.shape import index_section
 from build_index.hashing import codewords as module
-from build_index.hashing.codewords import GOLAY, Words, code, golay, signs, started
+from build_index.hashing.codewords import GOLAY, Codewords, code, golay, signs, started
 from build_index.neighbours.graph import neighbour_graph
+from build_index.progress import SILENT
 from build_index.routers import ecvh
 from build_index.simulate.edge import probabilities
 from build_index.tune.fit import fitted
@@ -26,7 +27,7 @@ from vantage.search.prepare import prepare
 from vantage.search.route.ecvh import EcvhRouter
 
 
-def codewords(message_bits: int = 12) -> np.ndarray:
+def every_codeword(message_bits: int = 12) -> np.ndarray:
     """i64 (2^message_bits): multiples of the polynomial, the message in the high bits, without the code under test.
 
     Bit i of a message is the coefficient of x^(11 + i), the parity lies below.
@@ -41,11 +42,11 @@ def codewords(message_bits: int = 12) -> np.ndarray:
     return np.array(out)
 
 
-def words_of(dimension: int, blocks: int, message_bits: int = 5) -> Words:
+def codewords_of(dimension: int, blocks: int, message_bits: int = 5) -> Codewords:
     draw, generator = np.random.default_rng(0), golay(message_bits)
     n = len(generator)
     message = draw.permutation(1 << message_bits)[:blocks].astype(np.uint32)
-    return Words(
+    return Codewords(
         draw.normal(size=(n, dimension)).astype(np.float32), draw.normal(size=n).astype(np.float32), generator,
         message, 3.0,
     )  # fmt: skip
@@ -55,13 +56,14 @@ def test_every_word_is_within_three_of_exactly_one_codeword() -> None:
     generator = golay()
     bit = signs(generator, np.arange(4096, dtype=np.uint32)) < 0
     ours = (bit[:, :12] @ (1 << np.arange(11, 23))) + (bit[:, 12:] @ (1 << np.arange(11)))
-    assert sorted(ours) == sorted(codewords())
+    assert sorted(ours) == sorted(every_codeword())
     weight = np.bitwise_count(ours)
     assert weight[1:].min() == 7
     word = np.random.default_rng(1).integers(1 << 23, size=400)
     apart = np.bitwise_count(word[:, None] ^ ours)
     assert ((apart <= 3).sum(1) == 1).all()
-    # 2,048 errors of weight up to 3 fill the space: 4,096 balls of that size, disjoint at distance 7, are 2^23 words
+    # 2,048 errors of weight up to 3 fill the space: 4,096 balls of that size, disjoint at distance 7, are 2^23
+    # codewords
     assert 4096 * (1 + 23 + 253 + 1771) == 1 << 23
 
 
@@ -88,10 +90,10 @@ def test_more_buckets_have_two_words() -> None:
 @pytest.mark.parametrize(("dimension", "blocks", "bits"), [(40, 32, 4), (33, 27, 8), (96, 9, 4)])
 def test_soft_decisions_are_those_of_brute_force(dimension: int, blocks: int, bits: int) -> None:
     """All codewords by the polynomial, margins in 64-bit integers; the most probable block is the nearest codeword."""
-    index, draw, words = index_of(dimension, blocks), np.random.default_rng(2), words_of(dimension, blocks)
-    section = ecvh.section(words, bits)
+    index, draw, codewords = index_of(dimension, blocks), np.random.default_rng(2), codewords_of(dimension, blocks)
+    section = ecvh.section(codewords, bits)
     n = len(section.scale)
-    all_words = codewords(5)[words.message]
+    all_words = every_codeword(5)[codewords.message]
     order = [*range(11, 16), *range(11)]  # where the bits of our codewords lie in the polynomial's
     sign = 1 - 2 * (all_words[:, None] >> np.array(order) & 1)
     for scale in (1.0, 1e-12, 1e12, 0.0):
@@ -100,7 +102,7 @@ def test_soft_decisions_are_those_of_brute_force(dimension: int, blocks: int, bi
         dots = integers(section.table, n, dimension, bits) @ np.array(query.i16, np.int64)[:dimension]
         margin = np.floor(np.array(section.scale, float) * dots + np.array(section.bias, float) * unit + 0.5)
         score = sign @ np.clip(margin, -32767, 32767)
-        p = np.array(EcvhRouter(section, index).route(query).p)
+        p = np.array(EcvhRouter(section, index).probabilities(query).p)
         assert abs(int(p.sum()) - 2**20) < blocks
         assert p[score.argmax()] == p.max()
         assert (np.diff(p[np.argsort(-score, kind="stable")].astype(int)) <= 0).all()
@@ -109,11 +111,11 @@ def test_soft_decisions_are_those_of_brute_force(dimension: int, blocks: int, bi
 
 
 def test_rows_go_to_the_codeword_that_agrees_best(rows_of: RowsOf) -> None:
-    rows, words = rows_of(clustered(300, 20, 3), "cosine", scale=None), words_of(20, 30)
+    rows, codewords = rows_of(clustered(300, 20, 3), "cosine", scale=None), codewords_of(20, 30)
     x = rows.slice(0, 300)
-    margin = x @ words.directions.T - words.threshold
-    best = [max(range(30), key=lambda b: float(m @ signs(words.generator, words.message)[b])) for m in margin]
-    assert words.decoded(rows).tolist() == best
+    margin = x @ codewords.directions.T - codewords.threshold
+    best = [max(range(30), key=lambda b: float(m @ signs(codewords.generator, codewords.message)[b])) for m in margin]
+    assert codewords.decoded(rows).tolist() == best
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -130,11 +132,11 @@ def test_training_makes_neighbours_decode_alike(rows_of: RowsOf, monkeypatch: py
         base = buckets(rows, task.sample, 40, graph, 0)
         shared[steps] = (base.home[graph] == base.home[:, None]).mean() / ((np.bincount(base.home) / 2000) ** 2).sum()
     assert shared[60] > shared[0]
-    assert base.words is not None
-    assert (base.words.decoded(rows) == base.home).all()
+    assert base.codewords is not None
+    assert (base.codewords.decoded(rows) == base.home).all()
     assert np.bincount(base.home[task.sample], minlength=base.blocks).min() > 0
     copy = soar(rows, base).best(0.35)
-    shape, _ = fitted(task, base, copy, "ecvh", lambda done: None)
+    shape, _ = fitted(task, base, copy, "ecvh", SILENT)
     assert log_loss(task, shape) < np.log(base.blocks)
     order = np.random.default_rng(3).permutation(base.blocks)
     index = index_section(rows, base.blocks, rows.count, "ecvh")
@@ -142,11 +144,11 @@ def test_training_makes_neighbours_decode_alike(rows_of: RowsOf, monkeypatch: py
     assert isinstance(shape.section, EcvhSection)
     moved = ecvh.ordered(shape.section, order)
     assert (probabilities("ecvh", moved, index, task.tune.queries[:20]) == p[:, order]).all()
-    wrong = replace(base.words, directions=base.words.directions[::-1].copy())
-    sharp = replace(base.words, beta=1e3 * base.words.beta)  # which leaves most blocks without a probability
+    wrong = replace(base.codewords, directions=base.codewords.directions[::-1].copy())
+    sharp = replace(base.codewords, beta=1e3 * base.codewords.beta)  # which leaves most blocks without a probability
     for worse in (wrong, sharp):
         monkeypatch.setattr(ecvh, "moved", lambda *_, worse=worse: worse)
-        kept, made = fitted(task, base, copy, "ecvh", lambda done: None)[0].section, ecvh.section(base.words)
+        kept, made = fitted(task, base, copy, "ecvh", SILENT)[0].section, ecvh.section(base.codewords)
         assert isinstance(kept, EcvhSection) and (kept.table, kept.beta) == (made.table, made.beta)
 
 
@@ -155,23 +157,23 @@ def test_blocks_that_are_no_buckets_are_refused(rows_of: RowsOf) -> None:
     task = task_of(rows)
     base = partition(rows, task.sample, 8, 0)
     with pytest.raises(InputError, match="no buckets of a code"):
-        fitted(task, base, np.full((400, 0), -1, np.int32), "ecvh", lambda done: None)
+        fitted(task, base, np.full((400, 0), -1, np.int32), "ecvh", SILENT)
 
 
 def test_more_directions_than_dimensions_have_a_start() -> None:
-    words = started(clustered(200, 6, 1), golay(3), np.arange(8, dtype=np.uint32), 0)
-    assert words.directions.shape == (14, 6)
-    assert np.isfinite(words.directions).all()
+    codewords = started(clustered(200, 6, 1), golay(3), np.arange(8, dtype=np.uint32), 0)
+    assert codewords.directions.shape == (14, 6)
+    assert np.isfinite(codewords.directions).all()
 
 
 def test_a_hundredth_of_the_bytes_of_centroids() -> None:
-    size = len(ecvh.section(words_of(384, 4096, 12)).pack())
+    size = len(ecvh.section(codewords_of(384, 4096, 12)).pack())
     assert size < 4096 * 384 / 100
 
 
 def test_section_comes_back_and_damage_is_named() -> None:
     index = index_of(40, 27)
-    section = ecvh.section(words_of(40, 27))
+    section = ecvh.section(codewords_of(40, 27))
     body = section.pack()
     back = EcvhSection.unpack(memoryview(body), index, "router")
     assert back.pack() == body

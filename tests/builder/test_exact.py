@@ -19,6 +19,7 @@ from small import clustered
 from build_index.bucket.open import open_index
 from build_index.build import build
 from build_index.cli.main import main
+from build_index.context import BuildContext
 from build_index.ingest.source import open_source
 from build_index.serve import ROOT
 from build_index.tune.options import Options
@@ -62,10 +63,7 @@ def proofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, x.shape[1])}), scratch / f"{kind}.parquet"
         )
         options = Options(0.9, 10, spill_share=0.35, fast=True, error_norms=True)
-        build(
-            open_source([scratch / f"{kind}.parquet"]), folder / kind, options, kind,
-            say=lambda phase, share: None, tell=lambda text: None,
-        )  # fmt: skip
+        build(open_source([scratch / f"{kind}.parquet"]), BuildContext(folder / kind, kind, options))
     return folder
 
 
@@ -94,7 +92,7 @@ async def _every(index: Index) -> dict[int, bytes]:
 
     scan = scan_all(index, [1.0] * index.root.index.dimension)
     checks = {c.row: c.check for c in scan.contenders(scan.capacity)}
-    steps = index.rows.vectors(checks, Budget(1000, LARGE, 5), Receipt())
+    steps = index.segment.rows.vectors(checks, Budget(1000, LARGE, 5))
     [found] = await together([(steps, Receipt())], Reader(index.bucket, {}, Receipt()))
     return found
 
@@ -167,7 +165,7 @@ def test_every_score_is_inside_of_its_interval_and_under_its_ceiling(index: Inde
 def test_early_exit_changes_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     early = [ask(index, q) for q in queries(index)]
     prove = exact.prove
-    monkeypatch.setattr("vantage.index.prove", lambda *args: prove(*args, early=False))
+    monkeypatch.setattr("vantage.search.exact.prove", lambda *args: prove(*args, early=False))
     for answer, vector in zip(early, queries(index), strict=True):
         late = ask(index, vector)
         assert late.complete and late.matches == answer.matches

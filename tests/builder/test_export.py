@@ -31,7 +31,6 @@ from vantage.errors import DamagedError, InputError, LimitError, VantageError
 from vantage.format import LseSection, TwoLevelSection
 from vantage.format.routers import ROUTER_SECTIONS
 from vantage.index import Index
-from vantage.search.route import ROUTERS
 
 NAMES = ("words", "points", "dots")
 
@@ -60,7 +59,7 @@ def bare(name: str, section: Any, about: Any) -> Any:
     """What of an open index an export looks at."""
     root = SimpleNamespace(index=about, router=section)
     current = SimpleNamespace(generation="1")
-    return SimpleNamespace(name=name, root=root, current=current, router=ROUTERS[about.router](section, about))
+    return SimpleNamespace(name=name, root=root, current=current)
 
 
 def test_every_router_has_an_export() -> None:
@@ -170,7 +169,7 @@ def two_levels(rows_of: RowsOf, bits: int) -> tuple[Any, bytes, np.ndarray]:
     section = two_level.tuned(two_level.ordered(two_level._one_page(flat), order), lesson, lambda _: 0.0)
     assert isinstance(section, TwoLevelSection) and len(section.size) > 1
     about = index_section(rows, 64, rows.count, "two-level")
-    return bare("far", section, about), bytes(section.pages), rows.spool.gather(everything[::40])
+    return bare("far", section, about), bytes(section.pages), rows.stored.gather(everything[::40])
 
 
 @pytest.mark.parametrize("bits", [4, 8])

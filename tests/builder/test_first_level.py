@@ -1,4 +1,4 @@
-"""two-level-ecvh: regions are words of signs, in few bytes; pages as of two-level."""
+"""two-level-ecvh: regions are codewords of signs, in few bytes; pages as of two-level."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def case(request: pytest.FixtureRequest, rows_of: RowsOf) -> Case:
 
 
 def test_words_stand_for_centres() -> None:
-    """Rows around sums of signed directions get those words, all of them and no more, from centres off by a little."""
+    """Rows around sums of signed directions get their codewords, all and no more, from centres off by a little."""
     draw = np.random.default_rng(0)
     directions = 3 * np.linalg.qr(draw.normal(size=(20, 6)))[0].T
     word = np.where(np.arange(64)[:, None] >> np.arange(6) & 1, -1.0, 1.0)
@@ -82,7 +82,7 @@ def test_every_query_gets_a_page_and_every_block_lies_in_one(case: Case) -> None
     found, index, queries, _ = case
     router = TwoLevelRouter(found, index)
     for query in queries:
-        routed = router.route(query)
+        routed = router.probabilities(query)
         assert routed.blocks is not None and len(routed.blocks)
         assert sum(routed.p) == pytest.approx(1 << 20, abs=len(routed.p))
     pages = zip(found.offset, found.size, strict=True)
@@ -97,19 +97,19 @@ def test_the_edge_picks_the_region_that_the_builder_meant(case: Case) -> None:
     router = TwoLevelRouter(found, index)
     x = np.array([query.vector for query in queries], np.float32)
     centres = x[:: len(x) // 32][:32].copy()
-    section, regions, nearest = two_level.by_words(x, centres, lesson.spread, 0)
+    section, regions, nearest = two_level.by_codewords(x, centres, lesson.spread, 0)
     one_page = replace(found, regions=section, size=array("I", [0] * regions))
     other = TwoLevelRouter(one_page, index)
     assert np.mean([other.page(q) == r for q, r in zip(queries, nearest(x, 1)[:, 0], strict=True)]) > 0.8
-    held = [lesson.partition.home[20 * i] in set(router.route(q).blocks or ()) for i, q in enumerate(queries)]
+    held = [lesson.partition.home[20 * i] in set(router.probabilities(q).blocks or ()) for i, q in enumerate(queries)]
     assert np.mean(held) > 0.95
 
 
 def test_words_are_a_small_part_of_a_table() -> None:
     x = np.random.default_rng(2).normal(size=(1000, 384)).astype(np.float32)
-    words, regions, _ = two_level.by_words(x, x[:800], 1.0, 0)
+    codewords, regions, _ = two_level.by_codewords(x, x[:800], 1.0, 0)
     table = two_level.by_centres(x, x[:regions], 1.0, 0)[0]
-    assert 14 * len(words.pack()) < len(table.pack())
+    assert 14 * len(codewords.pack()) < len(table.pack())
 
 
 def test_the_section_comes_back_the_same(case: Case) -> None:

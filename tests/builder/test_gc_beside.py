@@ -17,8 +17,9 @@ import pytest
 from kills import ask
 
 from build_index.bucket import generations as g
-from build_index.bucket.store import ConflictError, FolderPlace, Place
+from build_index.bucket.store import ConflictError, FolderStore, ObjectStore
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.ingest.source import open_source
 from build_index.tune.options import Options
 from vantage.errors import StoreError, VantageError
@@ -27,9 +28,9 @@ DAY = 86400.0
 
 
 class Between:
-    """A place before whose n-th operation somebody else does something; count: operations so far."""
+    """A store before whose n-th operation somebody else does something; count: operations so far."""
 
-    def __init__(self, inner: Place, at: int, other: Callable[[], Any]) -> None:
+    def __init__(self, inner: ObjectStore, at: int, other: Callable[[], Any]) -> None:
         self.inner, self.at, self.other, self.count = inner, at, other, 0
 
     def __getattr__(self, name: str) -> Any:
@@ -46,9 +47,9 @@ class Between:
 def aged(tiny: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """(a bucket of two old generations, the second live and the first not what it rolls back to; their names)."""
     home = tmp_path_factory.mktemp("aged") / "live"
-    one = g.publish(tiny[0], FolderPlace(home))["generation"]
-    FolderPlace(home).delete("CURRENT")
-    two = g.publish(tiny[1], FolderPlace(home))["generation"]
+    one = g.publish(tiny[0], FolderStore(home))["generation"]
+    FolderStore(home).delete("CURRENT")
+    two = g.publish(tiny[1], FolderStore(home))["generation"]
     _age(home, 30 * DAY)
     return home, one, two
 
@@ -58,9 +59,9 @@ def _age(home: Path, seconds: float) -> None:
         os.utime(path, (time.time() - seconds,) * 2)
 
 
-def _copied(home: Path, to: Path) -> FolderPlace:
+def _copied(home: Path, to: Path) -> FolderStore:
     shutil.copytree(home, to)  # times too
-    return FolderPlace(to)
+    return FolderStore(to)
 
 
 @pytest.mark.parametrize("other", ["rollback", "publish"])
@@ -74,13 +75,13 @@ def test_what_is_live_is_whole_whoever_comes_between(
         at += 1
         where = _copied(home, tmp_path / str(at) / "live")
 
-        def revive(where: Place) -> None:
+        def revive(where: ObjectStore) -> None:
             g.rollback(where, one) if other == "rollback" else g.publish(tiny[0], where)
 
-        def collect(where: Place) -> None:
+        def collect(where: ObjectStore) -> None:
             g.gc(where, 7 * DAY)
 
-        def quietly(work: Callable[[Place], None], where: FolderPlace = where) -> None:
+        def quietly(work: Callable[[ObjectStore], None], where: FolderStore = where) -> None:
             with suppress(VantageError):
                 work(where)
 
@@ -120,10 +121,10 @@ def test_a_generation_that_is_being_deleted_is_not_made_live(
 
 
 class Stepped:
-    """Work on a place in a thread, that stops before each of the named operations in turn, until `on` is called."""
+    """Work on a store in a thread, that stops before each of the named operations in turn, until `on` is called."""
 
-    def __init__(self, place: Place, work: Callable[[Any], Any], *stops: str) -> None:
-        self.place, self.stops, self.arrived, self.go = place, list(stops), threading.Event(), threading.Event()
+    def __init__(self, store: ObjectStore, work: Callable[[Any], Any], *stops: str) -> None:
+        self.store, self.stops, self.arrived, self.go = store, list(stops), threading.Event(), threading.Event()
         self.ended: Future[Any] = Future()
         threading.Thread(target=self._run, args=(work,), daemon=True).start()
         assert self.arrived.wait(60)
@@ -142,7 +143,7 @@ class Stepped:
                 self.arrived.set()
                 assert self.go.wait(60)
                 self.go.clear()
-            return getattr(self.place, name)(*args)
+            return getattr(self.store, name)(*args)
 
         return run
 
@@ -157,9 +158,9 @@ def test_two_gcs_and_a_rollback(aged: tuple[Path, str, str], tmp_path: Path) -> 
     """A gc that gives up, since a rollback has made the generation young, leaves the mark of one that does not."""
     home, one, two = aged
     where = _copied(home, tmp_path / "live")
-    rollback = Stepped(where, lambda place: g.rollback(place, one), "put", "list")
-    deleter = Stepped(where, lambda place: g.gc(place, 7 * DAY), "delete")  # has looked twice
-    other = Stepped(where, lambda place: g.gc(place, 7 * DAY), "put", "list")
+    rollback = Stepped(where, lambda store: g.rollback(store, one), "put", "list")
+    deleter = Stepped(where, lambda store: g.gc(store, 7 * DAY), "delete")  # has looked twice
+    other = Stepped(where, lambda store: g.gc(store, 7 * DAY), "put", "list")
     other.on()  # has looked once, and put its mark
     for one_of in (rollback, other, rollback, deleter):  # the manifest is written; gives up; ends; deletes
         one_of.on()
@@ -232,10 +233,7 @@ def test_a_folder_keeps_the_generation_that_a_build_replaced(tiny: tuple[Path, P
     where = _copied(tiny[0], tmp_path / "live")
     old = g.live(where)[0].generation
     np.save(tmp_path / "rows.npy", np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32))
-    build(
-        open_source([tmp_path / "rows.npy"]), where.path, Options(0.8, 5, fast=True), "l2",
-        say=lambda phase, share: None, tell=lambda text: None,
-    )  # fmt: skip
+    build(open_source([tmp_path / "rows.npy"]), BuildContext(where.path, "l2", Options(0.8, 5, fast=True)))
     _age(where.path, 30 * DAY)
     assert g.gc(where, 7 * DAY)["deleted"] == []
     assert g.rollback(where)["generation"] == old

@@ -9,6 +9,7 @@ from small import RowsOf, clustered
 from build_index.ingest.rows import Rows
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import truth_of
+from build_index.progress import Progress
 
 MEMORY = 1 << 30
 
@@ -32,7 +33,9 @@ def test_true_neighbours_are_found(rows_of: RowsOf, metric: str, kind: type) -> 
     rows = rows_of(x.astype(kind), metric, scale=None)
     wanted = np.random.default_rng(0).permutation(4000)[:500]
     steps: list[float] = []
-    found = neighbour_graph(rows, wanted, 20, seed=0, memory_bytes=MEMORY, progress=steps.append)
+    found = neighbour_graph(
+        rows, wanted, 20, seed=0, memory_bytes=MEMORY, progress=Progress(lambda _, share: steps.append(share))
+    )
     assert found.shape == (500, 20) and found.dtype == np.int32 and found.min() >= 0
     assert (found != wanted[:, None]).all()
     assert all(len(set(row)) == 20 for row in found.tolist())

@@ -9,15 +9,16 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from doubles import Recorder
+from doubles import Recorder, first_plan
 from small import clustered
 
 from build_index.blocks.shape import index_section
 from build_index.build import Report, build
+from build_index.context import BuildContext
 from build_index.evaluate.evaluate import source_rows
 from build_index.ingest.rows import Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.neighbours.truth import Truth, truth_of, untied
 from build_index.simulate.edge import prepared, probabilities
 from build_index.simulate.measure import Candidates, block_bytes, chunks, full_scan, judged, plans, price_for
@@ -64,12 +65,9 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     np.save(folder / "rows.npy", clustered(ROWS, 24, 5))
     source = open_source([folder / "rows.npy"])
     with patch("build_index.tune.choose.BLOCK_ROWS", 24):
-        report = build(
-            source, folder / "bucket" / "small", Options(0.9, K, vectors="f32"), request.param,
-            say=lambda phase, share: None, tell=lambda text: None,
-        )  # fmt: skip
-    with spool(source, folder / "spool", metric=request.param) as spooled:
-        rows = scaled_rows(spooled, request.param)
+        report = build(source, BuildContext(folder / "bucket" / "small", request.param, Options(0.9, K, vectors="f32")))
+    with stage(source, folder / "staging", metric=request.param) as staging:
+        rows = scaled_rows(staging, request.param)
         shape, queries = report.choice.shape, prepared(rows, ASKED)
         truth = truth_of(rows, ASKED, K)
         found = full_scan(rows, shape, report.choice.codec, queries, ASKED, truth)
@@ -96,7 +94,7 @@ def sizes_of(case: Case) -> np.ndarray:
 def test_block_bytes_are_those_of_the_index(case: Case) -> None:
     index, _ = case.opened(0)
     assert sizes_of(case).tolist() == list(index.root.directory.size)
-    assert (case.p == [index.router.route(query).p for query in case.queries]).all()
+    assert (case.p == [index.segment.router.probabilities(query).p for query in case.queries]).all()
 
 
 def test_plans_are_what_the_edge_plans(case: Case) -> None:
@@ -105,7 +103,7 @@ def test_plans_are_what_the_edge_plans(case: Case) -> None:
     for price in prices(case):
         index, _ = case.opened(price)
         for i, query in enumerate(case.queries):
-            plan = index.plan(Query(query.source, K), query)
+            plan = first_plan(index, Query(query.source, K))
             reads = plans(case.p[i : i + 1], sizes_of(case), plan.price)
             assert np.flatnonzero(reads.blocks[0]).tolist() == [b for r in plan.ranges for b in range(r.first, r.last)]
             assert reads.ranges[0] == [r.size for r in plan.ranges]
@@ -130,7 +128,7 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
             answer = asyncio.run(index.query(question))
             mine = source[[m.row for m in answer.matches]].astype(np.int32)
             found.append(len(np.intersect1d(mine, case.truth.rows[i])) / K)
-            if index.plan(question, case.queries[i]).price == price:
+            if first_plan(index, question).price == price:
                 assert found[-1] == pytest.approx(predicted[i])
                 assert (len(bucket.gets), bucket.bytes) == (len(reads.ranges[i]), sum(reads.ranges[i]))
                 again = judged(case.found.block, case.found.row, untied(np.tile(mine, (len(ASKED), 1))))
@@ -163,7 +161,7 @@ def test_estimates_are_those_of_the_edge(case: Case) -> None:
             told = said(known, held, reads.blocks, price)
             for i in range(0, len(ASKED), 6):
                 question = Query(case.queries[i].source, K, 0.5, rerank, without=int(number[ASKED[i]]))
-                if index.plan(question, case.queries[i]).price == price:
+                if first_plan(index, question).price == price:
                     answer = asyncio.run(index.query(question))
                     assert answer.recall_estimate == pytest.approx(told[i], abs=1e-5)
                     checked += 1

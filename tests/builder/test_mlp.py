@@ -16,6 +16,7 @@ from test_trained import BLOCKS, log_loss, task_of
 from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
 from build_index.blocks.shape import index_section
+from build_index.progress import SILENT
 from build_index.routers import lse, mlp
 from build_index.simulate.edge import probabilities
 from build_index.tune.fit import fitted
@@ -108,7 +109,7 @@ def test_the_edge_does_what_numpy_does(dimension: int, units: int, bits: int) ->
     router = MlpRouter(section, index)
     for scale in (1.0, 1e-12, 1e12, 0.0):
         query = prepare((scale * draw.normal(size=dimension)).tolist(), index)
-        p = router.route(query).p
+        p = router.probabilities(query).p
         assert p.tolist() == in_numpy(section, index, query).tolist()
         assert p[1] == 0
         assert abs(sum(p) - 2**20) < len(p)
@@ -127,7 +128,7 @@ def test_the_longest_units_and_queries_do_not_overflow() -> None:
         )  # fmt: skip
         for q in (np.full(3000, 1.0), draw.choice([-1.0, 1.0], 3000), np.eye(3000)[5], np.full(3000, 1e-20)):
             query = prepare(q.tolist(), index)
-            assert MlpRouter(full, index).route(query).p.tolist() == in_numpy(full, index, query).tolist()
+            assert MlpRouter(full, index).probabilities(query).p.tolist() == in_numpy(full, index, query).tolist()
 
 
 @pytest.mark.parametrize(("blocks", "beam", "bits"), [(50, 1, 4), (50, 3, 8), (50, 7, 4), (1, 1, 4)])
@@ -142,14 +143,14 @@ def test_a_progressive_network_does_what_numpy_does(
     router = MlpRouter(section, index)
     for scale in (1.0, 1.0, 1e-12, 0.0):
         query = prepare((scale * draw.normal(size=40)).tolist(), index)
-        found, wanted = router.route(query), in_numpy(section, index, query)
+        found, wanted = router.probabilities(query), in_numpy(section, index, query)
         assert found.blocks is not None
         assert found.blocks.tolist() == sorted(set(found.blocks))
         assert np.flatnonzero(wanted).tolist() == [b for b, p in zip(found.blocks, found.p, strict=True) if p]
         assert found.p.tolist() == wanted[found.blocks].tolist()
         assert (len(found.blocks) == blocks) == (beam == round(blocks**0.5))
         if len(found.blocks) == blocks:
-            assert found.p == MlpRouter(flat, index).route(query).p
+            assert found.p == MlpRouter(flat, index).probabilities(query).p
 
 
 def test_regions_come_back_and_damage_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,11 +228,11 @@ def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pyt
     task = task_of(rows)
     base = partition(rows, task.sample, BLOCKS, 0)
     copy = soar(rows, base).best(0.35)
-    by_name = {name: fitted(task, base, copy, name, lambda done: None)[0] for name in ("lse", "mlp")}
+    by_name = {name: fitted(task, base, copy, name, SILENT)[0] for name in ("lse", "mlp")}
     assert log_loss(task, by_name["mlp"]) < log_loss(task, by_name["lse"])
     section = by_name["mlp"].section
     assert isinstance(section, MlpSection)
-    assert fitted(task, base, copy, "mlp", lambda done: None)[0].section.pack() == section.pack()
+    assert fitted(task, base, copy, "mlp", SILENT)[0].section.pack() == section.pack()
     order = np.random.default_rng(3).permutation(BLOCKS)
     index = index_section(rows, BLOCKS, rows.count, "mlp")
     p = probabilities("mlp", section, index, task.tune.queries[:20])

@@ -16,7 +16,7 @@ from builder.small import vantage
 from build_index.bucket import generations as g
 from build_index.bucket.names import check_objects, kind_of
 from build_index.bucket.open import open_index
-from build_index.bucket.store import FolderPlace
+from build_index.bucket.store import FolderStore
 from build_index.write.publish import make_live
 from build_index.write.reopen import reopen
 from vantage.errors import DamagedError, StoreError
@@ -90,7 +90,7 @@ def crafted(home: Path, change: Callable[[list[Any]], Any]) -> None:
 
 def refused(home: Path, to: Path) -> None:
     """Every command ends in a word of damage, and nothing was written beside the target or into it."""
-    target, where = FolderPlace(to / "live"), FolderPlace(home)
+    target, where = FolderStore(to / "live"), FolderStore(home)
     generation = g.live(where)[0].generation
     before = sorted(to.parent.rglob("*"))
     for work in (lambda: g.publish(home, target), lambda: reopen(home), lambda: g.named(where, generation)):
@@ -113,8 +113,8 @@ def test_a_manifest_names_what_is_no_object(home: Path, tmp_path: Path, key: obj
 
 def test_what_is_crafted_is_right_but_for_its_names(home: Path, tmp_path: Path) -> None:
     crafted(home, lambda objects: [*objects])
-    assert g.publish(home, FolderPlace(tmp_path / "to" / "live"))["swapped"]
-    assert g.verify(FolderPlace(home))["damage"] == []
+    assert g.publish(home, FolderStore(tmp_path / "to" / "live"))["swapped"]
+    assert g.verify(FolderStore(home))["damage"] == []
 
 
 def _wrong(objects: list[Any], **members: Any) -> list[Any]:
@@ -153,13 +153,13 @@ def test_a_manifest_that_is_wrong_in_other_ways(home: Path, tmp_path: Path, chan
 )
 def test_a_manifest_of_other_objects_than_the_root_counts_on(home: Path, tmp_path: Path, change: Any) -> None:
     crafted(home, change)
-    generation = g.live(FolderPlace(home))[0].generation
+    generation = g.live(FolderStore(home))[0].generation
     shutil.copy(next(home.glob("*/ids.bin")), home / generation / "shard-09999.bin")
     with pytest.raises(DamagedError):
-        g.publish(home, FolderPlace(tmp_path / "to" / "live"))
+        g.publish(home, FolderStore(tmp_path / "to" / "live"))
     with pytest.raises(DamagedError):
         reopen(home)
-    assert g.verify(FolderPlace(home))["damage"] and not (tmp_path / "to").exists()
+    assert g.verify(FolderStore(home))["damage"] and not (tmp_path / "to").exists()
 
 
 def test_a_manifest_nested_too_deep_or_too_long() -> None:
@@ -182,7 +182,7 @@ def test_current_names_no_generation(home: Path, key: Any) -> None:
     (home / "CURRENT").write_text(json.dumps(current))
     for work in (g.live, g.verify, g.rollback, g.generations, lambda p: g.gc(p, 0)):
         with pytest.raises(DamagedError):
-            work(FolderPlace(home))
+            work(FolderStore(home))
     with pytest.raises(DamagedError):
         open_index(home)
 
@@ -208,15 +208,15 @@ def test_links_and_pipes_in_an_index_are_refused(home: Path, tmp_path: Path, key
     (name,) = (p.name for p in home.iterdir() if p.is_dir())
     path = home / key.replace("G", name)
     make(path)
-    target = FolderPlace(tmp_path / "to" / "live")
+    target = FolderStore(tmp_path / "to" / "live")
     for work in (lambda: g.publish(home, target), lambda: reopen(home)):
         with pytest.raises(DamagedError, match="link|plain"):
             work()
     assert not (tmp_path / "to").exists()
     if key == "CURRENT":
         return
-    assert g.verify(FolderPlace(home))["damage"]
-    assert not any(one["whole"] for one in g.generations(FolderPlace(home)))
+    assert g.verify(FolderStore(home))["damage"]
+    assert not any(one["whole"] for one in g.generations(FolderStore(home)))
     if key == "G/root.bin":
         ran = vantage("info", home)
         assert ran.code == 1 and ("is a link" in ran.err or "is no plain file" in ran.err)
@@ -224,7 +224,7 @@ def test_links_and_pipes_in_an_index_are_refused(home: Path, tmp_path: Path, key
 
 def test_an_index_may_be_named_by_a_link(home: Path, tmp_path: Path) -> None:
     (tmp_path / "named").symlink_to(home)
-    assert g.publish(tmp_path / "named", FolderPlace(tmp_path / "to" / "live"))["swapped"]
+    assert g.publish(tmp_path / "named", FolderStore(tmp_path / "to" / "live"))["swapped"]
     assert open_index(tmp_path / "named").root.index.rows == 300
 
 
@@ -235,20 +235,20 @@ def test_a_target_with_links_is_not_written_through(home: Path, tmp_path: Path) 
     to.mkdir(parents=True)
     (to / name).symlink_to(outside)
     with pytest.raises(DamagedError, match="is a link"):
-        g.publish(home, FolderPlace(to))
+        g.publish(home, FolderStore(to))
     (to / name).unlink()
     (to / name).mkdir()
     (to / name / "vectors").symlink_to(outside / "vectors")
     with pytest.raises(DamagedError, match="is a link"):
-        g.publish(home, FolderPlace(to))
+        g.publish(home, FolderStore(to))
     assert list(outside.rglob("*")) == [outside / "vectors"] and not (to / "CURRENT").exists()
     (to / name / "vectors").unlink()
     (to / ".lock").symlink_to(tmp_path / "secret")
     with pytest.raises(StoreError):
-        g.publish(home, FolderPlace(to))
+        g.publish(home, FolderStore(to))
     (to / ".lock").unlink()
     (to / f".CURRENT.{os.getpid()}.part").symlink_to(tmp_path / "secret")
-    assert g.publish(home, FolderPlace(to))["swapped"] and (tmp_path / "secret").read_bytes() == SECRET
+    assert g.publish(home, FolderStore(to))["swapped"] and (tmp_path / "secret").read_bytes() == SECRET
 
 
 def test_a_build_does_not_write_through_links(home: Path, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_build_does_not_write_through_links(home: Path, tmp_path: Path) -> Non
     (home / ".building" / "manifest.json").unlink()
     assert make_live(home, home / ".building", manifest)[0].generation == name.name
     assert (tmp_path / "secret").read_bytes() == SECRET
-    assert g.verify(FolderPlace(home))["damage"] == []
+    assert g.verify(FolderStore(home))["damage"] == []
 
 
 def test_gc_leaves_alone_what_is_not_of_an_index(home: Path, tmp_path: Path) -> None:
@@ -279,14 +279,14 @@ def test_gc_leaves_alone_what_is_not_of_an_index(home: Path, tmp_path: Path) -> 
         path.write_text("x")
     (home / G / "root.bin").write_text("of a publish that broke off")
     (home / G / "ids.bin").symlink_to(tmp_path / "secret")
-    assert g.gc(FolderPlace(home), 0)["deleted"] == [G]
+    assert g.gc(FolderStore(home), 0)["deleted"] == [G]
     assert all(path.exists() for path in foreign) and not (home / G / "root.bin").exists()
     assert (home / G / "ids.bin").is_symlink() and (tmp_path / "secret").read_bytes() == SECRET
-    assert g.gc(FolderPlace(home), 0)["deleted"] == []
+    assert g.gc(FolderStore(home), 0)["deleted"] == []
 
 
 def test_small_objects_are_bounded(home: Path) -> None:
     with (home / "CURRENT").open("r+b") as file:
         file.truncate(1 << 40)
     with pytest.raises(DamagedError, match="the limit is"):
-        g.live(FolderPlace(home))
+        g.live(FolderStore(home))

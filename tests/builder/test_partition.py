@@ -14,6 +14,7 @@ from build_index.blocks.kmeans import partition, two_level
 from build_index.blocks.partition import Partition
 from build_index.ingest.rows import Rows
 from build_index.neighbours.graph import Graph
+from build_index.progress import SILENT, Progress
 
 Made = Callable[[int, int], np.ndarray]
 
@@ -142,17 +143,17 @@ def test_every_partition_keeps_the_promises(rows_of: RowsOf, name: str, every: i
     x = skewed(1500, 8)
     x[:200] = x[0]
     rows, graph, sample, steps = rows_of(x), nearest(x, 50), np.arange(0, 1500, every), []
-    found = PARTITIONS[name](rows, sample, 20, graph, 3, steps.append)
+    found = PARTITIONS[name](rows, sample, 20, graph, 3, Progress(lambda _, share: steps.append(share)))
     assert found.home.shape == (1500,) and found.home.dtype == np.int32
     assert sizes(found).max() <= int(1.8 * 1500 / 20) + 1
     assert np.bincount(found.home[sample], minlength=20).min() > 0
     for b in range(20):
         mine = sample[found.home[sample] == b]
         assert np.allclose(found.centres[b], x[mine].mean(0), atol=1e-4)
-    again = PARTITIONS[name](rows, sample, 20, graph, 3, lambda _: None)
+    again = PARTITIONS[name](rows, sample, 20, graph, 3, SILENT)
     assert (again.home == found.home).all() and (again.centres == found.centres).all()
     assert steps == sorted(steps) and steps[-1] == 1.0
-    assert (PARTITIONS[name](rows, sample, 1, graph, 0, lambda _: None).home == 0).all()
+    assert (PARTITIONS[name](rows, sample, 1, graph, 0, SILENT).home == 0).all()
 
 
 def test_votes_and_cuts_keep_neighbours_together(rows_of: RowsOf) -> None:
@@ -169,7 +170,7 @@ def test_rows_outside_of_the_sample_have_no_say(rows_of: RowsOf, name: str) -> N
     x = skewed(1200, 8)
     rows, sample, graph = rows_of(x), np.arange(0, 1200, 2), nearest(x, 50)
     other = np.where(graph % 2 == 1, 1, graph)
-    one, two = (PARTITIONS[name](rows, sample, 8, g, 0, lambda _: None) for g in (graph, other))
+    one, two = (PARTITIONS[name](rows, sample, 8, g, 0, SILENT) for g in (graph, other))
     assert (one.home == two.home).all()
 
 

@@ -24,7 +24,7 @@ from moto.server import ThreadedMotoServer
 
 from build_index.audit.verify import verify_deep
 from build_index.bucket import generations as g
-from build_index.bucket.store import ConflictError, FolderPlace, Place, Remote, StorePlace, place
+from build_index.bucket.store import BucketStore, ConflictError, FolderStore, ObjectStore, RemoteBucket, store_at
 from vantage.errors import ChangedError, DamagedError, InputError, StoreError
 
 
@@ -44,7 +44,7 @@ def server() -> Iterator[dict[str, str]]:
 
 def test_a_publish_is_whole_kept_and_rolled_back_on_s3(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
     first, second = tiny
-    where = place("s3://bucket/whole/live", server)
+    where = store_at("s3://bucket/whole/live", server)
     one = g.publish(first, where)
     assert one["swapped"] and one["previous"] is None and ask(where, 14) == one["generation"]
     assert g.publish(first, where) == one | {"swapped": False, "written_bytes": 0, "previous": one["generation"]}
@@ -70,10 +70,10 @@ def test_a_publish_is_whole_kept_and_rolled_back_on_s3(server: dict[str, str], t
 def test_a_process_ended_at_any_operation_leaves_a_whole_bucket(
     server: dict[str, str], tmp_path: Path, tiny: tuple[Path, Path], where: str, after: bool
 ) -> None:
-    def named(name: str) -> Place:
+    def named(name: str) -> ObjectStore:
         if where == "folder":
-            return FolderPlace(tmp_path / name / "live")
-        return place(f"s3://bucket/ended-{after}/{name}/live", server)
+            return FolderStore(tmp_path / name / "live")
+        return store_at(f"s3://bucket/ended-{after}/{name}/live", server)
 
     first, second = tiny
     for tried, unreadable, lost in kills(first, second, 14, named, after).values():
@@ -83,7 +83,7 @@ def test_a_process_ended_at_any_operation_leaves_a_whole_bucket(
 class Losing:
     """A place that loses its first answer to `name`, before or after that took effect; uploads come from threads."""
 
-    def __init__(self, inner: Place, name: str, after: bool) -> None:
+    def __init__(self, inner: ObjectStore, name: str, after: bool) -> None:
         self.inner, self.name, self.after, self.first = inner, name, after, threading.Lock()
 
     def __getattr__(self, called: str) -> Any:
@@ -103,7 +103,7 @@ class Losing:
 def test_lost_answers_are_read_back(server: dict[str, str], tiny: tuple[Path, Path], after: bool) -> None:
     first, _ = tiny
     for at, name in enumerate(("upload", "put", "swap")):
-        where = place(f"s3://bucket/lost-{at}-{after}/live", server)
+        where = store_at(f"s3://bucket/lost-{at}-{after}/live", server)
 
         losing = Losing(where, name, after)
         if after or name != "upload":  # what is small is put again
@@ -118,7 +118,7 @@ def test_lost_answers_are_read_back(server: dict[str, str], tiny: tuple[Path, Pa
 
 def test_of_two_publishers_one_wins_and_the_other_is_told(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
     first, second = tiny
-    where = place("s3://bucket/race/live", server)
+    where = store_at("s3://bucket/race/live", server)
 
     class Overtaken(Ending):
         def __getattr__(self, called: str) -> Any:
@@ -167,12 +167,12 @@ def rows_of(home: Path) -> Path:
 
 
 def test_a_reader_sees_that_an_object_changed(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
-    where = place("s3://bucket/etag/live", server)
-    assert isinstance(where, StorePlace)
+    where = store_at("s3://bucket/etag/live", server)
+    assert isinstance(where, BucketStore)
     where.put("a", b"0123456789")
 
     async def run() -> None:
-        bucket = Remote(where, "live")
+        bucket = RemoteBucket(where, "live")
         body = await bucket.get("live/a", 2, 3, None)
         assert body is not None and (body.length, body.size) == (3, 10)
         body.into(memoryview(found := bytearray(3)))
@@ -195,7 +195,7 @@ def test_a_build_ends_in_a_bucket(keys: None, tiny: tuple[Path, Path], tmp_path:
 
 
 def test_foreign_objects_in_a_bucket_stay_and_do_not_matter(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
-    where, old = place("s3://bucket/foreign/live", server), "0" * 16
+    where, old = store_at("s3://bucket/foreign/live", server), "0" * 16
     client = boto3.client(
         "s3", endpoint_url=server["AWS_ENDPOINT_URL"], aws_access_key_id="key", aws_secret_access_key="a-secret",
         region_name="us-east-1",
@@ -237,7 +237,7 @@ def publisher(server: dict[str, str], home: Path, target: str) -> subprocess.Pop
 
 def test_a_killed_publisher_is_taken_up_again(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
     first, second = tiny
-    where = place("s3://bucket/killed/live", server)
+    where = store_at("s3://bucket/killed/live", server)
     one = g.publish(first, where)["generation"]
     running = publisher(server, second, "s3://bucket/killed/live")
     while running.poll() is None and len({s.key.split("/")[0] for s in where.list()}) < 3:
@@ -253,7 +253,7 @@ def test_a_killed_publisher_is_taken_up_again(server: dict[str, str], tiny: tupl
 
 
 def test_two_publishers_at_once(server: dict[str, str], tiny: tuple[Path, Path]) -> None:
-    where = place("s3://bucket/both/live", server)
+    where = store_at("s3://bucket/both/live", server)
     running = [publisher(server, home, "s3://bucket/both/live") for home in tiny]
     told = [one.communicate() for one in running]
     made = [json.loads(said)["generation"] for said, _ in told if said]
@@ -278,7 +278,7 @@ def test_addresses_are_checked_and_secrets_kept(server: dict[str, str]) -> None:
         ("s3://bucket/x\ny", server), ("S3://bucket/x", server), ("s3:///x", server), ("s3://bucket/a%2f..", server),
     ):  # fmt: skip
         with pytest.raises(InputError):
-            place(address, environment)
+            store_at(address, environment)
     with pytest.raises(StoreError) as refused:
-        place("s3://no-such-bucket/x", server).put("CURRENT", os.urandom(4))
+        store_at("s3://no-such-bucket/x", server).put("CURRENT", os.urandom(4))
     assert "a-secret" not in str(refused.value) and "404" in str(refused.value)

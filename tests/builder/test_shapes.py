@@ -12,6 +12,7 @@ from small import RowsOf, clustered, vantage
 
 from build_index.bucket.open import open_index
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.evaluate.evaluate import evaluate
 from build_index.ingest.queries import Queries
 from build_index.ingest.rows import NORM_MAX, origin_of, tempered
@@ -53,9 +54,9 @@ def test_any_shape_builds_and_keeps_its_promise(name: str, tmp_path: Path) -> No
     np.save(tmp_path / "x.npy", x[:ROWS])
     told = list[str]()
     report = build(
-        open_source([tmp_path / "x.npy"]), tmp_path / "b" / "x", Options(RECALL, K, fast=True), metric,
-        say=lambda *_: None, tell=told.append,
-    )  # fmt: skip
+        open_source([tmp_path / "x.npy"]),
+        BuildContext(tmp_path / "b" / "x", metric, Options(RECALL, K, fast=True), note=told.append),
+    )
     assert report.choice.contract.target == RECALL
     found = evaluate(tmp_path / "b" / "x", Queries(x[ROWS:], None), k=K)
     assert found["recall"] >= RECALL - 0.05 and found["incomplete"] == 0  # of 200 queries; 50 rows held out

@@ -15,7 +15,7 @@ import pytest
 
 from build_index.ingest.queries import read_queries
 from build_index.ingest.source import Source, open_source, source_metric
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
 from build_index.write.vectors import _column_field, column_array
 from vantage.errors import InputError
 
@@ -121,7 +121,7 @@ def json_column(*texts: str | None) -> pa.Array:
 
 @pytest.mark.parametrize("store_schema", [True, False])
 def test_json_columns_come_back_as_values(tmp_path: Path, store_schema: bool) -> None:
-    """By way of the spool, and of the column that the index keeps in Parquet; a string stays one."""
+    """By way of staging, and of the column that the index keeps in Parquet; a string stays one."""
     values: list[Any] = [
         {"a": [1, 2.5, None], "ü": {}},
         None,
@@ -140,7 +140,7 @@ def test_json_columns_come_back_as_values(tmp_path: Path, store_schema: bool) ->
     given = content().append_column("told", told).append_column("plain", pa.array(texts))
     pq.write_table(given, tmp_path / "a.parquet", store_schema=store_schema)
     source = open_source([tmp_path / "a.parquet"], attributes=["told", "plain"])
-    with spool(source, tmp_path / "spool", metric="l2") as rows:
+    with stage(source, tmp_path / "staging", metric="l2") as rows:
         found = [json.loads(record) for record in rows.attributes(np.arange(11))]
     assert found == [[value, text] for value, text in zip(values, texts, strict=True)]
     assert [type(one[0]) for one in found] == [type(value) for value in values]

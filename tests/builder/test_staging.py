@@ -1,4 +1,4 @@
-"""The spool gives back what the source held, and refuses what no index may hold."""
+"""The staging gives back what the source held, and refuses what no index may hold."""
 
 import json
 import re
@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from build_index.ingest import staging as spool_module
+from build_index.ingest import staging as staging_module
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import Spool, spool
+from build_index.ingest.staging import Staging, stage
+from build_index.progress import Progress
 from vantage.errors import InputError
 
 KINDS = {"f32": np.float32, "f16": np.float16, "u8": np.uint8, "i8": np.int8}
@@ -25,14 +26,14 @@ def vectors(rows: int, dimension: int, dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(2).integers(1, 100, (rows, dimension)).astype(dtype)
 
 
-def make(tmp_path: Path, given: np.ndarray, metric: str = "l2", **columns: Any) -> Spool:
-    """A spool of `given` and `columns`, in files of about a third of the rows each."""
+def make(tmp_path: Path, given: np.ndarray, metric: str = "l2", **columns: Any) -> Staging:
+    """A staging of `given` and `columns`, in files of about a third of the rows each."""
     flat = pa.FixedSizeListArray.from_arrays(pa.array(given.ravel()), given.shape[1])
     content = pa.table({"vector": flat, **columns})
     part = max(1, -(-len(given) // 3))
     for at in range(0, len(given), part):
         pq.write_table(content.slice(at, part), tmp_path / f"{at:06d}.parquet")
-    return spool(open_source([tmp_path]), tmp_path / "scratch", metric=metric)
+    return stage(open_source([tmp_path]), tmp_path / "scratch", metric=metric)
 
 
 def left_over(tmp_path: Path) -> list[str]:
@@ -42,10 +43,10 @@ def left_over(tmp_path: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes small enough that these few rows are written, read and looked through in many pieces."""
-    monkeypatch.setattr(spool_module, "BATCH_ROWS_MAX", 7)
-    monkeypatch.setattr(spool_module, "GAP_BYTES", 40)
-    monkeypatch.setattr(spool_module, "SPAN_BYTES", 100)
-    monkeypatch.setattr(spool_module, "HASH_CHUNK", 8)
+    monkeypatch.setattr(staging_module, "BATCH_ROWS_MAX", 7)
+    monkeypatch.setattr(staging_module, "GAP_BYTES", 40)
+    monkeypatch.setattr(staging_module, "SPAN_BYTES", 100)
+    monkeypatch.setattr(staging_module, "HASH_CHUNK", 8)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,7 +75,7 @@ def test_rows_come_back(tmp_path: Path, kind: str, dimension: int, text_ids: boo
 
 def test_npy_has_row_numbers_and_no_attributes(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", vectors(20, 3))
-    with spool(open_source([tmp_path / "a.npy"]), tmp_path / "scratch", metric="dot") as made:
+    with stage(open_source([tmp_path / "a.npy"]), tmp_path / "scratch", metric="dot") as made:
         assert made.ids(np.array([19, 0])).tolist() == [19, 0]
         assert made.attributes(np.array([19, 0])) == [b"[]", b"[]"]
 
@@ -87,10 +88,15 @@ def test_chunks(tmp_path: Path) -> None:
 def test_progress(tmp_path: Path) -> None:
     given = vectors(30, 5, np.uint8)
     np.save(tmp_path / "a.npy", given)
-    seen: list[int] = []
-    with spool(open_source([tmp_path / "a.npy"]), tmp_path / "scratch", metric="cosine", progress=seen.append):
+    seen: list[float] = []
+    with stage(
+        open_source([tmp_path / "a.npy"]),
+        tmp_path / "scratch",
+        metric="cosine",
+        progress=Progress(lambda _, share: seen.append(share)),
+    ):
         pass
-    assert seen == [7, 14, 21, 28, 30]
+    assert seen == [7 / 30, 14 / 30, 21 / 30, 28 / 30, 1]
 
 
 def test_attributes_as_json(tmp_path: Path) -> None:
@@ -146,7 +152,7 @@ def test_duplicate_vectors_are_counted(tmp_path: Path, kind: str) -> None:
     spread = np.arange(3000)
     given = np.stack([spread % 100, spread // 100, spread % 7], axis=1).astype(KINDS[kind])
     np.save(tmp_path / "a.npy", np.concatenate([given, given[[5, 5, 70]]]))
-    with spool(open_source([tmp_path / "a.npy"]), tmp_path / "scratch", metric="l2") as made:
+    with stage(open_source([tmp_path / "a.npy"]), tmp_path / "scratch", metric="l2") as made:
         assert made.duplicate_vectors == 3
 
 
@@ -168,7 +174,7 @@ def test_duplicate_ids(tmp_path: Path, text_ids: bool) -> None:
 
 
 def test_equal_hashes_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "hash", len, raising=False)
+    monkeypatch.setattr(staging_module, "hash", len, raising=False)
     with make(tmp_path, vectors(20, 3), id=[f"{row:02d}" for row in range(20)]) as made:
         assert made.rows == 20
     with pytest.raises(InputError, match="duplicate ids: '00' in .*000000.parquet row 0 and .*000014.parquet row 5"):
@@ -179,12 +185,12 @@ def test_nothing_is_left_when_stopped_or_full(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", vectors(5000, 16))
     source = open_source([tmp_path / "a.npy"])
 
-    def stop(rows: int) -> None:
-        if rows > 100:
+    def stop(_: str, share: float) -> None:
+        if share > 0.02:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        spool(source, tmp_path / "scratch", metric="l2", progress=stop)
+        stage(source, tmp_path / "scratch", metric="l2", progress=Progress(stop))
     assert left_over(tmp_path) == []
 
     # A limit on the size of files stands in for a full disk.
@@ -192,7 +198,7 @@ def test_nothing_is_left_when_stopped_or_full(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(OSError, match="too large"):
-            spool(source, tmp_path / "scratch", metric="l2")
+            stage(source, tmp_path / "scratch", metric="l2")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert left_over(tmp_path) == []

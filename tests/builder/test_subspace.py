@@ -63,7 +63,7 @@ SHAPES = {
 
 def chosen(rows_of: RowsOf, x: np.ndarray, metric: str) -> Choice:
     rows = rows_of(np.ascontiguousarray(x, np.float32), metric, None)
-    return choose(rows, 8.0, Options(fast=True), lambda _phase, _done: None)
+    return choose(rows, 8.0, Options(fast=True))
 
 
 @pytest.mark.parametrize(("shape", "metric"), list(zip(SHAPES, cycle(METRICS), strict=False)))

@@ -22,7 +22,7 @@ from build_index import VectorIndex
 from build_index.bucket.open import open_index
 from build_index.codecs import CODECS
 from build_index.hashing import codewords
-from build_index.write.index import encoder
+from build_index.write.contents import encoder
 from build_index.write.reopen import reopen
 from vantage.errors import DamagedError, InputError, NotFoundError
 from vantage.search.query import Query

@@ -28,7 +28,7 @@ from fixtures.damage import (
 
 from build_index.audit.verify import verify_deep
 from build_index.bucket import generations as g
-from build_index.bucket.store import FolderPlace
+from build_index.bucket.store import FolderStore
 from vantage.format import HEADER, SECTION, Current, ObjectName
 from vantage.kernels import crc32c
 
@@ -37,7 +37,7 @@ FIXTURES = sorted(json.loads((Path(__file__).parent.parent / "fixtures" / "expec
 U32 = struct.Struct("<I").pack
 
 
-def sealed(objects: Objects, folder: Path) -> FolderPlace:
+def sealed(objects: Objects, folder: Path) -> FolderStore:
     """The objects as a generation of its own in a folder, every checksum made anew."""
     old = Current.unpack(objects["CURRENT"], "CURRENT").generation
     bodies = {k.removeprefix(f"{old}/"): v for k, v in sorted(objects.items()) if k.startswith(f"{old}/")}
@@ -54,7 +54,7 @@ def sealed(objects: Objects, folder: Path) -> FolderPlace:
         new, ObjectName(f"{new}/root.bin", *named["root.bin"]),
         ObjectName(f"{new}/manifest.json", len(text), hashlib.sha256(text).hexdigest()),
     )  # fmt: skip
-    where = FolderPlace(folder)
+    where = FolderStore(folder)
     for name, body in (bodies | {"manifest.json": text}).items():
         where.put(f"{new}/{name}", body)
     where.put("CURRENT", current.pack())

@@ -21,18 +21,22 @@ from fixtures.reader import Reader
 
 from build_index import build as build_module
 from build_index.bucket import generations as g
-from build_index.bucket.store import FolderPlace
-from build_index.bucket.store import beside as beside_place
+from build_index.bucket.store import FolderStore
+from build_index.bucket.store import beside as beside_store
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.ingest.rows import Rows, scaled_rows
 from build_index.ingest.source import open_source
-from build_index.ingest.staging import spool
+from build_index.ingest.staging import stage
+from build_index.progress import SILENT, Progress
 from build_index.tune.check import check_options
 from build_index.tune.choose import Choice, choose
 from build_index.tune.options import Options
+from build_index.write import blocks as blocks_module
 from build_index.write import ids, publish, shard
 from build_index.write import index as write_module
 from build_index.write import vectors as write_vectors
+from build_index.write.contents import Contents
 from build_index.write.index import write_index
 from build_index.write.vectors import _PartWriter
 from vantage.errors import InputError, LimitError
@@ -60,12 +64,10 @@ def source(folder: Path, given: np.ndarray, **columns: Any) -> Path:
 
 def make(
     path: Path, out: Path, metric: str = "l2", *, wide: bool = True, seed: int = 0,
-    say: Callable[[str, float], None] = lambda phase, share: None,
+    progress: Progress = SILENT,
 ) -> Any:  # fmt: skip
     vectors = "f32" if wide else "f16"
-    return build(
-        open_source([path]), out, Options(0.5, 5, seed, vectors=vectors), metric, say=say, tell=lambda text: None
-    )  # fmt: skip
+    return build(open_source([path]), BuildContext(out, metric, Options(0.5, 5, seed, vectors=vectors), progress))
 
 
 def objects_of(index: Path) -> dict[str, bytes]:
@@ -91,7 +93,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks, copies, shards, parts and pages."""
     monkeypatch.setattr("build_index.tune.choose.BLOCK_ROWS", 24)
     monkeypatch.setattr("build_index.tune.choose._shares", lambda *_: [0.35])
-    monkeypatch.setattr(write_module, "SHARD_BYTES", 3000)
+    monkeypatch.setattr(shard, "SHARD_BYTES", 3000)
     monkeypatch.setattr(write_vectors, "PAGE_ROWS", 32)
     monkeypatch.setattr(write_vectors, "PART_ROWS_BYTES", 256 * DIMENSION)
 
@@ -219,6 +221,7 @@ def _stop(monkeypatch: pytest.MonkeyPatch, target: str, at: int, error: BaseExce
         "Path": Path,
         "part": _PartWriter,
         "write": write_module,
+        "blocks": blocks_module,
         "shard": shard,
         "ids": ids,
         "publish": publish,
@@ -237,8 +240,8 @@ def _stop(monkeypatch: pytest.MonkeyPatch, target: str, at: int, error: BaseExce
 
 
 POINTS = [
-    ("part.add", 1), ("part.add", 3), ("part.close", 2), ("write.pack_block", 1), ("write.pack_block", 4),
-    ("write.pack_ids", 2), ("write.write_ids", 1), ("shard.sync", 1), ("shard.sync", 2), ("ids.sync", 1),
+    ("part.add", 1), ("part.add", 3), ("part.close", 2), ("blocks.pack_block", 1), ("blocks.pack_block", 4),
+    ("blocks.pack_ids", 2), ("write.write_ids", 1), ("shard.sync", 1), ("shard.sync", 2), ("ids.sync", 1),
     ("publish.sync", 1), ("write.make_live", 1),
     ("os.fsync", 1), ("os.fsync", 4), ("Path.rename", 1), ("Path.replace", 1),
 ]  # fmt: skip
@@ -254,15 +257,15 @@ class Chosen:
     def write(self, out: Path, seed: int) -> None:
         """The seed is in the manifest, so each names another generation."""
         schema = pa.schema([("word", pa.string())])
-        write_index(self.rows, schema, self.choice, out, "f32", {"seed": seed}, lambda share: None)
+        write_index(Contents(self.rows, schema, self.choice, "f32", {"seed": seed}), BuildContext(out, "l2"))
 
 
 @pytest.fixture
 def chosen(tmp_path: Path, small_pages: None) -> Iterator[Chosen]:
     path = source(tmp_path, values("f32"), id=[f"id {row}" for row in range(ROWS)], word=["w"] * ROWS)
-    with spool(open_source([path]), tmp_path / "spool", metric="l2") as spooled:
-        rows = scaled_rows(spooled, "l2")
-        yield Chosen(rows, choose(rows, 6.0, Options(0.5, 5), lambda phase, share: None))
+    with stage(open_source([path]), tmp_path / "staging", metric="l2") as staging:
+        rows = scaled_rows(staging, "l2")
+        yield Chosen(rows, choose(rows, 6.0, Options(0.5, 5)))
 
 
 @pytest.mark.parametrize("kind", ["killed", "full disk"])
@@ -320,8 +323,8 @@ def test_the_lock_covers_all_of_a_build(tmp_path: Path, chosen: Chosen, monkeypa
     out, path = tmp_path / "index", tmp_path / "source.parquet"
     chosen.write(out, 0)
     before, phases = objects_of(out), dict[str, int]()
-    first = build_module._spooled
-    monkeypatch.setattr(build_module, "_spooled", lambda *_: pytest.fail("read rows"))
+    first = build_module._stage
+    monkeypatch.setattr(build_module, "_stage", lambda *_: pytest.fail("read rows"))
 
     def beside(phase: str, share: float) -> None:
         phases[phase] = phases.get(phase, 0) + 1
@@ -333,25 +336,25 @@ def test_the_lock_covers_all_of_a_build(tmp_path: Path, chosen: Chosen, monkeypa
         with pytest.raises(InputError, match="another build is writing"):
             chosen.write(out, 3)
         for change in (
-            lambda: g.publish(tmp_path / "next", FolderPlace(out)), lambda: g.rollback(FolderPlace(out)),
-            lambda: g.gc(FolderPlace(out), 0),
+            lambda: g.publish(tmp_path / "next", FolderStore(out)), lambda: g.rollback(FolderStore(out)),
+            lambda: g.gc(FolderStore(out), 0),
         ):  # fmt: skip
             with pytest.raises(InputError, match="a build is writing"):
                 change()
-        assert g.publish(out, FolderPlace(tmp_path / phase))["swapped"] and g.verify(FolderPlace(out))["damage"] == []
+        assert g.publish(out, FolderStore(tmp_path / phase))["swapped"] and g.verify(FolderStore(out))["damage"] == []
         assert objects_of(out) == before or phase == "write"
 
     chosen.write(tmp_path / "next", 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_module, "_spooled", first)
-        make(path, out, say=beside)
+        patch.setattr(build_module, "_stage", first)
+        make(path, out, progress=Progress(beside))
     assert {"read", "truth", "write"} <= phases.keys() and objects_of(out) != before and works(out, values("f32"))
     assert {len(p.name) for p in out.iterdir()} == {len("CURRENT"), 16}
-    with beside_place(FolderPlace(out)), pytest.raises(InputError, match="a publish, rollback or gc is writing"):
+    with beside_store(FolderStore(out)), pytest.raises(InputError, match="a publish, rollback or gc is writing"):
         make(path, out)
-    with beside_place(FolderPlace(out)), beside_place(FolderPlace(out)):
-        assert g.gc(FolderPlace(out), 0)["deleted"] == []
-    assert g.publish(tmp_path / "next", FolderPlace(out))["swapped"]
+    with beside_store(FolderStore(out)), beside_store(FolderStore(out)):
+        assert g.gc(FolderStore(out), 0)["deleted"] == []
+    assert g.publish(tmp_path / "next", FolderStore(out))["swapped"]
 
 
 def test_a_full_disk_while_the_source_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,6 +401,7 @@ import sys
 from pathlib import Path
 import build_index.write.vectors as write
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.tune.check import check_options
 from build_index.tune.options import Options
 from build_index.ingest.source import open_source
@@ -408,8 +412,7 @@ def slow(self, table):
     print("writing", flush=True)
     sys.stdin.read(1)
 write._PartWriter.add = slow
-build(open_source([Path(sys.argv[1])]), Path(sys.argv[2]), Options(0.5, 5, 1, vectors="f32"), "l2",
-      say=lambda phase, share: None, tell=lambda text: None)
+build(open_source([Path(sys.argv[1])]), BuildContext(Path(sys.argv[2]), "l2", Options(0.5, 5, 1, vectors="f32")))
 """
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from build_index.build import build
+from build_index.context import BuildContext
 from build_index.ingest.source import open_source
 from build_index.serve import ROOT, Server, load, serve
-from build_index.tune.options import Options
 
 
 @pytest.fixture(scope="session")
@@ -38,5 +38,5 @@ def sample_bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bucket folder with `wordnet`, built from the whole committed sample with the default options."""
     bucket = tmp_path_factory.mktemp("sample")
     source = open_source([ROOT / "sample" / "wordnet.parquet"])
-    build(source, bucket / "wordnet", Options(), "cosine", say=lambda *_: None, tell=lambda _: None)
+    build(source, BuildContext(bucket / "wordnet", "cosine"))
     return bucket

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from doubles import explained
 
 from build_index.blocks.copies import SPILLS
 from build_index.bucket.open import open_index
 from build_index.build import build
 from build_index.codecs import CODECS
 from build_index.codecs.rotations import ROTATIONS
+from build_index.context import BuildContext
 from build_index.hashing import codewords
 from build_index.ingest.source import open_source
 from build_index.routers import ROUTERS, ecvh, mlp, trained, tree
@@ -23,7 +25,7 @@ from build_index.serve import ROOT, Server
 from build_index.tune.options import Options
 from vantage.format import MlpSection
 from vantage.http.bodies import answer_body
-from vantage.index import Index, explain
+from vantage.index import Index
 from vantage.search.query import Query
 
 pytestmark = pytest.mark.edge
@@ -69,10 +71,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray, brief: py
         # Few blocks would go without regions: these keep them, and look into most of them.
         kept = {"FLAT_BLOCKS_MAX": 0, "BEAMS": (0.7,), "BEAM_LOSS": np.inf, "STEPS": 100}
         with patch.multiple(mlp, **(kept if way is PROGRESSIVE else {"STEPS": mlp.STEPS})):
-            build(
-                open_source([scratch]), folder / f"way-{i}", options, metric,
-                say=lambda *_: None, tell=lambda _: None,
-            )  # fmt: skip
+            build(open_source([scratch]), BuildContext(folder / f"way-{i}", metric, options))
     return folder
 
 
@@ -93,7 +92,7 @@ def test_a_way_plans_and_answers_as_in_cpython(
     with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
         for vector in rows[ROWS:].tolist():
             plan = http.post("/query", json={"vector": vector, "explain": True}).json()
-            assert plan == explain(index, Query(vector))
+            assert plan == explained(index, Query(vector))
             got = http.post("/query", json={"vector": vector, "top_k": 50}).json()
             want = answer_body(asyncio.run(index.query(Query(vector, 50))), ["receipt"])
             assert got["matches"] == want["matches"]

@@ -123,11 +123,11 @@ def axes_of(rotation: Rotation) -> F64:
     turned = np.eye(d)
     for row, tangent in zip(partners.tolist(), tangents, strict=True):
         free, pairs, kept = [*range(d)], [], []
-        for place, j in enumerate(row):
+        for number, j in enumerate(row):
             if (i := free.pop(0)) != j:
                 free.remove(j)
                 pairs.append((i, j))
-                kept.append(place)
+                kept.append(number)
         pair = np.array(pairs, np.int64).reshape(-1, 2)
         turned = Turn.of(pair, tangent[kept] / TANGENT_ONE, d, turned.dtype).rows(turned)
     out: F64 = turned[np.asarray(rotation.kept)]

@@ -21,7 +21,7 @@ SCHEMES = ("s3", "r2")
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteFile:
     """An object of a store: scheme and "bucket/key"."""
 
     scheme: str
@@ -39,61 +39,61 @@ class Remote:
         return Path(self.name).suffix
 
 
-Place = Path | Remote
+Location = Path | RemoteFile
 
 
-def place(text: str | Path) -> Place:
+def location(text: str | Path) -> Location:
     """A path, or the object that a URL names. Raises InputError for a scheme that is not known."""
     if isinstance(text, Path) or "://" not in text:
         return Path(text)
     scheme, rest = text.split("://", 1)
     if scheme not in SCHEMES or not rest.strip("/"):
         raise InputError(f"{scheme}:// is not a source", hint="URLs are s3://bucket/key and r2://bucket/key")
-    return Remote(scheme, rest.strip("/"))
+    return RemoteFile(scheme, rest.strip("/"))
 
 
 @dataclass(frozen=True)
 class Part:
     """A file of a source.
 
-    constants: columns that its place gives, one value for all of its rows
+    constants: columns that its location gives, one value for all of its rows
     absent: columns that it may lack; their rows are null then
     """
 
-    place: Place
+    location: Location
     constants: dict[str, pa.Scalar] = field(default_factory=dict)
     absent: pa.Schema | None = None
 
 
-def suffix_of(where: Place) -> str:
+def suffix_of(where: Location) -> str:
     """The suffix in lower case: .PARQUET is .parquet."""
     return where.suffix.lower()
 
 
-def shown(where: Place) -> str:
+def shown(where: Location) -> str:
     """A place in messages; names that are no UTF-8 can be printed too."""
     return str(where).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def natural(where: Place) -> tuple[list[tuple[int, str]], str]:
+def natural(where: Location) -> tuple[list[tuple[int, str]], str]:
     """Sorts by name, numbers in it by value: part-2 comes before part-10."""
     pieces = re.split(r"([0-9]+)", str(where))
     return [(int(p), "") if i % 2 else (0, p) for i, p in enumerate(pieces)], str(where)
 
 
-def below(folder: Place, path: str) -> Place:
+def below(folder: Location, path: str) -> Location:
     """What lies at `path` (a/b) below a folder."""
-    return folder / path if isinstance(folder, Path) else Remote(folder.scheme, f"{folder.key}/{path}")
+    return folder / path if isinstance(folder, Path) else RemoteFile(folder.scheme, f"{folder.key}/{path}")
 
 
-def above(where: Place) -> Place | None:
+def above(where: Location) -> Location | None:
     """The folder that a file or folder lies in; None for a bucket."""
     if isinstance(where, Path):
         return where.absolute().parent
-    return Remote(where.scheme, where.key.rpartition("/")[0]) if "/" in where.key else None
+    return RemoteFile(where.scheme, where.key.rpartition("/")[0]) if "/" in where.key else None
 
 
-def inside(folder: Place) -> tuple[list[Place], list[Place]] | None:
+def inside(folder: Location) -> tuple[list[Location], list[Location]] | None:
     """Files and folders in a folder, sorted by name; None for a file. Raises InputError where there is nothing."""
     try:
         if isinstance(folder, Path):
@@ -101,7 +101,7 @@ def inside(folder: Place) -> tuple[list[Place], list[Place]] | None:
                 raise InputError(f"no such file or folder: {shown(folder)}")
             if not folder.is_dir():
                 return None
-            found: list[tuple[Place, bool]] = [(entry, entry.is_dir()) for entry in folder.iterdir()]
+            found: list[tuple[Location, bool]] = [(entry, entry.is_dir()) for entry in folder.iterdir()]
         else:
             info = _store(folder.scheme).get_file_info(folder.key)
             if info.type == pa.fs.FileType.File:
@@ -109,7 +109,7 @@ def inside(folder: Place) -> tuple[list[Place], list[Place]] | None:
             listed = _store(folder.scheme).get_file_info(pa.fs.FileSelector(folder.key, allow_not_found=True))
             if not listed:
                 raise InputError(f"no such object or folder: {folder}")
-            found = [(Remote(folder.scheme, i.path), i.type == pa.fs.FileType.Directory) for i in listed]
+            found = [(RemoteFile(folder.scheme, i.path), i.type == pa.fs.FileType.Directory) for i in listed]
     except OSError as error:
         hint = "" if isinstance(folder, Path) else "check the bucket, and AWS_* variables"
         raise InputError(f"{shown(folder)} cannot be listed: {error}", hint=hint) from None
@@ -117,7 +117,7 @@ def inside(folder: Place) -> tuple[list[Place], list[Place]] | None:
     return [where for where, is_folder in found if not is_folder], [where for where, is_folder in found if is_folder]
 
 
-def read_whole(where: Place, most: int) -> bytes:
+def read_whole(where: Location, most: int) -> bytes:
     """The bytes of a file of at most `most` bytes. Raises InputError."""
     try:
         with opened(where) as file:
@@ -129,7 +129,7 @@ def read_whole(where: Place, most: int) -> bytes:
     return data
 
 
-def opened(where: Place) -> Any:
+def opened(where: Location) -> Any:
     """A file of pyarrow's, read plainly: mapped pages would count as this process's memory. Raises OSError."""
     if isinstance(where, Path):
         if not where.is_file():

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from vantage.errors import InputError
 from vantage.format.layout import ID_BYTES_MAX
 
-from .address import Place, shown
+from .address import Location, shown
 from .batch import ARROW_KINDS, Array, refuse
 from .types import is_binary, is_json, is_list, is_list_view, is_text, list_offsets, plain, plain_type, runs_of
 
@@ -24,7 +24,7 @@ TEXTS = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.stri
 JSON_DEPTH_MAX = 64  # arrays and objects in each other: the Worker's parser gives up far earlier than CPython's
 
 
-def field_of(schema: pa.Schema, name: str, role: str, path: Place) -> pa.Field:
+def field_of(schema: pa.Schema, name: str, role: str, path: Location) -> pa.Field:
     """The one column `name`; InputError that lists the columns when there is none, or two."""
     found = schema.get_all_field_indices(name)
     if len(found) != 1:
@@ -37,7 +37,7 @@ def field_of(schema: pa.Schema, name: str, role: str, path: Place) -> pa.Field:
 
 
 def attribute_fields(
-    full: Sequence[tuple[Place, pa.Schema]], taken: tuple[str | None, ...], names: Sequence[str] | None
+    full: Sequence[tuple[Location, pa.Schema]], taken: tuple[str | None, ...], names: Sequence[str] | None
 ) -> tuple[list[pa.Field], dict[str, pa.DataType]]:
     """Fields of the attributes, of the first file, and the columns that JSON cannot carry in one of the files."""
     path, schema = full[0]
@@ -54,7 +54,9 @@ def attribute_fields(
         if name in taken or field in kept:
             raise InputError(f"attribute {name!r} is named twice, or is the vector or id column already")
         if name in odd:
-            where = next(place for place, other in full if name in other.names and other.field(name).type == odd[name])
+            where = next(
+                location for location, other in full if name in other.names and other.field(name).type == odd[name]
+            )
             raise InputError(
                 f"attribute {name!r} of {shown(where)} is {odd[name]}, which JSON cannot carry",
                 hint="attributes are text, numbers, booleans, times, UUIDs, and lists, maps and structs of these",

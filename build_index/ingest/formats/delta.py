@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from vantage.errors import InputError
 
-from .address import Part, Place, below, inside, natural, opened, read_whole, shown
+from .address import Location, Part, below, inside, natural, opened, read_whole, shown
 
 LOG = "_delta_log"
 COMMIT = re.compile(r"(\d{20})\.json")
@@ -28,7 +28,7 @@ TYPES = {
 }  # fmt: skip
 
 
-def parts(table: Place, notes: list[str]) -> list[Part]:
+def parts(table: Location, notes: list[str]) -> list[Part]:
     """The files of the newest version, sorted by name, with the values of their partitions.
 
     A column that was added later is null in older files. Raises InputError where the log is not whole, or where it
@@ -51,19 +51,19 @@ def parts(table: Place, notes: list[str]) -> list[Part]:
     except (ValueError, KeyError, TypeError):
         raise InputError(f"the log of {where} holds no schema", hint="copy the whole table") from None
     found = [Part(_file(table, add), _constants(table, add, schema), _absent(schema)) for add in state["add"].values()]
-    found.sort(key=lambda part: natural(part.place))
+    found.sort(key=lambda part: natural(part.location))
     notes.append(f"{where} is a Delta table: version {version} is read, {len(found)} files.")
     if not found:
         raise InputError(f"{where} is empty: version {version} has no files")
     return found
 
 
-def _replayed(table: Place) -> tuple[int, dict[str, Any]]:
+def _replayed(table: Location) -> tuple[int, dict[str, Any]]:
     """The newest version, and its files (`add`, by path), `metaData` and `protocol`."""
     files, folders = inside(below(table, LOG)) or ([], [])
     where = shown(table)
     commits = {int(m[1]): f for f in files if (m := COMMIT.fullmatch(f.name))}
-    checkpoints: dict[int, list[Place]] = {}
+    checkpoints: dict[int, list[Location]] = {}
     for file in files:
         if match := CHECKPOINT.fullmatch(file.name):
             checkpoints.setdefault(int(match[1]), []).append(file)
@@ -94,7 +94,7 @@ def _replayed(table: Place) -> tuple[int, dict[str, Any]]:
     return newest, state
 
 
-def _last_checkpoint(files: list[Place]) -> int:
+def _last_checkpoint(files: list[Location]) -> int:
     """The version that the log says it has a checkpoint of; -1 where it says none."""
     for file in files:
         if file.name == LAST:
@@ -105,12 +105,12 @@ def _last_checkpoint(files: list[Place]) -> int:
     return -1
 
 
-def _pieces(files: list[Place]) -> int:
+def _pieces(files: list[Location]) -> int:
     match = CHECKPOINT.fullmatch(files[0].name)
     return int(match[3] or 1) if match else 1
 
 
-def _checkpoint(file: Place) -> list[dict[str, Any]]:
+def _checkpoint(file: Location) -> list[dict[str, Any]]:
     try:
         with opened(file) as raw:
             found = pq.ParquetFile(raw)
@@ -136,7 +136,7 @@ def _mapped(meta: dict[str, Any]) -> bool:
     return bool(mode != "none")
 
 
-def _file(table: Place, add: dict[str, Any]) -> Place:
+def _file(table: Location, add: dict[str, Any]) -> Location:
     """Where a file lies. InputError for one outside of the table, or of which only some rows count."""
     path = unquote(add["path"])
     if add.get("deletionVector"):
@@ -151,7 +151,7 @@ def _file(table: Place, add: dict[str, Any]) -> Place:
     return below(table, path)
 
 
-def _constants(table: Place, add: dict[str, Any], schema: dict[str, Any]) -> dict[str, pa.Scalar]:
+def _constants(table: Location, add: dict[str, Any], schema: dict[str, Any]) -> dict[str, pa.Scalar]:
     out = {}
     for name, text in (add.get("partitionValues") or {}).items():
         kind = TYPES.get(str(schema.get(name)), pa.string())

@@ -13,7 +13,7 @@ import pyarrow as pa
 from vantage.errors import InputError
 
 from . import delta
-from .address import Part, Place, above, below, inside, shown
+from .address import Location, Part, above, below, inside, shown
 
 DEPTH_MAX = 12
 NAMED_MAX = 5
@@ -47,29 +47,29 @@ LEFT_OUT = "leave it out, or name the files to read"
 class Folder:
     """What lies in a folder: files of known kinds, folders that hold any, and all names."""
 
-    place: Place
-    files: list[Place]
+    location: Location
+    files: list[Location]
     folders: list["Folder"]
     names: set[str]
-    left: list[Place] = field(default_factory=list)  # neither read nor said to be about the data
+    left: list[Location] = field(default_factory=list)  # neither read nor said to be about the data
 
 
-def parts_of(place: Place, is_known: Callable[[Place], bool], notes: list[str]) -> list[Part]:
+def parts_of(location: Location, is_known: Callable[[Location], bool], notes: list[str]) -> list[Part]:
     """The files of a folder that are its rows, in order, and sentences about the others into `notes`.
 
     Raises InputError where it is a table that cannot be read, or where its files may be read in several ways.
     """
-    folder = _look(place, is_known)
-    left: list[Place] = []
+    folder = _look(location, is_known)
+    left: list[Location] = []
     found = _parts(folder, notes, left)
     if left:
         notes.append(f"Left out: {_named([shown(p) for p in left])}.")
     return found
 
 
-def check_beside(place: Place) -> None:
+def check_beside(location: Location) -> None:
     """Refuses a file or folder inside a table whose log says which of its files count."""
-    folder = above(place)
+    folder = above(location)
     while folder is not None:
         try:
             files, folders = inside(folder) or ([], [])
@@ -78,17 +78,17 @@ def check_beside(place: Place) -> None:
         kind = _table(folder, {p.name for p in (*files, *folders)})
         if kind:
             raise InputError(
-                f"{shown(place)} belongs to {shown(folder)}, {kind}, whose log says which of its files count",
+                f"{shown(location)} belongs to {shown(folder)}, {kind}, whose log says which of its files count",
                 hint="name the table's folder" if kind == DELTA else HOW_TO_EXPORT,
             )
         name = folder.name
         folder = above(folder) if PARTITION.fullmatch(name) or name == "data" else None
 
 
-def partitions_above(place: Place) -> list[str]:
+def partitions_above(location: Location) -> list[str]:
     """The names key=value of the folder itself, and of those that it lies in: no attributes of what is named below."""
     found: list[str] = []
-    folder: Place | None = place.absolute() if isinstance(place, Path) else place
+    folder: Location | None = location.absolute() if isinstance(location, Path) else location
     if folder is not None and not PARTITION.fullmatch(folder.name):
         folder = above(folder)
     while folder is not None and PARTITION.fullmatch(folder.name):
@@ -97,11 +97,11 @@ def partitions_above(place: Place) -> list[str]:
     return found
 
 
-def check_numbered(files: Sequence[Place], whole: bool, notes: list[str]) -> None:
+def check_numbered(files: Sequence[Location], whole: bool, notes: list[str]) -> None:
     """Looks for missing and repeated parts of numbered sets (a-00000-of-00002). Missing ones are refused where the
     files are all of a folder (whole), and noted where they were named. Raises InputError.
     """
-    sets: dict[tuple[str, str, str], dict[int, Place]] = {}
+    sets: dict[tuple[str, str, str], dict[int, Location]] = {}
     for file in files:
         match = NUMBERED.fullmatch(file.name)
         if match is None:
@@ -143,42 +143,42 @@ def check_numbered(files: Sequence[Place], whole: bool, notes: list[str]) -> Non
         notes.append(f"{told[0].upper()}{told[1:]}; {lacking}.")
 
 
-def _look(place: Place, is_known: Callable[[Place], bool], depth: int = 0) -> Folder:
-    files, folders = inside(place) or ([], [])
+def _look(location: Location, is_known: Callable[[Location], bool], depth: int = 0) -> Folder:
+    files, folders = inside(location) or ([], [])
     names = {p.name for p in (*files, *folders)}
     saved = bool(names & SAVED)
     known = [p for p in files if is_known(p) and not _is_hidden(p) and not (saved and CACHE.fullmatch(p.name))]
     left = [p for p in files if p not in known and _is_worth_saying(p, is_known)]
     left += [p for p in folders if p.name.startswith("_") and _is_hidden(p) and _is_left(p, is_known)]
     found: list[Folder] = []
-    if depth < DEPTH_MAX and not _table(place, names):
+    if depth < DEPTH_MAX and not _table(location, names):
         for one in folders:
             if not _is_hidden(one):
                 found.append(_look(one, is_known, depth + 1))
-    deeper = [f for f in found if f.files or f.folders or _table(f.place, f.names)]
+    deeper = [f for f in found if f.files or f.folders or _table(f.location, f.names)]
     for inner in found:
         left += [] if inner in deeper else inner.left
-    return Folder(place, known, deeper, names, left)
+    return Folder(location, known, deeper, names, left)
 
 
-def _is_hidden(place: Place) -> bool:
-    return place.name.startswith((".", "_")) and not PARTITION.fullmatch(place.name)
+def _is_hidden(location: Location) -> bool:
+    return location.name.startswith((".", "_")) and not PARTITION.fullmatch(location.name)
 
 
-def _is_left(folder: Place, is_known: Callable[[Place], bool]) -> bool:
+def _is_left(folder: Location, is_known: Callable[[Location], bool]) -> bool:
     """Whether a hidden folder holds what may be rows, or is that of a writer that has not ended."""
     return folder.name == "_temporary" or any(map(is_known, (inside(folder) or ([], []))[0]))
 
 
-def _is_worth_saying(place: Place, is_known: Callable[[Place], bool]) -> bool:
-    return is_known(place) if _is_hidden(place) else not ABOUT.fullmatch(place.name)
+def _is_worth_saying(location: Location, is_known: Callable[[Location], bool]) -> bool:
+    return is_known(location) if _is_hidden(location) else not ABOUT.fullmatch(location.name)
 
 
 DELTA = "a Delta table"
 HOW_TO_EXPORT = "write its rows as Parquet first, with the library of that format"
 
 
-def _table(place: Place, names: set[str]) -> str | None:
+def _table(location: Location, names: set[str]) -> str | None:
     """What kind of table with a log a folder is."""
     if "_delta_log" in names:
         return DELTA
@@ -187,56 +187,61 @@ def _table(place: Place, names: set[str]) -> str | None:
     if "_spark_metadata" in names:
         return "the output of a Spark stream"
     if "metadata" in names:
-        files, _ = inside(below(place, "metadata")) or ([], [])
+        files, _ = inside(below(location, "metadata")) or ([], [])
         if any(p.name == "version-hint.text" or p.name.endswith(".metadata.json") for p in files):
             return "an Iceberg table"
-    if "_versions" in names or place.name.endswith(".lance"):
+    if "_versions" in names or location.name.endswith(".lance"):
         return "a Lance table"
     return "a zarr array" if names & {".zarray", ".zgroup", "zarr.json"} else None
 
 
-def _parts(folder: Folder, notes: list[str], left: list[Place]) -> list[Part]:
-    kind, where = _table(folder.place, folder.names), shown(folder.place)
+def _parts(folder: Folder, notes: list[str], left: list[Location]) -> list[Part]:
+    kind, where = _table(folder.location, folder.names), shown(folder.location)
     if kind == DELTA:
-        return delta.parts(folder.place, notes)
+        return delta.parts(folder.location, notes)
     if kind:
         raise InputError(f"{where} is {kind}, which is not read", hint=HOW_TO_EXPORT)
     left += folder.left
     if folder.files and folder.folders:
         raise InputError(
-            f"{where} holds files and, below them, folders with more: {_named([f.place.name for f in folder.folders])}",
+            f"{where} holds files and, below them, folders with more: "
+            f"{_named([f.location.name for f in folder.folders])}",
             hint="name the files or the folders to read",
         )
     if folder.files:
         return [Part(file) for file in _split_of_files(folder, notes)]
     if not folder.folders:
         raise InputError(f"no file of a known kind in folder {where}", hint="name another")
-    if all(PARTITION.fullmatch(f.place.name) for f in folder.folders):
+    if all(PARTITION.fullmatch(f.location.name) for f in folder.folders):
         keys: list[str] = []
         found = _partitions(folder, {}, keys, left)
         notes.append(f"The partitions of {where}, {', '.join(keys)}, are attributes of text.")
-        check_numbered([part.place for part in found], True, notes)
+        check_numbered([part.location for part in found], True, notes)
         return found
     chosen = _one_folder(folder, notes)
     return _parts(chosen, notes, left)
 
 
 def _partitions(
-    folder: Folder, constants: dict[str, pa.Scalar], keys: list[str], left: list[Place]
+    folder: Folder, constants: dict[str, pa.Scalar], keys: list[str], left: list[Location]
 ) -> list[Part]:  # fmt: skip
     """Files below folders named key=value, each with the values of its folders. keys: filled at the first file."""
     out: list[Part] = []
     for one in folder.folders:
-        match = PARTITION.fullmatch(one.place.name)
-        if match is None or _table(one.place, one.names) or (one.files and one.folders):
-            raise InputError(f"{shown(folder.place)} is partitioned, but {shown(one.place)} is not", hint=LEFT_OUT)
+        match = PARTITION.fullmatch(one.location.name)
+        if match is None or _table(one.location, one.names) or (one.files and one.folders):
+            raise InputError(
+                f"{shown(folder.location)} is partitioned, but {shown(one.location)} is not", hint=LEFT_OUT
+            )
         try:
             key, value = (unquote(part, errors="strict") for part in match.groups())
             f"{key}{value}".encode()
         except UnicodeError:
-            raise InputError(f"the name of {shown(one.place)} is no text", hint="rename it, percent-encoded") from None
+            raise InputError(
+                f"the name of {shown(one.location)} is no text", hint="rename it, percent-encoded"
+            ) from None
         if key in constants:
-            raise InputError(f"{shown(one.place)} names the partition {key!r} twice", hint=LEFT_OUT)
+            raise InputError(f"{shown(one.location)} names the partition {key!r} twice", hint=LEFT_OUT)
         left += one.left
         inner = constants | {key: pa.scalar(None if value == NULL_PARTITION else value, pa.string())}
         if one.folders:
@@ -246,20 +251,20 @@ def _partitions(
             out += [Part(file, inner) for file in one.files]
         else:
             raise InputError(
-                f"{shown(one.place)} has not the partitions {', '.join(keys)} of the others", hint=LEFT_OUT
+                f"{shown(one.location)} has not the partitions {', '.join(keys)} of the others", hint=LEFT_OUT
             )
     return out
 
 
 def _one_folder(folder: Folder, notes: list[str]) -> Folder:
     """The one of several folders to read: data, the split train, the config default, or the only one."""
-    named = {f.place.name: f for f in folder.folders}
-    where = shown(folder.place)
+    named = {f.location.name: f for f in folder.folders}
+    where = shown(folder.location)
     chosen = named.get("data") if len(named) == 1 else None
     if chosen:
         return chosen
     if len(named) == 1:
-        notes.append(f"{shown(folder.folders[0].place)} is read, the only folder of {where} with rows.")
+        notes.append(f"{shown(folder.folders[0].location)} is read, the only folder of {where} with rows.")
         return folder.folders[0]
     if all(SPLIT.fullmatch(name) for name in named) and (train := [n for n in named if n.lower() in TRAIN]):
         return named[_said(train[0], "split", list(named), where, notes)]
@@ -268,15 +273,15 @@ def _one_folder(folder: Folder, notes: list[str]) -> Folder:
     raise InputError(f"{where} holds several folders of rows: {_named(list(named))}", hint="name those to read")
 
 
-def _split_of_files(folder: Folder, notes: list[str]) -> list[Place]:
+def _split_of_files(folder: Folder, notes: list[str]) -> list[Location]:
     """All files, or those of the split train where they are of several; no part of a set may be missing."""
-    splits: dict[str, list[Place]] = {}
+    splits: dict[str, list[Location]] = {}
     for file in folder.files:
         numbered, stem = NUMBERED.fullmatch(file.name), file.name.rsplit(".", 1)[0]
         word = SPLIT.fullmatch(stem)
         name = numbered["set"] if numbered and numbered["set"] else word[1].lower() if word else ""
         splits.setdefault(name, []).append(file)
-    files, where = folder.files, shown(folder.place)
+    files, where = folder.files, shown(folder.location)
     if len(splits) > 1 and sum(map(bool, splits)) > 1:
         if "" in splits:
             told = f"{', '.join(filter(None, splits))}, and other files"
@@ -306,13 +311,13 @@ def _named(names: list[str]) -> str:
 
 def same_file_twice(parts: Sequence[Part]) -> None:
     """Raises InputError where one file is there twice, by another name or through a link."""
-    seen: dict[object, Place] = {}
+    seen: dict[object, Location] = {}
     for part in parts:
-        key: object = str(part.place)
-        if isinstance(part.place, Path):
+        key: object = str(part.location)
+        if isinstance(part.location, Path):
             with suppress(OSError):  # said when it is opened
-                state = part.place.stat()
+                state = part.location.stat()
                 key = (state.st_dev, state.st_ino)
         if key in seen:
-            raise InputError(f"{shown(seen[key])} and {shown(part.place)} are one file", hint="name each file once")
-        seen[key] = part.place
+            raise InputError(f"{shown(seen[key])} and {shown(part.location)} are one file", hint="name each file once")
+        seen[key] = part.location

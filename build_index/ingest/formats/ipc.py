@@ -8,13 +8,13 @@ import pyarrow.ipc
 
 from vantage.errors import InputError
 
-from .address import Place, opened, shown
+from .address import Location, opened, shown
 
 FILE_MAGIC = b"ARROW1"
 STREAM_END = bytes.fromhex("ffffffff00000000")
 
 
-def header(path: Place) -> tuple[int, pa.Schema]:
+def header(path: Location) -> tuple[int, pa.Schema]:
     """Rows and schema. Every batch is read once to count its rows. Raises InputError."""
     try:
         with _opened(path) as (schema, parts):
@@ -23,7 +23,7 @@ def header(path: Place) -> tuple[int, pa.Schema]:
         raise InputError(f"{shown(path)} cannot be read as Arrow IPC: {error}") from None
 
 
-def batches(path: Place, columns: list[str], rows_max: int) -> Iterator[pa.RecordBatch]:
+def batches(path: Location, columns: list[str], rows_max: int) -> Iterator[pa.RecordBatch]:
     """Record batches of 1 to rows_max rows. Raises InputError."""
     try:
         with _opened(path) as (_, parts):
@@ -37,7 +37,7 @@ def batches(path: Place, columns: list[str], rows_max: int) -> Iterator[pa.Recor
         ) from None
 
 
-def note(path: Place) -> str | None:
+def note(path: Location) -> str | None:
     """A sentence where a stream has no end: its writer may have died, and nobody can tell what else it had."""
     with opened(path) as file:
         is_file = file.read(len(FILE_MAGIC)) == FILE_MAGIC
@@ -47,7 +47,7 @@ def note(path: Place) -> str | None:
 
 
 @contextmanager
-def _opened(path: Place) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+def _opened(path: Location) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     with opened(path) as file:
         is_file = file.read(len(FILE_MAGIC)) == FILE_MAGIC
         file.seek(0)

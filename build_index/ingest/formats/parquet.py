@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from vantage.errors import InputError
 
-from .address import Place, opened, shown
+from .address import Location, opened, shown
 from .sizes import PIECE_BYTES, VALUE_BYTES
 
 # Read-ahead of a column. Without it, pyarrow holds whole column chunks: all of a row group, often all of a file.
@@ -22,7 +22,7 @@ DENSE = 16
 PAGE_BYTES_MAX, SHRUNK_MAX = 256 << 20, 256
 
 
-def header(path: Place) -> tuple[int, pa.Schema]:
+def header(path: Location) -> tuple[int, pa.Schema]:
     """Rows and schema. Raises InputError, also where columns lie in another file: no path in a file is followed."""
     try:
         with opened(path) as raw, _file(raw) as file:
@@ -39,7 +39,7 @@ def header(path: Place) -> tuple[int, pa.Schema]:
         raise InputError(f"{shown(path)} cannot be read as Parquet: {error}") from None
 
 
-def has_only_nulls(path: Place, column: str) -> bool:
+def has_only_nulls(path: Location, column: str) -> bool:
     """Whether the file says of a column, not of a nested one, that it has no value. Raises OSError."""
     with opened(path) as raw, _file(raw) as file:
         found = file.metadata
@@ -49,7 +49,7 @@ def has_only_nulls(path: Place, column: str) -> bool:
         return bool(told) and all(one is not None and one.has_null_count and not one.num_values for one in told)
 
 
-def batches(path: Place, columns: list[str], rows_max: int) -> Iterator[pa.RecordBatch]:
+def batches(path: Location, columns: list[str], rows_max: int) -> Iterator[pa.RecordBatch]:
     """Record batches of at most rows_max rows. Raises InputError."""
     try:
         with opened(path) as raw:
@@ -72,7 +72,7 @@ def _file(raw: Any, texts: Sequence[str] = ()) -> Any:
     )  # fmt: skip
 
 
-def _reading(path: Place, found: Any, columns: list[str], rows_max: int) -> tuple[int, list[str]]:
+def _reading(path: Location, found: Any, columns: list[str], rows_max: int) -> tuple[int, list[str]]:
     """How many rows to read at a time, and the columns of text to read as dictionaries, so that a read is bounded.
 
     A page may stand for very many more bytes: by a dictionary, by runs of one value, by shared prefixes. Dictionaries

@@ -26,8 +26,7 @@ from ..format import (
 )
 from ..read.gather import Span, plan_gather
 from ..read.waves import Item, Steps, Want
-from ..receipt import Receipt
-from .rank import Match, is_sound
+from .rank import is_sound
 
 ATTRIBUTE_RANGES = 6  # of whole attribute blocks, where that is enough
 ATTRIBUTES_BYTES_MAX = 4 << 20  # of one request's attributes, as priced below; its vectors have equal shares
@@ -100,8 +99,11 @@ class Rows:
             raise DamagedError(f"{key}: row {row} of {root.index.rows}", hint="build the index again")
         return Found(row, check, spot_at(view[16 * rows :], rows, at) if root.index.by_row else None)
 
-    def vectors(self, checks: dict[int, int], budget: Budget, receipt: Receipt) -> Steps[dict[int, bytes]]:
-        """Full vectors of rows, verified by their checks; {} when the budget or the time does not allow the wave."""
+    def vectors(self, checks: dict[int, int], budget: Budget) -> Steps[dict[int, bytes]]:
+        """Full vectors of rows, verified by their checks; {} when the budget or the time does not allow the wave.
+
+        budget: what is left of it.
+        """
         pages, index = self.root.vectors, self.root.index
         width = VECTOR_BYTES[index.vector_kind] * index.dimension
         items = []
@@ -111,19 +113,20 @@ class Rows:
             key, at = f"{self.name}/{part_key(self.generation, part)}", pages.offset[page]
             at += (row - pages.first_row[page]) * width
             items.append(Item(key, at, width, self.root.objects.parts[part], check, f"the vector of row {row}"))
-        found = yield from _gather(items, budget, receipt)
+        found = yield from _gather(items, budget)
         for item, vector in zip(items, found or [], strict=found is not None):
             if not is_sound(vector, index.vector_kind):
                 raise damaged(item.key, f"{item.what} holds a number that is not finite, or too large")
         return dict(zip(checks, found, strict=True)) if found is not None else {}
 
     def attributes(
-        self, spots: dict[int, Spot | None], budget: Budget, receipt: Receipt, room: int | None
+        self, spots: dict[int, Spot | None], budget: Budget, room: int | None
     ) -> Steps[dict[int, dict[str, Any]]]:
         """Attributes of rows, the first ones first: of as many as budget, time and room allow.
 
-        spots: the rows, each with where its attributes are in an index by row. room: bytes of their JSON with the
-        names, each list, object and text counting PART_BYTES more; None: as many as it takes. At most so many are held.
+        spots: the rows, each with where its attributes are in an index by row. budget: what is left of it. room: bytes
+        of their JSON with the names, each list, object and text counting PART_BYTES more; None: as many as it takes. At
+        most so many are held.
         """
         names, directory = [a["name"] for a in self.root.schema["attributes"]], self.root.directory
         if not names:
@@ -155,7 +158,7 @@ class Rows:
                     self.root.objects.shards[shard], spot.crc, what,
                 )
             )  # fmt: skip
-        items, spans = _fitting(items, budget, receipt, by_row)
+        items, spans = _fitting(items, budget, by_row)
         places, kept = list(takers.values()), _Kept(own, room)
 
         def use(numbers: list[int], views: list[memoryview]) -> None:
@@ -172,28 +175,6 @@ class Rows:
             rows[i]: attributes_of(data, names, f"{self._shard_of(home[i])}, attributes of row {rows[i]}")
             for i, data in sorted(kept.held.items())
         }
-
-    def dress(
-        self, matches: list[Match], vectors: dict[int, bytes], with_vectors: bool, with_attributes: bool,
-        budget: Budget, receipt: Receipt, room: int = ATTRIBUTES_BYTES_MAX,
-    ) -> Steps[bool]:  # fmt: skip
-        """Attributes and vectors of the matches, when asked for; whether all could be read. vectors: those at hand.
-
-        room: for attributes; see there.
-        """
-        whole = True
-        if with_vectors and matches:
-            missing = {m.row: m.check for m in matches if m.row not in vectors}
-            vectors = vectors | (yield from self.vectors(missing, budget, receipt))
-            for m in matches:
-                m.stored, m.kind = vectors.get(m.row), self.root.index.vector_kind
-            whole &= all(m.stored is not None for m in matches)
-        if with_attributes and matches:
-            found = yield from self.attributes({m.row: m.spot for m in matches}, budget, receipt, room)
-            for m in matches:
-                m.attributes = found.get(m.row)
-            whole &= all(m.attributes is not None for m in matches)
-        return whole
 
 
 class _Kept:
@@ -219,10 +200,10 @@ class _Kept:
         return len(data) + self._own + PART_BYTES * parts
 
 
-def _fitting(items: list[Item], budget: Budget, receipt: Receipt, by_row: bool) -> tuple[list[Item], list[Span]]:
+def _fitting(items: list[Item], budget: Budget, by_row: bool) -> tuple[list[Item], list[Span]]:
     """As many of the first items as one wave may read within the budget, and how."""
-    gets, room = budget.gets - receipt.gets, budget.bytes - receipt.bytes
-    if receipt.waves >= budget.waves or gets < 1:
+    gets, room = budget.gets, budget.bytes
+    if budget.waves < 1 or gets < 1:
         return [], []
 
     def plan(count: int) -> list[Span] | None:
@@ -244,14 +225,13 @@ def _fitting(items: list[Item], budget: Budget, receipt: Receipt, by_row: bool) 
     return items[:count], spans or []
 
 
-def _gather(items: list[Item], budget: Budget, receipt: Receipt) -> Steps[list[bytes] | None]:
+def _gather(items: list[Item], budget: Budget) -> Steps[list[bytes] | None]:
     """The bytes of scattered items in one wave; None past budget or time."""
     if not items:
         return []
-    left = budget.gets - receipt.gets
-    if receipt.waves >= budget.waves or left < 1:
+    if budget.waves < 1 or budget.gets < 1:
         return None
-    spans = plan_gather([item[:3] for item in items], left, budget.bytes - receipt.bytes)
+    spans = plan_gather([item[:3] for item in items], budget.gets, budget.bytes)
     if spans is None:
         return None
     out: list[bytes] = [b""] * len(items)

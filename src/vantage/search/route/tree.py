@@ -7,10 +7,10 @@ from array import array
 from ... import kernels
 from ...format import NO_CHILD, TREE_UNITS, TREE_WAYS, IndexSection, LseSection, TreeSection
 from ..prepare import Prepared
-from .common import Routed, hidden_units
+from .common import Resident, Routed, hidden_units
 
 
-class TreeRouter:
+class TreeRouter(Resident):
     """From the root down, the `beam` most probable nodes of each level split their probability over their children."""
 
     def __init__(self, section: TreeSection, index: IndexSection) -> None:
@@ -18,7 +18,7 @@ class TreeRouter:
         self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
         self._stride = LseSection.stride(section.bits, index.dimension) * TREE_UNITS
 
-    def route(self, query: Prepared) -> Routed:
+    def probabilities(self, query: Prepared) -> Routed:
         found: dict[int, float] = {}  # block -> probability, in units of 2^-20
         level = [(float(1 << 20), 0)]
         while level:
