@@ -2,7 +2,7 @@
 
     python -m bench.contract INDEX... --queries FILE [--ood FILE] [--limit N] [--out FOLDER]
 
-INDEX is a folder in a bucket, built with the `--stop` to look at; FILE is Parquet with vectors and exact neighbours,
+INDEX is a folder in a bucket, built with `--second-wave` or without; FILE is Parquet with vectors and exact neighbours,
 held out from the index. Nothing is cached. For each promise it prints means a query, the modelled p50 and p99, how many
 queries read a second wave, and of the per-query estimate: its mean, the Brier score of "this neighbour is found" next
 to the one of the mean alone, the mean squared error against the achieved recall in units of its variance (1 is what the

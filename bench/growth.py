@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.generated import DIMENSION, drawn, written
-from build_index.blocks.copies import SPILLS
+from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.kmeans import two_level as partition
 from build_index.blocks.shape import index_section
 from build_index.codecs import lrsq
@@ -152,7 +152,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         sample = np.sort(rng.choice(seen, min(len(seen), trained * blocks), replace=False))
         base = partition(rows, sample, blocks, 0)
         clock.step(f"{blocks} blocks")
-        copies = SPILLS["soar"](rows, base).best(share)
+        copies = COPY_RULES["soar"](rows, base).best(share)
         clock.step("copies")
         nothing = np.empty(0, np.int64)
         task = Task(

@@ -24,7 +24,7 @@ from vantage.errors import InputError, NotFoundError
 from vantage.index import Index
 from vantage.search.query import Answer, Query
 
-from .blocks.copies import SPILLS, Copies
+from .blocks.copies import COPY_RULES, Copies
 from .blocks.partition import Partition, homes
 from .blocks.shape import index_section
 from .bucket.names import check_name
@@ -79,11 +79,10 @@ class VectorIndex:
     Parameters, as `vantage build --help` tells them; None: chosen by measuring.
 
     metric: cosine, l2 or dot. recall, k: the mean recall@k to promise. seed: all random choices follow from it.
-    partition, router, spill, spill_share, fast, stop, codec, rotation: how blocks, routers, copies, second waves and
-    codes are made. error_norms: keep what exact answers are proven by. vectors: f16 or f32, how float vectors are kept
-    for exact scores. cache_bytes: of the Worker that the index is made to fit. memory_bytes: that fit may use beside
-    the rows.
-    growth, drift: see train_incremental.
+    partition, router, copies, copies_share, fast, second_wave, codec, rotation: how blocks, routers, copies, second
+    waves and codes are made. error_norms: keep what exact answers are proven by. vectors: f16 or f32, how float vectors
+    are kept for exact scores. cache_bytes: of the Worker that the index is made to fit. memory_bytes: that fit may use
+    beside the rows. growth, drift: see train_incremental.
 
     After fit: n_features_in_ (the dimension), n_fitted_ (rows that the last fit saw), recall_ (what rows held out
     measured at the promise), drift_ (see train_incremental), ids_.
@@ -106,10 +105,10 @@ class VectorIndex:
         seed: int = Options.seed,
         partition: str | None = None,
         router: str | None = None,
-        spill: str | None = None,
-        spill_share: float | None = None,
+        copies: str | None = None,
+        copies_share: float | None = None,
         fast: bool = Options.fast,
-        stop: str = "fixed",
+        second_wave: bool = False,
         codec: str = Options.codec,
         rotation: str | None = None,
         error_norms: bool = Options.error_norms,
@@ -120,8 +119,8 @@ class VectorIndex:
         drift: float = 1.2,  # rows alike measure 1.03 in bench/library.py, half of them moved 1.2 to 1.5
     ) -> None:
         self.metric, self.recall, self.k, self.seed = metric, recall, k, seed
-        self.partition, self.router, self.spill, self.spill_share = partition, router, spill, spill_share
-        self.fast, self.stop, self.codec, self.rotation = fast, stop, codec, rotation
+        self.partition, self.router, self.copies, self.copies_share = partition, router, copies, copies_share
+        self.fast, self.second_wave, self.codec, self.rotation = fast, second_wave, codec, rotation
         self.error_norms, self.vectors = error_norms, vectors
         self.cache_bytes, self.memory_bytes, self.growth, self.drift = cache_bytes, memory_bytes, growth, drift
 
@@ -393,9 +392,9 @@ class VectorIndex:
         turn, usual = told.get("rotation", {}).get("name"), rotation_name(rows, Options(codec=choice.codec.name))
         made = cls(
             metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=told["seed"],
-            stop=told["contract"].get("stop", "fixed"), codec=choice.codec.name,
+            second_wave=told["contract"].get("second_wave", False), codec=choice.codec.name,
             rotation=turn if turn != usual else None, error_norms=saved.norms,
-            cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("asked", {}),
+            cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("options", {}),
         )  # fmt: skip
         made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"), rows.stored.kind)
         return made
@@ -418,17 +417,19 @@ class VectorIndex:
     def _options_given(self) -> Options:
         if self.vectors not in (None, "f16", "f32"):
             raise InputError(f"vectors is {self.vectors!r}", hint="f16 or f32, or None: by measuring")
-        for name in ("metric", "stop", "codec", "partition", "router", "spill", "rotation"):
+        for name in ("metric", "codec", "partition", "router", "copies", "rotation"):
             value = getattr(self, name)
-            if not (isinstance(value, str) or (value is None and name not in ("metric", "stop", "codec"))):
+            if not (isinstance(value, str) or (value is None and name not in ("metric", "codec"))):
                 raise InputError(f"{name} is {value!r}", hint="give a name")
         for name in ("growth", "drift"):
             number(name, getattr(self, name))
         return Options(
             number("recall", self.recall), whole("k", self.k), whole("seed", self.seed),
             whole("cache_bytes", self.cache_bytes), whole("memory_bytes", self.memory_bytes), self.partition,
-            self.router, self.spill, None if self.spill_share is None else number("spill_share", self.spill_share),
-            truth("fast", self.fast), self.stop, self.codec, self.rotation, truth("error_norms", self.error_norms),
+            self.router, self.copies,
+            None if self.copies_share is None else number("copies_share", self.copies_share),
+            truth("fast", self.fast), truth("second_wave", self.second_wave), self.codec, self.rotation,
+            truth("error_norms", self.error_norms),
             vectors=self.vectors,
         )  # fmt: skip
 
@@ -526,8 +527,8 @@ class VectorIndex:
 
     def _could_copy(self, rows: Rows, home: npt.NDArray[np.int32]) -> Copies:
         """By soar where the build counted misses: new rows have no queries."""
-        name = self._options.spill or "soar"
-        return SPILLS["soar" if name == "misses" else name](rows, Partition(self._choice.shape.centres, home))
+        name = self._options.copies or "soar"
+        return COPY_RULES["soar" if name == "misses" else name](rows, Partition(self._choice.shape.centres, home))
 
     def _measures(self) -> tuple[float, float]:
         """Of the fitted rows: mean squared distance to their centres; the largest worth of a copy that was made."""

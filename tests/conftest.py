@@ -45,7 +45,7 @@ def make(
         table = table.append_column(column, pa.array(values).take(pa.array(kept)))
     pq.write_table(table, scratch / f"{name}.parquet")
     # Copies, so that there are rows in two blocks, pay or not.
-    options = Options(RECALL, 10, seed, spill_share=0.35, fast=True)
+    options = Options(RECALL, 10, seed, copies_share=0.35, fast=True)
     build(open_source([scratch / f"{name}.parquet"]), BuildContext(bucket / name, metric, options))
     ids = table["id"].to_pylist()
     attributes = table.drop_columns(["vector", "id"]).to_pylist()

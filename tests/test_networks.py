@@ -33,7 +33,7 @@ def test_an_index_with_a_network_keeps_its_promise(
     centres = draw.normal(size=(60, 32)) * np.linspace(2, 0.3, 32)
     x = (centres[draw.integers(60, size=2040)] + 0.6 * draw.normal(size=(2040, 32))).astype(np.float32)
     np.save(tmp_path / "rows.npy", x[:2000])
-    options = Options(0.9, 10, spill="none", router=router)
+    options = Options(0.9, 10, copies="none", router=router)
     source = open_source([tmp_path / "rows.npy"])
     build(source, BuildContext(tmp_path / "index", "l2", options))
     index = asyncio.run(Index.open(Folder(tmp_path), "index", Cache(1 << 20), Receipt()))

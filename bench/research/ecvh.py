@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from bench.research.common import GOALS, Asked, Setting, drawn_rows, routed, setting_of, show
 from build_index.blocks import PARTITIONS, by_codeword
-from build_index.blocks.copies import SPILLS
+from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.graph_cut import votes
 from build_index.blocks.partition import Partition
 from build_index.blocks.shape import Shape, index_section
@@ -120,9 +120,9 @@ def measured(setting: Setting, steps: int, lines: list[str]) -> None:
         base = bucketed(setting, steps)
         by_codewords("ecvh, as its buckets were made", setting, base, False, began)
         plain = routed("ecvh, its router", setting, base, "ecvh", clock())
-        for spill, share in (("soar", 1.0), ("soar", 2.0), ("closure", 1.0)):
-            copy = SPILLS[spill](setting.rows, base).best(share)
-            routed(f"ecvh, {share:g} copies a row, {spill}", setting, base, "ecvh", clock(), copy)
+        for rule, share in (("soar", 1.0), ("soar", 2.0), ("closure", 1.0)):
+            copy = COPY_RULES[rule](setting.rows, base).best(share)
+            routed(f"ecvh, {share:g} copies a row, {rule}", setting, base, "ecvh", clock(), copy)
         copy = second_codeword(setting.rows, base)
         routed("ecvh, 1 copies, second codeword", setting, base, "ecvh", clock(), copy)
         voted = replace(votes(setting.rows, setting.task.sample, base, setting.graph), codewords=base.codewords)
@@ -133,7 +133,7 @@ def measured(setting: Setting, steps: int, lines: list[str]) -> None:
         began = clock()
         base = PARTITIONS["bec-tree"](setting.rows, setting.task.sample, setting.blocks, setting.graph, 0, SILENT)
         routed("bec-tree, its router", setting, base, "bec-tree", began)
-        copy = SPILLS["soar"](setting.rows, base).best(1.0)
+        copy = COPY_RULES["soar"](setting.rows, base).best(1.0)
         routed("bec-tree, 1 copies a row, soar", setting, base, "bec-tree", clock(), copy)
     if "prefix" in lines:
         began = clock()

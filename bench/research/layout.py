@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.common import rows_of, task_of
 from build_index.blocks import PARTITIONS
-from build_index.blocks.copies import SPILLS
+from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.shape import Shape, index_section
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import Ints, Rows
@@ -90,7 +90,7 @@ def compare(rows: Rows, asked: Queries, blocks: int, share: float) -> None:
     section = index_section(rows, 1, rows.count)
     queries = [prepare(v.tolist(), section) for v in asked.vectors]
     base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
-    copies = SPILLS["soar"](rows, base)
+    copies = COPY_RULES["soar"](rows, base)
     _, first = fitted(task, base, copies.best(0), "lse", SILENT)
     shape, order = fitted(task, base, copies.best(share), "trained", SILENT)
     p = probabilities_of(rows, shape, queries)

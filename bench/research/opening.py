@@ -52,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, patch.object(choose, "BLOCK_ROWS", options.block_rows):
         for router in options.routers.split(","):
             source = open_source([options.source])
-            settings = Options(0.9, 10, router=router, fast=not ROUTERS[router].trains, spill="none")
+            settings = Options(0.9, 10, router=router, fast=not ROUTERS[router].trains, copies="none")
             build(source, BuildContext(Path(folder, router), source_metric(source, None), settings))
             ms = statistics.median(opened(Path(folder), router)[0] for _ in range(TIMES))
             _, index, receipt = opened(Path(folder), router)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from bench.common import MEMORY, cells, rows_of, task_of
 from build_index.blocks import PARTITIONS
-from build_index.blocks.copies import SPILLS
+from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.graph_cut import VOTERS
 from build_index.blocks.shape import index_section
 from build_index.ingest.queries import Queries, read_queries
@@ -64,7 +64,7 @@ def measured(rows: Rows, asked: Queries, options: argparse.Namespace) -> None:
         if name != "kmeans" and graph is None:
             graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
         base = PARTITIONS[name](rows, task.sample, options.blocks, graph, 0, SILENT)
-        copies = SPILLS["soar"](rows, base)
+        copies = COPY_RULES["soar"](rows, base)
         for share in (float(s) for s in options.shares.split(",")):
             for router in options.routers.split(","):
                 began = time.monotonic()

@@ -37,7 +37,7 @@ from jax.nn import logsumexp, relu
 
 from bench.common import cells, rows_of, task_of
 from build_index.blocks import PARTITIONS
-from build_index.blocks.copies import SPILLS
+from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.kmeans import partition
 from build_index.blocks.partition import Partition
 from build_index.blocks.shape import index_section
@@ -319,7 +319,7 @@ def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
     """Prints what is read with one price and with three, by what is built."""
     task = task_of(rows)
     base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
-    shape, _ = fitted(task, base, SPILLS["soar"](rows, base).best(SHARE), "trained", SILENT)
+    shape, _ = fitted(task, base, COPY_RULES["soar"](rows, base).best(SHARE), "trained", SILENT)
     codec = lrsq.train(*_second_moments(rows, task.sample, shape), middle_code(rows))
     sizes, section = block_bytes(shape.sizes(), codec.code_bytes, 8.0), index_section(rows, 1, rows.count)
     edges: F64 | None = None

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bench.common import rows_of, task_of
 from build_index.blocks import PARTITIONS
-from build_index.blocks.copies import SPILLS
+from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.shape import Shape, index_section
 from build_index.codecs import lrsq
 from build_index.codecs.planes import Codec
@@ -67,7 +67,7 @@ def setting(data: Path, name: str, count: int | None, blocks: int, router: str, 
     with rows_of(data, name, count) as rows:
         task = task_of(rows)
         base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
-        shape, _ = fitted(task, base, SPILLS["soar"](rows, base).best(SHARE), router, SILENT)
+        shape, _ = fitted(task, base, COPY_RULES["soar"](rows, base).best(SHARE), router, SILENT)
         residuals = _residuals(rows, task.sample, shape)
         codec = lrsq.train(*_second_moments(rows, task.sample, shape), CODE_BYTES[name], residuals)
         made = Setting(task, shape, codec, [], np.empty((0, K), np.int32))

@@ -190,7 +190,7 @@ def tie(copies: Copies, position: Ints, reads: npt.NDArray[np.float64], slack: f
 
 
 # By name. misses takes more: what training queries read, and what they look for.
-SPILLS: dict[str, Callable[..., Copies]] = {"none": none, "soar": soar, "closure": closure, "misses": misses}
+COPY_RULES: dict[str, Callable[..., Copies]] = {"none": none, "soar": soar, "closure": closure, "misses": misses}
 
 
 def _nearest(rows: Rows, partition: Partition) -> Iterator[tuple[Ints, F32, Ints, F32]]:

@@ -60,11 +60,13 @@ def build_command(
     seed: Annotated[int, MORE(help="All random choices follow from it.")] = Options.seed,
     partition: Annotated[str | None, RESEARCH(help=f"{', '.join(PARTITIONS)}: how rows form blocks.")] = None,
     router: Annotated[str | None, RESEARCH(help=f"{', '.join(ROUTERS)}: what names the blocks to read.")] = None,
-    spill: Annotated[str | None, RESEARCH(help="none, soar, closure or misses: how rows are copied.")] = None,
-    spill_share: Annotated[float | None, RESEARCH(help="Copies a row, 0 to 2.")] = None,
-    stop: Annotated[
-        str, RESEARCH(help="fixed, or calibrated: queries that estimate a low recall read a second wave.")
-    ] = Options.stop,
+    copies: Annotated[
+        str | None, RESEARCH(help="none, soar, closure or misses: how rows are copied to other blocks.")
+    ] = None,
+    copies_share: Annotated[float | None, RESEARCH(help="Copies a row, 0 to 2.")] = None,
+    second_wave: Annotated[
+        bool, RESEARCH("--second-wave", help="Queries that estimate a low recall read a second wave.")
+    ] = Options.second_wave,
     codec: Annotated[str, RESEARCH(help=f"{', '.join(CODECS)}: how rows are shortened for the scan.")] = Options.codec,
     rotation: Annotated[str | None, RESEARCH(help=f"Axes of the codes: {', '.join(ROTATIONS)}.")] = None,
     as_json: Json = False,
@@ -86,10 +88,10 @@ def build_command(
         nbytes(memory_budget),
         partition,
         router,
-        spill,
-        spill_share,
+        copies,
+        copies_share,
         fast,
-        stop,
+        second_wave,
         codec,
         rotation,
         error_norms,

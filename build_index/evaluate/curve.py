@@ -28,10 +28,10 @@ COSTS = (
 )
 
 
-def promises(contract: Contract, stop: Stop | None) -> list[float]:
-    """Rising recalls that an index promises at its k; without a stop section those of its points, but for price 0."""
-    if stop is not None:
-        return [p.recall for p in stop.promises]
+def promises(contract: Contract, section: Stop | None) -> list[float]:
+    """Rising recalls that an index promises at its k; without their section those of its points, but for price 0."""
+    if section is not None:
+        return [p.recall for p in section.promises]
     points = [p for p in contract.points if p.k == contract.k]
     kept = min((p.recall for p in points if p.recall >= contract.target), default=contract.target)
     return sorted({p.recall for p in points if p.price} | {kept})

@@ -6,13 +6,12 @@ from vantage.errors import InputError, LimitError
 from vantage.format import DIMENSION_MAX, METRICS, ROOT_BYTES_MAX
 
 from ..blocks import PARTITIONS
-from ..blocks.copies import COPIES_MAX, SPILLS
+from ..blocks.copies import COPIES_MAX, COPY_RULES
 from ..codecs import CODECS
 from ..codecs.rotations import ROTATIONS
 from ..routers import ROUTERS
 from .choose import block_counts
 from .options import TRAINING_BYTES_MIN, Options
-from .promises import STOPS
 
 SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more
 MODEL_CHARS_MAX = 200
@@ -40,7 +39,7 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
         raise LimitError("--k", options.k, "1 to 100", hint="answers may still have up to 1000 rows")
     for what, name, known in (
         ("--partition", options.partition, PARTITIONS), ("--router", options.router, ROUTERS),
-        ("--spill", options.spill, SPILLS), ("--stop", options.stop, STOPS), ("--codec", options.codec, CODECS),
+        ("--copies", options.copies, COPY_RULES), ("--codec", options.codec, CODECS),
         ("--rotation", options.rotation, ROTATIONS),
     ):  # fmt: skip
         if name is not None and name not in known:
@@ -49,8 +48,8 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
         raise InputError(f"--vectors is {options.vectors!r}", hint="f16 or f32")
     if options.model is not None and not 1 <= len(options.model) <= MODEL_CHARS_MAX:
         raise LimitError("the length of --model", len(options.model), f"1 to {MODEL_CHARS_MAX} characters")
-    if options.spill_share is not None and not 0 <= options.spill_share <= COPIES_MAX:
-        raise LimitError("--spill-share", options.spill_share, f"0 to {COPIES_MAX}")
+    if options.copies_share is not None and not 0 <= options.copies_share <= COPIES_MAX:
+        raise LimitError("--copies-share", options.copies_share, f"0 to {COPIES_MAX}")
     own = options.router if options.router in PARTITIONS else None  # routers that know blocks of their own kind alone
     if own and options.partition not in (None, own):
         raise InputError(f"the router {own} on the partition {options.partition}", hint=f"it takes --partition {own}")

@@ -19,7 +19,7 @@ from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX
 from vantage.search.plan import SMALL_BYTES
 
 from ..blocks import PARTITIONS
-from ..blocks.copies import SPILLS, Copies, misses
+from ..blocks.copies import COPY_RULES, Copies, misses
 from ..blocks.graph_cut import VOTERS
 from ..blocks.partition import Partition
 from ..blocks.shape import Shape
@@ -38,7 +38,7 @@ from .contract import PricedRecall, calibrated, price_at, target_point, with_pag
 from .fit import Held, Task, fitted, pages_of, probabilities_of, routed
 from .options import TRAINING_BYTES_MIN, Options
 from .promises import Held as Measured
-from .promises import gather_of, stopping
+from .promises import gather_of, make_promises
 
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
 SHARES = (0.0, 0.35, 0.6, 1.0)  # of rows copied, as candidates
@@ -63,7 +63,7 @@ class Choice:
     shape: Shape
     codec: Codec
     contract: Contract
-    stop: Stop
+    promises: Stop
     tried: list[dict[str, Any]]
     modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
     near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
@@ -73,8 +73,10 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
     """Picks everything. Where nothing keeps the recall that was asked for, the contract's target is what is kept."""
     if rows.count <= few.FEW_ROWS:
         shape, codec = few.shape_of(rows, options.seed), few.codec_of(rows, options)
-        contract, stop = few.promised(rows, shape, codec, id_bytes, options)
-        return Choice(shape, codec, contract, stop, [], (stop.promises[0].ms, stop.promises[0].ms), few.near(rows))
+        contract, promises = few.promised(rows, shape, codec, id_bytes, options)
+        return Choice(
+            shape, codec, contract, promises, [], (promises.promises[0].ms, promises.promises[0].ms), few.near(rows)
+        )
     held = hold_out(rows.count, options.seed)
     k = min(options.k, rows.count - 1)
     phase = progress.phase("truth")
@@ -114,13 +116,13 @@ def _promised(
     contract = with_pages(contract, pages)
     phase = task.progress.phase("promises")
     phase(0.0)
-    stop = stopping(
+    promises = make_promises(
         Measured(coded.found, p_tune, sizes, shape.sizes()), coded.price,
-        Measured(found, p, sizes, shape.sizes(), pages), recall_at, contract, rows.count, options.stop,
+        Measured(found, p, sizes, shape.sizes(), pages), recall_at, contract, rows.count, options.second_wave,
         gather_of(shape.partition.home, rows), rerank,
     )  # fmt: skip
     phase(1.0)
-    kept = next((promise for promise in stop.promises if promise.recall >= target), None)
+    kept = next((promise for promise in promises.promises if promise.recall >= target), None)
     if kept is None:
         return None
     modelled = replace(plans(p, sizes, target_point(contract).price), pages=pages).ms
@@ -130,7 +132,7 @@ def _promised(
         contract = with_reads(contract, max(0.0, kept.nbytes - point.nbytes), max(0.0, kept.gets - point.gets))
         more = kept.ms - float(modelled.mean())
         waits = waits[0] + more, waits[1] + more
-    return Choice(shape, coded.codec, contract, stop, task.tried, waits)
+    return Choice(shape, coded.codec, contract, promises, task.tried, waits)
 
 
 def _scanned(
@@ -163,7 +165,7 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) ->
     for rerank in depths:
         reached = price_at(recall_at, k, target, rerank)
         task.tried.append({
-            "blocks": shape.blocks, "copies": round(shape.copies / rows.count, 4), "code_bytes": code_bytes,
+            "blocks": shape.blocks, "copies_share": round(shape.copies / rows.count, 4), "code_bytes": code_bytes,
             "exact_scores": rerank, "all_blocks_recall": round(recall_at(0, k, rerank), 4),
         })  # fmt: skip
         if reached is not None:
@@ -193,7 +195,7 @@ def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
 def _questions(rows: Rows, sample: Ints, options: Options, progress: Progress) -> tuple[Ints, Graph]:
     """Rows of the sample as questions and their near rows, where a router or copies are to learn from them."""
     most = block_counts(rows.count)[-1]
-    if not any(ROUTERS[name].trains for name in _routers(rows, most, options)) and options.spill != "misses":
+    if not any(ROUTERS[name].trains for name in _routers(rows, most, options)) and options.copies != "misses":
         return np.empty(0, np.int64), np.empty((0, NEAR), np.int32)
     drawn = np.random.default_rng([options.seed, 5]).choice(sample, min(ASKED, len(sample)), replace=False)
     asked = np.sort(drawn)
@@ -232,7 +234,7 @@ def _drafts(task: Task) -> list[_Draft]:
     """For each partition and number of blocks, the copies that route in the least time, by lse with a middle code."""
     out = []
     rows, options = task.rows, task.options
-    names, spill = _partitions(rows, options), options.spill or "soar"
+    names, rule = _partitions(rows, options), options.copies or "soar"
     graph = _graph(task) if names != ["kmeans"] else None
     for name, blocks in product(names, block_counts(rows.count)):
         quick = next((name for name in _routers(rows, blocks, options) if not ROUTERS[name].trains), "lse")
@@ -241,8 +243,8 @@ def _drafts(task: Task) -> list[_Draft]:
         )
         phase = task.progress.phase(f"copies and router, {name}, {blocks} blocks")
         phase(0.0)
-        copies = _missed(task, base, quick) if spill == "misses" else SPILLS[spill](rows, base)
-        shares = [0.0] if spill == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
+        copies = _missed(task, base, quick) if rule == "misses" else COPY_RULES[rule](rows, base)
+        shares = [0.0] if rule == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
         shape, order = fitted(task, base, copies.best(max(shares)), quick, phase)
         draft = _Draft(name, shape, copies.reordered(order))
         p, best = probabilities_of(rows, shape, task.tune.queries), (np.inf, shape)
@@ -250,7 +252,7 @@ def _drafts(task: Task) -> list[_Draft]:
             tried = draft.with_share(share)
             reads = routed(task, tried, p, task.tune)
             task.tried.append({
-                "partition": name, "blocks": blocks, "spill": spill, "copies": round(share, 4), "router": quick,
+                "partition": name, "blocks": blocks, "copies": rule, "copies_share": round(share, 4), "router": quick,
                 "routed_recall": round(task.routed_recall, 4), **_cost(reads),
             })  # fmt: skip
             best = min(best, (float(reads.ms.mean()), tried), key=lambda b: b[0])
@@ -270,7 +272,7 @@ def _partitions(rows: Rows, options: Options) -> list[str]:
 
 def _missed(task: Task, base: Partition, router: str) -> Copies:
     """Copies by what the questions miss where they read as much as the routed recall takes without copies."""
-    shape, order = fitted(task, base, SPILLS["none"](task.rows, base).best(0), router, SILENT)
+    shape, order = fitted(task, base, COPY_RULES["none"](task.rows, base).best(0), router, SILENT)
     few = slice(0, len(task.asked), max(1, len(task.asked) // MISSES_QUERIES))
     p = probabilities_of(task.rows, shape, [*task.tune.queries, *prepared(task.rows, task.asked[few])])
     fair = p / np.maximum(shape.sizes(), 1) * (task.rows.count / shape.blocks)
@@ -358,7 +360,7 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
         at = price_at(PricedRecall(found, p, sizes), task.k, options.recall)
         ceiling = float(found.recall(np.ones_like(p, bool), task.k).mean())
         row: dict[str, Any] = {
-            "blocks": shape.blocks, "copies": round(shape.copies / rows.count, 4), "code_bytes": code_bytes,
+            "blocks": shape.blocks, "copies_share": round(shape.copies / rows.count, 4), "code_bytes": code_bytes,
             "all_blocks_recall": round(ceiling, 4),
         }  # fmt: skip
         if at is None:
@@ -375,7 +377,7 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
 def _fitting(task: Task, draft: _Draft, code_bytes: int) -> Shape:
     """As many copies, up to what routing chose or more, as the cache holds beside codes of this length, if it does."""
     rows, blocks, options = task.rows, draft.shape.blocks, task.options
-    if options.spill_share is not None or not draft.shape.copies:
+    if options.copies_share is not None or not draft.shape.copies:
         return draft.shape
     if not _fits(rows, blocks, 0.0, code_bytes, task.id_bytes, options):
         return draft.shape
@@ -403,8 +405,8 @@ def _fits(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: floa
 
 def _shares(rows: Rows, blocks: int, id_bytes: float, options: Options) -> list[float]:
     """Shares of rows to copy; where the cache holds the index, what it holds beside codes of 4 bits a dimension."""
-    if options.spill_share is not None:
-        return [options.spill_share]
+    if options.copies_share is not None:
+        return [options.copies_share]
     smallest = max(8, rows.dimension // 2)
     if not _fits(rows, blocks, 0.0, smallest, id_bytes, options):
         return list(SHARES)

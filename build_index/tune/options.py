@@ -12,10 +12,11 @@ class Options:
     """What the user asked for; None where the builder is to choose by measuring. The command line and VectorIndex
     take their defaults from here.
 
-    cache_bytes: an index that can fit it is made to fit it. fast: no router is trained. stop: one of
-    promises.STOPS. codec: one of codecs.CODECS. rotation: of rotations.ROTATIONS. error_norms: answers can be proven,
-    for a byte a row. model: what made the vectors, a stamp that queries can be checked against. vectors: how those of
-    an f32 source are kept, f16 or f32; None: f16 where that loses nothing.
+    cache_bytes: an index that can fit it is made to fit it. copies: one of copies.COPY_RULES; copies_share: how many a
+    row. fast: no router is trained. second_wave: queries that estimate a low recall read once more. codec: one of
+    codecs.CODECS. rotation: of rotations.ROTATIONS. error_norms: answers can be proven, for a byte a row. model: what
+    made the vectors, a stamp that queries can be checked against. vectors: how those of an f32 source are kept, f16 or
+    f32; None: f16 where that loses nothing.
     """
 
     recall: float = 0.95
@@ -25,10 +26,10 @@ class Options:
     memory_bytes: int = 2 << 30
     partition: str | None = None
     router: str | None = None
-    spill: str | None = None
-    spill_share: float | None = None
+    copies: str | None = None
+    copies_share: float | None = None
     fast: bool = False
-    stop: str = "fixed"
+    second_wave: bool = False
     codec: str = "lrsq"
     rotation: str | None = None
     error_norms: bool = False

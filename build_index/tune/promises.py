@@ -19,7 +19,6 @@ from ..simulate.edge import P
 from ..simulate.measure import KEPT, PRICE_MAX, Bools, Candidates, Reads, plans
 from .contract import GOALS, PricedRecall, depths, price_at, promised
 
-STOPS = ("fixed", "calibrated")
 STEPS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)  # of the price at the target: plans that estimators learn from
 RIDGE = 1e-5
 NEWTON_STEPS = 30
@@ -169,18 +168,18 @@ def gather_of(home: npt.NDArray[np.int32], rows: Rows) -> Gather:
     return reads
 
 
-def promises(
+def _kept_promises(
     held: Held,
     recall_at: PricedRecall,
     contract: Contract,
     known: tuple[Estimator, ...],
     reranks: Sequence[int],
-    stop: str,
+    second_wave: bool,
     gather: Gather,
 ) -> tuple[Promise, ...]:
     """For each goal what reaches it in the least modelled time, with exact scores or without.
 
-    `calibrated` divides it over two waves, because that was asked for: it evens out queries, and costs time.
+    second_wave divides it over two waves, where that is wished for: it evens out queries, and costs time.
     """
     k, out = contract.k, list[Promise]()
     for goal in sorted({contract.target, *GOALS}):
@@ -198,7 +197,7 @@ def promises(
         if best is None:
             continue
         promise = best[1]
-        if stop == "calibrated" and goal >= TWO_WAVES_GOAL:
+        if second_wave and goal >= TWO_WAVES_GOAL:
             promise = _two_waves(held, k, promise, known, goal, gather) or promise
         if not out or promise.recall > out[-1].recall:
             out.append(promise)
@@ -271,23 +270,23 @@ def _two_waves(
     return best
 
 
-def stopping(
+def make_promises(
     tune: Held,
     target: int,
     price: Held,
     recall_at: PricedRecall,
     contract: Contract,
     rows: int,
-    stop: str,
+    second_wave: bool,
     gather: Gather,
     rerank: int = 0,
 ) -> Stop:
-    """The stop section: estimators from the tuning rows, promises from those that served nothing else.
+    """The section of promises: estimators from the tuning rows, promises from those that served nothing else.
 
     target: the price that reached the target on the tuning rows. recall_at: of the others. rows: of the index. rerank:
     the exact scores that the target takes, where it takes any.
     """
     reranks = sorted({*reranks_of(contract.k, rows), *([rerank] if rerank else [])})
     known = estimators(tune, contract.k, reranks, target)
-    kept = promises(price, recall_at, contract, known, reranks, stop, gather)
+    kept = _kept_promises(price, recall_at, contract, known, reranks, second_wave, gather)
     return Stop(known, kept)

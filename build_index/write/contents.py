@@ -122,7 +122,7 @@ def check_block(block: int, rows: int, nbytes: int) -> None:
     if nbytes > READ_BYTES_MAX:
         raise InputError(
             f"block {block} has {rows:,} rows and {nbytes:,} bytes, a reader takes {READ_BYTES_MAX:,}",
-            hint="leave --partition and --spill-share out, give shorter ids, or fit again with the rows that were "
+            hint="leave --partition and --copies-share out, give shorter ids, or fit again with the rows that were "
             "added",
         )
 

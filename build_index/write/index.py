@@ -118,6 +118,6 @@ def _root(
             memoryview(array("I", [*(row for _, row, _ in pages), rows.count])),
         ),
         id_pages,
-        choice.stop,
+        choice.promises,
         bounds,
     )  # fmt: skip

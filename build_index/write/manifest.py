@@ -15,7 +15,7 @@ from ..tune.choose import Choice
 from ..tune.few import rotation_name
 from ..tune.options import Options
 
-CHOSEN = ("partition", "router", "spill", "spill_share", "fast", "vectors")  # options that leave less to choose
+CHOSEN = ("partition", "router", "copies", "copies_share", "fast", "vectors")  # options that leave less to choose
 
 
 def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Options, kind: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "seed": options.seed,
         "cache_bytes": options.cache_bytes,
         "memory_bytes": options.memory_bytes,
-        "asked": {n: v for n in CHOSEN if (v := getattr(options, n)) is not None and v is not False},
+        "options": {n: v for n in CHOSEN if (v := getattr(options, n)) is not None and v is not False},
         "blocks": choice.shape.blocks,
         "copies": choice.shape.copies,
         "router": {"name": choice.shape.router, "bytes": len(choice.shape.section.pack())},
@@ -47,9 +47,9 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
             "target": choice.contract.target,
             "gets": choice.contract.gets,
             "points": [vars(p) for p in choice.contract.points],
-            "stop": options.stop,
-            "promises": [vars(p) for p in choice.stop.promises],
-            "estimators": [vars(e) for e in choice.stop.estimators],
+            "second_wave": options.second_wave,
+            "promises": [vars(p) for p in choice.promises.promises],
+            "estimators": [vars(e) for e in choice.promises.estimators],
         },
         "tried": choice.tried,
     }

@@ -60,7 +60,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
         patch.setattr("build_index.write.shard.SHARD_BYTES", 2 << 20)
         patch.setattr("build_index.write.blocks.JSON_BYTES", 1 << 20)
         patch.setattr("build_index.write.vectors.JSON_BYTES", 1 << 20)
-        options = Options(0.9, 10, spill_share=0.4, fast=True)
+        options = Options(0.9, 10, copies_share=0.4, fast=True)
         build(open_source([folder / "source.parquet"]), BuildContext(folder / "texts", "cosine", options))
     return folder / "texts", x
 

@@ -159,8 +159,8 @@ def test_empty(tmp_path: Path, out: Path) -> None:
             "--router is 'oracle'; known are: centroids, lse, trained, two-level, mlp, tree, ecvh, two-level-ecvh",
         ),
         (("--partition", "random"), "--partition is 'random'; known are: kmeans, votes, graph, ecvh"),
-        (("--spill", "all"), "--spill is 'all'; known are: none, soar, closure, misses"),
-        (("--spill-share", "2.5"), "--spill-share is 2.5, the limit is 0 to 2"),
+        (("--copies", "all"), "--copies is 'all'; known are: none, soar, closure, misses"),
+        (("--copies-share", "2.5"), "--copies-share is 2.5, the limit is 0 to 2"),
         (("--router", "trained", "--fast"), "--fast trains nothing, and --router trained is trained; leave one out"),
         (
             ("--router", "trained", "--memory-budget", "800MiB"),

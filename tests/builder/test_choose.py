@@ -59,7 +59,7 @@ def test_a_point_at_the_target_reaches_it(name: str, request: pytest.FixtureRequ
 @pytest.mark.parametrize("name", ["words", "points", "dots"])
 def test_what_was_tried_is_in_the_manifest(name: str, request: pytest.FixtureRequest) -> None:
     told = manifest(request.getfixturevalue(name))
-    shapes = [t for t in told["tried"] if "spill" in t]
+    shapes = [t for t in told["tried"] if "copies" in t]
     routers = [t for t in told["tried"] if "router_bytes" in t]
     codes = [t for t in told["tried"] if "code_bytes" in t]
     assert len(shapes) + len(routers) + len(codes) == len(told["tried"]) and shapes and routers and codes
@@ -126,7 +126,7 @@ def test_a_recall_out_of_reach_of_codes_takes_exact_scores(rows_of: RowsOf) -> N
     """What so few held-out rows can promise is below it: the best that is kept is the target."""
     choice = choose(small(rows_of), 8.0, Options(0.9999, 10))
     assert 0.98 < choice.contract.target < 0.9999
-    assert choice.stop.promises[-1].recall >= choice.contract.target and choice.stop.promises[-1].rerank > 0
+    assert choice.promises.promises[-1].recall >= choice.contract.target and choice.promises.promises[-1].rerank > 0
 
 
 def test_the_same_input_gives_the_same_choice(rows_of: RowsOf) -> None:
@@ -183,13 +183,13 @@ def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
     assert choosing.block_counts(4_000_000) == [16_384]
 
 
-@pytest.mark.parametrize("how", ["fixed", "calibrated"])
-def test_promises_are_kept_at_every_goal(rows_of: RowsOf, how: str) -> None:
+@pytest.mark.parametrize("second_wave", [False, True])
+def test_promises_are_kept_at_every_goal(rows_of: RowsOf, second_wave: bool) -> None:
     """On the rows that they were measured on; 0.99 too, where codes alone lose more than a hundredth."""
     rows = rows_of(clustered(3000, 16, 9), "l2", scale=None)
     with patch("build_index.tune.choose.CODE_BITS", (3,)), patch("build_index.tune.choose.BLOCK_ROWS", 24):
-        choice = choose(rows, 8.0, Options(0.8, 20, stop=how, fast=True))
-    kept, k = choice.stop.promises, choice.contract.k
+        choice = choose(rows, 8.0, Options(0.8, 20, second_wave=second_wave, fast=True))
+    kept, k = choice.promises.promises, choice.contract.k
     assert [p.recall for p in kept] == sorted({p.recall for p in kept})
     assert any(0.8 <= p.recall < 0.82 for p in kept) and kept[-1].recall >= 0.99
     ceiling = max(p.recall for p in choice.contract.points if p.k == k)
@@ -197,8 +197,8 @@ def test_promises_are_kept_at_every_goal(rows_of: RowsOf, how: str) -> None:
     for p in kept:
         assert p.rerank == 0 or p.recall > 0.8 and k <= p.rerank <= 2 * k
         assert p.rerank > 0 or p.recall <= ceiling + 1e-9
-        assert p.threshold == 0 or how == "calibrated"
+        assert p.threshold == 0 or second_wave
         assert p.waves >= 1.9 if p.rerank else p.waves <= 2
     two = [p for p in kept if p.threshold]
-    assert two if how == "calibrated" else not two
-    assert {(e.k, e.rerank) for e in choice.stop.estimators} == {(d, r) for d in (1, 10, 20) for r in (0, 25, 40)}
+    assert two if second_wave else not two
+    assert {(e.k, e.rerank) for e in choice.promises.estimators} == {(d, r) for d in (1, 10, 20) for r in (0, 25, 40)}

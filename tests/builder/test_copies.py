@@ -7,8 +7,8 @@ import pytest
 from scipy.sparse import csr_matrix
 from small import RowsOf, clustered
 
-from build_index.blocks import copies as spill
-from build_index.blocks.copies import LAMBDA, NEAR, SPILLS, Copies, closure, misses, none, soar, tie
+from build_index.blocks import copies as copies_module
+from build_index.blocks.copies import LAMBDA, NEAR, COPY_RULES, Copies, closure, misses, none, soar, tie
 from build_index.blocks.kmeans import partition, two_level
 from build_index.blocks.partition import Partition
 from build_index.ingest.rows import Rows
@@ -42,7 +42,7 @@ def asked(rows: Rows, part: Partition, queries: int = 300, k: int = 8) -> Read:
 
 def copied(name: str, rows: Rows, part: Partition) -> Copies:
     more = (*asked(rows, part), 2**20 / part.blocks) if name == "misses" else ()
-    return SPILLS[name](rows, part, *more)
+    return COPY_RULES[name](rows, part, *more)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0, 1.3, 2.0])
@@ -70,7 +70,7 @@ def test_every_rule_gives_places_that_make_sense(rows_of: RowsOf, name: str, sha
 
 @pytest.mark.parametrize("blocks", [2, 9, 60])
 def test_soar_goes_where_the_loss_is_least(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
-    monkeypatch.setattr(spill, "DOTS_ROWS", 128)  # so that there are pieces
+    monkeypatch.setattr(copies_module, "DOTS_ROWS", 128)  # so that there are pieces
     x = np.random.default_rng(blocks).normal(size=(900, 12)).astype(np.float32)
     rows = rows_of(x)
     base = partition(rows, np.arange(900), blocks, 0)

@@ -62,7 +62,7 @@ def proofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pq.write_table(
             pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, x.shape[1])}), scratch / f"{kind}.parquet"
         )
-        options = Options(0.9, 10, spill_share=0.35, fast=True, error_norms=True)
+        options = Options(0.9, 10, copies_share=0.35, fast=True, error_norms=True)
         build(open_source([scratch / f"{kind}.parquet"]), BuildContext(folder / kind, kind, options))
     return folder
 

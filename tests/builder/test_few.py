@@ -58,7 +58,7 @@ def test_routers_have_nothing_to_decide(router: str | None) -> None:
     [{"partition": name} for name in PARTITIONS]
     + [{"codec": name} for name in ("sign", "rabitq", "pq")]
     + [{"rotation": name} for name in ("pca", "bor", "dense")]
-    + [{"stop": "calibrated"}, {"vectors": "f32"}],
+    + [{"second_wave": True}, {"vectors": "f32"}],
 )
 def test_options_that_change_little(options: dict[str, str]) -> None:
     x = clustered(7, 5, 2)

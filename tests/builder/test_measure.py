@@ -141,7 +141,7 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
 
 def test_estimates_are_those_of_the_edge(case: Case) -> None:
     """What promises and thresholds were calibrated with is what a query computes, with exact scores and without."""
-    stop, rows = case.report.choice.stop, case.report.choice.shape.sizes()
+    promises, rows = case.report.choice.promises, case.report.choice.shape.sizes()
     held = Held(case.found, case.p, sizes_of(case), rows)
     checked = 0
     for price in prices(case)[::3]:
@@ -153,11 +153,11 @@ def test_estimates_are_those_of_the_edge(case: Case) -> None:
             plain.bucket,
             Cache(0),
             plain.current,
-            replace(plain.root, stop=replace(stop, promises=(promise,))),
+            replace(plain.root, stop=replace(promises, promises=(promise,))),
         )
         number = np.argsort(source_rows(case.report.index, index))
         for rerank in (0, 2 * K):
-            known = next(e for e in stop.estimators if (e.k, e.rerank) == (K, rerank))
+            known = next(e for e in promises.estimators if (e.k, e.rerank) == (K, rerank))
             told = said(known, held, reads.blocks, price)
             for i in range(0, len(ASKED), 6):
                 question = Query(case.queries[i].source, K, 0.5, rerank, without=int(number[ASKED[i]]))

@@ -218,11 +218,11 @@ def test_foreign_objects_in_a_bucket_stay_and_do_not_matter(server: dict[str, st
 PUBLISHER = """
 import json, sys
 from pathlib import Path
-from build_index.bucket.store import place
+from build_index.bucket.store import store_at
 from build_index.bucket.generations import publish
 from vantage.errors import VantageError
 try:
-    print(json.dumps(publish(Path(sys.argv[1]), place(sys.argv[2]))))
+    print(json.dumps(publish(Path(sys.argv[1]), store_at(sys.argv[2]))))
 except VantageError as error:
     sys.exit(str(error))
 """  # without the commands, which take a while to import

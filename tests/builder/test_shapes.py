@@ -60,7 +60,7 @@ def test_any_shape_builds_and_keeps_its_promise(name: str, tmp_path: Path) -> No
     assert report.choice.contract.target == RECALL
     found = evaluate(tmp_path / "b" / "x", Queries(x[ROWS:], None), k=K)
     assert found["recall"] >= RECALL - 0.05 and found["incomplete"] == 0  # of 200 queries; 50 rows held out
-    promise = next(p for p in report.choice.stop.promises if p.recall >= RECALL)
+    promise = next(p for p in report.choice.promises.promises if p.recall >= RECALL)
     assert any("exact scores of" in sentence for sentence in told) == (promise.rerank > RERANK_MAX)
     index = open_index(tmp_path / "b" / "x")
     assert any("kept as f32" in sentence for sentence in told) == (index.root.index.vector_kind == "f32")

@@ -30,7 +30,7 @@ from vantage.search.query import Query
 K = 10
 DATA = clustered(900, 24, 5).astype(np.float16).astype(np.float32)  # as they are stored
 ROWS, MORE, QUERIES = DATA[:600], DATA[600:800], DATA[800:]
-CHOICES: dict[str, Any] = {"recall": 0.9, "k": K, "fast": True, "spill_share": 0.35, "error_norms": True}
+CHOICES: dict[str, Any] = {"recall": 0.9, "k": K, "fast": True, "copies_share": 0.35, "error_norms": True}
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +82,11 @@ def test_load_and_save_change_no_byte(saved: Path, tmp_path: Path) -> None:
     fresh = VectorIndex(metric="l2", **CHOICES).fit(ROWS)
     found = fresh.search(QUERIES, K)
     assert (found.ids == before.ids).all() and (found.scores == before.scores).all()
-    assert repr(index) == "VectorIndex(metric='l2', recall=0.9, k=10, spill_share=0.35, fast=True, error_norms=True)"
+    assert repr(index) == "VectorIndex(metric='l2', recall=0.9, k=10, copies_share=0.35, fast=True, error_norms=True)"
 
 
 def test_what_was_loaded_is_fitted_again_as_it_was_asked_for(tmp_path: Path) -> None:
-    asked = VectorIndex(metric="l2", recall=0.7, k=K, router="ecvh", spill="none", spill_share=0.0, growth=1.1)
+    asked = VectorIndex(metric="l2", recall=0.7, k=K, router="ecvh", copies="none", copies_share=0.0, growth=1.1)
     with patch.object(codewords, "STEPS", 20):
         asked.fit(ROWS)
         asked._options = replace(asked._options, model="minilm")  # as `vantage build --model` stamps it

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from doubles import explained
 
-from build_index.blocks.copies import SPILLS
+from build_index.blocks.copies import COPY_RULES
 from build_index.bucket.open import open_index
 from build_index.build import build
 from build_index.codecs import CODECS
@@ -32,11 +32,11 @@ pytestmark = pytest.mark.edge
 
 ROWS, DIMENSION, ASKED = 2000, 96, 12
 # Each router, with a codec, a rotation and a kind of copy; every name of every table has its turn.
-TABLES = {"router": list(ROUTERS), "codec": list(CODECS), "rotation": list(ROTATIONS), "spill": list(SPILLS)}
+TABLES = {"router": list(ROUTERS), "codec": list(CODECS), "rotation": list(ROTATIONS), "copies": list(COPY_RULES)}
 WAYS = [
     {table: names[i % len(names)] for table, names in TABLES.items()} for i in range(max(map(len, TABLES.values())))
 ]
-WAYS += [{"router": "lse", "error_norms": True}, {"router": "mlp"}, {"router": "lse", "stop": "calibrated"}]
+WAYS += [{"router": "lse", "error_norms": True}, {"router": "mlp"}, {"router": "lse", "second_wave": True}]
 PROOFS, PROGRESSIVE, SECOND = WAYS[-3:]
 RECALLS = (0.93, 0.97)  # asked of the calibrated index: most queries read a second wave; the last takes exact scores
 
@@ -66,7 +66,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray, brief: py
         brief.setattr(module, "STEPS", 40)
     for i, way in enumerate(WAYS):
         recall = 0.4 if way.get("codec") in ("sign", "ecvh", "pq") else 0.9  # so short, they reach no more
-        options = Options(recall, 10, **{"spill": "soar", "spill_share": 0.4} | way)  # type: ignore[arg-type]
+        options = Options(recall, 10, **{"copies": "soar", "copies_share": 0.4} | way)  # type: ignore[arg-type]
         metric = "dot" if way is SECOND else "cosine"  # HTTP rounds no score of dot: equal ones are equal integers
         # Few blocks would go without regions: these keep them, and look into most of them.
         kept = {"FLAT_BLOCKS_MAX": 0, "BEAMS": (0.7,), "BEAM_LOSS": np.inf, "STEPS": 100}
