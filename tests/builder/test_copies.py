@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 from small import RowsOf, clustered
 
 from build_index.blocks import copies as copies_module
-from build_index.blocks.copies import LAMBDA, NEAR, COPY_RULES, Copies, closure, misses, none, soar, tie
+from build_index.blocks.copies import COPY_RULES, LAMBDA, NEAR, Copies, closure, misses, none, soar, tie
 from build_index.blocks.kmeans import partition, two_level
 from build_index.blocks.partition import Partition
 from build_index.ingest.rows import Rows
