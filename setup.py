@@ -27,6 +27,7 @@ if PLATFORM and PLATFORM not in TARGETS:
 # What `vantage worker` and `vantage serve` need beside the packages; it lies in build_index/files as in a checkout.
 FILES = ("wrangler.toml", "src/entry.py", "src/kern.so", "vendor/host/*.json", "vendor/host/*.mjs", "vendor/host/*.sh")
 CHECKOUT_ONLY = {("build_index", "demo"), ("build_index.export", "agreement")}  # read the sample, serve bench/
+INSTALLERS = {"INSTALLER", "RECORD", "REQUESTED", "direct_url.json"}  # how the SDK came into this environment
 
 
 class BuildKernels(build_ext):
@@ -64,7 +65,7 @@ class BuildFiles(build_py):
             shutil.copy(path, files / path)
         sdk = distribution("workers-runtime-sdk")
         for file in sdk.files or ():
-            if file.suffix in (".py", ".pyi", ".js", ".pth") or file.name == "LICENSE":
+            if file.suffix != ".pyc" and file.name not in INSTALLERS:
                 to = files / "python_modules" / file
                 to.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(sdk.locate_file(file), to)

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -19,10 +20,13 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from build_index.cli.start import NEEDED
+from build_index.node import wrangler
+from build_index.serve import QUIET
 from vantage import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +36,7 @@ LINUX = "manylinux_2_17_x86_64"
 MACHINES = {"x86_64": 62, "aarch64": 183}  # e_machine of ELF
 MACHO_ARM64 = (0xFEEDFACF, 0x0100000C)
 CODE_SIGNATURE = 0x1D  # a load command of Mach-O: macOS runs nothing on arm64 without one
+ROWS = np.random.default_rng(1).normal(size=(200, 12)).astype(np.float32)
 IMPORTED_AS = {"faiss-cpu": "faiss"}
 
 
@@ -91,9 +96,13 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def clean() -> dict[str, str]:
+    """The environment without what would lead Python back to the checkout."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, env=clean(), capture_output=True, text=True, timeout=120, check=False)
 
 
 def answer(*command: str | Path, cwd: Path) -> str:
@@ -110,23 +119,88 @@ def test_without_the_extra_one_line_says_what_to_install(wheel: Path, tmp_path: 
         assert "numpy" in done.stderr and "pip install 'vantage-search[build]'" in done.stderr
 
 
-def test_the_wheel_works_outside_the_checkout(programs: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def home(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with rows, and an index of them that the wheel built."""
+    folder = tmp_path_factory.mktemp("home")
+    np.save(folder / "rows.npy", ROWS)
+    np.save(folder / "queries.npy", ROWS[:20] + 0.01)
+    options = ("--out", "bucket/small", "--k", "5", "--metric", "l2", "--fast")
+    answer(programs / "vantage", "build", "rows.npy", *options, cwd=folder)
+    return folder
+
+
+def test_the_wheel_works_outside_the_checkout(programs: Path, home: Path) -> None:
     where = "import build_index, kern, vantage; print(build_index.__file__, kern.__file__, vantage.__file__)"
-    for path in answer(programs / "python", "-c", where, cwd=tmp_path).split():
+    for path in answer(programs / "python", "-c", where, cwd=home).split():
         assert programs.parent in Path(path).parents
     vantage = programs / "vantage"
-    assert "export-router" in answer(vantage, "--help", cwd=tmp_path)
-    rows = np.random.default_rng(1).normal(size=(200, 12)).astype(np.float32)
-    np.save(tmp_path / "rows.npy", rows)
-    np.save(tmp_path / "queries.npy", rows[:20] + 0.01)
-    answer(vantage, "build", "rows.npy", "--out", "bucket/small", "--k", "5", "--metric", "l2", "--fast", cwd=tmp_path)
-    found = json.loads(answer(vantage, "query", "bucket/small", "--id", "7", "--json", cwd=tmp_path))
-    assert found["matches"][0]["id"] == np.argsort(((rows - rows[7]) ** 2).sum(1))[1]  # so few rows are exact
-    measured = json.loads(
-        answer(vantage, "eval", "bucket/small", "--queries", "queries.npy", "--k", "5", "--json", cwd=tmp_path)
-    )
-    assert measured["recall"] > 0.9
-    assert answer(vantage, "verify", "bucket/small", cwd=tmp_path).endswith(": whole\n")
+    assert "export-router" in answer(vantage, "--help", cwd=home)
+    reply = json.loads(answer(vantage, "query", "bucket/small", "--id", "7", "--json", cwd=home))
+    assert reply["matches"][0]["id"] == np.argsort(((ROWS - ROWS[7]) ** 2).sum(1))[1]  # so few rows are exact
+    options = ("--queries", "queries.npy", "--k", "5", "--json")
+    assert json.loads(answer(vantage, "eval", "bucket/small", *options, cwd=home))["recall"] > 0.9
+    assert answer(vantage, "verify", "bucket/small", cwd=home).endswith(": whole\n")
+
+
+@pytest.fixture(scope="module")
+def edge(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `vantage worker` of the wheel wrote."""
+    folder = tmp_path_factory.mktemp("worker")
+    answer(programs / "vantage", "worker", "edge", "--bucket", "some-bucket", "--index", "docs", cwd=folder)
+    return folder / "edge"
+
+
+def test_the_folder_of_the_worker_has_the_code_of_the_checkout(edge: Path) -> None:
+    for path in (ROOT / "src").rglob("*"):
+        if path.suffix in (".py", ".so"):
+            assert (edge / "src" / path.relative_to(ROOT / "src")).read_bytes() == path.read_bytes()
+    assert tomllib.loads((edge / "pyproject.toml").read_text())["project"]["dependencies"] == []
+    assert not (edge / "requirements.txt").exists()  # pywrangler would refuse
+    assert "vantage publish bucket/docs r2://some-bucket/docs" in (edge / "README.md").read_text()
+
+
+@pytest.mark.edge
+def test_wrangler_takes_the_folder_of_the_worker(edge: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*wrangler(), "deploy", "--dry-run", "--outdir", tmp_path / "out"],
+        cwd=edge, env=os.environ | QUIET | {"WRANGLER_LOG_PATH": str(tmp_path / "logs")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "env.BUCKET (some-bucket)" in done.stdout and "env.WARM (WarmIndex)" in done.stdout
+    for folder in ("src", "python_modules"):
+        for path in (edge / folder).rglob("*.py"):
+            uploaded = tmp_path / "out" / path.relative_to(edge / "src" if folder == "src" else edge)
+            assert uploaded.read_bytes() == path.read_bytes()
+    assert (tmp_path / "out" / "kern.so").read_bytes() == (ROOT / "src" / "kern.so").read_bytes()
+
+
+@pytest.mark.edge
+def test_the_wheel_serves(programs: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what the checkout has already in the place of what is fetched at first use."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = "from build_index.node import HOST; print(HOST)"
+    host = Path(answer(programs / "python", "-c", place, cwd=home).strip())
+    assert host.parent == tmp_path / "vantage"
+    host.mkdir(parents=True)
+    for path in (ROOT / "vendor" / "host").iterdir():
+        if path.is_file():
+            shutil.copy(path, host)
+        else:
+            (host / path.name).symlink_to(path)
+    command = [programs / "vantage", "serve", "bucket", "--port", "0"]
+    with subprocess.Popen(command, cwd=home, env=clean(), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            url = process.stdout.readline().split()[-1]
+            body = {"vector": ROWS[7].tolist(), "top_k": 1}
+            reply = httpx.post(f"{url}/v1/indexes/small/query", json=body, timeout=60, trust_env=False)
+            assert reply.json()["matches"][0]["id"] == 7
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+    assert (home / ".vantage").is_dir()
 
 
 def test_the_wheel_has_all_that_the_commands_need(wheel: Path) -> None:

@@ -20,7 +20,7 @@ from vantage.search.route.mlp import MlpRouter
 from vantage.search.route.tree import TreeRouter
 
 from ..ingest.rows import F32
-from ..serve import HOST, node
+from ..node import HOST, node
 from .router import UNITS, whole_page
 
 BATCH = 64  # queries at once
