@@ -30,7 +30,7 @@ help:
 	@echo 'make demo      install, build an index of the sample, ask the Worker three questions'
 	@echo 'make test      install, lint, and run every test'
 	@echo 'make install   make .venv and all that the commands need (PYTHON=python3.12 picks the Python)'
-	@echo 'make lint      format and types only'
+	@echo 'make lint      format, spelling and types only'
 	@echo 'make dist      wheels and the source distribution, in dist/'
 	@echo 'make clean     remove what the others made'
 
@@ -45,6 +45,7 @@ test: lint
 lint: install
 	@$(PY) -m ruff format --check
 	@$(PY) -m ruff check
+	@$(PY) -m codespell_lib
 	@$(PY) -m mypy
 
 # The wheels' kernels are cross-compiled, see setup.py. Without isolation, from what `make install` brought.
