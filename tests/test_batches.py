@@ -186,8 +186,8 @@ def test_bytes_in_and_out_as_the_documentation_shows(built: Built) -> None:
     for ids, scores, result in zip(names["ids"], names["scores"], results, strict=True):
         assert [i.decode() if isinstance(i, bytes) else int(i) for i in ids] == [m["id"] for m in result["matches"]]
         assert scores.tolist() == [np.float32(m["score"]) for m in result["matches"]]
-    assert names["told"]["receipt"] == plain.body["receipt"]
-    assert names["told"]["results"] == [{k: v for k, v in r.items() if k != "matches"} for r in results]
+    assert names["rest"]["receipt"] == plain.body["receipt"]
+    assert names["rest"]["results"] == [{k: v for k, v in r.items() if k != "matches"} for r in results]
 
 
 def test_receipts_of_a_batch(words: Built) -> None:

@@ -19,7 +19,7 @@ from vantage.search.prepare import prepare
 from vantage.search.route import ROUTERS
 
 from ..ingest.rows import F32
-from ..serve import HOST, node
+from ..node import HOST, node
 from .router import UNITS, whole_page
 
 BATCH = 64  # queries at once
