@@ -16,7 +16,7 @@ from build_index.build import build
 from build_index.context import BuildContext
 from build_index.evaluate.evaluate import evaluate
 from build_index.ingest.queries import Queries
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.serve import ROOT
 from build_index.tune.options import Options
 
