@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bench.common import rows_of
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import index_section, stored_centres
+from build_index.blocks.layout import index_section, stored_centres
 from build_index.codecs import lrsq
 from build_index.codecs.planes import encode, encode_blocks
 from build_index.ingest.queries import read_queries

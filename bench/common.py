@@ -24,7 +24,7 @@ from build_index.neighbours.truth import hold_out, truth_of
 from build_index.progress import SILENT
 from build_index.serve import ROOT
 from build_index.simulate.edge import prepared
-from build_index.tune.choose import ASKED
+from build_index.tune.choose import TRAINING_QUERIES
 from build_index.tune.fit import Held, Task
 from build_index.tune.options import Options
 from vantage.http.access import Access
@@ -88,7 +88,7 @@ def rows_of(data: Path, name: str, count: int | None = None) -> Iterator[Rows]:
         yield scaled_rows(staging, metric)
 
 
-def task_of(rows: Rows, asked: int = ASKED) -> Task:
+def task_of(rows: Rows, asked: int = TRAINING_QUERIES) -> Task:
     """What routers are fitted with: rows held out for tuning, and `asked` rows as questions with their neighbours."""
     held = hold_out(rows.count, 0)
     tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))

@@ -37,7 +37,7 @@ import numpy.typing as npt
 from bench.generated import DIMENSION, drawn, written
 from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.kmeans import two_level as partition
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.codecs import lrsq
 from build_index.export.router import whole_page
 from build_index.ingest.rows import Ints, scaled_rows
@@ -167,14 +167,14 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
             [],
             SILENT,
         )
-        shape, _ = fitted(task, base, copies, "two-level", SILENT)
+        layout, _ = fitted(task, base, copies, "two-level", SILENT)
         clock.step("router and order")
-        moments = _second_moments(rows, sample, shape)
+        moments = _second_moments(rows, sample, layout)
         codec = lrsq.train(*moments, code_bytes)
-        sizes = block_bytes(shape.sizes(), code_bytes, ID_BYTES)
+        sizes = block_bytes(layout.sizes(), code_bytes, ID_BYTES)
         price_queries = prepared(rows, price_rows)
-        p_held = probabilities_of(rows, shape, price_queries)
-        found = full_scan(rows, shape, codec, price_queries, price_rows, near[held:], p=p_held)
+        p_held = probabilities_of(rows, layout, price_queries)
+        found = full_scan(rows, layout, codec, price_queries, price_rows, near[held:], p=p_held)
         price = price_at(PricedRecall(found, p_held, sizes), K, TARGET)
         clock.step("code and price")
         ceiling = found.recall(np.ones_like(p_held, bool), K).mean()
@@ -182,32 +182,32 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
             print(f"  code of {code_bytes} bytes: target not reached, all routed blocks {ceiling:.4f}")
             return
 
-        p, pages = probabilities_of(rows, shape, asked), pages_of(rows, shape, asked)
+        p, pages = probabilities_of(rows, layout, asked), pages_of(rows, layout, asked)
         assert pages is not None
         nobody = np.full(held, -1)
-        whole = full_scan(rows, shape, codec, asked, nobody, truth, p=p)
+        whole = full_scan(rows, layout, codec, asked, nobody, truth, p=p)
         reads = replace(plans(p, sizes, price), pages=pages)
-        recall, rows_read = whole.recall(reads.blocks, K).mean(), (reads.blocks * shape.sizes()).sum(1).mean()
-        section = shape.section
+        recall, rows_read = whole.recall(reads.blocks, K).mean(), (reads.blocks * layout.sizes()).sum(1).mean()
+        section = layout.section
         assert isinstance(section, TwoLevelSection)
         resident = len(section.pack()) + blocks * (CENTRE_BYTES + DIRECTORY_BYTES)
         seconds, cpu = clock.steps
         print(
-            f"{count:,} rows, {blocks:,} blocks, {shape.copies / count:.2f} copies, code {code_bytes}: recall@100 "
+            f"{count:,} rows, {blocks:,} blocks, {layout.copies / count:.2f} copies, code {code_bytes}: recall@100 "
             f"{recall:.4f} (all routed blocks {ceiling:.4f}), {told([reads])}; pages {np.mean(pages) / 1e6:.3f} MB; "
             f"{rows_read:.0f} rows, {rows_read / count:.3%}, in {reads.blocks.sum(1).mean():.1f} blocks; warm 0 GETs; "
             f"resident {resident / 1e6:.2f} MB, routing.bin {section.nbytes / 1e6:.2f} MB in {len(section.size)} "
             f"pages; built in {seconds:.0f} s, {cpu:.0f} s of CPU",
             flush=True,
         )
-        index = index_section(rows, blocks, count + shape.copies, "lse")
+        index = index_section(rows, blocks, count + layout.copies, "lse")
         _, scale, weight, table = section.columns(whole_page(section, index, bytes(section.pages)), index, "pages")
         flat = LseSection(section.bits, section.subs, section.beta, section.temperature, table, scale, weight)
-        x, home = rows.take(sample), shape.partition.home[sample]
+        x, home = rows.take(sample), layout.partition.home[sample]
         subs = lse.sub_centroids(x, home, blocks, 0)
         eight = lse.section(subs, "l2", flat.beta, flat.temperature, flat.bits)
-        scanned = full_scan(rows, shape, codec, price_queries, price_rows, near[held:])
-        all_scanned = full_scan(rows, shape, codec, asked, nobody, truth)
+        scanned = full_scan(rows, layout, codec, price_queries, price_rows, near[held:])
+        all_scanned = full_scan(rows, layout, codec, asked, nobody, truth)
         for table in (flat, eight):
             p_held = probabilities("lse", table, index, price_queries)
             flat_price = price_at(PricedRecall(scanned, p_held, sizes), K, TARGET)
@@ -221,8 +221,8 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
             )
         for part in SHORT_SHARES:
             length = int(code_bytes * part) // 4 * 4
-            short_sizes = block_bytes(shape.sizes(), length, 0.0)
-            short = full_scan(rows, shape, lrsq.train(*moments, length), asked, nobody, truth, p=p)
+            short_sizes = block_bytes(layout.sizes(), length, 0.0)
+            short = full_scan(rows, layout, lrsq.train(*moments, length), asked, nobody, truth, p=p)
             line = two_waves(short, whole, p, short_sizes, sizes, price, pages)
             print(f"  two waves, {length} of {code_bytes} bytes first: {line}", flush=True)
         clock.step("comparisons", counts=False)

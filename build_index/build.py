@@ -56,8 +56,8 @@ class Report:
         """For --json."""
         return {
             "index": str(self.index), "generation": self.current.generation, "rows": self.rows,
-            "dimension": self.dimension, "metric": self.metric, "blocks": self.choice.shape.blocks,
-            "router": self.choice.shape.router, "copies": self.choice.shape.copies,
+            "dimension": self.dimension, "metric": self.metric, "blocks": self.choice.layout.blocks,
+            "router": self.choice.layout.router, "copies": self.choice.layout.copies,
             "code_bytes": self.choice.codec.code_bytes, "bytes": self.nbytes, "root_bytes": self.root_bytes,
             "duplicate_vectors": self.duplicate_vectors, "skipped": self.skipped, **self.point,
             "tried": self.choice.tried, "notes": list(self.notes),

@@ -25,8 +25,8 @@ from vantage.index import Index
 from vantage.search.query import Answer, Query
 
 from .blocks.copies import COPY_RULES, Copies
+from .blocks.layout import index_section
 from .blocks.partition import Partition, homes
-from .blocks.shape import index_section
 from .bucket.names import check_name
 from .bucket.open import open_index
 from .bucket.store import local
@@ -210,11 +210,11 @@ class VectorIndex:
                 hint="fit again with them among the rows",
             )
 
-        shape = self._choice.shape
+        layout = self._choice.layout
         home = self._homes(rows)
-        copy = self._copies(rows, home, shape.copy.shape[1])
-        homes, copies = np.concatenate([shape.partition.home, home]), np.concatenate([shape.copy, copy])
-        blocks = np.bincount(np.concatenate([homes, copies[copies >= 0]]), minlength=shape.blocks)
+        copy = self._copies(rows, home, layout.copy.shape[1])
+        homes, copies = np.concatenate([layout.partition.home, home]), np.concatenate([layout.copy, copy])
+        blocks = np.bincount(np.concatenate([homes, copies[copies >= 0]]), minlength=layout.blocks)
         check_blocks(blocks, len(homes), self._choice.codec.code_bytes, are_long(old, self._attributes.names))
         self._moved(old.followed_by(new), homes, copies, np.unique(np.concatenate([home, copy[copy >= 0]])))
         self._added += np.array([len(home), self._apart(rows, home).sum()])
@@ -242,8 +242,8 @@ class VectorIndex:
             made, numbers = self._tree
             made.remove(numbers[gone])
             self._tree = made, np.delete(numbers, gone)
-        kept, shape = np.setdiff1d(np.arange(len(self)), gone), self._choice.shape
-        home, copy = shape.partition.home, shape.copy
+        kept, layout = np.setdiff1d(np.arange(len(self)), gone), self._choice.layout
+        home, copy = layout.partition.home, layout.copy
         touched = np.unique(np.concatenate([home[gone], copy[gone][copy[gone] >= 0]]))
         self._moved(self._stored.take(kept), home[kept], copy[kept], touched)
         return self
@@ -411,7 +411,7 @@ class VectorIndex:
         check_lengths(self.metric, norms, float(norms.max()), f"row {norms.argmax()}")
         choice = choose(rows, id_bytes(stored), options)
         kind = stored_kind(rows, choice.near, self.vectors)
-        self._start(rows, attributes, choice, [None] * choice.shape.blocks, model, kind)
+        self._start(rows, attributes, choice, [None] * choice.layout.blocks, model, kind)
         return self
 
     def _options_given(self) -> Options:
@@ -454,9 +454,9 @@ class VectorIndex:
 
     def _moved(self, stored: Arrays, home: npt.NDArray[np.int32], copy: npt.NDArray[np.int32], touched: Ints) -> None:
         """Takes these rows and their places; codes of blocks that were touched are no longer known."""
-        shape = self._choice.shape
+        layout = self._choice.layout
         self._choice = replace(
-            self._choice, shape=replace(shape, partition=replace(shape.partition, home=home), copy=copy)
+            self._choice, layout=replace(layout, partition=replace(layout.partition, home=home), copy=copy)
         )
         self._stored, self._rows = stored, replace(self._rows, stored=stored)
         for b in touched.tolist():
@@ -476,7 +476,7 @@ class VectorIndex:
         if stale:
             x = self._rows.take(np.concatenate([parts[i] for i in stale]))
             ends = np.cumsum([0, *(len(parts[i]) for i in stale)]).tolist()
-            centres = choice.shape.centres[[low + i for i in stale]]
+            centres = choice.layout.centres[[low + i for i in stale]]
             found = encode_blocks(choice.codec, x, ends, centres, self._rows.metric)
             for i, codes in zip(stale, found, strict=True):
                 self._codes[low + i] = codes
@@ -510,17 +510,17 @@ class VectorIndex:
 
     def _homes(self, rows: Rows) -> npt.NDArray[np.int32]:
         """i32 (n): blocks of new rows."""
-        shape = self._choice.shape
-        if shape.router not in ("ecvh", "bec-tree"):
-            return homes(rows, shape.centres)
-        section = index_section(rows, shape.blocks, rows.count, shape.router)
-        p = probabilities(shape.router, shape.section, section, prepared(rows, np.arange(rows.count)))
+        layout = self._choice.layout
+        if layout.router not in ("ecvh", "bec-tree"):
+            return homes(rows, layout.centres)
+        section = index_section(rows, layout.blocks, rows.count, layout.router)
+        p = probabilities(layout.router, layout.section, section, prepared(rows, np.arange(rows.count)))
         out: npt.NDArray[np.int32] = p.argmax(1).astype(np.int32)
         return out
 
     def _copies(self, rows: Rows, home: npt.NDArray[np.int32], most: int) -> npt.NDArray[np.int32]:
         """i32 (n, most): blocks of copies of new rows, -1 for none: where the fitted rows would have them too."""
-        if not most or self._choice.shape.blocks == 1:
+        if not most or self._choice.layout.blocks == 1:
             return np.full((len(home), most), -1, np.int32)
         copies = self._could_copy(rows, home)
         return np.where(copies.order(most) <= self._measures()[1], copies.block[:, :most], np.int32(-1))
@@ -528,17 +528,17 @@ class VectorIndex:
     def _could_copy(self, rows: Rows, home: npt.NDArray[np.int32]) -> Copies:
         """By soar where the build counted misses: new rows have no queries."""
         name = self._options.copies or "soar"
-        return COPY_RULES["soar" if name == "misses" else name](rows, Partition(self._choice.shape.centres, home))
+        return COPY_RULES["soar" if name == "misses" else name](rows, Partition(self._choice.layout.centres, home))
 
     def _measures(self) -> tuple[float, float]:
         """Of the fitted rows: mean squared distance to their centres; the largest worth of a copy that was made."""
         if self._measured is None:
-            shape = self._choice.shape
+            layout = self._choice.layout
             some = np.unique(np.linspace(0, len(self) - 1, min(MEASURED_ROWS, len(self))).astype(np.int64))
             rows = replace(self._rows, stored=self._stored.take(some))
-            home, copy = shape.partition.home[some], shape.copy[some]
+            home, copy = layout.partition.home[some], layout.copy[some]
             last, made = -np.inf, int((copy >= 0).sum())
-            if made and shape.blocks > 1:
+            if made and layout.blocks > 1:
                 worth = np.sort(self._could_copy(rows, home).order(copy.shape[1]).ravel())
                 last = float(worth[min(made, int(np.isfinite(worth).sum())) - 1])
             self._measured = float(self._apart(rows, home).mean()), last
@@ -546,7 +546,7 @@ class VectorIndex:
 
     def _apart(self, rows: Rows, home: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """f32 (n): squared distances to the centres of these blocks."""
-        r = rows.slice(0, rows.count) - self._choice.shape.centres[home]
+        r = rows.slice(0, rows.count) - self._choice.layout.centres[home]
         out: npt.NDArray[np.float32] = np.einsum("ij,ij->i", r, r)
         return out
 

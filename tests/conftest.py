@@ -17,7 +17,7 @@ from build_index.context import BuildContext
 from build_index.ingest.source import open_source
 from build_index.tune.options import Options
 from vantage.read import reader
-from vantage.read.hedge import Pace
+from vantage.read.hedge import Hedging
 
 SAMPLE = Path(__file__).parent.parent / "sample" / "wordnet.parquet"
 RECALL = 0.9
@@ -30,7 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def _new_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test's reads are hedged because of another test's latencies."""
-    monkeypatch.setattr(reader, "_PACE", Pace())
+    monkeypatch.setattr(reader, "_HEDGING", Hedging())
 
 
 def make(

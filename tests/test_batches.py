@@ -27,7 +27,7 @@ from vantage.kernels import crc32c
 from vantage.read.bucket import Bytes, Folder
 from vantage.read.gather import RANGE_BYTES_MAX, SHARED_GAP, SPLIT_BYTES, plan_shared, span_of
 from vantage.read.reader import Reader
-from vantage.read.waves import Item, Want, together
+from vantage.read.waves import Item, Wave, run_together
 from vantage.receipt import Receipt
 from vantage.search import memory
 from vantage.search.memory import answers_bytes
@@ -254,7 +254,7 @@ def test_a_batch_never_sends_more_than_its_queries_would_alone(seed: int) -> Non
         def use(numbers: list[int], views: list[memoryview], w: int = w, items: list[Item] = items) -> None:
             got[w].update((items[n].offset, bytes(v)) for n, v in zip(numbers, views, strict=True))
 
-        wants.append(Want(items, spans, use))
+        wants.append(Wave(items, spans, use))
 
     class Whole:
         async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Bytes:
@@ -263,13 +263,13 @@ def test_a_batch_never_sends_more_than_its_queries_would_alone(seed: int) -> Non
         async def list(self) -> list[str]:
             return []
 
-    def steps(want: Want) -> Iterator[Any]:
+    def steps(want: Wave) -> Iterator[Any]:
         yield want
 
     receipt, alone = Receipt(), [Receipt() for _ in wants]
     reader = Reader(Whole(), {}, receipt)  # type: ignore[arg-type]
     pairs: Any = [(steps(want), own) for want, own in zip(wants, alone, strict=True)]
-    asyncio.run(together(pairs, reader))
+    asyncio.run(run_together(pairs, reader))
     assert receipt.gets <= sum(own.gets for own in alone)
     assert receipt.bytes <= sum(own.bytes for own in alone)
     assert got == [{i.offset: data[i.offset : i.offset + size] for i in want.items} for want in wants]

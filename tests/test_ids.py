@@ -118,10 +118,10 @@ def test_a_row_by_an_id_that_a_path_cannot_hold(built: Built) -> None:
 def numbered(monkeypatch: pytest.MonkeyPatch, ids: list[int]) -> None:
     """Every answer has these ids."""
 
-    async def answered(self: Any, queries: Any, receipt: Any, until: Any = None) -> list[Answer]:
+    async def answered(self: Any, queries: Any, receipt: Any, deadline: Any = None) -> list[Answer]:
         return [Answer([Match(i, 0, 0, 0.5) for i in ids], False, True, None, receipt) for _ in queries]
 
-    async def query(self: Any, query: Any, receipt: Any, until: Any = None) -> Answer:
+    async def query(self: Any, query: Any, receipt: Any, deadline: Any = None) -> Answer:
         return (await answered(self, [query], receipt))[0]
 
     async def row(self: Any, identifier: Any, receipt: Any) -> Any:

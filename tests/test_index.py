@@ -21,7 +21,7 @@ from vantage.index import Index
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.read.reader import Reader
-from vantage.read.waves import together
+from vantage.read.waves import run_together
 from vantage.receipt import Receipt
 from vantage.search.plan import Plan, block_range
 from vantage.search.prepare import prepare
@@ -100,7 +100,7 @@ def test_estimated_scores_are_near_the_exact_ones(built: Built) -> None:
 
 def test_answers_are_in_order_and_rows_come_once(built: Built) -> None:
     index = built.open()
-    assert index.root.index.places > index.root.index.rows  # there are copies
+    assert index.root.index.slots > index.root.index.rows  # there are copies
     sign = 1 if built.metric == "l2" else -1
     for q in built.queries[:10]:
         answer = ask(index, q, 100, recall=index.root.contract.points[-1].recall)
@@ -154,8 +154,8 @@ def test_the_query_itself_is_left_out(points: Built) -> None:
     index = points.open()
     row, vector = asyncio.run(index.find(points.ids[5], Receipt()))
     assert vector == points.vectors[5].tolist()
-    assert index.root.stop is not None
-    most = index.root.stop.promises[-1].recall
+    assert index.root.promises is not None
+    most = index.root.promises.by_recall[-1].recall
     with_it, without = (ask(index, vector, rerank=20, recall=most, **more) for more in ({}, {"without": row}))
     assert with_it.matches[0].id == points.ids[5] and with_it.matches[0].score == 0
     assert ids(without)[:9] == ids(with_it)[1:]
@@ -340,7 +340,7 @@ def test_a_bridged_block_is_not_cached_unverified(words: Built, tmp_path: Path) 
     query = Query(words.queries[0].tolist())
     run = Run(query, prepare(query.vector, index.root.index), index.segment, query.budget, Receipt(), {})
     steps = index.segment.scan(run, plan, index.segment.scan_of(index.root, run.prepared, 300))
-    asyncio.run(together([(steps, Receipt())], Reader(index.bucket, {}, Receipt())))
+    asyncio.run(run_together([(steps, Receipt())], Reader(index.bucket, {}, Receipt())))
     assert not index.segment.flags[b] & 2 or index.cache.get(index.space, b) == block
 
 

@@ -480,7 +480,7 @@ def test_unknown_names_make_no_warm_objects(tmp_path: Path) -> None:
     async def warm(name: str) -> None:
         asked.append(name)
 
-    service.warm = warm
+    service.warm_root = warm
 
     async def run() -> None:
         for n in range(20):

@@ -104,12 +104,12 @@ class Places:
     """Where each place lies under an order of the rows of each block."""
 
     def __init__(self, of: Setting, order: Order) -> None:
-        rows, shape = of.rows, of.shape
-        members, axes = shape.members(), of.codec.axes[:SIGNS].T
-        home, key, at = np.bincount(shape.partition.home, minlength=shape.blocks), list[Ints](), list[Ints]()
+        rows, layout = of.rows, of.layout
+        members, axes = layout.members(), of.codec.axes[:SIGNS].T
+        home, key, at = np.bincount(layout.partition.home, minlength=layout.blocks), list[Ints](), list[Ints]()
         numbered = list[Ints]()
         for b, member in enumerate(members):
-            residual = rows.take(member) - shape.centres[b]
+            residual = rows.take(member) - layout.centres[b]
             turn = order(residual, residual @ axes)
             key.append(b * rows.count + member)
             at.append(np.argsort(turn))
@@ -149,7 +149,7 @@ def nbytes_of(wave: list[list[int]]) -> float:
 
 def compare(of: Setting, *, exact_only: bool) -> None:
     """Prints the lines of one number of blocks."""
-    p, sizes = probabilities_of(of.rows, of.shape, of.queries), of.shape.sizes()
+    p, sizes = probabilities_of(of.rows, of.layout, of.queries), of.layout.sizes()
     whole, full = of.scanned(of.codec), block_bytes(sizes, of.codec.code_bytes, ID_BYTES)
     one = planned(p, full, lambda read: float(whole.recall(read, K).mean()), GOAL)
     print(f"{'':54}   GETs       MB      ms     p99   saved %")
@@ -165,8 +165,8 @@ def compare(of: Setting, *, exact_only: bool) -> None:
 
 def two_waves(of: Setting, p: P, whole: Candidates, every: dict[str, Places]) -> None:
     """Lines of the short code first and what is missing of the best rows after."""
-    rows, sizes, moments = of.rows, of.shape.sizes(), _second_moments(of.rows, of.task.sample, of.shape)
-    residuals = _residuals(rows, of.task.sample, of.shape)
+    rows, sizes, moments = of.rows, of.layout.sizes(), _second_moments(of.rows, of.task.sample, of.layout)
+    residuals = _residuals(rows, of.task.sample, of.layout)
 
     best: tuple[float, int, int, Reads, list[tuple[Ints, Ints]]] | None = None
     for share in SHORT_SHARES:

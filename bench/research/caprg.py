@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.research.unwritten import Setting, planned, setting, told
-from build_index.blocks.shape import Shape
+from build_index.blocks.layout import Layout
 from build_index.codecs.planes import Codec, encode
 from build_index.hashing.codewords import golay, started
 from build_index.ingest.queries import read_queries
@@ -95,12 +95,12 @@ def gated(x: F32, seen: F32, off: F32, graph: Graph, degree: int) -> Graph:
     return out
 
 
-def seen_by(rows: Rows, shape: Shape, codec: Codec) -> tuple[F32, F32]:
+def seen_by(rows: Rows, layout: Layout, codec: Codec) -> tuple[F32, F32]:
     """(rows (N, d) as their codes decode, how far each is off)."""
     seen, off = np.empty((rows.count, rows.dimension), np.float32), np.empty(rows.count, np.float32)
     for low, x in rows.chunks(16 << 20):
         part = slice(low, low + len(x))
-        centre = shape.centres[shape.partition.home[part]]
+        centre = layout.centres[layout.partition.home[part]]
         rotated = (x - centre) @ codec.axes.T
         decoded = encode(codec, rotated)[1]
         own = np.einsum("ij,ij->i", rotated, decoded)
@@ -190,11 +190,11 @@ def by_row_edges(of: Asked, read: Bools, sizes: Ints, edges: Edges, k: int) -> l
     return [*by_block_edges(of, read, sizes, edges, k), *led]
 
 
-def missed(of: Asked, read: Bools, shape: Shape, k: int) -> F64:
+def missed(of: Asked, read: Bools, layout: Layout, k: int) -> F64:
     """(Q, B): the share of a query's neighbours that no block read holds and this one does."""
     truth, out = of.found.truth.rows[:, :k], np.zeros(read.shape)
-    lost = (truth >= 0) & ~shape.holds(truth, read)
-    for column in (shape.partition.home[truth], *(copy[truth] for copy in shape.copy.T)):
+    lost = (truth >= 0) & ~layout.holds(truth, read)
+    for column in (layout.partition.home[truth], *(copy[truth] for copy in layout.copy.T)):
         query, at = np.nonzero(lost & (column >= 0))
         np.add.at(out, (query, column[query, at]), 1 / k)
     return out
@@ -214,9 +214,9 @@ class Judge:
         return np.where(read, 0, np.rint(2**20 / (1 + np.exp(-np.clip(z, -30, 30))))).astype(np.uint32)
 
 
-def taught(features: Features, of: Asked, read: Bools, shape: Shape, edges: Edges, k: int) -> Judge:
+def taught(features: Features, of: Asked, read: Bools, layout: Layout, edges: Edges, k: int) -> Judge:
     """From tuning rows that have read these blocks."""
-    x, y = features(of, read, shape.sizes(), edges, k), missed(of, read, shape, k)
+    x, y = features(of, read, layout.sizes(), edges, k), missed(of, read, layout, k)
     return Judge(features, fitted(np.stack([f[~read] for f in x], 1), y[~read]))
 
 
@@ -274,11 +274,11 @@ def show(what: str, waves: list[Reads] | None, base: float) -> float:
 
 def extended(of: Setting, asked: dict[str, Asked], tune: Asked, graphs: dict[str, Graph], k: int) -> None:
     """Prints what second waves read."""
-    shape, home = of.shape, of.shape.partition.home
-    rows, plain = shape.sizes(), block_bytes(shape.sizes(), of.codec.code_bytes, ID_BYTES)
+    layout, home = of.layout, of.layout.partition.home
+    rows, plain = layout.sizes(), block_bytes(layout.sizes(), of.codec.code_bytes, ID_BYTES)
     held = Held(tune.found, tune.p, plain, rows)
     planes = {name: np.concatenate([home[:, None], led_to(graph, home, WIDTH)], 1) for name, graph in graphs.items()}
-    blocks = block_edges(graphs["nearest"], home, shape.blocks)
+    blocks = block_edges(graphs["nearest"], home, layout.blocks)
     print(f"{'':60}   GETs       MB      ms     p99  twice %  saved %")
     for name, queries in asked.items():
         price = price_for(lambda at, q=queries: float(q.found.recall(plans(q.p, plain, at).blocks, k).mean()), GOAL)
@@ -304,7 +304,7 @@ def extended(of: Setting, asked: dict[str, Asked], tune: Asked, graphs: dict[str
             for what, features, led, width in ways:
                 sizes, edges = plain + 2 * width * rows, Edges(led, blocks)
                 learnt = plans(tune.p, sizes, int(tuned * step)).blocks
-                judge = taught(features, tune, learnt, shape, edges, k)
+                judge = taught(features, tune, learnt, layout, edges, k)
                 first = plans(queries.p, sizes, int(price * step))
                 later = second_wave(queries, first, judge(queries, first.blocks, rows, edges, k), sizes, k)
                 show(f"  {step} x, then by {what}", None if later is None else [first, later[0]], base)
@@ -336,19 +336,19 @@ def inside(of: Setting, p: P, graphs: dict[str, Graph], k: int) -> None:
     """Prints what a walk scores of the rows read."""
     few = replace(of, queries=of.queries[:WALKED], truth=of.truth[:WALKED])
     p, usual = p[:WALKED], measure.KEPT
-    measure.KEPT = min(int(of.shape.sizes().sum()), POOL_ROWS)  # a walk never gets to rows that far down
+    measure.KEPT = min(int(of.layout.sizes().sum()), POOL_ROWS)  # a walk never gets to rows that far down
     try:
         found = few.scanned(of.codec)
     finally:
         measure.KEPT = usual
-    sizes = block_bytes(of.shape.sizes(), of.codec.code_bytes, ID_BYTES)
+    sizes = block_bytes(of.layout.sizes(), of.codec.code_bytes, ID_BYTES)
     reads = planned(p, sizes, lambda read: float(found.recall(read, k).mean()), GOAL)
     assert reads is not None
     scanned = found.recall(reads.blocks, k).mean()
     print(f"inside what one wave reads, {len(p)} queries; recall of the scan {scanned:.4f}")
-    more = 100 * 4 * DEGREE * (reads.blocks * of.shape.sizes()).sum(1).mean() / reads.nbytes
+    more = 100 * 4 * DEGREE * (reads.blocks * of.layout.sizes()).sum(1).mean() / reads.nbytes
     print(f"a plane of {DEGREE} edges of 4 bytes adds {more:.0f}% to the bytes")
-    members = of.shape.members()
+    members = of.layout.members()
     all_rows = sum(len(np.unique(np.concatenate([members[b] for b in np.flatnonzero(read)]))) for read in reads.blocks)
     for name, graph in graphs.items():
         for beam in BEAMS:
@@ -376,7 +376,7 @@ def compare(of: Setting, ood: list[npt.NDArray[np.generic]], radius: int, depths
     bits = x @ signs.directions.T > signs.threshold
     word = (bits * (1 << np.arange(bits.shape[1]))).sum(1).astype(np.uint32)
     close = near_codewords(near, word, radius)
-    seen, off = seen_by(rows, of.shape, of.codec)
+    seen, off = seen_by(rows, of.layout, of.codec)
     certified = gated(x, seen, off, close, DEGREE)
     exact = gated(x, x, np.zeros(rows.count, np.float32), close, DEGREE)
     left = [(graph >= 0).sum(1).mean() for graph in (close, exact, certified)]
@@ -385,18 +385,18 @@ def compare(of: Setting, ood: list[npt.NDArray[np.generic]], radius: int, depths
     print(f"most, the gate leaves {left[1]:.1f} by exact angles and {left[2]:.1f} by bounds; medians: a code is")
     print(f"{np.median(off):.3f} off, the nearest row {apart:.3f} away", flush=True)
     del seen, x
-    p = probabilities_of(rows, of.shape, of.queries)
+    p = probabilities_of(rows, of.layout, of.queries)
     inside(of, p, {"nearest": near[:, :DEGREE], "gate": exact, "gate by bounds": certified}, max(depths))
 
     asked = {"held out": Asked(p, of.scanned(of.codec))}
     if ood:
         queries, truth = of.asked(ood)
         other = replace(of, queries=queries, truth=truth)
-        asked["out of distr."] = Asked(probabilities_of(rows, of.shape, queries), other.scanned(of.codec))
+        asked["out of distr."] = Asked(probabilities_of(rows, of.layout, queries), other.scanned(of.codec))
     held = task.tune
     tune = Asked(
-        probabilities_of(rows, of.shape, held.queries),
-        full_scan(rows, of.shape, of.codec, held.queries, held.rows, held.truth),
+        probabilities_of(rows, of.layout, held.queries),
+        full_scan(rows, of.layout, of.codec, held.queries, held.rows, held.truth),
     )
     for k in depths:
         extended(of, asked, tune, {"nearest": near, "gate": exact}, k)

@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from bench.common import rows_of
 from build_index.blocks.kmeans import partition
+from build_index.blocks.layout import index_section, stored_centres
 from build_index.blocks.partition import Partition
-from build_index.blocks.shape import index_section, stored_centres
 from build_index.codecs import CODECS, sign
 from build_index.codecs.planes import F32, F64, Codec, encode_blocks
 from build_index.ingest.queries import read_queries

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from bench.common import MEMORY, rows_of
 from build_index.blocks.graph_cut import VOTERS
+from build_index.blocks.layout import Layout, index_section
 from build_index.blocks.partition import Partition
-from build_index.blocks.shape import Shape, index_section
 from build_index.ingest.rows import Ints, Rows, scaled_rows
 from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
@@ -88,16 +88,16 @@ def show(
 
 def routed(
     what: str, setting: Setting, base: Partition, router: str, began: float, copy: npt.NDArray[np.int32] | None = None
-) -> Shape:
+) -> Layout:
     """Prints the line of a router fitted to blocks, with copies i32 (N, E), if any; what it fitted."""
     rows, none = setting.rows, np.full((setting.rows.count, 0), -1, np.int32)
-    shape, _ = fitted(setting.task, base, none if copy is None else copy, router, SILENT)
+    layout, _ = fitted(setting.task, base, none if copy is None else copy, router, SILENT)
     index = index_section(rows, base.blocks, rows.count, router)
     show(
-        what, setting, shape.partition, shape.copy, len(shape.section.pack()),
-        lambda queries: probabilities(router, shape.section, index, queries), began,
+        what, setting, layout.partition, layout.copy, len(layout.section.pack()),
+        lambda queries: probabilities(router, layout.section, index, queries), began,
     )  # fmt: skip
-    return shape
+    return layout
 
 
 @contextmanager

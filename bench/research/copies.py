@@ -28,9 +28,9 @@ import numpy.typing as npt
 from bench.common import MEMORY, rows_of
 from build_index.blocks import PARTITIONS
 from build_index.blocks.copies import Copies, closure, misses, soar, tie
+from build_index.blocks.layout import index_section
 from build_index.blocks.order import file_order
 from build_index.blocks.partition import Partition
-from build_index.blocks.shape import index_section
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import Ints, Rows
 from build_index.neighbours.exact import exact_neighbours

@@ -44,8 +44,8 @@ import optax
 
 from build_index.blocks.copies import closure, soar
 from build_index.blocks.kmeans import partition
+from build_index.blocks.layout import index_section
 from build_index.blocks.partition import Partition
-from build_index.blocks.shape import index_section
 from build_index.evaluate.picture import Axis, curves
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import F32, Ints, Rows, scaled_rows
@@ -56,7 +56,7 @@ from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
 from build_index.progress import SILENT
 from build_index.routers import lse
-from build_index.routers.training import Lesson
+from build_index.routers.training import TrainingSet
 from build_index.simulate.edge import prepared, probabilities
 from vantage.format import RouterSection
 from vantage.search.prepare import Prepared, prepare
@@ -308,8 +308,8 @@ def ours(rows: Rows, tune: Ints, tune_nearest: I32, queries: list[Prepared], see
             p = probabilities("lse", section, index, asked).astype(np.float64)
             return rows_at(by_probability("", places, p).variable(tune_nearest), GOAL)
 
-        lesson = Lesson(rows, sample, base, copy, np.empty(0, np.int64), np.empty((0, 1), np.int32), seed)
-        router = lse.fit(lesson, partial(tuned, places=places), SILENT)
+        training_set = TrainingSet(rows, sample, base, copy, np.empty(0, np.int64), np.empty((0, 1), np.int32), seed)
+        router = lse.fit(training_set, partial(tuned, places=places), SILENT)
         p = probabilities("lse", router, index, queries).astype(np.float64)
         out.append(by_probability(f"lse, SOAR {100 * share:.0f} %", places, p))
     return out

@@ -26,8 +26,8 @@ from bench.research.common import GOALS, Asked, Setting, drawn_rows, routed, set
 from build_index.blocks import PARTITIONS, by_codeword
 from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.graph_cut import votes
+from build_index.blocks.layout import Layout, index_section
 from build_index.blocks.partition import Partition
-from build_index.blocks.shape import Shape, index_section
 from build_index.hashing import codewords
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import Rows
@@ -53,21 +53,21 @@ def second_codeword(rows: Rows, base: Partition) -> npt.NDArray[np.int32]:
     return out
 
 
-def numbered(setting: Setting, shape: Shape) -> None:
+def numbered(setting: Setting, layout: Layout) -> None:
     """Prints what an order of blocks that needs no map costs, beside the order of a router's blocks in the file."""
     rows, few = setting.rows, setting.task.tune.take(setting.task.tune.spread(TUNE_QUERIES))
-    made = shape.partition.codewords
-    assert made is not None and isinstance(shape.section, EcvhSection)
-    p = probabilities("ecvh", shape.section, index_section(rows, shape.blocks, rows.count, "ecvh"), few.queries)
+    made = layout.partition.codewords
+    assert made is not None and isinstance(layout.section, EcvhSection)
+    p = probabilities("ecvh", layout.section, index_section(rows, layout.blocks, rows.count, "ecvh"), few.queries)
     rank, carry = made.message.copy(), made.message >> 1
     while carry.any():  # the inverse of the Gray code: the parity of a bit and all above
         rank, carry = rank ^ carry, carry >> 1
-    nbytes = len(shape.section.pack())
-    bits = nbytes - len(shape.section.messages) + -(-(1 << shape.section.message_bits) // 8)
+    nbytes = len(layout.section.pack())
+    bits = nbytes - len(layout.section.messages) + -(-(1 << layout.section.message_bits) // 8)
     for what, order, size in (
-        ("file order", np.arange(shape.blocks), nbytes), ("Gray order, no map", np.argsort(rank), bits)
+        ("file order", np.arange(layout.blocks), nbytes), ("Gray order, no map", np.argsort(rank), bits)
     ):  # fmt: skip
-        reads = planned(setting.task, reordered(shape, order), p[:, order], few)
+        reads = planned(setting.task, reordered(layout, order), p[:, order], few)
         print(f"  {what:32}{size:9,}  {reads.gets:.2f} GETs, {reads.nbytes / 1e6:.2f} MB", flush=True)
 
 

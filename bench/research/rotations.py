@@ -33,7 +33,7 @@ import optax
 import pyarrow.parquet as pq
 
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import index_section, stored_centres
+from build_index.blocks.layout import index_section, stored_centres
 from build_index.codecs import lrsq
 from build_index.codecs.planes import Codec, encode_blocks
 from build_index.codecs.rotations import ROTATIONS, bor

@@ -23,14 +23,14 @@ from bench.common import MEMORY, cells, rows_of, task_of
 from build_index.blocks import PARTITIONS
 from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.graph_cut import VOTERS
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import F32, Rows
 from build_index.neighbours.graph import neighbour_graph
 from build_index.progress import SILENT
 from build_index.routers import trained
 from build_index.simulate.edge import probabilities
-from build_index.tune.choose import ASKED
+from build_index.tune.choose import TRAINING_QUERIES
 from build_index.tune.fit import fitted
 from vantage.search.prepare import prepare
 
@@ -68,12 +68,12 @@ def measured(rows: Rows, asked: Queries, options: argparse.Namespace) -> None:
         for share in (float(s) for s in options.shares.split(",")):
             for router in options.routers.split(","):
                 began = time.monotonic()
-                shape, _ = fitted(task, base, copies.best(share), router, SILENT)
-                index = index_section(rows, shape.blocks, rows.count + shape.copies, router)
-                p = probabilities(router, shape.section, index, queries)
-                sizes = shape.sizes()
-                held_in = np.concatenate([shape.partition.home[:, None], shape.copy], 1)[asked.neighbors]
-                what = f"{name}, soar {share}, {router} ({len(shape.section.pack()) / 1e6:.2f} MB)"
+                layout, _ = fitted(task, base, copies.best(share), router, SILENT)
+                index = index_section(rows, layout.blocks, rows.count + layout.copies, router)
+                p = probabilities(router, layout.section, index, queries)
+                sizes = layout.sizes()
+                held_in = np.concatenate([layout.partition.home[:, None], layout.copy], 1)[asked.neighbors]
+                what = f"{name}, soar {share}, {router} ({len(layout.section.pack()) / 1e6:.2f} MB)"
                 line = cells(p / np.maximum(sizes, 1), sizes, held_in, rows.count)
                 print(f"{what:44}{line}{time.monotonic() - began:9.0f}", flush=True)
 
@@ -87,7 +87,7 @@ def main() -> None:
         ("routers", "centroids,lse,trained"),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", default=default)
-    for name, count in (("blocks", 1024), ("asked", ASKED), ("steps", trained.STEPS)):
+    for name, count in (("blocks", 1024), ("asked", TRAINING_QUERIES), ("steps", trained.STEPS)):
         parser.add_argument(f"--{name}", type=int, default=count)
     options = parser.parse_args()
     trained.STEPS = options.steps

@@ -39,8 +39,8 @@ from bench.common import cells, rows_of, task_of
 from build_index.blocks import PARTITIONS
 from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.kmeans import partition
+from build_index.blocks.layout import index_section
 from build_index.blocks.partition import Partition
-from build_index.blocks.shape import index_section
 from build_index.codecs import lrsq
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import F32, Ints, Rows
@@ -50,7 +50,7 @@ from build_index.routers import trained
 from build_index.routers.learn import train
 from build_index.routers.lse import SUBS
 from build_index.routers.trained import BATCH, BETA, STEPS
-from build_index.routers.training import Lesson
+from build_index.routers.training import TrainingSet
 from build_index.simulate.edge import P
 from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
 from build_index.tune.choose import _second_moments
@@ -87,31 +87,31 @@ def probabilities(scores: Callable[[Any], Any], queries: F32) -> F64:
 
 
 def learned(
-    start: dict[str, Any], rates: dict[str, float], scores: Callable[[dict[str, Any], Any], Any], lesson: Lesson
+    start: dict[str, Any], rates: dict[str, float], scores: Callable[[dict[str, Any], Any], Any], training: TrainingSet
 ) -> Callable[[Any], Any]:
     """The scores with the parameters that training found."""
-    found = train(start, rates, scores, lesson, STEPS, BATCH, SILENT)
+    found = train(start, rates, scores, training, STEPS, BATCH, SILENT)
     return lambda q: scores(found, q)
 
 
-def table(lesson: Lesson, subs: int) -> Callable[[Any], Any]:
+def table(training: TrainingSet, subs: int) -> Callable[[Any], Any]:
     """A trained table of this many sub-centroids a block."""
-    found, scores = trained.table(lesson, subs)
+    found, scores = trained.table(training, subs)
     return lambda q: scores(found, q)
 
 
-def _bias(lesson: Lesson, beta: float) -> F32:
+def _bias(training: TrainingSet, beta: float) -> F32:
     """What a centre's score begins with: nothing under cosine, -beta |c|^2 / 2 under l2."""
-    centres = lesson.partition.centres
-    half = 0.5 * np.einsum("ij,ij->i", centres, centres) if lesson.rows.metric == "l2" else np.zeros(len(centres))
+    centres = training.partition.centres
+    half = 0.5 * np.einsum("ij,ij->i", centres, centres) if training.rows.metric == "l2" else np.zeros(len(centres))
     return (-beta * half).astype(np.float32)
 
 
-def predicted(lesson: Lesson) -> Callable[[Any], Any]:
+def predicted(training: TrainingSet) -> Callable[[Any], Any]:
     """A network of d -> HIDDEN -> NAMED x d; a block is as good as the best of the named vectors finds its centre."""
-    d, rng = lesson.rows.dimension, np.random.default_rng(lesson.seed)
-    beta = BETA / lesson.spread
-    centres = lesson.partition.centres
+    d, rng = training.rows.dimension, np.random.default_rng(training.seed)
+    beta = BETA / training.spread
+    centres = training.partition.centres
 
     def scores(now: dict[str, Any], q: Any) -> Any:
         hidden = relu(q @ now["into"] + now["shift"])
@@ -124,37 +124,37 @@ def predicted(lesson: Lesson) -> Callable[[Any], Any]:
         "shift": np.zeros(HIDDEN, np.float32),
         "out": rng.normal(0, 0.3 * (HIDDEN * d) ** -0.5, (HIDDEN, NAMED * d)).astype(np.float32),
         "gate": np.zeros((HIDDEN, NAMED), np.float32),
-        "bias": _bias(lesson, beta),
+        "bias": _bias(training, beta),
         "log_beta": np.float32(np.log(beta)),
     }
     rates = {"into": 3e-3, "shift": 3e-3, "out": 1e-3, "gate": 3e-3, "bias": 0.02, "log_beta": 0.01}
-    return learned(start, rates, scores, lesson)
+    return learned(start, rates, scores, training)
 
 
-def warped(lesson: Lesson) -> Callable[[Any], Any]:
+def warped(training: TrainingSet) -> Callable[[Any], Any]:
     """A matrix before the nearest centroid."""
-    beta = BETA / lesson.spread
-    centres = lesson.partition.centres
+    beta = BETA / training.spread
+    centres = training.partition.centres
 
     def scores(now: dict[str, Any], q: Any) -> Any:
         return jnp.exp(now["log_beta"]) * ((q @ now["warp"]) @ centres.T) + now["bias"]
 
     start = {
-        "warp": np.eye(lesson.rows.dimension, dtype=np.float32),
-        "bias": _bias(lesson, beta),
+        "warp": np.eye(training.rows.dimension, dtype=np.float32),
+        "bias": _bias(training, beta),
         "log_beta": np.float32(np.log(beta)),
     }
-    return learned(start, {"warp": 1e-3, "bias": 0.02, "log_beta": 0.01}, scores, lesson)
+    return learned(start, {"warp": 1e-3, "bias": 0.02, "log_beta": 0.01}, scores, training)
 
 
-def whitening(lesson: Lesson, power: float) -> F32:
+def whitening(training: TrainingSet, power: float) -> F32:
     """(d, d): S^-power of the second moment S of differences between a row and its ten nearest ones."""
-    some = np.arange(0, len(lesson.asked), 4)
-    near = lesson.near[some, :10].astype(np.int64)
-    x = lesson.rows.take(lesson.asked[some])
+    some = np.arange(0, len(training.queries), 4)
+    near = training.neighbours[some, :10].astype(np.int64)
+    x = training.rows.take(training.queries[some])
     moment = np.zeros((x.shape[1], x.shape[1]))
     for column in near.T:
-        apart = x - lesson.rows.take(column)
+        apart = x - training.rows.take(column)
         moment += apart.T @ apart
     value, axes = np.linalg.eigh(moment / near.size)
     value += RIDGE * value.mean()
@@ -175,12 +175,12 @@ class Warped:
         return ((low, chunk @ self.warp) for low, chunk in self.rows.chunks(nbytes))
 
 
-def in_warped_space(lesson: Lesson, power: float) -> Partition:
+def in_warped_space(training: TrainingSet, power: float) -> Partition:
     """k-means there; the centres are means of the rows as they are."""
-    there: Any = Warped(lesson.rows, whitening(lesson, power))
-    home = partition(there, lesson.sample, lesson.blocks, lesson.seed).home
-    x, own = lesson.rows.take(lesson.sample), home[lesson.sample]
-    centres = np.stack([x[own == b].mean(0) for b in range(lesson.blocks)])
+    there: Any = Warped(training.rows, whitening(training, power))
+    home = partition(there, training.sample, training.blocks, training.seed).home
+    x, own = training.rows.take(training.sample), home[training.sample]
+    centres = np.stack([x[own == b].mean(0) for b in range(training.blocks)])
     return Partition(centres, home)
 
 
@@ -239,7 +239,7 @@ def compare(rows: Rows, asked: Asked, blocks: int) -> None:
     task = task_of(rows)
     tune = Asked(rows.take(task.tune.rows), task.tune.truth.rows)
     base = partition(rows, task.sample, blocks, 0)
-    lesson = task.lesson(base, np.full((rows.count, 1), -1, np.int32))
+    training = task.training_set(base, np.full((rows.count, 1), -1, np.int32))
     print(f"{'% of rows read':44}    r@1    r@10   r@100, then the same at a fixed number of blocks")
 
     def show(name: str, part: Partition, scores: Callable[[Any], Any]) -> None:
@@ -247,16 +247,16 @@ def compare(rows: Rows, asked: Asked, blocks: int) -> None:
         line = cells(p / np.maximum(sizes, 1), sizes, part.home[asked.truth][:, :, None], rows.count)
         print(f"{name:44}{line}", flush=True)
 
-    beta = BETA / lesson.spread
-    bias = _bias(lesson, beta)
+    beta = BETA / training.spread
+    bias = _bias(training, beta)
     show("nearest centroid", base, lambda q: beta * (q @ base.centres.T) + bias)
-    eight = table(lesson, SUBS)
+    eight = table(training, SUBS)
     show(f"trained table, {SUBS} sub-centroids a block", base, eight)
-    show("trained table, 1 sub-centroid a block", base, table(lesson, 1))
-    show(f"predicted centroids, {NAMED} of a network", base, predicted(lesson))
-    show("a learned warp before the nearest centroid", base, warped(lesson))
+    show("trained table, 1 sub-centroid a block", base, table(training, 1))
+    show(f"predicted centroids, {NAMED} of a network", base, predicted(training))
+    show("a learned warp before the nearest centroid", base, warped(training))
     for power in POWERS:
-        other = replace(lesson, partition=in_warped_space(lesson, power))
+        other = replace(training, partition=in_warped_space(training, power))
         show(f"k-means in a space whitened by {power}, trained", other.partition, table(other, SUBS))
     sizes = np.bincount(base.home, minlength=blocks)
     found = [probabilities(eight, of.queries) for of in (tune, asked)]
@@ -319,17 +319,17 @@ def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
     """Prints what is read with one price and with three, by what is built."""
     task = task_of(rows)
     base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
-    shape, _ = fitted(task, base, COPY_RULES["soar"](rows, base).best(SHARE), "trained", SILENT)
-    codec = lrsq.train(*_second_moments(rows, task.sample, shape), middle_code(rows))
-    sizes, section = block_bytes(shape.sizes(), codec.code_bytes, 8.0), index_section(rows, 1, rows.count)
+    layout, _ = fitted(task, base, COPY_RULES["soar"](rows, base).best(SHARE), "trained", SILENT)
+    codec = lrsq.train(*_second_moments(rows, task.sample, layout), middle_code(rows))
+    sizes, section = block_bytes(layout.sizes(), codec.code_bytes, 8.0), index_section(rows, 1, rows.count)
     edges: F64 | None = None
 
     def scanned(queries: list[Prepared], without: Ints, truth: Truth) -> Planned:
         nonlocal edges
-        p = probabilities_of(rows, shape, queries)
+        p = probabilities_of(rows, layout, queries)
         unsure = effective_blocks(p)
         edges = np.quantile(unsure, [1 / 3, 2 / 3]) if edges is None else edges
-        found = full_scan(rows, shape, codec, queries, without, truth, p=p)
+        found = full_scan(rows, layout, codec, queries, without, truth, p=p)
         return Planned(p, found, np.searchsorted(edges, unsure))
 
     factors = best_factors(scanned(task.tune.queries, task.tune.rows, task.tune.truth), sizes)
@@ -340,7 +340,7 @@ def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
         queries = scanned([prepare(v.tolist(), section) for v in of.vectors], none, untied(of.neighbors[:, :100]))
         for promise, three in zip(PROMISES, factors, strict=True):
             for what, way in (("one price", ONE_PRICE), ("three classes", three)):
-                line = planned_line(queries, sizes, promise, way, shape.sizes() / rows.count)
+                line = planned_line(queries, sizes, promise, way, layout.sizes() / rows.count)
                 print(f"{name + ', ' + what:32}{line}", flush=True)
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from bench.research.common import drawn_rows
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import stored_centres
+from build_index.blocks.layout import stored_centres
 from build_index.codecs import CODECS
 from build_index.codecs.planes import F32, F64, Codec, encode_blocks
 from build_index.ingest.rows import Rows

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from bench.common import rows_of, task_of
 from build_index.blocks import PARTITIONS
 from build_index.blocks.copies import COPY_RULES
-from build_index.blocks.shape import Shape, index_section
+from build_index.blocks.layout import Layout, index_section
 from build_index.codecs import lrsq
 from build_index.codecs.planes import Codec
 from build_index.ingest.queries import read_queries
@@ -39,7 +39,7 @@ class Setting:
     """An index without its objects, and the queries it is asked: their exact neighbours truth i32 (Q, K)."""
 
     task: Task
-    shape: Shape
+    layout: Layout
     codec: Codec
     queries: list[Prepared]
     truth: npt.NDArray[np.int32]
@@ -58,7 +58,7 @@ class Setting:
     def scanned(self, codec: Codec) -> Candidates:
         """What a codec finds for the queries, all blocks scanned."""
         nobody = np.full(len(self.queries), -1)
-        return full_scan(self.rows, self.shape, codec, self.queries, nobody, untied(self.truth))
+        return full_scan(self.rows, self.layout, codec, self.queries, nobody, untied(self.truth))
 
 
 @contextmanager
@@ -67,10 +67,10 @@ def setting(data: Path, name: str, count: int | None, blocks: int, router: str, 
     with rows_of(data, name, count) as rows:
         task = task_of(rows)
         base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
-        shape, _ = fitted(task, base, COPY_RULES["soar"](rows, base).best(SHARE), router, SILENT)
-        residuals = _residuals(rows, task.sample, shape)
-        codec = lrsq.train(*_second_moments(rows, task.sample, shape), CODE_BYTES[name], residuals)
-        made = Setting(task, shape, codec, [], np.empty((0, K), np.int32))
+        layout, _ = fitted(task, base, COPY_RULES["soar"](rows, base).best(SHARE), router, SILENT)
+        residuals = _residuals(rows, task.sample, layout)
+        codec = lrsq.train(*_second_moments(rows, task.sample, layout), CODE_BYTES[name], residuals)
+        made = Setting(task, layout, codec, [], np.empty((0, K), np.int32))
         asked, truth = made.asked(list(read_queries(data / name / "queries.parquet", queries).vectors))
         yield replace(made, queries=asked, truth=truth)
 

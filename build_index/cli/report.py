@@ -20,10 +20,11 @@ def show_report(report: Report, seconds: float | None, index: str | None = None)
     )
     table.add_column(style="bold")
     table.add_column()
-    shape, point = report.choice.shape, report.point
-    copies = shape.copies
+    layout, point = report.choice.layout, report.point
+    copies = layout.copies
     table.add_row("rows", f"{report.rows:,} of {report.dimension} dimensions, {report.metric}; {copies:,} copies")
-    table.add_row("blocks", f"{shape.blocks:,}, router {shape.router}, codes of {report.choice.codec.code_bytes} bytes")
+    codes = f"codes of {report.choice.codec.code_bytes} bytes"
+    table.add_row("blocks", f"{layout.blocks:,}, router {layout.router}, {codes}")
     table.add_row(
         "size",
         f"{size(report.nbytes)}, root {size(report.root_bytes)}; ${storage_usd(report.nbytes):.4f} a month in R2",

@@ -12,21 +12,21 @@ from vantage.format import RouterSection
 from ..ingest.rows import Ints
 from ..progress import Progress
 from . import bec_tree, ecvh, lse, mlp, trained, tree, two_level
-from .training import Cost, Lesson
+from .training import Cost, TrainingSet
 
 
 @dataclass(frozen=True)
 class Router:
-    """fit(lesson, cost, progress) -> section; ordered(section, order): block order[i] as number i.
+    """fit(training, cost, progress) -> section; ordered(section, order): block order[i] as number i.
 
-    trains: whether fit needs lesson.asked and lesson.near. tuned(section, lesson, cost) -> section: what is left
-    to make once the blocks are in order.
+    trains: whether fit needs training.queries and training.neighbours. tuned(section, training, cost) -> section: what
+    is left to make once the blocks are in order.
     """
 
-    fit: Callable[[Lesson, Cost, Progress], RouterSection]
+    fit: Callable[[TrainingSet, Cost, Progress], RouterSection]
     ordered: Callable[[Any, Ints], RouterSection]
     trains: bool = False
-    tuned: Callable[[Any, Lesson, Cost], RouterSection] | None = None
+    tuned: Callable[[Any, TrainingSet, Cost], RouterSection] | None = None
 
 
 ROUTERS: dict[str, Router] = {

@@ -15,10 +15,10 @@ from ..ingest.rows import Ints
 from ..progress import Progress
 from .ecvh import BITS, TEMPERATURES, cheapest, moved, planes
 from .packing import quantized, rounded
-from .training import Cost, Lesson
+from .training import Cost, TrainingSet
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Progress) -> BecTreeSection:
+def fit(training: TrainingSet, cost: Cost, progress: Progress) -> BecTreeSection:
     """The tree's directions, or trained on where neighbours and copies lie; which, and the temperature, by cost.
 
     Raises InputError for blocks that are no leaves of a tree.
@@ -26,7 +26,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Progress) -> BecTreeSection:
     import jax
     import jax.numpy as jnp
 
-    tree = lesson.partition.tree
+    tree = training.partition.tree
     if tree is None:
         raise InputError("the router bec-tree on blocks that are no leaves", hint="it takes --partition bec-tree")
     signs = tree.signs().T
@@ -36,7 +36,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Progress) -> BecTreeSection:
         margins = jnp.exp(now["log_beta"]) * (q @ rounded(now["directions"], BITS).T - now["threshold"])
         return jax.nn.log_sigmoid(margins) @ low + jax.nn.log_sigmoid(-margins) @ high
 
-    further = moved(tree, scores, lesson, progress.part(0, 0.8))
+    further = moved(tree, scores, training, progress.part(0, 0.8))
     return cheapest([section(further), section(tree)], cost)
 
 

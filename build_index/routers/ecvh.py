@@ -17,7 +17,7 @@ from ..ingest.rows import Ints
 from ..progress import Progress
 from . import learn
 from .packing import quantized, rounded
-from .training import Cost, Lesson
+from .training import Cost, TrainingSet
 
 RATES = {"directions": 2e-3, "threshold": 2e-3, "log_beta": 0.02}
 STEPS = 150
@@ -28,7 +28,7 @@ T = TypeVar("T", Codewords, Prefixes)
 S = TypeVar("S", EcvhSection, BecTreeSection)
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Progress) -> EcvhSection:
+def fit(training: TrainingSet, cost: Cost, progress: Progress) -> EcvhSection:
     """The codewords that made the blocks, or trained on where neighbours and copies lie; which, and the temperature,
     by cost.
 
@@ -36,7 +36,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Progress) -> EcvhSection:
     """
     import jax.numpy as jnp
 
-    codewords = lesson.partition.codewords
+    codewords = training.partition.codewords
     if codewords is None:
         raise InputError("the router ecvh on blocks that are no buckets of a code", hint="it takes --partition ecvh")
     table = jnp.asarray(signs(codewords.generator, codewords.message).T)
@@ -44,7 +44,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Progress) -> EcvhSection:
     def scores(now: dict[str, Any], q: Any) -> Any:
         return jnp.exp(now["log_beta"]) * ((q @ rounded(now["directions"], BITS).T - now["threshold"]) @ table)
 
-    further = moved(codewords, scores, lesson, progress.part(0, 0.8))
+    further = moved(codewords, scores, training, progress.part(0, 0.8))
     return cheapest([section(further), section(codewords)], cost)
 
 
@@ -53,12 +53,12 @@ def cheapest(sections: list[S], cost: Cost) -> S:
     return min((replace(one, temperature=t) for one in sections for t in TEMPERATURES), key=cost)
 
 
-def moved(start: T, scores: Callable[[dict[str, Any], Any], Any], lesson: Lesson, progress: Progress) -> T:
+def moved(start: T, scores: Callable[[dict[str, Any], Any], Any], training: TrainingSet, progress: Progress) -> T:
     """The same with directions, threshold and beta trained; scores(parameters, queries) as learn.train takes them."""
     parameters = {
         "directions": start.directions, "threshold": start.threshold, "log_beta": np.float32(np.log(start.beta)),
     }  # fmt: skip
-    found = learn.train(parameters, RATES, scores, lesson, STEPS, BATCH, progress)
+    found = learn.train(parameters, RATES, scores, training, STEPS, BATCH, progress)
     return replace(
         start, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
     )

@@ -9,18 +9,19 @@ import numpy as np
 
 from ..ingest.rows import F32
 from ..progress import Progress
-from .training import Lesson
+from .training import TrainingSet
 
 NOISE = 0.3  # of the mean distance to the nearest row: what makes a row that trained look like one that did not
 DEPTHS = (1, 10, 100)  # of neighbours that a query looks for, drawn for each
 WARM_UP = 8  # steps
 
 
-def noise_of(lesson: Lesson) -> float:
+def noise_of(training: TrainingSet) -> float:
     """Mean distance that queries are moved by, in the scale of the rows."""
-    some = np.linspace(0, len(lesson.asked) - 1, min(2000, len(lesson.asked))).astype(np.int64)
-    some = some[lesson.near[some, 0] >= 0]
-    apart = lesson.rows.take(lesson.asked[some]) - lesson.rows.take(lesson.near[some, 0].astype(np.int64))
+    drawn = np.linspace(0, len(training.queries) - 1, min(2000, len(training.queries))).astype(np.int64)
+    drawn = drawn[training.neighbours[drawn, 0] >= 0]
+    nearest = training.neighbours[drawn, 0].astype(np.int64)
+    apart = training.rows.take(training.queries[drawn]) - training.rows.take(nearest)
     return NOISE * float(np.linalg.norm(apart, axis=1).mean())
 
 
@@ -28,7 +29,7 @@ def train(
     parameters: dict[str, Any],
     rates: dict[str, float],
     scores: Callable[[dict[str, Any], Any], Any],
-    lesson: Lesson,
+    training: TrainingSet,
     steps: int,
     batch: int,
     progress: Progress,
@@ -62,20 +63,20 @@ def train(
         change, state = optimiser.update(slope, state, now)
         return optax.apply_updates(now, change), state
 
-    rng = np.random.default_rng([lesson.seed, 6])
-    noise = noise_of(lesson) / lesson.rows.dimension**0.5
-    depths = np.array([min(depth, lesson.near.shape[1]) for depth in DEPTHS])
+    rng = np.random.default_rng([training.seed, 6])
+    noise = noise_of(training) / training.rows.dimension**0.5
+    depths = np.array([min(depth, training.neighbours.shape[1]) for depth in DEPTHS])
     now = {name: jnp.asarray(value) for name, value in parameters.items()}
     state = optimiser.init(now)
     for turn in range(steps):
-        drawn = np.sort(rng.choice(len(lesson.asked), min(batch, len(lesson.asked)), replace=False))
-        q = lesson.rows.take(lesson.asked[drawn])
+        drawn = np.sort(rng.choice(len(training.queries), min(batch, len(training.queries)), replace=False))
+        q = training.rows.take(training.queries[drawn])
         q += np.float32(noise) * rng.standard_normal(q.shape, np.float32)
-        if lesson.rows.metric == "cosine":
+        if training.rows.metric == "cosine":
             q /= np.linalg.norm(q, axis=1, keepdims=True)
-        near = lesson.near[drawn]
+        near = training.neighbours[drawn]
         depth = depths[rng.integers(len(depths), size=len(drawn))]
         weight = ((np.arange(near.shape[1]) < depth[:, None]) & (near >= 0)) / depth[:, None]
-        now, state = step(now, state, q, lesson.blocks_of(near), weight.astype(np.float32))
+        now, state = step(now, state, q, training.blocks_of(near), weight.astype(np.float32))
         progress((turn + 1) / steps)
     return {name: np.asarray(value) for name, value in now.items()}

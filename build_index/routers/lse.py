@@ -12,7 +12,7 @@ from vantage.format import LseSection
 from ..ingest.rows import F32, Ints
 from ..progress import Progress
 from .packing import bits_of, quantized
-from .training import Cost, Lesson
+from .training import Cost, TrainingSet
 
 ROUNDS = 6
 SUBS = 8
@@ -120,24 +120,24 @@ def ordered(section: LseSection, order: Ints) -> LseSection:
     )  # fmt: skip
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Progress, subs: int | None = None) -> LseSection:
+def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None = None) -> LseSection:
     """Sub-centroids of the sample's home rows, as many as subs_of says; beta, then the temperature, by cost."""
-    x = lesson.rows.take(lesson.sample)
-    subs = subs or subs_of(lesson.rows.dimension, lesson.blocks)
-    table = sub_centroids(x, lesson.partition.home[lesson.sample], lesson.blocks, lesson.seed, subs)
-    bits = bits_of(lesson.rows.dimension)
-    betas = [beta / lesson.spread for beta in BETAS]
-    tried = [section(table, lesson.rows.metric, beta, TEMPERATURES[0], bits) for beta in betas]
+    x = training.rows.take(training.sample)
+    subs = subs or subs_of(training.rows.dimension, training.blocks)
+    table = sub_centroids(x, training.partition.home[training.sample], training.blocks, training.seed, subs)
+    bits = bits_of(training.rows.dimension)
+    betas = [beta / training.spread for beta in BETAS]
+    tried = [section(table, training.rows.metric, beta, TEMPERATURES[0], bits) for beta in betas]
     progress(0.5)
     found = [cost(one) for one in tried]
     best = tried[int(np.argmin(found))]
     # All too sharp where scores differ far more than rows lie apart, as inner products of rows far from the origin do.
-    softer = (section(table, lesson.rows.metric, betas[0] / 4**n, TEMPERATURES[0], bits) for n in range(1, SOFTER))
+    softer = (section(table, training.rows.metric, betas[0] / 4**n, TEMPERATURES[0], bits) for n in range(1, SOFTER))
     if not np.isfinite(min(found)):
         best = next((one for one in softer if np.isfinite(cost(one))), best)
     return min((replace(best, temperature=t) for t in TEMPERATURES), key=cost)
 
 
-def fit_centroids(lesson: Lesson, cost: Cost, progress: Progress) -> LseSection:
+def fit_centroids(training: TrainingSet, cost: Cost, progress: Progress) -> LseSection:
     """The block means alone."""
-    return fit(lesson, cost, progress, 1)
+    return fit(training, cost, progress, 1)

@@ -17,7 +17,7 @@ from ..ingest.rows import F32, Ints
 from ..progress import Progress
 from . import learn, lse
 from .packing import bits_of, quantized, rounded, unpacked
-from .training import Cost, Lesson
+from .training import Cost, TrainingSet
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
 SHARE = 0.25  # of the bytes of trained's table
@@ -55,7 +55,7 @@ def shape_for(dimension: int, blocks: int, share: float) -> tuple[int, int]:
 
 
 def fit(
-    lesson: Lesson,
+    training: TrainingSet,
     cost: Cost,
     progress: Progress,
     share: float = SHARE,
@@ -65,15 +65,15 @@ def fit(
     import jax.numpy as jnp
     from jax.nn import logsumexp
 
-    d, blocks, metric = lesson.rows.dimension, lesson.blocks, lesson.rows.metric
+    d, blocks, metric = training.rows.dimension, training.blocks, training.rows.metric
     units, subs = shape_for(d, blocks, share)
-    home = lesson.partition.home[lesson.sample]
-    parts = lse.sub_centroids(lesson.rows.take(lesson.sample), home, blocks, lesson.seed, subs)
-    beta = BETA / lesson.spread
+    home = training.partition.home[training.sample]
+    parts = lse.sub_centroids(training.rows.take(training.sample), home, blocks, training.seed, subs)
+    beta = BETA / training.spread
     weight = lse.weights(parts, metric, beta)
     live = np.isfinite(weight)
     linear = units - round(rectified * units)
-    start = _start(parts.table.reshape(-1, d), live, linear, units, lesson.seed)
+    start = _start(parts.table.reshape(-1, d), live, linear, units, training.seed)
     start |= {"weight": np.where(live, weight, 0).astype(np.float32), "log_beta": np.array(np.log(beta), np.float32)}
     signed = jnp.arange(units) < linear
 
@@ -85,7 +85,7 @@ def fit(
         logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
         return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
 
-    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, progress.part(0, 0.9))
+    found = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
     made = section(found, np.where(live, found["weight"], -np.inf), subs, linear)
 
     def tempered(temperature: float) -> MlpSection:
@@ -123,7 +123,7 @@ def ordered(section: MlpSection, order: Ints) -> MlpSection:
     return replace(section, output=output, regions=regions)
 
 
-def tuned(section: MlpSection, _: Lesson, cost: Cost) -> MlpSection:
+def tuned(section: MlpSection, _: TrainingSet, cost: Cost) -> MlpSection:
     """The fewest regions that cost a query hardly more than all blocks would; none where that takes over half of them.
 
     Where not even all blocks reach the recall, the section stays as it was.

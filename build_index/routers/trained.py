@@ -14,7 +14,7 @@ from ..progress import SILENT, Progress
 from . import learn
 from .lse import packed, sub_centroids, subs_of, weights
 from .packing import bits_of
-from .training import Cost, Lesson
+from .training import Cost, TrainingSet
 
 BETA = 14.0  # over the spread of the rows, to start from: less than what orders best, so that p comes out honest
 RATES = {"table": 1e-3, "weight": 0.02, "log_beta": 0.01}
@@ -24,7 +24,7 @@ TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 
 
 def table(
-    lesson: Lesson, subs: int, progress: Progress = SILENT
+    training: TrainingSet, subs: int, progress: Progress = SILENT
 ) -> tuple[dict[str, Any], Callable[[dict[str, Any], Any], Any]]:
     """(parameters found, scores of queries by them) of a table of so many sub-centroids a block.
 
@@ -34,31 +34,31 @@ def table(
     import jax.numpy as jnp
     from jax.nn import logsumexp
 
-    home = lesson.partition.home[lesson.sample]
-    parts = sub_centroids(lesson.rows.take(lesson.sample), home, lesson.blocks, lesson.seed, subs)
-    beta = BETA / lesson.spread
-    weight = weights(parts, lesson.rows.metric, beta)
+    home = training.partition.home[training.sample]
+    parts = sub_centroids(training.rows.take(training.sample), home, training.blocks, training.seed, subs)
+    beta = BETA / training.spread
+    weight = weights(parts, training.rows.metric, beta)
     live = np.isfinite(weight)
 
     def scores(now: dict[str, Any], q: Any) -> Any:
         logit = jnp.exp(now["log_beta"]) * (q @ now["table"].T) + jnp.where(live, now["weight"], -1e9)
-        return logsumexp(logit.reshape(len(q), lesson.blocks, subs), axis=2)
+        return logsumexp(logit.reshape(len(q), training.blocks, subs), axis=2)
 
     start = {
-        "table": parts.table.reshape(-1, lesson.rows.dimension),
+        "table": parts.table.reshape(-1, training.rows.dimension),
         "weight": np.where(live, weight, 0).astype(np.float32),
         "log_beta": np.float32(np.log(beta)),
     }
-    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, progress)
+    found = learn.train(start, RATES, scores, training, STEPS, BATCH, progress)
     return found | {"weight": np.where(live, found["weight"], -np.inf)}, scores
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Progress) -> LseSection:
+def fit(training: TrainingSet, cost: Cost, progress: Progress) -> LseSection:
     """The table, then the temperature, by cost."""
-    subs = subs_of(lesson.rows.dimension, lesson.blocks)
-    found, _ = table(lesson, subs, progress.part(0, 0.9))
+    subs = subs_of(training.rows.dimension, training.blocks)
+    found, _ = table(training, subs, progress.part(0, 0.9))
     section = packed(
         found["table"], found["weight"], subs, float(np.exp(found["log_beta"])),
-        TEMPERATURES[0], bits_of(lesson.rows.dimension),
+        TEMPERATURES[0], bits_of(training.rows.dimension),
     )  # fmt: skip
     return min((replace(section, temperature=t) for t in TEMPERATURES), key=cost)

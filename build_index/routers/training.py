@@ -1,4 +1,4 @@
-"""What a router learns from: rows as questions, and the blocks that hold their neighbours."""
+"""What a router learns from: rows as queries, and the blocks that hold their neighbours."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def spread_of(rows: Rows, sample: Ints) -> float:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingSet:
     """Blocks are decided, a router is to be fitted.
 
-    sample: rows that may train, sorted. copy i32 (N, E): blocks of a row's copies, -1 for none. asked: rows of the
-    sample as questions, and near i32 (n, K) their neighbours among all rows, best first, themselves left out, -1 for
-    none; neither is there for a router that needs no training.
+    sample: rows that may train, sorted. copy i32 (N, E): blocks of a row's copies, -1 for none. queries: rows of
+    the sample that train as queries, and neighbours i32 (n, K) theirs among all rows, best first, themselves left out,
+    -1 for none; neither is there for a router that needs no training.
     """
 
     rows: Rows
     sample: Ints
     partition: Partition
     copy: npt.NDArray[np.int32]
-    asked: Ints
-    near: npt.NDArray[np.int32]
+    queries: Ints
+    neighbours: npt.NDArray[np.int32]
     seed: int
 
     @property
@@ -65,7 +65,7 @@ class Lesson:
         held = np.concatenate([self.partition.home[known][..., None], self.copy[known]], -1)
         return np.where((rows >= 0)[..., None], held, np.int32(-1))
 
-    def reordered(self, order: Ints) -> Lesson:
+    def reordered(self, order: Ints) -> TrainingSet:
         """The same with block order[i] as number i."""
         return replace(self, partition=self.partition.reordered(order), copy=renumbered(self.copy, order))
 

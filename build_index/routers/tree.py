@@ -13,7 +13,7 @@ from ..ingest.rows import F32, Ints
 from ..progress import Progress
 from . import learn, lse
 from .packing import quantized, rounded
-from .training import Cost, Lesson
+from .training import Cost, TrainingSet
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
 BEAM = 48
@@ -25,22 +25,22 @@ BITS = 4
 ROUNDS = 10
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Progress) -> TreeSection:
+def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TreeSection:
     """Groups the blocks' centres by threes, trains all nodes at once, then the temperature by cost."""
     import jax
     import jax.numpy as jnp
 
     subs = lse.sub_centroids(
-        lesson.rows.take(lesson.sample), lesson.partition.home[lesson.sample], lesson.blocks, lesson.seed, 1
+        training.rows.take(training.sample), training.partition.home[training.sample], training.blocks, training.seed, 1
     )
     centres, count = subs.table[:, 0], np.maximum(subs.count[:, 0], 1)
-    child, middle, mass = grouped(centres, count, lesson.seed)
-    path = paths(child, lesson.blocks)
-    nodes, d = len(child), lesson.rows.dimension
+    child, middle, mass = grouped(centres, count, training.seed)
+    path = paths(child, training.blocks)
+    nodes, d = len(child), training.rows.dimension
     there = child != NO_CHILD
-    beta = BETA / lesson.spread
+    beta = BETA / training.spread
     # A pair of units a child, + and - its direction: together they are the child's inner product. The rest is noise.
-    rng = np.random.default_rng([lesson.seed, 9])
+    rng = np.random.default_rng([training.seed, 9])
     apart = np.where(there[..., None], middle - middle.sum(1, keepdims=True) / there.sum(1)[:, None, None], 0)
     length = np.maximum(np.linalg.norm(apart, axis=2, keepdims=True), 1e-6)
     first = rng.standard_normal((nodes, TREE_UNITS, d), np.float32) / np.float32(d**0.5)
@@ -50,7 +50,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Progress) -> TreeSection:
         second[:, way, 2 * way] = beta * length[:, way, 0]
         second[:, way, 2 * way + 1] = -beta * length[:, way, 0]
     weight = np.where(there, np.log(mass), 0)
-    if lesson.rows.metric == "l2":
+    if training.rows.metric == "l2":
         weight = weight - np.where(there, beta * 0.5 * np.einsum("nwd,nwd->nw", middle, middle), 0)
     start = {
         "first": first.reshape(-1, d),
@@ -66,7 +66,7 @@ def fit(lesson: Lesson, cost: Cost, progress: Progress) -> TreeSection:
         log_p = jnp.concatenate([log_p, jnp.zeros((len(q), 1))], 1)
         return sum(log_p[:, step] for step in path)
 
-    found = learn.train(start, RATES, scores, lesson, STEPS, BATCH, progress.part(0, 0.9))
+    found = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
     made = section(found, child)
     return min((replace(made, temperature=t) for t in TEMPERATURES), key=cost)
 

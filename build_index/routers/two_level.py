@@ -20,21 +20,21 @@ from vantage.format import PAGE_BYTES_MAX, EcvhSection, LseSection, RouterSectio
 from vantage.kernels import crc32c
 from vantage.search.prepare import Prepared
 
-from ..blocks.shape import index_section
+from ..blocks.layout import index_section
 from ..hashing.codewords import factored, signs
 from ..ingest.rows import F32, Ints
 from ..progress import Progress
 from ..simulate.edge import P, prepared, probabilities
 from . import ecvh, lse
 from .packing import bits_of
-from .training import Cost, Lesson
+from .training import Cost, TrainingSet
 
 SUBS = 4  # of a block: half the bytes of 8, for a tenth more bytes of blocks (bench/growth.py, resident tables)
 REGIONS = 4  # times the root of the blocks
 PAGE_BLOCKS = (4, 8, 16)  # times the root of the blocks, as candidates
 PAGE_BLOCKS_MAX = 1024  # in a trial at 10^6 rows these left out 0.2% of the neighbours, 512 left out 0.4%
 REGION_BETA = 9.0  # over the spread of the rows; the most probable region alone counts
-ASKED, ASKED_PER_REGION = 8000, 16  # rows as queries, from which pages are made
+REGION_QUERIES, QUERIES_PER_REGION = 8000, 16  # rows as queries, from which pages are made
 NEAR_REGIONS = (1.0, 0.5, 0.25)  # what a query tells to its nearest regions: more queries for each
 STEP_BYTES = 64 << 20  # of their probabilities at a time
 
@@ -42,14 +42,14 @@ STEP_BYTES = 64 << 20  # of their probabilities at a time
 First = tuple[LseSection | EcvhSection, int, Callable[[F32, int], Ints]]
 
 
-def fit(lesson: Lesson, cost: Cost, progress: Progress) -> TwoLevelSection:
+def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TwoLevelSection:
     """Sub-centroids, beta and temperature as lse has them, on all blocks in one page; `tuned` makes the regions."""
 
     def whole(section: RouterSection) -> float:
         assert isinstance(section, LseSection)
         return cost(_one_page(section))
 
-    return _one_page(lse.fit(lesson, whole, progress, SUBS))
+    return _one_page(lse.fit(training, whole, progress, SUBS))
 
 
 def ordered(section: TwoLevelSection, order: Ints) -> TwoLevelSection:
@@ -57,7 +57,7 @@ def ordered(section: TwoLevelSection, order: Ints) -> TwoLevelSection:
     return _one_page(lse.ordered(_flat(section, len(order)), order))
 
 
-def by_centres(asked: F32, centres: F32, spread: float, seed: int) -> First:
+def by_centres(vectors: F32, centres: F32, spread: float, seed: int) -> First:
     """A query's region is that of the nearest centre; f32 (R, d)."""
     near = faiss.IndexFlatL2(centres.shape[1])
     near.add(centres)
@@ -65,12 +65,12 @@ def by_centres(asked: F32, centres: F32, spread: float, seed: int) -> First:
     return table, len(centres), lambda x, n: near.search(x, n)[1]
 
 
-def by_codewords(asked: F32, centres: F32, spread: float, seed: int) -> First:
+def by_codewords(vectors: F32, centres: F32, spread: float, seed: int) -> First:
     """A query's region is that of the codeword which agrees best with it, of those that `codewords.factored` finds.
 
     At 10^4 blocks they name more than centres in as many bytes, at 10^5 less (bench/research/first_level.py).
     """
-    codewords = replace(factored(asked, centres, seed), beta=REGION_BETA / spread)
+    codewords = replace(factored(vectors, centres, seed), beta=REGION_BETA / spread)
     agreement = faiss.IndexFlatIP(len(codewords.threshold))
     agreement.add(signs(codewords.generator, codewords.message))
     section = ecvh.section(codewords, bits_of(centres.shape[1]))
@@ -83,7 +83,7 @@ def by_codewords(asked: F32, centres: F32, spread: float, seed: int) -> First:
 
 def tuned(
     section: TwoLevelSection,
-    lesson: Lesson,
+    training: TrainingSet,
     cost: Cost,
     first: Callable[[F32, F32, float, int], First] = by_centres,
 ) -> TwoLevelSection:
@@ -93,41 +93,46 @@ def tuned(
     block lies in the page of the region nearest to its centre at least. Where no number of blocks a page reaches the
     recall, all have the same cost, and the largest pages stay. Raises InputError where a page would be too large.
     """
-    blocks = lesson.blocks
+    blocks = training.blocks
     flat = _flat(section, blocks)
     regions = min(blocks, round(REGIONS * blocks**0.5))
-    few = min(len(lesson.sample), max(ASKED, ASKED_PER_REGION * regions))
-    rows = np.sort(np.random.default_rng([lesson.seed, 8]).choice(lesson.sample, few, replace=False))
+    few = min(len(training.sample), max(REGION_QUERIES, QUERIES_PER_REGION * regions))
+    rows = np.sort(np.random.default_rng([training.seed, 8]).choice(training.sample, few, replace=False))
     regions = min(regions, few)
-    asked = np.concatenate([_vectors(queries) for queries in _queries(lesson, rows)])
+    vectors = np.concatenate([_vectors(queries) for queries in _queries(training, rows)])
     kmeans = faiss.Kmeans(
-        asked.shape[1], regions, niter=15, seed=lesson.seed + 1, min_points_per_centroid=1, max_points_per_centroid=few
+        vectors.shape[1],
+        regions,
+        niter=15,
+        seed=training.seed + 1,
+        min_points_per_centroid=1,
+        max_points_per_centroid=few,
     )
-    kmeans.train(asked)
+    kmeans.train(vectors)
     centres = np.array(kmeans.centroids, np.float32).reshape(regions, -1)
-    resident, regions, nearest = first(asked, centres, lesson.spread, lesson.seed)
+    resident, regions, nearest = first(vectors, centres, training.spread, training.seed)
     most = min(blocks, PAGE_BLOCKS_MAX)
-    wanted, p, at = np.empty((len(asked), most), np.int32), np.empty((len(asked), most), np.float32), 0
-    index = index_section(lesson.rows, blocks, lesson.rows.count, "lse")
-    for queries in _queries(lesson, rows):
+    block, p, at = np.empty((len(vectors), most), np.int32), np.empty((len(vectors), most), np.float32), 0
+    index = index_section(training.rows, blocks, training.rows.count, "lse")
+    for queries in _queries(training, rows):
         every = probabilities("lse", flat, index, queries)
         best = most_probable(every, most)
         part = slice(at, at := at + len(queries))
-        wanted[part], p[part] = best, np.take_along_axis(every, best, 1)
-    wants = wants_of(nearest(asked, min(len(NEAR_REGIONS), regions)), wanted, p, regions)
-    home = nearest(np.ascontiguousarray(lesson.partition.centres, np.float32), 1)[:, 0]
-    room = PAGE_BYTES_MAX // TwoLevelSection.block_bytes(flat.bits, flat.subs, lesson.rows.dimension)
+        block[part], p[part] = best, np.take_along_axis(every, best, 1)
+    wants = wants_of(nearest(vectors, min(len(NEAR_REGIONS), regions)), block, p, regions)
+    home = nearest(np.ascontiguousarray(training.partition.centres, np.float32), 1)[:, 0]
+    room = PAGE_BYTES_MAX // TwoLevelSection.block_bytes(flat.bits, flat.subs, training.rows.dimension)
     crowd = int(np.bincount(home).max())
     if crowd >= room:
         raise InputError(
             f"{crowd} blocks lie nearest to one region, a routing page takes {room - 1}",
             hint="the rows hardly differ: look for repeated ones, or choose another --router",
         )
-    tried = []
+    candidates = []
     for share in reversed(PAGE_BLOCKS):
         most = max(1, min(round(share * blocks**0.5), PAGE_BLOCKS_MAX, room - crowd))
-        tried.append(_paged(flat, resident, named(wants, home, most)))
-    return min(tried, key=cost)
+        candidates.append(_paged(flat, resident, named(wants, home, most)))
+    return min(candidates, key=cost)
 
 
 def most_probable(p: P, most: int) -> Ints:
@@ -147,9 +152,9 @@ def wants_of(near: Ints, block: npt.NDArray[np.int32], p: F32, regions: int) -> 
     share = np.array(NEAR_REGIONS, np.float32)[order % near.shape[1]]
     ends, out = np.cumsum(np.bincount(near.ravel(), minlength=regions)), []
     for low, high in zip([0, *ends[:-1]], ends, strict=True):
-        found, inverse = np.unique(block[query[low:high]], return_inverse=True)
-        mass = np.bincount(inverse.ravel(), (share[low:high, None] * p[query[low:high]]).ravel(), len(found))
-        out.append(found[np.argsort(-mass, kind="stable")[: min(PAGE_BLOCKS_MAX, np.count_nonzero(mass))]])
+        blocks, inverse = np.unique(block[query[low:high]], return_inverse=True)
+        mass = np.bincount(inverse.ravel(), (share[low:high, None] * p[query[low:high]]).ravel(), len(blocks))
+        out.append(blocks[np.argsort(-mass, kind="stable")[: min(PAGE_BLOCKS_MAX, np.count_nonzero(mass))]])
     return out
 
 
@@ -163,10 +168,10 @@ def named(wants: list[Ints], home: Ints, most: int) -> list[Ints]:
     return [page if len(page) else np.zeros(1, np.int64) for page in pages]
 
 
-def _queries(lesson: Lesson, rows: Ints) -> Iterator[list[Prepared]]:
-    step = max(1, STEP_BYTES // (4 * lesson.blocks))
+def _queries(training: TrainingSet, rows: Ints) -> Iterator[list[Prepared]]:
+    step = max(1, STEP_BYTES // (4 * training.blocks))
     for low in range(0, len(rows), step):
-        yield prepared(lesson.rows, rows[low : low + step])
+        yield prepared(training.rows, rows[low : low + step])
 
 
 def _vectors(queries: list[Prepared]) -> F32:

@@ -24,7 +24,7 @@ from vantage.format import (
 from vantage.search.prepare import Prepared, prepare
 from vantage.search.route import ROUTERS
 
-from ..blocks.shape import Shape, index_section
+from ..blocks.layout import Layout, index_section
 from ..ingest.rows import Ints, Rows
 
 P = npt.NDArray[np.uint32]
@@ -54,15 +54,15 @@ def page_bytes(router: str, section: RouterSection, index: IndexSection, queries
     return [section.size[page(query)] for query in queries]
 
 
-def trial_root(rows: Rows, shape: Shape, rotation: Rotation, codec: LrsqSection, k: int) -> Root:
+def trial_root(rows: Rows, layout: Layout, rotation: Rotation, codec: LrsqSection, k: int) -> Root:
     """A root good enough to scan with: nothing of it says where blocks lie."""
-    sizes = array("I", shape.sizes().tolist())
-    index = index_section(rows, shape.blocks, int(sum(sizes)), shape.router)
+    sizes = array("I", layout.sizes().tolist())
+    index = index_section(rows, layout.blocks, int(sum(sizes)), layout.router)
     directory = Directory(
         _NOTHING, _NOTHING, _NOTHING, _NOTHING, memoryview(sizes), _NOTHING, _NOTHING, _NOTHING, _NOTHING
     )
     return Root(
-        index, {"attributes": []}, Objects([], [], 0), directory, shape.centre_section, rotation,
-        shape.section, codec, Contract(k, 6, 0.5, (Point(k, 0, 0.5, 0, 0),)),
+        index, {"attributes": []}, Objects([], [], 0), directory, layout.centre_section, rotation,
+        layout.section, codec, Contract(k, 6, 0.5, (Point(k, 0, 0.5, 0, 0),)),
         VectorPages(_NOTHING, _NOTHING, _NOTHING), IdPages(_NOTHING, _NOTHING),
     )  # fmt: skip

@@ -22,7 +22,7 @@ from vantage.search.prepare import Prepared
 from vantage.search.route.common import Routed
 from vantage.search.scan import LrsqScan
 
-from ..blocks.shape import Shape
+from ..blocks.layout import Layout
 from ..codecs.planes import Codec, encode_blocks
 from ..ingest.rows import Ints, Rows
 from ..neighbours.truth import Truth, ranks, right, ties
@@ -145,7 +145,7 @@ def spans(p: P) -> Ints:
 
 def full_scan(
     rows: Rows,
-    shape: Shape,
+    layout: Layout,
     codec: Codec,
     queries: list[Prepared],
     without: Ints,
@@ -159,17 +159,17 @@ def full_scan(
     p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them.
     without (Q): the query's own row, left out of the answers.
     """
-    members = shape.members()
-    root = trial_root(rows, shape, codec.rotation, codec.section, 100)
+    members = layout.members()
+    root = trial_root(rows, layout, codec.rotation, codec.section, 100)
     scans = [LrsqScan(root, q, kept) for q in queries]
-    low_of, high_of = (np.zeros(len(scans), int), np.full(len(scans), shape.blocks)) if p is None else spans(p).T
+    low_of, high_of = (np.zeros(len(scans), int), np.full(len(scans), layout.blocks)) if p is None else spans(p).T
     row_of_slot = np.concatenate(members).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
     for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
         x = rows.take(np.concatenate(members[low:high]))
         local = (starts[low : high + 1] - starts[low]).tolist()
         for b, encoded in zip(
-            range(low, high), encode_blocks(codec, x, local, shape.centres[low:high], rows.metric), strict=True
+            range(low, high), encode_blocks(codec, x, local, layout.centres[low:high], rows.metric), strict=True
         ):
             n = len(members[b])
             pad = bytes(4 * (aligned(n, 16) - n))
@@ -183,14 +183,14 @@ def full_scan(
                 )
         progress(high / len(members))
     block, row = np.full((len(scans), kept), -1, np.int32), np.full((len(scans), kept), -1, np.int32)
-    score, base = np.zeros(block.shape, np.float32), np.empty((len(scans), shape.blocks), np.float32)
+    score, base = np.zeros(block.shape, np.float32), np.empty((len(scans), layout.blocks), np.float32)
     for i in reversed(range(len(scans))):
         scan = scans.pop()  # it holds as much as its row of base
         entries = np.array([(slot, b, s) for s, slot, b, _ in scan.entries()], np.int64).reshape(-1, 3)
         entries = entries[row_of_slot[entries[:, 0]] != without[i]]
         block[i, : len(entries)], row[i, : len(entries)] = entries[:, 1], row_of_slot[entries[:, 0]]
         score[i, : len(entries)] = entries[:, 2] / queries[i].unit
-        base[i] = [scan.base(b) for b in range(shape.blocks)]
+        base[i] = [scan.base(b) for b in range(layout.blocks)]
     candidates = judged(block, row, truth)
     tying = np.flatnonzero(truth.more)
     others = (candidates.rank[tying] < 0) & (row[tying] >= 0)

@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import InputError
-from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, VECTOR_BYTES, Contract, Stop
+from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, VECTOR_BYTES, Contract, Promises
 from vantage.search.plan import SMALL_BYTES
 
 from ..blocks import PARTITIONS
 from ..blocks.copies import COPY_RULES, Copies, misses
 from ..blocks.graph_cut import VOTERS
+from ..blocks.layout import Layout
 from ..blocks.partition import Partition
-from ..blocks.shape import Shape
 from ..codecs import CODECS
 from ..codecs.planes import Codec
 from ..codecs.rotations import ROTATIONS
@@ -47,7 +47,7 @@ MANY_ROWS = 2_000_000  # of more, one number of blocks is tried, and no router t
 CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
 EXACT_PLACES = 4 << 20  # kept for the number of exact scores, of the tuning rows and of the others
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
-ASKED = 100_000  # rows that routers learn from, as questions: from 30,000 they read 2% more on WordNet, mlp 7%
+TRAINING_QUERIES = 100_000  # rows that routers learn from, as queries: from 30,000 they read 2% more on WordNet, mlp 7%
 NEAR = 100  # of their neighbours
 MOMENT_ROWS = 60_000
 RESIDUAL_ROWS = 20_000  # that tables are fitted to
@@ -60,10 +60,10 @@ TRAINED_ROWS_MIN = 5000  # of fewer, too few neighbours are left to learn from
 class Choice:
     """The index to write, and what was tried for it (for the manifest)."""
 
-    shape: Shape
+    layout: Layout
     codec: Codec
     contract: Contract
-    promises: Stop
+    promises: Promises
     tried: list[dict[str, Any]]
     modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
     near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
@@ -72,10 +72,10 @@ class Choice:
 def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = SILENT) -> Choice:
     """Picks everything. Where nothing keeps the recall that was asked for, the contract's target is what is kept."""
     if rows.count <= few.FEW_ROWS:
-        shape, codec = few.shape_of(rows, options.seed), few.codec_of(rows, options)
-        contract, promises = few.promised(rows, shape, codec, id_bytes, options)
+        layout, codec = few.layout_of(rows, options.seed), few.codec_of(rows, options)
+        contract, promises = few.promised(rows, layout, codec, id_bytes, options)
         return Choice(
-            shape, codec, contract, promises, [], (promises.promises[0].ms, promises.promises[0].ms), few.near(rows)
+            layout, codec, contract, promises, [], (promises.by_recall[0].ms, promises.by_recall[0].ms), few.near(rows)
         )
     held = hold_out(rows.count, options.seed)
     k = min(options.k, rows.count - 1)
@@ -87,15 +87,15 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
         Held(prepared(rows, of), of, truth[at]) for of, at in zip((held.tune, held.price), where, strict=True)
     )
     sample = _sample(rows, held, options)
-    asked, near = _questions(rows, sample, options, progress)
+    queries, neighbours = _training_queries(rows, sample, options, progress)
     near_by = nearness(rows, tune.rows, tune.truth.rows[:, : few.NEAR_BY][:, -1])
-    task = Task(rows, sample, tune, asked, near, id_bytes, k, options, [], progress)
+    task = Task(rows, sample, tune, queries, neighbours, id_bytes, k, options, [], progress)
     drawn, p_tune = _choose_router(task, _drafts(task))
-    p = probabilities_of(rows, drawn.shape, price.queries)
+    p = probabilities_of(rows, drawn.layout, price.queries)
     some = tune.spread(CODE_QUERIES)
     task = replace(task, tune=tune.take(some))
     for coded in _coded(task, drawn, p_tune[some]):
-        found = _scanned(task, coded.shape, coded.codec, price, "prices", p)
+        found = _scanned(task, coded.layout, coded.codec, price, "prices", p)
         # Where few rows were held out, the tuning ones may have flattered a code.
         choice = _promised(task, coded, p_tune[some], price, p, found, options.recall)
         if choice is not None:
@@ -107,9 +107,9 @@ def _promised(
     task: Task, coded: _Coded, p_tune: P, price: Held, p: P, found: Candidates, target: float, rerank: int = 0
 ) -> Choice | None:
     """The index with these codes and its promises, made on the rows `price`; None where they keep no such target."""
-    rows, options, shape = task.rows, task.options, coded.shape
-    sizes = block_bytes(shape.sizes(), coded.codec.code_bytes, task.id_bytes)
-    recall_at, pages = PricedRecall(found, p, sizes), pages_of(rows, shape, price.queries)
+    rows, options, layout = task.rows, task.options, coded.layout
+    sizes = block_bytes(layout.sizes(), coded.codec.code_bytes, task.id_bytes)
+    recall_at, pages = PricedRecall(found, p, sizes), pages_of(rows, layout, price.queries)
     contract = calibrated(recall_at, task.k, target, rerank)
     if contract is None:
         return None
@@ -117,12 +117,12 @@ def _promised(
     phase = task.progress.phase("promises")
     phase(0.0)
     promises = make_promises(
-        Measured(coded.found, p_tune, sizes, shape.sizes()), coded.price,
-        Measured(found, p, sizes, shape.sizes(), pages), recall_at, contract, rows.count, options.second_wave,
-        gather_of(shape.partition.home, rows), rerank,
+        Measured(coded.found, p_tune, sizes, layout.sizes()), coded.price,
+        Measured(found, p, sizes, layout.sizes(), pages), recall_at, contract, rows.count, options.second_wave,
+        gather_of(layout.partition.home, rows), rerank,
     )  # fmt: skip
     phase(1.0)
-    kept = next((promise for promise in promises.promises if promise.recall >= target), None)
+    kept = next((promise for promise in promises.by_recall if promise.recall >= target), None)
     if kept is None:
         return None
     modelled = replace(plans(p, sizes, target_point(contract).price), pages=pages).ms
@@ -132,16 +132,16 @@ def _promised(
         contract = with_reads(contract, max(0.0, kept.nbytes - point.nbytes), max(0.0, kept.gets - point.gets))
         more = kept.ms - float(modelled.mean())
         waits = waits[0] + more, waits[1] + more
-    return Choice(shape, coded.codec, contract, promises, task.tried, waits)
+    return Choice(layout, coded.codec, contract, promises, task.tried, waits)
 
 
 def _scanned(
-    task: Task, shape: Shape, codec: Codec, held: Held, phase: str, p: P, kept: int = KEPT
+    task: Task, layout: Layout, codec: Codec, held: Held, phase: str, p: P, kept: int = KEPT
 ) -> Candidates:  # fmt: skip
     """What the codes find for held-out rows, in blocks that a plan may read."""
-    small = block_bytes(shape.sizes(), codec.code_bytes, task.id_bytes).sum() <= SMALL_BYTES
+    small = block_bytes(layout.sizes(), codec.code_bytes, task.id_bytes).sum() <= SMALL_BYTES
     return full_scan(
-        task.rows, shape, codec, held.queries, held.rows, held.truth, task.progress.phase(phase),
+        task.rows, layout, codec, held.queries, held.rows, held.truth, task.progress.phase(phase),
         None if small else p, kept,
     )  # fmt: skip
 
@@ -156,25 +156,25 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) ->
     tune, price, p_tune, p = task.tune.take(few), price.take(many), p_tune[few], p[many]
     candidates, code = _coder(task, draft)
     code_bytes = candidates[-1][0]
-    shape, codec = code(code_bytes)
-    found = _scanned(task, shape, codec, tune, "exact scores, tuning", p_tune, 2 * most)
-    held = _scanned(task, shape, codec, price, "exact scores, prices", p, 2 * most)
-    sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
+    layout, codec = code(code_bytes)
+    found = _scanned(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most)
+    held = _scanned(task, layout, codec, price, "exact scores, prices", p, 2 * most)
+    sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes)
     recall_at, kept_at = PricedRecall(found, p_tune, sizes), PricedRecall(held, p, sizes)
     depths = sorted({most, *(k << n for n in range(1, 13) if k << n < most)})
     for rerank in depths:
         reached = price_at(recall_at, k, target, rerank)
         task.tried.append({
-            "blocks": shape.blocks, "copies_share": round(shape.copies / rows.count, 4), "code_bytes": code_bytes,
+            "blocks": layout.blocks, "copies_share": round(layout.copies / rows.count, 4), "code_bytes": code_bytes,
             "exact_scores": rerank, "all_blocks_recall": round(recall_at(0, k, rerank), 4),
         })  # fmt: skip
         if reached is not None:
-            coded = _Coded(shape, codec, found, reached)
+            coded = _Coded(layout, codec, found, reached)
             choice = _promised(task, coded, p_tune, price, p, held, target, rerank)
             if choice is not None:
                 return choice
     best = min(target, kept_at(0, k, most))
-    choice = _promised(task, _Coded(shape, codec, found, 0), p_tune, price, p, held, best, most)
+    choice = _promised(task, _Coded(layout, codec, found, 0), p_tune, price, p, held, best, most)
     if choice is None:
         raise InputError(
             f"no candidate reaches recall {target} at k = {k}",
@@ -192,18 +192,18 @@ def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
     return np.sort(np.random.default_rng([options.seed, 3]).choice(seen, most, replace=False))
 
 
-def _questions(rows: Rows, sample: Ints, options: Options, progress: Progress) -> tuple[Ints, Graph]:
-    """Rows of the sample as questions and their near rows, where a router or copies are to learn from them."""
+def _training_queries(rows: Rows, sample: Ints, options: Options, progress: Progress) -> tuple[Ints, Graph]:
+    """Rows of the sample as queries and their neighbours, where a router or copies are to learn from them."""
     most = block_counts(rows.count)[-1]
     if not any(ROUTERS[name].trains for name in _routers(rows, most, options)) and options.copies != "misses":
         return np.empty(0, np.int64), np.empty((0, NEAR), np.int32)
-    drawn = np.random.default_rng([options.seed, 5]).choice(sample, min(ASKED, len(sample)), replace=False)
-    asked = np.sort(drawn)
+    drawn = np.random.default_rng([options.seed, 5]).choice(sample, min(TRAINING_QUERIES, len(sample)), replace=False)
+    queries = np.sort(drawn)
     phase = progress.phase("neighbours of rows to learn from")
     near = neighbour_graph(
-        rows, asked, min(NEAR, rows.count - 1), seed=options.seed, memory_bytes=options.memory_bytes, progress=phase
+        rows, queries, min(NEAR, rows.count - 1), seed=options.seed, memory_bytes=options.memory_bytes, progress=phase
     )
-    return asked, near
+    return queries, near
 
 
 def _routers(rows: Rows, blocks: int, options: Options) -> list[str]:
@@ -223,11 +223,11 @@ class _Draft:
     """Blocks in file order with a router, and all the copies that could be made. partition: its name."""
 
     partition: str
-    shape: Shape
+    layout: Layout
     copies: Copies
 
-    def with_share(self, share: float) -> Shape:
-        return replace(self.shape, copy=self.copies.best(share))
+    def with_share(self, share: float) -> Layout:
+        return replace(self.layout, copy=self.copies.best(share))
 
 
 def _drafts(task: Task) -> list[_Draft]:
@@ -245,9 +245,9 @@ def _drafts(task: Task) -> list[_Draft]:
         phase(0.0)
         copies = _missed(task, base, quick) if rule == "misses" else COPY_RULES[rule](rows, base)
         shares = [0.0] if rule == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
-        shape, order = fitted(task, base, copies.best(max(shares)), quick, phase)
-        draft = _Draft(name, shape, copies.reordered(order))
-        p, best = probabilities_of(rows, shape, task.tune.queries), (np.inf, shape)
+        layout, order = fitted(task, base, copies.best(max(shares)), quick, phase)
+        draft = _Draft(name, layout, copies.reordered(order))
+        p, best = probabilities_of(rows, layout, task.tune.queries), (np.inf, layout)
         for share in shares:
             tried = draft.with_share(share)
             reads = routed(task, tried, p, task.tune)
@@ -256,7 +256,7 @@ def _drafts(task: Task) -> list[_Draft]:
                 "routed_recall": round(task.routed_recall, 4), **_cost(reads),
             })  # fmt: skip
             best = min(best, (float(reads.ms.mean()), tried), key=lambda b: b[0])
-        out.append(replace(draft, shape=best[1]))
+        out.append(replace(draft, layout=best[1]))
         phase(1.0)
     return out
 
@@ -271,20 +271,20 @@ def _partitions(rows: Rows, options: Options) -> list[str]:
 
 
 def _missed(task: Task, base: Partition, router: str) -> Copies:
-    """Copies by what the questions miss where they read as much as the routed recall takes without copies."""
-    shape, order = fitted(task, base, COPY_RULES["none"](task.rows, base).best(0), router, SILENT)
-    few = slice(0, len(task.asked), max(1, len(task.asked) // MISSES_QUERIES))
-    p = probabilities_of(task.rows, shape, [*task.tune.queries, *prepared(task.rows, task.asked[few])])
-    fair = p / np.maximum(shape.sizes(), 1) * (task.rows.count / shape.blocks)
+    """Copies by what the training queries miss where they read as much as the routed recall takes without copies."""
+    layout, order = fitted(task, base, COPY_RULES["none"](task.rows, base).best(0), router, SILENT)
+    few = slice(0, len(task.queries), max(1, len(task.queries) // MISSES_QUERIES))
+    p = probabilities_of(task.rows, layout, [*task.tune.queries, *prepared(task.rows, task.queries[few])])
+    fair = p / np.maximum(layout.sizes(), 1) * (task.rows.count / layout.blocks)
     held, asked = fair[: len(task.tune.rows)], p[len(task.tune.rows) :]
     low, high = 0.0, float(held.max())
     for _ in range(16):
         middle = (low + high) / 2
-        recall = shape.holds(task.tune.truth.rows[:, : task.k], held > middle).mean()
+        recall = layout.holds(task.tune.truth.rows[:, : task.k], held > middle).mean()
         low, high = (middle, high) if recall >= task.routed_recall else (low, middle)
     back = np.empty_like(asked)
     back[:, order] = asked  # numbers of the partition as it came
-    return misses(task.rows, base, back, task.near[few], low)
+    return misses(task.rows, base, back, task.neighbours[few], low)
 
 
 def _graph(task: Task) -> Graph:
@@ -300,17 +300,17 @@ def _graph(task: Task) -> Graph:
 def _choose_router(task: Task, drafts: list[_Draft]) -> tuple[_Draft, P]:
     """The blocks and the router that answer in the least modelled time; and p of the tuning queries."""
     best: tuple[float, _Draft, P] | None = None
-    for draft, name in ((d, name) for d in drafts for name in _routers(task.rows, d.shape.blocks, task.options)):
-        phase = task.progress.phase(f"router {name}, {draft.shape.blocks} blocks")
+    for draft, name in ((d, name) for d in drafts for name in _routers(task.rows, d.layout.blocks, task.options)):
+        phase = task.progress.phase(f"router {name}, {draft.layout.blocks} blocks")
         phase(0.0)
-        if name != draft.shape.router:
-            shape, order = fitted(task, draft.shape.partition, draft.shape.copy, name, phase)
-            draft = _Draft(draft.partition, shape, draft.copies.reordered(order))
-        p = probabilities_of(task.rows, draft.shape, task.tune.queries)
-        reads = routed(task, draft.shape, p, task.tune)
+        if name != draft.layout.router:
+            layout, order = fitted(task, draft.layout.partition, draft.layout.copy, name, phase)
+            draft = _Draft(draft.partition, layout, draft.copies.reordered(order))
+        p = probabilities_of(task.rows, draft.layout, task.tune.queries)
+        reads = routed(task, draft.layout, p, task.tune)
         task.tried.append({
-            "partition": draft.partition, "blocks": draft.shape.blocks, "router": name,
-            "router_bytes": len(draft.shape.section.pack()),
+            "partition": draft.partition, "blocks": draft.layout.blocks, "router": name,
+            "router_bytes": len(draft.layout.section.pack()),
             "routed_recall": round(task.routed_recall, 4), **_cost(reads),
         })  # fmt: skip
         if best is None or reads.ms.mean() < best[0]:
@@ -324,26 +324,26 @@ def _choose_router(task: Task, drafts: list[_Draft]) -> tuple[_Draft, P]:
 class _Coded:
     """Blocks with a code; what it found for the tuning rows, and the price that reaches the target on them."""
 
-    shape: Shape
+    layout: Layout
     codec: Codec
     found: Candidates
     price: int
 
 
-def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[[int], tuple[Shape, Codec]]]:
+def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[[int], tuple[Layout, Codec]]]:
     """The lengths that _code_candidates names; and codes of a length, with the copies that it leaves room for."""
     rows, options = task.rows, task.options
-    moments = _second_moments(rows, task.sample, draft.shape)
-    residuals = _residuals(rows, task.sample, draft.shape)
+    moments = _second_moments(rows, task.sample, draft.layout)
+    residuals = _residuals(rows, task.sample, draft.layout)
     rotation = few.rotation_name(rows, options)
     basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
     axes = basis.live if basis else rows.dimension
 
-    def coded(code_bytes: int) -> tuple[Shape, Codec]:
+    def coded(code_bytes: int) -> tuple[Layout, Codec]:
         codec = CODECS[options.codec](*moments, code_bytes, residuals, basis)
         return _fitting(task, draft, code_bytes), codec
 
-    return _code_candidates(rows, axes, draft.shape.blocks, task.id_bytes, options), coded
+    return _code_candidates(rows, axes, draft.layout.blocks, task.id_bytes, options), coded
 
 
 def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
@@ -354,33 +354,33 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     for code_bytes, wanted in candidates:
         if reached and not wanted:
             break
-        shape, codec = code(code_bytes)
-        found = _scanned(task, shape, codec, tune, f"codes of {code_bytes} bytes", p)
-        sizes = block_bytes(shape.sizes(), code_bytes, task.id_bytes)
+        layout, codec = code(code_bytes)
+        found = _scanned(task, layout, codec, tune, f"codes of {code_bytes} bytes", p)
+        sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes)
         at = price_at(PricedRecall(found, p, sizes), task.k, options.recall)
         ceiling = float(found.recall(np.ones_like(p, bool), task.k).mean())
         row: dict[str, Any] = {
-            "blocks": shape.blocks, "copies_share": round(shape.copies / rows.count, 4), "code_bytes": code_bytes,
+            "blocks": layout.blocks, "copies_share": round(layout.copies / rows.count, 4), "code_bytes": code_bytes,
             "all_blocks_recall": round(ceiling, 4),
         }  # fmt: skip
         if at is None:
             task.tried.append(row | {"reaches_target": False})
             continue
-        reads = replace(plans(p, sizes, at), pages=pages_of(rows, shape, tune.queries))
+        reads = replace(plans(p, sizes, at), pages=pages_of(rows, layout, tune.queries))
         task.tried.append(row | _cost(reads))
-        reached.append((float(reads.ms.mean()), _Coded(shape, codec, found, at)))
+        reached.append((float(reads.ms.mean()), _Coded(layout, codec, found, at)))
         if len(reached) > 1 and reached[-1][0] > reached[-2][0]:
             break  # what longer codes save in blocks no longer pays for their bytes
     return [coded for _, coded in sorted(reached, key=lambda r: r[0])]
 
 
-def _fitting(task: Task, draft: _Draft, code_bytes: int) -> Shape:
+def _fitting(task: Task, draft: _Draft, code_bytes: int) -> Layout:
     """As many copies, up to what routing chose or more, as the cache holds beside codes of this length, if it does."""
-    rows, blocks, options = task.rows, draft.shape.blocks, task.options
-    if options.copies_share is not None or not draft.shape.copies:
-        return draft.shape
+    rows, blocks, options = task.rows, draft.layout.blocks, task.options
+    if options.copies_share is not None or not draft.layout.copies:
+        return draft.layout
     if not _fits(rows, blocks, 0.0, code_bytes, task.id_bytes, options):
-        return draft.shape
+        return draft.layout
     return draft.with_share(_most(rows, blocks, code_bytes, task.id_bytes, options))
 
 
@@ -436,21 +436,23 @@ def _code_candidates(rows: Rows, axes: int, blocks: int, id_bytes: float, option
     return [(c, c <= longest) for c in sorted({*lengths, longest})]
 
 
-def _second_moments(rows: Rows, sample: Ints, shape: Shape) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _second_moments(
+    rows: Rows, sample: Ints, layout: Layout
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """(d, d) second moments of the sample's residuals to the stored centres, and of its rows."""
     used = sample[:: max(1, len(sample) // MOMENT_ROWS)]
     residual, whole = np.zeros((2, rows.dimension, rows.dimension))
     for low in range(0, len(used), 8192):
         part = used[low : low + 8192]
         x = rows.take(part)
-        r = tempered(x - shape.centres[shape.partition.home[part]]).astype(np.float64)
+        r = tempered(x - layout.centres[layout.partition.home[part]]).astype(np.float64)
         residual += r.T @ r
         whole += x.T @ x
     return residual / len(used), whole / len(used)
 
 
-def _residuals(rows: Rows, sample: Ints, shape: Shape) -> F32:
+def _residuals(rows: Rows, sample: Ints, layout: Layout) -> F32:
     """f32 (n, d): the sample's residuals to the stored centres, evenly some of them."""
     most = min(RESIDUAL_ROWS, RESIDUAL_BYTES // (4 * rows.dimension))
     used = sample[:: -(-len(sample) // most)]
-    return tempered(rows.take(used) - shape.centres[shape.partition.home[used]])
+    return tempered(rows.take(used) - layout.centres[layout.partition.home[used]])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from vantage.cost import LANES, wave_ms
-from vantage.format import RERANK_MAX, Contract, Estimator, Point, Promise, Stop
+from vantage.format import RERANK_MAX, Contract, Estimator, Point, Promise, Promises
 
+from ..blocks.layout import Layout, stored_centres
 from ..blocks.partition import Partition
-from ..blocks.shape import Shape, stored_centres
 from ..codecs import CODECS
 from ..codecs.planes import Codec
 from ..codecs.rotations import ROTATIONS, default
@@ -36,14 +36,14 @@ def rotation_name(rows: Rows, options: Options) -> str | None:
     return options.rotation or few
 
 
-def shape_of(rows: Rows, seed: int) -> Shape:
+def layout_of(rows: Rows, seed: int) -> Layout:
     """All rows in one block; the router has nothing to decide."""
     x, home = rows.slice(0, rows.count), np.zeros(rows.count, np.int32)
     section, centres = stored_centres(x.mean(0, keepdims=True), rows.metric)
     subs = lse.sub_centroids(x, home, 1, seed)
     beta = lse.BETAS[0] / spread_of(rows, np.arange(rows.count))
     router = lse.section(subs, rows.metric, beta, lse.TEMPERATURES[0], bits_of(rows.dimension))
-    return Shape(Partition(centres, home), np.full((rows.count, 0), -1, np.int32), "lse", router, section, centres)
+    return Layout(Partition(centres, home), np.full((rows.count, 0), -1, np.int32), "lse", router, section, centres)
 
 
 def codec_of(rows: Rows, options: Options) -> Codec:
@@ -65,12 +65,12 @@ def near(rows: Rows) -> float:
     return nearness(rows, each, found[:, -1])
 
 
-def promised(rows: Rows, shape: Shape, codec: Codec, id_bytes: float, options: Options) -> tuple[Contract, Stop]:
+def promised(rows: Rows, layout: Layout, codec: Codec, id_bytes: float, options: Options) -> tuple[Contract, Promises]:
     """Recall 1 at any k up to the rows, for the whole block and all full vectors."""
     k, count = min(options.k, rows.count), rows.count
-    block = int(block_bytes(shape.sizes(), codec.code_bytes, id_bytes)[0])
-    vectors = gather_of(shape.partition.home, rows)(np.arange(count)) or []
+    block = int(block_bytes(layout.sizes(), codec.code_bytes, id_bytes)[0])
+    vectors = gather_of(layout.partition.home, rows)(np.arange(count)) or []
     nbytes, gets = float(block + sum(vectors)), float(1 + len(vectors))
     promise = Promise(1.0, 0, count, 0.0, nbytes, gets, 2.0, wave_ms([block]) + wave_ms(vectors))
     points = tuple(Point(depth, 0, 1.0, nbytes, gets) for depth in depths(k))
-    return Contract(k, LANES, options.recall, points), Stop((Estimator(count, count, 1.0, 1.0, SURE),), (promise,))
+    return Contract(k, LANES, options.recall, points), Promises((Estimator(count, count, 1.0, 1.0, SURE),), (promise,))

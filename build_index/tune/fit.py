@@ -11,15 +11,15 @@ import numpy.typing as npt
 from vantage.format import LseSection, RouterSection
 from vantage.search.prepare import Prepared
 
+from ..blocks.layout import Layout, index_section, stored_centres
 from ..blocks.order import file_order
 from ..blocks.partition import Partition
-from ..blocks.shape import Shape, index_section, stored_centres
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
 from ..neighbours.truth import Truth
 from ..progress import Progress
 from ..routers import ROUTERS
-from ..routers.training import Lesson, renumbered
+from ..routers.training import TrainingSet, renumbered
 from ..simulate.edge import P, page_bytes, prepared, probabilities
 from ..simulate.measure import Reads, block_bytes, plans, price_for
 from .options import Options
@@ -51,13 +51,13 @@ class Held:
 
 @dataclass(frozen=True)
 class Task:
-    """What every stage of the choice works with. asked, near: see Lesson."""
+    """What every stage of the choice works with. queries, neighbours: see TrainingSet."""
 
     rows: Rows
     sample: Ints
     tune: Held
-    asked: Ints
-    near: Graph
+    queries: Ints
+    neighbours: Graph
     id_bytes: float
     k: int
     options: Options
@@ -69,21 +69,21 @@ class Task:
         """What routing must reach while the code is not yet known."""
         return self.options.recall + (1 - self.options.recall) * ROUTED_SHARE
 
-    def lesson(self, base: Partition, copy: npt.NDArray[np.int32]) -> Lesson:
-        return Lesson(self.rows, self.sample, base, copy, self.asked, self.near, self.options.seed)
+    def training_set(self, base: Partition, copy: npt.NDArray[np.int32]) -> TrainingSet:
+        return TrainingSet(self.rows, self.sample, base, copy, self.queries, self.neighbours, self.options.seed)
 
 
 def fitted(
     task: Task, base: Partition, copy: npt.NDArray[np.int32], router: str, progress: Progress
-) -> tuple[Shape, Ints]:
-    """A router fitted to these blocks, which are then ordered by its co-probes of the sample: (shape, order)."""
+) -> tuple[Layout, Ints]:
+    """A router fitted to these blocks, which are then ordered by its co-probes of the sample: (layout, order)."""
     rows, fit = task.rows, ROUTERS[router]
     few = task.tune.take(task.tune.spread(TUNE_QUERIES))
     index = index_section(rows, base.blocks, rows.count, router)
     order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
-    plain = Shape(base, copy, router, _NO_SECTION, *stored_centres(base.centres, rows.metric))
+    plain = Layout(base, copy, router, _NO_SECTION, *stored_centres(base.centres, rows.metric))
 
-    def ms(task: Task, tried: Shape, p: P) -> float:
+    def ms(task: Task, tried: Layout, p: P) -> float:
         """Infinite where all that has a probability is too little: a router that is too sharp is not cheap."""
         reads = routed(task, tried, p, few)
         reached = tried.holds(few.truth.rows[:, : task.k], reads.blocks).mean() >= task.routed_recall
@@ -95,7 +95,7 @@ def fitted(
         order = file_order(p) if order is None else order
         return ms(task, reordered(plain, order), p[:, order])
 
-    section = fit.fit(task.lesson(base, copy), cost, progress)
+    section = fit.fit(task.training_set(base, copy), cost, progress)
     drawn = np.sort(
         np.random.default_rng([task.options.seed, 4]).choice(
             task.sample, min(max(ORDER_QUERIES, base.blocks // 2), len(task.sample)), replace=False
@@ -106,22 +106,24 @@ def fitted(
         probabilities(router, section, index, prepared(rows, drawn[low : low + step]))
         for low in range(0, len(drawn), step)
     )
-    shape = replace(reordered(plain, order), section=fit.ordered(section, order))
+    layout = replace(reordered(plain, order), section=fit.ordered(section, order))
     if fit.tuned is None:
-        return shape, order
+        return layout, order
 
     # What a page leaves out no price brings back: it is chosen for more recall than the target.
     strict = replace(task, options=replace(task.options, recall=task.routed_recall))
 
     def whole_cost(section: RouterSection) -> float:
-        return ms(strict, replace(shape, section=section), probabilities(router, section, index, few.queries))
+        return ms(strict, replace(layout, section=section), probabilities(router, section, index, few.queries))
 
-    return replace(shape, section=fit.tuned(shape.section, task.lesson(shape.partition, shape.copy), whole_cost)), order
+    return replace(
+        layout, section=fit.tuned(layout.section, task.training_set(layout.partition, layout.copy), whole_cost)
+    ), order
 
 
-def reordered(shape: Shape, order: Ints) -> Shape:
+def reordered(layout: Layout, order: Ints) -> Layout:
     """Blocks, copies and centres with block order[i] as number i; the router's section is left as it was."""
-    centres = shape.centre_section
+    centres = layout.centre_section
 
     def moved(column: memoryview, dtype: type) -> memoryview:
         return memoryview(np.ascontiguousarray(np.frombuffer(column, dtype).reshape(len(order), -1)[order]).reshape(-1))
@@ -130,31 +132,31 @@ def reordered(shape: Shape, order: Ints) -> Shape:
         moved(centres.table, np.uint8), moved(centres.scale, np.float32), moved(centres.bias, np.float32)
     )
     return replace(
-        shape, partition=shape.partition.reordered(order), copy=renumbered(shape.copy, order), centre_section=section,
-        centres=shape.centres[order],
+        layout, partition=layout.partition.reordered(order), copy=renumbered(layout.copy, order),
+        centre_section=section, centres=layout.centres[order],
     )  # fmt: skip
 
 
-def probabilities_of(rows: Rows, shape: Shape, queries: list[Prepared]) -> P:
-    index = index_section(rows, shape.blocks, rows.count + shape.copies, shape.router)
-    return probabilities(shape.router, shape.section, index, queries)
+def probabilities_of(rows: Rows, layout: Layout, queries: list[Prepared]) -> P:
+    index = index_section(rows, layout.blocks, rows.count + layout.copies, layout.router)
+    return probabilities(layout.router, layout.section, index, queries)
 
 
-def pages_of(rows: Rows, shape: Shape, queries: list[Prepared]) -> list[int] | None:
+def pages_of(rows: Rows, layout: Layout, queries: list[Prepared]) -> list[int] | None:
     """See page_bytes."""
-    index = index_section(rows, shape.blocks, rows.count + shape.copies, shape.router)
-    return page_bytes(shape.router, shape.section, index, queries)
+    index = index_section(rows, layout.blocks, rows.count + layout.copies, layout.router)
+    return page_bytes(layout.router, layout.section, index, queries)
 
 
-def routed(task: Task, shape: Shape, p: P, of: Held) -> Reads:
+def routed(task: Task, layout: Layout, p: P, of: Held) -> Reads:
     """Plans that reach the routed recall with exact scores: what the routing alone reads."""
-    sizes = block_bytes(shape.sizes(), middle_code(task.rows), task.id_bytes)
+    sizes = block_bytes(layout.sizes(), middle_code(task.rows), task.id_bytes)
 
     def recall(price: int) -> float:
-        return float(shape.holds(of.truth.rows[:, : task.k], plans(p, sizes, price).blocks).mean())
+        return float(layout.holds(of.truth.rows[:, : task.k], plans(p, sizes, price).blocks).mean())
 
     reads = plans(p, sizes, price_for(recall, task.routed_recall) or 0)
-    return replace(reads, pages=pages_of(task.rows, shape, of.queries))
+    return replace(reads, pages=pages_of(task.rows, layout, of.queries))
 
 
 def middle_code(rows: Rows) -> int:

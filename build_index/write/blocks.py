@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vantage.format import Directory, aligned, pack_block, pack_ids
 
-from ..blocks.shape import Shape
+from ..blocks.layout import Layout
 from ..codecs.error_norms import Lengths, error_norms
 from ..codecs.planes import Encoded
 from ..ingest.attributes import pieces
@@ -47,7 +47,7 @@ def write_blocks(
             check_block(block, part.stop - part.start, len(data))
             shards.add(block, data, _attributes(contents, table, block))
         progress(high / len(table.members))
-    return *shards.close(table.first_row, contents.choice.shape.sizes()), radius
+    return *shards.close(table.first_row, contents.choice.layout.sizes()), radius
 
 
 def _packed(contents: Contents, table: RowTable, encoded: Encoded, source: Ints, ids: list[bytes]) -> bytes:
@@ -69,20 +69,20 @@ def _attributes(contents: Contents, table: RowTable, block: int) -> Iterator[byt
         yield b"".join(contents.rows.stored.attributes(source[low:high]))
 
 
-def exact_centres(shape: Shape) -> npt.NDArray[np.float64]:
+def exact_centres(layout: Layout) -> npt.NDArray[np.float64]:
     """The stored centres (B, d) without the rounding to f32 that encoding gives them."""
-    section, dimension = shape.centre_section, shape.centres.shape[1]
-    table = np.frombuffer(section.table, np.int8).reshape(shape.blocks, -1)[:, :dimension]
+    section, dimension = layout.centre_section, layout.centres.shape[1]
+    table = np.frombuffer(section.table, np.int8).reshape(layout.blocks, -1)[:, :dimension]
     return table.astype(np.float64) * np.asarray(section.scale, np.float64)[:, None]
 
 
 def _lengths(contents: Contents, encoded: list[Encoded], source: Ints, blocks: slice) -> list[Lengths]:
     """Error norms of blocks with the source rows `source`, to the full vectors as they are stored."""
-    rows, shape, codec = contents.rows, contents.choice.shape, contents.choice.codec
+    rows, layout, codec = contents.rows, contents.choice.layout, contents.choice.codec
     x = stored_values(rows.stored.gather(source), contents.vector_kind, source).astype(np.float64)
     if rows.metric == "cosine":
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     else:
         x = (x - rows.origin if rows.metric == "l2" else x) * rows.scale
-    bias = np.asarray(shape.centre_section.bias, np.float64)[blocks]
-    return error_norms(codec.section, codec.axes, encoded, x, exact_centres(shape)[blocks], bias, rows.metric)
+    bias = np.asarray(layout.centre_section.bias, np.float64)[blocks]
+    return error_norms(codec.section, codec.axes, encoded, x, exact_centres(layout)[blocks], bias, rows.metric)

@@ -46,7 +46,7 @@ class Contents:
 
 def encoder(rows: Rows, choice: Choice) -> Encode:
     """Encodes the blocks it is asked for."""
-    centres = choice.shape.centres
+    centres = choice.layout.centres
 
     def encode(low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
         return encode_blocks(choice.codec, rows.take(source), starts, centres[low:high], rows.metric)
@@ -88,17 +88,17 @@ class RowTable:
 
 def row_table(contents: Contents) -> RowTable:
     """Numbers the rows. Raises InputError where a reader would refuse their blocks, or a block's attributes."""
-    rows, shape = contents.rows, contents.choice.shape
-    members, names = shape.members(), contents.attributes.names
-    homes = np.bincount(shape.partition.home, minlength=shape.blocks)
+    rows, layout = contents.rows, contents.choice.layout
+    members, names = layout.members(), contents.attributes.names
+    homes = np.bincount(layout.partition.home, minlength=layout.blocks)
     first_row = np.concatenate([[0], np.cumsum(homes)])
     source = np.concatenate([m[:h] for m, h in zip(members, homes, strict=True)])
     number = np.empty(rows.count, np.uint32)
     number[source] = np.arange(rows.count, dtype=np.uint32)
     own = rows.stored.attribute_sizes()[source] if names else np.zeros(rows.count, np.int64)
-    block_bytes = 4 * (homes + 1) + _sums(own, first_row) if names else np.zeros(shape.blocks, np.int64)
+    block_bytes = 4 * (homes + 1) + _sums(own, first_row) if names else np.zeros(layout.blocks, np.int64)
     by_row = are_long(rows.stored, names) or bool(block_bytes.max() > BLOCK_BYTES_MAX)
-    check_blocks(shape.sizes(), rows.count, contents.choice.codec.code_bytes, by_row)
+    check_blocks(layout.sizes(), rows.count, contents.choice.codec.code_bytes, by_row)
     if block_bytes.max() >= 1 << 32:
         raise InputError(
             f"block {block_bytes.argmax()} has {block_bytes.max():,} bytes of attributes, an index keeps up to 4 GiB a "

@@ -23,7 +23,7 @@ from vantage.format import (
     VectorPages,
 )
 
-from ..blocks.shape import index_section
+from ..blocks.layout import index_section
 from ..bucket.store import alone
 from ..context import BuildContext
 from ..ingest.attributes import schema_of
@@ -61,7 +61,7 @@ def write_index(contents: Contents, context: BuildContext, *, locked: bool = Fal
 
 def _write(contents: Contents, context: BuildContext) -> None:
     """Writes all objects but the manifest."""
-    building, shape, table = context.building, contents.choice.shape, row_table(contents)
+    building, layout, table = context.building, contents.choice.layout, row_table(contents)
     parts, pages = write_vectors(contents, table, building, context.progress.part(0, 0.4))
     assert pages[0][2] + VECTOR_BYTES[contents.vector_kind] * contents.rows.dimension <= parts[0].stat().st_size
     norms = context.options.error_norms
@@ -73,8 +73,8 @@ def _write(contents: Contents, context: BuildContext) -> None:
         raise LimitError("the size of root.bin", len(root), ROOT_BYTES_MAX, hint="split the rows over several indexes")
     Root.unpack(root, "root.bin")  # what is written is what a reader takes
     _write_object(building / "root.bin", root)
-    if isinstance(shape.section, TwoLevelSection):
-        _write_object(building / "routing.bin", shape.section.pages)
+    if isinstance(layout.section, TwoLevelSection):
+        _write_object(building / "routing.bin", layout.section.pages)
 
 
 def _write_object(path: Path, data: bytes | memoryview) -> None:
@@ -93,23 +93,23 @@ def _root(
     radius: array[float] | None,
 ) -> Root:
     """root.bin; pages as write_vectors has them, radius of each block, or None in an index without error norms."""
-    rows, choice, shape = contents.rows, contents.choice, contents.choice.shape
+    rows, choice, layout = contents.rows, contents.choice, contents.choice.layout
     bounds = None
     if radius is not None:
-        lengths = np.linalg.norm(exact_centres(shape), axis=1)
+        lengths = np.linalg.norm(exact_centres(layout), axis=1)
         bounds = Bounds(memoryview(radius), memoryview(array("f", lengths.tolist())))
     return Root(
         index_section(
-            rows, shape.blocks, int(shape.sizes().sum()), shape.router, len(objects.shards), contents.vector_kind,
+            rows, layout.blocks, int(layout.sizes().sum()), layout.router, len(objects.shards), contents.vector_kind,
             choice.codec.name, table.spots is not None,
         ),
         {"attributes": schema_of(contents.attributes)}
         | {name: contents.manifest[name] for name in ("model",) if name in contents.manifest},
         objects,
         directory,
-        shape.centre_section,
+        layout.centre_section,
         choice.codec.rotation,
-        shape.section,
+        layout.section,
         choice.codec.section,
         choice.contract,
         VectorPages(

@@ -25,8 +25,8 @@ from vantage.format import (
     shard_key,
 )
 
+from ..blocks.layout import Layout
 from ..blocks.partition import Partition
-from ..blocks.shape import Shape
 from ..bucket.generations import whole
 from ..bucket.open import open_index
 from ..bucket.store import FolderStore
@@ -41,7 +41,7 @@ from ..tune.choose import Choice
 
 @dataclass(frozen=True)
 class Saved:
-    """rows in the order of their source; codes of each block, rows as in Shape.members; attributes: the schema; norms:
+    """rows in the order of their source; codes of each block, rows as in Layout.members; attributes: the schema; norms:
     with error norms.
     """
 
@@ -58,7 +58,7 @@ def reopen(path: Path) -> Saved:
     version, or DamagedError where it is not what was written."""
     index = open_index(path)
     root, generation = index.root, index.current.generation
-    if root.stop is None:
+    if root.promises is None:
         raise InputError(f"{path} was built before indexes had promises", hint="build it again")
     manifest = _manifest(path)
     section, directory = root.index, root.directory
@@ -96,15 +96,15 @@ def reopen(path: Path) -> Saved:
         _id_values(table["id"], section.id_kind, order), records,
     )  # fmt: skip
     centres = centres_of(root)
-    shape = Shape(
+    layout = Layout(
         Partition(centres, home), _copies(np.concatenate(copies), section.rows), section.router,
         _router(path / generation, root), root.centres, centres,
     )  # fmt: skip
     choice = Choice(
-        shape,
+        layout,
         codec_of(root),
         root.contract,
-        root.stop,
+        root.promises,
         manifest.get("tried", []),
         (float("nan"), float("nan")),
     )

@@ -11,10 +11,10 @@ from .errors import InputError, LimitError, NotFoundError
 from .format import RERANK_MAX, Current, Root
 from .read.bucket import Bucket
 from .read.cache import Cache
-from .read.deadline import Until
+from .read.deadline import Deadline
 from .read.reader import Reader, read_small
-from .read.warm import Asker
-from .read.waves import Steps, together
+from .read.warm import WarmClient
+from .read.waves import Steps, run_together
 from .receipt import Receipt
 from .search import memory
 from .search.answer import answer
@@ -24,7 +24,7 @@ from .search.query import TOP_K_MAX, Answer, Query
 from .search.rank import decode
 from .search.routed import reranked_rows
 from .search.run import Run
-from .search.scan import Tails
+from .search.scan import BlockIds
 from .search.segment import Segment
 
 EXACT_VECTORS_MAX = 16  # of a request: each may scan all rows that its budget reads
@@ -33,8 +33,8 @@ EXACT_VECTORS_MAX = 16  # of a request: each may scan all rows that its budget r
 class Index:
     """A snapshot of an index: its segments as one generation has them, and how their objects are read.
 
-    Immutable but for its caches, and for what the service sets: `warm`, asked before the bucket for blocks and routing
-    pages, and `limits`, the most of a request. A generation has one segment.
+    Immutable but for its caches, and for what the service sets: `warm_client`, asked before the bucket for blocks and
+    routing pages, and `limits`, the most of a request. A generation has one segment.
     """
 
     def __init__(self, name: str, bucket: Bucket, cache: Cache, current: Current, root: Root) -> None:
@@ -42,7 +42,7 @@ class Index:
         self.segments = (Segment(name, current.generation, root, cache),)
         self.etags: dict[str, str] = {}
         self.limits = Limits()
-        self.warm: Asker | None = None
+        self.warm_client: WarmClient | None = None
 
     @classmethod
     async def open(cls, bucket: Bucket, name: str, cache: Cache, receipt: Receipt) -> Index:
@@ -75,23 +75,25 @@ class Index:
         """The prefix of the keys of this generation."""
         return f"{self.name}/{self.current.generation}"
 
-    async def query(self, query: Query, receipt: Receipt | None = None, until: Until | None = None) -> Answer:
+    async def query(self, query: Query, receipt: Receipt | None = None, deadline: Deadline | None = None) -> Answer:
         """A batch of one; the receipt counts what was read. What it counts already is taken from the budget.
 
-        until: when it ends with what it has, and is not complete; None: after the milliseconds of its budget.
+        deadline: when it ends with what it has, and is not complete; None: after the milliseconds of its budget.
         """
-        receipt, until = receipt or Receipt(), until or Until.after(query.budget.ms)
+        receipt, deadline = receipt or Receipt(), deadline or Deadline.after(query.budget.ms)
         query = replace(query, budget=receipt.left_of(query.budget))
-        [answer] = await self.answer([query], receipt, until)
+        [answer] = await self.answer([query], receipt, deadline)
         receipt.proof = answer.receipt.proof
         return replace(answer, receipt=receipt)
 
-    async def answer(self, queries: Sequence[Query], receipt: Receipt, until: Until | None = None) -> list[Answer]:
+    async def answer(
+        self, queries: Sequence[Query], receipt: Receipt, deadline: Deadline | None = None
+    ) -> list[Answer]:
         """Answers queries together: what several want is read once, in the waves that one query would take.
 
         receipt counts what was read; that of each answer what its query wanted, as if asked alone: budgets bound that.
         All queries are checked before any is answered. Groups of them run at once, as many as memory has room for.
-        until: when all end with what they have; None: after the milliseconds of the first one's budget.
+        deadline: when all end with what they have; None: after the milliseconds of the first one's budget.
         """
         receipt.generation = self.current.generation
         queries = [replace(q, room=q.room // len(queries)) for q in queries]
@@ -103,20 +105,23 @@ class Index:
             ]
         prepared = self._prepare(queries)
         queries = [replace(q, top_k=min(q.top_k, self.root.index.rows)) for q in queries]
-        until = until or Until.after(queries[0].budget.ms)
-        reader, answers = Reader(self.bucket, self.etags, receipt, until, self.warm, self.limits), list[Answer]()
+        deadline = deadline or Deadline.after(queries[0].budget.ms)
+        reader, answers = (
+            Reader(self.bucket, self.etags, receipt, deadline, self.warm_client, self.limits),
+            list[Answer](),
+        )
         shared = memory.shared_bytes(self.segment, queries)
         while len(answers) < len(queries):
-            group, nbytes, tails = list[tuple[Steps[Answer], Receipt]](), shared, Tails()
+            group, nbytes, block_ids = list[tuple[Steps[Answer], Receipt]](), shared, BlockIds()
             for query, vector in zip(queries[len(answers) :], prepared[len(answers) :], strict=True):
                 nbytes += memory.scan_bytes(self.segment, query)
                 if group and nbytes > memory.SCANS_BYTES_MAX:
                     break
                 own = Receipt(generation=self.current.generation)
-                group.append((self._answer(query, vector, own, tails), own))
-            answers += await together(group, reader)
+                group.append((self._answer(query, vector, own, block_ids), own))
+            answers += await run_together(group, reader)
         for one in answers:
-            receipt.scanned(one.receipt)
+            receipt.add_scan(one.receipt)
         return answers
 
     def _prepare(self, queries: Sequence[Query]) -> list[Prepared | None]:
@@ -124,11 +129,13 @@ class Index:
         self.check(queries)
         return [prepare(q.vector, self.root.index, q.param) if q.id is None else None for q in queries]
 
-    def _answer(self, query: Query, prepared: Prepared | None, receipt: Receipt, tails: Tails) -> Steps[Answer]:
-        run = yield from self._begin(query, prepared, receipt, tails)
+    def _answer(self, query: Query, prepared: Prepared | None, receipt: Receipt, block_ids: BlockIds) -> Steps[Answer]:
+        run = yield from self._begin(query, prepared, receipt, block_ids)
         return Answer([], False, False, None, receipt) if run is None else (yield from answer(run))
 
-    def _begin(self, query: Query, prepared: Prepared | None, receipt: Receipt, tails: Tails) -> Steps[Run | None]:
+    def _begin(
+        self, query: Query, prepared: Prepared | None, receipt: Receipt, block_ids: BlockIds
+    ) -> Steps[Run | None]:
         """A query's run; one by the id of a row reads its vector first. None where there was no time for that."""
         budget = query.budget
         if query.id is not None:
@@ -139,7 +146,7 @@ class Index:
             query, prepared = replace(query, vector=vector, without=row), prepare(vector, self.root.index)
             budget = receipt.added_to(budget).within(self.limits)  # finding it costs the query nothing
         assert prepared is not None
-        return Run(query, prepared, self.segment, budget, receipt, tails)
+        return Run(query, prepared, self.segment, budget, receipt, block_ids)
 
     def check(self, queries: Sequence[Query]) -> None:
         """Raises for what no answer can be given to, whatever the vectors are."""
@@ -181,15 +188,15 @@ class Index:
         runs: list[tuple[Steps[Run | None], Receipt]] = []
         for query, prepared in zip(queries, self._prepare(queries), strict=True):
             receipt = Receipt()
-            runs.append((self._begin(query, prepared, receipt, Tails()), receipt))
-        begun = await together(runs, Reader(self.bucket, self.etags, Receipt()))
+            runs.append((self._begin(query, prepared, receipt, BlockIds()), receipt))
+        begun = await run_together(runs, Reader(self.bucket, self.etags, Receipt()))
         return [self._explain(run) for run in begun if run is not None]
 
     def _explain(self, run: Run) -> dict[str, Any]:
         query, segment, contract = run.query, run.segment, run.segment.root.contract
         routed, page = segment.router.peek(run.prepared, segment)
         plan, promise = segment.plan(query, routed, query.budget), segment.promise(query)
-        promised = segment.root.stop is not None and query.top_k == contract.k
+        promised = segment.root.promises is not None and query.top_k == contract.k
         recall = promise.recall if promised else recall_estimate(contract, plan.price, query.top_k)
         sizes, before = [r.size for r in plan.ranges], [] if page is None else [page.item.size]
         routing = None
@@ -216,8 +223,8 @@ class Index:
         }
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
-        """(row, vector) of an id: one GET for the page of ids, one for the vector. See Rows.find for what it raises."""
-        [row] = await together([(self._find(identifier), Receipt())], Reader(self.bucket, self.etags, receipt))
+        """(row, vector) of an id: one GET for the page of ids, one for the vector. Raises as StoredRows.find."""
+        [row] = await run_together([(self._find(identifier), Receipt())], Reader(self.bucket, self.etags, receipt))
         assert row is not None  # there is no end of time here
         return row
 
@@ -233,11 +240,11 @@ class Index:
         """(vector, attributes) of an id: a GET for the page of ids, then one for each of the two, side by side."""
         reader, rows = Reader(self.bucket, self.etags, receipt), self.segment.rows
         receipt.generation = self.current.generation
-        [entry] = await together([(rows.find(identifier), Receipt())], reader)
+        [entry] = await run_together([(rows.find(identifier), Receipt())], reader)
         assert entry is not None  # there is no end of time here
         steps: list[tuple[Steps[dict[int, Any]], Receipt]] = [
             (rows.vectors({entry.row: entry.check}, Budget()), Receipt()),
             (rows.attributes({entry.row: entry.spot}, Budget(), None), Receipt()),
         ]
-        vectors, attributes = await together(steps, reader)
+        vectors, attributes = await run_together(steps, reader)
         return decode(vectors[entry.row], self.root.index.vector_kind), attributes[entry.row]

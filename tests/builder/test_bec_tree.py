@@ -16,7 +16,7 @@ from test_trained import log_loss, task_of
 from build_index.blocks.by_codeword import leaves
 from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.hashing import bec_tree as module
 from build_index.hashing import codewords as words_module
 from build_index.hashing.bec_tree import BecTree, tree
@@ -242,13 +242,13 @@ def test_leaves_as_blocks(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metr
     base = leaves(rows, task.sample, 40, graph, 0)
     assert 30 < base.blocks <= 40
     assert np.bincount(base.home[task.sample], minlength=base.blocks).min() > 0
-    shape, _ = fitted(task, base, soar(rows, base).best(0.35), "bec-tree", SILENT)
-    assert log_loss(task, shape) < 0.8 * np.log(base.blocks)
+    layout, _ = fitted(task, base, soar(rows, base).best(0.35), "bec-tree", SILENT)
+    assert log_loss(task, layout) < 0.8 * np.log(base.blocks)
     index = index_section(rows, base.blocks, rows.count, "bec-tree")
-    assert shape.partition.tree is not None
-    whole = probabilities("bec-tree", bec_tree.section(shape.partition.tree, 8), index, task.tune.queries[:50])
+    assert layout.partition.tree is not None
+    whole = probabilities("bec-tree", bec_tree.section(layout.partition.tree, 8), index, task.tune.queries[:50])
     best = whole.argmax(1)
-    assert (best == shape.partition.home[task.tune.rows[:50]]).mean() > 0.3
+    assert (best == layout.partition.home[task.tune.rows[:50]]).mean() > 0.3
     with pytest.raises(InputError, match="no leaves"):
         fitted(task, partition(rows, task.sample, 8, 0), np.full((2000, 0), -1, np.int32), "bec-tree", SILENT)
 
@@ -263,7 +263,7 @@ def test_section_comes_back_and_damage_is_named() -> None:
     body = section.pack()
     back = BecTreeSection.unpack(memoryview(body), index, "router")
     assert back.pack() == body
-    asked = bytes(section.asked)
+    asked = bytes(section.nodes)
     once_more = bytes([asked[0]]) + bytes([asked[0] if b != 255 else b for b in asked[1:]])
     cases = [
         (body[:-1], index), (body + b"\0", index), (body[:20], index), (bytes(4) + body[4:], index),

@@ -119,14 +119,14 @@ def test_training_stays_in_the_memory_budget(rows_of: RowsOf, monkeypatch: pytes
     monkeypatch.setitem(choosing.PARTITIONS, "kmeans", partition)
     choice = choose(rows, 8.0, Options(0.9, 10, memory_bytes=1))
     assert len(trained[0]) == 1000 and (np.diff(trained[0]) > 0).all()
-    assert np.bincount(choice.shape.partition.home).sum() == 2500
+    assert np.bincount(choice.layout.partition.home).sum() == 2500
 
 
 def test_a_recall_out_of_reach_of_codes_takes_exact_scores(rows_of: RowsOf) -> None:
     """What so few held-out rows can promise is below it: the best that is kept is the target."""
     choice = choose(small(rows_of), 8.0, Options(0.9999, 10))
     assert 0.98 < choice.contract.target < 0.9999
-    assert choice.promises.promises[-1].recall >= choice.contract.target and choice.promises.promises[-1].rerank > 0
+    assert choice.promises.by_recall[-1].recall >= choice.contract.target and choice.promises.by_recall[-1].rerank > 0
 
 
 def test_the_same_input_gives_the_same_choice(rows_of: RowsOf) -> None:
@@ -136,9 +136,9 @@ def test_the_same_input_gives_the_same_choice(rows_of: RowsOf) -> None:
     assert one.tried == two.tried
     assert one.contract == two.contract
     assert one.codec.section.pack() == two.codec.section.pack()
-    assert one.shape.section.pack() == two.shape.section.pack()
-    assert (one.shape.partition.home == two.shape.partition.home).all() and (one.shape.copy == two.shape.copy).all()
-    assert other.shape.section.pack() != one.shape.section.pack()
+    assert one.layout.section.pack() == two.layout.section.pack()
+    assert (one.layout.partition.home == two.layout.partition.home).all() and (one.layout.copy == two.layout.copy).all()
+    assert other.layout.section.pack() != one.layout.section.pack()
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
@@ -147,7 +147,7 @@ def test_few_rows(rows_of: RowsOf, rows: int, dimension: int, k: int, metric: st
     x = np.random.default_rng(1).normal(size=(rows, dimension)).astype(np.float32) + 0.1
     choice = choose(rows_of(x, metric, scale=None), 8.0, Options(0.8, k))
     assert choice.contract.k == min(k, rows)
-    assert choice.shape.sizes().sum() >= rows
+    assert choice.layout.sizes().sum() >= rows
 
 
 def test_a_small_cache_leaves_out_copies(rows_of: RowsOf) -> None:
@@ -155,8 +155,8 @@ def test_a_small_cache_leaves_out_copies(rows_of: RowsOf) -> None:
     rows = rows_of(clustered(2000, 16, 9))
     for cache, most in ((1 << 20, 2000), (60_000, 200)):
         choice = choose(rows, 8.0, Options(0.9, 10, cache_bytes=cache))
-        total = sum(choosing.block_bytes(choice.shape.sizes(), choice.codec.code_bytes, 8.0))
-        assert choice.shape.copies <= most
+        total = sum(choosing.block_bytes(choice.layout.sizes(), choice.codec.code_bytes, 8.0))
+        assert choice.layout.copies <= most
         assert total <= cache
 
 
@@ -189,7 +189,7 @@ def test_promises_are_kept_at_every_goal(rows_of: RowsOf, second_wave: bool) -> 
     rows = rows_of(clustered(3000, 16, 9), "l2", scale=None)
     with patch("build_index.tune.choose.CODE_BITS", (3,)), patch("build_index.tune.choose.BLOCK_ROWS", 24):
         choice = choose(rows, 8.0, Options(0.8, 20, second_wave=second_wave, fast=True))
-    kept, k = choice.promises.promises, choice.contract.k
+    kept, k = choice.promises.by_recall, choice.contract.k
     assert [p.recall for p in kept] == sorted({p.recall for p in kept})
     assert any(0.8 <= p.recall < 0.82 for p in kept) and kept[-1].recall >= 0.99
     ceiling = max(p.recall for p in choice.contract.points if p.k == k)

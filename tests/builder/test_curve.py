@@ -46,7 +46,7 @@ def test_each_point_is_what_eval_measures(points: Built, found: tuple[dict[str, 
     result, path = found[0], points.bucket / "points"
     root = open_index(path).root
     measured = root.contract
-    assert root.stop and [p["promise"] for p in result["points"]] == [p.recall for p in root.stop.promises]
+    assert root.promises and [p["promise"] for p in result["points"]] == [p.recall for p in root.promises.by_recall]
     assert (result["index"], result["queries"], result["k"], result["promise_k"]) == ("points", 60, 10, 10)
     assert result["target"] == measured.target == 0.9
     one = result["points"][1]

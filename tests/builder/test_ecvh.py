@@ -13,7 +13,7 @@ from test_trained import log_loss, task_of
 from build_index.blocks.by_codeword import buckets
 from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.hashing import codewords as module
 from build_index.hashing.codewords import GOLAY, Codewords, code, golay, signs, started
 from build_index.neighbours.graph import neighbour_graph
@@ -136,13 +136,13 @@ def test_training_makes_neighbours_decode_alike(rows_of: RowsOf, monkeypatch: py
     assert (base.codewords.decoded(rows) == base.home).all()
     assert np.bincount(base.home[task.sample], minlength=base.blocks).min() > 0
     copy = soar(rows, base).best(0.35)
-    shape, _ = fitted(task, base, copy, "ecvh", SILENT)
-    assert log_loss(task, shape) < np.log(base.blocks)
+    layout, _ = fitted(task, base, copy, "ecvh", SILENT)
+    assert log_loss(task, layout) < np.log(base.blocks)
     order = np.random.default_rng(3).permutation(base.blocks)
     index = index_section(rows, base.blocks, rows.count, "ecvh")
-    p = probabilities("ecvh", shape.section, index, task.tune.queries[:20])
-    assert isinstance(shape.section, EcvhSection)
-    moved = ecvh.ordered(shape.section, order)
+    p = probabilities("ecvh", layout.section, index, task.tune.queries[:20])
+    assert isinstance(layout.section, EcvhSection)
+    moved = ecvh.ordered(layout.section, order)
     assert (probabilities("ecvh", moved, index, task.tune.queries[:20]) == p[:, order]).all()
     wrong = replace(base.codewords, directions=base.codewords.directions[::-1].copy())
     sharp = replace(base.codewords, beta=1e3 * base.codewords.beta)  # which leaves most blocks without a probability

@@ -87,13 +87,13 @@ def stored(index: Index) -> list[bytes]:
 
 async def _every(index: Index) -> dict[int, bytes]:
     from vantage.read.reader import Reader
-    from vantage.read.waves import together
+    from vantage.read.waves import run_together
     from vantage.receipt import Receipt
 
     scan = scan_all(index, [1.0] * index.root.index.dimension)
     checks = {c.row: c.check for c in scan.contenders(scan.capacity)}
     steps = index.segment.rows.vectors(checks, Budget(1000, LARGE, 5))
-    [found] = await together([(steps, Receipt())], Reader(index.bucket, {}, Receipt()))
+    [found] = await run_together([(steps, Receipt())], Reader(index.bucket, {}, Receipt()))
     return found
 
 

@@ -20,13 +20,13 @@ from test_tree import grown
 from test_tree import index_of as tree_index
 
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.bucket.open import open_index
 from build_index.export import router
 from build_index.export.agreement import BATCH, HEAD, TOLERANCE, Said, agreement, by_kernels, by_node, by_python
 from build_index.export.router import Graph, dots, router_model, routing_pages
 from build_index.routers import bec_tree, ecvh, lse, two_level
-from build_index.routers.training import Lesson
+from build_index.routers.training import TrainingSet
 from vantage.errors import DamagedError, InputError, LimitError, VantageError
 from vantage.format import LseSection, TwoLevelSection
 from vantage.format.routers import ROUTER_SECTIONS
@@ -164,9 +164,9 @@ def two_levels(rows_of: RowsOf, bits: int) -> tuple[Any, bytes, np.ndarray]:
     subs = lse.sub_centroids(rows.take(everything), base.home, 64, 0)
     flat = lse.section(subs, "l2", 20.0, 0.65, bits)
     order = np.argsort(base.centres[:, 0], kind="stable")
-    lesson = Lesson(rows, everything, base.reordered(order), np.empty((rows.count, 0), np.int32), everything[:0],
+    training = TrainingSet(rows, everything, base.reordered(order), np.empty((rows.count, 0), np.int32), everything[:0],
                     np.empty((0, 1), np.int32), 0)  # fmt: skip
-    section = two_level.tuned(two_level.ordered(two_level._one_page(flat), order), lesson, lambda _: 0.0)
+    section = two_level.tuned(two_level.ordered(two_level._one_page(flat), order), training, lambda _: 0.0)
     assert isinstance(section, TwoLevelSection) and len(section.size) > 1
     about = index_section(rows, 64, rows.count, "two-level")
     return bare("far", section, about), bytes(section.pages), rows.stored.gather(everything[::40])

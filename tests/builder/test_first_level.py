@@ -10,11 +10,11 @@ import pytest
 from small import RowsOf, clustered
 
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.hashing.codewords import factored, signs
 from build_index.ingest.rows import Rows
 from build_index.routers import ROUTERS, lse, two_level
-from build_index.routers.training import Lesson
+from build_index.routers.training import TrainingSet
 from build_index.simulate.edge import prepared, probabilities
 from vantage.errors import DamagedError
 from vantage.format import EcvhSection, IndexSection, RouterSection, TwoLevelSection
@@ -22,7 +22,7 @@ from vantage.search.prepare import Prepared
 from vantage.search.route.two_level import TwoLevelRouter
 
 ROWS, BLOCKS = 1500, 48
-Case = tuple[TwoLevelSection, IndexSection, list[Prepared], Lesson]
+Case = tuple[TwoLevelSection, IndexSection, list[Prepared], TrainingSet]
 
 
 def by_size(section: RouterSection) -> float:
@@ -30,19 +30,19 @@ def by_size(section: RouterSection) -> float:
     return section.nbytes
 
 
-def lesson_of(rows: Rows) -> Lesson:
+def lesson_of(rows: Rows) -> TrainingSet:
     every, nothing = np.arange(ROWS), np.empty(0, np.int64)
     copy, near = np.empty((ROWS, 0), np.int32), np.empty((0, 1), np.int32)
-    return Lesson(rows, every, partition(rows, every, BLOCKS, 0), copy, nothing, near, 0)
+    return TrainingSet(rows, every, partition(rows, every, BLOCKS, 0), copy, nothing, near, 0)
 
 
-def built(router: str, lesson: Lesson) -> TwoLevelSection:
+def built(router: str, training: TrainingSet) -> TwoLevelSection:
     """With the smallest pages."""
-    subs = lse.sub_centroids(lesson.rows.take(lesson.sample), lesson.partition.home, BLOCKS, 0)
-    flat = lse.section(subs, lesson.rows.metric, 20.0 / lesson.spread, 0.65, 4)
+    subs = lse.sub_centroids(training.rows.take(training.sample), training.partition.home, BLOCKS, 0)
+    flat = lse.section(subs, training.rows.metric, 20.0 / training.spread, 0.65, 4)
     tuned = ROUTERS[router].tuned
     assert tuned is not None
-    found = tuned(two_level._one_page(flat), lesson, by_size)
+    found = tuned(two_level._one_page(flat), training, by_size)
     assert isinstance(found, TwoLevelSection)
     return found
 
@@ -50,9 +50,9 @@ def built(router: str, lesson: Lesson) -> TwoLevelSection:
 @pytest.fixture(params=["cosine", "l2"])
 def case(request: pytest.FixtureRequest, rows_of: RowsOf) -> Case:
     rows = rows_of(clustered(ROWS, 40, 3), request.param, scale=None)
-    lesson = lesson_of(rows)
+    training = lesson_of(rows)
     index = index_section(rows, BLOCKS, ROWS, "two-level-ecvh")
-    return built("two-level-ecvh", lesson), index, prepared(rows, np.arange(0, ROWS, 20)), lesson
+    return built("two-level-ecvh", training), index, prepared(rows, np.arange(0, ROWS, 20)), training
 
 
 def test_words_stand_for_centres() -> None:
@@ -92,16 +92,16 @@ def test_every_query_gets_a_page_and_every_block_lies_in_one(case: Case) -> None
 
 def test_the_edge_picks_the_region_that_the_builder_meant(case: Case) -> None:
     """As often as four bits a number allow; and most of what a table of all blocks wants stands in the page."""
-    found, index, queries, lesson = case
+    found, index, queries, training = case
     assert isinstance(found.regions, EcvhSection)
     router = TwoLevelRouter(found, index)
     x = np.array([query.vector for query in queries], np.float32)
     centres = x[:: len(x) // 32][:32].copy()
-    section, regions, nearest = two_level.by_codewords(x, centres, lesson.spread, 0)
+    section, regions, nearest = two_level.by_codewords(x, centres, training.spread, 0)
     one_page = replace(found, regions=section, size=array("I", [0] * regions))
     other = TwoLevelRouter(one_page, index)
     assert np.mean([other.page(q) == r for q, r in zip(queries, nearest(x, 1)[:, 0], strict=True)]) > 0.8
-    held = [lesson.partition.home[20 * i] in set(router.probabilities(q).blocks or ()) for i, q in enumerate(queries)]
+    held = [training.partition.home[20 * i] in set(router.probabilities(q).blocks or ()) for i, q in enumerate(queries)]
     assert np.mean(held) > 0.95
 
 

@@ -9,10 +9,10 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from doubles import Recorder, first_plan
+from doubles import Recorder
 from small import clustered
 
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.build import Report, build
 from build_index.context import BuildContext
 from build_index.evaluate.evaluate import source_rows
@@ -55,7 +55,7 @@ class Case:
         contract = Contract(K, index.root.contract.gets, 0.5, (Point(K, price, 0.5, 0.0, 0.0),))
         bucket.forget()
         return Index(
-            index.name, bucket, Cache(0), index.current, replace(index.root, contract=contract, stop=None)
+            index.name, bucket, Cache(0), index.current, replace(index.root, contract=contract, promises=None)
         ), bucket
 
 
@@ -68,11 +68,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         report = build(source, BuildContext(folder / "bucket" / "small", request.param, Options(0.9, K, vectors="f32")))
     with stage(source, folder / "staging", metric=request.param) as staging:
         rows = scaled_rows(staging, request.param)
-        shape, queries = report.choice.shape, prepared(rows, ASKED)
+        layout, queries = report.choice.layout, prepared(rows, ASKED)
         truth = truth_of(rows, ASKED, K)
-        found = full_scan(rows, shape, report.choice.codec, queries, ASKED, truth)
-        section = index_section(rows, shape.blocks, int(shape.sizes().sum()))
-        p = probabilities(shape.router, shape.section, section, queries)
+        found = full_scan(rows, layout, report.choice.codec, queries, ASKED, truth)
+        section = index_section(rows, layout.blocks, int(layout.sizes().sum()))
+        p = probabilities(layout.router, layout.section, section, queries)
         with patch("vantage.read.hedge.HEDGE_AFTER_S", 60.0):  # a machine at work must not add reads
             yield Case(rows, report, queries, found, p, truth)
 
@@ -83,18 +83,18 @@ def prices(case: Case) -> list[int]:
 
 
 def test_there_is_something_to_plan(case: Case) -> None:
-    assert case.report.choice.shape.blocks >= 32
-    assert case.report.choice.shape.copies > 100
+    assert case.report.choice.layout.blocks >= 32
+    assert case.report.choice.layout.copies > 100
 
 
 def sizes_of(case: Case) -> np.ndarray:
-    return block_bytes(case.report.choice.shape.sizes(), case.report.choice.codec.code_bytes, 8.0)
+    return block_bytes(case.report.choice.layout.sizes(), case.report.choice.codec.code_bytes, 8.0)
 
 
 def test_block_bytes_are_those_of_the_index(case: Case) -> None:
     index, _ = case.opened(0)
     assert sizes_of(case).tolist() == list(index.root.directory.size)
-    assert (case.p == [index.segment.router.probabilities(query).p for query in case.queries]).all()
+    assert (case.p == [index.router.probabilities(query).p for query in case.queries]).all()
 
 
 def test_plans_are_what_the_edge_plans(case: Case) -> None:
@@ -103,7 +103,7 @@ def test_plans_are_what_the_edge_plans(case: Case) -> None:
     for price in prices(case):
         index, _ = case.opened(price)
         for i, query in enumerate(case.queries):
-            plan = first_plan(index, Query(query.source, K))
+            plan = index.plan(Query(query.source, K), query)
             reads = plans(case.p[i : i + 1], sizes_of(case), plan.price)
             assert np.flatnonzero(reads.blocks[0]).tolist() == [b for r in plan.ranges for b in range(r.first, r.last)]
             assert reads.ranges[0] == [r.size for r in plan.ranges]
@@ -128,7 +128,7 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
             answer = asyncio.run(index.query(question))
             mine = source[[m.row for m in answer.matches]].astype(np.int32)
             found.append(len(np.intersect1d(mine, case.truth.rows[i])) / K)
-            if first_plan(index, question).price == price:
+            if index.plan(question, case.queries[i]).price == price:
                 assert found[-1] == pytest.approx(predicted[i])
                 assert (len(bucket.gets), bucket.bytes) == (len(reads.ranges[i]), sum(reads.ranges[i]))
                 again = judged(case.found.block, case.found.row, untied(np.tile(mine, (len(ASKED), 1))))
@@ -141,7 +141,7 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
 
 def test_estimates_are_those_of_the_edge(case: Case) -> None:
     """What promises and thresholds were calibrated with is what a query computes, with exact scores and without."""
-    promises, rows = case.report.choice.promises, case.report.choice.shape.sizes()
+    promises, rows = case.report.choice.promises, case.report.choice.layout.sizes()
     held = Held(case.found, case.p, sizes_of(case), rows)
     checked = 0
     for price in prices(case)[::3]:
@@ -153,7 +153,7 @@ def test_estimates_are_those_of_the_edge(case: Case) -> None:
             plain.bucket,
             Cache(0),
             plain.current,
-            replace(plain.root, stop=replace(promises, promises=(promise,))),
+            replace(plain.root, promises=replace(promises, by_recall=(promise,))),
         )
         number = np.argsort(source_rows(case.report.index, index))
         for rerank in (0, 2 * K):
@@ -161,7 +161,7 @@ def test_estimates_are_those_of_the_edge(case: Case) -> None:
             told = said(known, held, reads.blocks, price)
             for i in range(0, len(ASKED), 6):
                 question = Query(case.queries[i].source, K, 0.5, rerank, without=int(number[ASKED[i]]))
-                if first_plan(index, question).price == price:
+                if index.plan(question, case.queries[i]).price == price:
                     answer = asyncio.run(index.query(question))
                     assert answer.recall_estimate == pytest.approx(told[i], abs=1e-5)
                     checked += 1

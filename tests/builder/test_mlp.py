@@ -15,14 +15,22 @@ from test_trained import BLOCKS, log_loss, task_of
 
 from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.progress import SILENT
 from build_index.routers import lse, mlp
 from build_index.simulate.edge import probabilities
 from build_index.tune.fit import fitted
 from vantage.errors import DamagedError
 from vantage.format import HEADER, SECTION, IndexSection, LseSection, MlpSection
-from vantage.format.layout import REGIONS_VERSION, ROOT_MAGIC, ROUTER, SECTION_VERSION, STOP, pack_object, unpack_object
+from vantage.format.layout import (
+    PROMISES,
+    REGIONS_VERSION,
+    ROOT_MAGIC,
+    ROUTER,
+    SECTION_VERSION,
+    pack_object,
+    unpack_object,
+)
 from vantage.search.prepare import Prepared, prepare
 from vantage.search.route.mlp import MlpRouter
 
@@ -188,7 +196,7 @@ def test_regions_come_back_and_damage_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_an_old_reader_refuses_regions_by_their_version(monkeypatch: pytest.MonkeyPatch) -> None:
     section = progressive(monkeypatch, network(40, 32, 50), 50, 3)
     for version, known in ((SECTION_VERSION, True), (REGIONS_VERSION, True), (REGIONS_VERSION + 1, False)):
-        root = pack_object(ROOT_MAGIC, [(ROUTER, section.pack()), (STOP, b"")], version)
+        root = pack_object(ROOT_MAGIC, [(ROUTER, section.pack()), (PROMISES, b"")], version)
         assert [SECTION.unpack_from(root, HEADER.size + at)[1] for at in (0, SECTION.size)] == [
             version,
             SECTION_VERSION,

@@ -7,7 +7,7 @@ import pytest
 from small import RowsOf
 
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.ingest.rows import Rows
 from build_index.routers import lse
 from build_index.routers.lse import SUBS, SubCentroids, section, sub_centroids

@@ -70,7 +70,7 @@ def chosen(rows_of: RowsOf, x: np.ndarray, metric: str) -> Choice:
 def test_each_shape_builds_and_keeps_its_recall(shape: str, metric: str, rows_of: RowsOf) -> None:
     made = chosen(rows_of, SHAPES[shape](), metric)
     assert target_point(made.contract).recall >= 0.95
-    assert np.isfinite(made.codec.deviation).all() and np.isfinite(made.shape.centres).all()
+    assert np.isfinite(made.codec.deviation).all() and np.isfinite(made.layout.centres).all()
 
 
 @pytest.mark.parametrize("metric", METRICS)

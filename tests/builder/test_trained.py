@@ -8,14 +8,14 @@ from small import RowsOf, clustered
 
 from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
+from build_index.blocks.layout import Layout, index_section
 from build_index.blocks.partition import Partition
-from build_index.blocks.shape import Shape, index_section
 from build_index.ingest.rows import Rows
 from build_index.neighbours.graph import neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
 from build_index.progress import SILENT
 from build_index.routers import trained
-from build_index.routers.training import Lesson, renumbered
+from build_index.routers.training import TrainingSet, renumbered
 from build_index.simulate.edge import prepared, probabilities
 from build_index.tune.fit import Held, Task, fitted
 from build_index.tune.options import Options
@@ -31,11 +31,11 @@ def task_of(rows: Rows) -> Task:
     return Task(rows, sample, tune, sample, near, 8.0, 20, Options(0.9, 20), [], SILENT)
 
 
-def log_loss(task: Task, shape: Shape) -> float:
+def log_loss(task: Task, layout: Layout) -> float:
     """Mean over neighbours of -log of the probability of the blocks that hold them, on rows that trained nothing."""
-    index = index_section(task.rows, shape.blocks, task.rows.count, shape.router)
-    p = probabilities(shape.router, shape.section, index, task.tune.queries) / 2**20
-    places = np.concatenate([shape.partition.home[:, None], shape.copy], 1)[task.tune.truth.rows]
+    index = index_section(task.rows, layout.blocks, task.rows.count, layout.router)
+    p = probabilities(layout.router, layout.section, index, task.tune.queries) / 2**20
+    places = np.concatenate([layout.partition.home[:, None], layout.copy], 1)[task.tune.truth.rows]
     each = np.where(places >= 0, p[np.arange(len(p))[:, None, None], places], 0).sum(2)
     return float(-np.log(np.maximum(each, 1e-7)).mean())
 
@@ -58,7 +58,7 @@ def test_places_and_their_numbers() -> None:
     centres, home = np.zeros((3, 2), np.float32), np.array([0, 1, 2, 1], np.int32)
     copy = np.array([[1, -1], [-1, -1], [0, 1], [2, 0]], np.int32)
     nothing = np.empty((0, 1), np.int32)
-    lesson = Lesson(None, np.arange(4), Partition(centres, home), copy, np.empty(0, np.int64), nothing, 0)  # type: ignore[arg-type]
+    training = TrainingSet(None, np.arange(4), Partition(centres, home), copy, np.empty(0, np.int64), nothing, 0)  # type: ignore[arg-type]
     near = np.array([[3, 0], [2, -1]], np.int32)
-    assert lesson.blocks_of(near).tolist() == [[[1, 2, 0], [0, 1, -1]], [[2, 0, 1], [-1, -1, -1]]]
+    assert training.blocks_of(near).tolist() == [[[1, 2, 0], [0, 1, -1]], [[2, 0, 1], [-1, -1, -1]]]
     assert renumbered(copy, np.array([2, 0, 1])).tolist() == [[2, -1], [-1, -1], [1, 2], [0, 1]]

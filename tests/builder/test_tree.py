@@ -15,7 +15,7 @@ from test_trained import BLOCKS, log_loss, task_of
 
 from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.progress import SILENT
 from build_index.routers import tree
 from build_index.simulate.edge import probabilities
@@ -112,13 +112,13 @@ def test_training_moves_a_tree_to_where_neighbours_lie(rows_of: RowsOf, monkeypa
     for steps in (9, 80):
         monkeypatch.setattr(tree, "STEPS", steps)
         monkeypatch.setattr(tree, "BATCH", 256)
-        shape = fitted(task, base, copy, "tree", SILENT)[0]
-        loss.append(log_loss(task, shape))
+        layout = fitted(task, base, copy, "tree", SILENT)[0]
+        loss.append(log_loss(task, layout))
     assert loss[1] < loss[0]
-    assert isinstance(shape.section, TreeSection)
+    assert isinstance(layout.section, TreeSection)
     order, index = np.random.default_rng(3).permutation(BLOCKS), index_section(rows, BLOCKS, rows.count, "tree")
-    p = probabilities("tree", shape.section, index, task.tune.queries[:20])
-    moved = probabilities("tree", tree.ordered(shape.section, order), index, task.tune.queries[:20])
+    p = probabilities("tree", layout.section, index, task.tune.queries[:20])
+    moved = probabilities("tree", tree.ordered(layout.section, order), index, task.tune.queries[:20])
     assert (moved == p[:, order]).all()
 
 

@@ -10,10 +10,10 @@ import pytest
 from small import RowsOf, clustered
 
 from build_index.blocks.kmeans import partition
-from build_index.blocks.shape import index_section
+from build_index.blocks.layout import index_section
 from build_index.ingest.rows import Rows
 from build_index.routers import lse, two_level
-from build_index.routers.training import Lesson
+from build_index.routers.training import TrainingSet
 from build_index.simulate.edge import page_bytes, prepared, probabilities
 from vantage.errors import DamagedError, InputError
 from vantage.format import LseSection, RouterSection, TwoLevelSection
@@ -22,7 +22,7 @@ from vantage.search.prepare import Prepared
 from vantage.search.route.two_level import TwoLevelRouter
 
 BLOCKS = 64
-Case = tuple[Rows, LseSection, np.ndarray, Lesson]
+Case = tuple[Rows, LseSection, np.ndarray, TrainingSet]
 
 
 @pytest.fixture(params=["cosine", "l2", "dot"])
@@ -34,8 +34,8 @@ def case(request: pytest.FixtureRequest, rows_of: RowsOf) -> Case:
     subs = lse.sub_centroids(rows.take(every), base.home, BLOCKS, 0)
     order = np.argsort(base.centres[:, 0], kind="stable")
     copy = np.empty((4000, 0), np.int32)
-    lesson = Lesson(rows, every, base.reordered(order), copy, nothing, np.empty((0, 1), np.int32), 0)
-    return rows, lse.section(subs, rows.metric, 20.0, 0.65, 4), order, lesson
+    training = TrainingSet(rows, every, base.reordered(order), copy, nothing, np.empty((0, 1), np.int32), 0)
+    return rows, lse.section(subs, rows.metric, 20.0, 0.65, 4), order, training
 
 
 def by_size(section: RouterSection) -> float:
@@ -45,8 +45,8 @@ def by_size(section: RouterSection) -> float:
 
 def paged(case: Case) -> TwoLevelSection:
     """With the smallest pages."""
-    _, flat, order, lesson = case
-    return two_level.tuned(two_level.ordered(two_level._one_page(flat), order), lesson, by_size)
+    _, flat, order, training = case
+    return two_level.tuned(two_level.ordered(two_level._one_page(flat), order), training, by_size)
 
 
 def held_out(rows: Rows) -> list[Prepared]:
@@ -55,11 +55,11 @@ def held_out(rows: Rows) -> list[Prepared]:
 
 def test_a_page_is_of_the_blocks_that_queries_want_however_many_have_no_probability(case: Case) -> None:
     """Of a sharp router most blocks have none; the ones that are left out of the lists must be those."""
-    rows, flat, order, lesson = case
+    rows, flat, order, training = case
     sharp = replace(flat, beta=flat.beta * 30, weight=memoryview(np.asarray(flat.weight, np.float32) * np.float32(30)))
     index, queries = index_section(rows, BLOCKS, rows.count, "two-level"), held_out(rows)
     with patch.object(two_level, "PAGE_BLOCKS_MAX", 16):
-        section = two_level.tuned(two_level.ordered(two_level._one_page(sharp), order), lesson, lambda s: -by_size(s))
+        section = two_level.tuned(two_level.ordered(two_level._one_page(sharp), order), training, lambda s: -by_size(s))
     p = probabilities("lse", lse.ordered(sharp, order), index_section(rows, BLOCKS, rows.count), queries)
     assert np.median((p == 0).sum(1)) > BLOCKS - 16 and len(section.size) > 8
     named = probabilities("two-level", section, index, queries) > 0
@@ -128,18 +128,18 @@ def test_a_page_with_wrong_blocks_is_refused(case: Case, numbers: list[int]) -> 
 
 
 def test_a_region_of_more_blocks_than_a_page_takes_is_refused(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, flat, order, lesson = case
+    rows, flat, order, training = case
     one = two_level.ordered(two_level._one_page(flat), order)
     monkeypatch.setattr(two_level, "PAGE_BYTES_MAX", TwoLevelSection.block_bytes(flat.bits, flat.subs, rows.dimension))
     with pytest.raises(InputError, match="blocks lie nearest to one region, a routing page takes 0"):
-        two_level.tuned(one, lesson, by_size)
+        two_level.tuned(one, training, by_size)
 
 
 def test_the_blocks_of_a_page_are_chosen_by_cost(case: Case) -> None:
     """Where all candidates cost the same, the largest pages stay."""
-    rows, flat, order, lesson = case
+    rows, flat, order, training = case
     one = two_level.ordered(two_level._one_page(flat), order)
-    small, large = (two_level.tuned(one, lesson, cost) for cost in (by_size, lambda _: np.inf))
+    small, large = (two_level.tuned(one, training, cost) for cost in (by_size, lambda _: np.inf))
     assert small.nbytes < large.nbytes
     queries, index = held_out(rows), index_section(rows, BLOCKS, rows.count)
     few, many = (page_bytes("two-level", section, index, queries) for section in (small, large))

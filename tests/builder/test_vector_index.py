@@ -138,7 +138,7 @@ def test_a_codec_read_back_is_the_codec(codec: str, rotation: str | None, tmp_pa
     options = {"recall": 0.5, "k": 1, "fast": True}
     VectorIndex(codec=codec, rotation=rotation, metric="cosine", **options).fit(ROWS[:300]).save(tmp_path / "index")
     found = reopen(tmp_path / "index")
-    members = found.choice.shape.members()
+    members = found.choice.layout.members()
     starts = np.cumsum([0, *map(len, members)]).tolist()
     again = encoder(found.rows, found.choice)(0, len(members), np.concatenate(members), starts)
     assert np.mean([(a.codes == b.codes).mean() for a, b in zip(again, found.codes, strict=True)]) > 0.99
@@ -161,7 +161,7 @@ def test_any_sequence_of_changes(saved: Path, tmp_path_factory: pytest.TempPathF
             path = tmp_path_factory.mktemp("bucket") / "later"
             index = VectorIndex.load(index.save(path) and path)
         else:
-            block = index._choice.shape.partition.home
+            block = index._choice.layout.partition.home
             gone = draw.choice(ids, draw.integers(max(1, len(ids) // 2)), replace=False)
             if step == "block":  # one becomes empty
                 gone = index.ids_[block == block[draw.integers(len(block))]]
@@ -174,7 +174,7 @@ def test_any_sequence_of_changes(saved: Path, tmp_path_factory: pytest.TempPathF
 
 def test_strings_and_an_empty_block(tmp_path: Path) -> None:
     index = VectorIndex(metric="dot", **CHOICES).fit(ROWS[:300], [f"row {i}" for i in range(300)])
-    home = index._choice.shape.partition.home
+    home = index._choice.layout.partition.home
     gone = index.ids_[home == home[0]]
     index.remove(gone)
     found = index.search(QUERIES, 3)

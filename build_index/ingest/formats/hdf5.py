@@ -21,7 +21,7 @@ CHUNK_BYTES_MAX = 256 << 20  # a chunk is unpacked whole
 
 
 def header(path: Path, dataset: str | None = None) -> tuple[tuple[int, int], np.dtype[np.generic], int]:
-    """Shape, dtype, and 0; of `train`, or else of `vector`, where no dataset is named.
+    """Layout, dtype, and 0; of `train`, or else of `vector`, where no dataset is named.
 
     Raises InputError for a file that is not HDF5, and for a dataset that is no matrix.
     """

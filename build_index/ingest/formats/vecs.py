@@ -17,7 +17,7 @@ DIMENSION_MAX = 1 << 20  # beyond it, the file is of another kind
 
 
 def header(path: Path) -> tuple[tuple[int, int], np.dtype[np.generic], int]:
-    """Shape, dtype, and 0; from the first row's length and the file's size. Raises InputError."""
+    """Layout, dtype, and 0; from the first row's length and the file's size. Raises InputError."""
     dtype = VALUES[suffix_of(path)]
     try:
         with path.open("rb") as file:

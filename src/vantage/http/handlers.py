@@ -16,7 +16,7 @@ from ..errors import InputError, LimitError, NotFoundError
 from ..format import unpack_vectors
 from ..index import Index
 from ..indexes import Late, Service
-from ..read.deadline import Until
+from ..read.deadline import Deadline
 from ..read.reader import read_small
 from ..receipt import Receipt
 from ..search.memory import answers_bytes, in_flight_bytes, row_bytes
@@ -29,14 +29,14 @@ from .request import (
     INTEGER,
     JSON,
     VECTORS_MAX,
-    accepted,
-    decoded,
-    fields_of,
-    ids_of,
+    decode,
     is_binary,
-    options_of,
-    parameters_of,
-    queries_of,
+    negotiate,
+    parse_body,
+    parse_ids,
+    parse_options,
+    parse_parameters,
+    parse_queries,
 )
 
 MATCHES_MAX = 1 << 15  # of all vectors of a request
@@ -50,7 +50,7 @@ class Call:
 
     parts: what the pattern's names stand for, percent-encoded. options: the query string. body: reads it. make_room:
     waits until there is room for so many bytes in the heap, and of reads under way. trusted: may see what this isolate
-    holds. until: when all of it ends. runtime: see routes.handle.
+    holds. deadline: when all of it ends. runtime: see routes.handle.
     """
 
     parts: Mapping[str, str]
@@ -59,7 +59,7 @@ class Call:
     body: Callable[[], Awaitable[bytes]]
     service: Service
     trusted: bool
-    until: Until
+    deadline: Deadline
     make_room: Callable[[int, int], Awaitable[None]]
     runtime: Mapping[str, Any]
 
@@ -80,32 +80,32 @@ async def health(call: Call) -> Reply:
 
 async def list_indexes(call: Call) -> Reply:
     """Names of all indexes."""
-    accepted(call.headers.get("accept", ""), [JSON])
-    parameters_of(call.options, ())
+    negotiate(call.headers.get("accept", ""), [JSON])
+    parse_parameters(call.options, ())
     return Reply(200, {"indexes": await call.service.names()})
 
 
 async def describe_index(call: Call) -> Reply:
     """What an index is and promises."""
-    accepted(call.headers.get("accept", ""), [JSON])
-    parameters_of(call.options, ())
+    negotiate(call.headers.get("accept", ""), [JSON])
+    parse_parameters(call.options, ())
     return Reply(200, describe(await call.service.index(call.index, Receipt())))
 
 
 async def row(call: Call) -> Reply:
     """A row by its id, the last part of the path."""
-    accepted(call.headers.get("accept", ""), [JSON])
-    parameters = parameters_of(call.options, ("ids",))
-    return await _row(call, unquote_to_bytes(call.parts["id"]), ids_of(parameters.get("ids")))
+    negotiate(call.headers.get("accept", ""), [JSON])
+    parameters = parse_parameters(call.options, ("ids",))
+    return await _row(call, unquote_to_bytes(call.parts["id"]), parse_ids(parameters.get("ids")))
 
 
 async def row_by_parameter(call: Call) -> Reply:
     """A row by its id, as a parameter: for ids that a path cannot hold."""
-    accepted(call.headers.get("accept", ""), [JSON])
-    parameters = parameters_of(call.options, ("id", "ids"))
+    negotiate(call.headers.get("accept", ""), [JSON])
+    parameters = parse_parameters(call.options, ("id", "ids"))
     if "id" not in parameters:
         raise NotFoundError("there is no id", hint=NO_ID, param="id")
-    return await _row(call, parameters["id"].encode("latin-1"), ids_of(parameters.get("ids")))
+    return await _row(call, parameters["id"].encode("latin-1"), parse_ids(parameters.get("ids")))
 
 
 NO_ID = "no slash at the end; a row whose id is empty, '.' or '..' is at vectors?id="
@@ -128,21 +128,21 @@ async def _row(call: Call, sent: bytes, ids: str | None) -> Reply:
 async def query(call: Call) -> Reply:
     """Answers of one vector, of many, or of a row by its id; or their plans."""
     headers = call.headers
-    packed = accepted(headers.get("accept", ""), [JSON, BINARY]) == BINARY
+    packed = negotiate(headers.get("accept", ""), [JSON, BINARY]) == BINARY
     if is_binary(headers.get("content-type", "")):
-        fields = options_of(call.options)
-        vectors = unpack_vectors(decoded(await call.body(), headers.get("content-encoding", "")), VECTORS_MAX)
+        fields = parse_options(call.options)
+        vectors = unpack_vectors(decode(await call.body(), headers.get("content-encoding", "")), VECTORS_MAX)
         fields = fields | {"vectors": vectors}
     else:
-        parameters_of(call.options, ())
-        fields = fields_of(decoded(await call.body(), headers.get("content-encoding", "")))
-    queries, many = queries_of(fields)
+        parse_parameters(call.options, ())
+        fields = parse_body(decode(await call.body(), headers.get("content-encoding", "")))
+    queries, many = parse_queries(fields)
     include, ids, plans = fields.get("include", INCLUDE_DEFAULT), fields.get("ids"), bool(fields.get("explain"))
     if packed and ids:
         raise InputError(f"{BINARY} holds ids as i64", hint="leave ids out, or accept application/json", param="ids")
     if packed and (plans or set(include) - {"receipt"}):
         raise InputError(f"{BINARY} holds ids, scores and receipts", hint="accept application/json", param="include")
-    receipt, until = Receipt(), call.until
+    receipt, deadline = Receipt(), call.deadline
 
     async def work(index: Index) -> Any:
         _check_size(queries, index)
@@ -154,12 +154,14 @@ async def query(call: Call) -> Reply:
         await call.make_room(answers_bytes(index.segment, ready), in_flight_bytes(index.segment, ready))
         if plans:
             return await index.explain(ready)
-        return await index.answer(ready, receipt, until) if many else [await index.query(ready[0], receipt, until)]
+        return (
+            await index.answer(ready, receipt, deadline) if many else [await index.query(ready[0], receipt, deadline)]
+        )
 
-    until.at = Until.after(queries[0].budget.ms).at  # one for all: it is the request that somebody waits for
+    deadline.at = Deadline.after(queries[0].budget.ms).at  # one for all: it is the request that somebody waits for
     after: list[Awaitable[Any]] = []
     try:
-        results = await call.service.live(call.index, receipt, work, None if plans else until)
+        results = await call.service.live(call.index, receipt, work, None if plans else deadline)
     except Late as late:  # the opening goes on behind an empty answer, of an index that there is
         await _check_known(call.index, call.service, late.rest)
         results, after = [Answer([], False, False, None, Receipt() if many else receipt) for _ in queries], [late.rest]
@@ -222,16 +224,16 @@ def _check_limits(queries: list[Query], limits: Limits) -> None:
             raise LimitError(name, value, most, hint=hint, param=name)
 
 
-def _check_model(index: Index, asked: Any) -> None:
+def _check_model(index: Index, model: Any) -> None:
     """Refuses vectors of another model than the index was stamped with; without a stamp there is nothing to compare."""
-    if asked is None:
+    if model is None:
         return
-    if not isinstance(asked, str):
+    if not isinstance(model, str):
         raise InputError("model is not text", hint="name the model of the vectors, or leave it out", param="model")
     stamped = index.root.schema.get("model")
-    if stamped is not None and asked != stamped:
+    if stamped is not None and model != stamped:
         raise InputError(
-            f"the query is of model {asked[:200]!r}, the index {index.name!r} of {stamped!r}",
+            f"the query is of model {model[:200]!r}, the index {index.name!r} of {stamped!r}",
             hint="embed the query with the model of the index",
             param="model",
         )

@@ -15,9 +15,9 @@ from ..admission import WAIT_S, request_bytes
 from ..arrival import Arriving
 from ..errors import NotFoundError, StoreError, VantageError
 from ..indexes import Service
-from ..read.deadline import Until
+from ..read.deadline import Deadline
 from . import handlers
-from .access import Access, authorize, check_host, cors, knows
+from .access import Access, authorize, check_host, cors_headers, has_token
 from .handlers import NO_ID, Call
 from .problem import MethodError, problem
 from .reply import Reply
@@ -70,18 +70,18 @@ async def handle(
     service: Service,
     access: Access,
     runtime: Mapping[str, Any],
-    until: Until | None = None,
+    deadline: Deadline | None = None,
 ) -> Reply:
     """Answers one request. path: as sent, percent-encoded, with the query string; headers have lower-case names.
 
     runtime is what health adds (version of the host, heap). The body is read only when the request may be answered;
     `body` raises TooLargeError past BODY_BYTES_MAX. Never raises: every failure is a problem document with the id of
-    the request, and nothing of a secret. until: ended by the caller when nobody waits for the answer any more; the
+    the request, and nothing of a secret. deadline: ended by the caller when nobody waits for the answer any more; the
     milliseconds of the budget are put into it.
     """
     request_id = headers.get("cf-ray") or headers.get("x-request-id") or uuid.uuid4().hex
     try:
-        reply = await _answer(method, path, headers, body, service, access, runtime, until or Until())
+        reply = await _answer(method, path, headers, body, service, access, runtime, deadline or Deadline())
     except VantageError as error:
         reply = problem(error, request_id)
     except MemoryError:
@@ -94,14 +94,14 @@ async def handle(
         reply = problem(
             VantageError(f"internal error ({error_type})", hint="report it with the request id"), request_id
         )
-    reply.headers |= cors(headers.get("origin"), access)
+    reply.headers |= cors_headers(headers.get("origin"), access)
     if method == "HEAD":
         reply.headers["content-length"], reply.parts = str(sum(map(len, reply.parts))), []
     name = (_unquoted(path) + [""] * 3)[2]
     if reply.status not in (401, 421) and service.is_stale(name):  # after an error too: a newer one may not have it
         reply.after.append(service.revalidate(name))
-    if service.asker is not None and service.asker.full:
-        reply.after.append(service.asker.send())
+    if service.warm_client is not None and service.warm_client.full:
+        reply.after.append(service.warm_client.send())
     return reply
 
 
@@ -113,7 +113,7 @@ async def _answer(
     service: Service,
     access: Access,
     runtime: Mapping[str, Any],
-    until: Until,
+    deadline: Deadline,
 ) -> Reply:
     """Checks who asks for what, then has it handled within the memory that there is."""
     check_host(headers.get("host", ""), access)
@@ -127,28 +127,28 @@ async def _answer(
     if method not in route.methods():
         raise MethodError(method, route.methods())
     clock = asyncio.get_running_loop().time
-    deadline = clock() + WAIT_S
+    door_deadline = clock() + WAIT_S
     async with AsyncExitStack() as reading, AsyncExitStack() as work:
 
         async def whole_body() -> bytes:
-            nonlocal deadline
+            nonlocal door_deadline
             async with service.bodies.enter() as arriving:  # at no door: nobody stands behind one that stalls
                 data = await body(arriving)
-                arriving.whole, deadline = True, clock() + WAIT_S
+                arriving.whole, door_deadline = True, clock() + WAIT_S
                 await reading.enter_async_context(
-                    service.reading.enter(request_bytes(_body_bytes(data, headers)), deadline)
+                    service.reading.enter(request_bytes(_body_bytes(data, headers)), door_deadline)
                 )
                 return data
 
         async def make_room(nbytes: int, in_flight: int) -> None:
             await work.aclose()  # of a generation that was asked before
-            await work.enter_async_context(service.room(nbytes, in_flight, deadline))
+            await work.enter_async_context(service.room(nbytes, in_flight, door_deadline))
 
         if route.scope == READERS and route.method == "GET":  # others have a body to wait for; health waits for nobody
-            await reading.enter_async_context(service.reading.enter(request_bytes(0), deadline))
-        trusted = access.public or knows(headers, access)
+            await reading.enter_async_context(service.reading.enter(request_bytes(0), door_deadline))
+        trusted = access.public or has_token(headers, access)
         options = path.partition("?")[2]
-        call = Call(parts, options, headers, whole_body, service, trusted, until, make_room, runtime)
+        call = Call(parts, options, headers, whole_body, service, trusted, deadline, make_room, runtime)
         reply = await route.handler(call)
         reply.write()  # what is written is held too
         return reply
@@ -192,7 +192,7 @@ def _options(route: Route, headers: Mapping[str, str], access: Access) -> Reply:
     """What may be asked of a resource; for a browser that asks before it sends, whether it may."""
     methods = ", ".join(route.methods())
     allowed: dict[str, str] = {}
-    if "access-control-allow-origin" in cors(headers.get("origin"), access):
+    if "access-control-allow-origin" in cors_headers(headers.get("origin"), access):
         allowed = {
             "access-control-allow-methods": methods,
             "access-control-allow-headers": "Authorization, Content-Type, Content-Encoding, X-Request-Id",

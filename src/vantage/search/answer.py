@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..read.waves import Steps
 from . import exact, routed
 from .query import Answer
-from .rank import Match, estimated, rerank
+from .rank import Match, rank_estimated, rank_exact
 from .run import Candidates, Run
 
 Source = Callable[[Run], Steps[Candidates]]
@@ -36,8 +36,8 @@ def score(run: Run, candidates: Candidates) -> Steps[tuple[list[Match], dict[int
     vectors = candidates.vectors | (yield from segment.rows.vectors(unread, run.left()))
     run.receipt.rows_ranked = len(vectors)
     if candidates.rerank and all(c.row in vectors for c in first):
-        return rerank(first, vectors, run.prepared, segment.root.index, query.top_k), vectors, True
-    return estimated(candidates.contenders, run.prepared, segment.root.index, query.top_k), vectors, False
+        return rank_exact(first, vectors, run.prepared, segment.root.index, query.top_k), vectors, True
+    return rank_estimated(candidates.contenders, run.prepared, segment.root.index, query.top_k), vectors, False
 
 
 def attach(run: Run, matches: list[Match], vectors: dict[int, bytes]) -> Steps[bool]:

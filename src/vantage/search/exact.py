@@ -21,7 +21,7 @@ from .plan import plan_blocks
 from .prepare import Prepared
 from .rank import exact_score
 from .run import Candidates, Run
-from .scan import SCORE_MAX, Contender, LrsqScan, Tails, pool_entries
+from .scan import SCORE_MAX, BlockIds, Contender, LrsqScan, pool_entries
 
 U = 2.0**-24  # f32 rounds to this share of a number
 ENTRY_ERROR = 0.55  # of a table step: half of it, and what f32 rounds on the way
@@ -53,9 +53,11 @@ class BoundedScan(LrsqScan):
     """
 
     def __init__(
-        self, root: Root, query: Prepared, capacity: int, most: int, name: str = "", tails: Tails | None = None
+        self, root: Root, query: Prepared, capacity: int, most: int, name: str = "", block_ids: BlockIds | None = None
     ) -> None:
-        super().__init__(root, query, capacity, name, tails, fine=min(FINE_MAX, -(-root.codec.code_bytes // SEGMENT)))
+        super().__init__(
+            root, query, capacity, name, block_ids, fine=min(FINE_MAX, -(-root.codec.code_bytes // SEGMENT))
+        )
         assert root.bounds is not None
         self.bounds, self.most, self.maybe = root.bounds, most, min(MAYBE_MAX, root.index.rows)
         self.lowest = bytearray(kernels.pool_size(most))
@@ -179,7 +181,7 @@ def candidates(run: Run) -> Steps[Candidates]:
     """The exact source: the proven best. What the router says without a read is scanned first."""
     most = run.query.top_k + (run.query.without is not None)
     return (
-        yield from prove(run, BoundedScan(run.segment.root, run.prepared, most, most, run.segment.space, run.tails))
+        yield from prove(run, BoundedScan(run.segment.root, run.prepared, most, most, run.segment.space, run.block_ids))
     )
 
 

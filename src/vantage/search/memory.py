@@ -49,10 +49,10 @@ def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:
 def shared_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     """About what the scans of a batch share: checks and ids of blocks with contenders, all at the most."""
     root = segment.root
-    rows, blocks = root.index.places * (root.codec.code_bytes + 6), root.index.blocks
-    tails = sum(root.directory.size) - rows
+    rows, blocks = root.index.slots * (root.codec.code_bytes + 6), root.index.blocks
+    ids = sum(root.directory.size) - rows
     contenders = sum(max(3 * q.top_k, CONTENDERS_MIN) for q in queries)
-    return min(tails, tails * contenders // blocks, SCANS_BYTES_MAX // 2)
+    return min(ids, ids * contenders // blocks, SCANS_BYTES_MAX // 2)
 
 
 def scan_bytes(segment: Segment, query: Query) -> int:

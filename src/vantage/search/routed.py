@@ -30,7 +30,7 @@ def candidates(run: Run) -> Steps[Candidates]:
     plan = segment.plan(query, routed, run.left())
     rerank = reranked_rows(query, promise)
     most = max(query.top_k, rerank) + (query.without is not None)
-    scan = segment.scan_of(segment.root, run.prepared, max(3 * most, CONTENDERS_MIN), segment.space, run.tails)
+    scan = segment.scan_of(segment.root, run.prepared, max(3 * most, CONTENDERS_MIN), segment.space, run.block_ids)
     price = plan.price
 
     def contenders() -> list[Contender]:
@@ -70,13 +70,13 @@ def _recall(
 ) -> float | None:
     """The query's recall after scanning the blocks done; the mean at its price in an index without estimators."""
     root, best = run.segment.root, contenders[: run.query.top_k]
-    if root.stop is None:
+    if root.promises is None:
         return recall_estimate(root.contract, price, run.query.top_k)
     if not best:
         return None
     answers = [(c.score / run.prepared.unit, c.block) for c in best]
     rows = root.directory.rows
-    unread = 1 - sum(rows[b] for b in run.done) / root.index.places
+    unread = 1 - sum(rows[b] for b in run.done) / root.index.slots
     return estimated_recall(
-        root.stop, run.query.top_k, rerank, features(routed, run.done, rows, scan.base, answers, price), unread
+        root.promises, run.query.top_k, rerank, features(routed, run.done, rows, scan.base, answers, price), unread
     )

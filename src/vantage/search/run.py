@@ -9,7 +9,7 @@ from ..cost import Budget
 from ..receipt import Receipt
 from .prepare import Prepared
 from .query import Query
-from .scan import Contender, Tails
+from .scan import BlockIds, Contender
 from .segment import Segment
 
 
@@ -17,7 +17,7 @@ from .segment import Segment
 class Run:
     """One query at work. Sources, scores and attributes take from one budget, and count in one receipt.
 
-    receipt: what the query wanted to read, as if alone. tails: shared by the queries of a batch. done: blocks scanned.
+    receipt: what the query wanted to read, as if alone. block_ids: shared by a batch. done: blocks scanned.
     """
 
     query: Query
@@ -25,7 +25,7 @@ class Run:
     segment: Segment
     budget: Budget
     receipt: Receipt
-    tails: Tails
+    block_ids: BlockIds
     done: set[int] = field(default_factory=set)
 
     def left(self, reserved: int = 0) -> Budget:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from ..format import Promise, Root
 from ..read.cache import CACHED, STARTS_SHARD, Cache
 from ..read.gather import Span
-from ..read.waves import Item, Steps, Want
+from ..read.waves import Item, Steps, Wave
 from .estimate import promise_of
 from .plan import SMALL_BYTES, Plan, plan_scan
 from .query import Query
 from .route import ROUTERS
 from .route.common import Routed, Router
-from .rows import Rows
+from .rows import StoredRows
 from .scan import SCANS, Scan
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Segment:
     def __init__(self, name: str, generation: str, root: Root, cache: Cache) -> None:
         self.name, self.root, self.cache = name, root, cache
         self.space = f"{name}/{generation}"
-        self.rows = Rows(name, generation, root)
+        self.rows = StoredRows(name, generation, root)
         self.router: Router = ROUTERS[root.index.router](root.router, root.index)
         self.scan_of = SCANS[root.index.codec]
         flags = bytearray(root.index.blocks)
@@ -47,7 +47,7 @@ class Segment:
 
     def promise(self, query: Query) -> Promise:
         """How the contract keeps the recall that is asked for. Raises LimitError where it cannot."""
-        return promise_of(self.root.contract, self.root.stop, query.recall)
+        return promise_of(self.root.contract, self.root.promises, query.recall)
 
     def page(self, number: int) -> memoryview | None:
         """A routing page, verified, if it is cached."""
@@ -125,4 +125,4 @@ class Segment:
             for number, view in zip(numbers, views, strict=True):
                 self.cache.put(self.space, blocks[number], view)
 
-        return not items or (yield Want(items, spans, use, hot=True))
+        return not items or (yield Wave(items, spans, use, hot=True))

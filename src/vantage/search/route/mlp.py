@@ -54,9 +54,10 @@ def _parts(section: MlpSection) -> list[tuple[array[int], Part]]:
     """Of each region: its blocks, and what the output layer has of them."""
     regions, output = section.regions, section.output
     assert regions is not None
-    stride, found = LseSection.stride(output.bits, section.units), []
+    stride = LseSection.stride(output.bits, section.units)
+    parts: list[tuple[array[int], Part]] = []
     for first, end in pairwise(regions.first_block):
         low, high = first * output.subs, end * output.subs
         part = output.scale[low:high], output.weight[low:high], output.table[low * stride : high * stride]
-        found.append((array("I", range(first, end)), part))
-    return found
+        parts.append((array("I", range(first, end)), part))
+    return parts

@@ -19,7 +19,7 @@ class TreeRouter(Resident):
         self._stride = LseSection.stride(section.bits, index.dimension) * TREE_UNITS
 
     def probabilities(self, query: Prepared) -> Routed:
-        found: dict[int, float] = {}  # block -> probability, in units of 2^-20
+        leaf: dict[int, float] = {}  # block -> probability, in units of 2^-20
         level = [(float(1 << 20), 0)]
         while level:
             below: list[tuple[float, int]] = []
@@ -29,10 +29,10 @@ class TreeRouter(Resident):
                     if child >= 0:
                         below.append((whole * p / (1 << 20), child))
                     elif child != NO_CHILD:
-                        found[-1 - child] = whole * p / (1 << 20)
+                        leaf[-1 - child] = whole * p / (1 << 20)
             level = sorted(below, key=lambda one: (-one[0], one[1]))[: self.section.beam]
-        blocks = sorted(found)
-        return Routed(array("I", [int(found[b] + 0.5) for b in blocks]), array("I", blocks))
+        blocks = sorted(leaf)
+        return Routed(array("I", [int(leaf[b] + 0.5) for b in blocks]), array("I", blocks))
 
     def _split(self, query: Prepared, node: int) -> array[int]:
         """Probabilities of the children of a node, in units of 2^-20."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...errors import DamagedError
 from ...format import EcvhSection, IndexSection, TwoLevelSection
 from ...read.gather import Span
-from ...read.waves import Item, Steps, Want
+from ...read.waves import Item, Steps, Wave
 from ..prepare import Prepared
 from .common import Page, Routed, mixture
 from .ecvh import EcvhRouter
@@ -72,7 +72,7 @@ class TwoLevelRouter:
             return routed
         item, data = page.item, bytearray()
         span = Span(item.key, item.offset, item.size, [0])
-        if not (yield Want([item], [span], lambda _, views: data.extend(views[0]), hot=True)):
+        if not (yield Wave([item], [span], lambda _, views: data.extend(views[0]), hot=True)):
             return routed
         run.segment.keep_page(page.number, memoryview(data))
         return self.probabilities(run.prepared, memoryview(data))

@@ -27,7 +27,7 @@ def stored_centres(centres: F32, metric: str) -> tuple[Centres, F32]:
 
 
 @dataclass(frozen=True)
-class Shape:
+class Layout:
     """Blocks in file order. copy i32 (N, E): blocks of the row's copies, -1 for none. centres: as stored, decoded."""
 
     partition: Partition
