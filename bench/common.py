@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from build_index.ingest.open import open_source
 from build_index.ingest.rows import Ints, Rows, scaled_rows
-from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 from build_index.neighbours.graph import neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of

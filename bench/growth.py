@@ -40,8 +40,8 @@ from build_index.blocks.kmeans import two_level as partition
 from build_index.blocks.layout import index_section
 from build_index.codecs import lrsq
 from build_index.export.router import whole_page
+from build_index.ingest.open import open_source
 from build_index.ingest.rows import Ints, scaled_rows
-from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.truth import truth_of, untied

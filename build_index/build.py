@@ -18,9 +18,10 @@ from .bucket.names import check_name
 from .bucket.store import alone
 from .context import BuildContext
 from .ingest.attributes import check_rows, check_schema, spot_bytes
+from .ingest.formats.batch import Batch
 from .ingest.lint import Pass, findings
 from .ingest.rows import StoredRows, scaled_rows
-from .ingest.source import Batch, Source
+from .ingest.source import Source
 from .ingest.staging import Staging, stage
 from .tune.check import check_options
 from .tune.choose import Choice, choose

@@ -15,7 +15,7 @@ from .build import build
 from .cli.report import receipt_line, show_report
 from .cli.terminal import Screen, complain, progress
 from .context import BuildContext
-from .ingest.source import open_source
+from .ingest.open import open_source
 from .node import ROOT
 from .tune.options import Options
 

@@ -14,7 +14,7 @@ from doubles import Built
 
 from build_index.build import build
 from build_index.context import BuildContext
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.tune.options import Options
 from vantage.read import reader
 from vantage.read.hedge import Hedging

@@ -11,7 +11,7 @@ import pytest
 from build_index.build import build
 from build_index.context import BuildContext
 from build_index.hashing import codewords
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.routers import ecvh, mlp, tree
 from build_index.tune.options import Options
 from vantage.index import Index

@@ -11,7 +11,7 @@ from doubles import explained
 
 from build_index.build import build
 from build_index.context import BuildContext
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.tune.options import Options
 from vantage.cost import Budget
 from vantage.errors import DamagedError

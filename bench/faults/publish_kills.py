@@ -17,7 +17,7 @@ import numpy as np
 from build_index.bucket.store import FolderStore
 from build_index.build import build
 from build_index.context import BuildContext
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.tune.options import Options
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from build_index.bucket.open import open_index
 from build_index.build import build
 from build_index.context import BuildContext
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.tune.options import Options
 from vantage.format import SPOT_BYTES, aligned
 from vantage.search.query import Query

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from bench.common import MEMORY, rows_of
 from build_index.clusters.cluster import tree_over
+from build_index.ingest.open import open_source
 from build_index.ingest.rows import F32, scaled_rows
-from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 from build_index.neighbours.graph import neighbour_graph
 

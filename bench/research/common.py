@@ -16,8 +16,8 @@ from bench.common import MEMORY, rows_of
 from build_index.blocks.graph_cut import VOTERS
 from build_index.blocks.layout import Layout, index_section
 from build_index.blocks.partition import Partition
+from build_index.ingest.open import open_source
 from build_index.ingest.rows import Ints, Rows, scaled_rows
-from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of

@@ -47,9 +47,9 @@ from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section
 from build_index.blocks.partition import Partition
 from build_index.evaluate.picture import Axis, curves
+from build_index.ingest.open import open_source
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import F32, Ints, Rows, scaled_rows
-from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.graph import Graph, neighbour_graph

@@ -39,9 +39,9 @@ from build_index.blocks import PARTITIONS
 from build_index.blocks.copies import soar
 from build_index.blocks.layout import Layout, index_section
 from build_index.evaluate.picture import Axis, curves
+from build_index.ingest.open import open_source
 from build_index.ingest.queries import Queries, read_queries
 from build_index.ingest.rows import Ints, Rows, scaled_rows
-from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 from build_index.progress import SILENT
 from build_index.routers import ROUTERS, mlp, trained, tree

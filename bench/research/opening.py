@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from build_index.build import build
 from build_index.context import BuildContext
-from build_index.ingest.source import open_source, source_metric
+from build_index.ingest.open import open_source, source_metric
 from build_index.routers import ROUTERS
 from build_index.tune import choose
 from build_index.tune.options import Options

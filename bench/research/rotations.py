@@ -39,8 +39,8 @@ from build_index.codecs.planes import Codec, encode_blocks
 from build_index.codecs.rotations import ROTATIONS, bor
 from build_index.codecs.rotations.basis import Basis
 from build_index.codecs.rotations.butterfly import Layers, basis
+from build_index.ingest.open import open_source
 from build_index.ingest.rows import scaled_rows
-from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.serve import ROOT

@@ -44,7 +44,7 @@ from ..bucket.generations import live
 from ..bucket.store import ObjectStore, Ranged
 from ..codecs.error_norms import decoded, errors
 from ..codecs.planes import Encoded, encode_blocks
-from ..ingest.source import DTYPES
+from ..ingest.formats.batch import DTYPES
 from ..progress import SILENT, Progress
 from ..write.reopen import centres_of, codec_of, codes_of_block, vectors_of_column
 from ..write.vectors import column_array

@@ -19,7 +19,8 @@ from ..build import build
 from ..codecs import CODECS
 from ..codecs.rotations import ROTATIONS
 from ..context import BuildContext
-from ..ingest.source import Source, open_source, source_metric
+from ..ingest.open import open_source, source_metric
+from ..ingest.source import Source
 from ..plain import plain
 from ..routers import ROUTERS
 from ..tune.options import Options

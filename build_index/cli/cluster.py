@@ -20,9 +20,9 @@ from vantage.format import METRICS
 
 from ..clusters.cluster import Cluster, clusters_of, names_of, tree_over
 from ..clusters.treemap import treemap
+from ..ingest.open import open_source
 from ..ingest.queries import read_queries
 from ..ingest.rows import Rows, scaled_rows
-from ..ingest.source import open_source
 from ..ingest.staging import stage
 from ..plain import plain
 from ..tune.check import SEED_MAX

@@ -11,7 +11,7 @@ from vantage.errors import InputError
 from vantage.format import METRICS
 
 from ..ingest.lint import lint
-from ..ingest.source import open_source, source_metric
+from ..ingest.open import open_source, source_metric
 from ..plain import plain
 from .terminal import Json, err, out, print_json
 

@@ -27,9 +27,9 @@ from vantage.search.query import TOP_K_MAX, Answer, Query
 from ..bucket.generations import manifest_objects
 from ..bucket.open import open_index
 from ..bucket.store import FolderStore, ObjectStore, Ranged, store_at
+from ..ingest.formats.batch import DTYPES
 from ..ingest.queries import Queries
 from ..ingest.rows import Ints, in_scale
-from ..ingest.source import DTYPES
 from ..ingest.staging import GAP_BYTES
 from ..neighbours.exact import CHUNK_BYTES, I32, exact_neighbours, exact_scores
 from ..neighbours.truth import ranks, right, untied

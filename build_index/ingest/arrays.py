@@ -12,8 +12,9 @@ import numpy.typing as npt
 from vantage.errors import InputError
 from vantage.format.layout import ID_BYTES_MAX
 
+from .formats.batch import BAD_ROWS_NAMED, DTYPES, NUMPY_KINDS, Array
 from .rows import F32, Ints
-from .source import BAD_ROWS_NAMED, DTYPES, NORM_MAX, NORM_MIN, NUMPY_KINDS, Array
+from .source import NORM_MAX, NORM_MIN
 
 Ids = Ints | list[bytes]
 

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from vantage.errors import InputError
 
+from .formats.batch import BAD_ROWS_NAMED, Skipped
 from .rows import F32, Ints, check_lengths, origin_of
-from .source import BAD_ROWS_NAMED, NORM_MAX, NORM_MIN, Skipped, Source
+from .source import NORM_MAX, NORM_MIN, Source
 from .staging import vector_hashes
 
 BATCH_ROWS = 4096

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from vantage.errors import InputError
 
 from .formats import hdf5, npy, vecs
-from .source import HDF5, open_source
+from .formats.registry import HDF5
+from .open import open_source
 
 
 @dataclass(frozen=True)

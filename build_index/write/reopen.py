@@ -34,8 +34,8 @@ from ..codecs import rabitq, sign
 from ..codecs.planes import QUERY_ALPHA, Codec, Encoded, Quantizer
 from ..codecs.rotations.butterfly import axes_of
 from ..ingest.arrays import Arrays
+from ..ingest.formats.batch import DTYPES
 from ..ingest.rows import Ints, Rows
-from ..ingest.source import DTYPES
 from ..tune.choose import Choice
 
 

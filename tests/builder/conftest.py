@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from small import RowsOf
 
+from build_index.ingest.open import open_source
 from build_index.ingest.rows import Rows, scaled_rows
-from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 
 

@@ -22,7 +22,7 @@ from build_index.build import build
 from build_index.context import BuildContext
 from build_index.ingest.arrays import Arrays
 from build_index.ingest.attributes import are_long, check_rows, check_schema, pieces
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.tune.options import Options
 from vantage.cost import Budget
 from vantage.errors import InputError, LimitError

@@ -20,7 +20,7 @@ from build_index.bucket.open import open_index
 from build_index.build import build
 from build_index.cli.main import main
 from build_index.context import BuildContext
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.serve import ROOT
 from build_index.tune.options import Options
 from vantage.cost import Budget

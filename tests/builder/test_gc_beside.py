@@ -20,7 +20,7 @@ from build_index.bucket import generations as g
 from build_index.bucket.store import ConflictError, FolderStore, ObjectStore
 from build_index.build import build
 from build_index.context import BuildContext
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.tune.options import Options
 from vantage.errors import StoreError, VantageError
 

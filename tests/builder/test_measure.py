@@ -16,8 +16,8 @@ from build_index.blocks.layout import index_section
 from build_index.build import Report, build
 from build_index.context import BuildContext
 from build_index.evaluate.evaluate import source_rows
+from build_index.ingest.open import open_source
 from build_index.ingest.rows import Rows, scaled_rows
-from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 from build_index.neighbours.truth import Truth, truth_of, untied
 from build_index.simulate.edge import prepared, probabilities

@@ -14,9 +14,9 @@ from build_index.bucket.open import open_index
 from build_index.build import build
 from build_index.context import BuildContext
 from build_index.evaluate.evaluate import evaluate
+from build_index.ingest.open import open_source
 from build_index.ingest.queries import Queries
 from build_index.ingest.rows import NORM_MAX, origin_of, tempered
-from build_index.ingest.source import open_source
 from build_index.neighbours.exact import exact_scores
 from build_index.tune.options import Options
 from build_index.write.vectors import stored_kind

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from build_index.ingest.source import Batch, Source, open_source
+from build_index.ingest.formats.batch import Batch
+from build_index.ingest.open import open_source
+from build_index.ingest.source import Source
 from vantage.errors import InputError
 
 VALUES = {

@@ -21,9 +21,10 @@ from deltalake import DeltaTable, write_deltalake
 
 from build_index.ingest.formats import parquet, sizes
 from build_index.ingest.formats.batch import Skipped
+from build_index.ingest.json_rows import json_rows
+from build_index.ingest.open import open_source, source_metric
 from build_index.ingest.queries import read_queries
-from build_index.ingest.source import Source, open_source, source_metric
-from build_index.ingest.staging import _json_rows
+from build_index.ingest.source import Source
 from vantage.errors import InputError
 
 X = np.arange(1, 401, dtype=np.float32).reshape(100, 4)
@@ -51,7 +52,7 @@ def read(source: Source, **options: Any) -> tuple[list[Any], np.ndarray, list[An
     found = []
     for rows_max in (1, 100):
         parts = list(source.batches(rows_max, **options))
-        rows = [row for part in parts for row in _json_rows(part.attributes, len(part.rows))]
+        rows = [row for part in parts for row in json_rows(part.attributes, len(part.rows))]
         ids = [one if isinstance(one, bytes) else int(one) for part in parts for one in part.ids]
         found.append((ids, np.concatenate([part.vectors for part in parts]), [json.loads(row) for row in rows]))
     assert found[0][0] == found[1][0] and found[0][2] == found[1][2] and (found[0][1] == found[1][1]).all()

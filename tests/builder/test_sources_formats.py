@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from build_index.ingest.open import open_source, source_metric
 from build_index.ingest.queries import read_queries
-from build_index.ingest.source import Source, open_source, source_metric
+from build_index.ingest.source import Source
 from build_index.ingest.staging import stage
 from build_index.write.vectors import _column_field, column_array
 from vantage.errors import InputError

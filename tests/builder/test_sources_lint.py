@@ -10,7 +10,7 @@ import pytest
 from small import clustered, vantage
 
 from build_index.ingest.lint import Finding, lint
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 
 
 def found(tmp_path: Path, x: np.ndarray, metric: str = "l2") -> dict[str, Finding]:

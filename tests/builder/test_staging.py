@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from build_index.ingest import staging as staging_module
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.ingest.staging import Staging, stage
 from build_index.progress import Progress
 from vantage.errors import InputError

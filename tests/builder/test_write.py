@@ -25,8 +25,8 @@ from build_index.bucket.store import FolderStore
 from build_index.bucket.store import beside as beside_store
 from build_index.build import build
 from build_index.context import BuildContext
+from build_index.ingest.open import open_source
 from build_index.ingest.rows import Rows, scaled_rows
-from build_index.ingest.source import open_source
 from build_index.ingest.staging import stage
 from build_index.progress import SILENT, Progress
 from build_index.tune.check import check_options
@@ -404,7 +404,7 @@ from build_index.build import build
 from build_index.context import BuildContext
 from build_index.tune.check import check_options
 from build_index.tune.options import Options
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 write.PAGE_ROWS = 8
 whole = write._PartWriter.add
 def slow(self, table):

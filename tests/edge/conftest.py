@@ -8,7 +8,7 @@ import pytest
 
 from build_index.build import build
 from build_index.context import BuildContext
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.serve import ROOT, Server, load, serve
 
 

@@ -19,7 +19,7 @@ from build_index.codecs import CODECS
 from build_index.codecs.rotations import ROTATIONS
 from build_index.context import BuildContext
 from build_index.hashing import codewords
-from build_index.ingest.source import open_source
+from build_index.ingest.open import open_source
 from build_index.routers import ROUTERS, ecvh, mlp, trained, tree
 from build_index.serve import ROOT, Server
 from build_index.tune.options import Options
