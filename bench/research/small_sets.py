@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from build_index.build import build
 from build_index.context import BuildContext
 from build_index.evaluate.evaluate import evaluate
-from build_index.ingest.queries import Queries
 from build_index.ingest.open import open_source
+from build_index.ingest.queries import Queries
 from build_index.serve import ROOT
 from build_index.tune.options import Options
 
