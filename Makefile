@@ -23,14 +23,15 @@ FOUND_PYTHON = $(shell $(FIND_PYTHON))
 SEEN_PYTHON = $(or $(shell $(firstword $(CANDIDATES)) --version 2>&1 | head -n 1),nothing)
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint dist clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      install, build an index of the sample, ask the Worker three questions'
 	@echo 'make test      install, lint, and run every test'
 	@echo 'make install   make .venv and all that the commands need (PYTHON=python3.12 picks the Python)'
-	@echo 'make lint      format and types only'
+	@echo 'make lint      format, spelling and types only'
+	@echo 'make dist      wheels and the source distribution, in dist/'
 	@echo 'make clean     remove what the others made'
 
 install: $(PACKAGES) $(VANTAGE) $(KERNELS) $(NODE_PACKAGES) $(SDK) $(BUNDLE)
@@ -44,10 +45,22 @@ test: lint
 lint: install
 	@$(PY) -m ruff format --check
 	@$(PY) -m ruff check
+	@$(PY) -m codespell_lib
 	@$(PY) -m mypy
 
+# The wheels' kernels are cross-compiled, see setup.py. Without isolation, from what `make install` brought.
+PLATFORMS := manylinux_2_17_x86_64 manylinux_2_17_aarch64 macosx_11_0_arm64
+dist: install
+	@rm -rf build dist
+	@for platform in $(PLATFORMS); do \
+	  VANTAGE_PLATFORM=$$platform PYTHONPATH=python_modules $(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist . \
+	    || exit 1; done
+	@PYTHONPATH=python_modules $(PY) -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")' >build/sdist.log 2>&1 \
+	  || { cat build/sdist.log; exit 1; }
+	@ls -l dist
+
 clean:
-	rm -rf $(VENV) $(HOST)/node_modules $(HOST)/.pyodide python_modules vantage.egg-info build .vantage .wrangler
+	rm -rf $(VENV) $(HOST)/node_modules $(HOST)/.pyodide python_modules *.egg-info build dist .vantage .wrangler
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis kernels/build
 	find bench build_index src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -18,7 +18,7 @@ import statistics
 from vantage.cost import LANE_BYTES_PER_MS, ROUND_MS
 from vantage.read import hedge, reader
 from vantage.read.bucket import Body, Bytes
-from vantage.read.hedge import Pace
+from vantage.read.hedge import Hedging
 from vantage.read.reader import Reader
 from vantage.receipt import Receipt
 
@@ -85,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     worst = []
     for name, share in (("plain", 0.0), ("hedged", hedge.HEDGE_SHARE)):
-        hedge.HEDGE_SHARE, reader._PACE = share, Pace()
+        hedge.HEDGE_SHARE, reader._HEDGING = share, Hedging()
         with asyncio.Runner(loop_factory=Loop) as runner:
             ms, receipt = runner.run(waits(options.queries, options.reads, options.seed, options.slow))
         cuts = statistics.quantiles(ms, n=100)

@@ -108,7 +108,7 @@ def main() -> None:
     x = stored(options.index, index)
     own = own_products(x, root.index.vector_kind) if root.index.metric == "cosine" else np.empty(0, np.float32)
     print(
-        f"{root.index.rows:,} rows in {root.index.places:,} places, {root.index.blocks} blocks, codes of "
+        f"{root.index.rows:,} rows in {root.index.slots:,} places, {root.index.blocks} blocks, codes of "
         f"{root.codec.code_bytes} bytes, {root.index.metric}; {len(asked)} queries, all blocks cached"
     )
     fill(options.index, index)

@@ -101,19 +101,20 @@ are of this one, which shares its cores, and speed is given as a ratio in one ru
 
 ## Searches
 
-2,000 queries each (1,000 out of distribution), in-process. Modelled ms as in `plan.py`: 40 a round of six reads, and
-the fullest lane at 60 MB/s. CPU is thread time of CPython.
+2,000 queries each (1,000 out of distribution), in-process. Modelled ms are those of [costs.md](costs.md). CPU is thread
+time of CPython.
 
 | | recall | GETs | bytes | waves | rows scanned | modelled ms p50 / p99 | CPU ms p50 |
 |---|---:|---:|---:|---:|---:|---:|---:|
 {chr(10).join(eval_row(name, r.json) for name, r in searches)}
 
-For comparison on the same WordNet rows at the same recall, as measured for this project's brief: hypvector 321 GETs and
-27 MB in 4 waves; LanceDB (IVF_PQ, its index in RAM) 97 GETs and 1.6 MB in 2 waves, cold 274 GETs in 14.
+## Beside a database on object storage
+
+`python -m bench.peers DATA`, which needs `pip install lancedb`, counts what LanceDB reads for the same WordNet queries.
 
 ## The code alone
 
-All blocks scanned, so nothing is lost by routing.
+All blocks are scanned, so nothing is lost by routing.
 
 {block(codes)}
 ## The Worker
@@ -123,8 +124,8 @@ On workerd with Pyodide and the committed `kern.so`, local R2.
 {block(edge)}
 ## Kernels
 
-One thread each, in turns; a row a path of the native scan that the processor has (`plain` is SSSE3, or NEON on
-AArch64), the last of which it takes. Wasm has one path, so its columns repeat.
+One thread each, in turns. Each row is one path of the native scan that the processor has (`plain` is SSSE3, or NEON on
+AArch64), and by default the last one is taken. Wasm has one path, so its columns repeat.
 
 {block(kernels)}
 ## What the commands printed

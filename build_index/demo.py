@@ -16,10 +16,11 @@ from .cli.report import receipt_line, show_report
 from .cli.terminal import Screen, complain, progress
 from .context import BuildContext
 from .ingest.open import open_source
+from .node import ROOT
 from .tune.options import Options
 
-SAMPLE = host.ROOT / "sample"
-BUCKET = host.ROOT / ".vantage" / "bucket"
+SAMPLE = ROOT / "sample"
+BUCKET = ROOT / ".vantage" / "bucket"
 QUESTIONS = (50, 25, 325)  # of the held-out queries: a moth, a conflict, a tree
 MEMORY_BYTES = 1 << 30
 
@@ -44,8 +45,8 @@ def main() -> None:
         _ask(server.url, SAMPLE / "queries.parquet")
     out.rule("done")
     out.print(
-        f"Keep it running:  .venv/bin/vantage serve {BUCKET.relative_to(host.ROOT)}\n"
-        f"Look inside:      .venv/bin/vantage info {index.relative_to(host.ROOT)}"
+        f"Keep it running:  .venv/bin/vantage serve {BUCKET.relative_to(ROOT)}\n"
+        f"Look inside:      .venv/bin/vantage info {index.relative_to(ROOT)}"
     )
 
 

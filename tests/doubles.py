@@ -16,6 +16,22 @@ from vantage.index import Index
 from vantage.read.bucket import Body, Bucket, Bytes, Folder
 from vantage.read.cache import Cache
 from vantage.receipt import Receipt
+from vantage.search.plan import Plan as Planned
+from vantage.search.prepare import prepare
+from vantage.search.query import Query
+
+
+def explained(index: Index, query: Query) -> dict[str, Any]:
+    """What an index says of one query, without answering it."""
+    return asyncio.run(index.explain([query]))[0]
+
+
+def first_plan(index: Index, query: Query) -> Planned:
+    """What a query's first wave reads, with what is cached now."""
+    segment = index.segment
+    routed, _ = segment.router.peek(prepare(query.vector, index.root.index), segment)
+    return segment.plan(query, routed, query.budget)
+
 
 # What a bucket can do to a read, by name.
 FAULTS = ("error", "hang", "short", "whole", "changed", "size", "missing", "flip")

@@ -15,20 +15,22 @@ import numpy as np
 import pytest
 from doubles import Built, Failing, Recorder, nth
 
-from vantage import index as index_module
 from vantage.cost import LANES, Budget, Limits
 from vantage.errors import DamagedError, InputError
 from vantage.http.access import Access
+from vantage.http.handlers import MATCHES_MAX, VALUES_MAX
 from vantage.http.reply import Reply
 from vantage.http.request import BINARY, BODY_BYTES_MAX
-from vantage.http.routes import MATCHES_MAX, VALUES_MAX, handle
+from vantage.http.routes import handle
 from vantage.indexes import Service
 from vantage.kernels import crc32c
 from vantage.read.bucket import Bytes, Folder
 from vantage.read.gather import RANGE_BYTES_MAX, SHARED_GAP, SPLIT_BYTES, plan_shared, span_of
 from vantage.read.reader import Reader
-from vantage.read.waves import Item, Want, together
+from vantage.read.waves import Item, Wave, run_together
 from vantage.receipt import Receipt
+from vantage.search import memory
+from vantage.search.memory import answers_bytes
 from vantage.search.query import Answer, Query
 
 
@@ -84,7 +86,7 @@ def test_groups_answer_as_one(words: Built, monkeypatch: pytest.MonkeyPatch) -> 
     """Where memory has room for two or three scans at a time; never for none."""
     whole = [told(a) for a in asyncio.run(words.open().answer(queries(words), Receipt()))]
     for most in (1, 400_000):
-        monkeypatch.setattr(index_module, "SCANS_BYTES_MAX", most)
+        monkeypatch.setattr(memory, "SCANS_BYTES_MAX", most)
         assert [told(a) for a in asyncio.run(words.open().answer(queries(words), Receipt()))] == whole
 
 
@@ -184,8 +186,8 @@ def test_bytes_in_and_out_as_the_documentation_shows(built: Built) -> None:
     for ids, scores, result in zip(names["ids"], names["scores"], results, strict=True):
         assert [i.decode() if isinstance(i, bytes) else int(i) for i in ids] == [m["id"] for m in result["matches"]]
         assert scores.tolist() == [np.float32(m["score"]) for m in result["matches"]]
-    assert names["told"]["receipt"] == plain.body["receipt"]
-    assert names["told"]["results"] == [{k: v for k, v in r.items() if k != "matches"} for r in results]
+    assert names["rest"]["receipt"] == plain.body["receipt"]
+    assert names["rest"]["results"] == [{k: v for k, v in r.items() if k != "matches"} for r in results]
 
 
 def test_receipts_of_a_batch(words: Built) -> None:
@@ -252,7 +254,7 @@ def test_a_batch_never_sends_more_than_its_queries_would_alone(seed: int) -> Non
         def use(numbers: list[int], views: list[memoryview], w: int = w, items: list[Item] = items) -> None:
             got[w].update((items[n].offset, bytes(v)) for n, v in zip(numbers, views, strict=True))
 
-        wants.append(Want(items, spans, use))
+        wants.append(Wave(items, spans, use))
 
     class Whole:
         async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Bytes:
@@ -261,13 +263,13 @@ def test_a_batch_never_sends_more_than_its_queries_would_alone(seed: int) -> Non
         async def list(self) -> list[str]:
             return []
 
-    def steps(want: Want) -> Iterator[Any]:
+    def steps(want: Wave) -> Iterator[Any]:
         yield want
 
     receipt, alone = Receipt(), [Receipt() for _ in wants]
     reader = Reader(Whole(), {}, receipt)  # type: ignore[arg-type]
     pairs: Any = [(steps(want), own) for want, own in zip(wants, alone, strict=True)]
-    asyncio.run(together(pairs, reader))
+    asyncio.run(run_together(pairs, reader))
     assert receipt.gets <= sum(own.gets for own in alone)
     assert receipt.bytes <= sum(own.bytes for own in alone)
     assert got == [{i.offset: data[i.offset : i.offset + size] for i in want.items} for want in wants]
@@ -276,9 +278,11 @@ def test_a_batch_never_sends_more_than_its_queries_would_alone(seed: int) -> Non
 @pytest.mark.parametrize(
     "fields", [{}, {"rerank": 20}, {"attributes": True}, {"budget": Budget(gets=1000)}, {"id": True}]
 )
-def test_a_query_answers_with_what_a_limit_below_its_plan_lets_it_read(words: Built, fields: dict[str, Any]) -> None:
+def test_a_query_answers_with_what_a_limit_below_its_plan_lets_it_read(
+    words: Built, widest: list[np.ndarray], fields: dict[str, Any]
+) -> None:
     index, by_id = words.open(), "id" in fields
-    query = Query(None, 10, id=words.ids[0]) if by_id else Query(words.queries[0].tolist(), 10, **fields)
+    query = Query(None, 10, id=words.ids[0]) if by_id else Query(widest[0].tolist(), 10, **fields)
     whole = asyncio.run(index.query(query))
     gets, nbytes = whole.receipt.gets, whole.receipt.bytes
     for limits in (Limits(gets=1 + 2 * by_id), Limits(gets=gets - 1), Limits(gets=gets), Limits(bytes=nbytes - 1)):
@@ -308,14 +312,17 @@ def test_a_request_reads_no_more_than_its_limits(words: Built) -> None:
 def test_a_larger_request_has_a_larger_price(words: Built) -> None:
     index, vector = words.open(), words.queries[0].tolist()
     prices = [
-        index.price([Query(vector, **more)] * count)
+        answers_bytes(index.segment, [Query(vector, **more)] * count)
         for count, more in [
             (1, {}), (1, {"top_k": 100}), (1, {"top_k": 100, "attributes": True}),
             (1, {"top_k": 100, "attributes": True, "vectors": True}), (16, {"top_k": 100, "vectors": True}),
         ]
     ]  # fmt: skip
     assert prices == sorted(set(prices))
-    assert index.price([Query(vector, rerank=200)]) > index.price([Query(vector)]) + 200 * 96 * 2
+    assert (
+        answers_bytes(index.segment, [Query(vector, rerank=200)])
+        > answers_bytes(index.segment, [Query(vector)]) + 200 * 96 * 2
+    )
 
 
 @pytest.mark.parametrize("name", ["vectors", "top_k", "rerank", "exact"])

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from doubles import Built
 from virtual import Slow, run
@@ -22,7 +23,7 @@ from vantage.index import Index
 from vantage.indexes import Service
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
-from vantage.read.deadline import Until
+from vantage.read.deadline import Deadline
 from vantage.receipt import Receipt
 from vantage.search.query import Answer, Query
 
@@ -49,7 +50,7 @@ def question(name: str) -> list[float]:
     return vector
 
 
-def timed(words: Built, bucket: Slow, query: Query, until: Until | None = None) -> tuple[float, Answer]:
+def timed(words: Built, bucket: Slow, query: Query, deadline: Deadline | None = None) -> tuple[float, Answer]:
     """(seconds, answer) of a query to an open index without a cache; nothing may run on after it."""
 
     async def ask() -> tuple[float, Answer]:
@@ -57,16 +58,16 @@ def timed(words: Built, bucket: Slow, query: Query, until: Until | None = None) 
         await service.query("words", query)
         service.open["words"].bucket = bucket
         began = asyncio.get_running_loop().time()
-        answer = await service.query("words", query, until)
+        answer = await service.query("words", query, deadline)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return asyncio.get_running_loop().time() - began, answer
 
     return run(ask())
 
 
-def test_what_arrived_in_time_is_the_answer(words: Built) -> None:
+def test_what_arrived_in_time_is_the_answer(words: Built, widest: list[np.ndarray]) -> None:
     """The second read of the wave comes too late: fewer rows, not complete, no estimate, and no wave after it."""
-    query = Query(words.queries[0].tolist(), 10, 0.9, attributes=True)
+    query = Query(widest[0].tolist(), 10, 0.9, attributes=True)
     whole = timed(words, Slow(Folder(words.bucket), lambda *_: 0.04), query)[1]
     assert whole.complete and len(whole.receipt.wave_sizes[0]) > 1
     bucket = Slow(Folder(words.bucket), lambda i, *_: 0.04 if i == 0 else 5.0)
@@ -129,16 +130,18 @@ def test_a_routing_page_that_is_late_leaves_nothing_to_plan() -> None:
 
 
 def test_when_the_client_goes_the_reads_end(words: Built) -> None:
-    async def gone(until: Until) -> None:
+    async def gone(deadline: Deadline) -> None:
         await asyncio.sleep(0.02)
-        until.end()
+        deadline.end()
 
     index = words.open(bucket=Folder(words.bucket))
     index.bucket = Slow(Folder(words.bucket), lambda *_: 1.0)
 
     async def ask() -> tuple[float, Answer]:
-        until = Until()
-        _, answer = await asyncio.gather(gone(until), index.query(Query(words.queries[0].tolist()), until=until))
+        deadline = Deadline()
+        _, answer = await asyncio.gather(
+            gone(deadline), index.query(Query(words.queries[0].tolist()), deadline=deadline)
+        )
         return asyncio.get_running_loop().time(), answer
 
     seconds, answer = run(ask())

@@ -80,14 +80,14 @@ def test_the_warm_object_answers_at_once_and_reads_in_the_background(
 ) -> None:
     async def scenario() -> None:
         warm = warm_index(entry, bucket, monkeypatch)
-        assert await warm.held("words") is None
+        assert await warm.root("words") is None
         await warm.ctx.settle()
-        held = await warm.held("words")
+        held = await warm.root("words")
         assert held["current"] == (bucket / "words" / "CURRENT").read_bytes()
         assert held["root"] == next((bucket / "words").glob("*/root.bin")).read_bytes()
         assert not warm.ctx.work  # nothing to do again before it is stale
         monkeypatch.setattr(entry.time, "time", lambda: warm.checked + entry.REVALIDATE_S + 1)
-        assert await warm.held("words") == held
+        assert await warm.root("words") == held
         assert warm.ctx.work
         await warm.ctx.settle()
 
@@ -101,11 +101,11 @@ def test_the_warm_object_leaves_a_large_root_to_the_bucket(
 
     async def held(most: int) -> Any:
         monkeypatch.setattr(entry, "WARM_ROOT_BYTES_MAX", most)
-        monkeypatch.setattr(entry, "_held", None)
+        monkeypatch.setattr(entry, "_warm_blocks", None)
         warm = warm_index(entry, bucket, monkeypatch)
-        await warm.held("words")
+        await warm.root("words")
         await warm.ctx.settle()
-        return await warm.held("words")
+        return await warm.root("words")
 
     assert asyncio.run(held(size)) is not None
     assert asyncio.run(held(size - 1)) is None
@@ -117,7 +117,7 @@ def test_blocks_of_another_generation_go(
     entry: Any, words: Built, bucket: Path, monkeypatch: pytest.MonkeyPatch, index: str, most: int
 ) -> None:
     """Whether the root is small enough to be kept or not, and where there is no generation any more."""
-    monkeypatch.setattr(entry, "_held", None)
+    monkeypatch.setattr(entry, "_warm_blocks", None)
     monkeypatch.setattr(entry, "WARM_ROOT_BYTES_MAX", most)
 
     async def scenario() -> int:
@@ -125,9 +125,9 @@ def test_blocks_of_another_generation_go(
         await warm.take(
             f'[["{index}/old/shard-00000.bin", 0, 4], ["other/old/shard-00000.bin", 0, 3]]', b"olds" + b"oth"
         )
-        await warm.held(index)
+        await warm.root(index)
         await warm.ctx.settle()
-        held: int = warm._held().held
+        held: int = warm._warm_blocks().held
         return held
 
     assert asyncio.run(scenario()) == 3
@@ -138,10 +138,10 @@ def test_the_warm_object_forgets_an_index_that_is_gone(
 ) -> None:
     async def scenario() -> None:
         warm = warm_index(entry, bucket, monkeypatch)
-        warm._held().keep_root("absent", b"old", b"root")
-        await warm.held("absent")
+        warm._warm_blocks().keep_root("absent", b"old", b"root")
+        await warm.root("absent")
         await warm.ctx.settle()
-        assert await warm.held("absent") is None
+        assert await warm.root("absent") is None
 
     asyncio.run(scenario())
 
@@ -158,12 +158,12 @@ def test_the_warm_objects_of_an_isolate_share_what_their_roots_may_take(
     async def scenario() -> list[str]:
         warm = {name: warm_index(entry, tmp_path, monkeypatch) for name in names}
         for name in names:
-            assert await warm[name].held(name) is None
+            assert await warm[name].root(name) is None
             if not at_once:
                 await warm[name].ctx.settle()
         for one in warm.values():
             await one.ctx.settle()
-        return [name for name in names if await warm[name].held(name) is not None]
+        return [name for name in names if await warm[name].root(name) is not None]
 
     kept = asyncio.run(scenario())
     assert len(kept) == 3 and (at_once or kept == names[-3:])
@@ -172,7 +172,7 @@ def test_the_warm_objects_of_an_isolate_share_what_their_roots_may_take(
 @pytest.mark.parametrize("how", ["holds", "empty", "late", "broken"])
 def test_the_worker_takes_what_is_warm_and_falls_back_otherwise(entry: Any, how: str) -> None:
     class Stub:
-        async def held(self, name: str) -> Any:
+        async def root(self, name: str) -> Any:
             if how == "late":
                 await asyncio.sleep(60)
             if how == "broken":
@@ -181,7 +181,7 @@ def test_the_worker_takes_what_is_warm_and_falls_back_otherwise(entry: Any, how:
 
     env = types.SimpleNamespace(WARM=types.SimpleNamespace(getByName=lambda name: Stub()))
     worker = entry.Default(Context(), env)
-    got = asyncio.run(asyncio.wait_for(worker._warm("words"), 5))
+    got = asyncio.run(asyncio.wait_for(worker._warm_root("words"), 5))
     assert got == ((b"c", b"r") if how == "holds" else None)
 
 
@@ -219,8 +219,8 @@ def test_blocks_go_to_the_warm_object_and_come_back(
         entry._service = None
         service = entry.Default(Context(), env)._service()
         answer = await service.query("words", query)
-        if service.asker is not None:
-            await service.asker.send()
+        if service.warm_client is not None:
+            await service.warm_client.send()
         return answer
 
     first, second = asyncio.run(cold()), asyncio.run(cold())
@@ -235,10 +235,10 @@ def test_a_new_generation_drops_the_blocks_of_the_old(
     async def scenario() -> None:
         warm = warm_index(entry, bucket, monkeypatch)
         await warm.take('[["words/old/shard", 0, 4]]', b"1234")
-        assert entry._held.held == 4
-        await warm.held("words")
+        assert entry._warm_blocks.held == 4
+        await warm.root("words")
         await warm.ctx.settle()
-        assert entry._held.held == 0
+        assert entry._warm_blocks.held == 0
 
     asyncio.run(scenario())
 

@@ -44,8 +44,8 @@ from vantage.format import (
     Objects,
     Point,
     Promise,
+    Promises,
     Root,
-    Stop,
     VectorPages,
     attributes_at,
     block_planes,
@@ -134,9 +134,9 @@ def every_p(root: Root, query: Prepared, objects: dict[str, bytes]) -> np.ndarra
     router = ROUTERS[root.index.router](root.router, root.index)
     if isinstance(router, TwoLevelRouter):
         at, size = (column[router.page(query)] for column in (root.router.offset, root.router.size))
-        routed = router.route(query, memoryview(objects[key(objects, "routing.bin")])[at : at + size])
+        routed = router.probabilities(query, memoryview(objects[key(objects, "routing.bin")])[at : at + size])
     else:
-        routed = router.route(query)
+        routed = router.probabilities(query)
     out = np.zeros(root.index.blocks)
     out[slice(None) if routed.blocks is None else routed.blocks] = routed.p
     return out
@@ -161,7 +161,7 @@ def test_a_reader_from_the_document_agrees(name: str) -> None:
         assert all(crc32c(other.vector(int(r))) == c for r, c in zip(block["rows"], block["checks"], strict=True))
     for vector, expected in zip(EXPECTED[name]["vectors"], EXPECTED[name]["queries"], strict=True):
         query = prepare(vector, root.index)
-        scan = LrsqScan(root, query, root.index.places)
+        scan = LrsqScan(root, query, root.index.slots)
         for b in range(root.index.blocks):
             at, shard = root.directory.offset[b], other.shard(b)
             scan.block(b, shard[at : at + root.directory.size[b]], keep=True)
@@ -317,9 +317,9 @@ def test_trees_and_words_have_bounds() -> None:
 def test_an_index_may_have_more_blocks_than_rows_up_to_a_limit() -> None:
     section = root_of(BASE["words"]).index
     for blocks, rows in ((4096, 1), (5000, 5000)):
-        body = replace(section, blocks=blocks, rows=rows, places=rows, shards=1).pack()
+        body = replace(section, blocks=blocks, rows=rows, slots=rows, shards=1).pack()
         assert IndexSection.unpack(memoryview(body), "index").blocks == blocks
-    body = replace(section, blocks=5000, rows=4999, places=9000, shards=1).pack()
+    body = replace(section, blocks=5000, rows=4999, slots=9000, shards=1).pack()
     with pytest.raises(DamagedError, match="5000 blocks for 4999 rows"):
         IndexSection.unpack(memoryview(body), "index")
 
@@ -441,7 +441,7 @@ def directories(draw: st.DrawFn) -> tuple[IndexSection, list[int], Directory]:
         column("I", rows), column("I", crc), column("Q", columns["attribute_offset"]),
         column("I", columns["attribute_size"]), column("I", crc[::-1]),
     )  # fmt: skip
-    return replace(index, rows=sum(home), places=sum(rows)), sizes, directory
+    return replace(index, rows=sum(home), slots=sum(rows)), sizes, directory
 
 
 @quick
@@ -546,12 +546,12 @@ promises = st.builds(
 @given(st.lists(estimators, min_size=1, max_size=6), st.lists(promises, min_size=1, max_size=9), st.randoms())
 def test_stop(known: list[Estimator], kept: list[Promise], draw: Random) -> None:
     known = sorted({(e.k, e.rerank): e for e in known}.values(), key=lambda e: (e.k, e.rerank))
-    section = Stop(tuple(known), tuple(sorted(kept, key=lambda p: p.recall)))
+    section = Promises(tuple(known), tuple(sorted(kept, key=lambda p: p.recall)))
     body = section.pack()
-    assert Stop.unpack(memoryview(body), "stop") == section
-    for changed in (body[: draw.randrange(len(body))], body + b"\0", Stop((), section.promises).pack()):
+    assert Promises.unpack(memoryview(body), "promises") == section
+    for changed in (body[: draw.randrange(len(body))], body + b"\0", Promises((), section.by_recall).pack()):
         with pytest.raises(DamagedError):
-            Stop.unpack(memoryview(changed), "stop")
+            Promises.unpack(memoryview(changed), "promises")
 
 
 @pytest.mark.parametrize("changes", [
@@ -561,14 +561,14 @@ def test_stop(known: list[Estimator], kept: list[Promise], draw: Random) -> None
 def test_a_promise_out_of_range(changes: dict[str, Any]) -> None:
     good = Promise(0.9, 5, 0, 0.5, 1e6, 6.0, 1.0, 50.0)
     known = (Estimator(10, 0, 0.98, 0.05, (1.0,) * (1 + FEATURES)),)
-    assert Stop.unpack(memoryview(Stop(known, (good,)).pack()), "stop").promises == (good,)
+    assert Promises.unpack(memoryview(Promises(known, (good,)).pack()), "promises").by_recall == (good,)
     with pytest.raises(DamagedError, match="promise"):
-        Stop.unpack(memoryview(Stop(known, (replace(good, **changes),)).pack()), "stop")
+        Promises.unpack(memoryview(Promises(known, (replace(good, **changes),)).pack()), "promises")
     with pytest.raises(DamagedError, match="order"):
-        Stop.unpack(memoryview(Stop(known, (good, replace(good, recall=0.5))).pack()), "stop")
+        Promises.unpack(memoryview(Promises(known, (good, replace(good, recall=0.5))).pack()), "promises")
     with pytest.raises(DamagedError, match="finite"):
         weights = (math.nan,) * (1 + FEATURES)
-        Stop.unpack(memoryview(Stop((replace(known[0], weights=weights),), (good,)).pack()), "stop")
+        Promises.unpack(memoryview(Promises((replace(known[0], weights=weights),), (good,)).pack()), "promises")
 
 
 @quick
@@ -590,7 +590,7 @@ def test_vector_pages(pages: list[tuple[int, int]], index: IndexSection) -> None
 @given(st.integers(1, 30_000), st.data())
 def test_id_pages(rows: int, data: st.DataObject) -> None:
     n = -(-rows // 4096)
-    index = replace(data.draw(indexes()), rows=rows, places=10**9)
+    index = replace(data.draw(indexes()), rows=rows, slots=10**9)
     hashes = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=n, max_size=n))
     section = IdPages(column("Q", hashes), column("I", [7] * n))
     assert plain(IdPages.unpack(memoryview(section.pack()), index, 16 * rows, "ids")) == plain(section)

@@ -13,7 +13,7 @@ from bench.hedging import waits
 from vantage.errors import StoreError
 from vantage.read import hedge, reader
 from vantage.read.bucket import Folder
-from vantage.read.hedge import HEDGE_BURST, HEDGE_MARGIN, PACE_READS, PACE_READS_MIN, Pace
+from vantage.read.hedge import HEDGE_BURST, HEDGE_MARGIN, LATENCIES_KEPT, LATENCIES_MIN, Hedging
 from vantage.read.reader import Reader
 from vantage.receipt import Receipt
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Folder:
 def learnt(reads: int = 200, seconds: float = 0.04) -> None:
     """As after so many reads of this latency."""
     for _ in range(reads):
-        reader._PACE.note(seconds, 0)
+        reader._HEDGING.note(seconds, 0)
 
 
 async def wave(bucket: Slow, count: int) -> tuple[float, list[int], Receipt]:
@@ -68,15 +68,15 @@ def test_the_first_one_wins_where_it_is_sooner(folder: Folder) -> None:
 
 
 def test_nothing_is_hedged_before_the_latency_is_known(folder: Folder) -> None:
-    learnt(PACE_READS_MIN - 1)
-    reader._PACE._tokens = 6.0
+    learnt(LATENCIES_MIN - 1)
+    reader._HEDGING._tokens = 6.0
     seconds, _, receipt = run(wave(Slow(folder, slow(0)), 1))
     assert (seconds, receipt.hedged) == (pytest.approx(0.4), 0)
 
 
 def test_a_second_request_waits_for_a_free_lane(folder: Folder) -> None:
     learnt()
-    reader._PACE._tokens = 6.0
+    reader._HEDGING._tokens = 6.0
     bucket = Slow(folder, lambda i, key, length: 0.2 if i < 6 else 0.04)
     seconds, used, receipt = run(wave(bucket, 6))
     assert receipt.hedged == 0  # all six were busy until the first answers came
@@ -84,7 +84,7 @@ def test_a_second_request_waits_for_a_free_lane(folder: Folder) -> None:
 
 
 def test_no_more_second_requests_than_saved_up(folder: Folder) -> None:
-    learnt(PACE_READS)
+    learnt(LATENCIES_KEPT)
 
     async def many() -> list[int]:
         bucket = Slow(folder, lambda i, key, length: 0.4)
@@ -127,7 +127,7 @@ def test_with_one_read_in_fifty_ten_times_slower_p99_halves_for_few_more_reads(m
     worst, more = [], 0.0
     for share in (0.0, hedge.HEDGE_SHARE):
         monkeypatch.setattr(hedge, "HEDGE_SHARE", share)
-        monkeypatch.setattr(reader, "_PACE", Pace())
+        monkeypatch.setattr(reader, "_HEDGING", Hedging())
         ms, receipt = run(waits(1500, 6, 1, 0.02))
         worst.append(sorted(ms)[int(0.99 * len(ms))])
         more = receipt.hedged / (receipt.gets - receipt.hedged)

@@ -8,13 +8,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from doubles import Built, Recorder
+from doubles import Built, Recorder, explained
 
 from vantage.http.access import Access
 from vantage.http.reply import Reply
 from vantage.http.request import BINARY
 from vantage.http.routes import handle
-from vantage.index import Index, explain
+from vantage.index import Index
 from vantage.indexes import Service
 from vantage.read.bucket import Folder
 from vantage.search.query import Answer, Query
@@ -80,7 +80,7 @@ def test_explain_and_include_with_an_id(words: Built) -> None:
     index, vector = words.open(), words.vectors[5].tolist()
     row, _ = asyncio.run(index.find(words.ids[5], index_receipt()))
     got = send(words, "query", {"id": plain(words.ids[5]), "explain": True}).body
-    assert got == explain(index, Query(vector, without=row))
+    assert got == explained(index, Query(vector, without=row))
     body = send(words, "query", {"id": plain(words.ids[5]), "include": ["attributes", "vector"]}).body
     assert all(len(m["vector"]) == 96 and m["attributes"] for m in body["matches"])
 
@@ -118,10 +118,10 @@ def test_a_row_by_an_id_that_a_path_cannot_hold(built: Built) -> None:
 def numbered(monkeypatch: pytest.MonkeyPatch, ids: list[int]) -> None:
     """Every answer has these ids."""
 
-    async def answered(self: Any, queries: Any, receipt: Any, until: Any = None) -> list[Answer]:
+    async def answered(self: Any, queries: Any, receipt: Any, deadline: Any = None) -> list[Answer]:
         return [Answer([Match(i, 0, 0, 0.5) for i in ids], False, True, None, receipt) for _ in queries]
 
-    async def query(self: Any, query: Any, receipt: Any, until: Any = None) -> Answer:
+    async def query(self: Any, query: Any, receipt: Any, deadline: Any = None) -> Answer:
         return (await answered(self, [query], receipt))[0]
 
     async def row(self: Any, identifier: Any, receipt: Any) -> Any:

@@ -12,21 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doubles import Built, Failing, Recorder, always, never, nth
+from doubles import Built, Failing, Recorder, always, explained, first_plan, never, nth
 
 from vantage.cost import Budget
 from vantage.errors import DamagedError, InputError, LimitError, NotFoundError, StoreError, VantageError
 from vantage.format import IndexSection, part_key, shard_key
-from vantage.index import Index, explain
+from vantage.index import Index
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.read.reader import Reader
-from vantage.read.waves import together
+from vantage.read.waves import run_together
 from vantage.receipt import Receipt
 from vantage.search.plan import Plan, block_range
 from vantage.search.prepare import prepare
 from vantage.search.query import Answer, Query
 from vantage.search.rank import exact_score
+from vantage.search.run import Run
 
 LARGE = 1 << 30
 NAMES = ["words", "points", "dots"]
@@ -54,7 +55,7 @@ def told(answer: Answer) -> list[tuple[Any, float]]:
 def scanned(index: Index, plan: Plan, query: Query) -> list[tuple[int, int]]:
     """(row, integer score) of the best rows in the blocks of a plan, read here by hand and scanned in file order."""
     blocks = sorted({b for r in plan.ranges for b in range(r.first, r.last)} | set(plan.cached))
-    scan = index.scan_of(index.root, prepare(query.vector, index.root.index), 300)
+    scan = index.segment.scan_of(index.root, prepare(query.vector, index.root.index), 300)
     assert isinstance(index.bucket, Folder)
     for b in blocks:
         r = block_range(index.root.directory, b, b + 1)
@@ -99,7 +100,7 @@ def test_estimated_scores_are_near_the_exact_ones(built: Built) -> None:
 
 def test_answers_are_in_order_and_rows_come_once(built: Built) -> None:
     index = built.open()
-    assert index.root.index.places > index.root.index.rows  # there are copies
+    assert index.root.index.slots > index.root.index.rows  # there are copies
     sign = 1 if built.metric == "l2" else -1
     for q in built.queries[:10]:
         answer = ask(index, q, 100, recall=index.root.contract.points[-1].recall)
@@ -153,8 +154,8 @@ def test_the_query_itself_is_left_out(points: Built) -> None:
     index = points.open()
     row, vector = asyncio.run(index.find(points.ids[5], Receipt()))
     assert vector == points.vectors[5].tolist()
-    assert index.root.stop is not None
-    most = index.root.stop.promises[-1].recall
+    assert index.root.promises is not None
+    most = index.root.promises.by_recall[-1].recall
     with_it, without = (ask(index, vector, rerank=20, recall=most, **more) for more in ({}, {"without": row}))
     assert with_it.matches[0].id == points.ids[5] and with_it.matches[0].score == 0
     assert ids(without)[:9] == ids(with_it)[1:]
@@ -184,7 +185,7 @@ def test_receipt_bucket_and_plan_agree(built: Built) -> None:
     directory = index.root.directory
     for q in built.queries[:20]:
         query = Query(q.tolist())
-        plan, shown = index.plan(query, prepare(query.vector, index.root.index)), explain(index, query)
+        plan, shown = first_plan(index, query), explained(index, query)
         bucket.forget()
         receipt = asyncio.run(index.query(query)).receipt
         wanted = [
@@ -206,7 +207,7 @@ def test_explain_reads_nothing(words: Built) -> None:
     bucket = Recorder(Folder(words.bucket))
     index = words.open(bucket=bucket)
     bucket.forget()
-    explain(index, Query(words.queries[0].tolist()))
+    explained(index, Query(words.queries[0].tolist()))
     assert not bucket.gets
 
 
@@ -232,7 +233,7 @@ def test_the_order_of_arrival_changes_nothing(words: Built) -> None:
             return []
 
     calm, shuffled = words.open(), words.open(bucket=Shuffled())
-    many = sorted(words.queries, key=lambda q: -len(calm.plan(Query(q), prepare(q.tolist(), calm.root.index)).ranges))
+    many = sorted(words.queries, key=lambda q: -len(first_plan(calm, Query(q.tolist())).ranges))
     for q in many[:5]:
         assert told(ask(calm, q, 50)) == told(ask(shuffled, q, 50))
 
@@ -277,7 +278,7 @@ def test_cached_or_read_the_same_blocks_give_the_same_answers(words: Built, shar
     read_with_cached = 0
     for q in [*words.queries[:15], *words.queries[:15]]:
         query = Query(q.tolist(), 20)
-        plan = index.plan(query, prepare(query.vector, index.root.index))
+        plan = first_plan(index, query)
         answer = asyncio.run(index.query(query))
         hand = scanned(index, plan, query)
         unit = prepare(query.vector, index.root.index).unit
@@ -296,7 +297,7 @@ def test_the_cache_budget_is_kept_and_the_oldest_go(words: Built) -> None:
     seen = set()
     for q in words.queries:
         ask(index, q)
-        flagged = [b for b, f in enumerate(index.flags) if f & 2]
+        flagged = [b for b, f in enumerate(index.segment.flags) if f & 2]
         assert index.cache.held == sum(sizes[b] for b in flagged) <= index.cache.budget
         seen |= set(flagged)
     assert len(seen) > len(flagged)
@@ -336,10 +337,11 @@ def test_a_bridged_block_is_not_cached_unverified(words: Built, tmp_path: Path) 
     block = right[directory.offset[b] : directory.offset[b] + directory.size[b]]
     index.cache.put(index.space, b, memoryview(block))
     plan = Plan([block_range(directory, 0, 6), block_range(directory, b - 1, b + 1)], [b], 0, True)
-    scan = index.scan_of(index.root, prepare(words.queries[0].tolist(), index.root.index), 300)
-    steps = index._scan(plan, scan, set(), Receipt())
-    asyncio.run(together([(steps, Receipt())], Reader(index.bucket, {}, Receipt())))
-    assert not index.flags[b] & 2 or index.cache.get(index.space, b) == block
+    query = Query(words.queries[0].tolist())
+    run = Run(query, prepare(query.vector, index.root.index), index.segment, query.budget, Receipt(), {})
+    steps = index.segment.scan(run, plan, index.segment.scan_of(index.root, run.prepared, 300))
+    asyncio.run(run_together([(steps, Receipt())], Reader(index.bucket, {}, Receipt())))
+    assert not index.segment.flags[b] & 2 or index.cache.get(index.space, b) == block
 
 
 # Exact scores, vectors, attributes
@@ -482,7 +484,7 @@ def test_a_budget_cuts_and_says_so(words: Built) -> None:
     for budget in (Budget(gets=0), Budget(bytes=0), Budget(bytes=1), Budget(waves=0)):
         answer = ask(index, words.queries[q], budget=budget, attributes=True, vectors=True)
         assert (answer.matches, answer.complete, answer.receipt.gets) == ([], False, 0)
-        assert not explain(index, Query(words.queries[q].tolist(), budget=budget))["complete"]
+        assert not explained(index, Query(words.queries[q].tolist(), budget=budget))["complete"]
     assert ask(index, words.queries[q], budget=Budget(spent.gets, spent.bytes, 1)).complete
 
 
@@ -622,4 +624,4 @@ def test_a_flipped_bit_in_a_block_is_never_cached(words: Built, tmp_path: Path) 
             failed += 1
             assert f"{shard_key(index.current.generation, 0)}: checksum of block 3 at byte" in error.message
     assert failed
-    assert not index.flags[3] & 2
+    assert not index.segment.flags[3] & 2

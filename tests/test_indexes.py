@@ -181,7 +181,7 @@ def test_a_query_in_flight_ends_on_the_generation_it_began_on(
 
 def _blocks(service: Service) -> tuple[Any, Any]:
     index = service.open["live"]
-    return index.root.directory.size, index.flags
+    return index.root.directory.size, index.segment.flags
 
 
 def test_objects_of_a_replaced_generation_are_gone(generations: Generations, tmp_path: Path) -> None:
@@ -480,7 +480,7 @@ def test_unknown_names_make_no_warm_objects(tmp_path: Path) -> None:
     async def warm(name: str) -> None:
         asked.append(name)
 
-    service.warm = warm
+    service.warm_root = warm
 
     async def run() -> None:
         for n in range(20):

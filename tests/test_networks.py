@@ -37,7 +37,7 @@ def test_an_index_with_a_network_keeps_its_promise(
     source = open_source([tmp_path / "rows.npy"])
     build(source, BuildContext(tmp_path / "index", "l2", options))
     index = asyncio.run(Index.open(Folder(tmp_path), "index", Cache(1 << 20), Receipt()))
-    assert isinstance(index.router, ROUTERS[router])
+    assert isinstance(index.segment.router, ROUTERS[router])
     hits = 0
     for q in x[2000:]:
         answer = asyncio.run(index.query(Query(q.tolist(), 10)))

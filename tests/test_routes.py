@@ -19,7 +19,7 @@ from vantage.http import bodies
 from vantage.http import reply as api
 from vantage.http.access import Access
 from vantage.http.reply import Reply
-from vantage.http.request import BINARY, BODY_BYTES_MAX, INCLUDE, JSON, VECTORS_MAX, TooLargeError, accepted
+from vantage.http.request import BINARY, BODY_BYTES_MAX, INCLUDE, JSON, VECTORS_MAX, TooLargeError, negotiate
 from vantage.http.routes import handle
 from vantage.index import Index
 from vantage.indexes import Service
@@ -97,7 +97,7 @@ def problem(reply: Reply, status: int, code: str, param: str | None = None) -> d
     assert body["param"] == param, body
     assert reply.headers["content-type"] == "application/problem+json"
     assert set(body) == PROBLEM | ({"value", "limit"} if code == "limit_exceeded" else set())
-    assert body["type"].endswith(f"/{code}")
+    assert body["type"] == f"docs/problems.md#{code}"
     assert body["title"] and body["detail"] and body["request_id"] == "request-1"
     assert body["hint"] and len(reply.text()) < 2000
     return body
@@ -571,9 +571,9 @@ def test_a_body_over_4_mib(service: Service, words: Built) -> None:
 def test_accept(accept: str, best: str | None) -> None:
     if best is None:
         with pytest.raises(VantageError, match="accept"):
-            accepted(accept, [JSON, BINARY])
+            negotiate(accept, [JSON, BINARY])
     else:
-        assert accepted(accept, [JSON, BINARY]) == best
+        assert negotiate(accept, [JSON, BINARY]) == best
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", QUERY), ("GET", "/v1/indexes"), ("GET", "/v1/indexes/words")])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doubles import explained
 
 from build_index.build import build
 from build_index.context import BuildContext
@@ -14,7 +15,7 @@ from build_index.ingest.open import open_source
 from build_index.tune.options import Options
 from vantage.cost import Budget
 from vantage.errors import DamagedError
-from vantage.index import Index, explain
+from vantage.index import Index
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.receipt import Receipt
@@ -56,11 +57,11 @@ def test_one_get_more_when_cold_and_none_when_warm(bucket: tuple[Path, np.ndarra
 def test_explain_shows_the_page_that_is_read_first(bucket: tuple[Path, np.ndarray, np.ndarray]) -> None:
     folder, _, queries = bucket
     index, query = opened(folder), Query(queries[0].tolist(), 10)
-    shown = explain(index, query)
+    shown = explained(index, query)
     answer = asyncio.run(index.query(query))
     assert shown["routing"]["bytes"] == answer.receipt.wave_sizes[0][0] == shown["bytes"]
     assert (shown["ranges"], shown["gets"], shown["rounds"], shown["recall_estimate"]) == ([], 1, 1, None)
-    warm = explain(index, query)
+    warm = explained(index, query)
     assert (warm["routing"], warm["gets"]) == (None, len(warm["ranges"]))
     assert warm["recall_estimate"] is not None
 

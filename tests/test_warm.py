@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from doubles import Built, Recorder
 
@@ -15,7 +16,7 @@ from vantage.http.routes import handle
 from vantage.indexes import Service
 from vantage.read import warm as warm_module
 from vantage.read.bucket import Folder
-from vantage.read.warm import CALL_BYTES_MAX, Asker, Held
+from vantage.read.warm import CALL_BYTES_MAX, WarmBlocks, WarmClient
 from vantage.search.query import Answer, Query
 
 
@@ -23,7 +24,7 @@ class Place:
     """The object behind two calls, as RPC carries them: text and bytes. how: "late" or "broken" answers."""
 
     def __init__(self, budget: int = 1 << 24, how: str = "") -> None:
-        self.kept, self.how = Held(budget), how
+        self.kept, self.how = WarmBlocks(budget), how
         self.calls: list[tuple[str, int]] = []
 
     async def ask(self, name: str, places: str) -> tuple[str, memoryview]:
@@ -50,15 +51,15 @@ def cold(built: Built, place: Place | None) -> tuple[Service, Recorder]:
     """A new isolate."""
     bucket = Recorder(Folder(built.bucket))
     service = Service(bucket, 1 << 24)
-    service.asker = Asker(place.ask, place.give) if place else None
+    service.warm_client = WarmClient(place.ask, place.give) if place else None
     return service, bucket
 
 
 async def asked(service: Service, built: Built, query: Query) -> Answer:
     """As a request: what is kept for the place is sent afterwards."""
     answer = await service.query(built.name, query)
-    if service.asker is not None and service.asker.full:
-        await service.asker.send()
+    if service.warm_client is not None and service.warm_client.full:
+        await service.warm_client.send()
     return answer
 
 
@@ -110,16 +111,18 @@ def test_what_it_lacks_is_read_in_shorter_ranges(words: Built) -> None:
 
 
 @pytest.mark.parametrize("how", ["late", "broken", "flipped", "short"])
-def test_the_bucket_has_the_last_word(words: Built, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bucket_has_the_last_word(
+    words: Built, widest: list[np.ndarray], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(warm_module, "ASK_TIMEOUT_S", 0.005)
-    query, place = Query(words.queries[2].tolist(), 10), Place()
+    query, place = Query(widest[-1].tolist(), 10), Place()
     service, _ = cold(words, place)
     first = asyncio.run(asked(service, words, query))
     place.how = how
     service, _ = cold(words, place)
 
     async def twice() -> list[Answer]:
-        return [await asked(service, words, query), await asked(service, words, Query(words.queries[3].tolist(), 10))]
+        return [await asked(service, words, query), await asked(service, words, Query(widest[0].tolist(), 10))]
 
     second, _ = asyncio.run(twice())
     assert bare(second) == bare(first)
@@ -138,7 +141,7 @@ def test_time_that_is_up_ends_the_asking(words: Built) -> None:
 
     async def scenario() -> Answer:
         await service.index(words.name, (await service.query(words.name, Query(words.queries[0].tolist()))).receipt)
-        service.asker._rest = 0.0  # type: ignore[union-attr]
+        service.warm_client._rest = 0.0  # type: ignore[union-attr]
         return await service.query(words.name, Query(words.queries[5].tolist(), budget=Budget(ms=5)))
 
     answer = asyncio.run(scenario())
@@ -153,8 +156,8 @@ def test_a_batch_asks_once_a_wave(words: Built) -> None:
 
         receipt = Receipt()
         answers = await (await service.index(words.name, receipt)).answer(queries, receipt)
-        if service.asker is not None and service.asker.full:
-            await service.asker.send()
+        if service.warm_client is not None and service.warm_client.full:
+            await service.warm_client.send()
         return answers
 
     want = asyncio.run(batch(cold(words, None)[0]))
@@ -186,17 +189,17 @@ def test_a_request_gives_after_its_answer(words: Built) -> None:
 # What is kept
 
 
-def told(held: Held, *places: tuple[str, int, int]) -> tuple[list[int], list[int], bytes]:
+def told(held: WarmBlocks, *places: tuple[str, int, int]) -> tuple[list[int], list[int], bytes]:
     said, data = held.answer(json.dumps(places))
     return json.loads(said)["held"], json.loads(said)["wanted"], data
 
 
-def put(held: Held, *places: tuple[str, int, int]) -> None:
+def put(held: WarmBlocks, *places: tuple[str, int, int]) -> None:
     held.take(json.dumps(places), b"".join(bytes([offset % 251]) * size for _, offset, size in places))
 
 
 def test_it_keeps_what_is_asked_for_most_for_a_byte() -> None:
-    held = Held(100)
+    held = WarmBlocks(100)
     often, seldom, large = ("i/g/s", 0, 40), ("i/g/s", 40, 40), ("i/g/s", 80, 80)
     for _ in range(5):
         told(held, often)
@@ -216,7 +219,7 @@ def test_it_keeps_what_is_asked_for_most_for_a_byte() -> None:
 
 def test_older_hits_fade(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_module, "HALF_LIFE", 2)
-    held = Held(10)
+    held = WarmBlocks(10)
     old, new = ("i/g/s", 0, 10), ("i/g/s", 10, 10)
     for _ in range(700):  # past where the numbers are scaled down
         told(held, old)
@@ -228,7 +231,7 @@ def test_older_hits_fade(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_call_stays_within_its_limit() -> None:
-    held, size = Held(1 << 30), CALL_BYTES_MAX // 2
+    held, size = WarmBlocks(1 << 30), CALL_BYTES_MAX // 2
     places = [("i/g/s", i * size, size) for i in range(3)]
     put(held, *places[:2])
     put(held, places[2])
@@ -237,17 +240,17 @@ def test_a_call_stays_within_its_limit() -> None:
 
     async def scenario() -> None:
         place = Place()
-        asker = Asker(place.ask, place.give)
+        warm_client = WarmClient(place.ask, place.give)
         for p in places:
-            asker.keep(p, memoryview(bytes(size)))
-        await asker.send()
-        assert (place.calls, asker.full) == ([("i", CALL_BYTES_MAX)], False)
+            warm_client.keep(p, memoryview(bytes(size)))
+        await warm_client.send()
+        assert (place.calls, warm_client.full) == ([("i", CALL_BYTES_MAX)], False)
 
     asyncio.run(scenario())
 
 
 def test_an_older_generation_is_forgotten() -> None:
-    held = Held(100)
+    held = WarmBlocks(100)
     put(held, ("i/old/s", 0, 10), ("i/new/s", 0, 10), ("ij/old/s", 0, 10))
     held.forget("i", "new")
     assert told(held, ("i/old/s", 0, 10), ("i/new/s", 0, 10), ("ij/old/s", 0, 10))[0] == [1, 2]
@@ -256,7 +259,7 @@ def test_an_older_generation_is_forgotten() -> None:
 
 def test_roots_that_were_asked_for_longest_ago_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vantage.read.warm.ROOTS_BYTES", 10)
-    held = Held(100)
+    held = WarmBlocks(100)
     for name in "abc":
         held.keep_root(name, b"current", b"root")
     assert [held.root(name) for name in "abc"] == [None, (b"current", b"root"), (b"current", b"root")]
@@ -276,7 +279,7 @@ def test_roots_that_were_asked_for_longest_ago_go_first(monkeypatch: pytest.Monk
 
 def test_counts_of_what_is_not_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_module, "COUNTED_MAX", 16)
-    held = Held(100)
+    held = WarmBlocks(100)
     put(held, ("i/g/s", 0, 10))
     for i in range(1, 200):
         told(held, ("i/g/s", 10 * i, 10))

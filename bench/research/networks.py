@@ -77,7 +77,7 @@ queries = [prepare(values[i : i + index.dimension].tolist(), index) for i in ran
 best = 1e9
 for _ in range(PASSES):
     start = time.perf_counter()
-    found = [router.route(query) for query in queries]
+    found = [router.probabilities(query) for query in queries]
     best = min(best, time.perf_counter() - start)
 every = [list(p.p) if p.blocks is None else dict(zip(p.blocks, p.p)) for p in found]
 every = [p if isinstance(p, list) else [p.get(b, 0) for b in range(index.blocks)] for p in every]
@@ -111,7 +111,7 @@ def native_ms(layout: Layout, index: IndexSection, queries: list[Prepared]) -> f
     for _ in range(PASSES):
         start = time.perf_counter()
         for query in queries:
-            router.route(query)
+            router.probabilities(query)
         best = min(best, time.perf_counter() - start)
     return 1000 * best / len(queries)
 

@@ -90,9 +90,9 @@ def _facts(store: ObjectStore, generation: str, root: Root) -> dict[str, Any]:
         "generation": generation, "rows": index.rows, "bytes": sum(o.size for o in objects) + len(text),
         "dimension": index.dimension, "metric": index.metric, "vectors": index.vector_kind, "ids": index.id_kind,
         "attributes": [a["name"] for a in root.schema["attributes"]], "blocks": index.blocks,
-        "copies": index.places - index.rows, "shards": index.shards, "router": index.router, "codec": index.codec,
+        "copies": index.slots - index.rows, "shards": index.shards, "router": index.router, "codec": index.codec,
         "code_bytes": root.codec.code_bytes, "k": contract.k, "target": contract.target,
-        "promises": [p.recall for p in root.stop.promises] if root.stop else [],
+        "promises": [p.recall for p in root.promises.by_recall] if root.promises else [],
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from .lint import lint_command
 from .query import explain, info, query
 from .serve import serve
 from .terminal import complain, printable
+from .worker import worker
 
 Usage: Any = typer.BadParameter.__base__  # the error of a wrong command line, which typer has under no name
 
@@ -66,6 +67,7 @@ app.command("cluster")(cluster_command)
 app.command("export-router")(export_router_command)
 app.command()(explain)
 app.command()(serve)
+app.command()(worker)
 app.command("publish")(publish_command)
 app.command("generations")(generations_command)
 app.command("rollback")(rollback_command)

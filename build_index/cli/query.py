@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vantage import index as api
 from vantage.http.bodies import answer_body, describe
 from vantage.index import EXACT_VECTORS_MAX, Index
 from vantage.receipt import Receipt
@@ -58,12 +57,12 @@ def info(index: Address, as_json: Json = False) -> None:
             mark = " (target)" if p.recall == described["recall"] else ""
             points.add_row(str(p.k), f"{p.recall:.4f}{mark}", f"{p.gets:.1f}", size(p.nbytes))
     out.print(points)
-    if root.stop:
+    if root.promises:
         kept = Table(
             "recall", "GETs", "bytes", "waves", "exact scores", "second wave below", "ms modelled",
             title=f"what keeps a recall@{root.contract.k}", title_justify="left",
         )  # fmt: skip
-        for promise in root.stop.promises:
+        for promise in root.promises.by_recall:
             kept.add_row(
                 f"{promise.recall:.4f}", f"{promise.gets:.1f}", size(promise.nbytes), f"{promise.waves:.2f}",
                 str(promise.rerank or ""), f"{promise.threshold:.4f}" if promise.threshold else "", f"{promise.ms:.0f}",
@@ -165,7 +164,7 @@ def explain(
         Query(values, top_k, recall, rerank, without=row)
         for values, row in zip(form.vectors.tolist(), own, strict=True)
     ]
-    plans = [api.explain(opened, query) for query in asked]
+    plans = asyncio.run(opened.explain(asked))
     if as_json:
         print_json(plans[0] if queries is None else {"results": plans})
         return

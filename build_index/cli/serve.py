@@ -11,7 +11,7 @@ import typer
 from vantage.indexes import NAME
 
 from ..plain import plain
-from .terminal import State, err, nbytes, out
+from .terminal import State, err, nbytes, out, progress, size
 
 
 def serve(
@@ -29,8 +29,16 @@ def serve(
     Example: vantage serve bucket
     """
     from .. import serve as host
+    from ..node import FETCHED_BYTES, HOST, fetch, is_fetched
 
     host.check_port(port)
+    if not is_fetched():
+        err.print(
+            f"fetching wrangler, workerd and Pyodide into {plain(str(HOST))}: {size(FETCHED_BYTES)}, this once",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        with progress(FETCHED_BYTES >> 20, "MiB") as say:
+            fetch(say)
     variables = {"VANTAGE_CACHE_BYTES": str(nbytes(cache))}
     variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
     err.print(f"loading {plain(str(bucket))} into local R2 ...", highlight=False)

@@ -40,7 +40,7 @@ class Screen(Console):
 out, err = Screen(soft_wrap=True, markup=False, emoji=False), Screen(stderr=True, markup=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
-State = Annotated[Path | None, typer.Option(help="Folder of local R2; .vantage in the checkout by default.")]
+State = Annotated[Path | None, typer.Option(help="Folder of local R2; .vantage by default, here or in the checkout.")]
 Bucket = Annotated[str, typer.Argument(help="An index: bucket/name.", metavar="INDEX")]
 Address = Annotated[
     str, typer.Argument(help="An index: a folder, s3://bucket/name or r2://bucket/name.", metavar="INDEX")

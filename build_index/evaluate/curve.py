@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vantage.format import Contract, Stop
+from vantage.format import Contract, Promises
 
 from ..bucket.open import open_index
 from ..ingest.queries import Queries
@@ -28,10 +28,10 @@ COSTS = (
 )
 
 
-def promises(contract: Contract, section: Stop | None) -> list[float]:
+def promises(contract: Contract, section: Promises | None) -> list[float]:
     """Rising recalls that an index promises at its k; without their section those of its points, but for price 0."""
     if section is not None:
-        return [p.recall for p in section.promises]
+        return [p.recall for p in section.by_recall]
     points = [p for p in contract.points if p.k == contract.k]
     kept = min((p.recall for p in points if p.recall >= contract.target), default=contract.target)
     return sorted({p.recall for p in points if p.price} | {kept})
@@ -57,7 +57,7 @@ def curve(
     k = contract.k if k is None else k
     asked = replace(queries, neighbors=checked_truth(path, index, queries, k, rerank=rerank))
     points = []
-    for promise in promises(contract, index.root.stop):
+    for promise in promises(contract, index.root.promises):
         found = evaluate(
             path, asked, k=k, cache_bytes=cache_bytes, warm=warm, recall=promise, rerank=rerank,
             progress=progress.phase(f"promise {promise:.4f}"),

@@ -202,7 +202,8 @@ def checked_truth(
     if length != index.root.index.dimension:
         raise LimitError("the length of the queries", length, index.root.index.dimension, hint="name other --queries")
     first = queries.vectors[0].tolist()
-    index.plan(Query(first, max(k, index.root.contract.k), recall, rerank), prepare(first, index.root.index, "a query"))
+    index.check([Query(first, max(k, index.root.contract.k), recall, rerank)])
+    prepare(first, index.root.index, "a query")
     truth = queries.neighbors
     if truth is None and queries.own is None:
         truth = computed_truth(path, index, queries.vectors, k)

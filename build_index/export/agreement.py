@@ -16,11 +16,10 @@ from vantage.errors import VantageError
 from vantage.format import MlpSection, TreeSection, TwoLevelSection
 from vantage.index import Index
 from vantage.search.prepare import prepare
-from vantage.search.route.mlp import MlpRouter
-from vantage.search.route.tree import TreeRouter
+from vantage.search.route import ROUTERS
 
 from ..ingest.rows import F32
-from ..serve import HOST, node
+from ..node import HOST, node
 from .router import UNITS, whole_page
 
 BATCH = 64  # queries at once
@@ -39,14 +38,15 @@ class Said:
 
 def by_kernels(index: Index, pages: bytes, queries: F32) -> Said:
     """What the index itself says of queries f32 (Q, d); by a page of all blocks, all branches, all regions."""
-    section, router = index.root.router, index.router
+    section = index.root.router
     if isinstance(section, TreeSection):
-        router = TreeRouter(replace(section, beam=index.root.index.blocks), index.root.index)
+        section = replace(section, beam=index.root.index.blocks)
     if isinstance(section, MlpSection):
-        router = MlpRouter(replace(section, regions=None), index.root.index)
+        section = replace(section, regions=None)
+    router = ROUTERS[index.root.index.router](section, index.root.index)
     every = whole_page(section, index.root.index, pages) if isinstance(section, TwoLevelSection) else None
     found = [
-        (router.route(query) if every is None else router.route(query, every)).p
+        (router.probabilities(query) if every is None else router.probabilities(query, every)).p
         for query in (prepare(v.tolist(), index.root.index) for v in queries)
     ]
     units = np.array(found, np.int64).reshape(len(queries), index.root.index.blocks)

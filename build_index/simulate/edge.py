@@ -39,9 +39,9 @@ def prepared(rows: Rows, wanted: Ints) -> list[Prepared]:
 
 def probabilities(router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]) -> P:
     """u32 (Q, B) in 2^-20, by the edge's own router."""
-    route, out = ROUTERS[router](section, index).route, np.zeros((len(queries), index.blocks), np.uint32)
+    edge_router, out = ROUTERS[router](section, index), np.zeros((len(queries), index.blocks), np.uint32)
     for p, query in zip(out, queries, strict=True):
-        routed = route(query)
+        routed = edge_router.probabilities(query)
         p[slice(None) if routed.blocks is None else np.asarray(routed.blocks)] = routed.p
     return out
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from vantage.cost import LANES, wave_ms
-from vantage.format import RERANK_MAX, Contract, Estimator, Point, Promise, Stop
+from vantage.format import RERANK_MAX, Contract, Estimator, Point, Promise, Promises
 
 from ..blocks.layout import Layout, stored_centres
 from ..blocks.partition import Partition
 from ..codecs import CODECS
 from ..codecs.planes import Codec
-from ..codecs.rotations import ROTATIONS, default
+from ..codecs.rotations import ROTATIONS
 from ..ingest.rows import Rows
 from ..neighbours.exact import exact_neighbours
 from ..neighbours.truth import nearness
@@ -25,15 +25,10 @@ from .promises import gather_of
 
 FEW_ROWS = RERANK_MAX  # a query may read the full vectors of so many
 CODE_BITS = 4  # a dimension
+ROTATION = "hadamard"  # of the codes: it needs no training
 NEAR_BY = 10  # the neighbour whose distance says how finely full vectors are to be kept
 SAMPLE_ROWS = 512
 SURE = (40.0, 0.0, 0.0, 0.0, 0.0)  # weights of an estimator that says that every neighbour was read
-
-
-def rotation_name(rows: Rows, options: Options) -> str | None:
-    """The rotation of the codes; None where the codec has directions of its own."""
-    few = "hadamard" if rows.count <= FEW_ROWS else default(options.codec, rows.dimension)
-    return options.rotation or few
 
 
 def layout_of(rows: Rows, seed: int) -> Layout:
@@ -49,8 +44,7 @@ def layout_of(rows: Rows, seed: int) -> Layout:
 def codec_of(rows: Rows, options: Options) -> Codec:
     """Codes for rows of any kind: so few say nothing of which directions are strong."""
     d = rows.dimension
-    rotation, moment = rotation_name(rows, options), np.eye(d)
-    assert rotation is not None
+    rotation, moment = options.rotation or ROTATION, np.eye(d)
     sample = np.random.default_rng([options.seed, 8]).standard_normal((SAMPLE_ROWS, d), np.float32)
     code_bytes = max(4, d * CODE_BITS // 32 * 4)
     return CODECS[options.codec](moment, moment, code_bytes, sample, ROTATIONS[rotation](moment, options.seed))
@@ -65,7 +59,7 @@ def near(rows: Rows) -> float:
     return nearness(rows, each, found[:, -1])
 
 
-def promised(rows: Rows, layout: Layout, codec: Codec, id_bytes: float, options: Options) -> tuple[Contract, Stop]:
+def promised(rows: Rows, layout: Layout, codec: Codec, id_bytes: float, options: Options) -> tuple[Contract, Promises]:
     """Recall 1 at any k up to the rows, for the whole block and all full vectors."""
     k, count = min(options.k, rows.count), rows.count
     block = int(block_bytes(layout.sizes(), codec.code_bytes, id_bytes)[0])
@@ -73,4 +67,4 @@ def promised(rows: Rows, layout: Layout, codec: Codec, id_bytes: float, options:
     nbytes, gets = float(block + sum(vectors)), float(1 + len(vectors))
     promise = Promise(1.0, 0, count, 0.0, nbytes, gets, 2.0, wave_ms([block]) + wave_ms(vectors))
     points = tuple(Point(depth, 0, 1.0, nbytes, gets) for depth in depths(k))
-    return Contract(k, LANES, options.recall, points), Stop((Estimator(count, count, 1.0, 1.0, SURE),), (promise,))
+    return Contract(k, LANES, options.recall, points), Promises((Estimator(count, count, 1.0, 1.0, SURE),), (promise,))

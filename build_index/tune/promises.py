@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.cost import LANES, Budget, wave_ms
-from vantage.format import PRICED_MAX, RERANK_MAX, VECTOR_BYTES, Contract, Estimator, Promise, Stop
+from vantage.format import PRICED_MAX, RERANK_MAX, VECTOR_BYTES, Contract, Estimator, Promise, Promises
 from vantage.read.gather import plan_gather
 from vantage.search.estimate import HALVINGS_MAX, MASS_EPSILON, PRICE_LOG_MIN, ROWS_EPSILON, second_price
 
@@ -280,7 +280,7 @@ def make_promises(
     second_wave: bool,
     gather: Gather,
     rerank: int = 0,
-) -> Stop:
+) -> Promises:
     """The section of promises: estimators from the tuning rows, promises from those that served nothing else.
 
     target: the price that reached the target on the tuning rows. recall_at: of the others. rows: of the index. rerank:
@@ -289,4 +289,4 @@ def make_promises(
     reranks = sorted({*reranks_of(contract.k, rows), *([rerank] if rerank else [])})
     known = estimators(tune, contract.k, reranks, target)
     kept = _kept_promises(price, recall_at, contract, known, reranks, second_wave, gather)
-    return Stop(known, kept)
+    return Promises(known, kept)

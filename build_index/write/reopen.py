@@ -58,7 +58,7 @@ def reopen(path: Path) -> Saved:
     version, or DamagedError where it is not what was written."""
     index = open_index(path)
     root, generation = index.root, index.current.generation
-    if root.stop is None:
+    if root.promises is None:
         raise InputError(f"{path} was built before indexes had promises", hint="build it again")
     manifest = _manifest(path)
     section, directory = root.index, root.directory
@@ -104,9 +104,10 @@ def reopen(path: Path) -> Saved:
         layout,
         codec_of(root),
         root.contract,
-        root.stop,
+        root.promises,
         manifest.get("tried", []),
         (float("nan"), float("nan")),
+        manifest.get("rotation", {}).get("name"),
     )
     fields = [pa.field(name, table.schema.field(3 + i).type) for i, name in enumerate(names)]
     return Saved(

@@ -71,10 +71,10 @@ def _measured(text: bytes) -> tuple[int, int]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a name stands twice in an object")
-    return found
+    return fields
 
 
 def _finite(text: str) -> float:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .format import RERANK_MAX
 
 LANES = 6  # connections a Worker may hold open (Cloudflare docs, Workers limits, 2026-11)
-ROUND_MS = 40.0  # first byte of an R2 read, design.md, 2026-11
-LANE_BYTES_PER_MS = 60_000.0  # 60 MB/s a lane, design.md, 2026-11
+ROUND_MS = 40.0  # to the first byte of an R2 read, assumed: docs/costs.md
+LANE_BYTES_PER_MS = 60_000.0  # 60 MB/s a lane, assumed: docs/costs.md
 CLASS_B_USD = 0.36e-6  # one R2 read, 2026-11
 STORAGE_USD_PER_GB_MONTH = 0.015  # R2, 2026-11
 REQUEST_USD = 0.30e-6  # one Worker request past the included 10 M, 2026-11
@@ -26,6 +26,10 @@ class Budget:
     bytes: int = 64 << 20
     waves: int = 5
     ms: int | None = None
+
+    def within(self, limits: Limits) -> Budget:
+        """This budget, with no more GETs and bytes than a request may read."""
+        return replace(self, gets=min(self.gets, limits.gets), bytes=min(self.bytes, limits.bytes))
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from .format import Current, Root
 from .index import Index
 from .read.bucket import Bucket
 from .read.cache import Cache
-from .read.deadline import Until
+from .read.deadline import Deadline
 from .read.reader import read_small
-from .read.warm import Asker
+from .read.warm import WarmClient
 from .receipt import Receipt
 from .search.query import Answer, Query
 
@@ -38,7 +38,7 @@ UNKNOWN_S = 10.0  # so long after a name without an index, names are asked of th
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 # Hands out (CURRENT, root.bin) of an index from a warmer place, or None; must never raise or wait long.
-Warm = Callable[[str], Awaitable[tuple[bytes, bytes] | None]]
+WarmRoot = Callable[[str], Awaitable[tuple[bytes, bytes] | None]]
 
 
 class Late(Exception):
@@ -49,12 +49,12 @@ class Late(Exception):
         self.rest = rest
 
 
-async def _timely(work: Coroutine[Any, Any, T], until: Until | None) -> T:
-    """The result of opening or looking again. Raises Late where `until` comes first."""
-    if until is None or until.at is None:
+async def _timely(work: Coroutine[Any, Any, T], deadline: Deadline | None) -> T:
+    """The result of opening or looking again. Raises Late where `deadline` comes first."""
+    if deadline is None or deadline.at is None:
         return await work
     task = asyncio.ensure_future(work)
-    await asyncio.wait([task], timeout=max(0.0, until.at - asyncio.get_running_loop().time()))
+    await asyncio.wait([task], timeout=max(0.0, deadline.at - asyncio.get_running_loop().time()))
     if not task.done():
         raise Late(task)
     return task.result()
@@ -66,11 +66,11 @@ def _index_bytes(index: Index) -> int:
 
 
 class Service:
-    """All that requests share. `warm` is asked before the bucket when an index is opened, `asker` for blocks."""
+    """All that requests share. Before the bucket it asks `warm_root` for an index, `warm_client` for blocks."""
 
-    def __init__(self, bucket: Bucket, cache_bytes: int, warm: Warm | None = None) -> None:
-        self.bucket, self.cache, self.warm = bucket, Cache(cache_bytes), warm
-        self.asker: Asker | None = None
+    def __init__(self, bucket: Bucket, cache_bytes: int, warm_root: WarmRoot | None = None) -> None:
+        self.bucket, self.cache, self.warm_root = bucket, Cache(cache_bytes), warm_root
+        self.warm_client: WarmClient | None = None
         self.limits = Limits()
         self.bodies = Bodies()  # of requests that stand at no door yet
         self.reading = Admission(READING_BYTES)  # requests whose bodies have come, until they are answered
@@ -93,7 +93,7 @@ class Service:
                     if name not in self.open:  # another request may have opened it meanwhile
                         await self._open(name, opening)
             finally:
-                receipt.opened(opening)
+                receipt.add_opening(opening)
         self.open[name] = self.open.pop(name)
         return self.open[name]
 
@@ -101,7 +101,7 @@ class Service:
         now = time.time()
         try:
             # While unknown names are asked for, no warm object is made for each of them: the bucket alone is asked.
-            held = await self._warm(name, opening) if now - self._unknown_at > UNKNOWN_S else None
+            held = await self._open_warm(name, opening) if now - self._unknown_at > UNKNOWN_S else None
             self._switch(name, held or await Index.open(self.bucket, name, self.cache, opening))
         except NotFoundError:
             self._unknown_at = now
@@ -109,11 +109,11 @@ class Service:
         if held is not None:  # as old as its last visitor: look at CURRENT after this request
             self._checked[name] = 0.0
 
-    async def _warm(self, name: str, opening: Receipt) -> Index | None:
-        if self.warm is None:
+    async def _open_warm(self, name: str, opening: Receipt) -> Index | None:
+        if self.warm_root is None:
             return None
         opening.opened_rpc += 1
-        held = await self.warm(name)
+        held = await self.warm_root(name)
         if held is None:
             return None
         try:
@@ -126,7 +126,7 @@ class Service:
 
     def _switch(self, name: str, index: Index) -> None:
         old = self.open.get(name)
-        index.warm, index.limits = self.asker, self.limits
+        index.warm_client, index.limits = self.warm_client, self.limits
         self.open[name] = index
         self._checked[name] = time.time()
         if old is not None and old.space != index.space:
@@ -154,8 +154,8 @@ class Service:
         self.cache.clear()
         for name in list(self.open)[:-1]:
             self._close(name)
-        if self.asker is not None:
-            self.asker.drop()
+        if self.warm_client is not None:
+            self.warm_client.drop()
 
     def is_stale(self, name: str) -> bool:
         """Whether CURRENT was last read more than REVALIDATE_S ago."""
@@ -168,7 +168,7 @@ class Service:
             return await self._revalidate(name, opening)
         finally:
             if receipt is not None:
-                receipt.opened(opening)
+                receipt.add_opening(opening)
 
     async def _revalidate(self, name: str, opening: Receipt) -> bool:
         self._checked[name] = time.time()
@@ -182,36 +182,36 @@ class Service:
         self._switch(name, await Index.open(self.bucket, name, self.cache, opening))
         return True
 
-    async def query(self, name: str, query: Query, until: Until | None = None) -> Answer:
-        """A batch of one; see `live`. It ends at `until`, or after the milliseconds of its budget: so does an opening,
-        with Late, but not by `until.end()`.
+    async def query(self, name: str, query: Query, deadline: Deadline | None = None) -> Answer:
+        """A batch of one; see `live`. It ends at the deadline, or after the milliseconds of its budget: so does an
+        opening, with Late, but not by `deadline.end()`.
         """
-        receipt, end = Receipt(), until or Until.after(query.budget.ms)
+        receipt, end = Receipt(), deadline or Deadline.after(query.budget.ms)
         return await self.live(name, receipt, lambda index: index.query(query, receipt, end), end)
 
     async def live(
-        self, name: str, receipt: Receipt, work: Callable[[Index], Awaitable[T]], until: Until | None = None
+        self, name: str, receipt: Receipt, work: Callable[[Index], Awaitable[T]], deadline: Deadline | None = None
     ) -> T:
         """Asks the open generation; if that turns out to be gone from the bucket, all of it is asked of its successor.
 
         An object that was put again under its key is read by its new etag: its size and checksums still decide.
-        Raises Late where `until` comes before an index is open.
+        Raises Late where `deadline` comes before an index is open.
         """
-        index = await _timely(self.index(name, receipt), until)
+        index = await _timely(self.index(name, receipt), deadline)
         try:
             return await work(index)
         except (DamagedError, ChangedError) as error:
             index.etags.clear()
-            await _timely(self.revalidate(name, receipt), until)
-            live = await _timely(self.index(name, receipt), until)
+            await _timely(self.revalidate(name, receipt), deadline)
+            live = await _timely(self.index(name, receipt), deadline)
             if live.space == index.space and isinstance(error, DamagedError):
                 raise
             return await work(live)
 
     async def names(self) -> list[str]:
         """Indexes of the bucket: its folders that hold a CURRENT."""
-        found = []
+        names = []
         for name in await self.bucket.list():
             if NAME.fullmatch(name) and await read_small(self.bucket, f"{name}/CURRENT", Receipt()) is not None:
-                found.append(name)
-        return found
+                names.append(name)
+        return names

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .cost import wave_ms
+from .cost import Budget, wave_ms
 
 
 @dataclass
@@ -30,23 +30,38 @@ class Receipt:
     proof: dict[str, Any] | None = None  # of an exact answer; see exact.Proof
     wave_sizes: list[list[int]] = field(default_factory=list)
 
-    def opened(self, opening: Receipt) -> None:
+    def add_opening(self, opening: Receipt) -> None:
         """Adds what it took to open an index, apart from the query's own reads."""
         self.opened_gets += opening.gets
         self.opened_bytes += opening.bytes
         self.opened_rpc += opening.opened_rpc
 
-    def wanted(self, sizes: list[int]) -> None:
+    def count_wave(self, sizes: list[int]) -> None:
         """Counts a wave of reads of these sizes."""
         self.gets += len(sizes)
         self.bytes += sum(sizes)
         self.waves += 1
         self.wave_sizes.append(sizes)
 
-    def scanned(self, other: Receipt) -> None:
+    def add_scan(self, other: Receipt) -> None:
         """Adds the work of one query of a request."""
         for name in ("blocks", "blocks_cached", "rows", "rows_ranked"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def left_of(self, budget: Budget, reserved: int = 0) -> Budget:
+        """What a budget still allows after this work; `reserved` GETs and waves are kept for later."""
+        return replace(
+            budget,
+            gets=budget.gets - self.gets - reserved,
+            bytes=budget.bytes - self.bytes,
+            waves=budget.waves - self.waves - reserved,
+        )
+
+    def added_to(self, budget: Budget) -> Budget:
+        """A budget that this work, done already, takes nothing from."""
+        return replace(
+            budget, gets=budget.gets + self.gets, bytes=budget.bytes + self.bytes, waves=budget.waves + self.waves
+        )
 
     @property
     def modelled_ms(self) -> float:

@@ -81,7 +81,7 @@ def right(match: Any) -> bool:
 def test_an_index_of_long_texts_says_where_each_is(texts: tuple[Path, np.ndarray]) -> None:
     path, x = texts
     root = open_index(path).root
-    assert root.index.by_row and root.index.places > root.index.rows and root.index.shards > 1
+    assert root.index.by_row and root.index.slots > root.index.rows and root.index.shards > 1
     assert max(root.directory.attribute_size) > READ_BYTES_MAX / 4
     assert verify_deep(FolderStore(path))["damage"] == []
     for at in (0, 3, 40, 149):

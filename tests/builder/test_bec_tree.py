@@ -215,11 +215,13 @@ def test_the_router_says_what_brute_force_says(dimension: int, blocks: int, bits
         margin = np.floor(np.clip(logit, -30, 30) * MARGIN_UNIT + 0.5) / MARGIN_UNIT
         log_p = -(np.log1p(np.exp(-signs * margin)) * (signs != 0)).sum(1)
         want = np.exp(section.temperature * log_p)
-        p = np.array(BecTreeRouter(section, index).route(query).p)
+        p = np.array(BecTreeRouter(section, index).probabilities(query).p)
         assert np.abs(p - want / want.sum() * 2**20).max() <= 2**20 * 0.01
         assert p[log_p.argmax()] == p.max()
         order = np.random.default_rng(3).permutation(blocks)
-        assert (np.array(BecTreeRouter(bec_tree.ordered(section, order), index).route(query).p) == p[order]).all()
+        assert (
+            np.array(BecTreeRouter(bec_tree.ordered(section, order), index).probabilities(query).p) == p[order]
+        ).all()
 
 
 def test_no_library_of_mathematics_can_round_otherwise() -> None:
@@ -261,7 +263,7 @@ def test_section_comes_back_and_damage_is_named() -> None:
     body = section.pack()
     back = BecTreeSection.unpack(memoryview(body), index, "router")
     assert back.pack() == body
-    asked = bytes(section.asked)
+    asked = bytes(section.nodes)
     once_more = bytes([asked[0]]) + bytes([asked[0] if b != 255 else b for b in asked[1:]])
     cases = [
         (body[:-1], index), (body + b"\0", index), (body[:20], index), (bytes(4) + body[4:], index),

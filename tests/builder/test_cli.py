@@ -25,7 +25,7 @@ from build_index.cli.main import app
 from build_index.cli.terminal import nbytes, size
 from build_index.tune.options import Options
 from vantage.errors import InputError
-from vantage.http.request import queries_of
+from vantage.http.request import parse_queries
 from vantage.search.query import Query
 
 COMMANDS = ("build", "info", "query", "eval", "explain", "serve", "publish")
@@ -97,7 +97,7 @@ def test_defaults_are_the_same_everywhere() -> None:
         assert (nbytes(flag) if field.name in other else flag) == field.default, field.name
         assert library.get(field.name, field.default) == field.default, field.name
     assert set(library) - {field.name for field in fields(Options)} == {"metric", "growth", "drift"}
-    sent = queries_of({"vector": [1.0]})[0][0]
+    sent = parse_queries({"vector": [1.0]})[0][0]
     search = inspect.signature(VectorIndex.search).parameters
     for name in ("query", "explain"):
         asked = {one.name: one.default for one in commands()[name].params}

@@ -102,7 +102,7 @@ def test_soft_decisions_are_those_of_brute_force(dimension: int, blocks: int, bi
         dots = integers(section.table, n, dimension, bits) @ np.array(query.i16, np.int64)[:dimension]
         margin = np.floor(np.array(section.scale, float) * dots + np.array(section.bias, float) * unit + 0.5)
         score = sign @ np.clip(margin, -32767, 32767)
-        p = np.array(EcvhRouter(section, index).route(query).p)
+        p = np.array(EcvhRouter(section, index).probabilities(query).p)
         assert abs(int(p.sum()) - 2**20) < blocks
         assert p[score.argmax()] == p.max()
         assert (np.diff(p[np.argsort(-score, kind="stable")].astype(int)) <= 0).all()

@@ -114,9 +114,9 @@ def test_rows_in_the_index_are_found_first(built: Built) -> None:
     if built.metric == "dot":
         return
     rows = np.arange(5, len(built.vectors), 97)
-    asked, stop = Queries(built.vectors[rows], rows[:, None].astype(np.int32)), open_index(path(built)).root.stop
+    asked, stop = Queries(built.vectors[rows], rows[:, None].astype(np.int32)), open_index(path(built)).root.promises
     assert stop is not None
-    result = evaluate(path(built), asked, k=1, recall=stop.promises[-1].recall)
+    result = evaluate(path(built), asked, k=1, recall=stop.by_recall[-1].recall)
     assert result["recall"] > 0.98
 
 

@@ -87,13 +87,13 @@ def stored(index: Index) -> list[bytes]:
 
 async def _every(index: Index) -> dict[int, bytes]:
     from vantage.read.reader import Reader
-    from vantage.read.waves import together
+    from vantage.read.waves import run_together
     from vantage.receipt import Receipt
 
     scan = scan_all(index, [1.0] * index.root.index.dimension)
     checks = {c.row: c.check for c in scan.contenders(scan.capacity)}
-    steps = index.rows.vectors(checks, Budget(1000, LARGE, 5), Receipt())
-    [found] = await together([(steps, Receipt())], Reader(index.bucket, {}, Receipt()))
+    steps = index.segment.rows.vectors(checks, Budget(1000, LARGE, 5))
+    [found] = await run_together([(steps, Receipt())], Reader(index.bucket, {}, Receipt()))
     return found
 
 
@@ -165,7 +165,7 @@ def test_every_score_is_inside_of_its_interval_and_under_its_ceiling(index: Inde
 def test_early_exit_changes_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     early = [ask(index, q) for q in queries(index)]
     prove = exact.prove
-    monkeypatch.setattr("vantage.index.prove", lambda *args: prove(*args, early=False))
+    monkeypatch.setattr("vantage.search.exact.prove", lambda *args: prove(*args, early=False))
     for answer, vector in zip(early, queries(index), strict=True):
         late = ask(index, vector)
         assert late.complete and late.matches == answer.matches

@@ -31,7 +31,6 @@ from vantage.errors import DamagedError, InputError, LimitError, VantageError
 from vantage.format import LseSection, TwoLevelSection
 from vantage.format.routers import ROUTER_SECTIONS
 from vantage.index import Index
-from vantage.search.route import ROUTERS
 
 NAMES = ("words", "points", "dots")
 
@@ -60,7 +59,7 @@ def bare(name: str, section: Any, about: Any) -> Any:
     """What of an open index an export looks at."""
     root = SimpleNamespace(index=about, router=section)
     current = SimpleNamespace(generation="1")
-    return SimpleNamespace(name=name, root=root, current=current, router=ROUTERS[about.router](section, about))
+    return SimpleNamespace(name=name, root=root, current=current)
 
 
 def test_every_router_has_an_export() -> None:

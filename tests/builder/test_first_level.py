@@ -82,7 +82,7 @@ def test_every_query_gets_a_page_and_every_block_lies_in_one(case: Case) -> None
     found, index, queries, _ = case
     router = TwoLevelRouter(found, index)
     for query in queries:
-        routed = router.route(query)
+        routed = router.probabilities(query)
         assert routed.blocks is not None and len(routed.blocks)
         assert sum(routed.p) == pytest.approx(1 << 20, abs=len(routed.p))
     pages = zip(found.offset, found.size, strict=True)
@@ -101,7 +101,7 @@ def test_the_edge_picks_the_region_that_the_builder_meant(case: Case) -> None:
     one_page = replace(found, regions=section, size=array("I", [0] * regions))
     other = TwoLevelRouter(one_page, index)
     assert np.mean([other.page(q) == r for q, r in zip(queries, nearest(x, 1)[:, 0], strict=True)]) > 0.8
-    held = [training.partition.home[20 * i] in set(router.route(q).blocks or ()) for i, q in enumerate(queries)]
+    held = [training.partition.home[20 * i] in set(router.probabilities(q).blocks or ()) for i, q in enumerate(queries)]
     assert np.mean(held) > 0.95
 
 

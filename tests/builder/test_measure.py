@@ -55,7 +55,7 @@ class Case:
         contract = Contract(K, index.root.contract.gets, 0.5, (Point(K, price, 0.5, 0.0, 0.0),))
         bucket.forget()
         return Index(
-            index.name, bucket, Cache(0), index.current, replace(index.root, contract=contract, stop=None)
+            index.name, bucket, Cache(0), index.current, replace(index.root, contract=contract, promises=None)
         ), bucket
 
 
@@ -94,7 +94,7 @@ def sizes_of(case: Case) -> np.ndarray:
 def test_block_bytes_are_those_of_the_index(case: Case) -> None:
     index, _ = case.opened(0)
     assert sizes_of(case).tolist() == list(index.root.directory.size)
-    assert (case.p == [index.router.route(query).p for query in case.queries]).all()
+    assert (case.p == [index.router.probabilities(query).p for query in case.queries]).all()
 
 
 def test_plans_are_what_the_edge_plans(case: Case) -> None:
@@ -153,7 +153,7 @@ def test_estimates_are_those_of_the_edge(case: Case) -> None:
             plain.bucket,
             Cache(0),
             plain.current,
-            replace(plain.root, stop=replace(promises, promises=(promise,))),
+            replace(plain.root, promises=replace(promises, by_recall=(promise,))),
         )
         number = np.argsort(source_rows(case.report.index, index))
         for rerank in (0, 2 * K):

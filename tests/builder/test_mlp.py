@@ -22,7 +22,15 @@ from build_index.simulate.edge import probabilities
 from build_index.tune.fit import fitted
 from vantage.errors import DamagedError
 from vantage.format import HEADER, SECTION, IndexSection, LseSection, MlpSection
-from vantage.format.layout import REGIONS_VERSION, ROOT_MAGIC, ROUTER, SECTION_VERSION, STOP, pack_object, unpack_object
+from vantage.format.layout import (
+    PROMISES,
+    REGIONS_VERSION,
+    ROOT_MAGIC,
+    ROUTER,
+    SECTION_VERSION,
+    pack_object,
+    unpack_object,
+)
 from vantage.search.prepare import Prepared, prepare
 from vantage.search.route.mlp import MlpRouter
 
@@ -109,7 +117,7 @@ def test_the_edge_does_what_numpy_does(dimension: int, units: int, bits: int) ->
     router = MlpRouter(section, index)
     for scale in (1.0, 1e-12, 1e12, 0.0):
         query = prepare((scale * draw.normal(size=dimension)).tolist(), index)
-        p = router.route(query).p
+        p = router.probabilities(query).p
         assert p.tolist() == in_numpy(section, index, query).tolist()
         assert p[1] == 0
         assert abs(sum(p) - 2**20) < len(p)
@@ -128,7 +136,7 @@ def test_the_longest_units_and_queries_do_not_overflow() -> None:
         )  # fmt: skip
         for q in (np.full(3000, 1.0), draw.choice([-1.0, 1.0], 3000), np.eye(3000)[5], np.full(3000, 1e-20)):
             query = prepare(q.tolist(), index)
-            assert MlpRouter(full, index).route(query).p.tolist() == in_numpy(full, index, query).tolist()
+            assert MlpRouter(full, index).probabilities(query).p.tolist() == in_numpy(full, index, query).tolist()
 
 
 @pytest.mark.parametrize(("blocks", "beam", "bits"), [(50, 1, 4), (50, 3, 8), (50, 7, 4), (1, 1, 4)])
@@ -143,14 +151,14 @@ def test_a_progressive_network_does_what_numpy_does(
     router = MlpRouter(section, index)
     for scale in (1.0, 1.0, 1e-12, 0.0):
         query = prepare((scale * draw.normal(size=40)).tolist(), index)
-        found, wanted = router.route(query), in_numpy(section, index, query)
+        found, wanted = router.probabilities(query), in_numpy(section, index, query)
         assert found.blocks is not None
         assert found.blocks.tolist() == sorted(set(found.blocks))
         assert np.flatnonzero(wanted).tolist() == [b for b, p in zip(found.blocks, found.p, strict=True) if p]
         assert found.p.tolist() == wanted[found.blocks].tolist()
         assert (len(found.blocks) == blocks) == (beam == round(blocks**0.5))
         if len(found.blocks) == blocks:
-            assert found.p == MlpRouter(flat, index).route(query).p
+            assert found.p == MlpRouter(flat, index).probabilities(query).p
 
 
 def test_regions_come_back_and_damage_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +196,7 @@ def test_regions_come_back_and_damage_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_an_old_reader_refuses_regions_by_their_version(monkeypatch: pytest.MonkeyPatch) -> None:
     section = progressive(monkeypatch, network(40, 32, 50), 50, 3)
     for version, known in ((SECTION_VERSION, True), (REGIONS_VERSION, True), (REGIONS_VERSION + 1, False)):
-        root = pack_object(ROOT_MAGIC, [(ROUTER, section.pack()), (STOP, b"")], version)
+        root = pack_object(ROOT_MAGIC, [(ROUTER, section.pack()), (PROMISES, b"")], version)
         assert [SECTION.unpack_from(root, HEADER.size + at)[1] for at in (0, SECTION.size)] == [
             version,
             SECTION_VERSION,

@@ -21,7 +21,7 @@ def planted(blocks: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.nd
     return (p / p.sum(1, keepdims=True) * 2**20).astype(np.uint32), line
 
 
-def together(p: np.ndarray, order: np.ndarray) -> float:
+def run_together(p: np.ndarray, order: np.ndarray) -> float:
     """Co-probes of neighbours in the file."""
     counts = co_probes(p)
     return float(counts[order[:-1], order[1:]].sum())
@@ -54,8 +54,8 @@ def test_co_probes_count_queries() -> None:
 
 def test_neighbours_are_probed_together() -> None:
     p, line = planted(200, 2000)
-    found, planted_best = together(p, file_order(p)), together(p, line)
-    chance = together(p, np.random.default_rng(1).permutation(200))
+    found, planted_best = run_together(p, file_order(p)), run_together(p, line)
+    chance = run_together(p, np.random.default_rng(1).permutation(200))
     assert found > 0.97 * planted_best > 20 * chance
 
 
@@ -64,7 +64,7 @@ def test_above_the_exact_size_regions_are_ordered_first(monkeypatch: pytest.Monk
     monkeypatch.setattr(layout, "EXACT_BLOCKS_MAX", 100)
     order = file_order(p)
     assert sorted(order.tolist()) == list(range(600))
-    assert together(p, order) > 0.9 * together(p, line)
+    assert run_together(p, order) > 0.9 * run_together(p, line)
 
 
 def test_an_order_is_deterministic() -> None:
@@ -91,4 +91,4 @@ def test_where_arpack_runs_dry_an_order_is_found_otherwise(monkeypatch: pytest.M
     monkeypatch.setattr(layout, "svds", dry)
     order = file_order(p)
     assert sorted(order.tolist()) == list(range(600))
-    assert together(p, order) > 0.9 * together(p, line)
+    assert run_together(p, order) > 0.9 * run_together(p, line)

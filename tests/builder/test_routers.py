@@ -50,7 +50,7 @@ def queries(rows: Rows, wanted: np.ndarray) -> np.ndarray:
 def asked(rows: Rows, router: LseSection, blocks: int, wanted: np.ndarray) -> np.ndarray:
     """f64 (Q, B): what the edge makes of it."""
     route = LseRouter(router, index_section(rows, blocks, rows.count))
-    return np.array([route.route(q).p for q in prepared(rows, wanted)]) / 2**20
+    return np.array([route.probabilities(q).p for q in prepared(rows, wanted)]) / 2**20
 
 
 @pytest.fixture(params=METRICS)

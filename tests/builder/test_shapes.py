@@ -60,7 +60,7 @@ def test_any_shape_builds_and_keeps_its_promise(name: str, tmp_path: Path) -> No
     assert report.choice.contract.target == RECALL
     found = evaluate(tmp_path / "b" / "x", Queries(x[ROWS:], None), k=K)
     assert found["recall"] >= RECALL - 0.05 and found["incomplete"] == 0  # of 200 queries; 50 rows held out
-    promise = next(p for p in report.choice.promises.promises if p.recall >= RECALL)
+    promise = next(p for p in report.choice.promises.by_recall if p.recall >= RECALL)
     assert any("exact scores of" in sentence for sentence in told) == (promise.rerank > RERANK_MAX)
     index = open_index(tmp_path / "b" / "x")
     assert any("kept as f32" in sentence for sentence in told) == (index.root.index.vector_kind == "f32")
@@ -142,18 +142,18 @@ def test_full_vectors_are_kept_as_f16_where_that_loses_nothing(
 def test_promises_of_more_exact_scores_are_bounded(points: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     """By number, and by bytes."""
     root = open_index(points.bucket / points.name).root
-    assert root.stop is not None
+    assert root.promises is not None
 
     def promising(rerank: int) -> bytes:
-        assert root.stop is not None
-        promises = tuple(replace(p, rerank=rerank) for p in root.stop.promises)
-        return replace(root, stop=replace(root.stop, promises=promises)).pack()
+        assert root.promises is not None
+        promises = tuple(replace(p, rerank=rerank) for p in root.promises.by_recall)
+        return replace(root, promises=replace(root.promises, by_recall=promises)).pack()
 
-    assert Root.unpack(promising(PROMISED_RERANK_MAX), "x").stop is not None
+    assert Root.unpack(promising(PROMISED_RERANK_MAX), "x").promises is not None
     with pytest.raises(DamagedError, match="a promise is out of range"):
         Root.unpack(promising(PROMISED_RERANK_MAX + 1), "x")
     monkeypatch.setattr("vantage.format.root.PROMISED_VECTORS_MAX", 1000 * root.index.dimension)
-    assert Root.unpack(promising(1000), "x").stop is not None
+    assert Root.unpack(promising(1000), "x").promises is not None
     with pytest.raises(DamagedError, match="a promise reads 1001 full vectors"):
         Root.unpack(promising(1001), "x")
 

@@ -81,11 +81,11 @@ def test_a_wide_beam_is_the_whole_tree_and_a_narrow_one_its_best_part(blocks: in
     for seed in range(3):
         query = prepare(np.random.default_rng(seed).normal(size=D).tolist(), index)
         whole = in_numpy(section, query, blocks)
-        found = TreeRouter(section, index).route(query)
+        found = TreeRouter(section, index).probabilities(query)
         assert found.blocks is not None
         assert list(found.blocks) == list(range(blocks))
         assert list(found.p) == np.floor(whole + 0.5).astype(int).tolist()
-        part = TreeRouter(replace(section, beam=2), index).route(query)
+        part = TreeRouter(replace(section, beam=2), index).probabilities(query)
         assert part.blocks is not None
         assert list(part.blocks) == sorted(set(part.blocks))
         assert list(part.p) == np.floor(whole[list(part.blocks)] + 0.5).astype(int).tolist()
@@ -99,7 +99,7 @@ def test_a_query_of_zeros_and_the_largest_numbers_have_answers() -> None:
     )
     for values in ([0.0] * D, [1e17] * D, [1e-30] * D):
         for one in (section, full):
-            assert 0 < sum(TreeRouter(one, index).route(prepare(values, index)).p) <= 2**20 + 20
+            assert 0 < sum(TreeRouter(one, index).probabilities(prepare(values, index)).p) <= 2**20 + 20
 
 
 def test_training_moves_a_tree_to_where_neighbours_lie(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_a_page_tells_its_blocks_apart_as_the_table_does(case: Case) -> None:
     table = probabilities("lse", lse.ordered(flat, order), index, queries)
     router, same, named = TwoLevelRouter(found, index), [], []
     for query, p in zip(queries, table, strict=True):
-        routed = router.route(query)
+        routed = router.probabilities(query)
         assert routed.blocks is not None
         own = np.array(routed.p)
         assert (np.diff(own[np.argsort(p[routed.blocks], kind="stable")].astype(np.int64)) >= -1).all()
@@ -107,7 +107,7 @@ def test_the_section_comes_back_and_refuses_pages_that_do_not_fit(case: Case) ->
     assert len(back.pages) == 0
     query = held_out(case[0])[7]
     assert TwoLevelRouter(back, index).page(query) == TwoLevelRouter(found, index).page(query)
-    assert not TwoLevelRouter(back, index).route(query).p
+    assert not TwoLevelRouter(back, index).probabilities(query).p
     shifted = replace(found, offset=[0, *(at + 4 for at in found.offset[1:])])
     short = replace(found, size=[found.size[0] - 4, *found.size[1:]])
     for bad in (shifted, short, replace(found, nbytes=found.nbytes + 1), replace(found, subs=found.subs - 1)):
@@ -124,7 +124,7 @@ def test_a_page_with_wrong_blocks_is_refused(case: Case, numbers: list[int]) -> 
     page = np.array(numbers, "<u4").tobytes() + bytes(one.pages[8:])
     assert crc32c(page) != one.crc[0]
     with pytest.raises(DamagedError, match="out of order"):
-        TwoLevelRouter(one, index).route(held_out(rows)[0], memoryview(page))
+        TwoLevelRouter(one, index).probabilities(held_out(rows)[0], memoryview(page))
 
 
 def test_a_region_of_more_blocks_than_a_page_takes_is_refused(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

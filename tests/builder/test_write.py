@@ -171,7 +171,7 @@ def test_blocks_hold_every_row_once_at_home_and_copies_with_the_same_check(tmp_p
     report = make(source(tmp_path, given, id=list(range(ROWS))), tmp_path / "index", "cosine")
     objects = objects_of(tmp_path / "index")
     root = root_of(objects)
-    assert root.index.places == ROWS + report.as_dict()["copies"] > ROWS
+    assert root.index.slots == ROWS + report.as_dict()["copies"] > ROWS
     d, seen = root.directory, {}
     other = Reader(objects)
     for b in range(root.index.blocks):

@@ -23,5 +23,5 @@ class Default(entry.Default):
         entry._service = None
         warm.ASK_TIMEOUT_S = float(parse_qs(url.query)["timeout_ms"][0]) / 1000
         if not warm.ASK_TIMEOUT_S:
-            self._service().asker = None
+            self._service().warm_client = None
         return Response("")

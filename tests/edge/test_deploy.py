@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from build_index.serve import QUIET, ROOT, wrangler
+from build_index.node import ROOT, wrangler
+from build_index.serve import QUIET
 
 GZIP_KIB_MAX = 1024
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from doubles import explained
 
 from build_index.blocks.copies import COPY_RULES
 from build_index.bucket.open import open_index
@@ -24,7 +25,7 @@ from build_index.serve import ROOT, Server
 from build_index.tune.options import Options
 from vantage.format import MlpSection
 from vantage.http.bodies import answer_body
-from vantage.index import Index, explain
+from vantage.index import Index
 from vantage.search.query import Query
 
 pytestmark = pytest.mark.edge
@@ -91,7 +92,7 @@ def test_a_way_plans_and_answers_as_in_cpython(
     with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
         for vector in rows[ROWS:].tolist():
             plan = http.post("/query", json={"vector": vector, "explain": True}).json()
-            assert plan == explain(index, Query(vector))
+            assert plan == explained(index, Query(vector))
             got = http.post("/query", json={"vector": vector, "top_k": 50}).json()
             want = answer_body(asyncio.run(index.query(Query(vector, 50))), ["receipt"])
             assert got["matches"] == want["matches"]

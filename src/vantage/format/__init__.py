@@ -34,7 +34,7 @@ from .layout import (
     damaged,
     pack_head,
 )
-from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Promise, Stop
+from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Promise, Promises
 from .root import (
     ID_PAGE_ROWS,
     PRICED_MAX,
@@ -133,7 +133,7 @@ __all__ = [
     "SHARD_MAGIC",
     "SPOT_BYTES",
     "Spot",
-    "Stop",
+    "Promises",
     "TANGENT_ONE",
     "TREE_UNITS",
     "TREE_WAYS",

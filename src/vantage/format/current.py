@@ -63,14 +63,14 @@ GENERATION = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 def _object(value: Any, generation: Any, file: str, limit: int, name: str) -> ObjectName:
     """The name of an object whose key and size are in bounds: a reader allocates the size before it reads."""
-    found, key = ObjectName(value["key"], value["size"], value["sha256"]), f"{generation}/{file}"
-    if found.key != key or not isinstance(generation, str) or not GENERATION.fullmatch(generation):
-        raise damaged(name, f"names {found.key!r}, wants a generation and then {file}"[:300])
-    if not isinstance(found.sha256, str):
+    named, key = ObjectName(value["key"], value["size"], value["sha256"]), f"{generation}/{file}"
+    if named.key != key or not isinstance(generation, str) or not GENERATION.fullmatch(generation):
+        raise damaged(name, f"names {named.key!r}, wants a generation and then {file}"[:300])
+    if not isinstance(named.sha256, str):
         raise damaged(name, f"{key} has no SHA-256")
-    if not isinstance(found.size, int) or not 1 <= found.size <= limit:
-        raise damaged(name, f"{key} of {found.size!r} bytes, the limit is {limit}"[:300])
-    return found
+    if not isinstance(named.size, int) or not 1 <= named.size <= limit:
+        raise damaged(name, f"{key} of {named.size!r} bytes, the limit is {limit}"[:300])
+    return named
 
 
 def shard_key(generation: str, number: int) -> str:

@@ -34,7 +34,7 @@ class IndexSection:
     codec: str
     router: str
     row_scale: float
-    places: int  # rows in blocks, copies counted
+    slots: int  # of rows in blocks: a row has one in each block that holds it
     by_row: bool = False  # attributes can be read a row: its place stands in scan blocks and in ids.bin
     origin: memoryview = ZERO
 
@@ -42,14 +42,14 @@ class IndexSection:
         fixed = _INDEX.pack(
             METRICS.index(self.metric), self.dimension, self.rows, self.blocks, self.shards,
             ID_KINDS.index(self.id_kind), VECTOR_KINDS.index(self.vector_kind), CODECS.index(self.codec),
-            ROUTERS.index(self.router), self.row_scale, self.places, self.by_row,
+            ROUTERS.index(self.router), self.row_scale, self.slots, self.by_row,
         )  # fmt: skip
         return fixed + self.origin.tobytes()
 
     @classmethod
     def unpack(cls, body: memoryview, label: str) -> IndexSection:
         cursor = Cursor(body, label)
-        metric, dimension, rows, blocks, shards, ids, vectors, codec, router, scale, places, by = cursor.unpack(_INDEX)
+        metric, dimension, rows, blocks, shards, ids, vectors, codec, router, scale, slots, by = cursor.unpack(_INDEX)
         origin = cursor.column("f", dimension) if metric == METRICS.index("l2") else ZERO
         cursor.end()
 
@@ -60,8 +60,8 @@ class IndexSection:
 
         if not 1 <= dimension <= DIMENSION_MAX or not 1 <= blocks <= BLOCKS_MAX or not 1 <= shards <= blocks:
             raise damaged(label, f"dimension {dimension}, blocks {blocks}, shards {shards}")
-        if not 1e-40 < scale < 1e40 or not 1 <= rows <= places < 1 << 32:
-            raise damaged(label, f"row scale {scale}, rows {rows}, places {places}")
+        if not 1e-40 < scale < 1e40 or not 1 <= rows <= slots < 1 << 32:
+            raise damaged(label, f"row scale {scale}, rows {rows}, slots {slots}")
         if not all(-ORIGIN_MAX <= v <= ORIGIN_MAX for v in origin):
             raise damaged(label, f"its origin is not finite, or beyond {ORIGIN_MAX:.0e}")
         if blocks > max(BLOCKS_FREE, rows):
@@ -69,5 +69,5 @@ class IndexSection:
         return cls(
             name(METRICS, metric, "metric"), dimension, rows, blocks, shards, name(ID_KINDS, ids, "id kind"),
             name(VECTOR_KINDS, vectors, "vector kind"), name(CODECS, codec, "codec"), name(ROUTERS, router, "router"),
-            scale, places, name(ATTRIBUTE_KINDS, by, "kind of attributes") == "by row", origin,
+            scale, slots, name(ATTRIBUTE_KINDS, by, "kind of attributes") == "by row", origin,
         )  # fmt: skip

@@ -23,7 +23,9 @@ HEADER = struct.Struct("<8sIIQII")
 SECTION = struct.Struct("<IIQQII")
 
 # Kinds of sections of root.bin. Unknown kinds are skipped.
-INDEX, SCHEMA, OBJECTS, DIRECTORY, CENTRES, ROTATION, ROUTER, CODEC, CONTRACT, VECTORS, ID_PAGES, STOP = range(1, 13)
+INDEX, SCHEMA, OBJECTS, DIRECTORY, CENTRES, ROTATION, ROUTER, CODEC, CONTRACT, VECTORS, ID_PAGES, PROMISES = range(
+    1, 13
+)
 BOUNDS = 13
 BUTTERFLY = 14  # in the place of ROTATION
 # Kinds of sections of a shard, and the planes kept for later versions.
@@ -31,7 +33,7 @@ SCAN, REFINEMENT, ATTRIBUTES, ERROR_NORMS, DELTA, TOMBSTONES = range(32, 38)
 SECTION_NAMES = {
     INDEX: "index", SCHEMA: "schema", OBJECTS: "objects", DIRECTORY: "directory", CENTRES: "centres",
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", VECTORS: "vectors",
-    ID_PAGES: "id pages", STOP: "stop", BOUNDS: "bounds", BUTTERFLY: "butterfly", SCAN: "scan",
+    ID_PAGES: "id pages", PROMISES: "promises", BOUNDS: "bounds", BUTTERFLY: "butterfly", SCAN: "scan",
     ATTRIBUTES: "attributes",
 }  # fmt: skip
 
@@ -103,9 +105,9 @@ def unpack_object(data: bytes | memoryview, magic: bytes, name: str) -> dict[int
     view = memoryview(data).toreadonly()
     if len(view) < HEADER.size:
         raise damaged(name, f"{len(view)} bytes, shorter than its header of {HEADER.size}")
-    found, version, count, total, crc, _ = HEADER.unpack_from(view)
-    if found != magic:
-        raise damaged(name, f"magic is {found!r}, not {magic!r}")
+    own, version, count, total, crc, _ = HEADER.unpack_from(view)
+    if own != magic:
+        raise damaged(name, f"magic is {own!r}, not {magic!r}")
     if version != VERSION:
         raise other_version(name, version)
     if total != len(view):

@@ -1,4 +1,4 @@
-"""The stop section: when a query has read enough; vantage.search.estimate has the arithmetic."""
+"""The promises section: recalls that an index keeps, and how; vantage.search.estimate has the arithmetic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 from .layout import Cursor, damaged, finite
 
 FEATURES = 4  # of a query after its reads; see vantage.search.estimate
-_STOP = struct.Struct("<II")
+_PROMISES = struct.Struct("<II")
 _ESTIMATOR = struct.Struct(f"<IIdd{1 + FEATURES}d")
 RERANK_MAX = 200  # rows that a query may ask the full vectors of
 # Those that a promise may read, where codes tell rows apart too little; of so many bytes together.
@@ -52,24 +52,24 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class Stop:
-    """When a query has read enough: estimators by (k, rerank), rising, and promises by rising recall."""
+class Promises:
+    """Estimators by (k, rerank), rising, and promises by rising recall; the best one is last."""
 
     estimators: tuple[Estimator, ...]
-    promises: tuple[Promise, ...]
+    by_recall: tuple[Promise, ...]
 
     def pack(self) -> bytes:
-        out = _STOP.pack(len(self.estimators), len(self.promises))
+        out = _PROMISES.pack(len(self.estimators), len(self.by_recall))
         out += b"".join(_ESTIMATOR.pack(e.k, e.rerank, e.ceiling, e.width, *e.weights) for e in self.estimators)
         return out + b"".join(
             _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.nbytes, p.gets, p.waves, p.ms)
-            for p in self.promises
+            for p in self.by_recall
         )
 
     @classmethod
-    def unpack(cls, body: memoryview, label: str) -> Stop:
+    def unpack(cls, body: memoryview, label: str) -> Promises:
         cursor = Cursor(body, label)
-        estimators_count, promises_count = cursor.unpack(_STOP)
+        estimators_count, promises_count = cursor.unpack(_PROMISES)
         estimators, promises = [], []
         for _ in range(min(estimators_count, 4096)):
             k, rerank, ceiling, width, *weights = cursor.unpack(_ESTIMATOR)

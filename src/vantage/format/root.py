@@ -25,6 +25,7 @@ from .layout import (
     ID_PAGES,
     INDEX,
     OBJECTS,
+    PROMISES,
     READ_BYTES_MAX,
     REGIONS_VERSION,
     ROOT_MAGIC,
@@ -34,7 +35,6 @@ from .layout import (
     SCHEMA_BYTES_MAX,
     SECTION_NAMES,
     SECTION_VERSION,
-    STOP,
     VECTOR_BYTES,
     VECTORS,
     Cursor,
@@ -44,7 +44,7 @@ from .layout import (
     pack_object,
     unpack_object,
 )
-from .promises import PROMISED_VECTORS_MAX, Stop
+from .promises import PROMISED_VECTORS_MAX, Promises
 from .rotations import ROTATION_SECTIONS, Rotation
 from .routers import ROUTER_SECTIONS
 from .routers.common import RouterSection
@@ -80,8 +80,8 @@ def unpack_schema(body: memoryview, label: str) -> Mapping[str, Any]:
             raise TypeError(f"a name is longer than {ATTRIBUTE_NAME_BYTES_MAX} bytes")
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(label, f"is not a schema ({type(error).__name__}: {error})"[:300]) from None
-    found: Mapping[str, Any] = schema
-    return found
+    checked: Mapping[str, Any] = schema
+    return checked
 
 
 _DIRECTORY = struct.Struct("<II")
@@ -134,9 +134,9 @@ class Directory:
         shard_blocks, first_row = cursor.column("I", shards + 1), cursor.column("I", blocks + 1)
         size, rows, crc, attribute_size, attribute_crc = (cursor.column("I", blocks) for _ in range(5))
         cursor.end()
-        if first_row[0] or first_row[blocks] != index.rows or sum(rows) != index.places:
-            found = f"{first_row[blocks]} rows in {sum(rows)} places"
-            raise damaged(label, f"{found}, the index section says {index.rows} in {index.places}")
+        if first_row[0] or first_row[blocks] != index.rows or sum(rows) != index.slots:
+            counts = f"{first_row[blocks]} rows in {sum(rows)} slots"
+            raise damaged(label, f"{counts}, the index section says {index.rows} in {index.slots}")
         if shard_blocks[0] or shard_blocks[shards] != blocks:
             raise damaged(label, "the shards do not cover the blocks")
         for shard in range(shards):
@@ -349,7 +349,7 @@ class Root:
     contract: Contract
     vectors: VectorPages
     id_pages: IdPages
-    stop: Stop | None = None  # an index of an earlier builder has none
+    promises: Promises | None = None  # an index of an earlier builder has none
     bounds: Bounds | None = None  # without them no answer can be proven
 
     def planes(self, block: int) -> BlockPlanes:
@@ -372,7 +372,7 @@ class Root:
                 (CONTRACT, self.contract.pack()),
                 (VECTORS, self.vectors.pack()),
                 (ID_PAGES, self.id_pages.pack()),
-                *([(STOP, self.stop.pack())] if self.stop else []),
+                *([(PROMISES, self.promises.pack())] if self.promises else []),
                 *([(BOUNDS, self.bounds.pack())] if self.bounds else []),
             ],
             _router_version(self.router),
@@ -404,18 +404,18 @@ class Root:
         rotation: Rotation = of(kind, ROTATION_SECTIONS[kind].unpack, index)
         directory, contract = of(DIRECTORY, Directory.unpack, index, objects.shards), of(CONTRACT, Contract.unpack)
         nbytes = directory.span()
-        stop: Stop | None = of(STOP, Stop.unpack) if STOP in sections else None
+        promises: Promises | None = of(PROMISES, Promises.unpack) if PROMISES in sections else None
         for kind, prices in (
             (CONTRACT, [p.price for p in contract.points]),
-            (STOP, [p.price for p in stop.promises] if stop else [0]),
+            (PROMISES, [p.price for p in promises.by_recall] if promises else [0]),
         ):
             if max(prices) * nbytes >= PRICED_MAX:
                 raise damaged(
                     f"{name}, section {SECTION_NAMES[kind]}", f"a price for {nbytes} bytes of blocks is out of range"
                 )
-        ranked = max((p.rerank for p in stop.promises), default=0) if stop else 0
+        ranked = max((p.rerank for p in promises.by_recall), default=0) if promises else 0
         if ranked * index.dimension * VECTOR_BYTES[index.vector_kind] > PROMISED_VECTORS_MAX:
-            raise damaged(f"{name}, section {SECTION_NAMES[STOP]}", f"a promise reads {ranked} full vectors")
+            raise damaged(f"{name}, section {SECTION_NAMES[PROMISES]}", f"a promise reads {ranked} full vectors")
         codec: LrsqSection = of(CODEC, CODEC_SECTIONS[index.codec].unpack, rotation.axes)
         for b, (n, size) in enumerate(zip(directory.rows, directory.size, strict=True)):
             if size < block_planes(n, codec.code_bytes, index.by_row).ids:
@@ -432,6 +432,6 @@ class Root:
             contract,
             of(VECTORS, VectorPages.unpack, index, objects.parts),
             of(ID_PAGES, IdPages.unpack, index, objects.ids),
-            stop,
+            promises,
             of(BOUNDS, Bounds.unpack, index) if BOUNDS in sections else None,
         )

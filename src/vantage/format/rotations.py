@@ -92,12 +92,12 @@ class ButterflyRotation:
         cursor.end()
         if len(set(kept)) != axes or max(kept) >= dimension:
             raise damaged(label, f"{axes} axes are not as many coordinates of {dimension}")
-        made = cls(dimension, layers, kept, partners, tangents)
+        rotation = cls(dimension, layers, kept, partners, tangents)
         try:
-            made.plan  # noqa: B018
+            rotation.plan  # noqa: B018
         except ValueError as error:
             raise damaged(label, str(error)) from None
-        return made
+        return rotation
 
 
 def _fits(axes: int, dimension: int, index: IndexSection, label: str) -> None:

@@ -37,7 +37,7 @@ class Access:
     hosts: tuple[str, ...] = ()
 
 
-def cors(origin: str | None, access: Access) -> dict[str, str]:
+def cors_headers(origin: str | None, access: Access) -> dict[str, str]:
     """What lets a page of an allowed origin read the answer, an error too."""
     if not access.origins:
         return {}
@@ -49,15 +49,15 @@ def cors(origin: str | None, access: Access) -> dict[str, str]:
     return headers
 
 
-def knows(headers: Mapping[str, str], access: Access) -> bool:
+def has_token(headers: Mapping[str, str], access: Access) -> bool:
     """Whether the token of the service was sent."""
     scheme, _, sent = headers.get("authorization", "").partition(" ")
-    wanted = (access.token or "").encode()
-    return bool(wanted) and scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), wanted)
+    token = (access.token or "").encode()
+    return bool(token) and scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), token)
 
 
 def authorize(headers: Mapping[str, str], access: Access) -> None:
-    if access.public or knows(headers, access):
+    if access.public or has_token(headers, access):
         return
     if not access.token:
         raise AccessError(

@@ -47,7 +47,7 @@ def describe(index: Index) -> dict[str, Any]:
                     "second_below": p.threshold or None,
                     "modelled_ms": p.ms,
                 }
-                for p in (root.stop.promises if root.stop else ())
+                for p in (root.promises.by_recall if root.promises else ())
             ],  # fmt: skip
         },
     }

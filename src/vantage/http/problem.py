@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import InputError, LimitError, VantageError
 from .reply import Reply
 from .request import MediaError
 
+PROBLEMS = "docs/problems.md"  # of the source: what each type means, and what to do
+
 
 def problem(error: VantageError, request_id: str) -> Reply:
     """type, title, status, detail, code, param, hint, request_id; a limit error adds value and limit."""
     body: dict[str, Any] = {
-        "type": f"https://vantage.invalid/problems/{error.code}",
+        "type": f"{PROBLEMS}#{error.code}",
         "title": error.code.replace("_", " "),
         "status": error.status,
         "detail": error.message,
@@ -43,6 +46,6 @@ class MethodError(InputError):
     code = "method_not_allowed"
     status = 405
 
-    def __init__(self, method: str, main: str) -> None:
-        super().__init__(f"{method[:80]} is not possible here", hint=f"use {main}", param="method")
-        self.allow = "GET, HEAD, OPTIONS" if main == "GET" else f"{main}, OPTIONS"
+    def __init__(self, method: str, methods: Sequence[str]) -> None:
+        super().__init__(f"{method[:80]} is not possible here", hint=f"use {methods[0]}", param="method")
+        self.allow = ", ".join(methods)

@@ -72,7 +72,7 @@ _MEMBER = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+"?+)++')  # of a list; a co
 _WEIGHT = re.compile(r";\s*[qQ]\s*=\s*([01](?:\.[0-9]*)?)\s*(?:;|$)")
 
 
-def accepted(accept: str, offers: Sequence[str]) -> str:
+def negotiate(accept: str, offers: Sequence[str]) -> str:
     """The one of the types offered that an Accept header likes best (RFC 9110, 12.5.1).
 
     Of equal weight, a type that is named comes before one that a wildcard covers, then the order of the header, then
@@ -84,8 +84,8 @@ def accepted(accept: str, offers: Sequence[str]) -> str:
         for offer in offers:
             ranges = "*/*", f"{offer.partition('/')[0]}/*", offer
             if kind in ranges:
-                found = ranges.index(kind), min(1.0, float(weight[1])) if weight else 1.0, -place
-                best[offer] = max(best.get(offer, found), found)
+                rank = ranges.index(kind), min(1.0, float(weight[1])) if weight else 1.0, -place
+                best[offer] = max(best.get(offer, rank), rank)
     if not accept.strip():
         return offers[0]
     able = [offer for offer in offers if offer in best and best[offer][1] > 0]
@@ -94,7 +94,7 @@ def accepted(accept: str, offers: Sequence[str]) -> str:
     return max(able, key=lambda offer: (best[offer][1], best[offer][0], best[offer][2]))
 
 
-def decoded(body: bytes, encoding: str) -> bytes:
+def decode(body: bytes, encoding: str) -> bytes:
     """The body without its Content-Encoding: gzip, or none. Takes BODY_BYTES_MAX of memory at most.
 
     Raises MediaError for another encoding, TooLargeError for a body too large unpacked, InputError for what is no gzip.
@@ -121,7 +121,7 @@ def decoded(body: bytes, encoding: str) -> bytes:
     raise InputError(f"the body has more than {MEMBERS_MAX} gzip members", hint="compress it whole", param="body")
 
 
-def fields_of(body: bytes) -> dict[str, Any]:
+def parse_body(body: bytes) -> dict[str, Any]:
     """Fields of a JSON body; numbers may still be NaN or infinite. Raises InputError."""
     example = 'send {"vector": [...], "top_k": 10}'
     try:
@@ -132,7 +132,7 @@ def fields_of(body: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InputError("the body is not a JSON object", hint=example)
     for name in fields:
-        _known(name, FIELDS, name)
+        _check_known(name, FIELDS, name)
     return fields
 
 
@@ -145,7 +145,7 @@ class TooLargeError(LimitError):
         super().__init__("the body", nbytes, BODY_BYTES_MAX, hint="send fewer vectors a request")
 
 
-def _known(name: str, names: tuple[str, ...], param: str) -> None:
+def _check_known(name: str, names: tuple[str, ...], param: str) -> None:
     if name not in names:
         raise InputError(f"unknown field {name[:80]!r}", hint=f"known are: {', '.join(names)}", param=param[:80])
 
@@ -158,7 +158,7 @@ def _integer(value: Any, param: str) -> int:
     return value
 
 
-def queries_of(fields: dict[str, Any]) -> tuple[list[Query], bool]:
+def parse_queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
     if sum(name in fields for name in ("vector", "vectors", "id")) != 1:
         raise InputError("send one of vector, vectors and id", hint='{"vector": [...]}', param="vector")
     many, by_id = "vectors" in fields, "id" in fields
@@ -174,7 +174,7 @@ def queries_of(fields: dict[str, Any]) -> tuple[list[Query], bool]:
     if not isinstance(include, list) or not all(isinstance(i, str) for i in include):
         raise InputError("include is not a list of names", hint=f"known are: {', '.join(INCLUDE)}", param="include")
     for name in include:
-        _known(name, INCLUDE, "include")
+        _check_known(name, INCLUDE, "include")
     recall = fields.get("recall")
     # NaN and infinity are numbers to Python's JSON alone, and an error may not repeat them.
     if recall is not None and (
@@ -187,7 +187,7 @@ def queries_of(fields: dict[str, Any]) -> tuple[list[Query], bool]:
         raise InputError("explain is neither true nor false", hint="send true for the plan alone", param="explain")
     if not isinstance(fields.get("exact", False), bool):
         raise InputError("exact is neither true nor false", hint="send true for a proven answer", param="exact")
-    ids_of(fields.get("ids"))
+    parse_ids(fields.get("ids"))
     rerank = _integer(fields.get("rerank", 0), "rerank")
     if rerank < 0:
         raise LimitError("rerank", rerank, "0 or more", hint="0 switches it off", param="rerank")
@@ -208,12 +208,12 @@ def _identifier(value: Any) -> int | bytes:
     return _integer(value, "id")
 
 
-def ids_of(value: Any) -> str | None:
+def parse_ids(value: Any) -> str | None:
     """How integer ids are to be written. Raises InputError."""
     if value is not None and value not in IDS:
         raise InputError(f"ids is neither {' nor '.join(IDS)}", hint='"string" is safe in every language', param="ids")
-    found: str | None = value
-    return found
+    ids: str | None = value
+    return ids
 
 
 def _budget(fields: Any) -> Budget:
@@ -221,7 +221,7 @@ def _budget(fields: Any) -> Budget:
         raise InputError("budget is not an object", hint='{"gets": 6, "bytes": 4000000, "waves": 1}', param="budget")
     usual = Budget()
     for name, value in fields.items():
-        _known(name, ("gets", "bytes", "waves", "ms"), f"budget.{name}")
+        _check_known(name, ("gets", "bytes", "waves", "ms"), f"budget.{name}")
         most = {"gets": 1000, "bytes": 1 << 30, "waves": 5, "ms": 60_000}[name]
         if not 0 <= _integer(value, f"budget.{name}") <= most:
             raise LimitError(
@@ -230,29 +230,29 @@ def _budget(fields: Any) -> Budget:
     return Budget(**{**vars(usual), **fields})
 
 
-def parameters_of(text: str, names: Sequence[str]) -> dict[str, str]:
+def parse_parameters(text: str, names: Sequence[str]) -> dict[str, str]:
     """A query string whose names are known and stand there once; values are of one character a byte (Latin-1)."""
     try:
         text = text.encode(errors="replace").decode("latin-1")
         pairs = parse_qsl(text, keep_blank_values=True, encoding="latin-1", max_num_fields=PARAMETERS_MAX)
     except ValueError:
         raise InputError(f"more than {PARAMETERS_MAX} parameters", hint="send fewer", param="path") from None
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in pairs:
         if name not in names:
             known = f"known here: {', '.join(names)}" if names else "none are known here"
             where = "; the fields of a query go into its JSON body" if name in FIELDS else ""
             raise InputError(f"unknown field {name[:80]!r} in the query string", hint=known + where, param=name[:80])
-        if name in found:
+        if name in values:
             raise InputError(f"{name} stands twice in the query string", hint="send it once", param=name)
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
-def options_of(text: str) -> dict[str, Any]:
+def parse_options(text: str) -> dict[str, Any]:
     """Fields of a query string, for a body that has no room for them."""
     fields: dict[str, Any] = {}
-    for name, value in parameters_of(text, OPTIONS).items():
+    for name, value in parse_parameters(text, OPTIONS).items():
         if name == "include":
             fields[name] = [v for v in value.split(",") if v]
         elif name == "model":

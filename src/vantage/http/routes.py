@@ -1,4 +1,4 @@
-"""Routes and replies; errors as problem details (RFC 9457). Nothing of Cloudflare: tests need no Worker."""
+"""HTTP: which handler answers what, and for whom; errors as problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -6,56 +6,60 @@ import asyncio
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
-from functools import partial
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote
 
-from .. import VERSION
 from ..admission import WAIT_S, request_bytes
 from ..arrival import Arriving
-from ..cost import Limits
-from ..errors import InputError, LimitError, NotFoundError, StoreError, VantageError
-from ..format import unpack_vectors
-from ..index import Index, explain
-from ..indexes import Late, Service
-from ..read.deadline import Until
-from ..read.reader import read_small
-from ..receipt import Receipt
-from ..search.prepare import prepare
-from ..search.query import Answer, Query
-from .access import Access, authorize, check_host, cors, knows
-from .bodies import answer_body, describe, json_id, packed_reply
+from ..errors import NotFoundError, StoreError, VantageError
+from ..indexes import Service
+from ..read.deadline import Deadline
+from . import handlers
+from .access import Access, authorize, check_host, cors_headers, has_token
+from .handlers import NO_ID, Call
 from .problem import MethodError, problem
 from .reply import Reply
-from .request import (
-    BINARY,
-    BODY_BYTES_MAX,
-    INCLUDE_DEFAULT,
-    INTEGER,
-    JSON,
-    VECTORS_MAX,
-    accepted,
-    decoded,
-    fields_of,
-    ids_of,
-    is_binary,
-    options_of,
-    parameters_of,
-    queries_of,
-)
+from .request import BODY_BYTES_MAX
 
-MATCHES_MAX = 1 << 15  # of all vectors of a request
-VALUES_MAX = 1 << 19  # numbers of the vectors that come back
-KNOWN_S = 1.0  # how long an answer that is late waits to know whether there is such an index
 PREFLIGHT_S = 7200
-# Methods by resource. HEAD is GET without the body; OPTIONS is everywhere.
-METHODS = {"health": "GET", "indexes": "GET", "index": "GET", "query": "POST", "vectors": "GET", "vector": "GET"}
+ANYBODY, READERS = "anybody", "readers"  # scopes: who may call
 
 ReadBody = Callable[[Arriving], Awaitable[bytes]]  # which it tells of each piece
-WholeBody = Callable[[], Awaitable[bytes]]
-MakeRoom = Callable[[int, int], Awaitable[None]]  # for bytes in the heap, and of reads under way
+
+
+@dataclass(frozen=True)
+class Route:
+    """A pattern is the parts of a path; {name} stands for any one. GET has HEAD beside it; all have OPTIONS."""
+
+    method: str
+    pattern: str
+    scope: str
+    handler: Callable[[Call], Awaitable[Reply]]
+
+    def parts(self, path: list[str]) -> dict[str, str] | None:
+        """What the names of the pattern stand for in the parts of a path; None where it does not fit."""
+        pattern = self.pattern.split("/")[1:]
+        if len(pattern) != len(path):
+            return None
+        pairs = list(zip(pattern, path, strict=True))
+        if any(own != unquote(part) for own, part in pairs if not own.startswith("{")):
+            return None
+        return {own[1:-1]: part for own, part in pairs if own.startswith("{")}
+
+    def methods(self) -> list[str]:
+        return [self.method, *(["HEAD"] if self.method == "GET" else []), "OPTIONS"]
+
+
+ROUTES = (
+    Route("GET", "/v1/health", ANYBODY, handlers.health),
+    Route("GET", "/v1/indexes", READERS, handlers.list_indexes),
+    Route("GET", "/v1/indexes/{index}", READERS, handlers.describe_index),
+    Route("POST", "/v1/indexes/{index}/query", READERS, handlers.query),
+    Route("GET", "/v1/indexes/{index}/vectors", READERS, handlers.row_by_parameter),
+    Route("GET", "/v1/indexes/{index}/vectors/{id}", READERS, handlers.row),
+)
 
 
 async def handle(
@@ -66,20 +70,18 @@ async def handle(
     service: Service,
     access: Access,
     runtime: Mapping[str, Any],
-    until: Until | None = None,
+    deadline: Deadline | None = None,
 ) -> Reply:
     """Answers one request. path: as sent, percent-encoded, with the query string; headers have lower-case names.
 
     runtime is what health adds (version of the host, heap). The body is read only when the request may be answered;
     `body` raises TooLargeError past BODY_BYTES_MAX. Never raises: every failure is a problem document with the id of
-    the request, and nothing of a secret. until: ended by the caller when nobody waits for the answer any more; the
+    the request, and nothing of a secret. deadline: ended by the caller when nobody waits for the answer any more; the
     milliseconds of the budget are put into it.
     """
     request_id = headers.get("cf-ray") or headers.get("x-request-id") or uuid.uuid4().hex
     try:
-        reply = await _route(method, path, headers, body, service, access, runtime, until or Until())
-        if not reply.parts:
-            reply.write()
+        reply = await _answer(method, path, headers, body, service, access, runtime, deadline or Deadline())
     except VantageError as error:
         reply = problem(error, request_id)
     except MemoryError:
@@ -92,23 +94,18 @@ async def handle(
         reply = problem(
             VantageError(f"internal error ({error_type})", hint="report it with the request id"), request_id
         )
-    reply.headers |= cors(headers.get("origin"), access)
+    reply.headers |= cors_headers(headers.get("origin"), access)
     if method == "HEAD":
         reply.headers["content-length"], reply.parts = str(sum(map(len, reply.parts))), []
-    name = (_parts(path) + [""] * 3)[2]
+    name = (_unquoted(path) + [""] * 3)[2]
     if reply.status not in (401, 421) and service.is_stale(name):  # after an error too: a newer one may not have it
         reply.after.append(service.revalidate(name))
-    if service.asker is not None and service.asker.full:
-        reply.after.append(service.asker.send())
+    if service.warm_client is not None and service.warm_client.full:
+        reply.after.append(service.warm_client.send())
     return reply
 
 
-def _body_bytes(body: bytes, headers: Mapping[str, str]) -> int:
-    """Bytes of a body as it is read; the most there may be where it is packed."""
-    return len(body) if headers.get("content-encoding", "identity").lower() == "identity" else BODY_BYTES_MAX
-
-
-async def _route(
+async def _answer(
     method: str,
     path: str,
     headers: Mapping[str, str],
@@ -116,244 +113,89 @@ async def _route(
     service: Service,
     access: Access,
     runtime: Mapping[str, Any],
-    until: Until,
+    deadline: Deadline,
 ) -> Reply:
+    """Checks who asks for what, then has it handled within the memory that there is."""
     check_host(headers.get("host", ""), access)
-    parts = _parts(path)
-    name = (parts + [""] * 3)[2]
-    resource = _resource(parts, path)
-    if method == "OPTIONS" and resource:
-        return _options(METHODS[resource], headers, access)
-    if resource != "health":
+    route, parts = _find(path)
+    if method == "OPTIONS" and route is not None:
+        return _options(route, headers, access)
+    if route is None or route.scope == READERS:
         authorize(headers, access)
-    if not resource:
-        raise NotFoundError(f"there is nothing at {path[:100]!r}", hint=_hint(parts), param="path")
-    if method not in (METHODS[resource], "HEAD" if METHODS[resource] == "GET" else ""):
-        raise MethodError(method, METHODS[resource])
-    if resource == "health":  # of a monitor, which may add parameters against caches
-        known = access.public or knows(headers, access)
-        return Reply(200, {"status": "ok", "version": VERSION, **(_health(service, runtime) if known else {})})
+    if route is None:
+        raise NotFoundError(f"there is nothing at {path[:100]!r}", hint=_hint(_unquoted(path)), param="path")
+    if method not in route.methods():
+        raise MethodError(method, route.methods())
     clock = asyncio.get_running_loop().time
-    deadline = clock() + WAIT_S
+    door_deadline = clock() + WAIT_S
     async with AsyncExitStack() as reading, AsyncExitStack() as work:
 
         async def whole_body() -> bytes:
-            nonlocal deadline
+            nonlocal door_deadline
             async with service.bodies.enter() as arriving:  # at no door: nobody stands behind one that stalls
                 data = await body(arriving)
-                arriving.whole, deadline = True, clock() + WAIT_S
+                arriving.whole, door_deadline = True, clock() + WAIT_S
                 await reading.enter_async_context(
-                    service.reading.enter(request_bytes(_body_bytes(data, headers)), deadline)
+                    service.reading.enter(request_bytes(_body_bytes(data, headers)), door_deadline)
                 )
                 return data
 
         async def make_room(nbytes: int, in_flight: int) -> None:
             await work.aclose()  # of a generation that was asked before
-            await work.enter_async_context(service.room(nbytes, in_flight, deadline))
+            await work.enter_async_context(service.room(nbytes, in_flight, door_deadline))
 
-        if resource != "query":
-            await reading.enter_async_context(service.reading.enter(request_bytes(0), deadline))
-        reply = await _answer(resource, name, path, headers, whole_body, service, until, make_room)
+        if route.scope == READERS and route.method == "GET":  # others have a body to wait for; health waits for nobody
+            await reading.enter_async_context(service.reading.enter(request_bytes(0), door_deadline))
+        trusted = access.public or has_token(headers, access)
+        options = path.partition("?")[2]
+        call = Call(parts, options, headers, whole_body, service, trusted, deadline, make_room, runtime)
+        reply = await route.handler(call)
         reply.write()  # what is written is held too
         return reply
 
 
-async def _answer(
-    resource: str, name: str, path: str, headers: Mapping[str, str], body: WholeBody, service: Service, until: Until,
-    make_room: MakeRoom,
-) -> Reply:  # fmt: skip
-    """What takes work: everything but health."""
-    options = path.partition("?")[2]
-    if resource == "query":
-        return await _query(name, options, body, headers, service, until, make_room)
-    accepted(headers.get("accept", ""), [JSON])
-    if resource in ("vector", "vectors"):
-        asked = parameters_of(options, ("ids",) if resource == "vector" else ("id", "ids"))
-        if resource == "vectors" and "id" not in asked:
-            raise NotFoundError("there is no id", hint=_hint(_parts(path)), param="id")
-        last = path.partition("?")[0].strip("/").rpartition("/")[2]
-        identifier = unquote_to_bytes(last) if resource == "vector" else asked["id"].encode("latin-1")
-        return await _row(name, identifier, ids_of(asked.get("ids")), service, make_room)
-    parameters_of(options, ())
-    if resource == "indexes":
-        return Reply(200, {"indexes": await service.names()})
-    return Reply(200, describe(await service.index(name, Receipt())))
+def _body_bytes(body: bytes, headers: Mapping[str, str]) -> int:
+    """Bytes of a body as it is read; the most there may be where it is packed."""
+    return len(body) if headers.get("content-encoding", "identity").lower() == "identity" else BODY_BYTES_MAX
+
+
+def _unquoted(path: str) -> list[str]:
+    return [unquote(part) for part in _parts(path)]
 
 
 def _parts(path: str) -> list[str]:
-    return [unquote(part) for part in path.partition("?")[0].strip("/").split("/")]
+    return path.partition("?")[0].strip("/").split("/")
 
 
-def _resource(parts: list[str], path: str) -> str:
-    """What a path names, a key of METHODS; "" for nothing.
+def _find(path: str) -> tuple[Route | None, dict[str, str]]:
+    """The route of a path, and what the names of its pattern stand for there.
 
     `vectors/..` reaches us as the index with a slash behind it, as URLs are normalised, and must not pass for it.
     """
-    if parts == ["v1", "health"]:
-        return "health"
-    if parts[:2] != ["v1", "indexes"] or (len(parts) == 3 and path.partition("?")[0].endswith("/")):
-        return ""
-    known = {2: "indexes", 3: "index", 4: parts[-1] if parts[-1] in ("query", "vectors") else ""}
-    return known.get(len(parts), "vector" if len(parts) == 5 and parts[3] == "vectors" else "")
+    split = _parts(path)
+    if len(split) == 3 and path.partition("?")[0].endswith("/"):
+        return None, {}
+    for route in ROUTES:
+        parts = route.parts(split)
+        if parts is not None:
+            return route, parts
+    return None, {}
 
 
 def _hint(parts: list[str]) -> str:
     if len(parts) in (3, 4) and parts[:2] == ["v1", "indexes"]:
-        return "no slash at the end; a row whose id is empty, '.' or '..' is at vectors?id="
+        return NO_ID
     return "docs/http.md lists the paths"
 
 
-def _options(main: str, headers: Mapping[str, str], access: Access) -> Reply:
+def _options(route: Route, headers: Mapping[str, str], access: Access) -> Reply:
     """What may be asked of a resource; for a browser that asks before it sends, whether it may."""
-    methods = "GET, HEAD, OPTIONS" if main == "GET" else f"{main}, OPTIONS"
+    methods = ", ".join(route.methods())
     allowed: dict[str, str] = {}
-    if "access-control-allow-origin" in cors(headers.get("origin"), access):
+    if "access-control-allow-origin" in cors_headers(headers.get("origin"), access):
         allowed = {
             "access-control-allow-methods": methods,
             "access-control-allow-headers": "Authorization, Content-Type, Content-Encoding, X-Request-Id",
             "access-control-max-age": str(PREFLIGHT_S),
         }
     return Reply(204, None, {"allow": methods, **allowed})
-
-
-def _health(service: Service, runtime: Mapping[str, Any]) -> dict[str, Any]:
-    """What only those who may read are told."""
-    generations = {name: index.current.generation for name, index in service.open.items()}
-    return {"generations": generations, "cache_bytes": service.cache.held, **runtime}
-
-
-async def _row(name: str, sent: bytes, ids: str | None, service: Service, make_room: MakeRoom) -> Reply:
-    """A row by its id."""
-    receipt = Receipt()
-
-    async def read(index: Index) -> dict[str, Any]:
-        identifier = _identifier(index, sent)
-        _check_ids(index, ids)
-        await make_room(index.row_price(), 0)
-        vector, attributes = await index.row(identifier, receipt)
-        return {"id": json_id(identifier, ids), "vector": vector, "attributes": attributes}
-
-    body = await service.live(name, receipt, read)
-    return Reply(200, body | {"receipt": receipt.as_dict()})
-
-
-def _identifier(index: Index, sent: int | bytes) -> int | bytes:
-    """An id as the index has them: digits are an integer too, as numbers past 2^53 do not pass every client."""
-    if index.root.index.id_kind != "i64" or isinstance(sent, int):
-        return sent
-    text = sent.decode(errors="replace")
-    if not INTEGER.fullmatch(text):
-        raise InputError(f"ids of {index.name!r} are integers (i64)", hint="send an id of that kind", param="id")
-    return int(text)
-
-
-def _check_ids(index: Index, ids: str | None) -> None:
-    if ids == "number" and index.root.index.id_kind != "i64":
-        raise InputError(f"ids of {index.name!r} are no numbers", hint="leave ids out", param="ids")
-
-
-async def _query(
-    name: str, options: str, body: WholeBody, headers: Mapping[str, str], service: Service, until: Until,
-    make_room: MakeRoom,
-) -> Reply:  # fmt: skip
-    packed = accepted(headers.get("accept", ""), [JSON, BINARY]) == BINARY
-    if is_binary(headers.get("content-type", "")):
-        fields = options_of(options)
-        vectors = unpack_vectors(decoded(await body(), headers.get("content-encoding", "")), VECTORS_MAX)
-        fields = fields | {"vectors": vectors}
-    else:
-        parameters_of(options, ())
-        fields = fields_of(decoded(await body(), headers.get("content-encoding", "")))
-    queries, many = queries_of(fields)
-    include, receipt = fields.get("include", INCLUDE_DEFAULT), Receipt()
-    ids = fields.get("ids")
-    if packed and ids:
-        raise InputError(f"{BINARY} holds ids as i64", hint="leave ids out, or accept application/json", param="ids")
-    if packed and (fields.get("explain") or set(include) - {"receipt"}):
-        raise InputError(f"{BINARY} holds ids, scores and receipts", hint="accept application/json", param="include")
-
-    async def asked(index: Index) -> Any:
-        _check_size(queries, index)
-        _check_model(index, fields.get("model"))
-        _check_ids(index, ids)
-        ready = [q if q.id is None else replace(q, id=_identifier(index, q.id)) for q in queries]
-        price = index.price(ready)  # which says what is wrong with them
-        _check_limits(ready, index.limits)
-        await make_room(price, index.in_flight(ready))
-        if not fields.get("explain"):
-            return await index.answer(ready, receipt, until) if many else [await index.query(ready[0], receipt, until)]
-        for query in ready:
-            if query.id is None:  # all or none
-                prepare(query.vector, index.root.index, query.param)
-        return [explain(index, await _vector_of(query, index)) for query in ready]
-
-    until.at = Until.after(queries[0].budget.ms).at  # one for all: it is the request that somebody waits for
-    after: list[Awaitable[Any]] = []
-    try:
-        answers = await service.live(name, receipt, asked, None if fields.get("explain") else until)
-    except Late as late:  # the opening goes on behind an empty answer, of an index that there is
-        await _check_known(name, service, late.rest)
-        answers, after = [Answer([], False, False, None, Receipt() if many else receipt) for _ in queries], [late.rest]
-    if packed:
-        return packed_reply(answers, receipt, many, after)
-    results = answers if fields.get("explain") else [partial(answer_body, a, include, ids) for a in answers]
-    if not many:
-        return Reply(200, results[0] if fields.get("explain") else results[0](), after=after)
-    counted = {"receipt": receipt.as_dict()} if "receipt" in include and not fields.get("explain") else {}
-    return Reply(200, {"results": results, **counted}, after=after)
-
-
-async def _check_known(name: str, service: Service, opening: Awaitable[Any]) -> None:
-    """Raises what the opening does where there is no such index, as far as that is known soon."""
-    if name not in service.open:
-        with suppress(TimeoutError):
-            if await asyncio.wait_for(read_small(service.bucket, f"{name}/CURRENT", Receipt()), KNOWN_S) is None:
-                await asyncio.wait_for(asyncio.shield(opening), KNOWN_S)
-
-
-async def _vector_of(query: Query, index: Index) -> Query:
-    """A query by id as one by its vector: two reads."""
-    if query.id is None:
-        return query
-    row, vector = await index.find(query.id, Receipt())
-    return replace(query, vector=vector, without=row)
-
-
-def _check_size(queries: list[Query], index: Index) -> None:
-    """What would come back must fit into memory."""
-    matches = sum(q.top_k for q in queries)
-    values = matches * index.root.index.dimension * queries[0].vectors
-    if len(queries) > 1 and matches > MATCHES_MAX:
-        raise LimitError("vectors x top_k", matches, MATCHES_MAX, hint="send several requests", param="top_k")
-    if values > VALUES_MAX:
-        raise LimitError(
-            "vectors x top_k x dimension", values, VALUES_MAX, hint="leave vector out of include", param="include"
-        )
-
-
-def _check_limits(queries: list[Query], limits: Limits) -> None:
-    """Raises LimitError for what this service does not allow, though an index might answer it."""
-    query, hint = queries[0], "who runs this service has set this limit"
-    if query.exact and not limits.exact:
-        raise InputError("this service answers no exact queries", hint="leave exact out", param="exact")
-    for name, value, most in (
-        ("vectors", len(queries), limits.vectors), ("top_k", query.top_k, limits.top_k),
-        ("rerank", query.rerank, limits.rerank),
-    ):  # fmt: skip
-        if value > most:
-            raise LimitError(name, value, most, hint=hint, param=name)
-
-
-def _check_model(index: Index, asked: Any) -> None:
-    """Refuses vectors of another model than the index was stamped with; without a stamp there is nothing to compare."""
-    if asked is None:
-        return
-    if not isinstance(asked, str):
-        raise InputError("model is not text", hint="name the model of the vectors, or leave it out", param="model")
-    stamped = index.root.schema.get("model")
-    if stamped is not None and asked != stamped:
-        raise InputError(
-            f"the query is of model {asked[:200]!r}, the index {index.name!r} of {stamped!r}",
-            hint="embed the query with the model of the index",
-            param="model",
-        )

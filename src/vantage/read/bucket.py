@@ -83,11 +83,11 @@ class Folder:
         try:
             with open_beneath(self.path / name, rest) if rest else open_beneath(self.path, key) as file:
                 stat = os.fstat(file.fileno())
-                found = f"{stat.st_size}-{stat.st_mtime_ns}"
-                if etag is not None and etag != found:
+                own = f"{stat.st_size}-{stat.st_mtime_ns}"
+                if etag is not None and etag != own:
                     raise ChangedError(f"{key}: changed under its name", hint="open the index again")
                 file.seek(offset)
-                return Bytes(file.read(-1 if length is None else length), stat.st_size, found)
+                return Bytes(file.read(-1 if length is None else length), stat.st_size, own)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:

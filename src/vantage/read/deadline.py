@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-class Until:
+class Deadline:
     """When a query has to end, finished or not: at a time of the loop's clock, or by `end` (nobody waits for it)."""
 
     def __init__(self, at: float | None = None) -> None:
@@ -15,7 +15,7 @@ class Until:
         self._reads: set[asyncio.Task[Any]] = set()
 
     @classmethod
-    def after(cls, ms: int | None) -> Until:
+    def after(cls, ms: int | None) -> Deadline:
         """So many milliseconds from now; None: no end."""
         return cls(None if ms is None else asyncio.get_running_loop().time() + ms / 1000)
 
@@ -30,7 +30,7 @@ class Until:
             task.cancel()
 
     async def wait(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
-        """Until all reads are done, one has failed, or it is over; then those that are left are cancelled."""
+        """Deadline all reads are done, one has failed, or it is over; then those that are left are cancelled."""
         self._reads.update(tasks)
         loop = asyncio.get_running_loop()
         timer = None if self.at is None else loop.call_at(self.at, self.end)

@@ -12,9 +12,9 @@ from ..cost import LANES, Limits
 from ..errors import ChangedError, DamagedError, StoreError
 from ..receipt import Receipt
 from .bucket import Body, Bucket, Folder
-from .deadline import Until
-from .hedge import Pace
-from .warm import Asker
+from .deadline import Deadline
+from .hedge import Hedging
+from .warm import WarmClient
 
 IN_FLIGHT_BYTES_MAX = 8 << 20
 TIMEOUT_S = 10.0
@@ -38,11 +38,11 @@ class Buffer:
 _BUFFER = Buffer()
 
 # One an isolate, as the buffer is.
-_PACE = Pace()
+_HEDGING = Hedging()
 
 
 class Reader:
-    """The reads of one query (or one opening): counts them in its receipt, and stops when `until` says so.
+    """The reads of one query (or one opening): counts them in its receipt, and stops at its deadline.
 
     The lanes belong to the query, as a Worker's connections belong to its request: queries never wait for each other.
     """
@@ -52,12 +52,12 @@ class Reader:
         bucket: Bucket,
         etags: dict[str, str],
         receipt: Receipt,
-        until: Until | None = None,
-        warm: Asker | None = None,
+        deadline: Deadline | None = None,
+        warm_client: WarmClient | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self.bucket, self.etags, self.receipt, self.warm = bucket, etags, receipt, warm
-        self.until, self.limits = until or Until(), limits or Limits()
+        self.bucket, self.etags, self.receipt, self.warm_client = bucket, etags, receipt, warm_client
+        self.deadline, self.limits = deadline or Deadline(), limits or Limits()
         self._lanes = asyncio.Semaphore(LANES)
         self._room = asyncio.Condition()
         self._in_flight = 0
@@ -74,13 +74,13 @@ class Reader:
         spent, nbytes = self.receipt, sum(length for _, _, length, _ in reads)
         if spent.gets + len(reads) > self.limits.gets or spent.bytes + nbytes > self.limits.bytes:
             return False
-        if self.until.over:
+        if self.deadline.over:
             return False
         self.receipt.waves += 1
         self.receipt.wave_sizes.append([length for _, _, length, _ in reads])
         order = sorted(range(len(reads)), key=lambda i: (-reads[i][2], i))
         tasks = [asyncio.ensure_future(self._one(i, *reads[i], use)) for i in order]
-        await self.until.wait(tasks)
+        await self.deadline.wait(tasks)
         for task in tasks:
             if not task.cancelled():
                 task.result()
@@ -116,7 +116,7 @@ class Reader:
         if isinstance(self.bucket, Folder):  # one disk: a second read of it is no quicker, and would count as a GET
             return await self._get(key, offset, length, size)
         clock = asyncio.get_running_loop().time
-        began, patience = clock(), _PACE.patience(length)
+        began, patience = clock(), _HEDGING.delay(length)
         first = asyncio.ensure_future(self._get(key, offset, length, size))
         racing, sent = {first}, asyncio.Event()
         try:
@@ -131,7 +131,7 @@ class Reader:
                         return task.result()
             return first.result()
         finally:
-            _PACE.note(clock() - began, length)
+            _HEDGING.note(clock() - began, length)
             for task in racing:
                 task.cancel()
             await asyncio.gather(*racing, return_exceptions=True)
@@ -139,7 +139,7 @@ class Reader:
     async def _second(self, key: str, offset: int, length: int, size: int, sent: asyncio.Event) -> Body:
         """The same read again, once a lane is free, if it may be paid for; `sent` tells that it went out."""
         async with self._lane(length):
-            if not _PACE.take():
+            if not _HEDGING.take():
                 raise StoreError(f"{key}: no second request now", hint="try again later")
             sent.set()
             self.receipt.hedged += 1

@@ -15,14 +15,14 @@ CALL_BYTES_MAX = 2 << 20  # of one call, either way: it is in memory up to three
 ASK_TIMEOUT_S = 0.025  # past this the bucket is as quick
 REST_S = 10.0  # after a late or broken answer, so that a place far away costs little
 COUNTED_MAX = 1 << 14  # items whose hits are known
-DEPTH_MAX = 4  # of JSON between an isolate and the object: places are lists in a list
+DEPTH_MAX = 4  # of JSON between an isolate and the object: ranges are lists in a list
 HALF_LIFE = 2000  # calls after which a hit counts half
 ROOTS_BYTES = 4 << 20  # what the roots of all indexes may take together; one alone may take more
 
-Place = tuple[str, int, int]  # object key, offset, size: the same bytes for ever, as generations are immutable
+ByteRange = tuple[str, int, int]  # object key, offset, size: the same bytes for ever, as generations are immutable
 
-# One call each, to the warm place of an index: (name, places as JSON) -> (what it says as JSON, bytes), and
-# (name, places as JSON, bytes). They may raise, and may take long.
+# One call each, to the warm place of an index: (name, ranges as JSON) -> (what it says as JSON, bytes), and
+# (name, ranges as JSON, bytes). They may raise, and may take long.
 Ask = Callable[[str, str], Awaitable[tuple[str, memoryview]]]
 Give = Callable[[str, str, bytes], Awaitable[None]]
 
@@ -33,8 +33,8 @@ class _Counted:
     data: bytes = b""  # empty: not kept
 
 
-class Held:
-    """Bytes by place, under a byte budget: those that are asked for most, for a byte kept; and roots. One an isolate.
+class WarmBlocks:
+    """Blocks by byte range, under a byte budget: those that are asked for most, for a byte kept; and roots.
 
     Hits are those of isolates that do not have the bytes, so they are what keeping them saves. Older ones fade.
     """
@@ -46,14 +46,14 @@ class Held:
         self._hit = 1.0  # what one counts now: it grows, where all others would have to shrink
         self._floor = 0.0  # benefit of the last that was thrown out
 
-    def answer(self, asked: str) -> tuple[str, bytes]:
-        """JSON {"held": numbers, "wanted": numbers} of the places asked for, and the bytes of those held, joined.
+    def answer(self, ranges: str) -> tuple[str, bytes]:
+        """JSON {"held": numbers, "wanted": numbers} of byte ranges, and the bytes of those held, joined.
 
         At most CALL_BYTES_MAX; wanted are those that it would keep if they were given.
         """
-        held, wanted, parts, length, room = list[int](), list[int](), list[bytes](), 0, self.budget - self.held
+        held, lacking, parts, length, room = list[int](), list[int](), list[bytes](), 0, self.budget - self.held
         self._fade()
-        for number, (key, offset, size) in enumerate(loads(asked, DEPTH_MAX)):
+        for number, (key, offset, size) in enumerate(loads(ranges, DEPTH_MAX)):
             item = self._counted.setdefault((sys.intern(key), offset), _Counted())
             item.hits += self._hit
             if item.data:
@@ -62,14 +62,14 @@ class Held:
                     parts.append(item.data)
                     length += size
             elif size <= room or (size <= self.budget and item.hits / size > self._floor):
-                wanted.append(number)
+                lacking.append(number)
                 room -= size
-        return json.dumps({"held": held, "wanted": wanted}), b"".join(parts)
+        return json.dumps({"held": held, "wanted": lacking}), b"".join(parts)
 
-    def take(self, places: str, data: bytes | memoryview) -> None:
+    def take(self, ranges: str, data: bytes | memoryview) -> None:
         """Keeps what is given, and throws out what is least worth its bytes."""
         at = 0
-        for key, offset, size in loads(places, DEPTH_MAX):
+        for key, offset, size in loads(ranges, DEPTH_MAX):
             piece = bytes(data[at : at + size])
             at += size
             item = self._counted.setdefault((sys.intern(key), offset), _Counted())
@@ -134,27 +134,27 @@ class Held:
             item.data = b""
 
 
-class Asker:
+class WarmClient:
     """An isolate's side: asks before it reads, and gives afterwards what was wanted. All failures are of no account."""
 
     def __init__(self, ask: Ask, give: Give) -> None:
-        self.rpc_ask, self.rpc_give = ask, give
+        self.ask_rpc, self.give_rpc = ask, give
         self._rest = 0.0
-        self._outbox: dict[Place, bytes] = {}
+        self._outbox: dict[ByteRange, bytes] = {}
         self._outbox_bytes = 0
 
-    async def ask(self, places: Sequence[Place]) -> tuple[dict[int, memoryview], list[int]]:
+    async def ask(self, ranges: Sequence[ByteRange]) -> tuple[dict[int, memoryview], list[int]]:
         """By number, the bytes that are there, unverified; and which of the others are wanted. All of one index."""
         loop = asyncio.get_running_loop()
         try:
-            said, data = await asyncio.wait_for(
-                self.rpc_ask(places[0][0].partition("/")[0], json.dumps(places)), ASK_TIMEOUT_S
+            reply, data = await asyncio.wait_for(
+                self.ask_rpc(ranges[0][0].partition("/")[0], json.dumps(ranges)), ASK_TIMEOUT_S
             )
-            answer, found, at = loads(said, DEPTH_MAX), dict[int, memoryview](), 0
+            answer, views, at = loads(reply, DEPTH_MAX), dict[int, memoryview](), 0
             for number in answer["held"]:
-                found[number] = data[at : at + places[number][2]]
-                at += places[number][2]
-            return found, answer["wanted"]
+                views[number] = data[at : at + ranges[number][2]]
+                at += ranges[number][2]
+            return views, answer["wanted"]
         except Exception:  # late, gone or broken: the bucket has everything
             self._rest = loop.time() + REST_S
             return {}, []
@@ -164,10 +164,10 @@ class Asker:
         """Whether it is not worth asking now."""
         return asyncio.get_running_loop().time() < self._rest
 
-    def keep(self, place: Place, data: memoryview) -> None:
+    def keep(self, byte_range: ByteRange, data: memoryview) -> None:
         """Copies what was read, and is wanted, for `send`."""
-        if place not in self._outbox and self._outbox_bytes + len(data) <= CALL_BYTES_MAX:
-            self._outbox[place] = bytes(data)
+        if byte_range not in self._outbox and self._outbox_bytes + len(data) <= CALL_BYTES_MAX:
+            self._outbox[byte_range] = bytes(data)
             self._outbox_bytes += len(data)
 
     def drop(self) -> None:
@@ -182,8 +182,8 @@ class Asker:
     async def send(self) -> None:
         """Gives away all that was kept, a call an index; for waitUntil."""
         outbox, self._outbox, self._outbox_bytes = self._outbox, {}, 0
-        by_name: dict[str, list[Place]] = {}
-        for place in outbox:
-            by_name.setdefault(place[0].partition("/")[0], []).append(place)
-        for name, places in by_name.items():
-            await self.rpc_give(name, json.dumps(places), b"".join(outbox[p] for p in places))
+        by_name: dict[str, list[ByteRange]] = {}
+        for byte_range in outbox:
+            by_name.setdefault(byte_range[0].partition("/")[0], []).append(byte_range)
+        for name, ranges in by_name.items():
+            await self.give_rpc(name, json.dumps(ranges), b"".join(outbox[p] for p in ranges))

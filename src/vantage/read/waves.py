@@ -1,4 +1,4 @@
-"""Queries in step: each says what it wants next, and one wave reads that for all of them."""
+"""Queries in step: each says what it waves next, and one wave reads that for all of them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Want:
-    """Items that a query wants, and the spans by which it would read them alone.
+class Wave:
+    """Items that a query waves, and the spans by which it would read them alone.
 
     use(numbers, bytes) gets some items as they arrive, verified; the bytes are overwritten after it.
     """
@@ -40,54 +40,54 @@ class Want:
     hot: bool = False  # others will want these too: a warm place is asked first
 
 
-# A query: yields what it wants, is resumed with whether there was time for all of that, and returns its answer.
-Steps = Generator[Want, bool, T]
+# A query: yields what it waves, is resumed with whether there was time for all of that, and returns its answer.
+Steps = Generator[Wave, bool, T]
 
 
-async def together(queries: Sequence[tuple[Steps[T], Receipt]], reader: Reader) -> list[T]:
+async def run_together(queries: Sequence[tuple[Steps[T], Receipt]], reader: Reader) -> list[T]:
     """Runs queries side by side, a wave at a time; what several want is read once.
 
     Each receipt counts what its query wanted, as if asked alone; that of the reader counts what was read. The first
     failure ends all of them. When the reader's time is up, they go on with what arrived.
     """
-    found: dict[int, T] = {}
+    results: dict[int, T] = {}
     whole: dict[int, bool] = {}
     live = range(len(queries))
-    while len(found) < len(queries):
-        wants: dict[int, Want] = {}
+    while len(results) < len(queries):
+        waves: dict[int, Wave] = {}
         for i in live:
             steps, receipt = queries[i]
             try:
-                wants[i] = steps.send(whole[i]) if i in whole else next(steps)
-                if not reader.until.over:
-                    receipt.wanted([s.size for s in wants[i].spans])
+                waves[i] = steps.send(whole[i]) if i in whole else next(steps)
+                if not reader.deadline.over:
+                    receipt.count_wave([s.size for s in waves[i].spans])
             except StopIteration as end:
-                found[i] = end.value
-        whole = dict(zip(wants, await _read(list(wants.values()), reader), strict=True))
-        live = wants.keys()  # type: ignore[assignment]
-    return [found[i] for i in range(len(queries))]
+                results[i] = end.value
+        whole = dict(zip(waves, await _read(list(waves.values()), reader), strict=True))
+        live = waves.keys()  # type: ignore[assignment]
+    return [results[i] for i in range(len(queries))]
 
 
-async def _read(wants: list[Want], reader: Reader) -> list[bool]:
+async def _read(waves: list[Wave], reader: Reader) -> list[bool]:
     """Reads and verifies each item once, and hands it to all that want it; whether each got all of its items."""
-    missing = [len(want.items) for want in wants]
-    if len(wants) == 1:  # by its own plan
-        items, spans = wants[0].items, wants[0].spans
+    missing = [len(wave.items) for wave in waves]
+    if len(waves) == 1:  # by its own plan
+        items, spans = waves[0].items, waves[0].spans
         takers = [[(0, j)] for j in range(len(items))]
     else:
         at: dict[tuple[str, int], int] = {}
         items, takers = [], []
-        for w, want in enumerate(wants):
-            for j, item in enumerate(want.items):
+        for w, wave in enumerate(waves):
+            for j, item in enumerate(wave.items):
                 number = at.setdefault((item.key, item.offset), len(items))
                 if number == len(items):
                     items.append(item)
                     takers.append([])
                 takers[number].append((w, j))
-        places = [item[:3] for item in items]
-        spans = plan_shared(places)
-        if len(spans) > sum(len(want.spans) for want in wants):  # their own plans bridge more
-            spans = _own_spans(wants, takers, places)
+        ranges = [item[:3] for item in items]
+        spans = plan_shared(ranges)
+        if len(spans) > sum(len(wave.spans) for wave in waves):  # their own plans bridge more
+            spans = _own_spans(waves, takers, ranges)
 
     def hand(pieces: list[tuple[int, memoryview]]) -> None:
         arrived: dict[int, tuple[list[int], list[memoryview]]] = {}
@@ -97,7 +97,7 @@ async def _read(wants: list[Want], reader: Reader) -> list[bool]:
                 numbers.append(j)
                 views.append(view)
         for w, (numbers, views) in arrived.items():
-            wants[w].use(numbers, views)
+            waves[w].use(numbers, views)
             missing[w] -= len(numbers)
 
     def use(n: int, data: memoryview) -> None:
@@ -108,12 +108,12 @@ async def _read(wants: list[Want], reader: Reader) -> list[bool]:
             view = data[start : start + item.size]
             if crc32c(view) != item.crc:
                 raise DamagedError(f"{item.key}: checksum of {item.what} differs", hint="publish the index again")
-            if number in lacking and reader.warm:
-                reader.warm.keep(item[:3], view)
+            if number in lacking and reader.warm_client:
+                reader.warm_client.keep(item[:3], view)
             pieces.append((number, view))
         hand(pieces)
 
-    hot = [number for number, takes in enumerate(takers) if any(wants[w].hot for w, _ in takes)]
+    hot = [number for number, takes in enumerate(takers) if any(waves[w].hot for w, _ in takes)]
     held, lacking = await _warm(hot, items, reader)
     if held:
         hand(list(held.items()))
@@ -128,33 +128,33 @@ async def _read(wants: list[Want], reader: Reader) -> list[bool]:
 
 
 def _own_spans(
-    wants: list[Want], takers: list[list[tuple[int, int]]], places: list[tuple[str, int, int]]
+    waves: list[Wave], takers: list[list[tuple[int, int]]], ranges: list[tuple[str, int, int]]
 ) -> list[Span]:
     """The spans by which each would read alone, without the items that one before reads already."""
     number = {taker: n for n, takes in enumerate(takers) for taker in takes}
     taken: set[int] = set()
     spans = []
-    for w, want in enumerate(wants):
-        for span in want.spans:
-            fresh = sorted({number[w, j] for j in span.items} - taken, key=lambda n: places[n][1])
+    for w, wave in enumerate(waves):
+        for span in wave.spans:
+            fresh = sorted({number[w, j] for j in span.items} - taken, key=lambda n: ranges[n][1])
             if fresh:
                 taken.update(fresh)
-                spans.append(span_of(places, fresh))
+                spans.append(span_of(ranges, fresh))
     return spans
 
 
 async def _warm(hot: list[int], items: list[Item], reader: Reader) -> tuple[dict[int, memoryview], set[int]]:
     """Of the items with these numbers, what the reader's warm place holds, verified; and what it would like to have."""
-    if not hot or reader.warm is None or reader.warm.rests or reader.until.over:
+    if not hot or reader.warm_client is None or reader.warm_client.rests or reader.deadline.over:
         return {}, set()
     reader.receipt.warm_rpc += 1
-    asking = asyncio.ensure_future(reader.warm.ask([items[number][:3] for number in hot]))
-    await reader.until.wait([asking])
+    asking = asyncio.ensure_future(reader.warm_client.ask([items[number][:3] for number in hot]))
+    await reader.deadline.wait([asking])
     if asking.cancelled():
         return {}, set()
-    found, wanted = asking.result()
+    views, wanted = asking.result()
     held, lacking = dict[int, memoryview](), {hot[n] for n in wanted}
-    for n, view in found.items():
+    for n, view in views.items():
         number = hot[n]
         if len(view) == items[number].size and crc32c(view) == items[number].crc:
             held[number] = view

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Container, Sequence
 
 from ..errors import LimitError
-from ..format import Contract, Estimator, Point, Promise, Stop
+from ..format import Contract, Estimator, Point, Promise, Promises
 from .route.common import Routed
 
 MASS_EPSILON = 1e-4  # of the probability, so that its logarithms stay finite
@@ -17,24 +17,24 @@ HALVINGS = 1.25  # of the price a halving of what is missed takes: measured, mis
 PROBABILITY_BITS = 20  # Routed.p is in units of 2^-20
 
 
-def promise_of(contract: Contract, stop: Stop | None, recall: float | None) -> Promise:
+def promise_of(contract: Contract, promises: Promises | None, recall: float | None) -> Promise:
     """How to read for this recall; None: the contract's target. Prices are linear between promises of one kind.
 
     Between two kinds (numbers of exact scores, one wave or two) the better one holds. Raises LimitError above the best
-    promise, which it names. Without a stop section the points of the contract promise.
+    promise, which it names. Without promises the points of the contract promise.
     """
     recall = contract.target if recall is None else recall
     if not recall > 0:
         raise LimitError("recall", recall, "between 0 and 1", hint="0.95 is a usual target", param="recall")
-    if stop is None:
+    if promises is None:
         return Promise(recall, price_of(contract, recall), 0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    at = next((i for i, p in enumerate(stop.promises) if p.recall >= recall), None)
+    at = next((i for i, p in enumerate(promises.by_recall) if p.recall >= recall), None)
     if at is None:
-        best = int(stop.promises[-1].recall * 1000) / 1000
+        best = int(promises.by_recall[-1].recall * 1000) / 1000
         raise LimitError(
             "recall", recall, best, hint="ask for less, or build the index with a higher --recall", param="recall"
         )
-    low, high = stop.promises[max(at - 1, 0)], stop.promises[at]
+    low, high = promises.by_recall[max(at - 1, 0)], promises.by_recall[at]
     if low.recall >= recall or (low.rerank, low.threshold > 0) != (high.rerank, high.threshold > 0):
         return high
     share = (recall - low.recall) / (high.recall - low.recall)
@@ -56,8 +56,8 @@ def second_price(promise: Promise, price: int, estimate: float) -> int | None:
     """
     if estimate >= promise.threshold:
         return None
-    wanted = math.log2((1 - estimate) / max(1e-6, 1 - promise.threshold))
-    return price >> max(1, min(HALVINGS_MAX, math.ceil(HALVINGS * wanted)))
+    halvings = math.log2((1 - estimate) / max(1e-6, 1 - promise.threshold))
+    return price >> max(1, min(HALVINGS_MAX, math.ceil(HALVINGS * halvings)))
 
 
 def features(
@@ -98,30 +98,30 @@ def features(
     )
 
 
-def estimated_recall(stop: Stop, k: int, rerank: int, found: Sequence[float], unread: float) -> float | None:
+def estimated_recall(promises: Promises, k: int, rerank: int, seen: Sequence[float], unread: float) -> float | None:
     """Recall@k of a query with these features, linear in k between estimators; None where k was not measured.
 
     A neighbour is in the blocks read with the probability c = 1 / (1 + exp(-z)), z linear in the features; a query that
-    leaves less than half of the places unread misses in proportion to them. Of those read the codes lose a share, less
+    leaves less than half of the slots unread misses in proportion to them. Of those read the codes lose a share, less
     of them where more answers are wrong anyway: (1 - ceiling) exp((c - 1) / width).
 
-    rerank: rows with exact scores; the estimator with the most that are not more speaks. unread: share of places.
+    rerank: rows with exact scores; the estimator with the most that are not more speaks. unread: share of slots.
     Rounded to 2^-20, so that the last bit of a logarithm decides nothing.
     """
     by_k: dict[int, Estimator] = {}
-    for e in stop.estimators:
+    for e in promises.estimators:
         if e.rerank <= rerank:
             by_k[e.k] = e
     if not by_k or k > max(by_k):
         return None
     low, high = max((n for n in by_k if n <= k), default=min(by_k)), min(n for n in by_k if n >= k)
 
-    def said(e: Estimator) -> float:
-        z = e.weights[0] + sum(w * f for w, f in zip(e.weights[1:], found, strict=True))
+    def recall_of(e: Estimator) -> float:
+        z = e.weights[0] + sum(w * f for w, f in zip(e.weights[1:], seen, strict=True))
         miss = min(1.0, 2 * unread) / (1 + math.exp(max(-60.0, min(60.0, z))))
         return (1 - miss) * (1 - (1 - e.ceiling) * math.exp(-miss / e.width))
 
-    value = between([(float(n), said(by_k[n])) for n in sorted({low, high})], float(k), clamp=True)
+    value = between([(float(n), recall_of(by_k[n])) for n in sorted({low, high})], float(k), clamp=True)
     return None if value is None else round(value * (1 << PROBABILITY_BITS)) / (1 << PROBABILITY_BITS)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
 from operator import mul
@@ -18,10 +17,11 @@ from .. import kernels
 from ..cost import Budget
 from ..format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, damaged, id_width, norms_of
 from ..read.waves import Steps
-from .plan import Plan, plan_blocks
+from .plan import plan_blocks
 from .prepare import Prepared
-from .rank import Match, estimated, exact_score, rerank
-from .scan import SCORE_MAX, Contender, LrsqScan, Tails, pool_entries
+from .rank import exact_score
+from .run import Candidates, Run
+from .scan import SCORE_MAX, BlockIds, Contender, LrsqScan, pool_entries
 
 U = 2.0**-24  # f32 rounds to this share of a number
 ENTRY_ERROR = 0.55  # of a table step: half of it, and what f32 rounds on the way
@@ -45,15 +45,6 @@ class Proof:
     rows_excluded: int
 
 
-@dataclass(frozen=True)
-class Reads:
-    """How a query reads: scans a plan's blocks, reads full vectors ({} where the budget ends); what scans may spend."""
-
-    scan: Callable[[Plan, LrsqScan, set[int]], Steps[None]]
-    vectors: Callable[[dict[int, int]], Steps[dict[int, bytes]]]
-    left: Callable[[], Budget]
-
-
 class BoundedScan(LrsqScan):
     """A scan that knows how far each score may be off, and keeps the best by their lowest and by their highest score.
 
@@ -62,9 +53,11 @@ class BoundedScan(LrsqScan):
     """
 
     def __init__(
-        self, root: Root, query: Prepared, capacity: int, most: int, name: str = "", tails: Tails | None = None
+        self, root: Root, query: Prepared, capacity: int, most: int, name: str = "", block_ids: BlockIds | None = None
     ) -> None:
-        super().__init__(root, query, capacity, name, tails, fine=min(FINE_MAX, -(-root.codec.code_bytes // SEGMENT)))
+        super().__init__(
+            root, query, capacity, name, block_ids, fine=min(FINE_MAX, -(-root.codec.code_bytes // SEGMENT))
+        )
         assert root.bounds is not None
         self.bounds, self.most, self.maybe = root.bounds, most, min(MAYBE_MAX, root.index.rows)
         self.lowest = bytearray(kernels.pool_size(most))
@@ -184,34 +177,45 @@ def needed(score: float, query: Prepared, index: IndexSection, length: float, lo
     return (score - tiny) * index.row_scale / query.norm - (gamma + 4 * U) * longest * ROOM
 
 
-def prove(
-    scan: BoundedScan, top_k: int, without: int | None, first: Plan, flags: bytearray, reads: Reads, *,
-    early: bool = True,
-) -> Steps[tuple[list[Match], dict[int, bytes], Proof]]:  # fmt: skip
-    """(the best top_k, full vectors read by row, the proof); scores are estimates where it could not read the best.
+def candidates(run: Run) -> Steps[Candidates]:
+    """The exact source: the proven best. What the router says without a read is scanned first."""
+    most = run.query.top_k + (run.query.without is not None)
+    return (
+        yield from prove(run, BoundedScan(run.segment.root, run.prepared, most, most, run.segment.space, run.block_ids))
+    )
 
-    Scans `first`, then all blocks whose ceiling reaches the k-th lowest score found; reads the likely answers, then
-    all rows that reach the worst of them. early False leaves out no block, and no row before all are scanned.
+
+def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidates]:
+    """Contenders with their full vectors, and the proof in the receipt; estimates where it could not read the best.
+
+    Scans what the router plans, then all blocks whose ceiling reaches the k-th lowest score; reads the likely answers,
+    then all rows that reach the worst of them. early False leaves out no block, and no row before all are scanned.
     """
-    query, index, directory = scan.query, scan.root.index, scan.root.directory
-    k = min(top_k, index.rows - (without is not None))
-    ceilings, done = scan.ceilings(), set[int]()
+    segment, query, without, done = run.segment, scan.query, run.query.without, run.done
+    index, directory = scan.root.index, scan.root.directory
+    k = min(run.query.top_k, index.rows - (without is not None))
+    ceilings = scan.ceilings()
     longest = max(map(sum, zip(scan.bounds.radius, scan.bounds.norm, strict=True)))
     vectors: dict[int, bytes] = {}
     ranked: list[Contender] = []
+
+    def left() -> Budget:
+        """For scans: two waves, half of the GETs and a quarter of the bytes are kept for full vectors."""
+        spare = run.left()
+        return Budget(spare.gets - run.budget.gets // 2, spare.bytes - run.budget.bytes // 4, spare.waves - 2)
 
     def still_open(least: float) -> list[int]:
         """Blocks that were not scanned and may hold a row of this score, the likeliest first."""
         blocks = [b for b in range(index.blocks) if b not in done and (not early or ceilings[b] >= least)]
         return sorted(blocks, key=lambda b: (-ceilings[b], b))
 
-    def read(wanted: list[Contender]) -> Steps[bool]:
+    def read(contenders: list[Contender]) -> Steps[bool]:
         """Whether the budget allowed the full vectors of all of them."""
-        fresh = [c for c in wanted if c.row != without and c.row not in vectors]
-        found = yield from reads.vectors({c.row: c.check for c in fresh})
-        vectors.update(found)
-        ranked.extend(c for c in fresh if c.row in found)
-        return len(found) == len(fresh)
+        fresh = [c for c in contenders if c.row != without and c.row not in vectors]
+        arrived = yield from segment.rows.vectors({c.row: c.check for c in fresh}, run.left())
+        vectors.update(arrived)
+        ranked.extend(c for c in fresh if c.row in arrived)
+        return len(arrived) == len(fresh)
 
     def least() -> float:
         """The integer score that a row needs to be among the answers, by the exact scores so far."""
@@ -219,15 +223,23 @@ def prove(
         worst = needed(scores[k - 1], query, index, scan.length, longest)
         return max(-SCORE_MAX, math.floor(worst * query.unit)) if worst > -math.inf else worst
 
-    yield from reads.scan(first, scan, done)
+    def proof(proven: bool, *, excluded: tuple[int, int] = (0, 0)) -> None:
+        run.receipt.rows = scan.rows
+        run.receipt.proof = vars(Proof(proven, len(done), excluded[0], len(vectors), excluded[1]))
+
+    routed, _ = segment.router.peek(query, segment)
+    yield from segment.scan(run, segment.plan(run.query, routed, left()), scan)
     rest = still_open(scan.floor(k, without))
     if rest:
-        yield from reads.scan(plan_blocks(directory, rest, flags, reads.left()), scan, done)
+        yield from segment.scan(run, plan_blocks(directory, rest, segment.flags, left()), scan)
     likely = [c for c in scan.contenders(scan.capacity) if c.row != without][:k]
     if len(likely) < k or (early and not (yield from read(likely))):
-        return estimated(likely, query, index, k), vectors, Proof(False, len(done), 0, len(vectors), 0)
+        proof(False)
+        return Candidates(likely, 0, False, None, lambda: None, vectors)
     maybe, all_of_them = scan.reaching(least() if early else scan.floor(k, without))
     proven = (yield from read(maybe)) and all_of_them and not still_open(least())
-    unread = (index.blocks - len(done), index.rows - len(vectors)) if proven else (0, 0)
-    matches = rerank(ranked, vectors, query, index, k) if len(ranked) >= k else estimated(likely, query, index, k)
-    return matches, vectors, Proof(proven, len(done), unread[0], len(vectors), unread[1])
+    proof(proven, excluded=(index.blocks - len(done), index.rows - len(vectors)) if proven else (0, 0))
+    recall = 1.0 if proven else None
+    if len(ranked) < k:
+        return Candidates(likely, 0, proven, recall, lambda: None, vectors)
+    return Candidates(ranked, len(ranked), proven, recall, lambda: None, vectors)

@@ -125,11 +125,11 @@ def plan_scan(routed: Routed, flags: bytearray, directory: Directory, price: int
     ]
     most = min(gets, budget.gets)
     if budget.waves < 1 or most < 1 or budget.bytes <= 0:
-        wanted = any(
+        more = any(
             not flags[b] & CACHED and (value << PRICE_BITS) > price * size[b]
             for b, value in zip(numbers, routed.p, strict=True)
         )
-        return Plan([], cached, price, not wanted)
+        return Plan([], cached, price, not more)
     limit, complete = price, True
     if most < gets:  # the budget cuts when the contract's plan has more ranges
         out, scratch = array("I", bytes(8 * gets)), bytearray(len(items.p) * (gets + 1))
@@ -144,13 +144,13 @@ def plan_scan(routed: Routed, flags: bytearray, directory: Directory, price: int
             return Plan([], cached, price, False)
 
 
-def plan_blocks(directory: Directory, wanted: Sequence[int], flags: bytearray, budget: Budget) -> Plan:
+def plan_blocks(directory: Directory, blocks: Sequence[int], flags: bytearray, budget: Budget) -> Plan:
     """Reads of given blocks, the most wanted first: all of them, or as many as the budget allows.
 
     Cached ones are scanned from memory. Gaps are bridged as far as the number of GETs demands; no range is over
     RANGE_BYTES_MAX where it has two blocks.
     """
-    cached, unread = [b for b in wanted if flags[b] & CACHED], [b for b in wanted if not flags[b] & CACHED]
+    cached, unread = [b for b in blocks if flags[b] & CACHED], [b for b in blocks if not flags[b] & CACHED]
     take = len(unread) if budget.waves >= 1 else 0
     while take:
         some = sorted(unread[:take])
@@ -196,8 +196,8 @@ def ranges_of(
     least: tuple[bool, int] | None = None
     sums: list[int] = []
     for count in range(most, 0, -1):
-        found = kernels.plan_ranges(p, size, flags, price, count, out, scratch)
-        pieces = _pieces([(out[2 * i], out[2 * i + 1]) for i in range(found)], size, flags, at, most)
+        ranges = kernels.plan_ranges(p, size, flags, price, count, out, scratch)
+        pieces = _pieces([(out[2 * i], out[2 * i + 1]) for i in range(ranges)], size, flags, at, most)
         lengths = [at[b - 1] + size[b - 1] - at[a] for a, b in pieces]
         longest = max(lengths, default=0)
         if count == most and longest <= SHORT_BYTES:

@@ -38,7 +38,7 @@ class Match:
         return None if self.stored is None else decode(self.stored, self.kind)
 
 
-def estimated(contenders: list[Contender], query: Prepared, index: IndexSection, top_k: int) -> list[Match]:
+def rank_estimated(contenders: list[Contender], query: Prepared, index: IndexSection, top_k: int) -> list[Match]:
     """The best top_k by their scan scores, clamped to the range of the metric."""
     return [
         Match(c.id, c.row, c.check, _score(c.score / query.unit, query, index), spot=c.spot) for c in contenders[:top_k]
@@ -112,7 +112,7 @@ def decode(vector: bytes | memoryview, kind: str) -> list[float]:
     return list(struct.unpack(f"<{len(vector) // VECTOR_BYTES[kind]}{code}", vector))
 
 
-def rerank(
+def rank_exact(
     contenders: list[Contender], vectors: dict[int, bytes], query: Prepared, index: IndexSection, top_k: int
 ) -> list[Match]:
     """The best top_k of the contenders whose vectors were read, by exact score, ties by lower row number."""

@@ -25,12 +25,11 @@ from ..format import (
     spot_at,
 )
 from ..read.gather import Span, plan_gather
-from ..read.waves import Item, Steps, Want
-from ..receipt import Receipt
-from .rank import Match, is_sound
+from ..read.waves import Item, Steps, Wave
+from .rank import is_sound
 
 ATTRIBUTE_RANGES = 6  # of whole attribute blocks, where that is enough
-ATTRIBUTES_BYTES_MAX = 4 << 20  # of one request's attributes, as priced below; its vectors have equal shares
+ATTRIBUTES_BYTES_MAX = 4 << 20  # of one request's attributes, as counted below; its vectors have equal shares
 PART_BYTES = 64  # what a list, object or text takes in memory beside its characters
 # Rows read alone: what is bridged between them is at most the larger of this share of their bytes and so many a row.
 BRIDGED_SHARE, BRIDGED_BYTES = 0.2, 8 << 10
@@ -42,7 +41,7 @@ def id_hash(identifier: int | bytes) -> int:
     return int.from_bytes(sha256(raw).digest()[:8], "little")
 
 
-class Found(NamedTuple):
+class IdEntry(NamedTuple):
     """A row by its id: its number, the CRC-32C of its vector, and where its attributes are in an index by row."""
 
     row: int
@@ -50,7 +49,7 @@ class Found(NamedTuple):
     spot: Spot | None
 
 
-class Rows:
+class StoredRows:
     """Where the rows of a generation lie; every method is steps of a query (see waves.together)."""
 
     def __init__(self, name: str, generation: str, root: Root) -> None:
@@ -63,7 +62,7 @@ class Rows:
     def _shard_of(self, block: int) -> str:
         return self.shard(bisect_right(self.root.directory.shard_blocks, block) - 1)
 
-    def find(self, identifier: int | bytes) -> Steps[Found | None]:
+    def find(self, identifier: int | bytes) -> Steps[IdEntry | None]:
         """The row of an id: one GET for a page of ids. None where there was no time for it.
 
         The hash is 64 bits wide, and the builder refuses two ids with one hash. Raises InputError for an id of the
@@ -77,20 +76,20 @@ class Rows:
         missing = NotFoundError(f"there is no row with id {_readable(identifier)!r}", hint="check the id", param="id")
         if isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63:
             raise missing
-        pages, wanted = root.id_pages, id_hash(identifier)
-        page = bisect_right(pages.first_hash, wanted) - 1
+        pages, own_hash = root.id_pages, id_hash(identifier)
+        page = bisect_right(pages.first_hash, own_hash) - 1
         if page < 0:
             raise missing
         rows = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
-        key, found = f"{self.name}/{self.generation}/ids.bin", bytearray()
+        key, data = f"{self.name}/{self.generation}/ids.bin", bytearray()
         start, length = page * ID_PAGE_ROWS * id_entry(root.index), rows * id_entry(root.index)
         item = Item(key, start, length, root.objects.ids, pages.crc[page], f"page {page}")
-        if not (yield Want([item], [Span(key, start, length, [0])], lambda _, views: found.extend(views[0]))):
+        if not (yield Wave([item], [Span(key, start, length, [0])], lambda _, views: data.extend(views[0]))):
             return None
-        view = memoryview(found)
+        view = memoryview(data)
         hashes = view[: 8 * rows].cast("Q")
-        at = bisect_right(hashes, wanted) - 1
-        if at < 0 or hashes[at] != wanted:
+        at = bisect_right(hashes, own_hash) - 1
+        if at < 0 or hashes[at] != own_hash:
             raise missing
         row, check = (
             struct.unpack_from("<I", view, 8 * rows + 4 * at)[0],
@@ -98,10 +97,13 @@ class Rows:
         )
         if row >= root.index.rows:
             raise DamagedError(f"{key}: row {row} of {root.index.rows}", hint="build the index again")
-        return Found(row, check, spot_at(view[16 * rows :], rows, at) if root.index.by_row else None)
+        return IdEntry(row, check, spot_at(view[16 * rows :], rows, at) if root.index.by_row else None)
 
-    def vectors(self, checks: dict[int, int], budget: Budget, receipt: Receipt) -> Steps[dict[int, bytes]]:
-        """Full vectors of rows, verified by their checks; {} when the budget or the time does not allow the wave."""
+    def vectors(self, checks: dict[int, int], budget: Budget) -> Steps[dict[int, bytes]]:
+        """Full vectors of rows, verified by their checks; {} when the budget or the time does not allow the wave.
+
+        budget: what is left of it.
+        """
         pages, index = self.root.vectors, self.root.index
         width = VECTOR_BYTES[index.vector_kind] * index.dimension
         items = []
@@ -111,19 +113,20 @@ class Rows:
             key, at = f"{self.name}/{part_key(self.generation, part)}", pages.offset[page]
             at += (row - pages.first_row[page]) * width
             items.append(Item(key, at, width, self.root.objects.parts[part], check, f"the vector of row {row}"))
-        found = yield from _gather(items, budget, receipt)
-        for item, vector in zip(items, found or [], strict=found is not None):
+        vectors = yield from _gather(items, budget)
+        for item, vector in zip(items, vectors or [], strict=vectors is not None):
             if not is_sound(vector, index.vector_kind):
                 raise damaged(item.key, f"{item.what} holds a number that is not finite, or too large")
-        return dict(zip(checks, found, strict=True)) if found is not None else {}
+        return dict(zip(checks, vectors, strict=True)) if vectors is not None else {}
 
     def attributes(
-        self, spots: dict[int, Spot | None], budget: Budget, receipt: Receipt, room: int | None
+        self, spots: dict[int, Spot | None], budget: Budget, room: int | None
     ) -> Steps[dict[int, dict[str, Any]]]:
         """Attributes of rows, the first ones first: of as many as budget, time and room allow.
 
-        spots: the rows, each with where its attributes are in an index by row. room: bytes of their JSON with the
-        names, each list, object and text counting PART_BYTES more; None: as many as it takes. At most so many are held.
+        spots: the rows, each with where its attributes are in an index by row. budget: what is left of it. room: bytes
+        of their JSON with the names, each list, object and text counting PART_BYTES more; None: as many as it takes. At
+        most so many are held.
         """
         names, directory = [a["name"] for a in self.root.schema["attributes"]], self.root.directory
         if not names:
@@ -132,7 +135,7 @@ class Rows:
         home = [bisect_right(first, row) - 1 for row in rows]
         own = sum(len(name.encode()) + 4 for name in names)  # in a reply, with quotes, colon and comma
         left = room
-        takers: dict[tuple[int, Spot], list[int]] = {}  # (block, bytes of its attribute block) -> places in rows
+        takers: dict[tuple[int, Spot], list[int]] = {}  # (block, bytes of its attribute block) -> numbers of rows
         for i, (row, b) in enumerate(zip(rows, home, strict=True)):
             spot = spots[row] or Spot(0, directory.attribute_size[b], directory.attribute_crc[b])
             if not 1 < spot.size <= (ATTRIBUTE_ROW_BYTES_MAX if by_row else READ_BYTES_MAX):
@@ -155,45 +158,23 @@ class Rows:
                     self.root.objects.shards[shard], spot.crc, what,
                 )
             )  # fmt: skip
-        items, spans = _fitting(items, budget, receipt, by_row)
-        places, kept = list(takers.values()), _Kept(own, room)
+        items, spans = _fitting(items, budget, by_row)
+        numbers_of, kept = list(takers.values()), _Kept(own, room)
 
         def use(numbers: list[int], views: list[memoryview]) -> None:
             for number, whole in zip(numbers, views, strict=True):
-                for i in places[number]:
+                for i in numbers_of[number]:
                     row, b, view = rows[i], home[i], whole
                     if not by_row:
                         view = attribute_bytes(whole, first[b + 1] - first[b], row - first[b], items[number].what)
                     kept.add(i, bytes(view))
 
         if items:
-            yield Want(items, spans, use)
+            yield Wave(items, spans, use)
         return {
             rows[i]: attributes_of(data, names, f"{self._shard_of(home[i])}, attributes of row {rows[i]}")
             for i, data in sorted(kept.held.items())
         }
-
-    def dress(
-        self, matches: list[Match], vectors: dict[int, bytes], with_vectors: bool, with_attributes: bool,
-        budget: Budget, receipt: Receipt, room: int = ATTRIBUTES_BYTES_MAX,
-    ) -> Steps[bool]:  # fmt: skip
-        """Attributes and vectors of the matches, when asked for; whether all could be read. vectors: those at hand.
-
-        room: for attributes; see there.
-        """
-        whole = True
-        if with_vectors and matches:
-            missing = {m.row: m.check for m in matches if m.row not in vectors}
-            vectors = vectors | (yield from self.vectors(missing, budget, receipt))
-            for m in matches:
-                m.stored, m.kind = vectors.get(m.row), self.root.index.vector_kind
-            whole &= all(m.stored is not None for m in matches)
-        if with_attributes and matches:
-            found = yield from self.attributes({m.row: m.spot for m in matches}, budget, receipt, room)
-            for m in matches:
-                m.attributes = found.get(m.row)
-            whole &= all(m.attributes is not None for m in matches)
-        return whole
 
 
 class _Kept:
@@ -209,29 +190,29 @@ class _Kept:
             self.held[i] = data
         elif i < self._end:
             self.held[i] = data
-            self._left -= self._price(data)
+            self._left -= self._nbytes(data)
             while self._left < 0:
                 self._end = max(self.held)
-                self._left += self._price(self.held.pop(self._end))
+                self._left += self._nbytes(self.held.pop(self._end))
 
-    def _price(self, data: bytes) -> int:
+    def _nbytes(self, data: bytes) -> int:
         parts = data.count(b"[") + data.count(b"{") + data.count(b'"') // 2
         return len(data) + self._own + PART_BYTES * parts
 
 
-def _fitting(items: list[Item], budget: Budget, receipt: Receipt, by_row: bool) -> tuple[list[Item], list[Span]]:
+def _fitting(items: list[Item], budget: Budget, by_row: bool) -> tuple[list[Item], list[Span]]:
     """As many of the first items as one wave may read within the budget, and how."""
-    gets, room = budget.gets - receipt.gets, budget.bytes - receipt.bytes
-    if receipt.waves >= budget.waves or gets < 1:
+    gets, room = budget.gets, budget.bytes
+    if budget.waves < 1 or gets < 1:
         return [], []
 
     def plan(count: int) -> list[Span] | None:
-        places = [item[:3] for item in items[:count]]
+        ranges = [item[:3] for item in items[:count]]
         if by_row:
-            wanted = sum(size for _, _, size in places)
-            return plan_gather(places, gets, room, wanted + max(BRIDGED_SHARE * wanted, BRIDGED_BYTES * count))
-        few = min(max(ATTRIBUTE_RANGES, len({key for key, _, _ in places})), gets)
-        return plan_gather(places, few, room) or plan_gather(places, gets, room)
+            nbytes = sum(size for _, _, size in ranges)
+            return plan_gather(ranges, gets, room, nbytes + max(BRIDGED_SHARE * nbytes, BRIDGED_BYTES * count))
+        few = min(max(ATTRIBUTE_RANGES, len({key for key, _, _ in ranges})), gets)
+        return plan_gather(ranges, few, room) or plan_gather(ranges, gets, room)
 
     count, over = len(items), len(items) + 1
     spans = plan(count) if items else None
@@ -239,19 +220,18 @@ def _fitting(items: list[Item], budget: Budget, receipt: Receipt, by_row: bool) 
         count, over = 0, len(items)
         while over - count > 1:
             middle = (count + over) // 2
-            found = plan(middle)
-            count, over, spans = (count, middle, spans) if found is None else (middle, over, found)
+            fitting = plan(middle)
+            count, over, spans = (count, middle, spans) if fitting is None else (middle, over, fitting)
     return items[:count], spans or []
 
 
-def _gather(items: list[Item], budget: Budget, receipt: Receipt) -> Steps[list[bytes] | None]:
+def _gather(items: list[Item], budget: Budget) -> Steps[list[bytes] | None]:
     """The bytes of scattered items in one wave; None past budget or time."""
     if not items:
         return []
-    left = budget.gets - receipt.gets
-    if receipt.waves >= budget.waves or left < 1:
+    if budget.waves < 1 or budget.gets < 1:
         return None
-    spans = plan_gather([item[:3] for item in items], left, budget.bytes - receipt.bytes)
+    spans = plan_gather([item[:3] for item in items], budget.gets, budget.bytes)
     if spans is None:
         return None
     out: list[bytes] = [b""] * len(items)
@@ -260,7 +240,7 @@ def _gather(items: list[Item], budget: Budget, receipt: Receipt) -> Steps[list[b
         for number, view in zip(numbers, views, strict=True):
             out[number] = bytes(view)
 
-    return out if (yield Want(items, spans, use)) else None
+    return out if (yield Wave(items, spans, use)) else None
 
 
 def _readable(identifier: int | bytes) -> int | str:

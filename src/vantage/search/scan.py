@@ -20,7 +20,9 @@ _ENTRY = struct.Struct("<iIII")  # score, row, block, index in the block
 CONTENDERS_MIN = 300
 SCORE_MAX = 1 << 30  # integer scores are cut there; those in their scale stay below, but for far rows under l2
 COSINE_MAX = 16.0  # no cosine is over 1; the rest is room for what a coarse code leaves
-Tails = dict[int, tuple[memoryview, int]]  # what contenders need of a block: checks, spots, ids, and the width of ids
+BlockIds = dict[
+    int, tuple[memoryview, int]
+]  # what contenders need of a block: checks, spots, ids, and the width of ids
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,13 @@ class Scan(Protocol):
 class LrsqScan:
     """Every codec (see build_index.codecs): nibble tables once a query, then one kernel call a block.
 
-    capacity: most contenders; name: of the generation, for errors; tails: shared by the scans of a batch; fine: leading
-    segments with 16-bit tables, None as the codec says. A row of block b scores base_b + h + f * (sum of table
+    capacity: most contenders; name: of the generation, for errors; block_ids: shared by the scans of a batch; fine:
+    leading segments with 16-bit tables, None as the codec says. A row of block b scores base_b + h + f * (sum of table
     entries), times query.unit, as an integer; base_b is <q, c_b> plus the centre's bias.
     """
 
     def __init__(
-        self, root: Root, query: Prepared, capacity: int, name: str = "", tails: Tails | None = None, *,
+        self, root: Root, query: Prepared, capacity: int, name: str = "", block_ids: BlockIds | None = None, *,
         fine: int | None = None,
     ) -> None:  # fmt: skip
         self.root, self.query, self.name, self.rows = root, query, name, 0
@@ -83,7 +85,7 @@ class LrsqScan:
         kernels.pool_reset(self.pool, capacity)
         self._kept: dict[int, bytes | memoryview] = {}  # blocks whose bytes stay
         self._fresh: dict[int, tuple[bytes | memoryview, int]] = {}  # blocks of the buffer, with their id widths
-        self._tails: Tails = {} if tails is None else tails
+        self._block_ids: BlockIds = {} if block_ids is None else block_ids
 
     def base(self, block: int) -> float:
         """<q, c> + bias of a block's centre."""
@@ -101,10 +103,10 @@ class LrsqScan:
         )
 
     def settle(self) -> None:
-        for number in (self._blocks_kept() & self._fresh.keys()) - self._tails.keys():
+        for number in (self._blocks_kept() & self._fresh.keys()) - self._block_ids.keys():
             data, width = self._fresh[number]
             at = self.root.planes(number)
-            self._tails[number] = (memoryview(bytes(data[at.checks :])), width)
+            self._block_ids[number] = (memoryview(bytes(data[at.checks :])), width)
         self._fresh.clear()
 
     def contenders(self, most: int) -> list[Contender]:
@@ -125,12 +127,12 @@ class LrsqScan:
         if row >= self.root.index.rows:
             raise damaged(self._where(block), f"holds row {row} of {self.root.index.rows}")
         at = self.root.planes(block)
-        tail, width = self._tails.get(block) or self._tail(block)
-        check = tail[4 * i : 4 * i + 4].cast("I")[0]
+        plane, width = self._block_ids.get(block) or self._ids_of(block)
+        check = plane[4 * i : 4 * i + 4].cast("I")[0]
         spot = None
         if self.root.index.by_row:
-            spot = spot_at(tail[at.spots - at.checks :], aligned(at.n, GROUP), i)
-        ids = tail[at.ids - at.checks :]
+            spot = spot_at(plane[at.spots - at.checks :], aligned(at.n, GROUP), i)
+        ids = plane[at.ids - at.checks :]
         identifier = id_at(ids, width, at.n, i, self.root.index.id_kind, self._where(block))
         return Contender(score, row, check, identifier, block, spot)
 
@@ -139,12 +141,12 @@ class LrsqScan:
         shard = bisect_right(self.root.directory.shard_blocks, block) - 1
         return f"{self.name}/shard-{shard:05d}.bin, block {block}"
 
-    def _tail(self, block: int) -> tuple[memoryview, int]:
+    def _ids_of(self, block: int) -> tuple[memoryview, int]:
         """(checks, spots and ids; id width) of a kept block."""
         data = self._kept[block]
         at = self.root.planes(block)
-        self._tails[block] = (memoryview(data)[at.checks :], id_width(data, at, self._where(block)))
-        return self._tails[block]
+        self._block_ids[block] = (memoryview(data)[at.checks :], id_width(data, at, self._where(block)))
+        return self._block_ids[block]
 
     def entries(self) -> Iterator[tuple[int, int, int, int]]:
         """(score, row, block, index in the block), best first."""

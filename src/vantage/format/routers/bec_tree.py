@@ -21,7 +21,7 @@ class BecTreeSection:
     """n directions, and a tree whose inner nodes ask a bit each: a block is a leaf, the bits on its way are its prefix.
 
     bits: of the directions, 4 or 8. table: one a row over d dimensions, as in LseSection. scale, bias f32 (n): margin i
-    of a query is scale_i <q, row_i> + bias_i, and the probability that bit i is 0 the sigmoid of it. asked u8
+    of a query is scale_i <q, row_i> + bias_i, and the probability that bit i is 0 the sigmoid of it. nodes u8
     (2 B - 1): the nodes in preorder, the side of bit 0 first: the bit that each asks, or LEAF. numbers: planes of
     ceil(B / 8) bytes, as messages of EcvhSection: the block of each leaf, in preorder. A block's score: temperature *
     the logarithm of the probability of its prefix.
@@ -31,7 +31,7 @@ class BecTreeSection:
     temperature: float
     scale: memoryview
     bias: memoryview
-    asked: memoryview
+    nodes: memoryview
     numbers: memoryview
     table: memoryview
 
@@ -40,7 +40,7 @@ class BecTreeSection:
         return (
             _BEC_TREE.pack(n, self.bits, 0, self.temperature)
             + struct.pack(f"<{n}f{n}f", *self.scale, *self.bias)
-            + bytes(self.asked)
+            + bytes(self.nodes)
             + bytes(self.numbers)
             + bytes(self.table)
         )
@@ -52,7 +52,7 @@ class BecTreeSection:
 
     def blocks_of_leaves(self) -> list[int]:
         """The block of each leaf, in preorder."""
-        blocks = len(self.asked) // 2 + 1
+        blocks = len(self.nodes) // 2 + 1
         step, out = -(-blocks // 8), [0] * blocks
         for j in range(self.planes(blocks)):
             plane = int.from_bytes(self.numbers[j * step : (j + 1) * step], "little")
@@ -62,9 +62,9 @@ class BecTreeSection:
 
     def prefixes(self) -> list[bytes]:
         """Of each block, for each bit: ZERO where its prefix has 0, ONE where it has 1, 0 where it does not ask."""
-        out, row, blocks = [b""] * (len(self.asked) // 2 + 1), bytearray(len(self.scale)), iter(self.blocks_of_leaves())
+        out, row, blocks = [b""] * (len(self.nodes) // 2 + 1), bytearray(len(self.scale)), iter(self.blocks_of_leaves())
         path: list[int] = []
-        for bit in self.asked:
+        for bit in self.nodes:
             if bit != LEAF:
                 path.append(bit)
                 row[bit] = ZERO
@@ -85,14 +85,14 @@ class BecTreeSection:
         if aligned(2 * n, 16) * blocks > SIGNS_BYTES_MAX:
             raise damaged(label, f"prefixes of {n} bits for {blocks} blocks take over {SIGNS_BYTES_MAX} bytes")
         scale, bias = cursor.column("f", n), cursor.column("f", n)
-        asked = cursor.take(2 * blocks - 1)
+        nodes = cursor.take(2 * blocks - 1)
         numbers = cursor.take(cls.planes(blocks) * -(-blocks // 8))
         table = cursor.take(n * LseSection.stride(bits, index.dimension))
         cursor.end()
         finite(label, scale, bias)
         path, on_path = bytearray(), bytearray(LEAF)  # bits that are asked here; how often: twice on the second side
         open_nodes = 1
-        for bit in asked:
+        for bit in nodes:
             if not open_nodes or (bit != LEAF and (bit >= n or on_path[bit])):
                 raise damaged(label, "the tree ends early, or asks a bit that there is not, or one twice on a way")
             open_nodes += 1 if bit != LEAF else -1
@@ -104,7 +104,7 @@ class BecTreeSection:
                 on_path[path.pop()] = 0
             if path:
                 on_path[path[-1]] = 2
-        made = cls(bits, temperature, scale, bias, asked, numbers, table)
-        if open_nodes or sorted(made.blocks_of_leaves()) != [*range(blocks)]:
+        section = cls(bits, temperature, scale, bias, nodes, numbers, table)
+        if open_nodes or sorted(section.blocks_of_leaves()) != [*range(blocks)]:
             raise damaged(label, "the leaves of the tree are not each block once")
-        return made
+        return section

@@ -9,14 +9,14 @@ from math import exp, floor, log1p
 from ... import kernels
 from ...format import BecTreeSection, IndexSection, LseSection, aligned
 from ..prepare import Prepared
-from .common import Routed
+from .common import Resident, Routed
 from .lse import LseRouter
 
 MARGIN_UNIT = 1 << 10  # of a margin's logit, as an integer
 MARGIN_MAX = 30 * MARGIN_UNIT  # as an integer: both columns of a bit fit i16
 
 
-class BecTreeRouter:
+class BecTreeRouter(Resident):
     """A block is as probable as the prefix of its leaf: the product over its bits of the sigmoid of the signed margin.
 
     log sigmoid(+-m) is (+-m - |m|) / 2 - log(1 + exp(-|m|)): linear in two columns a bit, so one product of matrices.
@@ -35,14 +35,14 @@ class BecTreeRouter:
         )  # fmt: skip
         self._output = LseRouter(output, replace(index, dimension=2 * n))
 
-    def route(self, query: Prepared) -> Routed:
+    def probabilities(self, query: Prepared) -> Routed:
         section, n = self.section, len(self.section.scale)
         dots = array("i", bytes(4 * n))
         self._matvec(query.i16, section.table, n, self.index.dimension, dots)
         columns = zip(section.scale, dots, section.bias, strict=True)
         margins = [_margin(scale * (dot * query.i16_scale) + bias) for scale, dot, bias in columns]
         both = array("h", margins + [abs(m) + _unsure(m) for m in margins]) + self._padding
-        return self._output.route(replace(query, i16=both, i16_scale=1.0))
+        return self._output.probabilities(replace(query, i16=both, i16_scale=1.0))
 
 
 def _margin(logit: float) -> int:

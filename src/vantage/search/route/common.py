@@ -1,15 +1,20 @@
-"""What routers share: their interface, mixtures of sub-centroids, hidden units."""
+"""What routers share: their protocol, mixtures of sub-centroids, hidden units."""
 
 from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
 from math import floor
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ... import kernels
 from ...format import LseSection, TwoLevelSection
+from ...read.waves import Item, Steps
 from ..prepare import Prepared
+
+if TYPE_CHECKING:
+    from ..run import Run
+    from ..segment import Segment
 
 Part = tuple[memoryview, memoryview, memoryview]  # of a table of sub-centroids: scale, weight, rows
 UNIT_MAX = 32767  # a hidden unit, in the query's integers
@@ -18,16 +23,57 @@ SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite 
 
 @dataclass(frozen=True)
 class Routed:
-    """p u32: probability in units of 2^-20 of each of `blocks` (ascending), or of every block when that is None."""
+    """p u32: probability in units of 2^-20 of each of `blocks` (ascending), or of every block when that is None.
+
+    complete: False where the router had to read and could not, so that it names no block.
+    """
 
     p: array[int]
     blocks: array[int] | None = None
+    complete: bool = True
+
+    def floored(self, count: int) -> Routed:
+        """Of all `count` blocks, those without a probability at the least one."""
+        p = array("I", [1]) * count
+        for b, value in zip(self.blocks or range(count), self.p, strict=True):
+            p[b] = value or 1
+        return Routed(p)
+
+
+class Page(NamedTuple):
+    """A routing page, by its number, and where its bytes are."""
+
+    number: int
+    item: Item
 
 
 class Router(Protocol):
-    """What Index needs of a router."""
+    """A query's vector -> the probability of each block. It reads what it needs for that itself."""
 
-    def route(self, query: Prepared) -> Routed: ...
+    pages: int  # routing pages that it reads, one a query; 0 where all of it is in the root
+
+    def route(self, run: Run) -> Steps[Routed]:
+        """The probabilities, read where that takes a read."""
+
+    def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, Page | None]:
+        """What it says without a read, and what `route` would read first; None where it needs nothing."""
+
+
+class Resident:
+    """A router that is in the root, all of it: it reads nothing."""
+
+    pages = 0
+
+    def probabilities(self, query: Prepared) -> Routed:
+        """Of every block, or of those that the router names."""
+        raise NotImplementedError
+
+    def route(self, run: Run) -> Steps[Routed]:
+        return self.probabilities(run.prepared)
+        yield
+
+    def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, Page | None]:
+        return self.probabilities(query), None
 
 
 def mixture(query: Prepared, parts: list[Part], section: LseSection | TwoLevelSection, dimension: int) -> array[int]:

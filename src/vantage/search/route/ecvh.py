@@ -8,11 +8,11 @@ from dataclasses import replace
 from ... import kernels
 from ...format import EcvhSection, IndexSection, LseSection, aligned
 from ..prepare import Prepared
-from .common import Routed, hidden_units
+from .common import Resident, Routed, hidden_units
 from .lse import LseRouter
 
 
-class EcvhRouter:
+class EcvhRouter(Resident):
     """Soft-decision decoding of all codewords: a block is as probable as its signs agree with the query's margins."""
 
     def __init__(self, section: EcvhSection, index: IndexSection) -> None:
@@ -29,9 +29,9 @@ class EcvhRouter:
         )  # fmt: skip
         self._output = LseRouter(output, replace(index, dimension=n))
 
-    def route(self, query: Prepared) -> Routed:
+    def probabilities(self, query: Prepared) -> Routed:
         section, n = self.section, len(self.section.scale)
         dots = array("i", bytes(4 * n))
         self._matvec(query.i16, section.table, n, self.index.dimension, dots)
         margins = hidden_units(dots, section.scale, section.bias, n, query) + self._padding
-        return self._output.route(replace(query, i16=margins))
+        return self._output.probabilities(replace(query, i16=margins))

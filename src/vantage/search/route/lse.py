@@ -7,17 +7,17 @@ from array import array
 from ... import kernels
 from ...format import IndexSection, LseSection
 from ..prepare import Prepared
-from .common import Routed
+from .common import Resident, Routed
 
 
-class LseRouter:
+class LseRouter(Resident):
     """Sub-centroids with log-sum-exp: a block is as probable as the mixture of its parts says."""
 
     def __init__(self, section: LseSection, index: IndexSection) -> None:
         self.section, self.index = section, index
         self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
 
-    def route(self, query: Prepared) -> Routed:
+    def probabilities(self, query: Prepared) -> Routed:
         section, n = self.section, len(self.section.scale)
         dots, scratch = array("i", bytes(4 * n)), bytearray(4 * n)
         out = array("I", bytes(4 * self.index.blocks))

@@ -9,11 +9,11 @@ from itertools import pairwise
 from ... import kernels
 from ...format import IndexSection, LseSection, MlpSection
 from ..prepare import Prepared
-from .common import Part, Routed, hidden_units, mixture
+from .common import Part, Resident, Routed, hidden_units, mixture
 from .lse import LseRouter
 
 
-class MlpRouter:
+class MlpRouter(Resident):
     """A hidden layer, and an lse router over its units in the place of the query.
 
     With regions it is progressive: a coarse head picks some, and only the blocks of these are looked at. They share the
@@ -28,11 +28,15 @@ class MlpRouter:
         self._head = LseRouter(regions.head, replace(inner, blocks=len(regions.first_block) - 1)) if regions else None
         self._regions = _parts(section) if regions else []
 
-    def route(self, query: Prepared) -> Routed:
+    def probabilities(self, query: Prepared) -> Routed:
         section, dots = self.section, array("i", bytes(4 * self.section.units))
         self._matvec(query.i16, section.table, section.units, self.index.dimension, dots)
         units = replace(query, i16=hidden_units(dots, section.scale, section.bias, section.linear, query))
-        return self._output.route(units) if self._head is None else self._fine(units, self._head.route(units).p)
+        return (
+            self._output.probabilities(units)
+            if self._head is None
+            else self._fine(units, self._head.probabilities(units).p)
+        )
 
     def _fine(self, units: Prepared, p: array[int]) -> Routed:
         """Of the blocks of the `beam` regions of largest p, the lower number first among equals."""
@@ -50,9 +54,10 @@ def _parts(section: MlpSection) -> list[tuple[array[int], Part]]:
     """Of each region: its blocks, and what the output layer has of them."""
     regions, output = section.regions, section.output
     assert regions is not None
-    stride, found = LseSection.stride(output.bits, section.units), []
+    stride = LseSection.stride(output.bits, section.units)
+    parts: list[tuple[array[int], Part]] = []
     for first, end in pairwise(regions.first_block):
         low, high = first * output.subs, end * output.subs
         part = output.scale[low:high], output.weight[low:high], output.table[low * stride : high * stride]
-        found.append((array("I", range(first, end)), part))
-    return found
+        parts.append((array("I", range(first, end)), part))
+    return parts

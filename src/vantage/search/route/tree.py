@@ -7,10 +7,10 @@ from array import array
 from ... import kernels
 from ...format import NO_CHILD, TREE_UNITS, TREE_WAYS, IndexSection, LseSection, TreeSection
 from ..prepare import Prepared
-from .common import Routed, hidden_units
+from .common import Resident, Routed, hidden_units
 
 
-class TreeRouter:
+class TreeRouter(Resident):
     """From the root down, the `beam` most probable nodes of each level split their probability over their children."""
 
     def __init__(self, section: TreeSection, index: IndexSection) -> None:
@@ -18,8 +18,8 @@ class TreeRouter:
         self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
         self._stride = LseSection.stride(section.bits, index.dimension) * TREE_UNITS
 
-    def route(self, query: Prepared) -> Routed:
-        found: dict[int, float] = {}  # block -> probability, in units of 2^-20
+    def probabilities(self, query: Prepared) -> Routed:
+        leaf: dict[int, float] = {}  # block -> probability, in units of 2^-20
         level = [(float(1 << 20), 0)]
         while level:
             below: list[tuple[float, int]] = []
@@ -29,10 +29,10 @@ class TreeRouter:
                     if child >= 0:
                         below.append((whole * p / (1 << 20), child))
                     elif child != NO_CHILD:
-                        found[-1 - child] = whole * p / (1 << 20)
+                        leaf[-1 - child] = whole * p / (1 << 20)
             level = sorted(below, key=lambda one: (-one[0], one[1]))[: self.section.beam]
-        blocks = sorted(found)
-        return Routed(array("I", [int(found[b] + 0.5) for b in blocks]), array("I", blocks))
+        blocks = sorted(leaf)
+        return Routed(array("I", [int(leaf[b] + 0.5) for b in blocks]), array("I", blocks))
 
     def _split(self, query: Prepared, node: int) -> array[int]:
         """Probabilities of the children of a node, in units of 2^-20."""

@@ -1,0 +1,60 @@
+"""From a run to its answer: candidates of a source, then scores, then what is attached to the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..read.waves import Steps
+from . import exact, routed
+from .query import Answer
+from .rank import Match, rank_estimated, rank_exact
+from .run import Candidates, Run
+
+Source = Callable[[Run], Steps[Candidates]]
+
+
+def answer(run: Run) -> Steps[Answer]:
+    """A yield is a wave."""
+    source: Source = exact.candidates if run.query.exact else routed.candidates
+    candidates = yield from source(run)
+    matches, vectors, ranked = yield from score(run, candidates)
+    attached = yield from attach(run, matches, vectors)
+    recall = candidates.recall if ranked or not candidates.rerank else candidates.recall_unranked()
+    complete = candidates.complete and attached and (ranked or not candidates.rerank)
+    return Answer(matches, ranked, complete, recall if candidates.complete else None, run.receipt)
+
+
+def score(run: Run, candidates: Candidates) -> Steps[tuple[list[Match], dict[int, bytes], bool]]:
+    """(the best top_k, full vectors by row, whether their scores are exact).
+
+    Exact scores are of the first `candidates.rerank` contenders; where the budget or the time does not allow to read
+    all of these, estimates stand for all.
+    """
+    segment, query = run.segment, run.query
+    first = candidates.contenders[: candidates.rerank]
+    unread = {c.row: c.check for c in first if c.row not in candidates.vectors}
+    vectors = candidates.vectors | (yield from segment.rows.vectors(unread, run.left()))
+    run.receipt.rows_ranked = len(vectors)
+    if candidates.rerank and all(c.row in vectors for c in first):
+        return rank_exact(first, vectors, run.prepared, segment.root.index, query.top_k), vectors, True
+    return rank_estimated(candidates.contenders, run.prepared, segment.root.index, query.top_k), vectors, False
+
+
+def attach(run: Run, matches: list[Match], vectors: dict[int, bytes]) -> Steps[bool]:
+    """Attributes and full vectors of the matches, where the query wants them; whether all could be read.
+
+    vectors: those at hand.
+    """
+    query, rows, complete = run.query, run.segment.rows, True
+    if query.vectors and matches:
+        unread = {m.row: m.check for m in matches if m.row not in vectors}
+        vectors = vectors | (yield from rows.vectors(unread, run.left()))
+        for m in matches:
+            m.stored, m.kind = vectors.get(m.row), run.segment.root.index.vector_kind
+        complete &= all(m.stored is not None for m in matches)
+    if query.attributes and matches:
+        attributes = yield from rows.attributes({m.row: m.spot for m in matches}, run.left(), query.room)
+        for m in matches:
+            m.attributes = attributes.get(m.row)
+        complete &= all(m.attributes is not None for m in matches)
+    return complete

@@ -1,0 +1,67 @@
+"""What answering takes in memory at the most, known before it starts: so requests wait, or are refused, in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..format import ID_PAGE_ROWS, VECTOR_BYTES, id_entry
+from ..kernels import lrsq_tables_size, pool_size
+from ..read.reader import IN_FLIGHT_BYTES_MAX
+from .query import Query
+from .rows import ATTRIBUTES_BYTES_MAX
+from .scan import CONTENDERS_MIN
+from .segment import Segment
+
+SCANS_BYTES_MAX = 4 << 20  # what the scans of a batch may hold at once; more queries are answered in groups
+RANKED_BYTES = 1200  # what reading a row's full vector takes beside its bytes
+CONTENDER_BYTES = 250
+MATCH_BYTES = 500  # a row of an answer: as objects, and as JSON
+VALUE_BYTES = 21  # a number of a vector as JSON
+ATTRIBUTE_COPIES = 4  # as read, as objects, as JSON, as sent
+EXACT_BYTES = 2 << 20  # what an exact answer holds besides: intervals, ceilings, full vectors
+
+
+def answers_bytes(segment: Segment, queries: Sequence[Query]) -> int:
+    """About the bytes that answering a request takes at the most at once, with the JSON of the answers."""
+    index, d = segment.root.index, segment.root.index.dimension
+    scans = min(sum(scan_bytes(segment, q) for q in queries), SCANS_BYTES_MAX)
+    rows = sum(min(q.top_k, index.rows) for q in queries)
+    match = MATCH_BYTES + queries[0].vectors * d * (VECTOR_BYTES[index.vector_kind] + VALUE_BYTES)
+    attributes = 0
+    if queries[0].attributes:
+        mean = sum(segment.root.directory.attribute_size) / index.rows
+        attributes = ATTRIBUTE_COPIES * min(round(2 * mean * rows), ATTRIBUTES_BYTES_MAX)
+    return shared_bytes(segment, queries) + scans + rows * match + attributes
+
+
+def row_bytes(segment: Segment) -> int:
+    """Likewise of a row by its id."""
+    longest = max(segment.root.directory.attribute_size, default=0)
+    return ID_PAGE_ROWS * id_entry(segment.root.index) + ATTRIBUTE_COPIES * min(longest, ATTRIBUTES_BYTES_MAX)
+
+
+def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:
+    """About the bytes of reads under way, which are not in the heap."""
+    nbytes = sum(min(segment.promise(q).nbytes, q.budget.bytes) for q in queries)
+    return min(round(nbytes), IN_FLIGHT_BYTES_MAX)
+
+
+def shared_bytes(segment: Segment, queries: Sequence[Query]) -> int:
+    """About what the scans of a batch share: checks and ids of blocks with contenders, all at the most."""
+    root = segment.root
+    rows, blocks = root.index.slots * (root.codec.code_bytes + 6), root.index.blocks
+    ids = sum(root.directory.size) - rows
+    contenders = sum(max(3 * q.top_k, CONTENDERS_MIN) for q in queries)
+    return min(ids, ids * contenders // blocks, SCANS_BYTES_MAX // 2)
+
+
+def scan_bytes(segment: Segment, query: Query) -> int:
+    """About the bytes that a query's own scan holds: tables, pool, numbers a block, full vectors."""
+    root = segment.root
+    codec, ranked = root.codec, max(query.rerank, segment.promise(query).rerank)
+    tables = lrsq_tables_size(codec.code_bytes, codec.fine)
+    pool = pool_size(max(3 * max(query.top_k, ranked), CONTENDERS_MIN))
+    width = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
+    vectors = ranked * (width + RANKED_BYTES) + query.exact * EXACT_BYTES
+    contenders = CONTENDER_BYTES * max(query.top_k, ranked)
+    return tables + pool + contenders + 8 * root.index.blocks + vectors

@@ -1,0 +1,82 @@
+"""The routed source: blocks that the router finds probable and the price allows, and more where little was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..cost import Budget
+from ..format import Promise
+from ..read.cache import CACHED
+from ..read.waves import Steps
+from .estimate import estimated_recall, features, recall_estimate, second_price
+from .plan import Plan, plan_scan
+from .query import Query
+from .route.common import Routed
+from .run import Candidates, Run
+from .scan import CONTENDERS_MIN, Contender, Scan
+
+
+def reranked_rows(query: Query, promise: Promise) -> int:
+    """Rows that get exact scores: as many as the query says, or the promise; fewer could not hold the answer."""
+    return query.rerank or (promise.rerank if query.top_k <= promise.rerank else 0)
+
+
+def candidates(run: Run) -> Steps[Candidates]:
+    """route -> plan -> read and scan; a second wave where the estimate stays below what the promise counts on."""
+    query, segment = run.query, run.segment
+    promise = segment.promise(query)
+    routed = yield from segment.router.route(run)
+    plan = segment.plan(query, routed, run.left())
+    rerank = reranked_rows(query, promise)
+    most = max(query.top_k, rerank) + (query.without is not None)
+    scan = segment.scan_of(segment.root, run.prepared, max(3 * most, CONTENDERS_MIN), segment.space, run.block_ids)
+    price = plan.price
+
+    def contenders() -> list[Contender]:
+        return [c for c in scan.contenders(most) if c.row != query.without]
+
+    def recall(rows: int) -> float | None:
+        return _recall(run, scan, best, routed, price, rows)
+
+    complete = (yield from segment.scan(run, plan, scan)) and plan.complete and routed.complete
+    best = contenders()
+    estimate = recall(rerank) if complete else None
+    lower = None if estimate is None else second_price(promise, price, estimate)
+    if lower is not None:
+        left = run.left(bool(rerank))
+        complete = min(left.gets, left.bytes, left.waves) >= 1  # else the budget cuts what the promise takes
+        if complete:
+            plan = _second_plan(run, routed, lower, left)
+            price = lower if plan.ranges or plan.cached else price
+            complete = (yield from segment.scan(run, plan, scan)) and plan.complete
+            best = contenders()
+            estimate = recall(rerank)
+    run.receipt.rows = scan.rows
+    return Candidates(best, rerank, complete, estimate, lambda: recall(0))
+
+
+def _second_plan(run: Run, routed: Routed, price: int, left: Budget) -> Plan:
+    """What a second wave reads and scans: blocks that are done have no value, only bytes where bridged."""
+    root, flags = run.segment.root, bytearray(run.segment.flags)
+    for b in run.done:
+        flags[b] |= CACHED
+    plan = plan_scan(routed, flags, root.directory, price, root.contract.gets, left)
+    return replace(plan, cached=[b for b in plan.cached if b not in run.done])
+
+
+def _recall(
+    run: Run, scan: Scan, contenders: Sequence[Contender], routed: Routed, price: int, rerank: int
+) -> float | None:
+    """The query's recall after scanning the blocks done; the mean at its price in an index without estimators."""
+    root, best = run.segment.root, contenders[: run.query.top_k]
+    if root.promises is None:
+        return recall_estimate(root.contract, price, run.query.top_k)
+    if not best:
+        return None
+    answers = [(c.score / run.prepared.unit, c.block) for c in best]
+    rows = root.directory.rows
+    unread = 1 - sum(rows[b] for b in run.done) / root.index.slots
+    return estimated_recall(
+        root.promises, run.query.top_k, rerank, features(routed, run.done, rows, scan.base, answers, price), unread
+    )
