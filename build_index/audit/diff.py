@@ -42,13 +42,13 @@ def diff(old: Side, new: Side, progress: Progress = SILENT) -> dict[str, Any]:
         done += len(a[0]) + len(b[0])
         _, at_a, at_b = np.intersect1d(a[0], b[0], assume_unique=True, return_indices=True)
         changed = a[2][at_a] != b[2][at_b]
-        found = {
+        differences = {
             "added": np.delete(b[1], at_b), "removed": np.delete(a[1], at_a), "changed": b[1][at_b][changed],
         }  # fmt: skip
-        for kind, rows in found.items():
+        for kind, rows in differences.items():
             counts[kind] += len(rows)
             first[kind] += rows[: NAMED - len(first[kind])].tolist()
-        counts["same"] += len(at_a) - len(found["changed"])
+        counts["same"] += len(at_a) - len(differences["changed"])
         progress(done / total)
     ids = {kind: [_id(*sides[kind != "removed"], row) for row in first[kind]] for kind in KINDS}
     return {"rows": counts, "ids": ids, "old": facts[0], "new": facts[1]}
@@ -106,5 +106,5 @@ def _id(store: ObjectStore, generation: str, root: Root, row: int) -> int | str:
         raise DamagedError(f"{label}: CRC-32C differs from what root.bin says", hint="`vantage verify` tells more")
     at = root.planes(b)
     width = id_width(data, at, label)
-    found = id_at(data[at.ids :], width, d.rows[b], row - d.first_row[b], root.index.id_kind, label)
-    return found if isinstance(found, int) else found.decode(errors="replace")
+    identifier = id_at(data[at.ids :], width, d.rows[b], row - d.first_row[b], root.index.id_kind, label)
+    return identifier if isinstance(identifier, int) else identifier.decode(errors="replace")

@@ -47,11 +47,13 @@ def leaves(rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progr
     Raises InputError for 1 block.
     """
     codewords = prefix_codewords(rows, sample, blocks, graph, seed, progress.part(0, 0.8))
-    made = tree(rows, codewords, blocks, sample, LEAF_PENALTY, progress.part(0.8, 1))
-    x, home = rows.take(sample), made.home
+    bec_tree = tree(rows, codewords, blocks, sample, LEAF_PENALTY, progress.part(0.8, 1))
+    x, home = rows.take(sample), bec_tree.home
     progress(1.0)
     return Partition(
-        means_of(x, home[sample], np.zeros((made.leaves, rows.dimension), np.float32)), home, tree=made.prefixes()
+        means_of(x, home[sample], np.zeros((bec_tree.leaves, rows.dimension), np.float32)),
+        home,
+        tree=bec_tree.prefixes(),
     )
 
 

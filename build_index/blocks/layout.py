@@ -64,10 +64,10 @@ class Layout:
     def holds(self, rows: npt.NDArray[np.int32], read: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """bool (Q, k): whether a block that holds rows (Q, k) is read; read bool (Q, B)."""
         each = np.arange(len(rows))[:, None]
-        found = read[each, self.partition.home[rows]]
+        held = read[each, self.partition.home[rows]]
         for copy in self.copy.T:
-            found |= (copy[rows] >= 0) & read[each, copy[rows]]
-        out: npt.NDArray[np.bool_] = found & (rows >= 0)
+            held |= (copy[rows] >= 0) & read[each, copy[rows]]
+        out: npt.NDArray[np.bool_] = held & (rows >= 0)
         return out
 
 

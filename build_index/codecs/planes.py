@@ -144,8 +144,8 @@ def assembled(
             shift += width
         starts.append(len(fields) // FIELD.size)
     starts += [starts[-1]] * (2 * code_bytes + 1 - len(starts))
-    made = LrsqSection(code_bytes, 0, deviation.astype(np.float32).tolist(), bytes(fields), starts, table)
-    section = LrsqSection.unpack(memoryview(made.pack()), len(deviation), "codec")  # in the types of a reader
+    draft = LrsqSection(code_bytes, 0, deviation.astype(np.float32).tolist(), bytes(fields), starts, table)
+    section = LrsqSection.unpack(memoryview(draft.pack()), len(deviation), "codec")  # in the types of a reader
     section = replace(section, fine=_fine_segments(section, weight, error))
     return Codec(
         name,
@@ -271,11 +271,11 @@ def _best_scale(codec: Codec, rotated: F32, unit: F32, values: U8, decoded: F32)
     for scale in codec.scales:
         if scale == 1:
             continue
-        tried, found = quantized(codec.quantizers, unit * np.float32(scale))
-        found *= codec.deviation
-        near = cosine(found)
+        trial, value = quantized(codec.quantizers, unit * np.float32(scale))
+        value *= codec.deviation
+        near = cosine(value)
         better = near > best
-        best[better], values[better], decoded[better] = near[better], tried[better], found[better]
+        best[better], values[better], decoded[better] = near[better], trial[better], value[better]
     return values, decoded
 
 
@@ -291,9 +291,9 @@ def quantized(quantizers: list[Quantizer], unit: F32) -> tuple[U8, F32]:
         if len(one.axes) == 1:
             alike.setdefault(id(one.parts), []).append(q)
         else:
-            found = nearest(one, unit[:, one.axes])
-            values[:, firsts[q] : firsts[q + 1]] = found
-            decoded[:, one.axes] = one.decoded(found)
+            choice = nearest(one, unit[:, one.axes])
+            values[:, firsts[q] : firsts[q + 1]] = choice
+            decoded[:, one.axes] = one.decoded(choice)
     for same in alike.values():
         parts = quantizers[same[0]].parts
         book = np.zeros(1)

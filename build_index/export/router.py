@@ -118,9 +118,9 @@ def dots(g: Graph, i16: str, table: I8) -> str:
     return _add(g, total, g.op("MatMul", part, matrix), shift)
 
 
-def _add(g: Graph, total: str, found: str, shift: int) -> str:
+def _add(g: Graph, total: str, product: str, shift: int) -> str:
     """i32: total ("" is none) + 2^shift found."""
-    whole = g.op("Mul", g.cast(found, np.int32), g.constant(1 << shift, np.int32))
+    whole = g.op("Mul", g.cast(product, np.int32), g.constant(1 << shift, np.int32))
     return g.op("Add", total, whole) if total else whole
 
 
@@ -238,11 +238,11 @@ def _tree(g: Graph, query: Quantized, section: TreeSection, index: IndexSection,
     sure = g.op("Add", ends, g.constant(UNITS, np.float64))  # an edge that every query takes, past the end of a path
     edges = g.op("Concat", whole, sure, axis=1)
     steps = paths(np.array(section.child, np.int64).reshape(n, TREE_WAYS), index.blocks)
-    found = g.op("Gather", edges, g.constant(steps[0], np.int64), axis=1)
+    share = g.op("Gather", edges, g.constant(steps[0], np.int64), axis=1)
     for step in steps[1:]:
         more = g.op("Gather", edges, g.constant(step, np.int64), axis=1)
-        found = g.op("Div", g.op("Mul", found, more), g.constant(UNITS, np.float64))
-    return g.cast(g.op("Floor", g.op("Add", found, g.constant(0.5, np.float64))), np.float32)
+        share = g.op("Div", g.op("Mul", share, more), g.constant(UNITS, np.float64))
+    return g.cast(g.op("Floor", g.op("Add", share, g.constant(0.5, np.float64))), np.float32)
 
 
 def whole_page(section: TwoLevelSection, index: IndexSection, pages: bytes) -> memoryview:
@@ -321,11 +321,11 @@ def router_model(index: Index, pages: bytes = b"") -> onnx.ModelProto:
     model = helper.make_model(
         graph, producer_name="vantage", ir_version=IR, opset_imports=[helper.make_opsetid("", OPSET)]
     )
-    told = {
+    properties = {
         "index": index.name, "generation": index.current.generation, "dimension": about.dimension,
         "metric": about.metric, "blocks": about.blocks, "router": about.router,
     }  # fmt: skip
-    helper.set_model_props(model, {name: str(value) for name, value in told.items()})
+    helper.set_model_props(model, {name: str(value) for name, value in properties.items()})
     onnx.checker.check_model(model)
     return model
 

@@ -101,8 +101,8 @@ def code(message_bits: int) -> U32:
     InputError for no bits or over 20, the most blocks of an index.
     """
     if message_bits <= GOLAY_MESSAGE:
-        made = golay(message_bits)
-        return made[made > 0]
+        generator = golay(message_bits)
+        return generator[generator > 0]
     if message_bits > MESSAGE_MAX:
         raise InputError(
             f"buckets by {message_bits} bits", hint="ask for 2 to 1,048,576 blocks, or for another partition"
@@ -195,8 +195,8 @@ def agreed(start: Codewords, draw: Draw, seed: int, progress: Progress = SILENT)
     def loss(now: dict[str, Any], q: Any, x: Any) -> Any:
         margins = jnp.concatenate([q, x]) @ now["directions"].T - now["threshold"]
         scores = jnp.exp(now["log_beta"]) * (margins @ table)
-        asked, held = jax.nn.log_softmax(scores[: len(q)]), jax.nn.log_softmax(SHARP * scores[len(q) :])
-        return -jax.nn.logsumexp(asked + held - jnp.log(jnp.exp(held).mean(0) + 1e-7), axis=1).mean()
+        query, row = jax.nn.log_softmax(scores[: len(q)]), jax.nn.log_softmax(SHARP * scores[len(q) :])
+        return -jax.nn.logsumexp(query + row - jnp.log(jnp.exp(row).mean(0) + 1e-7), axis=1).mean()
 
     optimiser = optax.multi_transform(
         {
@@ -222,9 +222,9 @@ def agreed(start: Codewords, draw: Draw, seed: int, progress: Progress = SILENT)
     for turn in range(STEPS):
         now, state = step(now, state, *draw(rng))
         progress((turn + 1) / STEPS)
-    found = {name: np.asarray(value) for name, value in now.items()}
+    learnt = {name: np.asarray(value) for name, value in now.items()}
     return replace(
-        start, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
+        start, directions=learnt["directions"], threshold=learnt["threshold"], beta=float(np.exp(learnt["log_beta"]))
     )
 
 

@@ -95,12 +95,12 @@ def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record
     repeat, are empty or too long; five rows are named at most.
     """
     held, kind = _vectors(vectors, kind)
-    found = Arrays(held, kind, known_ids(ids), [record] * len(held))
-    if len(found.id_of) != len(held):
-        raise InputError(f"{len(found.id_of)} ids for {len(held)} vectors", hint="give each vector an id of its own")
+    arrays = Arrays(held, kind, known_ids(ids), [record] * len(held))
+    if len(arrays.id_of) != len(held):
+        raise InputError(f"{len(arrays.id_of)} ids for {len(held)} vectors", hint="give each vector an id of its own")
     if kind in ("f32", "f16"):
         _refuse(np.asarray(~np.isfinite(held).all(1)), "vectors with NaN, infinite or too large values")
-    norms = found.norms()
+    norms = arrays.norms()
     if metric == "cosine":
         _refuse(norms < NORM_MIN, "zero vectors, which have no direction under the metric cosine")
     elif 0 < norms.max(initial=0) < NORM_MIN:
@@ -110,8 +110,8 @@ def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record
             hint=f"multiply all by one number, which leaves the order under {metric} as it is",
         )
     _refuse(norms > NORM_MAX, f"vectors with a norm over {NORM_MAX:g}, whose scores float32 cannot hold")
-    _refuse_repeats(found.id_of)
-    return found
+    _refuse_repeats(arrays.id_of)
+    return arrays
 
 
 def matrix(vectors: Any, what: str) -> Array:
@@ -119,14 +119,14 @@ def matrix(vectors: Any, what: str) -> Array:
     if isinstance(vectors, np.ma.MaskedArray) and np.ma.is_masked(vectors):
         raise InputError(f"{what} have masked values", hint="fill them, or leave their rows out")
     try:
-        found = np.asarray(vectors)
+        array = np.asarray(vectors)
     except ValueError:  # lists of different lengths
         raise InputError(f"{what} are not all of one length", hint="give a 2-D array, one row a vector") from None
-    if found.ndim != 2 or not found.shape[1]:
-        raise InputError(f"{what} have the shape {found.shape}", hint="give a 2-D array, one row a vector")
-    if found.dtype.str[1:] not in NUMPY_KINDS or (found.dtype.kind in "iu" and found.dtype.itemsize > 1):
-        raise InputError(f"{what} are of type {found.dtype}", hint="vectors are f16, f32, f64, u8 or i8")
-    return found
+    if array.ndim != 2 or not array.shape[1]:
+        raise InputError(f"{what} have the shape {array.shape}", hint="give a 2-D array, one row a vector")
+    if array.dtype.str[1:] not in NUMPY_KINDS or (array.dtype.kind in "iu" and array.dtype.itemsize > 1):
+        raise InputError(f"{what} are of type {array.dtype}", hint="vectors are f16, f32, f64, u8 or i8")
+    return array
 
 
 def whole(name: str, value: Any) -> int:

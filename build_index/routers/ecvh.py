@@ -58,9 +58,9 @@ def moved(start: T, scores: Callable[[dict[str, Any], Any], Any], training: Trai
     parameters = {
         "directions": start.directions, "threshold": start.threshold, "log_beta": np.float32(np.log(start.beta)),
     }  # fmt: skip
-    found = learn.train(parameters, RATES, scores, training, STEPS, BATCH, progress)
+    learnt = learn.train(parameters, RATES, scores, training, STEPS, BATCH, progress)
     return replace(
-        start, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
+        start, directions=learnt["directions"], threshold=learnt["threshold"], beta=float(np.exp(learnt["log_beta"]))
     )
 
 

@@ -97,9 +97,9 @@ def packed(flat: F32, weight: F32, subs: int, beta: float, temperature: float, b
 def summary(values: F32, weight: F32, seed: int, subs: int) -> tuple[F32, F32]:
     """(centres (subs, d), log of their mass): k-means of sub-centroids that exist."""
     x, w = values[np.isfinite(weight)], weight[np.isfinite(weight)]
-    found = sub_centroids(x, np.zeros(len(x), np.int32), 1, seed, subs)
-    c = found.table[0]
-    live = found.count[0] > 0
+    centroids = sub_centroids(x, np.zeros(len(x), np.int32), 1, seed, subs)
+    c = centroids.table[0]
+    live = centroids.count[0] > 0
     near = x @ c.T - 0.5 * np.einsum("ij,ij->i", c, c)
     near[:, ~live] = -np.inf
     tag = near.argmax(1)
@@ -127,13 +127,13 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None 
     table = sub_centroids(x, training.partition.home[training.sample], training.blocks, training.seed, subs)
     bits = bits_of(training.rows.dimension)
     betas = [beta / training.spread for beta in BETAS]
-    tried = [section(table, training.rows.metric, beta, TEMPERATURES[0], bits) for beta in betas]
+    candidates = [section(table, training.rows.metric, beta, TEMPERATURES[0], bits) for beta in betas]
     progress(0.5)
-    found = [cost(one) for one in tried]
-    best = tried[int(np.argmin(found))]
+    costs = [cost(one) for one in candidates]
+    best = candidates[int(np.argmin(costs))]
     # All too sharp where scores differ far more than rows lie apart, as inner products of rows far from the origin do.
     softer = (section(table, training.rows.metric, betas[0] / 4**n, TEMPERATURES[0], bits) for n in range(1, SOFTER))
-    if not np.isfinite(min(found)):
+    if not np.isfinite(min(costs)):
         best = next((one for one in softer if np.isfinite(cost(one))), best)
     return min((replace(best, temperature=t) for t in TEMPERATURES), key=cost)
 

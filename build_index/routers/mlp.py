@@ -85,11 +85,11 @@ def fit(
         logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
         return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
 
-    found = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
-    made = section(found, np.where(live, found["weight"], -np.inf), subs, linear)
+    learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
+    network = section(learnt, np.where(live, learnt["weight"], -np.inf), subs, linear)
 
     def tempered(temperature: float) -> MlpSection:
-        return replace(made, output=replace(made.output, temperature=temperature))
+        return replace(network, output=replace(network.output, temperature=temperature))
 
     return min((tempered(t) for t in TEMPERATURES), key=cost)
 
@@ -108,11 +108,11 @@ def _start(table: F32, live: Any, linear: int, units: int, seed: int) -> dict[st
     }
 
 
-def section(found: dict[str, F32], weight: F32, subs: int, linear: int) -> MlpSection:
+def section(learnt: dict[str, F32], weight: F32, subs: int, linear: int) -> MlpSection:
     """The network as stored: first f32 (units, d), bias (units), table (B S, units), log_beta; weight (B S)."""
-    table, scale = quantized(found["first"], BITS)
-    output = lse.packed(found["table"], weight, subs, float(np.exp(found["log_beta"])), TEMPERATURES[0], BITS)
-    bias = np.asarray(found["bias"], np.float32)
+    table, scale = quantized(learnt["first"], BITS)
+    output = lse.packed(learnt["table"], weight, subs, float(np.exp(learnt["log_beta"])), TEMPERATURES[0], BITS)
+    bias = np.asarray(learnt["bias"], np.float32)
     return MlpSection(BITS, linear, memoryview(table), memoryview(scale), memoryview(bias), output)
 
 
@@ -131,8 +131,8 @@ def tuned(section: MlpSection, _: TrainingSet, cost: Cost) -> MlpSection:
     flat = replace(section, regions=None)
     if section.regions is None or (whole := cost(flat)) == np.inf:
         return section
-    tried = (_beamed(section, share) for share in BEAMS)
-    return next((one for one in tried if cost(one) <= (1 + BEAM_LOSS) * whole), flat)
+    candidates = (_beamed(section, share) for share in BEAMS)
+    return next((one for one in candidates if cost(one) <= (1 + BEAM_LOSS) * whole), flat)
 
 
 def _beamed(section: MlpSection, share: float) -> MlpSection:
@@ -153,10 +153,10 @@ def _regions(output: LseSection, units: int) -> Regions:
     blocks = len(scale) // output.subs
     count = max(1, round(blocks**0.5))
     firsts = np.linspace(0, blocks, count + 1).astype(np.int64)
-    found = [
+    summaries = [
         lse.summary(values[low:high], weight[low:high], 0, REGION_SUBS)
         for low, high in zip(firsts[:-1] * output.subs, firsts[1:] * output.subs, strict=True)
     ]
-    centre, mass = np.concatenate([c for c, _ in found]), np.concatenate([m for _, m in found])
+    centre, mass = np.concatenate([c for c, _ in summaries]), np.concatenate([m for _, m in summaries])
     head = lse.packed(centre, mass, REGION_SUBS, output.beta, output.temperature, BITS)
     return Regions(max(1, round(BEAMS[-1] * count)), array("I", firsts.tolist()), head)

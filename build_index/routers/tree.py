@@ -66,9 +66,9 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TreeSection:
         log_p = jnp.concatenate([log_p, jnp.zeros((len(q), 1))], 1)
         return sum(log_p[:, step] for step in path)
 
-    found = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
-    made = section(found, child)
-    return min((replace(made, temperature=t) for t in TEMPERATURES), key=cost)
+    learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
+    network = section(learnt, child)
+    return min((replace(network, temperature=t) for t in TEMPERATURES), key=cost)
 
 
 def grouped(centres: F32, count: F32, seed: int) -> tuple[Ints, F32, F32]:
@@ -113,7 +113,7 @@ def _parts(centres: F32, blocks: Ints, seed: int) -> list[Ints]:
 def paths(child: Ints, blocks: int) -> Ints:
     """i64 (depth, B): places in child.ravel() from the root down to each block; child.size where it has ended."""
     parent = {int(c): at for at, c in enumerate(child.ravel()) if c != NO_CHILD}
-    found = []
+    ways = []
     for b in range(blocks):
         steps, at = [], parent[-1 - b]
         while True:
@@ -121,20 +121,20 @@ def paths(child: Ints, blocks: int) -> Ints:
             if at < TREE_WAYS:
                 break
             at = parent[at // TREE_WAYS]
-        found.append(steps[::-1])
-    depth = max(map(len, found))
-    return np.array([steps + [child.size] * (depth - len(steps)) for steps in found]).T
+        ways.append(steps[::-1])
+    depth = max(map(len, ways))
+    return np.array([steps + [child.size] * (depth - len(steps)) for steps in ways]).T
 
 
-def section(found: dict[str, F32], child: Ints) -> TreeSection:
+def section(learnt: dict[str, F32], child: Ints) -> TreeSection:
     """The tree as stored."""
-    table, scale = quantized(found["first"], BITS)
-    out, out_scale = quantized(found["second"].reshape(-1, TREE_UNITS), 8)
-    weight = np.where(child != NO_CHILD, found["weight"], -np.inf).astype(np.float32)
+    table, scale = quantized(learnt["first"], BITS)
+    out, out_scale = quantized(learnt["second"].reshape(-1, TREE_UNITS), 8)
+    weight = np.where(child != NO_CHILD, learnt["weight"], -np.inf).astype(np.float32)
     return TreeSection(
         BITS, min(BEAM, int((child < 0).sum() - (child == NO_CHILD).sum())), TEMPERATURES[0],
         memoryview(child.astype(np.int32).reshape(-1)), memoryview(scale),
-        memoryview(np.asarray(found["bias"], np.float32)), memoryview(out_scale), memoryview(weight.reshape(-1)),
+        memoryview(np.asarray(learnt["bias"], np.float32)), memoryview(out_scale), memoryview(weight.reshape(-1)),
         memoryview(table), memoryview(out),
     )  # fmt: skip
 

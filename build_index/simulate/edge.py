@@ -31,10 +31,10 @@ P = npt.NDArray[np.uint32]
 _NOTHING = memoryview(b"")
 
 
-def prepared(rows: Rows, wanted: Ints) -> list[Prepared]:
+def prepared(rows: Rows, numbers: Ints) -> list[Prepared]:
     """Stored rows as queries, through the edge's own preparation."""
     section = index_section(rows, 1, rows.count)
-    return [prepare(v.tolist(), section) for v in rows.stored.gather(wanted)]
+    return [prepare(v.tolist(), section) for v in rows.stored.gather(numbers)]
 
 
 def probabilities(router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]) -> P:

@@ -31,13 +31,13 @@ def matched(strength: npt.NDArray[np.floating]) -> Ints:
     coordinates whose best was taken look again. Of two that have no strength there is no pair. Spoils the diagonal.
     """
     np.fill_diagonal(strength, -1)
-    best, found = strength.argmax(1), list[Ints]()
+    best, pairs = strength.argmax(1), list[Ints]()
     left = strength[np.arange(len(best)), best] > 0
     while len(on := np.flatnonzero(left)) > 1:
         at = on[left[best[on]] & (best[best[on]] == on) & (on < best[on])]
         if not len(at):  # ties all around
             at = on[:1]
-        found.append(np.stack([at, best[at]], 1))
+        pairs.append(np.stack([at, best[at]], 1))
         left[at] = left[best[at]] = False
         on = np.flatnonzero(left)
         again = on[~left[best[on]]]
@@ -45,7 +45,7 @@ def matched(strength: npt.NDArray[np.floating]) -> Ints:
             among = strength[np.ix_(again, on)]
             best[again] = on[among.argmax(1)]
             left[again] = among.max(1) > 0
-    return np.concatenate([np.zeros((0, 2), np.int64), *found])
+    return np.concatenate([np.zeros((0, 2), np.int64), *pairs])
 
 
 def compacted(moment: F64, count: int) -> Layers:

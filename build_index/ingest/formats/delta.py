@@ -50,12 +50,12 @@ def parts(table: Location, notes: list[str]) -> list[Part]:
         schema = {f["name"]: f["type"] for f in json.loads(meta["schemaString"])["fields"]}
     except (ValueError, KeyError, TypeError):
         raise InputError(f"the log of {where} holds no schema", hint="copy the whole table") from None
-    found = [Part(_file(table, add), _constants(table, add, schema), _absent(schema)) for add in state["add"].values()]
-    found.sort(key=lambda part: natural(part.location))
-    notes.append(f"{where} is a Delta table: version {version} is read, {len(found)} files.")
-    if not found:
+    files = [Part(_file(table, add), _constants(table, add, schema), _absent(schema)) for add in state["add"].values()]
+    files.sort(key=lambda part: natural(part.location))
+    notes.append(f"{where} is a Delta table: version {version} is read, {len(files)} files.")
+    if not files:
         raise InputError(f"{where} is empty: version {version} has no files")
-    return found
+    return files
 
 
 def _replayed(table: Location) -> tuple[int, dict[str, Any]]:
@@ -67,7 +67,7 @@ def _replayed(table: Location) -> tuple[int, dict[str, Any]]:
     for file in files:
         if match := CHECKPOINT.fullmatch(file.name):
             checkpoints.setdefault(int(match[1]), []).append(file)
-    whole = [v for v, found in checkpoints.items() if len(found) == _pieces(found)]
+    whole = [version for version, files in checkpoints.items() if len(files) == _pieces(files)]
     start, newest = max(whole, default=-1), max([*commits, *whole], default=-1)
     lost = next((v for v in range(start + 1, newest + 1) if v not in commits), None)
     pointed = _last_checkpoint(files)
@@ -113,9 +113,9 @@ def _pieces(files: list[Location]) -> int:
 def _checkpoint(file: Location) -> list[dict[str, Any]]:
     try:
         with opened(file) as raw:
-            found = pq.ParquetFile(raw)
-            names = [n for n in ("add", "remove", "metaData", "protocol") if n in found.schema_arrow.names]
-            rows: list[dict[str, Any]] = found.read(columns=names).to_pylist(maps_as_pydicts="lossy")
+            parquet = pq.ParquetFile(raw)
+            names = [n for n in ("add", "remove", "metaData", "protocol") if n in parquet.schema_arrow.names]
+            rows: list[dict[str, Any]] = parquet.read(columns=names).to_pylist(maps_as_pydicts="lossy")
     except (OSError, pa.ArrowException, KeyError) as error:
         raise InputError(f"{shown(file)} cannot be read as a checkpoint: {error}") from None
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
