@@ -196,8 +196,8 @@ def _surprises(choice: Choice, options: Options, kind: str) -> list[str]:
         )
     if choice.contract.target < options.recall:
         notes.append(
-            f"of the {options.recall} that was asked for, a recall of {choice.contract.target:.3f} is kept: too many "
-            "rows are too near each other; leave out near copies for more"
+            f"of the {options.recall} that was asked for, a recall of {choice.contract.target:.3f} is promised: codes, "
+            "and the exact scores that a query may read, keep no more on rows held out; near copies left out may help"
         )
     if kind == "f32" and options.vectors is None:
         notes.append("full vectors are kept as f32: f16 would move rows across their neighbours")

@@ -11,11 +11,12 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from vantage.errors import InputError, VantageError
+
+from .progress import Progress
 
 PACKED = Path(__file__).resolve().parent / "files"  # setup.py puts it into a wheel; laid out as a checkout is
 INSTALLED = PACKED.is_dir()
@@ -70,10 +71,10 @@ def is_fetched() -> bool:
     return not INSTALLED or HOST.is_dir()
 
 
-def fetch(progress: Callable[[str, float], None]) -> None:
+def fetch(progress: Progress) -> None:
     """Installs wrangler, workerd and Pyodide into the user's cache folder, unless they are there.
 
-    `progress` takes a phase and the share of it that is done. The folder appears whole or not at all.
+    progress: of two phases. The folder appears whole or not at all.
     Raises InputError where the cache folder cannot be written, VantageError where npm fails.
     """
     if is_fetched():
@@ -98,7 +99,7 @@ def fetch(progress: Callable[[str, float], None]) -> None:
         ) from error
 
 
-def _install(program: Path, folder: Path, progress: Callable[[str, float], None]) -> None:
+def _install(program: Path, folder: Path, progress: Progress) -> None:
     """Node's packages and the Pyodide bundle, as `make install` makes them in a checkout."""
     npm = program.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     # npm starts `node` by name, and does not look where Python finds the system's certificates.
@@ -116,9 +117,10 @@ def _install(program: Path, folder: Path, progress: Callable[[str, float], None]
                 command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
             try:
-                progress(phase, 0.0)
+                report = progress.phase(phase)
+                report(0.0)
                 while process.poll() is None:
-                    progress(phase, min(_size(folder) / FETCHED_BYTES, 1.0))
+                    report(min(_size(folder) / FETCHED_BYTES, 1.0))
                     time.sleep(POLL_SECONDS)
             finally:
                 process.kill()

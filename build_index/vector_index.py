@@ -41,7 +41,6 @@ from .ingest.rows import NORM_MAX, Ints, Rows, check_lengths, scaled_rows
 from .simulate.edge import prepared, probabilities
 from .tune.check import check_options
 from .tune.choose import Choice, choose
-from .tune.few import rotation_name
 from .tune.options import Options
 from .write.contents import Contents, check_blocks
 from .write.index import write_index
@@ -389,11 +388,10 @@ class VectorIndex:
         """
         saved: Saved = _apart_from_loops(reopen, Path(path))
         rows, choice, told = saved.rows, saved.choice, saved.manifest
-        turn, usual = told.get("rotation", {}).get("name"), rotation_name(rows, Options(codec=choice.codec.name))
         made = cls(
             metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=told["seed"],
             second_wave=told["contract"].get("second_wave", False), codec=choice.codec.name,
-            rotation=turn if turn != usual else None, error_norms=saved.norms,
+            error_norms=saved.norms,
             cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("options", {}),
         )  # fmt: skip
         made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"), rows.stored.kind)

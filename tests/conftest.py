@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from build_index.ingest.open import open_source
 from build_index.tune.options import Options
 from vantage.read import reader
 from vantage.read.hedge import Hedging
+from vantage.search.query import Query
 
 SAMPLE = Path(__file__).parent.parent / "sample" / "wordnet.parquet"
 RECALL = 0.9
@@ -70,6 +72,16 @@ def words(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     x = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)[:, :96]
     columns = {name: table[name].combine_chunks() for name in ("id", "words", "pos", "gloss")}
     return make(bucket, tmp_path_factory.mktemp("source"), "words", "cosine", x, columns)
+
+
+@pytest.fixture(scope="session")
+def widest(words: Built) -> list[np.ndarray]:
+    """The queries of `words`, those first whose plans read the most ranges: six of them, down to one."""
+    index = words.open()
+    ranges = [len(asyncio.run(index.query(Query(q.tolist(), 10))).receipt.wave_sizes[0]) for q in words.queries]
+    order = sorted(range(len(ranges)), key=lambda i: -ranges[i])
+    assert ranges[order[0]] == 6 and ranges[order[-1]] == 1
+    return [words.queries[i] for i in order]
 
 
 def clustered(rows: int, dimension: int, seed: int) -> np.ndarray:

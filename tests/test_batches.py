@@ -278,9 +278,11 @@ def test_a_batch_never_sends_more_than_its_queries_would_alone(seed: int) -> Non
 @pytest.mark.parametrize(
     "fields", [{}, {"rerank": 20}, {"attributes": True}, {"budget": Budget(gets=1000)}, {"id": True}]
 )
-def test_a_query_answers_with_what_a_limit_below_its_plan_lets_it_read(words: Built, fields: dict[str, Any]) -> None:
+def test_a_query_answers_with_what_a_limit_below_its_plan_lets_it_read(
+    words: Built, widest: list[np.ndarray], fields: dict[str, Any]
+) -> None:
     index, by_id = words.open(), "id" in fields
-    query = Query(None, 10, id=words.ids[0]) if by_id else Query(words.queries[0].tolist(), 10, **fields)
+    query = Query(None, 10, id=words.ids[0]) if by_id else Query(widest[0].tolist(), 10, **fields)
     whole = asyncio.run(index.query(query))
     gets, nbytes = whole.receipt.gets, whole.receipt.bytes
     for limits in (Limits(gets=1 + 2 * by_id), Limits(gets=gets - 1), Limits(gets=gets), Limits(bytes=nbytes - 1)):

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from doubles import Built
 from virtual import Slow, run
@@ -64,9 +65,9 @@ def timed(words: Built, bucket: Slow, query: Query, deadline: Deadline | None = 
     return run(ask())
 
 
-def test_what_arrived_in_time_is_the_answer(words: Built) -> None:
+def test_what_arrived_in_time_is_the_answer(words: Built, widest: list[np.ndarray]) -> None:
     """The second read of the wave comes too late: fewer rows, not complete, no estimate, and no wave after it."""
-    query = Query(words.queries[0].tolist(), 10, 0.9, attributes=True)
+    query = Query(widest[0].tolist(), 10, 0.9, attributes=True)
     whole = timed(words, Slow(Folder(words.bucket), lambda *_: 0.04), query)[1]
     assert whole.complete and len(whole.receipt.wave_sizes[0]) > 1
     bucket = Slow(Folder(words.bucket), lambda i, *_: 0.04 if i == 0 else 5.0)

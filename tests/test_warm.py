@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from doubles import Built, Recorder
 
@@ -110,16 +111,18 @@ def test_what_it_lacks_is_read_in_shorter_ranges(words: Built) -> None:
 
 
 @pytest.mark.parametrize("how", ["late", "broken", "flipped", "short"])
-def test_the_bucket_has_the_last_word(words: Built, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bucket_has_the_last_word(
+    words: Built, widest: list[np.ndarray], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(warm_module, "ASK_TIMEOUT_S", 0.005)
-    query, place = Query(words.queries[2].tolist(), 10), Place()
+    query, place = Query(widest[-1].tolist(), 10), Place()
     service, _ = cold(words, place)
     first = asyncio.run(asked(service, words, query))
     place.how = how
     service, _ = cold(words, place)
 
     async def twice() -> list[Answer]:
-        return [await asked(service, words, query), await asked(service, words, Query(words.queries[3].tolist(), 10))]
+        return [await asked(service, words, query), await asked(service, words, Query(widest[0].tolist(), 10))]
 
     second, _ = asyncio.run(twice())
     assert bare(second) == bare(first)

@@ -38,7 +38,7 @@ def serve(
             highlight=False, soft_wrap=True,
         )  # fmt: skip
         with progress(FETCHED_BYTES >> 20, "MiB") as say:
-            fetch(say.report)
+            fetch(say)
     variables = {"VANTAGE_CACHE_BYTES": str(nbytes(cache))}
     variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
     err.print(f"loading {plain(str(bucket))} into local R2 ...", highlight=False)

@@ -11,7 +11,7 @@ from ..ingest.rows import Ints, Rows
 from ..progress import SILENT, Progress
 from .exact import CHUNK_BYTES, F64, I32, exact_neighbours, exact_scores
 
-HELD_OUT_MAX, HELD_OUT_MIN = 2000, 500
+HELD_OUT_MAX, HELD_OUT_MIN, HELD_OUT_FEW = 2000, 500, 250
 TRUTH_PAIRS = 2_000_000_000  # of a row and a held-out one: of more than a million rows fewer are held out
 NEAR_MISSES = 16  # rows more than are asked for: float32 may order them otherwise than float64
 Bools = npt.NDArray[np.bool_]
@@ -35,9 +35,11 @@ class HeldOut:
 def hold_out(rows: int, seed: int) -> HeldOut:
     """Two disjoint draws of at most 2,000 rows and a twentieth of all rows each; 1,000 of 2 million, 500 of 4 and more.
 
-    What is compared exactly, and scanned, then grows no further with the rows up to 4 million.
+    Of fewer than 5,000 rows a fifth each, up to 250: a twentieth would say too little of the rest. What is compared
+    exactly, and scanned, then grows no further with the rows up to 4 million.
     """
-    n = max(1, min(HELD_OUT_MAX, rows // 20, max(HELD_OUT_MIN, TRUTH_PAIRS // rows)))
+    share = max(rows // 20, min(HELD_OUT_FEW, rows // 5))
+    n = max(1, min(HELD_OUT_MAX, share, max(HELD_OUT_MIN, TRUTH_PAIRS // rows)))
     drawn = np.random.default_rng([seed, 1]).choice(rows, min(2 * n, rows), replace=False)
     return HeldOut(np.sort(drawn[: (len(drawn) + 1) // 2]), np.sort(drawn[len(drawn) // 2 :]))
 

@@ -1,4 +1,4 @@
-"""lse: a few sub-centroids per block, log-sum-exp of their scores, one beta, one temperature; centroids: one each."""
+"""lse: a few sub-centroids per block, log-sum-exp of their scores, one beta and temperature; centroids: one each."""
 
 from __future__ import annotations
 

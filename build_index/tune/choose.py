@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vantage.errors import InputError
 from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, VECTOR_BYTES, Contract, Promises
 from vantage.search.plan import SMALL_BYTES
 
@@ -25,7 +24,7 @@ from ..blocks.layout import Layout
 from ..blocks.partition import Partition
 from ..codecs import CODECS
 from ..codecs.planes import Codec
-from ..codecs.rotations import ROTATIONS
+from ..codecs.rotations import ROTATIONS, default
 from ..ingest.rows import F32, Ints, Rows, tempered
 from ..neighbours.graph import Graph, neighbour_graph
 from ..neighbours.truth import HeldOut, hold_out, nearness, truth_of
@@ -66,17 +65,14 @@ class Choice:
     promises: Promises
     tried: list[dict[str, Any]]
     modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
+    rotation: str | None  # its name; None where the codec has directions of its own
     near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
 
 
 def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = SILENT) -> Choice:
     """Picks everything. Where nothing keeps the recall that was asked for, the contract's target is what is kept."""
     if rows.count <= few.FEW_ROWS:
-        layout, codec = few.layout_of(rows, options.seed), few.codec_of(rows, options)
-        contract, promises = few.promised(rows, layout, codec, id_bytes, options)
-        return Choice(
-            layout, codec, contract, promises, [], (promises.by_recall[0].ms, promises.by_recall[0].ms), few.near(rows)
-        )
+        return replace(_exact(rows, id_bytes, options, []), near=few.near(rows))
     held = hold_out(rows.count, options.seed)
     k = min(options.k, rows.count - 1)
     phase = progress.phase("truth")
@@ -101,6 +97,14 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
         if choice is not None:
             return replace(choice, near=near_by)
     return replace(_by_exact_scores(task, drawn, p_tune[some], price, p), near=near_by)
+
+
+def _exact(rows: Rows, id_bytes: float, options: Options, tried: list[dict[str, Any]]) -> Choice:
+    """One block, and exact scores of all its rows."""
+    layout, codec = few.layout_of(rows, options.seed), few.codec_of(rows, options)
+    contract, promises = few.promised(rows, layout, codec, id_bytes, options)
+    wait = promises.by_recall[0].ms
+    return Choice(layout, codec, contract, promises, tried, (wait, wait), options.rotation or few.ROTATION)
 
 
 def _promised(
@@ -132,7 +136,7 @@ def _promised(
         contract = with_reads(contract, max(0.0, kept.nbytes - point.nbytes), max(0.0, kept.gets - point.gets))
         more = kept.ms - float(modelled.mean())
         waits = waits[0] + more, waits[1] + more
-    return Choice(layout, coded.codec, contract, promises, task.tried, waits)
+    return Choice(layout, coded.codec, contract, promises, task.tried, waits, _rotation(rows, options))
 
 
 def _scanned(
@@ -147,8 +151,10 @@ def _scanned(
 
 
 def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) -> Choice:
-    """The longest codes, with as few exact scores more than a query may ask for as keep the target; where none do, the
-    best that the most of them keep.
+    """The longest codes, with as few exact scores more than a query may ask for as keep the target.
+
+    Where none do, exact scores of all rows; where those are more than a promise may take, the best recall that is kept
+    by as many as the budget of a query reads.
     """
     rows, k, target = task.rows, task.k, task.options.recall
     most = min(PROMISED_RERANK_MAX, rows.count, PROMISED_VECTORS_MAX // (VECTOR_BYTES["f32"] * rows.dimension))
@@ -173,14 +179,14 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) ->
             choice = _promised(task, coded, p_tune, price, p, held, target, rerank)
             if choice is not None:
                 return choice
-    best = min(target, kept_at(0, k, most))
-    choice = _promised(task, _Coded(layout, codec, found, 0), p_tune, price, p, held, best, most)
-    if choice is None:
-        raise InputError(
-            f"no candidate reaches recall {target} at k = {k}",
-            hint="the rows are too many and too near each other for codes and exact scores: leave out near copies",
-        )
-    return choice
+    if rows.count <= most:  # exact scores of all rows need no rows held out to be sure
+        return _exact(rows, task.id_bytes, task.options, task.tried)
+    coded = _Coded(layout, codec, found, 0)
+    choices = (
+        _promised(task, coded, p_tune, price, p, held, min(target, kept_at(0, k, rerank)), rerank)
+        for rerank in (*reversed(depths), 0)  # without exact scores there is always one
+    )
+    return next(choice for choice in choices if choice is not None)
 
 
 def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
@@ -335,7 +341,7 @@ def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[
     rows, options = task.rows, task.options
     moments = _second_moments(rows, task.sample, draft.layout)
     residuals = _residuals(rows, task.sample, draft.layout)
-    rotation = few.rotation_name(rows, options)
+    rotation = _rotation(rows, options)
     basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
     axes = basis.live if basis else rows.dimension
 
@@ -344,6 +350,10 @@ def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[
         return _fitting(task, draft, code_bytes), codec
 
     return _code_candidates(rows, axes, draft.layout.blocks, task.id_bytes, options), coded
+
+
+def _rotation(rows: Rows, options: Options) -> str | None:
+    return options.rotation or default(options.codec, rows.dimension)
 
 
 def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:

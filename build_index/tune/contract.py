@@ -11,21 +11,26 @@ from vantage.cost import LANES
 from vantage.format import Contract, Point
 
 from ..ingest.rows import Ints
+from ..neighbours.truth import HELD_OUT_FEW
 from ..simulate.edge import P
 from ..simulate.measure import Candidates, plans, price_for
 
 SURE = 1.645  # standard errors under the mean: one query set in twenty is below
-MARGIN_MAX = 0.005  # cut there: what so few rows as a small index holds out can say is less
+MARGIN_MAX = 0.005  # a larger index is not refused for holding out too few rows to be sure
 GOALS = (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
 
 
 def promised(recall: npt.NDArray[np.float64]) -> float:
     """What unseen queries reach on average, 19 times in 20, from the recall (Q) of held-out ones.
 
-    A Q-th is added to their variance, for what so few have not shown: all perfect promises less than 1.
+    To their variance is added what so few have not shown, so that all perfect promises less than 1: a Q-th, and of
+    fewer than HELD_OUT_FEW as much as Wilson's interval has. The margin of more is cut.
     """
-    error = ((recall.var() + 1 / len(recall)) / len(recall)) ** 0.5
-    return max(0.0, float(recall.mean() - min(MARGIN_MAX, SURE * error)))
+    unseen = SURE**2 if len(recall) < HELD_OUT_FEW else 1
+    margin = SURE * ((recall.var() + unseen / len(recall)) / len(recall)) ** 0.5
+    if len(recall) > HELD_OUT_FEW:
+        margin = min(margin, MARGIN_MAX)
+    return max(0.0, float(recall.mean() - margin))
 
 
 class PricedRecall:

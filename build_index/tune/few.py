@@ -11,7 +11,7 @@ from ..blocks.layout import Layout, stored_centres
 from ..blocks.partition import Partition
 from ..codecs import CODECS
 from ..codecs.planes import Codec
-from ..codecs.rotations import ROTATIONS, default
+from ..codecs.rotations import ROTATIONS
 from ..ingest.rows import Rows
 from ..neighbours.exact import exact_neighbours
 from ..neighbours.truth import nearness
@@ -25,15 +25,10 @@ from .promises import gather_of
 
 FEW_ROWS = RERANK_MAX  # a query may read the full vectors of so many
 CODE_BITS = 4  # a dimension
+ROTATION = "hadamard"  # of the codes: it needs no training
 NEAR_BY = 10  # the neighbour whose distance says how finely full vectors are to be kept
 SAMPLE_ROWS = 512
 SURE = (40.0, 0.0, 0.0, 0.0, 0.0)  # weights of an estimator that says that every neighbour was read
-
-
-def rotation_name(rows: Rows, options: Options) -> str | None:
-    """The rotation of the codes; None where the codec has directions of its own."""
-    few = "hadamard" if rows.count <= FEW_ROWS else default(options.codec, rows.dimension)
-    return options.rotation or few
 
 
 def layout_of(rows: Rows, seed: int) -> Layout:
@@ -49,8 +44,7 @@ def layout_of(rows: Rows, seed: int) -> Layout:
 def codec_of(rows: Rows, options: Options) -> Codec:
     """Codes for rows of any kind: so few say nothing of which directions are strong."""
     d = rows.dimension
-    rotation, moment = rotation_name(rows, options), np.eye(d)
-    assert rotation is not None
+    rotation, moment = options.rotation or ROTATION, np.eye(d)
     sample = np.random.default_rng([options.seed, 8]).standard_normal((SAMPLE_ROWS, d), np.float32)
     code_bytes = max(4, d * CODE_BITS // 32 * 4)
     return CODECS[options.codec](moment, moment, code_bytes, sample, ROTATIONS[rotation](moment, options.seed))

@@ -12,10 +12,17 @@ from vantage.format import VERSION
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Rows
 from ..tune.choose import Choice
-from ..tune.few import rotation_name
 from ..tune.options import Options
 
-CHOSEN = ("partition", "router", "copies", "copies_share", "fast", "vectors")  # options that leave less to choose
+CHOSEN = (
+    "partition",
+    "router",
+    "copies",
+    "copies_share",
+    "rotation",
+    "fast",
+    "vectors",
+)  # options that leave less to choose
 
 
 def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Options, kind: str) -> dict[str, Any]:
@@ -38,10 +45,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "copies": choice.layout.copies,
         "router": {"name": choice.layout.router, "bytes": len(choice.layout.section.pack())},
         "codec": {"name": choice.codec.name, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
-        "rotation": {
-            "name": rotation_name(rows, options),
-            "bytes": len(choice.codec.rotation.pack()),
-        },
+        "rotation": {"name": choice.rotation, "bytes": len(choice.codec.rotation.pack())},
         "contract": {
             "k": choice.contract.k,
             "target": choice.contract.target,

@@ -107,6 +107,7 @@ def reopen(path: Path) -> Saved:
         root.promises,
         manifest.get("tried", []),
         (float("nan"), float("nan")),
+        manifest.get("rotation", {}).get("name"),
     )
     fields = [pa.field(name, table.schema.field(3 + i).type) for i, name in enumerate(names)]
     return Saved(

@@ -23,11 +23,11 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
-def found(points: Built) -> tuple[dict[str, Any], list[tuple[str, float]]]:
-    """(the curve of the points, what progress reported)."""
+def found(words: Built) -> tuple[dict[str, Any], list[tuple[str, float]]]:
+    """(the curve of the words, what progress was told)."""
     said: list[tuple[str, float]] = []
-    queries = Queries(points.queries, None)
-    result = curve(points.bucket / "points", queries, progress=Progress(lambda *report: said.append(report)))
+    queries = Queries(words.queries, None)
+    result = curve(words.bucket / "words", queries, progress=Progress(lambda *report: said.append(report)))
     return result, said
 
 
@@ -42,15 +42,15 @@ def test_promises() -> None:
     assert promises(contract(0.95, *measured, (10, 0, 0.99)), None) == [0.7, 0.91, 0.99]
 
 
-def test_each_point_is_what_eval_measures(points: Built, found: tuple[dict[str, Any], Any]) -> None:
-    result, path = found[0], points.bucket / "points"
+def test_each_point_is_what_eval_measures(words: Built, found: tuple[dict[str, Any], Any]) -> None:
+    result, path = found[0], words.bucket / "words"
     root = open_index(path).root
     measured = root.contract
     assert root.promises and [p["promise"] for p in result["points"]] == [p.recall for p in root.promises.by_recall]
-    assert (result["index"], result["queries"], result["k"], result["promise_k"]) == ("points", 60, 10, 10)
+    assert (result["index"], result["queries"], result["k"], result["promise_k"]) == ("words", 60, 10, 10)
     assert result["target"] == measured.target == 0.9
     one = result["points"][1]
-    alone = evaluate(path, Queries(points.queries, None), recall=one["promise"])
+    alone = evaluate(path, Queries(words.queries, None), recall=one["promise"])
     assert one == {"promise": one["promise"]} | {name: alone[name] for name in COSTS}
 
 
@@ -69,8 +69,8 @@ def test_progress_goes_through_every_promise(found: tuple[dict[str, Any], Any]) 
     assert said == wanted
 
 
-def test_another_k_measures_the_same_reads(points: Built, found: tuple[dict[str, Any], Any]) -> None:
-    one = curve(points.bucket / "points", Queries(points.queries, None), k=1)
+def test_another_k_measures_the_same_reads(words: Built, found: tuple[dict[str, Any], Any]) -> None:
+    one = curve(words.bucket / "words", Queries(words.queries, None), k=1)
     assert (one["k"], one["promise_k"]) == (1, 10)
     for a, b in zip(one["points"], found[0]["points"], strict=True):
         assert (a["promise"], a["bytes"], a["gets"]) == (b["promise"], b["bytes"], b["gets"])
@@ -85,7 +85,7 @@ def test_the_picture_shows_every_point(found: tuple[dict[str, Any], Any]) -> Non
     texts = [t.text for t in drawn.iter(f"{SVG}text")]
     names = ("GETs a query", "MB a query", "modelled ms", "recall@10", "measured", "promised", "p50", "p99")
     assert all(name in texts for name in names)
-    assert "points: recall@10 and its cost, 60 queries" in texts
+    assert "words: recall@10 and its cost, 60 queries" in texts
     nothing_read = result | {"points": [p | {"gets": 0, "bytes": 0} for p in result["points"]]}
     ElementTree.fromstring(picture(nothing_read))
 
@@ -103,9 +103,9 @@ def test_panels_place_points_by_their_axes() -> None:
     assert {"a<b", "one & two", "x", "y"} <= {t.text for t in drawn.iter(f"{SVG}text")}
 
 
-def test_command(points: Built, tmp_path: Path) -> None:
-    np.save(tmp_path / "q.npy", points.queries.astype(np.uint8))
-    args = ("eval", points.bucket / "points", "--queries", tmp_path / "q.npy", "--curve", "--limit", 20)
+def test_command(words: Built, tmp_path: Path) -> None:
+    np.save(tmp_path / "q.npy", words.queries)
+    args = ("eval", words.bucket / "words", "--queries", tmp_path / "q.npy", "--curve", "--limit", 20)
     told = vantage(*args, "--svg", tmp_path / "c.svg", "--json").json()
     assert told["queries"] == 20 and len(told["points"]) >= 4
     assert (tmp_path / "c.svg").read_text() == picture(told)
@@ -126,8 +126,8 @@ def test_command(points: Built, tmp_path: Path) -> None:
         (("--curve", "--k", "0"), "--k is 0, the limit is 1 to 1000"),
     ],
 )
-def test_refusals(args: tuple[str, ...], sentence: str, points: Built, tmp_path: Path) -> None:
-    np.save(tmp_path / "q.npy", points.queries)
+def test_refusals(args: tuple[str, ...], sentence: str, words: Built, tmp_path: Path) -> None:
+    np.save(tmp_path / "q.npy", words.queries)
     some = (a.format(none=tmp_path / "no" / "c.svg") for a in args)
-    said = vantage("eval", points.bucket / "points", "--queries", tmp_path / "q.npy", *some).refusal()
+    said = vantage("eval", words.bucket / "words", "--queries", tmp_path / "q.npy", *some).refusal()
     assert said.startswith(sentence)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from build_index import node
+from build_index.progress import SILENT, Progress
 from vantage.errors import InputError, VantageError
 
 NODE = """#!/bin/sh
@@ -41,7 +42,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_checkout_has_them(tmp_path: Path) -> None:
     assert node.is_fetched() and node.HOST == node.ROOT / "vendor" / "host"
-    node.fetch(lambda phase, share: pytest.fail("there is nothing to do"))
+    node.fetch(Progress(lambda phase, share: pytest.fail("there is nothing to do")))
 
 
 def test_they_are_fetched_once(installed: Path) -> None:
@@ -49,14 +50,14 @@ def test_they_are_fetched_once(installed: Path) -> None:
     with pytest.raises(VantageError, match="`vantage serve` fetches them"):
         node.node()
     phases = {}
-    node.fetch(lambda phase, share: phases.update({phase: share}))
+    node.fetch(Progress(lambda phase, share: phases.update({phase: share})))
     assert list(phases) == ["Node's packages", "Pyodide"] and all(0 <= share <= 1 for share in phases.values())
     assert node.is_fetched() and node.node() == installed
     assert {"node_modules", ".pyodide", "workerd.sh", "dev.mjs", "package-lock.json"} <= {
         path.name for path in node.HOST.iterdir()
     }
     assert list(node.HOST.parent.iterdir()) == [node.HOST]
-    node.fetch(lambda phase, share: pytest.fail("they are there"))
+    node.fetch(Progress(lambda phase, share: pytest.fail("they are there")))
 
 
 def test_another_lock_is_another_folder(installed: Path) -> None:
@@ -77,7 +78,7 @@ def test_what_fails_leaves_nothing_behind(installed: Path) -> None:
     with pytest.raises(
         VantageError, match="fetching Node's packages failed: no route to the registry; check the network"
     ):
-        node.fetch(lambda phase, share: None)
+        node.fetch(SILENT)
     assert not node.is_fetched() and not list(node.HOST.parent.iterdir())
 
 
@@ -87,7 +88,7 @@ def test_what_is_interrupted_leaves_nothing_behind(installed: Path) -> None:
 
     installed.write_text("#!/bin/sh\nexec sleep 60\n")
     with pytest.raises(KeyboardInterrupt):
-        node.fetch(interrupt)
+        node.fetch(Progress(interrupt))
     assert not node.is_fetched() and not list(node.HOST.parent.iterdir())
 
 
@@ -95,11 +96,11 @@ def test_two_at_once_end_with_one_folder(installed: Path) -> None:
     def other(phase: str, share: float) -> None:
         (node.HOST / "node_modules").mkdir(parents=True, exist_ok=True)
 
-    node.fetch(other)
+    node.fetch(Progress(other))
     assert list(node.HOST.parent.iterdir()) == [node.HOST]
 
 
 def test_a_cache_that_cannot_be_written_is_a_sentence(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     with pytest.raises(InputError, match=r"cannot keep .* in .*cache/vantage.*XDG_CACHE_HOME"):
-        node.fetch(lambda phase, share: None)
+        node.fetch(SILENT)
