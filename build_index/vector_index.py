@@ -1,10 +1,9 @@
-"""The library face: an index in a notebook, numpy in and out, saved as the Worker reads it."""
+"""The library: an index in a notebook, numpy in and out, saved as the Worker reads it."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import io
 import pickle
 import re
 import shutil
@@ -24,31 +23,22 @@ from vantage.errors import InputError, NotFoundError
 from vantage.index import Index
 from vantage.search.query import Answer, Query
 
-from .blocks.copies import COPY_RULES, Copies
-from .blocks.layout import index_section
-from .blocks.partition import Partition, homes
 from .bucket.names import check_name
 from .bucket.open import open_index
 from .bucket.store import local
 from .build import id_bytes
 from .clusters.cluster import tree_over
-from .codecs.planes import Encoded, encode_blocks
-from .context import BuildContext
+from .codecs.planes import Encoded
 from .hashing.bec_tree import BecTree
-from .ingest.arrays import Arrays, Ids, checked, known_ids, matrix, named, number, shown, truth, whole
-from .ingest.attributes import are_long
-from .ingest.rows import NORM_MAX, Ints, Rows, check_lengths, scaled_rows
-from .simulate.edge import prepared, probabilities
+from .ingest.arrays import Arrays, checked, known_ids, matrix, named, number, shown, truth, whole
+from .ingest.rows import Ints, check_lengths, scaled_rows
+from .mutable import MutableIndex, listed, packed
 from .tune.check import check_options
-from .tune.choose import Choice, choose
+from .tune.choose import choose
 from .tune.options import Options
-from .write.contents import Contents, check_blocks
-from .write.index import write_index
-from .write.manifest import manifest_of
 from .write.reopen import Saved, reopen
 from .write.vectors import stored_kind, stored_values
 
-MEASURED_ROWS = 20_000  # of those that were fitted: how near they lie to their centres, which of them have copies
 DRIFT_SHARE = 0.05  # of the fitted rows have to be added before drift is judged
 
 
@@ -93,7 +83,9 @@ class VectorIndex:
     n_features_in_: int
     n_fitted_: int
     recall_: float
+    _index: MutableIndex
     _tree: tuple[BecTree, Ints] | None  # and the number of each row in it
+    _live: Index | None  # opened for searches, where nothing has changed since
 
     def __init__(
         self,
@@ -142,22 +134,23 @@ class VectorIndex:
     def __repr__(self) -> str:
         """The parameters that are not the default."""
         defaults = inspect.signature(type(self)).parameters
-        told = (f"{n}={v!r}" for n, v in self.get_params().items() if v != defaults[n].default)
-        return f"{type(self).__name__}({', '.join(told)})"
+        changed = (f"{n}={v!r}" for n, v in self.get_params().items() if v != defaults[n].default)
+        return f"{type(self).__name__}({', '.join(changed)})"
 
     def __len__(self) -> int:
         """Rows in the index."""
-        return self._rows.count if hasattr(self, "_rows") else 0
+        return self._index.rows.count if hasattr(self, "_index") else 0
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: all but what a search has opened. No two share what add and remove change in place."""
-        rows = {name: value for name, value in vars(self).items() if name in ("_stored", "_rows")}
-        rest = {name: value for name, value in vars(self).items() if name not in rows}
-        return rows | {"rest": _packed(rest | {"_live": None} if rows else rest)}
+        rest = packed({name: value for name, value in vars(self).items() if name not in ("_index", "_live")})
+        return {"rest": rest} | ({"index": self._index.__getstate__()} if hasattr(self, "_index") else {})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        rest = pickle.loads(state["rest"])
-        vars(self).update({name: value for name, value in state.items() if name != "rest"} | rest)
+        vars(self).update(pickle.loads(state["rest"]))
+        if "index" in state:
+            self._index, self._live = MutableIndex.__new__(MutableIndex), None
+            self._index.__setstate__(state["index"])
 
     # Rows
 
@@ -179,8 +172,8 @@ class VectorIndex:
         there already, or as fit does.
         """
         self._check_fitted()
-        old = self._stored
-        given = matrix(vectors, "the vectors")
+        index, given = self._index, matrix(vectors, "the vectors")
+        old = index.stored
         self._check_width(given)
         if ids is None:
             if isinstance(old.id_of, list):
@@ -189,37 +182,20 @@ class VectorIndex:
             if first + len(given) > 1 << 63:
                 raise InputError("vectors without ids", hint="there are no larger ones than the last: give some")
             ids = np.arange(len(given)) + min(first, (1 << 63) - 1)
-        nulls = "[" + ",".join(["null"] * len(self._attributes)) + "]"
-        new = checked(given, ids, self._rows.metric, old.kind, nulls.encode())
+        nulls = "[" + ",".join(["null"] * len(index.attributes)) + "]"
+        new = checked(given, ids, index.rows.metric, old.kind, nulls.encode())
         if not len(given):
             return self
         if new.id_kind != old.id_kind:
             raise InputError(f"ids of kind {new.id_kind} for an index of {old.id_kind}", hint="give ids of its kind")
-        there = [i for i in _listed(new.id_of) if i in self._numbers()]
-        if there:
-            raise InputError(f"ids that are there already: {named(there)}", hint="remove them first, or give others")
-        stored_values(new.floats(0, new.rows), self._kind, np.arange(new.rows))  # raises where they cannot be kept
-        rows = replace(self._rows, stored=new)
-        if (
-            rows.metric != "cosine"
-            and (np.linalg.norm(rows.slice(0, rows.count), axis=1) > NORM_MAX[rows.metric]).any()
-        ):
-            raise InputError(
-                f"vectors over {NORM_MAX[rows.metric]:g} times as long as those of the fit",
-                hint="fit again with them among the rows",
-            )
-
-        layout = self._choice.layout
-        home = self._homes(rows)
-        copy = self._copies(rows, home, layout.copy.shape[1])
-        homes, copies = np.concatenate([layout.partition.home, home]), np.concatenate([layout.copy, copy])
-        blocks = np.bincount(np.concatenate([homes, copies[copies >= 0]]), minlength=layout.blocks)
-        check_blocks(blocks, len(homes), self._choice.codec.code_bytes, are_long(old, self._attributes.names))
-        self._moved(old.followed_by(new), homes, copies, np.unique(np.concatenate([home, copy[copy >= 0]])))
-        self._added += np.array([len(home), self._apart(rows, home).sum()])
+        row_of = index.row_of()
+        known = [identifier for identifier in listed(new.id_of) if identifier in row_of]
+        if known:
+            raise InputError(f"ids that are there already: {named(known)}", hint="remove them first, or give others")
+        rows, self._live = index.add(new), None
         if self._tree is not None:
-            made, numbers = self._tree
-            self._tree = made, np.concatenate([numbers, made.add(rows.slice(0, rows.count))])
+            tree, numbers = self._tree
+            self._tree = tree, np.concatenate([numbers, tree.add(rows.slice(0, rows.count))])
         return self
 
     def remove(self, ids: Any) -> Self:
@@ -228,23 +204,21 @@ class VectorIndex:
         Raises NotFoundError, and removes nothing, where an id is not there; InputError where no row would be left.
         """
         self._check_fitted()
-        wanted, row_of = _listed(known_ids(ids)), self._numbers()
-        missing = [i for i in wanted if i not in row_of]
+        doomed, row_of = listed(known_ids(ids)), self._index.row_of()
+        missing = [identifier for identifier in doomed if identifier not in row_of]
         if missing:
             raise NotFoundError(f"there are no rows with the ids {named(missing)}", hint="check the ids")
-        gone = np.unique(np.array([row_of[i] for i in wanted], np.int64))
+        gone = np.unique(np.array([row_of[identifier] for identifier in doomed], np.int64))
         if len(gone) == len(self):
             raise InputError("no row would be left", hint="an index keeps one row at least: fit a new one")
         if not len(gone):
             return self
         if self._tree is not None:
-            made, numbers = self._tree
-            made.remove(numbers[gone])
-            self._tree = made, np.delete(numbers, gone)
-        kept, layout = np.setdiff1d(np.arange(len(self)), gone), self._choice.layout
-        home, copy = layout.partition.home, layout.copy
-        touched = np.unique(np.concatenate([home[gone], copy[gone][copy[gone] >= 0]]))
-        self._moved(self._stored.take(kept), home[kept], copy[kept], touched)
+            tree, numbers = self._tree
+            tree.remove(numbers[gone])
+            self._tree = tree, np.delete(numbers, gone)
+        self._index.remove(gone)
+        self._live = None
         return self
 
     def train_incremental(self, stream: Iterable[Any]) -> Self:
@@ -262,28 +236,28 @@ class VectorIndex:
         """
         for batch in stream:
             vectors, ids = batch if isinstance(batch, tuple) else (batch, None)
-            if not hasattr(self, "_rows"):
+            if not hasattr(self, "_index"):
                 self.fit(vectors, ids)
                 continue
             self.add(vectors, ids)
-            enough = self._added[0] >= DRIFT_SHARE * self.n_fitted_
-            if len(self) >= self.growth * self.n_fitted_ or (enough and self.drift_ >= self.drift):
-                self._fit(self._stored, self._attributes, self._options.model)
+            index = self._index
+            enough = index.added[0] >= DRIFT_SHARE * self.n_fitted_
+            if len(self) >= self.growth * self.n_fitted_ or (enough and index.drift >= self.drift):
+                self._fit(index.stored, index.attributes, index.options.model)
         return self
 
     @property
     def ids_(self) -> npt.NDArray[Any]:
         """The ids of all rows in the order of fit and add: int64 (n), or objects (n) of str or bytes."""
         self._check_fitted()
-        ids = self._stored.id_of
+        ids = self._index.stored.id_of
         return np.array([shown(i) for i in ids], object) if isinstance(ids, list) else ids.copy()
 
     @property
     def drift_(self) -> float:
         """See train_incremental; 1 where no row was added since the last fit."""
         self._check_fitted()
-        count, total = self._added
-        return float(total / count / max(self._measures()[0], 1e-30)) if count else 1.0
+        return self._index.drift
 
     # Answers
 
@@ -311,16 +285,16 @@ class VectorIndex:
         with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite and is refused
             vectors = given.astype(np.float32)
         index = self._opened()
-        asked = [Query(q.tolist(), k, recall, rerank, exact=exact, param="a query") for q in vectors]
+        wishes = [Query(q.tolist(), k, recall, rerank, exact=exact, param="a query") for q in vectors]
 
         async def answers() -> list[Answer]:
-            return [await index.query(query) for query in asked]
+            return [await index.query(query) for query in wishes]
 
-        found: list[Answer] = _apart_from_loops(asyncio.run, answers())
+        all_answers: list[Answer] = _apart_from_loops(asyncio.run, answers())
         strings = index.root.index.id_kind == "bytes"
         ids = np.full((len(given), k), None, object) if strings else np.full((len(given), k), -1, np.int64)
         scores = np.full((len(given), k), np.nan)
-        for i, answer in enumerate(found):
+        for i, answer in enumerate(all_answers):
             for j, match in enumerate(answer.matches):
                 ids[i, j], scores[i, j] = shown(match.id), match.score
         return Found(ids, scores)
@@ -336,26 +310,26 @@ class VectorIndex:
         merging leaves, fit drops it, and it is not saved. Raises InputError for fewer than 2 rows.
         """
         level, k = _chosen(level, k)
-        made, numbers = self._clusters()
-        return made.labels(level, k)[numbers]
+        tree, numbers = self._clusters()
+        return tree.labels(level, k)[numbers]
 
     def assign(self, vectors: Any, level: int | None = None, k: int | None = None) -> npt.NDArray[np.int32]:
         """i32 (n): the clusters that vectors (n, d) would lie in, numbered as in cluster; none is added."""
         level, k = _chosen(level, k)
-        made, _ = self._clusters()
+        tree, _ = self._clusters()
         given = matrix(vectors, "the vectors")
         self._check_width(given)
-        asked = checked(given, np.arange(len(given)), self._rows.metric)
-        return made.assign(replace(self._rows, stored=asked).slice(0, len(given)), level, k)
+        vectors = checked(given, np.arange(len(given)), self._index.rows.metric)
+        return tree.assign(replace(self._index.rows, stored=vectors).slice(0, len(given)), level, k)
 
     def medoids(self, level: int | None = None, k: int | None = None) -> Medoids:
         """The row of each cluster with the least summed squared distance to the others, and the cluster's size."""
         level, k = _chosen(level, k)
-        made, numbers = self._clusters()
-        row = np.full(len(made.home), -1, np.int64)
+        tree, numbers = self._clusters()
+        row = np.full(len(tree.home), -1, np.int64)
         row[numbers] = np.arange(len(numbers))
-        central = row[made.medoids(level, k)[0]]
-        return Medoids(self.ids_[central], self._stored.gather(central), made.sizes(level, k))
+        central = row[tree.medoids(level, k)[0]]
+        return Medoids(self.ids_[central], self._index.stored.gather(central), tree.sizes(level, k))
 
     # Folders
 
@@ -371,7 +345,7 @@ class VectorIndex:
         out = local(path)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            self._write(out)
+            self._index.write(out)
         except OSError as error:
             raise InputError(
                 f"cannot write {error.filename or out}: {error.strerror or error}", hint="name another folder"
@@ -387,15 +361,16 @@ class VectorIndex:
         Raises NotFoundError where there is none, DamagedError where its bytes are not those that were written.
         """
         saved: Saved = _apart_from_loops(reopen, Path(path))
-        rows, choice, told = saved.rows, saved.choice, saved.manifest
-        made = cls(
-            metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=told["seed"],
-            second_wave=told["contract"].get("second_wave", False), codec=choice.codec.name,
-            error_norms=saved.norms,
-            cache_bytes=told["cache_bytes"], memory_bytes=told["memory_bytes"], **told.get("options", {}),
+        rows, choice, manifest = saved.rows, saved.choice, saved.manifest
+        index = cls(
+            metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=manifest["seed"],
+            second_wave=manifest["contract"].get("second_wave", False), codec=choice.codec.name,
+            error_norms=saved.norms, cache_bytes=manifest["cache_bytes"], memory_bytes=manifest["memory_bytes"],
+            **manifest.get("options", {}),
         )  # fmt: skip
-        made._start(rows, saved.attributes, choice, [*saved.codes], told.get("model"), rows.stored.kind)
-        return made
+        options = replace(index._options_given(), model=manifest.get("model"))
+        index._start(MutableIndex(rows, saved.attributes, choice, [*saved.codes], options, rows.stored.kind))
+        return index
 
     # What is inside
 
@@ -409,7 +384,8 @@ class VectorIndex:
         check_lengths(self.metric, norms, float(norms.max()), f"row {norms.argmax()}")
         choice = choose(rows, id_bytes(stored), options)
         kind = stored_kind(rows, choice.near, self.vectors)
-        self._start(rows, attributes, choice, [None] * choice.layout.blocks, model, kind)
+        codes: list[Encoded | None] = [None] * choice.layout.blocks
+        self._start(MutableIndex(rows, attributes, choice, codes, replace(options, model=model), kind))
         return self
 
     def _options_given(self) -> Options:
@@ -431,56 +407,13 @@ class VectorIndex:
             vectors=self.vectors,
         )  # fmt: skip
 
-    def _start(
-        self, rows: Rows, attributes: pa.Schema, choice: Choice, codes: list[Encoded | None], model: str | None,
-        kind: str,
-    ) -> None:  # fmt: skip
-        assert isinstance(rows.stored, Arrays)
-        self._options = replace(self._options_given(), model=model)
-        self._attributes, self._choice, self._codes = attributes, choice, codes
-        self._stored, self._rows = rows.stored, rows
-        self._kind = kind
-        self._added = np.zeros(2)  # rows since the fit, their squared distances to their centres
-        self._measured: tuple[float, float] | None = None
-        self._tree = None
-        self._by_id: dict[int | bytes, int] | None = None
-        self._live: Index | None = None
-        self.n_features_in_, self.n_fitted_ = rows.dimension, rows.count
-        contract = choice.contract
+    def _start(self, index: MutableIndex) -> None:
+        """Takes the place of what was fitted before."""
+        self._index, self._tree = index, None
+        self._live = None
+        self.n_features_in_, self.n_fitted_ = index.rows.dimension, index.rows.count
+        contract = index.choice.contract
         self.recall_ = min(p.recall for p in contract.points if p.k == contract.k and p.recall >= contract.target)
-        self._measures()  # while the rows are those of the fit
-
-    def _moved(self, stored: Arrays, home: npt.NDArray[np.int32], copy: npt.NDArray[np.int32], touched: Ints) -> None:
-        """Takes these rows and their places; codes of blocks that were touched are no longer known."""
-        layout = self._choice.layout
-        self._choice = replace(
-            self._choice, layout=replace(layout, partition=replace(layout.partition, home=home), copy=copy)
-        )
-        self._stored, self._rows = stored, replace(self._rows, stored=stored)
-        for b in touched.tolist():
-            self._codes[b] = None
-        self._by_id = self._live = None
-
-    def _write(self, out: Path) -> None:
-        rows, choice = self._rows, self._choice
-        manifest = manifest_of(rows, self._attributes, choice, self._options, self._kind)
-        contents = Contents(rows, self._attributes, choice, self._kind, manifest, self._encode)
-        write_index(contents, BuildContext(out, rows.metric, self._options))
-
-    def _encode(self, low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
-        """Codes of blocks [low, high), see write.Encode: those that are not known are found, and kept."""
-        choice, parts = self._choice, [source[a:b] for a, b in zip(starts, starts[1:], strict=False)]
-        stale = [i for i in range(high - low) if self._codes[low + i] is None and len(parts[i])]
-        if stale:
-            x = self._rows.take(np.concatenate([parts[i] for i in stale]))
-            ends = np.cumsum([0, *(len(parts[i]) for i in stale)]).tolist()
-            centres = choice.layout.centres[[low + i for i in stale]]
-            found = encode_blocks(choice.codec, x, ends, centres, self._rows.metric)
-            for i, codes in zip(stale, found, strict=True):
-                self._codes[low + i] = codes
-        nothing = np.zeros(0, np.uint8)
-        empty = Encoded((0.0, 0.0, 0.0, 0.0), np.zeros((0, choice.codec.code_bytes), np.uint8), nothing, nothing)
-        return [self._codes[low + i] or empty for i in range(high - low)]
 
     def _opened(self) -> Index:
         """The index as it is now, written to a folder of its own and opened through vantage."""
@@ -489,7 +422,7 @@ class VectorIndex:
             try:
                 path = Path(folder, "index")
                 path.mkdir()
-                self._write(path)
+                self._index.write(path)
                 live: Index = _apart_from_loops(open_index, path)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -502,60 +435,13 @@ class VectorIndex:
         """The tree over all rows, and the number of each row in it."""
         self._check_fitted()
         if self._tree is None:
-            made = tree_over(self._rows, self._options.seed, self._options.memory_bytes)
-            self._tree = made, np.arange(len(self))
+            options = self._index.options
+            tree = tree_over(self._index.rows, options.seed, options.memory_bytes)
+            self._tree = tree, np.arange(len(self))
         return self._tree
 
-    def _homes(self, rows: Rows) -> npt.NDArray[np.int32]:
-        """i32 (n): blocks of new rows."""
-        layout = self._choice.layout
-        if layout.router not in ("ecvh", "bec-tree"):
-            return homes(rows, layout.centres)
-        section = index_section(rows, layout.blocks, rows.count, layout.router)
-        p = probabilities(layout.router, layout.section, section, prepared(rows, np.arange(rows.count)))
-        out: npt.NDArray[np.int32] = p.argmax(1).astype(np.int32)
-        return out
-
-    def _copies(self, rows: Rows, home: npt.NDArray[np.int32], most: int) -> npt.NDArray[np.int32]:
-        """i32 (n, most): blocks of copies of new rows, -1 for none: where the fitted rows would have them too."""
-        if not most or self._choice.layout.blocks == 1:
-            return np.full((len(home), most), -1, np.int32)
-        copies = self._could_copy(rows, home)
-        return np.where(copies.order(most) <= self._measures()[1], copies.block[:, :most], np.int32(-1))
-
-    def _could_copy(self, rows: Rows, home: npt.NDArray[np.int32]) -> Copies:
-        """By soar where the build counted misses: new rows have no queries."""
-        name = self._options.copies or "soar"
-        return COPY_RULES["soar" if name == "misses" else name](rows, Partition(self._choice.layout.centres, home))
-
-    def _measures(self) -> tuple[float, float]:
-        """Of the fitted rows: mean squared distance to their centres; the largest worth of a copy that was made."""
-        if self._measured is None:
-            layout = self._choice.layout
-            some = np.unique(np.linspace(0, len(self) - 1, min(MEASURED_ROWS, len(self))).astype(np.int64))
-            rows = replace(self._rows, stored=self._stored.take(some))
-            home, copy = layout.partition.home[some], layout.copy[some]
-            last, made = -np.inf, int((copy >= 0).sum())
-            if made and layout.blocks > 1:
-                worth = np.sort(self._could_copy(rows, home).order(copy.shape[1]).ravel())
-                last = float(worth[min(made, int(np.isfinite(worth).sum())) - 1])
-            self._measured = float(self._apart(rows, home).mean()), last
-        return self._measured
-
-    def _apart(self, rows: Rows, home: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """f32 (n): squared distances to the centres of these blocks."""
-        r = rows.slice(0, rows.count) - self._choice.layout.centres[home]
-        out: npt.NDArray[np.float32] = np.einsum("ij,ij->i", r, r)
-        return out
-
-    def _numbers(self) -> dict[int | bytes, int]:
-        """Row of each id."""
-        if self._by_id is None:
-            self._by_id = {i: row for row, i in enumerate(_listed(self._stored.id_of))}
-        return self._by_id
-
     def _check_fitted(self) -> None:
-        if not hasattr(self, "_rows"):
+        if not hasattr(self, "_index"):
             raise InputError(f"this {type(self).__name__} is not fitted yet", hint="call fit, or load a saved index")
 
     def _check_width(self, given: npt.NDArray[Any]) -> None:
@@ -566,32 +452,9 @@ class VectorIndex:
             )
 
 
-class _Pickler(pickle.Pickler):
-    """Takes the memory views of a root's sections too."""
-
-    def reducer_override(self, given: Any) -> Any:
-        if isinstance(given, memoryview):
-            return _view, (bytes(given), given.format, given.shape)
-        return NotImplemented
-
-
-def _packed(given: Any) -> bytes:
-    out = io.BytesIO()
-    _Pickler(out).dump(given)
-    return out.getvalue()
-
-
-def _view(data: bytes, kind: str, shape: tuple[int, ...]) -> memoryview:
-    return memoryview(data).cast(kind, shape)  # type: ignore[call-overload, no-any-return]
-
-
 def _chosen(level: Any, k: Any) -> tuple[int | None, int | None]:
     """A level and a number of clusters, each checked where it is given."""
     return None if level is None else whole("level", level), None if k is None else whole("k", k)
-
-
-def _listed(ids: Ids) -> list[Any]:
-    return ids if isinstance(ids, list) else ids.tolist()
 
 
 def _apart_from_loops(call: Callable[..., Any], *args: Any) -> Any:

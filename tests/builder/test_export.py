@@ -14,7 +14,7 @@ import pytest
 from doubles import Built
 from small import RowsOf, clustered, vantage
 from test_bec_tree import prefixes_of
-from test_ecvh import words_of
+from test_ecvh import codewords_of
 from test_mlp import index_of, network, progressive
 from test_tree import grown
 from test_tree import index_of as tree_index
@@ -257,7 +257,7 @@ def test_trees(blocks: int, tmp_path: Path) -> None:
 def test_codes(metric: str, bits: int, tmp_path: Path) -> None:
     """Random directions with a shortened Golay code, and under l2 the zero vector."""
     about = replace(index_of(40, 27, metric), router="ecvh")
-    index = bare("code", ecvh.section(words_of(40, 27), bits), about)
+    index = bare("code", ecvh.section(codewords_of(40, 27), bits), about)
     queries = np.random.default_rng(4).normal(size=(50, 40)).astype(np.float32)
     if metric == "l2":
         queries[7] = 0

@@ -89,7 +89,7 @@ def test_what_was_loaded_is_fitted_again_as_it_was_asked_for(tmp_path: Path) -> 
     asked = VectorIndex(metric="l2", recall=0.7, k=K, router="ecvh", copies="none", copies_share=0.0, growth=1.1)
     with patch.object(codewords, "STEPS", 20):
         asked.fit(ROWS)
-        asked._options = replace(asked._options, model="minilm")  # as `vantage build --model` stamps it
+        asked._index.options = replace(asked._index.options, model="minilm")  # as `vantage build --model` stamps it
         asked.save(tmp_path / "words")
         loaded = VectorIndex.load(tmp_path / "words")
         loaded.growth = 1.1
@@ -124,12 +124,12 @@ def test_new_rows_are_found_and_removed_ones_are_not(index: VectorIndex) -> None
 
 def test_only_touched_blocks_are_encoded_again(index: VectorIndex) -> None:
     index.search(QUERIES[:1])
-    before = list(index._codes)
+    before = list(index._index.codes)
     index.add(QUERIES[:1])
-    stale = [b for b, codes in enumerate(index._codes) if codes is None]
+    stale = [b for b, codes in enumerate(index._index.codes) if codes is None]
     assert 1 <= len(stale) <= 2 < len(before)
     index.search(QUERIES[:1])
-    assert [b for b, (old, new) in enumerate(zip(before, index._codes, strict=True)) if old is not new] == stale
+    assert [b for b, (old, new) in enumerate(zip(before, index._index.codes, strict=True)) if old is not new] == stale
 
 
 @pytest.mark.parametrize(("codec", "rotation"), [*((name, None) for name in CODECS), ("lrsq", "bor")])
@@ -161,7 +161,7 @@ def test_any_sequence_of_changes(saved: Path, tmp_path_factory: pytest.TempPathF
             path = tmp_path_factory.mktemp("bucket") / "later"
             index = VectorIndex.load(index.save(path) and path)
         else:
-            block = index._choice.layout.partition.home
+            block = index._index.choice.layout.partition.home
             gone = draw.choice(ids, draw.integers(max(1, len(ids) // 2)), replace=False)
             if step == "block":  # one becomes empty
                 gone = index.ids_[block == block[draw.integers(len(block))]]
@@ -174,7 +174,7 @@ def test_any_sequence_of_changes(saved: Path, tmp_path_factory: pytest.TempPathF
 
 def test_strings_and_an_empty_block(tmp_path: Path) -> None:
     index = VectorIndex(metric="dot", **CHOICES).fit(ROWS[:300], [f"row {i}" for i in range(300)])
-    home = index._choice.layout.partition.home
+    home = index._index.choice.layout.partition.home
     gone = index.ids_[home == home[0]]
     index.remove(gone)
     found = index.search(QUERIES, 3)
@@ -267,7 +267,7 @@ BAD = np.where(np.arange(24) == 3, np.nan, MORE[:3])
 def test_refused_rows_change_nothing(index: VectorIndex, vectors: Any, ids: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         index.add(vectors, ids)
-    assert len(index) == 600 and index._codes.count(None) == 0
+    assert len(index) == 600 and index._index.codes.count(None) == 0
 
 
 def test_other_refusals(index: VectorIndex, saved: Path, tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_copies_are_indexes_of_their_own(saved: Path, how: str, after: str, monk
         assert (np.bincount(one.cluster(k=4)).sum(), np.bincount(other.cluster(k=4)).sum()) == (600, 310)
     assert (one.search(QUERIES, K).ids == before.ids).all()
     one._opened()
-    proven(other, dict(zip(other.ids_.tolist(), other._stored.held, strict=True)), QUERIES[:5])
+    proven(other, dict(zip(other.ids_.tolist(), other._index.stored.held, strict=True)), QUERIES[:5])
 
 
 def test_fewer_rows_than_answers(index: VectorIndex) -> None:
