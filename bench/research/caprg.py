@@ -38,7 +38,7 @@ import numpy.typing as npt
 from bench.research.unwritten import Setting, planned, setting, told
 from build_index.blocks.layout import Layout
 from build_index.codecs.planes import Codec, encode
-from build_index.hashing.codewords import golay, started
+from build_index.hashing.codewords import golay, start_codewords
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import F32, Ints, Rows
 from build_index.neighbours.graph import Graph, neighbour_graph
@@ -46,7 +46,7 @@ from build_index.simulate import measure
 from build_index.simulate.edge import P
 from build_index.simulate.measure import Bools, Candidates, Reads, block_bytes, full_scan, plans, price_for
 from build_index.tune.fit import probabilities_of
-from build_index.tune.promises import Held, estimators, fitted, said
+from build_index.tune.promises import Held, estimate_recall, estimators, fit_logistic
 from vantage.cost import LANES
 from vantage.format import Promise
 from vantage.search.estimate import ROWS_EPSILON, second_price
@@ -217,7 +217,7 @@ class Judge:
 def taught(features: Features, of: Asked, read: Bools, layout: Layout, edges: Edges, k: int) -> Judge:
     """From tuning rows that have read these blocks."""
     x, y = features(of, read, layout.sizes(), edges, k), missed(of, read, layout, k)
-    return Judge(features, fitted(np.stack([f[~read] for f in x], 1), y[~read]))
+    return Judge(features, fit_logistic(np.stack([f[~read] for f in x], 1), y[~read]))
 
 
 def second_wave(of: Asked, first: Reads, p: P, sizes: Ints, k: int) -> tuple[Reads, float] | None:
@@ -240,7 +240,7 @@ def decided(
     estimator = next(e for e in estimators(tune, k, (), prices[0]) if e.k == k)
     dear = int(prices[1] * step)
     first = plans(of.p, sizes, dear)
-    estimate = said(estimator, Held(of.found, of.p, sizes, rows), first.blocks, dear)
+    estimate = estimate_recall(estimator, Held(of.found, of.p, sizes, rows), first.blocks, dear)
     later = {dear >> n: plans(of.p, sizes, dear >> n, done=first.blocks) for n in (1, 2, 3)}
 
     def at(threshold: float) -> tuple[Reads, float]:
@@ -372,7 +372,7 @@ def compare(of: Setting, ood: list[npt.NDArray[np.generic]], radius: int, depths
     near = neighbour_graph(rows, np.arange(rows.count), NEAR, seed=0, memory_bytes=task.options.memory_bytes)
     x = rows.slice(0, rows.count)
     some = task.sample[:: max(1, len(task.sample) // SIGNS_ROWS)]
-    signs = started(x[some], golay(), np.arange(2, dtype=np.uint32), 0)
+    signs = start_codewords(x[some], golay(), np.arange(2, dtype=np.uint32), 0)
     bits = x @ signs.directions.T > signs.threshold
     word = (bits * (1 << np.arange(bits.shape[1]))).sum(1).astype(np.uint32)
     close = near_codewords(near, word, radius)

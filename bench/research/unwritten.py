@@ -24,7 +24,7 @@ from build_index.progress import SILENT
 from build_index.simulate.edge import P
 from build_index.simulate.measure import Candidates, Reads, full_scan, plans, price_for
 from build_index.tune.choose import _residuals, _second_moments
-from build_index.tune.fit import Task, fitted
+from build_index.tune.fit import Task, fit_router
 from vantage.cost import LANES, wave_ms
 from vantage.search.prepare import Prepared, prepare
 
@@ -67,7 +67,7 @@ def setting(data: Path, name: str, count: int | None, blocks: int, router: str, 
     with rows_of(data, name, count) as rows:
         task = task_of(rows)
         base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
-        layout, _ = fitted(task, base, COPY_RULES["soar"](rows, base).best(SHARE), router, SILENT)
+        layout, _ = fit_router(task, base, COPY_RULES["soar"](rows, base).best(SHARE), router, SILENT)
         residuals = _residuals(rows, task.sample, layout)
         codec = lrsq.train(*_second_moments(rows, task.sample, layout), CODE_BYTES[name], residuals)
         made = Setting(task, layout, codec, [], np.empty((0, K), np.int32))

@@ -30,7 +30,7 @@ def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
     x = rows.take(sample)
     if blocks == 1:
         return Partition(x.mean(0, keepdims=True), np.zeros(rows.count, np.int32))
-    centres, price, _ = _balanced(x, blocks, seed, progress.part(0, PRICED_ROUNDS / (PRICED_ROUNDS + 1)))
+    centres, price, _ = _balance(x, blocks, seed, progress.part(0, PRICED_ROUNDS / (PRICED_ROUNDS + 1)))
     home = homes(rows, centres, price)
     shed(rows, home, centres, int(SHED_OVER * rows.count / blocks) + 1)
     fill(x, sample, home, blocks)
@@ -57,7 +57,7 @@ def two_level(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
         if high - low == 1:
             centres[low] = own.mean(0)
         else:
-            centres[low:high], price[low:high], unit[low:high] = _balanced(own, int(high - low), seed)
+            centres[low:high], price[low:high], unit[low:high] = _balance(own, int(high - low), seed)
         progress(0.4 + 0.4 * (r + 1) / regions)
     home = np.empty(rows.count, np.int32)
     for turn in range(ALL_ROUNDS):  # of few rows a block, prices that balance the sample do not balance the others
@@ -83,7 +83,7 @@ def by_kmeans(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: 
     return (partition if blocks < TWO_LEVEL_BLOCKS else two_level)(rows, sample, blocks, seed, progress)
 
 
-def _balanced(x: F32, blocks: int, seed: int, progress: Progress = SILENT) -> tuple[F32, F32, float]:
+def _balance(x: F32, blocks: int, seed: int, progress: Progress = SILENT) -> tuple[F32, F32, float]:
     """(centres f32 (blocks, d), price f32 (blocks), unit of the price) of balanced k-means of x; see `partition`."""
     kmeans = faiss.Kmeans(
         x.shape[1], blocks, niter=FREE_ROUNDS, seed=seed + 1, min_points_per_centroid=1,

@@ -31,7 +31,7 @@ P = npt.NDArray[np.uint32]
 _NOTHING = memoryview(b"")
 
 
-def prepared(rows: Rows, numbers: Ints) -> list[Prepared]:
+def prepare_rows(rows: Rows, numbers: Ints) -> list[Prepared]:
     """Stored rows as queries, through the edge's own preparation."""
     section = index_section(rows, 1, rows.count)
     return [prepare(v.tolist(), section) for v in rows.stored.gather(numbers)]

@@ -191,7 +191,7 @@ def full_scan(
         block[i, : len(entries)], row[i, : len(entries)] = entries[:, 1], row_of_slot[entries[:, 0]]
         score[i, : len(entries)] = entries[:, 2] / queries[i].unit
         base[i] = [scan.base(b) for b in range(layout.blocks)]
-    candidates = judged(block, row, truth)
+    candidates = judge(block, row, truth)
     tying = np.flatnonzero(truth.more)
     others = (candidates.rank[tying] < 0) & (row[tying] >= 0)
     tie = others & ties(rows, without[tying], np.where(others, row[tying], 0), truth.last[tying])
@@ -199,7 +199,7 @@ def full_scan(
     return replace(candidates, score=score, base=base)
 
 
-def judged(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: Truth) -> Candidates:
+def judge(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: Truth) -> Candidates:
     """Candidates of these copies, best first, against this truth; without scores, and ties with other rows."""
     none = np.zeros((len(block), 0), np.float32)
     return Candidates(block, row, _twins(row), ranks(row, truth.rows, truth.better), truth, none, none)

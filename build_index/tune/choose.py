@@ -25,16 +25,16 @@ from ..blocks.partition import Partition
 from ..codecs import CODECS
 from ..codecs.planes import Codec
 from ..codecs.rotations import ROTATIONS, default
-from ..ingest.rows import F32, Ints, Rows, tempered
+from ..ingest.rows import F32, Ints, Rows, temper
 from ..neighbours.graph import Graph, neighbour_graph
 from ..neighbours.truth import HeldOut, hold_out, nearness, truth_of
 from ..progress import SILENT, Progress
 from ..routers import ROUTERS, lse
-from ..simulate.edge import P, prepared
+from ..simulate.edge import P, prepare_rows
 from ..simulate.measure import KEPT, Candidates, Reads, block_bytes, full_scan, plans
 from . import few
-from .contract import PricedRecall, calibrated, price_at, target_point, with_pages, with_reads
-from .fit import Held, Task, fitted, pages_of, probabilities_of, routed
+from .contract import PricedRecall, calibrate, price_at, target_point, with_pages, with_reads
+from .fit import Held, Task, fit_router, pages_of, plan_routing, probabilities_of
 from .options import TRAINING_BYTES_MIN, Options
 from .promises import Held as Measured
 from .promises import gather_of, make_promises
@@ -80,7 +80,7 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
     truth = truth_of(rows, held.all, min(max(k, 10), rows.count - 1), phase)
     where = np.searchsorted(held.all, held.tune), np.searchsorted(held.all, held.price)
     tune, price = (
-        Held(prepared(rows, of), of, truth[at]) for of, at in zip((held.tune, held.price), where, strict=True)
+        Held(prepare_rows(rows, of), of, truth[at]) for of, at in zip((held.tune, held.price), where, strict=True)
     )
     sample = _sample(rows, held, options)
     queries, neighbours = _training_queries(rows, sample, options, progress)
@@ -90,10 +90,10 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
     p = probabilities_of(rows, drawn.layout, price.queries)
     some = tune.spread(CODE_QUERIES)
     task = replace(task, tune=tune.take(some))
-    for coded in _coded(task, drawn, p_tune[some]):
-        found = _scanned(task, coded.layout, coded.codec, price, "prices", p)
+    for coded in _code(task, drawn, p_tune[some]):
+        found = _scan(task, coded.layout, coded.codec, price, "prices", p)
         # Where few rows were held out, the tuning ones may have flattered a code.
-        choice = _promised(task, coded, p_tune[some], price, p, found, options.recall)
+        choice = _promise(task, coded, p_tune[some], price, p, found, options.recall)
         if choice is not None:
             return replace(choice, near=near_by)
     return replace(_by_exact_scores(task, drawn, p_tune[some], price, p), near=near_by)
@@ -102,19 +102,19 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
 def _exact(rows: Rows, id_bytes: float, options: Options, tried: list[dict[str, Any]]) -> Choice:
     """One block, and exact scores of all its rows."""
     layout, codec = few.layout_of(rows, options.seed), few.codec_of(rows, options)
-    contract, promises = few.promised(rows, layout, codec, id_bytes, options)
+    contract, promises = few.promise_exact(rows, layout, codec, id_bytes, options)
     wait = promises.by_recall[0].ms
     return Choice(layout, codec, contract, promises, tried, (wait, wait), options.rotation or few.ROTATION)
 
 
-def _promised(
+def _promise(
     task: Task, coded: _Coded, p_tune: P, price: Held, p: P, found: Candidates, target: float, rerank: int = 0
 ) -> Choice | None:
     """The index with these codes and its promises, made on the rows `price`; None where they keep no such target."""
     rows, options, layout = task.rows, task.options, coded.layout
     sizes = block_bytes(layout.sizes(), coded.codec.code_bytes, task.id_bytes)
     recall_at, pages = PricedRecall(found, p, sizes), pages_of(rows, layout, price.queries)
-    contract = calibrated(recall_at, task.k, target, rerank)
+    contract = calibrate(recall_at, task.k, target, rerank)
     if contract is None:
         return None
     contract = with_pages(contract, pages)
@@ -139,7 +139,7 @@ def _promised(
     return Choice(layout, coded.codec, contract, promises, task.tried, waits, _rotation(rows, options))
 
 
-def _scanned(
+def _scan(
     task: Task, layout: Layout, codec: Codec, held: Held, phase: str, p: P, kept: int = KEPT
 ) -> Candidates:  # fmt: skip
     """What the codes find for held-out rows, in blocks that a plan may read."""
@@ -163,8 +163,8 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) ->
     candidates, code = _coder(task, draft)
     code_bytes = candidates[-1][0]
     layout, codec = code(code_bytes)
-    found = _scanned(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most)
-    held = _scanned(task, layout, codec, price, "exact scores, prices", p, 2 * most)
+    found = _scan(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most)
+    held = _scan(task, layout, codec, price, "exact scores, prices", p, 2 * most)
     sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes)
     recall_at, kept_at = PricedRecall(found, p_tune, sizes), PricedRecall(held, p, sizes)
     depths = sorted({most, *(k << n for n in range(1, 13) if k << n < most)})
@@ -176,14 +176,14 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) ->
         })  # fmt: skip
         if reached is not None:
             coded = _Coded(layout, codec, found, reached)
-            choice = _promised(task, coded, p_tune, price, p, held, target, rerank)
+            choice = _promise(task, coded, p_tune, price, p, held, target, rerank)
             if choice is not None:
                 return choice
     if rows.count <= most:  # exact scores of all rows need no rows held out to be sure
         return _exact(rows, task.id_bytes, task.options, task.tried)
     coded = _Coded(layout, codec, found, 0)
     choices = (
-        _promised(task, coded, p_tune, price, p, held, min(target, kept_at(0, k, rerank)), rerank)
+        _promise(task, coded, p_tune, price, p, held, min(target, kept_at(0, k, rerank)), rerank)
         for rerank in (*reversed(depths), 0)  # without exact scores there is always one
     )
     return next(choice for choice in choices if choice is not None)
@@ -249,14 +249,14 @@ def _drafts(task: Task) -> list[_Draft]:
         )
         phase = task.progress.phase(f"copies and router, {name}, {blocks} blocks")
         phase(0.0)
-        copies = _missed(task, base, quick) if rule == "misses" else COPY_RULES[rule](rows, base)
+        copies = _copies_of_misses(task, base, quick) if rule == "misses" else COPY_RULES[rule](rows, base)
         shares = [0.0] if rule == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
-        layout, order = fitted(task, base, copies.best(max(shares)), quick, phase)
+        layout, order = fit_router(task, base, copies.best(max(shares)), quick, phase)
         draft = _Draft(name, layout, copies.reordered(order))
         p, best = probabilities_of(rows, layout, task.tune.queries), (np.inf, layout)
         for share in shares:
             tried = draft.with_share(share)
-            reads = routed(task, tried, p, task.tune)
+            reads = plan_routing(task, tried, p, task.tune)
             task.tried.append({
                 "partition": name, "blocks": blocks, "copies": rule, "copies_share": round(share, 4), "router": quick,
                 "routed_recall": round(task.routed_recall, 4), **_cost(reads),
@@ -276,11 +276,11 @@ def _partitions(rows: Rows, options: Options) -> list[str]:
     return ["kmeans", "graph"] if cuts else ["kmeans"]
 
 
-def _missed(task: Task, base: Partition, router: str) -> Copies:
+def _copies_of_misses(task: Task, base: Partition, router: str) -> Copies:
     """Copies by what the training queries miss where they read as much as the routed recall takes without copies."""
-    layout, order = fitted(task, base, COPY_RULES["none"](task.rows, base).best(0), router, SILENT)
+    layout, order = fit_router(task, base, COPY_RULES["none"](task.rows, base).best(0), router, SILENT)
     few = slice(0, len(task.queries), max(1, len(task.queries) // MISSES_QUERIES))
-    p = probabilities_of(task.rows, layout, [*task.tune.queries, *prepared(task.rows, task.queries[few])])
+    p = probabilities_of(task.rows, layout, [*task.tune.queries, *prepare_rows(task.rows, task.queries[few])])
     fair = p / np.maximum(layout.sizes(), 1) * (task.rows.count / layout.blocks)
     held, asked = fair[: len(task.tune.rows)], p[len(task.tune.rows) :]
     low, high = 0.0, float(held.max())
@@ -310,10 +310,10 @@ def _choose_router(task: Task, drafts: list[_Draft]) -> tuple[_Draft, P]:
         phase = task.progress.phase(f"router {name}, {draft.layout.blocks} blocks")
         phase(0.0)
         if name != draft.layout.router:
-            layout, order = fitted(task, draft.layout.partition, draft.layout.copy, name, phase)
+            layout, order = fit_router(task, draft.layout.partition, draft.layout.copy, name, phase)
             draft = _Draft(draft.partition, layout, draft.copies.reordered(order))
         p = probabilities_of(task.rows, draft.layout, task.tune.queries)
-        reads = routed(task, draft.layout, p, task.tune)
+        reads = plan_routing(task, draft.layout, p, task.tune)
         task.tried.append({
             "partition": draft.partition, "blocks": draft.layout.blocks, "router": name,
             "router_bytes": len(draft.layout.section.pack()),
@@ -356,7 +356,7 @@ def _rotation(rows: Rows, options: Options) -> str | None:
     return options.rotation or default(options.codec, rows.dimension)
 
 
-def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
+def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     """Codes that reach the target, by modelled time."""
     rows, tune, options = task.rows, task.tune, task.options
     reached: list[tuple[float, _Coded]] = []
@@ -365,7 +365,7 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
         if reached and not wanted:
             break
         layout, codec = code(code_bytes)
-        found = _scanned(task, layout, codec, tune, f"codes of {code_bytes} bytes", p)
+        found = _scan(task, layout, codec, tune, f"codes of {code_bytes} bytes", p)
         sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes)
         at = price_at(PricedRecall(found, p, sizes), task.k, options.recall)
         ceiling = float(found.recall(np.ones_like(p, bool), task.k).mean())
@@ -455,7 +455,7 @@ def _second_moments(
     for low in range(0, len(used), 8192):
         part = used[low : low + 8192]
         x = rows.take(part)
-        r = tempered(x - layout.centres[layout.partition.home[part]]).astype(np.float64)
+        r = temper(x - layout.centres[layout.partition.home[part]]).astype(np.float64)
         residual += r.T @ r
         whole += x.T @ x
     return residual / len(used), whole / len(used)
@@ -465,4 +465,4 @@ def _residuals(rows: Rows, sample: Ints, layout: Layout) -> F32:
     """f32 (n, d): the sample's residuals to the stored centres, evenly some of them."""
     most = min(RESIDUAL_ROWS, RESIDUAL_BYTES // (4 * rows.dimension))
     used = sample[:: -(-len(sample) // most)]
-    return tempered(rows.take(used) - layout.centres[layout.partition.home[used]])
+    return temper(rows.take(used) - layout.centres[layout.partition.home[used]])

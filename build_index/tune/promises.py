@@ -17,7 +17,7 @@ from vantage.search.estimate import HALVINGS_MAX, MASS_EPSILON, PRICE_LOG_MIN, R
 from ..ingest.rows import Ints, Rows
 from ..simulate.edge import P
 from ..simulate.measure import KEPT, PRICE_MAX, Bools, Candidates, Reads, plans
-from .contract import GOALS, PricedRecall, depths, price_at, promised
+from .contract import GOALS, PricedRecall, depths, price_at, promise_recall
 
 STEPS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)  # of the price at the target: plans that estimators learn from
 RIDGE = 1e-5
@@ -85,7 +85,7 @@ def _features(held: Held, read: Bools, price: int, k: int) -> F64:
     return out
 
 
-def fitted(x: F64, y: F64) -> F64:
+def fit_logistic(x: F64, y: F64) -> F64:
     """(1 + F) weights of the logistic regression of shares y (n) on features x (n, F), by Newton's method."""
     mean, deviation = x.mean(0), x.std(0)
     deviation[deviation < 1e-9] = 1.0
@@ -118,7 +118,7 @@ def estimators(held: Held, k: int, reranks: Sequence[int], target: int) -> tuple
         seen = [features(held, r, price, depth) for r, price in zip(reads, prices, strict=True)]
         whole = max(1e-9, float(held.found.recall(every, depth, KEPT).mean()))
         y = np.concatenate([held.found.recall(r, depth, KEPT) for r in reads]) / whole
-        weights = fitted(np.concatenate(seen), np.minimum(y, 1))
+        weights = fit_logistic(np.concatenate(seen), np.minimum(y, 1))
         miss = [1 / (1 + np.exp(np.clip(weights[0] + x @ weights[1:], -60, 60))) for x in seen]
         for rerank in (0, *reranks):
             ceiling = max(1e-9, float(held.found.recall(every, depth, rerank).mean()))
@@ -139,7 +139,7 @@ def _times(price: int, step: float, sizes: Ints) -> int:
     return min(int(price * step), PRICE_MAX, (PRICED_MAX - 1) // int(sizes.sum()))
 
 
-def said(estimator: Estimator, held: Held, read: Bools, price: int) -> F64:
+def estimate_recall(estimator: Estimator, held: Held, read: Bools, price: int) -> F64:
     """(Q) what the estimator says of queries that read these blocks, as vantage.search.estimate.estimated_recall."""
     z = estimator.weights[0] + features(held, read, price, estimator.k) @ np.array(estimator.weights[1:])
     unread = 1 - (read * held.rows).sum(1) / held.rows.sum()
@@ -224,7 +224,7 @@ def _promise(
         means += np.mean([_NEVER if s is None else (sum(s), len(s), bool(s), wave_ms(s)) for s in spans], 0)
     nbytes, gets, waited, ms = means.tolist()
     return Promise(
-        promised(held.found.recall(read, k, rerank)), waves[0][0], rerank, threshold, nbytes, gets, waited, ms
+        promise_recall(held.found.recall(read, k, rerank)), waves[0][0], rerank, threshold, nbytes, gets, waited, ms
     )
 
 
@@ -237,7 +237,7 @@ def _two_waves(
     for step in FIRST_STEPS:
         price = _times(one.price, step, held.sizes)
         first = plans(held.p, held.sizes, price)
-        estimate = said(estimator, held, first.blocks, price)
+        estimate = estimate_recall(estimator, held, first.blocks, price)
         recalls = [held.found.recall(first.blocks, k, one.rerank)]
         later = []
         for halvings in range(1, HALVINGS_MAX + 1):
@@ -253,11 +253,11 @@ def _two_waves(
 
         found = np.stack(recalls)
         low, high = 0.0, 1.0
-        if promised(found[asked(high), np.arange(len(estimate))]) < goal:
+        if promise_recall(found[asked(high), np.arange(len(estimate))]) < goal:
             continue
         for _ in range(12):
             middle = (low + high) / 2
-            enough = promised(found[asked(middle), np.arange(len(estimate))]) >= goal
+            enough = promise_recall(found[asked(middle), np.arange(len(estimate))]) >= goal
             low, high = (low, middle) if enough else (middle, high)
         halved = asked(high)
         waves = [(price, first, np.arange(len(estimate)))]

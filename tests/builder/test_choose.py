@@ -180,14 +180,16 @@ def test_a_small_cache_leaves_out_copies(rows_of: RowsOf) -> None:
 def test_a_promise_is_kept_nineteen_times_in_twenty() -> None:
     """Of draws of queries whose recall has a mean of 0.95: many at any k, or few at k = 1, whose recall is 0 or 1."""
     draw = np.random.default_rng(3)
-    assert np.mean([contracts.promised(draw.beta(19, 1, 2000)) > 0.95 for _ in range(500)]) < 0.05
+    assert np.mean([contracts.promise_recall(draw.beta(19, 1, 2000)) > 0.95 for _ in range(500)]) < 0.05
     for few in (40, 60, 100, 150, 250):
-        broken = np.mean([contracts.promised((draw.random(few) < 0.95).astype(float)) > 0.95 for _ in range(2000)])
+        broken = np.mean(
+            [contracts.promise_recall((draw.random(few) < 0.95).astype(float)) > 0.95 for _ in range(2000)]
+        )
         assert broken < 0.08  # 0.064 of 250, as recall comes in steps
 
 
 def test_few_perfect_queries_promise_less_than_many() -> None:
-    less, few, many = (contracts.promised(np.ones(n)) for n in (54, 55, 2000))
+    less, few, many = (contracts.promise_recall(np.ones(n)) for n in (54, 55, 2000))
     assert less < 0.95 < few < 0.951 and 0.999 < many < 1
 
 
