@@ -191,7 +191,7 @@ def butterfly_plan(partners: Buffer, tangents: Buffer, layers: int, dim: int, pl
     A layer has ceil(dim/2) entries of partners u16 and tangents i16: the k-th is for the lowest coordinate i that no
     earlier pair of the layer has, pairs it with partner j > i, and turns both by the angle whose tangent is t =
     tangent / 16384, from -1 to 1: (x_i, x_j) -> c (x_i + t x_j, x_j - t x_i), c = 1 / sqrt(1 + t t). Where dim is
-    odd, one entry a layer is i itself with tangent 0: it stays. layers 1 to 200.
+    odd, one entry of each layer is i itself with tangent 0: it stays. layers 1 to 200.
     In the plan c is put off: scale[i], f64, starts at 1; of a turn, ratio = scale[j] / scale[i], toward = f32(t ratio),
     back = f32(t / ratio), then both scales are multiplied by c; f32(scale) comes first. Raises ValueError for an entry
     that is no pair; plan then holds no meaning.

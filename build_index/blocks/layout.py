@@ -14,7 +14,7 @@ from .partition import Partition
 
 
 def quantize_centres(centres: F32, metric: str) -> tuple[Centres, F32]:
-    """(section, what it decodes to): i8 with a scale a block. Residuals go to what is stored, so nothing is lost."""
+    """(section, what it decodes to): i8 with a scale per block. Residuals go to what is stored, so nothing is lost."""
     top = np.abs(centres).max(1)
     scale = np.where(top > 0, top / 127, 1).astype(np.float32)
     values = np.clip(np.rint(centres / scale[:, None]), -127, 127).astype(np.int8)

@@ -46,7 +46,7 @@ def build_command(
         bool, typer.Option("--skip-bad-rows", help="Leave out, and count, rows that an index cannot hold.")
     ] = False,
     memory_budget: Annotated[str, typer.Option(help="Most memory the build may use.")] = binary(Options.memory_bytes),
-    fast: Annotated[bool, MORE("--fast", help="Train no router: sooner built, more bytes a query.")] = Options.fast,
+    fast: Annotated[bool, MORE("--fast", help="Train no router: sooner built, more bytes per query.")] = Options.fast,
     cache: Annotated[str, MORE(help="Cache of the Worker that an index is made to fit, where it can.")] = binary(
         Options.cache_bytes
     ),
@@ -55,7 +55,7 @@ def build_command(
         MORE(help="How f32 vectors are kept for exact scores: f16 or f32.", show_default="by measuring"),
     ] = Options.vectors,
     error_norms: Annotated[
-        bool, MORE("--error-norms", help="Keep what `query --exact` proves its answers by, a byte a row.")
+        bool, MORE("--error-norms", help="Keep what `query --exact` proves its answers by, a byte per row.")
     ] = Options.error_norms,
     model: Annotated[str | None, MORE(help="What made the vectors; queries that name another fail.")] = Options.model,
     seed: Annotated[int, MORE(help="All random choices follow from it.")] = Options.seed,
@@ -64,7 +64,7 @@ def build_command(
     copies: Annotated[
         str | None, RESEARCH(help="none, soar, closure or misses: how rows are copied to other blocks.")
     ] = None,
-    copies_share: Annotated[float | None, RESEARCH(help="Copies a row, 0 to 2.")] = None,
+    copies_share: Annotated[float | None, RESEARCH(help="Copies per row, 0 to 2.")] = None,
     second_wave: Annotated[
         bool, RESEARCH("--second-wave", help="Queries that estimate a low recall read a second wave.")
     ] = Options.second_wave,

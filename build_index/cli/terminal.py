@@ -118,7 +118,7 @@ def folder(index: str) -> Path:
 
 @contextmanager
 def progress(items: int, unit: str) -> Iterator[Progress]:
-    """A line a phase, with its rate, time so far and time left; on stderr, so that stdout stays the result."""
+    """A line for each phase, with its rate, time so far and time left; on stderr, so that stdout stays the result."""
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),

@@ -1,4 +1,4 @@
-"""Codecs by name: how each is trained. One file a codec; planes encodes all, vantage.search.scan scans."""
+"""Codecs by name: how each is trained. One file for each codec; planes encodes all, vantage.search.scan scans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""sign: one bit a direction, the side on which the residual lies; four directions a nibble.
+"""sign: one bit per direction, the side on which the residual lies; four directions per nibble.
 
 The factor is the unbiased one (RaBitQ, arXiv 2405.12497), so with random orthogonal directions this is that paper's
 code; directions may also be trained, and be more than dimensions.

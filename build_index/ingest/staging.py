@@ -5,7 +5,7 @@ arrays, and plain reads serve them: mapped pages would count as this process's m
 
     vectors.raw      rows x dimension values in normal form, row-major
     ids.raw          int64 a row; or the bytes of all ids, with ids.offsets
-    attributes.raw   a compact JSON array a row, in column order, UTF-8, with attributes.offsets
+    attributes.raw   a compact JSON array per row, in column order, UTF-8, with attributes.offsets
     rows.raw         int64 a row: its number in the source, only where bad rows are left out
     *.offsets        uint64: where a row begins; rows + 1 of them
     *.hashes         int64 a row, only while the checks run

@@ -1,4 +1,4 @@
-"""Routers by name: how each is fitted, and how its blocks are renumbered. One file a router."""
+"""Routers by name: how each is fitted, and how its blocks are renumbered. One file for each router."""
 
 from __future__ import annotations
 

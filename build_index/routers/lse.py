@@ -1,4 +1,4 @@
-"""lse: a few sub-centroids a block, log-sum-exp of their scores, one beta and one temperature; centroids: one each."""
+"""lse: a few sub-centroids per block, log-sum-exp of their scores, one beta and temperature; centroids: one each."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def sub_centroids(x: F32, home: npt.NDArray[np.int32], blocks: int, seed: int, s
 
 
 def table_bytes(dimension: int, blocks: int, subs: int) -> int:
-    """Of a table of so many sub-centroids a block, as stored, without scales and weights."""
+    """Of a table of so many sub-centroids per block, as stored, without scales and weights."""
     return blocks * subs * LseSection.stride(bits_of(dimension), dimension)
 
 
 def subs_of(dimension: int, blocks: int) -> int:
-    """Sub-centroids a block: as many as stay resident."""
+    """Sub-centroids per block: as many as stay resident."""
     return SUBS if table_bytes(dimension, blocks, SUBS) <= TABLE_BYTES_MAX else FEW_SUBS
 
 

@@ -39,7 +39,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TreeSection:
     nodes, d = len(child), training.rows.dimension
     there = child != NO_CHILD
     beta = BETA / training.spread
-    # A pair of units a child, + and - its direction: together they are the child's inner product. The rest is noise.
+    # A pair of units for each child, + and - its direction: together the child's inner product. The rest is noise.
     rng = np.random.default_rng([training.seed, 9])
     apart = np.where(there[..., None], middle - middle.sum(1, keepdims=True) / there.sum(1)[:, None, None], 0)
     length = np.maximum(np.linalg.norm(apart, axis=2, keepdims=True), 1e-6)

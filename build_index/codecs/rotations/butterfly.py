@@ -1,4 +1,4 @@
-"""Layers of turns of disjoint pairs: applied to many vectors, and made a basis that stores 4 bytes a pair."""
+"""Layers of turns of disjoint pairs: applied to many vectors, and made a basis that stores 4 bytes per pair."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def id_at(plane: bytes | memoryview, width: int, n: int, i: int, kind: str, labe
 
 
 def pack_attributes(rows: list[bytes]) -> bytes:
-    """Attribute block: u32 offsets (n + 1), then a JSON array a row, in the order of the schema."""
+    """Attribute block: u32 offsets (n + 1), then a JSON array per row, in the order of the schema."""
     offsets, at = [0], 0
     for row in rows:
         at += len(row)

@@ -180,7 +180,7 @@ class WarmClient:
         return bool(self._outbox)
 
     async def send(self) -> None:
-        """Gives away all that was kept, a call an index; for waitUntil."""
+        """Gives away all that was kept, one call per index; for waitUntil."""
         outbox, self._outbox, self._outbox_bytes = self._outbox, {}, 0
         by_name: dict[str, list[ByteRange]] = {}
         for byte_range in outbox:

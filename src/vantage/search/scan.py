@@ -1,4 +1,4 @@
-"""Planes -> contenders. One class a codec, one interface, one table."""
+"""Planes -> contenders. One class for each codec, one interface, one table."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Scan(Protocol):
 
 
 class LrsqScan:
-    """Every codec (see build_index.codecs): nibble tables once a query, then one kernel call a block.
+    """Every codec (see build_index.codecs): nibble tables once per query, then one kernel call per block.
 
     capacity: most contenders; name: of the generation, for errors; block_ids: shared by the scans of a batch; fine:
     leading segments with 16-bit tables, None as the codec says. A row of block b scores base_b + h + f * (sum of table

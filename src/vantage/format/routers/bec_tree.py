@@ -20,7 +20,7 @@ ZERO, ONE = 1, 255  # what a prefix has of a bit: 1 and -1 as i8
 class BecTreeSection:
     """n directions, and a tree whose inner nodes ask a bit each: a block is a leaf, the bits on its way are its prefix.
 
-    bits: of the directions, 4 or 8. table: one a row over d dimensions, as in LseSection. scale, bias f32 (n): margin i
+    bits: of the directions, 4 or 8. table: rows of d dimensions, as in LseSection. scale, bias f32 (n): margin i
     of a query is scale_i <q, row_i> + bias_i, and the probability that bit i is 0 the sigmoid of it. nodes u8
     (2 B - 1): the nodes in preorder, the side of bit 0 first: the bit that each asks, or LEAF. numbers: planes of
     ceil(B / 8) bytes, as messages of EcvhSection: the block of each leaf, in preorder. A block's score: temperature *

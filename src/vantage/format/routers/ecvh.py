@@ -19,7 +19,7 @@ MESSAGE_MAX = 32  # bits of a message
 class EcvhSection:
     """Error-correcting vantage hashing: n directions, and the codeword of each block, in a linear code of n bits.
 
-    bits: of the directions, 4 or 8. table: one a row over d dimensions, as in LseSection. scale, bias f32 (n): margin i
+    bits: of the directions, 4 or 8. table: rows of d dimensions, as in LseSection. scale, bias f32 (n): margin i
     of a query is scale_i <q, row_i> + bias_i, cut at the norm of the query. generator u32 (n): bit i of the codeword of
     message u is the parity of u & generator_i. messages: message_bits planes of ceil(B / 8) bytes; bit b % 8 of byte
     b / 8 of plane j is bit j of the message of block b. A block's score: temperature * beta * the sum of the margins,

@@ -14,7 +14,7 @@ _LSE = struct.Struct("<IIIff")
 
 @dataclass(frozen=True)
 class LseSection:
-    """Routers centroids, lse and trained: `subs` sub-centroids a block, each of `bits` bits, 4 or 8.
+    """Routers centroids, lse and trained: `subs` sub-centroids per block, each of `bits` bits, 4 or 8.
 
     Score of a block: temperature * log sum_s exp(weight_s + beta scale_s <q, c_s>).
     """

@@ -1,4 +1,4 @@
-"""Query -> probability of each block that it holds answers. One file a router, one interface, one table.
+"""Query -> probability of each block that it holds answers. One file for each router, one interface, one table.
 
 Not here: training (`build_index.routers`) and what a router stores (`vantage.format.routers`).
 """
