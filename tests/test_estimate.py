@@ -15,7 +15,7 @@ from doubles import Built, Recorder, explained
 from build_index.neighbours.truth import untied
 from build_index.simulate.measure import judge
 from build_index.tune import promises as stopping
-from build_index.tune.promises import Held, estimate_recall
+from build_index.tune.promises import ScannedQueries, estimate_recall
 from build_index.tune.promises import features as numpy_features
 from vantage.cost import Budget
 from vantage.errors import LimitError
@@ -58,7 +58,7 @@ def test_features_and_estimates_are_those_of_the_builder(monkeypatch: pytest.Mon
     row[:, 50:] = row[:, :14]  # copies
     found = replace(judge(block, row, untied(row[:, :k].copy())), score=score, base=base)
     rows = draw.integers(1, 200, blocks).astype(np.int64)
-    held, price = Held(found, p, rows * 100, rows), 12345
+    held, price = ScannedQueries(found, p, rows * 100, rows), 12345
     estimator = Estimator(k, 0, 0.97, 0.05, (0.3, 0.8, -0.2, -0.5, 0.01))
     monkeypatch.setattr(stopping, "FEATURE_BYTES", 8 * 7 * len(rows))  # seven queries at a time
     ours = numpy_features(held, read, price, k)

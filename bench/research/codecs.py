@@ -219,7 +219,7 @@ def main() -> None:
             seen = np.setdiff1d(np.arange(rows.count), held.all)
             data = data_of(rows, partition(rows, seen, options.blocks, 0), seen)
             if options.held_out:
-                few = held.tune[:: max(1, len(held.tune) // options.queries)]
+                few = held.tuning[:: max(1, len(held.tuning) // options.queries)]
                 sets = [Asked("held-out rows", prepare_rows(rows, few), few, truth_of(rows, few, K).rows)]
             else:
                 sets, section = [], index_section(rows, 1, rows.count)

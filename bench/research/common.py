@@ -22,8 +22,8 @@ from build_index.ingest.staging import stage
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
 from build_index.progress import SILENT
-from build_index.simulate.edge import prepare_rows, probabilities
-from build_index.tune.fit import Held, Task, fit_router
+from build_index.simulate.edge import HeldOutQueries, prepare_rows, probabilities
+from build_index.tune.fit import Task, fit_router
 from build_index.tune.options import Options
 from vantage.search.prepare import Prepared
 
@@ -52,7 +52,7 @@ def setting_of(rows: Rows, blocks: int, asked: list[Asked]) -> Setting:
     sample = np.setdiff1d(np.arange(rows.count), held.all)
     graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
     learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
-    tune = Held(prepare_rows(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
+    tune = HeldOutQueries(prepare_rows(rows, held.tuning), held.tuning, truth_of(rows, held.tuning, 100))
     settings = Options(memory_bytes=MEMORY)
     task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], SILENT)
     return Setting(task, graph, blocks, asked)

@@ -77,7 +77,7 @@ def data(folder: Path, name: str, count: int | None) -> Iterator[Data]:
             scaled = rows.scaled(asked.vectors)
             truth = exact_neighbours(scaled, rows.chunks(32 << 20), 100, rows.metric)
         held = hold_out(rows.count, 0)
-        tune = held.tune[:TUNE]
+        tune = held.tuning[:TUNE]
         near = exact_neighbours(rows.take(tune), rows.chunks(32 << 20), 100, rows.metric, tune)
         graph = neighbour_graph(rows, np.arange(rows.count), 100, seed=0, memory_bytes=MEMORY)
         index = index_section(rows, 1, rows.count)

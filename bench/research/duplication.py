@@ -375,7 +375,7 @@ def main() -> None:
             rows = scale_rows(staging, "l2")
             queries = rows.scaled(asked.vectors)
             index = index_section(rows, BLOCKS, rows.count)
-            tune = hold_out(rows.count, options.seed).tune
+            tune = hold_out(rows.count, options.seed).tuning
             tune_nearest = truth_of(rows, tune, 1).rows[:, 0]
             tell("k-means and closure")
             plain = kmeans(rows, options.seed)

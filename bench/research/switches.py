@@ -51,7 +51,7 @@ from build_index.routers.learn import train
 from build_index.routers.lse import SUBS
 from build_index.routers.trained import BATCH, BETA, STEPS
 from build_index.routers.training import TrainingSet
-from build_index.simulate.edge import P
+from build_index.simulate.edge import HeldOutQueries, P
 from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
 from build_index.tune.choose import _second_moments
 from build_index.tune.fit import fit_router, middle_code, probabilities_of
@@ -329,7 +329,7 @@ def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
         p = probabilities_of(rows, layout, queries)
         unsure = effective_blocks(p)
         edges = np.quantile(unsure, [1 / 3, 2 / 3]) if edges is None else edges
-        found = full_scan(rows, layout, codec, queries, without, truth, p=p)
+        found = full_scan(rows, layout, codec, HeldOutQueries(queries, without, truth), p=p)
         return Planned(p, found, np.searchsorted(edges, unsure))
 
     factors = best_factors(scanned(task.tune.queries, task.tune.rows, task.tune.truth), sizes)

@@ -95,7 +95,7 @@ def measured(rows: Rows, name: str, block_rows: int, share: float, queries: int)
     known = rows.take(seen)
     r = known - centres[base.home[seen]]
     vectors = np.array(
-        [q.vector for q in prepare_rows(rows, held.tune[:: max(1, len(held.tune) // queries)])], np.float32
+        [q.vector for q in prepare_rows(rows, held.tuning[:: max(1, len(held.tuning) // queries)])], np.float32
     )
     for total in BYTES[name]:
         codec = CODECS["lrsq"](

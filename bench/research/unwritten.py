@@ -21,7 +21,7 @@ from build_index.ingest.rows import Ints, Rows
 from build_index.neighbours.exact import CHUNK_BYTES, exact_neighbours
 from build_index.neighbours.truth import untied
 from build_index.progress import SILENT
-from build_index.simulate.edge import P
+from build_index.simulate.edge import HeldOutQueries, P
 from build_index.simulate.measure import Candidates, Reads, full_scan, plans, price_for
 from build_index.tune.choose import _residuals, _second_moments
 from build_index.tune.fit import Task, fit_router
@@ -58,7 +58,7 @@ class Setting:
     def scanned(self, codec: Codec) -> Candidates:
         """What a codec finds for the queries, all blocks scanned."""
         nobody = np.full(len(self.queries), -1)
-        return full_scan(self.rows, self.layout, codec, self.queries, nobody, untied(self.truth))
+        return full_scan(self.rows, self.layout, codec, HeldOutQueries(self.queries, nobody, untied(self.truth)))
 
 
 @contextmanager

@@ -295,8 +295,8 @@ class BecTree:
         log_p = log_probability(margins, self._signs[among])
         near = np.argpartition(-log_p, min(NEAR, len(among)) - 1, axis=1)[:, :NEAR]
         likely, leaf = np.take_along_axis(log_p, near, 1), among[near]
-        price = BALANCE * np.log(np.maximum(self._sums.count, 1) / max(1.0, self._sums.count.mean()))
-        cost = self._distance(x, self._point[leaf]) / self._unit - self._penalty * likely + price[leaf]
+        crowding = BALANCE * np.log(np.maximum(self._sums.count, 1) / max(1.0, self._sums.count.mean()))
+        cost = self._distance(x, self._point[leaf]) / self._unit - self._penalty * likely + crowding[leaf]
         best: I32 = np.take_along_axis(leaf, cost.argmin(1)[:, None], 1)[:, 0]
         return best
 

@@ -36,8 +36,8 @@ def promise_recall(recall: npt.NDArray[np.float64]) -> float:
 class PricedRecall:
     """Recall of what plans at a price answer; each price is planned once, as bisections share most of theirs."""
 
-    def __init__(self, found: Candidates, p: P, sizes: Ints) -> None:
-        self.found, self.p, self.sizes = found, p, sizes
+    def __init__(self, candidates: Candidates, p: P, sizes: Ints) -> None:
+        self.candidates, self.p, self.sizes = candidates, p, sizes
         self._reads: dict[int, npt.NDArray[np.uint8]] = {}  # blocks, eight to a byte
 
     def __call__(self, price: int, k: int, rerank: int = 0) -> float:
@@ -46,7 +46,7 @@ class PricedRecall:
         if price not in self._reads:
             self._reads[price] = np.packbits(plans(self.p, self.sizes, price).blocks, axis=1)
         read = np.unpackbits(self._reads[price], axis=1, count=blocks).astype(bool)
-        return promise_recall(self.found.recall(read, k, rerank))
+        return promise_recall(self.candidates.recall(read, k, rerank))
 
 
 def depths(k: int) -> list[int]:

@@ -55,8 +55,8 @@ def near(rows: Rows) -> float:
     if rows.count == 1:
         return float("inf")
     x, each = rows.slice(0, rows.count), np.arange(rows.count)
-    found = exact_neighbours(x, iter([(0, x)]), min(NEAR_BY, rows.count - 1), rows.metric, each)
-    return nearness(rows, each, found[:, -1])
+    neighbours = exact_neighbours(x, iter([(0, x)]), min(NEAR_BY, rows.count - 1), rows.metric, each)
+    return nearness(rows, each, neighbours[:, -1])
 
 
 def promise_exact(

@@ -16,11 +16,10 @@ from ..blocks.order import file_order
 from ..blocks.partition import Partition
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
-from ..neighbours.truth import Truth
 from ..progress import Progress
 from ..routers import ROUTERS
 from ..routers.training import TrainingSet, renumber
-from ..simulate.edge import P, page_bytes, prepare_rows, probabilities
+from ..simulate.edge import HeldOutQueries, P, page_bytes, prepare_rows, probabilities
 from ..simulate.measure import Reads, block_bytes, plans, price_for
 from .options import Options
 
@@ -34,28 +33,12 @@ _NO_SECTION = LseSection(8, 1, 1.0, 1.0, memoryview(b""), memoryview(b""), memor
 
 
 @dataclass(frozen=True)
-class Held:
-    """Held-out rows as queries, with their exact neighbours."""
-
-    queries: list[Prepared]
-    rows: Ints
-    truth: Truth
-
-    def spread(self, n: int) -> slice:
-        """About n of them, evenly: a source may be sorted."""
-        return slice(0, None, max(1, len(self.rows) // n))
-
-    def take(self, some: slice) -> Held:
-        return Held(self.queries[some], self.rows[some], self.truth[some])
-
-
-@dataclass(frozen=True)
 class Task:
     """What every stage of the choice works with. queries, neighbours: see TrainingSet."""
 
     rows: Rows
     sample: Ints
-    tune: Held
+    tune: HeldOutQueries
     queries: Ints
     neighbours: Graph
     id_bytes: float
@@ -148,7 +131,7 @@ def pages_of(rows: Rows, layout: Layout, queries: list[Prepared]) -> list[int] |
     return page_bytes(layout.router, layout.section, index, queries)
 
 
-def plan_routing(task: Task, layout: Layout, p: P, of: Held) -> Reads:
+def plan_routing(task: Task, layout: Layout, p: P, of: HeldOutQueries) -> Reads:
     """Plans that reach the routed recall with exact scores: what the routing alone reads."""
     sizes = block_bytes(layout.sizes(), middle_code(task.rows), task.id_bytes)
 

@@ -77,9 +77,9 @@ def test_what_was_tried_is_in_the_manifest(name: str, request: pytest.FixtureReq
 )
 def test_held_out_rows_are_apart(rows: int, count: int) -> None:
     held = hold_out(rows, 3)
-    assert not np.intersect1d(held.tune, held.price).size
+    assert not np.intersect1d(held.tuning, held.calibration).size
     assert (np.diff(held.all) > 0).all() and held.all.max() < rows
-    assert len(held.tune) == len(held.price) == count
+    assert len(held.tuning) == len(held.calibration) == count
     assert (hold_out(rows, 3).all == held.all).all()
 
 
@@ -98,15 +98,15 @@ def test_nothing_is_trained_on_held_out_rows(rows_of: RowsOf, monkeypatch: pytes
         return real_partition(rows, sample, *rest)
 
     def full_scan(*args: Any) -> Any:
-        scanned.append(args[4])
+        scanned.append(args[3].rows)
         return real_scan(*args)
 
     monkeypatch.setitem(choosing.PARTITIONS, "kmeans", partition)
     monkeypatch.setattr(choosing, "full_scan", full_scan)
     choose(rows, 8.0, Options(0.9, 10))
     assert trained and not any(np.intersect1d(sample, held.all).size for sample in trained)
-    assert (scanned[-1] == held.price).all()
-    assert all((asked == held.tune).all() for asked in scanned[:-1])
+    assert (scanned[-1] == held.calibration).all()
+    assert all((asked == held.tuning).all() for asked in scanned[:-1])
 
 
 def test_training_stays_in_the_memory_budget(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,10 +20,10 @@ from build_index.ingest.open import open_source
 from build_index.ingest.rows import Rows, scale_rows
 from build_index.ingest.staging import stage
 from build_index.neighbours.truth import Truth, truth_of, untied
-from build_index.simulate.edge import prepare_rows, probabilities
+from build_index.simulate.edge import HeldOutQueries, prepare_rows, probabilities
 from build_index.simulate.measure import Candidates, block_bytes, chunks, full_scan, judge, plans, price_for
 from build_index.tune.options import Options
-from build_index.tune.promises import Held, estimate_recall
+from build_index.tune.promises import ScannedQueries, estimate_recall
 from vantage.format import Contract, Point, Promise
 from vantage.index import Index
 from vantage.read.bucket import Folder
@@ -70,7 +70,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         rows = scale_rows(staging, request.param)
         layout, queries = report.choice.layout, prepare_rows(rows, ASKED)
         truth = truth_of(rows, ASKED, K)
-        found = full_scan(rows, layout, report.choice.codec, queries, ASKED, truth)
+        found = full_scan(rows, layout, report.choice.codec, HeldOutQueries(queries, ASKED, truth))
         section = index_section(rows, layout.blocks, int(layout.sizes().sum()))
         p = probabilities(layout.router, layout.section, section, queries)
         with patch("vantage.read.hedge.HEDGE_AFTER_S", 60.0):  # a machine at work must not add reads
@@ -142,7 +142,7 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
 def test_estimates_are_those_of_the_edge(case: Case) -> None:
     """What promises and thresholds were calibrated with is what a query computes, with exact scores and without."""
     promises, rows = case.report.choice.promises, case.report.choice.layout.sizes()
-    held = Held(case.found, case.p, sizes_of(case), rows)
+    held = ScannedQueries(case.found, case.p, sizes_of(case), rows)
     checked = 0
     for price in prices(case)[::3]:
         reads = plans(case.p, sizes_of(case), price)

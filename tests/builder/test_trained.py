@@ -16,8 +16,8 @@ from build_index.neighbours.truth import hold_out, truth_of
 from build_index.progress import SILENT
 from build_index.routers import trained
 from build_index.routers.training import TrainingSet, renumber
-from build_index.simulate.edge import prepare_rows, probabilities
-from build_index.tune.fit import Held, Task, fit_router
+from build_index.simulate.edge import HeldOutQueries, prepare_rows, probabilities
+from build_index.tune.fit import Task, fit_router
 from build_index.tune.options import Options
 
 BLOCKS = 32
@@ -25,7 +25,7 @@ BLOCKS = 32
 
 def task_of(rows: Rows) -> Task:
     held = hold_out(rows.count, 0)
-    tune = Held(prepare_rows(rows, held.tune), held.tune, truth_of(rows, held.tune, 20))
+    tune = HeldOutQueries(prepare_rows(rows, held.tuning), held.tuning, truth_of(rows, held.tuning, 20))
     sample = np.setdiff1d(np.arange(rows.count), held.all)
     near = neighbour_graph(rows, sample, 20, seed=0, memory_bytes=1 << 30)
     return Task(rows, sample, tune, sample, near, 8.0, 20, Options(0.9, 20), [], SILENT)
