@@ -272,10 +272,10 @@ def test_section_comes_back_and_damage_is_named() -> None:
     ]  # fmt: skip
     damaged = [
         {"bias": memoryview(np.full(10, np.nan, np.float32))},
-        {"asked": memoryview(b"\xff" + asked[1:])},
-        {"asked": memoryview(asked[:-1] + b"\0")},
-        {"asked": memoryview(once_more)},
-        {"asked": memoryview(bytes([10 if b == asked[0] else b for b in asked]))},
+        {"nodes": memoryview(b"\xff" + asked[1:])},
+        {"nodes": memoryview(asked[:-1] + b"\0")},
+        {"nodes": memoryview(once_more)},
+        {"nodes": memoryview(bytes([10 if b == asked[0] else b for b in asked]))},
         {"numbers": memoryview(bytes(len(section.numbers)))},
     ]
     for broken, of in [*cases, *((replace(section, **part).pack(), index) for part in damaged)]:

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from doubles import Recorder
+from doubles import Recorder, first_plan
 from small import clustered
 
 from build_index.blocks.layout import index_section
@@ -94,7 +94,7 @@ def sizes_of(case: Case) -> np.ndarray:
 def test_block_bytes_are_those_of_the_index(case: Case) -> None:
     index, _ = case.opened(0)
     assert sizes_of(case).tolist() == list(index.root.directory.size)
-    assert (case.p == [index.router.probabilities(query).p for query in case.queries]).all()
+    assert (case.p == [index.segment.router.probabilities(query).p for query in case.queries]).all()
 
 
 def test_plans_are_what_the_edge_plans(case: Case) -> None:
@@ -103,7 +103,7 @@ def test_plans_are_what_the_edge_plans(case: Case) -> None:
     for price in prices(case):
         index, _ = case.opened(price)
         for i, query in enumerate(case.queries):
-            plan = index.plan(Query(query.source, K), query)
+            plan = first_plan(index, Query(query.source, K))
             reads = plans(case.p[i : i + 1], sizes_of(case), plan.price)
             assert np.flatnonzero(reads.blocks[0]).tolist() == [b for r in plan.ranges for b in range(r.first, r.last)]
             assert reads.ranges[0] == [r.size for r in plan.ranges]
@@ -128,7 +128,7 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
             answer = asyncio.run(index.query(question))
             mine = source[[m.row for m in answer.matches]].astype(np.int32)
             found.append(len(np.intersect1d(mine, case.truth.rows[i])) / K)
-            if index.plan(question, case.queries[i]).price == price:
+            if first_plan(index, question).price == price:
                 assert found[-1] == pytest.approx(predicted[i])
                 assert (len(bucket.gets), bucket.bytes) == (len(reads.ranges[i]), sum(reads.ranges[i]))
                 again = judge(case.found.block, case.found.row, untied(np.tile(mine, (len(ASKED), 1))))
@@ -161,7 +161,7 @@ def test_estimates_are_those_of_the_edge(case: Case) -> None:
             told = estimate_recall(known, held, reads.blocks, price)
             for i in range(0, len(ASKED), 6):
                 question = Query(case.queries[i].source, K, 0.5, rerank, without=int(number[ASKED[i]]))
-                if index.plan(question, case.queries[i]).price == price:
+                if first_plan(index, question).price == price:
                     answer = asyncio.run(index.query(question))
                     assert answer.recall_estimate == pytest.approx(told[i], abs=1e-5)
                     checked += 1
