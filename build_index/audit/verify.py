@@ -42,7 +42,7 @@ from vantage.search.rows import id_hash
 
 from ..bucket.generations import live
 from ..bucket.store import ObjectStore, Ranged
-from ..codecs.error_norms import decoded, errors
+from ..codecs.error_norms import decode, errors
 from ..codecs.planes import Encoded, encode_blocks
 from ..ingest.formats.batch import DTYPES
 from ..progress import SILENT, Progress
@@ -386,10 +386,10 @@ def _codes(store: ObjectStore, root: Root, generation: str, findings: Findings) 
         off, least = (errors(codec.section, codec.axes, [one], x, exact, bias, metric)[0] for one in (stored, fresh))
         # Along the axes: where they are not orthogonal, the f16 of a vector may turn a sign that hardly says anything,
         # and yet move what the code leaves of it. Copies count in the ranges of a block's factors: theirs are coarser.
-        y, z = (x - exact) @ codec.axes.T.astype(np.float64), decoded(codec.section, stored.codes)
+        y, z = (x - exact) @ codec.axes.T.astype(np.float64), decode(codec.section, stored.codes)
         moved = ROUNDED.get(root.index.vector_kind, 0.0) * lengths  # since the code was made
         room = CODE_FLOOR * off.radius.max() + moved + 0.5 * stored.ranges[1] * np.linalg.norm(z, axis=1)
-        bad = _apart(y, z, stored) > CODE_SLACK * _apart(y, decoded(codec.section, fresh.codes), fresh) + room
+        bad = _apart(y, z, stored) > CODE_SLACK * _apart(y, decode(codec.section, fresh.codes), fresh) + room
         bad |= off.fixed > CODE_SLACK * least.fixed.max() + CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[3] + (
             moved * (np.linalg.norm(exact) + off.radius.max())
         )

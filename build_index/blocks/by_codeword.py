@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..hashing.bec_tree import tree
-from ..hashing.codewords import START_ROWS, code, prefix_codewords, started, trained
+from ..hashing.codewords import START_ROWS, code, prefix_codewords, start_codewords, train_codewords
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
 from ..progress import SILENT, Progress
@@ -23,13 +23,13 @@ def buckets(rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, prog
     there are fewer blocks than asked for, and no limit to their size. Raises InputError for 1 block.
     """
     bits = blocks.bit_length() - 1
-    start = started(
+    start = start_codewords(
         rows.take(sample[:: max(1, len(sample) // START_ROWS)]),
         code(bits),
         np.arange(1 << bits, dtype=np.uint32),
         seed,
     )
-    codewords = trained(rows, sample, graph, start, seed, progress.part(0, 0.9))
+    codewords = train_codewords(rows, sample, graph, start, seed, progress.part(0, 0.9))
     used = np.unique(codewords.decoded(rows)[sample])
     codewords = replace(codewords, message=used.astype(np.uint32))
     home = codewords.decoded(rows)

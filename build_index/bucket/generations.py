@@ -95,7 +95,7 @@ def publish(source: Path, store: ObjectStore, progress: Progress = SILENT) -> di
 def _publish(
     home: FolderStore, current: Current, objects: list[ObjectName], text: bytes, store: ObjectStore, progress: Progress
 ) -> dict[str, Any]:
-    unmarked(store, current.generation)
+    check_unmarked(store, current.generation)
     before, etag, _ = _current(store)
     total, done, written = sum(o.size for o in objects), 0, 0
 
@@ -141,7 +141,7 @@ def _publish(
             "swapped": swapped}  # fmt: skip
 
 
-def unmarked(store: ObjectStore, generation: str) -> None:
+def check_unmarked(store: ObjectStore, generation: str) -> None:
     """Raises ConflictError for a generation that a gc is deleting."""
     if any(stored.key.startswith(f"{generation}/{MARK}") for stored in store.list(generation)):
         raise ConflictError(
@@ -155,12 +155,12 @@ def seal(store: ObjectStore, current: Current, text: bytes) -> None:
 
     Raises ConflictError beside a gc that came first, DamagedError where an object is gone.
     """
-    unmarked(store, current.generation)  # before it is young, or no later gc could end what one has begun
+    check_unmarked(store, current.generation)  # before it is young, or no later gc could end what one has begun
     try:
         store.put(current.manifest.key, text)
     except StoreError:  # maybe in vain: the one that is there may be as old as ever
         store.put(current.manifest.key, text)
-    unmarked(store, current.generation)
+    check_unmarked(store, current.generation)
     missing = [o.key for o in manifest_objects(text, current.generation) if store.stated(o.key) != (o.size, o.sha256)]
     if missing:
         raise DamagedError(f"{missing[0]}: went away or changed meanwhile", hint="publish the index again")
@@ -196,7 +196,7 @@ def _swap(store: ObjectStore, new: Current, old: Current | None, etag: str | Non
                 raise
 
 
-def _grouped(store: ObjectStore) -> dict[str, list[StoredObject]]:
+def _group(store: ObjectStore) -> dict[str, list[StoredObject]]:
     """By generation: what has a name that the format knows."""
     out: dict[str, list[StoredObject]] = {}
     for stored in store.list():
@@ -209,7 +209,7 @@ def _grouped(store: ObjectStore) -> dict[str, list[StoredObject]]:
 def generations(store: ObjectStore) -> list[dict[str, Any]]:
     """Every generation in the bucket, newest first; `whole` by names and sizes, which `verify` checks to the byte."""
     current, _, _ = _current(store)
-    out, grouped = [], _grouped(store)
+    out, grouped = [], _group(store)
     if current is None and not grouped:
         live(store)  # says so
     for name, stored in grouped.items():
@@ -230,7 +230,7 @@ def generations(store: ObjectStore) -> list[dict[str, Any]]:
     return sorted(out, key=lambda g: (g["written"], g["generation"]), reverse=True)
 
 
-def named(store: ObjectStore, generation: str) -> tuple[Current, list[ObjectName], bytes]:
+def find_generation(store: ObjectStore, generation: str) -> tuple[Current, list[ObjectName], bytes]:
     """What CURRENT would be with this generation live; its objects; its manifest. NotFoundError without a manifest."""
     text = store.get(f"{generation}/manifest.json") if GENERATION.fullmatch(generation) else None
     if text is None:
@@ -261,7 +261,7 @@ def _rollback(store: ObjectStore, generation: str | None) -> dict[str, Any]:
         raise InputError("which generation was live before is not known", hint="name one of `vantage generations`")
     if target == current.generation:
         return {"generation": target, "previous": members.get("previous"), "swapped": False}
-    new, objects, text = named(store, target)
+    new, objects, text = find_generation(store, target)
     bad = [o.key for o in objects if store.digest(o.key) != (o.size, o.sha256)]
     if bad:
         raise DamagedError(f"{bad[0]}: is missing or not what was written", hint="name another, or publish it again")
@@ -287,7 +287,7 @@ def gc(store: ObjectStore, older_than: float, *, dry_run: bool = False) -> dict[
 def _gc(store: ObjectStore, older_than: float, dry_run: bool) -> dict[str, Any]:
     live(store)
     deleted, freed, run = [], 0, MARK + secrets.token_hex(8)
-    for name, seen in sorted(_grouped(store).items()):
+    for name, seen in sorted(_group(store).items()):
         mark, stored = f"{name}/{run}", _garbage(store, name, older_than)
         if not dry_run:
             for s in seen:

@@ -11,7 +11,7 @@ from vantage.format import Contract, Promises
 from ..bucket.open import open_index
 from ..ingest.queries import Queries
 from ..progress import SILENT, Progress
-from .evaluate import checked_truth, evaluate
+from .evaluate import check_truth, evaluate
 from .picture import Axis, panels
 
 CURVE_QUERIES = 500  # a promise, unless told otherwise: ten seconds for seven promises of 300,000 rows
@@ -55,7 +55,7 @@ def curve(
     index = open_index(path)
     contract = index.root.contract
     k = contract.k if k is None else k
-    known = replace(queries, neighbors=checked_truth(path, index, queries, k, rerank=rerank))
+    known = replace(queries, neighbors=check_truth(path, index, queries, k, rerank=rerank))
     points = []
     for promise in promises(contract, index.root.promises):
         measured = evaluate(

@@ -40,7 +40,7 @@ AGAIN = "`vantage verify` tells what is damaged; publish or build the index agai
 
 
 @lru_cache(maxsize=PARTS_KEPT)
-def _listed(address: str, manifest: ObjectName, generation: str) -> dict[str, tuple[int, str]]:
+def _list_objects(address: str, manifest: ObjectName, generation: str) -> dict[str, tuple[int, str]]:
     """(size, SHA-256) of each object that the manifest of a generation names, by key."""
     text = store_at(address).get(manifest.key)
     if text is None or hashlib.sha256(text[0]).hexdigest() != manifest.sha256:
@@ -66,7 +66,7 @@ def _part(path: Path | str, index: Index, part: int) -> tuple[ObjectStore, str]:
         with where.open(key) as file:
             stat = os.fstat(file.fileno())
         stamp = stat.st_ino, stat.st_size, stat.st_mtime_ns
-    _check(address, key, _listed(address, current.manifest, current.generation).get(key), stamp)
+    _check(address, key, _list_objects(address, current.manifest, current.generation).get(key), stamp)
     return where, key
 
 
@@ -98,7 +98,7 @@ def stored_vectors(path: Path | str, index: Index, low: int, high: int) -> npt.N
     return np.frombuffer(data, DTYPES[kind]).reshape(high - low, d).astype(np.float32)
 
 
-def gathered(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.float32]:
+def gather_vectors(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.float32]:
     """f32 (..., d): the full vectors of rows (...); those that lie close are read together."""
     unique = np.unique(rows)
     out, width = np.empty((len(unique), index.root.index.dimension), np.float32), 4 * index.root.index.dimension
@@ -115,7 +115,7 @@ def gathered(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.float3
     return vectors
 
 
-def computed_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
+def compute_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
     """Exact neighbours of the stored vectors, as source rows; k at most the rows of the index."""
     metric, first_row = index.root.index.metric, index.root.vectors.first_row
     step, section = max(1, CHUNK_BYTES // (4 * index.root.index.dimension)), index.root.index
@@ -148,7 +148,7 @@ def right_answers(
     step = max(1, CHUNK_BYTES // (8 * index.root.index.dimension * (k + 1)))
 
     def scores(of: Ints, rows: I32) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        return exact_scores(queries[of], gathered(path, index, rows), metric)
+        return exact_scores(queries[of], gather_vectors(path, index, rows), metric)
 
     for low in range(0, len(unsure), step):
         of = unsure[low : low + step]
@@ -184,7 +184,7 @@ def row_numbers(source: Ints, rows: I32) -> I32:
     return at.astype(np.int32)
 
 
-def checked_truth(
+def check_truth(
     path: Path | str, index: Index, queries: Queries, k: int, recall: float | None = None, rerank: int = 0
 ) -> npt.NDArray[np.int32]:
     """i32 (Q, k or more): the neighbours that came with the queries, or exact ones, computed.
@@ -206,9 +206,9 @@ def checked_truth(
     prepare(first, index.root.index, "a query")
     truth = queries.neighbors
     if truth is None and queries.own is None:
-        truth = computed_truth(path, index, queries.vectors, k)
+        truth = compute_truth(path, index, queries.vectors, k)
     elif truth is None:
-        near, own = computed_truth(path, index, queries.vectors, k + 1), source_rows(path, index)[queries.own]
+        near, own = compute_truth(path, index, queries.vectors, k + 1), source_rows(path, index)[queries.own]
         truth = np.array([some[some != one][:k] for some, one in zip(near, own, strict=True)], np.int32)
     if truth.shape[1] < k:
         raise InputError(f"the queries have {truth.shape[1]} neighbors each, k is {k}", hint="use a smaller --k")
@@ -238,7 +238,7 @@ def evaluate(
     index = open_index(path, cache_bytes)
     contract = index.root.contract
     k = contract.k if k is None else k
-    truth = checked_truth(path, index, queries, k, recall, rerank)
+    truth = check_truth(path, index, queries, k, recall, rerank)
     k = min(k, _others(index, queries))
     near = row_numbers(source_rows(path, index), truth[:, :k])
     depth = min(max(k, contract.k), index.root.index.rows)

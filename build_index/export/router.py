@@ -32,7 +32,7 @@ from vantage.search.route.common import SCALE_MIN, UNIT_MAX
 
 from ..bucket.open import open_index
 from ..ingest.rows import F32
-from ..routers.packing import unpacked
+from ..routers.packing import unpack
 from ..routers.tree import paths
 
 OPSET, IR = 18, 10  # the first with axes as inputs throughout; read by onnxruntime 1.18 and later
@@ -76,7 +76,7 @@ class Quantized:
     scale: str
 
 
-def _quantized(g: Graph, query: str, index: IndexSection) -> Quantized:
+def _quantize(g: Graph, query: str, index: IndexSection) -> Quantized:
     """vantage.search.prepare as nodes, in f64 where that has f64; only the order of adding squares may differ."""
     wide, norm = g.cast(query, np.float64), g.constant(I16_NORM, np.float64)
     if index.origin:
@@ -127,7 +127,7 @@ def _add(g: Graph, total: str, product: str, shift: int) -> str:
 def _table(raw: memoryview | bytes, bits: int, rows: int, dimension: int) -> I8:
     """int8 (rows, dimension) of a table as it is stored (docs/format.md, 4.7)."""
     stored = np.frombuffer(raw, np.uint8).reshape(rows, LseSection.stride(bits, dimension))
-    return unpacked(stored, bits)[:, :dimension]
+    return unpack(stored, bits)[:, :dimension]
 
 
 def mixture(
@@ -303,7 +303,7 @@ def router_model(index: Index, pages: bytes = b"") -> onnx.ModelProto:
     if build is None:
         raise InputError(f"the router {about.router} has no ONNX export", hint="build the index with another --router")
     g = Graph()
-    units = build(g, _quantized(g, "query", about), section, about, pages)
+    units = build(g, _quantize(g, "query", about), section, about, pages)
     g.nodes.append(helper.make_node("Mul", [units, g.constant(1 / UNITS, np.float32)], ["probability"]))
     g.nodes.append(
         helper.make_node("TopK", [units, g.constant([about.blocks], np.int64)], ["falling", "order"], axis=1)

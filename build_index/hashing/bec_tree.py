@@ -295,8 +295,8 @@ class BecTree:
         log_p = log_probability(margins, self._signs[among])
         near = np.argpartition(-log_p, min(NEAR, len(among)) - 1, axis=1)[:, :NEAR]
         likely, leaf = np.take_along_axis(log_p, near, 1), among[near]
-        price = BALANCE * np.log(np.maximum(self._sums.count, 1) / max(1.0, self._sums.count.mean()))
-        cost = self._distance(x, self._point[leaf]) / self._unit - self._penalty * likely + price[leaf]
+        crowding = BALANCE * np.log(np.maximum(self._sums.count, 1) / max(1.0, self._sums.count.mean()))
+        cost = self._distance(x, self._point[leaf]) / self._unit - self._penalty * likely + crowding[leaf]
         best: I32 = np.take_along_axis(leaf, cost.argmin(1)[:, None], 1)[:, 0]
         return best
 
@@ -507,7 +507,7 @@ def tree(
     margins = np.concatenate(
         [bec_tree._prefixes.margins(rows.take(known[at : at + step])) for at in range(0, len(known), step)]
     )
-    bec_tree.home[known] = _grown(bec_tree, margins, leaves)
+    bec_tree.home[known] = _grow(bec_tree, margins, leaves)
     bec_tree._fill(known)
     progress(0.2)
     for turn in range(ROUNDS):
@@ -525,7 +525,7 @@ def tree(
     return bec_tree
 
 
-def _grown(bec_tree: BecTree, margins: F32, leaves: int) -> I32:
+def _grow(bec_tree: BecTree, margins: F32, leaves: int) -> I32:
     """i32 (m): the slot of each row of margins (m, n), of as many leaves as asked for where bits part them."""
     limit, out = CAPACITY * len(margins) / leaves, np.zeros(len(margins), np.int32)
     heap: list[tuple[bool, float, int, int, _Node, Ints]] = []

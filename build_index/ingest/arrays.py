@@ -22,7 +22,7 @@ Ids = Ints | list[bytes]
 @dataclass(frozen=True, eq=False)
 class Arrays:
     """N rows. held (N, d) in normal form of `kind`; id_of: int64 (N) or N byte strings; records: of attributes, as JSON
-    arrays. Checked: see `checked`. All row numbers are positions.
+    arrays. Checked: see `check_arrays`. All row numbers are positions.
     """
 
     held: Array
@@ -53,7 +53,7 @@ class Arrays:
 
     def ids(self, rows: npt.NDArray[np.integer]) -> Ids:
         """The ids of `rows`, int (n,), in the order given: int64 (n,) or n byte strings."""
-        return _picked(self.id_of, rows)
+        return _pick(self.id_of, rows)
 
     def attributes(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
         """A JSON array for each of `rows`, int (n,), in the order given."""
@@ -69,7 +69,7 @@ class Arrays:
 
     def take(self, rows: Ints) -> Arrays:
         """These rows alone, in the order given."""
-        return replace(self, held=self.held[rows], id_of=_picked(self.id_of, rows), records=self.attributes(rows))
+        return replace(self, held=self.held[rows], id_of=_pick(self.id_of, rows), records=self.attributes(rows))
 
     def followed_by(self, more: Arrays) -> Arrays:
         """Both, of one kind, one after the other."""
@@ -87,7 +87,7 @@ class Arrays:
         return out
 
 
-def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record: bytes = b"[]") -> Arrays:
+def check_arrays(vectors: Any, ids: Any, metric: str, kind: str | None = None, record: bytes = b"[]") -> Arrays:
     """Rows from array-likes: vectors (n, d) of f16, f32, f64, u8 or i8, ids (n) integers, strings or bytes.
 
     kind: the one that the vectors are to have: floats become it, bytes must be of it; None: their own. Strings are kept
@@ -132,30 +132,34 @@ def matrix(vectors: Any, what: str) -> Array:
 def whole(name: str, value: Any) -> int:
     """An integer, Python's or numpy's. Raises InputError for anything else, a float or a truth value too."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give a whole number", param=name)
+        raise InputError(
+            f"{name} is {_abbreviate(value)}, a {type(value).__name__}", hint="give a whole number", param=name
+        )
     if abs(int(value)) >> 63:
-        raise InputError(f"{name} is {_told(value)}", hint="give a number of 64 bits", param=name)
+        raise InputError(f"{name} is {_abbreviate(value)}", hint="give a number of 64 bits", param=name)
     return int(value)
 
 
 def number(name: str, value: Any) -> float:
     """A real number, Python's or numpy's. Raises InputError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give a number", param=name)
+        raise InputError(f"{name} is {_abbreviate(value)}, a {type(value).__name__}", hint="give a number", param=name)
     try:
         return float(value)
     except OverflowError:
-        raise InputError(f"{name} is {_told(value)}", hint="give a smaller number", param=name) from None
+        raise InputError(f"{name} is {_abbreviate(value)}", hint="give a smaller number", param=name) from None
 
 
 def truth(name: str, value: Any) -> bool:
     """A truth value, Python's or numpy's. Raises InputError for anything else: a text would count as true."""
     if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give True or False", param=name)
+        raise InputError(
+            f"{name} is {_abbreviate(value)}, a {type(value).__name__}", hint="give True or False", param=name
+        )
     return bool(value)
 
 
-def _told(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     """A value in a few characters."""
     text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 64 else f"{value:#x}"
     return text if len(text) <= 40 else text[:39] + "…"
@@ -164,10 +168,10 @@ def _told(value: Any) -> str:
 def known_ids(ids: Any) -> Ids:
     """int64 (n), or n byte strings, of an array or a sequence of integers, strings or bytes. Raises InputError."""
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise InputError(f"ids are {_told(ids)}", hint="give a list of ids, or an array")
+        raise InputError(f"ids are {_abbreviate(ids)}", hint="give a list of ids, or an array")
     given = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     if not isinstance(given, list):  # of an array without dimensions
-        raise InputError(f"ids are {_told(given)}", hint="give a list of ids, or an array")
+        raise InputError(f"ids are {_abbreviate(given)}", hint="give a list of ids, or an array")
     if all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in given):
         try:
             return np.array(given, np.int64)
@@ -180,7 +184,7 @@ def known_ids(ids: Any) -> Ids:
         out = [i.encode() if isinstance(i, str) else bytes(i) for i in given]
     except UnicodeEncodeError as error:
         raise InputError(
-            f"the id {_told(error.object)} holds half of a character (a surrogate), which UTF-8 cannot",
+            f"the id {_abbreviate(error.object)} holds half of a character (a surrogate), which UTF-8 cannot",
             hint="mend it, or give the id as bytes",
         ) from None
     _refuse(np.array([not i for i in out], bool), "ids that are empty")
@@ -188,7 +192,7 @@ def known_ids(ids: Any) -> Ids:
     return out
 
 
-def shown(identifier: int | bytes) -> Any:
+def show_id(identifier: int | bytes) -> Any:
     """An id as people see it: bytes that are UTF-8 are a string."""
     if isinstance(identifier, int):
         return identifier
@@ -198,10 +202,10 @@ def shown(identifier: int | bytes) -> Any:
         return identifier
 
 
-def named(identifiers: Sequence[int | bytes]) -> str:
+def name_ids(identifiers: Sequence[int | bytes]) -> str:
     """The first five ids, for a message."""
     more = ", and more" if len(identifiers) > BAD_ROWS_NAMED else ""
-    return ", ".join(repr(shown(i)) for i in identifiers[:BAD_ROWS_NAMED]) + more
+    return ", ".join(repr(show_id(i)) for i in identifiers[:BAD_ROWS_NAMED]) + more
 
 
 def _vectors(vectors: Any, kind: str | None) -> tuple[Array, str]:
@@ -228,8 +232,8 @@ def _refuse_repeats(ids: Ids) -> None:
             again.append(i)
         seen.add(i)
     if again:
-        raise InputError(f"duplicate ids: {named(again)}", hint="give every row an id of its own")
+        raise InputError(f"duplicate ids: {name_ids(again)}", hint="give every row an id of its own")
 
 
-def _picked(ids: Ids, rows: npt.NDArray[np.integer]) -> Ids:
+def _pick(ids: Ids, rows: npt.NDArray[np.integer]) -> Ids:
     return [ids[row] for row in rows.tolist()] if isinstance(ids, list) else ids[rows]

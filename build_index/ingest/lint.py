@@ -123,13 +123,13 @@ def lint(source: Source, metric: str, seed: int = 0) -> list[Finding]:
         repeated = int((one[1:] == one[:-1]).sum())
     results = [
         Finding("no_vector", "error",
-                f"{count:,} rows are {reason}: {_named(source, Counts(count, none.first[reason]))}",
+                f"{count:,} rows are {reason}: {_name_rows(source, Counts(count, none.first[reason]))}",
                 "mend them, or leave them out: --skip-bad-rows", count, none.first[reason])
         for reason, count in none.counts.items()
     ]  # fmt: skip
     if broken.count:
         results.append(
-            Finding("not_finite", "error", f"{broken.count:,} rows hold NaN or infinity: {_named(source, broken)}",
+            Finding("not_finite", "error", f"{broken.count:,} rows hold NaN or infinity: {_name_rows(source, broken)}",
                     "leave these rows out (--skip-bad-rows), or embed their texts again", broken.count, broken.rows)
         )  # fmt: skip
     return results + (findings(seen, metric, repeated) if hashes else [])
@@ -141,14 +141,14 @@ def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
     if seen.zero.count:
         results.append(
             Finding("zero", "error" if metric == "cosine" else "note",
-                    f"{seen.zero.count:,} rows are zero: {_named(source, seen.zero)}",
+                    f"{seen.zero.count:,} rows are zero: {_name_rows(source, seen.zero)}",
                     "leave them out (--skip-bad-rows): they have no direction under cosine; often a text was empty",
                     seen.zero.count, seen.zero.rows)
         )  # fmt: skip
     if seen.long.count:
         results.append(
             Finding("range", "error", f"{seen.long.count:,} rows are longer than {NORM_MAX:g}, and float32 cannot hold "
-                    f"their scores: {_named(source, seen.long)}", "divide all by one number",
+                    f"their scores: {_name_rows(source, seen.long)}", "divide all by one number",
                     seen.long.count, seen.long.rows)
         )  # fmt: skip
     elif metric != "cosine" and 0 < seen.norm_max < NORM_MIN:
@@ -168,7 +168,8 @@ def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
         )  # fmt: skip
     if metric == "dot" and seen.not_unit.count:
         results.append(
-            Finding("norms", "note", f"{seen.not_unit.count:,} rows are not of norm 1: {_named(source, seen.not_unit)}",
+            Finding("norms", "note",
+                    f"{seen.not_unit.count:,} rows are not of norm 1: {_name_rows(source, seen.not_unit)}",
                     "under dot long rows win; build with --metric cosine where only the direction counts",
                     seen.not_unit.count, seen.not_unit.rows)
         )  # fmt: skip
@@ -185,10 +186,10 @@ def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
             Finding("constant", "note", f"{len(constant):,} of {source.dimension:,} dimensions never change: {named}",
                     "leave them out: they cost bytes; check that vectors were not padded or cut", len(constant))
         )  # fmt: skip
-    return results + _compared(seen.sample(), metric)
+    return results + _compare(seen.sample(), metric)
 
 
-def _compared(x: F32, metric: str) -> list[Finding]:
+def _compare(x: F32, metric: str) -> list[Finding]:
     """Contrast and hubs of a sample (n, d), its rows compared exactly."""
     wide = x.astype(np.float64)  # one scale changes nothing that is told, and keeps squares within float32
     if metric == "l2":
@@ -255,5 +256,5 @@ def _finite(source: Source, broken: Counts, none: Skipped) -> Iterator[tuple[Int
             yield rows[good], vectors[good]
 
 
-def _named(source: Source, counts: Counts) -> str:
+def _name_rows(source: Source, counts: Counts) -> str:
     return ", ".join(map(source.where, counts.rows)) + (", and more" if counts.count > len(counts.rows) else "")

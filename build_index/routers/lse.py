@@ -11,7 +11,7 @@ from vantage.format import LseSection
 
 from ..ingest.rows import F32, Ints
 from ..progress import Progress
-from .packing import bits_of, quantized
+from .packing import bits_of, quantize
 from .training import Cost, TrainingSet
 
 ROUNDS = 6
@@ -75,10 +75,10 @@ def weights(subs: SubCentroids, metric: str, beta: float) -> F32:
 def section(subs: SubCentroids, metric: str, beta: float, temperature: float, bits: int) -> LseSection:
     """The router as stored; under l2 the score is beta (<q, c> - |c|^2 / 2)."""
     flat = subs.table.reshape(-1, subs.table.shape[2])
-    return packed(flat, weights(subs, metric, beta), subs.table.shape[1], beta, temperature, bits)
+    return pack_section(flat, weights(subs, metric, beta), subs.table.shape[1], beta, temperature, bits)
 
 
-def packed(flat: F32, weight: F32, subs: int, beta: float, temperature: float, bits: int) -> LseSection:
+def pack_section(flat: F32, weight: F32, subs: int, beta: float, temperature: float, bits: int) -> LseSection:
     """flat (B S, d) as symmetric integers with a scale a row, around the mean of those whose weight is not -inf.
 
     The mean drops out: it adds the same to every score. So does the largest weight: without it float32 keeps more of
@@ -87,7 +87,7 @@ def packed(flat: F32, weight: F32, subs: int, beta: float, temperature: float, b
     live = np.isfinite(weight)
     centred = np.where(live[:, None], flat - flat[live].mean(0), 0)
     weight = np.where(live, np.maximum(weight - weight[live].max(), WEIGHT_MIN), weight)
-    table, scale = quantized(centred, bits)
+    table, scale = quantize(centred, bits)
     stored = float(np.float32(beta))  # what a reader gets, so that the builder's p is the edge's
     return LseSection(
         bits, subs, stored, temperature, memoryview(table), memoryview(scale), memoryview(weight.astype(np.float32))
@@ -108,7 +108,7 @@ def summary(values: F32, weight: F32, seed: int, subs: int) -> tuple[F32, F32]:
     return c, mass
 
 
-def ordered(section: LseSection, order: Ints) -> LseSection:
+def reorder(section: LseSection, order: Ints) -> LseSection:
     """Block order[i] as number i."""
 
     def moved(column: memoryview, dtype: type) -> memoryview:

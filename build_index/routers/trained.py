@@ -12,7 +12,7 @@ from vantage.format import LseSection
 
 from ..progress import SILENT, Progress
 from . import learn
-from .lse import packed, sub_centroids, subs_of, weights
+from .lse import pack_section, sub_centroids, subs_of, weights
 from .packing import bits_of
 from .training import Cost, TrainingSet
 
@@ -57,7 +57,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> LseSection:
     """The table, then the temperature, by cost."""
     subs = subs_of(training.rows.dimension, training.blocks)
     learnt, _ = table(training, subs, progress.part(0, 0.9))
-    section = packed(
+    section = pack_section(
         learnt["table"], learnt["weight"], subs, float(np.exp(learnt["log_beta"])),
         TEMPERATURES[0], bits_of(training.rows.dimension),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from vantage.format import NO_CHILD, TREE_UNITS, TREE_WAYS, TreeSection
 from ..ingest.rows import F32, Ints
 from ..progress import Progress
 from . import learn, lse
-from .packing import quantized, rounded
+from .packing import quantize, round_through
 from .training import Cost, TrainingSet
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
@@ -34,7 +34,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TreeSection:
         training.rows.take(training.sample), training.partition.home[training.sample], training.blocks, training.seed, 1
     )
     centres, count = subs.table[:, 0], np.maximum(subs.count[:, 0], 1)
-    child, middle, mass = grouped(centres, count, training.seed)
+    child, middle, mass = group_blocks(centres, count, training.seed)
     path = paths(child, training.blocks)
     nodes, d = len(child), training.rows.dimension
     there = child != NO_CHILD
@@ -60,7 +60,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TreeSection:
     }
 
     def scores(now: dict[str, Any], q: Any) -> Any:
-        units = jnp.clip(q @ rounded(now["first"], BITS).T + now["bias"], 0, jnp.linalg.norm(q, axis=1)[:, None])
+        units = jnp.clip(q @ round_through(now["first"], BITS).T + now["bias"], 0, jnp.linalg.norm(q, axis=1)[:, None])
         logit = jnp.einsum("qnu,nwu->qnw", units.reshape(len(q), nodes, TREE_UNITS), now["second"]) + now["weight"]
         log_p = jax.nn.log_softmax(jnp.where(there, logit, -1e9)).reshape(len(q), -1)
         log_p = jnp.concatenate([log_p, jnp.zeros((len(q), 1))], 1)
@@ -71,7 +71,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TreeSection:
     return min((replace(network, temperature=t) for t in TEMPERATURES), key=cost)
 
 
-def grouped(centres: F32, count: F32, seed: int) -> tuple[Ints, F32, F32]:
+def group_blocks(centres: F32, count: F32, seed: int) -> tuple[Ints, F32, F32]:
     """(child i64 (n, 3) as TreeSection has it, the mean of each child f32 (n, 3, d), its rows f32 (n, 3))."""
     child: list[list[int]] = []
     middle: list[list[F32]] = []
@@ -128,8 +128,8 @@ def paths(child: Ints, blocks: int) -> Ints:
 
 def section(learnt: dict[str, F32], child: Ints) -> TreeSection:
     """The tree as stored."""
-    table, scale = quantized(learnt["first"], BITS)
-    out, out_scale = quantized(learnt["second"].reshape(-1, TREE_UNITS), 8)
+    table, scale = quantize(learnt["first"], BITS)
+    out, out_scale = quantize(learnt["second"].reshape(-1, TREE_UNITS), 8)
     weight = np.where(child != NO_CHILD, learnt["weight"], -np.inf).astype(np.float32)
     return TreeSection(
         BITS, min(BEAM, int((child < 0).sum() - (child == NO_CHILD).sum())), TEMPERATURES[0],
@@ -139,7 +139,7 @@ def section(learnt: dict[str, F32], child: Ints) -> TreeSection:
     )  # fmt: skip
 
 
-def ordered(section: TreeSection, order: Ints) -> TreeSection:
+def reorder(section: TreeSection, order: Ints) -> TreeSection:
     """Block order[i] as number i."""
     number = np.empty(len(order), np.int32)
     number[order] = np.arange(len(order), dtype=np.int32)

@@ -107,7 +107,7 @@ def test_second_waves_are_those_of_cpython(worker: Callable[..., Server], bucket
     k, waves = index.root.contract.k, dict[float, list[int]]()
     with httpx.Client(base_url=f"{server.url}/v1/indexes/{index.name}", timeout=60, trust_env=False) as http:
         for recall in RECALLS:
-            promise = index.promise(Query(rows[0].tolist(), k, recall))
+            promise = index.segment.promise(Query(rows[0].tolist(), k, recall))
             assert promise.threshold > 0
             for vector in rows[ROWS:].tolist():
                 got = http.post("/query", json={"vector": vector, "top_k": k, "recall": recall}).json()

@@ -67,7 +67,7 @@ class Turn:
         return out
 
 
-def turned_twice(x: npt.NDArray[Any], turn: Turn) -> npt.NDArray[Any]:
+def turn_twice(x: npt.NDArray[Any], turn: Turn) -> npt.NDArray[Any]:
     """x (d, d) turned along its rows, then along its columns, a new array."""
     out = np.empty_like(x)
     for low in range(0, len(x), step_of(len(x))):

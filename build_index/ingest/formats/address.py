@@ -122,7 +122,7 @@ def inside(folder: Location) -> tuple[list[Location], list[Location]] | None:
 def read_whole(where: Location, most: int) -> bytes:
     """The bytes of a file of at most `most` bytes. Raises InputError."""
     try:
-        with opened(where) as file:
+        with open_file(where) as file:
             data: bytes = file.read(most + 1)
     except OSError as error:
         raise InputError(f"{shown(where)} cannot be read: {error}") from None
@@ -131,7 +131,7 @@ def read_whole(where: Location, most: int) -> bytes:
     return data
 
 
-def opened(where: Location) -> Any:
+def open_file(where: Location) -> Any:
     """A file of pyarrow's, read plainly: mapped pages would count as this process's memory. Raises OSError."""
     if isinstance(where, Path):
         if not where.is_file():

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from vantage.errors import InputError
 
-from .address import Location, Part, below, inside, natural, opened, read_whole, shown
+from .address import Location, Part, below, inside, natural, open_file, read_whole, shown
 
 LOG = "_delta_log"
 COMMIT = re.compile(r"(\d{20})\.json")
@@ -34,7 +34,7 @@ def parts(table: Location, notes: list[str]) -> list[Part]:
     A column that was added later is null in older files. Raises InputError where the log is not whole, or where it
     asks for more than reading files: deletion vectors, column mapping, files elsewhere.
     """
-    version, state = _replayed(table)
+    version, state = _replay(table)
     where = shown(table)
     meta, protocol = state["metaData"], state["protocol"]
     if not isinstance(meta, dict) or not isinstance(protocol, dict):
@@ -58,7 +58,7 @@ def parts(table: Location, notes: list[str]) -> list[Part]:
     return files
 
 
-def _replayed(table: Location) -> tuple[int, dict[str, Any]]:
+def _replay(table: Location) -> tuple[int, dict[str, Any]]:
     """The newest version, and its files (`add`, by path), `metaData` and `protocol`."""
     files, folders = inside(below(table, LOG)) or ([], [])
     where = shown(table)
@@ -112,7 +112,7 @@ def _pieces(files: list[Location]) -> int:
 
 def _checkpoint(file: Location) -> list[dict[str, Any]]:
     try:
-        with opened(file) as raw:
+        with open_file(file) as raw:
             parquet = pq.ParquetFile(raw)
             names = [n for n in ("add", "remove", "metaData", "protocol") if n in parquet.schema_arrow.names]
             rows: list[dict[str, Any]] = parquet.read(columns=names).to_pylist(maps_as_pydicts="lossy")

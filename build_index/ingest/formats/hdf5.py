@@ -25,14 +25,14 @@ def header(path: Path, dataset: str | None = None) -> tuple[tuple[int, int], np.
 
     Raises InputError for a file that is not HDF5, and for a dataset that is no matrix.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         matrix = _matrix(file, path, dataset)
         return (matrix.shape[0], matrix.shape[1]), matrix.dtype, 0
 
 
 def batches(path: Path, rows_max: int, dataset: str | None = None) -> Iterator[Array]:
     """(n, d) of the file's own type, n at most rows_max. Raises InputError."""
-    with _opened(path) as file:
+    with _open(path) as file:
         matrix = _matrix(file, path, dataset)
         for first in range(0, matrix.shape[0], rows_max):
             try:
@@ -44,7 +44,7 @@ def batches(path: Path, rows_max: int, dataset: str | None = None) -> Iterator[A
 def metric(path: Path, dataset: str | None = None) -> str | None:
     """The metric that the file's or the dataset's `distance` names: one of ours, or the file's own word; or None."""
     words = set()
-    with _opened(path) as file:
+    with _open(path) as file:
         try:
             for attributes in (file.attrs, _matrix(file, path, dataset).attrs):
                 names = [name for name in attributes if str(name).lower() in TELL_METRIC]
@@ -66,7 +66,7 @@ def _word(attribute: Any) -> str | None:
 
 def neighbors(path: Path, rows: int) -> npt.NDArray[np.int32] | None:
     """i32 (rows, k): row numbers of the first queries' neighbours; None without the dataset. Raises InputError."""
-    with _opened(path) as file:
+    with _open(path) as file:
         if NEIGHBORS not in file.keys():  # noqa: SIM118 `in file` follows links
             return None
         matrix = _dataset(file, path, NEIGHBORS)
@@ -85,14 +85,14 @@ def are_rows(values: Array) -> bool:
 
 def others(path: Path, dataset: str | None = None) -> list[str]:
     """Names of top-level matrices beside `dataset` that a build does not read, those of queries left out."""
-    with _opened(path) as file:
+    with _open(path) as file:
         known = {(dataset or _default(file, path)).strip("/"), TEST, NEIGHBORS, "distances"}
         here = [n for n in file if n not in known and isinstance(file.get(n, getlink=True), h5py.HardLink)]
         datasets = [(n, file[n]) for n in here if file.get(n, getclass=True) is h5py.Dataset]
         return [n for n, d in datasets if d.ndim == 2 and d.dtype.str[1:] in NUMPY_KINDS]
 
 
-def _opened(path: Path) -> Any:
+def _open(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -128,7 +128,7 @@ def _matrix(file: Any, path: Path, name: str | None) -> Any:
 
 def _dataset(file: Any, path: Path, name: str) -> Any:
     """The dataset, whose values lie in this file. Raises InputError where the way to it, or they, leave it."""
-    dataset = _followed(file, path, name)
+    dataset = _follow(file, path, name)
     if not isinstance(dataset, h5py.Dataset):
         there = ", ".join(sorted(map(str, file))) or "none"
         raise InputError(
@@ -143,7 +143,7 @@ def _dataset(file: Any, path: Path, name: str) -> Any:
     return dataset
 
 
-def _followed(file: Any, path: Path, name: str) -> Any:
+def _follow(file: Any, path: Path, name: str) -> Any:
     """What `name` (a/b/c) leads to, link by link; None where there is nothing. No other file is opened on the way."""
     here, steps, links = file, [s for s in name.split("/") if s], 0
     while steps:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from vantage.errors import InputError
 
-from .address import Location, opened, shown
+from .address import Location, open_file, shown
 from .sizes import PIECE_BYTES, VALUE_BYTES
 
 # Read-ahead of a column. Without it, pyarrow holds whole column chunks: all of a row group, often all of a file.
@@ -25,7 +25,7 @@ PAGE_BYTES_MAX, SHRUNK_MAX = 256 << 20, 256
 def header(path: Location) -> tuple[int, pa.Schema]:
     """Rows and schema. Raises InputError, also where columns lie in another file: no path in a file is followed."""
     try:
-        with opened(path) as raw, _file(raw) as file:
+        with open_file(path) as raw, _file(raw) as file:
             metadata = file.metadata
             for group in range(metadata.num_row_groups):
                 for column in range(metadata.num_columns if metadata.row_group(group).num_rows else 0):
@@ -41,7 +41,7 @@ def header(path: Location) -> tuple[int, pa.Schema]:
 
 def has_only_nulls(path: Location, column: str) -> bool:
     """Whether the file says of a column, not of a nested one, that it has no value. Raises OSError."""
-    with opened(path) as raw, _file(raw) as file:
+    with open_file(path) as raw, _file(raw) as file:
         metadata = file.metadata
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         chunks = [group.column(leaf) for group in groups for leaf in range(metadata.num_columns)]
@@ -54,12 +54,12 @@ def has_only_nulls(path: Location, column: str) -> bool:
 def batches(path: Location, columns: list[str], rows_max: int) -> Iterator[pa.RecordBatch]:
     """Record batches of at most rows_max rows. Raises InputError."""
     try:
-        with opened(path) as raw:
+        with open_file(path) as raw:
             with _file(raw) as file:
                 rows, texts = _reading(path, file.metadata, columns, rows_max)
             with _file(raw, texts) as file:
                 parts = file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
-                yield from parts if rows == rows_max else _joined(parts, rows_max)
+                yield from parts if rows == rows_max else _join(parts, rows_max)
     except (OSError, pa.ArrowException) as error:
         raise InputError(
             f"{shown(path)} cannot be read: {error}", hint="the file may be damaged: copy it again"
@@ -118,7 +118,7 @@ def _encoded(chunks: list[tuple[int, Any]], path: str, name: str) -> bool:
     return any(name in encoding for _, c in chunks if c.path_in_schema == path for encoding in c.encodings)
 
 
-def _joined(parts: Iterator[pa.RecordBatch], rows_max: int) -> Iterator[pa.RecordBatch]:
+def _join(parts: Iterator[pa.RecordBatch], rows_max: int) -> Iterator[pa.RecordBatch]:
     """Small batches put together, up to rows_max rows or PIECE_BYTES as they are in memory."""
     held, rows, size = list[pa.RecordBatch](), 0, 0
     for part in parts:
