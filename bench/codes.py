@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bench.common import rows_of
 from build_index.blocks.kmeans import partition
-from build_index.blocks.layout import index_section, stored_centres
+from build_index.blocks.layout import index_section, quantize_centres
 from build_index.codecs import lrsq
 from build_index.codecs.planes import encode, encode_blocks
 from build_index.ingest.queries import read_queries
@@ -52,7 +52,7 @@ def main() -> None:
         sizes = np.bincount(base.home, minlength=options.blocks)
         x = rows.take(order)
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    centres = stored_centres(base.centres, "cosine")[1]
+    centres = quantize_centres(base.centres, "cosine")[1]
     home = np.repeat(np.arange(options.blocks), sizes)
     residual = x - centres[home]
     moments = [(a.astype(np.float64).T @ a) / len(a) for a in (residual, x)]

@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from build_index.ingest.open import open_source
-from build_index.ingest.rows import Ints, Rows, scaled_rows
+from build_index.ingest.rows import Ints, Rows, scale_rows
 from build_index.ingest.staging import stage
 from build_index.neighbours.graph import neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
 from build_index.progress import SILENT
 from build_index.serve import ROOT
-from build_index.simulate.edge import prepared
+from build_index.simulate.edge import HeldOutQueries, prepare_rows
 from build_index.tune.choose import TRAINING_QUERIES
-from build_index.tune.fit import Held, Task
+from build_index.tune.fit import Task
 from build_index.tune.options import Options
 from vantage.http.access import Access
 
@@ -85,13 +85,13 @@ def rows_of(data: Path, name: str, count: int | None = None) -> Iterator[Rows]:
             some = np.sort(np.random.default_rng(0).choice(staging.rows, min(count, staging.rows), replace=False))
             np.save(scratch / "some.npy", np.concatenate([staging.vectors(int(i), int(i) + 1) for i in some]))
             staging = stack.enter_context(stage(open_source([scratch / "some.npy"]), scratch / "some", metric=metric))
-        yield scaled_rows(staging, metric)
+        yield scale_rows(staging, metric)
 
 
 def task_of(rows: Rows, asked: int = TRAINING_QUERIES) -> Task:
     """What routers are fitted with: rows held out for tuning, and `asked` rows as questions with their neighbours."""
     held = hold_out(rows.count, 0)
-    tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
+    tune = HeldOutQueries(prepare_rows(rows, held.tuning), held.tuning, truth_of(rows, held.tuning, 100))
     sample = np.setdiff1d(np.arange(rows.count), held.all)
     learners = np.sort(np.random.default_rng(5).choice(sample, min(asked, len(sample)), replace=False))
     near = neighbour_graph(rows, learners, 100, seed=0, memory_bytes=MEMORY)

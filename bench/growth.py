@@ -41,17 +41,17 @@ from build_index.blocks.layout import index_section
 from build_index.codecs import lrsq
 from build_index.export.router import whole_page
 from build_index.ingest.open import open_source
-from build_index.ingest.rows import Ints, scaled_rows
+from build_index.ingest.rows import Ints, scale_rows
 from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.truth import truth_of, untied
 from build_index.progress import SILENT
 from build_index.routers import lse, two_level
-from build_index.simulate.edge import P, prepared, probabilities
+from build_index.simulate.edge import HeldOutQueries, P, prepare_rows, probabilities
 from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans
 from build_index.tune.choose import _second_moments, block_counts
 from build_index.tune.contract import PricedRecall, price_at
-from build_index.tune.fit import Held, Task, fitted, pages_of, probabilities_of
+from build_index.tune.fit import Task, fit_router, pages_of, probabilities_of
 from build_index.tune.options import Options
 from vantage.cost import LANE_BYTES_PER_MS, LANES, ROUND_MS
 from vantage.format import LseSection, TwoLevelSection
@@ -133,13 +133,13 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         tempfile.TemporaryDirectory(dir=folder) as scratch,
         stage(open_source([path]), Path(scratch), metric="l2") as s,
     ):
-        rows = scaled_rows(s, "l2")
+        rows = scale_rows(s, "l2")
         clock.step("read")
         rng = np.random.default_rng(0)
         drawn_rows = rng.choice(count, 2 * held, replace=False)
         tune_rows, price_rows = np.sort(drawn_rows[:held]), np.sort(drawn_rows[held:])
         near = truth_of(rows, np.concatenate([tune_rows, price_rows]), K)
-        tune = Held(prepared(rows, tune_rows), tune_rows, near[:held])
+        tune = HeldOutQueries(prepare_rows(rows, tune_rows), tune_rows, near[:held])
         clock.step("exact neighbours of held-out rows")
         vectors = drawn(1 << 20, held)
         asked = [prepare(v.tolist(), index_section(rows, 1, count)) for v in vectors]
@@ -167,14 +167,14 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
             [],
             SILENT,
         )
-        layout, _ = fitted(task, base, copies, "two-level", SILENT)
+        layout, _ = fit_router(task, base, copies, "two-level", SILENT)
         clock.step("router and order")
         moments = _second_moments(rows, sample, layout)
         codec = lrsq.train(*moments, code_bytes)
         sizes = block_bytes(layout.sizes(), code_bytes, ID_BYTES)
-        price_queries = prepared(rows, price_rows)
+        price_queries = prepare_rows(rows, price_rows)
         p_held = probabilities_of(rows, layout, price_queries)
-        found = full_scan(rows, layout, codec, price_queries, price_rows, near[held:], p=p_held)
+        found = full_scan(rows, layout, codec, HeldOutQueries(price_queries, price_rows, near[held:]), p=p_held)
         price = price_at(PricedRecall(found, p_held, sizes), K, TARGET)
         clock.step("code and price")
         ceiling = found.recall(np.ones_like(p_held, bool), K).mean()
@@ -185,7 +185,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         p, pages = probabilities_of(rows, layout, asked), pages_of(rows, layout, asked)
         assert pages is not None
         nobody = np.full(held, -1)
-        whole = full_scan(rows, layout, codec, asked, nobody, truth, p=p)
+        whole = full_scan(rows, layout, codec, HeldOutQueries(asked, nobody, truth), p=p)
         reads = replace(plans(p, sizes, price), pages=pages)
         recall, rows_read = whole.recall(reads.blocks, K).mean(), (reads.blocks * layout.sizes()).sum(1).mean()
         section = layout.section
@@ -206,8 +206,8 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         x, home = rows.take(sample), layout.partition.home[sample]
         subs = lse.sub_centroids(x, home, blocks, 0)
         eight = lse.section(subs, "l2", flat.beta, flat.temperature, flat.bits)
-        scanned = full_scan(rows, layout, codec, price_queries, price_rows, near[held:])
-        all_scanned = full_scan(rows, layout, codec, asked, nobody, truth)
+        scanned = full_scan(rows, layout, codec, HeldOutQueries(price_queries, price_rows, near[held:]))
+        all_scanned = full_scan(rows, layout, codec, HeldOutQueries(asked, nobody, truth))
         for table in (flat, eight):
             p_held = probabilities("lse", table, index, price_queries)
             flat_price = price_at(PricedRecall(scanned, p_held, sizes), K, TARGET)
@@ -222,7 +222,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         for part in SHORT_SHARES:
             length = int(code_bytes * part) // 4 * 4
             short_sizes = block_bytes(layout.sizes(), length, 0.0)
-            short = full_scan(rows, layout, lrsq.train(*moments, length), asked, nobody, truth, p=p)
+            short = full_scan(rows, layout, lrsq.train(*moments, length), HeldOutQueries(asked, nobody, truth), p=p)
             line = two_waves(short, whole, p, short_sizes, sizes, price, pages)
             print(f"  two waves, {length} of {code_bytes} bytes first: {line}", flush=True)
         clock.step("comparisons", counts=False)

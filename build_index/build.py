@@ -20,7 +20,7 @@ from .context import BuildContext
 from .ingest.attributes import check_rows, check_schema, spot_bytes
 from .ingest.formats.batch import Batch
 from .ingest.lint import Pass, findings
-from .ingest.rows import StoredRows, scaled_rows
+from .ingest.rows import StoredRows, scale_rows
 from .ingest.source import Source
 from .ingest.staging import Staging, stage
 from .tune.check import check_options
@@ -161,7 +161,7 @@ def _build(source: Source, staging: Staging, lost: bool, context: BuildContext) 
     options = context.options
     if staging.rows < source.rows:
         check_options(staging.rows, source.dimension, options, context.metric)
-    rows = scaled_rows(staging, context.metric)
+    rows = scale_rows(staging, context.metric)
     if staging.duplicate_vectors:
         context.note(f"{staging.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
     names = source.attributes.names

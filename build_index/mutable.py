@@ -22,7 +22,7 @@ from .context import BuildContext
 from .ingest.arrays import Arrays, Ids
 from .ingest.attributes import are_long
 from .ingest.rows import NORM_MAX, Ints, Rows
-from .simulate.edge import prepared, probabilities
+from .simulate.edge import prepare_rows, probabilities
 from .tune.choose import Choice
 from .tune.options import Options
 from .write.contents import Contents, check_blocks
@@ -78,7 +78,7 @@ class MutableIndex:
     def row_of(self) -> dict[int | bytes, int]:
         """Row of each id."""
         if self._row_of is None:
-            self._row_of = {identifier: row for row, identifier in enumerate(listed(self.stored.id_of))}
+            self._row_of = {identifier: row for row, identifier in enumerate(list_ids(self.stored.id_of))}
         return self._row_of
 
     def add(self, new: Arrays) -> Rows:
@@ -149,7 +149,7 @@ class MutableIndex:
         if layout.router not in ("ecvh", "bec-tree"):
             return homes(rows, layout.centres)
         section = index_section(rows, layout.blocks, rows.count, layout.router)
-        p = probabilities(layout.router, layout.section, section, prepared(rows, np.arange(rows.count)))
+        p = probabilities(layout.router, layout.section, section, prepare_rows(rows, np.arange(rows.count)))
         out: I32 = p.argmax(1).astype(np.int32)
         return out
 
@@ -184,7 +184,7 @@ class MutableIndex:
         return out
 
 
-def listed(ids: Ids) -> list[Any]:
+def list_ids(ids: Ids) -> list[Any]:
     """Ids as a list of Python's integers or bytes."""
     return ids if isinstance(ids, list) else ids.tolist()
 

@@ -79,7 +79,7 @@ def load(bucket: Path, state: Path = STATE, *, only: str = "", prune: bool = Fal
                 raise InputError(
                     f"{path} is a link, and links are not followed", hint="move what it names to its place"
                 )
-    _made(state)
+    _make_folder(state)
     with (ROOT / "wrangler.toml").open("rb") as config:
         name = tomllib.load(config)["r2_buckets"][0]["bucket_name"]
     command = [node(), HOST / "load.mjs", bucket, state, name, f"--only={only}"]
@@ -122,7 +122,7 @@ def serve(
     if snapshot not in ("", "save", "load"):
         raise InputError(f"snapshot is {snapshot!r}: give '', 'save' or 'load'")
     check_port(port)
-    _made(state)
+    _make_folder(state)
     state = state.resolve()
     environment = {
         **(os.environ | QUIET),
@@ -166,7 +166,7 @@ def check_port(port: int) -> None:
         raise InputError(f"port {port} is in use", hint="end what uses it or choose another with --port")
 
 
-def _made(state: Path) -> None:
+def _make_folder(state: Path) -> None:
     """Makes the folder of local R2. Raises InputError where it cannot be one."""
     try:
         state.mkdir(parents=True, exist_ok=True)

@@ -30,9 +30,9 @@ from .build import id_bytes
 from .clusters.cluster import tree_over
 from .codecs.planes import Encoded
 from .hashing.bec_tree import BecTree
-from .ingest.arrays import Arrays, checked, known_ids, matrix, named, number, shown, truth, whole
-from .ingest.rows import Ints, check_lengths, scaled_rows
-from .mutable import MutableIndex, listed, packed
+from .ingest.arrays import Arrays, check_arrays, known_ids, matrix, name_ids, number, show_id, truth, whole
+from .ingest.rows import Ints, check_lengths, scale_rows
+from .mutable import MutableIndex, list_ids, packed
 from .tune.check import check_options
 from .tune.choose import choose
 from .tune.options import Options
@@ -162,7 +162,7 @@ class VectorIndex:
         reached.
         """
         given = matrix(train_vectors, "the vectors")
-        return self._fit(checked(given, np.arange(len(given)) if ids is None else ids, self.metric), pa.schema([]))
+        return self._fit(check_arrays(given, np.arange(len(given)) if ids is None else ids, self.metric), pa.schema([]))
 
     def add(self, vectors: Any, ids: Any = None) -> Self:
         """Adds rows: vectors (n, d), ids (n) as in fit, or the integers after the largest one.
@@ -183,15 +183,15 @@ class VectorIndex:
                 raise InputError("vectors without ids", hint="there are no larger ones than the last: give some")
             ids = np.arange(len(given)) + min(first, (1 << 63) - 1)
         nulls = "[" + ",".join(["null"] * len(index.attributes)) + "]"
-        new = checked(given, ids, index.rows.metric, old.kind, nulls.encode())
+        new = check_arrays(given, ids, index.rows.metric, old.kind, nulls.encode())
         if not len(given):
             return self
         if new.id_kind != old.id_kind:
             raise InputError(f"ids of kind {new.id_kind} for an index of {old.id_kind}", hint="give ids of its kind")
         row_of = index.row_of()
-        known = [identifier for identifier in listed(new.id_of) if identifier in row_of]
+        known = [identifier for identifier in list_ids(new.id_of) if identifier in row_of]
         if known:
-            raise InputError(f"ids that are there already: {named(known)}", hint="remove them first, or give others")
+            raise InputError(f"ids that are there already: {name_ids(known)}", hint="remove them first, or give others")
         rows, self._live = index.add(new), None
         if self._tree is not None:
             tree, numbers = self._tree
@@ -204,10 +204,10 @@ class VectorIndex:
         Raises NotFoundError, and removes nothing, where an id is not there; InputError where no row would be left.
         """
         self._check_fitted()
-        doomed, row_of = listed(known_ids(ids)), self._index.row_of()
+        doomed, row_of = list_ids(known_ids(ids)), self._index.row_of()
         missing = [identifier for identifier in doomed if identifier not in row_of]
         if missing:
-            raise NotFoundError(f"there are no rows with the ids {named(missing)}", hint="check the ids")
+            raise NotFoundError(f"there are no rows with the ids {name_ids(missing)}", hint="check the ids")
         gone = np.unique(np.array([row_of[identifier] for identifier in doomed], np.int64))
         if len(gone) == len(self):
             raise InputError("no row would be left", hint="an index keeps one row at least: fit a new one")
@@ -251,7 +251,7 @@ class VectorIndex:
         """The ids of all rows in the order of fit and add: int64 (n), or objects (n) of str or bytes."""
         self._check_fitted()
         ids = self._index.stored.id_of
-        return np.array([shown(i) for i in ids], object) if isinstance(ids, list) else ids.copy()
+        return np.array([show_id(i) for i in ids], object) if isinstance(ids, list) else ids.copy()
 
     @property
     def drift_(self) -> float:
@@ -296,7 +296,7 @@ class VectorIndex:
         scores = np.full((len(given), k), np.nan)
         for i, answer in enumerate(all_answers):
             for j, match in enumerate(answer.matches):
-                ids[i, j], scores[i, j] = shown(match.id), match.score
+                ids[i, j], scores[i, j] = show_id(match.id), match.score
         return Found(ids, scores)
 
     # Clusters
@@ -309,22 +309,22 @@ class VectorIndex:
         level above. The first call makes the tree (training of some seconds); add and remove keep it, splitting and
         merging leaves, fit drops it, and it is not saved. Raises InputError for fewer than 2 rows.
         """
-        level, k = _chosen(level, k)
+        level, k = _check_cut(level, k)
         tree, numbers = self._clusters()
         return tree.labels(level, k)[numbers]
 
     def assign(self, vectors: Any, level: int | None = None, k: int | None = None) -> npt.NDArray[np.int32]:
         """i32 (n): the clusters that vectors (n, d) would lie in, numbered as in cluster; none is added."""
-        level, k = _chosen(level, k)
+        level, k = _check_cut(level, k)
         tree, _ = self._clusters()
         given = matrix(vectors, "the vectors")
         self._check_width(given)
-        vectors = checked(given, np.arange(len(given)), self._index.rows.metric)
+        vectors = check_arrays(given, np.arange(len(given)), self._index.rows.metric)
         return tree.assign(replace(self._index.rows, stored=vectors).slice(0, len(given)), level, k)
 
     def medoids(self, level: int | None = None, k: int | None = None) -> Medoids:
         """The row of each cluster with the least summed squared distance to the others, and the cluster's size."""
-        level, k = _chosen(level, k)
+        level, k = _check_cut(level, k)
         tree, numbers = self._clusters()
         row = np.full(len(tree.home), -1, np.int64)
         row[numbers] = np.arange(len(numbers))
@@ -379,7 +379,7 @@ class VectorIndex:
         check_options(stored.rows, stored.dimension, options, self.metric)
         if self.vectors == "f16" and stored.kind == "f32":
             stored_values(stored.floats(0, stored.rows), "f16", np.arange(stored.rows))  # raises before the work
-        rows = scaled_rows(stored, self.metric)
+        rows = scale_rows(stored, self.metric)
         norms = np.linalg.norm(rows.slice(0, rows.count), axis=1).astype(np.float64)
         check_lengths(self.metric, norms, float(norms.max()), f"row {norms.argmax()}")
         choice = choose(rows, id_bytes(stored), options)
@@ -452,7 +452,7 @@ class VectorIndex:
             )
 
 
-def _chosen(level: Any, k: Any) -> tuple[int | None, int | None]:
+def _check_cut(level: Any, k: Any) -> tuple[int | None, int | None]:
     """A level and a number of clusters, each checked where it is given."""
     return None if level is None else whole("level", level), None if k is None else whole("k", k)
 

@@ -13,9 +13,9 @@ import pytest
 from doubles import Built, Recorder, explained
 
 from build_index.neighbours.truth import untied
-from build_index.simulate.measure import judged
+from build_index.simulate.measure import judge
 from build_index.tune import promises as stopping
-from build_index.tune.promises import Held, said
+from build_index.tune.promises import ScannedQueries, estimate_recall
 from build_index.tune.promises import features as numpy_features
 from vantage.cost import Budget
 from vantage.errors import LimitError
@@ -56,13 +56,13 @@ def test_features_and_estimates_are_those_of_the_builder(monkeypatch: pytest.Mon
     block = draw.integers(0, blocks, (queries, places)).astype(np.int32)
     row = np.tile(np.arange(places, dtype=np.int32), (queries, 1))
     row[:, 50:] = row[:, :14]  # copies
-    found = replace(judged(block, row, untied(row[:, :k].copy())), score=score, base=base)
+    found = replace(judge(block, row, untied(row[:, :k].copy())), score=score, base=base)
     rows = draw.integers(1, 200, blocks).astype(np.int64)
-    held, price = Held(found, p, rows * 100, rows), 12345
+    held, price = ScannedQueries(found, p, rows * 100, rows), 12345
     estimator = Estimator(k, 0, 0.97, 0.05, (0.3, 0.8, -0.2, -0.5, 0.01))
     monkeypatch.setattr(stopping, "FEATURE_BYTES", 8 * 7 * len(rows))  # seven queries at a time
     ours = numpy_features(held, read, price, k)
-    told, answered = said(estimator, held, read, price), found.answered(read, k)
+    told, answered = estimate_recall(estimator, held, read, price), found.answered(read, k)
     assert answered[0].sum() == k and not answered[1].any() and not ours[1].any()
     for i in [i for i in range(queries) if i != 1]:
         answers = [(float(score[i, j]), int(block[i, j])) for j in np.flatnonzero(answered[i])]

@@ -37,7 +37,7 @@ from vantage.indexes import REVALIDATE_S, Service
 from vantage.kernels import pool_reset
 from vantage.read.bucket import Folder
 from vantage.search.prepare import prepare
-from vantage.search.rank import decode, estimated, exact_score
+from vantage.search.rank import decode, exact_score, rank_estimated
 from vantage.search.scan import LrsqScan
 
 sys.path.append(str(ROOT / "tests"))
@@ -88,7 +88,7 @@ class Truth:
             pool_reset(scan.pool, most)
             scan.block(b, data, keep=True)
             found = scan.contenders(most)
-            for match in estimated(found, prepared, root.index, len(found)):
+            for match in rank_estimated(found, prepared, root.index, len(found)):
                 out.setdefault(plain(match.id), set()).add(match.score)
         return out
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from bench.common import MEMORY, rows_of
 from build_index.blocks.graph_cut import VOTERS
 from build_index.hashing.bound import calibrated_limit, random_limit
-from build_index.hashing.codewords import START_ROWS, golay, started, trained
+from build_index.hashing.codewords import START_ROWS, golay, start_codewords, train_codewords
 from build_index.ingest.rows import F32, Rows
 from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.graph import neighbour_graph
@@ -79,11 +79,13 @@ def measured(rows: Rows, options: argparse.Namespace) -> bool:
     print(f"{'  the worst of the draws':34}{100 * max(broken):12.3f}")
     generator = golay(bits - 11)
     kept = [float(np.mean(broken))]
-    codewords = started(others[:: max(1, len(others) // START_ROWS)], generator, np.arange(1, dtype=np.uint32), 0)
+    codewords = start_codewords(
+        others[:: max(1, len(others) // START_ROWS)], generator, np.arange(1, dtype=np.uint32), 0
+    )
     first, second = (pairs_of(half_of, options.pairs, rng) for half_of in (held[:half], held[half:]))
     graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
-    start = started(raw[sample[:: max(1, len(sample) // START_ROWS)]], generator, golay_messages(bits), 0)
-    learnt = trained(rows, sample, graph, start, 0)
+    start = start_codewords(raw[sample[:: max(1, len(sample) // START_ROWS)]], generator, golay_messages(bits), 0)
+    learnt = train_codewords(rows, sample, graph, start, 0)
     for what, of, by in (("PCA and ITQ, calibrated", held, codewords), ("trained, calibrated", raw[some], learnt)):
         found = differing(of[:half], first, by.directions, by.threshold)
         limit = calibrated_limit(found, angles(held[:half], first), bits, delta, half)

@@ -38,7 +38,7 @@ import numpy.typing as npt
 from bench.research.unwritten import Setting, planned, setting, told
 from build_index.blocks.layout import Layout
 from build_index.codecs.planes import Codec, encode
-from build_index.hashing.codewords import golay, started
+from build_index.hashing.codewords import golay, start_codewords
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import F32, Ints, Rows
 from build_index.neighbours.graph import Graph, neighbour_graph
@@ -46,7 +46,7 @@ from build_index.simulate import measure
 from build_index.simulate.edge import P
 from build_index.simulate.measure import Bools, Candidates, Reads, block_bytes, full_scan, plans, price_for
 from build_index.tune.fit import probabilities_of
-from build_index.tune.promises import Held, estimators, fitted, said
+from build_index.tune.promises import ScannedQueries, estimate_recall, estimators, fit_logistic
 from vantage.cost import LANES
 from vantage.format import Promise
 from vantage.search.estimate import ROWS_EPSILON, second_price
@@ -217,7 +217,7 @@ class Judge:
 def taught(features: Features, of: Asked, read: Bools, layout: Layout, edges: Edges, k: int) -> Judge:
     """From tuning rows that have read these blocks."""
     x, y = features(of, read, layout.sizes(), edges, k), missed(of, read, layout, k)
-    return Judge(features, fitted(np.stack([f[~read] for f in x], 1), y[~read]))
+    return Judge(features, fit_logistic(np.stack([f[~read] for f in x], 1), y[~read]))
 
 
 def second_wave(of: Asked, first: Reads, p: P, sizes: Ints, k: int) -> tuple[Reads, float] | None:
@@ -232,7 +232,7 @@ def second_wave(of: Asked, first: Reads, p: P, sizes: Ints, k: int) -> tuple[Rea
 
 
 def decided(
-    of: Asked, tune: Held, prices: tuple[int, int], sizes: Ints, rows: Ints, step: float, k: int
+    of: Asked, tune: ScannedQueries, prices: tuple[int, int], sizes: Ints, rows: Ints, step: float, k: int
 ) -> list[Reads] | None:
     """Both waves of the second decision: at a lower price where the estimate of a query is under the least threshold
     that reaches the goal. prices: of one wave, for the tuning rows and for the queries.
@@ -240,7 +240,7 @@ def decided(
     estimator = next(e for e in estimators(tune, k, (), prices[0]) if e.k == k)
     dear = int(prices[1] * step)
     first = plans(of.p, sizes, dear)
-    estimate = said(estimator, Held(of.found, of.p, sizes, rows), first.blocks, dear)
+    estimate = estimate_recall(estimator, ScannedQueries(of.found, of.p, sizes, rows), first.blocks, dear)
     later = {dear >> n: plans(of.p, sizes, dear >> n, done=first.blocks) for n in (1, 2, 3)}
 
     def at(threshold: float) -> tuple[Reads, float]:
@@ -276,7 +276,7 @@ def extended(of: Setting, asked: dict[str, Asked], tune: Asked, graphs: dict[str
     """Prints what second waves read."""
     layout, home = of.layout, of.layout.partition.home
     rows, plain = layout.sizes(), block_bytes(layout.sizes(), of.codec.code_bytes, ID_BYTES)
-    held = Held(tune.found, tune.p, plain, rows)
+    held = ScannedQueries(tune.found, tune.p, plain, rows)
     planes = {name: np.concatenate([home[:, None], led_to(graph, home, WIDTH)], 1) for name, graph in graphs.items()}
     blocks = block_edges(graphs["nearest"], home, layout.blocks)
     print(f"{'':60}   GETs       MB      ms     p99  twice %  saved %")
@@ -372,7 +372,7 @@ def compare(of: Setting, ood: list[npt.NDArray[np.generic]], radius: int, depths
     near = neighbour_graph(rows, np.arange(rows.count), NEAR, seed=0, memory_bytes=task.options.memory_bytes)
     x = rows.slice(0, rows.count)
     some = task.sample[:: max(1, len(task.sample) // SIGNS_ROWS)]
-    signs = started(x[some], golay(), np.arange(2, dtype=np.uint32), 0)
+    signs = start_codewords(x[some], golay(), np.arange(2, dtype=np.uint32), 0)
     bits = x @ signs.directions.T > signs.threshold
     word = (bits * (1 << np.arange(bits.shape[1]))).sum(1).astype(np.uint32)
     close = near_codewords(near, word, radius)
@@ -396,7 +396,7 @@ def compare(of: Setting, ood: list[npt.NDArray[np.generic]], radius: int, depths
     held = task.tune
     tune = Asked(
         probabilities_of(rows, of.layout, held.queries),
-        full_scan(rows, of.layout, of.codec, held.queries, held.rows, held.truth),
+        full_scan(rows, of.layout, of.codec, held),
     )
     for k in depths:
         extended(of, asked, tune, {"nearest": near, "gate": exact}, k)

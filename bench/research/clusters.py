@@ -21,7 +21,7 @@ import numpy.typing as npt
 from bench.common import MEMORY, rows_of
 from build_index.clusters.cluster import tree_over
 from build_index.ingest.open import open_source
-from build_index.ingest.rows import F32, scaled_rows
+from build_index.ingest.rows import F32, scale_rows
 from build_index.ingest.staging import stage
 from build_index.neighbours.graph import neighbour_graph
 
@@ -57,7 +57,7 @@ def main() -> None:
                 np.save(Path(scratch, "rows.npy"), whole.stored.gather(drawn))
                 metric = whole.metric
             with stage(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=metric) as few:
-                rows = scaled_rows(few, metric)
+                rows = scale_rows(few, metric)
                 x = rows.slice(0, rows.count)
                 near = neighbour_graph(rows, np.arange(rows.count), NEAR, seed=0, memory_bytes=MEMORY)
                 began = time.monotonic()

@@ -24,14 +24,14 @@ import numpy.typing as npt
 
 from bench.common import rows_of
 from build_index.blocks.kmeans import partition
-from build_index.blocks.layout import index_section, stored_centres
+from build_index.blocks.layout import index_section, quantize_centres
 from build_index.blocks.partition import Partition
 from build_index.codecs import CODECS, sign
 from build_index.codecs.planes import F32, F64, Codec, encode_blocks
 from build_index.ingest.queries import read_queries
 from build_index.ingest.rows import Ints, Rows
 from build_index.neighbours.truth import hold_out, truth_of
-from build_index.simulate.edge import prepared
+from build_index.simulate.edge import prepare_rows
 from vantage import kernels
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
 from vantage.search.prepare import Prepared, prepare
@@ -69,7 +69,7 @@ def data_of(rows: Rows, base: Partition, seen: Ints) -> Data:
     """Rows in blocks, and the moments and residuals of the rows seen (sorted)."""
     order = np.argsort(base.home, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(base.home, minlength=base.blocks))])
-    centres = stored_centres(base.centres, rows.metric)[1]
+    centres = quantize_centres(base.centres, rows.metric)[1]
     residual, whole = np.zeros((2, rows.dimension, rows.dimension))
     for low in range(0, len(seen), AT_ONCE):
         part = seen[low : low + AT_ONCE]
@@ -219,8 +219,8 @@ def main() -> None:
             seen = np.setdiff1d(np.arange(rows.count), held.all)
             data = data_of(rows, partition(rows, seen, options.blocks, 0), seen)
             if options.held_out:
-                few = held.tune[:: max(1, len(held.tune) // options.queries)]
-                sets = [Asked("held-out rows", prepared(rows, few), few, truth_of(rows, few, K).rows)]
+                few = held.tuning[:: max(1, len(held.tuning) // options.queries)]
+                sets = [Asked("held-out rows", prepare_rows(rows, few), few, truth_of(rows, few, K).rows)]
             else:
                 sets, section = [], index_section(rows, 1, rows.count)
                 for path in sorted((options.data / name).glob("queries*.parquet")):

@@ -17,13 +17,13 @@ from build_index.blocks.graph_cut import VOTERS
 from build_index.blocks.layout import Layout, index_section
 from build_index.blocks.partition import Partition
 from build_index.ingest.open import open_source
-from build_index.ingest.rows import Ints, Rows, scaled_rows
+from build_index.ingest.rows import Ints, Rows, scale_rows
 from build_index.ingest.staging import stage
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
 from build_index.progress import SILENT
-from build_index.simulate.edge import prepared, probabilities
-from build_index.tune.fit import Held, Task, fitted
+from build_index.simulate.edge import HeldOutQueries, prepare_rows, probabilities
+from build_index.tune.fit import Task, fit_router
 from build_index.tune.options import Options
 from vantage.search.prepare import Prepared
 
@@ -52,7 +52,7 @@ def setting_of(rows: Rows, blocks: int, asked: list[Asked]) -> Setting:
     sample = np.setdiff1d(np.arange(rows.count), held.all)
     graph = neighbour_graph(rows, np.arange(rows.count), VOTERS, seed=0, memory_bytes=MEMORY)
     learners = np.sort(np.random.default_rng(5).choice(sample, min(ASKED, len(sample)), replace=False))
-    tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 100))
+    tune = HeldOutQueries(prepare_rows(rows, held.tuning), held.tuning, truth_of(rows, held.tuning, 100))
     settings = Options(memory_bytes=MEMORY)
     task = Task(rows, sample, tune, learners, graph[learners], 8.0, 100, settings, [], SILENT)
     return Setting(task, graph, blocks, asked)
@@ -91,7 +91,7 @@ def routed(
 ) -> Layout:
     """Prints the line of a router fitted to blocks, with copies i32 (N, E), if any; what it fitted."""
     rows, none = setting.rows, np.full((setting.rows.count, 0), -1, np.int32)
-    layout, _ = fitted(setting.task, base, none if copy is None else copy, router, SILENT)
+    layout, _ = fit_router(setting.task, base, none if copy is None else copy, router, SILENT)
     index = index_section(rows, base.blocks, rows.count, router)
     show(
         what, setting, layout.partition, layout.copy, len(layout.section.pack()),
@@ -110,4 +110,4 @@ def drawn_rows(data: Path, name: str, count: int) -> Iterator[Rows]:
         drawn = np.sort(np.random.default_rng(11).choice(rows.count, count, replace=False))
         np.save(Path(scratch, "rows.npy"), rows.stored.gather(drawn))
         with stage(open_source([Path(scratch, "rows.npy")]), Path(scratch), metric=rows.metric) as few:
-            yield scaled_rows(few, rows.metric)
+            yield scale_rows(few, rows.metric)

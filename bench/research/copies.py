@@ -37,9 +37,9 @@ from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import hold_out
 from build_index.progress import SILENT
-from build_index.routers.lse import BETAS, TEMPERATURES, ordered, section, sub_centroids
+from build_index.routers.lse import BETAS, TEMPERATURES, reorder, section, sub_centroids
 from build_index.routers.training import spread_of
-from build_index.simulate.edge import P, prepared, probabilities
+from build_index.simulate.edge import P, prepare_rows, probabilities
 from build_index.simulate.measure import block_bytes, plans, price_for
 from vantage.format import LseSection
 from vantage.search.prepare import Prepared, prepare
@@ -77,13 +77,13 @@ def data(folder: Path, name: str, count: int | None) -> Iterator[Data]:
             scaled = rows.scaled(asked.vectors)
             truth = exact_neighbours(scaled, rows.chunks(32 << 20), 100, rows.metric)
         held = hold_out(rows.count, 0)
-        tune = held.tune[:TUNE]
+        tune = held.tuning[:TUNE]
         near = exact_neighbours(rows.take(tune), rows.chunks(32 << 20), 100, rows.metric, tune)
         graph = neighbour_graph(rows, np.arange(rows.count), 100, seed=0, memory_bytes=MEMORY)
         index = index_section(rows, 1, rows.count)
         queries = [prepare(v.tolist(), index) for v in asked.vectors]
         sample = np.setdiff1d(np.arange(rows.count), held.all)
-        yield Data(rows, sample, queries, truth, prepared(rows, tune), near, graph)
+        yield Data(rows, sample, queries, truth, prepare_rows(rows, tune), near, graph)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Routed:
     def asked(self) -> tuple[Ints, P]:
         """Rows of the sample as questions, and p of them."""
         drawn = np.random.default_rng([0, 5]).choice(self.data.sample, min(ASKED, len(self.data.sample)), replace=False)
-        return drawn, self.p(prepared(self.data.rows, drawn))
+        return drawn, self.p(prepare_rows(self.data.rows, drawn))
 
     def places(self, copy: I32, truth: I32) -> I32:
         """i32 (Q, k, 1 + E): the blocks that hold the neighbours, -1 for none."""
@@ -136,8 +136,8 @@ def routed(data: Data, part: Partition) -> Routed:
 
     best = min(routers, key=cost)
     drawn = np.random.default_rng([0, 4]).choice(data.sample, min(ORDER, len(data.sample)), replace=False)
-    order = file_order(best.p(prepared(data.rows, drawn)))
-    return Routed(data, part.reordered(order), ordered(best.router, order))
+    order = file_order(best.p(prepare_rows(data.rows, drawn)))
+    return Routed(data, part.reordered(order), reorder(best.router, order))
 
 
 def read(p: P, sizes: Ints, places: I32, recall: float) -> tuple[float, float, float]:

@@ -49,7 +49,7 @@ from build_index.blocks.partition import Partition
 from build_index.evaluate.picture import Axis, curves
 from build_index.ingest.open import open_source
 from build_index.ingest.queries import read_queries
-from build_index.ingest.rows import F32, Ints, Rows, scaled_rows
+from build_index.ingest.rows import F32, Ints, Rows, scale_rows
 from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.graph import Graph, neighbour_graph
@@ -57,7 +57,7 @@ from build_index.neighbours.truth import hold_out, truth_of
 from build_index.progress import SILENT
 from build_index.routers import lse
 from build_index.routers.training import TrainingSet
-from build_index.simulate.edge import prepared, probabilities
+from build_index.simulate.edge import prepare_rows, probabilities
 from vantage.format import RouterSection
 from vantage.search.prepare import Prepared, prepare
 
@@ -298,7 +298,7 @@ def paper(
 def ours(rows: Rows, tune: Ints, tune_nearest: I32, queries: list[Prepared], seed: int) -> list[Method]:
     """Balanced blocks, SOAR's copies, lse tuned for recall@1 on base rows."""
     sample = np.setdiff1d(np.arange(rows.count), tune)
-    base, asked = partition(rows, sample, BLOCKS, seed), prepared(rows, tune)
+    base, asked = partition(rows, sample, BLOCKS, seed), prepare_rows(rows, tune)
     copies, index, out = soar(rows, base), index_section(rows, BLOCKS, rows.count), []
     for share in (0.2, 0.5):
         copy = copies.best(share)
@@ -372,10 +372,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         np.save(f"{scratch}/rows.npy", x)
         with stage(open_source([Path(scratch) / "rows.npy"]), Path(scratch) / "staging", metric="l2") as staging:
-            rows = scaled_rows(staging, "l2")
+            rows = scale_rows(staging, "l2")
             queries = rows.scaled(asked.vectors)
             index = index_section(rows, BLOCKS, rows.count)
-            tune = hold_out(rows.count, options.seed).tune
+            tune = hold_out(rows.count, options.seed).tuning
             tune_nearest = truth_of(rows, tune, 1).rows[:, 0]
             tell("k-means and closure")
             plain = kmeans(rows, options.seed)

@@ -35,8 +35,8 @@ from build_index.neighbours.exact import exact_neighbours
 from build_index.progress import SILENT
 from build_index.routers import ecvh
 from build_index.simulate.edge import probabilities
-from build_index.tune.fit import TUNE_QUERIES, reordered
-from build_index.tune.fit import routed as planned
+from build_index.tune.fit import TUNE_QUERIES, reorder
+from build_index.tune.fit import plan_routing as planned
 from vantage.format import EcvhSection
 from vantage.search.prepare import Prepared, prepare
 
@@ -67,7 +67,7 @@ def numbered(setting: Setting, layout: Layout) -> None:
     for what, order, size in (
         ("file order", np.arange(layout.blocks), nbytes), ("Gray order, no map", np.argsort(rank), bits)
     ):  # fmt: skip
-        reads = planned(setting.task, reordered(layout, order), p[:, order], few)
+        reads = planned(setting.task, reorder(layout, order), p[:, order], few)
         print(f"  {what:32}{size:9,}  {reads.gets:.2f} GETs, {reads.nbytes / 1e6:.2f} MB", flush=True)
 
 

@@ -9,7 +9,7 @@ two_level.by_codewords, int4) and a query's page is the one that the edge's rout
 - Blocks: each has one sub-centroid, its centre: a row drawn by bench/scale.py's generator, in the place of a mean.
 - Rows: 24 a block are drawn in the place of 244, and the 10 nearest of them to a query stand for its 100 nearest. They
   are exact, and the home of each is its nearest centre. Blocks are taken to be equal: a block read is 244 rows.
-- Pages are those of two_level.tuned at their largest: of rows drawn as queries, each tells its three nearest regions
+- Pages are those of two_level.tune at their largest: of rows drawn as queries, each tells its three nearest regions
   which 512 blocks it wants; and a block lies in the page of its own region.
 - Blocks are read by one threshold on the probability, the largest at which the mean recall is 0.90 or 0.95, exact
   scores, no copies. Ranges and bridges are left out: GETs are 1 for the page and at most 6, whatever the first level.
@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.generated import CHUNK, DIMENSION, drawn, written
-from build_index.hashing.codewords import Codewords, agreed, factored, golay, signs, started
+from build_index.hashing.codewords import Codewords, factor_centres, golay, signs, start_codewords, train_on_pairs
 from build_index.ingest.rows import F32, Ints
 from build_index.neighbours.exact import exact_neighbours
 from build_index.routers import ecvh, two_level
@@ -133,7 +133,7 @@ def pages(s: Setting, regions: int, nearest: Callable[[F32, int], Ints]) -> list
     p = np.exp(s.beta * (s.score - s.score.max(1, keepdims=True)))
     p /= p.sum(1, keepdims=True)
     wants = two_level.wants_of(nearest(s.asked, min(len(two_level.NEAR_REGIONS), regions)), s.wanted, p, regions)
-    return two_level.named(wants, nearest(s.centres, 1)[:, 0], most)
+    return two_level.name_blocks(wants, nearest(s.centres, 1)[:, 0], most)
 
 
 def line(what: str, s: Setting, first: two_level.First | None) -> None:
@@ -173,7 +173,7 @@ def line(what: str, s: Setting, first: two_level.First | None) -> None:
 
 
 def centres_of(s: Setting, regions: int) -> F32:
-    """As two_level.tuned makes them."""
+    """As two_level.tune makes them."""
     kmeans = faiss.Kmeans(
         DIMENSION, regions, niter=15, seed=s.seed + 1, min_points_per_centroid=1, max_points_per_centroid=len(s.asked)
     )
@@ -197,7 +197,7 @@ def of_golay(s: Setting, train: bool) -> two_level.First:
     """Codewords of the Golay code that rows as queries decode to; the code is shortened to about as many."""
     bits = min(12, round(np.log2(regions_of(s.blocks))))
     mean, unit = s.asked.mean(0), np.float32(s.spread**0.5)
-    codewords = started((s.asked - mean) / unit, golay(bits), np.arange(1 << bits, dtype=np.uint32), s.seed)
+    codewords = start_codewords((s.asked - mean) / unit, golay(bits), np.arange(1 << bits, dtype=np.uint32), s.seed)
 
     def draw(rng: np.random.Generator) -> tuple[F32, F32]:
         """Queries, and for each the centre of a block by how much it wants it."""
@@ -207,7 +207,7 @@ def of_golay(s: Setting, train: bool) -> two_level.First:
         return (s.asked[some] - mean) / unit, (s.centres[block] - mean) / unit
 
     if train:
-        codewords = agreed(codewords, draw, s.seed)
+        codewords = train_on_pairs(codewords, draw, s.seed)
     codewords = replace(
         codewords,
         directions=codewords.directions / unit,
@@ -240,7 +240,7 @@ def main() -> None:
         centres = centres_of(s, regions_of(blocks))
         line("k-means regions", s, two_level.by_centres(s.asked, centres, s.spread, s.seed))
         for factors in (int(n) for n in options.factors.split(",")):
-            first = of_codewords(s, factored(s.asked, centres, s.seed, factors))
+            first = of_codewords(s, factor_centres(s.asked, centres, s.seed, factors))
             line(f"codewords of {factors} signs", s, first)
             few = centres_of(s, max(1, len(first[0].pack()) // (8 + DIMENSION // 2)))
             line("  k-means regions, as few bytes", s, two_level.by_centres(s.asked, few, s.spread, s.seed))

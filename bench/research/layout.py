@@ -25,7 +25,7 @@ from build_index.ingest.rows import Ints, Rows
 from build_index.progress import SILENT
 from build_index.simulate.edge import P
 from build_index.simulate.measure import Reads, block_bytes, plans, price_for
-from build_index.tune.fit import fitted, middle_code, probabilities_of, reordered
+from build_index.tune.fit import fit_router, middle_code, probabilities_of, reorder
 from vantage import kernels
 from vantage.cost import LANES
 from vantage.format import aligned
@@ -70,7 +70,7 @@ def show(
     what: str, layout: Layout, p: P, order: Ints, truth: np.ndarray, sizes_of: Callable[[Layout], Ints], way: Way
 ) -> None:
     """One line."""
-    layout, p = reordered(layout, order), np.ascontiguousarray(p[:, order])
+    layout, p = reorder(layout, order), np.ascontiguousarray(p[:, order])
     sizes = sizes_of(layout)
     price = price_for(lambda at: float(layout.holds(truth, way(p, sizes, at).blocks).mean()), GOAL)
     reads = way(p, sizes, price or 0)
@@ -91,8 +91,8 @@ def compare(rows: Rows, asked: Queries, blocks: int, share: float) -> None:
     queries = [prepare(v.tolist(), section) for v in asked.vectors]
     base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
     copies = COPY_RULES["soar"](rows, base)
-    _, first = fitted(task, base, copies.best(0), "lse", SILENT)
-    layout, order = fitted(task, base, copies.best(share), "trained", SILENT)
+    _, first = fit_router(task, base, copies.best(0), "lse", SILENT)
+    layout, order = fit_router(task, base, copies.best(share), "trained", SILENT)
     p = probabilities_of(rows, layout, queries)
     number = np.argsort(order)  # where a block of the partition is now
     as_built, untouched = np.arange(blocks), number

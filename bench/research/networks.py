@@ -41,14 +41,14 @@ from build_index.blocks.layout import Layout, index_section
 from build_index.evaluate.picture import Axis, curves
 from build_index.ingest.open import open_source
 from build_index.ingest.queries import Queries, read_queries
-from build_index.ingest.rows import Ints, Rows, scaled_rows
+from build_index.ingest.rows import Ints, Rows, scale_rows
 from build_index.ingest.staging import stage
 from build_index.progress import SILENT
 from build_index.routers import ROUTERS, mlp, trained, tree
 from build_index.serve import ROOT
 from build_index.simulate.edge import P, probabilities
 from build_index.tune.choose import TRAINING_QUERIES
-from build_index.tune.fit import fitted
+from build_index.tune.fit import fit_router
 from vantage.format import IndexSection, MlpSection, Regions
 from vantage.search.prepare import Prepared, prepare
 from vantage.search.route import ROUTERS as APPLIED
@@ -139,7 +139,7 @@ def set_of(data: Path, name: str) -> Iterator[tuple[Rows, Queries]]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = written(folder, GENERATED)
         staging = stack.enter_context(stage(open_source([path]), folder, metric="l2"))
-        rows = scaled_rows(staging, "l2")
+        rows = scale_rows(staging, "l2")
         yield rows, read_queries(generated.asked(folder, path, GENERATED), None)
 
 
@@ -169,7 +169,7 @@ def measured(
     for label, name, settings in cases:
         began = time.monotonic()
         with patch.dict(ROUTERS, mlp=replace(ROUTERS["mlp"], fit=partial(mlp.fit, **settings))):
-            layout, _ = fitted(task, base, copy, name, SILENT)
+            layout, _ = fit_router(task, base, copy, name, SILENT)
         seconds = time.monotonic() - began
         index = index_section(rows, blocks, rows.count + layout.copies, name)
         places = np.concatenate([layout.partition.home[:, None], layout.copy], 1)[asked.neighbors]

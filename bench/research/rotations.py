@@ -33,14 +33,14 @@ import optax
 import pyarrow.parquet as pq
 
 from build_index.blocks.kmeans import partition
-from build_index.blocks.layout import index_section, stored_centres
+from build_index.blocks.layout import index_section, quantize_centres
 from build_index.codecs import lrsq
 from build_index.codecs.planes import Codec, encode_blocks
 from build_index.codecs.rotations import ROTATIONS, bor
 from build_index.codecs.rotations.basis import Basis
 from build_index.codecs.rotations.butterfly import Layers, basis
 from build_index.ingest.open import open_source
-from build_index.ingest.rows import scaled_rows
+from build_index.ingest.rows import scale_rows
 from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.serve import ROOT
@@ -110,7 +110,7 @@ def made(values: npt.NDArray[np.generic], asked: F32, metric: str) -> Set:
         scratch.mkdir()
         np.save(file, values)
         with stage(open_source([file]), scratch, metric=metric) as staging:
-            rows = scaled_rows(staging, metric)
+            rows = scale_rows(staging, metric)
             base = partition(rows, np.arange(rows.count), len(values) // BLOCK_ROWS, 0)
             order = np.argsort(base.home, kind="stable")
             section = index_section(rows, base.blocks, rows.count)
@@ -118,7 +118,7 @@ def made(values: npt.NDArray[np.generic], asked: F32, metric: str) -> Set:
     starts = np.concatenate([[0], np.cumsum(np.bincount(base.home, minlength=base.blocks))])
     plain = np.stack([np.asarray(q.vector, np.float32) for q in queries])
     truth = exact_neighbours(plain, iter([(0, x)]), K, metric)
-    return Set(x, starts, stored_centres(base.centres, metric)[1], metric, queries, truth)
+    return Set(x, starts, quantize_centres(base.centres, metric)[1], metric, queries, truth)
 
 
 def generated(spectra: tuple[F64, F64], dimension: int, count: int, asked: int) -> Set:
@@ -185,7 +185,7 @@ def cost(rotation: Rotation) -> tuple[int, int]:
 def trained(moment: F64, _seed: int) -> Basis:
     """bor with its angles trained (Adam, optax): the sum of log(variance + FLOOR) along the axes, mean variance 1."""
     d = len(moment)
-    start = bor.compacted(moment, bor.count_of(d))
+    start = bor.compact(moment, bor.count_of(d))
     root = np.linalg.cholesky(moment * d / np.trace(moment) + 1e-9 * np.eye(d)).astype(np.float32)
 
     def turned(angles: Any) -> Any:

@@ -31,7 +31,7 @@ from build_index.progress import SILENT
 from build_index.routers import trained
 from build_index.simulate.edge import probabilities
 from build_index.tune.choose import TRAINING_QUERIES
-from build_index.tune.fit import fitted
+from build_index.tune.fit import fit_router
 from vantage.search.prepare import prepare
 
 
@@ -68,7 +68,7 @@ def measured(rows: Rows, asked: Queries, options: argparse.Namespace) -> None:
         for share in (float(s) for s in options.shares.split(",")):
             for router in options.routers.split(","):
                 began = time.monotonic()
-                layout, _ = fitted(task, base, copies.best(share), router, SILENT)
+                layout, _ = fit_router(task, base, copies.best(share), router, SILENT)
                 index = index_section(rows, layout.blocks, rows.count + layout.copies, router)
                 p = probabilities(router, layout.section, index, queries)
                 sizes = layout.sizes()

@@ -51,10 +51,10 @@ from build_index.routers.learn import train
 from build_index.routers.lse import SUBS
 from build_index.routers.trained import BATCH, BETA, STEPS
 from build_index.routers.training import TrainingSet
-from build_index.simulate.edge import P
+from build_index.simulate.edge import HeldOutQueries, P
 from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
 from build_index.tune.choose import _second_moments
-from build_index.tune.fit import fitted, middle_code, probabilities_of
+from build_index.tune.fit import fit_router, middle_code, probabilities_of
 from vantage.search.prepare import Prepared, prepare
 
 HIDDEN, NAMED = 256, 4  # units of the network that predicts centroids, and vectors that it names
@@ -319,7 +319,7 @@ def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
     """Prints what is read with one price and with three, by what is built."""
     task = task_of(rows)
     base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
-    layout, _ = fitted(task, base, COPY_RULES["soar"](rows, base).best(SHARE), "trained", SILENT)
+    layout, _ = fit_router(task, base, COPY_RULES["soar"](rows, base).best(SHARE), "trained", SILENT)
     codec = lrsq.train(*_second_moments(rows, task.sample, layout), middle_code(rows))
     sizes, section = block_bytes(layout.sizes(), codec.code_bytes, 8.0), index_section(rows, 1, rows.count)
     edges: F64 | None = None
@@ -329,7 +329,7 @@ def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
         p = probabilities_of(rows, layout, queries)
         unsure = effective_blocks(p)
         edges = np.quantile(unsure, [1 / 3, 2 / 3]) if edges is None else edges
-        found = full_scan(rows, layout, codec, queries, without, truth, p=p)
+        found = full_scan(rows, layout, codec, HeldOutQueries(queries, without, truth), p=p)
         return Planned(p, found, np.searchsorted(edges, unsure))
 
     factors = best_factors(scanned(task.tune.queries, task.tune.rows, task.tune.truth), sizes)

@@ -22,12 +22,12 @@ import numpy.typing as npt
 
 from bench.research.common import drawn_rows
 from build_index.blocks.kmeans import partition
-from build_index.blocks.layout import stored_centres
+from build_index.blocks.layout import quantize_centres
 from build_index.codecs import CODECS
 from build_index.codecs.planes import F32, F64, Codec, encode_blocks
 from build_index.ingest.rows import Rows
 from build_index.neighbours.truth import hold_out
-from build_index.simulate.edge import prepared
+from build_index.simulate.edge import prepare_rows
 from vantage.format import FIELD, GROUP
 
 BYTES = {"wordnet": (48, 96, 192), "sift": (16, 32, 64)}  # of a row, two of them factors
@@ -88,13 +88,15 @@ def measured(rows: Rows, name: str, block_rows: int, share: float, queries: int)
     held = hold_out(rows.count, 0)
     seen = np.setdiff1d(np.arange(rows.count), held.all)
     base = partition(rows, seen, rows.count // block_rows, 0)
-    centres = stored_centres(base.centres, rows.metric)[1]
+    centres = quantize_centres(base.centres, rows.metric)[1]
     order = np.argsort(base.home, kind="stable")
     ends = np.cumsum(np.bincount(base.home, minlength=base.blocks))
     x, bounds = rows.take(order), [0, *ends.tolist()]
     known = rows.take(seen)
     r = known - centres[base.home[seen]]
-    vectors = np.array([q.vector for q in prepared(rows, held.tune[:: max(1, len(held.tune) // queries)])], np.float32)
+    vectors = np.array(
+        [q.vector for q in prepare_rows(rows, held.tuning[:: max(1, len(held.tuning) // queries)])], np.float32
+    )
     for total in BYTES[name]:
         codec = CODECS["lrsq"](
             r.T.astype(np.float64) @ r / len(r), known.T.astype(np.float64) @ known / len(r), total - 2, r

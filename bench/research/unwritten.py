@@ -21,10 +21,10 @@ from build_index.ingest.rows import Ints, Rows
 from build_index.neighbours.exact import CHUNK_BYTES, exact_neighbours
 from build_index.neighbours.truth import untied
 from build_index.progress import SILENT
-from build_index.simulate.edge import P
+from build_index.simulate.edge import HeldOutQueries, P
 from build_index.simulate.measure import Candidates, Reads, full_scan, plans, price_for
 from build_index.tune.choose import _residuals, _second_moments
-from build_index.tune.fit import Task, fitted
+from build_index.tune.fit import Task, fit_router
 from vantage.cost import LANES, wave_ms
 from vantage.search.prepare import Prepared, prepare
 
@@ -58,7 +58,7 @@ class Setting:
     def scanned(self, codec: Codec) -> Candidates:
         """What a codec finds for the queries, all blocks scanned."""
         nobody = np.full(len(self.queries), -1)
-        return full_scan(self.rows, self.layout, codec, self.queries, nobody, untied(self.truth))
+        return full_scan(self.rows, self.layout, codec, HeldOutQueries(self.queries, nobody, untied(self.truth)))
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def setting(data: Path, name: str, count: int | None, blocks: int, router: str, 
     with rows_of(data, name, count) as rows:
         task = task_of(rows)
         base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
-        layout, _ = fitted(task, base, COPY_RULES["soar"](rows, base).best(SHARE), router, SILENT)
+        layout, _ = fit_router(task, base, COPY_RULES["soar"](rows, base).best(SHARE), router, SILENT)
         residuals = _residuals(rows, task.sample, layout)
         codec = lrsq.train(*_second_moments(rows, task.sample, layout), CODE_BYTES[name], residuals)
         made = Setting(task, layout, codec, [], np.empty((0, K), np.int32))

@@ -13,7 +13,7 @@ from vantage.errors import DamagedError
 from vantage.format import Root, id_at, id_width, shard_key
 from vantage.kernels import crc32c
 
-from ..bucket.generations import live, named
+from ..bucket.generations import find_generation, live
 from ..bucket.store import ObjectStore
 from ..progress import SILENT, Progress
 from .verify import id_pages
@@ -32,23 +32,23 @@ def diff(old: Side, new: Side, progress: Progress = SILENT) -> dict[str, Any]:
     Reads both roots and both ids.bin, a page of each at a time, and a block for each row that is named. Attributes are
     not compared. Raises DamagedError where a root or a page is not what was written, StoreError as the bucket does.
     """
-    sides = [_opened(*side) for side in (old, new)]
+    sides = [_open(*side) for side in (old, new)]
     facts = [_facts(store, generation, root) for store, generation, root in sides]
     total = sum(root.index.rows for _, _, root in sides)
     counts = dict.fromkeys((*KINDS, "same"), 0)
     first: dict[str, list[int]] = {kind: [] for kind in KINDS}
     done = 0
-    for a, b in merged(*(_entries(*side) for side in sides)):
+    for a, b in merge(*(_entries(*side) for side in sides)):
         done += len(a[0]) + len(b[0])
         _, at_a, at_b = np.intersect1d(a[0], b[0], assume_unique=True, return_indices=True)
         changed = a[2][at_a] != b[2][at_b]
-        found = {
+        differences = {
             "added": np.delete(b[1], at_b), "removed": np.delete(a[1], at_a), "changed": b[1][at_b][changed],
         }  # fmt: skip
-        for kind, rows in found.items():
+        for kind, rows in differences.items():
             counts[kind] += len(rows)
             first[kind] += rows[: NAMED - len(first[kind])].tolist()
-        counts["same"] += len(at_a) - len(found["changed"])
+        counts["same"] += len(at_a) - len(differences["changed"])
         progress(done / total)
     ids = {kind: [_id(*sides[kind != "removed"], row) for row in first[kind]] for kind in KINDS}
     return {"rows": counts, "ids": ids, "old": facts[0], "new": facts[1]}
@@ -59,7 +59,7 @@ def _entries(store: ObjectStore, generation: str, root: Root) -> Iterator[Entrie
         yield hashes, rows, checks
 
 
-def merged(old: Iterator[Entries], new: Iterator[Entries]) -> Iterator[tuple[Entries, Entries]]:
+def merge(old: Iterator[Entries], new: Iterator[Entries]) -> Iterator[tuple[Entries, Entries]]:
     """Pieces of both, in step: the next piece begins above every hash of this one, on both sides."""
     sides = (old, new)
     held: list[Entries | None] = [next(side, None) for side in sides]
@@ -77,15 +77,15 @@ def merged(old: Iterator[Entries], new: Iterator[Entries]) -> Iterator[tuple[Ent
         yield out[0], out[1]
 
 
-def _opened(store: ObjectStore, generation: str | None) -> tuple[ObjectStore, str, Root]:
-    current = live(store)[0] if generation is None else named(store, generation)[0]
+def _open(store: ObjectStore, generation: str | None) -> tuple[ObjectStore, str, Root]:
+    current = live(store)[0] if generation is None else find_generation(store, generation)[0]
     data = store.read(current.root.key, 0, current.root.size)
     return store, current.generation, Root.unpack(data, current.root.key)
 
 
 def _facts(store: ObjectStore, generation: str, root: Root) -> dict[str, Any]:
     index, contract = root.index, root.contract
-    _, objects, text = named(store, generation)
+    _, objects, text = find_generation(store, generation)
     return {
         "generation": generation, "rows": index.rows, "bytes": sum(o.size for o in objects) + len(text),
         "dimension": index.dimension, "metric": index.metric, "vectors": index.vector_kind, "ids": index.id_kind,
@@ -106,5 +106,5 @@ def _id(store: ObjectStore, generation: str, root: Root, row: int) -> int | str:
         raise DamagedError(f"{label}: CRC-32C differs from what root.bin says", hint="`vantage verify` tells more")
     at = root.planes(b)
     width = id_width(data, at, label)
-    found = id_at(data[at.ids :], width, d.rows[b], row - d.first_row[b], root.index.id_kind, label)
-    return found if isinstance(found, int) else found.decode(errors="replace")
+    identifier = id_at(data[at.ids :], width, d.rows[b], row - d.first_row[b], root.index.id_kind, label)
+    return identifier if isinstance(identifier, int) else identifier.decode(errors="replace")

@@ -42,7 +42,7 @@ from vantage.search.rows import id_hash
 
 from ..bucket.generations import live
 from ..bucket.store import ObjectStore, Ranged
-from ..codecs.error_norms import decoded, errors
+from ..codecs.error_norms import decode, errors
 from ..codecs.planes import Encoded, encode_blocks
 from ..ingest.formats.batch import DTYPES
 from ..progress import SILENT, Progress
@@ -96,12 +96,12 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
     row group and 8 bytes a row. Raises StoreError when the bucket fails.
     """
     current, _, _ = live(store)
-    found, told = Findings(), dict[str, Any](generation=current.generation)
+    findings, report = Findings(), dict[str, Any](generation=current.generation)
     try:
         data = store.read(current.root.key, 0, current.root.size)
         root = Root.unpack(data, current.root.key)
     except DamagedError as error:
-        return told | {"damage": [error.message], "damages": 1}
+        return report | {"damage": [error.message], "damages": 1}
     total = sum(root.objects.shards) + sum(root.objects.parts) + root.objects.ids
     done = 0
 
@@ -114,50 +114,50 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
         kind = np.dtype([*ROW, SPOT] if root.index.by_row else ROW)
         scratch.truncate(root.index.rows * kind.itemsize)
         rows: npt.NDArray[Any] = np.memmap(scratch, kind, "r+", shape=(root.index.rows,))
-        found.of(lambda: _ids(store, root, current.generation, rows, found))
+        findings.of(lambda: _ids(store, root, current.generation, rows, findings))
         read(root.objects.ids)
         if isinstance(root.router, TwoLevelSection):
-            found.of(lambda: _routing(store, root, current.generation, found))
+            findings.of(lambda: _routing(store, root, current.generation, findings))
         for shard in range(root.index.shards):
-            found.of(lambda shard=shard: _shard(store, root, current.generation, shard, rows, found))  # type: ignore[misc]
+            findings.of(lambda shard=shard: _shard(store, root, current.generation, shard, rows, findings))  # type: ignore[misc]
             read(root.objects.shards[shard])
         for part in range(len(root.objects.parts)):
-            found.of(lambda part=part: _part(store, root, current.generation, part, rows, found))  # type: ignore[misc]
+            findings.of(lambda part=part: _part(store, root, current.generation, part, rows, findings))  # type: ignore[misc]
             read(root.objects.parts[part])
         source = np.sort(rows["source"])
-        if not found.count and (source[1:] == source[:-1]).any():
-            found.add(f"{current.generation}/vectors: a source row stands there twice")
+        if not findings.count and (source[1:] == source[:-1]).any():
+            findings.add(f"{current.generation}/vectors: a source row stands there twice")
     sampled = 0
-    if not found.count:  # codes can only be told from vectors that are right
-        sampled = _codes(store, root, current.generation, found)
-    return told | {
+    if not findings.count:  # codes can only be told from vectors that are right
+        sampled = _codes(store, root, current.generation, findings)
+    return report | {
         "rows": root.index.rows, "blocks": root.index.blocks, "codes": sampled,
-        "damage": found.sentences, "damages": found.count,
+        "damage": findings.sentences, "damages": findings.count,
     }  # fmt: skip
 
 
-def _ids(store: ObjectStore, root: Root, generation: str, rows: npt.NDArray[Any], found: Findings) -> None:
+def _ids(store: ObjectStore, root: Root, generation: str, rows: npt.NDArray[Any], findings: Findings) -> None:
     """Pages of ids.bin; fills rows with what they say."""
     key, last, count = f"{generation}/ids.bin", -1, 0
-    for page, (hashes, numbers, checks, spots) in enumerate(id_pages(store, root, generation, found)):
+    for page, (hashes, numbers, checks, spots) in enumerate(id_pages(store, root, generation, findings)):
         count += len(hashes)
         if len(hashes) and (int(hashes[0]) <= last or np.any(hashes[1:] <= hashes[:-1])):
-            found.add(f"{key}, page {page}: is not sorted by hash")
+            findings.add(f"{key}, page {page}: is not sorted by hash")
         if int(hashes[0]) != root.id_pages.first_hash[page]:
-            found.add(f"{key}, page {page}: begins with another hash than root.bin says")
+            findings.add(f"{key}, page {page}: begins with another hash than root.bin says")
         last = int(hashes[-1])
         inside = numbers < root.index.rows
-        found.rows(f"{key}, page {page}", numbers[~inside], f"there are {root.index.rows} rows, but an entry")
+        findings.rows(f"{key}, page {page}", numbers[~inside], f"there are {root.index.rows} rows, but an entry")
         at = numbers[inside]
         again = rows["seen"][at] > 0
         again[np.setdiff1d(np.arange(len(at)), np.unique(at, return_index=True)[1])] = True
-        found.rows(f"{key}, page {page}", at[again], "a second entry")
+        findings.rows(f"{key}, page {page}", at[again], "a second entry")
         rows["hash"][at], rows["check"][at], rows["seen"][at] = hashes[inside], checks[inside], 1
         if root.index.by_row:
             rows["spot"][at] = spots[inside]
     if count != root.index.rows:
-        found.add(f"{key}: {count} entries for {root.index.rows} rows")
-    found.rows(key, _unseen(rows, "seen"), "there is no entry")
+        findings.add(f"{key}: {count} entries for {root.index.rows} rows")
+    findings.rows(key, _unseen(rows, "seen"), "there is no entry")
 
 
 def _unseen(rows: npt.NDArray[Any], column: str) -> npt.NDArray[np.int64]:
@@ -174,7 +174,7 @@ U32s = npt.NDArray[np.uint32]
 IdPage = tuple[npt.NDArray[np.uint64], U32s, U32s, U32s]
 
 
-def id_pages(store: ObjectStore, root: Root, generation: str, found: Findings | None = None) -> Iterator[IdPage]:
+def id_pages(store: ObjectStore, root: Root, generation: str, findings: Findings | None = None) -> Iterator[IdPage]:
     """(hash (n), row (n), check (n), spot (n, 3) or (n, 0)) of each page of ids.bin in turn.
 
     A wrong checksum is noted, or raised without `found`.
@@ -188,14 +188,14 @@ def id_pages(store: ObjectStore, root: Root, generation: str, found: Findings | 
             raise DamagedError(f"{key}: ends at page {page}")
         if crc32c(data) != root.id_pages.crc[page]:
             wrong = f"{key}, page {page}: CRC-32C differs from what root.bin says"
-            if found is None:
+            if findings is None:
                 raise DamagedError(wrong, hint="`vantage verify --deep` tells more")
-            found.add(wrong)
+            findings.add(wrong)
         numbers = np.frombuffer(data, "<u4", -1, 8 * n).reshape(-1, n)
         yield np.frombuffer(data, "<u8", n), numbers[0], numbers[1], numbers[2:].T
 
 
-def _routing(store: ObjectStore, root: Root, generation: str, found: Findings) -> None:
+def _routing(store: ObjectStore, root: Root, generation: str, findings: Findings) -> None:
     """Pages of routing.bin; each block is on one at least."""
     router, key = root.router, f"{generation}/routing.bin"
     assert isinstance(router, TwoLevelSection)
@@ -203,22 +203,22 @@ def _routing(store: ObjectStore, root: Root, generation: str, found: Findings) -
     for page, (at, size, crc) in enumerate(zip(router.offset, router.size, router.crc, strict=True)):
         data, label = store.read(key, at, size), f"{key}, page {page}"
         if len(data) != size or crc32c(data) != crc:
-            found.add(f"{label}: CRC-32C differs from what root.bin says")
+            findings.add(f"{label}: CRC-32C differs from what root.bin says")
             continue
         blocks, scale, weight, _ = router.columns(memoryview(data), root.index, label)
         named.update(blocks)
         if not np.isfinite(np.frombuffer(scale, "<f4")).all() or not np.isfinite(np.frombuffer(weight, "<f4")).any():
-            found.add(f"{label}: a scale is not finite, or no weight is")
-    if len(named) < root.index.blocks and not found.count:
-        found.add(f"{key}: {root.index.blocks - len(named)} blocks are on no page")
+            findings.add(f"{label}: a scale is not finite, or no weight is")
+    if len(named) < root.index.blocks and not findings.count:
+        findings.add(f"{key}: {root.index.blocks - len(named)} blocks are on no page")
 
 
 def _shard(
-    store: ObjectStore, root: Root, generation: str, shard: int, rows: npt.NDArray[Any], found: Findings
+    store: ObjectStore, root: Root, generation: str, shard: int, rows: npt.NDArray[Any], findings: Findings
 ) -> None:
     """Header, table and sections of a shard, then each block of it."""
     key, size, d = shard_key(generation, shard), root.objects.shards[shard], root.directory
-    sections = _sections(store, key, size, found)
+    sections = _sections(store, key, size, findings)
     file = io.BufferedReader(Ranged(store, key, size), BUFFER_BYTES)
     names = [a["name"] for a in root.schema["attributes"]]
     blocks = range(d.shard_blocks[shard], d.shard_blocks[shard + 1])
@@ -232,25 +232,25 @@ def _shard(
         for b in blocks:
             label = f"{key}, {'block' if kind == SCAN else 'attributes of block'} {b}"
             if not low <= offset[b] <= offset[b] + length[b] <= high:
-                found.add(f"{label}: lies outside of its section")
+                findings.add(f"{label}: lies outside of its section")
             file.seek(offset[b])
             data = file.read(length[b])
             if len(data) != length[b] or crc32c(data) != crc[b]:
-                found.add(f"{label}: CRC-32C differs from what root.bin says")
+                findings.add(f"{label}: CRC-32C differs from what root.bin says")
             elif kind == SCAN:
-                found.of(lambda data=data, b=b, label=label: _block(root, data, b, label, rows, found))  # type: ignore[misc]
+                findings.of(lambda data=data, b=b, label=label: _block(root, data, b, label, rows, findings))  # type: ignore[misc]
             else:
                 first, own = d.first_row[b], d.first_row[b + 1] - d.first_row[b]
-                found.of(lambda data=data, own=own, label=label: [  # type: ignore[misc]
+                findings.of(lambda data=data, own=own, label=label: [  # type: ignore[misc]
                     attributes_at(data, own, i, names, label) for i in range(own)
                 ])  # fmt: skip
                 if root.index.by_row:
                     spots = rows["spot"][first : first + own].tolist()
                     wrong = [first + i for i, (at, n, crc) in enumerate(spots) if crc32c(data[at : at + n]) != crc]
-                    found.rows(label, np.array(wrong), "ids.bin says that other bytes are the attributes")
+                    findings.rows(label, np.array(wrong), "ids.bin says that other bytes are the attributes")
 
 
-def _sections(store: ObjectStore, key: str, size: int, found: Findings) -> dict[int, tuple[int, int]]:
+def _sections(store: ObjectStore, key: str, size: int, findings: Findings) -> dict[int, tuple[int, int]]:
     """kind -> (first byte, after the last) of the sections of a shard, whose checksums are compared in pieces."""
     head = store.read(key, 0, HEADER.size + 2 * SECTION.size)
     if len(head) < HEADER.size + 2 * SECTION.size:
@@ -264,18 +264,18 @@ def _sections(store: ObjectStore, key: str, size: int, found: Findings) -> dict[
         raise DamagedError(f"{key}: CRC-32C of its table of sections differs")
     out: dict[int, tuple[int, int]] = {}
     file = io.BufferedReader(Ranged(store, key, size), BUFFER_BYTES)
-    for kind, _, at, length, wanted, _ in SECTION.iter_unpack(head[HEADER.size :]):
+    for kind, _, at, length, stated, _ in SECTION.iter_unpack(head[HEADER.size :]):
         out[kind] = at, at + length
         file.seek(at)
         value, left = 0, length
         while left and (piece := file.read(min(left, BUFFER_BYTES))):
             value, left = crc32c(piece, value), left - len(piece)
-        if left or value != wanted:
-            found.add(f"{key}: CRC-32C of section {kind} differs from what its table says")
+        if left or value != stated:
+            findings.add(f"{key}: CRC-32C of section {kind} differs from what its table says")
     return out
 
 
-def _block(root: Root, data: bytes, b: int, label: str, rows: npt.NDArray[Any], found: Findings) -> None:
+def _block(root: Root, data: bytes, b: int, label: str, rows: npt.NDArray[Any], findings: Findings) -> None:
     """A scan block whose checksum is right: layout, rows, ids and checks."""
     n, d, count = root.directory.rows[b], root.directory, root.index.rows
     at = root.planes(b)
@@ -286,25 +286,27 @@ def _block(root: Root, data: bytes, b: int, label: str, rows: npt.NDArray[Any], 
     checks = np.frombuffer(data, "<u4", n, at.checks)
     first, own = d.first_row[b], d.first_row[b + 1] - d.first_row[b]
     if own > n or not np.array_equal(numbers[:own], np.arange(first, first + own, dtype=np.uint32)):
-        found.add(f"{label}: its home rows are not {first} to {first + own - 1}")
+        findings.add(f"{label}: its home rows are not {first} to {first + own - 1}")
     copies = numbers[own:]
     outside = copies >= count
-    found.rows(label, copies[outside], f"there are {count} rows, but it has a copy")
+    findings.rows(label, copies[outside], f"there are {count} rows, but it has a copy")
     if np.any((copies >= first) & (copies < first + own)) or len(np.unique(copies)) < len(copies):
-        found.add(f"{label}: a row lies there twice")
+        findings.add(f"{label}: a row lies there twice")
     inside = numbers < count
     known = rows[numbers[inside]]
-    found.rows(label, numbers[inside][known["check"] != checks[inside]], "ids.bin has another check")
+    findings.rows(label, numbers[inside][known["check"] != checks[inside]], "ids.bin has another check")
     if root.index.by_row:
         spots = np.frombuffer(data, "<u4", 3 * aligned(n, GROUP), at.spots).reshape(3, -1)[:, :n].T
         other = (known["spot"] != spots[inside]).any(1)
-        found.rows(label, numbers[inside][other], "ids.bin has another place for the attributes")
+        findings.rows(label, numbers[inside][other], "ids.bin has another place for the attributes")
     ids = [id_at(memoryview(data)[at.ids :], width, n, i, root.index.id_kind, label) for i in range(n)]
     hashes = np.array([id_hash(i) for i in ids], np.uint64)[inside]
-    found.rows(label, numbers[inside][known["hash"] != hashes], "ids.bin has another id")
+    findings.rows(label, numbers[inside][known["hash"] != hashes], "ids.bin has another id")
 
 
-def _part(store: ObjectStore, root: Root, generation: str, part: int, rows: npt.NDArray[Any], found: Findings) -> None:
+def _part(
+    store: ObjectStore, root: Root, generation: str, part: int, rows: npt.NDArray[Any], findings: Findings
+) -> None:
     """A Parquet part: vectors by their checks, ids, source rows, and where root.bin says that its pages lie."""
     key, size, pages, kind = part_key(generation, part), root.objects.parts[part], root.vectors, root.index.vector_kind
     own = [p for p in range(len(pages.part)) if pages.part[p] == part]
@@ -318,33 +320,35 @@ def _part(store: ObjectStore, root: Root, generation: str, part: int, rows: npt.
             meta = file.metadata.row_group(group).column(0)
             first, n = pages.first_row[page], pages.first_row[page + 1] - pages.first_row[page]
             if meta.data_page_offset + meta.total_compressed_size - n * width != pages.offset[page]:
-                found.add(f"{key}, row group {group}: its vectors are not where root.bin says")
+                findings.add(f"{key}, row group {group}: its vectors are not where root.bin says")
             table = file.read_row_group(group)
             if len(table) != n:
                 raise DamagedError(f"{key}, row group {group}: {len(table)} rows, root.bin says {n}")
             x = vectors_of_column(table["vector"], kind, root.index.dimension)
             if kind in ("f16", "f32") and not np.isfinite(x).all():
-                found.rows(key, first + np.flatnonzero(~np.isfinite(x).all(1)), "the vector is not finite")
+                findings.rows(key, first + np.flatnonzero(~np.isfinite(x).all(1)), "the vector is not finite")
             raw, known = memoryview(np.ascontiguousarray(x).tobytes()), rows[first : first + n]
             checks = np.array([crc32c(raw[i * width : (i + 1) * width]) for i in range(n)], np.uint32)
-            found.rows(key, first + np.flatnonzero(checks != known["check"]), "ids.bin has another check")
+            findings.rows(key, first + np.flatnonzero(checks != known["check"]), "ids.bin has another check")
             hashes = np.array([id_hash(i) for i in table["id"].to_pylist()], np.uint64)
-            found.rows(key, first + np.flatnonzero(hashes != known["hash"]), "ids.bin has another id")
+            findings.rows(key, first + np.flatnonzero(hashes != known["hash"]), "ids.bin has another id")
             source = table["source_row"].to_numpy()
             if (source < 0).any() or len(np.unique(source)) < n:
-                found.add(f"{key}, row group {group}: a source row stands there twice, or is none")
+                findings.add(f"{key}, row group {group}: a source row stands there twice, or is none")
             rows["source"][first : first + n] = source
             if names:
-                told = _told(store, root, generation, first, n, names)
+                records = _attributes_of(store, root, generation, first, n, names)
                 for i, name in enumerate(names):
                     column = table.column(3 + i)
-                    if not column_array([row[i] for row in told], column.type).equals(column.combine_chunks()):
-                        found.add(f"{key}, row group {group}: attribute {name!r} is not that of the shards")
+                    if not column_array([row[i] for row in records], column.type).equals(column.combine_chunks()):
+                        findings.add(f"{key}, row group {group}: attribute {name!r} is not that of the shards")
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
 
 
-def _told(store: ObjectStore, root: Root, generation: str, first: int, n: int, names: list[str]) -> list[list[Any]]:
+def _attributes_of(
+    store: ObjectStore, root: Root, generation: str, first: int, n: int, names: list[str]
+) -> list[list[Any]]:
     """Attributes of n rows from `first` on, from their home blocks."""
     d, out = root.directory, list[list[Any]]()
     b = bisect_right(d.first_row, first) - 1
@@ -357,7 +361,7 @@ def _told(store: ObjectStore, root: Root, generation: str, first: int, n: int, n
     return out
 
 
-def _codes(store: ObjectStore, root: Root, generation: str, found: Findings) -> int:
+def _codes(store: ObjectStore, root: Root, generation: str, findings: Findings) -> int:
     """Codes of home rows of some blocks against codes made anew from their vectors; how many rows were compared."""
     d, codec, centres = root.directory, codec_of(root), centres_of(root)
     metric, count = root.index.metric, 0
@@ -382,22 +386,22 @@ def _codes(store: ObjectStore, root: Root, generation: str, found: Findings) -> 
         off, least = (errors(codec.section, codec.axes, [one], x, exact, bias, metric)[0] for one in (stored, fresh))
         # Along the axes: where they are not orthogonal, the f16 of a vector may turn a sign that hardly says anything,
         # and yet move what the code leaves of it. Copies count in the ranges of a block's factors: theirs are coarser.
-        y, z = (x - exact) @ codec.axes.T.astype(np.float64), decoded(codec.section, stored.codes)
+        y, z = (x - exact) @ codec.axes.T.astype(np.float64), decode(codec.section, stored.codes)
         moved = ROUNDED.get(root.index.vector_kind, 0.0) * lengths  # since the code was made
         room = CODE_FLOOR * off.radius.max() + moved + 0.5 * stored.ranges[1] * np.linalg.norm(z, axis=1)
-        bad = _apart(y, z, stored) > CODE_SLACK * _apart(y, decoded(codec.section, fresh.codes), fresh) + room
+        bad = _apart(y, z, stored) > CODE_SLACK * _apart(y, decode(codec.section, fresh.codes), fresh) + room
         bad |= off.fixed > CODE_SLACK * least.fixed.max() + CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[3] + (
             moved * (np.linalg.norm(exact) + off.radius.max())
         )
         label = f"{key}, block {b}"
         numbers = d.first_row[b] + np.arange(n)
-        found.rows(label, numbers[bad], "the code is not that of the vector,")
+        findings.rows(label, numbers[bad], "the code is not that of the vector,")
         if root.bounds is not None:
             end = norms_of(block.tobytes(), d.rows[b], root.planes(b).ids, label)
             kept = end.step * np.frombuffer(end.norms, np.uint8)[:n].astype(np.float64)
             passed = (off.left > kept * (1 + ROUND)) | (off.fixed > end.slack * (1 + ROUND))
             passed |= off.radius > root.bounds.radius[b] * (1 + ROUND)
-            found.rows(label, numbers[passed], "error norms or radius are too small, so proofs are wrong,")
+            findings.rows(label, numbers[passed], "error norms or radius are too small, so proofs are wrong,")
         count += n
     return count
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..hashing.bec_tree import tree
-from ..hashing.codewords import START_ROWS, code, prefix_codewords, started, trained
+from ..hashing.codewords import START_ROWS, code, prefix_codewords, start_codewords, train_codewords
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
 from ..progress import SILENT, Progress
@@ -23,13 +23,13 @@ def buckets(rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, prog
     there are fewer blocks than asked for, and no limit to their size. Raises InputError for 1 block.
     """
     bits = blocks.bit_length() - 1
-    start = started(
+    start = start_codewords(
         rows.take(sample[:: max(1, len(sample) // START_ROWS)]),
         code(bits),
         np.arange(1 << bits, dtype=np.uint32),
         seed,
     )
-    codewords = trained(rows, sample, graph, start, seed, progress.part(0, 0.9))
+    codewords = train_codewords(rows, sample, graph, start, seed, progress.part(0, 0.9))
     used = np.unique(codewords.decoded(rows)[sample])
     codewords = replace(codewords, message=used.astype(np.uint32))
     home = codewords.decoded(rows)
@@ -47,11 +47,13 @@ def leaves(rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progr
     Raises InputError for 1 block.
     """
     codewords = prefix_codewords(rows, sample, blocks, graph, seed, progress.part(0, 0.8))
-    made = tree(rows, codewords, blocks, sample, LEAF_PENALTY, progress.part(0.8, 1))
-    x, home = rows.take(sample), made.home
+    bec_tree = tree(rows, codewords, blocks, sample, LEAF_PENALTY, progress.part(0.8, 1))
+    x, home = rows.take(sample), bec_tree.home
     progress(1.0)
     return Partition(
-        means_of(x, home[sample], np.zeros((made.leaves, rows.dimension), np.float32)), home, tree=made.prefixes()
+        means_of(x, home[sample], np.zeros((bec_tree.leaves, rows.dimension), np.float32)),
+        home,
+        tree=bec_tree.prefixes(),
     )
 
 

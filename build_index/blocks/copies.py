@@ -149,7 +149,7 @@ def misses(
         held = np.concatenate([partition.home[:, None], copies], 1)
         size = np.bincount(held[held >= 0], minlength=blocks)
         read = _read(p, threshold * size * blocks / count)
-        missed = _missed(read, near, held)
+        missed = _find_misses(read, near, held)
         cost = np.asarray(read.mean(0)).ravel() + STORAGE
         block, gain = np.zeros(count, np.int32), np.zeros(count, np.float32)
         step = max(1, CHUNK_BYTES // (4 * blocks))
@@ -264,7 +264,7 @@ def _read(p: npt.NDArray[np.uint32] | csr_matrix, cut: npt.NDArray[np.float64]) 
     return read
 
 
-def _missed(read: Any, near: Graph, held: I32) -> Any:
+def _find_misses(read: Any, near: Graph, held: I32) -> Any:
     """Sparse f32 (N, n): 1 where a query does not read any block that holds (N, E) its neighbour near (n, K)."""
     row, query = [], []
     step = max(1, CHUNK_BYTES // max(read.shape[1], near.size // len(near) * held.shape[1]))

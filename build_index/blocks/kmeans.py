@@ -1,4 +1,4 @@
-"""kmeans: balanced k-means with a price on overfull blocks; from many blocks on by regions."""
+"""kmeans: balanced k-means with a penalty on overfull blocks; from many blocks on by regions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..progress import SILENT, Progress
 from .partition import CHUNK_BYTES, Partition, closeness_of, homes, means_of, rows_at_a_time
 
 FREE_ROUNDS = 10
-PRICED_ROUNDS = 8
+BALANCED_ROUNDS = 8
 ALL_ROUNDS = 3  # over all rows, in two levels
 SHED_NEAR = 32  # blocks that a row may be given to
 SHED_OVER = 1.8  # blocks over this many times the mean give rows away
@@ -24,14 +24,14 @@ def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
 
     No block is over 1.8 times the mean, and none is empty.
 
-    Ten free rounds by faiss, then rounds in which a block's price rises with the logarithm of its size over the mean,
+    Ten free rounds by faiss, then rounds in which a block's penalty rises with the logarithm of its size over the mean,
     in units of the median gap from a row's best to its ninth best block.
     """
     x = rows.take(sample)
     if blocks == 1:
         return Partition(x.mean(0, keepdims=True), np.zeros(rows.count, np.int32))
-    centres, price, _ = _balanced(x, blocks, seed, progress.part(0, PRICED_ROUNDS / (PRICED_ROUNDS + 1)))
-    home = homes(rows, centres, price)
+    centres, penalty, _ = _balance(x, blocks, seed, progress.part(0, BALANCED_ROUNDS / (BALANCED_ROUNDS + 1)))
+    home = homes(rows, centres, penalty)
     shed(rows, home, centres, int(SHED_OVER * rows.count / blocks) + 1)
     fill(x, sample, home, blocks)
     progress(1.0)
@@ -51,23 +51,23 @@ def two_level(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
     fair = np.minimum(rows_in, np.maximum(1, known_in * rows.count // (2 * blocks)))  # fewer blocks than rows to train
     ends = np.cumsum(_shares(fair, blocks))
     starts = np.concatenate([[0], ends[:-1]])
-    centres, price, unit = np.empty((blocks, rows.dimension), np.float32), *np.zeros((2, blocks), np.float32)
+    centres, penalty, unit = np.empty((blocks, rows.dimension), np.float32), *np.zeros((2, blocks), np.float32)
     for r, (low, high) in enumerate(zip(starts, ends, strict=True)):
         own = x[tag == r]
         if high - low == 1:
             centres[low] = own.mean(0)
         else:
-            centres[low:high], price[low:high], unit[low:high] = _balanced(own, int(high - low), seed)
+            centres[low:high], penalty[low:high], unit[low:high] = _balance(own, int(high - low), seed)
         progress(0.4 + 0.4 * (r + 1) / regions)
     home = np.empty(rows.count, np.int32)
-    for turn in range(ALL_ROUNDS):  # of few rows a block, prices that balance the sample do not balance the others
+    for turn in range(ALL_ROUNDS):  # of few rows a block, penalties that balance the sample do not balance the others
         for at, chunk in rows.chunks(CHUNK_BYTES):
             where = coarse.home[at : at + len(chunk)]
             for r in np.unique(where):
                 block, mine = slice(starts[r], ends[r]), np.flatnonzero(where == r)
-                home[at + mine] = starts[r] + (closeness_of(chunk[mine], centres[block]) - price[block]).argmax(1)
+                home[at + mine] = starts[r] + (closeness_of(chunk[mine], centres[block]) - penalty[block]).argmax(1)
             progress(0.8 + 0.15 * (turn + at / rows.count) / ALL_ROUNDS)
-        price += _rise(np.bincount(home, minlength=blocks), rows.count / blocks, unit)
+        penalty += _rise(np.bincount(home, minlength=blocks), rows.count / blocks, unit)
     region = np.repeat(np.arange(regions, dtype=np.int32), ends - starts)
     shed(rows, home, centres, int(SHED_OVER * rows.count / blocks) + 1, region)
     order = np.argsort(tag, kind="stable")
@@ -83,33 +83,33 @@ def by_kmeans(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: 
     return (partition if blocks < TWO_LEVEL_BLOCKS else two_level)(rows, sample, blocks, seed, progress)
 
 
-def _balanced(x: F32, blocks: int, seed: int, progress: Progress = SILENT) -> tuple[F32, F32, float]:
-    """(centres f32 (blocks, d), price f32 (blocks), unit of the price) of balanced k-means of x; see `partition`."""
+def _balance(x: F32, blocks: int, seed: int, progress: Progress = SILENT) -> tuple[F32, F32, float]:
+    """(centres f32 (blocks, d), penalty f32 (blocks), its unit) of balanced k-means of x; see `partition`."""
     kmeans = faiss.Kmeans(
         x.shape[1], blocks, niter=FREE_ROUNDS, seed=seed + 1, min_points_per_centroid=1,
         max_points_per_centroid=max(1, len(x) // blocks + 1),
     )  # fmt: skip
     kmeans.train(x)
     centres: F32 = np.array(kmeans.centroids, np.float32).reshape(blocks, -1)
-    price, unit, mean = np.zeros(blocks, np.float32), 0.0, len(x) / blocks
+    penalty, unit, mean = np.zeros(blocks, np.float32), 0.0, len(x) / blocks
     step = rows_at_a_time(blocks)
-    for turn in range(PRICED_ROUNDS):
+    for turn in range(BALANCED_ROUNDS):
         home = np.empty(len(x), np.int32)
         for low in range(0, len(x), step):
             near = closeness_of(x[low : low + step], centres)
             if not unit:
                 best = -np.partition(-near, min(8, blocks - 1), axis=1)[:, : min(9, blocks)]
                 unit = float(np.median(best.max(1) - best.min(1)))
-            home[low : low + step] = (near - price).argmax(1)
+            home[low : low + step] = (near - penalty).argmax(1)
         size = np.bincount(home, minlength=blocks)
-        price += _rise(size, mean, unit)
+        penalty += _rise(size, mean, unit)
         centres = means_of(x, home, centres)
-        progress((turn + 1) / PRICED_ROUNDS)
-    return centres, price, unit
+        progress((turn + 1) / BALANCED_ROUNDS)
+    return centres, penalty, unit
 
 
 def _rise(size: Ints, mean: float, unit: float | F32) -> F32:
-    """f32 (B): what is added to the prices of blocks of these sizes."""
+    """f32 (B): what is added to the penalties of blocks of these sizes."""
     return (np.float32(0.25) * np.clip(np.log(np.maximum(size, 1) / mean), -1, 1) * unit).astype(np.float32)
 
 

@@ -13,7 +13,7 @@ from ..ingest.rows import F32, Ints, Rows
 from .partition import Partition
 
 
-def stored_centres(centres: F32, metric: str) -> tuple[Centres, F32]:
+def quantize_centres(centres: F32, metric: str) -> tuple[Centres, F32]:
     """(section, what it decodes to): i8 with a scale per block. Residuals go to what is stored, so nothing is lost."""
     top = np.abs(centres).max(1)
     scale = np.where(top > 0, top / 127, 1).astype(np.float32)
@@ -43,9 +43,9 @@ class Layout:
 
     def members(self) -> list[Ints]:
         """Source rows of each block: home rows, then copies, each by rising number."""
-        home_order, home_ends = _grouped(self.partition.home, np.arange(len(self.partition.home)), self.blocks)
+        home_order, home_ends = _group(self.partition.home, np.arange(len(self.partition.home)), self.blocks)
         row, column = np.nonzero(self.copy >= 0)
-        copy_order, copy_ends = _grouped(self.copy[row, column], row, self.blocks)
+        copy_order, copy_ends = _group(self.copy[row, column], row, self.blocks)
         return [
             np.concatenate([home_order[home_ends[b] : home_ends[b + 1]], copy_order[copy_ends[b] : copy_ends[b + 1]]])
             for b in range(self.blocks)
@@ -64,14 +64,14 @@ class Layout:
     def holds(self, rows: npt.NDArray[np.int32], read: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """bool (Q, k): whether a block that holds rows (Q, k) is read; read bool (Q, B)."""
         each = np.arange(len(rows))[:, None]
-        found = read[each, self.partition.home[rows]]
+        held = read[each, self.partition.home[rows]]
         for copy in self.copy.T:
-            found |= (copy[rows] >= 0) & read[each, copy[rows]]
-        out: npt.NDArray[np.bool_] = found & (rows >= 0)
+            held |= (copy[rows] >= 0) & read[each, copy[rows]]
+        out: npt.NDArray[np.bool_] = held & (rows >= 0)
         return out
 
 
-def _grouped(block: npt.NDArray[np.int32], rows: Ints, blocks: int) -> tuple[Ints, Ints]:
+def _group(block: npt.NDArray[np.int32], rows: Ints, blocks: int) -> tuple[Ints, Ints]:
     """(rows by block, each by rising number; where each block's begin)."""
     order = np.lexsort((rows, block))
     return rows[order], np.concatenate([[0], np.cumsum(np.bincount(block, minlength=blocks))])

@@ -47,11 +47,11 @@ class Partition:
         )  # fmt: skip
 
 
-def homes(rows: Rows, centres: F32, price: F32 | float = 0.0) -> npt.NDArray[np.int32]:
-    """i32 (N): the nearest of the centres (B, d), each as much further as its price (B)."""
+def homes(rows: Rows, centres: F32, penalty: F32 | float = 0.0) -> npt.NDArray[np.int32]:
+    """i32 (N): the nearest of the centres (B, d), each as much further as its penalty (B)."""
     home = np.empty(rows.count, np.int32)
     for low, chunk in rows.chunks(4 * rows.dimension * rows_at_a_time(len(centres))):
-        home[low : low + len(chunk)] = (closeness_of(chunk, centres) - price).argmax(1)
+        home[low : low + len(chunk)] = (closeness_of(chunk, centres) - penalty).argmax(1)
     return home
 
 

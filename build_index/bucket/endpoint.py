@@ -36,18 +36,18 @@ def endpoint_of(scheme: str, environment: Mapping[str, str]) -> str | None:
 
 
 def _plain(endpoint: str, name: str) -> str:
-    found = _ENDPOINT.fullmatch(endpoint)
-    if found is None or ".." in found[2] or (found[2][0] == "[" and _address(found[2]) is None):
+    match = _ENDPOINT.fullmatch(endpoint)
+    if match is None or ".." in match[2] or (match[2][0] == "[" and _address(match[2]) is None):
         raise InputError(
             f"{name} is no plain address", hint="write https://host, with a port or a path where it has one; no more"
         )
-    scheme, host = found[1].lower(), found[2].lower()
-    if found[3] is not None and not 1 <= int(found[3]) <= 65535:
-        raise InputError(f"{name} names port {found[3]}", hint="ports are 1 to 65535")
+    scheme, host = match[1].lower(), match[2].lower()
+    if match[3] is not None and not 1 <= int(match[3]) <= 65535:
+        raise InputError(f"{name} names port {match[3]}", hint="ports are 1 to 65535")
     address = _address(host)
     if scheme == "http" and host != "localhost" and not (address is not None and address.is_loopback):
         raise InputError("the endpoint is not https", hint=f"{name} must begin with https:// off this machine")
-    return f"{scheme}://{host}{f':{int(found[3])}' if found[3] else ''}{found[4]}"
+    return f"{scheme}://{host}{f':{int(match[3])}' if match[3] else ''}{match[4]}"
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:

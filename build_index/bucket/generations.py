@@ -33,22 +33,22 @@ def manifest_objects(data: bytes, generation: str) -> list[ObjectName]:
     """
     try:
         manifest = loads(data, MANIFEST_DEPTH_MAX, MANIFEST_PARTS_MAX, finite=False)
-        found = [ObjectName(o["key"], o["size"], o["sha256"]) for o in manifest.pop("objects")]
-        named = {o.key.removeprefix(f"{generation}/"): (o.size, o.sha256) for o in found}
+        objects = [ObjectName(o["key"], o["size"], o["sha256"]) for o in manifest.pop("objects")]
+        named = {o.key.removeprefix(f"{generation}/"): (o.size, o.sha256) for o in objects}
         del manifest["generation"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        found, named, manifest = [], {}, None
+        objects, named, manifest = [], {}, None
     if hashlib.sha256(json.dumps([named, manifest]).encode()).hexdigest()[:16] != generation:
         raise DamagedError(f"{generation}/manifest.json: is not what the builder wrote", hint="publish it again")
-    check_objects(found, generation)
-    return found
+    check_objects(objects, generation)
+    return objects
 
 
 def _current(store: ObjectStore) -> tuple[Current | None, str | None, dict[str, Any]]:
-    found = store.get("CURRENT", CURRENT_BYTES_MAX)
-    if found is None:
+    data = store.get("CURRENT", CURRENT_BYTES_MAX)
+    if data is None:
         return None, None, {}
-    return Current.unpack(found[0], "CURRENT"), found[1], json.loads(found[0])
+    return Current.unpack(data[0], "CURRENT"), data[1], json.loads(data[0])
 
 
 def live(store: ObjectStore) -> tuple[Current, str | None, dict[str, Any]]:
@@ -95,28 +95,28 @@ def publish(source: Path, store: ObjectStore, progress: Progress = SILENT) -> di
 def _publish(
     home: FolderStore, current: Current, objects: list[ObjectName], text: bytes, store: ObjectStore, progress: Progress
 ) -> dict[str, Any]:
-    unmarked(store, current.generation)
+    check_unmarked(store, current.generation)
     before, etag, _ = _current(store)
     total, done, written = sum(o.size for o in objects), 0, 0
 
     def send(o: ObjectName) -> int:
-        wanted = (o.size, o.sha256)
-        found = store.stated(o.key)
-        if found == wanted:
+        identity = (o.size, o.sha256)
+        there = store.stated(o.key)
+        if there == identity:
             return 0
-        if found is not None:
+        if there is not None:
             raise InputError(
-                f"{o.key} is in the bucket with other bytes ({found[0]}, not {o.size}, or another SHA-256)",
+                f"{o.key} is in the bucket with other bytes ({there[0]}, not {o.size}, or another SHA-256)",
                 hint="`vantage verify` tells what is damaged; delete that object, or publish under another name",
             )
         try:
             with home.open(o.key) as file:
                 store.upload(o.key, file, o.sha256)
         except StoreError:  # the answer may be lost, not the object
-            if store.digest(o.key) != wanted:
+            if store.digest(o.key) != identity:
                 raise
             return o.size
-        if store.digest(o.key) != wanted:
+        if store.digest(o.key) != identity:
             raise DamagedError(f"{o.key}: what came into the bucket is not what was sent", hint="publish it again")
         return o.size
 
@@ -141,9 +141,9 @@ def _publish(
             "swapped": swapped}  # fmt: skip
 
 
-def unmarked(store: ObjectStore, generation: str) -> None:
+def check_unmarked(store: ObjectStore, generation: str) -> None:
     """Raises ConflictError for a generation that a gc is deleting."""
-    if any(found.key.startswith(f"{generation}/{MARK}") for found in store.list(generation)):
+    if any(stored.key.startswith(f"{generation}/{MARK}") for stored in store.list(generation)):
         raise ConflictError(
             f"`vantage gc` is deleting {generation}",
             hint="let it end; where it broke off, run it again after an hour; then publish the index again",
@@ -155,25 +155,25 @@ def seal(store: ObjectStore, current: Current, text: bytes) -> None:
 
     Raises ConflictError beside a gc that came first, DamagedError where an object is gone.
     """
-    unmarked(store, current.generation)  # before it is young, or no later gc could end what one has begun
+    check_unmarked(store, current.generation)  # before it is young, or no later gc could end what one has begun
     try:
         store.put(current.manifest.key, text)
     except StoreError:  # maybe in vain: the one that is there may be as old as ever
         store.put(current.manifest.key, text)
-    unmarked(store, current.generation)
+    check_unmarked(store, current.generation)
     missing = [o.key for o in manifest_objects(text, current.generation) if store.stated(o.key) != (o.size, o.sha256)]
     if missing:
         raise DamagedError(f"{missing[0]}: went away or changed meanwhile", hint="publish the index again")
 
 
-def pointer(new: Current, told: dict[str, Any]) -> bytes:
+def pointer(new: Current, members: dict[str, Any]) -> bytes:
     """CURRENT, and what it says beside: `previous`, the generation that it replaces, and when it was `published`."""
-    return json.dumps(json.loads(new.pack()) | told, indent=1).encode() + b"\n"
+    return json.dumps(json.loads(new.pack()) | members, indent=1).encode() + b"\n"
 
 
-def _outrun(now: str, wanted: str) -> ConflictError:
+def _outrun(now: str, own: str) -> ConflictError:
     return ConflictError(
-        f"another publisher made {now} live while {wanted} was on its way; {now} stays",
+        f"another publisher made {now} live while {own} was on its way; {now} stays",
         hint="run it again if yours should be live",
     )
 
@@ -187,60 +187,60 @@ def _swap(store: ObjectStore, new: Current, old: Current | None, etag: str | Non
             store.swap("CURRENT", data, etag)
             return
         except StoreError as error:
-            found, changed, _ = _current(store)
-            if found is not None and found.generation == new.generation:
+            current, changed, _ = _current(store)
+            if current is not None and current.generation == new.generation:
                 return
             if changed != etag:
-                raise _outrun(found.generation if found else "none", new.generation) from error
+                raise _outrun(current.generation if current else "none", new.generation) from error
             if last:
                 raise
 
 
-def _grouped(store: ObjectStore) -> dict[str, list[StoredObject]]:
+def _group(store: ObjectStore) -> dict[str, list[StoredObject]]:
     """By generation: what has a name that the format knows."""
     out: dict[str, list[StoredObject]] = {}
-    for found in store.list():
-        name, _, rest = found.key.partition("/")
+    for stored in store.list():
+        name, _, rest = stored.key.partition("/")
         if rest:
-            out.setdefault(name, []).append(found)
+            out.setdefault(name, []).append(stored)
     return out
 
 
 def generations(store: ObjectStore) -> list[dict[str, Any]]:
     """Every generation in the bucket, newest first; `whole` by names and sizes, which `verify` checks to the byte."""
     current, _, _ = _current(store)
-    out, found = [], _grouped(store)
-    if current is None and not found:
+    out, grouped = [], _group(store)
+    if current is None and not grouped:
         live(store)  # says so
-    for name, stored in found.items():
+    for name, stored in grouped.items():
         if all(s.key.startswith(f"{name}/{MARK}") for s in stored):  # of a gc that died
             continue
         sizes = {s.key: s.size for s in stored}
-        told, entire = dict[str, Any](), False
+        manifest, entire = dict[str, Any](), False
         with suppress(DamagedError):
             text = store.get(f"{name}/manifest.json")
             objects = manifest_objects(text[0], name) if text else []
-            told = json.loads(text[0]) if text else {}
+            manifest = json.loads(text[0]) if text else {}
             entire = bool(objects) and all(sizes.get(o.key) == o.size for o in objects)
         out.append(
             {"generation": name, "live": current is not None and current.generation == name, "whole": entire,
-             "bytes": sum(sizes.values()), "written": max(s.modified for s in stored), "rows": told.get("rows"),
-             "contract": told.get("contract")}
+             "bytes": sum(sizes.values()), "written": max(s.modified for s in stored), "rows": manifest.get("rows"),
+             "contract": manifest.get("contract")}
         )  # fmt: skip
     return sorted(out, key=lambda g: (g["written"], g["generation"]), reverse=True)
 
 
-def named(store: ObjectStore, generation: str) -> tuple[Current, list[ObjectName], bytes]:
+def find_generation(store: ObjectStore, generation: str) -> tuple[Current, list[ObjectName], bytes]:
     """What CURRENT would be with this generation live; its objects; its manifest. NotFoundError without a manifest."""
-    found = store.get(f"{generation}/manifest.json") if GENERATION.fullmatch(generation) else None
-    if found is None:
+    text = store.get(f"{generation}/manifest.json") if GENERATION.fullmatch(generation) else None
+    if text is None:
         raise NotFoundError(f"there is no whole generation {generation}", hint="`vantage generations` lists them")
-    objects = manifest_objects(found[0], generation)
+    objects = manifest_objects(text[0], generation)
     root = next((o for o in objects if o.key == f"{generation}/root.bin"), None)
     if root is None:
         raise DamagedError(f"{generation}/manifest.json: names no root.bin", hint="publish it again")
-    manifest = ObjectName(f"{generation}/manifest.json", len(found[0]), hashlib.sha256(found[0]).hexdigest())
-    return Current(generation, root, manifest), objects, found[0]
+    manifest = ObjectName(f"{generation}/manifest.json", len(text[0]), hashlib.sha256(text[0]).hexdigest())
+    return Current(generation, root, manifest), objects, text[0]
 
 
 def rollback(store: ObjectStore, generation: str | None = None) -> dict[str, Any]:
@@ -254,14 +254,14 @@ def rollback(store: ObjectStore, generation: str | None = None) -> dict[str, Any
 
 def _rollback(store: ObjectStore, generation: str | None) -> dict[str, Any]:
     current, etag, members = live(store)
-    wanted = members.get("previous") if generation is None else generation
-    if not isinstance(wanted, str) or not GENERATION.fullmatch(wanted):
+    target = members.get("previous") if generation is None else generation
+    if not isinstance(target, str) or not GENERATION.fullmatch(target):
         if generation is not None:
             raise InputError(f"{generation!r} is not a generation", hint="name one of `vantage generations`")
         raise InputError("which generation was live before is not known", hint="name one of `vantage generations`")
-    if wanted == current.generation:
-        return {"generation": wanted, "previous": members.get("previous"), "swapped": False}
-    new, objects, text = named(store, wanted)
+    if target == current.generation:
+        return {"generation": target, "previous": members.get("previous"), "swapped": False}
+    new, objects, text = find_generation(store, target)
     bad = [o.key for o in objects if store.digest(o.key) != (o.size, o.sha256)]
     if bad:
         raise DamagedError(f"{bad[0]}: is missing or not what was written", hint="name another, or publish it again")
@@ -269,7 +269,7 @@ def _rollback(store: ObjectStore, generation: str | None) -> dict[str, Any]:
         raise DamagedError(bad[0], hint="name another, or publish it again")
     seal(store, new, text)
     _swap(store, new, current, etag)
-    return {"generation": wanted, "previous": current.generation, "swapped": True}
+    return {"generation": target, "previous": current.generation, "swapped": True}
 
 
 def gc(store: ObjectStore, older_than: float, *, dry_run: bool = False) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def gc(store: ObjectStore, older_than: float, *, dry_run: bool = False) -> dict[
 def _gc(store: ObjectStore, older_than: float, dry_run: bool) -> dict[str, Any]:
     live(store)
     deleted, freed, run = [], 0, MARK + secrets.token_hex(8)
-    for name, seen in sorted(_grouped(store).items()):
+    for name, seen in sorted(_group(store).items()):
         mark, stored = f"{name}/{run}", _garbage(store, name, older_than)
         if not dry_run:
             for s in seen:
@@ -325,16 +325,16 @@ def unlike(store: ObjectStore, current: Current, objects: list[ObjectName]) -> l
         root = Root.unpack(store.read(current.root.key, 0, current.root.size), current.root.key)
     except DamagedError as error:
         return [error.message]
-    wanted = {shard_key(generation, i): size for i, size in enumerate(root.objects.shards)}
-    wanted |= {part_key(generation, i): size for i, size in enumerate(root.objects.parts)}
-    wanted[f"{generation}/ids.bin"] = root.objects.ids
+    stated = {shard_key(generation, i): size for i, size in enumerate(root.objects.shards)}
+    stated |= {part_key(generation, i): size for i, size in enumerate(root.objects.parts)}
+    stated[f"{generation}/ids.bin"] = root.objects.ids
     if isinstance(root.router, TwoLevelSection):
-        wanted[f"{generation}/routing.bin"] = root.router.nbytes
+        stated[f"{generation}/routing.bin"] = root.router.nbytes
     return [
         f"{key}: root.bin counts on {size} bytes, the manifest names {sizes.get(key, 'no such object')}"
-        for key, size in wanted.items()
+        for key, size in stated.items()
         if sizes.get(key) != size
-    ] + [f"{key}: root.bin knows no such object" for key in sizes if key not in wanted and key != current.root.key]
+    ] + [f"{key}: root.bin knows no such object" for key in sizes if key not in stated and key != current.root.key]
 
 
 def verify(store: ObjectStore, progress: Progress = SILENT) -> dict[str, Any]:
@@ -353,15 +353,15 @@ def verify(store: ObjectStore, progress: Progress = SILENT) -> dict[str, Any]:
     total, done = sum(o.size for o in objects), 0
     for o in objects:
         try:
-            found = store.digest(o.key)
+            identity = store.digest(o.key)
         except DamagedError as error:
             damage.append(error.message)
             continue
-        if found is None:
+        if identity is None:
             damage.append(f"{o.key}: is missing")
-        elif found[0] != o.size:
-            damage.append(f"{o.key}: {found[0]} bytes, wants {o.size}")
-        elif found[1] != o.sha256:
+        elif identity[0] != o.size:
+            damage.append(f"{o.key}: {identity[0]} bytes, wants {o.size}")
+        elif identity[1] != o.sha256:
             damage.append(f"{o.key}: SHA-256 differs")
         done += o.size
         progress(done / total)

@@ -23,8 +23,8 @@ _KEY = re.compile(
 
 def kind_of(key: object) -> str | None:
     """What a key names: current, manifest, object, mark, or part (a folder's, half written); None for all else."""
-    found = _KEY.fullmatch(key) if isinstance(key, str) else None
-    return found.lastgroup if found else None
+    match = _KEY.fullmatch(key) if isinstance(key, str) else None
+    return match.lastgroup if match else None
 
 
 def check_address(address: str | PurePath) -> None:

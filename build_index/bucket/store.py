@@ -93,13 +93,13 @@ def store_at(address: str, environment: Mapping[str, str] = os.environ) -> Objec
     """The index at an address. Raises InputError for an address or an environment that names no bucket."""
     if "://" not in address:
         return FolderStore(local(address))
-    found = _ADDRESS.fullmatch(address)
-    if found is None or any(part in ("", ".", "..") for part in found[3].split("/")):
+    match = _ADDRESS.fullmatch(address)
+    if match is None or any(part in ("", ".", "..") for part in match[3].split("/")):
         raise InputError(
             "that is not the address of an index",
             hint="s3://bucket/name, r2://bucket/name or a folder; of letters, digits and usual signs",
         )
-    scheme, bucket, prefix = found.groups()
+    scheme, bucket, prefix = match.groups()
     endpoint = endpoint_of(scheme, environment)
     missing = [n for n in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(n)]
     if missing:
@@ -224,10 +224,10 @@ class BucketStore:
     def list(self, below: str = "") -> list[StoredObject]:
         try:
             return [
-                StoredObject(found["path"], found["size"], found["last_modified"].timestamp())
+                StoredObject(entry["path"], entry["size"], entry["last_modified"].timestamp())
                 for batch in obstore.list(self.client, below or None)
-                for found in batch
-                if kind_of(found["path"])
+                for entry in batch
+                if kind_of(entry["path"])
             ]
         except InvalidPathError:
             raise StoreError(
@@ -391,8 +391,8 @@ class FolderStore:
             raise _unwilling(self.path, error) from None
         with lock:  # file systems have no conditional rename
             fcntl.flock(lock, fcntl.LOCK_EX)
-            found = self.get(key)
-            if (None if found is None else found[1]) != etag:
+            there = self.get(key)
+            if (None if there is None else there[1]) != etag:
                 raise ConflictError(f"{self.path / key}: changed meanwhile", hint="run it again")
             self.put(key, data)
 
@@ -412,7 +412,7 @@ class FolderStore:
                     raise _unwilling(path, error) from None
                 if S_ISREG(stat.st_mode):
                     out.append(StoredObject(key, stat.st_size, stat.st_mtime))
-        return sorted(out, key=lambda found: found.key)
+        return sorted(out, key=lambda entry: entry.key)
 
     def _walked(self, error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):  # as above

@@ -22,7 +22,7 @@ from ..clusters.cluster import Cluster, clusters_of, names_of, tree_over
 from ..clusters.treemap import treemap
 from ..ingest.open import open_source
 from ..ingest.queries import read_queries
-from ..ingest.rows import Rows, scaled_rows
+from ..ingest.rows import Rows, scale_rows
 from ..ingest.staging import stage
 from ..plain import plain
 from ..tune.check import SEED_MAX
@@ -115,7 +115,7 @@ def _rows(path: str, metric: str) -> Iterator[Rows]:
             if "--skip-bad-rows" in error.hint:  # an option of build, which this is not
                 error.hint = "mend or leave out these rows (rows count from 0), or build an index and cluster that"
             raise
-        yield scaled_rows(stored, metric)
+        yield scale_rows(stored, metric)
 
 
 def _asked(file: Path, rows: Rows) -> npt.NDArray[np.float32]:

@@ -48,11 +48,11 @@ def tree_over(rows: Rows, seed: int, memory_bytes: int, progress: Progress = SIL
 
 
 def clusters_of(
-    made: BecTree, rows: Rows, level: int | None, k: int | None
+    bec_tree: BecTree, rows: Rows, level: int | None, k: int | None
 ) -> tuple[npt.NDArray[np.int32], list[Cluster]]:
     """(i32 (N) the cluster of each row, the clusters) of a level of a tree over all rows; BecTree tells level and k."""
-    label, (medoid, point) = made.labels(level, k), made.medoids(level, k)
-    prefix = made.clusters(level, k).prefix
+    label, (medoid, point) = bec_tree.labels(level, k), bec_tree.medoids(level, k)
+    prefix = bec_tree.clusters(level, k).prefix
     away = np.empty(rows.count, np.float32)
     for low, x in rows.chunks(CHUNK_BYTES):
         apart = x - point[label[low : low + len(x)]]
@@ -70,9 +70,11 @@ def names_of(rows: Rows, numbers: list[int]) -> list[str]:
     """What to call rows: their first text attribute, else their id."""
     at: Ints = np.array(numbers, np.int64)
     ids = rows.stored.ids(at)
-    said = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in ids]
+    identifiers = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in ids]
     records = [json.loads(record or b"[]") for record in rows.stored.attributes(at)]
-    return [_short(next(filter(None, map(_text, record)), name)) for record, name in zip(records, said, strict=True)]
+    return [
+        _short(next(filter(None, map(_text, record)), name)) for record, name in zip(records, identifiers, strict=True)
+    ]
 
 
 def _text(value: object) -> str:

@@ -30,11 +30,11 @@ def train(second_moment: F64, query_moment: F64, code_bytes: int, sample: F32, b
     count = min(8 * code_bytes, AXES_MAX)
     first = (basis or dense.fit(second_moment, 0)).axes[:count]
     start = np.concatenate([first, random_directions(max(0, count - d), d, 1)]) if count > d else first
-    moved = trained(start.astype(np.float32), sample, query_moment)
+    moved = train_directions(start.astype(np.float32), sample, query_moment)
     return sign.train(second_moment, query_moment, code_bytes, given=moved.astype(np.float64), name="ecvh")
 
 
-def trained(start: F32, sample: F32, query_moment: F64) -> F32:
+def train_directions(start: F32, sample: F32, query_moment: F64) -> F32:
     """Directions f32 (m, d) moved so that E <q, x - f W' sign(W x)>^2 is least, f the unbiased factor of the scan.
 
     Gradients pass the signs as if they were tanh (straight-through, arXiv 1308.3432). Adam, rates falling as a cosine.

@@ -23,7 +23,7 @@ class Lengths:
     radius: float
 
 
-def decoded(section: LrsqSection, codes: npt.NDArray[np.uint8]) -> F64:
+def decode(section: LrsqSection, codes: npt.NDArray[np.uint8]) -> F64:
     """codes u8 (n, code_bytes) -> f64 (n, axes): what the scan adds up, in units of the rotation, factor apart."""
     nibbles = np.stack([codes & 15, codes >> 4], 2).reshape(len(codes), -1)
     levels, deviation = (np.asarray(column, np.float64) for column in (section.levels, section.deviation))
@@ -67,7 +67,7 @@ def errors(
     x f64 (n, d): the full vectors as stored, in the scale of the index (cosine: of norm 1), block after block. axes f32
     (A, d) and centres f64 (B, d) as stored; biases f64 (B) of the centres.
     """
-    zh = decoded(section, np.concatenate([e.codes for e in encoded]))
+    zh = decode(section, np.concatenate([e.codes for e in encoded]))
     along = zh @ axes.astype(np.float64)
     lengths = np.abs(zh) @ np.linalg.norm(axes.astype(np.float64), axis=1)
     out, at = [], 0

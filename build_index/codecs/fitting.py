@@ -8,13 +8,13 @@ import numpy as np
 
 from vantage.format import DenseRotation, Rotation
 
-from .planes import F32, F64, Quantizer, nearest, quantized
+from .planes import F32, F64, Quantizer, nearest, quantize
 from .rotations.basis import Basis
 
 FIT_ROUNDS = 12  # of nearest value and least squares; more move the error by less than a thousandth
 
 
-def fitted(quantizer: Quantizer, x: F32, rounds: int = FIT_ROUNDS) -> Quantizer:
+def fit(quantizer: Quantizer, x: F32, rounds: int = FIT_ROUNDS) -> Quantizer:
     """The quantizer with its parts moved to where the squared error of rows x (n, w), in units, is least.
 
     Alternates the nearest value and least squares: Lloyd 1982 for one part, additive quantization (Babenko and
@@ -43,7 +43,7 @@ def fitted(quantizer: Quantizer, x: F32, rounds: int = FIT_ROUNDS) -> Quantizer:
     return quantizer
 
 
-def drawn(x: F32, count: int, seed: int) -> F64:
+def draw_rows(x: F32, count: int, seed: int) -> F64:
     """f64 (count, w): rows of x (n, w) to start from, without repeats where there are enough."""
     rng = np.random.default_rng(seed)
     picked = rng.choice(len(x), count, replace=len(x) < count)
@@ -53,7 +53,7 @@ def drawn(x: F32, count: int, seed: int) -> F64:
 
 def error(quantizers: list[Quantizer], unit: F32) -> F64:
     """f64 (axes,): mean squared error of the quantizers on rows (n, axes) in units."""
-    out: F64 = ((unit - quantized(quantizers, unit)[1]).astype(np.float64) ** 2).mean(0)
+    out: F64 = ((unit - quantize(quantizers, unit)[1]).astype(np.float64) ** 2).mean(0)
     return out
 
 

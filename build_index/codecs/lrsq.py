@@ -17,8 +17,8 @@ from math import erf, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from .fitting import drawn, error, fitted
-from .planes import F32, F64, QUERY_ALPHA, Codec, Quantizer, assembled, nearest, nibbles_of, scaled_to_unit
+from .fitting import draw_rows, error, fit
+from .planes import F32, F64, QUERY_ALPHA, Codec, Quantizer, assemble, nearest, nibbles_of, scale_to_unit
 from .rotations import pca
 from .rotations.basis import Basis
 
@@ -95,10 +95,10 @@ def levels(bits: int) -> Levels:
 
 def water_fill(deviation: F64, bits: int) -> npt.NDArray[np.int64]:
     """Bits an axis (0..8) when `bits` are handed out one at a time to the axis that gains most score accuracy."""
-    return np.bincount(_handed_out(deviation, bits), minlength=len(deviation)).astype(np.int64)
+    return np.bincount(_hand_out(deviation, bits), minlength=len(deviation)).astype(np.int64)
 
 
-def _handed_out(deviation: F64, bits: int) -> list[int]:
+def _hand_out(deviation: F64, bits: int) -> list[int]:
     """The axes that get a bit, in turn; of fewer bits they are the first ones."""
     distortion = [1.0, *(levels(b).distortion for b in range(1, BITS_MAX + 1))]
     weight = (deviation ** (2 * (1 + QUERY_ALPHA))).tolist()
@@ -131,9 +131,9 @@ def train(
     groups: list[tuple[npt.NDArray[np.int64], int]] = []
     if sample is not None:
         given[given < SCALAR_BITS] = 0
-        nibbles = nibbles_of(_widths(_counted(given)))
+        nibbles = nibbles_of(_widths(_count(given)))
         alone = given > 0
-        given[alone] = _widened(deviation[alone], given[alone], nibbles)
+        given[alone] = _widen(deviation[alone], given[alone], nibbles)
         groups = _groups(deviation, np.flatnonzero(given == 0), 2 * code_bytes - nibbles)
     kept = np.sort(np.concatenate([np.flatnonzero(given), *(on for on, _ in groups)])).astype(np.int64)
     number = np.full(len(deviation), -1)
@@ -143,7 +143,7 @@ def train(
     distortion = np.array([_distortion(int(b)) for b in given])
     if sample is not None:
         some = sample[:: -(-len(sample) // min(FIT_ROWS, FIT_NUMBERS // sample.shape[1]))]
-        unit = scaled_to_unit(some @ axes.T.astype(np.float32), deviation.astype(np.float32))
+        unit = scale_to_unit(some @ axes.T.astype(np.float32), deviation.astype(np.float32))
         quantizers = [_covering(q, unit) for q in quantizers]
         quantizers += [_joint(number[on], count, unit, deviation, i) for i, (on, count) in enumerate(groups)]
         distortion = error(quantizers, unit)
@@ -151,7 +151,7 @@ def train(
     lost = float(np.einsum("ij,ji->", query_moment, second_moment)) - float(((spread * deviation) ** 2).sum())
     lost += float(((spread * deviation) ** 2 * distortion).sum())
     stored = basis.stored(kept)
-    return assembled("lrsq", axes, deviation, quantizers, code_bytes, spread * deviation, lost, rotation=stored)
+    return assemble("lrsq", axes, deviation, quantizers, code_bytes, spread * deviation, lost, rotation=stored)
 
 
 def _covering(quantizer: Quantizer, unit: F32) -> Quantizer:
@@ -165,35 +165,35 @@ def _covering(quantizer: Quantizer, unit: F32) -> Quantizer:
     if np.abs(values).max() <= COVERED * last:
         return quantizer
     bits = sum(len(part).bit_length() - 1 for part in quantizer.parts)
-    tried = [Quantizer((0,), _stretched(bits, stretch)) for stretch in STRETCHES]
+    tried = [Quantizer((0,), _stretch(bits, stretch)) for stretch in STRETCHES]
     best = min(range(len(tried)), key=lambda i: float(error([tried[i]], values)[0]))
     return Quantizer((axis,), tried[best].parts)
 
 
 @cache
-def _stretched(bits: int, stretch: float) -> tuple[F64, ...]:
+def _stretch(bits: int, stretch: float) -> tuple[F64, ...]:
     return tuple(part * stretch for part in levels(bits).parts)
 
 
 def _scalar_bits(deviation: F64, nibbles: int) -> npt.NDArray[np.int64]:
     """Bits of each axis by itself, as many as pack into the nibbles."""
-    turns = _handed_out(deviation, min(4 * nibbles, BITS_MAX * len(deviation)))
+    turns = _hand_out(deviation, min(4 * nibbles, BITS_MAX * len(deviation)))
     given = np.bincount(turns, minlength=len(deviation))
-    count = _counted(given)
+    count = _count(given)
     for j in reversed(turns):
         if nibbles_of(_widths(count)) <= nibbles:
             break
-        _moved(count, int(given[j]), -1)
+        _move(count, int(given[j]), -1)
         given[j] -= 1
-    return _widened(deviation, given, nibbles)
+    return _widen(deviation, given, nibbles)
 
 
-def _widened(deviation: F64, given: npt.NDArray[np.int64], nibbles: int) -> npt.NDArray[np.int64]:
+def _widen(deviation: F64, given: npt.NDArray[np.int64], nibbles: int) -> npt.NDArray[np.int64]:
     """The bits with what is left of the nibbles spent: the widest gain that still packs.
 
     Whether one more packs depends on an axis's bits alone, so only the best axis of each number of bits is tried.
     """
-    given, count = given.copy(), _counted(given)
+    given, count = given.copy(), _count(given)
     weight = (deviation ** (2 * (1 + QUERY_ALPHA))).tolist()
     gains = [list[tuple[float, int]]() for _ in range(BITS_MAX)]  # by bits: (-gain, -axis)
 
@@ -203,7 +203,7 @@ def _widened(deviation: F64, given: npt.NDArray[np.int64], nibbles: int) -> npt.
 
     def more_packs(b: int) -> bool:
         moved = count.copy()
-        _moved(moved, b, 1)
+        _move(moved, b, 1)
         return nibbles_of(_widths(moved)) <= nibbles
 
     for j, b in enumerate(given.tolist()):
@@ -211,7 +211,7 @@ def _widened(deviation: F64, given: npt.NDArray[np.int64], nibbles: int) -> npt.
     while packing := [b for b in range(BITS_MAX) if gains[b] and more_packs(b)]:
         b = min(packing, key=lambda b: gains[b][0])
         j = -heapq.heappop(gains[b])[1]
-        _moved(count, b, 1)
+        _move(count, b, 1)
         given[j] += 1
         entered(j, b + 1)
     return given
@@ -258,18 +258,18 @@ def _joint(axes: npt.NDArray[np.int64], count: int, unit: F32, deviation: F64, s
     weight /= weight.max()
     left, parts = x, list[F64]()
     for i in range(count):
-        one = fitted(Quantizer(on, (drawn(left, 16, GROUP_NIBBLES * seed + i),), weight), left, START_ROUNDS)
+        one = fit(Quantizer(on, (draw_rows(left, 16, GROUP_NIBBLES * seed + i),), weight), left, START_ROUNDS)
         parts += one.parts
         left = left - one.decoded(nearest(one, left))
-    return fitted(Quantizer(on, tuple(parts), weight), x, JOINT_ROUNDS)
+    return fit(Quantizer(on, tuple(parts), weight), x, JOINT_ROUNDS)
 
 
-def _counted(given: npt.NDArray[np.int64]) -> list[int]:
+def _count(given: npt.NDArray[np.int64]) -> list[int]:
     """How many axes have 0 to 8 bits."""
     return list(map(int, np.bincount(given, minlength=BITS_MAX + 1)))
 
 
-def _moved(count: list[int], bits: int, by: int) -> None:
+def _move(count: list[int], bits: int, by: int) -> None:
     """Counts one axis of so many bits as having that many more."""
     count[bits] -= 1
     count[bits + by] += 1

@@ -48,7 +48,7 @@ class Quantizer:
         return out
 
 
-def packed(widths: Sequence[int]) -> list[list[int]]:
+def pack_fields(widths: Sequence[int]) -> list[list[int]]:
     """First fit, widest first: nibbles as lists of the numbers of fields with these widths."""
     nibbles: list[list[int]] = []
     open_by_room: dict[int, list[int]] = {1: [], 2: [], 3: []}
@@ -68,7 +68,7 @@ def packed(widths: Sequence[int]) -> list[list[int]]:
 
 
 def nibbles_of(fields: Sequence[int]) -> int:
-    """How many nibbles `packed` takes for so many fields of 0, 1, 2, 3 and 4 bits."""
+    """How many nibbles `pack_fields` takes for so many fields of 0, 1, 2, 3 and 4 bits."""
     _, ones, twos, threes, fours = fields
     room = threes + 2 * (twos % 2)  # for fields of one bit
     return fours + threes + -(-twos // 2) + -(-max(0, ones - room) // 4)
@@ -98,7 +98,7 @@ class Codec:
         return self.section.code_bytes
 
 
-def assembled(
+def assemble(
     name: str,
     axes: F64,
     deviation: F64,
@@ -118,7 +118,7 @@ def assembled(
     axes are stored, as f16 rows without it.
     """
     parts = [(q, p, width) for q, one in enumerate(quantizers) for p, width in enumerate(one.widths)]
-    nibbles = packed([width for _, _, width in parts])
+    nibbles = pack_fields([width for _, _, width in parts])
     if len(nibbles) > 2 * code_bytes:
         raise ValueError(f"{len(nibbles)} nibbles do not fit {code_bytes} bytes")
 
@@ -144,8 +144,8 @@ def assembled(
             shift += width
         starts.append(len(fields) // FIELD.size)
     starts += [starts[-1]] * (2 * code_bytes + 1 - len(starts))
-    made = LrsqSection(code_bytes, 0, deviation.astype(np.float32).tolist(), bytes(fields), starts, table)
-    section = LrsqSection.unpack(memoryview(made.pack()), len(deviation), "codec")  # in the types of a reader
+    draft = LrsqSection(code_bytes, 0, deviation.astype(np.float32).tolist(), bytes(fields), starts, table)
+    section = LrsqSection.unpack(memoryview(draft.pack()), len(deviation), "codec")  # in the types of a reader
     section = replace(section, fine=_fine_segments(section, weight, error))
     return Codec(
         name,
@@ -235,7 +235,7 @@ def encode_blocks(codec: Codec, x: F32, starts: list[int], centres: F32, metric:
     return out
 
 
-def scaled_to_unit(rotated: F32, deviation: F32) -> F32:
+def scale_to_unit(rotated: F32, deviation: F32) -> F32:
     """Rotated residuals (n, A) in units of the deviations (A), each row brought to a mean square of 1."""
     units = rotated / deviation
     rms = np.sqrt(np.mean(units**2, axis=1)) + np.float32(1e-12)
@@ -248,8 +248,8 @@ def encode(codec: Codec, rotated: F32) -> tuple[U8, F32]:
 
     The row's rms in units of the deviations scales the cuts only; the factor puts it back.
     """
-    unit = scaled_to_unit(rotated, codec.deviation)
-    values, decoded = quantized(codec.quantizers, unit)
+    unit = scale_to_unit(rotated, codec.deviation)
+    values, decoded = quantize(codec.quantizers, unit)
     decoded *= codec.deviation
     if len(codec.scales) > 1:
         values, decoded = _best_scale(codec, rotated, unit, values, decoded)
@@ -271,15 +271,15 @@ def _best_scale(codec: Codec, rotated: F32, unit: F32, values: U8, decoded: F32)
     for scale in codec.scales:
         if scale == 1:
             continue
-        tried, found = quantized(codec.quantizers, unit * np.float32(scale))
-        found *= codec.deviation
-        near = cosine(found)
+        trial, value = quantize(codec.quantizers, unit * np.float32(scale))
+        value *= codec.deviation
+        near = cosine(value)
         better = near > best
-        best[better], values[better], decoded[better] = near[better], tried[better], found[better]
+        best[better], values[better], decoded[better] = near[better], trial[better], value[better]
     return values, decoded
 
 
-def quantized(quantizers: list[Quantizer], unit: F32) -> tuple[U8, F32]:
+def quantize(quantizers: list[Quantizer], unit: F32) -> tuple[U8, F32]:
     """The nearest value of each quantizer to rows f32 (n, A) in units.
 
     (u8 (n, parts of all quantizers in turn), f32 (n, A) what they decode to).
@@ -291,9 +291,9 @@ def quantized(quantizers: list[Quantizer], unit: F32) -> tuple[U8, F32]:
         if len(one.axes) == 1:
             alike.setdefault(id(one.parts), []).append(q)
         else:
-            found = nearest(one, unit[:, one.axes])
-            values[:, firsts[q] : firsts[q + 1]] = found
-            decoded[:, one.axes] = one.decoded(found)
+            choice = nearest(one, unit[:, one.axes])
+            values[:, firsts[q] : firsts[q + 1]] = choice
+            decoded[:, one.axes] = one.decoded(choice)
     for same in alike.values():
         parts = quantizers[same[0]].parts
         book = np.zeros(1)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .fitting import drawn, error, fitted
-from .planes import F32, F64, Codec, Quantizer, assembled, nearest, scaled_to_unit
+from .fitting import draw_rows, error, fit
+from .planes import F32, F64, Codec, Quantizer, assemble, nearest, scale_to_unit
 from .rotations.basis import Basis, deviations
 
 CENTROIDS = 16
@@ -26,18 +26,18 @@ def train(second_moment: F64, query_moment: F64, code_bytes: int, sample: F32, b
     stored = None if basis is None else basis.stored(np.arange(dimension))
     own = deviations(axes, second_moment) ** 2
     deviation = np.full(dimension, np.sqrt(max(own.mean(), 1e-12)))
-    unit = scaled_to_unit(sample @ axes.T.astype(np.float32), deviation.astype(np.float32))
+    unit = scale_to_unit(sample @ axes.T.astype(np.float32), deviation.astype(np.float32))
     runs = np.array_split(np.arange(dimension), min(dimension, 2 * code_bytes))
     twice = set(np.argsort(-own, kind="stable")[: max(0, 2 * code_bytes - dimension)].tolist())
     quantizers = []
     for i, run in enumerate(runs):
         x = unit[:, run]
-        one = fitted(Quantizer(tuple(run.tolist()), (drawn(x, CENTROIDS, i),)), x)
+        one = fit(Quantizer(tuple(run.tolist()), (draw_rows(x, CENTROIDS, i),)), x)
         if len(run) == 1 and int(run[0]) in twice:
             left = x - one.decoded(nearest(one, x))
-            fine = fitted(Quantizer((0,), (drawn(left, CENTROIDS, i),)), left)
-            one = fitted(Quantizer(one.axes, (*one.parts, *fine.parts)), x[:TWICE_ROWS], 4)
+            fine = fit(Quantizer((0,), (draw_rows(left, CENTROIDS, i),)), left)
+            one = fit(Quantizer(one.axes, (*one.parts, *fine.parts)), x[:TWICE_ROWS], 4)
         quantizers.append(one)
     spread = deviations(axes, query_moment)
     lost = float((((spread * deviation) ** 2) * error(quantizers, unit)).sum())
-    return assembled("pq", axes, deviation, quantizers, code_bytes, spread * deviation, lost, rotation=stored)
+    return assemble("pq", axes, deviation, quantizers, code_bytes, spread * deviation, lost, rotation=stored)

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 from .fitting import directions
-from .planes import F32, F64, Codec, Quantizer, assembled
+from .planes import F32, F64, Codec, Quantizer, assemble
 from .rotations.basis import Basis, deviations
 
 BITS_MAX = 8
@@ -61,6 +61,6 @@ def train(
     lost = sum(float((s * d) ** 2) * grid(int(b))[0] for s, d, b in zip(spread, deviation, given, strict=True))
     quantizers = [Quantizer((j,), grid(int(b))[1]) for j, b in enumerate(given)]
     scales = SCALES if given.max() > 1 else (1.0,)
-    return assembled(
+    return assemble(
         "rabitq", axes, deviation, quantizers, code_bytes, spread * deviation, lost, rotation=stored, scales=scales
     )

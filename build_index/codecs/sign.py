@@ -11,7 +11,7 @@ import numpy as np
 from vantage.format import AXES_MAX, Rotation
 
 from .fitting import directions
-from .planes import F32, F64, Codec, Quantizer, assembled
+from .planes import F32, F64, Codec, Quantizer, assemble
 from .rotations.basis import Basis, deviations
 
 _SIDES = (np.array([[-1.0], [1.0]]),)
@@ -41,7 +41,7 @@ def train(
         axes = given.astype(np.float16).astype(np.float64)
     deviation = np.full(len(axes), np.sqrt(max(np.trace(second_moment) / dimension, 1e-12)))
     spread = deviations(axes, query_moment)
-    return assembled(
+    return assemble(
         name, axes, deviation, [Quantizer((j,), _SIDES) for j in range(len(axes))], code_bytes,
         spread * deviation, _LOST * float(((spread * deviation) ** 2).sum()), rotation=stored, span=span_of(axes),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from vantage.format import Contract, Promises
 from ..bucket.open import open_index
 from ..ingest.queries import Queries
 from ..progress import SILENT, Progress
-from .evaluate import checked_truth, evaluate
+from .evaluate import check_truth, evaluate
 from .picture import Axis, panels
 
 CURVE_QUERIES = 500  # a promise, unless told otherwise: ten seconds for seven promises of 300,000 rows
@@ -55,14 +55,14 @@ def curve(
     index = open_index(path)
     contract = index.root.contract
     k = contract.k if k is None else k
-    asked = replace(queries, neighbors=checked_truth(path, index, queries, k, rerank=rerank))
+    known = replace(queries, neighbors=check_truth(path, index, queries, k, rerank=rerank))
     points = []
     for promise in promises(contract, index.root.promises):
-        found = evaluate(
-            path, asked, k=k, cache_bytes=cache_bytes, warm=warm, recall=promise, rerank=rerank,
+        measured = evaluate(
+            path, known, k=k, cache_bytes=cache_bytes, warm=warm, recall=promise, rerank=rerank,
             progress=progress.phase(f"promise {promise:.4f}"),
         )  # fmt: skip
-        points.append({"promise": promise} | {name: found[name] for name in COSTS})
+        points.append({"promise": promise} | {name: measured[name] for name in COSTS})
     return {
         "index": index.name, "rows": index.root.index.rows, "queries": len(queries.vectors), "k": k,
         "promise_k": contract.k, "target": contract.target,
@@ -70,9 +70,9 @@ def curve(
     }  # fmt: skip
 
 
-def picture(found: dict[str, Any]) -> str:
+def picture(result: dict[str, Any]) -> str:
     """SVG text of what `curve` returned: recall against GETs, bytes and modelled milliseconds."""
-    points = found["points"]
+    points = result["points"]
     lowest = min(min(p["recall"], p["promise"]) for p in points)
 
     def line(cost: str, unit: float = 1.0, recall: str = "recall") -> list[tuple[float, float]]:
@@ -88,5 +88,5 @@ def picture(found: dict[str, Any]) -> str:
     ]
     times = {"p50": line("modelled_ms_p50"), "p99": line("modelled_ms_p99")}
     plots.append(against("modelled ms", times))
-    title = f"{found['index']}: recall@{found['k']} and its cost, {found['queries']} queries"
-    return panels(plots, Axis(f"recall@{found['k']}", max(0.0, lowest - 0.05), 1.0), title)
+    title = f"{result['index']}: recall@{result['k']} and its cost, {result['queries']} queries"
+    return panels(plots, Axis(f"recall@{result['k']}", max(0.0, lowest - 0.05), 1.0), title)

@@ -40,18 +40,18 @@ AGAIN = "`vantage verify` tells what is damaged; publish or build the index agai
 
 
 @lru_cache(maxsize=PARTS_KEPT)
-def _listed(address: str, manifest: ObjectName, generation: str) -> dict[str, tuple[int, str]]:
+def _list_objects(address: str, manifest: ObjectName, generation: str) -> dict[str, tuple[int, str]]:
     """(size, SHA-256) of each object that the manifest of a generation names, by key."""
-    found = store_at(address).get(manifest.key)
-    if found is None or hashlib.sha256(found[0]).hexdigest() != manifest.sha256:
+    text = store_at(address).get(manifest.key)
+    if text is None or hashlib.sha256(text[0]).hexdigest() != manifest.sha256:
         raise DamagedError(f"{manifest.key}: is missing or not what CURRENT says", hint=AGAIN)
-    return {o.key: (o.size, o.sha256) for o in manifest_objects(found[0], generation)}
+    return {o.key: (o.size, o.sha256) for o in manifest_objects(text[0], generation)}
 
 
 @lru_cache(maxsize=PARTS_KEPT)
-def _check(address: str, key: str, wanted: tuple[int, str] | None, stamp: object) -> None:
+def _check(address: str, key: str, identity: tuple[int, str] | None, stamp: object) -> None:
     """Raises DamagedError where an object is not the one that the manifest names; stamp: of the file, if it is one."""
-    if wanted is None or store_at(address).digest(key) != wanted:
+    if identity is None or store_at(address).digest(key) != identity:
         raise DamagedError(f"{key}: is missing or not what was written", hint=AGAIN)
 
 
@@ -66,7 +66,7 @@ def _part(path: Path | str, index: Index, part: int) -> tuple[ObjectStore, str]:
         with where.open(key) as file:
             stat = os.fstat(file.fileno())
         stamp = stat.st_ino, stat.st_size, stat.st_mtime_ns
-    _check(address, key, _listed(address, current.manifest, current.generation).get(key), stamp)
+    _check(address, key, _list_objects(address, current.manifest, current.generation).get(key), stamp)
     return where, key
 
 
@@ -80,10 +80,10 @@ def source_rows(path: Path | str, index: Index) -> npt.NDArray[np.int64]:
             out.append(pq.read_table(file, columns=["source_row"])["source_row"].to_numpy())
         except (pa.ArrowException, OSError, KeyError) as error:
             raise DamagedError(f"{key}: is no Parquet file of rows", hint=AGAIN) from error
-    found = np.concatenate(out)
-    if len(found) != index.root.index.rows or found.dtype != np.int64:
-        raise DamagedError(f"{index.name}: the vectors of {len(found):,} rows, {index.root.index.rows:,} are indexed")
-    return found
+    rows = np.concatenate(out)
+    if len(rows) != index.root.index.rows or rows.dtype != np.int64:
+        raise DamagedError(f"{index.name}: the vectors of {len(rows):,} rows, {index.root.index.rows:,} are indexed")
+    return rows
 
 
 def stored_vectors(path: Path | str, index: Index, low: int, high: int) -> npt.NDArray[np.float32]:
@@ -98,24 +98,24 @@ def stored_vectors(path: Path | str, index: Index, low: int, high: int) -> npt.N
     return np.frombuffer(data, DTYPES[kind]).reshape(high - low, d).astype(np.float32)
 
 
-def gathered(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.float32]:
+def gather_vectors(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.float32]:
     """f32 (..., d): the full vectors of rows (...); those that lie close are read together."""
-    wanted = np.unique(rows)
-    out, width = np.empty((len(wanted), index.root.index.dimension), np.float32), 4 * index.root.index.dimension
-    page = np.searchsorted(index.root.vectors.first_row, wanted, side="right")
-    cuts = np.flatnonzero((np.diff(wanted) > GAP_BYTES // width) | (np.diff(page) > 0)) + 1
-    for some in np.split(np.arange(len(wanted)), cuts) if len(wanted) else []:
-        low, high = int(wanted[some[0]]), int(wanted[some[-1]]) + 1
+    unique = np.unique(rows)
+    out, width = np.empty((len(unique), index.root.index.dimension), np.float32), 4 * index.root.index.dimension
+    page = np.searchsorted(index.root.vectors.first_row, unique, side="right")
+    cuts = np.flatnonzero((np.diff(unique) > GAP_BYTES // width) | (np.diff(page) > 0)) + 1
+    for some in np.split(np.arange(len(unique)), cuts) if len(unique) else []:
+        low, high = int(unique[some[0]]), int(unique[some[-1]]) + 1
         step = max(1, CHUNK_BYTES // width)
         for first in range(low, high, step):
-            mine = some[(wanted[some] >= first) & (wanted[some] < first + step)]
+            mine = some[(unique[some] >= first) & (unique[some] < first + step)]
             if len(mine):
-                out[mine] = stored_vectors(path, index, first, min(high, first + step))[wanted[mine] - first]
-    found: npt.NDArray[np.float32] = out[np.searchsorted(wanted, rows)]
-    return found
+                out[mine] = stored_vectors(path, index, first, min(high, first + step))[unique[mine] - first]
+    vectors: npt.NDArray[np.float32] = out[np.searchsorted(unique, rows)]
+    return vectors
 
 
-def computed_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
+def compute_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
     """Exact neighbours of the stored vectors, as source rows; k at most the rows of the index."""
     metric, first_row = index.root.index.metric, index.root.vectors.first_row
     step, section = max(1, CHUNK_BYTES // (4 * index.root.index.dimension)), index.root.index
@@ -148,7 +148,7 @@ def right_answers(
     step = max(1, CHUNK_BYTES // (8 * index.root.index.dimension * (k + 1)))
 
     def scores(of: Ints, rows: I32) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        return exact_scores(queries[of], gathered(path, index, rows), metric)
+        return exact_scores(queries[of], gather_vectors(path, index, rows), metric)
 
     for low in range(0, len(unsure), step):
         of = unsure[low : low + step]
@@ -171,11 +171,11 @@ def _unit(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return out
 
 
-def row_numbers(source: Ints, wanted: I32) -> I32:
+def row_numbers(source: Ints, rows: I32) -> I32:
     """Row numbers of source rows, both of one shape; source (N): of each row. Raises InputError for one not there."""
     order = np.argsort(source)
-    at = order[np.minimum(np.searchsorted(source[order], wanted), len(source) - 1)]
-    missing = wanted[source[at] != wanted]
+    at = order[np.minimum(np.searchsorted(source[order], rows), len(source) - 1)]
+    missing = rows[source[at] != rows]
     if len(missing):
         raise InputError(
             f"the neighbors of the queries name row {missing[0]}, which is none of the index",
@@ -184,7 +184,7 @@ def row_numbers(source: Ints, wanted: I32) -> I32:
     return at.astype(np.int32)
 
 
-def checked_truth(
+def check_truth(
     path: Path | str, index: Index, queries: Queries, k: int, recall: float | None = None, rerank: int = 0
 ) -> npt.NDArray[np.int32]:
     """i32 (Q, k or more): the neighbours that came with the queries, or exact ones, computed.
@@ -206,9 +206,9 @@ def checked_truth(
     prepare(first, index.root.index, "a query")
     truth = queries.neighbors
     if truth is None and queries.own is None:
-        truth = computed_truth(path, index, queries.vectors, k)
+        truth = compute_truth(path, index, queries.vectors, k)
     elif truth is None:
-        near, own = computed_truth(path, index, queries.vectors, k + 1), source_rows(path, index)[queries.own]
+        near, own = compute_truth(path, index, queries.vectors, k + 1), source_rows(path, index)[queries.own]
         truth = np.array([some[some != one][:k] for some, one in zip(near, own, strict=True)], np.int32)
     if truth.shape[1] < k:
         raise InputError(f"the queries have {truth.shape[1]} neighbors each, k is {k}", hint="use a smaller --k")
@@ -238,7 +238,7 @@ def evaluate(
     index = open_index(path, cache_bytes)
     contract = index.root.contract
     k = contract.k if k is None else k
-    truth = checked_truth(path, index, queries, k, recall, rerank)
+    truth = check_truth(path, index, queries, k, recall, rerank)
     k = min(k, _others(index, queries))
     near = row_numbers(source_rows(path, index), truth[:, :k])
     depth = min(max(k, contract.k), index.root.index.rows)
@@ -259,11 +259,11 @@ def evaluate(
     if warm:
         asyncio.run(run(False))
     asyncio.run(run(True))
-    found = np.full((len(answers), k), -1, np.int32)
-    for rows, (answer, _) in zip(found, answers, strict=True):
+    answered = np.full((len(answers), k), -1, np.int32)
+    for rows, (answer, _) in zip(answered, answers, strict=True):
         own = [m.row for m in answer.matches[:k]]
         rows[: len(own)] = own
-    hits = right_answers(path, index, queries.vectors, near, found) / k
+    hits = right_answers(path, index, queries.vectors, near, answered) / k
     cpu = np.array([ms for _, ms in answers])
     receipts = [answer.receipt for answer, _ in answers]
     modelled = np.array([r.modelled_ms for r in receipts])

@@ -45,11 +45,11 @@ def by_kernels(index: Index, pages: bytes, queries: F32) -> Said:
         section = replace(section, regions=None)
     router = ROUTERS[index.root.index.router](section, index.root.index)
     every = whole_page(section, index.root.index, pages) if isinstance(section, TwoLevelSection) else None
-    found = [
+    probabilities = [
         (router.probabilities(query) if every is None else router.probabilities(query, every)).p
         for query in (prepare(v.tolist(), index.root.index) for v in queries)
     ]
-    units = np.array(found, np.int64).reshape(len(queries), index.root.index.blocks)
+    units = np.array(probabilities, np.int64).reshape(len(queries), index.root.index.blocks)
     return Said(units, np.argsort(-units, axis=1, kind="stable"))
 
 
@@ -58,27 +58,38 @@ def by_python(model: Path, queries: F32) -> Said:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    found = [
+    batches = [
         session.run(["probability", "order"], {"query": queries[at : at + BATCH]})
         for at in range(0, len(queries), BATCH)
     ]
-    return _said(np.concatenate([p for p, _ in found]), np.concatenate([order for _, order in found]))
+    return _said(np.concatenate([p for p, _ in batches]), np.concatenate([order for _, order in batches]))
 
 
 def by_node(model: Path, queries: F32) -> Said:
     """What onnxruntime-web says under Node, on its Wasm provider, on one thread. Raises VantageError if it fails."""
     with tempfile.TemporaryDirectory() as scratch:
-        asked, p, order = (Path(scratch) / name for name in ("queries", "probability", "order"))
-        asked.write_bytes(np.ascontiguousarray(queries, "<f4").tobytes())
+        query_file, probability_file, order_file = (
+            Path(scratch) / name for name in ("queries", "probability", "order")
+        )
+        query_file.write_bytes(np.ascontiguousarray(queries, "<f4").tobytes())
         ran = subprocess.run(
-            [node(), HOST / "route.mjs", model, asked, str(queries.shape[1]), str(BATCH), p, order],
+            [
+                node(),
+                HOST / "route.mjs",
+                model,
+                query_file,
+                str(queries.shape[1]),
+                str(BATCH),
+                probability_file,
+                order_file,
+            ],
             capture_output=True,
             text=True,
         )
         if ran.returncode:
             raise VantageError(f"onnxruntime-web failed: {ran.stderr.strip()[-500:]}")
         shape = (len(queries), -1)
-        return _said(np.fromfile(p, "<f4").reshape(shape), np.fromfile(order, "<i8").reshape(shape))
+        return _said(np.fromfile(probability_file, "<f4").reshape(shape), np.fromfile(order_file, "<i8").reshape(shape))
 
 
 def _said(probability: F32, order: npt.NDArray[np.int64]) -> Said:

@@ -32,7 +32,7 @@ from vantage.search.route.common import SCALE_MIN, UNIT_MAX
 
 from ..bucket.open import open_index
 from ..ingest.rows import F32
-from ..routers.packing import unpacked
+from ..routers.packing import unpack
 from ..routers.tree import paths
 
 OPSET, IR = 18, 10  # the first with axes as inputs throughout; read by onnxruntime 1.18 and later
@@ -76,7 +76,7 @@ class Quantized:
     scale: str
 
 
-def _quantized(g: Graph, query: str, index: IndexSection) -> Quantized:
+def _quantize(g: Graph, query: str, index: IndexSection) -> Quantized:
     """vantage.search.prepare as nodes, in f64 where that has f64; only the order of adding squares may differ."""
     wide, norm = g.cast(query, np.float64), g.constant(I16_NORM, np.float64)
     if index.origin:
@@ -118,16 +118,16 @@ def dots(g: Graph, i16: str, table: I8) -> str:
     return _add(g, total, g.op("MatMul", part, matrix), shift)
 
 
-def _add(g: Graph, total: str, found: str, shift: int) -> str:
+def _add(g: Graph, total: str, product: str, shift: int) -> str:
     """i32: total ("" is none) + 2^shift found."""
-    whole = g.op("Mul", g.cast(found, np.int32), g.constant(1 << shift, np.int32))
+    whole = g.op("Mul", g.cast(product, np.int32), g.constant(1 << shift, np.int32))
     return g.op("Add", total, whole) if total else whole
 
 
 def _table(raw: memoryview | bytes, bits: int, rows: int, dimension: int) -> I8:
     """int8 (rows, dimension) of a table as it is stored (docs/format.md, 4.7)."""
     stored = np.frombuffer(raw, np.uint8).reshape(rows, LseSection.stride(bits, dimension))
-    return unpacked(stored, bits)[:, :dimension]
+    return unpack(stored, bits)[:, :dimension]
 
 
 def mixture(
@@ -238,11 +238,11 @@ def _tree(g: Graph, query: Quantized, section: TreeSection, index: IndexSection,
     sure = g.op("Add", ends, g.constant(UNITS, np.float64))  # an edge that every query takes, past the end of a path
     edges = g.op("Concat", whole, sure, axis=1)
     steps = paths(np.array(section.child, np.int64).reshape(n, TREE_WAYS), index.blocks)
-    found = g.op("Gather", edges, g.constant(steps[0], np.int64), axis=1)
+    share = g.op("Gather", edges, g.constant(steps[0], np.int64), axis=1)
     for step in steps[1:]:
         more = g.op("Gather", edges, g.constant(step, np.int64), axis=1)
-        found = g.op("Div", g.op("Mul", found, more), g.constant(UNITS, np.float64))
-    return g.cast(g.op("Floor", g.op("Add", found, g.constant(0.5, np.float64))), np.float32)
+        share = g.op("Div", g.op("Mul", share, more), g.constant(UNITS, np.float64))
+    return g.cast(g.op("Floor", g.op("Add", share, g.constant(0.5, np.float64))), np.float32)
 
 
 def whole_page(section: TwoLevelSection, index: IndexSection, pages: bytes) -> memoryview:
@@ -303,7 +303,7 @@ def router_model(index: Index, pages: bytes = b"") -> onnx.ModelProto:
     if build is None:
         raise InputError(f"the router {about.router} has no ONNX export", hint="build the index with another --router")
     g = Graph()
-    units = build(g, _quantized(g, "query", about), section, about, pages)
+    units = build(g, _quantize(g, "query", about), section, about, pages)
     g.nodes.append(helper.make_node("Mul", [units, g.constant(1 / UNITS, np.float32)], ["probability"]))
     g.nodes.append(
         helper.make_node("TopK", [units, g.constant([about.blocks], np.int64)], ["falling", "order"], axis=1)
@@ -321,11 +321,11 @@ def router_model(index: Index, pages: bytes = b"") -> onnx.ModelProto:
     model = helper.make_model(
         graph, producer_name="vantage", ir_version=IR, opset_imports=[helper.make_opsetid("", OPSET)]
     )
-    told = {
+    properties = {
         "index": index.name, "generation": index.current.generation, "dimension": about.dimension,
         "metric": about.metric, "blocks": about.blocks, "router": about.router,
     }  # fmt: skip
-    helper.set_model_props(model, {name: str(value) for name, value in told.items()})
+    helper.set_model_props(model, {name: str(value) for name, value in properties.items()})
     onnx.checker.check_model(model)
     return model
 

@@ -178,17 +178,17 @@ class BecTree:
         """At most k clusters: from the root down, the node whose split is worth most is split first."""
         if k < 1:
             raise InputError(f"{k} clusters", hint="ask for one or more")
-        heap, found, turn = [(0.0, 0, self._root)], set[_Node](), 1
-        while heap and len(heap) + len(found) < k:
+        heap, clusters, turn = [(0.0, 0, self._root)], set[_Node](), 1
+        while heap and len(heap) + len(clusters) < k:
             _, _, node = heapq.heappop(heap)
             if node.bit == LEAF:
-                found.add(node)
+                clusters.add(node)
                 continue
             for side in node.sides:
                 heapq.heappush(heap, (-self._worth_of(side), turn, side))
                 turn += 1
-        found |= {node for _, _, node in heap}
-        return self._cut(self._in_order(found))
+        clusters |= {node for _, _, node in heap}
+        return self._cut(self._in_order(clusters))
 
     def assign(self, x: F32, level: int | None = None, k: int | None = None) -> I32:
         """i32 (m): the cluster of each vector x f32 (m, d), in the scale of the rows; nothing is added."""
@@ -295,8 +295,8 @@ class BecTree:
         log_p = log_probability(margins, self._signs[among])
         near = np.argpartition(-log_p, min(NEAR, len(among)) - 1, axis=1)[:, :NEAR]
         likely, leaf = np.take_along_axis(log_p, near, 1), among[near]
-        price = BALANCE * np.log(np.maximum(self._sums.count, 1) / max(1.0, self._sums.count.mean()))
-        cost = self._distance(x, self._point[leaf]) / self._unit - self._penalty * likely + price[leaf]
+        crowding = BALANCE * np.log(np.maximum(self._sums.count, 1) / max(1.0, self._sums.count.mean()))
+        cost = self._distance(x, self._point[leaf]) / self._unit - self._penalty * likely + crowding[leaf]
         best: I32 = np.take_along_axis(leaf, cost.argmin(1)[:, None], 1)[:, 0]
         return best
 
@@ -304,10 +304,10 @@ class BecTree:
         """(row i64 (c), vector f32 (c, d)): of each label the row nearest to its mean, the lower one among equals."""
         row, vector = np.full(len(means), -1, np.int64), np.zeros_like(means)
         least = np.full(len(means), np.inf)
-        wanted = np.flatnonzero(label >= 0)
+        labelled = np.flatnonzero(label >= 0)
         step = max(1, CHUNK_BYTES // (4 * means.shape[1]))
-        for at in range(0, len(wanted), step):
-            some = wanted[at : at + step]
+        for at in range(0, len(labelled), step):
+            some = labelled[at : at + step]
             x, own = self._rows(some), label[some]
             apart = ((x - means[own]) ** 2).sum(1, dtype=np.float64)
             order = np.lexsort((some, apart, own))
@@ -443,12 +443,12 @@ class BecTree:
             column[slot] = column[last]
         self._point, self._medoid, self._signs = self._point[:last], self._medoid[:last], self._signs[:last]
 
-    def _in_order(self, wanted: set[_Node]) -> list[_Node]:
+    def _in_order(self, nodes: set[_Node]) -> list[_Node]:
         """In preorder."""
         out, stack = list[_Node](), [self._root]
         while stack:
             node = stack.pop()
-            if node in wanted:
+            if node in nodes:
                 out.append(node)
             else:
                 stack += node.sides[::-1]
@@ -472,11 +472,11 @@ class BecTree:
         return self.level(len(self._threshold) if level is None else level)
 
 
-def parting(margins: F32, gain: F64, asked: list[int]) -> int | None:
+def parting(margins: F32, gain: F64, used: list[int]) -> int | None:
     """The bit of most gain (n) that is not asked yet and has rows of margins (m, n) on both sides, if there is one."""
     over = (margins < 0).sum(0)
     open_ = (over > 0) & (over < len(margins))
-    open_[asked] = False
+    open_[used] = False
     return int(np.where(open_, gain, -1).argmax()) if open_.any() else None
 
 
@@ -500,32 +500,32 @@ def tree(
     if len(codewords.threshold) > BITS_MAX:
         raise InputError(f"codewords of {len(codewords.threshold)} bits", hint=f"{BITS_MAX} at most")
     known = np.arange(rows.count) if sample is None else sample
-    made = BecTree(rows.take, rows.metric, codewords.directions, codewords.threshold, 2 * codewords.beta)
-    made._penalty = penalty
-    made.home, made._first_more = np.full(rows.count, -1, np.int32), rows.count
+    bec_tree = BecTree(rows.take, rows.metric, codewords.directions, codewords.threshold, 2 * codewords.beta)
+    bec_tree._penalty = penalty
+    bec_tree.home, bec_tree._first_more = np.full(rows.count, -1, np.int32), rows.count
     step = max(1, CHUNK_BYTES // (4 * rows.dimension))
     margins = np.concatenate(
-        [made._prefixes.margins(rows.take(known[at : at + step])) for at in range(0, len(known), step)]
+        [bec_tree._prefixes.margins(rows.take(known[at : at + step])) for at in range(0, len(known), step)]
     )
-    made.home[known] = _grown(made, margins, leaves)
-    made._fill(known)
+    bec_tree.home[known] = _grow(bec_tree, margins, leaves)
+    bec_tree._fill(known)
     progress(0.2)
     for turn in range(ROUNDS):
-        made._settle(known)
+        bec_tree._settle(known)
         progress(0.2 + 0.4 * (turn + 1) / ROUNDS)
     held = np.zeros(rows.count, bool)
     held[known] = True
-    made._settle(np.arange(rows.count))
-    for leaf in list(made._at):
-        if made.leaves > 1 and not held[made.home == leaf.slot].any():
-            made._dissolve(leaf)
-    made._capacity = max(int(CAPACITY * rows.count / made.leaves) + 1, int(made._sums.count.max()))
-    made._worth = max(made._worth_of(leaf) for leaf in made._at)
+    bec_tree._settle(np.arange(rows.count))
+    for leaf in list(bec_tree._at):
+        if bec_tree.leaves > 1 and not held[bec_tree.home == leaf.slot].any():
+            bec_tree._dissolve(leaf)
+    bec_tree._capacity = max(int(CAPACITY * rows.count / bec_tree.leaves) + 1, int(bec_tree._sums.count.max()))
+    bec_tree._worth = max(bec_tree._worth_of(leaf) for leaf in bec_tree._at)
     progress(1.0)
-    return made
+    return bec_tree
 
 
-def _grown(made: BecTree, margins: F32, leaves: int) -> I32:
+def _grow(bec_tree: BecTree, margins: F32, leaves: int) -> I32:
     """i32 (m): the slot of each row of margins (m, n), of as many leaves as asked for where bits part them."""
     limit, out = CAPACITY * len(margins) / leaves, np.zeros(len(margins), np.int32)
     heap: list[tuple[bool, float, int, int, _Node, Ints]] = []
@@ -538,18 +538,18 @@ def _grown(made: BecTree, margins: F32, leaves: int) -> I32:
         if bit is not None:
             heapq.heappush(heap, (len(rows) <= limit, -len(rows) * gain[bit], node.slot, bit, node, rows))
 
-    offer(made._root, np.arange(len(margins)))
-    while heap and made.leaves < leaves:
+    offer(bec_tree._root, np.arange(len(margins)))
+    while heap and bec_tree.leaves < leaves:
         *_, bit, node, rows = heapq.heappop(heap)
-        low, high = _Node(node, node.slot), _Node(node, made.leaves)
+        low, high = _Node(node, node.slot), _Node(node, bec_tree.leaves)
         node.bit, node.sides = bit, [low, high]
-        made._at[low.slot] = low
-        made._at.append(high)
+        bec_tree._at[low.slot] = low
+        bec_tree._at.append(high)
         over = margins[rows, bit] < 0
         offer(low, rows[~over])
         offer(high, rows[over])
-    made._signs = np.zeros((made.leaves, margins.shape[1]), np.float32)
-    for leaf in made._at:
+    bec_tree._signs = np.zeros((bec_tree.leaves, margins.shape[1]), np.float32)
+    for leaf in bec_tree._at:
         for bit, sign in leaf.path():
-            made._signs[leaf.slot, bit] = sign
+            bec_tree._signs[leaf.slot, bit] = sign
     return out

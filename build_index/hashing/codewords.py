@@ -101,8 +101,8 @@ def code(message_bits: int) -> U32:
     InputError for no bits or over 20, the most blocks of an index.
     """
     if message_bits <= GOLAY_MESSAGE:
-        made = golay(message_bits)
-        return made[made > 0]
+        generator = golay(message_bits)
+        return generator[generator > 0]
     if message_bits > MESSAGE_MAX:
         raise InputError(
             f"buckets by {message_bits} bits", hint="ask for 2 to 1,048,576 blocks, or for another partition"
@@ -117,7 +117,7 @@ def signs(generator: U32, message: U32) -> F32:
     return out
 
 
-def started(x: F32, generator: U32, message: U32, seed: int) -> Codewords:
+def start_codewords(x: F32, generator: U32, message: U32, seed: int) -> Codewords:
     """Principal directions of rows x (m, d), turned so that signs lose least, and medians; beta by their spread.
 
     ITQ: Gong and Lazebnik 2011. Beyond the dimension, random directions.
@@ -148,13 +148,13 @@ def prefix_codewords(
         raise InputError(f"prefixes for {leaves} leaves", hint="ask for 2 or more")
     bits = min((leaves - 1).bit_length() + SPARE_BITS, GOLAY_MESSAGE)
     some, message = rows.take(sample[:: max(1, len(sample) // START_ROWS)]), np.arange(1 << bits, dtype=np.uint32)
-    return trained(rows, sample, graph, started(some, plain(bits), message, seed), seed, progress)
+    return train_codewords(rows, sample, graph, start_codewords(some, plain(bits), message, seed), seed, progress)
 
 
 Draw = Callable[[np.random.Generator], tuple[F32, F32]]
 
 
-def trained(
+def train_codewords(
     rows: Rows,
     sample: Ints,
     graph: Graph,
@@ -162,7 +162,7 @@ def trained(
     seed: int,
     progress: Progress = SILENT,
 ) -> Codewords:
-    """Codewords by which a row of the sample and its neighbours in the graph decode alike: see `agreed`.
+    """Codewords by which a row of the sample and its neighbours in the graph decode alike: see `train_on_pairs`.
 
     graph i32 (N, k): see graph.neighbour_graph.
     """
@@ -176,10 +176,10 @@ def trained(
         near = np.where((near >= 0) & known[near], near, drawn)  # a row that may not train, or none
         return rows.take(drawn), rows.take(near.astype(np.int64))
 
-    return agreed(start, draw, seed, progress)
+    return train_on_pairs(start, draw, seed, progress)
 
 
-def agreed(start: Codewords, draw: Draw, seed: int, progress: Progress = SILENT) -> Codewords:
+def train_on_pairs(start: Codewords, draw: Draw, seed: int, progress: Progress = SILENT) -> Codewords:
     """Directions, thresholds and beta moved so that what draw(rng) -> (q, x), each f32 (m, d), pairs decodes alike.
 
     The loss is the mean of -log sum_c P(c | q) P(c | x) / P(c) over the pairs, P(c) the mean over the batch: the
@@ -195,8 +195,8 @@ def agreed(start: Codewords, draw: Draw, seed: int, progress: Progress = SILENT)
     def loss(now: dict[str, Any], q: Any, x: Any) -> Any:
         margins = jnp.concatenate([q, x]) @ now["directions"].T - now["threshold"]
         scores = jnp.exp(now["log_beta"]) * (margins @ table)
-        asked, held = jax.nn.log_softmax(scores[: len(q)]), jax.nn.log_softmax(SHARP * scores[len(q) :])
-        return -jax.nn.logsumexp(asked + held - jnp.log(jnp.exp(held).mean(0) + 1e-7), axis=1).mean()
+        query, row = jax.nn.log_softmax(scores[: len(q)]), jax.nn.log_softmax(SHARP * scores[len(q) :])
+        return -jax.nn.logsumexp(query + row - jnp.log(jnp.exp(row).mean(0) + 1e-7), axis=1).mean()
 
     optimiser = optax.multi_transform(
         {
@@ -222,13 +222,13 @@ def agreed(start: Codewords, draw: Draw, seed: int, progress: Progress = SILENT)
     for turn in range(STEPS):
         now, state = step(now, state, *draw(rng))
         progress((turn + 1) / STEPS)
-    found = {name: np.asarray(value) for name, value in now.items()}
+    learnt = {name: np.asarray(value) for name, value in now.items()}
     return replace(
-        start, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
+        start, directions=learnt["directions"], threshold=learnt["threshold"], beta=float(np.exp(learnt["log_beta"]))
     )
 
 
-def factored(x: F32, centres: F32, seed: int, factors: int = FACTORS) -> Codewords:
+def factor_centres(x: F32, centres: F32, seed: int, factors: int = FACTORS) -> Codewords:
     """Codewords of so many signs in the place of centres f32 (R, d) of regions of rows x f32 (n, d).
 
     A region's centre becomes the sum of all directions, each with a sign: its word. Any word may be one (the code of
@@ -238,7 +238,7 @@ def factored(x: F32, centres: F32, seed: int, factors: int = FACTORS) -> Codewor
     out.
     """
     mean = x.mean(0)
-    start = started(x, (1 << np.arange(factors)).astype(np.uint32), np.empty(0, np.uint32), seed)
+    start = start_codewords(x, (1 << np.arange(factors)).astype(np.uint32), np.empty(0, np.uint32), seed)
     target, mass = centres - mean, np.ones(len(centres), np.float32)
     sign = np.where(target @ start.directions.T >= 0, 1, -1).astype(np.float32)
     for _ in range(FACTOR_ROUNDS):

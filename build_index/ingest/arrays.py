@@ -22,7 +22,7 @@ Ids = Ints | list[bytes]
 @dataclass(frozen=True, eq=False)
 class Arrays:
     """N rows. held (N, d) in normal form of `kind`; id_of: int64 (N) or N byte strings; records: of attributes, as JSON
-    arrays. Checked: see `checked`. All row numbers are positions.
+    arrays. Checked: see `check_arrays`. All row numbers are positions.
     """
 
     held: Array
@@ -53,7 +53,7 @@ class Arrays:
 
     def ids(self, rows: npt.NDArray[np.integer]) -> Ids:
         """The ids of `rows`, int (n,), in the order given: int64 (n,) or n byte strings."""
-        return _picked(self.id_of, rows)
+        return _pick(self.id_of, rows)
 
     def attributes(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
         """A JSON array for each of `rows`, int (n,), in the order given."""
@@ -69,7 +69,7 @@ class Arrays:
 
     def take(self, rows: Ints) -> Arrays:
         """These rows alone, in the order given."""
-        return replace(self, held=self.held[rows], id_of=_picked(self.id_of, rows), records=self.attributes(rows))
+        return replace(self, held=self.held[rows], id_of=_pick(self.id_of, rows), records=self.attributes(rows))
 
     def followed_by(self, more: Arrays) -> Arrays:
         """Both, of one kind, one after the other."""
@@ -87,7 +87,7 @@ class Arrays:
         return out
 
 
-def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record: bytes = b"[]") -> Arrays:
+def check_arrays(vectors: Any, ids: Any, metric: str, kind: str | None = None, record: bytes = b"[]") -> Arrays:
     """Rows from array-likes: vectors (n, d) of f16, f32, f64, u8 or i8, ids (n) integers, strings or bytes.
 
     kind: the one that the vectors are to have: floats become it, bytes must be of it; None: their own. Strings are kept
@@ -95,12 +95,12 @@ def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record
     repeat, are empty or too long; five rows are named at most.
     """
     held, kind = _vectors(vectors, kind)
-    found = Arrays(held, kind, known_ids(ids), [record] * len(held))
-    if len(found.id_of) != len(held):
-        raise InputError(f"{len(found.id_of)} ids for {len(held)} vectors", hint="give each vector an id of its own")
+    arrays = Arrays(held, kind, known_ids(ids), [record] * len(held))
+    if len(arrays.id_of) != len(held):
+        raise InputError(f"{len(arrays.id_of)} ids for {len(held)} vectors", hint="give each vector an id of its own")
     if kind in ("f32", "f16"):
         _refuse(np.asarray(~np.isfinite(held).all(1)), "vectors with NaN, infinite or too large values")
-    norms = found.norms()
+    norms = arrays.norms()
     if metric == "cosine":
         _refuse(norms < NORM_MIN, "zero vectors, which have no direction under the metric cosine")
     elif 0 < norms.max(initial=0) < NORM_MIN:
@@ -110,8 +110,8 @@ def checked(vectors: Any, ids: Any, metric: str, kind: str | None = None, record
             hint=f"multiply all by one number, which leaves the order under {metric} as it is",
         )
     _refuse(norms > NORM_MAX, f"vectors with a norm over {NORM_MAX:g}, whose scores float32 cannot hold")
-    _refuse_repeats(found.id_of)
-    return found
+    _refuse_repeats(arrays.id_of)
+    return arrays
 
 
 def matrix(vectors: Any, what: str) -> Array:
@@ -119,43 +119,47 @@ def matrix(vectors: Any, what: str) -> Array:
     if isinstance(vectors, np.ma.MaskedArray) and np.ma.is_masked(vectors):
         raise InputError(f"{what} have masked values", hint="fill them, or leave their rows out")
     try:
-        found = np.asarray(vectors)
+        array = np.asarray(vectors)
     except ValueError:  # lists of different lengths
         raise InputError(f"{what} are not all of one length", hint="give a 2-D array, one row a vector") from None
-    if found.ndim != 2 or not found.shape[1]:
-        raise InputError(f"{what} have the shape {found.shape}", hint="give a 2-D array, one row a vector")
-    if found.dtype.str[1:] not in NUMPY_KINDS or (found.dtype.kind in "iu" and found.dtype.itemsize > 1):
-        raise InputError(f"{what} are of type {found.dtype}", hint="vectors are f16, f32, f64, u8 or i8")
-    return found
+    if array.ndim != 2 or not array.shape[1]:
+        raise InputError(f"{what} have the shape {array.shape}", hint="give a 2-D array, one row a vector")
+    if array.dtype.str[1:] not in NUMPY_KINDS or (array.dtype.kind in "iu" and array.dtype.itemsize > 1):
+        raise InputError(f"{what} are of type {array.dtype}", hint="vectors are f16, f32, f64, u8 or i8")
+    return array
 
 
 def whole(name: str, value: Any) -> int:
     """An integer, Python's or numpy's. Raises InputError for anything else, a float or a truth value too."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give a whole number", param=name)
+        raise InputError(
+            f"{name} is {_abbreviate(value)}, a {type(value).__name__}", hint="give a whole number", param=name
+        )
     if abs(int(value)) >> 63:
-        raise InputError(f"{name} is {_told(value)}", hint="give a number of 64 bits", param=name)
+        raise InputError(f"{name} is {_abbreviate(value)}", hint="give a number of 64 bits", param=name)
     return int(value)
 
 
 def number(name: str, value: Any) -> float:
     """A real number, Python's or numpy's. Raises InputError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give a number", param=name)
+        raise InputError(f"{name} is {_abbreviate(value)}, a {type(value).__name__}", hint="give a number", param=name)
     try:
         return float(value)
     except OverflowError:
-        raise InputError(f"{name} is {_told(value)}", hint="give a smaller number", param=name) from None
+        raise InputError(f"{name} is {_abbreviate(value)}", hint="give a smaller number", param=name) from None
 
 
 def truth(name: str, value: Any) -> bool:
     """A truth value, Python's or numpy's. Raises InputError for anything else: a text would count as true."""
     if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{name} is {_told(value)}, a {type(value).__name__}", hint="give True or False", param=name)
+        raise InputError(
+            f"{name} is {_abbreviate(value)}, a {type(value).__name__}", hint="give True or False", param=name
+        )
     return bool(value)
 
 
-def _told(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     """A value in a few characters."""
     text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 64 else f"{value:#x}"
     return text if len(text) <= 40 else text[:39] + "…"
@@ -164,10 +168,10 @@ def _told(value: Any) -> str:
 def known_ids(ids: Any) -> Ids:
     """int64 (n), or n byte strings, of an array or a sequence of integers, strings or bytes. Raises InputError."""
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise InputError(f"ids are {_told(ids)}", hint="give a list of ids, or an array")
+        raise InputError(f"ids are {_abbreviate(ids)}", hint="give a list of ids, or an array")
     given = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     if not isinstance(given, list):  # of an array without dimensions
-        raise InputError(f"ids are {_told(given)}", hint="give a list of ids, or an array")
+        raise InputError(f"ids are {_abbreviate(given)}", hint="give a list of ids, or an array")
     if all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in given):
         try:
             return np.array(given, np.int64)
@@ -180,7 +184,7 @@ def known_ids(ids: Any) -> Ids:
         out = [i.encode() if isinstance(i, str) else bytes(i) for i in given]
     except UnicodeEncodeError as error:
         raise InputError(
-            f"the id {_told(error.object)} holds half of a character (a surrogate), which UTF-8 cannot",
+            f"the id {_abbreviate(error.object)} holds half of a character (a surrogate), which UTF-8 cannot",
             hint="mend it, or give the id as bytes",
         ) from None
     _refuse(np.array([not i for i in out], bool), "ids that are empty")
@@ -188,7 +192,7 @@ def known_ids(ids: Any) -> Ids:
     return out
 
 
-def shown(identifier: int | bytes) -> Any:
+def show_id(identifier: int | bytes) -> Any:
     """An id as people see it: bytes that are UTF-8 are a string."""
     if isinstance(identifier, int):
         return identifier
@@ -198,10 +202,10 @@ def shown(identifier: int | bytes) -> Any:
         return identifier
 
 
-def named(identifiers: Sequence[int | bytes]) -> str:
+def name_ids(identifiers: Sequence[int | bytes]) -> str:
     """The first five ids, for a message."""
     more = ", and more" if len(identifiers) > BAD_ROWS_NAMED else ""
-    return ", ".join(repr(shown(i)) for i in identifiers[:BAD_ROWS_NAMED]) + more
+    return ", ".join(repr(show_id(i)) for i in identifiers[:BAD_ROWS_NAMED]) + more
 
 
 def _vectors(vectors: Any, kind: str | None) -> tuple[Array, str]:
@@ -228,8 +232,8 @@ def _refuse_repeats(ids: Ids) -> None:
             again.append(i)
         seen.add(i)
     if again:
-        raise InputError(f"duplicate ids: {named(again)}", hint="give every row an id of its own")
+        raise InputError(f"duplicate ids: {name_ids(again)}", hint="give every row an id of its own")
 
 
-def _picked(ids: Ids, rows: npt.NDArray[np.integer]) -> Ids:
+def _pick(ids: Ids, rows: npt.NDArray[np.integer]) -> Ids:
     return [ids[row] for row in rows.tolist()] if isinstance(ids, list) else ids[rows]

@@ -71,10 +71,10 @@ def check_rows(stored: StoredRows, names: list[str]) -> None:
 def _refuse(stored: StoredRows, row: int, names: list[str], what: str, size: int | None, limit: int | None) -> None:
     """Names the row by its id, and the attribute that takes most of it."""
     (identifier,) = stored.ids(np.array([row]))
-    told = identifier.decode(errors="backslashreplace")[:80] if isinstance(identifier, bytes) else int(identifier)
+    name = identifier.decode(errors="backslashreplace")[:80] if isinstance(identifier, bytes) else int(identifier)
     values = json.loads(stored.attributes(np.array([row]))[0])
     most, length = max(((n, len(json.dumps(v))) for n, v in zip(names, values, strict=True)), key=lambda one: one[1])
-    where = f"the row with id {told!r} (row {row}): its attributes, most of them {length} bytes of {most!r},"
+    where = f"the row with id {name!r} (row {row}): its attributes, most of them {length} bytes of {most!r},"
     if size is None:
         limits = f"{ATTRIBUTE_ROW_DEPTH_MAX} deep, {ATTRIBUTE_ROW_PARTS_MAX} lists, objects and texts"
         raise InputError(f"{where} are beyond what a reader takes ({what}; limits: {limits})", hint=LEAVE_OUT)

@@ -60,9 +60,9 @@ class Counts:
 
     def add(self, bad: npt.NDArray[np.bool_], rows: Ints) -> None:
         """Counts the rows marked in bad (n), whose numbers are rows (n)."""
-        found = rows[bad]
-        self.count += len(found)
-        self.rows += found[: BAD_ROWS_NAMED - len(self.rows)].tolist()
+        numbers = rows[bad]
+        self.count += len(numbers)
+        self.rows += numbers[: BAD_ROWS_NAMED - len(self.rows)].tolist()
 
 
 class Pass:
@@ -121,38 +121,38 @@ def lint(source: Source, metric: str, seed: int = 0) -> list[Finding]:
     if hashes:
         one = np.sort(np.concatenate(hashes))
         repeated = int((one[1:] == one[:-1]).sum())
-    found = [
+    results = [
         Finding("no_vector", "error",
-                f"{count:,} rows are {reason}: {_named(source, Counts(count, none.first[reason]))}",
+                f"{count:,} rows are {reason}: {_name_rows(source, Counts(count, none.first[reason]))}",
                 "mend them, or leave them out: --skip-bad-rows", count, none.first[reason])
         for reason, count in none.counts.items()
     ]  # fmt: skip
     if broken.count:
-        found.append(
-            Finding("not_finite", "error", f"{broken.count:,} rows hold NaN or infinity: {_named(source, broken)}",
+        results.append(
+            Finding("not_finite", "error", f"{broken.count:,} rows hold NaN or infinity: {_name_rows(source, broken)}",
                     "leave these rows out (--skip-bad-rows), or embed their texts again", broken.count, broken.rows)
         )  # fmt: skip
-    return found + (findings(seen, metric, repeated) if hashes else [])
+    return results + (findings(seen, metric, repeated) if hashes else [])
 
 
 def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
     """What a finished pass found, and what its sample shows; repeated: rows whose vector is there already."""
-    source, found = seen.source, list[Finding]()
+    source, results = seen.source, list[Finding]()
     if seen.zero.count:
-        found.append(
+        results.append(
             Finding("zero", "error" if metric == "cosine" else "note",
-                    f"{seen.zero.count:,} rows are zero: {_named(source, seen.zero)}",
+                    f"{seen.zero.count:,} rows are zero: {_name_rows(source, seen.zero)}",
                     "leave them out (--skip-bad-rows): they have no direction under cosine; often a text was empty",
                     seen.zero.count, seen.zero.rows)
         )  # fmt: skip
     if seen.long.count:
-        found.append(
+        results.append(
             Finding("range", "error", f"{seen.long.count:,} rows are longer than {NORM_MAX:g}, and float32 cannot hold "
-                    f"their scores: {_named(source, seen.long)}", "divide all by one number",
+                    f"their scores: {_name_rows(source, seen.long)}", "divide all by one number",
                     seen.long.count, seen.long.rows)
         )  # fmt: skip
     elif metric != "cosine" and 0 < seen.norm_max < NORM_MIN:
-        found.append(
+        results.append(
             Finding("range", "error", f"all rows are shorter than {NORM_MIN:g}: float32 cannot hold their scores",
                     "multiply all rows by one number", source.rows)
         )  # fmt: skip
@@ -160,20 +160,21 @@ def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
         try:
             seen.check_lengths(metric)
         except InputError as error:
-            found.append(Finding("range", "error", error.message, error.hint, 1, [seen.longest]))
+            results.append(Finding("range", "error", error.message, error.hint, 1, [seen.longest]))
     if repeated:
-        found.append(
+        results.append(
             Finding("duplicates", "note", f"{repeated:,} rows repeat the vector of another row",
                     "keep one of each where their texts are the same: copies tie and fill answers", repeated)
         )  # fmt: skip
     if metric == "dot" and seen.not_unit.count:
-        found.append(
-            Finding("norms", "note", f"{seen.not_unit.count:,} rows are not of norm 1: {_named(source, seen.not_unit)}",
+        results.append(
+            Finding("norms", "note",
+                    f"{seen.not_unit.count:,} rows are not of norm 1: {_name_rows(source, seen.not_unit)}",
                     "under dot long rows win; build with --metric cosine where only the direction counts",
                     seen.not_unit.count, seen.not_unit.rows)
         )  # fmt: skip
     elif metric == "cosine" and seen.not_unit.count:
-        found.append(
+        results.append(
             Finding("norms", "note", f"{seen.not_unit.count:,} rows are not of norm 1",
                     "nothing: cosine divides each row by its norm; choose dot or l2 where norms mean something",
                     seen.not_unit.count, seen.not_unit.rows)
@@ -181,14 +182,14 @@ def findings(seen: Pass, metric: str, repeated: int) -> list[Finding]:
     constant = seen.constant() if source.rows > 1 else []
     if constant:
         named = ", ".join(map(str, constant[:BAD_ROWS_NAMED])) + (", and more" if constant[BAD_ROWS_NAMED:] else "")
-        found.append(
+        results.append(
             Finding("constant", "note", f"{len(constant):,} of {source.dimension:,} dimensions never change: {named}",
                     "leave them out: they cost bytes; check that vectors were not padded or cut", len(constant))
         )  # fmt: skip
-    return found + _compared(seen.sample(), metric)
+    return results + _compare(seen.sample(), metric)
 
 
-def _compared(x: F32, metric: str) -> list[Finding]:
+def _compare(x: F32, metric: str) -> list[Finding]:
     """Contrast and hubs of a sample (n, d), its rows compared exactly."""
     wide = x.astype(np.float64)  # one scale changes nothing that is told, and keeps squares within float32
     if metric == "l2":
@@ -214,14 +215,14 @@ def _compared(x: F32, metric: str) -> list[Finding]:
         else ("usual", "a query reads as much as on other embeddings")
     )
     todo = {"hard": "expect more bytes a query; try a lower --recall or another embedding"}.get(word, "nothing")
-    found = [
+    results = [
         Finding("contrast", "note", f"{word}: rows are {contrast:.2f} times as far as the {NEAR}th neighbour "
                 f"in a sample of {len(x):,}; {cost}", todo)
     ]  # fmt: skip
     nearest = np.linalg.norm(x[queries].astype(np.float64) - x[ids[:, 1]], axis=1)
     close = int((nearest < mean / NEARNESS).sum())
     if close > CLOSE_SHARE * len(queries):
-        found.append(
+        results.append(
             Finding("near_copies", "note", f"{close:,} of {len(queries):,} rows of the sample have another row at less "
                     f"than a {NEARNESS}th of the usual distance: codes may not tell such rows apart",
                     "leave out near copies, or expect answers to take more exact scores, which a build says", close)
@@ -230,12 +231,12 @@ def _compared(x: F32, metric: str) -> list[Finding]:
     usual = max(1.0, len(queries) * HUB_K / len(x))
     hubs = int((times > HUB_TIMES * usual).sum())
     if hubs:
-        found.append(
+        results.append(
             Finding("hubs", "note", f"{hubs:,} rows of the sample are among the {HUB_K} nearest of more than "
                     f"{int(HUB_TIMES * usual)} of {len(queries)} others, one of {int(times.max())}",
                     "look at them: often they are empty, short or generic texts", hubs)
         )  # fmt: skip
-    return found
+    return results
 
 
 def _mean_squares(queries: F32, x: F32) -> npt.NDArray[np.float64]:
@@ -255,5 +256,5 @@ def _finite(source: Source, broken: Counts, none: Skipped) -> Iterator[tuple[Int
             yield rows[good], vectors[good]
 
 
-def _named(source: Source, counts: Counts) -> str:
+def _name_rows(source: Source, counts: Counts) -> str:
     return ", ".join(map(source.where, counts.rows)) + (", and more" if counts.count > len(counts.rows) else "")

@@ -297,7 +297,7 @@ def _common_type(full: Sequence[tuple[Location, pa.Schema]], column: str) -> pa.
     """The plain type that holds an attribute of all files. InputError where there is none."""
     types = [(where, field_of(schema, column, "attribute", where).type) for where, schema in full]
     kinds = [plain_type(kind) for _, kind in types]
-    if reduce(_merged, kinds) is None:  # pandas writes a column without values as one of floats
+    if reduce(_merge, kinds) is None:  # pandas writes a column without values as one of floats
         nothing = [suffix_of(where) == ".parquet" and parquet.has_only_nulls(where, column) for where, _ in full]
         kinds = [pa.null() if none else kind for none, kind in zip(nothing, kinds, strict=True)]
     out = kinds[0]
@@ -312,7 +312,7 @@ def _common_type(full: Sequence[tuple[Location, pa.Schema]], column: str) -> pa.
     return out
 
 
-def _merged(one: pa.DataType | None, other: pa.DataType) -> pa.DataType | None:
+def _merge(one: pa.DataType | None, other: pa.DataType) -> pa.DataType | None:
     return None if one is None else common(one, other)
 
 

@@ -38,7 +38,7 @@ def usual_length(norms: npt.NDArray[np.floating]) -> float:
     return float(np.median(norms[norms > 0])) if (norms > 0).any() else 0.0
 
 
-def tempered(x: F32) -> F32:
+def temper(x: F32) -> F32:
     """Rows (n, d), those of more than FAR times the usual length cut to it: a few far ones else outweigh the rest."""
     norms = np.linalg.norm(x, axis=1)
     most = FAR * usual_length(norms)
@@ -131,7 +131,7 @@ def in_scale(x: F32, metric: str, origin: F32, scale: float) -> F32:
     return x * np.float32(scale)
 
 
-def scaled_rows(stored: StoredRows, metric: str) -> Rows:
+def scale_rows(stored: StoredRows, metric: str) -> Rows:
     """The rows in a scale of their own: read once, unless the metric is cosine."""
     origin = np.zeros(stored.dimension if metric == "l2" else 0, np.float32)
     if metric == "cosine":

@@ -156,7 +156,7 @@ class Source:
     def _attributes(self, raw: pa.RecordBatch) -> pa.Table:
         columns = []
         for attribute in self.attributes:
-            column = _fitted(raw.column(attribute.name), attribute)
+            column = _fit(raw.column(attribute.name), attribute)
             refuse_bad_text(column, f"attribute {attribute.name!r} that is not UTF-8")
             if is_json(attribute.type):
                 refuse_bad_json(column, attribute.name)
@@ -164,7 +164,7 @@ class Source:
         return pa.Table.from_arrays(columns, schema=self.attributes)
 
 
-def _fitted(column: pa.Array, attribute: pa.Field) -> pa.Array:
+def _fit(column: pa.Array, attribute: pa.Field) -> pa.Array:
     """A valid column in the type of the attribute. Raises BadRows for values that it cannot hold."""
     try:
         return plain(column, attribute.type)

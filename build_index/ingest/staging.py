@@ -104,7 +104,7 @@ class Staging:
     def gather(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """f32 (n, d) of `rows`, int (n,), in the order given; rows that lie close are read together."""
         out = np.empty((len(rows), self.dimension), np.float32)
-        order, rising = _sorted(rows)
+        order, rising = _sort(rows)
         starts = rising * self._row_bytes
         for i, j in _runs(starts, starts + self._row_bytes):
             first = int(rising[i])
@@ -116,7 +116,7 @@ class Staging:
         if self.id_kind == "bytes":
             return self._records("ids", rows)
         out = np.empty(len(rows), np.int64)
-        order, rising = _sorted(rows)
+        order, rising = _sort(rows)
         out[order] = self._int64s("ids.raw", rising, 1)[:, 0]
         return out
 
@@ -125,7 +125,7 @@ class Staging:
         if self.skipped is None:
             return np.asarray(rows, np.int64)
         out = np.empty(len(rows), np.int64)
-        order, rising = _sorted(rows)
+        order, rising = _sort(rows)
         out[order] = self._int64s("rows.raw", rising, 1)[:, 0]
         return out
 
@@ -139,7 +139,7 @@ class Staging:
         return np.asarray(ends[1:] - ends[:-1], np.int64)
 
     def _records(self, name: str, rows: npt.NDArray[np.integer]) -> list[bytes]:
-        order, rising = _sorted(rows)
+        order, rising = _sort(rows)
         bounds = self._int64s(f"{name}.offsets", rising, 2)
         out = [b""] * len(rising)
         for i, j in _runs(bounds[:, 0], bounds[:, 1]):
@@ -285,7 +285,7 @@ def stage(
     return staging
 
 
-def _sorted(rows: npt.NDArray[np.integer]) -> tuple[Ints, Ints]:
+def _sort(rows: npt.NDArray[np.integer]) -> tuple[Ints, Ints]:
     """The order that sorts `rows`, and the sorted rows, both int64."""
     order = np.argsort(rows, kind="stable")
     return order, np.asarray(rows, np.int64)[order]

@@ -34,8 +34,8 @@ def exact_neighbours(
     cost = np.full((len(queries), extra), np.inf, np.float32)
     best = np.full((len(queries), extra), -1, np.int64)
     for first, x in chunks:
-        found, ids = faiss.knn(queries, x, min(extra, len(x)), metric=kind)
-        cost = np.concatenate([cost, sign * found], 1)
+        distances, ids = faiss.knn(queries, x, min(extra, len(x)), metric=kind)
+        cost = np.concatenate([cost, sign * distances], 1)
         best = np.concatenate([best, ids + first], 1)
         order = np.lexsort((best, cost), axis=1)[:, :extra]
         cost, best = np.take_along_axis(cost, order, 1), np.take_along_axis(best, order, 1)

@@ -25,7 +25,7 @@ HELD_SHARE = 0.3  # of the memory, for the rows searched at a time: faiss may ta
 
 def neighbour_graph(
     rows: Rows,
-    wanted: Ints,
+    queries: Ints,
     k: int,
     *,
     seed: int,
@@ -41,12 +41,12 @@ def neighbour_graph(
     they are searched in several passes. The answer and its 4 k bytes of scores a wanted row stand beside.
     """
     answers = np.arange(rows.count) if allowed is None else allowed
-    best = np.full((len(wanted), k), -1, np.int32)
-    cost = np.full((len(wanted), k), np.inf, np.float32)
+    best = np.full((len(queries), k), -1, np.int32)
+    cost = np.full((len(queries), k), np.inf, np.float32)
     passes = max(1, -(-len(answers) * _row_bytes(rows) // int(HELD_SHARE * memory_bytes)))
     for i in range(passes):
-        if len(answers[i::passes]) and len(wanted):
-            _search(rows, wanted, answers[i::passes], seed, best, cost, progress.part(i / passes, (i + 1) / passes))
+        if len(answers[i::passes]) and len(queries):
+            _search(rows, queries, answers[i::passes], seed, best, cost, progress.part(i / passes, (i + 1) / passes))
     progress(1.0)
     return best
 
@@ -60,7 +60,7 @@ def _row_bytes(rows: Rows) -> int:
     return 8 + rows.dimension * (1 if _as_bytes(rows) else 2)
 
 
-def _search(rows: Rows, wanted: Ints, part: Ints, seed: int, best: Graph, cost: F32, progress: Progress) -> None:
+def _search(rows: Rows, queries: Ints, part: Ints, seed: int, best: Graph, cost: F32, progress: Progress) -> None:
     """Merges the neighbours among the rows of one part into best and cost, both (len(wanted), k)."""
     take: Callable[[Ints], F32] = rows.stored.gather if _as_bytes(rows) else rows.take
     k, l2, step = best.shape[1], rows.metric == "l2", max(1, CHUNK_BYTES // (4 * rows.dimension))
@@ -68,18 +68,18 @@ def _search(rows: Rows, wanted: Ints, part: Ints, seed: int, best: Graph, cost: 
     for low in range(0, len(part), step):
         index.add(take(part[low : low + step]))
         progress(0.1 * low / len(part))
-    index.nprobe = _probes(rows, take, wanted, part, k, index, seed)
+    index.nprobe = _probes(rows, take, queries, part, k, index, seed)
     few = max(1, min(step, CHUNK_BYTES // (16 * (k + 1))))
-    for low in range(0, len(wanted), few):
-        asked, at = wanted[low : low + few], slice(low, low + few)
-        found, ids = index.search(take(asked), k + 1)
+    for low in range(0, len(queries), few):
+        chunk, at = queries[low : low + few], slice(low, low + few)
+        distances, ids = index.search(take(chunk), k + 1)
         row = np.where(ids >= 0, part[ids], -1).astype(np.int32)
-        dear = np.where((ids < 0) | (row == asked[:, None]), np.inf, found if l2 else -found).astype(np.float32)
+        dear = np.where((ids < 0) | (row == chunk[:, None]), np.inf, distances if l2 else -distances).astype(np.float32)
         row[np.isinf(dear)] = -1
         dear, row = np.concatenate([cost[at], dear], 1), np.concatenate([best[at], row], 1)
         near = np.lexsort((row, dear), axis=1)[:, :k]
         best[at], cost[at] = np.take_along_axis(row, near, 1), np.take_along_axis(dear, near, 1)
-        progress(0.1 + 0.9 * low / len(wanted))
+        progress(0.1 + 0.9 * low / len(queries))
 
 
 def _lists(rows: Rows, take: Callable[[Ints], F32], part: Ints, seed: int) -> faiss.IndexIVFScalarQuantizer:
@@ -102,14 +102,14 @@ def _lists(rows: Rows, take: Callable[[Ints], F32], part: Ints, seed: int) -> fa
 def _probes(
     rows: Rows,
     take: Callable[[Ints], F32],
-    wanted: Ints,
+    queries: Ints,
     part: Ints,
     k: int,
     index: faiss.IndexIVFScalarQuantizer,
     seed: int,
 ) -> int:
     """How many lists hold RECALL of the exact neighbours of some wanted rows."""
-    some = np.sort(np.random.default_rng([seed, 7]).choice(wanted, min(JUDGED, len(wanted)), replace=False))
+    some = np.sort(np.random.default_rng([seed, 7]).choice(queries, min(JUDGED, len(queries)), replace=False))
     x, step = take(some), max(1, CHUNK_BYTES // (4 * rows.dimension))
     at = np.full(rows.count, -1)
     at[part] = np.arange(len(part))

@@ -21,15 +21,16 @@ Bools = npt.NDArray[np.bool_]
 class HeldOut:
     """Rows kept from k-means, rotation and routing tables; sorted row numbers.
 
-    `tune` chooses parameters; `price` sets prices and promises, and refuses codes that cannot keep them.
+    `tuning` rows choose parameters; `calibration` rows set prices and promises, and refuse codes that cannot keep them.
     """
 
-    tune: Ints
-    price: Ints
+    tuning: Ints
+    calibration: Ints
 
     @property
     def all(self) -> Ints:
-        return np.sort(np.concatenate([self.tune, self.price]))
+        """Both, sorted."""
+        return np.sort(np.concatenate([self.tuning, self.calibration]))
 
 
 def hold_out(rows: int, seed: int) -> HeldOut:

@@ -17,28 +17,28 @@ from .training import Cost, TrainingSet
 
 @dataclass(frozen=True)
 class Router:
-    """fit(training, cost, progress) -> section; ordered(section, order): block order[i] as number i.
+    """fit(training, cost, progress) -> section; reorder(section, order): block order[i] as number i.
 
-    trains: whether fit needs training.queries and training.neighbours. tuned(section, training, cost) -> section: what
+    trains: whether fit needs training.queries and training.neighbours. tune(section, training, cost) -> section: what
     is left to make once the blocks are in order.
     """
 
     fit: Callable[[TrainingSet, Cost, Progress], RouterSection]
-    ordered: Callable[[Any, Ints], RouterSection]
+    reorder: Callable[[Any, Ints], RouterSection]
     trains: bool = False
-    tuned: Callable[[Any, TrainingSet, Cost], RouterSection] | None = None
+    tune: Callable[[Any, TrainingSet, Cost], RouterSection] | None = None
 
 
 ROUTERS: dict[str, Router] = {
-    "centroids": Router(lse.fit_centroids, lse.ordered),
-    "lse": Router(lse.fit, lse.ordered),
-    "trained": Router(trained.fit, lse.ordered, trains=True),
-    "two-level": Router(two_level.fit, two_level.ordered, tuned=two_level.tuned),
-    "mlp": Router(mlp.fit, mlp.ordered, trains=True, tuned=mlp.tuned),
-    "tree": Router(tree.fit, tree.ordered, trains=True),
-    "ecvh": Router(ecvh.fit, ecvh.ordered, trains=True),
+    "centroids": Router(lse.fit_centroids, lse.reorder),
+    "lse": Router(lse.fit, lse.reorder),
+    "trained": Router(trained.fit, lse.reorder, trains=True),
+    "two-level": Router(two_level.fit, two_level.reorder, tune=two_level.tune),
+    "mlp": Router(mlp.fit, mlp.reorder, trains=True, tune=mlp.tune),
+    "tree": Router(tree.fit, tree.reorder, trains=True),
+    "ecvh": Router(ecvh.fit, ecvh.reorder, trains=True),
     "two-level-ecvh": Router(
-        two_level.fit, two_level.ordered, tuned=partial(two_level.tuned, first=two_level.by_codewords)
+        two_level.fit, two_level.reorder, tune=partial(two_level.tune, first=two_level.by_codewords)
     ),
-    "bec-tree": Router(bec_tree.fit, bec_tree.ordered, trains=True),
+    "bec-tree": Router(bec_tree.fit, bec_tree.reorder, trains=True),
 }

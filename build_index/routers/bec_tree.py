@@ -13,8 +13,8 @@ from vantage.format import BecTreeSection
 from ..hashing.prefixes import LEAF, Prefixes
 from ..ingest.rows import Ints
 from ..progress import Progress
-from .ecvh import BITS, TEMPERATURES, cheapest, moved, planes
-from .packing import quantized, rounded
+from .ecvh import BITS, TEMPERATURES, cheapest, planes, train_directions
+from .packing import quantize, round_through
 from .training import Cost, TrainingSet
 
 
@@ -33,16 +33,16 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> BecTreeSection
     low, high = jnp.asarray(signs > 0, jnp.float32), jnp.asarray(signs < 0, jnp.float32)
 
     def scores(now: dict[str, Any], q: Any) -> Any:
-        margins = jnp.exp(now["log_beta"]) * (q @ rounded(now["directions"], BITS).T - now["threshold"])
+        margins = jnp.exp(now["log_beta"]) * (q @ round_through(now["directions"], BITS).T - now["threshold"])
         return jax.nn.log_sigmoid(margins) @ low + jax.nn.log_sigmoid(-margins) @ high
 
-    further = moved(tree, scores, training, progress.part(0, 0.8))
+    further = train_directions(tree, scores, training, progress.part(0, 0.8))
     return cheapest([section(further), section(tree)], cost)
 
 
 def section(tree: Prefixes, bits: int = BITS) -> BecTreeSection:
     """The tree as stored: beta is part of scale and bias."""
-    table, scale = quantized(np.float32(tree.beta) * tree.directions, bits)
+    table, scale = quantize(np.float32(tree.beta) * tree.directions, bits)
     bias = (-tree.beta * tree.threshold).astype(np.float32)
     asked = np.where(tree.asked == LEAF, 255, tree.asked).astype(np.uint8)
     return BecTreeSection(
@@ -51,7 +51,7 @@ def section(tree: Prefixes, bits: int = BITS) -> BecTreeSection:
     )  # fmt: skip
 
 
-def ordered(section: BecTreeSection, order: Ints) -> BecTreeSection:
+def reorder(section: BecTreeSection, order: Ints) -> BecTreeSection:
     """Block order[i] as number i."""
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order))

@@ -16,7 +16,7 @@ from ..hashing.prefixes import Prefixes
 from ..ingest.rows import Ints
 from ..progress import Progress
 from . import learn
-from .packing import quantized, rounded
+from .packing import quantize, round_through
 from .training import Cost, TrainingSet
 
 RATES = {"directions": 2e-3, "threshold": 2e-3, "log_beta": 0.02}
@@ -42,9 +42,9 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> EcvhSection:
     table = jnp.asarray(signs(codewords.generator, codewords.message).T)
 
     def scores(now: dict[str, Any], q: Any) -> Any:
-        return jnp.exp(now["log_beta"]) * ((q @ rounded(now["directions"], BITS).T - now["threshold"]) @ table)
+        return jnp.exp(now["log_beta"]) * ((q @ round_through(now["directions"], BITS).T - now["threshold"]) @ table)
 
-    further = moved(codewords, scores, training, progress.part(0, 0.8))
+    further = train_directions(codewords, scores, training, progress.part(0, 0.8))
     return cheapest([section(further), section(codewords)], cost)
 
 
@@ -53,21 +53,23 @@ def cheapest(sections: list[S], cost: Cost) -> S:
     return min((replace(one, temperature=t) for one in sections for t in TEMPERATURES), key=cost)
 
 
-def moved(start: T, scores: Callable[[dict[str, Any], Any], Any], training: TrainingSet, progress: Progress) -> T:
+def train_directions(
+    start: T, scores: Callable[[dict[str, Any], Any], Any], training: TrainingSet, progress: Progress
+) -> T:
     """The same with directions, threshold and beta trained; scores(parameters, queries) as learn.train takes them."""
     parameters = {
         "directions": start.directions, "threshold": start.threshold, "log_beta": np.float32(np.log(start.beta)),
     }  # fmt: skip
-    found = learn.train(parameters, RATES, scores, training, STEPS, BATCH, progress)
+    learnt = learn.train(parameters, RATES, scores, training, STEPS, BATCH, progress)
     return replace(
-        start, directions=found["directions"], threshold=found["threshold"], beta=float(np.exp(found["log_beta"]))
+        start, directions=learnt["directions"], threshold=learnt["threshold"], beta=float(np.exp(learnt["log_beta"]))
     )
 
 
 def section(codewords: Codewords, bits: int = BITS) -> EcvhSection:
     """The codewords as stored. Margins are made no longer than the query of norm 1, which is where they are cut."""
     unit = float((np.linalg.norm(codewords.directions, axis=1) + np.abs(codewords.threshold)).max())
-    table, scale = quantized(codewords.directions / np.float32(unit), bits)
+    table, scale = quantize(codewords.directions / np.float32(unit), bits)
     bias = (-codewords.threshold / unit).astype(np.float32)
     message_bits = max(int(codewords.generator.max()).bit_length(), 1)
     stored = planes(codewords.message, message_bits)
@@ -77,7 +79,7 @@ def section(codewords: Codewords, bits: int = BITS) -> EcvhSection:
     )  # fmt: skip
 
 
-def ordered(section: EcvhSection, order: Ints) -> EcvhSection:
+def reorder(section: EcvhSection, order: Ints) -> EcvhSection:
     """Block order[i] as number i."""
     stored = np.frombuffer(section.messages, np.uint8).reshape(section.message_bits, -1)
     bit = np.unpackbits(stored, axis=1, count=len(order), bitorder="little").astype(np.uint32)

@@ -11,7 +11,7 @@ from vantage.format import LseSection
 
 from ..ingest.rows import F32, Ints
 from ..progress import Progress
-from .packing import bits_of, quantized
+from .packing import bits_of, quantize
 from .training import Cost, TrainingSet
 
 ROUNDS = 6
@@ -75,10 +75,10 @@ def weights(subs: SubCentroids, metric: str, beta: float) -> F32:
 def section(subs: SubCentroids, metric: str, beta: float, temperature: float, bits: int) -> LseSection:
     """The router as stored; under l2 the score is beta (<q, c> - |c|^2 / 2)."""
     flat = subs.table.reshape(-1, subs.table.shape[2])
-    return packed(flat, weights(subs, metric, beta), subs.table.shape[1], beta, temperature, bits)
+    return pack_section(flat, weights(subs, metric, beta), subs.table.shape[1], beta, temperature, bits)
 
 
-def packed(flat: F32, weight: F32, subs: int, beta: float, temperature: float, bits: int) -> LseSection:
+def pack_section(flat: F32, weight: F32, subs: int, beta: float, temperature: float, bits: int) -> LseSection:
     """flat (B S, d) as symmetric integers with a scale a row, around the mean of those whose weight is not -inf.
 
     The mean drops out: it adds the same to every score. So does the largest weight: without it float32 keeps more of
@@ -87,7 +87,7 @@ def packed(flat: F32, weight: F32, subs: int, beta: float, temperature: float, b
     live = np.isfinite(weight)
     centred = np.where(live[:, None], flat - flat[live].mean(0), 0)
     weight = np.where(live, np.maximum(weight - weight[live].max(), WEIGHT_MIN), weight)
-    table, scale = quantized(centred, bits)
+    table, scale = quantize(centred, bits)
     stored = float(np.float32(beta))  # what a reader gets, so that the builder's p is the edge's
     return LseSection(
         bits, subs, stored, temperature, memoryview(table), memoryview(scale), memoryview(weight.astype(np.float32))
@@ -97,9 +97,9 @@ def packed(flat: F32, weight: F32, subs: int, beta: float, temperature: float, b
 def summary(values: F32, weight: F32, seed: int, subs: int) -> tuple[F32, F32]:
     """(centres (subs, d), log of their mass): k-means of sub-centroids that exist."""
     x, w = values[np.isfinite(weight)], weight[np.isfinite(weight)]
-    found = sub_centroids(x, np.zeros(len(x), np.int32), 1, seed, subs)
-    c = found.table[0]
-    live = found.count[0] > 0
+    centroids = sub_centroids(x, np.zeros(len(x), np.int32), 1, seed, subs)
+    c = centroids.table[0]
+    live = centroids.count[0] > 0
     near = x @ c.T - 0.5 * np.einsum("ij,ij->i", c, c)
     near[:, ~live] = -np.inf
     tag = near.argmax(1)
@@ -108,7 +108,7 @@ def summary(values: F32, weight: F32, seed: int, subs: int) -> tuple[F32, F32]:
     return c, mass
 
 
-def ordered(section: LseSection, order: Ints) -> LseSection:
+def reorder(section: LseSection, order: Ints) -> LseSection:
     """Block order[i] as number i."""
 
     def moved(column: memoryview, dtype: type) -> memoryview:
@@ -127,13 +127,13 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None 
     table = sub_centroids(x, training.partition.home[training.sample], training.blocks, training.seed, subs)
     bits = bits_of(training.rows.dimension)
     betas = [beta / training.spread for beta in BETAS]
-    tried = [section(table, training.rows.metric, beta, TEMPERATURES[0], bits) for beta in betas]
+    candidates = [section(table, training.rows.metric, beta, TEMPERATURES[0], bits) for beta in betas]
     progress(0.5)
-    found = [cost(one) for one in tried]
-    best = tried[int(np.argmin(found))]
+    costs = [cost(one) for one in candidates]
+    best = candidates[int(np.argmin(costs))]
     # All too sharp where scores differ far more than rows lie apart, as inner products of rows far from the origin do.
     softer = (section(table, training.rows.metric, betas[0] / 4**n, TEMPERATURES[0], bits) for n in range(1, SOFTER))
-    if not np.isfinite(min(found)):
+    if not np.isfinite(min(costs)):
         best = next((one for one in softer if np.isfinite(cost(one))), best)
     return min((replace(best, temperature=t) for t in TEMPERATURES), key=cost)
 

@@ -16,7 +16,7 @@ from vantage.format import DIMENSION_MAX, UNITS_STEP, LseSection, MlpSection, Re
 from ..ingest.rows import F32, Ints
 from ..progress import Progress
 from . import learn, lse
-from .packing import bits_of, quantized, rounded, unpacked
+from .packing import bits_of, quantize, round_through, unpack
 from .training import Cost, TrainingSet
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
@@ -79,17 +79,17 @@ def fit(
 
     def scores(now: dict[str, Any], q: Any) -> Any:
         length = jnp.linalg.norm(q, axis=1, keepdims=True)
-        hidden = q @ rounded(now["first"], BITS).T + now["bias"]
+        hidden = q @ round_through(now["first"], BITS).T + now["bias"]
         hidden = jnp.clip(hidden, jnp.where(signed, -length, 0), length)
-        table = rounded(now["table"] - now["table"][live].mean(0), BITS)
+        table = round_through(now["table"] - now["table"][live].mean(0), BITS)
         logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
         return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
 
-    found = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
-    made = section(found, np.where(live, found["weight"], -np.inf), subs, linear)
+    learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
+    network = section(learnt, np.where(live, learnt["weight"], -np.inf), subs, linear)
 
     def tempered(temperature: float) -> MlpSection:
-        return replace(made, output=replace(made.output, temperature=temperature))
+        return replace(network, output=replace(network.output, temperature=temperature))
 
     return min((tempered(t) for t in TEMPERATURES), key=cost)
 
@@ -108,22 +108,22 @@ def _start(table: F32, live: Any, linear: int, units: int, seed: int) -> dict[st
     }
 
 
-def section(found: dict[str, F32], weight: F32, subs: int, linear: int) -> MlpSection:
+def section(learnt: dict[str, F32], weight: F32, subs: int, linear: int) -> MlpSection:
     """The network as stored: first f32 (units, d), bias (units), table (B S, units), log_beta; weight (B S)."""
-    table, scale = quantized(found["first"], BITS)
-    output = lse.packed(found["table"], weight, subs, float(np.exp(found["log_beta"])), TEMPERATURES[0], BITS)
-    bias = np.asarray(found["bias"], np.float32)
+    table, scale = quantize(learnt["first"], BITS)
+    output = lse.pack_section(learnt["table"], weight, subs, float(np.exp(learnt["log_beta"])), TEMPERATURES[0], BITS)
+    bias = np.asarray(learnt["bias"], np.float32)
     return MlpSection(BITS, linear, memoryview(table), memoryview(scale), memoryview(bias), output)
 
 
-def ordered(section: MlpSection, order: Ints) -> MlpSection:
+def reorder(section: MlpSection, order: Ints) -> MlpSection:
     """Block order[i] as number i; above FLAT_BLOCKS_MAX with regions, about sqrt(B) runs of consecutive blocks."""
-    output, blocks = lse.ordered(section.output, order), len(order)
+    output, blocks = lse.reorder(section.output, order), len(order)
     regions = _regions(output, section.units) if blocks > FLAT_BLOCKS_MAX else None
     return replace(section, output=output, regions=regions)
 
 
-def tuned(section: MlpSection, _: TrainingSet, cost: Cost) -> MlpSection:
+def tune(section: MlpSection, _: TrainingSet, cost: Cost) -> MlpSection:
     """The fewest regions that cost a query hardly more than all blocks would; none where that takes over half of them.
 
     Where not even all blocks reach the recall, the section stays as it was.
@@ -131,11 +131,11 @@ def tuned(section: MlpSection, _: TrainingSet, cost: Cost) -> MlpSection:
     flat = replace(section, regions=None)
     if section.regions is None or (whole := cost(flat)) == np.inf:
         return section
-    tried = (_beamed(section, share) for share in BEAMS)
-    return next((one for one in tried if cost(one) <= (1 + BEAM_LOSS) * whole), flat)
+    candidates = (_with_beam(section, share) for share in BEAMS)
+    return next((one for one in candidates if cost(one) <= (1 + BEAM_LOSS) * whole), flat)
 
 
-def _beamed(section: MlpSection, share: float) -> MlpSection:
+def _with_beam(section: MlpSection, share: float) -> MlpSection:
     """The same with this share of the regions looked into."""
     regions = section.regions
     assert regions is not None
@@ -149,14 +149,14 @@ def _regions(output: LseSection, units: int) -> Regions:
     """
     scale, weight = np.array(output.scale, np.float32), np.array(output.weight, np.float32)
     table = np.frombuffer(output.table, np.uint8).reshape(len(scale), -1)
-    values = unpacked(table, output.bits)[:, :units] * scale[:, None]
+    values = unpack(table, output.bits)[:, :units] * scale[:, None]
     blocks = len(scale) // output.subs
     count = max(1, round(blocks**0.5))
     firsts = np.linspace(0, blocks, count + 1).astype(np.int64)
-    found = [
+    summaries = [
         lse.summary(values[low:high], weight[low:high], 0, REGION_SUBS)
         for low, high in zip(firsts[:-1] * output.subs, firsts[1:] * output.subs, strict=True)
     ]
-    centre, mass = np.concatenate([c for c, _ in found]), np.concatenate([m for _, m in found])
-    head = lse.packed(centre, mass, REGION_SUBS, output.beta, output.temperature, BITS)
+    centre, mass = np.concatenate([c for c, _ in summaries]), np.concatenate([m for _, m in summaries])
+    head = lse.pack_section(centre, mass, REGION_SUBS, output.beta, output.temperature, BITS)
     return Regions(max(1, round(BEAMS[-1] * count)), array("I", firsts.tolist()), head)

@@ -23,7 +23,7 @@ def pack_i4(values: npt.NDArray[np.int8]) -> bytes:
     return (groups[:, :, 0] | groups[:, :, 1] << 4).tobytes()
 
 
-def unpacked(stored: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int8]:
+def unpack(stored: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int8]:
     """i8 (n, padded d) of a table as it is stored, u8 (n, bytes): what pack_i4 packed, or 8 bits as they are."""
     if bits == 8:
         return stored.view(np.int8)
@@ -36,7 +36,7 @@ def bits_of(dimension: int) -> int:
     return 4 if dimension >= INT4_DIMENSION_MIN else 8
 
 
-def quantized(flat: F32, bits: int) -> tuple[bytes, F32]:
+def quantize(flat: F32, bits: int) -> tuple[bytes, F32]:
     """(table, scale f32 (n)): flat (n, d) as symmetric integers in the layout of the kernels, with a scale a row."""
     top = (1 << (bits - 1)) - 1
     scale = (np.abs(flat).max(1) / top).astype(np.float32)
@@ -49,8 +49,8 @@ def quantized(flat: F32, bits: int) -> tuple[bytes, F32]:
     return padded.tobytes(), scale
 
 
-def rounded(rows: Any, bits: int) -> Any:
-    """JAX rows (n, d) as `quantized` keeps them; slopes pass as if they were not."""
+def round_through(rows: Any, bits: int) -> Any:
+    """JAX rows (n, d) as `quantize` keeps them; slopes pass as if they were not."""
     import jax
     import jax.numpy as jnp
 

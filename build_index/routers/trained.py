@@ -12,7 +12,7 @@ from vantage.format import LseSection
 
 from ..progress import SILENT, Progress
 from . import learn
-from .lse import packed, sub_centroids, subs_of, weights
+from .lse import pack_section, sub_centroids, subs_of, weights
 from .packing import bits_of
 from .training import Cost, TrainingSet
 
@@ -49,16 +49,16 @@ def table(
         "weight": np.where(live, weight, 0).astype(np.float32),
         "log_beta": np.float32(np.log(beta)),
     }
-    found = learn.train(start, RATES, scores, training, STEPS, BATCH, progress)
-    return found | {"weight": np.where(live, found["weight"], -np.inf)}, scores
+    learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress)
+    return learnt | {"weight": np.where(live, learnt["weight"], -np.inf)}, scores
 
 
 def fit(training: TrainingSet, cost: Cost, progress: Progress) -> LseSection:
     """The table, then the temperature, by cost."""
     subs = subs_of(training.rows.dimension, training.blocks)
-    found, _ = table(training, subs, progress.part(0, 0.9))
-    section = packed(
-        found["table"], found["weight"], subs, float(np.exp(found["log_beta"])),
+    learnt, _ = table(training, subs, progress.part(0, 0.9))
+    section = pack_section(
+        learnt["table"], learnt["weight"], subs, float(np.exp(learnt["log_beta"])),
         TEMPERATURES[0], bits_of(training.rows.dimension),
     )  # fmt: skip
     return min((replace(section, temperature=t) for t in TEMPERATURES), key=cost)

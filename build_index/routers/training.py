@@ -12,7 +12,7 @@ import numpy.typing as npt
 from vantage.format import RouterSection
 
 from ..blocks.partition import Partition
-from ..ingest.rows import Ints, Rows, tempered
+from ..ingest.rows import Ints, Rows, temper
 
 # What a section would cost at the edge, as modelled ms or bytes a query on rows that serve for tuning: less is better.
 Cost = Callable[[RouterSection], float]
@@ -29,7 +29,7 @@ def spread_of(rows: Rows, sample: Ints) -> float:
     some = np.linspace(0, len(sample) - 1, min(SPREAD_ROWS, len(sample))).astype(np.int64)
     x = rows.take(sample[some])
     if rows.metric == "l2":
-        x = tempered(x)
+        x = temper(x)
     return max(float(x.var(0, dtype=np.float64).sum()), SPREAD_MIN)
 
 
@@ -67,10 +67,10 @@ class TrainingSet:
 
     def reordered(self, order: Ints) -> TrainingSet:
         """The same with block order[i] as number i."""
-        return replace(self, partition=self.partition.reordered(order), copy=renumbered(self.copy, order))
+        return replace(self, partition=self.partition.reordered(order), copy=renumber(self.copy, order))
 
 
-def renumbered(copy: npt.NDArray[np.int32], order: Ints) -> npt.NDArray[np.int32]:
+def renumber(copy: npt.NDArray[np.int32], order: Ints) -> npt.NDArray[np.int32]:
     """copy with block order[i] as number i; -1 stays."""
     number = np.empty(len(order) + 1, np.int32)
     number[order], number[-1] = np.arange(len(order), dtype=np.int32), -1

@@ -12,7 +12,7 @@ from vantage.format import NO_CHILD, TREE_UNITS, TREE_WAYS, TreeSection
 from ..ingest.rows import F32, Ints
 from ..progress import Progress
 from . import learn, lse
-from .packing import quantized, rounded
+from .packing import quantize, round_through
 from .training import Cost, TrainingSet
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
@@ -34,7 +34,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TreeSection:
         training.rows.take(training.sample), training.partition.home[training.sample], training.blocks, training.seed, 1
     )
     centres, count = subs.table[:, 0], np.maximum(subs.count[:, 0], 1)
-    child, middle, mass = grouped(centres, count, training.seed)
+    child, middle, mass = group_blocks(centres, count, training.seed)
     path = paths(child, training.blocks)
     nodes, d = len(child), training.rows.dimension
     there = child != NO_CHILD
@@ -60,18 +60,18 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TreeSection:
     }
 
     def scores(now: dict[str, Any], q: Any) -> Any:
-        units = jnp.clip(q @ rounded(now["first"], BITS).T + now["bias"], 0, jnp.linalg.norm(q, axis=1)[:, None])
+        units = jnp.clip(q @ round_through(now["first"], BITS).T + now["bias"], 0, jnp.linalg.norm(q, axis=1)[:, None])
         logit = jnp.einsum("qnu,nwu->qnw", units.reshape(len(q), nodes, TREE_UNITS), now["second"]) + now["weight"]
         log_p = jax.nn.log_softmax(jnp.where(there, logit, -1e9)).reshape(len(q), -1)
         log_p = jnp.concatenate([log_p, jnp.zeros((len(q), 1))], 1)
         return sum(log_p[:, step] for step in path)
 
-    found = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
-    made = section(found, child)
-    return min((replace(made, temperature=t) for t in TEMPERATURES), key=cost)
+    learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
+    network = section(learnt, child)
+    return min((replace(network, temperature=t) for t in TEMPERATURES), key=cost)
 
 
-def grouped(centres: F32, count: F32, seed: int) -> tuple[Ints, F32, F32]:
+def group_blocks(centres: F32, count: F32, seed: int) -> tuple[Ints, F32, F32]:
     """(child i64 (n, 3) as TreeSection has it, the mean of each child f32 (n, 3, d), its rows f32 (n, 3))."""
     child: list[list[int]] = []
     middle: list[list[F32]] = []
@@ -113,7 +113,7 @@ def _parts(centres: F32, blocks: Ints, seed: int) -> list[Ints]:
 def paths(child: Ints, blocks: int) -> Ints:
     """i64 (depth, B): places in child.ravel() from the root down to each block; child.size where it has ended."""
     parent = {int(c): at for at, c in enumerate(child.ravel()) if c != NO_CHILD}
-    found = []
+    ways = []
     for b in range(blocks):
         steps, at = [], parent[-1 - b]
         while True:
@@ -121,25 +121,25 @@ def paths(child: Ints, blocks: int) -> Ints:
             if at < TREE_WAYS:
                 break
             at = parent[at // TREE_WAYS]
-        found.append(steps[::-1])
-    depth = max(map(len, found))
-    return np.array([steps + [child.size] * (depth - len(steps)) for steps in found]).T
+        ways.append(steps[::-1])
+    depth = max(map(len, ways))
+    return np.array([steps + [child.size] * (depth - len(steps)) for steps in ways]).T
 
 
-def section(found: dict[str, F32], child: Ints) -> TreeSection:
+def section(learnt: dict[str, F32], child: Ints) -> TreeSection:
     """The tree as stored."""
-    table, scale = quantized(found["first"], BITS)
-    out, out_scale = quantized(found["second"].reshape(-1, TREE_UNITS), 8)
-    weight = np.where(child != NO_CHILD, found["weight"], -np.inf).astype(np.float32)
+    table, scale = quantize(learnt["first"], BITS)
+    out, out_scale = quantize(learnt["second"].reshape(-1, TREE_UNITS), 8)
+    weight = np.where(child != NO_CHILD, learnt["weight"], -np.inf).astype(np.float32)
     return TreeSection(
         BITS, min(BEAM, int((child < 0).sum() - (child == NO_CHILD).sum())), TEMPERATURES[0],
         memoryview(child.astype(np.int32).reshape(-1)), memoryview(scale),
-        memoryview(np.asarray(found["bias"], np.float32)), memoryview(out_scale), memoryview(weight.reshape(-1)),
+        memoryview(np.asarray(learnt["bias"], np.float32)), memoryview(out_scale), memoryview(weight.reshape(-1)),
         memoryview(table), memoryview(out),
     )  # fmt: skip
 
 
-def ordered(section: TreeSection, order: Ints) -> TreeSection:
+def reorder(section: TreeSection, order: Ints) -> TreeSection:
     """Block order[i] as number i."""
     number = np.empty(len(order), np.int32)
     number[order] = np.arange(len(order), dtype=np.int32)

@@ -21,10 +21,10 @@ from vantage.kernels import crc32c
 from vantage.search.prepare import Prepared
 
 from ..blocks.layout import index_section
-from ..hashing.codewords import factored, signs
+from ..hashing.codewords import factor_centres, signs
 from ..ingest.rows import F32, Ints
 from ..progress import Progress
-from ..simulate.edge import P, prepared, probabilities
+from ..simulate.edge import P, prepare_rows, probabilities
 from . import ecvh, lse
 from .packing import bits_of
 from .training import Cost, TrainingSet
@@ -43,7 +43,7 @@ First = tuple[LseSection | EcvhSection, int, Callable[[F32, int], Ints]]
 
 
 def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TwoLevelSection:
-    """Sub-centroids, beta and temperature as lse has them, on all blocks in one page; `tuned` makes the regions."""
+    """Sub-centroids, beta and temperature as lse has them, on all blocks in one page; `tune` makes the regions."""
 
     def whole(section: RouterSection) -> float:
         assert isinstance(section, LseSection)
@@ -52,9 +52,9 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TwoLevelSectio
     return _one_page(lse.fit(training, whole, progress, SUBS))
 
 
-def ordered(section: TwoLevelSection, order: Ints) -> TwoLevelSection:
+def reorder(section: TwoLevelSection, order: Ints) -> TwoLevelSection:
     """Block order[i] as number i; of a section of one page."""
-    return _one_page(lse.ordered(_flat(section, len(order)), order))
+    return _one_page(lse.reorder(_flat(section, len(order)), order))
 
 
 def by_centres(vectors: F32, centres: F32, spread: float, seed: int) -> First:
@@ -66,11 +66,11 @@ def by_centres(vectors: F32, centres: F32, spread: float, seed: int) -> First:
 
 
 def by_codewords(vectors: F32, centres: F32, spread: float, seed: int) -> First:
-    """A query's region is that of the codeword which agrees best with it, of those that `codewords.factored` finds.
+    """A query's region is that of the codeword which agrees best with it; `codewords.factor_centres` finds them.
 
     At 10^4 blocks they name more than centres in as many bytes, at 10^5 less (bench/research/first_level.py).
     """
-    codewords = replace(factored(vectors, centres, seed), beta=REGION_BETA / spread)
+    codewords = replace(factor_centres(vectors, centres, seed), beta=REGION_BETA / spread)
     agreement = faiss.IndexFlatIP(len(codewords.threshold))
     agreement.add(signs(codewords.generator, codewords.message))
     section = ecvh.section(codewords, bits_of(centres.shape[1]))
@@ -81,7 +81,7 @@ def by_codewords(vectors: F32, centres: F32, spread: float, seed: int) -> First:
     )
 
 
-def tuned(
+def tune(
     section: TwoLevelSection,
     training: TrainingSet,
     cost: Cost,
@@ -131,7 +131,7 @@ def tuned(
     candidates = []
     for share in reversed(PAGE_BLOCKS):
         most = max(1, min(round(share * blocks**0.5), PAGE_BLOCKS_MAX, room - crowd))
-        candidates.append(_paged(flat, resident, named(wants, home, most)))
+        candidates.append(_page(flat, resident, name_blocks(wants, home, most)))
     return min(candidates, key=cost)
 
 
@@ -158,7 +158,7 @@ def wants_of(near: Ints, block: npt.NDArray[np.int32], p: F32, regions: int) -> 
     return out
 
 
-def named(wants: list[Ints], home: Ints, most: int) -> list[Ints]:
+def name_blocks(wants: list[Ints], home: Ints, most: int) -> list[Ints]:
     """Numbers of the blocks of each page, rising: the most wanted ones, and its own; one at least.
 
     home i64 (B): the region of each block.
@@ -171,7 +171,7 @@ def named(wants: list[Ints], home: Ints, most: int) -> list[Ints]:
 def _queries(training: TrainingSet, rows: Ints) -> Iterator[list[Prepared]]:
     step = max(1, STEP_BYTES // (4 * training.blocks))
     for low in range(0, len(rows), step):
-        yield prepared(training.rows, rows[low : low + step])
+        yield prepare_rows(training.rows, rows[low : low + step])
 
 
 def _vectors(queries: list[Prepared]) -> F32:
@@ -182,13 +182,13 @@ def _region_table(centres: F32, spread: float, bits: int) -> LseSection:
     """The nearest centre is the most probable region, whatever the metric."""
     beta = REGION_BETA / spread
     weight = -0.5 * beta * np.einsum("ij,ij->i", centres, centres)
-    return lse.packed(centres, weight.astype(np.float32), 1, beta, 1.0, bits)
+    return lse.pack_section(centres, weight.astype(np.float32), 1, beta, 1.0, bits)
 
 
 def _one_page(flat: LseSection) -> TwoLevelSection:
     """One region, and all blocks in its page."""
     blocks, padded = len(flat.scale) // flat.subs, len(flat.table) // len(flat.scale) * 8 // flat.bits
-    return _paged(flat, _region_table(np.zeros((1, padded), np.float32), 1.0, flat.bits), [np.arange(blocks)])
+    return _page(flat, _region_table(np.zeros((1, padded), np.float32), 1.0, flat.bits), [np.arange(blocks)])
 
 
 def _flat(section: TwoLevelSection, blocks: int) -> LseSection:
@@ -202,7 +202,7 @@ def _flat(section: TwoLevelSection, blocks: int) -> LseSection:
     )  # fmt: skip
 
 
-def _paged(flat: LseSection, regions: LseSection | EcvhSection, named: list[Ints]) -> TwoLevelSection:
+def _page(flat: LseSection, regions: LseSection | EcvhSection, named: list[Ints]) -> TwoLevelSection:
     """Pages of these blocks, in this order of regions."""
     columns = [np.frombuffer(column, np.uint8) for column in (flat.scale, flat.weight, flat.table)]
     blocks = len(flat.scale) // flat.subs

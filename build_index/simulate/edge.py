@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,15 +27,32 @@ from vantage.search.route import ROUTERS
 
 from ..blocks.layout import Layout, index_section
 from ..ingest.rows import Ints, Rows
+from ..neighbours.truth import Truth
 
 P = npt.NDArray[np.uint32]
 _NOTHING = memoryview(b"")
 
 
-def prepared(rows: Rows, wanted: Ints) -> list[Prepared]:
+@dataclass(frozen=True)
+class HeldOutQueries:
+    """HeldOutQueries-out rows as queries, with their exact neighbours."""
+
+    queries: list[Prepared]
+    rows: Ints
+    truth: Truth
+
+    def spread(self, n: int) -> slice:
+        """About n of them, evenly: a source may be sorted."""
+        return slice(0, None, max(1, len(self.rows) // n))
+
+    def take(self, some: slice) -> HeldOutQueries:
+        return HeldOutQueries(self.queries[some], self.rows[some], self.truth[some])
+
+
+def prepare_rows(rows: Rows, numbers: Ints) -> list[Prepared]:
     """Stored rows as queries, through the edge's own preparation."""
     section = index_section(rows, 1, rows.count)
-    return [prepare(v.tolist(), section) for v in rows.stored.gather(wanted)]
+    return [prepare(v.tolist(), section) for v in rows.stored.gather(numbers)]
 
 
 def probabilities(router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]) -> P:

@@ -18,7 +18,6 @@ from vantage.cost import LANES, wave_ms
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
 from vantage.read.cache import CACHED, STARTS_SHARD
 from vantage.search.plan import SMALL_BYTES, SPARSE, items_of, ranges_of
-from vantage.search.prepare import Prepared
 from vantage.search.route.common import Routed
 from vantage.search.scan import LrsqScan
 
@@ -27,7 +26,7 @@ from ..codecs.planes import Codec, encode_blocks
 from ..ingest.rows import Ints, Rows
 from ..neighbours.truth import Truth, ranks, right, ties
 from ..progress import SILENT, Progress
-from .edge import P, trial_root
+from .edge import HeldOutQueries, P, trial_root
 
 KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
 CHUNK_BYTES = 8 << 20
@@ -147,9 +146,7 @@ def full_scan(
     rows: Rows,
     layout: Layout,
     codec: Codec,
-    queries: list[Prepared],
-    without: Ints,
-    truth: Truth,
+    held: HeldOutQueries,
     progress: Progress = SILENT,
     p: P | None = None,
     kept: int = KEPT,
@@ -157,11 +154,11 @@ def full_scan(
     """Encodes every copy of a row and scans it for every query, keeping so many.
 
     p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them.
-    without (Q): the query's own row, left out of the answers.
+    A query's own row is left out of its answers.
     """
     members = layout.members()
     root = trial_root(rows, layout, codec.rotation, codec.section, 100)
-    scans = [LrsqScan(root, q, kept) for q in queries]
+    scans = [LrsqScan(root, q, kept) for q in held.queries]
     low_of, high_of = (np.zeros(len(scans), int), np.full(len(scans), layout.blocks)) if p is None else spans(p).T
     row_of_slot = np.concatenate(members).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
@@ -187,19 +184,19 @@ def full_scan(
     for i in reversed(range(len(scans))):
         scan = scans.pop()  # it holds as much as its row of base
         entries = np.array([(slot, b, s) for s, slot, b, _ in scan.entries()], np.int64).reshape(-1, 3)
-        entries = entries[row_of_slot[entries[:, 0]] != without[i]]
+        entries = entries[row_of_slot[entries[:, 0]] != held.rows[i]]
         block[i, : len(entries)], row[i, : len(entries)] = entries[:, 1], row_of_slot[entries[:, 0]]
-        score[i, : len(entries)] = entries[:, 2] / queries[i].unit
+        score[i, : len(entries)] = entries[:, 2] / held.queries[i].unit
         base[i] = [scan.base(b) for b in range(layout.blocks)]
-    candidates = judged(block, row, truth)
-    tying = np.flatnonzero(truth.more)
+    candidates = judge(block, row, held.truth)
+    tying = np.flatnonzero(held.truth.more)
     others = (candidates.rank[tying] < 0) & (row[tying] >= 0)
-    tie = others & ties(rows, without[tying], np.where(others, row[tying], 0), truth.last[tying])
-    candidates.rank[tying] = np.where(tie, truth.better[tying, -1:], candidates.rank[tying])
+    tie = others & ties(rows, held.rows[tying], np.where(others, row[tying], 0), held.truth.last[tying])
+    candidates.rank[tying] = np.where(tie, held.truth.better[tying, -1:], candidates.rank[tying])
     return replace(candidates, score=score, base=base)
 
 
-def judged(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: Truth) -> Candidates:
+def judge(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: Truth) -> Candidates:
     """Candidates of these copies, best first, against this truth; without scores, and ties with other rows."""
     none = np.zeros((len(block), 0), np.float32)
     return Candidates(block, row, _twins(row), ranks(row, truth.rows, truth.better), truth, none, none)

@@ -25,19 +25,18 @@ from ..blocks.partition import Partition
 from ..codecs import CODECS
 from ..codecs.planes import Codec
 from ..codecs.rotations import ROTATIONS, default
-from ..ingest.rows import F32, Ints, Rows, tempered
+from ..ingest.rows import F32, Ints, Rows, temper
 from ..neighbours.graph import Graph, neighbour_graph
 from ..neighbours.truth import HeldOut, hold_out, nearness, truth_of
 from ..progress import SILENT, Progress
 from ..routers import ROUTERS, lse
-from ..simulate.edge import P, prepared
+from ..simulate.edge import HeldOutQueries, P, prepare_rows
 from ..simulate.measure import KEPT, Candidates, Reads, block_bytes, full_scan, plans
 from . import few
-from .contract import PricedRecall, calibrated, price_at, target_point, with_pages, with_reads
-from .fit import Held, Task, fitted, pages_of, probabilities_of, routed
+from .contract import PricedRecall, calibrate, price_at, target_point, with_pages, with_reads
+from .fit import Task, fit_router, pages_of, plan_routing, probabilities_of
 from .options import TRAINING_BYTES_MIN, Options
-from .promises import Held as Measured
-from .promises import gather_of, make_promises
+from .promises import ScannedQueries, gather_of, make_promises
 
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
 SHARES = (0.0, 0.35, 0.6, 1.0)  # of rows copied, as candidates
@@ -78,52 +77,60 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
     phase = progress.phase("truth")
     phase(0.0)
     truth = truth_of(rows, held.all, min(max(k, 10), rows.count - 1), phase)
-    where = np.searchsorted(held.all, held.tune), np.searchsorted(held.all, held.price)
-    tune, price = (
-        Held(prepared(rows, of), of, truth[at]) for of, at in zip((held.tune, held.price), where, strict=True)
+    where = np.searchsorted(held.all, held.tuning), np.searchsorted(held.all, held.calibration)
+    tune, calibration = (
+        HeldOutQueries(prepare_rows(rows, of), of, truth[at])
+        for of, at in zip((held.tuning, held.calibration), where, strict=True)
     )
     sample = _sample(rows, held, options)
     queries, neighbours = _training_queries(rows, sample, options, progress)
     near_by = nearness(rows, tune.rows, tune.truth.rows[:, : few.NEAR_BY][:, -1])
     task = Task(rows, sample, tune, queries, neighbours, id_bytes, k, options, [], progress)
     drawn, p_tune = _choose_router(task, _drafts(task))
-    p = probabilities_of(rows, drawn.layout, price.queries)
+    p = probabilities_of(rows, drawn.layout, calibration.queries)
     some = tune.spread(CODE_QUERIES)
     task = replace(task, tune=tune.take(some))
-    for coded in _coded(task, drawn, p_tune[some]):
-        found = _scanned(task, coded.layout, coded.codec, price, "prices", p)
+    for coded in _code(task, drawn, p_tune[some]):
+        candidates = _scan(task, coded.layout, coded.codec, calibration, "prices", p)
         # Where few rows were held out, the tuning ones may have flattered a code.
-        choice = _promised(task, coded, p_tune[some], price, p, found, options.recall)
+        choice = _promise(task, coded, p_tune[some], calibration, p, candidates, options.recall)
         if choice is not None:
             return replace(choice, near=near_by)
-    return replace(_by_exact_scores(task, drawn, p_tune[some], price, p), near=near_by)
+    return replace(_by_exact_scores(task, drawn, p_tune[some], calibration, p), near=near_by)
 
 
 def _exact(rows: Rows, id_bytes: float, options: Options, tried: list[dict[str, Any]]) -> Choice:
     """One block, and exact scores of all its rows."""
     layout, codec = few.layout_of(rows, options.seed), few.codec_of(rows, options)
-    contract, promises = few.promised(rows, layout, codec, id_bytes, options)
+    contract, promises = few.promise_exact(rows, layout, codec, id_bytes, options)
     wait = promises.by_recall[0].ms
     return Choice(layout, codec, contract, promises, tried, (wait, wait), options.rotation or few.ROTATION)
 
 
-def _promised(
-    task: Task, coded: _Coded, p_tune: P, price: Held, p: P, found: Candidates, target: float, rerank: int = 0
+def _promise(
+    task: Task,
+    coded: _Coded,
+    p_tune: P,
+    calibration: HeldOutQueries,
+    p: P,
+    candidates: Candidates,
+    target: float,
+    rerank: int = 0,
 ) -> Choice | None:
-    """The index with these codes and its promises, made on the rows `price`; None where they keep no such target."""
+    """The index with these codes and promises, measured on calibration rows; None where they keep no such target."""
     rows, options, layout = task.rows, task.options, coded.layout
     sizes = block_bytes(layout.sizes(), coded.codec.code_bytes, task.id_bytes)
-    recall_at, pages = PricedRecall(found, p, sizes), pages_of(rows, layout, price.queries)
-    contract = calibrated(recall_at, task.k, target, rerank)
+    recall_at, pages = PricedRecall(candidates, p, sizes), pages_of(rows, layout, calibration.queries)
+    contract = calibrate(recall_at, task.k, target, rerank)
     if contract is None:
         return None
     contract = with_pages(contract, pages)
     phase = task.progress.phase("promises")
     phase(0.0)
     promises = make_promises(
-        Measured(coded.found, p_tune, sizes, layout.sizes()), coded.price,
-        Measured(found, p, sizes, layout.sizes(), pages), recall_at, contract, rows.count, options.second_wave,
-        gather_of(layout.partition.home, rows), rerank,
+        ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes()), coded.price,
+        ScannedQueries(candidates, p, sizes, layout.sizes(), pages), recall_at, contract, rows.count,
+        options.second_wave, gather_of(layout.partition.home, rows), rerank,
     )  # fmt: skip
     phase(1.0)
     kept = next((promise for promise in promises.by_recall if promise.recall >= target), None)
@@ -139,18 +146,17 @@ def _promised(
     return Choice(layout, coded.codec, contract, promises, task.tried, waits, _rotation(rows, options))
 
 
-def _scanned(
-    task: Task, layout: Layout, codec: Codec, held: Held, phase: str, p: P, kept: int = KEPT
+def _scan(
+    task: Task, layout: Layout, codec: Codec, held: HeldOutQueries, phase: str, p: P, kept: int = KEPT
 ) -> Candidates:  # fmt: skip
     """What the codes find for held-out rows, in blocks that a plan may read."""
     small = block_bytes(layout.sizes(), codec.code_bytes, task.id_bytes).sum() <= SMALL_BYTES
     return full_scan(
-        task.rows, layout, codec, held.queries, held.rows, held.truth, task.progress.phase(phase),
-        None if small else p, kept,
+        task.rows, layout, codec, held, task.progress.phase(phase), None if small else p, kept
     )  # fmt: skip
 
 
-def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) -> Choice:
+def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, calibration: HeldOutQueries, p: P) -> Choice:
     """The longest codes, with as few exact scores more than a query may ask for as keep the target.
 
     Where none do, exact scores of all rows; where those are more than a promise may take, the best recall that is kept
@@ -158,15 +164,15 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) ->
     """
     rows, k, target = task.rows, task.k, task.options.recall
     most = min(PROMISED_RERANK_MAX, rows.count, PROMISED_VECTORS_MAX // (VECTOR_BYTES["f32"] * rows.dimension))
-    few, many = (held.spread(EXACT_PLACES // (2 * most)) for held in (task.tune, price))
-    tune, price, p_tune, p = task.tune.take(few), price.take(many), p_tune[few], p[many]
-    candidates, code = _coder(task, draft)
-    code_bytes = candidates[-1][0]
+    few, many = (held.spread(EXACT_PLACES // (2 * most)) for held in (task.tune, calibration))
+    tune, calibration, p_tune, p = task.tune.take(few), calibration.take(many), p_tune[few], p[many]
+    lengths, code = _coder(task, draft)
+    code_bytes = lengths[-1][0]
     layout, codec = code(code_bytes)
-    found = _scanned(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most)
-    held = _scanned(task, layout, codec, price, "exact scores, prices", p, 2 * most)
+    candidates = _scan(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most)
+    held = _scan(task, layout, codec, calibration, "exact scores, prices", p, 2 * most)
     sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes)
-    recall_at, kept_at = PricedRecall(found, p_tune, sizes), PricedRecall(held, p, sizes)
+    recall_at, kept_at = PricedRecall(candidates, p_tune, sizes), PricedRecall(held, p, sizes)
     depths = sorted({most, *(k << n for n in range(1, 13) if k << n < most)})
     for rerank in depths:
         reached = price_at(recall_at, k, target, rerank)
@@ -175,15 +181,15 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) ->
             "exact_scores": rerank, "all_blocks_recall": round(recall_at(0, k, rerank), 4),
         })  # fmt: skip
         if reached is not None:
-            coded = _Coded(layout, codec, found, reached)
-            choice = _promised(task, coded, p_tune, price, p, held, target, rerank)
+            coded = _Coded(layout, codec, candidates, reached)
+            choice = _promise(task, coded, p_tune, calibration, p, held, target, rerank)
             if choice is not None:
                 return choice
     if rows.count <= most:  # exact scores of all rows need no rows held out to be sure
         return _exact(rows, task.id_bytes, task.options, task.tried)
-    coded = _Coded(layout, codec, found, 0)
+    coded = _Coded(layout, codec, candidates, 0)
     choices = (
-        _promised(task, coded, p_tune, price, p, held, min(target, kept_at(0, k, rerank)), rerank)
+        _promise(task, coded, p_tune, calibration, p, held, min(target, kept_at(0, k, rerank)), rerank)
         for rerank in (*reversed(depths), 0)  # without exact scores there is always one
     )
     return next(choice for choice in choices if choice is not None)
@@ -191,11 +197,11 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, price: Held, p: P) ->
 
 def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
     """Rows to train on: all but the held-out ones, or as many as a fifth of the memory budget holds."""
-    seen = np.setdiff1d(np.arange(rows.count), held.all)
+    others = np.setdiff1d(np.arange(rows.count), held.all)
     most = max(1000, options.memory_bytes // 5 // (4 * rows.dimension))
-    if len(seen) <= most:
-        return seen
-    return np.sort(np.random.default_rng([options.seed, 3]).choice(seen, most, replace=False))
+    if len(others) <= most:
+        return others
+    return np.sort(np.random.default_rng([options.seed, 3]).choice(others, most, replace=False))
 
 
 def _training_queries(rows: Rows, sample: Ints, options: Options, progress: Progress) -> tuple[Ints, Graph]:
@@ -249,14 +255,14 @@ def _drafts(task: Task) -> list[_Draft]:
         )
         phase = task.progress.phase(f"copies and router, {name}, {blocks} blocks")
         phase(0.0)
-        copies = _missed(task, base, quick) if rule == "misses" else COPY_RULES[rule](rows, base)
+        copies = _copies_of_misses(task, base, quick) if rule == "misses" else COPY_RULES[rule](rows, base)
         shares = [0.0] if rule == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
-        layout, order = fitted(task, base, copies.best(max(shares)), quick, phase)
+        layout, order = fit_router(task, base, copies.best(max(shares)), quick, phase)
         draft = _Draft(name, layout, copies.reordered(order))
         p, best = probabilities_of(rows, layout, task.tune.queries), (np.inf, layout)
         for share in shares:
             tried = draft.with_share(share)
-            reads = routed(task, tried, p, task.tune)
+            reads = plan_routing(task, tried, p, task.tune)
             task.tried.append({
                 "partition": name, "blocks": blocks, "copies": rule, "copies_share": round(share, 4), "router": quick,
                 "routed_recall": round(task.routed_recall, 4), **_cost(reads),
@@ -276,20 +282,20 @@ def _partitions(rows: Rows, options: Options) -> list[str]:
     return ["kmeans", "graph"] if cuts else ["kmeans"]
 
 
-def _missed(task: Task, base: Partition, router: str) -> Copies:
+def _copies_of_misses(task: Task, base: Partition, router: str) -> Copies:
     """Copies by what the training queries miss where they read as much as the routed recall takes without copies."""
-    layout, order = fitted(task, base, COPY_RULES["none"](task.rows, base).best(0), router, SILENT)
+    layout, order = fit_router(task, base, COPY_RULES["none"](task.rows, base).best(0), router, SILENT)
     few = slice(0, len(task.queries), max(1, len(task.queries) // MISSES_QUERIES))
-    p = probabilities_of(task.rows, layout, [*task.tune.queries, *prepared(task.rows, task.queries[few])])
+    p = probabilities_of(task.rows, layout, [*task.tune.queries, *prepare_rows(task.rows, task.queries[few])])
     fair = p / np.maximum(layout.sizes(), 1) * (task.rows.count / layout.blocks)
-    held, asked = fair[: len(task.tune.rows)], p[len(task.tune.rows) :]
+    held, learners = fair[: len(task.tune.rows)], p[len(task.tune.rows) :]
     low, high = 0.0, float(held.max())
     for _ in range(16):
         middle = (low + high) / 2
         recall = layout.holds(task.tune.truth.rows[:, : task.k], held > middle).mean()
         low, high = (middle, high) if recall >= task.routed_recall else (low, middle)
-    back = np.empty_like(asked)
-    back[:, order] = asked  # numbers of the partition as it came
+    back = np.empty_like(learners)
+    back[:, order] = learners  # numbers of the partition as it came
     return misses(task.rows, base, back, task.neighbours[few], low)
 
 
@@ -310,10 +316,10 @@ def _choose_router(task: Task, drafts: list[_Draft]) -> tuple[_Draft, P]:
         phase = task.progress.phase(f"router {name}, {draft.layout.blocks} blocks")
         phase(0.0)
         if name != draft.layout.router:
-            layout, order = fitted(task, draft.layout.partition, draft.layout.copy, name, phase)
+            layout, order = fit_router(task, draft.layout.partition, draft.layout.copy, name, phase)
             draft = _Draft(draft.partition, layout, draft.copies.reordered(order))
         p = probabilities_of(task.rows, draft.layout, task.tune.queries)
-        reads = routed(task, draft.layout, p, task.tune)
+        reads = plan_routing(task, draft.layout, p, task.tune)
         task.tried.append({
             "partition": draft.partition, "blocks": draft.layout.blocks, "router": name,
             "router_bytes": len(draft.layout.section.pack()),
@@ -332,12 +338,12 @@ class _Coded:
 
     layout: Layout
     codec: Codec
-    found: Candidates
+    candidates: Candidates
     price: int
 
 
 def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[[int], tuple[Layout, Codec]]]:
-    """The lengths that _code_candidates names; and codes of a length, with the copies that it leaves room for."""
+    """The lengths that _code_lengths names; and codes of a length, with the copies that it leaves room for."""
     rows, options = task.rows, task.options
     moments = _second_moments(rows, task.sample, draft.layout)
     residuals = _residuals(rows, task.sample, draft.layout)
@@ -349,26 +355,26 @@ def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[
         codec = CODECS[options.codec](*moments, code_bytes, residuals, basis)
         return _fitting(task, draft, code_bytes), codec
 
-    return _code_candidates(rows, axes, draft.layout.blocks, task.id_bytes, options), coded
+    return _code_lengths(rows, axes, draft.layout.blocks, task.id_bytes, options), coded
 
 
 def _rotation(rows: Rows, options: Options) -> str | None:
     return options.rotation or default(options.codec, rows.dimension)
 
 
-def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
+def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     """Codes that reach the target, by modelled time."""
     rows, tune, options = task.rows, task.tune, task.options
     reached: list[tuple[float, _Coded]] = []
-    candidates, code = _coder(task, draft)
-    for code_bytes, wanted in candidates:
-        if reached and not wanted:
+    lengths, code = _coder(task, draft)
+    for code_bytes, regular in lengths:
+        if reached and not regular:
             break
         layout, codec = code(code_bytes)
-        found = _scanned(task, layout, codec, tune, f"codes of {code_bytes} bytes", p)
+        candidates = _scan(task, layout, codec, tune, f"codes of {code_bytes} bytes", p)
         sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes)
-        at = price_at(PricedRecall(found, p, sizes), task.k, options.recall)
-        ceiling = float(found.recall(np.ones_like(p, bool), task.k).mean())
+        at = price_at(PricedRecall(candidates, p, sizes), task.k, options.recall)
+        ceiling = float(candidates.recall(np.ones_like(p, bool), task.k).mean())
         row: dict[str, Any] = {
             "blocks": layout.blocks, "copies_share": round(layout.copies / rows.count, 4), "code_bytes": code_bytes,
             "all_blocks_recall": round(ceiling, 4),
@@ -378,7 +384,7 @@ def _coded(task: Task, draft: _Draft, p: P) -> list[_Coded]:
             continue
         reads = replace(plans(p, sizes, at), pages=pages_of(rows, layout, tune.queries))
         task.tried.append(row | _cost(reads))
-        reached.append((float(reads.ms.mean()), _Coded(layout, codec, found, at)))
+        reached.append((float(reads.ms.mean()), _Coded(layout, codec, candidates, at)))
         if len(reached) > 1 and reached[-1][0] > reached[-2][0]:
             break  # what longer codes save in blocks no longer pays for their bytes
     return [coded for _, coded in sorted(reached, key=lambda r: r[0])]
@@ -432,11 +438,11 @@ def _most(rows: Rows, blocks: int, code_bytes: int, id_bytes: float, options: Op
     return most
 
 
-def _code_candidates(rows: Rows, axes: int, blocks: int, id_bytes: float, options: Options) -> list[tuple[int, bool]]:
-    """Code lengths by rising bytes; whether each is wanted, or there in case that no shorter one reaches the recall.
+def _code_lengths(rows: Rows, axes: int, blocks: int, id_bytes: float, options: Options) -> list[tuple[int, bool]]:
+    """Code lengths by rising bytes; whether each is regular, or there in case that no shorter one reaches the recall.
 
-    axes: how many directions there is anything along. Wanted are 3 to 6 bits each; where some of them let the index fit
-    the cache, those and the longest that fits.
+    axes: how many directions there is anything along. Regular are 3 to 6 bits each; where some of them let the index
+    fit the cache, those and the longest that fits.
     """
     lengths = sorted({max(4, int(axes * bits / 8) // 4 * 4) for bits in CODE_BITS})
     fitting = [c for c in range(lengths[0], lengths[-1], 4) if _fits(rows, blocks, 0.0, c, id_bytes, options)]
@@ -455,7 +461,7 @@ def _second_moments(
     for low in range(0, len(used), 8192):
         part = used[low : low + 8192]
         x = rows.take(part)
-        r = tempered(x - layout.centres[layout.partition.home[part]]).astype(np.float64)
+        r = temper(x - layout.centres[layout.partition.home[part]]).astype(np.float64)
         residual += r.T @ r
         whole += x.T @ x
     return residual / len(used), whole / len(used)
@@ -465,4 +471,4 @@ def _residuals(rows: Rows, sample: Ints, layout: Layout) -> F32:
     """f32 (n, d): the sample's residuals to the stored centres, evenly some of them."""
     most = min(RESIDUAL_ROWS, RESIDUAL_BYTES // (4 * rows.dimension))
     used = sample[:: -(-len(sample) // most)]
-    return tempered(rows.take(used) - layout.centres[layout.partition.home[used]])
+    return temper(rows.take(used) - layout.centres[layout.partition.home[used]])

@@ -20,7 +20,7 @@ MARGIN_MAX = 0.005  # a larger index is not refused for holding out too few rows
 GOALS = (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
 
 
-def promised(recall: npt.NDArray[np.float64]) -> float:
+def promise_recall(recall: npt.NDArray[np.float64]) -> float:
     """What unseen queries reach on average, 19 times in 20, from the recall (Q) of held-out ones.
 
     To their variance is added what so few have not shown, so that all perfect promises less than 1: a Q-th, and of
@@ -36,8 +36,8 @@ def promised(recall: npt.NDArray[np.float64]) -> float:
 class PricedRecall:
     """Recall of what plans at a price answer; each price is planned once, as bisections share most of theirs."""
 
-    def __init__(self, found: Candidates, p: P, sizes: Ints) -> None:
-        self.found, self.p, self.sizes = found, p, sizes
+    def __init__(self, candidates: Candidates, p: P, sizes: Ints) -> None:
+        self.candidates, self.p, self.sizes = candidates, p, sizes
         self._reads: dict[int, npt.NDArray[np.uint8]] = {}  # blocks, eight to a byte
 
     def __call__(self, price: int, k: int, rerank: int = 0) -> float:
@@ -46,7 +46,7 @@ class PricedRecall:
         if price not in self._reads:
             self._reads[price] = np.packbits(plans(self.p, self.sizes, price).blocks, axis=1)
         read = np.unpackbits(self._reads[price], axis=1, count=blocks).astype(bool)
-        return promised(self.found.recall(read, k, rerank))
+        return promise_recall(self.candidates.recall(read, k, rerank))
 
 
 def depths(k: int) -> list[int]:
@@ -59,7 +59,7 @@ def price_at(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) ->
     return price_for(lambda price: recall_at(price, k, rerank), recall)
 
 
-def calibrated(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -> Contract | None:
+def calibrate(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -> Contract | None:
     """Measured points from cheap to dear, and one at the target; None where all blocks together do not reach it.
 
     rerank: exact scores that each answer takes.

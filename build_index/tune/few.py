@@ -7,7 +7,7 @@ import numpy as np
 from vantage.cost import LANES, wave_ms
 from vantage.format import RERANK_MAX, Contract, Estimator, Point, Promise, Promises
 
-from ..blocks.layout import Layout, stored_centres
+from ..blocks.layout import Layout, quantize_centres
 from ..blocks.partition import Partition
 from ..codecs import CODECS
 from ..codecs.planes import Codec
@@ -34,7 +34,7 @@ SURE = (40.0, 0.0, 0.0, 0.0, 0.0)  # weights of an estimator that says that ever
 def layout_of(rows: Rows, seed: int) -> Layout:
     """All rows in one block; the router has nothing to decide."""
     x, home = rows.slice(0, rows.count), np.zeros(rows.count, np.int32)
-    section, centres = stored_centres(x.mean(0, keepdims=True), rows.metric)
+    section, centres = quantize_centres(x.mean(0, keepdims=True), rows.metric)
     subs = lse.sub_centroids(x, home, 1, seed)
     beta = lse.BETAS[0] / spread_of(rows, np.arange(rows.count))
     router = lse.section(subs, rows.metric, beta, lse.TEMPERATURES[0], bits_of(rows.dimension))
@@ -55,11 +55,13 @@ def near(rows: Rows) -> float:
     if rows.count == 1:
         return float("inf")
     x, each = rows.slice(0, rows.count), np.arange(rows.count)
-    found = exact_neighbours(x, iter([(0, x)]), min(NEAR_BY, rows.count - 1), rows.metric, each)
-    return nearness(rows, each, found[:, -1])
+    neighbours = exact_neighbours(x, iter([(0, x)]), min(NEAR_BY, rows.count - 1), rows.metric, each)
+    return nearness(rows, each, neighbours[:, -1])
 
 
-def promised(rows: Rows, layout: Layout, codec: Codec, id_bytes: float, options: Options) -> tuple[Contract, Promises]:
+def promise_exact(
+    rows: Rows, layout: Layout, codec: Codec, id_bytes: float, options: Options
+) -> tuple[Contract, Promises]:
     """Recall 1 at any k up to the rows, for the whole block and all full vectors."""
     k, count = min(options.k, rows.count), rows.count
     block = int(block_bytes(layout.sizes(), codec.code_bytes, id_bytes)[0])

@@ -11,16 +11,15 @@ import numpy.typing as npt
 from vantage.format import LseSection, RouterSection
 from vantage.search.prepare import Prepared
 
-from ..blocks.layout import Layout, index_section, stored_centres
+from ..blocks.layout import Layout, index_section, quantize_centres
 from ..blocks.order import file_order
 from ..blocks.partition import Partition
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
-from ..neighbours.truth import Truth
 from ..progress import Progress
 from ..routers import ROUTERS
-from ..routers.training import TrainingSet, renumbered
-from ..simulate.edge import P, page_bytes, prepared, probabilities
+from ..routers.training import TrainingSet, renumber
+from ..simulate.edge import HeldOutQueries, P, page_bytes, prepare_rows, probabilities
 from ..simulate.measure import Reads, block_bytes, plans, price_for
 from .options import Options
 
@@ -34,28 +33,12 @@ _NO_SECTION = LseSection(8, 1, 1.0, 1.0, memoryview(b""), memoryview(b""), memor
 
 
 @dataclass(frozen=True)
-class Held:
-    """Held-out rows as queries, with their exact neighbours."""
-
-    queries: list[Prepared]
-    rows: Ints
-    truth: Truth
-
-    def spread(self, n: int) -> slice:
-        """About n of them, evenly: a source may be sorted."""
-        return slice(0, None, max(1, len(self.rows) // n))
-
-    def take(self, some: slice) -> Held:
-        return Held(self.queries[some], self.rows[some], self.truth[some])
-
-
-@dataclass(frozen=True)
 class Task:
     """What every stage of the choice works with. queries, neighbours: see TrainingSet."""
 
     rows: Rows
     sample: Ints
-    tune: Held
+    tune: HeldOutQueries
     queries: Ints
     neighbours: Graph
     id_bytes: float
@@ -73,7 +56,7 @@ class Task:
         return TrainingSet(self.rows, self.sample, base, copy, self.queries, self.neighbours, self.options.seed)
 
 
-def fitted(
+def fit_router(
     task: Task, base: Partition, copy: npt.NDArray[np.int32], router: str, progress: Progress
 ) -> tuple[Layout, Ints]:
     """A router fitted to these blocks, which are then ordered by its co-probes of the sample: (layout, order)."""
@@ -81,11 +64,11 @@ def fitted(
     few = task.tune.take(task.tune.spread(TUNE_QUERIES))
     index = index_section(rows, base.blocks, rows.count, router)
     order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
-    plain = Layout(base, copy, router, _NO_SECTION, *stored_centres(base.centres, rows.metric))
+    plain = Layout(base, copy, router, _NO_SECTION, *quantize_centres(base.centres, rows.metric))
 
     def ms(task: Task, tried: Layout, p: P) -> float:
         """Infinite where all that has a probability is too little: a router that is too sharp is not cheap."""
-        reads = routed(task, tried, p, few)
+        reads = plan_routing(task, tried, p, few)
         reached = tried.holds(few.truth.rows[:, : task.k], reads.blocks).mean() >= task.routed_recall
         return float(reads.ms.mean()) if reached else np.inf
 
@@ -93,7 +76,7 @@ def fitted(
         nonlocal order
         p = probabilities(router, section, index, few.queries)
         order = file_order(p) if order is None else order
-        return ms(task, reordered(plain, order), p[:, order])
+        return ms(task, reorder(plain, order), p[:, order])
 
     section = fit.fit(task.training_set(base, copy), cost, progress)
     drawn = np.sort(
@@ -103,11 +86,11 @@ def fitted(
     )
     step = max(1, ORDER_BYTES // (4 * base.blocks))
     order = file_order(
-        probabilities(router, section, index, prepared(rows, drawn[low : low + step]))
+        probabilities(router, section, index, prepare_rows(rows, drawn[low : low + step]))
         for low in range(0, len(drawn), step)
     )
-    layout = replace(reordered(plain, order), section=fit.ordered(section, order))
-    if fit.tuned is None:
+    layout = replace(reorder(plain, order), section=fit.reorder(section, order))
+    if fit.tune is None:
         return layout, order
 
     # What a page leaves out no price brings back: it is chosen for more recall than the target.
@@ -117,11 +100,11 @@ def fitted(
         return ms(strict, replace(layout, section=section), probabilities(router, section, index, few.queries))
 
     return replace(
-        layout, section=fit.tuned(layout.section, task.training_set(layout.partition, layout.copy), whole_cost)
+        layout, section=fit.tune(layout.section, task.training_set(layout.partition, layout.copy), whole_cost)
     ), order
 
 
-def reordered(layout: Layout, order: Ints) -> Layout:
+def reorder(layout: Layout, order: Ints) -> Layout:
     """Blocks, copies and centres with block order[i] as number i; the router's section is left as it was."""
     centres = layout.centre_section
 
@@ -132,7 +115,7 @@ def reordered(layout: Layout, order: Ints) -> Layout:
         moved(centres.table, np.uint8), moved(centres.scale, np.float32), moved(centres.bias, np.float32)
     )
     return replace(
-        layout, partition=layout.partition.reordered(order), copy=renumbered(layout.copy, order),
+        layout, partition=layout.partition.reordered(order), copy=renumber(layout.copy, order),
         centre_section=section, centres=layout.centres[order],
     )  # fmt: skip
 
@@ -148,7 +131,7 @@ def pages_of(rows: Rows, layout: Layout, queries: list[Prepared]) -> list[int] |
     return page_bytes(layout.router, layout.section, index, queries)
 
 
-def routed(task: Task, layout: Layout, p: P, of: Held) -> Reads:
+def plan_routing(task: Task, layout: Layout, p: P, of: HeldOutQueries) -> Reads:
     """Plans that reach the routed recall with exact scores: what the routing alone reads."""
     sizes = block_bytes(layout.sizes(), middle_code(task.rows), task.id_bytes)
 

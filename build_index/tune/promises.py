@@ -17,7 +17,7 @@ from vantage.search.estimate import HALVINGS_MAX, MASS_EPSILON, PRICE_LOG_MIN, R
 from ..ingest.rows import Ints, Rows
 from ..simulate.edge import P
 from ..simulate.measure import KEPT, PRICE_MAX, Bools, Candidates, Reads, plans
-from .contract import GOALS, PricedRecall, depths, price_at, promised
+from .contract import GOALS, PricedRecall, depths, price_at, promise_recall
 
 STEPS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)  # of the price at the target: plans that estimators learn from
 RIDGE = 1e-5
@@ -36,43 +36,43 @@ F64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Held:
-    """Queries held out: found, p u32 (Q, B); sizes and rows (B): bytes and rows of blocks.
+class ScannedQueries:
+    """Queries held out, scanned: candidates, p u32 (Q, B); sizes and rows (B): bytes and rows of blocks.
 
     pages (Q): bytes of routing pages read first; None: there are none.
     """
 
-    found: Candidates
+    candidates: Candidates
     p: P
     sizes: Ints
     rows: Ints
     pages: list[int] | None = None
 
-    def some(self, part: slice) -> Held:
+    def some(self, part: slice) -> ScannedQueries:
         """Without pages: features know none."""
-        columns = (getattr(self.found, column.name)[part] for column in fields(Candidates))
-        return Held(Candidates(*columns), self.p[part], self.sizes, self.rows)
+        columns = (getattr(self.candidates, column.name)[part] for column in fields(Candidates))
+        return ScannedQueries(Candidates(*columns), self.p[part], self.sizes, self.rows)
 
 
-def features(held: Held, read: Bools, price: int, k: int) -> F64:
+def features(held: ScannedQueries, read: Bools, price: int, k: int) -> F64:
     """(Q, 4) of vantage.search.estimate.features for queries that read these blocks; zeros where nothing was found."""
     step = max(1, FEATURE_BYTES // (8 * len(held.rows)))
     parts = [slice(low, low + step) for low in range(0, len(read), step)]
     return np.concatenate([_features(held.some(part), read[part], price, k) for part in parts])
 
 
-def _features(held: Held, read: Bools, price: int, k: int) -> F64:
-    found, each = held.found, np.arange(len(read))
-    answered = found.answered(read, k)
+def _features(held: ScannedQueries, read: Bools, price: int, k: int) -> F64:
+    candidates, each = held.candidates, np.arange(len(read))
+    answered = candidates.answered(read, k)
     count = answered.sum(1)
-    score = found.score.astype(np.float64)
+    score = candidates.score.astype(np.float64)
     last = np.where(answered, score, np.inf).min(1)
-    own = np.take_along_axis(found.base, np.maximum(found.block, 0), 1).astype(np.float64)
+    own = np.take_along_axis(candidates.base, np.maximum(candidates.block, 0), 1).astype(np.float64)
     spread = np.sqrt(np.where(answered, (score - own) ** 2, 0).sum(1) / np.maximum(count, 1))
     spread[spread == 0] = 1.0
     share = held.p / np.maximum(held.p.sum(1, dtype=np.float64), 1)[:, None]
     mass, roots = np.where(read, share, 0).sum(1), np.sqrt(np.where(read, 0, share)).sum(1)
-    away = np.maximum(0, np.where(count > 0, last, 0)[:, None] - found.base) / spread[:, None]
+    away = np.maximum(0, np.where(count > 0, last, 0)[:, None] - candidates.base) / spread[:, None]
     reaching = np.where(held.p > 0, held.rows * np.exp(-0.5 * away * away), 0)
     inside = np.where(read, reaching, 0).sum(1)
     out = np.stack([
@@ -85,16 +85,16 @@ def _features(held: Held, read: Bools, price: int, k: int) -> F64:
     return out
 
 
-def fitted(x: F64, y: F64) -> F64:
+def fit_logistic(x: F64, y: F64) -> F64:
     """(1 + F) weights of the logistic regression of shares y (n) on features x (n, F), by Newton's method."""
     mean, deviation = x.mean(0), x.std(0)
     deviation[deviation < 1e-9] = 1.0
     z = np.concatenate([np.ones((len(x), 1)), (x - mean) / deviation], 1)
     w, ridge = np.zeros(z.shape[1]), len(x) * RIDGE * np.eye(z.shape[1])
     for _ in range(NEWTON_STEPS):
-        said = 1 / (1 + np.exp(-np.clip(z @ w, -30, 30)))
-        step = z.T @ (said - y) + ridge @ w
-        w -= np.linalg.solve(z.T @ (z * (said * (1 - said))[:, None]) + ridge, step)
+        predicted = 1 / (1 + np.exp(-np.clip(z @ w, -30, 30)))
+        step = z.T @ (predicted - y) + ridge @ w
+        w -= np.linalg.solve(z.T @ (z * (predicted * (1 - predicted))[:, None]) + ridge, step)
         w = np.clip(w, -30, 30)
     slopes = w[1:] / deviation
     return np.concatenate([[w[0] - slopes @ mean], slopes])
@@ -105,7 +105,7 @@ def reranks_of(k: int, rows: int) -> list[int]:
     return sorted({min(RERANK_MAX, rows, k * 5 // 4), min(RERANK_MAX, rows, 2 * k)})
 
 
-def estimators(held: Held, k: int, reranks: Sequence[int], target: int) -> tuple[Estimator, ...]:
+def estimators(held: ScannedQueries, k: int, reranks: Sequence[int], target: int) -> tuple[Estimator, ...]:
     """Fitted to what plans around the target's price find of each query's neighbours, for depths up to k.
 
     What reads miss is learnt by query; what the codes lose on top hardly differs, and is fitted to means.
@@ -116,13 +116,13 @@ def estimators(held: Held, k: int, reranks: Sequence[int], target: int) -> tuple
     out = []
     for depth in depths(k):
         seen = [features(held, r, price, depth) for r, price in zip(reads, prices, strict=True)]
-        whole = max(1e-9, float(held.found.recall(every, depth, KEPT).mean()))
-        y = np.concatenate([held.found.recall(r, depth, KEPT) for r in reads]) / whole
-        weights = fitted(np.concatenate(seen), np.minimum(y, 1))
+        whole = max(1e-9, float(held.candidates.recall(every, depth, KEPT).mean()))
+        y = np.concatenate([held.candidates.recall(r, depth, KEPT) for r in reads]) / whole
+        weights = fit_logistic(np.concatenate(seen), np.minimum(y, 1))
         miss = [1 / (1 + np.exp(np.clip(weights[0] + x @ weights[1:], -60, 60))) for x in seen]
         for rerank in (0, *reranks):
-            ceiling = max(1e-9, float(held.found.recall(every, depth, rerank).mean()))
-            means = [float(held.found.recall(r, depth, rerank).mean()) for r in reads]
+            ceiling = max(1e-9, float(held.candidates.recall(every, depth, rerank).mean()))
+            means = [float(held.candidates.recall(r, depth, rerank).mean()) for r in reads]
             width = min(WIDTHS, key=partial(_off, miss, means, ceiling))
             out.append(Estimator(depth, rerank, ceiling, width, tuple(weights.tolist())))
     return tuple(out)
@@ -130,8 +130,8 @@ def estimators(held: Held, k: int, reranks: Sequence[int], target: int) -> tuple
 
 def _off(miss: list[F64], means: list[float], ceiling: float, width: float) -> float:
     """Squared differences of mean recalls, one a price, and what this width says of the misses, each (Q)."""
-    told = [((1 - m) * (1 - (1 - ceiling) * np.exp(-m / width))).mean() for m in miss]
-    return float(np.square(np.array(told) - means).sum())
+    expected = [((1 - m) * (1 - (1 - ceiling) * np.exp(-m / width))).mean() for m in miss]
+    return float(np.square(np.array(expected) - means).sum())
 
 
 def _times(price: int, step: float, sizes: Ints) -> int:
@@ -139,7 +139,7 @@ def _times(price: int, step: float, sizes: Ints) -> int:
     return min(int(price * step), PRICE_MAX, (PRICED_MAX - 1) // int(sizes.sum()))
 
 
-def said(estimator: Estimator, held: Held, read: Bools, price: int) -> F64:
+def estimate_recall(estimator: Estimator, held: ScannedQueries, read: Bools, price: int) -> F64:
     """(Q) what the estimator says of queries that read these blocks, as vantage.search.estimate.estimated_recall."""
     z = estimator.weights[0] + features(held, read, price, estimator.k) @ np.array(estimator.weights[1:])
     unread = 1 - (read * held.rows).sum(1) / held.rows.sum()
@@ -160,8 +160,8 @@ def gather_of(home: npt.NDArray[np.int32], rows: Rows) -> Gather:
     number = np.empty(len(home), np.int64)
     number[np.argsort(home, kind="stable")] = np.arange(len(home))
 
-    def reads(wanted: Ints) -> list[int] | None:
-        items = [("", int(n) * vector_bytes, vector_bytes) for n in number[wanted]]
+    def reads(numbers: Ints) -> list[int] | None:
+        items = [("", int(n) * vector_bytes, vector_bytes) for n in number[numbers]]
         spans = plan_gather(items, Budget().gets - LANES, Budget().bytes) if items else []
         return None if spans is None else [s.size for s in spans]
 
@@ -169,7 +169,7 @@ def gather_of(home: npt.NDArray[np.int32], rows: Rows) -> Gather:
 
 
 def _kept_promises(
-    held: Held,
+    held: ScannedQueries,
     recall_at: PricedRecall,
     contract: Contract,
     known: tuple[Estimator, ...],
@@ -191,9 +191,9 @@ def _kept_promises(
             if price is None:
                 continue
             reads = plans(held.p, held.sizes, price)
-            made = _promise(held, k, rerank, [(price, reads, np.arange(len(held.p)))], 0.0, gather)
-            if made.ms < (np.inf if best is None else best[0]):
-                best = made.ms, made
+            measured = _promise(held, k, rerank, [(price, reads, np.arange(len(held.p)))], 0.0, gather)
+            if measured.ms < (np.inf if best is None else best[0]):
+                best = measured.ms, measured
         if best is None:
             continue
         promise = best[1]
@@ -205,31 +205,38 @@ def _kept_promises(
 
 
 def _promise(
-    held: Held, k: int, rerank: int, waves: list[tuple[int, Reads, Ints]], threshold: float, gather: Gather
+    held: ScannedQueries, k: int, rerank: int, waves: list[tuple[int, Reads, Ints]], threshold: float, gather: Gather
 ) -> Promise:
     """Measured: waves are (price, plans, the queries that read them)."""
     read = np.zeros_like(held.p, bool)
     count = np.zeros((4, len(held.p)))  # bytes, GETs, waves, ms
-    for _, reads, asked in waves:
-        read[asked] |= reads.blocks
-        for i, sizes in zip(asked, reads.ranges, strict=True):
+    for _, reads, queries in waves:
+        read[queries] |= reads.blocks
+        for i, sizes in zip(queries, reads.ranges, strict=True):
             count[:, i] += sum(sizes), len(sizes), bool(sizes), wave_ms(sizes)
     if held.pages is not None:
         count += np.array([(page, 1, 1, wave_ms([page])) for page in held.pages]).T
     means = count.mean(1)
     if rerank:
         some = slice(0, GATHER_QUERIES * RERANK_MAX // max(rerank, RERANK_MAX))
-        rows, answered = held.found.row[some], held.found.answered(read, rerank)[some]
+        rows, answered = held.candidates.row[some], held.candidates.answered(read, rerank)[some]
         spans = [gather(r[a].astype(np.int64)) for r, a in zip(rows, answered, strict=True)]
         means += np.mean([_NEVER if s is None else (sum(s), len(s), bool(s), wave_ms(s)) for s in spans], 0)
     nbytes, gets, waited, ms = means.tolist()
     return Promise(
-        promised(held.found.recall(read, k, rerank)), waves[0][0], rerank, threshold, nbytes, gets, waited, ms
+        promise_recall(held.candidates.recall(read, k, rerank)),
+        waves[0][0],
+        rerank,
+        threshold,
+        nbytes,
+        gets,
+        waited,
+        ms,
     )
 
 
 def _two_waves(
-    held: Held, k: int, one: Promise, known: tuple[Estimator, ...], goal: float, gather: Gather
+    held: ScannedQueries, k: int, one: Promise, known: tuple[Estimator, ...], goal: float, gather: Gather
 ) -> Promise | None:
     """The fewest bytes among dearer first waves; the least threshold whose second waves meet the goal."""
     estimator = next(e for e in known if (e.k, e.rerank) == (k, one.rerank))
@@ -237,43 +244,43 @@ def _two_waves(
     for step in FIRST_STEPS:
         price = _times(one.price, step, held.sizes)
         first = plans(held.p, held.sizes, price)
-        estimate = said(estimator, held, first.blocks, price)
-        recalls = [held.found.recall(first.blocks, k, one.rerank)]
+        estimate = estimate_recall(estimator, held, first.blocks, price)
+        recalls = [held.candidates.recall(first.blocks, k, one.rerank)]
         later = []
         for halvings in range(1, HALVINGS_MAX + 1):
             later.append(plans(held.p, held.sizes, price >> halvings, done=first.blocks))
-            recalls.append(held.found.recall(first.blocks | later[-1].blocks, k, one.rerank))
+            recalls.append(held.candidates.recall(first.blocks | later[-1].blocks, k, one.rerank))
 
-        def asked(threshold: float, price: int = price, estimate: F64 = estimate) -> Ints:
+        def halvings_at(threshold: float, price: int = price, estimate: F64 = estimate) -> Ints:
             """(Q) halvings of the price for the second wave, 0 without one."""
             trial = replace(one, threshold=threshold)
             prices = [second_price(trial, price, e) for e in estimate.tolist()]
             halvings = {price >> n: n for n in range(HALVINGS_MAX, 0, -1)}
             return np.array([0 if p is None else halvings[p] for p in prices], np.int64)
 
-        found = np.stack(recalls)
+        recalls_by_wave = np.stack(recalls)
         low, high = 0.0, 1.0
-        if promised(found[asked(high), np.arange(len(estimate))]) < goal:
+        if promise_recall(recalls_by_wave[halvings_at(high), np.arange(len(estimate))]) < goal:
             continue
         for _ in range(12):
             middle = (low + high) / 2
-            enough = promised(found[asked(middle), np.arange(len(estimate))]) >= goal
+            enough = promise_recall(recalls_by_wave[halvings_at(middle), np.arange(len(estimate))]) >= goal
             low, high = (low, middle) if enough else (middle, high)
-        halved = asked(high)
+        halved = halvings_at(high)
         waves = [(price, first, np.arange(len(estimate)))]
         for n, reads in enumerate(later, 1):
             some = np.flatnonzero(halved == n)
             waves.append((price >> n, Reads(reads.blocks[some], [reads.ranges[i] for i in some]), some))
-        made = _promise(held, k, one.rerank, waves, high, gather)
-        if made.waves > one.waves and (best is None or made.nbytes < best.nbytes):
-            best = made
+        measured = _promise(held, k, one.rerank, waves, high, gather)
+        if measured.waves > one.waves and (best is None or measured.nbytes < best.nbytes):
+            best = measured
     return best
 
 
 def make_promises(
-    tune: Held,
+    tune: ScannedQueries,
     target: int,
-    price: Held,
+    calibration: ScannedQueries,
     recall_at: PricedRecall,
     contract: Contract,
     rows: int,
@@ -288,5 +295,5 @@ def make_promises(
     """
     reranks = sorted({*reranks_of(contract.k, rows), *([rerank] if rerank else [])})
     known = estimators(tune, contract.k, reranks, target)
-    kept = _kept_promises(price, recall_at, contract, known, reranks, second_wave, gather)
+    kept = _kept_promises(calibration, recall_at, contract, known, reranks, second_wave, gather)
     return Promises(known, kept)

@@ -42,7 +42,7 @@ def write_blocks(
         radius.extend(block.radius for block in lengths)
         for i, block in enumerate(range(low, high)):
             part = slice(starts[i], starts[i + 1])
-            data = _packed(contents, table, encoded[i], source[part], ids[part])
+            data = _pack(contents, table, encoded[i], source[part], ids[part])
             data += lengths[i].plane if norms else b""
             check_block(block, part.stop - part.start, len(data))
             shards.add(block, data, _attributes(contents, table, block))
@@ -50,7 +50,7 @@ def write_blocks(
     return *shards.close(table.first_row, contents.choice.layout.sizes()), radius
 
 
-def _packed(contents: Contents, table: RowTable, encoded: Encoded, source: Ints, ids: list[bytes]) -> bytes:
+def _pack(contents: Contents, table: RowTable, encoded: Encoded, source: Ints, ids: list[bytes]) -> bytes:
     """A block of these source rows (n), without its error norms."""
     n, number = len(source), table.number[source]
     pad = bytes(4 * (aligned(n, 16) - n))

@@ -13,7 +13,7 @@ from typing import Any
 from vantage.errors import DamagedError
 from vantage.format import Current, ObjectName
 
-from ..bucket.generations import pointer, seal, unmarked
+from ..bucket.generations import check_unmarked, pointer, seal
 from ..bucket.store import FolderStore
 from .shard import sync
 
@@ -41,7 +41,7 @@ def make_live(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curr
         ObjectName(f"{generation}/manifest.json", len(text), hashlib.sha256(text).hexdigest()),
     )
     target, old = out / generation, _live(out)
-    unmarked(FolderStore(out), generation)
+    check_unmarked(FolderStore(out), generation)
     # What is there already, whole, may be live: moving it would leave CURRENT without its objects for a moment.
     stated = objects | {"manifest.json": (len(text), current.manifest.sha256)}
     if _holds(out, {f"{generation}/{key}": one for key, one in stated.items()}):

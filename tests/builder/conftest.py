@@ -11,7 +11,7 @@ import pytest
 from small import RowsOf
 
 from build_index.ingest.open import open_source
-from build_index.ingest.rows import Rows, scaled_rows
+from build_index.ingest.rows import Rows, scale_rows
 from build_index.ingest.staging import stage
 
 
@@ -28,7 +28,7 @@ def rows_of(tmp_path: Path) -> Iterator[RowsOf]:
             np.save(path, x)
             staging = stack.enter_context(stage(open_source([path]), tmp_path / f"staging-{made}", metric=metric))
             if scale is None:
-                return scaled_rows(staging, metric)
+                return scale_rows(staging, metric)
             return Rows(staging, metric, np.zeros(x.shape[1] if metric == "l2" else 0, np.float32), scale)
 
         yield rows

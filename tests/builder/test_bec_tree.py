@@ -20,14 +20,14 @@ from build_index.blocks.layout import index_section
 from build_index.hashing import bec_tree as module
 from build_index.hashing import codewords as words_module
 from build_index.hashing.bec_tree import BecTree, tree
-from build_index.hashing.codewords import Codewords, plain, started
+from build_index.hashing.codewords import Codewords, plain, start_codewords
 from build_index.hashing.prefixes import LEAF, Prefixes, log_probability
 from build_index.ingest.rows import Rows
 from build_index.neighbours.graph import neighbour_graph
 from build_index.progress import SILENT
 from build_index.routers import bec_tree, ecvh
 from build_index.simulate.edge import probabilities
-from build_index.tune.fit import fitted
+from build_index.tune.fit import fit_router
 from vantage.errors import DamagedError, InputError
 from vantage.format import BecTreeSection
 from vantage.search.prepare import prepare
@@ -38,7 +38,7 @@ BITS = 6
 
 def codewords_of(x: np.ndarray, bits: int = BITS) -> Codewords:
     """Untrained."""
-    return started(x, plain(bits), np.arange(1 << bits, dtype=np.uint32), 0)
+    return start_codewords(x, plain(bits), np.arange(1 << bits, dtype=np.uint32), 0)
 
 
 def grown(rows: Rows, most: int = 24) -> BecTree:
@@ -220,7 +220,7 @@ def test_the_router_says_what_brute_force_says(dimension: int, blocks: int, bits
         assert p[log_p.argmax()] == p.max()
         order = np.random.default_rng(3).permutation(blocks)
         assert (
-            np.array(BecTreeRouter(bec_tree.ordered(section, order), index).probabilities(query).p) == p[order]
+            np.array(BecTreeRouter(bec_tree.reorder(section, order), index).probabilities(query).p) == p[order]
         ).all()
 
 
@@ -242,7 +242,7 @@ def test_leaves_as_blocks(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metr
     base = leaves(rows, task.sample, 40, graph, 0)
     assert 30 < base.blocks <= 40
     assert np.bincount(base.home[task.sample], minlength=base.blocks).min() > 0
-    layout, _ = fitted(task, base, soar(rows, base).best(0.35), "bec-tree", SILENT)
+    layout, _ = fit_router(task, base, soar(rows, base).best(0.35), "bec-tree", SILENT)
     assert log_loss(task, layout) < 0.8 * np.log(base.blocks)
     index = index_section(rows, base.blocks, rows.count, "bec-tree")
     assert layout.partition.tree is not None
@@ -250,7 +250,7 @@ def test_leaves_as_blocks(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metr
     best = whole.argmax(1)
     assert (best == layout.partition.home[task.tune.rows[:50]]).mean() > 0.3
     with pytest.raises(InputError, match="no leaves"):
-        fitted(task, partition(rows, task.sample, 8, 0), np.full((2000, 0), -1, np.int32), "bec-tree", SILENT)
+        fit_router(task, partition(rows, task.sample, 8, 0), np.full((2000, 0), -1, np.int32), "bec-tree", SILENT)
 
 
 def test_a_fiftieth_of_the_bytes_of_centroids() -> None:

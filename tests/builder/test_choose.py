@@ -77,9 +77,9 @@ def test_what_was_tried_is_in_the_manifest(name: str, request: pytest.FixtureReq
 )
 def test_held_out_rows_are_apart(rows: int, count: int) -> None:
     held = hold_out(rows, 3)
-    assert not np.intersect1d(held.tune, held.price).size
+    assert not np.intersect1d(held.tuning, held.calibration).size
     assert (np.diff(held.all) > 0).all() and held.all.max() < rows
-    assert len(held.tune) == len(held.price) == count
+    assert len(held.tuning) == len(held.calibration) == count
     assert (hold_out(rows, 3).all == held.all).all()
 
 
@@ -98,15 +98,15 @@ def test_nothing_is_trained_on_held_out_rows(rows_of: RowsOf, monkeypatch: pytes
         return real_partition(rows, sample, *rest)
 
     def full_scan(*args: Any) -> Any:
-        scanned.append(args[4])
+        scanned.append(args[3].rows)
         return real_scan(*args)
 
     monkeypatch.setitem(choosing.PARTITIONS, "kmeans", partition)
     monkeypatch.setattr(choosing, "full_scan", full_scan)
     choose(rows, 8.0, Options(0.9, 10))
     assert trained and not any(np.intersect1d(sample, held.all).size for sample in trained)
-    assert (scanned[-1] == held.price).all()
-    assert all((asked == held.tune).all() for asked in scanned[:-1])
+    assert (scanned[-1] == held.calibration).all()
+    assert all((asked == held.tuning).all() for asked in scanned[:-1])
 
 
 def test_training_stays_in_the_memory_budget(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,14 +180,16 @@ def test_a_small_cache_leaves_out_copies(rows_of: RowsOf) -> None:
 def test_a_promise_is_kept_nineteen_times_in_twenty() -> None:
     """Of draws of queries whose recall has a mean of 0.95: many at any k, or few at k = 1, whose recall is 0 or 1."""
     draw = np.random.default_rng(3)
-    assert np.mean([contracts.promised(draw.beta(19, 1, 2000)) > 0.95 for _ in range(500)]) < 0.05
+    assert np.mean([contracts.promise_recall(draw.beta(19, 1, 2000)) > 0.95 for _ in range(500)]) < 0.05
     for few in (40, 60, 100, 150, 250):
-        broken = np.mean([contracts.promised((draw.random(few) < 0.95).astype(float)) > 0.95 for _ in range(2000)])
+        broken = np.mean(
+            [contracts.promise_recall((draw.random(few) < 0.95).astype(float)) > 0.95 for _ in range(2000)]
+        )
         assert broken < 0.08  # 0.064 of 250, as recall comes in steps
 
 
 def test_few_perfect_queries_promise_less_than_many() -> None:
-    less, few, many = (contracts.promised(np.ones(n)) for n in (54, 55, 2000))
+    less, few, many = (contracts.promise_recall(np.ones(n)) for n in (54, 55, 2000))
     assert less < 0.95 < few < 0.951 and 0.999 < many < 1
 
 

@@ -9,7 +9,7 @@ import pytest
 from small import decode
 
 from build_index.codecs import CODECS, ecvh, lrsq, sign
-from build_index.codecs.fitting import drawn, fitted, random_directions
+from build_index.codecs.fitting import draw_rows, fit, random_directions
 from build_index.codecs.planes import Codec, Quantizer, encode, encode_blocks, nearest
 from build_index.codecs.rabitq import grid
 from vantage.format import AXES_MAX
@@ -119,10 +119,10 @@ def test_points_in_common_beat_levels_of_each_axis() -> None:
     x, unseen = (rng.standard_normal((n, 8)).astype(np.float32) for n in (4000, 2000))
     left, parts = x, []
     for i in range(4):
-        one = fitted(Quantizer(tuple(range(8)), (drawn(left, 16, i),)), left)
+        one = fit(Quantizer(tuple(range(8)), (draw_rows(left, 16, i),)), left)
         parts += one.parts
         left = left - one.decoded(nearest(one, left))
-    found = fitted(Quantizer(tuple(range(8)), tuple(parts)), x)
+    found = fit(Quantizer(tuple(range(8)), tuple(parts)), x)
     error = float(((unseen - found.decoded(nearest(found, unseen))) ** 2).mean())
     assert error < 0.105 < lrsq.levels(2).distortion
 

@@ -16,7 +16,7 @@ from small import FIELD, decode
 
 from build_index.codecs import lrsq
 from build_index.codecs.lrsq import _distortion, _scalar_bits, levels, train, water_fill
-from build_index.codecs.planes import QUERY_ALPHA, Codec, Encoded, encode, encode_blocks, nibbles_of, packed
+from build_index.codecs.planes import QUERY_ALPHA, Codec, Encoded, encode, encode_blocks, nibbles_of, pack_fields
 from vantage import kernels
 from vantage.format import RANGES_AT, SEGMENT, aligned, block_planes, pack_block
 
@@ -127,7 +127,7 @@ def test_every_bit_of_an_axis_is_packed_once(deviation: list[float], code_bytes:
 
 @given(st.lists(st.integers(1, 4), max_size=40))
 def test_nibbles_are_counted_as_they_are_packed(widths: list[int]) -> None:
-    assert nibbles_of(np.bincount(widths, minlength=5).tolist() if widths else [0] * 5) == len(packed(widths))
+    assert nibbles_of(np.bincount(widths, minlength=5).tolist() if widths else [0] * 5) == len(pack_fields(widths))
 
 
 def tried_one_by_one(deviation: np.ndarray, nibbles: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def tried_one_by_one(deviation: np.ndarray, nibbles: int) -> np.ndarray:
 
     def packs(given_bits: np.ndarray) -> bool:
         fields = [width for b in given_bits.tolist() if b for width in ([4, b - 4] if b > 4 else [b])]
-        return len(packed(fields)) <= nibbles
+        return len(pack_fields(fields)) <= nibbles
 
     found = next(
         filled

@@ -13,7 +13,7 @@ from doubles import Built
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from build_index.audit.diff import Entries, merged
+from build_index.audit.diff import Entries, merge
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -33,7 +33,7 @@ def test_merged_pieces_hold_all_and_meet_in_step(a: set[int], b: set[int], of_a:
     seen: tuple[list[int], list[int]] = ([], [])
     common: set[int] = set()
     last = -1
-    for pair in merged(iter(pages(a, of_a)), iter(pages(b, of_b))):
+    for pair in merge(iter(pages(a, of_a)), iter(pages(b, of_b))):
         piece = [side[0].tolist() for side in pair]
         assert min(piece[0] + piece[1]) > last
         last = max(piece[0] + piece[1])

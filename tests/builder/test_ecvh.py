@@ -15,12 +15,12 @@ from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section
 from build_index.hashing import codewords as module
-from build_index.hashing.codewords import GOLAY, Codewords, code, golay, signs, started
+from build_index.hashing.codewords import GOLAY, Codewords, code, golay, signs, start_codewords
 from build_index.neighbours.graph import neighbour_graph
 from build_index.progress import SILENT
 from build_index.routers import ecvh
 from build_index.simulate.edge import probabilities
-from build_index.tune.fit import fitted
+from build_index.tune.fit import fit_router
 from vantage.errors import DamagedError, InputError
 from vantage.format import EcvhSection, IndexSection
 from vantage.search.prepare import prepare
@@ -136,19 +136,19 @@ def test_training_makes_neighbours_decode_alike(rows_of: RowsOf, monkeypatch: py
     assert (base.codewords.decoded(rows) == base.home).all()
     assert np.bincount(base.home[task.sample], minlength=base.blocks).min() > 0
     copy = soar(rows, base).best(0.35)
-    layout, _ = fitted(task, base, copy, "ecvh", SILENT)
+    layout, _ = fit_router(task, base, copy, "ecvh", SILENT)
     assert log_loss(task, layout) < np.log(base.blocks)
     order = np.random.default_rng(3).permutation(base.blocks)
     index = index_section(rows, base.blocks, rows.count, "ecvh")
     p = probabilities("ecvh", layout.section, index, task.tune.queries[:20])
     assert isinstance(layout.section, EcvhSection)
-    moved = ecvh.ordered(layout.section, order)
+    moved = ecvh.reorder(layout.section, order)
     assert (probabilities("ecvh", moved, index, task.tune.queries[:20]) == p[:, order]).all()
     wrong = replace(base.codewords, directions=base.codewords.directions[::-1].copy())
     sharp = replace(base.codewords, beta=1e3 * base.codewords.beta)  # which leaves most blocks without a probability
     for worse in (wrong, sharp):
-        monkeypatch.setattr(ecvh, "moved", lambda *_, worse=worse: worse)
-        kept, made = fitted(task, base, copy, "ecvh", SILENT)[0].section, ecvh.section(base.codewords)
+        monkeypatch.setattr(ecvh, "train_directions", lambda *_, worse=worse: worse)
+        kept, made = fit_router(task, base, copy, "ecvh", SILENT)[0].section, ecvh.section(base.codewords)
         assert isinstance(kept, EcvhSection) and (kept.table, kept.beta) == (made.table, made.beta)
 
 
@@ -157,11 +157,11 @@ def test_blocks_that_are_no_buckets_are_refused(rows_of: RowsOf) -> None:
     task = task_of(rows)
     base = partition(rows, task.sample, 8, 0)
     with pytest.raises(InputError, match="no buckets of a code"):
-        fitted(task, base, np.full((400, 0), -1, np.int32), "ecvh", SILENT)
+        fit_router(task, base, np.full((400, 0), -1, np.int32), "ecvh", SILENT)
 
 
 def test_more_directions_than_dimensions_have_a_start() -> None:
-    codewords = started(clustered(200, 6, 1), golay(3), np.arange(8, dtype=np.uint32), 0)
+    codewords = start_codewords(clustered(200, 6, 1), golay(3), np.arange(8, dtype=np.uint32), 0)
     assert codewords.directions.shape == (14, 6)
     assert np.isfinite(codewords.directions).all()
 

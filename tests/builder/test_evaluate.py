@@ -11,7 +11,7 @@ import pytest
 from doubles import Built
 
 from build_index.bucket.open import open_index
-from build_index.evaluate.evaluate import computed_truth, evaluate, source_rows
+from build_index.evaluate.evaluate import compute_truth, evaluate, source_rows
 from build_index.ingest.queries import Queries, read_queries
 from vantage.errors import InputError, LimitError, NotFoundError
 
@@ -93,7 +93,7 @@ def test_neighbours_of_the_file_and_computed_ones_agree(built: Built, tmp_path: 
     told, bare = read_queries(tmp_path / "q.parquet", None), read_queries(tmp_path / "q.npy", None)
     assert told.neighbors is not None and bare.neighbors is None
     assert (told.neighbors == nearest(built, 30)).all() and (told.vectors == bare.vectors).all()
-    computed = computed_truth(path(built), open_index(path(built)), bare.vectors, 30)
+    computed = compute_truth(path(built), open_index(path(built)), bare.vectors, 30)
     same = np.mean([len(np.intersect1d(a, b)) / 30 for a, b in zip(computed, told.neighbors, strict=True)])
     assert same > 0.999  # equal distances, and f32 against f64
     assert evaluate(path(built), told)["recall"] == pytest.approx(evaluate(path(built), bare)["recall"], abs=0.002)
@@ -103,7 +103,7 @@ def test_rows_are_those_of_the_source(built: Built) -> None:
     index = open_index(path(built))
     found = source_rows(path(built), index)
     assert sorted(found) == list(range(len(built.vectors)))
-    assert (nearest(built, 1)[:, 0] == computed_truth(path(built), index, built.queries, 1)[:, 0]).mean() > 0.99
+    assert (nearest(built, 1)[:, 0] == compute_truth(path(built), index, built.queries, 1)[:, 0]).mean() > 0.99
 
 
 def test_rows_in_the_index_are_found_first(built: Built) -> None:

@@ -166,7 +166,7 @@ def two_levels(rows_of: RowsOf, bits: int) -> tuple[Any, bytes, np.ndarray]:
     order = np.argsort(base.centres[:, 0], kind="stable")
     training = TrainingSet(rows, everything, base.reordered(order), np.empty((rows.count, 0), np.int32), everything[:0],
                     np.empty((0, 1), np.int32), 0)  # fmt: skip
-    section = two_level.tuned(two_level.ordered(two_level._one_page(flat), order), training, lambda _: 0.0)
+    section = two_level.tune(two_level.reorder(two_level._one_page(flat), order), training, lambda _: 0.0)
     assert isinstance(section, TwoLevelSection) and len(section.size) > 1
     about = index_section(rows, 64, rows.count, "two-level")
     return bare("far", section, about), bytes(section.pages), rows.stored.gather(everything[::40])

@@ -11,11 +11,11 @@ from small import RowsOf, clustered
 
 from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section
-from build_index.hashing.codewords import factored, signs
+from build_index.hashing.codewords import factor_centres, signs
 from build_index.ingest.rows import Rows
 from build_index.routers import ROUTERS, lse, two_level
 from build_index.routers.training import TrainingSet
-from build_index.simulate.edge import prepared, probabilities
+from build_index.simulate.edge import prepare_rows, probabilities
 from vantage.errors import DamagedError
 from vantage.format import EcvhSection, IndexSection, RouterSection, TwoLevelSection
 from vantage.search.prepare import Prepared
@@ -40,7 +40,7 @@ def built(router: str, training: TrainingSet) -> TwoLevelSection:
     """With the smallest pages."""
     subs = lse.sub_centroids(training.rows.take(training.sample), training.partition.home, BLOCKS, 0)
     flat = lse.section(subs, training.rows.metric, 20.0 / training.spread, 0.65, 4)
-    tuned = ROUTERS[router].tuned
+    tuned = ROUTERS[router].tune
     assert tuned is not None
     found = tuned(two_level._one_page(flat), training, by_size)
     assert isinstance(found, TwoLevelSection)
@@ -52,7 +52,7 @@ def case(request: pytest.FixtureRequest, rows_of: RowsOf) -> Case:
     rows = rows_of(clustered(ROWS, 40, 3), request.param, scale=None)
     training = lesson_of(rows)
     index = index_section(rows, BLOCKS, ROWS, "two-level-ecvh")
-    return built("two-level-ecvh", training), index, prepared(rows, np.arange(0, ROWS, 20)), training
+    return built("two-level-ecvh", training), index, prepare_rows(rows, np.arange(0, ROWS, 20)), training
 
 
 def test_words_stand_for_centres() -> None:
@@ -63,7 +63,7 @@ def test_words_stand_for_centres() -> None:
     centres = (word @ directions + 5).astype(np.float32)
     own = draw.integers(64, size=4000)
     x = (centres[own] + 0.3 * draw.normal(size=(4000, 20))).astype(np.float32)
-    found = factored(x, (centres + 0.2 * draw.normal(size=centres.shape)).astype(np.float32), 0, 6)
+    found = factor_centres(x, (centres + 0.2 * draw.normal(size=centres.shape)).astype(np.float32), 0, 6)
     assert len(found.message) == 64
     scores = (x @ found.directions.T - found.threshold) @ signs(found.generator, found.message).T
     same = scores.argmax(1)[:, None] == scores.argmax(1)
@@ -72,7 +72,7 @@ def test_words_stand_for_centres() -> None:
 
 def test_words_that_nothing_agrees_with_are_left_out() -> None:
     x = np.random.default_rng(1).normal(size=(500, 8)).astype(np.float32)
-    found = factored(x, np.concatenate([x[:20], x[:20], x[:20] + 1e-4]), 0, 8)
+    found = factor_centres(x, np.concatenate([x[:20], x[:20], x[:20] + 1e-4]), 0, 8)
     assert len(found.message) == len(np.unique(found.message)) <= 20
     scores = (x @ found.directions.T - found.threshold) @ signs(found.generator, found.message).T
     assert set(scores.argmax(1)) == set(range(len(found.message)))

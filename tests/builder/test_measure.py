@@ -17,13 +17,13 @@ from build_index.build import Report, build
 from build_index.context import BuildContext
 from build_index.evaluate.evaluate import source_rows
 from build_index.ingest.open import open_source
-from build_index.ingest.rows import Rows, scaled_rows
+from build_index.ingest.rows import Rows, scale_rows
 from build_index.ingest.staging import stage
 from build_index.neighbours.truth import Truth, truth_of, untied
-from build_index.simulate.edge import prepared, probabilities
-from build_index.simulate.measure import Candidates, block_bytes, chunks, full_scan, judged, plans, price_for
+from build_index.simulate.edge import HeldOutQueries, prepare_rows, probabilities
+from build_index.simulate.measure import Candidates, block_bytes, chunks, full_scan, judge, plans, price_for
 from build_index.tune.options import Options
-from build_index.tune.promises import Held, said
+from build_index.tune.promises import ScannedQueries, estimate_recall
 from vantage.format import Contract, Point, Promise
 from vantage.index import Index
 from vantage.read.bucket import Folder
@@ -67,10 +67,10 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with patch("build_index.tune.choose.BLOCK_ROWS", 24):
         report = build(source, BuildContext(folder / "bucket" / "small", request.param, Options(0.9, K, vectors="f32")))
     with stage(source, folder / "staging", metric=request.param) as staging:
-        rows = scaled_rows(staging, request.param)
-        layout, queries = report.choice.layout, prepared(rows, ASKED)
+        rows = scale_rows(staging, request.param)
+        layout, queries = report.choice.layout, prepare_rows(rows, ASKED)
         truth = truth_of(rows, ASKED, K)
-        found = full_scan(rows, layout, report.choice.codec, queries, ASKED, truth)
+        found = full_scan(rows, layout, report.choice.codec, HeldOutQueries(queries, ASKED, truth))
         section = index_section(rows, layout.blocks, int(layout.sizes().sum()))
         p = probabilities(layout.router, layout.section, section, queries)
         with patch("vantage.read.hedge.HEDGE_AFTER_S", 60.0):  # a machine at work must not add reads
@@ -131,7 +131,7 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
             if index.plan(question, case.queries[i]).price == price:
                 assert found[-1] == pytest.approx(predicted[i])
                 assert (len(bucket.gets), bucket.bytes) == (len(reads.ranges[i]), sum(reads.ranges[i]))
-                again = judged(case.found.block, case.found.row, untied(np.tile(mine, (len(ASKED), 1))))
+                again = judge(case.found.block, case.found.row, untied(np.tile(mine, (len(ASKED), 1))))
                 assert len(mine) == K and again.recall(reads.blocks, K)[i] == 1  # the very rows that were foreseen
             else:  # the edge read more
                 assert found[-1] >= predicted[i]
@@ -142,7 +142,7 @@ def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
 def test_estimates_are_those_of_the_edge(case: Case) -> None:
     """What promises and thresholds were calibrated with is what a query computes, with exact scores and without."""
     promises, rows = case.report.choice.promises, case.report.choice.layout.sizes()
-    held = Held(case.found, case.p, sizes_of(case), rows)
+    held = ScannedQueries(case.found, case.p, sizes_of(case), rows)
     checked = 0
     for price in prices(case)[::3]:
         reads = plans(case.p, sizes_of(case), price)
@@ -158,7 +158,7 @@ def test_estimates_are_those_of_the_edge(case: Case) -> None:
         number = np.argsort(source_rows(case.report.index, index))
         for rerank in (0, 2 * K):
             known = next(e for e in promises.estimators if (e.k, e.rerank) == (K, rerank))
-            told = said(known, held, reads.blocks, price)
+            told = estimate_recall(known, held, reads.blocks, price)
             for i in range(0, len(ASKED), 6):
                 question = Query(case.queries[i].source, K, 0.5, rerank, without=int(number[ASKED[i]]))
                 if index.plan(question, case.queries[i]).price == price:
@@ -180,7 +180,7 @@ def test_a_lower_price_reads_more(case: Case) -> None:
 def test_recall_counts_a_row_once_and_stops_at_k() -> None:
     """Places best first; the third is another place of the row of the first, the fifth another of the fourth's."""
     block, row = np.array([[0, 1, 2, 1, 2, 0, -1]], np.int32), np.array([[7, 8, 7, 9, 9, 5, -1]], np.int32)
-    found = judged(block, row, untied(np.array([[7, 9, 5]], np.int32)))
+    found = judge(block, row, untied(np.array([[7, 9, 5]], np.int32)))
     assert found.twin.tolist() == [[-1, -1, 0, -1, 3, -1, -1]]
     assert found.rank.tolist() == [[0, -1, 0, 1, 1, 2, -1]]
 
@@ -195,7 +195,7 @@ def test_recall_counts_a_row_once_and_stops_at_k() -> None:
     assert recall([0], 1) == recall([2], 1) == 1.0
     assert recall([1], 1) == 0.0
     assert recall([], 3) == 0.0
-    short = judged(block, row, untied(np.array([[7, -1, -1]], np.int32)))
+    short = judge(block, row, untied(np.array([[7, -1, -1]], np.int32)))
     assert short.recall(np.ones((1, 3), bool), 3).tolist() == [1.0]  # of the one neighbour there is
 
 

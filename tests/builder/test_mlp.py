@@ -19,7 +19,7 @@ from build_index.blocks.layout import index_section
 from build_index.progress import SILENT
 from build_index.routers import lse, mlp
 from build_index.simulate.edge import probabilities
-from build_index.tune.fit import fitted
+from build_index.tune.fit import fit_router
 from vantage.errors import DamagedError
 from vantage.format import HEADER, SECTION, IndexSection, LseSection, MlpSection
 from vantage.format.layout import (
@@ -56,13 +56,13 @@ def network(dimension: int, units: int, blocks: int = 6, subs: int = 2, bits: in
     gone = np.arange(blocks * subs) // subs == 1
     weight = np.where(gone, -np.inf, draw.normal(size=blocks * subs)).astype(np.float32)
     made = mlp.section(found, weight, subs, units - 8)
-    return replace(made, output=lse.packed(found["table"], weight, subs, 3.0, 0.7, bits)) if bits != 4 else made
+    return replace(made, output=lse.pack_section(found["table"], weight, subs, 3.0, 0.7, bits)) if bits != 4 else made
 
 
 def progressive(monkeypatch: pytest.MonkeyPatch, section: MlpSection, blocks: int, beam: int) -> MlpSection:
     """The same with regions."""
     monkeypatch.setattr(mlp, "FLAT_BLOCKS_MAX", 0)
-    made = mlp.ordered(section, np.arange(blocks))
+    made = mlp.reorder(section, np.arange(blocks))
     assert made.regions is not None
     return replace(made, regions=replace(made.regions, beam=beam))
 
@@ -213,7 +213,7 @@ def test_the_fewest_regions_that_cost_no_more(monkeypatch: pytest.MonkeyPatch) -
 
     def beam(costs: dict[int, float]) -> int:
         """What is chosen; 0: no regions."""
-        found = mlp.tuned(section, NO_LESSON, lambda one: costs[of(one)])  # type: ignore[arg-type]
+        found = mlp.tune(section, NO_LESSON, lambda one: costs[of(one)])  # type: ignore[arg-type]
         return of(found)
 
     def of(one: MlpSection) -> int:
@@ -224,7 +224,7 @@ def test_the_fewest_regions_that_cost_no_more(monkeypatch: pytest.MonkeyPatch) -
     assert beam({1: 3.0, 2: 2.5, 4: 2.1, 8: 2.03, 0: 2.0}) == 0
     assert beam({0: np.inf}) == 16
     flat = replace(section, regions=None)
-    assert mlp.tuned(flat, NO_LESSON, lambda one: 0.0) is flat
+    assert mlp.tune(flat, NO_LESSON, lambda one: 0.0) is flat
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -236,15 +236,15 @@ def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pyt
     task = task_of(rows)
     base = partition(rows, task.sample, BLOCKS, 0)
     copy = soar(rows, base).best(0.35)
-    by_name = {name: fitted(task, base, copy, name, SILENT)[0] for name in ("lse", "mlp")}
+    by_name = {name: fit_router(task, base, copy, name, SILENT)[0] for name in ("lse", "mlp")}
     assert log_loss(task, by_name["mlp"]) < log_loss(task, by_name["lse"])
     section = by_name["mlp"].section
     assert isinstance(section, MlpSection)
-    assert fitted(task, base, copy, "mlp", SILENT)[0].section.pack() == section.pack()
+    assert fit_router(task, base, copy, "mlp", SILENT)[0].section.pack() == section.pack()
     order = np.random.default_rng(3).permutation(BLOCKS)
     index = index_section(rows, BLOCKS, rows.count, "mlp")
     p = probabilities("mlp", section, index, task.tune.queries[:20])
-    assert (probabilities("mlp", mlp.ordered(section, order), index, task.tune.queries[:20]) == p[:, order]).all()
+    assert (probabilities("mlp", mlp.reorder(section, order), index, task.tune.queries[:20]) == p[:, order]).all()
     # Half of the regions, of blocks in file order, hold nearly all that the whole network says of their blocks.
     half = probabilities("mlp", progressive(monkeypatch, section, BLOCKS, 3), index, task.tune.queries)
     whole = probabilities("mlp", section, index, task.tune.queries).astype(np.float64)

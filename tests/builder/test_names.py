@@ -93,7 +93,7 @@ def refused(home: Path, to: Path) -> None:
     target, where = FolderStore(to / "live"), FolderStore(home)
     generation = g.live(where)[0].generation
     before = sorted(to.parent.rglob("*"))
-    for work in (lambda: g.publish(home, target), lambda: reopen(home), lambda: g.named(where, generation)):
+    for work in (lambda: g.publish(home, target), lambda: reopen(home), lambda: g.find_generation(where, generation)):
         with pytest.raises(DamagedError):
             work()
     assert g.verify(where)["damage"]

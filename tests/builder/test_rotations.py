@@ -46,7 +46,7 @@ def test_bor_compacts_between_hadamard_and_pca() -> None:
 
 def test_enough_layers_are_the_principal_axes() -> None:
     of = moment(24)
-    layers = bor.compacted(of, 150)
+    layers = bor.compact(of, 150)
     left = layers.turned(layers.turned(of).T)
     assert np.abs(left - np.diag(np.diag(left))).max() < 1e-3 * of.max()
     assert np.allclose(np.sort(np.diag(left)), np.linalg.eigvalsh(of), rtol=1e-2)
@@ -72,7 +72,7 @@ def test_pairs_are_the_strongest_first() -> None:
     strength = np.zeros((6, 6), np.float32)
     for i, j, s in ((0, 3, 9), (3, 5, 8), (1, 5, 7), (2, 4, 1), (0, 1, 6)):
         strength[i, j] = strength[j, i] = s
-    assert sorted(map(tuple, np.sort(bor.matched(strength), 1).tolist())) == [(0, 3), (1, 5), (2, 4)]
+    assert sorted(map(tuple, np.sort(bor.match_pairs(strength), 1).tolist())) == [(0, 3), (1, 5), (2, 4)]
 
 
 def one_at_a_time(strength: F64) -> list[tuple[int, int]]:
@@ -94,7 +94,7 @@ def test_pairs_are_those_of_taking_one_at_a_time(dimension: int, dead: int) -> N
     strength += strength.T
     strength[: dead * dimension // 3] = strength[:, : dead * dimension // 3] = 0
     wanted = one_at_a_time(strength)
-    assert sorted(map(tuple, np.sort(bor.matched(strength), 1).tolist())) == wanted
+    assert sorted(map(tuple, np.sort(bor.match_pairs(strength), 1).tolist())) == wanted
 
 
 @pytest.mark.parametrize("numbers", [1, 40, 1 << 17])
@@ -102,7 +102,7 @@ def test_a_layer_turned_in_pieces_is_the_layer(numbers: int, monkeypatch: pytest
     """However few numbers are turned at a time; the matrix of a layer is written out."""
     monkeypatch.setattr(butterfly, "STEP_NUMBERS", numbers)
     d, of = 9, moment(9)
-    layers = bor.compacted(of, 3)
+    layers = bor.compact(of, 3)
     left = np.eye(d)
     for pairs, tangents in zip(layers.pairs, layers.tangents / TANGENT_ONE, strict=True):
         one = np.eye(d)
@@ -110,7 +110,7 @@ def test_a_layer_turned_in_pieces_is_the_layer(numbers: int, monkeypatch: pytest
             one[[i, i, j, j], [i, j, i, j]] = np.array([1, t, -t, 1]) / np.sqrt(1 + t * t)
         left = one @ left
         turn = butterfly.Turn.of(pairs, tangents, d, np.float64)
-        assert np.allclose(butterfly.turned_twice(of, turn), one @ of @ one.T, atol=1e-14)
+        assert np.allclose(butterfly.turn_twice(of, turn), one @ of @ one.T, atol=1e-14)
     assert np.allclose(layers.turned(np.eye(d)), left, atol=1e-14)
 
 

@@ -12,7 +12,7 @@ from build_index.ingest.rows import Rows
 from build_index.routers import lse
 from build_index.routers.lse import SUBS, SubCentroids, section, sub_centroids
 from build_index.routers.packing import pack_i4
-from build_index.simulate.edge import prepared
+from build_index.simulate.edge import prepare_rows
 from vantage import kernels
 from vantage.format import LseSection, aligned
 from vantage.search.route.lse import LseRouter
@@ -44,13 +44,13 @@ def mixture(scores: np.ndarray, weight: np.ndarray, subs: int, temperature: floa
 
 def queries(rows: Rows, wanted: np.ndarray) -> np.ndarray:
     """f64 (Q, d): rows as queries; dot takes them at a norm of 1."""
-    return np.array([q.vector for q in prepared(rows, wanted)], np.float64)
+    return np.array([q.vector for q in prepare_rows(rows, wanted)], np.float64)
 
 
 def asked(rows: Rows, router: LseSection, blocks: int, wanted: np.ndarray) -> np.ndarray:
     """f64 (Q, B): what the edge makes of it."""
     route = LseRouter(router, index_section(rows, blocks, rows.count))
-    return np.array([route.probabilities(q).p for q in prepared(rows, wanted)]) / 2**20
+    return np.array([route.probabilities(q).p for q in prepare_rows(rows, wanted)]) / 2**20
 
 
 @pytest.fixture(params=METRICS)

@@ -16,7 +16,7 @@ from build_index.context import BuildContext
 from build_index.evaluate.evaluate import evaluate
 from build_index.ingest.open import open_source
 from build_index.ingest.queries import Queries
-from build_index.ingest.rows import NORM_MAX, origin_of, tempered
+from build_index.ingest.rows import NORM_MAX, origin_of, temper
 from build_index.neighbours.exact import exact_scores
 from build_index.tune.options import Options
 from build_index.write.vectors import stored_kind
@@ -160,14 +160,14 @@ def test_promises_of_more_exact_scores_are_bounded(points: Built, monkeypatch: p
 
 def test_far_rows_do_not_outweigh_the_rest() -> None:
     x = clustered(400, 6, 7)
-    assert tempered(x) is x
+    assert temper(x) is x
     far = x.copy()
     far[::50] *= 1e6
-    cut = tempered(far)
+    cut = temper(far)
     assert np.array_equal(np.delete(cut, np.s_[::50], 0), np.delete(x, np.s_[::50], 0))
     lengths = np.linalg.norm(cut, axis=1)
     assert lengths.max() <= 4.01 * np.median(lengths)
     assert np.allclose(
         cut[::50] / lengths[::50, None], far[::50] / np.linalg.norm(far[::50], axis=1)[:, None], rtol=1e-5
     )
-    assert not tempered(np.zeros((3, 2), np.float32)).any()
+    assert not temper(np.zeros((3, 2), np.float32)).any()

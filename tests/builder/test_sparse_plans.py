@@ -90,5 +90,5 @@ def test_pages_count_as_a_read_and_a_wave_before() -> None:
 
 
 def test_many_rows_hold_out_fewer() -> None:
-    sizes = {n: len(hold_out(n, 0).price) for n in (100, 1_000_000, 2_000_000, 4_000_000, 20_000_000)}
+    sizes = {n: len(hold_out(n, 0).calibration) for n in (100, 1_000_000, 2_000_000, 4_000_000, 20_000_000)}
     assert sizes == {100: 20, 1_000_000: 2000, 2_000_000: 1000, 4_000_000: 500, 20_000_000: 500}

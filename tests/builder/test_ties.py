@@ -17,11 +17,11 @@ from small import RowsOf, clustered
 
 from build_index import VectorIndex
 from build_index.bucket.open import open_index
-from build_index.evaluate.evaluate import checked_truth, evaluate, gathered, right_answers, source_rows
+from build_index.evaluate.evaluate import check_truth, evaluate, gather_vectors, right_answers, source_rows
 from build_index.ingest.queries import Queries, read_queries
 from build_index.neighbours.exact import exact_scores
 from build_index.neighbours.truth import ranks, right, tied, ties, truth_of, untied
-from build_index.simulate.measure import judged
+from build_index.simulate.measure import judge
 from vantage.errors import InputError, LimitError
 
 K = 5
@@ -148,8 +148,8 @@ def test_eval_counts_wrong_answers_as_wrong(points: Built) -> None:
         assert (right_answers(path, index, points.queries, number[:, :10], answers) - share).max() <= 1
         assert abs((right_answers(path, index, points.queries, number[:, :10], answers) - share).mean()) < 0.1
     far = np.argsort(source_rows(path, index)).astype(np.int32)[[7, 3, 7]]
-    assert gathered(path, index, far[None]).shape == (1, 3, points.queries.shape[1])
-    assert np.allclose(gathered(path, index, far), points.vectors[[7, 3, 7]], rtol=1e-3, atol=1e-3)
+    assert gather_vectors(path, index, far[None]).shape == (1, 3, points.queries.shape[1])
+    assert np.allclose(gather_vectors(path, index, far), points.vectors[[7, 3, 7]], rtol=1e-3, atol=1e-3)
 
 
 def test_neighbours_that_are_no_rows(points: Built, tmp_path: Path) -> None:
@@ -167,15 +167,15 @@ def test_neighbours_that_are_no_rows(points: Built, tmp_path: Path) -> None:
 
 def test_what_is_asked_is_checked_before_the_truth_is_sought(points: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     index = open_index(points.bucket / points.name)
-    monkeypatch.setattr("build_index.evaluate.evaluate.computed_truth", lambda *_: pytest.fail("sought"))
+    monkeypatch.setattr("build_index.evaluate.evaluate.compute_truth", lambda *_: pytest.fail("sought"))
     for recall, rerank in ((0.99999, 0), (-1.0, 0), (0.0, 0), (None, 3), (None, 201)):
         with pytest.raises(LimitError):
-            checked_truth(points.bucket / points.name, index, Queries(points.queries, None), 10, recall, rerank)
+            check_truth(points.bucket / points.name, index, Queries(points.queries, None), 10, recall, rerank)
 
 
 def test_recall_counts_ties_of_reads() -> None:
     """Candidates: a row that ties with the last neighbour is a hit as it is answered, up to k."""
-    found = judged(np.zeros((1, 4), np.int32), np.array([[9, 8, 7, 6]], np.int32), untied(np.array([[1, 6]], np.int32)))
+    found = judge(np.zeros((1, 4), np.int32), np.array([[9, 8, 7, 6]], np.int32), untied(np.array([[1, 6]], np.int32)))
     read = np.ones((1, 1), bool)
     assert found.recall(read, 2).tolist() == [0.0]
     assert found.recall(read, 2, 4).tolist() == [0.5]  # row 6, by its exact score

@@ -15,9 +15,9 @@ from build_index.neighbours.graph import neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
 from build_index.progress import SILENT
 from build_index.routers import trained
-from build_index.routers.training import TrainingSet, renumbered
-from build_index.simulate.edge import prepared, probabilities
-from build_index.tune.fit import Held, Task, fitted
+from build_index.routers.training import TrainingSet, renumber
+from build_index.simulate.edge import HeldOutQueries, prepare_rows, probabilities
+from build_index.tune.fit import Task, fit_router
 from build_index.tune.options import Options
 
 BLOCKS = 32
@@ -25,7 +25,7 @@ BLOCKS = 32
 
 def task_of(rows: Rows) -> Task:
     held = hold_out(rows.count, 0)
-    tune = Held(prepared(rows, held.tune), held.tune, truth_of(rows, held.tune, 20))
+    tune = HeldOutQueries(prepare_rows(rows, held.tuning), held.tuning, truth_of(rows, held.tuning, 20))
     sample = np.setdiff1d(np.arange(rows.count), held.all)
     near = neighbour_graph(rows, sample, 20, seed=0, memory_bytes=1 << 30)
     return Task(rows, sample, tune, sample, near, 8.0, 20, Options(0.9, 20), [], SILENT)
@@ -48,9 +48,9 @@ def test_training_makes_probabilities_honest(rows_of: RowsOf, monkeypatch: pytes
     task = task_of(rows)
     base = partition(rows, task.sample, BLOCKS, 0)
     copy = soar(rows, base).best(0.35)
-    by_name = {name: fitted(task, base, copy, name, SILENT)[0] for name in ("lse", "trained")}
+    by_name = {name: fit_router(task, base, copy, name, SILENT)[0] for name in ("lse", "trained")}
     assert log_loss(task, by_name["trained"]) < log_loss(task, by_name["lse"])
-    again = fitted(task, base, copy, "trained", SILENT)[0]
+    again = fit_router(task, base, copy, "trained", SILENT)[0]
     assert again.section.pack() == by_name["trained"].section.pack()
 
 
@@ -61,4 +61,4 @@ def test_places_and_their_numbers() -> None:
     training = TrainingSet(None, np.arange(4), Partition(centres, home), copy, np.empty(0, np.int64), nothing, 0)  # type: ignore[arg-type]
     near = np.array([[3, 0], [2, -1]], np.int32)
     assert training.blocks_of(near).tolist() == [[[1, 2, 0], [0, 1, -1]], [[2, 0, 1], [-1, -1, -1]]]
-    assert renumbered(copy, np.array([2, 0, 1])).tolist() == [[2, -1], [-1, -1], [1, 2], [0, 1]]
+    assert renumber(copy, np.array([2, 0, 1])).tolist() == [[2, -1], [-1, -1], [1, 2], [0, 1]]

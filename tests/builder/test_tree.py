@@ -19,7 +19,7 @@ from build_index.blocks.layout import index_section
 from build_index.progress import SILENT
 from build_index.routers import tree
 from build_index.simulate.edge import probabilities
-from build_index.tune.fit import fitted
+from build_index.tune.fit import fit_router
 from vantage.errors import DamagedError
 from vantage.format import NO_CHILD, IndexSection, TreeSection
 from vantage.search.prepare import Prepared, prepare
@@ -38,7 +38,7 @@ def index_of(blocks: int, dimension: int = D) -> IndexSection:
 def grown(blocks: int) -> TreeSection:
     """A tree over random centres, with random weights."""
     draw = np.random.default_rng(blocks)
-    child, _, _ = tree.grouped(draw.normal(size=(blocks, D)).astype(np.float32), np.ones(blocks, np.float32), 0)
+    child, _, _ = tree.group_blocks(draw.normal(size=(blocks, D)).astype(np.float32), np.ones(blocks, np.float32), 0)
     nodes = len(child)
     return tree.section(
         {
@@ -112,13 +112,13 @@ def test_training_moves_a_tree_to_where_neighbours_lie(rows_of: RowsOf, monkeypa
     for steps in (9, 80):
         monkeypatch.setattr(tree, "STEPS", steps)
         monkeypatch.setattr(tree, "BATCH", 256)
-        layout = fitted(task, base, copy, "tree", SILENT)[0]
+        layout = fit_router(task, base, copy, "tree", SILENT)[0]
         loss.append(log_loss(task, layout))
     assert loss[1] < loss[0]
     assert isinstance(layout.section, TreeSection)
     order, index = np.random.default_rng(3).permutation(BLOCKS), index_section(rows, BLOCKS, rows.count, "tree")
     p = probabilities("tree", layout.section, index, task.tune.queries[:20])
-    moved = probabilities("tree", tree.ordered(layout.section, order), index, task.tune.queries[:20])
+    moved = probabilities("tree", tree.reorder(layout.section, order), index, task.tune.queries[:20])
     assert (moved == p[:, order]).all()
 
 

@@ -14,7 +14,7 @@ from build_index.blocks.layout import index_section
 from build_index.ingest.rows import Rows
 from build_index.routers import lse, two_level
 from build_index.routers.training import TrainingSet
-from build_index.simulate.edge import page_bytes, prepared, probabilities
+from build_index.simulate.edge import page_bytes, prepare_rows, probabilities
 from vantage.errors import DamagedError, InputError
 from vantage.format import LseSection, RouterSection, TwoLevelSection
 from vantage.kernels import crc32c
@@ -46,11 +46,11 @@ def by_size(section: RouterSection) -> float:
 def paged(case: Case) -> TwoLevelSection:
     """With the smallest pages."""
     _, flat, order, training = case
-    return two_level.tuned(two_level.ordered(two_level._one_page(flat), order), training, by_size)
+    return two_level.tune(two_level.reorder(two_level._one_page(flat), order), training, by_size)
 
 
 def held_out(rows: Rows) -> list[Prepared]:
-    return prepared(rows, np.arange(0, 4000, 20))
+    return prepare_rows(rows, np.arange(0, 4000, 20))
 
 
 def test_a_page_is_of_the_blocks_that_queries_want_however_many_have_no_probability(case: Case) -> None:
@@ -59,8 +59,8 @@ def test_a_page_is_of_the_blocks_that_queries_want_however_many_have_no_probabil
     sharp = replace(flat, beta=flat.beta * 30, weight=memoryview(np.asarray(flat.weight, np.float32) * np.float32(30)))
     index, queries = index_section(rows, BLOCKS, rows.count, "two-level"), held_out(rows)
     with patch.object(two_level, "PAGE_BLOCKS_MAX", 16):
-        section = two_level.tuned(two_level.ordered(two_level._one_page(sharp), order), training, lambda s: -by_size(s))
-    p = probabilities("lse", lse.ordered(sharp, order), index_section(rows, BLOCKS, rows.count), queries)
+        section = two_level.tune(two_level.reorder(two_level._one_page(sharp), order), training, lambda s: -by_size(s))
+    p = probabilities("lse", lse.reorder(sharp, order), index_section(rows, BLOCKS, rows.count), queries)
     assert np.median((p == 0).sum(1)) > BLOCKS - 16 and len(section.size) > 8
     named = probabilities("two-level", section, index, queries) > 0
     assert (named & (p > 0)).sum() / (p > 0).sum() > 0.9
@@ -69,9 +69,9 @@ def test_a_page_is_of_the_blocks_that_queries_want_however_many_have_no_probabil
 def test_one_page_says_what_one_table_says(case: Case) -> None:
     rows, flat, order, _ = case
     index, queries = index_section(rows, BLOCKS, rows.count), held_out(rows)
-    one = two_level.ordered(two_level._one_page(flat), order)
+    one = two_level.reorder(two_level._one_page(flat), order)
     assert len(one.size) == 1
-    wanted = probabilities("lse", lse.ordered(flat, order), index, queries)
+    wanted = probabilities("lse", lse.reorder(flat, order), index, queries)
     assert (probabilities("two-level", one, index, queries) == wanted).all()
 
 
@@ -79,7 +79,7 @@ def test_a_page_tells_its_blocks_apart_as_the_table_does(case: Case) -> None:
     """The same order of the same blocks; its best block is nearly always the best of all."""
     rows, flat, order, _ = case
     found, index, queries = paged(case), index_section(rows, BLOCKS, rows.count), held_out(rows)
-    table = probabilities("lse", lse.ordered(flat, order), index, queries)
+    table = probabilities("lse", lse.reorder(flat, order), index, queries)
     router, same, named = TwoLevelRouter(found, index), [], []
     for query, p in zip(queries, table, strict=True):
         routed = router.probabilities(query)
@@ -120,7 +120,7 @@ def test_a_page_with_wrong_blocks_is_refused(case: Case, numbers: list[int]) -> 
     """Its checksum may be right: what wrote it was not."""
     rows, flat, _, _ = case
     index = index_section(rows, BLOCKS, rows.count)
-    one = two_level._paged(flat, two_level._one_page(flat).regions, [np.array([0, 1])])
+    one = two_level._page(flat, two_level._one_page(flat).regions, [np.array([0, 1])])
     page = np.array(numbers, "<u4").tobytes() + bytes(one.pages[8:])
     assert crc32c(page) != one.crc[0]
     with pytest.raises(DamagedError, match="out of order"):
@@ -129,17 +129,17 @@ def test_a_page_with_wrong_blocks_is_refused(case: Case, numbers: list[int]) -> 
 
 def test_a_region_of_more_blocks_than_a_page_takes_is_refused(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, flat, order, training = case
-    one = two_level.ordered(two_level._one_page(flat), order)
+    one = two_level.reorder(two_level._one_page(flat), order)
     monkeypatch.setattr(two_level, "PAGE_BYTES_MAX", TwoLevelSection.block_bytes(flat.bits, flat.subs, rows.dimension))
     with pytest.raises(InputError, match="blocks lie nearest to one region, a routing page takes 0"):
-        two_level.tuned(one, training, by_size)
+        two_level.tune(one, training, by_size)
 
 
 def test_the_blocks_of_a_page_are_chosen_by_cost(case: Case) -> None:
     """Where all candidates cost the same, the largest pages stay."""
     rows, flat, order, training = case
-    one = two_level.ordered(two_level._one_page(flat), order)
-    small, large = (two_level.tuned(one, training, cost) for cost in (by_size, lambda _: np.inf))
+    one = two_level.reorder(two_level._one_page(flat), order)
+    small, large = (two_level.tune(one, training, cost) for cost in (by_size, lambda _: np.inf))
     assert small.nbytes < large.nbytes
     queries, index = held_out(rows), index_section(rows, BLOCKS, rows.count)
     few, many = (page_bytes("two-level", section, index, queries) for section in (small, large))

@@ -26,7 +26,7 @@ from build_index.bucket.store import beside as beside_store
 from build_index.build import build
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source
-from build_index.ingest.rows import Rows, scaled_rows
+from build_index.ingest.rows import Rows, scale_rows
 from build_index.ingest.staging import stage
 from build_index.progress import SILENT, Progress
 from build_index.tune.check import check_options
@@ -264,7 +264,7 @@ class Chosen:
 def chosen(tmp_path: Path, small_pages: None) -> Iterator[Chosen]:
     path = source(tmp_path, values("f32"), id=[f"id {row}" for row in range(ROWS)], word=["w"] * ROWS)
     with stage(open_source([path]), tmp_path / "staging", metric="l2") as staging:
-        rows = scaled_rows(staging, "l2")
+        rows = scale_rows(staging, "l2")
         yield Chosen(rows, choose(rows, 6.0, Options(0.5, 5)))
 
 

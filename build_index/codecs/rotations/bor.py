@@ -13,7 +13,7 @@ import numpy.typing as npt
 from vantage.format import LAYERS_MAX, TANGENT_ONE
 
 from .basis import F64, Basis, Ints
-from .butterfly import Layers, Turn, basis, complete, step_of, turned_twice
+from .butterfly import Layers, Turn, basis, complete, step_of, turn_twice
 
 SHARE = 20  # a layer costs 1 / d of a dense matrix in bytes and in multiplications: d / 20 of them cost a twentieth
 LAYERS_MIN = 4
@@ -24,20 +24,20 @@ def count_of(dimension: int) -> int:
     return min(LAYERS_MAX, max(LAYERS_MIN, dimension // SHARE - 1))
 
 
-def matched(strength: npt.NDArray[np.floating]) -> Ints:
+def match_pairs(strength: npt.NDArray[np.floating]) -> Ints:
     """Pairs (P, 2) of coordinates of a symmetric strength (d, d): strongest first, each coordinate once (greedy).
 
     Pairs that are each other's best are what taking one at a time would take, so they are taken together, and only
     coordinates whose best was taken look again. Of two that have no strength there is no pair. Spoils the diagonal.
     """
     np.fill_diagonal(strength, -1)
-    best, found = strength.argmax(1), list[Ints]()
+    best, pairs = strength.argmax(1), list[Ints]()
     left = strength[np.arange(len(best)), best] > 0
     while len(on := np.flatnonzero(left)) > 1:
         at = on[left[best[on]] & (best[best[on]] == on) & (on < best[on])]
         if not len(at):  # ties all around
             at = on[:1]
-        found.append(np.stack([at, best[at]], 1))
+        pairs.append(np.stack([at, best[at]], 1))
         left[at] = left[best[at]] = False
         on = np.flatnonzero(left)
         again = on[~left[best[on]]]
@@ -45,10 +45,10 @@ def matched(strength: npt.NDArray[np.floating]) -> Ints:
             among = strength[np.ix_(again, on)]
             best[again] = on[among.argmax(1)]
             left[again] = among.max(1) > 0
-    return np.concatenate([np.zeros((0, 2), np.int64), *found])
+    return np.concatenate([np.zeros((0, 2), np.int64), *pairs])
 
 
-def compacted(moment: F64, count: int) -> Layers:
+def compact(moment: F64, count: int) -> Layers:
     """`count` layers, each the best of its own step for what the layers before it left of the moment."""
     now, pairs, tangents = moment.astype(np.float32), [], []
     strength = np.empty_like(now)
@@ -59,11 +59,11 @@ def compacted(moment: F64, count: int) -> Layers:
             np.square(now[part], out=strength[part])
             strength[part] /= variance
             strength[part] /= variance[part, None]
-        pair = complete(matched(strength), len(now))
+        pair = complete(match_pairs(strength), len(now))
         a, b, both = now[pair[:, 0], pair[:, 0]], now[pair[:, 1], pair[:, 1]], now[pair[:, 0], pair[:, 1]]
         angle = 0.5 * np.arctan2(2 * both, np.abs(a - b)) * np.where(a < b, -1, 1)  # the smaller of the two turns
         tangent = np.rint(np.tan(angle.astype(np.float64)) * TANGENT_ONE).clip(-TANGENT_ONE, TANGENT_ONE)
-        now = turned_twice(now, Turn.of(pair, tangent / TANGENT_ONE, len(now), now.dtype))
+        now = turn_twice(now, Turn.of(pair, tangent / TANGENT_ONE, len(now), now.dtype))
         pairs.append(pair)
         tangents.append(tangent.astype(np.int64))
     return Layers(np.array(pairs), np.array(tangents))
@@ -71,4 +71,4 @@ def compacted(moment: F64, count: int) -> Layers:
 
 def fit(moment: F64, _seed: int) -> Basis:
     """See count_of for how many layers."""
-    return basis(compacted(moment, count_of(len(moment))), moment)
+    return basis(compact(moment, count_of(len(moment))), moment)

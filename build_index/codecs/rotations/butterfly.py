@@ -67,7 +67,7 @@ class Turn:
         return out
 
 
-def turned_twice(x: npt.NDArray[Any], turn: Turn) -> npt.NDArray[Any]:
+def turn_twice(x: npt.NDArray[Any], turn: Turn) -> npt.NDArray[Any]:
     """x (d, d) turned along its rows, then along its columns, a new array."""
     out = np.empty_like(x)
     for low in range(0, len(x), step_of(len(x))):
@@ -95,8 +95,8 @@ def basis(layers: Layers, moment: F64) -> Basis:
     """The coordinates of the turned vector as axes of rows with this second moment."""
     d, count = len(moment), len(layers.pairs)
     axes = layers.turned(np.eye(d))
-    found = deviations(axes, moment)
-    order = np.argsort(-found, kind="stable")
+    deviation = deviations(axes, moment)
+    order = np.argsort(-deviation, kind="stable")
     half = (d + 1) // 2
     partners, tangents = np.zeros((count, half), np.uint16), np.zeros((count, half), np.int16)
     for layer, (pair, t) in enumerate(zip(layers.pairs, layers.tangents, strict=True)):
@@ -110,7 +110,7 @@ def basis(layers: Layers, moment: F64) -> Basis:
         axis = memoryview(order[kept].astype(np.uint16))
         return ButterflyRotation(d, count, axis, memoryview(partners.reshape(-1)), memoryview(tangents.reshape(-1)))
 
-    return Basis(axes[order], found[order], stored)
+    return Basis(axes[order], deviation[order], stored)
 
 
 def axes_of(rotation: Rotation) -> F64:

@@ -24,6 +24,6 @@ def fit(moment: F64, seed: int) -> Basis:
     for _ in range(STEPS):
         left, _, right = np.linalg.svd(np.sign(x @ axes.T).T @ x)
         axes = left @ right
-    found = deviations(axes, moment)
-    order = np.argsort(-found, kind="stable")
-    return dense(axes[order], found[order])
+    spread = deviations(axes, moment)
+    order = np.argsort(-spread, kind="stable")
+    return dense(axes[order], spread[order])

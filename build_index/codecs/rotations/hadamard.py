@@ -24,8 +24,8 @@ def strides(dimension: int, rng: np.random.Generator) -> Ints:
     for _ in range((count - 1).bit_length() + 2 if count > 1 else 0):
         parts = rng.permutation(count)
         first, second = parts[: count // 2, None], parts[count // 2 : count // 2 * 2, None]
-        made = np.stack([first * size + np.arange(size), second * size + np.arange(size)], 2).reshape(-1, 2)
-        out.append(complete(made, dimension))
+        pairs = np.stack([first * size + np.arange(size), second * size + np.arange(size)], 2).reshape(-1, 2)
+        out.append(complete(pairs, dimension))
     return np.array(out) if out else np.zeros((1, 0, 2), np.int64)  # one dimension has a layer of no pairs
 
 

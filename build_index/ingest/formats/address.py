@@ -101,7 +101,7 @@ def inside(folder: Location) -> tuple[list[Location], list[Location]] | None:
                 raise InputError(f"no such file or folder: {shown(folder)}")
             if not folder.is_dir():
                 return None
-            found: list[tuple[Location, bool]] = [(entry, entry.is_dir()) for entry in folder.iterdir()]
+            entries: list[tuple[Location, bool]] = [(entry, entry.is_dir()) for entry in folder.iterdir()]
         else:
             info = _store(folder.scheme).get_file_info(folder.key)
             if info.type == pa.fs.FileType.File:
@@ -109,18 +109,20 @@ def inside(folder: Location) -> tuple[list[Location], list[Location]] | None:
             listed = _store(folder.scheme).get_file_info(pa.fs.FileSelector(folder.key, allow_not_found=True))
             if not listed:
                 raise InputError(f"no such object or folder: {folder}")
-            found = [(RemoteFile(folder.scheme, i.path), i.type == pa.fs.FileType.Directory) for i in listed]
+            entries = [(RemoteFile(folder.scheme, i.path), i.type == pa.fs.FileType.Directory) for i in listed]
     except OSError as error:
         hint = "" if isinstance(folder, Path) else "check the bucket, and AWS_* variables"
         raise InputError(f"{shown(folder)} cannot be listed: {error}", hint=hint) from None
-    found.sort(key=lambda one: natural(one[0]))
-    return [where for where, is_folder in found if not is_folder], [where for where, is_folder in found if is_folder]
+    entries.sort(key=lambda one: natural(one[0]))
+    return [where for where, is_folder in entries if not is_folder], [
+        where for where, is_folder in entries if is_folder
+    ]
 
 
 def read_whole(where: Location, most: int) -> bytes:
     """The bytes of a file of at most `most` bytes. Raises InputError."""
     try:
-        with opened(where) as file:
+        with open_file(where) as file:
             data: bytes = file.read(most + 1)
     except OSError as error:
         raise InputError(f"{shown(where)} cannot be read: {error}") from None
@@ -129,7 +131,7 @@ def read_whole(where: Location, most: int) -> bytes:
     return data
 
 
-def opened(where: Location) -> Any:
+def open_file(where: Location) -> Any:
     """A file of pyarrow's, read plainly: mapped pages would count as this process's memory. Raises OSError."""
     if isinstance(where, Path):
         if not where.is_file():

@@ -26,14 +26,14 @@ JSON_DEPTH_MAX = 64  # arrays and objects in each other: the Worker's parser giv
 
 def field_of(schema: pa.Schema, name: str, role: str, path: Location) -> pa.Field:
     """The one column `name`; InputError that lists the columns when there is none, or two."""
-    found = schema.get_all_field_indices(name)
-    if len(found) != 1:
-        problem = "is missing in" if not found else f"is there {len(found)} times in"
-        option = f"; name one with --{role}-column" if role in ("vector", "id") and not found else ""
+    positions = schema.get_all_field_indices(name)
+    if len(positions) != 1:
+        problem = "is missing in" if not positions else f"is there {len(positions)} times in"
+        option = f"; name one with --{role}-column" if role in ("vector", "id") and not positions else ""
         raise InputError(
             f"{role} column {name!r} {problem} {shown(path)}", hint=f"its columns are {', '.join(schema.names)}{option}"
         )
-    return schema.field(found[0])
+    return schema.field(positions[0])
 
 
 def attribute_fields(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from vantage.errors import InputError
 
-from .address import Location, Part, below, inside, natural, opened, read_whole, shown
+from .address import Location, Part, below, inside, natural, open_file, read_whole, shown
 
 LOG = "_delta_log"
 COMMIT = re.compile(r"(\d{20})\.json")
@@ -34,7 +34,7 @@ def parts(table: Location, notes: list[str]) -> list[Part]:
     A column that was added later is null in older files. Raises InputError where the log is not whole, or where it
     asks for more than reading files: deletion vectors, column mapping, files elsewhere.
     """
-    version, state = _replayed(table)
+    version, state = _replay(table)
     where = shown(table)
     meta, protocol = state["metaData"], state["protocol"]
     if not isinstance(meta, dict) or not isinstance(protocol, dict):
@@ -50,15 +50,15 @@ def parts(table: Location, notes: list[str]) -> list[Part]:
         schema = {f["name"]: f["type"] for f in json.loads(meta["schemaString"])["fields"]}
     except (ValueError, KeyError, TypeError):
         raise InputError(f"the log of {where} holds no schema", hint="copy the whole table") from None
-    found = [Part(_file(table, add), _constants(table, add, schema), _absent(schema)) for add in state["add"].values()]
-    found.sort(key=lambda part: natural(part.location))
-    notes.append(f"{where} is a Delta table: version {version} is read, {len(found)} files.")
-    if not found:
+    files = [Part(_file(table, add), _constants(table, add, schema), _absent(schema)) for add in state["add"].values()]
+    files.sort(key=lambda part: natural(part.location))
+    notes.append(f"{where} is a Delta table: version {version} is read, {len(files)} files.")
+    if not files:
         raise InputError(f"{where} is empty: version {version} has no files")
-    return found
+    return files
 
 
-def _replayed(table: Location) -> tuple[int, dict[str, Any]]:
+def _replay(table: Location) -> tuple[int, dict[str, Any]]:
     """The newest version, and its files (`add`, by path), `metaData` and `protocol`."""
     files, folders = inside(below(table, LOG)) or ([], [])
     where = shown(table)
@@ -67,7 +67,7 @@ def _replayed(table: Location) -> tuple[int, dict[str, Any]]:
     for file in files:
         if match := CHECKPOINT.fullmatch(file.name):
             checkpoints.setdefault(int(match[1]), []).append(file)
-    whole = [v for v, found in checkpoints.items() if len(found) == _pieces(found)]
+    whole = [version for version, files in checkpoints.items() if len(files) == _pieces(files)]
     start, newest = max(whole, default=-1), max([*commits, *whole], default=-1)
     lost = next((v for v in range(start + 1, newest + 1) if v not in commits), None)
     pointed = _last_checkpoint(files)
@@ -112,10 +112,10 @@ def _pieces(files: list[Location]) -> int:
 
 def _checkpoint(file: Location) -> list[dict[str, Any]]:
     try:
-        with opened(file) as raw:
-            found = pq.ParquetFile(raw)
-            names = [n for n in ("add", "remove", "metaData", "protocol") if n in found.schema_arrow.names]
-            rows: list[dict[str, Any]] = found.read(columns=names).to_pylist(maps_as_pydicts="lossy")
+        with open_file(file) as raw:
+            parquet = pq.ParquetFile(raw)
+            names = [n for n in ("add", "remove", "metaData", "protocol") if n in parquet.schema_arrow.names]
+            rows: list[dict[str, Any]] = parquet.read(columns=names).to_pylist(maps_as_pydicts="lossy")
     except (OSError, pa.ArrowException, KeyError) as error:
         raise InputError(f"{shown(file)} cannot be read as a checkpoint: {error}") from None
     return [{name: value for name, value in row.items() if value is not None} for row in rows]

@@ -61,10 +61,10 @@ def parts_of(location: Location, is_known: Callable[[Location], bool], notes: li
     """
     folder = _look(location, is_known)
     left: list[Location] = []
-    found = _parts(folder, notes, left)
+    parts = _parts(folder, notes, left)
     if left:
         notes.append(f"Left out: {_named([shown(p) for p in left])}.")
-    return found
+    return parts
 
 
 def check_beside(location: Location) -> None:
@@ -87,14 +87,14 @@ def check_beside(location: Location) -> None:
 
 def partitions_above(location: Location) -> list[str]:
     """The names key=value of the folder itself, and of those that it lies in: no attributes of what is named below."""
-    found: list[str] = []
+    names: list[str] = []
     folder: Location | None = location.absolute() if isinstance(location, Path) else location
     if folder is not None and not PARTITION.fullmatch(folder.name):
         folder = above(folder)
     while folder is not None and PARTITION.fullmatch(folder.name):
-        found.insert(0, shown(Path(folder.name)))
+        names.insert(0, shown(Path(folder.name)))
         folder = above(folder)
-    return found
+    return names
 
 
 def check_numbered(files: Sequence[Location], whole: bool, notes: list[str]) -> None:
@@ -134,13 +134,13 @@ def check_numbered(files: Sequence[Location], whole: bool, notes: list[str]) -> 
         while len(numbers) < min(missing, NAMED_MAX):
             numbers += [] if number in have else [number]
             number += 1
-        told = f"{len(have)} of {int(parts)} parts like {shown(next(iter(have.values())))} are here"
+        count = f"{len(have)} of {int(parts)} parts like {shown(next(iter(have.values())))} are here"
         lacking = f"missing: {', '.join(map(str, numbers))}{', and more' if missing > NAMED_MAX else ''}"
         if whole:
             raise InputError(
-                f"{told}; {lacking}", hint="copy the others too, or name the files to build from these alone"
+                f"{count}; {lacking}", hint="copy the others too, or name the files to build from these alone"
             )
-        notes.append(f"{told[0].upper()}{told[1:]}; {lacking}.")
+        notes.append(f"{count[0].upper()}{count[1:]}; {lacking}.")
 
 
 def _look(location: Location, is_known: Callable[[Location], bool], depth: int = 0) -> Folder:
@@ -150,13 +150,13 @@ def _look(location: Location, is_known: Callable[[Location], bool], depth: int =
     known = [p for p in files if is_known(p) and not _is_hidden(p) and not (saved and CACHE.fullmatch(p.name))]
     left = [p for p in files if p not in known and _is_worth_saying(p, is_known)]
     left += [p for p in folders if p.name.startswith("_") and _is_hidden(p) and _is_left(p, is_known)]
-    found: list[Folder] = []
+    children: list[Folder] = []
     if depth < DEPTH_MAX and not _table(location, names):
         for one in folders:
             if not _is_hidden(one):
-                found.append(_look(one, is_known, depth + 1))
-    deeper = [f for f in found if f.files or f.folders or _table(f.location, f.names)]
-    for inner in found:
+                children.append(_look(one, is_known, depth + 1))
+    deeper = [f for f in children if f.files or f.folders or _table(f.location, f.names)]
+    for inner in children:
         left += [] if inner in deeper else inner.left
     return Folder(location, known, deeper, names, left)
 
@@ -214,10 +214,10 @@ def _parts(folder: Folder, notes: list[str], left: list[Location]) -> list[Part]
         raise InputError(f"no file of a known kind in folder {where}", hint="name another")
     if all(PARTITION.fullmatch(f.location.name) for f in folder.folders):
         keys: list[str] = []
-        found = _partitions(folder, {}, keys, left)
+        parts = _partitions(folder, {}, keys, left)
         notes.append(f"The partitions of {where}, {', '.join(keys)}, are attributes of text.")
-        check_numbered([part.location for part in found], True, notes)
-        return found
+        check_numbered([part.location for part in parts], True, notes)
+        return parts
     chosen = _one_folder(folder, notes)
     return _parts(chosen, notes, left)
 
@@ -284,13 +284,13 @@ def _split_of_files(folder: Folder, notes: list[str]) -> list[Location]:
     files, where = folder.files, shown(folder.location)
     if len(splits) > 1 and sum(map(bool, splits)) > 1:
         if "" in splits:
-            told = f"{', '.join(filter(None, splits))}, and other files"
-            raise InputError(f"{where} holds the splits {told}", hint="name the files to read")
+            names = f"{', '.join(filter(None, splits))}, and other files"
+            raise InputError(f"{where} holds the splits {names}", hint="name the files to read")
         train = [name for name in splits if (word := SPLIT.fullmatch(name)) and word[1].lower() in TRAIN]
         if len(train) != 1:
-            told = "several are train" if train else "none is train"
+            names = "several are train" if train else "none is train"
             raise InputError(
-                f"{where} holds the splits {', '.join(splits)}, and {told}", hint="name the files of one split"
+                f"{where} holds the splits {', '.join(splits)}, and {names}", hint="name the files of one split"
             )
         files = splits[_said(train[0], "split", list(splits), where, notes)]
     elif len(splits) > 1:

@@ -25,26 +25,26 @@ def header(path: Path, dataset: str | None = None) -> tuple[tuple[int, int], np.
 
     Raises InputError for a file that is not HDF5, and for a dataset that is no matrix.
     """
-    with _opened(path) as file:
-        found = _matrix(file, path, dataset)
-        return (found.shape[0], found.shape[1]), found.dtype, 0
+    with _open(path) as file:
+        matrix = _matrix(file, path, dataset)
+        return (matrix.shape[0], matrix.shape[1]), matrix.dtype, 0
 
 
 def batches(path: Path, rows_max: int, dataset: str | None = None) -> Iterator[Array]:
     """(n, d) of the file's own type, n at most rows_max. Raises InputError."""
-    with _opened(path) as file:
-        found = _matrix(file, path, dataset)
-        for first in range(0, found.shape[0], rows_max):
+    with _open(path) as file:
+        matrix = _matrix(file, path, dataset)
+        for first in range(0, matrix.shape[0], rows_max):
             try:
-                yield found[first : first + rows_max]
+                yield matrix[first : first + rows_max]
             except OSError as error:
-                raise InputError(f"{shown(path)} cannot be read at row {first} of {found.name!r}: {error}") from None
+                raise InputError(f"{shown(path)} cannot be read at row {first} of {matrix.name!r}: {error}") from None
 
 
 def metric(path: Path, dataset: str | None = None) -> str | None:
     """The metric that the file's or the dataset's `distance` names: one of ours, or the file's own word; or None."""
     words = set()
-    with _opened(path) as file:
+    with _open(path) as file:
         try:
             for attributes in (file.attrs, _matrix(file, path, dataset).attrs):
                 names = [name for name in attributes if str(name).lower() in TELL_METRIC]
@@ -56,23 +56,23 @@ def metric(path: Path, dataset: str | None = None) -> str | None:
     return " and ".join(sorted(filter(None, words))) or None
 
 
-def _word(told: Any) -> str | None:
-    if told is None or isinstance(told, h5py.Empty):
+def _word(attribute: Any) -> str | None:
+    if attribute is None or isinstance(attribute, h5py.Empty):
         return None
-    value = np.asarray(told).ravel()
-    word = value[0] if len(value) == 1 else told
+    value = np.asarray(attribute).ravel()
+    word = value[0] if len(value) == 1 else attribute
     return metric_of(word.decode(errors="replace") if isinstance(word, bytes) else str(word))
 
 
 def neighbors(path: Path, rows: int) -> npt.NDArray[np.int32] | None:
     """i32 (rows, k): row numbers of the first queries' neighbours; None without the dataset. Raises InputError."""
-    with _opened(path) as file:
+    with _open(path) as file:
         if NEIGHBORS not in file.keys():  # noqa: SIM118 `in file` follows links
             return None
-        found = _dataset(file, path, NEIGHBORS)
-        if found.ndim != 2 or found.shape[0] < rows or found.dtype.kind not in "iu":
-            raise InputError(f"{shown(path)} dataset {NEIGHBORS!r} is {found.dtype}{found.shape} for {rows} queries")
-        out: npt.NDArray[Any] = found[:rows]
+        matrix = _dataset(file, path, NEIGHBORS)
+        if matrix.ndim != 2 or matrix.shape[0] < rows or matrix.dtype.kind not in "iu":
+            raise InputError(f"{shown(path)} dataset {NEIGHBORS!r} is {matrix.dtype}{matrix.shape} for {rows} queries")
+        out: npt.NDArray[Any] = matrix[:rows]
         if not are_rows(out):
             raise InputError(f"{shown(path)} dataset {NEIGHBORS!r} holds what is no row number")
         return out.astype(np.int32)
@@ -85,14 +85,14 @@ def are_rows(values: Array) -> bool:
 
 def others(path: Path, dataset: str | None = None) -> list[str]:
     """Names of top-level matrices beside `dataset` that a build does not read, those of queries left out."""
-    with _opened(path) as file:
+    with _open(path) as file:
         known = {(dataset or _default(file, path)).strip("/"), TEST, NEIGHBORS, "distances"}
         here = [n for n in file if n not in known and isinstance(file.get(n, getlink=True), h5py.HardLink)]
-        found = [(n, file[n]) for n in here if file.get(n, getclass=True) is h5py.Dataset]
-        return [n for n, d in found if d.ndim == 2 and d.dtype.str[1:] in NUMPY_KINDS]
+        datasets = [(n, file[n]) for n in here if file.get(n, getclass=True) is h5py.Dataset]
+        return [n for n, d in datasets if d.ndim == 2 and d.dtype.str[1:] in NUMPY_KINDS]
 
 
-def _opened(path: Path) -> Any:
+def _open(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -110,40 +110,40 @@ def _default(file: Any, path: Path) -> str:
 
 def _matrix(file: Any, path: Path, name: str | None) -> Any:
     name = name or _default(file, path)
-    found = _dataset(file, path, name)
-    if found.ndim != 2:
+    matrix = _dataset(file, path, name)
+    if matrix.ndim != 2:
         raise InputError(
-            f"{shown(path)} dataset {name!r} has the shape {found.shape}", hint="vectors are a 2-D dataset"
+            f"{shown(path)} dataset {name!r} has the shape {matrix.shape}", hint="vectors are a 2-D dataset"
         )
-    if found.dtype.str[1:] not in NUMPY_KINDS:
-        raise InputError(f"{shown(path)} dataset {name!r} holds values of type {found.dtype}", hint=VALUES)
-    chunk = int(np.prod(found.chunks, dtype=object)) * found.dtype.itemsize if found.chunks else 0
+    if matrix.dtype.str[1:] not in NUMPY_KINDS:
+        raise InputError(f"{shown(path)} dataset {name!r} holds values of type {matrix.dtype}", hint=VALUES)
+    chunk = int(np.prod(matrix.chunks, dtype=object)) * matrix.dtype.itemsize if matrix.chunks else 0
     if chunk > CHUNK_BYTES_MAX:
         raise InputError(
             f"{shown(path)} dataset {name!r} has chunks of {chunk:,} bytes, the limit is {CHUNK_BYTES_MAX:,}",
             hint="save it with smaller chunks",
         )
-    return found
+    return matrix
 
 
 def _dataset(file: Any, path: Path, name: str) -> Any:
     """The dataset, whose values lie in this file. Raises InputError where the way to it, or they, leave it."""
-    found = _followed(file, path, name)
-    if not isinstance(found, h5py.Dataset):
+    dataset = _follow(file, path, name)
+    if not isinstance(dataset, h5py.Dataset):
         there = ", ".join(sorted(map(str, file))) or "none"
         raise InputError(
             f"{shown(path)} has no dataset {name!r}", hint=f"name one with --vector-column; here are {there}"
         )
-    elsewhere = "in other files" if found.external else "a view of other datasets" if found.is_virtual else None
+    elsewhere = "in other files" if dataset.external else "a view of other datasets" if dataset.is_virtual else None
     if elsewhere:
         raise InputError(
             f"{shown(path)} dataset {name!r} is {elsewhere}, which are not read",
             hint="copy it into a file of its own (h5repack, or h5py)",
         )
-    return found
+    return dataset
 
 
-def _followed(file: Any, path: Path, name: str) -> Any:
+def _follow(file: Any, path: Path, name: str) -> Any:
     """What `name` (a/b/c) leads to, link by link; None where there is nothing. No other file is opened on the way."""
     here, steps, links = file, [s for s in name.split("/") if s], 0
     while steps:

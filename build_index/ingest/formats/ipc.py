@@ -8,7 +8,7 @@ import pyarrow.ipc
 
 from vantage.errors import InputError
 
-from .address import Location, opened, shown
+from .address import Location, open_file, shown
 
 FILE_MAGIC = b"ARROW1"
 STREAM_END = bytes.fromhex("ffffffff00000000")
@@ -17,7 +17,7 @@ STREAM_END = bytes.fromhex("ffffffff00000000")
 def header(path: Location) -> tuple[int, pa.Schema]:
     """Rows and schema. Every batch is read once to count its rows. Raises InputError."""
     try:
-        with _opened(path) as (schema, parts):
+        with _open(path) as (schema, parts):
             return sum(part.num_rows for part in parts), schema
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{shown(path)} cannot be read as Arrow IPC: {error}") from None
@@ -26,7 +26,7 @@ def header(path: Location) -> tuple[int, pa.Schema]:
 def batches(path: Location, columns: list[str], rows_max: int) -> Iterator[pa.RecordBatch]:
     """Record batches of 1 to rows_max rows. Raises InputError."""
     try:
-        with _opened(path) as (_, parts):
+        with _open(path) as (_, parts):
             for part in parts:
                 chosen = part.select(columns)
                 for low in range(0, part.num_rows, rows_max):
@@ -39,7 +39,7 @@ def batches(path: Location, columns: list[str], rows_max: int) -> Iterator[pa.Re
 
 def note(path: Location) -> str | None:
     """A sentence where a stream has no end: its writer may have died, and nobody can tell what else it had."""
-    with opened(path) as file:
+    with open_file(path) as file:
         is_file = file.read(len(FILE_MAGIC)) == FILE_MAGIC
         file.seek(max(0, file.size() - len(STREAM_END)))
         ended = is_file or file.read() == STREAM_END
@@ -47,8 +47,8 @@ def note(path: Location) -> str | None:
 
 
 @contextmanager
-def _opened(path: Location) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    with opened(path) as file:
+def _open(path: Location) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    with open_file(path) as file:
         is_file = file.read(len(FILE_MAGIC)) == FILE_MAGIC
         file.seek(0)
         if is_file:

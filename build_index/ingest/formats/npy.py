@@ -44,9 +44,9 @@ def batches(path: Path, rows_max: int) -> Iterator[Array]:
                 values = np.empty((count, dimension), dtype)
                 for column in range(dimension):
                     file.seek(offset + (column * rows + first) * dtype.itemsize)
-                    found = np.fromfile(file, dtype, count)
-                    values = values if len(found) == count else values[:0]
-                    values[:, column] = found[: len(values)]
+                    flat = np.fromfile(file, dtype, count)
+                    values = values if len(flat) == count else values[:0]
+                    values[:, column] = flat[: len(values)]
             if len(values) < count:
                 raise InputError(f"{shown(path)} was cut short while it was read")
             yield values
@@ -67,11 +67,11 @@ def _header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], in
         raise InputError(f"{shown(path)} holds values of type {dtype}", hint=VALUES)
     if min(shape, default=0) < 0:
         raise InputError(f"{shown(path)} cannot be read as .npy: its shape is {shape}")
-    wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if room < wanted:
+    nbytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if room < nbytes:
         raise InputError(f"{shown(path)} is cut short: {room} bytes of values for shape {shape} of {dtype}")
-    if room > wanted:
+    if room > nbytes:
         raise InputError(
-            f"{shown(path)} goes on after its array, by {room - wanted} bytes", hint="save one array a file"
+            f"{shown(path)} goes on after its array, by {room - nbytes} bytes", hint="save one array a file"
         )
     return shape, columns_first, dtype, offset

@@ -48,17 +48,17 @@ def batches(path: Path, rows_max: int) -> Iterator[Array]:
     with path.open("rb") as file:
         for first in range(0, rows, rows_max):
             count = min(rows_max, rows - first)
-            found = np.fromfile(file, record, count)
-            if len(found) < count:
+            records = np.fromfile(file, record, count)
+            if len(records) < count:
                 raise InputError(f"{shown(path)} was cut short while it was read")
-            odd = np.flatnonzero(found["length"] != dimension)
+            odd = np.flatnonzero(records["length"] != dimension)
             if len(odd):
                 row = int(odd[0])
                 raise InputError(
-                    f"{shown(path)} row {first + row} has {found['length'][row]} values, the first row {dimension}",
+                    f"{shown(path)} row {first + row} has {records['length'][row]} values, the first row {dimension}",
                     hint="the file is damaged, or its rows differ in length",
                 )
-            yield found["values"]
+            yield records["values"]
 
 
 def neighbors(path: Path, rows: int) -> npt.NDArray[np.int32]:
