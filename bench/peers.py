@@ -7,8 +7,9 @@ DATA holds wordnet/ (Parquet with vectors and exact neighbours). Builds an IVF_P
 reach recall@100 0.95 on every second query, and counts reads on the others: with the whole index in memory, and cold,
 where each fifth query has a new connection. Waves are the longest chain of reads of which each began after the one
 before had ended; the server waits WAIT_S before it answers, so long that a busy machine makes no waves of its own.
-Connections are not limited, so `ms` is 40 for each wave and nothing for bytes; dollars are of R2's reads alone. --table
-keeps the table, which takes minutes to build.
+Connections are not limited, so `ms` is 40 for each wave and nothing for bytes; dollars are of R2's reads alone. How
+many reads LanceDB has under way when cold depends on the processors, so the waves of that line do. --table keeps the
+table, which takes minutes to build.
 """
 
 from __future__ import annotations
@@ -115,12 +116,19 @@ class Reads(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """One that refuses none of many connections at once."""
+
+    request_queue_size = 1024
+    daemon_threads = True
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[str, list[tuple[float, float, int]]]]:
     """(endpoint, log) of a server of the folder."""
     log = list[tuple[float, float, int]]()
     handler = type("Handler", (Reads,), {"root": folder, "log": log})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", log
