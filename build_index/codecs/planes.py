@@ -191,6 +191,12 @@ class Encoded:
     f: U8
     h: U8
 
+    def factors(self) -> tuple[F64, F64]:
+        """f and h f64 (n) of the rows, decoded in f32 as the scan does it."""
+        f_low, f_step, h_low, h_step = map(np.float32, self.ranges)
+        f, h = f_low + f_step * self.f.astype(np.float32), h_low + h_step * self.h.astype(np.float32)
+        return f.astype(np.float64), h.astype(np.float64)
+
     def planes(self) -> list[bytes]:
         """Codes in groups of 16 rows, code byte by code byte, then f and h; padded."""
         n, width = self.codes.shape

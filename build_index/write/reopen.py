@@ -18,14 +18,13 @@ from vantage.format import (
     RANGES_AT,
     Root,
     TwoLevelSection,
-    aligned,
     attributes_at,
     block_planes,
     part_key,
     shard_key,
 )
 
-from ..blocks.layout import Layout
+from ..blocks.layout import Layout, decode_centres
 from ..blocks.partition import Partition
 from ..bucket.generations import whole
 from ..bucket.open import open_index
@@ -95,7 +94,7 @@ def reopen(path: Path) -> Saved:
         vectors_of_column(table["vector"], section.vector_kind, section.dimension)[order], section.vector_kind,
         _id_values(table["id"], section.id_kind, order), records,
     )  # fmt: skip
-    centres = centres_of(root)
+    centres = decode_centres(root.centres, section.dimension)
     layout = Layout(
         Partition(centres, home), _copies(np.concatenate(copies), section.rows), section.router,
         _router(path / generation, root), root.centres, centres,
@@ -182,13 +181,6 @@ def _copies(pairs: Ints, rows: int) -> npt.NDArray[np.int32]:
     turn = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
     out = np.full((rows, int(turn.max(initial=-1)) + 1), -1, np.int32)
     out[pairs[:, 0], turn] = pairs[:, 1]
-    return out
-
-
-def centres_of(root: Root) -> npt.NDArray[np.float32]:
-    d = root.index.dimension
-    table = np.frombuffer(root.centres.table, np.int8).reshape(root.index.blocks, aligned(d, 16))[:, :d]
-    out: npt.NDArray[np.float32] = table.astype(np.float32) * np.asarray(root.centres.scale, np.float32)[:, None]
     return out
 
 
