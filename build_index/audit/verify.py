@@ -1,4 +1,4 @@
-"""`vantage verify --deep`: the live generation decoded whole, and its parts held against each other; streaming."""
+"""Decodes the live generation whole and holds its parts against each other, without keeping them in memory."""
 
 from __future__ import annotations
 
@@ -385,7 +385,9 @@ def _codes(store: ObjectStore, root: Root, generation: str, findings: Findings) 
         centre, exact = centres[one], exact_centres(root.centres, root.index.dimension, one)
         (fresh,) = encode_blocks(codec, x.astype(np.float32), [0, n], centre, metric)
         bias = np.asarray(root.centres.bias[one], np.float64)
-        off, least = (errors(codec.section, codec.axes, [codes], x, exact, bias, metric)[0] for codes in (stored, fresh))
+        off, least = (
+            errors(codec.section, codec.axes, [codes], x, exact, bias, metric)[0] for codes in (stored, fresh)
+        )
         # Along the axes: where they are not orthogonal, the f16 of a vector may turn a sign that hardly says anything,
         # and yet move what the code leaves of it. Copies count in the ranges of a block's factors: theirs are coarser.
         y, z = (x - exact) @ codec.axes.T.astype(np.float64), decode(codec.section, stored.codes)

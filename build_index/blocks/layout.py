@@ -1,4 +1,4 @@
-"""Everything of an index but its codes: which rows lie in which block, in what order, and how queries find them."""
+"""The layout of an index: which rows lie in which block, in what order, and how queries find them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all codecs share: quantizers packed into nibbles, codes, the factors of a row, the planes of a block.
+"""Encodes blocks by any codec: quantizers packed into nibbles, codes, the factors of a row, the planes of a block.
 
 A codec is directions, and quantizers of one or several of them; the tables that quantizers decode by are exactly what
 the scan kernel adds up, so what is encoded here is what the edge decodes.

@@ -1,4 +1,4 @@
-"""Training on where neighbours lie: noisy rows as queries, and the mass of the blocks that hold their neighbours."""
+"""Trains a router on where neighbours lie: noisy rows are queries, and blocks that hold their neighbours the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a router learns from: rows as queries, and the blocks that hold their neighbours."""
+"""What routers learn from: rows as queries, and the blocks that hold their neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A saved index -> the rows, blocks and codes that it was written from, so that it can be changed and written again."""
+"""Reads a saved index back to its rows, blocks and codes, so that it can be changed and written again."""
 
 from __future__ import annotations
 

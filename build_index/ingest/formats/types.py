@@ -1,4 +1,4 @@
-"""Arrow types in plain form: encodings undone, views and large types made usual, one type for files that differ."""
+"""Brings Arrow columns to plain types: encodings undone, views and large types replaced, one type where files differ."""
 
 from typing import Any
 
