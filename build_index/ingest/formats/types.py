@@ -1,4 +1,4 @@
-"""Brings Arrow columns to plain types: encodings undone, views and large types replaced, one type where files differ."""
+"""Brings Arrow columns to plain types: encodings, views and large types undone, one type for files that differ."""
 
 from typing import Any
 
