@@ -23,12 +23,21 @@ FOUND_PYTHON = $(shell $(FIND_PYTHON))
 SEEN_PYTHON = $(or $(shell $(firstword $(CANDIDATES)) --version 2>&1 | head -n 1),nothing)
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install demo test lint dist clean
+# Of `make check`: all of src/vantage and of the kernels, but for tests that take long; and the quick ones of the builder.
+LONG := tests/test_fuzz.py tests/test_networks.py tests/test_two_level.py tests/test_wheel.py
+QUICK := addresses bad_input cli codecs damaged_parts endpoint fetch names plain source sources_files sources_formats \
+  sources_lint staging verify_deep worker_folder
+CHECKED := $(filter-out $(LONG),$(wildcard tests/test_*.py)) $(filter-out %_builds.py,$(wildcard tests/kernels/test_*.py)) \
+  $(wildcard $(QUICK:%=tests/builder/test_%.py))
+PYTEST := $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+.PHONY: help install demo test check lint dist clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      install, build an index of the sample, ask the Worker three questions'
 	@echo 'make test      install, lint, and run every test'
+	@echo 'make check     install, lint, and run the quick tests, in under two minutes'
 	@echo 'make install   make .venv and all that the commands need (PYTHON=python3.12 picks the Python)'
 	@echo 'make lint      format, spelling and types only'
 	@echo 'make dist      wheels and the source distribution, in dist/'
@@ -40,7 +49,10 @@ demo: install
 	@$(PY) -m build_index.demo
 
 test: lint
-	@$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(PYTEST)
+
+check: lint
+	@$(PYTEST) -m 'not edge and not wasm' $(CHECKED)
 
 lint: install
 	@$(PY) -m ruff format --check

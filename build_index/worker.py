@@ -36,7 +36,7 @@ To update, install a newer Vantage and run `vantage worker` on this folder again
 """
 STEPS = """    npx wrangler login
     npx wrangler r2 bucket create {bucket}
-    vantage publish bucket/{index} r2://{bucket}/{index}
+    vantage publish ../bucket/{index} r2://{bucket}/{index}
     npx wrangler secret put VANTAGE_TOKEN
     npx wrangler deploy
     curl -H "Authorization: Bearer $VANTAGE_TOKEN" https://vantage.SUBDOMAIN.workers.dev/v1/indexes/{index}"""

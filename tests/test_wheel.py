@@ -157,7 +157,7 @@ def test_the_folder_of_the_worker_has_the_code_of_the_checkout(edge: Path) -> No
             assert (edge / "src" / path.relative_to(ROOT / "src")).read_bytes() == path.read_bytes()
     assert tomllib.loads((edge / "pyproject.toml").read_text())["project"]["dependencies"] == []
     assert not (edge / "requirements.txt").exists()  # pywrangler would refuse
-    assert "vantage publish bucket/docs r2://some-bucket/docs" in (edge / "README.md").read_text()
+    assert "vantage publish ../bucket/docs r2://some-bucket/docs" in (edge / "README.md").read_text()
 
 
 @pytest.mark.edge

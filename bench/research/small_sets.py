@@ -20,13 +20,13 @@ from build_index.ingest.queries import Queries
 from build_index.serve import ROOT
 from build_index.tune.options import Options
 
-ROWS, KS = (201, 300, 400, 800, 1500, 3000), (1, 10)
+ROWS, KS = (201, 300, 400, 800, 1500), (1, 10)
 RECALL = 0.95
 ASKED = 1000
 
 
 def main() -> None:
-    draws = int(sys.argv[1]) if len(sys.argv) > 1 else 8
+    draws = int(sys.argv[1]) if len(sys.argv) > 1 else 6
     column = pq.read_table(ROOT / "sample" / "wordnet.parquet", columns=["vector"])["vector"].combine_chunks()
     x = column.flatten().to_numpy().reshape(len(column), -1)
     print(f"recall@k of {ASKED} new queries, over {draws} draws, where {RECALL} was asked for")

@@ -69,12 +69,12 @@ def generations_command(index: Address, as_json: Json = False) -> None:
 
     Example: vantage generations r2://bucket/wordnet
     """
-    found = g.generations(store_at(index))
+    listed = g.generations(store_at(index))
     if as_json:
-        print_json(found)
+        print_json(listed)
         return
     table = Table("generation", "", "rows", "size", "written (UTC)", title=plain(index), title_justify="left")
-    for one in found:
+    for one in listed:
         mark = ("live" if one["live"] else "") if one["whole"] else "partial" + (", live" if one["live"] else "")
         written = datetime.fromtimestamp(one["written"], UTC).strftime("%Y-%m-%d %H:%M:%S")
         rows = f"{one['rows']:,}" if isinstance(one["rows"], int) else ""
@@ -176,23 +176,23 @@ def diff_command(
     where = store_at(index)
     old, new = ((where, None), (store_at(other), None)) if second is None else ((where, other), (where, second))
     with progress(1, "indexes") as bar:
-        found = diff(old, new, bar.phase("compare"))
+        changes = diff(old, new, bar.phase("compare"))
     if as_json:
-        print_json(found)
+        print_json(changes)
         return
-    counts = found["rows"]
+    counts = changes["rows"]
     out.print(
         f"{counts['added']:,} rows added, {counts['removed']:,} removed, {counts['changed']:,} with another vector, "
         f"{counts['same']:,} the same",
         highlight=False,
     )
     for kind in KINDS:
-        if found["ids"][kind]:
-            more = " ..." if counts[kind] > len(found["ids"][kind]) else ""
-            out.print(f"{kind}: {', '.join(plain(str(i)) for i in found['ids'][kind])}{more}", highlight=False)
+        if changes["ids"][kind]:
+            more = " ..." if counts[kind] > len(changes["ids"][kind]) else ""
+            out.print(f"{kind}: {', '.join(plain(str(i)) for i in changes['ids'][kind])}{more}", highlight=False)
     table = Table("", "old", "new")
-    for name, was in found["old"].items():
-        now = found["new"][name]
+    for name, was in changes["old"].items():
+        now = changes["new"][name]
         if was != now:
             table.add_row(name, *(size(v) if name == "bytes" else plain(str(v)) for v in (was, now)))
     out.print(table if table.row_count else "nothing else differs")

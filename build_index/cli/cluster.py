@@ -72,29 +72,29 @@ def cluster_command(
     if k is None and level is None:
         k = 30
     with _rows(path, metric) as rows:
-        asked = _asked(assign, rows) if assign else None
+        others = _read_vectors(assign, rows) if assign else None
         with progress(rows.count, "rows") as bar:
-            made = tree_over(rows, seed, memory_bytes, bar)
-        label, found = clusters_of(made, rows, level, k)
-        names = {c.number: names_of(rows, c.typical) for c in found if c.typical}
+            tree = tree_over(rows, seed, memory_bytes, bar)
+        label, clusters = clusters_of(tree, rows, level, k)
+        names = {c.number: names_of(rows, c.typical) for c in clusters if c.typical}
         ids = rows.stored.ids(np.arange(rows.count))
-        placed = made.assign(asked, level, k) if asked is not None else None
+        assigned = tree.assign(others, level, k) if others is not None else None
         if to:
-            _write(to, ids if placed is None else np.arange(len(placed)), label if placed is None else placed)
-        medoids = [_id(ids[c.typical[0]]) if c.typical else None for c in found]
+            _write(to, ids if assigned is None else np.arange(len(assigned)), label if assigned is None else assigned)
+        medoids = [_id(ids[c.typical[0]]) if c.typical else None for c in clusters]
     if image:
-        areas = [(c.size, c.prefix[:GROUP_BITS], names[c.number]) for c in found if c.size]
+        areas = [(c.size, c.prefix[:GROUP_BITS], names[c.number]) for c in clusters if c.size]
         image.write_text(treemap(areas, f"{len(areas)} clusters of {path}"), encoding="utf-8")
     if as_json:
-        clusters = [
+        listed = [
             {"cluster": c.number, "size": c.size, "prefix": c.prefix, "medoid": m, "typical": names.get(c.number, [])}
-            for c, m in zip(found, medoids, strict=True)
+            for c, m in zip(clusters, medoids, strict=True)
         ]
-        print_json({"rows": len(label), "clusters": clusters} | _placed(placed))
+        print_json({"rows": len(label), "clusters": listed} | _assigned_field(assigned))
         return
-    _show(found, names, len(label))
-    if placed is not None and not to:
-        out.print(f"{len(placed):,} vectors of {plain(str(assign))}: " + ", ".join(map(str, placed[:SHOWN])))
+    _show(clusters, names, len(label))
+    if assigned is not None and not to:
+        out.print(f"{len(assigned):,} vectors of {plain(str(assign))}: " + ", ".join(map(str, assigned[:SHOWN])))
     for file in filter(None, (to, image)):
         err.print(f"wrote {plain(str(file))}", highlight=False)
 
@@ -118,7 +118,7 @@ def _rows(path: str, metric: str) -> Iterator[Rows]:
         yield scale_rows(stored, metric)
 
 
-def _asked(file: Path, rows: Rows) -> npt.NDArray[np.float32]:
+def _read_vectors(file: Path, rows: Rows) -> npt.NDArray[np.float32]:
     """f32 (n, d) in the scale of the rows."""
     x = read_queries(file, None).vectors
     if x.shape[1] != rows.dimension:
@@ -139,18 +139,18 @@ def _write(file: Path, ids: object, label: npt.NDArray[np.int32]) -> None:
     pq.write_table(pa.table({"id": plain, "cluster": label}), file)
 
 
-def _placed(placed: npt.NDArray[np.int32] | None) -> dict[str, list[int]]:
-    return {} if placed is None else {"assigned": placed.tolist()}
+def _assigned_field(assigned: npt.NDArray[np.int32] | None) -> dict[str, list[int]]:
+    return {} if assigned is None else {"assigned": assigned.tolist()}
 
 
-def _show(found: list[Cluster], names: dict[int, list[str]], rows: int) -> None:
+def _show(clusters: list[Cluster], names: dict[int, list[str]], rows: int) -> None:
     """The largest clusters."""
     table = Table()
     for heading, side in (("cluster", "right"), ("rows", "right"), ("share", "right")):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
     table.add_column("most typical")
-    for c in sorted(found, key=lambda c: -c.size)[:SHOWN]:
+    for c in sorted(clusters, key=lambda c: -c.size)[:SHOWN]:
         table.add_row(str(c.number), f"{c.size:,}", f"{c.size / rows:.1%}", plain("; ".join(names.get(c.number, []))))
     out.print(table)
-    if len(found) > SHOWN:
-        out.print(f"and {len(found) - SHOWN:,} smaller ones")
+    if len(clusters) > SHOWN:
+        out.print(f"and {len(clusters) - SHOWN:,} smaller ones")

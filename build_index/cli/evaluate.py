@@ -50,15 +50,15 @@ def eval_command(
         if svg is not None:
             writable(svg, index, *(file for file in (vector, queries) if file is not None))
         most = CURVE_QUERIES if limit is None else limit
-        asked = read_form(open_index(index), vector, identifier, queries, None).spread(most)
-        _curve(index, asked, k, nbytes(cache), warm, rerank, svg, as_json)
+        form = read_form(open_index(index), vector, identifier, queries, None).spread(most)
+        _curve(index, form, k, nbytes(cache), warm, rerank, svg, as_json)
         return
     if svg is not None:
         raise InputError("--svg draws a curve", hint="add --curve")
-    asked = read_form(open_index(index), vector, identifier, queries, limit)
-    with progress(len(asked.vectors), "queries") as bar:
+    form = read_form(open_index(index), vector, identifier, queries, limit)
+    with progress(len(form.vectors), "queries") as bar:
         result = evaluate(
-            index, asked, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
+            index, form, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
             progress=bar.phase("queries"),
         )  # fmt: skip
     if as_json:
@@ -80,25 +80,25 @@ def eval_command(
 
 
 def _curve(
-    path: str, asked: Queries, k: int | None, cache_bytes: int, warm: bool, rerank: int, svg: Path | None,
+    path: str, queries: Queries, k: int | None, cache_bytes: int, warm: bool, rerank: int, svg: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    with progress(len(asked.vectors), "queries") as bar:
-        found = measure_curve(
-            path, asked, k=k, cache_bytes=cache_bytes, warm=warm, rerank=rerank,
+    with progress(len(queries.vectors), "queries") as bar:
+        curve = measure_curve(
+            path, queries, k=k, cache_bytes=cache_bytes, warm=warm, rerank=rerank,
             progress=bar,
         )  # fmt: skip
     if svg is not None:
-        svg.write_text(picture(found), encoding="utf-8")
+        svg.write_text(picture(curve), encoding="utf-8")
     if as_json:
-        print_json(found)
+        print_json(curve)
         return
     table = Table(
-        f"promise, k {found['promise_k']}", f"recall@{found['k']}", "GETs", "bytes", "waves", "ms p50", "ms p99",
-        title=f"{plain(path)}: {found['queries']:,} queries at each promise, times modelled", title_justify="left",
+        f"promise, k {curve['promise_k']}", f"recall@{curve['k']}", "GETs", "bytes", "waves", "ms p50", "ms p99",
+        title=f"{plain(path)}: {curve['queries']:,} queries at each promise, times modelled", title_justify="left",
     )  # fmt: skip
-    kept = next((p["promise"] for p in found["points"] if p["promise"] >= found["target"]), None)
-    for p in found["points"]:
+    kept = next((p["promise"] for p in curve["points"] if p["promise"] >= curve["target"]), None)
+    for p in curve["points"]:
         mark = " (target)" if p["promise"] == kept else ""
         table.add_row(
             f"{p['promise']:.4f}{mark}", f"{p['recall']:.4f}", f"{p['gets']:.1f}", size(p["bytes"]),
@@ -119,12 +119,12 @@ def export_router_command(
     from ..export.router import export_router  # onnx takes a while to import
 
     writable(to, index)
-    told = export_router(folder(index), to)
+    report = export_router(folder(index), to)
     if as_json:
-        print_json(told)
+        print_json(report)
         return
     out.print(
-        f"{plain(str(to))}: {size(told['bytes'])}, {told['router']} router of {plain(index)}, "
-        f"{told['dimension']} dimensions, {told['blocks']:,} blocks, generation {told['generation']}",
+        f"{plain(str(to))}: {size(report['bytes'])}, {report['router']} router of {plain(index)}, "
+        f"{report['dimension']} dimensions, {report['blocks']:,} blocks, generation {report['generation']}",
         highlight=False,
     )

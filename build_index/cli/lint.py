@@ -30,17 +30,17 @@ def lint_command(
     chosen = source_metric(opened, metric)
     if chosen not in METRICS:
         raise InputError(f"there is no metric {chosen!r}", hint=f"known are: {', '.join(METRICS)}")
-    found = lint(opened, chosen)
+    findings = lint(opened, chosen)
     if as_json:
-        told = {"rows": opened.rows, "dimension": opened.dimension, "kind": opened.kind, "metric": chosen}
-        print_json(told | {"findings": [finding.as_dict() for finding in found]})
+        summary = {"rows": opened.rows, "dimension": opened.dimension, "kind": opened.kind, "metric": chosen}
+        print_json(summary | {"findings": [finding.as_dict() for finding in findings]})
     else:
         for note in opened.notes:
             err.print(f"note: {plain(note)}", highlight=False)
         title = f"{opened.rows:,} rows of {opened.dimension} {opened.kind}, {chosen}"
         table = Table("", "found", "what to do", title=title, title_justify="left")
-        for finding in found:
+        for finding in findings:
             table.add_row(finding.level, plain(finding.what), plain(finding.todo))
         out.print(table)
-    if any(finding.level == "error" for finding in found):
+    if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)

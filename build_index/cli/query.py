@@ -90,16 +90,16 @@ def query(
     """
     opened = open_index(index)
     check_form(vector, identifier, queries, limit)
-    asked = Query(None, top_k, recall, rerank, attributes=True, exact=exact)
+    template = Query(None, top_k, recall, rerank, attributes=True, exact=exact)
     if queries is not None:
         vectors = read_form(opened, None, None, queries, limit).vectors.tolist()
-        answers, total = _answers(opened, [replace(asked, vector=values) for values in vectors])
+        answers, total = _answers(opened, [replace(template, vector=values) for values in vectors])
     else:
         if identifier is not None:
-            asked = replace(asked, id=parse_id(identifier, opened.root.index.id_kind))
+            template = replace(template, id=parse_id(identifier, opened.root.index.id_kind))
         else:
-            asked = replace(asked, vector=read_form(opened, vector, None, None, None).vectors[0].tolist())
-        answers = [asyncio.run(opened.query(asked, Receipt()))]
+            template = replace(template, vector=read_form(opened, vector, None, None, None).vectors[0].tolist())
+        answers = [asyncio.run(opened.query(template, Receipt()))]
         total = answers[0].receipt.as_dict()
     if as_json:
         bodies = [answer_body(answer, ["attributes", "receipt"]) for answer in answers]
@@ -110,12 +110,12 @@ def query(
     out.print(receipt_line(total), highlight=False)
 
 
-def _answers(opened: Index, asked: list[Query]) -> tuple[list[Answer], dict[str, Any]]:
+def _answers(opened: Index, queries: list[Query]) -> tuple[list[Answer], dict[str, Any]]:
     """Answers in groups that share their reads, and the counters of all groups together."""
     answers, total = list[Answer](), dict[str, Any]()
-    for low in range(0, len(asked), EXACT_VECTORS_MAX):
+    for low in range(0, len(queries), EXACT_VECTORS_MAX):
         receipt = Receipt()
-        answers += asyncio.run(opened.answer(asked[low : low + EXACT_VECTORS_MAX], receipt))
+        answers += asyncio.run(opened.answer(queries[low : low + EXACT_VECTORS_MAX], receipt))
         group = receipt.as_dict()
         total = {name: value if isinstance(value, str) else total.get(name, 0) + value for name, value in group.items()}
     return answers, total
@@ -160,11 +160,11 @@ def explain(
     opened = open_index(index)
     form = read_form(opened, vector, identifier, queries, limit)
     own = [None] * len(form.vectors) if form.own is None else form.own.tolist()
-    asked = [
+    requests = [
         Query(values, top_k, recall, rerank, without=row)
         for values, row in zip(form.vectors.tolist(), own, strict=True)
     ]
-    plans = asyncio.run(opened.explain(asked))
+    plans = asyncio.run(opened.explain(requests))
     if as_json:
         print_json(plans[0] if queries is None else {"results": plans})
         return

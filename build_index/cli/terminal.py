@@ -53,10 +53,10 @@ def nbytes(text: str) -> int:
     if match is None:
         raise InputError(f"{text!r} is not a size", hint="write 40MiB, 1GiB or a number of bytes")
     base = 1024 if match[3] else 1000
-    found = float(match[1]) * base ** " KMGT".index(match[2].upper() or " ")
-    if found > NBYTES_MAX:
+    number = float(match[1]) * base ** " KMGT".index(match[2].upper() or " ")
+    if number > NBYTES_MAX:
         raise LimitError("a size", plain(text[:40]), "8,388,608 TiB", hint="write 40MiB, 1GiB or a number of bytes")
-    return int(found)
+    return int(number)
 
 
 def binary(n: int) -> str:

@@ -31,7 +31,7 @@ def test_the_command_writes_settings_for_the_bucket(tmp_path: Path) -> None:
     settings = tomllib.loads((tmp_path / "edge" / "wrangler.toml").read_text())
     assert settings["r2_buckets"] == [{"binding": "BUCKET", "bucket_name": "my-bucket"}]
     shown = vantage("worker", tmp_path / "edge", "--bucket", "my-bucket", "--index", "docs")
-    assert shown.code == 0 and "vantage publish bucket/docs r2://my-bucket/docs" in shown.out
+    assert shown.code == 0 and "vantage publish ../bucket/docs r2://my-bucket/docs" in shown.out
 
 
 def test_what_is_not_given_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
