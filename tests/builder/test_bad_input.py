@@ -121,8 +121,8 @@ def test_every_row_many_times(tmp_path: Path, out: Path) -> None:
     """In more blocks than there are different rows, all are written, and found."""
     x = np.repeat(clustered(6, 4, 3), 200, axis=0)
     source = save(tmp_path / "a.parquet", x)
-    made = built(source, out, "--recall", 0.99, "--json").json()
-    assert made["blocks"] >= 8 and made["recall"] >= 0.99  # which of the equal rows an answer names is all the same
+    made = built(source, out, "--recall", 0.95, "--json").json()
+    assert made["blocks"] >= 8 and made["recall"] >= 0.95  # which of the equal rows an answer names is all the same
     found = vantage("query", out, "--id", 3, "--rerank", 60, "--json").json()["matches"]
     assert all(m["id"] < 200 for m in found)
 
