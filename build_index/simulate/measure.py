@@ -17,7 +17,7 @@ from vantage import kernels
 from vantage.cost import LANES, wave_ms
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
 from vantage.read.cache import CACHED, STARTS_SHARD
-from vantage.search.plan import SMALL_BYTES, SPARSE, items_of, ranges_of
+from vantage.search.plan import SMALL_BYTES, SPARSE, Items, items_of, ranges_of
 from vantage.search.route.common import Routed
 from vantage.search.scan import LrsqScan
 
@@ -31,6 +31,7 @@ from .edge import HeldOutQueries, P, trial_root
 KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
 CHUNK_BYTES = 8 << 20
 PRICE_MAX = (1 << 32) - 1
+ITEMS_KEPT = 1 << 20  # of all queries together: at most 50 MB
 
 Bools = npt.NDArray[np.bool_]
 
@@ -65,28 +66,44 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | 
 
     done bool (Q, B): blocks that a wave before has read, which have no value to this one.
     """
-    queries, blocks = p.shape
-    if not price and block_bytes.sum() <= SMALL_BYTES:
-        p = np.maximum(p, 1)
+    return planner(p, block_bytes, gets, done)(price, slice(None))
+
+
+def planner(p: P, block_bytes: Ints, gets: int = LANES, done: Bools | None = None) -> Callable[[int, slice], Reads]:
+    """`plans` by price, of some of the queries: what there is to choose from is kept, where it is little."""
+    blocks = p.shape[1]
+    p, everything = np.ascontiguousarray(p), block_bytes.sum() <= SMALL_BYTES
     size, flags = array("I", block_bytes.tolist()), bytearray(blocks)
     flags[0] = STARTS_SHARD
     at = array("Q", np.cumsum([0, *map(aligned, size)])[:-1].tolist())
-    read, ranges = np.zeros((queries, blocks), bool), []
-    for i, row in enumerate(np.ascontiguousarray(p)):
+
+    def choices(row: npt.NDArray[np.uint32], i: int) -> Items:
+        own = flags
         if done is not None:
-            flags = bytearray((done[i] * CACHED).astype(np.uint8))
-            flags[0] |= STARTS_SHARD
-        kept, lengths = np.flatnonzero(row), list[int]()
-        few = array("I", row[kept].tobytes()), array("I", kept.astype(np.uint32).tobytes())
-        # Where many are named items_of wants all of them, which it would gather from the few one by one.
-        routed = Routed(*few) if SPARSE * len(kept) < blocks else Routed(array("I", row.tobytes()))
-        items = items_of(routed, flags, size, at, (0, blocks))
-        for first, last in ranges_of(items.p, items.size, items.flags, items.at, price, gets):
-            low, high = items.first[first], items.first[last - 1] + 1
-            read[i, low:high] = True
-            lengths.append(at[high - 1] + size[high - 1] - at[low])
-        ranges.append(lengths)
-    return Reads(read, ranges)
+            own = bytearray((done[i] * CACHED).astype(np.uint8))
+            own[0] |= STARTS_SHARD
+        named = np.flatnonzero(row)
+        if SPARSE * len(named) >= blocks or not len(named):
+            return Items(array("I", row.tobytes()), size, own, at, range(blocks))
+        few = array("I", row[named].tobytes()), array("I", named.astype(np.uint32).tobytes())
+        return items_of(Routed(*few), own, size, at, (0, blocks))
+
+    kept = [choices(row, i) for i, row in enumerate(p)] if p.size <= ITEMS_KEPT else None
+
+    def planned(price: int, some: slice) -> Reads:
+        rows = np.maximum(p, 1) if not price and everything else p
+        numbers = range(*some.indices(len(p)))
+        read, ranges = np.zeros((len(numbers), blocks), bool), []
+        for i, n in enumerate(numbers):
+            items, lengths = kept[n] if kept is not None and rows is p else choices(rows[n], n), list[int]()
+            for first, last in ranges_of(items.p, items.size, items.flags, items.at, price, gets):
+                low, high = items.first[first], items.first[last - 1] + 1
+                read[i, low:high] = True
+                lengths.append(at[high - 1] + size[high - 1] - at[low])
+            ranges.append(lengths)
+        return Reads(read, ranges)
+
+    return planned
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vantage.format import Contract, Point
 from ..ingest.rows import Ints
 from ..neighbours.truth import HELD_OUT_FEW
 from ..simulate.edge import P
-from ..simulate.measure import Candidates, plans, price_for
+from ..simulate.measure import Candidates, planner, price_for
 
 SURE = 1.645  # standard errors under the mean: one query set in twenty is below
 MARGIN_MAX = 0.005  # a larger index is not refused for holding out too few rows to be sure
@@ -34,19 +34,24 @@ def promise_recall(recall: npt.NDArray[np.float64]) -> float:
 
 
 class PricedRecall:
-    """Recall of what plans at a price answer; each price is planned once, as bisections share most of theirs."""
+    """Recall of what plans at a price answer; each price is planned once, as bisections share most of theirs.
+
+    reads(price, some): those plans, of some of the queries.
+    """
 
     def __init__(self, candidates: Candidates, p: P, sizes: Ints) -> None:
-        self.candidates, self.p, self.sizes = candidates, p, sizes
-        self._reads: dict[int, npt.NDArray[np.uint8]] = {}  # blocks, eight to a byte
+        self.candidates, self.blocks, self.reads = candidates, p.shape[1], planner(p, sizes)
+        self._read: dict[int, npt.NDArray[np.uint8]] = {}  # blocks, eight to a byte
+        self._promised: dict[tuple[int, int, int], float] = {}
 
     def __call__(self, price: int, k: int, rerank: int = 0) -> float:
         """What is promised of recall@k at this price, the best `rerank` rows by exact score."""
-        blocks = self.p.shape[1]
-        if price not in self._reads:
-            self._reads[price] = np.packbits(plans(self.p, self.sizes, price).blocks, axis=1)
-        read = np.unpackbits(self._reads[price], axis=1, count=blocks).astype(bool)
-        return promise_recall(self.candidates.recall(read, k, rerank))
+        if (price, k, rerank) not in self._promised:
+            if price not in self._read:
+                self._read[price] = np.packbits(self.reads(price, slice(None)).blocks, axis=1)
+            read = np.unpackbits(self._read[price], axis=1, count=self.blocks).astype(bool)
+            self._promised[price, k, rerank] = promise_recall(self.candidates.recall(read, k, rerank))
+        return self._promised[price, k, rerank]
 
 
 def depths(k: int) -> list[int]:
@@ -74,7 +79,7 @@ def calibrate(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -
             prices.add(at)
     points = []
     for price in sorted(prices, reverse=True):
-        reads = plans(recall_at.p, recall_at.sizes, price)
+        reads = recall_at.reads(price, slice(None))
         points += [
             Point(depth, price, recall_at(price, depth, rerank), reads.nbytes, reads.gets) for depth in depths(k)
         ]
