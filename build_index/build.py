@@ -188,7 +188,7 @@ def _build(source: Source, staging: Staging, lost: bool, context: BuildContext) 
 
 def _surprises(choice: Choice, options: Options, kind: str) -> list[str]:
     """Notes on what these rows cost more than others."""
-    notes, promise = list[str](), promise_of(choice.contract, choice.promises, None)
+    notes, promise = list[str](), promise_of(choice.contract, choice.promises, choice.contract.k, None)
     if promise.rerank > RERANK_MAX:
         notes.append(
             f"codes alone do not tell rows apart that are so near each other: an answer takes the exact scores of "

@@ -113,14 +113,14 @@ def test_between_depths_it_is_linear(k: int, expected: float | None) -> None:
 def test_a_promise_between_two_of_a_kind_and_of_two_kinds() -> None:
     contract = Contract(10, 6, 0.9, (Point(10, 400, 0.8, 1e5, 3.0), Point(10, 100, 0.95, 1e6, 6.0)))
     kept = stop(promise(0.8, 400), promise(0.9, 200), promise(0.97, 300, rerank=20), promise(0.99, 100, rerank=20))
-    assert promise_of(contract, kept, None) == kept.by_recall[1]
-    assert promise_of(contract, kept, 0.1) == kept.by_recall[0]
-    assert (promise_of(contract, kept, 0.85).price, promise_of(contract, kept, 0.85).rerank) == (300, 0)
-    assert promise_of(contract, kept, 0.91) == kept.by_recall[2]
-    assert (promise_of(contract, kept, 0.98).price, promise_of(contract, kept, 0.98).rerank) == (200, 20)
+    assert promise_of(contract, kept, 10, None) == kept.by_recall[1]
+    assert promise_of(contract, kept, 10, 0.1) == kept.by_recall[0]
+    assert (promise_of(contract, kept, 10, 0.85).price, promise_of(contract, kept, 10, 0.85).rerank) == (300, 0)
+    assert promise_of(contract, kept, 10, 0.91) == kept.by_recall[2]
+    assert (promise_of(contract, kept, 10, 0.98).price, promise_of(contract, kept, 10, 0.98).rerank) == (200, 20)
     with pytest.raises(LimitError, match=r"0\.99"):
-        promise_of(contract, kept, 0.995)
-    assert promise_of(contract, None, 0.875).price == 250  # an index of an earlier builder
+        promise_of(contract, kept, 10, 0.995)
+    assert promise_of(contract, None, 10, 0.875).price == 250  # an index of an earlier builder
 
 
 @pytest.mark.parametrize(

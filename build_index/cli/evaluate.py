@@ -94,7 +94,7 @@ def _curve(
         print_json(curve)
         return
     table = Table(
-        f"promise, k {curve['promise_k']}", f"recall@{curve['k']}", "GETs", "bytes", "waves", "ms p50", "ms p99",
+        "promise", f"recall@{curve['k']}", "GETs", "bytes", "waves", "ms p50", "ms p99",
         title=f"{plain(path)}: {curve['queries']:,} queries at each promise, times modelled", title_justify="left",
     )  # fmt: skip
     kept = next((p["promise"] for p in curve["points"] if p["promise"] >= curve["target"]), None)

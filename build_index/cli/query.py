@@ -59,12 +59,12 @@ def info(index: Address, as_json: Json = False) -> None:
     out.print(points)
     if root.promises:
         kept = Table(
-            "recall", "GETs", "bytes", "waves", "exact scores", "second wave below", "ms modelled",
-            title=f"what keeps a recall@{root.contract.k}", title_justify="left",
+            "k", "recall", "GETs", "bytes", "waves", "exact scores", "second wave below", "ms modelled",
+            title="what keeps a recall@k", title_justify="left",
         )  # fmt: skip
-        for promise in root.promises.by_recall:
+        for ladder, promise in ((x, p) for x in root.promises.ladders(root.contract.k) for p in x.by_recall):
             kept.add_row(
-                f"{promise.recall:.4f}", f"{promise.gets:.1f}", size(promise.nbytes), f"{promise.waves:.2f}",
+                str(ladder.k), f"{promise.recall:.4f}", f"{promise.gets:.1f}", size(promise.nbytes), f"{promise.waves:.2f}",
                 str(promise.rerank or ""), f"{promise.threshold:.4f}" if promise.threshold else "", f"{promise.ms:.0f}",
             )  # fmt: skip
         out.print(kept)

@@ -28,10 +28,12 @@ COSTS = (
 )
 
 
-def promises(contract: Contract, section: Promises | None) -> list[float]:
-    """Rising recalls that an index promises at its k; without their section those of its points, but for price 0."""
+def promises(contract: Contract, section: Promises | None, k: int) -> list[float]:
+    """Rising recalls that an index promises at k, or at the next k that it has promises for; without any those of its
+    points, but for price 0."""
     if section is not None:
-        return [p.recall for p in section.by_recall]
+        ladders = section.ladders(contract.k)
+        return [p.recall for p in next((x for x in ladders if x.k >= k), ladders[-1]).by_recall]
     points = [p for p in contract.points if p.k == contract.k]
     kept = min((p.recall for p in points if p.recall >= contract.target), default=contract.target)
     return sorted({p.recall for p in points if p.price} | {kept})
@@ -49,15 +51,15 @@ def curve(
 ) -> dict[str, Any]:
     """The keys of `vantage eval --curve`; a point holds a promise, and keys of `vantage eval` of queries that ask it.
 
-    k: of the recall that is measured, the contract's by default; promises are at the contract's k. Each promise is a
-    phase of progress. Raises as `evaluate` does.
+    k: how many answers each query asks for, the contract's by default. Each promise is a phase of progress. Raises as
+    `evaluate` does.
     """
     index = open_index(path)
     contract = index.root.contract
     k = contract.k if k is None else k
     known = replace(queries, neighbors=check_truth(path, index, queries, k, rerank=rerank))
     points = []
-    for promise in promises(contract, index.root.promises):
+    for promise in promises(contract, index.root.promises, k):
         measured = evaluate(
             path, known, k=k, cache_bytes=cache_bytes, warm=warm, recall=promise, rerank=rerank,
             progress=progress.phase(f"promise {promise:.4f}"),
@@ -65,7 +67,7 @@ def curve(
         points.append({"promise": promise} | {name: measured[name] for name in COSTS})
     return {
         "index": index.name, "rows": index.root.index.rows, "queries": len(queries.vectors), "k": k,
-        "promise_k": contract.k, "target": contract.target,
+        "target": contract.target,
         "points": points,
     }  # fmt: skip
 

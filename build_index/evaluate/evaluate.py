@@ -202,7 +202,7 @@ def check_truth(
     if length != index.root.index.dimension:
         raise LimitError("the length of the queries", length, index.root.index.dimension, hint="name other --queries")
     first = queries.vectors[0].tolist()
-    index.check([Query(first, max(k, index.root.contract.k), recall, rerank)])
+    index.check([Query(first, k, recall, rerank)])
     prepare(first, index.root.index, "a query")
     truth = queries.neighbors
     if truth is None and queries.own is None:
@@ -231,7 +231,7 @@ def evaluate(
     rerank: int = 0,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """The keys of `vantage eval` (docs/results.md). k defaults to the contract's; a smaller k cuts the same answers.
+    """The keys of `vantage eval` (docs/results.md). k, the contract's by default, is how many answers each asks for.
 
     Queries that are rows of the index are asked by their vectors: what it takes to find a row by its id does not count.
     """
@@ -241,10 +241,9 @@ def evaluate(
     truth = check_truth(path, index, queries, k, recall, rerank)
     k = min(k, _others(index, queries))
     near = row_numbers(source_rows(path, index), truth[:, :k])
-    depth = min(max(k, contract.k), index.root.index.rows)
     without = [None] * len(queries.vectors) if queries.own is None else queries.own.tolist()
     ask = [
-        Query(v.tolist(), depth, recall, rerank, without=row) for v, row in zip(queries.vectors, without, strict=True)
+        Query(v.tolist(), k, recall, rerank, without=row) for v, row in zip(queries.vectors, without, strict=True)
     ]
     answers: list[tuple[Answer, float]] = []
 

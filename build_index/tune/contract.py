@@ -56,7 +56,7 @@ class PricedRecall:
 
 def depths(k: int) -> list[int]:
     """The numbers of answers that recall is measured at."""
-    return sorted({min(10, k), k, 1})
+    return [*(depth for depth in (1, 10, 100) if depth < k), k]
 
 
 def price_at(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -> int | None:

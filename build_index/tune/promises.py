@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.cost import LANES, Budget, wave_ms
-from vantage.format import PRICED_MAX, RERANK_MAX, VECTOR_BYTES, Contract, Estimator, Promise, Promises
+from vantage.format import PRICED_MAX, RERANK_MAX, VECTOR_BYTES, Contract, Estimator, Ladder, Promise, Promises
 from vantage.read.gather import plan_gather
 from vantage.search.estimate import HALVINGS_MAX, MASS_EPSILON, PRICE_LOG_MIN, ROWS_EPSILON, second_price
 
@@ -24,6 +24,7 @@ RIDGE = 1e-5
 NEWTON_STEPS = 30
 WIDTHS = np.geomspace(0.005, 5, 40).tolist()
 GATHER_QUERIES = 200  # of the rows held out, whose reads of full vectors are modelled
+GOALS_SMALLER = (0.8, 0.9, 0.95, 0.98, 0.99)  # at smaller k than the contract's
 TWO_WAVES_MS = 85.0  # a plan of one wave below this is sooner than any of two
 TWO_WAVES_GOAL = 0.85  # lower ones are kept in one wave: they read too little to divide
 FIRST_STEPS = (1.5, 2.5)  # times the price of one wave, for the first of two
@@ -171,18 +172,19 @@ def gather_of(home: npt.NDArray[np.int32], rows: Rows) -> Gather:
 def _kept_promises(
     held: ScannedQueries,
     recall_at: PricedRecall,
-    contract: Contract,
+    k: int,
+    goals: Iterable[float],
     known: tuple[Estimator, ...],
     reranks: Sequence[int],
     second_wave: bool,
     gather: Gather,
 ) -> tuple[Promise, ...]:
-    """For each goal what reaches it in the least modelled time, with exact scores or without.
+    """For each goal what reaches it at k in the least modelled time, with exact scores or without.
 
     second_wave divides it over two waves, where that is wished for: it evens out queries, and costs time.
     """
-    k, out = contract.k, list[Promise]()
-    for goal in sorted({contract.target, *GOALS}):
+    out = list[Promise]()
+    for goal in sorted(goals):
         best: tuple[float, Promise] | None = None
         for rerank in (0, *reranks):
             if best is not None and best[1].ms <= TWO_WAVES_MS:
@@ -295,5 +297,12 @@ def make_promises(
     """
     reranks = sorted({*reranks_of(contract.k, rows), *([rerank] if rerank else [])})
     known = estimators(tune, contract.k, reranks, target)
-    kept = _kept_promises(calibration, recall_at, contract, known, reranks, second_wave, gather)
-    return Promises(known, kept)
+
+    def kept(k: int, goals: Sequence[float]) -> tuple[Promise, ...]:
+        own = reranks if k == contract.k else sorted({*reranks_of(k, rows), *reranks})
+        return _kept_promises(
+            calibration, recall_at, k, {contract.target, *goals}, known, own, second_wave and k == contract.k, gather
+        )
+
+    ladders = (Ladder(k, kept(k, GOALS_SMALLER)) for k in depths(contract.k)[:-1])
+    return Promises(known, kept(contract.k, GOALS), tuple(ladder for ladder in ladders if ladder.by_recall))

@@ -196,7 +196,7 @@ class Index:
         query, segment, contract = run.query, run.segment, run.segment.root.contract
         routed, page = segment.router.peek(run.prepared, segment)
         plan, promise = segment.plan(query, routed, query.budget), segment.promise(query)
-        promised = segment.root.promises is not None and query.top_k == contract.k
+        promised = segment.root.promises is not None and query.top_k <= contract.k
         recall = promise.recall if promised else recall_estimate(contract, plan.price, query.top_k)
         sizes, before = [r.size for r in plan.ranges], [] if page is None else [page.item.size]
         routing = None

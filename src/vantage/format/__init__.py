@@ -34,7 +34,7 @@ from .layout import (
     damaged,
     pack_head,
 )
-from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Promise, Promises
+from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Ladder, Promise, Promises
 from .root import (
     ID_PAGE_ROWS,
     PRICED_MAX,
@@ -104,6 +104,7 @@ __all__ = [
     "IdPages",
     "IndexSection",
     "LAYERS_MAX",
+    "Ladder",
     "LrsqSection",
     "LseSection",
     "METRICS",

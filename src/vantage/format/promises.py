@@ -15,6 +15,7 @@ _ESTIMATOR = struct.Struct(f"<IIdd{1 + FEATURES}d")
 RERANK_MAX = 200  # rows that a query may ask the full vectors of
 # Those that a promise may read, where codes tell rows apart too little; of so many bytes together.
 PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX = 4096, 4 << 20
+_LADDER = struct.Struct("<II")
 _PROMISE = struct.Struct("<dIId8xdddd")
 
 
@@ -52,42 +53,78 @@ class Promise:
 
 
 @dataclass(frozen=True)
+class Ladder:
+    """Promises of recall@k, by rising recall."""
+
+    k: int
+    by_recall: tuple[Promise, ...]
+
+
+@dataclass(frozen=True)
 class Promises:
-    """Estimators by (k, rerank), rising, and promises by rising recall; the best one is last."""
+    """Estimators by (k, rerank), rising, and promises by rising recall; the best one is last.
+
+    by_recall: at the contract's k. smaller: at smaller k, rising: fewer answers take fewer reads.
+    """
 
     estimators: tuple[Estimator, ...]
     by_recall: tuple[Promise, ...]
+    smaller: tuple[Ladder, ...] = ()
+
+    def all(self) -> list[Promise]:
+        """Of every k."""
+        return [p for by_recall in (*(ladder.by_recall for ladder in self.smaller), self.by_recall) for p in by_recall]
+
+    def ladders(self, k: int) -> list[Ladder]:
+        """All of them by rising k; k: the contract's."""
+        return [*self.smaller, Ladder(k, self.by_recall)]
 
     def pack(self) -> bytes:
         out = _PROMISES.pack(len(self.estimators), len(self.by_recall))
         out += b"".join(_ESTIMATOR.pack(e.k, e.rerank, e.ceiling, e.width, *e.weights) for e in self.estimators)
-        return out + b"".join(
-            _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.nbytes, p.gets, p.waves, p.ms)
-            for p in self.by_recall
-        )
+        out += _pack(self.by_recall)
+        return out + b"".join(_LADDER.pack(x.k, len(x.by_recall)) + _pack(x.by_recall) for x in self.smaller)
 
     @classmethod
     def unpack(cls, body: memoryview, label: str) -> Promises:
         cursor = Cursor(body, label)
         estimators_count, promises_count = cursor.unpack(_PROMISES)
-        estimators, promises = [], []
+        estimators, smaller = [], []
         for _ in range(min(estimators_count, 4096)):
             k, rerank, ceiling, width, *weights = cursor.unpack(_ESTIMATOR)
             estimators.append(Estimator(k, rerank, ceiling, width, tuple(weights)))
-        for _ in range(min(promises_count, 4096)):
-            recall, price, rerank, threshold, *means = cursor.unpack(_PROMISE)
-            promises.append(Promise(recall, price, rerank, threshold, *means))
-        cursor.end()
+        by_recall = _unpack(cursor, promises_count, label)
+        while cursor.at < len(body):  # an earlier builder wrote none
+            k, count = cursor.unpack(_LADDER)
+            smaller.append(Ladder(k, _unpack(cursor, count, label)))
         finite(label, *(list(e.weights) for e in estimators))
         order = [(e.k, e.rerank) for e in estimators]
-        if not estimators or not promises or order != sorted(set(order)):
-            raise damaged(label, f"{len(estimators)} estimators and {len(promises)} promises, or out of order")
+        if not estimators or order != sorted(set(order)):
+            raise damaged(label, f"{len(estimators)} estimators, or out of order")
         if not all(e.k >= 1 and 0 < e.ceiling <= 1 and 0.001 <= e.width <= 1000 for e in estimators):
             raise damaged(label, "an estimator is out of range")
-        if not all(
-            0 <= p.recall <= 1 and 0 <= p.threshold <= 1 and p.rerank <= PROMISED_RERANK_MAX
-            and all(0 <= v < math.inf for v in (p.nbytes, p.gets, p.waves, p.ms))
-            for p in promises
-        ) or any(a.recall > b.recall for a, b in pairwise(promises)):  # fmt: skip
-            raise damaged(label, "a promise is out of range or out of order")
-        return cls(tuple(estimators), tuple(promises))
+        if not all(a < b for a, b in pairwise([0, *(ladder.k for ladder in smaller)])):
+            raise damaged(label, "promises of smaller k are out of order")
+        return cls(tuple(estimators), by_recall, tuple(smaller))
+
+
+def _pack(by_recall: tuple[Promise, ...]) -> bytes:
+    return b"".join(
+        _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.nbytes, p.gets, p.waves, p.ms) for p in by_recall
+    )
+
+
+def _unpack(cursor: Cursor, count: int, label: str) -> tuple[Promise, ...]:
+    promises = []
+    for _ in range(min(count, 4096)):
+        recall, price, rerank, threshold, *means = cursor.unpack(_PROMISE)
+        promises.append(Promise(recall, price, rerank, threshold, *means))
+    if not promises:
+        raise damaged(label, "there are no promises")
+    if not all(
+        0 <= p.recall <= 1 and 0 <= p.threshold <= 1 and p.rerank <= PROMISED_RERANK_MAX
+        and all(0 <= v < math.inf for v in (p.nbytes, p.gets, p.waves, p.ms))
+        for p in promises
+    ) or any(a.recall > b.recall for a, b in pairwise(promises)):  # fmt: skip
+        raise damaged(label, "a promise is out of range or out of order")
+    return tuple(promises)

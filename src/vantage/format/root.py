@@ -407,13 +407,13 @@ class Root:
         promises: Promises | None = of(PROMISES, Promises.unpack) if PROMISES in sections else None
         for kind, prices in (
             (CONTRACT, [p.price for p in contract.points]),
-            (PROMISES, [p.price for p in promises.by_recall] if promises else [0]),
+            (PROMISES, [p.price for p in promises.all()] if promises else [0]),
         ):
             if max(prices) * nbytes >= PRICED_MAX:
                 raise damaged(
                     f"{name}, section {SECTION_NAMES[kind]}", f"a price for {nbytes} bytes of blocks is out of range"
                 )
-        ranked = max((p.rerank for p in promises.by_recall), default=0) if promises else 0
+        ranked = max((p.rerank for p in promises.all()), default=0) if promises else 0
         if ranked * index.dimension * VECTOR_BYTES[index.vector_kind] > PROMISED_VECTORS_MAX:
             raise damaged(f"{name}, section {SECTION_NAMES[PROMISES]}", f"a promise reads {ranked} full vectors")
         codec: LrsqSection = of(CODEC, CODEC_SECTIONS[index.codec].unpack, rotation.axes)

@@ -39,6 +39,7 @@ def describe(index: Index) -> dict[str, Any]:
             "points": [{"k": p.k, "recall": p.recall, "bytes": p.nbytes, "gets": p.gets} for p in contract.points],
             "promises": [
                 {
+                    "k": ladder.k,
                     "recall": p.recall,
                     "bytes": p.nbytes,
                     "gets": p.gets,
@@ -47,7 +48,8 @@ def describe(index: Index) -> dict[str, Any]:
                     "second_below": p.threshold or None,
                     "modelled_ms": p.ms,
                 }
-                for p in (root.promises.by_recall if root.promises else ())
+                for ladder in (root.promises.ladders(contract.k) if root.promises else ())
+                for p in ladder.by_recall
             ],  # fmt: skip
         },
     }

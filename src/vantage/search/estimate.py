@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 
 from ..errors import LimitError
 from ..format import Contract, Estimator, Point, Promise, Promises
@@ -17,34 +18,59 @@ HALVINGS = 1.25  # of the price a halving of what is missed takes: measured, mis
 PROBABILITY_BITS = 20  # Routed.p is in units of 2^-20
 
 
-def promise_of(contract: Contract, promises: Promises | None, recall: float | None) -> Promise:
-    """How to read for this recall; None: the contract's target. Prices are linear between promises of one kind.
+def promise_of(contract: Contract, promises: Promises | None, k: int, recall: float | None) -> Promise:
+    """How to read for this recall@k; None: the contract's target. Raises LimitError above the best promise.
 
-    Between two kinds (numbers of exact scores, one wave or two) the better one holds. Raises LimitError above the best
-    promise, which it names. Without promises the points of the contract promise.
+    Between two recalls, and between two k that promises were measured at, prices are interpolated where both are kept
+    in one way (with as many exact scores, in as many waves); else the one that reads more holds. More answers than the
+    contract's k are read for as for its k. Without promises the points of the contract promise.
     """
     recall = contract.target if recall is None else recall
     if not recall > 0:
         raise LimitError("recall", recall, "between 0 and 1", hint="0.95 is a usual target", param="recall")
     if promises is None:
         return Promise(recall, price_of(contract, recall), 0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    at = next((i for i, p in enumerate(promises.by_recall) if p.recall >= recall), None)
-    if at is None:
+    ladders = [x for x in promises.ladders(contract.k) if x.by_recall[-1].recall >= recall]
+    if not ladders:
         best = int(promises.by_recall[-1].recall * 1000) / 1000
         raise LimitError(
             "recall", recall, best, hint="ask for less, or build the index with a higher --recall", param="recall"
         )
-    low, high = promises.by_recall[max(at - 1, 0)], promises.by_recall[at]
-    if low.recall >= recall or (low.rerank, low.threshold > 0) != (high.rerank, high.threshold > 0):
+    above = next((x for x in ladders if x.k >= k), ladders[-1])
+    below = next((x for x in reversed(ladders) if x.k <= k), above)
+    low, high = _on(below.by_recall, recall), _on(above.by_recall, recall)
+    if above.k <= k or below is above:
         return high
-    share = (recall - low.recall) / (high.recall - low.recall)
+    if _kind(low) != _kind(high) or not low.price or not high.price:
+        return max(low, high, key=lambda promise: promise.nbytes)
+    share = math.log(k / below.k) / math.log(above.k / below.k)
+    price = math.exp(math.log(low.price) + share * (math.log(high.price) - math.log(low.price)))
+    return replace(_between(low, high, share), recall=recall, price=round(price))
+
+
+def _on(by_recall: Sequence[Promise], recall: float) -> Promise:
+    """The promise of a recall between two of one k, the last of which keeps it."""
+    at = next(i for i, p in enumerate(by_recall) if p.recall >= recall)
+    low, high = by_recall[max(at - 1, 0)], by_recall[at]
+    if low.recall >= recall or _kind(low) != _kind(high):
+        return high
+    return replace(_between(low, high, (recall - low.recall) / (high.recall - low.recall)), recall=recall)
+
+
+def _kind(promise: Promise) -> tuple[int, bool]:
+    """How it is kept: exact scores, and whether there is a second wave."""
+    return promise.rerank, promise.threshold > 0
+
+
+def _between(low: Promise, high: Promise, share: float) -> Promise:
+    """Linear in all that a promise of this kind has."""
 
     def mid(name: str) -> float:
         a, b = float(getattr(low, name)), float(getattr(high, name))
         return a + (b - a) * share
 
     return Promise(
-        recall, round(mid("price")), high.rerank, mid("threshold"), mid("nbytes"), mid("gets"),
+        mid("recall"), round(mid("price")), high.rerank, mid("threshold"), mid("nbytes"), mid("gets"),
         mid("waves"), mid("ms"),
     )  # fmt: skip
 

@@ -46,8 +46,8 @@ class Segment:
         return f"{self.space}/{name}"
 
     def promise(self, query: Query) -> Promise:
-        """How the contract keeps the recall that is asked for. Raises LimitError where it cannot."""
-        return promise_of(self.root.contract, self.root.promises, query.recall)
+        """How the recall is kept that the query has to have, at its top_k. Raises LimitError where it cannot."""
+        return promise_of(self.root.contract, self.root.promises, query.top_k, query.recall)
 
     def page(self, number: int) -> memoryview | None:
         """A routing page, verified, if it is cached."""
