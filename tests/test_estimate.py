@@ -19,7 +19,7 @@ from build_index.tune.promises import ScannedQueries, estimate_recall
 from build_index.tune.promises import features as numpy_features
 from vantage.cost import Budget
 from vantage.errors import LimitError
-from vantage.format import Contract, Estimator, Point, Promise, Promises
+from vantage.format import Contract, Estimator, Ladder, Point, Promise, Promises
 from vantage.http.bodies import describe
 from vantage.index import Index
 from vantage.read.bucket import Folder
@@ -121,6 +121,21 @@ def test_a_promise_between_two_of_a_kind_and_of_two_kinds() -> None:
     with pytest.raises(LimitError, match=r"0\.99"):
         promise_of(contract, kept, 10, 0.995)
     assert promise_of(contract, None, 10, 0.875).price == 250  # an index of an earlier builder
+
+
+def test_a_promise_of_fewer_answers() -> None:
+    """At its own k, between two, below the least and above the contract's; where it is kept in another way, by more."""
+    contract = Contract(100, 6, 0.9, (Point(100, 100, 0.95, 1e6, 6.0),))
+    few = Ladder(10, (promise(0.8, 1600), promise(0.9, 400, nbytes=4e5)))
+    two = replace(stop(promise(0.9, 100), promise(0.99, 10, rerank=200), k=100), smaller=(few,))
+    assert promise_of(contract, two, 10, None) == promise_of(contract, two, 1, 0.9) == few.by_recall[1]
+    assert promise_of(contract, two, 100, None) == promise_of(contract, two, 1000, None) == two.by_recall[0]
+    middle = promise_of(contract, two, 32, None)
+    assert (middle.recall, middle.nbytes) == (0.9, pytest.approx(7e5, rel=0.02)) and 195 < middle.price < 205
+    assert promise_of(contract, two, 10, 0.95) == two.by_recall[1]  # which the promises at ten do not reach
+    exact = replace(two, smaller=(replace(few, by_recall=(promise(0.9, 400, rerank=20, nbytes=4e5),)),))
+    assert promise_of(contract, exact, 50, None) == two.by_recall[0]
+    assert promise_of(contract, exact, 10, None).rerank == 20
 
 
 @pytest.mark.parametrize(

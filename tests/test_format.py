@@ -38,6 +38,7 @@ from vantage.format import (
     Estimator,
     IdPages,
     IndexSection,
+    Ladder,
     LrsqSection,
     LseSection,
     ObjectName,
@@ -543,13 +544,22 @@ promises = st.builds(
 
 
 @quick
-@given(st.lists(estimators, min_size=1, max_size=6), st.lists(promises, min_size=1, max_size=9), st.randoms())
-def test_stop(known: list[Estimator], kept: list[Promise], draw: Random) -> None:
+@given(
+    st.lists(estimators, min_size=1, max_size=6), st.lists(promises, min_size=1, max_size=9),
+    st.sets(st.integers(1, 1000), max_size=3), st.randoms(),
+)  # fmt: skip
+def test_promises(known: list[Estimator], kept: list[Promise], smaller: set[int], draw: Random) -> None:
     known = sorted({(e.k, e.rerank): e for e in known}.values(), key=lambda e: (e.k, e.rerank))
-    section = Promises(tuple(known), tuple(sorted(kept, key=lambda p: p.recall)))
-    body = section.pack()
+    by_recall = tuple(sorted(kept, key=lambda p: p.recall))
+    section = Promises(tuple(known), by_recall, tuple(Ladder(k, by_recall[:3]) for k in sorted(smaller)))
+    body, whole = section.pack(), len(Promises(section.estimators, by_recall).pack())
     assert Promises.unpack(memoryview(body), "promises") == section
-    for changed in (body[: draw.randrange(len(body))], body + b"\0", Promises((), section.by_recall).pack()):
+    assert Promises.unpack(memoryview(body[:whole]), "promises") == replace(section, smaller=())
+    for changed in (
+        body[: draw.randrange(whole)], body + b"\0", Promises((), by_recall).pack(),
+        replace(section, smaller=(Ladder(5, by_recall), Ladder(5, by_recall))).pack(),
+        replace(section, smaller=(Ladder(0, by_recall),)).pack(), replace(section, smaller=(Ladder(5, ()),)).pack(),
+    ):  # fmt: skip
         with pytest.raises(DamagedError):
             Promises.unpack(memoryview(changed), "promises")
 

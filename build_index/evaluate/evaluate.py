@@ -242,9 +242,7 @@ def evaluate(
     k = min(k, _others(index, queries))
     near = row_numbers(source_rows(path, index), truth[:, :k])
     without = [None] * len(queries.vectors) if queries.own is None else queries.own.tolist()
-    ask = [
-        Query(v.tolist(), k, recall, rerank, without=row) for v, row in zip(queries.vectors, without, strict=True)
-    ]
+    ask = [Query(v.tolist(), k, recall, rerank, without=row) for v, row in zip(queries.vectors, without, strict=True)]
     answers: list[tuple[Answer, float]] = []
 
     async def run(counted: bool) -> None:

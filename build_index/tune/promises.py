@@ -101,13 +101,15 @@ def fit_logistic(x: F64, y: F64) -> F64:
     return np.concatenate([[w[0] - slopes @ mean], slopes])
 
 
-def reranks_of(k: int, rows: int) -> list[int]:
-    """Numbers of rows whose exact scores might keep a promise."""
-    return sorted({min(RERANK_MAX, rows, k * 5 // 4), min(RERANK_MAX, rows, 2 * k)})
+def reranks_of(k: int, rows: int, more: Iterable[int] = ()) -> list[int]:
+    """Numbers of rows whose exact scores might keep a promise at k; and `more`, which another k takes."""
+    return sorted({min(RERANK_MAX, rows, k * 5 // 4), min(RERANK_MAX, rows, 2 * k), *more})
 
 
-def estimators(held: ScannedQueries, k: int, reranks: Sequence[int], target: int) -> tuple[Estimator, ...]:
+def estimators(held: ScannedQueries, k: int, reranks: dict[int, list[int]], target: int) -> tuple[Estimator, ...]:
     """Fitted to what plans around the target's price find of each query's neighbours, for depths up to k.
+
+    reranks: numbers of exact scores by depth.
 
     What reads miss is learnt by query; what the codes lose on top hardly differs, and is fitted to means.
     """
@@ -121,7 +123,7 @@ def estimators(held: ScannedQueries, k: int, reranks: Sequence[int], target: int
         y = np.concatenate([held.candidates.recall(r, depth, KEPT) for r in reads]) / whole
         weights = fit_logistic(np.concatenate(seen), np.minimum(y, 1))
         miss = [1 / (1 + np.exp(np.clip(weights[0] + x @ weights[1:], -60, 60))) for x in seen]
-        for rerank in (0, *reranks):
+        for rerank in (0, *reranks[depth]):
             ceiling = max(1e-9, float(held.candidates.recall(every, depth, rerank).mean()))
             means = [float(held.candidates.recall(r, depth, rerank).mean()) for r in reads]
             width = min(WIDTHS, key=partial(_off, miss, means, ceiling))
@@ -295,14 +297,13 @@ def make_promises(
     target: the price that reached the target on the tuning rows. recall_at: of the others. rows: of the index. rerank:
     the exact scores that the target takes, where it takes any.
     """
-    reranks = sorted({*reranks_of(contract.k, rows), *([rerank] if rerank else [])})
+    own = reranks_of(contract.k, rows, [rerank] if rerank else [])
+    reranks = {k: own if k == contract.k else reranks_of(k, rows, own) for k in depths(contract.k)}
     known = estimators(tune, contract.k, reranks, target)
 
     def kept(k: int, goals: Sequence[float]) -> tuple[Promise, ...]:
-        own = reranks if k == contract.k else sorted({*reranks_of(k, rows), *reranks})
-        return _kept_promises(
-            calibration, recall_at, k, {contract.target, *goals}, known, own, second_wave and k == contract.k, gather
-        )
+        goals = [contract.target, *goals]
+        return _kept_promises(calibration, recall_at, k, set(goals), known, reranks[k], second_wave, gather)
 
     ladders = (Ladder(k, kept(k, GOALS_SMALLER)) for k in depths(contract.k)[:-1])
     return Promises(known, kept(contract.k, GOALS), tuple(ladder for ladder in ladders if ladder.by_recall))
