@@ -65,7 +65,8 @@ def info(index: Address, as_json: Json = False) -> None:
         for ladder, promise in ((x, p) for x in root.promises.ladders(root.contract.k) for p in x.by_recall):
             kept.add_row(
                 str(ladder.k), f"{promise.recall:.4f}", f"{promise.gets:.1f}", size(promise.nbytes),
-                f"{promise.waves:.2f}", str(promise.rerank or ""), f"{promise.threshold:.4f}" if promise.threshold else "", f"{promise.ms:.0f}",
+                f"{promise.waves:.2f}", str(promise.rerank or ""),
+                f"{promise.threshold:.4f}" if promise.threshold else "", f"{promise.ms:.0f}",
             )  # fmt: skip
         out.print(kept)
 
