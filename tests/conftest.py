@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+# Read when numpy and faiss are loaded. A thread of theirs that waits for work keeps a core busy, which a worker beside
+# this one has use for: all tests together take two thirds of the time so.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from doubles import Built
+from shared import once
 
 from build_index.build import build
 from build_index.context import BuildContext
@@ -64,14 +73,25 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bucket")
 
 
+def kept(bucket: Path, tmp_path_factory: pytest.TempPathFactory, name: str, build: Callable[[Path], Built]) -> Built:
+    """A copy in this worker's bucket of what build(bucket) builds once a run."""
+    built = once(tmp_path_factory, name, build)
+    shutil.copytree(built.bucket / name, bucket / name)
+    return replace(built, bucket=bucket)
+
+
 @pytest.fixture(scope="session")
 def words(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """About 3,000 synsets: cosine, 96 f16 (the first of 384, so not of norm 1), string ids, attributes."""
-    table = pq.read_table(SAMPLE)
-    table = table.take(pa.array(np.arange(0, len(table), 4)))
-    x = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)[:, :96]
-    columns = {name: table[name].combine_chunks() for name in ("id", "words", "pos", "gloss")}
-    return make(bucket, tmp_path_factory.mktemp("source"), "words", "cosine", x, columns)
+
+    def build(folder: Path) -> Built:
+        table = pq.read_table(SAMPLE)
+        table = table.take(pa.array(np.arange(0, len(table), 4)))
+        x = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)[:, :96]
+        columns = {name: table[name].combine_chunks() for name in ("id", "words", "pos", "gloss")}
+        return make(folder, tmp_path_factory.mktemp("source"), "words", "cosine", x, columns)
+
+    return kept(bucket, tmp_path_factory, "words", build)
 
 
 @pytest.fixture(scope="session")
@@ -99,14 +119,23 @@ def points_of(bucket: Path, scratch: Path, name: str, seed: int) -> Built:
 @pytest.fixture(scope="session")
 def points(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """About 1,500 u8 points: l2, 24 dimensions, integer ids (negative ones too), no attributes."""
-    return points_of(bucket, tmp_path_factory.mktemp("source"), "points", 0)
+    scratch = tmp_path_factory.mktemp("source")
+    return kept(bucket, tmp_path_factory, "points", lambda folder: points_of(folder, scratch, "points", 0))
 
 
 @pytest.fixture(scope="session")
 def generations(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Built]:
     """Two generations of an index `live`, each alone in a bucket of its own: the points, built with two seeds."""
-    scratch = tmp_path_factory.mktemp("source")
-    first, second = (points_of(tmp_path_factory.mktemp("bucket"), scratch, "live", seed) for seed in (0, 1))
+
+    def build(folder: Path) -> tuple[Built, Built]:
+        scratch = tmp_path_factory.mktemp("source")
+        first, second = (points_of(folder / str(seed), scratch, "live", seed) for seed in (0, 1))
+        return first, second
+
+    first, second = (
+        replace(built, bucket=shutil.copytree(built.bucket, tmp_path_factory.mktemp("bucket"), dirs_exist_ok=True))
+        for built in once(tmp_path_factory, "generations", build)
+    )
     return first, second
 
 
@@ -124,6 +153,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def dots(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """About 700 f16 rows of differing norms: dot, 33 dimensions, integer ids, one attribute."""
-    x = clustered(750, 33, 2) * np.random.default_rng(3).uniform(0.5, 2, (750, 1))
-    columns = {"id": np.arange(750), "label": [f"row {i}" for i in range(750)]}
-    return make(bucket, tmp_path_factory.mktemp("source"), "dots", "dot", x.astype(np.float16), columns)
+
+    def build(folder: Path) -> Built:
+        x = clustered(750, 33, 2) * np.random.default_rng(3).uniform(0.5, 2, (750, 1))
+        columns = {"id": np.arange(750), "label": [f"row {i}" for i in range(750)]}
+        return make(folder, tmp_path_factory.mktemp("source"), "dots", "dot", x.astype(np.float16), columns)
+
+    return kept(bucket, tmp_path_factory, "dots", build)

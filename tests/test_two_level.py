@@ -31,7 +31,7 @@ def bucket(
     centres = draw.normal(size=(60, 32)) * np.linspace(2, 0.3, 32)
     x = (centres[draw.integers(60, size=6040)] + 0.6 * draw.normal(size=(6040, 32))).astype(np.float32)
     np.save(folder / "rows.npy", x[:6000])
-    options = Options(0.9, 10, copies="none", router=request.param)
+    options = Options(0.9, 10, partition="kmeans", copies="none", router=request.param)
     build(open_source([folder / "rows.npy"]), BuildContext(folder / "far", "l2", options))
     return folder, x[:6000], x[6000:]
 

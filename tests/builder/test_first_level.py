@@ -47,9 +47,9 @@ def built(router: str, training: TrainingSet) -> TwoLevelSection:
     return found
 
 
-@pytest.fixture(params=["cosine", "l2"])
-def case(request: pytest.FixtureRequest, rows_of: RowsOf) -> Case:
-    rows = rows_of(clustered(ROWS, 40, 3), request.param, scale=None)
+@pytest.fixture(scope="module", params=["cosine", "l2"])
+def case(request: pytest.FixtureRequest, lasting_rows_of: RowsOf) -> Case:
+    rows = lasting_rows_of(clustered(ROWS, 40, 3), request.param, scale=None)
     training = lesson_of(rows)
     index = index_section(rows, BLOCKS, ROWS, "two-level-ecvh")
     return built("two-level-ecvh", training), index, prepare_rows(rows, np.arange(0, ROWS, 20)), training

@@ -53,12 +53,12 @@ def asked(rows: Rows, router: LseSection, blocks: int, wanted: np.ndarray) -> np
     return np.array([route.probabilities(q).p for q in prepare_rows(rows, wanted)]) / 2**20
 
 
-@pytest.fixture(params=METRICS)
-def case(request: pytest.FixtureRequest, rows_of: RowsOf) -> tuple[Rows, SubCentroids]:
+@pytest.fixture(scope="module", params=METRICS)
+def case(request: pytest.FixtureRequest, lasting_rows_of: RowsOf) -> tuple[Rows, SubCentroids]:
     draw = np.random.default_rng(7)
     centres = draw.normal(size=(30, 33))
     x = centres[draw.integers(30, size=1500)] + 0.5 * draw.normal(size=(1500, 33))
-    rows = rows_of(x.astype(np.float32), request.param, scale=None)
+    rows = lasting_rows_of(x.astype(np.float32), request.param, scale=None)
     base = partition(rows, np.arange(1500), BLOCKS, 0)
     return rows, sub_centroids(rows.take(np.arange(1500)), base.home, BLOCKS, 0)
 

@@ -25,10 +25,10 @@ BLOCKS = 64
 Case = tuple[Rows, LseSection, np.ndarray, TrainingSet]
 
 
-@pytest.fixture(params=["cosine", "l2", "dot"])
-def case(request: pytest.FixtureRequest, rows_of: RowsOf) -> Case:
+@pytest.fixture(scope="module", params=["cosine", "l2", "dot"])
+def case(request: pytest.FixtureRequest, lasting_rows_of: RowsOf) -> Case:
     """(rows, a flat router, an order of the blocks, what pages are learned from, in that order)."""
-    rows = rows_of(clustered(4000, 40, 3), request.param, scale=None)
+    rows = lasting_rows_of(clustered(4000, 40, 3), request.param, scale=None)
     every, nothing = np.arange(4000), np.empty(0, np.int64)
     base = partition(rows, every, BLOCKS, 0)
     subs = lse.sub_centroids(rows.take(every), base.home, BLOCKS, 0)

@@ -20,8 +20,10 @@ from build_index.codecs.rotations import ROTATIONS
 from build_index.context import BuildContext
 from build_index.hashing import codewords
 from build_index.ingest.open import open_source
+from build_index.neighbours import truth
 from build_index.routers import ROUTERS, ecvh, mlp, trained, tree
 from build_index.serve import ROOT, Server
+from build_index.tune import choose
 from build_index.tune.options import Options
 from vantage.format import MlpSection
 from vantage.http.bodies import answer_body
@@ -56,7 +58,7 @@ def brief() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray, brief: pytest.MonkeyPatch) -> Path:
-    """An index a way, named by it. Training is cut short: what counts is that both sides say the same."""
+    """An index a way, named by it. Training and tuning are cut short: what counts is that both sides say the same."""
     folder, scratch = tmp_path_factory.mktemp("ways"), tmp_path_factory.mktemp("source") / "rows.parquet"
     flat = pa.array(rows[:ROWS].ravel())
     pq.write_table(
@@ -70,7 +72,11 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray, brief: py
         metric = "dot" if way is SECOND else "cosine"  # HTTP rounds no score of dot: equal ones are equal integers
         # Few blocks would go without regions: these keep them, and look into most of them.
         kept = {"FLAT_BLOCKS_MAX": 0, "BEAMS": (0.7,), "BEAM_LOSS": np.inf, "STEPS": 100}
-        with patch.multiple(mlp, **(kept if way is PROGRESSIVE else {"STEPS": mlp.STEPS})):
+        with (
+            patch.multiple(mlp, **(kept if way is PROGRESSIVE else {"STEPS": mlp.STEPS})),
+            patch.object(choose, "CODE_BITS", choose.CODE_BITS if way is SECOND else (5,)),
+            patch.object(truth, "HELD_OUT_FEW", truth.HELD_OUT_FEW if way is SECOND else 100),
+        ):
             build(open_source([scratch]), BuildContext(folder / f"way-{i}", metric, options))
     return folder
 
