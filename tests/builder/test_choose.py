@@ -225,4 +225,12 @@ def test_promises_are_kept_at_every_goal(rows_of: RowsOf, second_wave: bool) -> 
         assert p.waves >= 1.9 if p.rerank else p.waves <= 2
     two = [p for p in kept if p.threshold]
     assert two if second_wave else not two
-    assert {(e.k, e.rerank) for e in choice.promises.estimators} == {(d, r) for d in (1, 10, 20) for r in (0, 25, 40)}
+    reranks = {1: (0, 1, 2, 25, 40), 10: (0, 12, 20, 25, 40), 20: (0, 25, 40)}
+    assert [(e.k, e.rerank) for e in choice.promises.estimators] == [(d, r) for d, rs in reranks.items() for r in rs]
+    for ladder in choice.promises.smaller:
+        recalls = [p.recall for p in ladder.by_recall]
+        assert recalls == sorted(set(recalls)) and recalls[-1] >= 0.98
+        assert all(p.rerank in reranks[ladder.k] for p in ladder.by_recall)
+        at = next(p for p in ladder.by_recall if p.recall >= 0.9)
+        assert at.ms < 1.05 * next(p for p in kept if p.recall >= 0.9).ms
+    assert [ladder.k for ladder in choice.promises.smaller] == [1, 10]
