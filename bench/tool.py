@@ -73,7 +73,7 @@ own score, attributes and vector.
 Bad bytes at every layout, in bodies and in the arguments of the kernels:
 
 {block(fuzz, asan)}
-Each kind of section and object with five damages, and the error of each. A missing `stop` or `bounds` section is no
+Each kind of section and object with five damages, and the error of each. A missing `promises` or `bounds` section is no
 damage: both are optional.
 
 {block(damage)}
