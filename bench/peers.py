@@ -8,8 +8,8 @@ reach recall@100 0.95 on every second query, and counts reads on the others: wit
 where each fifth query has a new connection. Waves are the longest chain of reads of which each began after the one
 before had ended; the server waits WAIT_S before it answers, so long that a busy machine makes no waves of its own.
 Connections are not limited, so `ms` is 40 for each wave and nothing for bytes; dollars are of R2's reads alone. How
-many reads LanceDB has under way when cold depends on the processors, so the waves of that line do. --table keeps the
-table, which takes minutes to build.
+many reads LanceDB has under way when cold may depend on the processors, and the waves of that line with it. --table
+keeps the table, which takes minutes to build.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""source -> staging -> partition -> copies -> codes -> layout -> write: one index from start to end."""
+"""Builds one index from start to end: rows are staged, checked, measured, laid out in blocks, encoded and written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of data as they may be shown: nothing in them commands a terminal, ends a line, or turns what follows about."""
+"""Makes texts of data safe to show: none commands a terminal, ends a line, or turns what follows about."""
 
 from __future__ import annotations
 

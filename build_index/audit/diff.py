@@ -1,4 +1,4 @@
-"""`vantage diff`: what a generation has that another has not, by two ids.bin merged in the order of their hashes."""
+"""Compares two generations: rows added, removed and changed, by two ids.bin merged in the order of their hashes."""
 
 from __future__ import annotations
 

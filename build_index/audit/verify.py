@@ -1,4 +1,4 @@
-"""`vantage verify --deep`: the live generation decoded whole, and its parts held against each other; streaming."""
+"""Decodes the live generation whole and holds its parts against each other, without keeping them in memory."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ from vantage.format import (
 from vantage.kernels import crc32c
 from vantage.search.rows import id_hash
 
+from ..blocks.layout import decode_centres, exact_centres
 from ..bucket.generations import live
 from ..bucket.store import ObjectStore, Ranged
 from ..codecs.error_norms import decode, errors
 from ..codecs.planes import Encoded, encode_blocks
 from ..ingest.formats.batch import DTYPES
 from ..progress import SILENT, Progress
-from ..write.reopen import centres_of, codec_of, codes_of_block, vectors_of_column
+from ..write.reopen import codec_of, codes_of_block, vectors_of_column
 from ..write.vectors import column_array
 
 BUFFER_BYTES = 8 << 20
@@ -363,7 +364,7 @@ def _attributes_of(
 
 def _codes(store: ObjectStore, root: Root, generation: str, findings: Findings) -> int:
     """Codes of home rows of some blocks against codes made anew from their vectors; how many rows were compared."""
-    d, codec, centres = root.directory, codec_of(root), centres_of(root)
+    d, codec, centres = root.directory, codec_of(root), decode_centres(root.centres, root.index.dimension)
     metric, count = root.index.metric, 0
     blocks = np.unique(np.linspace(0, root.index.blocks - 1, SAMPLE_BLOCKS).astype(np.int64)).tolist()
     for b in blocks:
@@ -380,10 +381,13 @@ def _codes(store: ObjectStore, root: Root, generation: str, findings: Findings) 
         if metric == "l2":
             x -= np.asarray(root.index.origin)
         x = x * scale[:, None]
-        centre, exact = centres[b : b + 1], _exact_centre(root, b)
+        one = slice(b, b + 1)
+        centre, exact = centres[one], exact_centres(root.centres, root.index.dimension, one)
         (fresh,) = encode_blocks(codec, x.astype(np.float32), [0, n], centre, metric)
-        bias = np.asarray(root.centres.bias[b : b + 1], np.float64)
-        off, least = (errors(codec.section, codec.axes, [one], x, exact, bias, metric)[0] for one in (stored, fresh))
+        bias = np.asarray(root.centres.bias[one], np.float64)
+        off, least = (
+            errors(codec.section, codec.axes, [codes], x, exact, bias, metric)[0] for codes in (stored, fresh)
+        )
         # Along the axes: where they are not orthogonal, the f16 of a vector may turn a sign that hardly says anything,
         # and yet move what the code leaves of it. Copies count in the ranges of a block's factors: theirs are coarser.
         y, z = (x - exact) @ codec.axes.T.astype(np.float64), decode(codec.section, stored.codes)
@@ -408,16 +412,7 @@ def _codes(store: ObjectStore, root: Root, generation: str, findings: Findings) 
 
 def _apart(y: npt.NDArray[np.float64], z: npt.NDArray[np.float64], of: Encoded) -> npt.NDArray[np.float64]:
     """f64 (n): how far residuals y (n, A) along the axes are from what their codes z (n, A) and factors say."""
-    f_lo, f_step = of.ranges[:2]
-    out: npt.NDArray[np.float64] = np.linalg.norm(y - (f_lo + f_step * of.f.astype(np.float64))[:, None] * z, axis=1)
-    return out
-
-
-def _exact_centre(root: Root, b: int) -> npt.NDArray[np.float64]:
-    """f64 (1, d): the centre of block b without the rounding to f32 that encoding gives it."""
-    width = aligned(root.index.dimension, 16)
-    row = np.frombuffer(root.centres.table, np.int8, root.index.dimension, b * width)
-    out: npt.NDArray[np.float64] = row[None].astype(np.float64) * float(root.centres.scale[b])
+    out: npt.NDArray[np.float64] = np.linalg.norm(y - of.factors()[0][:, None] * z, axis=1)
     return out
 
 

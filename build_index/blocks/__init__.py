@@ -1,5 +1,6 @@
-"""Rows -> blocks: partitions by name, copies, the order in the file. A block is an inverted list in faiss, a posting
-list in SPANN.
+"""Puts rows into blocks: partitions by name, copies of rows, and the order of blocks in the file.
+
+A block (an inverted list in faiss, a posting list in SPANN) is what a query reads as a whole.
 
 Not here: how a query finds blocks (`routers`), and how many there are to be (`tune`).
 """

@@ -1,4 +1,4 @@
-"""Everything of an index but its codes: which rows lie in which block, in what order, and how queries find them."""
+"""The layout of an index: which rows lie in which block, in what order, and how queries find them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,25 @@ def quantize_centres(centres: F32, metric: str) -> tuple[Centres, F32]:
     bias = -0.5 * np.einsum("ij,ij->i", decoded, decoded) if metric == "l2" else np.zeros(len(centres))
     section = Centres(memoryview(padded.tobytes()), memoryview(scale), memoryview(bias.astype(np.float32)))
     return section, decoded
+
+
+def decode_centres(section: Centres, dimension: int) -> F32:
+    """f32 (B, d): the stored centres, as codes are made around them."""
+    table, scale = _columns(section, dimension)
+    out: F32 = table.astype(np.float32) * scale[:, None]
+    return out
+
+
+def exact_centres(section: Centres, dimension: int, blocks: slice = slice(None)) -> npt.NDArray[np.float64]:
+    """f64 (B, d): the stored centres of these blocks, without the rounding to f32 that encoding gives them."""
+    table, scale = _columns(section, dimension)
+    out: npt.NDArray[np.float64] = table[blocks].astype(np.float64) * scale[blocks].astype(np.float64)[:, None]
+    return out
+
+
+def _columns(section: Centres, dimension: int) -> tuple[npt.NDArray[np.int8], F32]:
+    scale = np.asarray(section.scale, np.float32)
+    return np.frombuffer(section.table, np.int8).reshape(len(scale), -1)[:, :dimension], scale
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Home blocks of rows, and what all partitions share."""
+"""A partition gives every row its home block; this is what all partitions share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an S3-compatible store is asked: from the environment, by scheme. For sources and for published indexes."""
+"""Finds the endpoint of an S3-compatible store in the environment, for sources and for published indexes."""
 
 from __future__ import annotations
 

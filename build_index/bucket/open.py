@@ -1,4 +1,4 @@
-"""A published index, opened as the edge opens it."""
+"""Opens a published index as the edge opens it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a published index lies: a folder, s3://bucket/prefix or r2://bucket/prefix, by the same few operations."""
+"""Stores of published indexes: a folder, s3://bucket/prefix or r2://bucket/prefix, by the same few operations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codecs by name: how each is trained. One file for each codec; planes encodes all, vantage.search.scan scans."""
+"""Codecs by name: how each is trained. One file for each; `planes` encodes by all, vantage.search.scan reads them."""
 
 from __future__ import annotations
 

@@ -74,13 +74,11 @@ def errors(
     for e, centre, bias in zip(encoded, centres, biases, strict=True):
         part = slice(at, at + len(e.f))
         at += len(e.f)
-        f_lo, f_step, h_lo, h_step = map(np.float32, e.ranges)  # decoded in f32, as the scan does it
-        f = (f_lo + f_step * e.f.astype(np.float32)).astype(np.float64)
-        h = (h_lo + h_step * e.h.astype(np.float32)).astype(np.float64)
-        r, seen = x[part] - centre, f[:, None] * along[part]
-        error = r - seen
+        f, h = e.factors()
+        r, decoded = x[part] - centre, f[:, None] * along[part]
+        error = r - decoded
         if metric == "l2":
-            fixed = -(seen @ centre) - 0.5 * np.einsum("ij,ij->i", r, r) - h - (0.5 * centre @ centre + bias)
+            fixed = -(decoded @ centre) - 0.5 * np.einsum("ij,ij->i", r, r) - h - (0.5 * centre @ centre + bias)
         else:
             fixed = error @ centre - h
         left, radius = np.linalg.norm(error, axis=1), np.linalg.norm(r, axis=1)

@@ -1,4 +1,4 @@
-"""Fits the tables of a quantizer to data, and directions without training: what several codecs need."""
+"""Fits the tables of a quantizer to data, and draws directions without training, for the codecs that need either."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all codecs share: quantizers packed into nibbles, codes, the factors of a row, the planes of a block.
+"""Encodes blocks by any codec: quantizers packed into nibbles, codes, the factors of a row, the planes of a block.
 
 A codec is directions, and quantizers of one or several of them; the tables that quantizers decode by are exactly what
 the scan kernel adds up, so what is encoded here is what the edge decodes.
@@ -190,6 +190,12 @@ class Encoded:
     codes: U8
     f: U8
     h: U8
+
+    def factors(self) -> tuple[F64, F64]:
+        """f and h f64 (n) of the rows, decoded in f32 as the scan does it."""
+        f_low, f_step, h_low, h_step = map(np.float32, self.ranges)
+        f, h = f_low + f_step * self.f.astype(np.float32), h_low + h_step * self.h.astype(np.float32)
+        return f.astype(np.float64), h.astype(np.float64)
 
     def planes(self) -> list[bytes]:
         """Codes in groups of 16 rows, code byte by code byte, then f and h; padded."""

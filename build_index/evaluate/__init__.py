@@ -1,4 +1,4 @@
-"""Measures an index by asking it: recall, reads and time, one promise or all of them, and pictures of that.
+"""Measures a written index by querying it: recall, reads and time, at one promise or all, and pictures of that.
 
 Not here: estimates before an index is written (`simulate`).
 """

@@ -1,4 +1,4 @@
-"""The router of an index as an ONNX model, so that others can ask it without our kernels: one function a section."""
+"""Exports the router of an index as an ONNX model, which runs without our kernels: one function for each section."""
 
 from __future__ import annotations
 

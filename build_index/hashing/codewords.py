@@ -20,6 +20,7 @@ from vantage.errors import InputError
 from ..ingest.rows import F32, Ints, Rows
 from ..neighbours.graph import Graph
 from ..progress import SILENT, Progress
+from .minimise import minimise
 
 GOLAY = 0b110001110101  # x^11 + x^10 + x^6 + x^5 + x^4 + x^2 + 1: generates the perfect code (23, 12, 7)
 GOLAY_BITS, GOLAY_MESSAGE = 23, 12
@@ -37,7 +38,6 @@ SHARP = 1.5  # rows are decoded this much more sharply than queries, as they lie
 STEPS = 900
 BATCH = 1024
 RATES = {"directions": 4e-3, "threshold": 4e-3, "log_beta": 0.01}
-WARM_UP = 8  # steps
 CHUNK_BYTES = 16 << 20
 U32 = npt.NDArray[np.uint32]
 
@@ -188,7 +188,6 @@ def train_on_pairs(start: Codewords, draw: Draw, seed: int, progress: Progress =
     """
     import jax
     import jax.numpy as jnp
-    import optax
 
     table = jnp.asarray(signs(start.generator, start.message).T)
 
@@ -198,31 +197,11 @@ def train_on_pairs(start: Codewords, draw: Draw, seed: int, progress: Progress =
         query, row = jax.nn.log_softmax(scores[: len(q)]), jax.nn.log_softmax(SHARP * scores[len(q) :])
         return -jax.nn.logsumexp(query + row - jnp.log(jnp.exp(row).mean(0) + 1e-7), axis=1).mean()
 
-    optimiser = optax.multi_transform(
-        {
-            name: optax.adam(optax.warmup_cosine_decay_schedule(0.0, rate, WARM_UP, max(STEPS, WARM_UP + 1)))
-            for name, rate in RATES.items()
-        },
-        {name: name for name in RATES},
-    )
-
-    @jax.jit
-    def step(now: Any, state: Any, q: Any, x: Any) -> Any:
-        change, state = optimiser.update(jax.grad(loss)(now, q, x), state, now)
-        return optax.apply_updates(now, change), state
-
     rng = np.random.default_rng([seed, 9])
-    now: Any = {
-        "directions": start.directions,
-        "threshold": start.threshold,
-        "log_beta": np.float32(np.log(start.beta)),
-    }
-    now = {name: jnp.asarray(value) for name, value in now.items()}
-    state = optimiser.init(now)
-    for turn in range(STEPS):
-        now, state = step(now, state, *draw(rng))
-        progress((turn + 1) / STEPS)
-    learnt = {name: np.asarray(value) for name, value in now.items()}
+    parameters = {
+        "directions": start.directions, "threshold": start.threshold, "log_beta": np.float32(np.log(start.beta)),
+    }  # fmt: skip
+    learnt = minimise(loss, parameters, RATES, STEPS, lambda: draw(rng), progress)
     return replace(
         start, directions=learnt["directions"], threshold=learnt["threshold"], beta=float(np.exp(learnt["log_beta"]))
     )

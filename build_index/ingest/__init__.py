@@ -1,4 +1,4 @@
-"""Sources -> rows: files and arrays read in bounded memory, checked, and put into the scale of the index.
+"""Turns sources into rows: reads files and arrays in bounded memory, checks them, and brings them to the index scale.
 
 Not here: what is measured on rows (`neighbours`) or made of them, and where an index is published (`bucket`).
 """

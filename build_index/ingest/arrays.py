@@ -1,4 +1,4 @@
-"""Rows in memory: numpy arrays and ids, checked as a source is, read as staging is."""
+"""Rows in memory: numpy arrays and ids, checked like those of a source and read like staged ones."""
 
 from __future__ import annotations
 

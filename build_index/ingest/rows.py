@@ -1,4 +1,4 @@
-"""Source rows in the scale of the index: norm 1 under cosine, else over their mean norm, under l2 from amid them."""
+"""Rows in the scale of the index: norm 1 under cosine, else divided by their mean norm, under l2 from their middle."""
 
 from __future__ import annotations
 

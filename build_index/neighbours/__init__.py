@@ -1,4 +1,4 @@
-"""Exact and near neighbours of rows: what everything is measured against, and what labels and cuts are made of.
+"""Finds exact and near neighbours of rows: what builds are measured by, and what routers and partitions learn from.
 
 Not here: what an index finds (`simulate`, `evaluate`).
 """

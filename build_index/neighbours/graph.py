@@ -1,4 +1,4 @@
-"""Rows -> their nearest other rows, for labels, votes and graph partitions: by inverted lists, in bounded memory."""
+"""Finds the nearest other rows to rows, for labels, votes and graph partitions, by inverted lists in bounded memory."""
 
 from __future__ import annotations
 

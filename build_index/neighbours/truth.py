@@ -1,4 +1,4 @@
-"""Held-out rows, their neighbours and what ties with them: what everything is measured against."""
+"""Rows held out of training, their exact neighbours and what ties with these: the truth that builds are measured by."""
 
 from __future__ import annotations
 

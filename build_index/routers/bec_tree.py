@@ -13,9 +13,9 @@ from vantage.format import BecTreeSection
 from ..hashing.prefixes import LEAF, Prefixes
 from ..ingest.rows import Ints
 from ..progress import Progress
-from .ecvh import BITS, TEMPERATURES, cheapest, planes, train_directions
+from .ecvh import BITS, TEMPERATURES, planes, train_directions
 from .packing import quantize, round_through
-from .training import Cost, TrainingSet
+from .training import Cost, TrainingSet, cheapest
 
 
 def fit(training: TrainingSet, cost: Cost, progress: Progress) -> BecTreeSection:
@@ -37,7 +37,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> BecTreeSection
         return jax.nn.log_sigmoid(margins) @ low + jax.nn.log_sigmoid(-margins) @ high
 
     further = train_directions(tree, scores, training, progress.part(0, 0.8))
-    return cheapest([section(further), section(tree)], cost)
+    return cheapest([section(further), section(tree)], TEMPERATURES, cost)
 
 
 def section(tree: Prefixes, bits: int = BITS) -> BecTreeSection:

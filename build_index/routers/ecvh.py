@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vantage.errors import InputError
-from vantage.format import BecTreeSection, EcvhSection
+from vantage.format import EcvhSection
 
 from ..hashing.codewords import Codewords, signs
 from ..hashing.prefixes import Prefixes
@@ -17,7 +17,7 @@ from ..ingest.rows import Ints
 from ..progress import Progress
 from . import learn
 from .packing import quantize, round_through
-from .training import Cost, TrainingSet
+from .training import Cost, TrainingSet, cheapest
 
 RATES = {"directions": 2e-3, "threshold": 2e-3, "log_beta": 0.02}
 STEPS = 150
@@ -25,7 +25,6 @@ BATCH = 512
 TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 BITS = 4
 T = TypeVar("T", Codewords, Prefixes)
-S = TypeVar("S", EcvhSection, BecTreeSection)
 
 
 def fit(training: TrainingSet, cost: Cost, progress: Progress) -> EcvhSection:
@@ -45,12 +44,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> EcvhSection:
         return jnp.exp(now["log_beta"]) * ((q @ round_through(now["directions"], BITS).T - now["threshold"]) @ table)
 
     further = train_directions(codewords, scores, training, progress.part(0, 0.8))
-    return cheapest([section(further), section(codewords)], cost)
-
-
-def cheapest(sections: list[S], cost: Cost) -> S:
-    """The section of least cost, each tried at all temperatures."""
-    return min((replace(one, temperature=t) for one in sections for t in TEMPERATURES), key=cost)
+    return cheapest([section(further), section(codewords)], TEMPERATURES, cost)
 
 
 def train_directions(

@@ -1,4 +1,4 @@
-"""Training on where neighbours lie: noisy rows as queries, and the mass of the blocks that hold their neighbours."""
+"""Trains a router on where neighbours lie: noisy rows are queries, and blocks that hold their neighbours the answer."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from ..hashing.minimise import minimise
 from ..ingest.rows import F32
 from ..progress import Progress
 from .training import TrainingSet
 
 NOISE = 0.3  # of the mean distance to the nearest row: what makes a row that trained look like one that did not
 DEPTHS = (1, 10, 100)  # of neighbours that a query looks for, drawn for each
-WARM_UP = 8  # steps
 
 
 def noise_of(training: TrainingSet) -> float:
@@ -42,7 +43,6 @@ def train(
     """
     import jax
     import jax.numpy as jnp
-    import optax
 
     def loss(now: dict[str, Any], q: Any, blocks: Any, weight: Any) -> Any:
         log_p = jax.nn.log_softmax(scores(now, q))
@@ -50,25 +50,11 @@ def train(
         likelihood = jax.nn.logsumexp(jnp.where(blocks >= 0, each, -1e4), axis=2)
         return -(likelihood * weight).sum() / weight.sum()
 
-    def curve(peak: float) -> Any:
-        return optax.warmup_cosine_decay_schedule(0.0, peak, WARM_UP, steps)
-
-    optimiser = optax.multi_transform(
-        {name: optax.adam(curve(rate)) for name, rate in rates.items()}, {name: name for name in parameters}
-    )
-
-    @jax.jit
-    def step(now: Any, state: Any, q: Any, blocks: Any, weight: Any) -> Any:
-        slope = jax.grad(loss)(now, q, blocks, weight)
-        change, state = optimiser.update(slope, state, now)
-        return optax.apply_updates(now, change), state
-
     rng = np.random.default_rng([training.seed, 6])
     noise = noise_of(training) / training.rows.dimension**0.5
     depths = np.array([min(depth, training.neighbours.shape[1]) for depth in DEPTHS])
-    now = {name: jnp.asarray(value) for name, value in parameters.items()}
-    state = optimiser.init(now)
-    for turn in range(steps):
+
+    def draw() -> tuple[F32, npt.NDArray[np.int32], F32]:
         drawn = np.sort(rng.choice(len(training.queries), min(batch, len(training.queries)), replace=False))
         q = training.rows.take(training.queries[drawn])
         q += np.float32(noise) * rng.standard_normal(q.shape, np.float32)
@@ -77,6 +63,6 @@ def train(
         near = training.neighbours[drawn]
         depth = depths[rng.integers(len(depths), size=len(drawn))]
         weight = ((np.arange(near.shape[1]) < depth[:, None]) & (near >= 0)) / depth[:, None]
-        now, state = step(now, state, q, training.blocks_of(near), weight.astype(np.float32))
-        progress((turn + 1) / steps)
-    return {name: np.asarray(value) for name, value in now.items()}
+        return q, training.blocks_of(near), weight.astype(np.float32)
+
+    return minimise(loss, parameters, rates, steps, draw, progress)

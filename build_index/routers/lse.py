@@ -12,7 +12,7 @@ from vantage.format import LseSection
 from ..ingest.rows import F32, Ints
 from ..progress import Progress
 from .packing import bits_of, quantize
-from .training import Cost, TrainingSet
+from .training import Cost, TrainingSet, cheapest
 
 ROUNDS = 6
 SUBS = 8
@@ -135,7 +135,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None 
     softer = (section(table, training.rows.metric, betas[0] / 4**n, TEMPERATURES[0], bits) for n in range(1, SOFTER))
     if not np.isfinite(min(costs)):
         best = next((one for one in softer if np.isfinite(cost(one))), best)
-    return min((replace(best, temperature=t) for t in TEMPERATURES), key=cost)
+    return cheapest([best], TEMPERATURES, cost)
 
 
 def fit_centroids(training: TrainingSet, cost: Cost, progress: Progress) -> LseSection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ..progress import SILENT, Progress
 from . import learn
 from .lse import pack_section, sub_centroids, subs_of, weights
 from .packing import bits_of
-from .training import Cost, TrainingSet
+from .training import Cost, TrainingSet, cheapest
 
 BETA = 14.0  # over the spread of the rows, to start from: less than what orders best, so that p comes out honest
 RATES = {"table": 1e-3, "weight": 0.02, "log_beta": 0.01}
@@ -61,4 +60,4 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> LseSection:
         learnt["table"], learnt["weight"], subs, float(np.exp(learnt["log_beta"])),
         TEMPERATURES[0], bits_of(training.rows.dimension),
     )  # fmt: skip
-    return min((replace(section, temperature=t) for t in TEMPERATURES), key=cost)
+    return cheapest([section], TEMPERATURES, cost)

@@ -1,21 +1,24 @@
-"""What a router learns from: rows as queries, and the blocks that hold their neighbours."""
+"""What routers learn from: rows as queries, and the blocks that hold their neighbours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import RouterSection
+from vantage.format import BecTreeSection, EcvhSection, LseSection, RouterSection, TreeSection
 
 from ..blocks.partition import Partition
 from ..ingest.rows import Ints, Rows, temper
 
 # What a section would cost at the edge, as modelled ms or bytes a query on rows that serve for tuning: less is better.
 Cost = Callable[[RouterSection], float]
+
+S = TypeVar("S", LseSection, TreeSection, EcvhSection, BecTreeSection)
 
 SPREAD_ROWS = 20_000
 SPREAD_MIN = 1e-6  # of rows that are all but one: sharper than that, float32 scores mean nothing
@@ -76,3 +79,8 @@ def renumber(copy: npt.NDArray[np.int32], order: Ints) -> npt.NDArray[np.int32]:
     number[order], number[-1] = np.arange(len(order), dtype=np.int32), -1
     out: npt.NDArray[np.int32] = number[copy]
     return out
+
+
+def cheapest(sections: Iterable[S], temperatures: Sequence[float], cost: Cost) -> S:
+    """The section of least cost, each tried at all temperatures."""
+    return min((replace(one, temperature=t) for one in sections for t in temperatures), key=cost)

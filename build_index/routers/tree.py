@@ -13,7 +13,7 @@ from ..ingest.rows import F32, Ints
 from ..progress import Progress
 from . import learn, lse
 from .packing import quantize, round_through
-from .training import Cost, TrainingSet
+from .training import Cost, TrainingSet, cheapest
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
 BEAM = 48
@@ -68,7 +68,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TreeSection:
 
     learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
     network = section(learnt, child)
-    return min((replace(network, temperature=t) for t in TEMPERATURES), key=cost)
+    return cheapest([network], TEMPERATURES, cost)
 
 
 def group_blocks(centres: F32, count: F32, seed: int) -> tuple[Ints, F32, F32]:

@@ -1,4 +1,4 @@
-"""What a query would read and find, in the arithmetic of the edge, for many queries and any price at once.
+"""Simulates queries before anything is written: what they would read and find, in the arithmetic of the edge.
 
 Not here: answers of a written index (`evaluate`), and what to choose (`tune`).
 """

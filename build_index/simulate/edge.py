@@ -1,4 +1,4 @@
-"""Rows as queries through the edge's own preparation and routers, before anything is written."""
+"""Sends rows as queries through the edge's own preparation and routers, before anything is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan finds, in the kernels' own arithmetic, for many queries and any price at once.
+"""Measures what plans find, in the kernels' own arithmetic, for many queries and any price at once.
 
 All blocks are scanned once for each query, keeping the best copies of rows; what a plan would answer follows from the
 blocks it reads.

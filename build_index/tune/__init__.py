@@ -1,4 +1,4 @@
-"""The choices of a build, by measuring: blocks, copies, router, code bytes, prices, and the promises that follow.
+"""Chooses by measuring: blocks, copies, router, code bytes and prices of an index, and the promises that follow.
 
 Not here: training (`routers`, `codecs`), measuring (`simulate`), writing (`write`).
 """

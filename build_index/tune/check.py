@@ -1,4 +1,4 @@
-"""Whether options fit each other and the rows, before anything is read."""
+"""Checks that options fit each other and the rows, before anything is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract: prices that keep a promise, measured on rows that served nothing else."""
+"""Makes the contract: prices that keep a promise, measured on rows that served nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A router fitted to blocks, its blocks ordered, and what its routing alone would read, on rows held out for tuning."""
+"""Fits a router to blocks, orders these, and measures what routing alone would read, on rows held out for tuning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user asks of a build."""
+"""The options of a build, and their defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A choice -> the objects of a generation in a folder, and back; bounded memory.
+"""Writes the objects of a generation into a folder, and reads them back, in bounded memory.
 
 Not here: buckets and what is live in them (`bucket`).
 """

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from vantage.format import Directory, aligned, pack_block, pack_ids
 
-from ..blocks.layout import Layout
+from ..blocks.layout import exact_centres
 from ..codecs.error_norms import Lengths, error_norms
 from ..codecs.planes import Encoded
 from ..ingest.attributes import pieces
@@ -69,13 +68,6 @@ def _attributes(contents: Contents, table: RowTable, block: int) -> Iterator[byt
         yield b"".join(contents.rows.stored.attributes(source[low:high]))
 
 
-def exact_centres(layout: Layout) -> npt.NDArray[np.float64]:
-    """The stored centres (B, d) without the rounding to f32 that encoding gives them."""
-    section, dimension = layout.centre_section, layout.centres.shape[1]
-    table = np.frombuffer(section.table, np.int8).reshape(layout.blocks, -1)[:, :dimension]
-    return table.astype(np.float64) * np.asarray(section.scale, np.float64)[:, None]
-
-
 def _lengths(contents: Contents, encoded: list[Encoded], source: Ints, blocks: slice) -> list[Lengths]:
     """Error norms of blocks with the source rows `source`, to the full vectors as they are stored."""
     rows, layout, codec = contents.rows, contents.choice.layout, contents.choice.codec
@@ -84,5 +76,6 @@ def _lengths(contents: Contents, encoded: list[Encoded], source: Ints, blocks: s
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     else:
         x = (x - rows.origin if rows.metric == "l2" else x) * rows.scale
+    centres = exact_centres(layout.centre_section, rows.dimension, blocks)
     bias = np.asarray(layout.centre_section.bias, np.float64)[blocks]
-    return error_norms(codec.section, codec.axes, encoded, x, exact_centres(layout)[blocks], bias, rows.metric)
+    return error_norms(codec.section, codec.axes, encoded, x, centres, bias, rows.metric)

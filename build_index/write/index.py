@@ -23,11 +23,11 @@ from vantage.format import (
     VectorPages,
 )
 
-from ..blocks.layout import index_section
+from ..blocks.layout import exact_centres, index_section
 from ..bucket.store import alone
 from ..context import BuildContext
 from ..ingest.attributes import schema_of
-from .blocks import exact_centres, write_blocks
+from .blocks import write_blocks
 from .contents import Contents, RowTable, row_table
 from .ids import write_ids
 from .publish import make_live
@@ -96,7 +96,7 @@ def _root(
     rows, choice, layout = contents.rows, contents.choice, contents.choice.layout
     bounds = None
     if radius is not None:
-        lengths = np.linalg.norm(exact_centres(layout), axis=1)
+        lengths = np.linalg.norm(exact_centres(layout.centre_section, rows.dimension), axis=1)
         bounds = Bounds(memoryview(radius), memoryview(array("f", lengths.tolist())))
     return Root(
         index_section(

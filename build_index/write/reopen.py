@@ -1,4 +1,4 @@
-"""A saved index -> the rows, blocks and codes that it was written from, so that it can be changed and written again."""
+"""Reads a saved index back to its rows, blocks and codes, so that it can be changed and written again."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from vantage.format import (
     RANGES_AT,
     Root,
     TwoLevelSection,
-    aligned,
     attributes_at,
     block_planes,
     part_key,
     shard_key,
 )
 
-from ..blocks.layout import Layout
+from ..blocks.layout import Layout, decode_centres
 from ..blocks.partition import Partition
 from ..bucket.generations import whole
 from ..bucket.open import open_index
@@ -54,8 +53,10 @@ class Saved:
 
 
 def reopen(path: Path) -> Saved:
-    """Reads an index in a folder, all of it. Raises NotFoundError, InputError for one of an early
-    version, or DamagedError where it is not what was written."""
+    """Reads an index in a folder, all of it.
+
+    Raises NotFoundError, InputError for one of an early version, or DamagedError where it is not what was written.
+    """
     index = open_index(path)
     root, generation = index.root, index.current.generation
     if root.promises is None:
@@ -68,36 +69,16 @@ def reopen(path: Path) -> Saved:
     rank = np.empty(section.rows, np.int64)  # of each row number in that order
     rank[order] = np.arange(section.rows)
 
-    first_row = np.asarray(directory.first_row, np.int64)
     home = np.empty(section.rows, np.int32)
-    home[rank] = np.repeat(np.arange(section.blocks, dtype=np.int32), np.diff(first_row))
-    records = [b"[]"] * section.rows
-    names = [a["name"] for a in root.schema["attributes"]]
-    codes, copies = list[Encoded](), [np.empty((0, 2), np.int64)]
-    for shard in range(section.shards):
-        data = np.memmap(path / shard_key(generation, shard), np.uint8, "r")
-        for b in range(directory.shard_blocks[shard], directory.shard_blocks[shard + 1]):
-            block = data[directory.offset[b] :][: directory.size[b]]
-            one, rows = codes_of_block(block, directory.rows[b], root.codec.code_bytes)
-            codes.append(one)
-            own = int(first_row[b + 1] - first_row[b])
-            more = rank[rows[own:]]
-            copies.append(np.stack([more, np.full(len(more), b)], 1))
-            if names:
-                texts = bytes(data[directory.attribute_offset[b] :][: directory.attribute_size[b]])
-                for i in range(own):
-                    values = attributes_at(texts, own, i, names, f"{path.name}, block {b}")
-                    records[rank[first_row[b] + i]] = json.dumps(
-                        list(values.values()), ensure_ascii=False, separators=(",", ":")
-                    ).encode()
-
+    home[rank] = np.repeat(np.arange(section.blocks, dtype=np.int32), np.diff(np.asarray(directory.first_row)))
+    codes, copies, records = _read_blocks(path, index.current.generation, root, rank)
     stored = Arrays(
         vectors_of_column(table["vector"], section.vector_kind, section.dimension)[order], section.vector_kind,
         _id_values(table["id"], section.id_kind, order), records,
     )  # fmt: skip
-    centres = centres_of(root)
+    centres = decode_centres(root.centres, section.dimension)
     layout = Layout(
-        Partition(centres, home), _copies(np.concatenate(copies), section.rows), section.router,
+        Partition(centres, home), copies, section.router,
         _router(path / generation, root), root.centres, centres,
     )  # fmt: skip
     choice = Choice(
@@ -109,7 +90,7 @@ def reopen(path: Path) -> Saved:
         (float("nan"), float("nan")),
         manifest.get("rotation", {}).get("name"),
     )
-    fields = [pa.field(name, table.schema.field(3 + i).type) for i, name in enumerate(names)]
+    fields = [pa.field(a["name"], table.schema.field(3 + i).type) for i, a in enumerate(root.schema["attributes"])]
     return Saved(
         Rows(stored, section.metric, np.array(section.origin, np.float32), section.row_scale),
         choice,
@@ -118,6 +99,33 @@ def reopen(path: Path) -> Saved:
         manifest,
         root.bounds is not None,
     )
+
+
+def _read_blocks(
+    path: Path, generation: str, root: Root, rank: Ints
+) -> tuple[list[Encoded], npt.NDArray[np.int32], list[bytes]]:
+    """(codes of each block, blocks of each row's copies as a layout has them, attributes of each row as JSON).
+
+    rank i64 (N): of each row number, its position in the order of the source, by which all is returned.
+    """
+    directory, names = root.directory, [a["name"] for a in root.schema["attributes"]]
+    codes, pairs, records = list[Encoded](), [np.empty((0, 2), np.int64)], [b"[]"] * root.index.rows
+    for shard in range(root.index.shards):
+        data = np.memmap(path / shard_key(generation, shard), np.uint8, "r")
+        for b in range(directory.shard_blocks[shard], directory.shard_blocks[shard + 1]):
+            block = data[directory.offset[b] :][: directory.size[b]]
+            encoded, rows = codes_of_block(block, directory.rows[b], root.codec.code_bytes)
+            codes.append(encoded)
+            first, own = directory.first_row[b], directory.first_row[b + 1] - directory.first_row[b]
+            copied = rank[rows[own:]]
+            pairs.append(np.stack([copied, np.full(len(copied), b)], 1))
+            if names:
+                texts = bytes(data[directory.attribute_offset[b] :][: directory.attribute_size[b]])
+                for i in range(own):
+                    values = attributes_at(texts, own, i, names, f"{path.name}, block {b}").values()
+                    text = json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))
+                    records[rank[first + i]] = text.encode()
+    return codes, _copies(np.concatenate(pairs), root.index.rows), records
 
 
 def codec_of(root: Root) -> Codec:
@@ -182,13 +190,6 @@ def _copies(pairs: Ints, rows: int) -> npt.NDArray[np.int32]:
     turn = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
     out = np.full((rows, int(turn.max(initial=-1)) + 1), -1, np.int32)
     out[pairs[:, 0], turn] = pairs[:, 1]
-    return out
-
-
-def centres_of(root: Root) -> npt.NDArray[np.float32]:
-    d = root.index.dimension
-    table = np.frombuffer(root.centres.table, np.int8).reshape(root.index.blocks, aligned(d, 16))[:, :d]
-    out: npt.NDArray[np.float32] = table.astype(np.float32) * np.asarray(root.centres.scale, np.float32)[:, None]
     return out
 
 

@@ -449,6 +449,6 @@ class Default(Real):
     async def fetch(self, request):
         if "health" in request.url:
             return Response("ok")
-        held = await self._warm("wordnet")
+        held = await self._warm_root("wordnet")
         return Response.json(None if held is None else [len(part) for part in held])
 """

@@ -1,4 +1,4 @@
-"""Rotations by name, each fitted to second moments of residuals. One file a rotation; vantage.search.rotate applies."""
+"""Rotations by name, one file for each, fitted to second moments of residuals; vantage.search.rotate applies them."""
 
 from __future__ import annotations
 

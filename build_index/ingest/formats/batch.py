@@ -1,4 +1,4 @@
-"""Rows in normal form, whatever file they come from, and the words for those that an index cannot hold."""
+"""Rows in normal form, whatever file they come from, and how those that an index cannot hold are named."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""What rows take once their encodings are undone, so that a few bytes of a file cannot become many of memory."""
+"""Measures rows as they are once decoded, so that a few bytes of a file cannot become many of memory."""
 
 from collections.abc import Iterator
 from typing import Any

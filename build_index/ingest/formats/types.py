@@ -1,4 +1,4 @@
-"""Arrow types in plain form: encodings undone, views and large types made usual, one type for files that differ."""
+"""Brings Arrow columns to plain types: encodings, views and large types undone, one type for files that differ."""
 
 from typing import Any
 
