@@ -33,9 +33,15 @@ from vantage.search.query import Query
 SAMPLE = Path(__file__).parent.parent / "sample" / "wordnet.parquet"
 RECALL = 0.9
 HELD_OUT = 60
+LONG = ("test_wheel.py", "test_memory.py", "test_vector_index.py", "test_fuzz.py", "test_networks.py")  # beside edge/
 
 # A shell ignores SIGINT for what it runs in the background, and processes inherit that: some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker is busy with one when the others have nothing left."""
+    items.sort(key=lambda item: "edge" not in item.path.parts and item.path.name not in LONG)
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,9 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,41 @@ def sample_queries(count: int) -> list[list[float]]:
 @pytest.fixture(scope="module")
 def cold(worker: Callable[..., Server], sample_bucket: Path) -> Server:
     return worker(sample_bucket, VANTAGE_TOKEN=TOKEN, VANTAGE_CACHE_BYTES="0", VANTAGE_WARM_BYTES="0")
+
+
+@dataclass(frozen=True)
+class Changing:
+    """A Worker without caches, whose tests change objects in local R2, each those of an index of its own."""
+
+    bucket: Path
+    state: Path
+    server: Server
+
+
+@pytest.fixture(scope="module")
+def changing(
+    tmp_path_factory: pytest.TempPathFactory, words: Built, generations: tuple[Built, Built]
+) -> Iterator[Changing]:
+    """Copies of `words`: sound, flipped (bytes of its shard), shardless, rootless and again; few, the words of the
+    fixtures; live and cut, an index in two generations.
+    """
+    bucket, state = tmp_path_factory.mktemp("bucket"), tmp_path_factory.mktemp("state")
+    for name in ("sound", "flipped", "shardless", "rootless", "again"):
+        shutil.copytree(words.bucket / "words", bucket / name)
+    shutil.copytree(ROOT / "tests" / "fixtures" / "words", bucket / "few")
+    for name, built in zip(("live", "cut"), generations, strict=True):
+        shutil.copytree(built.bucket / "live", bucket / name)
+    shard = next((bucket / "flipped").glob("*/shard-00000.bin"))
+    data = bytearray(shard.read_bytes())
+    for at in range(4096, len(data), 4096):
+        data[at] ^= 1
+    shard.write_bytes(data)
+    next((bucket / "shardless").glob("*/shard-00000.bin")).unlink()
+    next((bucket / "rootless").glob("*/root.bin")).unlink()
+    load(bucket, state)
+    variables = {"PUBLIC_READ": "1", "VANTAGE_CACHE_BYTES": "0", "VANTAGE_WARM_BYTES": "0"}
+    with serve(state, variables=variables) as server:
+        yield Changing(bucket, state, server)
 
 
 def ask(http: httpx.Client, body: dict[str, Any], index: str = "wordnet") -> httpx.Response:
@@ -303,22 +339,9 @@ def test_snapshot_saved_and_restored(tmp_path: Path, sample_bucket: Path) -> Non
     assert answers[0] == in_process(sample_bucket, Query(vector), [])["matches"]
 
 
-def test_damage_and_loss_are_errors_and_other_indexes_answer(tmp_path: Path, sample_bucket: Path) -> None:
-    """A copy with flipped bytes in its shard, one without its shard, one without its root; the sound one answers."""
-    bucket = tmp_path / "bucket"
-    for name in ("sound", "flipped", "shardless", "rootless"):
-        shutil.copytree(sample_bucket / "wordnet", bucket / name)
-    shard = next((bucket / "flipped").glob("*/shard-00000.bin"))
-    data = bytearray(shard.read_bytes())
-    for at in range(4096, len(data), 4096):
-        data[at] ^= 1
-    shard.write_bytes(data)
-    next((bucket / "shardless").glob("*/shard-00000.bin")).unlink()
-    next((bucket / "rootless").glob("*/root.bin")).unlink()
-    state = tmp_path / "state"
-    load(bucket, state)
-    vector = sample_queries(1)[0]
-    with serve(state, variables={"PUBLIC_READ": "1"}) as server, client(server) as http:
+def test_damage_and_loss_are_errors_and_other_indexes_answer(changing: Changing, words: Built) -> None:
+    vector = words.queries[0].tolist()
+    with client(changing.server) as http:
         for name, phrase in (("flipped", "checksum"), ("shardless", "shard-00000.bin"), ("rootless", "root.bin")):
             reply = http.post(f"/v1/indexes/{name}/query", json={"vector": vector})
             assert reply.status_code == 500, reply.text
@@ -327,30 +350,28 @@ def test_damage_and_loss_are_errors_and_other_indexes_answer(tmp_path: Path, sam
             assert http.post("/v1/indexes/sound/query", json={"vector": vector}).status_code == 200
 
 
-def test_a_failing_bucket_is_a_503_that_names_the_object(tmp_path: Path, sample_bucket: Path) -> None:
+def test_a_failing_bucket_is_a_503_that_names_the_object(changing: Changing, generations: tuple[Built, Built]) -> None:
     """The shard's bytes are cut under local R2, so that bodies end early."""
-    load(sample_bucket, tmp_path)
-    blobs = sorted(tmp_path.glob("**/blobs/*"), key=lambda path: path.stat().st_size)
-    shard = next(sample_bucket.glob("wordnet/*/shard-00000.bin")).stat().st_size
-    for blob in (b for b in blobs if b.stat().st_size == shard):
-        os.truncate(blob, 5000)
-    vector = sample_queries(1)[0]
-    with serve(tmp_path, variables={"PUBLIC_READ": "1"}) as server, client(server) as http:
-        reply = http.post("/v1/indexes/wordnet/query", json={"vector": vector})
+    shard = next((changing.bucket / "cut").glob("*/shard-00000.bin")).stat().st_size
+    (blob,) = (path for path in changing.state.glob("**/blobs/*") if path.stat().st_size == shard)
+    os.truncate(blob, 1000)
+    vector = generations[1].queries[0].tolist()
+    with client(changing.server) as http:
+        reply = http.post("/v1/indexes/cut/query", json={"vector": vector})
         assert reply.status_code == 503, reply.text
         assert reply.json()["code"] == "store_unavailable"
         assert "shard-00000.bin" in reply.json()["detail"]
-        assert http.get("/v1/indexes/wordnet").status_code == 200
+        assert http.get("/v1/indexes/cut").status_code == 200
 
 
-def test_a_new_generation_is_picked_up_with_no_failed_query(tmp_path: Path, generations: tuple[Built, Built]) -> None:
+def test_a_new_generation_is_picked_up_with_no_failed_query(
+    changing: Changing, generations: tuple[Built, Built]
+) -> None:
     """The index is replaced while it is asked; soon the answers are of the new generation."""
-    state = tmp_path / "state"
     old, new = (open_index(built.bucket / built.name).current.generation for built in generations)
     assert new != old
-    load(generations[0].bucket, state)
     vector = generations[0].queries[0].tolist()
-    with serve(state, variables={"PUBLIC_READ": "1"}) as server, client(server) as http:
+    with client(changing.server) as http:
 
         def generation() -> str:
             reply = http.post("/v1/indexes/live/query", json={"vector": vector})
@@ -359,7 +380,7 @@ def test_a_new_generation_is_picked_up_with_no_failed_query(tmp_path: Path, gene
             return answered
 
         assert generation() == old
-        load(generations[1].bucket, state)
+        load(generations[1].bucket, changing.state)
         deadline = time.monotonic() + 60
         seen = [generation()]
         while seen[-1] == old and time.monotonic() < deadline:
@@ -382,38 +403,28 @@ def test_at_the_limits(cold: Server) -> None:
         assert http.get("/v1/health", headers=WITH_TOKEN).json()["heap_bytes"] <= 90 << 20
 
 
-def test_an_index_smaller_than_top_k(tmp_path: Path) -> None:
-    bucket = tmp_path / "bucket"
-    shutil.copytree(ROOT / "tests" / "fixtures" / "words", bucket / "words")
-    load(bucket, tmp_path / "state")
-    index = open_index(bucket / "words")
-    with serve(tmp_path / "state", variables={"PUBLIC_READ": "1"}) as server, client(server) as http:
+def test_an_index_smaller_than_top_k(changing: Changing) -> None:
+    index = open_index(changing.bucket / "few")
+    with client(changing.server) as http:
         body = {"vector": [1.0] * index.root.index.dimension, "top_k": index.root.index.rows}
-        assert len(http.post("/v1/indexes/words/query", json=body).json()["matches"]) == index.root.index.rows
-        all_of_them = http.post("/v1/indexes/words/query", json=body | {"top_k": body["top_k"] + 1}).json()
+        assert len(http.post("/v1/indexes/few/query", json=body).json()["matches"]) == index.root.index.rows
+        all_of_them = http.post("/v1/indexes/few/query", json=body | {"top_k": body["top_k"] + 1}).json()
         assert len(all_of_them["matches"]) == index.root.index.rows and all_of_them["complete"]
 
 
-def test_an_object_put_again_under_its_key(tmp_path: Path, sample_bucket: Path) -> None:
+def test_an_object_put_again_under_its_key(changing: Changing, words: Built) -> None:
     """R2 answers 412 to the old etag; size and checksums still hold, so the query is answered from the new object."""
-    bucket, state = tmp_path / "bucket", tmp_path / "state"
-    shutil.copytree(sample_bucket / "wordnet", bucket / "wordnet")
-    load(bucket, state)
-    shard = next(bucket.glob("wordnet/*/shard-00000.bin"))
-    index = open_index(bucket / "wordnet")
-    vector = sample_queries(1)[0]
-    with (
-        serve(state, variables={"PUBLIC_READ": "1", "VANTAGE_CACHE_BYTES": "0", "VANTAGE_WARM_BYTES": "0"}) as server,
-        client(server) as http,
-    ):
-        first = http.post("/v1/indexes/wordnet/query", json={"vector": vector}).json()
+    shard = next((changing.bucket / "again").glob("*/shard-00000.bin"))
+    directory = open_index(changing.bucket / "again").root.directory
+    vector = words.queries[0].tolist()
+    with client(changing.server) as http:
+        first = http.post("/v1/indexes/again/query", json={"vector": vector}).json()
         data = bytearray(shard.read_bytes())
-        directory = index.root.directory
         padding = next(e for b in range(99) if (e := directory.offset[b] + directory.size[b]) < directory.offset[b + 1])
         data[padding] ^= 1  # between two blocks
         shard.write_bytes(data)
-        load(bucket, state)
-        again = http.post("/v1/indexes/wordnet/query", json={"vector": vector})
+        load(changing.bucket, changing.state, only="again")
+        again = http.post("/v1/indexes/again/query", json={"vector": vector})
         assert again.status_code == 200, again.text
         assert again.json()["matches"] == first["matches"]
         assert again.json()["receipt"]["opened_gets"] > 0  # it looked at CURRENT
