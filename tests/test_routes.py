@@ -186,7 +186,6 @@ def test_health(words: Built) -> None:
 
 def test_the_list_of_indexes(service: Service) -> None:
     assert send(service, "GET", "/v1/indexes").body == {"indexes": ["dots", "points", "words"]}
-    assert send(service, "GET", "/v1/indexes/").status == 200
 
 
 def test_an_index_described(service: Service, words: Built, points: Built) -> None:
@@ -838,3 +837,15 @@ def test_a_stale_index_is_revalidated_after_the_reply(words: Built, monkeypatch:
         (work,) = reply.after
         asyncio.run(_finish(work))
         assert bucket.gets[-1].key == "words/CURRENT"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/health/", "//v1/health", "/v1/indexes/", "/v1//indexes", "/v1/indexes/words/", f"{QUERY}/",
+        "/v1/indexes/words/vectors/", "/v1/indexes/words/vectors/n00001740/", "/v1/indexes//vectors/n00001740", "", "/",
+    ],
+)  # fmt: skip
+def test_a_slash_more_is_another_path(service: Service, path: str) -> None:
+    reply = send(service, "POST" if path.startswith(QUERY) else "GET", path, {"vector": GOOD})
+    assert problem(reply, 404, "not_found", "path")["detail"] == f"there is nothing at {path!r}"

@@ -185,6 +185,12 @@ class Index:
         routing: the page that the router would read first, None where none is needed; ranges are known after it.
         second_below: a query whose estimate comes out below it reads a second wave; rerank: rows that get exact scores.
         """
+        if any(query.exact for query in queries):
+            raise InputError(
+                "what an exact answer reads follows from what it finds, so there is no plan to explain",
+                hint="leave exact or explain out",
+                param="explain",
+            )
         runs: list[tuple[Steps[Run | None], Receipt]] = []
         for query, prepared in zip(queries, self._prepare(queries), strict=True):
             receipt = Receipt()

@@ -162,6 +162,11 @@ def test_every_score_is_inside_of_its_interval_and_under_its_ceiling(index: Inde
             assert true[rows].max() <= ceilings[b]
 
 
+def test_there_is_no_plan_to_explain(index: Index) -> None:
+    with pytest.raises(InputError, match="leave exact or explain out"):
+        asyncio.run(index.explain([Query([1.0] * index.root.index.dimension, exact=True)]))
+
+
 def test_early_exit_changes_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     early = [ask(index, q) for q in queries(index)]
     prove = exact.prove

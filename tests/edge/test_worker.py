@@ -109,7 +109,8 @@ def test_the_sample_index_reads_no_more_than_it_did(sample_bucket: Path) -> None
     assert cold["bytes"] <= 1_050_000
     assert cold["waves"] == 1
     assert cold["incomplete"] == 0
-    assert evaluate(sample_bucket / "wordnet", queries, k=10)["recall"] >= 0.965
+    ten = evaluate(sample_bucket / "wordnet", queries, k=10)  # which has a promise of its own
+    assert ten["recall"] >= 0.945 and ten["bytes"] <= 700_000 and ten["waves"] == 1
     warm = evaluate(sample_bucket / "wordnet", queries, cache_bytes=40 << 20, warm=True)
     assert warm["gets"] == 0
     assert warm["recall"] >= 0.95

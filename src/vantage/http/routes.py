@@ -40,11 +40,11 @@ class Route:
 
     def parts(self, path: list[str]) -> dict[str, str] | None:
         """What the names of the pattern stand for in the parts of a path; None where it does not fit."""
-        pattern = self.pattern.split("/")[1:]
+        pattern = self.pattern.split("/")
         if len(pattern) != len(path):
             return None
         pairs = list(zip(pattern, path, strict=True))
-        if any(own != unquote(part) for own, part in pairs if not own.startswith("{")):
+        if any(not part if own.startswith("{") else own != unquote(part) for own, part in pairs):
             return None
         return {own[1:-1]: part for own, part in pairs if own.startswith("{")}
 
@@ -97,7 +97,7 @@ async def handle(
     reply.headers |= cors_headers(headers.get("origin"), access)
     if method == "HEAD":
         reply.headers["content-length"], reply.parts = str(sum(map(len, reply.parts))), []
-    name = (_unquoted(path) + [""] * 3)[2]
+    name = unquote((_parts(path) + [""] * 4)[3])
     if reply.status not in (401, 421) and service.is_stale(name):  # after an error too: a newer one may not have it
         reply.after.append(service.revalidate(name))
     if service.warm_client is not None and service.warm_client.full:
@@ -123,7 +123,7 @@ async def _answer(
     if route is None or route.scope == READERS:
         authorize(headers, access)
     if route is None:
-        raise NotFoundError(f"there is nothing at {path[:100]!r}", hint=_hint(_unquoted(path)), param="path")
+        raise NotFoundError(f"there is nothing at {path.partition('?')[0][:100]!r}", hint=_hint(path), param="path")
     if method not in route.methods():
         raise MethodError(method, route.methods())
     clock = asyncio.get_running_loop().time
@@ -159,33 +159,26 @@ def _body_bytes(body: bytes, headers: Mapping[str, str]) -> int:
     return len(body) if headers.get("content-encoding", "identity").lower() == "identity" else BODY_BYTES_MAX
 
 
-def _unquoted(path: str) -> list[str]:
-    return [unquote(part) for part in _parts(path)]
-
-
 def _parts(path: str) -> list[str]:
-    return path.partition("?")[0].strip("/").split("/")
+    """What stands between the slashes of a path, percent-encoded; the first is empty, as a path begins with one."""
+    return path.partition("?")[0].split("/")
 
 
 def _find(path: str) -> tuple[Route | None, dict[str, str]]:
     """The route of a path, and what the names of its pattern stand for there.
 
-    `vectors/..` reaches us as the index with a slash behind it, as URLs are normalised, and must not pass for it.
+    No name is empty: `vectors/..` reaches us as the index with a slash behind it, as URLs are normalised, and must not
+    pass for it, nor `vectors/20/` for row 20.
     """
-    split = _parts(path)
-    if len(split) == 3 and path.partition("?")[0].endswith("/"):
-        return None, {}
     for route in ROUTES:
-        parts = route.parts(split)
+        parts = route.parts(_parts(path))
         if parts is not None:
             return route, parts
     return None, {}
 
 
-def _hint(parts: list[str]) -> str:
-    if len(parts) in (3, 4) and parts[:2] == ["v1", "indexes"]:
-        return NO_ID
-    return "docs/http.md lists the paths"
+def _hint(path: str) -> str:
+    return NO_ID if path.partition("?")[0].endswith("/") else "docs/http.md lists the paths"
 
 
 def _options(route: Route, headers: Mapping[str, str], access: Access) -> Reply:
