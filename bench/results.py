@@ -65,7 +65,10 @@ def main() -> None:
         )
         w_cold = vantage("eval", bucket / "wordnet", "--queries", w_queries)
         w_ten = vantage("eval", bucket / "wordnet", "--queries", w_queries, "--k", 10)
-        w_warm = vantage("eval", bucket / "wordnet", "--queries", w_queries, "--cache", "40MiB", "--warm")
+        w_ships, w_warm = (
+            vantage("eval", bucket / "wordnet", "--queries", w_queries, "--cache", cache, "--warm")
+            for cache in ("20MiB", "40MiB")
+        )
         w_ood = vantage("eval", bucket / "wordnet", "--queries", words / "queries-ood.parquet")
         part = points / "base.parquet"
         p_build = vantage("build", part, "--metric", "l2", "--out", bucket / "sift", "--memory-budget", BUDGET)
@@ -76,9 +79,10 @@ def main() -> None:
         edge = run("python", "-m", "bench.edge", bucket, f"wordnet={w_queries}", f"sift={p_queries}", places=places)
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         searches = [
-            ("WordNet, recall@100, nothing cached", w_cold), ("the same answers, recall@10", w_ten),
-            ("WordNet, warm, 40 MiB cache", w_warm), ("WordNet, out of distribution", w_ood),
-            ("SIFT, recall@100, nothing cached", p_cold), ("the same answers, recall@10", p_ten),
+            ("WordNet, recall@100, nothing cached", w_cold), ("WordNet, recall@10, nothing cached", w_ten),
+            ("WordNet, warm, 20 MiB cache, as it ships", w_ships), ("WordNet, warm, 40 MiB cache", w_warm),
+            ("WordNet, out of distribution", w_ood),
+            ("SIFT, recall@100, nothing cached", p_cold), ("SIFT, recall@10, nothing cached", p_ten),
         ]  # fmt: skip
         page = f"""# Results
 
@@ -130,7 +134,7 @@ AArch64), and by default the last one is taken. Wasm has one path, so its column
 {block(kernels)}
 ## What the commands printed
 
-{block(w_build, w_cold, w_ten, w_warm, w_ood, p_build, p_cold, p_ten)}"""
+{block(w_build, w_cold, w_ten, w_ships, w_warm, w_ood, p_build, p_cold, p_ten)}"""
         options.out.write_text(page)
 
 

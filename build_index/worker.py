@@ -79,12 +79,12 @@ def check_names(bucket: str, index: str) -> None:
     """Raises InputError for the name of a bucket that R2 refuses, or that of an index that a Worker refuses."""
     if not _BUCKET_NAME.fullmatch(bucket):
         raise InputError(
-            f"{bucket!r} is no name of an R2 bucket",
+            f"{bucket!r} cannot be the name of an R2 bucket",
             hint="it has 3 to 63 lower-case letters, digits and hyphens, and neither begins nor ends with a hyphen",
         )
     if not NAME.fullmatch(index):
         raise InputError(
-            f"{index!r} is no name of an index",
+            f"{index!r} cannot be the name of an index",
             hint="it has 1 to 64 letters, digits, '.', '_', '-', and begins with a letter or a digit",
         )
 

@@ -1,4 +1,4 @@
-"""Bodies on their way: one that stalls holds up nobody, whatever it announced, and is given up in time."""
+"""Bodies on their way: one that stalls keeps nobody waiting, whatever it announced, and is given up in time."""
 
 from __future__ import annotations
 

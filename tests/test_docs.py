@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -87,3 +88,14 @@ def test_commands_and_options_that_pages_name_exist(page: Path) -> None:
     for name, rest in calls + re.findall(r"`(?:\.venv/bin/)?vantage ([a-z-]+)([^`]*)`", text):
         assert name in options, name
         assert set(re.findall(r"(?<!\S)--[a-z-]+", rest.partition("#")[0])) <= options[name] | {"--help"}, rest
+
+
+def test_the_program_that_reads_an_index_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixtures = ROOT / "tests" / "fixtures"
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "docs").symlink_to(fixtures / "words")
+    monkeypatch.chdir(tmp_path)
+    [program] = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "install.md").read_text(), re.M | re.S)
+    names = {"vector": json.loads((fixtures / "expected.json").read_text())["words"]["vectors"][0]}
+    exec(program, names)
+    assert len(names["answer"].matches) == 5 and names["answer"].complete

@@ -36,7 +36,7 @@ def check_address(address: str | PurePath) -> None:
 
 
 def check_name(address: str | PurePath) -> None:
-    """Raises InputError for an address of an index to make whose name is none, or one that a Worker would not take."""
+    """Raises InputError for an address of an index to make that has no name, or one that a Worker would not take."""
     check_address(address)
     if not NAME.fullmatch(_name(address)):
         raise InputError(

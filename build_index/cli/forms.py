@@ -24,7 +24,9 @@ Identifier = Annotated[
 Files = Annotated[
     Path | None, typer.Option("--queries", help="A file of queries: .parquet, .npy, .fvecs, .hdf5 (its test).")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", help="So many of --queries, evenly spread over the file.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", help="How many of --queries to take, evenly spread over the file.")
+]
 TopK = Annotated[int, typer.Option(help="Answers, 1 to 1000.")]
 Recall = Annotated[
     float | None, typer.Option(help="The recall to aim for; the index's target by default.", show_default=False)
@@ -33,11 +35,11 @@ Rerank = Annotated[int, typer.Option(help="Read the full vectors of the best n f
 
 
 def check_form(vector: Path | None, identifier: str | None, queries: Path | None, limit: int | None) -> None:
-    """Raises InputError where not exactly one form is given, or a limit without a file that it would be of."""
+    """Raises InputError where not exactly one form is given, or a limit is given without a file of queries."""
     if sum(form is not None for form in (vector, identifier, queries)) != 1:
         raise InputError("name one query, or a file of them", hint="--vector FILE, --id ID or --queries FILE")
     if limit is not None and queries is None:
-        raise InputError("--limit is of a file of queries", hint="name it with --queries, or leave --limit out")
+        raise InputError("--limit needs a file of queries", hint="name it with --queries, or leave --limit out")
 
 
 def parse_id(text: str, kind: str) -> int | bytes:

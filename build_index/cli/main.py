@@ -88,5 +88,5 @@ def main() -> None:
         if error.errno is None:
             raise
         what = "cannot read or write" + (f" {os.fsdecode(error.filename)}" if error.filename is not None else "")
-        complain(f"{what}: {error.strerror}; name another place, or look to its permissions and its space")
+        complain(f"{what}: {error.strerror}; name another place, or check its permissions and its space")
         sys.exit(2)

@@ -87,7 +87,7 @@ def query(
 ) -> None:
     """Ask an index, here or in a bucket.
 
-    Example: vantage query bucket/wordnet --id n00001740 --top-k 5
+    Example: vantage query bucket/wordnet --id n00017222 --top-k 5
     """
     opened = open_index(index)
     check_form(vector, identifier, queries, limit)
@@ -156,7 +156,7 @@ def explain(
 ) -> None:
     """Show the ranges that a query would read, and their price, reading nothing of them.
 
-    Example: vantage explain bucket/wordnet --id n00001740
+    Example: vantage explain bucket/wordnet --id n00017222
     """
     opened = open_index(index)
     form = read_form(opened, vector, identifier, queries, limit)

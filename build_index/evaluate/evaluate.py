@@ -178,7 +178,7 @@ def row_numbers(source: Ints, rows: I32) -> I32:
     missing = rows[source[at] != rows]
     if len(missing):
         raise InputError(
-            f"the neighbors of the queries name row {missing[0]}, which is none of the index",
+            f"the neighbors of the queries name row {missing[0]}, which the index does not have",
             hint="give the queries of its own source, or some without neighbors",
         )
     return at.astype(np.int32)

@@ -75,12 +75,12 @@ def open_source(
 def source_metric(source: Source, wish: str | None) -> str:
     """The metric to build with: the one wished for, the file's own, or cosine.
 
-    InputError where the two differ, or where the file's is none of ours and none was wished for.
+    InputError where the two differ, or where we do not have the file's and none was wished for.
     """
     where = shown(source.parts[0].location)
     if source.metric is not None and source.metric not in METRICS and wish is None:
         raise InputError(
-            f"{where} says that its distance is {source.metric!r}, which is none of {', '.join(METRICS)}",
+            f"{where} says that its distance is {source.metric!r}, which is not one of {', '.join(METRICS)}",
             hint="name the --metric that stands for it, if there is one",
         )
     if wish and source.metric in METRICS and wish != source.metric:

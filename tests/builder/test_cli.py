@@ -289,7 +289,7 @@ def test_eval_limit_spreads_over_the_file(points: Built, tmp_path: Path) -> None
         (("explain", "{points}"), "name one query, or a file of them; --vector FILE, --id ID or --queries FILE"),
         (("eval", "{points}"), "name one query, or a file of them; --vector FILE, --id ID or --queries FILE"),
         (("eval", "{points}", "--id", "1", "--queries", "q.npy", "--curve"), "name one query, or a file of them"),
-        (("explain", "{points}", "--id", "-3993", "--limit", "3"), "--limit is of a file of queries"),
+        (("explain", "{points}", "--id", "-3993", "--limit", "3"), "--limit needs a file of queries"),
         (("explain", "{points}", "--id", "one"), "'one' is not a whole number"),
         (("eval", "{points}", "--id", "999999"), "there is no row with id 999999"),
         (("query", "{points}", "--queries", "{wide}"), "the length of vector is 25, the limit is 24"),

@@ -674,7 +674,7 @@ def test_metric_of_the_file(tmp_path: Path, where: str, word: str | bytes, metri
             (file if where == "file" else file["train"]).attrs["distance" if where == "file" else "Metric"] = word
     source = open_source([path])
     if metric is None:
-        with refused("which is none of cosine, l2, dot"):
+        with refused("which is not one of cosine, l2, dot"):
             source_metric(source, None)
         assert source_metric(source, "l2") == "l2"
     else:

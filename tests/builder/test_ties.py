@@ -156,7 +156,7 @@ def test_neighbours_that_are_no_rows(points: Built, tmp_path: Path) -> None:
     path = points.bucket / points.name
     for row in (-1, len(points.vectors)):
         named = np.full((len(points.queries), 10), row, np.int32)
-        with pytest.raises(InputError, match=f"name row {row}, which is none of the index"):
+        with pytest.raises(InputError, match=f"name row {row}, which the index does not have"):
             evaluate(path, Queries(points.queries, named))
     vectors = pa.array(points.queries[:2].tolist(), pa.list_(pa.float32()))
     for wrong in ([[1, 2], [3]], [[1, None], [3, 4]], [None, [1]], ["a", "b"], [1, 2]):

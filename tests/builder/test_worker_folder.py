@@ -55,7 +55,10 @@ def test_what_is_not_given_is_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
      ("abc", ""), ("abc", "a/b"), ("abc", ".a"), ("abc", "docs\n")],
 )  # fmt: skip
 def test_names_that_a_bucket_or_a_worker_refuses(tmp_path: Path, bucket: str, index: str) -> None:
-    assert "is no name of an" in vantage("worker", tmp_path / "edge", "--bucket", bucket, "--index", index).refusal()
+    assert (
+        "cannot be the name of an"
+        in vantage("worker", tmp_path / "edge", "--bucket", bucket, "--index", index).refusal()
+    )
     assert not (tmp_path / "edge").exists()
 
 

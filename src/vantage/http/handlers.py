@@ -162,7 +162,7 @@ async def query(call: Call) -> Reply:
     after: list[Awaitable[Any]] = []
     try:
         results = await call.service.live(call.index, receipt, work, None if plans else deadline)
-    except Late as late:  # the opening goes on behind an empty answer, of an index that there is
+    except Late as late:  # the opening goes on behind an empty answer, where the index exists
         await _check_known(call.index, call.service, late.rest)
         results, after = [Answer([], False, False, None, Receipt() if many else receipt) for _ in queries], [late.rest]
     if packed:

@@ -48,7 +48,7 @@ def beneath(folder: Path, key: str) -> Path:
     path = folder
     for name in key.split("/"):
         if name in ("", ".", "..") or "\0" in name:
-            raise DamagedError(f"{key!r} is no name of an object", hint="build the index again")
+            raise DamagedError(f"{key!r} cannot be the name of an object", hint="build the index again")
         path = path / name
         if path.is_symlink():
             raise DamagedError(f"{path} is a link, and links are not followed", hint="put the file itself there")
