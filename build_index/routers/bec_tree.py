@@ -21,14 +21,14 @@ from .training import Cost, TrainingSet, cheapest
 def fit(training: TrainingSet, cost: Cost, progress: Progress) -> BecTreeSection:
     """The tree's directions, or trained on where neighbours and copies lie; which, and the temperature, by cost.
 
-    Raises InputError for blocks that are no leaves of a tree.
+    Raises InputError for blocks that are not leaves of a tree.
     """
     import jax
     import jax.numpy as jnp
 
     tree = training.partition.tree
     if tree is None:
-        raise InputError("the router bec-tree on blocks that are no leaves", hint="it takes --partition bec-tree")
+        raise InputError("the router bec-tree on blocks that are not leaves", hint="it takes --partition bec-tree")
     signs = tree.signs().T
     low, high = jnp.asarray(signs > 0, jnp.float32), jnp.asarray(signs < 0, jnp.float32)
 

@@ -31,13 +31,13 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> EcvhSection:
     """The codewords that made the blocks, or trained on where neighbours and copies lie; which, and the temperature,
     by cost.
 
-    Raises InputError for blocks that are no buckets of a code.
+    Raises InputError for blocks that are not buckets of a code.
     """
     import jax.numpy as jnp
 
     codewords = training.partition.codewords
     if codewords is None:
-        raise InputError("the router ecvh on blocks that are no buckets of a code", hint="it takes --partition ecvh")
+        raise InputError("the router ecvh on blocks that are not buckets of a code", hint="it takes --partition ecvh")
     table = jnp.asarray(signs(codewords.generator, codewords.message).T)
 
     def scores(now: dict[str, Any], q: Any) -> Any:

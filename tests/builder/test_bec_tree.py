@@ -249,7 +249,7 @@ def test_leaves_as_blocks(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, metr
     whole = probabilities("bec-tree", bec_tree.section(layout.partition.tree, 8), index, task.tune.queries[:50])
     best = whole.argmax(1)
     assert (best == layout.partition.home[task.tune.rows[:50]]).mean() > 0.3
-    with pytest.raises(InputError, match="no leaves"):
+    with pytest.raises(InputError, match="not leaves"):
         fit_router(task, partition(rows, task.sample, 8, 0), np.full((2000, 0), -1, np.int32), "bec-tree", SILENT)
 
 

@@ -156,7 +156,7 @@ def test_blocks_that_are_no_buckets_are_refused(rows_of: RowsOf) -> None:
     rows = rows_of(clustered(400, 16, 3), "cosine", scale=None)
     task = task_of(rows)
     base = partition(rows, task.sample, 8, 0)
-    with pytest.raises(InputError, match="no buckets of a code"):
+    with pytest.raises(InputError, match="not buckets of a code"):
         fit_router(task, base, np.full((400, 0), -1, np.int32), "ecvh", SILENT)
 
 

@@ -90,7 +90,9 @@ def _replay(table: Location) -> tuple[int, dict[str, Any]]:
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{shown(commits[version])} is no commit of a Delta table", hint="copy it again") from None
+            raise InputError(
+                f"{shown(commits[version])} is not a commit of a Delta table", hint="copy it again"
+            ) from None
     return newest, state
 
 

@@ -94,7 +94,9 @@ class BecTreeSection:
         open_nodes = 1
         for bit in nodes:
             if not open_nodes or (bit != LEAF and (bit >= n or on_path[bit])):
-                raise damaged(label, "the tree ends early, or asks a bit that there is not, or one twice on a way")
+                raise damaged(
+                    label, "the tree ends early, or asks for a bit that does not exist, or one twice on a way"
+                )
             open_nodes += 1 if bit != LEAF else -1
             if bit != LEAF:
                 path.append(bit)

@@ -86,7 +86,7 @@ class TwoLevelSection:
     def columns(self, page: memoryview, index: IndexSection, label: str) -> tuple[Any, Any, Any, memoryview]:
         """(block numbers u32 (n), scale f32 (n S), weight f32 (n S), table) of a page whose checksum was right.
 
-        Raises DamagedError where it names blocks that there are not, or not in order.
+        Raises DamagedError where it names blocks that do not exist, or not in order.
         """
         n = len(page) // self.block_bytes(self.bits, self.subs, index.dimension)
         ends = [0, 4 * n, 4 * n * (1 + self.subs), 4 * n * (1 + 2 * self.subs), len(page)]

@@ -40,7 +40,7 @@ class TwoLevelRouter:
         """page: the one of this query, verified; None takes it from the builder's memory, and names no block without.
 
         The blocks share the whole probability: what others may hold is for the contract to have measured.
-        Raises DamagedError where a page holds numbers that are not finite, or blocks that there are not.
+        Raises DamagedError where a page holds numbers that are not finite, or blocks that do not exist.
         """
         section = self.section
         if page is None:
