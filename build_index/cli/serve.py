@@ -29,15 +29,16 @@ def serve(
     Example: vantage serve bucket
     """
     from .. import serve as host
-    from ..node import FETCHED_BYTES, HOST, fetch, is_fetched
+    from ..node import FETCHED_BYTES, fetch, host_folder, is_fetched
 
     host.check_port(port)
     if not is_fetched():
         err.print(
-            f"fetching wrangler, workerd and Pyodide into {plain(str(HOST))}: {size(FETCHED_BYTES)}, this once",
+            f"fetching wrangler, workerd and Pyodide into {plain(str(host_folder()))}: {size(FETCHED_BYTES)}, "
+            "this once",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-        with progress(FETCHED_BYTES >> 20, "MiB") as say:
+        with host.exit_on_signals(), progress(FETCHED_BYTES >> 20, "MiB") as say:
             fetch(say)
     variables = {"VANTAGE_CACHE_BYTES": str(nbytes(cache))}
     variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
