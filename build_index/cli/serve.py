@@ -11,7 +11,7 @@ import typer
 from vantage.indexes import NAME
 
 from ..plain import plain
-from .terminal import State, err, nbytes, out, progress, size
+from .terminal import State, count, err, nbytes, out, progress, size
 
 
 def serve(
@@ -49,7 +49,8 @@ def serve(
         )
     counts = host.load(bucket, state or host.STATE, prune=True)
     err.print(
-        f"{counts['written']} objects written, {counts['kept']} already there; starting the Worker ...", highlight=False
+        f"{count(counts['written'], 'object')} written, {counts['kept']} already there; starting the Worker ...",
+        highlight=False,
     )
     with host.serve(state or host.STATE, port=port, variables=variables) as server:
         names = sorted(p.parent.name for p in bucket.glob("*/CURRENT"))
