@@ -5,12 +5,15 @@ A wheel has no Node packages: `fetch` installs them, by the lock that the wheel 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,28 +27,46 @@ ROOT = PACKED if INSTALLED else Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "vendor" / "host"  # the scripts and the lock
 FETCHED_BYTES = 260_000_000  # what `fetch` leaves behind
 POLL_SECONDS = 0.2
+SCRATCH = ".host-"  # how the names begin of folders in which `fetch` works
 ERROR_CHARACTERS = 2000  # of npm's own words, in an error
+FETCHED = (  # what serving starts, as glob patterns in the folder, beside the files of SOURCES
+    ".pyodide/pyodide_dev.capnp.bin", "node_modules/wrangler/bin/wrangler.js",
+    "node_modules/@cloudflare/workerd-*/bin/workerd",
+)  # fmt: skip
 
 
 def cache() -> Path:
-    """The folder of what Vantage keeps for a user and can fetch again: that of the XDG base directories."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vantage"
+    """The folder of what Vantage keeps for a user and can fetch again: that of the XDG base directories.
+
+    Raises InputError where the user has no home folder and XDG_CACHE_HOME names none.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(given):  # others are to be ignored, by the specification
+        return Path(given) / "vantage"
+    try:
+        return Path.home() / ".cache" / "vantage"
+    except RuntimeError:
+        raise InputError(
+            "there is no home folder to keep Node's packages in", hint="name a folder in XDG_CACHE_HOME, from / on"
+        ) from None
 
 
-def _host() -> Path:
+def host_folder() -> Path:
+    """SOURCES with Node's packages beside them; another for each content, so that versions do not mix."""
     if not INSTALLED:
         return SOURCES
-    contents = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.is_file())
+    contents = b"".join(path.read_bytes() for path in _sources())
     return cache() / f"host-{hashlib.sha256(contents).hexdigest()[:16]}"
 
 
-HOST = _host()  # SOURCES with Node's packages beside them; another for each content, so that versions do not mix
+def _sources() -> list[Path]:
+    return [path for path in sorted(SOURCES.iterdir()) if path.is_file()]
 
 
 def node() -> Path:
-    """The program `node`. Raises VantageError where it, or the packages in HOST, are not installed."""
+    """The program `node`. Raises VantageError where it, or the packages in host_folder(), are not installed."""
     path = _node()
-    if not (HOST / "node_modules").is_dir():
+    if not is_fetched() or not (host_folder() / "node_modules").is_dir():
         raise VantageError(
             "Node's packages are not installed",
             hint="`vantage serve` fetches them" if INSTALLED else "run `make install`",
@@ -63,40 +84,71 @@ def _node() -> Path:
 
 def wrangler() -> list[Path]:
     """The command `wrangler`, to which arguments are added."""
-    return [node(), HOST / "node_modules" / "wrangler" / "bin" / "wrangler.js"]
+    return [node(), host_folder() / "node_modules" / "wrangler" / "bin" / "wrangler.js"]
 
 
 def is_fetched() -> bool:
     """Whether `fetch` has nothing to do: always so in a checkout, where `make install` does its work."""
-    return not INSTALLED or HOST.is_dir()
+    return not INSTALLED or _is_whole(host_folder())
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all is there that serving starts."""
+    return all(any(folder.glob(pattern)) for pattern in (*FETCHED, *(path.name for path in _sources())))
 
 
 def fetch(progress: Progress) -> None:
     """Installs wrangler, workerd and Pyodide into the user's cache folder, unless they are there.
 
-    progress: of two phases. The folder appears whole or not at all.
+    progress: of two phases. The folder appears whole or not at all, in the place of one that is not whole; what earlier
+    calls had to leave behind, ended by force, is removed.
     Raises InputError where the cache folder cannot be written, VantageError where npm fails.
     """
     if is_fetched():
         return
-    program = _node()
+    program, place = _node(), host_folder()
     try:
-        HOST.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".host-", dir=HOST.parent) as scratch:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(place.parent)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=place.parent) as scratch, _held(Path(scratch)):
             folder = Path(scratch, "host")
             shutil.copytree(SOURCES, folder)
             (folder / "workerd.sh").chmod(0o755)
             _install(program, folder, progress)
+            if not _is_whole(folder):
+                raise VantageError(
+                    "npm did not bring all that serving starts", hint="workerd has packages for Linux and macOS alone"
+                )
             try:
-                folder.rename(HOST)
+                if os.path.lexists(place) and not is_fetched():
+                    place.rename(Path(scratch, "partial"))
+                folder.rename(place)
             except OSError:
-                if not HOST.is_dir():  # another process came first
+                if not is_fetched():  # another process came first
                     raise
     except OSError as error:
         raise InputError(
-            f"cannot keep Node's packages in {HOST.parent}: {error.strerror}",
+            f"cannot keep Node's packages in {place.parent}: {error.strerror}",
             hint="make room there, or name another folder in XDG_CACHE_HOME",
         ) from error
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Marks a folder as in use until this ends, or the process dies. Raises BlockingIOError where another has it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the scratch folders of processes that have died."""
+    for scratch in folder.glob(f"{SCRATCH}*"):
+        with suppress(OSError), _held(scratch):
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _install(program: Path, folder: Path, progress: Progress) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from vantage.errors import InputError, LimitError, VantageError
 from vantage.indexes import NAME
 
-from .node import HOST, INSTALLED, ROOT, node
+from .node import INSTALLED, ROOT, host_folder, node
 from .worker import BUCKET, write_worker
 
 STATE = Path(".vantage") if INSTALLED else ROOT / ".vantage"
@@ -82,7 +82,7 @@ def load(bucket: Path, state: Path = STATE, *, only: str = "", prune: bool = Fal
     _make_folder(state)
     with (ROOT / "wrangler.toml").open("rb") as config:
         name = tomllib.load(config)["r2_buckets"][0]["bucket_name"]
-    command = [node(), HOST / "load.mjs", bucket, state, name, f"--only={only}"]
+    command = [node(), host_folder() / "load.mjs", bucket, state, name, f"--only={only}"]
     command += [
         f"--skip={folder.name}" for folder in bucket.iterdir() if folder.is_dir() and not NAME.fullmatch(folder.name)
     ]
@@ -126,12 +126,12 @@ def serve(
     state = state.resolve()
     environment = {
         **(os.environ | QUIET),
-        "MINIFLARE_WORKERD_PATH": str(HOST / "workerd.sh"),
+        "MINIFLARE_WORKERD_PATH": str(host_folder() / "workerd.sh"),
         "VANTAGE_SNAPSHOT": snapshot,
         "VANTAGE_SNAPSHOT_DIR": str(state),
         "WRANGLER_LOG_PATH": str(state / "wrangler-logs"),
     }
-    with _exit_on_signals(), tempfile.TemporaryDirectory(prefix="vantage-") as folder:
+    with exit_on_signals(), tempfile.TemporaryDirectory(prefix="vantage-") as folder:
         log = log or Path(folder, "log")
         secrets = Path(folder, "variables")  # the folder is readable by its owner only
         given = {"VANTAGE_HOSTS": LOCAL_HOSTS, **(variables or {})}
@@ -140,7 +140,9 @@ def serve(
             project = Path(folder, "worker")
             write_worker(project, BUCKET, "NAME")
         project = project or ROOT
-        command: list[str | Path] = [node(), HOST / "dev.mjs", project / "wrangler.toml", state, secrets, str(port)]
+        command: list[str | Path] = [
+            node(), host_folder() / "dev.mjs", project / "wrangler.toml", state, secrets, str(port),
+        ]  # fmt: skip
         with log.open("w") as output:
             process = subprocess.Popen(
                 command,
@@ -257,7 +259,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 @contextmanager
-def _exit_on_signals() -> Iterator[None]:
+def exit_on_signals() -> Iterator[None]:
     """Within, SIGTERM and SIGHUP raise SystemExit, as SIGINT raises KeyboardInterrupt, so that `finally` blocks run."""
 
     def leave(number: int, frame: object) -> None:

@@ -74,10 +74,11 @@ def test_pages_lean_on_nothing_outside_of_the_repository(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_options_that_pages_name_exist(page: Path) -> None:
+    root = typer.main.get_command(app)
     options = {
         name: {flag for one in command.params for flag in getattr(one, "opts", [])}
-        for name, command in vars(typer.main.get_command(app))["commands"].items()
-    }
+        for name, command in vars(root)["commands"].items()
+    } | {flag: set() for one in root.params for flag in one.opts}  # those before a command, as if they were one
     scripts = "".join(path.read_text() for path in (ROOT / "bench").rglob("*.py"))
     known = set().union(*options.values()) | set(re.findall(r'"(--[a-z-]+)"', scripts)) | {"--help"}
     text = page.read_text()

@@ -180,7 +180,7 @@ def test_wrangler_takes_the_folder_of_the_worker(edge: Path, tmp_path: Path) -> 
 def test_the_wheel_serves(programs: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what the checkout has already in the place of what is fetched at first use."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    place = "from build_index.node import HOST; print(HOST)"
+    place = "from build_index.node import host_folder; print(host_folder())"
     host = Path(answer(programs / "python", "-c", place, cwd=home).strip())
     assert host.parent == tmp_path / "vantage"
     host.mkdir(parents=True)

@@ -18,7 +18,7 @@ from ..bucket.names import check_address, check_name
 from ..bucket.open import open_index
 from ..bucket.store import store_at
 from ..plain import plain
-from .terminal import Address, Bucket, Json, State, err, folder, out, print_json, progress, size
+from .terminal import Address, Bucket, Json, State, count, err, folder, out, print_json, progress, size
 
 
 def publish_command(
@@ -46,7 +46,7 @@ def publish_command(
             print_json(counts)
             return
         out.print(
-            f"{plain(index)}: {counts['written']} objects written ({size(counts['bytes'])}), "
+            f"{plain(index)}: {count(counts['written'], 'object')} written ({size(counts['bytes'])}), "
             f"{counts['kept']} already there",
             highlight=False,
         )
@@ -58,7 +58,7 @@ def publish_command(
         return
     was = f", before it {report['previous']}" if report["swapped"] and report["previous"] else ""
     out.print(
-        f"{plain(target)}: generation {report['generation']} is live{was}; {report['objects']} objects, "
+        f"{plain(target)}: generation {report['generation']} is live{was}; {count(report['objects'], 'object')}, "
         f"{size(report['bytes'])}, of which {size(report['written_bytes'])} were sent",
         highlight=False,
     )
@@ -152,10 +152,11 @@ def verify_command(
         state = f"{report['damages']} damaged" if report["damage"] else "whole"
         if "codes" in report:
             state += (
-                f"; {report['rows']:,} rows in {report['blocks']:,} blocks decoded, {report['codes']:,} codes compared"
+                f"; {count(report['rows'], 'row')} in {count(report['blocks'], 'block')} decoded, "
+                f"{count(report['codes'], 'code')} compared"
             )
         out.print(
-            f"{plain(index)}: generation {report['generation']}, {report['objects']} objects, "
+            f"{plain(index)}: generation {report['generation']}, {count(report['objects'], 'object')}, "
             f"{size(report['bytes'])}: {state}",
             highlight=False,
         )
@@ -182,8 +183,8 @@ def diff_command(
         return
     counts = changes["rows"]
     out.print(
-        f"{counts['added']:,} rows added, {counts['removed']:,} removed, {counts['changed']:,} with another vector, "
-        f"{counts['same']:,} the same",
+        f"{count(counts['added'], 'row')} added, {counts['removed']:,} removed, "
+        f"{counts['changed']:,} with another vector, {counts['same']:,} the same",
         highlight=False,
     )
     for kind in KINDS:

@@ -18,7 +18,7 @@ from ..evaluate.evaluate import evaluate
 from ..ingest.queries import Queries
 from ..plain import plain
 from .forms import Files, Identifier, Limit, Recall, Rerank, Vector, check_form, read_form
-from .terminal import Address, Bucket, Json, folder, nbytes, out, print_json, progress, size, writable
+from .terminal import Address, Bucket, Json, count, folder, nbytes, out, print_json, progress, size, writable
 
 
 def eval_command(
@@ -125,6 +125,6 @@ def export_router_command(
         return
     out.print(
         f"{plain(str(to))}: {size(report['bytes'])}, {report['router']} router of {plain(index)}, "
-        f"{report['dimension']} dimensions, {report['blocks']:,} blocks, generation {report['generation']}",
+        f"{report['dimension']} dimensions, {count(report['blocks'], 'block')}, generation {report['generation']}",
         highlight=False,
     )

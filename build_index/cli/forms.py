@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,8 @@ from vantage.index import Index
 from vantage.receipt import Receipt
 
 from ..ingest.queries import Queries, read_queries
+
+INTEGER = re.compile(r"-?[0-9]{1,38}")  # int() takes 2_0, blanks and digits of other scripts too; HTTP does not
 
 Vector = Annotated[
     Path | None, typer.Option("--vector", help="A file of vectors (.npy, .parquet, ...): its first one is the query.")
@@ -35,21 +39,22 @@ Rerank = Annotated[int, typer.Option(help="Read the full vectors of the best n f
 
 
 def check_form(vector: Path | None, identifier: str | None, queries: Path | None, limit: int | None) -> None:
-    """Raises InputError where not exactly one form is given, or a limit is given without a file of queries."""
+    """Raises InputError where not exactly one form is given, or a limit of none, or one without a file of queries."""
     if sum(form is not None for form in (vector, identifier, queries)) != 1:
         raise InputError("name one query, or a file of them", hint="--vector FILE, --id ID or --queries FILE")
     if limit is not None and queries is None:
         raise InputError("--limit needs a file of queries", hint="name it with --queries, or leave --limit out")
+    if limit is not None and limit < 1:
+        raise InputError(f"there are no queries in --limit {limit}", hint="ask for one at least")
 
 
 def parse_id(text: str, kind: str) -> int | bytes:
     """An id of the kind that the index has. Raises InputError."""
     if kind == "bytes":
-        return text.encode()
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{text!r} is not a whole number, and the ids of this index are", hint="check --id") from None
+        return os.fsencode(text)  # the bytes that were typed, be they UTF-8 or not
+    if not INTEGER.fullmatch(text):
+        raise InputError(f"{text!r} is not a whole number, and the ids of this index are", hint="check --id")
+    return int(text)
 
 
 def read_form(

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from vantage import VERSION
 from vantage.errors import InputError, VantageError
 
 from ..plain import plain
@@ -25,6 +26,13 @@ from .terminal import complain, printable
 from .worker import worker
 
 Usage: Any = typer.BadParameter.__base__  # the error of a wrong command line, which typer has under no name
+
+
+RENAMED = {  # options of `build` and what they are now
+    "--spill": "--copies is its name now",
+    "--spill-share": "--copies-share is its name now",
+    "--stop": "--second-wave stands for `--stop calibrated` now, and nothing for `--stop fixed`",
+}
 
 
 class Commands(TyperGroup):
@@ -45,7 +53,16 @@ def _plainly() -> Iterator[None]:
         yield
     except Usage as error:
         error.message = plain(error.message)
+        renamed = RENAMED.get(getattr(error, "option_name", ""))
+        if renamed and error.ctx is not None and error.ctx.info_name == "build":
+            error.message, error.possibilities = f"{error.message}; {renamed}", ()
         raise
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vantage {VERSION}")
+        raise typer.Exit
 
 
 app = typer.Typer(
@@ -55,6 +72,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Vector search from object storage, at the edge. An index is a folder in a bucket folder: bucket/wordnet.",
 )
+
+
+@app.callback()
+def vantage(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Has the options that stand before a command."""
 
 
 # Commands stand in the help in the order in which they are added.

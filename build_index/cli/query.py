@@ -20,7 +20,7 @@ from ..build import storage_usd, target_cost
 from ..plain import plain
 from .forms import Files, Identifier, Limit, Recall, Rerank, TopK, Vector, check_form, parse_id, read_form
 from .report import proof_line, receipt_line
-from .terminal import Address, Json, out, print_json, size
+from .terminal import Address, Json, count, out, print_json, size
 
 
 def info(index: Address, as_json: Json = False) -> None:
@@ -175,7 +175,7 @@ def explain(
 
 def _show_plan(plan: dict[str, Any], title: str) -> None:
     waves = "one wave" if plan["waves"] <= 1 else f"{plan['waves']} waves"
-    table = Table("shard", "blocks", "from byte", "bytes", title=f"{title}{plan['gets']} GETs in {waves}")
+    table = Table("shard", "blocks", "from byte", "bytes", title=f"{title}{count(plan['gets'], 'GET')} in {waves}")
     table.title_justify = "left"
     for r in plan["ranges"]:
         table.add_row(str(r["shard"]), f"{r['blocks'][0]} to {r['blocks'][1]}", f"{r['offset']:,}", size(r["bytes"]))
@@ -190,4 +190,4 @@ def _show_plan(plan: dict[str, Any], title: str) -> None:
     if plan["second_below"]:
         out.print(f"a second wave may follow: where the estimate then is below {plan['second_below']:.4f}")
     if plan["rerank"]:
-        out.print(f"then the full vectors of {plan['rerank']} rows, for exact scores")
+        out.print(f"then the full vectors of {count(plan['rerank'], 'row')}, for exact scores")

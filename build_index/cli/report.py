@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ..build import Report, storage_usd
 from ..plain import plain
-from .terminal import out, size
+from .terminal import count, out, size
 
 
 def show_report(report: Report, seconds: float | None, index: str | None = None) -> None:
@@ -51,8 +51,9 @@ def show_report(report: Report, seconds: float | None, index: str | None = None)
 def receipt_line(receipt: dict[str, Any]) -> str:
     """A receipt in one line."""
     return (
-        f"{receipt['gets']} GETs, {size(receipt['bytes'])} in {receipt['waves']} waves, {receipt['blocks']} blocks "
-        f"({receipt['blocks_cached']} cached), {receipt['rows']:,} rows scanned, "
+        f"{count(receipt['gets'], 'GET')}, {size(receipt['bytes'])} in {count(receipt['waves'], 'wave')}, "
+        f"{count(receipt['blocks'], 'block')} ({receipt['blocks_cached']:,} cached), "
+        f"{count(receipt['rows'], 'row')} scanned, "
         f"{receipt['modelled_ms']:.0f} ms modelled"
     )
 
@@ -60,7 +61,7 @@ def receipt_line(receipt: dict[str, Any]) -> str:
 def proof_line(proof: dict[str, Any]) -> str:
     """A proof in one line."""
     return (
-        f"{'proven' if proof['proven'] else 'NOT proven'}: {proof['blocks_excluded']} blocks excluded by their radii, "
-        f"{proof['blocks_scanned']} scanned, {proof['vectors_read']:,} vectors read, {proof['rows_excluded']:,} rows "
-        "excluded unread"
+        f"{'proven' if proof['proven'] else 'NOT proven'}: {count(proof['blocks_excluded'], 'block')} excluded by "
+        f"their radii, {proof['blocks_scanned']:,} scanned, {count(proof['vectors_read'], 'vector')} read, "
+        f"{count(proof['rows_excluded'], 'row')} excluded unread"
     )

@@ -11,7 +11,7 @@ import typer
 from vantage.indexes import NAME
 
 from ..plain import plain
-from .terminal import State, err, nbytes, out, progress, size
+from .terminal import State, count, err, nbytes, out, progress, size
 
 
 def serve(
@@ -29,15 +29,16 @@ def serve(
     Example: vantage serve bucket
     """
     from .. import serve as host
-    from ..node import FETCHED_BYTES, HOST, fetch, is_fetched
+    from ..node import FETCHED_BYTES, fetch, host_folder, is_fetched
 
     host.check_port(port)
     if not is_fetched():
         err.print(
-            f"fetching wrangler, workerd and Pyodide into {plain(str(HOST))}: {size(FETCHED_BYTES)}, this once",
+            f"fetching wrangler, workerd and Pyodide into {plain(str(host_folder()))}: {size(FETCHED_BYTES)}, "
+            "this once",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-        with progress(FETCHED_BYTES >> 20, "MiB") as say:
+        with host.exit_on_signals(), progress(FETCHED_BYTES >> 20, "MiB") as say:
             fetch(say)
     variables = {"VANTAGE_CACHE_BYTES": str(nbytes(cache))}
     variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
@@ -48,7 +49,8 @@ def serve(
         )
     counts = host.load(bucket, state or host.STATE, prune=True)
     err.print(
-        f"{counts['written']} objects written, {counts['kept']} already there; starting the Worker ...", highlight=False
+        f"{count(counts['written'], 'object')} written, {counts['kept']} already there; starting the Worker ...",
+        highlight=False,
     )
     with host.serve(state or host.STATE, port=port, variables=variables) as server:
         names = sorted(p.parent.name for p in bucket.glob("*/CURRENT"))

@@ -91,6 +91,11 @@ def size(n: float) -> str:
     return f"{n:.1f} TB"
 
 
+def count(n: int, noun: str) -> str:
+    """1 GET, 1,234 GETs."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
 def writable(path: Path, *given: str | Path) -> None:
     """Refuses a file that is a folder, or in a folder that is not there or takes none, before the work is done; and one
     that is given to the command, or part of an index that is.

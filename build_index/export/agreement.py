@@ -19,7 +19,7 @@ from vantage.search.prepare import prepare
 from vantage.search.route import ROUTERS
 
 from ..ingest.rows import F32
-from ..node import HOST, node
+from ..node import host_folder, node
 from .router import UNITS, whole_page
 
 BATCH = 64  # queries at once
@@ -75,7 +75,7 @@ def by_node(model: Path, queries: F32) -> Said:
         ran = subprocess.run(
             [
                 node(),
-                HOST / "route.mjs",
+                host_folder() / "route.mjs",
                 model,
                 query_file,
                 str(queries.shape[1]),

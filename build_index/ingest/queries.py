@@ -43,8 +43,19 @@ def read_queries(path: Path, limit: int | None) -> Queries:
     """The first `limit` of a source, or all; with neighbours where the format has a place for them.
 
     Parquet: a column `neighbors`; HDF5: the datasets test and neighbors; .fvecs and .bvecs: NAME_groundtruth.ivecs
-    beside NAME_query.fvecs.
+    beside NAME_query.fvecs. Raises InputError; its hint names no option, as those of a build are not there for queries.
     """
+    try:
+        return _read(path, limit)
+    except InputError as error:
+        if "--skip-bad-rows" in error.hint:
+            error.hint = "mend or leave out these rows (rows count from 0)"
+        elif "--vector-column" in error.hint:
+            error.hint = f"queries lie in a column `vector`, in HDF5 in a dataset `{hdf5.TEST}`"
+        raise
+
+
+def _read(path: Path, limit: int | None) -> Queries:
     suffix = path.suffix.lower()
     batches, held = [], 0
     for part in _batches(path, suffix):

@@ -50,6 +50,10 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
         raise LimitError("the length of --model", len(options.model), f"1 to {MODEL_CHARS_MAX} characters")
     if options.copies_share is not None and not 0 <= options.copies_share <= COPIES_MAX:
         raise LimitError("--copies-share", options.copies_share, f"0 to {COPIES_MAX}")
+    if options.copies == "none" and options.copies_share:
+        raise InputError(f"--copies none, and --copies-share {options.copies_share}", hint="leave one of them out")
+    if options.copies not in (None, "none") and options.copies_share == 0:
+        raise InputError(f"--copies {options.copies}, and --copies-share 0", hint="leave one of them out")
     own = options.router if options.router in PARTITIONS else None  # routers that know blocks of their own kind alone
     if own and options.partition not in (None, own):
         raise InputError(f"the router {own} on the partition {options.partition}", hint=f"it takes --partition {own}")

@@ -37,6 +37,8 @@ from ..ingest.formats.batch import DTYPES
 from ..ingest.rows import Ints, Rows
 from ..tune.choose import Choice
 
+OPTIONS_RENAMED = {"spill": "copies", "spill_share": "copies_share"}  # in the manifests of earlier commits
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -170,8 +172,19 @@ def _manifest(path: Path) -> dict[str, Any]:
     for o in objects:
         if FolderStore(path).digest(o.key) != (o.size, o.sha256):
             raise DamagedError(f"{path / o.key}: is not what was written", hint="publish the index again")
-    manifest: dict[str, Any] = json.loads(text)
-    return manifest
+    return with_new_names(json.loads(text))
+
+
+def with_new_names(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest by the names of today, where an earlier commit of the same format has written it by others."""
+    contract = dict(manifest["contract"])
+    if "stop" in contract:
+        contract["second_wave"] = contract.pop("stop") == "calibrated"
+    options = manifest.get("options", manifest.get("asked", {}))
+    options = {OPTIONS_RENAMED.get(name, name): value for name, value in options.items()}
+    return {name: value for name, value in manifest.items() if name != "asked"} | {
+        "contract": contract, "options": options,
+    }  # fmt: skip
 
 
 def codes_of_block(block: npt.NDArray[np.uint8], n: int, width: int) -> tuple[Encoded, Ints]:

@@ -160,7 +160,8 @@ class Index:
 
     def _check(self, query: Query) -> None:
         if not 1 <= query.top_k <= TOP_K_MAX:
-            raise LimitError("top_k", query.top_k, f"1 to {TOP_K_MAX}", hint="ask for fewer", param="top_k")
+            hint = "ask for fewer" if query.top_k > TOP_K_MAX else "ask for one at least"
+            raise LimitError("top_k", query.top_k, f"1 to {TOP_K_MAX}", hint=hint, param="top_k")
         if query.exact and self.root.bounds is None:
             raise InputError(
                 f"{self.name!r} has no error norms, so none of its answers can be proven",

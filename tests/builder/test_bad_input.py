@@ -161,6 +161,8 @@ def test_empty(tmp_path: Path, out: Path) -> None:
         (("--partition", "random"), "--partition is 'random'; known are: kmeans, votes, graph, ecvh"),
         (("--copies", "all"), "--copies is 'all'; known are: none, soar, closure, misses"),
         (("--copies-share", "2.5"), "--copies-share is 2.5, the limit is 0 to 2"),
+        (("--copies", "none", "--copies-share", "1"), "--copies none, and --copies-share 1.0; leave one of them out"),
+        (("--copies", "soar", "--copies-share", "0"), "--copies soar, and --copies-share 0; leave one of them out"),
         (("--router", "trained", "--fast"), "--fast trains nothing, and --router trained is trained; leave one out"),
         (
             ("--router", "trained", "--memory-budget", "800MiB"),

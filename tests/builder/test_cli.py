@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 
 from build_index import VectorIndex
 from build_index.cli.main import app
-from build_index.cli.terminal import nbytes, size
+from build_index.cli.terminal import count, nbytes, size
 from build_index.tune.options import Options
+from vantage import VERSION
 from vantage.errors import InputError
 from vantage.http.request import parse_queries
 from vantage.search.query import Query
@@ -204,7 +205,7 @@ def test_explain(points: Built, tmp_path: Path) -> None:
     assert told["bytes"] == sum(r["bytes"] for r in told["ranges"])
     shown = vantage("explain", points.bucket / "points", "--vector", tmp_path / "q.npy")
     assert shown.code == 0
-    assert f"{told['gets']} GETs in one wave" in shown.out and "a million" in flat(shown.out)
+    assert f"{count(told['gets'], 'GET')} in one wave" in shown.out and "a million" in flat(shown.out)
 
 
 def test_query_and_explain_by_a_file(points: Built, tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_explain_and_eval_by_id(points: Built, words: Built) -> None:
     plan = vantage("explain", index, "--id", key, "--json").json()
     asked = vantage("query", index, "--id", key, "--json").json()["receipt"]
     assert plan["gets"] > 0 and plan["bytes"] < asked["bytes"]  # without the page of ids, the row and attributes
-    assert f"{plan['gets']} GETs in one wave" in vantage("explain", index, "--id", key).out
+    assert f"{count(plan['gets'], 'GET')} in one wave" in vantage("explain", index, "--id", key).out
     best = [i.decode() for i in words.nearest(words.vectors[40], 11) if i.decode() != key][:10]
     answer = vantage("query", index, "--id", key, "--json").json()["matches"]
     told = vantage("eval", index, "--id", key, "--k", 10, "--json").json()
@@ -298,7 +299,16 @@ def test_eval_limit_spreads_over_the_file(points: Built, tmp_path: Path) -> None
         (("query", "{points}", "--id", "one"), "'one' is not a whole number"),
         (("query", "{points}", "--id", "999999"), "there is no row with id 999999"),
         (("query", "{points}", "--id", str(1 << 70)), f"there is no row with id {1 << 70}"),
-        (("query", "{points}", "--id", "-3993", "--top-k", "0"), "top_k is 0, the limit is 1 to 1000"),
+        (("explain", "{points}", "--id", "2_0"), "'2_0' is not a whole number"),
+        (("query", "{points}", "--id", " 20 "), "' 20 ' is not a whole number"),
+        (("query", "{points}", "--id", "２０"), "'２０' is not a whole number"),
+        (("query", "{words}", "--id", "\udcff"), "there is no row with id "),
+        (("query", "{points}", "--id", "-3993", "--top-k", "0"), "top_k is 0, the limit is 1 to 1000; ask for one at"),
+        (("query", "{points}", "--id", "-3993", "--top-k", "1001"), "top_k is 1001, the limit is 1 to 1000; ask for f"),
+        (("query", "{points}", "--queries", "{wide}", "--limit", "0"), "there are no queries in --limit 0"),
+        (("query", "{points}", "--queries", "{wide}", "--limit", "-1"), "there are no queries in --limit -1"),
+        (("explain", "{points}", "--queries", "{wide}", "--limit", "0"), "there are no queries in --limit 0"),
+        (("eval", "{points}", "--queries", "{wide}", "--limit", "0", "--curve"), "there are no queries in --limit 0"),
         (("query", "{points}", "--id", "-3993", "--rerank", "5"), "rerank is 5, the limit is top_k (10) to 200"),
         (("query", "{points}", "--id", "-3993", "--recall", "0.9999"), "recall is 0.9999, the limit is 0.9"),
         (("query", "{points}", "--vector", "none.npy"), "no such file or folder: none.npy"),
@@ -313,12 +323,41 @@ def test_eval_limit_spreads_over_the_file(points: Built, tmp_path: Path) -> None
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_errors_are_one_sentence(args: tuple[str, ...], sentence: str, points: Built, tmp_path: Path) -> None:
+def test_errors_are_one_sentence(
+    args: tuple[str, ...], sentence: str, points: Built, words: Built, tmp_path: Path
+) -> None:
     np.save(tmp_path / "wide.npy", np.ones((3, 25), np.float32))
-    names = {"points": points.bucket / "points", "wide": tmp_path / "wide.npy"}
+    names = {"points": points.bucket / "points", "words": words.bucket / "words", "wide": tmp_path / "wide.npy"}
     said = vantage(*(a.format(**names) for a in args)).refusal()
     assert said.startswith(sentence)
     assert "\n" not in said
+
+
+def test_queries_that_are_none_are_to_be_mended(points: Built, tmp_path: Path) -> None:
+    """No hint names an option that only a build has."""
+    np.save(tmp_path / "nan.npy", np.full((3, 24), np.nan, np.float32))
+    pq.write_table(pa.table({"v": [[1.0] * 24]}), tmp_path / "v.parquet")
+    for name, hint in (("nan.npy", "mend or leave out these rows"), ("v.parquet", "queries lie in a column `vector`")):
+        for command in ("query", "explain", "eval"):
+            said = vantage(command, points.bucket / "points", "--queries", tmp_path / name).refusal()
+            assert hint in said and "--" not in said
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    assert [count(n, "GET") for n in (0, 1, 2, 1234)] == ["0 GETs", "1 GET", "2 GETs", "1,234 GETs"]
+
+
+def test_the_version() -> None:
+    ran = vantage("--version")
+    assert (ran.code, ran.out) == (0, f"vantage {VERSION}\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "now"), [("--spill", "--copies"), ("--spill-share", "--copies-share"), ("--stop", "--second-wave")]
+)
+def test_an_option_by_its_old_name(option: str, now: str) -> None:
+    ran = vantage("build", "rows.npy", "--out", "bucket/x", option, "1")
+    assert ran.code == 2 and f"No such option: {option}; {now} " in flat(ran.err)
 
 
 def test_an_index_by_where_one_stands(points: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,11 @@ from vantage.errors import InputError, VantageError
 
 NODE = """#!/bin/sh
 case "$*" in
-  *npm-cli.js*install*--omit=dev*) test -f package-lock.json && mkdir node_modules && echo x > node_modules/x; {npm} ;;
-  *make-bundle.mjs) mkdir .pyodide ;;
+  *npm-cli.js*install*--omit=dev*)
+    test -f package-lock.json && mkdir node_modules && cd node_modules &&
+    mkdir -p wrangler/bin @cloudflare/workerd-x/bin &&
+    touch wrangler/bin/wrangler.js @cloudflare/workerd-x/bin/workerd; {npm} ;;
+  *make-bundle.mjs) mkdir .pyodide && touch .pyodide/pyodide_dev.capnp.bin ;;
 esac
 """
 
@@ -36,12 +39,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(node, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(node, "_node", lambda: program)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(node, "HOST", node._host())
     return program
 
 
 def test_a_checkout_has_them(tmp_path: Path) -> None:
-    assert node.is_fetched() and node.HOST == node.ROOT / "vendor" / "host"
+    assert node.is_fetched() and node.host_folder() == node.ROOT / "vendor" / "host"
     node.fetch(Progress(lambda phase, share: pytest.fail("there is nothing to do")))
 
 
@@ -54,15 +56,16 @@ def test_they_are_fetched_once(installed: Path) -> None:
     assert list(phases) == ["Node's packages", "Pyodide"] and all(0 <= share <= 1 for share in phases.values())
     assert node.is_fetched() and node.node() == installed
     assert {"node_modules", ".pyodide", "workerd.sh", "dev.mjs", "package-lock.json"} <= {
-        path.name for path in node.HOST.iterdir()
+        path.name for path in node.host_folder().iterdir()
     }
-    assert list(node.HOST.parent.iterdir()) == [node.HOST]
+    assert list(node.host_folder().parent.iterdir()) == [node.host_folder()]
     node.fetch(Progress(lambda phase, share: pytest.fail("they are there")))
 
 
 def test_another_lock_is_another_folder(installed: Path) -> None:
+    before = node.host_folder()
     (node.SOURCES / "package-lock.json").write_text("another")
-    assert node._host() != node.HOST and node._host().parent == node.HOST.parent
+    assert node.host_folder() != before and node.host_folder().parent == before.parent
 
 
 def test_without_node_the_extra_is_named(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +82,7 @@ def test_what_fails_leaves_nothing_behind(installed: Path) -> None:
         VantageError, match="fetching Node's packages failed: no route to the registry; check the network"
     ):
         node.fetch(SILENT)
-    assert not node.is_fetched() and not list(node.HOST.parent.iterdir())
+    assert not node.is_fetched() and not list(node.host_folder().parent.iterdir())
 
 
 def test_what_is_interrupted_leaves_nothing_behind(installed: Path) -> None:
@@ -89,18 +92,64 @@ def test_what_is_interrupted_leaves_nothing_behind(installed: Path) -> None:
     installed.write_text("#!/bin/sh\nexec sleep 60\n")
     with pytest.raises(KeyboardInterrupt):
         node.fetch(Progress(interrupt))
-    assert not node.is_fetched() and not list(node.HOST.parent.iterdir())
+    assert not node.is_fetched() and not list(node.host_folder().parent.iterdir())
 
 
 def test_two_at_once_end_with_one_folder(installed: Path) -> None:
     def other(phase: str, share: float) -> None:
-        (node.HOST / "node_modules").mkdir(parents=True, exist_ok=True)
+        shutil.copytree(node.SOURCES, node.host_folder(), dirs_exist_ok=True)
+        for pattern in node.FETCHED:
+            path = node.host_folder() / pattern.replace("*", "other")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
 
     node.fetch(Progress(other))
-    assert list(node.HOST.parent.iterdir()) == [node.HOST]
+    assert list(node.host_folder().parent.iterdir()) == [node.host_folder()]
+    assert (node.host_folder() / "node_modules/@cloudflare/workerd-other/bin/workerd").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_a_sentence(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     with pytest.raises(InputError, match=r"cannot keep .* in .*cache/vantage.*XDG_CACHE_HOME"):
         node.fetch(SILENT)
+
+
+@pytest.mark.parametrize("there", ["", "node_modules/wrangler/bin"])
+def test_a_folder_that_is_not_whole_is_fetched_again(installed: Path, there: str) -> None:
+    (node.host_folder() / there).mkdir(parents=True)
+    assert not node.is_fetched()
+    node.fetch(SILENT)
+    assert node.is_fetched() and list(node.host_folder().parent.iterdir()) == [node.host_folder()]
+
+
+def test_what_npm_does_not_bring_is_an_error(installed: Path) -> None:
+    installed.write_text(NODE.format(npm="rm wrangler/bin/wrangler.js"))
+    with pytest.raises(VantageError, match="npm did not bring all"):
+        node.fetch(SILENT)
+    assert not list(node.host_folder().parent.iterdir())
+
+
+def test_what_dead_processes_left_is_removed_and_what_others_work_in_is_not(installed: Path) -> None:
+    dead, busy = (node.host_folder().parent / f"{node.SCRATCH}{name}" for name in ("dead", "busy"))
+    for folder in (dead, busy):
+        (folder / "host").mkdir(parents=True)
+    with node._held(busy):
+        node.fetch(SILENT)
+    assert sorted(node.host_folder().parent.iterdir()) == [busy, node.host_folder()]
+
+
+def test_a_relative_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    assert node.cache() == tmp_path / ".cache" / "vantage"
+
+
+def test_without_a_home_only_what_needs_one_fails(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    for ask in (node.is_fetched, node.node, node.host_folder):
+        with pytest.raises(InputError, match="no home folder .* XDG_CACHE_HOME"):
+            ask()

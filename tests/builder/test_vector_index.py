@@ -23,11 +23,12 @@ from build_index.bucket.open import open_index
 from build_index.codecs import CODECS
 from build_index.hashing import codewords
 from build_index.write.contents import encoder
-from build_index.write.reopen import reopen
+from build_index.write.reopen import reopen, with_new_names
 from vantage.errors import DamagedError, InputError, NotFoundError
 from vantage.search.query import Query
 
 K = 10
+BUCKETS = Path(__file__).resolve().parents[1] / "fixtures" / "buckets"
 DATA = clustered(900, 24, 5).astype(np.float16).astype(np.float32)  # as they are stored
 ROWS, MORE, QUERIES = DATA[:600], DATA[600:800], DATA[800:]
 CHOICES: dict[str, Any] = {"recall": 0.9, "k": K, "fast": True, "copies_share": 0.35, "error_norms": True}
@@ -71,6 +72,18 @@ def test_searches_as_the_saved_files_do(saved: Path, index: VectorIndex, tmp_pat
     again = VectorIndex.load(tmp_path / "again").search(QUERIES, K)
     assert (again.ids == found.ids).all() and (again.scores == found.scores).all()
     assert opened.root.index.rows == len(index) == 680
+
+
+def test_load_knows_what_options_were_called_before() -> None:
+    index = VectorIndex.load(BUCKETS)  # its manifest has `asked`, `spill_share` and `stop`
+    params = index.get_params()
+    assert {n: params[n] for n in ("partition", "router", "copies", "copies_share", "second_wave")} == {
+        "partition": "ecvh", "router": "ecvh", "copies": None, "copies_share": 0.35, "second_wave": False,
+    }  # fmt: skip
+    earlier = {"asked": {"spill": "soar", "fast": True}, "contract": {"k": 10, "stop": "calibrated"}}
+    assert with_new_names(earlier) == {
+        "options": {"copies": "soar", "fast": True}, "contract": {"k": 10, "second_wave": True},
+    }  # fmt: skip
 
 
 def test_load_and_save_change_no_byte(saved: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -92,8 +93,8 @@ def test_no_link_is_followed(tmp_path: Path, name: str) -> None:
 def test_a_newer_version_replaces_and_removes_its_own_files(edge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written, files = contents(edge), worker._files
 
-    def newer(bucket: str, index: str) -> list[tuple[str, bytes]]:
-        kept = [(name, data) for name, data in files(bucket, index) if name != "src/vantage/cost.py"]
+    def newer(*names: str) -> list[tuple[str, bytes]]:
+        kept = [(name, data) for name, data in files(*names) if name != "src/vantage/cost.py"]
         return [*kept[:-1], (kept[-1][0], b"newer"), ("src/vantage/new.py", b"new")]
 
     monkeypatch.setattr(worker, "_files", newer)
@@ -128,12 +129,72 @@ def test_the_sdk_that_pywrangler_has_put_there_stays(edge: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"files": 1}', '{"files": {"../x": "y"}}', '{"files": {"/x": "y"}}', "[" * 100_000]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"files": 1}',
+        '{"files": {"a\\u0000": "y"}}',
+        '{"files": {"\\ud800": "y"}}',
+        '{"files": {"../x": "y"}}',
+        '{"files": {"/x": "y"}}',
+        "[" * 100_000,
+    ],
 )
 def test_a_damaged_record_is_refused(edge: Path, text: str) -> None:
     (edge / RECORD).write_text(text)
     with pytest.raises(InputError, match="is not as `vantage worker` wrote it"):
         write_worker(edge, "some-bucket", "docs")
+
+
+def test_the_record_is_not_written_through_a_link(edge: Path, tmp_path: Path) -> None:
+    record = (edge / RECORD).read_bytes()
+    (tmp_path / "mine").write_bytes(record)
+    (edge / RECORD).unlink()
+    (edge / RECORD).symlink_to(tmp_path / "mine")
+    for there in (True, False):
+        with pytest.raises(InputError, match="is not as `vantage worker` wrote it"):
+            write_worker(edge, "other-bucket", "docs")
+        assert (tmp_path / "mine").exists() == there and (not there or (tmp_path / "mine").read_bytes() == record)
+        (tmp_path / "mine").unlink(missing_ok=True)  # the second time it is a link to nothing
+
+
+def test_the_worker_has_the_name_that_it_is_given_and_keeps_it(tmp_path: Path) -> None:
+    words = ("worker", tmp_path / "edge", "--bucket", "some-bucket", "--index", "docs")
+    assert "https://my-search.SUBDOMAIN" in vantage(*words, "--name", "my-search").out
+    for name in ((), ("--name", "my-search")):
+        assert vantage(*words, *name, "--json").json()["name"] == "my-search"
+    settings = tomllib.loads((tmp_path / "edge" / "wrangler.toml").read_text())
+    assert settings["name"] == "my-search" and settings["r2_buckets"][0]["bucket_name"] == "some-bucket"
+    for name in ("A", "", "-a", "a-", "a_b", "a.b", "a" * 64, "a\n", "ä"):
+        assert "is no name of a Worker" in vantage(*words, "--name", name).refusal()
+
+
+def test_settings_that_stay_are_named(edge: Path) -> None:
+    with (edge / "wrangler.toml").open("a") as settings:
+        settings.write("# changed\n")
+    words = ("worker", edge, "--bucket", "some-bucket", "--index", "docs")
+    assert "wrangler.toml has been changed" in vantage(*words).err
+    assert vantage(*words, "--json").json()["kept"] == ["wrangler.toml"]
+    assert "does not name the Worker 'other'" in vantage(*words, "--name", "other").refusal()
+
+
+def test_a_bad_name_that_is_typed_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.prompt", lambda question, **_: questions.append(question) or "No bucket")
+    assert "is no name of an R2 bucket" in vantage("worker", tmp_path / "edge").refusal()
+    assert questions == ["Name of the R2 bucket"]
+
+
+def test_each_variable_of_the_steps_is_set_before_it_is_used() -> None:
+    lines = worker.steps("some-bucket", "docs").splitlines()
+    exports = {name: i for i, line in enumerate(lines) for name in re.findall(r"(?:export |\s)([A-Z_]+)=", line)}
+    uses = [(name, i) for i, line in enumerate(lines) for name in re.findall(r"\$([A-Z_]+)", line)]
+    publish = next(i for i, line in enumerate(lines) if "vantage publish" in line)
+    keys = ("CLOUDFLARE_ACCOUNT_ID", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    assert uses and all(exports[name] < i for name, i in [*uses, *((key, publish) for key in keys)])
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
