@@ -10,7 +10,13 @@ __all__ = ["VectorIndex"]
 
 def __getattr__(name: str) -> Any:
     if name == "VectorIndex":  # imported when it is wanted: the command line has no use for it
-        from .vector_index import VectorIndex
+        try:
+            from .vector_index import VectorIndex
+        except ModuleNotFoundError as error:
+            from .needed import missing
 
+            if sentence := missing():
+                raise ImportError(sentence, name=error.name) from None
+            raise
         return VectorIndex
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -47,7 +47,8 @@ def cache() -> Path:
         return Path.home() / ".cache" / "vantage"
     except RuntimeError:
         raise InputError(
-            "there is no home folder to keep Node's packages in", hint="name a folder in XDG_CACHE_HOME, from / on"
+            "there is no home folder to keep Node's packages in",
+            hint="name a folder in XDG_CACHE_HOME, by its absolute path",
         ) from None
 
 

@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 import pytest
 
-from build_index.cli.start import NEEDED
+from build_index.needed import NEEDED
 from build_index.node import wrangler
 from build_index.serve import QUIET
 from vantage import VERSION

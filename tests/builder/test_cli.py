@@ -347,6 +347,18 @@ def test_one_of_a_thing_is_no_plural() -> None:
     assert [count(n, "GET") for n in (0, 1, 2, 1234)] == ["0 GETs", "1 GET", "2 GETs", "1,234 GETs"]
 
 
+def test_the_library_says_what_is_not_installed_as_the_command_does() -> None:
+    program = "import sys; sys.modules['pyarrow'] = None; from {} import {}"
+    said = [
+        subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False).stderr.splitlines()
+        for text in (
+            program.format("build_index", "VectorIndex"),
+            program.format("build_index.cli.start", "main; main()"),
+        )
+    ]
+    assert said[1] == ["vantage: " + said[0][-1].removeprefix("ImportError: ")] and "pyarrow" in said[1][0]
+
+
 def test_the_version() -> None:
     ran = vantage("--version")
     assert (ran.code, ran.out) == (0, f"vantage {VERSION}\n")

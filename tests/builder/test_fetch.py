@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +98,32 @@ def test_what_is_interrupted_leaves_nothing_behind(installed: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         node.fetch(Progress(interrupt))
     assert not node.is_fetched() and not list(node.host_folder().parent.iterdir())
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from build_index import node
+from build_index.cli.main import main
+node.INSTALLED, node.SOURCES, program = True, Path(sys.argv[1]), Path(sys.argv[2])
+node._node = lambda: program
+sys.argv = ["vantage", "serve", "bucket", "--port", "0"]
+main()
+"""
+
+
+def test_a_command_that_is_ended_leaves_nothing_behind(installed: Path) -> None:
+    installed.write_text("#!/bin/sh\necho $$ > pid\nexec sleep 60\n")
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, node.SOURCES, installed], stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not (pids := list(node.cache().glob(f"{node.SCRATCH}*/host/pid"))) or not pids[0].read_text():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        pid = int(pids[0].read_text())
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM and not list(node.cache().iterdir())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_two_at_once_end_with_one_folder(installed: Path) -> None:
