@@ -68,7 +68,8 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray, brief: py
         brief.setattr(module, "STEPS", 40)
     for i, way in enumerate(WAYS):
         recall = 0.4 if way.get("codec") in ("sign", "ecvh", "pq") else 0.9  # so short, they reach no more
-        options = Options(recall, 10, **{"copies": "soar", "copies_share": 0.4} | way)  # type: ignore[arg-type]
+        share = None if way.get("copies") == "none" else 0.4
+        options = Options(recall, 10, **{"copies": "soar", "copies_share": share} | way)  # type: ignore[arg-type]
         metric = "dot" if way is SECOND else "cosine"  # HTTP rounds no score of dot: equal ones are equal integers
         # Few blocks would go without regions: these keep them, and look into most of them.
         kept = {"FLAT_BLOCKS_MAX": 0, "BEAMS": (0.7,), "BEAM_LOSS": np.inf, "STEPS": 100}
