@@ -65,7 +65,7 @@ def test_rows_added_removed_and_changed(generations: tuple[Built, Built], tmp_pa
         p.stat().st_size for p in (other / found["new"]["generation"]).rglob("*") if p.is_file()
     )
     told = vantage("diff", first.bucket / "live", other)
-    assert told.code == 0 and "1 rows added, 3 removed, 1 with another vector" in told.out and "target" in told.out
+    assert told.code == 0 and "1 row added, 3 removed, 1 with another vector" in told.out and "target" in told.out
 
 
 def test_generations_of_one_index(generations: tuple[Built, Built], tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_bad_name_that_is_typed_is_refused_at_once(tmp_path: Path, monkeypatch
     questions = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("typer.prompt", lambda question, **_: questions.append(question) or "No bucket")
-    assert "is no name of an R2 bucket" in vantage("worker", tmp_path / "edge").refusal()
+    assert "cannot be the name of an R2 bucket" in vantage("worker", tmp_path / "edge").refusal()
     assert questions == ["Name of the R2 bucket"]
 
 
