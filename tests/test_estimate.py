@@ -134,7 +134,9 @@ def test_a_promise_of_fewer_answers() -> None:
     assert (middle.recall, middle.nbytes) == (0.9, pytest.approx(7e5, rel=0.02)) and 195 < middle.price < 205
     assert promise_of(contract, two, 10, 0.95) == two.by_recall[1]  # which the promises at ten do not reach
     exact = replace(two, smaller=(replace(few, by_recall=(promise(0.9, 400, rerank=20, nbytes=4e5),)),))
-    assert promise_of(contract, exact, 50, None) == two.by_recall[0]
+    between = promise_of(contract, exact, 50, None)  # the blocks of a hundred, and exact scores for five times ten
+    assert (between.price, between.rerank, between.nbytes) == (100, 100, two.by_recall[0].nbytes)
+    assert promise_of(contract, exact, 100, None) == two.by_recall[0]
     assert promise_of(contract, exact, 10, None).rerank == 20
 
 

@@ -66,6 +66,20 @@ def test_any_shape_builds_and_keeps_its_promise(name: str, tmp_path: Path) -> No
     assert any("kept as f32" in sentence for sentence in told) == (index.root.index.vector_kind == "f32")
 
 
+def test_near_copies_keep_what_is_promised_at_each_k(tmp_path: Path) -> None:
+    """Codes put rows of one cluster in any order: ten answers take exact scores where a hundred need none."""
+    draw = np.random.default_rng(11)
+    x = (draw.normal(size=(60, 64))[draw.integers(60, size=3200)] + 0.02 * draw.normal(size=(3200, 64))).astype("f4")
+    np.save(tmp_path / "x.npy", x[:3000])
+    out = tmp_path / "b" / "x"
+    report = build(open_source([tmp_path / "x.npy"]), BuildContext(out, "cosine", Options(RECALL, 100, fast=True)))
+    assert [ladder.k for ladder in report.choice.promises.smaller] == [1, 10]
+    for k in (1, 10, 30, 100):
+        found = evaluate(out, Queries(x[3000:], None), k=k)
+        assert found["recall"] >= RECALL - 0.04 and found["incomplete"] == 0, k
+    assert evaluate(out, Queries(x[3000:], None), k=10)["scan_cost"] < 0.25
+
+
 def test_a_recall_that_nothing_keeps_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the vectors of few rows were all that a query may read."""
     monkeypatch.setattr("build_index.tune.choose.PROMISED_RERANK_MAX", 20)

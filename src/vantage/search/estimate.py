@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 from ..errors import LimitError
-from ..format import Contract, Estimator, Point, Promise, Promises
+from ..format import RERANK_MAX, Contract, Estimator, Point, Promise, Promises
 from .route.common import Routed
 
 MASS_EPSILON = 1e-4  # of the probability, so that its logarithms stay finite
@@ -22,8 +22,9 @@ def promise_of(contract: Contract, promises: Promises | None, k: int, recall: fl
     """How to read for this recall@k; None: the contract's target. Raises LimitError above the best promise.
 
     Between two recalls, and between two k that promises were measured at, prices are interpolated where both are kept
-    in one way (with as many exact scores, in as many waves); else the one that reads more holds. More answers than the
-    contract's k are read for as for its k. Without promises the points of the contract promise.
+    in one way (with as many exact scores, in as many waves); else the one that reads more holds, with the exact scores
+    that either takes. More answers than the contract's k are read for as for its k. Without promises the points of the
+    contract promise.
     """
     recall = contract.target if recall is None else recall
     if not recall > 0:
@@ -42,7 +43,9 @@ def promise_of(contract: Contract, promises: Promises | None, k: int, recall: fl
     if above.k <= k or below is above:
         return high
     if _kind(low) != _kind(high) or not low.price or not high.price:
-        return max(low, high, key=lambda promise: promise.nbytes)
+        more = max(low, high, key=lambda promise: promise.nbytes)
+        ranked = min(RERANK_MAX, math.ceil(low.rerank * k / below.k))  # what tells few rows apart, for as many more
+        return replace(more, price=min(low.price, high.price), rerank=max(more.rerank, high.rerank, ranked))
     share = math.log(k / below.k) / math.log(above.k / below.k)
     price = math.exp(math.log(low.price) + share * (math.log(high.price) - math.log(low.price)))
     return replace(_between(low, high, share), recall=recall, price=round(price))
