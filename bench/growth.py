@@ -171,7 +171,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         clock.step("router and order")
         moments = _second_moments(rows, sample, layout)
         codec = lrsq.train(*moments, code_bytes)
-        sizes = block_bytes(layout.sizes(), code_bytes, ID_BYTES)
+        sizes = block_bytes(layout.sizes(), code_bytes, ID_BYTES, rows.dimension)
         price_queries = prepare_rows(rows, price_rows)
         p_held = probabilities_of(rows, layout, price_queries)
         found = full_scan(rows, layout, codec, HeldOutQueries(price_queries, price_rows, near[held:]), p=p_held)
@@ -221,7 +221,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
             )
         for part in SHORT_SHARES:
             length = int(code_bytes * part) // 4 * 4
-            short_sizes = block_bytes(layout.sizes(), length, 0.0)
+            short_sizes = block_bytes(layout.sizes(), length, 0.0, rows.dimension)
             short = full_scan(rows, layout, lrsq.train(*moments, length), HeldOutQueries(asked, nobody, truth), p=p)
             line = two_waves(short, whole, p, short_sizes, sizes, price, pages)
             print(f"  two waves, {length} of {code_bytes} bytes first: {line}", flush=True)

@@ -119,7 +119,7 @@ def _promise(
 ) -> Choice | None:
     """The index with these codes and promises, measured on calibration rows; None where they keep no such target."""
     rows, options, layout = task.rows, task.options, coded.layout
-    sizes = block_bytes(layout.sizes(), coded.codec.code_bytes, task.id_bytes)
+    sizes = block_bytes(layout.sizes(), coded.codec.code_bytes, task.id_bytes, task.rows.dimension)
     recall_at, pages = PricedRecall(candidates, p, sizes), pages_of(rows, layout, calibration.queries)
     contract = calibrate(recall_at, task.k, target, rerank)
     if contract is None:
@@ -150,7 +150,7 @@ def _scan(
     task: Task, layout: Layout, codec: Codec, held: HeldOutQueries, phase: str, p: P, kept: int = KEPT
 ) -> Candidates:  # fmt: skip
     """What the codes find for held-out rows, in blocks that a plan may read."""
-    small = block_bytes(layout.sizes(), codec.code_bytes, task.id_bytes).sum() <= SMALL_BYTES
+    small = block_bytes(layout.sizes(), codec.code_bytes, task.id_bytes, task.rows.dimension).sum() <= SMALL_BYTES
     return full_scan(
         task.rows, layout, codec, held, task.progress.phase(phase), None if small else p, kept
     )  # fmt: skip
@@ -171,7 +171,7 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, calibration: HeldOutQ
     layout, codec = code(code_bytes)
     candidates = _scan(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most)
     held = _scan(task, layout, codec, calibration, "exact scores, prices", p, 2 * most)
-    sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes)
+    sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes, task.rows.dimension)
     recall_at, kept_at = PricedRecall(candidates, p_tune, sizes), PricedRecall(held, p, sizes)
     depths = sorted({most, *(k << n for n in range(1, 13) if k << n < most)})
     for rerank in depths:
@@ -372,7 +372,7 @@ def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
             break
         layout, codec = code(code_bytes)
         candidates = _scan(task, layout, codec, tune, f"codes of {code_bytes} bytes", p)
-        sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes)
+        sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes, task.rows.dimension)
         at = price_at(PricedRecall(candidates, p, sizes), task.k, options.recall)
         ceiling = float(candidates.recall(np.ones_like(p, bool), task.k).mean())
         row: dict[str, Any] = {

@@ -129,8 +129,8 @@ class Service:
         index.warm_client, index.limits = self.warm_client, self.limits
         self.open[name] = index
         self._checked[name] = time.time()
-        if old is not None and old.space != index.space:
-            self.cache.forget(old.space)
+        if old is not None and old.space != index.space:  # what both have stays
+            self.cache.forget(set(old.segment.keys) - set(index.segment.keys))
         while len(self.open) > 1 and sum(map(_index_bytes, self.open.values())) > INDEXES_BYTES:
             self._close(next(n for n in self.open if n != name))
 
@@ -139,7 +139,7 @@ class Service:
         closed = self.open.pop(name, None)
         self._checked.pop(name, None)
         if closed is not None:
-            self.cache.forget(closed.space)
+            self.cache.forget(closed.segment.keys)
 
     @asynccontextmanager
     async def room(self, nbytes: int, in_flight: int, deadline: float) -> AsyncIterator[None]:

@@ -172,7 +172,7 @@ def test_a_small_cache_leaves_out_copies(rows_of: RowsOf) -> None:
     rows = rows_of(clustered(2000, 16, 9))
     for cache, most in ((1 << 20, 2000), (60_000, 200)):
         choice = choose(rows, 8.0, Options(0.9, 10, cache_bytes=cache))
-        total = sum(choosing.block_bytes(choice.layout.sizes(), choice.codec.code_bytes, 8.0))
+        total = sum(choosing.block_bytes(choice.layout.sizes(), choice.codec.code_bytes, 8.0, rows.dimension))
         assert choice.layout.copies <= most
         assert total <= cache
 

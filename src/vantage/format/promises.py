@@ -16,7 +16,7 @@ RERANK_MAX = 200  # rows that a query may ask the full vectors of
 # Those that a promise may read, where codes tell rows apart too little; of so many bytes together.
 PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX = 4096, 4 << 20
 _LADDER = struct.Struct("<II")
-_PROMISE = struct.Struct("<dIId8xdddd")
+_PROMISE = struct.Struct("<dIIdI4xdddd")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Estimator:
 class Promise:
     """What keeps a recall at the contract's k, and means a query of what that took on held-out rows, nothing cached.
 
-    rerank: rows whose full vectors are read, 0 for none. A query whose estimate is below `threshold` (0: none) reads a
+    rendition: of the blocks that are read. rerank: rows whose full vectors are read, 0 for none.
+    A query whose estimate is below `threshold` (0: none) reads a
     second wave, at a price by how far below. nbytes, gets and waves count all of it; ms is the modelled time.
     """
 
@@ -50,6 +51,7 @@ class Promise:
     gets: float
     waves: float
     ms: float
+    rendition: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,17 @@ class Promises:
 
 def _pack(by_recall: tuple[Promise, ...]) -> bytes:
     return b"".join(
-        _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.nbytes, p.gets, p.waves, p.ms) for p in by_recall
+        _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.rendition, p.nbytes, p.gets, p.waves, p.ms)
+        for p in by_recall
     )
 
 
 def _unpack(cursor: Cursor, count: int, label: str) -> tuple[Promise, ...]:
     promises = []
     for _ in range(min(count, 4096)):
-        recall, price, rerank, threshold, *means = cursor.unpack(_PROMISE)
-        promises.append(Promise(recall, price, rerank, threshold, *means))
+        recall, price, rerank, threshold, rendition, *means = cursor.unpack(_PROMISE)
+        nbytes, gets, waves, ms = means
+        promises.append(Promise(recall, price, rerank, threshold, nbytes, gets, waves, ms, rendition))
     if not promises:
         raise damaged(label, "there are no promises")
     if not all(

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 from ..errors import LimitError
 from ..format import RERANK_MAX, Contract, Estimator, Point, Promise, Promises
-from .route.common import Routed
+from .route.common import PROBABILITY_BITS, Routed
 
 MASS_EPSILON = 1e-4  # of the probability, so that its logarithms stay finite
 ROWS_EPSILON = 0.1  # rows, likewise
+LINE_SPREAD_MIN = 1e-6  # of the squares of logarithms, that a line is fitted to
 PRICE_LOG_MIN = 12.0  # log2: below, all of any index is read
 HALVINGS_MAX = 3  # of the price, for a second wave: held-out rows gain nothing from more, and it bounds a query
 HALVINGS = 1.25  # of the price a halving of what is missed takes: measured, misses fall as its power 0.8
-PROBABILITY_BITS = 20  # Routed.p is in units of 2^-20
 
 
 def promise_of(contract: Contract, promises: Promises | None, k: int, recall: float | None) -> Promise:
@@ -97,27 +97,29 @@ def features(
     answers: Sequence[tuple[float, int]],
     price: int,
 ) -> tuple[float, float, float, float]:
-    """What the estimate goes by, of a query that has scanned the blocks `read`; answers, one at least, best first.
+    """What the estimate goes by, of a query that has scanned the extents `read`; answers, one at least, best first.
 
-    rows (B) of blocks; base: the score of a block's centre; answers: (score, block); price: of the last plan. They are
-    the log odds of the probability read; how evenly the rest is spread, as log of the sum of roots; of the rows that
-    reach the last answer's score, were rows normal around their centres as far as the answers are, the log ratio of
-    those in unread to those in read blocks; and log2 of the price.
+    routed: of extents; rows (n) of extents; base: the score of the centre of one that is read; answers: (score,
+    extent); price: of the last plan. They are the log odds of the probability read; how evenly the rest is spread, as
+    log of the sum of roots; of the rows that reach the last answer's score, were rows normal around their centres as
+    far as the answers are, the log ratio of those in unread to those in read extents; and log2 of the price. What is
+    unread has its centre's score from a line, fitted to those read over the logarithm of their probability.
     """
     last = answers[-1][0]
-    spread = math.sqrt(sum((score - base(b)) ** 2 for score, b in answers) / len(answers)) or 1.0
+    spread = math.sqrt(sum((score - base(i)) ** 2 for score, i in answers) / len(answers)) or 1.0
     total = sum(routed.p) or 1
+    named = [(i, p) for i, p in zip(routed.blocks or range(len(routed.p)), routed.p, strict=True) if p]
+    known = [(math.log(p / total), base(i)) for i, p in named if i in read]
+    at, slope = _line(known)
     mass, roots, beyond = 0, 0.0, [0.0, 0.0]
-    for b, p in zip(routed.blocks or range(len(routed.p)), routed.p, strict=True):
-        if not p:
-            continue
-        inside = b in read
+    for i, p in named:
+        inside = i in read
         if inside:
             mass += p
         else:
             roots += math.sqrt(p / total)
-        away = max(0.0, last - base(b)) / spread
-        beyond[inside] += rows[b] * math.exp(-0.5 * away * away)
+        away = max(0.0, last - (base(i) if inside else at + slope * math.log(p / total))) / spread
+        beyond[inside] += rows[i] * math.exp(-0.5 * away * away)
     share = mass / total
     return (
         math.log((share + MASS_EPSILON) / (1 - share + MASS_EPSILON)),
@@ -125,6 +127,15 @@ def features(
         math.log((beyond[0] + ROWS_EPSILON) / (beyond[1] + ROWS_EPSILON)),
         max(PRICE_LOG_MIN, math.log2(price + 1)),
     )
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """(value at 0, slope) of the line nearest to points (x, y), by least squares; level where they do not spread."""
+    n = max(1, len(points))
+    x0, y0 = sum(x for x, _ in points) / n, sum(y for _, y in points) / n
+    square = sum((x - x0) ** 2 for x, _ in points)
+    slope = sum((x - x0) * (y - y0) for x, y in points) / square if square > LINE_SPREAD_MIN else 0.0
+    return y0 - slope * x0, slope
 
 
 def estimated_recall(promises: Promises, k: int, rerank: int, seen: Sequence[float], unread: float) -> float | None:
