@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage import kernels
-from vantage.cost import LANES, wave_ms
+from vantage.cost import wave_ms
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
 from vantage.read.cache import CACHED, STARTS_OBJECT
-from vantage.search.plan import SMALL_BYTES, SPARSE, Items, items_of, ranges_of
+from vantage.search.plan import GETS_MAX, SMALL_BYTES, SPARSE, Items, items_of, ranges_of
 from vantage.search.route.common import Routed
 from vantage.search.scan import LrsqScan
 
@@ -61,7 +61,7 @@ class Reads:
         return waits if self.pages is None else waits + [wave_ms([page]) for page in self.pages]
 
 
-def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | None = None) -> Reads:
+def plans(p: P, block_bytes: Ints, price: int, gets: int = GETS_MAX, done: Bools | None = None) -> Reads:
     """Runs the edge's planner for p (Q, B), nothing cached, one shard of blocks of these bytes, aligned.
 
     done bool (Q, B): blocks that a wave before has read, which have no value to this one.
@@ -69,7 +69,7 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = LANES, done: Bools | 
     return planner(p, block_bytes, gets, done)(price, slice(None))
 
 
-def planner(p: P, block_bytes: Ints, gets: int = LANES, done: Bools | None = None) -> Callable[[int, slice], Reads]:
+def planner(p: P, block_bytes: Ints, gets: int = GETS_MAX, done: Bools | None = None) -> Callable[[int, slice], Reads]:
     """`plans` by price, of some of the queries: what there is to choose from is kept, where it is little."""
     blocks = p.shape[1]
     p, everything = np.ascontiguousarray(p), block_bytes.sum() <= SMALL_BYTES

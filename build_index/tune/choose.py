@@ -34,14 +34,14 @@ from ..simulate.edge import HeldOutQueries, P, prepare_rows
 from ..simulate.measure import KEPT, Candidates, Reads, block_bytes, full_scan, plans
 from . import few
 from .contract import PricedRecall, calibrate, price_at, target_point, with_pages, with_reads
-from .fit import Task, fit_router, pages_of, plan_routing, probabilities_of
+from .fit import Task, fit_router, opening_ms, pages_of, plan_routing, probabilities_of
 from .options import TRAINING_BYTES_MIN, Options
 from .promises import ScannedQueries, gather_of, make_promises
 
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
 SHARES = (0.0, 0.35, 0.6, 1.0)  # of rows copied, as candidates
 GRAPH_K = 10  # measured on WordNet: 15% fewer rows than k-means at recall@10, 10% more at recall@100
-MANY_ROWS = 2_000_000  # of more, one number of blocks is tried, and no router trained
+MANY_ROWS = 2_000_000  # of more, one number of blocks is tried
 CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
 EXACT_PLACES = 4 << 20  # kept for the number of exact scores, of the tuning rows and of the others
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
@@ -219,15 +219,16 @@ def _training_queries(rows: Rows, sample: Ints, options: Options, progress: Prog
 
 
 def _routers(rows: Rows, blocks: int, options: Options) -> list[str]:
-    """Names of the routers to measure: two-level where a table of few sub-centroids is too much to keep resident."""
+    """Names of the routers to measure: a table that needs no training, and a network, which reads less in fewer bytes.
+
+    Two-level where a table of few sub-centroids is too much to keep resident.
+    """
     if options.router is not None:
         return [options.router]
     if lse.table_bytes(rows.dimension, blocks, lse.FEW_SUBS) > lse.TABLE_BYTES_MAX:
         return ["two-level"]
-    trains = (
-        not options.fast and TRAINED_ROWS_MIN <= rows.count <= MANY_ROWS and options.memory_bytes >= TRAINING_BYTES_MIN
-    )
-    return ["lse", "trained"] if trains else ["lse"]
+    trains = not options.fast and rows.count >= TRAINED_ROWS_MIN and options.memory_bytes >= TRAINING_BYTES_MIN
+    return ["lse", "mlp"] if trains else ["lse"]
 
 
 @dataclass(frozen=True)
@@ -310,26 +311,36 @@ def _graph(task: Task) -> Graph:
 
 
 def _choose_router(task: Task, drafts: list[_Draft]) -> tuple[_Draft, P]:
-    """The blocks and the router that answer in the least modelled time; and p of the tuning queries."""
-    best: tuple[float, _Draft, P] | None = None
-    for draft, name in ((d, name) for d in drafts for name in _routers(task.rows, d.layout.blocks, task.options)):
+    """The blocks and the router that answer in the least modelled time, openings counted; and p of the tuning queries.
+
+    Blocks are compared by the router that each draft came with, and what has to be trained is trained on the best of
+    them: a network for every number of blocks would take as long again, and change the order of few.
+    """
+    measured = [_routed(task, draft) for draft in drafts]
+    best, draft, p = min(measured, key=lambda one: one[0])
+    for name in _routers(task.rows, draft.layout.blocks, task.options):
+        if name == draft.layout.router:
+            continue
         phase = task.progress.phase(f"router {name}, {draft.layout.blocks} blocks")
         phase(0.0)
-        if name != draft.layout.router:
-            layout, order = fit_router(task, draft.layout.partition, draft.layout.copy, name, phase)
-            draft = _Draft(draft.partition, layout, draft.copies.reordered(order))
-        p = probabilities_of(task.rows, draft.layout, task.tune.queries)
-        reads = plan_routing(task, draft.layout, p, task.tune)
-        task.tried.append({
-            "partition": draft.partition, "blocks": draft.layout.blocks, "router": name,
-            "router_bytes": len(draft.layout.section.pack()),
-            "routed_recall": round(task.routed_recall, 4), **_cost(reads),
-        })  # fmt: skip
-        if best is None or reads.ms.mean() < best[0]:
-            best = float(reads.ms.mean()), draft, p
+        layout, order = fit_router(task, draft.layout.partition, draft.layout.copy, name, phase)
+        other = _routed(task, _Draft(draft.partition, layout, draft.copies.reordered(order)))
+        if other[0] < best or task.options.router is not None:
+            best, draft, p = other
         phase(1.0)
-    assert best is not None
-    return best[1], best[2]
+    return draft, p
+
+
+def _routed(task: Task, draft: _Draft) -> tuple[float, _Draft, P]:
+    """Its modelled ms with what an opening costs, itself, and p of the tuning queries."""
+    p = probabilities_of(task.rows, draft.layout, task.tune.queries)
+    reads = plan_routing(task, draft.layout, p, task.tune)
+    task.tried.append({
+        "partition": draft.partition, "blocks": draft.layout.blocks, "router": draft.layout.router,
+        "router_bytes": len(draft.layout.section.pack()),
+        "routed_recall": round(task.routed_recall, 4), **_cost(reads),
+    })  # fmt: skip
+    return float(reads.ms.mean()) + opening_ms(draft.layout.section), draft, p
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from vantage.cost import LANES
 from vantage.format import Contract, Point
+from vantage.search.plan import GETS_MAX
 
 from ..ingest.rows import Ints
 from ..neighbours.truth import HELD_OUT_FEW
@@ -83,7 +83,7 @@ def calibrate(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -
         points += [
             Point(depth, price, recall_at(price, depth, rerank), reads.nbytes, reads.gets) for depth in depths(k)
         ]
-    return Contract(k, LANES, recall, tuple(points))
+    return Contract(k, GETS_MAX, recall, tuple(points))
 
 
 def with_pages(contract: Contract, pages: list[int] | None) -> Contract:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vantage.cost import LANE_BYTES_PER_MS
 from vantage.format import LseSection, RouterSection
 from vantage.search.prepare import Prepared
 
@@ -26,6 +27,7 @@ from .options import Options
 TUNE_QUERIES = 500  # of the tuning rows, for parameters of routers
 FIRST_QUERIES = 50  # which show soon that a price is far too high
 ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
+OPENINGS = 0.1  # a query: as a cold isolate opens the index, and then answers ten
 ORDER_QUERIES = 4000  # or half as many as blocks: in a trial with 16,384, an order from 8,000 read 8% less
 ORDER_BYTES = 32 << 20  # of their probabilities at a time
 
@@ -77,7 +79,7 @@ def fit_router(
         nonlocal order
         p = probabilities(router, section, index, few.queries)
         order = file_order(p) if order is None else order
-        return ms(task, reorder(plain, order), p[:, order])
+        return ms(task, reorder(plain, order), p[:, order]) + opening_ms(section)
 
     section = fit.fit(task.training_set(base, copy), cost, progress)
     drawn = np.sort(
@@ -98,7 +100,8 @@ def fit_router(
     strict = replace(task, options=replace(task.options, recall=task.routed_recall))
 
     def whole_cost(section: RouterSection) -> float:
-        return ms(strict, replace(layout, section=section), probabilities(router, section, index, few.queries))
+        p = probabilities(router, section, index, few.queries)
+        return ms(strict, replace(layout, section=section), p) + opening_ms(section)
 
     return replace(
         layout, section=fit.tune(layout.section, task.training_set(layout.partition, layout.copy), whole_cost)
@@ -150,6 +153,11 @@ def plan_routing(task: Task, layout: Layout, p: P, of: HeldOutQueries) -> Reads:
 
     reads = planned(price_for(recall, task.routed_recall) or 0, slice(None))
     return replace(reads, pages=pages_of(task.rows, layout, of.queries))
+
+
+def opening_ms(section: RouterSection) -> float:
+    """What the bytes that a router keeps resident cost a query: its share of an opening, which reads them in a lane."""
+    return OPENINGS * len(section.pack()) / LANE_BYTES_PER_MS
 
 
 def middle_code(rows: Rows) -> int:
