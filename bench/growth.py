@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from bench.generated import DIMENSION, drawn, written
 from build_index.blocks.copies import COPY_RULES
-from build_index.blocks.kmeans import two_level as partition
+from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section
 from build_index.codecs import lrsq
 from build_index.export.router import whole_page
