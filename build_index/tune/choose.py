@@ -417,10 +417,12 @@ def _cost(reads: Reads) -> dict[str, float]:
 
 
 def block_counts(rows: int) -> list[int]:
-    """Powers of two near rows / 112 and half of it; few blocks for few rows, and half alone of many."""
-    near = int(2 ** np.rint(np.log2(max(1.0, rows / BLOCK_ROWS))))
-    near = min(near, max(1, rows // 16), BLOCKS_MAX)
-    return [near] if near < 64 else [near // 2] if rows > MANY_ROWS else [near, near // 2]
+    """Rows / 112 and half of it, in whole eights; few blocks for few rows, and half alone of many."""
+    near = max(1, min(round(rows / BLOCK_ROWS), rows // 16, BLOCKS_MAX))
+    if near < 64:
+        return [near]
+    near = near // 8 * 8
+    return [near // 2] if rows > MANY_ROWS else [near, near // 2]
 
 
 def _fits(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: float, options: Options) -> bool:
