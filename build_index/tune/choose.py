@@ -32,7 +32,7 @@ from ..progress import SILENT, Progress
 from ..routers import ROUTERS, lse
 from ..simulate.edge import HeldOutQueries, P, prepare_rows
 from ..simulate.measure import KEPT, Candidates, Reads, block_bytes, full_scan, plans
-from . import few
+from . import few, renditions
 from .contract import PricedRecall, calibrate, price_at, target_point, with_pages, with_reads
 from .fit import Task, fit_router, opening_ms, pages_of, plan_routing, probabilities_of
 from .options import TRAINING_BYTES_MIN, Options
@@ -65,6 +65,7 @@ class Choice:
     tried: list[dict[str, Any]]
     modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
     rotation: str | None  # its name; None where the codec has directions of its own
+    longer: Codec | None = None  # of a second rendition of the blocks
     near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
 
 
@@ -95,6 +96,8 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
         # Where few rows were held out, the tuning ones may have flattered a code.
         choice = _promise(task, coded, p_tune[some], calibration, p, candidates, options.recall)
         if choice is not None:
+            if not options.fast:
+                choice = _with_longer_codes(task, drawn, coded, choice, p_tune[some], calibration, p)
             return replace(choice, near=near_by)
     return replace(_by_exact_scores(task, drawn, p_tune[some], calibration, p), near=near_by)
 
@@ -146,6 +149,54 @@ def _promise(
     return Choice(layout, coded.codec, contract, promises, task.tried, waits, _rotation(rows, options))
 
 
+def _with_longer_codes(
+    task: Task, draft: _Draft, coded: _Coded, choice: Choice, p_tune: P, calibration: HeldOutQueries, p: P
+) -> Choice:
+    """The same with a second rendition of longer codes, where that keeps high recalls sooner."""
+    rows, layout = task.rows, coded.layout
+    axes, coder = _coder(task, draft)[1:]
+    tried = list[tuple[float, Codec, Candidates, PricedRecall]]()
+    for code_bytes in renditions.lengths(coded.codec.code_bytes, axes):
+        codec = coder(code_bytes)
+        if codec.rotation.pack() != coded.codec.rotation.pack():
+            continue  # they share the root's
+        candidates = _scan(task, layout, codec, task.tune, f"longer codes of {code_bytes} bytes", p_tune)
+        recall_at = PricedRecall(candidates, p_tune, _sizes(task, layout, codec))
+        prices = [price_at(recall_at, task.k, goal) for goal in renditions.GOALS]
+        waits = [
+            renditions.NEVER_MS if price is None else float(recall_at.reads(price, slice(None)).ms.mean())
+            for price in prices
+        ]
+        task.tried.append({
+            "blocks": layout.blocks, "code_bytes": code_bytes, "rendition": 1,
+            **{f"modelled_ms_{goal}": round(ms, 3) for goal, ms in zip(renditions.GOALS, waits, strict=True)},
+        })  # fmt: skip
+        tried.append((sum(waits), codec, candidates, recall_at))
+    if not tried:
+        return choice
+    _, codec, candidates, recall_at = min(tried, key=lambda one: one[0])
+    sizes, pages = _sizes(task, layout, codec), pages_of(rows, layout, calibration.queries)
+    target = price_at(recall_at, task.k, renditions.LONGER_RECALL)
+    if target is None:
+        return choice
+    held = _scan(task, layout, codec, calibration, "longer codes, prices", p)
+    phase = task.progress.phase("longer codes, promises")
+    phase(0.0)
+    promises = make_promises(
+        ScannedQueries(candidates, p_tune, sizes, layout.sizes()), target,
+        ScannedQueries(held, p, sizes, layout.sizes(), pages), PricedRecall(held, p, sizes), choice.contract,
+        rows.count, task.options.second_wave, gather_of(layout.partition.home, rows), least=renditions.LONGER_RECALL,
+    )  # fmt: skip
+    phase(1.0)
+    both = renditions.better(choice.promises, promises)
+    return choice if both is None else replace(choice, longer=codec, promises=both)
+
+
+def _sizes(task: Task, layout: Layout, codec: Codec) -> Ints:
+    """(B) bytes of the blocks with these codes."""
+    return block_bytes(layout.sizes(), codec.code_bytes, task.id_bytes, task.rows.dimension)
+
+
 def _scan(
     task: Task, layout: Layout, codec: Codec, held: HeldOutQueries, phase: str, p: P, kept: int = KEPT
 ) -> Candidates:  # fmt: skip
@@ -166,9 +217,9 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, calibration: HeldOutQ
     most = min(PROMISED_RERANK_MAX, rows.count, PROMISED_VECTORS_MAX // (VECTOR_BYTES["f32"] * rows.dimension))
     few, many = (held.spread(EXACT_PLACES // (2 * most)) for held in (task.tune, calibration))
     tune, calibration, p_tune, p = task.tune.take(few), calibration.take(many), p_tune[few], p[many]
-    lengths, code = _coder(task, draft)
+    lengths, _, coder = _coder(task, draft)
     code_bytes = lengths[-1][0]
-    layout, codec = code(code_bytes)
+    layout, codec = _fitting(task, draft, code_bytes), coder(code_bytes)
     candidates = _scan(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most)
     held = _scan(task, layout, codec, calibration, "exact scores, prices", p, 2 * most)
     sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes, task.rows.dimension)
@@ -353,8 +404,8 @@ class _Coded:
     price: int
 
 
-def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[[int], tuple[Layout, Codec]]]:
-    """The lengths that _code_lengths names; and codes of a length, with the copies that it leaves room for."""
+def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], int, Callable[[int], Codec]]:
+    """The lengths that _code_lengths names; along how many axes there is anything; and codes of a length."""
     rows, options = task.rows, task.options
     moments = _second_moments(rows, task.sample, draft.layout)
     residuals = _residuals(rows, task.sample, draft.layout)
@@ -362,11 +413,10 @@ def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[
     basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
     axes = basis.live if basis else rows.dimension
 
-    def coded(code_bytes: int) -> tuple[Layout, Codec]:
-        codec = CODECS[options.codec](*moments, code_bytes, residuals, basis)
-        return _fitting(task, draft, code_bytes), codec
+    def coded(code_bytes: int) -> Codec:
+        return CODECS[options.codec](*moments, code_bytes, residuals, basis)
 
-    return _code_lengths(rows, axes, draft.layout.blocks, task.id_bytes, options), coded
+    return _code_lengths(rows, axes, draft.layout.blocks, task.id_bytes, options), axes, coded
 
 
 def _rotation(rows: Rows, options: Options) -> str | None:
@@ -377,11 +427,11 @@ def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     """Codes that reach the target, by modelled time."""
     rows, tune, options = task.rows, task.tune, task.options
     reached: list[tuple[float, _Coded]] = []
-    lengths, code = _coder(task, draft)
+    lengths, _, coder = _coder(task, draft)
     for code_bytes, regular in lengths:
         if reached and not regular:
             break
-        layout, codec = code(code_bytes)
+        layout, codec = _fitting(task, draft, code_bytes), coder(code_bytes)
         candidates = _scan(task, layout, codec, tune, f"codes of {code_bytes} bytes", p)
         sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes, task.rows.dimension)
         at = price_at(PricedRecall(candidates, p, sizes), task.k, options.recall)

@@ -310,18 +310,19 @@ def make_promises(
     second_wave: bool,
     gather: Gather,
     rerank: int = 0,
+    least: float = 0.0,
 ) -> Promises:
     """The section of promises: estimators from the tuning rows, promises from those that served nothing else.
 
     target: the price that reached the target on the tuning rows. recall_at: of the others. rows: of the index. rerank:
-    the exact scores that the target takes, where it takes any.
+    the exact scores that the target takes, where it takes any. least: of the recalls to promise.
     """
     own = reranks_of(contract.k, rows, [rerank] if rerank else [])
     reranks = {k: own if k == contract.k else reranks_of(k, rows, own) for k in depths(contract.k)}
     known = estimators(tune, contract.k, reranks, target)
 
     def kept(k: int, goals: Sequence[float]) -> tuple[Promise, ...]:
-        goals = [contract.target, *goals]
+        goals = [goal for goal in (contract.target, *goals) if goal >= least]
         return _kept_promises(calibration, recall_at, k, set(goals), known, reranks[k], second_wave, gather)
 
     ladders = (Ladder(k, kept(k, GOALS_SMALLER)) for k in depths(contract.k)[:-1])

@@ -37,23 +37,26 @@ def write_blocks(
 
     norms: blocks end with error norms, for exact answers. Raises InputError for a block that no reader takes.
     """
-    rows, encode, radius = contents.rows, contents.encoder(), array("f")
+    rows, encoders, radius = contents.rows, contents.encoders(), array("f")
     shards = [Shards(objects, r, len(table.members)) for r in range(len(table.renditions))]
     inside = any(rendition.attributes for rendition in table.renditions)
     for low, high in chunks(table.members, CHUNK_BYTES // (4 * rows.dimension)):
         source = np.concatenate(table.members[low:high])
         starts = np.concatenate([[0], np.cumsum([len(m) for m in table.members[low:high]])]).tolist()
-        encoded = encode(low, high, source, starts)
+        encoded = [encode(low, high, source, starts) for encode in encoders]
         ids, texts = ids_as_bytes(rows, source), rows.stored.attributes(source) if inside else []
-        lengths = _lengths(contents, encoded, source, slice(low, high)) if norms else []
+        lengths = _lengths(contents, encoded[0], source, slice(low, high)) if norms else []
         radius.extend(block.radius for block in lengths)
         for i, block in enumerate(range(low, high)):
             part = slice(starts[i], starts[i + 1])
             planes = [(NORMS_PLANE, lengths[i].plane)] if norms else []
             centre = centre_at(contents.choice.layout.centre_section, block)
             for rendition, writer in zip(table.renditions, shards, strict=True):
-                own = planes + ([(ATTRIBUTES_PLANE, pack_attributes(texts[part]))] if rendition.attributes else [])
-                data, size = _pack(contents, table, encoded[i], centre, source[part], ids[part], own)
+                first = rendition == table.renditions[0]
+                own = planes * first + (
+                    [(ATTRIBUTES_PLANE, pack_attributes(texts[part]))] if rendition.attributes else []
+                )
+                data, size = _pack(contents, table, encoded[rendition.codec][i], centre, source[part], ids[part], own)
                 check_block(block, part.stop - part.start, len(data))
                 writer.add(block, data, size)
         progress(high / len(table.members))

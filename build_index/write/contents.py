@@ -13,7 +13,7 @@ import pyarrow as pa
 from vantage.errors import InputError
 from vantage.format import BLOCKS_FREE, READ_BYTES_MAX, Rendition, block_planes
 
-from ..codecs.planes import Encoded, encode_blocks
+from ..codecs.planes import Codec, Encoded, encode_blocks
 from ..ingest.attributes import BLOCK_BYTES_MAX, are_long, pieces
 from ..ingest.rows import Ints, Rows
 from ..tune.choose import Choice
@@ -43,17 +43,18 @@ class Contents:
     manifest: dict[str, Any]
     encode: Encode | None = None
 
-    def encoder(self) -> Encode:
-        """Gives the codes of blocks."""
-        return self.encode or encoder(self.rows, self.choice)
+    def encoders(self) -> list[Encode]:
+        """Give the codes of blocks, one a codec."""
+        first, longer = self.encode or encoder(self.rows, self.choice), self.choice.longer
+        return [first] if longer is None else [first, encoder(self.rows, self.choice, longer)]
 
 
-def encoder(rows: Rows, choice: Choice) -> Encode:
-    """Encodes the blocks it is asked for."""
-    centres = choice.layout.centres
+def encoder(rows: Rows, choice: Choice, codec: Codec | None = None) -> Encode:
+    """Encodes the blocks it is asked for, by the first codec of the choice or another one."""
+    centres, codec = choice.layout.centres, codec or choice.codec
 
     def encode(low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
-        return encode_blocks(choice.codec, rows.take(source), starts, centres[low:high], rows.metric)
+        return encode_blocks(codec, rows.take(source), starts, centres[low:high], rows.metric)
 
     return encode
 
@@ -101,7 +102,9 @@ def row_table(contents: Contents) -> RowTable:
     own = sizes[source]
     rows_max = min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * rows.dimension)))
     pages = list(pieces(own, JSON_BYTES, rows_max))
-    renditions = (Rendition(0, False), *([Rendition(0, True)] if names and not by_row else []))
+    codecs = range(1 if contents.choice.longer is None else 2)
+    inside = (False, True) if names and not by_row else (False,)
+    renditions = tuple(Rendition(codec, attributes) for attributes in inside for codec in codecs)
     return RowTable(
         members, homes, source, number, pages, own, np.empty(rows.count, np.uint32), _spots(own, pages), by_row,
         renditions,

@@ -107,7 +107,7 @@ def _root(
         None if isinstance(router, TwoLevelSection) else directory,
         choice.codec.rotation,
         router,
-        (choice.codec.section,),
+        (choice.codec.section, *([] if choice.longer is None else [choice.longer.section])),
         choice.contract,
         pages,
         ids,

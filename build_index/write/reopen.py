@@ -100,6 +100,7 @@ def reopen(path: Path) -> Saved:
         manifest.get("tried", []),
         (float("nan"), float("nan")),
         manifest.get("rotation", {}).get("name"),
+        codec_of(root, 1) if len(root.codecs) > 1 else None,
     )
     fields = [pa.field(a["name"], table.schema.field(3 + i).type) for i, a in enumerate(root.schema["attributes"])]
     return Saved(
@@ -182,12 +183,12 @@ def _attributes(folder: Path, root: Root, rank: Ints) -> list[bytes]:
     return records
 
 
-def codec_of(root: Root) -> Codec:
-    """The codec of an index, to encode more rows with: its quantizers as the tables of the section say.
+def codec_of(root: Root, number: int = 0) -> Codec:
+    """A codec of an index, to encode more rows with: its quantizers as the tables of the section say.
 
     Levels are the stored f32, so that what is encoded again may differ in a last bit from the first time.
     """
-    section, name = root.codec, root.index.codec
+    section, name = root.codecs[number], root.index.codec
     parts: dict[tuple[int, int], tuple[list[int], list[npt.NDArray[np.float64]]]] = {}
     levels, fields = np.asarray(section.levels, np.float64), list(FIELD.iter_unpack(section.fields))
     for nibble in range(2 * section.code_bytes):

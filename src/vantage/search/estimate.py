@@ -22,7 +22,7 @@ def promise_of(contract: Contract, promises: Promises | None, k: int, recall: fl
     """How to read for this recall@k; None: the contract's target. Raises LimitError above the best promise.
 
     Between two recalls, and between two k that promises were measured at, prices are interpolated where both are kept
-    in one way (with as many exact scores, in as many waves); else the one that reads more holds, with the exact scores
+    in one way (by one rendition, with as many exact scores, in as many waves); else the one that reads more holds, with the exact scores
     that either takes. More answers than the contract's k are read for as for its k. Without promises the points of the
     contract promise.
     """
@@ -42,6 +42,8 @@ def promise_of(contract: Contract, promises: Promises | None, k: int, recall: fl
     low, high = _on(below.by_recall, recall), _on(above.by_recall, recall)
     if above.k <= k or below is above:
         return high
+    if low.rendition != high.rendition:  # prices of two renditions do not compare
+        return high
     if _kind(low) != _kind(high) or not low.price or not high.price:
         more = max(low, high, key=lambda promise: promise.nbytes)
         ranked = min(RERANK_MAX, math.ceil(low.rerank * k / below.k))  # what tells few rows apart, for as many more
@@ -60,9 +62,9 @@ def _on(by_recall: Sequence[Promise], recall: float) -> Promise:
     return replace(_between(low, high, (recall - low.recall) / (high.recall - low.recall)), recall=recall)
 
 
-def _kind(promise: Promise) -> tuple[int, bool]:
-    """How it is kept: exact scores, and whether there is a second wave."""
-    return promise.rerank, promise.threshold > 0
+def _kind(promise: Promise) -> tuple[int, int, bool]:
+    """How it is kept: by which rendition, exact scores, and whether there is a second wave."""
+    return promise.rendition, promise.rerank, promise.threshold > 0
 
 
 def _between(low: Promise, high: Promise, share: float) -> Promise:
@@ -74,7 +76,7 @@ def _between(low: Promise, high: Promise, share: float) -> Promise:
 
     return Promise(
         mid("recall"), round(mid("price")), high.rerank, mid("threshold"), mid("nbytes"), mid("gets"),
-        mid("waves"), mid("ms"),
+        mid("waves"), mid("ms"), high.rendition,
     )  # fmt: skip
 
 
@@ -138,19 +140,22 @@ def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return y0 - slope * x0, slope
 
 
-def estimated_recall(promises: Promises, k: int, rerank: int, seen: Sequence[float], unread: float) -> float | None:
+def estimated_recall(
+    promises: Promises, rendition: int, k: int, rerank: int, seen: Sequence[float], unread: float
+) -> float | None:
     """Recall@k of a query with these features, linear in k between estimators; None where k was not measured.
 
     A neighbour is in the blocks read with the probability c = 1 / (1 + exp(-z)), z linear in the features; a query that
     leaves less than half of the slots unread misses in proportion to them. Of those read the codes lose a share, less
     of them where more answers are wrong anyway: (1 - ceiling) exp((c - 1) / width).
 
-    rerank: rows with exact scores; the estimator with the most that are not more speaks. unread: share of slots.
+    rendition: of the blocks read. rerank: rows with exact scores; the estimator with the most that are not more speaks.
+    unread: share of slots.
     Rounded to 2^-20, so that the last bit of a logarithm decides nothing.
     """
     by_k: dict[int, Estimator] = {}
     for e in promises.estimators:
-        if e.rerank <= rerank:
+        if e.rendition == rendition and e.rerank <= rerank:
             by_k[e.k] = e
     if not by_k or k > max(by_k):
         return None

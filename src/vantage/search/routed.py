@@ -86,4 +86,5 @@ def _recall(
     rows = scan.directory.rows
     unread = 1 - sum(rows[i] for i in run.done) / root.index.slots
     seen = features(spread(routed, scan.directory), run.done, rows, scan.base, answers, price)
-    return estimated_recall(root.promises, run.query.top_k, rerank, seen, unread)
+    rendition = run.segment.rendition(run.query)[0]
+    return estimated_recall(root.promises, rendition, run.query.top_k, rerank, seen, unread)
