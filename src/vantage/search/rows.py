@@ -73,7 +73,7 @@ class StoredRows:
         if page < 0:
             raise missing
         rows, entry = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS), id_entry(attributes)
-        start, length, key = page * ID_PAGE_ROWS * entry, rows * entry, self.keys[pages.object]
+        start, length, key = pages.offset + page * ID_PAGE_ROWS * entry, rows * entry, self.keys[pages.object]
         item = Item(key, start, length, root.objects.sizes[pages.object], pages.crc[page], f"page {page}")
         data = yield from self._read([(pages.object, item)], [Span(key, start, length, [0])])
         if data is None:
