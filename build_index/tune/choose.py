@@ -23,7 +23,7 @@ from ..blocks.graph_cut import VOTERS
 from ..blocks.layout import Layout
 from ..blocks.partition import Partition
 from ..codecs import CODECS
-from ..codecs.planes import Codec
+from ..codecs.planes import Codec, section_over
 from ..codecs.rotations import ROTATIONS, default
 from ..ingest.rows import F32, Ints, Rows, temper
 from ..neighbours.graph import Graph, neighbour_graph
@@ -158,8 +158,8 @@ def _with_longer_codes(
     tried = list[tuple[float, Codec, Candidates, PricedRecall]]()
     for code_bytes in renditions.lengths(coded.codec.code_bytes, axes):
         codec = coder(code_bytes)
-        if codec.rotation.pack() != coded.codec.rotation.pack():
-            continue  # they share the root's
+        if section_over(coded.codec, codec) is None:
+            continue  # they share the rotation of the longer one
         candidates = _scan(task, layout, codec, task.tune, f"longer codes of {code_bytes} bytes", p_tune)
         recall_at = PricedRecall(candidates, p_tune, _sizes(task, layout, codec))
         prices = [price_at(recall_at, task.k, goal) for goal in renditions.GOALS]

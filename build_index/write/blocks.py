@@ -50,12 +50,11 @@ def write_blocks(
         for i, block in enumerate(range(low, high)):
             part = slice(starts[i], starts[i + 1])
             planes = [(NORMS_PLANE, lengths[i].plane)] if norms else []
+            attributes = [(ATTRIBUTES_PLANE, pack_attributes(texts[part]))] if inside else []
             centre = centre_at(contents.choice.layout.centre_section, block)
             for rendition, writer in zip(table.renditions, shards, strict=True):
                 first = rendition == table.renditions[0]
-                own = planes * first + (
-                    [(ATTRIBUTES_PLANE, pack_attributes(texts[part]))] if rendition.attributes else []
-                )
+                own = planes * first + (attributes if rendition.attributes else [])
                 data, size = _pack(contents, table, encoded[rendition.codec][i], centre, source[part], ids[part], own)
                 check_block(block, part.stop - part.start, len(data))
                 writer.add(block, data, size)

@@ -27,6 +27,7 @@ from vantage.kernels import crc32c
 
 from ..blocks.layout import exact_centres, index_section
 from ..bucket.store import alone
+from ..codecs.planes import section_over
 from ..context import BuildContext
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Rows
@@ -89,7 +90,12 @@ def _root(
 ) -> Root:
     """The root; radius of each block, or None in an index without error norms."""
     rows, choice, layout = contents.rows, contents.choice, contents.choice.layout
-    bounds, router = None, layout.section
+    bounds, router, codec = None, layout.section, choice.longer or choice.codec
+    sections = [codec.section]
+    if choice.longer is not None:
+        first = section_over(choice.codec, choice.longer)
+        assert first is not None  # else it had not been chosen
+        sections.insert(0, first)
     if radius is not None:
         lengths = np.linalg.norm(exact_centres(layout.centre_section, rows.dimension), axis=1)
         bounds = Bounds(memoryview(radius), memoryview(array("f", lengths.tolist())))
@@ -105,9 +111,9 @@ def _root(
         objects.pack(),
         table.renditions,
         None if isinstance(router, TwoLevelSection) else directory,
-        choice.codec.rotation,
+        codec.rotation,
         router,
-        (choice.codec.section, *([] if choice.longer is None else [choice.longer.section])),
+        tuple(sections),
         choice.contract,
         pages,
         ids,

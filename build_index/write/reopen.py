@@ -24,6 +24,7 @@ from vantage.format import (
     Centres,
     Cursor,
     Directory,
+    LrsqSection,
     Root,
     TwoLevelSection,
     centre_of,
@@ -188,7 +189,10 @@ def codec_of(root: Root, number: int = 0) -> Codec:
 
     Levels are the stored f32, so that what is encoded again may differ in a last bit from the first time.
     """
-    section, name = root.codecs[number], root.index.codec
+    section, name, directions = root.codecs[number], root.index.codec, axes_of(root.rotation)
+    if len(root.codecs) > 1:  # the others may use more axes
+        section, own = _own_axes(section)
+        directions = directions[own]
     parts: dict[tuple[int, int], tuple[list[int], list[npt.NDArray[np.float64]]]] = {}
     levels, fields = np.asarray(section.levels, np.float64), list(FIELD.iter_unpack(section.fields))
     for nibble in range(2 * section.code_bytes):
@@ -211,12 +215,20 @@ def codec_of(root: Root, number: int = 0) -> Codec:
             weight /= weight.max()
         quantizers.append(Quantizer(axes, same.setdefault(tuple(t.tobytes() for t in tables), tables), weight))
         positions.append([position for position, _ in own])
-    directions = axes_of(root.rotation)
     several = name == "rabitq" and any(len(q.parts) > 1 or len(q.parts[0]) > 2 for q in quantizers)
     return Codec(
         name, np.ascontiguousarray(directions, np.float32), deviation, quantizers, positions, section, root.rotation,
         rabitq.SCALES if several else (1.0,), sign.span_of(directions) if name in ("sign", "ecvh") else None,
     )  # fmt: skip
+
+
+def _own_axes(section: LrsqSection) -> tuple[LrsqSection, Ints]:
+    """The same section over the axes that its fields are of, and which those are."""
+    table = list(FIELD.iter_unpack(section.fields))
+    own = np.unique([axis for axis, _, _, _ in table])
+    number = {int(axis): i for i, axis in enumerate(own)}
+    fields = b"".join(FIELD.pack(number[axis], *rest) for axis, *rest in table)
+    return replace(section, fields=fields, deviation=[section.deviation[axis] for axis in own.tolist()]), own
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -23,7 +23,8 @@ _PROMISE = struct.Struct("<dIIdI4xdddd")
 class Estimator:
     """What a query's recall@k is, from what it saw; vantage.search.estimate has the arithmetic.
 
-    rendition: of the blocks that it read. rerank: rows that were given exact scores, 0 none. weights: 1 + FEATURES, of the log odds that a neighbour was read.
+    rendition: of the blocks that it read. rerank: rows that were given exact scores, 0 none. weights: 1 + FEATURES, of
+    the log odds that a neighbour was read.
     ceiling: mean recall of the codes where all are; width: how fast what the codes lose fades as fewer are.
     """
 
