@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -170,12 +170,14 @@ class StoredRows:
             for i, data in sorted(kept.held.items())
         }
 
-    def parsed(self, texts: dict[int, bytes], room: int | None) -> dict[int, dict[str, Any]]:
-        """Attributes of rows from their JSON, read with the blocks: of the first ones that there is room for."""
+    def parsed(
+        self, rows: list[int], texts: Iterable[tuple[int, bytes]], room: int | None
+    ) -> dict[int, dict[str, Any]]:
+        """Attributes of rows from (position, JSON) of each, read with blocks: of the first ones that there is room for."""
         names = self.root.names
-        rows, kept = list(texts), _Kept(names, room)
-        for i, row in enumerate(rows):
-            kept.add(i, texts[row])
+        kept = _Kept(names, room)
+        for i, text in texts:
+            kept.add(i, text)
         return {
             rows[i]: attributes_of(data, names, f"attributes of row {rows[i]}") for i, data in sorted(kept.held.items())
         }
