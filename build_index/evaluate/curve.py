@@ -53,8 +53,8 @@ def curve(
 ) -> dict[str, Any]:
     """The keys of `vantage eval --curve`; a point holds a promise, and keys of `vantage eval` of queries that ask it.
 
-    k: how many answers each query asks for, the contract's by default; include: as for `evaluate`. Each promise is a phase of progress. Raises as
-    `evaluate` does.
+    k: how many answers each query asks for, the contract's by default; include: as for `evaluate`. Each promise is a
+    phase of progress. Raises as `evaluate` does.
     """
     index = open_index(path)
     contract = index.root.contract
