@@ -212,6 +212,7 @@ def id_pages(store: ObjectStore, root: Root, keys: Keys, findings: Findings | No
     """
     key, entry = keys[root.id_pages.object], id_entry(bool(root.names))
     file = io.BufferedReader(Ranged(store, key, root.objects.sizes[root.id_pages.object]), BUFFER_BYTES)
+    file.seek(root.id_pages.offset)
     for page in range(len(root.id_pages.crc)):
         n = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
         data = file.read(n * entry)

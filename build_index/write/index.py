@@ -111,7 +111,7 @@ def _root(
         | {name: contents.manifest[name] for name in ("model",) if name in contents.manifest},
         objects.pack(),
         table.renditions,
-        None if isinstance(router, TwoLevelSection) else directory,
+        None if isinstance(router, TwoLevelSection) and not bounds else directory,
         codec.rotation,
         router,
         tuple(sections),

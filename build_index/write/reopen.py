@@ -170,7 +170,7 @@ def whole_directory(read: Callable[[int, int, int], bytes], root: Root) -> Direc
         cursor = Cursor(memoryview(read(number, offset, size)), "a routing page")
         blocks = router.columns(cursor, root.index)[0]
         own.append(router.directory(cursor, blocks, len(root.renditions), root.objects.sizes))
-    return joined(own)
+    return joined(own, root.objects.sizes, "the routing pages")
 
 
 def _attributes(folder: Path, root: Root, rank: Ints) -> list[bytes]:

@@ -168,10 +168,15 @@ def is_intact(block: bytes | memoryview, size: int, crc: int) -> bool:
     if crc32c(view[:size]) != crc or size < BLOCK.size:
         return False
     planes = BLOCK.unpack_from(view)[-1]
-    if BLOCK.size + _PLANE.size * min(planes, PLANES_MAX + 1) > size:
+    if planes > PLANES_MAX or BLOCK.size + _PLANE.size * planes > size:
         return False
-    table = (Plane(*_PLANE.unpack_from(view, BLOCK.size + _PLANE.size * i)) for i in range(min(planes, PLANES_MAX)))
-    return all(crc32c(view[p.offset : p.offset + p.size]) == p.crc for p in table)
+    end = size
+    for i in range(planes):
+        plane = Plane(*_PLANE.unpack_from(view, BLOCK.size + _PLANE.size * i))
+        if plane.offset < end or crc32c(view[plane.offset : plane.offset + plane.size]) != plane.crc:
+            return False  # of planes that overlap, the bytes of one would be gone through for each
+        end = plane.offset + plane.size
+    return True
 
 
 def plane_of(block: bytes | memoryview, planes: Sequence[Plane], kind: int, label: str, start: int = 0) -> memoryview:
@@ -236,12 +241,13 @@ def unpack_attributes(plane: bytes | memoryview, n: int, label: str) -> bytes:
     (size,) = _RAW.unpack_from(plane)
     if not 4 * (n + 1) <= size <= READ_BYTES_MAX:
         raise damaged(label, f"attributes of {size} bytes for {n} rows")
+    inflater = zlib.decompressobj()
     try:
-        raw = zlib.decompressobj().decompress(memoryview(plane)[_RAW.size :], size)
+        raw = inflater.decompress(memoryview(plane)[_RAW.size :], size + 1)
     except zlib.error as error:
         raise damaged(label, f"its attributes are not deflated ({error})") from None
-    if len(raw) != size:
-        raise damaged(label, f"attributes of {len(raw)} bytes, not {size}")
+    if len(raw) != size or not inflater.eof:
+        raise damaged(label, f"attributes of {len(raw)} bytes or more, not {size}")
     return raw
 
 
@@ -249,7 +255,7 @@ def attribute_bytes(raw: bytes | memoryview, n: int, i: int, label: str) -> byte
     """The JSON of row i of n, of what `unpack_attributes` gave."""
     low, high = struct.unpack_from("<2I", raw, 4 * i)
     start = 4 * (n + 1)
-    if low > high or start + high > len(raw):
+    if low > high or high - low > ATTRIBUTE_ROW_BYTES_MAX or start + high > len(raw):
         raise damaged(label, f"attributes of row {i} are at bytes {low} to {high}")
     return bytes(raw[start + low : start + high])
 

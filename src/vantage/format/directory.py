@@ -11,6 +11,7 @@ from itertools import compress, count, islice, pairwise, repeat
 from operator import add, eq, le, lshift, ne
 from typing import Any, NamedTuple
 
+from .block import BLOCK
 from .layout import BLOCK_ROWS_MAX, READ_BYTES_MAX, Cursor, damaged
 
 _DIRECTORY = struct.Struct("<II")
@@ -120,11 +121,18 @@ class Directory:
         places = tuple(Places.taken(cursor, n) for _ in range(renditions))
         if not n or max(block) >= blocks or max(rows) > BLOCK_ROWS_MAX or not all(map(le, homes, rows)):
             raise damaged(label, f"{n} extents, of {blocks} blocks; or one of over {BLOCK_ROWS_MAX} rows")
-        for p in places:
+        directory = cls(block, rows, homes, places)
+        directory.check(sizes, label)
+        return directory
+
+    def check(self, sizes: tuple[int, ...], label: str) -> None:
+        """Raises DamagedError where an extent is not inside of an object of these sizes, is too long, or overlaps."""
+        for p in self.places:
             if max(p.object) >= len(sizes):
                 raise damaged(label, f"an extent in object {max(p.object)} of {len(sizes)}")
-            if max(p.whole) > READ_BYTES_MAX or not all(map(le, p.size, p.whole)):
-                raise damaged(label, f"an extent of {max(p.whole)} bytes, the limit is {READ_BYTES_MAX}")
+            if min(p.size) < BLOCK.size or max(p.whole) > READ_BYTES_MAX or not all(map(le, p.size, p.whole)):
+                shortest, longest = min(p.size), max(p.whole)
+                raise damaged(label, f"extents of {shortest} to {longest} bytes, the limit is {READ_BYTES_MAX}")
             bases = list(map(lshift, p.object, repeat(_OBJECT_SHIFT)))
             starts = list(map(add, bases, p.offset))
             ends = list(map(add, starts, p.whole))
@@ -134,7 +142,6 @@ class Directory:
                 raise damaged(label, "an extent ends outside of its object")
             if not all(map(le, ends, islice(starts, 1, None))):
                 raise damaged(label, "an extent lies before the one before it, or overlaps it")
-        return cls(block, rows, homes, places)
 
     def extent(self, i: int, rendition: int) -> Extent:
         """One of them."""
@@ -178,8 +185,8 @@ class Directory:
         return sum(p.offset[high - 1] + p.whole[high - 1] - p.offset[low] for _, low, high in self.runs[rendition])
 
 
-def joined(directories: Sequence[Directory]) -> Directory:
-    """One directory of what several name, each extent once."""
+def joined(directories: Sequence[Directory], sizes: tuple[int, ...], label: str) -> Directory:
+    """One directory of what several name, each extent once. Raises DamagedError where they do not fit together."""
     if len(directories) == 1:
         return directories[0]
     origin: dict[int, tuple[int, int]] = {}  # its place in the first rendition -> (directory, number)
@@ -197,4 +204,6 @@ def joined(directories: Sequence[Directory]) -> Directory:
         Places(*(column(name, "Q" if name == "offset" else "I", r) for name in _PLACES))
         for r in range(len(directories[0].places))
     )
-    return Directory(column("block", "I"), column("rows", "I"), column("homes", "I"), places)
+    directory = Directory(column("block", "I"), column("rows", "I"), column("homes", "I"), places)
+    directory.check(sizes, label)
+    return directory

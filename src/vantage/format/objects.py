@@ -154,7 +154,7 @@ def id_entry(attributes: bool) -> int:
 
 @dataclass(frozen=True)
 class IdPages:
-    """Pages of ID_PAGE_ROWS entries (hash of the id, row, check, spot) sorted by hash, from offset 0 of an object.
+    """Pages of ID_PAGE_ROWS entries (hash of the id, row, check, spot) sorted by hash, from `offset` of an object on.
 
     first_hash u64 (P), crc u32 (P).
     """
@@ -162,24 +162,26 @@ class IdPages:
     object: int
     first_hash: Any
     crc: Any
+    offset: int = 0
 
     def pack(self) -> bytes:
         n = len(self.crc)
-        return _ID_PAGES.pack(n, ID_PAGE_ROWS, self.object, 0) + struct.pack(f"<{n}Q{n}I", *self.first_hash, *self.crc)
+        head = _ID_PAGES.pack(n, ID_PAGE_ROWS, self.object, self.offset)
+        return head + struct.pack(f"<{n}Q{n}I", *self.first_hash, *self.crc)
 
     @classmethod
     def unpack(
         cls, body: memoryview, index: IndexSection, attributes: bool, sizes: tuple[int, ...], label: str
     ) -> IdPages:
         cursor = Cursor(body, label)
-        n, page_rows, number, _ = cursor.unpack(_ID_PAGES)
+        n, page_rows, number, offset = cursor.unpack(_ID_PAGES)
         first_hash, crc = cursor.column("Q", n), cursor.column("I", n)
         cursor.end()
         size = sizes[number] if number < len(sizes) else -1
         if (
             page_rows != ID_PAGE_ROWS
             or n != -(-index.rows // ID_PAGE_ROWS)
-            or size != index.rows * id_entry(attributes)
+            or offset + index.rows * id_entry(attributes) > size
         ):
             raise damaged(label, f"{n} pages of {page_rows} ids in {size} bytes for {index.rows} rows")
-        return cls(number, first_hash, crc)
+        return cls(number, first_hash, crc, offset)

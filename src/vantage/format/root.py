@@ -110,9 +110,9 @@ def unpack_codecs(body: memoryview, codec: str, axes: int, label: str) -> tuple[
 class Root:
     """All that a query needs before its first read.
 
-    directory: of all blocks, or None where pages of the router have it. codecs: of the renditions, by their numbers.
-    centres: only with bounds. inline: what the object `root.bin` of the directory of objects holds: the blocks of a
-    small index, so that its opening reads them.
+    directory: of all blocks, or None where pages of the router have it and there are no bounds. codecs: of the
+    renditions, by their numbers. centres: only with bounds. inline: what the object `root.bin` of the directory of
+    objects holds: the blocks of a small index, so that its opening reads them.
     """
 
     index: IndexSection
@@ -209,7 +209,7 @@ class Root:
         directory = None
         if isinstance(router, TwoLevelSection):
             router.check(sizes, body(ROUTER)[1])
-        else:
+        if not isinstance(router, TwoLevelSection) or BOUNDS in sections:  # bounds are of blocks that pages may not name
             directory = of(DIRECTORY, _whole_directory, index, len(renditions), sizes)
         promises: Promises | None = of(PROMISES, Promises.unpack) if PROMISES in sections else None
         ranked = max((p.rerank for p in promises.all()), default=0) if promises else 0

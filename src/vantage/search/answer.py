@@ -68,8 +68,7 @@ def _attributes(run: Run, candidates: Candidates, matches: list[Contender]) -> S
     if not run.segment.root.names:
         return {c.row: {} for c in matches}
     if candidates.attributes is not None:
-        texts = candidates.attributes(matches)
-        return rows.parsed({c.row: text for c, text in zip(matches, texts, strict=True)}, room)
+        return rows.parsed([c.row for c in matches], candidates.attributes(matches), room)
     spots = {c.row: c.spot for c in matches if c.spot is not None}
     if len(spots) < len(matches):
         spots = yield from rows.spots([c.row for c in matches], run.left())

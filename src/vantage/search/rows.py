@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ class StoredRows:
         if page < 0:
             raise missing
         rows, entry = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS), id_entry(attributes)
-        start, length, key = page * ID_PAGE_ROWS * entry, rows * entry, self.keys[pages.object]
+        start, length, key = pages.offset + page * ID_PAGE_ROWS * entry, rows * entry, self.keys[pages.object]
         item = Item(key, start, length, root.objects.sizes[pages.object], pages.crc[page], f"page {page}")
         data = yield from _read([item], [Span(key, start, length, [0])])
         if data is None:
@@ -163,12 +163,14 @@ class StoredRows:
             for i, data in sorted(kept.held.items())
         }
 
-    def parsed(self, texts: dict[int, bytes], room: int | None) -> dict[int, dict[str, Any]]:
-        """Attributes of rows from their JSON, read with the blocks: of the first ones that there is room for."""
+    def parsed(
+        self, rows: list[int], texts: Iterable[tuple[int, bytes]], room: int | None
+    ) -> dict[int, dict[str, Any]]:
+        """Attributes of rows from (position, JSON) of each, read with blocks: of the first ones that there is room for."""
         names = self.root.names
-        rows, kept = list(texts), _Kept(names, room)
-        for i, row in enumerate(rows):
-            kept.add(i, texts[row])
+        kept = _Kept(names, room)
+        for i, text in texts:
+            kept.add(i, text)
         return {
             rows[i]: attributes_of(data, names, f"attributes of row {rows[i]}") for i, data in sorted(kept.held.items())
         }

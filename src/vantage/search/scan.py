@@ -85,8 +85,8 @@ class Scan(Protocol):
     def contenders(self, most: int) -> list[Contender]:
         """The best `most` rows, best first, ties by lower row number; ids read."""
 
-    def attributes(self, contenders: list[Contender]) -> list[bytes]:
-        """The JSON of their attributes, of a rendition that has it in its blocks."""
+    def attributes(self, contenders: list[Contender]) -> Iterator[tuple[int, bytes]]:
+        """(position, JSON of the attributes) of each, block by block, of a rendition that has them in its blocks."""
 
 
 class LrsqScan:
@@ -160,17 +160,17 @@ class LrsqScan:
                 raise damaged(self.where(c.place), f"gives row {c.row} a score that no row can have")
         return best
 
-    def attributes(self, contenders: list[Contender]) -> list[bytes]:
-        inflated: dict[int, bytes] = {}
-        out = []
-        for c in contenders:
-            tail, where = self._tail(c.place), self.where(c.place)
+    def attributes(self, contenders: list[Contender]) -> Iterator[tuple[int, bytes]]:
+        by_place: dict[int, list[int]] = {}
+        for i, c in enumerate(contenders):
+            by_place.setdefault(c.place, []).append(i)
+        for place, numbers in by_place.items():  # those of one block are inflated at a time
+            tail, where = self._tail(place), self.where(place)
             at = tail.opened.at
-            if c.place not in inflated:
-                plane = plane_of(tail.data, tail.opened.planes, ATTRIBUTES_PLANE, where, at.checks)
-                inflated[c.place] = unpack_attributes(plane, at.n, where)
-            out.append(attribute_bytes(inflated[c.place], at.n, c.index, where))
-        return out
+            plane = plane_of(tail.data, tail.opened.planes, ATTRIBUTES_PLANE, where, at.checks)
+            raw = unpack_attributes(plane, at.n, where)
+            for i in numbers:
+                yield i, attribute_bytes(raw, at.n, contenders[i].index, where)
 
     def _places_kept(self) -> set[int]:
         """Extents whose ids may still be asked for."""

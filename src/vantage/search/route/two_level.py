@@ -59,13 +59,13 @@ class TwoLevelRouter:
         except ValueError as error:
             raise DamagedError(f"{label}: {error}", hint="build the index again") from None
         directory = None
-        if segment is not None:
+        if segment is not None and segment.resident is None:
             sizes, count = segment.root.objects.sizes, len(segment.root.renditions)
             own = [
                 section.directory(cursor, column[0], count, sizes)
                 for cursor, column in zip(cursors, columns, strict=True)
             ]
-            directory = joined(own)
+            directory = joined(own, sizes, label)
             check_prices(segment.root, directory, label)
         if len(columns) == 1:
             return Routed(p, array("I", columns[0][0]), directory)
