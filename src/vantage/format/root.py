@@ -209,7 +209,7 @@ class Root:
         directory = None
         if isinstance(router, TwoLevelSection):
             router.check(sizes, body(ROUTER)[1])
-        if not isinstance(router, TwoLevelSection) or BOUNDS in sections:  # bounds are of blocks that pages may not name
+        if not isinstance(router, TwoLevelSection) or BOUNDS in sections:  # of blocks that no page may name
             directory = of(DIRECTORY, _whole_directory, index, len(renditions), sizes)
         promises: Promises | None = of(PROMISES, Promises.unpack) if PROMISES in sections else None
         ranked = max((p.rerank for p in promises.all()), default=0) if promises else 0

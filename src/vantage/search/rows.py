@@ -166,7 +166,7 @@ class StoredRows:
     def parsed(
         self, rows: list[int], texts: Iterable[tuple[int, bytes]], room: int | None
     ) -> dict[int, dict[str, Any]]:
-        """Attributes of rows from (position, JSON) of each, read with blocks: of the first ones that there is room for."""
+        """Attributes of rows from (position, JSON) of each, read with blocks: of the first that there is room for."""
         names = self.root.names
         kept = _Kept(names, room)
         for i, text in texts:
