@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from vantage.format import (
     HEADER,
     ID_PAGE_ROWS,
     NORMS_PLANE,
+    ROOT_KEY,
     SCAN,
     SECTION,
     SHARD_MAGIC,
@@ -145,7 +146,10 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
             for rendition, runs in enumerate(directory.runs):
                 for number, low, high in runs:
                     extents = [directory.extent(i, rendition) for i in range(low, high)]
-                    shard = _Shard(keys[number], root.objects.sizes[number], rendition, directory.homes[low:high])
+                    inline = root.inline if root.objects.keys[number] == ROOT_KEY else None
+                    shard = _Shard(
+                        keys[number], root.objects.sizes[number], rendition, directory.homes[low:high], inline
+                    )
                     findings.of(partial(_shard, store, root, shard, extents, rows, findings))
                     read([number])
         source = np.sort(rows["source"])
@@ -279,12 +283,16 @@ def _directory(store: ObjectStore, root: Root, keys: Keys, findings: Findings) -
 
 
 class _Shard(NamedTuple):
-    """An object of blocks of a rendition; homes: of each extent, how many rows are at home there."""
+    """An object of blocks of a rendition; homes: of each extent, how many rows are at home there.
+
+    inline: its bytes, where the root holds them.
+    """
 
     key: str
     size: int
     rendition: int
     homes: Sequence[int]
+    inline: memoryview | None
 
 
 def _shard(
@@ -297,8 +305,11 @@ def _shard(
 ) -> None:
     """Header, table and section of a shard, then each extent of it."""
     key, size = shard.key, shard.size
-    first, end = _sections(store, key, size, findings).get(SCAN, (0, size))
-    file = io.BufferedReader(Ranged(store, key, size), BUFFER_BYTES)
+    if shard.inline is None:
+        first, end = _sections(store, key, size, findings).get(SCAN, (0, size))
+        file: BinaryIO = io.BufferedReader(Ranged(store, key, size), BUFFER_BYTES)
+    else:
+        first, end, file = 0, size, io.BytesIO(shard.inline)
     for extent, homes in zip(extents, shard.homes, strict=True):
         label = f"{key}, block {extent.block}"
         if not first <= extent.offset <= extent.offset + extent.whole <= end:
@@ -442,7 +453,9 @@ def _codes(store: ObjectStore, root: Root, keys: Keys, directory: Directory, fin
             continue
         key = keys[extent.object]
         label, b = f"{key}, block {extent.block}", extent.block
-        data = store.read(key, extent.offset, extent.whole)
+        inside = root.objects.keys[extent.object] == ROOT_KEY
+        part = slice(extent.offset, extent.offset + extent.whole)
+        data = bytes(root.inline[part]) if inside else store.read(key, extent.offset, extent.whole)
         opened = open_block(data, extent.rows, extent.size, root.codec.code_bytes, d, index.by_row, label)
         whole, numbers = codes_of_block(np.frombuffer(data, np.uint8), opened.at, root.codec.code_bytes)
         stored = replace(whole, codes=whole.codes[:n], f=whole.f[:n], h=whole.h[:n])

@@ -12,9 +12,8 @@ from .nearest import index_centres
 from .partition import CHUNK_BYTES, Partition, centres_of, homes, means_of
 
 FREE_ROUNDS = 10
-BALANCED_ROUNDS = 6
-ALL_ROUNDS = 3  # over all rows: of few rows a block, penalties that balance these do not balance the others
-DRAWN_ROWS = 64  # a block, of the rounds before
+DRAWN_ROWS = 64  # a block, of these rounds
+BALANCED_ROUNDS = 9  # over all rows: penalties that balance few rows a block do not balance the others
 UNIT_ROWS = 4096
 SHED_NEAR = 32  # blocks that a row may be given to
 SHED_OVER = 1.8  # blocks over this many times the mean give rows away
@@ -25,9 +24,8 @@ def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
 
     No block is over 1.8 times the mean, and none is empty.
 
-    Ten free rounds over 64 rows a block, then rounds in which a block's penalty rises with the logarithm of its size
-    over the mean, in units of the median gap from a row's best to its ninth best block: six over these rows, the last
-    three over all.
+    Ten free rounds over 64 rows a block, then nine over all rows, in which a block's penalty rises with the logarithm
+    of its size over the mean, in units of the median gap from a row's best to its ninth best block.
     """
     if blocks == 1:
         return Partition(rows.take(sample).mean(0, keepdims=True), np.zeros(rows.count, np.int32))
@@ -35,22 +33,17 @@ def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
     drawn = min(len(sample), DRAWN_ROWS * blocks)
     x = rows.take(np.sort(rng.choice(sample, drawn, replace=False)))
     centres = x[rng.choice(drawn, blocks, replace=False)]
-    early = progress.part(0, 0.5)
     for turn in range(FREE_ROUNDS):
         home = index_centres(centres).nearest(x)[0][:, 0]
         centres = _apart(x, home, means_of(x, home, centres), rng)
-        early(turn / (FREE_ROUNDS + BALANCED_ROUNDS))
+        progress(0.3 * (turn + 1) / FREE_ROUNDS)
     gap = index_centres(centres).nearest(x[:: -(-drawn // UNIT_ROWS)], min(9, blocks))[1]
     unit = float(np.median(gap[:, 0] - gap[:, -1]))
     penalty = np.zeros(blocks, np.float32)
     for turn in range(BALANCED_ROUNDS):
-        home = index_centres(centres, penalty).nearest(x)[0][:, 0]
-        penalty += _rise(np.bincount(home, minlength=blocks), drawn / blocks, unit)
-        centres = means_of(x, home, centres)
-        early((FREE_ROUNDS + turn) / (FREE_ROUNDS + BALANCED_ROUNDS))
-    for turn in range(ALL_ROUNDS):
-        home = homes(rows, centres, penalty, progress.part(0.5 + 0.15 * turn, 0.65 + 0.15 * turn))
-        if turn < ALL_ROUNDS - 1:
+        part = progress.part(0.3 + 0.7 * turn / BALANCED_ROUNDS, 0.3 + 0.7 * (turn + 1) / BALANCED_ROUNDS)
+        home = homes(rows, centres, penalty, part)
+        if turn < BALANCED_ROUNDS - 1:
             penalty += _rise(np.bincount(home, minlength=blocks), rows.count / blocks, unit)
             centres = centres_of(rows, sample, home, centres)
     shed(rows, home, centres, int(SHED_OVER * rows.count / blocks) + 1)

@@ -188,8 +188,8 @@ def section_over(codec: Codec, other: Codec) -> LrsqSection | None:
     Codes and scores are the same: axes that no field is of add nothing.
     """
     number = {axis.tobytes(): i for i, axis in enumerate(other.axes)}
-    places = [number.get(axis.tobytes()) for axis in codec.axes]
-    if None in places:
+    places = [number.get(axis.tobytes(), -1) for axis in codec.axes]
+    if min(places) < 0:
         return None
     fields = bytearray()
     for axis, shift, width, at in FIELD.iter_unpack(codec.section.fields):

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +36,8 @@ from ..progress import SILENT, Progress
 
 PARTS_KEPT = 4096  # checks that are remembered
 AGAIN = "`vantage verify` tells what is damaged; publish or build the index again"
+
+INCLUDE = ("attributes", "vector")  # what answers may hold besides
 
 
 @lru_cache(maxsize=PARTS_KEPT)
@@ -230,9 +232,12 @@ def evaluate(
     warm: bool = False,
     recall: float | None = None,
     rerank: int = 0,
+    include: Collection[str] = (),
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The keys of `vantage eval` (docs/results.md). k, the contract's by default, is how many answers each asks for.
+
+    include: what answers hold besides, as over HTTP: attributes, vector.
 
     Queries that are rows of the index are asked by their vectors: what it takes to find a row by its id does not count.
     """
@@ -243,7 +248,11 @@ def evaluate(
     k = min(k, _others(index, queries))
     near = row_numbers(source_rows(path, index), truth[:, :k])
     without = [None] * len(queries.vectors) if queries.own is None else queries.own.tolist()
-    ask = [Query(v.tolist(), k, recall, rerank, without=row) for v, row in zip(queries.vectors, without, strict=True)]
+    attributes, vectors = "attributes" in include, "vector" in include
+    ask = [
+        Query(v.tolist(), k, recall, rerank, attributes, vectors, without=row)
+        for v, row in zip(queries.vectors, without, strict=True)
+    ]
     answers: list[tuple[Answer, float]] = []
 
     async def run(counted: bool) -> None:

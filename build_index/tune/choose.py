@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, VECTOR_BYTES, Contract, Promises
+from vantage.format import (
+    BLOCKS_MAX,
+    PROMISED_RERANK_MAX,
+    PROMISED_VECTORS_MAX,
+    VECTOR_BYTES,
+    Contract,
+    Promises,
+    TwoLevelSection,
+)
 from vantage.search.plan import SMALL_BYTES
 
 from ..blocks import PARTITIONS
@@ -66,13 +74,38 @@ class Choice:
     modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
     rotation: str | None  # its name; None where the codec has directions of its own
     longer: Codec | None = None  # of a second rendition of the blocks
+    inline: bool = False  # the root holds the blocks
     near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
 
 
 def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = SILENT) -> Choice:
     """Picks everything. Where nothing keeps the recall that was asked for, the contract's target is what is kept."""
     if rows.count <= few.FEW_ROWS:
-        return replace(_exact(rows, id_bytes, options, []), near=few.near(rows))
+        choice = replace(_exact(rows, id_bytes, options, []), near=few.near(rows))
+    else:
+        choice = _measured(rows, id_bytes, options, progress)
+    return _in_root(choice) if _is_small(rows, id_bytes, choice.layout, choice.codec) else choice
+
+
+def _is_small(rows: Rows, id_bytes: float, layout: Layout, codec: Codec) -> bool:
+    """Whether the root holds the blocks; never where routing pages say where they are."""
+    sizes = block_bytes(layout.sizes(), codec.code_bytes, id_bytes, rows.dimension)
+    return not isinstance(layout.section, TwoLevelSection) and renditions.are_small(rows, sizes)
+
+
+def _in_root(choice: Choice) -> Choice:
+    """The same with blocks in the root: nothing but full vectors is read."""
+    if any(promise.rerank for promise in choice.promises.all()):  # the contract's reads are those of exact scores
+        return replace(choice, inline=True)
+    points = tuple(replace(point, nbytes=0.0, gets=0.0) for point in choice.contract.points)
+    return replace(
+        choice, inline=True, contract=replace(choice.contract, points=points),
+        promises=renditions.without_reads(choice.promises), modelled_ms=(0.0, 0.0),
+    )  # fmt: skip
+
+
+def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress) -> Choice:
+    """Of more rows than a query may read the full vectors of."""
     held = hold_out(rows.count, options.seed)
     k = min(options.k, rows.count - 1)
     phase = progress.phase("truth")
@@ -96,7 +129,7 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
         # Where few rows were held out, the tuning ones may have flattered a code.
         choice = _promise(task, coded, p_tune[some], calibration, p, candidates, options.recall)
         if choice is not None:
-            if not options.fast:
+            if not options.fast and not _is_small(rows, id_bytes, coded.layout, coded.codec):
                 choice = _with_longer_codes(task, drawn, coded, choice, p_tune[some], calibration, p)
             return replace(choice, near=near_by)
     return replace(_by_exact_scores(task, drawn, p_tune[some], calibration, p), near=near_by)

@@ -1,4 +1,4 @@
-"""A second rendition, of longer codes: high recalls that the first keeps late, by more bytes a row in one wave."""
+"""Renditions of blocks: longer codes for high recalls in one wave; and small indexes, whose root holds the blocks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,34 @@ from dataclasses import replace
 
 from vantage.format import Ladder, Promise, Promises
 
+from ..ingest.rows import Ints, Rows
+
+INLINE_BYTES = 512 << 10  # of all blocks: a lane takes nine milliseconds for them, a wave 40
+SLOTS_MOST = 2  # a row
 LONGER_BITS = (6, 8)  # a dimension, as candidates
 LONGER_RECALL = 0.97  # lower ones are kept by the first rendition
 GOALS = (0.98, 0.99, 0.995)  # by whose time one of the lengths is chosen
 NEVER_MS = 1000.0  # of a recall that codes do not reach
 WORTH = 0.9  # of the time of the first rendition at one recall at least, or the second is not worth its storage
+
+
+def are_small(rows: Rows, sizes: Ints) -> bool:
+    """Whether the root holds the blocks, which have these bytes (B), with the attributes of their rows.
+
+    Attributes are deflated to about half.
+    """
+    attributes = rows.stored.attribute_sizes().mean()
+    return bool(sizes.sum() + SLOTS_MOST * rows.count * attributes / 2 <= INLINE_BYTES)
+
+
+def without_reads(promises: Promises) -> Promises:
+    """Of an index whose blocks are in the root: what is read is full vectors alone."""
+
+    def left(p: Promise) -> Promise:
+        return replace(p, nbytes=0.0, gets=0.0, waves=0.0, ms=0.0) if not p.rerank else p
+
+    smaller = tuple(Ladder(x.k, tuple(map(left, x.by_recall))) for x in promises.smaller)
+    return replace(promises, by_recall=tuple(map(left, promises.by_recall)), smaller=smaller)
 
 
 def lengths(code_bytes: int, axes: int) -> list[int]:

@@ -26,19 +26,22 @@ from ..simulate.measure import CHUNK_BYTES, chunks
 from .contents import Contents, RowTable, check_block
 from .ids import ids_as_bytes
 from .objects import ObjectList
-from .shard import Shards
+from .shard import Inline, Shards
 from .vectors import stored_values
 
 
 def write_blocks(
     contents: Contents, table: RowTable, objects: ObjectList, norms: bool, progress: Progress
-) -> tuple[Directory, array[float]]:
-    """Writes every block into shards; (directory, with norms the blocks' radii).
+) -> tuple[Directory, array[float], bytes]:
+    """Writes every block into shards; (directory, with norms the blocks' radii, the blocks that the root is to hold).
 
     norms: blocks end with error norms, for exact answers. Raises InputError for a block that no reader takes.
     """
     rows, encoders, radius = contents.rows, contents.encoders(), array("f")
-    shards = [Shards(objects, r, len(table.members)) for r in range(len(table.renditions))]
+    blocks = len(table.members)
+    shards: list[Shards | Inline] = [Inline(objects, blocks)]
+    if not contents.choice.inline:
+        shards = [Shards(objects, r, blocks) for r in range(len(table.renditions))]
     inside = any(rendition.attributes for rendition in table.renditions)
     for low, high in chunks(table.members, CHUNK_BYTES // (4 * rows.dimension)):
         source = np.concatenate(table.members[low:high])
@@ -59,11 +62,11 @@ def write_blocks(
                 check_block(block, part.stop - part.start, len(data))
                 writer.add(block, data, size)
         progress(high / len(table.members))
-    blocks = len(table.members)
-    return Directory(
+    directory = Directory(
         array("I", range(blocks)), array("I", contents.choice.layout.sizes().tolist()),
         array("I", table.homes.tolist()), tuple(writer.close() for writer in shards),
-    ), radius  # fmt: skip
+    )  # fmt: skip
+    return directory, radius, b"".join(bytes(writer.data) for writer in shards if isinstance(writer, Inline))
 
 
 def _pack(

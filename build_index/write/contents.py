@@ -67,7 +67,8 @@ class RowTable:
     row of each number; number u32 (N): the inverse. pages: [low, high) of the row numbers of each page. By number:
     attribute_bytes i64 (N), 0 without attributes; checks u32 (N), the CRC-32C of the stored vector, filled in as
     vectors are written; spots u32 (N, 3), where the attributes lie in those of their page, their bytes and their
-    CRC-32C, the last filled in too. by_row: scan blocks have spots. renditions: of the blocks, the plain one first.
+    CRC-32C, the last filled in too. by_row: scan blocks have spots. renditions: of the blocks,
+    one alone where the root holds them.
     """
 
     members: list[Ints]
@@ -102,9 +103,11 @@ def row_table(contents: Contents) -> RowTable:
     own = sizes[source]
     rows_max = min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * rows.dimension)))
     pages = list(pieces(own, JSON_BYTES, rows_max))
-    codecs = range(1 if contents.choice.longer is None else 2)
-    inside = (False, True) if names and not by_row else (False,)
-    renditions = tuple(Rendition(codec, attributes) for attributes in inside for codec in codecs)
+    inside = bool(names) and not by_row
+    renditions: tuple[Rendition, ...] = (Rendition(0, inside),)
+    if not contents.choice.inline:
+        codecs = range(1 if contents.choice.longer is None else 2)
+        renditions = tuple(Rendition(codec, within) for within in sorted({False, inside}) for codec in codecs)
     return RowTable(
         members, homes, source, number, pages, own, np.empty(rows.count, np.uint32), _spots(own, pages), by_row,
         renditions,

@@ -68,9 +68,9 @@ def _write(contents: Contents, context: BuildContext) -> None:
     table, objects = row_table(contents), ObjectList(context.building)
     pages = write_rows(contents, table, objects, context.progress.part(0, 0.4))
     norms = context.options.error_norms
-    directory, radius = write_blocks(contents, table, objects, norms, context.progress.part(0.4, 1))
+    directory, radius, inline = write_blocks(contents, table, objects, norms, context.progress.part(0.4, 1))
     ids = write_ids(contents.rows, table, bool(contents.attributes.names), objects)
-    root = _root(contents, table, objects, directory, pages, ids, radius if norms else None).pack()
+    root = _root(contents, table, objects, directory, pages, ids, radius if norms else None, inline).pack()
     if len(root) > ROOT_BYTES_MAX:
         raise LimitError("the size of root.bin", len(root), ROOT_BYTES_MAX, hint="split the rows over several indexes")
     Root.unpack(root, "root.bin")  # what is written is what a reader takes
@@ -87,8 +87,9 @@ def _root(
     pages: RowPages,
     ids: IdPages,
     radius: array[float] | None,
+    inline: bytes,
 ) -> Root:
-    """The root; radius of each block, or None in an index without error norms."""
+    """The root; radius of each block, or None in an index without error norms; inline: blocks that it holds."""
     rows, choice, layout = contents.rows, contents.choice, contents.choice.layout
     bounds, router, codec = None, layout.section, choice.longer or choice.codec
     sections = [codec.section]
@@ -120,6 +121,7 @@ def _root(
         choice.promises,
         layout.centre_section if bounds else None,
         bounds,
+        memoryview(inline),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from vantage.format import (
     CHECK_BYTES,
     FIELD,
     RANGES_AT,
+    ROOT_KEY,
     BlockPlanes,
     Centre,
     Centres,
@@ -102,6 +103,7 @@ def reopen(path: Path) -> Saved:
         (float("nan"), float("nan")),
         manifest.get("rotation", {}).get("name"),
         codec_of(root, 1) if len(root.codecs) > 1 else None,
+        bool(root.inline),
     )
     fields = [pa.field(a["name"], table.schema.field(3 + i).type) for i, a in enumerate(root.schema["attributes"])]
     return Saved(
@@ -134,7 +136,10 @@ def _read_blocks(
         raise InputError(f"{folder.parent} has blocks of several extents", hint="compact it, or build it again")
     codes, pairs, centres = list[Encoded](), [np.empty((0, 2), np.int64)], list[Centre]()
     for number, low, high in directory.runs[0]:
-        data = np.memmap(folder / root.objects.keys[number], np.uint8, "r")
+        inside = root.objects.keys[number] == ROOT_KEY
+        data = np.frombuffer(root.inline, np.uint8) if inside else np.memmap(
+            folder / root.objects.keys[number], np.uint8, "r"
+        )  # fmt: skip
         for b in range(low, high):
             extent = directory.extent(b, 0)
             block = data[extent.offset :][: extent.whole]
@@ -191,8 +196,8 @@ def codec_of(root: Root, number: int = 0) -> Codec:
     """
     section, name, directions = root.codecs[number], root.index.codec, axes_of(root.rotation)
     if len(root.codecs) > 1:  # the others may use more axes
-        section, own = _own_axes(section)
-        directions = directions[own]
+        section, kept = _own_axes(section)
+        directions = directions[kept]
     parts: dict[tuple[int, int], tuple[list[int], list[npt.NDArray[np.float64]]]] = {}
     levels, fields = np.asarray(section.levels, np.float64), list(FIELD.iter_unpack(section.fields))
     for nibble in range(2 * section.code_bytes):

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import HEADER, SCAN, SECTION, SHARD_MAGIC, Places, aligned, pack_head
+from vantage.format import HEADER, ROOT_KEY, SCAN, SECTION, SHARD_MAGIC, Places, aligned, pack_head
 from vantage.kernels import crc32c
 
 from .objects import ObjectList, sync
@@ -22,9 +22,7 @@ class Shards:
 
     def __init__(self, objects: ObjectList, rendition: int, blocks: int) -> None:
         self.objects, self.rendition, self.count = objects, rendition, 0
-        self.columns: dict[str, npt.NDArray[Any]] = {
-            name: np.zeros(blocks, np.uint64) for name in ("object", "offset", "size", "whole", "crc")
-        }
+        self.columns = columns_of(blocks)
         self._begin()
 
     def _begin(self) -> None:
@@ -58,6 +56,38 @@ class Shards:
     def close(self) -> Places:
         """Where all blocks are."""
         self._finish()
-        return Places(
-            *(array("Q" if name == "offset" else "I", column.tolist()) for name, column in self.columns.items())
-        )
+        return places_of(self.columns)
+
+
+class Inline:
+    """Blocks in order, for the inline section of the root."""
+
+    def __init__(self, objects: ObjectList, blocks: int) -> None:
+        self.objects, self.data = objects, bytearray()
+        self.columns = columns_of(blocks)
+        self.number, _ = objects.begin(ROOT_KEY)
+
+    def add(self, block: int, data: bytes, size: int) -> None:
+        """Appends a block, of which the first `size` bytes are before its planes."""
+        places = self.number, len(self.data), size, len(data), crc32c(memoryview(data)[:size])
+        for name, value in zip(self.columns, places, strict=True):
+            self.columns[name][block] = value
+        self.data += data + bytes(aligned(len(data)) - len(data))
+
+    def close(self) -> Places:
+        """Where all blocks are."""
+        self.objects.end(ROOT_KEY, len(self.data))
+        return places_of(self.columns)
+
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+def columns_of(blocks: int) -> Columns:
+    """Of the places of so many blocks, all zero."""
+    return {name: np.zeros(blocks, np.uint64) for name in ("object", "offset", "size", "whole", "crc")}
+
+
+def places_of(columns: Columns) -> Places:
+    """Them as the directory has them."""
+    return Places(*(array("Q" if name == "offset" else "I", column.tolist()) for name, column in columns.items()))

@@ -61,7 +61,7 @@ from .layout import (
 )
 from .objects import CHECK_BYTES, ID_PAGE_ROWS, SPOT_BYTES, IdPages, Objects, RowPages, facts_bytes, id_entry
 from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Ladder, Promise, Promises
-from .root import ROOT_KEY, Root, check_prices, inline_objects
+from .root import ROOT_KEY, Root, check_prices
 from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, Rotation
 from .routers.bec_tree import BecTreeSection
 from .routers.common import RouterSection
@@ -165,7 +165,6 @@ __all__ = [
     "facts_bytes",
     "id_at",
     "id_entry",
-    "inline_objects",
     "is_intact",
     "joined",
     "norms_of",

@@ -6,7 +6,6 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from ..bounded_json import loads
@@ -41,7 +40,6 @@ from .layout import (
     SECTION_VERSION,
     VECTOR_BYTES,
     Cursor,
-    aligned,
     damaged,
     pack_object,
     unpack_object,
@@ -112,9 +110,9 @@ def unpack_codecs(body: memoryview, codec: str, axes: int, label: str) -> tuple[
 class Root:
     """All that a query needs before its first read.
 
-    directory: of all blocks, or None where pages of the router have it and there are no bounds. codecs: of the renditions, by their numbers.
-    centres: only with bounds. inline: what the object `root.bin` of the directory of objects holds: the bytes of a
-    small index's other objects, so that opening it is all there is to read.
+    directory: of all blocks, or None where pages of the router have it and there are no bounds. codecs: of the
+    renditions, by their numbers. centres: only with bounds. inline: what the object `root.bin` of the directory of
+    objects holds: the blocks of a small index, so that its opening reads them.
     """
 
     index: IndexSection
@@ -211,7 +209,7 @@ class Root:
         directory = None
         if isinstance(router, TwoLevelSection):
             router.check(sizes, body(ROUTER)[1])
-        if not isinstance(router, TwoLevelSection) or BOUNDS in sections:  # bounds are of blocks that pages may not name
+        if not isinstance(router, TwoLevelSection) or BOUNDS in sections:  # of blocks that no page may name
             directory = of(DIRECTORY, _whole_directory, index, len(renditions), sizes)
         promises: Promises | None = of(PROMISES, Promises.unpack) if PROMISES in sections else None
         ranked = max((p.rerank for p in promises.all()), default=0) if promises else 0
@@ -239,6 +237,11 @@ class Root:
         )
         if directory is not None:
             check_prices(root, directory, name)
+        if ROOT_KEY in objects.keys:
+            own, pages = objects.keys.index(ROOT_KEY), root.rows
+            others = {root.id_pages.object, *pages.vector_object, *pages.fact_object, *pages.attribute_object}
+            if own in others or isinstance(router, TwoLevelSection):
+                raise damaged(name, "more than blocks is in its inline section")
         return root
 
 
@@ -262,9 +265,3 @@ def _whole_directory(
     if len(set(directory.block)) != index.blocks:
         raise damaged(label, f"{len(set(directory.block))} blocks, the index section says {index.blocks}")
     return directory
-
-
-def inline_objects(parts: list[bytes]) -> tuple[bytes, list[int]]:
-    """(an inline section of these bytes, where each of them begins in it), aligned."""
-    offsets = [0, *accumulate(aligned(len(part)) for part in parts)][:-1]
-    return b"".join(part + bytes(aligned(len(part)) - len(part)) for part in parts), offsets

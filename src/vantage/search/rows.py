@@ -14,7 +14,6 @@ from ..format import (
     ATTRIBUTE_ROW_BYTES_MAX,
     CHECK_BYTES,
     ID_PAGE_ROWS,
-    ROOT_KEY,
     VECTOR_BYTES,
     Root,
     Spot,
@@ -53,8 +52,6 @@ class StoredRows:
 
     def __init__(self, keys: Sequence[str], root: Root) -> None:
         self.keys, self.root = keys, root
-        own = root.objects.keys
-        self._inline = own.index(ROOT_KEY) if ROOT_KEY in own else None
 
     def find(self, identifier: int | bytes) -> Steps[IdEntry | None]:
         """The row of an id: one GET for a page of ids. None where there was no time for it.
@@ -75,7 +72,7 @@ class StoredRows:
         rows, entry = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS), id_entry(attributes)
         start, length, key = pages.offset + page * ID_PAGE_ROWS * entry, rows * entry, self.keys[pages.object]
         item = Item(key, start, length, root.objects.sizes[pages.object], pages.crc[page], f"page {page}")
-        data = yield from self._read([(pages.object, item)], [Span(key, start, length, [0])])
+        data = yield from _read([item], [Span(key, start, length, [0])])
         if data is None:
             return None
         view = memoryview(data[0])
@@ -100,8 +97,8 @@ class StoredRows:
             page = pages.page_of(row)
             at = pages.vector_offset[page] + (row - pages.first_row[page]) * width
             items.append(self._item(pages.vector_object[page], at, width, check, f"the vector of row {row}"))
-        vectors = yield from self._gather(items, budget)
-        for (_, item), vector in zip(items, vectors or [], strict=vectors is not None):
+        vectors = yield from _gather(items, budget)
+        for item, vector in zip(items, vectors or [], strict=vectors is not None):
             if not is_sound(vector, index.vector_kind):
                 raise damaged(item.key, f"{item.what} holds a number that is not finite, or too large")
         return dict(zip(checks, vectors, strict=True)) if vectors is not None else {}
@@ -116,7 +113,7 @@ class StoredRows:
                 pages.fact_object[p], pages.fact_offset[p], nbytes, pages.fact_crc[p], f"facts of page {p}"
             )
             items.append(item)
-        read = yield from self._gather(items, budget)
+        read = yield from _gather(items, budget)
         if read is None:
             return {}
         facts, out = dict(zip(wanted, read, strict=True)), {}
@@ -138,7 +135,7 @@ class StoredRows:
             return {row: {} for row in spots}
         pages, kept = self.root.rows, _Kept(names, room)
         left = room
-        rows, items = list[int](), list[tuple[int, Item]]()
+        rows, items = list[int](), list[Item]()
         for row, spot in spots.items():
             p = pages.page_of(row)
             number, at = pages.attribute_object[p], pages.attribute_offset[p] + spot.offset
@@ -153,27 +150,23 @@ class StoredRows:
                     break
             rows.append(row)
             items.append(self._item(number, at, spot.size, spot.crc, where))
-        fitting, spans = _fitting([item for _, item in items], budget)
+        fitting, spans = _fitting(items, budget)
         if fitting:
-            if items[0][0] == self._inline:
-                for i, (_, item) in enumerate(items):
-                    kept.add(i, self._inline_bytes(item))
-            else:
 
-                def use(numbers: list[int], views: list[memoryview]) -> None:
-                    for number, view in zip(numbers, views, strict=True):
-                        kept.add(number, bytes(view))
+            def use(numbers: list[int], views: list[memoryview]) -> None:
+                for number, view in zip(numbers, views, strict=True):
+                    kept.add(number, bytes(view))
 
-                yield Wave(fitting, spans, use)
+            yield Wave(fitting, spans, use)
         return {
-            rows[i]: attributes_of(data, names, f"{items[i][1].key}, {items[i][1].what}")
+            rows[i]: attributes_of(data, names, f"{items[i].key}, {items[i].what}")
             for i, data in sorted(kept.held.items())
         }
 
     def parsed(
         self, rows: list[int], texts: Iterable[tuple[int, bytes]], room: int | None
     ) -> dict[int, dict[str, Any]]:
-        """Attributes of rows from (position, JSON) of each, read with blocks: of the first ones that there is room for."""
+        """Attributes of rows from (position, JSON) of each, read with blocks: of the first that there is room for."""
         names = self.root.names
         kept = _Kept(names, room)
         for i, text in texts:
@@ -182,39 +175,30 @@ class StoredRows:
             rows[i]: attributes_of(data, names, f"attributes of row {rows[i]}") for i, data in sorted(kept.held.items())
         }
 
-    def _item(self, number: int, offset: int, size: int, crc: int, what: str) -> tuple[int, Item]:
+    def _item(self, number: int, offset: int, size: int, crc: int, what: str) -> Item:
         """Bytes of an object, by its number."""
-        return number, Item(self.keys[number], offset, size, self.root.objects.sizes[number], crc, what)
+        return Item(self.keys[number], offset, size, self.root.objects.sizes[number], crc, what)
 
-    def _inline_bytes(self, item: Item) -> bytes:
-        """Bytes that are in the root, verified."""
-        view = self.root.inline[item.offset : item.offset + item.size]
-        if not item.holds(view):
-            raise damaged(item.key, f"checksum of {item.what} differs")
-        return bytes(view)
 
-    def _gather(self, items: list[tuple[int, Item]], budget: Budget) -> Steps[list[bytes] | None]:
-        """The bytes of scattered items in one wave; None past budget or time. All are of the root, or none is."""
-        if not items:
-            return []
-        if items[0][0] == self._inline:
-            return [self._inline_bytes(item) for _, item in items]
-        if budget.waves < 1 or budget.gets < 1:
-            return None
-        spans = plan_gather([item[:3] for _, item in items], budget.gets, budget.bytes)
-        return None if spans is None else (yield from self._read(items, spans))
+def _gather(items: list[Item], budget: Budget) -> Steps[list[bytes] | None]:
+    """The bytes of scattered items in one wave; None past budget or time."""
+    if not items:
+        return []
+    if budget.waves < 1 or budget.gets < 1:
+        return None
+    spans = plan_gather([item[:3] for item in items], budget.gets, budget.bytes)
+    return None if spans is None else (yield from _read(items, spans))
 
-    def _read(self, items: list[tuple[int, Item]], spans: list[Span]) -> Steps[list[bytes] | None]:
-        """The bytes of items by these spans; None past time."""
-        if items[0][0] == self._inline:
-            return [self._inline_bytes(item) for _, item in items]
-        out: list[bytes] = [b""] * len(items)
 
-        def use(numbers: list[int], views: list[memoryview]) -> None:
-            for number, view in zip(numbers, views, strict=True):
-                out[number] = bytes(view)
+def _read(items: list[Item], spans: list[Span]) -> Steps[list[bytes] | None]:
+    """The bytes of items by these spans; None past time."""
+    out: list[bytes] = [b""] * len(items)
 
-        return out if (yield Wave([item for _, item in items], spans, use)) else None
+    def use(numbers: list[int], views: list[memoryview]) -> None:
+        for number, view in zip(numbers, views, strict=True):
+            out[number] = bytes(view)
+
+    return out if (yield Wave(items, spans, use)) else None
 
 
 class _Kept:
