@@ -18,11 +18,27 @@ import numpy as np
 import pytest
 from fixtures.answers import Memory, answers
 from fixtures.answers import plain as as_json
-from fixtures.damage import DAMAGES, deep_tree, edit, edit_block, key, load, root_of, seal, sections_of
+from fixtures.damage import (
+    DAMAGES,
+    bomb,
+    changed,
+    deep_tree,
+    edit,
+    edit_blocks,
+    edit_plane,
+    key,
+    load,
+    object_of,
+    put,
+    root_of,
+    seal,
+    sections_of,
+)
 from fixtures.reader import Reader, answer, scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from build_index.write.reopen import whole_directory
 from vantage.errors import DamagedError, VantageError
 from vantage.format import (
     FIELD,
@@ -47,14 +63,15 @@ from vantage.format import (
     Promise,
     Promises,
     Root,
-    VectorPages,
-    attributes_at,
-    block_planes,
+    RowPages,
+    attribute_bytes,
+    attributes_of,
     id_at,
-    id_width,
+    open_block,
     pack_attributes,
     pack_block,
     pack_ids,
+    unpack_attributes,
 )
 from vantage.format import layout as L
 from vantage.format.promises import FEATURES
@@ -110,32 +127,80 @@ def test_fixtures_are_what_their_manifest_says(name: str) -> None:
     named[current.manifest.key] = (current.manifest.size, current.manifest.sha256)
     assert named == {k: (len(v), hashlib.sha256(v).hexdigest()) for k, v in objects.items() if k != "CURRENT"}
     assert named[current.root.key] == (current.root.size, current.root.sha256)
-    assert Root.unpack(objects[current.root.key], "root").pack() == objects[current.root.key]
-    assert current.pack() == objects["CURRENT"]
-    assert (len(objects) < 12) and sum(map(len, objects.values())) < 150_000
+    packed, root = objects[current.root.key], Root.unpack(objects[current.root.key], "root")
+    known = [(kind, body) for kind, body in sections_of(packed) if kind in L.SECTION_NAMES]
+    assert sections_of(root.pack()) == known and (root.pack() == packed) == (name != "extents")
+    assert len(objects) < 15 and sum(map(len, objects.values())) < 150_000
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+OTHERS = "fedcba9876543210/"  # what one fixture has in the folder of another generation
+
+
+def directory_of(objects: dict[str, bytes]) -> Directory:
+    """Of all extents, from the root or from pages of the router."""
+    return whole_directory(
+        lambda number, at, size: objects[object_of(objects, number)][at : at + size], root_of(objects)
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name != "inline"])
 def test_shards_are_sectioned_objects(name: str) -> None:
-    """Tools can walk a shard without the root; every block lies inside of its section."""
-    root = root_of(BASE[name])
-    for shard in range(root.index.shards):
-        data = BASE[name][key(BASE[name], f"shard-{shard:05d}.bin")]
-        sections = L.unpack_object(data, L.SHARD_MAGIC, "shard")
-        assert list(sections) == [L.SCAN, L.ATTRIBUTES]
-        blocks = range(root.directory.shard_blocks[shard], root.directory.shard_blocks[shard + 1])
-        assert len(sections[L.SCAN]) == sum(L.aligned(root.directory.size[b]) for b in blocks)
-        for b in blocks:
-            at, size = root.directory.offset[b], root.directory.size[b]
-            assert crc32c(data[at : at + size]) == root.directory.crc[b] and at % L.ALIGN == 0
+    """Tools can walk a shard without the root; every extent lies inside of its section."""
+    objects, directory = BASE[name], directory_of(BASE[name])
+    for rendition, runs in enumerate(directory.runs):
+        for number, low, high in runs:
+            data = objects[object_of(objects, number)]
+            sections = L.unpack_object(data, L.SHARD_MAGIC, "shard")
+            extents = [directory.extent(i, rendition) for i in range(low, high)]
+            assert list(sections) == [L.SCAN]
+            assert len(sections[L.SCAN]) == sum(L.aligned(extent.whole) for extent in extents)
+            for extent in extents:
+                assert crc32c(data[extent.offset : extent.offset + extent.size]) == extent.crc
+                assert extent.offset % L.ALIGN == 0
+
+
+def test_extents_of_two_generations_answer_as_one() -> None:
+    """A block in two extents, the second in another generation's folder, planes and a section that nobody knows."""
+    objects, root = BASE["extents"], root_of(BASE["extents"])
+    directory = root.directory
+    assert directory is not None and not directory.single and len(directory) == root.index.blocks + 1
+    assert {key for key in root.objects.keys if key.startswith("../")} >= {f"../{OTHERS}shard-00000.bin"}
+    assert 31 in [kind for kind, _ in sections_of(objects[key(objects, "root.bin")])]
+    planes = [Reader(objects).block(i, 1)["planes"] for i in range(len(directory))]
+    assert [1, 61] in planes and [61, 1] in planes and [1] in planes
+    more, one = (json.loads(json.dumps(EXPECTED[name])) for name in ("extents", "words"))
+    for query in more["queries"] + one["queries"]:
+        query.pop("blocks")
+    assert more == one
+
+
+def test_an_inline_section_answers_as_objects_do() -> None:
+    objects = BASE["inline"]
+    assert {name.rpartition("/")[2] for name in objects} == {
+        "CURRENT", "manifest.json", "root.bin", "part-00000.parquet", "part-00001.parquet",
+    }  # fmt: skip
+    assert EXPECTED["inline"] == EXPECTED["proofs"]
+    vectors = {name: data for name, data in objects.items() if not name.endswith(".parquet")}
+
+    async def ask() -> None:
+        index, receipt = await Index.open(Memory(vectors), "fixture", Cache(0), Receipt()), Receipt()
+        query = Query(EXPECTED["inline"]["vectors"][0], attributes=True)
+        answer = await index.query(query, receipt)
+        assert (receipt.gets, receipt.waves) == (0, 0) and answer.complete
+        assert all(set(m.attributes or {}) == {"even"} for m in answer.matches)
+
+    asyncio.run(ask())
 
 
 def every_p(root: Root, query: Prepared, objects: dict[str, bytes]) -> np.ndarray:
     """f64 (B): what the router says of each block, 0 where it names it not."""
     router = ROUTERS[root.index.router](root.router, root.index)
     if isinstance(router, TwoLevelRouter):
-        at, size = (column[router.page(query)] for column in (root.router.offset, root.router.size))
-        routed = router.probabilities(query, memoryview(objects[key(objects, "routing.bin")])[at : at + size])
+        pages = {}
+        for r in router.pages(query):
+            number, at, size = (column[r] for column in (root.router.object, root.router.offset, root.router.size))
+            pages[r] = memoryview(objects[object_of(objects, number)])[at : at + size]
+        routed = router.probabilities(query, pages)
     else:
         routed = router.probabilities(query)
     out = np.zeros(root.index.blocks)
@@ -146,38 +211,67 @@ def every_p(root: Root, query: Prepared, objects: dict[str, bytes]) -> np.ndarra
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_reader_from_the_document_agrees(name: str) -> None:
     """docs/format.md, followed by hand: every integer score, row, id, check, attribute and vector is the same."""
-    root, other = root_of(BASE[name]), Reader(BASE[name])
-    blocks = [other.block(b) for b in range(root.index.blocks)]
+    root, other, directory = root_of(BASE[name]), Reader(BASE[name]), directory_of(BASE[name])
+    for i, extent in enumerate(other.extents):
+        assert extent[:3] == (directory.block[i], directory.rows[i], directory.homes[i])
+        assert [(e.block, e.rows, *e[2:]) for e in (directory.extent(i, r) for r in range(len(extent.places)))] == [
+            (extent.block, extent.rows, *place) for place in extent.places
+        ]
+    renditions = [[other.block(i, r) for i in range(len(directory))] for r in range(len(root.renditions))]
+    blocks = renditions[0]
     ids = dict(zip((int(r) for b in blocks for r in b["rows"]), (i for b in blocks for i in b["ids"]), strict=True))
-    spots = {int(r): s for b in blocks for r, s in zip(b["rows"], b["spots"], strict=False)}
+    assert sorted(ids) == list(range(root.index.rows))
+    texts = {row: other.attributes(row) for row in ids} if root.names else {}
     for row, identifier in ids.items():
-        assert other.row_of(identifier) == (row, spots.get(row, ()))
-        if root.index.by_row:
-            told = other.told(row, spots[row])
-            assert dict(zip(other.names, json.loads(told), strict=True)) == other.attributes(row)
-            assert crc32c(told) == spots[row][2]
-    for b, block in enumerate(blocks):
-        home = np.arange(other.first_row[b], other.first_row[b + 1])
-        assert block["rows"][: len(home)].tolist() == home.tolist()
-        assert all(crc32c(other.vector(int(r))) == c for r, c in zip(block["rows"], block["checks"], strict=True))
+        facts = other.facts(row)
+        assert other.row_of(identifier) == (row, *facts) and crc32c(other.vector(row)) == facts[0]
+        assert not texts or (len(texts[row]), crc32c(texts[row])) == facts[2:]
+    homes = [int(r) for b, extent in zip(blocks, other.extents, strict=True) for r in b["rows"][: extent.homes]]
+    assert sorted(homes) == list(range(root.index.rows))
+    for rendition, own in zip(root.renditions, renditions, strict=True):
+        for block, first in zip(own, blocks, strict=True):
+            assert block["rows"].tolist() == first["rows"].tolist() and block["ids"] == first["ids"]
+            assert (block["centre"][2] == first["centre"][2]).all() and block["centre"][:2] == first["centre"][:2]
+            rows = block["rows"].tolist()
+            assert block["checks"].tolist() == [other.facts(row)[0] for row in rows]
+            assert block["spots"] == [other.facts(row)[1:] for row in rows if root.index.by_row]
+            assert block["texts"] == [texts[row] for row in rows if rendition.attributes]
+    by_name = [dict(zip(other.names, json.loads(texts[row]), strict=True)) if texts else {} for row in sorted(ids)]
     for vector, expected in zip(EXPECTED[name]["vectors"], EXPECTED[name]["queries"], strict=True):
         query = prepare(vector, root.index)
-        scan = LrsqScan(root, query, root.index.slots)
-        for b in range(root.index.blocks):
-            at, shard = root.directory.offset[b], other.shard(b)
-            scan.block(b, shard[at : at + root.directory.size[b]], keep=True)
-        unit, by_block = scores(other, vector)
-        best: dict[int, int] = {}
-        for block, block_scores in zip(blocks, by_block, strict=True):
-            for row, score in zip(block["rows"].tolist(), block_scores.tolist(), strict=True):
-                best[row] = max(score, best.get(row, score))
-        assert {row: score for score, row, _, _ in scan.entries()} == best
-        order = sorted(best, key=lambda row: (-best[row], row))[:10]
-        assert expected["estimated"] == [[as_json(ids[r]), r, answer(other, vector, best[r], unit)] for r in order]
-        for (_, row, _), attributes in zip(expected["exact"], expected["attributes"], strict=True):
-            assert not attributes or attributes == other.attributes(row)
+        for rendition in range(len(renditions)):
+            scan = LrsqScan(root, directory, rendition, query, root.index.slots)
+            for i, extent in enumerate(other.extents):
+                place = extent.places[rendition]
+                scan.block(i, other.read(place.object, place.offset, place.whole), keep=True)
+            unit, by_block = scores(other, vector, rendition)
+            best: dict[int, int] = {}
+            for block, block_scores in zip(blocks, by_block, strict=True):
+                for row, score in zip(block["rows"].tolist(), block_scores.tolist(), strict=True):
+                    best[row] = max(score, best.get(row, score))
+            assert {row: score for score, row, _, _ in scan.entries()} == best
+            if not rendition:
+                order = sorted(best, key=lambda row: (-best[row], row))[:10]
+                said = [[as_json(ids[r]), r, answer(other, vector, best[r], unit)] for r in order]
+                assert expected["estimated"] == said
+        assert expected["attributes"] == [by_name[row] for _, row, _ in expected["exact"]]
         p = other.p(np.array(query.i16[: other.d], np.int64), query.i16_scale)
         assert np.abs(every_p(root, query, BASE[name]) - p).max() < 16
+
+
+@pytest.mark.parametrize("name", ["pages", "regions"])
+@pytest.mark.parametrize("beam", [2, 3, 6])
+def test_a_reader_from_the_document_reads_several_pages(name: str, beam: int) -> None:
+    root = root_of(BASE[name])
+    objects = changed(BASE[name], router=replace(root.router, beam=beam))
+    root, other, named = root_of(objects), Reader(objects), set[int]()
+    for vector in EXPECTED[name]["vectors"]:
+        query = prepare(vector, root.index)
+        own, p = every_p(root, query, objects), other.p(np.array(query.i16[: other.d], np.int64), query.i16_scale)
+        assert np.abs(own - p).max() < 2048  # of 2^20: they are rounded, and then divided by their sum
+        assert abs(own.sum() - 2**20) < len(own)
+        named.add(np.count_nonzero(own))
+    assert max(named) >= beam
 
 
 # Damage
