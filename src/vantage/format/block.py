@@ -150,8 +150,9 @@ def open_block(
     if not all(abs(v) < NUMBER_MAX for v in factors) or not all(abs(v) < H_MAX for v in addends):
         raise damaged(label, f"a factor range or its centre is not finite, or beyond {NUMBER_MAX:.0e} or {H_MAX:.0e}")
     ids = n * width
-    if not width and size >= at.ids + 4 * (n + 1):
-        ids = 4 * (n + 1) + struct.unpack_from("<I", block, at.ids + 4 * n)[0]
+    if not width:
+        ids = 4 * (n + 1)
+        ids += struct.unpack_from("<I", block, at.ids + 4 * n)[0] if size >= at.ids + ids else 0
     if width > ID_WIDTH_MAX or size != at.ids + ids:
         raise damaged(label, f"ids of width {width} do not fit")
     table, end = [], size
