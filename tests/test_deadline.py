@@ -67,7 +67,7 @@ def timed(words: Built, bucket: Slow, query: Query, deadline: Deadline | None = 
 
 def test_what_arrived_in_time_is_the_answer(words: Built, widest: list[np.ndarray]) -> None:
     """The second read of the wave comes too late: fewer rows, not complete, no estimate, and no wave after it."""
-    query = Query(widest[0].tolist(), 10, 0.9, attributes=True)
+    query = Query(widest[0].tolist(), 10, 0.9, attributes=True, vectors=True)
     whole = timed(words, Slow(Folder(words.bucket), lambda *_: 0.04), query)[1]
     assert whole.complete and len(whole.receipt.wave_sizes[0]) > 1
     bucket = Slow(Folder(words.bucket), lambda i, *_: 0.04 if i == 0 else 5.0)
@@ -75,7 +75,7 @@ def test_what_arrived_in_time_is_the_answer(words: Built, widest: list[np.ndarra
     assert seconds == pytest.approx(0.1)
     assert (cut.complete, cut.recall_estimate, cut.receipt.waves) == (False, None, 1)
     assert 0 < cut.receipt.rows < whole.receipt.rows
-    assert cut.matches and all(m.attributes is None for m in cut.matches)
+    assert cut.matches and all(m.attributes and m.stored is None for m in cut.matches)  # the blocks have attributes
 
 
 def test_where_nothing_arrived_the_answer_is_empty(words: Built) -> None:

@@ -72,7 +72,7 @@ def test_features_and_estimates_are_those_of_the_builder(monkeypatch: pytest.Mon
         )
         assert theirs == pytest.approx(ours[i], abs=1e-5)
         unread = 1 - sum(rows[b] for b in done) / rows.sum()
-        estimate = estimated_recall(Promises((estimator,), ()), k, 0, theirs, unread)
+        estimate = estimated_recall(Promises((estimator,), ()), 0, k, 0, theirs, unread)
         assert estimate == pytest.approx(told[i], abs=1e-5)
         listed = array("I", np.flatnonzero(p[i]).tolist())  # as a router that names few blocks
         few = Routed(array("I", p[i][p[i] > 0].tolist()), listed)
@@ -83,7 +83,7 @@ def test_more_probability_read_is_a_higher_estimate() -> None:
     routed, last = Routed(array("I", [400, 300, 200, 100])), 0.0
     for read in ({3}, {2}, {0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}):
         seen = features(routed, read, [1] * 4, lambda b: 0.0, [(1.0, min(read))], 5)
-        now = estimated_recall(stop(promise(0.5, 5)), 10, 0, seen, 1 - len(read) / 4)
+        now = estimated_recall(stop(promise(0.5, 5)), 0, 10, 0, seen, 1 - len(read) / 4)
         assert now is not None and last < now <= 1
         last = now
     assert last == 1.0  # nothing was left out
@@ -93,8 +93,8 @@ def test_codes_lose_the_less_the_more_is_missed() -> None:
     known = stop(promise(0.5, 5), ceiling=0.9)
     lost = []
     for odds in (0.0, 2.0, 20.0):
-        whole = estimated_recall(known, 10, 20, (odds, 0, 0, 0), 1.0)
-        codes = estimated_recall(known, 10, 0, (odds, 0, 0, 0), 1.0)
+        whole = estimated_recall(known, 0, 10, 20, (odds, 0, 0, 0), 1.0)
+        codes = estimated_recall(known, 0, 10, 0, (odds, 0, 0, 0), 1.0)
         assert whole == pytest.approx(1 / (1 + math.exp(-odds)), abs=1e-6) and codes is not None
         lost.append(1 - codes / whole)
     assert lost == sorted(lost) and lost[-1] == pytest.approx(0.1, abs=1e-5)
@@ -103,8 +103,9 @@ def test_codes_lose_the_less_the_more_is_missed() -> None:
 @pytest.mark.parametrize(("k", "expected"), [(1, 0.9), (5, 0.9), (10, 0.9), (55, 0.7), (100, 0.5), (101, None)])
 def test_between_depths_it_is_linear(k: int, expected: float | None) -> None:
     two = Promises((Estimator(10, 0, 0.9, 5.0, FLAT), Estimator(100, 0, 0.5, 5.0, FLAT)), ())
-    found = estimated_recall(two, k, 0, (60.0, 0, 0, 0), 1.0)
+    found = estimated_recall(two, 0, k, 0, (60.0, 0, 0, 0), 1.0)
     assert found == (None if expected is None else pytest.approx(expected, abs=1e-5))
+    assert estimated_recall(two, 1, k, 0, (60.0, 0, 0, 0), 1.0) is None  # of that rendition nothing was measured
 
 
 # The promise

@@ -206,13 +206,15 @@ def test_a_query_in_flight_ends_on_the_generation_it_began_on(
     old, new = asyncio.run(run())
     assert (old.receipt.generation, told(old)) == (generation(first), right(first, 1))
     assert (new.receipt.generation, told(new)) == (generation(second), right(second, 1))
-    flagged = sum(size for size, flag in zip(*_blocks(service), strict=True) if flag & 2)
-    assert service.cache.held == flagged  # nothing of the old one
+    assert service.cache.held == _cached_bytes(service)  # nothing of the old one
 
 
-def _blocks(service: Service) -> tuple[Any, Any]:
-    index = service.open["live"]
-    return index.root.directory.size, index.segment.flags
+def _cached_bytes(service: Service) -> int:
+    """Of the live generation, by its flags."""
+    segment = service.open["live"].segment
+    assert segment.resident is not None and segment.resident.single
+    flags = segment.flags(segment.resident, (0, 0))
+    return sum(size for size, flag in zip(segment.resident.places[0].whole, flags, strict=True) if flag & 2)
 
 
 def test_objects_of_a_replaced_generation_are_gone(generations: Generations, tmp_path: Path) -> None:
@@ -250,7 +252,7 @@ def test_no_query_fails_while_generations_change(generations: Generations, tmp_p
     assert len(answers) == 60
     assert all(a.complete and len(a.matches) == 10 for a in answers)
     assert {a.receipt.generation for a in answers} == {generation(g) for g in generations}
-    assert service.cache.held == sum(size for size, flag in zip(*_blocks(service), strict=True) if flag & 2)
+    assert service.cache.held == _cached_bytes(service)
 
 
 def test_a_missing_object_of_the_live_generation(generations: Generations, tmp_path: Path) -> None:
@@ -331,7 +333,7 @@ def test_a_new_generation_that_is_damaged_is_not_taken(generations: Generations,
 
 def test_indexes_share_one_cache(words: Built, points: Built, bucket: Path) -> None:
     service = Service(Folder(bucket), LARGE)
-    both = {b.name: sum(b.open().root.directory.size) for b in (words, points)}
+    both = {b.name: sum(b.open().segment.resident.places[0].whole) for b in (words, points)}
     for built in (words, points):
         for vector in built.queries:
             asyncio.run(service.query(built.name, Query(vector.tolist())))

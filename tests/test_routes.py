@@ -418,9 +418,9 @@ def test_budget(service: Service, words: Built) -> None:
     assert ask(service, words, budget={})["complete"]
     body = ask(service, words, budget={"bytes": 10})
     assert (body["matches"], body["complete"], body["recall_estimate"]) == ([], False, None)
-    body = ask(service, words, budget={"waves": 1}, rerank=20, include=["attributes"])
+    body = ask(service, words, budget={"waves": 1}, rerank=20, include=["attributes", "vector"])
     assert (body["scores"], body["complete"]) == ("estimated", False)
-    assert all(m["attributes"] is None for m in body["matches"])
+    assert all(m["attributes"] and m["vector"] is None for m in body["matches"])  # attributes lie in the blocks
 
 
 def test_explain_is_the_plan_alone(words: Built) -> None:
@@ -431,10 +431,18 @@ def test_explain_is_the_plan_alone(words: Built) -> None:
     body = ask(service, words, explain=True)
     assert not bucket.gets
     assert set(body) == {
-        "generation", "routing", "ranges", "blocks_cached", "gets", "bytes", "waves", "rounds", "modelled_ms",
+        "generation", "routing", "rendition", "ranges", "blocks_cached", "gets", "bytes", "waves", "rounds", "modelled_ms",
         "usd_per_million", "complete", "recall_estimate", "second_below", "rerank",
     }  # fmt: skip
-    assert all(set(r) == {"shard", "blocks", "offset", "bytes"} for r in body["ranges"])
+    assert (body["routing"], body["rendition"]) == ([], {"number": 0, "codec": 0, "attributes": False})
+    assert all(set(r) == {"object", "blocks", "offset", "bytes"} for r in body["ranges"])
+    assert {r["object"] for r in body["ranges"]} == {"shard-00000.bin"}
+    named = ask(service, words, explain=True, include=["attributes"])
+    number = named["rendition"]["number"]
+    assert number and named["rendition"] == {"number": number, "codec": 0, "attributes": True}
+    assert {r["object"] for r in named["ranges"]} == {f"rendition-{number}-00000.bin"}
+    assert [r["blocks"] for r in named["ranges"]] == [r["blocks"] for r in body["ranges"]]
+    assert (named["gets"], named["waves"]) == (body["gets"], 1) and named["bytes"] > body["bytes"]
     assert sum(r["bytes"] for r in body["ranges"]) == body["bytes"]
     for name in ("gets", "bytes", "waves", "modelled_ms", "generation", "blocks_cached"):
         assert body[name] == receipt[name]

@@ -59,10 +59,16 @@ def test_explain_shows_the_page_that_is_read_first(bucket: tuple[Path, np.ndarra
     index, query = opened(folder), Query(queries[0].tolist(), 10)
     shown = explained(index, query)
     answer = asyncio.run(index.query(query))
-    assert shown["routing"]["bytes"] == answer.receipt.wave_sizes[0][0] == shown["bytes"]
+    [page] = shown["routing"]
+    assert page["bytes"] == answer.receipt.wave_sizes[0][0] == shown["bytes"]
+    assert index.root.objects.keys[page["object"]] == "routing.bin"
+    assert (page["offset"], page["bytes"]) == tuple(
+        getattr(index.root.router, name)[page["page"]] for name in ("offset", "size")
+    )
     assert (shown["ranges"], shown["gets"], shown["rounds"], shown["recall_estimate"]) == ([], 1, 1, None)
     warm = explained(index, query)
-    assert (warm["routing"], warm["gets"]) == (None, len(warm["ranges"]))
+    assert (warm["routing"], warm["gets"]) == ([], len(warm["ranges"]))
+    assert warm["rendition"] == {"number": 0, "codec": 0, "attributes": False}
     assert warm["recall_estimate"] is not None
 
 
@@ -83,7 +89,7 @@ def test_a_damaged_page_is_named(bucket: tuple[Path, np.ndarray, np.ndarray]) ->
     whole = path.read_bytes()
     path.write_bytes(bytes(b ^ 1 for b in whole))
     try:
-        with pytest.raises(DamagedError, match="routing.bin: checksum of page"):
+        with pytest.raises(DamagedError, match="routing.bin: checksum of routing page"):
             asyncio.run(index.query(Query(queries[0].tolist(), 10)))
     finally:
         path.write_bytes(whole)

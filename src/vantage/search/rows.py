@@ -50,8 +50,8 @@ class IdEntry(NamedTuple):
 class StoredRows:
     """Where the rows of a segment lie, by number; every method is steps of a query (see waves.run_together)."""
 
-    def __init__(self, keys: Sequence[str], root: Root) -> None:
-        self.keys, self.root = keys, root
+    def __init__(self, name: str, keys: Sequence[str], root: Root) -> None:
+        self.name, self.keys, self.root = name, keys, root
 
     def find(self, identifier: int | bytes) -> Steps[IdEntry | None]:
         """The row of an id: one GET for a page of ids. None where there was no time for it.
@@ -61,7 +61,7 @@ class StoredRows:
         """
         root = self.root
         if isinstance(identifier, int) != (root.index.id_kind == "i64"):
-            raise InputError(f"ids of this index are {root.index.id_kind}", hint="send an id of that kind", param="id")
+            raise InputError(f"ids of {self.name!r} are {root.index.id_kind}", hint="send an id of that kind", param="id")
         missing = NotFoundError(f"there is no row with id {_readable(identifier)!r}", hint="check the id", param="id")
         if isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63:
             raise missing

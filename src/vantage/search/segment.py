@@ -35,7 +35,7 @@ class Segment:
         self.space = f"{name}/{generation}"
         self.keys = root.objects.resolve(name, generation)
         self.resident = root.directory
-        self.rows = StoredRows(self.keys, root)
+        self.rows = StoredRows(name, self.keys, root)
         self.router: Router = ROUTERS[root.index.router](root.router, root.index)
         self.scan_of = SCANS[root.index.codec]
         self._inline = root.objects.keys.index(ROOT_KEY) if ROOT_KEY in root.objects.keys else None
