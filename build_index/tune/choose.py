@@ -45,6 +45,7 @@ MANY_ROWS = 2_000_000  # of more, one number of blocks is tried
 CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
 EXACT_PLACES = 4 << 20  # kept for the number of exact scores, of the tuning rows and of the others
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
+CODED_SHARE = 0.5  # of the loss that the target allows: of codes that lose more, longer ones are tried too
 TRAINING_QUERIES = 100_000  # rows that routers learn from, as queries: from 30,000 they read 2% more on WordNet, mlp 7%
 NEAR = 100  # of their neighbours
 MOMENT_ROWS = 60_000
@@ -378,8 +379,10 @@ def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     rows, tune, options = task.rows, task.tune, task.options
     reached: list[tuple[float, _Coded]] = []
     lengths, code = _coder(task, draft)
+    short = False  # whether the code loses so much that routing must find nearly everything
     for code_bytes, regular in lengths:
-        if reached and not regular:
+        fits = _fits(rows, draft.layout.blocks, 0.0, code_bytes, task.id_bytes, options)
+        if reached and not regular and not (short and fits):
             break
         layout, codec = code(code_bytes)
         candidates = _scan(task, layout, codec, tune, f"codes of {code_bytes} bytes", p)
@@ -396,6 +399,7 @@ def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
         reads = replace(plans(p, sizes, at), pages=pages_of(rows, layout, tune.queries))
         task.tried.append(row | _cost(reads))
         reached.append((float(reads.ms.mean()), _Coded(layout, codec, candidates, at)))
+        short = 1 - ceiling > CODED_SHARE * (1 - options.recall)
         if len(reached) > 1 and reached[-1][0] > reached[-2][0]:
             break  # what longer codes save in blocks no longer pays for their bytes
     return [coded for _, coded in sorted(reached, key=lambda r: r[0])]
