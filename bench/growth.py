@@ -4,7 +4,7 @@
     python -m bench.growth FOLDER [--rows 500000,1000000,2000000,4000000] [--share 0.35] [--code-bytes 80]
 
 The rows are those of bench/scale.py, kept in FOLDER. Each size has a process of its own, and takes the steps of
-`vantage build` with its functions but none of its comparisons: one number of blocks (a power of two near rows / 244),
+`vantage build` with its functions but none of its comparisons: one number of blocks (the least that a build tries),
 one share of SOAR copies, one code, 48 rows a block that train (--trained). The price is the contract's (recall@100
 0.95) on 256 rows held out for it (--held), and as many unseen queries of the same draw are planned at that price: GETs,
 bytes and waits are those of the edge's planner, nothing cached, recall that of the kernels' scores.
@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from bench.generated import DIMENSION, drawn, written
 from build_index.blocks.copies import COPY_RULES
-from build_index.blocks.kmeans import two_level as partition
+from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section
 from build_index.codecs import lrsq
 from build_index.export.router import whole_page
@@ -171,7 +171,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         clock.step("router and order")
         moments = _second_moments(rows, sample, layout)
         codec = lrsq.train(*moments, code_bytes)
-        sizes = block_bytes(layout.sizes(), code_bytes, ID_BYTES)
+        sizes = block_bytes(layout.sizes(), code_bytes, ID_BYTES, rows.dimension)
         price_queries = prepare_rows(rows, price_rows)
         p_held = probabilities_of(rows, layout, price_queries)
         found = full_scan(rows, layout, codec, HeldOutQueries(price_queries, price_rows, near[held:]), p=p_held)
@@ -221,7 +221,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
             )
         for part in SHORT_SHARES:
             length = int(code_bytes * part) // 4 * 4
-            short_sizes = block_bytes(layout.sizes(), length, 0.0)
+            short_sizes = block_bytes(layout.sizes(), length, 0.0, rows.dimension)
             short = full_scan(rows, layout, lrsq.train(*moments, length), HeldOutQueries(asked, nobody, truth), p=p)
             line = two_waves(short, whole, p, short_sizes, sizes, price, pages)
             print(f"  two waves, {length} of {code_bytes} bytes first: {line}", flush=True)

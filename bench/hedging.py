@@ -60,8 +60,8 @@ class Modelled:
         await asyncio.sleep(ms / 1000 * (10 if self.draw.random() < self.slow else 1))
         return Bytes(bytes(length), SIZE, "zeros")
 
-    async def list(self) -> list[str]:
-        return []
+    async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        return [], None
 
 
 async def waits(queries: int, reads: int, seed: int, slow: float) -> tuple[list[float], Receipt]:

@@ -100,7 +100,7 @@ class MutableIndex:
         all_homes, all_copies = np.concatenate([layout.partition.home, home]), np.concatenate([layout.copy, copy])
         sizes = np.bincount(np.concatenate([all_homes, all_copies[all_copies >= 0]]), minlength=layout.blocks)
         by_row = are_long(self.stored, self.attributes.names)
-        check_blocks(sizes, len(all_homes), self.choice.codec.code_bytes, by_row)
+        check_blocks(sizes, len(all_homes), self.choice.codec.code_bytes, rows.dimension, by_row)
         touched = np.unique(np.concatenate([home, copy[copy >= 0]]))
         self._move(self.stored.followed_by(new), all_homes, all_copies, touched)
         self.added += np.array([len(home), self._squared_distances(rows, home).sum()])

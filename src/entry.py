@@ -21,7 +21,7 @@ from vantage.http.reply import Reply
 from vantage.http.request import BODY_BYTES_MAX, TooLargeError
 from vantage.http.routes import handle
 from vantage.indexes import REVALIDATE_S, Service
-from vantage.read.bucket import Body
+from vantage.read.bucket import Body, folder_end
 from vantage.read.reader import Reader, read_small
 from vantage.read.warm import WarmBlocks, WarmClient
 from vantage.receipt import Receipt
@@ -70,15 +70,13 @@ class R2Bucket:
         # The raw object: the SDK would copy the bytes into the heap once more.
         return R2Body(obj, await obj._binding.arrayBuffer())
 
-    async def list(self) -> list[str]:
-        names: list[str] = []
-        cursor: dict[str, Any] = {}
-        while True:
-            page = await self.binding.list({"delimiter": "/", **cursor})
-            names += [str(p).rstrip("/") for p in page.delimitedPrefixes]
-            if not page.truncated:
-                return names
-            cursor = {"cursor": str(page.cursor)}
+    async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        options = {"delimiter": "/", "prefix": prefix, "startAfter": after, "limit": limit}
+        page = await self.binding.list({name: value for name, value in options.items() if value != ""})
+        names = [str(p)[:-1] for p in page.delimitedPrefixes]
+        if not page.truncated:
+            return names, None
+        return names, max([after, *map(folder_end, names), *(str(o.key) for o in page.objects)])
 
 
 def _background(context: Any, work: Awaitable[Any]) -> None:

@@ -83,8 +83,8 @@ class Recorder:
         finally:
             self._running.remove(asked)
 
-    async def list(self) -> list[str]:
-        return await self.bucket.list()
+    async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        return await self.bucket.list(prefix, after, limit)
 
     @property
     def bytes(self) -> int:
@@ -107,13 +107,7 @@ class Failing:
     failed: int = 0
 
     async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None:
-        fault = self.plan(self.count, key)
-        self.count += 1
-        self.failed += fault is not None
-        if fault == "error":
-            raise RuntimeError("get: We encountered an internal error. Please try again. (10001)")
-        if fault == "hang":
-            await asyncio.sleep(3600)
+        fault = await self._fault(key)
         if fault == "changed":
             raise ChangedError(f"{key}: changed under its name", hint="open the index again")
         if fault == "missing":
@@ -129,8 +123,20 @@ class Failing:
             data[len(data) // 2] ^= 4
         return Bytes(bytes(data), body.size + (fault == "size"), body.etag)
 
-    async def list(self) -> list[str]:
-        return await self.bucket.list()
+    async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        await self._fault(prefix)
+        return await self.bucket.list(prefix, after, limit)
+
+    async def _fault(self, key: str) -> str | None:
+        """What the plan says of the next call; raises or hangs where that is the fault."""
+        fault = self.plan(self.count, key)
+        self.count += 1
+        self.failed += fault is not None
+        if fault == "error":
+            raise RuntimeError("get: We encountered an internal error. Please try again. (10001)")
+        if fault == "hang":
+            await asyncio.sleep(3600)
+        return fault
 
 
 def never(_: int, __: str) -> None:

@@ -94,5 +94,5 @@ class FaultyBucket:
             return Bytes(data, len(data), f"generation {self.faults.live - stale}")
         return await self.bucket.get(key, offset, length, etag)
 
-    async def list(self) -> list[str]:
-        return await self.bucket.list()
+    async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        return await self.bucket.list(prefix, after, limit)

@@ -62,8 +62,8 @@ class Served:
         end = len(found[0]) if length is None else offset + length
         return Bytes(found[0][offset:end], len(found[0]), found[1])
 
-    async def list(self) -> list[str]:
-        return ["live"]
+    async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        return ["live"], None
 
 
 def ask(where: ObjectStore, identifier: int) -> str:

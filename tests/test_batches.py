@@ -260,8 +260,8 @@ def test_a_batch_never_sends_more_than_its_queries_would_alone(seed: int) -> Non
         async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Bytes:
             return Bytes(data[offset : offset + (length or 0)], len(data), "e")
 
-        async def list(self) -> list[str]:
-            return []
+        async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+            return [], None
 
     def steps(want: Wave) -> Iterator[Any]:
         yield want

@@ -229,8 +229,8 @@ def test_the_order_of_arrival_changes_nothing(words: Built) -> None:
             await asyncio.sleep(random.random() / 500)
             return await Folder(words.bucket).get(*asked)
 
-        async def list(self) -> list[str]:
-            return []
+        async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+            return [], None
 
     calm, shuffled = words.open(), words.open(bucket=Shuffled())
     many = sorted(words.queries, key=lambda q: -len(first_plan(calm, Query(q.tolist())).ranges))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import shutil
 import time
 import tracemalloc
@@ -14,14 +15,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doubles import Built, Failing, Recorder, always, never
+from doubles import Built, Failing, Recorder, always, never, nth
 
 from vantage import indexes as service_module
 from vantage.errors import ChangedError, DamagedError, InputError, NotFoundError, StoreError
 from vantage.http.access import Access
 from vantage.http.routes import handle
 from vantage.indexes import REVALIDATE_S, Service
-from vantage.read.bucket import Folder
+from vantage.read import reader
+from vantage.read.bucket import LIST_MAX, Bucket, Folder
 from vantage.receipt import Receipt
 from vantage.search.query import Answer, Query
 
@@ -109,13 +111,42 @@ def test_a_failed_opening_is_tried_again_by_the_next_query(generations: Generati
     assert told(asyncio.run(service.query("live", query(generations[0])))) == right(generations[0])
 
 
-def test_names_are_the_folders_with_a_current(generations: Generations, tmp_path: Path) -> None:
-    publish(generations[0], tmp_path)
-    for other in ("b-index", "without", ".hidden", "a name"):
-        (tmp_path / other).mkdir()
-    for name in ("b-index", ".hidden", "a name"):
-        shutil.copy(tmp_path / "live" / "CURRENT", tmp_path / name)
-    assert asyncio.run(Service(Folder(tmp_path), 0).names()) == ["b-index", "live"]
+def listed(bucket: Bucket, prefix: str = "", after: str = "", limit: int = LIST_MAX) -> tuple[list[str], str | None]:
+    return asyncio.run(Service(bucket, 0).names(prefix, after, limit))
+
+
+def test_names_are_those_of_folders_and_nothing_in_them_is_read(tmp_path: Path) -> None:
+    for name in ("b-index", "live", ".hidden", "a name", "x" * 65, os.fsdecode(b"z\xff")):
+        (tmp_path / name).mkdir()
+    (tmp_path / "live" / "CURRENT").write_bytes(b"damaged")
+    (tmp_path / "notes.txt").write_text("no folder")
+    bucket = Recorder(Folder(tmp_path))
+    assert listed(bucket) == (["b-index", "live"], None)
+    assert not bucket.gets
+
+
+def test_names_come_in_the_order_of_keys(tmp_path: Path) -> None:
+    names = ["a-b", "a.b", "a", "a0", "aa"]  # "-" and "." come before the slash that ends a folder's name in its keys
+    for name in names:
+        (tmp_path / name).mkdir()
+    walked, after = [], ""
+    while True:
+        page, end = listed(Folder(tmp_path), after=after, limit=1)
+        walked += page
+        if end is None:
+            break
+        after = end
+    assert walked == names
+
+
+def test_a_listing_is_tried_again_and_then_fails_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "an-index").mkdir()
+    assert listed(Failing(Folder(tmp_path), nth(0))) == (["an-index"], None)
+    with pytest.raises(StoreError, match=r"^the list of indexes: RuntimeError"):
+        listed(Failing(Folder(tmp_path), always("error")))
+    monkeypatch.setattr(reader, "TIMEOUT_S", 0.01)
+    with pytest.raises(StoreError, match=r"^the list of indexes: no answer in"):
+        listed(Failing(Folder(tmp_path), always("hang")))
 
 
 # Generations

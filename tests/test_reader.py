@@ -321,8 +321,8 @@ def test_a_folder_is_a_bucket(folder: Path) -> None:
         assert await bucket.get("a/under/an/object", 0, 1, None) is None
         (folder / "an-index").mkdir()
         assert await bucket.get("an-index", 0, 1, None) is None
-        assert await bucket.list() == ["an-index"]
-        assert await Folder(folder / "none").list() == []
+        assert await bucket.list("", "", 10) == (["an-index"], None)
+        assert await Folder(folder / "none").list("", "", 10) == ([], None)
         body = await bucket.get("a", SIZE - 5, 100, None)
         assert body is not None
         assert (body.length, body.size) == (5, SIZE)

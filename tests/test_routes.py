@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
+import shutil
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,7 @@ from vantage.read.bucket import Folder
 TOKEN = "tok-4f1d9c2e-do-not-tell"
 RUNTIME = {"runtime": "Python 3 on test", "heap_bytes": None}
 QUERY = "/v1/indexes/words/query"
+LIMIT, INPUT = "limit_exceeded", "invalid_input"
 PROBLEM = {"type", "title", "status", "detail", "code", "param", "hint", "request_id"}
 RECEIPT = {
     "gets", "bytes", "waves", "blocks", "blocks_cached", "rows", "rows_ranked", "retries", "hedged", "warm_rpc",
@@ -185,7 +189,58 @@ def test_health(words: Built) -> None:
 
 
 def test_the_list_of_indexes(service: Service) -> None:
-    assert send(service, "GET", "/v1/indexes").body == {"indexes": ["dots", "points", "words"]}
+    assert send(service, "GET", "/v1/indexes").body == {"indexes": ["dots", "points", "words"], "cursor": None}
+
+
+def test_pages_of_the_list_of_indexes(tmp_path: Path) -> None:
+    names = sorted(f"{'ab'[i % 2]}{i:04}" for i in range(2500))
+    for name in names:
+        (tmp_path / name).mkdir()
+    bucket = Recorder(Folder(tmp_path))
+    many = Service(bucket, 0)
+
+    def pages(options: str, changes: Callable[[], None] = lambda: None) -> list[list[str]]:
+        read, cursor = [], ""
+        while True:
+            body = send(many, "GET", f"/v1/indexes?{options}&cursor={cursor}").body
+            read.append(body["indexes"])
+            if body["cursor"] is None:
+                return read
+            assert re.fullmatch("[A-Za-z0-9_-]+", body["cursor"])
+            cursor = body["cursor"]
+            changes()
+
+    whole = pages("limit=1000")
+    assert [len(page) for page in whole] == [1000, 1000, 500] and sum(whole, []) == names
+    assert pages("prefix=") == whole  # the default limit
+    below = [name for name in names if name.startswith("b1")]
+    assert sum(pages("prefix=b1&limit=7"), []) == below
+    assert pages("prefix=none") == [[]]
+
+    def lose_one_and_gain_one() -> None:
+        """Of the page before: the last index of the first page, and one in front of all."""
+        shutil.rmtree(tmp_path / below[6], ignore_errors=True)
+        (tmp_path / "b1").mkdir(exist_ok=True)
+
+    assert sum(pages("prefix=b1&limit=7", lose_one_and_gain_one), []) == below
+    assert not bucket.gets and not many.open
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "param"),
+    [
+        ("limit=0", LIMIT, "limit"), ("limit=1001", LIMIT, "limit"), ("limit=-1", LIMIT, "limit"),
+        ("limit=", INPUT, "limit"), ("limit=1.5", INPUT, "limit"), ("limit=1e2", INPUT, "limit"),
+        (f"limit={'9' * 400}", INPUT, "limit"), ("limit=%D9%A3", INPUT, "limit"), ("limit=1&limit=2", INPUT, "limit"),
+        ("prefix=a/b", INPUT, "prefix"), ("prefix=.a", INPUT, "prefix"), (f"prefix={'a' * 65}", INPUT, "prefix"),
+        ("prefix=%C3%A4", INPUT, "prefix"), ("prefix=%00", INPUT, "prefix"), ("cursor=a", INPUT, "cursor"),
+        ("cursor=words", INPUT, "cursor"), ("cursor=d29yZHM=", INPUT, "cursor"), ("cursor=d29yZHM.", INPUT, "cursor"),
+        ("cursor=_w", INPUT, "cursor"), ("cursor=%E2%82%AC", INPUT, "cursor"),
+        (f"cursor={'YWFh' * 400}", INPUT, "cursor"), ("top_k=3", INPUT, "top_k"),
+    ],
+)  # fmt: skip
+def test_a_bad_page_of_indexes_is_named(service: Service, options: str, code: str, param: str) -> None:
+    problem(send(service, "GET", f"/v1/indexes?{options}"), 400, code, param)
 
 
 def test_an_index_described(service: Service, words: Built, points: Built) -> None:
@@ -394,7 +449,6 @@ def test_explain_is_the_plan_alone(words: Built) -> None:
 
 D = 96
 GOOD = [0.5] * D
-LIMIT, INPUT = "limit_exceeded", "invalid_input"
 
 
 @pytest.mark.parametrize(
@@ -631,7 +685,7 @@ def test_encodings_that_are_not_read(service: Service, encoding: str, body: byte
     ("method", "path", "param"),
     [
         ("POST", f"{QUERY}?top_k=3", "top_k"), ("POST", f"{QUERY}?anything", "anything"), ("POST", f"{QUERY}?=1", ""),
-        ("GET", "/v1/indexes?limit=3", "limit"), ("GET", "/v1/indexes/words?top_k=3", "top_k"),
+        ("GET", "/v1/indexes?top_k=3", "top_k"), ("GET", "/v1/indexes/words?top_k=3", "top_k"),
         ("GET", "/v1/indexes/words/vectors/a?include=vector", "include"),
         ("GET", "/v1/indexes/words/vectors/a?ids=string&ids=number", "ids"),
         ("GET", "/v1/indexes/words/vectors/a?ids=int", "ids"), ("GET", f"/v1/indexes?{'a=1&' * 99}", "path"),

@@ -31,5 +31,5 @@ class Slow:
         self.ended += 1
         return await self.bucket.get(key, offset, length, etag)
 
-    async def list(self) -> list[str]:
-        return await self.bucket.list()
+    async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        return await self.bucket.list(prefix, after, limit)

@@ -150,7 +150,7 @@ def nbytes_of(wave: list[list[int]]) -> float:
 def compare(of: Setting, *, exact_only: bool) -> None:
     """Prints the lines of one number of blocks."""
     p, sizes = probabilities_of(of.rows, of.layout, of.queries), of.layout.sizes()
-    whole, full = of.scanned(of.codec), block_bytes(sizes, of.codec.code_bytes, ID_BYTES)
+    whole, full = of.scanned(of.codec), block_bytes(sizes, of.codec.code_bytes, ID_BYTES, of.rows.dimension)
     one = planned(p, full, lambda read: float(whole.recall(read, K).mean()), GOAL)
     print(f"{'':54}   GETs       MB      ms     p99   saved %")
     if one is None:
@@ -174,7 +174,7 @@ def two_waves(of: Setting, p: P, whole: Candidates, every: dict[str, Places]) ->
         short = of.scanned(lrsq.train(*moments, length, residuals))
         for count in CHANCES:
             first = planned(
-                p, block_bytes(sizes, length, ID_BYTES),
+                p, block_bytes(sizes, length, ID_BYTES, of.rows.dimension),
                 lambda read, short=short, count=count: refined_recall(short, whole, read, count), GOAL,
             )  # fmt: skip
             if first is None:

@@ -275,7 +275,7 @@ def show(what: str, waves: list[Reads] | None, base: float) -> float:
 def extended(of: Setting, asked: dict[str, Asked], tune: Asked, graphs: dict[str, Graph], k: int) -> None:
     """Prints what second waves read."""
     layout, home = of.layout, of.layout.partition.home
-    rows, plain = layout.sizes(), block_bytes(layout.sizes(), of.codec.code_bytes, ID_BYTES)
+    rows, plain = layout.sizes(), block_bytes(layout.sizes(), of.codec.code_bytes, ID_BYTES, of.rows.dimension)
     held = ScannedQueries(tune.found, tune.p, plain, rows)
     planes = {name: np.concatenate([home[:, None], led_to(graph, home, WIDTH)], 1) for name, graph in graphs.items()}
     blocks = block_edges(graphs["nearest"], home, layout.blocks)
@@ -341,7 +341,7 @@ def inside(of: Setting, p: P, graphs: dict[str, Graph], k: int) -> None:
         found = few.scanned(of.codec)
     finally:
         measure.KEPT = usual
-    sizes = block_bytes(of.layout.sizes(), of.codec.code_bytes, ID_BYTES)
+    sizes = block_bytes(of.layout.sizes(), of.codec.code_bytes, ID_BYTES, of.rows.dimension)
     reads = planned(p, sizes, lambda read: float(found.recall(read, k).mean()), GOAL)
     assert reads is not None
     scanned = found.recall(reads.blocks, k).mean()

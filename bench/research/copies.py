@@ -164,7 +164,7 @@ def show(r: Routed, partition: str, name: str, copy: I32) -> None:
         tuned = [read(p, sizes, r.places(copy, r.data.tune_truth[:, :k]), recall)[0] for p in r.tune]
         found = read(r.held[int(np.argmin(tuned))], sizes, r.places(copy, r.data.truth[:, :k]), recall)
         cells.append(f"{found[0] / r.data.rows.count:6.2%}/{found[1]:<5.1f}")
-    nbytes = block_bytes(sizes, r.data.rows.dimension * 5 // 8, ID_BYTES)
+    nbytes = block_bytes(sizes, r.data.rows.dimension * 5 // 8, ID_BYTES, r.data.rows.dimension)
     places = r.places(copy, r.data.truth)
     p, each = r.held[int(np.argmin(tuned))], np.arange(len(r.data.truth))[:, None, None]
 

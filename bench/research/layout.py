@@ -99,7 +99,7 @@ def compare(rows: Rows, asked: Queries, blocks: int, share: float) -> None:
     by_plain = number[first]
 
     def sizes_of(of: Layout) -> Ints:
-        return block_bytes(of.sizes(), middle_code(rows), 8.0)
+        return block_bytes(of.sizes(), middle_code(rows), 8.0, rows.dimension)
 
     print(f"{'':56}   GETs      MB  blocks     p50     p99 ms")
     for what, how, way in (

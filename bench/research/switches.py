@@ -321,7 +321,10 @@ def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
     base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
     layout, _ = fit_router(task, base, COPY_RULES["soar"](rows, base).best(SHARE), "trained", SILENT)
     codec = lrsq.train(*_second_moments(rows, task.sample, layout), middle_code(rows))
-    sizes, section = block_bytes(layout.sizes(), codec.code_bytes, 8.0), index_section(rows, 1, rows.count)
+    sizes, section = (
+        block_bytes(layout.sizes(), codec.code_bytes, 8.0, rows.dimension),
+        index_section(rows, 1, rows.count),
+    )
     edges: F64 | None = None
 
     def scanned(queries: list[Prepared], without: Ints, truth: Truth) -> Planned:

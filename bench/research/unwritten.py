@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,24 +12,28 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.common import rows_of, task_of
-from build_index.blocks import PARTITIONS
+from build_index.blocks import PARTITIONS, kmeans
 from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.layout import Layout, index_section
 from build_index.codecs import lrsq
 from build_index.codecs.planes import Codec
+from build_index.ingest.open import open_source
 from build_index.ingest.queries import read_queries
-from build_index.ingest.rows import Ints, Rows
+from build_index.ingest.rows import Ints, Rows, scale_rows
+from build_index.ingest.staging import stage
 from build_index.neighbours.exact import CHUNK_BYTES, exact_neighbours
 from build_index.neighbours.truth import untied
 from build_index.progress import SILENT
 from build_index.simulate.edge import HeldOutQueries, P
-from build_index.simulate.measure import Candidates, Reads, full_scan, plans, price_for
+from build_index.simulate.measure import KEPT, Candidates, Reads, full_scan, plans, price_for
 from build_index.tune.choose import _residuals, _second_moments
 from build_index.tune.fit import Task, fit_router
 from vantage.cost import LANES, wave_ms
 from vantage.search.prepare import Prepared, prepare
 
 K = 100
+FEW_LEARNERS = 1000  # lse learns from no queries
+TRAINED = 64  # rows a block
 CODE_BYTES = {"wordnet": 192, "sift": 80}  # as the default builds choose
 SHARE = 0.5  # of rows copied
 ID_BYTES = 8.0
@@ -55,10 +60,32 @@ class Setting:
         plain = np.stack([np.asarray(q.vector, np.float32) for q in queries])
         return queries, exact_neighbours(plain, self.rows.chunks(CHUNK_BYTES), K, self.rows.metric)
 
-    def scanned(self, codec: Codec) -> Candidates:
-        """What a codec finds for the queries, all blocks scanned."""
-        nobody = np.full(len(self.queries), -1)
-        return full_scan(self.rows, self.layout, codec, HeldOutQueries(self.queries, nobody, untied(self.truth)))
+    def scanned(self, codec: Codec, kept: int = KEPT) -> Candidates:
+        """What a codec finds for the queries, all blocks scanned: so many copies of each."""
+        asked = HeldOutQueries(self.queries, np.full(len(self.queries), -1), untied(self.truth))
+        return full_scan(self.rows, self.layout, codec, asked, kept=kept)
+
+
+@contextmanager
+def large(
+    source: list[Path], asked: Path, metric: str, blocks: int, share: float, code_bytes: int, queries: int
+) -> Iterator[Setting]:
+    """Rows of any number in blocks of k-means in one level, routed by lse as it begins; asked queries of a file."""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        stage(open_source(source, attributes=[]), Path(scratch), metric=metric) as staging,
+    ):
+        rows = scale_rows(staging, metric)
+        task = task_of(rows, FEW_LEARNERS)
+        drawn = np.random.default_rng(3).choice(task.sample, min(TRAINED * blocks, len(task.sample)), replace=False)
+        task = replace(task, sample=np.sort(drawn))
+        base = kmeans.partition(rows, task.sample, blocks, 0)
+        copies = COPY_RULES["soar" if share else "none"](rows, base).best(share)
+        layout, _ = fit_router(task, base, copies, "lse", SILENT)
+        codec = lrsq.train(*_second_moments(rows, task.sample, layout), code_bytes)
+        made = Setting(task, layout, codec, [], np.empty((0, K), np.int32))
+        vectors, truth = made.asked(list(read_queries(asked, queries).vectors))
+        yield replace(made, queries=vectors, truth=truth)
 
 
 @contextmanager

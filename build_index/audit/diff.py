@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vantage.errors import DamagedError
-from vantage.format import Root, id_at, id_width, shard_key
-from vantage.kernels import crc32c
+from vantage.format import Root
 
 from ..bucket.generations import find_generation, live
-from ..bucket.store import ObjectStore
+from ..bucket.store import ObjectStore, Ranged
 from ..progress import SILENT, Progress
 from .verify import id_pages
 
@@ -29,8 +29,9 @@ def diff(old: Side, new: Side, progress: Progress = SILENT) -> dict[str, Any]:
     """Rows of `new` that `old` has not, that are gone, and whose stored vector is another; and what else differs.
 
     {"rows": {"added", "removed", "changed", "same"}, "ids": the first of each by id, "old" and "new": facts of both}.
-    Reads both roots and both ids.bin, a page of each at a time, and a block for each row that is named. Attributes are
-    not compared. Raises DamagedError where a root or a page is not what was written, StoreError as the bucket does.
+    Reads both roots and both ids.bin, a page of each at a time, and a row group for each row that is named.
+    Attributes are not compared. Raises DamagedError where a root or a page is not what was written, StoreError as the
+    bucket does.
     """
     sides = [_open(*side) for side in (old, new)]
     facts = [_facts(store, generation, root) for store, generation, root in sides]
@@ -55,7 +56,7 @@ def diff(old: Side, new: Side, progress: Progress = SILENT) -> dict[str, Any]:
 
 
 def _entries(store: ObjectStore, generation: str, root: Root) -> Iterator[Entries]:
-    for hashes, rows, checks, _ in id_pages(store, root, generation):
+    for hashes, rows, checks, _ in id_pages(store, root, root.objects.resolve("", generation)):
         yield hashes, rows, checks
 
 
@@ -90,21 +91,22 @@ def _facts(store: ObjectStore, generation: str, root: Root) -> dict[str, Any]:
         "generation": generation, "rows": index.rows, "bytes": sum(o.size for o in objects) + len(text),
         "dimension": index.dimension, "metric": index.metric, "vectors": index.vector_kind, "ids": index.id_kind,
         "attributes": [a["name"] for a in root.schema["attributes"]], "blocks": index.blocks,
-        "copies": index.slots - index.rows, "shards": index.shards, "router": index.router, "codec": index.codec,
+        "copies": index.slots - index.rows, "router": index.router, "codec": index.codec,
         "code_bytes": root.codec.code_bytes, "k": contract.k, "target": contract.target,
         "promises": [p.recall for p in root.promises.by_recall] if root.promises else [],
     }  # fmt: skip
 
 
 def _id(store: ObjectStore, generation: str, root: Root, row: int) -> int | str:
-    """The id of a row, from its home block."""
-    d = root.directory
-    b = bisect_right(d.first_row, row) - 1
-    key = shard_key(generation, bisect_right(d.shard_blocks, b) - 1)
-    data, label = store.read(key, d.offset[b], d.size[b]), f"{key}, block {b}"
-    if len(data) != d.size[b] or crc32c(data) != d.crc[b]:
-        raise DamagedError(f"{label}: CRC-32C differs from what root.bin says", hint="`vantage verify` tells more")
-    at = root.planes(b)
-    width = id_width(data, at, label)
-    identifier = id_at(data[at.ids :], width, d.rows[b], row - d.first_row[b], root.index.id_kind, label)
+    """The id of a row, from its Parquet part."""
+    page = root.rows.page_of(row)
+    number = root.rows.vector_object[page]
+    key = root.objects.resolve("", generation)[number]
+    group = sum(other == number for other in root.rows.vector_object[:page])
+    try:
+        file = pq.ParquetFile(pa.PythonFile(Ranged(store, key, root.objects.sizes[number]), "r"))
+        identifier = file.read_row_group(group, columns=["id"])["id"][row - root.rows.first_row[page]].as_py()
+    except (pa.ArrowException, OSError, LookupError) as error:
+        what = f"{key}: is no Parquet file of rows ({error})"[:300]
+        raise DamagedError(what, hint="`vantage verify` tells more") from None
     return identifier if isinstance(identifier, int) else identifier.decode(errors="replace")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import tempfile
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,25 +18,36 @@ import pyarrow.parquet as pq
 
 from vantage.errors import DamagedError
 from vantage.format import (
-    ATTRIBUTES,
+    ATTRIBUTES_PLANE,
+    CHECK_BYTES,
     GROUP,
     HEADER,
     ID_PAGE_ROWS,
+    NORMS_PLANE,
+    ROOT_KEY,
     SCAN,
     SECTION,
     SHARD_MAGIC,
     VECTOR_BYTES,
     VERSION,
+    Centres,
+    Cursor,
+    Directory,
+    Extent,
     Root,
     TwoLevelSection,
     aligned,
-    attributes_at,
+    attribute_bytes,
+    attributes_of,
+    centre_of,
+    facts_bytes,
     id_at,
     id_entry,
-    id_width,
+    is_intact,
     norms_of,
-    part_key,
-    shard_key,
+    open_block,
+    plane_of,
+    unpack_attributes,
 )
 from vantage.kernels import crc32c
 from vantage.search.rows import id_hash
@@ -47,7 +59,7 @@ from ..codecs.error_norms import decode, errors
 from ..codecs.planes import Encoded, encode_blocks
 from ..ingest.formats.batch import DTYPES
 from ..progress import SILENT, Progress
-from ..write.reopen import codec_of, codes_of_block, vectors_of_column
+from ..write.reopen import codec_of, codes_of_block, vectors_of_column, whole_directory
 from ..write.vectors import column_array
 
 BUFFER_BYTES = 8 << 20
@@ -58,8 +70,8 @@ CODE_SLACK = 1.05
 ROUNDED = {"f16": 2.0**-11, "f32": 2.0**-22}  # of a row, at most, as it is stored and scaled
 ROUND = 1e-6  # relative, of sums in another order
 CODE_FLOOR = 0.02  # of the block's radius
-ROW = [("hash", "<u8"), ("check", "<u4"), ("seen", "u1"), ("source", "<i8")]
-SPOT = ("spot", "<u4", 3)  # of a row, in an index by row
+ROW = [("hash", "<u8"), ("check", "<u4"), ("seen", "u1"), ("homes", "u1"), ("source", "<i8")]
+SPOT = ("spot", "<u4", 3)  # of a row that has attributes
 
 
 @dataclass
@@ -93,7 +105,7 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
 
     ids.bin, blocks and Parquet parts must agree on the id and on the vector's CRC-32C of every row; codes of a sample
     must be as near to their vectors as codes made anew. Bytes against the manifest are `generations.verify`'s.
-    Attributes must be those of the Parquet parts. Needs 21 to 33 bytes of scratch a row, and memory for a block, a
+    Attributes must be those of the Parquet parts. Needs 22 to 34 bytes of scratch a row, and memory for a block, a
     row group and 8 bytes a row. Raises StoreError when the bucket fails.
     """
     current, _, _ = live(store)
@@ -103,44 +115,62 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
         root = Root.unpack(data, current.root.key)
     except DamagedError as error:
         return report | {"damage": [error.message], "damages": 1}
-    total = sum(root.objects.shards) + sum(root.objects.parts) + root.objects.ids
-    done = 0
+    keys = root.objects.resolve("", current.generation)
+    total, done = sum(root.objects.sizes), 0
 
-    def read(nbytes: int) -> None:
+    def read(numbers: Iterable[int]) -> None:
         nonlocal done
-        done += nbytes
+        done += sum(root.objects.sizes[number] for number in numbers)
         progress(min(1.0, done / total))
 
+    directory: Directory | None = None
     with tempfile.TemporaryFile() as scratch:
-        kind = np.dtype([*ROW, SPOT] if root.index.by_row else ROW)
+        kind = np.dtype([*ROW, SPOT] if root.names else ROW)
         scratch.truncate(root.index.rows * kind.itemsize)
         rows: npt.NDArray[Any] = np.memmap(scratch, kind, "r+", shape=(root.index.rows,))
-        findings.of(lambda: _ids(store, root, current.generation, rows, findings))
-        read(root.objects.ids)
-        if isinstance(root.router, TwoLevelSection):
-            findings.of(lambda: _routing(store, root, current.generation, findings))
-        for shard in range(root.index.shards):
-            findings.of(lambda shard=shard: _shard(store, root, current.generation, shard, rows, findings))  # type: ignore[misc]
-            read(root.objects.shards[shard])
-        for part in range(len(root.objects.parts)):
-            findings.of(lambda part=part: _part(store, root, current.generation, part, rows, findings))  # type: ignore[misc]
-            read(root.objects.parts[part])
+        findings.of(lambda: _ids(store, root, keys, rows, findings))
+        read([root.id_pages.object])
+        findings.of(lambda: _facts(store, root, keys, rows, findings))
+        read(set(root.rows.fact_object))
+        try:
+            directory = _directory(store, root, keys, findings)
+        except DamagedError as error:
+            findings.add(error.message)
+        if root.names:
+            findings.of(lambda: _texts(store, root, keys, rows, findings))
+            read(set(root.rows.attribute_object))
+        for part in sorted(set(root.rows.vector_object)):
+            findings.of(lambda part=part: _part(store, root, keys, part, rows, findings))  # type: ignore[misc]
+            read([part])
+        if directory is not None:
+            for rendition, runs in enumerate(directory.runs):
+                for number, low, high in runs:
+                    extents = [directory.extent(i, rendition) for i in range(low, high)]
+                    inline = root.inline if root.objects.keys[number] == ROOT_KEY else None
+                    shard = _Shard(
+                        keys[number], root.objects.sizes[number], rendition, directory.homes[low:high], inline
+                    )
+                    findings.of(partial(_shard, store, root, shard, extents, rows, findings))
+                    read([number])
         source = np.sort(rows["source"])
         if not findings.count and (source[1:] == source[:-1]).any():
             findings.add(f"{current.generation}/vectors: a source row stands there twice")
     sampled = 0
-    if not findings.count:  # codes can only be told from vectors that are right
-        sampled = _codes(store, root, current.generation, findings)
+    if not findings.count and directory is not None:  # codes can only be told from vectors that are right
+        sampled = _codes(store, root, keys, directory, findings)
     return report | {
         "rows": root.index.rows, "blocks": root.index.blocks, "codes": sampled,
         "damage": findings.sentences, "damages": findings.count,
     }  # fmt: skip
 
 
-def _ids(store: ObjectStore, root: Root, generation: str, rows: npt.NDArray[Any], findings: Findings) -> None:
-    """Pages of ids.bin; fills rows with what they say."""
-    key, last, count = f"{generation}/ids.bin", -1, 0
-    for page, (hashes, numbers, checks, spots) in enumerate(id_pages(store, root, generation, findings)):
+Keys = tuple[str, ...]  # of objects, by number
+
+
+def _ids(store: ObjectStore, root: Root, keys: Keys, rows: npt.NDArray[Any], findings: Findings) -> None:
+    """Pages of ids; fills rows with what they say."""
+    key, last, count = keys[root.id_pages.object], -1, 0
+    for page, (hashes, numbers, checks, spots) in enumerate(id_pages(store, root, keys, findings)):
         count += len(hashes)
         if len(hashes) and (int(hashes[0]) <= last or np.any(hashes[1:] <= hashes[:-1])):
             findings.add(f"{key}, page {page}: is not sorted by hash")
@@ -154,7 +184,7 @@ def _ids(store: ObjectStore, root: Root, generation: str, rows: npt.NDArray[Any]
         again[np.setdiff1d(np.arange(len(at)), np.unique(at, return_index=True)[1])] = True
         findings.rows(f"{key}, page {page}", at[again], "a second entry")
         rows["hash"][at], rows["check"][at], rows["seen"][at] = hashes[inside], checks[inside], 1
-        if root.index.by_row:
+        if root.names:
             rows["spot"][at] = spots[inside]
     if count != root.index.rows:
         findings.add(f"{key}: {count} entries for {root.index.rows} rows")
@@ -175,17 +205,18 @@ U32s = npt.NDArray[np.uint32]
 IdPage = tuple[npt.NDArray[np.uint64], U32s, U32s, U32s]
 
 
-def id_pages(store: ObjectStore, root: Root, generation: str, findings: Findings | None = None) -> Iterator[IdPage]:
-    """(hash (n), row (n), check (n), spot (n, 3) or (n, 0)) of each page of ids.bin in turn.
+def id_pages(store: ObjectStore, root: Root, keys: Keys, findings: Findings | None = None) -> Iterator[IdPage]:
+    """(hash (n), row (n), check (n), spot (n, 3) or (n, 0)) of each page of ids in turn.
 
-    A wrong checksum is noted, or raised without `found`.
+    A wrong checksum is noted, or raised without `findings`.
     """
-    key = f"{generation}/ids.bin"
-    file = io.BufferedReader(Ranged(store, key, root.objects.ids), BUFFER_BYTES)
+    key, entry = keys[root.id_pages.object], id_entry(bool(root.names))
+    file = io.BufferedReader(Ranged(store, key, root.objects.sizes[root.id_pages.object]), BUFFER_BYTES)
+    file.seek(root.id_pages.offset)
     for page in range(len(root.id_pages.crc)):
         n = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
-        data = file.read(n * id_entry(root.index))
-        if len(data) < n * id_entry(root.index):
+        data = file.read(n * entry)
+        if len(data) < n * entry:
             raise DamagedError(f"{key}: ends at page {page}")
         if crc32c(data) != root.id_pages.crc[page]:
             wrong = f"{key}, page {page}: CRC-32C differs from what root.bin says"
@@ -196,59 +227,99 @@ def id_pages(store: ObjectStore, root: Root, generation: str, findings: Findings
         yield np.frombuffer(data, "<u8", n), numbers[0], numbers[1], numbers[2:].T
 
 
-def _routing(store: ObjectStore, root: Root, generation: str, findings: Findings) -> None:
-    """Pages of routing.bin; each block is on one at least."""
-    router, key = root.router, f"{generation}/routing.bin"
-    assert isinstance(router, TwoLevelSection)
-    named: set[int] = set()
-    for page, (at, size, crc) in enumerate(zip(router.offset, router.size, router.crc, strict=True)):
-        data, label = store.read(key, at, size), f"{key}, page {page}"
-        if len(data) != size or crc32c(data) != crc:
-            findings.add(f"{label}: CRC-32C differs from what root.bin says")
+def _facts(store: ObjectStore, root: Root, keys: Keys, rows: npt.NDArray[Any], findings: Findings) -> None:
+    """Facts of all pages of rows against what the ids say."""
+    pages = root.rows
+    for page, (low, high) in enumerate(pairwise(pages.first_row)):
+        key, n = keys[pages.fact_object[page]], high - low
+        data = store.read(key, pages.fact_offset[page], facts_bytes(n, bool(root.names)))
+        if crc32c(data) != pages.fact_crc[page]:
+            findings.add(f"{key}: CRC-32C of the facts of page {page} differs from what root.bin says")
             continue
-        blocks, scale, weight, _ = router.columns(memoryview(data), root.index, label)
-        named.update(blocks)
+        known, numbers = rows[low:high], low + np.arange(n)
+        checks = np.frombuffer(data, "<u4", n)
+        findings.rows(key, numbers[checks != known["check"]], "ids.bin has another check")
+        if root.names:
+            spots = np.frombuffer(data, "<u4", -1, CHECK_BYTES * n).reshape(3, n).T
+            other = (spots != known["spot"]).any(1)
+            findings.rows(key, numbers[other], "ids.bin has another place for the attributes")
+
+
+def _texts(store: ObjectStore, root: Root, keys: Keys, rows: npt.NDArray[Any], findings: Findings) -> None:
+    """The attributes of all rows, where ids say that they are."""
+    pages = root.rows
+    for page, (low, high) in enumerate(pairwise(pages.first_row)):
+        key, spots = keys[pages.attribute_object[page]], rows["spot"][low:high].astype(np.int64)
+        ends = spots[:, 0] + spots[:, 1]
+        data = store.read(key, pages.attribute_offset[page], int(ends.max()))
+        for i, (at, size, crc) in enumerate(spots.tolist()):
+            label = f"{key}, attributes of row {low + i}"
+            if crc32c(memoryview(data)[at : at + size]) != crc or at + size > len(data):
+                findings.add(f"{label}: ids.bin says that other bytes are the attributes")
+                continue
+            findings.of(lambda text=data[at : at + size], label=label: attributes_of(text, root.names, label))  # type: ignore[misc]
+
+
+def _directory(store: ObjectStore, root: Root, keys: Keys, findings: Findings) -> Directory:
+    """The directory of all extents; where routing pages have it, these are checked, and name each block."""
+    router = root.router
+    if root.directory is not None:
+        return root.directory
+    assert isinstance(router, TwoLevelSection)
+    for page, (number, at, size, crc) in enumerate(
+        zip(router.object, router.offset, router.size, router.crc, strict=True)
+    ):
+        data, label = store.read(keys[number], at, size), f"{keys[number]}, page {page}"
+        if len(data) != size or crc32c(data) != crc:
+            raise DamagedError(f"{label}: CRC-32C differs from what root.bin says")
+        _, scale, weight, _ = router.columns(Cursor(memoryview(data), label), root.index)
         if not np.isfinite(np.frombuffer(scale, "<f4")).all() or not np.isfinite(np.frombuffer(weight, "<f4")).any():
             findings.add(f"{label}: a scale is not finite, or no weight is")
-    if len(named) < root.index.blocks and not findings.count:
-        findings.add(f"{key}: {root.index.blocks - len(named)} blocks are on no page")
+    directory = whole_directory(lambda number, at, size: store.read(keys[number], at, size), root)
+    missing = root.index.blocks - len(set(directory.block))
+    if missing and not findings.count:
+        findings.add(f"{keys[router.object[0]]}: {missing} blocks are on no page")
+    return directory
+
+
+class _Shard(NamedTuple):
+    """An object of blocks of a rendition; homes: of each extent, how many rows are at home there.
+
+    inline: its bytes, where the root holds them.
+    """
+
+    key: str
+    size: int
+    rendition: int
+    homes: Sequence[int]
+    inline: memoryview | None
 
 
 def _shard(
-    store: ObjectStore, root: Root, generation: str, shard: int, rows: npt.NDArray[Any], findings: Findings
+    store: ObjectStore,
+    root: Root,
+    shard: _Shard,
+    extents: list[Extent],
+    rows: npt.NDArray[Any],
+    findings: Findings,
 ) -> None:
-    """Header, table and sections of a shard, then each block of it."""
-    key, size, d = shard_key(generation, shard), root.objects.shards[shard], root.directory
-    sections = _sections(store, key, size, findings)
-    file = io.BufferedReader(Ranged(store, key, size), BUFFER_BYTES)
-    names = [a["name"] for a in root.schema["attributes"]]
-    blocks = range(d.shard_blocks[shard], d.shard_blocks[shard + 1])
-    for kind in (SCAN, ATTRIBUTES):
-        if kind == ATTRIBUTES and not names:
-            continue
-        offset, length, crc = (
-            (d.offset, d.size, d.crc) if kind == SCAN else (d.attribute_offset, d.attribute_size, d.attribute_crc)
-        )
-        low, high = sections.get(kind, (0, size))
-        for b in blocks:
-            label = f"{key}, {'block' if kind == SCAN else 'attributes of block'} {b}"
-            if not low <= offset[b] <= offset[b] + length[b] <= high:
-                findings.add(f"{label}: lies outside of its section")
-            file.seek(offset[b])
-            data = file.read(length[b])
-            if len(data) != length[b] or crc32c(data) != crc[b]:
-                findings.add(f"{label}: CRC-32C differs from what root.bin says")
-            elif kind == SCAN:
-                findings.of(lambda data=data, b=b, label=label: _block(root, data, b, label, rows, findings))  # type: ignore[misc]
-            else:
-                first, own = d.first_row[b], d.first_row[b + 1] - d.first_row[b]
-                findings.of(lambda data=data, own=own, label=label: [  # type: ignore[misc]
-                    attributes_at(data, own, i, names, label) for i in range(own)
-                ])  # fmt: skip
-                if root.index.by_row:
-                    spots = rows["spot"][first : first + own].tolist()
-                    wrong = [first + i for i, (at, n, crc) in enumerate(spots) if crc32c(data[at : at + n]) != crc]
-                    findings.rows(label, np.array(wrong), "ids.bin says that other bytes are the attributes")
+    """Header, table and section of a shard, then each extent of it."""
+    key, size = shard.key, shard.size
+    if shard.inline is None:
+        first, end = _sections(store, key, size, findings).get(SCAN, (0, size))
+        file: BinaryIO = io.BufferedReader(Ranged(store, key, size), BUFFER_BYTES)
+    else:
+        first, end, file = 0, size, io.BytesIO(shard.inline)
+    for extent, homes in zip(extents, shard.homes, strict=True):
+        label = f"{key}, block {extent.block}"
+        if not first <= extent.offset <= extent.offset + extent.whole <= end:
+            findings.add(f"{label}: lies outside of its section")
+        file.seek(extent.offset)
+        data = file.read(extent.whole)
+        if len(data) != extent.whole or not is_intact(data, extent.size, extent.crc):
+            findings.add(f"{label}: CRC-32C differs from what root.bin says")
+        else:
+            findings.of(partial(_block, root, shard.rendition, data, extent, homes, label, rows, findings))
 
 
 def _sections(store: ObjectStore, key: str, size: int, findings: Findings) -> dict[int, tuple[int, int]]:
@@ -276,42 +347,54 @@ def _sections(store: ObjectStore, key: str, size: int, findings: Findings) -> di
     return out
 
 
-def _block(root: Root, data: bytes, b: int, label: str, rows: npt.NDArray[Any], findings: Findings) -> None:
-    """A scan block whose checksum is right: layout, rows, ids and checks."""
-    n, d, count = root.directory.rows[b], root.directory, root.index.rows
-    at = root.planes(b)
-    width = id_width(data, at, label)
-    if root.bounds is not None:
-        norms_of(data, n, at.ids, label)
+def _block(
+    root: Root,
+    rendition: int,
+    data: bytes,
+    extent: Extent,
+    own: int,
+    label: str,
+    rows: npt.NDArray[Any],
+    findings: Findings,
+) -> None:
+    """A scan block whose checksums are right: layout, rows (the first `own` are at home), ids, checks, planes."""
+    n, count, index = extent.rows, root.index.rows, root.index
+    code_bytes = root.codecs[root.renditions[rendition].codec].code_bytes
+    opened = open_block(data, n, extent.size, code_bytes, index.dimension, index.by_row, label)
+    at = opened.at
+    if root.bounds is not None and not rendition:
+        norms_of(plane_of(data, opened.planes, NORMS_PLANE, label), n, label)
     numbers = np.frombuffer(data, "<u4", n, at.rows)
     checks = np.frombuffer(data, "<u4", n, at.checks)
-    first, own = d.first_row[b], d.first_row[b + 1] - d.first_row[b]
-    if own > n or not np.array_equal(numbers[:own], np.arange(first, first + own, dtype=np.uint32)):
-        findings.add(f"{label}: its home rows are not {first} to {first + own - 1}")
-    copies = numbers[own:]
-    outside = copies >= count
-    findings.rows(label, copies[outside], f"there are {count} rows, but it has a copy")
-    if np.any((copies >= first) & (copies < first + own)) or len(np.unique(copies)) < len(copies):
+    findings.rows(label, numbers[numbers >= count], f"there are {count} rows, but it has row")
+    if len(np.unique(numbers)) < n:
         findings.add(f"{label}: a row lies there twice")
     inside = numbers < count
     known = rows[numbers[inside]]
+    if not rendition:
+        homes = numbers[:own][inside[:own]]
+        again = rows["homes"][homes] > 0
+        findings.rows(label, homes[again], "another block is the home too")
+        rows["homes"][homes] = 1
     findings.rows(label, numbers[inside][known["check"] != checks[inside]], "ids.bin has another check")
-    if root.index.by_row:
+    if index.by_row:
         spots = np.frombuffer(data, "<u4", 3 * aligned(n, GROUP), at.spots).reshape(3, -1)[:, :n].T
         other = (known["spot"] != spots[inside]).any(1)
         findings.rows(label, numbers[inside][other], "ids.bin has another place for the attributes")
-    ids = [id_at(memoryview(data)[at.ids :], width, n, i, root.index.id_kind, label) for i in range(n)]
-    hashes = np.array([id_hash(i) for i in ids], np.uint64)[inside]
+    ids = [id_at(memoryview(data)[at.ids :], opened.id_width, n, j, index.id_kind, label) for j in range(n)]
+    hashes = np.array([id_hash(identifier) for identifier in ids], np.uint64)[inside]
     findings.rows(label, numbers[inside][known["hash"] != hashes], "ids.bin has another id")
+    if root.renditions[rendition].attributes:
+        raw = unpack_attributes(plane_of(data, opened.planes, ATTRIBUTES_PLANE, label), n, label)
+        own_crc = np.array([crc32c(attribute_bytes(raw, n, j, label)) for j in range(n)], np.uint32)
+        findings.rows(label, numbers[inside][known["spot"][:, 2] != own_crc[inside]], "there are other attributes")
 
 
-def _part(
-    store: ObjectStore, root: Root, generation: str, part: int, rows: npt.NDArray[Any], findings: Findings
-) -> None:
+def _part(store: ObjectStore, root: Root, keys: Keys, part: int, rows: npt.NDArray[Any], findings: Findings) -> None:
     """A Parquet part: vectors by their checks, ids, source rows, and where root.bin says that its pages lie."""
-    key, size, pages, kind = part_key(generation, part), root.objects.parts[part], root.vectors, root.index.vector_kind
-    own = [p for p in range(len(pages.part)) if pages.part[p] == part]
-    names = [a["name"] for a in root.schema["attributes"]]
+    key, size, pages, kind = keys[part], root.objects.sizes[part], root.rows, root.index.vector_kind
+    own = [p for p, number in enumerate(pages.vector_object) if number == part]
+    names = root.names
     width = VECTOR_BYTES[kind] * root.index.dimension
     try:
         file = pq.ParquetFile(pa.PythonFile(Ranged(store, key, size), "r"))
@@ -320,7 +403,7 @@ def _part(
         for group, page in enumerate(own):
             meta = file.metadata.row_group(group).column(0)
             first, n = pages.first_row[page], pages.first_row[page + 1] - pages.first_row[page]
-            if meta.data_page_offset + meta.total_compressed_size - n * width != pages.offset[page]:
+            if meta.data_page_offset + meta.total_compressed_size - n * width != pages.vector_offset[page]:
                 findings.add(f"{key}, row group {group}: its vectors are not where root.bin says")
             table = file.read_row_group(group)
             if len(table) != n:
@@ -338,53 +421,57 @@ def _part(
                 findings.add(f"{key}, row group {group}: a source row stands there twice, or is none")
             rows["source"][first : first + n] = source
             if names:
-                records = _attributes_of(store, root, generation, first, n, names)
+                records = _attributes_of(store, root, keys, page, rows["spot"][first : first + n])
                 for i, name in enumerate(names):
                     column = table.column(3 + i)
                     if not column_array([row[i] for row in records], column.type).equals(column.combine_chunks()):
-                        findings.add(f"{key}, row group {group}: attribute {name!r} is not that of the shards")
+                        findings.add(f"{key}, row group {group}: attribute {name!r} is not that of the attributes")
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
 
 
 def _attributes_of(
-    store: ObjectStore, root: Root, generation: str, first: int, n: int, names: list[str]
+    store: ObjectStore, root: Root, keys: Keys, page: int, spots: npt.NDArray[np.uint32]
 ) -> list[list[Any]]:
-    """Attributes of n rows from `first` on, from their home blocks."""
-    d, out = root.directory, list[list[Any]]()
-    b = bisect_right(d.first_row, first) - 1
-    while len(out) < n:
-        key, low = shard_key(generation, bisect_right(d.shard_blocks, b) - 1), d.first_row[b]
-        data, home = store.read(key, d.attribute_offset[b], d.attribute_size[b]), d.first_row[b + 1] - low
-        for i in range(max(first - low, 0), min(home, first + n - low)):
-            out.append(list(attributes_at(data, home, i, names, f"{key}, attributes of block {b}").values()))
-        b += 1
-    return out
+    """Attributes of the rows of a page."""
+    number, places = root.rows.attribute_object[page], spots.astype(np.int64)
+    size = int((places[:, 0] + places[:, 1]).max())
+    data, label = store.read(keys[number], root.rows.attribute_offset[page], size), f"{keys[number]}, page {page}"
+    return [
+        list(attributes_of(data[at : at + length], root.names, label).values()) for at, length, _ in places.tolist()
+    ]
 
 
-def _codes(store: ObjectStore, root: Root, generation: str, findings: Findings) -> int:
+def _codes(store: ObjectStore, root: Root, keys: Keys, directory: Directory, findings: Findings) -> int:
     """Codes of home rows of some blocks against codes made anew from their vectors; how many rows were compared."""
-    d, codec, centres = root.directory, codec_of(root), decode_centres(root.centres, root.index.dimension)
-    metric, count = root.index.metric, 0
-    blocks = np.unique(np.linspace(0, root.index.blocks - 1, SAMPLE_BLOCKS).astype(np.int64)).tolist()
-    for b in blocks:
-        shard = bisect_right(d.shard_blocks, b) - 1
-        key, n = shard_key(generation, shard), min(SAMPLE_ROWS, d.first_row[b + 1] - d.first_row[b])
+    codec, index, count = codec_of(root), root.index, 0
+    metric, d = index.metric, index.dimension
+    some = np.unique(np.linspace(0, len(directory) - 1, SAMPLE_BLOCKS).astype(np.int64)).tolist()
+    for i in some:
+        extent, n = directory.extent(i, 0), min(SAMPLE_ROWS, directory.homes[i])
         if not n:
             continue
-        block = np.frombuffer(store.read(key, d.offset[b], d.size[b]), np.uint8)
-        whole, _ = codes_of_block(block, d.rows[b], root.codec.code_bytes)
+        key = keys[extent.object]
+        label, b = f"{key}, block {extent.block}", extent.block
+        inside = root.objects.keys[extent.object] == ROOT_KEY
+        part = slice(extent.offset, extent.offset + extent.whole)
+        data = bytes(root.inline[part]) if inside else store.read(key, extent.offset, extent.whole)
+        opened = open_block(data, extent.rows, extent.size, root.codec.code_bytes, d, index.by_row, label)
+        whole, numbers = codes_of_block(np.frombuffer(data, np.uint8), opened.at, root.codec.code_bytes)
         stored = replace(whole, codes=whole.codes[:n], f=whole.f[:n], h=whole.h[:n])
-        x = _vectors(store, root, generation, d.first_row[b], n).astype(np.float64)
-        scale = 1 / np.linalg.norm(x, axis=1) if metric == "cosine" else np.full(n, root.index.row_scale)
+        x = _vectors(store, root, keys, numbers[:n]).astype(np.float64)
+        scale = 1 / np.linalg.norm(x, axis=1) if metric == "cosine" else np.full(n, index.row_scale)
         lengths = np.linalg.norm(x, axis=1) * scale
         if metric == "l2":
-            x -= np.asarray(root.index.origin)
+            x -= np.asarray(index.origin)
         x = x * scale[:, None]
-        one = slice(b, b + 1)
-        centre, exact = centres[one], exact_centres(root.centres, root.index.dimension, one)
+        own = centre_of(data, opened.at, d)
+        section = Centres(
+            memoryview(bytes(own.row)), memoryview(array("f", [own.scale])), memoryview(array("f", [own.bias]))
+        )
+        centre, exact = decode_centres(section, d), exact_centres(section, d)
         (fresh,) = encode_blocks(codec, x.astype(np.float32), [0, n], centre, metric)
-        bias = np.asarray(root.centres.bias[one], np.float64)
+        bias = np.array([own.bias])
         off, least = (
             errors(codec.section, codec.axes, [codes], x, exact, bias, metric)[0] for codes in (stored, fresh)
         )
@@ -397,11 +484,10 @@ def _codes(store: ObjectStore, root: Root, generation: str, findings: Findings) 
         bad |= off.fixed > CODE_SLACK * least.fixed.max() + CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[3] + (
             moved * (np.linalg.norm(exact) + off.radius.max())
         )
-        label = f"{key}, block {b}"
-        numbers = d.first_row[b] + np.arange(n)
+        numbers = numbers[:n]
         findings.rows(label, numbers[bad], "the code is not that of the vector,")
         if root.bounds is not None:
-            end = norms_of(block.tobytes(), d.rows[b], root.planes(b).ids, label)
+            end = norms_of(plane_of(data, opened.planes, NORMS_PLANE, label), extent.rows, label)
             kept = end.step * np.frombuffer(end.norms, np.uint8)[:n].astype(np.float64)
             passed = (off.left > kept * (1 + ROUND)) | (off.fixed > end.slack * (1 + ROUND))
             passed |= off.radius > root.bounds.radius[b] * (1 + ROUND)
@@ -416,13 +502,16 @@ def _apart(y: npt.NDArray[np.float64], z: npt.NDArray[np.float64], of: Encoded) 
     return out
 
 
-def _vectors(store: ObjectStore, root: Root, generation: str, first: int, n: int) -> npt.NDArray[Any]:
-    """(n, d) full vectors of rows from `first` on, by the offsets of root.bin."""
-    pages, width = root.vectors, VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
+def _vectors(store: ObjectStore, root: Root, keys: Keys, numbers: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """(n, d) full vectors of rows by number, by the offsets of root.bin; those of numbers in a row in one read."""
+    pages, width = root.rows, VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
     data = b""
-    for page, (low, high) in enumerate(pairwise(pages.first_row)):
-        a, z = max(low, first), min(high, first + n)
-        if a < z:
-            at = pages.offset[page] + (a - low) * width
-            data += store.read(part_key(generation, pages.part[page]), at, (z - a) * width)
-    return np.frombuffer(data, DTYPES[root.index.vector_kind]).reshape(n, -1)
+    cuts = np.flatnonzero(np.diff(numbers) != 1) + 1
+    for run in np.split(numbers, cuts):
+        first, last = int(run[0]), int(run[-1]) + 1
+        for page, (low, high) in enumerate(pairwise(pages.first_row)):
+            a, z = max(low, first), min(high, last)
+            if a < z:
+                at = pages.vector_offset[page] + (a - low) * width
+                data += store.read(keys[pages.vector_object[page]], at, (z - a) * width)
+    return np.frombuffer(data, DTYPES[root.index.vector_kind]).reshape(len(numbers), -1)

@@ -13,13 +13,13 @@ from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
 from ..progress import Progress
 from .by_codeword import by_bec_tree, by_ecvh
+from .by_norm import by_kmeans_in_bands
 from .graph_cut import by_graph_cut, by_votes
-from .kmeans import by_kmeans
 from .partition import Partition
 
 # By name: (rows, sample, blocks, graph, seed, progress). kmeans needs no graph, the others one of all rows, k = 50.
 PARTITIONS: dict[str, Callable[[Rows, Ints, int, Graph | None, int, Progress], Partition]] = {
-    "kmeans": by_kmeans,
+    "kmeans": by_kmeans_in_bands,
     "votes": by_votes,
     "graph": by_graph_cut,
     "ecvh": by_ecvh,

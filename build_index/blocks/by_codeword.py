@@ -17,12 +17,12 @@ LEAF_PENALTY = 0.3  # as bec_tree.PENALTY: the router knows prefixes alone, so r
 
 
 def buckets(rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progress: Progress = SILENT) -> Partition:
-    """Buckets of a Golay code, or two, shortened to the largest power of two up to blocks, by trained directions.
+    """Buckets of a Golay code, or two, shortened to the power of two nearest to blocks, by trained directions.
 
-    A row goes to the codeword that agrees best with it. Codewords that no row of the sample decodes to are left out, so
-    there are fewer blocks than asked for, and no limit to their size. Raises InputError for 1 block.
+    A row goes to the codeword that agrees best with it. Codewords that no row of the sample decodes to are left out,
+    and there is no limit to the size of a block. Raises InputError for 1 block.
     """
-    bits = blocks.bit_length() - 1
+    bits = round(np.log2(blocks))
     start = start_codewords(
         rows.take(sample[:: max(1, len(sample) // START_ROWS)]),
         code(bits),

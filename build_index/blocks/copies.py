@@ -13,14 +13,13 @@ from scipy.sparse import csr_matrix
 
 from ..ingest.rows import F32, Ints, Rows
 from ..neighbours.graph import Graph
+from .nearest import index_centres
 from .partition import CHUNK_BYTES, Partition
 
 I32 = npt.NDArray[np.int32]
 
 LAMBDA = 1.5
 NEAR = 24  # blocks weighed beside the home
-DOTS_ROWS = 8192  # at a time: numbers of 24 blocks each are sorted
-NEAR_REGIONS = 4  # whose blocks are weighed, in a partition with regions
 KEPT = 4  # candidates kept a row
 COPIES_MAX = 2
 ROUNDS = 3
@@ -102,16 +101,15 @@ def closure(rows: Rows, partition: Partition) -> Copies:
     for whole, x, ids, gaps in _nearest(rows, partition):
         step = max(1, CHUNK_BYTES // (4 * rows.dimension * (ids.shape[1] + 1)))
         for low in range(0, len(x), step):
-            part, each = whole[low : low + step], slice(low, low + step)
-            order = np.argsort(gaps[each], axis=1, kind="stable")
-            near, gap = np.take_along_axis(ids[each], order, 1), np.take_along_axis(gaps[each], order, 1)
-            home = partition.home[part]
+            each = slice(low, min(low + step, len(x)))
+            part = slice(whole.start + each.start, whole.start + each.stop)
+            near, gap, home = ids[each], gaps[each], partition.home[part]
             blocks = np.concatenate([home[:, None], near], 1)
             points = centres[blocks]
             square = np.einsum("ijk,ijk->ij", points, points)
             apart = square[:, :, None] + square[:, None] - 2 * points @ points.transpose(0, 2, 1)
             apart += spread[blocks][:, None]
-            passed = np.zeros((len(part), near.shape[1] + 1), bool)
+            passed = np.zeros((len(home), ids.shape[1] + 1), bool)
             passed[:, 0] = True
             for j in range(near.shape[1]):
                 passed[:, j + 1] = ((gap[:, j, None] <= apart[:, j + 1]) | ~passed).all(1)
@@ -193,28 +191,21 @@ def tie(copies: Copies, position: Ints, reads: npt.NDArray[np.float64], slack: f
 COPY_RULES: dict[str, Callable[..., Copies]] = {"none": none, "soar": soar, "closure": closure, "misses": misses}
 
 
-def _nearest(rows: Rows, partition: Partition) -> Iterator[tuple[Ints, F32, Ints, F32]]:
-    """(rows, x (n, d), ids (n, m) of the 24 nearest blocks but home, squared distances (n, m)) in pieces, in any order.
+def _nearest(rows: Rows, partition: Partition) -> Iterator[tuple[slice, F32, I32, F32]]:
+    """(rows, x (n, d), ids (n, m) of the 24 nearest blocks but home, best first, squared distances (n, m)) in pieces.
 
-    In a partition with regions, blocks of the 4 nearest regions to the row's are weighed.
+    Infinite, and of any id, where the groups of blocks nearest to a row hold fewer.
     """
     if partition.blocks == 1:
         return
-    region = np.zeros(partition.blocks, np.int32) if partition.region is None else partition.region
-    near_blocks = _regions_near(partition.centres, region)
-    most = max(map(len, near_blocks))
-    for low, chunk in rows.chunks(max(CHUNK_BYTES // most * rows.dimension, CHUNK_BYTES * (len(near_blocks) > 1))):
-        where = region[partition.home[low : low + len(chunk)]]
-        for r in np.unique(where):
-            mine = np.flatnonzero(where == r)
-            x, blocks = chunk[mine], near_blocks[r]
-            centres = partition.centres[blocks]
-            close = x @ centres.T - 0.5 * np.einsum("ij,ij->i", centres, centres)
-            close[blocks == partition.home[low + mine, None]] = -np.inf
-            near = min(NEAR, len(blocks) - 1)
-            best = np.argpartition(-close, near - 1, axis=1)[:, :near]
-            gap = np.einsum("ij,ij->i", x, x)[:, None] - 2 * np.take_along_axis(close, best, 1)
-            yield low + mine, x, blocks[best], np.maximum(gap, 0)
+    count, index = min(NEAR + 1, partition.blocks), index_centres(partition.centres)
+    for low, x in rows.chunks(CHUNK_BYTES):
+        part = slice(low, low + len(x))
+        ids, closeness = index.nearest(x, count)
+        home = ids == partition.home[part, None]
+        home[~home.any(1), -1] = True
+        ids, closeness = (one[~home].reshape(len(x), -1) for one in (ids, closeness))
+        yield part, x, ids, np.maximum(np.einsum("ij,ij->i", x, x)[:, None] - 2 * closeness, 0)
 
 
 def _spread(rows: Rows, partition: Partition) -> F32:
@@ -227,25 +218,17 @@ def _spread(rows: Rows, partition: Partition) -> F32:
     return out
 
 
-def _dots(x: F32, centres: F32, ids: Ints) -> F32:
+def _dots(x: F32, centres: F32, ids: I32) -> F32:
     """(n, m): <x_i, c> of the blocks ids (n, m)."""
     out = np.empty(ids.shape, np.float32)
-    for low in range(0, len(x), DOTS_ROWS):
-        part = slice(low, low + DOTS_ROWS)
-        some, at = np.unique(ids[part], return_inverse=True)
-        out[part] = np.take_along_axis(x[part] @ centres[some].T, at.reshape(ids[part].shape), 1)
+    step = max(1, CHUNK_BYTES // (4 * x.shape[1] * ids.shape[1]))
+    for low in range(0, len(x), step):
+        part = slice(low, low + step)
+        out[part] = (centres[ids[part]] @ x[part, :, None])[:, :, 0]
     return out
 
 
-def _regions_near(centres: F32, region: I32) -> list[Ints]:
-    """Of each region, the blocks of the 4 nearest, itself with them."""
-    means = np.stack([centres[region == r].mean(0) for r in range(int(region.max()) + 1)])
-    apart = ((means[:, None] - means) ** 2).sum(2)
-    first = np.argsort(apart, axis=1, kind="stable")[:, :NEAR_REGIONS]
-    return [np.flatnonzero(np.isin(region, some)) for some in first]
-
-
-def _keep(out: Copies, part: Ints, ids: Ints, loss: F32) -> None:
+def _keep(out: Copies, part: slice, ids: I32, loss: F32) -> None:
     """Enters the best blocks of some rows, (n, m) with m at least 1, and their losses, inf for none."""
     best = np.argsort(loss, axis=1, kind="stable")[:, :KEPT]
     least = np.take_along_axis(loss, best, 1)

@@ -13,7 +13,8 @@ from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
 from ..progress import SILENT, Progress
 from .kmeans import SHED_OVER, by_kmeans, fill, shed
-from .partition import Partition, closeness_of, means_of, rows_at_a_time
+from .nearest import index_centres
+from .partition import CHUNK_BYTES, Partition, means_of
 
 VOTERS = 50  # nearest rows that have a vote
 VOTE_ROWS = 4096  # at a time: VOTERS^2 comparisons each
@@ -43,7 +44,7 @@ def votes(
         home[moved] = to[moved]
         progress((turn + 1) / rounds)
     x = rows.take(sample)
-    fill(x, sample, home, part.blocks)
+    fill(rows, sample, home, part.blocks)
     return Partition(means_of(x, home[sample], part.centres), home)
 
 
@@ -70,12 +71,13 @@ def graph_partition(
     centres = means_of(x, known[sample], np.zeros((blocks, rows.dimension), np.float32))
     voter = number[:-1] >= 0
     home = _majority(graph, known, voter, np.full(rows.count, -1, np.int32))[0]
-    for low, chunk in rows.chunks(4 * rows.dimension * rows_at_a_time(blocks)):
+    index = index_centres(centres)
+    for low, chunk in rows.chunks(CHUNK_BYTES):
         alone = np.flatnonzero(home[low : low + len(chunk)] < 0)
-        home[low + alone] = closeness_of(chunk[alone], centres).argmax(1)
+        home[low + alone] = index.nearest(chunk[alone])[0][:, 0]
     home[sample] = known[sample]
     shed(rows, home, centres, int(SHED_OVER * rows.count / blocks) + 1)
-    fill(x, sample, home, blocks)
+    fill(rows, sample, home, blocks)
     progress(1.0)
     return Partition(means_of(x, home[sample], centres), home)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import Centres, IndexSection, RouterSection, aligned
+from vantage.format import Centre, Centres, IndexSection, RouterSection, aligned
 
 from ..ingest.rows import F32, Ints, Rows
 from .partition import Partition
@@ -38,6 +38,13 @@ def exact_centres(section: Centres, dimension: int, blocks: slice = slice(None))
     table, scale = _columns(section, dimension)
     out: npt.NDArray[np.float64] = table[blocks].astype(np.float64) * scale[blocks].astype(np.float64)[:, None]
     return out
+
+
+def centre_at(section: Centres, block: int) -> Centre:
+    """A centre as its block stores it."""
+    stride = len(section.table) // len(section.scale)
+    row = section.table[block * stride : (block + 1) * stride]
+    return Centre(section.scale[block], section.bias[block], row)
 
 
 def _columns(section: Centres, dimension: int) -> tuple[npt.NDArray[np.int8], F32]:
@@ -101,13 +108,13 @@ def index_section(
     blocks: int,
     places: int,
     router: str = "lse",
-    shards: int = 1,
     vector_kind: str = "f32",
     codec: str = "lrsq",
     by_row: bool = False,
+    attribute_bytes: int = 0,
 ) -> IndexSection:
     """The index section of an index of these rows."""
     return IndexSection(
-        rows.metric, rows.dimension, rows.count, blocks, shards, rows.stored.id_kind, vector_kind, codec, router,
-        rows.scale, places, by_row, memoryview(rows.origin),
+        rows.metric, rows.dimension, rows.count, blocks, rows.stored.id_kind, vector_kind, codec, router,
+        rows.scale, places, by_row, memoryview(rows.origin), attribute_bytes,
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,24 +10,22 @@ import numpy.typing as npt
 from ..hashing.codewords import Codewords
 from ..hashing.prefixes import Prefixes
 from ..ingest.rows import F32, Ints, Rows
+from ..progress import SILENT, Progress
+from .nearest import index_centres
 
 CHUNK_BYTES = 16 << 20
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
 class Partition:
     """centres f32 (B, d): means of the sample's home rows. home i32 (N).
 
-    region i32 (B): the region of each block, or None. From two_level, blocks of a region have consecutive numbers.
     codewords: what gave each row its block, where they are buckets of a code; tree: the same, where they are leaves of
     one.
     """
 
     centres: F32
     home: npt.NDArray[np.int32]
-    region: npt.NDArray[np.int32] | None = None
     codewords: Codewords | None = None
     tree: Prefixes | None = None
 
@@ -40,30 +37,19 @@ class Partition:
         """The same with block order[i] as number i."""
         number = np.empty(len(order), np.int32)
         number[order] = np.arange(len(order), dtype=np.int32)
-        region, codewords, tree = self.region, self.codewords, self.tree
+        codewords, tree = self.codewords, self.tree
         return Partition(
-            self.centres[order], number[self.home], None if region is None else region[order],
-            None if codewords is None else codewords.reordered(order), None if tree is None else tree.reordered(order),
+            self.centres[order], number[self.home], None if codewords is None else codewords.reordered(order),
+            None if tree is None else tree.reordered(order),
         )  # fmt: skip
 
 
-def homes(rows: Rows, centres: F32, penalty: F32 | float = 0.0) -> npt.NDArray[np.int32]:
+def homes(rows: Rows, centres: F32, penalty: F32 | float = 0.0, progress: Progress = SILENT) -> npt.NDArray[np.int32]:
     """i32 (N): the nearest of the centres (B, d), each as much further as its penalty (B)."""
-    home = np.empty(rows.count, np.int32)
-    for low, chunk in rows.chunks(4 * rows.dimension * rows_at_a_time(len(centres))):
-        home[low : low + len(chunk)] = (closeness_of(chunk, centres) - penalty).argmax(1)
+    home, index = np.empty(rows.count, np.int32), index_centres(centres, penalty)
+    for low, chunk in rows.chunks(CHUNK_BYTES, progress):
+        home[low : low + len(chunk)] = index.nearest(chunk)[0][:, 0]
     return home
-
-
-def rows_at_a_time(blocks: int) -> int:
-    """Rows whose closeness to all blocks is found at a time."""
-    return max(1, CHUNK_BYTES // (4 * blocks))
-
-
-def closeness_of(x: F32, centres: F32) -> F32:
-    """Larger is nearer: <x, c> - |c|^2 / 2."""
-    out: F32 = x @ centres.T - 0.5 * np.einsum("ij,ij->i", centres, centres)
-    return out
 
 
 def means_of(x: F32, home: npt.NDArray[np.int32], centres: F32) -> F32:
@@ -74,4 +60,18 @@ def means_of(x: F32, home: npt.NDArray[np.int32], centres: F32) -> F32:
     filled = sizes > 0
     out = centres.copy()
     out[filled] = np.add.reduceat(x[order], starts[filled], axis=0) / sizes[filled, None]
+    return out
+
+
+def centres_of(rows: Rows, sample: Ints, home: npt.NDArray[np.int32], centres: F32) -> F32:
+    """`means_of` the sample rows (sorted), which are read in order and not held."""
+    total = np.zeros_like(centres)
+    for low, x in rows.chunks(CHUNK_BYTES):
+        mine = sample[slice(*np.searchsorted(sample, [low, low + len(x)]))]
+        if len(mine):
+            mine = mine[np.argsort(home[mine], kind="stable")]
+            starts = np.flatnonzero(np.diff(home[mine], prepend=-1))
+            total[home[mine[starts]]] += np.add.reduceat(x[mine - low], starts, axis=0)
+    size = np.bincount(home[sample], minlength=len(centres))[:, None]
+    out: F32 = np.where(size > 0, total / np.maximum(size, 1).astype(np.float32), centres)
     return out

@@ -15,7 +15,7 @@ from typing import Any
 
 from vantage.bounded_json import loads
 from vantage.errors import DamagedError, InputError, NotFoundError, StoreError
-from vantage.format import Current, ObjectName, Root, TwoLevelSection, part_key, shard_key
+from vantage.format import Current, ObjectName, Root
 from vantage.read.reader import CURRENT_BYTES_MAX
 
 from ..progress import SILENT, Progress
@@ -325,11 +325,11 @@ def unlike(store: ObjectStore, current: Current, objects: list[ObjectName]) -> l
         root = Root.unpack(store.read(current.root.key, 0, current.root.size), current.root.key)
     except DamagedError as error:
         return [error.message]
-    stated = {shard_key(generation, i): size for i, size in enumerate(root.objects.shards)}
-    stated |= {part_key(generation, i): size for i, size in enumerate(root.objects.parts)}
-    stated[f"{generation}/ids.bin"] = root.objects.ids
-    if isinstance(root.router, TwoLevelSection):
-        stated[f"{generation}/routing.bin"] = root.router.nbytes
+    stated = {
+        key: size
+        for key, size in zip(root.objects.resolve("", generation), root.objects.sizes, strict=True)
+        if key.startswith(f"{generation}/") and key != current.root.key
+    }
     return [
         f"{key}: root.bin counts on {size} bytes, the manifest names {sizes.get(key, 'no such object')}"
         for key, size in stated.items()

@@ -268,8 +268,8 @@ class RemoteBucket:
         except (BaseError, OSError) as error:
             raise _failed(self.store.address, key, error) from None
 
-    async def list(self) -> list[str]:
-        return [self.name]
+    async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        return [self.name], None
 
 
 @contextmanager

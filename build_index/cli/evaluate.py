@@ -14,7 +14,7 @@ from vantage.search.query import Query
 from ..bucket.open import open_index
 from ..evaluate.curve import CURVE_QUERIES, picture
 from ..evaluate.curve import curve as measure_curve
-from ..evaluate.evaluate import evaluate
+from ..evaluate.evaluate import INCLUDE, evaluate
 from ..ingest.queries import Queries
 from ..plain import plain
 from .forms import Files, Identifier, Limit, Recall, Rerank, Vector, check_form, read_form
@@ -32,6 +32,9 @@ def eval_command(
     warm: Annotated[bool, typer.Option("--warm", help="Make a first pass that does not count.")] = False,
     recall: Recall = None,
     rerank: Rerank = Query.rerank,
+    include: Annotated[
+        list[str] | None, typer.Option(help="What answers hold besides: attributes, vector; may be given twice.")
+    ] = None,
     curve: Annotated[
         bool,
         typer.Option("--curve", help=f"At every promise of the contract, {CURVE_QUERIES} queries without --limit."),
@@ -44,6 +47,9 @@ def eval_command(
     Example: vantage eval bucket/wordnet --queries queries.parquet --k 100 --cache 0
     """
     check_form(vector, identifier, queries, limit)
+    for name in include or []:
+        if name not in INCLUDE:
+            raise InputError(f"--include is {name!r}", hint=f"known are: {', '.join(INCLUDE)}")
     if curve:
         if recall is not None:
             raise InputError("--curve asks at every promise", hint="leave --recall out")
@@ -51,7 +57,7 @@ def eval_command(
             writable(svg, index, *(file for file in (vector, queries) if file is not None))
         most = CURVE_QUERIES if limit is None else limit
         form = read_form(open_index(index), vector, identifier, queries, None).spread(most)
-        _curve(index, form, k, nbytes(cache), warm, rerank, svg, as_json)
+        _curve(index, form, k, nbytes(cache), warm, rerank, include or [], svg, as_json)
         return
     if svg is not None:
         raise InputError("--svg draws a curve", hint="add --curve")
@@ -59,7 +65,7 @@ def eval_command(
     with progress(len(form.vectors), "queries") as bar:
         result = evaluate(
             index, form, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
-            progress=bar.phase("queries"),
+            include=include or [], progress=bar.phase("queries"),
         )  # fmt: skip
     if as_json:
         print_json(result)
@@ -80,13 +86,13 @@ def eval_command(
 
 
 def _curve(
-    path: str, queries: Queries, k: int | None, cache_bytes: int, warm: bool, rerank: int, svg: Path | None,
-    as_json: bool,
+    path: str, queries: Queries, k: int | None, cache_bytes: int, warm: bool, rerank: int, include: list[str],
+    svg: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     with progress(len(queries.vectors), "queries") as bar:
         curve = measure_curve(
             path, queries, k=k, cache_bytes=cache_bytes, warm=warm, rerank=rerank,
-            progress=bar,
+            include=include, progress=bar,
         )  # fmt: skip
     if svg is not None:
         svg.write_text(picture(curve), encoding="utf-8")

@@ -31,7 +31,7 @@ def info(index: Address, as_json: Json = False) -> None:
     opened = open_index(index)
     described = describe(opened)
     root = opened.root
-    total = sum(root.objects.shards) + sum(root.objects.parts) + root.objects.ids + opened.current.root.size
+    total = sum(root.objects.sizes) + opened.current.root.size
     described |= {"bytes": total, "root_bytes": opened.current.root.size, **target_cost(root.contract)}
     if as_json:
         print_json(described)

@@ -182,6 +182,23 @@ def _fine_segments(section: LrsqSection, weight: F64, error: float) -> int:
     return min(FINE_MAX, int(np.count_nonzero(left > ROUNDING_SHARE * error)))
 
 
+def section_over(codec: Codec, other: Codec) -> LrsqSection | None:
+    """The section of a codec over the axes of another one, which has its own among them; None where it has not.
+
+    Codes and scores are the same: axes that no field is of add nothing.
+    """
+    number = {axis.tobytes(): i for i, axis in enumerate(other.axes)}
+    places = [number.get(axis.tobytes(), -1) for axis in codec.axes]
+    if min(places) < 0:
+        return None
+    fields = bytearray()
+    for axis, shift, width, at in FIELD.iter_unpack(codec.section.fields):
+        fields += FIELD.pack(places[axis], shift, width, at)
+    deviation = np.ones(len(other.axes), np.float32)
+    deviation[places] = codec.deviation
+    return replace(codec.section, fields=bytes(fields), deviation=deviation.tolist())
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Rows of one block: factor ranges (f_lo, f_step, h_lo, h_step), codes u8 (n, code_bytes), f and h u8 (n)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,13 @@ def curve(
     cache_bytes: int = 0,
     warm: bool = False,
     rerank: int = 0,
+    include: Collection[str] = (),
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The keys of `vantage eval --curve`; a point holds a promise, and keys of `vantage eval` of queries that ask it.
 
-    k: how many answers each query asks for, the contract's by default. Each promise is a phase of progress. Raises as
-    `evaluate` does.
+    k: how many answers each query asks for, the contract's by default; include: as for `evaluate`. Each promise is a
+    phase of progress. Raises as `evaluate` does.
     """
     index = open_index(path)
     contract = index.root.contract
@@ -61,7 +63,7 @@ def curve(
     points = []
     for promise in promises(contract, index.root.promises, k):
         measured = evaluate(
-            path, known, k=k, cache_bytes=cache_bytes, warm=warm, recall=promise, rerank=rerank,
+            path, known, k=k, cache_bytes=cache_bytes, warm=warm, recall=promise, rerank=rerank, include=include,
             progress=progress.phase(f"promise {promise:.4f}"),
         )  # fmt: skip
         points.append({"promise": promise} | {name: measured[name] for name in COSTS})

@@ -6,8 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vantage.errors import DamagedError, InputError, LimitError
-from vantage.format import VECTOR_BYTES, ObjectName, part_key
+from vantage.format import VECTOR_BYTES, ObjectName
 from vantage.index import Index
 from vantage.search.prepare import prepare
 from vantage.search.query import TOP_K_MAX, Answer, Query
@@ -37,6 +36,8 @@ from ..progress import SILENT, Progress
 
 PARTS_KEPT = 4096  # checks that are remembered
 AGAIN = "`vantage verify` tells what is damaged; publish or build the index again"
+
+INCLUDE = ("attributes", "vector")  # what answers may hold besides
 
 
 @lru_cache(maxsize=PARTS_KEPT)
@@ -56,11 +57,12 @@ def _check(address: str, key: str, identity: tuple[int, str] | None, stamp: obje
 
 
 def _part(path: Path | str, index: Index, part: int) -> tuple[ObjectStore, str]:
-    """Where a Parquet part lies and its key, once its bytes were held against the manifest: once a process, and again
-    where it is a file that was written since.
+    """Where the Parquet part that is object `part` lies and its key, once its bytes were held against the manifest:
+    once a process, and again where it is a file that was written since.
     """
     address, current = str(path), index.current
-    where, key, stamp = store_at(address), part_key(current.generation, part), None
+    where, stamp = store_at(address), None
+    key = index.root.objects.resolve("", current.generation)[part]
     if isinstance(where, FolderStore):
         address = str(where.path.absolute())  # a process may change its folder
         with where.open(key) as file:
@@ -73,7 +75,8 @@ def _part(path: Path | str, index: Index, part: int) -> tuple[ObjectStore, str]:
 def source_rows(path: Path | str, index: Index) -> npt.NDArray[np.int64]:
     """(N) source row of each row number, from the Parquet files. Raises DamagedError where one is not as written."""
     out = []
-    for part, nbytes in enumerate(index.root.objects.parts):
+    for part in sorted(set(index.root.rows.vector_object)):
+        nbytes = index.root.objects.sizes[part]
         where, key = _part(path, index, part)
         try:
             file = pa.PythonFile(Ranged(where, key, nbytes), "r")
@@ -88,10 +91,10 @@ def source_rows(path: Path | str, index: Index) -> npt.NDArray[np.int64]:
 
 def stored_vectors(path: Path | str, index: Index, low: int, high: int) -> npt.NDArray[np.float32]:
     """f32 (high - low, d): the full vectors of rows [low, high) of one page. Raises DamagedError as source_rows."""
-    pages, kind, d = index.root.vectors, index.root.index.vector_kind, index.root.index.dimension
-    page, width = bisect_right(pages.first_row, low) - 1, VECTOR_BYTES[kind] * d
-    at = pages.offset[page] + (low - pages.first_row[page]) * width
-    where, key = _part(path, index, pages.part[page])
+    pages, kind, d = index.root.rows, index.root.index.vector_kind, index.root.index.dimension
+    page, width = pages.page_of(low), VECTOR_BYTES[kind] * d
+    at = pages.vector_offset[page] + (low - pages.first_row[page]) * width
+    where, key = _part(path, index, pages.vector_object[page])
     data = where.read(key, at, (high - low) * width)
     if len(data) != (high - low) * width:
         raise DamagedError(f"{key}: ends within the vectors of rows {low} to {high - 1}", hint=AGAIN)
@@ -102,7 +105,7 @@ def gather_vectors(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.
     """f32 (..., d): the full vectors of rows (...); those that lie close are read together."""
     unique = np.unique(rows)
     out, width = np.empty((len(unique), index.root.index.dimension), np.float32), 4 * index.root.index.dimension
-    page = np.searchsorted(index.root.vectors.first_row, unique, side="right")
+    page = np.searchsorted(index.root.rows.first_row, unique, side="right")
     cuts = np.flatnonzero((np.diff(unique) > GAP_BYTES // width) | (np.diff(page) > 0)) + 1
     for some in np.split(np.arange(len(unique)), cuts) if len(unique) else []:
         low, high = int(unique[some[0]]), int(unique[some[-1]]) + 1
@@ -117,7 +120,7 @@ def gather_vectors(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.
 
 def compute_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
     """Exact neighbours of the stored vectors, as source rows; k at most the rows of the index."""
-    metric, first_row = index.root.index.metric, index.root.vectors.first_row
+    metric, first_row = index.root.index.metric, index.root.rows.first_row
     step, section = max(1, CHUNK_BYTES // (4 * index.root.index.dimension)), index.root.index
 
     def scaled(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -229,9 +232,12 @@ def evaluate(
     warm: bool = False,
     recall: float | None = None,
     rerank: int = 0,
+    include: Collection[str] = (),
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The keys of `vantage eval` (docs/results.md). k, the contract's by default, is how many answers each asks for.
+
+    include: what answers hold besides, as over HTTP: attributes, vector.
 
     Queries that are rows of the index are asked by their vectors: what it takes to find a row by its id does not count.
     """
@@ -242,7 +248,11 @@ def evaluate(
     k = min(k, _others(index, queries))
     near = row_numbers(source_rows(path, index), truth[:, :k])
     without = [None] * len(queries.vectors) if queries.own is None else queries.own.tolist()
-    ask = [Query(v.tolist(), k, recall, rerank, without=row) for v, row in zip(queries.vectors, without, strict=True)]
+    attributes, vectors = "attributes" in include, "vector" in include
+    ask = [
+        Query(v.tolist(), k, recall, rerank, attributes, vectors, without=row)
+        for v, row in zip(queries.vectors, without, strict=True)
+    ]
     answers: list[tuple[Answer, float]] = []
 
     async def run(counted: bool) -> None:

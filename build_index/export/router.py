@@ -17,12 +17,14 @@ from vantage.format import (
     TREE_UNITS,
     TREE_WAYS,
     BecTreeSection,
+    Cursor,
     EcvhSection,
     IndexSection,
     LseSection,
     MlpSection,
     TreeSection,
     TwoLevelSection,
+    pack_page,
 )
 from vantage.index import Index
 from vantage.kernels import crc32c
@@ -252,7 +254,7 @@ def whole_page(section: TwoLevelSection, index: IndexSection, pages: bytes) -> m
         page = memoryview(pages)[at : at + size]
         if crc32c(page) != section.crc[r]:
             raise DamagedError(f"routing.bin: checksum of page {r} differs", hint="publish the index again")
-        blocks, *parts = section.columns(page, index, f"routing.bin, page {r}")
+        blocks, *parts = section.columns(Cursor(page, f"routing.bin, page {r}"), index)
         for column, part in zip(columns, parts, strict=True):
             each = part.nbytes // len(blocks)
             column |= {b: bytes(part.cast("B")[i * each : (i + 1) * each]) for i, b in enumerate(blocks)}
@@ -261,8 +263,7 @@ def whole_page(section: TwoLevelSection, index: IndexSection, pages: bytes) -> m
             f"routing.bin names {len(columns[0])} of {index.blocks} blocks", hint="build the index again"
         )
     every = range(index.blocks)
-    number = np.arange(index.blocks, dtype="<u4").tobytes()
-    return memoryview(b"".join([number, *(b"".join(column[b] for b in every) for column in columns)]))
+    return memoryview(pack_page(every, *(b"".join(column[b] for b in every) for column in columns)))
 
 
 def _two_level(g: Graph, query: Quantized, section: TwoLevelSection, index: IndexSection, pages: bytes) -> str:
@@ -272,7 +273,8 @@ def _two_level(g: Graph, query: Quantized, section: TwoLevelSection, index: Inde
         raise LimitError(
             "values in routing.bin", values, TABLE_VALUES_MAX, hint="an index of fewer blocks can be exported"
         )
-    _, scale, weight, table = section.columns(whole_page(section, index, pages), index, "routing.bin")
+    whole = Cursor(whole_page(section, index, pages), "routing.bin")
+    _, scale, weight, table = section.columns(whole, index)
     return mixture(
         g, query, _table(table, section.bits, len(scale), index.dimension), np.array(scale, np.float32),
         np.array(weight, np.float32), section.subs, section.beta, section.temperature,

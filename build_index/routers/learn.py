@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..hashing.minimise import minimise
-from ..ingest.rows import F32
+from ..ingest.rows import F32, Ints, Rows
 from ..progress import Progress
 from .training import TrainingSet
 
@@ -17,12 +17,24 @@ NOISE = 0.3  # of the mean distance to the nearest row: what makes a row that tr
 DEPTHS = (1, 10, 100)  # of neighbours that a query looks for, drawn for each
 
 
+def unit(x: F32) -> F32:
+    """Rows (n, d) with norm 1; zeros stay."""
+    out: F32 = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.float32(1e-30))
+    return out
+
+
+def as_queries(rows: Rows, numbers: Ints) -> F32:
+    """f32 (n, d): rows as a router is asked for them: under inner products with norm 1."""
+    x = rows.take(numbers)
+    return unit(x) if rows.metric == "dot" else x
+
+
 def noise_of(training: TrainingSet) -> float:
     """Mean distance that queries are moved by, in the scale of the rows."""
     drawn = np.linspace(0, len(training.queries) - 1, min(2000, len(training.queries))).astype(np.int64)
     drawn = drawn[training.neighbours[drawn, 0] >= 0]
     nearest = training.neighbours[drawn, 0].astype(np.int64)
-    apart = training.rows.take(training.queries[drawn]) - training.rows.take(nearest)
+    apart = as_queries(training.rows, training.queries[drawn]) - as_queries(training.rows, nearest)
     return NOISE * float(np.linalg.norm(apart, axis=1).mean())
 
 
@@ -56,10 +68,10 @@ def train(
 
     def draw() -> tuple[F32, npt.NDArray[np.int32], F32]:
         drawn = np.sort(rng.choice(len(training.queries), min(batch, len(training.queries)), replace=False))
-        q = training.rows.take(training.queries[drawn])
+        q = as_queries(training.rows, training.queries[drawn])
         q += np.float32(noise) * rng.standard_normal(q.shape, np.float32)
-        if training.rows.metric == "cosine":
-            q /= np.linalg.norm(q, axis=1, keepdims=True)
+        if training.rows.metric != "l2":
+            q = unit(q)
         near = training.neighbours[drawn]
         depth = depths[rng.integers(len(depths), size=len(drawn))]
         weight = ((np.arange(near.shape[1]) < depth[:, None]) & (near >= 0)) / depth[:, None]

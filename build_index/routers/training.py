@@ -28,11 +28,17 @@ def spread_of(rows: Rows, sample: Ints) -> float:
     """Mean squared distance of rows of the sample to their mean: the unit of a router's sharpness, 1 / beta.
 
     Rows far from the origin, or all in a narrow cone, have norms near 1 like any others and lie far closer together.
+    Under inner products a row counts by its squared norm: long rows are the answers, and apart by more.
     """
     some = np.linspace(0, len(sample) - 1, min(SPREAD_ROWS, len(sample))).astype(np.int64)
     x = rows.take(sample[some])
     if rows.metric == "l2":
         x = temper(x)
+    if rows.metric == "dot":
+        weight = np.einsum("ij,ij->i", x, x, dtype=np.float64)
+        weight /= max(weight.sum(), 1e-30)
+        apart = x - weight @ x
+        return max(float(weight @ np.einsum("ij,ij->i", apart, apart)), SPREAD_MIN)
     return max(float(x.var(0, dtype=np.float64).sum()), SPREAD_MIN)
 
 

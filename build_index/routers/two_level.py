@@ -9,15 +9,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import accumulate
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import InputError
-from vantage.format import PAGE_BYTES_MAX, EcvhSection, LseSection, RouterSection, TwoLevelSection
-from vantage.kernels import crc32c
+from vantage.format import PAGE_BYTES_MAX, EcvhSection, LseSection, RouterSection, TwoLevelSection, pack_page
 from vantage.search.prepare import Prepared
 
 from ..blocks.layout import index_section
@@ -29,7 +27,9 @@ from . import ecvh, lse
 from .packing import bits_of
 from .training import Cost, TrainingSet
 
+BEAM = 1  # pages that a query reads
 SUBS = 4  # of a block: half the bytes of 8, for a tenth more bytes of blocks (bench/growth.py, resident tables)
+EXTENT_BYTES = 12 + 3 * 24  # of a block in the directory of a page, in up to three renditions
 REGIONS = 4  # times the root of the blocks
 PAGE_BLOCKS = (4, 8, 16)  # times the root of the blocks, as candidates
 PAGE_BLOCKS_MAX = 1024  # in a trial at 10^6 rows these left out 0.2% of the neighbours, 512 left out 0.4%
@@ -121,7 +121,8 @@ def tune(
         block[part], p[part] = best, np.take_along_axis(every, best, 1)
     wants = wants_of(nearest(vectors, min(len(NEAR_REGIONS), regions)), block, p, regions)
     home = nearest(np.ascontiguousarray(training.partition.centres, np.float32), 1)[:, 0]
-    room = PAGE_BYTES_MAX // TwoLevelSection.block_bytes(flat.bits, flat.subs, training.rows.dimension)
+    each = EXTENT_BYTES + TwoLevelSection.block_bytes(flat.bits, flat.subs, training.rows.dimension)
+    room = PAGE_BYTES_MAX // each
     crowd = int(np.bincount(home).max())
     if crowd >= room:
         raise InputError(
@@ -193,12 +194,12 @@ def _one_page(flat: LseSection) -> TwoLevelSection:
 
 def _flat(section: TwoLevelSection, blocks: int) -> LseSection:
     """The table of a section of one page."""
-    n = blocks * section.subs
-    ends = np.cumsum([4 * blocks, 4 * n, 4 * n])
-    scale, weight = (np.frombuffer(section.pages[a:b], np.float32) for a, b in zip(ends, ends[1:], strict=False))
+    n, [page] = blocks * section.subs, section.pages
+    ends = 8 + np.cumsum([4 * blocks, 4 * n, 4 * n])
+    scale, weight = (np.frombuffer(page[a:b], np.float32) for a, b in zip(ends, ends[1:], strict=False))
     return LseSection(
-        section.bits, section.subs, section.beta, section.temperature, section.pages[ends[-1] :], memoryview(scale),
-        memoryview(weight),
+        section.bits, section.subs, section.beta, section.temperature, memoryview(page)[ends[-1] :],
+        memoryview(scale), memoryview(weight),
     )  # fmt: skip
 
 
@@ -207,10 +208,9 @@ def _page(flat: LseSection, regions: LseSection | EcvhSection, named: list[Ints]
     columns = [np.frombuffer(column, np.uint8) for column in (flat.scale, flat.weight, flat.table)]
     blocks = len(flat.scale) // flat.subs
     parts = [column.reshape(blocks, -1) for column in columns]
-    pages = [b"".join([page.astype("<u4").tobytes(), *(part[page].tobytes() for part in parts)]) for page in named]
-    sizes = array("I", map(len, pages))
-    offset = array("Q", [0, *accumulate(sizes[:-1])])
+    pages = tuple(pack_page(page.tolist(), *(part[page].tobytes() for part in parts)) for page in named)
+    sizes, nothing = array("I", map(len, pages)), array("I", bytes(4 * len(pages)))
     return TwoLevelSection(
-        regions, flat.bits, flat.subs, flat.beta, flat.temperature, offset, sizes, array("I", map(crc32c, pages)),
-        sum(sizes), memoryview(b"".join(pages)),
+        regions, flat.bits, flat.subs, flat.beta, flat.temperature, nothing, array("Q", bytes(8 * len(pages))), sizes,
+        nothing, BEAM, pages,
     )  # fmt: skip

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from vantage import kernels
 from vantage.format import (
+    Centres,
     Contract,
     Directory,
     IdPages,
     IndexSection,
     LrsqSection,
     Objects,
+    Places,
     Point,
+    Rendition,
     Root,
     Rotation,
     RouterSection,
+    RowPages,
     TwoLevelSection,
-    VectorPages,
 )
 from vantage.search.prepare import Prepared, prepare
 from vantage.search.route import ROUTERS
@@ -31,6 +34,8 @@ from ..neighbours.truth import Truth
 
 P = npt.NDArray[np.uint32]
 _NOTHING = memoryview(b"")
+NOWHERE = Directory(_NOTHING, _NOTHING, _NOTHING, (Places(*[_NOTHING] * 5),))  # of no block
+EXTENT_BYTES = 12 + 2 * 24  # of a block in the directory of a routing page, in two renditions
 
 
 @dataclass(frozen=True)
@@ -65,22 +70,28 @@ def probabilities(router: str, section: RouterSection, index: IndexSection, quer
 
 
 def page_bytes(router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]) -> list[int] | None:
-    """Bytes of the routing page that each query reads first, nothing cached; None where the router is in memory."""
+    """Bytes of the routing pages that each query reads first, nothing cached; None where the router is in memory."""
     if not isinstance(section, TwoLevelSection):
         return None
-    page = ROUTERS[router](section, index).page
-    return [section.size[page(query)] for query in queries]
+    pages = ROUTERS[router](section, index).pages
+    each = TwoLevelSection.block_bytes(section.bits, section.subs, index.dimension)
+    sizes = [size + size // each * EXTENT_BYTES for size in map(len, section.pages)]
+    return [sum(sizes[page] for page in pages(query)) for query in queries]
 
 
 def trial_root(rows: Rows, layout: Layout, rotation: Rotation, codec: LrsqSection, k: int) -> Root:
     """A root good enough to scan with: nothing of it says where blocks lie."""
-    sizes = array("I", layout.sizes().tolist())
-    index = index_section(rows, layout.blocks, int(sum(sizes)), layout.router)
-    directory = Directory(
-        _NOTHING, _NOTHING, _NOTHING, _NOTHING, memoryview(sizes), _NOTHING, _NOTHING, _NOTHING, _NOTHING
-    )
+    index = index_section(rows, layout.blocks, int(layout.sizes().sum()), layout.router)
     return Root(
-        index, {"attributes": []}, Objects([], [], 0), directory, layout.centre_section, rotation,
-        layout.section, codec, Contract(k, 6, 0.5, (Point(k, 0, 0.5, 0, 0),)),
-        VectorPages(_NOTHING, _NOTHING, _NOTHING), IdPages(_NOTHING, _NOTHING),
+        index, {"attributes": []}, Objects((), ()), (Rendition(0, False),), NOWHERE, rotation, layout.section,
+        (codec,), Contract(k, 6, 0.5, (Point(k, 0, 0.5, 0, 0),)), RowPages(*[_NOTHING] * 8),
+        IdPages(0, _NOTHING, _NOTHING),
     )  # fmt: skip
+
+
+def bases(query: Prepared, centres: Centres, dimension: int) -> npt.NDArray[np.float64]:
+    """f64 (B): the score of each block's centre, as vantage.search.scan computes it."""
+    dots = np.zeros(len(centres.scale), np.int32)
+    kernels.matvec_i8(query.i16, centres.table, len(dots), dimension, dots)
+    scale, bias = (np.asarray(column, np.float64) for column in (centres.scale, centres.bias))
+    return dots * (scale * query.i16_scale) + bias

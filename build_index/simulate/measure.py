@@ -16,17 +16,17 @@ import numpy.typing as npt
 from vantage import kernels
 from vantage.cost import wave_ms
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
-from vantage.read.cache import CACHED, STARTS_SHARD
+from vantage.read.cache import CACHED, STARTS_OBJECT
 from vantage.search.plan import GETS_MAX, SMALL_BYTES, SPARSE, Items, items_of, ranges_of
 from vantage.search.route.common import Routed
 from vantage.search.scan import LrsqScan
 
-from ..blocks.layout import Layout
+from ..blocks.layout import Layout, centre_at
 from ..codecs.planes import Codec, encode_blocks
 from ..ingest.rows import Ints, Rows
 from ..neighbours.truth import Truth, ranks, right, ties
 from ..progress import SILENT, Progress
-from .edge import HeldOutQueries, P, trial_root
+from .edge import NOWHERE, HeldOutQueries, P, bases, trial_root
 
 KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
 CHUNK_BYTES = 8 << 20
@@ -74,19 +74,19 @@ def planner(p: P, block_bytes: Ints, gets: int = GETS_MAX, done: Bools | None = 
     blocks = p.shape[1]
     p, everything = np.ascontiguousarray(p), block_bytes.sum() <= SMALL_BYTES
     size, flags = array("I", block_bytes.tolist()), bytearray(blocks)
-    flags[0] = STARTS_SHARD
+    flags[0] = STARTS_OBJECT
     at = array("Q", np.cumsum([0, *map(aligned, size)])[:-1].tolist())
 
     def choices(row: npt.NDArray[np.uint32], i: int) -> Items:
         own = flags
         if done is not None:
             own = bytearray((done[i] * CACHED).astype(np.uint8))
-            own[0] |= STARTS_SHARD
+            own[0] |= STARTS_OBJECT
         named = np.flatnonzero(row)
         if SPARSE * len(named) >= blocks or not len(named):
             return Items(array("I", row.tobytes()), size, own, at, range(blocks))
         few = array("I", row[named].tobytes()), array("I", named.astype(np.uint32).tobytes())
-        return items_of(Routed(*few), own, size, at, (0, blocks))
+        return items_of(Routed(*few), own, size, at, (blocks,))
 
     kept = [choices(row, i) for i, row in enumerate(p)] if p.size <= ITEMS_KEPT else None
 
@@ -144,9 +144,9 @@ class Candidates:
         return out
 
 
-def block_bytes(sizes: Ints, code_bytes: int, id_bytes: float) -> Ints:
+def block_bytes(sizes: Ints, code_bytes: int, id_bytes: float, dimension: int) -> Ints:
     """Bytes of scan blocks of these many rows, with ids of id_bytes each, as the directory states them."""
-    return np.array([block_planes(int(n), code_bytes).ids + int(n * id_bytes) for n in sizes], np.int64)
+    return np.array([block_planes(int(n), code_bytes, dimension).ids + int(n * id_bytes) for n in sizes], np.int64)
 
 
 def spans(p: P) -> Ints:
@@ -175,7 +175,8 @@ def full_scan(
     """
     members = layout.members()
     root = trial_root(rows, layout, codec.rotation, codec.section, 100)
-    scans = [LrsqScan(root, q, kept) for q in held.queries]
+    scans = [LrsqScan(root, NOWHERE, 0, q, kept) for q in held.queries]
+    base = np.array([bases(q, layout.centre_section, rows.dimension) for q in held.queries])
     low_of, high_of = (np.zeros(len(scans), int), np.full(len(scans), layout.blocks)) if p is None else spans(p).T
     row_of_slot = np.concatenate(members).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
@@ -188,29 +189,29 @@ def full_scan(
             n = len(members[b])
             pad = bytes(4 * (aligned(n, 16) - n))
             slots = np.arange(starts[b], starts[b + 1], dtype=np.uint32).tobytes() + pad
-            data = pack_block(n, 0, encoded.ranges, [*encoded.planes(), slots], b"")
-            at = block_planes(n, codec.code_bytes)
+            centre = centre_at(layout.centre_section, b)
+            data, _ = pack_block(n, 0, encoded.ranges, centre, [*encoded.planes(), slots], b"")
+            at = block_planes(n, codec.code_bytes, rows.dimension)
             for j in np.flatnonzero((low_of <= b) & (b < high_of)):
                 scan = scans[j]
                 kernels.lrsq_scan(
-                    data, RANGES_AT, at.codes, at.f, at.h, at.rows, n, scan.base(b), b, scan.tables, scan.pool
+                    data, RANGES_AT, at.codes, at.f, at.h, at.rows, n, float(base[j, b]), b, scan.tables, scan.pool
                 )
         progress(high / len(members))
     block, row = np.full((len(scans), kept), -1, np.int32), np.full((len(scans), kept), -1, np.int32)
-    score, base = np.zeros(block.shape, np.float32), np.empty((len(scans), layout.blocks), np.float32)
+    score = np.zeros(block.shape, np.float32)
     for i in reversed(range(len(scans))):
         scan = scans.pop()  # it holds as much as its row of base
         entries = np.array([(slot, b, s) for s, slot, b, _ in scan.entries()], np.int64).reshape(-1, 3)
         entries = entries[row_of_slot[entries[:, 0]] != held.rows[i]]
         block[i, : len(entries)], row[i, : len(entries)] = entries[:, 1], row_of_slot[entries[:, 0]]
         score[i, : len(entries)] = entries[:, 2] / held.queries[i].unit
-        base[i] = [scan.base(b) for b in range(layout.blocks)]
     candidates = judge(block, row, held.truth)
     tying = np.flatnonzero(held.truth.more)
     others = (candidates.rank[tying] < 0) & (row[tying] >= 0)
     tie = others & ties(rows, held.rows[tying], np.where(others, row[tying], 0), held.truth.last[tying])
     candidates.rank[tying] = np.where(tie, held.truth.better[tying, -1:], candidates.rank[tying])
-    return replace(candidates, score=score, base=base)
+    return replace(candidates, score=score, base=base.astype(np.float32))
 
 
 def judge(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: Truth) -> Candidates:

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import BLOCKS_MAX, PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, VECTOR_BYTES, Contract, Promises
+from vantage.format import (
+    BLOCKS_MAX,
+    PROMISED_RERANK_MAX,
+    PROMISED_VECTORS_MAX,
+    VECTOR_BYTES,
+    Contract,
+    Promises,
+    TwoLevelSection,
+)
 from vantage.search.plan import SMALL_BYTES
 
 from ..blocks import PARTITIONS
@@ -23,7 +31,7 @@ from ..blocks.graph_cut import VOTERS
 from ..blocks.layout import Layout
 from ..blocks.partition import Partition
 from ..codecs import CODECS
-from ..codecs.planes import Codec
+from ..codecs.planes import Codec, section_over
 from ..codecs.rotations import ROTATIONS, default
 from ..ingest.rows import F32, Ints, Rows, temper
 from ..neighbours.graph import Graph, neighbour_graph
@@ -32,7 +40,7 @@ from ..progress import SILENT, Progress
 from ..routers import ROUTERS, lse
 from ..simulate.edge import HeldOutQueries, P, prepare_rows
 from ..simulate.measure import KEPT, Candidates, Reads, block_bytes, full_scan, plans
-from . import few
+from . import few, renditions
 from .contract import PricedRecall, calibrate, price_at, target_point, with_pages, with_reads
 from .fit import Task, fit_router, opening_ms, pages_of, plan_routing, probabilities_of
 from .options import TRAINING_BYTES_MIN, Options
@@ -66,13 +74,39 @@ class Choice:
     tried: list[dict[str, Any]]
     modelled_ms: tuple[float, float]  # p50 and p99 of a query at the target, nothing cached
     rotation: str | None  # its name; None where the codec has directions of its own
+    longer: Codec | None = None  # of a second rendition of the blocks
+    inline: bool = False  # the root holds the blocks
     near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
 
 
 def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = SILENT) -> Choice:
     """Picks everything. Where nothing keeps the recall that was asked for, the contract's target is what is kept."""
     if rows.count <= few.FEW_ROWS:
-        return replace(_exact(rows, id_bytes, options, []), near=few.near(rows))
+        choice = replace(_exact(rows, id_bytes, options, []), near=few.near(rows))
+    else:
+        choice = _measured(rows, id_bytes, options, progress)
+    return _in_root(choice) if _is_small(rows, id_bytes, choice.layout, choice.codec) else choice
+
+
+def _is_small(rows: Rows, id_bytes: float, layout: Layout, codec: Codec) -> bool:
+    """Whether the root holds the blocks; never where routing pages say where they are."""
+    sizes = block_bytes(layout.sizes(), codec.code_bytes, id_bytes, rows.dimension)
+    return not isinstance(layout.section, TwoLevelSection) and renditions.are_small(rows, sizes)
+
+
+def _in_root(choice: Choice) -> Choice:
+    """The same with blocks in the root: nothing but full vectors is read."""
+    if any(promise.rerank for promise in choice.promises.all()):  # the contract's reads are those of exact scores
+        return replace(choice, inline=True)
+    points = tuple(replace(point, nbytes=0.0, gets=0.0) for point in choice.contract.points)
+    return replace(
+        choice, inline=True, contract=replace(choice.contract, points=points),
+        promises=renditions.without_reads(choice.promises), modelled_ms=(0.0, 0.0),
+    )  # fmt: skip
+
+
+def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress) -> Choice:
+    """Of more rows than a query may read the full vectors of."""
     held = hold_out(rows.count, options.seed)
     k = min(options.k, rows.count - 1)
     phase = progress.phase("truth")
@@ -96,6 +130,8 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
         # Where few rows were held out, the tuning ones may have flattered a code.
         choice = _promise(task, coded, p_tune[some], calibration, p, candidates, options.recall)
         if choice is not None:
+            if not options.fast and not _is_small(rows, id_bytes, coded.layout, coded.codec):
+                choice = _with_longer_codes(task, drawn, coded, choice, p_tune[some], calibration, p)
             return replace(choice, near=near_by)
     return replace(_by_exact_scores(task, drawn, p_tune[some], calibration, p), near=near_by)
 
@@ -120,7 +156,7 @@ def _promise(
 ) -> Choice | None:
     """The index with these codes and promises, measured on calibration rows; None where they keep no such target."""
     rows, options, layout = task.rows, task.options, coded.layout
-    sizes = block_bytes(layout.sizes(), coded.codec.code_bytes, task.id_bytes)
+    sizes = block_bytes(layout.sizes(), coded.codec.code_bytes, task.id_bytes, task.rows.dimension)
     recall_at, pages = PricedRecall(candidates, p, sizes), pages_of(rows, layout, calibration.queries)
     contract = calibrate(recall_at, task.k, target, rerank)
     if contract is None:
@@ -147,11 +183,59 @@ def _promise(
     return Choice(layout, coded.codec, contract, promises, task.tried, waits, _rotation(rows, options))
 
 
+def _with_longer_codes(
+    task: Task, draft: _Draft, coded: _Coded, choice: Choice, p_tune: P, calibration: HeldOutQueries, p: P
+) -> Choice:
+    """The same with a second rendition of longer codes, where that keeps high recalls sooner."""
+    rows, layout = task.rows, coded.layout
+    axes, coder = _coder(task, draft)[1:]
+    tried = list[tuple[float, Codec, Candidates, PricedRecall]]()
+    for code_bytes in renditions.lengths(coded.codec.code_bytes, axes):
+        codec = coder(code_bytes)
+        if section_over(coded.codec, codec) is None:
+            continue  # they share the rotation of the longer one
+        candidates = _scan(task, layout, codec, task.tune, f"longer codes of {code_bytes} bytes", p_tune)
+        recall_at = PricedRecall(candidates, p_tune, _sizes(task, layout, codec))
+        prices = [price_at(recall_at, task.k, goal) for goal in renditions.GOALS]
+        waits = [
+            renditions.NEVER_MS if price is None else float(recall_at.reads(price, slice(None)).ms.mean())
+            for price in prices
+        ]
+        task.tried.append({
+            "blocks": layout.blocks, "code_bytes": code_bytes, "rendition": 1,
+            **{f"modelled_ms_{goal}": round(ms, 3) for goal, ms in zip(renditions.GOALS, waits, strict=True)},
+        })  # fmt: skip
+        tried.append((sum(waits), codec, candidates, recall_at))
+    if not tried:
+        return choice
+    _, codec, candidates, recall_at = min(tried, key=lambda one: one[0])
+    sizes, pages = _sizes(task, layout, codec), pages_of(rows, layout, calibration.queries)
+    target = price_at(recall_at, task.k, renditions.LONGER_RECALL)
+    if target is None:
+        return choice
+    held = _scan(task, layout, codec, calibration, "longer codes, prices", p)
+    phase = task.progress.phase("longer codes, promises")
+    phase(0.0)
+    promises = make_promises(
+        ScannedQueries(candidates, p_tune, sizes, layout.sizes()), target,
+        ScannedQueries(held, p, sizes, layout.sizes(), pages), PricedRecall(held, p, sizes), choice.contract,
+        rows.count, task.options.second_wave, gather_of(layout.partition.home, rows), least=renditions.LONGER_RECALL,
+    )  # fmt: skip
+    phase(1.0)
+    both = renditions.better(choice.promises, promises)
+    return choice if both is None else replace(choice, longer=codec, promises=both)
+
+
+def _sizes(task: Task, layout: Layout, codec: Codec) -> Ints:
+    """(B) bytes of the blocks with these codes."""
+    return block_bytes(layout.sizes(), codec.code_bytes, task.id_bytes, task.rows.dimension)
+
+
 def _scan(
     task: Task, layout: Layout, codec: Codec, held: HeldOutQueries, phase: str, p: P, kept: int = KEPT
 ) -> Candidates:  # fmt: skip
     """What the codes find for held-out rows, in blocks that a plan may read."""
-    small = block_bytes(layout.sizes(), codec.code_bytes, task.id_bytes).sum() <= SMALL_BYTES
+    small = block_bytes(layout.sizes(), codec.code_bytes, task.id_bytes, task.rows.dimension).sum() <= SMALL_BYTES
     return full_scan(
         task.rows, layout, codec, held, task.progress.phase(phase), None if small else p, kept
     )  # fmt: skip
@@ -167,12 +251,12 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, calibration: HeldOutQ
     most = min(PROMISED_RERANK_MAX, rows.count, PROMISED_VECTORS_MAX // (VECTOR_BYTES["f32"] * rows.dimension))
     few, many = (held.spread(EXACT_PLACES // (2 * most)) for held in (task.tune, calibration))
     tune, calibration, p_tune, p = task.tune.take(few), calibration.take(many), p_tune[few], p[many]
-    lengths, code = _coder(task, draft)
+    lengths, _, coder = _coder(task, draft)
     code_bytes = lengths[-1][0]
-    layout, codec = code(code_bytes)
+    layout, codec = _fitting(task, draft, code_bytes), coder(code_bytes)
     candidates = _scan(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most)
     held = _scan(task, layout, codec, calibration, "exact scores, prices", p, 2 * most)
-    sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes)
+    sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes, task.rows.dimension)
     recall_at, kept_at = PricedRecall(candidates, p_tune, sizes), PricedRecall(held, p, sizes)
     depths = sorted({most, *(k << n for n in range(1, 13) if k << n < most)})
     for rerank in depths:
@@ -354,8 +438,8 @@ class _Coded:
     price: int
 
 
-def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[[int], tuple[Layout, Codec]]]:
-    """The lengths that _code_lengths names; and codes of a length, with the copies that it leaves room for."""
+def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], int, Callable[[int], Codec]]:
+    """The lengths that _code_lengths names; along how many axes there is anything; and codes of a length."""
     rows, options = task.rows, task.options
     moments = _second_moments(rows, task.sample, draft.layout)
     residuals = _residuals(rows, task.sample, draft.layout)
@@ -363,11 +447,10 @@ def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], Callable[
     basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
     axes = basis.live if basis else rows.dimension
 
-    def coded(code_bytes: int) -> tuple[Layout, Codec]:
-        codec = CODECS[options.codec](*moments, code_bytes, residuals, basis)
-        return _fitting(task, draft, code_bytes), codec
+    def coded(code_bytes: int) -> Codec:
+        return CODECS[options.codec](*moments, code_bytes, residuals, basis)
 
-    return _code_lengths(rows, axes, draft.layout.blocks, task.id_bytes, options), coded
+    return _code_lengths(rows, axes, draft.layout.blocks, task.id_bytes, options), axes, coded
 
 
 def _rotation(rows: Rows, options: Options) -> str | None:
@@ -378,15 +461,15 @@ def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     """Codes that reach the target, by modelled time."""
     rows, tune, options = task.rows, task.tune, task.options
     reached: list[tuple[float, _Coded]] = []
-    lengths, code = _coder(task, draft)
+    lengths, _, coder = _coder(task, draft)
     short = False  # whether the code loses so much that routing must find nearly everything
     for code_bytes, regular in lengths:
         fits = _fits(rows, draft.layout.blocks, 0.0, code_bytes, task.id_bytes, options)
         if reached and not regular and not (short and fits):
             break
-        layout, codec = code(code_bytes)
+        layout, codec = _fitting(task, draft, code_bytes), coder(code_bytes)
         candidates = _scan(task, layout, codec, tune, f"codes of {code_bytes} bytes", p)
-        sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes)
+        sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes, task.rows.dimension)
         at = price_at(PricedRecall(candidates, p, sizes), task.k, options.recall)
         ceiling = float(candidates.recall(np.ones_like(p, bool), task.k).mean())
         row: dict[str, Any] = {
@@ -421,10 +504,12 @@ def _cost(reads: Reads) -> dict[str, float]:
 
 
 def block_counts(rows: int) -> list[int]:
-    """Powers of two near rows / 112 and half of it; few blocks for few rows, and half alone of many."""
-    near = int(2 ** np.rint(np.log2(max(1.0, rows / BLOCK_ROWS))))
-    near = min(near, max(1, rows // 16), BLOCKS_MAX)
-    return [near] if near < 64 else [near // 2] if rows > MANY_ROWS else [near, near // 2]
+    """Rows / 112 and half of it, in whole eights; few blocks for few rows, and half alone of many."""
+    near = max(1, min(round(rows / BLOCK_ROWS), rows // 16, BLOCKS_MAX))
+    if near < 64:
+        return [near]
+    near = near // 8 * 8
+    return [near // 2] if rows > MANY_ROWS else [near, near // 2]
 
 
 def _fits(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: float, options: Options) -> bool:

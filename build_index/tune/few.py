@@ -64,7 +64,7 @@ def promise_exact(
 ) -> tuple[Contract, Promises]:
     """Recall 1 at any k up to the rows, for the whole block and all full vectors."""
     k, count = min(options.k, rows.count), rows.count
-    block = int(block_bytes(layout.sizes(), codec.code_bytes, id_bytes)[0])
+    block = int(block_bytes(layout.sizes(), codec.code_bytes, id_bytes, rows.dimension)[0])
     vectors = gather_of(layout.partition.home, rows)(np.arange(count)) or []
     nbytes, gets = float(block + sum(vectors)), float(1 + len(vectors))
     promise = Promise(1.0, 0, count, 0.0, nbytes, gets, 2.0, wave_ms([block]) + wave_ms(vectors))

@@ -137,7 +137,7 @@ def pages_of(rows: Rows, layout: Layout, queries: list[Prepared]) -> list[int] |
 
 def plan_routing(task: Task, layout: Layout, p: P, of: HeldOutQueries) -> Reads:
     """Plans that reach the routed recall with exact scores: what the routing alone reads."""
-    sizes = block_bytes(layout.sizes(), middle_code(task.rows), task.id_bytes)
+    sizes = block_bytes(layout.sizes(), middle_code(task.rows), task.id_bytes, task.rows.dimension)
 
     planned, near = planner(p, sizes), of.truth.rows[:, : task.k]
 

@@ -12,7 +12,14 @@ import numpy.typing as npt
 from vantage.cost import LANES, Budget, wave_ms
 from vantage.format import PRICED_MAX, RERANK_MAX, VECTOR_BYTES, Contract, Estimator, Ladder, Promise, Promises
 from vantage.read.gather import plan_gather
-from vantage.search.estimate import HALVINGS_MAX, MASS_EPSILON, PRICE_LOG_MIN, ROWS_EPSILON, second_price
+from vantage.search.estimate import (
+    HALVINGS_MAX,
+    LINE_SPREAD_MIN,
+    MASS_EPSILON,
+    PRICE_LOG_MIN,
+    ROWS_EPSILON,
+    second_price,
+)
 
 from ..ingest.rows import Ints, Rows
 from ..simulate.edge import P
@@ -73,7 +80,8 @@ def _features(held: ScannedQueries, read: Bools, price: int, k: int) -> F64:
     spread[spread == 0] = 1.0
     share = held.p / np.maximum(held.p.sum(1, dtype=np.float64), 1)[:, None]
     mass, roots = np.where(read, share, 0).sum(1), np.sqrt(np.where(read, 0, share)).sum(1)
-    away = np.maximum(0, np.where(count > 0, last, 0)[:, None] - candidates.base) / spread[:, None]
+    base = _bases(held, read, share)
+    away = np.maximum(0, np.where(count > 0, last, 0)[:, None] - base) / spread[:, None]
     reaching = np.where(held.p > 0, held.rows * np.exp(-0.5 * away * away), 0)
     inside = np.where(read, reaching, 0).sum(1)
     out = np.stack([
@@ -84,6 +92,17 @@ def _features(held: ScannedQueries, read: Bools, price: int, k: int) -> F64:
     ], 1)  # fmt: skip
     out[count == 0] = 0
     return out
+
+
+def _bases(held: ScannedQueries, read: Bools, share: F64) -> F64:
+    """(Q, B) scores of centres: those of blocks read, and on a line over log probability for the others."""
+    base, known = held.candidates.base.astype(np.float64), read & (held.p > 0)
+    logs, count = np.log(np.maximum(share, 1e-30)), np.maximum(known.sum(1), 1)
+    x0, y0 = (np.where(known, column, 0).sum(1) / count for column in (logs, base))
+    x = np.where(known, logs - x0[:, None], 0)
+    square = (x * x).sum(1)
+    slope = np.where(square > LINE_SPREAD_MIN, (x * (base - y0[:, None])).sum(1) / np.maximum(square, 1e-30), 0)
+    return np.where(read, base, (y0 - slope * x0)[:, None] + slope[:, None] * logs)
 
 
 def fit_logistic(x: F64, y: F64) -> F64:
@@ -291,18 +310,19 @@ def make_promises(
     second_wave: bool,
     gather: Gather,
     rerank: int = 0,
+    least: float = 0.0,
 ) -> Promises:
     """The section of promises: estimators from the tuning rows, promises from those that served nothing else.
 
     target: the price that reached the target on the tuning rows. recall_at: of the others. rows: of the index. rerank:
-    the exact scores that the target takes, where it takes any.
+    the exact scores that the target takes, where it takes any. least: of the recalls to promise.
     """
     own = reranks_of(contract.k, rows, [rerank] if rerank else [])
     reranks = {k: own if k == contract.k else reranks_of(k, rows, own) for k in depths(contract.k)}
     known = estimators(tune, contract.k, reranks, target)
 
     def kept(k: int, goals: Sequence[float]) -> tuple[Promise, ...]:
-        goals = [contract.target, *goals]
+        goals = [goal for goal in (contract.target, *goals) if goal >= least]
         return _kept_promises(calibration, recall_at, k, set(goals), known, reranks[k], second_wave, gather)
 
     ladders = (Ladder(k, kept(k, GOALS_SMALLER)) for k in depths(contract.k)[:-1])

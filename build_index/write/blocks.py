@@ -1,71 +1,91 @@
-"""Writes the blocks of a generation: codes, row numbers, checksums and ids of each, and the attributes of its rows."""
+"""Writes the blocks of a generation in all renditions: codes, row numbers, checksums, ids, and the planes of each."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from vantage.format import Directory, aligned, pack_block, pack_ids
+from vantage.format import (
+    ATTRIBUTES_PLANE,
+    NORMS_PLANE,
+    Centre,
+    Directory,
+    aligned,
+    pack_attributes,
+    pack_block,
+    pack_ids,
+)
 
-from ..blocks.layout import exact_centres
+from ..blocks.layout import centre_at, exact_centres
 from ..codecs.error_norms import Lengths, error_norms
 from ..codecs.planes import Encoded
-from ..ingest.attributes import pieces
 from ..ingest.rows import Ints
 from ..progress import Progress
 from ..simulate.measure import CHUNK_BYTES, chunks
 from .contents import Contents, RowTable, check_block
 from .ids import ids_as_bytes
-from .shard import Shards
-from .vectors import JSON_BYTES, stored_values
+from .objects import ObjectList
+from .shard import Inline, Shards
+from .vectors import stored_values
 
 
 def write_blocks(
-    contents: Contents, table: RowTable, folder: Path, norms: bool, progress: Progress
-) -> tuple[Directory, list[int], array[float]]:
-    """Writes every block into shards in the folder; (directory, bytes of the shards, with norms the blocks' radii).
+    contents: Contents, table: RowTable, objects: ObjectList, norms: bool, progress: Progress
+) -> tuple[Directory, array[float], bytes]:
+    """Writes every block into shards; (directory, with norms the blocks' radii, the blocks that the root is to hold).
 
     norms: blocks end with error norms, for exact answers. Raises InputError for a block that no reader takes.
     """
-    rows, encode = contents.rows, contents.encoder()
-    shards, radius = Shards(folder, len(table.members), bool(len(contents.attributes))), array("f")
+    rows, encoders, radius = contents.rows, contents.encoders(), array("f")
+    blocks = len(table.members)
+    shards: list[Shards | Inline] = [Inline(objects, blocks)]
+    if not contents.choice.inline:
+        shards = [Shards(objects, r, blocks) for r in range(len(table.renditions))]
+    inside = any(rendition.attributes for rendition in table.renditions)
     for low, high in chunks(table.members, CHUNK_BYTES // (4 * rows.dimension)):
         source = np.concatenate(table.members[low:high])
         starts = np.concatenate([[0], np.cumsum([len(m) for m in table.members[low:high]])]).tolist()
-        encoded = encode(low, high, source, starts)
-        ids = ids_as_bytes(rows, source)
-        lengths = _lengths(contents, encoded, source, slice(low, high)) if norms else []
+        encoded = [encode(low, high, source, starts) for encode in encoders]
+        ids, texts = ids_as_bytes(rows, source), rows.stored.attributes(source) if inside else []
+        lengths = _lengths(contents, encoded[0], source, slice(low, high)) if norms else []
         radius.extend(block.radius for block in lengths)
         for i, block in enumerate(range(low, high)):
             part = slice(starts[i], starts[i + 1])
-            data = _pack(contents, table, encoded[i], source[part], ids[part])
-            data += lengths[i].plane if norms else b""
-            check_block(block, part.stop - part.start, len(data))
-            shards.add(block, data, _attributes(contents, table, block))
+            planes = [(NORMS_PLANE, lengths[i].plane)] if norms else []
+            attributes = [(ATTRIBUTES_PLANE, pack_attributes(texts[part]))] if inside else []
+            centre = centre_at(contents.choice.layout.centre_section, block)
+            for rendition, writer in zip(table.renditions, shards, strict=True):
+                first = rendition == table.renditions[0]
+                own = planes * first + (attributes if rendition.attributes else [])
+                data, size = _pack(contents, table, encoded[rendition.codec][i], centre, source[part], ids[part], own)
+                check_block(block, part.stop - part.start, len(data))
+                writer.add(block, data, size)
         progress(high / len(table.members))
-    return *shards.close(table.first_row, contents.choice.layout.sizes()), radius
+    directory = Directory(
+        array("I", range(blocks)), array("I", contents.choice.layout.sizes().tolist()),
+        array("I", table.homes.tolist()), tuple(writer.close() for writer in shards),
+    )  # fmt: skip
+    return directory, radius, b"".join(bytes(writer.data) for writer in shards if isinstance(writer, Inline))
 
 
-def _pack(contents: Contents, table: RowTable, encoded: Encoded, source: Ints, ids: list[bytes]) -> bytes:
-    """A block of these source rows (n), without its error norms."""
+def _pack(
+    contents: Contents,
+    table: RowTable,
+    encoded: Encoded,
+    centre: Centre,
+    source: Ints,
+    ids: list[bytes],
+    planes: list[tuple[int, bytes]],
+) -> tuple[bytes, int]:
+    """(a block of these source rows (n), its bytes without planes)."""
     n, number = len(source), table.number[source]
     pad = bytes(4 * (aligned(n, 16) - n))
     id_width, id_plane = pack_ids(ids) if contents.rows.stored.id_kind == "bytes" else (8, b"".join(ids))
-    planes = [*encoded.planes(), number.tobytes() + pad, table.checks[number].tobytes() + pad]
-    if table.spots is not None:
-        planes += [column.tobytes() + pad for column in table.spots[number].T]
-    return pack_block(n, id_width, encoded.ranges, planes, id_plane)
-
-
-def _attributes(contents: Contents, table: RowTable, block: int) -> Iterator[bytes]:
-    """The attributes of a block's home rows in pieces: where each row's JSON ends, then the texts."""
-    source, own = table.attributes_of(block)
-    yield np.concatenate([[0], np.cumsum(own)]).astype("<u4").tobytes()
-    for low, high in pieces(own, JSON_BYTES):
-        yield b"".join(contents.rows.stored.attributes(source[low:high]))
+    columns = [*encoded.planes(), number.tobytes() + pad, table.checks[number].tobytes() + pad]
+    if table.by_row:
+        columns += [column.tobytes() + pad for column in table.spots[number].T]
+    return pack_block(n, id_width, encoded.ranges, centre, columns, id_plane, planes)
 
 
 def _lengths(contents: Contents, encoded: list[Encoded], source: Ints, blocks: slice) -> list[Lengths]:

@@ -11,14 +11,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vantage.errors import InputError
-from vantage.format import BLOCKS_FREE, READ_BYTES_MAX, block_planes
+from vantage.format import BLOCKS_FREE, READ_BYTES_MAX, Rendition, block_planes
 
-from ..codecs.planes import Encoded, encode_blocks
-from ..ingest.attributes import BLOCK_BYTES_MAX, are_long
+from ..codecs.planes import Codec, Encoded, encode_blocks
+from ..ingest.attributes import BLOCK_BYTES_MAX, are_long, pieces
 from ..ingest.rows import Ints, Rows
 from ..tune.choose import Choice
 
 U32 = npt.NDArray[np.uint32]
+
+PAGE_ROWS = 8192  # at most: a page of rows is one Parquet row group, whose vector column is one page
+PAGE_BYTES = 16 << 20  # of them as float32
+JSON_BYTES = 32 << 20  # of attributes as JSON, that are held at a time
 
 # (first block, after the last, source rows of these blocks, where each begins and the last ends) -> their codes
 Encode = Callable[[int, int, Ints, list[int]], list[Encoded]]
@@ -39,17 +43,18 @@ class Contents:
     manifest: dict[str, Any]
     encode: Encode | None = None
 
-    def encoder(self) -> Encode:
-        """Gives the codes of blocks."""
-        return self.encode or encoder(self.rows, self.choice)
+    def encoders(self) -> list[Encode]:
+        """Give the codes of blocks, one a codec."""
+        first, longer = self.encode or encoder(self.rows, self.choice), self.choice.longer
+        return [first] if longer is None else [first, encoder(self.rows, self.choice, longer)]
 
 
-def encoder(rows: Rows, choice: Choice) -> Encode:
-    """Encodes the blocks it is asked for."""
-    centres = choice.layout.centres
+def encoder(rows: Rows, choice: Choice, codec: Codec | None = None) -> Encode:
+    """Encodes the blocks it is asked for, by the first codec of the choice or another one."""
+    centres, codec = choice.layout.centres, codec or choice.codec
 
     def encode(low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
-        return encode_blocks(choice.codec, rows.take(source), starts, centres[low:high], rows.metric)
+        return encode_blocks(codec, rows.take(source), starts, centres[low:high], rows.metric)
 
     return encode
 
@@ -58,63 +63,63 @@ def encoder(rows: Rows, choice: Choice) -> Encode:
 class RowTable:
     """Every row by its number, which is its order in the files: by home block, and by source row within it.
 
-    members: source rows of each block, its home rows first. homes i64 (B): how many of these. first_row i64 (B + 1):
-    the number of each block's first home row. source i64 (N): source row of each number; number u32 (N): the inverse.
-    By number: attribute_bytes i64 (N), 0 without attributes; checks u32 (N), the CRC-32C of the stored vector, filled
-    in as vectors are written; spots u32 (N, 3), where the attributes lie in their block, their bytes and their CRC-32C,
-    the last filled in too, or None where no row's attributes are read alone.
+    members: source rows of each block, its home rows first. homes i64 (B): how many of these. source i64 (N): source
+    row of each number; number u32 (N): the inverse. pages: [low, high) of the row numbers of each page. By number:
+    attribute_bytes i64 (N), 0 without attributes; checks u32 (N), the CRC-32C of the stored vector, filled in as
+    vectors are written; spots u32 (N, 3), where the attributes lie in those of their page, their bytes and their
+    CRC-32C, the last filled in too. by_row: scan blocks have spots. renditions: of the blocks,
+    one alone where the root holds them.
     """
 
     members: list[Ints]
     homes: Ints
-    first_row: Ints
     source: Ints
     number: U32
+    pages: list[tuple[int, int]]
     attribute_bytes: Ints
     checks: U32
-    spots: U32 | None
+    spots: U32
+    by_row: bool
+    renditions: tuple[Rendition, ...]
 
     @property
     def count(self) -> int:
         return len(self.source)
 
-    def attributes_of(self, block: int) -> tuple[Ints, Ints]:
-        """(source rows, bytes of their attributes) of the home rows of a block."""
-        return (
-            self.members[block][: self.homes[block]],
-            self.attribute_bytes[self.first_row[block] : self.first_row[block + 1]],
-        )
-
 
 def row_table(contents: Contents) -> RowTable:
-    """Numbers the rows. Raises InputError where a reader would refuse their blocks, or a block's attributes."""
+    """Numbers the rows. Raises InputError where a reader would refuse their blocks."""
     rows, layout = contents.rows, contents.choice.layout
     members, names = layout.members(), contents.attributes.names
     homes = np.bincount(layout.partition.home, minlength=layout.blocks)
-    first_row = np.concatenate([[0], np.cumsum(homes)])
     source = np.concatenate([m[:h] for m, h in zip(members, homes, strict=True)])
     number = np.empty(rows.count, np.uint32)
     number[source] = np.arange(rows.count, dtype=np.uint32)
-    own = rows.stored.attribute_sizes()[source] if names else np.zeros(rows.count, np.int64)
-    block_bytes = 4 * (homes + 1) + _sums(own, first_row) if names else np.zeros(layout.blocks, np.int64)
-    by_row = are_long(rows.stored, names) or bool(block_bytes.max() > BLOCK_BYTES_MAX)
-    check_blocks(layout.sizes(), rows.count, contents.choice.codec.code_bytes, by_row)
-    if block_bytes.max() >= 1 << 32:
-        raise InputError(
-            f"block {block_bytes.argmax()} has {block_bytes.max():,} bytes of attributes, an index keeps up to 4 GiB a "
-            "block",
-            hint="leave long columns out with --attributes, or split the rows over several indexes",
-        )
-    spots = _spots(own, first_row, homes) if by_row else None
-    return RowTable(members, homes, first_row, source, number, own, np.empty(rows.count, np.uint32), spots)
+    sizes = rows.stored.attribute_sizes() if names else np.zeros(rows.count, np.int64)
+    by_row = bool(names) and are_long(rows.stored, names)
+    if names and not by_row:
+        by_row = max(int(sizes[m].sum()) for m in members) > BLOCK_BYTES_MAX
+    check_blocks(layout.sizes(), rows.count, contents.choice.codec.code_bytes, rows.dimension, by_row)
+    own = sizes[source]
+    rows_max = min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * rows.dimension)))
+    pages = list(pieces(own, JSON_BYTES, rows_max))
+    inside = bool(names) and not by_row
+    renditions: tuple[Rendition, ...] = (Rendition(0, inside),)
+    if not contents.choice.inline:
+        codecs = range(1 if contents.choice.longer is None else 2)
+        renditions = tuple(Rendition(codec, within) for within in sorted({False, inside}) for codec in codecs)
+    return RowTable(
+        members, homes, source, number, pages, own, np.empty(rows.count, np.uint32), _spots(own, pages), by_row,
+        renditions,
+    )  # fmt: skip
 
 
-def check_blocks(sizes: Ints, rows: int, code_bytes: int, by_row: bool) -> None:
+def check_blocks(sizes: Ints, rows: int, code_bytes: int, dimension: int, by_row: bool) -> None:
     """Raises InputError where a reader would refuse an index of so many rows whose blocks have sizes (B)."""
     if len(sizes) > max(BLOCKS_FREE, rows):
         raise InputError(f"{len(sizes)} blocks for {rows} rows", hint="fit again: so many rows were removed")
     widest = int(sizes.max())
-    check_block(int(sizes.argmax()), widest, block_planes(widest, code_bytes, by_row).ids + widest)
+    check_block(int(sizes.argmax()), widest, block_planes(widest, code_bytes, dimension, by_row).ids + widest)
 
 
 def check_block(block: int, rows: int, nbytes: int) -> None:
@@ -127,17 +132,10 @@ def check_block(block: int, rows: int, nbytes: int) -> None:
         )
 
 
-def _sums(sizes: Ints, first_row: Ints) -> Ints:
-    """int64 (B): sums of the sizes (N) of each block's home rows."""
-    ends = np.concatenate([[0], np.cumsum(sizes)])
-    return np.diff(ends[first_row])
-
-
-def _spots(own: Ints, first_row: Ints, homes: Ints) -> U32:
-    """u32 (N, 3), by row number: where attributes of these sizes are in the blocks; CRC-32C still 0."""
-    ends = np.concatenate([[0], np.cumsum(own)])[:-1]
-    block = np.repeat(np.arange(len(homes)), homes)
+def _spots(own: Ints, pages: list[tuple[int, int]]) -> U32:
+    """u32 (N, 3), by row number: where attributes of these sizes are in those of their page; CRC-32C still 0."""
     spots = np.zeros((len(own), 3), np.uint32)
-    spots[:, 0] = ends - ends[first_row[block]] + 4 * (homes[block] + 1)
+    for low, high in pages:
+        spots[low:high, 0] = np.cumsum(own[low:high]) - own[low:high]
     spots[:, 1] = own
     return spots

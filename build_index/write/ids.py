@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from array import array
-from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from vantage.search.rows import id_hash
 
 from ..ingest.rows import Ints, Rows
 from .contents import RowTable
-from .shard import sync
+from .objects import ObjectList, sync
 
 
 def ids_as_bytes(rows: Rows, source: Ints) -> list[bytes]:
@@ -24,9 +23,10 @@ def ids_as_bytes(rows: Rows, source: Ints) -> list[bytes]:
     return ids if isinstance(ids, list) else [struct.pack("<q", i) for i in ids.tolist()]
 
 
-def write_ids(rows: Rows, table: RowTable, path: Path) -> tuple[IdPages, int]:
-    """Writes ids.bin; (its pages, its bytes). Raises InputError for two ids with one hash, which no lookup could tell
-    apart.
+def write_ids(rows: Rows, table: RowTable, attributes: bool, objects: ObjectList) -> IdPages:
+    """Writes ids.bin; its pages. Raises InputError for two ids with one hash, which no lookup could tell apart.
+
+    attributes: rows have some.
     """
     hashes = np.empty(rows.count, np.uint64)
     for low in range(0, rows.count, 1 << 16):
@@ -41,14 +41,15 @@ def write_ids(rows: Rows, table: RowTable, path: Path) -> tuple[IdPages, int]:
             f"the ids of rows {pair[0]} and {pair[1]} have the same hash", hint="change one of the two ids"
         )
     first, crc = array("Q"), array("I")
+    number, path = objects.begin("ids.bin")
     with path.open("wb") as file:
         for low in range(0, rows.count, ID_PAGE_ROWS):
             part = order[low : low + ID_PAGE_ROWS]
             page = hashes[part].tobytes() + part.astype(np.uint32).tobytes() + table.checks[part].tobytes()
-            page += b"" if table.spots is None else table.spots[part].T.tobytes()
+            page += table.spots[part].T.tobytes() if attributes else b""
             first.append(int(hashes[part[0]]))
             crc.append(crc32c(page))
             file.write(page)
-        size = file.tell()
+        objects.end("ids.bin", file.tell())
         sync(file)
-    return IdPages(memoryview(first), memoryview(crc)), size
+    return IdPages(number, first, crc)

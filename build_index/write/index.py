@@ -5,34 +5,38 @@ from __future__ import annotations
 import shutil
 from array import array
 from contextlib import nullcontext
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
 from vantage.errors import InputError, LimitError
 from vantage.format import (
+    PAGE_BYTES_MAX,
     ROOT_BYTES_MAX,
-    VECTOR_BYTES,
     Bounds,
     Current,
+    Cursor,
     Directory,
     IdPages,
-    Objects,
     Root,
+    RowPages,
     TwoLevelSection,
-    VectorPages,
+    with_directory,
 )
+from vantage.kernels import crc32c
 
 from ..blocks.layout import exact_centres, index_section
 from ..bucket.store import alone
+from ..codecs.planes import section_over
 from ..context import BuildContext
 from ..ingest.attributes import schema_of
+from ..ingest.rows import Rows
 from .blocks import write_blocks
 from .contents import Contents, RowTable, row_table
 from .ids import write_ids
+from .objects import ObjectList, sync
 from .publish import make_live
-from .shard import sync
-from .vectors import write_vectors
+from .vectors import write_rows
 
 
 def write_index(contents: Contents, context: BuildContext, *, locked: bool = False) -> tuple[Current, int]:
@@ -48,7 +52,7 @@ def write_index(contents: Contents, context: BuildContext, *, locked: bool = Fal
         with nullcontext() if locked else alone(context.out):
             try:
                 shutil.rmtree(building, ignore_errors=True)
-                (building / "vectors").mkdir(parents=True)
+                building.mkdir(parents=True)
                 _write(contents, context)
                 return make_live(context.out, building, contents.manifest)
             finally:
@@ -61,63 +65,82 @@ def write_index(contents: Contents, context: BuildContext, *, locked: bool = Fal
 
 def _write(contents: Contents, context: BuildContext) -> None:
     """Writes all objects but the manifest."""
-    building, layout, table = context.building, contents.choice.layout, row_table(contents)
-    parts, pages = write_vectors(contents, table, building, context.progress.part(0, 0.4))
-    assert pages[0][2] + VECTOR_BYTES[contents.vector_kind] * contents.rows.dimension <= parts[0].stat().st_size
+    table, objects = row_table(contents), ObjectList(context.building)
+    pages = write_rows(contents, table, objects, context.progress.part(0, 0.4))
     norms = context.options.error_norms
-    directory, shards, radius = write_blocks(contents, table, building, norms, context.progress.part(0.4, 1))
-    id_pages, ids_bytes = write_ids(contents.rows, table, building / "ids.bin")
-    objects = Objects(shards, [part.stat().st_size for part in parts], ids_bytes)
-    root = _root(contents, table, objects, directory, pages, id_pages, radius if norms else None).pack()
+    directory, radius, inline = write_blocks(contents, table, objects, norms, context.progress.part(0.4, 1))
+    ids = write_ids(contents.rows, table, bool(contents.attributes.names), objects)
+    root = _root(contents, table, objects, directory, pages, ids, radius if norms else None, inline).pack()
     if len(root) > ROOT_BYTES_MAX:
         raise LimitError("the size of root.bin", len(root), ROOT_BYTES_MAX, hint="split the rows over several indexes")
     Root.unpack(root, "root.bin")  # what is written is what a reader takes
-    _write_object(building / "root.bin", root)
-    if isinstance(layout.section, TwoLevelSection):
-        _write_object(building / "routing.bin", layout.section.pages)
-
-
-def _write_object(path: Path, data: bytes | memoryview) -> None:
-    with path.open("wb") as file:
-        file.write(data)
+    with (context.building / "root.bin").open("wb") as file:
+        file.write(root)
         sync(file)
 
 
 def _root(
     contents: Contents,
     table: RowTable,
-    objects: Objects,
+    objects: ObjectList,
     directory: Directory,
-    pages: list[tuple[int, int, int]],
-    id_pages: IdPages,
+    pages: RowPages,
+    ids: IdPages,
     radius: array[float] | None,
+    inline: bytes,
 ) -> Root:
-    """root.bin; pages as write_vectors has them, radius of each block, or None in an index without error norms."""
+    """The root; radius of each block, or None in an index without error norms; inline: blocks that it holds."""
     rows, choice, layout = contents.rows, contents.choice, contents.choice.layout
-    bounds = None
+    bounds, router, codec = None, layout.section, choice.longer or choice.codec
+    sections = [codec.section]
+    if choice.longer is not None:
+        first = section_over(choice.codec, choice.longer)
+        assert first is not None  # else it had not been chosen
+        sections.insert(0, first)
     if radius is not None:
         lengths = np.linalg.norm(exact_centres(layout.centre_section, rows.dimension), axis=1)
         bounds = Bounds(memoryview(radius), memoryview(array("f", lengths.tolist())))
+    if isinstance(router, TwoLevelSection):
+        router = _write_pages(router, directory, rows, objects)
     return Root(
         index_section(
-            rows, layout.blocks, int(layout.sizes().sum()), layout.router, len(objects.shards), contents.vector_kind,
-            choice.codec.name, table.spots is not None,
+            rows, layout.blocks, int(layout.sizes().sum()), layout.router, contents.vector_kind, choice.codec.name,
+            table.by_row, -(-int(table.attribute_bytes.sum()) // rows.count),
         ),
         {"attributes": schema_of(contents.attributes)}
         | {name: contents.manifest[name] for name in ("model",) if name in contents.manifest},
-        objects,
-        directory,
-        layout.centre_section,
-        choice.codec.rotation,
-        layout.section,
-        choice.codec.section,
+        objects.pack(),
+        table.renditions,
+        None if isinstance(router, TwoLevelSection) and not bounds else directory,
+        codec.rotation,
+        router,
+        tuple(sections),
         choice.contract,
-        VectorPages(
-            memoryview(array("I", [part for part, _, _ in pages])),
-            memoryview(array("Q", [offset for _, _, offset in pages])),
-            memoryview(array("I", [*(row for _, row, _ in pages), rows.count])),
-        ),
-        id_pages,
+        pages,
+        ids,
         choice.promises,
+        layout.centre_section if bounds else None,
         bounds,
+        memoryview(inline),
     )  # fmt: skip
+
+
+def _write_pages(router: TwoLevelSection, directory: Directory, rows: Rows, objects: ObjectList) -> TwoLevelSection:
+    """Writes routing.bin, the pages of the router with the directories of their blocks; where they are."""
+    index = index_section(rows, len(directory), rows.count)
+    number, path = objects.begin("routing.bin")
+    offset, size, crc, at = array("Q"), array("I"), array("I"), 0
+    with path.open("wb") as file:
+        for page in router.pages:
+            blocks = router.columns(Cursor(memoryview(page), "a page"), index)[0].tolist()
+            data = with_directory(page, directory.some(blocks))
+            if len(data) > PAGE_BYTES_MAX:
+                raise LimitError("the size of a routing page", len(data), PAGE_BYTES_MAX, hint="name another --router")
+            offset.append(at)
+            size.append(len(data))
+            crc.append(crc32c(data))
+            file.write(data)
+            at += len(data)
+        sync(file)
+    objects.end("routing.bin", at)
+    return replace(router, object=array("I", [number]) * len(size), offset=offset, size=size, crc=crc)

@@ -44,7 +44,12 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "blocks": choice.layout.blocks,
         "copies": choice.layout.copies,
         "router": {"name": choice.layout.router, "bytes": len(choice.layout.section.pack())},
-        "codec": {"name": choice.codec.name, "code_bytes": choice.codec.code_bytes, "axes": len(choice.codec.axes)},
+        "codec": {
+            "name": choice.codec.name,
+            "code_bytes": choice.codec.code_bytes,
+            "axes": len(choice.codec.axes),
+            **({"longer": choice.longer.code_bytes} if choice.longer else {}),
+        },
         "rotation": {"name": choice.rotation, "bytes": len(choice.codec.rotation.pack())},
         "contract": {
             "k": choice.contract.k,

@@ -15,7 +15,7 @@ from vantage.format import Current, ObjectName
 
 from ..bucket.generations import check_unmarked, pointer, seal
 from ..bucket.store import FolderStore
-from .shard import sync
+from .objects import sync
 
 
 def make_live(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Current, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,23 @@ import pyarrow.parquet as pq
 
 from vantage.errors import DamagedError, InputError
 from vantage.format import (
+    CHECK_BYTES,
     FIELD,
     RANGES_AT,
+    ROOT_KEY,
+    BlockPlanes,
+    Centre,
+    Centres,
+    Cursor,
+    Directory,
+    LrsqSection,
     Root,
     TwoLevelSection,
-    attributes_at,
-    block_planes,
-    part_key,
-    shard_key,
+    centre_of,
+    facts_bytes,
+    joined,
+    open_block,
+    spot_at,
 )
 
 from ..blocks.layout import Layout, decode_centres
@@ -64,24 +75,24 @@ def reopen(path: Path) -> Saved:
     if root.promises is None:
         raise InputError(f"{path} was built before indexes had promises", hint="build it again")
     manifest = _manifest(path)
-    section, directory = root.index, root.directory
-    tables = [pq.read_table(path / part_key(generation, part)) for part in range(len(root.objects.parts))]
+    section = root.index
+    parts = sorted({number for number in root.rows.vector_object})
+    tables = [pq.read_table(path / generation / root.objects.keys[number]) for number in parts]
     table = pa.concat_tables(tables).combine_chunks()
     order = np.argsort(table["source_row"].to_numpy(), kind="stable")  # row numbers, as the source had them
     rank = np.empty(section.rows, np.int64)  # of each row number in that order
     rank[order] = np.arange(section.rows)
-
     home = np.empty(section.rows, np.int32)
-    home[rank] = np.repeat(np.arange(section.blocks, dtype=np.int32), np.diff(np.asarray(directory.first_row)))
-    codes, copies, records = _read_blocks(path, index.current.generation, root, rank)
+    codes, copies, centre_section = _read_blocks(path / generation, root, rank, home)
+    records = _attributes(path / generation, root, rank)
     stored = Arrays(
         vectors_of_column(table["vector"], section.vector_kind, section.dimension)[order], section.vector_kind,
         _id_values(table["id"], section.id_kind, order), records,
     )  # fmt: skip
-    centres = decode_centres(root.centres, section.dimension)
+    centres = decode_centres(centre_section, section.dimension)
     layout = Layout(
         Partition(centres, home), copies, section.router,
-        _router(path / generation, root), root.centres, centres,
+        _router(path / generation, root), centre_section, centres,
     )  # fmt: skip
     choice = Choice(
         layout,
@@ -91,6 +102,8 @@ def reopen(path: Path) -> Saved:
         manifest.get("tried", []),
         (float("nan"), float("nan")),
         manifest.get("rotation", {}).get("name"),
+        codec_of(root, 1) if len(root.codecs) > 1 else None,
+        bool(root.inline),
     )
     fields = [pa.field(a["name"], table.schema.field(3 + i).type) for i, a in enumerate(root.schema["attributes"])]
     return Saved(
@@ -104,38 +117,87 @@ def reopen(path: Path) -> Saved:
 
 
 def _read_blocks(
-    path: Path, generation: str, root: Root, rank: Ints
-) -> tuple[list[Encoded], npt.NDArray[np.int32], list[bytes]]:
-    """(codes of each block, blocks of each row's copies as a layout has them, attributes of each row as JSON).
+    folder: Path, root: Root, rank: Ints, home: npt.NDArray[np.int32]
+) -> tuple[list[Encoded], npt.NDArray[np.int32], Centres]:
+    """(codes of each block, blocks of each row's copies as a layout has them, centres); fills in homes i32 (N).
 
-    rank i64 (N): of each row number, its position in the order of the source, by which all is returned.
+    rank i64 (N): of each row number, its position in the order of the source, by which all is returned. Raises
+    InputError where a block has several extents: its rows were written after others.
     """
-    directory, names = root.directory, [a["name"] for a in root.schema["attributes"]]
-    codes, pairs, records = list[Encoded](), [np.empty((0, 2), np.int64)], [b"[]"] * root.index.rows
-    for shard in range(root.index.shards):
-        data = np.memmap(path / shard_key(generation, shard), np.uint8, "r")
-        for b in range(directory.shard_blocks[shard], directory.shard_blocks[shard + 1]):
-            block = data[directory.offset[b] :][: directory.size[b]]
-            encoded, rows = codes_of_block(block, directory.rows[b], root.codec.code_bytes)
+    index = root.index
+
+    def read(number: int, offset: int, size: int) -> bytes:
+        with (folder / root.objects.keys[number]).open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    directory = whole_directory(read, root)
+    if not directory.single:
+        raise InputError(f"{folder.parent} has blocks of several extents", hint="compact it, or build it again")
+    codes, pairs, centres = list[Encoded](), [np.empty((0, 2), np.int64)], list[Centre]()
+    for number, low, high in directory.runs[0]:
+        inside = root.objects.keys[number] == ROOT_KEY
+        data = np.frombuffer(root.inline, np.uint8) if inside else np.memmap(
+            folder / root.objects.keys[number], np.uint8, "r"
+        )  # fmt: skip
+        for b in range(low, high):
+            extent = directory.extent(b, 0)
+            block = data[extent.offset :][: extent.whole]
+            view = memoryview(block.tobytes())
+            opened = open_block(
+                view, extent.rows, extent.size, root.codec.code_bytes, index.dimension, index.by_row, f"block {b}"
+            )
+            encoded, rows = codes_of_block(block, opened.at, root.codec.code_bytes)
             codes.append(encoded)
-            first, own = directory.first_row[b], directory.first_row[b + 1] - directory.first_row[b]
+            centres.append(centre_of(view, opened.at, index.dimension))
+            own = directory.homes[b]
+            home[rank[rows[:own]]] = b
             copied = rank[rows[own:]]
             pairs.append(np.stack([copied, np.full(len(copied), b)], 1))
-            if names:
-                texts = bytes(data[directory.attribute_offset[b] :][: directory.attribute_size[b]])
-                for i in range(own):
-                    values = attributes_at(texts, own, i, names, f"{path.name}, block {b}").values()
-                    text = json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))
-                    records[rank[first + i]] = text.encode()
-    return codes, _copies(np.concatenate(pairs), root.index.rows), records
+    table = b"".join(bytes(centre.row) for centre in centres)
+    scale, bias = (memoryview(array("f", column)) for column in list(zip(*centres, strict=True))[:2])
+    return codes, _copies(np.concatenate(pairs), index.rows), Centres(memoryview(table), scale, bias)
 
 
-def codec_of(root: Root) -> Codec:
-    """The codec of an index, to encode more rows with: its quantizers as the tables of the section say.
+def whole_directory(read: Callable[[int, int, int], bytes], root: Root) -> Directory:
+    """The directory of all extents, from the root or from all routing pages; read(object, offset, bytes)."""
+    if root.directory is not None:
+        return root.directory
+    router = root.router
+    assert isinstance(router, TwoLevelSection)
+    own = []
+    for number, offset, size in zip(router.object, router.offset, router.size, strict=True):
+        cursor = Cursor(memoryview(read(number, offset, size)), "a routing page")
+        blocks = router.columns(cursor, root.index)[0]
+        own.append(router.directory(cursor, blocks, len(root.renditions), root.objects.sizes))
+    return joined(own, root.objects.sizes, "the routing pages")
+
+
+def _attributes(folder: Path, root: Root, rank: Ints) -> list[bytes]:
+    """The JSON of each row's attributes, by `rank`."""
+    records, pages = [b"[]"] * root.index.rows, root.rows
+    for page in range(len(pages.fact_crc)) if root.names else ():
+        low, high = pages.first_row[page], pages.first_row[page + 1]
+        with (folder / root.objects.keys[pages.fact_object[page]]).open("rb") as file:
+            file.seek(pages.fact_offset[page])
+            facts = file.read(facts_bytes(high - low, True))[CHECK_BYTES * (high - low) :]
+        with (folder / root.objects.keys[pages.attribute_object[page]]).open("rb") as file:
+            for row in range(low, high):
+                spot = spot_at(facts, high - low, row - low)
+                file.seek(pages.attribute_offset[page] + spot.offset)
+                records[rank[row]] = file.read(spot.size)
+    return records
+
+
+def codec_of(root: Root, number: int = 0) -> Codec:
+    """A codec of an index, to encode more rows with: its quantizers as the tables of the section say.
 
     Levels are the stored f32, so that what is encoded again may differ in a last bit from the first time.
     """
-    section, name = root.codec, root.index.codec
+    section, name, directions = root.codecs[number], root.index.codec, axes_of(root.rotation)
+    if len(root.codecs) > 1:  # the others may use more axes
+        section, kept = _own_axes(section)
+        directions = directions[kept]
     parts: dict[tuple[int, int], tuple[list[int], list[npt.NDArray[np.float64]]]] = {}
     levels, fields = np.asarray(section.levels, np.float64), list(FIELD.iter_unpack(section.fields))
     for nibble in range(2 * section.code_bytes):
@@ -158,12 +220,20 @@ def codec_of(root: Root) -> Codec:
             weight /= weight.max()
         quantizers.append(Quantizer(axes, same.setdefault(tuple(t.tobytes() for t in tables), tables), weight))
         positions.append([position for position, _ in own])
-    directions = axes_of(root.rotation)
     several = name == "rabitq" and any(len(q.parts) > 1 or len(q.parts[0]) > 2 for q in quantizers)
     return Codec(
         name, np.ascontiguousarray(directions, np.float32), deviation, quantizers, positions, section, root.rotation,
         rabitq.SCALES if several else (1.0,), sign.span_of(directions) if name in ("sign", "ecvh") else None,
     )  # fmt: skip
+
+
+def _own_axes(section: LrsqSection) -> tuple[LrsqSection, Ints]:
+    """The same section over the axes that its fields are of, and which those are."""
+    table = list(FIELD.iter_unpack(section.fields))
+    own = np.unique([axis for axis, _, _, _ in table])
+    number = {int(axis): i for i, axis in enumerate(own)}
+    fields = b"".join(FIELD.pack(number[axis], *rest) for axis, *rest in table)
+    return replace(section, fields=fields, deviation=[section.deviation[axis] for axis in own.tolist()]), own
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -187,9 +257,9 @@ def with_new_names(manifest: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def codes_of_block(block: npt.NDArray[np.uint8], n: int, width: int) -> tuple[Encoded, Ints]:
+def codes_of_block(block: npt.NDArray[np.uint8], at: BlockPlanes, width: int) -> tuple[Encoded, Ints]:
     """What encode_blocks gave for a block, and the numbers of its rows."""
-    at = block_planes(n, width)
+    n = at.n
     grouped = block[at.codes : at.f].reshape(-1, width, 16)
     low, step, h_low, h_step = np.frombuffer(block[RANGES_AT : RANGES_AT + 16].tobytes(), "<f4").tolist()
     rows = np.frombuffer(block[at.rows : at.rows + 4 * n].tobytes(), "<u4").astype(np.int64)
@@ -207,10 +277,19 @@ def _copies(pairs: Ints, rows: int) -> npt.NDArray[np.int32]:
 
 
 def _router(folder: Path, root: Root) -> Any:
-    """The router's section, with its pages."""
-    if not isinstance(root.router, TwoLevelSection):
-        return root.router
-    return replace(root.router, pages=memoryview((folder / "routing.bin").read_bytes()))
+    """The router's section, with its pages, which are without directories again."""
+    router = root.router
+    if not isinstance(router, TwoLevelSection):
+        return router
+    pages = []
+    for number, offset, size in zip(router.object, router.offset, router.size, strict=True):
+        with (folder / root.objects.keys[number]).open("rb") as file:
+            file.seek(offset)
+            page = file.read(size)
+        cursor = Cursor(memoryview(page), "a routing page")
+        router.columns(cursor, root.index)
+        pages.append(page[: cursor.at])
+    return replace(router, pages=tuple(pages))
 
 
 def vectors_of_column(column: pa.ChunkedArray, kind: str, dimension: int) -> npt.NDArray[Any]:

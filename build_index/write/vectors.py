@@ -1,12 +1,13 @@
-"""Writes full vectors and attributes: Parquet, whose vectors a reader finds by row number."""
+"""Writes rows by number: full vectors and attributes as Parquet, attributes as JSON, and the facts of each row."""
 
 from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vantage.errors import InputError, VantageError
-from vantage.format import VECTOR_BYTES
+from vantage.format import VECTOR_BYTES, RowPages
 from vantage.kernels import crc32c
 
-from ..ingest.attributes import pieces
 from ..ingest.formats.types import is_json
 from ..ingest.rows import Ints, Rows
 from ..progress import Progress
-from .contents import Contents, RowTable
+from .contents import PAGE_ROWS, Contents, RowTable
+from .objects import ObjectList, sync
 
 PART_ROWS_BYTES = 512 << 20
-PAGE_ROWS = 8192  # of vectors, at most: one Parquet row group, whose vector column is one page
-PAGE_BYTES = 16 << 20  # of them as float32
-JSON_BYTES = 32 << 20  # of attributes as JSON, that are held at a time
+ATTRIBUTES_BYTES = 256 << 20  # of an object of them, unless those of one page take more
 F16_SAFE = 4e-6  # times the root of the dimension: no longer row loses F16_LOSS_MAX, as 2^-11 and 2^-25 are rounded
 ROUNDED_ROWS, ROUNDED_BYTES = 4096, 16 << 20  # of a sample, that is rounded to f16 for a trial
 MOVED_MAX = 2.5e-4  # of a neighbour's distance, along one direction: then one neighbour in some hundreds changes places
@@ -97,34 +96,88 @@ def stored_kind(rows: Rows, near: float, vectors: str | None) -> str:
     return "f16" if np.sqrt(np.mean(moved**2)) <= MOVED_MAX * near * rows.dimension**0.5 else "f32"
 
 
-def write_vectors(
-    contents: Contents, table: RowTable, folder: Path, progress: Progress
-) -> tuple[list[Path], list[tuple[int, int, int]]]:
-    """Writes the Parquet parts into a folder; (paths, pages as (part, first row, offset)).
+def write_rows(contents: Contents, table: RowTable, objects: ObjectList, progress: Progress) -> RowPages:
+    """Writes the Parquet parts, attributes and facts of all rows; their pages.
 
-    Fills in the checks of the table, and where it has spots their checksums.
+    Fills in the checks of the table, and the checksums of its spots.
     """
-    rows, kind = contents.rows, contents.vector_kind
-    width, columns = VECTOR_BYTES[kind] * rows.dimension, [_column_field(f) for f in contents.attributes]
-    schema = _schema(rows, kind, columns)
-    paths: list[Path] = []
-    pages: list[tuple[int, int, int]] = []
+    rows, kind, names = contents.rows, contents.vector_kind, contents.attributes.names
+    width, fields = VECTOR_BYTES[kind] * rows.dimension, [_column_field(f) for f in contents.attributes]
+    schema = _schema(rows, kind, fields)
+    places: list[tuple[int, int]] = []  # (object, offset) of the vectors of each page
     writer: _PartWriter | None = None
-    rows_max = min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * rows.dimension)))
-    for low, high in pieces(table.attribute_bytes, JSON_BYTES, rows_max):
+    texts = _Texts(objects)
+    parts = 0
+    for low, high in table.pages:
         if writer is None:
-            paths.append(folder / "vectors" / f"part-{len(paths):05d}.parquet")
-            writer = _PartWriter(paths[-1], schema, low)
+            key = f"vectors/part-{parts:05d}.parquet"
+            number, path = objects.begin(key)
+            writer, parts = _PartWriter(path, schema, low), parts + 1
         values = stored_values(rows.stored.gather(table.source[low:high]), kind, table.source[low:high])
         raw = memoryview(values.tobytes())
         table.checks[low:high] = [crc32c(raw[at : at + width]) for at in range(0, len(raw), width)]
-        writer.add(_group(rows, schema, columns, values, table, slice(low, high)))
+        records = rows.stored.attributes(table.source[low:high]) if names else []
+        if names:
+            table.spots[low:high, 2] = list(map(crc32c, records))
+            texts.add(records)
+        writer.add(_group(rows, schema, values, records, table.source[low:high]))
         if high == rows.count or (high - writer.first_row) * width >= PART_ROWS_BYTES:
-            own = [(len(paths) - 1, row, offset) for row, offset in writer.close(width)]
-            _check_pages(rows, paths[-1], own, high, table.source, kind)
-            pages, writer = pages + own, None
+            own = writer.close(width)
+            _check_pages(rows, path, own, high, table.source, kind)
+            places += [(number, offset) for _, offset in own]
+            objects.end(key, path.stat().st_size)
+            writer = None
         progress(high / rows.count)
-    return paths, pages
+    facts = _write_facts(table, bool(names), objects)
+    texts.close()
+    columns = [*zip(*places, strict=True), *zip(*facts, strict=True)]
+    columns += zip(*(texts.places or [(0, 0)] * len(table.pages)), strict=True)
+    kinds = ("I", "Q", "I", "Q", "I", "I", "Q")
+    first_row = array("I", [*(low for low, _ in table.pages), rows.count])
+    return RowPages(first_row, *(array(code, column) for code, column in zip(kinds, columns, strict=True)))
+
+
+class _Texts:
+    """attributes-NNNNN.bin: the JSON of rows, one after the other, in as many objects as they take."""
+
+    def __init__(self, objects: ObjectList) -> None:
+        self.objects, self.places = objects, list[tuple[int, int]]()
+        self.count = self.size = 0
+        self.file: BinaryIO | None = None
+
+    def add(self, records: list[bytes]) -> None:
+        """Those of a page."""
+        if self.file is None or self.size > ATTRIBUTES_BYTES:
+            self.close()
+            self.key = f"attributes-{self.count:05d}.bin"
+            self.number, path = self.objects.begin(self.key)
+            self.file, self.size, self.count = path.open("wb"), 0, self.count + 1
+        self.places.append((self.number, self.size))
+        data = b"".join(records)
+        self.file.write(data)
+        self.size += len(data)
+
+    def close(self) -> None:
+        """Ends the object."""
+        if self.file is not None:
+            sync(self.file)
+            self.objects.end(self.key, self.size)
+
+
+def _write_facts(table: RowTable, attributes: bool, objects: ObjectList) -> list[tuple[int, int, int]]:
+    """Writes rows.bin; (object, offset, CRC-32C) of the facts of each page: checks, and spots where there are any."""
+    number, path = objects.begin("rows.bin")
+    out, at = [], 0
+    with path.open("wb") as file:
+        for low, high in table.pages:
+            page = table.checks[low:high].tobytes()
+            page += table.spots[low:high].T.tobytes() if attributes else b""
+            out.append((number, at, crc32c(page)))
+            file.write(page)
+            at += len(page)
+        sync(file)
+    objects.end("rows.bin", at)
+    return out
 
 
 def _schema(rows: Rows, kind: str, columns: list[pa.Field]) -> pa.Schema:
@@ -140,15 +193,9 @@ def _schema(rows: Rows, kind: str, columns: list[pa.Field]) -> pa.Schema:
     )
 
 
-def _group(
-    rows: Rows, schema: pa.Schema, columns: list[pa.Field], values: npt.NDArray[Any], table: RowTable, part: slice
-) -> pa.Table:
-    """A row group of some row numbers, whose stored vectors are values (n, d)."""
-    source = table.source[part]
-    texts = rows.stored.attributes(source) if columns else []
-    if table.spots is not None:
-        table.spots[part, 2] = list(map(crc32c, texts))
-    records = [json.loads(text) for text in texts]
+def _group(rows: Rows, schema: pa.Schema, values: npt.NDArray[Any], texts: list[bytes], source: Ints) -> pa.Table:
+    """A row group of some source rows (n), whose stored vectors are values (n, d), and their attributes JSON."""
+    records, columns = [json.loads(text) for text in texts], list(schema)[3:]
     arrays = [
         _vector_array(values, schema),
         pa.array(rows.stored.ids(source), schema.field("id").type),
@@ -205,13 +252,11 @@ def stored_values(
     return values.astype({"f32": np.float32, "u8": np.uint8, "i8": np.int8}[kind])
 
 
-def _check_pages(
-    rows: Rows, path: Path, pages: list[tuple[int, int, int]], end: int, home_rows: Ints, kind: str
-) -> None:
+def _check_pages(rows: Rows, path: Path, pages: list[tuple[int, int]], end: int, home_rows: Ints, kind: str) -> None:
     """The first and last row of each page of a part, read by their offsets alone, are what was written."""
     width = VECTOR_BYTES[kind] * rows.dimension
     with path.open("rb") as file:
-        for (_, row, offset), after in zip(pages, [*(p[1] for p in pages[1:]), end], strict=True):
+        for (row, offset), after in zip(pages, [*(p[0] for p in pages[1:]), end], strict=True):
             for r in (row, after - 1):
                 file.seek(offset + (r - row) * width)
                 source = home_rows[r : r + 1]

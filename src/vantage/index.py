@@ -183,7 +183,8 @@ class Index:
     async def explain(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
         """Of each query the first wave: its ranges and what they cost; a query by id reads its vector, nothing else.
 
-        routing: the page that the router would read first, None where none is needed; ranges are known after it.
+        routing: the pages that the router would read first; ranges are known after them. rendition: how the blocks
+        are stored that are read.
         second_below: a query whose estimate comes out below it reads a second wave; rerank: rows that get exact scores.
         """
         if any(query.exact for query in queries):
@@ -201,30 +202,40 @@ class Index:
 
     def _explain(self, run: Run) -> dict[str, Any]:
         query, segment, contract = run.query, run.segment, run.segment.root.contract
-        routed, page = segment.router.peek(run.prepared, segment)
+        routed, pages = segment.router.peek(run.prepared, segment)
         plan, promise = segment.plan(query, routed, query.budget), segment.promise(query)
         promised = segment.root.promises is not None and query.top_k <= contract.k
         recall = promise.recall if promised else recall_estimate(contract, plan.price, query.top_k)
-        sizes, before = [r.size for r in plan.ranges], [] if page is None else [page.item.size]
-        routing = None
-        if page is not None:
-            routing = {"page": page.number, "offset": page.item.offset, "bytes": page.item.size}
+        sizes, before = [r.size for r in plan.ranges], [page.item.size for page in pages]
+        routing = [
+            {"page": page.number, "object": page.object, "offset": page.item.offset, "bytes": page.item.size}
+            for page in pages
+        ]
+        block, priced_and_read = (), segment.rendition(query)
+        if plan.ranges:
+            block = segment.directory(routed).block
         return {
             "generation": self.current.generation,
             "routing": routing,
+            "rendition": {"number": priced_and_read[1], **segment.root.renditions[priced_and_read[1]]._asdict()},
             "ranges": [
-                {"shard": r.shard, "blocks": [r.first, r.last - 1], "offset": r.offset, "bytes": r.size}
+                {
+                    "object": segment.root.objects.keys[r.object],
+                    "blocks": [block[r.first], block[r.last - 1]],
+                    "offset": r.offset,
+                    "bytes": r.size,
+                }
                 for r in plan.ranges
             ],
             "blocks_cached": len(plan.cached),
             "gets": len(sizes) + len(before),
             "bytes": plan.bytes + sum(before),
-            "waves": (1 if sizes else 0) + len(before),
-            "rounds": -(-len(sizes) // LANES) + len(before),
+            "waves": bool(sizes) + bool(before),
+            "rounds": -(-len(sizes) // LANES) + -(-len(before) // LANES),
             "modelled_ms": round(wave_ms(before) + wave_ms(sizes), 2),
             "usd_per_million": round(1e6 * CLASS_B_USD * (len(sizes) + len(before)), 4),
             "complete": plan.complete,
-            "recall_estimate": recall if plan.complete and page is None else None,
+            "recall_estimate": recall if plan.complete and not pages else None,
             "second_below": promise.threshold or None,
             "rerank": reranked_rows(query, promise),
         }
@@ -249,9 +260,10 @@ class Index:
         receipt.generation = self.current.generation
         [entry] = await run_together([(rows.find(identifier), Receipt())], reader)
         assert entry is not None  # there is no end of time here
+        spots = {} if entry.spot is None else {entry.row: entry.spot}
         steps: list[tuple[Steps[dict[int, Any]], Receipt]] = [
             (rows.vectors({entry.row: entry.check}, Budget()), Receipt()),
-            (rows.attributes({entry.row: entry.spot}, Budget(), None), Receipt()),
+            (rows.attributes(spots, Budget(), None), Receipt()),
         ]
         vectors, attributes = await run_together(steps, reader)
-        return decode(vectors[entry.row], self.root.index.vector_kind), attributes[entry.row]
+        return decode(vectors[entry.row], self.root.index.vector_kind), attributes.get(entry.row, {})

@@ -19,7 +19,7 @@ from .index import Index
 from .read.bucket import Bucket
 from .read.cache import Cache
 from .read.deadline import Deadline
-from .read.reader import read_small
+from .read.reader import read_small, retried
 from .read.warm import WarmClient
 from .receipt import Receipt
 from .search.query import Answer, Query
@@ -36,6 +36,7 @@ INDEX_BYTES = 16 << 10  # what an open index holds beside its root: a small one 
 ROOT_COPIES = 2  # a root as it came, and what is made of it
 UNKNOWN_S = 10.0  # so long after a name without an index, names are asked of the bucket alone
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_RULE = "1 to 64 letters, digits, '.', '_', '-'"
 
 # Hands out (CURRENT, root.bin) of an index from a warmer place, or None; must never raise or wait long.
 WarmRoot = Callable[[str], Awaitable[tuple[bytes, bytes] | None]]
@@ -83,9 +84,7 @@ class Service:
     async def index(self, name: str, receipt: Receipt) -> Index:
         """The live generation as last seen; opens the index when it is not open. What that costs is in `opened_*`."""
         if not NAME.fullmatch(name):
-            raise InputError(
-                f"{name[:80]!r} is not a name of an index", hint="1 to 64 letters, digits, '.', '_', '-'", param="index"
-            )
+            raise InputError(f"{name[:80]!r} is not a name of an index", hint=NAME_RULE, param="index")
         if name not in self.open:
             opening = Receipt()
             try:
@@ -129,8 +128,8 @@ class Service:
         index.warm_client, index.limits = self.warm_client, self.limits
         self.open[name] = index
         self._checked[name] = time.time()
-        if old is not None and old.space != index.space:
-            self.cache.forget(old.space)
+        if old is not None and old.space != index.space:  # what both have stays
+            self.cache.forget(set(old.segment.keys) - set(index.segment.keys))
         while len(self.open) > 1 and sum(map(_index_bytes, self.open.values())) > INDEXES_BYTES:
             self._close(next(n for n in self.open if n != name))
 
@@ -139,7 +138,7 @@ class Service:
         closed = self.open.pop(name, None)
         self._checked.pop(name, None)
         if closed is not None:
-            self.cache.forget(closed.space)
+            self.cache.forget(closed.segment.keys)
 
     @asynccontextmanager
     async def room(self, nbytes: int, in_flight: int, deadline: float) -> AsyncIterator[None]:
@@ -208,10 +207,10 @@ class Service:
                 raise
             return await work(live)
 
-    async def names(self) -> list[str]:
-        """Indexes of the bucket: its folders that hold a CURRENT."""
-        names = []
-        for name in await self.bucket.list():
-            if NAME.fullmatch(name) and await read_small(self.bucket, f"{name}/CURRENT", Receipt()) is not None:
-                names.append(name)
-        return names
+    async def names(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        """Folders of the bucket that have a name as an index has, and the key to go on behind; see Bucket.list.
+
+        One listing of the bucket, and no read of what lies in the folders: which of them is an index, opening it tells.
+        """
+        names, end = await retried("the list of indexes", lambda: self.bucket.list(prefix, after, limit), Receipt())
+        return [name for name in names if NAME.fullmatch(name)], end

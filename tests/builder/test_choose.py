@@ -173,7 +173,7 @@ def test_a_small_cache_leaves_out_copies(rows_of: RowsOf) -> None:
     rows = rows_of(clustered(2000, 16, 9))
     for cache, most in ((1 << 20, 2000), (60_000, 200)):
         choice = choose(rows, 8.0, Options(0.9, 10, cache_bytes=cache))
-        total = sum(choosing.block_bytes(choice.layout.sizes(), choice.codec.code_bytes, 8.0))
+        total = sum(choosing.block_bytes(choice.layout.sizes(), choice.codec.code_bytes, 8.0, rows.dimension))
         assert choice.layout.copies <= most
         assert total <= cache
 
@@ -205,8 +205,21 @@ def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
     assert choosing._routers(rows, 64, Options(fast=True)) == ["lse"]
     assert choosing._routers(rows, 1 << 17, Options()) == ["two-level"]
     assert choosing._routers(rows, 1 << 17, Options(router="lse")) == ["lse"]
-    assert choosing.block_counts(115_659) == [1024, 512]
-    assert choosing.block_counts(4_000_000) == [16_384]
+
+
+def test_numbers_of_blocks_grow_with_the_rows() -> None:
+    """By no more than the rows do, in whole eights from 64 on; never more than a sixteenth of the rows."""
+    assert choosing.block_counts(1) == [1]
+    assert choosing.block_counts(5000) == [45]
+    assert choosing.block_counts(115_659) == [1032, 516]
+    assert choosing.block_counts(4_000_000) == [17_856]
+    assert choosing.block_counts(1 << 40) == [choosing.BLOCKS_MAX // 2]
+    for rows in range(100, 300_000, 777):
+        counts = choosing.block_counts(rows)
+        assert abs(counts[0] - rows / 112) < 8 and all(b * 2 == counts[0] for b in counts[1:])
+        assert choosing.block_counts(rows + 500)[0] - counts[0] <= 16
+    with patch("build_index.tune.choose.BLOCK_ROWS", 8):
+        assert choosing.block_counts(2000) == [120, 60]  # 125 in whole eights, not 250
 
 
 @pytest.mark.parametrize("second_wave", [False, True])

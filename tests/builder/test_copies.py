@@ -8,8 +8,9 @@ from scipy.sparse import csr_matrix
 from small import RowsOf, clustered
 
 from build_index.blocks import copies as copies_module
+from build_index.blocks import nearest as nearest_module
 from build_index.blocks.copies import COPY_RULES, LAMBDA, NEAR, Copies, closure, misses, none, soar, tie
-from build_index.blocks.kmeans import partition, two_level
+from build_index.blocks.kmeans import partition
 from build_index.blocks.partition import Partition
 from build_index.ingest.rows import Rows
 
@@ -70,7 +71,7 @@ def test_every_rule_gives_places_that_make_sense(rows_of: RowsOf, name: str, sha
 
 @pytest.mark.parametrize("blocks", [2, 9, 60])
 def test_soar_goes_where_the_loss_is_least(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
-    monkeypatch.setattr(copies_module, "DOTS_ROWS", 128)  # so that there are pieces
+    monkeypatch.setattr(copies_module, "CHUNK_BYTES", 1 << 14)  # so that there are pieces
     x = np.random.default_rng(blocks).normal(size=(900, 12)).astype(np.float32)
     rows = rows_of(x)
     base = partition(rows, np.arange(900), blocks, 0)
@@ -172,13 +173,16 @@ def test_ties_go_to_the_lower_row_and_second_copies_wait() -> None:
     assert copies.best(1.01).tolist() == [[-1, -1], [2, -1], [4, 5], [6, -1], [-1, -1], [10, 11]]
 
 
-def test_regions_narrow_the_blocks_asked(rows_of: RowsOf) -> None:
-    """With regions only blocks of the nearest few are asked, and these hold the best one nearly always."""
+def test_groups_narrow_the_blocks_weighed(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many blocks only those of the nearest groups are weighed, and these hold the best one nearly always."""
     rows = rows_of(clustered(6000, 8, 3))
-    part = two_level(rows, np.arange(6000), 256, 0)
-    found, all_asked = soar(rows, part), soar(rows, Partition(part.centres, part.home))
-    assert (found.block[:, 0] == all_asked.block[:, 0]).mean() > 0.9
-    assert (found.loss >= all_asked.loss * (1 - 1e-4) - 1e-6).all()
+    part = partition(rows, np.arange(6000), 256, 0)
+    every = soar(rows, part)
+    monkeypatch.setattr(nearest_module, "GROUPED_BLOCKS", 1)
+    monkeypatch.setattr(nearest_module, "NEAR_GROUPS", 8)
+    found = soar(rows, part)
+    assert 0.95 < (found.block[:, 0] == every.block[:, 0]).mean() < 1
+    assert (found.loss >= every.loss * (1 - 1e-4) - 1e-6).all()
 
 
 def test_tie_chooses_among_near_equals_only() -> None:

@@ -88,7 +88,7 @@ def test_there_is_something_to_plan(case: Case) -> None:
 
 
 def sizes_of(case: Case) -> np.ndarray:
-    return block_bytes(case.report.choice.layout.sizes(), case.report.choice.codec.code_bytes, 8.0)
+    return block_bytes(case.report.choice.layout.sizes(), case.report.choice.codec.code_bytes, 8.0, case.rows.dimension)
 
 
 def test_block_bytes_are_those_of_the_index(case: Case) -> None:

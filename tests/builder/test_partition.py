@@ -1,4 +1,4 @@
-"""Homes: every row has one, no block grows past twice the mean, and the same input gives the same blocks."""
+"""Homes: every row has one, no block grows past 1.8 times the mean, and the same input gives the same blocks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 from small import RowsOf, clustered
 
 from build_index.blocks import PARTITIONS
+from build_index.blocks import nearest as nearest_module
+from build_index.blocks import partition as partition_module
 from build_index.blocks.graph_cut import graph_partition, votes
-from build_index.blocks.kmeans import partition, two_level
-from build_index.blocks.partition import Partition
+from build_index.blocks.kmeans import partition
+from build_index.blocks.partition import Partition, centres_of, homes
 from build_index.ingest.rows import Rows
 from build_index.neighbours.graph import Graph
 from build_index.progress import SILENT, Progress
@@ -126,12 +128,9 @@ def test_heavy_duplicates(rows_of: RowsOf, share: float, blocks: int, fits: bool
 
 
 def test_reordered(rows_of: RowsOf) -> None:
-    base = cut(rows_of(even(500, 4)), 6)
-    assert base.reordered(np.arange(6)).region is None
-    found = Partition(base.centres, base.home, np.array([0, 0, 0, 1, 1, 1], np.int32))
+    found = cut(rows_of(even(500, 4)), 6)
     order = np.array([3, 1, 5, 0, 2, 4])
     moved = found.reordered(order)
-    assert moved.region is not None and moved.region.tolist() == [1, 0, 1, 0, 0, 1]
     assert (moved.centres == found.centres[order]).all()
     assert (order[moved.home] == found.home).all()
 
@@ -175,26 +174,40 @@ def test_rows_outside_of_the_sample_have_no_say(rows_of: RowsOf, name: str) -> N
 
 
 @pytest.mark.parametrize(("made", "count", "blocks"), [(even, 6000, 256), (skewed, 6000, 100), (skewed, 3000, 300)])
-def test_two_levels(rows_of: RowsOf, made: Made, count: int, blocks: int) -> None:
+def test_blocks_in_groups(
+    rows_of: RowsOf, made: Made, count: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row is compared with the blocks of its nearest groups: balance and all else is as where it sees every block."""
     x = made(count, 8)
-    rows, sample = rows_of(x), np.arange(0, count, 2)
-    found = two_level(rows, sample, blocks, 0)
-    assert found.blocks == blocks and found.region is not None and found.region.dtype == np.int32
-    assert (np.diff(found.region) >= 0).all()  # consecutive numbers
-    assert len(np.unique(found.region)) == round(blocks**0.5) == found.region.max() + 1
+    rows, sample, limit = rows_of(x), np.arange(0, count, 2), int(1.8 * count / blocks) + 1
+    one = partition(rows, sample, blocks, 0)
+    monkeypatch.setattr(nearest_module, "GROUPED_BLOCKS", 1)
+    monkeypatch.setattr(nearest_module, "NEAR_GROUPS", 8)
+    found = partition(rows, sample, blocks, 0)
+    assert found.blocks == blocks and (found.home != one.home).any()
     assert np.bincount(found.home[sample], minlength=blocks).min() > 0
-    assert np.quantile(sizes(found), 0.99) <= int(1.8 * count / blocks) + 1
-    in_region = np.bincount(found.region, np.bincount(found.home, minlength=blocks)) / np.bincount(found.region)
-    assert in_region.max() < 2 * count / blocks
-    again = two_level(rows, sample, blocks, 0)
+    assert sizes(found).max() <= limit and sizes(one).max() <= limit
+    again = partition(rows, sample, blocks, 0)
     assert (again.home == found.home).all() and (again.centres == found.centres).all()
-    if made is even:
-        one = partition(rows, sample, blocks, 0)
-        apart = [((x - p.centres[p.home]) ** 2).sum() for p in (found, one)]
-        assert apart[0] < 1.15 * apart[1]  # nearly as tight as k-means at one level
+    apart = [((x - p.centres[p.home]) ** 2).sum() for p in (found, one)]
+    assert apart[0] < 1.02 * apart[1]
 
 
-def test_two_levels_of_rows_that_repeat(rows_of: RowsOf) -> None:
+def test_groups_of_blocks_of_rows_that_repeat(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest_module, "GROUPED_BLOCKS", 1)
     x = np.repeat(even(5, 4), 200, axis=0)
-    found = two_level(rows_of(x), np.arange(1000), 64, 0)
+    found = partition(rows_of(x), np.arange(1000), 64, 0)
     assert np.isfinite(found.centres).all() and sizes(found).min() > 0
+
+
+def test_rows_are_read_in_pieces(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means of a sample that is never held as a whole, and homes, do not depend on the pieces."""
+    x = skewed(3000, 8)
+    rows, sample = rows_of(x), np.arange(1500, 3000, 3)
+    found = partition(rows, sample, 30, 0)
+    home = homes(rows, found.centres)
+    monkeypatch.setattr(partition_module, "CHUNK_BYTES", 4 * 8 * 77)
+    assert (homes(rows, found.centres) == home).all()
+    known = home[sample]
+    expected = [x[sample][known == b].mean(0) if (known == b).any() else np.full(8, 7) for b in range(30)]
+    assert np.allclose(centres_of(rows, sample, home, np.full((30, 8), 7, np.float32)), expected, atol=1e-4)

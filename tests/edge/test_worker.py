@@ -6,9 +6,10 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -261,13 +262,49 @@ def test_warm_cache_reads_nothing(worker: Callable[..., Server], sample_bucket: 
 
 def test_catalogue_and_health(cold: Server) -> None:
     with client(cold, **WITH_TOKEN) as http:
-        assert http.get("/v1/indexes").json() == {"indexes": ["wordnet"]}
+        assert http.get("/v1/indexes").json() == {"indexes": ["wordnet"], "cursor": None}
         described = http.get("/v1/indexes/wordnet").json()
         assert described["rows"] == 12288
         assert described["contract"]["recall"] == 0.95
         health = http.get("/v1/health").json()
         assert health["generations"] == {"wordnet": described["generation"]}
         assert health["heap_bytes"] <= 90 << 20
+
+
+def add_keys(state: Path, keys: list[str]) -> None:
+    """Rows of these keys in the table of the local R2, each with the object of another one: to put them takes 20 s."""
+    [database] = set((state / "v3" / "r2").glob("*/*.sqlite")) - set((state / "v3" / "r2").glob("*/metadata.sqlite"))
+    with closing(sqlite3.connect(database)) as connection, connection:
+        [columns] = connection.execute("SELECT group_concat(name) FROM pragma_table_info('_mf_objects')").fetchone()
+        values = columns.replace("key", "?")
+        connection.executemany(
+            f"INSERT INTO _mf_objects ({columns}) SELECT {values} FROM _mf_objects LIMIT 1", [(key,) for key in keys]
+        )
+
+
+def test_many_indexes_are_listed_in_pages(tmp_path: Path) -> None:
+    bucket, state = tmp_path / "bucket", tmp_path / "state"
+    (bucket / "few").mkdir(parents=True)
+    (bucket / "few" / "CURRENT").write_bytes(b"is not read")
+    load(bucket, state)
+    many = [f"many-{i:04}" for i in range(2500)]
+    add_keys(state, [*(f"{name}/CURRENT" for name in many), "many-0007x", "notes.txt"])
+    with serve(state, variables={"PUBLIC_READ": "1"}) as server, client(server) as http:
+
+        def pages(**options: str | int) -> Iterator[list[str]]:
+            cursor = ""
+            while cursor is not None:
+                body = http.get("/v1/indexes", params=options | {"cursor": cursor}).json()
+                yield body["indexes"]
+                cursor = body["cursor"]
+
+        whole = list(pages())
+        assert sum(whole, []) == ["few", *many]
+        assert len(whole) == 3 and max(map(len, whole)) == 1000
+        assert sum(pages(prefix="many-00", limit=7), []) == many[:100]
+        assert sum(pages(prefix="many-0007", limit=1), []) == ["many-0007"]
+        assert list(pages(prefix="none")) == [[]]
+        assert http.get("/v1/indexes", params={"limit": 1001}).json()["param"] == "limit"
 
 
 @pytest.mark.parametrize(

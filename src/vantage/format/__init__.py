@@ -5,16 +5,40 @@ CRC-32C. A section holds numbers as columns, so that a reader casts them and nev
 comes from the store is checked here before anything uses it; what fails is a DamagedError that names the place.
 """
 
-from .bounds import NORMS, Bounds, ErrorNorms, norms_of, pack_norms
+from .block import (
+    ATTRIBUTES_PLANE,
+    NORMS_PLANE,
+    RANGES_AT,
+    BlockPlanes,
+    Centre,
+    OpenBlock,
+    Plane,
+    Spot,
+    attribute_bytes,
+    attributes_of,
+    block_planes,
+    centre_of,
+    id_at,
+    is_intact,
+    open_block,
+    pack_attributes,
+    pack_block,
+    pack_ids,
+    plane_of,
+    spot_at,
+    unpack_attributes,
+)
+from .bounds import NORMS, Bounds, Centres, ErrorNorms, norms_of, pack_norms
 from .codecs import FIELD, FINE_MAX, SEGMENT, LrsqSection
-from .current import ROOT_BYTES_MAX, Current, ObjectName, part_key, shard_key
+from .contract import PRICED_MAX, Contract, Point
+from .current import ROOT_BYTES_MAX, Current, ObjectName
+from .directory import Directory, Extent, Places, Rendition, joined
 from .index import BLOCKS_FREE, IndexSection
 from .layout import (
     ATTRIBUTE_NAME_BYTES_MAX,
     ATTRIBUTE_ROW_BYTES_MAX,
     ATTRIBUTE_ROW_DEPTH_MAX,
     ATTRIBUTE_ROW_PARTS_MAX,
-    ATTRIBUTES,
     ATTRIBUTES_MAX,
     AXES_MAX,
     BLOCKS_MAX,
@@ -30,24 +54,14 @@ from .layout import (
     SHARD_MAGIC,
     VECTOR_BYTES,
     VERSION,
+    Cursor,
     aligned,
     damaged,
     pack_head,
 )
+from .objects import CHECK_BYTES, ID_PAGE_ROWS, SPOT_BYTES, IdPages, Objects, RowPages, facts_bytes, id_entry
 from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Ladder, Promise, Promises
-from .root import (
-    ID_PAGE_ROWS,
-    PRICED_MAX,
-    Centres,
-    Contract,
-    Directory,
-    IdPages,
-    Objects,
-    Point,
-    Root,
-    VectorPages,
-    id_entry,
-)
+from .root import ROOT_KEY, Root, check_prices
 from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, Rotation
 from .routers.bec_tree import BecTreeSection
 from .routers.common import RouterSection
@@ -55,27 +69,12 @@ from .routers.ecvh import EcvhSection
 from .routers.lse import LseSection
 from .routers.mlp import UNITS_STEP, MlpSection, Regions
 from .routers.tree import NO_CHILD, TREE_UNITS, TREE_WAYS, TreeSection
-from .routers.two_level import PAGE_BYTES_MAX, TwoLevelSection
-from .shard import (
-    RANGES_AT,
-    SPOT_BYTES,
-    Spot,
-    attribute_bytes,
-    attributes_at,
-    attributes_of,
-    block_planes,
-    id_at,
-    id_width,
-    pack_attributes,
-    pack_block,
-    pack_ids,
-    spot_at,
-)
+from .routers.two_level import PAGE_BYTES_MAX, TwoLevelSection, pack_page, with_directory
 from .wire import VECTORS, pack_answers, unpack_vectors
 
 __all__ = [
-    "ATTRIBUTES",
     "ATTRIBUTES_MAX",
+    "ATTRIBUTES_PLANE",
     "ATTRIBUTE_NAME_BYTES_MAX",
     "ATTRIBUTE_ROW_BYTES_MAX",
     "ATTRIBUTE_ROW_DEPTH_MAX",
@@ -84,18 +83,23 @@ __all__ = [
     "BLOCKS_FREE",
     "BLOCKS_MAX",
     "BecTreeSection",
+    "BlockPlanes",
     "Bounds",
     "ButterflyRotation",
+    "CHECK_BYTES",
     "CODECS",
+    "Centre",
     "Centres",
     "Contract",
     "Current",
+    "Cursor",
     "DIMENSION_MAX",
     "DenseRotation",
     "Directory",
     "EcvhSection",
     "ErrorNorms",
     "Estimator",
+    "Extent",
     "FIELD",
     "FINE_MAX",
     "GROUP",
@@ -110,23 +114,31 @@ __all__ = [
     "METRICS",
     "MlpSection",
     "NORMS",
+    "NORMS_PLANE",
     "NO_CHILD",
     "ObjectName",
     "Objects",
+    "OpenBlock",
     "PAGE_BYTES_MAX",
     "PRICED_MAX",
-    "Point",
-    "Promise",
-    "RANGES_AT",
-    "READ_BYTES_MAX",
     "PROMISED_RERANK_MAX",
     "PROMISED_VECTORS_MAX",
+    "Places",
+    "Plane",
+    "Point",
+    "Promise",
+    "Promises",
+    "RANGES_AT",
+    "READ_BYTES_MAX",
     "RERANK_MAX",
     "ROOT_BYTES_MAX",
+    "ROOT_KEY",
     "Regions",
+    "Rendition",
     "Root",
     "Rotation",
     "RouterSection",
+    "RowPages",
     "SCAN",
     "SCHEMA_BYTES_MAX",
     "SECTION",
@@ -134,7 +146,6 @@ __all__ = [
     "SHARD_MAGIC",
     "SPOT_BYTES",
     "Spot",
-    "Promises",
     "TANGENT_ONE",
     "TREE_UNITS",
     "TREE_WAYS",
@@ -144,25 +155,30 @@ __all__ = [
     "VECTORS",
     "VECTOR_BYTES",
     "VERSION",
-    "VectorPages",
     "aligned",
     "attribute_bytes",
-    "attributes_at",
     "attributes_of",
     "block_planes",
+    "centre_of",
+    "check_prices",
     "damaged",
+    "facts_bytes",
     "id_at",
     "id_entry",
-    "id_width",
+    "is_intact",
+    "joined",
     "norms_of",
-    "pack_attributes",
+    "open_block",
     "pack_answers",
+    "pack_attributes",
     "pack_block",
     "pack_head",
     "pack_ids",
     "pack_norms",
-    "part_key",
-    "shard_key",
+    "pack_page",
+    "plane_of",
     "spot_at",
+    "unpack_attributes",
     "unpack_vectors",
+    "with_directory",
 ]

@@ -1,4 +1,4 @@
-"""What exact answers are proven by: how far rows lie from their block's centre, and from what their codes decode to."""
+"""What exact answers are proven by: centres, and how far rows lie from them and from what their codes decode to."""
 
 from __future__ import annotations
 
@@ -9,8 +9,41 @@ from dataclasses import dataclass
 from .index import IndexSection
 from .layout import GROUP, Cursor, aligned, damaged, finite
 
+_CENTRES = struct.Struct("<II")
+
+
+@dataclass(frozen=True)
+class Centres:
+    """All block centres, as they stand in the blocks too: i8 (B, padded d) times scale (B), and bias (B)."""
+
+    table: memoryview
+    scale: memoryview
+    bias: memoryview
+
+    def pack(self) -> bytes:
+        n = len(self.scale)
+        return (
+            _CENTRES.pack(n, len(self.table) // n)
+            + struct.pack(f"<{n}f", *self.scale)
+            + struct.pack(f"<{n}f", *self.bias)
+            + bytes(self.table)
+        )
+
+    @classmethod
+    def unpack(cls, body: memoryview, index: IndexSection, label: str) -> Centres:
+        cursor = Cursor(body, label)
+        blocks, stride = cursor.unpack(_CENTRES)
+        if blocks != index.blocks or stride != aligned(index.dimension, 16):
+            raise damaged(label, f"{blocks} centres of {stride} bytes for {index.blocks} blocks")
+        scale, bias = cursor.column("f", blocks), cursor.column("f", blocks)
+        table = cursor.take(blocks * stride)
+        cursor.end()
+        finite(label, scale, bias)
+        return cls(table, scale, bias)
+
+
 _BOUNDS = struct.Struct("<II")
-# The end of a scan block, after the ids: this header, then a u8 a row, padded to GROUP rows.
+# A plane of a block: this header, then a u8 a row, padded to GROUP rows.
 NORMS = struct.Struct("<fff4x")  # step of a norm, slack, spread
 
 
@@ -53,17 +86,16 @@ class ErrorNorms:
 
 
 def pack_norms(step: float, slack: float, spread: float, norms: bytes) -> bytes:
-    """The end of a scan block; norms u8 (n)."""
+    """The plane of error norms; norms u8 (n)."""
     return NORMS.pack(step, slack, spread) + norms + bytes(aligned(len(norms), GROUP) - len(norms))
 
 
-def norms_of(block: bytes | memoryview, n: int, ids: int, label: str) -> ErrorNorms:
-    """The error norms at the end of a scan block of n rows; ids: where its plane of ids begins."""
-    view, padded = memoryview(block), aligned(n, GROUP)
-    at = len(view) - padded - NORMS.size
-    if at < ids:
-        raise damaged(label, f"{len(view)} bytes have no room for error norms")
-    step, slack, spread = NORMS.unpack_from(view, at)
+def norms_of(plane: bytes | memoryview, n: int, label: str) -> ErrorNorms:
+    """The error norms of a block of n rows, from its plane."""
+    view = memoryview(plane)
+    if len(view) != NORMS.size + aligned(n, GROUP):
+        raise damaged(label, f"error norms of {len(view)} bytes for {n} rows")
+    step, slack, spread = NORMS.unpack_from(view)
     if not all(0 <= v < math.inf for v in (step, slack, spread)):
         raise damaged(label, "its error norms are not finite")
-    return ErrorNorms(step, slack, spread, view[at + NORMS.size : at + NORMS.size + n])
+    return ErrorNorms(step, slack, spread, view[NORMS.size : NORMS.size + n])

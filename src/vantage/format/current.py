@@ -71,11 +71,3 @@ def _object(value: Any, generation: Any, file: str, limit: int, name: str) -> Ob
     if not isinstance(named.size, int) or not 1 <= named.size <= limit:
         raise damaged(name, f"{key} of {named.size!r} bytes, the limit is {limit}"[:300])
     return named
-
-
-def shard_key(generation: str, number: int) -> str:
-    return f"{generation}/shard-{number:05d}.bin"
-
-
-def part_key(generation: str, number: int) -> str:
-    return f"{generation}/vectors/part-{number:05d}.parquet"

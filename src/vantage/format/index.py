@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..errors import DamagedError
 from .layout import BLOCKS_MAX, CODECS, DIMENSION_MAX, ID_KINDS, METRICS, ROUTERS, VECTOR_KINDS, Cursor, damaged
 
-ATTRIBUTE_KINDS = ("by block", "by row")
+ATTRIBUTE_KINDS = ("in blocks", "by row")
 _INDEX = struct.Struct("<IIQIIIIIIdII")
 # An index may keep more blocks than rows where rows were removed; only so many, as a block costs time to open.
 BLOCKS_FREE = 4096
@@ -21,6 +21,7 @@ ZERO = memoryview(array("f"))
 class IndexSection:
     """What the index is. Its rows are source rows minus origin, times row_scale (1 for cosine, which scales to norm 1).
 
+    attribute_bytes: of the JSON of a row's attributes, the mean, rounded up.
     origin f32 (d): a point among the rows under l2, where distances are the same from anywhere; else empty, for zero.
     """
 
@@ -28,19 +29,19 @@ class IndexSection:
     dimension: int
     rows: int
     blocks: int
-    shards: int
     id_kind: str
     vector_kind: str
     codec: str
     router: str
     row_scale: float
     slots: int  # of rows in blocks: a row has one in each block that holds it
-    by_row: bool = False  # attributes can be read a row: its place stands in scan blocks and in ids.bin
+    by_row: bool = False  # scan blocks say where the attributes of their rows are
     origin: memoryview = ZERO
+    attribute_bytes: int = 0
 
     def pack(self) -> bytes:
         fixed = _INDEX.pack(
-            METRICS.index(self.metric), self.dimension, self.rows, self.blocks, self.shards,
+            METRICS.index(self.metric), self.dimension, self.rows, self.blocks, self.attribute_bytes,
             ID_KINDS.index(self.id_kind), VECTOR_KINDS.index(self.vector_kind), CODECS.index(self.codec),
             ROUTERS.index(self.router), self.row_scale, self.slots, self.by_row,
         )  # fmt: skip
@@ -49,7 +50,7 @@ class IndexSection:
     @classmethod
     def unpack(cls, body: memoryview, label: str) -> IndexSection:
         cursor = Cursor(body, label)
-        metric, dimension, rows, blocks, shards, ids, vectors, codec, router, scale, slots, by = cursor.unpack(_INDEX)
+        metric, dimension, rows, blocks, nbytes, ids, vectors, codec, router, scale, slots, by = cursor.unpack(_INDEX)
         origin = cursor.column("f", dimension) if metric == METRICS.index("l2") else ZERO
         cursor.end()
 
@@ -58,8 +59,8 @@ class IndexSection:
                 raise DamagedError(f"{label}: {what} number {i} is unknown", hint="a newer builder made it: update")
             return table[i]
 
-        if not 1 <= dimension <= DIMENSION_MAX or not 1 <= blocks <= BLOCKS_MAX or not 1 <= shards <= blocks:
-            raise damaged(label, f"dimension {dimension}, blocks {blocks}, shards {shards}")
+        if not 1 <= dimension <= DIMENSION_MAX or not 1 <= blocks <= BLOCKS_MAX:
+            raise damaged(label, f"dimension {dimension}, blocks {blocks}")
         if not 1e-40 < scale < 1e40 or not 1 <= rows <= slots < 1 << 32:
             raise damaged(label, f"row scale {scale}, rows {rows}, slots {slots}")
         if not all(-ORIGIN_MAX <= v <= ORIGIN_MAX for v in origin):
@@ -67,7 +68,8 @@ class IndexSection:
         if blocks > max(BLOCKS_FREE, rows):
             raise damaged(label, f"{blocks} blocks for {rows} rows")
         return cls(
-            name(METRICS, metric, "metric"), dimension, rows, blocks, shards, name(ID_KINDS, ids, "id kind"),
+            name(METRICS, metric, "metric"), dimension, rows, blocks, name(ID_KINDS, ids, "id kind"),
             name(VECTOR_KINDS, vectors, "vector kind"), name(CODECS, codec, "codec"), name(ROUTERS, router, "router"),
             scale, slots, name(ATTRIBUTE_KINDS, by, "kind of attributes") == "by row", origin,
+            nbytes,
         )  # fmt: skip

@@ -23,18 +23,20 @@ HEADER = struct.Struct("<8sIIQII")
 SECTION = struct.Struct("<IIQQII")
 
 # Kinds of sections of root.bin. Unknown kinds are skipped.
-INDEX, SCHEMA, OBJECTS, DIRECTORY, CENTRES, ROTATION, ROUTER, CODEC, CONTRACT, VECTORS, ID_PAGES, PROMISES = range(
+INDEX, SCHEMA, OBJECTS, DIRECTORY, CENTRES, ROTATION, ROUTER, CODEC, CONTRACT, ROW_PAGES, ID_PAGES, PROMISES = range(
     1, 13
 )
 BOUNDS = 13
 BUTTERFLY = 14  # in the place of ROTATION
-# Kinds of sections of a shard, and the planes kept for later versions.
-SCAN, REFINEMENT, ATTRIBUTES, ERROR_NORMS, DELTA, TOMBSTONES = range(32, 38)
+RENDITIONS = 15
+INLINE = 16  # bytes of the root that its directory of objects names as an object of its own
+# The kind of the section of a shard.
+SCAN = 32
 SECTION_NAMES = {
     INDEX: "index", SCHEMA: "schema", OBJECTS: "objects", DIRECTORY: "directory", CENTRES: "centres",
-    ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", VECTORS: "vectors",
-    ID_PAGES: "id pages", PROMISES: "promises", BOUNDS: "bounds", BUTTERFLY: "butterfly", SCAN: "scan",
-    ATTRIBUTES: "attributes",
+    ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", ROW_PAGES: "row pages",
+    ID_PAGES: "id pages", PROMISES: "promises", BOUNDS: "bounds", BUTTERFLY: "butterfly", RENDITIONS: "renditions",
+    INLINE: "inline", SCAN: "scan",
 }  # fmt: skip
 
 METRICS = ("cosine", "l2", "dot")

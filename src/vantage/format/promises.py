@@ -11,19 +11,20 @@ from .layout import Cursor, damaged, finite
 
 FEATURES = 4  # of a query after its reads; see vantage.search.estimate
 _PROMISES = struct.Struct("<II")
-_ESTIMATOR = struct.Struct(f"<IIdd{1 + FEATURES}d")
+_ESTIMATOR = struct.Struct(f"<IIIIdd{1 + FEATURES}d")
 RERANK_MAX = 200  # rows that a query may ask the full vectors of
 # Those that a promise may read, where codes tell rows apart too little; of so many bytes together.
 PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX = 4096, 4 << 20
 _LADDER = struct.Struct("<II")
-_PROMISE = struct.Struct("<dIId8xdddd")
+_PROMISE = struct.Struct("<dIIdI4xdddd")
 
 
 @dataclass(frozen=True)
 class Estimator:
     """What a query's recall@k is, from what it saw; vantage.search.estimate has the arithmetic.
 
-    rerank: rows that were given exact scores, 0 none. weights: 1 + FEATURES, of the log odds that a neighbour was read.
+    rendition: of the blocks that it read. rerank: rows that were given exact scores, 0 none. weights: 1 + FEATURES, of
+    the log odds that a neighbour was read.
     ceiling: mean recall of the codes where all are; width: how fast what the codes lose fades as fewer are.
     """
 
@@ -32,13 +33,15 @@ class Estimator:
     ceiling: float
     width: float
     weights: tuple[float, ...]
+    rendition: int = 0
 
 
 @dataclass(frozen=True)
 class Promise:
     """What keeps a recall at the contract's k, and means a query of what that took on held-out rows, nothing cached.
 
-    rerank: rows whose full vectors are read, 0 for none. A query whose estimate is below `threshold` (0: none) reads a
+    rendition: of the blocks that are read. rerank: rows whose full vectors are read, 0 for none.
+    A query whose estimate is below `threshold` (0: none) reads a
     second wave, at a price by how far below. nbytes, gets and waves count all of it; ms is the modelled time.
     """
 
@@ -50,6 +53,7 @@ class Promise:
     gets: float
     waves: float
     ms: float
+    rendition: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Promises:
-    """Estimators by (k, rerank), rising, and promises by rising recall; the best one is last.
+    """Estimators by (rendition, k, rerank), rising, and promises by rising recall; the best one is last.
 
     by_recall: at the contract's k. smaller: at smaller k, rising: fewer answers take fewer reads.
     """
@@ -81,7 +85,9 @@ class Promises:
 
     def pack(self) -> bytes:
         out = _PROMISES.pack(len(self.estimators), len(self.by_recall))
-        out += b"".join(_ESTIMATOR.pack(e.k, e.rerank, e.ceiling, e.width, *e.weights) for e in self.estimators)
+        out += b"".join(
+            _ESTIMATOR.pack(e.rendition, e.k, e.rerank, 0, e.ceiling, e.width, *e.weights) for e in self.estimators
+        )
         out += _pack(self.by_recall)
         return out + b"".join(_LADDER.pack(x.k, len(x.by_recall)) + _pack(x.by_recall) for x in self.smaller)
 
@@ -91,14 +97,14 @@ class Promises:
         estimators_count, promises_count = cursor.unpack(_PROMISES)
         estimators, smaller = [], []
         for _ in range(min(estimators_count, 4096)):
-            k, rerank, ceiling, width, *weights = cursor.unpack(_ESTIMATOR)
-            estimators.append(Estimator(k, rerank, ceiling, width, tuple(weights)))
+            rendition, k, rerank, _, ceiling, width, *weights = cursor.unpack(_ESTIMATOR)
+            estimators.append(Estimator(k, rerank, ceiling, width, tuple(weights), rendition))
         by_recall = _unpack(cursor, promises_count, label)
         while cursor.at < len(body):  # an earlier builder wrote none
             k, count = cursor.unpack(_LADDER)
             smaller.append(Ladder(k, _unpack(cursor, count, label)))
         finite(label, *(list(e.weights) for e in estimators))
-        order = [(e.k, e.rerank) for e in estimators]
+        order = [(e.rendition, e.k, e.rerank) for e in estimators]
         if not estimators or order != sorted(set(order)):
             raise damaged(label, f"{len(estimators)} estimators, or out of order")
         if not all(e.k >= 1 and 0 < e.ceiling <= 1 and 0.001 <= e.width <= 1000 for e in estimators):
@@ -110,15 +116,17 @@ class Promises:
 
 def _pack(by_recall: tuple[Promise, ...]) -> bytes:
     return b"".join(
-        _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.nbytes, p.gets, p.waves, p.ms) for p in by_recall
+        _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.rendition, p.nbytes, p.gets, p.waves, p.ms)
+        for p in by_recall
     )
 
 
 def _unpack(cursor: Cursor, count: int, label: str) -> tuple[Promise, ...]:
     promises = []
     for _ in range(min(count, 4096)):
-        recall, price, rerank, threshold, *means = cursor.unpack(_PROMISE)
-        promises.append(Promise(recall, price, rerank, threshold, *means))
+        recall, price, rerank, threshold, rendition, *means = cursor.unpack(_PROMISE)
+        nbytes, gets, waves, ms = means
+        promises.append(Promise(recall, price, rerank, threshold, nbytes, gets, waves, ms, rendition))
     if not promises:
         raise damaged(label, "there are no promises")
     if not all(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..bounded_json import loads
-from .bounds import Bounds
+from .block import BlockPlanes, block_planes
+from .bounds import Bounds, Centres
 from .codecs import CODEC_SECTIONS, LrsqSection
+from .contract import PRICED_MAX, Contract
+from .directory import RENDITIONS_MAX, Directory, Rendition, pack_renditions, unpack_renditions
 from .index import IndexSection
 from .layout import (
     ATTRIBUTE_NAME_BYTES_MAX,
     ATTRIBUTES_MAX,
-    BLOCK_ROWS_MAX,
     BOUNDS,
     CENTRES,
     CODEC,
@@ -24,33 +25,35 @@ from .layout import (
     DIRECTORY,
     ID_PAGES,
     INDEX,
+    INLINE,
     OBJECTS,
     PROMISES,
-    READ_BYTES_MAX,
     REGIONS_VERSION,
+    RENDITIONS,
     ROOT_MAGIC,
     ROTATION,
     ROUTER,
+    ROW_PAGES,
     SCHEMA,
     SCHEMA_BYTES_MAX,
     SECTION_NAMES,
     SECTION_VERSION,
     VECTOR_BYTES,
-    VECTORS,
     Cursor,
-    aligned,
     damaged,
-    finite,
     pack_object,
     unpack_object,
 )
+from .objects import IdPages, Objects, RowPages
 from .promises import PROMISED_VECTORS_MAX, Promises
 from .rotations import ROTATION_SECTIONS, Rotation
 from .routers import ROUTER_SECTIONS
 from .routers.common import RouterSection
 from .routers.mlp import MlpSection
 from .routers.two_level import TwoLevelSection
-from .shard import SPOT_BYTES, BlockPlanes, block_planes
+
+ROOT_KEY = "root.bin"  # what an object is called that is a part of the root: its inline section
+_CODECS = struct.Struct("<I")
 
 
 def _router_version(router: RouterSection) -> int:
@@ -84,296 +87,92 @@ def unpack_schema(body: memoryview, label: str) -> Mapping[str, Any]:
     return checked
 
 
-_DIRECTORY = struct.Struct("<II")
+def pack_codecs(codecs: tuple[LrsqSection, ...]) -> bytes:
+    """The section of codecs."""
+    bodies = [codec.pack() for codec in codecs]
+    sizes = struct.pack(f"<{len(bodies)}I", *map(len, bodies))
+    return _CODECS.pack(len(bodies)) + sizes + b"".join(bodies)
 
 
-@dataclass(frozen=True)
-class Directory:
-    """Where each of B blocks lies in S shards; blocks are numbered in file order, rows in the order of home blocks.
-
-    shard_blocks (S + 1): first block of each shard. first_row (B + 1): the block's home rows are first_row[b] up to
-    first_row[b + 1]. Of its scan block: offset (B) in the shard, size (B) in bytes, rows (B) with copies, crc (B).
-    Of its attributes: attribute_offset, attribute_size, attribute_crc, all 0 without attributes.
-    """
-
-    shard_blocks: memoryview
-    first_row: memoryview
-    offset: memoryview
-    size: memoryview
-    rows: memoryview
-    crc: memoryview
-    attribute_offset: memoryview
-    attribute_size: memoryview
-    attribute_crc: memoryview
-
-    def span(self) -> int:
-        """Bytes of all scan blocks and of what lies between those of a shard."""
-        ends = self.shard_blocks
-        return sum(
-            self.offset[end - 1] + self.size[end - 1] - self.offset[first]
-            for first, end in zip(ends[:-1], ends[1:], strict=True)
-        )
-
-    def pack(self) -> bytes:
-        columns = (
-            (self.offset, "Q"), (self.attribute_offset, "Q"), (self.shard_blocks, "I"), (self.first_row, "I"),
-            (self.size, "I"), (self.rows, "I"), (self.crc, "I"), (self.attribute_size, "I"), (self.attribute_crc, "I"),
-        )  # fmt: skip
-        out = _DIRECTORY.pack(len(self.rows), len(self.shard_blocks) - 1)
-        return out + b"".join(struct.pack(f"<{len(column)}{code}", *column) for column, code in columns)
-
-    @classmethod
-    def unpack(cls, body: memoryview, index: IndexSection, shard_sizes: list[int], label: str) -> Directory:
-        cursor = Cursor(body, label)
-        blocks, shards = cursor.unpack(_DIRECTORY)
-        if blocks != index.blocks or shards != index.shards or shards != len(shard_sizes):
-            raise damaged(
-                label, f"{blocks} blocks in {shards} shards, the index section says {index.blocks} in {index.shards}"
-            )
-        offset, attribute_offset = cursor.column("Q", blocks), cursor.column("Q", blocks)
-        shard_blocks, first_row = cursor.column("I", shards + 1), cursor.column("I", blocks + 1)
-        size, rows, crc, attribute_size, attribute_crc = (cursor.column("I", blocks) for _ in range(5))
-        cursor.end()
-        if first_row[0] or first_row[blocks] != index.rows or sum(rows) != index.slots:
-            counts = f"{first_row[blocks]} rows in {sum(rows)} slots"
-            raise damaged(label, f"{counts}, the index section says {index.rows} in {index.slots}")
-        if shard_blocks[0] or shard_blocks[shards] != blocks:
-            raise damaged(label, "the shards do not cover the blocks")
-        for shard in range(shards):
-            low, high = shard_blocks[shard], shard_blocks[shard + 1]
-            if low >= high:
-                raise damaged(label, f"shard {shard} holds no block")
-            end = attribute_end = 0
-            for b in range(low, high):
-                if offset[b] < end or attribute_offset[b] < attribute_end:
-                    raise damaged(label, f"block {b} overlaps the block before it")
-                end, attribute_end = offset[b] + size[b], attribute_offset[b] + attribute_size[b]
-                if end > shard_sizes[shard] or attribute_end > shard_sizes[shard]:
-                    raise damaged(label, f"block {b} ends outside of shard {shard} of {shard_sizes[shard]} bytes")
-                if size[b] > READ_BYTES_MAX or attribute_size[b] > READ_BYTES_MAX and not index.by_row:
-                    longer = max(size[b], 0 if index.by_row else attribute_size[b])
-                    raise damaged(label, f"block {b} has {longer} bytes, the limit is {READ_BYTES_MAX}")
-                home = first_row[b + 1] - first_row[b]
-                if not 0 <= home <= rows[b] <= BLOCK_ROWS_MAX:
-                    raise damaged(label, f"block {b} has {rows[b]} rows, {home} of them at home")
-        return cls(shard_blocks, first_row, offset, size, rows, crc, attribute_offset, attribute_size, attribute_crc)
-
-
-_CENTRES = struct.Struct("<II")
-
-
-@dataclass(frozen=True)
-class Centres:
-    """Block centres, i8 (B, padded d) times scale (B); bias (B) is -|c|^2 / 2 under l2, else 0."""
-
-    table: memoryview
-    scale: memoryview
-    bias: memoryview
-
-    def pack(self) -> bytes:
-        n = len(self.scale)
-        return (
-            _CENTRES.pack(n, len(self.table) // n)
-            + struct.pack(f"<{n}f", *self.scale)
-            + struct.pack(f"<{n}f", *self.bias)
-            + bytes(self.table)
-        )
-
-    @classmethod
-    def unpack(cls, body: memoryview, index: IndexSection, label: str) -> Centres:
-        cursor = Cursor(body, label)
-        blocks, stride = cursor.unpack(_CENTRES)
-        if blocks != index.blocks or stride != aligned(index.dimension, 16):
-            raise damaged(label, f"{blocks} centres of {stride} bytes for {index.blocks} blocks")
-        scale, bias = cursor.column("f", blocks), cursor.column("f", blocks)
-        table = cursor.take(blocks * stride)
-        cursor.end()
-        finite(label, scale, bias)
-        return cls(table, scale, bias)
-
-
-_CONTRACT = struct.Struct("<IIdI4x")
-POINT = struct.Struct("<IIddd")  # k, price, recall, bytes, GETs
-PRICED_MAX = 1 << 60  # of price times bytes: what the planner adds up in 64 bits
-
-
-@dataclass(frozen=True)
-class Point:
-    """What a price gave on held-out rows: recall@k, and means of bytes and GETs a query, nothing cached."""
-
-    k: int
-    price: int
-    recall: float
-    nbytes: float
-    gets: float
-
-
-@dataclass(frozen=True)
-class Contract:
-    """The recall asked for at k, the most GETs a plan may use, and the measured points by rising recall."""
-
-    k: int
-    gets: int
-    target: float
-    points: tuple[Point, ...]
-
-    def pack(self) -> bytes:
-        out = _CONTRACT.pack(self.k, self.gets, self.target, len(self.points))
-        return out + b"".join(POINT.pack(p.k, p.price, p.recall, p.nbytes, p.gets) for p in self.points)
-
-    @classmethod
-    def unpack(cls, body: memoryview, label: str) -> Contract:
-        cursor = Cursor(body, label)
-        k, gets, target, count = cursor.unpack(_CONTRACT)
-        points = tuple(Point(*cursor.unpack(POINT)) for _ in range(min(count, 4096)))
-        cursor.end()
-        if not 1 <= gets <= 64 or not 0 < target < 1 or not any(p.k == k for p in points):
-            raise damaged(label, f"target {target} at k = {k} with {gets} GETs and {len(points)} points")
-        if not all(
-            p.k >= 1 and 0 <= p.recall <= 1 and 0 <= p.nbytes < math.inf and 0 <= p.gets < math.inf for p in points
-        ):
-            raise damaged(label, "a point is out of range")
-        return cls(k, gets, target, points)
-
-
-_OBJECTS = struct.Struct("<III")
-OBJECTS_MAX = 1 << 16  # shards, and parts: their keys have five digits
-
-
-@dataclass(frozen=True)
-class Objects:
-    """Bytes of the objects beside the root: shards and parts in order, and ids.bin (0 when there is none)."""
-
-    shards: list[int]
-    parts: list[int]
-    ids: int
-
-    def pack(self) -> bytes:
-        sizes = [*self.shards, *self.parts]
-        return _OBJECTS.pack(len(self.shards), len(self.parts), 0) + struct.pack(
-            f"<{len(sizes) + 1}Q", *sizes, self.ids
-        )
-
-    @classmethod
-    def unpack(cls, body: memoryview, label: str) -> Objects:
-        cursor = Cursor(body, label)
-        shards, parts, _ = cursor.unpack(_OBJECTS)
-        if max(shards, parts) > OBJECTS_MAX:
-            raise damaged(label, f"{shards} shards and {parts} parts, the limit is {OBJECTS_MAX}")
-        sizes = list(cursor.column("Q", shards + parts + 1))
-        cursor.end()
-        return cls(sizes[:shards], sizes[shards:-1], sizes[-1])
-
-
-_VECTORS = struct.Struct("<II")
-PAGES_FREE, PAGE_ROWS_MIN = 4096, 256  # more than so many pages have on average so many rows
-
-
-@dataclass(frozen=True)
-class VectorPages:
-    """Where the full vectors of a page of rows lie: part (P), offset (P) of the first value, first_row (P + 1)."""
-
-    part: memoryview
-    offset: memoryview
-    first_row: memoryview
-
-    def pack(self) -> bytes:
-        n = len(self.part)
-        return _VECTORS.pack(n, 0) + struct.pack(f"<{n}Q{n}I{n + 1}I", *self.offset, *self.part, *self.first_row)
-
-    @classmethod
-    def unpack(cls, body: memoryview, index: IndexSection, parts: list[int], label: str) -> VectorPages:
-        cursor = Cursor(body, label)
-        n, _ = cursor.unpack(_VECTORS)
-        if n > PAGES_FREE + index.rows // PAGE_ROWS_MIN:
-            raise damaged(label, f"{n} pages for {index.rows} rows")
-        offset, part, first_row = cursor.column("Q", n), cursor.column("I", n), cursor.column("I", n + 1)
-        cursor.end()
-        if first_row[0] or first_row[n] != index.rows:
-            raise damaged(label, f"its pages hold {first_row[n]} rows, the index section says {index.rows}")
-        width = VECTOR_BYTES[index.vector_kind] * index.dimension
-        for i in range(n):
-            if first_row[i] >= first_row[i + 1] or part[i] >= len(parts):
-                raise damaged(label, f"page {i} is empty or in part {part[i]} of {len(parts)}")
-            if offset[i] + (first_row[i + 1] - first_row[i]) * width > parts[part[i]]:
-                raise damaged(label, f"page {i} ends outside of part {part[i]} of {parts[part[i]]} bytes")
-        return cls(part, offset, first_row)
-
-
-ID_PAGE_ROWS = 4096
-ID_ENTRY_BYTES = 16  # in each page: u64 hash column, u32 row column, u32 check column (CRC-32C of the full vector)
-
-
-def id_entry(index: IndexSection) -> int:
-    """Bytes of a row in ids.bin: with its spot, three columns of u32 more, where attributes are by row."""
-    return ID_ENTRY_BYTES + SPOT_BYTES * index.by_row
-
-
-_ID_PAGES = struct.Struct("<II")
-
-
-@dataclass(frozen=True)
-class IdPages:
-    """ids.bin: pages of ID_PAGE_ROWS (hash of the id, row, check) sorted by hash. first_hash (P), crc (P)."""
-
-    first_hash: memoryview
-    crc: memoryview
-
-    def pack(self) -> bytes:
-        n = len(self.crc)
-        return struct.pack(f"<II{n}Q{n}I", n, ID_PAGE_ROWS, *self.first_hash, *self.crc)
-
-    @classmethod
-    def unpack(cls, body: memoryview, index: IndexSection, size: int, label: str) -> IdPages:
-        cursor = Cursor(body, label)
-        n, page_rows = cursor.unpack(_ID_PAGES)
-        first_hash, crc = cursor.column("Q", n), cursor.column("I", n)
-        cursor.end()
-        if page_rows != ID_PAGE_ROWS or n != -(-index.rows // ID_PAGE_ROWS) or size != index.rows * id_entry(index):
-            raise damaged(label, f"{n} pages of {page_rows} ids in {size} bytes for {index.rows} rows")
-        return cls(first_hash, crc)
+def unpack_codecs(body: memoryview, codec: str, axes: int, label: str) -> tuple[LrsqSection, ...]:
+    """All codecs of the root, of the same kind and over the same axes."""
+    cursor = Cursor(body, label)
+    (count,) = cursor.unpack(_CODECS)
+    if not 1 <= count <= RENDITIONS_MAX:
+        raise damaged(label, f"{count} codecs, the limit is {RENDITIONS_MAX}")
+    sizes = cursor.column("I", count)
+    codecs = tuple(CODEC_SECTIONS[codec].unpack(cursor.take(size), axes, label) for size in sizes)
+    cursor.end()
+    return codecs
 
 
 @dataclass(frozen=True)
 class Root:
-    """All that a query needs before its first read."""
+    """All that a query needs before its first read.
+
+    directory: of all blocks, or None where pages of the router have it and there are no bounds. codecs: of the
+    renditions, by their numbers. centres: only with bounds. inline: what the object `root.bin` of the directory of
+    objects holds: the blocks of a small index, so that its opening reads them.
+    """
 
     index: IndexSection
     schema: Mapping[str, Any]
     objects: Objects
-    directory: Directory
-    centres: Centres
+    renditions: tuple[Rendition, ...]
+    directory: Directory | None
     rotation: Rotation
     router: RouterSection
-    codec: LrsqSection
+    codecs: tuple[LrsqSection, ...]
     contract: Contract
-    vectors: VectorPages
+    rows: RowPages
     id_pages: IdPages
     promises: Promises | None = None  # an index of an earlier builder has none
+    centres: Centres | None = None
     bounds: Bounds | None = None  # without them no answer can be proven
+    inline: memoryview = memoryview(b"")
 
-    def planes(self, block: int) -> BlockPlanes:
-        """Where the planes of a scan block are."""
-        return block_planes(self.directory.rows[block], self.codec.code_bytes, self.index.by_row)
+    @property
+    def codec(self) -> LrsqSection:
+        """Of the first rendition."""
+        return self.codecs[self.renditions[0].codec]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the attributes, in the order of their values."""
+        return [a["name"] for a in self.schema["attributes"]]
+
+    def planes(self, rows: int, rendition: int = 0, planes: int = 0) -> BlockPlanes:
+        """Where things are in a block of so many rows and planes."""
+        code_bytes = self.codecs[self.renditions[rendition].codec].code_bytes
+        return block_planes(rows, code_bytes, self.index.dimension, self.index.by_row, planes)
+
+    def price_max(self) -> int:
+        """The dearest that a plan may be told."""
+        promised = (p.price for p in self.promises.all()) if self.promises else ()
+        return max(*(p.price for p in self.contract.points), *promised, 0)
 
     def pack(self) -> bytes:
         """root.bin."""
+        own = self.renditions, self.directory, self.promises, self.centres, self.bounds
+        renditions, directory, promises, centres, bounds = own
         return pack_object(
             ROOT_MAGIC,
             [
                 (INDEX, self.index.pack()),
                 (SCHEMA, json.dumps(self.schema, sort_keys=True, separators=(",", ":")).encode()),
                 (OBJECTS, self.objects.pack()),
-                (DIRECTORY, self.directory.pack()),
-                (CENTRES, self.centres.pack()),
+                (RENDITIONS, pack_renditions(renditions)),
+                *([(DIRECTORY, directory.pack())] if directory else []),
                 (self.rotation.kind, self.rotation.pack()),
                 (ROUTER, self.router.pack()),
-                (CODEC, self.codec.pack()),
+                (CODEC, pack_codecs(self.codecs)),
                 (CONTRACT, self.contract.pack()),
-                (VECTORS, self.vectors.pack()),
+                (ROW_PAGES, self.rows.pack()),
                 (ID_PAGES, self.id_pages.pack()),
-                *([(PROMISES, self.promises.pack())] if self.promises else []),
-                *([(BOUNDS, self.bounds.pack())] if self.bounds else []),
+                *([(PROMISES, promises.pack())] if promises else []),
+                *([(CENTRES, centres.pack())] if centres else []),
+                *([(BOUNDS, bounds.pack())] if bounds else []),
+                *([(INLINE, bytes(self.inline))] if self.inline else []),
             ],
             _router_version(self.router),
         )
@@ -389,49 +188,80 @@ class Root:
                 raise damaged(label, "is missing")
             return sections[kind], label
 
-        index = IndexSection.unpack(*body(INDEX))
-        schema = unpack_schema(*body(SCHEMA))
-        objects = Objects.unpack(*body(OBJECTS))
-
         def of(kind: int, unpack: Any, *more: Any) -> Any:
             data, label = body(kind)
             return unpack(data, *more, label)
 
+        index = IndexSection.unpack(*body(INDEX))
+        schema = unpack_schema(*body(SCHEMA))
+        objects = Objects.unpack(*body(OBJECTS))
+        inline, sizes, attributes = sections.get(INLINE, memoryview(b"")), objects.sizes, bool(schema["attributes"])
+        if ROOT_KEY in objects.keys and sizes[objects.keys.index(ROOT_KEY)] != len(inline):
+            raise damaged(name, f"its inline section has {len(inline)} bytes, its directory of objects says otherwise")
         kinds = [kind for kind in ROTATION_SECTIONS if kind in sections]
         if len(kinds) > 1:
             raise damaged(name, "there are two rotations")
         kind = kinds[0] if kinds else ROTATION
         rotation: Rotation = of(kind, ROTATION_SECTIONS[kind].unpack, index)
-        directory, contract = of(DIRECTORY, Directory.unpack, index, objects.shards), of(CONTRACT, Contract.unpack)
-        nbytes = directory.span()
+        codecs = unpack_codecs(body(CODEC)[0], index.codec, rotation.axes, body(CODEC)[1])
+        renditions = of(RENDITIONS, unpack_renditions, len(codecs))
+        router = of(ROUTER, ROUTER_SECTIONS[index.router].unpack, index)
+        directory = None
+        if isinstance(router, TwoLevelSection):
+            router.check(sizes, body(ROUTER)[1])
+        if not isinstance(router, TwoLevelSection) or BOUNDS in sections:  # of blocks that no page may name
+            directory = of(DIRECTORY, _whole_directory, index, len(renditions), sizes)
         promises: Promises | None = of(PROMISES, Promises.unpack) if PROMISES in sections else None
-        for kind, prices in (
-            (CONTRACT, [p.price for p in contract.points]),
-            (PROMISES, [p.price for p in promises.all()] if promises else [0]),
-        ):
-            if max(prices) * nbytes >= PRICED_MAX:
-                raise damaged(
-                    f"{name}, section {SECTION_NAMES[kind]}", f"a price for {nbytes} bytes of blocks is out of range"
-                )
         ranked = max((p.rerank for p in promises.all()), default=0) if promises else 0
         if ranked * index.dimension * VECTOR_BYTES[index.vector_kind] > PROMISED_VECTORS_MAX:
             raise damaged(f"{name}, section {SECTION_NAMES[PROMISES]}", f"a promise reads {ranked} full vectors")
-        codec: LrsqSection = of(CODEC, CODEC_SECTIONS[index.codec].unpack, rotation.axes)
-        for b, (n, size) in enumerate(zip(directory.rows, directory.size, strict=True)):
-            if size < block_planes(n, codec.code_bytes, index.by_row).ids:
-                raise damaged(f"{name}, section {SECTION_NAMES[DIRECTORY]}", f"block {b} of {size} bytes has {n} rows")
-        return cls(
+        if promises and any(p.rendition >= len(renditions) for p in promises.all()):
+            raise damaged(f"{name}, section {SECTION_NAMES[PROMISES]}", "a promise of a rendition that is not there")
+        bounds = of(BOUNDS, Bounds.unpack, index) if BOUNDS in sections else None
+        root = cls(
             index,
             schema,
             objects,
+            renditions,
             directory,
-            of(CENTRES, Centres.unpack, index),
             rotation,
-            of(ROUTER, ROUTER_SECTIONS[index.router].unpack, index),
-            codec,
-            contract,
-            of(VECTORS, VectorPages.unpack, index, objects.parts),
-            of(ID_PAGES, IdPages.unpack, index, objects.ids),
+            router,
+            codecs,
+            of(CONTRACT, Contract.unpack),
+            of(ROW_PAGES, RowPages.unpack, index, attributes, sizes),
+            of(ID_PAGES, IdPages.unpack, index, attributes, sizes),
             promises,
-            of(BOUNDS, Bounds.unpack, index) if BOUNDS in sections else None,
+            of(CENTRES, Centres.unpack, index) if bounds else None,
+            bounds,
+            inline,
         )
+        if directory is not None:
+            check_prices(root, directory, name)
+        if ROOT_KEY in objects.keys:
+            own, pages = objects.keys.index(ROOT_KEY), root.rows
+            others = {root.id_pages.object, *pages.vector_object, *pages.fact_object, *pages.attribute_object}
+            if own in others or isinstance(router, TwoLevelSection):
+                raise damaged(name, "more than blocks is in its inline section")
+        return root
+
+
+def check_prices(root: Root, directory: Directory, label: str) -> None:
+    """Raises DamagedError where a price for the bytes of a directory leaves what the planner adds up in."""
+    nbytes = max(directory.span(r) for r in range(len(root.renditions)))
+    if root.price_max() * nbytes >= PRICED_MAX:
+        raise damaged(label, f"a price for {nbytes} bytes of blocks is out of range")
+
+
+def _whole_directory(
+    body: memoryview, index: IndexSection, renditions: int, sizes: tuple[int, ...], label: str
+) -> Directory:
+    """The directory of all blocks."""
+    cursor = Cursor(body, label)
+    directory = Directory.taken(cursor, index.blocks, renditions, sizes)
+    cursor.end()
+    if sum(directory.homes) != index.rows or sum(directory.rows) != index.slots:
+        counts = f"{sum(directory.homes)} rows in {sum(directory.rows)} slots"
+        raise damaged(label, f"{counts}, the index section says {index.rows} in {index.slots}")
+    if len(set(directory.block)) != index.blocks:
+        raise damaged(label, f"{len(set(directory.block))} blocks, the index section says {index.blocks}")
+    return directory

@@ -29,11 +29,13 @@ from .request import (
     INTEGER,
     JSON,
     VECTORS_MAX,
+    cursor_of,
     decode,
     is_binary,
     negotiate,
     parse_body,
     parse_ids,
+    parse_listing,
     parse_options,
     parse_parameters,
     parse_queries,
@@ -79,10 +81,10 @@ async def health(call: Call) -> Reply:
 
 
 async def list_indexes(call: Call) -> Reply:
-    """Names of all indexes."""
+    """Names of indexes, a page of them."""
     negotiate(call.headers.get("accept", ""), [JSON])
-    parse_parameters(call.options, ())
-    return Reply(200, {"indexes": await call.service.names()})
+    names, end = await call.service.names(*parse_listing(call.options))
+    return Reply(200, {"indexes": names, "cursor": None if end is None else cursor_of(end)})
 
 
 async def describe_index(call: Call) -> Reply:

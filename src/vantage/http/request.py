@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from array import array
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl
@@ -13,6 +14,8 @@ from ..bounded_json import loads
 from ..cost import Budget
 from ..errors import InputError, LimitError
 from ..format import DIMENSION_MAX, VECTORS
+from ..indexes import NAME, NAME_RULE
+from ..read.bucket import LIST_MAX
 from ..search.query import Query
 
 VECTORS_MAX = 256
@@ -23,6 +26,7 @@ JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded", "text/plain")
 DEPTH_MAX = 16  # of JSON; a batch is nested three deep
 PARTS_MAX = 4096  # lists, objects and texts of a body: a batch has some 300, and each costs far more than its two bytes
 PARAMETERS_MAX = 32
+KEY_BYTES_MAX = 1024  # of R2 and S3
 MEMBERS_MAX = 64  # of gzip, one after another: each leaves a copy of what follows it
 FIELDS = (
     "vector",
@@ -263,3 +267,31 @@ def parse_options(text: str) -> dict[str, Any]:
             except ValueError:
                 raise InputError(f"{name} is not a number, true or false", hint="top_k=10", param=name) from None
     return fields
+
+
+def parse_listing(text: str) -> tuple[str, str, int]:
+    """(prefix of the names, key to go on behind, most entries) of the query string of a listing."""
+    values = parse_parameters(text, ("prefix", "cursor", "limit"))
+    prefix, cursor, limit = values.get("prefix", ""), values.get("cursor", ""), values.get("limit", str(LIST_MAX))
+    if prefix and not NAME.fullmatch(prefix):
+        raise InputError("no name of an index begins with this prefix", hint=NAME_RULE, param="prefix")
+    if not INTEGER.fullmatch(limit):
+        raise InputError("limit is not an integer", hint=f"1 to {LIST_MAX}", param="limit")
+    if not 1 <= int(limit) <= LIST_MAX:
+        raise LimitError("limit", int(limit), f"1 to {LIST_MAX}", hint="ask for the next page by cursor", param="limit")
+    return prefix, _key(cursor), int(limit)
+
+
+def cursor_of(key: str) -> str:
+    """A key as a cursor: base64url, so that it stands in a URL as it is, and nobody takes it for a name."""
+    return urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def _key(cursor: str) -> str:
+    try:
+        key = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        if len(key.encode()) <= KEY_BYTES_MAX and cursor_of(key) == cursor:
+            return key
+    except ValueError:
+        pass
+    raise InputError("that is no cursor", hint="send the cursor of the page before as it came", param="cursor")

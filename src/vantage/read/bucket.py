@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from errno import EISDIR
+from heapq import nsmallest
 from io import BufferedReader
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Protocol
 
 from ..errors import ChangedError, DamagedError, StoreError
+
+LIST_MAX = 1000  # entries of a listing, as many as R2 and S3 give at once
 
 
 class Body(Protocol):
@@ -29,8 +32,15 @@ class Bucket(Protocol):
 
     async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Body | None: ...
 
-    async def list(self) -> list[str]:
-        """Names of the top folders."""
+    async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        """Names of top folders, in the order of their keys: those among the first `limit` entries (1 to LIST_MAX) that
+        begin with `prefix` and lie behind the key `after`. With the key to go on behind; None where nothing is left.
+        """
+
+
+def folder_end(name: str) -> str:
+    """The first key behind all keys of a top folder: of "docs" whatever begins with "docs/" lies before "docs0"."""
+    return name + chr(ord("/") + 1)
 
 
 class Bytes:
@@ -93,5 +103,11 @@ class Folder:
         except OSError as error:
             raise StoreError(f"{key}: {error.strerror or error}", hint="check the folder and try again") from None
 
-    async def list(self) -> list[str]:
-        return sorted(p.name for p in self.path.iterdir() if p.is_dir()) if self.path.is_dir() else []
+    async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        if not self.path.is_dir():
+            return [], None
+        with os.scandir(self.path) as entries:
+            folders = (e.name for e in entries if e.name.startswith(prefix) and e.name.isprintable() and e.is_dir())
+            first = nsmallest(limit + 1, (key for key in map("{}/".format, folders) if key > after))
+        names = [key[:-1] for key in first[:limit]]
+        return names, folder_end(names[-1]) if len(first) > limit else None

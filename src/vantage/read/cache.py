@@ -3,51 +3,59 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection, Iterable
 
-STARTS_SHARD, CACHED = 1, 2  # flags of a block, as kernels.plan_ranges knows them
+STARTS_OBJECT, CACHED = 1, 2  # flags of an extent, as kernels.plan_ranges knows them
+_NOTHING: frozenset[int] = frozenset()
 
 
 class Cache:
-    """Scan blocks as read and verified. An index gives its flags (one byte a block), kept current here."""
+    """Parts of objects as read and verified, by key and offset; what an object holds there never changes."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.held = 0
-        self._blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self._flags: dict[str, bytearray] = {}
+        self._parts: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._offsets: dict[str, set[int]] = {}  # of each known object
 
-    def register(self, generation: str, flags: bytearray) -> bytearray:
-        """The flags of a generation: those of an earlier registration if there are, with their CACHED bits."""
-        return self._flags.setdefault(generation, flags)
+    def register(self, keys: Iterable[str]) -> None:
+        """Objects whose parts may be kept."""
+        for key in keys:
+            self._offsets.setdefault(key, set())
 
-    def get(self, generation: str, block: int) -> bytes:
-        """A block whose flag says CACHED; marks it used."""
-        self._blocks.move_to_end((generation, block))
-        return self._blocks[generation, block]
+    def offsets(self, key: str) -> Collection[int]:
+        """Where the parts kept of an object begin."""
+        return self._offsets.get(key, _NOTHING)
 
-    def put(self, generation: str, block: int, data: memoryview) -> None:
-        """Copies a block in, and throws out what is over the budget. A forgotten generation keeps nothing."""
-        key = (generation, block)
-        if len(data) > self.budget or key in self._blocks or generation not in self._flags:
+    def get(self, key: str, offset: int) -> bytes | None:
+        """A part, where it is kept; marks it used."""
+        part = self._parts.get((key, offset))
+        if part is not None:
+            self._parts.move_to_end((key, offset))
+        return part
+
+    def put(self, key: str, offset: int, data: memoryview) -> None:
+        """Copies a part in, and throws out what is over the budget. Of a forgotten object nothing is kept."""
+        if len(data) > self.budget or key not in self._offsets or offset in self._offsets[key]:
             return
         while self.held + len(data) > self.budget:
-            self._drop(next(iter(self._blocks)))
-        self._blocks[key] = bytes(data)
+            self._drop(next(iter(self._parts)))
+        self._parts[key, offset] = bytes(data)
         self.held += len(data)
-        self._flags[generation][block] |= CACHED
+        self._offsets[key].add(offset)
 
-    def forget(self, generation: str) -> None:
-        """Drops a generation that is no longer live, and its routing pages."""
-        for space in (generation, f"{generation}/routing"):
-            for key in [k for k in self._blocks if k[0] == space]:
-                self._drop(key)
-            self._flags.pop(space, None)
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drops objects that no open index has."""
+        for key in keys:
+            for offset in list(self._offsets.get(key, ())):
+                self._drop((key, offset))
+            self._offsets.pop(key, None)
 
     def clear(self) -> None:
-        """Drops all blocks; the generations stay registered."""
-        for key in list(self._blocks):
-            self._drop(key)
+        """Drops all parts; the objects stay known."""
+        for part in list(self._parts):
+            self._drop(part)
 
-    def _drop(self, key: tuple[str, int]) -> None:
-        self.held -= len(self._blocks.pop(key))
-        self._flags[key[0]][key[1]] &= ~CACHED
+    def _drop(self, part: tuple[str, int]) -> None:
+        self.held -= len(self._parts.pop(part))
+        self._offsets[part[0]].discard(part[1])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from ..cost import LANES, Limits
 from ..errors import ChangedError, DamagedError, StoreError
@@ -15,6 +16,8 @@ from .bucket import Body, Bucket, Folder
 from .deadline import Deadline
 from .hedge import Hedging
 from .warm import WarmClient
+
+T = TypeVar("T")
 
 IN_FLIGHT_BYTES_MAX = 8 << 20
 TIMEOUT_S = 10.0
@@ -201,22 +204,31 @@ async def fetch(
     check: Callable[[Body], None],
 ) -> Body | None:
     """One read with at most one retry; both are counted. Damage and change are not tried again."""
-    for last in (False, True):
+
+    async def read() -> Body | None:
         receipt.gets += 1
+        body = await bucket.get(key, offset, length, etag)
+        if body is not None:
+            check(body)
+            receipt.bytes += body.length
+        return body
+
+    return await retried(key, read, receipt)
+
+
+async def retried(what: str, work: Callable[[], Awaitable[T]], receipt: Receipt) -> T:
+    """What the bucket answers, asked at most twice. Raises StoreError that names `what` it was about."""
+    for last in (False, True):
         try:
-            body = await asyncio.wait_for(bucket.get(key, offset, length, etag), TIMEOUT_S)
-            if body is not None:
-                check(body)
-                receipt.bytes += body.length
-            return body
+            return await asyncio.wait_for(work(), TIMEOUT_S)
         except (DamagedError, ChangedError):
             raise
         except TimeoutError:
-            failure = StoreError(f"{key}: no answer in {TIMEOUT_S:.0f} s", hint="try again later")
+            failure = StoreError(f"{what}: no answer in {TIMEOUT_S:.0f} s", hint="try again later")
         except StoreError as error:
             failure = error
         except Exception as error:  # a bucket's own failure, whatever its type
-            failure = StoreError(f"{key}: {type(error).__name__}: {error}"[:300], hint="try again later")
+            failure = StoreError(f"{what}: {type(error).__name__}: {error}"[:300], hint="try again later")
         if last:
             raise failure
         receipt.retries += 1

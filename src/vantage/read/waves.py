@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from ..errors import DamagedError
+from ..format import is_intact
 from ..kernels import crc32c
 from ..receipt import Receipt
 from .gather import Span, plan_shared, span_of
@@ -17,7 +18,10 @@ T = TypeVar("T")
 
 
 class Item(NamedTuple):
-    """Bytes that are verified and used as one: `size` at `offset` of an object of `whole` bytes."""
+    """Bytes that are verified and used as one: `size` at `offset` of an object of `whole` bytes.
+
+    crc: of all of them, or of the first `lead` of a block, which say the checksums of its planes.
+    """
 
     key: str
     offset: int
@@ -25,6 +29,13 @@ class Item(NamedTuple):
     whole: int
     crc: int
     what: str  # what errors call it
+    lead: int | None = None
+
+    def holds(self, view: memoryview) -> bool:
+        """Whether these are its bytes."""
+        if len(view) != self.size:
+            return False
+        return crc32c(view) == self.crc if self.lead is None else is_intact(view, self.lead, self.crc)
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ async def _read(waves: list[Wave], reader: Reader) -> list[bool]:
             item = items[number]
             start = item.offset - spans[n].offset
             view = data[start : start + item.size]
-            if crc32c(view) != item.crc:
+            if not item.holds(view):
                 raise DamagedError(f"{item.key}: checksum of {item.what} differs", hint="publish the index again")
             if number in lacking and reader.warm_client:
                 reader.warm_client.keep(item[:3], view)
@@ -156,7 +167,7 @@ async def _warm(hot: list[int], items: list[Item], reader: Reader) -> tuple[dict
     held, lacking = dict[int, memoryview](), {hot[n] for n in wanted}
     for n, view in views.items():
         number = hot[n]
-        if len(view) == items[number].size and crc32c(view) == items[number].crc:
+        if items[number].holds(view):
             held[number] = view
             reader.receipt.warm_bytes += len(view)
         else:  # the bucket has the last word, and its bytes go back

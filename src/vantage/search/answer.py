@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ..read.waves import Steps
 from . import exact, routed
 from .query import Answer
 from .rank import Match, rank_estimated, rank_exact
 from .run import Candidates, Run
+from .scan import Contender
 
 Source = Callable[[Run], Steps[Candidates]]
 
@@ -18,7 +20,7 @@ def answer(run: Run) -> Steps[Answer]:
     source: Source = exact.candidates if run.query.exact else routed.candidates
     candidates = yield from source(run)
     matches, vectors, ranked = yield from score(run, candidates)
-    attached = yield from attach(run, matches, vectors)
+    attached = yield from attach(run, candidates, matches, vectors)
     recall = candidates.recall if ranked or not candidates.rerank else candidates.recall_unranked()
     complete = candidates.complete and attached and (ranked or not candidates.rerank)
     return Answer(matches, ranked, complete, recall if candidates.complete else None, run.receipt)
@@ -40,7 +42,7 @@ def score(run: Run, candidates: Candidates) -> Steps[tuple[list[Match], dict[int
     return rank_estimated(candidates.contenders, run.prepared, segment.root.index, query.top_k), vectors, False
 
 
-def attach(run: Run, matches: list[Match], vectors: dict[int, bytes]) -> Steps[bool]:
+def attach(run: Run, candidates: Candidates, matches: list[Match], vectors: dict[int, bytes]) -> Steps[bool]:
     """Attributes and full vectors of the matches, where the query wants them; whether all could be read.
 
     vectors: those at hand.
@@ -53,8 +55,21 @@ def attach(run: Run, matches: list[Match], vectors: dict[int, bytes]) -> Steps[b
             m.stored, m.kind = vectors.get(m.row), run.segment.root.index.vector_kind
         complete &= all(m.stored is not None for m in matches)
     if query.attributes and matches:
-        attributes = yield from rows.attributes({m.row: m.spot for m in matches}, run.left(), query.room)
+        attributes = yield from _attributes(run, candidates, [m.contender for m in matches if m.contender is not None])
         for m in matches:
             m.attributes = attributes.get(m.row)
         complete &= all(m.attributes is not None for m in matches)
     return complete
+
+
+def _attributes(run: Run, candidates: Candidates, matches: list[Contender]) -> Steps[dict[int, dict[str, Any]]]:
+    """By row: from the blocks, where they were read with them; else by spots, from blocks or from pages of rows."""
+    rows, room = run.segment.rows, run.query.room
+    if not run.segment.root.names:
+        return {c.row: {} for c in matches}
+    if candidates.attributes is not None:
+        return rows.parsed([c.row for c in matches], candidates.attributes(matches), room)
+    spots = {c.row: c.spot for c in matches if c.spot is not None}
+    if len(spots) < len(matches):
+        spots = yield from rows.spots([c.row for c in matches], run.left())
+    return (yield from rows.attributes(spots, run.left(), room))

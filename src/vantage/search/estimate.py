@@ -8,23 +8,23 @@ from dataclasses import replace
 
 from ..errors import LimitError
 from ..format import RERANK_MAX, Contract, Estimator, Point, Promise, Promises
-from .route.common import Routed
+from .route.common import PROBABILITY_BITS, Routed
 
 MASS_EPSILON = 1e-4  # of the probability, so that its logarithms stay finite
 ROWS_EPSILON = 0.1  # rows, likewise
+LINE_SPREAD_MIN = 1e-6  # of the squares of logarithms, that a line is fitted to
 PRICE_LOG_MIN = 12.0  # log2: below, all of any index is read
 HALVINGS_MAX = 3  # of the price, for a second wave: held-out rows gain nothing from more, and it bounds a query
 HALVINGS = 1.25  # of the price a halving of what is missed takes: measured, misses fall as its power 0.8
-PROBABILITY_BITS = 20  # Routed.p is in units of 2^-20
 
 
 def promise_of(contract: Contract, promises: Promises | None, k: int, recall: float | None) -> Promise:
     """How to read for this recall@k; None: the contract's target. Raises LimitError above the best promise.
 
     Between two recalls, and between two k that promises were measured at, prices are interpolated where both are kept
-    in one way (with as many exact scores, in as many waves); else the one that reads more holds, with the exact scores
-    that either takes. More answers than the contract's k are read for as for its k. Without promises the points of the
-    contract promise.
+    in one way (by one rendition, with as many exact scores, in as many waves); else the one that reads more holds, with
+    the exact scores that either takes. More answers than the contract's k are read for as for its k. Without promises
+    the points of the contract promise.
     """
     recall = contract.target if recall is None else recall
     if not recall > 0:
@@ -41,6 +41,8 @@ def promise_of(contract: Contract, promises: Promises | None, k: int, recall: fl
     below = next((x for x in reversed(ladders) if x.k <= k), above)
     low, high = _on(below.by_recall, recall), _on(above.by_recall, recall)
     if above.k <= k or below is above:
+        return high
+    if low.rendition != high.rendition:  # prices of two renditions do not compare
         return high
     if _kind(low) != _kind(high) or not low.price or not high.price:
         more = max(low, high, key=lambda promise: promise.nbytes)
@@ -60,9 +62,9 @@ def _on(by_recall: Sequence[Promise], recall: float) -> Promise:
     return replace(_between(low, high, (recall - low.recall) / (high.recall - low.recall)), recall=recall)
 
 
-def _kind(promise: Promise) -> tuple[int, bool]:
-    """How it is kept: exact scores, and whether there is a second wave."""
-    return promise.rerank, promise.threshold > 0
+def _kind(promise: Promise) -> tuple[int, int, bool]:
+    """How it is kept: by which rendition, exact scores, and whether there is a second wave."""
+    return promise.rendition, promise.rerank, promise.threshold > 0
 
 
 def _between(low: Promise, high: Promise, share: float) -> Promise:
@@ -74,7 +76,7 @@ def _between(low: Promise, high: Promise, share: float) -> Promise:
 
     return Promise(
         mid("recall"), round(mid("price")), high.rerank, mid("threshold"), mid("nbytes"), mid("gets"),
-        mid("waves"), mid("ms"),
+        mid("waves"), mid("ms"), high.rendition,
     )  # fmt: skip
 
 
@@ -97,27 +99,29 @@ def features(
     answers: Sequence[tuple[float, int]],
     price: int,
 ) -> tuple[float, float, float, float]:
-    """What the estimate goes by, of a query that has scanned the blocks `read`; answers, one at least, best first.
+    """What the estimate goes by, of a query that has scanned the extents `read`; answers, one at least, best first.
 
-    rows (B) of blocks; base: the score of a block's centre; answers: (score, block); price: of the last plan. They are
-    the log odds of the probability read; how evenly the rest is spread, as log of the sum of roots; of the rows that
-    reach the last answer's score, were rows normal around their centres as far as the answers are, the log ratio of
-    those in unread to those in read blocks; and log2 of the price.
+    routed: of extents; rows (n) of extents; base: the score of the centre of one that is read; answers: (score,
+    extent); price: of the last plan. They are the log odds of the probability read; how evenly the rest is spread, as
+    log of the sum of roots; of the rows that reach the last answer's score, were rows normal around their centres as
+    far as the answers are, the log ratio of those in unread to those in read extents; and log2 of the price. What is
+    unread has its centre's score from a line, fitted to those read over the logarithm of their probability.
     """
     last = answers[-1][0]
-    spread = math.sqrt(sum((score - base(b)) ** 2 for score, b in answers) / len(answers)) or 1.0
+    spread = math.sqrt(sum((score - base(i)) ** 2 for score, i in answers) / len(answers)) or 1.0
     total = sum(routed.p) or 1
+    named = [(i, p) for i, p in zip(routed.blocks or range(len(routed.p)), routed.p, strict=True) if p]
+    known = [(math.log(p / total), base(i)) for i, p in named if i in read]
+    at, slope = _line(known)
     mass, roots, beyond = 0, 0.0, [0.0, 0.0]
-    for b, p in zip(routed.blocks or range(len(routed.p)), routed.p, strict=True):
-        if not p:
-            continue
-        inside = b in read
+    for i, p in named:
+        inside = i in read
         if inside:
             mass += p
         else:
             roots += math.sqrt(p / total)
-        away = max(0.0, last - base(b)) / spread
-        beyond[inside] += rows[b] * math.exp(-0.5 * away * away)
+        away = max(0.0, last - (base(i) if inside else at + slope * math.log(p / total))) / spread
+        beyond[inside] += rows[i] * math.exp(-0.5 * away * away)
     share = mass / total
     return (
         math.log((share + MASS_EPSILON) / (1 - share + MASS_EPSILON)),
@@ -127,19 +131,31 @@ def features(
     )
 
 
-def estimated_recall(promises: Promises, k: int, rerank: int, seen: Sequence[float], unread: float) -> float | None:
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """(value at 0, slope) of the line nearest to points (x, y), by least squares; level where they do not spread."""
+    n = max(1, len(points))
+    x0, y0 = sum(x for x, _ in points) / n, sum(y for _, y in points) / n
+    square = sum((x - x0) ** 2 for x, _ in points)
+    slope = sum((x - x0) * (y - y0) for x, y in points) / square if square > LINE_SPREAD_MIN else 0.0
+    return y0 - slope * x0, slope
+
+
+def estimated_recall(
+    promises: Promises, rendition: int, k: int, rerank: int, seen: Sequence[float], unread: float
+) -> float | None:
     """Recall@k of a query with these features, linear in k between estimators; None where k was not measured.
 
     A neighbour is in the blocks read with the probability c = 1 / (1 + exp(-z)), z linear in the features; a query that
     leaves less than half of the slots unread misses in proportion to them. Of those read the codes lose a share, less
     of them where more answers are wrong anyway: (1 - ceiling) exp((c - 1) / width).
 
-    rerank: rows with exact scores; the estimator with the most that are not more speaks. unread: share of slots.
+    rendition: of the blocks read. rerank: rows with exact scores; the estimator with the most that are not more speaks.
+    unread: share of slots.
     Rounded to 2^-20, so that the last bit of a logarithm decides nothing.
     """
     by_k: dict[int, Estimator] = {}
     for e in promises.estimators:
-        if e.rerank <= rerank:
+        if e.rendition == rendition and e.rerank <= rerank:
             by_k[e.k] = e
     if not by_k or k > max(by_k):
         return None

@@ -9,15 +9,28 @@ from __future__ import annotations
 import math
 import struct
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from operator import mul
 
 from .. import kernels
 from ..cost import Budget
-from ..format import FINE_MAX, RANGES_AT, SEGMENT, IndexSection, Root, damaged, id_width, norms_of
+from ..format import (
+    FINE_MAX,
+    NORMS_PLANE,
+    RANGES_AT,
+    SEGMENT,
+    Directory,
+    IndexSection,
+    OpenBlock,
+    Root,
+    damaged,
+    norms_of,
+    plane_of,
+)
 from ..read.waves import Steps
-from .plan import plan_blocks
+from .plan import plan_extents
 from .prepare import Prepared
 from .rank import exact_score
 from .run import Candidates, Run
@@ -53,12 +66,17 @@ class BoundedScan(LrsqScan):
     """
 
     def __init__(
-        self, root: Root, query: Prepared, capacity: int, most: int, name: str = "", block_ids: BlockIds | None = None
-    ) -> None:
+        self, root: Root, directory: Directory, query: Prepared, capacity: int, most: int, keys: Sequence[str] = (),
+        block_ids: BlockIds | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(
-            root, query, capacity, name, block_ids, fine=min(FINE_MAX, -(-root.codec.code_bytes // SEGMENT))
-        )
-        assert root.bounds is not None
+            root, directory, 0, query, capacity, keys, block_ids,
+            fine=min(FINE_MAX, -(-root.codec.code_bytes // SEGMENT)),
+        )  # fmt: skip
+        assert root.bounds is not None and root.centres is not None
+        self._dots = array("i", bytes(4 * root.index.blocks))
+        kernels.matvec_i8(query.i16, root.centres.table, root.index.blocks, root.index.dimension, self._dots)
+        self.centres = root.centres
         self.bounds, self.most, self.maybe = root.bounds, most, min(MAYBE_MAX, root.index.rows)
         self.lowest = bytearray(kernels.pool_size(most))
         kernels.pool_reset(self.lowest, most)
@@ -75,32 +93,29 @@ class BoundedScan(LrsqScan):
 
     def centre(self, block: int) -> tuple[float, float]:
         """<v, c> of a block's centre, v the query's vector, and how far that may be off."""
-        dot = self._dots[block] * (self.root.centres.scale[block] * self.query.i16_scale)
+        dot = self._dots[block] * (self.centres.scale[block] * self.query.i16_scale)
         return dot, self.i16_error * self.bounds.norm[block] * ROOM + 1e-12 * self.length
 
-    def block(self, number: int, data: bytes | memoryview, *, keep: bool) -> None:
-        at = self.root.planes(number)
-        width = id_width(data, at, self._where(number))
-        if keep:
-            self._kept[number] = data
-        else:
-            self._fresh[number] = (data, width)
-        scores, lower, upper = self.intervals(number, data)
+    def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
+        opened = self.open(place, data, keep=keep)
+        scores, lower, upper = self.intervals(place, data, opened)
+        at = opened.at
         self.rows += at.n
         rows = memoryview(data)[at.rows : at.rows + 4 * at.n]
         for pool, values in ((self.pool, scores), (self.lowest, lower), (self.highest, upper)):
-            kernels.pool_offer(pool, values, rows, number)
+            kernels.pool_offer(pool, values, rows, place)
 
-    def intervals(self, number: int, data: bytes | memoryview) -> tuple[array[int], array[int], array[int]]:
-        """Integer scores of a block's rows, and what each may at least and at most be."""
-        at = self.root.planes(number)
-        norms = norms_of(data, at.n, at.ids, self._where(number))
+    def intervals(
+        self, place: int, data: bytes | memoryview, opened: OpenBlock
+    ) -> tuple[array[int], array[int], array[int]]:
+        """Integer scores of an extent's rows, and what each may at least and at most be."""
+        at, where, block = opened.at, self.where(place), self.directory.block[place]
+        norms = norms_of(plane_of(data, opened.planes, NORMS_PLANE, where), at.n, where)
         scores, lower, upper = (array("i", bytes(4 * at.n)) for _ in range(3))
-        kernels.lrsq_scores(
-            data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, self.base(number), number, self.tables, scores
-        )
-        weight = self._away(number) * norms.step * self.query.unit * ROOM
-        slack = self._slack(number, _RANGES.unpack_from(data, RANGES_AT), norms.slack, norms.spread)
+        base = self.base(place)
+        kernels.lrsq_scores(data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, base, place, self.tables, scores)
+        weight = self._away(block) * norms.step * self.query.unit * ROOM
+        slack = self._slack(block, base, _RANGES.unpack_from(data, RANGES_AT), norms.slack, norms.spread)
         slack = slack * self.query.unit * ROOM + 0.5  # integers are rounded
         kernels.score_bounds(scores, norms.norms, at.n, min(weight, OFF_MAX), min(slack, OFF_MAX), lower, upper)
         return scores, lower, upper
@@ -111,14 +126,14 @@ class BoundedScan(LrsqScan):
         norm = self.bounds.norm[block] * ROOM
         return math.sqrt(max(0.0, self.length * self.length - 2 * (dot - off) + norm * norm)) * ROOM
 
-    def _slack(self, block: int, ranges: tuple[float, ...], slack: float, spread: float) -> float:
+    def _slack(self, block: int, base: float, ranges: tuple[float, ...], slack: float, spread: float) -> float:
         """At most what a score of the block is off apart from its row's error norm."""
         f_lo, f_step, h_lo, h_step = ranges
         factor = max(abs(f_lo), abs(f_lo + 255 * f_step)) * ROOM
         addend = max(abs(h_lo), abs(h_lo + 255 * h_step)) * ROOM
         gamma = (self.root.rotation.roundings + 24) * U
         tables = factor * ENTRY_ERROR * self.steps
-        sums = abs(self.base(block)) + addend + factor * abs(self.tables_bias) + self.length * spread + tables
+        sums = abs(base) + addend + factor * abs(self.tables_bias) + self.length * spread + tables
         centre = self.centre(block)[1] + 4 * U * self.bounds.norm[block] * self.length
         off: float = slack + centre + gamma * self.length * spread + tables + 8 * U * sums
         return off
@@ -136,9 +151,7 @@ class BoundedScan(LrsqScan):
             elif index.metric == "cosine" and norm > 1e-3:  # rows of norm 1 lie in a cap around the centre's direction
                 cap = (1 + norm**2 - radius**2) / (2 * norm) - ANGLE
                 if cap > 1:
-                    raise damaged(
-                        f"{self.name}, bounds of block {b}", f"no row has norm 1 within {radius} of its centre"
-                    )
+                    raise damaged(f"bounds of block {b}", f"no row has norm 1 within {radius} of its centre")
                 near = (dot + off) / (self.length * norm) + ANGLE
                 if cap > -1 and near < cap:
                     apart = math.acos(max(-1.0, near)) - math.acos(cap)
@@ -156,8 +169,8 @@ class BoundedScan(LrsqScan):
         entries = list(takewhile(lambda e: e[0] >= least, pool_entries(self.highest, self.maybe)))
         return [self._contender(e) for e in entries], len(entries) < self.maybe or self.maybe == self.root.index.rows
 
-    def _blocks_kept(self) -> set[int]:
-        return super()._blocks_kept() | {block for _, _, block, _ in pool_entries(self.highest, self.maybe)}
+    def _places_kept(self) -> set[int]:
+        return super()._places_kept() | {place for _, _, place, _ in pool_entries(self.highest, self.maybe)}
 
 
 def needed(score: float, query: Prepared, index: IndexSection, length: float, longest: float) -> float:
@@ -179,10 +192,10 @@ def needed(score: float, query: Prepared, index: IndexSection, length: float, lo
 
 def candidates(run: Run) -> Steps[Candidates]:
     """The exact source: the proven best. What the router says without a read is scanned first."""
-    most = run.query.top_k + (run.query.without is not None)
-    return (
-        yield from prove(run, BoundedScan(run.segment.root, run.prepared, most, most, run.segment.space, run.block_ids))
-    )
+    most, segment = run.query.top_k + (run.query.without is not None), run.segment
+    assert segment.resident is not None  # bounds are of blocks whose directory is in the root
+    scan = BoundedScan(segment.root, segment.resident, run.prepared, most, most, segment.keys, run.block_ids)
+    return (yield from prove(run, scan))
 
 
 def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidates]:
@@ -192,7 +205,7 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
     then all rows that reach the worst of them. early False leaves out no block, and no row before all are scanned.
     """
     segment, query, without, done = run.segment, scan.query, run.query.without, run.done
-    index, directory = scan.root.index, scan.root.directory
+    index, directory = scan.root.index, scan.directory
     k = min(run.query.top_k, index.rows - (without is not None))
     ceilings = scan.ceilings()
     longest = max(map(sum, zip(scan.bounds.radius, scan.bounds.norm, strict=True)))
@@ -205,9 +218,10 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
         return Budget(spare.gets - run.budget.gets // 2, spare.bytes - run.budget.bytes // 4, spare.waves - 2)
 
     def still_open(least: float) -> list[int]:
-        """Blocks that were not scanned and may hold a row of this score, the likeliest first."""
-        blocks = [b for b in range(index.blocks) if b not in done and (not early or ceilings[b] >= least)]
-        return sorted(blocks, key=lambda b: (-ceilings[b], b))
+        """Extents that were not scanned and may hold a row of this score, the likeliest first."""
+        block = directory.block
+        extents = [i for i in range(len(directory)) if i not in done and (not early or ceilings[block[i]] >= least)]
+        return sorted(extents, key=lambda i: (-ceilings[block[i]], i))
 
     def read(contenders: list[Contender]) -> Steps[bool]:
         """Whether the budget allowed the full vectors of all of them."""
@@ -228,17 +242,18 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
         run.receipt.proof = vars(Proof(proven, len(done), excluded[0], len(vectors), excluded[1]))
 
     routed, _ = segment.router.peek(query, segment)
-    yield from segment.scan(run, segment.plan(run.query, routed, left()), scan)
+    yield from segment.scan(run, segment.plan(run.query, routed, left()), scan, 0)
     rest = still_open(scan.floor(k, without))
     if rest:
-        yield from segment.scan(run, plan_blocks(directory, rest, segment.flags, left()), scan)
+        plan = plan_extents(directory, 0, rest, segment.flags(directory, 0), left())
+        yield from segment.scan(run, plan, scan, 0)
     likely = [c for c in scan.contenders(scan.capacity) if c.row != without][:k]
     if len(likely) < k or (early and not (yield from read(likely))):
         proof(False)
         return Candidates(likely, 0, False, None, lambda: None, vectors)
     maybe, all_of_them = scan.reaching(least() if early else scan.floor(k, without))
     proven = (yield from read(maybe)) and all_of_them and not still_open(least())
-    proof(proven, excluded=(index.blocks - len(done), index.rows - len(vectors)) if proven else (0, 0))
+    proof(proven, excluded=(len(directory) - len(done), index.rows - len(vectors)) if proven else (0, 0))
     recall = 1.0 if proven else None
     if len(ranked) < k:
         return Candidates(likely, 0, proven, recall, lambda: None, vectors)

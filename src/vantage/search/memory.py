@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..format import ID_PAGE_ROWS, VECTOR_BYTES, id_entry
+from ..format import ATTRIBUTE_ROW_BYTES_MAX, ID_PAGE_ROWS, VECTOR_BYTES, id_entry
 from ..kernels import lrsq_tables_size, pool_size
 from ..read.reader import IN_FLIGHT_BYTES_MAX
 from .query import Query
@@ -16,6 +16,9 @@ SCANS_BYTES_MAX = 4 << 20  # what the scans of a batch may hold at once; more qu
 RANKED_BYTES = 1200  # what reading a row's full vector takes beside its bytes
 CONTENDER_BYTES = 250
 MATCH_BYTES = 500  # a row of an answer: as objects, and as JSON
+LONGEST = 1000  # attributes of a row over the mean, where none is long
+TAIL_BYTES = 24  # of a row in a block: check, place of its attributes, id
+EXTENT_BYTES, PAGE_EXTENTS = 8, 4096  # what an extent takes in a plan; extents of routing pages
 VALUE_BYTES = 21  # a number of a vector as JSON
 ATTRIBUTE_COPIES = 4  # as read, as objects, as JSON, as sent
 EXACT_BYTES = 2 << 20  # what an exact answer holds besides: intervals, ceilings, full vectors
@@ -29,15 +32,16 @@ def answers_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     match = MATCH_BYTES + queries[0].vectors * d * (VECTOR_BYTES[index.vector_kind] + VALUE_BYTES)
     attributes = 0
     if queries[0].attributes:
-        mean = sum(segment.root.directory.attribute_size) / index.rows
+        mean = index.attribute_bytes
         attributes = ATTRIBUTE_COPIES * min(round(2 * mean * rows), ATTRIBUTES_BYTES_MAX)
     return shared_bytes(segment, queries) + scans + rows * match + attributes
 
 
 def row_bytes(segment: Segment) -> int:
     """Likewise of a row by its id."""
-    longest = max(segment.root.directory.attribute_size, default=0)
-    return ID_PAGE_ROWS * id_entry(segment.root.index) + ATTRIBUTE_COPIES * min(longest, ATTRIBUTES_BYTES_MAX)
+    longest = ATTRIBUTE_ROW_BYTES_MAX if segment.root.index.by_row else segment.root.index.attribute_bytes * LONGEST
+    entries = ID_PAGE_ROWS * id_entry(bool(segment.root.names))
+    return entries + ATTRIBUTE_COPIES * min(longest, ATTRIBUTES_BYTES_MAX)
 
 
 def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:
@@ -47,12 +51,12 @@ def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:
 
 
 def shared_bytes(segment: Segment, queries: Sequence[Query]) -> int:
-    """About what the scans of a batch share: checks and ids of blocks with contenders, all at the most."""
+    """About what the scans of a batch share: checks, ids and attributes of blocks with contenders, all at the most."""
     root = segment.root
-    rows, blocks = root.index.slots * (root.codec.code_bytes + 6), root.index.blocks
-    ids = sum(root.directory.size) - rows
     contenders = sum(max(3 * q.top_k, CONTENDERS_MIN) for q in queries)
-    return min(ids, ids * contenders // blocks, SCANS_BYTES_MAX // 2)
+    tail = TAIL_BYTES + root.index.attribute_bytes * bool(queries[0].attributes)
+    nbytes = root.index.slots * tail
+    return min(nbytes, nbytes * contenders // root.index.blocks, SCANS_BYTES_MAX // 2)
 
 
 def scan_bytes(segment: Segment, query: Query) -> int:
@@ -64,4 +68,5 @@ def scan_bytes(segment: Segment, query: Query) -> int:
     width = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
     vectors = ranked * (width + RANKED_BYTES) + query.exact * EXACT_BYTES
     contenders = CONTENDER_BYTES * max(query.top_k, ranked)
-    return tables + pool + contenders + 8 * root.index.blocks + vectors
+    extents = len(segment.resident) if segment.resident is not None else PAGE_EXTENTS
+    return tables + pool + contenders + EXTENT_BYTES * extents + vectors

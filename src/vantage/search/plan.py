@@ -1,9 +1,10 @@
-"""Blocks -> what to read, within the budget. No I/O."""
+"""Extents of blocks -> what to read, within the budget. No I/O."""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,13 +12,13 @@ from itertools import accumulate
 from .. import kernels
 from ..cost import LANE_BYTES_PER_MS, LANES, ROUND_MS, Budget, wave_ms
 from ..format import Directory
-from ..read.cache import CACHED, STARTS_SHARD
+from ..read.cache import CACHED, STARTS_OBJECT
 from ..read.gather import RANGE_BYTES_MAX, SPLIT_BYTES
 from .route.common import Routed
 
 SHORT_BYTES = 512 << 10  # nine milliseconds of a lane: not worth a plan of fewer ranges
 LONGEST_SHARE = 16  # measured: the tail of waits falls by a quarter for 3% more bytes
-SPARSE = 4  # fewer than one block in so many with a probability: a plan is made of those and the gaps between them
+SPARSE = 4  # fewer than one extent in so many with a probability: a plan is made of those and the gaps between them
 GETS_MAX = 2 * LANES  # of a plan: one round, or two where that is quicker
 CUTS_MAX = 64  # ranges, as many as the kernel plans
 LANES_BYTES_PER_MS = LANES * LANE_BYTES_PER_MS
@@ -31,9 +32,9 @@ PRICE_BITS = 24  # a price is in units of 2^-44 of probability a byte
 
 @dataclass(frozen=True)
 class Range:
-    """Blocks first up to last (excluded), lying together in one shard."""
+    """Extents first up to last (excluded), lying together in one object."""
 
-    shard: int
+    object: int
     first: int
     last: int
     offset: int
@@ -42,7 +43,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Plan:
-    """ranges to read in one wave; cached blocks to scan; complete is False when the budget cut it."""
+    """ranges to read in one wave; cached extents to scan; complete is False when the budget cut it."""
 
     ranges: list[Range]
     cached: list[int]
@@ -54,18 +55,35 @@ class Plan:
         return sum(r.size for r in self.ranges)
 
 
-def block_range(directory: Directory, first: int, last: int) -> Range:
-    """The range of blocks first up to last, of one shard."""
-    shard = bisect_right(directory.shard_blocks, first) - 1
-    offset = directory.offset[first]
-    return Range(shard, first, last, offset, directory.offset[last - 1] + directory.size[last - 1] - offset)
+def range_of(directory: Directory, rendition: int, first: int, last: int) -> Range:
+    """The range of extents first up to last, of one object."""
+    p = directory.places[rendition]
+    return Range(
+        p.object[first], first, last, p.offset[first], p.offset[last - 1] + p.whole[last - 1] - p.offset[first]
+    )
+
+
+def ranges_in(directory: Directory, rendition: int, pairs: Sequence[tuple[int, int]]) -> list[Range]:
+    """Extents [a, b) as ranges of a rendition: split where an object ends, or RANGE_BYTES_MAX."""
+    ends, out, left = directory.ends(rendition), list[Range](), list(reversed(pairs))
+    while left:
+        a, b = left.pop()
+        end = min(b, ends[bisect_right(ends, a)])
+        one = range_of(directory, rendition, a, end)
+        if one.size > RANGE_BYTES_MAX and end - a > 1:
+            left += [((a + end) // 2, b), (a, (a + end) // 2)]
+            continue
+        out.append(one)
+        if end < b:
+            left.append((end, b))
+    return out
 
 
 @dataclass(frozen=True)
 class Items:
     """What the planner chooses from, in file order: candidates, and between them the gaps that a range may bridge.
 
-    p, size u32 and flags u8 of each, as kernels.plan_ranges takes them; at: its first byte; first: its first block.
+    p, size u32 and flags u8 of each, as kernels.plan_ranges takes them; at: its first byte; first: its first extent.
     """
 
     p: array[int]
@@ -75,55 +93,84 @@ class Items:
     first: Sequence[int]
 
 
+def spread(routed: Routed, directory: Directory) -> Routed:
+    """Probabilities of extents instead of blocks: those of a block have shares of its own, by their rows."""
+    numbers: Sequence[int] = range(len(directory)) if routed.blocks is None else routed.blocks
+    if directory.single:
+        return routed
+    if list(numbers) == list(directory.block):
+        return Routed(routed.p, None, routed.directory, routed.complete)
+    rows = Counter[int]()
+    for b, n in zip(directory.block, directory.rows, strict=True):
+        rows[b] += n
+    p_of = dict(zip(numbers if routed.blocks is not None else range(len(routed.p)), routed.p, strict=True))
+    p = [
+        max(1, p_of[b] * n // rows[b]) if p_of.get(b) and rows[b] else 0
+        for b, n in zip(directory.block, directory.rows, strict=True)
+    ]
+    return Routed(array("I", p), None, routed.directory, routed.complete)
+
+
 def items_of(
     routed: Routed,
     flags: bytearray,
     size: array[int] | memoryview,
     offset: array[int] | memoryview,
-    shard_blocks: Sequence[int] | memoryview,
+    ends: Sequence[int],
 ) -> Items:
-    """All blocks, or where few have a probability, those and the gaps between them: linear in what the router names.
+    """All extents, or where few have a probability, those and the gaps between them: linear in what the router names.
 
-    size, offset, shard_blocks: as in Directory. A gap is one item without value; one that no range may span starts a
-    new object.
+    size, offset: of extents; ends: the extent after the last of each object, rising, the number of all of them last. A
+    gap is one item without value; one that no range may span starts a new object.
     """
-    blocks, named = len(size), len(routed.p) - routed.p.count(0)
-    numbers = range(blocks) if routed.blocks is None else routed.blocks
-    if not named or SPARSE * named >= blocks:
+    count, named = len(size), len(routed.p) - routed.p.count(0)
+    numbers = range(count) if routed.blocks is None else routed.blocks
+    if not named or SPARSE * named >= count:
         every = routed.p
         if routed.blocks is not None:
-            every = array("I", bytes(4 * blocks))
+            every = array("I", bytes(4 * count))
             for b, value in zip(numbers, routed.p, strict=True):
                 every[b] = value
-        return Items(every, size, flags, offset, range(blocks))
-    items: list[tuple[int, int, int, int, int]] = []  # p, bytes, flags, first byte, first block
-    after, shard_end = 0, 0  # the block after the last item, and the end of its shard
+        return Items(every, size, flags, offset, range(count))
+    items: list[tuple[int, int, int, int, int]] = []  # p, bytes, flags, first byte, first extent
+    after, object_end = 0, 0  # the extent after the last item, and the end of its object
     for b, value in zip(numbers, routed.p, strict=True):
         if not value:
             continue
-        starts = b >= shard_end
+        starts = b >= object_end
         if starts:
-            shard_end = shard_blocks[bisect_right(shard_blocks, b)]
+            object_end = ends[bisect_right(ends, b)]
         elif b > after:
             gap = offset[b] - offset[after]
             if gap > RANGE_BYTES_MAX:
                 starts = True
             else:
                 items.append((0, gap, CACHED, offset[after], after))
-        items.append((value, size[b], (flags[b] & CACHED) | (STARTS_SHARD if starts else 0), offset[b], b))
+        items.append((value, size[b], (flags[b] & CACHED) | (STARTS_OBJECT if starts else 0), offset[b], b))
         after = b + 1
     p, sizes, marks, at, first = zip(*items, strict=True)
     return Items(array("I", p), array("I", sizes), bytearray(marks), at, first)
 
 
-def plan_scan(routed: Routed, flags: bytearray, directory: Directory, price: int, gets: int, budget: Budget) -> Plan:
+def plan_scan(
+    routed: Routed,
+    flags: bytearray,
+    directory: Directory,
+    renditions: tuple[int, int],
+    price: int,
+    gets: int,
+    budget: Budget,
+) -> Plan:
     """At most `gets` ranges that maximise probability minus price times bytes, exactly; then within the budget.
 
-    flags (B): STARTS_SHARD; CACHED: no value to a range, but its bytes count when bridged. A cached
-    block is scanned where it would be worth reading: measured, that finds more than the ranges alone.
+    routed: of extents. flags (n): STARTS_OBJECT; CACHED: no value to a range, but its bytes count when bridged. A
+    cached extent is scanned where it would be worth reading: measured, that finds more than the ranges alone.
+    renditions: the one that prices are for, whose bytes decide which extents are read, and the one that they are read
+    in.
     """
-    size = directory.size
-    items = items_of(routed, flags, size, directory.offset, directory.shard_blocks)
+    priced, read = renditions
+    size, offset = directory.places[priced].whole, directory.places[priced].offset
+    items = items_of(routed, flags, size, offset, directory.ends(priced))
     numbers = range(len(size)) if routed.blocks is None else routed.blocks
     cached = [
         b
@@ -145,42 +192,44 @@ def plan_scan(routed: Routed, flags: bytearray, directory: Directory, price: int
         complete = kernels.plan_ranges(items.p, items.size, items.flags, price, count, out, scratch) <= most
     while True:
         pairs = ranges_of(items.p, items.size, items.flags, items.at, limit, most)
-        ranges = [block_range(directory, items.first[a], items.first[b - 1] + 1) for a, b in pairs]
+        ranges = ranges_in(directory, read, [(items.first[a], items.first[b - 1] + 1) for a, b in pairs])
         if len(ranges) <= budget.gets and sum(r.size for r in ranges) <= budget.bytes:
             return Plan(ranges, cached, price, complete)
         complete, limit = False, limit + limit // 4 + 1
-        if limit >> 32 or limit * sum(items.size) >> 60:  # past what the kernel takes: no block fits the budget
+        if limit >> 32 or limit * sum(items.size) >> 60:  # past what the kernel takes: no extent fits the budget
             return Plan([], cached, price, False)
 
 
-def plan_blocks(directory: Directory, blocks: Sequence[int], flags: bytearray, budget: Budget) -> Plan:
-    """Reads of given blocks, the most wanted first: all of them, or as many as the budget allows.
+def plan_extents(
+    directory: Directory, rendition: int, extents: Sequence[int], flags: bytearray, budget: Budget
+) -> Plan:
+    """Reads of given extents, the most wanted first: all of them, or as many as the budget allows.
 
     Cached ones are scanned from memory. Gaps are bridged as far as the number of GETs demands; no range is over
-    RANGE_BYTES_MAX where it has two blocks.
+    RANGE_BYTES_MAX where it has two extents.
     """
-    cached, unread = [b for b in blocks if flags[b] & CACHED], [b for b in blocks if not flags[b] & CACHED]
+    cached, unread = [b for b in extents if flags[b] & CACHED], [b for b in extents if not flags[b] & CACHED]
     take = len(unread) if budget.waves >= 1 else 0
     while take:
         some = sorted(unread[:take])
         for gap in (SPLIT_BYTES, 4 * SPLIT_BYTES, RANGE_BYTES_MAX):
-            ranges = _covering(directory, some, gap)
+            ranges = _covering(directory, rendition, some, gap)
             if len(ranges) <= budget.gets and sum(r.size for r in ranges) <= budget.bytes:
                 return Plan(ranges, cached, 0, take == len(unread))
         take = 3 * take // 4
     return Plan([], cached, 0, not unread)
 
 
-def _covering(directory: Directory, blocks: list[int], gap: int) -> list[Range]:
-    """Ranges that hold these blocks, in rising order, with gaps of at most so many bytes bridged."""
+def _covering(directory: Directory, rendition: int, extents: list[int], gap: int) -> list[Range]:
+    """Ranges that hold these extents, in rising order, with gaps of at most so many bytes bridged."""
     ranges: list[Range] = []
-    for b in blocks:
-        one = block_range(directory, b, b + 1)
-        if ranges and ranges[-1].shard == one.shard:
+    for b in extents:
+        one = range_of(directory, rendition, b, b + 1)
+        if ranges and ranges[-1].object == one.object:
             last = ranges[-1]
             size = one.offset + one.size - last.offset
             if one.offset - last.offset - last.size <= gap and size <= RANGE_BYTES_MAX:
-                ranges[-1] = Range(last.shard, last.first, b + 1, last.offset, size)
+                ranges[-1] = Range(last.object, last.first, b + 1, last.offset, size)
                 continue
         ranges.append(one)
     return ranges
@@ -260,7 +309,7 @@ def _lengths(pieces: list[tuple[int, int]], size: memoryview | array[int], at: S
 def _gain(pieces: list[tuple[int, int]], p: memoryview | array[int], flags: bytearray, sums: list[int]) -> int:
     """The probability that is read. sums: of what lies before each item, filled where it is empty."""
     if not sums:
-        idle = CACHED in flags or CACHED | STARTS_SHARD in flags  # has no value to a range
+        idle = CACHED in flags or CACHED | STARTS_OBJECT in flags  # has no value to a range
         valued = (0 if f & CACHED else v for v, f in zip(p, flags, strict=True)) if idle else p
         sums += [0, *accumulate(valued)]
     return sum(sums[b] - sums[a] for a, b in pieces)

@@ -11,7 +11,7 @@ from operator import sub
 from typing import Any
 
 from .. import kernels
-from ..format import VECTOR_BYTES, IndexSection, Spot
+from ..format import VECTOR_BYTES, IndexSection
 from .prepare import Prepared
 from .scan import Contender
 
@@ -28,7 +28,7 @@ class Match:
     check: int
     score: float
     attributes: dict[str, Any] | None = None
-    spot: Spot | None = None  # where its attributes are, in an index by row
+    contender: Contender | None = None
     stored: bytes | None = None  # the full vector, of `kind`
     kind: str = "f32"
 
@@ -41,7 +41,7 @@ class Match:
 def rank_estimated(contenders: list[Contender], query: Prepared, index: IndexSection, top_k: int) -> list[Match]:
     """The best top_k by their scan scores, clamped to the range of the metric."""
     return [
-        Match(c.id, c.row, c.check, _score(c.score / query.unit, query, index), spot=c.spot) for c in contenders[:top_k]
+        Match(c.id, c.row, c.check, _score(c.score / query.unit, query, index), contender=c) for c in contenders[:top_k]
     ]
 
 
@@ -117,7 +117,7 @@ def rank_exact(
 ) -> list[Match]:
     """The best top_k of the contenders whose vectors were read, by exact score, ties by lower row number."""
     scored = [
-        Match(c.id, c.row, c.check, exact_score(vectors[c.row], query, index), spot=c.spot)
+        Match(c.id, c.row, c.check, exact_score(vectors[c.row], query, index), contender=c)
         for c in contenders
         if c.row in vectors
     ]

@@ -10,7 +10,7 @@ from ..format import Promise
 from ..read.cache import CACHED
 from ..read.waves import Steps
 from .estimate import estimated_recall, features, recall_estimate, second_price
-from .plan import Plan, plan_scan
+from .plan import Plan, plan_scan, spread
 from .query import Query
 from .route.common import Routed
 from .run import Candidates, Run
@@ -30,7 +30,12 @@ def candidates(run: Run) -> Steps[Candidates]:
     plan = segment.plan(query, routed, run.left())
     rerank = reranked_rows(query, promise)
     most = max(query.top_k, rerank) + (query.without is not None)
-    scan = segment.scan_of(segment.root, run.prepared, max(3 * most, CONTENDERS_MIN), segment.space, run.block_ids)
+    if routed.directory is None and segment.resident is None:  # its page could not be read
+        return Candidates([], rerank, False, None, lambda: None)
+    directory, rendition = segment.directory(routed), segment.rendition(query)[1]
+    scan = segment.scan_of(
+        segment.root, directory, rendition, run.prepared, max(3 * most, CONTENDERS_MIN), segment.keys, run.block_ids
+    )
     price = plan.price
 
     def contenders() -> list[Contender]:
@@ -39,7 +44,7 @@ def candidates(run: Run) -> Steps[Candidates]:
     def recall(rows: int) -> float | None:
         return _recall(run, scan, best, routed, price, rows)
 
-    complete = (yield from segment.scan(run, plan, scan)) and plan.complete and routed.complete
+    complete = (yield from segment.scan(run, plan, scan, rendition)) and plan.complete and routed.complete
     best = contenders()
     estimate = recall(rerank) if complete else None
     lower = None if estimate is None else second_price(promise, price, estimate)
@@ -49,34 +54,37 @@ def candidates(run: Run) -> Steps[Candidates]:
         if complete:
             plan = _second_plan(run, routed, lower, left)
             price = lower if plan.ranges or plan.cached else price
-            complete = (yield from segment.scan(run, plan, scan)) and plan.complete
+            complete = (yield from segment.scan(run, plan, scan, rendition)) and plan.complete
             best = contenders()
             estimate = recall(rerank)
     run.receipt.rows = scan.rows
-    return Candidates(best, rerank, complete, estimate, lambda: recall(0))
+    attributes = scan.attributes if segment.root.renditions[rendition].attributes else None
+    return Candidates(best, rerank, complete, estimate, lambda: recall(0), attributes=attributes)
 
 
 def _second_plan(run: Run, routed: Routed, price: int, left: Budget) -> Plan:
-    """What a second wave reads and scans: blocks that are done have no value, only bytes where bridged."""
-    root, flags = run.segment.root, bytearray(run.segment.flags)
-    for b in run.done:
-        flags[b] |= CACHED
-    plan = plan_scan(routed, flags, root.directory, price, root.contract.gets, left)
-    return replace(plan, cached=[b for b in plan.cached if b not in run.done])
+    """What a second wave reads and scans: extents that are done have no value, only bytes where bridged."""
+    segment = run.segment
+    directory, renditions = segment.directory(routed), segment.rendition(run.query)
+    flags = segment.flags(directory, renditions[1])
+    for i in run.done:
+        flags[i] |= CACHED
+    plan = plan_scan(spread(routed, directory), flags, directory, renditions, price, segment.root.contract.gets, left)
+    return replace(plan, cached=[i for i in plan.cached if i not in run.done])
 
 
 def _recall(
     run: Run, scan: Scan, contenders: Sequence[Contender], routed: Routed, price: int, rerank: int
 ) -> float | None:
-    """The query's recall after scanning the blocks done; the mean at its price in an index without estimators."""
+    """The query's recall after scanning the extents done; the mean at its price in an index without estimators."""
     root, best = run.segment.root, contenders[: run.query.top_k]
     if root.promises is None:
         return recall_estimate(root.contract, price, run.query.top_k)
     if not best:
         return None
-    answers = [(c.score / run.prepared.unit, c.block) for c in best]
-    rows = root.directory.rows
-    unread = 1 - sum(rows[b] for b in run.done) / root.index.slots
-    return estimated_recall(
-        root.promises, run.query.top_k, rerank, features(routed, run.done, rows, scan.base, answers, price), unread
-    )
+    answers = [(c.score / run.prepared.unit, c.place) for c in best]
+    rows = scan.directory.rows
+    unread = 1 - sum(rows[i] for i in run.done) / root.index.slots
+    seen = features(spread(routed, scan.directory), run.done, rows, scan.base, answers, price)
+    rendition = run.segment.rendition(run.query)[0]
+    return estimated_recall(root.promises, rendition, run.query.top_k, rerank, seen, unread)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -11,24 +12,21 @@ from ..cost import Budget
 from ..errors import DamagedError, InputError, NotFoundError
 from ..format import (
     ATTRIBUTE_ROW_BYTES_MAX,
+    CHECK_BYTES,
     ID_PAGE_ROWS,
-    READ_BYTES_MAX,
     VECTOR_BYTES,
     Root,
     Spot,
-    attribute_bytes,
     attributes_of,
     damaged,
+    facts_bytes,
     id_entry,
-    part_key,
-    shard_key,
     spot_at,
 )
 from ..read.gather import Span, plan_gather
 from ..read.waves import Item, Steps, Wave
 from .rank import is_sound
 
-ATTRIBUTE_RANGES = 6  # of whole attribute blocks, where that is enough
 ATTRIBUTES_BYTES_MAX = 4 << 20  # of one request's attributes, as counted below; its vectors have equal shares
 PART_BYTES = 64  # what a list, object or text takes in memory beside its characters
 # Rows read alone: what is bridged between them is at most the larger of this share of their bytes and so many a row.
@@ -42,7 +40,7 @@ def id_hash(identifier: int | bytes) -> int:
 
 
 class IdEntry(NamedTuple):
-    """A row by its id: its number, the CRC-32C of its vector, and where its attributes are in an index by row."""
+    """A row by its id: its number, the CRC-32C of its vector, and where its attributes are, where it has any."""
 
     row: int
     check: int
@@ -50,17 +48,10 @@ class IdEntry(NamedTuple):
 
 
 class StoredRows:
-    """Where the rows of a generation lie; every method is steps of a query (see waves.together)."""
+    """Where the rows of a segment lie, by number; every method is steps of a query (see waves.run_together)."""
 
-    def __init__(self, name: str, generation: str, root: Root) -> None:
-        self.name, self.generation, self.root = name, generation, root
-
-    def shard(self, number: int) -> str:
-        """The key of a shard."""
-        return f"{self.name}/{shard_key(self.generation, number)}"
-
-    def _shard_of(self, block: int) -> str:
-        return self.shard(bisect_right(self.root.directory.shard_blocks, block) - 1)
+    def __init__(self, keys: Sequence[str], root: Root) -> None:
+        self.keys, self.root = keys, root
 
     def find(self, identifier: int | bytes) -> Steps[IdEntry | None]:
         """The row of an id: one GET for a page of ids. None where there was no time for it.
@@ -70,119 +61,153 @@ class StoredRows:
         """
         root = self.root
         if isinstance(identifier, int) != (root.index.id_kind == "i64"):
-            raise InputError(
-                f"ids of {self.name!r} are {root.index.id_kind}", hint="send an id of that kind", param="id"
-            )
+            raise InputError(f"ids of this index are {root.index.id_kind}", hint="send an id of that kind", param="id")
         missing = NotFoundError(f"there is no row with id {_readable(identifier)!r}", hint="check the id", param="id")
         if isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63:
             raise missing
-        pages, own_hash = root.id_pages, id_hash(identifier)
+        pages, own_hash, attributes = root.id_pages, id_hash(identifier), bool(root.names)
         page = bisect_right(pages.first_hash, own_hash) - 1
         if page < 0:
             raise missing
-        rows = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
-        key, data = f"{self.name}/{self.generation}/ids.bin", bytearray()
-        start, length = page * ID_PAGE_ROWS * id_entry(root.index), rows * id_entry(root.index)
-        item = Item(key, start, length, root.objects.ids, pages.crc[page], f"page {page}")
-        if not (yield Wave([item], [Span(key, start, length, [0])], lambda _, views: data.extend(views[0]))):
+        rows, entry = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS), id_entry(attributes)
+        start, length, key = pages.offset + page * ID_PAGE_ROWS * entry, rows * entry, self.keys[pages.object]
+        item = Item(key, start, length, root.objects.sizes[pages.object], pages.crc[page], f"page {page}")
+        data = yield from _read([item], [Span(key, start, length, [0])])
+        if data is None:
             return None
-        view = memoryview(data)
+        view = memoryview(data[0])
         hashes = view[: 8 * rows].cast("Q")
         at = bisect_right(hashes, own_hash) - 1
         if at < 0 or hashes[at] != own_hash:
             raise missing
-        row, check = (
-            struct.unpack_from("<I", view, 8 * rows + 4 * at)[0],
-            struct.unpack_from("<I", view, 12 * rows + 4 * at)[0],
-        )
+        row, check = (struct.unpack_from("<I", view, column * rows + 4 * at)[0] for column in (8, 12))
         if row >= root.index.rows:
             raise DamagedError(f"{key}: row {row} of {root.index.rows}", hint="build the index again")
-        return IdEntry(row, check, spot_at(view[16 * rows :], rows, at) if root.index.by_row else None)
+        return IdEntry(row, check, spot_at(view[16 * rows :], rows, at) if attributes else None)
 
     def vectors(self, checks: dict[int, int], budget: Budget) -> Steps[dict[int, bytes]]:
         """Full vectors of rows, verified by their checks; {} when the budget or the time does not allow the wave.
 
         budget: what is left of it.
         """
-        pages, index = self.root.vectors, self.root.index
+        pages, index = self.root.rows, self.root.index
         width = VECTOR_BYTES[index.vector_kind] * index.dimension
         items = []
         for row, check in checks.items():
-            page = bisect_right(pages.first_row, row) - 1
-            part = pages.part[page]
-            key, at = f"{self.name}/{part_key(self.generation, part)}", pages.offset[page]
-            at += (row - pages.first_row[page]) * width
-            items.append(Item(key, at, width, self.root.objects.parts[part], check, f"the vector of row {row}"))
+            page = pages.page_of(row)
+            at = pages.vector_offset[page] + (row - pages.first_row[page]) * width
+            items.append(self._item(pages.vector_object[page], at, width, check, f"the vector of row {row}"))
         vectors = yield from _gather(items, budget)
         for item, vector in zip(items, vectors or [], strict=vectors is not None):
             if not is_sound(vector, index.vector_kind):
                 raise damaged(item.key, f"{item.what} holds a number that is not finite, or too large")
         return dict(zip(checks, vectors, strict=True)) if vectors is not None else {}
 
-    def attributes(
-        self, spots: dict[int, Spot | None], budget: Budget, room: int | None
-    ) -> Steps[dict[int, dict[str, Any]]]:
+    def spots(self, rows: list[int], budget: Budget) -> Steps[dict[int, Spot]]:
+        """Where the attributes of rows are, from the facts of their pages; {} as in `vectors`."""
+        pages, wanted = self.root.rows, sorted({self.root.rows.page_of(row) for row in rows})
+        items = []
+        for p in wanted:
+            nbytes = facts_bytes(pages.first_row[p + 1] - pages.first_row[p], True)
+            item = self._item(
+                pages.fact_object[p], pages.fact_offset[p], nbytes, pages.fact_crc[p], f"facts of page {p}"
+            )
+            items.append(item)
+        read = yield from _gather(items, budget)
+        if read is None:
+            return {}
+        facts, out = dict(zip(wanted, read, strict=True)), {}
+        for row in rows:
+            p = pages.page_of(row)
+            count = pages.first_row[p + 1] - pages.first_row[p]
+            out[row] = spot_at(memoryview(facts[p])[CHECK_BYTES * count :], count, row - pages.first_row[p])
+        return out
+
+    def attributes(self, spots: dict[int, Spot], budget: Budget, room: int | None) -> Steps[dict[int, dict[str, Any]]]:
         """Attributes of rows, the first ones first: of as many as budget, time and room allow.
 
-        spots: the rows, each with where its attributes are in an index by row. budget: what is left of it. room: bytes
-        of their JSON with the names, each list, object and text counting PART_BYTES more; None: as many as it takes. At
-        most so many are held.
+        spots: the rows, each with where its attributes are. budget: what is left of it. room: bytes of their JSON with
+        the names, each list, object and text counting PART_BYTES more; None: as many as it takes. At most so many are
+        held.
         """
-        names, directory = [a["name"] for a in self.root.schema["attributes"]], self.root.directory
+        names = self.root.names
         if not names:
             return {row: {} for row in spots}
-        rows, first, by_row = list(spots), directory.first_row, self.root.index.by_row
-        home = [bisect_right(first, row) - 1 for row in rows]
-        own = sum(len(name.encode()) + 4 for name in names)  # in a reply, with quotes, colon and comma
+        pages, kept = self.root.rows, _Kept(names, room)
         left = room
-        takers: dict[tuple[int, Spot], list[int]] = {}  # (block, bytes of its attribute block) -> numbers of rows
-        for i, (row, b) in enumerate(zip(rows, home, strict=True)):
-            spot = spots[row] or Spot(0, directory.attribute_size[b], directory.attribute_crc[b])
-            if not 1 < spot.size <= (ATTRIBUTE_ROW_BYTES_MAX if by_row else READ_BYTES_MAX):
-                raise damaged(f"{self._shard_of(b)}, block {b}", f"{spot.size} bytes of attributes of row {row}")
-            if spot.offset + spot.size > directory.attribute_size[b]:
-                where = f"bytes {spot.offset} to {spot.offset + spot.size} of {directory.attribute_size[b]}"
-                raise damaged(f"{self._shard_of(b)}, block {b}", f"attributes of row {row} are at {where}")
-            if left is not None and by_row:
-                left -= spot.size + own
+        rows, items = list[int](), list[Item]()
+        for row, spot in spots.items():
+            p = pages.page_of(row)
+            number, at = pages.attribute_object[p], pages.attribute_offset[p] + spot.offset
+            where = f"attributes of row {row}"
+            if not 1 < spot.size <= ATTRIBUTE_ROW_BYTES_MAX:
+                raise damaged(self.keys[number], f"{spot.size} bytes of {where}")
+            if at + spot.size > self.root.objects.sizes[number]:
+                raise damaged(self.keys[number], f"{where} end at byte {at + spot.size}, outside of the object")
+            if left is not None:
+                left -= spot.size + kept.own
                 if left < 0:
                     break
-            takers.setdefault((b, spot), []).append(i)
-        items = []
-        for b, spot in takers:
-            shard = bisect_right(directory.shard_blocks, b) - 1
-            what = f"attributes of row {rows[takers[b, spot][0]]}" if by_row else f"attributes of block {b}"
-            items.append(
-                Item(
-                    self.shard(shard), directory.attribute_offset[b] + spot.offset, spot.size,
-                    self.root.objects.shards[shard], spot.crc, what,
-                )
-            )  # fmt: skip
-        items, spans = _fitting(items, budget, by_row)
-        numbers_of, kept = list(takers.values()), _Kept(own, room)
+            rows.append(row)
+            items.append(self._item(number, at, spot.size, spot.crc, where))
+        fitting, spans = _fitting(items, budget)
+        if fitting:
 
-        def use(numbers: list[int], views: list[memoryview]) -> None:
-            for number, whole in zip(numbers, views, strict=True):
-                for i in numbers_of[number]:
-                    row, b, view = rows[i], home[i], whole
-                    if not by_row:
-                        view = attribute_bytes(whole, first[b + 1] - first[b], row - first[b], items[number].what)
-                    kept.add(i, bytes(view))
+            def use(numbers: list[int], views: list[memoryview]) -> None:
+                for number, view in zip(numbers, views, strict=True):
+                    kept.add(number, bytes(view))
 
-        if items:
-            yield Wave(items, spans, use)
+            yield Wave(fitting, spans, use)
         return {
-            rows[i]: attributes_of(data, names, f"{self._shard_of(home[i])}, attributes of row {rows[i]}")
+            rows[i]: attributes_of(data, names, f"{items[i].key}, {items[i].what}")
             for i, data in sorted(kept.held.items())
         }
+
+    def parsed(
+        self, rows: list[int], texts: Iterable[tuple[int, bytes]], room: int | None
+    ) -> dict[int, dict[str, Any]]:
+        """Attributes of rows from (position, JSON) of each, read with blocks: of the first that there is room for."""
+        names = self.root.names
+        kept = _Kept(names, room)
+        for i, text in texts:
+            kept.add(i, text)
+        return {
+            rows[i]: attributes_of(data, names, f"attributes of row {rows[i]}") for i, data in sorted(kept.held.items())
+        }
+
+    def _item(self, number: int, offset: int, size: int, crc: int, what: str) -> Item:
+        """Bytes of an object, by its number."""
+        return Item(self.keys[number], offset, size, self.root.objects.sizes[number], crc, what)
+
+
+def _gather(items: list[Item], budget: Budget) -> Steps[list[bytes] | None]:
+    """The bytes of scattered items in one wave; None past budget or time."""
+    if not items:
+        return []
+    if budget.waves < 1 or budget.gets < 1:
+        return None
+    spans = plan_gather([item[:3] for item in items], budget.gets, budget.bytes)
+    return None if spans is None else (yield from _read(items, spans))
+
+
+def _read(items: list[Item], spans: list[Span]) -> Steps[list[bytes] | None]:
+    """The bytes of items by these spans; None past time."""
+    out: list[bytes] = [b""] * len(items)
+
+    def use(numbers: list[int], views: list[memoryview]) -> None:
+        for number, view in zip(numbers, views, strict=True):
+            out[number] = bytes(view)
+
+    return out if (yield Wave(items, spans, use)) else None
 
 
 class _Kept:
     """What is kept of rows that arrive in any order: the first ones, as many as there is room for."""
 
-    def __init__(self, own: int, room: int | None) -> None:
+    def __init__(self, names: list[str], room: int | None) -> None:
         self.held: dict[int, bytes] = {}
-        self._own, self._left, self._end = own, room, 1 << 32
+        self.own = sum(len(name.encode()) + 4 for name in names)  # in a reply, with quotes, colon and comma
+        self._left, self._end = room, 1 << 32
 
     def add(self, i: int, data: bytes) -> None:
         """The JSON of row i; what is last goes where there is no more room."""
@@ -197,10 +222,10 @@ class _Kept:
 
     def _nbytes(self, data: bytes) -> int:
         parts = data.count(b"[") + data.count(b"{") + data.count(b'"') // 2
-        return len(data) + self._own + PART_BYTES * parts
+        return len(data) + self.own + PART_BYTES * parts
 
 
-def _fitting(items: list[Item], budget: Budget, by_row: bool) -> tuple[list[Item], list[Span]]:
+def _fitting(items: list[Item], budget: Budget) -> tuple[list[Item], list[Span]]:
     """As many of the first items as one wave may read within the budget, and how."""
     gets, room = budget.gets, budget.bytes
     if budget.waves < 1 or gets < 1:
@@ -208,11 +233,8 @@ def _fitting(items: list[Item], budget: Budget, by_row: bool) -> tuple[list[Item
 
     def plan(count: int) -> list[Span] | None:
         ranges = [item[:3] for item in items[:count]]
-        if by_row:
-            nbytes = sum(size for _, _, size in ranges)
-            return plan_gather(ranges, gets, room, nbytes + max(BRIDGED_SHARE * nbytes, BRIDGED_BYTES * count))
-        few = min(max(ATTRIBUTE_RANGES, len({key for key, _, _ in ranges})), gets)
-        return plan_gather(ranges, few, room) or plan_gather(ranges, gets, room)
+        nbytes = sum(size for _, _, size in ranges)
+        return plan_gather(ranges, gets, room, nbytes + max(BRIDGED_SHARE * nbytes, BRIDGED_BYTES * count))
 
     count, over = len(items), len(items) + 1
     spans = plan(count) if items else None
@@ -223,24 +245,6 @@ def _fitting(items: list[Item], budget: Budget, by_row: bool) -> tuple[list[Item
             fitting = plan(middle)
             count, over, spans = (count, middle, spans) if fitting is None else (middle, over, fitting)
     return items[:count], spans or []
-
-
-def _gather(items: list[Item], budget: Budget) -> Steps[list[bytes] | None]:
-    """The bytes of scattered items in one wave; None past budget or time."""
-    if not items:
-        return []
-    if budget.waves < 1 or budget.gets < 1:
-        return None
-    spans = plan_gather([item[:3] for item in items], budget.gets, budget.bytes)
-    if spans is None:
-        return None
-    out: list[bytes] = [b""] * len(items)
-
-    def use(numbers: list[int], views: list[memoryview]) -> None:
-        for number, view in zip(numbers, views, strict=True):
-            out[number] = bytes(view)
-
-    return out if (yield Wave(items, spans, use)) else None
 
 
 def _readable(identifier: int | bytes) -> int | str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..cost import Budget
@@ -17,7 +17,8 @@ from .segment import Segment
 class Run:
     """One query at work. Sources, scores and attributes take from one budget, and count in one receipt.
 
-    receipt: what the query wanted to read, as if alone. block_ids: shared by a batch. done: blocks scanned.
+    receipt: what the query wanted to read, as if alone. block_ids: shared by a batch. done: extents scanned, by their
+    numbers in the directory of the query.
     """
 
     query: Query
@@ -40,6 +41,7 @@ class Candidates:
     rerank: so many of the first get exact scores, and the answer is of those; 0: none. complete is False where the
     budget or the time cut what was to be read. recall: the recall@top_k to expect, None where it is not known;
     recall_unranked(): the same without exact scores. vectors: full ones by row, as far as they were read already.
+    attributes(contenders): (position, JSON of the attributes) of each, where it was read with the blocks.
     """
 
     contenders: list[Contender]
@@ -48,3 +50,4 @@ class Candidates:
     recall: float | None
     recall_unranked: Callable[[], float | None]
     vectors: dict[int, bytes] = field(default_factory=dict)
+    attributes: Callable[[list[Contender]], Iterator[tuple[int, bytes]]] | None = None

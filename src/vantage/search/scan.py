@@ -4,109 +4,151 @@ from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import mul
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .. import kernels
-from ..format import CODECS, GROUP, RANGES_AT, Root, Spot, aligned, damaged, id_at, id_width, spot_at
+from ..format import (
+    ATTRIBUTES_PLANE,
+    CODECS,
+    GROUP,
+    RANGES_AT,
+    Directory,
+    Extent,
+    OpenBlock,
+    Root,
+    Spot,
+    aligned,
+    attribute_bytes,
+    centre_of,
+    damaged,
+    id_at,
+    open_block,
+    plane_of,
+    spot_at,
+    unpack_attributes,
+)
 from .prepare import Prepared
 from .rotate import rotated
 
-_ENTRY = struct.Struct("<iIII")  # score, row, block, index in the block
+_ENTRY = struct.Struct("<iIII")  # score, row, extent, index in it
 CONTENDERS_MIN = 300
 SCORE_MAX = 1 << 30  # integer scores are cut there; those in their scale stay below, but for far rows under l2
 COSINE_MAX = 16.0  # no cosine is over 1; the rest is room for what a coarse code leaves
-BlockIds = dict[
-    int, tuple[memoryview, int]
-]  # what contenders need of a block: checks, spots, ids, and the width of ids
+
+
+class Tail(NamedTuple):
+    """What contenders need of a block: its bytes from the checks on."""
+
+    data: memoryview
+    opened: OpenBlock
+
+
+BlockIds = dict[tuple[int, int], Tail]  # by object and offset
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A row that the scan kept: its integer score, its id, the CRC-32C of its full vector, and a block that has it.
+    """A row that the scan kept: its integer score, its id, the CRC-32C of its full vector, and an extent that has it.
 
-    spot: where its attributes are, in an index by row.
+    index: in that extent, by its number `place` in the directory of the query. spot: where its attributes are, in an
+    index by row.
     """
 
     score: int
     row: int
     check: int
     id: int | bytes
-    block: int
+    place: int
+    index: int
     spot: Spot | None = None
 
 
 class Scan(Protocol):
-    """One query's scan: blocks in, in any order; the best rows out."""
+    """One query's scan: extents in, in any order; the best rows out."""
 
     rows: int
+    directory: Directory
 
-    def block(self, number: int, data: bytes | memoryview, *, keep: bool) -> None:
-        """Scans a verified block; keep says that `data` stays as it is until the end."""
+    def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
+        """Scans a verified extent of the directory; keep says that `data` stays as it is until the end."""
 
     def settle(self) -> None:
-        """Keeps of the blocks since the last call what their contenders' ids need; then their bytes may go."""
+        """Keeps of the extents since the last call what their contenders' ids need; then their bytes may go."""
 
-    def base(self, block: int) -> float:
-        """The score of a block's centre."""
+    def base(self, place: int) -> float:
+        """The score of the centre of an extent that was scanned."""
 
     def contenders(self, most: int) -> list[Contender]:
         """The best `most` rows, best first, ties by lower row number; ids read."""
 
+    def attributes(self, contenders: list[Contender]) -> Iterator[tuple[int, bytes]]:
+        """(position, JSON of the attributes) of each, block by block, of a rendition that has them in its blocks."""
+
 
 class LrsqScan:
-    """Every codec (see build_index.codecs): nibble tables once per query, then one kernel call per block.
+    """Every codec (see build_index.codecs): nibble tables once per query, then one kernel call per extent.
 
-    capacity: most contenders; name: of the generation, for errors; block_ids: shared by the scans of a batch; fine:
-    leading segments with 16-bit tables, None as the codec says. A row of block b scores base_b + h + f * (sum of table
-    entries), times query.unit, as an integer; base_b is <q, c_b> plus the centre's bias.
+    directory, rendition: of the extents. capacity: most contenders; keys: of the objects, for errors; block_ids: shared
+    by the scans of a batch; fine: leading segments with 16-bit tables, None as the codec says. A row of a block scores
+    base + h + f * (sum of table entries), times query.unit, as an integer; base is <q, c> plus the centre's bias.
     """
 
     def __init__(
-        self, root: Root, query: Prepared, capacity: int, name: str = "", block_ids: BlockIds | None = None, *,
-        fine: int | None = None,
+        self, root: Root, directory: Directory, rendition: int, query: Prepared, capacity: int,
+        keys: Sequence[str] = (), block_ids: BlockIds | None = None, *, fine: int | None = None,
     ) -> None:  # fmt: skip
-        self.root, self.query, self.name, self.rows = root, query, name, 0
-        self.codec = root.codec
+        self.root, self.directory, self.rendition, self.query, self.keys = root, directory, rendition, query, keys
+        self.rows = 0
+        self.codec = root.codecs[root.renditions[rendition].codec]
         weighted = array("f", map(mul, rotated(root.rotation, query.vector), self.codec.deviation))
         fine = self.codec.fine if fine is None else fine
         self.tables = bytearray(kernels.lrsq_tables_size(self.codec.code_bytes, fine))
         kernels.lrsq_tables(
             weighted, self.codec.fields, self.codec.starts, self.codec.levels, query.unit, fine, self.tables
         )
-        self._dots = array("i", bytes(4 * root.index.blocks))
-        kernels.matvec_i8(query.i16, root.centres.table, root.index.blocks, root.index.dimension, self._dots)
         self.capacity = capacity
         self.pool = bytearray(kernels.pool_size(capacity))
         kernels.pool_reset(self.pool, capacity)
-        self._kept: dict[int, bytes | memoryview] = {}  # blocks whose bytes stay
-        self._fresh: dict[int, tuple[bytes | memoryview, int]] = {}  # blocks of the buffer, with their id widths
+        self._bases: dict[int, float] = {}
+        self._opened: dict[int, tuple[bytes | memoryview, OpenBlock]] = {}  # extents whose bytes stay
+        self._fresh: dict[int, tuple[bytes | memoryview, OpenBlock]] = {}  # extents of the buffer
         self._block_ids: BlockIds = {} if block_ids is None else block_ids
+        self._dot = array("i", [0])
 
-    def base(self, block: int) -> float:
+    def base(self, place: int) -> float:
         """<q, c> + bias of a block's centre."""
-        centres = self.root.centres
-        return self._dots[block] * (centres.scale[block] * self.query.i16_scale) + centres.bias[block]
+        return self._bases[place]
 
-    def block(self, number: int, data: bytes | memoryview, *, keep: bool) -> None:
-        at = self.root.planes(number)
-        if keep:  # checked when it came
-            self._kept[number] = data
-        else:
-            self._fresh[number] = (data, id_width(data, at, self._where(number)))
+    def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
+        opened = self.open(place, data, keep=keep)
+        at = opened.at
         self.rows += kernels.lrsq_scan(
-            data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, self.base(number), number, self.tables, self.pool
+            data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, self._bases[place], place, self.tables, self.pool
         )
 
+    def open(self, place: int, data: bytes | memoryview, *, keep: bool) -> OpenBlock:
+        """Checks an extent, and keeps its bytes and the score of its centre."""
+        index, extent = self.root.index, self.directory.extent(place, self.rendition)
+        opened = open_block(
+            data, extent.rows, extent.size, self.codec.code_bytes, index.dimension, index.by_row, self.where(place)
+        )
+        (self._opened if keep else self._fresh)[place] = data, opened
+        centre = centre_of(data, opened.at, index.dimension)
+        kernels.matvec_i8(self.query.i16, centre.row, 1, index.dimension, self._dot)
+        self._bases[place] = self._dot[0] * (centre.scale * self.query.i16_scale) + centre.bias
+        return opened
+
     def settle(self) -> None:
-        for number in (self._blocks_kept() & self._fresh.keys()) - self._block_ids.keys():
-            data, width = self._fresh[number]
-            at = self.root.planes(number)
-            self._block_ids[number] = (memoryview(bytes(data[at.checks :])), width)
+        places = self.directory.places[self.rendition]
+        for place in self._places_kept() & self._fresh.keys():
+            where = places.object[place], places.offset[place]
+            if where not in self._block_ids:
+                data, opened = self._fresh[place]
+                self._block_ids[where] = Tail(memoryview(bytes(data[opened.at.checks :])), opened)
         self._fresh.clear()
 
     def contenders(self, most: int) -> list[Contender]:
@@ -115,46 +157,64 @@ class LrsqScan:
         limit = min(COSINE_MAX * self.query.unit, SCORE_MAX) if metric == "cosine" else SCORE_MAX
         for c in best:
             if not (c.score > -limit or metric == "l2") or c.score >= limit:
-                raise damaged(self._where(c.block), f"gives row {c.row} a score that no row can have")
+                raise damaged(self.where(c.place), f"gives row {c.row} a score that no row can have")
         return best
 
-    def _blocks_kept(self) -> set[int]:
-        """Blocks whose ids may still be asked for."""
-        return {block for _, _, block, _ in self.entries()}
+    def attributes(self, contenders: list[Contender]) -> Iterator[tuple[int, bytes]]:
+        by_place: dict[int, list[int]] = {}
+        for i, c in enumerate(contenders):
+            by_place.setdefault(c.place, []).append(i)
+        for place, numbers in by_place.items():  # those of one block are inflated at a time
+            tail, where = self._tail(place), self.where(place)
+            at = tail.opened.at
+            plane = plane_of(tail.data, tail.opened.planes, ATTRIBUTES_PLANE, where, at.checks)
+            raw = unpack_attributes(plane, at.n, where)
+            for i in numbers:
+                yield i, attribute_bytes(raw, at.n, contenders[i].index, where)
+
+    def _places_kept(self) -> set[int]:
+        """Extents whose ids may still be asked for."""
+        return {place for _, _, place, _ in self.entries()}
 
     def _contender(self, entry: tuple[int, int, int, int]) -> Contender:
-        score, row, block, i = entry
+        score, row, place, i = entry
         if row >= self.root.index.rows:
-            raise damaged(self._where(block), f"holds row {row} of {self.root.index.rows}")
-        at = self.root.planes(block)
-        plane, width = self._block_ids.get(block) or self._ids_of(block)
-        check = plane[4 * i : 4 * i + 4].cast("I")[0]
+            raise damaged(self.where(place), f"holds row {row} of {self.root.index.rows}")
+        data, opened = self._tail(place)
+        at = opened.at
+        check = data[4 * i : 4 * i + 4].cast("I")[0]
         spot = None
         if self.root.index.by_row:
-            spot = spot_at(plane[at.spots - at.checks :], aligned(at.n, GROUP), i)
-        ids = plane[at.ids - at.checks :]
-        identifier = id_at(ids, width, at.n, i, self.root.index.id_kind, self._where(block))
-        return Contender(score, row, check, identifier, block, spot)
+            spot = spot_at(data[at.spots - at.checks :], aligned(at.n, GROUP), i)
+        ids = data[at.ids - at.checks :]
+        identifier = id_at(ids, opened.id_width, at.n, i, self.root.index.id_kind, self.where(place))
+        return Contender(score, row, check, identifier, place, i, spot)
 
-    def _where(self, block: int) -> str:
-        """What errors call a block."""
-        shard = bisect_right(self.root.directory.shard_blocks, block) - 1
-        return f"{self.name}/shard-{shard:05d}.bin, block {block}"
+    def where(self, place: int) -> str:
+        """What errors call an extent."""
+        extent = self._extent(place)
+        key = self.keys[extent.object] if self.keys else f"object {extent.object}"
+        return f"{key}, block {extent.block}"
 
-    def _ids_of(self, block: int) -> tuple[memoryview, int]:
-        """(checks, spots and ids; id width) of a kept block."""
-        data = self._kept[block]
-        at = self.root.planes(block)
-        self._block_ids[block] = (memoryview(data)[at.checks :], id_width(data, at, self._where(block)))
-        return self._block_ids[block]
+    def _extent(self, place: int) -> Extent:
+        return self.directory.extent(place, self.rendition)
+
+    def _tail(self, place: int) -> Tail:
+        """What is kept of an extent."""
+        places = self.directory.places[self.rendition]
+        where = places.object[place], places.offset[place]
+        if where not in self._block_ids:
+            data, opened = self._opened[place]
+            self._block_ids[where] = Tail(memoryview(data)[opened.at.checks :], opened)
+        return self._block_ids[where]
 
     def entries(self) -> Iterator[tuple[int, int, int, int]]:
-        """(score, row, block, index in the block), best first."""
+        """(score, row, extent, index in it), best first."""
         return pool_entries(self.pool, self.capacity)
 
 
 def pool_entries(pool: bytearray, capacity: int) -> Iterator[tuple[int, int, int, int]]:
-    """(score, row, block, index in the block) of what a pool of this capacity keeps, best first."""
+    """(score, row, extent, index in it) of what a pool of this capacity keeps, best first."""
     out = bytearray(_ENTRY.size * capacity)
     count = kernels.pool_finish(pool, out)
     return _ENTRY.iter_unpack(memoryview(out)[: _ENTRY.size * count])

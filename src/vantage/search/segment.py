@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import compress
 from typing import TYPE_CHECKING
 
-from ..format import Promise, Root
-from ..read.cache import CACHED, STARTS_SHARD, Cache
+from ..format import ROOT_KEY, Directory, Extent, Promise, Root
+from ..read.cache import CACHED, STARTS_OBJECT, Cache
 from ..read.gather import Span
 from ..read.waves import Item, Steps, Wave
 from .estimate import promise_of
-from .plan import SMALL_BYTES, Plan, plan_scan
+from .plan import SMALL_BYTES, Plan, plan_scan, spread
 from .query import Query
 from .route import ROUTERS
 from .route.common import Routed, Router
@@ -24,39 +26,54 @@ if TYPE_CHECKING:
 class Segment:
     """One set of blocks. Immutable but for what is cached of it.
 
-    flags (B): of each block, as the planner takes them. space: the prefix of its objects' keys, and its name in the
-    cache.
+    space: the prefix of the keys of its generation. keys: of its objects, by number. resident: the directory of all its
+    extents, or None where pages of the router have it.
     """
 
     def __init__(self, name: str, generation: str, root: Root, cache: Cache) -> None:
         self.name, self.root, self.cache = name, root, cache
         self.space = f"{name}/{generation}"
-        self.rows = StoredRows(name, generation, root)
+        self.keys = root.objects.resolve(name, generation)
+        self.resident = root.directory
+        self.rows = StoredRows(self.keys, root)
         self.router: Router = ROUTERS[root.index.router](root.router, root.index)
         self.scan_of = SCANS[root.index.codec]
-        flags = bytearray(root.index.blocks)
-        for first in root.directory.shard_blocks[:-1]:
-            flags[first] = STARTS_SHARD
-        self.flags = cache.register(self.space, flags)
-        self._pages = cache.register(f"{self.space}/routing", bytearray(self.router.pages))
-        self._small = sum(root.directory.size) <= SMALL_BYTES
-
-    def key(self, name: str) -> str:
-        """The key of one of its objects."""
-        return f"{self.space}/{name}"
+        self._inline = root.objects.keys.index(ROOT_KEY) if ROOT_KEY in root.objects.keys else None
+        self._small = self.resident is not None and sum(self.resident.places[0].whole) <= SMALL_BYTES
+        cache.register(self.keys)
 
     def promise(self, query: Query) -> Promise:
         """How the recall is kept that the query has to have, at its top_k. Raises LimitError where it cannot."""
         return promise_of(self.root.contract, self.root.promises, query.top_k, query.recall)
 
-    def page(self, number: int) -> memoryview | None:
-        """A routing page, verified, if it is cached."""
-        cached = self._pages[number] & CACHED
-        return memoryview(self.cache.get(f"{self.space}/routing", number)) if cached else None
+    def rendition(self, query: Query) -> tuple[int, int]:
+        """(the rendition that the promise of a query is of, the one to read): with attributes, where it wants those."""
+        priced = 0 if query.exact else self.promise(query).rendition
+        own = self.root.renditions[priced]
+        if query.attributes and not query.exact and own._replace(attributes=True) in self.root.renditions:
+            return priced, self.root.renditions.index(own._replace(attributes=True))
+        return priced, priced
 
-    def keep_page(self, number: int, page: memoryview) -> None:
-        """Caches a routing page."""
-        self.cache.put(f"{self.space}/routing", number, page)
+    def part(self, number: int, offset: int) -> memoryview | None:
+        """A part of an object that is verified and in memory; None where it is not."""
+        part = self.cache.get(self.keys[number], offset)
+        return None if part is None else memoryview(part)
+
+    def flags(self, directory: Directory, rendition: int) -> bytearray:
+        """(n) of its extents, as the planner takes them."""
+        flags, offset = bytearray(len(directory)), directory.places[rendition].offset
+        for number, low, high in directory.runs[rendition]:
+            flags[low] = STARTS_OBJECT
+            cached: Iterable[int]
+            if number == self._inline:
+                cached = range(low, high)
+            elif held := self.cache.offsets(self.keys[number]):
+                cached = compress(range(low, high), map(held.__contains__, offset[low:high]))
+            else:
+                continue
+            for i in cached:
+                flags[i] |= CACHED
+        return flags
 
     def plan(self, query: Query, routed: Routed, budget: Budget) -> Plan:
         """What the first wave reads of the blocks that the router names; reads nothing. Raises as `promise` does.
@@ -65,64 +82,82 @@ class Segment:
         names no block.
         """
         contract, price = self.root.contract, self.promise(query).price
-        if not routed.p:
+        if routed.directory is None and self.resident is None:
             return Plan([], [], price, True)
-        blocks = self.root.index.blocks
-        if not price and self._small:
-            routed = routed.floored(blocks)
-        rows = min(query.top_k + (query.without is not None), self.root.index.rows)
+        directory = self.directory(routed)
+        routed, renditions = spread(routed, directory), self.rendition(query)
+        if not price and (self._small or self.resident is None):
+            routed = routed.floored(len(directory))
+        flags = self.flags(directory, renditions[1])
+        rows = min(query.top_k + (query.without is not None), sum(directory.homes))
         last = False
         while True:
-            plan = plan_scan(routed, self.flags, self.root.directory, price, contract.gets, budget)
-            if last or not plan.complete or self._rows_of(plan) >= rows:
+            plan = plan_scan(routed, flags, directory, renditions, price, contract.gets, budget)
+            if last or not plan.complete or _rows_of(plan, directory) >= rows:
                 return plan
-            if not price:  # it takes blocks of probability 0 too, and those that the routing page does not name
-                routed, last = routed.floored(blocks), True
+            if not price:  # it takes blocks of probability 0 too
+                routed, last = routed.floored(len(directory)), True
             price //= 2
 
-    def _rows_of(self, plan: Plan) -> int:
-        """Distinct rows that a plan is sure to scan: the home rows of its blocks."""
-        first_row = self.root.directory.first_row
-        read = sum(first_row[r.last] - first_row[r.first] for r in plan.ranges)
-        inside = {b for r in plan.ranges for b in range(r.first, r.last)}
-        return read + sum(first_row[b + 1] - first_row[b] for b in plan.cached if b not in inside)
+    def directory(self, routed: Routed) -> Directory:
+        """Of the extents that a router's answer may name."""
+        directory = routed.directory or self.resident
+        assert directory is not None
+        return directory
 
-    def scan(self, run: Run, plan: Plan, scan: Scan) -> Steps[bool]:
-        """Scans a plan's cached blocks, then the others as they arrive; passes over those that the run has done.
+    def scan(self, run: Run, plan: Plan, scan: Scan, rendition: int) -> Steps[bool]:
+        """Scans a plan's cached extents, then the others as they arrive; passes over those that the run has done.
 
         Whether there was time for all.
         """
-        directory, sizes, receipt = self.root.directory, self.root.objects.shards, run.receipt
-        for b in plan.cached:
-            scan.block(b, self.cache.get(self.space, b), keep=True)
+        directory, sizes, receipt = scan.directory, self.root.objects.sizes, run.receipt
+        places = directory.places[rendition]
+        for i in plan.cached:
+            if i not in run.done:
+                number, offset = places.object[i], places.offset[i]
+                data = self._inline_part(directory.extent(i, rendition)) if number == self._inline else None
+                data = data or self.part(number, offset)
+                assert data is not None  # nothing was awaited since it was planned
+                scan.block(i, data, keep=True)
         receipt.blocks_cached += len(plan.cached)
         receipt.blocks += len(plan.cached)
         run.done.update(plan.cached)
-        blocks: list[int] = []
+        extents: list[int] = []
         items: list[Item] = []
         spans: list[Span] = []
         for r in plan.ranges:
-            fresh = [b for b in range(r.first, r.last) if b not in run.done]  # others are bridged, and scanned already
-            key = self.rows.shard(r.shard)
+            fresh = [i for i in range(r.first, r.last) if i not in run.done]  # others are bridged, and scanned already
             if not fresh:
                 continue
+            key = self.keys[r.object]
             spans.append(Span(key, r.offset, r.size, list(range(len(items), len(items) + len(fresh)))))
-            blocks += fresh
+            extents += fresh
             items += [
                 Item(
-                    key, directory.offset[b], directory.size[b], sizes[r.shard], directory.crc[b],
-                    f"block {b} at byte {directory.offset[b]}",
+                    key, places.offset[i], places.whole[i], sizes[r.object], places.crc[i],
+                    f"block {directory.block[i]} at byte {places.offset[i]}", places.size[i],
                 )
-                for b in fresh
+                for i in fresh
             ]  # fmt: skip
 
         def use(numbers: list[int], views: list[memoryview]) -> None:
             for number, view in zip(numbers, views, strict=True):
-                scan.block(blocks[number], view, keep=False)
-                run.done.add(blocks[number])
+                scan.block(extents[number], view, keep=False)
+                run.done.add(extents[number])
             receipt.blocks += len(numbers)
             scan.settle()
             for number, view in zip(numbers, views, strict=True):
-                self.cache.put(self.space, blocks[number], view)
+                self.cache.put(items[number].key, items[number].offset, view)
 
         return not items or (yield Wave(items, spans, use, hot=True))
+
+    def _inline_part(self, extent: Extent) -> memoryview:
+        return self.root.inline[extent.offset : extent.offset + extent.whole]
+
+
+def _rows_of(plan: Plan, directory: Directory) -> int:
+    """Distinct rows that a plan is sure to scan: those at home in its extents."""
+    homes = directory.homes
+    inside = {i for r in plan.ranges for i in range(r.first, r.last)}
+    inside.update(plan.cached)
+    return sum(homes[i] for i in inside)

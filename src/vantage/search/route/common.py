@@ -9,7 +9,7 @@ from math import floor
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ... import kernels
-from ...format import LseSection, TwoLevelSection
+from ...format import Directory, LseSection, TwoLevelSection
 from ...read.waves import Item, Steps
 from ..prepare import Prepared
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..segment import Segment
 
 Part = tuple[memoryview, memoryview, memoryview]  # of a table of sub-centroids: scale, weight, rows
+PROBABILITY_BITS = 20  # Routed.p is in units of 2^-20
 UNIT_MAX = 32767  # a hidden unit, in the query's integers
 SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite number of them
 
@@ -26,44 +27,43 @@ SCALE_MIN = 1e-25  # of a query's integers: below it a bias of 1e9 is no finite 
 class Routed:
     """p u32: probability in units of 2^-20 of each of `blocks` (ascending), or of every block when that is None.
 
-    complete: False where the router had to read and could not, so that it names no block.
+    directory: of the blocks, where a routing page has it; None where the root does. complete: False where the router
+    had to read and could not, so that it names no block.
     """
 
     p: array[int]
     blocks: array[int] | None = None
+    directory: Directory | None = None
     complete: bool = True
 
     def floored(self, count: int) -> Routed:
-        """Of all `count` blocks, those without a probability at the least one."""
+        """Of all `count`, those without a probability at the least one."""
         p = array("I", [1]) * count
         for b, value in zip(self.blocks or range(count), self.p, strict=True):
             p[b] = value or 1
-        return Routed(p)
+        return Routed(p, None, self.directory, self.complete)
 
 
 class Page(NamedTuple):
     """A routing page, by its number, and where its bytes are."""
 
     number: int
+    object: int
     item: Item
 
 
 class Router(Protocol):
     """A query's vector -> the probability of each block. It reads what it needs for that itself."""
 
-    pages: int  # routing pages that it reads, one a query; 0 where all of it is in the root
-
     def route(self, run: Run) -> Steps[Routed]:
         """The probabilities, read where that takes a read."""
 
-    def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, Page | None]:
-        """What it says without a read, and what `route` would read first; None where it needs nothing."""
+    def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, list[Page]]:
+        """What it says without a read, and what `route` would read first; nothing where all of it is in memory."""
 
 
 class Resident(ABC):
     """A router that is in the root, all of it: it reads nothing."""
-
-    pages = 0
 
     @abstractmethod
     def probabilities(self, query: Prepared) -> Routed:
@@ -73,8 +73,8 @@ class Resident(ABC):
         return self.probabilities(run.prepared)
         yield  # never reached: it makes these steps that read nothing
 
-    def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, Page | None]:
-        return self.probabilities(query), None
+    def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, list[Page]]:
+        return self.probabilities(query), []
 
 
 def mixture(query: Prepared, parts: list[Part], section: LseSection | TwoLevelSection, dimension: int) -> array[int]:

@@ -1,17 +1,20 @@
-"""two-level: the page of a region of queries names the blocks."""
+"""two-level: the pages of the nearest regions of queries name the blocks."""
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import replace
+from heapq import nsmallest
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ...errors import DamagedError
-from ...format import EcvhSection, IndexSection, TwoLevelSection
+from ...format import Cursor, EcvhSection, IndexSection, TwoLevelSection, check_prices, joined
 from ...read.gather import Span
 from ...read.waves import Item, Steps, Wave
 from ..prepare import Prepared
-from .common import Page, Routed, mixture
+from .common import PROBABILITY_BITS, Page, Routed, mixture
 from .ecvh import EcvhRouter
 from .lse import LseRouter
 
@@ -19,60 +22,105 @@ if TYPE_CHECKING:
     from ..run import Run
     from ..segment import Segment
 
-OBJECT = "routing.bin"
-
 
 class TwoLevelRouter:
-    """Probabilities of the blocks that one page names: those that queries of the same region want."""
+    """Probabilities of the blocks that a few pages name: those that queries of the same regions want."""
 
     def __init__(self, section: TwoLevelSection, index: IndexSection) -> None:
-        self.section, self.index, self.pages = section, index, len(section.size)
-        inner = replace(index, blocks=self.pages)
+        self.section, self.index = section, index
+        inner = replace(index, blocks=len(section.size))
         regions = section.regions
         self._regions = EcvhRouter(regions, inner) if isinstance(regions, EcvhSection) else LseRouter(regions, inner)
 
-    def page(self, query: Prepared) -> int:
-        """The page of the most probable region, the lower one among equals."""
+    def pages(self, query: Prepared) -> list[int]:
+        """The pages of the most probable regions, best first, the lower one among equals."""
         p = self._regions.probabilities(query).p
-        return max(range(len(p)), key=p.__getitem__)
+        return nsmallest(min(self.section.beam, len(p)), range(len(p)), key=lambda r: (-p[r], r))
 
-    def probabilities(self, query: Prepared, page: memoryview | None = None) -> Routed:
-        """page: the one of this query, verified; None takes it from the builder's memory, and names no block without.
+    def probabilities(
+        self, query: Prepared, pages: Sequence[memoryview] | None = None, segment: Segment | None = None
+    ) -> Routed:
+        """pages: those of this query, verified, with the directories of `segment`; None takes them from the builder's
+        memory, which have none, and names no block without.
 
-        The blocks share the whole probability: what others may hold is for the contract to have measured.
-        Raises DamagedError where a page holds numbers that are not finite, or blocks that do not exist.
+        Their blocks share the whole probability: what others may hold is for the contract to have measured. A block
+        that several pages name counts once. Raises DamagedError where a page holds numbers that are not finite, or
+        blocks that do not exist.
         """
-        section = self.section
-        if page is None:
+        section, label = self.section, "a routing page"
+        if pages is None:
             if not section.pages:
                 return Routed(array("I"), array("I"))
-            r = self.page(query)
-            page = section.pages[section.offset[r] : section.offset[r] + section.size[r]]
-        blocks, scale, weight, table = section.columns(page, self.index, OBJECT)
+            pages = [memoryview(section.pages[r]) for r in self.pages(query)]
+        cursors = [Cursor(page, label) for page in pages]
+        columns = [section.columns(cursor, self.index) for cursor in cursors]
         try:
-            return Routed(mixture(query, [(scale, weight, table)], section, self.index.dimension), array("I", blocks))
+            p = mixture(query, [column[1:] for column in columns], section, self.index.dimension)
         except ValueError as error:
-            raise DamagedError(f"{OBJECT}: {error}", hint="build the index again") from None
+            raise DamagedError(f"{label}: {error}", hint="build the index again") from None
+        directory = None
+        if segment is not None and segment.resident is None:
+            sizes, count = segment.root.objects.sizes, len(segment.root.renditions)
+            own = [
+                section.directory(cursor, column[0], count, sizes)
+                for cursor, column in zip(cursors, columns, strict=True)
+            ]
+            directory = joined(own, sizes, label)
+            check_prices(segment.root, directory, label)
+        if len(columns) == 1:
+            return Routed(p, array("I", columns[0][0]), directory)
+        p_of: dict[int, int] = {}
+        again = 0
+        for block, value in zip(chain.from_iterable(column[0] for column in columns), p, strict=True):
+            if block in p_of:
+                again += value
+            else:
+                p_of[block] = value
+        blocks = sorted(p_of)
+        whole = max(1, sum(p) - again)
+        return Routed(
+            array("I", [(p_of[b] << PROBABILITY_BITS) // whole for b in blocks]), array("I", blocks), directory
+        )
 
-    def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, Page | None]:
-        number = self.page(query)
-        page = segment.page(number)
-        if page is not None:
-            return self.probabilities(query, page), None
-        section = self.section
-        offset, size, crc = section.offset[number], section.size[number], section.crc[number]
-        item = Item(segment.key(OBJECT), offset, size, section.nbytes, crc, f"page {number}")
-        return Routed(array("I"), array("I"), complete=False), Page(number, item)
+    def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, list[Page]]:
+        section, held, lacking = self.section, list[memoryview](), list[Page]()
+        for r in self.pages(query):
+            number, offset = section.object[r], section.offset[r]
+            page = segment.part(number, offset)
+            if page is not None:
+                held.append(page)
+                continue
+            item = Item(
+                segment.keys[number], offset, section.size[r], segment.root.objects.sizes[number], section.crc[r],
+                f"routing page {r}",
+            )  # fmt: skip
+            lacking.append(Page(r, number, item))
+        if lacking:
+            return Routed(array("I"), array("I"), complete=False), lacking
+        return self.probabilities(query, held, segment), []
 
     def route(self, run: Run) -> Steps[Routed]:
-        """Reads the page unless it is cached; a budget without room for that and one read after it names no block."""
-        routed, page = self.peek(run.prepared, run.segment)
-        left = run.left()
-        if page is None or left.gets < 2 or left.waves < 2 or left.bytes < page.item.size:
+        """Reads the pages unless they are cached; a budget without room for them and one read more names no block."""
+        routed, lacking = self.peek(run.prepared, run.segment)
+        left, segment = run.left(), run.segment
+        nbytes = sum(page.item.size for page in lacking)
+        if not lacking or left.gets < 1 + len(lacking) or left.waves < 2 or left.bytes < nbytes:
             return routed
-        item, data = page.item, bytearray()
-        span = Span(item.key, item.offset, item.size, [0])
-        if not (yield Wave([item], [span], lambda _, views: data.extend(views[0]), hot=True)):
+        items = [page.item for page in lacking]
+        read: dict[int, bytes] = {}
+
+        def use(numbers: list[int], views: list[memoryview]) -> None:
+            for n, view in zip(numbers, views, strict=True):
+                read[lacking[n].number] = bytes(view)
+                segment.cache.put(items[n].key, items[n].offset, view)
+
+        spans = [Span(item.key, item.offset, item.size, [n]) for n, item in enumerate(items)]
+        if not (yield Wave(items, spans, use, hot=True)):
             return routed
-        run.segment.keep_page(page.number, memoryview(data))
-        return self.probabilities(run.prepared, memoryview(data))
+        pages = list[memoryview]()
+        for r in self.pages(run.prepared):
+            page = memoryview(read[r]) if r in read else segment.part(self.section.object[r], self.section.offset[r])
+            if page is None:  # thrown out meanwhile
+                return routed
+            pages.append(page)
+        return self.probabilities(run.prepared, pages, segment)

@@ -1,0 +1,96 @@
+"""Finds the blocks nearest to rows: by comparing with all of a few blocks, of many with those in the nearest groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from ..ingest.rows import F32, Ints
+
+I32 = npt.NDArray[np.int32]
+
+GROUPED_BLOCKS = 2048  # from here on blocks are grouped: work grows with N sqrt(B), not N B
+GROUPS = 2  # times the root of the blocks
+NEAR_GROUPS = 16  # of a row: they hold its nearest block 99 times of 100, and 24 of its 25 nearest (WordNet, SIFT)
+GROUP_ROUNDS = 10
+STEP_BYTES = 16 << 20  # of what is held for some rows at a time
+
+
+@dataclass(frozen=True)
+class CentreIndex:
+    """B blocks in G groups. block i64 (B): their numbers, group by group, and in the same order centres f32 (B, d) and
+    bias f32 (B): what is added to <x, c> for closeness. ends (G + 1): where groups begin. middles f32 (G, d): means of
+    the centres of a group.
+    """
+
+    block: Ints
+    centres: F32
+    bias: F32
+    ends: Ints
+    middles: F32
+
+    def without(self, left_out: npt.NDArray[np.bool_]) -> CentreIndex:
+        """The same without these blocks, bool (B)."""
+        return replace(self, bias=np.where(left_out[self.block], np.float32(-np.inf), self.bias))
+
+    def nearest(self, x: F32, count: int = 1) -> tuple[I32, F32]:
+        """(blocks i32 (n, count), best first, closeness f32 (n, count)) of rows (n, d), of equal ones any.
+
+        -inf where the nearest groups hold fewer. count: at most B.
+        """
+        blocks, closeness = np.zeros((len(x), count), np.int32), np.full((len(x), count), -np.inf, np.float32)
+        near = min(NEAR_GROUPS, len(self.middles))
+        width = 4 * len(self.block) if len(self.middles) == 1 else 4 * len(self.middles) + 12 * near * count
+        step = max(1, STEP_BYTES // width)
+        for low in range(0, len(x), step):
+            some = slice(low, low + step)
+            blocks[some], closeness[some] = self._nearest(x[some], count, near)
+        return blocks, closeness
+
+    def _nearest(self, x: F32, count: int, near: int) -> tuple[I32, F32]:
+        if len(self.middles) == 1:
+            return _first(x @ self.centres.T + self.bias, self.block, count)
+        apart = x @ self.middles.T - 0.5 * np.einsum("ij,ij->i", self.middles, self.middles)
+        group = np.argpartition(-apart, near - 1, axis=1)[:, :near]
+        order = np.argsort(group, axis=None, kind="stable")  # rows by group
+        starts = np.searchsorted(group.ravel()[order], np.arange(len(self.middles) + 1))
+        blocks = np.zeros((len(x) * near, count), np.int32)
+        closeness = np.full((len(x) * near, count), -np.inf, np.float32)
+        for g in range(len(self.middles)):
+            mine, own = order[starts[g] : starts[g + 1]], slice(self.ends[g], self.ends[g + 1])
+            most = min(count, own.stop - own.start)
+            blocks[mine, :most], closeness[mine, :most] = _first(
+                x[mine // near] @ self.centres[own].T + self.bias[own], self.block[own], most
+            )
+        return _first(closeness.reshape(len(x), -1), blocks.reshape(len(x), -1), count)
+
+
+def index_centres(centres: F32, penalty: F32 | float = 0.0) -> CentreIndex:
+    """Blocks of these centres (B, d) by closeness <x, c> - |c|^2 / 2 - penalty (B): larger is nearer."""
+    bias = (-0.5 * np.einsum("ij,ij->i", centres, centres) - penalty).astype(np.float32)
+    if len(centres) < GROUPED_BLOCKS:
+        return CentreIndex(np.arange(len(centres)), centres, bias, np.array([0, len(centres)]), centres[:1])
+    kmeans = faiss.Kmeans(
+        centres.shape[1], round(GROUPS * len(centres) ** 0.5), niter=GROUP_ROUNDS, seed=1, min_points_per_centroid=1,
+        max_points_per_centroid=len(centres),
+    )  # fmt: skip
+    kmeans.train(centres)
+    named, group = np.unique(kmeans.assign(centres)[1], return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    ends = np.concatenate([[0], np.cumsum(np.bincount(group))])
+    middles = np.array(kmeans.centroids, np.float32).reshape(-1, centres.shape[1])[named]
+    return CentreIndex(order, centres[order], bias[order], ends, middles)
+
+
+def _first(closeness: F32, blocks: Ints | I32, count: int) -> tuple[I32, F32]:
+    """The `count` nearest, best first: closeness (n, m), blocks (m) or (n, m)."""
+    each = np.arange(len(closeness))[:, None]
+    if count == 1:
+        at = closeness.argmax(1)[:, None]
+    else:
+        at = np.argpartition(-closeness, count - 1, axis=1)[:, :count]
+        at = at[each, np.argsort(-closeness[each, at], axis=1, kind="stable")]
+    return (blocks[at] if blocks.ndim == 1 else blocks[each, at]).astype(np.int32), closeness[each, at]

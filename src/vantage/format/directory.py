@@ -1,0 +1,209 @@
+"""Directories: where the extents of blocks are, in every rendition of them; in the root, or in pages of a router."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import compress, count, islice, pairwise, repeat
+from operator import add, eq, le, lshift, ne
+from typing import Any, NamedTuple
+
+from .block import BLOCK
+from .layout import BLOCK_ROWS_MAX, READ_BYTES_MAX, Cursor, damaged
+
+_DIRECTORY = struct.Struct("<II")
+_RENDITIONS = struct.Struct("<I")
+_RENDITION = struct.Struct("<II")
+RENDITIONS_MAX = 16
+_PLACES = ("object", "offset", "size", "whole", "crc")
+_OBJECT_SHIFT = 40  # an object has less than 1 TiB, so that (object, offset) is one number
+
+
+class Rendition(NamedTuple):
+    """A way in which blocks are stored: by which of the root's codecs, and whether attributes of rows lie in them."""
+
+    codec: int
+    attributes: bool
+
+
+def pack_renditions(renditions: tuple[Rendition, ...]) -> bytes:
+    """The section of renditions."""
+    return _RENDITIONS.pack(len(renditions)) + b"".join(_RENDITION.pack(r.codec, r.attributes) for r in renditions)
+
+
+def unpack_renditions(body: memoryview, codecs: int, label: str) -> tuple[Rendition, ...]:
+    """All renditions; raises DamagedError where there is none, or one of a codec that is not there."""
+    cursor = Cursor(body, label)
+    (count,) = cursor.unpack(_RENDITIONS)
+    if not 1 <= count <= RENDITIONS_MAX:
+        raise damaged(label, f"{count} renditions, the limit is {RENDITIONS_MAX}")
+    renditions = []
+    for _ in range(count):
+        codec, attributes = cursor.unpack(_RENDITION)
+        if codec >= codecs or attributes > 1:
+            raise damaged(label, f"a rendition of codec {codec} of {codecs}, attributes {attributes}")
+        renditions.append(Rendition(codec, bool(attributes)))
+    cursor.end()
+    return tuple(renditions)
+
+
+class Extent(NamedTuple):
+    """A part of a block that is stored as one: `rows` of its rows, `homes` of them at home there.
+
+    whole: bytes at `offset` of an object; the first `size` of them, with CRC-32C crc, hold all but its planes.
+    """
+
+    block: int
+    rows: int
+    object: int
+    offset: int
+    size: int
+    whole: int
+    crc: int
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each of n extents is in one rendition, as Extent says: object u32, offset u64, size, whole and crc u32."""
+
+    object: Any
+    offset: Any
+    size: Any
+    whole: Any
+    crc: Any
+
+    def pack(self) -> bytes:
+        n = len(self.size)
+        return struct.pack(f"<{n}Q{4 * n}I", *self.offset, *self.object, *self.size, *self.whole, *self.crc)
+
+    @classmethod
+    def taken(cls, cursor: Cursor, n: int) -> Places:
+        """Those of n extents at the cursor, unchecked."""
+        offset = cursor.column("Q", n)
+        number, size, whole, crc = (cursor.column("I", n) for _ in range(4))
+        return cls(number, offset, size, whole, crc)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """n extents in file order, which is the same in every rendition: by object, then by offset.
+
+    block u32: the block it is of; rows u32: its rows, copies too; homes u32: those that are at home in the block.
+    """
+
+    block: Any
+    rows: Any
+    homes: Any
+    places: tuple[Places, ...]
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    def pack(self) -> bytes:
+        n = len(self)
+        columns = struct.pack(f"<{3 * n}I", *self.block, *self.rows, *self.homes)
+        return _DIRECTORY.pack(n, len(self.places)) + columns + b"".join(p.pack() for p in self.places)
+
+    @classmethod
+    def taken(cls, cursor: Cursor, blocks: int, renditions: int, sizes: tuple[int, ...]) -> Directory:
+        """The one at the cursor, of blocks below `blocks` and objects of these sizes; more may follow.
+
+        Raises DamagedError where an extent is outside of its object, is too long to be read, or lies before another.
+        """
+        label = cursor.label
+        n, own = cursor.unpack(_DIRECTORY)
+        if own != renditions:
+            raise damaged(label, f"a directory of {own} renditions, the root has {renditions}")
+        block, rows, homes = (cursor.column("I", n) for _ in range(3))
+        places = tuple(Places.taken(cursor, n) for _ in range(renditions))
+        if not n or max(block) >= blocks or max(rows) > BLOCK_ROWS_MAX or not all(map(le, homes, rows)):
+            raise damaged(label, f"{n} extents, of {blocks} blocks; or one of over {BLOCK_ROWS_MAX} rows")
+        directory = cls(block, rows, homes, places)
+        directory.check(sizes, label)
+        return directory
+
+    def check(self, sizes: tuple[int, ...], label: str) -> None:
+        """Raises DamagedError where an extent is not inside of an object of these sizes, is too long, or overlaps."""
+        for p in self.places:
+            if max(p.object) >= len(sizes):
+                raise damaged(label, f"an extent in object {max(p.object)} of {len(sizes)}")
+            if min(p.size) < BLOCK.size or max(p.whole) > READ_BYTES_MAX or not all(map(le, p.size, p.whole)):
+                shortest, longest = min(p.size), max(p.whole)
+                raise damaged(label, f"extents of {shortest} to {longest} bytes, the limit is {READ_BYTES_MAX}")
+            bases = list(map(lshift, p.object, repeat(_OBJECT_SHIFT)))
+            starts = list(map(add, bases, p.offset))
+            ends = list(map(add, starts, p.whole))
+            if max(p.offset) >> _OBJECT_SHIFT or not all(
+                map(le, ends, map(add, bases, map(sizes.__getitem__, p.object)))
+            ):
+                raise damaged(label, "an extent ends outside of its object")
+            if not all(map(le, ends, islice(starts, 1, None))):
+                raise damaged(label, "an extent lies before the one before it, or overlaps it")
+
+    def extent(self, i: int, rendition: int) -> Extent:
+        """One of them."""
+        p = self.places[rendition]
+        return Extent(self.block[i], self.rows[i], p.object[i], p.offset[i], p.size[i], p.whole[i], p.crc[i])
+
+    @cached_property
+    def runs(self) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+        """Of each rendition (object, first extent, after the last) of every run of extents in one object."""
+        out = []
+        for p in self.places:
+            changes = compress(range(1, len(self)), map(ne, p.object, islice(p.object, 1, None)))
+            ends = [0, *changes, len(self)]
+            out.append(tuple((p.object[low], low, high) for low, high in pairwise(ends)))
+        return tuple(out)
+
+    def ends(self, rendition: int) -> tuple[int, ...]:
+        """The extent after the last of each object."""
+        return tuple(high for _, _, high in self.runs[rendition])
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether extent i is all of block i, so that no number of a block has to be looked up."""
+        return self.block[len(self) - 1] == len(self) - 1 and all(map(eq, self.block, count()))
+
+    def some(self, numbers: Sequence[int]) -> Directory:
+        """Of these extents, in rising order."""
+
+        def column(values: Any, code: str) -> array[int]:
+            return array(code, [values[i] for i in numbers])
+
+        places = tuple(
+            Places(*(column(getattr(p, name), "Q" if name == "offset" else "I") for name in _PLACES))
+            for p in self.places
+        )
+        return Directory(column(self.block, "I"), column(self.rows, "I"), column(self.homes, "I"), places)
+
+    def span(self, rendition: int) -> int:
+        """Bytes from the first to the last extent of each object, together."""
+        p = self.places[rendition]
+        return sum(p.offset[high - 1] + p.whole[high - 1] - p.offset[low] for _, low, high in self.runs[rendition])
+
+
+def joined(directories: Sequence[Directory], sizes: tuple[int, ...], label: str) -> Directory:
+    """One directory of what several name, each extent once. Raises DamagedError where they do not fit together."""
+    if len(directories) == 1:
+        return directories[0]
+    origin: dict[int, tuple[int, int]] = {}  # its place in the first rendition -> (directory, number)
+    for d, one in enumerate(directories):
+        p = one.places[0]
+        keys = map(add, map(lshift, p.object, repeat(_OBJECT_SHIFT)), p.offset)
+        origin.update((key, (d, i)) for i, key in enumerate(keys) if key not in origin)
+    order = [origin[key] for key in sorted(origin)]
+
+    def column(name: str, code: str, rendition: int | None = None) -> array[int]:
+        columns = [getattr(one if rendition is None else one.places[rendition], name) for one in directories]
+        return array(code, [columns[d][i] for d, i in order])
+
+    places = tuple(
+        Places(*(column(name, "Q" if name == "offset" else "I", r) for name in _PLACES))
+        for r in range(len(directories[0].places))
+    )
+    directory = Directory(column("block", "I"), column("rows", "I"), column("homes", "I"), places)
+    directory.check(sizes, label)
+    return directory
