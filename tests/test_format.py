@@ -735,11 +735,11 @@ def test_promises(known: list[Estimator], kept: list[Promise], smaller: set[int]
     section = Promises(tuple(known), by_recall, tuple(Ladder(k, by_recall[:3]) for k in sorted(smaller)))
     body, whole = section.pack(), len(Promises(section.estimators, by_recall).pack())
     assert Promises.unpack(memoryview(body), "promises") == section
-    assert Promises.unpack(memoryview(body[:whole]), "promises") == replace(section, smaller=())
+    assert Promises.unpack(memoryview(body[:whole]), "promises") == replace(section, others=())
     for other in (
         body[: draw.randrange(whole)], body + b"\0", Promises((), by_recall).pack(),
-        replace(section, smaller=(Ladder(5, by_recall), Ladder(5, by_recall))).pack(),
-        replace(section, smaller=(Ladder(0, by_recall),)).pack(), replace(section, smaller=(Ladder(5, ()),)).pack(),
+        replace(section, others=(Ladder(5, by_recall), Ladder(5, by_recall))).pack(),
+        replace(section, others=(Ladder(0, by_recall),)).pack(), replace(section, others=(Ladder(5, ()),)).pack(),
     ):  # fmt: skip
         with pytest.raises(DamagedError):
             Promises.unpack(memoryview(other), "promises")

@@ -21,7 +21,7 @@ from ..progress import Progress
 from ..routers import ROUTERS
 from ..routers.training import TrainingSet, renumber
 from ..simulate.edge import HeldOutQueries, P, page_bytes, prepare_rows, probabilities
-from ..simulate.measure import Reads, block_bytes, planner, price_for
+from ..simulate.measure import Reads, Scanned, block_bytes, planner, price_for
 from .options import Options
 
 TUNE_QUERIES = 500  # of the tuning rows, for parameters of routers
@@ -37,7 +37,10 @@ _NO_SECTION = LseSection(8, 1, 1.0, 1.0, memoryview(b""), memoryview(b""), memor
 
 @dataclass(frozen=True)
 class Task:
-    """What every stage of the choice works with. queries, neighbours: see TrainingSet."""
+    """What every stage of the choice works with. queries, neighbours: see TrainingSet.
+
+    deep: some of the rows that promises are measured on, with neighbours for k above the contract's.
+    """
 
     rows: Rows
     sample: Ints
@@ -49,6 +52,7 @@ class Task:
     options: Options
     tried: list[dict[str, Any]]
     progress: Progress
+    deep: Scanned | None = None
 
     @property
     def routed_recall(self) -> float:
