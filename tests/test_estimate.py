@@ -128,13 +128,13 @@ def test_a_promise_of_fewer_answers() -> None:
     """At its own k, between two, below the least and above the contract's; where it is kept in another way, by more."""
     contract = Contract(100, 6, 0.9, (Point(100, 100, 0.95, 1e6, 6.0),))
     few = Ladder(10, (promise(0.8, 1600), promise(0.9, 400, nbytes=4e5)))
-    two = replace(stop(promise(0.9, 100), promise(0.99, 10, rerank=200), k=100), smaller=(few,))
+    two = replace(stop(promise(0.9, 100), promise(0.99, 10, rerank=200), k=100), others=(few,))
     assert promise_of(contract, two, 10, None) == promise_of(contract, two, 1, 0.9) == few.by_recall[1]
     assert promise_of(contract, two, 100, None) == promise_of(contract, two, 1000, None) == two.by_recall[0]
     middle = promise_of(contract, two, 32, None)
     assert (middle.recall, middle.nbytes) == (0.9, pytest.approx(7e5, rel=0.02)) and 195 < middle.price < 205
     assert promise_of(contract, two, 10, 0.95) == two.by_recall[1]  # which the promises at ten do not reach
-    exact = replace(two, smaller=(replace(few, by_recall=(promise(0.9, 400, rerank=20, nbytes=4e5),)),))
+    exact = replace(two, others=(replace(few, by_recall=(promise(0.9, 400, rerank=20, nbytes=4e5),)),))
     between = promise_of(contract, exact, 50, None)  # the blocks of a hundred, and exact scores for five times ten
     assert (between.price, between.rerank, between.nbytes) == (100, 100, two.by_recall[0].nbytes)
     assert promise_of(contract, exact, 100, None) == two.by_recall[0]

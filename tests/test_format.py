@@ -641,9 +641,12 @@ def test_centres_and_rotation(index: IndexSection, data: st.DataObject) -> None:
     assert plain(Centres.unpack(memoryview(section.pack()), index, "centres")) == plain(section)
     axes, d = data.draw(st.integers(1, index.dimension)), index.dimension
     rng = np.random.default_rng(data.draw(st.integers(0, 9)))
-    rows = rng.standard_normal((axes, d)).astype("<f2")
-    dense = DenseRotation(axes, d, memoryview(rows.tobytes()))
-    assert DenseRotation.unpack(memoryview(dense.pack()), index, "rotation") == dense
+    scale = column("f", data.draw(st.lists(numbers, min_size=axes, max_size=axes)))
+    dense = DenseRotation(d, scale, memoryview(rng.integers(-127, 128, (axes, d), np.int8).tobytes()))
+    packed = dense.pack()
+    assert DenseRotation.unpack(memoryview(packed), index, "rotation") == dense
+    with pytest.raises(DamagedError, match="not finite"):
+        DenseRotation.unpack(memoryview(packed[:8] + b"\0\0\xc0\x7f" + packed[12:]), index, "rotation")
     layers = data.draw(st.integers(1, 5))
     partners, tangents = np.zeros((2, layers, -(-d // 2)), np.int64)
     for layer in range(layers):
@@ -732,11 +735,11 @@ def test_promises(known: list[Estimator], kept: list[Promise], smaller: set[int]
     section = Promises(tuple(known), by_recall, tuple(Ladder(k, by_recall[:3]) for k in sorted(smaller)))
     body, whole = section.pack(), len(Promises(section.estimators, by_recall).pack())
     assert Promises.unpack(memoryview(body), "promises") == section
-    assert Promises.unpack(memoryview(body[:whole]), "promises") == replace(section, smaller=())
+    assert Promises.unpack(memoryview(body[:whole]), "promises") == replace(section, others=())
     for other in (
         body[: draw.randrange(whole)], body + b"\0", Promises((), by_recall).pack(),
-        replace(section, smaller=(Ladder(5, by_recall), Ladder(5, by_recall))).pack(),
-        replace(section, smaller=(Ladder(0, by_recall),)).pack(), replace(section, smaller=(Ladder(5, ()),)).pack(),
+        replace(section, others=(Ladder(5, by_recall), Ladder(5, by_recall))).pack(),
+        replace(section, others=(Ladder(0, by_recall),)).pack(), replace(section, others=(Ladder(5, ()),)).pack(),
     ):  # fmt: skip
         with pytest.raises(DamagedError):
             Promises.unpack(memoryview(other), "promises")

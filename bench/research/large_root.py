@@ -2,9 +2,9 @@
 
     python -m bench.research.large_root [--rows 100000000] [--dimensions 128,384]
 
-The root is made, not built: a two-level router of 4 sqrt(B) regions over B = rows / 190 blocks, pages of 8,192 rows, all
-numbers in range, so that every check of an opening runs. The Worker is asked for the description of the index, which
-reads CURRENT and the root; what it takes for an index of 12 rows, opened likewise, is taken off.
+The root is made, not built: a two-level router of 4 sqrt(B) regions over B = rows / 190 blocks, pages of 8,192 rows,
+all numbers in range, so that every check of an opening runs. The Worker is asked for the description of the index,
+which reads CURRENT and the root; beside it stands what that takes for an index of 12 rows.
 """
 
 from __future__ import annotations

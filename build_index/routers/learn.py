@@ -14,6 +14,7 @@ from ..progress import Progress
 from .training import TrainingSet
 
 NOISE = 0.3  # of the mean distance to the nearest row: what makes a row that trained look like one that did not
+LOGITS_BYTES = 64 << 20  # held at a time, of a batch; there are a few such arrays
 DEPTHS = (1, 10, 100)  # of neighbours that a query looks for, drawn for each
 
 
@@ -46,28 +47,42 @@ def train(
     steps: int,
     batch: int,
     progress: Progress,
+    logits: int = 0,
 ) -> dict[str, F32]:
     """Adam from `parameters` with a peak rate each; scores(parameters, queries f32 (n, d)) -> (n, B).
 
     The loss is the mean over a query's nearest neighbours, 1, 10 or 100 of them, of -log of the summed probability of
     the blocks that hold the neighbour: a copy counts as well as its row, and probabilities come out honest. Rates rise
-    for 8 steps and fall as a cosine.
+    for 8 steps and fall as a cosine. JAX works on a GPU where it finds one.
+
+    logits: numbers that scores hold for a query. Where those of a batch are over LOGITS_BYTES they are computed in
+    parts, one after another and again for the slopes, so that memory does not grow with the blocks.
     """
     import jax
     import jax.numpy as jnp
 
-    def loss(now: dict[str, Any], q: Any, blocks: Any, weight: Any) -> Any:
-        log_p = jax.nn.log_softmax(scores(now, q))
-        each = jnp.take_along_axis(log_p, jnp.maximum(blocks, 0).reshape(len(q), -1), 1).reshape(blocks.shape)
-        likelihood = jax.nn.logsumexp(jnp.where(blocks >= 0, each, -1e4), axis=2)
-        return -(likelihood * weight).sum() / weight.sum()
+    batch = min(batch, len(training.queries))
+    parts = min(batch, -(-4 * logits * batch // LOGITS_BYTES) or 1)
+    batch -= batch % parts
+
+    def loss(now: dict[str, Any], *drawn: Any) -> Any:
+        def likelihood(part: tuple[Any, Any, Any]) -> Any:
+            q, blocks, weight = part
+            log_p = jax.nn.log_softmax(scores(now, q))
+            each = jnp.take_along_axis(log_p, jnp.maximum(blocks, 0).reshape(len(q), -1), 1).reshape(blocks.shape)
+            return (jax.nn.logsumexp(jnp.where(blocks >= 0, each, -1e4), axis=2) * weight).sum()
+
+        if parts == 1:
+            return -likelihood(drawn) / drawn[2].sum()
+        split = tuple(x.reshape(parts, -1, *x.shape[1:]) for x in drawn)
+        return -jax.lax.map(jax.checkpoint(likelihood), split).sum() / drawn[2].sum()
 
     rng = np.random.default_rng([training.seed, 6])
     noise = noise_of(training) / training.rows.dimension**0.5
     depths = np.array([min(depth, training.neighbours.shape[1]) for depth in DEPTHS])
 
     def draw() -> tuple[F32, npt.NDArray[np.int32], F32]:
-        drawn = np.sort(rng.choice(len(training.queries), min(batch, len(training.queries)), replace=False))
+        drawn = np.sort(rng.choice(len(training.queries), batch, replace=False))
         q = as_queries(training.rows, training.queries[drawn])
         q += np.float32(noise) * rng.standard_normal(q.shape, np.float32)
         if training.rows.metric != "l2":

@@ -16,6 +16,10 @@ from .training import Cost, TrainingSet, cheapest
 
 ROUNDS = 6
 SUBS = 8
+FEWER_SUBS = (
+    4,
+    2,
+)  # tried beside: on WordNet and SIFT two read as little as eight, on tight clusters three times as much
 FEW_SUBS = 4  # of a block, where a table of 8 were too much to keep resident: reads a tenth more
 TABLE_BYTES_MAX = 6 << 20  # of a router in the root: with directory and centres, 8 MB stay resident
 BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0)  # over the spread of the rows
@@ -121,10 +125,14 @@ def reorder(section: LseSection, order: Ints) -> LseSection:
 
 
 def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None = None) -> LseSection:
-    """Sub-centroids of the sample's home rows, as many as subs_of says; beta, then the temperature, by cost."""
-    x = training.rows.take(training.sample)
-    subs = subs or subs_of(training.rows.dimension, training.blocks)
-    table = sub_centroids(x, training.partition.home[training.sample], training.blocks, training.seed, subs)
+    """Sub-centroids of the sample's home rows; beta, then the temperature, by cost.
+
+    subs: how many a block; None: as many as subs_of says, or FEWER_SUBS where these cost less, what they save an
+    opening counted.
+    """
+    x, home = training.rows.take(training.sample), training.partition.home[training.sample]
+    most = subs or subs_of(training.rows.dimension, training.blocks)
+    table = sub_centroids(x, home, training.blocks, training.seed, most)
     bits = bits_of(training.rows.dimension)
     betas = [beta / training.spread for beta in BETAS]
     candidates = [section(table, training.rows.metric, beta, TEMPERATURES[0], bits) for beta in betas]
@@ -135,7 +143,12 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None 
     softer = (section(table, training.rows.metric, betas[0] / 4**n, TEMPERATURES[0], bits) for n in range(1, SOFTER))
     if not np.isfinite(min(costs)):
         best = next((one for one in softer if np.isfinite(cost(one))), best)
-    return cheapest([best], TEMPERATURES, cost)
+    best = cheapest([best], TEMPERATURES, cost)
+    if subs is not None:
+        return best
+    tables = (sub_centroids(x, home, training.blocks, training.seed, few) for few in FEWER_SUBS if few < most)
+    fewer = (section(one, training.rows.metric, best.beta, best.temperature, bits) for one in tables)
+    return min([best, *fewer], key=cost)
 
 
 def fit_centroids(training: TrainingSet, cost: Cost, progress: Progress) -> LseSection:

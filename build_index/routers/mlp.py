@@ -21,6 +21,7 @@ from .training import Cost, TrainingSet
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
 SHARE = 0.25  # of the bytes of trained's table
+BYTES_MAX = 2 << 20  # of a network in the root: of more, a smaller share (an eighth reads as little at 16,384 blocks)
 UNITS = 0.4  # of the dimension at least, before a block has more sub-centroids
 RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/research/networks.py
 RATES = {"first": 1e-3, "bias": 1e-3, "table": 1e-3, "weight": 0.02, "log_beta": 0.01}
@@ -66,7 +67,8 @@ def fit(
     from jax.nn import logsumexp
 
     d, blocks, metric = training.rows.dimension, training.blocks, training.rows.metric
-    units, subs = shape_for(d, blocks, share)
+    whole = lse.table_bytes(d, blocks, lse.SUBS)
+    units, subs = shape_for(d, blocks, min(share, BYTES_MAX / whole))
     home = training.partition.home[training.sample]
     parts = lse.sub_centroids(training.rows.take(training.sample), home, blocks, training.seed, subs)
     beta = BETA / training.spread
@@ -85,7 +87,7 @@ def fit(
         logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
         return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
 
-    learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9))
+    learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9), blocks * subs)
     network = section(learnt, np.where(live, learnt["weight"], -np.inf), subs, linear)
 
     def tempered(temperature: float) -> MlpSection:

@@ -48,7 +48,7 @@ def table(
         "weight": np.where(live, weight, 0).astype(np.float32),
         "log_beta": np.float32(np.log(beta)),
     }
-    learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress)
+    learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress, training.blocks * subs)
     return learnt | {"weight": np.where(live, learnt["weight"], -np.inf)}, scores
 
 

@@ -7,7 +7,7 @@ blocks it reads.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -159,6 +159,18 @@ def spans(p: P) -> Ints:
     return out
 
 
+@dataclass(frozen=True)
+class Scanned:
+    """Queries to scan for, keeping so many copies of each.
+
+    p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them.
+    """
+
+    held: HeldOutQueries
+    p: P | None = None
+    kept: int = KEPT
+
+
 def full_scan(
     rows: Rows,
     layout: Layout,
@@ -168,16 +180,23 @@ def full_scan(
     p: P | None = None,
     kept: int = KEPT,
 ) -> Candidates:
-    """Encodes every copy of a row and scans it for every query, keeping so many.
+    """`full_scans` of one set of queries."""
+    return full_scans(rows, layout, codec, [Scanned(held, p, kept)], progress)[0]
 
-    p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them.
-    A query's own row is left out of its answers.
-    """
+
+def full_scans(
+    rows: Rows, layout: Layout, codec: Codec, wanted: Sequence[Scanned], progress: Progress = SILENT
+) -> list[Candidates]:
+    """Encodes every copy of a row, once, and scans it for every query. A query's own row is left out of its answers."""
     members = layout.members()
     root = trial_root(rows, layout, codec.rotation, codec.section, 100)
-    scans = [LrsqScan(root, NOWHERE, 0, q, kept) for q in held.queries]
-    base = np.array([bases(q, layout.centre_section, rows.dimension) for q in held.queries])
-    low_of, high_of = (np.zeros(len(scans), int), np.full(len(scans), layout.blocks)) if p is None else spans(p).T
+    scans = [LrsqScan(root, NOWHERE, 0, q, one.kept) for one in wanted for q in one.held.queries]
+    queries = [q for one in wanted for q in one.held.queries]
+    base = np.array([bases(q, layout.centre_section, rows.dimension) for q in queries])
+    everything = np.array([[0, layout.blocks]])
+    low_of, high_of = np.concatenate([
+        np.repeat(everything, len(one.held.queries), 0) if one.p is None else spans(one.p) for one in wanted
+    ]).T  # fmt: skip
     row_of_slot = np.concatenate(members).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
     for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
@@ -198,11 +217,20 @@ def full_scan(
                     data, RANGES_AT, at.codes, at.f, at.h, at.rows, n, float(base[j, b]), b, scan.tables, scan.pool
                 )
         progress(high / len(members))
-    block, row = np.full((len(scans), kept), -1, np.int32), np.full((len(scans), kept), -1, np.int32)
-    score = np.zeros(block.shape, np.float32)
+    out, base = list[Candidates](), base.astype(np.float32)
+    for one in reversed(wanted):
+        count = len(one.held.queries)
+        own, scans = scans[len(scans) - count :], scans[: len(scans) - count]
+        out.append(replace(_candidates(rows, one, own, row_of_slot), base=base[len(scans) : len(scans) + count]))
+    return out[::-1]
+
+
+def _candidates(rows: Rows, of: Scanned, scans: list[LrsqScan], row_of_slot: npt.NDArray[np.int32]) -> Candidates:
+    """What scans (Q) have kept, which are given up one by one: each holds as much as its row here. Without base."""
+    held, shape = of.held, (len(scans), of.kept)
+    block, row, score = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
     for i in reversed(range(len(scans))):
-        scan = scans.pop()  # it holds as much as its row of base
-        entries = np.array([(slot, b, s) for s, slot, b, _ in scan.entries()], np.int64).reshape(-1, 3)
+        entries = np.array([(slot, b, s) for s, slot, b, _ in scans.pop().entries()], np.int64).reshape(-1, 3)
         entries = entries[row_of_slot[entries[:, 0]] != held.rows[i]]
         block[i, : len(entries)], row[i, : len(entries)] = entries[:, 1], row_of_slot[entries[:, 0]]
         score[i, : len(entries)] = entries[:, 2] / held.queries[i].unit
@@ -211,7 +239,7 @@ def full_scan(
     others = (candidates.rank[tying] < 0) & (row[tying] >= 0)
     tie = others & ties(rows, held.rows[tying], np.where(others, row[tying], 0), held.truth.last[tying])
     candidates.rank[tying] = np.where(tie, held.truth.better[tying, -1:], candidates.rank[tying])
-    return replace(candidates, score=score, base=base.astype(np.float32))
+    return replace(candidates, score=score)
 
 
 def judge(block: npt.NDArray[np.int32], row: npt.NDArray[np.int32], truth: Truth) -> Candidates:

@@ -32,27 +32,31 @@ from ..blocks.layout import Layout
 from ..blocks.partition import Partition
 from ..codecs import CODECS
 from ..codecs.planes import Codec, section_over
-from ..codecs.rotations import ROTATIONS, default
+from ..codecs.rotations import fit, name_of
 from ..ingest.rows import F32, Ints, Rows, temper
 from ..neighbours.graph import Graph, neighbour_graph
 from ..neighbours.truth import HeldOut, hold_out, nearness, truth_of
 from ..progress import SILENT, Progress
 from ..routers import ROUTERS, lse
 from ..simulate.edge import HeldOutQueries, P, prepare_rows
-from ..simulate.measure import KEPT, Candidates, Reads, block_bytes, full_scan, plans
+from ..simulate.measure import KEPT, Candidates, Reads, Scanned, block_bytes, full_scans, plans
 from . import few, renditions
-from .contract import PricedRecall, calibrate, price_at, target_point, with_pages, with_reads
+from .contract import PricedRecall, calibrate, depths_beyond, price_at, target_point, with_pages, with_reads
 from .fit import Task, fit_router, opening_ms, pages_of, plan_routing, probabilities_of
 from .options import TRAINING_BYTES_MIN, Options
-from .promises import ScannedQueries, gather_of, make_promises
+from .promises import Deep, ScannedQueries, gather_of, make_promises
 
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
 SHARES = (0.0, 0.35, 0.6, 1.0)  # of rows copied, as candidates
 GRAPH_K = 10  # measured on WordNet: 15% fewer rows than k-means at recall@10, 10% more at recall@100
 MANY_ROWS = 2_000_000  # of more, one number of blocks is tried
 CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
+DEEP_QUERIES, DEEP_QUERIES_MIN = 300, 100  # for k above the contract's: their neighbours take longer to find
+DEEP_PAIRS = 600_000_000  # of a row and one of these: of more than two million rows there are fewer
+DEEP_KEPT = 4096  # copies: a thousand rows, and twice as many for exact scores, have each a copy or two
 EXACT_PLACES = 4 << 20  # kept for the number of exact scores, of the tuning rows and of the others
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
+CODED_SHARE = 0.5  # of the loss that the target allows: of codes that lose more, longer ones are tried too
 TRAINING_QUERIES = 100_000  # rows that routers learn from, as queries: from 30,000 they read 2% more on WordNet, mlp 7%
 NEAR = 100  # of their neighbours
 MOMENT_ROWS = 60_000
@@ -123,11 +127,11 @@ def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress)
     drawn, p_tune = _choose_router(task, _drafts(task))
     p = probabilities_of(rows, drawn.layout, calibration.queries)
     some = tune.spread(CODE_QUERIES)
-    task = replace(task, tune=tune.take(some))
+    task = replace(task, tune=tune.take(some), deep=_deep(rows, k, calibration, p))
     for coded in _code(task, drawn, p_tune[some]):
-        candidates = _scan(task, coded.layout, coded.codec, calibration, "prices", p)
+        candidates, deep = _scan_prices(task, coded.layout, coded.codec, calibration, "prices", p)
         # Where few rows were held out, the tuning ones may have flattered a code.
-        choice = _promise(task, coded, p_tune[some], calibration, p, candidates, options.recall)
+        choice = _promise(task, coded, p_tune[some], calibration, p, candidates, deep, options.recall)
         if choice is not None:
             if not options.fast and not _is_small(rows, id_bytes, coded.layout, coded.codec):
                 choice = _with_longer_codes(task, drawn, coded, choice, p_tune[some], calibration, p)
@@ -150,10 +154,14 @@ def _promise(
     calibration: HeldOutQueries,
     p: P,
     candidates: Candidates,
+    deep: Candidates | None,
     target: float,
     rerank: int = 0,
 ) -> Choice | None:
-    """The index with these codes and promises, measured on calibration rows; None where they keep no such target."""
+    """The index with these codes and promises, measured on calibration rows; None where they keep no such target.
+
+    deep: candidates of those of task.deep.
+    """
     rows, options, layout = task.rows, task.options, coded.layout
     sizes = block_bytes(layout.sizes(), coded.codec.code_bytes, task.id_bytes, task.rows.dimension)
     recall_at, pages = PricedRecall(candidates, p, sizes), pages_of(rows, layout, calibration.queries)
@@ -166,7 +174,7 @@ def _promise(
     promises = make_promises(
         ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes()), coded.price,
         ScannedQueries(candidates, p, sizes, layout.sizes(), pages), recall_at, contract, rows.count,
-        options.second_wave, gather_of(layout.partition.home, rows), rerank,
+        options.second_wave, gather_of(layout.partition.home, rows), rerank, deep=_deep_of(task, layout, sizes, deep),
     )  # fmt: skip
     phase(1.0)
     kept = next((promise for promise in promises.by_recall if promise.recall >= target), None)
@@ -179,7 +187,8 @@ def _promise(
         contract = with_reads(contract, max(0.0, kept.nbytes - point.nbytes), max(0.0, kept.gets - point.gets))
         more = kept.ms - float(modelled.mean())
         waits = waits[0] + more, waits[1] + more
-    return Choice(layout, coded.codec, contract, promises, task.tried, waits, _rotation(rows, options))
+    rotation = options.rotation or name_of(options.codec, coded.codec.rotation)
+    return Choice(layout, coded.codec, contract, promises, task.tried, waits, rotation)
 
 
 def _with_longer_codes(
@@ -230,14 +239,54 @@ def _sizes(task: Task, layout: Layout, codec: Codec) -> Ints:
     return block_bytes(layout.sizes(), codec.code_bytes, task.id_bytes, task.rows.dimension)
 
 
+def _deep(rows: Rows, k: int, calibration: HeldOutQueries, p: P) -> Scanned | None:
+    """Some of the calibration rows with neighbours for k above the contract's, where there are so many rows."""
+    beyond = depths_beyond(k, rows.count)
+    if not beyond:
+        return None
+    some = calibration.spread(max(DEEP_QUERIES_MIN, min(DEEP_QUERIES, DEEP_PAIRS // rows.count)))
+    held = calibration.rows[some]
+    return Scanned(
+        HeldOutQueries(calibration.queries[some], held, truth_of(rows, held, beyond[-1])), p[some], DEEP_KEPT
+    )  # fmt: skip
+
+
+def _deep_of(task: Task, layout: Layout, sizes: Ints, candidates: Candidates | None) -> Deep | None:
+    """What promises at k above the contract's are measured by."""
+    if task.deep is None or candidates is None or task.deep.p is None:
+        return None
+    p, queries = task.deep.p, task.deep.held.queries
+    held = ScannedQueries(candidates, p, sizes, layout.sizes(), pages_of(task.rows, layout, queries))
+    return Deep(
+        held, PricedRecall(candidates, p, sizes), depths_beyond(task.k, task.rows.count), _rerank_max(task.rows)
+    )
+
+
+def _rerank_max(rows: Rows) -> int:
+    """Rows that a promise may take the exact scores of."""
+    return min(PROMISED_RERANK_MAX, rows.count, PROMISED_VECTORS_MAX // (VECTOR_BYTES["f32"] * rows.dimension))
+
+
 def _scan(
     task: Task, layout: Layout, codec: Codec, held: HeldOutQueries, phase: str, p: P, kept: int = KEPT
 ) -> Candidates:  # fmt: skip
     """What the codes find for held-out rows, in blocks that a plan may read."""
-    small = block_bytes(layout.sizes(), codec.code_bytes, task.id_bytes, task.rows.dimension).sum() <= SMALL_BYTES
-    return full_scan(
-        task.rows, layout, codec, held, task.progress.phase(phase), None if small else p, kept
-    )  # fmt: skip
+    return _scans(task, layout, codec, phase, [Scanned(held, p, kept)])[0]
+
+
+def _scan_prices(
+    task: Task, layout: Layout, codec: Codec, held: HeldOutQueries, phase: str, p: P, kept: int = KEPT
+) -> tuple[Candidates, Candidates | None]:
+    """The same for rows that prices are measured on, and for those of task.deep."""
+    wanted = [Scanned(held, p, kept), *([] if task.deep is None else [task.deep])]
+    candidates, *deep = _scans(task, layout, codec, phase, wanted)
+    return candidates, deep[0] if deep else None
+
+
+def _scans(task: Task, layout: Layout, codec: Codec, phase: str, wanted: list[Scanned]) -> list[Candidates]:
+    if _sizes(task, layout, codec).sum() <= SMALL_BYTES:  # a plan may read all of them
+        wanted = [replace(one, p=None) for one in wanted]
+    return full_scans(task.rows, layout, codec, wanted, task.progress.phase(phase))
 
 
 def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, calibration: HeldOutQueries, p: P) -> Choice:
@@ -247,14 +296,14 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, calibration: HeldOutQ
     by as many as the budget of a query reads.
     """
     rows, k, target = task.rows, task.k, task.options.recall
-    most = min(PROMISED_RERANK_MAX, rows.count, PROMISED_VECTORS_MAX // (VECTOR_BYTES["f32"] * rows.dimension))
+    most = _rerank_max(rows)
     few, many = (held.spread(EXACT_PLACES // (2 * most)) for held in (task.tune, calibration))
     tune, calibration, p_tune, p = task.tune.take(few), calibration.take(many), p_tune[few], p[many]
     lengths, _, coder = _coder(task, draft)
     code_bytes = lengths[-1][0]
     layout, codec = _fitting(task, draft, code_bytes), coder(code_bytes)
     candidates = _scan(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most)
-    held = _scan(task, layout, codec, calibration, "exact scores, prices", p, 2 * most)
+    held, deep = _scan_prices(task, layout, codec, calibration, "exact scores, prices", p, 2 * most)
     sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes, task.rows.dimension)
     recall_at, kept_at = PricedRecall(candidates, p_tune, sizes), PricedRecall(held, p, sizes)
     depths = sorted({most, *(k << n for n in range(1, 13) if k << n < most)})
@@ -266,14 +315,14 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, calibration: HeldOutQ
         })  # fmt: skip
         if reached is not None:
             coded = _Coded(layout, codec, candidates, reached)
-            choice = _promise(task, coded, p_tune, calibration, p, held, target, rerank)
+            choice = _promise(task, coded, p_tune, calibration, p, held, deep, target, rerank)
             if choice is not None:
                 return choice
     if rows.count <= most:  # exact scores of all rows need no rows held out to be sure
         return _exact(rows, task.id_bytes, task.options, task.tried)
     coded = _Coded(layout, codec, candidates, 0)
     choices = (
-        _promise(task, coded, p_tune, calibration, p, held, min(target, kept_at(0, k, rerank)), rerank)
+        _promise(task, coded, p_tune, calibration, p, held, deep, min(target, kept_at(0, k, rerank)), rerank)
         for rerank in (*reversed(depths), 0)  # without exact scores there is always one
     )
     return next(choice for choice in choices if choice is not None)
@@ -442,8 +491,8 @@ def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], int, Call
     rows, options = task.rows, task.options
     moments = _second_moments(rows, task.sample, draft.layout)
     residuals = _residuals(rows, task.sample, draft.layout)
-    rotation = _rotation(rows, options)
-    basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
+    own = options.rotation is None and options.codec != "lrsq"  # codecs with directions of their own
+    basis = None if own else fit(options.rotation, moments[0], options.seed)
     axes = basis.live if basis else rows.dimension
 
     def coded(code_bytes: int) -> Codec:
@@ -452,17 +501,15 @@ def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], int, Call
     return _code_lengths(rows, axes, draft.layout.blocks, task.id_bytes, options), axes, coded
 
 
-def _rotation(rows: Rows, options: Options) -> str | None:
-    return options.rotation or default(options.codec, rows.dimension)
-
-
 def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     """Codes that reach the target, by modelled time."""
     rows, tune, options = task.rows, task.tune, task.options
     reached: list[tuple[float, _Coded]] = []
     lengths, _, coder = _coder(task, draft)
+    short = False  # whether the code loses so much that routing must find nearly everything
     for code_bytes, regular in lengths:
-        if reached and not regular:
+        fits = _fits(rows, draft.layout.blocks, 0.0, code_bytes, task.id_bytes, options)
+        if reached and not regular and not (short and fits):
             break
         layout, codec = _fitting(task, draft, code_bytes), coder(code_bytes)
         candidates = _scan(task, layout, codec, tune, f"codes of {code_bytes} bytes", p)
@@ -479,6 +526,7 @@ def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
         reads = replace(plans(p, sizes, at), pages=pages_of(rows, layout, tune.queries))
         task.tried.append(row | _cost(reads))
         reached.append((float(reads.ms.mean()), _Coded(layout, codec, candidates, at)))
+        short = 1 - ceiling > CODED_SHARE * (1 - options.recall)
         if len(reached) > 1 and reached[-1][0] > reached[-2][0]:
             break  # what longer codes save in blocks no longer pays for their bytes
     return [coded for _, coded in sorted(reached, key=lambda r: r[0])]

@@ -59,6 +59,11 @@ def depths(k: int) -> list[int]:
     return [*(depth for depth in (1, 10, 100) if depth < k), k]
 
 
+def depths_beyond(k: int, rows: int) -> list[int]:
+    """Those above it: of fewer rows than a thousand and one, all but the query itself."""
+    return sorted({min(depth, rows - 1) for depth in (100, 1000) if min(depth, rows - 1) > k})
+
+
 def price_at(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -> int | None:
     """The highest price that promises this recall@k; None when none does."""
     return price_for(lambda price: recall_at(price, k, rerank), recall)

@@ -31,7 +31,7 @@ RIDGE = 1e-5
 NEWTON_STEPS = 30
 WIDTHS = np.geomspace(0.005, 5, 40).tolist()
 GATHER_QUERIES = 200  # of the rows held out, whose reads of full vectors are modelled
-GOALS_SMALLER = (0.8, 0.9, 0.95, 0.98, 0.99)  # at smaller k than the contract's
+GOALS_OTHER = (0.8, 0.9, 0.95, 0.98, 0.99)  # at other k than the contract's
 TWO_WAVES_MS = 85.0  # a plan of one wave below this is sooner than any of two
 TWO_WAVES_GOAL = 0.85  # lower ones are kept in one wave: they read too little to divide
 FIRST_STEPS = (1.5, 2.5)  # times the price of one wave, for the first of two
@@ -60,6 +60,19 @@ class ScannedQueries:
         """Without pages: features know none."""
         columns = (getattr(self.candidates, column.name)[part] for column in fields(Candidates))
         return ScannedQueries(Candidates(*columns), self.p[part], self.sizes, self.rows)
+
+
+@dataclass(frozen=True)
+class Deep:
+    """Some queries held out with neighbours for k above the contract's, rising in `depths`; recall_at: of theirs.
+
+    rerank_max: exact scores that a promise may take.
+    """
+
+    held: ScannedQueries
+    recall_at: PricedRecall
+    depths: list[int]
+    rerank_max: int
 
 
 def features(held: ScannedQueries, read: Bools, price: int, k: int) -> F64:
@@ -311,11 +324,13 @@ def make_promises(
     gather: Gather,
     rerank: int = 0,
     least: float = 0.0,
+    deep: Deep | None = None,
 ) -> Promises:
     """The section of promises: estimators from the tuning rows, promises from those that served nothing else.
 
     target: the price that reached the target on the tuning rows. recall_at: of the others. rows: of the index. rerank:
-    the exact scores that the target takes, where it takes any. least: of the recalls to promise.
+    the exact scores that the target takes, where it takes any. least: of the recalls to promise. deep: of the rows that
+    served nothing else some with more neighbours, for k above the contract's; None: it promises for no such k.
     """
     own = reranks_of(contract.k, rows, [rerank] if rerank else [])
     reranks = {k: own if k == contract.k else reranks_of(k, rows, own) for k in depths(contract.k)}
@@ -325,5 +340,10 @@ def make_promises(
         goals = [goal for goal in (contract.target, *goals) if goal >= least]
         return _kept_promises(calibration, recall_at, k, set(goals), known, reranks[k], second_wave, gather)
 
-    ladders = (Ladder(k, kept(k, GOALS_SMALLER)) for k in depths(contract.k)[:-1])
+    ladders = [Ladder(k, kept(k, GOALS_OTHER)) for k in depths(contract.k)[:-1]]
+    if deep is not None:
+        goals = {goal for goal in (contract.target, *GOALS_OTHER) if goal >= least}
+        for k in deep.depths:
+            exact = sorted({most for most in (k * 5 // 4, 2 * k) if most <= min(deep.rerank_max, rows)})
+            ladders.append(Ladder(k, _kept_promises(deep.held, deep.recall_at, k, goals, known, exact, False, gather)))
     return Promises(known, kept(contract.k, GOALS), tuple(ladder for ladder in ladders if ladder.by_recall))

@@ -32,8 +32,8 @@ def without_reads(promises: Promises) -> Promises:
     def left(p: Promise) -> Promise:
         return replace(p, nbytes=0.0, gets=0.0, waves=0.0, ms=0.0) if not p.rerank else p
 
-    smaller = tuple(Ladder(x.k, tuple(map(left, x.by_recall))) for x in promises.smaller)
-    return replace(promises, by_recall=tuple(map(left, promises.by_recall)), smaller=smaller)
+    others = tuple(Ladder(x.k, tuple(map(left, x.by_recall))) for x in promises.others)
+    return replace(promises, by_recall=tuple(map(left, promises.by_recall)), others=others)
 
 
 def lengths(code_bytes: int, axes: int) -> list[int]:
@@ -50,7 +50,7 @@ def better(first: Promises, second: Promises) -> Promises | None:
 
     def cheapest(k: int, own: tuple[Promise, ...]) -> tuple[Promise, ...]:
         nonlocal gains
-        other = next((x.by_recall for x in second.smaller if x.k == k), second.by_recall if not k else ())
+        other = next((x.by_recall for x in second.others if x.k == k), second.by_recall if not k else ())
         both = [*own, *(replace(p, rendition=1) for p in other)]
         for p in other:
             waits = [q.ms for q in own if q.recall >= min(p.recall, own[-1].recall)]
@@ -59,11 +59,11 @@ def better(first: Promises, second: Promises) -> Promises | None:
         return tuple(sorted(kept, key=lambda p: (p.recall, p.ms)))
 
     by_recall = cheapest(0, first.by_recall)
-    smaller = tuple(Ladder(x.k, cheapest(x.k, x.by_recall)) for x in first.smaller)
+    others = tuple(Ladder(x.k, cheapest(x.k, x.by_recall)) for x in first.others)
     if not gains:
         return None
     estimators = first.estimators + tuple(replace(e, rendition=1) for e in second.estimators)
-    return Promises(estimators, by_recall, smaller)
+    return Promises(estimators, by_recall, others)
 
 
 def _beats(a: Promise, b: Promise) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
@@ -15,11 +16,13 @@ from small import RowsOf, clustered
 from build_index.bucket.open import open_index
 from build_index.ingest.rows import Rows
 from build_index.neighbours.truth import hold_out
+from build_index.routers import learn, mlp
 from build_index.tune import choose as choosing
 from build_index.tune import contract as contracts
 from build_index.tune.choose import choose
 from build_index.tune.options import Options
 from vantage.format import Contract
+from vantage.search.estimate import promise_of
 from vantage.search.plan import GETS_MAX
 
 
@@ -222,6 +225,22 @@ def test_numbers_of_blocks_grow_with_the_rows() -> None:
         assert choosing.block_counts(2000) == [120, 60]  # 125 in whole eights, not 250
 
 
+def test_many_rows_train_a_network_on_some_of_them(rows_of: RowsOf) -> None:
+    """One number of blocks, and one network, which learns from a bounded sample: as above two million rows."""
+    rows = rows_of(clustered(1600, 24, 3), "cosine")
+    small = {"MANY_ROWS": 1000, "TRAINED_ROWS_MIN": 1000, "TRAINING_QUERIES": 300, "BLOCK_ROWS": 16}
+    with ExitStack() as stack:
+        for name, value in small.items():
+            stack.enter_context(patch.object(choosing, name, value))
+        stack.enter_context(patch.object(mlp, "STEPS", 30))
+        stack.enter_context(patch.object(learn, "LOGITS_BYTES", 1 << 18))
+        choice = choose(rows, 8.0, Options(0.9, 10))
+    routers = [t["router"] for t in choice.tried if "router_bytes" in t]
+    assert routers == ["lse", "mlp"] and len({t["blocks"] for t in choice.tried}) == 1
+    costs = {t["router"]: t["modelled_ms"] for t in choice.tried if "router_bytes" in t}
+    assert choice.layout.router in routers and costs["mlp"] < 1.2 * costs["lse"]
+
+
 @pytest.mark.parametrize("second_wave", [False, True])
 def test_promises_are_kept_at_every_goal(rows_of: RowsOf, second_wave: bool) -> None:
     """On the rows that they were measured on; 0.99 too, where codes alone lose more than a hundredth."""
@@ -242,10 +261,27 @@ def test_promises_are_kept_at_every_goal(rows_of: RowsOf, second_wave: bool) -> 
     assert two if second_wave else not two
     reranks = {1: (0, 1, 2, 25, 40), 10: (0, 12, 20, 25, 40), 20: (0, 25, 40)}
     assert [(e.k, e.rerank) for e in choice.promises.estimators] == [(d, r) for d, rs in reranks.items() for r in rs]
-    for ladder in choice.promises.smaller:
+    reranks |= {100: (0, 125, 200), 1000: (0, 1250, 2000)}
+    ladders, nine = choice.promises.ladders(k), {}
+    for ladder in ladders:
         recalls = [p.recall for p in ladder.by_recall]
         assert recalls == sorted(set(recalls)) and recalls[-1] >= 0.98
         assert all(p.rerank in reranks[ladder.k] for p in ladder.by_recall)
-        at = next(p for p in ladder.by_recall if p.recall >= 0.9)
-        assert at.ms < 1.05 * next(p for p in kept if p.recall >= 0.9).ms
-    assert [ladder.k for ladder in choice.promises.smaller] == [1, 10]
+        nine[ladder.k] = next(p for p in ladder.by_recall if p.recall >= 0.9)
+    assert max(nine[1].ms, nine[10].ms) < 1.05 * nine[20].ms
+    assert nine[1000].nbytes > 3 * max(nine[20].nbytes, nine[100].nbytes)
+    assert [ladder.k for ladder in ladders] == [1, 10, 20, 100, 1000]
+
+
+def test_more_answers_than_rows_take_all_others(rows_of: RowsOf) -> None:
+    """Of 400 rows a query has 399 others at the most: the last k that is promised for."""
+    choice = choose(rows_of(clustered(400, 16, 9), "cosine"), 8.0, Options(0.9, 10, fast=True))
+    ladders = {ladder.k: ladder.by_recall for ladder in choice.promises.ladders(10)}
+    assert list(ladders) == [1, 10, 100, 399]
+    assert ladders[399][-1].recall >= 0.95  # as much as 80 rows held out can promise
+    for k in (399, 400, 1000):
+        assert promise_of(choice.contract, choice.promises, k, 0.95) == promise_of(
+            choice.contract, choice.promises, 399, 0.95
+        )
+    between = [promise_of(choice.contract, choice.promises, k, 0.9).nbytes for k in (10, 100, 200, 399)]
+    assert between == sorted(between)

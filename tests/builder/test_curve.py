@@ -72,7 +72,7 @@ def test_progress_goes_through_every_promise(found: tuple[dict[str, Any], Any]) 
 def test_another_k_measures_its_own_promises(words: Built) -> None:
     one, promised = curve(words.bucket / "words", Queries(words.queries, None), k=1), words.open().root.promises
     assert one["k"] == 1 and promised is not None
-    assert [p["promise"] for p in one["points"]] == [p.recall for p in promised.smaller[0].by_recall]
+    assert [p["promise"] for p in one["points"]] == [p.recall for p in promised.others[0].by_recall]
 
 
 def test_the_picture_shows_every_point(found: tuple[dict[str, Any], Any]) -> None:

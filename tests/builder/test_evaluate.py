@@ -166,10 +166,16 @@ def test_limit(points: Built, tmp_path: Path) -> None:
     assert len(read_queries(tmp_path / "q.npy", 1000).vectors) == len(points.queries)
 
 
+def test_neighbours_that_are_too_few_are_computed(points: Built) -> None:
+    """As for k = 1,000, where a file of queries has a hundred each."""
+    few, none = (evaluate(path(points), Queries(points.queries, near)) for near in (nearest(points, 3), None))
+    assert without_times(few) == without_times(none)
+    many = evaluate(path(points), Queries(points.queries, nearest(points, 3)), k=1000)
+    assert many["k"] == 1000 and many["recall"] >= 0.85 and many["bytes"] > 3 * few["bytes"]
+
+
 def test_refusals(points: Built, tmp_path: Path) -> None:
     three = Queries(points.queries, nearest(points, 3))
-    with pytest.raises(InputError, match="have 3 neighbors each, k is 10"):
-        evaluate(path(points), three)
     with pytest.raises(InputError, match="the length of the queries is 5, the limit is 24"):
         evaluate(path(points), Queries(points.queries[:, :5], None))
     with pytest.raises(InputError, match="--k is -1"):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small import RowsOf
+from small import RowsOf, clustered
 
 from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section
 from build_index.ingest.rows import Rows
+from build_index.progress import SILENT
 from build_index.routers import lse
 from build_index.routers.lse import SUBS, SubCentroids, section, sub_centroids
 from build_index.routers.packing import pack_i4
+from build_index.routers.training import TrainingSet
 from build_index.simulate.edge import prepare_rows
 from vantage import kernels
-from vantage.format import LseSection, aligned
+from vantage.format import LseSection, RouterSection, aligned
 from vantage.search.route.lse import LseRouter
 
 METRICS = ("cosine", "l2", "dot")
@@ -159,3 +161,18 @@ def test_sub_centroids_are_the_block_s_rows() -> None:
     again, other = sub_centroids(x, home, 5, 0), sub_centroids(x, home, 5, 1)
     assert (again.table == subs.table).all()
     assert (other.table != subs.table).any()
+
+
+@pytest.mark.parametrize(("sign", "subs"), [(1, 2), (-1, SUBS)])
+def test_fewer_sub_centroids_where_they_cost_less(rows_of: RowsOf, sign: int, subs: int) -> None:
+    """As many as are asked for where somebody says how many."""
+    rows = rows_of(clustered(600, 33, 2), "cosine")
+    sample, none = np.arange(600), np.empty((0, 1), np.int32)
+    base = partition(rows, sample, BLOCKS, 0)
+    training = TrainingSet(rows, sample, base, np.full((600, 0), -1, np.int32), np.empty(0, np.int64), none, 0)
+
+    def cost(router: RouterSection) -> float:
+        return sign * len(router.pack())
+
+    assert lse.fit(training, cost, SILENT).subs == subs
+    assert lse.fit(training, cost, SILENT, 4).subs == 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small import RowsOf, clustered
@@ -14,7 +16,7 @@ from build_index.ingest.rows import Rows
 from build_index.neighbours.graph import neighbour_graph
 from build_index.neighbours.truth import hold_out, truth_of
 from build_index.progress import SILENT
-from build_index.routers import trained
+from build_index.routers import learn, trained
 from build_index.routers.training import TrainingSet, renumber
 from build_index.simulate.edge import HeldOutQueries, prepare_rows, probabilities
 from build_index.tune.fit import Task, fit_router
@@ -62,3 +64,18 @@ def test_places_and_their_numbers() -> None:
     near = np.array([[3, 0], [2, -1]], np.int32)
     assert training.blocks_of(near).tolist() == [[[1, 2, 0], [0, 1, -1]], [[2, 0, 1], [-1, -1, -1]]]
     assert renumber(copy, np.array([2, 0, 1])).tolist() == [[2, -1], [-1, -1], [1, 2], [0, 1]]
+
+
+def test_logits_in_parts_learn_the_same(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many blocks a batch is computed in parts, which differ in the order of sums alone."""
+    monkeypatch.setattr(trained, "STEPS", 6)
+    rows = rows_of(clustered(800, 12, 3), "cosine")
+    task = task_of(rows)
+    base = partition(rows, task.sample, BLOCKS, 0)
+    training = task.training_set(base, np.full((800, 0), -1, np.int32))
+    whole = trained.table(training, 4)[0]
+    monkeypatch.setattr(learn, "LOGITS_BYTES", 4 * 4 * BLOCKS * 100)  # of a hundred queries
+    parts = trained.table(training, 4)[0]
+    for name, value in whole.items():
+        assert np.asarray(parts[name]) == pytest.approx(np.asarray(value), rel=1e-3, abs=1e-4), name
+    assert not np.allclose(whole["table"], trained.table(replace(training, seed=1), 4)[0]["table"], 1e-3, 1e-4)

@@ -175,5 +175,5 @@ def finite(label: str, *columns: Iterable[float]) -> None:
     for column in columns:
         values = column if isinstance(column, memoryview) else list(column)
         # A NaN may pass min and max, and never a sum.
-        if len(values) and not (-NUMBER_MAX < min(values) and max(values) < NUMBER_MAX and sum(values) < math.inf):
+        if len(values) and not (min(values) > -NUMBER_MAX and max(values) < NUMBER_MAX and sum(values) < math.inf):
             raise damaged(label, f"holds a number that is not finite, or beyond {NUMBER_MAX:.0e}")

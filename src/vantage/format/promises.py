@@ -68,20 +68,20 @@ class Ladder:
 class Promises:
     """Estimators by (rendition, k, rerank), rising, and promises by rising recall; the best one is last.
 
-    by_recall: at the contract's k. smaller: at smaller k, rising: fewer answers take fewer reads.
+    by_recall: at the contract's k. others: at other k, rising: fewer answers take fewer reads, more take more.
     """
 
     estimators: tuple[Estimator, ...]
     by_recall: tuple[Promise, ...]
-    smaller: tuple[Ladder, ...] = ()
+    others: tuple[Ladder, ...] = ()
 
     def all(self) -> list[Promise]:
         """Of every k."""
-        return [p for by_recall in (*(ladder.by_recall for ladder in self.smaller), self.by_recall) for p in by_recall]
+        return [p for by_recall in (*(ladder.by_recall for ladder in self.others), self.by_recall) for p in by_recall]
 
     def ladders(self, k: int) -> list[Ladder]:
         """All of them by rising k; k: the contract's."""
-        return [*self.smaller, Ladder(k, self.by_recall)]
+        return sorted([*self.others, Ladder(k, self.by_recall)], key=lambda ladder: ladder.k)
 
     def pack(self) -> bytes:
         out = _PROMISES.pack(len(self.estimators), len(self.by_recall))
@@ -89,29 +89,29 @@ class Promises:
             _ESTIMATOR.pack(e.rendition, e.k, e.rerank, 0, e.ceiling, e.width, *e.weights) for e in self.estimators
         )
         out += _pack(self.by_recall)
-        return out + b"".join(_LADDER.pack(x.k, len(x.by_recall)) + _pack(x.by_recall) for x in self.smaller)
+        return out + b"".join(_LADDER.pack(x.k, len(x.by_recall)) + _pack(x.by_recall) for x in self.others)
 
     @classmethod
     def unpack(cls, body: memoryview, label: str) -> Promises:
         cursor = Cursor(body, label)
         estimators_count, promises_count = cursor.unpack(_PROMISES)
-        estimators, smaller = [], []
+        estimators, others = [], []
         for _ in range(min(estimators_count, 4096)):
             rendition, k, rerank, _, ceiling, width, *weights = cursor.unpack(_ESTIMATOR)
             estimators.append(Estimator(k, rerank, ceiling, width, tuple(weights), rendition))
         by_recall = _unpack(cursor, promises_count, label)
         while cursor.at < len(body):  # an earlier builder wrote none
             k, count = cursor.unpack(_LADDER)
-            smaller.append(Ladder(k, _unpack(cursor, count, label)))
+            others.append(Ladder(k, _unpack(cursor, count, label)))
         finite(label, *(list(e.weights) for e in estimators))
         order = [(e.rendition, e.k, e.rerank) for e in estimators]
         if not estimators or order != sorted(set(order)):
             raise damaged(label, f"{len(estimators)} estimators, or out of order")
         if not all(e.k >= 1 and 0 < e.ceiling <= 1 and 0.001 <= e.width <= 1000 for e in estimators):
             raise damaged(label, "an estimator is out of range")
-        if not all(a < b for a, b in pairwise([0, *(ladder.k for ladder in smaller)])):
-            raise damaged(label, "promises of smaller k are out of order")
-        return cls(tuple(estimators), by_recall, tuple(smaller))
+        if not all(a < b for a, b in pairwise([0, *(ladder.k for ladder in others)])):
+            raise damaged(label, "promises of other k are out of order")
+        return cls(tuple(estimators), by_recall, tuple(others))
 
 
 def _pack(by_recall: tuple[Promise, ...]) -> bytes:

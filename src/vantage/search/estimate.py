@@ -23,7 +23,7 @@ def promise_of(contract: Contract, promises: Promises | None, k: int, recall: fl
 
     Between two recalls, and between two k that promises were measured at, prices are interpolated where both are kept
     in one way (by one rendition, with as many exact scores, in as many waves); else the one that reads more holds, with
-    the exact scores that either takes. More answers than the contract's k are read for as for its k. Without promises
+    the exact scores that either takes. More answers than the largest k are read for as for that k. Without promises
     the points of the contract promise.
     """
     recall = contract.target if recall is None else recall
