@@ -90,9 +90,9 @@ CRASHERS = sorted((ROOT / "tests/fixtures/crashers").glob("*.json"))
 
 @pytest.mark.parametrize("path", CRASHERS, ids=lambda path: path.stem)
 def test_what_once_crashed_is_an_error(path: Path) -> None:
-    """A section that the fuzzer found, with right checksums: `was` says what it did."""
+    """A section that the fuzzer found, with right checksums: `was` says what it did, `is` what it does."""
     found = json.loads(path.read_text())
     objects = fuzz.edit(fuzz.load(found["fixture"]), found["kind"], lambda _: bytes.fromhex(found["body"]))
     with pytest.raises(VantageError) as caught:
         fuzz.answers(objects, fuzz.EXPECTED[found["fixture"]]["vectors"], [])
-    assert caught.value.hint
+    assert found["is"] in caught.value.message and caught.value.hint

@@ -18,14 +18,21 @@ from build_index.serve import ROOT
 sys.path.append(str(ROOT / "tests"))
 from fixtures.answers import answers  # noqa: E402
 from fixtures.damage import (  # noqa: E402
-    Objects,
+    ATTRIBUTES_PLANE,
+    NORMS_PLANE,
+    Bytes,
+    Part,
+    attribute_places,
     edit_directory,
+    edit_facts,
     edit_table,
     every_row,
     flip,
     in_columns,
     key,
     load,
+    object_of,
+    parts_of,
     put,
     root_of,
     seal,
@@ -37,7 +44,7 @@ from vantage.format import layout as L  # noqa: E402
 
 DAMAGES = ("truncated", "bit flipped", "wrong length", "wrong version", "missing")
 EXPECTED = json.loads((ROOT / "tests/fixtures/expected.json").read_text())
-Damage = Callable[[Objects], Objects]
+Damage = Callable[[Bytes], Bytes]
 
 
 def _place(root: bytes, kind: int) -> tuple[int, int, int]:
@@ -52,22 +59,22 @@ def _place(root: bytes, kind: int) -> tuple[int, int, int]:
 def section_damages(kind: int) -> list[Damage]:
     """Of a section of the root."""
 
-    def shorter(objects: Objects, by: int) -> Objects:
+    def shorter(objects: Bytes, by: int) -> Bytes:
         """The body without its end, or with more at it; all checksums right."""
         root = objects[key(objects, "root.bin")]
         bodies = [(k, (b[:by] if by < 0 else b + bytes(by)) if k == kind else b) for k, b in sections_of(root)]
         return seal(objects, L.pack_object(L.ROOT_MAGIC, bodies))
 
-    def flipped(objects: Objects) -> Objects:
+    def flipped(objects: Bytes) -> Bytes:
         root = objects[key(objects, "root.bin")]
         _, at, length = _place(root, kind)
         return seal(objects, flip(root, at + length // 2))
 
-    def version(objects: Objects) -> Objects:
+    def version(objects: Bytes) -> Bytes:
         entry, _, _ = _place(objects[key(objects, "root.bin")], kind)
         return edit_table(objects, lambda root: root.__setitem__(slice(entry + 4, entry + 8), b"\x09\0\0\0"))
 
-    def gone(objects: Objects) -> Objects:
+    def gone(objects: Bytes) -> Bytes:
         root = objects[key(objects, "root.bin")]
         return seal(objects, L.pack_object(L.ROOT_MAGIC, [s for s in sections_of(root) if s[0] != kind]))
 
@@ -78,7 +85,7 @@ def object_damages(ending: str, version: Damage | None = None) -> list[Damage | 
     """Of an object of the bucket; all objects that end so."""
 
     def each(change: Callable[[bytes], bytes | None]) -> Damage:
-        def damage(objects: Objects) -> Objects:
+        def damage(objects: Bytes) -> Bytes:
             new = {k: change(v) if k.endswith(ending) else v for k, v in objects.items()}
             return {k: v for k, v in new.items() if v is not None}
 
@@ -91,49 +98,63 @@ def object_damages(ending: str, version: Damage | None = None) -> list[Damage | 
             each(lambda _: None)]  # fmt: skip
 
 
-def block_damages(attributes: bool) -> list[Damage | None]:
-    """Of block 0: its bytes, and what the directory says of it."""
+def block_damages(kind: int | None, rendition: int) -> list[Damage | None]:
+    """Of block 0 in a rendition, or of a plane of it: its bytes, and what is said of its size."""
 
-    def place(objects: Objects) -> tuple[str, int, int]:
-        d = root_of(objects).directory
-        at, size = (d.attribute_offset, d.attribute_size) if attributes else (d.offset, d.size)
-        return key(objects, "shard-00000.bin"), at[0], size[0]
+    def place(objects: Bytes) -> tuple[str, int, int, Part]:
+        part = next(one for one in parts_of(objects) if one.rendition == rendition)
+        at, size = part.extent.offset, part.extent.size
+        if kind is not None:
+            plane = next(plane for plane in part.opened.planes if plane.kind == kind)
+            at, size = at + plane.offset, plane.size
+        return object_of(objects, part.extent.object), at, size, part
 
-    def half(objects: Objects) -> Objects:
-        name, at, size = place(objects)
+    def half(objects: Bytes) -> Bytes:
+        name, at, size, _ = place(objects)
         return objects | {name: put(objects[name], at + size // 2, bytes(size - size // 2))}
 
-    def flipped(objects: Objects) -> Objects:
-        name, at, size = place(objects)
+    def flipped(objects: Bytes) -> Bytes:
+        name, at, size, _ = place(objects)
         return objects | {name: flip(objects[name], at + size // 2)}
 
-    def longer(objects: Objects) -> Objects:
-        _, _, size = place(objects)
-        return edit_directory(objects, "attribute_size" if attributes else "size", 0, size - 4)
+    def shorter(objects: Bytes) -> Bytes:
+        extent = place(objects)[-1].extent
+        if kind is None:
+            return edit_directory(objects, "size", 0, extent.size - 4, rendition)
+        return edit_directory(objects, "whole", 0, extent.whole - 4, rendition)
 
-    def gone(objects: Objects) -> Objects:
-        name, at, size = place(objects)
+    def gone(objects: Bytes) -> Bytes:
+        name, at, size, _ = place(objects)
         return objects | {name: put(objects[name], at, bytes(size))}
 
-    return [half, flipped, longer, None, gone]
+    return [half, flipped, shorter, None, gone]
 
 
 def row_damages() -> list[Damage | None]:
-    """Of the attributes of all rows of block 0 that are read a row: what is not asked for is not looked at."""
+    """Of the attributes of all rows that are read a row: what is not asked for is not looked at."""
 
     def bytes_of(change: Callable[[bytes], bytes]) -> Damage:
-        def damage(objects: Objects) -> Objects:
-            d, name = root_of(objects).directory, key(objects, "shard-00000.bin")
-            at, size = d.attribute_offset[0], d.attribute_size[0]
-            return objects | {name: put(objects[name], at, change(objects[name][at : at + size]))}
+        def damage(objects: Bytes) -> Bytes:
+            out = dict(objects)
+            for _, name, at, size in attribute_places(objects):
+                out[name] = put(out[name], at, change(out[name][at : at + size]))
+            return out
 
         return damage
 
     return [
-        bytes_of(lambda told: told[: len(told) // 2] + bytes(len(told) - len(told) // 2)),
-        bytes_of(lambda told: bytes(b ^ 1 for b in told)),
-        lambda o: edit_directory(o, "attribute_size", 0, 400), None, bytes_of(lambda told: bytes(len(told))),
+        bytes_of(lambda text: text[: len(text) // 2] + bytes(len(text) - len(text) // 2)),
+        bytes_of(lambda text: bytes(b ^ 1 for b in text)), None, None, bytes_of(lambda text: bytes(len(text))),
     ]  # fmt: skip
+
+
+def fact_damages() -> list[Damage | None]:
+    """Of what facts say of where attributes are; checksums above made anew."""
+
+    def column(at: int, value: int) -> Damage:
+        return lambda objects: edit_facts(objects, at, value)
+
+    return [column(2, 3), column(3, 7), column(2, (1 << 20) + 1), None, column(2, 0)]
 
 
 def spot_damages() -> list[Damage | None]:
@@ -146,16 +167,16 @@ def spot_damages() -> list[Damage | None]:
     return [column(1, 3), flipped, column(1, (1 << 20) + 1), None, column(1, 0)]
 
 
-def _current_version(objects: Objects) -> Objects:
+def _current_version(objects: Bytes) -> Bytes:
     return objects | {"CURRENT": json.dumps(json.loads(objects["CURRENT"]) | {"format": 9}).encode()}
 
 
-def _root_version(objects: Objects) -> Objects:
+def _root_version(objects: Bytes) -> Bytes:
     return edit_table(objects, lambda root: root.__setitem__(slice(8, 12), b"\x09\0\0\0"))
 
 
 def _root_resealed(change: Callable[[bytes], bytes]) -> Damage:
-    def damage(objects: Objects) -> Objects:
+    def damage(objects: Bytes) -> Bytes:
         return seal(objects, change(objects[key(objects, "root.bin")]))
 
     return damage
@@ -172,8 +193,15 @@ def matrix() -> dict[str, tuple[str, list[Damage | None]]]:
              _root_resealed(lambda r: r + bytes(64)), None, None],
         ),
         "shard": ("words", object_damages("shard-00000.bin")),
-        "scan block": ("words", block_damages(False)),
-        "attribute block": ("words", block_damages(True)),
+        "rendition": ("words", object_damages("rendition-1-00000.bin")),
+        "shard of another generation": ("extents", object_damages("fedcba9876543210/shard-00000.bin")),
+        "scan block": ("words", block_damages(None, 0)),
+        "scan block of a rendition": ("words", block_damages(None, 1)),
+        "attributes of a block": ("words", block_damages(ATTRIBUTES_PLANE, 1)),
+        "error norms of a block": ("proofs", block_damages(NORMS_PLANE, 0)),
+        "rows.bin": ("proofs", object_damages("rows.bin")),
+        "facts": ("proofs", fact_damages()),
+        "attributes": ("texts", object_damages("attributes-00000.bin")),
         "attributes by row": ("texts", row_damages()),
         "places of attributes": ("texts", spot_damages()),
         "ids.bin": ("words", object_damages("ids.bin")),
@@ -182,7 +210,8 @@ def matrix() -> dict[str, tuple[str, list[Damage | None]]]:
     }  # fmt: skip
     for name in sorted(EXPECTED):
         objects = load(name)
-        for kind, _ in sections_of(objects[key(objects, "root.bin")]):
+        kinds = [kind for kind, _ in sections_of(objects[key(objects, "root.bin")]) if kind in L.SECTION_NAMES]
+        for kind in kinds:
             which = f" {root_of(objects).index.router}" if kind == L.ROUTER else ""
             out.setdefault(f"section {L.SECTION_NAMES[kind]}{which}", (name, list(section_damages(kind))))
     return out

@@ -25,6 +25,7 @@ import traceback
 from array import array
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,12 +35,17 @@ from build_index.serve import ROOT
 sys.path.append(str(ROOT / "tests"))
 from fixtures.answers import Memory, answers  # noqa: E402
 from fixtures.damage import (  # noqa: E402
+    Part,
     edit,
-    edit_block,
+    edit_blocks,
     edit_pages,
+    edit_plane,
+    first_block,
     in_columns,
+    inflated,
     key,
     load,
+    parts_of,
     root_of,
     seal,
     sections_of,
@@ -48,7 +54,20 @@ from fixtures.damage import (  # noqa: E402
 )
 
 from vantage.errors import VantageError  # noqa: E402
-from vantage.format import Current, Root, attributes_at, id_at, id_width  # noqa: E402
+from vantage.format import (  # noqa: E402
+    ATTRIBUTES_PLANE,
+    NORMS_PLANE,
+    Current,
+    Root,
+    attribute_bytes,
+    attributes_of,
+    id_at,
+    is_intact,
+    norms_of,
+    open_block,
+    plane_of,
+    unpack_attributes,
+)
 from vantage.format import layout as L  # noqa: E402
 from vantage.format.wire import ANSWERS, ANSWERS_MAGIC, VECTORS, VECTORS_MAGIC, WIRE_VERSION
 from vantage.http import routes
@@ -170,7 +189,7 @@ def section(base: dict[str, Objects], draw: Random) -> None:
 
 def frame(base: dict[str, Objects], draw: Random) -> None:
     """A root or shard as bytes, its own checksum of the table made anew in half of the cases."""
-    objects = base[draw.choice(sorted(base))]
+    objects = base[draw.choice(in_shards())]
     ending, magic = draw.choice((("root.bin", L.ROOT_MAGIC), ("shard-00000.bin", L.SHARD_MAGIC)))
     data = bytearray(mutate(objects[key(objects, ending)][:1500], draw))
     if draw.random() < 0.8:
@@ -183,22 +202,35 @@ def frame(base: dict[str, Objects], draw: Random) -> None:
     L.unpack_object(bytes(data), magic, ending)
 
 
+@cache
+def in_shards() -> list[str]:
+    """Fixtures whose root says where the blocks are, in objects of their own."""
+    return [name for name in names() if (root := root_of(load(name))).directory is not None and not root.inline]
+
+
 def block(base: dict[str, Objects], draw: Random) -> None:
-    """A scan or attribute block changed, its size kept and its checksum right; asked."""
-    name = draw.choice(sorted(base))
-    objects, attributes = base[name], name == "words" and draw.random() < 0.3
-    if name == "texts" and draw.random() < 0.3:
-        return _reads(texts_of(objects, lambda told: (mutate(told, draw) + bytes(len(told)))[: len(told)]), name)
+    """Blocks or planes of them changed, their checksums right; asked."""
+    name = draw.choice(in_shards())
+    objects = base[name]
 
     def change(body: bytes) -> bytes:
         return (mutate(body, draw) + bytes(len(body)))[: len(body)]
 
-    _reads(edit_block(objects, change, attributes=attributes), name)
+    kind = draw.choice(("block", "block", "planes", "attributes", "norms", "texts"))
+    if kind == "texts" and name == "texts":
+        _reads(texts_of(objects, change), name)
+    elif kind == "planes":
+        both = draw.choice((ATTRIBUTES_PLANE, NORMS_PLANE))
+        _reads(edit_plane(objects, both, lambda plane, n: mutate(plane, draw)), name)
+    elif kind == "attributes":
+        _reads(edit_plane(objects, ATTRIBUTES_PLANE, inflated(lambda raw, n: mutate(raw, draw))), name)
+    else:
+        _reads(edit_blocks(objects, first_block(lambda part: change(part.data))), name)
 
 
 def vector(base: dict[str, Objects], draw: Random) -> None:
     """Full vectors changed, their checksums right; asked."""
-    name = draw.choice(sorted(base))
+    name = draw.choice(in_shards())
     root = root_of(base[name])
     width = L.VECTOR_BYTES[root.index.vector_kind]
     code = {"f16": "e", "f32": "f", "u8": "B", "i8": "b"}[root.index.vector_kind]
@@ -224,22 +256,26 @@ def page(base: dict[str, Objects], draw: Random) -> None:
 
 
 def planes(base: dict[str, Objects], draw: Random) -> None:
-    """Ids and attributes of a block of any size."""
-    name = draw.choice(sorted(base))
-    root = root_of(base[name])
-    d, shard = root.directory, base[name][key(base[name], "shard-00000.bin")]
-    at = root.planes(0)
-    data = mutate(shard[d.offset[0] : d.offset[0] + d.size[0]], draw)
-    try:
-        width = id_width(data, at, "block 0")
-        for i in range(d.rows[0]):
-            id_at(memoryview(data)[at.ids :], width, d.rows[0], i, root.index.id_kind, "block 0")
-    except VantageError:
-        pass
-    names = [a["name"] for a in root.schema["attributes"]]
-    if names:
-        own = mutate(shard[d.attribute_offset[0] : d.attribute_offset[0] + d.attribute_size[0]], draw)
-        attributes_at(own, d.first_row[1], draw.randrange(d.first_row[1]), names, "block 0")
+    """The parsers of a block's ids and planes, over bytes of any size."""
+    name = draw.choice(in_shards())
+    if name not in _PARTS:
+        _PARTS[name] = list(parts_of(base[name]))
+    part, root = draw.choice(_PARTS[name]), root_of(base[name])
+    index, n = root.index, part.extent.rows
+    code_bytes = root.codecs[root.renditions[part.rendition].codec].code_bytes
+    data = mutate(part.data, draw)
+    size = part.extent.size if draw.random() < 0.7 else draw.randrange(len(data) + 9)
+    is_intact(data, size, L.crc32c(data[:size]))
+    opened = open_block(data, n, size, code_bytes, index.dimension, index.by_row, "block 0")
+    for i in range(n):
+        id_at(memoryview(data)[opened.at.ids : size], opened.id_width, n, i, index.id_kind, "block 0")
+    for plane in opened.planes:
+        body = mutate(bytes(plane_of(data, opened.planes, plane.kind, "block 0")), draw)
+        if plane.kind == NORMS_PLANE:
+            norms_of(body, n, "block 0")
+        elif plane.kind == ATTRIBUTES_PLANE:
+            raw = unpack_attributes(body, n, "block 0")
+            attributes_of(attribute_bytes(raw, n, draw.randrange(n), "block 0"), root.names, "block 0")
 
 
 def ids(base: dict[str, Objects], draw: Random) -> None:
@@ -361,6 +397,7 @@ def _read_answers(body: bytes, sent: int) -> None:
 
 
 _SERVICES: dict[str, Service] = {}
+_PARTS: dict[str, list[Part]] = {}  # of the fixtures, as they are
 
 # What is fuzzed, and how many of 100 cases each gets.
 KINDS: dict[str, tuple[Callable[[dict[str, Objects], Random], None], int]] = {

@@ -135,8 +135,8 @@ def open_block(
     block: bytes | memoryview, rows: int, size: int, code_bytes: int, dimension: int, by_row: bool, label: str
 ) -> OpenBlock:
     """Checks a block of `size` bytes and its planes against what the directory says of it; columns are in its size."""
-    if len(block) < BLOCK.size:
-        raise damaged(label, f"{len(block)} bytes are no block")
+    if len(block) < max(size, BLOCK.size):
+        raise damaged(label, f"{len(block)} bytes are no block of {size}")
     n, width, *numbers, planes = BLOCK.unpack_from(block)
     low, step, h_low, h_step, scale, bias = numbers
     if n != rows:
@@ -168,7 +168,7 @@ def open_block(
 def is_intact(block: bytes | memoryview, size: int, crc: int) -> bool:
     """Whether the first `size` bytes of a block have this CRC-32C, and its planes those that stand there."""
     view = memoryview(block)
-    if crc32c(view[:size]) != crc or size < BLOCK.size:
+    if not BLOCK.size <= size <= len(view) or crc32c(view[:size]) != crc:
         return False
     planes = BLOCK.unpack_from(view)[-1]
     if planes > PLANES_MAX or BLOCK.size + _PLANE.size * planes > size:
