@@ -40,6 +40,7 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(dot_f16, "query, rows, offset, stride, n, dim, out")                                        \
   X(dot_f32, "query, rows, offset, stride, n, dim, out")                                        \
   X(dot_u8, "query, rows, offset, stride, n, dim, out")                                         \
+  X(dot_i8, "query, rows, offset, stride, n, dim, out")                                         \
   X(l2_f16, "query, rows, offset, stride, n, dim, out")                                         \
   X(l2_f32, "query, rows, offset, stride, n, dim, out")                                         \
   X(l2_u8, "query, rows, offset, stride, n, dim, out")                                          \

@@ -1,4 +1,5 @@
-// Distances of one query to many rows: Hamming on bits; inner product and squared L2 on f16, f32 and u8 rows.
+// Distances of one query to many rows: Hamming on bits; inner product and squared L2 on f16, f32 and u8 rows,
+// inner product on i8 rows.
 // Floats: 16 lanes, lane i takes dims i, i+16, ... in order, then a fixed tree 16-8-4-2-1; so every machine rounds
 // alike.
 #include "call.h"
@@ -23,7 +24,7 @@ KERNEL(hamming) {
   return call_close(c, n);
 }
 
-typedef enum { F16, F32, U8 } Kind;
+typedef enum { F16, F32, U8, I8 } Kind;
 INLINE u32 size_of(Kind kind) { return kind == F32 ? 4 : kind == F16 ? 2 : 1; }
 
 // Four f16 in the low halves of the lanes -> f32, exact. Zeros and subnormals by a subtraction (a subnormal f32 product
@@ -56,9 +57,12 @@ INLINE void load_f16(const u8 *p, f32x4 x[4]) {
 // 16 values at p -> x[0..4), lanes in order
 INLINE void load_values(Kind kind, const u8 *p, f32x4 x[4]) {
   typedef u8 u8x4 __attribute__((vector_size(4), aligned(1), may_alias));
+  typedef signed char i8x4 __attribute__((vector_size(4), aligned(1), may_alias));
   if (kind == F16) load_f16(p, x);
   for (int k = 0; k < 4 && kind != F16; k++)
-    x[k] = kind == F32 ? load_f32x4(p + 16 * k) : to_f32(__builtin_convertvector(*(const u8x4 *)(p + 4 * k), i32x4));
+    x[k] = kind == F32  ? load_f32x4(p + 16 * k)
+           : kind == U8 ? to_f32(__builtin_convertvector(*(const u8x4 *)(p + 4 * k), i32x4))
+                        : to_f32(__builtin_convertvector(*(const i8x4 *)(p + 4 * k), i32x4));
 }
 
 // Adds 16 dims of `count` rows, `stride` bytes apart, to their lanes.
@@ -122,6 +126,7 @@ INLINE PyObject *distances(const char *name, Kind kind, int l2, PyObject *const 
 DISTANCES(dot_f16, F16, 0)
 DISTANCES(dot_f32, F32, 0)
 DISTANCES(dot_u8, U8, 0)
+DISTANCES(dot_i8, I8, 0)
 DISTANCES(l2_f16, F16, 1)
 DISTANCES(l2_f32, F32, 1)
 DISTANCES(l2_u8, U8, 1)

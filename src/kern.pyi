@@ -40,6 +40,9 @@ def dot_f32(query: Buffer, rows: Buffer, offset: int, stride: int, n: int, dim: 
 def dot_u8(query: Buffer, rows: Buffer, offset: int, stride: int, n: int, dim: int, out: Buffer, /) -> int:
     """As dot_f16, rows u8[dim] with values 0 to 255."""
 
+def dot_i8(query: Buffer, rows: Buffer, offset: int, stride: int, n: int, dim: int, out: Buffer, /) -> int:
+    """As dot_f16, rows i8[dim] with values -128 to 127."""
+
 def l2_f16(query: Buffer, rows: Buffer, offset: int, stride: int, n: int, dim: int, out: Buffer, /) -> int:
     """As dot_f16, but squared distances: d = q - x, lane = lane + d d."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 # Read when numpy and faiss are loaded. A thread of theirs that waits for work keeps a core busy, which a worker beside
 # this one has use for: all tests together take two thirds of the time so.
@@ -25,6 +26,7 @@ from shared import once
 from build_index.build import build
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source
+from build_index.tune import renditions
 from build_index.tune.options import Options
 from vantage.read import reader
 from vantage.read.hedge import Hedging
@@ -63,7 +65,8 @@ def make(
     pq.write_table(table, scratch / f"{name}.parquet")
     # Copies, so that there are rows in two blocks, pay or not.
     options = Options(RECALL, 10, seed, copies_share=0.35, fast=True)
-    build(open_source([scratch / f"{name}.parquet"]), BuildContext(bucket / name, metric, options))
+    with patch.object(renditions, "INLINE_BYTES", 0):  # so that there are blocks to read
+        build(open_source([scratch / f"{name}.parquet"]), BuildContext(bucket / name, metric, options))
     ids = table["id"].to_pylist()
     attributes = table.drop_columns(["vector", "id"]).to_pylist()
     stored = x[kept].astype(np.float32)
@@ -152,7 +155,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     np.save(scratch / "rows.npy", clustered(300, 8, 5).astype(np.float32))
     for seed in (0, 1):
         out.append(tmp_path_factory.mktemp("bucket") / "live")
-        build(open_source([scratch / "rows.npy"]), BuildContext(out[-1], "l2", Options(0.8, 5, seed, fast=True)))
+        with patch.object(renditions, "INLINE_BYTES", 0):
+            build(open_source([scratch / "rows.npy"]), BuildContext(out[-1], "l2", Options(0.8, 5, seed, fast=True)))
     return out[0], out[1]
 
 

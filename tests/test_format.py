@@ -18,17 +18,38 @@ import numpy as np
 import pytest
 from fixtures.answers import Memory, answers
 from fixtures.answers import plain as as_json
-from fixtures.damage import DAMAGES, deep_tree, edit, edit_block, key, load, root_of, seal, sections_of
+from fixtures.damage import (
+    DAMAGES,
+    changed,
+    deep_tree,
+    edit,
+    edit_blocks,
+    edit_pages,
+    edit_plane,
+    flip,
+    inflated,
+    key,
+    load,
+    object_of,
+    put,
+    root_of,
+    seal,
+    sections_of,
+)
 from fixtures.reader import Reader, answer, scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from build_index.write.reopen import whole_directory
 from vantage.errors import DamagedError, VantageError
 from vantage.format import (
+    ATTRIBUTES_PLANE,
     FIELD,
+    NORMS_PLANE,
     PROMISED_RERANK_MAX,
     BecTreeSection,
     ButterflyRotation,
+    Centre,
     Centres,
     Contract,
     Current,
@@ -43,20 +64,31 @@ from vantage.format import (
     LseSection,
     ObjectName,
     Objects,
+    Places,
     Point,
     Promise,
     Promises,
+    Rendition,
     Root,
-    VectorPages,
-    attributes_at,
-    block_planes,
+    RowPages,
+    attribute_bytes,
+    attributes_of,
+    centre_of,
+    facts_bytes,
     id_at,
-    id_width,
+    id_entry,
+    is_intact,
+    joined,
+    open_block,
     pack_attributes,
     pack_block,
     pack_ids,
+    plane_of,
+    unpack_attributes,
 )
 from vantage.format import layout as L
+from vantage.format.directory import pack_renditions, unpack_renditions
+from vantage.format.objects import KEY
 from vantage.format.promises import FEATURES
 from vantage.format.root import unpack_schema
 from vantage.index import Index
@@ -108,34 +140,81 @@ def test_fixtures_are_what_their_manifest_says(name: str) -> None:
     manifest = json.loads(objects[current.manifest.key])
     named = {o["key"]: (o["size"], o["sha256"]) for o in manifest["objects"]}
     named[current.manifest.key] = (current.manifest.size, current.manifest.sha256)
-    assert named == {k: (len(v), hashlib.sha256(v).hexdigest()) for k, v in objects.items() if k != "CURRENT"}
+    own = {k: v for k, v in objects.items() if k.startswith(f"{current.generation}/")}
+    assert named == {k: (len(v), hashlib.sha256(v).hexdigest()) for k, v in own.items()}
     assert named[current.root.key] == (current.root.size, current.root.sha256)
-    assert Root.unpack(objects[current.root.key], "root").pack() == objects[current.root.key]
-    assert current.pack() == objects["CURRENT"]
-    assert (len(objects) < 12) and sum(map(len, objects.values())) < 150_000
+    packed, root = objects[current.root.key], Root.unpack(objects[current.root.key], "root")
+    known = [(kind, body) for kind, body in sections_of(packed) if kind in L.SECTION_NAMES]
+    assert sections_of(root.pack()) == known and (root.pack() == packed) == (name != "extents")
+    assert len(objects) < 15 and sum(map(len, objects.values())) < 150_000
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+OTHERS = "fedcba9876543210/"  # what one fixture has in the folder of another generation
+
+
+def directory_of(objects: dict[str, bytes]) -> Directory:
+    """Of all extents, from the root or from pages of the router."""
+    return whole_directory(
+        lambda number, at, size: objects[object_of(objects, number)][at : at + size], root_of(objects)
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name != "inline"])
 def test_shards_are_sectioned_objects(name: str) -> None:
-    """Tools can walk a shard without the root; every block lies inside of its section."""
-    root = root_of(BASE[name])
-    for shard in range(root.index.shards):
-        data = BASE[name][key(BASE[name], f"shard-{shard:05d}.bin")]
-        sections = L.unpack_object(data, L.SHARD_MAGIC, "shard")
-        assert list(sections) == [L.SCAN, L.ATTRIBUTES]
-        blocks = range(root.directory.shard_blocks[shard], root.directory.shard_blocks[shard + 1])
-        assert len(sections[L.SCAN]) == sum(L.aligned(root.directory.size[b]) for b in blocks)
-        for b in blocks:
-            at, size = root.directory.offset[b], root.directory.size[b]
-            assert crc32c(data[at : at + size]) == root.directory.crc[b] and at % L.ALIGN == 0
+    """Tools can walk a shard without the root; every extent lies inside of its section."""
+    objects, directory = BASE[name], directory_of(BASE[name])
+    for rendition, runs in enumerate(directory.runs):
+        for number, low, high in runs:
+            data = objects[object_of(objects, number)]
+            sections = L.unpack_object(data, L.SHARD_MAGIC, "shard")
+            extents = [directory.extent(i, rendition) for i in range(low, high)]
+            assert list(sections) == [L.SCAN]
+            assert len(sections[L.SCAN]) == sum(L.aligned(extent.whole) for extent in extents)
+            for extent in extents:
+                assert crc32c(data[extent.offset : extent.offset + extent.size]) == extent.crc
+                assert extent.offset % L.ALIGN == 0
+
+
+def test_extents_of_two_generations_answer_as_one() -> None:
+    """A block in two extents, the second in another generation's folder, planes and a section that nobody knows."""
+    objects, root = BASE["extents"], root_of(BASE["extents"])
+    directory = root.directory
+    assert directory is not None and not directory.single and len(directory) == root.index.blocks + 1
+    assert {key for key in root.objects.keys if key.startswith("../")} >= {f"../{OTHERS}shard-00000.bin"}
+    assert 31 in [kind for kind, _ in sections_of(objects[key(objects, "root.bin")])]
+    planes = [Reader(objects).block(i, 1)["planes"] for i in range(len(directory))]
+    assert [1, 61] in planes and [61, 1] in planes and [1] in planes
+    more, one = (json.loads(json.dumps(EXPECTED[name])) for name in ("extents", "words"))
+    for query in more["queries"] + one["queries"]:
+        query.pop("blocks")
+    assert more == one
+
+
+def test_an_inline_section_answers_as_objects_do() -> None:
+    objects = BASE["inline"]
+    assert not any("shard" in name for name in objects) and "root.bin" in root_of(objects).objects.keys
+    assert EXPECTED["inline"] == EXPECTED["proofs"]
+    two = {name: data for name, data in objects.items() if name == "CURRENT" or name.endswith("root.bin")}
+
+    async def ask() -> None:
+        index, receipt = await Index.open(Memory(two), "fixture", Cache(0), Receipt()), Receipt()
+        query = Query(EXPECTED["inline"]["vectors"][0], attributes=True)
+        answer = await index.query(query, receipt)
+        assert (receipt.gets, receipt.waves) == (0, 0) and answer.complete
+        assert all(set(m.attributes or {}) == {"even"} for m in answer.matches)
+
+    asyncio.run(ask())
 
 
 def every_p(root: Root, query: Prepared, objects: dict[str, bytes]) -> np.ndarray:
     """f64 (B): what the router says of each block, 0 where it names it not."""
     router = ROUTERS[root.index.router](root.router, root.index)
     if isinstance(router, TwoLevelRouter):
-        at, size = (column[router.page(query)] for column in (root.router.offset, root.router.size))
-        routed = router.probabilities(query, memoryview(objects[key(objects, "routing.bin")])[at : at + size])
+        pages = {}
+        for r in router.pages(query):
+            number, at, size = (column[r] for column in (root.router.object, root.router.offset, root.router.size))
+            pages[r] = memoryview(objects[object_of(objects, number)])[at : at + size]
+        routed = router.probabilities(query, pages)
     else:
         routed = router.probabilities(query)
     out = np.zeros(root.index.blocks)
@@ -146,38 +225,66 @@ def every_p(root: Root, query: Prepared, objects: dict[str, bytes]) -> np.ndarra
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_reader_from_the_document_agrees(name: str) -> None:
     """docs/format.md, followed by hand: every integer score, row, id, check, attribute and vector is the same."""
-    root, other = root_of(BASE[name]), Reader(BASE[name])
-    blocks = [other.block(b) for b in range(root.index.blocks)]
+    root, other, directory = root_of(BASE[name]), Reader(BASE[name]), directory_of(BASE[name])
+    for i, extent in enumerate(other.extents):
+        assert extent[:3] == (directory.block[i], directory.rows[i], directory.homes[i])
+        assert [(e.block, e.rows, *e[2:]) for e in (directory.extent(i, r) for r in range(len(extent.places)))] == [
+            (extent.block, extent.rows, *place) for place in extent.places
+        ]
+    renditions = [[other.block(i, r) for i in range(len(directory))] for r in range(len(root.renditions))]
+    blocks = renditions[0]
     ids = dict(zip((int(r) for b in blocks for r in b["rows"]), (i for b in blocks for i in b["ids"]), strict=True))
-    spots = {int(r): s for b in blocks for r, s in zip(b["rows"], b["spots"], strict=False)}
+    assert sorted(ids) == list(range(root.index.rows))
+    texts = {row: other.attributes(row) for row in ids} if root.names else {}
     for row, identifier in ids.items():
-        assert other.row_of(identifier) == (row, spots.get(row, ()))
-        if root.index.by_row:
-            told = other.told(row, spots[row])
-            assert dict(zip(other.names, json.loads(told), strict=True)) == other.attributes(row)
-            assert crc32c(told) == spots[row][2]
-    for b, block in enumerate(blocks):
-        home = np.arange(other.first_row[b], other.first_row[b + 1])
-        assert block["rows"][: len(home)].tolist() == home.tolist()
-        assert all(crc32c(other.vector(int(r))) == c for r, c in zip(block["rows"], block["checks"], strict=True))
+        facts = other.facts(row)
+        assert other.row_of(identifier) == (row, *facts) and crc32c(other.vector(row)) == facts[0]
+        assert not texts or (len(texts[row]), crc32c(texts[row])) == facts[2:]
+    homes = [int(r) for b, extent in zip(blocks, other.extents, strict=True) for r in b["rows"][: extent.homes]]
+    assert sorted(homes) == list(range(root.index.rows))
+    for rendition, own in zip(root.renditions, renditions, strict=True):
+        for block, first in zip(own, blocks, strict=True):
+            assert block["rows"].tolist() == first["rows"].tolist() and block["ids"] == first["ids"]
+            assert (block["centre"][2] == first["centre"][2]).all() and block["centre"][:2] == first["centre"][:2]
+            rows = block["rows"].tolist()
+            assert block["checks"].tolist() == [other.facts(row)[0] for row in rows]
+            assert block["spots"] == [other.facts(row)[1:] for row in rows if root.index.by_row]
+            assert block["texts"] == [texts[row] for row in rows if rendition.attributes]
+    by_name = [dict(zip(other.names, json.loads(texts[row]), strict=True)) if texts else {} for row in sorted(ids)]
     for vector, expected in zip(EXPECTED[name]["vectors"], EXPECTED[name]["queries"], strict=True):
         query = prepare(vector, root.index)
-        scan = LrsqScan(root, query, root.index.slots)
-        for b in range(root.index.blocks):
-            at, shard = root.directory.offset[b], other.shard(b)
-            scan.block(b, shard[at : at + root.directory.size[b]], keep=True)
-        unit, by_block = scores(other, vector)
-        best: dict[int, int] = {}
-        for block, block_scores in zip(blocks, by_block, strict=True):
-            for row, score in zip(block["rows"].tolist(), block_scores.tolist(), strict=True):
-                best[row] = max(score, best.get(row, score))
-        assert {row: score for score, row, _, _ in scan.entries()} == best
-        order = sorted(best, key=lambda row: (-best[row], row))[:10]
-        assert expected["estimated"] == [[as_json(ids[r]), r, answer(other, vector, best[r], unit)] for r in order]
-        for (_, row, _), attributes in zip(expected["exact"], expected["attributes"], strict=True):
-            assert not attributes or attributes == other.attributes(row)
+        for rendition in range(len(renditions)):
+            scan = LrsqScan(root, directory, rendition, query, root.index.slots)
+            for i, extent in enumerate(other.extents):
+                place = extent.places[rendition]
+                scan.block(i, other.read(place.object, place.offset, place.whole), keep=True)
+            unit, by_block = scores(other, vector, rendition)
+            best: dict[int, int] = {}
+            for block, block_scores in zip(blocks, by_block, strict=True):
+                for row, score in zip(block["rows"].tolist(), block_scores.tolist(), strict=True):
+                    best[row] = max(score, best.get(row, score))
+            assert {row: score for score, row, _, _ in scan.entries()} == best
+            if not rendition:
+                order = sorted(best, key=lambda row: (-best[row], row))[:10]
+                said = [[as_json(ids[r]), r, answer(other, vector, best[r], unit)] for r in order]
+                assert expected["estimated"] == said
+        assert expected["attributes"] == [by_name[row] for _, row, _ in expected["exact"]]
         p = other.p(np.array(query.i16[: other.d], np.int64), query.i16_scale)
         assert np.abs(every_p(root, query, BASE[name]) - p).max() < 16
+
+
+@pytest.mark.parametrize("name", ["pages", "regions"])
+@pytest.mark.parametrize("beam", [2, 3, 6])
+def test_a_reader_from_the_document_reads_several_pages(name: str, beam: int) -> None:
+    root = root_of(BASE[name])
+    objects = changed(BASE[name], router=replace(root.router, beam=beam))
+    root, other = root_of(objects), Reader(objects)
+    for vector in EXPECTED[name]["vectors"]:
+        query = prepare(vector, root.index)
+        own, p = every_p(root, query, objects), other.p(np.array(query.i16[: other.d], np.int64), query.i16_scale)
+        assert np.abs(own - p).max() < 2048  # of 2^20: they are rounded, and then divided by their sum
+        assert abs(own.sum() - 2**20) < len(own)
+        assert len(TwoLevelRouter(root.router, root.index).pages(query)) == beam
 
 
 # Damage
@@ -256,13 +363,18 @@ def test_wrong_contents_with_right_checksums_raise_nothing_else(name: str, data:
         return body
 
     kinds = [kind for kind, body in sections_of(objects[key(objects, "root.bin")]) if len(body) >= 4]
-    place = data.draw(st.sampled_from([*kinds, "scan", "attributes"]))
-    if isinstance(place, int):
-        changed = edit(objects, place, change)
-    else:
-        changed = edit_block(objects, change, attributes=place == "attributes" and name == "words")
+    root = root_of(objects)
+    within = {
+        "scan": lambda: edit_blocks(objects, lambda part: change(part.data) if part.number < 2 else part.data),
+        "attributes": lambda: edit_plane(objects, ATTRIBUTES_PLANE, inflated(lambda raw, n: change(raw))),
+        "error norms": lambda: edit_plane(objects, NORMS_PLANE, lambda plane, n: change(plane)),
+        "pages": lambda: edit_pages(objects, change),
+    }
+    places: list[int | str] = [*kinds, *(["pages"] if root.directory is None else [] if root.inline else within)]
+    place = data.draw(st.sampled_from([one for one in places if one != "pages" or root.directory is None]))
+    other = edit(objects, place, change) if isinstance(place, int) else within[place]()
     try:
-        asked(changed, name)
+        asked(other, name)
     except VantageError as error:
         assert error.message and error.hint
 
@@ -318,9 +430,9 @@ def test_trees_and_words_have_bounds() -> None:
 def test_an_index_may_have_more_blocks_than_rows_up_to_a_limit() -> None:
     section = root_of(BASE["words"]).index
     for blocks, rows in ((4096, 1), (5000, 5000)):
-        body = replace(section, blocks=blocks, rows=rows, slots=rows, shards=1).pack()
+        body = replace(section, blocks=blocks, rows=rows, slots=rows).pack()
         assert IndexSection.unpack(memoryview(body), "index").blocks == blocks
-    body = replace(section, blocks=5000, rows=4999, slots=9000, shards=1).pack()
+    body = replace(section, blocks=5000, rows=4999, slots=9000).pack()
     with pytest.raises(DamagedError, match="5000 blocks for 4999 rows"):
         IndexSection.unpack(memoryview(body), "index")
 
@@ -334,15 +446,15 @@ def test_an_index_of_the_first_version_is_refused_by_name() -> None:
 def test_unknown_sections_and_members_are_skipped() -> None:
     objects = BASE["words"]
     sections = sections_of(objects[key(objects, "root.bin")])
-    for kind in (15, 33, 35, 36, 37, 4_000_000_000):
+    for kind in (17, 31, 33, 36, 4_000_000_000):
         root = bytearray(L.pack_object(L.ROOT_MAGIC, [*sections, (kind, b"from a later version")]))
         struct.pack_into("<I", root, 32 + 32 * len(sections) + 4, 9)  # a version of its own
         end = 32 + 32 * (len(sections) + 1)
         struct.pack_into("<I", root, 24, crc32c(bytes(root[:24]) + bytes(8) + bytes(root[32:end])))
         assert asked(seal(objects, bytes(root)), "words") == rounded(EXPECTED["words"])
     current = json.loads(objects["CURRENT"]) | {"delta": {"key": 3}, "note": "later"}
-    changed = objects | {"CURRENT": json.dumps(current).encode()}
-    assert asked(changed, "words") == rounded(EXPECTED["words"])
+    other = objects | {"CURRENT": json.dumps(current).encode()}
+    assert asked(other, "words") == rounded(EXPECTED["words"])
 
 
 def test_an_index_is_usable_after_a_damaged_read() -> None:
@@ -383,10 +495,11 @@ def indexes(draw: st.DrawFn) -> IndexSection:
     metric, dimension = draw(st.sampled_from(L.METRICS)), draw(st.integers(1, 70))
     origin = array("f", [draw(st.floats(-(2**59), 2**59, width=32)) for _ in range(dimension if metric == "l2" else 0)])
     return IndexSection(
-        metric, dimension, rows, blocks, draw(st.integers(1, blocks)),
+        metric, dimension, rows, blocks,
         draw(st.sampled_from(L.ID_KINDS)), draw(st.sampled_from(L.VECTOR_KINDS)),
         draw(st.sampled_from(L.CODECS)), "lse",
-        draw(st.floats(1e-6, 1e6)), rows + draw(st.integers(0, 10**6)), origin=memoryview(origin),
+        draw(st.floats(1e-6, 1e6)), rows + draw(st.integers(0, 10**6)), draw(st.booleans()),
+        memoryview(origin), draw(st.integers(0, 2**20)),
     )  # fmt: skip
 
 
@@ -403,54 +516,119 @@ def test_schema(attributes: list[dict[str, str]]) -> None:
     assert unpack_schema(memoryview(body), "schema") == {"attributes": attributes}
 
 
+names_of_objects = st.from_regex(KEY, fullmatch=True)
+
+
 @quick
-@given(*[st.lists(st.integers(0, 2**64 - 1), max_size=5)] * 2, st.integers(0, 2**64 - 1))
-def test_objects(shards: list[int], parts: list[int], ids: int) -> None:
-    section = Objects(shards, parts, ids)
+@given(st.lists(names_of_objects, max_size=9, unique=True), st.integers(0, 2**64 - 1))
+def test_objects(keys: list[str], size: int) -> None:
+    section = Objects(tuple(keys), tuple(size // (i + 1) for i in range(len(keys))))
     assert Objects.unpack(memoryview(section.pack()), "objects") == section
+    for name in ("set", ""):
+        whole = section.resolve(name, "0123")
+        assert all(".." not in key.split("/") and key.startswith(name) for key in whole)
+        assert [key.count("/") for key in whole] == [key.replace("../", "").count("/") + bool(name) + (
+            not key.startswith("../")) for key in keys]  # fmt: skip
+
+
+@quick
+@given(st.text(max_size=12))
+def test_no_key_leads_out_of_the_index(key: str) -> None:
+    """Whatever is no key of an object is refused; what is one stays below the index's own folder."""
+    body = Objects((key,), (1,)).pack()
+    try:
+        section = Objects.unpack(memoryview(body), "objects")
+    except DamagedError:
+        return
+    assert Path("/bucket", *section.resolve("set", "0123")).resolve().is_relative_to("/bucket/set")
 
 
 @st.composite
-def directories(draw: st.DrawFn) -> tuple[IndexSection, list[int], Directory]:
-    """A directory, with the index section and shard sizes that it fits."""
-    index = draw(indexes())
-    blocks, shards = index.blocks, index.shards
-    cuts = (
-        draw(st.lists(st.integers(1, blocks - 1), min_size=shards - 1, max_size=shards - 1, unique=True))
-        if shards > 1
-        else []
-    )
-    ends = [0, *sorted(cuts), blocks]
-    home = draw(st.lists(st.integers(0, 500), min_size=blocks, max_size=blocks))
-    home[0] = max(home[0], 1)
-    rows = [h + draw(st.integers(0, 500)) for h in home]
-    columns: dict[str, list[int]] = {n: [] for n in ("offset", "size", "attribute_offset", "attribute_size")}
-    sizes = []
-    for low, high in zip(ends, ends[1:], strict=False):
-        at = attribute_at = 128
-        for _ in range(low, high):
-            at, attribute_at = (v + draw(st.integers(0, 2**20)) for v in (at, attribute_at))
-            size, attribute_size = draw(st.integers(0, 2**20)), draw(st.integers(0, 2**20))
-            for name, value in zip(columns, (at, size, attribute_at, attribute_size), strict=True):
-                columns[name].append(value)
-            at, attribute_at = at + size, attribute_at + attribute_size
-        sizes.append(max(at, attribute_at))
-    crc = [draw(st.integers(0, 2**32 - 1)) for _ in range(blocks)]
-    first = [sum(home[:b]) for b in range(blocks + 1)]
-    directory = Directory(
-        column("I", ends), column("I", first), column("Q", columns["offset"]), column("I", columns["size"]),
-        column("I", rows), column("I", crc), column("Q", columns["attribute_offset"]),
-        column("I", columns["attribute_size"]), column("I", crc[::-1]),
-    )  # fmt: skip
-    return replace(index, rows=sum(home), slots=sum(rows)), sizes, directory
+def directories(draw: st.DrawFn) -> tuple[IndexSection, int, tuple[int, ...], Directory]:
+    """A directory, with the index section, the number of renditions and the sizes of objects that it fits."""
+    index, renditions, n = draw(indexes()), draw(st.integers(1, 3)), draw(st.integers(1, 12))
+    blocks = [*range(min(n, index.blocks)), *draw(st.lists(st.integers(0, index.blocks - 1), max_size=9))]
+    n, each = len(blocks), 0
+    homes = [draw(st.integers(0, 500)) for _ in range(n)]
+    rows = [h + draw(st.integers(0, 500)) for h in homes]
+    sizes: list[int] = []
+    places = []
+    for _ in range(renditions):
+        columns: list[list[int]] = []
+        at, number = draw(st.integers(0, 200)), len(sizes)
+        for _ in range(n):
+            size = draw(st.integers(48, 2**20))
+            whole = size + draw(st.integers(0, 2**20))
+            columns.append([number, at, size, whole, draw(st.integers(0, 2**32 - 1))])
+            at += whole + draw(st.integers(0, 2**20))
+            if draw(st.integers(0, 3)) == 0:
+                sizes.append(at)
+                at, number = draw(st.integers(0, 200)), len(sizes)
+        sizes.append(at)
+        places.append(Places(*map(column, ("I", "Q", "I", "I", "I"), zip(*columns, strict=True))))
+        each += 1
+    directory = Directory(column("I", blocks), column("I", rows), column("I", homes), tuple(places))
+    return replace(index, blocks=max(blocks) + 1), each, tuple(sizes), directory
+
+
+def listed(directory: Directory) -> list[Any]:
+    return [directory.extent(i, r) for r in range(len(directory.places)) for i in range(len(directory))]
 
 
 @quick
-@given(directories())
-def test_directory(made: tuple[IndexSection, list[int], Directory]) -> None:
-    index, sizes, section = made
-    back = Directory.unpack(memoryview(section.pack()), index, sizes, "directory")
-    assert plain(back) == plain(section)
+@given(directories(), st.binary(max_size=3))
+def test_directory(drawn: tuple[IndexSection, int, tuple[int, ...], Directory], more: bytes) -> None:
+    index, renditions, sizes, section = drawn
+    cursor = L.Cursor(memoryview(section.pack() + more), "directory")
+    back = Directory.taken(cursor, index.blocks, renditions, sizes)
+    assert listed(back) == listed(section) and list(back.homes) == list(section.homes)
+    assert bytes(cursor.take(len(more))) == more
+    for rendition, runs in enumerate(back.runs):
+        assert [i for _, low, high in runs for i in range(low, high)] == list(range(len(back)))
+        assert all(set(back.places[rendition].object[low:high]) == {number} for number, low, high in runs)
+        assert list(back.ends(rendition)) == [high for _, _, high in runs]
+    assert back.single == (list(back.block) == list(range(len(back))))
+    some = [i for i in range(len(back)) if i % 2 == 0]
+    assert listed(back.some(some)) == [back.extent(i, r) for r in range(renditions) for i in some]
+    with pytest.raises(DamagedError, match="renditions"):
+        Directory.taken(L.Cursor(memoryview(section.pack()), "directory"), index.blocks, renditions + 1, sizes)
+    with pytest.raises(DamagedError, match="outside of its object"):
+        smaller = tuple(size // 2 - 2**20 for size in sizes)
+        Directory.taken(L.Cursor(memoryview(section.pack()), "directory"), index.blocks, renditions, smaller)
+
+
+@quick
+@given(directories(), st.lists(st.sets(st.integers(0, 20), min_size=1), min_size=1, max_size=6))
+def test_joined_directories(drawn: tuple[IndexSection, int, tuple[int, ...], Directory], parts: list[set[int]]) -> None:
+    """Of parts that have extents in common each extent is there once, in file order."""
+    _, _, sizes, whole = drawn
+    numbers = [sorted({i % len(whole) for i in part}) for part in parts]
+    back = joined([whole.some(some) for some in numbers], sizes, "pages")
+    union = sorted({i for some in numbers for i in some})
+    assert listed(back) == listed(whole.some(union)) and list(back.homes) == [whole.homes[i] for i in union]
+
+
+def test_directories_that_do_not_fit_together() -> None:
+    """Two that are right by themselves: what one calls an extent lies across what the other does; or their order."""
+
+    def one(at: int, other: int) -> Directory:
+        places = tuple(Places(*map(column, "IQIII", ([0], [o], [50], [60], [0]))) for o in (at, other))
+        return Directory(column("I", [0]), column("I", [1]), column("I", [1]), places)
+
+    assert len(joined([one(0, 0), one(100, 60)], (1000,), "pages")) == 2
+    for first, second in (((0, 0), (59, 60)), ((0, 0), (60, 59)), ((0, 100), (60, 0))):
+        with pytest.raises(DamagedError, match="pages: an extent lies before"):
+            joined([one(*first), one(*second)], (1000,), "pages")
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=16))
+def test_renditions(drawn: list[tuple[int, bool]]) -> None:
+    renditions = tuple(Rendition(codec, attributes) for codec, attributes in drawn)
+    codecs = max(codec for codec, _ in drawn) + 1
+    assert unpack_renditions(memoryview(pack_renditions(renditions)), codecs, "renditions") == renditions
+    with pytest.raises(DamagedError, match="codec"):
+        unpack_renditions(memoryview(pack_renditions(renditions)), codecs - 1, "renditions")
 
 
 @quick
@@ -463,9 +641,12 @@ def test_centres_and_rotation(index: IndexSection, data: st.DataObject) -> None:
     assert plain(Centres.unpack(memoryview(section.pack()), index, "centres")) == plain(section)
     axes, d = data.draw(st.integers(1, index.dimension)), index.dimension
     rng = np.random.default_rng(data.draw(st.integers(0, 9)))
-    rows = rng.standard_normal((axes, d)).astype("<f2")
-    dense = DenseRotation(axes, d, memoryview(rows.tobytes()))
-    assert DenseRotation.unpack(memoryview(dense.pack()), index, "rotation") == dense
+    scale = column("f", data.draw(st.lists(numbers, min_size=axes, max_size=axes)))
+    dense = DenseRotation(d, scale, memoryview(rng.integers(-127, 128, (axes, d), np.int8).tobytes()))
+    packed = dense.pack()
+    assert DenseRotation.unpack(memoryview(packed), index, "rotation") == dense
+    with pytest.raises(DamagedError, match="not finite"):
+        DenseRotation.unpack(memoryview(packed[:8] + b"\0\0\xc0\x7f" + packed[12:]), index, "rotation")
     layers = data.draw(st.integers(1, 5))
     partners, tangents = np.zeros((2, layers, -(-d // 2)), np.int64)
     for layer in range(layers):
@@ -555,13 +736,13 @@ def test_promises(known: list[Estimator], kept: list[Promise], smaller: set[int]
     body, whole = section.pack(), len(Promises(section.estimators, by_recall).pack())
     assert Promises.unpack(memoryview(body), "promises") == section
     assert Promises.unpack(memoryview(body[:whole]), "promises") == replace(section, others=())
-    for changed in (
+    for other in (
         body[: draw.randrange(whole)], body + b"\0", Promises((), by_recall).pack(),
         replace(section, others=(Ladder(5, by_recall), Ladder(5, by_recall))).pack(),
         replace(section, others=(Ladder(0, by_recall),)).pack(), replace(section, others=(Ladder(5, ()),)).pack(),
     ):  # fmt: skip
         with pytest.raises(DamagedError):
-            Promises.unpack(memoryview(changed), "promises")
+            Promises.unpack(memoryview(other), "promises")
 
 
 @pytest.mark.parametrize("changes", [
@@ -582,28 +763,41 @@ def test_a_promise_out_of_range(changes: dict[str, Any]) -> None:
 
 
 @quick
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9000)), min_size=1, max_size=9), indexes())
-def test_vector_pages(pages: list[tuple[int, int]], index: IndexSection) -> None:
-    first = [sum(n for _, n in pages[:i]) for i in range(len(pages) + 1)]
+@given(st.lists(st.integers(1, 9000), min_size=1, max_size=9), indexes(), st.booleans())
+def test_row_pages(rows: list[int], index: IndexSection, attributes: bool) -> None:
+    """What is known of rows lies in any objects, in any order."""
+    n, first = len(rows), [sum(rows[:i]) for i in range(len(rows) + 1)]
     width = L.VECTOR_BYTES[index.vector_kind] * index.dimension
-    section = VectorPages(
-        column("I", [p for p, _ in pages]), column("Q", [77 * i for i in range(len(pages))]), column("I", first)
-    )
+    section = RowPages(
+        column("I", first), column("I", [0] * n), column("Q", [width * at for at in first[:-1]]), column("I", [2] * n),
+        column("Q", [facts_bytes(first[-1] - at, attributes) for at in first[1:]]), column("I", [5] * n),
+        column("I", [1] * n), column("Q", [7] * n),
+    )  # fmt: skip
     index = replace(index, rows=first[-1])
-    parts = [77 * 9 + 9000 * width] * 3
-    assert plain(VectorPages.unpack(memoryview(section.pack()), index, parts, "vectors")) == plain(section)
-    with pytest.raises(DamagedError, match="ends outside of part"):
-        VectorPages.unpack(memoryview(section.pack()), index, [1] * 3, "vectors")
+    sizes = width * first[-1], 7 + 2 * max(rows), facts_bytes(first[-1], attributes)
+    back = RowPages.unpack(memoryview(section.pack()), index, attributes, sizes, "row pages")
+    assert plain(back) == plain(section)
+    assert [back.page_of(row) for row in first[:-1]] == [back.page_of(row - 1) for row in first[1:]] == list(range(n))
+    for i, what in enumerate(("vectors", "attributes", "facts")):
+        short = tuple(size - (j == i) for j, size in enumerate(sizes))
+        if what == "attributes" and not attributes:
+            continue
+        with pytest.raises(DamagedError, match=f"the {what} of a page end outside"):
+            RowPages.unpack(memoryview(section.pack()), index, attributes, short, "row pages")
 
 
 @quick
-@given(st.integers(1, 30_000), st.data())
-def test_id_pages(rows: int, data: st.DataObject) -> None:
+@given(st.integers(1, 30_000), st.booleans(), st.integers(0, 2**32 - 1), st.data())
+def test_id_pages(rows: int, attributes: bool, offset: int, data: st.DataObject) -> None:
     n = -(-rows // 4096)
     index = replace(data.draw(indexes()), rows=rows, slots=10**9)
     hashes = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=n, max_size=n))
-    section = IdPages(column("Q", hashes), column("I", [7] * n))
-    assert plain(IdPages.unpack(memoryview(section.pack()), index, 16 * rows, "ids")) == plain(section)
+    section, size = IdPages(1, column("Q", hashes), column("I", [7] * n), offset), offset + id_entry(attributes) * rows
+    body = memoryview(section.pack())
+    assert plain(IdPages.unpack(body, index, attributes, (9, size), "ids")) == plain(section)
+    for sizes in ((9, size - 1), (size,)):
+        with pytest.raises(DamagedError, match="pages of 4096 ids"):
+            IdPages.unpack(body, index, attributes, sizes, "ids")
 
 
 @quick
@@ -627,28 +821,67 @@ def test_sectioned_objects(bodies: dict[int, bytes], unknown: int) -> None:
 
 
 byte_ids = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=40)
+planes_of_blocks = st.lists(
+    st.tuples(st.integers(0, 2**32 - 1), st.binary(max_size=60)), max_size=4, unique_by=lambda p: p[0]
+)
 
 
 @quick
-@given(byte_ids, st.integers(1, 9))
-def test_blocks(ids: list[bytes], code_bytes: int) -> None:
+@given(byte_ids, st.integers(1, 9), st.booleans(), st.integers(1, 40), planes_of_blocks)
+def test_blocks(
+    ids: list[bytes], code_bytes: int, by_row: bool, dimension: int, planes: list[tuple[int, bytes]]
+) -> None:
     n, padded = len(ids), L.aligned(len(ids), 16)
-    planes = [
-        bytes([i]) * size for i, size in enumerate((padded * code_bytes, padded, padded, 4 * padded, 4 * padded), 1)
-    ]
+    widths = (padded * code_bytes, padded, padded, 4 * padded, 4 * padded, *([12 * padded] if by_row else []))
+    columns = [bytes([i]) * size for i, size in enumerate(widths, 1)]
+    row = bytes([9]) * dimension + bytes(L.aligned(dimension, 16) - dimension)
     width, id_plane = pack_ids(ids)
-    block = pack_block(n, width, (0.5, 1.0, 2.0, -3.0), planes, id_plane)
-    at = block_planes(n, code_bytes)
-    assert id_width(block, at, "block") == width
+    block, size = pack_block(n, width, (0.5, 1.0, 2.0, -3.0), Centre(0.25, -2.0, row), columns, id_plane, planes)
+    opened = open_block(block, n, size, code_bytes, dimension, by_row, "block")
+    at, crc = opened.at, crc32c(block[:size])
+    assert opened.id_width == width and is_intact(block, size, crc)
     assert (width == 0) == (max(map(len, ids)) > 32 or any(i.endswith(b"\0") for i in ids))
-    assert [block[o] for o in (at.codes, at.f, at.h, at.rows, at.checks)] == [1, 2, 3, 4, 5]
+    starts = [at.codes, at.f, at.h, at.rows, at.checks, *([at.spots] if by_row else [])]
+    assert [block[o] for o in starts] == list(range(1, len(starts) + 1))
     assert struct.unpack_from("<4f", block, 8) == (0.5, 1.0, 2.0, -3.0)
+    assert centre_of(block, at, dimension) == (0.25, -2.0, row)
     assert [id_at(block[at.ids :], width, n, i, "bytes", "block") for i in range(n)] == ids
-    for cut in range(len(block)):
+    assert [p.kind for p in opened.planes] == [kind for kind, _ in planes]
+    for kind, data in planes:
+        assert plane_of(block, opened.planes, kind, "block") == data
+        assert plane_of(block[at.checks :], opened.planes, kind, "block", at.checks) == data
+    with pytest.raises(DamagedError, match="it has no plane 2147483647"):
+        plane_of(block, [p for p in opened.planes if p.kind != 2**31 - 1], 2**31 - 1, "block")
+    for cut in range(size):
         with pytest.raises(DamagedError):
-            id_width(block[:cut], at, "block")
-            for i in range(n):
-                id_at(block[at.ids : cut], width, n, i, "bytes", "block")
+            open_block(block[:cut], n, cut, code_bytes, dimension, by_row, "block")
+    for bit in range(0, 8 * len(block), 37):
+        assert not is_intact(flip(block, bit // 8), size, crc) or not planes or bit // 8 >= size
+
+
+def test_planes_that_are_not_intact() -> None:
+    """What a table says of planes is checked before bytes are gone through: they lie apart, after the block."""
+    columns = [bytes(size) for size in (16, 16, 16, 64, 64)]
+    centre = Centre(0.0, 0.0, bytes(16))
+    block, size = pack_block(1, 1, (0.0,) * 4, centre, columns, b"i", [(7, b"seven"), (8, b"eight")])
+    at = 48
+
+    def changed_table(*tables: tuple[int, int, int, int]) -> bool:
+        other = block[:at] + b"".join(struct.pack("<IIII", *table) for table in tables) + block[at + 32 :]
+        return is_intact(other, size, crc32c(other[:size]))
+
+    seven, eight = (7, size, 5, crc32c(b"seven")), (8, size + 5, 5, crc32c(b"eight"))
+    assert changed_table(seven, eight)
+    assert not changed_table(eight, seven) and not changed_table(seven, seven)
+    assert not changed_table(seven, (8, size + 4, 6, crc32c(b"neight")))
+    assert not changed_table((7, size - 1, 6, crc32c(b"iseven")), eight)
+    assert not changed_table(seven, (8, size + 5, 6, crc32c(b"eight!")))
+    assert not changed_table(seven, (8, size + 500, 5, crc32c(b"eight")))
+    for planes in (3, 64, 65, 2**32 - 1):
+        other = put(block, 32, struct.pack("<I", planes))
+        assert not is_intact(other, size, crc32c(other[:size]))
+        with pytest.raises(DamagedError):
+            open_block(other, 1, size, 1, 1, False, "block")
 
 
 @quick
@@ -670,14 +903,40 @@ values = st.recursive(
 @quick
 @given(st.lists(st.tuples(values, values), min_size=1, max_size=20))
 def test_attributes(rows: list[tuple[Any, Any]]) -> None:
-    block = pack_attributes([json.dumps(list(row)).encode() for row in rows])
+    plane, n = pack_attributes([json.dumps(list(row)).encode() for row in rows]), len(rows)
+    raw = unpack_attributes(plane, n, "block")
     for i, row in enumerate(rows):
-        assert attributes_at(block, len(rows), i, ["a", "b"], "block") == {"a": row[0], "b": row[1]}
-    for cut in range(len(block)):
+        text = attribute_bytes(raw, n, i, "block")
+        assert attributes_of(text, ["a", "b"], "block") == {"a": row[0], "b": row[1]}
+    for cut in range(len(plane)):
         with pytest.raises(DamagedError):
-            attributes_at(block[:cut], len(rows), len(rows) - 1, ["a", "b"], "block")
+            unpack_attributes(plane[:cut], n, "block")
 
 
 def test_attributes_that_nest_without_end() -> None:
     with pytest.raises(DamagedError, match="not JSON"):
-        attributes_at(pack_attributes([b"[" * 200_000]), 1, 0, ["a"], "block")
+        attributes_of(b"[" * 200_000, ["a"], "block")
+
+
+def test_attributes_take_the_memory_of_one_block() -> None:
+    """Eight blocks inflate to 3 MB each, and all their rows are answers: one block is inflated at a time."""
+
+    def long(_: bytes, n: int) -> bytes:
+        return pack_attributes([b'["' + b"x" * (3_000_000 // n) + b'",1,[]]'] * n)
+
+    objects = edit_plane(BASE["words"], ATTRIBUTES_PLANE, long)
+
+    async def ask() -> None:
+        index = await Index.open(Memory(objects), "fixture", Cache(0), Receipt())
+        query = Query(EXPECTED["words"]["vectors"][0], top_k=200, attributes=True, room=500_000)
+        tracemalloc.start()
+        try:
+            answer = await index.query(query)
+            assert tracemalloc.get_traced_memory()[1] < 12_000_000
+        finally:
+            tracemalloc.stop()
+        assert (len(answer.matches), answer.complete, answer.receipt.blocks) == (200, False, 8)
+        given = [m for m in answer.matches if m.attributes is not None]
+        assert given == answer.matches[: len(given)] and 3 <= len(given) <= 8
+
+    asyncio.run(ask())

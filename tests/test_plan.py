@@ -12,29 +12,42 @@ from hypothesis import strategies as st
 
 from vantage.cost import LANES, Budget, wave_ms
 from vantage.errors import LimitError
-from vantage.format import Contract, Directory, Point, aligned
+from vantage.format import Contract, Directory, Places, Point, aligned
 from vantage.read import gather
 from vantage.read.gather import RANGE_BYTES_MAX, plan_gather
 from vantage.search import plan as plan_module
 from vantage.search.estimate import price_of, recall_estimate
-from vantage.search.plan import GETS_MAX, LONGEST_SHARE, PRICE_BITS, Plan, plan_scan
+from vantage.search.plan import (
+    GETS_MAX,
+    LONGEST_SHARE,
+    PRICE_BITS,
+    Plan,
+    plan_scan,
+    range_of,
+    ranges_in,
+    spread,
+)
 from vantage.search.route.common import Routed
 
 CACHED = 2
 
 
-def directory(sizes: Sequence[int], starts: Sequence[int]) -> Directory:
-    """Blocks of these sizes; a shard begins at each of `starts`, the first of which is 0."""
-    offset, at = array("Q"), 128
+def places(sizes: Sequence[int], starts: Sequence[int]) -> Places:
+    """Extents of these sizes; an object begins at each of `starts`, the first of which is 0."""
+    offset, number, at = array("Q"), array("I"), 128
     for b, size in enumerate(sizes):
         at = 128 if b in starts else at
         offset.append(at)
+        number.append(sum(b >= start for start in starts) - 1)
         at += aligned(size)
-    zeros, far = memoryview(array("I", bytes(4 * len(sizes)))), memoryview(array("Q", bytes(8 * len(sizes))))
-    shard_blocks, size = memoryview(array("I", [*starts, len(sizes)])), memoryview(array("I", sizes))
-    return Directory(
-        shard_blocks, zeros, memoryview(offset), size, zeros, zeros, far, zeros, zeros
-    )  # fmt: skip
+    own = array("I", sizes)
+    return Places(number, offset, own, own, own)
+
+
+def directory(sizes: Sequence[int], starts: Sequence[int], *others: Places) -> Directory:
+    """Blocks of one extent each; others: of further renditions."""
+    numbers = array("I", range(len(sizes)))
+    return Directory(numbers, numbers, numbers, (places(sizes, starts), *others))
 
 
 def flags(blocks: int, starts: Sequence[int], cached: Sequence[int] = ()) -> bytearray:
@@ -66,9 +79,8 @@ def cases(draw: st.DrawFn, blocks_max: int = 9) -> Case:
 
 def plan_of(case: Case, budget: Budget | None = None) -> Plan:
     p, sizes, starts, cached, price, gets = case
-    return plan_scan(
-        Routed(array("I", p)), flags(len(p), starts, cached), directory(sizes, starts), price, gets, budget or Budget()
-    )
+    routed, where, at = Routed(array("I", p)), directory(sizes, starts), flags(len(p), starts, cached)
+    return plan_scan(routed, at, where, (0, 0), price, gets, budget or Budget())
 
 
 @given(cases(40), st.integers(1, 1 << 17))
@@ -80,9 +92,9 @@ def test_a_plan_over_some_candidates_is_the_plan_over_all_with_the_others_worth_
     assume(kept)
     routed = Routed(array("I", [p[b] for b in kept]), array("I", kept))
     where, at = directory(sizes, starts), flags(len(p), starts, cached)
-    sparse = plan_scan(routed, at, where, price, gets, Budget())
+    sparse = plan_scan(routed, at, where, (0, 0), price, gets, Budget())
     clear = [v if v >= least else 0 for v in p]
-    dense = plan_scan(Routed(array("I", clear)), at, where, price, gets, Budget())
+    dense = plan_scan(Routed(array("I", clear)), at, where, (0, 0), price, gets, Budget())
     only = (clear, sizes, starts, cached, price, gets)
     assert worth(only, covered(sparse)) == worth(only, covered(dense))
     assert [b for b in dense.cached if b in kept] == sparse.cached
@@ -110,9 +122,10 @@ def test_ranges_are_where_the_directory_says(case: Case) -> None:
     where = directory(sizes, starts)
     ranges = plan_of(case).ranges
     for r in ranges:
-        assert starts[r.shard] <= r.first < r.last <= [*starts, len(sizes)][r.shard + 1]
-        assert r.offset == where.offset[r.first]
-        assert r.offset + r.size == where.offset[r.last - 1] + sizes[r.last - 1]
+        assert starts[r.object] <= r.first < r.last <= [*starts, len(sizes)][r.object + 1]
+        offset = where.places[0].offset
+        assert r.offset == offset[r.first]
+        assert r.offset + r.size == offset[r.last - 1] + sizes[r.last - 1]
     assert all(a.last <= b.first for a, b in pairwise(ranges))
     assert plan_of(case).bytes == sum(r.size for r in ranges)
 
@@ -133,6 +146,74 @@ def test_a_budget_is_respected_and_its_cuts_are_told(case: Case, gets: int, nbyt
     if fits and plan.complete:
         assert plan == free
     assert plan.complete == fits or not free.ranges
+
+
+@given(cases(20), st.data())
+def test_another_rendition_is_read_as_the_one_that_prices_are_for(case: Case, data: st.DataObject) -> None:
+    """The same extents, wherever its objects end; more GETs only where a range lies in two of them."""
+    p, sizes, starts, cached, price, gets = case
+    longer = [3 * size + 7 for size in sizes]
+    ends = sorted({0, *data.draw(st.lists(st.integers(0, len(p) - 1), max_size=3))})
+    where = directory(sizes, starts, places(longer, ends))
+    routed, at = Routed(array("I", p)), flags(len(p), starts, cached)
+    one, other = (plan_scan(routed, at, where, (0, read), price, gets, Budget()) for read in (0, 1))
+    assert covered(one) == covered(other) and one.cached == other.cached and one.complete == other.complete
+    assert len(one.ranges) <= len(other.ranges) <= len(one.ranges) + len(ends) - 1
+    assert other.ranges == ranges_in(where, 1, [(r.first, r.last) for r in one.ranges])
+    for r in other.ranges:
+        assert len({where.places[1].object[i] for i in range(r.first, r.last)}) == 1
+        assert (r.object, r.offset) == (where.places[1].object[r.first], where.places[1].offset[r.first])
+        assert r.offset + r.size == where.places[1].offset[r.last - 1] + longer[r.last - 1]
+    small = Budget(gets=data.draw(st.integers(0, 4)), bytes=data.draw(st.integers(0, 30_000)))
+    cut = plan_scan(routed, at, where, (0, 1), price, gets, small)
+    assert len(cut.ranges) <= small.gets and cut.bytes <= small.bytes
+
+
+@given(st.lists(st.integers(100, 5000), min_size=1, max_size=30), st.data())
+def test_ranges_in_an_object_are_no_longer_than_a_read(sizes: list[int], data: st.DataObject) -> None:
+    starts = sorted({0, *data.draw(st.lists(st.integers(0, len(sizes) - 1), max_size=3))})
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(sizes)), max_size=8)))
+    wanted, most, where = (
+        list(zip(cuts[::2], cuts[1::2], strict=False)),
+        data.draw(st.integers(100, 20_000)),
+        directory(sizes, starts),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_module, "RANGE_BYTES_MAX", most)
+        ranges = ranges_in(where, 0, wanted)
+    assert [i for r in ranges for i in range(r.first, r.last)] == [i for a, b in wanted for i in range(a, b)]
+    for r in ranges:
+        assert r == range_of(where, 0, r.first, r.last)
+        assert {where.places[0].object[i] for i in range(r.first, r.last)} == {r.object}
+        assert r.size <= most or r.last == r.first + 1
+
+
+@st.composite
+def split_blocks(draw: st.DrawFn) -> tuple[Directory, list[int]]:
+    """Extents of some blocks, in any order of the file, and the blocks."""
+    blocks = draw(st.lists(st.integers(0, 6), min_size=1, max_size=14))
+    rows = [draw(st.integers(1, 200)) for _ in blocks]
+    own = places([500] * len(blocks), [0])
+    return Directory(array("I", blocks), array("I", rows), array("I", rows), (own,)), sorted(set(blocks))
+
+
+@given(split_blocks(), st.booleans(), st.data())
+def test_probability_is_spread_over_extents_by_their_rows(
+    drawn: tuple[Directory, list[int]], named: bool, data: st.DataObject
+) -> None:
+    where, some = drawn
+    numbers = some if named else list(range(max(some) + 1))
+    p = {b: data.draw(st.integers(0, 1 << 20)) for b in numbers}
+    routed = Routed(array("I", p.values()), array("I", numbers) if named else None, where)
+    out = spread(routed, where)
+    assert out.directory is where and out.complete
+    values = (
+        list(out.p)
+        if out.blocks is None
+        else [dict(zip(out.blocks, out.p, strict=True)).get(i, 0) for i in range(len(where))]
+    )
+    rows = {b: sum(n for block, n in zip(where.block, where.rows, strict=True) if block == b) for b in numbers}
+    assert values == [max(1, p[b] * n // rows[b]) if p[b] else 0 for b, n in zip(where.block, where.rows, strict=True)]
 
 
 def test_a_budget_of_gets_is_a_cut() -> None:

@@ -36,7 +36,8 @@ FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-30, 1e30, 3e38, 1e39, 1e308, float("in
 # How each kernel is called: o an output, b a buffer, i an integer (a place, count, size or shift), f a number.
 SIGNATURES = {
     "crc32c": "bi", "hamming": "bbiio", "dot_f16": "bbiiiio", "dot_f32": "bbiiiio", "dot_u8": "bbiiiio",
-    "l2_f16": "bbiiiio", "l2_f32": "bbiiiio", "l2_u8": "bbiiiio", "matvec_i8": "bbiio", "matvec_i4": "bbiio",
+    "dot_i8": "bbiiiio", "l2_f16": "bbiiiio", "l2_f32": "bbiiiio", "l2_u8": "bbiiiio",
+    "matvec_i8": "bbiio", "matvec_i4": "bbiio",
     "block_probabilities": "bbbiffoo", "plan_ranges": "bbbiioo", "lrsq_tables_size": "ii", "lrsq_tables": "bbbbfio",
     "lrsq_scan": "biiiiiifiBP", "lrsq_scores": "biiiiiifiBo", "pool_size": "i", "pool_reset": "oi",
     "pool_offer": "Pbbi", "pool_finish": "Po", "additive_encode": "bbiio", "score_bounds": "bbiffoo",
@@ -122,7 +123,7 @@ def fitting(name: str, draw: Random) -> list[Any] | None:
         places = [8, codes, f, f + 16 * groups, f + 32 * groups, n]
         return [data, *places, 0.5, 0, bytes(tables), pool_of(draw) if name == "lrsq_scan" else bytes(4 * n)]
     if name.startswith(("dot", "l2")):
-        d, width = draw.randrange(1, 70), {"f16": 2, "f32": 4, "_u8": 1}[name[-3:]]
+        d, width = draw.randrange(1, 70), {"f16": 2, "f32": 4, "_u8": 1, "_i8": 1}[name[-3:]]
         return [draw.randbytes(4 * d), draw.randbytes(n * d * width), 0, d * width, n, d, bytes(4 * n)]
     if name in ("matvec_i8", "matvec_i4"):
         d = draw.randrange(1, 70)

@@ -19,12 +19,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.research.unwritten import ID_BYTES, K, Setting, large
+from bench.research.unwritten import ID_BYTES, K, Setting, arguments, large
 from build_index.codecs import lrsq
 from build_index.ingest.rows import Ints
 from build_index.simulate.edge import P
@@ -133,20 +132,10 @@ def compare(setting: Setting, lengths: list[int]) -> None:
 def main() -> None:
     """Prints the table of one set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("queries_file", type=Path, metavar="QUERIES")
-    parser.add_argument("rows", type=Path, nargs="+", metavar="ROWS")
-    parser.add_argument("--metric", default="cosine")
-    parser.add_argument("--blocks", type=int, default=512)
-    parser.add_argument("--share", type=float, default=0.5)
-    parser.add_argument("--code", type=int, default=192)
+    arguments(parser)
     parser.add_argument("--short", default="16,32,64")
-    parser.add_argument("--queries", type=int, default=200)
     options = parser.parse_args()
-    with large(
-        options.rows, options.queries_file, options.metric, options.blocks, options.share, options.code, options.queries
-    ) as setting:
-        rows = setting.rows
-        print(f"{rows.count:,} rows x {rows.dimension}, {options.blocks:,} blocks, {options.share} copies a row")
+    with large(options) as setting:
         compare(setting, [int(n) for n in options.short.split(",")])
 
 

@@ -75,7 +75,7 @@ def best(work):
 data = open("/kernels/data.bin", "rb").read()
 vector, rows, plan, axes = (data[a:b] for a, b in SPEC["at"])
 d, layers, out = SPEC["d"], SPEC["layers"], bytearray(4 * SPEC["d"])
-dense = best(lambda: kern.dot_f16(vector, rows, 0, 2 * d, d, d, out))
+dense = best(lambda: kern.dot_i8(vector, rows, 0, d, d, d, out))
 print(dense, best(lambda: kern.butterfly_turn(vector, plan, layers, d, axes, d, out)))
 """
 
@@ -224,7 +224,7 @@ def compare(name: str, of: Set, names: list[str]) -> None:
             got[n] = found(scored(of, lrsq.train(*moments, bits * d // 8, sample, fitted)), of.truth)
             ten, hundred, rerank = got[n]
             print(
-                f"{bits * d // 8:4}  {n:9} {size:9}  {size / (2 * d * d):7.1%}  {products:15}  {products / d**2:7.1%}"
+                f"{bits * d // 8:4}  {n:9} {size:9}  {size / d**2:7.1%}  {products:15}  {products / d**2:7.1%}"
                 f"  {ten:.4f}  {hundred:.4f}  {rerank:4}", flush=True,
             )  # fmt: skip
         for n in {"bor", "trained"} & got.keys() if {"pca", "hadamard"} <= got.keys() else ():
@@ -243,7 +243,7 @@ def wasm(dimension: int) -> None:
     pairs = np.sort(np.stack([rng.permutation(d)[: d // 2 * 2].reshape(-1, 2) for _ in range(layers)]), 2)
     fitted = basis(Layers(pairs, rng.integers(-16384, 16385, pairs.shape[:2])), np.eye(d)).stored(np.arange(d))
     assert isinstance(fitted, ButterflyRotation)
-    parts = [rng.standard_normal(d).astype(np.float32).tobytes(), turn.astype(np.float16).tobytes(), fitted.plan]
+    parts = [rng.standard_normal(d).astype(np.float32).tobytes(), (30 * turn).astype(np.int8).tobytes(), fitted.plan]
     parts.append(bytes(fitted.kept))
     ends = np.cumsum([0, *map(len, parts)]).tolist()
     spec = {"at": list(zip(ends, ends[1:], strict=False)), "d": d, "layers": layers}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,25 +67,35 @@ class Setting:
         return full_scan(self.rows, self.layout, codec, asked, kept=kept)
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What `large` takes of the command line."""
+    parser.add_argument("queries_file", type=Path, metavar="QUERIES")
+    parser.add_argument("rows", type=Path, nargs="+", metavar="ROWS")
+    parser.add_argument("--metric", default="cosine")
+    parser.add_argument("--blocks", type=int, default=512)
+    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--code", type=int, default=192)
+    parser.add_argument("--queries", type=int, default=200)
+
+
 @contextmanager
-def large(
-    source: list[Path], asked: Path, metric: str, blocks: int, share: float, code_bytes: int, queries: int
-) -> Iterator[Setting]:
-    """Rows of any number in blocks of k-means in one level, routed by lse as it begins; asked queries of a file."""
+def large(options: argparse.Namespace) -> Iterator[Setting]:
+    """Rows of any number in blocks of k-means in one level, routed by lse as it begins; says what they are."""
     with (
         tempfile.TemporaryDirectory() as scratch,
-        stage(open_source(source, attributes=[]), Path(scratch), metric=metric) as staging,
+        stage(open_source(options.rows, attributes=[]), Path(scratch), metric=options.metric) as staging,
     ):
-        rows = scale_rows(staging, metric)
+        rows = scale_rows(staging, options.metric)
+        print(f"{rows.count:,} rows x {rows.dimension}, {options.blocks:,} blocks, {options.share} copies a row")
         task = task_of(rows, FEW_LEARNERS)
-        drawn = np.random.default_rng(3).choice(task.sample, min(TRAINED * blocks, len(task.sample)), replace=False)
-        task = replace(task, sample=np.sort(drawn))
-        base = kmeans.partition(rows, task.sample, blocks, 0)
-        copies = COPY_RULES["soar" if share else "none"](rows, base).best(share)
+        many = min(TRAINED * options.blocks, len(task.sample))
+        task = replace(task, sample=np.sort(np.random.default_rng(3).choice(task.sample, many, replace=False)))
+        base = kmeans.partition(rows, task.sample, options.blocks, 0)
+        copies = COPY_RULES["soar" if options.share else "none"](rows, base).best(options.share)
         layout, _ = fit_router(task, base, copies, "lse", SILENT)
-        codec = lrsq.train(*_second_moments(rows, task.sample, layout), code_bytes)
+        codec = lrsq.train(*_second_moments(rows, task.sample, layout), options.code)
         made = Setting(task, layout, codec, [], np.empty((0, K), np.int32))
-        vectors, truth = made.asked(list(read_queries(asked, queries).vectors))
+        vectors, truth = made.asked(list(read_queries(options.queries_file, options.queries).vectors))
         yield replace(made, queries=vectors, truth=truth)
 
 

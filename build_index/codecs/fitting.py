@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from vantage.format import DenseRotation, Rotation
+from vantage.format import Rotation
 
 from .planes import F32, F64, Quantizer, nearest, quantize
-from .rotations.basis import Basis
+from .rotations.basis import Basis, integer_rows
 
 FIT_ROUNDS = 12  # of nearest value and least squares; more move the error by less than a thousandth
 
@@ -72,5 +72,5 @@ def directions(count: int, dimension: int, seed: int, basis: Basis | None) -> tu
     if basis is not None:
         kept = np.arange(min(count, dimension))
         return basis.axes[kept], basis.stored(kept)
-    rounded = random_directions(count, dimension, seed).astype(np.float16)
-    return rounded.astype(np.float64), DenseRotation(len(rounded), dimension, memoryview(rounded.tobytes()))
+    stored, axes = integer_rows(random_directions(count, dimension, seed))
+    return axes, stored

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from vantage import kernels
-from vantage.format import FIELD, FINE_MAX, GROUP, SEGMENT, DenseRotation, LrsqSection, Rotation, aligned
+from vantage.format import FIELD, FINE_MAX, GROUP, SEGMENT, LrsqSection, Rotation, aligned
+
+from .rotations.basis import integer_rows
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -24,6 +27,7 @@ QUERY_ALPHA = 0.5
 # Squared error that 8-bit table entries may add to the code's own: at this share recall@100 loses about 0.001.
 ROUNDING_SHARE = 0.1
 NEAREST_ROWS = 4096  # at a time
+ORTHONORMAL = 1e-6  # what products of axes are off 1 and 0 by, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,17 @@ class Codec:
     def code_bytes(self) -> int:
         return self.section.code_bytes
 
+    @cached_property
+    def inverse(self) -> F32 | None:
+        """f32 (A, A): products of a row with the axes times this are its coordinates, of which axes add up to the row.
+
+        None where they are the same, and where the axes are more than orthonormal ones up to rounding.
+        """
+        axes = self.axes.astype(np.float64)
+        if self.span is not None or np.abs((gram := axes @ axes.T) - np.eye(len(axes))).max() < ORTHONORMAL:
+            return None
+        return np.linalg.inv(gram).astype(np.float32)
+
 
 def assemble(
     name: str,
@@ -115,8 +130,10 @@ def assemble(
 
     Nibbles go by falling expected range, so that a segment of the scan shares one step. weight (A): deviation of the
     queries times the residuals' on each axis; error: squared error of a score by the code alone. rotation: how the
-    axes are stored, as f16 rows without it.
+    axes are stored, as rows of integers without it.
     """
+    if rotation is None:
+        rotation, axes = integer_rows(axes)
     parts = [(q, p, width) for q, one in enumerate(quantizers) for p, width in enumerate(one.widths)]
     nibbles = pack_fields([width for _, _, width in parts])
     if len(nibbles) > 2 * code_bytes:
@@ -154,7 +171,7 @@ def assemble(
         quantizers,
         positions,
         section,
-        rotation or DenseRotation(len(axes), axes.shape[1], memoryview(axes.astype(np.float16).tobytes())),
+        rotation,
         scales,
         span,
     )
@@ -240,11 +257,12 @@ def encode_blocks(codec: Codec, x: F32, starts: list[int], centres: F32, metric:
     """
     block = np.repeat(np.arange(len(centres)), np.diff(starts))
     r = x - centres[block]
-    rotated = np.asarray(r @ codec.axes.T, np.float32)
+    products = np.asarray(r @ codec.axes.T, np.float32)
+    rotated = products if codec.inverse is None else products @ codec.inverse
     codes, decoded = encode(codec, rotated)
-    own = np.einsum("ij,ij->i", rotated, decoded)
-    kept = rotated if codec.span is None else r @ codec.span.T
-    energy = np.einsum("ij,ij->i", kept, kept)
+    own = np.einsum("ij,ij->i", products, decoded)
+    kept = None if codec.span is None else r @ codec.span.T
+    energy = np.einsum("ij,ij->i", products, rotated) if kept is None else np.einsum("ij,ij->i", kept, kept)
     f = np.where(own > 1e-12, energy / np.maximum(own, 1e-12), 0).astype(np.float32)
     rotated_centres = centres @ codec.axes.T
     along = np.einsum("ij,ij->i", decoded, rotated_centres[block])

@@ -12,7 +12,7 @@ from vantage.format import AXES_MAX, Rotation
 
 from .fitting import directions
 from .planes import F32, F64, Codec, Quantizer, assemble
-from .rotations.basis import Basis, deviations
+from .rotations.basis import Basis, deviations, integer_rows
 
 _SIDES = (np.array([[-1.0], [1.0]]),)
 _LOST = 1 - 2 / np.pi  # squared error of a Gaussian known by its sign
@@ -38,7 +38,7 @@ def train(
     if given is None:
         axes, stored = directions(min(8 * code_bytes, AXES_MAX), dimension, 0, basis)
     else:
-        axes = given.astype(np.float16).astype(np.float64)
+        stored, axes = integer_rows(given.astype(np.float64))
     deviation = np.full(len(axes), np.sqrt(max(np.trace(second_moment) / dimension, 1e-12)))
     spread = deviations(axes, query_moment)
     return assemble(

@@ -46,7 +46,7 @@ def by_kernels(index: Index, pages: bytes, queries: F32) -> Said:
     router = ROUTERS[index.root.index.router](section, index.root.index)
     every = whole_page(section, index.root.index, pages) if isinstance(section, TwoLevelSection) else None
     probabilities = [
-        (router.probabilities(query) if every is None else router.probabilities(query, [every])).p
+        (router.probabilities(query) if every is None else router.probabilities(query, {0: every})).p
         for query in (prepare(v.tolist(), index.root.index) for v in queries)
     ]
     units = np.array(probabilities, np.int64).reshape(len(queries), index.root.index.blocks)

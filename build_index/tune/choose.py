@@ -32,7 +32,7 @@ from ..blocks.layout import Layout
 from ..blocks.partition import Partition
 from ..codecs import CODECS
 from ..codecs.planes import Codec, section_over
-from ..codecs.rotations import ROTATIONS, default
+from ..codecs.rotations import fit, name_of
 from ..ingest.rows import F32, Ints, Rows, temper
 from ..neighbours.graph import Graph, neighbour_graph
 from ..neighbours.truth import HeldOut, hold_out, nearness, truth_of
@@ -187,7 +187,8 @@ def _promise(
         contract = with_reads(contract, max(0.0, kept.nbytes - point.nbytes), max(0.0, kept.gets - point.gets))
         more = kept.ms - float(modelled.mean())
         waits = waits[0] + more, waits[1] + more
-    return Choice(layout, coded.codec, contract, promises, task.tried, waits, _rotation(rows, options))
+    rotation = options.rotation or name_of(options.codec, coded.codec.rotation)
+    return Choice(layout, coded.codec, contract, promises, task.tried, waits, rotation)
 
 
 def _with_longer_codes(
@@ -490,18 +491,14 @@ def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], int, Call
     rows, options = task.rows, task.options
     moments = _second_moments(rows, task.sample, draft.layout)
     residuals = _residuals(rows, task.sample, draft.layout)
-    rotation = _rotation(rows, options)
-    basis = ROTATIONS[rotation](moments[0], options.seed) if rotation else None
+    own = options.rotation is None and options.codec != "lrsq"  # codecs with directions of their own
+    basis = None if own else fit(options.rotation, moments[0], options.seed)
     axes = basis.live if basis else rows.dimension
 
     def coded(code_bytes: int) -> Codec:
         return CODECS[options.codec](*moments, code_bytes, residuals, basis)
 
     return _code_lengths(rows, axes, draft.layout.blocks, task.id_bytes, options), axes, coded
-
-
-def _rotation(rows: Rows, options: Options) -> str | None:
-    return options.rotation or default(options.codec, rows.dimension)
 
 
 def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:

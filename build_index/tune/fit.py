@@ -13,7 +13,7 @@ from vantage.format import LseSection, RouterSection
 from vantage.search.prepare import Prepared
 
 from ..blocks.layout import Layout, index_section, quantize_centres
-from ..blocks.order import file_order
+from ..blocks.order import EXACT_BLOCKS_MAX, file_order, file_order_by_centres
 from ..blocks.partition import Partition
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
@@ -28,8 +28,7 @@ TUNE_QUERIES = 500  # of the tuning rows, for parameters of routers
 FIRST_QUERIES = 50  # which show soon that a price is far too high
 ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
 OPENINGS = 0.1  # a query: as a cold isolate opens the index, and then answers ten
-ORDER_QUERIES = 4000  # or half as many as blocks: in a trial with 16,384, an order from 8,000 read 8% less
-ORDER_BYTES = 32 << 20  # of their probabilities at a time
+ORDER_QUERIES = 4000
 
 # Stands where the router is still to be fitted.
 _NO_SECTION = LseSection(8, 1, 1.0, 1.0, memoryview(b""), memoryview(b""), memoryview(b""))
@@ -66,11 +65,17 @@ class Task:
 def fit_router(
     task: Task, base: Partition, copy: npt.NDArray[np.int32], router: str, progress: Progress
 ) -> tuple[Layout, Ints]:
-    """A router fitted to these blocks, which are then ordered by its co-probes of the sample: (layout, order)."""
+    """A router fitted to these blocks, which are then ordered by its co-probes of the sample: (layout, order).
+
+    Many blocks are ordered by their centres, whatever the router: it would have to say a probability of each for many.
+    """
     rows, fit = task.rows, ROUTERS[router]
     few = task.tune.take(task.tune.spread(TUNE_QUERIES))
     index = index_section(rows, base.blocks, rows.count, router)
-    order: Ints | None = None  # one for all candidates: it hardly depends on them, and is found again at the end
+    many = base.blocks > EXACT_BLOCKS_MAX
+    order: Ints | None = None  # one for all candidates: it hardly depends on them, and of few is found again at the end
+    if many:
+        order = file_order_by_centres(rows, task.sample, base.centres, task.options.seed)
     plain = Layout(base, copy, router, _NO_SECTION, *quantize_centres(base.centres, rows.metric))
 
     def ms(task: Task, tried: Layout, p: P) -> float:
@@ -86,16 +91,12 @@ def fit_router(
         return ms(task, reorder(plain, order), p[:, order]) + opening_ms(section)
 
     section = fit.fit(task.training_set(base, copy), cost, progress)
-    drawn = np.sort(
-        np.random.default_rng([task.options.seed, 4]).choice(
-            task.sample, min(max(ORDER_QUERIES, base.blocks // 2), len(task.sample)), replace=False
+    if not many:
+        drawn = np.random.default_rng([task.options.seed, 4]).choice(
+            task.sample, min(ORDER_QUERIES, len(task.sample)), replace=False
         )
-    )
-    step = max(1, ORDER_BYTES // (4 * base.blocks))
-    order = file_order(
-        probabilities(router, section, index, prepare_rows(rows, drawn[low : low + step]))
-        for low in range(0, len(drawn), step)
-    )
+        order = file_order(probabilities(router, section, index, prepare_rows(rows, np.sort(drawn))))
+    assert order is not None
     layout = replace(reorder(plain, order), section=fit.reorder(section, order))
     if fit.tune is None:
         return layout, order

@@ -39,9 +39,11 @@ def write_blocks(
     """
     rows, encoders, radius = contents.rows, contents.encoders(), array("f")
     blocks = len(table.members)
-    shards: list[Shards | Inline] = [Inline(objects, blocks)]
-    if not contents.choice.inline:
-        shards = [Shards(objects, r, blocks) for r in range(len(table.renditions))]
+    shards: list[Shards | Inline] = []
+    if contents.choice.inline:
+        shards.append(Inline(objects, blocks))
+    else:
+        shards += [Shards(objects, r, blocks) for r in range(len(table.renditions))]
     inside = any(rendition.attributes for rendition in table.renditions)
     for low, high in chunks(table.members, CHUNK_BYTES // (4 * rows.dimension)):
         source = np.concatenate(table.members[low:high])

@@ -87,7 +87,7 @@ def test_sign_takes_directions_of_any_kind() -> None:
     given = np.random.default_rng(3).standard_normal((16, DIMENSION))
     codec = sign.train(moment, moment, 2, given=given)
     assert codec.span is not None and codec.span.shape == (16, DIMENSION)
-    assert (codec.axes == given.astype(np.float16)).all()
+    assert np.allclose(codec.axes, given, atol=0.004 * np.abs(given).max())  # as they are stored
     assert sign.train(moment, moment, 3).span is None
     wide = sign.train(moment, moment, 40)
     assert wide.axes.shape == (320, DIMENSION) and wide.span is not None and len(wide.span) == DIMENSION

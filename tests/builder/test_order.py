@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import RowsOf
 
+from build_index.blocks import nearest
 from build_index.blocks import order as layout
-from build_index.blocks.order import co_probes, file_order
+from build_index.blocks.order import co_probes, file_order, file_order_by_centres
 
 
 def planted(blocks: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -59,36 +61,44 @@ def test_neighbours_are_probed_together() -> None:
     assert found > 0.97 * planted_best > 20 * chance
 
 
-def test_above_the_exact_size_regions_are_ordered_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    p, line = planted(600, 4000)
+def curve(at: np.ndarray) -> np.ndarray:
+    """f32 (n, 8): points at (n) of a curve that winds through space, and comes back to no place."""
+    turns = at[:, None] / 600 * np.pi * np.array([1, 2, 3, 5])
+    return np.concatenate([np.cos(turns), np.sin(turns)], 1).astype(np.float32)
+
+
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes 600 blocks many: regions of 50."""
     monkeypatch.setattr(layout, "EXACT_BLOCKS_MAX", 100)
-    order = file_order(p)
+    monkeypatch.setattr(layout, "REGION_BLOCKS", 50)
+
+
+@pytest.mark.parametrize("grouped", [1, 1000])
+def test_many_blocks_are_ordered_by_their_centres(
+    rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch, grouped: int
+) -> None:
+    """Blocks along a curve: regions, and the blocks of each, follow it; also where blocks are compared by groups."""
+    many(monkeypatch)
+    monkeypatch.setattr(nearest, "GROUPED_BLOCKS", grouped)
+    draw = np.random.default_rng(0)
+    rows, line = rows_of(curve(draw.uniform(0, 600, 3000))), draw.permutation(600)
+    order = file_order_by_centres(rows, np.arange(3000), curve(line), 0)
     assert sorted(order.tolist()) == list(range(600))
-    assert run_together(p, order) > 0.9 * run_together(p, line)
+    step = np.abs(np.diff(line[order]))
+    assert np.median(step) <= 2 and step.mean() < 8  # 200 by chance
+    assert (file_order_by_centres(rows, np.arange(3000), curve(line), 0) == order).all()
+
+
+def test_many_blocks_of_one_place(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing tells them apart, nor what lies in the largest region."""
+    many(monkeypatch)
+    same = np.ones((600, 8), np.float32)
+    rows = rows_of(same)
+    assert sorted(file_order_by_centres(rows, np.arange(600), same, 0).tolist()) == list(range(600))
+    same[:30] = curve(np.arange(30))
+    assert sorted(file_order_by_centres(rows, np.arange(600), same, 0).tolist()) == list(range(600))
 
 
 def test_an_order_is_deterministic() -> None:
     p, _ = planted(80, 300)
     assert (file_order(p) == file_order(p)).all()
-
-
-def test_blocks_that_no_query_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More of them than are ordered exactly: they form a region that nothing orders."""
-    monkeypatch.setattr(layout, "EXACT_BLOCKS_MAX", 20)
-    p = np.zeros((9, 600), np.uint32)
-    p[:, :60] = np.random.default_rng(2).integers(1, 99, (9, 60))
-    assert sorted(file_order(p).tolist()) == list(range(600))
-
-
-def test_where_arpack_runs_dry_an_order_is_found_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It did so in a build of 3,000,000 rows, deep in the regions, on blocks that few queries want."""
-
-    def dry(*_: object, **__: object) -> None:
-        raise layout.ArpackError(3)
-
-    p, line = planted(600, 4000)
-    monkeypatch.setattr(layout, "EXACT_BLOCKS_MAX", 100)
-    monkeypatch.setattr(layout, "svds", dry)
-    order = file_order(p)
-    assert sorted(order.tolist()) == list(range(600))
-    assert run_together(p, order) > 0.9 * run_together(p, line)

@@ -22,6 +22,7 @@ Q = bytes(64)
         ("dot_f16", (Q, Q, 0, 31, 1, 16, bytearray(4)), "stride is 31, want 32 to"),
         ("dot_f32", (Q, Q, 1, 64, 1, 16, bytearray(4)), "rows has 64 bytes, needs 65"),
         ("dot_u8", (Q, Q, 0, 16, 5, 16, bytearray(20)), "rows has 64 bytes, needs 80"),
+        ("dot_i8", (Q, Q, 4, 16, 4, 16, bytearray(16)), "rows has 64 bytes, needs 68"),
         ("l2_f16", (Q, Q, -1, 32, 1, 16, bytearray(4)), "offset is -1"),
         ("l2_f32", (Q, Q, 0, 68, 1, 17, bytearray(4)), "query has 64 bytes, needs 68"),
         ("l2_u8", (Q, Q, 0, 16, 4, 0, bytearray(16)), "dim is 0, want 1 to 4096"),

@@ -49,15 +49,17 @@ def test_hamming(n, width):
 
 
 def rows_of(kind, rng, n, dim):
-    if kind == "u8":
-        return rng.integers(0, 256, (n, dim), np.uint8)
+    if kind in ("u8", "i8"):
+        return rng.integers(0, 256, (n, dim), np.uint8).view({"u8": np.uint8, "i8": np.int8}[kind])
     rows = rng.standard_normal((n, dim)) * 10.0 ** rng.integers(-7, 3, (n, 1))  # small ones are subnormal in f16
     rows[rng.random(rows.shape) < 0.1] = 0
     return rows.astype({"f16": np.float16, "f32": np.float32}[kind])
 
 
-@pytest.mark.parametrize("kind", ["f16", "f32", "u8"])
-@pytest.mark.parametrize("metric", ["dot", "l2"])
+KINDS = [*((metric, kind) for metric in ("dot", "l2") for kind in ("f16", "f32", "u8")), ("dot", "i8")]
+
+
+@pytest.mark.parametrize(("metric", "kind"), KINDS)
 @pytest.mark.parametrize("dim", DIMS)
 def test_distances(metric, kind, dim):
     rng = np.random.default_rng(dim)

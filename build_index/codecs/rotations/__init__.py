@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import bor, dense, hadamard, pca
-from .basis import F64, Basis
+import numpy as np
 
-DENSE_BYTES_MAX = 8 << 20  # of principal axes in the root: above it, from d = 2,049 on, a butterfly stands in
+from vantage.format import ButterflyRotation, Rotation
+
+from . import bor, dense, hadamard, pca
+from .basis import DEAD, F64, Basis
+
+DENSE_BYTES_MAX = 1 << 20  # of principal axes in the root: above it a butterfly stands in
+DENSE_SMALL = 256  # dimensions, up to which they take 64 KiB at most
+DIMENSION_MAX = 2048  # that principal axes are looked for in: few rows have no more than 512 axes among more
+FLAT = 0.12  # bits an axis that principal axes save, below which they are noise, or nothing: a thirtieth of a code
 
 ROTATIONS: dict[str, Callable[[F64, int], Basis]] = {  # (second moment (d, d), seed) -> basis
     "pca": pca.fit,
@@ -17,8 +24,23 @@ ROTATIONS: dict[str, Callable[[F64, int], Basis]] = {  # (second moment (d, d), 
 }
 
 
-def default(codec: str, dimension: int) -> str | None:
-    """The rotation when none is asked for; None where the codec has directions of its own."""
+def fit(name: str | None, moment: F64, seed: int) -> Basis:
+    """The rotation of this name; of none, the principal axes, or a butterfly where these save little or are many."""
+    if name is not None:
+        return ROTATIONS[name](moment, seed)
+    d = len(moment)
+    if d > DIMENSION_MAX:
+        return bor.fit(moment, seed)
+    basis = pca.fit(moment, seed)
+    variance = np.maximum(basis.deviation, DEAD * basis.deviation[0]) ** 2
+    saved = 0.5 * float(np.log2(variance.mean()) - np.log2(variance).mean())
+    if d <= DENSE_SMALL or (saved > FLAT and basis.live * d <= DENSE_BYTES_MAX):
+        return basis
+    return bor.fit(moment, seed)
+
+
+def name_of(codec: str, rotation: Rotation) -> str | None:
+    """The name of the rotation that `fit` takes without one; None where the codec has directions of its own."""
     if codec != "lrsq":
         return None
-    return "pca" if 2 * dimension * dimension <= DENSE_BYTES_MAX else "bor"
+    return "bor" if isinstance(rotation, ButterflyRotation) else "pca"

@@ -12,7 +12,8 @@ from vantage.format import DenseRotation, Rotation
 
 F64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-DEAD = 3e-4  # of the strongest deviation: rounding an axis to f16 moves as much of the strongest onto a weak one
+STEPS = 127  # of the largest value of a stored axis
+DEAD = 3e-4  # of the strongest deviation
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +47,21 @@ def deviations(axes: F64, moment: F64) -> F64:
 
 
 def dense(axes: F64, deviation: F64) -> Basis:
-    """A basis that is stored as its f16 rows, axes and deviation by falling deviation."""
-    rounded = axes.astype(np.float16)
+    """A basis that is stored as rows of integers, axes and deviation by falling deviation."""
 
     def stored(kept: Ints) -> Rotation:
-        return DenseRotation(len(kept), axes.shape[1], memoryview(rounded[kept].tobytes()))
+        return integer_rows(axes[kept])[0]
 
-    return Basis(rounded.astype(np.float64), deviation, stored)
+    return Basis(integer_rows(axes)[1], deviation, stored)
+
+
+def integer_rows(axes: F64) -> tuple[DenseRotation, F64]:
+    """(section, the axes f64 (A, d) as it has them): rows of 8 bits, the largest value 127, that keep their norms.
+
+    A hundredth of an axis is lost, in no direction more than in others: a tenth of what a code of 4 bits loses.
+    """
+    steps = np.rint(axes * (STEPS / np.maximum(np.abs(axes).max(1, keepdims=True), 1e-30)))
+    norms = np.maximum(np.linalg.norm(steps, axis=1), 1)
+    scale = (np.linalg.norm(axes, axis=1) / norms).astype(np.float32)
+    rows = memoryview(steps.astype(np.int8).tobytes())
+    return DenseRotation(axes.shape[1], memoryview(scale), rows), steps * scale[:, None].astype(np.float64)

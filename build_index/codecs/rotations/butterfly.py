@@ -117,7 +117,8 @@ def axes_of(rotation: Rotation) -> F64:
     """f64 (axes, d): the axes of a rotation as read."""
     d = rotation.dimension
     if isinstance(rotation, DenseRotation):
-        return np.frombuffer(rotation.rows, np.float16).reshape(rotation.axes, d).astype(np.float64)
+        rows = np.frombuffer(rotation.rows, np.int8).reshape(rotation.axes, d)
+        return rows * np.asarray(rotation.scale, np.float64)[:, None]
     partners = np.asarray(rotation.partners).reshape(rotation.layers, -1)
     tangents = np.asarray(rotation.tangents, np.int64).reshape(partners.shape)
     turned = np.eye(d)

@@ -149,8 +149,11 @@ def open_block(
     factors, addends = (low, low + 255 * step, scale, bias), (h_low, h_low + 255 * h_step)
     if not all(abs(v) < NUMBER_MAX for v in factors) or not all(abs(v) < H_MAX for v in addends):
         raise damaged(label, f"a factor range or its centre is not finite, or beyond {NUMBER_MAX:.0e} or {H_MAX:.0e}")
-    ids = n * width if width else 4 * (n + 1)
-    if width > ID_WIDTH_MAX or size < at.ids + ids:
+    ids = n * width
+    if not width:
+        ids = 4 * (n + 1)
+        ids += struct.unpack_from("<I", block, at.ids + 4 * n)[0] if size >= at.ids + ids else 0
+    if width > ID_WIDTH_MAX or size != at.ids + ids:
         raise damaged(label, f"ids of width {width} do not fit")
     table, end = [], size
     for i in range(planes):

@@ -119,8 +119,10 @@ class Directory:
             raise damaged(label, f"a directory of {own} renditions, the root has {renditions}")
         block, rows, homes = (cursor.column("I", n) for _ in range(3))
         places = tuple(Places.taken(cursor, n) for _ in range(renditions))
-        if not n or max(block) >= blocks or max(rows) > BLOCK_ROWS_MAX or not all(map(le, homes, rows)):
-            raise damaged(label, f"{n} extents, of {blocks} blocks; or one of over {BLOCK_ROWS_MAX} rows")
+        if not n or max(block) >= blocks:
+            raise damaged(label, f"{n} extents, of {blocks} blocks, or of one that is not there")
+        if max(rows) > BLOCK_ROWS_MAX or not all(map(le, homes, rows)):
+            raise damaged(label, f"an extent has over {BLOCK_ROWS_MAX} rows, or more at home than rows")
         directory = cls(block, rows, homes, places)
         directory.check(sizes, label)
         return directory

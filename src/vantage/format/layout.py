@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable
 from typing import Any
@@ -170,6 +171,9 @@ NUMBER_MAX = 1e9
 
 
 def finite(label: str, *columns: Iterable[float]) -> None:
+    """Raises DamagedError where a number is not finite, or beyond NUMBER_MAX."""
     for column in columns:
-        if not all(-NUMBER_MAX < v < NUMBER_MAX for v in column):
+        values = column if isinstance(column, memoryview) else list(column)
+        # A NaN may pass min and max, and never a sum.
+        if len(values) and not (min(values) > -NUMBER_MAX and max(values) < NUMBER_MAX and sum(values) < math.inf):
             raise damaged(label, f"holds a number that is not finite, or beyond {NUMBER_MAX:.0e}")

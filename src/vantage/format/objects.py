@@ -6,7 +6,8 @@ import re
 import struct
 from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise, repeat
+from operator import add, le, mul, sub
 from typing import Any
 
 from .index import IndexSection
@@ -116,20 +117,20 @@ class RowPages:
         )  # fmt: skip
         if first_row[0] or first_row[n] != index.rows:
             raise damaged(label, f"its pages hold {first_row[n]} rows, the index section says {index.rows}")
+        rows = list(map(sub, islice(first_row, 1, None), first_row))
+        if min(rows, default=1) <= 0:
+            raise damaged(label, f"page {rows.index(min(rows))} has {min(rows)} rows")
         width = VECTOR_BYTES[index.vector_kind] * index.dimension
-        for i in range(n):
-            rows = first_row[i + 1] - first_row[i]
-            if rows <= 0:
-                raise damaged(label, f"page {i} has {rows} rows")
-            parts = [
-                ("vectors", vector_object[i], vector_offset[i], rows * width),
-                ("facts", fact_object[i], fact_offset[i], facts_bytes(rows, attributes)),
-            ]
-            if attributes:
-                parts.append(("attributes", attribute_object[i], attribute_offset[i], 2 * rows))
-            for what, number, offset, nbytes in parts:
-                if number >= len(sizes) or offset + nbytes > sizes[number]:
-                    raise damaged(label, f"the {what} of page {i} end outside of object {number}")
+        parts = [
+            ("vectors", vector_object, vector_offset, width),
+            ("facts", fact_object, fact_offset, facts_bytes(1, attributes)),
+        ]
+        if attributes:
+            parts.append(("attributes", attribute_object, attribute_offset, 2))
+        for what, number, offset, each in parts:
+            ends = map(add, offset, map(mul, rows, repeat(each)))
+            if n and (max(number) >= len(sizes) or not all(map(le, ends, map(sizes.__getitem__, number)))):
+                raise damaged(label, f"the {what} of a page end outside of an object")
         return pages
 
     def page_of(self, row: int) -> int:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ..kernels import butterfly_plan
 from .index import IndexSection
-from .layout import AXES_MAX, BUTTERFLY, ROTATION, Cursor, damaged
+from .layout import AXES_MAX, BUTTERFLY, ROTATION, Cursor, damaged, finite
 
 _DENSE = struct.Struct("<II")
 _BUTTERFLY = struct.Struct("<III4x")
@@ -18,31 +18,37 @@ TANGENT_ONE = 16384  # of the integers that tangents are stored as
 
 @dataclass(frozen=True)
 class DenseRotation:
-    """f16 rows (axes, dimension) as bytes, orthonormal up to their rounding."""
+    """Axis a is scale[a] times row a; scale f32 (axes), rows i8 (axes, dimension) as bytes.
+
+    The axes have norm 1, and are orthogonal up to their rounding, some thousandths.
+    """
 
     kind = ROTATION
-    axes: int
     dimension: int
+    scale: memoryview
     rows: memoryview
+
+    @property
+    def axes(self) -> int:
+        return len(self.scale)
 
     @property
     def roundings(self) -> float:
         """At most how many 2^-24 of a vector's length its part along an axis is off, as computed in f32."""
-        return self.dimension / 16
+        return self.dimension / 16 + 1
 
     def pack(self) -> bytes:
-        return _DENSE.pack(self.axes, self.dimension) + bytes(self.rows)
+        return _DENSE.pack(self.axes, self.dimension) + bytes(self.scale) + bytes(self.rows)
 
     @classmethod
     def unpack(cls, body: memoryview, index: IndexSection, label: str) -> DenseRotation:
         cursor = Cursor(body, label)
         axes, dimension = cursor.unpack(_DENSE)
         _fits(axes, dimension, index, label)
-        rows = cursor.take(2 * axes * dimension)
+        scale, rows = cursor.column("f", axes), cursor.take(axes * dimension)
         cursor.end()
-        if any(v & 0x7C00 == 0x7C00 for v in rows.cast("H")):
-            raise damaged(label, "holds a number that is not finite")
-        return cls(axes, dimension, rows)
+        finite(label, scale)
+        return cls(dimension, scale, rows)
 
 
 @dataclass(frozen=True)

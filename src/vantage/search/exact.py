@@ -245,7 +245,7 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
     yield from segment.scan(run, segment.plan(run.query, routed, left()), scan, 0)
     rest = still_open(scan.floor(k, without))
     if rest:
-        plan = plan_extents(directory, 0, rest, segment.flags(directory, 0), left())
+        plan = plan_extents(directory, 0, rest, segment.flags(directory, (0, 0)), left())
         yield from segment.scan(run, plan, scan, 0)
     likely = [c for c in scan.contenders(scan.capacity) if c.row != without][:k]
     if len(likely) < k or (early and not (yield from read(likely))):

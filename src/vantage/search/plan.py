@@ -163,8 +163,9 @@ def plan_scan(
 ) -> Plan:
     """At most `gets` ranges that maximise probability minus price times bytes, exactly; then within the budget.
 
-    routed: of extents. flags (n): STARTS_OBJECT; CACHED: no value to a range, but its bytes count when bridged. A
-    cached extent is scanned where it would be worth reading: measured, that finds more than the ranges alone.
+    routed: of extents. flags (n), as Segment.flags gives them: STARTS_OBJECT; CACHED: no value to a range, but its
+    bytes count when bridged. A cached extent is scanned where it would be worth reading: measured, that finds more than
+    the ranges alone.
     renditions: the one that prices are for, whose bytes decide which extents are read, and the one that they are read
     in.
     """

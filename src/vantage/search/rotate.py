@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from operator import mul
 from typing import Any
 
 from .. import kernels
@@ -11,7 +12,8 @@ from ..format import ButterflyRotation, DenseRotation, Rotation
 
 def _dense(rotation: DenseRotation, vector: Any, out: array[float]) -> None:
     d = rotation.dimension
-    kernels.dot_f16(vector, rotation.rows, 0, 2 * d, rotation.axes, d, out)
+    kernels.dot_i8(vector, rotation.rows, 0, d, rotation.axes, d, out)
+    out[:] = array("f", map(mul, out, rotation.scale))
 
 
 def _butterfly(rotation: ButterflyRotation, vector: Any, out: array[float]) -> None:

@@ -66,7 +66,7 @@ def _second_plan(run: Run, routed: Routed, price: int, left: Budget) -> Plan:
     """What a second wave reads and scans: extents that are done have no value, only bytes where bridged."""
     segment = run.segment
     directory, renditions = segment.directory(routed), segment.rendition(run.query)
-    flags = segment.flags(directory, renditions[1])
+    flags = segment.flags(directory, renditions)
     for i in run.done:
         flags[i] |= CACHED
     plan = plan_scan(spread(routed, directory), flags, directory, renditions, price, segment.root.contract.gets, left)

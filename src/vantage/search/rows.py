@@ -164,15 +164,20 @@ class StoredRows:
         }
 
     def parsed(
-        self, rows: list[int], texts: Iterable[tuple[int, bytes]], room: int | None
+        self, rows: list[int], texts: Iterable[tuple[int, str, bytes]], room: int | None
     ) -> dict[int, dict[str, Any]]:
-        """Attributes of rows from (position, JSON) of each, read with blocks: of the first that there is room for."""
-        names = self.root.names
+        """Attributes of rows that were read with blocks: of the first ones that there is room for.
+
+        texts: of each its position in rows, what errors call its block, and the JSON.
+        """
+        names, where = self.root.names, dict[int, str]()
         kept = _Kept(names, room)
-        for i, text in texts:
+        for i, block, text in texts:
+            where[i] = block
             kept.add(i, text)
         return {
-            rows[i]: attributes_of(data, names, f"attributes of row {rows[i]}") for i, data in sorted(kept.held.items())
+            rows[i]: attributes_of(data, names, f"{where[i]}, attributes of row {rows[i]}")
+            for i, data in sorted(kept.held.items())
         }
 
     def _item(self, number: int, offset: int, size: int, crc: int, what: str) -> Item:

@@ -41,7 +41,7 @@ class Candidates:
     rerank: so many of the first get exact scores, and the answer is of those; 0: none. complete is False where the
     budget or the time cut what was to be read. recall: the recall@top_k to expect, None where it is not known;
     recall_unranked(): the same without exact scores. vectors: full ones by row, as far as they were read already.
-    attributes(contenders): (position, JSON of the attributes) of each, where it was read with the blocks.
+    attributes(contenders): as Scan.attributes, where they were read with the blocks.
     """
 
     contenders: list[Contender]
@@ -50,4 +50,4 @@ class Candidates:
     recall: float | None
     recall_unranked: Callable[[], float | None]
     vectors: dict[int, bytes] = field(default_factory=dict)
-    attributes: Callable[[list[Contender]], Iterator[tuple[int, bytes]]] | None = None
+    attributes: Callable[[list[Contender]], Iterator[tuple[int, str, bytes]]] | None = None

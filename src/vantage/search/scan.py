@@ -85,8 +85,10 @@ class Scan(Protocol):
     def contenders(self, most: int) -> list[Contender]:
         """The best `most` rows, best first, ties by lower row number; ids read."""
 
-    def attributes(self, contenders: list[Contender]) -> Iterator[tuple[int, bytes]]:
-        """(position, JSON of the attributes) of each, block by block, of a rendition that has them in its blocks."""
+    def attributes(self, contenders: list[Contender]) -> Iterator[tuple[int, str, bytes]]:
+        """(position, what errors call the block, JSON of the attributes) of each, block by block, of a rendition that
+        has them in its blocks.
+        """
 
 
 class LrsqScan:
@@ -160,7 +162,7 @@ class LrsqScan:
                 raise damaged(self.where(c.place), f"gives row {c.row} a score that no row can have")
         return best
 
-    def attributes(self, contenders: list[Contender]) -> Iterator[tuple[int, bytes]]:
+    def attributes(self, contenders: list[Contender]) -> Iterator[tuple[int, str, bytes]]:
         by_place: dict[int, list[int]] = {}
         for i, c in enumerate(contenders):
             by_place.setdefault(c.place, []).append(i)
@@ -170,7 +172,7 @@ class LrsqScan:
             plane = plane_of(tail.data, tail.opened.planes, ATTRIBUTES_PLANE, where, at.checks)
             raw = unpack_attributes(plane, at.n, where)
             for i in numbers:
-                yield i, attribute_bytes(raw, at.n, contenders[i].index, where)
+                yield i, where, attribute_bytes(raw, at.n, contenders[i].index, where)
 
     def _places_kept(self) -> set[int]:
         """Extents whose ids may still be asked for."""

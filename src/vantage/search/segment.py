@@ -59,11 +59,15 @@ class Segment:
         part = self.cache.get(self.keys[number], offset)
         return None if part is None else memoryview(part)
 
-    def flags(self, directory: Directory, rendition: int) -> bytearray:
-        """(n) of its extents, as the planner takes them."""
-        flags, offset = bytearray(len(directory)), directory.places[rendition].offset
-        for number, low, high in directory.runs[rendition]:
+    def flags(self, directory: Directory, renditions: tuple[int, int]) -> bytearray:
+        """(n) of its extents, as `plan_scan` takes them: objects are those of the first of two renditions, whose bytes
+        have the prices; what is cached is of the second.
+        """
+        priced, read = renditions
+        flags, offset = bytearray(len(directory)), directory.places[read].offset
+        for _, low, _ in directory.runs[priced]:
             flags[low] = STARTS_OBJECT
+        for number, low, high in directory.runs[read]:
             cached: Iterable[int]
             if number == self._inline:
                 cached = range(low, high)
@@ -88,7 +92,7 @@ class Segment:
         routed, renditions = spread(routed, directory), self.rendition(query)
         if not price and (self._small or self.resident is None):
             routed = routed.floored(len(directory))
-        flags = self.flags(directory, renditions[1])
+        flags = self.flags(directory, renditions)
         rows = min(query.top_k + (query.without is not None), sum(directory.homes))
         last = False
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
-from operator import lt
+from operator import add, le, lt
 from typing import Any
 
 from ..directory import Directory
@@ -79,9 +79,9 @@ class TwoLevelSection:
 
     def check(self, sizes: tuple[int, ...], label: str) -> None:
         """Raises DamagedError where a page is outside of the objects of these sizes."""
-        for r, (number, offset, size) in enumerate(zip(self.object, self.offset, self.size, strict=True)):
-            if number >= len(sizes) or offset + size > sizes[number]:
-                raise damaged(label, f"page {r} of {size} bytes at {offset} is outside of its object")
+        ends = map(add, self.offset, self.size)
+        if max(self.object) >= len(sizes) or not all(map(le, ends, map(sizes.__getitem__, self.object))):
+            raise damaged(label, "a page is outside of its object")
 
     @staticmethod
     def block_bytes(bits: int, subs: int, dimension: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from heapq import nsmallest
 from itertools import chain
@@ -38,26 +38,29 @@ class TwoLevelRouter:
         return nsmallest(min(self.section.beam, len(p)), range(len(p)), key=lambda r: (-p[r], r))
 
     def probabilities(
-        self, query: Prepared, pages: Sequence[memoryview] | None = None, segment: Segment | None = None
+        self, query: Prepared, pages: Mapping[int, memoryview] | None = None, segment: Segment | None = None
     ) -> Routed:
-        """pages: those of this query, verified, with the directories of `segment`; None takes them from the builder's
-        memory, which have none, and names no block without.
+        """pages: those of this query by their numbers, the best first, verified, with the directories of `segment`;
+        None takes them from the builder's memory, which have none, and names no block without.
 
         Their blocks share the whole probability: what others may hold is for the contract to have measured. A block
         that several pages name counts once. Raises DamagedError where a page holds numbers that are not finite, or
         blocks that do not exist.
         """
-        section, label = self.section, "a routing page"
+        section = self.section
         if pages is None:
             if not section.pages:
                 return Routed(array("I"), array("I"))
-            pages = [memoryview(section.pages[r]) for r in self.pages(query)]
-        cursors = [Cursor(page, label) for page in pages]
+            pages = {r: memoryview(section.pages[r]) for r in self.pages(query)}
+        keys = [f"{segment.keys[section.object[r]]}, " if segment else "" for r in pages]
+        labels = [f"{key}page {r}" for key, r in zip(keys, pages, strict=True)]
+        every = f"{keys[0]}page {', '.join(map(str, pages))}"
+        cursors = [Cursor(page, label) for page, label in zip(pages.values(), labels, strict=True)]
         columns = [section.columns(cursor, self.index) for cursor in cursors]
         try:
             p = mixture(query, [column[1:] for column in columns], section, self.index.dimension)
         except ValueError as error:
-            raise DamagedError(f"{label}: {error}", hint="build the index again") from None
+            raise DamagedError(f"{every}: {error}", hint="build the index again") from None
         directory = None
         if segment is not None and segment.resident is None:
             sizes, count = segment.root.objects.sizes, len(segment.root.renditions)
@@ -65,8 +68,8 @@ class TwoLevelRouter:
                 section.directory(cursor, column[0], count, sizes)
                 for cursor, column in zip(cursors, columns, strict=True)
             ]
-            directory = joined(own, sizes, label)
-            check_prices(segment.root, directory, label)
+            directory = joined(own, sizes, every)
+            check_prices(segment.root, directory, every)
         if len(columns) == 1:
             return Routed(p, array("I", columns[0][0]), directory)
         p_of: dict[int, int] = {}
@@ -83,12 +86,12 @@ class TwoLevelRouter:
         )
 
     def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, list[Page]]:
-        section, held, lacking = self.section, list[memoryview](), list[Page]()
+        section, held, lacking = self.section, dict[int, memoryview](), list[Page]()
         for r in self.pages(query):
             number, offset = section.object[r], section.offset[r]
             page = segment.part(number, offset)
             if page is not None:
-                held.append(page)
+                held[r] = page
                 continue
             item = Item(
                 segment.keys[number], offset, section.size[r], segment.root.objects.sizes[number], section.crc[r],
@@ -117,10 +120,10 @@ class TwoLevelRouter:
         spans = [Span(item.key, item.offset, item.size, [n]) for n, item in enumerate(items)]
         if not (yield Wave(items, spans, use, hot=True)):
             return routed
-        pages = list[memoryview]()
+        pages = dict[int, memoryview]()
         for r in self.pages(run.prepared):
             page = memoryview(read[r]) if r in read else segment.part(self.section.object[r], self.section.offset[r])
             if page is None:  # thrown out meanwhile
                 return routed
-            pages.append(page)
+            pages[r] = page
         return self.probabilities(run.prepared, pages, segment)
