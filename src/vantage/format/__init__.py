@@ -48,7 +48,7 @@ from .root import (
     VectorPages,
     id_entry,
 )
-from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, Rotation
+from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, NibbleRotation, Rotation
 from .routers.bec_tree import BecTreeSection
 from .routers.common import RouterSection
 from .routers.ecvh import EcvhSection
@@ -112,6 +112,7 @@ __all__ = [
     "NORMS",
     "NO_CHILD",
     "ObjectName",
+    "NibbleRotation",
     "Objects",
     "PAGE_BYTES_MAX",
     "PRICED_MAX",

@@ -28,13 +28,14 @@ INDEX, SCHEMA, OBJECTS, DIRECTORY, CENTRES, ROTATION, ROUTER, CODEC, CONTRACT, V
 )
 BOUNDS = 13
 BUTTERFLY = 14  # in the place of ROTATION
+NIBBLES = 17  # likewise
 # Kinds of sections of a shard, and the planes kept for later versions.
 SCAN, REFINEMENT, ATTRIBUTES, ERROR_NORMS, DELTA, TOMBSTONES = range(32, 38)
 SECTION_NAMES = {
     INDEX: "index", SCHEMA: "schema", OBJECTS: "objects", DIRECTORY: "directory", CENTRES: "centres",
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", VECTORS: "vectors",
-    ID_PAGES: "id pages", PROMISES: "promises", BOUNDS: "bounds", BUTTERFLY: "butterfly", SCAN: "scan",
-    ATTRIBUTES: "attributes",
+    ID_PAGES: "id pages", PROMISES: "promises", BOUNDS: "bounds", BUTTERFLY: "butterfly", NIBBLES: "nibbles",
+    SCAN: "scan", ATTRIBUTES: "attributes",
 }  # fmt: skip
 
 METRICS = ("cosine", "l2", "dot")
