@@ -431,8 +431,8 @@ def test_explain_is_the_plan_alone(words: Built) -> None:
     body = ask(service, words, explain=True)
     assert not bucket.gets
     assert set(body) == {
-        "generation", "routing", "rendition", "ranges", "blocks_cached", "gets", "bytes", "waves", "rounds", "modelled_ms",
-        "usd_per_million", "complete", "recall_estimate", "second_below", "rerank",
+        "generation", "routing", "rendition", "ranges", "blocks_cached", "gets", "bytes", "waves", "rounds",
+        "modelled_ms", "usd_per_million", "complete", "recall_estimate", "second_below", "rerank",
     }  # fmt: skip
     assert (body["routing"], body["rendition"]) == ([], {"number": 0, "codec": 0, "attributes": False})
     assert all(set(r) == {"object", "blocks", "offset", "bytes"} for r in body["ranges"])
