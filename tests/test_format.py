@@ -62,6 +62,7 @@ from vantage.format import (
     Ladder,
     LrsqSection,
     LseSection,
+    NibbleRotation,
     ObjectName,
     Objects,
     Places,
@@ -446,7 +447,7 @@ def test_an_index_of_the_first_version_is_refused_by_name() -> None:
 def test_unknown_sections_and_members_are_skipped() -> None:
     objects = BASE["words"]
     sections = sections_of(objects[key(objects, "root.bin")])
-    for kind in (17, 31, 33, 36, 4_000_000_000):
+    for kind in (18, 31, 33, 36, 4_000_000_000):
         root = bytearray(L.pack_object(L.ROOT_MAGIC, [*sections, (kind, b"from a later version")]))
         struct.pack_into("<I", root, 32 + 32 * len(sections) + 4, 9)  # a version of its own
         end = 32 + 32 * (len(sections) + 1)
@@ -647,6 +648,16 @@ def test_centres_and_rotation(index: IndexSection, data: st.DataObject) -> None:
     assert DenseRotation.unpack(memoryview(packed), index, "rotation") == dense
     with pytest.raises(DamagedError, match="not finite"):
         DenseRotation.unpack(memoryview(packed[:8] + b"\0\0\xc0\x7f" + packed[12:]), index, "rotation")
+    if d > 1:
+        rows = rng.integers(0, 256, (axes, -(-d // 2)), np.uint8)
+        half = NibbleRotation(d, scale, memoryview(rows.tobytes()))
+        packed = half.pack()
+        assert NibbleRotation.unpack(memoryview(packed), index, "nibbles") == half
+        low, high = (np.frombuffer(part, np.int8).reshape(rows.shape) for part in half.halves)
+        assert (low == (rows & 15).astype(int) - 8).all() and (high == (rows >> 4).astype(int) - 8).all()
+        for broken in (packed[:-1], packed + b"0", packed[:8] + b"\0\0\xc0\x7f" + packed[12:]):
+            with pytest.raises(DamagedError, match=r"nibbles: (needs|1 bytes too many|holds a number)"):
+                NibbleRotation.unpack(memoryview(broken), index, "nibbles")
     layers = data.draw(st.integers(1, 5))
     partners, tangents = np.zeros((2, layers, -(-d // 2)), np.int64)
     for layer in range(layers):

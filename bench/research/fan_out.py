@@ -12,6 +12,11 @@ the first and for each further one. CPU is not in it, though siblings also share
 
 The second measures a hop on local workerd: a Worker that asks Durable Objects, which get a vector and give back a
 hundred answers. In production the way to another machine comes on top.
+
+Printed, milliseconds on average for 1, 2, 4 and 8 isolates (100 queries; a million queries cost between brackets):
+WordNet 59, 58, 49, 52 ($2.46 to 10.77); SIFT 300,000 rows 53, 56, 49, 52; Linux windows 64,000 rows 62, 64, 56, 56;
+256,000 rows 101, 80, 68, 65 ($2.96, 3.26, 6.98, 12.83); 1,024,000 rows 306, 178, 114, 90 ($9.43, 9.73, 10.33, 14.74).
+--hops, on a busy machine: 1.1 to 2.4 ms for one sibling, 4.4 to 5.2 for three, 7.3 to 9.0 for seven.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from bench.common import MEMORY, rows_of
+from bench.common import rows_of
 from build_index.blocks import nearest
 from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
@@ -31,7 +31,6 @@ from build_index.neighbours.truth import HeldOut, hold_out, truth_of
 from build_index.progress import SILENT
 from build_index.simulate.edge import HeldOutQueries, prepare_rows
 from build_index.simulate.measure import Reads, block_bytes, planner, price_for
-from build_index.tune.choose import _sample
 from build_index.tune.fit import Task, fit_router, middle_code, probabilities_of
 from build_index.tune.options import Options
 from vantage.format import BLOCKS_MAX
@@ -64,11 +63,11 @@ def inertia(rows: Rows, base: Partition) -> float:
     return total / rows.count
 
 
-def compare(rows: Rows, ways: list[str], counts: list[int], share: float, memory_bytes: int) -> None:
+def compare(rows: Rows, ways: list[str], counts: list[int], share: float) -> None:
     """Prints the lines of a set."""
     held: HeldOut = hold_out(rows.count, 0)
-    options = Options(memory_bytes=memory_bytes)
-    sample, none = _sample(rows, held, options), np.empty(0, np.int64)
+    options = Options()
+    sample, none = np.setdiff1d(np.arange(rows.count), held.all), np.empty(0, np.int64)
     tune, asked = asked_of(rows, held.tuning), asked_of(rows, held.calibration)
     task = Task(rows, sample, tune, none, np.empty((0, K), np.int32), ID_BYTES, K, options, [], SILENT)
     heads = "".join(f"{f'{n} ranges: GETs':>16}{'MB':>8}" for n in RANGES)
@@ -96,13 +95,12 @@ def main() -> None:
     parser.add_argument("--blocks", default="512,1024")
     parser.add_argument("--share", type=float, default=0.68)
     parser.add_argument("--ways", default=",".join(WAYS))
-    parser.add_argument("--memory-bytes", type=int, default=MEMORY)
     options = parser.parse_args()
     for name in options.sets.split(","):
         with rows_of(options.data, name, options.rows) as rows:
             print(f"\n{name}: {rows.count:,} rows, {options.share} copies a row")
             counts = [int(n) for n in options.blocks.split(",")]
-            compare(rows, options.ways.split(","), counts, options.share, options.memory_bytes)
+            compare(rows, options.ways.split(","), counts, options.share)
 
 
 if __name__ == "__main__":

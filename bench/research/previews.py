@@ -12,6 +12,11 @@ ranges, of 6 to 48 a wave.
 length, without ids; a second wave reads whole blocks. It is planned from what the first has found: a row that has place
 r by short code is worth how often rows at place r are true neighbours, which is counted on the queries themselves. All
 of that flatters previews. "in planes" flatters them further: the second wave reads what the first has left.
+
+Printed, MB and mean ms of the quickest wave, of previews and of previews in planes, each at its best short code (100
+queries): WordNet 3.3 MB 59 ms, 5.9 114, 5.6 112; SIFT 300,000 rows 2.2 53, 3.0 99, 2.5 96; Linux windows 64,000 rows
+4.3 62, 5.9 112, 5.3 108; 256,000 rows 11.6 101, 14.2 164, 12.8 157; 1,024,000 rows 43.8 306, 55.9 398, 54.4 369
+(with 16 and 32 bytes alone).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from ..hashing.codewords import START_ROWS, code, prefix_codewords, start_codewo
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph
 from ..progress import SILENT, Progress
-from .partition import Partition, means_of
+from .partition import Partition, centres_of
 
 LEAF_PENALTY = 0.3  # as bec_tree.PENALTY: the router knows prefixes alone, so rows follow them more
 
@@ -35,7 +35,7 @@ def buckets(rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, prog
     home = codewords.decoded(rows)
     progress(1.0)
     return Partition(
-        means_of(rows.take(sample), home[sample], np.zeros((len(used), rows.dimension), np.float32)),
+        centres_of(rows, sample, home, np.zeros((len(used), rows.dimension), np.float32)),
         home,
         codewords=codewords,
     )
@@ -48,10 +48,10 @@ def leaves(rows: Rows, sample: Ints, blocks: int, graph: Graph, seed: int, progr
     """
     codewords = prefix_codewords(rows, sample, blocks, graph, seed, progress.part(0, 0.8))
     bec_tree = tree(rows, codewords, blocks, sample, LEAF_PENALTY, progress.part(0.8, 1))
-    x, home = rows.take(sample), bec_tree.home
+    home = bec_tree.home
     progress(1.0)
     return Partition(
-        means_of(x, home[sample], np.zeros((bec_tree.leaves, rows.dimension), np.float32)),
+        centres_of(rows, sample, home, np.zeros((bec_tree.leaves, rows.dimension), np.float32)),
         home,
         tree=bec_tree.prefixes(),
     )

@@ -22,7 +22,7 @@ from .partition import CHUNK_BYTES, Partition
 
 QUERIES, ANSWERS = 500, 100  # rows of the sample that say how long answers are, and how many answers of each
 SEARCHED_BYTES = 64 << 20  # of the sample, for that
-CONCENTRATED = 0.1  # of the rows have half of the answers: where more have it, bands read no less than one partition
+CONCENTRATED = 0.04  # of the rows have half of the answers: where more have it, bands read more than one partition
 TOP = 0.005  # of the rows, which the first band has, with all that are no shorter than these by half an octave
 STEP = 2**0.5  # from one band to the next; whole octaves read about the same
 BANDS_MAX = 24

@@ -14,7 +14,7 @@ from ..neighbours.graph import Graph
 from ..progress import SILENT, Progress
 from .kmeans import SHED_OVER, by_kmeans, fill, shed
 from .nearest import index_centres
-from .partition import CHUNK_BYTES, Partition, means_of
+from .partition import CHUNK_BYTES, Partition, centres_of
 
 VOTERS = 50  # nearest rows that have a vote
 VOTE_ROWS = 4096  # at a time: VOTERS^2 comparisons each
@@ -43,9 +43,8 @@ def votes(
         moved = wish[np.arange(len(wish)) - first < room[to[wish]]]
         home[moved] = to[moved]
         progress((turn + 1) / rounds)
-    x = rows.take(sample)
     fill(rows, sample, home, part.blocks)
-    return Partition(means_of(x, home[sample], part.centres), home)
+    return Partition(centres_of(rows, sample, home, part.centres), home)
 
 
 def graph_partition(
@@ -56,9 +55,10 @@ def graph_partition(
     By KaMinPar (arXiv 2105.02022). graph as in `votes`. An edge that both rows have counts twice. Other rows go where
     most of their neighbours are, and no block is over 1.8 times the mean.
     """
-    x = rows.take(sample)
+    nothing = np.zeros((blocks, rows.dimension), np.float32)
     if blocks == 1:
-        return Partition(x.mean(0, keepdims=True), np.zeros(rows.count, np.int32))
+        home = np.zeros(rows.count, np.int32)
+        return Partition(centres_of(rows, sample, home, nothing), home)
     number = np.full(rows.count + 1, -1, np.int64)  # one more, for neighbour -1
     number[sample] = np.arange(len(sample))
     ends = number[graph[sample, :EDGES]]
@@ -68,7 +68,7 @@ def graph_partition(
     known = np.zeros(rows.count, np.int32)
     known[sample] = _cut(edge + edge.T, blocks, seed)
     progress(0.8)
-    centres = means_of(x, known[sample], np.zeros((blocks, rows.dimension), np.float32))
+    centres = centres_of(rows, sample, known, nothing)
     voter = number[:-1] >= 0
     home = _majority(graph, known, voter, np.full(rows.count, -1, np.int32))[0]
     index = index_centres(centres)
@@ -79,7 +79,7 @@ def graph_partition(
     shed(rows, home, centres, int(SHED_OVER * rows.count / blocks) + 1)
     fill(rows, sample, home, blocks)
     progress(1.0)
-    return Partition(means_of(x, home[sample], centres), home)
+    return Partition(centres_of(rows, sample, home, centres), home)
 
 
 def by_votes(rows: Rows, sample: Ints, blocks: int, graph: Graph | None, seed: int, progress: Progress) -> Partition:

@@ -12,7 +12,7 @@ from .nearest import index_centres
 from .partition import CHUNK_BYTES, Partition, centres_of, homes, means_of
 
 FREE_ROUNDS = 10
-DRAWN_ROWS = 64  # a block, of these rounds
+DRAWN_ROWS, DRAWN_BYTES = 64, 128 << 20  # a block, of these rounds; and of all together, at most
 BALANCED_ROUNDS = 9  # over all rows: penalties that balance few rows a block do not balance the others
 UNIT_ROWS = 4096
 SHED_NEAR = 32  # blocks that a row may be given to
@@ -24,13 +24,15 @@ def partition(rows: Rows, sample: Ints, blocks: int, seed: int, progress: Progre
 
     No block is over 1.8 times the mean, and none is empty.
 
-    Ten free rounds over 64 rows a block, then nine over all rows, in which a block's penalty rises with the logarithm
-    of its size over the mean, in units of the median gap from a row's best to its ninth best block.
+    Ten free rounds over 64 rows a block, or fewer of many blocks, then nine over all rows, in which a block's penalty
+    rises with the logarithm of its size over the mean, in units of the median gap from a row's best to its ninth best
+    block.
     """
     if blocks == 1:
-        return Partition(rows.take(sample).mean(0, keepdims=True), np.zeros(rows.count, np.int32))
+        home = np.zeros(rows.count, np.int32)
+        return Partition(centres_of(rows, sample, home, np.zeros((1, rows.dimension), np.float32)), home)
     rng = np.random.default_rng([seed, 9])
-    drawn = min(len(sample), DRAWN_ROWS * blocks)
+    drawn = min(len(sample), max(blocks, min(DRAWN_ROWS * blocks, DRAWN_BYTES // (4 * rows.dimension))))
     x = rows.take(np.sort(rng.choice(sample, drawn, replace=False)))
     centres = x[rng.choice(drawn, blocks, replace=False)]
     for turn in range(FREE_ROUNDS):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from .fitting import draw_rows, error, fit
 from .planes import F32, F64, QUERY_ALPHA, Codec, Quantizer, assemble, nearest, nibbles_of, scale_to_unit
 from .rotations import pca
-from .rotations.basis import Basis
+from .rotations.basis import Basis, inverse_of
 
 BITS_MAX = 8
 SCALAR_BITS = 4  # an axis of so many is by itself: what points in common gain there costs the build too much
@@ -143,7 +143,9 @@ def train(
     distortion = np.array([_distortion(int(b)) for b in given])
     if sample is not None:
         some = sample[:: -(-len(sample) // min(FIT_ROWS, FIT_NUMBERS // sample.shape[1]))]
-        unit = scale_to_unit(some @ axes.T.astype(np.float32), deviation.astype(np.float32))
+        along, inverse = some @ axes.T.astype(np.float32), inverse_of(axes)
+        along = along if inverse is None else along @ inverse.astype(np.float32)
+        unit = scale_to_unit(along, deviation.astype(np.float32))
         quantizers = [_covering(q, unit) for q in quantizers]
         quantizers += [_joint(number[on], count, unit, deviation, i) for i, (on, count) in enumerate(groups)]
         distortion = error(quantizers, unit)

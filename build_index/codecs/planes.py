@@ -16,7 +16,7 @@ import numpy.typing as npt
 from vantage import kernels
 from vantage.format import FIELD, FINE_MAX, GROUP, SEGMENT, LrsqSection, Rotation, aligned
 
-from .rotations.basis import integer_rows
+from .rotations.basis import integer_rows, inverse_of
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -27,7 +27,6 @@ QUERY_ALPHA = 0.5
 # Squared error that 8-bit table entries may add to the code's own: at this share recall@100 loses about 0.001.
 ROUNDING_SHARE = 0.1
 NEAREST_ROWS = 4096  # at a time
-ORTHONORMAL = 1e-6  # what products of axes are off 1 and 0 by, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +102,9 @@ class Codec:
 
     @cached_property
     def inverse(self) -> F32 | None:
-        """f32 (A, A): products of a row with the axes times this are its coordinates, of which axes add up to the row.
-
-        None where they are the same, and where the axes are more than orthonormal ones up to rounding.
-        """
-        axes = self.axes.astype(np.float64)
-        if self.span is not None or np.abs((gram := axes @ axes.T) - np.eye(len(axes))).max() < ORTHONORMAL:
-            return None
-        return np.linalg.inv(gram).astype(np.float32)
+        """See inverse_of; None too where the axes are more than orthonormal ones up to rounding."""
+        inverse = None if self.span is not None else inverse_of(self.axes.astype(np.float64))
+        return None if inverse is None else inverse.astype(np.float32)
 
 
 def assemble(

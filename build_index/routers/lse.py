@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,12 +39,27 @@ class SubCentroids:
 
 def sub_centroids(x: F32, home: npt.NDArray[np.int32], blocks: int, seed: int, subs: int = SUBS) -> SubCentroids:
     """k-means inside each block over the sample rows x (n, d) with first assignments home (n)."""
+    return _sub_centroids(x.__getitem__, x.shape[1], home, blocks, seed, subs)
+
+
+def sub_centroids_of(training: TrainingSet, subs: int) -> SubCentroids:
+    """The same of the sample's home rows, which are read block by block and not held."""
+    sample, rows = training.sample, training.rows
+    return _sub_centroids(
+        lambda some: rows.take(sample[some]), rows.dimension, training.partition.home[sample], training.blocks,
+        training.seed, subs,
+    )  # fmt: skip
+
+
+def _sub_centroids(
+    take: Callable[[Ints], F32], dimension: int, home: npt.NDArray[np.int32], blocks: int, seed: int, subs: int
+) -> SubCentroids:
     rng = np.random.default_rng([seed, 2])
-    table, count = np.zeros((blocks, subs, x.shape[1]), np.float32), np.zeros((blocks, subs), np.float32)
+    table, count = np.zeros((blocks, subs, dimension), np.float32), np.zeros((blocks, subs), np.float32)
     order = np.argsort(home, kind="stable")
     ends = np.cumsum(np.bincount(home, minlength=blocks))
     for b in range(blocks):
-        y = x[order[(ends[b - 1] if b else 0) : ends[b]]]
+        y = take(order[(ends[b - 1] if b else 0) : ends[b]])
         if not len(y):
             continue
         c = y[rng.choice(len(y), min(subs, len(y)), replace=False)].copy()
@@ -130,9 +146,8 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None 
     subs: how many a block; None: as many as subs_of says, or FEWER_SUBS where these cost less, what they save an
     opening counted.
     """
-    x, home = training.rows.take(training.sample), training.partition.home[training.sample]
     most = subs or subs_of(training.rows.dimension, training.blocks)
-    table = sub_centroids(x, home, training.blocks, training.seed, most)
+    table = sub_centroids_of(training, most)
     bits = bits_of(training.rows.dimension)
     betas = [beta / training.spread for beta in BETAS]
     candidates = [section(table, training.rows.metric, beta, TEMPERATURES[0], bits) for beta in betas]
@@ -146,7 +161,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None 
     best = cheapest([best], TEMPERATURES, cost)
     if subs is not None:
         return best
-    tables = (sub_centroids(x, home, training.blocks, training.seed, few) for few in FEWER_SUBS if few < most)
+    tables = (sub_centroids_of(training, few) for few in FEWER_SUBS if few < most)
     fewer = (section(one, training.rows.metric, best.beta, best.temperature, bits) for one in tables)
     return min([best, *fewer], key=cost)
 

@@ -11,7 +11,7 @@ from vantage.format import LseSection
 
 from ..progress import SILENT, Progress
 from . import learn
-from .lse import pack_section, sub_centroids, subs_of, weights
+from .lse import pack_section, sub_centroids_of, subs_of, weights
 from .packing import bits_of
 from .training import Cost, TrainingSet, cheapest
 
@@ -33,8 +33,7 @@ def table(
     import jax.numpy as jnp
     from jax.nn import logsumexp
 
-    home = training.partition.home[training.sample]
-    parts = sub_centroids(training.rows.take(training.sample), home, training.blocks, training.seed, subs)
+    parts = sub_centroids_of(training, subs)
     beta = BETA / training.spread
     weight = weights(parts, training.rows.metric, beta)
     live = np.isfinite(weight)

@@ -27,7 +27,7 @@ from . import ecvh, lse
 from .packing import bits_of
 from .training import Cost, TrainingSet
 
-BEAM = 1  # pages that a query reads
+BEAMS = (1, 2, 3)  # pages that a query reads side by side, as candidates
 SUBS = 4  # of a block: half the bytes of 8, for a tenth more bytes of blocks (bench/growth.py, resident tables)
 EXTENT_BYTES = 12 + 3 * 24  # of a block in the directory of a page, in up to three renditions
 REGIONS = 4  # times the root of the blocks
@@ -133,7 +133,8 @@ def tune(
     for share in reversed(PAGE_BLOCKS):
         most = max(1, min(round(share * blocks**0.5), PAGE_BLOCKS_MAX, room - crowd))
         candidates.append(_page(flat, resident, name_blocks(wants, home, most)))
-    return min(candidates, key=cost)
+    pages = min(candidates, key=cost)
+    return min((replace(pages, beam=beam) for beam in BEAMS if beam <= regions), key=cost)
 
 
 def most_probable(p: P, most: int) -> Ints:
@@ -212,5 +213,5 @@ def _page(flat: LseSection, regions: LseSection | EcvhSection, named: list[Ints]
     sizes, nothing = array("I", map(len, pages)), array("I", bytes(4 * len(pages)))
     return TwoLevelSection(
         regions, flat.bits, flat.subs, flat.beta, flat.temperature, nothing, array("Q", bytes(8 * len(pages))), sizes,
-        nothing, BEAM, pages,
+        nothing, 1, pages,
     )  # fmt: skip

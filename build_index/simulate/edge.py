@@ -69,14 +69,17 @@ def probabilities(router: str, section: RouterSection, index: IndexSection, quer
     return out
 
 
-def page_bytes(router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]) -> list[int] | None:
-    """Bytes of the routing pages that each query reads first, nothing cached; None where the router is in memory."""
+Pages = list[list[int]]  # of each query the bytes of the routing pages that it reads first, side by side
+
+
+def page_bytes(router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]) -> Pages | None:
+    """What each query reads first, nothing cached; None where the router is in memory."""
     if not isinstance(section, TwoLevelSection):
         return None
     pages = ROUTERS[router](section, index).pages
     each = TwoLevelSection.block_bytes(section.bits, section.subs, index.dimension)
     sizes = [size + size // each * EXTENT_BYTES for size in map(len, section.pages)]
-    return [sum(sizes[page] for page in pages(query)) for query in queries]
+    return [[sizes[page] for page in pages(query)] for query in queries]
 
 
 def trial_root(rows: Rows, layout: Layout, rotation: Rotation, codec: LrsqSection, k: int) -> Root:

@@ -26,7 +26,7 @@ from ..codecs.planes import Codec, encode_blocks
 from ..ingest.rows import Ints, Rows
 from ..neighbours.truth import Truth, ranks, right, ties
 from ..progress import SILENT, Progress
-from .edge import NOWHERE, HeldOutQueries, P, bases, trial_root
+from .edge import NOWHERE, HeldOutQueries, P, Pages, bases, trial_root
 
 KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
 CHUNK_BYTES = 8 << 20
@@ -45,20 +45,20 @@ class Reads:
 
     blocks: Bools
     ranges: list[list[int]]
-    pages: list[int] | None = None
+    pages: Pages | None = None
 
     @property
     def gets(self) -> float:
-        return float(np.mean([len(r) for r in self.ranges])) + (self.pages is not None)
+        return float(np.mean([len(r) for r in self.ranges])) + float(np.mean([len(p) for p in self.pages or [[]]]))
 
     @property
     def nbytes(self) -> float:
-        return float(np.mean([sum(r) for r in self.ranges])) + float(np.mean(self.pages or 0))
+        return float(np.mean([sum(r) for r in self.ranges])) + float(np.mean([sum(p) for p in self.pages or [[]]]))
 
     @property
     def ms(self) -> npt.NDArray[np.float64]:
         waits = np.array([wave_ms(r) for r in self.ranges])
-        return waits if self.pages is None else waits + [wave_ms([page]) for page in self.pages]
+        return waits if self.pages is None else waits + [wave_ms(page) for page in self.pages]
 
 
 def plans(p: P, block_bytes: Ints, price: int, gets: int = GETS_MAX, done: Bools | None = None) -> Reads:

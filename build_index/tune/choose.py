@@ -47,7 +47,7 @@ from .options import TRAINING_BYTES_MIN, Options
 from .promises import Deep, ScannedQueries, gather_of, make_promises
 
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
-SHARES = (0.0, 0.35, 0.6, 1.0)  # of rows copied, as candidates
+SHARES = (0.0, 0.35, 0.6, 1.0, 1.5)  # of rows copied, as candidates
 GRAPH_K = 10  # measured on WordNet: 15% fewer rows than k-means at recall@10, 10% more at recall@100
 MANY_ROWS = 2_000_000  # of more, one number of blocks is tried
 CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
@@ -59,6 +59,7 @@ CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
 CODED_SHARE = 0.5  # of the loss that the target allows: of codes that lose more, longer ones are tried too
 TRAINING_QUERIES = 100_000  # rows that routers learn from, as queries: from 30,000 they read 2% more on WordNet, mlp 7%
 NEAR = 100  # of their neighbours
+SAMPLE_ROW_BYTES = 32  # of a row that trains: its number, its home, and its place among the rows of a block
 MOMENT_ROWS = 60_000
 RESIDUAL_ROWS = 20_000  # that tables are fitted to
 RESIDUAL_BYTES = 64 << 20  # of them, at most
@@ -329,9 +330,10 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, calibration: HeldOutQ
 
 
 def _sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
-    """Rows to train on: all but the held-out ones, or as many as a fifth of the memory budget holds."""
+    """Rows to train on: all but the held-out ones, or as many as a fifth of the memory has room for what is kept of
+    each; their vectors are read in pieces."""
     others = np.setdiff1d(np.arange(rows.count), held.all)
-    most = max(1000, options.memory_bytes // 5 // (4 * rows.dimension))
+    most = max(1000, options.memory_bytes // 5 // SAMPLE_ROW_BYTES)
     if len(others) <= most:
         return others
     return np.sort(np.random.default_rng([options.seed, 3]).choice(others, most, replace=False))

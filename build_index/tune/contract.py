@@ -12,7 +12,7 @@ from vantage.search.plan import GETS_MAX
 
 from ..ingest.rows import Ints
 from ..neighbours.truth import HELD_OUT_FEW
-from ..simulate.edge import P
+from ..simulate.edge import P, Pages
 from ..simulate.measure import Candidates, planner, price_for
 
 SURE = 1.645  # standard errors under the mean: one query set in twenty is below
@@ -91,9 +91,11 @@ def calibrate(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -
     return Contract(k, GETS_MAX, recall, tuple(points))
 
 
-def with_pages(contract: Contract, pages: list[int] | None) -> Contract:
-    """Points that count the routing pages of each query, bytes (Q), and their GET; None: there are none."""
-    return contract if pages is None else with_reads(contract, float(np.mean(pages)), 1)
+def with_pages(contract: Contract, pages: Pages | None) -> Contract:
+    """Points that count the routing pages of each query; None: there are none."""
+    if pages is None:
+        return contract
+    return with_reads(contract, float(np.mean([sum(p) for p in pages])), float(np.mean([len(p) for p in pages])))
 
 
 def with_reads(contract: Contract, nbytes: float, gets: float) -> Contract:

@@ -20,7 +20,7 @@ from ..neighbours.graph import Graph
 from ..progress import Progress
 from ..routers import ROUTERS
 from ..routers.training import TrainingSet, renumber
-from ..simulate.edge import HeldOutQueries, P, page_bytes, prepare_rows, probabilities
+from ..simulate.edge import HeldOutQueries, P, Pages, page_bytes, prepare_rows, probabilities
 from ..simulate.measure import Reads, Scanned, block_bytes, planner, price_for
 from .options import Options
 
@@ -134,7 +134,7 @@ def probabilities_of(rows: Rows, layout: Layout, queries: list[Prepared]) -> P:
     return probabilities(layout.router, layout.section, index, queries)
 
 
-def pages_of(rows: Rows, layout: Layout, queries: list[Prepared]) -> list[int] | None:
+def pages_of(rows: Rows, layout: Layout, queries: list[Prepared]) -> Pages | None:
     """See page_bytes."""
     index = index_section(rows, layout.blocks, rows.count + layout.copies, layout.router)
     return page_bytes(layout.router, layout.section, index, queries)

@@ -22,7 +22,7 @@ class Options:
     recall: float = 0.95
     k: int = 100
     seed: int = 0
-    cache_bytes: int = 40 << 20
+    cache_bytes: int = 20 << 20  # as the Worker has it
     memory_bytes: int = 2 << 30
     partition: str | None = None
     router: str | None = None

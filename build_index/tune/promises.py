@@ -22,7 +22,7 @@ from vantage.search.estimate import (
 )
 
 from ..ingest.rows import Ints, Rows
-from ..simulate.edge import P
+from ..simulate.edge import P, Pages
 from ..simulate.measure import KEPT, PRICE_MAX, Bools, Candidates, Reads, plans
 from .contract import GOALS, PricedRecall, depths, price_at, promise_recall
 
@@ -47,14 +47,14 @@ F64 = npt.NDArray[np.float64]
 class ScannedQueries:
     """Queries held out, scanned: candidates, p u32 (Q, B); sizes and rows (B): bytes and rows of blocks.
 
-    pages (Q): bytes of routing pages read first; None: there are none.
+    pages (Q): routing pages read first; None: there are none.
     """
 
     candidates: Candidates
     p: P
     sizes: Ints
     rows: Ints
-    pages: list[int] | None = None
+    pages: Pages | None = None
 
     def some(self, part: slice) -> ScannedQueries:
         """Without pages: features know none."""
@@ -251,7 +251,7 @@ def _promise(
         for i, sizes in zip(queries, reads.ranges, strict=True):
             count[:, i] += sum(sizes), len(sizes), bool(sizes), wave_ms(sizes)
     if held.pages is not None:
-        count += np.array([(page, 1, 1, wave_ms([page])) for page in held.pages]).T
+        count += np.array([(sum(pages), len(pages), 1, wave_ms(pages)) for pages in held.pages]).T
     means = count.mean(1)
     if rerank:
         some = slice(0, GATHER_QUERIES * RERANK_MAX // max(rerank, RERANK_MAX))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small import RowsOf, clustered
 
-from build_index.blocks import PARTITIONS
+from build_index.blocks import PARTITIONS, kmeans
 from build_index.blocks import nearest as nearest_module
 from build_index.blocks import partition as partition_module
 from build_index.blocks.graph_cut import graph_partition, votes
@@ -211,3 +211,14 @@ def test_rows_are_read_in_pieces(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatc
     known = home[sample]
     expected = [x[sample][known == b].mean(0) if (known == b).any() else np.full(8, 7) for b in range(30)]
     assert np.allclose(centres_of(rows, sample, home, np.full((30, 8), 7, np.float32)), expected, atol=1e-4)
+
+
+def test_few_rows_start_many_blocks(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory holds no more than a row a block at first, the rounds over all rows make up for it."""
+    x = even(4000, 8)
+    rows, sample = rows_of(x), np.arange(0, 4000, 2)
+    many = partition(rows, sample, 40, 0)
+    monkeypatch.setattr(kmeans, "DRAWN_BYTES", 1)
+    few = partition(rows, sample, 40, 0)
+    apart = [((x - p.centres[p.home]) ** 2).sum() for p in (few, many)]
+    assert apart[0] < 1.05 * apart[1] and sizes(few).max() <= int(1.8 * 4000 / 40) + 1

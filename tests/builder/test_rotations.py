@@ -11,9 +11,9 @@ from build_index.codecs import lrsq, rotations
 from build_index.codecs.error_norms import decode
 from build_index.codecs.planes import encode_blocks
 from build_index.codecs.rotations import ROTATIONS, bor, butterfly, fit, hadamard, name_of
-from build_index.codecs.rotations.basis import F64
+from build_index.codecs.rotations.basis import F64, nibbles
 from build_index.codecs.rotations.butterfly import Layers
-from vantage.format import TANGENT_ONE, ButterflyRotation, DenseRotation, Rotation
+from vantage.format import TANGENT_ONE, ButterflyRotation, DenseRotation, NibbleRotation, Rotation
 from vantage.search.rotate import rotated
 
 
@@ -147,7 +147,10 @@ def test_the_default_is_dense_where_that_pays_for_its_bytes(monkeypatch: pytest.
     assert isinstance(stored(decaying(300, 300)), DenseRotation)
     flat = stored(noise(300, 12_000))  # nothing is saved along any axes, so they take nothing
     assert isinstance(flat, ButterflyRotation) and flat.layers == 1
-    monkeypatch.setattr(rotations, "DENSE_BYTES_MAX", 300 * 100)
+    monkeypatch.setattr(rotations, "BYTES_MAX", 300 * 100)
+    half = stored(decaying(300, 300))
+    assert isinstance(half, NibbleRotation) and len(half.pack()) < 300 * 300 / 2 + 5 * 300
+    monkeypatch.setattr(rotations, "NIBBLES_MAX", 300 * 100)
     many = stored(decaying(300, 300))
     assert isinstance(many, ButterflyRotation) and many.layers == bor.count_of(300)
     few = stored(decaying(300, 40))
@@ -156,16 +159,37 @@ def test_the_default_is_dense_where_that_pays_for_its_bytes(monkeypatch: pytest.
     assert isinstance(stored(decaying(300, 40)), ButterflyRotation)
 
 
+@pytest.mark.parametrize("dimension", [2, 3, 24, 97])
+def test_the_edge_turns_by_nibbles_as_the_builder_codes(dimension: int) -> None:
+    basis = nibbles(ROTATIONS["pca"](moment(dimension), 0), moment(dimension))
+    assert np.allclose(np.linalg.norm(basis.axes, axis=1), 1, atol=1e-6) and (np.diff(basis.deviation) <= 1e-12).all()
+    kept = np.arange(basis.live)[::2]
+    stored, vector = basis.stored(kept), np.random.default_rng(1).standard_normal(dimension).astype(np.float32)
+    assert np.allclose(butterfly.axes_of(stored), basis.axes[kept], atol=1e-7)
+    assert np.allclose(rotated(stored, array("f", vector.tolist())), basis.axes[kept] @ vector, atol=1e-5)
+
+
+def test_nibbles_compact_nearly_as_far() -> None:
+    """Coordinates along them, which are not products with them."""
+    of = moment(128)
+    plain = ROTATIONS["pca"](of, 0)
+    each = (of.diagonal() ** 0.5, nibbles(plain, of).deviation, plain.deviation)
+    none, half, whole = (float(np.log2(deviation).mean()) for deviation in each)
+    assert whole < half < whole + 0.08 * (none - whole)
+
+
 def test_a_default_has_the_name_of_what_was_taken() -> None:
     dense, butterfly = (ROTATIONS[name](moment(8), 0).stored(np.arange(8)) for name in ("pca", "bor"))
     assert (name_of("lrsq", dense), name_of("lrsq", butterfly), name_of("sign", dense)) == ("pca", "bor", None)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("dimension", [1, 3, 40])
-def test_rounded_axes_lose_nothing_of_a_row(dimension: int) -> None:
-    """Coordinates are those that the stored axes add up to the row by, though these are a hundredth off orthogonal."""
+def test_rounded_axes_lose_nothing_of_a_row(dimension: int, bits: int) -> None:
+    """Coordinates are those that the stored axes add up to the row by, though these are not quite orthogonal."""
     of = moment(dimension)
-    codec = lrsq.train(of, of, dimension, None, ROTATIONS["pca"](of, 0))
+    basis = ROTATIONS["pca"](of, 0)
+    codec = lrsq.train(of, of, dimension, None, basis if bits == 8 else nibbles(basis, of))
     x = np.random.default_rng(4).multivariate_normal(np.zeros(dimension), of, 500).astype(np.float32)
     products = x @ codec.axes.T
     coordinates = products if codec.inverse is None else products @ codec.inverse

@@ -11,7 +11,7 @@ from build_index.blocks.layout import index_section
 from build_index.ingest.rows import Rows
 from build_index.progress import SILENT
 from build_index.routers import lse
-from build_index.routers.lse import SUBS, SubCentroids, section, sub_centroids
+from build_index.routers.lse import SUBS, SubCentroids, section, sub_centroids, sub_centroids_of
 from build_index.routers.packing import pack_i4
 from build_index.routers.training import TrainingSet
 from build_index.simulate.edge import prepare_rows
@@ -144,6 +144,14 @@ def test_one_block_and_equal_rows(rows_of: RowsOf, bits: int) -> None:
     router = section(subs, "cosine", 9.0, 0.3, bits)
     assert (np.asarray(router.scale) > 0).all()
     assert asked(rows, router, 1, np.array([0])).tolist() == [[1.0]]
+
+
+def test_sub_centroids_of_a_sample_that_is_read_block_by_block(rows_of: RowsOf) -> None:
+    rows, sample = rows_of(clustered(900, 12, 6)), np.arange(0, 900, 2)
+    base, nothing = partition(rows, sample, 9, 0), np.empty(0, np.int64)
+    training = TrainingSet(rows, sample, base, np.empty((900, 0), np.int32), nothing, nothing.reshape(0, 1), 4)
+    pieces, whole = sub_centroids_of(training, 3), sub_centroids(rows.take(sample), base.home[sample], 9, 4, 3)
+    assert (pieces.table == whole.table).all() and (pieces.count == whole.count).all()
 
 
 def test_sub_centroids_are_the_block_s_rows() -> None:

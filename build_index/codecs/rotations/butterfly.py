@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import TANGENT_ONE, ButterflyRotation, DenseRotation, Rotation
+from vantage.format import TANGENT_ONE, ButterflyRotation, DenseRotation, NibbleRotation, Rotation
 
 from .basis import F64, Basis, Ints, deviations
 
@@ -116,6 +116,9 @@ def basis(layers: Layers, moment: F64) -> Basis:
 def axes_of(rotation: Rotation) -> F64:
     """f64 (axes, d): the axes of a rotation as read."""
     d = rotation.dimension
+    if isinstance(rotation, NibbleRotation):
+        halves = [np.frombuffer(part, np.int8).reshape(rotation.axes, -1) for part in rotation.halves]
+        return np.concatenate(halves, 1)[:, :d] * np.asarray(rotation.scale, np.float64)[:, None]
     if isinstance(rotation, DenseRotation):
         rows = np.frombuffer(rotation.rows, np.int8).reshape(rotation.axes, d)
         return rows * np.asarray(rotation.scale, np.float64)[:, None]

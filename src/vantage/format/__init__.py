@@ -62,7 +62,7 @@ from .layout import (
 from .objects import CHECK_BYTES, ID_PAGE_ROWS, SPOT_BYTES, IdPages, Objects, RowPages, facts_bytes, id_entry
 from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Ladder, Promise, Promises
 from .root import ROOT_KEY, Root, check_prices
-from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, Rotation
+from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, NibbleRotation, Rotation
 from .routers.bec_tree import BecTreeSection
 from .routers.common import RouterSection
 from .routers.ecvh import EcvhSection
@@ -116,6 +116,7 @@ __all__ = [
     "NORMS",
     "NORMS_PLANE",
     "NO_CHILD",
+    "NibbleRotation",
     "ObjectName",
     "Objects",
     "OpenBlock",

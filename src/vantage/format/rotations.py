@@ -8,12 +8,13 @@ from functools import cached_property
 
 from ..kernels import butterfly_plan
 from .index import IndexSection
-from .layout import AXES_MAX, BUTTERFLY, ROTATION, Cursor, damaged, finite
+from .layout import AXES_MAX, BUTTERFLY, NIBBLES, ROTATION, Cursor, damaged, finite
 
 _DENSE = struct.Struct("<II")
 _BUTTERFLY = struct.Struct("<III4x")
 LAYERS_MAX = 200
 TANGENT_ONE = 16384  # of the integers that tangents are stored as
+_LOW, _HIGH = (bytes(((byte >> shift & 15) - 8) & 255 for byte in range(256)) for shift in (0, 4))
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,49 @@ class DenseRotation:
         axes, dimension = cursor.unpack(_DENSE)
         _fits(axes, dimension, index, label)
         scale, rows = cursor.column("f", axes), cursor.take(axes * dimension)
+        cursor.end()
+        finite(label, scale)
+        return cls(dimension, scale, rows)
+
+
+@dataclass(frozen=True)
+class NibbleRotation:
+    """As a dense one, rows u8 (axes, half) with half = ceil(dimension / 2), two values of -8 to 7 a byte.
+
+    The low nibble of byte j is value j + 8, the high one value half + j + 8. The axes are a ninth off orthogonal.
+    """
+
+    kind = NIBBLES
+    dimension: int
+    scale: memoryview
+    rows: memoryview
+
+    @property
+    def axes(self) -> int:
+        return len(self.scale)
+
+    @property
+    def roundings(self) -> float:
+        """As of a dense rotation; both halves are summed by themselves."""
+        return self.dimension / 16 + 2
+
+    @cached_property
+    def halves(self) -> tuple[bytes, bytes]:
+        """Rows i8 (axes, half) of the first half of the dimensions, and of the others, to which one may be added."""
+        rows = bytes(self.rows)
+        return rows.translate(_LOW), rows.translate(_HIGH)
+
+    def pack(self) -> bytes:
+        return _DENSE.pack(self.axes, self.dimension) + bytes(self.scale) + bytes(self.rows)
+
+    @classmethod
+    def unpack(cls, body: memoryview, index: IndexSection, label: str) -> NibbleRotation:
+        cursor = Cursor(body, label)
+        axes, dimension = cursor.unpack(_DENSE)
+        _fits(axes, dimension, index, label)
+        if dimension < 2:
+            raise damaged(label, "one dimension has no second half")
+        scale, rows = cursor.column("f", axes), cursor.take(axes * -(-dimension // 2))
         cursor.end()
         finite(label, scale)
         return cls(dimension, scale, rows)
@@ -111,7 +155,7 @@ def _fits(axes: int, dimension: int, index: IndexSection, label: str) -> None:
         raise damaged(label, f"{axes} axes of {dimension} dimensions for an index of {index.dimension}")
 
 
-Rotation = DenseRotation | ButterflyRotation
-ROTATION_SECTIONS: dict[int, type[DenseRotation] | type[ButterflyRotation]] = {
-    c.kind: c for c in (DenseRotation, ButterflyRotation)
+Rotation = DenseRotation | NibbleRotation | ButterflyRotation
+ROTATION_SECTIONS: dict[int, type[DenseRotation] | type[NibbleRotation] | type[ButterflyRotation]] = {
+    c.kind: c for c in (DenseRotation, NibbleRotation, ButterflyRotation)
 }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from operator import mul
+from operator import add, mul
 from typing import Any
 
 from .. import kernels
-from ..format import ButterflyRotation, DenseRotation, Rotation
+from ..format import ButterflyRotation, DenseRotation, NibbleRotation, Rotation
 
 
 def _dense(rotation: DenseRotation, vector: Any, out: array[float]) -> None:
@@ -16,12 +16,20 @@ def _dense(rotation: DenseRotation, vector: Any, out: array[float]) -> None:
     out[:] = array("f", map(mul, out, rotation.scale))
 
 
+def _nibbles(rotation: NibbleRotation, vector: Any, out: array[float]) -> None:
+    d, half, (low, high) = rotation.dimension, -(-rotation.dimension // 2), rotation.halves
+    others = array("f", out)
+    kernels.dot_i8(vector, low, 0, half, rotation.axes, half, out)
+    kernels.dot_i8(vector[half:], high, 0, half, rotation.axes, d - half, others)
+    out[:] = array("f", map(mul, map(add, out, others), rotation.scale))
+
+
 def _butterfly(rotation: ButterflyRotation, vector: Any, out: array[float]) -> None:
     r = rotation
     kernels.butterfly_turn(vector, r.plan, r.layers, r.dimension, r.kept, r.axes, out)
 
 
-_TURNS: dict[type, Any] = {DenseRotation: _dense, ButterflyRotation: _butterfly}
+_TURNS: dict[type, Any] = {DenseRotation: _dense, NibbleRotation: _nibbles, ButterflyRotation: _butterfly}
 
 
 def rotated(rotation: Rotation, vector: Any) -> array[float]:

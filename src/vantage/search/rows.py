@@ -61,9 +61,8 @@ class StoredRows:
         """
         root = self.root
         if isinstance(identifier, int) != (root.index.id_kind == "i64"):
-            raise InputError(
-                f"ids of {self.name!r} are {root.index.id_kind}", hint="send an id of that kind", param="id"
-            )
+            what = f"ids of {self.name!r} are {root.index.id_kind}"
+            raise InputError(what, hint="send an id of that kind", param="id")
         missing = NotFoundError(f"there is no row with id {_readable(identifier)!r}", hint="check the id", param="id")
         if isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63:
             raise missing
