@@ -48,7 +48,7 @@ from .promises import Deep, ScannedQueries, gather_of, make_promises
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
 FINER_SHARE = 0.5  # of the bytes that twice as large blocks read: then still smaller ones are tried
 ROWS_LEAST = 32  # a block
-SHARES = (0.0, 0.35, 0.6, 1.0, 1.5)  # of rows copied, as candidates
+SHARES = (0.0, 0.35, 0.6, 1.0, 1.5, 2.0)  # of rows copied, as candidates
 GRAPH_K = 10  # measured on WordNet: 15% fewer rows than k-means at recall@10, 10% more at recall@100
 MANY_ROWS = 2_000_000  # of more, one number of blocks is tried
 CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
