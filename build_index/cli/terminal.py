@@ -60,7 +60,9 @@ def nbytes(text: str) -> int:
 
 
 def binary(n: int) -> str:
-    """As `nbytes` reads it: 2GiB, 40MiB."""
+    """As `nbytes` reads it: 2GiB, 40MiB, 0."""
+    if not n:
+        return "0"
     shift, unit = (30, "GiB") if n % (1 << 30) == 0 else (20, "MiB")
     return f"{n >> shift}{unit}"
 
