@@ -170,7 +170,7 @@ def twice(threshold: float, price: int = LITTLE) -> Promises:
     return stop(promise(0.9, price, threshold=threshold))
 
 
-@pytest.mark.parametrize(("name", "price"), [("words", LITTLE), ("points", 1 << 24), ("dots", 1 << 25)])
+@pytest.mark.parametrize(("name", "price"), [("words", LITTLE), ("points", 1 << 24), ("dots", 1 << 26)])
 def test_a_second_wave_reads_what_the_first_left(name: str, price: int, request: pytest.FixtureRequest) -> None:
     """No block is scanned twice, the answer is that of both waves' blocks, and the estimate rises.
 
