@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from vantage.format import READ_BYTES_MAX
 
-from ..ingest.rows import F32, Ints, Rows
+from ..ingest.rows import F32, Ints, Rows, usual_length
 from ..neighbours.exact import exact_neighbours
 from ..neighbours.graph import Graph
 from ..progress import Progress
@@ -22,7 +22,7 @@ from .partition import CHUNK_BYTES, Partition
 
 QUERIES, ANSWERS = 500, 100  # rows of the sample that say how long answers are, and how many answers of each
 SEARCHED_BYTES = 64 << 20  # of the sample, for that
-CONCENTRATED = 0.04  # of the rows have half of the answers: where more have it, bands read more than one partition
+LONG = 1.5  # times the usual length of a row is that of half of the answers: where they are shorter, bands read more
 TOP = 0.005  # of the rows, which the first band has, with all that are no shorter than these by half an octave
 STEP = 2**0.5  # from one band to the next; whole octaves read about the same
 BANDS_MAX = 24
@@ -58,7 +58,7 @@ def by_kmeans_in_bands(
         return by_kmeans(rows, sample, blocks, graph, seed, progress)
     norms = np.concatenate([np.linalg.norm(x, axis=1) for _, x in rows.chunks(CHUNK_BYTES)])
     answers = answer_norms(rows, sample, norms, seed)
-    if (norms >= np.median(answers)).mean() > CONCENTRATED:
+    if np.median(answers) < LONG * usual_length(norms):
         return by_kmeans(rows, sample, blocks, graph, seed, progress)
     limits = band_limits(norms, norms[sample], answers)
     band, known = (np.searchsorted(-limits, -of, "right") for of in (norms, norms[sample]))

@@ -241,6 +241,17 @@ def test_many_rows_train_a_network_on_some_of_them(rows_of: RowsOf) -> None:
     assert choice.layout.router in routers and costs["mlp"] < 1.2 * costs["lse"]
 
 
+def test_blocks_are_no_larger_than_what_lies_together(rows_of: RowsOf) -> None:
+    """Forty neighbours of 150 tight clusters lie in two of them: blocks that hold two clusters each read too much."""
+    draw = np.random.default_rng(5)
+    x = draw.normal(size=(150, 48))[draw.integers(150, size=3000)] + 0.02 * draw.normal(size=(3000, 48))
+    with patch("build_index.tune.choose.BLOCK_ROWS", 45), patch("build_index.tune.choose.ROWS_LEAST", 16):
+        choice = choose(rows_of(x.astype(np.float32), "cosine"), 8.0, Options(0.9, 40, fast=True, copies="none"))
+    read = {t["blocks"]: t["bytes"] for t in choice.tried if "router_bytes" in t}
+    assert sorted(read) == [32, 64, 128] and choice.layout.blocks == 128
+    assert read[128] < read[64] < 0.5 * read[32]
+
+
 @pytest.mark.parametrize("second_wave", [False, True])
 def test_promises_are_kept_at_every_goal(rows_of: RowsOf, second_wave: bool) -> None:
     """On the rows that they were measured on; 0.99 too, where codes alone lose more than a hundredth."""

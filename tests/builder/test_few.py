@@ -97,7 +97,8 @@ def test_what_is_loaded_grows_and_shrinks(tmp_path: Path) -> None:
     again = VectorIndex.load(tmp_path / "few")
     assert again.rotation is None and again.recall_ == 1
     again.train_incremental((x[n : 2 * n], np.arange(n, 2 * n)) for n in (1, 2, 4, 8, 16, 32, 64, 128))
-    assert len(again) == 256 > FEW_ROWS and len(again._index.choice.contract.points) > 3  # measured by now
+    points = again._index.choice.contract.points
+    assert len(again) == 256 > FEW_ROWS and len(points) > 1 and points[0].price > 0  # measured by now, not exact
     again.remove(np.arange(1, 256))
     assert again.search(x[:2], 3).ids.tolist() == [[0, -1, -1]] * 2
     manifest = json.loads(next((tmp_path / "few").glob("*/manifest.json")).read_bytes())
