@@ -16,7 +16,7 @@ from vantage.search.prepare import I16_NORM, SCORE_BITS, prepare
 
 
 def section(metric: str, dimension: int, row_scale: float = 1.0) -> IndexSection:
-    return IndexSection(metric, dimension, 100, 4, 1, "i64", "f32", "lrsq", "lse", row_scale, 100)
+    return IndexSection(metric, dimension, 100, 4, "i64", "f32", "lrsq", "lse", row_scale, 100)
 
 
 def values(dimension: int, norm: float, seed: int = 0) -> list[float]:
