@@ -80,7 +80,7 @@ class Setting:
 
 
 def index_of(blocks: int, unit: float) -> IndexSection:
-    return IndexSection("l2", DIMENSION, blocks, blocks, 1, "i64", "u8", "lrsq", "two-level", unit, blocks)
+    return IndexSection("l2", DIMENSION, blocks, blocks, "i64", "u8", "lrsq", "two-level", unit, blocks)
 
 
 def points(seed: int, count: int) -> npt.NDArray[np.uint8]:

@@ -366,7 +366,7 @@ def _block(
         norms_of(plane_of(data, opened.planes, NORMS_PLANE, label), n, label)
     numbers = np.frombuffer(data, "<u4", n, at.rows)
     checks = np.frombuffer(data, "<u4", n, at.checks)
-    findings.rows(label, numbers[numbers >= count], f"there are {count} rows, but it has row")
+    findings.rows(label, numbers[numbers >= count], f"there are {count} rows, but a slot")
     if len(np.unique(numbers)) < n:
         findings.add(f"{label}: a row lies there twice")
     inside = numbers < count

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -127,9 +128,20 @@ class Candidates:
         """(Q, M) whether a copy is the best of one of the `most` best rows of the blocks read bool (Q, B)."""
         each = np.arange(len(read))[:, None]
         kept = read[each, self.block] & (self.block >= 0)
-        kept &= ~((self.twin >= 0) & np.take_along_axis(kept, np.maximum(self.twin, 0), 1))
+        earlier = np.zeros_like(kept)  # whether an earlier copy of its row was read
+        for _ in range(self._twins_most):
+            earlier = (self.twin >= 0) & np.take_along_axis(kept | earlier, np.maximum(self.twin, 0), 1)
+        kept &= ~earlier
         first: Bools = kept & (np.cumsum(kept, 1) <= most)
         return first
+
+    @cached_property
+    def _twins_most(self) -> int:
+        """Earlier copies that a copy has, at the most."""
+        at, most = self.twin, 0
+        while (at >= 0).any():
+            at, most = np.where(at >= 0, np.take_along_axis(self.twin, np.maximum(at, 0), 1), -1), most + 1
+        return most
 
     def recall(self, read: Bools, k: int, rerank: int = 0) -> npt.NDArray[np.float64]:
         """(Q) recall@k of the answers from the blocks read bool (Q, B), the best `rerank` by exact score; k at most K.

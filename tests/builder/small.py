@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import sys
+from array import array
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -16,7 +17,8 @@ import pytest
 
 from build_index.cli.main import main
 from build_index.ingest.rows import Rows
-from vantage.format import LrsqSection
+from vantage.format import LrsqSection, TwoLevelSection
+from vantage.kernels import crc32c
 
 RowsOf = Callable[..., Rows]  # the fixture rows_of
 FIELD = np.dtype([("axis", "<u2"), ("shift", "u1"), ("width", "u1"), ("level_at", "<u4")])  # docs/format.md, 4.8
@@ -39,6 +41,15 @@ def decode(section: LrsqSection, codes: np.ndarray) -> np.ndarray:
         for axis, shift, width, at in fields[section.starts[nibble] : section.starts[nibble + 1]].tolist():
             out[:, axis] += level[at + (value >> shift & (1 << width) - 1)]
     return out * np.array(section.deviation, np.float64)
+
+
+def in_one_object(section: TwoLevelSection) -> tuple[TwoLevelSection, bytes]:
+    """(a section whose pages lie one after the other in object 0, that object); pages are without directories."""
+    sizes = list(map(len, section.pages))
+    offsets = [sum(sizes[:r]) for r in range(len(sizes))]
+    number, crc = array("I", bytes(4 * len(sizes))), array("I", map(crc32c, section.pages))
+    placed = replace(section, object=number, offset=array("Q", offsets), size=array("I", sizes), crc=crc)
+    return placed, b"".join(section.pages)
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("build_index.tune.choose.BLOCK_ROWS", 24)
         patch.setattr("build_index.write.shard.SHARD_BYTES", 2 << 20)
-        patch.setattr("build_index.write.blocks.JSON_BYTES", 1 << 20)
-        patch.setattr("build_index.write.vectors.JSON_BYTES", 1 << 20)
+        patch.setattr("build_index.write.contents.JSON_BYTES", 1 << 20)
+        patch.setattr("build_index.write.vectors.ATTRIBUTES_BYTES", 2 << 20)
         options = Options(0.9, 10, copies_share=0.4, fast=True)
         build(open_source([folder / "source.parquet"]), BuildContext(folder / "texts", "cosine", options))
     return folder / "texts", x
@@ -81,8 +81,10 @@ def right(match: Any) -> bool:
 def test_an_index_of_long_texts_says_where_each_is(texts: tuple[Path, np.ndarray]) -> None:
     path, x = texts
     root = open_index(path).root
-    assert root.index.by_row and root.index.slots > root.index.rows and root.index.shards > 1
-    assert max(root.directory.attribute_size) > READ_BYTES_MAX / 4
+    assert root.index.by_row and root.index.slots > root.index.rows and not any(r.attributes for r in root.renditions)
+    pages = root.rows
+    assert len(set(pages.attribute_object)) > 1 and len(pages.attribute_object) > 5
+    assert sum(root.objects.sizes[number] for number in set(pages.attribute_object)) > READ_BYTES_MAX
     assert verify_deep(FolderStore(path))["damage"] == []
     for at in (0, 3, 40, 149):
         answer = asked(path, x[at], 10)
@@ -159,15 +161,16 @@ def test_a_batch_shares_the_room(texts: tuple[Path, np.ndarray]) -> None:
     assert any(m.attributes for a in answers for m in a.matches)
 
 
-def test_whole_blocks_leave_the_best_that_fit_too(words: Any) -> None:
-    index = words.open()
-    for gets in (7, 8, 9):
-        answer = asyncio.run(
-            index.query(Query(words.queries[0].tolist(), 100, attributes=True, budget=Budget(gets=gets)))
-        )
-        told = [m.attributes is not None for m in answer.matches]
-        assert answer.receipt.gets <= gets
-        assert any(told) and answer.complete == all(told)
+def test_what_was_read_of_blocks_has_attributes(words: Any) -> None:
+    """A budget cuts the blocks, and not the attributes of those that it leaves."""
+    index, whole = words.open(), list[bool]()
+    for gets in (1, 2, 3, 7):
+        query = Query(words.queries[0].tolist(), 100, attributes=True, budget=Budget(gets=gets))
+        answer = asyncio.run(index.query(query))
+        assert answer.receipt.gets <= gets and answer.receipt.waves == 1
+        assert answer.matches and all(m.attributes for m in answer.matches)
+        whole.append(answer.complete)
+    assert whole == sorted(whole) and whole[-1] and not whole[0]
     answer = asyncio.run(index.query(Query(words.queries[0].tolist(), 1000, attributes=True, room=20_000)))
     told = [m.attributes is not None for m in answer.matches]
     assert told == sorted(told, reverse=True) and any(told) and not answer.complete

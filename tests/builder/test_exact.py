@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -25,13 +26,13 @@ from build_index.serve import ROOT
 from build_index.tune.options import Options
 from vantage.cost import Budget
 from vantage.errors import DamagedError, InputError
-from vantage.format import NORMS, norms_of, pack_norms
+from vantage.format import NORMS_PLANE, Directory, norms_of, open_block, pack_norms
 from vantage.http.bodies import describe
 from vantage.index import Index
 from vantage.read.bucket import Folder
 from vantage.search import exact
 from vantage.search.exact import BoundedScan
-from vantage.search.plan import block_range, plan_blocks
+from vantage.search.plan import plan_extents, range_of
 from vantage.search.prepare import prepare
 from vantage.search.query import Answer, Query
 from vantage.search.rank import exact_score
@@ -63,7 +64,8 @@ def proofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, x.shape[1])}), scratch / f"{kind}.parquet"
         )
         options = Options(0.9, 10, copies_share=0.35, fast=True, error_norms=True)
-        build(open_source([scratch / f"{kind}.parquet"]), BuildContext(folder / kind, kind, options))
+        with patch("build_index.tune.renditions.INLINE_BYTES", 0):  # so that there are blocks to read
+            build(open_source([scratch / f"{kind}.parquet"]), BuildContext(folder / kind, kind, options))
     return folder
 
 
@@ -97,16 +99,22 @@ async def _every(index: Index) -> dict[int, bytes]:
     return found
 
 
+def resident(index: Index) -> Directory:
+    """Of all blocks, each of one extent."""
+    directory = index.segment.resident
+    assert directory is not None and directory.single
+    return directory
+
+
 def block_bytes(index: Index, b: int) -> bytes:
-    r = block_range(index.root.directory, b, b + 1)
+    r = range_of(resident(index), 0, b, b + 1)
     assert isinstance(index.bucket, Folder)
-    shard = index.bucket.path / index.name / index.current.generation / f"shard-{r.shard:05d}.bin"
-    return shard.read_bytes()[r.offset : r.offset + r.size]
+    return (index.bucket.path / index.segment.keys[r.object]).read_bytes()[r.offset : r.offset + r.size]
 
 
 def scan_all(index: Index, vector: list[float]) -> BoundedScan:
     rows = index.root.index.rows
-    scan = BoundedScan(index.root, prepare(vector, index.root.index), rows, rows)
+    scan = BoundedScan(index.root, resident(index), prepare(vector, index.root.index), rows, rows)
     for b in range(index.root.index.blocks):
         scan.block(b, block_bytes(index, b), keep=True)
     return scan
@@ -157,9 +165,34 @@ def test_every_score_is_inside_of_its_interval_and_under_its_ceiling(index: Inde
         for row, score in enumerate(true):
             assert low[row] <= score <= high[row]
         for b in range(root.index.blocks):
-            at = root.planes(b)
-            rows = np.frombuffer(block_bytes(index, b), "<u4", at.n, at.rows)
+            data, extent = block_bytes(index, b), resident(index).extent(b, 0)
+            code_bytes, dimension = root.codec.code_bytes, root.index.dimension
+            at = open_block(data, extent.rows, extent.size, code_bytes, dimension, root.index.by_row, "block").at
+            rows = np.frombuffer(data, "<u4", at.n, at.rows)
             assert true[rows].max() <= ceilings[b]
+
+
+@pytest.mark.parametrize("way", ["two-level", "two-level-ecvh", "inline"])
+def test_answers_are_proven_wherever_blocks_are_named(way: str, tmp_path: Path) -> None:
+    """With pages of a router, cold and warm, and with blocks in the root: the best of all rows, with attributes."""
+    x = clustered(1200, 24, 1).astype(np.float32)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 24)
+    table = pa.table({"id": list(range(len(x))), "vector": flat, "note": [f"n{i}" for i in range(len(x))]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    options = Options(0.9, 10, fast=True, error_norms=True, router=None if way == "inline" else way)
+    with patch("build_index.tune.renditions.INLINE_BYTES", (1 << 20) * (way == "inline")):
+        build(open_source([tmp_path / "rows.parquet"]), BuildContext(tmp_path / "index", "cosine", options))
+    index = open_index(tmp_path / "index", LARGE)
+    assert bool(index.root.inline) == (way == "inline") and index.root.directory is not None
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    for turn in range(2):
+        for at in (3, 500, 900):
+            answer = ask(index, (x[at] + 0.1).tolist(), attributes=True)
+            query = (x[at] + np.float32(0.1)).astype(np.float64)
+            truth = np.argsort(-(unit @ query), kind="stable")[:10].tolist()
+            assert answer.complete and [m.id for m in answer.matches] == truth, (turn, at)
+            assert [m.attributes for m in answer.matches] == [{"note": f"n{i}"} for i in truth]
+            asyncio.run(index.query(Query((x[at] + 0.1).tolist())))  # pages are in memory from then on
 
 
 def test_there_is_no_plan_to_explain(index: Index) -> None:
@@ -225,34 +258,45 @@ def test_what_cannot_be_asked(index: Index) -> None:
 
 
 def test_damaged_norms_are_refused(index: Index) -> None:
-    scan = BoundedScan(index.root, prepare(queries(index)[0], index.root.index), 10, 10)
-    data = bytearray(block_bytes(index, 0))
-    at = index.root.planes(0)
-    place = len(data) - NORMS.size - -(-at.n // 16) * 16
-    data[place : place + 4] = b"\0\0\x80\x7f"
-    with pytest.raises(DamagedError, match="error norms are not finite"):
-        scan.block(0, bytes(data), keep=False)
-    with pytest.raises(DamagedError, match="no room for error norms"):
-        norms_of(data[: at.ids + 10], at.n, at.ids, "block 0")
+    root, directory = index.root, resident(index)
+    scan = BoundedScan(root, directory, prepare(queries(index)[0], root.index), 10, 10)
+    whole = block_bytes(index, 0)
+    extent = directory.extent(0, 0)
+    opened = open_block(
+        whole, extent.rows, extent.size, root.codec.code_bytes, root.index.dimension, root.index.by_row, "block"
+    )
+    [plane] = opened.planes
+    assert plane.kind == NORMS_PLANE
+    for at, value, what in (
+        (plane.offset, b"\0\0\x80\x7f", "error norms are not finite"),
+        (48, b"\x63", f"has no plane {NORMS_PLANE}"), (48 + 8, b"\x01\0", "error norms of 1 bytes"),
+    ):  # fmt: skip
+        data = bytearray(whole)
+        data[at : at + len(value)] = value
+        with pytest.raises(DamagedError, match=what):
+            scan.block(0, bytes(data), keep=False)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.binary(min_size=1, max_size=50), st.floats(0, 1e9, width=32), st.integers(0, 40))
-def test_norms_come_back(norms: bytes, step: float, ids: int) -> None:
-    block = bytes(ids) + pack_norms(step, 1.5, 0.25, norms)
-    found = norms_of(block, len(norms), ids, "block")
+@given(st.binary(min_size=1, max_size=50), st.floats(0, 1e9, width=32))
+def test_norms_come_back(norms: bytes, step: float) -> None:
+    plane = pack_norms(step, 1.5, 0.25, norms)
+    found = norms_of(plane, len(norms), "block")
     assert (found.step, found.slack, found.spread, bytes(found.norms)) == (step, 1.5, 0.25, norms)
+    for size in (len(plane) - 1, len(plane) + 1):
+        with pytest.raises(DamagedError, match="error norms of"):
+            norms_of((plane + b"\0")[:size], len(norms), "block")
 
 
 def test_blocks_are_read_as_far_as_the_budget_goes(index: Index) -> None:
-    directory, flags = index.root.directory, bytearray(index.root.index.blocks)
+    directory, flags = resident(index), bytearray(index.root.index.blocks)
     wanted = list(range(index.root.index.blocks))[::-1]
-    whole = plan_blocks(directory, wanted, flags, Budget())
+    whole = plan_extents(directory, 0, wanted, flags, Budget())
     assert whole.complete and sum(r.last - r.first for r in whole.ranges) == len(wanted)
-    some = plan_blocks(directory, wanted, flags, replace(Budget(), bytes=whole.bytes // 2))
+    some = plan_extents(directory, 0, wanted, flags, replace(Budget(), bytes=whole.bytes // 2))
     assert not some.complete and 0 < some.bytes <= whole.bytes // 2
     assert some.ranges[-1].last == len(wanted)  # the most wanted
-    assert plan_blocks(directory, wanted, flags, Budget(waves=0)).ranges == []
+    assert plan_extents(directory, 0, wanted, flags, Budget(waves=0)).ranges == []
 
 
 def test_the_command_says_what_is_proven(

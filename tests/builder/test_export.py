@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from doubles import Built
-from small import RowsOf, clustered, vantage
+from small import RowsOf, clustered, in_one_object, vantage
 from test_bec_tree import prefixes_of
 from test_ecvh import codewords_of
 from test_mlp import index_of, network, progressive
@@ -169,7 +169,8 @@ def two_levels(rows_of: RowsOf, bits: int) -> tuple[Any, bytes, np.ndarray]:
     section = two_level.tune(two_level.reorder(two_level._one_page(flat), order), training, lambda _: 0.0)
     assert isinstance(section, TwoLevelSection) and len(section.size) > 1
     about = index_section(rows, 64, rows.count, "two-level")
-    return bare("far", section, about), bytes(section.pages), rows.stored.gather(everything[::40])
+    placed, pages = in_one_object(section)
+    return bare("far", placed, about), pages, rows.stored.gather(everything[::40])
 
 
 @pytest.mark.parametrize("bits", [4, 8])

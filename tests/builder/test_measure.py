@@ -64,7 +64,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("measure")
     np.save(folder / "rows.npy", clustered(ROWS, 24, 5))
     source = open_source([folder / "rows.npy"])
-    with patch("build_index.tune.choose.BLOCK_ROWS", 24):
+    with patch("build_index.tune.choose.BLOCK_ROWS", 24), patch("build_index.tune.renditions.INLINE_BYTES", 0):
         report = build(source, BuildContext(folder / "bucket" / "small", request.param, Options(0.9, K, vectors="f32")))
     with stage(source, folder / "staging", metric=request.param) as staging:
         rows = scale_rows(staging, request.param)
@@ -93,7 +93,7 @@ def sizes_of(case: Case) -> np.ndarray:
 
 def test_block_bytes_are_those_of_the_index(case: Case) -> None:
     index, _ = case.opened(0)
-    assert sizes_of(case).tolist() == list(index.root.directory.size)
+    assert sizes_of(case).tolist() == list(index.root.directory.places[0].whole)
     assert (case.p == [index.segment.router.probabilities(query).p for query in case.queries]).all()
 
 
@@ -157,7 +157,7 @@ def test_estimates_are_those_of_the_edge(case: Case) -> None:
         )
         number = np.argsort(source_rows(case.report.index, index))
         for rerank in (0, 2 * K):
-            known = next(e for e in promises.estimators if (e.k, e.rerank) == (K, rerank))
+            known = next(e for e in promises.estimators if (e.rendition, e.k, e.rerank) == (0, K, rerank))
             told = estimate_recall(known, held, reads.blocks, price)
             for i in range(0, len(ASKED), 6):
                 question = Query(case.queries[i].source, K, 0.5, rerank, without=int(number[ASKED[i]]))
@@ -197,6 +197,16 @@ def test_recall_counts_a_row_once_and_stops_at_k() -> None:
     assert recall([], 3) == 0.0
     short = judge(block, row, untied(np.array([[7, -1, -1]], np.int32)))
     assert short.recall(np.ones((1, 3), bool), 3).tolist() == [1.0]  # of the one neighbour there is
+
+
+def test_recall_counts_a_row_of_many_copies_once() -> None:
+    """Of three copies the first and the last are read: it is one answer, and takes the place of no other."""
+    block, row = np.array([[0, 1, 2, 3, 0]], np.int32), np.array([[7, 7, 7, 7, 9]], np.int32)
+    found = judge(block, row, untied(np.array([[7, 9]], np.int32)))
+    for blocks in range(16):
+        read = np.array([[bool(blocks >> b & 1) for b in range(4)]])
+        assert found.answered(read, 9).sum() == (1 if blocks else 0) + (blocks & 1)
+        assert found.recall(read, 2).tolist() == [((1 if blocks else 0) + (blocks & 1)) / 2]
 
 
 def test_chunks_hold_all_blocks_in_order() -> None:

@@ -41,7 +41,7 @@ NO_LESSON: Any = None  # the regions to look into are chosen by cost alone
 
 
 def index_of(dimension: int, blocks: int = 6, metric: str = "dot") -> IndexSection:
-    return IndexSection(metric, dimension, 100, blocks, 1, "i64", "f32", "lrsq", "mlp", 1.0, 100)
+    return IndexSection(metric, dimension, 100, blocks, "i64", "f32", "lrsq", "mlp", 1.0, 100)
 
 
 def network(dimension: int, units: int, blocks: int = 6, subs: int = 2, bits: int = 4) -> MlpSection:

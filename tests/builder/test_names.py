@@ -21,14 +21,16 @@ from build_index.write.publish import make_live
 from build_index.write.reopen import reopen
 from vantage.errors import DamagedError, StoreError
 from vantage.format import Current, ObjectName
-from vantage.format.root import OBJECTS_MAX
+from vantage.format.objects import OBJECTS_MAX
 
 G = "0123456789abcdef"
 SECRET = b"not of the index"
 
 NAMES = {
     "CURRENT": "current", f"{G}/root.bin": "object", f"{G}/ids.bin": "object", f"{G}/routing.bin": "object",
-    f"{G}/shard-00000.bin": "object", f"{G}/vectors/part-65535.parquet": "object", f"{G}/manifest.json": "manifest",
+    f"{G}/shard-00000.bin": "object", f"{G}/rendition-1-00000.bin": "object", f"{G}/rendition-15-00003.bin": "object",
+    f"{G}/rows.bin": "object", f"{G}/attributes-00000.bin": "object", f"{G}/vectors/part-65535.parquet": "object",
+    f"{G}/manifest.json": "manifest",
     f"{G}/gc-12ab": "mark", f"{G}/.root.bin.77.part": "part", f"{G}/vectors/.part-00000.parquet.7.part": "part",
 }  # fmt: skip
 FOREIGN = [

@@ -32,7 +32,7 @@ D = 40
 
 
 def index_of(blocks: int, dimension: int = D) -> IndexSection:
-    return IndexSection("dot", dimension, 100, blocks, 1, "i64", "f32", "lrsq", "tree", 1.0, 100)
+    return IndexSection("dot", dimension, 100, blocks, "i64", "f32", "lrsq", "tree", 1.0, 100)
 
 
 def grown(blocks: int) -> TreeSection:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
-from small import RowsOf, clustered
+from small import RowsOf, clustered, in_one_object
 
 from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section
@@ -16,8 +17,7 @@ from build_index.routers import lse, two_level
 from build_index.routers.training import TrainingSet
 from build_index.simulate.edge import page_bytes, prepare_rows, probabilities
 from vantage.errors import DamagedError, InputError
-from vantage.format import LseSection, RouterSection, TwoLevelSection
-from vantage.kernels import crc32c
+from vantage.format import PAGE_BYTES_MAX, Cursor, LseSection, RouterSection, TwoLevelSection
 from vantage.search.prepare import Prepared
 from vantage.search.route.two_level import TwoLevelRouter
 
@@ -40,7 +40,7 @@ def case(request: pytest.FixtureRequest, lasting_rows_of: RowsOf) -> Case:
 
 def by_size(section: RouterSection) -> float:
     assert isinstance(section, TwoLevelSection)
-    return section.nbytes
+    return sum(map(len, section.pages))
 
 
 def paged(case: Case) -> TwoLevelSection:
@@ -95,8 +95,8 @@ def test_a_page_tells_its_blocks_apart_as_the_table_does(case: Case) -> None:
 def test_every_block_lies_in_a_page(case: Case) -> None:
     found, index = paged(case), index_section(case[0], BLOCKS, case[0].count)
     named = set()
-    for at, size in zip(found.offset, found.size, strict=True):
-        named |= set(found.columns(found.pages[at : at + size], index, "page")[0])
+    for page in found.pages:
+        named |= set(found.columns(Cursor(memoryview(page), "page"), index)[0])
     assert named == set(range(BLOCKS))
 
 
@@ -106,13 +106,48 @@ def test_the_section_comes_back_and_refuses_pages_that_do_not_fit(case: Case) ->
     assert back.pack() == found.pack()
     assert len(back.pages) == 0
     query = held_out(case[0])[7]
-    assert TwoLevelRouter(back, index).page(query) == TwoLevelRouter(found, index).page(query)
+    for beam in (1, 2, 6):
+        ours, theirs = (TwoLevelRouter(replace(one, beam=beam), index) for one in (found, back))
+        assert ours.pages(query) == theirs.pages(query) and len(set(ours.pages(query))) == beam
+        assert ours.pages(query)[0] == TwoLevelRouter(found, index).pages(query)[0]
     assert not TwoLevelRouter(back, index).probabilities(query).p
-    shifted = replace(found, offset=[0, *(at + 4 for at in found.offset[1:])])
-    short = replace(found, size=[found.size[0] - 4, *found.size[1:]])
-    for bad in (shifted, short, replace(found, nbytes=found.nbytes + 1), replace(found, subs=found.subs - 1)):
+    large = array("I", [PAGE_BYTES_MAX + 1, *found.size[1:]])
+    for bad in (
+        replace(found, size=large), replace(found, subs=0), replace(found, bits=5), replace(found, beam=0),
+        replace(found, beam=7), replace(found, beta=0.0),
+    ):  # fmt: skip
         with pytest.raises(DamagedError):
             TwoLevelSection.unpack(memoryview(bad.pack()), index, "router")
+    placed, pages = in_one_object(found)
+    placed.check((len(pages),), "router")
+    for wrong, sizes in ((placed, (len(pages) - 1,)), (placed, ()), (replace(placed, object=array("I", [1] * len(
+        placed.size))), (len(pages),))):  # fmt: skip
+        with pytest.raises(DamagedError, match="router: a page is outside of its object"):
+            wrong.check(sizes, "router")
+
+
+def test_several_pages_are_one_table_of_their_blocks(case: Case) -> None:
+    """A block that several pages name counts once, with what is its own; all pages say what the flat table says."""
+    rows, flat, order, _ = case
+    found, index, queries = paged(case), index_section(rows, BLOCKS, rows.count), held_out(rows)
+    table = probabilities("lse", lse.reorder(flat, order), index, queries).astype(np.int64)
+    router = TwoLevelRouter(replace(found, beam=3), index)
+    shared = 0
+    for query, p in zip(queries[:40], table, strict=False):
+        numbers = [
+            set(found.columns(Cursor(memoryview(found.pages[r]), "page"), index)[0]) for r in router.pages(query)
+        ]
+        shared += sum(map(len, numbers)) > len(set().union(*numbers))
+        routed = router.probabilities(query)
+        assert routed.blocks is not None and list(routed.blocks) == sorted(set().union(*numbers))
+        own, wanted = np.array(routed.p, np.int64), p[routed.blocks]
+        assert abs(own.sum() - 2**20) <= len(own)
+        assert own / 2**20 == pytest.approx(wanted / wanted.sum(), abs=3e-3)
+        every = {r: memoryview(page) for r, page in enumerate(found.pages)}
+        whole = router.probabilities(query, every)
+        assert list(whole.blocks or ()) == list(range(BLOCKS))
+        assert np.array(whole.p) / 2**20 == pytest.approx(p / p.sum(), abs=3e-3)
+    assert shared > 10
 
 
 @pytest.mark.parametrize("numbers", [[1, 0], [0, 0], [0, BLOCKS]])
@@ -121,16 +156,17 @@ def test_a_page_with_wrong_blocks_is_refused(case: Case, numbers: list[int]) -> 
     rows, flat, _, _ = case
     index = index_section(rows, BLOCKS, rows.count)
     one = two_level._page(flat, two_level._one_page(flat).regions, [np.array([0, 1])])
-    page = np.array(numbers, "<u4").tobytes() + bytes(one.pages[8:])
-    assert crc32c(page) != one.crc[0]
-    with pytest.raises(DamagedError, match="out of order"):
-        TwoLevelRouter(one, index).probabilities(held_out(rows)[0], memoryview(page))
+    page = one.pages[0][:8] + np.array(numbers, "<u4").tobytes() + one.pages[0][16:]
+    assert len(page) == len(one.pages[0])
+    with pytest.raises(DamagedError, match="page 0: a page names its blocks out of order"):
+        TwoLevelRouter(one, index).probabilities(held_out(rows)[0], {0: memoryview(page)})
 
 
 def test_a_region_of_more_blocks_than_a_page_takes_is_refused(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, flat, order, training = case
     one = two_level.reorder(two_level._one_page(flat), order)
-    monkeypatch.setattr(two_level, "PAGE_BYTES_MAX", TwoLevelSection.block_bytes(flat.bits, flat.subs, rows.dimension))
+    each = two_level.EXTENT_BYTES + TwoLevelSection.block_bytes(flat.bits, flat.subs, rows.dimension)
+    monkeypatch.setattr(two_level, "PAGE_BYTES_MAX", each)
     with pytest.raises(InputError, match="blocks lie nearest to one region, a routing page takes 0"):
         two_level.tune(one, training, by_size)
 
@@ -140,8 +176,20 @@ def test_the_blocks_of_a_page_are_chosen_by_cost(case: Case) -> None:
     rows, flat, order, training = case
     one = two_level.reorder(two_level._one_page(flat), order)
     small, large = (two_level.tune(one, training, cost) for cost in (by_size, lambda _: np.inf))
-    assert small.nbytes < large.nbytes
+    assert by_size(small) < by_size(large)
     queries, index = held_out(rows), index_section(rows, BLOCKS, rows.count)
     few, many = (page_bytes("two-level", section, index, queries) for section in (small, large))
     assert few is not None and many is not None and np.mean(few) < np.mean(many)
     assert page_bytes("lse", flat, index, queries) is None
+
+
+def test_a_query_reads_as_many_pages_as_cost_least(case: Case) -> None:
+    _, flat, order, training = case
+    one = two_level.reorder(two_level._one_page(flat), order)
+    for beam in two_level.BEAMS:
+
+        def cost(section: RouterSection, beam: int = beam) -> float:
+            assert isinstance(section, TwoLevelSection)
+            return abs(section.beam - beam)
+
+        assert two_level.tune(one, training, cost).beam == beam

@@ -8,28 +8,39 @@ import struct
 from array import array
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
 from fixtures.damage import (
-    Objects,
+    ATTRIBUTES_PLANE,
+    NORMS_PLANE,
+    Bytes,
+    Part,
     attributes_of,
-    edit_block,
+    changed,
+    edit_blocks,
+    edit_facts,
+    edit_pages,
+    edit_plane,
+    edit_rows,
+    first_block,
     flip,
     in_block,
     in_columns,
+    inflated,
     key,
     load,
+    object_of,
     put,
     root_of,
-    seal,
     texts_of,
 )
 
 from build_index.audit.verify import verify_deep
 from build_index.bucket import generations as g
 from build_index.bucket.store import FolderStore
-from vantage.format import HEADER, SECTION, Current, ObjectName
+from vantage.format import HEADER, SECTION, Current, Cursor, ObjectName, pack_page, with_directory
 from vantage.kernels import crc32c
 
 FIXTURES = sorted(json.loads((Path(__file__).parent.parent / "fixtures" / "expected.json").read_text()))
@@ -37,13 +48,13 @@ FIXTURES = sorted(json.loads((Path(__file__).parent.parent / "fixtures" / "expec
 U32 = struct.Struct("<I").pack
 
 
-def sealed(objects: Objects, folder: Path) -> FolderStore:
+def sealed(objects: Bytes, folder: Path) -> FolderStore:
     """The objects as a generation of its own in a folder, every checksum made anew."""
     old = Current.unpack(objects["CURRENT"], "CURRENT").generation
     bodies = {k.removeprefix(f"{old}/"): v for k, v in sorted(objects.items()) if k.startswith(f"{old}/")}
     manifest = json.loads(bodies.pop("manifest.json"))
     for name, body in bodies.items():
-        if name.startswith("shard"):
+        if name.startswith(("shard", "rendition")):
             bodies[name] = resealed(body)
     named = {name: (len(body), hashlib.sha256(body).hexdigest()) for name, body in bodies.items()}
     rest = {k: v for k, v in manifest.items() if k not in ("generation", "objects")}
@@ -57,92 +68,162 @@ def sealed(objects: Objects, folder: Path) -> FolderStore:
     where = FolderStore(folder)
     for name, body in (bodies | {"manifest.json": text}).items():
         where.put(f"{new}/{name}", body)
+    for name in objects.keys() - {"CURRENT"}:
+        if not name.startswith(f"{old}/"):  # of another generation
+            where.put(name, objects[name] if name.endswith(".parquet") else resealed(objects[name]))
     where.put("CURRENT", current.pack())
     return where
 
 
 def resealed(shard: bytes) -> bytes:
-    """A shard with right checksums of its sections and its table."""
-    out, end = bytearray(shard), HEADER.size + 2 * SECTION.size
-    for at in range(HEADER.size, end, SECTION.size):
-        _, _, offset, length, _, _ = SECTION.unpack_from(out, at)
-        struct.pack_into("<I", out, at + 24, crc32c(bytes(out[offset : offset + length])))
+    """A shard with right checksums of its sections and its table, and its size in both."""
+    out, end = bytearray(shard), HEADER.size + SECTION.size
+    struct.pack_into("<Q", out, 16, len(out))
+    struct.pack_into("<Q", out, HEADER.size + 16, len(out) - end)
+    struct.pack_into("<I", out, HEADER.size + 24, crc32c(bytes(out[end:])))
     struct.pack_into("<I", out, 24, crc32c(bytes(out[:24]) + bytes(8) + bytes(out[HEADER.size : end])))
     return bytes(out)
 
 
-def edit_ids(objects: Objects, change: Callable[[bytes], bytes]) -> Objects:
+def edit_ids(objects: Bytes, change: Callable[[bytes], bytes]) -> Bytes:
     """ids.bin of one page changed, and the root's checksum of it."""
-    root, name = root_of(objects), key(objects, "ids.bin")
+    name = key(objects, "ids.bin")
     page = change(objects[name])
-    pages = replace(root.id_pages, crc=memoryview(array("I", [crc32c(page)])))
-    return seal(objects | {name: page}, replace(root, id_pages=pages).pack())
+    return changed(objects | {name: page}, id_pages=replace(root_of(objects).id_pages, crc=array("I", [crc32c(page)])))
 
 
-def flipped_vector(objects: Objects) -> Objects:
+def flipped_vector(objects: Bytes) -> Bytes:
     name = key(objects, "part-00000.parquet")
-    return objects | {name: flip(objects[name], root_of(objects).vectors.offset[0])}
+    return objects | {name: flip(objects[name], root_of(objects).rows.vector_offset[0])}
 
 
-def other_codes(objects: Objects) -> Objects:
-    """The codes of rows 0 and 1 change places."""
-    root = root_of(objects)
-    at, width = root.planes(0), root.codec.code_bytes
+def other_codes(objects: Bytes) -> Bytes:
+    """The codes of the first two rows of block 0 change places."""
+    width = root_of(objects).codec.code_bytes
 
-    def change(block: bytes) -> bytes:
-        out = bytearray(block)
+    def change(part: Part) -> bytes:
+        out = bytearray(part.data)
         for byte in range(width):
-            here = at.codes + 16 * byte
+            here = part.opened.at.codes + 16 * byte
             out[here], out[here + 1] = out[here + 1], out[here]
         return bytes(out)
 
-    return edit_block(objects, change)
+    return edit_blocks(objects, first_block(change))
 
 
-def small_norms(objects: Objects) -> Objects:
+def other_home(objects: Bytes) -> Bytes:
+    """The second row of block 0 is its first one again."""
+
+    def change(part: Part) -> bytes:
+        at = part.opened.at
+        return put(part.data, at.rows + 4, part.data[at.rows : at.rows + 4])
+
+    return edit_blocks(objects, first_block(change))
+
+
+def swapped_texts(raw: bytes, n: int) -> bytes:
+    """The JSON of the first row is that of the last; all others are as they were."""
+    starts = struct.unpack_from(f"<{n + 1}I", raw)
+    texts = [raw[4 * (n + 1) + low : 4 * (n + 1) + high] for low, high in pairwise(starts)]
+    texts[0] = texts[-1]
+    ends = [0, *accumulate(map(len, texts))]
+    return struct.pack(f"<{n + 1}I", *ends) + b"".join(texts)
+
+
+def unnamed_block(objects: Bytes) -> Bytes:
+    """Pages that name block 0 name it no more."""
     root = root_of(objects)
-    n = -(-root.directory.rows[0] // 16) * 16
-    return edit_block(objects, lambda block: put(block, len(block) - n - 16, struct.pack("<f", 1e-6)))
+
+    def change(page: bytes) -> bytes:
+        cursor = Cursor(memoryview(page), "page")
+        blocks, scale, weight, table = root.router.columns(cursor, root.index)
+        directory = root.router.directory(cursor, blocks, 1, root.objects.sizes)
+        kept = [i for i, b in enumerate(blocks) if b]
+        each = len(table) // len(blocks)
+        subs = root.router.subs
+
+        def some(column: bytes, width: int) -> bytes:
+            return b"".join(bytes(column)[width * i : width * (i + 1)] for i in kept)
+
+        body = pack_page([blocks[i] for i in kept], some(scale, 4 * subs), some(weight, 4 * subs), some(table, each))
+        return with_directory(body, directory.some([i for i in range(len(directory)) if directory.block[i]]))
+
+    return edit_pages(objects, change)
 
 
-def moved_page(objects: Objects) -> Objects:
-    root = root_of(objects)
-    pages = replace(root.vectors, offset=memoryview(array("Q", [root.vectors.offset[0] - 2, *root.vectors.offset[1:]])))
-    return seal(objects, replace(root, vectors=pages).pack())
-
-
-DAMAGES: dict[str, tuple[str, Callable[[Objects], Objects], str]] = {
-    "rows": ("words", lambda o: in_block(o, "rows", 4, U32(0)), "block 0: its home rows are not 0 to"),
-    "check": ("words", lambda o: in_block(o, "checks", 4, U32(7)), "block 0: ids.bin has another check of row 1"),
-    "id": ("words", lambda o: in_block(o, "ids", 0, b"X"), "block 0: ids.bin has another id of row 0"),
+DAMAGES: dict[str, tuple[str, Callable[[Bytes], Bytes], str]] = {
+    "rows": ("words", other_home, "block 0: a row lies there twice"),
+    "home": (
+        "words", lambda o: in_block(o, "rows", 0, U32(block_rows(o, 1)[0])), "block 1: another block is the home too",
+    ),
+    "row of none": ("words", lambda o: in_block(o, "rows", 0, U32(9999)), "there are 200 rows, but a slot of row 9999"),
+    "check": ("words", lambda o: in_block(o, "checks", 4, U32(7)), "block 0: ids.bin has another check of row"),
+    "id": ("words", lambda o: in_block(o, "ids", 0, b"X"), "block 0: ids.bin has another id of row"),
     "id width": ("words", lambda o: in_block(o, "", 4, U32(33)), "block 0: ids of width 33 do not fit"),
     "factor": ("words", lambda o: in_block(o, "f", 0, b"\0\0"), "block 0: the code is not that of the vector, of row"),
-    "code": ("words", other_codes, "block 0: the code is not that of the vector, of row 0"),
-    "attributes": ("words", lambda o: attributes_of(o, b"[1, 2]"), "attributes of block 0, row 0: it has not the 3"),
-    "other attributes": (
-        "words", lambda o: attributes_of(o, b'["x",1,[]]'), "row group 0: attribute 'gloss' is not that of the shards",
+    "code": ("words", other_codes, "block 0: the code is not that of the vector, of row"),
+    "attributes": ("words", lambda o: attributes_of(o, b"[1, 2]"), "block 0: there are other attributes of row"),
+    "attributes of one row": (
+        "words", lambda o: edit_plane(o, ATTRIBUTES_PLANE, inflated(swapped_texts)),
+        "block 0: there are other attributes of row",
+    ),
+    "attributes that are no plane": (
+        "words", lambda o: edit_plane(o, ATTRIBUTES_PLANE, lambda plane, n: plane[:-9]), "block 0: attributes of",
     ),
     "attributes by row": (
-        "texts", lambda o: texts_of(o, lambda told: told.replace(b"texts", b"TEXTS").replace(b"t", b"T", 1)),
-        "ids.bin has another place for the attributes of row 0",
+        "texts", lambda o: texts_of(o, lambda text: text.replace(b"t", b"T", 1)),
+        "ids.bin says that other bytes are the attributes",
     ),
     "place": (
-        "texts", lambda o: in_columns(o, "spots", 0, {3: 40}), "block 0: ids.bin has another place for the attributes",
+        "texts", lambda o: in_columns(o, "spots", 0, {3: 40}), "ids.bin has another place for the attributes of row 3",
     ),
     "place in ids.bin": (
         "texts", lambda o: edit_ids(o, lambda page: put(page, 16 * 70, U32(7) * 70)),
-        "ids.bin says that other bytes are the attributes of row 0",
+        "ids.bin says that other bytes are the attributes",
+    ),
+    "check in facts": ("proofs", lambda o: edit_facts(o, 0, 7), "rows.bin: ids.bin has another check of row 0"),
+    "place in facts": (
+        "proofs", lambda o: edit_facts(o, 1, 7), "rows.bin: ids.bin has another place for the attributes of row",
+    ),
+    "facts": (
+        "proofs", lambda o: edit_rows(o, "fact_crc", 0, 5),
+        "rows.bin: CRC-32C of the facts of page 0 differs from what root.bin says",
     ),
     "vector": ("words", flipped_vector, "part-00000.parquet: ids.bin has another check of row 0"),
-    "page": ("words", moved_page, "row group 0: its vectors are not where root.bin says"),
+    "page": (
+        "words", lambda o: edit_rows(o, "vector_offset", 0, root_of(o).rows.vector_offset[0] - 2),
+        "row group 0: its vectors are not where root.bin says",
+    ),
     "no entry": (
         "words", lambda o: edit_ids(o, lambda page: put(page, 8 * 200, page[8 * 200 + 4 : 8 * 200 + 8])),
         "a second entry of row",
     ),
     "unsorted": ("words", lambda o: edit_ids(o, lambda page: put(page, 8, page[:8])), "page 0: is not sorted by hash"),
-    "norms": ("proofs", small_norms, "block 0: error norms or radius are too small"),
-    "integer id": ("proofs", lambda o: in_block(o, "ids", 8, bytes(8)), "block 0: ids.bin has another id of row 1"),
+    "norms": (
+        "proofs", lambda o: edit_plane(o, NORMS_PLANE, lambda plane, n: struct.pack("<f", 1e-6) + plane[4:]),
+        "block 0: error norms or radius are too small",
+    ),
+    "norms that are no plane": (
+        "proofs", lambda o: edit_plane(o, NORMS_PLANE, lambda plane, n: plane[:-16]), "block 0: error norms of",
+    ),
+    "centre": (
+        "words", lambda o: in_block(o, "centre", 0, b"\x7f\x81\x7f"), "block 0: the code is not that of the vector,"),
+    "integer id": ("proofs", lambda o: in_block(o, "ids", 8, bytes(8)), "block 0: ids.bin has another id of row"),
+    "a page without a block": ("pages", unnamed_block, "routing.bin: 1 blocks are on no page"),
+    "extent of another generation": (
+        "extents",
+        lambda o: edit_blocks(o, lambda p: put(p.data, p.opened.at.checks, U32(7)) if p.number == 8 else p.data),
+        "fedcba9876543210/shard-00000.bin, block 2: ids.bin has another check of row",
+    ),
 }  # fmt: skip
+
+
+def block_rows(objects: Bytes, number: int) -> tuple[int, ...]:
+    """Row numbers of a block in the first rendition."""
+    root = root_of(objects)
+    extent = root.directory.extent(number, 0)
+    data = objects[object_of(objects, extent.object)][extent.offset :]
+    return struct.unpack_from(f"<{extent.rows}I", data, root.planes(extent.rows).rows)
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -167,6 +248,6 @@ def test_a_shard_whose_own_checksums_are_wrong(tmp_path: Path) -> None:
     name = next(s.key for s in where.list() if s.key.endswith("shard-00000.bin"))
     data = where.read(name, 0, 1 << 20)
     struct.pack_into("<I", table := bytearray(data), HEADER.size + 24, 7)
-    struct.pack_into("<I", table, 24, crc32c(bytes(table[:24]) + bytes(8) + bytes(table[32:96])))
+    struct.pack_into("<I", table, 24, crc32c(bytes(table[:24]) + bytes(8) + bytes(table[32:64])))
     where.put(name, bytes(table))
     assert verify_deep(where)["damage"] == [f"{name}: CRC-32C of section 32 differs from what its table says"]

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from fixtures.answers import answers
 from fixtures.reader import Reader
+from small import clustered
 
 from build_index import build as build_module
 from build_index.bucket import generations as g
@@ -29,11 +30,12 @@ from build_index.ingest.open import open_source
 from build_index.ingest.rows import Rows, scale_rows
 from build_index.ingest.staging import stage
 from build_index.progress import SILENT, Progress
+from build_index.tune import renditions
 from build_index.tune.check import check_options
 from build_index.tune.choose import Choice, choose
 from build_index.tune.options import Options
 from build_index.write import blocks as blocks_module
-from build_index.write import ids, publish, shard
+from build_index.write import contents, ids, publish, shard
 from build_index.write import index as write_module
 from build_index.write import vectors as write_vectors
 from build_index.write.contents import Contents
@@ -94,7 +96,9 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("build_index.tune.choose.BLOCK_ROWS", 24)
     monkeypatch.setattr("build_index.tune.choose._shares", lambda *_: [0.35])
     monkeypatch.setattr(shard, "SHARD_BYTES", 3000)
-    monkeypatch.setattr(write_vectors, "PAGE_ROWS", 32)
+    monkeypatch.setattr(renditions, "INLINE_BYTES", 0)
+    for module in (contents, write_vectors):
+        monkeypatch.setattr(module, "PAGE_ROWS", 32)
     monkeypatch.setattr(write_vectors, "PART_ROWS_BYTES", 256 * DIMENSION)
 
 
@@ -116,9 +120,8 @@ def test_parquet_is_read_by_others_and_by_offset(tmp_path: Path, kind: str, text
     make(source(tmp_path, given, **columns), tmp_path / "index")
     objects = objects_of(tmp_path / "index")
     root = root_of(objects)
-    assert len(root.vectors.part) == 8 and len(root.objects.parts) == (
-        4 if kind == "f32" else 2 if kind == "f16" else 1
-    )
+    parts = [key for key in root.objects.keys if key.endswith(".parquet")]
+    assert len(root.rows.vector_object) == 8 and len(parts) == (4 if kind == "f32" else 2 if kind == "f16" else 1)
     current = Current.unpack(objects["CURRENT"], "CURRENT")
     paths = sorted((tmp_path / "index" / current.generation / "vectors").iterdir())
     table = pa.concat_tables([pq.read_table(p) for p in paths])
@@ -147,10 +150,10 @@ def test_parquet_is_read_by_others_and_by_offset(tmp_path: Path, kind: str, text
     assert list(found["marks"]) == columns["marks"] and list(found["name"]) == columns["name"]
 
     width = VECTOR_BYTES[kind] * DIMENSION
-    for page, part in enumerate(root.vectors.part):
-        data = paths[part].read_bytes()
-        for row in range(root.vectors.first_row[page], root.vectors.first_row[page + 1]):
-            start = root.vectors.offset[page] + (row - root.vectors.first_row[page]) * width
+    for page, number in enumerate(root.rows.vector_object):
+        data = objects[f"{current.generation}/{root.objects.keys[number]}"]
+        for row in range(root.rows.first_row[page], root.rows.first_row[page + 1]):
+            start = root.rows.vector_offset[page] + (row - root.rows.first_row[page]) * width
             assert data[start : start + width] == given[at[row]].tobytes()
 
 
@@ -172,17 +175,56 @@ def test_blocks_hold_every_row_once_at_home_and_copies_with_the_same_check(tmp_p
     objects = objects_of(tmp_path / "index")
     root = root_of(objects)
     assert root.index.slots == ROWS + report.as_dict()["copies"] > ROWS
-    d, seen = root.directory, {}
-    other = Reader(objects)
-    for b in range(root.index.blocks):
-        block = other.block(b)
-        home = list(range(d.first_row[b], d.first_row[b + 1]))
+    seen: dict[int, tuple[int, Any]] = {}
+    other, homes = Reader(objects), list[int]()
+    assert len(other.extents) == root.index.blocks > 4
+    for i, extent in enumerate(other.extents):
+        block = other.block(i)
         rows = block["rows"].tolist()
-        assert rows[: len(home)] == home and not set(rows[len(home) :]) & set(home)
+        homes += rows[: extent.homes]
+        assert len(set(rows)) == extent.rows
         for row, check, identifier in zip(rows, block["checks"].tolist(), block["ids"], strict=True):
             assert seen.setdefault(row, (check, identifier)) == (check, identifier)
             assert crc32c(other.vector(row)) == check
-    assert len(seen) == ROWS
+    assert homes == list(range(ROWS)) == sorted(seen)  # this builder numbers rows by their blocks
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("longer", [False, True])
+def test_every_rendition_holds_the_same_rows(tmp_path: Path, longer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes of both lengths, each once with the attributes of its rows, of which the first has error norms."""
+    given = clustered(ROWS, 24, 3)
+    monkeypatch.setattr(renditions, "WORTH", 1e9 if longer else 0.0)
+    monkeypatch.setattr("build_index.tune.contract.SURE", 0.0)  # else so few held-out rows promise nothing by codes
+    path = source(tmp_path, given, id=list(range(ROWS)), word=[f"w{row % 7}" for row in range(ROWS)])
+    build(open_source([path]), BuildContext(tmp_path / "index", "cosine", Options(0.5, 5, error_norms=True)))
+    objects = objects_of(tmp_path / "index")
+    root, other = root_of(objects), Reader(objects)
+    codecs = range(1 + longer)
+    assert list(root.renditions) == [(codec, attributes) for attributes in (False, True) for codec in codecs]
+    assert len({codec.code_bytes for codec in root.codecs}) == 1 + longer
+    for i in range(root.index.blocks):
+        blocks = [other.block(i, r) for r in range(len(root.renditions))]
+        for block, (codec, attributes) in zip(blocks, root.renditions, strict=True):
+            assert block["codes"].shape[1] == root.codecs[codec].code_bytes
+            assert block["rows"].tolist() == blocks[0]["rows"].tolist() and block["ids"] == blocks[0]["ids"]
+            assert block["planes"] == [2] * (not codec and not attributes) + [1] * attributes
+            texts = [other.attributes(row) for row in block["rows"].tolist()]
+            assert block["texts"] == (texts if attributes else [])
+
+
+def test_a_small_index_is_all_in_its_root_but_vectors_and_lookups(tmp_path: Path) -> None:
+    path = source(tmp_path, values("f32"), id=list(range(ROWS)), word=["w"] * ROWS)
+    make(path, tmp_path / "index")
+    objects = objects_of(tmp_path / "index")
+    root, other = root_of(objects), Reader(objects)
+    assert sorted(k.partition("/")[2] for k in objects) == sorted(
+        ["", "attributes-00000.bin", "ids.bin", "manifest.json", "root.bin", "rows.bin", "vectors/part-00000.parquet"]
+    )
+    assert list(root.renditions) == [(0, True)] and len(root.inline) == other.sizes[other.keys.index("root.bin")] > 0
+    rows = [row for i in range(root.index.blocks) for row in other.block(i)["rows"].tolist()]
+    assert set(rows) == set(range(ROWS))
+    assert works(tmp_path / "index", values("f32"))
 
 
 # The same bytes again
@@ -223,6 +265,7 @@ def _stop(monkeypatch: pytest.MonkeyPatch, target: str, at: int, error: BaseExce
         "write": write_module,
         "blocks": blocks_module,
         "shard": shard,
+        "vectors": write_vectors,
         "ids": ids,
         "publish": publish,
     }[where]
@@ -242,6 +285,7 @@ def _stop(monkeypatch: pytest.MonkeyPatch, target: str, at: int, error: BaseExce
 POINTS = [
     ("part.add", 1), ("part.add", 3), ("part.close", 2), ("blocks.pack_block", 1), ("blocks.pack_block", 4),
     ("blocks.pack_ids", 2), ("write.write_ids", 1), ("shard.sync", 1), ("shard.sync", 2), ("ids.sync", 1),
+    ("vectors.sync", 1), ("vectors.sync", 2),
     ("publish.sync", 1), ("write.make_live", 1),
     ("os.fsync", 1), ("os.fsync", 4), ("Path.rename", 1), ("Path.replace", 1),
 ]  # fmt: skip
@@ -399,13 +443,15 @@ def test_building_again_mends_a_damaged_generation(tmp_path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
+import build_index.write.contents as contents
 import build_index.write.vectors as write
 from build_index.build import build
 from build_index.context import BuildContext
 from build_index.tune.check import check_options
+from build_index.tune import renditions
 from build_index.tune.options import Options
 from build_index.ingest.open import open_source
-write.PAGE_ROWS = 8
+write.PAGE_ROWS = contents.PAGE_ROWS = 8
 whole = write._PartWriter.add
 def slow(self, table):
     whole(self, table)

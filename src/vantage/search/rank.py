@@ -6,7 +6,7 @@ import math
 import struct
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import sub
 from typing import Any
 
@@ -28,7 +28,7 @@ class Match:
     check: int
     score: float
     attributes: dict[str, Any] | None = None
-    contender: Contender | None = None
+    contender: Contender | None = field(default=None, compare=False)  # where a scan saw it: no part of the answer
     stored: bytes | None = None  # the full vector, of `kind`
     kind: str = "f32"
 

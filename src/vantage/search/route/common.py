@@ -39,7 +39,7 @@ class Routed:
     def floored(self, count: int) -> Routed:
         """Of all `count`, those without a probability at the least one."""
         p = array("I", [1]) * count
-        for b, value in zip(self.blocks or range(count), self.p, strict=True):
+        for b, value in zip(range(count) if self.blocks is None else self.blocks, self.p, strict=True):
             p[b] = value or 1
         return Routed(p, None, self.directory, self.complete)
 
