@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from build_index.bucket.open import open_index
 from build_index.ingest.queries import read_queries
 from vantage import kernels
 from vantage.cost import Budget
-from vantage.format import VECTOR_BYTES, IndexSection, part_key, shard_key
+from vantage.format import VECTOR_BYTES, IndexSection
 from vantage.index import Index
 from vantage.search.exact import BoundedScan
 from vantage.search.prepare import Prepared, prepare
@@ -35,12 +36,12 @@ def stored(path: Path, index: Index) -> npt.NDArray[np.generic]:
     """(N, d) full vectors by row number, as they are stored."""
     root = index.root
     dtype = {"f16": np.float16, "f32": np.float32, "u8": np.uint8, "i8": np.int8}[root.index.vector_kind]
-    width, pages, out = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension, root.vectors, []
-    for page in range(len(pages.part)):
-        n = pages.first_row[page + 1] - pages.first_row[page]
-        with (path / part_key(index.current.generation, pages.part[page])).open("rb") as file:
-            file.seek(pages.offset[page])
-            out.append(np.frombuffer(file.read(n * width), dtype).reshape(n, -1))
+    width, pages, out = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension, root.rows, []
+    for page, (first, end) in enumerate(pairwise(pages.first_row)):
+        key = root.objects.keys[pages.vector_object[page]]
+        with (path / index.current.generation / key).open("rb") as file:
+            file.seek(pages.vector_offset[page])
+            out.append(np.frombuffer(file.read((end - first) * width), dtype).reshape(end - first, -1))
     return np.concatenate(out)
 
 
@@ -67,30 +68,37 @@ def violations(index: Index, x: F64, query: Prepared) -> tuple[int, int, float]:
 
     x f64 (N, d): the stored rows in the scale of the index.
     """
-    root, scan = index.root, BoundedScan(index.root, query, 1, 1)
+    root, directory = index.root, index.segment.resident
+    assert directory is not None
+    scan = BoundedScan(root, directory, query, 1, 1)
     true = x @ np.asarray(query.vector, np.float64)
     if root.index.metric == "l2":
         true -= 0.5 * np.einsum("ij,ij->i", x, x)
     true *= query.unit
     pairs, wrong, width = 0, 0, 0.0
-    for b, ceiling in enumerate(scan.ceilings()):
-        data = index.cache.get(index.space, b)
-        at = root.planes(b)
+    ceilings, places = scan.ceilings(), directory.places[0]
+    for i, block in enumerate(directory.block):
+        data = index.segment.part(places.object[i], places.offset[i])
+        assert data is not None
+        opened = scan.open(i, data, keep=True)
+        at = opened.at
         here = true[np.frombuffer(data, "<u4", at.n, at.rows)]
-        lower, upper = (np.asarray(v, np.float64) for v in scan.intervals(b, data)[1:])
+        lower, upper = (np.asarray(v, np.float64) for v in scan.intervals(i, data, opened)[1:])
         pairs += at.n
-        wrong += int(((here < lower) | (here > upper)).sum()) + int(here.max() > ceiling)
+        wrong += int(((here < lower) | (here > upper)).sum()) + int(here.max() > ceilings[block])
         width += float((upper - lower).sum()) / 2 / query.unit
     return pairs, wrong, width / pairs
 
 
 def fill(path: Path, index: Index) -> None:
     """Brings every block into the cache."""
-    directory, shards = index.root.directory, index.root.directory.shard_blocks
-    for shard, (first, end) in enumerate(zip(shards[:-1], shards[1:], strict=True)):
-        data = memoryview((path / shard_key(index.current.generation, shard)).read_bytes())
-        for b in range(first, end):
-            index.cache.put(index.space, b, data[directory.offset[b] : directory.offset[b] + directory.size[b]])
+    directory = index.segment.resident
+    assert directory is not None
+    for number, low, high in directory.runs[0]:
+        data = memoryview((path / index.current.generation / index.root.objects.keys[number]).read_bytes())
+        for extent in (directory.extent(i, 0) for i in range(low, high)):
+            part = data[extent.offset : extent.offset + extent.whole]
+            index.cache.put(index.segment.keys[number], extent.offset, part)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -30,7 +31,7 @@ from bench.common import ACCESS, CACHE_BYTES, HEAP_MAX, loop, percentiles, proje
 from build_index.bucket.open import open_index
 from build_index.serve import ROOT, load, serve
 from vantage.errors import VantageError
-from vantage.format import VECTOR_BYTES, attributes_at, part_key, shard_key
+from vantage.format import CHECK_BYTES, ROOT_KEY, VECTOR_BYTES, spot_at
 from vantage.http import routes
 from vantage.index import Index
 from vantage.indexes import REVALIDATE_S, Service
@@ -70,26 +71,30 @@ BAD = [b"", b"[1, 2]", b'{"vector": [1, 2]}', b'{"vector": "x"}', b'{"vectr": []
 
 @dataclass
 class Truth:
-    """A generation as it is: the index, and of each id its row, attributes and full vector."""
+    """A generation as it is: the index, and of each id its row, attributes and full vector.
+
+    blocks: the extents of each rendition in the order of the directory.
+    """
 
     index: Index
-    blocks: list[bytes]
+    blocks: list[list[bytes]]
     row: dict[Any, int]
     attributes: dict[Any, Any]
     vectors: list[bytes]
 
     def scores(self, vector: list[float]) -> dict[Any, set[float]]:
-        """Of each id the scores that it has in the blocks that hold it."""
-        root = self.index.root
+        """Of each id the scores that it has in the blocks that hold it, in any rendition."""
+        root, directory = self.index.root, self.index.segment.resident
+        assert directory is not None
         prepared, out = prepare(vector, root.index), dict[Any, set[float]]()
-        most = max(root.directory.rows)
-        scan = LrsqScan(root, prepared, most)
-        for b, data in enumerate(self.blocks):
-            pool_reset(scan.pool, most)
-            scan.block(b, data, keep=True)
-            found = scan.contenders(most)
-            for match in rank_estimated(found, prepared, root.index, len(found)):
-                out.setdefault(plain(match.id), set()).add(match.score)
+        most = max(directory.rows)
+        for rendition, blocks in enumerate(self.blocks):
+            for place, data in enumerate(blocks):
+                scan = LrsqScan(root, directory, rendition, prepared, most)
+                scan.block(place, data, keep=True)
+                contenders = scan.contenders(most)
+                for match in rank_estimated(contenders, prepared, root.index, len(contenders)):
+                    out.setdefault(plain(match.id), set()).add(match.score)
         return out
 
 
@@ -101,30 +106,41 @@ def plain(identifier: int | bytes) -> int | str:
 def truth_of(folder: Path) -> Truth:
     """Reads a whole generation, without Vantage's store."""
     index = open_index(folder)
-    root, d, g = index.root, index.root.directory, index.current.generation
-    shards = [(folder / shard_key(g, s)).read_bytes() for s in range(root.index.shards)]
-    parts = [(folder / part_key(g, p)).read_bytes() for p in range(len(root.objects.parts))]
-    width, pages = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension, root.vectors
-    vectors = [
-        parts[pages.part[page]][pages.offset[page] + i * width :][:width]
-        for page in range(len(pages.part))
-        for i in range(pages.first_row[page + 1] - pages.first_row[page])
+    root, directory = index.root, index.segment.resident
+    assert directory is not None
+    objects = [
+        bytes(root.inline) if key == ROOT_KEY else (folder / index.current.generation / key).read_bytes()
+        for key in root.objects.keys
     ]
-    scan = LrsqScan(root, prepare(list(decode(vectors[0], root.index.vector_kind)), root.index), max(d.rows))
-    names = [a["name"] for a in root.schema["attributes"]]
-    blocks, row, attributes = [], dict[Any, int](), dict[Any, Any]()
-    for s, shard in enumerate(shards):
-        for b in range(d.shard_blocks[s], d.shard_blocks[s + 1]):
-            blocks.append(shard[d.offset[b] : d.offset[b] + d.size[b]])
-            own = shard[d.attribute_offset[b] : d.attribute_offset[b] + d.attribute_size[b]]
-            pool_reset(scan.pool, max(d.rows))
-            scan.block(b, blocks[b], keep=True)
-            first, end = d.first_row[b], d.first_row[b + 1]
-            for c in scan.contenders(d.rows[b]):
-                row[plain(c.id)] = c.row
-                if first <= c.row < end:
-                    known = attributes_at(own, end - first, c.row - first, names, "") if names else {}
-                    attributes[plain(c.id)] = json.loads(json.dumps(known))
+    width, pages = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension, root.rows
+    vectors, texts = list[bytes](), list[bytes]()
+    for page, (first, end) in enumerate(pairwise(pages.first_row)):
+        n, at = end - first, pages.vector_offset[page]
+        vectors += [objects[pages.vector_object[page]][at + i * width :][:width] for i in range(n)]
+        facts = objects[pages.fact_object[page]][pages.fact_offset[page] :][CHECK_BYTES * n :]
+        for i in range(n) if root.names else ():
+            spot = spot_at(facts, n, i)
+            texts.append(
+                objects[pages.attribute_object[page]][pages.attribute_offset[page] + spot.offset :][: spot.size]
+            )
+    scan = LrsqScan(
+        root, directory, 0, prepare(list(decode(vectors[0], root.index.vector_kind)), root.index), max(directory.rows)
+    )
+    blocks = [
+        [
+            objects[e.object][e.offset : e.offset + e.whole]
+            for e in (directory.extent(i, r) for i in range(len(directory)))
+        ]
+        for r in range(len(root.renditions))
+    ]
+    row, attributes = dict[Any, int](), dict[Any, Any]()
+    for place, data in enumerate(blocks[0]):
+        pool_reset(scan.pool, max(directory.rows))
+        scan.block(place, data, keep=True)
+        for c in scan.contenders(directory.rows[place]):
+            row[plain(c.id)] = c.row
+            known = dict(zip(root.names, json.loads(texts[c.row]), strict=True)) if texts else {}
+            attributes[plain(c.id)] = known
     return Truth(index, blocks, row, attributes, vectors)
 
 
