@@ -47,9 +47,9 @@ def build_command(
     ] = False,
     memory_budget: Annotated[str, typer.Option(help="Most memory the build may use.")] = binary(Options.memory_bytes),
     fast: Annotated[bool, MORE("--fast", help="Train no router: sooner built, more bytes per query.")] = Options.fast,
-    cache: Annotated[str, MORE(help="Cache of a Worker that the index is to fit, where it can: then fewer copies. 0: none.")] = binary(
-        Options.cache_bytes
-    ),
+    cache: Annotated[
+        str, MORE(help="Cache of a Worker that the index is to fit, where it can, by fewer copies. 0: none.")
+    ] = binary(Options.cache_bytes),
     vectors: Annotated[
         str | None,
         MORE(help="How f32 vectors are kept for exact scores: f16 or f32.", show_default="by measuring"),

@@ -12,8 +12,8 @@ class Options:
     """What the user asked for; None where the builder is to choose by measuring. The command line and VectorIndex
     take their defaults from here.
 
-    cache_bytes: an index that can fit it is made to fit it; 0: none is. copies: one of copies.COPY_RULES; copies_share: how many a
-    row. fast: no router is trained. second_wave: queries that estimate a low recall read once more. codec: one of
+    cache_bytes: an index that can fit it is made to fit it; 0: none is. copies: one of copies.COPY_RULES; copies_share:
+    how many a row. fast: no router is trained. second_wave: queries that estimate a low recall read once more. codec: one of
     codecs.CODECS. rotation: of rotations.ROTATIONS. error_norms: answers can be proven, for a byte a row. model: what
     made the vectors, a stamp that queries can be checked against. vectors: how those of an f32 source are kept, f16 or
     f32; None: f16 where that loses nothing.
