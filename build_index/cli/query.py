@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from vantage.format import ROOT_KEY
 from vantage.http.bodies import answer_body, describe
 from vantage.index import EXACT_VECTORS_MAX, Index
 from vantage.receipt import Receipt
@@ -31,7 +32,8 @@ def info(index: Address, as_json: Json = False) -> None:
     opened = open_index(index)
     described = describe(opened)
     root = opened.root
-    total = sum(root.objects.sizes) + opened.current.root.size
+    objects = zip(root.objects.keys, root.objects.sizes, strict=True)
+    total = sum(size for key, size in objects if key != ROOT_KEY) + opened.current.root.size
     described |= {"bytes": total, "root_bytes": opened.current.root.size, **target_cost(root.contract)}
     if as_json:
         print_json(described)
@@ -175,10 +177,10 @@ def explain(
 
 def _show_plan(plan: dict[str, Any], title: str) -> None:
     waves = "one wave" if plan["waves"] <= 1 else f"{plan['waves']} waves"
-    table = Table("shard", "blocks", "from byte", "bytes", title=f"{title}{count(plan['gets'], 'GET')} in {waves}")
+    table = Table("object", "blocks", "from byte", "bytes", title=f"{title}{count(plan['gets'], 'GET')} in {waves}")
     table.title_justify = "left"
     for r in plan["ranges"]:
-        table.add_row(str(r["shard"]), f"{r['blocks'][0]} to {r['blocks'][1]}", f"{r['offset']:,}", size(r["bytes"]))
+        table.add_row(r["object"], f"{r['blocks'][0]} to {r['blocks'][1]}", f"{r['offset']:,}", size(r["bytes"]))
     out.print(table)
     out.print(
         f"{size(plan['bytes'])}, {plan['modelled_ms']:.0f} ms modelled, ${plan['usd_per_million']:.2f} a million such "
@@ -186,7 +188,8 @@ def _show_plan(plan: dict[str, Any], title: str) -> None:
         highlight=False,
     )
     if plan["routing"]:
-        out.print("a routing page is read first, which names the ranges", highlight=False)
+        pages = count(len(plan["routing"]), "routing page")
+        out.print(f"before that a wave of {pages}, which name the ranges", highlight=False)
     if plan["second_below"]:
         out.print(f"a second wave may follow: where the estimate then is below {plan['second_below']:.4f}")
     if plan["rerank"]:

@@ -90,24 +90,13 @@ def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = S
         choice = replace(_exact(rows, id_bytes, options, []), near=few.near(rows))
     else:
         choice = _measured(rows, id_bytes, options, progress)
-    return _in_root(choice) if _is_small(rows, id_bytes, choice.layout, choice.codec) else choice
+    return replace(choice, inline=_is_small(rows, id_bytes, choice.layout, choice.codec))
 
 
 def _is_small(rows: Rows, id_bytes: float, layout: Layout, codec: Codec) -> bool:
     """Whether the root holds the blocks; never where routing pages say where they are."""
     sizes = block_bytes(layout.sizes(), codec.code_bytes, id_bytes, rows.dimension)
     return not isinstance(layout.section, TwoLevelSection) and renditions.are_small(rows, sizes)
-
-
-def _in_root(choice: Choice) -> Choice:
-    """The same with blocks in the root: nothing but full vectors is read."""
-    if any(promise.rerank for promise in choice.promises.all()):  # the contract's reads are those of exact scores
-        return replace(choice, inline=True)
-    points = tuple(replace(point, nbytes=0.0, gets=0.0) for point in choice.contract.points)
-    return replace(
-        choice, inline=True, contract=replace(choice.contract, points=points),
-        promises=renditions.without_reads(choice.promises), modelled_ms=(0.0, 0.0),
-    )  # fmt: skip
 
 
 def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress) -> Choice:
@@ -144,7 +133,8 @@ def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress)
 def _exact(rows: Rows, id_bytes: float, options: Options, tried: list[dict[str, Any]]) -> Choice:
     """One block, and exact scores of all its rows."""
     layout, codec = few.layout_of(rows, options.seed), few.codec_of(rows, options)
-    contract, promises = few.promise_exact(rows, layout, codec, id_bytes, options)
+    inline = _is_small(rows, id_bytes, layout, codec)
+    contract, promises = few.promise_exact(rows, layout, codec, id_bytes, options, inline)
     wait = promises.by_recall[0].ms
     return Choice(layout, codec, contract, promises, tried, (wait, wait), options.rotation or few.ROTATION)
 
@@ -170,19 +160,21 @@ def _promise(
     contract = calibrate(recall_at, task.k, target, rerank)
     if contract is None:
         return None
-    contract = with_pages(contract, pages)
+    contract, inline = with_pages(contract, pages), _is_small(rows, task.id_bytes, layout, coded.codec)
+    if inline:  # opening the index has read them
+        contract = replace(contract, points=tuple(replace(p, nbytes=0.0, gets=0.0) for p in contract.points))
     phase = task.progress.phase("promises")
     phase(0.0)
     promises = make_promises(
         ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes()), coded.price,
-        ScannedQueries(candidates, p, sizes, layout.sizes(), pages), recall_at, contract, rows.count,
-        options.second_wave, gather_of(layout.partition.home, rows), rerank, deep=_deep_of(task, layout, sizes, deep),
+        ScannedQueries(candidates, p, sizes, layout.sizes(), pages, inline), recall_at, contract, rows.count,
+        options.second_wave, gather_of(layout.partition.home, rows), rerank, deep=_deep_of(task, layout, sizes, deep, inline),
     )  # fmt: skip
     phase(1.0)
     kept = next((promise for promise in promises.by_recall if promise.recall >= target), None)
     if kept is None:
         return None
-    modelled = replace(plans(p, sizes, target_point(contract).price), pages=pages).ms
+    modelled = replace(plans(p, sizes, target_point(contract).price), pages=pages).ms * (not inline)
     waits = float(np.median(modelled)), float(np.quantile(modelled, 0.99))
     if rerank:
         point = target_point(contract)
@@ -253,12 +245,13 @@ def _deep(rows: Rows, k: int, calibration: HeldOutQueries, p: P) -> Scanned | No
     )  # fmt: skip
 
 
-def _deep_of(task: Task, layout: Layout, sizes: Ints, candidates: Candidates | None) -> Deep | None:
+def _deep_of(task: Task, layout: Layout, sizes: Ints, candidates: Candidates | None, inline: bool) -> Deep | None:
     """What promises at k above the contract's are measured by."""
     if task.deep is None or candidates is None or task.deep.p is None:
         return None
     p, queries = task.deep.p, task.deep.held.queries
-    held = ScannedQueries(candidates, p, sizes, layout.sizes(), pages_of(task.rows, layout, queries))
+    pages = pages_of(task.rows, layout, queries)
+    held = ScannedQueries(candidates, p, sizes, layout.sizes(), pages, inline)
     return Deep(
         held, PricedRecall(candidates, p, sizes), depths_beyond(task.k, task.rows.count), _rerank_max(task.rows)
     )

@@ -60,13 +60,14 @@ def near(rows: Rows) -> float:
 
 
 def promise_exact(
-    rows: Rows, layout: Layout, codec: Codec, id_bytes: float, options: Options
+    rows: Rows, layout: Layout, codec: Codec, id_bytes: float, options: Options, inline: bool
 ) -> tuple[Contract, Promises]:
-    """Recall 1 at any k up to the rows, for the whole block and all full vectors."""
+    """Recall 1 at any k up to the rows, for the whole block, where the root does not hold it, and all full vectors."""
     k, count = min(options.k, rows.count), rows.count
-    block = int(block_bytes(layout.sizes(), codec.code_bytes, id_bytes, rows.dimension)[0])
+    blocks = block_bytes(layout.sizes(), codec.code_bytes, id_bytes, rows.dimension).tolist() if not inline else []
     vectors = gather_of(layout.partition.home, rows)(np.arange(count)) or []
-    nbytes, gets = float(block + sum(vectors)), float(1 + len(vectors))
-    promise = Promise(1.0, 0, count, 0.0, nbytes, gets, 2.0, wave_ms([block]) + wave_ms(vectors))
+    nbytes, gets = float(sum(blocks) + sum(vectors)), float(len(blocks) + len(vectors))
+    waves, ms = float(len(blocks) + bool(vectors)), wave_ms(blocks) + wave_ms(vectors)
+    promise = Promise(1.0, 0, count, 0.0, nbytes, gets, waves, ms)
     points = tuple(Point(depth, 0, 1.0, nbytes, gets) for depth in depths(k))
     return Contract(k, LANES, options.recall, points), Promises((Estimator(count, count, 1.0, 1.0, SURE),), (promise,))

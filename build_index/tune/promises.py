@@ -47,7 +47,7 @@ F64 = npt.NDArray[np.float64]
 class ScannedQueries:
     """Queries held out, scanned: candidates, p u32 (Q, B); sizes and rows (B): bytes and rows of blocks.
 
-    pages (Q): routing pages read first; None: there are none.
+    pages (Q): routing pages read first; None: there are none. inline: the root holds the blocks, so none is read.
     """
 
     candidates: Candidates
@@ -55,6 +55,7 @@ class ScannedQueries:
     sizes: Ints
     rows: Ints
     pages: Pages | None = None
+    inline: bool = False
 
     def some(self, part: slice) -> ScannedQueries:
         """Without pages: features know none."""
@@ -249,7 +250,8 @@ def _promise(
     for _, reads, queries in waves:
         read[queries] |= reads.blocks
         for i, sizes in zip(queries, reads.ranges, strict=True):
-            count[:, i] += sum(sizes), len(sizes), bool(sizes), wave_ms(sizes)
+            if not held.inline:
+                count[:, i] += sum(sizes), len(sizes), bool(sizes), wave_ms(sizes)
     if held.pages is not None:
         count += np.array([(sum(pages), len(pages), 1, wave_ms(pages)) for pages in held.pages]).T
     means = count.mean(1)

@@ -26,16 +26,6 @@ def are_small(rows: Rows, sizes: Ints) -> bool:
     return bool(sizes.sum() + SLOTS_MOST * rows.count * attributes / 2 <= INLINE_BYTES)
 
 
-def without_reads(promises: Promises) -> Promises:
-    """Of an index whose blocks are in the root: what is read is full vectors alone."""
-
-    def left(p: Promise) -> Promise:
-        return replace(p, nbytes=0.0, gets=0.0, waves=0.0, ms=0.0) if not p.rerank else p
-
-    others = tuple(Ladder(x.k, tuple(map(left, x.by_recall))) for x in promises.others)
-    return replace(promises, by_recall=tuple(map(left, promises.by_recall)), others=others)
-
-
 def lengths(code_bytes: int, axes: int) -> list[int]:
     """Bytes of longer codes to try."""
     return [length for bits in LONGER_BITS if (length := axes * bits // 8 // 4 * 4) > code_bytes]

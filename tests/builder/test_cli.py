@@ -174,7 +174,7 @@ def test_query_by_id(words: Built) -> None:
     assert key not in ids
     wanted = [i.decode() for i in words.nearest(words.vectors[40], 6) if i.decode() != key]
     assert len(set(ids) & set(wanted)) >= 3
-    assert told["receipt"]["waves"] == 4  # the page of ids, the row, the blocks, then attributes
+    assert told["receipt"]["waves"] == 3  # the page of ids, the row, then blocks with the attributes
     shown = vantage("query", words.bucket / "words", "--id", key, "--top-k", 5)
     assert shown.code == 0
     assert all(i in flat(shown.out) for i in ids)
@@ -233,7 +233,7 @@ def test_explain_and_eval_by_id(points: Built, words: Built) -> None:
     index, key = words.bucket / "words", words.ids[40].decode()
     plan = vantage("explain", index, "--id", key, "--json").json()
     asked = vantage("query", index, "--id", key, "--json").json()["receipt"]
-    assert plan["gets"] > 0 and plan["bytes"] < asked["bytes"]  # without the page of ids, the row and attributes
+    assert plan["gets"] > 0 and plan["bytes"] < asked["bytes"]  # without the page of ids and the row
     assert f"{count(plan['gets'], 'GET')} in one wave" in vantage("explain", index, "--id", key).out
     best = [i.decode() for i in words.nearest(words.vectors[40], 11) if i.decode() != key][:10]
     answer = vantage("query", index, "--id", key, "--json").json()["matches"]

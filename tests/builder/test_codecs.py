@@ -18,7 +18,7 @@ from build_index.codecs.lrsq import _distortion, _scalar_bits, levels, train, wa
 from build_index.codecs.planes import QUERY_ALPHA, Codec, Encoded, encode, encode_blocks, nibbles_of, pack_fields
 from build_index.codecs.rotations.butterfly import axes_of
 from vantage import kernels
-from vantage.format import RANGES_AT, SEGMENT, aligned, block_planes, pack_block
+from vantage.format import RANGES_AT, SEGMENT, Centre, aligned, block_planes, pack_block
 from vantage.search.rotate import rotated
 
 UNIT = 2.0**20  # integer scores for a score of 1
@@ -228,9 +228,10 @@ def scores(codec: Codec, block: Encoded, query: np.ndarray, base: float) -> np.n
     """f64 (n): the kernel's integers for a block, as scores."""
     n = len(block.f)
     rows = np.arange(aligned(n, 16), dtype=np.uint32).tobytes()
-    data = pack_block(n, 0, block.ranges, [*block.planes(), rows], b"")
-    at, out = block_planes(n, codec.code_bytes), np.zeros(n, np.int32)
-    assert len(data) == at.checks
+    centre = Centre(0.0, 0.0, bytes(aligned(len(query), 16)))
+    data, size = pack_block(n, 0, block.ranges, centre, [*block.planes(), rows], b"")
+    at, out = block_planes(n, codec.code_bytes, len(query)), np.zeros(n, np.int32)
+    assert len(data) == size == at.checks
     kernels.lrsq_scores(
         data, RANGES_AT, at.codes, at.f, at.h, at.rows, n, base, 0, tables(codec, query), out
     )  # fmt: skip

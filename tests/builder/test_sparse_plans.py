@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +10,9 @@ import pytest
 from build_index.neighbours.truth import hold_out
 from build_index.simulate import measure
 from build_index.simulate.measure import plans, spans
-from vantage.cost import LANES, Budget
-from vantage.format import aligned
-from vantage.read.cache import STARTS_SHARD
+from vantage.cost import LANES, Budget, wave_ms
+from vantage.format import Directory, Places, aligned
+from vantage.read.cache import STARTS_OBJECT
 from vantage.read.gather import RANGE_BYTES_MAX
 from vantage.search import plan
 from vantage.search.route.common import Routed
@@ -63,16 +61,17 @@ def test_the_edge_plans_as_the_builder_does() -> None:
     """From what a router names, blocks without a probability among it or not."""
     p, sizes = case(5)
     at = np.cumsum([0, *map(aligned, sizes.tolist())])[:-1]
-    columns = array("I", sizes.tolist()), array("Q", at.tolist())
-    directory: Any = SimpleNamespace(size=columns[0], offset=columns[1], shard_blocks=(0, BLOCKS))
+    numbers, size = array("I", range(BLOCKS)), array("I", sizes.tolist())
+    places = Places(array("I", bytes(4 * BLOCKS)), array("Q", at.tolist()), size, size, size)
+    directory = Directory(numbers, numbers, numbers, (places,))
     wanted = plans(p, sizes, 1 << 18).ranges
     for row, lengths in zip(p, wanted, strict=True):
         flags = bytearray(BLOCKS)
-        flags[0] = STARTS_SHARD
+        flags[0] = STARTS_OBJECT
         some = np.union1d(np.flatnonzero(row), [1, 2, 500])
         named = Routed(array("I", row[some].tolist()), array("I", some.tolist()))
         for routed in (Routed(array("I", row.tolist())), named):
-            found = plan.plan_scan(routed, flags, directory, 1 << 18, LANES, Budget())
+            found = plan.plan_scan(routed, flags, directory, (0, 0), 1 << 18, LANES, Budget())
             assert [r.size for r in found.ranges] == lengths
 
 
@@ -84,9 +83,9 @@ def test_spans() -> None:
 
 def test_pages_count_as_a_read_and_a_wave_before() -> None:
     reads = measure.Reads(np.zeros((2, 3), bool), [[600_000], []])
-    paged = measure.Reads(reads.blocks, reads.ranges, [60_000, 120_000])
-    assert (paged.gets, paged.nbytes) == (reads.gets + 1, reads.nbytes + 90_000)
-    assert paged.ms.tolist() == [40 + 10 + 40 + 1, 40 + 2]
+    paged = measure.Reads(reads.blocks, reads.ranges, [[60_000], [70_000, 50_000]])
+    assert (paged.gets, paged.nbytes) == (reads.gets + 1.5, reads.nbytes + 90_000)
+    assert paged.ms.tolist() == [40 + 10 + 40 + 1, wave_ms([70_000, 50_000])]
 
 
 def test_many_rows_hold_out_fewer() -> None:
