@@ -13,10 +13,10 @@ class Options:
     take their defaults from here.
 
     cache_bytes: an index that can fit it is made to fit it; 0: none is. copies: one of copies.COPY_RULES; copies_share:
-    how many a row. fast: no router is trained. second_wave: queries that estimate a low recall read once more. codec: one of
-    codecs.CODECS. rotation: of rotations.ROTATIONS. error_norms: answers can be proven, for a byte a row. model: what
-    made the vectors, a stamp that queries can be checked against. vectors: how those of an f32 source are kept, f16 or
-    f32; None: f16 where that loses nothing.
+    how many a row. fast: no router is trained. second_wave: queries that estimate a low recall read once more. codec:
+    one of codecs.CODECS. rotation: of rotations.ROTATIONS. error_norms: answers can be proven, for a byte a row. model:
+    what made the vectors, a stamp that queries can be checked against. vectors: how those of an f32 source are kept,
+    f16 or f32; None: f16 where that loses nothing.
     """
 
     recall: float = 0.95
