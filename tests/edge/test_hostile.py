@@ -20,13 +20,16 @@ DAMAGE = json.loads((FIXTURES / "damage.json").read_text())
 HOSTILE = [
     "CURRENT is deeply nested", "CURRENT has a version of 10,000 digits", "schema is deeply nested", "schema is large",
     "schema has many members", "schema has too many attributes", "there are more blocks than rows",
-    "a block is over the limit", "an attribute block is over the limit", "there are many shards and parts",
-    "there are many pages of vectors", "the codec has more fields than its axes can be in", "the tree is deep",
+    "a block is over the limit", "there are many objects", "there are many pages of rows",
+    "objects has a count without bounds", "a key leads elsewhere", "directory has a count without bounds",
+    "a page is over the limit", "a query reads too many pages", "a page has more blocks than there are",
+    "a block has planes without bounds", "attributes of a block are a bomb",
+    "attributes of a block are over the limit", "attributes of a row are over the limit",
+    "attributes are deeply nested", "the codec has more fields than its axes can be in", "the tree is deep",
     "factors that saturate the scores", "the factors of a block are out of all proportion", "vectors of NaN",
     "vectors of infinity", "vectors whose norm float32 cannot hold", "attributes are not finite",
     "attributes by row are deeply nested", "places of attributes are over the limit",
-    "places of attributes are outside",
-    "root is of the first version",
+    "places of attributes are outside", "root is of the first version",
 ]  # fmt: skip
 SECONDS_MAX = 5.0  # of an error; opening and answering takes well below one
 
