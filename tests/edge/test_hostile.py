@@ -20,8 +20,8 @@ DAMAGE = json.loads((FIXTURES / "damage.json").read_text())
 HOSTILE = [
     "CURRENT is deeply nested", "CURRENT has a version of 10,000 digits", "schema is deeply nested", "schema is large",
     "schema has many members", "schema has too many attributes", "there are more blocks than rows",
-    "a block is over the limit", "an attribute block is over the limit", "there are many shards and parts",
-    "there are many pages of vectors", "the codec has more fields than its axes can be in", "the tree is deep",
+    "a block is over the limit", "attributes of a block are a bomb", "there are many objects",
+    "there are many pages of rows", "the codec has more fields than its axes can be in", "the tree is deep",
     "factors that saturate the scores", "the factors of a block are out of all proportion", "vectors of NaN",
     "vectors of infinity", "vectors whose norm float32 cannot hold", "attributes are not finite",
     "attributes by row are deeply nested", "places of attributes are over the limit",

@@ -253,7 +253,7 @@ def test_warm_cache_reads_nothing(worker: Callable[..., Server], sample_bucket: 
     vectors = sample_queries(20)
     with client(server) as http:
         for vector in vectors:
-            http.post("/v1/indexes/wordnet/query", json={"vector": vector, "recall": 0.97})
+            http.post("/v1/indexes/wordnet/query", json={"vector": vector})
         receipts = [http.post("/v1/indexes/wordnet/query", json={"vector": v}).json()["receipt"] for v in vectors]
         heap = http.get("/v1/health").json()["heap_bytes"]
     assert sum(r["gets"] for r in receipts) == 0
@@ -454,11 +454,13 @@ def test_an_object_put_again_under_its_key(changing: Changing, words: Built) -> 
     """R2 answers 412 to the old etag; size and checksums still hold, so the query is answered from the new object."""
     shard = next((changing.bucket / "again").glob("*/shard-00000.bin"))
     directory = open_index(changing.bucket / "again").root.directory
+    assert directory is not None
+    offset, whole = directory.places[0].offset, directory.places[0].whole
     vector = words.queries[0].tolist()
     with client(changing.server) as http:
         first = http.post("/v1/indexes/again/query", json={"vector": vector}).json()
         data = bytearray(shard.read_bytes())
-        padding = next(e for b in range(99) if (e := directory.offset[b] + directory.size[b]) < directory.offset[b + 1])
+        padding = next(e for b in range(99) if (e := offset[b] + whole[b]) < offset[b + 1])
         data[padding] ^= 1  # between two blocks
         shard.write_bytes(data)
         load(changing.bucket, changing.state, only="again")
