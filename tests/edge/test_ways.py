@@ -76,6 +76,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray, brief: py
         with (
             patch.multiple(mlp, **(kept if way is PROGRESSIVE else {"STEPS": mlp.STEPS})),
             patch.object(choose, "CODE_BITS", choose.CODE_BITS if way is SECOND else (5,)),
+            patch.object(renditions, "INLINE_BYTES", 0),  # so that there are blocks to read
             patch.object(truth, "HELD_OUT_FEW", truth.HELD_OUT_FEW if way is SECOND else 100),
             patch.object(renditions, "INLINE_BYTES", (1 << 22) * (way is INLINE)),
         ):
