@@ -46,7 +46,9 @@ def main() -> None:
     for path, file in zip(options.index, options.queries, strict=True):
         index = open_index(path)
         queries = [Query(v.tolist(), index.root.contract.k) for v in read_queries(file, options.limit).vectors]
-        nbytes = sum(index.root.directory.size)
+        directory = index.segment.resident
+        assert directory is not None
+        nbytes = sum(directory.places[0].whole)
         print(f"{path.name}: {index.root.index.rows:,} rows, {nbytes / 1e6:.2f} MB of blocks, {len(queries)} queries")
         print("batch   GETs a query   kB a query   of single   waves   modelled ms a batch   answers differ")
         single: list[Answer] = []

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.common import rows_of
+from bench.common import packed, rows_of
 from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section, quantize_centres
 from build_index.codecs import lrsq
 from build_index.codecs.planes import encode, encode_blocks
 from build_index.ingest.queries import read_queries
 from vantage import kernels
-from vantage.format import RANGES_AT, aligned, block_planes, pack_block
+from vantage.format import RANGES_AT
 from vantage.search.prepare import prepare
 
 BLOCKS_AT_ONCE = 64
@@ -85,8 +85,7 @@ def main() -> None:
                 f, h = (np.float32(e.ranges[j]) + np.float32(e.ranges[j + 1]) * v for j, v in ((0, e.f), (2, e.h)))
                 base_scores = near[:, low + i]
                 floats[:, at : at + n] = base_scores[:, None] + h + f * (rotated @ decoded[local[i] : local[i + 1]].T)
-                planes = block_planes(n, codec.code_bytes)
-                data = pack_block(n, 0, e.ranges, [*e.planes(), bytes(4 * aligned(n, 16))], b"")
+                data, planes = packed(e, x.shape[1])
                 out = array("i", bytes(4 * n))
                 for j, table in enumerate(tables):
                     kernels.lrsq_scores(

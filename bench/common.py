@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from build_index.codecs.planes import Encoded
 from build_index.ingest.open import open_source
 from build_index.ingest.rows import Ints, Rows, scale_rows
 from build_index.ingest.staging import stage
@@ -27,6 +28,7 @@ from build_index.simulate.edge import HeldOutQueries, prepare_rows
 from build_index.tune.choose import TRAINING_QUERIES
 from build_index.tune.fit import Task
 from build_index.tune.options import Options
+from vantage.format import BlockPlanes, Centre, aligned, block_planes, pack_block
 from vantage.http.access import Access
 
 GOALS = ((1, 0.90), (10, 0.95), (100, 0.95))
@@ -37,6 +39,14 @@ Bools = npt.NDArray[np.bool_]
 HEAP_MAX = 90 << 20
 CACHE_BYTES = 20 << 20  # as wrangler.toml has it
 ACCESS = Access(public=True)
+
+
+def packed(codes: Encoded, dimension: int) -> tuple[bytes, BlockPlanes]:
+    """A block of nothing but codes, and where they are in it: what kernels scan. dimension: of a centre of zeros."""
+    n, code_bytes = codes.codes.shape
+    centre = Centre(0.0, 0.0, bytes(aligned(dimension, 16)))
+    data, _ = pack_block(n, 0, codes.ranges, centre, [*codes.planes(), bytes(4 * aligned(n, 16))], b"")
+    return data, block_planes(n, code_bytes, dimension)
 
 
 def held_by(places: npt.NDArray[np.int32], read: Bools) -> Bools:

@@ -39,7 +39,6 @@ from build_index.blocks.copies import COPY_RULES
 from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section
 from build_index.codecs import lrsq
-from build_index.export.router import whole_page
 from build_index.ingest.open import open_source
 from build_index.ingest.rows import Ints, scale_rows
 from build_index.ingest.staging import stage
@@ -47,19 +46,18 @@ from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.truth import truth_of, untied
 from build_index.progress import SILENT
 from build_index.routers import lse, two_level
-from build_index.simulate.edge import HeldOutQueries, P, prepare_rows, probabilities
+from build_index.simulate.edge import HeldOutQueries, P, Pages, prepare_rows, probabilities
 from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans
 from build_index.tune.choose import _second_moments, block_counts
 from build_index.tune.contract import PricedRecall, price_at
 from build_index.tune.fit import Task, fit_router, pages_of, probabilities_of
 from build_index.tune.options import Options
 from vantage.cost import LANE_BYTES_PER_MS, LANES, ROUND_MS
-from vantage.format import LseSection, TwoLevelSection
+from vantage.format import Cursor, IndexSection, LseSection, TwoLevelSection
 from vantage.search.prepare import prepare
 
 K, TARGET = 100, 0.95
 ID_BYTES = 8.0
-CENTRE_BYTES, DIRECTORY_BYTES = DIMENSION + 8, 40  # of a block, resident
 LAWS = {
     "MB of blocks": r"GETs, ([\d.]+) MB, mean.* pages ([\d.]+) MB",  # the second is taken off
     "rows read": r"pages [\d.]+ MB; (\d+) rows",
@@ -68,6 +66,21 @@ LAWS = {
 }
 SHORT_SHARES = (0.5, 0.75)  # of the code's bytes, in the first of two waves
 CHANCES = (150, 200, 300, 500)  # rows whose blocks the second wave completes
+
+
+def table_of(section: TwoLevelSection, index: IndexSection) -> LseSection:
+    """What all pages say of all blocks, as one table."""
+    parts: dict[int, tuple[bytes, ...]] = {}
+    for page in section.pages:
+        blocks, *columns = section.columns(Cursor(memoryview(page), "a page"), index)
+        raw = [bytes(column) for column in columns]
+        each = [len(column) // len(blocks) for column in raw]
+        for i, b in enumerate(blocks):
+            parts[b] = tuple(column[i * n : (i + 1) * n] for column, n in zip(raw, each, strict=True))
+    scale, weight, table = (memoryview(b"".join(parts[b][c] for b in range(index.blocks))) for c in range(3))
+    return LseSection(
+        section.bits, section.subs, section.beta, section.temperature, table, scale.cast("f"), weight.cast("f")
+    )
 
 
 def best_rows(found: Candidates, read: npt.NDArray[np.bool_], count: int) -> list[Ints]:
@@ -88,7 +101,7 @@ def second_wave(short: Candidates, whole: Candidates, first: Reads, count: int, 
 
 
 def two_waves(
-    short: Candidates, whole: Candidates, p: P, short_sizes: Ints, sizes: Ints, price: int, pages: list[int] | None
+    short: Candidates, whole: Candidates, p: P, short_sizes: Ints, sizes: Ints, price: int, pages: Pages | None
 ) -> str:
     """The quickest pair of waves that reaches the target, told."""
     best: tuple[float, str] | None = None
@@ -190,19 +203,19 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         recall, rows_read = whole.recall(reads.blocks, K).mean(), (reads.blocks * layout.sizes()).sum(1).mean()
         section = layout.section
         assert isinstance(section, TwoLevelSection)
-        resident = len(section.pack()) + blocks * (CENTRE_BYTES + DIRECTORY_BYTES)
+        resident, paged = len(section.pack()), sum(map(len, section.pages))
         seconds, cpu = clock.steps
         print(
             f"{count:,} rows, {blocks:,} blocks, {layout.copies / count:.2f} copies, code {code_bytes}: recall@100 "
-            f"{recall:.4f} (all routed blocks {ceiling:.4f}), {told([reads])}; pages {np.mean(pages) / 1e6:.3f} MB; "
+            f"{recall:.4f} (all routed blocks {ceiling:.4f}), {told([reads])}; "
+            f"pages {np.mean([sum(own) for own in pages]) / 1e6:.3f} MB; "
             f"{rows_read:.0f} rows, {rows_read / count:.3%}, in {reads.blocks.sum(1).mean():.1f} blocks; warm 0 GETs; "
-            f"resident {resident / 1e6:.2f} MB, routing.bin {section.nbytes / 1e6:.2f} MB in {len(section.size)} "
-            f"pages; built in {seconds:.0f} s, {cpu:.0f} s of CPU",
+            f"resident {resident / 1e6:.2f} MB, routing.bin without directories {paged / 1e6:.2f} MB in "
+            f"{len(section.size)} pages; built in {seconds:.0f} s, {cpu:.0f} s of CPU",
             flush=True,
         )
         index = index_section(rows, blocks, count + layout.copies, "lse")
-        _, scale, weight, table = section.columns(whole_page(section, index, bytes(section.pages)), index, "pages")
-        flat = LseSection(section.bits, section.subs, section.beta, section.temperature, table, scale, weight)
+        flat = table_of(section, index)
         x, home = rows.take(sample), layout.partition.home[sample]
         subs = lse.sub_centroids(x, home, blocks, 0)
         eight = lse.section(subs, "l2", flat.beta, flat.temperature, flat.bits)
@@ -233,13 +246,13 @@ def extended(rows: int, found: dict[str, tuple[float, float]]) -> str:
     blocks = block_counts(rows)[-1]
     regions, sub = round(two_level.REGIONS * blocks**0.5), 8 + LseSection.stride(4, DIMENSION)
     named = min(two_level.PAGE_BLOCKS_MAX, two_level.PAGE_BLOCKS[-1] * blocks**0.5)
-    page = TwoLevelSection.block_bytes(4, two_level.SUBS, DIMENSION) * named
-    table, in_root = regions * (sub + 16), blocks * (CENTRE_BYTES + DIRECTORY_BYTES)
+    page = (two_level.EXTENT_BYTES + TwoLevelSection.block_bytes(4, two_level.SUBS, DIMENSION)) * named
+    table = regions * (sub + 20)
     laws = ", ".join(f"{name} {a * (rows / 1e6) ** power:.4g}" for name, (a, power) in found.items())
     return (
         f"{rows:,} rows: {blocks:,} blocks of {rows / blocks:.0f}, {regions} regions, "
         f"page {page / 1e6:.3f} MB, routing.bin {regions * page / 1e6:.1f} MB, "
-        f"resident {(table + in_root) / 1e6:.2f} MB, {table / 1e6:.2f} MB if directory and centres lay in the pages; "
+        f"resident {table / 1e6:.2f} MB; "
         f"{laws}"
     )
 

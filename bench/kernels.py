@@ -26,7 +26,7 @@ import kern
 from build_index.codecs import lrsq
 from build_index.serve import ROOT
 from vantage import kernels
-from vantage.format import RANGES_AT, block_planes, pack_block
+from vantage.format import RANGES_AT, Centre, aligned, block_planes, pack_block
 
 BLOCK = 2048  # rows: long enough that the call itself does not count
 KEPT = 300
@@ -73,12 +73,12 @@ def codes(code_bytes: int, rows: int, rng: np.random.Generator) -> tuple[bytearr
     y = (rng.standard_normal(len(codec.axes)).astype(np.float32) * codec.deviation * codec.deviation).astype(np.float32)
     tables = bytearray(kernels.lrsq_tables_size(code_bytes, section.fine))
     kernels.lrsq_tables(y, section.fields, section.starts, section.levels, 2.0**20, section.fine, tables)
-    at = block_planes(BLOCK, code_bytes)
+    at, centre = block_planes(BLOCK, code_bytes, dimension), Centre(0.0, 0.0, bytes(aligned(dimension, 16)))
     blocks = []
     for first in range(0, rows, BLOCK):
         planes = [rng.bytes(BLOCK * code_bytes), rng.bytes(BLOCK), rng.bytes(BLOCK)]
         numbers = np.arange(first, first + BLOCK, dtype=np.uint32).tobytes()
-        blocks.append(pack_block(BLOCK, 8, (0.9, 0.001, 0.0, 0.0001), [*planes, numbers], b""))
+        blocks.append(pack_block(BLOCK, 8, (0.9, 0.001, 0.0, 0.0001), centre, [*planes, numbers], b"")[0])
     places = [RANGES_AT, at.codes, at.f, at.h, at.rows]
     return tables, blocks, {"places": places, "rows": BLOCK, "kept": KEPT, "fine": section.fine}
 

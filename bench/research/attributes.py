@@ -1,12 +1,12 @@
-"""What attributes cost by their length, whole blocks read against single rows: bytes of a query, and of the places.
+"""What attributes cost by their length, read with the codes against single rows: bytes of a query, and of the places.
 
     python -m bench.research.attributes [--rows 2000] [--dimension 64] [--bytes 100,300,500,1000,3000,50000]
         [--queries 30]
 
 Builds an index of clustered rows for each length, both ways, and asks for the top 10 with attributes, nothing cached.
-Printed of each: bytes of the answer's attributes, bytes and GETs of the wave that reads them, what that is over the
-answer, and the share of the scan blocks that says where attributes are. Exit 1 where the way that the builder takes for
-rows of 50,000 bytes reads over 20% more than it returns.
+Printed of each: bytes of the answer's attributes, what a query reads more for them in bytes and GETs, what that is over
+the answer, and the share of the scan blocks that says where attributes are. Exit 1 where the way that the builder takes
+for rows of 50,000 bytes reads over 20% more than it returns.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OVER_MAX = 0.2
 
 @dataclass(frozen=True)
 class Cost:
-    """Means of a query: bytes of the attributes it returns; bytes and GETs of the scan, and of the wave for attributes.
+    """Means of a query: bytes of the attributes it returns; bytes of the scan, and bytes and GETs more for attributes.
 
     share: of the bytes of scan blocks, what says where attributes are.
     """
@@ -77,7 +77,7 @@ def made(folder: Path, rows: int, dimension: int, nbytes: int, by_row: bool) -> 
         patch("build_index.write.contents.are_long", lambda *_: by_row),
         patch("build_index.ingest.attributes.are_long", lambda *_: by_row),
         patch("build_index.write.contents.BLOCK_BYTES_MAX", 1 << 40),
-        patch("build_index.write.contents.READ_BYTES_MAX", 1 << 40),
+        patch("build_index.tune.renditions.INLINE_BYTES", 0),
     ):
         build(open_source([source]), BuildContext(out, "cosine", Options(k=TOP_K, fast=True)))
     return out
@@ -93,9 +93,10 @@ def measured(path: Path, queries: np.ndarray) -> Cost:
         told = [json.dumps(list((m.attributes or {}).values()), separators=(",", ":")) for m in answer.matches]
         spent, before = answer.receipt, plain.receipt
         rows.append((sum(map(len, told)), before.bytes, spent.bytes - before.bytes, spent.gets - before.gets))
-    d = index.root.directory
-    places = SPOT_BYTES * sum(aligned(n, 16) for n in d.rows) * index.root.index.by_row
-    return Cost(*(float(v) for v in np.mean(rows, 0)), places / sum(d.size))
+    directory = index.segment.resident
+    assert directory is not None
+    places = SPOT_BYTES * sum(aligned(n, 16) for n in directory.rows) * index.root.index.by_row
+    return Cost(*np.mean(rows, 0).tolist(), places / sum(directory.places[0].whole))
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from bench.common import rows_of
+from bench.common import packed, rows_of
 from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section, quantize_centres
 from build_index.blocks.partition import Partition
@@ -33,7 +33,7 @@ from build_index.ingest.rows import Ints, Rows
 from build_index.neighbours.truth import hold_out, truth_of
 from build_index.simulate.edge import prepare_rows
 from vantage import kernels
-from vantage.format import RANGES_AT, aligned, block_planes, pack_block
+from vantage.format import RANGES_AT
 from vantage.search.prepare import Prepared, prepare
 
 BYTES = {"wordnet": (48, 96, 192), "sift": (16, 32, 64)}
@@ -105,8 +105,7 @@ def scanned(data: Data, codec: Codec, queries: list[Prepared]) -> npt.NDArray[np
         x, local = data.x[data.starts[low] : data.starts[high]], data.starts[low : high + 1] - data.starts[low]
         for b, e in enumerate(encode_blocks(codec, x, local.tolist(), data.centres[low:high], data.metric), low):
             n, at = len(e.f), data.starts[b]
-            planes = block_planes(n, codec.code_bytes)
-            body = pack_block(n, 0, e.ranges, [*e.planes(), bytes(4 * aligned(n, 16))], b"")
+            body, planes = packed(e, data.x.shape[1])
             for j, table in enumerate(tables):
                 kernels.lrsq_scores(
                     body, RANGES_AT, planes.codes, planes.f, planes.h, planes.rows, n, float(near[j, b]), 0, table,

@@ -58,7 +58,7 @@ def fanned_ms(sizes: Sequence[int], isolates: int, hop_ms: Sequence[float]) -> f
 def compare(setting: Setting, hop_ms: Sequence[float]) -> None:
     """Prints a line for each number of isolates."""
     layout = setting.layout
-    sizes = block_bytes(layout.sizes(), setting.codec.code_bytes, ID_BYTES)
+    sizes = block_bytes(layout.sizes(), setting.codec.code_bytes, ID_BYTES, setting.rows.dimension)
     p, whole = probabilities_of(setting.rows, layout, setting.queries), setting.scanned(setting.codec)
     plans = [planned(p, sizes, lambda read: float(whole.recall(read, K).mean()), GOAL, gets) for gets in RANGES]
     reads: list[Reads] = [plan for plan in plans if plan is not None]

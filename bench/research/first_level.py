@@ -144,9 +144,10 @@ def line(what: str, s: Setting, first: two_level.First | None) -> None:
     else:
         section, regions, nearest = first
         named, tell, table = pages(s, regions, nearest), len(section.pack()), 16 * regions
-        whole = TwoLevelSection(section, 4, 1, 1.0, 1.0, [], [0] * regions, [], 0)
+        nothing = [0] * regions
+        whole = TwoLevelSection(section, 4, 1, 1.0, 1.0, nothing, nothing, nothing, nothing)
         router = TwoLevelRouter(whole, index_of(s.blocks, 1.0))
-        region = np.array([router.page(query) for query in s.prepared])
+        region = np.array([router.pages(query)[0] for query in s.prepared])
     every, found = [], np.zeros(s.home.shape)
     for i, (q, r) in enumerate(zip(s.queries, region, strict=True)):
         page = named[r]
@@ -162,7 +163,7 @@ def line(what: str, s: Setting, first: two_level.First | None) -> None:
         cells += [f"{read * BLOCK_ROWS:8.0f} /{read:6.1f}" if least >= 0 else f"{'-':>16}"]
     page_bytes = TwoLevelSection.block_bytes(4, two_level.SUBS, DIMENSION) * np.array([len(page) for page in named])
     mean_page = 0.0 if first is None else float(page_bytes[region].mean())
-    block = float(block_bytes(np.array([BLOCK_ROWS]), CODE_BYTES, ID_BYTES)[0])
+    block = float(block_bytes(np.array([BLOCK_ROWS]), CODE_BYTES, ID_BYTES, DIMENSION)[0])
     mb = f"{(mean_page + read * block) / 1e6:7.2f}" if least >= 0 else f"{'-':>7}"
     used = 1 / np.square(np.bincount(region) / len(region)).sum()
     print(

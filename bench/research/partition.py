@@ -48,7 +48,7 @@ def asked_of(rows: Rows, numbers: Ints) -> HeldOutQueries:
 def reads_of(task: Task, layout: Layout, asked: HeldOutQueries, ranges: int) -> Reads:
     """Plans of so many ranges at most, at the highest price that reaches the routed recall."""
     p = probabilities_of(task.rows, layout, asked.queries)
-    planned = planner(p, block_bytes(layout.sizes(), middle_code(task.rows), ID_BYTES), ranges)
+    planned = planner(p, block_bytes(layout.sizes(), middle_code(task.rows), ID_BYTES, task.rows.dimension), ranges)
 
     def recall(price: int) -> float:
         return float(layout.holds(asked.truth.rows[:, :K], planned(price, slice(None)).blocks).mean())

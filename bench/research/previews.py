@@ -115,7 +115,7 @@ def compare(setting: Setting, lengths: list[int]) -> None:
     """Prints a line for one wave at each number of ranges, and for the quickest previews of each length."""
     rows, layout, task = setting.rows, setting.layout, setting.task
     code = setting.codec.code_bytes
-    sizes = block_bytes(layout.sizes(), code, ID_BYTES)
+    sizes = block_bytes(layout.sizes(), code, ID_BYTES, rows.dimension)
     p, whole = probabilities_of(rows, layout, setting.queries), setting.scanned(setting.codec)
     print(f"{'':34}  recall           GETs         MB a wave       MB mean ms     p99", flush=True)
     prices = {}
@@ -128,7 +128,7 @@ def compare(setting: Setting, lengths: list[int]) -> None:
         print(found[0].line(), flush=True)
     for length in lengths:
         short = setting.scanned(lrsq.train(*_second_moments(rows, task.sample, layout), length), SHORT_KEPT)
-        short_sizes = block_bytes(layout.sizes(), length, 0.0)
+        short_sizes = block_bytes(layout.sizes(), length, 0.0, rows.dimension)
         for what, rest in ((f"{length} of {code} bytes", sizes), ("  in planes", sizes - short_sizes)):
             ways = list(two_waves(what, p, short_sizes, rest, short, whole, prices[FEW_RANGES[-1]]))
             print(min(ways, key=lambda way: way.ms.mean()).line() if ways else f"{what}: goal not reached", flush=True)

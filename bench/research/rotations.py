@@ -32,6 +32,7 @@ import numpy.typing as npt
 import optax
 import pyarrow.parquet as pq
 
+from bench.common import packed
 from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section, quantize_centres
 from build_index.codecs import lrsq
@@ -45,7 +46,7 @@ from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.serve import ROOT
 from vantage import kernels
-from vantage.format import RANGES_AT, TANGENT_ONE, ButterflyRotation, Rotation, aligned, block_planes, pack_block
+from vantage.format import RANGES_AT, TANGENT_ONE, ButterflyRotation, Rotation
 from vantage.search.prepare import Prepared, prepare
 from vantage.search.rotate import rotated
 
@@ -152,8 +153,7 @@ def scored(of: Set, codec: Codec) -> npt.NDArray[np.int32]:
     base = np.stack([np.asarray(q.vector, np.float32) for q in of.queries]) @ of.centres.T + bias
     for b, encoded in enumerate(encode_blocks(codec, of.x, of.starts.tolist(), of.centres, of.metric)):
         n, at = len(encoded.f), of.starts[b]
-        planes, scores = block_planes(n, codec.code_bytes), array("i", bytes(4 * n))
-        data = pack_block(n, 0, encoded.ranges, [*encoded.planes(), bytes(4 * aligned(n, 16))], b"")
+        (data, planes), scores = packed(encoded, of.x.shape[1]), array("i", bytes(4 * n))
         for i, table in enumerate(tables):
             kernels.lrsq_scores(
                 data, RANGES_AT, planes.codes, planes.f, planes.h, planes.rows, n, float(base[i, b]), 0, table, scores
