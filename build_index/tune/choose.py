@@ -21,6 +21,7 @@ from vantage.format import (
     Contract,
     Promises,
     TwoLevelSection,
+    block_planes,
 )
 from vantage.search.plan import SMALL_BYTES
 
@@ -573,7 +574,7 @@ def block_counts(rows: int) -> list[int]:
 def _fits(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: float, options: Options) -> bool:
     """Whether all blocks fit the cache: rows with copies, groups half full on average, alignment."""
     row = code_bytes + 2 + 4 + 4
-    padding = blocks * (8 * row + 32 + 32)
+    padding = blocks * (8 * row + block_planes(0, 0, rows.dimension).codes + 32)
     return rows.count * (1 + share) * (row + id_bytes) + padding <= options.cache_bytes
 
 
