@@ -169,7 +169,8 @@ def _promise(
     promises = make_promises(
         ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes()), coded.price,
         ScannedQueries(candidates, p, sizes, layout.sizes(), pages, inline), recall_at, contract, rows.count,
-        options.second_wave, gather_of(layout.partition.home, rows), rerank, deep=_deep_of(task, layout, sizes, deep, inline),
+        options.second_wave, gather_of(layout.partition.home, rows), rerank,
+        deep=_deep_of(task, layout, sizes, deep, inline),
     )  # fmt: skip
     phase(1.0)
     kept = next((promise for promise in promises.by_recall if promise.recall >= target), None)
