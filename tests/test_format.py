@@ -884,7 +884,7 @@ def test_planes_that_are_not_intact() -> None:
     seven, eight = (7, size, 5, crc32c(b"seven")), (8, size + 5, 5, crc32c(b"eight"))
     assert changed_table(seven, eight)
     assert not changed_table(eight, seven) and not changed_table(seven, seven)
-    assert not changed_table(seven, (8, size + 4, 6, crc32c(b"neight")))
+    assert not changed_table(seven, (8, size + 4, 6, crc32c(b"n" + b"eight")))
     assert not changed_table((7, size - 1, 6, crc32c(b"iseven")), eight)
     assert not changed_table(seven, (8, size + 5, 6, crc32c(b"eight!")))
     assert not changed_table(seven, (8, size + 500, 5, crc32c(b"eight")))

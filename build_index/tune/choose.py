@@ -21,6 +21,7 @@ from vantage.format import (
     Contract,
     Promises,
     TwoLevelSection,
+    block_planes,
 )
 from vantage.search.plan import SMALL_BYTES
 
@@ -168,7 +169,8 @@ def _promise(
     promises = make_promises(
         ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes()), coded.price,
         ScannedQueries(candidates, p, sizes, layout.sizes(), pages, inline), recall_at, contract, rows.count,
-        options.second_wave, gather_of(layout.partition.home, rows), rerank, deep=_deep_of(task, layout, sizes, deep, inline),
+        options.second_wave, gather_of(layout.partition.home, rows), rerank,
+        deep=_deep_of(task, layout, sizes, deep, inline),
     )  # fmt: skip
     phase(1.0)
     kept = next((promise for promise in promises.by_recall if promise.recall >= target), None)
@@ -573,7 +575,7 @@ def block_counts(rows: int) -> list[int]:
 def _fits(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: float, options: Options) -> bool:
     """Whether all blocks fit the cache: rows with copies, groups half full on average, alignment."""
     row = code_bytes + 2 + 4 + 4
-    padding = blocks * (8 * row + 32 + 32)
+    padding = blocks * (8 * row + block_planes(0, 0, rows.dimension).codes + 32)
     return rows.count * (1 + share) * (row + id_bytes) + padding <= options.cache_bytes
 
 
