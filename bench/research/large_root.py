@@ -23,7 +23,7 @@ import numpy as np
 from bench.edge import connect
 from build_index.build import build
 from build_index.codecs.lrsq import train
-from build_index.codecs.rotations import ROTATIONS, default
+from build_index.codecs.rotations import fit
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source
 from build_index.serve import load, serve
@@ -69,8 +69,8 @@ def large_root(rows: int, dimension: int) -> Root:
     router = TwoLevelSection(
         table, BITS, SUBS, 9.0, 1.0, numbers, offsets, array("I", [ROUTING_PAGE_BYTES]) * regions, numbers, 2
     )
-    moment = np.eye(dimension)
-    codec = train(moment, moment, dimension // 2, None, ROTATIONS[default("lrsq", dimension)](moment, 0))
+    moment = np.diag((1.0 + np.arange(dimension)) ** -1.4)
+    codec = train(moment, moment, dimension // 2, None, fit(None, moment, 0))
     ends, zeros = array("I", [*range(0, rows, PAGE_ROWS), rows]), array("I", [0]) * pages
     starts = array("Q", range(0, pages * (1 << 22), 1 << 22))
     objects = Objects(tuple(f"part-{i:05d}.bin" for i in range(400)), (OBJECT_BYTES,) * 399 + (28 * rows,))
