@@ -100,7 +100,7 @@ class Promises:
             rendition, k, rerank, _, ceiling, width, *weights = cursor.unpack(_ESTIMATOR)
             estimators.append(Estimator(k, rerank, ceiling, width, tuple(weights), rendition))
         by_recall = _unpack(cursor, promises_count, label)
-        while cursor.at < len(body):  # an earlier builder wrote none
+        while cursor.at < len(body):  # there may be none
             k, count = cursor.unpack(_LADDER)
             others.append(Ladder(k, _unpack(cursor, count, label)))
         finite(label, *(list(e.weights) for e in estimators))

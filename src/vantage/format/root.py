@@ -126,7 +126,7 @@ class Root:
     contract: Contract
     rows: RowPages
     id_pages: IdPages
-    promises: Promises | None = None  # an index of an earlier builder has none
+    promises: Promises | None = None  # without them the contract promises
     centres: Centres | None = None
     bounds: Bounds | None = None  # without them no answer can be proven
     inline: memoryview = memoryview(b"")

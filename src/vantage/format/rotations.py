@@ -18,13 +18,9 @@ _LOW, _HIGH = (bytes(((byte >> shift & 15) - 8) & 255 for byte in range(256)) fo
 
 
 @dataclass(frozen=True)
-class DenseRotation:
-    """Axis a is scale[a] times row a; scale f32 (axes), rows i8 (axes, dimension) as bytes.
+class _Rows:
+    """Axes stored as rows of small integers, each with a scale f32; rows as bytes."""
 
-    The axes have norm 1, and are orthogonal up to their rounding, some thousandths.
-    """
-
-    kind = ROTATION
     dimension: int
     scale: memoryview
     rows: memoryview
@@ -33,13 +29,23 @@ class DenseRotation:
     def axes(self) -> int:
         return len(self.scale)
 
+    def pack(self) -> bytes:
+        return _DENSE.pack(self.axes, self.dimension) + bytes(self.scale) + bytes(self.rows)
+
+
+@dataclass(frozen=True)
+class DenseRotation(_Rows):
+    """Axis a is scale[a] times row a; scale f32 (axes), rows i8 (axes, dimension) as bytes.
+
+    The axes have norm 1, and are orthogonal up to their rounding, some thousandths.
+    """
+
+    kind = ROTATION
+
     @property
     def roundings(self) -> float:
         """At most how many 2^-24 of a vector's length its part along an axis is off, as computed in f32."""
         return self.dimension / 16 + 1
-
-    def pack(self) -> bytes:
-        return _DENSE.pack(self.axes, self.dimension) + bytes(self.scale) + bytes(self.rows)
 
     @classmethod
     def unpack(cls, body: memoryview, index: IndexSection, label: str) -> DenseRotation:
@@ -53,20 +59,13 @@ class DenseRotation:
 
 
 @dataclass(frozen=True)
-class NibbleRotation:
+class NibbleRotation(_Rows):
     """As a dense one, rows u8 (axes, half) with half = ceil(dimension / 2), two values of -8 to 7 a byte.
 
     The low nibble of byte j is value j + 8, the high one value half + j + 8. The axes are a ninth off orthogonal.
     """
 
     kind = NIBBLES
-    dimension: int
-    scale: memoryview
-    rows: memoryview
-
-    @property
-    def axes(self) -> int:
-        return len(self.scale)
 
     @property
     def roundings(self) -> float:
@@ -78,9 +77,6 @@ class NibbleRotation:
         """Rows i8 (axes, half) of the first half of the dimensions, and of the others, to which one may be added."""
         rows = bytes(self.rows)
         return rows.translate(_LOW), rows.translate(_HIGH)
-
-    def pack(self) -> bytes:
-        return _DENSE.pack(self.axes, self.dimension) + bytes(self.scale) + bytes(self.rows)
 
     @classmethod
     def unpack(cls, body: memoryview, index: IndexSection, label: str) -> NibbleRotation:
