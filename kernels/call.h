@@ -61,6 +61,12 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(score_bounds, "scores, norms, n, weight, slack, lower, upper")                              \
   X(butterfly_plan, "partners, tangents, layers, dim, plan")                                    \
   X(butterfly_turn, "vector, plan, layers, dim, axes, n, out")
+// Of builders alone: they are no part of the Worker's module.
+#define BUILDER_KERNELS(X)                                                                      \
+  X(plan_queries, "p, nbytes, at, flags, price, ranges_max, lengths, counts, read, scratch")    \
+  X(plan_queries_size, "blocks")                                                                \
+  X(find_answered, "block, twin, read, n, copies, blocks, most, out")                           \
+  X(count_right, "block, twin, read, n, copies, blocks, most, rank, better, depth, out")
 #define KERNEL(name) PyObject *py_##name(PyObject *module, PyObject *const *argv, Py_ssize_t argc)
 #define OPEN(name, count) \
   (void)module;           \
@@ -68,3 +74,4 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   call_open(c, #name, argv, argc, count, count)
 #define DECLARE(name, signature) KERNEL(name);
 KERNELS(DECLARE)
+BUILDER_KERNELS(DECLARE)

@@ -208,3 +208,41 @@ def butterfly_turn(
     All f32, a turn after the other: (x_i, x_j) = (x_i + toward x_j, x_j - back x_i); at the end x[axis] scale[axis].
     n at most 4096. Raises ValueError for a plan or an axis that is outside; out then holds no meaning.
     """
+
+# Of builders alone: they are no part of the Worker's module.
+
+def plan_queries_size(blocks: int, /) -> int:
+    """Bytes of scratch for plan_queries over so many blocks, 1 to 2^20."""
+
+def plan_queries(
+    p: Buffer, nbytes: Buffer, at: Buffer, flags: Buffer, price: int, ranges_max: int, lengths: Buffer, counts: Buffer,
+    read: Buffer, scratch: Buffer, /,
+) -> int:  # fmt: skip
+    """Plans Q queries as vantage.search.plan.ranges_of does from its items_of; bit for bit. Returns how many ranges.
+
+    p exactly u32[Q][B], probabilities; nbytes exactly u32[B] and at exactly u64[B], bytes of blocks and where each
+    begins in the one object that holds all in order; flags exactly u8[B] or u8[Q][B] and price as for plan_ranges;
+    ranges_max 1 to 64. counts u32[Q] = ranges of each query; lengths u32[] = their bytes, query after query: those that
+    there is no room for are left out. read u8[Q][B] = 1 where a block is read. Raises ValueError as plan_ranges does.
+    """
+
+def find_answered(
+    block: Buffer, twin: Buffer, read: Buffer, n: int, copies: int, blocks: int, most: int, out: Buffer, /
+) -> int:
+    """out u8[n][copies] = 1 for a copy of a row that answers: of the first `most` rows with a copy read, the first one.
+
+    Of n queries: block i32[n][copies] of each copy, best first, -1 for none; twin i32[n][copies], the copy before it of
+    the same row, -1 for none; read u8[n][blocks]. Returns n; copies 1 to 65536. Raises ValueError for a block or a twin
+    out of range; out then holds no meaning.
+    """
+
+def count_right(
+    block: Buffer, twin: Buffer, read: Buffer, n: int, copies: int, blocks: int, most: int, rank: Buffer,
+    better: Buffer, depth: int, out: Buffer, /,
+) -> int:  # fmt: skip
+    """out u32[n] = how many copies that answer, as in find_answered, are right. Returns n.
+
+    rank i32[n][copies]: rows that score better than a copy's, -1 where it is no neighbour; better i32[n][depth]: the
+    same of the neighbours sought, -1 for none. Of c >= 0 there, and l the last of these: right are ranks below l, and
+    of those that are l as many as c - l, c at least 1.
+    """

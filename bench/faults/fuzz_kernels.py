@@ -42,6 +42,7 @@ SIGNATURES = {
     "lrsq_scan": "biiiiiifiBP", "lrsq_scores": "biiiiiifiBo", "pool_size": "i", "pool_reset": "oi",
     "pool_offer": "Pbbi", "pool_finish": "Po", "additive_encode": "bbiio", "score_bounds": "bbiffoo",
     "butterfly_plan": "bbiio", "butterfly_turn": "bbiibio",
+    "plan_queries_size": "i", "plan_queries": "bbbbiioooo", "find_answered": "bbbiiiio", "count_right": "bbbiiiibbio",
 }  # fmt: skip
 
 
@@ -138,6 +139,17 @@ def fitting(name: str, draw: Random) -> list[Any] | None:
         small = b"".join(draw.randrange(1 << 12).to_bytes(4, "little") for _ in range(n))
         return [small, small, bytes(draw.randrange(4) for _ in range(n)), draw.randrange(1 << 20), most,
                 bytes(8 * most), bytes(n * (most + 1))]  # fmt: skip
+    if name == "plan_queries":
+        sizes = [draw.randrange(1, 1 << 20) for _ in range(n)]
+        at = b"".join(sum(sizes[:i]).to_bytes(8, "little") for i in range(n))
+        p = b"".join(draw.choice((0, 0, draw.randrange(1 << 12))).to_bytes(4, "little") for _ in range(2 * n))
+        nbytes = b"".join(size.to_bytes(4, "little") for size in sizes)
+        return [p, nbytes, at, bytes(draw.randrange(4) for _ in range(n)), draw.randrange(1 << 16), draw.choice((1, 6, 12, 64)),
+                bytes(draw.choice((0, 99, 9999))), bytes(8), bytes(2 * n), bytes(kernels.plan_queries_size(n))]  # fmt: skip
+    if name in ("find_answered", "count_right"):
+        block = b"".join(draw.randrange(3).to_bytes(4, "little") for _ in range(2 * n))
+        own = [block, b"\xff" * (8 * n), bytes(6), 2, n, 3, draw.randrange(9)]
+        return [*own, bytes(2 * n)] if name == "find_answered" else [*own, block, block, n, bytes(8)]
     if name == "additive_encode":
         parts = draw.randrange(1, 5)
         return [draw.randbytes(64 * n * parts), draw.randbytes(parts * parts * 1024), n, parts, bytes(n * parts)]

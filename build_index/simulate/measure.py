@@ -6,10 +6,8 @@ blocks it reads.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,21 +16,20 @@ from vantage import kernels
 from vantage.cost import wave_ms
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
 from vantage.read.cache import CACHED, STARTS_OBJECT
-from vantage.search.plan import GETS_MAX, SMALL_BYTES, SPARSE, Items, items_of, ranges_of
-from vantage.search.route.common import Routed
+from vantage.search.plan import GETS_MAX, SMALL_BYTES
 from vantage.search.scan import LrsqScan
 
 from ..blocks.layout import Layout, centre_at
 from ..codecs.planes import Codec, encode_blocks
 from ..ingest.rows import Ints, Rows
-from ..neighbours.truth import Truth, ranks, right, ties
+from ..kernels import count_right, find_answered, plan_queries, plan_queries_size
+from ..neighbours.truth import Truth, ranks, ties
 from ..progress import SILENT, Progress
 from .edge import NOWHERE, HeldOutQueries, P, Pages, bases, trial_root
 
 KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
 CHUNK_BYTES = 8 << 20
 PRICE_MAX = (1 << 32) - 1
-ITEMS_KEPT = 1 << 20  # of all queries together: at most 50 MB
 
 Bools = npt.NDArray[np.bool_]
 
@@ -71,38 +68,29 @@ def plans(p: P, block_bytes: Ints, price: int, gets: int = GETS_MAX, done: Bools
 
 
 def planner(p: P, block_bytes: Ints, gets: int = GETS_MAX, done: Bools | None = None) -> Callable[[int, slice], Reads]:
-    """`plans` by price, of some of the queries: what there is to choose from is kept, where it is little."""
+    """`plans` by price, of some of the queries."""
     blocks = p.shape[1]
     p, everything = np.ascontiguousarray(p), block_bytes.sum() <= SMALL_BYTES
-    size, flags = array("I", block_bytes.tolist()), bytearray(blocks)
-    flags[0] = STARTS_OBJECT
-    at = array("Q", np.cumsum([0, *map(aligned, size)])[:-1].tolist())
-
-    def choices(row: npt.NDArray[np.uint32], i: int) -> Items:
-        own = flags
-        if done is not None:
-            own = bytearray((done[i] * CACHED).astype(np.uint8))
-            own[0] |= STARTS_OBJECT
-        named = np.flatnonzero(row)
-        if SPARSE * len(named) >= blocks or not len(named):
-            return Items(array("I", row.tobytes()), size, own, at, range(blocks))
-        few = array("I", row[named].tobytes()), array("I", named.astype(np.uint32).tobytes())
-        return items_of(Routed(*few), own, size, at, (blocks,))
-
-    kept = [choices(row, i) for i, row in enumerate(p)] if p.size <= ITEMS_KEPT else None
+    size, at = block_bytes.astype(np.uint32), np.cumsum([0, *map(aligned, block_bytes.tolist())])[:-1].astype(np.uint64)
+    flags = np.zeros((1, blocks), np.uint8) if done is None else (done * np.uint8(CACHED))
+    flags[:, 0] |= STARTS_OBJECT
+    scratch = np.empty(plan_queries_size(blocks), np.uint8)
 
     def planned(price: int, some: slice) -> Reads:
-        rows = np.maximum(p, 1) if not price and everything else p
-        numbers = range(*some.indices(len(p)))
-        read, ranges = np.zeros((len(numbers), blocks), bool), []
-        for i, n in enumerate(numbers):
-            items, lengths = kept[n] if kept is not None and rows is p else choices(rows[n], n), list[int]()
-            for first, last in ranges_of(items.p, items.size, items.flags, items.at, price, gets):
-                low, high = items.first[first], items.first[last - 1] + 1
-                read[i, low:high] = True
-                lengths.append(at[high - 1] + size[high - 1] - at[low])
-            ranges.append(lengths)
-        return Reads(read, ranges)
+        rows = np.ascontiguousarray(p[some])
+        if not price and everything:
+            rows = np.maximum(rows, 1)
+        own = flags if done is None else np.ascontiguousarray(flags[some])
+        counts, read = np.empty(len(rows), np.uint32), np.empty((len(rows), blocks), bool)
+        lengths = np.empty(gets * len(rows), np.uint32)
+        while True:
+            total = plan_queries(rows, size, at, own, price, gets, lengths, counts, read, scratch)
+            if total <= len(lengths):
+                break
+            lengths = np.empty(total, np.uint32)
+        ends = np.cumsum(counts, dtype=np.int64).tolist()
+        flat = lengths[:total].tolist()
+        return Reads(read, [flat[a:b] for a, b in zip([0, *ends], ends, strict=False)])
 
     return planned
 
@@ -126,22 +114,9 @@ class Candidates:
 
     def answered(self, read: Bools, most: int) -> Bools:
         """(Q, M) whether a copy is the best of one of the `most` best rows of the blocks read bool (Q, B)."""
-        each = np.arange(len(read))[:, None]
-        kept = read[each, self.block] & (self.block >= 0)
-        earlier = np.zeros_like(kept)  # whether an earlier copy of its row was read
-        for _ in range(self._twins_most):
-            earlier = (self.twin >= 0) & np.take_along_axis(kept | earlier, np.maximum(self.twin, 0), 1)
-        kept &= ~earlier
-        first: Bools = kept & (np.cumsum(kept, 1) <= most)
-        return first
-
-    @cached_property
-    def _twins_most(self) -> int:
-        """Earlier copies that a copy has, at the most."""
-        at, most = self.twin, 0
-        while (at >= 0).any():
-            at, most = np.where(at >= 0, np.take_along_axis(self.twin, np.maximum(at, 0), 1), -1), most + 1
-        return most
+        out = np.empty(self.block.shape, bool)
+        find_answered(*self._copies(read), most, out)
+        return out
 
     def recall(self, read: Bools, k: int, rerank: int = 0) -> npt.NDArray[np.float64]:
         """(Q) recall@k of the answers from the blocks read bool (Q, B), the best `rerank` by exact score; k at most K.
@@ -149,11 +124,14 @@ class Candidates:
         Exact scores put every true neighbour among those rows first, so they are counted there. Of rows that tie with
         the k-th neighbour any are right.
         """
-        rank = np.where(self.answered(read, max(k, rerank)), self.rank, np.int32(-1))
-        out: npt.NDArray[np.float64] = right(rank, self.truth.better, k) / np.maximum(
-            (self.truth.rows[:, :k] >= 0).sum(1), 1
-        )
+        found, better = np.empty(len(read), np.uint32), np.ascontiguousarray(self.truth.better[:, :k])
+        count_right(*self._copies(read), max(k, rerank), self.rank, better, better.shape[1], found)
+        out: npt.NDArray[np.float64] = found / np.maximum((self.truth.rows[:, :k] >= 0).sum(1), 1)
         return out
+
+    def _copies(self, read: Bools) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Bools, int, int, int]:
+        """What the kernels take first."""
+        return (self.block, self.twin, np.ascontiguousarray(read), *self.block.shape, read.shape[1])
 
 
 def block_bytes(sizes: Ints, code_bytes: int, id_bytes: float, dimension: int) -> Ints:

@@ -7,6 +7,8 @@ import numpy as np
 
 import kern
 
+OF_BUILDERS = {"plan_queries_size", "plan_queries", "find_answered", "count_right"}  # not in the Worker's module
+
 
 def recorded() -> list:
     rng = np.random.default_rng(2026)
@@ -81,6 +83,21 @@ def recorded() -> list:
         call("butterfly_turn", vector, bytes(plan), layers, dim, axes, 5, bytearray(20))
         call("butterfly_turn", vector, b"\xff" * len(plan), layers, dim, axes + dim, 5, bytearray(20))
         call("butterfly_plan", partners, tangents + 1, layers, dim, bytearray(len(plan)))
+    for blocks in (1, 40, 300):
+        p = (rng.exponential(900, (4, blocks)) * (rng.random((4, blocks)) < rng.random())).astype(np.uint32)
+        nbytes = rng.integers(1000, 900_000, blocks).astype(np.uint32)
+        at = np.cumsum([0, *nbytes[:-1].tolist()]).astype(np.uint64)
+        flags = rng.integers(0, 4, 4 * blocks).astype(np.uint8)
+        call("plan_queries_size", blocks)
+        for price in (0, 1000, 100_000):
+            room = [bytearray(size) for size in (9999, 16, 4 * blocks, kern.plan_queries_size(blocks))]
+            call("plan_queries", p, nbytes, at, flags, price, 12, *room)
+    block, twin = rng.integers(-1, 5, (6, 20)).astype(np.int32), np.full((6, 20), -1, np.int32)
+    twin[:, 5:] = rng.integers(-1, 5, (6, 15))
+    rank, better = rng.integers(-1, 9, (6, 20)).astype(np.int32), rng.integers(-1, 9, (6, 8)).astype(np.int32)
+    copies = block, twin, (rng.random((6, 5)) < 0.6).astype(np.uint8), 6, 20, 5, 9
+    call("find_answered", *copies, bytearray(120))
+    call("count_right", *copies, rank, np.sort(better, 1), 8, bytearray(24))
     call("pool_size", 65537)
     call("hamming", b"1", b"2", 2**31 - 1, 4096, bytearray(4))
     call("hamming", b"1", b"2", 2**70, 4096, bytearray(4))
