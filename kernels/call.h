@@ -57,12 +57,13 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(pool_reset, "pool, capacity")                                                               \
   X(pool_offer, "pool, scores, rows, place")                                                    \
   X(pool_finish, "pool, out")                                                                   \
-  X(additive_encode, "gains, overlaps, n, parts, out")                                          \
   X(score_bounds, "scores, norms, n, weight, slack, lower, upper")                              \
   X(butterfly_plan, "partners, tangents, layers, dim, plan")                                    \
   X(butterfly_turn, "vector, plan, layers, dim, axes, n, out")
 // Of builders alone: they are no part of the Worker's module.
 #define BUILDER_KERNELS(X)                                                                      \
+  X(additive_encode, "vectors, words, n, width, parts, out")                                    \
+  X(scalar_encode, "values, cuts, n, count, out")                                               \
   X(plan_queries, "p, nbytes, at, flags, price, ranges_max, lengths, counts, read, scratch")    \
   X(plan_queries_size, "blocks")                                                                \
   X(find_answered, "block, twin, read, n, copies, blocks, most, out")                           \

@@ -60,6 +60,7 @@ static u32 values_plain(const Scan *s, u32 at, int count, f32 limit, f32x4 value
 // Chosen at import; scan_path changes it for tests.
 static int path;
 void scan_detect(void) { path = scan_best(); }
+int scan_path_now(void) { return path; }
 
 INLINE u32 values_of(int by, const Scan *s, u32 at, int count, f32 limit, f32x4 values[AT_ONCE][4]) {
 #if defined(__x86_64__) && !defined(KERN_BASELINE)

@@ -49,6 +49,7 @@ INLINE u32 reaches(const f32x4 values[4], f32 limit) {
   return (u32)any_lane(~below);
 }
 
+int scan_path_now(void);  // the path in use
 #if defined(__x86_64__) && !defined(KERN_BASELINE)
 Path values_avx2, values_avx512;
 int scan_best(void);  // the last path of scan.c that this processor has

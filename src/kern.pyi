@@ -169,16 +169,6 @@ def pool_finish(pool: Buffer, out: Buffer, /) -> int:
     includes what is offered then.
     """
 
-def additive_encode(gains: Buffer, overlaps: Buffer, n: int, parts: int, out: Buffer, /) -> int:
-    """out u8[n][parts]: of each part the row whose sum lies near to a vector. Returns n; parts 1 to 16. For builders.
-
-    gains f32[n][parts][16]: inner product of the vector with a row, less half the row's square; overlaps
-    f32[parts][parts][16][16]: inner product of row a of part i with row b of part j at [i][j][a][b], of which i < j is
-    used. Beam search: part by part, each sum so far (its score first 0) is tried with all rows, score = (score + gain)
-    - overlap with the part 0 row, - part 1 row, ...; the 16 of largest score are kept, in order, equals as they came
-    (by sum, then row). The best of the last part is taken; a score of NaN is never kept, 0 where nothing is.
-    """
-
 def score_bounds(
     scores: Buffer, norms: Buffer, n: int, weight: float, slack: float, lower: Buffer, upper: Buffer, /,
 ) -> int:  # fmt: skip
@@ -246,3 +236,17 @@ def count_right(
     same of the neighbours sought, -1 for none. Of c >= 0 there, and l the last of these: right are ranks below l, and
     of those that are l as many as c - l, c at least 1.
     """
+
+def additive_encode(vectors: Buffer, words: Buffer, n: int, width: int, parts: int, out: Buffer, /) -> int:
+    """out u8[parts][n]: of each part the row whose sum lies near to a vector. Returns n; parts 1 to 4, width to 4096.
+
+    vectors f32[width][n]; words f32[parts][16][width]. Numbers of f32, sums from 0 in the order of the width:
+      half = 0.5 (sum of word word);  overlap = sum of word word of two parts;  gain = (0 - half) + x word + x word ...
+    Beam search: part by part, each sum so far (its score first 0) is tried with all rows, score = (score + gain) -
+    overlap with the part 0 row, - part 1 row, ...; its lowest 8 bits become 16 (place of that sum) + row, which tells
+    equals apart. The 16 of largest score are kept, in order; the best of the last part is taken. By the path that
+    scan_path chooses, with the same result. Raises ValueError for a number beyond +-2^40.
+    """
+
+def scalar_encode(values: Buffer, cuts: Buffer, n: int, count: int, out: Buffer, /) -> int:
+    """out u8[n] = how many of the cuts f32[count], rising, are below values f32[n]. Returns n; count at most 255."""

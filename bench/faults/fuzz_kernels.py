@@ -40,7 +40,8 @@ SIGNATURES = {
     "matvec_i8": "bbiio", "matvec_i4": "bbiio",
     "block_probabilities": "bbbiffoo", "plan_ranges": "bbbiioo", "lrsq_tables_size": "ii", "lrsq_tables": "bbbbfio",
     "lrsq_scan": "biiiiiifiBP", "lrsq_scores": "biiiiiifiBo", "pool_size": "i", "pool_reset": "oi",
-    "pool_offer": "Pbbi", "pool_finish": "Po", "additive_encode": "bbiio", "score_bounds": "bbiffoo",
+    "pool_offer": "Pbbi", "pool_finish": "Po", "additive_encode": "bbiiio", "scalar_encode": "bbiio",
+    "score_bounds": "bbiffoo",
     "butterfly_plan": "bbiio", "butterfly_turn": "bbiibio",
     "plan_queries_size": "i", "plan_queries": "bbbbiioooo", "find_answered": "bbbiiiio", "count_right": "bbbiiiibbio",
 }  # fmt: skip
@@ -144,15 +145,20 @@ def fitting(name: str, draw: Random) -> list[Any] | None:
         at = b"".join(sum(sizes[:i]).to_bytes(8, "little") for i in range(n))
         p = b"".join(draw.choice((0, 0, draw.randrange(1 << 12))).to_bytes(4, "little") for _ in range(2 * n))
         nbytes = b"".join(size.to_bytes(4, "little") for size in sizes)
-        return [p, nbytes, at, bytes(draw.randrange(4) for _ in range(n)), draw.randrange(1 << 16), draw.choice((1, 6, 12, 64)),
-                bytes(draw.choice((0, 99, 9999))), bytes(8), bytes(2 * n), bytes(kernels.plan_queries_size(n))]  # fmt: skip
+        return [p, nbytes, at, bytes(draw.randrange(4) for _ in range(n)), draw.randrange(1 << 16),
+                draw.choice((1, 6, 12, 64)), bytes(draw.choice((0, 99, 9999))), bytes(8), bytes(2 * n),
+                bytes(kernels.plan_queries_size(n))]  # fmt: skip
     if name in ("find_answered", "count_right"):
         block = b"".join(draw.randrange(3).to_bytes(4, "little") for _ in range(2 * n))
         own = [block, b"\xff" * (8 * n), bytes(6), 2, n, 3, draw.randrange(9)]
         return [*own, bytes(2 * n)] if name == "find_answered" else [*own, block, block, n, bytes(8)]
     if name == "additive_encode":
-        parts = draw.randrange(1, 5)
-        return [draw.randbytes(64 * n * parts), draw.randbytes(parts * parts * 1024), n, parts, bytes(n * parts)]
+        parts, width = draw.randrange(1, 5), draw.randrange(1, 9)
+        numbers = b"".join(draw.choice((b"\0\0\x80\x3f", b"\0\0\0\xc0")) for _ in range(width * max(n, 16 * parts)))
+        return [numbers, numbers[: 64 * parts * width], n, width, parts, bytes(n * parts)]
+    if name == "scalar_encode":
+        count = draw.randrange(256)
+        return [draw.randbytes(4 * n), draw.randbytes(4 * count), n, count, bytes(n)]
     if name == "butterfly_plan":
         d, layers = 2 * draw.randrange(1, 9), draw.randrange(1, 4)
         pairs = b"".join((2 * i + 1).to_bytes(2, "little") for i in range(d // 2)) * layers

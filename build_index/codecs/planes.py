@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from vantage import kernels
 from vantage.format import FIELD, FINE_MAX, GROUP, SEGMENT, LrsqSection, Rotation, aligned
 
+from .. import kernels
 from .rotations.basis import integer_rows, inverse_of
 
 F32 = npt.NDArray[np.float32]
@@ -26,7 +26,6 @@ U8 = npt.NDArray[np.uint8]
 QUERY_ALPHA = 0.5
 # Squared error that 8-bit table entries may add to the code's own: at this share recall@100 loses about 0.001.
 ROUNDING_SHARE = 0.1
-NEAREST_ROWS = 4096  # at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,10 +287,10 @@ def encode(codec: Codec, rotated: F32) -> tuple[U8, F32]:
     decoded *= codec.deviation
     if len(codec.scales) > 1:
         values, decoded = _best_scale(codec, rotated, unit, values, decoded)
-    codes = np.zeros((len(rotated), codec.code_bytes), np.uint8)
+    codes = np.zeros((codec.code_bytes, len(rotated)), np.uint8)
     for value, (nibble, shift) in zip(values.T, (at for own in codec.positions for at in own), strict=True):
-        codes[:, nibble // 2] |= value << (shift + 4 * (nibble % 2))
-    return codes, decoded
+        codes[nibble // 2] |= value << (shift + 4 * (nibble % 2))
+    return np.ascontiguousarray(codes.T), np.ascontiguousarray(decoded)
 
 
 def _best_scale(codec: Codec, rotated: F32, unit: F32, values: U8, decoded: F32) -> tuple[U8, F32]:
@@ -317,47 +316,46 @@ def _best_scale(codec: Codec, rotated: F32, unit: F32, values: U8, decoded: F32)
 def quantize(quantizers: list[Quantizer], unit: F32) -> tuple[U8, F32]:
     """The nearest value of each quantizer to rows f32 (n, A) in units.
 
-    (u8 (n, parts of all quantizers in turn), f32 (n, A) what they decode to).
+    (u8 (n, parts of all quantizers in turn), f32 (n, A) what they decode to), both as views of their transposes.
     """
     firsts = np.cumsum([0, *(len(q.parts) for q in quantizers)])
-    values, decoded = np.zeros((len(unit), int(firsts[-1])), np.uint8), np.zeros_like(unit)
+    columns = np.ascontiguousarray(unit.T)
+    values, decoded = np.zeros((int(firsts[-1]), len(unit)), np.uint8), np.zeros_like(columns)
     alike: dict[int, list[int]] = {}  # scalar quantizers by their tables
     for q, one in enumerate(quantizers):
         if len(one.axes) == 1:
             alike.setdefault(id(one.parts), []).append(q)
         else:
-            choice = nearest(one, unit[:, one.axes])
-            values[:, firsts[q] : firsts[q + 1]] = choice
-            decoded[:, one.axes] = one.decoded(choice)
+            on = list(one.axes)
+            choice = nearest(one, columns[on].T)
+            values[firsts[q] : firsts[q + 1]] = choice.T
+            decoded[on] = one.decoded(choice).T
     for same in alike.values():
         parts = quantizers[same[0]].parts
         book = np.zeros(1)
         for part in parts:  # all sums, the first part in the high bits
             book = np.add.outer(book, part[:, 0]).ravel()
         order = np.argsort(book, kind="stable")
-        cuts = ((book[order][1:] + book[order][:-1]) / 2).astype(np.float32)
-        columns = [quantizers[q].axes[0] for q in same]
-        cell = order[np.searchsorted(cuts, unit[:, columns].ravel())].reshape(len(unit), -1)
-        decoded[:, columns] = book.astype(np.float32)[cell]
-        for p in range(len(parts) - 1, -1, -1):
-            cell, values[:, firsts[same] + p] = np.divmod(cell, len(parts[p]))
-    return values, decoded
+        cuts, levels = ((book[order][1:] + book[order][:-1]) / 2).astype(np.float32), book[order].astype(np.float32)
+        axes, cell = [quantizers[q].axes[0] for q in same], np.empty(len(unit), np.uint8)
+        rows = [np.unravel_index(order, [len(part) for part in parts])[p].astype(np.uint8) for p in range(len(parts))]
+        for q, axis in zip(same, axes, strict=True):
+            kernels.scalar_encode(columns[axis], cuts, len(unit), len(cuts), cell)
+            np.take(levels, cell, out=decoded[axis])
+            for p, row in enumerate(rows):
+                np.take(row, cell, out=values[firsts[q] + p])
+    return values.T, decoded.T
 
 
 def nearest(quantizer: Quantizer, x: F32) -> U8:
     """u8 (n, parts): rows of the parts, of 16 each, whose sum is near to x (n, w), by weighted squared distance.
 
-    A beam search that keeps 16 sums (kernels.additive_encode), so it is exact for one part and for two.
+    A beam search that keeps 16 sums (kernels.additive_encode), so it is exact for one part and for two. The fastest
+    where x is a view of its transpose, as what is returned.
     """
-    count, scale = len(quantizer.parts), np.ones(x.shape[1])
-    if quantizer.weight is not None:
-        scale = np.sqrt(quantizer.weight)
-    codebook = (np.concatenate(quantizer.parts) * scale).astype(np.float32)
-    overlaps = (codebook @ codebook.T).reshape(count, 16, count, 16).transpose(0, 2, 1, 3)
-    half = np.float32(0.5) * np.einsum("ij,ij->i", codebook, codebook)
-    out = np.empty((len(x), count), np.uint8)
-    for low in range(0, len(x), NEAREST_ROWS):
-        part = x[low : low + NEAREST_ROWS]
-        gains = (part * scale.astype(np.float32)) @ codebook.T - half
-        kernels.additive_encode(gains, np.ascontiguousarray(overlaps), len(part), count, out[low : low + len(part)])
-    return out
+    scale = np.ones(x.shape[1]) if quantizer.weight is None else np.sqrt(quantizer.weight)
+    words = (np.concatenate(quantizer.parts) * scale).astype(np.float32)
+    columns = np.multiply(x.T, scale.astype(np.float32)[:, None], order="C")
+    out = np.empty((len(quantizer.parts), len(x)), np.uint8)
+    kernels.additive_encode(columns, words, len(x), x.shape[1], len(quantizer.parts), out)
+    return out.T

@@ -1,7 +1,6 @@
 """The one binding to the C kernels; `kern.pyi` beside the package is their manual."""
 
 from kern import (
-    additive_encode,
     block_probabilities,
     butterfly_plan,
     butterfly_turn,
@@ -28,7 +27,6 @@ from kern import (
 )
 
 __all__ = [
-    "additive_encode",
     "block_probabilities",
     "butterfly_plan",
     "butterfly_turn",

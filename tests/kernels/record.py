@@ -7,7 +7,9 @@ import numpy as np
 
 import kern
 
-OF_BUILDERS = {"plan_queries_size", "plan_queries", "find_answered", "count_right"}  # not in the Worker's module
+OF_BUILDERS = {  # not in the Worker's module
+    "additive_encode", "scalar_encode", "plan_queries_size", "plan_queries", "find_answered", "count_right",
+}  # fmt: skip
 
 
 def recorded() -> list:
@@ -70,9 +72,10 @@ def recorded() -> list:
             call("pool_offer", pool, rng.integers(-9999, 9999, 300).astype(np.int32), rng.bytes(1200), 9)
             call("pool_finish", pool, bytearray(16 * capacity))
     for parts in (1, 3, 4):
-        gains = rng.standard_normal((20, parts, 16)).astype(np.float32)
-        overlaps = rng.standard_normal((parts, parts, 16, 16)).astype(np.float32)
-        call("additive_encode", gains, overlaps, 20, parts, bytearray(20 * parts))
+        vectors = rng.standard_normal((7, 21)).astype(np.float32)
+        words = rng.standard_normal((parts, 16, 7)).astype(np.float32)
+        call("additive_encode", vectors, words, 21, 7, parts, bytearray(21 * parts))
+    call("scalar_encode", vectors, np.sort(words[0, 0]), 147, 7, bytearray(147))
     scores, norms = rng.integers(-(2**30), 2**30 + 1, 100).astype(np.int32), rng.bytes(100)
     for weight, slack in ((0.0, 0.0), (3.25, 17.5), (1e7, 5.0)):
         call("score_bounds", scores, norms, 100, weight, slack, bytearray(400), bytearray(400))

@@ -178,21 +178,39 @@ def pool(offers: list[tuple[int, int, int, int]], capacity: int) -> list[tuple[i
     return sorted(best.values(), key=lambda e: (-e[0], e[1]))[:capacity]
 
 
-def additive_encode(gains: NDArray, overlaps: NDArray) -> NDArray:
-    """gains f32[n][parts][16], overlaps f32[parts][parts][16][16] -> u8[n][parts]"""
-    out = np.zeros(gains.shape[:2], np.uint8)
-    for row, gain in enumerate(gains):
-        best: list[tuple[np.float32, list[int]]] = [(F32(0), [])]
-        for part in range(len(gain)):
+def additive_encode(vectors: NDArray, words: NDArray) -> NDArray:
+    """vectors f32[width][n], words f32[parts][16][width] -> u8[parts][n]"""
+
+    def dot(a: NDArray, b: NDArray) -> NDArray:
+        total = np.zeros(np.broadcast_shapes(a.shape, b.shape)[1:], F32)
+        for x, y in zip(a, b, strict=True):
+            total = total + x * y
+        return total
+
+    parts, out = len(words), np.zeros((len(words), vectors.shape[1]), np.uint8)
+    columns = words.transpose(2, 0, 1)  # [width][parts][16]
+    half = F32(0.5) * dot(columns, columns)
+    overlaps = dot(columns[:, :, :, None, None], columns[:, None, None])  # part, row, part, row
+    for row, x in enumerate(vectors.T):
+        gains = F32(0) - half
+        for value, column in zip(x, columns, strict=True):
+            gains = gains + value * column
+        beam: list[tuple[np.float32, list[int]]] = [(F32(0), [])]
+        for part in range(parts):
             tried = []
-            for score, words in best:
-                sums = score + gain[part]
-                for i, word in enumerate(words):
-                    sums = sums - overlaps[i, part, word]
-                tried += [(s, [*words, v]) for v, s in enumerate(sums) if s == s]
-            best = sorted(tried, key=lambda t: -t[0])[:16]  # stable: equals as they came
-        out[row] = best[0][1] if best else 0
+            for b, (score, chosen) in enumerate(beam):
+                sums = score + gains[part]
+                for i, word in enumerate(chosen):
+                    sums = sums - overlaps[i, word, part]
+                keys = ((sums.view(np.int32) & ~255) | (16 * b + np.arange(16, dtype=np.int32))).view(F32)
+                tried += [(key, [*chosen, v]) for v, key in enumerate(keys)]
+            beam = sorted(tried, key=lambda t: -t[0])[:16]
+        out[:, row] = beam[0][1]
     return out
+
+
+def scalar_encode(values: NDArray, cuts: NDArray) -> NDArray:
+    return np.searchsorted(cuts, values, side="left").astype(np.uint8)
 
 
 def butterfly_pairs(partners: NDArray, dim: int) -> list[list[tuple[int, int, int]]]:
