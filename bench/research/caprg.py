@@ -46,7 +46,7 @@ from build_index.simulate import measure
 from build_index.simulate.edge import P
 from build_index.simulate.measure import Bools, Candidates, Reads, block_bytes, full_scan, plans, price_for
 from build_index.tune.fit import probabilities_of
-from build_index.tune.promises import ScannedQueries, estimate_recall, estimators, fit_logistic
+from build_index.tune.promises import Aim, ScannedQueries, estimate_recall, estimators, fit_logistic
 from vantage.cost import LANES
 from vantage.format import Promise
 from vantage.search.estimate import ROWS_EPSILON, second_price
@@ -237,7 +237,7 @@ def decided(
     """Both waves of the second decision: at a lower price where the estimate of a query is under the least threshold
     that reaches the goal. prices: of one wave, for the tuning rows and for the queries.
     """
-    estimator = next(e for e in estimators(tune, k, (), prices[0]) if e.k == k)
+    estimator = next(e for e in estimators(lambda _: tune, {k: Aim(1.0, prices[0])}, {k: []}) if e.k == k)
     dear = int(prices[1] * step)
     first = plans(of.p, sizes, dear)
     estimate = estimate_recall(estimator, ScannedQueries(of.found, of.p, sizes, rows), first.blocks, dear)

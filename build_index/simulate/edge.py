@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -60,11 +60,13 @@ def prepare_rows(rows: Rows, numbers: Ints) -> list[Prepared]:
     return [prepare(v.tolist(), section) for v in rows.stored.gather(numbers)]
 
 
-def probabilities(router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]) -> P:
+def probabilities(
+    router: str, section: RouterSection, index: IndexSection, queries: list[Prepared], sharpness: float = 1.0
+) -> P:
     """u32 (Q, B) in 2^-20, by the edge's own router."""
     edge_router, out = ROUTERS[router](section, index), np.zeros((len(queries), index.blocks), np.uint32)
     for p, query in zip(out, queries, strict=True):
-        routed = edge_router.probabilities(query)
+        routed = edge_router.probabilities(replace(query, sharpness=sharpness))
         p[slice(None) if routed.blocks is None else np.asarray(routed.blocks)] = routed.p
     return out
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ from . import few, renditions
 from .contract import PricedRecall, calibrate, depths_beyond, price_at, target_point, with_pages, with_reads
 from .fit import Task, fit_router, opening_ms, pages_of, plan_routing, probabilities_of
 from .options import TRAINING_BYTES_MIN, Options
-from .promises import Deep, ScannedQueries, gather_of, make_promises
+from .promises import Deep, ScannedQueries, ScansAt, gather_of, make_promises
 
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
 FINER_SHARE = 0.5  # of the bytes that twice as large blocks read: then still smaller ones are tried
@@ -166,9 +167,13 @@ def _promise(
         contract = replace(contract, points=tuple(replace(p, nbytes=0.0, gets=0.0) for p in contract.points))
     phase = task.progress.phase("promises")
     phase(0.0)
+    tune, held = (
+        ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes()),
+        ScannedQueries(candidates, p, sizes, layout.sizes(), pages, inline),
+    )
     promises = make_promises(
-        ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes()), coded.price,
-        ScannedQueries(candidates, p, sizes, layout.sizes(), pages, inline), recall_at, contract, rows.count,
+        _sharpened(task, layout, tune, task.tune), coded.price,
+        _sharpened(task, layout, held, calibration), recall_at, contract, rows.count,
         options.second_wave, gather_of(layout.partition.home, rows), rerank,
         deep=_deep_of(task, layout, sizes, deep, inline),
     )  # fmt: skip
@@ -220,14 +225,28 @@ def _with_longer_codes(
     held = _scan(task, layout, codec, calibration, "longer codes, prices", p)
     phase = task.progress.phase("longer codes, promises")
     phase(0.0)
+    tune_scans = ScannedQueries(candidates, p_tune, sizes, layout.sizes())
+    held_scans = ScannedQueries(held, p, sizes, layout.sizes(), pages)
     promises = make_promises(
-        ScannedQueries(candidates, p_tune, sizes, layout.sizes()), target,
-        ScannedQueries(held, p, sizes, layout.sizes(), pages), PricedRecall(held, p, sizes), choice.contract,
-        rows.count, task.options.second_wave, gather_of(layout.partition.home, rows), least=renditions.LONGER_RECALL,
+        _sharpened(task, layout, tune_scans, task.tune), target,
+        _sharpened(task, layout, held_scans, calibration), PricedRecall(held, p, sizes), choice.contract, rows.count,
+        task.options.second_wave, gather_of(layout.partition.home, rows), least=renditions.LONGER_RECALL,
     )  # fmt: skip
     phase(1.0)
     both = renditions.better(choice.promises, promises)
     return choice if both is None else replace(choice, longer=codec, promises=both)
+
+
+def _sharpened(task: Task, layout: Layout, scanned: ScannedQueries, of: HeldOutQueries) -> ScansAt:
+    """Of the same scans, with probabilities of any sharpness, which are found once."""
+
+    @cache
+    def at(sharpness: float) -> ScannedQueries:
+        if sharpness == 1:
+            return scanned
+        return replace(scanned, p=probabilities_of(task.rows, layout, of.queries, sharpness))
+
+    return at
 
 
 def _sizes(task: Task, layout: Layout, codec: Codec) -> Ints:

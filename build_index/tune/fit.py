@@ -129,9 +129,9 @@ def reorder(layout: Layout, order: Ints) -> Layout:
     )  # fmt: skip
 
 
-def probabilities_of(rows: Rows, layout: Layout, queries: list[Prepared]) -> P:
+def probabilities_of(rows: Rows, layout: Layout, queries: list[Prepared], sharpness: float = 1.0) -> P:
     index = index_section(rows, layout.blocks, rows.count + layout.copies, layout.router)
-    return probabilities(layout.router, layout.section, index, queries)
+    return probabilities(layout.router, layout.section, index, queries, sharpness)
 
 
 def pages_of(rows: Rows, layout: Layout, queries: list[Prepared]) -> Pages | None:

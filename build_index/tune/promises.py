@@ -32,6 +32,7 @@ NEWTON_STEPS = 30
 WIDTHS = np.geomspace(0.005, 5, 40).tolist()
 GATHER_QUERIES = 200  # of the rows held out, whose reads of full vectors are modelled
 GOALS_OTHER = (0.8, 0.9, 0.95, 0.98, 0.99)  # at other k than the contract's
+SHARPNESS = (1.0, 1.25, 1.5, 2.0)  # of probabilities, for fewer answers than the contract's
 TWO_WAVES_MS = 85.0  # a plan of one wave below this is sooner than any of two
 TWO_WAVES_GOAL = 0.85  # lower ones are kept in one wave: they read too little to divide
 FIRST_STEPS = (1.5, 2.5)  # times the price of one wave, for the first of two
@@ -61,6 +62,9 @@ class ScannedQueries:
         """Without pages: features know none."""
         columns = (getattr(self.candidates, column.name)[part] for column in fields(Candidates))
         return ScannedQueries(Candidates(*columns), self.p[part], self.sizes, self.rows)
+
+
+ScansAt = Callable[[float], ScannedQueries]  # by the sharpness of the probabilities
 
 
 @dataclass(frozen=True)
@@ -139,18 +143,42 @@ def reranks_of(k: int, rows: int, more: Iterable[int] = ()) -> list[int]:
     return sorted({min(RERANK_MAX, rows, k * 5 // 4), min(RERANK_MAX, rows, 2 * k), *more})
 
 
-def estimators(held: ScannedQueries, k: int, reranks: dict[int, list[int]], target: int) -> tuple[Estimator, ...]:
-    """Fitted to what plans around the target's price find of each query's neighbours, for depths up to k.
+@dataclass(frozen=True)
+class Aim:
+    """How queries for so many answers read: the sharpness of their probabilities, and a price near the target's."""
 
-    reranks: numbers of exact scores by depth.
+    sharpness: float
+    price: int
+
+
+def _aim(tune_at: ScansAt, k: int, goal: float, target: int) -> Aim:
+    """The sharpness at which the tuning rows reach recall@k in the least modelled time; target: without any."""
+    best = np.inf, Aim(1.0, target)
+    for sharpness in SHARPNESS:
+        tune = tune_at(sharpness)
+        recall_at = PricedRecall(tune.candidates, tune.p, tune.sizes)
+        price = price_at(recall_at, k, goal)
+        if price is None:
+            continue
+        ms = float(recall_at.reads(price, slice(None)).ms.mean())
+        if ms < best[0]:
+            best = ms, Aim(sharpness, target if sharpness == 1 else price)
+    return best[1]
+
+
+def estimators(tune_at: ScansAt, aims: dict[int, Aim], reranks: dict[int, list[int]]) -> tuple[Estimator, ...]:
+    """Fitted to what plans around a price find of each query's neighbours, for each k of aims.
+
+    reranks: numbers of exact scores by k.
 
     What reads miss is learnt by query; what the codes lose on top hardly differs, and is fitted to means.
     """
-    every = np.ones_like(held.p, bool)
-    prices = [_times(target, step, held.sizes) for step in STEPS]
-    reads = [plans(held.p, held.sizes, price).blocks for price in prices]
     out = []
-    for depth in depths(k):
+    for depth, aim in aims.items():
+        held = tune_at(aim.sharpness)
+        every = np.ones_like(held.p, bool)
+        prices = [_times(aim.price, step, held.sizes) for step in STEPS]
+        reads = [plans(held.p, held.sizes, price).blocks for price in prices]
         seen = [features(held, r, price, depth) for r, price in zip(reads, prices, strict=True)]
         whole = max(1e-9, float(held.candidates.recall(every, depth, KEPT).mean()))
         y = np.concatenate([held.candidates.recall(r, depth, KEPT) for r in reads]) / whole
@@ -213,8 +241,11 @@ def _kept_promises(
     reranks: Sequence[int],
     second_wave: bool,
     gather: Gather,
+    sharpness: float = 1.0,
 ) -> tuple[Promise, ...]:
     """For each goal what reaches it at k in the least modelled time, with exact scores or without.
+
+    sharpness: of the probabilities of held.
 
     second_wave divides it over two waves, where that is wished for: it evens out queries, and costs time.
     """
@@ -237,7 +268,7 @@ def _kept_promises(
         if second_wave and goal >= TWO_WAVES_GOAL:
             promise = _two_waves(held, k, promise, known, goal, gather) or promise
         if not out or promise.recall > out[-1].recall:
-            out.append(promise)
+            out.append(replace(promise, sharpness=sharpness))
     return tuple(out)
 
 
@@ -316,9 +347,9 @@ def _two_waves(
 
 
 def make_promises(
-    tune: ScannedQueries,
+    tune_at: ScansAt,
     target: int,
-    calibration: ScannedQueries,
+    calibration_at: ScansAt,
     recall_at: PricedRecall,
     contract: Contract,
     rows: int,
@@ -330,17 +361,22 @@ def make_promises(
 ) -> Promises:
     """The section of promises: estimators from the tuning rows, promises from those that served nothing else.
 
-    target: the price that reached the target on the tuning rows. recall_at: of the others. rows: of the index. rerank:
-    the exact scores that the target takes, where it takes any. least: of the recalls to promise. deep: of the rows that
-    served nothing else some with more neighbours, for k above the contract's; None: it promises for no such k.
+    target: the price that reached the target on the tuning rows. recall_at: of the others, as they are. rows: of the
+    index. rerank: the exact scores that the target takes, where it takes any. least: of the recalls to promise. deep:
+    of the rows that served nothing else some with more neighbours, for k above the contract's; None: it promises for no
+    such k.
     """
     own = reranks_of(contract.k, rows, [rerank] if rerank else [])
     reranks = {k: own if k == contract.k else reranks_of(k, rows, own) for k in depths(contract.k)}
-    known = estimators(tune, contract.k, reranks, target)
+    goal = max(contract.target, least)
+    aims = {k: _aim(tune_at, k, goal, target) if k < contract.k else Aim(1.0, target) for k in depths(contract.k)}
+    known = estimators(tune_at, aims, reranks)
 
     def kept(k: int, goals: Sequence[float]) -> tuple[Promise, ...]:
-        goals = [goal for goal in (contract.target, *goals) if goal >= least]
-        return _kept_promises(calibration, recall_at, k, set(goals), known, reranks[k], second_wave, gather)
+        goals, sharpness = [goal for goal in (contract.target, *goals) if goal >= least], aims[k].sharpness
+        held = calibration_at(sharpness)
+        priced = recall_at if sharpness == 1 else PricedRecall(held.candidates, held.p, held.sizes)
+        return _kept_promises(held, priced, k, set(goals), known, reranks[k], second_wave, gather, sharpness)
 
     ladders = [Ladder(k, kept(k, GOALS_OTHER)) for k in depths(contract.k)[:-1]]
     if deep is not None:

@@ -146,6 +146,8 @@ class Index:
             query, prepared = replace(query, vector=vector, without=row), prepare(vector, self.root.index)
             budget = receipt.added_to(budget).within(self.limits)  # finding it costs the query nothing
         assert prepared is not None
+        if not query.exact:
+            prepared = replace(prepared, sharpness=self.segment.promise(query).sharpness)
         return Run(query, prepared, self.segment, budget, receipt, block_ids)
 
     def check(self, queries: Sequence[Query]) -> None:

@@ -15,8 +15,9 @@ _ESTIMATOR = struct.Struct(f"<IIIIdd{1 + FEATURES}d")
 RERANK_MAX = 200  # rows that a query may ask the full vectors of
 # Those that a promise may read, where codes tell rows apart too little; of so many bytes together.
 PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX = 4096, 4 << 20
+SHARPNESS_MIN, SHARPNESS_MAX = 0.125, 8.0  # of a promise
 _LADDER = struct.Struct("<II")
-_PROMISE = struct.Struct("<dIIdI4xdddd")
+_PROMISE = struct.Struct("<dIIdIfdddd")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Estimator:
 class Promise:
     """What keeps a recall at the contract's k, and means a query of what that took on held-out rows, nothing cached.
 
+    sharpness: the power that the router's probabilities are raised to: the nearest of few answers lie in fewer blocks.
     rendition: of the blocks that are read. rerank: rows whose full vectors are read, 0 for none.
     A query whose estimate is below `threshold` (0: none) reads a
     second wave, at a price by how far below. nbytes, gets and waves count all of it; ms is the modelled time.
@@ -54,6 +56,7 @@ class Promise:
     waves: float
     ms: float
     rendition: int = 0
+    sharpness: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,9 @@ class Promises:
 
 def _pack(by_recall: tuple[Promise, ...]) -> bytes:
     return b"".join(
-        _PROMISE.pack(p.recall, p.price, p.rerank, p.threshold, p.rendition, p.nbytes, p.gets, p.waves, p.ms)
+        _PROMISE.pack(
+            p.recall, p.price, p.rerank, p.threshold, p.rendition, p.sharpness, p.nbytes, p.gets, p.waves, p.ms
+        )
         for p in by_recall
     )
 
@@ -124,13 +129,14 @@ def _pack(by_recall: tuple[Promise, ...]) -> bytes:
 def _unpack(cursor: Cursor, count: int, label: str) -> tuple[Promise, ...]:
     promises = []
     for _ in range(min(count, 4096)):
-        recall, price, rerank, threshold, rendition, *means = cursor.unpack(_PROMISE)
+        recall, price, rerank, threshold, rendition, sharpness, *means = cursor.unpack(_PROMISE)
         nbytes, gets, waves, ms = means
-        promises.append(Promise(recall, price, rerank, threshold, nbytes, gets, waves, ms, rendition))
+        promises.append(Promise(recall, price, rerank, threshold, nbytes, gets, waves, ms, rendition, sharpness))
     if not promises:
         raise damaged(label, "there are no promises")
     if not all(
         0 <= p.recall <= 1 and 0 <= p.threshold <= 1 and p.rerank <= PROMISED_RERANK_MAX
+        and SHARPNESS_MIN <= p.sharpness <= SHARPNESS_MAX
         and all(0 <= v < math.inf for v in (p.nbytes, p.gets, p.waves, p.ms))
         for p in promises
     ) or any(a.recall > b.recall for a, b in pairwise(promises)):  # fmt: skip

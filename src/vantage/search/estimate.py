@@ -76,7 +76,7 @@ def _between(low: Promise, high: Promise, share: float) -> Promise:
 
     return Promise(
         mid("recall"), round(mid("price")), high.rerank, mid("threshold"), mid("nbytes"), mid("gets"),
-        mid("waves"), mid("ms"), high.rendition,
+        mid("waves"), mid("ms"), high.rendition, mid("sharpness"),
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ class Prepared:
 
     source f32 (d): as sent. vector f32 (d): norm 1 (cosine, dot), or from the origin in the scale of the rows (l2).
     norm: of the source under dot, of the vector under l2, 1 under cosine. i16 (d padded to 32) * i16_scale is the
-    vector. unit: integer scores for a score of 1.
+    vector. unit: integer scores for a score of 1. sharpness: the power that a router's probabilities are raised to.
     """
 
     source: array[float]
@@ -32,6 +32,7 @@ class Prepared:
     i16: array[int]
     i16_scale: float
     unit: float
+    sharpness: float = 1.0
 
 
 def prepare(values: Sequence[float], index: IndexSection, param: str = "vector") -> Prepared:

@@ -53,7 +53,7 @@ class Page(NamedTuple):
 
 
 class Router(Protocol):
-    """A query's vector -> the probability of each block. It reads what it needs for that itself."""
+    """A query's vector -> the probability of each block, as sharp as the query says. It reads what that takes."""
 
     def route(self, run: Run) -> Steps[Routed]:
         """The probabilities, read where that takes a read."""
@@ -90,7 +90,8 @@ def mixture(query: Prepared, parts: list[Part], section: LseSection | TwoLevelSe
         weight += part_weight
     p, scratch = array("I", bytes(4 * (len(dots) // section.subs))), bytearray(len(scale))
     alpha = section.beta * query.i16_scale
-    kernels.block_probabilities(dots, scale, weight, section.subs, alpha, section.temperature, p, scratch)
+    temperature = query.sharpness * section.temperature
+    kernels.block_probabilities(dots, scale, weight, section.subs, alpha, temperature, p, scratch)
     return p
 
 

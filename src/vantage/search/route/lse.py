@@ -22,8 +22,6 @@ class LseRouter(Resident):
         dots, scratch = array("i", bytes(4 * n)), bytearray(4 * n)
         out = array("I", bytes(4 * self.index.blocks))
         self._matvec(query.i16, section.table, n, self.index.dimension, dots)
-        alpha = section.beta * query.i16_scale
-        kernels.block_probabilities(
-            dots, section.scale, section.weight, section.subs, alpha, section.temperature, out, scratch
-        )
+        alpha, temperature = section.beta * query.i16_scale, query.sharpness * section.temperature
+        kernels.block_probabilities(dots, section.scale, section.weight, section.subs, alpha, temperature, out, scratch)
         return Routed(out)

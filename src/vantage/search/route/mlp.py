@@ -35,7 +35,7 @@ class MlpRouter(Resident):
         return (
             self._output.probabilities(units)
             if self._head is None
-            else self._fine(units, self._head.probabilities(units).p)
+            else self._fine(units, self._head.probabilities(replace(units, sharpness=1.0)).p)
         )
 
     def _fine(self, units: Prepared, p: array[int]) -> Routed:

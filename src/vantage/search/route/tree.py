@@ -45,7 +45,7 @@ class TreeRouter(Resident):
         kernels.matvec_i8(hidden, section.out[at * TREE_UNITS :], TREE_WAYS, TREE_UNITS, sums)
         out, scratch, ways = array("I", bytes(4 * TREE_WAYS)), bytearray(4 * TREE_WAYS), slice(at, at + TREE_WAYS)
         kernels.block_probabilities(
-            sums, section.out_scale[ways], section.out_weight[ways], 1, query.i16_scale, section.temperature, out,
-            scratch,
+            sums, section.out_scale[ways], section.out_weight[ways], 1, query.i16_scale,
+            query.sharpness * section.temperature, out, scratch,
         )  # fmt: skip
         return out

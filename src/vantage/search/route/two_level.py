@@ -34,7 +34,7 @@ class TwoLevelRouter:
 
     def pages(self, query: Prepared) -> list[int]:
         """The pages of the most probable regions, best first, the lower one among equals."""
-        p = self._regions.probabilities(query).p
+        p = self._regions.probabilities(replace(query, sharpness=1.0)).p
         return nsmallest(min(self.section.beam, len(p)), range(len(p)), key=lambda r: (-p[r], r))
 
     def probabilities(
