@@ -12,7 +12,7 @@ from typing import Any
 
 import vantage
 from vantage.errors import InputError, VantageError
-from vantage.indexes import NAME
+from vantage.indexes import NAME, NAME_RULE
 
 from .node import ROOT
 
@@ -94,10 +94,7 @@ def check_bucket(bucket: str) -> None:
 def check_index(index: str) -> None:
     """Raises InputError for the name of an index that a Worker refuses."""
     if not NAME.fullmatch(index):
-        raise InputError(
-            f"{index!r} cannot be the name of an index",
-            hint="it has 1 to 64 letters, digits, '.', '_', '-', and begins with a letter or a digit",
-        )
+        raise InputError(f"{index!r} cannot be the name of an index", hint=NAME_RULE)
 
 
 def check_worker(name: str) -> None:

@@ -15,7 +15,7 @@ from doubles import Built, Recorder, explained
 from build_index.neighbours.truth import untied
 from build_index.simulate.measure import judge
 from build_index.tune import promises as stopping
-from build_index.tune.promises import ScannedQueries, estimate_recall
+from build_index.tune.promises import ScannedQueries, between, estimate_recall
 from build_index.tune.promises import features as numpy_features
 from vantage.cost import Budget
 from vantage.errors import LimitError
@@ -124,6 +124,16 @@ def test_a_promise_between_two_of_a_kind_and_of_two_kinds() -> None:
     assert promise_of(contract, None, 10, 0.875).price == 250  # an index of an earlier builder
 
 
+def test_no_price_lies_between_one_and_none() -> None:
+    """The price 0 also reads blocks that the router gives nothing: what it keeps, no lower price but 0 nearly keeps."""
+    contract = Contract(10, 6, 0.9, (Point(10, 400, 0.8, 1e5, 3.0),))
+    kept = stop(promise(0.8, 400), promise(0.99, 0))
+    assert promise_of(contract, kept, 10, 0.8) == kept.by_recall[0]
+    assert promise_of(contract, kept, 10, 0.81) == promise_of(contract, kept, 10, 0.99) == kept.by_recall[1]
+    more = replace(stop(promise(0.9, 100)), others=(Ladder(1000, kept.by_recall),))
+    assert promise_of(contract, more, 100, 0.9).price == 0
+
+
 def test_a_promise_of_fewer_answers() -> None:
     """At its own k, between two, below the least and above the contract's; where it is kept in another way, by more."""
     contract = Contract(100, 6, 0.9, (Point(100, 100, 0.95, 1e6, 6.0),))
@@ -139,6 +149,29 @@ def test_a_promise_of_fewer_answers() -> None:
     assert (between.price, between.rerank, between.nbytes) == (100, 100, two.by_recall[0].nbytes)
     assert promise_of(contract, exact, 100, None) == two.by_recall[0]
     assert promise_of(contract, exact, 10, None).rerank == 20
+
+
+def test_promises_at_more_k_where_the_line_between_two_misses() -> None:
+    """Clusters of 50 rows: a hundred answers want two of them, a few more want a third and a far lower price."""
+    contract = Contract(100, 6, 0.95, (Point(100, 1000, 0.95, 1e5, 3.0),))
+
+    def price(k: int) -> int:
+        return 1000 if k <= 100 else 20 if k < 900 else 10
+
+    def measured(k: int, promise: Promise) -> float:
+        return 0.96 if promise.price <= price(k) else 0.8
+
+    def kept(k: int) -> tuple[Promise, ...]:
+        return (promise(0.96, price(k), nbytes=1e9 / price(k)),)
+
+    two = replace(stop(*kept(100), k=100), others=(Ladder(1000, kept(1000)),))
+    asked = (100, 150, 178, 316, 562, 700, 1000)
+    assert [measured(k, promise_of(contract, two, k, 0.95)) for k in asked[1:5]] == [0.8] * 4
+    more = between(contract, two, measured, kept)
+    assert [ladder.k for ladder in more.others] == [178, 316, 1000]  # and at 562 the line holds
+    assert [measured(k, promise_of(contract, more, k, 0.95)) for k in asked if k != 150] == [0.96] * 6
+    assert between(contract, more, measured, kept) == more
+    assert between(contract, two, lambda *_: 0.95, kept) is two  # nothing to add where prices keep enough
 
 
 @pytest.mark.parametrize(

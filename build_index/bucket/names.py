@@ -8,7 +8,7 @@ from pathlib import PurePath
 from vantage.errors import DamagedError, InputError
 from vantage.format import ROOT_BYTES_MAX, ObjectName
 from vantage.format.objects import OBJECTS_MAX
-from vantage.indexes import NAME
+from vantage.indexes import NAME, NAME_RULE
 
 GENERATION = re.compile("[0-9a-f]{16}")  # as the builder names them
 MARK = "gc-"  # begins an object below a generation: a gc, one a mark, is deleting it
@@ -40,9 +40,7 @@ def check_name(address: str | PurePath) -> None:
     """Raises InputError for an address of an index to make that has no name, or one that a Worker would not take."""
     check_address(address)
     if not NAME.fullmatch(_name(address)):
-        raise InputError(
-            f"{_name(address)!r} is not a name for an index", hint="1 to 64 letters, digits, '.', '_', '-'"
-        )
+        raise InputError(f"{_name(address)!r} is not a name for an index", hint=NAME_RULE)
 
 
 def _name(address: str | PurePath) -> str:

@@ -37,7 +37,7 @@ def build_command(
         str, typer.Option("--out", help="The index to make: bucket/name, s3://bucket/name or r2://bucket/name.")
     ],
     recall: Annotated[float, typer.Option(help="Mean recall@k to promise.")] = Options.recall,
-    k: Annotated[int, typer.Option(help="The k of the promise.")] = Options.k,
+    k: Annotated[int, typer.Option(help="The k of the promise, 1 to 100.")] = Options.k,
     metric: Annotated[str | None, typer.Option(help="cosine, l2 or dot; cosine where the source names none.")] = None,
     vector_column: Annotated[str, typer.Option(help="Column of vectors, or dataset of HDF5.")] = "vector",
     id_column: Annotated[str, typer.Option(help="Column of ids; row numbers when there is none.")] = "id",

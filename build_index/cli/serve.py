@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vantage.indexes import NAME
+from vantage.indexes import NAME, NAME_RULE
 
 from ..plain import plain
 from .terminal import State, count, err, nbytes, out, progress, size
@@ -21,7 +21,7 @@ def serve(
         str | None,
         typer.Option(envvar="VANTAGE_TOKEN", help="Bearer token; without it everybody on this machine may read."),
     ] = None,
-    cache: Annotated[str, typer.Option(help="Cache of planes.")] = "20MiB",
+    cache: Annotated[str, typer.Option(help="Cache of blocks.")] = "20MiB",
     state: State = None,
 ) -> None:
     """Load a bucket folder into local R2 and serve it with the real Worker on real workerd, until Ctrl-C.
@@ -44,9 +44,7 @@ def serve(
     variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
     err.print(f"loading {plain(str(bucket))} into local R2 ...", highlight=False)
     for name in host.unserved(bucket):
-        err.print(
-            f"note: {plain(repr(name))} is left out: names have 1 to 64 letters, digits, '.', '_', '-'", highlight=False
-        )
+        err.print(f"note: {plain(repr(name))} is left out: {NAME_RULE}", highlight=False)
     counts = host.load(bucket, state or host.STATE, prune=True)
     err.print(
         f"{count(counts['written'], 'object')} written, {counts['kept']} already there; starting the Worker ...",

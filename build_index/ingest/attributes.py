@@ -24,6 +24,7 @@ from .rows import Ints, StoredRows
 
 CHUNK_BYTES = 32 << 20  # of JSON at a time
 TYPE_CHARS_MAX = 100  # types stand in the schema for people
+MODEL_BYTES = 4 << 10  # of the schema, for the model: 200 characters at most, as JSON up to 12 bytes each
 # A block of 128 rows at 512 bytes each: 64 KiB, which a query reads whole (bench/research/attributes.py).
 SHORT_BYTES = 512
 BLOCK_BYTES_MAX = 1 << 20  # a longer attribute block is not read for one row of it
@@ -46,8 +47,11 @@ def check_schema(attributes: pa.Schema) -> None:
         if attributes.names.count(name) > 1:
             raise InputError(f"two attributes are called {name!r}", hint="rename one of the columns")
     nbytes = len(json.dumps({"attributes": schema_of(attributes)}))
-    if nbytes > SCHEMA_BYTES_MAX // 2:  # the other half is for the model
-        raise LimitError("the names of all attributes, in bytes,", nbytes, SCHEMA_BYTES_MAX // 2, hint=LEAVE_OUT)
+    if nbytes > SCHEMA_BYTES_MAX - MODEL_BYTES:
+        what = "what the schema says of all attributes, in bytes,"
+        raise LimitError(
+            what, nbytes, SCHEMA_BYTES_MAX - MODEL_BYTES, hint="name the columns to keep with --attributes"
+        )
 
 
 def check_rows(stored: StoredRows, names: list[str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +19,14 @@ from vantage.search.estimate import (
     MASS_EPSILON,
     PRICE_LOG_MIN,
     ROWS_EPSILON,
+    promise_of,
     second_price,
 )
 
 from ..ingest.rows import Ints, Rows
 from ..simulate.edge import P, Pages
 from ..simulate.measure import KEPT, PRICE_MAX, Bools, Candidates, Reads, plans
-from .contract import GOALS, PricedRecall, depths, price_at, promise_recall
+from .contract import GOALS, MARGIN_MAX, PricedRecall, depths, price_at, promise_recall
 
 STEPS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)  # of the price at the target: plans that estimators learn from
 RIDGE = 1e-5
@@ -33,6 +35,7 @@ WIDTHS = np.geomspace(0.005, 5, 40).tolist()
 GATHER_QUERIES = 200  # of the rows held out, whose reads of full vectors are modelled
 GOALS_OTHER = (0.8, 0.9, 0.95, 0.98, 0.99)  # at other k than the contract's
 SHARPNESS = (1.0, 1.25, 1.5, 2.0)  # of probabilities, for fewer answers than the contract's
+NEAR_K = 2  # times k: promises at both hold between them
 TWO_WAVES_MS = 85.0  # a plan of one wave below this is sooner than any of two
 TWO_WAVES_GOAL = 0.85  # lower ones are kept in one wave: they read too little to divide
 FIRST_STEPS = (1.5, 2.5)  # times the price of one wave, for the first of two
@@ -372,16 +375,63 @@ def make_promises(
     aims = {k: _aim(tune_at, k, goal, target) if k < contract.k else Aim(1.0, target) for k in depths(contract.k)}
     known = estimators(tune_at, aims, reranks)
 
-    def kept(k: int, goals: Sequence[float]) -> tuple[Promise, ...]:
-        goals, sharpness = [goal for goal in (contract.target, *goals) if goal >= least], aims[k].sharpness
+    @cache
+    def measured_at(sharpness: float) -> PricedRecall:
         held = calibration_at(sharpness)
-        priced = recall_at if sharpness == 1 else PricedRecall(held.candidates, held.p, held.sizes)
-        return _kept_promises(held, priced, k, set(goals), known, reranks[k], second_wave, gather, sharpness)
+        return recall_at if sharpness == 1 else PricedRecall(held.candidates, held.p, held.sizes)
 
-    ladders = [Ladder(k, kept(k, GOALS_OTHER)) for k in depths(contract.k)[:-1]]
-    if deep is not None:
-        goals = {goal for goal in (contract.target, *GOALS_OTHER) if goal >= least}
-        for k in deep.depths:
-            exact = sorted({most for most in (k * 5 // 4, 2 * k) if most <= min(deep.rerank_max, rows)})
-            ladders.append(Ladder(k, _kept_promises(deep.held, deep.recall_at, k, goals, known, exact, False, gather)))
-    return Promises(known, kept(contract.k, GOALS), tuple(ladder for ladder in ladders if ladder.by_recall))
+    def kept(k: int, goals: Iterable[float], second_wave: bool) -> tuple[Promise, ...]:
+        goals = {goal for goal in (contract.target, *goals) if goal >= least}
+        if deep is None or k <= contract.k:
+            sharpness = (aims.get(k) or _aim(tune_at, k, goal, target)).sharpness
+            held, priced, exact = calibration_at(sharpness), measured_at(sharpness), reranks.get(k)
+            exact = exact or reranks_of(k, rows, own)
+            return _kept_promises(held, priced, k, goals, known, exact, second_wave, gather, sharpness)
+        exact = sorted({most for most in (k * 5 // 4, 2 * k) if most <= min(deep.rerank_max, rows)})
+        return _kept_promises(deep.held, deep.recall_at, k, goals, known, exact, False, gather)
+
+    beyond = [] if deep is None else deep.depths
+    others = [Ladder(k, kept(k, GOALS_OTHER, second_wave)) for k in [*depths(contract.k)[:-1], *beyond]]
+    promises = Promises(known, kept(contract.k, GOALS, second_wave), tuple(x for x in others if x.by_recall))
+
+    def measured(k: int, promise: Promise) -> float:
+        priced = measured_at(promise.sharpness) if deep is None or k <= contract.k else deep.recall_at
+        return priced(promise.price, k, promise.rerank if k <= promise.rerank else 0)
+
+    return between(contract, promises, measured, lambda k: kept(k, GOALS_OTHER, False))
+
+
+def between(
+    contract: Contract,
+    promises: Promises,
+    measured: Callable[[int, Promise], float],
+    kept: Callable[[int], tuple[Promise, ...]],
+) -> Promises:
+    """With promises also at k amid two that have some, where the prices between those do not keep what they say.
+
+    measured(k, promise): recall@k of queries that read so; kept(k): the promises there. Rows in tight clusters want other prices just above
+    the size of a cluster than below, and no line between two k knows of it.
+    """
+    checked = set[int]()
+    while True:
+        known = [ladder.k for ladder in promises.ladders(contract.k)]
+        amid = [round((a * b) ** 0.5) for a, b in pairwise(known) if b > NEAR_K * a]
+        k = next((k for k in amid if k not in checked), None)
+        if k is None:
+            return promises
+        checked.add(k)
+        if not _holds(contract, promises, k, measured) and (by_recall := kept(k)):
+            others = sorted((*promises.others, Ladder(k, by_recall)), key=lambda ladder: ladder.k)
+            promises = replace(promises, others=tuple(others))
+
+
+def _holds(contract: Contract, promises: Promises, k: int, measured: Callable[[int, Promise], float]) -> bool:
+    """Whether the prices that queries take keep recall@k."""
+    best = max(ladder.by_recall[-1].recall for ladder in promises.ladders(contract.k))
+    for goal in {contract.target, *GOALS_OTHER}:
+        if goal > best:
+            continue
+        promise = promise_of(contract, promises, k, goal)
+        if not promise.threshold and measured(k, promise) < goal - MARGIN_MAX:
+            return False
+    return True

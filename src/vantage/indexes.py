@@ -36,7 +36,7 @@ INDEX_BYTES = 32 << 10  # what an open index holds beside its root: a small one 
 ROOT_COPIES = 2  # a root as it came, and what is made of it
 UNKNOWN_S = 10.0  # so long after a name without an index, names are asked of the bucket alone
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-NAME_RULE = "1 to 64 letters, digits, '.', '_', '-'"
+NAME_RULE = "names have 1 to 64 letters, digits, '.', '_', '-', and begin with a letter or a digit"
 
 # Hands out (CURRENT, root.bin) of an index from a warmer place, or None; must never raise or wait long.
 WarmRoot = Callable[[str], Awaitable[tuple[bytes, bytes] | None]]

@@ -199,8 +199,7 @@ def json_value(text: str) -> Any:
     except RecursionError:
         raise ValueError("too deep") from None
     inner, depth = [value], 0
-    while inner:
-        lists = [one.values() if isinstance(one, dict) else one for one in inner if isinstance(one, dict | list)]
+    while lists := [one.values() if isinstance(one, dict) else one for one in inner if isinstance(one, dict | list)]:
         inner, depth = [value for values in lists for value in values], depth + 1
         if depth > JSON_DEPTH_MAX:
             raise ValueError("too deep")

@@ -22,9 +22,9 @@ def promise_of(contract: Contract, promises: Promises | None, k: int, recall: fl
     """How to read for this recall@k; None: the contract's target. Raises LimitError above the best promise.
 
     Between two recalls, and between two k that promises were measured at, prices are interpolated where both are kept
-    in one way (by one rendition, with as many exact scores, in as many waves); else the one that reads more holds, with
-    the exact scores that either takes. More answers than the largest k are read for as for that k. Without promises
-    the points of the contract promise.
+    in one way (by one rendition, with as many exact scores, in as many waves, both at a price); else the one that reads
+    more holds, with the exact scores that either takes. More answers than the largest k are read for as for that k.
+    Without promises the points of the contract promise.
     """
     recall = contract.target if recall is None else recall
     if not recall > 0:
@@ -44,7 +44,7 @@ def promise_of(contract: Contract, promises: Promises | None, k: int, recall: fl
         return high
     if low.rendition != high.rendition:  # prices of two renditions do not compare
         return high
-    if _kind(low) != _kind(high) or not low.price or not high.price:
+    if _kind(low) != _kind(high) or not high.price:
         more = max(low, high, key=lambda promise: promise.nbytes)
         ranked = min(RERANK_MAX, math.ceil(low.rerank * k / below.k))  # what tells few rows apart, for as many more
         return replace(more, price=min(low.price, high.price), rerank=max(more.rerank, high.rerank, ranked))
@@ -62,9 +62,12 @@ def _on(by_recall: Sequence[Promise], recall: float) -> Promise:
     return replace(_between(low, high, (recall - low.recall) / (high.recall - low.recall)), recall=recall)
 
 
-def _kind(promise: Promise) -> tuple[int, int, bool]:
-    """How it is kept: by which rendition, exact scores, and whether there is a second wave."""
-    return promise.rendition, promise.rerank, promise.threshold > 0
+def _kind(promise: Promise) -> tuple[int, int, bool, bool]:
+    """How it is kept: by which rendition, exact scores, whether there is a second wave, and whether bytes have a price.
+
+    The price 0 may read blocks that the router gives nothing, which no price between it and another does.
+    """
+    return promise.rendition, promise.rerank, promise.threshold > 0, promise.price > 0
 
 
 def _between(low: Promise, high: Promise, share: float) -> Promise:
