@@ -409,8 +409,8 @@ def between(
 ) -> Promises:
     """With promises also at k amid two that have some, where the prices between those do not keep what they say.
 
-    measured(k, promise): recall@k of queries that read so; kept(k): the promises there. Rows in tight clusters want other prices just above
-    the size of a cluster than below, and no line between two k knows of it.
+    measured(k, promise): recall@k of queries that read so; kept(k): the promises there. Rows in tight clusters want
+    other prices just above the size of a cluster than below, and no line between two k knows of it.
     """
     checked = set[int]()
     while True:

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from hashlib import sha256
 from typing import Any, TypeVar
 
 from .admission import Admission
@@ -19,6 +18,7 @@ from .index import Index
 from .read.bucket import Bucket
 from .read.cache import Cache
 from .read.deadline import Deadline
+from .read.digest import sha256_hex
 from .read.reader import read_small, retried
 from .read.warm import WarmClient
 from .receipt import Receipt
@@ -117,7 +117,7 @@ class Service:
             return None
         try:
             current = Current.unpack(held[0], f"{name}/CURRENT")
-            if sha256(held[1]).hexdigest() != current.root.sha256:
+            if await sha256_hex(held[1]) != current.root.sha256:
                 return None
             return Index(name, self.bucket, self.cache, current, Root.unpack(held[1], f"{name}/{current.root.key}"))
         except DamagedError:  # the bucket has the last word

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import struct
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise, repeat
-from operator import add, le, mul, sub
+from itertools import compress, islice, pairwise
+from operator import ne, sub
 from typing import Any
 
 from .index import IndexSection
@@ -128,14 +129,29 @@ class RowPages:
         if attributes:
             parts.append(("attributes", attribute_object, attribute_offset, 2))
         for what, number, offset, each in parts:
-            ends = map(add, offset, map(mul, rows, repeat(each)))
-            if n and (max(number) >= len(sizes) or not all(map(le, ends, map(sizes.__getitem__, number)))):
+            if n and (max(number) >= len(sizes) or not _fit(number, offset, rows, each, sizes)):
                 raise damaged(label, f"the {what} of a page end outside of an object")
         return pages
 
     def page_of(self, row: int) -> int:
         """The page that holds a row."""
         return bisect_right(self.first_row, row) - 1
+
+
+def _fit(number: Sequence[int], offset: Sequence[int], rows: Sequence[int], each: int, sizes: Sequence[int]) -> bool:
+    """Whether pages end in their objects: of rows of `each` bytes, from an offset of the object of a number on.
+
+    The last page of a run in one object, and the farthest other one as if it were the longest; else all one by one.
+    """
+    longest = max(rows) * each
+    changes = compress(range(1, len(number)), map(ne, number, islice(number, 1, None)))
+    for low, high in pairwise([0, *changes, len(number)]):
+        size, last = sizes[number[low]], high - 1
+        others = max(offset[low:last], default=0) + longest <= size
+        others = others or all(o + n * each <= size for o, n in zip(offset[low:last], rows[low:last], strict=True))
+        if not others or offset[last] + rows[last] * each > size:
+            return False
+    return True
 
 
 def facts_bytes(rows: int, attributes: bool) -> int:

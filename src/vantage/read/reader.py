@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from ..errors import ChangedError, DamagedError, StoreError
 from ..receipt import Receipt
 from .bucket import Body, Bucket, Folder
 from .deadline import Deadline
+from .digest import sha256_hex
 from .hedge import Hedging
 from .warm import WarmClient
 
@@ -170,7 +170,7 @@ class Reader:
             out[:] = data
 
         await self.wave([(key, 0, size, size)], keep)
-        if hashlib.sha256(out).hexdigest() != sha256:
+        if await sha256_hex(out) != sha256:
             raise DamagedError(f"{key}: SHA-256 differs from what CURRENT says", hint="publish the index again")
         return bytes(out)
 
