@@ -157,17 +157,18 @@ def _promise(
     """
     rows, options, layout = task.rows, task.options, coded.layout
     sizes = block_bytes(layout.sizes(), coded.codec.code_bytes, task.id_bytes, task.rows.dimension)
-    recall_at, pages = PricedRecall(candidates, p, sizes), pages_of(rows, layout, calibration.queries)
+    inline = _is_small(rows, task.id_bytes, layout, coded.codec)
+    recall_at, pages = PricedRecall(candidates, p, sizes, inline), pages_of(rows, layout, calibration.queries)
     contract = calibrate(recall_at, task.k, target, rerank)
     if contract is None:
         return None
-    contract, inline = with_pages(contract, pages), _is_small(rows, task.id_bytes, layout, coded.codec)
+    contract = with_pages(contract, pages)
     if inline:  # opening the index has read them
         contract = replace(contract, points=tuple(replace(p, nbytes=0.0, gets=0.0) for p in contract.points))
     phase = task.progress.phase("promises")
     phase(0.0)
     promises = make_promises(
-        ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes()), coded.price,
+        ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes(), inline=inline), coded.price,
         ScannedQueries(candidates, p, sizes, layout.sizes(), pages, inline), recall_at, contract, rows.count,
         options.second_wave, gather_of(layout.partition.home, rows), rerank,
         deep=_deep_of(task, layout, sizes, deep, inline),
@@ -255,7 +256,7 @@ def _deep_of(task: Task, layout: Layout, sizes: Ints, candidates: Candidates | N
     pages = pages_of(task.rows, layout, queries)
     held = ScannedQueries(candidates, p, sizes, layout.sizes(), pages, inline)
     return Deep(
-        held, PricedRecall(candidates, p, sizes), depths_beyond(task.k, task.rows.count), _rerank_max(task.rows)
+        held, PricedRecall(candidates, p, sizes, inline), depths_beyond(task.k, task.rows.count), _rerank_max(task.rows)
     )
 
 

@@ -60,6 +60,10 @@ class ScannedQueries:
     pages: Pages | None = None
     inline: bool = False
 
+    def plans(self, price: int, done: Bools | None = None) -> Reads:
+        """What these queries read at a price, beside the blocks done bool (Q, B)."""
+        return plans(self.p, self.sizes, price, done=done, inline=self.inline)
+
     def some(self, part: slice) -> ScannedQueries:
         """Without pages: features know none."""
         columns = (getattr(self.candidates, column.name)[part] for column in fields(Candidates))
@@ -151,7 +155,7 @@ def estimators(held: ScannedQueries, k: int, reranks: dict[int, list[int]], targ
     """
     every = np.ones_like(held.p, bool)
     prices = [_times(target, step, held.sizes) for step in STEPS]
-    reads = [plans(held.p, held.sizes, price).blocks for price in prices]
+    reads = [held.plans(price).blocks for price in prices]
     out = []
     for depth in depths(k):
         seen = [features(held, r, price, depth) for r, price in zip(reads, prices, strict=True)]
@@ -230,7 +234,7 @@ def _kept_promises(
             price = price_at(recall_at, k, goal, rerank)
             if price is None:
                 continue
-            reads = plans(held.p, held.sizes, price)
+            reads = held.plans(price)
             measured = _promise(held, k, rerank, [(price, reads, np.arange(len(held.p)))], 0.0, gather)
             if measured.ms < (np.inf if best is None else best[0]):
                 best = measured.ms, measured
@@ -284,12 +288,12 @@ def _two_waves(
     best: Promise | None = None
     for step in FIRST_STEPS:
         price = _times(one.price, step, held.sizes)
-        first = plans(held.p, held.sizes, price)
+        first = held.plans(price)
         estimate = estimate_recall(estimator, held, first.blocks, price)
         recalls = [held.candidates.recall(first.blocks, k, one.rerank)]
         later = []
         for halvings in range(1, HALVINGS_MAX + 1):
-            later.append(plans(held.p, held.sizes, price >> halvings, done=first.blocks))
+            later.append(held.plans(price >> halvings, first.blocks))
             recalls.append(held.candidates.recall(first.blocks | later[-1].blocks, k, one.rerank))
 
         def halvings_at(threshold: float, price: int = price, estimate: F64 = estimate) -> Ints:
