@@ -31,6 +31,7 @@ from .clusters.cluster import tree_over
 from .codecs.planes import Encoded
 from .hashing.bec_tree import BecTree
 from .ingest.arrays import Arrays, check_arrays, known_ids, matrix, name_ids, number, show_id, truth, whole
+from .ingest.attributes import spot_bytes
 from .ingest.rows import Ints, check_lengths, scale_rows
 from .mutable import MutableIndex, list_ids, packed
 from .tune.check import check_options
@@ -382,7 +383,7 @@ class VectorIndex:
         rows = scale_rows(stored, self.metric)
         norms = np.linalg.norm(rows.slice(0, rows.count), axis=1).astype(np.float64)
         check_lengths(self.metric, norms, float(norms.max()), f"row {norms.argmax()}")
-        choice = choose(rows, id_bytes(stored), options)
+        choice = choose(rows, id_bytes(stored) + spot_bytes(stored, attributes.names), options)
         kind = stored_kind(rows, choice.near, self.vectors)
         codes: list[Encoded | None] = [None] * choice.layout.blocks
         self._start(MutableIndex(rows, attributes, choice, codes, replace(options, model=model), kind))

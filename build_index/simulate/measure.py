@@ -16,7 +16,7 @@ from vantage import kernels
 from vantage.cost import wave_ms
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
 from vantage.read.cache import CACHED, STARTS_OBJECT
-from vantage.search.plan import GETS_MAX, SMALL_BYTES
+from vantage.search.plan import GETS_MAX, PRICE_BITS, SMALL_BYTES
 from vantage.search.scan import LrsqScan
 
 from ..blocks.layout import Layout, centre_at
@@ -59,16 +59,30 @@ class Reads:
         return waits if self.pages is None else waits + [wave_ms(page) for page in self.pages]
 
 
-def plans(p: P, block_bytes: Ints, price: int, gets: int = GETS_MAX, done: Bools | None = None) -> Reads:
+def plans(
+    p: P, block_bytes: Ints, price: int, gets: int = GETS_MAX, done: Bools | None = None, inline: bool = False
+) -> Reads:
     """Runs the edge's planner for p (Q, B), nothing cached, one shard of blocks of these bytes, aligned.
 
-    done bool (Q, B): blocks that a wave before has read, which have no value to this one.
+    done bool (Q, B): blocks that a wave before has read, which have no value to this one. inline: the root holds the
+    blocks, so that each is scanned where it is worth its bytes, and none because it lies between others.
     """
-    return planner(p, block_bytes, gets, done)(price, slice(None))
+    return planner(p, block_bytes, gets, done, inline)(price, slice(None))
 
 
-def planner(p: P, block_bytes: Ints, gets: int = GETS_MAX, done: Bools | None = None) -> Callable[[int, slice], Reads]:
+def planner(
+    p: P, block_bytes: Ints, gets: int = GETS_MAX, done: Bools | None = None, inline: bool = False
+) -> Callable[[int, slice], Reads]:
     """`plans` by price, of some of the queries."""
+    if inline:
+
+        def scanned(price: int, some: slice) -> Reads:
+            worth = (p[some].astype(np.int64) << PRICE_BITS) >= price * block_bytes
+            if done is not None:
+                worth &= ~done[some]
+            return Reads(worth, [[] for _ in worth])
+
+        return scanned
     blocks = p.shape[1]
     p, everything = np.ascontiguousarray(p), block_bytes.sum() <= SMALL_BYTES
     size, at = block_bytes.astype(np.uint32), np.cumsum([0, *map(aligned, block_bytes.tolist())])[:-1].astype(np.uint64)

@@ -158,17 +158,18 @@ def _promise(
     """
     rows, options, layout = task.rows, task.options, coded.layout
     sizes = block_bytes(layout.sizes(), coded.codec.code_bytes, task.id_bytes, task.rows.dimension)
-    recall_at, pages = PricedRecall(candidates, p, sizes), pages_of(rows, layout, calibration.queries)
+    inline = _is_small(rows, task.id_bytes, layout, coded.codec)
+    recall_at, pages = PricedRecall(candidates, p, sizes, inline), pages_of(rows, layout, calibration.queries)
     contract = calibrate(recall_at, task.k, target, rerank)
     if contract is None:
         return None
-    contract, inline = with_pages(contract, pages), _is_small(rows, task.id_bytes, layout, coded.codec)
+    contract = with_pages(contract, pages)
     if inline:  # opening the index has read them
         contract = replace(contract, points=tuple(replace(p, nbytes=0.0, gets=0.0) for p in contract.points))
     phase = task.progress.phase("promises")
     phase(0.0)
     tune, held = (
-        ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes()),
+        ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes(), inline=inline),
         ScannedQueries(candidates, p, sizes, layout.sizes(), pages, inline),
     )
     promises = make_promises(
@@ -274,7 +275,7 @@ def _deep_of(task: Task, layout: Layout, sizes: Ints, candidates: Candidates | N
     pages = pages_of(task.rows, layout, queries)
     held = ScannedQueries(candidates, p, sizes, layout.sizes(), pages, inline)
     return Deep(
-        held, PricedRecall(candidates, p, sizes), depths_beyond(task.k, task.rows.count), _rerank_max(task.rows)
+        held, PricedRecall(candidates, p, sizes, inline), depths_beyond(task.k, task.rows.count), _rerank_max(task.rows)
     )
 
 

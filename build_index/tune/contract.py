@@ -36,11 +36,11 @@ def promise_recall(recall: npt.NDArray[np.float64]) -> float:
 class PricedRecall:
     """Recall of what plans at a price answer; each price is planned once, as bisections share most of theirs.
 
-    reads(price, some): those plans, of some of the queries.
+    reads(price, some): those plans, of some of the queries. inline: the root holds the blocks.
     """
 
-    def __init__(self, candidates: Candidates, p: P, sizes: Ints) -> None:
-        self.candidates, self.blocks, self.reads = candidates, p.shape[1], planner(p, sizes)
+    def __init__(self, candidates: Candidates, p: P, sizes: Ints, inline: bool = False) -> None:
+        self.candidates, self.blocks, self.reads = candidates, p.shape[1], planner(p, sizes, inline=inline)
         self._read: dict[int, npt.NDArray[np.uint8]] = {}  # blocks, eight to a byte
         self._promised: dict[tuple[int, int, int], float] = {}
 

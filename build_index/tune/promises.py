@@ -61,6 +61,10 @@ class ScannedQueries:
     pages: Pages | None = None
     inline: bool = False
 
+    def plans(self, price: int, done: Bools | None = None) -> Reads:
+        """What these queries read at a price, beside the blocks done bool (Q, B)."""
+        return plans(self.p, self.sizes, price, done=done, inline=self.inline)
+
     def some(self, part: slice) -> ScannedQueries:
         """Without pages: features know none."""
         columns = (getattr(self.candidates, column.name)[part] for column in fields(Candidates))
@@ -159,7 +163,7 @@ def _aim(tune_at: ScansAt, k: int, goal: float, target: int) -> Aim:
     best = np.inf, Aim(1.0, target)
     for sharpness in SHARPNESS:
         tune = tune_at(sharpness)
-        recall_at = PricedRecall(tune.candidates, tune.p, tune.sizes)
+        recall_at = PricedRecall(tune.candidates, tune.p, tune.sizes, tune.inline)
         price = price_at(recall_at, k, goal)
         if price is None:
             continue
@@ -181,7 +185,7 @@ def estimators(tune_at: ScansAt, aims: dict[int, Aim], reranks: dict[int, list[i
         held = tune_at(aim.sharpness)
         every = np.ones_like(held.p, bool)
         prices = [_times(aim.price, step, held.sizes) for step in STEPS]
-        reads = [plans(held.p, held.sizes, price).blocks for price in prices]
+        reads = [held.plans(price).blocks for price in prices]
         seen = [features(held, r, price, depth) for r, price in zip(reads, prices, strict=True)]
         whole = max(1e-9, float(held.candidates.recall(every, depth, KEPT).mean()))
         y = np.concatenate([held.candidates.recall(r, depth, KEPT) for r in reads]) / whole
@@ -261,7 +265,7 @@ def _kept_promises(
             price = price_at(recall_at, k, goal, rerank)
             if price is None:
                 continue
-            reads = plans(held.p, held.sizes, price)
+            reads = held.plans(price)
             measured = _promise(held, k, rerank, [(price, reads, np.arange(len(held.p)))], 0.0, gather)
             if measured.ms < (np.inf if best is None else best[0]):
                 best = measured.ms, measured
@@ -315,12 +319,12 @@ def _two_waves(
     best: Promise | None = None
     for step in FIRST_STEPS:
         price = _times(one.price, step, held.sizes)
-        first = plans(held.p, held.sizes, price)
+        first = held.plans(price)
         estimate = estimate_recall(estimator, held, first.blocks, price)
         recalls = [held.candidates.recall(first.blocks, k, one.rerank)]
         later = []
         for halvings in range(1, HALVINGS_MAX + 1):
-            later.append(plans(held.p, held.sizes, price >> halvings, done=first.blocks))
+            later.append(held.plans(price >> halvings, first.blocks))
             recalls.append(held.candidates.recall(first.blocks | later[-1].blocks, k, one.rerank))
 
         def halvings_at(threshold: float, price: int = price, estimate: F64 = estimate) -> Ints:
@@ -378,7 +382,7 @@ def make_promises(
     @cache
     def measured_at(sharpness: float) -> PricedRecall:
         held = calibration_at(sharpness)
-        return recall_at if sharpness == 1 else PricedRecall(held.candidates, held.p, held.sizes)
+        return recall_at if sharpness == 1 else PricedRecall(held.candidates, held.p, held.sizes, held.inline)
 
     def kept(k: int, goals: Iterable[float], second_wave: bool) -> tuple[Promise, ...]:
         goals = {goal for goal in (contract.target, *goals) if goal >= least}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from doubles import Recorder, first_plan
 from small import clustered
@@ -29,7 +32,7 @@ from vantage.index import Index
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.receipt import Receipt
-from vantage.search.prepare import Prepared
+from vantage.search.prepare import Prepared, prepare
 from vantage.search.query import Query
 
 K = 10
@@ -235,3 +238,34 @@ def test_a_price_that_nothing_but_zero_keeps() -> None:
     assert price_for(lambda price: 0.9 if price else 0.96, 0.95) == 0
     assert price_for(lambda price: 0.96 if price < 1000 else 0.9, 0.95) in range(980, 1000)
     assert price_for(lambda price: 0.9, 0.95) is None
+
+
+def test_what_a_small_index_scans_is_what_was_measured(tmp_path: Path) -> None:
+    """Blocks in the root, with attributes beside the codes: none is read, and prices are of the codes alone."""
+    x = clustered(700, 12, 8)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 12)
+    pq.write_table(pa.table({"vector": flat, "text": [f"{i} " * 20 for i in range(len(x))]}), tmp_path / "rows.parquet")
+    with patch("build_index.tune.choose.BLOCK_ROWS", 24):
+        options = Options(0.9, K, fast=True)
+        report = build(open_source([tmp_path / "rows.parquet"]), BuildContext(tmp_path / "b" / "i", "cosine", options))
+    index = asyncio.run(Index.open(Folder(tmp_path / "b"), "i", Cache(0), Receipt()))
+    places, choice = index.root.directory.places[0], report.choice
+    sizes = (
+        block_bytes(choice.layout.sizes(), choice.codec.code_bytes, 8.0, 12) + 16
+    )  # where its plane of attributes is
+    assert choice.inline and sizes.tolist() == list(places.size)
+    assert all(a > b for a, b in zip(places.whole, places.size, strict=True))
+    queries = [Query(row.tolist(), 1) for row in x[::20]]
+    p = np.array([index.segment.router.probabilities(prepare(query.vector, index.root.index)).p for query in queries])
+    scanned = set[int]()
+    for price in {point.price for point in choice.contract.points} | {0, 1 << 20}:
+        contract = Contract(K, index.root.contract.gets, 0.5, (Point(K, price, 0.5, 0.0, 0.0),))
+        root = replace(index.root, contract=contract, promises=None)
+        priced = Index(index.name, index.bucket, Cache(0), index.current, root)
+        for i, query in enumerate(queries):
+            plan = first_plan(priced, query)
+            reads = plans(p[i : i + 1], sizes, plan.price, inline=True)
+            assert (plan.ranges, reads.ranges) == ([], [[]])
+            assert np.flatnonzero(reads.blocks[0]).tolist() == plan.cached
+            scanned.add(len(plan.cached))
+    assert len(scanned) > 5

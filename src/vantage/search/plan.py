@@ -167,11 +167,11 @@ def plan_scan(
     routed: of extents. flags (n), as Segment.flags gives them: STARTS_OBJECT; CACHED: no value to a range, but its
     bytes count when bridged. A cached extent is scanned where it would be worth reading: measured, that finds more than
     the ranges alone.
-    renditions: the one that prices are for, whose bytes decide which extents are read, and the one that they are read
-    in.
+    renditions: the one that prices are for, whose bytes without planes decide which extents are read, as those were
+    priced, and the one that they are read in.
     """
     priced, read = renditions
-    size, offset = directory.places[priced].whole, directory.places[priced].offset
+    size, offset = directory.places[priced].size, directory.places[priced].offset
     items = items_of(routed, flags, size, offset, directory.ends(priced))
     numbers = range(len(size)) if routed.blocks is None else routed.blocks
     cached = [
