@@ -386,6 +386,10 @@ class VectorIndex:
         choice = choose(rows, id_bytes(stored) + spot_bytes(stored, attributes.names), options)
         kind = stored_kind(rows, choice.near, self.vectors)
         codes: list[Encoded | None] = [None] * choice.layout.blocks
+        for kept in choice.codes:
+            if kept.codec is choice.codec and kept.complete:
+                codes = [*kept.get(0, choice.layout.blocks)]
+        choice = replace(choice, codes=())  # rows may move
         self._start(MutableIndex(rows, attributes, choice, codes, replace(options, model=model), kind))
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,11 @@ class Arrays:
     @property
     def dimension(self) -> int:
         return int(self.held.shape[1])
+
+    @property
+    def folder(self) -> Path | None:
+        """There are no scratch files."""
+        return None
 
     @property
     def id_kind(self) -> str:

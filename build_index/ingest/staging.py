@@ -48,6 +48,7 @@ class Staging:
     rows, dimension, kind, id_kind: as in `Source`; rows: without those left out
     skipped: the rows left out, None where bad rows are refused
     duplicate_vectors: rows whose vector repeats that of another row (by 8-byte hash), the first of each left out
+    folder: of the scratch files
     """
 
     def __init__(self, source: Source, folder: Path, skip_bad_rows: bool = False) -> None:
@@ -57,6 +58,7 @@ class Staging:
         self.kind = source.kind
         self.id_kind = source.id_kind
         self.duplicate_vectors = 0
+        self.folder: Path | None = folder
         self._dtype = DTYPES[source.kind]
         self._row_bytes = source.dimension * self._dtype.itemsize
         names = ["vectors.raw", "ids.raw", "attributes.raw", "attributes.offsets", "vectors.hashes"]

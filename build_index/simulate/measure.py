@@ -20,6 +20,7 @@ from vantage.search.plan import GETS_MAX, PRICE_BITS, SMALL_BYTES
 from vantage.search.scan import LrsqScan
 
 from ..blocks.layout import Layout, centre_at
+from ..codecs.kept import KeptCodes
 from ..codecs.planes import Codec, encode_blocks
 from ..ingest.rows import Ints, Rows
 from ..kernels import count_right, find_answered, plan_queries, plan_queries_size
@@ -189,9 +190,17 @@ def full_scan(
 
 
 def full_scans(
-    rows: Rows, layout: Layout, codec: Codec, wanted: Sequence[Scanned], progress: Progress = SILENT
+    rows: Rows,
+    layout: Layout,
+    codec: Codec,
+    wanted: Sequence[Scanned],
+    progress: Progress = SILENT,
+    codes: KeptCodes | None = None,
 ) -> list[Candidates]:
-    """Encodes every copy of a row, once, and scans it for every query. A query's own row is left out of its answers."""
+    """Scans every copy of a row for every query. A query's own row is left out of its answers.
+
+    codes: of these blocks by this codec, which are read where they are complete, and else put in; None: all are made.
+    """
     members = layout.members()
     root = trial_root(rows, layout, codec.rotation, codec.section, 100)
     scans = [LrsqScan(root, NOWHERE, 0, q, one.kept) for one in wanted for q in one.held.queries]
@@ -203,12 +212,16 @@ def full_scans(
     ]).T  # fmt: skip
     row_of_slot = np.concatenate(members).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
+    known = codes is not None and codes.complete
     for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
-        x = rows.take(np.concatenate(members[low:high]))
-        local = (starts[low : high + 1] - starts[low]).tolist()
-        for b, encoded in zip(
-            range(low, high), encode_blocks(codec, x, local, layout.centres[low:high], rows.metric), strict=True
-        ):
+        if codes is not None and known:
+            made = codes.get(low, high)
+        else:
+            x, local = rows.take(np.concatenate(members[low:high])), (starts[low : high + 1] - starts[low]).tolist()
+            made = encode_blocks(codec, x, local, layout.centres[low:high], rows.metric)
+            if codes is not None:
+                codes.put(made)
+        for b, encoded in zip(range(low, high), made, strict=True):
             n = len(members[b])
             pad = bytes(4 * (aligned(n, 16) - n))
             slots = np.arange(starts[b], starts[b + 1], dtype=np.uint32).tobytes() + pad

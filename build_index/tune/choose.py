@@ -32,6 +32,7 @@ from ..blocks.graph_cut import VOTERS
 from ..blocks.layout import Layout
 from ..blocks.partition import Partition
 from ..codecs import CODECS
+from ..codecs.kept import KeptCodes
 from ..codecs.planes import Codec, section_over
 from ..codecs.rotations import fit, name_of
 from ..ingest.rows import F32, Ints, Rows, temper
@@ -83,6 +84,7 @@ class Choice:
     rotation: str | None  # its name; None where the codec has directions of its own
     longer: Codec | None = None  # of a second rendition of the blocks
     inline: bool = False  # the root holds the blocks
+    codes: tuple[KeptCodes, ...] = ()  # of the blocks, as far as they are known
     near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
 
 
@@ -122,7 +124,7 @@ def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress)
     some = tune.spread(CODE_QUERIES)
     task = replace(task, tune=tune.take(some), deep=_deep(rows, k, calibration, p))
     for coded in _code(task, drawn, p_tune[some]):
-        candidates, deep = _scan_prices(task, coded.layout, coded.codec, calibration, "prices", p)
+        candidates, deep = _scan_prices(task, coded.layout, coded.codec, calibration, "prices", p, codes=coded.codes)
         # Where few rows were held out, the tuning ones may have flattered a code.
         choice = _promise(task, coded, p_tune[some], calibration, p, candidates, deep, options.recall)
         if choice is not None:
@@ -190,7 +192,8 @@ def _promise(
         more = kept.ms - float(modelled.mean())
         waits = waits[0] + more, waits[1] + more
     rotation = options.rotation or name_of(options.codec, coded.codec.rotation)
-    return Choice(layout, coded.codec, contract, promises, task.tried, waits, rotation)
+    codes = () if coded.codes is None else (coded.codes,)
+    return Choice(layout, coded.codec, contract, promises, task.tried, waits, rotation, codes=codes)
 
 
 def _with_longer_codes(
@@ -199,12 +202,13 @@ def _with_longer_codes(
     """The same with a second rendition of longer codes, where that keeps high recalls sooner."""
     rows, layout = task.rows, coded.layout
     axes, coder = _coder(task, draft)[1:]
-    tried = list[tuple[float, Codec, Candidates, PricedRecall]]()
+    tried = list[tuple[float, KeptCodes, Candidates, PricedRecall]]()
     for code_bytes in renditions.lengths(coded.codec.code_bytes, axes):
         codec = coder(code_bytes)
         if section_over(coded.codec, codec) is None:
             continue  # they share the rotation of the longer one
-        candidates = _scan(task, layout, codec, task.tune, f"longer codes of {code_bytes} bytes", p_tune)
+        codes = _kept_codes(task, layout, codec)
+        candidates = _scan(task, layout, codec, task.tune, f"longer codes of {code_bytes} bytes", p_tune, codes=codes)
         recall_at = PricedRecall(candidates, p_tune, _sizes(task, layout, codec))
         prices = [price_at(recall_at, task.k, goal) for goal in renditions.GOALS]
         waits = [
@@ -215,15 +219,16 @@ def _with_longer_codes(
             "blocks": layout.blocks, "code_bytes": code_bytes, "rendition": 1,
             **{f"modelled_ms_{goal}": round(ms, 3) for goal, ms in zip(renditions.GOALS, waits, strict=True)},
         })  # fmt: skip
-        tried.append((sum(waits), codec, candidates, recall_at))
+        tried = [min([*tried, (sum(waits), codes, candidates, recall_at)], key=lambda one: one[0])]
     if not tried:
         return choice
-    _, codec, candidates, recall_at = min(tried, key=lambda one: one[0])
+    _, codes, candidates, recall_at = tried[0]
+    codec = codes.codec
     sizes, pages = _sizes(task, layout, codec), pages_of(rows, layout, calibration.queries)
     target = price_at(recall_at, task.k, renditions.LONGER_RECALL)
     if target is None:
         return choice
-    held = _scan(task, layout, codec, calibration, "longer codes, prices", p)
+    held = _scan(task, layout, codec, calibration, "longer codes, prices", p, codes=codes)
     phase = task.progress.phase("longer codes, promises")
     phase(0.0)
     tune_scans = ScannedQueries(candidates, p_tune, sizes, layout.sizes())
@@ -235,7 +240,7 @@ def _with_longer_codes(
     )  # fmt: skip
     phase(1.0)
     both = renditions.better(choice.promises, promises)
-    return choice if both is None else replace(choice, longer=codec, promises=both)
+    return choice if both is None else replace(choice, longer=codec, promises=both, codes=(*choice.codes, codes))
 
 
 def _sharpened(task: Task, layout: Layout, scanned: ScannedQueries, of: HeldOutQueries) -> ScansAt:
@@ -285,25 +290,34 @@ def _rerank_max(rows: Rows) -> int:
 
 
 def _scan(
-    task: Task, layout: Layout, codec: Codec, held: HeldOutQueries, phase: str, p: P, kept: int = KEPT
+    task: Task, layout: Layout, codec: Codec, held: HeldOutQueries, phase: str, p: P, kept: int = KEPT,
+    codes: KeptCodes | None = None,
 ) -> Candidates:  # fmt: skip
-    """What the codes find for held-out rows, in blocks that a plan may read."""
-    return _scans(task, layout, codec, phase, [Scanned(held, p, kept)])[0]
+    """What the codes find for held-out rows, in blocks that a plan may read. codes: see full_scans."""
+    return _scans(task, layout, codec, phase, [Scanned(held, p, kept)], codes)[0]
 
 
 def _scan_prices(
-    task: Task, layout: Layout, codec: Codec, held: HeldOutQueries, phase: str, p: P, kept: int = KEPT
-) -> tuple[Candidates, Candidates | None]:
+    task: Task, layout: Layout, codec: Codec, held: HeldOutQueries, phase: str, p: P, kept: int = KEPT,
+    codes: KeptCodes | None = None,
+) -> tuple[Candidates, Candidates | None]:  # fmt: skip
     """The same for rows that prices are measured on, and for those of task.deep."""
     wanted = [Scanned(held, p, kept), *([] if task.deep is None else [task.deep])]
-    candidates, *deep = _scans(task, layout, codec, phase, wanted)
+    candidates, *deep = _scans(task, layout, codec, phase, wanted, codes)
     return candidates, deep[0] if deep else None
 
 
-def _scans(task: Task, layout: Layout, codec: Codec, phase: str, wanted: list[Scanned]) -> list[Candidates]:
+def _scans(
+    task: Task, layout: Layout, codec: Codec, phase: str, wanted: list[Scanned], codes: KeptCodes | None
+) -> list[Candidates]:
     if _sizes(task, layout, codec).sum() <= SMALL_BYTES:  # a plan may read all of them
         wanted = [replace(one, p=None) for one in wanted]
-    return full_scans(task.rows, layout, codec, wanted, task.progress.phase(phase))
+    return full_scans(task.rows, layout, codec, wanted, task.progress.phase(phase), codes)
+
+
+def _kept_codes(task: Task, layout: Layout, codec: Codec) -> KeptCodes:
+    """Room for the codes of all blocks."""
+    return KeptCodes(codec, layout.sizes(), task.options.memory_bytes, task.rows.stored.folder)
 
 
 def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, calibration: HeldOutQueries, p: P) -> Choice:
@@ -319,8 +333,9 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, calibration: HeldOutQ
     lengths, _, coder = _coder(task, draft)
     code_bytes = lengths[-1][0]
     layout, codec = _fitting(task, draft, code_bytes), coder(code_bytes)
-    candidates = _scan(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most)
-    held, deep = _scan_prices(task, layout, codec, calibration, "exact scores, prices", p, 2 * most)
+    codes = _kept_codes(task, layout, codec)
+    candidates = _scan(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most, codes)
+    held, deep = _scan_prices(task, layout, codec, calibration, "exact scores, prices", p, 2 * most, codes)
     sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes, task.rows.dimension)
     recall_at, kept_at = PricedRecall(candidates, p_tune, sizes), PricedRecall(held, p, sizes)
     depths = sorted({most, *(k << n for n in range(1, 13) if k << n < most)})
@@ -331,13 +346,13 @@ def _by_exact_scores(task: Task, draft: _Draft, p_tune: P, calibration: HeldOutQ
             "exact_scores": rerank, "all_blocks_recall": round(recall_at(0, k, rerank), 4),
         })  # fmt: skip
         if reached is not None:
-            coded = _Coded(layout, codec, candidates, reached)
+            coded = _Coded(layout, codec, candidates, reached, codes)
             choice = _promise(task, coded, p_tune, calibration, p, held, deep, target, rerank)
             if choice is not None:
                 return choice
     if rows.count <= most:  # exact scores of all rows need no rows held out to be sure
         return _exact(rows, task.id_bytes, task.options, task.tried)
-    coded = _Coded(layout, codec, candidates, 0)
+    coded = _Coded(layout, codec, candidates, 0, codes)
     choices = (
         _promise(task, coded, p_tune, calibration, p, held, deep, min(target, kept_at(0, k, rerank)), rerank)
         for rerank in (*reversed(depths), 0)  # without exact scores there is always one
@@ -520,6 +535,7 @@ class _Coded:
     codec: Codec
     candidates: Candidates
     price: int
+    codes: KeptCodes | None  # of all blocks, where they are kept
 
 
 def _coder(task: Task, draft: _Draft) -> tuple[list[tuple[int, bool]], int, Callable[[int], Codec]]:
@@ -548,7 +564,8 @@ def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
         if reached and not regular and not (short and fits):
             break
         layout, codec = _fitting(task, draft, code_bytes), coder(code_bytes)
-        candidates = _scan(task, layout, codec, tune, f"codes of {code_bytes} bytes", p)
+        codes = _kept_codes(task, layout, codec)
+        candidates = _scan(task, layout, codec, tune, f"codes of {code_bytes} bytes", p, codes=codes)
         sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes, task.rows.dimension)
         at = price_at(PricedRecall(candidates, p, sizes), task.k, options.recall)
         ceiling = float(candidates.recall(np.ones_like(p, bool), task.k).mean())
@@ -561,7 +578,11 @@ def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
             continue
         reads = replace(plans(p, sizes, at), pages=pages_of(rows, layout, tune.queries))
         task.tried.append(row | _cost(reads))
-        reached.append((float(reads.ms.mean()), _Coded(layout, codec, candidates, at)))
+        ms = float(reads.ms.mean())
+        if reached and ms < min(one for one, _ in reached):  # of one length, so that memory holds them
+            reached = [(one, replace(coded, codes=None)) for one, coded in reached]
+        best = all(one.codes is None for _, one in reached)
+        reached.append((ms, _Coded(layout, codec, candidates, at, codes if best else None)))
         short = 1 - ceiling > CODED_SHARE * (1 - options.recall)
         if len(reached) > 1 and reached[-1][0] > reached[-2][0]:
             break  # what longer codes save in blocks no longer pays for their bytes

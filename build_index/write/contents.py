@@ -50,8 +50,11 @@ class Contents:
 
 
 def encoder(rows: Rows, choice: Choice, codec: Codec | None = None) -> Encode:
-    """Encodes the blocks it is asked for, by the first codec of the choice or another one."""
+    """Encodes the blocks it is asked for, by the first codec of the choice or another one; or has their codes."""
     centres, codec = choice.layout.centres, codec or choice.codec
+    kept = next((codes for codes in choice.codes if codes.codec is codec and codes.complete), None)
+    if kept is not None:
+        return lambda low, high, source, starts: kept.get(low, high)
 
     def encode(low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
         return encode_blocks(codec, rows.take(source), starts, centres[low:high], rows.metric)

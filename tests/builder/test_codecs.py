@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import struct
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from scipy.stats import norm
 from small import FIELD, decode
 
 from build_index.codecs import lrsq
+from build_index.codecs.kept import KeptCodes
 from build_index.codecs.lrsq import _distortion, _scalar_bits, levels, train, water_fill
 from build_index.codecs.planes import QUERY_ALPHA, Codec, Encoded, encode, encode_blocks, nibbles_of, pack_fields
 from build_index.codecs.rotations.butterfly import axes_of
@@ -377,3 +381,23 @@ def test_levels_reach_as_far_as_the_values_of_few_rows(monkeypatch: pytest.Monke
     covered = lost()
     monkeypatch.setattr(lrsq, "COVERED", np.inf)
     assert covered < 0.03 and lost() > 3 * covered
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 1 << 20])
+def test_codes_are_kept_as_they_were(tmp_path: Path, memory_bytes: int) -> None:
+    """In memory, and in a file where they are more than may be there."""
+    rng = np.random.default_rng(0)
+    sizes, codec = np.array([3, 1, 200, 17]), SimpleNamespace(code_bytes=5)
+    made = [
+        Encoded((float(n), 1.0, 2.0, 3.0), *(rng.integers(0, 256, shape, np.uint8) for shape in ((n, 5), n, n)))
+        for n in sizes.tolist()
+    ]
+    kept = KeptCodes(cast(Codec, codec), sizes, memory_bytes, tmp_path)
+    for low, high in ((0, 1), (1, 4)):
+        assert not kept.complete
+        kept.put(made[low:high])
+    assert kept.complete
+    for low, high in ((0, 4), (2, 3), (1, 3), (0, 1)):
+        for mine, theirs in zip(kept.get(low, high), made[low:high], strict=True):
+            assert mine.ranges == theirs.ranges
+            assert all((a == b).all() for a, b in ((mine.codes, theirs.codes), (mine.f, theirs.f), (mine.h, theirs.h)))
