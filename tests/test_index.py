@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from vantage.cost import Budget
 from vantage.errors import DamagedError, InputError, LimitError, NotFoundError, StoreError, VantageError
 from vantage.format import Directory, IndexSection, Rendition
 from vantage.index import Index
+from vantage.indexes import Service
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.read.reader import Reader
@@ -317,6 +319,47 @@ def test_the_cache_budget_is_kept_and_the_oldest_go(words: Built) -> None:
         seen |= set(flagged)
     assert len(seen) > len(flagged)
     assert words.open(min(sizes) - 1).cache.held == 0
+
+
+def test_a_cache_gives_way_where_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To keep a block must not cost the answer that read it."""
+    cache, part = Cache(30), memoryview(bytes(10))
+    cache.register(["a"])
+    cache.put("a", 0, part)
+
+    def full(_: memoryview) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vantage.read.cache.bytes", full, raising=False)
+        cache.put("a", 10, part)
+    assert cache.held == 0 and not cache.offsets("a")
+    cache.put("a", 10, part)
+    assert cache.held == 10
+
+
+def test_a_request_that_needs_much_has_the_room_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept while it works; and again where its context ended and nobody says that it has."""
+    service, part = Service(Folder(Path()), 30), memoryview(bytes(10))
+    service.cache.register(["a"])
+
+    async def kept_during(nbytes: int) -> int:
+        service.cache.put("a", 0, part)
+        async with service.room(nbytes, 0, asyncio.get_running_loop().time()):
+            service.cache.put("a", 10, part)
+            return service.cache.held
+
+    assert asyncio.run(kept_during(1 << 20)) == 20
+    assert asyncio.run(kept_during(9 << 20)) == 0
+    service.cache.put("a", 10, part)
+    assert service.cache.held == 10
+    service.cache.lend(60.0)
+    service.cache.put("a", 20, part)
+    assert service.cache.held == 0
+    later = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    service.cache.put("a", 20, part)
+    assert service.cache.held == 10
 
 
 def test_a_cache_evicts_the_least_recently_used() -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from .admission import Admission
+from .admission import GONE_S, Admission
 from .arrival import Bodies
 from .cost import Limits
 from .errors import ChangedError, DamagedError, InputError, NotFoundError
@@ -144,9 +144,14 @@ class Service:
     async def room(self, nbytes: int, in_flight: int, deadline: float) -> AsyncIterator[None]:
         """Room for a request that holds nbytes in the heap, and so many of reads under way. See Admission.enter."""
         async with self.working.enter(nbytes + in_flight, deadline):
-            if nbytes > LARGE_BYTES:
-                self.cache.clear()
-            yield
+            if nbytes <= LARGE_BYTES:
+                yield
+                return
+            self.cache.lend(GONE_S)  # as long as its ticket lasts, where its context ends and nothing follows
+            try:
+                yield
+            finally:
+                self.cache.lend(0)
 
     def shed(self) -> None:
         """Gives back what can be had again: blocks, all indexes but the one used last, what was to be given away."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 
@@ -15,6 +16,7 @@ class Cache:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.held = 0
+        self._lent_until = 0.0
         self._parts: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._offsets: dict[str, set[int]] = {}  # of each known object
 
@@ -35,12 +37,21 @@ class Cache:
         return part
 
     def put(self, key: str, offset: int, data: memoryview) -> None:
-        """Copies a part in, and throws out what is over the budget. Of a forgotten object nothing is kept."""
+        """Copies a part in, and throws out what is over the budget. Of a forgotten object nothing is kept.
+
+        Where memory ends, all parts are given back instead: an answer that is under way needs it more.
+        """
         if len(data) > self.budget or key not in self._offsets or offset in self._offsets[key]:
+            return
+        if time.monotonic() < self._lent_until:
             return
         while self.held + len(data) > self.budget:
             self._drop(next(iter(self._parts)))
-        self._parts[key, offset] = bytes(data)
+        try:
+            self._parts[key, offset] = bytes(data)
+        except MemoryError:
+            self.clear()
+            return
         self.held += len(data)
         self._offsets[key].add(offset)
 
@@ -55,6 +66,12 @@ class Cache:
         """Drops all parts; the objects stay known."""
         for part in list(self._parts):
             self._drop(part)
+
+    def lend(self, seconds: float) -> None:
+        """Drops all parts and keeps none for so long: a request has their room. 0 seconds: it has given it back."""
+        self._lent_until = time.monotonic() + seconds
+        if seconds:
+            self.clear()
 
     def _drop(self, part: tuple[str, int]) -> None:
         self.held -= len(self._parts.pop(part))
