@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csc_matrix
 
 from ..hashing.codewords import Codewords
 from ..hashing.prefixes import Prefixes
@@ -54,13 +55,7 @@ def homes(rows: Rows, centres: F32, penalty: F32 | float = 0.0, progress: Progre
 
 def means_of(x: F32, home: npt.NDArray[np.int32], centres: F32) -> F32:
     """Means of the rows of each block; an empty block keeps its centre."""
-    order = np.argsort(home, kind="stable")
-    sizes = np.bincount(home, minlength=len(centres))
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    filled = sizes > 0
-    out = centres.copy()
-    out[filled] = np.add.reduceat(x[order], starts[filled], axis=0) / sizes[filled, None]
-    return out
+    return _means(_sums(x, home, len(centres)), np.bincount(home, minlength=len(centres)), centres)
 
 
 def centres_of(rows: Rows, sample: Ints, home: npt.NDArray[np.int32], centres: F32) -> F32:
@@ -68,10 +63,29 @@ def centres_of(rows: Rows, sample: Ints, home: npt.NDArray[np.int32], centres: F
     total = np.zeros_like(centres)
     for low, x in rows.chunks(CHUNK_BYTES):
         mine = sample[slice(*np.searchsorted(sample, [low, low + len(x)]))]
-        if len(mine):
-            mine = mine[np.argsort(home[mine], kind="stable")]
-            starts = np.flatnonzero(np.diff(home[mine], prepend=-1))
-            total[home[mine[starts]]] += np.add.reduceat(x[mine - low], starts, axis=0)
-    size = np.bincount(home[sample], minlength=len(centres))[:, None]
-    out: F32 = np.where(size > 0, total / np.maximum(size, 1).astype(np.float32), centres)
+        total += _sums(x[mine - low], home[mine], len(centres))
+    return _means(total, np.bincount(home[sample], minlength=len(centres)), centres)
+
+
+def homes_and_centres(
+    rows: Rows, sample: Ints, centres: F32, penalty: F32, progress: Progress = SILENT
+) -> tuple[npt.NDArray[np.int32], F32]:
+    """`homes` and then `centres_of`, in one reading."""
+    home, index, total = np.empty(rows.count, np.int32), index_centres(centres, penalty), np.zeros_like(centres)
+    for low, x in rows.chunks(CHUNK_BYTES, progress):
+        home[low : low + len(x)] = index.nearest(x)[0][:, 0]
+        mine = sample[slice(*np.searchsorted(sample, [low, low + len(x)]))]
+        total += _sums(x[mine - low], home[mine], len(centres))
+    return home, _means(total, np.bincount(home[sample], minlength=len(centres)), centres)
+
+
+def _sums(x: F32, home: npt.NDArray[np.int32], blocks: int) -> F32:
+    """f32 (B, d): sums of the rows (n, d) of each block, in their order."""
+    one = np.ones(len(x), np.float32)
+    out: F32 = csc_matrix((one, home, np.arange(len(x) + 1)), shape=(blocks, len(x))) @ x
+    return out
+
+
+def _means(total: F32, size: Ints, centres: F32) -> F32:
+    out: F32 = np.where(size[:, None] > 0, total / np.maximum(size, 1).astype(np.float32)[:, None], centres)
     return out

@@ -28,6 +28,13 @@ def exact_neighbours(
 
     Brute force over chunks in the scale of the index (cosine on rows of norm 1 is inner product), so memory is bounded.
     """
+    return neighbours_at(queries, chunks, k, metric, without)[0]
+
+
+def neighbours_at(
+    queries: F32, chunks: Iterator[tuple[int, F32]], k: int, metric: str, without: Ints | None = None
+) -> tuple[I32, F32]:
+    """`exact_neighbours`, and f32 (Q, k) their squared distances, or inner products times -1."""
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     sign = 1.0 if metric == "l2" else -1.0
     extra = k + (without is not None)
@@ -42,8 +49,8 @@ def exact_neighbours(
     if without is not None:
         keep = best != without[:, None]
         keep[keep.all(1), -1] = False  # not among the best: the last one goes
-        best = best[keep].reshape(len(queries), k)
-    return best.astype(np.int32)
+        best, cost = (one[keep].reshape(len(queries), k) for one in (best, cost))
+    return best.astype(np.int32), cost
 
 
 def exact_scores(queries: F32, x: F32, metric: str) -> tuple[F64, F64]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..ingest.rows import Ints, Rows
+from ..ingest.rows import F32, NORM_MAX, Ints, Rows
 from ..progress import SILENT, Progress
-from .exact import CHUNK_BYTES, F64, I32, exact_neighbours, exact_scores
+from .exact import CHUNK_BYTES, F64, I32, exact_scores, neighbours_at
 
 HELD_OUT_MAX, HELD_OUT_MIN, HELD_OUT_FEW = 2000, 500, 250
 TRUTH_PAIRS = 2_000_000_000  # of a row and a held-out one: of more than a million rows fewer are held out
+DOUBT = 2.0**-16  # times the lengths: float32 sums of 4,096 products of numbers like rows' are nearer to the truth
+DOUBT_SHARE = 0.5  # of neighbours in doubt: then all are compared again
 NEAR_MISSES = 16  # rows more than are asked for: float32 may order them otherwise than float64
 Bools = npt.NDArray[np.bool_]
 
@@ -89,24 +91,30 @@ def ranks(row: I32, neighbours: I32, better: I32) -> I32:
     neighbours (Q, K): rows; better (Q, K): as in Truth.
     """
     out = np.full(row.shape, -1, np.int32)
-    for i, (rows, true) in enumerate(zip(row, neighbours, strict=True)):
-        order = np.argsort(true, kind="stable")
-        at = order[np.minimum(np.searchsorted(true[order], rows), len(true) - 1)]
-        hit = (true[at] == rows) & (rows >= 0)
-        out[i, hit] = better[i, at[hit]]
+    of = np.full(max(row.max(initial=0), neighbours.max(initial=0)) + 1, -1, np.int32)  # by row, of one query
+    for own, rows, true, places in zip(out, row, neighbours, better, strict=True):
+        known = true >= 0
+        of[true[known]] = places[known]
+        own[:] = np.where(rows >= 0, of[rows], -1)
+        of[true[known]] = -1
     return out
 
 
 def truth_of(rows: Rows, held: Ints, k: int, progress: Progress = SILENT) -> Truth:
-    """Exact neighbours of held-out rows among all other rows, compared as they were given, in float64."""
-    most = min(k + NEAR_MISSES, rows.count - 1)
-    near = exact_neighbours(rows.take(held), rows.chunks(CHUNK_BYTES, progress), most, rows.metric, held)
+    """Exact neighbours of held-out rows among all other rows, compared as they were given, in float64.
+
+    Where float32 sums are sure to tell two neighbours apart, their order is taken as it is.
+    """
+    most, queries = min(k + NEAR_MISSES, rows.count - 1), rows.take(held)
+    near, cost = neighbours_at(queries, rows.chunks(CHUNK_BYTES, progress), most, rows.metric, held)
+    doubt = _doubt(queries, cost, rows.metric)
+    doubt[:, k - 1 : k + 1] = True  # what ties with the last one is asked of others too
     neighbours, ranks_of = np.empty((2, len(held), k), np.int32)
     last, more = np.empty(len(held)), np.zeros(len(held), bool)
     step = max(1, CHUNK_BYTES // (8 * rows.dimension * most))
     for low in range(0, len(held), step):
         part = slice(low, low + step)
-        score, slack = scores_of(rows, held[part], near[part])
+        score, slack = _scores(rows, held[part], near[part], cost[part], doubt[part])
         order = np.lexsort((near[part], -score), axis=1)
         score, slack = np.take_along_axis(score, order, 1), np.take_along_axis(slack, order, 1)
         better = tied(score, slack)
@@ -114,6 +122,31 @@ def truth_of(rows: Rows, held: Ints, k: int, progress: Progress = SILENT) -> Tru
         last[part] = np.take_along_axis(score, better[:, k - 1 : k], 1)[:, 0]
         more[part] = most > k and better[:, k] < k
     return Truth(neighbours, ranks_of, last, more)
+
+
+def _doubt(queries: F32, cost: F32, metric: str) -> Bools:
+    """bool (Q, k): which neighbours float32 may put in another order than float64, by costs (Q, k) that rise."""
+    square = np.einsum("ij,ij->i", queries, queries)[:, None]
+    if metric == "l2":  # |y|^2 is at most twice |q|^2 + |q - y|^2
+        margin = DOUBT * (3 * square + 2 * np.maximum(cost, 0))
+    else:
+        margin = np.broadcast_to(DOUBT * np.sqrt(square) * (1 if metric == "cosine" else NORM_MAX["dot"]), cost.shape)
+    near = np.diff(cost, axis=1) <= margin[:, 1:]
+    out = np.zeros(cost.shape, bool)
+    out[:, 1:] |= near
+    out[:, :-1] |= near
+    return out
+
+
+def _scores(rows: Rows, held: Ints, near: I32, cost: F32, doubt: Bools) -> tuple[F64, F64]:
+    """scores_of neighbours in doubt, near (n, m); of the others what orders them among these, and ties with none."""
+    if doubt.mean() > DOUBT_SHARE:
+        return scores_of(rows, held, near)
+    score, slack = -cost.astype(np.float64) / rows.scale**2, np.zeros(cost.shape)
+    i, j = np.nonzero(doubt)
+    own = scores_of(rows, held[i], near[i, j][:, None])
+    score[i, j], slack[i, j] = own[0][:, 0], own[1][:, 0]
+    return score, slack
 
 
 def nearness(rows: Rows, held: Ints, neighbours: I32) -> float:

@@ -33,6 +33,7 @@ CHUNK_BYTES = 8 << 20
 PRICE_MAX = (1 << 32) - 1
 
 Bools = npt.NDArray[np.bool_]
+_ENTRY = np.dtype([("score", "<i4"), ("slot", "<u4"), ("block", "<u4"), ("index", "<u4")])  # of a pool
 
 
 @dataclass(frozen=True)
@@ -246,11 +247,13 @@ def _candidates(rows: Rows, of: Scanned, scans: list[LrsqScan], row_of_slot: npt
     """What scans (Q) have kept, which are given up one by one: each holds as much as its row here. Without base."""
     held, shape = of.held, (len(scans), of.kept)
     block, row, score = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
+    found = np.empty(of.kept, _ENTRY)
     for i in reversed(range(len(scans))):
-        entries = np.array([(slot, b, s) for s, slot, b, _ in scans.pop().entries()], np.int64).reshape(-1, 3)
-        entries = entries[row_of_slot[entries[:, 0]] != held.rows[i]]
-        block[i, : len(entries)], row[i, : len(entries)] = entries[:, 1], row_of_slot[entries[:, 0]]
-        score[i, : len(entries)] = entries[:, 2] / held.queries[i].unit
+        entries = found[: kernels.pool_finish(scans.pop().pool, found)]
+        entries = entries[row_of_slot[entries["slot"]] != held.rows[i]]
+        n = len(entries)
+        block[i, :n], row[i, :n] = entries["block"], row_of_slot[entries["slot"]]
+        score[i, :n] = entries["score"] / held.queries[i].unit
     candidates = judge(block, row, held.truth)
     tying = np.flatnonzero(held.truth.more)
     others = (candidates.rank[tying] < 0) & (row[tying] >= 0)

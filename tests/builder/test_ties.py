@@ -19,6 +19,7 @@ from build_index import VectorIndex
 from build_index.bucket.open import open_index
 from build_index.evaluate.evaluate import check_truth, evaluate, gather_vectors, right_answers, source_rows
 from build_index.ingest.queries import Queries, read_queries
+from build_index.neighbours import truth
 from build_index.neighbours.exact import exact_scores
 from build_index.neighbours.truth import ranks, right, tied, ties, truth_of, untied
 from build_index.simulate.measure import judge
@@ -190,3 +191,19 @@ def test_scores_that_float32_tells_apart_do_not_tie(metric: str) -> None:
     score, slack = exact_scores(q, x, metric)
     apart = np.abs(score[0] - score[0, 0]) > slack[0]
     assert apart.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_float32_orders_only_what_it_tells_apart(
+    rows_of: RowsOf, metric: str, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The truth is that of float64 scores of all neighbours, also where rows differ in their last bits."""
+    x = np.repeat(clustered(900 // copies, 40, 4), copies, axis=0)
+    x[1::2] *= np.float32(1 + 2e-7)
+    rows, held = rows_of(x, metric, scale=None), np.arange(0, 900, 3)
+    found = truth_of(rows, held, 20)
+    monkeypatch.setattr(truth, "DOUBT_SHARE", -1.0)
+    wanted = truth_of(rows, held, 20)
+    assert (found.rows == wanted.rows).all() and (found.better == wanted.better).all()
+    assert (found.last == wanted.last).all() and (found.more == wanted.more).all()
