@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -101,6 +102,27 @@ def test_a_body_that_moves_is_waited_for_and_one_that_trickles_is_not(monkeypatc
         assert await upload(Bodies(), [100] * 10, delay_s=0.05) == 1000  # 0.5 s, of which 0.3 are everybody's
         with pytest.raises(RequestTimeoutError, match=r"the body stopped after \d+ bytes"):
             await upload(Bodies(), [1] * 100, delay_s=0.05)
+
+    asyncio.run(run())
+
+
+def test_time_in_which_the_isolate_was_busy_is_not_the_clients() -> None:
+    """The bytes are there, and the others of a crowd keep the loop from looking for longer than a body may stand."""
+
+    async def in_turns(count: int) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    async def busy() -> None:
+        while True:
+            time.sleep(0.05)
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        others = asyncio.ensure_future(busy())
+        async with Bodies().enter() as one:
+            await one.next(in_turns(12))
+        others.cancel()
 
     asyncio.run(run())
 

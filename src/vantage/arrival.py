@@ -48,9 +48,12 @@ class Arriving:
         try:
             while not task.done():
                 # In short turns: another request may need the place, and cannot wake this one. See Admission.
+                looked = clock()
                 await asyncio.wait([task], timeout=POLL_S_MAX)
                 if task.done():
                     break
+                late = max(0.0, clock() - looked - POLL_S_MAX)  # the isolate was, with others: not the client
+                self.moved, self.began = self.moved + late, self.began + late
                 if self not in self.bodies.arriving:  # too many came at once, which the client is not to blame for
                     raise BusyError("this body stood still, and others needed its place", hint="ask again in a second")
                 if clock() >= min(self.moved + SILENT_S, self.began + BODY_S + self.came / BODY_BYTES_S):
