@@ -378,13 +378,19 @@ class VectorIndex:
     def _fit(self, stored: Arrays, attributes: pa.Schema, model: str | None = None) -> Self:
         options = self._options_given()
         check_options(stored.rows, stored.dimension, options, self.metric)
-        if self.vectors == "f16" and stored.kind == "f32":
-            stored_values(stored.floats(0, stored.rows), "f16", np.arange(stored.rows))  # raises before the work
+        lost = False
+        if self.vectors != "f32" and stored.kind == "f32":
+            try:
+                stored_values(stored.floats(0, stored.rows), "f16", np.arange(stored.rows))
+            except InputError:  # of one row, which a sample may not show
+                if self.vectors == "f16":
+                    raise
+                lost = True
         rows = scale_rows(stored, self.metric)
         norms = np.linalg.norm(rows.slice(0, rows.count), axis=1).astype(np.float64)
         check_lengths(self.metric, norms, float(norms.max()), f"row {norms.argmax()}")
         choice = choose(rows, id_bytes(stored) + spot_bytes(stored, attributes.names), options)
-        kind = stored_kind(rows, choice.near, self.vectors)
+        kind = "f32" if lost else stored_kind(rows, choice.near, self.vectors)
         codes: list[Encoded | None] = [None] * choice.layout.blocks
         for kept in choice.codes:
             if kept.codec is choice.codec and kept.complete:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -84,8 +85,11 @@ def test_who_asks_beside_stalled_uploads_is_answered_at_once(words: Built, kind:
         replies = await asyncio.gather(*asked, ask(service, "GET", "/v1/indexes", whole, {}))
         assert [r.status for r in replies] == [200] * 3
         assert not any(u.done() for u in uploads)
-        for reply in await asyncio.wait_for(asyncio.gather(*uploads), 5):
-            assert (reply.status, reply.body["code"], reply.body["param"]) == (408, "request_timeout", "body")
+        ends = {(408, "request_timeout", "body")}
+        if 5 * came > arrival.ROOM_BYTES:  # some give way to the bytes of others before they are out of time
+            ends.add((503, "busy", None))
+        replies = await asyncio.wait_for(asyncio.gather(*uploads), 5)
+        assert {(r.status, r.body["code"], r.body["param"]) for r in replies} == ends
         assert not service.bodies.arriving and not service.reading._working and not service.reading._waiting
 
     asyncio.run(run())
@@ -98,6 +102,27 @@ def test_a_body_that_moves_is_waited_for_and_one_that_trickles_is_not(monkeypatc
         assert await upload(Bodies(), [100] * 10, delay_s=0.05) == 1000  # 0.5 s, of which 0.3 are everybody's
         with pytest.raises(RequestTimeoutError, match=r"the body stopped after \d+ bytes"):
             await upload(Bodies(), [1] * 100, delay_s=0.05)
+
+    asyncio.run(run())
+
+
+def test_time_in_which_the_isolate_was_busy_is_not_the_clients() -> None:
+    """The bytes are there, and the others of a crowd keep the loop from looking for longer than a body may stand."""
+
+    async def in_turns(count: int) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    async def busy() -> None:
+        while True:
+            time.sleep(0.05)
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        others = asyncio.ensure_future(busy())
+        async with Bodies().enter() as one:
+            await one.next(in_turns(12))
+        others.cancel()
 
     asyncio.run(run())
 
@@ -120,8 +145,8 @@ def test_one_that_stands_still_gives_way_to_bytes_that_came() -> None:
         began = asyncio.get_running_loop().time()
         assert await asyncio.gather(*(upload(bodies, large) for _ in range(5))) == [sum(large)] * 5
         assert asyncio.get_running_loop().time() - began < 2
-        gone = await asyncio.gather(*stalled, return_exceptions=True)
-        assert all(isinstance(e, RequestTimeoutError) for e in gone)
+        gone = {type(e) for e in await asyncio.gather(*stalled, return_exceptions=True)}
+        assert BusyError in gone and gone <= {BusyError, RequestTimeoutError}
         watching.cancel()
         assert (1 << 20) < most <= (1 << 20) + sum(large)
         assert not bodies.arriving
@@ -142,7 +167,29 @@ def test_places_are_given_to_those_who_come_after_ones_that_stand_still(monkeypa
         for _ in range(5):
             assert await upload(bodies, [1]) == 1
         assert sum(s.done() for s in stalled) <= 1  # one had to go
-        assert {type(e) for e in await asyncio.gather(*stalled, return_exceptions=True)} == {RequestTimeoutError}
+        gone = [type(e) for e in await asyncio.gather(*stalled, return_exceptions=True)]
+        assert (gone.count(BusyError), gone.count(RequestTimeoutError)) == (1, 2)
+
+    asyncio.run(run())
+
+
+def test_who_gives_way_is_told_to_come_back(words: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a crowd headers come long before their bodies: clients that did nothing wrong may try again."""
+    monkeypatch.setattr(arrival, "BODIES_MAX", 3)
+
+    async def late(arriving: Arriving) -> bytes:
+        await arriving.next(after(0.15))
+        return json.dumps({"vector": words.queries[0].tolist()}).encode()
+
+    async def run() -> None:
+        service, path = Service(Folder(words.bucket), 0), f"/v1/indexes/{words.name}/query"
+        crowd = []
+        for _ in range(8):
+            crowd.append(asyncio.ensure_future(ask(service, "POST", path, late, {})))
+            await asyncio.sleep(0.03)
+        replies = await asyncio.gather(*crowd)
+        assert {r.status for r in replies} == {200, 503}
+        assert all(r.headers["retry-after"] for r in replies if r.status == 503)
 
     asyncio.run(run())
 

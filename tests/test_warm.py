@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,39 @@ def test_what_it_lacks_is_read_in_shorter_ranges(words: Built) -> None:
     assert second.receipt.bytes == bucket.bytes - second.receipt.opened_bytes <= first.receipt.bytes
     assert second.receipt.blocks == first.receipt.blocks
     assert place.kept.held == sum(len(i.data) for i in place.kept._counted.values()) > half  # given again
+
+
+def test_bytes_of_a_warm_place_are_let_go_before_the_bucket_is_waited_for(words: Built) -> None:
+    """They are megabytes, and many requests wait at once."""
+
+    class Data(bytearray):
+        pass
+
+    class Watching(Place):
+        data: Any = None
+
+        async def ask(self, name: str, places: str) -> tuple[str, memoryview]:
+            said, view = await super().ask(name, places)
+            data = Data(view)
+            self.data = weakref.ref(data)
+            return said, memoryview(data)
+
+    class Held(Folder):
+        alive = list[bool]()
+
+        async def get(self, key: str, offset: int, length: int | None, etag: str | None) -> Any:
+            if place.data is not None:
+                self.alive.append(place.data() is not None)
+            return await super().get(key, offset, length, etag)
+
+    query, place = Query(words.queries[1].tolist(), 10), Watching()
+    asyncio.run(asked(cold(words, place)[0], words, query))
+    for item in list(place.kept._counted.values())[::2]:
+        item.data = b""
+    service, _ = cold(words, place)
+    place.data, service.bucket = None, Held(words.bucket)
+    answer = asyncio.run(asked(service, words, query))
+    assert answer.receipt.warm_bytes and Held.alive and not any(Held.alive)
 
 
 @pytest.mark.parametrize("how", ["late", "broken", "flipped", "short"])

@@ -360,7 +360,7 @@ def _block(
     """A scan block whose checksums are right: layout, rows (the first `own` are at home), ids, checks, planes."""
     n, count, index = extent.rows, root.index.rows, root.index
     code_bytes = root.codecs[root.renditions[rendition].codec].code_bytes
-    opened = open_block(data, n, extent.size, code_bytes, index.dimension, index.by_row, label)
+    opened = open_block(data, n, extent.size, code_bytes, index.dimension, index.by_row, label, index.metric)
     at = opened.at
     if root.bounds is not None and not rendition:
         norms_of(plane_of(data, opened.planes, NORMS_PLANE, label), n, label)
@@ -456,7 +456,7 @@ def _codes(store: ObjectStore, root: Root, keys: Keys, directory: Directory, fin
         inside = root.objects.keys[extent.object] == ROOT_KEY
         part = slice(extent.offset, extent.offset + extent.whole)
         data = bytes(root.inline[part]) if inside else store.read(key, extent.offset, extent.whole)
-        opened = open_block(data, extent.rows, extent.size, root.codec.code_bytes, d, index.by_row, label)
+        opened = open_block(data, extent.rows, extent.size, root.codec.code_bytes, d, index.by_row, label, index.metric)
         whole, numbers = codes_of_block(np.frombuffer(data, np.uint8), opened.at, root.codec.code_bytes)
         stored = replace(whole, codes=whole.codes[:n], f=whole.f[:n], h=whole.h[:n])
         x = _vectors(store, root, keys, numbers[:n]).astype(np.float64)

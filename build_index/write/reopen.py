@@ -145,8 +145,9 @@ def _read_blocks(
             block = data[extent.offset :][: extent.whole]
             view = memoryview(block.tobytes())
             opened = open_block(
-                view, extent.rows, extent.size, root.codec.code_bytes, index.dimension, index.by_row, f"block {b}"
-            )
+                view, extent.rows, extent.size, root.codec.code_bytes, index.dimension, index.by_row, f"block {b}",
+                index.metric,
+            )  # fmt: skip
             encoded, rows = codes_of_block(block, opened.at, root.codec.code_bytes)
             codes.append(encoded)
             centres.append(centre_of(view, opened.at, index.dimension))

@@ -39,16 +39,24 @@ class Arriving:
         self.whole = self.wants_room = False
 
     async def next(self, piece: Awaitable[T]) -> T:
-        """The next piece, waited for as long as a body may stand still. Raises RequestTimeoutError."""
+        """The next piece, waited for as long as a body may stand still.
+
+        Raises RequestTimeoutError past that, BusyError where it gave way to others before.
+        """
         clock = asyncio.get_running_loop().time
         task = asyncio.ensure_future(piece)
         try:
             while not task.done():
                 # In short turns: another request may need the place, and cannot wake this one. See Admission.
+                looked = clock()
                 await asyncio.wait([task], timeout=POLL_S_MAX)
-                now = clock()
-                ends = min(self.moved + SILENT_S, self.began + BODY_S + self.came / BODY_BYTES_S)
-                if not task.done() and (now >= ends or self not in self.bodies.arriving):
+                if task.done():
+                    break
+                late = max(0.0, clock() - looked - POLL_S_MAX)  # the isolate was, with others: not the client
+                self.moved, self.began = self.moved + late, self.began + late
+                if self not in self.bodies.arriving:  # too many came at once, which the client is not to blame for
+                    raise BusyError("this body stood still, and others needed its place", hint="ask again in a second")
+                if clock() >= min(self.moved + SILENT_S, self.began + BODY_S + self.came / BODY_BYTES_S):
                     raise RequestTimeoutError(
                         f"the body stopped after {self.came} bytes", hint="send all of it at once", param="body"
                     )

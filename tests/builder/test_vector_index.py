@@ -255,6 +255,21 @@ def test_not_fitted(call: str) -> None:
         found(ROWS)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("factor", [1e-12, 1e5])
+def test_where_f16_would_lose_one_row_all_are_kept_as_f32(metric: str, factor: float, tmp_path: Path) -> None:
+    """Unasked; most of the others lose nothing. A reader takes what it adds to a score, however far the one row is."""
+    x = clustered(150, 24, 5).astype(np.float32)
+    x[7] *= np.float32(factor)
+    VectorIndex(metric=metric, fast=True).fit(x).save(tmp_path / "points")
+    index = VectorIndex.load(tmp_path / "points")
+    assert index._index.vector_kind == "f32"
+    assert index.search(x[[7]], 1).ids.tolist() == [[7]]
+    with pytest.raises(InputError, match="row 7 .*float16"):
+        VectorIndex(metric=metric, fast=True, vectors="f16").fit(x)
+
+
 BAD = np.where(np.arange(24) == 3, np.nan, MORE[:3])
 
 

@@ -35,9 +35,9 @@ _CENTRE_AT = 24
 _PLANE = struct.Struct("<IIII")  # kind, offset in the block, bytes, CRC-32C
 PLANES_MAX = 64
 ATTRIBUTES_PLANE, NORMS_PLANE = 1, 2  # kinds; others are skipped
-# Of what is added to a row's score: rows and centres have norms of 32 at most, so their products are below 2^12; the
-# rest is room for what a coarse code leaves.
-H_MAX = 1e6
+# Of what is added to a row's score. Rows and centres have norms of 32 at most, so their products are below 2^12; under
+# l2 norms of 3,000, so that half of a squared distance is below 2e7. The rest is room for what a coarse code leaves.
+H_MAX = {"cosine": 1e6, "dot": 1e6, "l2": 1e8}
 _RAW = struct.Struct("<I")  # bytes of an attribute plane before it was deflated
 
 
@@ -132,9 +132,13 @@ class OpenBlock:
 
 
 def open_block(
-    block: bytes | memoryview, rows: int, size: int, code_bytes: int, dimension: int, by_row: bool, label: str
-) -> OpenBlock:
-    """Checks a block of `size` bytes and its planes against what the directory says of it; columns are in its size."""
+    block: bytes | memoryview, rows: int, size: int, code_bytes: int, dimension: int, by_row: bool, label: str,
+    metric: str = "l2",
+) -> OpenBlock:  # fmt: skip
+    """Checks a block of `size` bytes and its planes against what the directory says of it; columns are in its size.
+
+    metric: of the index; how far addends reach follows from it, under l2 the furthest.
+    """
     if len(block) < max(size, BLOCK.size):
         raise damaged(label, f"{len(block)} bytes are no block of {size}")
     n, width, *numbers, planes = BLOCK.unpack_from(block)
@@ -147,8 +151,9 @@ def open_block(
     if size < at.ids:
         raise damaged(label, f"{size} bytes for {n} rows")
     factors, addends = (low, low + 255 * step, scale, bias), (h_low, h_low + 255 * h_step)
-    if not all(abs(v) < NUMBER_MAX for v in factors) or not all(abs(v) < H_MAX for v in addends):
-        raise damaged(label, f"a factor range or its centre is not finite, or beyond {NUMBER_MAX:.0e} or {H_MAX:.0e}")
+    if not all(abs(v) < NUMBER_MAX for v in factors) or not all(abs(v) < H_MAX[metric] for v in addends):
+        limits = f"{NUMBER_MAX:.0e} or {H_MAX[metric]:.0e}"
+        raise damaged(label, f"a factor range or its centre is not finite, or beyond {limits}")
     ids = n * width
     if not width:
         ids = 4 * (n + 1)

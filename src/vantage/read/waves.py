@@ -128,7 +128,9 @@ async def _read(waves: list[Wave], reader: Reader) -> list[bool]:
     held, lacking = await _warm(hot, items, reader)
     if held:
         hand(list(held.items()))
-        left = [[number for number in span.items if number not in held] for span in spans]
+        done = set(held)
+        held.clear()  # megabytes of the heap, which nobody counts while the rest is read
+        left = [[number for number in span.items if number not in done] for span in spans]
         spans = [
             span if len(some) == len(span.items) else span_of([item[:3] for item in items], some)
             for span, some in zip(spans, left, strict=True)

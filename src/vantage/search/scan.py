@@ -136,8 +136,9 @@ class LrsqScan:
         """Checks an extent, and keeps its bytes and the score of its centre."""
         index, extent = self.root.index, self.directory.extent(place, self.rendition)
         opened = open_block(
-            data, extent.rows, extent.size, self.codec.code_bytes, index.dimension, index.by_row, self.where(place)
-        )
+            data, extent.rows, extent.size, self.codec.code_bytes, index.dimension, index.by_row, self.where(place),
+            index.metric,
+        )  # fmt: skip
         (self._opened if keep else self._fresh)[place] = data, opened
         centre = centre_of(data, opened.at, index.dimension)
         kernels.matvec_i8(self.query.i16, centre.row, 1, index.dimension, self._dot)
