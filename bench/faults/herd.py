@@ -4,8 +4,8 @@
 
 All indexes are asked of one isolate, one after another and the first one again, at the settings of wrangler.toml.
 Every request must get an answer or a 503 within 30 s, the isolate must live, and its heap must stay within 90 MiB: exit
-status 1 where not, or where one is refused (4xx), as each is right. `ended` counts requests whose connection broke or that
-got a 500.
+status 1 where not, or where one is refused (4xx), as each is right. `ended` counts requests whose connection broke or
+that got a 500.
 """
 
 from __future__ import annotations

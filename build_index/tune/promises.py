@@ -35,6 +35,7 @@ WIDTHS = np.geomspace(0.005, 5, 40).tolist()
 GATHER_QUERIES = 200  # of the rows held out, whose reads of full vectors are modelled
 GOALS_OTHER = (0.8, 0.9, 0.95, 0.98, 0.99)  # at other k than the contract's
 SHARPNESS = (1.0, 1.25, 1.5, 2.0)  # of probabilities, for fewer answers than the contract's
+SLACK_MS = 1.0  # for which fewer bytes are worth it
 NEAR_K = 2  # times k: promises at both hold between them
 TWO_WAVES_MS = 85.0  # a plan of one wave below this is sooner than any of two
 TWO_WAVES_GOAL = 0.85  # lower ones are kept in one wave: they read too little to divide
@@ -159,18 +160,22 @@ class Aim:
 
 
 def _aim(tune_at: ScansAt, k: int, goal: float, target: int) -> Aim:
-    """The sharpness at which the tuning rows reach recall@k in the least modelled time; target: without any."""
-    best = np.inf, Aim(1.0, target)
+    """Of the sharpnesses at which the tuning rows reach recall@k about as soon as at any, the one that reads least.
+
+    target: the price without any.
+    """
+    measured = list[tuple[float, float, Aim]]()
     for sharpness in SHARPNESS:
         tune = tune_at(sharpness)
         recall_at = PricedRecall(tune.candidates, tune.p, tune.sizes, tune.inline)
         price = price_at(recall_at, k, goal)
         if price is None:
             continue
-        ms = float(recall_at.reads(price, slice(None)).ms.mean())
-        if ms < best[0]:
-            best = ms, Aim(sharpness, target if sharpness == 1 else price)
-    return best[1]
+        reads = recall_at.reads(price, slice(None))
+        measured.append((float(reads.ms.mean()), reads.nbytes, Aim(sharpness, target if sharpness == 1 else price)))
+    soonest = min((ms for ms, _, _ in measured), default=0.0)
+    near = ((nbytes, aim) for ms, nbytes, aim in measured if ms <= soonest + SLACK_MS)
+    return min(near, key=lambda one: one[0], default=(0.0, Aim(1.0, target)))[1]
 
 
 def estimators(tune_at: ScansAt, aims: dict[int, Aim], reranks: dict[int, list[int]]) -> tuple[Estimator, ...]:
