@@ -20,6 +20,7 @@ from .build import build_command
 from .cluster import cluster_command
 from .evaluate import eval_command, export_router_command
 from .lint import lint_command
+from .price import price
 from .query import explain, info, query
 from .serve import serve
 from .terminal import complain, printable
@@ -92,6 +93,7 @@ app.command("lint")(lint_command)
 app.command("cluster")(cluster_command)
 app.command("export-router")(export_router_command)
 app.command()(explain)
+app.command()(price)
 app.command()(serve)
 app.command()(worker)
 app.command("publish")(publish_command)

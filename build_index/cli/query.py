@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vantage.format import ROOT_KEY
 from vantage.http.bodies import answer_body, describe
 from vantage.index import EXACT_VECTORS_MAX, Index
 from vantage.receipt import Receipt
@@ -19,6 +18,7 @@ from vantage.search.query import Answer, Query
 from ..bucket.open import open_index
 from ..build import storage_usd, target_cost
 from ..plain import plain
+from ..prices import index_bytes
 from .forms import Files, Identifier, Limit, Recall, Rerank, TopK, Vector, check_form, parse_id, read_form
 from .report import proof_line, receipt_line
 from .terminal import Address, Json, count, out, print_json, size
@@ -32,8 +32,7 @@ def info(index: Address, as_json: Json = False) -> None:
     opened = open_index(index)
     described = describe(opened)
     root = opened.root
-    objects = zip(root.objects.keys, root.objects.sizes, strict=True)
-    total = sum(size for key, size in objects if key != ROOT_KEY) + opened.current.root.size
+    total = index_bytes(opened)
     described |= {"bytes": total, "root_bytes": opened.current.root.size, **target_cost(root.contract)}
     if as_json:
         print_json(described)
