@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from .packing import bits_of, quantize
 from .training import Cost, TrainingSet, cheapest
 
 ROUNDS = 6
+READ_BYTES = 8 << 20  # of rows at a time
 SUBS = 8
 FEWER_SUBS = (
     4,
@@ -39,11 +40,11 @@ class SubCentroids:
 
 def sub_centroids(x: F32, home: npt.NDArray[np.int32], blocks: int, seed: int, subs: int = SUBS) -> SubCentroids:
     """k-means inside each block over the sample rows x (n, d) with first assignments home (n)."""
-    return _sub_centroids(x.__getitem__, x.shape[1], home, blocks, seed, subs)
+    return _sub_centroids(x.__getitem__, x.shape[1], home, blocks, seed, [subs])[0]
 
 
-def sub_centroids_of(training: TrainingSet, subs: int) -> SubCentroids:
-    """The same of the sample's home rows, which are read block by block and not held."""
+def sub_centroids_of(training: TrainingSet, subs: Sequence[int]) -> list[SubCentroids]:
+    """The same of the sample's home rows, for several numbers of sub-centroids: rows are read once, and not held."""
     sample, rows = training.sample, training.rows
     return _sub_centroids(
         lambda some: rows.take(sample[some]), rows.dimension, training.partition.home[sample], training.blocks,
@@ -52,24 +53,39 @@ def sub_centroids_of(training: TrainingSet, subs: int) -> SubCentroids:
 
 
 def _sub_centroids(
-    take: Callable[[Ints], F32], dimension: int, home: npt.NDArray[np.int32], blocks: int, seed: int, subs: int
-) -> SubCentroids:
-    rng = np.random.default_rng([seed, 2])
-    table, count = np.zeros((blocks, subs, dimension), np.float32), np.zeros((blocks, subs), np.float32)
+    take: Callable[[Ints], F32],
+    dimension: int,
+    home: npt.NDArray[np.int32],
+    blocks: int,
+    seed: int,
+    subs: Sequence[int],
+) -> list[SubCentroids]:
+    out = [SubCentroids(np.zeros((blocks, n, dimension), np.float32), np.zeros((blocks, n), np.float32)) for n in subs]
+    rngs = [np.random.default_rng([seed, 2]) for _ in subs]
     order = np.argsort(home, kind="stable")
-    ends = np.cumsum(np.bincount(home, minlength=blocks))
-    for b in range(blocks):
-        y = take(order[(ends[b - 1] if b else 0) : ends[b]])
-        if not len(y):
-            continue
-        c = y[rng.choice(len(y), min(subs, len(y)), replace=False)].copy()
-        for _ in range(ROUNDS):
-            tag = (y @ c.T - 0.5 * np.einsum("ij,ij->i", c, c)).argmax(1)
-            n = np.bincount(tag, minlength=len(c)).astype(np.float32)
-            pick = (tag == np.arange(len(c))[:, None]).astype(np.float32)
-            c = np.where(n[:, None] > 0, pick @ y / np.maximum(n, 1)[:, None], c)
-        table[b, : len(c)], count[b, : len(c)] = c, n
-    return SubCentroids(table, count)
+    ends = np.concatenate([[0], np.cumsum(np.bincount(home, minlength=blocks))])
+    low = 0
+    while low < blocks:  # some blocks at a time: their rows lie all over the file
+        high = max(low + 1, int(np.searchsorted(ends, ends[low] + READ_BYTES // (4 * dimension), side="right")) - 1)
+        x = take(order[ends[low] : ends[high]])
+        for b in range(low, high):
+            y = x[ends[b] - ends[low] : ends[b + 1] - ends[low]]
+            for one, rng in zip(out, rngs, strict=True):
+                if len(y):
+                    _divide(y, one.table[b], one.count[b], rng)
+        low = high
+    return out
+
+
+def _divide(y: F32, table: F32, count: F32, rng: np.random.Generator) -> None:
+    """k-means of rows y (n, d) into table (S, d) and count (S), the first of them where there are fewer rows."""
+    c = y[rng.choice(len(y), min(len(table), len(y)), replace=False)].copy()
+    for _ in range(ROUNDS):
+        tag = (y @ c.T - 0.5 * np.einsum("ij,ij->i", c, c)).argmax(1)
+        n = np.bincount(tag, minlength=len(c)).astype(np.float32)
+        pick = (tag == np.arange(len(c))[:, None]).astype(np.float32)
+        c = np.where(n[:, None] > 0, pick @ y / np.maximum(n, 1)[:, None], c)
+    table[: len(c)], count[: len(c)] = c, n
 
 
 def table_bytes(dimension: int, blocks: int, subs: int) -> int:
@@ -147,7 +163,8 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None 
     opening counted.
     """
     most = subs or subs_of(training.rows.dimension, training.blocks)
-    table = sub_centroids_of(training, most)
+    few = [] if subs is not None else [n for n in FEWER_SUBS if n < most]
+    table, *others = sub_centroids_of(training, [most, *few])
     bits = bits_of(training.rows.dimension)
     betas = [beta / training.spread for beta in BETAS]
     candidates = [section(table, training.rows.metric, beta, TEMPERATURES[0], bits) for beta in betas]
@@ -159,11 +176,8 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None 
     if not np.isfinite(min(costs)):
         best = next((one for one in softer if np.isfinite(cost(one))), best)
     best = cheapest([best], TEMPERATURES, cost)
-    if subs is not None:
-        return best
-    tables = (sub_centroids_of(training, few) for few in FEWER_SUBS if few < most)
-    fewer = (section(one, training.rows.metric, best.beta, best.temperature, bits) for one in tables)
-    return min([best, *fewer], key=cost)
+    fewer = (section(one, training.rows.metric, best.beta, best.temperature, bits) for one in others)
+    return min([best, *fewer], key=cost) if few else best
 
 
 def fit_centroids(training: TrainingSet, cost: Cost, progress: Progress) -> LseSection:

@@ -69,7 +69,7 @@ def fit(
     d, blocks, metric = training.rows.dimension, training.blocks, training.rows.metric
     whole = lse.table_bytes(d, blocks, lse.SUBS)
     units, subs = shape_for(d, blocks, min(share, BYTES_MAX / whole))
-    parts = lse.sub_centroids_of(training, subs)
+    parts = lse.sub_centroids_of(training, [subs])[0]
     beta = BETA / training.spread
     weight = lse.weights(parts, metric, beta)
     live = np.isfinite(weight)

@@ -33,7 +33,7 @@ def table(
     import jax.numpy as jnp
     from jax.nn import logsumexp
 
-    parts = sub_centroids_of(training, subs)
+    parts = sub_centroids_of(training, [subs])[0]
     beta = BETA / training.spread
     weight = weights(parts, training.rows.metric, beta)
     live = np.isfinite(weight)

@@ -30,7 +30,7 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TreeSection:
     import jax
     import jax.numpy as jnp
 
-    subs = lse.sub_centroids_of(training, 1)
+    subs = lse.sub_centroids_of(training, [1])[0]
     centres, count = subs.table[:, 0], np.maximum(subs.count[:, 0], 1)
     child, middle, mass = group_blocks(centres, count, training.seed)
     path = paths(child, training.blocks)

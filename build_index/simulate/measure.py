@@ -6,7 +6,7 @@ blocks it reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -169,12 +169,40 @@ def spans(p: P) -> Ints:
 class Scanned:
     """Queries to scan for, keeping so many copies of each.
 
-    p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them.
+    p (Q, B): blocks before the first and after the last of a probability are left out, as no plan reads them, but where
+    all may be read; None: all are scanned. most: as many of a query's blocks of the largest p are scanned; None: all.
     """
 
     held: HeldOutQueries
     p: P | None = None
     kept: int = KEPT
+    most: int | None = None
+    all_read: bool = False
+
+    def blocks(self, count: int) -> Bools:
+        """(Q, B): which of so many blocks are scanned."""
+        out = np.ones((len(self.held.queries), count), bool)
+        if self.p is None:
+            return out
+        if self.most is not None and self.most < count:
+            out[:] = False
+            np.put_along_axis(out, np.argsort(~self.p, axis=1, kind="stable")[:, : self.most], True, 1)
+        elif self.all_read:
+            return out
+        low, high = spans(self.p).T[:, :, None]
+        out &= (low <= np.arange(count)) & (np.arange(count) < high)
+        return out
+
+
+def blocks_needed(p: P, layout: Layout, neighbours: npt.NDArray[np.int32], lost: float) -> int:
+    """How many blocks of the largest p (Q, B) a query needs to find its neighbours (Q, k), but for a share `lost`."""
+    rank = np.empty(p.shape, np.int32)
+    np.put_along_axis(rank, np.argsort(~p, axis=1, kind="stable"), np.arange(p.shape[1], dtype=np.int32)[None], 1)
+    each, known = np.arange(len(p))[:, None], np.maximum(neighbours, 0)
+    found = rank[each, layout.partition.home[known]]
+    for copy in layout.copy.T:
+        found = np.minimum(found, np.where(copy[known] >= 0, rank[each, copy[known]], p.shape[1]))
+    return int(np.quantile(found[neighbours >= 0], 1 - lost, method="higher")) + 1
 
 
 def full_scan(
@@ -207,10 +235,7 @@ def full_scans(
     scans = [LrsqScan(root, NOWHERE, 0, q, one.kept) for one in wanted for q in one.held.queries]
     queries = [q for one in wanted for q in one.held.queries]
     base = np.array([bases(q, layout.centre_section, rows.dimension) for q in queries])
-    everything = np.array([[0, layout.blocks]])
-    low_of, high_of = np.concatenate([
-        np.repeat(everything, len(one.held.queries), 0) if one.p is None else spans(one.p) for one in wanted
-    ]).T  # fmt: skip
+    asking = np.concatenate([one.blocks(layout.blocks) for one in wanted])
     row_of_slot = np.concatenate(members).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
     known = codes is not None and codes.complete
@@ -229,7 +254,7 @@ def full_scans(
             centre = centre_at(layout.centre_section, b)
             data, _ = pack_block(n, 0, encoded.ranges, centre, [*encoded.planes(), slots], b"")
             at = block_planes(n, codec.code_bytes, rows.dimension)
-            for j in np.flatnonzero((low_of <= b) & (b < high_of)):
+            for j in np.flatnonzero(asking[:, b]).tolist():
                 scan = scans[j]
                 kernels.lrsq_scan(
                     data, RANGES_AT, at.codes, at.f, at.h, at.rows, n, float(base[j, b]), b, scan.tables, scan.pool
@@ -291,13 +316,29 @@ def chunks(members: list[Ints], rows_max: int) -> list[tuple[int, int]]:
     return [*out, (low, len(members))]
 
 
-def price_for(recall_at: Callable[[int], float], target: float) -> int | None:
-    """The highest price with recall_at(price) >= target, by bisection of its logarithm; None when 0 is not enough."""
-    if recall_at(0) < target:
-        return None
-    low, high = 0.0, 32.0  # log2: recall falls as it rises
-    for _ in range(14):
-        middle = (low + high) / 2
-        low, high = (middle, high) if recall_at(int(2**middle)) >= target else (low, middle)
-    price = int(2**low)
-    return price if recall_at(price) >= target else 0
+STEPS = 1 << 14  # prices that a search may find, evenly by their logarithms up to 2^32
+
+
+def price_for(recall_at: Callable[[int], float], target: float, known: Collection[int] = ()) -> int | None:
+    """The highest price with recall_at(price) >= target, by bisection of its logarithm; None when 0 is not enough.
+
+    known: steps whose prices cost nothing to ask about: between these first.
+    """
+    low, high = 0, STEPS  # recall falls as it rises
+    while True:
+        inner = [step for step in known if low < step < high]
+        if not inner:
+            break
+        middle = sorted(inner)[len(inner) // 2]
+        low, high = (middle, high) if recall_at(price_of(middle)) >= target else (low, middle)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if recall_at(price_of(middle)) >= target else (low, middle)
+    if recall_at(price_of(low)) >= target:
+        return price_of(low)
+    return 0 if recall_at(0) >= target else None  # asked last: to plan everything takes longest
+
+
+def price_of(step: int) -> int:
+    """The price of a step, 0 to STEPS."""
+    return min(PRICE_MAX, int(2 ** (32 * step / STEPS)))

@@ -59,6 +59,7 @@ DEEP_QUERIES, DEEP_QUERIES_MIN = 300, 100  # for k above the contract's: their n
 DEEP_PAIRS = 600_000_000  # of a row and one of these: of more than two million rows there are fewer
 DEEP_KEPT = 4096  # copies: a thousand rows, and twice as many for exact scores, have each a copy or two
 EXACT_PLACES = 4 << 20  # kept for the number of exact scores, of the tuning rows and of the others
+SCAN_LOSES, SCANNED_MORE = 0.002, 1.5  # of the loss that the target allows: blocks beyond that hold it are not scanned
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
 CODED_SHARE = 0.5  # of the loss that the target allows: of codes that lose more, longer ones are tried too
 TRAINING_QUERIES = 100_000  # rows that routers learn from, as queries: from 30,000 they read 2% more on WordNet, mlp 7%
@@ -294,7 +295,7 @@ def _scan(
     codes: KeptCodes | None = None,
 ) -> Candidates:  # fmt: skip
     """What the codes find for held-out rows, in blocks that a plan may read. codes: see full_scans."""
-    return _scans(task, layout, codec, phase, [Scanned(held, p, kept)], codes)[0]
+    return _scans(task, layout, codec, phase, [Scanned(held, p, kept, task.scanned)], codes)[0]
 
 
 def _scan_prices(
@@ -302,7 +303,7 @@ def _scan_prices(
     codes: KeptCodes | None = None,
 ) -> tuple[Candidates, Candidates | None]:  # fmt: skip
     """The same for rows that prices are measured on, and for those of task.deep."""
-    wanted = [Scanned(held, p, kept), *([] if task.deep is None else [task.deep])]
+    wanted = [Scanned(held, p, kept, task.scanned), *([] if task.deep is None else [task.deep])]
     candidates, *deep = _scans(task, layout, codec, phase, wanted, codes)
     return candidates, deep[0] if deep else None
 
@@ -311,7 +312,7 @@ def _scans(
     task: Task, layout: Layout, codec: Codec, phase: str, wanted: list[Scanned], codes: KeptCodes | None
 ) -> list[Candidates]:
     if _sizes(task, layout, codec).sum() <= SMALL_BYTES:  # a plan may read all of them
-        wanted = [replace(one, p=None) for one in wanted]
+        wanted = [replace(one, all_read=True) for one in wanted]
     return full_scans(task.rows, layout, codec, wanted, task.progress.phase(phase), codes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from vantage.search.plan import GETS_MAX
 from ..ingest.rows import Ints
 from ..neighbours.truth import HELD_OUT_FEW
 from ..simulate.edge import P, Pages
-from ..simulate.measure import Candidates, planner, price_for
+from ..simulate.measure import STEPS, Candidates, planner, price_for, price_of
 
 SURE = 1.645  # standard errors under the mean: one query set in twenty is below
 MARGIN_MAX = 0.005  # a larger index is not refused for holding out too few rows to be sure
@@ -33,6 +34,11 @@ def promise_recall(recall: npt.NDArray[np.float64]) -> float:
     return max(0.0, float(recall.mean() - margin))
 
 
+@cache
+def _step_of() -> dict[int, int]:
+    return {price_of(step): step for step in range(STEPS)}
+
+
 class PricedRecall:
     """Recall of what plans at a price answer; each price is planned once, as bisections share most of theirs.
 
@@ -43,6 +49,12 @@ class PricedRecall:
         self.candidates, self.blocks, self.reads = candidates, p.shape[1], planner(p, sizes, inline=inline)
         self._read: dict[int, npt.NDArray[np.uint8]] = {}  # blocks, eight to a byte
         self._promised: dict[tuple[int, int, int], float] = {}
+        self._step_of = _step_of()
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the prices that are planned: see price_for."""
+        return [self._step_of[price] for price in self._read if price in self._step_of]
 
     def __call__(self, price: int, k: int, rerank: int = 0) -> float:
         """What is promised of recall@k at this price, the best `rerank` rows by exact score."""
@@ -66,7 +78,7 @@ def depths_beyond(k: int, rows: int) -> list[int]:
 
 def price_at(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -> int | None:
     """The highest price that promises this recall@k; None when none does."""
-    return price_for(lambda price: recall_at(price, k, rerank), recall)
+    return price_for(lambda price: recall_at(price, k, rerank), recall, recall_at.steps)
 
 
 def calibrate(recall_at: PricedRecall, k: int, recall: float, rerank: int = 0) -> Contract | None:

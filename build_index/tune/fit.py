@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ _NO_SECTION = LseSection(8, 1, 1.0, 1.0, memoryview(b""), memoryview(b""), memor
 class Task:
     """What every stage of the choice works with. queries, neighbours: see TrainingSet.
 
-    deep: some of the rows that promises are measured on, with neighbours for k above the contract's.
+    deep: some of the rows that promises are measured on, with neighbours for k above the contract's. scanned: how many
+    blocks of the largest probability are scanned for a query; None: all.
     """
 
     rows: Rows
@@ -52,11 +54,18 @@ class Task:
     tried: list[dict[str, Any]]
     progress: Progress
     deep: Scanned | None = None
+    scanned: int | None = None
 
     @property
     def routed_recall(self) -> float:
         """What routing must reach while the code is not yet known."""
         return self.options.recall + (1 - self.options.recall) * ROUTED_SHARE
+
+    @cached_property
+    def order_queries(self) -> list[Prepared]:
+        """Rows of the sample as queries, whose probes order the blocks."""
+        rng, most = np.random.default_rng([self.options.seed, 4]), min(ORDER_QUERIES, len(self.sample))
+        return prepare_rows(self.rows, np.sort(rng.choice(self.sample, most, replace=False)))
 
     def training_set(self, base: Partition, copy: npt.NDArray[np.int32]) -> TrainingSet:
         return TrainingSet(self.rows, self.sample, base, copy, self.queries, self.neighbours, self.options.seed)
@@ -92,10 +101,7 @@ def fit_router(
 
     section = fit.fit(task.training_set(base, copy), cost, progress)
     if not many:
-        drawn = np.random.default_rng([task.options.seed, 4]).choice(
-            task.sample, min(ORDER_QUERIES, len(task.sample)), replace=False
-        )
-        order = file_order(probabilities(router, section, index, prepare_rows(rows, np.sort(drawn))))
+        order = file_order(probabilities(router, section, index, task.order_queries))
     assert order is not None
     layout = replace(reorder(plain, order), section=fit.reorder(section, order))
     if fit.tune is None:

@@ -24,7 +24,18 @@ from build_index.ingest.rows import Rows, scale_rows
 from build_index.ingest.staging import stage
 from build_index.neighbours.truth import Truth, truth_of, untied
 from build_index.simulate.edge import HeldOutQueries, prepare_rows, probabilities
-from build_index.simulate.measure import Candidates, block_bytes, chunks, full_scan, judge, plans, price_for
+from build_index.simulate.measure import (
+    Candidates,
+    Scanned,
+    block_bytes,
+    blocks_needed,
+    chunks,
+    full_scan,
+    full_scans,
+    judge,
+    plans,
+    price_for,
+)
 from build_index.tune.options import Options
 from build_index.tune.promises import ScannedQueries, estimate_recall
 from vantage.format import Contract, Point, Promise
@@ -112,6 +123,21 @@ def test_plans_are_what_the_edge_plans(case: Case) -> None:
             assert reads.ranges[0] == [r.size for r in plan.ranges]
             kept += plan.price == price
     assert kept > 5 * len(ASKED)
+
+
+def test_few_blocks_are_scanned_as_all_are(case: Case) -> None:
+    """Of the blocks of largest p, a scan keeps what one of all does; they hold the share of neighbours asked for."""
+    layout, held = case.report.choice.layout, HeldOutQueries(case.queries, ASKED, case.truth)
+    needed = blocks_needed(case.p, layout, case.truth.rows, 0.02)
+    some = Scanned(held, case.p, most=needed, all_read=True)
+    read = some.blocks(layout.blocks)
+    assert (read.sum(1) == needed).all() and 0.98 <= layout.holds(case.truth.rows, read).mean() < 1
+    (few,) = full_scans(case.rows, layout, case.report.choice.codec, [some])
+    for i, mine in enumerate(read):
+        kept = mine[case.found.block[i]] & (case.found.block[i] >= 0)
+        n = min(int(kept.sum()), int((few.block[i] >= 0).sum()), 100)
+        assert n > 20 and (case.found.row[i][kept][:n] == few.row[i][:n]).all()
+    assert blocks_needed(case.p, layout, case.truth.rows, 0.0) > needed
 
 
 def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:

@@ -150,7 +150,10 @@ def test_sub_centroids_of_a_sample_that_is_read_block_by_block(rows_of: RowsOf) 
     rows, sample = rows_of(clustered(900, 12, 6)), np.arange(0, 900, 2)
     base, nothing = partition(rows, sample, 9, 0), np.empty(0, np.int64)
     training = TrainingSet(rows, sample, base, np.empty((900, 0), np.int32), nothing, nothing.reshape(0, 1), 4)
-    pieces, whole = sub_centroids_of(training, 3), sub_centroids(rows.take(sample), base.home[sample], 9, 4, 3)
+    (_, pieces), whole = (
+        sub_centroids_of(training, [2, 3]),
+        sub_centroids(rows.take(sample), base.home[sample], 9, 4, 3),
+    )
     assert (pieces.table == whole.table).all() and (pieces.count == whole.count).all()
 
 
