@@ -3,8 +3,8 @@
     python -m bench.faults.herd BUCKET INDEX=QUERIES.parquet [INDEX=QUERIES.parquet ...] [--without-warm]
 
 All indexes are asked of one isolate, one after another and the first one again, at the settings of wrangler.toml.
-Every request must get an answer or a 503 within 30 s, the isolate must live, and its heap must stay within 90 MiB: exit
-status 1 where not. `ended` counts requests whose connection broke or that got a 500.
+Every request must get an answer or a 503 within 30 s, none be refused (4xx), the isolate must live, and its heap must
+stay within 90 MiB: exit status 1 where not. `ended` counts requests whose connection broke or that got a 500.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ async def herd(url: str, asked: dict[str, list[list[float]]]) -> bool:
                 heap = 0
             ended = count[0] + sum(n for status, n in count.items() if status >= 500 and status != 503)
             slowest = max(seconds for _, seconds in seen)
-            well &= not ended and slowest <= LATE_S and 0 < heap <= HEAP_MAX
+            refused = sum(n for status, n in count.items() if 400 <= status < 500)
+            well &= not ended and not refused and slowest <= LATE_S and 0 < heap <= HEAP_MAX
             print(
-                f"{what:<40} {count[200]:>5} {sum(count[s] for s in count if 400 <= s < 500):>5} {count[503]:>5} "
+                f"{what:<40} {count[200]:>5} {refused:>5} {count[503]:>5} "
                 f"{ended:>5} {slowest:>8.1f} {count[200] / elapsed:>9.0f} {heap / 2**20:>9.1f}", flush=True,
             )  # fmt: skip
 
