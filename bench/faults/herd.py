@@ -3,9 +3,8 @@
     python -m bench.faults.herd BUCKET INDEX=QUERIES.parquet [INDEX=QUERIES.parquet ...] [--without-warm]
 
 All indexes are asked of one isolate, one after another and the first one again, at the settings of wrangler.toml.
-Every request must get an answer or a 503 within 30 s, the isolate must live, and its heap must stay within 90 MiB: exit
-status 1 where not, or where one is refused (4xx), as each is right. `ended` counts requests whose connection broke or
-that got a 500.
+Every request must get an answer or a 503 within 30 s, none be refused (4xx), the isolate must live, and its heap must
+stay within 90 MiB: exit status 1 where not. `ended` counts requests whose connection broke or that got a 500.
 """
 
 from __future__ import annotations

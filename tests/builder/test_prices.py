@@ -20,7 +20,7 @@ def workload(rows: int, dimension: int, queries: int, kind: str = "f32", attribu
 
 
 def test_published_examples() -> None:
-    """Cloudflare: 10,000 x 768 and 30,000 queries are $0.31. Amazon: 250,000 rows of 10 kB take $4 and $3 beside $2.50."""
+    """Cloudflare: 10,000 x 768 and 30,000 queries are $0.31. Amazon: 250,000 rows of 10 kB take $7 beside $2.50."""
     bill = vectorize(workload(10_000, 768, 30_000))
     assert round(bill.storage + bill.queries, 2) == 0.31
     assert bill.total == 5
