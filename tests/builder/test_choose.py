@@ -282,18 +282,19 @@ def test_promises_are_kept_at_every_goal(rows_of: RowsOf, second_wave: bool) -> 
     for ladder in ladders:
         recalls = [p.recall for p in ladder.by_recall]
         assert recalls == sorted(set(recalls)) and recalls[-1] >= 0.98
-        assert all(p.rerank in reranks[ladder.k] for p in ladder.by_recall)
+        amid = (0, ladder.k * 5 // 4, 2 * ladder.k)  # where the line between two others misses
+        assert all(p.rerank in reranks.get(ladder.k, amid) for p in ladder.by_recall)
         nine[ladder.k] = next(p for p in ladder.by_recall if p.recall >= 0.9)
     assert max(nine[1].ms, nine[10].ms) < 1.05 * nine[20].ms
     assert nine[1000].nbytes > 3 * max(nine[20].nbytes, nine[100].nbytes)
-    assert [ladder.k for ladder in ladders] == [1, 10, 20, 100, 1000]
+    assert set(nine) >= {1, 10, 20, 100, 1000} and min(nine) == 1 and max(nine) == 1000
 
 
 def test_more_answers_than_rows_take_all_others(rows_of: RowsOf) -> None:
     """Of 400 rows a query has 399 others at the most: the last k that is promised for."""
     choice = choose(rows_of(clustered(400, 16, 9), "cosine"), 8.0, Options(0.9, 10, fast=True))
     ladders = {ladder.k: ladder.by_recall for ladder in choice.promises.ladders(10)}
-    assert list(ladders) == [1, 10, 100, 399]
+    assert set(ladders) >= {1, 10, 100, 399} and max(ladders) == 399
     assert ladders[399][-1].recall >= 0.95  # as much as 80 rows held out can promise
     for k in (399, 400, 1000):
         assert promise_of(choice.contract, choice.promises, k, 0.95) == promise_of(
