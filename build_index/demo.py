@@ -42,7 +42,7 @@ def main() -> None:
     with host.serve(variables={"PUBLIC_READ": "1"}) as server:
         out.print(f"serving {server.url}")
         out.rule("3. ask it three questions that are not in the index")
-        out.print("Each takes one wave of reads for blocks, and one for the attributes of its matches.")
+        out.print("Each takes one wave of reads, of blocks with the codes and the attributes of their rows.")
         _ask(server.url, SAMPLE / "queries.parquet")
     out.rule("done")
     out.print(

@@ -116,7 +116,7 @@ def test_a_promise_between_two_of_a_kind_and_of_two_kinds() -> None:
     kept = stop(promise(0.8, 400), promise(0.9, 200), promise(0.97, 300, rerank=20), promise(0.99, 100, rerank=20))
     assert promise_of(contract, kept, 10, None) == kept.by_recall[1]
     assert promise_of(contract, kept, 10, 0.1) == kept.by_recall[0]
-    assert (promise_of(contract, kept, 10, 0.85).price, promise_of(contract, kept, 10, 0.85).rerank) == (300, 0)
+    assert (promise_of(contract, kept, 10, 0.85).price, promise_of(contract, kept, 10, 0.85).rerank) == (283, 0)
     assert promise_of(contract, kept, 10, 0.91) == kept.by_recall[2]
     assert (promise_of(contract, kept, 10, 0.98).price, promise_of(contract, kept, 10, 0.98).rerank) == (200, 20)
     with pytest.raises(LimitError, match=r"0\.99"):

@@ -49,8 +49,7 @@ def promise_of(contract: Contract, promises: Promises | None, k: int, recall: fl
         ranked = min(RERANK_MAX, math.ceil(low.rerank * k / below.k))  # what tells few rows apart, for as many more
         return replace(more, price=min(low.price, high.price), rerank=max(more.rerank, high.rerank, ranked))
     share = math.log(k / below.k) / math.log(above.k / below.k)
-    price = math.exp(math.log(low.price) + share * (math.log(high.price) - math.log(low.price)))
-    return replace(_between(low, high, share), recall=recall, price=round(price))
+    return replace(_between(low, high, share), recall=recall)
 
 
 def _on(by_recall: Sequence[Promise], recall: float) -> Promise:
@@ -71,14 +70,15 @@ def _kind(promise: Promise) -> tuple[int, int, bool, bool]:
 
 
 def _between(low: Promise, high: Promise, share: float) -> Promise:
-    """Linear in all that a promise of this kind has."""
+    """Linear in all that a promise of this kind has, but for the price: what its logarithm is linear in misses less."""
 
     def mid(name: str) -> float:
         a, b = float(getattr(low, name)), float(getattr(high, name))
         return a + (b - a) * share
 
+    price = round(low.price ** (1 - share) * high.price**share) if low.price else 0
     return Promise(
-        mid("recall"), round(mid("price")), high.rerank, mid("threshold"), mid("nbytes"), mid("gets"),
+        mid("recall"), price, high.rerank, mid("threshold"), mid("nbytes"), mid("gets"),
         mid("waves"), mid("ms"), high.rendition, mid("sharpness"),
     )  # fmt: skip
 
