@@ -118,7 +118,7 @@ def test_a_promise_between_two_of_a_kind_and_of_two_kinds() -> None:
     assert promise_of(contract, kept, 10, 0.1) == kept.by_recall[0]
     assert (promise_of(contract, kept, 10, 0.85).price, promise_of(contract, kept, 10, 0.85).rerank) == (283, 0)
     assert promise_of(contract, kept, 10, 0.91) == kept.by_recall[2]
-    assert (promise_of(contract, kept, 10, 0.98).price, promise_of(contract, kept, 10, 0.98).rerank) == (200, 20)
+    assert (promise_of(contract, kept, 10, 0.98).price, promise_of(contract, kept, 10, 0.98).rerank) == (173, 20)
     with pytest.raises(LimitError, match=r"0\.99"):
         promise_of(contract, kept, 10, 0.995)
     assert promise_of(contract, None, 10, 0.875).price == 250  # an index of an earlier builder
