@@ -15,6 +15,7 @@ class Cache:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.held = 0
+        self.paused = False  # nothing is put in while it is
         self._parts: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._offsets: dict[str, set[int]] = {}  # of each known object
 
@@ -36,7 +37,7 @@ class Cache:
 
     def put(self, key: str, offset: int, data: memoryview) -> None:
         """Copies a part in, and throws out what is over the budget. Of a forgotten object nothing is kept."""
-        if len(data) > self.budget or key not in self._offsets or offset in self._offsets[key]:
+        if self.paused or len(data) > self.budget or key not in self._offsets or offset in self._offsets[key]:
             return
         while self.held + len(data) > self.budget:
             self._drop(next(iter(self._parts)))
