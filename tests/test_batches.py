@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from doubles import Built, Failing, Recorder, nth
 
+from vantage import indexes
 from vantage.cost import LANES, Budget, Limits
 from vantage.errors import DamagedError, InputError
 from vantage.http.access import Access
@@ -323,6 +325,42 @@ def test_a_larger_request_has_a_larger_price(words: Built) -> None:
         answers_bytes(index.segment, [Query(vector, rerank=200)])
         > answers_bytes(index.segment, [Query(vector)]) + 200 * 96 * 2
     )
+
+
+def test_a_batch_is_priced_by_the_tails_of_all_blocks_that_its_scans_may_share(words: Built) -> None:
+    """With attributes those are most of an index; what groups set aside for them is bounded, what they hold is not."""
+    index, vector = words.open(), words.queries[0].tolist()
+    segment, asked = index.segment, [Query(vector, 1000, attributes=True)] * 8
+    rows = segment.root.index.slots
+    with patch.object(memory, "SCANS_BYTES_MAX", 1 << 10):
+        assert memory.shared_bytes(segment, asked) == 1 << 9
+        assert answers_bytes(segment, asked) > memory.tails_bytes(segment, asked)
+    assert memory.tails_bytes(segment, asked) == rows * (memory.TAIL_BYTES + segment.root.index.attribute_bytes)
+
+
+def test_an_answer_lets_go_of_what_its_scan_saw(words: Built) -> None:
+    """A batch holds tens of thousands of matches until the last is written."""
+    index = words.open()
+    asked = [Query(q.tolist(), attributes=bool(i % 2), rerank=20 * (i % 3)) for i, q in enumerate(words.queries[:6])]
+    answers = asyncio.run(index.answer(asked, Receipt()))
+    assert all(m.contender is None for a in answers for m in a.matches)
+
+
+def test_while_a_large_request_works_the_cache_stays_empty(words: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(Folder(words.bucket), 1 << 24)
+
+    def ask(count: int) -> int:
+        async def body(*_: object) -> bytes:
+            return json.dumps({"vectors": [q.tolist() for q in words.queries[:count]]}).encode()
+
+        path = f"/v1/indexes/{words.name}/query"
+        assert asyncio.run(handle("POST", path, {}, body, service, Access(public=True), {})).status == 200
+        return service.cache.held
+
+    assert ask(1) > 0
+    monkeypatch.setattr(indexes, "LARGE_BYTES", answers_bytes(words.open().segment, [Query([], 10)] * 4))
+    assert ask(8) == 0
+    assert ask(1) > 0
 
 
 @pytest.mark.parametrize("name", ["vectors", "top_k", "rerank", "exact"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -144,6 +145,7 @@ class Service:
     async def room(self, nbytes: int, in_flight: int, deadline: float) -> AsyncIterator[None]:
         """Room for a request that holds nbytes in the heap, and so many of reads under way. See Admission.enter."""
         async with self.working.enter(nbytes + in_flight, deadline):
+<<<<<<< HEAD
             if nbytes <= LARGE_BYTES:
                 yield
                 return
@@ -152,6 +154,13 @@ class Service:
                 yield
             finally:
                 self.cache.lend(0)
+=======
+            # It would fill again meanwhile. The next request opens it: where a context ends, nothing else is run.
+            self.cache.paused = nbytes > LARGE_BYTES
+            if self.cache.paused:
+                self.cache.clear()
+            yield
+>>>>>>> faults
 
     def shed(self) -> None:
         """Gives back what can be had again: blocks, all indexes but the one used last, what was to be given away."""
@@ -160,6 +169,7 @@ class Service:
             self._close(name)
         if self.warm_client is not None:
             self.warm_client.drop()
+        gc.collect()  # frames of what failed refer to each other, and hold what they had
 
     def is_stale(self, name: str) -> bool:
         """Whether CURRENT was last read more than REVALIDATE_S ago."""

@@ -59,6 +59,8 @@ def attach(run: Run, candidates: Candidates, matches: list[Match], vectors: dict
         for m in matches:
             m.attributes = attributes.get(m.row)
         complete &= all(m.attributes is not None for m in matches)
+    for m in matches:  # a batch keeps many answers until the last is there
+        m.contender = None
     return complete
 
 

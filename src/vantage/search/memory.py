@@ -34,7 +34,7 @@ def answers_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     if queries[0].attributes:
         mean = index.attribute_bytes
         attributes = ATTRIBUTE_COPIES * min(round(2 * mean * rows), ATTRIBUTES_BYTES_MAX)
-    return shared_bytes(segment, queries) + scans + rows * match + attributes
+    return tails_bytes(segment, queries) + scans + rows * match + attributes
 
 
 def row_bytes(segment: Segment) -> int:
@@ -51,12 +51,21 @@ def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:
 
 
 def shared_bytes(segment: Segment, queries: Sequence[Query]) -> int:
-    """About what the scans of a batch share: checks, ids and attributes of blocks with contenders, all at the most."""
+    """What a group of scans sets aside for what they share. A batch is not parted for more: it would read twice."""
+    return min(tails_bytes(segment, queries), SCANS_BYTES_MAX // 2)
+
+
+def tails_bytes(segment: Segment, queries: Sequence[Query]) -> int:
+    """About what the scans of a batch share: checks, ids and attributes of blocks with contenders.
+
+    Of all blocks at the most, of one a contender, and of those that the promises read.
+    """
     root = segment.root
     contenders = sum(max(3 * q.top_k, CONTENDERS_MIN) for q in queries)
     tail = TAIL_BYTES + root.index.attribute_bytes * bool(queries[0].attributes)
     nbytes = root.index.slots * tail
-    return min(nbytes, nbytes * contenders // root.index.blocks, SCANS_BYTES_MAX // 2)
+    read = sum(segment.promise(q).nbytes for q in queries) / (root.codec.code_bytes + tail)
+    return min(nbytes, nbytes * contenders // root.index.blocks, round(read * tail))
 
 
 def scan_bytes(segment: Segment, query: Query) -> int:
