@@ -41,7 +41,7 @@ from ..neighbours.truth import HeldOut, hold_out, nearness, truth_of
 from ..progress import SILENT, Progress
 from ..routers import ROUTERS, lse
 from ..simulate.edge import HeldOutQueries, P, prepare_rows
-from ..simulate.measure import KEPT, Candidates, Reads, Scanned, block_bytes, full_scans, plans
+from ..simulate.measure import KEPT, Candidates, Reads, Scanned, block_bytes, blocks_needed, full_scans, plans
 from . import few, renditions
 from .contract import PricedRecall, calibrate, depths_beyond, price_at, target_point, with_pages, with_reads
 from .fit import Task, fit_router, opening_ms, pages_of, plan_routing, probabilities_of
@@ -54,12 +54,12 @@ ROWS_LEAST = 32  # a block
 SHARES = (0.0, 0.35, 0.6, 1.0, 1.5, 2.0)  # of rows copied, as candidates
 GRAPH_K = 10  # measured on WordNet: 15% fewer rows than k-means at recall@10, 10% more at recall@100
 MANY_ROWS = 2_000_000  # of more, one number of blocks is tried
-CODE_QUERIES = 1000  # for the code length, which is compared on the same ones
+CODE_QUERIES = 500  # for the code length, which is compared on the same ones
 DEEP_QUERIES, DEEP_QUERIES_MIN = 300, 100  # for k above the contract's: their neighbours take longer to find
 DEEP_PAIRS = 600_000_000  # of a row and one of these: of more than two million rows there are fewer
 DEEP_KEPT = 4096  # copies: a thousand rows, and twice as many for exact scores, have each a copy or two
 EXACT_PLACES = 4 << 20  # kept for the number of exact scores, of the tuning rows and of the others
-SCAN_LOSES, SCANNED_MORE = 0.002, 1.5  # of the loss that the target allows: blocks beyond that hold it are not scanned
+SCAN_LOSES, TRIAL_LOSES = 0.002, 0.02  # of the loss that the target allows: of prices, and of codes that are compared
 CODE_BITS = (3, 4, 5, 6, 7, 8)  # a dimension, as candidates
 CODED_SHARE = 0.5  # of the loss that the target allows: of codes that lose more, longer ones are tried too
 TRAINING_QUERIES = 100_000  # rows that routers learn from, as queries: from 30,000 they read 2% more on WordNet, mlp 7%
@@ -123,7 +123,8 @@ def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress)
     drawn, p_tune = _choose_router(task, _drafts(task))
     p = probabilities_of(rows, drawn.layout, calibration.queries)
     some = tune.spread(CODE_QUERIES)
-    task = replace(task, tune=tune.take(some), deep=_deep(rows, k, calibration, p))
+    scanned = blocks_needed(p_tune, drawn.layout, tune.truth.rows[:, :k], SCAN_LOSES * (1 - options.recall))
+    task = replace(task, tune=tune.take(some), deep=_deep(rows, k, calibration, p), scanned=scanned)
     for coded in _code(task, drawn, p_tune[some]):
         candidates, deep = _scan_prices(task, coded.layout, coded.codec, calibration, "prices", p, codes=coded.codes)
         # Where few rows were held out, the tuning ones may have flattered a code.
@@ -559,6 +560,8 @@ def _code(task: Task, draft: _Draft, p: P) -> list[_Coded]:
     rows, tune, options = task.rows, task.tune, task.options
     reached: list[tuple[float, _Coded]] = []
     lengths, _, coder = _coder(task, draft)
+    needed = blocks_needed(p, draft.layout, tune.truth.rows[:, : task.k], TRIAL_LOSES * (1 - options.recall))
+    task = replace(task, scanned=needed)
     short = False  # whether the code loses so much that routing must find nearly everything
     for code_bytes, regular in lengths:
         fits = _fits(rows, draft.layout.blocks, 0.0, code_bytes, task.id_bytes, options)
