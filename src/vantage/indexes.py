@@ -145,7 +145,6 @@ class Service:
     async def room(self, nbytes: int, in_flight: int, deadline: float) -> AsyncIterator[None]:
         """Room for a request that holds nbytes in the heap, and so many of reads under way. See Admission.enter."""
         async with self.working.enter(nbytes + in_flight, deadline):
-<<<<<<< HEAD
             if nbytes <= LARGE_BYTES:
                 yield
                 return
@@ -154,13 +153,6 @@ class Service:
                 yield
             finally:
                 self.cache.lend(0)
-=======
-            # It would fill again meanwhile. The next request opens it: where a context ends, nothing else is run.
-            self.cache.paused = nbytes > LARGE_BYTES
-            if self.cache.paused:
-                self.cache.clear()
-            yield
->>>>>>> faults
 
     def shed(self) -> None:
         """Gives back what can be had again: blocks, all indexes but the one used last, what was to be given away."""

@@ -16,11 +16,7 @@ class Cache:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.held = 0
-<<<<<<< HEAD
         self._lent_until = 0.0
-=======
-        self.paused = False  # nothing is put in while it is
->>>>>>> faults
         self._parts: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._offsets: dict[str, set[int]] = {}  # of each known object
 
@@ -41,16 +37,11 @@ class Cache:
         return part
 
     def put(self, key: str, offset: int, data: memoryview) -> None:
-<<<<<<< HEAD
         """Copies a part in, and throws out what is over the budget. Of a forgotten object nothing is kept.
 
         Where memory ends, all parts are given back instead: an answer that is under way needs it more.
         """
         if len(data) > self.budget or key not in self._offsets or offset in self._offsets[key]:
-=======
-        """Copies a part in, and throws out what is over the budget. Of a forgotten object nothing is kept."""
-        if self.paused or len(data) > self.budget or key not in self._offsets or offset in self._offsets[key]:
->>>>>>> faults
             return
         if time.monotonic() < self._lent_until:
             return
