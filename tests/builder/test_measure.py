@@ -125,16 +125,16 @@ def test_plans_are_what_the_edge_plans(case: Case) -> None:
 def test_few_blocks_are_scanned_as_all_are(case: Case) -> None:
     """Of the blocks of largest p, a scan keeps what one of all does; they hold the share of neighbours asked for."""
     layout, held = case.report.choice.layout, HeldOutQueries(case.queries, ASKED, case.truth)
-    needed = blocks_needed(case.p, layout, case.truth.rows, 0.02)
+    needed = blocks_needed(case.p, layout, case.truth.rows, 0.05)
     some = Scanned(held, case.p, most=needed, all_read=True)
     read = some.blocks(layout.blocks)
-    assert (read.sum(1) == needed).all() and 0.98 <= layout.holds(case.truth.rows, read).mean() < 1
+    assert (read.sum(1) == needed).all() and layout.holds(case.truth.rows, read).mean() >= 0.95
     (few,) = full_scans(case.rows, layout, case.report.choice.codec, [some])
     for i, mine in enumerate(read):
         kept = mine[case.found.block[i]] & (case.found.block[i] >= 0)
         n = min(int(kept.sum()), int((few.block[i] >= 0).sum()), 100)
         assert n > 20 and (case.found.row[i][kept][:n] == few.row[i][:n]).all()
-    assert blocks_needed(case.p, layout, case.truth.rows, 0.0) > needed
+    assert blocks_needed(case.p, layout, case.truth.rows, 0.02) == layout.blocks > needed
 
 
 def test_recall_is_that_of_the_edge_s_answers(case: Case) -> None:
