@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage import kernels
-from vantage.cost import wave_ms
+from vantage.cost import LANE_BYTES_PER_MS, LANES, ROUND_MS, wave_ms
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
 from vantage.read.cache import CACHED, STARTS_OBJECT
 from vantage.search.plan import GETS_MAX, SMALL_BYTES
@@ -58,7 +58,9 @@ class Reads:
 
     @property
     def ms(self) -> npt.NDArray[np.float64]:
-        waits = np.array([wave_ms(r) for r in self.ranges])
+        waits = np.array([
+            ROUND_MS + max(r) / LANE_BYTES_PER_MS if 0 < len(r) <= LANES else wave_ms(r) for r in self.ranges
+        ])  # fmt: skip
         return waits if self.pages is None else waits + [wave_ms(page) for page in self.pages]
 
 
