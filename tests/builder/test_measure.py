@@ -255,6 +255,15 @@ def test_a_price_reaches_its_target_and_is_nearly_the_highest(steep: float) -> N
         assert price > 1 << 31 or recall(int(price * 1.01) + 1) < target
     assert price_for(recall, 0.991) is None
     assert price_for(lambda price: 1.0, 0.9) < 1 << 32
+    for known in ([1, 7000, 7001, 16383], list(range(0, 16384, 97))):  # asked first, with the same outcome
+        assert [price_for(recall, target, known) for target in (0.5, 0.8, 0.9, 0.95, 0.98)] == found
+
+
+def test_blocks_that_hold_rows(case: Case) -> None:
+    layout = case.report.choice.layout
+    rows, read = np.where(case.truth.rows % 9, case.truth.rows, -1), np.random.default_rng(0).random(case.p.shape) < 0.2
+    any_read = read[np.arange(len(read))[:, None], layout.holders(rows)].any(0) & (rows >= 0)
+    assert (any_read == layout.holds(rows, read)).all() and any_read.any()
 
 
 def test_a_price_that_nothing_but_zero_keeps() -> None:
