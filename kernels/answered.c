@@ -21,21 +21,21 @@ static void take_copies(Call *c, Copies *copies) {
   copies->read = call_in(c, 2, "read", copies->queries * copies->blocks).at;
 }
 
-// out[i]: whether copy i of query q is the first read one of one of the `most` best rows. -> whether all is in range
-INLINE int answer(const Copies *c, u64 q, u64 most, u8 *out) {
+// out[i]: whether copy i of query q is the first read one of one of the `most` best rows, for those up to the last such
+// one. -> how many that are, or more copies than there are where something is out of range
+INLINE u64 answer(const Copies *c, u64 q, u64 most, u8 *out) {
   const i32_at *block = c->block + q * c->copies, *twin = c->twin + q * c->copies;
   const u8 *read = c->read + q * c->blocks;
   u8 seen[KEPT_MAX];  // whether this copy of a row or an earlier one is read
   u64 found = 0, i = 0;
   for (; i < c->copies && found < most; i++) {
-    if (block[i] >= (i64)c->blocks || twin[i] >= (i64)i) return 0;
+    if (block[i] >= (i64)c->blocks || twin[i] >= (i64)i) return c->copies + 1;
     int before = twin[i] >= 0 && seen[twin[i]], is_read = block[i] >= 0 && read[block[i]];
     seen[i] = (u8)(before | is_read);
     out[i] = (u8)(is_read & !before);
     found += out[i];
   }
-  for (; i < c->copies; i++) out[i] = 0;
-  return 1;
+  return i;
 }
 
 static void refuse(Call *c, u64 q) {
@@ -49,8 +49,11 @@ KERNEL(find_answered) {
   u64 most = (u64)call_int(c, 6, "most", 0, INT32_MAX);
   u8 *out = call_out(c, 7, "out", copies.queries * copies.copies).at;
   if (!call_ready(c)) return call_close(c, 0);
-  for (u64 q = 0; q < copies.queries && !c->failed; q++)
-    if (!answer(&copies, q, most, out + q * copies.copies)) refuse(c, q);
+  for (u64 q = 0; q < copies.queries && !c->failed; q++) {
+    u64 end = answer(&copies, q, most, out + q * copies.copies);
+    if (end > copies.copies) refuse(c, q);
+    for (; end < copies.copies; end++) out[q * copies.copies + end] = 0;
+  }
   return call_close(c, copies.queries);
 }
 
@@ -65,17 +68,18 @@ KERNEL(count_right) {
   if (!call_ready(c)) return call_close(c, 0);
   u8 answered[KEPT_MAX];
   for (u64 q = 0; q < copies.queries && !c->failed; q++) {
-    if (!answer(&copies, q, most, answered)) {
+    u64 end = answer(&copies, q, most, answered);
+    if (end > copies.copies) {
       refuse(c, q);
       break;
     }
     i64 room = 0, surely = 0, tying = 0;
     for (u64 i = 0; i < depth; i++) room += better[q * depth + i] >= 0;
     i32 last = better[q * depth + (u64)(room ? room - 1 : 0)];
-    for (u64 i = 0; i < copies.copies; i++) {
-      i32 r = answered[i] ? rank[q * copies.copies + i] : -1;
-      surely += r >= 0 && r < last;
-      tying += r >= 0 && r == last;
+    for (u64 i = 0; i < end; i++) {
+      i32 r = rank[q * copies.copies + i];
+      surely += answered[i] & (r >= 0) & (r < last);
+      tying += answered[i] & (r >= 0) & (r == last);
     }
     room = (room ? room : 1) - (last > 0 ? last : 0);
     out[q] = (u32)(surely + (tying < room ? tying : room));

@@ -87,6 +87,12 @@ class Layout:
             self.copy[self.copy >= 0], minlength=self.blocks
         )
 
+    def holders(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """i32 (1 + E, Q, k): the blocks that hold rows (Q, k), home first; it stands for copies that are not too."""
+        known = np.maximum(rows, 0)
+        home, copies = self.partition.home[known], np.moveaxis(self.copy[known], 2, 0)
+        return np.concatenate([home[None], np.where(copies >= 0, copies, home)])
+
     def holds(self, rows: npt.NDArray[np.int32], read: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """bool (Q, k): whether a block that holds rows (Q, k) is read; read bool (Q, B)."""
         each = np.arange(len(rows))[:, None]

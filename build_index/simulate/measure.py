@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage import kernels
-from vantage.cost import wave_ms
+from vantage.cost import LANE_BYTES_PER_MS, LANES, ROUND_MS, wave_ms
 from vantage.format import RANGES_AT, aligned, block_planes, pack_block
 from vantage.read.cache import CACHED, STARTS_OBJECT
 from vantage.search.plan import GETS_MAX, PRICE_BITS, SMALL_BYTES
@@ -31,6 +31,7 @@ from .edge import NOWHERE, HeldOutQueries, P, Pages, bases, trial_root
 KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
 CHUNK_BYTES = 8 << 20
 PRICE_MAX = (1 << 32) - 1
+LOST_LEAST = 20  # neighbours that a limit of blocks leaves out, to hold for queries that it was not found by
 
 Bools = npt.NDArray[np.bool_]
 _ENTRY = np.dtype([("score", "<i4"), ("slot", "<u4"), ("block", "<u4"), ("index", "<u4")])  # of a pool
@@ -57,7 +58,9 @@ class Reads:
 
     @property
     def ms(self) -> npt.NDArray[np.float64]:
-        waits = np.array([wave_ms(r) for r in self.ranges])
+        waits = np.array([
+            ROUND_MS + max(r) / LANE_BYTES_PER_MS if 0 < len(r) <= LANES else wave_ms(r) for r in self.ranges
+        ])  # fmt: skip
         return waits if self.pages is None else waits + [wave_ms(page) for page in self.pages]
 
 
@@ -187,22 +190,26 @@ class Scanned:
         if self.most is not None and self.most < count:
             out[:] = False
             np.put_along_axis(out, np.argsort(~self.p, axis=1, kind="stable")[:, : self.most], True, 1)
-        elif self.all_read:
-            return out
-        low, high = spans(self.p).T[:, :, None]
-        out &= (low <= np.arange(count)) & (np.arange(count) < high)
+        if not self.all_read:
+            low, high = spans(self.p).T[:, :, None]
+            out &= (low <= np.arange(count)) & (np.arange(count) < high)
         return out
 
 
 def blocks_needed(p: P, layout: Layout, neighbours: npt.NDArray[np.int32], lost: float) -> int:
-    """How many blocks of the largest p (Q, B) a query needs to find its neighbours (Q, k), but for a share `lost`."""
+    """How many blocks of the largest p (Q, B) a query needs to find its neighbours (Q, k), but for a share `lost`.
+
+    All, where that is so few of these neighbours that it says nothing of other queries.
+    """
+    if lost * np.count_nonzero(neighbours >= 0) < LOST_LEAST:
+        return int(p.shape[1])
     rank = np.empty(p.shape, np.int32)
     np.put_along_axis(rank, np.argsort(~p, axis=1, kind="stable"), np.arange(p.shape[1], dtype=np.int32)[None], 1)
     each, known = np.arange(len(p))[:, None], np.maximum(neighbours, 0)
     found = rank[each, layout.partition.home[known]]
     for copy in layout.copy.T:
         found = np.minimum(found, np.where(copy[known] >= 0, rank[each, copy[known]], p.shape[1]))
-    return int(np.quantile(found[neighbours >= 0], 1 - lost, method="higher")) + 1
+    return 1 + int(np.quantile(found[neighbours >= 0], 1 - lost, method="higher"))
 
 
 def full_scan(

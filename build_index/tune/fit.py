@@ -151,15 +151,17 @@ def plan_routing(task: Task, layout: Layout, p: P, of: HeldOutQueries) -> Reads:
     sizes = block_bytes(layout.sizes(), middle_code(task.rows), task.id_bytes, task.rows.dimension)
 
     planned, near = planner(p, sizes), of.truth.rows[:, : task.k]
+    holders = layout.holders(near)
 
     def recall(price: int) -> float:
         """Where the first queries miss so many that the others cannot make up for them: what it is at the most."""
-        missed = 0
-        for low in range(0, len(p), FIRST_QUERIES):
-            some = slice(low, low + FIRST_QUERIES)
-            missed += int((~layout.holds(near[some], planned(price, some).blocks)).sum())
-            if (near.size - missed) / near.size < task.routed_recall:
-                break
+        missed, low, high = 0, 0, FIRST_QUERIES
+        while low < len(p) and (near.size - missed) / near.size >= task.routed_recall:
+            some = slice(low, high)
+            read, own = planned(price, some).blocks, holders[:, some]
+            found = read.reshape(-1)[own + len(read[0]) * np.arange(len(read))[:, None]].any(0) & (near[some] >= 0)
+            missed += found.size - np.count_nonzero(found)
+            low, high = high, 2 * high
         return (near.size - missed) / near.size
 
     reads = planned(price_for(recall, task.routed_recall) or 0, slice(None))
