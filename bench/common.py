@@ -25,7 +25,7 @@ from build_index.neighbours.truth import hold_out, truth_of
 from build_index.progress import SILENT
 from build_index.serve import ROOT
 from build_index.simulate.edge import HeldOutQueries, prepare_rows
-from build_index.tune.choose import TRAINING_QUERIES
+from build_index.tune.draft import TRAINING_QUERIES
 from build_index.tune.fit import Task
 from build_index.tune.options import Options
 from vantage.format import BlockPlanes, Centre, aligned, block_planes, pack_block

@@ -48,8 +48,9 @@ from build_index.progress import SILENT
 from build_index.routers import lse, two_level
 from build_index.simulate.edge import HeldOutQueries, P, Pages, prepare_rows, probabilities
 from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans
-from build_index.tune.choose import _second_moments, block_counts
+from build_index.tune.codes import second_moments
 from build_index.tune.contract import PricedRecall, price_at
+from build_index.tune.draft import block_counts
 from build_index.tune.fit import Task, fit_router, pages_of, probabilities_of
 from build_index.tune.options import Options
 from vantage.cost import LANE_BYTES_PER_MS, LANES, ROUND_MS
@@ -182,7 +183,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         )
         layout, _ = fit_router(task, base, copies, "two-level", SILENT)
         clock.step("router and order")
-        moments = _second_moments(rows, sample, layout)
+        moments = second_moments(rows, sample, layout)
         codec = lrsq.train(*moments, code_bytes)
         sizes = block_bytes(layout.sizes(), code_bytes, ID_BYTES, rows.dimension)
         price_queries = prepare_rows(rows, price_rows)

@@ -40,7 +40,7 @@ from build_index.codecs import lrsq
 from build_index.ingest.rows import F32, Ints
 from build_index.simulate.edge import P
 from build_index.simulate.measure import Candidates, Reads, block_bytes
-from build_index.tune.choose import _residuals, _second_moments
+from build_index.tune.codes import residuals_of, second_moments
 from build_index.tune.fit import probabilities_of
 from vantage.cost import LANES, Budget
 from vantage.format import GROUP, aligned
@@ -165,8 +165,8 @@ def compare(of: Setting, *, exact_only: bool) -> None:
 
 def two_waves(of: Setting, p: P, whole: Candidates, every: dict[str, Places]) -> None:
     """Lines of the short code first and what is missing of the best rows after."""
-    rows, sizes, moments = of.rows, of.layout.sizes(), _second_moments(of.rows, of.task.sample, of.layout)
-    residuals = _residuals(rows, of.task.sample, of.layout)
+    rows, sizes, moments = of.rows, of.layout.sizes(), second_moments(of.rows, of.task.sample, of.layout)
+    residuals = residuals_of(rows, of.task.sample, of.layout)
 
     best: tuple[float, int, int, Reads, list[tuple[Ints, Ints]]] | None = None
     for share in SHORT_SHARES:

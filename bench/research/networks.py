@@ -47,7 +47,7 @@ from build_index.progress import SILENT
 from build_index.routers import ROUTERS, mlp, trained, tree
 from build_index.serve import ROOT
 from build_index.simulate.edge import P, probabilities
-from build_index.tune.choose import TRAINING_QUERIES
+from build_index.tune.draft import TRAINING_QUERIES
 from build_index.tune.fit import fit_router
 from vantage.format import IndexSection, MlpSection, Regions
 from vantage.search.prepare import Prepared, prepare

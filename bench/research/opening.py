@@ -21,7 +21,7 @@ from build_index.build import build
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source, source_metric
 from build_index.routers import ROUTERS
-from build_index.tune import choose
+from build_index.tune import draft
 from build_index.tune.options import Options
 from vantage.format import HEADER, SECTION
 from vantage.format.layout import CENTRES, CODEC, DIRECTORY, ROTATION, ROUTER
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--block-rows", type=int, default=32)
     options = parser.parse_args()
     print(f"{'router':15}{'blocks':>7}" + "".join(f"{name:>11}" for name in PARTS) + f"{'root':>11}  GETs   ms to open")
-    with tempfile.TemporaryDirectory() as folder, patch.object(choose, "BLOCK_ROWS", options.block_rows):
+    with tempfile.TemporaryDirectory() as folder, patch.object(draft, "BLOCK_ROWS", options.block_rows):
         for router in options.routers.split(","):
             source = open_source([options.source])
             settings = Options(0.9, 10, router=router, fast=not ROUTERS[router].trains, copies="none")

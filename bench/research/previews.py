@@ -33,7 +33,7 @@ from build_index.codecs import lrsq
 from build_index.ingest.rows import Ints
 from build_index.simulate.edge import P
 from build_index.simulate.measure import Candidates, Reads, block_bytes, planner, price_for
-from build_index.tune.choose import _second_moments
+from build_index.tune.codes import second_moments
 from build_index.tune.fit import probabilities_of
 
 GOAL = 0.95
@@ -127,7 +127,7 @@ def compare(setting: Setting, lengths: list[int]) -> None:
         prices[gets] = found[1]
         print(found[0].line(), flush=True)
     for length in lengths:
-        short = setting.scanned(lrsq.train(*_second_moments(rows, task.sample, layout), length), SHORT_KEPT)
+        short = setting.scanned(lrsq.train(*second_moments(rows, task.sample, layout), length), SHORT_KEPT)
         short_sizes = block_bytes(layout.sizes(), length, 0.0, rows.dimension)
         for what, rest in ((f"{length} of {code} bytes", sizes), ("  in planes", sizes - short_sizes)):
             ways = list(two_waves(what, p, short_sizes, rest, short, whole, prices[FEW_RANGES[-1]]))

@@ -30,7 +30,7 @@ from build_index.neighbours.graph import neighbour_graph
 from build_index.progress import SILENT
 from build_index.routers import trained
 from build_index.simulate.edge import probabilities
-from build_index.tune.choose import TRAINING_QUERIES
+from build_index.tune.draft import TRAINING_QUERIES
 from build_index.tune.fit import fit_router
 from vantage.search.prepare import prepare
 

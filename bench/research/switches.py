@@ -53,7 +53,7 @@ from build_index.routers.trained import BATCH, BETA, STEPS
 from build_index.routers.training import TrainingSet
 from build_index.simulate.edge import HeldOutQueries, P
 from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans, price_for
-from build_index.tune.choose import _second_moments
+from build_index.tune.codes import second_moments
 from build_index.tune.fit import fit_router, middle_code, probabilities_of
 from vantage.search.prepare import Prepared, prepare
 
@@ -320,7 +320,7 @@ def compare_planned(rows: Rows, asked: dict[str, Queries], blocks: int) -> None:
     task = task_of(rows)
     base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
     layout, _ = fit_router(task, base, COPY_RULES["soar"](rows, base).best(SHARE), "trained", SILENT)
-    codec = lrsq.train(*_second_moments(rows, task.sample, layout), middle_code(rows))
+    codec = lrsq.train(*second_moments(rows, task.sample, layout), middle_code(rows))
     sizes, section = (
         block_bytes(layout.sizes(), codec.code_bytes, 8.0, rows.dimension),
         index_section(rows, 1, rows.count),

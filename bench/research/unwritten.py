@@ -27,7 +27,7 @@ from build_index.neighbours.truth import untied
 from build_index.progress import SILENT
 from build_index.simulate.edge import HeldOutQueries, P
 from build_index.simulate.measure import KEPT, Candidates, Reads, full_scan, plans, price_for
-from build_index.tune.choose import _residuals, _second_moments
+from build_index.tune.codes import residuals_of, second_moments
 from build_index.tune.fit import Task, fit_router
 from vantage.cost import LANES, wave_ms
 from vantage.search.prepare import Prepared, prepare
@@ -93,7 +93,7 @@ def large(options: argparse.Namespace) -> Iterator[Setting]:
         base = kmeans.partition(rows, task.sample, options.blocks, 0)
         copies = COPY_RULES["soar" if options.share else "none"](rows, base).best(options.share)
         layout, _ = fit_router(task, base, copies, "lse", SILENT)
-        codec = lrsq.train(*_second_moments(rows, task.sample, layout), options.code)
+        codec = lrsq.train(*second_moments(rows, task.sample, layout), options.code)
         made = Setting(task, layout, codec, [], np.empty((0, K), np.int32))
         vectors, truth = made.asked(list(read_queries(options.queries_file, options.queries).vectors))
         yield replace(made, queries=vectors, truth=truth)
@@ -106,8 +106,8 @@ def setting(data: Path, name: str, count: int | None, blocks: int, router: str, 
         task = task_of(rows)
         base = PARTITIONS["kmeans"](rows, task.sample, blocks, None, 0, SILENT)
         layout, _ = fit_router(task, base, COPY_RULES["soar"](rows, base).best(SHARE), router, SILENT)
-        residuals = _residuals(rows, task.sample, layout)
-        codec = lrsq.train(*_second_moments(rows, task.sample, layout), CODE_BYTES[name], residuals)
+        residuals = residuals_of(rows, task.sample, layout)
+        codec = lrsq.train(*second_moments(rows, task.sample, layout), CODE_BYTES[name], residuals)
         made = Setting(task, layout, codec, [], np.empty((0, K), np.int32))
         asked, truth = made.asked(list(read_queries(data / name / "queries.parquet", queries).vectors))
         yield replace(made, queries=asked, truth=truth)

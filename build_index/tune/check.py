@@ -10,7 +10,7 @@ from ..blocks.copies import COPIES_MAX, COPY_RULES
 from ..codecs import CODECS
 from ..codecs.rotations import ROTATIONS
 from ..routers import ROUTERS
-from .choose import block_counts
+from .draft import block_counts
 from .options import TRAINING_BYTES_MIN, Options
 
 SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more

@@ -56,7 +56,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
                "at": [[i, None] for i in range(ROWS)]}  # fmt: skip
     pq.write_table(pa.table(columns), folder / "source.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("build_index.tune.choose.BLOCK_ROWS", 24)
+        patch.setattr("build_index.tune.draft.BLOCK_ROWS", 24)
         patch.setattr("build_index.write.shard.SHARD_BYTES", 2 << 20)
         patch.setattr("build_index.write.contents.JSON_BYTES", 1 << 20)
         patch.setattr("build_index.write.vectors.ATTRIBUTES_BYTES", 2 << 20)

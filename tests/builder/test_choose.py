@@ -13,15 +13,18 @@ import pytest
 from doubles import Built
 from small import RowsOf, clustered
 
+from build_index.blocks import PARTITIONS
 from build_index.bucket.open import open_index
 from build_index.ingest.rows import Rows
 from build_index.neighbours.truth import hold_out
 from build_index.routers import learn, mlp
+from build_index.simulate.measure import block_bytes
 from build_index.tune import choose as choosing
+from build_index.tune import codes, draft
 from build_index.tune import contract as contracts
 from build_index.tune.choose import choose
 from build_index.tune.options import Options
-from vantage.format import Contract
+from vantage.format import BLOCKS_MAX, Contract
 from vantage.search.estimate import promise_of
 from vantage.search.plan import GETS_MAX
 
@@ -95,7 +98,7 @@ def test_nothing_is_trained_on_held_out_rows(rows_of: RowsOf, monkeypatch: pytes
     """k-means sees neither set, and the prices come from the second one alone."""
     rows, held = small(rows_of), hold_out(600, 0)
     trained, scanned = [], []
-    real_partition, real_scan = choosing.PARTITIONS["kmeans"], choosing.full_scans
+    real_partition, real_scan = PARTITIONS["kmeans"], codes.full_scans
 
     def partition(rows: Rows, sample: np.ndarray, *rest: Any) -> Any:
         trained.append(sample)
@@ -105,8 +108,8 @@ def test_nothing_is_trained_on_held_out_rows(rows_of: RowsOf, monkeypatch: pytes
         scanned.extend(wanted.held.rows for wanted in args[3])
         return real_scan(*args)
 
-    monkeypatch.setitem(choosing.PARTITIONS, "kmeans", partition)
-    monkeypatch.setattr(choosing, "full_scans", full_scans)
+    monkeypatch.setitem(PARTITIONS, "kmeans", partition)
+    monkeypatch.setattr(codes, "full_scans", full_scans)
     choose(rows, 8.0, Options(0.9, 10))
     assert trained and not any(np.intersect1d(sample, held.all).size for sample in trained)
     first = next(i for i, asked in enumerate(scanned) if not np.isin(asked, held.tuning).all())
@@ -118,13 +121,13 @@ def test_nothing_is_trained_on_held_out_rows(rows_of: RowsOf, monkeypatch: pytes
 def test_training_stays_in_the_memory_budget(rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample, when not all rows fit; every row still has its block."""
     rows, trained = rows_of(clustered(2500, 12, 8)), []
-    real = choosing.PARTITIONS["kmeans"]
+    real = PARTITIONS["kmeans"]
 
     def partition(rows: Rows, sample: np.ndarray, *rest: Any) -> Any:
         trained.append(sample)
         return real(rows, sample, *rest)
 
-    monkeypatch.setitem(choosing.PARTITIONS, "kmeans", partition)
+    monkeypatch.setitem(PARTITIONS, "kmeans", partition)
     choice = choose(rows, 8.0, Options(0.9, 10, memory_bytes=1))
     assert len(trained[0]) == 1000 and (np.diff(trained[0]) > 0).all()
     assert np.bincount(choice.layout.partition.home).sum() == 2500
@@ -144,7 +147,7 @@ def test_a_recall_out_of_reach_is_the_best_that_the_budget_of_a_query_keeps(
     """Where a promise may take the exact scores of half of the rows, and a query read those of so many."""
     monkeypatch.setattr(choosing, "PROMISED_RERANK_MAX", 300)
     monkeypatch.setattr(choosing, "gather_of", lambda *_: lambda rows: [1] if len(rows) <= budget else None)
-    with patch("build_index.tune.choose.CODE_BITS", (3,)):
+    with patch("build_index.tune.codes.CODE_BITS", (3,)):
         choice = choose(small(rows_of), 8.0, Options(0.9999, 10))
     promise = choice.promises.by_recall[-1]
     assert choice.layout.blocks > 1 and choice.rotation == "pca"
@@ -178,7 +181,7 @@ def test_a_small_cache_leaves_out_copies(rows_of: RowsOf) -> None:
     rows = rows_of(clustered(2000, 16, 9))
     for cache, most in ((1 << 20, 4000), (60_000, 200)):
         choice = choose(rows, 8.0, Options(0.9, 10, cache_bytes=cache))
-        total = sum(choosing.block_bytes(choice.layout.sizes(), choice.codec.code_bytes, 8.0, rows.dimension))
+        total = sum(block_bytes(choice.layout.sizes(), choice.codec.code_bytes, 8.0, rows.dimension))
         assert choice.layout.copies <= most
         assert total <= cache
 
@@ -202,29 +205,29 @@ def test_few_perfect_queries_promise_less_than_many() -> None:
 def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
     """A cut of the neighbour graph where k is small, two levels where a table would not stay resident."""
     rows = rows_of(clustered(5200, 8, 3), "l2", scale=None)
-    assert choosing._partitions(rows, Options()) == ["kmeans"]
-    assert choosing._partitions(rows, Options(k=10)) == ["kmeans", "graph"]
-    assert choosing._partitions(rows, Options(k=10, fast=True)) == ["kmeans"]
-    assert choosing._partitions(rows, Options(k=10, partition="votes")) == ["votes"]
-    assert choosing._routers(rows, 64, Options()) == ["lse", "mlp"]
-    assert choosing._routers(rows, 64, Options(fast=True)) == ["lse"]
-    assert choosing._routers(rows, 1 << 17, Options()) == ["two-level"]
-    assert choosing._routers(rows, 1 << 17, Options(router="lse")) == ["lse"]
+    assert draft._partitions(rows, Options()) == ["kmeans"]
+    assert draft._partitions(rows, Options(k=10)) == ["kmeans", "graph"]
+    assert draft._partitions(rows, Options(k=10, fast=True)) == ["kmeans"]
+    assert draft._partitions(rows, Options(k=10, partition="votes")) == ["votes"]
+    assert draft._routers(rows, 64, Options()) == ["lse", "mlp"]
+    assert draft._routers(rows, 64, Options(fast=True)) == ["lse"]
+    assert draft._routers(rows, 1 << 17, Options()) == ["two-level"]
+    assert draft._routers(rows, 1 << 17, Options(router="lse")) == ["lse"]
 
 
 def test_numbers_of_blocks_grow_with_the_rows() -> None:
     """By no more than the rows do, in whole eights from 64 on; never more than a sixteenth of the rows."""
-    assert choosing.block_counts(1) == [1]
-    assert choosing.block_counts(5000) == [45]
-    assert choosing.block_counts(115_659) == [1032, 516]
-    assert choosing.block_counts(4_000_000) == [17_856]
-    assert choosing.block_counts(1 << 40) == [choosing.BLOCKS_MAX // 2]
+    assert draft.block_counts(1) == [1]
+    assert draft.block_counts(5000) == [45]
+    assert draft.block_counts(115_659) == [1032, 516]
+    assert draft.block_counts(4_000_000) == [17_856]
+    assert draft.block_counts(1 << 40) == [BLOCKS_MAX // 2]
     for rows in range(100, 300_000, 777):
-        counts = choosing.block_counts(rows)
+        counts = draft.block_counts(rows)
         assert abs(counts[0] - rows / 112) < 8 and all(b * 2 == counts[0] for b in counts[1:])
-        assert choosing.block_counts(rows + 500)[0] - counts[0] <= 16
-    with patch("build_index.tune.choose.BLOCK_ROWS", 8):
-        assert choosing.block_counts(2000) == [120, 60]  # 125 in whole eights, not 250
+        assert draft.block_counts(rows + 500)[0] - counts[0] <= 16
+    with patch("build_index.tune.draft.BLOCK_ROWS", 8):
+        assert draft.block_counts(2000) == [120, 60]  # 125 in whole eights, not 250
 
 
 def test_many_rows_train_a_network_on_some_of_them(rows_of: RowsOf) -> None:
@@ -233,7 +236,7 @@ def test_many_rows_train_a_network_on_some_of_them(rows_of: RowsOf) -> None:
     small = {"MANY_ROWS": 1000, "TRAINED_ROWS_MIN": 1000, "TRAINING_QUERIES": 300, "BLOCK_ROWS": 16}
     with ExitStack() as stack:
         for name, value in small.items():
-            stack.enter_context(patch.object(choosing, name, value))
+            stack.enter_context(patch.object(draft, name, value))
         stack.enter_context(patch.object(mlp, "STEPS", 30))
         stack.enter_context(patch.object(learn, "LOGITS_BYTES", 1 << 18))
         choice = choose(rows, 8.0, Options(0.9, 10))
@@ -247,7 +250,7 @@ def test_blocks_are_no_larger_than_what_lies_together(rows_of: RowsOf) -> None:
     """Forty neighbours of 150 tight clusters lie in two of them: blocks that hold two clusters each read too much."""
     draw = np.random.default_rng(5)
     x = draw.normal(size=(150, 48))[draw.integers(150, size=3000)] + 0.02 * draw.normal(size=(3000, 48))
-    with patch("build_index.tune.choose.BLOCK_ROWS", 45), patch("build_index.tune.choose.ROWS_LEAST", 16):
+    with patch("build_index.tune.draft.BLOCK_ROWS", 45), patch("build_index.tune.draft.ROWS_LEAST", 16):
         choice = choose(rows_of(x.astype(np.float32), "cosine"), 8.0, Options(0.9, 40, fast=True, copies="none"))
     read = {t["blocks"]: t["bytes"] for t in choice.tried if "router_bytes" in t}
     assert sorted(read) == [32, 64, 128] and choice.layout.blocks == 128
@@ -259,7 +262,7 @@ def test_promises_are_kept_at_every_goal(rows_of: RowsOf, second_wave: bool) -> 
     """On the rows that they were measured on; 0.99 too, where codes alone lose more than a hundredth."""
     rows = rows_of(clustered(3000, 16, 9), "l2", scale=None)
     with (
-        patch("build_index.tune.choose.CODE_BITS", (3,)), patch("build_index.tune.choose.BLOCK_ROWS", 24),
+        patch("build_index.tune.codes.CODE_BITS", (3,)), patch("build_index.tune.draft.BLOCK_ROWS", 24),
         patch("build_index.tune.renditions.INLINE_BYTES", 0),
     ):  # fmt: skip
         choice = choose(rows, 8.0, Options(0.8, 20, second_wave=second_wave, fast=True))

@@ -78,7 +78,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("measure")
     np.save(folder / "rows.npy", clustered(ROWS, 24, 5))
     source = open_source([folder / "rows.npy"])
-    with patch("build_index.tune.choose.BLOCK_ROWS", 24), patch("build_index.tune.renditions.INLINE_BYTES", 0):
+    with patch("build_index.tune.draft.BLOCK_ROWS", 24), patch("build_index.tune.renditions.INLINE_BYTES", 0):
         report = build(source, BuildContext(folder / "bucket" / "small", request.param, Options(0.9, K, vectors="f32")))
     with stage(source, folder / "staging", metric=request.param) as staging:
         rows = scale_rows(staging, request.param)
@@ -280,7 +280,7 @@ def test_what_a_small_index_scans_is_what_was_measured(tmp_path: Path) -> None:
     x = clustered(700, 12, 8)
     flat = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 12)
     pq.write_table(pa.table({"vector": flat, "text": [f"{i} " * 20 for i in range(len(x))]}), tmp_path / "rows.parquet")
-    with patch("build_index.tune.choose.BLOCK_ROWS", 24):
+    with patch("build_index.tune.draft.BLOCK_ROWS", 24):
         options = Options(0.9, K, fast=True)
         report = build(open_source([tmp_path / "rows.parquet"]), BuildContext(tmp_path / "b" / "i", "cosine", options))
     index = asyncio.run(Index.open(Folder(tmp_path / "b"), "i", Cache(0), Receipt()))

@@ -16,10 +16,10 @@ ROWS, DIMENSION = 60_000, 192
 SCRIPT = """
 import re, resource, sys
 from pathlib import Path
-from build_index.tune import choose
+from build_index.tune import draft
 from build_index.neighbours import truth
 from build_index.cli.main import app
-truth.HELD_OUT_MAX, choose.BLOCK_ROWS = 300, 800
+truth.HELD_OUT_MAX, draft.BLOCK_ROWS = 300, 800
 app(sys.argv[1:], standalone_mode=False)
 status = Path("/proc/self/status")  # on Linux, where ru_maxrss begins at what the process that started this one had
 if status.exists():

@@ -93,8 +93,8 @@ def works(index: Path, queries: np.ndarray) -> dict[str, Any]:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks, copies, shards, parts and pages."""
-    monkeypatch.setattr("build_index.tune.choose.BLOCK_ROWS", 24)
-    monkeypatch.setattr("build_index.tune.choose._shares", lambda *_: [0.35])
+    monkeypatch.setattr("build_index.tune.draft.BLOCK_ROWS", 24)
+    monkeypatch.setattr("build_index.tune.draft._shares", lambda *_: [0.35])
     monkeypatch.setattr(shard, "SHARD_BYTES", 3000)
     monkeypatch.setattr(renditions, "INLINE_BYTES", 0)
     for module in (contents, write_vectors):

@@ -23,7 +23,7 @@ from build_index.ingest.open import open_source
 from build_index.neighbours import truth
 from build_index.routers import ROUTERS, ecvh, mlp, trained, tree
 from build_index.serve import ROOT, Server
-from build_index.tune import choose, renditions
+from build_index.tune import codes, renditions
 from build_index.tune.options import Options
 from vantage.format import MlpSection
 from vantage.http.bodies import answer_body
@@ -75,7 +75,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray, brief: py
         kept = {"FLAT_BLOCKS_MAX": 0, "BEAMS": (0.7,), "BEAM_LOSS": np.inf, "STEPS": 100}
         with (
             patch.multiple(mlp, **(kept if way is PROGRESSIVE else {"STEPS": mlp.STEPS})),
-            patch.object(choose, "CODE_BITS", choose.CODE_BITS if way is SECOND else (5,)),
+            patch.object(codes, "CODE_BITS", codes.CODE_BITS if way is SECOND else (5,)),
             patch.object(renditions, "INLINE_BYTES", 0),  # so that there are blocks to read
             patch.object(truth, "HELD_OUT_FEW", truth.HELD_OUT_FEW if way is SECOND else 100),
             patch.object(renditions, "INLINE_BYTES", (1 << 22) * (way is INLINE)),

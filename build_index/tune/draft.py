@@ -1,0 +1,246 @@
+"""Blocks, copies and the router: what is tried of them, measured by routing alone, and what is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vantage.format import (
+    BLOCKS_MAX,
+    block_planes,
+)
+
+from ..blocks import PARTITIONS
+from ..blocks.copies import COPY_RULES, Copies, misses
+from ..blocks.graph_cut import VOTERS
+from ..blocks.layout import Layout
+from ..blocks.partition import Partition
+from ..ingest.rows import Ints, Rows
+from ..neighbours.graph import Graph, neighbour_graph
+from ..neighbours.truth import HeldOut
+from ..progress import SILENT, Progress
+from ..routers import ROUTERS, lse
+from ..simulate.edge import P, prepare_rows
+from ..simulate.measure import Reads
+from .fit import Task, fit_router, opening_ms, plan_routing, probabilities_of
+from .options import TRAINING_BYTES_MIN, Options
+
+BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
+FINER_SHARE = 0.5  # of the bytes that twice as large blocks read: then still smaller ones are tried
+ROWS_LEAST = 32  # a block
+SHARES = (0.0, 0.35, 0.6, 1.0, 1.5, 2.0)  # of rows copied, as candidates
+GRAPH_K = 10  # measured on WordNet: 15% fewer rows than k-means at recall@10, 10% more at recall@100
+MANY_ROWS = 2_000_000  # of more, one number of blocks is tried
+TRAINING_QUERIES = 100_000  # rows that routers learn from, as queries: from 30,000 they read 2% more on WordNet, mlp 7%
+NEAR = 100  # of their neighbours
+SAMPLE_ROW_BYTES = 32  # of a row that trains: its number, its home, and its place among the rows of a block
+MISSES_QUERIES = 10_000  # whose misses copies are made by
+TRAINED_ROWS_MIN = 5000  # of fewer, too few neighbours are left to learn from
+
+
+def draw_sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
+    """Rows to train on: all but the held-out ones, or as many as a fifth of the memory has room for what is kept of
+    each; their vectors are read in pieces."""
+    others = np.setdiff1d(np.arange(rows.count), held.all)
+    most = max(1000, options.memory_bytes // 5 // SAMPLE_ROW_BYTES)
+    if len(others) <= most:
+        return others
+    return np.sort(np.random.default_rng([options.seed, 3]).choice(others, most, replace=False))
+
+
+def training_queries(rows: Rows, sample: Ints, options: Options, progress: Progress) -> tuple[Ints, Graph]:
+    """Rows of the sample as queries and their neighbours, where a router or copies are to learn from them."""
+    most = block_counts(rows.count)[-1]
+    if not any(ROUTERS[name].trains for name in _routers(rows, most, options)) and options.copies != "misses":
+        return np.empty(0, np.int64), np.empty((0, NEAR), np.int32)
+    drawn = np.random.default_rng([options.seed, 5]).choice(sample, min(TRAINING_QUERIES, len(sample)), replace=False)
+    queries = np.sort(drawn)
+    phase = progress.phase("neighbours of rows to learn from")
+    near = neighbour_graph(
+        rows, queries, min(NEAR, rows.count - 1), seed=options.seed, memory_bytes=options.memory_bytes, progress=phase
+    )
+    return queries, near
+
+
+def _routers(rows: Rows, blocks: int, options: Options) -> list[str]:
+    """Names of the routers to measure: a table that needs no training, and a network, which reads less in fewer bytes.
+
+    Two-level where a table of few sub-centroids is too much to keep resident.
+    """
+    if options.router is not None:
+        return [options.router]
+    if lse.table_bytes(rows.dimension, blocks, lse.FEW_SUBS) > lse.TABLE_BYTES_MAX:
+        return ["two-level"]
+    trains = not options.fast and rows.count >= TRAINED_ROWS_MIN and options.memory_bytes >= TRAINING_BYTES_MIN
+    return ["lse", "mlp"] if trains else ["lse"]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Blocks in file order with a router, and all the copies that could be made. partition: its name."""
+
+    partition: str
+    layout: Layout
+    copies: Copies
+
+    def with_share(self, share: float) -> Layout:
+        return replace(self.layout, copy=self.copies.best(share))
+
+
+def draft_blocks(task: Task) -> list[Draft]:
+    """For each partition and number of blocks, the copies that route in the least time, by lse with a middle code.
+
+    Where blocks of half the rows halve what a query reads, they are larger than what lies together, as among tight
+    clusters: then twice as many are tried too, and so on.
+    """
+    names, graph = _partitions(task.rows, task.options), None
+    if names != ["kmeans"]:
+        graph = _graph(task)
+    out = []
+    for name in names:
+        counts = block_counts(task.rows.count)
+        read = [_draft(task, name, blocks, graph) for blocks in counts]
+        while (
+            len(read) > 1 and read[0][0] < FINER_SHARE * read[1][0] and 2 * counts[0] <= task.rows.count // ROWS_LEAST
+        ):
+            counts.insert(0, 2 * counts[0])
+            read.insert(0, _draft(task, name, counts[0], graph))
+        out += [draft for _, draft in read]
+    return out
+
+
+def _draft(task: Task, name: str, blocks: int, graph: Graph | None) -> tuple[float, Draft]:
+    """Mean bytes that a query reads, and what reads them; name: of the partition."""
+    rows, options, rule = task.rows, task.options, task.options.copies or "soar"
+    quick = next((name for name in _routers(rows, blocks, options) if not ROUTERS[name].trains), "lse")
+    base = PARTITIONS[name](
+        rows, task.sample, blocks, graph, options.seed, task.progress.phase(f"partition {name}, {blocks} blocks")
+    )
+    phase = task.progress.phase(f"copies and router, {name}, {blocks} blocks")
+    phase(0.0)
+    copies = _copies_of_misses(task, base, quick) if rule == "misses" else COPY_RULES[rule](rows, base)
+    shares = [0.0] if rule == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
+    layout, order = fit_router(task, base, copies.best(max(shares)), quick, phase)
+    draft = Draft(name, layout, copies.reordered(order))
+    p, measured = probabilities_of(rows, layout, task.tune.queries), list[tuple[float, float, Layout]]()
+    for share in shares:
+        tried = draft.with_share(share)
+        reads = plan_routing(task, tried, p, task.tune)
+        task.tried.append({
+            "partition": name, "blocks": blocks, "copies": rule, "copies_share": round(share, 4), "router": quick,
+            "routed_recall": round(task.routed_recall, 4), **cost_of(reads),
+        })  # fmt: skip
+        measured.append((float(reads.ms.mean()), reads.nbytes, tried))
+    _, nbytes, best = min(measured, key=lambda one: one[0])
+    phase(1.0)
+    return nbytes, replace(draft, layout=best)
+
+
+def _partitions(rows: Rows, options: Options) -> list[str]:
+    """Names of the partitions to measure: a cut of the neighbour graph reads less than k-means where k is small."""
+    own = options.router if options.router in PARTITIONS else None  # see check_options
+    if options.partition is not None or own:
+        return [options.partition or own or ""]
+    cuts = options.k <= GRAPH_K and not options.fast and TRAINED_ROWS_MIN <= rows.count <= MANY_ROWS
+    return ["kmeans", "graph"] if cuts else ["kmeans"]
+
+
+def _copies_of_misses(task: Task, base: Partition, router: str) -> Copies:
+    """Copies by what the training queries miss where they read as much as the routed recall takes without copies."""
+    layout, order = fit_router(task, base, COPY_RULES["none"](task.rows, base).best(0), router, SILENT)
+    few = slice(0, len(task.queries), max(1, len(task.queries) // MISSES_QUERIES))
+    p = probabilities_of(task.rows, layout, [*task.tune.queries, *prepare_rows(task.rows, task.queries[few])])
+    fair = p / np.maximum(layout.sizes(), 1) * (task.rows.count / layout.blocks)
+    held, learners = fair[: len(task.tune.rows)], p[len(task.tune.rows) :]
+    low, high = 0.0, float(held.max())
+    for _ in range(16):
+        middle = (low + high) / 2
+        recall = layout.holds(task.tune.truth.rows[:, : task.k], held > middle).mean()
+        low, high = (middle, high) if recall >= task.routed_recall else (low, middle)
+    back = np.empty_like(learners)
+    back[:, order] = learners  # numbers of the partition as it came
+    return misses(task.rows, base, back, task.neighbours[few], low)
+
+
+def _graph(task: Task) -> Graph:
+    """i32 (N, 50): the rows near every row, for partitions by neighbours."""
+    options, phase = task.options, task.progress.phase("neighbours of all rows")
+    everything = np.arange(task.rows.count)
+    near = min(VOTERS, task.rows.count - 1)
+    return neighbour_graph(
+        task.rows, everything, near, seed=options.seed, memory_bytes=options.memory_bytes, progress=phase
+    )
+
+
+def choose_router(task: Task, drafts: list[Draft]) -> tuple[Draft, P]:
+    """The blocks and the router that answer in the least modelled time, openings counted; and p of the tuning queries.
+
+    Blocks are compared by the router that each draft came with, and what has to be trained is trained on the best of
+    them: a network for every number of blocks would take as long again, and change the order of few.
+    """
+    measured = [_routed(task, draft) for draft in drafts]
+    best, draft, p = min(measured, key=lambda one: one[0])
+    for name in _routers(task.rows, draft.layout.blocks, task.options):
+        if name == draft.layout.router:
+            continue
+        phase = task.progress.phase(f"router {name}, {draft.layout.blocks} blocks")
+        phase(0.0)
+        layout, order = fit_router(task, draft.layout.partition, draft.layout.copy, name, phase)
+        other = _routed(task, Draft(draft.partition, layout, draft.copies.reordered(order)))
+        if other[0] < best or task.options.router is not None:
+            best, draft, p = other
+        phase(1.0)
+    return draft, p
+
+
+def _routed(task: Task, draft: Draft) -> tuple[float, Draft, P]:
+    """Its modelled ms with what an opening costs, itself, and p of the tuning queries."""
+    p = probabilities_of(task.rows, draft.layout, task.tune.queries)
+    reads = plan_routing(task, draft.layout, p, task.tune)
+    task.tried.append({
+        "partition": draft.partition, "blocks": draft.layout.blocks, "router": draft.layout.router,
+        "router_bytes": len(draft.layout.section.pack()),
+        "routed_recall": round(task.routed_recall, 4), **cost_of(reads),
+    })  # fmt: skip
+    return float(reads.ms.mean()) + opening_ms(draft.layout.section), draft, p
+
+
+def cost_of(reads: Reads) -> dict[str, float]:
+    """Means over the queries, for the table of what was tried."""
+    return {"gets": round(reads.gets, 3), "bytes": round(reads.nbytes), "modelled_ms": round(float(reads.ms.mean()), 3)}
+
+
+def block_counts(rows: int) -> list[int]:
+    """Rows / 112 and half of it, in whole eights; few blocks for few rows, and half alone of many."""
+    near = max(1, min(round(rows / BLOCK_ROWS), rows // 16, BLOCKS_MAX))
+    if near < 64:
+        return [near]
+    near = near // 8 * 8
+    return [near // 2] if rows > MANY_ROWS else [near, near // 2]
+
+
+def fits_cache(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: float, options: Options) -> bool:
+    """Whether all blocks fit the cache: rows with copies, groups half full on average, alignment."""
+    row = code_bytes + 2 + 4 + 4
+    padding = blocks * (8 * row + block_planes(0, 0, rows.dimension).codes + 32)
+    return rows.count * (1 + share) * (row + id_bytes) + padding <= options.cache_bytes
+
+
+def _shares(rows: Rows, blocks: int, id_bytes: float, options: Options) -> list[float]:
+    """Shares of rows to copy; where the cache holds the index, what it holds beside codes of 4 bits a dimension."""
+    if options.copies_share is not None:
+        return [options.copies_share]
+    smallest = max(8, rows.dimension // 2)
+    if not fits_cache(rows, blocks, 0.0, smallest, id_bytes, options):
+        return list(SHARES)
+    most = most_copies(rows, blocks, smallest, id_bytes, options)
+    return sorted({share for share in SHARES if share < most} | {most})
+
+
+def most_copies(rows: Rows, blocks: int, code_bytes: int, id_bytes: float, options: Options) -> float:
+    """The largest share of copies that the cache holds beside codes of this length."""
+    most = max(SHARES)
+    while most > 0 and not fits_cache(rows, blocks, most, code_bytes, id_bytes, options):
+        most = max(0.0, round(most - 0.01, 2))
+    return most
