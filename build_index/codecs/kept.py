@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
+from weakref import finalize
 
 import numpy as np
 
