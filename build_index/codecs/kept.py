@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
+from weakref import finalize
 
 import numpy as np
 
@@ -23,9 +24,9 @@ class KeptCodes:
         self.codec = codec
         self._ends = np.concatenate([[0], np.cumsum(sizes)])
         self._ranges: list[tuple[float, float, float, float]] = []
-        self._file = SpooledTemporaryFile[bytes](
-            max_size=memory_bytes // HELD_SHARE, dir=None if folder is None else str(folder)
-        )
+        where = None if folder is None else str(folder)
+        self._file = SpooledTemporaryFile[bytes](max_size=memory_bytes // HELD_SHARE, dir=where)
+        finalize(self, self._file.close)
 
     @property
     def complete(self) -> bool:

@@ -383,6 +383,7 @@ def test_levels_reach_as_far_as_the_values_of_few_rows(monkeypatch: pytest.Monke
     assert covered < 0.03 and lost() > 3 * covered
 
 
+@pytest.mark.filterwarnings("error")  # of a file that is not closed
 @pytest.mark.parametrize("memory_bytes", [1, 1 << 20])
 def test_codes_are_kept_as_they_were(tmp_path: Path, memory_bytes: int) -> None:
     """In memory, and in a file where they are more than may be there."""
