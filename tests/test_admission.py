@@ -1,6 +1,7 @@
 """Requests enter in order, as many as there is room for; the others wait for a while, or are told to come back."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -64,6 +65,28 @@ def test_who_waits_too_long_and_who_finds_too_many_is_told(monkeypatch: pytest.M
     said = asyncio.run(run())
     assert ["there was no room" in s for s in said] == [True, True, False]
     assert "2 requests wait already" in said[2]
+
+
+def test_who_worked_long_without_a_pause_is_not_followed_by_one_that_waited_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Computing keeps the loop, so nobody who waits is heard of; each in turn would work, and the last would be late."""
+    monkeypatch.setattr(admission, "WAIT_S", 0.05)
+
+    async def run() -> list[str]:
+        door = Admission(1)
+
+        async def work() -> str:
+            async with door.enter(1):
+                await asyncio.sleep(0)
+                time.sleep(0.06)
+            return "answered"
+
+        return [str(one) for one in await asyncio.gather(*(work() for _ in range(8)), return_exceptions=True)]
+
+    answers = asyncio.run(run())
+    assert answers[0] == "answered"
+    assert answers[1:] == ["there was no room for this request in time; ask again in a second"] * 7
 
 
 def test_a_request_whose_context_ended_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,12 +61,12 @@ class Admission:
         until = ticket.heard + WAIT_S if deadline is None else deadline
         try:
             while not self._fits(ticket):
-                if ticket.heard >= until:
-                    raise BusyError("there was no room for this request in time", hint="ask again in a second")
                 ahead = self._waiting.index(ticket) if ticket in self._waiting else len(self._waiting)
                 await asyncio.sleep(min(POLL_S_MAX, POLL_S * (1 + ahead)))
                 ticket.heard = clock()
                 self._drop_the_gone(ticket.heard)
+                if ticket.heard >= until:  # also where there is room now: who worked may have kept the loop for long
+                    raise BusyError("there was no room for this request in time", hint="ask again in a second")
             self._waiting.remove(ticket)
             self._working.append(ticket)
             yield
