@@ -70,7 +70,7 @@ def test_who_waits_too_long_and_who_finds_too_many_is_told(monkeypatch: pytest.M
 def test_who_worked_long_without_a_pause_is_not_followed_by_one_that_waited_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Computing keeps the loop, so nobody who waits is heard of; each in turn would work, and the last would be late."""
+    """Computing keeps the loop, so nobody who waits is heard of; each would work in turn, the last one far too late."""
     monkeypatch.setattr(admission, "WAIT_S", 0.05)
 
     async def run() -> list[str]:
