@@ -73,7 +73,7 @@ def test_near_copies_keep_what_is_promised_at_each_k(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", x[:3000])
     out = tmp_path / "b" / "x"
     report = build(open_source([tmp_path / "x.npy"]), BuildContext(out, "cosine", Options(RECALL, 100, fast=True)))
-    assert [ladder.k for ladder in report.choice.promises.others] == [1, 10, 1000]
+    assert {ladder.k for ladder in report.choice.promises.others} >= {1, 10, 1000}
     for k in (1, 10, 30, 100, 300, 1000):
         found = evaluate(out, Queries(x[3000:], None), k=k)
         assert found["recall"] >= RECALL - 0.04 and found["incomplete"] == 0, k
