@@ -93,11 +93,17 @@ def fit_router(
         reached = tried.holds(few.truth.rows[:, : task.k], reads.blocks).mean() >= task.routed_recall
         return float(reads.ms.mean()) if reached else np.inf
 
+    known = list[tuple[RouterSection, float]]()
+
     def cost(section: RouterSection) -> float:
         nonlocal order
+        again = next((cost for one, cost in known if one == section), None)
+        if again is not None:
+            return again
         p = probabilities(router, section, index, few.queries)
         order = file_order(p) if order is None else order
-        return ms(task, reorder(plain, order), p[:, order]) + opening_ms(section)
+        known.append((section, ms(task, reorder(plain, order), p[:, order]) + opening_ms(section)))
+        return known[-1][1]
 
     section = fit.fit(task.training_set(base, copy), cost, progress)
     if not many:
