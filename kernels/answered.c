@@ -26,13 +26,16 @@ static void take_copies(Call *c, Copies *copies) {
 INLINE u64 answer(const Copies *c, u64 q, u64 most, u8 *out) {
   const i32_at *block = c->block + q * c->copies, *twin = c->twin + q * c->copies;
   const u8 *read = c->read + q * c->blocks;
-  u8 seen[KEPT_MAX];  // whether this copy of a row or an earlier one is read
+  u8 seen[KEPT_MAX + 1];  // whether this copy of a row or an earlier one is read; of no copy, then of each
   u64 found = 0, i = 0;
+  seen[0] = 0;
   for (; i < c->copies && found < most; i++) {
-    if (block[i] >= (i64)c->blocks || twin[i] >= (i64)i) return c->copies + 1;
-    int before = twin[i] >= 0 && seen[twin[i]], is_read = block[i] >= 0 && read[block[i]];
-    seen[i] = (u8)(before | is_read);
-    out[i] = (u8)(is_read & !before);
+    i32 b = block[i], t = twin[i];
+    if (b >= (i64)c->blocks || t >= (i64)i) return c->copies + 1;
+    // Without branches: which copies have a twin cannot be guessed.
+    u8 before = seen[t < 0 ? 0 : (u32)t + 1], is_read = (u8)((read[b < 0 ? 0 : b] != 0) & (b >= 0));
+    seen[i + 1] = before | is_read;
+    out[i] = is_read & (u8)!before;
     found += out[i];
   }
   return i;

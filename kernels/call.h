@@ -67,7 +67,8 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(plan_queries, "p, nbytes, at, flags, price, ranges_max, lengths, counts, read, scratch")    \
   X(plan_queries_size, "blocks")                                                                \
   X(find_answered, "block, twin, read, n, copies, blocks, most, out")                           \
-  X(count_right, "block, twin, read, n, copies, blocks, most, rank, better, depth, out")
+  X(count_right, "block, twin, read, n, copies, blocks, most, rank, better, depth, out")         \
+  X(select_largest, "values, bias, n, width, count, at, largest")
 #define KERNEL(name) PyObject *py_##name(PyObject *module, PyObject *const *argv, Py_ssize_t argc)
 #define OPEN(name, count) \
   (void)module;           \

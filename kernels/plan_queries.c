@@ -244,13 +244,16 @@ typedef struct {
 } Room;
 static void find_items(Work *w, const u32_at *p, const u32_at *size, const u64_at *at, const u8 *flags, u32 blocks,
                        const Room *room) {
-  u32 named = 0;
-  for (u32 b = 0; b < blocks; b++) named += p[b] != 0;
+  u32 named = 0, *names = w->runs.start;  // which runs take later; without branches, as none can be guessed
+  for (u32 b = 0; b < blocks; b++) {
+    names[named] = b;
+    named += p[b] != 0;
+  }
   w->items = (Items){p, size, 0, at, flags, blocks};
   if (!named || (u64)SPARSE * named >= blocks) return;
   u32 count = 0, after = 0;
-  for (u32 b = 0; b < blocks; b++) {
-    if (!p[b]) continue;
+  for (u32 i = 0; i < named; i++) {
+    u32 b = names[i];
     int starts = !count;
     if (count && b > after) {
       u64 gap = at[b] - at[after];

@@ -237,6 +237,15 @@ def count_right(
     of those that are l as many as c - l, c at least 1.
     """
 
+def select_largest(
+    values: Buffer, bias: Buffer, n: int, width: int, count: int, at: Buffer, largest: Buffer, /
+) -> int:  # fmt: skip
+    """largest f32[n][count] = the largest of each row of values f32[n][width] + bias f32[width], falling. Returns n.
+
+    at u32[n][count]: where each stands in its row; of equal ones the first is kept, and is before the others. count at
+    least 1, at most width and 1024; no number is NaN.
+    """
+
 def additive_encode(vectors: Buffer, words: Buffer, n: int, width: int, parts: int, out: Buffer, /) -> int:
     """out u8[parts][n]: of each part the row whose sum lies near to a vector. Returns n; parts 1 to 4, width to 4096.
 

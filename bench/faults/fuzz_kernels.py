@@ -44,6 +44,7 @@ SIGNATURES = {
     "score_bounds": "bbiffoo",
     "butterfly_plan": "bbiio", "butterfly_turn": "bbiibio",
     "plan_queries_size": "i", "plan_queries": "bbbbiioooo", "find_answered": "bbbiiiio", "count_right": "bbbiiiibbio",
+    "select_largest": "bbiiioo",
 }  # fmt: skip
 
 
@@ -156,6 +157,11 @@ def fitting(name: str, draw: Random) -> list[Any] | None:
         parts, width = draw.randrange(1, 5), draw.randrange(1, 9)
         numbers = b"".join(draw.choice((b"\0\0\x80\x3f", b"\0\0\0\xc0")) for _ in range(width * max(n, 16 * parts)))
         return [numbers, numbers[: 64 * parts * width], n, width, parts, bytes(n * parts)]
+    if name == "select_largest":
+        width = draw.randrange(1, 70)
+        count, numbers = draw.randrange(1, width + 1), [b"\0\0\x80\x3f", b"\0\0\0\xc0"]
+        values, bias = (b"".join(draw.choice(numbers) for _ in range(size)) for size in (n * width, width))
+        return [values, bias, n, width, count, bytes(4 * n * count), bytes(4 * n * count)]
     if name == "scalar_encode":
         count = draw.randrange(256)
         return [draw.randbytes(4 * n), draw.randbytes(4 * count), n, count, bytes(n)]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ingest.rows import F32, Ints
+from ..kernels import select_largest
 
 I32 = npt.NDArray[np.int32]
 
@@ -52,7 +53,8 @@ class CentreIndex:
 
     def _nearest(self, x: F32, count: int, near: int) -> tuple[I32, F32]:
         if len(self.middles) == 1:
-            return _first(x @ self.centres.T + self.bias, self.block, count)
+            at, closeness = _first(x @ self.centres.T, self.bias, count)
+            return self.block[at].astype(np.int32), closeness
         apart = x @ self.middles.T - 0.5 * np.einsum("ij,ij->i", self.middles, self.middles)
         group = np.argpartition(-apart, near - 1, axis=1)[:, :near]
         order = np.argsort(group, axis=None, kind="stable")  # rows by group
@@ -62,10 +64,10 @@ class CentreIndex:
         for g in range(len(self.middles)):
             mine, own = order[starts[g] : starts[g + 1]], slice(self.ends[g], self.ends[g + 1])
             most = min(count, own.stop - own.start)
-            blocks[mine, :most], closeness[mine, :most] = _first(
-                x[mine // near] @ self.centres[own].T + self.bias[own], self.block[own], most
-            )
-        return _first(closeness.reshape(len(x), -1), blocks.reshape(len(x), -1), count)
+            at, best = _first(x.take(mine // near, 0) @ self.centres[own].T, self.bias[own], most)
+            blocks[mine, :most], closeness[mine, :most] = self.block[own][at], best
+        at, best = _first(closeness.reshape(len(x), -1), np.zeros(near * count, np.float32), count)
+        return np.take_along_axis(blocks.reshape(len(x), -1), at.astype(np.int64), 1), best
 
 
 def index_centres(centres: F32, penalty: F32 | float = 0.0) -> CentreIndex:
@@ -85,12 +87,8 @@ def index_centres(centres: F32, penalty: F32 | float = 0.0) -> CentreIndex:
     return CentreIndex(order, centres[order], bias[order], ends, middles)
 
 
-def _first(closeness: F32, blocks: Ints | I32, count: int) -> tuple[I32, F32]:
-    """The `count` nearest, best first: closeness (n, m), blocks (m) or (n, m)."""
-    each = np.arange(len(closeness))[:, None]
-    if count == 1:
-        at = closeness.argmax(1)[:, None]
-    else:
-        at = np.argpartition(-closeness, count - 1, axis=1)[:, :count]
-        at = at[each, np.argsort(-closeness[each, at], axis=1, kind="stable")]
-    return (blocks[at] if blocks.ndim == 1 else blocks[each, at]).astype(np.int32), closeness[each, at]
+def _first(closeness: F32, bias: F32, count: int) -> tuple[npt.NDArray[np.uint32], F32]:
+    """The `count` largest of closeness (n, m) + bias (m), best first: (where they stand u32 (n, count), f32 too)."""
+    at, best = np.empty((len(closeness), count), np.uint32), np.empty((len(closeness), count), np.float32)
+    select_largest(closeness, np.ascontiguousarray(bias), len(closeness), len(bias), count, at, best)
+    return at, best

@@ -80,9 +80,11 @@ def levels(bits: int) -> Levels:
         t, b = cell >> low_bits, half[cell & (k - 1)]
         mass = np.bincount(t, w, count)
         mean = np.bincount(t, w * (_GRID - step * b), count) / np.maximum(mass, 1e-300)
-        top = np.where(mass > 0, mean, top)
+        before, top = (top, step), np.where(mass > 0, mean, top)
         if k > 1:
             step = float((w * b * (_GRID - top[t])).sum() / (w * b * b).sum())
+        if step == before[1] and (top == before[0]).all():
+            break  # all rounds after this one are the same
     values = (top[:, None] + step * half).ravel()
     order = np.argsort(values, kind="stable")
     cuts = (values[order][1:] + values[order][:-1]) / 2

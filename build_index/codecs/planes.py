@@ -249,7 +249,8 @@ def encode_blocks(codec: Codec, x: F32, starts: list[int], centres: F32, metric:
     rule, arXiv 2405.12497, on the part that the code keeps); h takes up what f's rounding leaves.
     """
     block = np.repeat(np.arange(len(centres)), np.diff(starts))
-    r = x - centres[block]
+    around = centres[block]
+    r = x - around
     products = np.asarray(r @ codec.axes.T, np.float32)
     rotated = products if codec.inverse is None else products @ codec.inverse
     codes, decoded = encode(codec, rotated)
@@ -259,7 +260,7 @@ def encode_blocks(codec: Codec, x: F32, starts: list[int], centres: F32, metric:
     f = np.where(own > 1e-12, energy / np.maximum(own, 1e-12), 0).astype(np.float32)
     rotated_centres = centres @ codec.axes.T
     along = np.einsum("ij,ij->i", decoded, rotated_centres[block])
-    fixed = -0.5 * np.einsum("ij,ij->i", r, r) if metric == "l2" else np.einsum("ij,ij->i", r, centres[block])
+    fixed = -0.5 * np.einsum("ij,ij->i", r, r) if metric == "l2" else np.einsum("ij,ij->i", r, around)
     out = []
     for low, high in zip(starts, starts[1:], strict=False):
         part = slice(low, high)

@@ -76,7 +76,8 @@ def _search(rows: Rows, queries: Ints, part: Ints, seed: int, best: Graph, cost:
         row = np.where(ids >= 0, part[ids], -1).astype(np.int32)
         dear = np.where((ids < 0) | (row == chunk[:, None]), np.inf, distances if l2 else -distances).astype(np.float32)
         row[np.isinf(dear)] = -1
-        dear, row = np.concatenate([cost[at], dear], 1), np.concatenate([best[at], row], 1)
+        if np.isfinite(cost[at, 0]).any():  # of parts before this one
+            dear, row = np.concatenate([cost[at], dear], 1), np.concatenate([best[at], row], 1)
         near = np.lexsort((row, dear), axis=1)[:, :k]
         best[at], cost[at] = np.take_along_axis(row, near, 1), np.take_along_axis(dear, near, 1)
         progress(0.1 + 0.9 * low / len(queries))

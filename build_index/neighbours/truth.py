@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,16 @@ class Truth:
     better: I32
     last: F64
     more: Bools
+
+    @cached_property
+    def _depths(self) -> dict[int, tuple[I32, Ints]]:
+        return {}
+
+    def at(self, k: int) -> tuple[I32, Ints]:
+        """(better i32 (Q, k) of the first k, how many neighbours these are, (Q), at least 1), found once for each k."""
+        if k not in self._depths:
+            self._depths[k] = np.ascontiguousarray(self.better[:, :k]), np.maximum((self.rows[:, :k] >= 0).sum(1), 1)
+        return self._depths[k]
 
     def __getitem__(self, some: slice | Ints) -> Truth:
         """Of some of the queries."""

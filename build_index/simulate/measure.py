@@ -143,9 +143,9 @@ class Candidates:
         Exact scores put every true neighbour among those rows first, so they are counted there. Of rows that tie with
         the k-th neighbour any are right.
         """
-        found, better = np.empty(len(read), np.uint32), np.ascontiguousarray(self.truth.better[:, :k])
+        found, (better, sought) = np.empty(len(read), np.uint32), self.truth.at(k)
         count_right(*self._copies(read), max(k, rerank), self.rank, better, better.shape[1], found)
-        out: npt.NDArray[np.float64] = found / np.maximum((self.truth.rows[:, :k] >= 0).sum(1), 1)
+        out: npt.NDArray[np.float64] = found / sought
         return out
 
     def _copies(self, read: Bools) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Bools, int, int, int]:
@@ -254,6 +254,7 @@ def full_scans(
             made = encode_blocks(codec, x, local, layout.centres[low:high], rows.metric)
             if codes is not None:
                 codes.put(made)
+        blocks = []
         for b, encoded in zip(range(low, high), made, strict=True):
             n = len(members[b])
             pad = bytes(4 * (aligned(n, 16) - n))
@@ -261,11 +262,13 @@ def full_scans(
             centre = centre_at(layout.centre_section, b)
             data, _ = pack_block(n, 0, encoded.ranges, centre, [*encoded.planes(), slots], b"")
             at = block_planes(n, codec.code_bytes, rows.dimension)
-            for j in np.flatnonzero(asking[:, b]).tolist():
-                scan = scans[j]
-                kernels.lrsq_scan(
-                    data, RANGES_AT, at.codes, at.f, at.h, at.rows, n, float(base[j, b]), b, scan.tables, scan.pool
-                )
+            blocks.append((data, RANGES_AT, at.codes, at.f, at.h, at.rows, n))
+        # Query by query: its tables and its pool, which are far more than the blocks of a piece, are fetched once.
+        asked = asking[:, low:high]
+        for j in np.flatnonzero(asked.any(1)).tolist():
+            tables, pool, own = scans[j].tables, scans[j].pool, base[j, low:high].tolist()
+            for i in np.flatnonzero(asked[j]).tolist():
+                kernels.lrsq_scan(*blocks[i], own[i], low + i, tables, pool)
         progress(high / len(members))
     out, base = list[Candidates](), base.astype(np.float32)
     for one in reversed(wanted):

@@ -78,11 +78,15 @@ def _routers(rows: Rows, blocks: int, options: Options) -> list[str]:
 
 @dataclass(frozen=True)
 class Draft:
-    """Blocks in file order with a router, and all the copies that could be made. partition: its name."""
+    """Blocks in file order with a router, and all the copies that could be made. partition: its name.
+
+    routed: p of the tuning queries and what they read, as far as it is known.
+    """
 
     partition: str
     layout: Layout
     copies: Copies
+    routed: tuple[P, Reads] | None = None
 
     def with_share(self, share: float) -> Layout:
         return replace(self.layout, copy=self.copies.best(share))
@@ -123,7 +127,7 @@ def _draft(task: Task, name: str, blocks: int, graph: Graph | None) -> tuple[flo
     shares = [0.0] if rule == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
     layout, order = fit_router(task, base, copies.best(max(shares)), quick, phase)
     draft = Draft(name, layout, copies.reordered(order))
-    p, measured = probabilities_of(rows, layout, task.tune.queries), list[tuple[float, float, Layout]]()
+    p, measured = probabilities_of(rows, layout, task.tune.queries), list[tuple[float, Layout, Reads]]()
     for share in shares:
         tried = draft.with_share(share)
         reads = plan_routing(task, tried, p, task.tune)
@@ -131,10 +135,10 @@ def _draft(task: Task, name: str, blocks: int, graph: Graph | None) -> tuple[flo
             "partition": name, "blocks": blocks, "copies": rule, "copies_share": round(share, 4), "router": quick,
             "routed_recall": round(task.routed_recall, 4), **cost_of(reads),
         })  # fmt: skip
-        measured.append((float(reads.ms.mean()), reads.nbytes, tried))
-    _, nbytes, best = min(measured, key=lambda one: one[0])
+        measured.append((float(reads.ms.mean()), tried, reads))
+    _, best, reads = min(measured, key=lambda one: one[0])
     phase(1.0)
-    return nbytes, replace(draft, layout=best)
+    return reads.nbytes, replace(draft, layout=best, routed=(p, reads))
 
 
 def _partitions(rows: Rows, options: Options) -> list[str]:
@@ -196,8 +200,11 @@ def choose_router(task: Task, drafts: list[Draft]) -> tuple[Draft, P]:
 
 def _routed(task: Task, draft: Draft) -> tuple[float, Draft, P]:
     """Its modelled ms with what an opening costs, itself, and p of the tuning queries."""
-    p = probabilities_of(task.rows, draft.layout, task.tune.queries)
-    reads = plan_routing(task, draft.layout, p, task.tune)
+    if draft.routed is None:
+        p = probabilities_of(task.rows, draft.layout, task.tune.queries)
+        draft = replace(draft, routed=(p, plan_routing(task, draft.layout, p, task.tune)))
+    assert draft.routed is not None
+    p, reads = draft.routed
     task.tried.append({
         "partition": draft.partition, "blocks": draft.layout.blocks, "router": draft.layout.router,
         "router_bytes": len(draft.layout.section.pack()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -93,11 +93,17 @@ def fit_router(
         reached = tried.holds(few.truth.rows[:, : task.k], reads.blocks).mean() >= task.routed_recall
         return float(reads.ms.mean()) if reached else np.inf
 
+    known = list[tuple[RouterSection, float]]()
+
     def cost(section: RouterSection) -> float:
         nonlocal order
+        again = next((cost for one, cost in known if one == section), None)
+        if again is not None:
+            return again
         p = probabilities(router, section, index, few.queries)
         order = file_order(p) if order is None else order
-        return ms(task, reorder(plain, order), p[:, order]) + opening_ms(section)
+        known.append((section, ms(task, reorder(plain, order), p[:, order]) + opening_ms(section)))
+        return known[-1][1]
 
     section = fit.fit(task.training_set(base, copy), cost, progress)
     if not many:
@@ -151,21 +157,28 @@ def plan_routing(task: Task, layout: Layout, p: P, of: HeldOutQueries) -> Reads:
     sizes = block_bytes(layout.sizes(), middle_code(task.rows), task.id_bytes, task.rows.dimension)
 
     planned, near = planner(p, sizes), of.truth.rows[:, : task.k]
-    holders = layout.holders(near)
+    holders, reaching = layout.holders(near), dict[int, list[Reads]]()  # reaching: the last plans that did, by price
 
+    @cache
     def recall(price: int) -> float:
         """Where the first queries miss so many that the others cannot make up for them: what it is at the most."""
-        missed, low, high = 0, 0, FIRST_QUERIES
+        missed, low, high, parts = 0, 0, FIRST_QUERIES, list[Reads]()
         while low < len(p) and (near.size - missed) / near.size >= task.routed_recall:
             some = slice(low, high)
-            read, own = planned(price, some).blocks, holders[:, some]
+            parts.append(planned(price, some))
+            read, own = parts[-1].blocks, holders[:, some]
             found = read.reshape(-1)[own + len(read[0]) * np.arange(len(read))[:, None]].any(0) & (near[some] >= 0)
             missed += found.size - np.count_nonzero(found)
             low, high = high, 2 * high
+        if (near.size - missed) / near.size >= task.routed_recall:
+            reaching.clear()
+            reaching[price] = parts
         return (near.size - missed) / near.size
 
-    reads = planned(price_for(recall, task.routed_recall) or 0, slice(None))
-    return replace(reads, pages=pages_of(task.rows, layout, of.queries))
+    price = price_for(recall, task.routed_recall) or 0
+    parts = reaching.get(price) or [planned(price, slice(None))]
+    blocks, ranges = np.concatenate([part.blocks for part in parts]), [one for part in parts for one in part.ranges]
+    return Reads(blocks, ranges, pages_of(task.rows, layout, of.queries))
 
 
 def opening_ms(section: RouterSection) -> float:

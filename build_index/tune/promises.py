@@ -237,7 +237,7 @@ def gather_of(home: npt.NDArray[np.int32], rows: Rows) -> Gather:
     number[np.argsort(home, kind="stable")] = np.arange(len(home))
 
     def reads(numbers: Ints) -> list[int] | None:
-        items = [("", int(n) * vector_bytes, vector_bytes) for n in number[numbers]]
+        items = [("", at, vector_bytes) for at in (number[numbers] * vector_bytes).tolist()]
         spans = plan_gather(items, Budget().gets - LANES, Budget().bytes) if items else []
         return None if spans is None else [s.size for s in spans]
 

@@ -9,6 +9,7 @@ import kern
 
 OF_BUILDERS = {  # not in the Worker's module
     "additive_encode", "scalar_encode", "plan_queries_size", "plan_queries", "find_answered", "count_right",
+    "select_largest",
 }  # fmt: skip
 
 
@@ -101,6 +102,9 @@ def recorded() -> list:
     copies = block, twin, (rng.random((6, 5)) < 0.6).astype(np.uint8), 6, 20, 5, 9
     call("find_answered", *copies, bytearray(120))
     call("count_right", *copies, rank, np.sort(better, 1), 8, bytearray(24))
+    for width, count in ((1, 1), (50, 1), (50, 50), (133, 25)):
+        values, bias = (np.round(rng.standard_normal(size), 1).astype(np.float32) for size in ((5, width), width))
+        call("select_largest", values, bias, 5, width, count, bytearray(20 * count), bytearray(20 * count))
     call("pool_size", 65537)
     call("hamming", b"1", b"2", 2**31 - 1, 4096, bytearray(4))
     call("hamming", b"1", b"2", 2**70, 4096, bytearray(4))

@@ -237,3 +237,10 @@ def butterfly_turn(vector: NDArray, partners: NDArray, tangents: NDArray) -> NDA
             x[i], x[j] = x[i] + F32(t * ratio) * x[j], x[j] - F32(t / ratio) * x[i]
             scale[[i, j]] *= 1 / np.sqrt(1 + t * t)
     return x * scale.astype(F32)
+
+
+def select_largest(values: NDArray, bias: NDArray, count: int) -> tuple[NDArray, NDArray]:
+    """(places u32, sums f32), both (n, count)"""
+    sums = values + bias
+    at = np.argsort(-sums, axis=1, kind="stable")[:, :count]
+    return at.astype(np.uint32), np.take_along_axis(sums, at, 1)

@@ -11,6 +11,7 @@ from ..format import READ_BYTES_MAX
 
 RANGE_BYTES_MAX = READ_BYTES_MAX  # a longer range is cut: the most that the buffer in the Wasm heap grows to
 SPLIT_BYTES = 128 << 10  # a shorter range is not split over idle lanes: that would gain a millisecond
+ACROSS = 1 << 62  # bytes between items of two objects: never bridged
 SHARED_GAP = 32 << 10  # half a millisecond of a lane, where a GET takes 40: bridged in a batch
 
 
@@ -32,24 +33,28 @@ def plan_gather(
     Tries one round of lanes, two, ... and takes the least modelled time, of plans of at most bytes_wanted where there
     are any. None when no plan fits the budget, or an item is over RANGE_BYTES_MAX.
     """
-    order = sorted(range(len(items)), key=lambda i: items[i])
-    gaps = []  # (bytes between neighbours, position): a gap across objects can never be bridged
-    for at in range(1, len(order)):
-        (key0, offset0, size0), (key1, offset1, _) = items[order[at - 1]], items[order[at]]
-        gaps.append((offset1 - offset0 - size0 if key0 == key1 else 1 << 62, at))
-    gaps.sort(key=lambda g: (-g[0], g[1]))
-    forced = sum(g[0] == 1 << 62 for g in gaps)
+    order = sorted(range(len(items)), key=items.__getitem__)
+    placed = [items[i] for i in order]
+    ends = [offset + size for _, offset, size in placed]
+    gaps = sorted(  # (-bytes between neighbours, position), the widest first
+        (ends[at - 1] - placed[at][1] if placed[at - 1][0] == placed[at][0] else -ACROSS, at)
+        for at in range(1, len(placed))
+    )
+    forced = sum(gap == -ACROSS for gap, _ in gaps)
     best: tuple[tuple[bool, float], list[Span]] | None = None
     for most in range(LANES, gets + LANES, LANES):
         if best and not best[0][0] and ROUND_MS * most / LANES >= best[0][1]:
             break  # so many rounds alone take longer
         pieces = min(most, gets)
-        cuts = sorted(at for gap, at in gaps[: max(pieces - 1, 0)] if gap > 0)
+        cuts = sorted(at for gap, at in gaps[: max(pieces - 1, 0)] if gap < 0)
         if forced > len(cuts):
             continue
-        spans = []
+        spans = list[Span]()
         for low, high in zip([0, *cuts], [*cuts, len(order)], strict=True):
-            spans += _spans_of(items, order[low:high])
+            key, start, _ = placed[low]
+            size = max(ends[low:high]) - start
+            fits = size <= RANGE_BYTES_MAX
+            spans += [Span(key, start, size, order[low:high])] if fits else _spans_of(items, order[low:high])
         nbytes = sum(s.size for s in spans)
         if len(spans) > gets or nbytes > bytes_max or max(s.size for s in spans) > RANGE_BYTES_MAX:
             continue
