@@ -26,6 +26,7 @@ from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.receipt import Receipt
 from vantage.search.estimate import estimated_recall, features, promise_of, second_price
+from vantage.search.prepare import prepare
 from vantage.search.query import Answer, Query
 from vantage.search.route.common import Routed
 
@@ -132,6 +133,31 @@ def test_no_price_lies_between_one_and_none() -> None:
     assert promise_of(contract, kept, 10, 0.81) == promise_of(contract, kept, 10, 0.99) == kept.by_recall[1]
     more = replace(stop(promise(0.9, 100)), others=(Ladder(1000, kept.by_recall),))
     assert promise_of(contract, more, 100, 0.9).price == 0
+
+
+def test_a_promise_says_how_sharp_probabilities_are(words: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raised to that power, and between two k to one between: in plans that are explained as in those that read."""
+    index = words.open()
+    root, router, vector = index.root, index.segment.router, words.queries[0].tolist()
+    prepared = prepare(vector, root.index)
+    flat, sharp = (np.array(router.peek(replace(prepared, sharpness=s), index.segment)[0].p, float) for s in (1.0, 2.0))
+    assert np.abs(sharp - (1 << 20) * flat**2 / (flat**2).sum()).max() < 2e-3 * (1 << 20)
+    assert root.promises is not None
+    ten = tuple(replace(p, sharpness=2.0) for p in root.promises.by_recall)
+    hundred = tuple(replace(p, sharpness=1.0) for p in ten)
+    index.segment.root = replace(root, promises=replace(root.promises, by_recall=ten, others=(Ladder(1000, hundred),)))
+    seen, real = [], type(router).probabilities
+
+    def probabilities(self: Any, query: Any) -> Routed:
+        seen.append(query.sharpness)
+        return real(self, query)
+
+    monkeypatch.setattr(type(router), "probabilities", probabilities)
+    assert root.contract.k == 10
+    for k in (1, 10, 100, 1000):
+        asyncio.run(index.explain([Query(vector, k)]))
+        asyncio.run(index.query(Query(vector, k)))
+    assert seen == pytest.approx([2.0, 2.0, 2.0, 2.0, 1.5, 1.5, 1.0, 1.0])
 
 
 def test_a_promise_of_fewer_answers() -> None:

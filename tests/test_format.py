@@ -759,9 +759,10 @@ def test_promises(known: list[Estimator], kept: list[Promise], smaller: set[int]
 @pytest.mark.parametrize("changes", [
     {"rerank": PROMISED_RERANK_MAX + 1},
     {"recall": 1.5}, {"recall": math.nan}, {"threshold": -0.1}, {"nbytes": math.inf}, {"ms": math.nan},
+    {"sharpness": 0.0}, {"sharpness": 8.5}, {"sharpness": math.nan},
 ])  # fmt: skip
 def test_a_promise_out_of_range(changes: dict[str, Any]) -> None:
-    good = Promise(0.9, 5, 0, 0.5, 1e6, 6.0, 1.0, 50.0)
+    good = Promise(0.9, 5, 0, 0.5, 1e6, 6.0, 1.0, 50.0, sharpness=1.25)
     known = (Estimator(10, 0, 0.98, 0.05, (1.0,) * (1 + FEATURES)),)
     assert Promises.unpack(memoryview(Promises(known, (good,)).pack()), "promises").by_recall == (good,)
     with pytest.raises(DamagedError, match="promise"):

@@ -24,6 +24,7 @@ from build_index.tune import codes, draft
 from build_index.tune import contract as contracts
 from build_index.tune.choose import choose
 from build_index.tune.options import Options
+from build_index.tune.promises import SHARPNESS
 from vantage.format import BLOCKS_MAX, Contract
 from vantage.search.estimate import promise_of
 from vantage.search.plan import GETS_MAX
@@ -267,6 +268,8 @@ def test_promises_are_kept_at_every_goal(rows_of: RowsOf, second_wave: bool) -> 
     ):  # fmt: skip
         choice = choose(rows, 8.0, Options(0.8, 20, second_wave=second_wave, fast=True))
     kept, k = choice.promises.by_recall, choice.contract.k
+    assert {p.sharpness for p in kept} == {1.0}
+    assert {p.sharpness for ladder in choice.promises.others for p in ladder.by_recall} <= set(SHARPNESS)
     assert [p.recall for p in kept] == sorted({p.recall for p in kept})
     assert any(0.8 <= p.recall < 0.82 for p in kept) and kept[-1].recall >= 0.99
     ceiling = max(p.recall for p in choice.contract.points if p.k == k)
