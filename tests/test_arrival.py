@@ -225,3 +225,43 @@ def test_for_a_body_without_room_for_long_it_is_busy(monkeypatch: pytest.MonkeyP
         assert await upload(bodies, [1000]) == 1000  # a small one waits for none
 
     asyncio.run(run())
+
+
+def test_what_others_compute_counts_against_a_request_and_not_against_its_client(
+    monkeypatch: pytest.MonkeyPatch, words: Built
+) -> None:
+    """A body that is there and waits until the loop is free has waited: past WAIT_S its request is told to come back."""
+    monkeypatch.setattr("vantage.http.routes.WAIT_S", 0.1)
+    service = Service(Folder(words.bucket), 0)
+
+    async def ask(busy_s: float) -> Reply:
+        async def body(arriving: Arriving) -> bytes:
+            async def piece() -> bytes:
+                await asyncio.sleep(0)
+                time.sleep(busy_s)  # as another request would
+                return json.dumps({"vector": words.queries[0].tolist()}).encode()
+
+            return await arriving.next(piece())
+
+        return await handle("POST", f"/v1/indexes/{words.name}/query", {}, body, service, Access(public=True), {})
+
+    assert asyncio.run(ask(0.0)).status == 200
+    late = asyncio.run(ask(0.3))
+    assert (late.status, json.loads(b"".join(late.parts))["code"]) == (503, "busy")
+
+
+def test_a_request_of_the_most_vectors_works_alone(words: Built) -> None:
+    service = Service(Folder(words.bucket), 0)
+
+    async def beside(first: float, second: float) -> bool:
+        """Whether there is room for the second while the first works."""
+        clock = asyncio.get_running_loop().time
+        async with service.room(1, 0, clock(), first):
+            try:
+                async with service.room(1, 0, clock(), second):
+                    return True
+            except BusyError:
+                return False
+
+    assert asyncio.run(beside(1 / 256, 1 / 256)) and asyncio.run(beside(0.5, 0.5))
+    assert not asyncio.run(beside(1.0, 1 / 256)) and not asyncio.run(beside(1 / 256, 1.0))

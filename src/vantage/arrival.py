@@ -31,11 +31,15 @@ class RequestTimeoutError(InputError):
 
 
 class Arriving:
-    """One body on its way: `held` bytes of it are in memory, `came` are known to have been sent."""
+    """One body on its way: `held` bytes of it are in memory, `came` are known to have been sent.
+
+    kept_s: seconds that the isolate kept it waiting, with other requests; the rest of the time is the client's.
+    """
 
     def __init__(self, bodies: Bodies, now: float) -> None:
         self.bodies, self.began, self.moved = bodies, now, now
         self.held = self.came = 0
+        self.kept_s = 0.0
         self.whole = self.wants_room = False
 
     async def next(self, piece: Awaitable[T]) -> T:
@@ -50,10 +54,10 @@ class Arriving:
                 # In short turns: another request may need the place, and cannot wake this one. See Admission.
                 looked = clock()
                 await asyncio.wait([task], timeout=POLL_S_MAX)
+                late = max(0.0, clock() - looked - POLL_S_MAX)  # the isolate was, with others: not the client
+                self.moved, self.began, self.kept_s = self.moved + late, self.began + late, self.kept_s + late
                 if task.done():
                     break
-                late = max(0.0, clock() - looked - POLL_S_MAX)  # the isolate was, with others: not the client
-                self.moved, self.began = self.moved + late, self.began + late
                 if self not in self.bodies.arriving:  # too many came at once, which the client is not to blame for
                     raise BusyError("this body stood still, and others needed its place", hint="ask again in a second")
                 if clock() >= min(self.moved + SILENT_S, self.began + BODY_S + self.came / BODY_BYTES_S):
@@ -73,16 +77,16 @@ class Arriving:
         if not keep:
             return
         clock = asyncio.get_running_loop().time
-        until, self.wants_room = clock() + WAIT_S, True
+        began, self.wants_room = clock(), True
         try:
             while not self.bodies.fits(self, nbytes):
-                if self.moved >= until:
-                    raise BusyError("there was no room for this body in time", hint="ask again in a second")
                 await asyncio.sleep(10 * POLL_S)
                 self.moved = clock()  # it is not the client who is waited for
                 self.bodies.make_way(self.moved, 1)
+                if self.moved >= began + WAIT_S:
+                    raise BusyError("there was no room for this body in time", hint="ask again in a second")
         finally:
-            self.wants_room = False
+            self.wants_room, self.kept_s = False, self.kept_s + clock() - began
         self.held += nbytes
 
 

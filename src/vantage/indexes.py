@@ -142,9 +142,13 @@ class Service:
             self.cache.forget(closed.segment.keys)
 
     @asynccontextmanager
-    async def room(self, nbytes: int, in_flight: int, deadline: float) -> AsyncIterator[None]:
-        """Room for a request that holds nbytes in the heap, and so many of reads under way. See Admission.enter."""
-        async with self.working.enter(nbytes + in_flight, deadline):
+    async def room(self, nbytes: int, in_flight: int, deadline: float, share: float = 0.0) -> AsyncIterator[None]:
+        """Room for a request that holds nbytes in the heap, and so many of reads under way. See Admission.enter.
+
+        share: of what an isolate may compute at once, 1 for a request that works alone: those side by side take turns,
+        and each ends when the last does.
+        """
+        async with self.working.enter(max(nbytes + in_flight, round(share * WORKING_BYTES)), deadline):
             if nbytes <= LARGE_BYTES:
                 yield
                 return

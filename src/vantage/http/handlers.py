@@ -51,8 +51,8 @@ class Call:
     """A request that may be answered.
 
     parts: what the pattern's names stand for, percent-encoded. options: the query string. body: reads it. make_room:
-    waits until there is room for so many bytes in the heap, and of reads under way. trusted: may see what this isolate
-    holds. deadline: when all of it ends. runtime: see routes.handle.
+    waits until there is room for so many bytes in the heap, and of reads under way, and for a share of what is computed
+    at once. trusted: may see what this isolate holds. deadline: when all of it ends. runtime: see routes.handle.
     """
 
     parts: Mapping[str, str]
@@ -62,7 +62,7 @@ class Call:
     service: Service
     trusted: bool
     deadline: Deadline
-    make_room: Callable[[int, int], Awaitable[None]]
+    make_room: Callable[[int, int, float], Awaitable[None]]
     runtime: Mapping[str, Any]
 
     @property
@@ -119,7 +119,7 @@ async def _row(call: Call, sent: bytes, ids: str | None) -> Reply:
     async def read(index: Index) -> dict[str, Any]:
         identifier = _identifier(index, sent)
         _check_ids(index, ids)
-        await call.make_room(row_bytes(index.segment), 0)
+        await call.make_room(row_bytes(index.segment), 0, 0.0)
         vector, attributes = await index.row(identifier, receipt)
         return {"id": json_id(identifier, ids), "vector": vector, "attributes": attributes}
 
@@ -153,7 +153,8 @@ async def query(call: Call) -> Reply:
         ready = [q if q.id is None else replace(q, id=_identifier(index, q.id)) for q in queries]
         index.check(ready)
         _check_limits(ready, index.limits)
-        await call.make_room(answers_bytes(index.segment, ready), in_flight_bytes(index.segment, ready))
+        nbytes, in_flight = answers_bytes(index.segment, ready), in_flight_bytes(index.segment, ready)
+        await call.make_room(nbytes, in_flight, len(ready) / VECTORS_MAX)
         if plans:
             return await index.explain(ready)
         return (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from ..admission import WAIT_S, request_bytes
+from ..admission import WAIT_S, BusyError, request_bytes
 from ..arrival import Arriving
 from ..errors import NotFoundError, StoreError, VantageError
 from ..indexes import Service
@@ -134,15 +134,17 @@ async def _answer(
             nonlocal door_deadline
             async with service.bodies.enter() as arriving:  # at no door: nobody stands behind one that stalls
                 data = await body(arriving)
-                arriving.whole, door_deadline = True, clock() + WAIT_S
+                if arriving.kept_s >= WAIT_S:
+                    raise BusyError("others took too long for this request", hint="ask again in a second")
+                arriving.whole, door_deadline = True, clock() + WAIT_S - arriving.kept_s
                 await reading.enter_async_context(
                     service.reading.enter(request_bytes(_body_bytes(data, headers)), door_deadline)
                 )
                 return data
 
-        async def make_room(nbytes: int, in_flight: int) -> None:
+        async def make_room(nbytes: int, in_flight: int, share: float) -> None:
             await work.aclose()  # of a generation that was asked before
-            await work.enter_async_context(service.room(nbytes, in_flight, door_deadline))
+            await work.enter_async_context(service.room(nbytes, in_flight, door_deadline, share))
 
         if route.scope == READERS and route.method == "GET":  # others have a body to wait for; health waits for nobody
             await reading.enter_async_context(service.reading.enter(request_bytes(0), door_deadline))
