@@ -230,7 +230,7 @@ def test_for_a_body_without_room_for_long_it_is_busy(monkeypatch: pytest.MonkeyP
 def test_what_others_compute_counts_against_a_request_and_not_against_its_client(
     monkeypatch: pytest.MonkeyPatch, words: Built
 ) -> None:
-    """A body that is there and waits until the loop is free has waited: past WAIT_S its request is told to come back."""
+    """A body that is there and waits until the loop is free has waited: past WAIT_S its request has to come back."""
     monkeypatch.setattr("vantage.http.routes.WAIT_S", 0.1)
     service = Service(Folder(words.bucket), 0)
 
