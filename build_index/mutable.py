@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from .ingest.arrays import Arrays, Ids
 from .ingest.attributes import are_long
 from .ingest.rows import NORM_MAX, Ints, Rows
 from .simulate.edge import prepare_rows, probabilities
+from .tasks.pickling import packed
 from .tune.choose import Choice
 from .tune.options import Options
 from .write.contents import Contents, check_blocks
@@ -187,23 +187,3 @@ class MutableIndex:
 def list_ids(ids: Ids) -> list[Any]:
     """Ids as a list of Python's integers or bytes."""
     return ids if isinstance(ids, list) else ids.tolist()
-
-
-class _Pickler(pickle.Pickler):
-    """Takes the memory views of a root's sections too."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, memoryview):
-            return _view, (bytes(value), value.format, value.shape)
-        return NotImplemented
-
-
-def packed(value: Any) -> bytes:
-    """Pickled, memory views too."""
-    out = io.BytesIO()
-    _Pickler(out).dump(value)
-    return out.getvalue()
-
-
-def _view(data: bytes, kind: str, shape: tuple[int, ...]) -> memoryview:
-    return memoryview(data).cast(kind, shape)  # type: ignore[call-overload, no-any-return]

@@ -33,7 +33,8 @@ from .hashing.bec_tree import BecTree
 from .ingest.arrays import Arrays, check_arrays, known_ids, matrix, name_ids, number, show_id, truth, whole
 from .ingest.attributes import spot_bytes
 from .ingest.rows import Ints, check_lengths, scale_rows
-from .mutable import MutableIndex, list_ids, packed
+from .mutable import MutableIndex, list_ids
+from .tasks.pickling import packed
 from .tune.check import check_options
 from .tune.choose import choose
 from .tune.options import Options

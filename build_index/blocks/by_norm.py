@@ -6,7 +6,7 @@ over all rows mix them with short ones of the same direction, so that a query re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from ..ingest.rows import F32, Ints, Rows, usual_length
 from ..neighbours.exact import exact_neighbours
 from ..neighbours.graph import Graph
 from ..progress import Progress
+from ..tasks.digest import digest
 from .kmeans import by_kmeans
 from .partition import CHUNK_BYTES, Partition
 
@@ -37,7 +38,10 @@ ROOM = 4  # times the mean block of a band, at most, is its largest, copies coun
 class _Band(Rows):
     """The rows of these numbers (n) in the place of all rows."""
 
-    numbers: Ints
+    numbers: Ints = field(kw_only=True)
+
+    def content(self) -> str:
+        return digest(super().content(), self.numbers)
 
     @property
     def count(self) -> int:
@@ -66,7 +70,7 @@ def by_kmeans_in_bands(
     home, centres, first = np.empty(rows.count, np.int32), list[F32](), 0
     for b, count in enumerate(counts.tolist()):
         numbers = np.flatnonzero(band == b)
-        own = _Band(rows.stored, rows.metric, rows.origin, rows.scale, numbers)
+        own = _Band(rows.stored, rows.metric, rows.origin, rows.scale, rows.tasks, numbers=numbers)
         part = progress.part(first / counts.sum(), (first + count) / counts.sum())
         some = by_kmeans(own, np.searchsorted(numbers, sample[known == b]), count, None, seed, part)
         home[numbers] = first + some.home

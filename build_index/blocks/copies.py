@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from ..ingest.rows import F32, Ints, Rows
 from ..neighbours.graph import Graph
+from ..progress import SILENT, Progress
 from .nearest import index_centres
 from .partition import CHUNK_BYTES, Partition
 
@@ -68,55 +69,67 @@ class Copies:
         return replace(self, home=number[self.home], near=np.where(self.near >= 0, number[self.near], np.int32(-1)))
 
 
-def none(rows: Rows, partition: Partition) -> Copies:
+Shared = Any  # rows, centres f32 (B, d), their index, and what a rule adds
+Piece = tuple[int, int, I32]  # low, high, homes of these rows
+Chosen = tuple[I32, F32, F32]  # near, loss and worth of Copies
+
+
+def none(rows: Rows, partition: Partition, progress: Progress = SILENT) -> Copies:
     """No copies."""
     loss = np.full((rows.count, KEPT), np.inf, np.float32)
     return Copies(partition.home, np.full((rows.count, KEPT), -1, np.int32), loss, loss[:, :COPIES_MAX].copy())
 
 
-def soar(rows: Rows, partition: Partition) -> Copies:
+def soar(rows: Rows, partition: Partition, progress: Progress = SILENT) -> Copies:
     """For each row the blocks that minimise |r'|^2 + lambda <r', r/|r|>^2 (Sun et al., arXiv 2404.00774).
 
     Among the 24 nearest others; rows of the least loss over |r|^2 first.
     """
-    out = none(rows, partition)
-    for part, x, ids, gap in _nearest(rows, partition):
-        r = x - partition.centres[partition.home[part]]
+    return _by_cells(_soar, rows, partition, (), progress)
+
+
+def _soar(shared: Shared, piece: Piece) -> Chosen:
+    rows, centres = shared[:2]
+    out = list[Chosen]()
+    for x, home, ids, gap in _nearest(shared, piece):
+        r = x - centres[home]
         length = np.maximum(np.linalg.norm(r, axis=1), 1e-9)
         unit = r / length[:, None]
-        along = np.einsum("ij,ij->i", x, unit)[:, None] - _dots(unit, partition.centres, ids)
-        _keep(out, part, ids, gap + LAMBDA * along**2)
-        out.worth[part] = out.loss[part, :COPIES_MAX] / length[:, None] ** 2
-    return out
+        along = np.einsum("ij,ij->i", x, unit)[:, None] - _dots(unit, centres, ids)
+        out.append(_chosen(ids, gap + LAMBDA * along**2, length**2))
+    return _joined(out)
 
 
-def closure(rows: Rows, partition: Partition) -> Copies:
+def closure(rows: Rows, partition: Partition, progress: Progress = SILENT) -> Copies:
     """For each row the nearest other blocks, but for those behind another one (SPANN: Chen et al., arXiv 2111.08566).
 
     A block is behind one that the row is in, or would be copied to before, if that one's rows are nearer to its centre
     than the row is, in the mean of squares. (In the paper centres are rows; means lie so near to each other that nearly
     all of them would be behind another.) Rows of the least ratio of squared distances, to block and home, first.
     """
-    out, centres, spread = none(rows, partition), partition.centres, _spread(rows, partition)
-    for whole, x, ids, gaps in _nearest(rows, partition):
-        step = max(1, CHUNK_BYTES // (4 * rows.dimension * (ids.shape[1] + 1)))
-        for low in range(0, len(x), step):
-            each = slice(low, min(low + step, len(x)))
-            part = slice(whole.start + each.start, whole.start + each.stop)
-            near, gap, home = ids[each], gaps[each], partition.home[part]
+    return _by_cells(_closure, rows, partition, (_spread(rows, partition),), progress)
+
+
+def _closure(shared: Shared, piece: Piece) -> Chosen:
+    rows, centres, _, spread = shared
+    out = list[Chosen]()
+    for whole, homes, nearest, gaps in _nearest(shared, piece):
+        step = max(1, CHUNK_BYTES // (4 * rows.dimension * (nearest.shape[1] + 1)))
+        for low in range(0, len(whole), step):
+            part = slice(low, low + step)
+            x, home, near, gap = whole[part], homes[part], nearest[part], gaps[part]
             blocks = np.concatenate([home[:, None], near], 1)
             points = centres[blocks]
             square = np.einsum("ijk,ijk->ij", points, points)
             apart = square[:, :, None] + square[:, None] - 2 * points @ points.transpose(0, 2, 1)
             apart += spread[blocks][:, None]
-            passed = np.zeros((len(home), ids.shape[1] + 1), bool)
+            passed = np.zeros((len(home), near.shape[1] + 1), bool)
             passed[:, 0] = True
             for j in range(near.shape[1]):
                 passed[:, j + 1] = ((gap[:, j, None] <= apart[:, j + 1]) | ~passed).all(1)
-            _keep(out, part, near, np.where(passed[:, 1:], gap, np.inf))
-            own = ((x[each] - centres[home]) ** 2).sum(1)
-            out.worth[part] = out.loss[part, :COPIES_MAX] / np.maximum(own, 1e-18)[:, None]
-    return out
+            own = np.maximum(((x - centres[home]) ** 2).sum(1), 1e-18)
+            out.append(_chosen(near, np.where(passed[:, 1:], gap, np.inf), own))
+    return _joined(out)
 
 
 def misses(
@@ -191,21 +204,37 @@ def tie(copies: Copies, position: Ints, reads: npt.NDArray[np.float64], slack: f
 COPY_RULES: dict[str, Callable[..., Copies]] = {"none": none, "soar": soar, "closure": closure, "misses": misses}
 
 
-def _nearest(rows: Rows, partition: Partition) -> Iterator[tuple[slice, F32, I32, F32]]:
-    """(rows, x (n, d), ids (n, m) of the 24 nearest blocks but home, best first, squared distances (n, m)) in pieces.
-
-    Infinite, and of any id, where the groups of blocks nearest to a row hold fewer.
-    """
+def _by_cells(
+    choose: Callable[[Any, Any], Chosen], rows: Rows, partition: Partition, more: tuple[F32, ...], progress: Progress
+) -> Copies:
+    """What `choose` keeps of the rows of each cell."""
     if partition.blocks == 1:
-        return
-    count, index = min(NEAR + 1, partition.blocks), index_centres(partition.centres)
-    for low, x in rows.chunks(CHUNK_BYTES):
-        part = slice(low, low + len(x))
+        return none(rows, partition)
+    shared = rows, partition.centres, index_centres(partition.centres), *more
+    pieces = [(low, high, partition.home[low:high]) for low, high in rows.cells()]
+    return Copies(partition.home, *_joined(list(rows.tasks.map(choose, shared, pieces, progress))))
+
+
+def _joined(parts: list[Any]) -> Chosen:
+    near, loss, worth = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return near, loss, worth
+
+
+def _nearest(shared: Shared, piece: Piece) -> Iterator[tuple[F32, I32, I32, F32]]:
+    """(x (n, d), home (n), ids (n, m) of the 24 nearest blocks but home, best first, squared distances (n, m)).
+
+    Of the rows of a cell, in pieces. Infinite, and of any id, where the groups of blocks nearest to a row hold fewer.
+    """
+    rows, centres, index = shared[:3]
+    low, high, home_of = piece
+    count = min(NEAR + 1, len(centres))
+    for first, x in rows.chunks(CHUNK_BYTES, (low, high)):
+        own = home_of[first - low : first - low + len(x)]
         ids, closeness = index.nearest(x, count)
-        home = ids == partition.home[part, None]
+        home = ids == own[:, None]
         home[~home.any(1), -1] = True
         ids, closeness = (one[~home].reshape(len(x), -1) for one in (ids, closeness))
-        yield part, x, ids, np.maximum(np.einsum("ij,ij->i", x, x)[:, None] - 2 * closeness, 0)
+        yield x, own, ids, np.maximum(np.einsum("ij,ij->i", x, x)[:, None] - 2 * closeness, 0)
 
 
 def _spread(rows: Rows, partition: Partition) -> F32:
@@ -228,13 +257,15 @@ def _dots(x: F32, centres: F32, ids: I32) -> F32:
     return out
 
 
-def _keep(out: Copies, part: slice, ids: I32, loss: F32) -> None:
-    """Enters the best blocks of some rows, (n, m) with m at least 1, and their losses, inf for none."""
+def _chosen(ids: I32, loss: F32, own: F32) -> Chosen:
+    """The best blocks of rows, by ids and loss (n, m), inf for none, m at least 1; worth is the loss over own (n)."""
     best = np.argsort(loss, axis=1, kind="stable")[:, :KEPT]
     least = np.take_along_axis(loss, best, 1)
-    columns = slice(0, best.shape[1])
-    out.near[part, columns] = np.where(np.isfinite(least), np.take_along_axis(ids, best, 1), -1)
-    out.loss[part, columns] = least
+    near, kept = np.full((len(ids), KEPT), -1, np.int32), np.full((len(ids), KEPT), np.inf, np.float32)
+    near[:, : best.shape[1]] = np.where(np.isfinite(least), np.take_along_axis(ids, best, 1), -1)
+    kept[:, : best.shape[1]] = least
+    worth: F32 = kept[:, :COPIES_MAX] / own[:, None]
+    return near, kept, worth
 
 
 def _read(p: npt.NDArray[np.uint32] | csr_matrix, cut: npt.NDArray[np.float64]) -> Any:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from vantage.errors import InputError
 from vantage.format.layout import ID_BYTES_MAX
 
+from ..tasks.digest import digest
 from .formats.batch import BAD_ROWS_NAMED, DTYPES, NUMPY_KINDS, Array
 from .rows import F32, Ints
 from .source import NORM_MAX, NORM_MIN
@@ -72,6 +73,10 @@ class Arrays:
     def source_rows(self, rows: npt.NDArray[np.integer]) -> Ints:
         """Positions are the numbers of rows."""
         return np.asarray(rows, np.int64)
+
+    def content(self) -> str:
+        """A name of all rows: hexadecimal digits."""
+        return digest(self.held, self.kind, self.id_of, self.records)
 
     def take(self, rows: Ints) -> Arrays:
         """These rows alone, in the order given."""

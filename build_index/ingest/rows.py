@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import InputError
 
-from ..progress import SILENT, Progress
+from ..tasks.digest import digest
+from ..tasks.tasks import HERE, Tasks
 
 F32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -23,6 +24,7 @@ NORM_MAX = {"dot": 32.0, "l2": 3000.0}
 FAR = 4  # times the median length: what is beyond counts as no more, where rows set a scale
 ORIGIN_ROWS, ORIGIN_BYTES = 16_384, 64 << 20  # of a sample, that the origin is found from
 CHUNK_BYTES = 8 << 20  # fixed, so that sums do not change with the memory budget
+CELL_ROWS = 1 << 16  # of one task over rows: fixed, so that sums do not change with the number of workers
 LENGTHS_MAX = 1e6  # times the median: integer scores are left with a few steps for the rest
 
 
@@ -83,16 +85,31 @@ class StoredRows(Protocol):
     def attributes(self, rows: npt.NDArray[np.integer]) -> list[bytes]: ...
     def attribute_sizes(self) -> Ints: ...
     def source_rows(self, rows: npt.NDArray[np.integer]) -> Ints: ...
+    def content(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """N rows of d numbers, read from where they lie as they are needed. origin, scale: as in the index section."""
+    """N rows of d numbers, read from where they lie as they are needed. origin, scale: as in the index section.
+
+    tasks: run the work over all rows; a copy in another process has none but itself.
+    """
 
     stored: StoredRows
     metric: str
     origin: F32
     scale: float
+    tasks: Tasks = HERE
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"tasks": HERE}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def content(self) -> str:
+        """A name of all that is read here."""
+        return digest(self.stored.content(), self.metric, self.origin, self.scale)
 
     @property
     def count(self) -> int:
@@ -114,13 +131,16 @@ class Rows:
         """f32 (len(rows), d), in the order asked for."""
         return self.scaled(self.stored.gather(rows))
 
-    def chunks(self, nbytes: int, progress: Progress = SILENT) -> Iterator[tuple[int, F32]]:
-        """(first row, rows) in pieces of about nbytes of float32."""
+    def cells(self) -> list[tuple[int, int]]:
+        """The grid of tasks: row ranges [low, high) that cover all rows, in order."""
+        return [(low, min(low + CELL_ROWS, self.count)) for low in range(0, self.count, CELL_ROWS)]
+
+    def chunks(self, nbytes: int, cell: tuple[int, int] | None = None) -> Iterator[tuple[int, F32]]:
+        """(first row, rows) in pieces of about nbytes of float32: of all rows, or of a cell."""
+        first, end = cell or (0, self.count)
         step = max(1, nbytes // (4 * self.dimension))
-        for low in range(0, self.count, step):
-            high = min(self.count, low + step)
-            yield low, self.slice(low, high)
-            progress(high / self.count)
+        for low in range(first, end, step):
+            yield low, self.slice(low, min(end, low + step))
 
 
 def in_scale(x: F32, metric: str, origin: F32, scale: float) -> F32:

@@ -11,18 +11,20 @@ arrays, and plain reads serve them: mapped pages would count as this process's m
     *.hashes         int64 a row, only while the checks run
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from vantage.errors import InputError
+from vantage.errors import InputError, StoreError
 
+from ..bucket.store import ObjectStore, store_at
 from ..progress import SILENT, Progress
 from .formats.batch import BAD_ROWS_NAMED, DTYPES, Array, Batch, Skipped
 from .json_rows import json_rows
@@ -45,6 +47,8 @@ HASH_CHUNK = 1 << 17
 class Staging:
     """Rows of a source in scratch files. Made by `stage`; a context manager that removes the files.
 
+    A copy by pickle, in another process, reads the same files, or what `share` has put into a bucket, and removes none.
+
     rows, dimension, kind, id_kind: as in `Source`; rows: without those left out
     skipped: the rows left out, None where bad rows are refused
     duplicate_vectors: rows whose vector repeats that of another row (by 8-byte hash), the first of each left out
@@ -59,6 +63,9 @@ class Staging:
         self.id_kind = source.id_kind
         self.duplicate_vectors = 0
         self.folder: Path | None = folder
+        self._shared: str | None = None
+        self._store: ObjectStore | None = None
+        self._named = hashlib.sha256()
         self._dtype = DTYPES[source.kind]
         self._row_bytes = source.dimension * self._dtype.itemsize
         names = ["vectors.raw", "ids.raw", "attributes.raw", "attributes.offsets", "vectors.hashes"]
@@ -75,10 +82,42 @@ class Staging:
             self.close()
             raise
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_named": self.content(), "_files": list(self._files), "_store": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._files = {}
+        try:
+            assert self.folder is not None
+            for name in state["_files"]:
+                self._files[name] = (self.folder / name).open("rb")
+        except FileNotFoundError as error:
+            if self._shared is None:
+                raise StoreError(
+                    f"no rows at {error.filename}", hint="machines that share no folder need a stage in a bucket"
+                ) from None
+            self._store = store_at(self._shared)
+
+    def content(self) -> str:
+        """A name of all rows: hexadecimal digits."""
+        return self._named if isinstance(self._named, str) else self._named.hexdigest()
+
+    def share(self, address: str) -> None:
+        """Copies the files into a bucket, at an address, for machines that see no other."""
+        store = store_at(address)
+        for name, file in self._files.items():
+            file.seek(0)
+            store.upload(f"rows/{name}", file, "")
+        self._shared = address
+
     def close(self) -> None:
         """Removes the scratch files; the folder stays."""
         while self._files:
             _, file = self._files.popitem()
+            if isinstance(self._named, str):  # a copy
+                file.close()
+                continue
             os.unlink(file.name)
             with suppress(OSError):  # on a full disk, what is still buffered cannot be written: it is not wanted
                 file.close()
@@ -163,6 +202,8 @@ class Staging:
 
     def _read(self, name: str, lo: int, hi: int) -> npt.NDArray[np.uint8]:
         """Bytes [lo, hi) of a file."""
+        if self._store is not None:
+            return np.frombuffer(self._store.read(f"rows/{name}", lo, hi - lo), np.uint8).copy()
         file = self._files[name]
         out = np.empty(hi - lo, np.uint8)
         room, at = out.data, lo
@@ -202,11 +243,15 @@ class Staging:
             file.flush()
 
     def _write(self, batch: Batch, ends: dict[str, int]) -> None:
+        hashes = vector_hashes(batch.vectors)
+        self._named.update(hashes.data)
+        self._named.update(batch.rows.data)
         self._files["vectors.raw"].write(batch.vectors.data)
         if self.skipped is not None:
             self._files["rows.raw"].write(batch.rows.data)
-        self._files["vectors.hashes"].write(vector_hashes(batch.vectors).data)
+        self._files["vectors.hashes"].write(hashes.data)
         if isinstance(batch.ids, np.ndarray):
+            self._named.update(batch.ids.data)
             self._files["ids.raw"].write(batch.ids.data)
         else:
             # Python's own hash: fast, 64 bits, and keyed, so that no source can be made to collide.
@@ -217,8 +262,11 @@ class Staging:
     def _write_records(self, name: str, records: list[bytes], ends: dict[str, int]) -> None:
         bounds = np.cumsum(np.fromiter(map(len, records), np.int64, len(records))) + ends[f"{name}.offsets"]
         ends[f"{name}.offsets"] = int(bounds[-1])
+        data = b"".join(records)
+        self._named.update(bounds.data)
+        self._named.update(data)
         self._files[f"{name}.offsets"].write(bounds.data)
-        self._files[f"{name}.raw"].write(b"".join(records))
+        self._files[f"{name}.raw"].write(data)
 
     def _check_repeats(self, source: Source) -> None:
         """Refuses repeated ids and counts repeated vectors. Holds 8 bytes a row, and 16 a repeated hash."""

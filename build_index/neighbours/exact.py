@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import faiss
 import numpy as np
@@ -15,6 +16,7 @@ TIE = 2.0**-22  # relative: scores that float32 sums do not tell apart
 
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
+Rank = TypeVar("Rank", I32, Ints)
 
 
 def exact_neighbours(
@@ -34,7 +36,7 @@ def exact_neighbours(
 def neighbours_at(
     queries: F32, chunks: Iterator[tuple[int, F32]], k: int, metric: str, without: Ints | None = None
 ) -> tuple[I32, F32]:
-    """`exact_neighbours`, and f32 (Q, k) their squared distances, or inner products times -1."""
+    """`exact_neighbours`, and f32 (Q, k) their squared distances, or inner products times -1; inf where none is."""
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     sign = 1.0 if metric == "l2" else -1.0
     extra = k + (without is not None)
@@ -42,15 +44,23 @@ def neighbours_at(
     best = np.full((len(queries), extra), -1, np.int64)
     for first, x in chunks:
         distances, ids = faiss.knn(queries, x, min(extra, len(x)), metric=kind)
-        cost = np.concatenate([cost, sign * distances], 1)
-        best = np.concatenate([best, ids + first], 1)
-        order = np.lexsort((best, cost), axis=1)[:, :extra]
-        cost, best = np.take_along_axis(cost, order, 1), np.take_along_axis(best, order, 1)
+        best, cost = best_of(np.concatenate([best, ids + first], 1), np.concatenate([cost, sign * distances], 1), extra)
     if without is not None:
-        keep = best != without[:, None]
-        keep[keep.all(1), -1] = False  # not among the best: the last one goes
-        best, cost = (one[keep].reshape(len(queries), k) for one in (best, cost))
+        best, cost = left_out(best, cost, without)
     return best.astype(np.int32), cost
+
+
+def best_of(rows: Rank, cost: F32, count: int) -> tuple[Rank, F32]:
+    """The `count` of least cost of each line of rows and cost (Q, m), of equal ones the lower row."""
+    order = np.lexsort((rows, cost), axis=1)[:, :count]
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(cost, order, 1)
+
+
+def left_out(rows: Rank, cost: F32, without: Ints) -> tuple[Rank, F32]:
+    """One less of each line (Q, k): the row `without` (Q), or the last one where it is not there."""
+    keep = rows != without[:, None]
+    keep[keep.all(1), -1] = False
+    return rows[keep].reshape(len(rows), -1), cost[keep].reshape(len(rows), -1)
 
 
 def exact_scores(queries: F32, x: F32, metric: str) -> tuple[F64, F64]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..ingest.rows import F32, NORM_MAX, Ints, Rows
 from ..progress import SILENT, Progress
-from .exact import CHUNK_BYTES, F64, I32, exact_scores, neighbours_at
+from .exact import CHUNK_BYTES, F64, I32, best_of, exact_scores, left_out, neighbours_at
 
 HELD_OUT_MAX, HELD_OUT_MIN, HELD_OUT_FEW = 2000, 500, 250
 TRUTH_PAIRS = 2_000_000_000  # of a row and a held-out one: of more than a million rows fewer are held out
@@ -117,7 +117,7 @@ def truth_of(rows: Rows, held: Ints, k: int, progress: Progress = SILENT) -> Tru
     Where float32 sums are sure to tell two neighbours apart, their order is taken as it is.
     """
     most, queries = min(k + NEAR_MISSES, rows.count - 1), rows.take(held)
-    near, cost = neighbours_at(queries, rows.chunks(CHUNK_BYTES, progress), most, rows.metric, held)
+    near, cost = _neighbours(rows, held, queries, most, progress)
     doubt = _doubt(queries, cost, rows.metric)
     doubt[:, k - 1 : k + 1] = True  # what ties with the last one is asked of others too
     neighbours, ranks_of = np.empty((2, len(held), k), np.int32)
@@ -133,6 +133,20 @@ def truth_of(rows: Rows, held: Ints, k: int, progress: Progress = SILENT) -> Tru
         last[part] = np.take_along_axis(score, better[:, k - 1 : k], 1)[:, 0]
         more[part] = most > k and better[:, k] < k
     return Truth(neighbours, ranks_of, last, more)
+
+
+def _neighbours(rows: Rows, held: Ints, queries: F32, count: int, progress: Progress) -> tuple[I32, F32]:
+    """As neighbours_at, of all rows but each held one itself."""
+    best, cost = np.full((len(held), count + 1), -1, np.int32), np.full((len(held), count + 1), np.inf, np.float32)
+    for near, apart in rows.tasks.map(_nearest_in, (rows, queries, count + 1), rows.cells(), progress):
+        best, cost = best_of(np.concatenate([best, near], 1), np.concatenate([cost, apart], 1), count + 1)
+    return left_out(best, cost, held)
+
+
+def _nearest_in(shared: tuple[Rows, F32, int], cell: tuple[int, int]) -> tuple[I32, F32]:
+    """neighbours_at queries in a cell."""
+    rows, queries, count = shared
+    return neighbours_at(queries, rows.chunks(CHUNK_BYTES, cell), count, rows.metric)
 
 
 def _doubt(queries: F32, cost: F32, metric: str) -> Bools:

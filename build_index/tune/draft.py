@@ -123,9 +123,11 @@ def _draft(task: Task, name: str, blocks: int, graph: Graph | None) -> tuple[flo
     )
     phase = task.progress.phase(f"copies and router, {name}, {blocks} blocks")
     phase(0.0)
-    copies = _copies_of_misses(task, base, quick) if rule == "misses" else COPY_RULES[rule](rows, base)
+    copies = (
+        _copies_of_misses(task, base, quick) if rule == "misses" else COPY_RULES[rule](rows, base, phase.part(0, 0.5))
+    )
     shares = [0.0] if rule == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
-    layout, order = fit_router(task, base, copies.best(max(shares)), quick, phase)
+    layout, order = fit_router(task, base, copies.best(max(shares)), quick, phase.part(0.5, 1))
     draft = Draft(name, layout, copies.reordered(order))
     p, measured = probabilities_of(rows, layout, task.tune.queries), list[tuple[float, Layout, Reads]]()
     for share in shares:

@@ -1,0 +1,76 @@
+"""Runs tasks on a Ray cluster (Moritz et al., OSDI 2018, arXiv 1712.05889)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vantage.errors import InputError, StoreError, VantageError
+
+from .pickling import packed
+from .pool import AHEAD, DEATHS_MAX, THREADS
+from .stage import Arrays, Stage
+from .tasks import Function
+from .worker import work
+
+# What the arithmetic of a process depends on: workers take it from the process that drives them.
+ARITHMETIC = ("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "FAISS_OPT_LEVEL")
+
+
+class Cluster:
+    """The Ray cluster at an address, as `ray.init` takes it, `local` for one on this machine alone; a context manager.
+
+    Every machine has Vantage installed, and reaches the stage. Raises InputError without Ray, StoreError where there
+    is no cluster.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise InputError("Ray is not installed", hint="pip install 'vantage-search[ray]'") from None
+        self.ray: Any = ray
+        settings = THREADS | {name: os.environ[name] for name in ARITHMETIC if name in os.environ}
+        local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+        try:
+            ray.init(
+                address, runtime_env={"env_vars": settings}, log_to_driver=False, logging_level=logging.ERROR, **local
+            )
+        except (ConnectionError, ValueError) as error:
+            raise StoreError(f"no Ray cluster at {address}: {error}", hint="see `ray status` there") from None
+        self._work = self.ray.remote(max_retries=DEATHS_MAX, num_cpus=1)(work)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.ray.shutdown()
+
+    def run(
+        self, function: Function, shared: object, name: str, pieces: Sequence[object], keys: Sequence[str],
+        stage: Stage | None,
+    ) -> Iterator[Arrays]:  # fmt: skip
+        """See Workers."""
+        held, waiting = self.ray.put(packed(shared)), deque[Any]()
+        ahead = AHEAD * max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+        for piece, key in zip(pieces, keys, strict=True):
+            if len(waiting) == ahead:
+                yield self._result(waiting.popleft())
+            waiting.append(self._work.remote(function, name, held, piece, key, stage))
+        while waiting:
+            yield self._result(waiting.popleft())
+
+    def _result(self, reference: Any) -> Arrays:
+        try:
+            out: Arrays = self.ray.get(reference)
+            return out
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except self.ray.exceptions.RayError as error:
+            raise VantageError(
+                f"Ray gave a task up: {str(error).splitlines()[0]}",
+                hint="see `ray status`, and the logs of its workers",
+            ) from None
