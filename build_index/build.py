@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from .context import BuildContext
 from .ingest.attributes import check_rows, check_schema, spot_bytes
 from .ingest.formats.batch import Batch
 from .ingest.lint import Pass, findings
-from .ingest.rows import StoredRows, scale_rows
+from .ingest.rows import Rows, StoredRows, scale_rows
 from .ingest.source import Source
 from .ingest.staging import Staging, stage
+from .tasks.open import STAGE, open_tasks
 from .tune.check import check_options
 from .tune.choose import Choice, choose
 from .tune.contract import target_point
@@ -89,7 +91,7 @@ def build(source: Source, context: BuildContext) -> Report:
     try:
         with alone(context.out):
             try:
-                shutil.rmtree(context.scratch, ignore_errors=True)
+                _clear(context.scratch)
                 kind = source.kind if source.kind != "f32" else context.options.vectors or "f16"
                 _check_room(source, context.out, kind)
                 staging, lost = _stage(source, kind, context)
@@ -98,12 +100,21 @@ def build(source: Source, context: BuildContext) -> Report:
                         raise lost[0]
                     return _build(source, staging, bool(lost), context)
             finally:
-                shutil.rmtree(context.scratch, ignore_errors=True)
+                _clear(context.scratch)
     except OSError as error:
         where = error.filename or context.scratch
         raise InputError(
             f"cannot write {where}: {error.strerror or error}", hint="free some space or name another --out"
         ) from error
+
+
+def _clear(scratch: Path) -> None:
+    """Removes all but the stage of a build that did not end, for the next one to go on from."""
+    for path in list(scratch.iterdir()) if scratch.is_dir() else []:
+        if path.name != STAGE:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with suppress(OSError):  # a stage is there, or nothing
+        scratch.rmdir()
 
 
 def _stage(source: Source, kind: str, context: BuildContext) -> tuple[Staging, list[InputError]]:
@@ -161,7 +172,13 @@ def _build(source: Source, staging: Staging, lost: bool, context: BuildContext) 
     options = context.options
     if staging.rows < source.rows:
         check_options(staging.rows, source.dimension, options, context.metric)
-    rows = scale_rows(staging, context.metric)
+    with open_tasks(staging, context) as tasks:
+        return _build_rows(source, staging, replace(scale_rows(staging, context.metric), tasks=tasks), lost, context)
+
+
+def _build_rows(source: Source, staging: Staging, rows: Rows, lost: bool, context: BuildContext) -> Report:
+    """The same, once it is known what runs the tasks."""
+    options = context.options
     if staging.duplicate_vectors:
         context.note(f"{staging.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
     names = source.attributes.names

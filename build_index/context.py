@@ -21,6 +21,9 @@ class BuildContext:
 
     options: also the seed, and the memory that the work may use. progress: hears of every phase. note: takes what is
     found out about the rows, a sentence each. skip_bad_rows: rows that an index cannot hold are left out and counted.
+    workers: processes that run tasks; None: one a core for many rows. cluster: address of a Ray cluster that runs them
+    instead. stage: a folder, or an address in a bucket, that keeps what tasks have made until the build is whole; None:
+    the index's own folder, for many rows.
     """
 
     out: Path
@@ -29,11 +32,16 @@ class BuildContext:
     progress: Progress = SILENT
     note: Callable[[str], None] = _unheard
     skip_bad_rows: bool = False
+    workers: int | None = None
+    cluster: str | None = None
+    stage: str | None = None
 
     @property
     def scratch(self) -> Path:
-        """The folder of scratch files, which is gone when the work has ended."""
-        return self.out / ".scratch"
+        """The folder of scratch files, which is gone when the work has ended; but for a stage, where it has failed."""
+        if self.stage is None or "://" in self.stage:
+            return self.out.absolute() / ".scratch"
+        return Path(self.stage).absolute() / f"{self.out.name}.scratch"
 
     @property
     def building(self) -> Path:

@@ -59,6 +59,16 @@ def build_command(
     ] = Options.error_norms,
     model: Annotated[str | None, MORE(help="What made the vectors; queries that name another fail.")] = Options.model,
     seed: Annotated[int, MORE(help="All random choices follow from it.")] = Options.seed,
+    workers: Annotated[
+        int | None, MORE(min=1, help="Processes that work at a time.", show_default="one a core, for many rows")
+    ] = None,
+    stage: Annotated[
+        str | None,
+        MORE(help="Where work is kept until the index is whole: a folder, s3:// or r2://.", show_default="beside it"),
+    ] = None,
+    ray: Annotated[
+        str | None, MORE(help="Address of a Ray cluster that does the work, or `local`; needs vantage-search[ray].")
+    ] = None,
     partition: Annotated[str | None, RESEARCH(help=f"{', '.join(PARTITIONS)}: how rows form blocks.")] = None,
     router: Annotated[str | None, RESEARCH(help=f"{', '.join(ROUTERS)}: what names the blocks to read.")] = None,
     copies: Annotated[
@@ -107,7 +117,8 @@ def build_command(
         home = folder(to) if target is None else Path(stack.enter_context(TemporaryDirectory())) / PurePath(to).name
         bar = stack.enter_context(progress(opened.rows, "rows"))
         context = BuildContext(
-            home, metric, options, bar, lambda text: err.print(f"note: {plain(text)}"), skip_bad_rows
+            home, metric, options, bar, lambda text: err.print(f"note: {plain(text)}"), skip_bad_rows,
+            workers, ray, stage,
         )  # fmt: skip
         report = build(opened, context)
         if target is not None:

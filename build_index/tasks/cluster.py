@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from vantage.errors import InputError, StoreError, VantageError
 
 from .pickling import packed
 from .pool import AHEAD, DEATHS_MAX, THREADS
-from .stage import Arrays, Stage
-from .tasks import Function
+from .stage import Arrays
+from .tasks import Batch
 from .worker import work
 
 # What the arithmetic of a process depends on: workers take it from the process that drives them.
@@ -49,17 +49,14 @@ class Cluster:
     def __exit__(self, *error: object) -> None:
         self.ray.shutdown()
 
-    def run(
-        self, function: Function, shared: object, name: str, pieces: Sequence[object], keys: Sequence[str],
-        stage: Stage | None,
-    ) -> Iterator[Arrays]:  # fmt: skip
+    def run(self, batch: Batch) -> Iterator[Arrays]:
         """See Workers."""
-        held, waiting = self.ray.put(packed(shared)), deque[Any]()
+        held, waiting = self.ray.put(packed(batch.shared)), deque[Any]()
         ahead = AHEAD * max(1, int(self.ray.cluster_resources().get("CPU", 1)))
-        for piece, key in zip(pieces, keys, strict=True):
+        for number in range(len(batch)):
             if len(waiting) == ahead:
                 yield self._result(waiting.popleft())
-            waiting.append(self._work.remote(function, name, held, piece, key, stage))
+            waiting.append(self._work.remote(batch.function, batch.name, held, *batch[number], batch.stage))
         while waiting:
             yield self._result(waiting.popleft())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -14,8 +14,8 @@ from loky import ProcessPoolExecutor  # type: ignore[import-untyped]
 from vantage.errors import VantageError
 
 from .pickling import packed
-from .stage import Arrays, Stage
-from .tasks import Function
+from .stage import Arrays
+from .tasks import Batch
 from .worker import work
 
 DEATHS_MAX = 5  # of workers, in a row, without a result between them
@@ -40,28 +40,24 @@ class Pool:
     def _start(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self.count, env=THREADS)
 
-    def run(
-        self, function: Function, shared: object, name: str, pieces: Sequence[object], keys: Sequence[str],
-        stage: Stage | None,
-    ) -> Iterator[Arrays]:  # fmt: skip
+    def run(self, batch: Batch) -> Iterator[Arrays]:
         """See Workers."""
-        path = self.scratch / f"shared-{name}"
+        path = self.scratch / f"shared-{batch.name}"
         self.scratch.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(packed(shared))
+        path.write_bytes(packed(batch.shared))
         try:
-            yield from self._in_order(
-                [(function, name, str(path), piece, key, stage) for piece, key in zip(pieces, keys, strict=True)]
-            )
+            yield from self._in_order(batch, str(path))
         finally:
             path.unlink(missing_ok=True)
 
-    def _in_order(self, calls: list[tuple[object, ...]]) -> Iterator[Arrays]:
+    def _in_order(self, batch: Batch, path: str) -> Iterator[Arrays]:
         waiting, sent, deaths = deque[Future[Arrays]](), 0, 0
         try:
-            while waiting or sent < len(calls):
+            while waiting or sent < len(batch):
                 try:
-                    while sent < len(calls) and len(waiting) < AHEAD * self.count:
-                        waiting.append(self._processes.submit(work, *calls[sent]))
+                    while sent < len(batch) and len(waiting) < AHEAD * self.count:
+                        task = batch.function, batch.name, path, *batch[sent], batch.stage
+                        waiting.append(self._processes.submit(work, *task))
                         sent += 1
                     result = waiting[0].result()
                 except BrokenProcessPool as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,16 +15,46 @@ from .stage import Arrays, Stage
 Function = Callable[[Any, Any], Arrays]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """The tasks of one map. name: of this map, by its content where a stage keeps its results; else stage is None."""
+
+    function: Function
+    shared: object
+    name: str
+    pieces: Sequence[object]
+    stage: Stage | None
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, number: int) -> tuple[object, str]:
+        """(piece, key of its result in the stage, '' where it is not kept)."""
+        piece = self.pieces[number]
+        key = f"{self.function.__name__.strip('_')}/{digest(self.name, piece)}" if self.stage else ""
+        return piece, key
+
+
 class Workers(Protocol):
     """Where tasks run, if not here."""
 
-    def run(
-        self, function: Function, shared: object, name: str, pieces: Sequence[object], keys: Sequence[str],
-        stage: Stage | None,
-    ) -> Iterator[Arrays]:  # fmt: skip
-        """The results in the order of the pieces. name: of function and shared; keys: of results, '' for none that is
-        kept. A worker that dies is replaced, and its tasks run again; raises VantageError where they die each time.
+    def run(self, batch: Batch) -> Iterator[Arrays]:
+        """The results in the order of the pieces. A worker that dies is replaced, and its tasks run again; raises
+        VantageError where they die each time.
         """
+
+
+class Lazy(Sequence[Any]):
+    """So many pieces, each made when it is its turn."""
+
+    def __init__(self, count: int, make: Callable[[int], object]) -> None:
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._make(number)
 
 
 @dataclass(frozen=True)
@@ -41,16 +72,14 @@ class Tasks:
 
         keep: in the stage, if there is one; not where results are large and soon made again.
         """
-        name, keys = "", [""] * len(pieces)
-        if self.workers or (self.stage and keep):
-            name = digest(code(), function, shared)
-        if self.stage and keep:
-            keys = [f"{function.__name__.strip('_')}/{digest(name, piece)}" for piece in pieces]
+        stage = self.stage if keep else None
+        name = digest(code(), function, shared) if stage else secrets.token_hex(16)
+        batch = Batch(function, shared, name, pieces, stage)
         results: Iterator[Arrays]
         if self.workers is None or len(pieces) == 1:
-            results = (run(function, shared, *one, self.stage) for one in zip(pieces, keys, strict=True))
+            results = (run(function, shared, *batch[number], stage) for number in range(len(batch)))
         else:
-            results = self.workers.run(function, shared, name, pieces, keys, self.stage)
+            results = self.workers.run(batch)
         for done, result in enumerate(results, 1):
             progress(done / len(pieces))
             yield result

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vantage.format import (
     ATTRIBUTES_PLANE,
     NORMS_PLANE,
     Centre,
+    Centres,
     Directory,
+    Rendition,
     aligned,
     pack_attributes,
     pack_block,
@@ -19,15 +24,48 @@ from vantage.format import (
 
 from ..blocks.layout import centre_at, exact_centres
 from ..codecs.error_norms import Lengths, error_norms
-from ..codecs.planes import Encoded
-from ..ingest.rows import Ints
+from ..codecs.planes import Codec, Encoded, encode_blocks
+from ..ingest.rows import F32, Ints, Rows
 from ..progress import Progress
 from ..simulate.measure import CHUNK_BYTES, chunks
-from .contents import Contents, RowTable, check_block
+from ..tasks.tasks import Lazy
+from .contents import U32, Contents, RowTable, check_block
 from .ids import ids_as_bytes
 from .objects import ObjectList
 from .shard import Inline, Shards
 from .vectors import stored_values
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """What all blocks are packed by; see Contents and RowTable. centres f32 (B, d): as stored. attributes: blocks have
+    those of their rows. norms: and error norms.
+    """
+
+    rows: Rows
+    vector_kind: str
+    codecs: tuple[Codec, ...]
+    centre_section: Centres
+    centres: F32
+    renditions: tuple[Rendition, ...]
+    by_row: bool
+    attributes: bool
+    norms: bool
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Blocks from `low` on with the rows source i64 (n), that begin at starts. By these rows: number, checks u32 (n),
+    spots u32 (n, 3), none where blocks have none. codes: of each codec, None where they are still to be made.
+    """
+
+    low: int
+    source: Ints
+    starts: list[int]
+    number: U32
+    checks: U32
+    spots: U32
+    codes: list[list[Encoded] | None]
 
 
 def write_blocks(
@@ -37,67 +75,103 @@ def write_blocks(
 
     norms: blocks end with error norms, for exact answers. Raises InputError for a block that no reader takes.
     """
-    rows, encoders, radius = contents.rows, contents.encoders(), array("f")
-    blocks = len(table.members)
+    rows, layout, radius = contents.rows, contents.choice.layout, array("f")
+    blocks, codecs = len(table.members), contents.codecs()
     shards: list[Shards | Inline] = []
     if contents.choice.inline:
         shards.append(Inline(objects, blocks))
     else:
         shards += [Shards(objects, r, blocks) for r in range(len(table.renditions))]
-    inside = any(rendition.attributes for rendition in table.renditions)
-    for low, high in chunks(table.members, CHUNK_BYTES // (4 * rows.dimension)):
+    packing = _Packing(
+        rows, contents.vector_kind, codecs, layout.centre_section, layout.centres, table.renditions, table.by_row,
+        any(rendition.attributes for rendition in table.renditions), norms,
+    )  # fmt: skip
+    ranges = chunks(table.members, CHUNK_BYTES // (4 * rows.dimension))
+
+    def piece(number: int) -> _Piece:
+        low, high = ranges[number]
         source = np.concatenate(table.members[low:high])
         starts = np.concatenate([[0], np.cumsum([len(m) for m in table.members[low:high]])]).tolist()
-        encoded = [encode(low, high, source, starts) for encode in encoders]
-        ids, texts = ids_as_bytes(rows, source), rows.stored.attributes(source) if inside else []
-        lengths = _lengths(contents, encoded[0], source, slice(low, high)) if norms else []
-        radius.extend(block.radius for block in lengths)
-        for i, block in enumerate(range(low, high)):
-            part = slice(starts[i], starts[i + 1])
-            planes = [(NORMS_PLANE, lengths[i].plane)] if norms else []
-            attributes = [(ATTRIBUTES_PLANE, pack_attributes(texts[part]))] if inside else []
-            centre = centre_at(contents.choice.layout.centre_section, block)
-            for rendition, writer in zip(table.renditions, shards, strict=True):
-                first = rendition == table.renditions[0]
-                own = planes * first + (attributes if rendition.attributes else [])
-                data, size = _pack(contents, table, encoded[rendition.codec][i], centre, source[part], ids[part], own)
-                check_block(block, part.stop - part.start, len(data))
-                writer.add(block, data, size)
-        progress(high / len(table.members))
+        of = table.number[source]
+        spots = table.spots[of] if table.by_row else np.zeros((0, 3), np.uint32)
+        codes = [contents.codes_of(codec, low, high, source, starts) for codec in codecs]
+        return _Piece(low, source, starts, of, table.checks[of], spots, codes)
+
+    made = rows.tasks.map(_pack, packing, Lazy(len(ranges), piece), progress, keep=False)
+    for (low, high), (radii, *packed) in zip(ranges, made, strict=True):
+        radius.extend(radii.tolist())
+        for writer, data, size, whole in zip(shards, packed[::3], packed[1::3], packed[2::3], strict=True):
+            ends = np.cumsum(whole).tolist()
+            for block, start, end, own in zip(range(low, high), [0, *ends], ends, size.tolist(), strict=False):
+                writer.add(block, data[start:end].tobytes(), own)
     directory = Directory(
-        array("I", range(blocks)), array("I", contents.choice.layout.sizes().tolist()),
-        array("I", table.homes.tolist()), tuple(writer.close() for writer in shards),
+        array("I", range(blocks)), array("I", layout.sizes().tolist()), array("I", table.homes.tolist()),
+        tuple(writer.close() for writer in shards),
     )  # fmt: skip
     return directory, radius, b"".join(bytes(writer.data) for writer in shards if isinstance(writer, Inline))
 
 
-def _pack(
-    contents: Contents,
-    table: RowTable,
+def _pack(packing: _Packing, piece: _Piece) -> tuple[npt.NDArray[Any], ...]:
+    """(radii f32 of the blocks, none without norms; then for each rendition all their bytes u8, and u64 of each block
+    how many are before its planes, and how many in all).
+    """
+    rows, starts, source = packing.rows, piece.starts, piece.source
+    blocks = slice(piece.low, piece.low + len(starts) - 1)
+    encoded = [
+        encode_blocks(codec, rows.take(source), starts, packing.centres[blocks], rows.metric)
+        if known is None
+        else known
+        for codec, known in zip(packing.codecs, piece.codes, strict=True)
+    ]
+    ids, texts = ids_as_bytes(rows, source), rows.stored.attributes(source) if packing.attributes else []
+    lengths = _lengths(packing, encoded[0], source, blocks) if packing.norms else []
+    out: list[list[tuple[bytes, int]]] = [[] for _ in packing.renditions]
+    for i, (low, high) in enumerate(zip(starts, starts[1:], strict=False)):
+        part = slice(low, high)
+        planes = [(NORMS_PLANE, lengths[i].plane)] if packing.norms else []
+        attributes = [(ATTRIBUTES_PLANE, pack_attributes(texts[part]))] if packing.attributes else []
+        centre = centre_at(packing.centre_section, piece.low + i)
+        for rendition, made in zip(packing.renditions, out, strict=True):
+            first = rendition == packing.renditions[0]
+            own = planes * first + (attributes if rendition.attributes else [])
+            data, size = _pack_block(packing, piece, encoded[rendition.codec][i], centre, part, ids[part], own)
+            check_block(piece.low + i, high - low, len(data))
+            made.append((data, size))
+    columns = [np.array([block.radius for block in lengths], np.float32)]
+    for made in out:
+        columns.append(np.frombuffer(b"".join(data for data, _ in made), np.uint8))
+        columns += [np.array([size for _, size in made], np.uint64)]
+        columns += [np.array([len(data) for data, _ in made], np.uint64)]
+    return tuple(columns)
+
+
+def _pack_block(
+    packing: _Packing,
+    piece: _Piece,
     encoded: Encoded,
     centre: Centre,
-    source: Ints,
+    part: slice,
     ids: list[bytes],
     planes: list[tuple[int, bytes]],
 ) -> tuple[bytes, int]:
-    """(a block of these source rows (n), its bytes without planes)."""
-    n, number = len(source), table.number[source]
+    """(the block of this part of the rows, its bytes without planes)."""
+    n = part.stop - part.start
     pad = bytes(4 * (aligned(n, 16) - n))
-    id_width, id_plane = pack_ids(ids) if contents.rows.stored.id_kind == "bytes" else (8, b"".join(ids))
-    columns = [*encoded.planes(), number.tobytes() + pad, table.checks[number].tobytes() + pad]
-    if table.by_row:
-        columns += [column.tobytes() + pad for column in table.spots[number].T]
+    id_width, id_plane = pack_ids(ids) if packing.rows.stored.id_kind == "bytes" else (8, b"".join(ids))
+    columns = [*encoded.planes(), piece.number[part].tobytes() + pad, piece.checks[part].tobytes() + pad]
+    if packing.by_row:
+        columns += [column.tobytes() + pad for column in piece.spots[part].T]
     return pack_block(n, id_width, encoded.ranges, centre, columns, id_plane, planes)
 
 
-def _lengths(contents: Contents, encoded: list[Encoded], source: Ints, blocks: slice) -> list[Lengths]:
+def _lengths(packing: _Packing, encoded: list[Encoded], source: Ints, blocks: slice) -> list[Lengths]:
     """Error norms of blocks with the source rows `source`, to the full vectors as they are stored."""
-    rows, layout, codec = contents.rows, contents.choice.layout, contents.choice.codec
-    x = stored_values(rows.stored.gather(source), contents.vector_kind, source).astype(np.float64)
+    rows, codec = packing.rows, packing.codecs[0]
+    x = stored_values(rows.stored.gather(source), packing.vector_kind, source).astype(np.float64)
     if rows.metric == "cosine":
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     else:
         x = (x - rows.origin if rows.metric == "l2" else x) * rows.scale
-    centres = exact_centres(layout.centre_section, rows.dimension, blocks)
-    bias = np.asarray(layout.centre_section.bias, np.float64)[blocks]
+    centres = exact_centres(packing.centre_section, rows.dimension, blocks)
+    bias = np.asarray(packing.centre_section.bias, np.float64)[blocks]
     return error_norms(codec.section, codec.axes, encoded, x, centres, bias, rows.metric)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from vantage.errors import InputError
 from vantage.format import BLOCKS_FREE, READ_BYTES_MAX, Rendition, block_planes
 
-from ..codecs.planes import Codec, Encoded, encode_blocks
+from ..codecs.planes import Codec, Encoded
 from ..ingest.attributes import BLOCK_BYTES_MAX, are_long, pieces
 from ..ingest.rows import Ints, Rows
 from ..tune.choose import Choice
@@ -33,7 +33,7 @@ class Contents:
     """Rows with their attributes, and the choice that says where and how each of them is kept.
 
     vector_kind: of the stored full vectors. manifest: what manifest.json says, but for its generation and objects.
-    encode: where codes come from that are known already; without it every block is encoded.
+    encode: where codes of the first codec come from, where they are known already.
     """
 
     rows: Rows
@@ -43,23 +43,16 @@ class Contents:
     manifest: dict[str, Any]
     encode: Encode | None = None
 
-    def encoders(self) -> list[Encode]:
-        """Give the codes of blocks, one a codec."""
-        first, longer = self.encode or encoder(self.rows, self.choice), self.choice.longer
-        return [first] if longer is None else [first, encoder(self.rows, self.choice, longer)]
+    def codecs(self) -> tuple[Codec, ...]:
+        """Of the blocks; renditions name them by number."""
+        return (self.choice.codec,) if self.choice.longer is None else (self.choice.codec, self.choice.longer)
 
-
-def encoder(rows: Rows, choice: Choice, codec: Codec | None = None) -> Encode:
-    """Encodes the blocks it is asked for, by the first codec of the choice or another one; or has their codes."""
-    centres, codec = choice.layout.centres, codec or choice.codec
-    kept = next((codes for codes in choice.codes if codes.codec is codec and codes.complete), None)
-    if kept is not None:
-        return lambda low, high, source, starts: kept.get(low, high)
-
-    def encode(low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
-        return encode_blocks(codec, rows.take(source), starts, centres[low:high], rows.metric)
-
-    return encode
+    def codes_of(self, codec: Codec, low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded] | None:
+        """Codes of blocks low up to high (excluded), as in Encode, where they are known."""
+        if codec is self.choice.codec and self.encode is not None:
+            return self.encode(low, high, source, starts)
+        kept = next((codes for codes in self.choice.codes if codes.codec is codec and codes.complete), None)
+        return None if kept is None else kept.get(low, high)
 
 
 @dataclass(frozen=True)

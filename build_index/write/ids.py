@@ -6,6 +6,7 @@ import struct
 from array import array
 
 import numpy as np
+import numpy.typing as npt
 
 from vantage.errors import InputError
 from vantage.format import ID_PAGE_ROWS, IdPages
@@ -23,15 +24,22 @@ def ids_as_bytes(rows: Rows, source: Ints) -> list[bytes]:
     return ids if isinstance(ids, list) else [struct.pack("<q", i) for i in ids.tolist()]
 
 
+def _hash(rows: Rows, source: Ints) -> tuple[npt.NDArray[np.uint64]]:
+    """u64 (n): hashes of the ids of source rows (n)."""
+    ids = rows.stored.ids(source)
+    return (np.array([id_hash(i) for i in (ids if isinstance(ids, list) else ids.tolist())], np.uint64),)
+
+
 def write_ids(rows: Rows, table: RowTable, attributes: bool, objects: ObjectList) -> IdPages:
     """Writes ids.bin; its pages. Raises InputError for two ids with one hash, which no lookup could tell apart.
 
     attributes: rows have some.
     """
     hashes = np.empty(rows.count, np.uint64)
-    for low in range(0, rows.count, 1 << 16):
-        ids = rows.stored.ids(table.source[low : low + (1 << 16)])
-        hashes[low : low + len(ids)] = [id_hash(i) for i in (ids if isinstance(ids, list) else ids.tolist())]
+    cells = rows.cells()
+    made = rows.tasks.map(_hash, rows, [table.source[low:high] for low, high in cells], keep=False)
+    for (low, high), (own,) in zip(cells, made, strict=True):
+        hashes[low:high] = own
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     same = np.flatnonzero(ordered[1:] == ordered[:-1])

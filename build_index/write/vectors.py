@@ -21,9 +21,11 @@ from vantage.kernels import crc32c
 from ..ingest.formats.types import is_json
 from ..ingest.rows import Ints, Rows
 from ..progress import Progress
-from .contents import PAGE_ROWS, Contents, RowTable
+from .contents import PAGE_ROWS, U32, Contents, RowTable
 from .objects import ObjectList, sync
 
+U8 = npt.NDArray[np.uint8]
+OWN_COLUMNS = 3  # of a part, before the attributes
 PART_ROWS_BYTES = 512 << 20
 ATTRIBUTES_BYTES = 256 << 20  # of an object of them, unless those of one page take more
 F16_SAFE = 4e-6  # times the root of the dimension: no longer row loses F16_LOSS_MAX, as 2^-11 and 2^-25 are rounded
@@ -108,26 +110,25 @@ def write_rows(contents: Contents, table: RowTable, objects: ObjectList, progres
     writer: _PartWriter | None = None
     texts = _Texts(objects)
     parts = 0
-    for low, high in table.pages:
+    pieces = [table.source[low:high] for low, high in table.pages]
+    shared = rows, schema.serialize().to_pybytes(), kind  # pickle would lose names and nulls of a list's elements
+    made = rows.tasks.map(_make_page, shared, pieces, progress, keep=False)
+    for (low, high), (group, checks, records, spots) in zip(table.pages, made, strict=True):
         if writer is None:
             key = f"vectors/part-{parts:05d}.parquet"
             number, path = objects.begin(key)
             writer, parts = _PartWriter(path, schema, low), parts + 1
-        values = stored_values(rows.stored.gather(table.source[low:high]), kind, table.source[low:high])
-        raw = memoryview(values.tobytes())
-        table.checks[low:high] = [crc32c(raw[at : at + width]) for at in range(0, len(raw), width)]
-        records = rows.stored.attributes(table.source[low:high]) if names else []
+        table.checks[low:high] = checks
         if names:
-            table.spots[low:high, 2] = list(map(crc32c, records))
+            table.spots[low:high, 2] = spots
             texts.add(records)
-        writer.add(_group(rows, schema, values, records, table.source[low:high]))
+        writer.add(pa.ipc.open_stream(pa.py_buffer(group)).read_all())
         if high == rows.count or (high - writer.first_row) * width >= PART_ROWS_BYTES:
             own = writer.close(width)
             _check_pages(rows, path, own, high, table.source, kind)
             places += [(number, offset) for _, offset in own]
             objects.end(key, path.stat().st_size)
             writer = None
-        progress(high / rows.count)
     facts = _write_facts(table, bool(names), objects)
     texts.close()
     columns = [*zip(*places, strict=True), *zip(*facts, strict=True)]
@@ -135,6 +136,26 @@ def write_rows(contents: Contents, table: RowTable, objects: ObjectList, progres
     kinds = ("I", "Q", "I", "Q", "I", "I", "Q")
     first_row = array("I", [*(low for low, _ in table.pages), rows.count])
     return RowPages(first_row, *(array(code, column) for code, column in zip(kinds, columns, strict=True)))
+
+
+def _make_page(shared: tuple[Rows, bytes, str], source: Ints) -> tuple[U8, U32, U8, U32]:
+    """A page of these source rows (n): (a row group as an Arrow stream, CRC-32C u32 (n) of the stored vectors, the JSON
+    of all attributes, CRC-32C u32 (n) of each row's).
+    """
+    rows, kind, schema = shared[0], shared[2], pa.ipc.read_schema(pa.py_buffer(shared[1]))
+    width = VECTOR_BYTES[kind] * rows.dimension
+    values = stored_values(rows.stored.gather(source), kind, source)
+    raw = memoryview(values.tobytes())
+    records = rows.stored.attributes(source) if len(schema) > OWN_COLUMNS else []
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, schema) as writer:
+        writer.write_table(_group(rows, schema, values, records, source))
+    return (
+        np.frombuffer(stream.getvalue(), np.uint8),
+        np.array([crc32c(raw[at : at + width]) for at in range(0, len(raw), width)], np.uint32),
+        np.frombuffer(b"".join(records), np.uint8),
+        np.array(list(map(crc32c, records)), np.uint32),
+    )
 
 
 class _Texts:
@@ -145,16 +166,15 @@ class _Texts:
         self.count = self.size = 0
         self.file: BinaryIO | None = None
 
-    def add(self, records: list[bytes]) -> None:
-        """Those of a page."""
+    def add(self, data: U8) -> None:
+        """That of a page."""
         if self.file is None or self.size > ATTRIBUTES_BYTES:
             self.close()
             self.key = f"attributes-{self.count:05d}.bin"
             self.number, path = self.objects.begin(self.key)
             self.file, self.size, self.count = path.open("wb"), 0, self.count + 1
         self.places.append((self.number, self.size))
-        data = b"".join(records)
-        self.file.write(data)
+        self.file.write(data.data)
         self.size += len(data)
 
     def close(self) -> None:
@@ -195,7 +215,7 @@ def _schema(rows: Rows, kind: str, columns: list[pa.Field]) -> pa.Schema:
 
 def _group(rows: Rows, schema: pa.Schema, values: npt.NDArray[Any], texts: list[bytes], source: Ints) -> pa.Table:
     """A row group of some source rows (n), whose stored vectors are values (n, d), and their attributes JSON."""
-    records, columns = [json.loads(text) for text in texts], list(schema)[3:]
+    records, columns = [json.loads(text) for text in texts], list(schema)[OWN_COLUMNS:]
     arrays = [
         _vector_array(values, schema),
         pa.array(rows.stored.ids(source), schema.field("id").type),

@@ -25,6 +25,16 @@ class VantageError(Exception):
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For pickle, whatever the arguments of a subclass: an error of a build's worker is the user's to read."""
+        return _made_again, (type(self), self.args, vars(self))
+
+
+def _made_again(kind: type[VantageError], args: tuple[object, ...], state: dict[str, object]) -> VantageError:
+    out = kind.__new__(kind, *args)
+    vars(out).update(state)
+    return out
+
 
 class InputError(VantageError, ValueError):
     """The request or the source is wrong; nothing was changed."""

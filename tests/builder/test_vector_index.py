@@ -21,8 +21,8 @@ from small import clustered
 from build_index import VectorIndex
 from build_index.bucket.open import open_index
 from build_index.codecs import CODECS
+from build_index.codecs.planes import encode_blocks
 from build_index.hashing import codewords
-from build_index.write.contents import encoder
 from build_index.write.reopen import reopen, with_new_names
 from vantage.errors import DamagedError, InputError, NotFoundError
 from vantage.search.query import Query
@@ -153,7 +153,8 @@ def test_a_codec_read_back_is_the_codec(codec: str, rotation: str | None, tmp_pa
     found = reopen(tmp_path / "index")
     members = found.choice.layout.members()
     starts = np.cumsum([0, *map(len, members)]).tolist()
-    again = encoder(found.rows, found.choice)(0, len(members), np.concatenate(members), starts)
+    x, layout = found.rows.take(np.concatenate(members)), found.choice.layout
+    again = encode_blocks(found.choice.codec, x, starts, layout.centres, "cosine")
     assert np.mean([(a.codes == b.codes).mean() for a, b in zip(again, found.codes, strict=True)]) > 0.99
     assert np.allclose([a.ranges for a in again], [b.ranges for b in found.codes], atol=1e-3)
 
