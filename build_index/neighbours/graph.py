@@ -40,6 +40,13 @@ def neighbour_graph(
     Rows are held in inverted lists as f16, or as bytes where they are bytes. If they take over 0.3 of memory_bytes,
     they are searched in several passes. The answer and its 4 k bytes of scores a wanted row stand beside.
     """
+    given = rows, queries, k, seed, memory_bytes, allowed
+    return rows.tasks.once("neighbours", given, lambda: (_found(*given, progress),))[0]
+
+
+def _found(
+    rows: Rows, queries: Ints, k: int, seed: int, memory_bytes: int, allowed: Ints | None, progress: Progress
+) -> Graph:
     answers = np.arange(rows.count) if allowed is None else allowed
     best = np.full((len(queries), k), -1, np.int32)
     cost = np.full((len(queries), k), np.inf, np.float32)

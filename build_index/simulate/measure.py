@@ -8,24 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vantage import kernels
 from vantage.cost import LANE_BYTES_PER_MS, LANES, ROUND_MS, wave_ms
-from vantage.format import RANGES_AT, aligned, block_planes, pack_block
+from vantage.format import RANGES_AT, Centres, Root, aligned, block_planes, pack_block
 from vantage.read.cache import CACHED, STARTS_OBJECT
 from vantage.search.plan import GETS_MAX, PRICE_BITS, SMALL_BYTES
+from vantage.search.prepare import Prepared
 from vantage.search.scan import LrsqScan
 
 from ..blocks.layout import Layout, centre_at
 from ..codecs.kept import KeptCodes
-from ..codecs.planes import Codec, encode_blocks
-from ..ingest.rows import Ints, Rows
+from ..codecs.planes import Codec, Encoded, encode_blocks
+from ..ingest.rows import CELL_ROWS, F32, Ints, Rows
 from ..kernels import count_right, find_answered, plan_queries, plan_queries_size
 from ..neighbours.truth import Truth, ranks, ties
 from ..progress import SILENT, Progress
+from ..tasks.tasks import Lazy
 from .edge import NOWHERE, HeldOutQueries, P, Pages, bases, trial_root
 
 KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
@@ -34,7 +38,8 @@ PRICE_MAX = (1 << 32) - 1
 LOST_LEAST = 20  # neighbours that a limit of blocks leaves out, to hold for queries that it was not found by
 
 Bools = npt.NDArray[np.bool_]
-_ENTRY = np.dtype([("score", "<i4"), ("slot", "<u4"), ("block", "<u4"), ("index", "<u4")])  # of a pool
+ENTRY = np.dtype([("score", "<i4"), ("slot", "<u4"), ("block", "<u4"), ("index", "<u4")])  # of a pool
+Entries = npt.NDArray[np.void]
 
 
 @dataclass(frozen=True)
@@ -237,54 +242,138 @@ def full_scans(
 
     codes: of these blocks by this codec, which are read where they are complete, and else put in; None: all are made.
     """
-    members = layout.members()
-    root = trial_root(rows, layout, codec.rotation, codec.section, 100)
-    scans = [LrsqScan(root, NOWHERE, 0, q, one.kept) for one in wanted for q in one.held.queries]
-    queries = [q for one in wanted for q in one.held.queries]
+    members, queries = layout.members(), [q for one in wanted for q in one.held.queries]
     base = np.array([bases(q, layout.centre_section, rows.dimension) for q in queries])
     asking = np.concatenate([one.blocks(layout.blocks) for one in wanted])
-    row_of_slot = np.concatenate(members).astype(np.int32)
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
     known = codes is not None and codes.complete
-    for low, high in chunks(members, CHUNK_BYTES // (4 * rows.dimension)):
-        if codes is not None and known:
-            made = codes.get(low, high)
-        else:
-            x, local = rows.take(np.concatenate(members[low:high])), (starts[low : high + 1] - starts[low]).tolist()
-            made = encode_blocks(codec, x, local, layout.centres[low:high], rows.metric)
-            if codes is not None:
-                codes.put(made)
-        blocks = []
-        for b, encoded in zip(range(low, high), made, strict=True):
-            n = len(members[b])
-            pad = bytes(4 * (aligned(n, 16) - n))
-            slots = np.arange(starts[b], starts[b + 1], dtype=np.uint32).tobytes() + pad
-            centre = centre_at(layout.centre_section, b)
-            data, _ = pack_block(n, 0, encoded.ranges, centre, [*encoded.planes(), slots], b"")
-            at = block_planes(n, codec.code_bytes, rows.dimension)
-            blocks.append((data, RANGES_AT, at.codes, at.f, at.h, at.rows, n))
-        # Query by query: its tables and its pool, which are far more than the blocks of a piece, are fetched once.
-        asked = asking[:, low:high]
-        for j in np.flatnonzero(asked.any(1)).tolist():
-            tables, pool, own = scans[j].tables, scans[j].pool, base[j, low:high].tolist()
-            for i in np.flatnonzero(asked[j]).tolist():
-                kernels.lrsq_scan(*blocks[i], own[i], low + i, tables, pool)
-        progress(high / len(members))
+    kept = [one.kept for one in wanted for _ in one.held.queries]
+    scanning = _Scanning(
+        rows, codec, trial_root(rows, layout, codec.rotation, codec.section, 100), layout.centre_section,
+        layout.centres, queries, kept, codes is not None and not known,
+    )  # fmt: skip
+    cells = chunks(members, CELL_ROWS)
+
+    def cell(number: int) -> _Cell:
+        low, high = cells[number]
+        asked = [(j, asking[j, low:high]) for j in np.flatnonzero(asking[:, low:high].any(1)).tolist()]
+        made = codes.get(low, high) if known and codes is not None else None
+        return _Cell(low, members[low:high], int(starts[low]), asked, base[[j for j, _ in asked], low:high], made)
+
+    found: list[list[Entries]] = [[] for _ in queries]
+    results = rows.tasks.map(_scan_cell, scanning, Lazy(len(cells), cell), progress, keep=False)
+    for (low, high), (asked, counts, entries, *planes) in zip(cells, results, strict=True):
+        for j, part in zip(asked.tolist(), np.split(entries, np.cumsum(counts)[:-1]), strict=True):
+            found[j].append(part)
+        if scanning.keeps and codes is not None:
+            codes.put(_unjoined(planes, [len(m) for m in members[low:high]]))
+    row_of_slot = np.concatenate(members).astype(np.int32)
     out, base = list[Candidates](), base.astype(np.float32)
-    for one in reversed(wanted):
+    for one in wanted:
         count = len(one.held.queries)
-        own, scans = scans[len(scans) - count :], scans[: len(scans) - count]
-        out.append(replace(_candidates(rows, one, own, row_of_slot), base=base[len(scans) : len(scans) + count]))
-    return out[::-1]
+        own, found = found[:count], found[count:]
+        out.append(replace(_candidates(rows, one, own, row_of_slot), base=base[:count]))
+        base = base[count:]
+    return out
 
 
-def _candidates(rows: Rows, of: Scanned, scans: list[LrsqScan], row_of_slot: npt.NDArray[np.int32]) -> Candidates:
-    """What scans (Q) have kept, which are given up one by one: each holds as much as its row here. Without base."""
-    held, shape = of.held, (len(scans), of.kept)
+@dataclass(frozen=True)
+class _Scanning:
+    """What all blocks are scanned with: queries (Q), how many copies are kept of each, and whether codes are wanted."""
+
+    rows: Rows
+    codec: Codec
+    root: Root
+    centre_section: Centres
+    centres: F32
+    queries: list[Prepared]
+    kept: list[int]
+    keeps: bool
+
+    @cached_property
+    def scans(self) -> dict[int, LrsqScan]:
+        """By query, as they are asked for: their tables serve all cells."""
+        return {}
+
+    def scan(self, query: int) -> LrsqScan:
+        """Tables of a query, and an empty pool."""
+        if query not in self.scans:
+            self.scans[query] = LrsqScan(self.root, NOWHERE, 0, self.queries[query], self.kept[query])
+        kernels.pool_reset(self.scans[query].pool, self.kept[query])
+        return self.scans[query]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """Blocks from `low` on, members of each; slot: number of the first of these. asked: queries that scan some of them,
+    and which, bool (blocks); base f64 (asked, blocks): scores of centres. codes: where they are known.
+    """
+
+    low: int
+    members: list[Ints]
+    slot: int
+    asked: list[tuple[int, Bools]]
+    base: npt.NDArray[np.float64]
+    codes: list[Encoded] | None
+
+
+def _scan_cell(scanning: _Scanning, cell: _Cell) -> tuple[npt.NDArray[Any], ...]:
+    """(queries that asked i64 (n), how many entries each has i64 (n), these one after the other, their slot in row;
+    and where codes are wanted, them: see _joined)."""
+    rows, codec, slot, all_made = scanning.rows, scanning.codec, cell.slot, list[Encoded]()
+    scans = [scanning.scan(j) for j, _ in cell.asked]
+    for low, high in chunks(cell.members, CHUNK_BYTES // (4 * rows.dimension)):
+        sizes = [len(m) for m in cell.members[low:high]]
+        if cell.codes is not None:
+            made = cell.codes[low:high]
+        else:
+            x, at = rows.take(np.concatenate(cell.members[low:high])), [0, *np.cumsum(sizes).tolist()]
+            made = encode_blocks(codec, x, at, scanning.centres[cell.low + low : cell.low + high], rows.metric)
+            all_made += made if scanning.keeps else []
+        blocks = []
+        for i, encoded, n in zip(range(low, high), made, sizes, strict=True):
+            pad = bytes(4 * (aligned(n, 16) - n))
+            slots = np.arange(slot, slot + n, dtype=np.uint32).tobytes() + pad
+            centre = centre_at(scanning.centre_section, cell.low + i)
+            data, _ = pack_block(n, 0, encoded.ranges, centre, [*encoded.planes(), slots], b"")
+            planes = block_planes(n, codec.code_bytes, rows.dimension)
+            blocks.append((data, RANGES_AT, planes.codes, planes.f, planes.h, planes.rows, n))
+            slot += n
+        # Query by query: its tables and its pool, which are far more than the blocks of a piece, are fetched once.
+        for (_, asked), own, scan in zip(cell.asked, cell.base, scans, strict=True):
+            for i in np.flatnonzero(asked[low:high]).tolist():
+                kernels.lrsq_scan(*blocks[i], own[low + i], cell.low + low + i, scan.tables, scan.pool)
+    found, counts = list[Entries](), list[int]()
+    for scan in scans:
+        entries = np.empty(scan.capacity, ENTRY)
+        counts.append(kernels.pool_finish(scan.pool, entries))
+        found.append(entries[: counts[-1]])
+    asked_by, none = np.array([j for j, _ in cell.asked], np.int64), np.empty(0, ENTRY)
+    codes = _joined(all_made) if scanning.keeps else ()
+    return asked_by, np.array(counts, np.int64), np.concatenate([none, *found]), *codes
+
+
+def _joined(blocks: list[Encoded]) -> tuple[npt.NDArray[Any], ...]:
+    """(ranges f64 (B, 4), codes u8 (n, code_bytes), f and h u8 (n)) of all blocks."""
+    planes = (np.concatenate([getattr(one, name) for one in blocks]) for name in ("codes", "f", "h"))
+    return np.array([one.ranges for one in blocks], np.float64), *planes
+
+
+def _unjoined(joined: list[npt.NDArray[Any]], sizes: list[int]) -> list[Encoded]:
+    """The blocks of these sizes again."""
+    ends = np.cumsum(sizes)[:-1]
+    ranges, *planes = joined
+    parts = zip(ranges.tolist(), *(np.split(plane, ends) for plane in planes), strict=True)
+    return [Encoded(tuple(own), codes, f, h) for own, codes, f, h in parts]
+
+
+def _candidates(rows: Rows, of: Scanned, found: list[list[Entries]], row_of_slot: npt.NDArray[np.int32]) -> Candidates:
+    """The best of what pools of cells have kept for queries (Q), as one pool of all would have it. Without base."""
+    held, shape = of.held, (len(found), of.kept)
     block, row, score = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
-    found = np.empty(of.kept, _ENTRY)
-    for i in reversed(range(len(scans))):
-        entries = found[: kernels.pool_finish(scans.pop().pool, found)]
+    for i, parts in enumerate(found):
+        entries = np.concatenate([np.empty(0, ENTRY), *parts])
+        entries = entries[np.lexsort((entries["slot"], -entries["score"].astype(np.int64)))][: of.kept]
         entries = entries[row_of_slot[entries["slot"]] != held.rows[i]]
         n = len(entries)
         block[i, :n], row[i, :n] = entries["block"], row_of_slot[entries["slot"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from array import array
 from typing import Any
 
 
@@ -22,4 +23,6 @@ def packed(value: Any) -> bytes:
 
 
 def _view(data: bytes, kind: str, shape: tuple[int, ...]) -> memoryview:
+    if not data:  # nothing can be cast to
+        return memoryview(array(kind))
     return memoryview(data).cast(kind, shape)  # type: ignore[call-overload, no-any-return]
