@@ -258,6 +258,15 @@ def test_blocks_are_no_larger_than_what_lies_together(rows_of: RowsOf) -> None:
     assert read[128] < read[64] < 0.5 * read[32]
 
 
+def test_smaller_blocks_are_tried_where_few_hold_the_answers(rows_of: RowsOf) -> None:
+    """Sixty neighbours among evenly spread rows lie in more blocks of fifty than six; three of them do not."""
+    rows = rows_of(np.random.default_rng(6).normal(size=(3000, 12)).astype(np.float32), "l2", scale=None)
+    with patch("build_index.tune.draft.BLOCK_ROWS", 24):
+        few, many = (choose(rows, 8.0, Options(0.8, k, fast=True, copies="none")) for k in (3, 60))
+    assert {t["blocks"] for t in few.tried} >= {120, 60}
+    assert {t["blocks"] for t in many.tried} == {60}
+
+
 @pytest.mark.parametrize("second_wave", [False, True])
 def test_promises_are_kept_at_every_goal(rows_of: RowsOf, second_wave: bool) -> None:
     """On the rows that they were measured on; 0.99 too, where codes alone lose more than a hundredth."""
