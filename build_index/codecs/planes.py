@@ -242,25 +242,38 @@ def _to_bytes(values: F32) -> tuple[float, float, U8, F32]:
     return float(low), float(step), code, low + step * code.astype(np.float32)
 
 
+def approximate(codec: Codec, residuals: F32) -> tuple[U8, F32, F32]:
+    """Residuals (n, d) -> codes u8 (n, code_bytes), what they decode to f32 (n, A), and its factor f32 (n).
+
+    The factor is unbiased over what the axes span (RaBitQ's rule, arXiv 2405.12497, on the part that the code keeps).
+    """
+    products = np.asarray(residuals @ codec.axes.T, np.float32)
+    rotated = products if codec.inverse is None else products @ codec.inverse
+    codes, decoded = encode(codec, rotated)
+    own = np.einsum("ij,ij->i", products, decoded)
+    kept = None if codec.span is None else residuals @ codec.span.T
+    energy = np.einsum("ij,ij->i", products, rotated) if kept is None else np.einsum("ij,ij->i", kept, kept)
+    return codes, decoded, np.where(own > 1e-12, energy / np.maximum(own, 1e-12), 0).astype(np.float32)
+
+
+def fixed_part(residuals: F32, centres: F32, metric: str) -> F32:
+    """f32 (n): what rows of these residuals (n, d) add to a score whatever the query, beside that of their centres."""
+    out: F32 = np.einsum("ij,ij->i", residuals, residuals * np.float32(-0.5) if metric == "l2" else centres)
+    return out
+
+
 def encode_blocks(codec: Codec, x: F32, starts: list[int], centres: F32, metric: str) -> list[Encoded]:
     """Rows x (n, d) of consecutive blocks that start at starts (B + 1), around their stored centres (B, d).
 
-    A score is <q, c> + bias + h + f <y, decoded>, y the rotated query. f is unbiased over what the axes span (RaBitQ's
-    rule, arXiv 2405.12497, on the part that the code keeps); h takes up what f's rounding leaves.
+    A score is <q, c> + bias + h + f <y, decoded>, y the rotated query; h takes up what f's rounding leaves.
     """
     block = np.repeat(np.arange(len(centres)), np.diff(starts))
     around = centres[block]
     r = x - around
-    products = np.asarray(r @ codec.axes.T, np.float32)
-    rotated = products if codec.inverse is None else products @ codec.inverse
-    codes, decoded = encode(codec, rotated)
-    own = np.einsum("ij,ij->i", products, decoded)
-    kept = None if codec.span is None else r @ codec.span.T
-    energy = np.einsum("ij,ij->i", products, rotated) if kept is None else np.einsum("ij,ij->i", kept, kept)
-    f = np.where(own > 1e-12, energy / np.maximum(own, 1e-12), 0).astype(np.float32)
+    codes, decoded, f = approximate(codec, r)
     rotated_centres = centres @ codec.axes.T
     along = np.einsum("ij,ij->i", decoded, rotated_centres[block])
-    fixed = -0.5 * np.einsum("ij,ij->i", r, r) if metric == "l2" else np.einsum("ij,ij->i", r, around)
+    fixed = fixed_part(r, around, metric)
     out = []
     for low, high in zip(starts, starts[1:], strict=False):
         part = slice(low, high)

@@ -31,11 +31,12 @@ from ..progress import SILENT, Progress
 from ..simulate.edge import HeldOutQueries, P, prepare_rows
 from ..simulate.measure import Candidates, Scanned, block_bytes, blocks_needed, plans
 from . import few, renditions
-from .codes import Coded, choose_codes, coder_of, fit_copies, keep_codes, scan, scan_prices, sizes_of
+from .codes import Coded, Coder, choose_codes, coder_of, fit_copies, keep_codes, scan, sizes_of
 from .contract import PricedRecall, calibrate, depths_beyond, price_at, target_point, with_pages, with_reads
 from .draft import Draft, choose_router, draft_blocks, draw_sample, training_queries
 from .fit import Task, pages_of, probabilities_of
 from .options import Options
+from .pilot import Pilot, pilot_of, score_error
 from .promises import Deep, ScannedQueries, ScansAt, gather_of, make_promises
 
 CODE_QUERIES = 500  # for the code length, which is compared on the same ones
@@ -99,15 +100,15 @@ def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress)
     some = tune.spread(CODE_QUERIES)
     scanned = blocks_needed(p_tune, drawn.layout, tune.truth.rows[:, :k], SCAN_LOSES * (1 - options.recall))
     task = replace(task, tune=tune.take(some), deep=_deep(rows, k, calibration, p), scanned=scanned)
-    for coded in choose_codes(task, drawn, p_tune[some]):
-        candidates, deep = scan_prices(task, coded.layout, coded.codec, calibration, "prices", p, codes=coded.codes)
+    coder, pilot, p_tune = coder_of(task, drawn), pilot_of(rows, task.tune, k), p_tune[some]
+    for coded in choose_codes(task, drawn, coder, pilot, p_tune, calibration, p):
         # Where few rows were held out, the tuning ones may have flattered a code.
-        choice = _promise(task, coded, p_tune[some], calibration, p, candidates, deep, options.recall)
+        choice = _promise(task, coded, p_tune, calibration, p, options.recall)
         if choice is not None:
             if not options.fast and not _is_small(rows, id_bytes, coded.layout, coded.codec):
-                choice = _with_longer_codes(task, drawn, coded, choice, p_tune[some], calibration, p)
+                choice = _with_longer_codes(task, coder, pilot, coded, choice, p_tune, calibration, p)
             return replace(choice, near=near_by)
-    return replace(_by_exact_scores(task, drawn, p_tune[some], calibration, p), near=near_by)
+    return replace(_by_exact_scores(task, drawn, coder, p_tune, calibration, p), near=near_by)
 
 
 def _exact(rows: Rows, id_bytes: float, options: Options, tried: list[dict[str, Any]]) -> Choice:
@@ -125,20 +126,18 @@ def _promise(
     p_tune: P,
     calibration: HeldOutQueries,
     p: P,
-    candidates: Candidates,
-    deep: Candidates | None,
     target: float,
     rerank: int = 0,
 ) -> Choice | None:
-    """The index with these codes and promises, measured on calibration rows; None where they keep no such target.
-
-    deep: candidates of those of task.deep.
-    """
-    rows, options, layout = task.rows, task.options, coded.layout
+    """The index with these codes and promises, measured on calibration rows; None where they keep no such target."""
+    rows, options, layout, found = task.rows, task.options, coded.layout, coded.found
     sizes = block_bytes(layout.sizes(), coded.codec.code_bytes, task.id_bytes, task.rows.dimension)
     inline = _is_small(rows, task.id_bytes, layout, coded.codec)
-    recall_at, pages = PricedRecall(candidates, p, sizes, inline), pages_of(rows, layout, calibration.queries)
+    recall_at, pages = PricedRecall(found.held, p, sizes, inline), pages_of(rows, layout, calibration.queries)
+    phase = task.progress.phase("prices")
+    phase(0.0)
     contract = calibrate(recall_at, task.k, target, rerank)
+    phase(1.0)
     if contract is None:
         return None
     contract = with_pages(contract, pages)
@@ -147,14 +146,14 @@ def _promise(
     phase = task.progress.phase("promises")
     phase(0.0)
     tune, held = (
-        ScannedQueries(coded.candidates, p_tune, sizes, layout.sizes(), inline=inline),
-        ScannedQueries(candidates, p, sizes, layout.sizes(), pages, inline),
+        ScannedQueries(found.tune, p_tune, sizes, layout.sizes(), inline=inline),
+        ScannedQueries(found.held, p, sizes, layout.sizes(), pages, inline),
     )
     promises = make_promises(
         _sharpened(task, layout, tune, task.tune), coded.price,
         _sharpened(task, layout, held, calibration), recall_at, contract, rows.count,
         options.second_wave, gather_of(layout.partition.home, rows), rerank,
-        deep=_deep_of(task, layout, sizes, deep, inline),
+        deep=_deep_of(task, layout, sizes, found.deep, inline),
     )  # fmt: skip
     phase(1.0)
     kept = next((promise for promise in promises.by_recall if promise.recall >= target), None)
@@ -168,24 +167,23 @@ def _promise(
         more = kept.ms - float(modelled.mean())
         waits = waits[0] + more, waits[1] + more
     rotation = options.rotation or name_of(options.codec, coded.codec.rotation)
-    codes = () if coded.codes is None else (coded.codes,)
-    return Choice(layout, coded.codec, contract, promises, task.tried, waits, rotation, codes=codes)
+    return Choice(layout, coded.codec, contract, promises, task.tried, waits, rotation, codes=(coded.codes,))
 
 
 def _with_longer_codes(
-    task: Task, draft: Draft, coded: Coded, choice: Choice, p_tune: P, calibration: HeldOutQueries, p: P
+    task: Task, coder: Coder, pilot: Pilot, coded: Coded, choice: Choice, p_tune: P, calibration: HeldOutQueries, p: P
 ) -> Choice:
-    """The same with a second rendition of longer codes, where that keeps high recalls sooner."""
-    rows, layout = task.rows, coded.layout
-    axes, coder = coder_of(task, draft)[1:]
-    tried = list[tuple[float, KeptCodes, Candidates, PricedRecall]]()
-    for code_bytes in renditions.lengths(coded.codec.code_bytes, axes):
-        codec = coder(code_bytes)
+    """The same with a second rendition of longer codes, where that keeps high recalls sooner.
+
+    Their length is the one of which the pilot expects that.
+    """
+    rows, layout, tried = task.rows, coded.layout, list[tuple[float, Codec]]()
+    for code_bytes in renditions.lengths(coded.codec.code_bytes, coder.axes):
+        codec = coder.train(code_bytes)
         if section_over(coded.codec, codec) is None:
             continue  # they share the rotation of the longer one
-        codes = keep_codes(task, layout, codec)
-        candidates = scan(task, layout, codec, task.tune, f"longer codes of {code_bytes} bytes", p_tune, codes=codes)
-        recall_at = PricedRecall(candidates, p_tune, sizes_of(task, layout, codec))
+        expected = pilot.candidates(layout, score_error(rows, layout, codec, task.tune), task.options.seed)
+        recall_at = PricedRecall(expected, p_tune, sizes_of(task, layout, codec))
         prices = [price_at(recall_at, task.k, goal) for goal in renditions.GOALS]
         waits = [
             renditions.NEVER_MS if price is None else float(recall_at.reads(price, slice(None)).ms.mean())
@@ -193,26 +191,28 @@ def _with_longer_codes(
         ]
         task.tried.append({
             "blocks": layout.blocks, "code_bytes": code_bytes, "rendition": 1,
-            **{f"modelled_ms_{goal}": round(ms, 3) for goal, ms in zip(renditions.GOALS, waits, strict=True)},
+            **{f"expected_ms_{goal}": round(ms, 3) for goal, ms in zip(renditions.GOALS, waits, strict=True)},
         })  # fmt: skip
-        tried = [min([*tried, (sum(waits), codes, candidates, recall_at)], key=lambda one: one[0])]
+        tried.append((sum(waits), codec))
     if not tried:
         return choice
-    _, codes, candidates, recall_at = tried[0]
-    codec = codes.codec
+    codec = min(tried, key=lambda one: one[0])[1]
+    codes = keep_codes(task, layout, codec)
+    wanted = [Scanned(queries, of, most=task.scanned) for queries, of in ((task.tune, p_tune), (calibration, p))]
+    found = scan(task, codes, layout, f"longer codes of {codec.code_bytes} bytes", wanted, deep=False)
+    recall_at = PricedRecall(found.tune, p_tune, sizes_of(task, layout, codec))
     sizes, pages = sizes_of(task, layout, codec), pages_of(rows, layout, calibration.queries)
     target = price_at(recall_at, task.k, renditions.LONGER_RECALL)
     if target is None:
         return choice
-    held = scan(task, layout, codec, calibration, "longer codes, prices", p, codes=codes)
     phase = task.progress.phase("longer codes, promises")
     phase(0.0)
-    tune_scans = ScannedQueries(candidates, p_tune, sizes, layout.sizes())
-    held_scans = ScannedQueries(held, p, sizes, layout.sizes(), pages)
+    tune_scans = ScannedQueries(found.tune, p_tune, sizes, layout.sizes())
+    held_scans = ScannedQueries(found.held, p, sizes, layout.sizes(), pages)
     promises = make_promises(
         _sharpened(task, layout, tune_scans, task.tune), target,
-        _sharpened(task, layout, held_scans, calibration), PricedRecall(held, p, sizes), choice.contract, rows.count,
-        task.options.second_wave, gather_of(layout.partition.home, rows), least=renditions.LONGER_RECALL,
+        _sharpened(task, layout, held_scans, calibration), PricedRecall(found.held, p, sizes), choice.contract,
+        rows.count, task.options.second_wave, gather_of(layout.partition.home, rows), least=renditions.LONGER_RECALL,
     )  # fmt: skip
     phase(1.0)
     both = renditions.better(choice.promises, promises)
@@ -260,7 +260,7 @@ def _rerank_max(rows: Rows) -> int:
     return min(PROMISED_RERANK_MAX, rows.count, PROMISED_VECTORS_MAX // (VECTOR_BYTES["f32"] * rows.dimension))
 
 
-def _by_exact_scores(task: Task, draft: Draft, p_tune: P, calibration: HeldOutQueries, p: P) -> Choice:
+def _by_exact_scores(task: Task, draft: Draft, coder: Coder, p_tune: P, calibration: HeldOutQueries, p: P) -> Choice:
     """The longest codes, with as few exact scores more than a query may ask for as keep the target.
 
     Where none do, exact scores of all rows; where those are more than a promise may take, the best recall that is kept
@@ -270,14 +270,13 @@ def _by_exact_scores(task: Task, draft: Draft, p_tune: P, calibration: HeldOutQu
     most = _rerank_max(rows)
     few, many = (held.spread(EXACT_PLACES // (2 * most)) for held in (task.tune, calibration))
     tune, calibration, p_tune, p = task.tune.take(few), calibration.take(many), p_tune[few], p[many]
-    lengths, _, coder = coder_of(task, draft)
-    code_bytes = lengths[-1][0]
-    layout, codec = fit_copies(task, draft, code_bytes), coder(code_bytes)
+    code_bytes = coder.lengths[-1][0]
+    layout, codec = fit_copies(task, draft, code_bytes), coder.train(code_bytes)
     codes = keep_codes(task, layout, codec)
-    candidates = scan(task, layout, codec, tune, "exact scores, tuning", p_tune, 2 * most, codes)
-    held, deep = scan_prices(task, layout, codec, calibration, "exact scores, prices", p, 2 * most, codes)
+    wanted = [Scanned(queries, of, 2 * most, task.scanned) for queries, of in ((tune, p_tune), (calibration, p))]
+    found = scan(task, codes, layout, "exact scores", wanted)
     sizes = block_bytes(layout.sizes(), code_bytes, task.id_bytes, task.rows.dimension)
-    recall_at, kept_at = PricedRecall(candidates, p_tune, sizes), PricedRecall(held, p, sizes)
+    recall_at, kept_at = PricedRecall(found.tune, p_tune, sizes), PricedRecall(found.held, p, sizes)
     depths = sorted({most, *(k << n for n in range(1, 13) if k << n < most)})
     for rerank in depths:
         reached = price_at(recall_at, k, target, rerank)
@@ -286,15 +285,15 @@ def _by_exact_scores(task: Task, draft: Draft, p_tune: P, calibration: HeldOutQu
             "exact_scores": rerank, "all_blocks_recall": round(recall_at(0, k, rerank), 4),
         })  # fmt: skip
         if reached is not None:
-            coded = Coded(layout, codec, candidates, reached, codes)
-            choice = _promise(task, coded, p_tune, calibration, p, held, deep, target, rerank)
+            coded = Coded(layout, codec, found, reached, codes)
+            choice = _promise(task, coded, p_tune, calibration, p, target, rerank)
             if choice is not None:
                 return choice
     if rows.count <= most:  # exact scores of all rows need no rows held out to be sure
         return _exact(rows, task.id_bytes, task.options, task.tried)
-    coded = Coded(layout, codec, candidates, 0, codes)
+    coded = Coded(layout, codec, found, 0, codes)
     choices = (
-        _promise(task, coded, p_tune, calibration, p, held, deep, min(target, kept_at(0, k, rerank)), rerank)
+        _promise(task, coded, p_tune, calibration, p, min(target, kept_at(0, k, rerank)), rerank)
         for rerank in (*reversed(depths), 0)  # without exact scores there is always one
     )
     return next(choice for choice in choices if choice is not None)

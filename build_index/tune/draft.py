@@ -27,6 +27,7 @@ from .fit import Task, fit_router, opening_ms, plan_routing, probabilities_of
 from .options import TRAINING_BYTES_MIN, Options
 
 BLOCK_ROWS = 112  # small blocks read less once the planner joins them; what was tried stands in the manifest
+FEW_HOLD = 6  # blocks, all neighbours: of more, half the rows a block were never sooner (WordNet, SIFT, Linux text)
 FINER_SHARE = 0.5  # of the bytes that twice as large blocks read: then still smaller ones are tried
 ROWS_LEAST = 32  # a block
 SHARES = (0.0, 0.35, 0.6, 1.0, 1.5, 2.0)  # of rows copied, as candidates
@@ -95,27 +96,37 @@ class Draft:
 def draft_blocks(task: Task) -> list[Draft]:
     """For each partition and number of blocks, the copies that route in the least time, by lse with a middle code.
 
-    Where blocks of half the rows halve what a query reads, they are larger than what lies together, as among tight
-    clusters: then twice as many are tried too, and so on.
+    Twice as many are tried too where few blocks hold a query's neighbours: these may lie in a corner of each. Where
+    blocks of half the rows then halve what a query reads, they are larger than what lies together, as among tight
+    clusters: twice as many again are tried, and so on.
     """
     names, graph = _partitions(task.rows, task.options), None
     if names != ["kmeans"]:
         graph = _graph(task)
     out = []
     for name in names:
-        counts = block_counts(task.rows.count)
-        read = [_draft(task, name, blocks, graph) for blocks in counts]
-        while (
-            len(read) > 1 and read[0][0] < FINER_SHARE * read[1][0] and 2 * counts[0] <= task.rows.count // ROWS_LEAST
-        ):
-            counts.insert(0, 2 * counts[0])
-            read.insert(0, _draft(task, name, counts[0], graph))
-        out += [draft for _, draft in read]
+        *finer, blocks = block_counts(task.rows.count)
+        reads, draft = _draft(task, name, blocks, graph)
+        out.append(draft)
+        goes_on = bool(finer) and _holders(task, draft) <= FEW_HOLD
+        while goes_on:
+            blocks, before = 2 * blocks, reads
+            reads, draft = _draft(task, name, blocks, graph)
+            out.append(draft)
+            goes_on = reads.nbytes < FINER_SHARE * before.nbytes and 2 * blocks <= task.rows.count // ROWS_LEAST
     return out
 
 
-def _draft(task: Task, name: str, blocks: int, graph: Graph | None) -> tuple[float, Draft]:
-    """Mean bytes that a query reads, and what reads them; name: of the partition."""
+def _holders(task: Task, draft: Draft) -> float:
+    """How many blocks hold the neighbours of a tuning query, copies left out; the mean."""
+    near = task.tune.truth.rows[:, : task.k]
+    held = np.sort(np.where(near >= 0, draft.layout.partition.home[near], -1), axis=1)
+    starts = (held[:, 1:] > held[:, :-1]).sum(1) + (held[:, 0] >= 0)
+    return float(starts.mean())
+
+
+def _draft(task: Task, name: str, blocks: int, graph: Graph | None) -> tuple[Reads, Draft]:
+    """What the tuning queries read, and of what; name: of the partition."""
     rows, options, rule = task.rows, task.options, task.options.copies or "soar"
     quick = next((name for name in _routers(rows, blocks, options) if not ROUTERS[name].trains), "lse")
     base = PARTITIONS[name](
@@ -140,7 +151,7 @@ def _draft(task: Task, name: str, blocks: int, graph: Graph | None) -> tuple[flo
         measured.append((float(reads.ms.mean()), tried, reads))
     _, best, reads = min(measured, key=lambda one: one[0])
     phase(1.0)
-    return reads.nbytes, replace(draft, layout=best, routed=(p, reads))
+    return reads, replace(draft, layout=best, routed=(p, reads))
 
 
 def _partitions(rows: Rows, options: Options) -> list[str]:

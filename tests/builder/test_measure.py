@@ -37,6 +37,7 @@ from build_index.simulate.measure import (
     price_for,
 )
 from build_index.tune.options import Options
+from build_index.tune.pilot import pilot_of, score_error
 from build_index.tune.promises import ScannedQueries, estimate_recall
 from vantage.format import Contract, Point, Promise
 from vantage.index import Index
@@ -123,6 +124,28 @@ def test_plans_are_what_the_edge_plans(case: Case) -> None:
             assert reads.ranges[0] == [r.size for r in plan.ranges]
             kept += plan.price == price
     assert kept > 5 * len(ASKED)
+
+
+def test_a_pilot_expects_what_a_scan_finds(case: Case) -> None:
+    """As far as scores are off, and the recall that any plan has with that; of four times the error it expects less."""
+    choice, held = case.report.choice, HeldOutQueries(case.queries, ASKED, case.truth)
+    pilot = pilot_of(case.rows, held, K)
+    assert (pilot.near[:, :K] == case.truth.rows).mean() > 0.99 and (np.diff(pilot.score) <= 0).all()
+    error = score_error(case.rows, choice.layout, choice.codec, held)
+    of, place = np.nonzero((case.found.rank >= 0) & (case.found.block == choice.layout.partition.home[case.found.row]))
+    row = case.found.row[of, place]
+    at = np.array([np.flatnonzero(near == r)[0] for near, r in zip(pilot.near[of], row, strict=True)])
+    exact, scanned = pilot.score[of, at], case.found.score[of, place]
+    if case.rows.metric == "l2":
+        exact = exact + 0.5 * np.array([np.dot(q.vector, q.vector) for q in case.queries])[of]
+    assert len(row) > 400 and np.sqrt(np.mean((scanned - exact) ** 2)) == pytest.approx(error, rel=0.3)
+    expected, worse = (pilot.candidates(choice.layout, times * error, 0) for times in (1, 4))
+    for price in prices(case):
+        read = plans(case.p, sizes_of(case), price).blocks
+        assert expected.recall(read, K).mean() == pytest.approx(case.found.recall(read, K).mean(), abs=0.02)
+    everything = np.ones_like(case.p, bool)
+    assert worse.recall(everything, K).mean() < expected.recall(everything, K).mean() - 0.01
+    assert (pilot.candidates(choice.layout, 0.0, 0).recall(everything, K) == 1).all()
 
 
 def test_few_blocks_are_scanned_as_all_are(case: Case) -> None:
