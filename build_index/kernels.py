@@ -46,8 +46,9 @@ def nearest(x: F32, centres: F32, bias: F32, count: int) -> tuple[npt.NDArray[np
     if bias.shape != (m,) or bias.dtype != np.float32:
         raise ValueError(f"bias is {bias.dtype} {bias.shape}, wants float32 {(m,)}")
     at, closeness = np.empty((n, count), np.uint32), np.empty((n, count), np.float32)
-    scratch, given = np.empty(kern.matmul_size(m, depth), np.uint8), map(np.ascontiguousarray, (x, centres, bias))
-    kern.nearest(*given, n, m, depth, count, at, closeness, scratch)
+    scratch = np.empty(kern.matmul_size(m, depth), np.uint8)
+    x, centres, bias = (np.ascontiguousarray(one) for one in (x, centres, bias))
+    kern.nearest(x, centres, bias, n, m, depth, count, at, closeness, scratch)
     return at, closeness
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from ..ingest.rows import F32, Ints
+from ..kernels import nearest
 
 CHUNK_BYTES = 32 << 20
 TIE = 2.0**-22  # relative: scores that float32 sums do not tell apart
@@ -25,6 +25,7 @@ def exact_neighbours(
     without: Ints | None = None,
 ) -> I32:
     """i32 (Q, k) row numbers, best first, ties by lower row; -1 where there are fewer. without (Q): a row to leave out.
+    k is at most 1,023.
 
     Brute force over chunks in the scale of the index (cosine on rows of norm 1 is inner product), so memory is bounded.
     """
@@ -35,17 +36,18 @@ def neighbours_at(
     queries: F32, chunks: Iterator[tuple[int, F32]], k: int, metric: str, without: Ints | None = None
 ) -> tuple[I32, F32]:
     """`exact_neighbours`, and f32 (Q, k) their squared distances, or inner products times -1."""
-    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    sign = 1.0 if metric == "l2" else -1.0
     extra = k + (without is not None)
-    cost = np.full((len(queries), extra), np.inf, np.float32)
+    closeness = np.full((len(queries), extra), -np.inf, np.float32)
     best = np.full((len(queries), extra), -1, np.int64)
     for first, x in chunks:
-        distances, ids = faiss.knn(queries, x, min(extra, len(x)), metric=kind)
-        cost = np.concatenate([cost, sign * distances], 1)
-        best = np.concatenate([best, ids + first], 1)
-        order = np.lexsort((best, cost), axis=1)[:, :extra]
-        cost, best = np.take_along_axis(cost, order, 1), np.take_along_axis(best, order, 1)
+        bias = -0.5 * np.einsum("ij,ij->i", x, x) if metric == "l2" else np.zeros(len(x), np.float32)
+        ids, near = nearest(queries, x, bias, min(extra, len(x)))
+        closeness, best = np.concatenate([closeness, near], 1), np.concatenate([best, ids.astype(np.int64) + first], 1)
+        order = np.lexsort((best, -closeness), axis=1)[:, :extra]
+        closeness, best = np.take_along_axis(closeness, order, 1), np.take_along_axis(best, order, 1)
+    cost = -closeness
+    if metric == "l2":
+        cost = np.maximum(np.einsum("ij,ij->i", queries, queries)[:, None] + 2 * cost, 0)
     if without is not None:
         keep = best != without[:, None]
         keep[keep.all(1), -1] = False  # not among the best: the last one goes
