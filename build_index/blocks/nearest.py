@@ -89,5 +89,5 @@ def _largest(closeness: F32, count: int) -> tuple[npt.NDArray[np.uint32], F32]:
     """The `count` largest of closeness (n, m), best first: (where they stand u32 (n, count), f32 too)."""
     at, best = np.empty((len(closeness), count), np.uint32), np.empty((len(closeness), count), np.float32)
     none = np.zeros(closeness.shape[1], np.float32)
-    select_largest(closeness, none, *closeness.shape, count, at, best)
+    select_largest(closeness, none, len(closeness), len(none), count, at, best)
     return at, best
