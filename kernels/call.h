@@ -34,6 +34,18 @@ void call_exact(Call *, const char *what, Span, u64 size);      // a buffer whos
 int call_ready(Call *);                                         // no failure, and no output overlaps anything
 PyObject *call_close(Call *, u64 result);                       // releases; None is never returned
 
+// Other Python threads run meanwhile; in Wasm there are none.
+#if defined(__wasm__)
+#define WITHOUT_GIL(work) work
+#else
+#define WITHOUT_GIL(work)                        \
+  do {                                           \
+    PyThreadState *thread = PyEval_SaveThread(); \
+    work;                                        \
+    PyEval_RestoreThread(thread);                \
+  } while (0)
+#endif
+
 #define KERNELS(X)                                                                              \
   X(crc32c, "data, crc=0")                                                                      \
   X(hamming, "query, codes, n, width, out")                                                     \
@@ -68,7 +80,10 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(plan_queries_size, "blocks")                                                                \
   X(find_answered, "block, twin, read, n, copies, blocks, most, out")                           \
   X(count_right, "block, twin, read, n, copies, blocks, most, rank, better, depth, out")         \
-  X(select_largest, "values, bias, n, width, count, at, largest")
+  X(select_largest, "values, bias, n, width, count, at, largest")                                \
+  X(matmul_size, "m, depth")                                                                     \
+  X(matmul, "a, b, n, m, depth, out, scratch")                                                   \
+  X(nearest, "x, centres, bias, n, m, depth, count, at, closeness, scratch")
 #define KERNEL(name) PyObject *py_##name(PyObject *module, PyObject *const *argv, Py_ssize_t argc)
 #define OPEN(name, count) \
   (void)module;           \

@@ -166,18 +166,6 @@ static void take_block(Call *c, Scan *s) {
   s->rows = (const u32_at *)(data.at + rows_at);
 }
 
-// Other Python threads run meanwhile; in Wasm there are none.
-#if defined(__wasm__)
-#define WITHOUT_GIL(work) work
-#else
-#define WITHOUT_GIL(work)                        \
-  do {                                           \
-    PyThreadState *thread = PyEval_SaveThread(); \
-    work;                                        \
-    PyEval_RestoreThread(thread);                \
-  } while (0)
-#endif
-
 KERNEL(lrsq_scan) {
   OPEN(lrsq_scan, 11);
   Scan scan;

@@ -234,7 +234,7 @@ int scan_best(void) {
   u32 saved, upper;
   __asm__("xgetbv" : "=a"(saved), "=d"(upper) : "c"(0));
   Answer has = cpuid(7);
-  int avx2 = (saved & 6) == 6 && (has.b >> 5 & 1);
+  int avx2 = (saved & 6) == 6 && (has.b >> 5 & 1) && (cpuid(1).c >> 12 & 1);  // and fused multiply-adds
   // F, BW of leaf 7's b; VBMI, VNNI of its c; opmask and both parts of the upper registers saved
   int avx512 = (saved & 0xe6) == 0xe6 && (has.b >> 16 & 1) && (has.b >> 30 & 1) && (has.c >> 1 & 1) && (has.c >> 11 & 1);
   best = avx2 ? 1 + avx512 : 0;

@@ -145,10 +145,10 @@ def lrsq_scores(
     """out i32[n] = the integers of lrsq_scan, in row order. Returns n."""
 
 def scan_path(most: int, /) -> int:
-    """Lets lrsq_scan and lrsq_scores use instructions up to path `most`, 0 to 255. Returns the path that they use now.
+    """Lets scans and builders' kernels use instructions up to path `most`, 0 to 255. Returns the path they use now.
 
-    0 the least of the machine (SSSE3, NEON, Wasm SIMD), 1 AVX2, 2 AVX-512 with VBMI and VNNI; by default the last that
-    the processor has. All give the same integers, so this is for tests and measurements.
+    0 the least of the machine (SSSE3, NEON, Wasm SIMD), 1 AVX2 with fused multiply-adds, 2 AVX-512 with VBMI and VNNI;
+    by default the last that the processor has. All give the same bits, so this is for tests and measurements.
     """
 
 def pool_size(capacity: int, /) -> int:
@@ -244,6 +244,27 @@ def select_largest(
 
     at u32[n][count]: where each stands in its row; of equal ones the first is kept, and is before the others. count at
     least 1, at most width and 1024; no number is NaN.
+    """
+
+def matmul_size(m: int, depth: int, /) -> int:
+    """Bytes of scratch for matmul and nearest: about 1 MiB and 400 bytes a column, less of few; depth 1 to 65536."""
+
+def matmul(a: Buffer, b: Buffer, n: int, m: int, depth: int, out: Buffer, scratch: Buffer, /) -> int:
+    """out f32[n][m] = a f32[n][depth] times the transpose of b f32[m][depth]. Returns n.
+
+    An element is ((0 + a_0 b_0) + a_1 b_1) + ..., a product and its sum rounded once, together (fusedMultiplyAdd of
+    IEEE 754), so its bits depend on its own row of a and of b alone. By the path that scan_path chooses; slow on an
+    x86-64 processor without AVX2. scratch u8[matmul_size(m, depth)]. A NaN may have any payload. Other threads run
+    meanwhile: they may not touch the buffers.
+    """
+
+def nearest(
+    x: Buffer, centres: Buffer, bias: Buffer, n: int, m: int, depth: int, count: int, at: Buffer, closeness: Buffer,
+    scratch: Buffer, /,
+) -> int:  # fmt: skip
+    """at, closeness [n][count] = select_largest(matmul(x, centres), bias), which lies nowhere as a whole. Returns n.
+
+    x f32[n][depth]; centres f32[m][depth], bias f32[m]; the rest as of these two.
     """
 
 def additive_encode(vectors: Buffer, words: Buffer, n: int, width: int, parts: int, out: Buffer, /) -> int:

@@ -44,7 +44,7 @@ SIGNATURES = {
     "score_bounds": "bbiffoo",
     "butterfly_plan": "bbiio", "butterfly_turn": "bbiibio",
     "plan_queries_size": "i", "plan_queries": "bbbbiioooo", "find_answered": "bbbiiiio", "count_right": "bbbiiiibbio",
-    "select_largest": "bbiiioo",
+    "select_largest": "bbiiioo", "matmul_size": "ii", "matmul": "bbiiioo", "nearest": "bbbiiiiooo",
 }  # fmt: skip
 
 
@@ -162,6 +162,14 @@ def fitting(name: str, draw: Random) -> list[Any] | None:
         count, numbers = draw.randrange(1, width + 1), [b"\0\0\x80\x3f", b"\0\0\0\xc0"]
         values, bias = (b"".join(draw.choice(numbers) for _ in range(size)) for size in (n * width, width))
         return [values, bias, n, width, count, bytes(4 * n * count), bytes(4 * n * count)]
+    if name in ("matmul", "nearest"):
+        m, depth = draw.randrange(1, 70), draw.randrange(1, 40)
+        count, numbers = draw.randrange(1, m + 1), (b"\0\0\x80\x3f", b"\0\0\0\xc0", b"\0\0\xc0\x7f")
+        a, b, bias = (b"".join(draw.choices(numbers, (9, 9, 1), k=size)) for size in (n * depth, m * depth, m))
+        scratch = bytes(kernels.matmul_size(m, depth))
+        if name == "matmul":
+            return [a, b, n, m, depth, bytes(4 * n * m), scratch]
+        return [a, b, bias, n, m, depth, count, bytes(4 * n * count), bytes(4 * n * count), scratch]
     if name == "scalar_encode":
         count = draw.randrange(256)
         return [draw.randbytes(4 * n), draw.randbytes(4 * count), n, count, bytes(n)]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ingest.rows import F32, Ints
-from ..kernels import select_largest
+from ..kernels import nearest, select_largest
 
 I32 = npt.NDArray[np.int32]
 
@@ -42,21 +42,19 @@ class CentreIndex:
 
         -inf where the nearest groups hold fewer. count: at most B.
         """
-        blocks, closeness = np.zeros((len(x), count), np.int32), np.full((len(x), count), -np.inf, np.float32)
+        if len(self.middles) == 1:
+            at, closeness = nearest(x, self.centres, self.bias, count)
+            return self.block[at].astype(np.int32), closeness
+        blocks, closeness = np.empty((len(x), count), np.int32), np.empty((len(x), count), np.float32)
         near = min(NEAR_GROUPS, len(self.middles))
-        width = 4 * len(self.block) if len(self.middles) == 1 else 4 * len(self.middles) + 12 * near * count
-        step = max(1, STEP_BYTES // width)
+        step = max(1, STEP_BYTES // (12 * near * count))
         for low in range(0, len(x), step):
             some = slice(low, low + step)
-            blocks[some], closeness[some] = self._nearest(x[some], count, near)
+            blocks[some], closeness[some] = self._in_groups(x[some], count, near)
         return blocks, closeness
 
-    def _nearest(self, x: F32, count: int, near: int) -> tuple[I32, F32]:
-        if len(self.middles) == 1:
-            at, closeness = _first(x @ self.centres.T, self.bias, count)
-            return self.block[at].astype(np.int32), closeness
-        apart = x @ self.middles.T - 0.5 * np.einsum("ij,ij->i", self.middles, self.middles)
-        group = np.argpartition(-apart, near - 1, axis=1)[:, :near]
+    def _in_groups(self, x: F32, count: int, near: int) -> tuple[I32, F32]:
+        group = nearest(x, self.middles, -0.5 * np.einsum("ij,ij->i", self.middles, self.middles), near)[0]
         order = np.argsort(group, axis=None, kind="stable")  # rows by group
         starts = np.searchsorted(group.ravel()[order], np.arange(len(self.middles) + 1))
         blocks = np.zeros((len(x) * near, count), np.int32)
@@ -64,9 +62,9 @@ class CentreIndex:
         for g in range(len(self.middles)):
             mine, own = order[starts[g] : starts[g + 1]], slice(self.ends[g], self.ends[g + 1])
             most = min(count, own.stop - own.start)
-            at, best = _first(x.take(mine // near, 0) @ self.centres[own].T, self.bias[own], most)
+            at, best = nearest(x.take(mine // near, 0), self.centres[own], self.bias[own], most)
             blocks[mine, :most], closeness[mine, :most] = self.block[own][at], best
-        at, best = _first(closeness.reshape(len(x), -1), np.zeros(near * count, np.float32), count)
+        at, best = _largest(closeness.reshape(len(x), -1), count)
         return np.take_along_axis(blocks.reshape(len(x), -1), at.astype(np.int64), 1), best
 
 
@@ -87,8 +85,9 @@ def index_centres(centres: F32, penalty: F32 | float = 0.0) -> CentreIndex:
     return CentreIndex(order, centres[order], bias[order], ends, middles)
 
 
-def _first(closeness: F32, bias: F32, count: int) -> tuple[npt.NDArray[np.uint32], F32]:
-    """The `count` largest of closeness (n, m) + bias (m), best first: (where they stand u32 (n, count), f32 too)."""
+def _largest(closeness: F32, count: int) -> tuple[npt.NDArray[np.uint32], F32]:
+    """The `count` largest of closeness (n, m), best first: (where they stand u32 (n, count), f32 too)."""
     at, best = np.empty((len(closeness), count), np.uint32), np.empty((len(closeness), count), np.float32)
-    select_largest(closeness, np.ascontiguousarray(bias), len(closeness), len(bias), count, at, best)
+    none = np.zeros(closeness.shape[1], np.float32)
+    select_largest(closeness, none, len(closeness), len(none), count, at, best)
     return at, best

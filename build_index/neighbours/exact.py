@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from ..ingest.rows import F32, Ints
+from ..kernels import nearest
 
 CHUNK_BYTES = 32 << 20
 TIE = 2.0**-22  # relative: scores that float32 sums do not tell apart
@@ -27,6 +27,7 @@ def exact_neighbours(
     without: Ints | None = None,
 ) -> I32:
     """i32 (Q, k) row numbers, best first, ties by lower row; -1 where there are fewer. without (Q): a row to leave out.
+    k is at most 1,023.
 
     Brute force over chunks in the scale of the index (cosine on rows of norm 1 is inner product), so memory is bounded.
     """
@@ -37,14 +38,17 @@ def neighbours_at(
     queries: F32, chunks: Iterator[tuple[int, F32]], k: int, metric: str, without: Ints | None = None
 ) -> tuple[I32, F32]:
     """`exact_neighbours`, and f32 (Q, k) their squared distances, or inner products times -1; inf where none is."""
-    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    sign = 1.0 if metric == "l2" else -1.0
     extra = k + (without is not None)
     cost = np.full((len(queries), extra), np.inf, np.float32)
     best = np.full((len(queries), extra), -1, np.int64)
     for first, x in chunks:
-        distances, ids = faiss.knn(queries, x, min(extra, len(x)), metric=kind)
-        best, cost = best_of(np.concatenate([best, ids + first], 1), np.concatenate([cost, sign * distances], 1), extra)
+        bias = -0.5 * np.einsum("ij,ij->i", x, x) if metric == "l2" else np.zeros(len(x), np.float32)
+        ids, closeness = nearest(queries, x, bias, min(extra, len(x)))
+        best, cost = best_of(
+            np.concatenate([best, ids.astype(np.int64) + first], 1), np.concatenate([cost, -closeness], 1), extra
+        )
+    if metric == "l2":
+        cost = np.maximum(np.einsum("ij,ij->i", queries, queries)[:, None] + 2 * cost, 0)
     if without is not None:
         best, cost = left_out(best, cost, without)
     return best.astype(np.int32), cost

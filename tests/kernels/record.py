@@ -9,8 +9,12 @@ import kern
 
 OF_BUILDERS = {  # not in the Worker's module
     "additive_encode", "scalar_encode", "plan_queries_size", "plan_queries", "find_answered", "count_right",
-    "select_largest",
+    "select_largest", "matmul_size", "matmul", "nearest",
 }  # fmt: skip
+
+
+class Scratch(bytearray):
+    """Room whose content afterwards may differ."""
 
 
 def recorded() -> list:
@@ -27,7 +31,7 @@ def recorded() -> list:
         except ValueError as error:
             result = str(error)
         outputs = [a for a in plain if isinstance(a, bytearray)]
-        calls.append([name, record, result, [text(a) for a in outputs]])
+        calls.append([name, record, result, [None if isinstance(a, Scratch) else text(a) for a in outputs]])
         return outputs
 
     for size in (0, 1, 7, 8, 100, 1023, 1024, 1040, 2352, 2353, 2369, 5000):
@@ -105,6 +109,15 @@ def recorded() -> list:
     for width, count in ((1, 1), (50, 1), (50, 50), (133, 25)):
         values, bias = (np.round(rng.standard_normal(size), 1).astype(np.float32) for size in ((5, width), width))
         call("select_largest", values, bias, 5, width, count, bytearray(20 * count), bytearray(20 * count))
+    for n, m, depth, count in ((1, 1, 1, 1), (9, 50, 7, 50), (5, 130, 390, 17)):
+        x, centres = (
+            rng.standard_normal((size, depth)) * 2.0 ** rng.integers(-20, 20, (size, depth)) for size in (n, m)
+        )
+        rows, bias = (x.astype(np.float32), centres.astype(np.float32)), rng.standard_normal(m).astype(np.float32)
+        call("matmul_size", m, depth)
+        call("matmul", *rows, n, m, depth, bytearray(4 * n * m), Scratch(kern.matmul_size(m, depth)))
+        largest = [bytearray(4 * n * count), bytearray(4 * n * count), Scratch(kern.matmul_size(m, depth))]
+        call("nearest", *rows, bias, n, m, depth, count, *largest)
     call("pool_size", 65537)
     call("hamming", b"1", b"2", 2**31 - 1, 4096, bytearray(4))
     call("hamming", b"1", b"2", 2**70, 4096, bytearray(4))

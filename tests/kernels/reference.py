@@ -244,3 +244,25 @@ def select_largest(values: NDArray, bias: NDArray, count: int) -> tuple[NDArray,
     sums = values + bias
     at = np.argsort(-sums, axis=1, kind="stable")[:, :count]
     return at.astype(np.uint32), np.take_along_axis(sums, at, 1)
+
+
+def fma(a: NDArray, b: NDArray, c: NDArray) -> NDArray:
+    """f32 a b + c rounded once: the sum in f64 rounded to odd, of which f32 is what one rounding would give.
+
+    (Boldo and Melquiond, Emulation of a FMA and correctly rounded sums, 2008; tests hold it to exact fractions.)
+    """
+    product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+    total = product + addend
+    rest = total - product
+    error = (product - (total - rest)) + (addend - rest)
+    beyond = np.nextafter(total, np.copysign(np.inf, error))
+    odd = np.asarray(total).view(np.int64) & 1 != 0
+    return np.where((error != 0) & np.isfinite(error) & ~odd, beyond, total).astype(F32)
+
+
+def matmul(a: NDArray, b: NDArray) -> NDArray:
+    """f32 (n, m) of rows a (n, d) and b (m, d)"""
+    out = np.zeros((len(a), len(b)), F32)
+    for x, y in zip(a.T, b.T, strict=True):
+        out = fma(x[:, None], y[None], out)
+    return out

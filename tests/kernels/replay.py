@@ -2,7 +2,7 @@
 
 Standard library only, because it runs in Pyodide too. A call is [name, arguments, result, outputs]: an argument is a
 number or [writable, base64 bytes], the result an int or the text of a ValueError, and outputs the base64 bytes of the
-writable arguments afterwards.
+writable arguments afterwards, null for what is nobody's concern.
 """
 
 import json
@@ -25,7 +25,7 @@ def differences(calls: list) -> list[str]:
             found.append(f"call {at}, {name}: {got!r} instead of {result!r}")
         written = [a for a in args if isinstance(a, bytearray)]
         for i, (buffer, want) in enumerate(zip(written, outputs, strict=True)):
-            if buffer != b64decode(want):
+            if want is not None and buffer != b64decode(want):
                 found.append(f"call {at}, {name}: output {i} differs")
     return found
 
