@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,13 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
 
 from build_index.build import build
 from build_index.context import BuildContext
 from build_index.ingest import rows as rows_module
 from build_index.ingest.open import open_source
+from build_index.ingest.staging import stage
 from build_index.progress import SILENT, Progress
 from build_index.tasks.digest import digest
 from build_index.tasks.pickling import packed
@@ -26,7 +32,7 @@ from build_index.tasks.pool import DEATHS_MAX, Pool
 from build_index.tasks.stage import Stage, pack, unpack
 from build_index.tasks.tasks import HERE, Lazy, Tasks
 from build_index.tune.options import Options
-from vantage.errors import LimitError, VantageError
+from vantage.errors import LimitError, StoreError, VantageError
 
 CELL_ROWS = 2048
 OPTIONS = {"recall": 0.9, "k": 10, "fast": True, "copies_share": 0.35}
@@ -106,12 +112,59 @@ def test_what_is_not_whole_counts_as_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["B", "f", "Q", "I"])
 def test_memory_views_go_to_other_processes(kind: str) -> None:
-    import pickle
-
     for numbers in ([], [1, 2, 3]):
         view = memoryview(array(kind, numbers))
         again = pickle.loads(packed((view, "and more")))[0]
         assert again.format == kind and again.tolist() == numbers
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The address of a prefix in an S3 bucket."""
+    server = ThreadedMotoServer(port=0, ip_address="127.0.0.1", verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_ENDPOINT_URL": url,
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(Bucket="work")
+        yield "s3://work/stage"
+    server.stop()
+
+
+def test_a_stage_may_lie_in_a_bucket(bucket: str) -> None:
+    stage = Stage(bucket)
+    assert stage.get("a/b") is None
+    assert stage.kept("a/b", lambda: (np.arange(9),))[0].tolist() == list(range(9))
+    assert stage.kept("a/b", lambda: pytest.fail("it is there"))[0].tolist() == list(range(9))
+    stage.clear()
+    assert stage.get("a/b") is None
+
+
+def test_rows_in_a_bucket_are_those_of_the_scratch_files(bucket: str, tmp_path: Path) -> None:
+    """Where a machine that shares no folder works on them."""
+    x, ids = np.random.default_rng(3).standard_normal((300, 8)).astype(np.float32), [f"row {i}" for i in range(300)]
+    columns = {"vector": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 8), "id": ids, "text": ids}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    with stage(open_source([tmp_path / "rows.parquet"]), tmp_path / "scratch", metric="cosine") as staging:
+        near = pickle.loads(pickle.dumps(staging))
+        staging.share(bucket)
+        data, some = pickle.dumps(staging), np.array([5, 299, 0, 5])
+    with pytest.raises(
+        StoreError, match="no rows at .*ids.raw|no rows at .*vectors.raw; machines that share no folder"
+    ):
+        pickle.loads(pickle.dumps(near))
+    near.close()
+    far = pickle.loads(data)
+    assert far.content() == staging.content()
+    assert np.array_equal(far.floats(0, 300), x) and np.array_equal(far.gather(some), x[some])
+    assert far.ids(some) == [ids[i].encode() for i in some]
+    assert far.attributes(some) == [f'["row {i}"]'.encode() for i in some]
+    assert far.attribute_sizes().tolist() == [len(i) + 4 for i in ids]
 
 
 # Maps
@@ -261,6 +314,7 @@ from build_index.ingest import rows
 from build_index.build import build
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source
+from build_index.ingest.staging import stage
 from build_index.tasks.stage import Stage
 from build_index.tune.options import Options
 rows.CELL_ROWS = int(sys.argv[4])
