@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,8 @@ def build(source: Source, context: BuildContext) -> Report:
     """
     check(source, context)
     try:
-        with alone(context.out):
+        # A stage's folder may be that of another index of the same name.
+        with alone(context.out), nullcontext() if context.stage is None else alone(context.scratch):
             try:
                 _clear(context.scratch)
                 kind = source.kind if source.kind != "f32" else context.options.vectors or "f16"

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from vantage.errors import InputError
+
 from ..blocks import PARTITIONS
 from ..bucket.generations import publish
 from ..bucket.names import check_name
@@ -60,7 +62,8 @@ def build_command(
     model: Annotated[str | None, MORE(help="What made the vectors; queries that name another fail.")] = Options.model,
     seed: Annotated[int, MORE(help="All random choices follow from it.")] = Options.seed,
     workers: Annotated[
-        int | None, MORE(min=1, help="Processes that work at a time.", show_default="one a core, for many rows")
+        int | None,
+        MORE(min=1, max=256, help="Processes that work at a time.", show_default="one a core, for many rows"),
     ] = None,
     stage: Annotated[
         str | None,
@@ -109,6 +112,8 @@ def build_command(
         model,
         vectors,
     )
+    if ray is not None and workers is not None:
+        raise InputError("--workers and --ray were both given", hint="leave --workers out: Ray knows its own")
     started = time.monotonic()
     target = store_at(to) if "://" in to else None  # refused before the work
     check_name(to)

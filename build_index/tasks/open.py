@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -43,3 +44,4 @@ def open_tasks(staging: Staging, context: BuildContext) -> Iterator[Tasks]:
         yield Tasks(workers, stage) if workers or stage else HERE
     if stage is not None:
         stage.clear()
+    shutil.rmtree(context.scratch / STAGE, ignore_errors=True)  # of a build of more rows, that did not end

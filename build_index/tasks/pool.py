@@ -40,7 +40,7 @@ class _Worker:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "build_index.tasks.worker", str(other.fileno())], pass_fds=[other.fileno()],
                 env=os.environ | THREADS | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             )  # fmt: skip
         self.connection = Connection(own.detach())
 
@@ -62,7 +62,7 @@ class Pool:
     """`count` worker processes; a context manager that ends them. scratch: a folder, for what tasks of a map share."""
 
     def __init__(self, count: int, scratch: Path) -> None:
-        self.count, self.scratch = count, scratch
+        self.count, self.scratch, self._ends = count, scratch, False
         self._threads, self._idle = ThreadPoolExecutor(count), SimpleQueue[_Worker]()
         self._workers = {_Worker() for _ in range(count)}
         for worker in self._workers:
@@ -72,7 +72,8 @@ class Pool:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for worker in self._workers.copy():  # those who wait for them hear of it
+        self._ends = True
+        for worker in self._workers.copy():  # the threads that wait for them hear of it
             worker.process.kill()
         self._threads.shutdown(cancel_futures=True)
         for worker in self._workers:
@@ -105,6 +106,8 @@ class Pool:
                     ended_well, result = worker.ask(task)
                     break
                 except (EOFError, OSError):
+                    if self._ends:
+                        raise
                     self._workers.discard(worker)
                     worker.end()
                     status = worker.process.returncode
