@@ -21,10 +21,11 @@ from .context import BuildContext
 from .ingest.attributes import check_rows, check_schema, spot_bytes
 from .ingest.formats.batch import Batch
 from .ingest.lint import Pass, findings
-from .ingest.rows import Rows, StoredRows, scale_rows
+from .ingest.rows import StoredRows, scale_rows
 from .ingest.source import Source
 from .ingest.staging import Staging, stage
-from .tasks.open import STAGE, open_tasks
+from .tasks.open import STAGE, open_tasks, open_workers
+from .tasks.tasks import Tasks
 from .tune.check import check_options
 from .tune.choose import Choice, choose
 from .tune.contract import target_point
@@ -95,11 +96,12 @@ def build(source: Source, context: BuildContext) -> Report:
                 _clear(context.scratch)
                 kind = source.kind if source.kind != "f32" else context.options.vectors or "f16"
                 _check_room(source, context.out, kind)
-                staging, lost = _stage(source, kind, context)
-                with staging:
-                    if lost and context.options.vectors:
-                        raise lost[0]
-                    return _build(source, staging, bool(lost), context)
+                with open_workers(source.rows, context) as workers:
+                    staging, lost = _stage(source, kind, context)
+                    with staging, open_tasks(staging, workers, context) as tasks:
+                        if lost and context.options.vectors:
+                            raise lost[0]
+                        return _build(source, staging, bool(lost), tasks, context)
             finally:
                 _clear(context.scratch)
     except OSError as error:
@@ -168,18 +170,12 @@ def check(source: Source, context: BuildContext) -> None:
     check_schema(source.attributes)
 
 
-def _build(source: Source, staging: Staging, lost: bool, context: BuildContext) -> Report:
+def _build(source: Source, staging: Staging, lost: bool, tasks: Tasks, context: BuildContext) -> Report:
     """The index of staged rows. lost: f16 would lose one of them."""
     options = context.options
     if staging.rows < source.rows:
         check_options(staging.rows, source.dimension, options, context.metric)
-    with open_tasks(staging, context) as tasks:
-        return _build_rows(source, staging, replace(scale_rows(staging, context.metric), tasks=tasks), lost, context)
-
-
-def _build_rows(source: Source, staging: Staging, rows: Rows, lost: bool, context: BuildContext) -> Report:
-    """The same, once it is known what runs the tasks."""
-    options = context.options
+    rows = replace(scale_rows(staging, context.metric), tasks=tasks)
     if staging.duplicate_vectors:
         context.note(f"{staging.duplicate_vectors:,} vectors repeat another one; they are kept, and tie")
     names = source.attributes.names

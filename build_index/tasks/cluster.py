@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from .stage import Arrays
 from .tasks import Batch
 from .worker import work
 
+REACH_S = 10  # to connect in
 # What the arithmetic of a process depends on: workers take it from the process that drives them.
 ARITHMETIC = ("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "FAISS_OPT_LEVEL")
 
@@ -23,8 +25,8 @@ ARITHMETIC = ("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "FAISS_OPT_LEVEL"
 class Cluster:
     """The Ray cluster at an address, as `ray.init` takes it, `local` for one on this machine alone; a context manager.
 
-    Every machine has Vantage installed, and reaches the stage. Raises InputError without Ray, StoreError where there
-    is no cluster.
+    Every machine has Vantage installed, and reaches the stage. Raises InputError without Ray or for what is no address,
+    StoreError where there is no cluster.
     """
 
     def __init__(self, address: str) -> None:
@@ -35,12 +37,16 @@ class Cluster:
         self.ray: Any = ray
         settings = THREADS | {name: os.environ[name] for name in ARITHMETIC if name in os.environ}
         local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+        _check_reached(address)
         try:
             ray.init(
                 address, runtime_env={"env_vars": settings}, log_to_driver=False, logging_level=logging.ERROR, **local
             )
-        except (ConnectionError, ValueError) as error:
-            raise StoreError(f"no Ray cluster at {address}: {error}", hint="see `ray status` there") from None
+        except ValueError as error:
+            raise InputError(f"{address} is no address of a Ray cluster: {error}", hint="give HOST:PORT") from None
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            what = str(error).strip().splitlines()[0]
+            raise StoreError(f"no Ray cluster at {address}: {what}", hint="see `ray status` there") from None
         self._work = self.ray.remote(max_retries=DEATHS_MAX, num_cpus=1)(work)
 
     def __enter__(self) -> Cluster:
@@ -71,3 +77,13 @@ class Cluster:
                 f"Ray gave a task up: {str(error).splitlines()[0]}",
                 hint="see `ray status`, and the logs of its workers",
             ) from None
+
+
+def _check_reached(address: str) -> None:
+    """Raises StoreError where nothing answers at HOST:PORT: Ray itself would try for many minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), REACH_S).close()
+        except (OSError, OverflowError) as error:
+            raise StoreError(f"no Ray cluster at {address}: {error}", hint="see `ray status` there") from None
