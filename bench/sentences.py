@@ -53,75 +53,89 @@ from bench.texts import (
 )
 
 PACKAGES = {  # of main, by the licence of most of their files
+    "BSD": """
+        acl2-books-source cmake-doc dcmtk-doc dpdk-dev dpdk-doc efl-doc fortunes gdcm-doc ghc-doc golang-1.19-src
+        golang-golang-x-tools-dev golang-google-api-dev libcoin-doc libdcmtk-dev libgo-12-dev libjogl2-java-doc
+        libpcl-dev libpcl-doc libpetsc3.18-dev-common libquantlib0-dev libtorch-dev libtrilinos-teuchos-dev
+        libvtk9-dev libwebkit2gtk-4.0-doc nginx-doc petsc3.18-doc puredata-core puredata-doc python-astropy-doc
+        python-dask-doc python-django-doc python-pandas-doc python-scipy-doc python-sympy-doc python3-biopython
+        python3-dask python3-dipy python3-django python3-mne python3-networkx python3-numpy python3-qutip
+        python3-skimage python3-sklearn python3-statsmodels python3-sunpy python3-torch python3-yt scala-doc
+        seqan3-doc varnish-doc
+    """,
     "GPL-2 or later": """
         anarchism bzr-doc crawl-common debian-edu-doc-en debian-faq debian-policy debian-reference-en
         developers-reference emacspeak exim4-doc-html fp-docs-3.2.2 fpc-source-3.2.2 gap-doc git-doc gnucash-common
         grass-dev-doc grass-doc haproxy-doc installation-guide-amd64 iproute2-doc lammps-doc lazarus-doc-2.2
         lazarus-src-2.2 libball1.5-doc lintian linux-source-6.1 lyx-common macaulay2-common manpages manpages-dev
-        maxima-doc mercurial-common miscfiles phpmyadmin postgis-doc python3-sage qemu-system-common r-base-html
-        scilab-doc slurm-wlm-doc squid-common supercollider-common tla-doc wesnoth-1.16-core xen-doc
-    """,
-    "BSD": """
-        acl2-books-source cmake-doc dpdk-dev dpdk-doc efl-doc fortunes ghc-doc golang-1.19-src
-        golang-golang-x-tools-dev golang-google-api-dev libcoin-doc libdcmtk-dev libjogl2-java-doc libpcl-dev
-        libpetsc3.18-dev-common libquantlib0-dev libtrilinos-teuchos-dev libvtk9-dev libwebkit2gtk-4.0-doc nginx-doc
-        petsc3.18-doc puredata-core puredata-doc python-astropy-doc python-dask-doc python-django-doc
-        python-pandas-doc python-scipy-doc python-sympy-doc python3-networkx python3-skimage python3-sklearn
-        python3-statsmodels python3-torch python3-yt scala-doc seqan3-doc varnish-doc
+        maxima-doc mercurial-common miscfiles mit-scheme-doc ns3-doc phpmyadmin pike8.0-doc postgis-doc python3-sage
+        qemu-system-common r-base-html scilab-doc slurm-wlm-doc squid-common supercollider-common tla-doc
+        wesnoth-1.16-core xen-doc
     """,
     "Apache-2.0": """
         ant-doc apache2-doc bazel-bootstrap-source cinder-doc derby-doc erlang-doc golang-github-aws-aws-sdk-go-dev
         golang-github-aws-aws-sdk-go-v2-dev golang-github-azure-azure-sdk-for-go-dev golang-github-docker-docker-dev
         golang-google-cloud-dev golang-google-genproto-dev golang-gvisor-gvisor-dev groovy-doc keystone-doc
         libapache-poi-java-doc libcommons-math3-java-doc libinsighttoolkit5-dev libmbedtls-doc libsimbody-dev
-        libspring-core-java libssl-doc libxerces2-java-doc neutron-doc node-typescript nova-doc octavia-doc
-        python3-botocore ruby-google-api-client subversion uima-doc
+        libspring-core-java libssl-doc libxerces2-java-doc neutron-doc node-typescript nova-doc octavia-doc opencv-doc
+        python3-botocore python3-cinder python3-heat python3-ironic python3-keystone python3-kubernetes python3-manila
+        python3-neutron python3-nltk python3-nova python3-swift python3-xarray ruby-google-api-client subversion
+        uima-doc
     """,
     "GPL-3 or later": """
-        ada-reference-manual-2020 ansible autoconf-doc binutils-source cppreference-doc-en-html dict-gcide elpa-magit
-        elpa-org emacs-common emacs-el endless-sky-data gcc-12-source gdb-source golang-github-snapcore-snapd-dev
-        gretl-common kicad-doc-en libjuce-doc lilypond-data lilypond-doc-html octave-doc pspp weka-doc
-        xemacs21-basesupport-el
+        ada-reference-manual-2020 ansible auctex autoconf-doc binutils-source cppreference-doc-en-html dict-gcide
+        elpa-magit elpa-org emacs-common emacs-el endless-sky-data gcc-12-source gdb-source
+        golang-github-snapcore-snapd-dev gretl-common kicad-doc-en libjuce-doc lilypond-data lilypond-doc-html
+        octave-doc pspp python3-hyperspy uhd-host weka-doc xemacs21-basesupport-el
     """,
     "LGPL": """
         casacore-doc dovecot-core ffmpeg-doc freecad-common glibc-source libbiojava-java-doc libclutter-1.0-doc
-        libglib2.0-doc libgtk-3-doc libgtk-4-doc libgtkmm-3.0-doc librust-sequoia-openpgp-dev libvirt-doc lxc-dev
-        plplot-doc python3-openturns racket-doc tango-common
+        libdap-doc libglib2.0-doc libgtk-3-doc libgtk-4-doc libgtkmm-3.0-doc libgtkmm-4.0-doc
+        librust-sequoia-openpgp-dev libsbml5-doc libvirt-doc lxc-dev plplot-doc python3-ase python3-openturns
+        racket-doc systemd tango-common
     """,
     "MIT or ISC": """
         icu-doc inn2 libarm-compute-doc libcegui-mk2-doc libgecode-doc librust-gtk4-dev librust-tokio-dev
-        libvigraimpex-doc libx11-doc ogre-1.12-doc psychtoolbox-3-common python-sqlalchemy-doc python3-azure
-        python3-plotly twisted-doc
+        libvigraimpex-doc libx11-doc nodejs-doc ogre-1.12-doc psychtoolbox-3-common python-sqlalchemy-doc
+        python3-azure python3-gdal python3-nibabel python3-plotly python3-pymatgen python3-spyder python3-twisted
+        twisted-doc
     """,
-    "public domain or CC0": "cmucl-source dict-devil dict-jargon metamath-databases sbcl-source sqlite3-doc",
-    "GFDL": "csound-doc dict-foldoc dict-vera shorewall-doc",
-    "MPL-2.0": "bind9-doc libopenvdb-doc libreoffice-dev-common libreoffice-help-en-us",
+    "public domain or CC0": """
+        cmucl-source dict-devil dict-jargon metamath-databases sbcl-source slime sqlite3-doc
+    """,
+    "GFDL": "csound-doc dict-foldoc dict-vera gimp-help-en guile-3.0-doc shorewall-doc",
+    "MPL-2.0": "bind9-doc libeigen3-doc libopenvdb-doc libreoffice-dev-common libreoffice-help-en-us",
     "GPL-1+ or Artistic": "libbio-perl-perl libimage-exiftool-perl pdl perl-doc",
+    "PSF-2": "jython-doc libpython3.11-stdlib python3-matplotlib python3.11-doc",
+    "Apache-2.0 or MIT": "librust-web-sys-dev rust-doc rust-src",
+    "Apache-2.0 with the LLVM exception": "libclang-19-dev llvm-19-dev llvm-19-doc",
+    "BSL-1.0": "libboost1.81-dev libboost1.81-doc libgphobos-12-dev",
     "CC-BY-SA": "cataclysm-dda-data gnome-devel-docs gnome-user-docs",
     "GPL-2+ or LGPL-3": "qtbase5-doc-html qtdeclarative5-doc-html qtmultimedia5-doc-html",
-    "Apache-2.0 with the LLVM exception": "libclang-19-dev llvm-19-dev llvm-19-doc",
-    "Apache-2.0 or MIT": "librust-web-sys-dev rust-doc rust-src",
-    "PSF-2": "jython-doc python3.11-doc",
     "GPL-2 with the Classpath exception": "libopenjfx-java-doc openjdk-17-source",
-    "BSL-1.0": "libboost1.81-dev libboost1.81-doc",
     "Tcl": "tcl8.6-doc tk8.6-doc",
-    "GPL-2 or later, or CC-BY-SA-3.0": "debian-handbook",
-    "PostgreSQL": "postgresql-doc-15",
-    "Zsh": "zsh-doc",
-    "Vim": "vim-runtime",
+    "AGPL-3": "git-annex",
+    "CMU": "cyrus-doc",
     "GPL-2 or Angband": "angband-data",
+    "GPL-2 or later, or CC-BY-SA-3.0": "debian-handbook",
     "GPL-2+ or LGPL-2+ with StaticLinking exception": "castle-game-engine-src",
     "GPL-3 or LGPL-3": "clhep-doc",
-    "CMU": "cyrus-doc",
+    "GPL-3+ and LGPL-3+": "libcgal-dev",
     "IDPL": "firebird3.0-doc",
+    "IPL": "openafs-modules-source",
+    "IRAF": "iraf",
     "ImageMagick": "imagemagick-6-doc",
     "MIT Kerberos": "krb5-doc",
-    "GPL-3+ and LGPL-3+": "libcgal-dev",
-    "curl": "libcurl4-doc",
     "MPICH": "mpich-doc",
     "NTP": "ntp-doc",
     "OSGPL": "openscenegraph-doc",
+    "PostgreSQL": "postgresql-doc-15",
+    "Ruby or BSD": "ruby3.1-doc",
     "Sendmail": "sendmail-doc",
+    "Vim": "vim-runtime",
+    "ZPL-2.1": "mingw-w64-common",
+    "Zsh": "zsh-doc",
+    "curl": "libcurl4-doc",
     "wxWindows": "wx3.2-doc",
 }
 WINDOW = 2  # sentences of the longest rows
