@@ -127,7 +127,10 @@ def main() -> None:
     if max(sizes) + asked > total:
         raise SystemExit(f"{total:,} windows are too few for {max(sizes):,} rows and {asked:,} queries: lower --stride")
     place = np.random.default_rng(SEED).permutation(total).astype(np.int32)  # the queries' come first, then the rows'
-    writers = {size: Writer(options.folder / f"rows-{size}", PART_ROWS) for size in sizes}
+    folders = {size: options.folder / f"rows-{size}" for size in sizes}
+    for folder in folders.values():
+        folder.mkdir()
+    writers = {size: Writer(folder, PART_ROWS) for size, folder in folders.items()}
     queries: list[Window] = []
     query_vectors = np.empty((0, DIMENSION), np.float16)
     wanted = windows(package, options.stride, place < max(sizes) + asked)

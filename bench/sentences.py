@@ -17,7 +17,8 @@ with it: the first 1,000 of these are the queries.
 FOLDER gets the rows once, `rows/part-*.parquet` of 64,000 each: `id`, unique; `vector`, unit length, f16; `package`;
 `sentences`, how many; `text`, the first 200 bytes. `rows-N` has links to the first files of these, and
 `queries-N.parquet` the queries with `neighbors`, row numbers of the 100 nearest by cosine. Each is there as soon as so
-many rows are embedded. Passages are shuffled in 256 files on disk, so memory holds one of these, and some batches.
+many rows are embedded. Passages are shuffled in 256 files on disk, so memory holds one of these, and some batches. The
+same command goes on where one was ended.
 """
 
 from __future__ import annotations
@@ -240,6 +241,7 @@ def main() -> None:
     held.mkdir(parents=True, exist_ok=True)
     order, scratch = options.folder / "shuffled", options.folder / "spilled"
     if not order.exists():
+        shutil.rmtree(scratch, ignore_errors=True)
         names = [name for some in PACKAGES.values() for name in some.split()]
         packages = sorted(zip(names, fetched(held, names), strict=True), key=lambda one: -one[1].stat().st_size)
         parts = [scratch / str(i) for i in range(options.processes)]
@@ -256,22 +258,25 @@ def main() -> None:
     if len(queries) < asked:
         raise SystemExit(f"{len(queries):,} sentences are held out, and {asked:,} are asked for: lower --queries")
     vectors = np.concatenate([some for _, some in embedded(queries, 1)])
-    near = np.empty((asked, 0), np.int32), np.empty((asked, 0), np.float32)
-    rows, writer = (one for one in shuffled(order) if one.key >= HELD_OUT), Writer(options.folder / "rows", PART_ROWS)
+    near, below = (np.empty((asked, 0), np.int32), np.empty((asked, 0), np.float32)), 0
+    writer = Writer(options.folder / "rows", PART_ROWS)
+    rows = islice((one for one in shuffled(order) if one.key >= HELD_OUT), writer.rows, None)
     for size in sizes:
-        below = writer.rows
-        for batch, found in embedded(islice(rows, size - below), options.processes):
+        for batch, found in embedded(islice(rows, max(0, size - writer.rows)), options.processes):
             writer.add(pa.table({**columns(batch, asked + writer.taken), "vector": lists(found)}))
         if size == sizes[-1]:
             writer.close()
         if writer.rows < size:
             raise SystemExit(f"{writer.rows:,} passages are too few for {size:,} rows: raise --window")
-        folder = options.folder / f"rows-{size}"
-        folder.mkdir()
-        for part in writer.folder.glob("part-*.parquet"):
+        folder, path = options.folder / f"rows-{size}", options.folder / f"queries-{size}.parquet"
+        if path.exists():
+            continue
+        folder.mkdir(exist_ok=True)
+        for part in sorted(writer.folder.glob("part-*.parquet"))[: -(-size // PART_ROWS)]:
+            (folder / part.name).unlink(missing_ok=True)
             (folder / part.name).hardlink_to(part)
-        near = nearer(near, neighbours(vectors, folder, below))
-        told = write_queries(options.folder / f"queries-{size}.parquet", columns(queries, 0), vectors, *near)
+        near, below = nearer(near, neighbours(vectors, folder, below)), size
+        told = write_queries(path, columns(queries, 0), vectors, *near)
         print(f"{size:,} rows: {told}: {spent(began)}", flush=True)
     shutil.rmtree(order)
 

@@ -150,7 +150,12 @@ def test_files_of_a_set_and_neighbours_of_its_beginnings(tmp_path: Path, monkeyp
     rng = np.random.default_rng(0)
     x = rng.standard_normal((450, texts.DIMENSION)).astype(np.float16)
     writer = texts.Writer(tmp_path / "rows", 200)
-    for low in range(0, 450, 37):
+    for low in range(0, 333, 37):
+        writer.add(pa.table({"vector": texts.lists(x[low : low + 37])}))
+    del writer  # ended in the second file
+    writer = texts.Writer(tmp_path / "rows", 200)
+    assert writer.rows == 200
+    for low in range(200, 450, 37):
         writer.add(pa.table({"vector": texts.lists(x[low : low + 37])}))
     writer.close()
     parts = sorted((tmp_path / "rows").iterdir())
