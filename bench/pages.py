@@ -18,11 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Run:
-    """A command as a reader would type it, what it printed, its seconds and its peak memory in bytes."""
+    """A command as a reader would type it, what it printed, its seconds, those of CPU, and its peak memory in bytes."""
 
     command: str
     text: str
     seconds: float
+    cpu: float
     peak: int
 
     @property
@@ -48,7 +49,7 @@ def run(*words: object, places: dict[str, str]) -> Run:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{shown} failed")
-    return Run(shown, text, time.monotonic() - start, usage.ru_maxrss * 1024)
+    return Run(shown, text, time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def block(*runs: Run) -> str:

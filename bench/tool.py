@@ -51,7 +51,7 @@ def main() -> None:
         load = run("python", "-m", "bench.load", pair / "one", SAMPLE / "queries.parquet", places=places)
         warm = run("python", "-m", "bench.warm", bucket, "wordnet", data / "wordnet" / "queries.parquet", places=places)
         scale = run(
-            "python", "-m", "bench.scale", rows, "--rows", 3_000_000, "--memory-budget", "1GiB", places=places
+            "python", "-m", "bench.scale", rows, "generated:3000000", "--memory-budget", "1GiB", places=places
         )  # fmt: skip
         options.out.write_text(f"""# Results of the tool around it
 
