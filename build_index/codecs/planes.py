@@ -251,14 +251,14 @@ def encode_blocks(codec: Codec, x: F32, starts: list[int], centres: F32, metric:
     block = np.repeat(np.arange(len(centres)), np.diff(starts))
     around = centres[block]
     r = x - around
-    products = np.asarray(r @ codec.axes.T, np.float32)
-    rotated = products if codec.inverse is None else products @ codec.inverse
+    products = kernels.matmul(r, codec.axes)
+    rotated = products if codec.inverse is None else kernels.matmul(products, codec.inverse.T)
     codes, decoded = encode(codec, rotated)
     own = np.einsum("ij,ij->i", products, decoded)
-    kept = None if codec.span is None else r @ codec.span.T
+    kept = None if codec.span is None else kernels.matmul(r, codec.span)
     energy = np.einsum("ij,ij->i", products, rotated) if kept is None else np.einsum("ij,ij->i", kept, kept)
     f = np.where(own > 1e-12, energy / np.maximum(own, 1e-12), 0).astype(np.float32)
-    rotated_centres = centres @ codec.axes.T
+    rotated_centres = kernels.matmul(centres, codec.axes)
     along = np.einsum("ij,ij->i", decoded, rotated_centres[block])
     fixed = -0.5 * np.einsum("ij,ij->i", r, r) if metric == "l2" else np.einsum("ij,ij->i", r, around)
     out = []
