@@ -54,6 +54,7 @@ int PyErr_ExceptionMatches(PyObject *);
 void PyErr_Clear(void);
 PyObject *PyErr_Format(PyObject *, const char *, ...);
 int PyObject_GetBuffer(PyObject *, Py_buffer *, int);
+PyObject *PyCapsule_New(void *, const char *name, void (*destructor)(PyObject *));
 void PyBuffer_Release(Py_buffer *);
 PyThreadState *PyEval_SaveThread(void);
 void PyEval_RestoreThread(PyThreadState *);

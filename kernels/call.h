@@ -83,7 +83,8 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(select_largest, "values, bias, n, width, count, at, largest")                                \
   X(matmul_size, "m, depth")                                                                     \
   X(matmul, "a, b, n, m, depth, out, scratch")                                                   \
-  X(nearest, "x, centres, bias, n, m, depth, count, at, closeness, scratch")
+  X(nearest, "x, centres, bias, n, m, depth, count, at, closeness, scratch")                     \
+  X(matmul_for_xla, "")
 #define KERNEL(name) PyObject *py_##name(PyObject *module, PyObject *const *argv, Py_ssize_t argc)
 #define OPEN(name, count) \
   (void)module;           \

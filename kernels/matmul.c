@@ -1,11 +1,12 @@
 // Products of matrices, and the largest of each row of one: every element is one chain of fused multiply-adds over the
 // depth in rising order, so its bits depend on nothing else. For builders.
+#include "matmul.h"
+
 #include "call.h"
 #include "scan.h"
 #include "select.h"
 
 enum {
-  DEPTH_MAX = 1 << 16,
   DEPTH = 384,  // multiplied at a time
   STRIP = 96,   // rows at a time, which stay in the second cache
   ROWS_MOST = 8,
@@ -158,16 +159,10 @@ static u64 block_of(u64 columns, u64 depth) {
   most = most < WIDTH ? WIDTH : most;
   return most < all ? most : all;
 }
-static u64 scratch_of(u64 columns, u64 depth) { return LINE + 4 * block_of(columns, depth) * (depth + STRIP); }
+u64 scratch_of(u64 columns, u64 depth) { return LINE + 4 * block_of(columns, depth) * (depth + STRIP); }
 static f32 *line_of(u8 *at) { return (f32 *)(((uintptr_t)at + LINE - 1) / LINE * LINE); }
 
-typedef struct {
-  const f32_at *a, *b;
-  u64 n, m, depth;
-  u8 *scratch;
-} Product;
-
-static void multiply_into(const Product *p, int path, f32_at *out) {
+void multiply_into(const Product *p, int path, f32_at *out) {
   u64 block = block_of(p->m, p->depth);
   f32 *packed = line_of(p->scratch);
   for (u64 j = 0; j < p->m; j += block) {

@@ -267,6 +267,13 @@ def nearest(
     x f32[n][depth]; centres f32[m][depth], bias f32[m]; the rest as of these two.
     """
 
+def matmul_for_xla() -> object:
+    """A capsule with matmul as a handler of XLA's foreign functions (version 0.3 of their interface), for jax.ffi.
+
+    It takes a f32[n][depth] and b f32[m][depth], and gives out f32[n][m] and, of no use afterwards, scratch
+    u8[matmul_size(m, depth)]; other arrays are an error of XLA.
+    """
+
 def additive_encode(vectors: Buffer, words: Buffer, n: int, width: int, parts: int, out: Buffer, /) -> int:
     """out u8[parts][n]: of each part the row whose sum lies near to a vector. Returns n; parts 1 to 4, width to 4096.
 

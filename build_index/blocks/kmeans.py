@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ingest.rows import F32, Ints, Rows
+from ..kernels import matmul
 from ..neighbours.graph import Graph
 from ..progress import SILENT, Progress
 from .nearest import index_centres
@@ -90,7 +91,7 @@ def shed(rows: Rows, home: npt.NDArray[np.int32], centres: F32, limit: int) -> N
             x = rows.take(members[part])
             choices[part], closeness = with_room.nearest(x, choices.shape[1])
             choices[part][np.isinf(closeness)] = b
-            loss[part] = x @ centres[b] - closeness[:, 0]  # but for what is the same for all
+            loss[part] = matmul(x, centres[b : b + 1])[:, 0] - closeness[:, 0]  # but for what is the same for all
         for i in np.argsort(loss, kind="stable"):
             if size[b] <= limit:
                 break

@@ -1,4 +1,4 @@
-"""Where the `vantage` command starts: it says in one line what is not installed, before anything imports it."""
+"""Where the `vantage` command starts: what is not installed is said, and arithmetic pinned, before it is imported."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ def main() -> None:
     if sentence := missing():
         print(f"vantage: {sentence}", file=sys.stderr)
         sys.exit(1)
+    from ..pinned import pin
+
+    pin()
     from .main import main as run
 
     run()

@@ -12,6 +12,7 @@ import numpy as np
 
 from vantage.format import AXES_MAX
 
+from ..hashing.products import times
 from . import sign
 from .fitting import random_directions
 from .planes import F32, F64, Codec
@@ -47,12 +48,12 @@ def train_directions(start: F32, sample: F32, query_moment: F64) -> F32:
     weigh = jnp.asarray(np.linalg.cholesky(query_moment + ridge * np.eye(len(query_moment))).T)
 
     def loss(w: Any, x: Any) -> Any:
-        y = x @ w.T
+        y = times(x, w)
         soft = jnp.tanh(y / jnp.abs(y).mean())
         s = soft + jax.lax.stop_gradient(jnp.sign(y) - soft)
         f = (x * x).sum(1) / (y * s).sum(1)
-        error = (x - f[:, None] * (s @ w)) @ weigh.T
-        return (error**2).sum() / ((x @ weigh.T) ** 2).sum()
+        error = times(x - f[:, None] * times(s, w.T), weigh)
+        return (error**2).sum() / (times(x, weigh) ** 2).sum()
 
     optimiser = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
 

@@ -17,6 +17,7 @@ from math import erf, sqrt
 import numpy as np
 import numpy.typing as npt
 
+from ..kernels import matmul
 from .fitting import draw_rows, error, fit
 from .planes import F32, F64, QUERY_ALPHA, Codec, Quantizer, assemble, nearest, nibbles_of, scale_to_unit
 from .rotations import pca
@@ -145,8 +146,8 @@ def train(
     distortion = np.array([_distortion(int(b)) for b in given])
     if sample is not None:
         some = sample[:: -(-len(sample) // min(FIT_ROWS, FIT_NUMBERS // sample.shape[1]))]
-        along, inverse = some @ axes.T.astype(np.float32), inverse_of(axes)
-        along = along if inverse is None else along @ inverse.astype(np.float32)
+        along, inverse = matmul(some, axes.astype(np.float32)), inverse_of(axes)
+        along = along if inverse is None else matmul(along, inverse.T.astype(np.float32))
         unit = scale_to_unit(along, deviation.astype(np.float32))
         quantizers = [_covering(q, unit) for q in quantizers]
         quantizers += [_joint(number[on], count, unit, deviation, i) for i, (on, count) in enumerate(groups)]

@@ -247,11 +247,11 @@ def approximate(codec: Codec, residuals: F32) -> tuple[U8, F32, F32]:
 
     The factor is unbiased over what the axes span (RaBitQ's rule, arXiv 2405.12497, on the part that the code keeps).
     """
-    products = np.asarray(residuals @ codec.axes.T, np.float32)
-    rotated = products if codec.inverse is None else products @ codec.inverse
+    products = kernels.matmul(residuals, codec.axes)
+    rotated = products if codec.inverse is None else kernels.matmul(products, codec.inverse.T)
     codes, decoded = encode(codec, rotated)
     own = np.einsum("ij,ij->i", products, decoded)
-    kept = None if codec.span is None else residuals @ codec.span.T
+    kept = None if codec.span is None else kernels.matmul(residuals, codec.span)
     energy = np.einsum("ij,ij->i", products, rotated) if kept is None else np.einsum("ij,ij->i", kept, kept)
     return codes, decoded, np.where(own > 1e-12, energy / np.maximum(own, 1e-12), 0).astype(np.float32)
 
@@ -271,7 +271,7 @@ def encode_blocks(codec: Codec, x: F32, starts: list[int], centres: F32, metric:
     around = centres[block]
     r = x - around
     codes, decoded, f = approximate(codec, r)
-    rotated_centres = centres @ codec.axes.T
+    rotated_centres = kernels.matmul(centres, codec.axes)
     along = np.einsum("ij,ij->i", decoded, rotated_centres[block])
     fixed = fixed_part(r, around, metric)
     out = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..kernels import matmul
 from .fitting import draw_rows, error, fit
 from .planes import F32, F64, Codec, Quantizer, assemble, nearest, scale_to_unit
 from .rotations.basis import Basis, deviations
@@ -26,7 +27,7 @@ def train(second_moment: F64, query_moment: F64, code_bytes: int, sample: F32, b
     stored = None if basis is None else basis.stored(np.arange(dimension))
     own = deviations(axes, second_moment) ** 2
     deviation = np.full(dimension, np.sqrt(max(own.mean(), 1e-12)))
-    unit = scale_to_unit(sample @ axes.T.astype(np.float32), deviation.astype(np.float32))
+    unit = scale_to_unit(matmul(sample, axes.astype(np.float32)), deviation.astype(np.float32))
     runs = np.array_split(np.arange(dimension), min(dimension, 2 * code_bytes))
     twice = set(np.argsort(-own, kind="stable")[: max(0, 2 * code_bytes - dimension)].tolist())
     quantizers = []

@@ -18,9 +18,11 @@ import numpy.typing as npt
 from vantage.errors import InputError
 
 from ..ingest.rows import F32, Ints, Rows
+from ..kernels import matmul
 from ..neighbours.graph import Graph
 from ..progress import SILENT, Progress
 from .minimise import minimise
+from .products import times
 
 GOLAY = 0b110001110101  # x^11 + x^10 + x^6 + x^5 + x^4 + x^2 + 1: generates the perfect code (23, 12, 7)
 GOLAY_BITS, GOLAY_MESSAGE = 23, 12
@@ -61,9 +63,9 @@ class Codewords:
 
     def decoded(self, rows: Rows) -> npt.NDArray[np.int32]:
         """i32 (N): the block of the codeword that agrees best with each row."""
-        out, table = np.empty(rows.count, np.int32), signs(self.generator, self.message).T
+        out, table = np.empty(rows.count, np.int32), signs(self.generator, self.message)
         for at, x in rows.chunks(CHUNK_BYTES * rows.dimension // len(self.message)):
-            out[at : at + len(x)] = ((x @ self.directions.T - self.threshold) @ table).argmax(1)
+            out[at : at + len(x)] = matmul(matmul(x, self.directions) - self.threshold, table).argmax(1)
         return out
 
 
@@ -189,11 +191,11 @@ def train_on_pairs(start: Codewords, draw: Draw, seed: int, progress: Progress =
     import jax
     import jax.numpy as jnp
 
-    table = jnp.asarray(signs(start.generator, start.message).T)
+    table = jnp.asarray(signs(start.generator, start.message))
 
     def loss(now: dict[str, Any], q: Any, x: Any) -> Any:
-        margins = jnp.concatenate([q, x]) @ now["directions"].T - now["threshold"]
-        scores = jnp.exp(now["log_beta"]) * (margins @ table)
+        margins = times(jnp.concatenate([q, x]), now["directions"]) - now["threshold"]
+        scores = jnp.exp(now["log_beta"]) * times(margins, table)
         query, row = jax.nn.log_softmax(scores[: len(q)]), jax.nn.log_softmax(SHARP * scores[len(q) :])
         return -jax.nn.logsumexp(query + row - jnp.log(jnp.exp(row).mean(0) + 1e-7), axis=1).mean()
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ingest.rows import F32, Ints
+from ..kernels import matmul
 
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
@@ -31,7 +32,7 @@ class Prefixes:
 
     def margins(self, x: F32) -> F32:
         """f32 (m, n) of x (m, d)."""
-        out: F32 = np.float32(self.beta) * (x @ self.directions.T - self.threshold)
+        out: F32 = np.float32(self.beta) * (matmul(x, self.directions) - self.threshold)
         return out
 
     def signs(self) -> F32:
@@ -61,7 +62,7 @@ def log_probability(margins: F32, signs: F32) -> F32:
     """f32 (m, B): log of the probability of each leaf's prefix: the sum over its bits of log sigmoid(sign margin)."""
     size = np.abs(margins)
     both: F32 = (0.5 * size + np.log1p(np.exp(-size))).astype(np.float32)  # log 2 cosh(margin / 2)
-    out: F32 = 0.5 * (margins @ signs.T) - both @ np.abs(signs).T
+    out: F32 = 0.5 * matmul(margins, signs) - matmul(both, np.abs(signs))
     return out
 
 

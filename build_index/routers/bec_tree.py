@@ -11,6 +11,7 @@ from vantage.errors import InputError
 from vantage.format import BecTreeSection
 
 from ..hashing.prefixes import LEAF, Prefixes
+from ..hashing.products import times
 from ..ingest.rows import Ints
 from ..progress import Progress
 from .ecvh import BITS, TEMPERATURES, planes, train_directions
@@ -29,12 +30,12 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> BecTreeSection
     tree = training.partition.tree
     if tree is None:
         raise InputError("the router bec-tree on blocks that are not leaves", hint="it takes --partition bec-tree")
-    signs = tree.signs().T
+    signs = tree.signs()
     low, high = jnp.asarray(signs > 0, jnp.float32), jnp.asarray(signs < 0, jnp.float32)
 
     def scores(now: dict[str, Any], q: Any) -> Any:
-        margins = jnp.exp(now["log_beta"]) * (q @ round_through(now["directions"], BITS).T - now["threshold"])
-        return jax.nn.log_sigmoid(margins) @ low + jax.nn.log_sigmoid(-margins) @ high
+        margins = jnp.exp(now["log_beta"]) * (times(q, round_through(now["directions"], BITS)) - now["threshold"])
+        return times(jax.nn.log_sigmoid(margins), low) + times(jax.nn.log_sigmoid(-margins), high)
 
     further = train_directions(tree, scores, training, progress.part(0, 0.8))
     return cheapest([section(further), section(tree)], TEMPERATURES, cost)

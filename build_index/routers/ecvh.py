@@ -13,6 +13,7 @@ from vantage.format import EcvhSection
 
 from ..hashing.codewords import Codewords, signs
 from ..hashing.prefixes import Prefixes
+from ..hashing.products import times
 from ..ingest.rows import Ints
 from ..progress import Progress
 from . import learn
@@ -38,10 +39,11 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> EcvhSection:
     codewords = training.partition.codewords
     if codewords is None:
         raise InputError("the router ecvh on blocks that are not buckets of a code", hint="it takes --partition ecvh")
-    table = jnp.asarray(signs(codewords.generator, codewords.message).T)
+    table = jnp.asarray(signs(codewords.generator, codewords.message))
 
     def scores(now: dict[str, Any], q: Any) -> Any:
-        return jnp.exp(now["log_beta"]) * ((q @ round_through(now["directions"], BITS).T - now["threshold"]) @ table)
+        margins = times(q, round_through(now["directions"], BITS)) - now["threshold"]
+        return jnp.exp(now["log_beta"]) * times(margins, table)
 
     further = train_directions(codewords, scores, training, progress.part(0, 0.8))
     return cheapest([section(further), section(codewords)], TEMPERATURES, cost)

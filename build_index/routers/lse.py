@@ -11,6 +11,7 @@ import numpy.typing as npt
 from vantage.format import LseSection
 
 from ..ingest.rows import F32, Ints
+from ..kernels import nearest
 from ..progress import Progress
 from .packing import bits_of, quantize
 from .training import Cost, TrainingSet, cheapest
@@ -81,7 +82,7 @@ def _divide(y: F32, table: F32, count: F32, rng: np.random.Generator) -> None:
     """k-means of rows y (n, d) into table (S, d) and count (S), the first of them where there are fewer rows."""
     c = y[rng.choice(len(y), min(len(table), len(y)), replace=False)].copy()
     for _ in range(ROUNDS):
-        tag = (y @ c.T - 0.5 * np.einsum("ij,ij->i", c, c)).argmax(1)
+        tag = nearest(y, c, -0.5 * np.einsum("ij,ij->i", c, c), 1)[0][:, 0]
         n = np.bincount(tag, minlength=len(c)).astype(np.float32)
         pick = (tag == np.arange(len(c))[:, None]).astype(np.float32)
         c = np.where(n[:, None] > 0, pick @ y / np.maximum(n, 1)[:, None], c)
@@ -136,9 +137,8 @@ def summary(values: F32, weight: F32, seed: int, subs: int) -> tuple[F32, F32]:
     centroids = sub_centroids(x, np.zeros(len(x), np.int32), 1, seed, subs)
     c = centroids.table[0]
     live = centroids.count[0] > 0
-    near = x @ c.T - 0.5 * np.einsum("ij,ij->i", c, c)
-    near[:, ~live] = -np.inf
-    tag = near.argmax(1)
+    bias = np.where(live, -0.5 * np.einsum("ij,ij->i", c, c), np.float32(-np.inf))
+    tag = nearest(x, c, bias, 1)[0][:, 0]
     mass = np.full(subs, -np.inf, np.float32)
     np.logaddexp.at(mass, tag, w)
     return c, mass

@@ -13,6 +13,7 @@ import numpy as np
 
 from vantage.format import DIMENSION_MAX, UNITS_STEP, LseSection, MlpSection, Regions
 
+from ..hashing.products import times
 from ..ingest.rows import F32, Ints
 from ..progress import Progress
 from . import learn, lse
@@ -80,10 +81,10 @@ def fit(
 
     def scores(now: dict[str, Any], q: Any) -> Any:
         length = jnp.linalg.norm(q, axis=1, keepdims=True)
-        hidden = q @ round_through(now["first"], BITS).T + now["bias"]
+        hidden = times(q, round_through(now["first"], BITS)) + now["bias"]
         hidden = jnp.clip(hidden, jnp.where(signed, -length, 0), length)
         table = round_through(now["table"] - now["table"][live].mean(0), BITS)
-        logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
+        logit = jnp.exp(now["log_beta"]) * times(hidden, table) + jnp.where(live, now["weight"], -1e9)
         return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
 
     learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9), blocks * subs)

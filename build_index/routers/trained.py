@@ -9,6 +9,7 @@ import numpy as np
 
 from vantage.format import LseSection
 
+from ..hashing.products import times
 from ..progress import SILENT, Progress
 from . import learn
 from .lse import pack_section, sub_centroids_of, subs_of, weights
@@ -39,7 +40,7 @@ def table(
     live = np.isfinite(weight)
 
     def scores(now: dict[str, Any], q: Any) -> Any:
-        logit = jnp.exp(now["log_beta"]) * (q @ now["table"].T) + jnp.where(live, now["weight"], -1e9)
+        logit = jnp.exp(now["log_beta"]) * times(q, now["table"]) + jnp.where(live, now["weight"], -1e9)
         return logsumexp(logit.reshape(len(q), training.blocks, subs), axis=2)
 
     start = {

@@ -9,7 +9,9 @@ import numpy as np
 
 from vantage.format import NO_CHILD, TREE_UNITS, TREE_WAYS, TreeSection
 
+from ..hashing.products import times
 from ..ingest.rows import F32, Ints
+from ..kernels import matmul
 from ..progress import Progress
 from . import learn, lse
 from .packing import quantize, round_through
@@ -58,7 +60,9 @@ def fit(training: TrainingSet, cost: Cost, progress: Progress) -> TreeSection:
     }
 
     def scores(now: dict[str, Any], q: Any) -> Any:
-        units = jnp.clip(q @ round_through(now["first"], BITS).T + now["bias"], 0, jnp.linalg.norm(q, axis=1)[:, None])
+        units = jnp.clip(
+            times(q, round_through(now["first"], BITS)) + now["bias"], 0, jnp.linalg.norm(q, axis=1)[:, None]
+        )
         logit = jnp.einsum("qnu,nwu->qnw", units.reshape(len(q), nodes, TREE_UNITS), now["second"]) + now["weight"]
         log_p = jax.nn.log_softmax(jnp.where(there, logit, -1e9)).reshape(len(q), -1)
         log_p = jnp.concatenate([log_p, jnp.zeros((len(q), 1))], 1)
@@ -99,7 +103,7 @@ def _parts(centres: F32, blocks: Ints, seed: int) -> list[Ints]:
     room = -(-len(x) // 2)
     tag = np.zeros(len(x), np.int64)
     for _ in range(ROUNDS):
-        far = np.einsum("ij,ij->i", c, c) - 2 * x @ c.T
+        far = np.einsum("ij,ij->i", c, c) - 2 * matmul(x, c)
         left = [room] * TREE_WAYS
         for i in np.argsort(np.diff(np.sort(far, 1)[:, :2], axis=1)[:, 0])[::-1]:  # the surest first
             tag[i] = next(way for way in np.argsort(far[i]) if left[way])

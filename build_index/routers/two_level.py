@@ -21,6 +21,7 @@ from vantage.search.prepare import Prepared
 from ..blocks.layout import index_section
 from ..hashing.codewords import factor_centres, signs
 from ..ingest.rows import F32, Ints
+from ..kernels import matmul
 from ..progress import Progress
 from ..simulate.edge import P, prepare_rows, probabilities
 from . import ecvh, lse
@@ -77,7 +78,7 @@ def by_codewords(vectors: F32, centres: F32, spread: float, seed: int) -> First:
     return (
         section,
         agreement.ntotal,
-        lambda x, n: agreement.search(x @ codewords.directions.T - codewords.threshold, n)[1],
+        lambda x, n: agreement.search(matmul(x, codewords.directions) - codewords.threshold, n)[1],
     )
 
 
