@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import faiss
 import numpy as np
@@ -13,6 +14,7 @@ from ..progress import SILENT, Progress
 from .exact import exact_neighbours
 
 Graph = npt.NDArray[np.int32]
+Found = tuple[npt.NDArray[np.uint16], Graph, F32]  # queries of a batch, rows, and their scores
 
 RECALL = 0.94  # of the true neighbours; votes and labels gain nothing from more
 JUDGED = 256  # rows whose exact neighbours say how many lists are enough for that
@@ -20,7 +22,9 @@ LISTS = 1.5  # over the square root of the rows
 TRAIN_ROWS = 64  # a list
 ROUNDS = 10
 CHUNK_BYTES = 16 << 20
-HELD_SHARE = 0.3  # of the memory, for the rows searched at a time: faiss may take twice that while it adds them
+HELD_SHARE = 0.3  # of the memory, for the rows searched at a time
+BATCH = 8192  # rows that are looked for at a time
+FIRST_LISTS = 3  # whose rows are all looked at, so that few of the others' are
 
 
 def neighbour_graph(
@@ -67,63 +71,138 @@ def _row_bytes(rows: Rows) -> int:
     return 8 + rows.dimension * (1 if _as_bytes(rows) else 2)
 
 
+@dataclass(frozen=True)
+class Lists:
+    """Inverted lists: centres f32 (L, d), what is added to <x, centre> for closeness f32 (L), and list by list, which
+    begin at ends (L + 1), the numbers of rows i64 (n) and the rows themselves (n, d), as f16 or as bytes.
+
+    squares: whether |x|^2 / 2 is subtracted from <q, x>.
+    """
+
+    centres: F32
+    closeness: F32
+    ends: Ints
+    row: Ints
+    held: npt.NDArray[np.generic]
+    squares: bool
+
+    def nearest(self, queries: F32, count: int) -> Ints:
+        """i64 (n, count): the lists nearest to queries (n, d), best first."""
+        far = -(queries @ self.centres.T + self.closeness)
+        near = np.argpartition(far, count - 1, axis=1)[:, :count]
+        return np.take_along_axis(near, np.argsort(np.take_along_axis(far, near, 1), axis=1, kind="stable"), 1)
+
+    def scores(self, queries: F32, number: int) -> F32:
+        """f32 (n, rows): scores of the rows of a list for queries (n, d), larger is nearer."""
+        x = self.held[self.ends[number] : self.ends[number + 1]].astype(np.float32)
+        score: F32 = queries @ x.T
+        if self.squares:
+            score -= 0.5 * np.einsum("ij,ij->i", x, x)
+        return score
+
+
 def _search(rows: Rows, queries: Ints, part: Ints, seed: int, best: Graph, cost: F32, progress: Progress) -> None:
     """Merges the neighbours among the rows of one part into best and cost, both (len(wanted), k)."""
     take: Callable[[Ints], F32] = rows.stored.gather if _as_bytes(rows) else rows.take
-    k, l2, step = best.shape[1], rows.metric == "l2", max(1, CHUNK_BYTES // (4 * rows.dimension))
-    index = _lists(rows, take, part, seed)
-    for low in range(0, len(part), step):
-        index.add(take(part[low : low + step]))
-        progress(0.1 * low / len(part))
-    index.nprobe = _probes(rows, take, queries, part, k, index, seed)
-    few = max(1, min(step, CHUNK_BYTES // (16 * (k + 1))))
-    for low in range(0, len(queries), few):
-        chunk, at = queries[low : low + few], slice(low, low + few)
-        distances, ids = index.search(take(chunk), k + 1)
-        row = np.where(ids >= 0, part[ids], -1).astype(np.int32)
-        dear = np.where((ids < 0) | (row == chunk[:, None]), np.inf, distances if l2 else -distances).astype(np.float32)
-        row[np.isinf(dear)] = -1
-        if np.isfinite(cost[at, 0]).any():  # of parts before this one
-            dear, row = np.concatenate([cost[at], dear], 1), np.concatenate([best[at], row], 1)
-        near = np.lexsort((row, dear), axis=1)[:, :k]
-        best[at], cost[at] = np.take_along_axis(row, near, 1), np.take_along_axis(dear, near, 1)
-        progress(0.1 + 0.9 * low / len(queries))
+    k = best.shape[1]
+    lists = _lists(rows, take, part, seed)
+    progress(0.1)
+    probed = _probes(rows, take, queries, part, k, lists, seed)
+    for low in range(0, len(queries), BATCH):
+        chunk, at = queries[low : low + BATCH], slice(low, low + BATCH)
+        near, far = _nearest(lists, take(chunk), chunk, probed, k)
+        near, far = np.concatenate([best[at], near], 1), np.concatenate([cost[at], far], 1)
+        order = np.lexsort((near, far), axis=1)[:, :k]
+        best[at], cost[at] = np.take_along_axis(near, order, 1), np.take_along_axis(far, order, 1)
+        progress(0.1 + 0.9 * min(1.0, (low + BATCH) / len(queries)))
 
 
-def _lists(rows: Rows, take: Callable[[Ints], F32], part: Ints, seed: int) -> faiss.IndexIVFScalarQuantizer:
-    """Empty inverted lists, their centres found on some rows of the part."""
-    quantizer = faiss.ScalarQuantizer
-    kinds = {"u8": quantizer.QT_8bit_direct, "i8": quantizer.QT_8bit_direct_signed}
-    held = kinds[rows.stored.kind] if _as_bytes(rows) else quantizer.QT_fp16
-    l2, d = rows.metric == "l2", rows.dimension
-    flat = faiss.IndexFlatL2(d) if l2 else faiss.IndexFlatIP(d)
-    metric = faiss.METRIC_L2 if l2 else faiss.METRIC_INNER_PRODUCT
-    count = max(1, int(LISTS * len(part) ** 0.5))
-    index = faiss.IndexIVFScalarQuantizer(flat, d, count, held, metric, False)
-    index.cp.niter, index.cp.seed = ROUNDS, seed + 1
-    index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, TRAIN_ROWS
+def _nearest(lists: Lists, x: F32, own: Ints, probed: int, k: int) -> tuple[Graph, F32]:
+    """The k nearest rows in the nearest lists of queries x (n, d), which are rows own (n): (i32 (n, k), f32 costs).
+
+    -1 and inf where there are fewer. What the k-th best of the few nearest lists scores is what others have to score.
+    """
+    probes = lists.nearest(x, probed)
+    first, size = probes[:, :FIRST_LISTS], np.diff(lists.ends)
+    seen = np.full((len(x), max(k + 1, int(size[first].sum(1).max(initial=0)))), -np.inf, np.float32)
+    filled = np.zeros(len(x), np.int64)
+    for number, asking in _by_list(first):
+        score = lists.scores(x[asking], number)
+        seen[asking[:, None], filled[asking, None] + np.arange(score.shape[1])] = score
+        filled[asking] += score.shape[1]
+    limit = np.partition(seen, seen.shape[1] - k - 1, axis=1)[:, -k - 1]  # one more than k: a query finds itself
+    found = list[Found]()
+    for number, asking in _by_list(probes):
+        row, score = lists.row[lists.ends[number] : lists.ends[number + 1]], lists.scores(x[asking], number)
+        hit = np.flatnonzero(score >= limit[asking, None])
+        query, place = np.divmod(hit, max(score.shape[1], 1))
+        found.append((asking[query].astype(np.uint16), row[place].astype(np.int32), score.ravel()[hit]))
+    near, closeness = _best(found, len(x), k, own)
+    return near, -closeness
+
+
+def _by_list(named: Ints) -> Iterator[tuple[int, Ints]]:
+    """Each list that queries name (n, m), and those that do."""
+    order = np.argsort(named, axis=None, kind="stable")
+    numbers, starts = np.unique(named.ravel()[order], return_index=True)
+    yield from zip(numbers.tolist(), np.split(order // named.shape[1], starts[1:]), strict=True)
+
+
+def _best(found: list[Found], queries: int, k: int, own: Ints) -> tuple[Graph, F32]:
+    """The k best rows of each query but its own: i32 (n, k) and f32 (n, k) their scores, -1 and -inf for none."""
+    query, row, score = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.argsort(query, kind="stable")
+    query = query[order]
+    place = np.arange(len(order)) - np.searchsorted(query, np.arange(queries))[query]
+    most = max(k, int(place.max(initial=-1)) + 1)
+    rows, scores = np.full((queries, most), -1, np.int32), np.full((queries, most), -np.inf, np.float32)
+    rows[query, place], scores[query, place] = row[order], score[order]
+    scores[rows == own[:, None]] = -np.inf
+    if most > k:
+        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        rows, scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
+    rows[np.isinf(scores)] = -1
+    order = np.lexsort((rows, -scores), axis=1)
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+
+
+def _lists(rows: Rows, take: Callable[[Ints], F32], part: Ints, seed: int) -> Lists:
+    """The rows of the part in lists, whose centres are found on some of them."""
+    count, d = max(1, int(LISTS * len(part) ** 0.5)), rows.dimension
+    kmeans = faiss.Kmeans(
+        d, count, niter=ROUNDS, seed=seed + 1, min_points_per_centroid=1, max_points_per_centroid=TRAIN_ROWS
+    )
     some = np.random.default_rng([seed, 6]).choice(len(part), min(len(part), TRAIN_ROWS * count), replace=False)
-    index.train(take(part[np.sort(some)]))
-    return index
+    kmeans.train(take(part[np.sort(some)]))
+    centres = np.array(kmeans.centroids, np.float32).reshape(count, d)
+    bias = -0.5 * np.einsum("ij,ij->i", centres, centres)
+    step, home = max(1, CHUNK_BYTES // (4 * max(d, count))), np.empty(len(part), np.int64)
+    for low in range(0, len(part), step):
+        home[low : low + step] = (take(part[low : low + step]) @ centres.T + bias).argmax(1)
+    order = np.argsort(home, kind="stable")
+    place = np.empty(len(part), np.int64)
+    place[order] = np.arange(len(part))
+    kind = {"u8": np.uint8, "i8": np.int8}[rows.stored.kind] if _as_bytes(rows) else np.float16
+    held = np.empty((len(part), d), kind)
+    for low in range(0, len(part), step):
+        held[place[low : low + step]] = take(part[low : low + step])
+    ends = np.searchsorted(home[order], np.arange(count + 1))
+    # The longest rows are the nearest under inner products, so lists of them are.
+    closeness = np.zeros(count, np.float32) if rows.metric == "dot" else bias
+    return Lists(centres, closeness, ends, part[order], held, rows.metric == "l2")
 
 
-def _probes(
-    rows: Rows,
-    take: Callable[[Ints], F32],
-    queries: Ints,
-    part: Ints,
-    k: int,
-    index: faiss.IndexIVFScalarQuantizer,
-    seed: int,
-) -> int:
+def _probes(rows: Rows, take: Callable[[Ints], F32], queries: Ints, part: Ints, k: int, lists: Lists, seed: int) -> int:
     """How many lists hold RECALL of the exact neighbours of some wanted rows."""
     some = np.sort(np.random.default_rng([seed, 7]).choice(queries, min(JUDGED, len(queries)), replace=False))
     x, step = take(some), max(1, CHUNK_BYTES // (4 * rows.dimension))
-    at = np.full(rows.count, -1)
-    at[part] = np.arange(len(part))
+    at, place = np.full(rows.count, -1), np.empty(rows.count, np.int64)
+    at[part], place[lists.row] = np.arange(len(part)), np.arange(len(part))
     chunks = ((low, take(part[low : low + step])) for low in range(0, len(part), step))
     true = exact_neighbours(x, chunks, min(k, len(part)), rows.metric, at[some])
-    turn = index.quantizer.search(x, index.nlist)[1]
-    lists = index.quantizer.search(take(part[true[true >= 0]]), 1)[1]
-    rank = np.argsort(turn, axis=1)[np.nonzero(true >= 0)[0], lists[:, 0]]
-    return int(np.quantile(rank, RECALL, method="higher")) + 1 if len(rank) else 1
+    turn = np.argsort(-(x @ lists.centres.T + lists.closeness), axis=1, kind="stable")
+    rank = np.empty_like(turn)
+    np.put_along_axis(rank, turn, np.arange(len(lists.centres))[None], 1)
+    of, known = np.nonzero(true >= 0)
+    number = np.searchsorted(lists.ends, place[part[true[of, known]]], side="right") - 1
+    return int(np.quantile(rank[of, number], RECALL, method="higher")) + 1 if len(of) else 1
