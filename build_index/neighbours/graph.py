@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ingest.rows import F32, Ints, Rows
+from ..kernels import matmul
 from ..progress import SILENT, Progress
 from .exact import exact_neighbours
 
@@ -88,14 +89,14 @@ class Lists:
 
     def nearest(self, queries: F32, count: int) -> Ints:
         """i64 (n, count): the lists nearest to queries (n, d), best first."""
-        far = -(queries @ self.centres.T + self.closeness)
+        far = -(matmul(queries, self.centres) + self.closeness)
         near = np.argpartition(far, count - 1, axis=1)[:, :count]
         return np.take_along_axis(near, np.argsort(np.take_along_axis(far, near, 1), axis=1, kind="stable"), 1)
 
     def scores(self, queries: F32, number: int) -> F32:
         """f32 (n, rows): scores of the rows of a list for queries (n, d), larger is nearer."""
         x = self.held[self.ends[number] : self.ends[number + 1]].astype(np.float32)
-        score: F32 = queries @ x.T
+        score = matmul(queries, x)
         if self.squares:
             score -= 0.5 * np.einsum("ij,ij->i", x, x)
         return score

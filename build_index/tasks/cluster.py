@@ -11,15 +11,14 @@ from typing import Any
 
 from vantage.errors import InputError, StoreError, VantageError
 
+from ..pinned import THREADS, pinned
 from .pickling import packed
-from .pool import AHEAD, DEATHS_MAX, THREADS
+from .pool import AHEAD, DEATHS_MAX
 from .stage import Arrays
 from .tasks import Batch
 from .worker import work
 
 REACH_S = 10  # to connect in
-# What the arithmetic of a process depends on: workers take it from the process that drives them.
-ARITHMETIC = ("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "FAISS_OPT_LEVEL")
 
 
 class Cluster:
@@ -35,7 +34,7 @@ class Cluster:
         except ImportError:
             raise InputError("Ray is not installed", hint="pip install 'vantage-search[ray]'") from None
         self.ray: Any = ray
-        settings = THREADS | {name: os.environ[name] for name in ARITHMETIC if name in os.environ}
+        settings = {name: os.environ[name] for name in pinned() if name in os.environ} | THREADS
         local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
         _check_reached(address)
         try:

@@ -21,14 +21,13 @@ from typing import Any
 
 from vantage.errors import VantageError
 
+from ..pinned import THREADS
 from .pickling import packed
 from .stage import Arrays
 from .tasks import Batch
 
 DEATHS_MAX = 4  # of workers by one task
 AHEAD = 2  # times the workers: so many results at most wait for their turn
-# A worker does one task on one thread: so its sums are the same with any number of workers.
-THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class _Worker:

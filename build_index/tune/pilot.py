@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..blocks.layout import Layout
 from ..codecs.planes import ROUNDING_SHARE, Codec, approximate, fixed_part
 from ..ingest.rows import F32, Rows
+from ..kernels import matmul
 from ..neighbours.exact import CHUNK_BYTES, I32, neighbours_at
 from ..neighbours.truth import Truth
 from ..simulate.edge import HeldOutQueries
@@ -70,7 +71,7 @@ def score_error(rows: Rows, layout: Layout, codec: Codec, held: HeldOutQueries) 
     residuals = rows.take(near) - centres
     away = np.array([held.queries[i].vector for i in some], np.float32)[of] - centres
     _, decoded, f = approximate(codec, residuals)
-    off = f * np.einsum("ij,ij->i", away @ codec.axes.T, decoded) - np.einsum("ij,ij->i", away, residuals)
-    h = fixed_part(residuals, centres, rows.metric) - f * np.einsum("ij,ij->i", decoded, centres @ codec.axes.T)
+    off = f * np.einsum("ij,ij->i", matmul(away, codec.axes), decoded) - np.einsum("ij,ij->i", away, residuals)
+    h = fixed_part(residuals, centres, rows.metric) - f * np.einsum("ij,ij->i", decoded, matmul(centres, codec.axes))
     rounding = float(np.ptp(h)) / 255
     return float(np.sqrt((1 + ROUNDING_SHARE) * np.mean(off.astype(np.float64) ** 2) + rounding**2 / 12))
