@@ -47,6 +47,13 @@ def centre_at(section: Centres, block: int) -> Centre:
     return Centre(section.scale[block], section.bias[block], row)
 
 
+def centres_at(section: Centres, blocks: slice) -> Centres:
+    """Those of consecutive blocks."""
+    stride = len(section.table) // len(section.scale)
+    table = section.table[blocks.start * stride : blocks.stop * stride]
+    return Centres(table, section.scale[blocks], section.bias[blocks])
+
+
 def _columns(section: Centres, dimension: int) -> tuple[npt.NDArray[np.int8], F32]:
     scale = np.asarray(section.scale, np.float32)
     return np.frombuffer(section.table, np.int8).reshape(len(scale), -1)[:, :dimension], scale

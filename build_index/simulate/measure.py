@@ -22,7 +22,7 @@ from vantage.search.plan import GETS_MAX, PRICE_BITS, SMALL_BYTES
 from vantage.search.prepare import Prepared
 from vantage.search.scan import LrsqScan
 
-from ..blocks.layout import Layout, centre_at
+from ..blocks.layout import Layout, centre_at, centres_at
 from ..codecs.kept import KeptCodes
 from ..codecs.planes import Codec, Encoded, encode_blocks
 from ..ingest.rows import CELL_ROWS, F32, Ints, Rows
@@ -194,7 +194,8 @@ class Scanned:
             return out
         if self.most is not None and self.most < count:
             out[:] = False
-            np.put_along_axis(out, np.argsort(~self.p, axis=1, kind="stable")[:, : self.most], True, 1)
+            for read, own in zip(out, self.p, strict=True):
+                read[np.argsort(~own, kind="stable")[: self.most]] = True
         if not self.all_read:
             low, high = spans(self.p).T[:, :, None]
             out &= (low <= np.arange(count)) & (np.arange(count) < high)
@@ -208,12 +209,11 @@ def blocks_needed(p: P, layout: Layout, neighbours: npt.NDArray[np.int32], lost:
     """
     if lost * np.count_nonzero(neighbours >= 0) < LOST_LEAST:
         return int(p.shape[1])
-    rank = np.empty(p.shape, np.int32)
-    np.put_along_axis(rank, np.argsort(~p, axis=1, kind="stable"), np.arange(p.shape[1], dtype=np.int32)[None], 1)
-    each, known = np.arange(len(p))[:, None], np.maximum(neighbours, 0)
-    found = rank[each, layout.partition.home[known]]
-    for copy in layout.copy.T:
-        found = np.minimum(found, np.where(copy[known] >= 0, rank[each, copy[known]], p.shape[1]))
+    found, holders = np.empty(neighbours.shape, np.int32), layout.holders(neighbours)
+    rank, places = np.empty(p.shape[1], np.int32), np.arange(p.shape[1], dtype=np.int32)
+    for own, some, held in zip(found, p, np.moveaxis(holders, 1, 0), strict=True):
+        rank[np.argsort(~some, kind="stable")] = places
+        own[:] = rank[held].min(0)
     return 1 + int(np.quantile(found[neighbours >= 0], 1 - lost, method="higher"))
 
 
@@ -243,7 +243,6 @@ def full_scans(
     codes: of these blocks by this codec, which are read where they are complete, and else put in; None: all are made.
     """
     members, queries = layout.members(), [q for one in wanted for q in one.held.queries]
-    base = np.array([bases(q, layout.centre_section, rows.dimension) for q in queries])
     asking = np.concatenate([one.blocks(layout.blocks) for one in wanted])
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
     known = codes is not None and codes.complete
@@ -258,7 +257,7 @@ def full_scans(
         low, high = cells[number]
         asked = [(j, asking[j, low:high]) for j in np.flatnonzero(asking[:, low:high].any(1)).tolist()]
         made = codes.get(low, high) if known and codes is not None else None
-        return _Cell(low, members[low:high], int(starts[low]), asked, base[[j for j, _ in asked], low:high], made)
+        return _Cell(low, members[low:high], int(starts[low]), asked, made)
 
     found: list[list[Entries]] = [[] for _ in queries]
     results = rows.tasks.map(_scan_cell, scanning, Lazy(len(cells), cell), progress, keep=False)
@@ -268,12 +267,14 @@ def full_scans(
         if scanning.keeps and codes is not None:
             codes.put(_unjoined(planes, [len(m) for m in members[low:high]]))
     row_of_slot = np.concatenate(members).astype(np.int32)
-    out, base = list[Candidates](), base.astype(np.float32)
+    out = list[Candidates]()
     for one in wanted:
         count = len(one.held.queries)
         own, found = found[:count], found[count:]
-        out.append(replace(_candidates(rows, one, own, row_of_slot), base=base[:count]))
-        base = base[count:]
+        base = np.empty((count, layout.blocks), np.float32)
+        for line, query in zip(base, one.held.queries, strict=True):
+            line[:] = bases(query, layout.centre_section, rows.dimension)
+        out.append(replace(_candidates(rows, one, own, row_of_slot), base=base))
     return out
 
 
@@ -306,14 +307,13 @@ class _Scanning:
 @dataclass(frozen=True)
 class _Cell:
     """Blocks from `low` on, members of each; slot: number of the first of these. asked: queries that scan some of them,
-    and which, bool (blocks); base f64 (asked, blocks): scores of centres. codes: where they are known.
+    and which, bool (blocks). codes: where they are known.
     """
 
     low: int
     members: list[Ints]
     slot: int
     asked: list[tuple[int, Bools]]
-    base: npt.NDArray[np.float64]
     codes: list[Encoded] | None
 
 
@@ -322,6 +322,8 @@ def _scan_cell(scanning: _Scanning, cell: _Cell) -> tuple[npt.NDArray[Any], ...]
     and where codes are wanted, them: see _joined)."""
     rows, codec, slot, all_made = scanning.rows, scanning.codec, cell.slot, list[Encoded]()
     scans = [scanning.scan(j) for j, _ in cell.asked]
+    centres = centres_at(scanning.centre_section, slice(cell.low, cell.low + len(cell.members)))
+    bases_of = [bases(scanning.queries[j], centres, rows.dimension) for j, _ in cell.asked]
     for low, high in chunks(cell.members, CHUNK_BYTES // (4 * rows.dimension)):
         sizes = [len(m) for m in cell.members[low:high]]
         if cell.codes is not None:
@@ -340,7 +342,7 @@ def _scan_cell(scanning: _Scanning, cell: _Cell) -> tuple[npt.NDArray[Any], ...]
             blocks.append((data, RANGES_AT, planes.codes, planes.f, planes.h, planes.rows, n))
             slot += n
         # Query by query: its tables and its pool, which are far more than the blocks of a piece, are fetched once.
-        for (_, asked), own, scan in zip(cell.asked, cell.base, scans, strict=True):
+        for (_, asked), own, scan in zip(cell.asked, bases_of, scans, strict=True):
             for i in np.flatnonzero(asked[low:high]).tolist():
                 kernels.lrsq_scan(*blocks[i], own[low + i], cell.low + low + i, scan.tables, scan.pool)
     found, counts = list[Entries](), list[int]()
