@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
+from worker_kills import POOL_WORKER, RAY_WORKER, Killer
 
 from build_index.build import build
 from build_index.context import BuildContext
@@ -255,41 +256,12 @@ def alone(source: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         return built(source, tmp_path_factory.mktemp("alone") / "index")
 
 
-class Killer:
-    """Kills one of the processes that `find` names, about every twentieth time that a result comes."""
-
-    def __init__(self, find: Callable[[], list[int]]) -> None:
-        self.find, self.rng, self.killed, self.last = find, np.random.default_rng(1), 0, 0.0
-
-    def hear(self, phase: str, share: float) -> None:
-        if self.rng.random() < 0.05 and (pids := self.find()):
-            os.kill(int(self.rng.choice(pids)), signal.SIGKILL)
-            self.killed += 1
-
-
-def descendants() -> dict[int, bytes]:
-    """Command lines of the processes below this one."""
-    parents, lines = dict[int, int](), dict[int, bytes]()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                lines[int(entry.name)] = (entry / "cmdline").read_bytes()
-            except OSError:  # it has ended
-                continue
-    out, found = dict[int, bytes](), {os.getpid()}
-    while found:
-        found = {pid for pid, parent in parents.items() if parent in found}
-        out |= {pid: lines[pid] for pid in found}
-    return out
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 def test_a_pool_whose_workers_are_killed_builds_the_same_index(
     source: Path, alone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows_module, "CELL_ROWS", CELL_ROWS)
-    killer = Killer(lambda: [pid for pid, line in descendants().items() if b"build_index.tasks.worker" in line])
+    killer = Killer(POOL_WORKER)
     assert built(source, tmp_path / "index", Progress(killer.hear), workers=2) == alone
     assert killer.killed > 3
     assert not (tmp_path / "index" / ".scratch").exists()
@@ -301,7 +273,7 @@ def test_ray_whose_workers_are_killed_builds_the_same_index(
 ) -> None:
     pytest.importorskip("ray", reason="Ray has no wheels for this Python")
     monkeypatch.setattr(rows_module, "CELL_ROWS", CELL_ROWS)
-    killer = Killer(lambda: [pid for pid, line in descendants().items() if line.startswith(b"ray::work")])
+    killer = Killer(RAY_WORKER)
     assert built(source, tmp_path / "index", Progress(killer.hear), cluster="local") == alone
     assert killer.killed > 3
     assert not (tmp_path / "index" / ".scratch").exists()
