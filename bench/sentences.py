@@ -4,15 +4,15 @@
 
 The text is what people wrote for people in packages of Debian 12: manuals, books, comments of programs, descriptions of
 interfaces. PACKAGES names them, with the licence of most of their files; FOLDER/packages takes them by `apt-get
-download` where it does not hold them yet (2.1 GB). The model is that of `bench.linux_windows`: `wordllama` 0.4
+download` where it does not hold them yet (2.3 GB). The model is that of `bench.linux_windows`: `wordllama` 0.4
 (`pip install wordllama==0.4.0.post1`; MIT, its weights of 256 dimensions in the wheel), the mean of the vectors of the
 tokens. Nothing else is fetched, and what this writes is not for passing on without these licences.
 
-`bench/prose.py` says what counts as a sentence. A row is a sentence, or a window of two that are neighbours in a file
-(--window 1: none; 3: of three too), because there are fewer than ten million sentences. Texts are distinct: one that
-occurs many times is one row. Their order is that of a hash, so the first rows of a set are a sample of it, and a
-smaller set is the beginning of a larger one. One sentence of 2,048, also by its hash, is in no row, nor are windows
-with it: the first 1,000 of these are the queries.
+`bench/prose.py` says what counts as a sentence. There are 5.0 million, so a row is a sentence, or a window of two that
+are neighbours in a file, of which there are 6.3 million more (--window 1: none of these; 3: of three too). Texts are
+distinct: one that occurs many times is one row. Their order is that of a hash, so the first rows of a set are a sample
+of it, and a smaller set is the beginning of a larger one. One sentence of 2,048, also by its hash, is in no row, nor
+are windows with it: the first 1,000 of these are the queries.
 
 FOLDER gets the rows once, `rows/part-*.parquet` of 64,000 each: `id`, unique; `vector`, unit length, f16; `package`;
 `sentences`, how many; `text`, the first 200 bytes. `rows-N` has links to the first files of these, and
