@@ -139,7 +139,7 @@ def _draft(task: Task, name: str, blocks: int, graph: Graph | None) -> tuple[Rea
     layout, order = fit_router(task, base, copies.best(max(shares)), quick, phase)
     draft = Draft(name, layout, copies.reordered(order))
     p, measured = probabilities_of(rows, layout, task.tune.queries), list[tuple[float, Layout, Reads]]()
-    for share in shares:
+    for share in reversed(shares):  # until fewer copies read for longer: those before them were enough
         tried = draft.with_share(share)
         reads = plan_routing(task, tried, p, task.tune)
         task.tried.append({
@@ -147,6 +147,8 @@ def _draft(task: Task, name: str, blocks: int, graph: Graph | None) -> tuple[Rea
             "routed_recall": round(task.routed_recall, 4), **cost_of(reads),
         })  # fmt: skip
         measured.append((float(reads.ms.mean()), tried, reads))
+        if len(measured) > 1 and measured[-1][0] > measured[-2][0]:
+            break
     _, best, reads = min(measured, key=lambda one: one[0])
     phase(1.0)
     return reads, replace(draft, layout=best, routed=(p, reads))
