@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +29,7 @@ import pyarrow.parquet as pq
 from bench.peers import matrix
 
 K, GOAL = 100, 0.95
-SUB_VECTORS = 96  # bytes a code, as in bench.peers
+SUB_VECTORS = 48  # bytes a code, as many as RaBitQ's bit a dimension takes
 PROBES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 REFINE = 3  # times the answers, for LanceDB: rows whose full vectors it reads
 SGEMM = 2000  # rows and columns
@@ -120,6 +119,7 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "vantage --fast": lambda folder: build_vantage(folder, "--fast"),
     "vantage": build_vantage,
 }
+PEER = "lancedb IVF_RQ"
 ASKED: dict[str, Callable[[Path], Ask]] = {"lancedb IVF_RQ": ask_lancedb, "faiss IVF-PQ": ask_faiss}
 
 
@@ -183,30 +183,32 @@ def main() -> None:
         x = whole[np.sort(np.random.default_rng(0).permutation(len(whole))[:rows])]
         unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
         truth = np.argsort(-(queries @ unit.T), axis=1, kind="stable")[:, :K]
-        told = dict[str, dict[str, Any]]()
+        print(
+            f"{len(x):,} rows of {x.shape[1]}, {len(queries)} queries", file=sys.stderr if options.json else sys.stdout
+        )
+        told = dict[str, dict[str, float]]()
         with tempfile.TemporaryDirectory() as scratch:
             np.save(Path(scratch) / "rows.npy", unit)
             for name in options.only:
                 rate = sgemm_rate()
-                told[name] = measure(name, Path(scratch)) | {"sgemm_gflops": rate}
-                told[name] |= found_by(name, Path(scratch), queries, truth)
-        peer = told.get("lancedb IVF_RQ", {}).get("cpu_s")
-        for one in told.values():
-            one |= {"times_lancedb": one["cpu_s"] / peer} if peer else {}
+                told[name] = one = measure(name, Path(scratch)) | {"sgemm_gflops": rate}
+                one |= found_by(name, Path(scratch), queries, truth)
+                if PEER in told:
+                    one["times_lancedb"] = one["cpu_s"] / told[PEER]["cpu_s"]
+                if not options.json:
+                    print(line(name, one), flush=True)
         if options.json:
             print(json.dumps({"rows": len(x), "dimension": x.shape[1], "builders": told}), flush=True)
-            continue
-        print(f"{len(x):,} rows of {x.shape[1]}, {len(queries)} queries")
-        for name, one in told.items():
-            read = (
-                f"{one['gets']:.2f} GETs, {one['bytes'] / 1e6:.2f} MB" if "gets" in one else f"{one['lists']:.0f} lists"
-            )
-            print(
-                f"{name:<16}{one['cpu_s']:>8.1f} CPU s{one['elapsed_s']:>8.1f} s{one['peak_mib']:>7.0f} MiB"
-                f"{one['sgemm_gflops']:>6.0f} GFLOP/s{one.get('times_lancedb', float('nan')):>7.2f} of LanceDB"
-                f"   recall@{K} {one['recall']:.4f}, {read}",
-                flush=True,
-            )
+
+
+def line(name: str, one: dict[str, float]) -> str:
+    """Of what one builder took, and what its index finds."""
+    read = f"{one['gets']:.2f} GETs, {one['bytes'] / 1e6:.2f} MB" if "gets" in one else f"{one['lists']:.0f} lists"
+    times = f"{one['times_lancedb']:>7.2f} of LanceDB" if "times_lancedb" in one else ""
+    return (
+        f"{name:<16}{one['cpu_s']:>8.1f} CPU s{one['elapsed_s']:>8.1f} s{one['peak_mib']:>7.0f} MiB"
+        f"{one['sgemm_gflops']:>6.0f} GFLOP/s{times}   recall@{K} {one['recall']:.4f}, {read}"
+    )
 
 
 if __name__ == "__main__":
