@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..progress import Progress
 
 WARM_UP = 8  # steps
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # of Adam, as everywhere
 
 
 def minimise(
@@ -47,3 +48,29 @@ def minimise(
         now, state = step(now, state, *batch())
         progress((turn + 1) / steps)
     return {name: np.asarray(value) for name, value in now.items()}
+
+
+def adam(
+    parameters: dict[str, npt.NDArray[np.float32]], rates: dict[str, float], steps: int
+) -> Callable[[dict[str, npt.NDArray[np.float32]]], None]:
+    """The same steps in numpy: each call moves the parameters, where they lie, down slopes of the same names.
+
+    Kingma and Ba, arXiv 1412.6980, with the rates of `minimise`.
+    """
+    first, second = ({name: np.zeros_like(value) for name, value in parameters.items()} for _ in range(2))
+    turn = 0
+
+    def step(slopes: dict[str, npt.NDArray[np.float32]]) -> None:
+        nonlocal turn
+        share = turn / WARM_UP
+        if turn >= WARM_UP:
+            share = 0.5 * (1 + np.cos(np.pi * min(1.0, (turn - WARM_UP) / max(steps - WARM_UP, 1))))
+        turn += 1
+        for name, value in parameters.items():
+            slope, rate = slopes[name], rates[name] * share / (1 - BETA_1**turn)
+            first[name] += np.float32(1 - BETA_1) * (slope - first[name])
+            second[name] += np.float32(1 - BETA_2) * (slope * slope - second[name])
+            spread = np.sqrt(second[name] * np.float32(1 / (1 - BETA_2**turn))) + np.float32(EPSILON)
+            value -= np.float32(rate) * first[name] / spread
+
+    return step

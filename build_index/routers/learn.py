@@ -16,6 +16,7 @@ from .training import TrainingSet
 NOISE = 0.3  # of the mean distance to the nearest row: what makes a row that trained look like one that did not
 LOGITS_BYTES = 64 << 20  # held at a time, of a batch; there are a few such arrays
 DEPTHS = (1, 10, 100)  # of neighbours that a query looks for, drawn for each
+AHEAD = 16  # batches that are drawn at a time
 
 
 def unit(x: F32) -> F32:
@@ -37,6 +38,38 @@ def noise_of(training: TrainingSet) -> float:
     nearest = training.neighbours[drawn, 0].astype(np.int64)
     apart = as_queries(training.rows, training.queries[drawn]) - as_queries(training.rows, nearest)
     return NOISE * float(np.linalg.norm(apart, axis=1).mean())
+
+
+Lesson = tuple[F32, npt.NDArray[np.int32], F32]
+
+
+def lessons(training: TrainingSet, batch: int) -> Callable[[], Lesson]:
+    """Draws (queries f32 (n, d), near i32 (n, K), weight f32 (n, K)): noisy rows, and how much a neighbour counts.
+
+    A query looks for 1, 10 or 100 of its neighbours, which count as much together. Rows are drawn and read for several
+    batches at a time, as those that lie near to each other in the file are read together.
+    """
+    rng = np.random.default_rng([training.seed, 6])
+    noise = np.float32(noise_of(training) / training.rows.dimension**0.5)
+    depths = np.array([min(depth, training.neighbours.shape[1]) for depth in DEPTHS])
+    batches = max(1, min(AHEAD, len(training.queries) // batch))
+    ready = list[tuple[F32, Ints]]()
+
+    def draw() -> Lesson:
+        if not ready:
+            drawn = rng.choice(len(training.queries), batches * batch, replace=False)
+            x = as_queries(training.rows, training.queries[drawn])
+            ready.extend(zip(np.split(x, batches), np.split(drawn, batches), strict=True))
+        q, drawn = ready.pop()
+        q = q + noise * rng.standard_normal(q.shape, np.float32)
+        if training.rows.metric != "l2":
+            q = unit(q)
+        near = training.neighbours[drawn]
+        depth = depths[rng.integers(len(depths), size=len(drawn))]
+        weight = ((np.arange(near.shape[1]) < depth[:, None]) & (near >= 0)) / depth[:, None]
+        return q, near, weight.astype(np.float32)
+
+    return draw
 
 
 def train(
@@ -77,19 +110,10 @@ def train(
         split = tuple(x.reshape(parts, -1, *x.shape[1:]) for x in drawn)
         return -jax.lax.map(jax.checkpoint(likelihood), split).sum() / drawn[2].sum()
 
-    rng = np.random.default_rng([training.seed, 6])
-    noise = noise_of(training) / training.rows.dimension**0.5
-    depths = np.array([min(depth, training.neighbours.shape[1]) for depth in DEPTHS])
+    lesson = lessons(training, batch)
 
     def draw() -> tuple[F32, npt.NDArray[np.int32], F32]:
-        drawn = np.sort(rng.choice(len(training.queries), batch, replace=False))
-        q = as_queries(training.rows, training.queries[drawn])
-        q += np.float32(noise) * rng.standard_normal(q.shape, np.float32)
-        if training.rows.metric != "l2":
-            q = unit(q)
-        near = training.neighbours[drawn]
-        depth = depths[rng.integers(len(depths), size=len(drawn))]
-        weight = ((np.arange(near.shape[1]) < depth[:, None]) & (near >= 0)) / depth[:, None]
-        return q, training.blocks_of(near), weight.astype(np.float32)
+        q, near, weight = lesson()
+        return q, training.blocks_of(near), weight
 
     return minimise(loss, parameters, rates, steps, draw, progress)

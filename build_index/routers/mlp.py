@@ -10,14 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vantage.format import DIMENSION_MAX, UNITS_STEP, LseSection, MlpSection, Regions
 
-from ..hashing.products import times
+from ..hashing.minimise import adam
 from ..ingest.rows import F32, Ints
+from ..kernels import matmul
 from ..progress import Progress
 from . import learn, lse
-from .packing import bits_of, quantize, round_through, unpack
+from .packing import bits_of, quantize, unpack
 from .training import Cost, TrainingSet
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
@@ -27,9 +29,11 @@ UNITS = 0.4  # of the dimension at least, before a block has more sub-centroids
 RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/research/networks.py
 RATES = {"first": 1e-3, "bias": 1e-3, "table": 1e-3, "weight": 0.02, "log_beta": 0.01}
 STEPS = 500
-BATCH = 1024
+BATCH = 512
 TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 BITS = 4
+PART_BYTES = 2 << 20  # of the scores of some queries of a batch, which a core's cache holds
+MASS_MIN = 1e-30  # of the blocks that hold a neighbour: a loss of 69 at most
 FLAT_BLOCKS_MAX = 4096  # of a network whose every block is looked at for every query
 REGION_SUBS = 16  # sub-centroids of a region
 BEAMS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the regions; the last one serves until one is chosen
@@ -64,9 +68,6 @@ def fit(
     rectified: float = RECTIFIED,
 ) -> MlpSection:
     """Trains from sub-centroids in their principal directions; then the temperature, by cost."""
-    import jax.numpy as jnp
-    from jax.nn import logsumexp
-
     d, blocks, metric = training.rows.dimension, training.blocks, training.rows.metric
     whole = lse.table_bytes(d, blocks, lse.SUBS)
     units, subs = shape_for(d, blocks, min(share, BYTES_MAX / whole))
@@ -75,25 +76,84 @@ def fit(
     weight = lse.weights(parts, metric, beta)
     live = np.isfinite(weight)
     linear = units - round(rectified * units)
-    start = _start(parts.table.reshape(-1, d), live, linear, units, training.seed)
-    start |= {"weight": np.where(live, weight, 0).astype(np.float32), "log_beta": np.array(np.log(beta), np.float32)}
-    signed = jnp.arange(units) < linear
-
-    def scores(now: dict[str, Any], q: Any) -> Any:
-        length = jnp.linalg.norm(q, axis=1, keepdims=True)
-        hidden = times(q, round_through(now["first"], BITS)) + now["bias"]
-        hidden = jnp.clip(hidden, jnp.where(signed, -length, 0), length)
-        table = round_through(now["table"] - now["table"][live].mean(0), BITS)
-        logit = jnp.exp(now["log_beta"]) * times(hidden, table) + jnp.where(live, now["weight"], -1e9)
-        return logsumexp(logit.reshape(len(q), blocks, subs), axis=2)
-
-    learnt = learn.train(start, RATES, scores, training, STEPS, BATCH, progress.part(0, 0.9), blocks * subs)
-    network = section(learnt, np.where(live, learnt["weight"], -np.inf), subs, linear)
+    now = _start(parts.table.reshape(-1, d), live, linear, units, training.seed)
+    now |= {"weight": np.where(live, weight, 0).astype(np.float32), "log_beta": np.array(np.log(beta), np.float32)}
+    lesson, step = learn.lessons(training, min(BATCH, len(training.queries))), adam(now, RATES, STEPS)
+    for turn in range(STEPS):
+        q, near, weight = lesson()
+        of, place = np.nonzero(weight)
+        step(slopes(now, live, linear, blocks, q, of, training.blocks_of(near[of, place]), weight[of, place])[1])
+        progress(0.9 * (turn + 1) / STEPS)
+    network = section(now, np.where(live, now["weight"], -np.inf), subs, linear)
 
     def tempered(temperature: float) -> MlpSection:
         return replace(network, output=replace(network.output, temperature=temperature))
 
     return min((tempered(t) for t in TEMPERATURES), key=cost)
+
+
+def slopes(
+    now: dict[str, F32],
+    live: npt.NDArray[np.bool_],
+    linear: int,
+    blocks: int,
+    q: F32,
+    of: Ints,
+    held: npt.NDArray[np.int32],
+    counts: F32,
+) -> tuple[float, dict[str, F32]]:
+    """The loss of queries q (n, d), and its slopes by the parameters: first (H, d), bias (H), table (B S, H), weight
+    (B S), log_beta.
+
+    The loss is that of learn.train: of (m), rising, is the query of a neighbour, held i32 (m, E) the blocks that hold
+    it, -1 for none, counts (m) how much it counts. Directions and table are rounded to BITS as they will be stored,
+    which slopes do not see. Some queries are gone through at a time, so that their scores stay near. live bool (B S):
+    sub-centroids that exist; linear: of the units, the first so many, are signed.
+    """
+    first, table = rounded(now["first"]), rounded(now["table"] - now["table"][live].mean(0))
+    beta, bias = np.exp(now["log_beta"]), np.where(live, now["weight"], np.float32(-1e9))
+    out, loss, total = {name: np.zeros_like(value) for name, value in now.items()}, 0.0, counts.sum()
+    signed = np.arange(len(first)) < linear
+    step = max(1, PART_BYTES // (4 * len(table)))
+    for low in range(0, len(q), step):
+        part = q[low : low + step]
+        length = np.linalg.norm(part, axis=1)[:, None]
+        linear_part = matmul(part, first) + now["bias"]
+        hidden = np.clip(linear_part, np.where(signed, -length, 0), length)
+        dots = matmul(hidden, table)
+        p = beta * dots
+        p += bias
+        p -= p.max(1, keepdims=True)
+        np.exp(p, out=p)
+        mass = p.reshape(len(part), blocks, -1).sum(2)
+        whole = mass.sum(1)
+        mine = slice(*np.searchsorted(of, (low, low + step)))
+        query, own, count = of[mine] - low, held[mine], counts[mine]
+        known = own >= 0
+        at = query[:, None] * blocks + np.maximum(own, 0)
+        found = np.maximum(np.where(known, mass.ravel()[at], 0).sum(1), MASS_MIN)  # by the blocks that hold a neighbour
+        loss -= float((count * np.log(found / whole[query])).sum())
+        pull = np.bincount(at[known], np.broadcast_to((count / found)[:, None], at.shape)[known], mass.size)
+        push = np.bincount(query, count, len(part)) / whole
+        slope = ((push[:, None] - pull.reshape(mass.shape)) / total).astype(np.float32)
+        p.reshape(len(part), blocks, -1)[...] *= slope[:, :, None]  # now the slopes by the scores
+        out["weight"] += p.sum(0)
+        out["log_beta"] += beta * np.vdot(p, dots)
+        out["table"] += beta * matmul(p.T, hidden.T)
+        back = beta * matmul(p, table.T)
+        back[hidden != linear_part] = 0
+        out["first"] += matmul(back.T, part.T)
+        out["bias"] += back.sum(0)
+    out["weight"][~live] = 0
+    out["table"][live] -= out["table"].sum(0) / np.count_nonzero(live)
+    return loss / float(total), out
+
+
+def rounded(x: F32) -> F32:
+    """Rows (n, d) as `quantize` keeps them."""
+    scale = np.abs(x).max(1, keepdims=True) / np.float32((1 << (BITS - 1)) - 1)
+    out: F32 = np.rint(x / np.where(scale > 0, scale, np.float32(1))) * scale
+    return out
 
 
 def _start(table: F32, live: Any, linear: int, units: int, seed: int) -> dict[str, F32]:

@@ -417,7 +417,7 @@ def chunks(members: list[Ints], rows_max: int) -> list[tuple[int, int]]:
     return [*out, (low, len(members))]
 
 
-STEPS = 1 << 14  # prices that a search may find, evenly by their logarithms up to 2^32
+STEPS = 1 << 12  # prices that a search may find, evenly by their logarithms up to 2^32: half a percent apart
 
 
 def price_for(recall_at: Callable[[int], float], target: float, known: Collection[int] = ()) -> int | None:

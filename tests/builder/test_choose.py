@@ -17,7 +17,7 @@ from build_index.blocks import PARTITIONS
 from build_index.bucket.open import open_index
 from build_index.ingest.rows import Rows
 from build_index.neighbours.truth import hold_out
-from build_index.routers import learn, mlp
+from build_index.routers import mlp
 from build_index.simulate.measure import block_bytes
 from build_index.tune import choose as choosing
 from build_index.tune import codes, draft
@@ -241,7 +241,7 @@ def test_many_rows_train_a_network_on_some_of_them(rows_of: RowsOf) -> None:
         for name, value in small.items():
             stack.enter_context(patch.object(draft, name, value))
         stack.enter_context(patch.object(mlp, "STEPS", 30))
-        stack.enter_context(patch.object(learn, "LOGITS_BYTES", 1 << 18))
+        stack.enter_context(patch.object(mlp, "PART_BYTES", 1 << 14))
         choice = choose(rows, 8.0, Options(0.9, 10))
     routers = [t["router"] for t in choice.tried if "router_bytes" in t]
     assert routers == ["lse", "mlp"] and len({t["blocks"] for t in choice.tried}) == 1

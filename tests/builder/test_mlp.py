@@ -16,8 +16,10 @@ from test_trained import BLOCKS, log_loss, task_of
 from build_index.blocks.copies import soar
 from build_index.blocks.kmeans import partition
 from build_index.blocks.layout import index_section
+from build_index.hashing.minimise import adam, minimise
 from build_index.progress import SILENT
 from build_index.routers import lse, mlp
+from build_index.routers.packing import round_through
 from build_index.simulate.edge import probabilities
 from build_index.tune.fit import fit_router
 from vantage.errors import DamagedError
@@ -249,6 +251,63 @@ def test_training_makes_a_small_network_honest(rows_of: RowsOf, monkeypatch: pyt
     half = probabilities("mlp", progressive(monkeypatch, section, BLOCKS, 3), index, task.tune.queries)
     whole = probabilities("mlp", section, index, task.tune.queries).astype(np.float64)
     assert (whole * (half > 0)).sum() > 0.95 * whole.sum()
+
+
+@pytest.mark.parametrize("linear", [12, 7])
+def test_slopes_are_those_of_automatic_differentiation(linear: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the loss too, with rectified units, blocks without sub-centroids, neighbours without blocks, and in parts."""
+    import jax
+    import jax.numpy as jnp
+    from jax.nn import logsumexp
+
+    monkeypatch.setattr(mlp, "PART_BYTES", 4 * 60 * 7)  # of 7 queries
+    draw, blocks, subs, units, d, n = np.random.default_rng(4), 20, 3, 12, 10, 40
+    live = np.arange(blocks * subs) % 7 > 0
+    now = {
+        "first": draw.normal(size=(units, d)), "bias": 0.3 * draw.normal(size=units),
+        "table": draw.normal(size=(blocks * subs, units)), "weight": np.where(live, draw.normal(size=blocks * subs), 0),
+        "log_beta": np.array(0.3),
+    }  # fmt: skip
+    now = {name: value.astype(np.float32) for name, value in now.items()}
+    q = draw.normal(size=(n, d)).astype(np.float32)
+    near, weight = draw.integers(-1, blocks, size=(n, 6, 2)), draw.random((n, 6)) * (draw.random((n, 6)) < 0.7)
+    near[:, :, 0] = np.abs(near[:, :, 0])
+
+    def loss(now: dict[str, Any]) -> Any:
+        length = jnp.linalg.norm(q, axis=1, keepdims=True)
+        hidden = q @ round_through(now["first"], mlp.BITS).T + now["bias"]
+        hidden = jnp.clip(hidden, jnp.where(jnp.arange(units) < linear, -length, 0), length)
+        table = round_through(now["table"] - now["table"][live].mean(0), mlp.BITS)
+        logit = jnp.exp(now["log_beta"]) * (hidden @ table.T) + jnp.where(live, now["weight"], -1e9)
+        log_p = jax.nn.log_softmax(logsumexp(logit.reshape(n, blocks, subs), axis=2))
+        each = jnp.take_along_axis(log_p, jnp.maximum(near, 0).reshape(n, -1), 1).reshape(near.shape)
+        return -(logsumexp(jnp.where(near >= 0, each, -1e4), axis=2) * weight).sum() / weight.sum()
+
+    value, wanted = jax.value_and_grad(loss)({name: jnp.asarray(one) for name, one in now.items()})
+    of, place = np.nonzero(weight)
+    held, counts = near[of, place].astype(np.int32), weight[of, place].astype(np.float32)
+    found, slopes = mlp.slopes(now, live, linear, blocks, q, of, held, counts)
+    assert found == pytest.approx(float(value), rel=1e-5)
+    for name, slope in slopes.items():
+        assert np.abs(slope - wanted[name]).max() < 1e-4 * np.abs(wanted[name]).max(), name
+
+
+def test_steps_are_those_of_optax() -> None:
+    """Of parameters at rates of their own, as codewords are trained by, while rates rise and fall."""
+    start = {"a": np.ones((3, 2), np.float32), "b": np.array(0.5, np.float32)}
+    draws = [np.random.default_rng(i).normal(size=(3, 2)).astype(np.float32) for i in range(30)]
+    rates = {"a": 0.1, "b": 0.02}
+
+    def loss(now: dict[str, Any], x: Any) -> Any:
+        return ((now["a"] * x) ** 2).sum() + now["b"] * x.sum()
+
+    wanted = minimise(loss, start, rates, 30, iter([(x,) for x in draws]).__next__, SILENT)
+    now = {name: value.copy() for name, value in start.items()}
+    step = adam(now, rates, 30)
+    for x in draws:
+        step({"a": 2 * now["a"] * x * x, "b": x.sum()})
+    for name in now:
+        assert now[name] == pytest.approx(wanted[name], abs=1e-4)
 
 
 @pytest.mark.parametrize(("dimension", "blocks"), [(384, 1024), (128, 1024), (128, 16384), (768, 4096)])
