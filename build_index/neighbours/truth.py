@@ -117,7 +117,7 @@ def truth_of(rows: Rows, held: Ints, k: int, progress: Progress = SILENT) -> Tru
     Where float32 sums are sure to tell two neighbours apart, their order is taken as it is.
     """
     most, queries = min(k + NEAR_MISSES, rows.count - 1), rows.take(held)
-    near, cost = _neighbours(rows, held, queries, most, progress)
+    near, cost = neighbours_of(rows, held, queries, most, progress)
     doubt = _doubt(queries, cost, rows.metric)
     doubt[:, k - 1 : k + 1] = True  # what ties with the last one is asked of others too
     neighbours, ranks_of = np.empty((2, len(held), k), np.int32)
@@ -135,8 +135,8 @@ def truth_of(rows: Rows, held: Ints, k: int, progress: Progress = SILENT) -> Tru
     return Truth(neighbours, ranks_of, last, more)
 
 
-def _neighbours(rows: Rows, held: Ints, queries: F32, count: int, progress: Progress) -> tuple[I32, F32]:
-    """As neighbours_at, of all rows but each held one itself."""
+def neighbours_of(rows: Rows, held: Ints, queries: F32, count: int, progress: Progress = SILENT) -> tuple[I32, F32]:
+    """As neighbours_at, among all rows but each held one itself; queries (n, d) are the held rows (n)."""
     best, cost = np.full((len(held), count + 1), -1, np.int32), np.full((len(held), count + 1), np.inf, np.float32)
     for near, apart in rows.tasks.map(_nearest_in, (rows, queries, count + 1), rows.cells(), progress):
         best, cost = best_of(np.concatenate([best, near], 1), np.concatenate([cost, apart], 1), count + 1)

@@ -11,8 +11,8 @@ from ..blocks.layout import Layout
 from ..codecs.planes import ROUNDING_SHARE, Codec, approximate, fixed_part
 from ..ingest.rows import F32, Rows
 from ..kernels import matmul
-from ..neighbours.exact import CHUNK_BYTES, I32, neighbours_at
-from ..neighbours.truth import Truth
+from ..neighbours.exact import I32
+from ..neighbours.truth import Truth, neighbours_of
 from ..simulate.edge import HeldOutQueries
 from ..simulate.measure import Candidates, judge
 
@@ -53,7 +53,7 @@ def pilot_of(rows: Rows, held: HeldOutQueries, k: int) -> Pilot:
     """Of rows held out, for recall@k."""
     queries = np.array([query.vector for query in held.queries], np.float32)
     most = min(int(NEAR * k) + ERROR_NEAR, rows.count - 1)
-    near, cost = neighbours_at(queries, rows.chunks(CHUNK_BYTES), most, rows.metric, held.rows)
+    near, cost = neighbours_of(rows, held.rows, queries, most)
     return Pilot(held.truth, near, cost * np.float32(-0.5 if rows.metric == "l2" else -1.0))
 
 
