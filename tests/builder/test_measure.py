@@ -127,7 +127,7 @@ def test_plans_are_what_the_edge_plans(case: Case) -> None:
 
 
 def test_a_pilot_expects_what_a_scan_finds(case: Case) -> None:
-    """As far as scores are off, and the recall that any plan has with that; of eight times the error it expects less."""
+    """As far as scores are off, and the recall that any plan has with that; of eight times the error, less."""
     choice, held = case.report.choice, HeldOutQueries(case.queries, ASKED, case.truth)
     pilot = pilot_of(case.rows, held, K)
     assert (pilot.near[:, :K] == case.truth.rows).mean() > 0.99 and (np.diff(pilot.score) <= 0).all()
