@@ -65,10 +65,8 @@ class Task:
     @cached_property
     def order_queries(self) -> list[Prepared]:
         """Rows of the sample as queries, whose probes order the blocks."""
-        rng, most = (
-            np.random.default_rng([self.options.seed, 4]),
-            min(ORDER_QUERIES, -(-len(self.sample) // ORDER_SHARE)),
-        )
+        most = min(ORDER_QUERIES, -(-len(self.sample) // ORDER_SHARE))
+        rng = np.random.default_rng([self.options.seed, 4])
         return prepare_rows(self.rows, np.sort(rng.choice(self.sample, most, replace=False)))
 
     def training_set(self, base: Partition, copy: npt.NDArray[np.int32]) -> TrainingSet:
