@@ -30,6 +30,7 @@ FIRST_QUERIES = 50  # which show soon that a price is far too high
 ROUTED_SHARE = 0.25  # of the loss that the target allows, what the code may take in the first stage
 OPENINGS = 0.1  # a query: as a cold isolate opens the index, and then answers ten
 ORDER_QUERIES = 4000
+ORDER_SHARE = 14  # rows for one of them, where that makes fewer: 16 a block
 
 # Stands where the router is still to be fitted.
 _NO_SECTION = LseSection(8, 1, 1.0, 1.0, memoryview(b""), memoryview(b""), memoryview(b""))
@@ -64,7 +65,8 @@ class Task:
     @cached_property
     def order_queries(self) -> list[Prepared]:
         """Rows of the sample as queries, whose probes order the blocks."""
-        rng, most = np.random.default_rng([self.options.seed, 4]), min(ORDER_QUERIES, len(self.sample))
+        most = min(ORDER_QUERIES, -(-len(self.sample) // ORDER_SHARE))
+        rng = np.random.default_rng([self.options.seed, 4])
         return prepare_rows(self.rows, np.sort(rng.choice(self.sample, most, replace=False)))
 
     def training_set(self, base: Partition, copy: npt.NDArray[np.int32]) -> TrainingSet:
