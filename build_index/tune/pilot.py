@@ -17,6 +17,7 @@ from ..simulate.edge import HeldOutQueries
 from ..simulate.measure import Candidates, judge
 
 NEAR = 1.5  # times k: rows that errors may bring among the answers
+NEAR_MAX = 1022  # of them: with the query itself, what is kept of exact neighbours
 ERROR_QUERIES, ERROR_NEAR = 100, 20  # rows held out, and neighbours of each, whose scores are compared
 
 
@@ -52,7 +53,7 @@ class Pilot:
 def pilot_of(rows: Rows, held: HeldOutQueries, k: int) -> Pilot:
     """Of rows held out, for recall@k."""
     queries = np.array([query.vector for query in held.queries], np.float32)
-    most = min(int(NEAR * k) + ERROR_NEAR, rows.count - 1)
+    most = min(int(NEAR * k) + ERROR_NEAR, NEAR_MAX, rows.count - 1)
     near, cost = neighbours_of(rows, held.rows, queries, most)
     return Pilot(held.truth, near, cost * np.float32(-0.5 if rows.metric == "l2" else -1.0))
 
