@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-POOL_WORKER, RAY_WORKER = b"build_index.tasks.worker", b"ray::"  # in the command lines of workers
+POOL_WORKER, RAY_WORKER = b"build_index.tasks.worker", b"ray::work"  # in the command lines of workers at work
 
 
 class Killer:
