@@ -26,6 +26,7 @@ from build_index.context import BuildContext
 from build_index.ingest import rows as rows_module
 from build_index.ingest.open import open_source
 from build_index.ingest.staging import stage
+from build_index.pinned import INSTRUCTIONS
 from build_index.progress import SILENT, Progress
 from build_index.tasks.digest import digest
 from build_index.tasks.pickling import packed
@@ -35,6 +36,7 @@ from build_index.tasks.tasks import HERE, Lazy, Tasks
 from build_index.tune.options import Options
 from vantage.errors import LimitError, StoreError, VantageError
 
+STARTED_WITH = dict(os.environ)
 CELL_ROWS = 2048
 OPTIONS = {"recall": 0.9, "k": 10, "fast": True, "copies_share": 0.35}
 
@@ -231,6 +233,14 @@ def test_workers_that_die_are_replaced(pool: Pool, tmp_path: Path) -> None:
 
 
 # Builds
+
+
+@pytest.fixture(autouse=True)
+def as_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arithmetic that a command has pinned since, in this process, does not count here: numpy was loaded before."""
+    for name in INSTRUCTIONS:
+        if name not in STARTED_WITH:
+            monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")
