@@ -92,7 +92,7 @@ def test_every_kind_of_file_and_archives_in_archives_are_read() -> None:
         "the first letter is small in this one.",
         "The end is missing in this one",
         "The x = y[0]; z += f(x) { return; } while (1) of it.",
-        "Dieser Satz hat viele Worte, aber keines kommt aus England.",
+        "Dieser Satz hat viele Silben, aber keine davon kommt aus England.",
         "The end of it.",
         "The long one " + "goes on and on " * 40 + "to the end.",
     ],
