@@ -8,6 +8,8 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
+from vantage.errors import VantageError
+
 from .pickling import packed
 from .stage import Arrays, Stage
 from .tasks import Function, run
@@ -39,10 +41,20 @@ def main(descriptor: int) -> None:
         except EOFError:
             return
         try:
-            answer: tuple[bool, object] = True, work(*pickle.loads(task))
+            answer = packed((True, work(*pickle.loads(task))))
         except Exception as error:
-            answer = False, error
-        connection.send_bytes(packed(answer))
+            answer = _told(error)
+        connection.send_bytes(answer)
+
+
+def _told(error: Exception) -> bytes:
+    """An error as it goes to who drives the build; one that no pickle takes, or gives back, by its words."""
+    try:
+        out = packed((False, error))
+        pickle.loads(out)
+        return out
+    except Exception:
+        return packed((False, VantageError(f"{type(error).__name__}: {error}", hint="report it")))
 
 
 if __name__ == "__main__":

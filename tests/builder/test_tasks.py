@@ -183,6 +183,17 @@ def _refuse(shared: int, piece: int) -> tuple[np.ndarray]:
     return (np.array([piece]),)
 
 
+class _OddError(Exception):
+    """Pickle makes it again without its arguments, which it refuses."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(f"{one} is odd")
+
+
+def _refuse_oddly(shared: int, piece: int) -> tuple[np.ndarray]:
+    raise _OddError(piece, shared)
+
+
 def _die_once(shared: str, piece: int) -> tuple[np.ndarray]:
     path = Path(shared) / str(piece)
     if piece % 7 == 3 and not path.exists():
@@ -221,6 +232,8 @@ def test_an_error_of_a_worker_is_told_whole(pool: Pool) -> None:
         list(Tasks(pool).map(_refuse, 0, range(20)))
     assert (caught.value.value, caught.value.limit, caught.value.param) == (5, 4, "piece")
     assert [one.tolist() for (one,) in Tasks(pool).map(_square, 1, [2])] == [[5]]
+    with pytest.raises(VantageError, match="_OddError: 0 is odd"):
+        list(Tasks(pool).map(_refuse_oddly, 0, range(2)))
 
 
 def test_workers_that_die_are_replaced(pool: Pool, tmp_path: Path) -> None:
