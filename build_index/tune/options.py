@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TRAINING_BYTES_MIN = 1 << 30  # of memory: JAX and the activations of a batch come on top of all else
+TRAINING_BYTES_MIN = 1 << 30  # of memory: what training a network holds comes on top of all else
 
 
 @dataclass(frozen=True)
