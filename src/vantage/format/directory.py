@@ -7,14 +7,17 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress, count, islice, pairwise, repeat
+from itertools import accumulate, compress, count, islice, pairwise, repeat
 from operator import add, eq, le, lshift, ne
 from typing import Any, NamedTuple
 
 from .block import BLOCK
-from .layout import BLOCK_ROWS_MAX, READ_BYTES_MAX, Cursor, damaged
+from .layout import BLOCK_ROWS_MAX, READ_BYTES_MAX, Cursor, aligned, damaged
 
-_DIRECTORY = struct.Struct("<II")
+_DIRECTORY = struct.Struct("<IHH")
+_RUNS = struct.Struct("<II")
+# Columns that follow from others, and are left out: the numbers of blocks, where extents lie, their bytes with planes.
+WHOLE_BLOCKS, SIDE_BY_SIDE, NO_PLANES = 1, 2, 4
 _RENDITIONS = struct.Struct("<I")
 _RENDITION = struct.Struct("<II")
 RENDITIONS_MAX = 16
@@ -75,16 +78,53 @@ class Places:
     whole: Any
     crc: Any
 
-    def pack(self) -> bytes:
-        n = len(self.size)
-        return struct.pack(f"<{n}Q{4 * n}I", *self.offset, *self.object, *self.size, *self.whole, *self.crc)
+    def pack(self, left_out: int) -> bytes:
+        """All columns but those `left_out`."""
+        n, whole = len(self.size), () if left_out & NO_PLANES else self.whole
+        if left_out & SIDE_BY_SIDE:
+            firsts = [0, *self.changes()]
+            where = _RUNS.pack(len(firsts), 0) + struct.pack(
+                f"<{len(firsts)}Q{2 * len(firsts)}I", *(self.offset[i] for i in firsts),
+                *(self.object[i] for i in firsts), *firsts,
+            )  # fmt: skip
+        else:
+            where = struct.pack(f"<{n}Q{n}I", *self.offset, *self.object)
+        return where + struct.pack(f"<{2 * n + len(whole)}I", *self.size, *whole, *self.crc)
 
     @classmethod
-    def taken(cls, cursor: Cursor, n: int) -> Places:
-        """Those of n extents at the cursor, unchecked."""
-        offset = cursor.column("Q", n)
-        number, size, whole, crc = (cursor.column("I", n) for _ in range(4))
+    def taken(cls, cursor: Cursor, n: int, left_out: int) -> Places:
+        """Those of n extents at the cursor, unchecked but for what the others are told by."""
+        where = cursor.at
+        if left_out & SIDE_BY_SIDE:
+            runs, _ = cursor.unpack(_RUNS)
+            starts, objects, firsts = cursor.column("Q", runs), cursor.column("I", runs), cursor.column("I", runs)
+        else:
+            offset, number = cursor.column("Q", n), cursor.column("I", n)
+        size = cursor.column("I", n)
+        whole = size if left_out & NO_PLANES else cursor.column("I", n)
+        crc = cursor.column("I", n)
+        if left_out & SIDE_BY_SIDE:
+            ends = [*firsts, n]
+            if not runs or ends[0] or not all(low < high for low, high in pairwise(ends)):
+                raise damaged(cursor.label, f"runs of extents at byte {where} that do not follow each other up to {n}")
+            if max(starts) >> _OBJECT_SHIFT:
+                raise damaged(cursor.label, "an extent ends outside of its object")
+            offset, number = array("Q"), array("I")
+            for start, own, (low, high) in zip(starts, objects, pairwise(ends), strict=True):
+                offset.extend(accumulate(map(aligned, whole[low : high - 1]), initial=start))
+                number.extend(repeat(own, high - low))
         return cls(number, offset, size, whole, crc)
+
+    def changes(self) -> list[int]:
+        """The first extents of objects, but for the first of all."""
+        return list(compress(range(1, len(self.size)), map(ne, self.object, islice(self.object, 1, None))))
+
+    def side_by_side(self) -> bool:
+        """Whether extents of an object follow each other with nothing but their padding between."""
+        last, ends = {0, *self.changes()}, map(add, self.offset, map(aligned, self.whole))
+        return all(
+            start == end or i in last for i, (start, end) in enumerate(zip(self.offset[1:], ends, strict=False), 1)
+        )
 
 
 @dataclass(frozen=True)
@@ -103,9 +143,17 @@ class Directory:
         return len(self.block)
 
     def pack(self) -> bytes:
-        n = len(self)
-        columns = struct.pack(f"<{3 * n}I", *self.block, *self.rows, *self.homes)
-        return _DIRECTORY.pack(n, len(self.places)) + columns + b"".join(p.pack() for p in self.places)
+        n, left_out = len(self), self._follows()
+        numbers = () if left_out & WHOLE_BLOCKS else self.block
+        columns = struct.pack(f"<{2 * n + len(numbers)}I", *numbers, *self.rows, *self.homes)
+        places = b"".join(p.pack(left_out) for p in self.places)
+        return _DIRECTORY.pack(n, len(self.places), left_out) + columns + places
+
+    def _follows(self) -> int:
+        """Which columns need not be stored."""
+        left_out = WHOLE_BLOCKS if self.single else 0
+        left_out |= SIDE_BY_SIDE if all(p.side_by_side() for p in self.places) else 0
+        return left_out | (NO_PLANES if all(all(map(eq, p.size, p.whole)) for p in self.places) else 0)
 
     @classmethod
     def taken(cls, cursor: Cursor, blocks: int, renditions: int, sizes: tuple[int, ...]) -> Directory:
@@ -114,12 +162,16 @@ class Directory:
         Raises DamagedError where an extent is outside of its object, is too long to be read, or lies before another.
         """
         label = cursor.label
-        n, own = cursor.unpack(_DIRECTORY)
+        n, own, left_out = cursor.unpack(_DIRECTORY)
         if own != renditions:
             raise damaged(label, f"a directory of {own} renditions, the root has {renditions}")
-        block, rows, homes = (cursor.column("I", n) for _ in range(3))
-        places = tuple(Places.taken(cursor, n) for _ in range(renditions))
-        if not n or max(block) >= blocks:
+        numbers = None if left_out & WHOLE_BLOCKS else cursor.column("I", n)
+        rows, homes = cursor.column("I", n), cursor.column("I", n)
+        if not n or left_out > WHOLE_BLOCKS + SIDE_BY_SIDE + NO_PLANES:
+            raise damaged(label, f"{n} extents, with columns left out as {left_out:#x} says")
+        block = array("I", range(n)) if numbers is None else numbers
+        places = tuple(Places.taken(cursor, n, left_out) for _ in range(renditions))
+        if max(block) >= blocks:
             raise damaged(label, f"{n} extents, of {blocks} blocks, or of one that is not there")
         if max(rows) > BLOCK_ROWS_MAX or not all(map(le, homes, rows)):
             raise damaged(label, f"an extent has over {BLOCK_ROWS_MAX} rows, or more at home than rows")
@@ -155,8 +207,7 @@ class Directory:
         """Of each rendition (object, first extent, after the last) of every run of extents in one object."""
         out = []
         for p in self.places:
-            changes = compress(range(1, len(self)), map(ne, p.object, islice(p.object, 1, None)))
-            ends = [0, *changes, len(self)]
+            ends = [0, *p.changes(), len(self)]
             out.append(tuple((p.object[low], low, high) for low, high in pairwise(ends)))
         return tuple(out)
 
