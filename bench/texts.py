@@ -201,9 +201,10 @@ def intrinsic_dimension(cost: F32) -> float:
     same vectors. cost (Q, k): inner products of vectors of norm 1, times -1, best first."""
     distance = np.sqrt(np.maximum(2 + 2 * cost.astype(np.float64), 0))
     near = distance > 1e-2  # nearer ones are the same up to the rounding of f16
-    logs = np.log(distance[:, -1:] / np.where(near, distance, distance[:, -1:]))
-    some = near.sum(1) > 1
-    return float((near.sum(1)[some] / np.maximum(logs.sum(1)[some], 1e-12)).mean())
+    farthest = np.maximum(distance[:, -1:], 1e-2)
+    logs = np.log(farthest / np.where(near, distance, farthest)).sum(1)
+    some = logs > 0.01 * near.sum(1)  # of others all are as far, which says nothing
+    return float((near.sum(1)[some] / logs[some]).mean())
 
 
 def spent(began: float) -> str:

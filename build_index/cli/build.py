@@ -25,6 +25,7 @@ from ..ingest.open import open_source, source_metric
 from ..ingest.source import Source
 from ..plain import plain
 from ..routers import ROUTERS
+from ..tune.draft import SHARES
 from ..tune.options import Options
 from .report import show_report
 from .terminal import Json, binary, err, folder, nbytes, print_json, progress, size
@@ -142,7 +143,14 @@ def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
     err.print(
         f"{source.rows:,} rows of {source.dimension} {source.kind} ({size(raw)}), {metric}, ids {source.id_kind}, "
         f"{len(source.attributes)} attributes -> {plain(to)}\n"
-        f"recall@{options.k} {options.recall}, about {size(1.9 * raw)} of scratch and index, memory within "
-        f"{size(options.memory_bytes)}: read, find exact neighbours, measure candidates, write",
+        f"recall@{options.k} {options.recall}, up to about {size(_room(source, raw, options))} of scratch and index, "
+        f"memory within {size(options.memory_bytes)}: read, find exact neighbours, measure candidates, write",
         highlight=False,
     )
+
+
+def _room(source: Source, raw: int, options: Options) -> int:
+    """Bytes on disk at the end of a build: rows and codes of all their copies, each as scratch and in the index."""
+    share = max(SHARES) if options.copies_share is None else options.copies_share
+    code_bytes = source.dimension * (5 if options.fast else 13) // 8  # the usual ones, and longer ones
+    return round(2 * raw + 2 * source.rows * (1 + share) * code_bytes)

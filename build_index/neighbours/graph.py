@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
@@ -13,6 +14,9 @@ from ..ingest.rows import F32, Ints, Rows
 from ..kernels import matmul
 from ..progress import SILENT, Progress
 from .exact import exact_neighbours
+
+if TYPE_CHECKING:
+    from ..blocks.partition import Partition
 
 Graph = npt.NDArray[np.int32]
 Found = tuple[npt.NDArray[np.uint16], Graph, F32]  # queries of a batch, rows, and their scores
@@ -25,7 +29,8 @@ ROUNDS = 10
 CHUNK_BYTES = 16 << 20
 HELD_SHARE = 0.3  # of the memory, for the rows searched at a time
 BATCH = 8192  # rows that are looked for at a time
-FIRST_LISTS = 3  # whose rows are all looked at, so that few of the others' are
+FIRST_ROWS = 1500  # of the nearest lists, three at least, are all looked at, so that few of the others' are
+FIRST_LISTS = 3
 
 
 def neighbour_graph(
@@ -36,6 +41,7 @@ def neighbour_graph(
     seed: int,
     memory_bytes: int,
     allowed: Ints | None = None,
+    partition: Partition | None = None,
     progress: Progress = SILENT,
 ) -> Graph:
     """i32 (len(wanted), k): source rows near the wanted rows, best first, themselves left out, -1 for none.
@@ -44,14 +50,26 @@ def neighbour_graph(
 
     Rows are held in inverted lists as f16, or as bytes where they are bytes. If they take over 0.3 of memory_bytes,
     they are searched in several passes. The answer and its 4 k bytes of scores a wanted row stand beside.
+
+    partition: k-means of all rows, whose blocks are the lists: of many rows they are far finer than lists that would be
+    made for this alone, so that a tenth of the rows is looked at. Rows then are read as they are wanted, by tasks.
     """
-    given = rows, queries, k, seed, memory_bytes, allowed
+    given = rows, queries, k, seed, memory_bytes, allowed, partition
     return rows.tasks.once("neighbours", given, lambda: (_found(*given, progress),))[0]
 
 
 def _found(
-    rows: Rows, queries: Ints, k: int, seed: int, memory_bytes: int, allowed: Ints | None, progress: Progress
+    rows: Rows,
+    queries: Ints,
+    k: int,
+    seed: int,
+    memory_bytes: int,
+    allowed: Ints | None,
+    partition: Partition | None,
+    progress: Progress,
 ) -> Graph:
+    if partition is not None and len(queries):
+        return _in_blocks(rows, queries, k, seed, partition, progress)
     answers = np.arange(rows.count) if allowed is None else allowed
     best = np.full((len(queries), k), -1, np.int32)
     cost = np.full((len(queries), k), np.inf, np.float32)
@@ -75,7 +93,8 @@ def _row_bytes(rows: Rows) -> int:
 @dataclass(frozen=True)
 class Lists:
     """Inverted lists: centres f32 (L, d), what is added to <x, centre> for closeness f32 (L), and list by list, which
-    begin at ends (L + 1), the numbers of rows i64 (n) and the rows themselves (n, d), as f16 or as bytes.
+    begin at ends (L + 1), the numbers of rows (n) and the rows themselves (n, d): as f16 or as bytes, or where they are
+    read from.
 
     squares: whether |x|^2 / 2 is subtracted from <q, x>.
     """
@@ -84,18 +103,23 @@ class Lists:
     closeness: F32
     ends: Ints
     row: Ints
-    held: npt.NDArray[np.generic]
+    held: npt.NDArray[np.generic] | Rows
     squares: bool
 
     def nearest(self, queries: F32, count: int) -> Ints:
         """i64 (n, count): the lists nearest to queries (n, d), best first."""
-        far = -(matmul(queries, self.centres) + self.closeness)
-        near = np.argpartition(far, count - 1, axis=1)[:, :count]
-        return np.take_along_axis(near, np.argsort(np.take_along_axis(far, near, 1), axis=1, kind="stable"), 1)
+        out, step = np.empty((len(queries), count), np.int64), max(1, CHUNK_BYTES // (4 * len(self.centres)))
+        for low in range(0, len(queries), step):
+            far = -(matmul(queries[low : low + step], self.centres) + self.closeness)
+            near = np.argpartition(far, count - 1, axis=1)[:, :count]
+            order = np.argsort(np.take_along_axis(far, near, 1), axis=1, kind="stable")
+            out[low : low + step] = np.take_along_axis(near, order, 1)
+        return out
 
     def scores(self, queries: F32, number: int) -> F32:
         """f32 (n, rows): scores of the rows of a list for queries (n, d), larger is nearer."""
-        x = self.held[self.ends[number] : self.ends[number + 1]].astype(np.float32)
+        own = slice(self.ends[number], self.ends[number + 1])
+        x = self.held.take(self.row[own]) if isinstance(self.held, Rows) else self.held[own].astype(np.float32)
         score = matmul(queries, x)
         if self.squares:
             score -= 0.5 * np.einsum("ij,ij->i", x, x)
@@ -118,13 +142,33 @@ def _search(rows: Rows, queries: Ints, part: Ints, seed: int, best: Graph, cost:
         progress(0.1 + 0.9 * min(1.0, (low + BATCH) / len(queries)))
 
 
+def _in_blocks(rows: Rows, queries: Ints, k: int, seed: int, partition: Partition, progress: Progress) -> Graph:
+    """The same with the blocks of a partition as lists."""
+    ends = np.concatenate([[0], np.cumsum(np.bincount(partition.home, minlength=partition.blocks))])
+    row = np.argsort(partition.home, kind="stable")
+    bias = -0.5 * np.einsum("ij,ij->i", partition.centres, partition.centres)
+    lists = Lists(partition.centres, bias, ends, row, rows, rows.metric == "l2")
+    probed = _probes(rows, rows.take, queries, np.arange(rows.count), k, lists, seed)
+    progress(0.1)
+    batches = [queries[low : low + BATCH] for low in range(0, len(queries), BATCH)]
+    found = rows.tasks.map(_batch, (lists, probed, k), batches, progress.part(0.1, 1), keep=False)
+    return np.concatenate([near for (near,) in found])
+
+
+def _batch(searched: tuple[Lists, int, int], queries: Ints) -> tuple[Graph]:
+    lists, probed, k = searched
+    assert isinstance(lists.held, Rows)
+    return (_nearest(lists, lists.held.take(queries), queries, probed, k)[0],)
+
+
 def _nearest(lists: Lists, x: F32, own: Ints, probed: int, k: int) -> tuple[Graph, F32]:
     """The k nearest rows in the nearest lists of queries x (n, d), which are rows own (n): (i32 (n, k), f32 costs).
 
     -1 and inf where there are fewer. What the k-th best of the few nearest lists scores is what others have to score.
     """
     probes = lists.nearest(x, probed)
-    first, size = probes[:, :FIRST_LISTS], np.diff(lists.ends)
+    size = np.diff(lists.ends)
+    first = probes[:, : max(FIRST_LISTS, int(FIRST_ROWS / size.mean()))]
     seen = np.full((len(x), max(k + 1, int(size[first].sum(1).max(initial=0)))), -np.inf, np.float32)
     filled = np.zeros(len(x), np.int64)
     for number, asking in _by_list(first):

@@ -23,8 +23,7 @@ FEWER_SUBS = (
     4,
     2,
 )  # tried beside: on WordNet and SIFT two read as little as eight, on tight clusters three times as much
-FEW_SUBS = 4  # of a block, where a table of 8 were too much to keep resident: reads a tenth more
-TABLE_BYTES_MAX = 6 << 20  # of a router in the root: with directory and centres, 8 MB stay resident
+TABLE_BYTES_MAX = 6 << 20  # of a router in the root; where eight of a block were more there are fewer, one at least
 BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0)  # over the spread of the rows
 SOFTER = 16  # times a quarter of the least beta, at most
 WEIGHT_MIN = -1e8  # blocks of far rows under l2: less likely than any other, and finite in float32
@@ -95,8 +94,8 @@ def table_bytes(dimension: int, blocks: int, subs: int) -> int:
 
 
 def subs_of(dimension: int, blocks: int) -> int:
-    """Sub-centroids per block: as many as stay resident."""
-    return SUBS if table_bytes(dimension, blocks, SUBS) <= TABLE_BYTES_MAX else FEW_SUBS
+    """Sub-centroids per block: as many as stay resident, or one."""
+    return next((n for n in (SUBS, *FEWER_SUBS) if table_bytes(dimension, blocks, n) <= TABLE_BYTES_MAX), 1)
 
 
 def weights(subs: SubCentroids, metric: str, beta: float) -> F32:

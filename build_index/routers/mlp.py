@@ -33,6 +33,7 @@ BATCH = 1024
 TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 BITS = 4
 PART_BYTES = 2 << 20  # of the scores of some queries of a batch, which a core's cache holds
+PART_QUERIES = 128  # at least: the slopes of the whole table are added to for each part
 MASS_MIN = 1e-30  # of the blocks that hold a neighbour: a loss of 69 at most
 FLAT_BLOCKS_MAX = 4096  # of a network whose every block is looked at for every query
 REGION_SUBS = 16  # sub-centroids of a region
@@ -114,7 +115,7 @@ def slopes(
     beta, bias = np.exp(now["log_beta"]), np.where(live, now["weight"], np.float32(-1e9))
     out, loss, total = {name: np.zeros_like(value) for name, value in now.items()}, 0.0, counts.sum()
     signed = np.arange(len(first)) < linear
-    step = max(1, PART_BYTES // (4 * len(table)))
+    step, columns = max(PART_QUERIES, PART_BYTES // (4 * len(table))), np.ascontiguousarray(table.T)
     for low in range(0, len(q), step):
         part = q[low : low + step]
         length = np.linalg.norm(part, axis=1)[:, None]
@@ -140,7 +141,7 @@ def slopes(
         out["weight"] += p.sum(0)
         out["log_beta"] += beta * np.vdot(p, dots)
         out["table"] += beta * matmul(p.T, hidden.T)
-        back = beta * matmul(p, table.T)
+        back = beta * matmul(columns, p).T
         back[hidden != linear_part] = 0
         out["first"] += matmul(back.T, part.T)
         out["bias"] += back.sum(0)

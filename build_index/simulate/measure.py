@@ -33,6 +33,7 @@ from ..tasks.tasks import Lazy
 from .edge import NOWHERE, HeldOutQueries, P, Pages, bases, trial_root
 
 KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
+POOLS_HELD = 3  # times as many copies of a query are held, of all cells that have been scanned
 CHUNK_BYTES = 8 << 20
 PRICE_MAX = (1 << 32) - 1
 LOST_LEAST = 20  # neighbours that a limit of blocks leaves out, to hold for queries that it was not found by
@@ -259,11 +260,15 @@ def full_scans(
         made = codes.get(low, high) if known and codes is not None else None
         return _Cell(low, members[low:high], int(starts[low]), asked, made)
 
-    found: list[list[Entries]] = [[] for _ in queries]
+    found, held = [list[Entries]() for _ in queries], [0] * len(queries)
     results = rows.tasks.map(_scan_cell, scanning, Lazy(len(cells), cell), progress, keep=False)
     for (low, high), (asked, counts, entries, *planes) in zip(cells, results, strict=True):
         for j, part in zip(asked.tolist(), np.split(entries, np.cumsum(counts)[:-1]), strict=True):
             found[j].append(part)
+            held[j] += len(part)
+            if held[j] > POOLS_HELD * kept[j]:
+                found[j] = [_best(found[j], kept[j])]
+                held[j] = len(found[j][0])
         if scanning.keeps and codes is not None:
             codes.put(_unjoined(planes, [len(m) for m in members[low:high]]))
     row_of_slot = np.concatenate(members).astype(np.int32)
@@ -369,13 +374,19 @@ def _unjoined(joined: list[npt.NDArray[Any]], sizes: list[int]) -> list[Encoded]
     return [Encoded(tuple(own), codes, f, h) for own, codes, f, h in parts]
 
 
+def _best(parts: list[Entries], most: int) -> Entries:
+    """The best entries of some pools, the lower slot first among equals."""
+    entries = np.concatenate([np.empty(0, ENTRY), *parts])
+    best: Entries = entries[np.lexsort((entries["slot"], -entries["score"].astype(np.int64)))][:most]
+    return best
+
+
 def _candidates(rows: Rows, of: Scanned, found: list[list[Entries]], row_of_slot: npt.NDArray[np.int32]) -> Candidates:
     """The best of what pools of cells have kept for queries (Q), as one pool of all would have it. Without base."""
     held, shape = of.held, (len(found), of.kept)
     block, row, score = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
     for i, parts in enumerate(found):
-        entries = np.concatenate([np.empty(0, ENTRY), *parts])
-        entries = entries[np.lexsort((entries["slot"], -entries["score"].astype(np.int64)))][: of.kept]
+        entries = _best(parts, of.kept)
         entries = entries[row_of_slot[entries["slot"]] != held.rows[i]]
         n = len(entries)
         block[i, :n], row[i, :n] = entries["block"], row_of_slot[entries["slot"]]

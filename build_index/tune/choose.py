@@ -33,7 +33,7 @@ from ..simulate.measure import Candidates, Scanned, block_bytes, blocks_needed, 
 from . import few, renditions
 from .codes import Coded, Coder, choose_codes, coder_of, fit_copies, keep_codes, scan, sizes_of
 from .contract import PricedRecall, calibrate, depths_beyond, price_at, target_point, with_pages, with_reads
-from .draft import Draft, choose_router, draft_blocks, draw_sample, training_queries
+from .draft import Draft, choose_router, draft_blocks, draw_sample
 from .fit import Task, pages_of, probabilities_of
 from .options import Options
 from .pilot import Pilot, pilot_of, score_error
@@ -92,9 +92,9 @@ def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress)
         for of, at in zip((held.tuning, held.calibration), where, strict=True)
     )
     sample = draw_sample(rows, held, options)
-    queries, neighbours = training_queries(rows, sample, options, progress)
     near_by = nearness(rows, tune.rows, tune.truth.rows[:, : few.NEAR_BY][:, -1])
-    task = Task(rows, sample, tune, queries, neighbours, id_bytes, k, options, [], progress)
+    nobody, none = np.empty(0, np.int64), np.empty((0, k), np.int32)
+    task = Task(rows, sample, tune, nobody, none, id_bytes, k, options, [], progress)
     drawn, p_tune = choose_router(task, draft_blocks(task))
     p = probabilities_of(rows, drawn.layout, calibration.queries)
     some = tune.spread(CODE_QUERIES)

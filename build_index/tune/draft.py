@@ -19,7 +19,7 @@ from ..blocks.partition import Partition
 from ..ingest.rows import Ints, Rows
 from ..neighbours.graph import Graph, neighbour_graph
 from ..neighbours.truth import HeldOut
-from ..progress import SILENT, Progress
+from ..progress import SILENT
 from ..routers import ROUTERS, lse
 from ..simulate.edge import P, prepare_rows
 from ..simulate.measure import Reads
@@ -50,28 +50,33 @@ def draw_sample(rows: Rows, held: HeldOut, options: Options) -> Ints:
     return np.sort(np.random.default_rng([options.seed, 3]).choice(others, most, replace=False))
 
 
-def training_queries(rows: Rows, sample: Ints, options: Options, progress: Progress) -> tuple[Ints, Graph]:
-    """Rows of the sample as queries and their neighbours, where a router or copies are to learn from them."""
-    most = block_counts(rows.count)[-1]
-    if not any(ROUTERS[name].trains for name in _routers(rows, most, options)) and options.copies != "misses":
-        return np.empty(0, np.int64), np.empty((0, NEAR), np.int32)
-    drawn = np.random.default_rng([options.seed, 5]).choice(sample, min(TRAINING_QUERIES, len(sample)), replace=False)
-    queries = np.sort(drawn)
-    phase = progress.phase("neighbours of rows to learn from")
+def _with_neighbours(task: Task, partition: Partition | None) -> Task:
+    """The same with rows of the sample as queries and their neighbours, which routers and copies learn from.
+
+    partition: k-means of the rows, in whose blocks neighbours are looked for; None: in lists of their own.
+    """
+    if len(task.queries):
+        return task
+    rows, options = task.rows, task.options
+    most = min(TRAINING_QUERIES, len(task.sample))
+    queries = np.sort(np.random.default_rng([options.seed, 5]).choice(task.sample, most, replace=False))
+    phase = task.progress.phase("neighbours of rows to learn from")
     near = neighbour_graph(
-        rows, queries, min(NEAR, rows.count - 1), seed=options.seed, memory_bytes=options.memory_bytes, progress=phase
-    )
-    return queries, near
+        rows, queries, min(NEAR, rows.count - 1), seed=options.seed, memory_bytes=options.memory_bytes,
+        partition=partition, progress=phase,
+    )  # fmt: skip
+    return replace(task, queries=queries, neighbours=near)
 
 
 def _routers(rows: Rows, blocks: int, options: Options) -> list[str]:
     """Names of the routers to measure: a table that needs no training, and a network, which reads less in fewer bytes.
 
-    Two-level where a table of few sub-centroids is too much to keep resident.
+    Two-level where a table of one centroid a block is too much to keep resident: the pages of a query's regions leave
+    out more neighbours than such a table misses, of text many more.
     """
     if options.router is not None:
         return [options.router]
-    if lse.table_bytes(rows.dimension, blocks, lse.FEW_SUBS) > lse.TABLE_BYTES_MAX:
+    if lse.table_bytes(rows.dimension, blocks, 1) > lse.TABLE_BYTES_MAX:
         return ["two-level"]
     trains = not options.fast and rows.count >= TRAINED_ROWS_MIN and options.memory_bytes >= TRAINING_BYTES_MIN
     return ["lse", "mlp"] if trains else ["lse"]
@@ -134,9 +139,10 @@ def _draft(task: Task, name: str, blocks: int, graph: Graph | None) -> tuple[Rea
     )
     phase = task.progress.phase(f"copies and router, {name}, {blocks} blocks")
     phase(0.0)
-    copies = (
-        _copies_of_misses(task, base, quick) if rule == "misses" else COPY_RULES[rule](rows, base, phase.part(0, 0.5))
-    )
+    if rule == "misses":
+        copies = _copies_of_misses(_with_neighbours(task, base if name == "kmeans" else None), base, quick)
+    else:
+        copies = COPY_RULES[rule](rows, base, phase.part(0, 0.5))
     shares = [0.0] if rule == "none" or blocks == 1 else _shares(rows, blocks, task.id_bytes, options)
     layout, order = fit_router(task, base, copies.best(max(shares)), quick, phase.part(0.5, 1))
     draft = Draft(name, layout, copies.reordered(order))
@@ -203,6 +209,8 @@ def choose_router(task: Task, drafts: list[Draft]) -> tuple[Draft, P]:
     for name in _routers(task.rows, draft.layout.blocks, task.options):
         if name == draft.layout.router:
             continue
+        if ROUTERS[name].trains:
+            task = _with_neighbours(task, draft.layout.partition if draft.partition == "kmeans" else None)
         phase = task.progress.phase(f"router {name}, {draft.layout.blocks} blocks")
         phase(0.0)
         layout, order = fit_router(task, draft.layout.partition, draft.layout.copy, name, phase)

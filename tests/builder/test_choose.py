@@ -214,8 +214,8 @@ def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
     assert draft._partitions(rows, Options(k=10, partition="votes")) == ["votes"]
     assert draft._routers(rows, 64, Options()) == ["lse", "mlp"]
     assert draft._routers(rows, 64, Options(fast=True)) == ["lse"]
-    assert draft._routers(rows, 1 << 17, Options()) == ["two-level"]
-    assert draft._routers(rows, 1 << 17, Options(router="lse")) == ["lse"]
+    assert draft._routers(rows, 1 << 19, Options()) == ["two-level"]
+    assert draft._routers(rows, 1 << 19, Options(router="lse")) == ["lse"]
 
 
 def test_numbers_of_blocks_grow_with_the_rows() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small import RowsOf, clustered
 
+from build_index.blocks.kmeans import partition
 from build_index.ingest.rows import Rows
 from build_index.neighbours.graph import Graph, neighbour_graph
 from build_index.neighbours.truth import truth_of
@@ -52,6 +53,24 @@ def test_the_same_again_and_in_little_memory(rows_of: RowsOf) -> None:
     passes = neighbour_graph(rows, wanted, 10, seed=4, memory_bytes=4000 * 40 // 5 * 3)
     assert recall(passes, truth_of(rows, wanted, 10).rows) > 0.9
     assert (passes != one).any()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_neighbours_in_the_blocks_of_a_partition(rows_of: RowsOf, metric: str) -> None:
+    rows, wanted = rows_of(clustered(4000, 16, 2), metric), np.arange(1, 4000, 8)
+    blocks = partition(rows, np.arange(4000), 40, 0)
+    steps: list[float] = []
+    found = neighbour_graph(
+        rows, wanted, 20, seed=0, memory_bytes=MEMORY, partition=blocks,
+        progress=Progress(lambda _, share: steps.append(share)),
+    )  # fmt: skip
+    true = truth_of(rows, wanted, 20).rows
+    assert recall(found, true) > 0.9
+    assert (found != wanted[:, None]).all()
+    gap = np.diff(cost(rows, wanted, found), axis=1)
+    assert gap.min() > -1e-5 * np.abs(cost(rows, wanted, found)).max()
+    assert steps == sorted(steps) and steps[-1] == 1.0
+    assert neighbour_graph(rows, wanted[:0], 5, seed=0, memory_bytes=MEMORY, partition=blocks).shape == (0, 5)
 
 
 def test_only_rows_that_are_allowed_answer(rows_of: RowsOf) -> None:

@@ -131,8 +131,9 @@ def test_weights(bits: int) -> None:
 
 
 def test_sub_centroids_that_stay_resident() -> None:
-    """Eight of a block up to 6 MiB, above that four."""
-    assert (lse.subs_of(128, 12_288), lse.subs_of(128, 12_289), lse.subs_of(128, 1 << 20)) == (8, 4, 4)
+    """Eight of a block up to 6 MiB, above that half as many, and so on, one at least."""
+    counts = (12_288, 12_289, 24_576, 24_577, 49_153, 1 << 20)
+    assert [lse.subs_of(128, blocks) for blocks in counts] == [8, 4, 4, 2, 1, 1]
     assert lse.table_bytes(128, 12_288, 8) == lse.TABLE_BYTES_MAX
 
 
