@@ -29,6 +29,7 @@ ROUNDS = 10
 CHUNK_BYTES = 16 << 20
 HELD_SHARE = 0.3  # of the memory, for the rows searched at a time
 BATCH = 8192  # rows that are looked for at a time
+BLOCKS_BATCH = 16_384  # the same in the blocks of a partition, of which each batch reads nearly all
 FIRST_ROWS = 1500  # of the nearest lists, three at least, are all looked at, so that few of the others' are
 FIRST_LISTS = 3
 
@@ -150,7 +151,7 @@ def _in_blocks(rows: Rows, queries: Ints, k: int, seed: int, partition: Partitio
     lists = Lists(partition.centres, bias, ends, row, rows, rows.metric == "l2")
     probed = _probes(rows, rows.take, queries, np.arange(rows.count), k, lists, seed)
     progress(0.1)
-    batches = [queries[low : low + BATCH] for low in range(0, len(queries), BATCH)]
+    batches = [queries[low : low + BLOCKS_BATCH] for low in range(0, len(queries), BLOCKS_BATCH)]
     found = rows.tasks.map(_batch, (lists, probed, k), batches, progress.part(0.1, 1), keep=False)
     return np.concatenate([near for (near,) in found])
 
@@ -175,7 +176,11 @@ def _nearest(lists: Lists, x: F32, own: Ints, probed: int, k: int) -> tuple[Grap
         score = lists.scores(x[asking], number)
         seen[asking[:, None], filled[asking, None] + np.arange(score.shape[1])] = score
         filled[asking] += score.shape[1]
-    limit = np.partition(seen, seen.shape[1] - k - 1, axis=1)[:, -k - 1]  # one more than k: a query finds itself
+    limit, step = np.empty(len(x), np.float32), max(1, CHUNK_BYTES // (4 * seen.shape[1]))
+    for low in range(0, len(x), step):  # one more than k: a query finds itself
+        some = slice(low, low + step)
+        limit[some] = np.partition(seen[some], seen.shape[1] - k - 1, axis=1)[:, -k - 1]
+    del seen
     found = list[Found]()
     for number, asking in _by_list(probes):
         row, score = lists.row[lists.ends[number] : lists.ends[number + 1]], lists.scores(x[asking], number)

@@ -24,7 +24,7 @@ from .training import Cost, TrainingSet
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
 SHARE = 0.25  # of the bytes of trained's table
-BYTES_MAX = 2 << 20  # of a network in the root: of more, a smaller share (an eighth reads as little at 16,384 blocks)
+BYTES_MAX = 3 << 19  # of a network in the root: of more, a smaller share (an eighth reads as little at 16,384 blocks)
 UNITS = 0.4  # of the dimension at least, before a block has more sub-centroids
 RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/research/networks.py
 RATES = {"first": 1e-3, "bias": 1e-3, "table": 1e-3, "weight": 0.02, "log_beta": 0.01}
