@@ -1,7 +1,7 @@
 """Growth of two-level routing with the number of rows, measured without writing an index; two waves against one.
 
-    python -m bench.growth FOLDER --extend LINES.txt [--rows 10000000,100000000]
-    python -m bench.growth FOLDER [--rows 500000,1000000,2000000,4000000] [--share 0.35] [--code-bytes 80]
+    python -m bench.growth FOLDER --extend LINES.txt [--rows 10000000,100000000] [--most 2000000]
+    python -m bench.growth FOLDER [--rows 500000,1000000,2000000,4000000] [--blocks 0] [--share 0.35] [--code-bytes 80]
 
 The rows are those of bench/scale.py, kept in FOLDER. Each size has a process of its own, and takes the steps of
 `vantage build` with its functions but none of its comparisons: one number of blocks (the least that a build tries),
@@ -16,7 +16,8 @@ if the short codes rank it among M and the whole ones among 100. The short code 
 flatters it: a prefix of a longer one ranks no better. Its price and M are the quickest that reach the target on the
 queries themselves, which flatters it again.
 
---extend reads such lines, fits power laws to them, and prints what follows for other sizes.
+--extend reads such lines and fits power laws of the rows and of the rows a block (--blocks) to what the table in memory
+reads; it says how far off those are at the sizes over --most, which serve no law, and what follows for other sizes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +47,7 @@ from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.truth import truth_of, untied
 from build_index.progress import SILENT
-from build_index.routers import lse, two_level
+from build_index.routers import lse, mlp
 from build_index.simulate.edge import HeldOutQueries, P, Pages, prepare_rows, probabilities
 from build_index.simulate.measure import Candidates, Reads, block_bytes, full_scan, plans
 from build_index.tune.codes import second_moments
@@ -53,18 +55,21 @@ from build_index.tune.contract import PricedRecall, price_at
 from build_index.tune.draft import block_counts
 from build_index.tune.fit import Task, fit_router, pages_of, probabilities_of
 from build_index.tune.options import Options
-from vantage.cost import LANE_BYTES_PER_MS, LANES, ROUND_MS
-from vantage.format import Cursor, IndexSection, LseSection, TwoLevelSection
+from build_index.write.contents import PAGE_ROWS
+from vantage.cost import LANE_BYTES_PER_MS, LANES, ROUND_MS, wave_ms
+from vantage.format import ID_PAGE_ROWS, Cursor, IndexSection, LseSection, TwoLevelSection
 from vantage.search.prepare import prepare
 
 K, TARGET = 100, 0.95
 ID_BYTES = 8.0
-LAWS = {
-    "MB of blocks": r"GETs, ([\d.]+) MB, mean.* pages ([\d.]+) MB",  # the second is taken off
-    "rows read": r"pages [\d.]+ MB; (\d+) rows",
-    "blocks read": r"in ([\d.]+) blocks",
-    "CPU seconds of a build": r"([\d.]+) s of CPU",
+BLOCK = 224  # rows, of up to two million
+LAWS = {  # of a table in memory, as every default build has up to 10^8 rows
+    "GETs": r"resident table of 4 a block,.*, ([\d.]+) GETs",
+    "MB": r"resident table of 4 a block,.* GETs, ([\d.]+) MB",
+    "CPU seconds of a build": r" ([\d.]+) s of CPU$",
 }
+DIRECTORY_BYTES = 16  # of a block, in one rendition
+ROW_PAGE_BYTES, ID_PAGE_BYTES = 44, 12  # in the root, of a page of rows and of one of ids
 SHORT_SHARES = (0.5, 0.75)  # of the code's bytes, in the first of two waves
 CHANCES = (150, 200, 300, 500)  # rows whose blocks the second wave completes
 
@@ -139,8 +144,8 @@ class Clock:
         self.wall, self.cpu = time.monotonic(), time.process_time()
 
 
-def measured(folder: Path, count: int, share: float, code_bytes: int, held: int, trained: int) -> None:
-    """Prints the lines of one size."""
+def measured(folder: Path, count: int, blocks: int, share: float, code_bytes: int, held: int, trained: int) -> None:
+    """Prints the lines of one size; 0 blocks are as many as a build would make."""
     clock, path = Clock(), written(folder, count)
     clock.step("generated", counts=False)
     with (
@@ -161,7 +166,7 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         truth = untied(exact_neighbours(scaled, rows.chunks(32 << 20), K, "l2"))
         clock.step("exact neighbours of queries", counts=False)
 
-        blocks = block_counts(count)[-1]
+        blocks = blocks or block_counts(count)[-1]
         seen = np.setdiff1d(np.arange(count), drawn_rows)
         sample = np.sort(rng.choice(seen, min(len(seen), trained * blocks), replace=False))
         base = partition(rows, sample, blocks, 0)
@@ -242,48 +247,70 @@ def measured(folder: Path, count: int, share: float, code_bytes: int, held: int,
         clock.step("comparisons", counts=False)
 
 
-def extended(rows: int, found: dict[str, tuple[float, float]]) -> str:
-    """What a size would take: sizes by the formulas of the format, reads and CPU by the power laws of docs/scale.md."""
-    blocks = block_counts(rows)[-1]
-    regions, sub = round(two_level.REGIONS * blocks**0.5), 8 + LseSection.stride(4, DIMENSION)
-    named = min(two_level.PAGE_BLOCKS_MAX, two_level.PAGE_BLOCKS[-1] * blocks**0.5)
-    page = (two_level.EXTENT_BYTES + TwoLevelSection.block_bytes(4, two_level.SUBS, DIMENSION)) * named
-    table = regions * (sub + 20)
-    laws = ", ".join(f"{name} {a * (rows / 1e6) ** power:.4g}" for name, (a, power) in found.items())
-    return (
-        f"{rows:,} rows: {blocks:,} blocks of {rows / blocks:.0f}, {regions} regions, "
-        f"page {page / 1e6:.3f} MB, routing.bin {regions * page / 1e6:.1f} MB, "
-        f"resident {table / 1e6:.2f} MB; "
-        f"{laws}"
-    )
+class Law(NamedTuple):
+    """value = a (rows / 10^6)^rows_power (rows a block / 224)^block_power."""
+
+    a: float
+    rows_power: float
+    block_power: float
+
+    def at(self, rows: float, blocks: int) -> float:
+        return self.a * (rows / 1e6) ** self.rows_power * (rows / blocks / BLOCK) ** self.block_power
 
 
-def law(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """(a, power) of value = a (rows / 10^6)^power, by least squares of logarithms."""
-    x, y = np.log(np.array(points)).T
-    power, a = np.polyfit(x - np.log(1e6), y, 1)
-    return float(np.exp(a)), float(power)
+def law(points: list[tuple[float, int, float]]) -> tuple[Law, float]:
+    """(the law of (rows, blocks, value) by least squares of logarithms, its largest error on them)."""
+    rows, blocks, value = np.array(points, np.float64).T
+    x = np.stack([np.ones(len(rows)), np.log(rows / 1e6), np.log(rows / blocks / BLOCK)], 1)
+    a, *powers = np.linalg.lstsq(x, np.log(value), rcond=None)[0].tolist()
+    found = Law(float(np.exp(a)), *powers)
+    return found, max(abs(found.at(n, int(b)) / v - 1) for n, b, v in points)
 
 
-def extend(lines: list[str], sizes: list[int]) -> None:
-    """Laws of what the lines of measured sizes hold, and what follows for other sizes."""
-    points: dict[str, list[tuple[float, float]]] = {}
+def read_lines(lines: list[str]) -> dict[str, list[tuple[float, int, float]]]:
+    """(rows, blocks, value) of each measured line, by what LAWS call the value."""
+    points: dict[str, list[tuple[float, int, float]]] = {name: [] for name in LAWS}
+    rows, blocks = 0.0, 0
     for line in lines:
-        if (found := re.match(r"([\d,]+) rows, .* blocks, .* copies", line)) is None:
-            continue
-        rows = float(found[1].replace(",", ""))
+        if found := re.match(r"([\d,]+) rows, ([\d,]+) blocks, .* copies", line):
+            rows, blocks = float(found[1].replace(",", "")), int(found[2].replace(",", ""))
         for name, pattern in LAWS.items():
-            value = re.search(pattern, line)
-            assert value is not None, (name, line)
-            numbers = [float(number) for number in value.groups()]
-            points.setdefault(name, []).append((rows, numbers[0] - sum(numbers[1:])))
-    if len({rows for values in points.values() for rows, _ in values}) < 2:
-        raise SystemExit("--extend needs the lines of two sizes")
-    found_laws = {name: law(values) for name, values in points.items()}
-    for name, (a, power) in found_laws.items():
-        print(f"{name} = {a:.4g} (rows / 10^6)^{power:.3f}, from {len(points[name])} sizes")
+            if value := re.search(pattern, line):
+                points[name].append((rows, blocks, float(value[1])))
+    return points
+
+
+def extend(lines: list[str], sizes: list[int], most: int) -> None:
+    """Laws of the lines of up to `most` rows, how far they are from those of more, and what follows for other sizes."""
+    points, laws = read_lines(lines), dict[str, Law]()
+    if len({rows for rows, _, _ in points["GETs"] if rows <= most}) < 2:
+        raise SystemExit("--extend needs the lines of two sizes at least")
+    for name, own in points.items():
+        fitted = [point for point in own if point[0] <= most]
+        laws[name], error = law(fitted)
+        powers = f"(rows / 10^6)^{laws[name].rows_power:.3f} (rows a block / {BLOCK})^{laws[name].block_power:.3f}"
+        print(f"{name} = {laws[name].a:.4g} {powers}, from {len(fitted)} lines, at most {error:.1%} off")
+    for name, own in points.items():
+        for rows, blocks, value in own:
+            if rows > most:
+                expected = laws[name].at(rows, blocks)
+                told = f"{expected:.4g} expected, {value:.4g} measured, {expected / value - 1:+.1%}"
+                print(f"{int(rows):,} rows, {blocks:,} blocks: {name} {told}")
     for rows in sizes:
-        print(extended(rows, found_laws))
+        blocks = block_counts(rows)[-1]
+        values = {name: found.at(rows, blocks) for name, found in laws.items()}
+        nbytes, gets = 1e6 * values["MB"], round(values["GETs"])
+        resident = {
+            "network": min(mlp.BYTES_MAX, int(mlp.SHARE * lse.table_bytes(DIMENSION, blocks, lse.SUBS))),
+            "directory": blocks * DIRECTORY_BYTES,
+            "pages of rows and ids": rows // PAGE_ROWS * ROW_PAGE_BYTES + rows // ID_PAGE_ROWS * ID_PAGE_BYTES,
+        }
+        print(
+            f"{rows:,} rows: {blocks:,} blocks of {rows / blocks:.0f}, {values['GETs']:.2f} GETs in one wave, "
+            f"{values['MB']:.2f} MB, {wave_ms([int(nbytes / gets)] * gets):.0f} ms, "
+            f"{values['CPU seconds of a build']:.0f} CPU seconds; resident {sum(resident.values()) / 1e6:.2f} MB: "
+            + ", ".join(f"{name} {size / 1e6:.2f}" for name, size in resident.items())
+        )
 
 
 def main() -> None:
@@ -291,6 +318,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", default="500000,1000000,2000000,4000000")
+    parser.add_argument("--blocks", type=int, default=0)
+    parser.add_argument("--most", type=int, default=2_000_000)
     parser.add_argument("--share", type=float, default=0.35)
     parser.add_argument("--code-bytes", type=int, default=80)
     parser.add_argument("--held", type=int, default=256)
@@ -298,15 +327,25 @@ def main() -> None:
     parser.add_argument("--extend", type=Path)
     options = parser.parse_args()
     if options.extend is not None:
-        extend(options.extend.read_text().splitlines(), [int(n) for n in options.rows.split(",")])
+        extend(options.extend.read_text().splitlines(), [int(n) for n in options.rows.split(",")], options.most)
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     sizes = [int(n) for n in options.rows.split(",")]
     if len(sizes) == 1:
-        measured(options.folder, sizes[0], options.share, options.code_bytes, options.held, options.trained)
+        own = options.blocks, options.share, options.code_bytes, options.held, options.trained
+        measured(options.folder, sizes[0], *own)
         return
     for rows in sizes:
-        words = ["--rows", rows, "--share", options.share, "--code-bytes", options.code_bytes]
+        words = [
+            "--rows",
+            rows,
+            "--blocks",
+            options.blocks,
+            "--share",
+            options.share,
+            "--code-bytes",
+            options.code_bytes,
+        ]
         words += ["--held", options.held, "--trained", options.trained]
         subprocess.run([sys.executable, "-m", "bench.growth", options.folder, *map(str, words)], check=True)
     even = ROUND_MS * LANES * LANE_BYTES_PER_MS
