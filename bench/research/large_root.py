@@ -2,9 +2,9 @@
 
     python -m bench.research.large_root [--rows 100000000] [--dimensions 128,384]
 
-The root is made, not built: a two-level router of 4 sqrt(B) regions over B = rows / 190 blocks, pages of 8,192 rows,
-all numbers in range, so that every check of an opening runs. The Worker is asked for the description of the index,
-which reads CURRENT and the root; beside it stands what that takes for an index of 12 rows.
+The root is made, not built: a network of as many bytes as a build allows, over as many blocks as it makes, in two
+renditions; pages of 8,192 rows, all numbers in range, so that every check of an opening runs. The Worker is asked for
+the description of the index, which reads CURRENT and the root; an index of 12 rows stands beside.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from build_index.codecs.lrsq import train
 from build_index.codecs.rotations import fit
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source
+from build_index.routers import lse, mlp
 from build_index.serve import load, serve
+from build_index.tune.draft import block_counts
 from build_index.tune.options import Options
 from vantage.format import (
     ID_PAGE_ROWS,
     Contract,
     Current,
+    Directory,
     IdPages,
     IndexSection,
-    LseSection,
     ObjectName,
     Objects,
+    Places,
     Point,
     Rendition,
     Root,
     RowPages,
-    TwoLevelSection,
 )
 from vantage.format.layout import ROOT_MAGIC, SECTION_NAMES, unpack_object
 
-BLOCK_ROWS = 190
 PAGE_ROWS = 8192
-SUBS, BITS = 4, 4
-ROUTING_PAGE_BYTES = 200_000
+BLOCK_BYTES = 1 << 20
 OBJECT_BYTES = 1 << 36
 TIMES = 20
 WORKERS = 3  # fresh ones, of which the quickest counts
@@ -56,30 +56,33 @@ WORKERS = 3  # fresh ones, of which the quickest counts
 
 def large_root(rows: int, dimension: int) -> Root:
     """A root of so many rows, whose numbers are anything in range."""
-    rng = np.random.default_rng(1)
-    blocks = min(rows // BLOCK_ROWS, 1 << 20)
-    regions, pages, ids = round(4 * blocks**0.5), -(-rows // PAGE_ROWS), -(-rows // ID_PAGE_ROWS)
-    stride = LseSection.stride(BITS, dimension)
-    table = LseSection(
-        BITS, 1, 9.0, 1.0, memoryview(rng.bytes(regions * stride)), memoryview(array("f", [0.01] * regions)),
-        memoryview(array("f", [0.0] * regions)),
-    )  # fmt: skip
-    offsets = array("Q", range(0, regions * ROUTING_PAGE_BYTES, ROUTING_PAGE_BYTES))
-    numbers = array("I", [0]) * regions
-    router = TwoLevelSection(
-        table, BITS, SUBS, 9.0, 1.0, numbers, offsets, array("I", [ROUTING_PAGE_BYTES]) * regions, numbers, 2
-    )
+    rng, blocks = np.random.default_rng(1), block_counts(rows)[-1]
+    pages, ids = -(-rows // PAGE_ROWS), -(-rows // ID_PAGE_ROWS)
+    share = min(mlp.SHARE, mlp.BYTES_MAX / lse.table_bytes(dimension, blocks, lse.SUBS))
+    units, subs = mlp.shape_for(dimension, blocks, share)
+    drawn = {
+        name: rng.standard_normal(shape, np.float32)
+        for name, shape in (("first", (units, dimension)), ("bias", (units,)), ("table", (blocks * subs, units)))
+    }
+    router = mlp.section(drawn | {"log_beta": np.float32(2)}, np.zeros(blocks * subs, np.float32), subs, units)
     moment = np.diag((1.0 + np.arange(dimension)) ** -1.4)
     codec = train(moment, moment, dimension // 2, None, fit(None, moment, 0))
     ends, zeros = array("I", [*range(0, rows, PAGE_ROWS), rows]), array("I", [0]) * pages
     starts = array("Q", range(0, pages * (1 << 22), 1 << 22))
+    homes = array("I", [rows * (b + 1) // blocks - rows * b // blocks for b in range(blocks)])
+    copied = array("I", [n + rows // 2 * (b + 1) // blocks - rows // 2 * b // blocks for b, n in enumerate(homes)])
+    block, whole = array("I", range(blocks)), array("I", [BLOCK_BYTES] * blocks)
+    offset, zero = array("Q", range(0, blocks * BLOCK_BYTES, BLOCK_BYTES)), array("I", [0]) * blocks
+    places = [Places(array("I", [r]) * blocks, offset, whole, whole, zero) for r in range(2)]
+    directory = Directory(block, copied, homes, tuple(places))
+    renditions = Rendition(0, False), Rendition(0, True)
     objects = Objects(tuple(f"part-{i:05d}.bin" for i in range(400)), (OBJECT_BYTES,) * 399 + (28 * rows,))
     return Root(
         IndexSection(
-            "cosine", dimension, rows, blocks, "i64", "f16", "lrsq", "two-level", 1.0, rows + rows // 2,
+            "cosine", dimension, rows, blocks, "i64", "f16", "lrsq", "mlp", 1.0, rows + rows // 2,
             attribute_bytes=100,
         ),
-        {"attributes": [{"name": "text", "type": "string"}]}, objects, (Rendition(0, False), Rendition(0, True)), None,
+        {"attributes": [{"name": "text", "type": "string"}]}, objects, renditions, directory,
         codec.rotation, router, (codec.section,), Contract(100, 12, 0.95, (Point(100, 1, 0.95, 1e7, 12.0),)),
         RowPages(ends, zeros, starts, zeros, starts, zeros, zeros, starts),
         IdPages(399, array("Q", range(ids)), array("I", [0]) * ids),

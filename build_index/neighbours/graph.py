@@ -147,8 +147,7 @@ def _in_blocks(rows: Rows, queries: Ints, k: int, seed: int, partition: Partitio
     """The same with the blocks of a partition as lists."""
     ends = np.concatenate([[0], np.cumsum(np.bincount(partition.home, minlength=partition.blocks))])
     row = np.argsort(partition.home, kind="stable")
-    bias = -0.5 * np.einsum("ij,ij->i", partition.centres, partition.centres)
-    lists = Lists(partition.centres, bias, ends, row, rows, rows.metric == "l2")
+    lists = Lists(partition.centres, _closeness(partition.centres, rows.metric), ends, row, rows, rows.metric == "l2")
     probed = _probes(rows, rows.take, queries, np.arange(rows.count), k, lists, seed)
     progress(0.1)
     batches = [queries[low : low + BLOCKS_BATCH] for low in range(0, len(queries), BLOCKS_BATCH)]
@@ -237,9 +236,13 @@ def _lists(rows: Rows, take: Callable[[Ints], F32], part: Ints, seed: int) -> Li
     for low in range(0, len(part), step):
         held[place[low : low + step]] = take(part[low : low + step])
     ends = np.searchsorted(home[order], np.arange(count + 1))
-    # The longest rows are the nearest under inner products, so lists of them are.
-    closeness = np.zeros(count, np.float32) if rows.metric == "dot" else bias
-    return Lists(centres, closeness, ends, part[order], held, rows.metric == "l2")
+    return Lists(centres, _closeness(centres, rows.metric), ends, part[order], held, rows.metric == "l2")
+
+
+def _closeness(centres: F32, metric: str) -> F32:
+    """What is added to <x, centre>: the longest rows are the nearest under inner products, so lists of them are."""
+    squares: F32 = np.einsum("ij,ij->i", centres, centres)
+    return np.zeros_like(squares) if metric == "dot" else -0.5 * squares
 
 
 def _probes(rows: Rows, take: Callable[[Ints], F32], queries: Ints, part: Ints, k: int, lists: Lists, seed: int) -> int:

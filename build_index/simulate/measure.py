@@ -33,7 +33,7 @@ from ..tasks.tasks import Lazy
 from .edge import NOWHERE, HeldOutQueries, P, Pages, bases, trial_root
 
 KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
-POOLS_HELD = 3  # times as many copies of a query are held, of all cells that have been scanned
+POOLS_HELD = 6  # times as many copies of a query are held, of all cells that have been scanned
 CHUNK_BYTES = 8 << 20
 PRICE_MAX = (1 << 32) - 1
 LOST_LEAST = 20  # neighbours that a limit of blocks leaves out, to hold for queries that it was not found by

@@ -55,7 +55,7 @@ def test_the_same_again_and_in_little_memory(rows_of: RowsOf) -> None:
     assert (passes != one).any()
 
 
-@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
 def test_neighbours_in_the_blocks_of_a_partition(rows_of: RowsOf, metric: str) -> None:
     rows, wanted = rows_of(clustered(4000, 16, 2), metric), np.arange(1, 4000, 8)
     blocks = partition(rows, np.arange(4000), 40, 0)

@@ -216,6 +216,11 @@ class Directory:
         return tuple(high for _, _, high in self.runs[rendition])
 
     @cached_property
+    def at_home(self) -> int:
+        """Rows at home in its extents."""
+        return sum(self.homes)
+
+    @cached_property
     def single(self) -> bool:
         """Whether extent i is all of block i, so that no number of a block has to be looked up."""
         return self.block[len(self) - 1] == len(self) - 1 and all(map(eq, self.block, count()))

@@ -174,9 +174,10 @@ def plan_scan(
     size, offset = directory.places[priced].size, directory.places[priced].offset
     items = items_of(routed, flags, size, offset, directory.ends(priced))
     numbers = range(len(size)) if routed.blocks is None else routed.blocks
+    held = CACHED in flags or CACHED | STARTS_OBJECT in flags
     cached = [
         b
-        for b, value in zip(numbers, routed.p, strict=True)
+        for b, value in (zip(numbers, routed.p, strict=True) if held else ())
         if flags[b] & CACHED and value << PRICE_BITS >= price * size[b]
     ]
     most = min(gets, budget.gets)

@@ -93,7 +93,7 @@ class Segment:
         if not price and (self._small or self.resident is None):
             routed = routed.floored(len(directory))
         flags = self.flags(directory, renditions)
-        rows = min(query.top_k + (query.without is not None), sum(directory.homes))
+        rows = min(query.top_k + (query.without is not None), directory.at_home)
         last = False
         while True:
             plan = plan_scan(routed, flags, directory, renditions, price, contract.gets, budget)
