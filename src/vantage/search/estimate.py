@@ -112,19 +112,22 @@ def features(
     """
     last = answers[-1][0]
     spread = math.sqrt(sum((score - base(i)) ** 2 for score, i in answers) / len(answers)) or 1.0
-    total = sum(routed.p) or 1
-    named = [(i, p) for i, p in zip(routed.blocks or range(len(routed.p)), routed.p, strict=True) if p]
-    known = [(math.log(p / total), base(i)) for i, p in named if i in read]
-    at, slope = _line(known)
-    mass, roots, beyond = 0, 0.0, [0.0, 0.0]
-    for i, p in named:
-        inside = i in read
-        if inside:
-            mass += p
+    total, inside = sum(routed.p) or 1, list[tuple[int, int]]()
+    blocks_at, rows_at = dict[int, int](), dict[int, int]()  # unread ones of equal probabilities count together
+    for i, p in zip(routed.blocks or range(len(routed.p)), routed.p, strict=True):
+        if not p:
+            continue
+        if i in read:
+            inside.append((i, p))
         else:
-            roots += math.sqrt(p / total)
-        away = max(0.0, last - (base(i) if inside else at + slope * math.log(p / total))) / spread
-        beyond[inside] += rows[i] * math.exp(-0.5 * away * away)
+            blocks_at[p], rows_at[p] = blocks_at.get(p, 0) + 1, rows_at.get(p, 0) + rows[i]
+    at, slope = _line([(math.log(p / total), base(i)) for i, p in inside])
+    mass, roots, beyond = sum(p for _, p in inside), 0.0, [0.0, 0.0]
+    for i, _ in inside:
+        beyond[True] += _beyond(rows[i], last - base(i), spread)
+    for p, count in blocks_at.items():
+        roots += count * math.sqrt(p / total)
+        beyond[False] += _beyond(rows_at[p], last - at - slope * math.log(p / total), spread)
     share = mass / total
     return (
         math.log((share + MASS_EPSILON) / (1 - share + MASS_EPSILON)),
@@ -132,6 +135,12 @@ def features(
         math.log((beyond[0] + ROWS_EPSILON) / (beyond[1] + ROWS_EPSILON)),
         max(PRICE_LOG_MIN, math.log2(price + 1)),
     )
+
+
+def _beyond(rows: int, away: float, spread: float) -> float:
+    """Of so many rows, those that reach a score which lies `away` above that of their centre."""
+    away = max(0.0, away) / spread
+    return rows * math.exp(-0.5 * away * away)
 
 
 def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
