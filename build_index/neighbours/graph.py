@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import faiss
@@ -29,9 +29,12 @@ ROUNDS = 10
 CHUNK_BYTES = 16 << 20
 HELD_SHARE = 0.3  # of the memory, for the rows searched at a time
 BATCH = 8192  # rows that are looked for at a time
-BLOCKS_BATCH = 16_384  # the same in the blocks of a partition, of which each batch reads nearly all
+MANY_ROWS, MANY_BATCH = 1_000_000, 16_384  # so many at a time among more rows, of which each batch reads nearly all
 FIRST_ROWS = 1500  # of the nearest lists, three at least, are all looked at, so that few of the others' are
 FIRST_LISTS = 3
+FEW_BYTES, FEW_ROWS = 64 << 20, 64  # where they are not in memory: of so many of each list, in these bytes together
+HELD = 512  # rows found for each of them, of which the best are kept
+STEP = 1024  # of them at a time, whose best are picked
 
 
 def neighbour_graph(
@@ -136,7 +139,7 @@ def _search(rows: Rows, queries: Ints, part: Ints, seed: int, best: Graph, cost:
     probed = _probes(rows, take, queries, part, k, lists, seed)
     for low in range(0, len(queries), BATCH):
         chunk, at = queries[low : low + BATCH], slice(low, low + BATCH)
-        near, far = _nearest(lists, take(chunk), chunk, probed, k)
+        near, far = _nearest(lists, lists, take(chunk), chunk, probed, k)
         near, far = np.concatenate([best[at], near], 1), np.concatenate([cost[at], far], 1)
         order = np.lexsort((near, far), axis=1)[:, :k]
         best[at], cost[at] = np.take_along_axis(near, order, 1), np.take_along_axis(far, order, 1)
@@ -150,44 +153,69 @@ def _in_blocks(rows: Rows, queries: Ints, k: int, seed: int, partition: Partitio
     lists = Lists(partition.centres, _closeness(partition.centres, rows.metric), ends, row, rows, rows.metric == "l2")
     probed = _probes(rows, rows.take, queries, np.arange(rows.count), k, lists, seed)
     progress(0.1)
-    batches = [queries[low : low + BLOCKS_BATCH] for low in range(0, len(queries), BLOCKS_BATCH)]
-    found = rows.tasks.map(_batch, (lists, probed, k), batches, progress.part(0.1, 1), keep=False)
+    step = BATCH if rows.count <= MANY_ROWS else MANY_BATCH
+    batches = [queries[low : low + step] for low in range(0, len(queries), step)]
+    shared = lists, _few_of(lists, rows, partition.blocks), probed, k
+    found = rows.tasks.map(_batch, shared, batches, progress.part(0.1, 1), keep=False)
     return np.concatenate([near for (near,) in found])
 
 
-def _batch(searched: tuple[Lists, int, int], queries: Ints) -> tuple[Graph]:
-    lists, probed, k = searched
+def _few_of(lists: Lists, rows: Rows, blocks: int) -> Lists:
+    """The same lists with some rows of each, spread over it, in memory."""
+    most = min(FEW_ROWS, max(1, FEW_BYTES // (4 * rows.dimension * blocks)))
+    size = np.diff(lists.ends)
+    count = np.minimum(size, most)
+    ends = np.concatenate([[0], np.cumsum(count)])
+    turn = np.arange(ends[-1]) - np.repeat(ends[:-1], count)
+    row = lists.row[np.repeat(lists.ends[:-1], count) + turn * np.repeat(size, count) // np.repeat(count, count)]
+    return replace(lists, ends=ends, row=row, held=rows.take(row))
+
+
+def _batch(searched: tuple[Lists, Lists, int, int], queries: Ints) -> tuple[Graph]:
+    lists, few, probed, k = searched
     assert isinstance(lists.held, Rows)
-    return (_nearest(lists, lists.held.take(queries), queries, probed, k)[0],)
+    return (_nearest(lists, few, lists.held.take(queries), queries, probed, k)[0],)
 
 
-def _nearest(lists: Lists, x: F32, own: Ints, probed: int, k: int) -> tuple[Graph, F32]:
+def _nearest(lists: Lists, few: Lists, x: F32, own: Ints, probed: int, k: int) -> tuple[Graph, F32]:
     """The k nearest rows in the nearest lists of queries x (n, d), which are rows own (n): (i32 (n, k), f32 costs).
 
-    -1 and inf where there are fewer. What the k-th best of the few nearest lists scores is what others have to score.
+    -1 and inf where there are fewer. What the k-th best of the first rows scores, in the same lists or few rows of
+    them, is what others have to score; and where many do, what the k-th best of those scores.
     """
-    probes = lists.nearest(x, probed)
-    size = np.diff(lists.ends)
-    first = probes[:, : max(FIRST_LISTS, int(FIRST_ROWS / size.mean()))]
-    seen = np.full((len(x), max(k + 1, int(size[first].sum(1).max(initial=0)))), -np.inf, np.float32)
-    filled = np.zeros(len(x), np.int64)
-    for number, asking in _by_list(first):
-        score = lists.scores(x[asking], number)
-        seen[asking[:, None], filled[asking, None] + np.arange(score.shape[1])] = score
-        filled[asking] += score.shape[1]
-    limit, step = np.empty(len(x), np.float32), max(1, CHUNK_BYTES // (4 * seen.shape[1]))
-    for low in range(0, len(x), step):  # one more than k: a query finds itself
-        some = slice(low, low + step)
-        limit[some] = np.partition(seen[some], seen.shape[1] - k - 1, axis=1)[:, -k - 1]
-    del seen
-    found = list[Found]()
+    probes, found, held = lists.nearest(x, probed), list[Found](), 0
+    limit = _least(few, x, probes, k + 1)  # one more than k: a query finds itself
     for number, asking in _by_list(probes):
         row, score = lists.row[lists.ends[number] : lists.ends[number + 1]], lists.scores(x[asking], number)
         hit = np.flatnonzero(score >= limit[asking, None])
         query, place = np.divmod(hit, max(score.shape[1], 1))
         found.append((asking[query].astype(np.uint16), row[place].astype(np.int32), score.ravel()[hit]))
+        held += len(hit)
+        if held > HELD * len(x):
+            near, closeness = _best(found, len(x), k + 1, None)
+            limit = closeness[:, -1]
+            query, place = np.nonzero(near >= 0)
+            found = [(query.astype(np.uint16), near[query, place], closeness[query, place])]
+            held = len(query)
     near, closeness = _best(found, len(x), k, own)
     return near, -closeness
+
+
+def _least(lists: Lists, x: F32, probes: Ints, k: int) -> F32:
+    """f32 (n): the k-th best score among the first rows of the nearest lists of queries x (n, d); -inf for fewer."""
+    first = probes[:, : max(FIRST_LISTS, int(FIRST_ROWS / np.diff(lists.ends).mean()))]
+    out, step = np.empty(len(x), np.float32), STEP
+    for low in range(0, len(x), step):
+        some, asked = x[low : low + step], first[low : low + step]
+        width = int(np.diff(lists.ends)[asked].sum(1).max(initial=0))
+        seen = np.full((len(some), max(k, width)), -np.inf, np.float32)
+        filled = np.zeros(len(some), np.int64)
+        for number, asking in _by_list(asked):
+            score = lists.scores(some[asking], number)
+            seen[asking[:, None], filled[asking, None] + np.arange(score.shape[1])] = score
+            filled[asking] += score.shape[1]
+        out[low : low + step] = np.partition(seen, seen.shape[1] - k, axis=1)[:, -k]
+    return out
 
 
 def _by_list(named: Ints) -> Iterator[tuple[int, Ints]]:
@@ -197,22 +225,28 @@ def _by_list(named: Ints) -> Iterator[tuple[int, Ints]]:
     yield from zip(numbers.tolist(), np.split(order // named.shape[1], starts[1:]), strict=True)
 
 
-def _best(found: list[Found], queries: int, k: int, own: Ints) -> tuple[Graph, F32]:
+def _best(found: list[Found], queries: int, k: int, own: Ints | None) -> tuple[Graph, F32]:
     """The k best rows of each query but its own: i32 (n, k) and f32 (n, k) their scores, -1 and -inf for none."""
     query, row, score = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.argsort(query, kind="stable")
-    query = query[order]
-    place = np.arange(len(order)) - np.searchsorted(query, np.arange(queries))[query]
-    most = max(k, int(place.max(initial=-1)) + 1)
-    rows, scores = np.full((queries, most), -1, np.int32), np.full((queries, most), -np.inf, np.float32)
-    rows[query, place], scores[query, place] = row[order], score[order]
-    scores[rows == own[:, None]] = -np.inf
-    if most > k:
-        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        rows, scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
-    rows[np.isinf(scores)] = -1
-    order = np.lexsort((rows, -scores), axis=1)
-    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+    row, score, ends = row[order], score[order], np.searchsorted(query[order], np.arange(queries + 1))
+    out, closeness = np.empty((queries, k), np.int32), np.empty((queries, k), np.float32)
+    for low in range(0, queries, STEP):  # a line has room for what the query with the most has found
+        some = slice(low, min(low + STEP, queries))
+        each = np.diff(ends[some.start : some.stop + 1])
+        rows = np.full((len(each), max(k, int(each.max()))), -1, np.int32)
+        scores = np.full(rows.shape, -np.inf, np.float32)
+        inside, mine = np.arange(rows.shape[1]) < each[:, None], slice(ends[some.start], ends[some.stop])
+        rows[inside], scores[inside] = row[mine], score[mine]
+        if own is not None:
+            scores[rows == own[some, None]] = -np.inf
+        if rows.shape[1] > k:
+            best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+            rows, scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
+        rows[np.isinf(scores)] = -1
+        turn = np.lexsort((rows, -scores), axis=1)
+        out[some], closeness[some] = np.take_along_axis(rows, turn, 1), np.take_along_axis(scores, turn, 1)
+    return out, closeness
 
 
 def _lists(rows: Rows, take: Callable[[Ints], F32], part: Ints, seed: int) -> Lists:
