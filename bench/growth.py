@@ -46,6 +46,8 @@ from build_index.ingest.rows import Ints, scale_rows
 from build_index.ingest.staging import stage
 from build_index.neighbours.exact import exact_neighbours
 from build_index.neighbours.truth import truth_of, untied
+from build_index.prices import AS_OF, OTHERS, Workload
+from build_index.prices import vantage as bill_of
 from build_index.progress import SILENT
 from build_index.routers import lse, mlp
 from build_index.simulate.edge import HeldOutQueries, P, Pages, prepare_rows, probabilities
@@ -69,6 +71,9 @@ LAWS = {  # of a table in memory, as every default build has up to 10^8 rows
     "CPU seconds of a build": r" ([\d.]+) s of CPU$",
 }
 DIRECTORY_BYTES = 16  # of a block, in one rendition
+SHARE, CODE_BYTES = 0.35, 80  # copies a row, and bytes of a code
+SLOT_BYTES, ID_BYTES_STORED = 18, 28  # of a row in a block beside its code; in `ids.bin` and `rows.bin` together
+QUERIES = 1_000_000
 ROW_PAGE_BYTES, ID_PAGE_BYTES = 44, 12  # in the root, of a page of rows and of one of ids
 SHORT_SHARES = (0.5, 0.75)  # of the code's bytes, in the first of two waves
 CHANCES = (150, 200, 300, 500)  # rows whose blocks the second wave completes
@@ -311,6 +316,11 @@ def extend(lines: list[str], sizes: list[int], most: int) -> None:
             f"{values['CPU seconds of a build']:.0f} CPU seconds; resident {sum(resident.values()) / 1e6:.2f} MB: "
             + ", ".join(f"{name} {size / 1e6:.2f}" for name, size in resident.items())
         )
+        stored = rows * ((1 + SHARE) * (CODE_BYTES + SLOT_BYTES) + DIMENSION + ID_BYTES_STORED)
+        workload = Workload(rows, DIMENSION, "u8", 0, QUERIES, K)
+        bills = [bill_of(int(stored), values["GETs"], QUERIES), *(other(workload) for other in OTHERS)]
+        costs = ", ".join(f"{bill.service} {bill.total:,.0f}" for bill in bills)
+        print(f"  dollars a month with {QUERIES:,} queries, by list prices of {AS_OF}: {costs}")
 
 
 def main() -> None:
@@ -320,8 +330,8 @@ def main() -> None:
     parser.add_argument("--rows", default="500000,1000000,2000000,4000000")
     parser.add_argument("--blocks", type=int, default=0)
     parser.add_argument("--most", type=int, default=2_000_000)
-    parser.add_argument("--share", type=float, default=0.35)
-    parser.add_argument("--code-bytes", type=int, default=80)
+    parser.add_argument("--share", type=float, default=SHARE)
+    parser.add_argument("--code-bytes", type=int, default=CODE_BYTES)
     parser.add_argument("--held", type=int, default=256)
     parser.add_argument("--trained", type=int, default=48)
     parser.add_argument("--extend", type=Path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vantage.cost import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
-from vantage.format import ROOT_KEY, VECTOR_BYTES, Promise
+from vantage.format import ROOT_KEY, VECTOR_BYTES
 from vantage.index import Index
 
 AS_OF = "2026-11"  # when the pages were read
@@ -67,9 +67,9 @@ def workload_of(index: Index, queries: int, k: int) -> Workload:
     return Workload(section.rows, section.dimension, section.vector_kind, section.attribute_bytes, queries, k)
 
 
-def vantage(nbytes: int, promise: Promise, queries: int) -> Bill:
-    """Of an index of so many bytes on R2, every query read cold as the promise says, on the paid plan of Workers."""
-    each = promise.gets * CLASS_B_USD + REQUEST_USD + CPU_MS * CPU_USD_PER_MS
+def vantage(nbytes: int, gets: float, queries: int) -> Bill:
+    """Of an index of so many bytes on R2, every query read cold in so many GETs, on the paid plan of Workers."""
+    each = gets * CLASS_B_USD + REQUEST_USD + CPU_MS * CPU_USD_PER_MS
     storage = nbytes / GB * STORAGE_USD_PER_GB_MONTH
     return Bill("Vantage on R2 and Workers", storage, WORKER_USD + queries * each, WORKER_USD, "$5 of the paid plan")
 

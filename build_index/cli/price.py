@@ -37,7 +37,7 @@ def price(
     opened.check([query])
     promise, nbytes = opened.segment.promise(query), index_bytes(opened)
     workload = workload_of(opened, queries, top_k)
-    bills = [vantage(nbytes, promise, queries), *(bill(workload) for bill in OTHERS)]
+    bills = [vantage(nbytes, promise.gets, queries), *(bill(workload) for bill in OTHERS)]
     if as_json:
         told = [asdict(bill) | {"total": bill.total} for bill in bills]
         print_json({"as_of": AS_OF, "workload": asdict(workload), "bytes": nbytes, "gets": promise.gets, "bills": told})

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from build_index.cli.main import app
 from build_index.prices import Workload, pinecone, s3_vectors, turbopuffer, vantage, vectorize
-from vantage.format import Promise
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -47,7 +46,7 @@ def test_rates_beyond_a_size() -> None:
 
 
 def test_an_index_costs_its_objects_and_its_reads() -> None:
-    bill = vantage(10**9, Promise(0.95, 1, 0, 0.0, 1e6, 6.0, 1.0, 50.0), 10**6)
+    bill = vantage(10**9, 6.0, 10**6)
     assert bill.storage == 0.015
     assert bill.total == pytest.approx(0.015 + 5 + 6 * 0.36 + 0.30 + 0.2)
 
