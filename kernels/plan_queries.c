@@ -280,6 +280,38 @@ static void find_items(Work *w, const u32_at *p, const u32_at *size, const u64_a
 enum { WIDE = 7, NARROW = 10, BYTES = 2 + RANGES_MAX + 1 };
 static u64 scratch_size(u64 blocks) { return (blocks + 1) * (8 * WIDE + 4 * NARROW + BYTES) + 8; }
 
+typedef struct {
+  const u32_at *p, *size;
+  const u64_at *at;
+  const u8 *flags;
+  int own_flags;  // of each query
+  u64 queries;
+  u32 blocks;
+} Given;
+
+// -> how many queries were planned, up to one whose sums reach LIMIT
+static u64 plan_all(Work *w, const Room *room, u64 *sorted, u32 most, Given given, Span lengths, u32_at *counts, u8 *read,
+                    u64 *total) {
+  u64 blocks = given.blocks;
+  for (u64 q = 0; q < given.queries; q++) {
+    const u8 *flags = given.flags + (given.own_flags ? q * blocks : 0);
+    find_items(w, given.p + q * blocks, given.size, given.at, flags, given.blocks, room);
+    if (!find_runs(w)) return q;
+    plan_query(w, most, sorted);
+    const Pieces *plan = &w->pieces[0];
+    counts[q] = plan->count;
+    u8 *own = read + q * blocks;
+    for (u64 b = 0; b < blocks; b++) own[b] = 0;
+    for (u32 i = 0; i < plan->count; i++, ++*total) {
+      u32 a = plan->at[i][0], b = plan->at[i][1] - 1;
+      if (w->items.first) a = w->items.first[a], b = w->items.first[b];
+      for (u32 j = a; j <= b; j++) own[j] = 1;
+      if (4 * *total + 4 <= lengths.size) ((u32_at *)lengths.at)[*total] = (u32)plan->length[i];
+    }
+  }
+  return given.queries;
+}
+
 KERNEL(plan_queries_size) {
   OPEN(plan_queries_size, 1);
   u64 blocks = (u64)call_int(c, 0, "blocks", 1, BLOCKS_MAX);
@@ -328,24 +360,10 @@ KERNEL(plan_queries) {
   }
   u8 *bytes = (u8 *)(narrow + NARROW * each);
   room.flags = bytes, w->runs.fresh = bytes + each, w->runs.choice = bytes + 2 * each;
-  u64 total = 0;
-  for (u64 q = 0; q < queries && !c->failed; q++) {
-    find_items(w, p + q * blocks, size, at, flags_span.at + (flags_span.size == blocks ? 0 : q * blocks), (u32)blocks, &room);
-    if (!find_runs(w)) {
-      FAIL(c, "sum(p) * 2^24 or price * sum(nbytes) reaches 2^60 in query %llu: use smaller units", (unsigned long long)q);
-      break;
-    }
-    plan_query(w, most, sorted);
-    const Pieces *plan = &w->pieces[0];
-    counts[q] = plan->count;
-    u8 *own = read + q * blocks;
-    for (u64 b = 0; b < blocks; b++) own[b] = 0;
-    for (u32 i = 0; i < plan->count; i++, total++) {
-      u32 a = plan->at[i][0], b = plan->at[i][1] - 1;
-      if (w->items.first) a = w->items.first[a], b = w->items.first[b];
-      for (u32 j = a; j <= b; j++) own[j] = 1;
-      if (4 * total + 4 <= lengths.size) ((u32_at *)lengths.at)[total] = (u32)plan->length[i];
-    }
-  }
+  u64 total = 0, planned = 0;
+  Given given = {p, size, at, flags_span.at, flags_span.size != blocks, queries, (u32)blocks};
+  WITHOUT_GIL(planned = plan_all(w, &room, sorted, most, given, lengths, counts, read, &total));
+  if (planned < queries)
+    FAIL(c, "sum(p) * 2^24 or price * sum(nbytes) reaches 2^60 in query %llu: use smaller units", (unsigned long long)planned);
   return call_close(c, total);
 }

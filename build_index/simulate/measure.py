@@ -7,8 +7,10 @@ blocks it reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,10 +31,12 @@ from ..ingest.rows import CELL_ROWS, F32, Ints, Rows
 from ..kernels import count_right, find_answered, plan_queries, plan_queries_size
 from ..neighbours.truth import Truth, ranks, ties
 from ..progress import SILENT, Progress
+from ..tasks.pool import cores
 from ..tasks.tasks import Lazy
 from .edge import NOWHERE, HeldOutQueries, P, Pages, bases, trial_root
 
 KEPT = 512  # best copies kept for a query: enough for any plan that finds most of 100 neighbours
+SHARED_ITEMS = 1 << 20  # queries times blocks, of more all cores plan: each a part of the queries
 POOLS_HELD = 6  # times as many copies of a query are held, of all cells that have been scanned
 CHUNK_BYTES = 8 << 20
 PRICE_MAX = (1 << 32) - 1
@@ -99,13 +103,23 @@ def planner(
     size, at = block_bytes.astype(np.uint32), np.cumsum([0, *map(aligned, block_bytes.tolist())])[:-1].astype(np.uint64)
     flags = np.zeros((1, blocks), np.uint8) if done is None else (done * np.uint8(CACHED))
     flags[:, 0] |= STARTS_OBJECT
-    scratch = np.empty(plan_queries_size(blocks), np.uint8)
 
     def planned(price: int, some: slice) -> Reads:
-        rows = np.ascontiguousarray(p[some])
+        rows = p[some]
+        own = flags if done is None else flags[some]
+        if len(rows) * blocks < SHARED_ITEMS:
+            return part(price, rows, own)
+        cuts = np.linspace(0, len(rows), min(cores(), len(rows)) + 1).astype(int).tolist()
+        pieces = [slice(low, high) for low, high in pairwise(cuts)]
+        with ThreadPoolExecutor(len(pieces)) as threads:
+            parts = list(threads.map(lambda at: part(price, rows[at], own if done is None else own[at]), pieces))
+        return Reads(np.concatenate([one.blocks for one in parts]), [r for one in parts for r in one.ranges])
+
+    def part(price: int, rows: P, own: npt.NDArray[np.uint8]) -> Reads:
+        rows, own = np.ascontiguousarray(rows), np.ascontiguousarray(own)
         if not price and everything:
             rows = np.maximum(rows, 1)
-        own = flags if done is None else np.ascontiguousarray(flags[some])
+        scratch = np.empty(plan_queries_size(blocks), np.uint8)
         counts, read = np.empty(len(rows), np.uint32), np.empty((len(rows), blocks), bool)
         lengths = np.empty(gets * len(rows), np.uint32)
         while True:
