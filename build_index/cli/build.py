@@ -152,5 +152,6 @@ def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
 def _room(source: Source, raw: int, options: Options) -> int:
     """Bytes on disk at the end of a build: rows and codes of all their copies, each as scratch and in the index."""
     share = max(SHARES) if options.copies_share is None else options.copies_share
+    share = 0 if options.copies == "none" else share
     code_bytes = source.dimension * (5 if options.fast else 13) // 8  # the usual ones, and longer ones
     return round(2 * raw + 2 * source.rows * (1 + share) * code_bytes)

@@ -32,7 +32,10 @@ BATCH = 8192  # rows that are looked for at a time
 MANY_ROWS, MANY_BATCH = 1_000_000, 16_384  # so many at a time among more rows, of which each batch reads nearly all
 FIRST_ROWS = 1500  # of the nearest lists, three at least, are all looked at, so that few of the others' are
 FIRST_LISTS = 3
-FEW_BYTES, FEW_ROWS = 64 << 20, 64  # where they are not in memory: of so many of each list, in these bytes together
+FEW_BYTES, FEW_ROWS = (
+    64 << 20,
+    64,
+)  # where they are not in memory: so many of each list, in these bytes together, one at least
 HELD = 512  # rows found for each of them, of which the best are kept
 STEP = 1024  # of them at a time, whose best are picked
 
@@ -56,8 +59,10 @@ def neighbour_graph(
     they are searched in several passes. The answer and its 4 k bytes of scores a wanted row stand beside.
 
     partition: k-means of all rows, whose blocks are the lists: of many rows they are far finer than lists that would be
-    made for this alone, so that a tenth of the rows is looked at. Rows then are read as they are wanted, by tasks.
+    made for this alone, so that a tenth of the rows is looked at. Rows then are read as they are wanted, by tasks, each
+    of which holds four bytes a row; all may be answers.
     """
+    assert allowed is None or partition is None
     given = rows, queries, k, seed, memory_bytes, allowed, partition
     return rows.tasks.once("neighbours", given, lambda: (_found(*given, progress),))[0]
 
@@ -106,7 +111,7 @@ class Lists:
     centres: F32
     closeness: F32
     ends: Ints
-    row: Ints
+    row: Ints | npt.NDArray[np.int32]
     held: npt.NDArray[np.generic] | Rows
     squares: bool
 
@@ -123,7 +128,11 @@ class Lists:
     def scores(self, queries: F32, number: int) -> F32:
         """f32 (n, rows): scores of the rows of a list for queries (n, d), larger is nearer."""
         own = slice(self.ends[number], self.ends[number + 1])
-        x = self.held.take(self.row[own]) if isinstance(self.held, Rows) else self.held[own].astype(np.float32)
+        x = (
+            self.held.take(self.row[own].astype(np.int64))
+            if isinstance(self.held, Rows)
+            else self.held[own].astype(np.float32)
+        )
         score = matmul(queries, x)
         if self.squares:
             score -= 0.5 * np.einsum("ij,ij->i", x, x)
@@ -149,7 +158,7 @@ def _search(rows: Rows, queries: Ints, part: Ints, seed: int, best: Graph, cost:
 def _in_blocks(rows: Rows, queries: Ints, k: int, seed: int, partition: Partition, progress: Progress) -> Graph:
     """The same with the blocks of a partition as lists."""
     ends = np.concatenate([[0], np.cumsum(np.bincount(partition.home, minlength=partition.blocks))])
-    row = np.argsort(partition.home, kind="stable")
+    row = np.argsort(partition.home, kind="stable").astype(np.int32)
     lists = Lists(partition.centres, _closeness(partition.centres, rows.metric), ends, row, rows, rows.metric == "l2")
     probed = _probes(rows, rows.take, queries, np.arange(rows.count), k, lists, seed)
     progress(0.1)
@@ -168,7 +177,7 @@ def _few_of(lists: Lists, rows: Rows, blocks: int) -> Lists:
     ends = np.concatenate([[0], np.cumsum(count)])
     turn = np.arange(ends[-1]) - np.repeat(ends[:-1], count)
     row = lists.row[np.repeat(lists.ends[:-1], count) + turn * np.repeat(size, count) // np.repeat(count, count)]
-    return replace(lists, ends=ends, row=row, held=rows.take(row))
+    return replace(lists, ends=ends, row=row, held=rows.take(row.astype(np.int64)))
 
 
 def _batch(searched: tuple[Lists, Lists, int, int], queries: Ints) -> tuple[Graph]:
@@ -191,9 +200,9 @@ def _nearest(lists: Lists, few: Lists, x: F32, own: Ints, probed: int, k: int) -
         query, place = np.divmod(hit, max(score.shape[1], 1))
         found.append((asking[query].astype(np.uint16), row[place].astype(np.int32), score.ravel()[hit]))
         held += len(hit)
-        if held > HELD * len(x):
+        if held > max(HELD, 4 * k) * len(x):
             near, closeness = _best(found, len(x), k + 1, None)
-            limit = closeness[:, -1]
+            limit = np.maximum(limit, closeness[:, -1])
             query, place = np.nonzero(near >= 0)
             found = [(query.astype(np.uint16), near[query, place], closeness[query, place])]
             held = len(query)

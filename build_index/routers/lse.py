@@ -24,6 +24,7 @@ FEWER_SUBS = (
     2,
 )  # tried beside: on WordNet and SIFT two read as little as eight, on tight clusters three times as much
 TABLE_BYTES_MAX = 6 << 20  # of a router in the root; where eight of a block were more there are fewer, one at least
+ONE_BYTES_MAX = 16 << 20  # of a table of one a block
 BETAS = (9.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0)  # over the spread of the rows
 SOFTER = 16  # times a quarter of the least beta, at most
 WEIGHT_MIN = -1e8  # blocks of far rows under l2: less likely than any other, and finite in float32

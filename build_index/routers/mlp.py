@@ -26,6 +26,7 @@ BETA = 14.0  # over the spread of the rows; to start from, as in trained
 SHARE = 0.25  # of the bytes of trained's table
 BYTES_MAX = 3 << 19  # of a network in the root: of more, a smaller share (an eighth reads as little at 16,384 blocks)
 UNITS = 0.4  # of the dimension at least, before a block has more sub-centroids
+UNITS_LEAST = 64  # of a network that a build tries
 RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/research/networks.py
 RATES = {"first": 1e-3, "bias": 1e-3, "table": 1e-3, "weight": 0.02, "log_beta": 0.01}
 STEPS = 500
@@ -39,6 +40,11 @@ FLAT_BLOCKS_MAX = 4096  # of a network whose every block is looked at for every 
 REGION_SUBS = 16  # sub-centroids of a region
 BEAMS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the regions; the last one serves until one is chosen
 BEAM_LOSS = 0.01  # of the cost of a query that looks at all blocks, for fewer
+
+
+def fits(dimension: int, blocks: int) -> bool:
+    """Whether a network of so many blocks has units enough within BYTES_MAX."""
+    return blocks * (8 + LseSection.stride(BITS, min(UNITS_LEAST, dimension))) <= BYTES_MAX
 
 
 def shape_for(dimension: int, blocks: int, share: float) -> tuple[int, int]:

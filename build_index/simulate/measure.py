@@ -107,12 +107,12 @@ def planner(
     def planned(price: int, some: slice) -> Reads:
         rows = p[some]
         own = flags if done is None else flags[some]
-        if len(rows) * blocks < SHARED_ITEMS:
+        if len(rows) * blocks < SHARED_ITEMS or cores() == 1:
             return part(price, rows, own)
         cuts = np.linspace(0, len(rows), min(cores(), len(rows)) + 1).astype(int).tolist()
         pieces = [slice(low, high) for low, high in pairwise(cuts)]
         with ThreadPoolExecutor(len(pieces)) as threads:
-            parts = list(threads.map(lambda at: part(price, rows[at], own if done is None else own[at]), pieces))
+            parts = list(threads.map(lambda of: part(price, rows[of], own if done is None else own[of]), pieces))
         return Reads(np.concatenate([one.blocks for one in parts]), [r for one in parts for r in one.ranges])
 
     def part(price: int, rows: P, own: npt.NDArray[np.uint8]) -> Reads:
@@ -278,7 +278,7 @@ def full_scans(
     results = rows.tasks.map(_scan_cell, scanning, Lazy(len(cells), cell), progress, keep=False)
     for (low, high), (asked, counts, entries, *planes) in zip(cells, results, strict=True):
         for j, part in zip(asked.tolist(), np.split(entries, np.cumsum(counts)[:-1]), strict=True):
-            found[j].append(part)
+            found[j].append(part.copy())  # a view would keep those of all queries
             held[j] += len(part)
             if held[j] > POOLS_HELD * kept[j]:
                 found[j] = [_best(found[j], kept[j])]

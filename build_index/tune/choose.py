@@ -33,7 +33,7 @@ from ..simulate.measure import Candidates, Scanned, block_bytes, blocks_needed, 
 from . import few, renditions
 from .codes import Coded, Coder, choose_codes, coder_of, fit_copies, keep_codes, scan, sizes_of
 from .contract import PricedRecall, calibrate, depths_beyond, price_at, target_point, with_pages, with_reads
-from .draft import Draft, choose_router, draft_blocks, draw_sample
+from .draft import Draft, choose_router, draft_blocks, draw_sample, with_neighbours
 from .fit import Task, pages_of, probabilities_of
 from .options import Options
 from .pilot import Pilot, pilot_of, score_error
@@ -95,6 +95,8 @@ def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress)
     near_by = nearness(rows, tune.rows, tune.truth.rows[:, : few.NEAR_BY][:, -1])
     nobody, none = np.empty(0, np.int64), np.empty((0, k), np.int32)
     task = Task(rows, sample, tune, nobody, none, id_bytes, k, options, [], progress)
+    if options.copies == "misses":
+        task = with_neighbours(task, None)
     drawn, p_tune = choose_router(task, draft_blocks(task))
     p = probabilities_of(rows, drawn.layout, calibration.queries)
     some = tune.spread(CODE_QUERIES)

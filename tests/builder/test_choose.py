@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from itertools import pairwise
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -214,8 +215,18 @@ def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
     assert draft._partitions(rows, Options(k=10, partition="votes")) == ["votes"]
     assert draft._routers(rows, 64, Options()) == ["lse", "mlp"]
     assert draft._routers(rows, 64, Options(fast=True)) == ["lse"]
-    assert draft._routers(rows, 1 << 19, Options()) == ["two-level"]
-    assert draft._routers(rows, 1 << 19, Options(router="lse")) == ["lse"]
+    assert draft._routers(rows, 1 << 19, Options()) == ["lse"]
+    with patch("build_index.routers.lse.ONE_BYTES_MAX", 1 << 20):
+        assert draft._routers(rows, 1 << 19, Options()) == ["two-level"]
+        assert draft._routers(rows, 1 << 19, Options(router="lse")) == ["lse"]
+    for dimension in (128, 384, 1024, 4096):  # of 10^8 rows, in 16 and in 1.5 MiB
+        blocks = draft.block_counts(10**8)[-1]
+        assert mlp.fits(dimension, blocks) and not mlp.fits(dimension, 2 * blocks)
+        wide = SimpleNamespace(count=5200, dimension=dimension)
+        assert draft._routers(cast(Rows, wide), blocks, Options()) == (["lse", "mlp"] if dimension < 1024 else ["mlp"])
+        assert draft._routers(cast(Rows, wide), blocks, Options(fast=True)) == (
+            ["lse"] if dimension < 1024 else ["two-level"]
+        )
 
 
 def test_numbers_of_blocks_grow_with_the_rows() -> None:

@@ -96,7 +96,9 @@ class Places:
         """Those of n extents at the cursor, unchecked but for what the others are told by."""
         where = cursor.at
         if left_out & SIDE_BY_SIDE:
-            runs, _ = cursor.unpack(_RUNS)
+            runs, zero = cursor.unpack(_RUNS)
+            if zero:
+                raise damaged(cursor.label, f"byte {where + 4} is not 0")
             starts, objects, firsts = cursor.column("Q", runs), cursor.column("I", runs), cursor.column("I", runs)
         else:
             offset, number = cursor.column("Q", n), cursor.column("I", n)
@@ -121,9 +123,9 @@ class Places:
 
     def side_by_side(self) -> bool:
         """Whether extents of an object follow each other with nothing but their padding between."""
-        last, ends = {0, *self.changes()}, map(add, self.offset, map(aligned, self.whole))
+        firsts, ends = {0, *self.changes()}, map(add, self.offset, map(aligned, self.whole))
         return all(
-            start == end or i in last for i, (start, end) in enumerate(zip(self.offset[1:], ends, strict=False), 1)
+            start == end or i in firsts for i, (start, end) in enumerate(zip(self.offset[1:], ends, strict=False), 1)
         )
 
 
@@ -223,7 +225,7 @@ class Directory:
     @cached_property
     def single(self) -> bool:
         """Whether extent i is all of block i, so that no number of a block has to be looked up."""
-        return self.block[len(self) - 1] == len(self) - 1 and all(map(eq, self.block, count()))
+        return len(self) > 0 and self.block[len(self) - 1] == len(self) - 1 and all(map(eq, self.block, count()))
 
     def some(self, numbers: Sequence[int]) -> Directory:
         """Of these extents, in rising order."""
