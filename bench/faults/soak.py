@@ -185,7 +185,7 @@ class Oracle:
         if status != 200:
             code = str(got.get("code"))
             if DOCUMENTED.get(code) != status and (code, status) != ("limit_exceeded", 413):
-                return f"wrong: {status} {code}"
+                return f"wrong: {status} {code}: {got.get('detail')}"
             if any(s == status and b["code"] == code for s, b in expected):
                 return ""
             return code if status >= 500 or code == "not_found" else f"wrong: {status} {code} of a good request"

@@ -15,7 +15,7 @@ from .options import TRAINING_BYTES_MIN, Options
 
 SEED_MAX = (1 << 31) - 2  # faiss takes an int, one more
 MODEL_CHARS_MAX = 200
-DIRECTORY_BYTES = 48  # of a block in root.bin, beside its centre
+DIRECTORY_BYTES = 16  # of a block in root.bin, beside its centre that error norms need
 MEMORY_MIN = 640 << 20  # the imports and the fixed buffers
 
 
@@ -28,10 +28,10 @@ def check_options(rows: int, dimension: int, options: Options, metric: str) -> N
     if not rows:
         raise InputError("there are no rows", hint="an index needs one at least")
     least = min(block_counts(rows)) * (DIRECTORY_BYTES + dimension)
-    if least > ROOT_BYTES_MAX:
+    if options.error_norms and least > ROOT_BYTES_MAX:
         raise LimitError(
             f"root.bin, with the centres of {min(block_counts(rows)):,} blocks, in bytes,", least, ROOT_BYTES_MAX,
-            hint="split the rows over several indexes, or reduce the vectors first",
+            hint="leave --error-norms out, or split the rows over several indexes",
         )  # fmt: skip
     if not 0 < options.recall < 1:
         raise LimitError("--recall", options.recall, "between 0 and 1", hint="0.95 is a usual target")

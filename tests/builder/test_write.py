@@ -494,8 +494,9 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
     assert list((tmp_path / "index").iterdir()) == []
 
 
-@pytest.mark.parametrize(("rows", "dimension"), [(10_000_000, 4096), (10**8, 128)])
+@pytest.mark.parametrize(("rows", "dimension"), [(20_000_000, 4096), (10**9, 1024)])
 def test_a_root_over_the_limit_is_told_before_a_row_is_read(rows: int, dimension: int) -> None:
     with pytest.raises(LimitError, match=r"root\.bin, with the centres of [\d,]+ blocks, .* the limit is 67108864"):
-        check_options(rows, dimension, Options(), "cosine")
-    check_options(rows // 10, dimension, Options(), "cosine")
+        check_options(rows, dimension, Options(error_norms=True), "cosine")
+    check_options(rows // 10, dimension, Options(error_norms=True), "cosine")
+    check_options(rows, dimension, Options(), "cosine")  # whose root has no centres
