@@ -12,9 +12,11 @@ def main() -> None:
     if sentence := missing():
         print(f"vantage: {sentence}", file=sys.stderr)
         sys.exit(1)
+    from ..heap import unmap_large_buffers
     from ..pinned import pin
 
     pin()
+    unmap_large_buffers()
     from .main import main as run
 
     run()

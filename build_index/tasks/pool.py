@@ -6,7 +6,6 @@ is killed while it writes a result leaves theirs half written, and everybody wai
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
 import socket
@@ -22,16 +21,13 @@ from typing import Any
 
 from vantage.errors import VantageError
 
+from ..heap import unmap_large_buffers
 from ..pinned import THREADS
 from .pickling import packed
 from .stage import Arrays
 from .tasks import Batch
 
 DEATHS_MAX = 4  # of workers by one task
-M_MMAP_THRESHOLD, LARGE_BYTES = (
-    -3,
-    1 << 20,
-)  # of mallopt: larger buffers are given back to the system when they are freed
 AHEAD = 2  # times the workers: so many results at most wait for their turn
 
 
@@ -66,7 +62,7 @@ class Pool:
     """`count` worker processes; a context manager that ends them. scratch: a folder, for what tasks of a map share."""
 
     def __init__(self, count: int, scratch: Path) -> None:
-        _unmap_large_buffers()
+        unmap_large_buffers()
         self.count, self.scratch, self._ends = count, scratch, False
         self._threads, self._idle = ThreadPoolExecutor(count), SimpleQueue[_Worker]()
         self._workers = {_Worker() for _ in range(count)}
@@ -129,13 +125,6 @@ class Pool:
             raise result
         out: Arrays = result
         return out
-
-
-def _unmap_large_buffers() -> None:
-    """Results come by threads, each with a heap of its own in glibc, which would keep what is freed of them."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def _named(status: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vantage.errors import VantageError
 
+from ..heap import unmap_large_buffers
 from .pickling import packed
 from .stage import Arrays, Stage
 from .tasks import Function, run
@@ -33,6 +34,7 @@ def work(function: Function, name: str, shared: bytes | str, piece: object, key:
 
 def main(descriptor: int) -> None:
     """Does the tasks that come through a pipe, until it is closed: see pool._Worker."""
+    unmap_large_buffers()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who drives the build hears of it too, and closes the pipe
     connection = Connection(descriptor)
     while True:
