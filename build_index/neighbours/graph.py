@@ -32,10 +32,8 @@ BATCH = 8192  # rows that are looked for at a time
 MANY_ROWS, MANY_BATCH = 1_000_000, 16_384  # so many at a time among more rows, of which each batch reads nearly all
 FIRST_ROWS = 1500  # of the nearest lists, three at least, are all looked at, so that few of the others' are
 FIRST_LISTS = 3
-FEW_BYTES, FEW_ROWS = (
-    64 << 20,
-    64,
-)  # where they are not in memory: so many of each list, in these bytes together, one at least
+FEW_BYTES = 64 << 20  # where they are not in memory: of some rows of each list together, one of each at least
+FEW_ROWS = 64  # of a list at most
 HELD = 512  # rows found for each of them, of which the best are kept
 STEP = 1024  # of them at a time, whose best are picked
 
@@ -51,7 +49,7 @@ def neighbour_graph(
     partition: Partition | None = None,
     progress: Progress = SILENT,
 ) -> Graph:
-    """i32 (len(wanted), k): source rows near the wanted rows, best first, themselves left out, -1 for none.
+    """i32 (len(queries), k): source rows near the rows `queries`, best first, themselves left out, -1 for none.
 
     allowed: source rows that may be answers; None: all. About 0.94 of the true neighbours are found.
 
