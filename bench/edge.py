@@ -4,7 +4,8 @@
 
 BUCKET is a folder of indexes; QUERIES a Parquet or .npy file. Three Workers run in turn: one without a cache for the
 first query and the comparison of ids and scores (scores are the integers, scaled), one with the default cache for the
-heap, and one an index for warm CPU.
+heap, and one an index for warm CPU: thread time holds the local R2, too, so the same query is asked twice in a row, the
+second time with what it read in the cache.
 """
 
 from __future__ import annotations
@@ -93,16 +94,19 @@ def main() -> None:
             with serve(state, variables={"PUBLIC_READ": "1"}) as server, connect(server) as http:
                 for vector in vectors[:300]:
                     ask(http, name, vector)
-                spent, gets = [], 0
+                spent: dict[str, list[float]] = {"second pass": [], "asked again at once": []}
+                gets = dict.fromkeys(spent, 0)
                 for vector in vectors[:300]:
-                    before = server.cpu_seconds()
-                    gets += ask(http, name, vector)["receipt"]["gets"]
-                    spent.append(1000 * (server.cpu_seconds() - before))
-                cuts = statistics.quantiles(spent, n=100)
-                print(
-                    f"CPU a query in workerd, second pass, {name}: p50 {cuts[49]:.1f} ms, p90 {cuts[89]:.1f} ms, "
-                    f"{gets / len(spent):.2f} GETs"
-                )
+                    for what, seconds in spent.items():
+                        before = server.cpu_seconds()
+                        gets[what] += ask(http, name, vector)["receipt"]["gets"]
+                        seconds.append(1000 * (server.cpu_seconds() - before))
+                for what, seconds in spent.items():
+                    cuts = statistics.quantiles(seconds, n=100)
+                    print(
+                        f"CPU a query in workerd, {what}, {name}: p50 {cuts[49]:.1f} ms, p90 {cuts[89]:.1f} ms, "
+                        f"{gets[what] / len(seconds):.2f} GETs"
+                    )
 
 
 if __name__ == "__main__":

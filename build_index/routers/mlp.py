@@ -24,7 +24,8 @@ from .training import Cost, TrainingSet
 
 BETA = 14.0  # over the spread of the rows; to start from, as in trained
 SHARE = 0.25  # of the bytes of trained's table
-BYTES_MAX = 3 << 19  # of a network in the root: of more, a smaller share (an eighth reads as little at 16,384 blocks)
+# Of a network, for a root below 2 MB: where it would be more, its share is less (an eighth does at 16,384 blocks).
+BYTES_MAX = 1_400_000
 UNITS = 0.4  # of the dimension at least, before a block has more sub-centroids
 UNITS_LEAST = 64  # of a network that a build tries
 RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/research/networks.py

@@ -32,7 +32,7 @@ FINER_SHARE = 0.5  # of the bytes that twice as large blocks read: then still sm
 ROWS_LEAST = 32  # a block
 SHARES = (0.0, 0.35, 0.6, 1.0, 1.5, 2.0)  # of rows copied, as candidates
 GRAPH_K = 10  # measured on WordNet: 15% fewer rows than k-means at recall@10, 10% more at recall@100
-MANY_ROWS = 2_000_000  # of more, one number of blocks is tried, which grows as the cube root of the rows
+MANY_ROWS = 2_000_000  # of more, one number of blocks is tried, which grows as the fourth root of the rows
 TRAINING_QUERIES = 100_000  # rows that routers learn from, as queries: from 30,000 they read 2% more on WordNet, mlp 7%
 NEAR = 100  # of their neighbours
 SAMPLE_ROW_BYTES = 32  # of a row that trains: its number, its home, and its place among the rows of a block
@@ -243,8 +243,10 @@ def cost_of(reads: Reads) -> dict[str, float]:
 
 
 def block_counts(rows: int) -> list[int]:
-    """Rows / 112 and half of it, in whole eights; few blocks for few rows. Of many rows half of MANY_ROWS / 112, times
-    the cube root of rows / MANY_ROWS: of 4,096,000 sentences 9,144 blocks read less than 18,284, by a smaller network.
+    """Rows / 112 and half of it, in whole eights; few blocks for few rows.
+
+    Of many rows half of MANY_ROWS / 112, times the fourth root of rows / MANY_ROWS: of 4,096,000 sentences 9,144 blocks
+    read less than 18,284, by a smaller network.
     """
     near = max(1, min(round(min(rows, MANY_ROWS) / BLOCK_ROWS), rows // 16))
     if near < 64:
@@ -252,7 +254,7 @@ def block_counts(rows: int) -> list[int]:
     near = near // 8 * 8
     if rows <= MANY_ROWS:
         return [near, near // 2]
-    return [min(BLOCKS_MAX, round(near / 2 * (rows / MANY_ROWS) ** (1 / 3)) // 8 * 8)]
+    return [min(BLOCKS_MAX, round(near / 2 * (rows / MANY_ROWS) ** 0.25) // 8 * 8)]
 
 
 def fits_cache(rows: Rows, blocks: int, share: float, code_bytes: int, id_bytes: float, options: Options) -> bool:

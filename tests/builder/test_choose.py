@@ -219,13 +219,13 @@ def test_what_is_measured_by_default(rows_of: RowsOf) -> None:
     with patch("build_index.routers.lse.ONE_BYTES_MAX", 1 << 20):
         assert draft._routers(rows, 1 << 19, Options()) == ["two-level"]
         assert draft._routers(rows, 1 << 19, Options(router="lse")) == ["lse"]
-    for dimension in (128, 384, 1024, 4096):  # of 10^8 rows, in 16 and in 1.5 MiB
+    for dimension in (128, 384, 1024, 4096):  # of 10^8 rows, in 16 MiB and in 1.4 MB
         blocks = draft.block_counts(10**8)[-1]
         assert mlp.fits(dimension, blocks) and not mlp.fits(dimension, 2 * blocks)
         wide = SimpleNamespace(count=5200, dimension=dimension)
-        assert draft._routers(cast(Rows, wide), blocks, Options()) == (["lse", "mlp"] if dimension < 1024 else ["mlp"])
+        assert draft._routers(cast(Rows, wide), blocks, Options()) == (["lse", "mlp"] if dimension < 4096 else ["mlp"])
         assert draft._routers(cast(Rows, wide), blocks, Options(fast=True)) == (
-            ["lse"] if dimension < 1024 else ["two-level"]
+            ["lse"] if dimension < 4096 else ["two-level"]
         )
 
 
