@@ -22,8 +22,8 @@ import numpy.typing as npt
 from scipy.stats import pearsonr, spearmanr
 
 from build_index.bucket.open import open_index
-from build_index.evaluate.evaluate import source_rows
 from build_index.evaluate.picture import Axis, curves
+from build_index.evaluate.stored import source_rows
 from build_index.ingest.queries import read_queries
 from vantage.errors import LimitError
 from vantage.index import Index

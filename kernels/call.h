@@ -59,15 +59,19 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(matvec_i8, "query, rows, n, dim, out")                                                      \
   X(matvec_i4, "query, rows, n, dim, out")                                                      \
   X(block_probabilities, "dots, scales, weights, subs, alpha, temperature, out, scratch")       \
+  X(sum_counts, "table, weights, out")                                                          \
+  X(tail_probabilities, "counts, base, sigma, wanted, out")                                     \
   X(plan_ranges, "p, nbytes, flags, price, ranges_max, out, scratch")                           \
   X(lrsq_tables_size, "code_bytes, fine")                                                       \
   X(lrsq_tables, "ys, fields, starts, levels, scale, fine, tables")                             \
-  X(lrsq_scan, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, pool")  \
+  X(filter_rows_size, "n")                                                                      \
+  X(filter_rows, "plane, n, columns, program, out, scratch")                                    \
+  X(lrsq_scan, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, pool, mask") \
   X(lrsq_scores, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, out") \
   X(scan_path, "most")                                                                          \
   X(pool_size, "capacity")                                                                      \
   X(pool_reset, "pool, capacity")                                                               \
-  X(pool_offer, "pool, scores, rows, place")                                                    \
+  X(pool_offer, "pool, scores, rows, place, mask")                                                    \
   X(pool_finish, "pool, out")                                                                   \
   X(score_bounds, "scores, norms, n, weight, slack, lower, upper")                              \
   X(butterfly_plan, "partners, tangents, layers, dim, plan")                                    \

@@ -156,17 +156,22 @@ KERNEL(pool_reset) {
 
 // scores i32[n], rows u32[n]: offers rows[i] with scores[i], place and index i
 KERNEL(pool_offer) {
-  OPEN(pool_offer, 4);
+  (void)module;
+  Call call, *c = &call;
+  call_open(c, "pool_offer", argv, argc, 4, 5);
   u32 place = (u32)call_int(c, 3, "place", 0, UINT32_MAX);
   Span buffer = call_out(c, 0, "pool", 0), scores = call_in(c, 1, "scores", 0), rows = call_in(c, 2, "rows", 0);
   u64 n = scores.size / 4;
   call_exact(c, "scores", scores, n * 4);
   call_exact(c, "rows", rows, n * 4);
+  Span mask = {0, 0};
+  if (argc == 5) mask = call_in(c, 4, "mask", (n + 7) / 8);
   Pool pool;
   if (call_ready(c)) pool_open(&pool, c, buffer);
   if (!c->failed) {
     for (u64 i = 0; i < n; i++)
-      pool_push(&pool, ((const i32_at *)scores.at)[i], ((const u32_at *)rows.at)[i], place, (u32)i);
+      if (!mask.at || mask.at[i / 8] >> i % 8 & 1)
+        pool_push(&pool, ((const i32_at *)scores.at)[i], ((const u32_at *)rows.at)[i], place, (u32)i);
     pool_close(&pool);
   }
   return call_close(c, n);

@@ -83,20 +83,29 @@ INLINE Group round_group(const f32x4 values[4]) {
   return out;
 }
 
-static void scan_into_pool(const Scan *s, int by, Pool *pool) {
+// mask: a bit for each row that may enter the pool; 0 for all.
+static void scan_into_pool(const Scan *s, int by, const u8 *mask, Pool *pool) {
   f32x4 values[AT_ONCE][4];
   for (u32 at = 0; at < s->n; at += AT_ONCE * GROUP) {
     u32 groups = (s->n - at + GROUP - 1) / GROUP;
     // Below this no value rounds to score_min or more; NaN counts as -2^30 and is looked at.
     f32 limit = (f32)pool->score_min - 1 - __builtin_fabsf((f32)pool->score_min) * 0x1p-20f;
     if (pool->score_min <= -(1 << 30)) limit = -__builtin_inff();
-    u32 reached = values_of(by, s, at, groups < AT_ONCE ? (int)groups : AT_ONCE, limit, values);
+    if (groups > AT_ONCE) groups = AT_ONCE;
+    u64 allowed = ~(u64)0;
+    if (mask) {
+      allowed = 0;
+      for (u32 i = 0; i < groups * (GROUP / 8); i++) allowed |= (u64)mask[at / 8 + i] << 8 * i;
+      if (!allowed) continue;
+    }
+    u32 reached = values_of(by, s, at, (int)groups, limit, values);
     for (u32 g = 0, from = at; reached >> g; g++, from += GROUP) {
-      if (!(reached >> g & 1)) continue;
+      u32 rows = (u32)(allowed >> GROUP * g) & 0xffff;
+      if (!(reached >> g & 1) || !rows) continue;
       Group scores = round_group(values[g]);
       for (u32 i = 0; i < GROUP && from + i < s->n; i++) {
         i32 score = scores.rows[i % 4][i / 4];
-        if (score >= pool->score_min) pool_push(pool, score, s->rows[from + i], s->place, from + i);
+        if (score >= pool->score_min && rows >> i & 1) pool_push(pool, score, s->rows[from + i], s->place, from + i);
       }
     }
   }
@@ -167,15 +176,18 @@ static void take_block(Call *c, Scan *s) {
 }
 
 KERNEL(lrsq_scan) {
-  OPEN(lrsq_scan, 11);
+  (void)module;
+  Call call, *c = &call;
+  call_open(c, "lrsq_scan", argv, argc, 11, 12);
   Scan scan;
   int by = path;  // no scan changes its path half way
   Pool pool;
   take_block(c, &scan);
-  Span buffer = call_out(c, 10, "pool", 0);
+  Span buffer = call_out(c, 10, "pool", 0), mask = {0, 0};
+  if (argc == 12) mask = call_in(c, 11, "mask", c->failed ? 0 : (u64)(scan.n + GROUP - 1) / GROUP * (GROUP / 8));
   if (call_ready(c)) pool_open(&pool, c, buffer);
   if (!c->failed) {
-    WITHOUT_GIL(scan_into_pool(&scan, by, &pool));
+    WITHOUT_GIL(scan_into_pool(&scan, by, mask.at, &pool));
     pool_close(&pool);
   }
   return call_close(c, scan.n);

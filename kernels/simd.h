@@ -29,6 +29,7 @@ UNALIGNED(i16_at, int16_t);
 UNALIGNED(u32_at, u32);
 UNALIGNED(i32_at, i32);
 UNALIGNED(u64_at, u64);
+UNALIGNED(i64_at, i64);
 UNALIGNED(f32_at, f32);
 UNALIGNED(u8x16_at, u8x16);
 UNALIGNED(f32x4_at, f32x4);

@@ -83,6 +83,23 @@ def block_probabilities(
     temperature <= 0, and when no block has a finite t (all weights -inf); out and scratch then hold no meaning.
     """
 
+def sum_counts(table: Buffer, weights: Buffer, out: Buffer, /) -> int:
+    """out exactly f32[blocks] += weights[j] count(table[j][b]), bucket by bucket in f32. Returns blocks.
+
+    weights exactly f32[buckets]; table exactly u8[buckets][blocks]. count(0) = 0, count(1) = 1, count(i + 1) =
+    count(i) x 1.25 in f32. A bucket of weight 0 is passed over.
+    """
+
+def tail_probabilities(counts: Buffer, base: Buffer, sigma: Buffer, wanted: float, out: Buffer, /) -> int:
+    """out exactly u32[blocks] = the share of answers that each block is expected to hold, in units of 2^-20.
+
+    counts, base, sigma exactly f32[blocks], counts >= 0, sigma > 0. Rows of a block have scores that are normal around
+    base: above(b, T) = counts[b] Q((T - base[b]) / sigma[b]) of them are above T, all f32, Q as Abramowitz and Stegun
+    26.2.17 have it. 32 halvings of [least base - 6 sigma, largest base + 6 sigma] of blocks with a count find T, the
+    largest of which the sum in f64 is above `wanted`. out = u32(f64(above(b, T)) / sum x 2^20 + 0.5), 1 at least where
+    there is a count. Returns blocks. Raises ValueError for numbers that are none of these; out then has no meaning.
+    """
+
 def plan_ranges(
     p: Buffer, nbytes: Buffer, flags: Buffer, price: int, ranges_max: int, out: Buffer, scratch: Buffer, /
 ) -> int:
@@ -123,11 +140,25 @@ def lrsq_tables(
     a field or start out of range, and for ys or sums that are not finite; tables is then unchanged.
     """
 
+def filter_rows_size(n: int, /) -> int:
+    """Bytes of the scratch of `filter_rows` for n rows."""
+
+def filter_rows(plane: Buffer, n: int, columns: int, program: Buffer, out: Buffer, scratch: Buffer, /) -> int:
+    """out u8[2 ceil(n / 16)] = bit i for each of the n rows that a filter takes. Returns how many.
+
+    plane: of so many columns, as vantage.format.columns has it, whose padding ends the buffer. program: exactly as
+    vantage.filter.program has it, of at most 16 sets at once. scratch: filter_rows_size(n) bytes. Raises ValueError too
+    for a column that the plane lacks, a body that ends outside of the plane, keys that do not rise, a code past them,
+    spans that do not rise, and steps that do not leave one set.
+    """
+
 def lrsq_scan(
     data: Buffer, ranges_at: int, codes_at: int, f_at: int, h_at: int, rows_at: int, n: int, base: float, place: int,
-    tables: Buffer, pool: Buffer, /,
+    tables: Buffer, pool: Buffer, mask: Buffer = ..., /,
 ) -> int:  # fmt: skip
     """Scores the n rows of a block and offers them to the pool with (row number, place, index in block). Returns n.
+
+    mask: u8[2 ceil(n / 16)], bit i for row i: those without one are not offered; without it all are.
 
     Places are bytes of `data`. ranges_at: f32 f_lo, f_step, h_lo, h_step. codes_at: ceil(n / 16) groups of 16 rows,
     byte j of the code of row r of a group at 16 j + r. f_at, h_at: u8, padded to 16 rows. rows_at: u32[n].
@@ -157,8 +188,11 @@ def pool_size(capacity: int, /) -> int:
 def pool_reset(pool: Buffer, capacity: int, /) -> int:
     """Makes the first pool_size(capacity) bytes of `pool` an empty pool. Returns 0."""
 
-def pool_offer(pool: Buffer, scores: Buffer, rows: Buffer, place: int, /) -> int:
-    """Offers rows exactly u32[n] with scores exactly i32[n], place u32 and index 0 to n - 1. Returns n."""
+def pool_offer(pool: Buffer, scores: Buffer, rows: Buffer, place: int, mask: Buffer = ..., /) -> int:
+    """Offers rows exactly u32[n] with scores exactly i32[n], place u32 and index 0 to n - 1. Returns n.
+
+    mask: u8[ceil(n / 8)], bit i for row i: those without one are not offered; without it all are.
+    """
 
 def pool_finish(pool: Buffer, out: Buffer, /) -> int:
     """out = the best distinct rows over all that was offered since the reset, in order. Returns how many.

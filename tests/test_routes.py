@@ -463,7 +463,7 @@ GOOD = [0.5] * D
     ("fields", "code", "param", "said"),
     [
         ({"vectr": GOOD}, INPUT, "vectr", "unknown field 'vectr'"),
-        ({"vector": GOOD, "filter": {}}, INPUT, "filter", "unknown field 'filter'"),
+        ({"vector": GOOD, "filters": {}}, INPUT, "filters", "unknown field 'filters'"),
         ({"vector": GOOD, "k": 5}, INPUT, "k", "unknown field 'k'"),
         ({"vector": GOOD, "x" * 200: 5}, INPUT, "x" * 80, "unknown field 'xxx"),
         ({}, INPUT, "vector", "one of vector, vectors and id"),
@@ -567,9 +567,9 @@ def test_what_is_not_json(service: Service, raw: bytes) -> None:
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (b'{"vector":' + b"[" * 6000 + b"]" * 6000 + b"}", "nested more than 16 deep"),
-        (b'{"budget":' * 6000 + b"1" + b"}" * 6000, "nested more than 16 deep"),
-        (b'{"id": "' + b"[" * 6000 + b'", "x":' + b"[" * 6000, "nested more than 16 deep"),
+        (b'{"vector":' + b"[" * 6000 + b"]" * 6000 + b"}", "nested more than 32 deep"),
+        (b'{"budget":' * 6000 + b"1" + b"}" * 6000, "nested more than 32 deep"),
+        (b'{"id": "' + b"[" * 6000 + b'", "x":' + b"[" * 6000, "nested more than 32 deep"),
         (b'{"vectors": [' + b"[]," * 5000 + b"[]]}", "the limit is 4096"),
         (b"{" + b",".join(b'"%d":0' % i for i in range(5000)) + b"}", "the limit is 4096"),
         (b'{"top_k": 1, "top_k": 2}', "a name stands twice"),

@@ -19,6 +19,7 @@ sys.path.append(str(ROOT / "tests"))
 from fixtures.answers import answers  # noqa: E402
 from fixtures.damage import (  # noqa: E402
     ATTRIBUTES_PLANE,
+    COLUMNS_PLANE,
     NORMS_PLANE,
     Bytes,
     Part,
@@ -198,6 +199,7 @@ def matrix() -> dict[str, tuple[str, list[Damage | None]]]:
         "scan block": ("words", block_damages(None, 0)),
         "scan block of a rendition": ("words", block_damages(None, 1)),
         "attributes of a block": ("words", block_damages(ATTRIBUTES_PLANE, 1)),
+        "columns of a block": ("filters", block_damages(COLUMNS_PLANE, 0)),
         "error norms of a block": ("proofs", block_damages(NORMS_PLANE, 0)),
         "rows.bin": ("proofs", object_damages("rows.bin")),
         "facts": ("proofs", fact_damages()),

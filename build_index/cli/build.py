@@ -45,6 +45,10 @@ def build_command(
     vector_column: Annotated[str, typer.Option(help="Column of vectors, or dataset of HDF5.")] = "vector",
     id_column: Annotated[str, typer.Option(help="Column of ids; row numbers when there is none.")] = "id",
     attributes: Annotated[str | None, typer.Option(help="Columns to keep, a,b,c; all by default, '' for none.")] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option(help="Attributes to filter by, a,b,c; '' for none.", show_default="all that cost a query little"),
+    ] = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave out, and count, rows that an index cannot hold.")
     ] = False,
@@ -112,6 +116,7 @@ def build_command(
         error_norms,
         model,
         vectors,
+        None if filter is None else tuple(a for a in filter.split(",") if a),
     )
     if ray is not None and workers is not None:
         raise InputError("--workers and --ray were both given", hint="leave --workers out: Ray knows its own")

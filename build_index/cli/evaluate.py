@@ -17,7 +17,7 @@ from ..evaluate.curve import curve as measure_curve
 from ..evaluate.evaluate import INCLUDE, evaluate
 from ..ingest.queries import Queries
 from ..plain import plain
-from .forms import Files, Identifier, Limit, Recall, Rerank, Vector, check_form, read_form
+from .forms import Files, Filter, Identifier, Limit, Recall, Rerank, Vector, check_form, parse_json, read_form
 from .terminal import Address, Bucket, Json, count, folder, nbytes, out, print_json, progress, size, writable
 
 
@@ -32,6 +32,7 @@ def eval_command(
     warm: Annotated[bool, typer.Option("--warm", help="Make a first pass that does not count.")] = False,
     recall: Recall = None,
     rerank: Rerank = Query.rerank,
+    filter: Filter = None,
     include: Annotated[
         list[str] | None, typer.Option(help="What answers hold besides: attributes, vector; may be given twice.")
     ] = None,
@@ -53,6 +54,8 @@ def eval_command(
     if curve:
         if recall is not None:
             raise InputError("--curve asks at every promise", hint="leave --recall out")
+        if filter is not None:
+            raise InputError("--curve is of queries without a filter", hint="leave --filter out")
         if svg is not None:
             writable(svg, index, *(file for file in (vector, queries) if file is not None))
         most = CURVE_QUERIES if limit is None else limit
@@ -65,7 +68,7 @@ def eval_command(
     with progress(len(form.vectors), "queries") as bar:
         result = evaluate(
             index, form, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,
-            include=include or [], progress=bar.phase("queries"),
+            include=include or [], filter=parse_json(filter), progress=bar.phase("queries"),
         )  # fmt: skip
     if as_json:
         print_json(result)

@@ -6,17 +6,19 @@ import asyncio
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from vantage.bounded_json import loads
 from vantage.errors import InputError
 from vantage.index import Index
 from vantage.receipt import Receipt
 
 from ..ingest.queries import Queries, read_queries
 
+FILTER_DEPTH_MAX = 32  # of its brackets
 INTEGER = re.compile(r"-?[0-9]{1,38}")  # int() takes 2_0, blanks and digits of other scripts too; HTTP does not
 
 Vector = Annotated[
@@ -35,6 +37,9 @@ TopK = Annotated[int, typer.Option(help="Answers, 1 to 1000.")]
 Recall = Annotated[
     float | None, typer.Option(help="The recall to aim for; the index's target by default.", show_default=False)
 ]
+Filter = Annotated[
+    str | None, typer.Option("--filter", help='Rows that may answer, as JSON: {"lang": "de", "year": {"$gte": 2020}}.')
+]
 Rerank = Annotated[int, typer.Option(help="Read the full vectors of the best n for exact scores; 0 reads none.")]
 
 
@@ -46,6 +51,16 @@ def check_form(vector: Path | None, identifier: str | None, queries: Path | None
         raise InputError("--limit needs a file of queries", hint="name it with --queries, or leave --limit out")
     if limit is not None and limit < 1:
         raise InputError(f"there are no queries in --limit {limit}", hint="ask for one at least")
+
+
+def parse_json(text: str | None) -> Any:
+    """A filter as it was typed; None where there is none. Raises InputError for what is no JSON."""
+    if text is None:
+        return None
+    try:
+        return loads(text, FILTER_DEPTH_MAX)
+    except ValueError as error:
+        raise InputError(f"--filter is no JSON: {error}"[:300], hint='{"lang": "de"}, in quotes of the shell') from None
 
 
 def parse_id(text: str, kind: str) -> int | bytes:

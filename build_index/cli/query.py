@@ -19,7 +19,20 @@ from ..bucket.open import open_index
 from ..build import storage_usd, target_cost
 from ..plain import plain
 from ..prices import index_bytes
-from .forms import Files, Identifier, Limit, Recall, Rerank, TopK, Vector, check_form, parse_id, read_form
+from .forms import (
+    Files,
+    Filter,
+    Identifier,
+    Limit,
+    Recall,
+    Rerank,
+    TopK,
+    Vector,
+    check_form,
+    parse_id,
+    parse_json,
+    read_form,
+)  # fmt: skip
 from .report import proof_line, receipt_line
 from .terminal import Address, Json, count, out, print_json, size
 
@@ -81,6 +94,7 @@ def query(
     top_k: TopK = Query.top_k,
     recall: Recall = None,
     rerank: Rerank = Query.rerank,
+    filter: Filter = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="The best of the whole index, proven; see --error-norms.")
     ] = False,
@@ -92,7 +106,7 @@ def query(
     """
     opened = open_index(index)
     check_form(vector, identifier, queries, limit)
-    template = Query(None, top_k, recall, rerank, attributes=True, exact=exact)
+    template = Query(None, top_k, recall, rerank, attributes=True, exact=exact, filter=parse_json(filter))
     if queries is not None:
         vectors = read_form(opened, None, None, queries, limit).vectors.tolist()
         answers, total = _answers(opened, [replace(template, vector=values) for values in vectors])
@@ -135,6 +149,9 @@ def _show(opened: Index, answer: Answer, title: str | None) -> None:
             *shown,
         )
     out.print(table)
+    if answer.matched is not None:
+        about = "" if answer.matched.exact else "about "
+        out.print(f"the filter takes {about}{count(answer.matched.rows, 'row')}", highlight=False)
     if answer.receipt.proof is not None:
         out.print(proof_line(answer.receipt.proof), highlight=False)
 
@@ -153,6 +170,7 @@ def explain(
     top_k: TopK = Query.top_k,
     recall: Recall = None,
     rerank: Rerank = Query.rerank,
+    filter: Filter = None,
     as_json: Json = False,
 ) -> None:
     """Show the ranges that a query would read, and their price, reading nothing of them.
@@ -162,8 +180,9 @@ def explain(
     opened = open_index(index)
     form = read_form(opened, vector, identifier, queries, limit)
     own = [None] * len(form.vectors) if form.own is None else form.own.tolist()
+    where = parse_json(filter)
     requests = [
-        Query(values, top_k, recall, rerank, without=row)
+        Query(values, top_k, recall, rerank, without=row, filter=where)
         for values, row in zip(form.vectors.tolist(), own, strict=True)
     ]
     plans = asyncio.run(opened.explain(requests))

@@ -3,102 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 import time
 from collections.abc import Collection, Iterator
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from vantage.errors import DamagedError, InputError, LimitError
-from vantage.format import VECTOR_BYTES, ObjectName
+from vantage.errors import InputError, LimitError
 from vantage.index import Index
 from vantage.search.prepare import prepare
 from vantage.search.query import TOP_K_MAX, Answer, Query
 
-from ..bucket.generations import manifest_objects
 from ..bucket.open import open_index
-from ..bucket.store import FolderStore, ObjectStore, Ranged, store_at
-from ..ingest.formats.batch import DTYPES
 from ..ingest.queries import Queries
 from ..ingest.rows import Ints, in_scale
 from ..ingest.staging import GAP_BYTES
 from ..neighbours.exact import CHUNK_BYTES, I32, exact_neighbours, exact_scores
 from ..neighbours.truth import ranks, right, untied
 from ..progress import SILENT, Progress
-
-PARTS_KEPT = 4096  # checks that are remembered
-AGAIN = "`vantage verify` tells what is damaged; publish or build the index again"
+from .matching import matching_rows
+from .stored import source_rows, stored_vectors
 
 INCLUDE = ("attributes", "vector")  # what answers may hold besides
-
-
-@lru_cache(maxsize=PARTS_KEPT)
-def _list_objects(address: str, manifest: ObjectName, generation: str) -> dict[str, tuple[int, str]]:
-    """(size, SHA-256) of each object that the manifest of a generation names, by key."""
-    text = store_at(address).get(manifest.key)
-    if text is None or hashlib.sha256(text[0]).hexdigest() != manifest.sha256:
-        raise DamagedError(f"{manifest.key}: is missing or not what CURRENT says", hint=AGAIN)
-    return {o.key: (o.size, o.sha256) for o in manifest_objects(text[0], generation)}
-
-
-@lru_cache(maxsize=PARTS_KEPT)
-def _check(address: str, key: str, identity: tuple[int, str] | None, stamp: object) -> None:
-    """Raises DamagedError where an object is not the one that the manifest names; stamp: of the file, if it is one."""
-    if identity is None or store_at(address).digest(key) != identity:
-        raise DamagedError(f"{key}: is missing or not what was written", hint=AGAIN)
-
-
-def _part(path: Path | str, index: Index, part: int) -> tuple[ObjectStore, str]:
-    """Where the Parquet part that is object `part` lies and its key, once its bytes were held against the manifest:
-    once a process, and again where it is a file that was written since.
-    """
-    address, current = str(path), index.current
-    where, stamp = store_at(address), None
-    key = index.root.objects.resolve("", current.generation)[part]
-    if isinstance(where, FolderStore):
-        address = str(where.path.absolute())  # a process may change its folder
-        with where.open(key) as file:
-            stat = os.fstat(file.fileno())
-        stamp = stat.st_ino, stat.st_size, stat.st_mtime_ns
-    _check(address, key, _list_objects(address, current.manifest, current.generation).get(key), stamp)
-    return where, key
-
-
-def source_rows(path: Path | str, index: Index) -> npt.NDArray[np.int64]:
-    """(N) source row of each row number, from the Parquet files. Raises DamagedError where one is not as written."""
-    out = []
-    for part in sorted(set(index.root.rows.vector_object)):
-        nbytes = index.root.objects.sizes[part]
-        where, key = _part(path, index, part)
-        try:
-            file = pa.PythonFile(Ranged(where, key, nbytes), "r")
-            out.append(pq.read_table(file, columns=["source_row"])["source_row"].to_numpy())
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise DamagedError(f"{key}: is no Parquet file of rows", hint=AGAIN) from error
-    rows = np.concatenate(out)
-    if len(rows) != index.root.index.rows or rows.dtype != np.int64:
-        raise DamagedError(f"{index.name}: the vectors of {len(rows):,} rows, {index.root.index.rows:,} are indexed")
-    return rows
-
-
-def stored_vectors(path: Path | str, index: Index, low: int, high: int) -> npt.NDArray[np.float32]:
-    """f32 (high - low, d): the full vectors of rows [low, high) of one page. Raises DamagedError as source_rows."""
-    pages, kind, d = index.root.rows, index.root.index.vector_kind, index.root.index.dimension
-    page, width = pages.page_of(low), VECTOR_BYTES[kind] * d
-    at = pages.vector_offset[page] + (low - pages.first_row[page]) * width
-    where, key = _part(path, index, pages.vector_object[page])
-    data = where.read(key, at, (high - low) * width)
-    if len(data) != (high - low) * width:
-        raise DamagedError(f"{key}: ends within the vectors of rows {low} to {high - 1}", hint=AGAIN)
-    return np.frombuffer(data, DTYPES[kind]).reshape(high - low, d).astype(np.float32)
 
 
 def gather_vectors(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.float32]:
@@ -118,8 +47,12 @@ def gather_vectors(path: Path | str, index: Index, rows: I32) -> npt.NDArray[np.
     return vectors
 
 
-def compute_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int32]:
-    """Exact neighbours of the stored vectors, as source rows; k at most the rows of the index."""
+def compute_truth(
+    path: Path | str, index: Index, queries: npt.NDArray[np.float32], k: int, able: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.int32]:
+    """Exact neighbours of the stored vectors, as source rows; k at most the rows of the index, or those that are able
+    to answer (N), by row number.
+    """
     metric, first_row = index.root.index.metric, index.root.rows.first_row
     step, section = max(1, CHUNK_BYTES // (4 * index.root.index.dimension)), index.root.index
 
@@ -129,10 +62,16 @@ def compute_truth(path: Path | str, index: Index, queries: npt.NDArray[np.float3
     def chunks() -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         for page_low, page_high in pairwise(first_row):
             for low in range(page_low, page_high, step):
-                yield low, scaled(stored_vectors(path, index, low, min(page_high, low + step)))
+                high = min(page_high, low + step)
+                x = stored_vectors(path, index, low, high)
+                if able is None:
+                    yield low, scaled(x)
+                elif able[low:high].any():
+                    yield int(able[:low].sum()), scaled(x[able[low:high]])
 
     rows = exact_neighbours(scaled(queries), chunks(), k, metric)
-    return source_rows(path, index)[rows].astype(np.int32)
+    source = source_rows(path, index)
+    return (source if able is None else source[able])[rows].astype(np.int32)
 
 
 def right_answers(
@@ -188,17 +127,26 @@ def row_numbers(source: Ints, rows: I32) -> I32:
 
 
 def check_truth(
-    path: Path | str, index: Index, queries: Queries, k: int, recall: float | None = None, rerank: int = 0
+    path: Path | str,
+    index: Index,
+    queries: Queries,
+    k: int,
+    recall: float | None = None,
+    rerank: int = 0,
+    able: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.int32]:
     """i32 (Q, k or more): the neighbours that came with the queries, or exact ones, computed where those are too few.
+
+    able (N): rows that a filter takes, by row number; their neighbours are always computed.
 
     Raises InputError where queries, k, or what is asked of each query, do not fit the index.
     """
     if not 1 <= k <= TOP_K_MAX:
         raise LimitError("--k", k, f"1 to {TOP_K_MAX}")
-    k = min(k, _others(index, queries))
+    k = min(k, _others(index, queries, able))
     if not k:
-        raise InputError("the index has no row but the query", hint="name a query by its vector")
+        what = "the index has no row but the query" if able is None else "the filter takes no row"
+        raise InputError(what, hint="name a query by its vector" if able is None else "check --filter")
     count, length = queries.vectors.shape
     if not count:
         raise InputError("there are no queries", hint="check --queries and --limit")
@@ -208,19 +156,23 @@ def check_truth(
     index.check([Query(first, k, recall, rerank)])
     prepare(first, index.root.index, "a query")
     truth = queries.neighbors
-    if truth is not None and truth.shape[1] >= k:
+    if truth is not None and truth.shape[1] >= k and able is None:
         return truth
     if queries.own is None:
-        truth = compute_truth(path, index, queries.vectors, k)
+        truth = compute_truth(path, index, queries.vectors, k, able)
     else:
-        near, own = compute_truth(path, index, queries.vectors, k + 1), source_rows(path, index)[queries.own]
+        most = k + 1 if able is None else min(k + 1, int(able.sum()))
+        near, own = compute_truth(path, index, queries.vectors, most, able), source_rows(path, index)[queries.own]
         truth = np.array([some[some != one][:k] for some, one in zip(near, own, strict=True)], np.int32)
     return truth
 
 
-def _others(index: Index, queries: Queries) -> int:
-    """The most rows that an answer can have."""
-    return index.root.index.rows - (queries.own is not None)
+def _others(index: Index, queries: Queries, able: npt.NDArray[np.bool_] | None = None) -> int:
+    """The most rows that every answer can have."""
+    own = queries.own
+    if able is None:
+        return index.root.index.rows - (own is not None)
+    return int(able.sum()) - (own is not None and bool(able[own].any()))
 
 
 def evaluate(
@@ -233,24 +185,27 @@ def evaluate(
     recall: float | None = None,
     rerank: int = 0,
     include: Collection[str] = (),
+    filter: Any = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The keys of `vantage eval` (docs/results.md). k, the contract's by default, is how many answers each asks for.
 
-    include: what answers hold besides, as over HTTP: attributes, vector.
+    include: what answers hold besides, as over HTTP: attributes, vector. filter: the rows that may answer, which recall
+    is of.
 
     Queries that are rows of the index are asked by their vectors: what it takes to find a row by its id does not count.
     """
     index = open_index(path, cache_bytes)
     contract = index.root.contract
     k = contract.k if k is None else k
-    truth = check_truth(path, index, queries, k, recall, rerank)
-    k = min(k, _others(index, queries))
+    able = None if filter is None else matching_rows(path, index, filter)
+    truth = check_truth(path, index, queries, k, recall, rerank, able)
+    asked, k = k, min(k, _others(index, queries, able))
     near = row_numbers(source_rows(path, index), truth[:, :k])
     without = [None] * len(queries.vectors) if queries.own is None else queries.own.tolist()
     attributes, vectors = "attributes" in include, "vector" in include
     ask = [
-        Query(v.tolist(), k, recall, rerank, attributes, vectors, without=row)
+        Query(v.tolist(), k if able is None else asked, recall, rerank, attributes, vectors, without=row, filter=filter)
         for v, row in zip(queries.vectors, without, strict=True)
     ]
     answers: list[tuple[Answer, float]] = []

@@ -16,7 +16,8 @@ class Options:
     how many a row. fast: no router is trained. second_wave: queries that estimate a low recall read once more. codec:
     one of codecs.CODECS. rotation: of rotations.ROTATIONS. error_norms: answers can be proven, for a byte a row. model:
     what made the vectors, a stamp that queries can be checked against. vectors: how those of an f32 source are kept,
-    f16 or f32; None: f16 where that loses nothing.
+    f16 or f32; None: f16 where that loses nothing. filters: attributes to filter by; None: all scalar ones that cost a
+    query little.
     """
 
     recall: float = 0.95
@@ -35,3 +36,4 @@ class Options:
     error_norms: bool = False
     model: str | None = None
     vectors: str | None = None
+    filters: tuple[str, ...] | None = None

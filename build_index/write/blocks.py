@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from vantage.format import (
     ATTRIBUTES_PLANE,
+    COLUMNS_PLANE,
     NORMS_PLANE,
     Centre,
     Centres,
@@ -19,12 +20,14 @@ from vantage.format import (
     aligned,
     pack_attributes,
     pack_block,
+    pack_columns,
     pack_ids,
 )
 
 from ..blocks.layout import centre_at, exact_centres
 from ..codecs.error_norms import Lengths, error_norms
 from ..codecs.planes import Codec, Encoded, encode_blocks
+from ..filters.columns import Column
 from ..ingest.rows import F32, Ints, Rows
 from ..progress import Progress
 from ..simulate.measure import CHUNK_BYTES, chunks
@@ -57,6 +60,7 @@ class _Packing:
 class _Piece:
     """Blocks from `low` on with the rows source i64 (n), that begin at starts. By these rows: number, checks u32 (n),
     spots u32 (n, 3), none where blocks have none. codes: of each codec, None where they are still to be made.
+    columns: of each field whether its values are lists, and the keys of these rows.
     """
 
     low: int
@@ -66,10 +70,11 @@ class _Piece:
     checks: U32
     spots: U32
     codes: list[list[Encoded] | None]
+    columns: list[tuple[bool, list[list[int]]]]
 
 
 def write_blocks(
-    contents: Contents, table: RowTable, objects: ObjectList, norms: bool, progress: Progress
+    contents: Contents, table: RowTable, columns: list[Column], objects: ObjectList, norms: bool, progress: Progress
 ) -> tuple[Directory, array[float], bytes]:
     """Writes every block into shards; (directory, with norms the blocks' radii, the blocks that the root is to hold).
 
@@ -95,7 +100,8 @@ def write_blocks(
         of = table.number[source]
         spots = table.spots[of] if table.by_row else np.zeros((0, 3), np.uint32)
         codes = [contents.codes_of(codec, low, high, source, starts) for codec in codecs]
-        return _Piece(low, source, starts, of, table.checks[of], spots, codes)
+        keys = [(column.field.many, column.of(source)) for column in columns]
+        return _Piece(low, source, starts, of, table.checks[of], spots, codes, keys)
 
     made = rows.tasks.map(_pack, packing, Lazy(len(ranges), piece), progress, keep=False)
     for (low, high), (radii, *packed) in zip(ranges, made, strict=True):
@@ -129,11 +135,12 @@ def _pack(packing: _Packing, piece: _Piece) -> tuple[npt.NDArray[Any], ...]:
     for i, (low, high) in enumerate(zip(starts, starts[1:], strict=False)):
         part = slice(low, high)
         planes = [(NORMS_PLANE, lengths[i].plane)] if packing.norms else []
+        keys = [(COLUMNS_PLANE, pack_columns([(many, own[part]) for many, own in piece.columns]))]
         attributes = [(ATTRIBUTES_PLANE, pack_attributes(texts[part]))] if packing.attributes else []
         centre = centre_at(packing.centre_section, piece.low + i)
         for rendition, made in zip(packing.renditions, out, strict=True):
             first = rendition == packing.renditions[0]
-            own = planes * first + (attributes if rendition.attributes else [])
+            own = keys * bool(piece.columns) + planes * first + (attributes if rendition.attributes else [])
             data, size = _pack_block(packing, piece, encoded[rendition.codec][i], centre, part, ids[part], own)
             check_block(piece.low + i, high - low, len(data))
             made.append((data, size))

@@ -29,6 +29,9 @@ from ..blocks.layout import exact_centres, index_section
 from ..bucket.store import alone
 from ..codecs.planes import section_over
 from ..context import BuildContext
+from ..filters.columns import Column, fields_of, fit_blocks, read_columns
+from ..filters.counts import counts_of
+from ..filters.declare import declare
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Rows
 from .blocks import write_blocks
@@ -66,11 +69,25 @@ def write_index(contents: Contents, context: BuildContext, *, locked: bool = Fal
 def _write(contents: Contents, context: BuildContext) -> None:
     """Writes all objects but the manifest."""
     table, objects = row_table(contents), ObjectList(context.building)
-    pages = write_rows(contents, table, objects, context.progress.part(0, 0.4))
+    declared = declare(contents.attributes, context.options.filters)
+    columns = read_columns(contents.rows, declared, context.note, context.progress.part(0, 0.1))
+    columns = fit_blocks(columns, declared, table.members, context.note)
+    pages = write_rows(contents, table, objects, context.progress.part(0.1, 0.4))
     norms = context.options.error_norms
-    directory, radius, inline = write_blocks(contents, table, objects, norms, context.progress.part(0.4, 1))
+    directory, radius, inline = write_blocks(contents, table, columns, objects, norms, context.progress.part(0.4, 1))
     ids = write_ids(contents.rows, table, bool(contents.attributes.names), objects)
-    root = _root(contents, table, objects, directory, pages, ids, radius if norms else None, inline).pack()
+    root = _root(
+        contents,
+        table,
+        objects,
+        directory,
+        pages,
+        ids,
+        radius if norms else None,
+        inline,
+        columns,
+        context.options.seed,
+    ).pack()
     if len(root) > ROOT_BYTES_MAX:
         raise LimitError("the size of root.bin", len(root), ROOT_BYTES_MAX, hint="split the rows over several indexes")
     Root.unpack(root, "root.bin")  # what is written is what a reader takes
@@ -88,8 +105,12 @@ def _root(
     ids: IdPages,
     radius: array[float] | None,
     inline: bytes,
+    columns: list[Column],
+    seed: int,
 ) -> Root:
-    """The root; radius of each block, or None in an index without error norms; inline: blocks that it holds."""
+    """The root; radius of each block, or None in an index without error norms; inline: blocks that it holds; columns:
+    that blocks have.
+    """
     rows, choice, layout = contents.rows, contents.choice, contents.choice.layout
     bounds, router, codec = None, layout.section, choice.longer or choice.codec
     sections = [codec.section]
@@ -100,6 +121,7 @@ def _root(
     if radius is not None:
         lengths = np.linalg.norm(exact_centres(layout.centre_section, rows.dimension), axis=1)
         bounds = Bounds(memoryview(radius), memoryview(array("f", lengths.tolist())))
+    counts = counts_of(columns, rows, table.members, table.homes, layout.centres, seed)
     if isinstance(router, TwoLevelSection):
         router = _write_pages(router, directory, rows, objects)
     return Root(
@@ -119,9 +141,11 @@ def _root(
         pages,
         ids,
         choice.promises,
-        layout.centre_section if bounds else None,
+        layout.centre_section if bounds or counts else None,
         bounds,
         memoryview(inline),
+        fields_of(columns),
+        counts,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from .receipt import Receipt
 from .search import memory
 from .search.answer import answer
 from .search.estimate import recall_estimate
+from .search.filtered import Selection, select
 from .search.prepare import Prepared, prepare
 from .search.query import TOP_K_MAX, Answer, Query
 from .search.rank import decode
@@ -103,7 +104,7 @@ class Index:
             queries = [
                 replace(queries[0], budget=queries[0].budget.within(replace(self.limits, gets=gets, bytes=nbytes)))
             ]
-        prepared = self._prepare(queries)
+        prepared, selections = self._prepare(queries), self._select(queries)
         queries = [replace(q, top_k=min(q.top_k, self.root.index.rows)) for q in queries]
         deadline = deadline or Deadline.after(queries[0].budget.ms)
         reader, answers = (
@@ -113,12 +114,14 @@ class Index:
         shared = memory.shared_bytes(self.segment, queries)
         while len(answers) < len(queries):
             group, nbytes, block_ids = list[tuple[Steps[Answer], Receipt]](), shared, BlockIds()
-            for query, vector in zip(queries[len(answers) :], prepared[len(answers) :], strict=True):
+            first = len(answers)
+            left = zip(queries[first:], prepared[first:], selections[first:], strict=True)
+            for query, vector, selection in left:
                 nbytes += memory.scan_bytes(self.segment, query)
                 if group and nbytes > memory.SCANS_BYTES_MAX:
                     break
                 own = Receipt(generation=self.current.generation)
-                group.append((self._answer(query, vector, own, block_ids), own))
+                group.append((self._answer(query, vector, selection, own, block_ids), own))
             answers += await run_together(group, reader)
         for one in answers:
             receipt.add_scan(one.receipt)
@@ -129,12 +132,28 @@ class Index:
         self.check(queries)
         return [prepare(q.vector, self.root.index, q.param) if q.id is None else None for q in queries]
 
-    def _answer(self, query: Query, prepared: Prepared | None, receipt: Receipt, block_ids: BlockIds) -> Steps[Answer]:
-        run = yield from self._begin(query, prepared, receipt, block_ids)
+    def _select(self, queries: Sequence[Query]) -> list[Selection | None]:
+        """Their filters, each compiled once: the queries of a request share theirs."""
+        known: dict[int, Selection | None] = {}
+        for query in queries:
+            if id(query.filter) not in known:
+                known[id(query.filter)] = select(query.filter, self.root, self.segment.homes)
+        return [known[id(query.filter)] for query in queries]
+
+    def _answer(
+        self, query: Query, prepared: Prepared | None, selection: Selection | None, receipt: Receipt,
+        block_ids: BlockIds,
+    ) -> Steps[Answer]:  # fmt: skip
+        run = yield from self._begin(query, prepared, selection, receipt, block_ids)
         return Answer([], False, False, None, receipt) if run is None else (yield from answer(run))
 
     def _begin(
-        self, query: Query, prepared: Prepared | None, receipt: Receipt, block_ids: BlockIds
+        self,
+        query: Query,
+        prepared: Prepared | None,
+        selection: Selection | None,
+        receipt: Receipt,
+        block_ids: BlockIds,
     ) -> Steps[Run | None]:
         """A query's run; one by the id of a row reads its vector first. None where there was no time for that."""
         budget = query.budget
@@ -146,6 +165,7 @@ class Index:
             query, prepared = replace(query, vector=vector, without=row), prepare(vector, self.root.index)
             budget = receipt.added_to(budget).within(self.limits)  # finding it costs the query nothing
         assert prepared is not None
+        prepared = replace(prepared, selection=selection)
         if not query.exact:
             prepared = replace(prepared, sharpness=self.segment.promise(query).sharpness)
         return Run(query, prepared, self.segment, budget, receipt, block_ids)
@@ -196,16 +216,18 @@ class Index:
                 param="explain",
             )
         runs: list[tuple[Steps[Run | None], Receipt]] = []
-        for query, prepared in zip(queries, self._prepare(queries), strict=True):
+        prepared = self._prepare(queries)
+        for query, vector, selection in zip(queries, prepared, self._select(queries), strict=True):
             receipt = Receipt()
-            runs.append((self._begin(query, prepared, receipt, BlockIds()), receipt))
+            runs.append((self._begin(query, vector, selection, receipt, BlockIds()), receipt))
         begun = await run_together(runs, Reader(self.bucket, self.etags, Receipt()))
         return [self._explain(run) for run in begun if run is not None]
 
     def _explain(self, run: Run) -> dict[str, Any]:
         query, segment, contract = run.query, run.segment, run.segment.root.contract
-        routed, pages = segment.router.peek(run.prepared, segment)
-        plan, promise = segment.plan(query, routed, query.budget), segment.promise(query)
+        routed, pages = segment.peek(query, run.prepared)
+        selection = run.prepared.selection
+        plan, promise = segment.plan(query, routed, query.budget, selection), segment.promise(query)
         promised = segment.root.promises is not None and query.top_k <= contract.k
         recall = promise.recall if promised else recall_estimate(contract, plan.price, query.top_k)
         sizes, before = [r.size for r in plan.ranges], [page.item.size for page in pages]
@@ -237,7 +259,7 @@ class Index:
             "modelled_ms": round(wave_ms(before) + wave_ms(sizes), 2),
             "usd_per_million": round(1e6 * CLASS_B_USD * (len(sizes) + len(before)), 4),
             "complete": plan.complete,
-            "recall_estimate": recall if plan.complete and not pages else None,
+            "recall_estimate": recall if plan.complete and not pages and selection is None else None,
             "second_below": promise.threshold or None,
             "rerank": reranked_rows(query, promise),
         }

@@ -9,6 +9,8 @@ from kern import (
     dot_f32,
     dot_i8,
     dot_u8,
+    filter_rows,
+    filter_rows_size,
     l2_f16,
     l2_f32,
     l2_u8,
@@ -24,6 +26,8 @@ from kern import (
     pool_reset,
     pool_size,
     score_bounds,
+    sum_counts,
+    tail_probabilities,
 )
 
 __all__ = [
@@ -35,6 +39,8 @@ __all__ = [
     "dot_f32",
     "dot_i8",
     "dot_u8",
+    "filter_rows",
+    "filter_rows_size",
     "l2_f16",
     "l2_f32",
     "l2_u8",
@@ -50,4 +56,6 @@ __all__ = [
     "pool_reset",
     "pool_size",
     "score_bounds",
+    "sum_counts",
+    "tail_probabilities",
 ]

@@ -82,7 +82,7 @@ def test_build_shows_what_people_need_first() -> None:
     for one in commands()["build"].params:
         if one.param_type_name == "option":
             panels.setdefault(getattr(one, "rich_help_panel", None), []).append(one.name)
-    assert [len(names) for names in panels.values()][0] == 10 and None in panels
+    assert [len(names) for names in panels.values()][0] == 11 and None in panels
     research = panels["Research (a build chooses well without them)"]
     assert {"partition", "router", "codec", "rotation"} <= set(research)
     shown = CliRunner().invoke(app, ["build", "--help"]).output
@@ -90,12 +90,12 @@ def test_build_shows_what_people_need_first() -> None:
 
 
 def test_defaults_are_the_same_everywhere() -> None:
-    other = {"memory_bytes": "memory_budget", "cache_bytes": "cache"}
+    other = {"memory_bytes": "memory_budget", "cache_bytes": "cache", "filters": "filter"}
     flags = {one.name: one.default for one in commands()["build"].params}
     library = {name: p.default for name, p in inspect.signature(VectorIndex).parameters.items()}
     for field in fields(Options):
         flag = flags[other.get(field.name, field.name)]
-        assert (nbytes(flag) if field.name in other else flag) == field.default, field.name
+        assert (nbytes(flag) if field.name.endswith("_bytes") else flag) == field.default, field.name
         assert library.get(field.name, field.default) == field.default, field.name
     assert set(library) - {field.name for field in fields(Options)} == {"metric", "growth", "drift"}
     sent = parse_queries({"vector": [1.0]})[0][0]

@@ -13,7 +13,7 @@ from small import vantage
 
 from build_index.bucket.open import open_index
 from build_index.bucket.store import FolderStore
-from build_index.evaluate.evaluate import source_rows, stored_vectors
+from build_index.evaluate.stored import source_rows, stored_vectors
 from vantage.errors import DamagedError
 
 

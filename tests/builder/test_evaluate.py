@@ -11,7 +11,8 @@ import pytest
 from doubles import Built
 
 from build_index.bucket.open import open_index
-from build_index.evaluate.evaluate import compute_truth, evaluate, source_rows
+from build_index.evaluate.evaluate import compute_truth, evaluate
+from build_index.evaluate.stored import source_rows
 from build_index.ingest.queries import Queries, read_queries
 from vantage.errors import InputError, LimitError, NotFoundError
 from vantage.search.query import Query

@@ -18,7 +18,7 @@ from small import clustered
 from build_index.blocks.layout import index_section
 from build_index.build import Report, build
 from build_index.context import BuildContext
-from build_index.evaluate.evaluate import source_rows
+from build_index.evaluate.stored import source_rows
 from build_index.ingest.open import open_source
 from build_index.ingest.rows import Rows, scale_rows
 from build_index.ingest.staging import stage

@@ -208,7 +208,7 @@ def test_every_rendition_holds_the_same_rows(tmp_path: Path, longer: bool, monke
         for block, (codec, attributes) in zip(blocks, root.renditions, strict=True):
             assert block["codes"].shape[1] == root.codecs[codec].code_bytes
             assert block["rows"].tolist() == blocks[0]["rows"].tolist() and block["ids"] == blocks[0]["ids"]
-            assert block["planes"] == [2] * (not codec and not attributes) + [1] * attributes
+            assert block["planes"] == [3] + [2] * (not codec and not attributes) + [1] * attributes
             texts = [other.attributes(row) for row in block["rows"].tolist()]
             assert block["texts"] == (texts if attributes else [])
 
@@ -494,7 +494,7 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
     assert list((tmp_path / "index").iterdir()) == []
 
 
-@pytest.mark.parametrize(("rows", "dimension"), [(20_000_000, 4096), (10**9, 1024)])
+@pytest.mark.parametrize(("rows", "dimension"), [(40_000_000, 4096), (10**9, 2048)])
 def test_a_root_over_the_limit_is_told_before_a_row_is_read(rows: int, dimension: int) -> None:
     with pytest.raises(LimitError, match=r"root\.bin, with the centres of [\d,]+ blocks, .* the limit is 67108864"):
         check_options(rows, dimension, Options(error_norms=True), "cosine")

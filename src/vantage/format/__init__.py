@@ -7,6 +7,7 @@ comes from the store is checked here before anything uses it; what fails is a Da
 
 from .block import (
     ATTRIBUTES_PLANE,
+    COLUMNS_PLANE,
     NORMS_PLANE,
     RANGES_AT,
     BlockPlanes,
@@ -30,9 +31,12 @@ from .block import (
 )
 from .bounds import NORMS, Bounds, Centres, ErrorNorms, norms_of, pack_norms
 from .codecs import FIELD, FINE_MAX, SEGMENT, LrsqSection
+from .columns import pack_columns, unpack_columns
 from .contract import PRICED_MAX, Contract, Point
+from .counts import BUCKETS_MAX, Counts, FieldCounts
 from .current import ROOT_BYTES_MAX, Current, ObjectName
 from .directory import Directory, Extent, Places, Rendition, joined
+from .filters import FIELD_KINDS, TEXTS_MAX, FilterField, pack_filters, unpack_filters
 from .index import BLOCKS_FREE, IndexSection
 from .layout import (
     ATTRIBUTE_NAME_BYTES_MAX,
@@ -82,15 +86,18 @@ __all__ = [
     "AXES_MAX",
     "BLOCKS_FREE",
     "BLOCKS_MAX",
+    "BUCKETS_MAX",
     "BecTreeSection",
     "BlockPlanes",
     "Bounds",
     "ButterflyRotation",
     "CHECK_BYTES",
     "CODECS",
+    "COLUMNS_PLANE",
     "Centre",
     "Centres",
     "Contract",
+    "Counts",
     "Current",
     "Cursor",
     "DIMENSION_MAX",
@@ -101,7 +108,10 @@ __all__ = [
     "Estimator",
     "Extent",
     "FIELD",
+    "FIELD_KINDS",
     "FINE_MAX",
+    "FieldCounts",
+    "FilterField",
     "GROUP",
     "HEADER",
     "ID_PAGE_ROWS",
@@ -148,6 +158,7 @@ __all__ = [
     "SPOT_BYTES",
     "Spot",
     "TANGENT_ONE",
+    "TEXTS_MAX",
     "TREE_UNITS",
     "TREE_WAYS",
     "TreeSection",
@@ -173,6 +184,8 @@ __all__ = [
     "pack_answers",
     "pack_attributes",
     "pack_block",
+    "pack_columns",
+    "pack_filters",
     "pack_head",
     "pack_ids",
     "pack_norms",
@@ -180,6 +193,8 @@ __all__ = [
     "plane_of",
     "spot_at",
     "unpack_attributes",
+    "unpack_columns",
+    "unpack_filters",
     "unpack_vectors",
     "with_directory",
 ]

@@ -34,7 +34,7 @@ _CENTRE = struct.Struct("<ff")
 _CENTRE_AT = 24
 _PLANE = struct.Struct("<IIII")  # kind, offset in the block, bytes, CRC-32C
 PLANES_MAX = 64
-ATTRIBUTES_PLANE, NORMS_PLANE = 1, 2  # kinds; others are skipped
+ATTRIBUTES_PLANE, NORMS_PLANE, COLUMNS_PLANE = 1, 2, 3  # kinds; others are skipped
 # Of what is added to a row's score. Rows and centres have norms of 32 at most, so their products are below 2^12; under
 # l2 norms of 3,000, so that half of a squared distance is below 2e7. The rest is room for what a coarse code leaves.
 H_MAX = {"cosine": 1e6, "dot": 1e6, "l2": 1e8}

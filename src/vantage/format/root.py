@@ -13,7 +13,9 @@ from .block import BlockPlanes, block_planes
 from .bounds import Bounds, Centres
 from .codecs import CODEC_SECTIONS, LrsqSection
 from .contract import PRICED_MAX, Contract
+from .counts import Counts
 from .directory import RENDITIONS_MAX, Directory, Rendition, pack_renditions, unpack_renditions
+from .filters import FilterField, pack_filters, unpack_filters
 from .index import IndexSection
 from .layout import (
     ATTRIBUTE_NAME_BYTES_MAX,
@@ -22,7 +24,9 @@ from .layout import (
     CENTRES,
     CODEC,
     CONTRACT,
+    COUNTS,
     DIRECTORY,
+    FILTERS,
     ID_PAGES,
     INDEX,
     INLINE,
@@ -111,8 +115,8 @@ class Root:
     """All that a query needs before its first read.
 
     directory: of all blocks, or None where pages of the router have it and there are no bounds. codecs: of the
-    renditions, by their numbers. centres: only with bounds. inline: what the object `root.bin` of the directory of
-    objects holds: the blocks of a small index, so that its opening reads them.
+    renditions, by their numbers. centres: only with bounds or counts. inline: what the object `root.bin` of the
+    directory of objects holds: the blocks of a small index, so that its opening reads them.
     """
 
     index: IndexSection
@@ -130,6 +134,8 @@ class Root:
     centres: Centres | None = None
     bounds: Bounds | None = None  # without them no answer can be proven
     inline: memoryview = memoryview(b"")
+    filters: tuple[FilterField, ...] = ()  # attributes that can be filtered by
+    counts: Counts | None = None  # of their values, in each block
 
     @property
     def codec(self) -> LrsqSection:
@@ -173,6 +179,8 @@ class Root:
                 *([(CENTRES, centres.pack())] if centres else []),
                 *([(BOUNDS, bounds.pack())] if bounds else []),
                 *([(INLINE, bytes(self.inline))] if self.inline else []),
+                *([(FILTERS, pack_filters(self.filters))] if self.filters else []),
+                *([(COUNTS, self.counts.pack())] if self.counts else []),
             ],
             _router_version(self.router),
         )
@@ -218,6 +226,9 @@ class Root:
         if promises and any(p.rendition >= len(renditions) for p in promises.all()):
             raise damaged(f"{name}, section {SECTION_NAMES[PROMISES]}", "a promise of a rendition that is not there")
         bounds = of(BOUNDS, Bounds.unpack, index) if BOUNDS in sections else None
+        filters: tuple[FilterField, ...] = ()
+        if FILTERS in sections:
+            filters = of(FILTERS, unpack_filters, len(schema["attributes"]), index.rows)
         root = cls(
             index,
             schema,
@@ -231,9 +242,11 @@ class Root:
             of(ROW_PAGES, RowPages.unpack, index, attributes, sizes),
             of(ID_PAGES, IdPages.unpack, index, attributes, sizes),
             promises,
-            of(CENTRES, Centres.unpack, index) if bounds else None,
+            of(CENTRES, Centres.unpack, index) if bounds or COUNTS in sections else None,
             bounds,
             inline,
+            filters,
+            of(COUNTS, Counts.unpack, len(filters), index.blocks) if COUNTS in sections else None,
         )
         if directory is not None:
             check_prices(root, directory, name)

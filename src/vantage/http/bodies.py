@@ -92,6 +92,8 @@ def answer_body(answer: Answer, include: list[str], ids: str | None = None) -> d
         "complete": answer.complete,
         "recall_estimate": None if answer.recall_estimate is None else round(answer.recall_estimate, 4),
     }
+    if answer.matched is not None:
+        body |= {"matched": answer.matched.rows, "matched_exact": answer.matched.exact}
     if "receipt" in include:
         body["receipt"] = answer.receipt.as_dict()
     return body

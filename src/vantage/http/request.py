@@ -23,7 +23,7 @@ BODY_BYTES_MAX = VECTORS.size + VECTORS_MAX * DIMENSION_MAX * 4  # the most vect
 JSON, BINARY = "application/json", "application/octet-stream"
 # Bodies read as JSON: curl sends the second where nobody says anything else, and a browser may send the third unasked.
 JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded", "text/plain")
-DEPTH_MAX = 16  # of JSON; a batch is nested three deep
+DEPTH_MAX = 32  # of JSON; a filter is nested up to 21 deep
 PARTS_MAX = 4096  # lists, objects and texts of a body: a batch has some 300, and each costs far more than its two bytes
 PARAMETERS_MAX = 32
 KEY_BYTES_MAX = 1024  # of R2 and S3
@@ -41,6 +41,7 @@ FIELDS = (
     "exact",
     "model",
     "ids",
+    "filter",
 )
 OPTIONS = ("top_k", "include", "recall", "rerank", "explain", "exact", "model")  # of a query string
 INTEGER = re.compile(r"-?[0-9]{1,20}")
@@ -198,7 +199,7 @@ def parse_queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
     query = Query(
         None, _integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
         _budget(fields.get("budget", {})), exact=fields.get("exact", False),
-        id=_identifier(fields["id"]) if by_id else None,
+        id=_identifier(fields["id"]) if by_id else None, filter=fields.get("filter"),
     )  # fmt: skip
     names = [f"vectors[{i}]" if many else "vector" for i in range(len(vectors))]
     return [Query(**{**vars(query), "vector": v, "param": n}) for v, n in zip(vectors, names, strict=True)], many

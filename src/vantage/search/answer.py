@@ -23,7 +23,8 @@ def answer(run: Run) -> Steps[Answer]:
     attached = yield from attach(run, candidates, matches, vectors)
     recall = candidates.recall if ranked or not candidates.rerank else candidates.recall_unranked()
     complete = candidates.complete and attached and (ranked or not candidates.rerank)
-    return Answer(matches, ranked, complete, recall if candidates.complete else None, run.receipt)
+    recall = recall if candidates.complete else None
+    return Answer(matches, ranked, complete, recall, run.receipt, candidates.matched)
 
 
 def score(run: Run, candidates: Candidates) -> Steps[tuple[list[Match], dict[int, bytes], bool]]:

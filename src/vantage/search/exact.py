@@ -30,6 +30,7 @@ from ..format import (
     plane_of,
 )
 from ..read.waves import Steps
+from .filtered import Matched
 from .plan import plan_extents
 from .prepare import Prepared
 from .rank import exact_score
@@ -99,11 +100,11 @@ class BoundedScan(LrsqScan):
     def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
         opened = self.open(place, data, keep=keep)
         scores, lower, upper = self.intervals(place, data, opened)
-        at = opened.at
+        at, mask = opened.at, self.mask(place, data, opened)
         self.rows += at.n
         rows = memoryview(data)[at.rows : at.rows + 4 * at.n]
         for pool, values in ((self.pool, scores), (self.lowest, lower), (self.highest, upper)):
-            kernels.pool_offer(pool, values, rows, place)
+            kernels.pool_offer(pool, values, rows, place, *(() if mask is None else (mask,)))
 
     def intervals(
         self, place: int, data: bytes | memoryview, opened: OpenBlock
@@ -206,7 +207,9 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
     """
     segment, query, without, done = run.segment, scan.query, run.query.without, run.done
     index, directory = scan.root.index, scan.directory
-    k = min(run.query.top_k, index.rows - (without is not None))
+    k, selected = min(run.query.top_k, index.rows - (without is not None)), query.selection is not None
+    rows = query.selection.rows if query.selection else ()
+    able = [i for i, block in enumerate(directory.block) if not rows or rows[block]]  # others hold no row of the filter
     ceilings = scan.ceilings()
     longest = max(map(sum, zip(scan.bounds.radius, scan.bounds.norm, strict=True)))
     vectors: dict[int, bytes] = {}
@@ -220,7 +223,7 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
     def still_open(least: float) -> list[int]:
         """Extents that were not scanned and may hold a row of this score, the likeliest first."""
         block = directory.block
-        extents = [i for i in range(len(directory)) if i not in done and (not early or ceilings[block[i]] >= least)]
+        extents = [i for i in able if i not in done and (not early or ceilings[block[i]] >= least)]
         return sorted(extents, key=lambda i: (-ceilings[block[i]], i))
 
     def read(contenders: list[Contender]) -> Steps[bool]:
@@ -241,20 +244,28 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
         run.receipt.rows = scan.rows
         run.receipt.proof = vars(Proof(proven, len(done), excluded[0], len(vectors), excluded[1]))
 
-    routed, _ = segment.router.peek(query, segment)
-    yield from segment.scan(run, segment.plan(run.query, routed, left()), scan, 0)
+    routed, _ = segment.peek(run.query, query)
+    plan = segment.plan(run.query, routed, left(), query.selection)
+    yield from segment.scan(run, plan, scan, 0)
     rest = still_open(scan.floor(k, without))
     if rest:
         plan = plan_extents(directory, 0, rest, segment.flags(directory, (0, 0)), left())
         yield from segment.scan(run, plan, scan, 0)
     likely = [c for c in scan.contenders(scan.capacity) if c.row != without][:k]
+    every = done.issuperset(able)
+    if selected and every:  # there are no more
+        k = min(k, len(likely))
+    if not k:
+        proof(True, excluded=(0, index.rows))
+        return Candidates([], 0, True, 1.0, lambda: None, vectors, matched=Matched(0, True))
     if len(likely) < k or (early and not (yield from read(likely))):
         proof(False)
         return Candidates(likely, 0, False, None, lambda: None, vectors)
     maybe, all_of_them = scan.reaching(least() if early else scan.floor(k, without))
     proven = (yield from read(maybe)) and all_of_them and not still_open(least())
     proof(proven, excluded=(len(directory) - len(done), index.rows - len(vectors)) if proven else (0, 0))
+    matched = Matched(scan.matched, every) if selected else None
     recall = 1.0 if proven else None
     if len(ranked) < k:
-        return Candidates(likely, 0, proven, recall, lambda: None, vectors)
-    return Candidates(ranked, len(ranked), proven, recall, lambda: None, vectors)
+        return Candidates(likely, 0, proven, recall, lambda: None, vectors, matched=matched)
+    return Candidates(ranked, len(ranked), proven, recall, lambda: None, vectors, matched=matched)

@@ -7,9 +7,13 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul, sub
+from typing import TYPE_CHECKING
 
 from ..errors import InputError, LimitError
 from ..format import IndexSection, aligned
+
+if TYPE_CHECKING:
+    from .filtered import Selection
 
 SCORE_BITS = 20  # an integer score is the score in units of 2^-20 for queries up to 8 times the mean norm of the rows
 I16_MAX = 32767
@@ -24,6 +28,7 @@ class Prepared:
     source f32 (d): as sent. vector f32 (d): norm 1 (cosine, dot), or from the origin in the scale of the rows (l2).
     norm: of the source under dot, of the vector under l2, 1 under cosine. i16 (d padded to 32) * i16_scale is the
     vector. unit: integer scores for a score of 1. sharpness: the power that a router's probabilities are raised to.
+    selection: the rows that may answer, None for all.
     """
 
     source: array[float]
@@ -33,6 +38,7 @@ class Prepared:
     i16_scale: float
     unit: float
     sharpness: float = 1.0
+    selection: Selection | None = None
 
 
 def prepare(values: Sequence[float], index: IndexSection, param: str = "vector") -> Prepared:

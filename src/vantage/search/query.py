@@ -7,6 +7,7 @@ from typing import Any
 
 from ..cost import Budget
 from ..receipt import Receipt
+from .filtered import Matched
 from .rank import Match
 from .rows import ATTRIBUTES_BYTES_MAX
 
@@ -18,6 +19,7 @@ class Query:
     """One question, by a vector or by the id of a row, which is left out of its answer.
 
     recall None: the contract's target. rerank 0: exact scores only where the recall takes them.
+    filter: rows that may answer, as JSON has it (vantage.filter.parse); None: all.
     exact: the best of the whole index, proven; complete is False where the budget ended before that.
     """
 
@@ -33,14 +35,19 @@ class Query:
     exact: bool = False
     id: int | bytes | None = None  # then vector and without are found; their two GETs are not in the budget
     room: int = ATTRIBUTES_BYTES_MAX  # for attributes; a batch shares it
+    filter: Any = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """matches best first; exact says what their scores are; complete is False when a budget cut something."""
+    """matches best first; exact says what their scores are; complete is False when a budget cut something.
+
+    matched: rows that the filter takes, None without one.
+    """
 
     matches: list[Match]
     exact: bool
     complete: bool
     recall_estimate: float | None
     receipt: Receipt
+    matched: Matched | None = None

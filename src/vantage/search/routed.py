@@ -10,6 +10,7 @@ from ..format import Promise
 from ..read.cache import CACHED
 from ..read.waves import Steps
 from .estimate import estimated_recall, features, recall_estimate, second_price
+from .filtered import Matched, Selection
 from .plan import Plan, plan_scan, spread
 from .query import Query
 from .route.common import Routed
@@ -26,8 +27,9 @@ def candidates(run: Run) -> Steps[Candidates]:
     """route -> plan -> read and scan; a second wave where the estimate stays below what the promise counts on."""
     query, segment = run.query, run.segment
     promise = segment.promise(query)
-    routed = yield from segment.router.route(run)
-    plan = segment.plan(query, routed, run.left())
+    selection = run.prepared.selection
+    routed = yield from segment.route(run)
+    plan = segment.plan(query, routed, run.left(), selection)
     rerank = reranked_rows(query, promise)
     most = max(query.top_k, rerank) + (query.without is not None)
     if routed.directory is None and segment.resident is None:  # its page could not be read
@@ -42,12 +44,18 @@ def candidates(run: Run) -> Steps[Candidates]:
         return [c for c in scan.contenders(most) if c.row != query.without]
 
     def recall(rows: int) -> float | None:
-        return _recall(run, scan, best, routed, price, rows)
+        return _recall(run, scan, best, routed, price, rows) if selection is None else None
+
+    def matched() -> Matched:
+        assert selection is not None
+        return _matched(scan, run, selection)
 
     complete = (yield from segment.scan(run, plan, scan, rendition)) and plan.complete and routed.complete
     best = contenders()
     estimate = recall(rerank) if complete else None
     lower = None if estimate is None else second_price(promise, price, estimate)
+    if complete and selection is not None and len(best) < query.top_k and not matched().exact:
+        lower = 0  # whatever is left may hold some
     if lower is not None:
         left = run.left(bool(rerank))
         complete = min(left.gets, left.bytes, left.waves) >= 1  # else the budget cuts what the promise takes
@@ -58,8 +66,21 @@ def candidates(run: Run) -> Steps[Candidates]:
             best = contenders()
             estimate = recall(rerank)
     run.receipt.rows = scan.rows
+    if selection is not None and len(best) < query.top_k and not matched().exact:
+        complete = False  # there may be more
     attributes = scan.attributes if segment.root.renditions[rendition].attributes else None
-    return Candidates(best, rerank, complete, estimate, lambda: recall(0), attributes=attributes)
+    known = None if selection is None else matched()
+    return Candidates(best, rerank, complete, estimate, lambda: recall(0), attributes=attributes, matched=known)
+
+
+def _matched(scan: Scan, run: Run, selection: Selection) -> Matched:
+    """How many rows the filter takes: counted where all extents that may hold one are scanned, else as expected."""
+    if not selection.rows:
+        every = len(run.done) == len(scan.directory) and run.segment.resident is not None
+        return Matched(scan.matched, every)
+    blocks = scan.directory.block
+    every = all(i in run.done or not selection.rows[block] for i, block in enumerate(blocks))
+    return Matched(scan.matched if every else max(scan.matched, round(sum(selection.rows))), every)
 
 
 def _second_plan(run: Run, routed: Routed, price: int, left: Budget) -> Plan:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..cost import Budget
 from ..receipt import Receipt
+from .filtered import Matched
 from .prepare import Prepared
 from .query import Query
 from .scan import BlockIds, Contender
@@ -41,7 +42,8 @@ class Candidates:
     rerank: so many of the first get exact scores, and the answer is of those; 0: none. complete is False where the
     budget or the time cut what was to be read. recall: the recall@top_k to expect, None where it is not known;
     recall_unranked(): the same without exact scores. vectors: full ones by row, as far as they were read already.
-    attributes(contenders): as Scan.attributes, where they were read with the blocks.
+    attributes(contenders): as Scan.attributes, where they were read with the blocks. matched: rows that the filter
+    takes, None without one.
     """
 
     contenders: list[Contender]
@@ -51,3 +53,4 @@ class Candidates:
     recall_unranked: Callable[[], float | None]
     vectors: dict[int, bytes] = field(default_factory=dict)
     attributes: Callable[[list[Contender]], Iterator[tuple[int, str, bytes]]] | None = None
+    matched: Matched | None = None

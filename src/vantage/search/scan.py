@@ -14,6 +14,7 @@ from .. import kernels
 from ..format import (
     ATTRIBUTES_PLANE,
     CODECS,
+    COLUMNS_PLANE,
     GROUP,
     RANGES_AT,
     Directory,
@@ -68,9 +69,13 @@ class Contender:
 
 
 class Scan(Protocol):
-    """One query's scan: extents in, in any order; the best rows out."""
+    """One query's scan: extents in, in any order; the best rows out.
+
+    rows: scanned. matched: of those at home in their extents, the ones that the query's filter takes; 0 without one.
+    """
 
     rows: int
+    matched: int
     directory: Directory
 
     def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
@@ -104,7 +109,7 @@ class LrsqScan:
         keys: Sequence[str] = (), block_ids: BlockIds | None = None, *, fine: int | None = None,
     ) -> None:  # fmt: skip
         self.root, self.directory, self.rendition, self.query, self.keys = root, directory, rendition, query, keys
-        self.rows = 0
+        self.rows = self.matched = 0
         self.codec = root.codecs[root.renditions[rendition].codec]
         weighted = array("f", map(mul, rotated(root.rotation, query.vector), self.codec.deviation))
         fine = self.codec.fine if fine is None else fine
@@ -120,6 +125,7 @@ class LrsqScan:
         self._fresh: dict[int, tuple[bytes | memoryview, OpenBlock]] = {}  # extents of the buffer
         self._block_ids: BlockIds = {} if block_ids is None else block_ids
         self._dot = array("i", [0])
+        self._scratch = bytearray()  # of filters
 
     def base(self, place: int) -> float:
         """<q, c> + bias of a block's centre."""
@@ -127,10 +133,31 @@ class LrsqScan:
 
     def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
         opened = self.open(place, data, keep=keep)
-        at = opened.at
+        at, mask = opened.at, self.mask(place, data, opened)
+        if mask is not None and not any(mask):
+            self.rows += at.n
+            return
         self.rows += kernels.lrsq_scan(
-            data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, self._bases[place], place, self.tables, self.pool
-        )
+            data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, self._bases[place], place, self.tables, self.pool,
+            *(() if mask is None else (mask,)),
+        )  # fmt: skip
+
+    def mask(self, place: int, data: bytes | memoryview, opened: OpenBlock) -> bytearray | None:
+        """A bit for each row of an extent that the query's filter takes, padded to whole groups; None without one."""
+        selection, n = self.query.selection, opened.at.n
+        if selection is None:
+            return None
+        plane = plane_of(data, opened.planes, COLUMNS_PLANE, self.where(place))
+        mask, size = bytearray(aligned(n, GROUP) // 8), kernels.filter_rows_size(n)
+        if len(self._scratch) < size:
+            self._scratch = bytearray(size)
+        try:
+            kernels.filter_rows(plane, n, len(self.root.filters), selection.program.data, mask, self._scratch)
+        except ValueError as error:
+            raise damaged(self.where(place), f"its columns are damaged ({error})") from None
+        at_home = (1 << self.directory.homes[place]) - 1  # they come first
+        self.matched += (int.from_bytes(mask, "little") & at_home).bit_count()
+        return mask
 
     def open(self, place: int, data: bytes | memoryview, *, keep: bool) -> OpenBlock:
         """Checks an extent, and keeps its bytes and the score of its centre."""

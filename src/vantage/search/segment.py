@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,23 @@ from ..read.cache import CACHED, STARTS_OBJECT, Cache
 from ..read.gather import Span
 from ..read.waves import Item, Steps, Wave
 from .estimate import promise_of
+from .filtered import Selection
 from .plan import SMALL_BYTES, Plan, plan_scan, spread
+from .prepare import Prepared
 from .query import Query
 from .route import ROUTERS
-from .route.common import Routed, Router
+from .route.common import PROBABILITY_BITS, Page, Routed, Router
+from .route.tail import shared, tail
 from .rows import StoredRows
 from .scan import SCANS, Scan
 
 if TYPE_CHECKING:
     from ..cost import Budget
     from .run import Run
+
+
+FILTER_SHIFT = 3  # halvings from the first price of a filter's plan to that of a query without one
+FEW_MATCHES = 4  # times top_k: fewer rows than that are all read
 
 
 class Segment:
@@ -79,7 +87,40 @@ class Segment:
                 flags[i] |= CACHED
         return flags
 
-    def plan(self, query: Query, routed: Routed, budget: Budget) -> Plan:
+    @cached_property
+    def homes(self) -> Sequence[int]:
+        """(B) rows at home in each block; none where pages of the router have the directory."""
+        if self.resident is None:
+            return []
+        homes = [0] * self.root.index.blocks
+        for block, count in zip(self.resident.block, self.resident.homes, strict=True):
+            homes[block] += count
+        return homes
+
+    def route(self, run: Run) -> Steps[Routed]:
+        """The probabilities of blocks, of the rows that the query's filter takes."""
+        routed = self._tail(run.prepared, run.query)
+        return routed or self._of_matching(run.prepared, (yield from self.router.route(run)))
+
+    def peek(self, query: Query, prepared: Prepared) -> tuple[Routed, list[Page]]:
+        """The same as far as no read is needed, and the pages that `route` would read first."""
+        if routed := self._tail(prepared, query):
+            return routed, []
+        routed, pages = self.router.peek(prepared, self)
+        return self._of_matching(prepared, routed), pages
+
+    def _tail(self, prepared: Prepared, query: Query) -> Routed | None:
+        root, selection = self.root, prepared.selection
+        if selection is None or root.counts is None or root.centres is None:
+            return None
+        wanted = query.top_k + (query.without is not None)
+        return tail(prepared, selection.rows, wanted, root.index, root.centres, root.counts)
+
+    def _of_matching(self, prepared: Prepared, routed: Routed) -> Routed:
+        rows = prepared.selection.rows if prepared.selection else ()
+        return shared(routed, rows, self.homes) if rows else routed
+
+    def plan(self, query: Query, routed: Routed, budget: Budget, selection: Selection | None = None) -> Plan:
         """What the first wave reads of the blocks that the router names; reads nothing. Raises as `promise` does.
 
         The price is one that fits the mean query: where it buys fewer rows than top_k, it falls. An unread routing page
@@ -93,6 +134,8 @@ class Segment:
         if not price and (self._small or self.resident is None):
             routed = routed.floored(len(directory))
         flags = self.flags(directory, renditions)
+        if selection is not None:
+            return self._plan_matching(query, routed, selection, flags, directory, budget)
         rows = min(query.top_k + (query.without is not None), directory.at_home)
         last = False
         while True:
@@ -101,6 +144,27 @@ class Segment:
                 return plan
             if not price:  # it takes blocks of probability 0 too
                 routed, last = routed.floored(len(directory)), True
+            price //= 2
+
+    def _plan_matching(
+        self, query: Query, routed: Routed, selection: Selection, flags: bytearray, directory: Directory, budget: Budget
+    ) -> Plan:
+        """The first wave under a filter: at a price that falls until what is read is expected to hold all answers but
+        half of those that the recall may miss; of few matching rows all that there may be.
+        """
+        contract, promise = self.root.contract, self.promise(query)
+        renditions, price = self.rendition(query), min(promise.price << FILTER_SHIFT, self.root.price_max())
+        few = selection.rows and sum(selection.rows) < FEW_MATCHES * query.top_k
+        if few:
+            price = 0
+        recall = contract.target if query.recall is None else query.recall
+        enough = (1 - (1 - recall) / 2) * (1 << PROBABILITY_BITS)
+        mass = dict(zip(range(len(directory)) if routed.blocks is None else routed.blocks, routed.p, strict=True))
+        while True:
+            plan = plan_scan(routed, flags, directory, renditions, price, contract.gets, budget)
+            read = {i for r in plan.ranges for i in range(r.first, r.last)} | set(plan.cached)
+            if not price or not plan.complete or sum(mass.get(i, 0) for i in read) >= enough:
+                return plan
             price //= 2
 
     def directory(self, routed: Routed) -> Directory:

@@ -1,0 +1,66 @@
+"""Which rows of an index a filter takes, from the attributes in its Parquet files and not from what a query reads."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vantage.errors import DamagedError
+from vantage.filter.parse import Negation, Node, Term, parse_filter
+from vantage.filter.program import spans_of
+from vantage.format import FilterField
+from vantage.index import Index
+
+from ..bucket.store import Ranged
+from ..filters.columns import keys_of
+from ..ingest.json_rows import json_rows
+from .stored import AGAIN, part_at
+
+Keys = dict[int, list[int]]  # of a row, by the place of the field
+
+
+def matching_rows(path: Path | str, index: Index, value: Any) -> npt.NDArray[np.bool_]:
+    """(N) by row number. Raises InputError for a filter that the index does not take, DamagedError for a bad file."""
+    root, out = index.root, list[bool]()
+    node = parse_filter(value, root.filters, root.names)
+    names = [root.names[f.attribute] for f in root.filters]
+    ranks = [{f.text(i): i for i in range(len(f.ends) - 1)} for f in root.filters]
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for part in sorted(set(root.rows.vector_object)):
+        where, key = part_at(path, index, part)
+        try:
+            file = pq.ParquetFile(pa.PythonFile(Ranged(where, key, root.objects.sizes[part]), "r"))
+            for batch in file.iter_batches(columns=names):
+                table = pa.Table.from_batches([batch]).select(names)
+                for record in json_rows(table, len(batch)):
+                    values = zip(json.loads(record), root.filters, ranks, strict=True)
+                    keys = {i: _keys(v, field, rank) for i, (v, field, rank) in enumerate(values)}
+                    out.append(node is None or _takes(node, keys, root.filters, spans))
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DamagedError(f"{key}: is no Parquet file of rows", hint=AGAIN) from error
+    return np.array(out, bool)
+
+
+def _keys(value: Any, field: FilterField, ranks: dict[bytes, int]) -> list[int]:
+    keys = keys_of(value, field.kind, field.many)
+    return [ranks[key.encode()] for key in keys] if field.kind == "text" else keys
+
+
+def _takes(node: Node, keys: Keys, fields: tuple[FilterField, ...], known: dict[int, list[tuple[int, int]]]) -> bool:
+    if isinstance(node, Negation):
+        return not _takes(node.part, keys, fields, known)
+    if isinstance(node, Term):
+        if id(node) not in known:
+            known[id(node)] = list(spans_of(node, fields[node.field]))
+        spans = known[id(node)]
+        at = [(bisect_right(spans, key, key=lambda span: span[0]) - 1, key) for key in keys[node.field]]
+        return any(i >= 0 and key <= spans[i][1] for i, key in at)
+    some = (_takes(part, keys, fields, known) for part in node.parts)
+    return any(some) if node.either else all(some)

@@ -1,0 +1,1 @@
+"""Filters: which attributes are declared, and their columns."""

@@ -1,0 +1,61 @@
+"""How many rows of each block a filter is expected to take, from counts: exact for single values, else nearly."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from operator import mul
+
+from .. import kernels
+from ..format import Counts, FieldCounts, FilterField
+from .parse import Negation, Node, Term
+from .program import Span, spans_of
+
+SHARE_MIN = 1e-9  # of rows that there may be: less of them is as good as one
+
+
+def expected_rows(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Sequence[int]) -> list[float]:
+    """Of each block, of the rows at home in it (B): terms count as independent of each other."""
+    shares = _shares(node, fields, counts, homes)
+    return list(map(mul, shares, homes))
+
+
+def _shares(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Sequence[int]) -> list[float]:
+    """Of the rows at home in each block (B); 0 only where it is sure that there is none."""
+    if isinstance(node, Term):
+        rows = rows_within(spans_of(node, fields[node.field]), counts.fields[node.field], len(homes))
+        return [min(1.0, max(SHARE_MIN, n / home)) if n else 0.0 for n, home in zip(rows, homes, strict=True)]
+    if isinstance(node, Negation):  # counts are rounded: no block is sure to hold none that a negation takes
+        parts = zip(_shares(node.part, fields, counts, homes), homes, strict=True)
+        return [max(1.0 - share, 0.5 / home) if home else 0.0 for share, home in parts]
+    shares = [_shares(part, fields, counts, homes) for part in node.parts]
+    join = _either if node.either else _both
+    out = shares[0]
+    for part in shares[1:]:
+        out = list(map(join, out, part))
+    return out
+
+
+def _both(a: float, b: float) -> float:
+    return max(SHARE_MIN, a * b) if a and b else 0.0
+
+
+def _either(a: float, b: float) -> float:
+    return a + b - a * b
+
+
+def rows_within(spans: Sequence[Span], counts: FieldCounts, blocks: int) -> array[float]:
+    """f32 (B): rows with a key in the spans, those of a bucket spread evenly between its least and its largest key."""
+    weights = array("f", bytes(4 * len(counts.low)))
+    at = 0
+    for j, (low, high) in enumerate(zip(counts.low, counts.high, strict=True)):
+        while at < len(spans) and spans[at][1] < low:
+            at += 1
+        inside, i = 0, at
+        while i < len(spans) and spans[i][0] <= high:
+            inside += min(high, spans[i][1]) - max(low, spans[i][0]) + 1
+            i += 1
+        weights[j] = inside / (high - low + 1)
+    out = array("f", bytes(4 * blocks))
+    kernels.sum_counts(counts.table, weights, out)
+    return out

@@ -1,0 +1,50 @@
+"""A filter at work in a segment: its program, the rows that it is expected to take, and how its blocks are routed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+from ..filter.expect import expected_rows
+from ..filter.parse import parse_filter
+from ..filter.program import Program, compile_filter
+from ..format import Root
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A filter, compiled for one segment. rows: of each block, of those at home in it, how many it is expected to take;
+    none in an index without counts. 0 is sure, other numbers are about right.
+    """
+
+    program: Program
+    rows: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """How many rows a filter takes; exact says that they were counted."""
+
+    rows: int
+    exact: bool
+
+
+def select(value: Any, root: Root, homes: Sequence[int]) -> Selection | None:
+    """A filter as JSON has it, for this segment; None where all rows may answer. homes (B): rows at home in each block.
+
+    Raises InputError or LimitError for a filter that this index does not take.
+    """
+    if value is None:
+        return None
+    if not root.filters and value:
+        raise InputError(
+            "no attribute of this index can be filtered by", hint="build it with --filter, or leave filter out",
+            param="filter",
+        )  # fmt: skip
+    node = parse_filter(value, root.filters, root.names)
+    if node is None:
+        return None
+    rows = expected_rows(node, root.filters, root.counts, homes) if root.counts else []
+    return Selection(compile_filter(node, root.filters), rows)

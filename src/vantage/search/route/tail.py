@@ -1,0 +1,53 @@
+"""The tail router: blocks by how many answers they are expected to hold, of the rows that a filter takes.
+
+Scores of the rows of a block are normal around that of its centre; T is the score that as many rows as are wanted are
+expected to pass, and a block is as probable as the share of them that it holds. Measured, it follows k, the share of
+rows that match, and filters whose rows lie far from the query, which probabilities of a router for all rows do not.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from operator import mul
+
+from ... import kernels
+from ...format import Centres, Counts, IndexSection
+from ..prepare import Prepared
+from .common import PROBABILITY_BITS, Routed
+
+KNOWN_SHARE = 0.98  # of the rows that match, at most, are wanted: T would be the least score of all
+DISTANCE_MIN = 1e-9
+
+
+def tail(
+    query: Prepared, rows: Sequence[float], wanted: int, index: IndexSection, centres: Centres, counts: Counts
+) -> Routed:
+    """Of every block. rows (B): of each that match, expected."""
+    dots = array("i", bytes(4 * index.blocks))
+    kernels.matvec_i8(query.i16, centres.table, index.blocks, index.dimension, dots)
+    base = list(map(mul, dots, map(query.i16_scale.__mul__, centres.scale)))
+    if index.metric == "l2":
+        base = [b + bias for b, bias in zip(base, centres.bias, strict=True)]
+        away = [math.sqrt(max(DISTANCE_MIN, query.norm * query.norm - 2 * b)) for b in base]
+        spread = [counts.spread * d for d in away]
+        base = [b + counts.shift * d for b, d in zip(base, away, strict=True)]
+    else:
+        spread = [counts.spread] * index.blocks
+        base = [b + counts.shift for b in base]
+    out, total = array("I", bytes(4 * index.blocks)), sum(rows)
+    if not total:
+        return Routed(out)
+    most = min(float(wanted), KNOWN_SHARE * total)
+    kernels.tail_probabilities(array("f", rows), array("f", base), array("f", spread), most, out)
+    return Routed(out)
+
+
+def shared(routed: Routed, rows: Sequence[float], homes: Sequence[int]) -> Routed:
+    """The probabilities of a router for all rows, times the share of each block's rows that match."""
+    numbers = range(len(homes)) if routed.blocks is None else routed.blocks
+    values = [p * rows[b] / homes[b] if homes[b] else 0.0 for p, b in zip(routed.p, numbers, strict=True)]
+    unit = (1 << PROBABILITY_BITS) / (sum(values) or 1.0)
+    p = [max(round(v * unit), 1) if rows[b] > 0 else 0 for v, b in zip(values, numbers, strict=True)]
+    return Routed(array("I", p), routed.blocks, routed.directory, routed.complete)

@@ -1,0 +1,170 @@
+"""Filters in plain Python, over the values themselves; and rows and filters made up at random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from random import Random
+from typing import Any
+
+from vantage.filter.keys import float_key, time_key
+from vantage.format import FilterField
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+KINDS = {"lang": "text", "tags": "text", "year": "integer", "price": "number", "stock": "boolean", "at": "time"}
+NAMES = ("lang", "note", "tags", "year", "price", "stock", "at")  # "note" cannot be filtered by
+TEXTS = ("", "a", "b", "de", "dé", "deux", "fr", "z\U0001f600", "zz", "\x00", "\ud7ff")
+INTEGERS = (-(1 << 63), -5, -1, 0, 1, 2, 2020, 2021, (1 << 53) + 1, (1 << 63) - 1)
+NUMBERS = (-1e308, -1.5, -0.0, 0.0, 5e-324, 0.1, 1.0, 2020.0, 2020.5, 9007199254740993.0, 1.7e308)
+TIMES = ("0001-01-01", "1969-12-31T23:59:59.999999Z", "1970-01-01T00:00:00Z", "2024-05-01T12:00:00+02:00",
+         "2024-05-01T10:00:00Z", "2024-05-01T10:00:00.5", "9999-12-31T23:59:59Z")  # fmt: skip
+
+
+def takes(filter: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether a row is one that a filter takes, by what docs/filters.md says of the dialect."""
+    parts = []
+    for name, condition in filter.items():
+        if name in ("$and", "$or"):
+            some = [takes(one, row) for one in condition]
+            parts.append(all(some) if name == "$and" else any(some))
+        elif name == "$not":
+            parts.append(not takes(condition, row))
+        else:
+            parts.append(_fits(condition, row.get(name), KINDS[name]))
+    return all(parts)
+
+
+def _fits(condition: Any, value: Any, kind: str) -> bool:
+    if not isinstance(condition, Mapping):
+        condition = {"$eq": condition}
+    values = [] if value is None else value if isinstance(value, list) else [value]
+    have = [_value(v, kind) for v in values if v is not None]
+    return all(_holds(operator, operand, have, kind) for operator, operand in condition.items())
+
+
+def _holds(operator: str, operand: Any, have: list[Any], kind: str) -> bool:
+    if operator == "$not":
+        return not all(_holds(o, v, have, kind) for o, v in operand.items())
+    if operator == "$exists":
+        return bool(have) == operand
+    if operator in ("$in", "$nin", "$all"):
+        wanted = [_value(v, kind) for v in operand]
+        if operator == "$all":
+            return all(any(h == w for h in have) for w in wanted)
+        return any(h == w for h in have for w in wanted) == (operator == "$in")
+    wanted = _value(operand, kind)
+    if operator in ("$eq", "$ne"):
+        return any(h == wanted for h in have) == (operator == "$eq")
+    if operator == "$prefix":
+        return any(h.startswith(wanted) for h in have)
+    return any({"$gt": h > wanted, "$gte": h >= wanted, "$lt": h < wanted, "$lte": h <= wanted}[operator] for h in have)
+
+
+def _value(value: Any, kind: str) -> Any:
+    """What compares as values of a kind do, exactly."""
+    if kind == "time":
+        if isinstance(value, int):
+            return EPOCH + timedelta(seconds=value)
+        when = datetime.fromisoformat(value)
+        return when if when.tzinfo else when.replace(tzinfo=UTC)
+    if kind == "text":
+        return value.encode()
+    return Fraction(value)
+
+
+def key_of(value: Any, kind: str) -> int | bytes:
+    """The key of a value as rows have it, of a text its bytes."""
+    if kind == "text":
+        return value.encode()
+    return time_key(value) if kind == "time" else float_key(value) if kind == "number" else int(value)
+
+
+def random_row(draw: Random) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "lang": draw.choice(TEXTS[:-1]),
+        "tags": draw.sample(TEXTS[:-1], draw.randrange(4)),
+        "year": draw.choice(INTEGERS) if draw.random() < 0.7 else draw.randrange(2000, 2030),
+        "price": draw.choice(NUMBERS) if draw.random() < 0.5 else draw.gauss(0, 100),
+        "stock": draw.random() < 0.3,
+        "at": draw.choice(TIMES),
+    }
+    return {name: None if draw.random() < 0.15 else value for name, value in row.items()}
+
+
+def _operand(draw: Random, kind: str) -> Any:
+    if kind == "text":
+        return draw.choice((*TEXTS, "d", "dee"))
+    if kind == "time":
+        return draw.choice((*TIMES, 0, 1714557600, "2024-05-01"))
+    if kind == "boolean":
+        return draw.random() < 0.5
+    some = (*INTEGERS, *NUMBERS, draw.randrange(2000, 2030), draw.gauss(0, 100), 1 << 70, -(1 << 2000), 0.5)
+    return draw.choice(some)
+
+
+def random_filter(draw: Random, depth: int = 3) -> dict[str, Any]:
+    """A filter that the schema of these names takes."""
+    roll = draw.random()
+    if depth and roll < 0.25:
+        return {draw.choice(("$and", "$or")): [random_filter(draw, depth - 1) for _ in range(draw.randrange(1, 4))]}
+    if depth and roll < 0.35:
+        return {"$not": random_filter(draw, depth - 1)}
+    return {name: _condition(draw, name) for name in draw.sample(list(KINDS), draw.randrange(1, 3))}
+
+
+def _condition(draw: Random, name: str) -> Any:
+    kind = KINDS[name]
+    if draw.random() < 0.2:
+        return _operand(draw, kind)
+    able = ["$eq", "$ne", "$in", "$nin", "$exists", "$not"]
+    able += ["$gt", "$gte", "$lt", "$lte"] * (kind != "boolean") + ["$prefix"] * (kind == "text")
+    able += ["$all"] * (name == "tags")
+    out = {}
+    for operator in draw.sample(able, draw.randrange(1, 3)):
+        if operator == "$not":
+            out[operator] = {"$eq": _operand(draw, kind)}
+        elif operator == "$exists":
+            out[operator] = draw.random() < 0.5
+        elif operator in ("$in", "$nin", "$all"):
+            out[operator] = [_operand(draw, kind) for _ in range(draw.randrange(1, 4))]
+        else:
+            out[operator] = _operand(draw, kind)
+    return out
+
+
+def fields_of(rows: Sequence[Mapping[str, Any]]) -> tuple[FilterField, ...]:
+    """The fields of an index of these rows."""
+    fields = []
+    for name, kind in KINDS.items():
+        lists = [_keys(row, name) for row in rows]
+        distinct = sorted({key for own in lists for key in own})
+        texts = distinct if kind == "text" else []
+        ends = [0]
+        for text in texts:
+            ends.append(ends[-1] + len(text))
+        low, high = (
+            (0, max(0, len(texts) - 1)) if kind == "text" else (distinct[0], distinct[-1]) if distinct else (0, 0)
+        )
+        fields.append(
+            FilterField(NAMES.index(name), kind, name == "tags", True, sum(map(bool, lists)), len(distinct), low, high,
+                        ends, b"".join(texts))
+        )  # fmt: skip
+    return tuple(fields)
+
+
+def _keys(row: Mapping[str, Any], name: str) -> list[Any]:
+    value = row[name]
+    values = [] if value is None else value if isinstance(value, list) else [value]
+    return sorted({key_of(v, KINDS[name]) for v in values})
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]], fields: Sequence[FilterField]) -> list[tuple[bool, list[list[int]]]]:
+    """What `pack_columns` takes of these rows."""
+    columns = []
+    for name, field in zip(KINDS, fields, strict=True):
+        keys = [_keys(row, name) for row in rows]
+        if field.kind == "text":
+            keys = [[field.rank(text, after=False) for text in own] for own in keys]
+        columns.append((field.many, keys))
+    return columns
