@@ -124,17 +124,8 @@ static void scan_into_list(const Scan *s, int by, i32_at *out) {
   }
 }
 
-// The arguments that lrsq_scan and lrsq_scores share, all but the last.
-static void take_block(Call *c, Scan *s) {
-  const i64 end = (i64)1 << 48;
-  u64 ranges_at = (u64)call_int(c, 1, "ranges_at", 0, end), codes_at = (u64)call_int(c, 2, "codes_at", 0, end);
-  u64 f_at = (u64)call_int(c, 3, "f_at", 0, end), h_at = (u64)call_int(c, 4, "h_at", 0, end);
-  u64 rows_at = (u64)call_int(c, 5, "rows_at", 0, end), n = (u64)call_int(c, 6, "n", 0, 0x7fffffe0);
-  u64 padded = (n + GROUP - 1) / GROUP * GROUP;
-  s->n = (u32)n;
-  s->base = call_f32(c, 7, "base");
-  s->place = (u32)call_int(c, 8, "place", 0, UINT32_MAX);
-  Span data = call_in(c, 0, "data", 0), tables = call_in(c, 9, "tables", TABLES_AT);
+// Checks the tables of a query.
+static void take_tables(Call *c, Scan *s, Span tables) {
   if (c->failed) return;
   s->tables = (const Tables *)tables.at;
   s->code_bytes = s->tables->code_bytes;
@@ -149,18 +140,41 @@ static void take_block(Call *c, Scan *s) {
   s->unit = s->tables->unit;
   s->bias = s->tables->bias;
   s->scale = s->tables->scale;
-  const struct {
-    const char *what;
-    u64 at, size;
-  } planes[] = {{"ranges", ranges_at, 16},
-                {"codes", codes_at, padded * s->code_bytes},
-                {"f", f_at, padded},
-                {"h", h_at, padded},
-                {"rows", rows_at, n * 4}};
-  for (int i = 0; i < 5; i++)
+}
+
+// A part of a block: where it begins and its bytes.
+typedef struct {
+  const char *what;
+  u64 at, size;
+} Plane;
+
+static void check_planes(Call *c, const Plane *planes, int count, Span data) {
+  for (int i = 0; i < count; i++)
     if (planes[i].at + planes[i].size > data.size)
       FAIL(c, "%s at %llu of %llu bytes end beyond data of %llu", planes[i].what, (unsigned long long)planes[i].at,
            (unsigned long long)planes[i].size, (unsigned long long)data.size);
+}
+
+static const i64 PLACE_END = (i64)1 << 48;
+
+// The arguments that lrsq_scan and lrsq_scores share, all but the last.
+static void take_block(Call *c, Scan *s) {
+  u64 ranges_at = (u64)call_int(c, 1, "ranges_at", 0, PLACE_END), codes_at = (u64)call_int(c, 2, "codes_at", 0, PLACE_END);
+  u64 f_at = (u64)call_int(c, 3, "f_at", 0, PLACE_END), h_at = (u64)call_int(c, 4, "h_at", 0, PLACE_END);
+  u64 rows_at = (u64)call_int(c, 5, "rows_at", 0, PLACE_END), n = (u64)call_int(c, 6, "n", 0, 0x7fffffe0);
+  u64 padded = (n + GROUP - 1) / GROUP * GROUP;
+  s->n = (u32)n;
+  s->base = call_f32(c, 7, "base");
+  s->place = (u32)call_int(c, 8, "place", 0, UINT32_MAX);
+  Span data = call_in(c, 0, "data", 0), tables = call_in(c, 9, "tables", TABLES_AT);
+  take_tables(c, s, tables);
+  if (c->failed) return;
+  const Plane planes[] = {{"ranges", ranges_at, 16},
+                          {"codes", codes_at, padded * s->code_bytes},
+                          {"f", f_at, padded},
+                          {"h", h_at, padded},
+                          {"rows", rows_at, n * 4}};
+  check_planes(c, planes, 5, data);
   if (c->failed) return;
   const f32_at *ranges = (const f32_at *)(data.at + ranges_at);
   for (int i = 0; i < 4; i++)
@@ -191,6 +205,77 @@ KERNEL(lrsq_scan) {
     pool_close(&pool);
   }
   return call_close(c, scan.n);
+}
+
+// Rows of many blocks: by the paths only the sums of tables, as the score of a row with factor 1 and nothing added, whose every
+// operation is exact; then each row's own factors, in the order of score_group.
+static void scan_mixed(const Scan *s, int by, const u8 *homes, const f32_at *ranges, const f32_at *bases, const u8 *mask,
+                       Pool *pool) {
+  f32x4 values[AT_ONCE][4];
+  Scan plain = *s;
+  plain.base = plain.h_lo = plain.h_step = plain.f_step = 0;
+  plain.f_lo = plain.scale = 1;
+  for (u32 at = 0; at < s->n; at += AT_ONCE * GROUP) {
+    u32 groups = (s->n - at + GROUP - 1) / GROUP;
+    if (groups > AT_ONCE) groups = AT_ONCE;
+    values_of(by, &plain, at, (int)groups, 0, values);
+    for (u32 i = at; i < s->n && i < at + groups * GROUP; i++) {
+      if (mask && !(mask[i / 8] >> i % 8 & 1)) continue;
+      u32 lane = (i - at) % GROUP, home = homes[i];
+      const f32_at *r = ranges + 4 * home;
+      f32 dot = values[(i - at) / GROUP][lane % 4][lane / 4];
+      f32 factor = r[0] + r[1] * (f32)s->f[i], addend = r[2] + r[3] * (f32)s->h[i];
+      f32x4 value = splat((bases[home] + (addend + factor * dot)) * s->scale), four[4] = {value, value, value, value};
+      i32 score = round_group(four).rows[0][0];
+      if (score >= pool->score_min) pool_push(pool, score, s->rows[i], s->place, i);
+    }
+  }
+}
+
+KERNEL(lrsq_scan_mixed) {
+  (void)module;
+  Call call, *c = &call;
+  call_open(c, "lrsq_scan_mixed", argv, argc, 13, 14);
+  Scan s = {0};
+  int by = path;
+  u64 ranges_at = (u64)call_int(c, 1, "ranges_at", 0, PLACE_END), homes_at = (u64)call_int(c, 2, "homes_at", 0, PLACE_END);
+  u64 codes_at = (u64)call_int(c, 3, "codes_at", 0, PLACE_END), f_at = (u64)call_int(c, 4, "f_at", 0, PLACE_END);
+  u64 h_at = (u64)call_int(c, 5, "h_at", 0, PLACE_END), rows_at = (u64)call_int(c, 6, "rows_at", 0, PLACE_END);
+  u64 n = (u64)call_int(c, 7, "n", 0, 0x7fffffe0), padded = (n + GROUP - 1) / GROUP * GROUP;
+  u64 blocks = (u64)call_int(c, 8, "blocks", 1, 256);
+  s.n = (u32)n;
+  s.place = (u32)call_int(c, 10, "place", 0, UINT32_MAX);
+  Span data = call_in(c, 0, "data", 0), bases = call_in(c, 9, "bases", blocks * 4);
+  Span tables = call_in(c, 11, "tables", TABLES_AT), buffer = call_out(c, 12, "pool", 0), mask = {0, 0};
+  if (argc == 14) mask = call_in(c, 13, "mask", padded / 8);
+  take_tables(c, &s, tables);
+  if (!c->failed) {
+    const Plane planes[] = {{"ranges", ranges_at, blocks * 16}, {"homes", homes_at, n},
+                            {"codes", codes_at, padded * s.code_bytes}, {"f", f_at, padded},
+                            {"h", h_at, padded}, {"rows", rows_at, n * 4}};
+    check_planes(c, planes, 6, data);
+  }
+  Pool pool;
+  if (!c->failed) {
+    const f32_at *ranges = (const f32_at *)(data.at + ranges_at), *base = (const f32_at *)bases.at;
+    for (u64 i = 0; i < 4 * blocks; i++)
+      if (ranges[i] - ranges[i] != 0) FAIL(c, "number %llu of ranges is not finite", (unsigned long long)i);
+    for (u64 i = 0; i < blocks; i++)
+      if (base[i] - base[i] != 0) FAIL(c, "base %llu is not finite", (unsigned long long)i);
+    for (u64 i = 0; i < n; i++)
+      if (data.at[homes_at + i] >= blocks) FAIL(c, "row %llu is of block %d of %llu", (unsigned long long)i,
+                                                data.at[homes_at + i], (unsigned long long)blocks);
+  }
+  if (call_ready(c)) pool_open(&pool, c, buffer);
+  if (!c->failed) {
+    s.codes = data.at + codes_at;
+    s.f = data.at + f_at;
+    s.h = data.at + h_at;
+    s.rows = (const u32_at *)(data.at + rows_at);
+    scan_mixed(&s, by, data.at + homes_at, (const f32_at *)(data.at + ranges_at), (const f32_at *)bases.at, mask.at, &pool);
+    pool_close(&pool);
+  }
+  return call_close(c, n);
 }
 
 KERNEL(lrsq_scores) {

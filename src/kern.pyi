@@ -169,6 +169,15 @@ def lrsq_scan(
     buffers.
     """
 
+def lrsq_scan_mixed(
+    data: Buffer, ranges_at: int, homes_at: int, codes_at: int, f_at: int, h_at: int, rows_at: int, n: int, blocks: int,
+    bases: Buffer, place: int, tables: Buffer, pool: Buffer, mask: Buffer = ..., /,
+) -> int:  # fmt: skip
+    """As lrsq_scan, for rows of several blocks, 1 to 256, each with the integer that a scan of its block gives it.
+
+    ranges_at: f32[blocks][4]; bases f32[blocks]; homes_at: u8[n], the block of each row. Returns n.
+    """
+
 def lrsq_scores(
     data: Buffer, ranges_at: int, codes_at: int, f_at: int, h_at: int, rows_at: int, n: int, base: float, place: int,
     tables: Buffer, out: Buffer, /,

@@ -13,7 +13,7 @@ from vantage import kernels
 from vantage.errors import DamagedError, InputError, LimitError
 from vantage.filter.keys import KEY_MAX, KEY_MIN, float_key, key_float, key_time, time_key
 from vantage.filter.parse import BYTES_MAX, DEPTH_MAX, VALUES_MAX, parse_filter
-from vantage.filter.program import compile_filter
+from vantage.filter.program import compile_filter, resolve
 from vantage.format import FilterField, pack_columns, pack_filters, unpack_columns, unpack_filters
 
 
@@ -22,7 +22,7 @@ def rows_taken(value: Any, rows: list[dict[str, Any]], fields: tuple[FilterField
     node = parse_filter(value, fields, NAMES)
     if node is None:
         return [True] * len(rows)
-    program, n = compile_filter(node, fields), len(rows)
+    program, n = compile_filter(resolve(node, fields), fields), len(rows)
     mask, scratch = bytearray(2 * -(-n // 16)), bytearray(kernels.filter_rows_size(n))
     found = kernels.filter_rows(plane, n, len(fields), program.data, mask, scratch)
     bits = int.from_bytes(mask, "little")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -171,25 +171,30 @@ def _joined(one: Declared, parts: list[Any], count: int) -> Column:
 
 
 def fit_blocks(
-    columns: Sequence[Column], declared: Sequence[Declared], members: Sequence[Ints], note: Any
+    columns: Sequence[Column],
+    declared: Sequence[Declared],
+    members: Sequence[Ints],
+    projected: bool,
+    norms: bool,
+    note: Any,
 ) -> list[Column]:
-    """Without those that nobody named and that take more of a block than every query should read."""
+    """Says which go into the blocks: those that take little of what every query reads, all where answers are proven by
+    blocks (norms), and without projections those that were named. What then is nowhere is left out, and noted.
+    """
     asked = {one.name: one.asked for one in declared}
     some = [members[i] for i in np.linspace(0, len(members) - 1, min(JUDGED_BLOCKS, len(members))).astype(int)]
     out = []
     for column in columns:
-        nbytes = sum(len(columns_of([column], rows)) for rows in some) / max(1, sum(map(len, some)))
-        if nbytes > ROW_BYTES_MAX and not asked[column.name]:
+        plane = [pack_columns([(column.field.many, column.of(rows))]) for rows in some]
+        nbytes = sum(map(len, plane)) / max(1, sum(map(len, some)))
+        if nbytes <= ROW_BYTES_MAX or norms or (asked[column.name] and not projected):
+            out.append(column)
+        elif projected:
+            out.append(replace(column, field=replace(column.field, in_blocks=False)))
+        else:
             note(f"{column.name!r} is not filterable: it would take {nbytes:.1f} bytes of each row that a query scans; "
                  "name it with --filter to have it all the same")  # fmt: skip
-            continue
-        out.append(column)
     return out
-
-
-def columns_of(columns: Iterable[Column], rows: Ints) -> bytes:
-    """The plane of columns of a block with these source rows."""
-    return pack_columns([(column.field.many, column.of(rows)) for column in columns])
 
 
 def fields_of(columns: Sequence[Column]) -> tuple[FilterField, ...]:

@@ -27,6 +27,7 @@ from vantage.format import (
 from ..blocks.layout import centre_at, exact_centres
 from ..codecs.error_norms import Lengths, error_norms
 from ..codecs.planes import Codec, Encoded, encode_blocks
+from ..filters.codes import RowCodes
 from ..filters.columns import Column
 from ..ingest.rows import F32, Ints, Rows
 from ..progress import Progress
@@ -60,7 +61,7 @@ class _Packing:
 class _Piece:
     """Blocks from `low` on with the rows source i64 (n), that begin at starts. By these rows: number, checks u32 (n),
     spots u32 (n, 3), none where blocks have none. codes: of each codec, None where they are still to be made.
-    columns: of each field whether its values are lists, and the keys of these rows.
+    columns: of each field whether its values are lists, and the keys of these rows; None where blocks have no column.
     """
 
     low: int
@@ -70,15 +71,22 @@ class _Piece:
     checks: U32
     spots: U32
     codes: list[list[Encoded] | None]
-    columns: list[tuple[bool, list[list[int]]]]
+    columns: list[tuple[bool, list[list[int]]] | None]
 
 
 def write_blocks(
-    contents: Contents, table: RowTable, columns: list[Column], objects: ObjectList, norms: bool, progress: Progress
+    contents: Contents,
+    table: RowTable,
+    columns: list[Column],
+    objects: ObjectList,
+    norms: bool,
+    kept: RowCodes | None,
+    progress: Progress,
 ) -> tuple[Directory, array[float], bytes]:
     """Writes every block into shards; (directory, with norms the blocks' radii, the blocks that the root is to hold).
 
-    norms: blocks end with error norms, for exact answers. Raises InputError for a block that no reader takes.
+    norms: blocks end with error norms, for exact answers. kept: takes the codes of rows as they are written. Raises
+    InputError for a block that no reader takes.
     """
     rows, layout, radius = contents.rows, contents.choice.layout, array("f")
     blocks, codecs = len(table.members), contents.codecs()
@@ -100,12 +108,15 @@ def write_blocks(
         of = table.number[source]
         spots = table.spots[of] if table.by_row else np.zeros((0, 3), np.uint32)
         codes = [contents.codes_of(codec, low, high, source, starts) for codec in codecs]
-        keys = [(column.field.many, column.of(source)) for column in columns]
+        keys = [(c.field.many, c.of(source)) if c.field.in_blocks else None for c in columns]
         return _Piece(low, source, starts, of, table.checks[of], spots, codes, keys)
 
     made = rows.tasks.map(_pack, packing, Lazy(len(ranges), piece), progress, keep=False)
+    begins = np.cumsum(table.homes) - table.homes
     for (low, high), (radii, *packed) in zip(ranges, made, strict=True):
         radius.extend(radii.tolist())
+        if kept is not None:
+            kept.keep(low, packed[0], packed[2].astype(np.int64), begins, table, rows.dimension)
         for writer, data, size, whole in zip(shards, packed[::3], packed[1::3], packed[2::3], strict=True):
             ends = np.cumsum(whole).tolist()
             for block, start, end, own in zip(range(low, high), [0, *ends], ends, size.tolist(), strict=False):
@@ -135,7 +146,7 @@ def _pack(packing: _Packing, piece: _Piece) -> tuple[npt.NDArray[Any], ...]:
     for i, (low, high) in enumerate(zip(starts, starts[1:], strict=False)):
         part = slice(low, high)
         planes = [(NORMS_PLANE, lengths[i].plane)] if packing.norms else []
-        keys = [(COLUMNS_PLANE, pack_columns([(many, own[part]) for many, own in piece.columns]))]
+        keys = [(COLUMNS_PLANE, pack_columns([one and (one[0], one[1][part]) for one in piece.columns]))]
         attributes = [(ATTRIBUTES_PLANE, pack_attributes(texts[part]))] if packing.attributes else []
         centre = centre_at(packing.centre_section, piece.low + i)
         for rendition, made in zip(packing.renditions, out, strict=True):

@@ -6,6 +6,7 @@ import shutil
 from array import array
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,10 +15,13 @@ from vantage.format import (
     PAGE_BYTES_MAX,
     ROOT_BYTES_MAX,
     Bounds,
+    Counts,
     Current,
     Cursor,
     Directory,
+    FilterField,
     IdPages,
+    Projection,
     Root,
     RowPages,
     TwoLevelSection,
@@ -29,9 +33,11 @@ from ..blocks.layout import exact_centres, index_section
 from ..bucket.store import alone
 from ..codecs.planes import section_over
 from ..context import BuildContext
-from ..filters.columns import Column, fields_of, fit_blocks, read_columns
+from ..filters.codes import RowCodes
+from ..filters.columns import fields_of, fit_blocks, read_columns
 from ..filters.counts import counts_of
 from ..filters.declare import declare
+from ..filters.projections import write_projections
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Rows
 from .blocks import write_blocks
@@ -66,15 +72,35 @@ def write_index(contents: Contents, context: BuildContext, *, locked: bool = Fal
         ) from error
 
 
+class Filtering(NamedTuple):
+    """What the root says of filters."""
+
+    fields: tuple[FilterField, ...]
+    counts: Counts | None
+    projections: tuple[Projection, ...]
+
+
 def _write(contents: Contents, context: BuildContext) -> None:
     """Writes all objects but the manifest."""
     table, objects = row_table(contents), ObjectList(context.building)
     declared = declare(contents.attributes, context.options.filters)
     columns = read_columns(contents.rows, declared, context.note, context.progress.part(0, 0.1))
-    columns = fit_blocks(columns, declared, table.members, context.note)
-    pages = write_rows(contents, table, objects, context.progress.part(0.1, 0.4))
+    counts = counts_of(
+        columns, contents.rows, table.members, table.homes, contents.choice.layout.centres, context.options.seed
+    )
     norms = context.options.error_norms
-    directory, radius, inline = write_blocks(contents, table, columns, objects, norms, context.progress.part(0.4, 1))
+    columns = fit_blocks(columns, declared, table.members, counts is not None, norms, context.note)
+    pages = write_rows(contents, table, objects, context.progress.part(0.1, 0.4))
+    kept = None
+    if counts is not None:
+        blocks, code_bytes = len(table.members), contents.choice.codec.code_bytes
+        kept = RowCodes.room(contents.rows.count, code_bytes, blocks)
+    progress = context.progress.part(0.4, 0.8)
+    directory, radius, inline = write_blocks(contents, table, columns, objects, norms, kept, progress)
+    projections: tuple[Projection, ...] = ()
+    if kept is not None:
+        progress = context.progress.part(0.8, 1)
+        projections = write_projections(columns, kept, contents.rows, table, objects, progress)
     ids = write_ids(contents.rows, table, bool(contents.attributes.names), objects)
     root = _root(
         contents,
@@ -85,8 +111,7 @@ def _write(contents: Contents, context: BuildContext) -> None:
         ids,
         radius if norms else None,
         inline,
-        columns,
-        context.options.seed,
+        Filtering(fields_of(columns), counts, projections),
     ).pack()
     if len(root) > ROOT_BYTES_MAX:
         raise LimitError("the size of root.bin", len(root), ROOT_BYTES_MAX, hint="split the rows over several indexes")
@@ -105,12 +130,9 @@ def _root(
     ids: IdPages,
     radius: array[float] | None,
     inline: bytes,
-    columns: list[Column],
-    seed: int,
+    filtering: Filtering,
 ) -> Root:
-    """The root; radius of each block, or None in an index without error norms; inline: blocks that it holds; columns:
-    that blocks have.
-    """
+    """The root; radius of each block, or None in an index without error norms; inline: blocks that it holds."""
     rows, choice, layout = contents.rows, contents.choice, contents.choice.layout
     bounds, router, codec = None, layout.section, choice.longer or choice.codec
     sections = [codec.section]
@@ -121,7 +143,6 @@ def _root(
     if radius is not None:
         lengths = np.linalg.norm(exact_centres(layout.centre_section, rows.dimension), axis=1)
         bounds = Bounds(memoryview(radius), memoryview(array("f", lengths.tolist())))
-    counts = counts_of(columns, rows, table.members, table.homes, layout.centres, seed)
     if isinstance(router, TwoLevelSection):
         router = _write_pages(router, directory, rows, objects)
     return Root(
@@ -141,11 +162,10 @@ def _root(
         pages,
         ids,
         choice.promises,
-        layout.centre_section if bounds or counts else None,
+        layout.centre_section if bounds or filtering.counts else None,
         bounds,
         memoryview(inline),
-        fields_of(columns),
-        counts,
+        *filtering,
     )  # fmt: skip
 
 

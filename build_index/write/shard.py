@@ -18,16 +18,18 @@ START = aligned(HEADER.size + SECTION.size)  # of its one section
 
 
 class Shards:
-    """Blocks of one rendition in order, in as many shards as they take: objects of one section."""
+    """Blocks of one rendition, or chunks of a projection, in order, in as many shards as they take: objects of one
+    section.
+    """
 
-    def __init__(self, objects: ObjectList, rendition: int, blocks: int) -> None:
-        self.objects, self.rendition, self.count = objects, rendition, 0
+    def __init__(self, objects: ObjectList, rendition: int, blocks: int, name: str = "") -> None:
+        self.objects, self.count = objects, 0
+        self.name = name or ("shard" if not rendition else f"rendition-{rendition}")
         self.columns = columns_of(blocks)
         self._begin()
 
     def _begin(self) -> None:
-        name = "shard" if not self.rendition else f"rendition-{self.rendition}"
-        self.key = f"{name}-{self.count:05d}.bin"
+        self.key = f"{self.name}-{self.count:05d}.bin"
         self.number, path = self.objects.begin(self.key)
         self.file: BinaryIO = path.open("w+b")
         self.file.write(bytes(START))

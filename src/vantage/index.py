@@ -23,7 +23,6 @@ from .search.filtered import Selection, select
 from .search.prepare import Prepared, prepare
 from .search.query import TOP_K_MAX, Answer, Query
 from .search.rank import decode
-from .search.routed import reranked_rows
 from .search.run import Run
 from .search.scan import BlockIds
 from .search.segment import Segment
@@ -261,7 +260,7 @@ class Index:
             "complete": plan.complete,
             "recall_estimate": recall if plan.complete and not pages and selection is None else None,
             "second_below": promise.threshold or None,
-            "rerank": reranked_rows(query, promise),
+            "rerank": segment.reranked(query),
         }
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:

@@ -197,8 +197,19 @@ def test_what_is_declared(tmp_path: Path) -> None:
     build(open_source([tmp_path / "rows.parquet"]), context("default"))
     index = open_index(tmp_path / "default")
     names = [index.root.names[f.attribute] for f in index.root.filters]
-    assert names == ["lang", "year", "stock", "at"], names
-    assert any("'title' is not filterable" in note for note in notes) and any("'price'" in note for note in notes)
+    assert names == ["lang", "year", "price", "stock", "at"], names
+    assert [f.in_blocks for f in index.root.filters] == [True, True, False, True, True]
+    assert any("'title' is not filterable" in note for note in notes) and not any("'price'" in note for note in notes)
+    draw = Random(3)
+    for _ in range(80):  # those of price by its projection alone
+        value = random_filter(draw)
+        if "tags" in json.dumps(value):
+            continue
+        match = np.array([takes(value, row) for row in rows])
+        got = ask(index, Query(x[draw.randrange(ROWS)].tolist(), 10, filter=value))
+        ids = [int(m.id) for m in got.matches]
+        assert match[ids].all() and len(set(ids)) == len(ids) == min(10, match.sum()) and got.complete, value
+        assert got.matched is not None and (not got.matched.exact or got.matched.rows == match.sum())
     with pytest.raises(InputError, match="'tags' cannot be filtered by"):
         ask(index, Query(x[0].tolist(), 5, filter={"tags": "a"}))
     build(open_source([tmp_path / "rows.parquet"]), context("none", ()))

@@ -9,7 +9,7 @@ from operator import mul
 from .. import kernels
 from ..format import Counts, FieldCounts, FilterField
 from .parse import Negation, Node, Term
-from .program import Span, spans_of
+from .program import Span, complement, spans_of
 
 SHARE_MIN = 1e-9  # of rows that there may be: less of them is as good as one
 
@@ -25,6 +25,8 @@ def _shares(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Se
     if isinstance(node, Term):
         rows = rows_within(spans_of(node, fields[node.field]), counts.fields[node.field], len(homes))
         return [min(1.0, max(SHARE_MIN, n / home)) if n else 0.0 for n, home in zip(rows, homes, strict=True)]
+    if isinstance(node, Negation) and isinstance(node.part, Term) and not fields[node.part.field].many:
+        return _others(node.part, fields[node.part.field], counts, homes)
     if isinstance(node, Negation):  # counts are rounded: no block is sure to hold none that a negation takes
         parts = zip(_shares(node.part, fields, counts, homes), homes, strict=True)
         return [max(1.0 - share, 0.5 / home) if home else 0.0 for share, home in parts]
@@ -34,6 +36,17 @@ def _shares(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Se
     for part in shares[1:]:
         out = list(map(join, out, part))
     return out
+
+
+def _others(term: Term, field: FilterField, counts: Counts, homes: Sequence[int]) -> list[float]:
+    """Shares of rows with other values than those of a term, or none: more is known of them than that the rest is so
+    many.
+    """
+    spans = complement(spans_of(term, field), field.low, field.high)
+    rows = rows_within(spans, counts.fields[term.field], len(homes))
+    without = 1.0 - field.rows / max(1, sum(homes))
+    shares = [n / home + without if home else 0.0 for n, home in zip(rows, homes, strict=True)]
+    return [min(1.0, max(SHARE_MIN, share)) if share else 0.0 for share in shares]
 
 
 def _both(a: float, b: float) -> float:

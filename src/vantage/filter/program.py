@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..format import FilterField
-from .parse import Bound, Cut, Negation, Node, Term
+from .parse import Bound, Cut, Junction, Negation, Node, Term
 
 TERM, AND, OR, NOT = range(4)
 STACK_MAX = 16  # sets of rows at once: filters are eight deep
@@ -40,6 +40,61 @@ def spans_of(term: Term, field: FilterField) -> tuple[Span, ...]:
         else:
             out.append((low, high))
     return tuple(out)
+
+
+def resolve(node: Node, fields: Sequence[FilterField]) -> Node:
+    """The same filter, its terms in keys; what one `and` asks of a field that has no lists is one term."""
+    if isinstance(node, Term):
+        return Term(node.field, spans_of(node, fields[node.field]))
+    if isinstance(node, Negation):
+        return Negation(resolve(node.part, fields))
+    parts = list[Node]()
+    for part in (resolve(part, fields) for part in node.parts):
+        parts += part.parts if isinstance(part, Junction) and part.either == node.either else (part,)
+    if not node.either:
+        parts = _merged(parts, fields)
+    return parts[0] if len(parts) == 1 else Junction(tuple(parts), node.either)
+
+
+def _merged(parts: list[Node], fields: Sequence[FilterField]) -> list[Node]:
+    """Parts of an `and`, with one term for each field that has no lists, at the place of the first."""
+    out: list[Node] = []
+    places: dict[int, int] = {}
+    for part in parts:
+        if isinstance(part, Term) and not fields[part.field].many:
+            if part.field in places:
+                first = out[places[part.field]]
+                assert isinstance(first, Term)
+                both = intersection(spans_of(first, fields[part.field]), spans_of(part, fields[part.field]))
+                out[places[part.field]] = Term(part.field, both)
+                continue
+            places[part.field] = len(out)
+        out.append(part)
+    return out
+
+
+def intersection(a: Sequence[Span], b: Sequence[Span]) -> tuple[Span, ...]:
+    """The keys that both have; all rising and apart."""
+    out, i, j = list[Span](), 0, 0
+    while i < len(a) and j < len(b):
+        low, high = max(a[i][0], b[j][0]), min(a[i][1], b[j][1])
+        if low <= high:
+            out.append((low, high))
+        if a[i][1] < b[j][1]:
+            i += 1
+        else:
+            j += 1
+    return tuple(out)
+
+
+def complement(spans: Sequence[Span], low: int, high: int) -> tuple[Span, ...]:
+    """The keys from low to high that are in none of the spans, which rise and are apart."""
+    out, at = list[Span](), low
+    for first, last in spans:
+        if first > at:
+            out.append((at, min(first - 1, high)))
+        at = max(at, last + 1)
+    return tuple(span for span in (*out, (at, high)) if span[0] <= span[1])
 
 
 def _first(bound: Bound, field: FilterField) -> int:

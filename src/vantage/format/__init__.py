@@ -64,6 +64,13 @@ from .layout import (
     pack_head,
 )
 from .objects import CHECK_BYTES, ID_PAGE_ROWS, SPOT_BYTES, IdPages, Objects, RowPages, facts_bytes, id_entry
+from .projections import (
+    CHUNK_ROWS,
+    OpenChunk,
+    Projection,
+    open_chunk,
+    pack_chunk,
+)
 from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Ladder, Promise, Promises
 from .root import ROOT_KEY, Root, check_prices
 from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, NibbleRotation, Rotation
@@ -92,6 +99,7 @@ __all__ = [
     "Bounds",
     "ButterflyRotation",
     "CHECK_BYTES",
+    "CHUNK_ROWS",
     "CODECS",
     "COLUMNS_PLANE",
     "Centre",
@@ -130,6 +138,7 @@ __all__ = [
     "ObjectName",
     "Objects",
     "OpenBlock",
+    "OpenChunk",
     "PAGE_BYTES_MAX",
     "PRICED_MAX",
     "PROMISED_RERANK_MAX",
@@ -137,6 +146,7 @@ __all__ = [
     "Places",
     "Plane",
     "Point",
+    "Projection",
     "Promise",
     "Promises",
     "RANGES_AT",
@@ -181,9 +191,11 @@ __all__ = [
     "joined",
     "norms_of",
     "open_block",
+    "open_chunk",
     "pack_answers",
     "pack_attributes",
     "pack_block",
+    "pack_chunk",
     "pack_columns",
     "pack_filters",
     "pack_head",

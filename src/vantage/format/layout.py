@@ -34,13 +34,15 @@ INLINE = 16  # bytes of the root that its directory of objects names as an objec
 NIBBLES = 17  # in the place of ROTATION
 FILTERS = 18
 COUNTS = 19
+PROJECTIONS = 20
 # The kind of the section of a shard.
 SCAN = 32
 SECTION_NAMES = {
     INDEX: "index", SCHEMA: "schema", OBJECTS: "objects", DIRECTORY: "directory", CENTRES: "centres",
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", ROW_PAGES: "row pages",
     ID_PAGES: "id pages", PROMISES: "promises", BOUNDS: "bounds", BUTTERFLY: "butterfly", RENDITIONS: "renditions",
-    INLINE: "inline", NIBBLES: "nibbles", FILTERS: "filters", COUNTS: "counts", SCAN: "scan",
+    INLINE: "inline", NIBBLES: "nibbles", FILTERS: "filters", COUNTS: "counts", PROJECTIONS: "projections",
+    SCAN: "scan",
 }  # fmt: skip
 
 METRICS = ("cosine", "l2", "dot")

@@ -31,6 +31,7 @@ from .layout import (
     INDEX,
     INLINE,
     OBJECTS,
+    PROJECTIONS,
     PROMISES,
     REGIONS_VERSION,
     RENDITIONS,
@@ -49,6 +50,7 @@ from .layout import (
     unpack_object,
 )
 from .objects import IdPages, Objects, RowPages
+from .projections import Projection, pack_projections, unpack_projections
 from .promises import PROMISED_VECTORS_MAX, Promises
 from .rotations import ROTATION_SECTIONS, Rotation
 from .routers import ROUTER_SECTIONS
@@ -136,6 +138,7 @@ class Root:
     inline: memoryview = memoryview(b"")
     filters: tuple[FilterField, ...] = ()  # attributes that can be filtered by
     counts: Counts | None = None  # of their values, in each block
+    projections: tuple[Projection, ...] = ()  # by their values; only with counts
 
     @property
     def codec(self) -> LrsqSection:
@@ -181,6 +184,7 @@ class Root:
                 *([(INLINE, bytes(self.inline))] if self.inline else []),
                 *([(FILTERS, pack_filters(self.filters))] if self.filters else []),
                 *([(COUNTS, self.counts.pack())] if self.counts else []),
+                *([(PROJECTIONS, pack_projections(self.projections))] if self.projections else []),
             ],
             _router_version(self.router),
         )
@@ -229,6 +233,9 @@ class Root:
         filters: tuple[FilterField, ...] = ()
         if FILTERS in sections:
             filters = of(FILTERS, unpack_filters, len(schema["attributes"]), index.rows)
+        projections: tuple[Projection, ...] = ()
+        if PROJECTIONS in sections and COUNTS in sections:
+            projections = of(PROJECTIONS, unpack_projections, len(filters), index.blocks, sizes)
         root = cls(
             index,
             schema,
@@ -247,6 +254,7 @@ class Root:
             inline,
             filters,
             of(COUNTS, Counts.unpack, len(filters), index.blocks) if COUNTS in sections else None,
+            projections,
         )
         if directory is not None:
             check_prices(root, directory, name)

@@ -16,6 +16,7 @@ from operator import mul
 
 from .. import kernels
 from ..cost import Budget
+from ..errors import InputError
 from ..format import (
     FINE_MAX,
     NORMS_PLANE,
@@ -30,7 +31,7 @@ from ..format import (
     plane_of,
 )
 from ..read.waves import Steps
-from .filtered import Matched
+from .filtered import Matched, Selection
 from .plan import plan_extents
 from .prepare import Prepared
 from .rank import exact_score
@@ -194,9 +195,22 @@ def needed(score: float, query: Prepared, index: IndexSection, length: float, lo
 def candidates(run: Run) -> Steps[Candidates]:
     """The exact source: the proven best. What the router says without a read is scanned first."""
     most, segment = run.query.top_k + (run.query.without is not None), run.segment
+    if query_filter := run.prepared.selection:
+        _check_columns(query_filter, segment.root)
     assert segment.resident is not None  # bounds are of blocks whose directory is in the root
     scan = BoundedScan(segment.root, segment.resident, run.prepared, most, most, segment.keys, run.block_ids)
     return (yield from prove(run, scan))
+
+
+def _check_columns(selection: Selection, root: Root) -> None:
+    """Raises InputError where blocks, which exact answers are proven by, lack a column."""
+    for i in sorted(selection.program.columns):
+        if not root.filters[i].in_blocks:
+            name = root.names[root.filters[i].attribute]
+            raise InputError(
+                f"{name!r} is not in the blocks, which exact answers are proven by", hint="leave exact out",
+                param=f"filter.{name}",
+            )  # fmt: skip
 
 
 def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidates]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..filter.expect import expected_rows
-from ..filter.parse import parse_filter
-from ..filter.program import Program, compile_filter
+from ..filter.parse import Node, parse_filter
+from ..filter.program import Program, compile_filter, resolve
 from ..format import Root
 
 
@@ -19,6 +19,7 @@ class Selection:
     none in an index without counts. 0 is sure, other numbers are about right.
     """
 
+    node: Node
     program: Program
     rows: Sequence[float]
 
@@ -43,8 +44,9 @@ def select(value: Any, root: Root, homes: Sequence[int]) -> Selection | None:
             "no attribute of this index can be filtered by", hint="build it with --filter, or leave filter out",
             param="filter",
         )  # fmt: skip
-    node = parse_filter(value, root.filters, root.names)
-    if node is None:
+    parsed = parse_filter(value, root.filters, root.names)
+    if parsed is None:
         return None
+    node = resolve(parsed, root.filters)
     rows = expected_rows(node, root.filters, root.counts, homes) if root.counts else []
-    return Selection(compile_filter(node, root.filters), rows)
+    return Selection(node, compile_filter(node, root.filters), rows)

@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..cost import Budget
-from ..format import Promise
+from ..cost import Budget, wave_ms
 from ..read.cache import CACHED
 from ..read.waves import Steps
+from . import projected
 from .estimate import estimated_recall, features, recall_estimate, second_price
 from .filtered import Matched, Selection
 from .plan import Plan, plan_scan, spread
-from .query import Query
 from .route.common import Routed
 from .run import Candidates, Run
 from .scan import CONTENDERS_MIN, Contender, Scan
-
-
-def reranked_rows(query: Query, promise: Promise) -> int:
-    """Rows that get exact scores: as many as the query says, or the promise; fewer could not hold the answer."""
-    return query.rerank or (promise.rerank if query.top_k <= promise.rerank else 0)
 
 
 def candidates(run: Run) -> Steps[Candidates]:
@@ -30,7 +24,11 @@ def candidates(run: Run) -> Steps[Candidates]:
     selection = run.prepared.selection
     routed = yield from segment.route(run)
     plan = segment.plan(query, routed, run.left(), selection)
-    rerank = reranked_rows(query, promise)
+    if selection is not None and segment.root.projections:
+        chosen = projected.choose(run, selection, routed, wave_ms([r.size for r in plan.ranges]))
+        if chosen is not None:
+            return (yield from projected.candidates(run, selection, chosen))
+    rerank = segment.reranked(query)
     most = max(query.top_k, rerank) + (query.without is not None)
     if routed.directory is None and segment.resident is None:  # its page could not be read
         return Candidates([], rerank, False, None, lambda: None)

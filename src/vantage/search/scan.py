@@ -20,6 +20,7 @@ from ..format import (
     Directory,
     Extent,
     OpenBlock,
+    OpenChunk,
     Root,
     Spot,
     aligned,
@@ -42,12 +43,13 @@ COSINE_MAX = 16.0  # no cosine is over 1; the rest is room for what a coarse cod
 
 
 class Tail(NamedTuple):
-    """What contenders need of a block: its bytes from the checks on."""
+    """What contenders need of a block, or of a chunk: its bytes from the checks on."""
 
     data: memoryview
-    opened: OpenBlock
+    opened: Opened
 
 
+Opened = OpenBlock | OpenChunk
 BlockIds = dict[tuple[int, int], Tail]  # by object and offset
 
 
@@ -71,12 +73,14 @@ class Contender:
 class Scan(Protocol):
     """One query's scan: extents in, in any order; the best rows out.
 
+    has_planes: its extents are blocks, which end with planes of checksums of their own.
     rows: scanned. matched: of those at home in their extents, the ones that the query's filter takes; 0 without one.
     """
 
     rows: int
     matched: int
     directory: Directory
+    has_planes: bool
 
     def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
         """Scans a verified extent of the directory; keep says that `data` stays as it is until the end."""
@@ -104,6 +108,8 @@ class LrsqScan:
     base + h + f * (sum of table entries), times query.unit, as an integer; base is <q, c> plus the centre's bias.
     """
 
+    has_planes = True
+
     def __init__(
         self, root: Root, directory: Directory, rendition: int, query: Prepared, capacity: int,
         keys: Sequence[str] = (), block_ids: BlockIds | None = None, *, fine: int | None = None,
@@ -121,8 +127,8 @@ class LrsqScan:
         self.pool = bytearray(kernels.pool_size(capacity))
         kernels.pool_reset(self.pool, capacity)
         self._bases: dict[int, float] = {}
-        self._opened: dict[int, tuple[bytes | memoryview, OpenBlock]] = {}  # extents whose bytes stay
-        self._fresh: dict[int, tuple[bytes | memoryview, OpenBlock]] = {}  # extents of the buffer
+        self._opened: dict[int, tuple[bytes | memoryview, Opened]] = {}  # extents whose bytes stay
+        self._fresh: dict[int, tuple[bytes | memoryview, Opened]] = {}  # extents of the buffer
         self._block_ids: BlockIds = {} if block_ids is None else block_ids
         self._dot = array("i", [0])
         self._scratch = bytearray()  # of filters
@@ -144,19 +150,25 @@ class LrsqScan:
 
     def mask(self, place: int, data: bytes | memoryview, opened: OpenBlock) -> bytearray | None:
         """A bit for each row of an extent that the query's filter takes, padded to whole groups; None without one."""
-        selection, n = self.query.selection, opened.at.n
-        if selection is None:
+        if self.query.selection is None:
             return None
         plane = plane_of(data, opened.planes, COLUMNS_PLANE, self.where(place))
+        mask = self.mask_of(plane, opened.at.n, self.where(place))
+        at_home = (1 << self.directory.homes[place]) - 1  # they come first
+        self.matched += (int.from_bytes(mask, "little") & at_home).bit_count()
+        return mask
+
+    def mask_of(self, plane: memoryview, n: int, where: str) -> bytearray:
+        """The same of the columns of n rows; where: what errors call them."""
+        assert self.query.selection is not None
         mask, size = bytearray(aligned(n, GROUP) // 8), kernels.filter_rows_size(n)
         if len(self._scratch) < size:
             self._scratch = bytearray(size)
+        program = self.query.selection.program.data
         try:
-            kernels.filter_rows(plane, n, len(self.root.filters), selection.program.data, mask, self._scratch)
+            kernels.filter_rows(plane, n, len(self.root.filters), program, mask, self._scratch)
         except ValueError as error:
-            raise damaged(self.where(place), f"its columns are damaged ({error})") from None
-        at_home = (1 << self.directory.homes[place]) - 1  # they come first
-        self.matched += (int.from_bytes(mask, "little") & at_home).bit_count()
+            raise damaged(where, f"its columns are damaged ({error})") from None
         return mask
 
     def open(self, place: int, data: bytes | memoryview, *, keep: bool) -> OpenBlock:
@@ -196,6 +208,7 @@ class LrsqScan:
             by_place.setdefault(c.place, []).append(i)
         for place, numbers in by_place.items():  # those of one block are inflated at a time
             tail, where = self._tail(place), self.where(place)
+            assert isinstance(tail.opened, OpenBlock)
             at = tail.opened.at
             plane = plane_of(tail.data, tail.opened.planes, ATTRIBUTES_PLANE, where, at.checks)
             raw = unpack_attributes(plane, at.n, where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FILTER_SHIFT = 3  # halvings from the first price of a filter's plan to that of a query without one
 FEW_MATCHES = 4  # times top_k: fewer rows than that are all read
+MOST_ROWS = 0.9  # of all: a filter that takes so many is read for as if it were none
 
 
 class Segment:
@@ -146,26 +147,40 @@ class Segment:
                 routed, last = routed.floored(len(directory)), True
             price //= 2
 
+    def filter_prices(self, query: Query, selection: Selection) -> Iterator[int]:
+        """Prices of plans under a filter, falling: the first plan that holds enough is read, or the last."""
+        promised = self.promise(query).price
+        price = min(promised << FILTER_SHIFT, self.root.price_max())
+        most = sum(selection.rows) > MOST_ROWS * self.root.index.rows
+        least = promised >> (2 if most or not selection.rows else 1)
+        while price > least:
+            yield price
+            price //= 2
+        yield least
+
+    def filter_mass(self, query: Query) -> float:
+        """What a plan under a filter is to hold of the answers, in units of 2^-20."""
+        recall = self.root.contract.target if query.recall is None else query.recall
+        return (1 - (1 - recall) / 2) * (1 << PROBABILITY_BITS)
+
+    def reranked(self, query: Query) -> int:
+        """Rows that get exact scores: as many as the query says, or the promise; fewer could not hold the answer."""
+        promise = self.promise(query)
+        return query.rerank or (promise.rerank if query.top_k <= promise.rerank else 0)
+
     def _plan_matching(
         self, query: Query, routed: Routed, selection: Selection, flags: bytearray, directory: Directory, budget: Budget
     ) -> Plan:
-        """The first wave under a filter: at a price that falls until what is read is expected to hold all answers but
-        half of those that the recall may miss; of few matching rows all that there may be.
-        """
-        contract, promise = self.root.contract, self.promise(query)
-        renditions, price = self.rendition(query), min(promise.price << FILTER_SHIFT, self.root.price_max())
+        """The first wave under a filter, of blocks; of few matching rows all that there may be."""
+        renditions, enough = self.rendition(query), self.filter_mass(query)
         few = selection.rows and sum(selection.rows) < FEW_MATCHES * query.top_k
-        if few:
-            price = 0
-        recall = contract.target if query.recall is None else query.recall
-        enough = (1 - (1 - recall) / 2) * (1 << PROBABILITY_BITS)
         mass = dict(zip(range(len(directory)) if routed.blocks is None else routed.blocks, routed.p, strict=True))
-        while True:
-            plan = plan_scan(routed, flags, directory, renditions, price, contract.gets, budget)
+        for price in (0,) if few else self.filter_prices(query, selection):
+            plan = plan_scan(routed, flags, directory, renditions, price, self.root.contract.gets, budget)
             read = {i for r in plan.ranges for i in range(r.first, r.last)} | set(plan.cached)
-            if not price or not plan.complete or sum(mass.get(i, 0) for i in read) >= enough:
-                return plan
-            price //= 2
+            if not plan.complete or sum(mass.get(i, 0) for i in read) >= enough:
+                break
+        return plan
 
     def directory(self, routed: Routed) -> Directory:
         """Of the extents that a router's answer may name."""
@@ -203,7 +218,8 @@ class Segment:
             items += [
                 Item(
                     key, places.offset[i], places.whole[i], sizes[r.object], places.crc[i],
-                    f"block {directory.block[i]} at byte {places.offset[i]}", places.size[i],
+                    f"block {directory.block[i]} at byte {places.offset[i]}",
+                    places.size[i] if scan.has_planes else None,
                 )
                 for i in fresh
             ]  # fmt: skip

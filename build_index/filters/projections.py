@@ -1,0 +1,117 @@
+"""Writes projections: the codes of all rows once more, in the order of each field that can be filtered by."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.format import CHUNK_ROWS, GROUP, Directory, Projection, aligned, pack_chunk, pack_columns, pack_ids
+
+from ..ingest.rows import Ints, Rows
+from ..progress import Progress
+from ..write.contents import RowTable
+from ..write.ids import ids_as_bytes
+from ..write.objects import ObjectList
+from ..write.shard import Shards
+from .codes import RowCodes
+from .columns import I64, Column
+
+BUCKET_ROWS, BUCKETS_MIN, BUCKETS_MAX = 192, 64, 4096  # of numbers with many values
+
+
+def write_projections(
+    columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, objects: ObjectList, progress: Progress
+) -> tuple[Projection, ...]:
+    """One a column."""
+    home = np.repeat(np.arange(len(table.homes)), table.homes)  # by row number
+    out = []
+    for i in range(len(columns)):
+        out.append(_write(i, columns, codes, rows, table, home, objects))
+        progress((i + 1) / len(columns))
+    return tuple(out)
+
+
+def bucket_ends(keys: I64, rows: I64, numeric: bool) -> I64:
+    """Where buckets of sorted keys end (n), rows (n): of each. A value of CHUNK_ROWS rows is its own, rarer ones share;
+    of numbers with many values all buckets hold about as many rows.
+    """
+    most = min(BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // BUCKET_ROWS))
+    if numeric and len(keys) > most:
+        rank = (np.cumsum(rows) - rows) * most // rows.sum()
+        return np.append(np.flatnonzero(np.diff(rank)) + 1, len(keys))
+    ends, held = list[int](), 0
+    for i, n in enumerate(rows.tolist()):
+        if n >= CHUNK_ROWS and held:
+            ends.append(i)
+            held = 0
+        held += n
+        if held >= CHUNK_ROWS:
+            ends.append(i + 1)
+            held = 0
+    return np.array([*ends, len(keys)] if held else ends, np.int64)
+
+
+def _write(
+    place: int, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints, objects: ObjectList
+) -> Projection:
+    column = columns[place]
+    counts = np.diff(column.ends)
+    number = np.repeat(table.number.astype(np.int64), counts)
+    keys, of, own = np.unique(column.keys, return_inverse=True, return_counts=True)
+    ends = bucket_ends(keys, own, column.field.kind in ("integer", "number", "time"))
+    bucket = np.searchsorted(ends, of, side="right")
+    if column.field.many:  # a row once in a bucket
+        pairs = np.unique(bucket * rows.count + number)
+        bucket, number = pairs // rows.count, pairs % rows.count
+    nulls = table.number[counts == 0].astype(np.int64)
+    bucket = np.concatenate([bucket, np.full(len(nulls), len(ends))])
+    number = np.concatenate([number, nulls])
+    order = np.lexsort((number, bucket))
+    bucket, number = bucket[order], number[order]
+    starts = np.searchsorted(bucket, np.arange(len(ends) + 2))
+    cuts, first = [0], [0]
+    for low, high in zip(starts, starts[1:], strict=False):
+        n = -(-(high - low) // CHUNK_ROWS)
+        cuts += [int(low + (high - low) * (j + 1) // n) for j in range(n)]
+        first.append(len(cuts) - 1)
+    shards = Shards(objects, 0, len(cuts) - 1, f"projection-{place}")
+    for chunk, (low, high) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        data = _chunk(number[low:high], columns, codes, rows, table, home)
+        shards.add(chunk, data, len(data))
+    sizes = np.diff(cuts).tolist()
+    directory = Directory(
+        array("I", range(len(sizes))), array("I", sizes), array("I", sizes), (shards.close(),)
+    )  # fmt: skip
+    begins = np.append(0, ends[:-1]) if len(ends) else ends
+    return Projection(
+        place, keys[begins].tolist() if len(ends) else [], keys[ends - 1].tolist() if len(ends) else [],
+        first[: len(ends) + 1], home[number[np.array(cuts[:-1], np.int64)]].tolist(), directory,
+    )  # fmt: skip
+
+
+def _chunk(number: Ints, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints) -> bytes:
+    """The rows of these numbers."""
+    n, source = len(number), table.source[number]
+    padded = aligned(n, GROUP)
+    blocks, of = np.unique(home[number], return_inverse=True)
+    groups = np.zeros((padded, codes.codes.shape[1]), np.uint8)
+    groups[:n] = codes.codes[number]
+
+    def column(values: npt.NDArray[np.generic]) -> bytes:
+        return values.tobytes() + bytes((padded - n) * values.itemsize)
+
+    planes = [
+        groups.reshape(-1, GROUP, groups.shape[1]).transpose(0, 2, 1).tobytes(),
+        column(codes.f[number]), column(codes.h[number]), column(number.astype(np.uint32)), column(of.astype(np.uint8)),
+    ]  # fmt: skip
+    tail = [column(table.checks[number])]
+    if table.by_row:
+        tail += [column(np.ascontiguousarray(spots)) for spots in table.spots[number].T]
+    ids = ids_as_bytes(rows, source)
+    width, id_plane = pack_ids(ids) if rows.stored.id_kind == "bytes" else (8, b"".join(ids))
+    plane = pack_columns([(one.field.many, one.of(source)) for one in columns])
+    ranges = codes.ranges[blocks].astype(np.float32).tobytes()
+    return pack_chunk(n, width, blocks.tolist(), ranges, planes, plane, [*tail, id_plane])

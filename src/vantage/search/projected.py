@@ -1,0 +1,221 @@
+"""The source of filters by a projection: chunks of the rows of a value or a range, by the answers they may hold."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
+
+from .. import kernels
+from ..cost import wave_ms
+from ..filter.keys import KEY_MAX, KEY_MIN
+from ..filter.parse import Junction, Negation, Node, Term
+from ..filter.program import Span, complement, spans_of
+from ..format import Projection, Root, open_chunk
+from ..read.cache import CACHED
+from ..read.waves import Steps
+from .filtered import Matched, Selection
+from .plan import Plan, plan_scan
+from .prepare import Prepared
+from .route.common import PROBABILITY_BITS, Routed
+from .run import Candidates, Run
+from .scan import CONTENDERS_MIN, BlockIds, LrsqScan
+
+WHOLE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
+BASES_MAX = 4  # conditions that are weighed as what to read by
+
+
+@dataclass(frozen=True)
+class Base:
+    """A condition that every match fulfils, by which chunks are found: rows of a field with a key in the spans, or with
+    `nulls` without one.
+    """
+
+    projection: Projection
+    spans: tuple[Span, ...]
+    nulls: bool
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What to read of a projection: its chunks that may hold a match, as routed, and the plan of the first wave."""
+
+    base: Base
+    routed: Routed
+    plan: Plan
+
+
+def bases(node: Node, root: Root) -> list[Base]:
+    """Conditions of a filter that all matches fulfil, on fields that have a projection."""
+    by_field = {p.field: p for p in root.projections}
+    out = []
+    for part in node.parts if isinstance(node, Junction) and not node.either else (node,):
+        if isinstance(part, Term) and part.field in by_field:
+            out.append(Base(by_field[part.field], spans_of(part, root.filters[part.field]), False))
+        elif isinstance(part, Negation) and isinstance(part.part, Term) and part.part.field in by_field:
+            field = root.filters[part.part.field]
+            if not field.many:
+                inside = spans_of(part.part, field)
+                out.append(Base(by_field[part.part.field], complement(inside, field.low, field.high), True))
+    return out
+
+
+def runs(base: Base) -> list[tuple[int, int]]:
+    """Chunks [a, b) of the buckets that may hold a row of the base, in order."""
+    p, out, at = base.projection, list[tuple[int, int]](), 0
+    for j, (low, high) in enumerate(zip(p.low, p.high, strict=True)):
+        while at < len(base.spans) and base.spans[at][1] < low:
+            at += 1
+        if at < len(base.spans) and base.spans[at][0] <= high:
+            out.append((p.first[j], p.first[j + 1]))
+    if base.nulls and p.first[len(p.low)] < len(p.block):
+        out.append((p.first[len(p.low)], len(p.block)))
+    return out
+
+
+def route_chunks(base: Base, blocks: Sequence[int]) -> Routed:
+    """The shares of answers of the chunks of a base, from those of blocks (B), which the rows of a chunk come from.
+
+    What a block holds is shared by the runs by their rows, and in a run by the chunks with rows of it.
+    """
+    p, found = base.projection, runs(base)
+    sums = list(accumulate(blocks, initial=0))
+    rows = p.directory.rows
+    size = [sum(rows[a:b]) for a, b in found]
+    total, numbers, values = sum(size) or 1, array("I"), list[float]()
+    for (a, b), own in zip(found, size, strict=True):
+        first = [*p.block[a:b], len(blocks) - 1]
+        touching: dict[int, int] = {}
+        for block in first[:-1]:
+            touching[block] = touching.get(block, 0) + 1
+        for i in range(b - a):  # the chunk before the first one of a block ends with it
+            if i and first[i] != first[i - 1]:
+                touching[first[i]] += 1
+        for c, (low, high) in enumerate(zip(first, first[1:], strict=False), a):
+            inside = sums[high] - sums[low + 1] if high > low else 0
+            ends = blocks[low] / touching[low]
+            if high > low:
+                ends += blocks[high] / touching.get(high, 1)
+            numbers.append(c)
+            values.append((inside + ends) * own / total)
+    unit = (1 << PROBABILITY_BITS) / (sum(values) or 1)
+    return Routed(array("I", [max(1, round(v * unit)) for v in values]), numbers)
+
+
+def in_blocks(selection: Selection, root: Root) -> bool:
+    """Whether blocks have all columns that a filter looks at."""
+    return all(root.filters[i].in_blocks for i in selection.program.columns)
+
+
+def every_row(selection: Selection, root: Root) -> Base:
+    """All rows, by the projection of a field that the filter looks at."""
+    number = min(i for i in selection.program.columns if not root.filters[i].in_blocks)
+    projection = next(p for p in root.projections if p.field == number)
+    return Base(projection, ((KEY_MIN, KEY_MAX),), True)
+
+
+def choose(run: Run, selection: Selection, routed: Routed, blocks_ms: float) -> Chosen | None:
+    """The plan of a projection that is quicker than one of blocks, by the model; None where there is none.
+
+    routed: the shares of answers of all blocks.
+    """
+    segment, best = run.segment, None
+    found = bases(selection.node, segment.root)[:BASES_MAX]
+    if not in_blocks(selection, segment.root):
+        blocks_ms = math.inf
+        found = found or [every_row(selection, segment.root)]
+    for base in found:
+        chosen = _plan(run, selection, base, routed)
+        ms = wave_ms([r.size for r in chosen.plan.ranges])
+        if ms < blocks_ms and (chosen.plan.complete or blocks_ms == math.inf):
+            best, blocks_ms = chosen, ms
+    return best
+
+
+def _plan(run: Run, selection: Selection, base: Base, routed: Routed) -> Chosen:
+    segment, query = run.segment, run.query
+    directory, contract = base.projection.directory, segment.root.contract
+    chunks = route_chunks(base, routed.p)
+    flags = segment.flags(directory, (0, 0))
+    whole = directory.places[0].whole
+    assert chunks.blocks is not None
+    few = sum(whole[c] for c in chunks.blocks) <= WHOLE_BYTES
+    enough, mass = segment.filter_mass(query), dict(zip(chunks.blocks, chunks.p, strict=True))
+    for price in (0,) if few else segment.filter_prices(query, selection):
+        plan = plan_scan(chunks, flags, directory, (0, 0), price, contract.gets, run.left())
+        read = {i for r in plan.ranges for i in range(r.first, r.last)} | set(plan.cached)
+        if not plan.complete or sum(mass.get(i, 0) for i in read) >= enough:
+            break
+    return Chosen(base, chunks, plan)
+
+
+class ChunkScan(LrsqScan):
+    """A scan of chunks, whose rows have the scores that their blocks would give them: by the centres of those."""
+
+    has_planes = False
+
+    def __init__(
+        self, root: Root, projection: Projection, query: Prepared, capacity: int, keys: Sequence[str],
+        block_ids: BlockIds,
+    ) -> None:  # fmt: skip
+        super().__init__(root, projection.directory, 0, query, capacity, keys, block_ids)
+        assert root.centres is not None
+        index, centres = root.index, root.centres
+        dots = array("i", bytes(4 * index.blocks))
+        kernels.matvec_i8(query.i16, centres.table, index.blocks, index.dimension, dots)
+        base = map(mul, dots, map(query.i16_scale.__mul__, centres.scale))
+        self.bases = [dot + bias for dot, bias in zip(base, centres.bias, strict=True)]
+        self.what = root.names[root.filters[projection.field].attribute]
+
+    def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
+        index, extent = self.root.index, self.directory.extent(place, 0)
+        chunk = open_chunk(
+            data, extent.rows, extent.size, self.codec.code_bytes, index.blocks, index.by_row, self.where(place),
+            index.metric,
+        )  # fmt: skip
+        (self._opened if keep else self._fresh)[place] = data, chunk
+        at = chunk.at
+        mask = self.mask_of(memoryview(data)[at.columns : at.checks], at.n, self.where(place))
+        self.rows += at.n
+        self.matched += int.from_bytes(mask, "little").bit_count()
+        if any(mask):
+            bases = array("f", [self.bases[b] for b in chunk.blocks])
+            kernels.lrsq_scan_mixed(
+                data, at.ranges, at.homes, at.codes, at.f, at.h, at.rows, at.n, len(bases), bases, place, self.tables,
+                self.pool, mask,
+            )  # fmt: skip
+
+
+def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidates]:
+    """read and scan of chunks; a second wave for what is left where fewer matches were found than are wanted."""
+    query, segment, projection = run.query, run.segment, chosen.base.projection
+    rerank = segment.reranked(query)
+    most = max(query.top_k, rerank) + (query.without is not None)
+    scan = ChunkScan(segment.root, projection, run.prepared, max(3 * most, CONTENDERS_MIN), segment.keys, run.block_ids)
+    complete = (yield from segment.scan(run, chosen.plan, scan, 0)) and chosen.plan.complete
+    chunks = chosen.routed.blocks
+    assert chunks is not None
+
+    def seen() -> bool:
+        return run.done.issuperset(chunks)
+
+    best = [c for c in scan.contenders(most) if c.row != query.without]
+    if complete and len(best) < query.top_k and not seen():
+        left = run.left(bool(rerank))
+        complete = min(left.gets, left.bytes, left.waves) >= 1
+        if complete:
+            flags = segment.flags(projection.directory, (0, 0))
+            for i in run.done:
+                flags[i] |= CACHED
+            plan = plan_scan(chosen.routed, flags, projection.directory, (0, 0), 0, segment.root.contract.gets, left)
+            complete = (yield from segment.scan(run, plan, scan, 0)) and plan.complete
+            best = [c for c in scan.contenders(most) if c.row != query.without]
+    run.receipt.rows = scan.rows
+    exact = seen() and not segment.root.filters[projection.field].many
+    if len(best) < query.top_k and not seen():
+        complete = False
+    rows = scan.matched if exact else max(len(best), round(sum(selection.rows)))
+    return Candidates(best, rerank, complete, None, lambda: None, matched=Matched(rows, exact))
