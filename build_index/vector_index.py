@@ -271,12 +271,14 @@ class VectorIndex:
         recall: float | None = None,
         rerank: int = Query.rerank,
         exact: bool = Query.exact,
+        filter: Any = None,
     ) -> Found:
         """The k best rows of each query, queries (Q, d) -> ids and scores (Q, k).
 
         recall: to aim for, the one promised by default; it takes the place of `ef` and `probes`, as the index knows
         what it must read for it. rerank: so many rows by their full vectors, for exact scores. exact: proven answers;
-        the index needs error_norms. Answers are those of a Worker with nothing cached. Raises InputError for queries or
+        the index needs error_norms. filter: the rows that may answer, by their attributes, in an index that was loaded
+        with some (docs/filters.md). Answers are those of a Worker with nothing cached. Raises InputError for queries or
         a k that do not fit.
         """
         self._check_fitted()
@@ -287,7 +289,7 @@ class VectorIndex:
         with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite and is refused
             vectors = given.astype(np.float32)
         index = self._opened()
-        wishes = [Query(q.tolist(), k, recall, rerank, exact=exact, param="a query") for q in vectors]
+        wishes = [Query(q.tolist(), k, recall, rerank, exact=exact, param="a query", filter=filter) for q in vectors]
 
         async def answers() -> list[Answer]:
             return [await index.query(query) for query in wishes]

@@ -16,13 +16,16 @@ from .read.reader import Reader, read_small
 from .read.warm import WarmClient
 from .read.waves import Steps, run_together
 from .receipt import Receipt
-from .search import memory
+from .search import memory, projected
 from .search.answer import answer
 from .search.estimate import recall_estimate
 from .search.filtered import Selection, select
+from .search.plan import Plan
 from .search.prepare import Prepared, prepare
+from .search.projected import Chosen
 from .search.query import TOP_K_MAX, Answer, Query
 from .search.rank import decode
+from .search.route.common import Routed
 from .search.run import Run
 from .search.scan import BlockIds
 from .search.segment import Segment
@@ -237,6 +240,12 @@ class Index:
         block, priced_and_read = (), segment.rendition(query)
         if plan.ranges:
             block = segment.directory(routed).block
+        by_filter: dict[str, Any] = {}
+        if selection is not None:
+            blocks, chosen = plan, projected.choose(run, selection, routed, plan)
+            plan, block = (chosen.plan, chosen.base.projection.directory.block) if chosen else (plan, block)
+            by_filter = self._explain_filter(run, selection, routed, blocks, chosen)
+            sizes = [r.size for r in plan.ranges]
         return {
             "generation": self.current.generation,
             "routing": routing,
@@ -261,6 +270,32 @@ class Index:
             "recall_estimate": recall if plan.complete and not pages and selection is None else None,
             "second_below": promise.threshold or None,
             "rerank": segment.reranked(query),
+            **by_filter,
+        }
+
+    def _explain_filter(
+        self, run: Run, selection: Selection, routed: Routed, blocks: Plan, chosen: Chosen | None
+    ) -> dict[str, Any]:
+        """What was weighed: reads by blocks, where they have all columns, and by each projection that would do."""
+        root, names = run.segment.root, run.segment.root.names
+        weighed: list[tuple[str | None, Plan]] = [(None, blocks)] if projected.in_blocks(selection, root) else []
+        weighed += [
+            (names[root.filters[one.base.projection.field].attribute], one.plan)
+            for one in projected.plans(run, selection, routed)
+        ]
+        by = None if chosen is None else names[root.filters[chosen.base.projection.field].attribute]
+        return {
+            "projection": by,
+            "matched": round(sum(selection.rows)) if selection.rows else None,
+            "weighed": [
+                {
+                    "projection": name,
+                    "gets": len(plan.ranges),
+                    "bytes": plan.bytes,
+                    "modelled_ms": round(wave_ms([r.size for r in plan.ranges]), 2),
+                }
+                for name, plan in weighed
+            ],
         }
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +45,11 @@ class Chosen:
     base: Base
     routed: Routed
     plan: Plan
+
+    @property
+    def ms(self) -> float:
+        """Modelled."""
+        return wave_ms([r.size for r in self.plan.ranges])
 
 
 def bases(node: Node, root: Root) -> list[Base]:
@@ -117,22 +121,21 @@ def every_row(selection: Selection, root: Root) -> Base:
     return Base(projection, ((KEY_MIN, KEY_MAX),), True)
 
 
-def choose(run: Run, selection: Selection, routed: Routed, blocks_ms: float) -> Chosen | None:
-    """The plan of a projection that is quicker than one of blocks, by the model; None where there is none.
+def plans(run: Run, selection: Selection, routed: Routed) -> list[Chosen]:
+    """Plans of projections, the quickest first, by the model. routed: the shares of answers of all blocks."""
+    found = bases(selection.node, run.segment.root)[:BASES_MAX]
+    if not found and not in_blocks(selection, run.segment.root):
+        found = [every_row(selection, run.segment.root)]
+    return sorted((_plan(run, selection, base, routed) for base in found), key=lambda chosen: chosen.ms)
 
-    routed: the shares of answers of all blocks.
-    """
-    segment, best = run.segment, None
-    found = bases(selection.node, segment.root)[:BASES_MAX]
-    if not in_blocks(selection, segment.root):
-        blocks_ms = math.inf
-        found = found or [every_row(selection, segment.root)]
-    for base in found:
-        chosen = _plan(run, selection, base, routed)
-        ms = wave_ms([r.size for r in chosen.plan.ranges])
-        if ms < blocks_ms and (chosen.plan.complete or blocks_ms == math.inf):
-            best, blocks_ms = chosen, ms
-    return best
+
+def choose(run: Run, selection: Selection, routed: Routed, blocks: Plan) -> Chosen | None:
+    """The quickest of them where it is quicker than the plan of blocks, or where blocks lack a column; else None."""
+    found = plans(run, selection, routed)
+    if not in_blocks(selection, run.segment.root):
+        return found[0]
+    blocks_ms = wave_ms([r.size for r in blocks.ranges])
+    return found[0] if found and found[0].plan.complete and found[0].ms < blocks_ms else None
 
 
 def _plan(run: Run, selection: Selection, base: Base, routed: Routed) -> Chosen:

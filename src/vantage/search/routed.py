@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..cost import Budget, wave_ms
+from ..cost import Budget
 from ..read.cache import CACHED
 from ..read.waves import Steps
 from . import projected
@@ -25,7 +25,7 @@ def candidates(run: Run) -> Steps[Candidates]:
     routed = yield from segment.route(run)
     plan = segment.plan(query, routed, run.left(), selection)
     if selection is not None and segment.root.projections:
-        chosen = projected.choose(run, selection, routed, wave_ms([r.size for r in plan.ranges]))
+        chosen = projected.choose(run, selection, routed, plan)
         if chosen is not None:
             return (yield from projected.candidates(run, selection, chosen))
     rerank = segment.reranked(query)
