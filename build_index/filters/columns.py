@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -174,12 +174,13 @@ def fit_blocks(
     columns: Sequence[Column],
     declared: Sequence[Declared],
     members: Sequence[Ints],
-    projected: bool,
+    projected: Collection[str],
     norms: bool,
     note: Any,
 ) -> list[Column]:
     """Says which go into the blocks: those that take little of what every query reads, all where answers are proven by
-    blocks (norms), and without projections those that were named. What then is nowhere is left out, and noted.
+    blocks (norms), and those that were named and have no projection. projected: names of those that have one. What then
+    is nowhere is left out, and noted.
     """
     asked = {one.name: one.asked for one in declared}
     some = [members[i] for i in np.linspace(0, len(members) - 1, min(JUDGED_BLOCKS, len(members))).astype(int)]
@@ -187,9 +188,9 @@ def fit_blocks(
     for column in columns:
         plane = [pack_columns([(column.field.many, column.of(rows))]) for rows in some]
         nbytes = sum(map(len, plane)) / max(1, sum(map(len, some)))
-        if nbytes <= ROW_BYTES_MAX or norms or (asked[column.name] and not projected):
+        if nbytes <= ROW_BYTES_MAX or norms or (asked[column.name] and column.name not in projected):
             out.append(column)
-        elif projected:
+        elif column.name in projected:
             out.append(replace(column, field=replace(column.field, in_blocks=False)))
         else:
             note(f"{column.name!r} is not filterable: it would take {nbytes:.1f} bytes of each row that a query scans; "

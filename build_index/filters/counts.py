@@ -81,12 +81,10 @@ def spread_of(rows: Rows, members: Sequence[Ints], homes: Ints, centres: F32, se
 
 def counts_of(
     columns: Sequence[Column], rows: Rows, members: Sequence[Ints], homes: Ints, centres: F32, seed: int
-) -> Counts | None:
-    """The section; None without columns, or where the centres would not stay resident. members: source rows of each
-    block, the first homes (B) of which are at home there; centres f32 (B, d): as stored.
+) -> Counts:
+    """The section. members: source rows of each block, the first homes (B) of which are at home there; centres f32 (B,
+    d): as stored.
     """
-    if not columns or centres.size > CENTRE_BYTES_MAX:
-        return None
     home = np.empty(rows.count, np.int64)
     for block, own in enumerate(members):
         home[own[: homes[block]]] = block

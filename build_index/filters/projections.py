@@ -3,34 +3,75 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import CHUNK_ROWS, GROUP, Directory, Projection, aligned, pack_chunk, pack_columns, pack_ids
+from vantage.format import (
+    CHUNK_ROWS,
+    GROUP,
+    VECTOR_BYTES,
+    Directory,
+    Projection,
+    aligned,
+    pack_chunk,
+    pack_columns,
+    pack_ids,
+)
 
+from ..ingest.attributes import spot_bytes
 from ..ingest.rows import Ints, Rows
 from ..progress import Progress
-from ..write.contents import RowTable
+from ..write.contents import Contents, RowTable
 from ..write.ids import ids_as_bytes
 from ..write.objects import ObjectList
 from ..write.shard import Shards
 from .codes import RowCodes
 from .columns import I64, Column
+from .declare import Declared
 
+SHARE_MAX = 0.6  # of the bytes of an index, that projections which nobody named may add
+ROW_BYTES = 24  # of a row in a chunk beside its codes, about: factors, number, check, id, columns
 BUCKET_ROWS, BUCKETS_MIN, BUCKETS_MAX = 192, 64, 4096  # of numbers with many values
 
 
+def to_project(
+    columns: Sequence[Column], declared: Sequence[Declared], contents: Contents, table: RowTable
+) -> frozenset[str]:
+    """Names of the columns that get a projection: those that were named, and of the others the first ones that together
+    take at most SHARE_MAX of what the index takes without.
+    """
+    rows, choice = contents.rows, contents.choice
+    own = choice.codec.code_bytes + ROW_BYTES + (spot_bytes(rows.stored, contents.attributes.names))
+    slots = sum(map(len, table.members)) * len(table.renditions)
+    vectors = rows.count * rows.dimension * VECTOR_BYTES[contents.vector_kind]
+    whole = vectors + slots * own + int(table.attribute_bytes.sum()) * (1 + any(r.attributes for r in table.renditions))
+    asked = {one.name: one.asked for one in declared}
+    left, out = SHARE_MAX * whole, set[str]()
+    for column in columns:
+        left -= own * (len(column.keys) + int((np.diff(column.ends) == 0).sum()))
+        if asked[column.name] or left >= 0:
+            out.add(column.name)
+    return frozenset(out)
+
+
 def write_projections(
-    columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, objects: ObjectList, progress: Progress
+    columns: Sequence[Column],
+    projected: Collection[str],
+    codes: RowCodes,
+    rows: Rows,
+    table: RowTable,
+    objects: ObjectList,
+    progress: Progress,
 ) -> tuple[Projection, ...]:
-    """One a column."""
+    """Of the columns with these names."""
     home = np.repeat(np.arange(len(table.homes)), table.homes)  # by row number
+    some = [i for i, column in enumerate(columns) if column.name in projected]
     out = []
-    for i in range(len(columns)):
+    for done, i in enumerate(some, 1):
         out.append(_write(i, columns, codes, rows, table, home, objects))
-        progress((i + 1) / len(columns))
+        progress(done / len(some))
     return tuple(out)
 
 

@@ -35,9 +35,9 @@ from ..codecs.planes import section_over
 from ..context import BuildContext
 from ..filters.codes import RowCodes
 from ..filters.columns import fields_of, fit_blocks, read_columns
-from ..filters.counts import counts_of
+from ..filters.counts import CENTRE_BYTES_MAX, counts_of
 from ..filters.declare import declare
-from ..filters.projections import write_projections
+from ..filters.projections import to_project, write_projections
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Rows
 from .blocks import write_blocks
@@ -85,11 +85,13 @@ def _write(contents: Contents, context: BuildContext) -> None:
     table, objects = row_table(contents), ObjectList(context.building)
     declared = declare(contents.attributes, context.options.filters)
     columns = read_columns(contents.rows, declared, context.note, context.progress.part(0, 0.1))
-    counts = counts_of(
-        columns, contents.rows, table.members, table.homes, contents.choice.layout.centres, context.options.seed
-    )
-    norms = context.options.error_norms
-    columns = fit_blocks(columns, declared, table.members, counts is not None, norms, context.note)
+    norms, centres = context.options.error_norms, contents.choice.layout.centres
+    counted = centres.size <= CENTRE_BYTES_MAX and not isinstance(contents.choice.layout.section, TwoLevelSection)
+    projected = to_project(columns, declared, contents, table) if counted else frozenset()
+    columns = fit_blocks(columns, declared, table.members, projected, norms, context.note)
+    counts = None
+    if counted and columns:
+        counts = counts_of(columns, contents.rows, table.members, table.homes, centres, context.options.seed)
     pages = write_rows(contents, table, objects, context.progress.part(0.1, 0.4))
     kept = None
     if counts is not None:
@@ -100,7 +102,7 @@ def _write(contents: Contents, context: BuildContext) -> None:
     projections: tuple[Projection, ...] = ()
     if kept is not None:
         progress = context.progress.part(0.8, 1)
-        projections = write_projections(columns, kept, contents.rows, table, objects, progress)
+        projections = write_projections(columns, projected, kept, contents.rows, table, objects, progress)
     ids = write_ids(contents.rows, table, bool(contents.attributes.names), objects)
     root = _root(
         contents,

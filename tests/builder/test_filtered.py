@@ -220,6 +220,34 @@ def test_what_is_declared(tmp_path: Path) -> None:
             build(open_source([tmp_path / "rows.parquet"]), context("bad", filters))
 
 
+@pytest.mark.parametrize(("router", "centre_bytes"), [("two-level", 1 << 20), ("mlp", 0), ("tree", 1 << 20)])
+def test_other_routers_and_without_counts(
+    router: str, centre_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("build_index.write.index.CENTRE_BYTES_MAX", centre_bytes)
+    monkeypatch.setattr("build_index.tune.contract.SURE", 0.0)
+    x, rows = made_up(8)
+    pq.write_table(table_of(x, rows), tmp_path / "rows.parquet")
+    options = Options(0.7, 10, router=router, filters=NAMES, copies="none")
+    build(open_source([tmp_path / "rows.parquet"]), BuildContext(tmp_path / "index", "cosine", options))
+    index, draw = open_index(tmp_path / "index"), Random(9)
+    assert bool(index.root.projections) == (router == "tree")
+    found = wanted = 0
+    for _ in range(60):
+        value = random_filter(draw)
+        match = np.array([takes(value, row) for row in rows])
+        query = Query(x[draw.randrange(ROWS)].tolist(), 10, filter=value)
+        got = ask(index, query)
+        ids = [int(m.id) for m in got.matches]
+        assert match[ids].all() and len(set(ids)) == len(ids)
+        assert not got.complete or len(ids) == min(10, match.sum()), (value, len(ids), match.sum())
+        assert got.matched is not None and (not got.matched.exact or got.matched.rows == match.sum())
+        found, wanted = found + len(ids), wanted + min(10, match.sum())
+        plan = asyncio.run(index.explain([query]))[0]
+        assert set(plan) >= {"projection", "weighed", "matched"}
+    assert found > 0.8 * wanted
+
+
 def test_the_command_line(made: Made) -> None:
     path, _, rows = made
     args = ["query", str(path), "--id", "3", "--top-k", "2", "--filter", '{"lang": "de"}', "--json"]

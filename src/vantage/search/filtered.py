@@ -48,5 +48,5 @@ def select(value: Any, root: Root, homes: Sequence[int]) -> Selection | None:
     if parsed is None:
         return None
     node = resolve(parsed, root.filters)
-    rows = expected_rows(node, root.filters, root.counts, homes) if root.counts else []
+    rows = expected_rows(node, root.filters, root.counts, homes) if root.counts and homes else []
     return Selection(node, compile_filter(node, root.filters), rows)

@@ -24,7 +24,7 @@ def candidates(run: Run) -> Steps[Candidates]:
     selection = run.prepared.selection
     routed = yield from segment.route(run)
     plan = segment.plan(query, routed, run.left(), selection)
-    if selection is not None and segment.root.projections:
+    if selection is not None and selection.rows and segment.root.projections:
         chosen = projected.choose(run, selection, routed, plan)
         if chosen is not None:
             return (yield from projected.candidates(run, selection, chosen))

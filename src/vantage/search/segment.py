@@ -112,7 +112,7 @@ class Segment:
 
     def _tail(self, prepared: Prepared, query: Query) -> Routed | None:
         root, selection = self.root, prepared.selection
-        if selection is None or root.counts is None or root.centres is None:
+        if selection is None or not selection.rows or root.counts is None or root.centres is None:
             return None
         wanted = query.top_k + (query.without is not None)
         return tail(prepared, selection.rows, wanted, root.index, root.centres, root.counts)
