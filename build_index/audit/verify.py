@@ -61,6 +61,7 @@ from ..ingest.formats.batch import DTYPES
 from ..progress import SILENT, Progress
 from ..write.reopen import codec_of, codes_of_block, vectors_of_column, whole_directory
 from ..write.vectors import column_array
+from .filters import COLUMNS, FilterCheck
 
 BUFFER_BYTES = 8 << 20
 NAMED = 20  # damages that get a sentence
@@ -125,7 +126,8 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
 
     directory: Directory | None = None
     with tempfile.TemporaryFile() as scratch:
-        kind = np.dtype([*ROW, SPOT] if root.names else ROW)
+        check = FilterCheck(root) if root.filters else None
+        kind = np.dtype([*ROW, *([SPOT] if root.names else []), *(COLUMNS if check else [])])
         scratch.truncate(root.index.rows * kind.itemsize)
         rows: npt.NDArray[Any] = np.memmap(scratch, kind, "r+", shape=(root.index.rows,))
         findings.of(lambda: _ids(store, root, keys, rows, findings))
@@ -140,7 +142,7 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
             findings.of(lambda: _texts(store, root, keys, rows, findings))
             read(set(root.rows.attribute_object))
         for part in sorted(set(root.rows.vector_object)):
-            findings.of(lambda part=part: _part(store, root, keys, part, rows, findings))  # type: ignore[misc]
+            findings.of(lambda part=part: _part(store, root, keys, part, rows, findings, check))  # type: ignore[misc]
             read([part])
         if directory is not None:
             for rendition, runs in enumerate(directory.runs):
@@ -150,8 +152,22 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
                     shard = _Shard(
                         keys[number], root.objects.sizes[number], rendition, directory.homes[low:high], inline
                     )
-                    findings.of(partial(_shard, store, root, shard, extents, rows, findings))
+                    findings.of(partial(_shard, store, root, shard, extents, rows, findings, check))
                     read([number])
+        for projection in root.projections:
+            assert check is not None
+            places = projection.directory.places[0]
+            what, own = keys[places.object[0]], set(places.object)
+            for number in own:
+                findings.of(partial(_sections, store, keys[number], root.objects.sizes[number], findings))
+
+            def of(number: int, at: int, size: int) -> bytes:
+                return store.read(keys[number], at, size)
+
+            findings.of(partial(check.chunks, of, projection, rows, what, findings.rows, findings.add))
+            read(own)
+        if check is not None and not findings.count:
+            check.end(findings.add)
         source = np.sort(rows["source"])
         if not findings.count and (source[1:] == source[:-1]).any():
             findings.add(f"{current.generation}/vectors: a source row stands there twice")
@@ -302,6 +318,7 @@ def _shard(
     extents: list[Extent],
     rows: npt.NDArray[Any],
     findings: Findings,
+    check: FilterCheck | None,
 ) -> None:
     """Header, table and section of a shard, then each extent of it."""
     key, size = shard.key, shard.size
@@ -319,7 +336,7 @@ def _shard(
         if len(data) != extent.whole or not is_intact(data, extent.size, extent.crc):
             findings.add(f"{label}: CRC-32C differs from what root.bin says")
         else:
-            findings.of(partial(_block, root, shard.rendition, data, extent, homes, label, rows, findings))
+            findings.of(partial(_block, root, shard.rendition, data, extent, homes, label, rows, findings, check))
 
 
 def _sections(store: ObjectStore, key: str, size: int, findings: Findings) -> dict[int, tuple[int, int]]:
@@ -356,6 +373,7 @@ def _block(
     label: str,
     rows: npt.NDArray[Any],
     findings: Findings,
+    check: FilterCheck | None,
 ) -> None:
     """A scan block whose checksums are right: layout, rows (the first `own` are at home), ids, checks, planes."""
     n, count, index = extent.rows, root.index.rows, root.index
@@ -384,13 +402,18 @@ def _block(
     ids = [id_at(memoryview(data)[at.ids :], opened.id_width, n, j, index.id_kind, label) for j in range(n)]
     hashes = np.array([id_hash(identifier) for identifier in ids], np.uint64)[inside]
     findings.rows(label, numbers[inside][known["hash"] != hashes], "ids.bin has another id")
+    if check is not None and inside.all():
+        check.block(data, opened, extent.block, own, not rendition, rows, numbers, label, findings.rows)
     if root.renditions[rendition].attributes:
         raw = unpack_attributes(plane_of(data, opened.planes, ATTRIBUTES_PLANE, label), n, label)
         own_crc = np.array([crc32c(attribute_bytes(raw, n, j, label)) for j in range(n)], np.uint32)
         findings.rows(label, numbers[inside][known["spot"][:, 2] != own_crc[inside]], "there are other attributes")
 
 
-def _part(store: ObjectStore, root: Root, keys: Keys, part: int, rows: npt.NDArray[Any], findings: Findings) -> None:
+def _part(
+    store: ObjectStore, root: Root, keys: Keys, part: int, rows: npt.NDArray[Any], findings: Findings,
+    check: FilterCheck | None,
+) -> None:  # fmt: skip
     """A Parquet part: vectors by their checks, ids, source rows, and where root.bin says that its pages lie."""
     key, size, pages, kind = keys[part], root.objects.sizes[part], root.rows, root.index.vector_kind
     own = [p for p, number in enumerate(pages.vector_object) if number == part]
@@ -426,6 +449,10 @@ def _part(store: ObjectStore, root: Root, keys: Keys, part: int, rows: npt.NDArr
                     column = table.column(3 + i)
                     if not column_array([row[i] for row in records], column.type).equals(column.combine_chunks()):
                         findings.add(f"{key}, row group {group}: attribute {name!r} is not that of the attributes")
+                if check is not None:
+                    where = f"{key}, row group {group}"
+                    digests = np.array([check.row(record, where, findings.add) for record in records], np.uint32)
+                    rows["columns"][first : first + n], rows["inside"][first : first + n] = digests.T
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
 

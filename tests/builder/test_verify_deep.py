@@ -19,14 +19,17 @@ from fixtures.damage import (
     Part,
     attributes_of,
     changed,
+    edit,
     edit_blocks,
     edit_facts,
     edit_pages,
     edit_plane,
+    edit_projection,
     edit_rows,
     first_block,
     flip,
     in_block,
+    in_chunk,
     in_columns,
     inflated,
     key,
@@ -40,12 +43,14 @@ from fixtures.damage import (
 from build_index.audit.verify import verify_deep
 from build_index.bucket import generations as g
 from build_index.bucket.store import FolderStore
-from vantage.format import HEADER, SECTION, Current, Cursor, ObjectName, pack_page, with_directory
+from vantage.format import COLUMNS_PLANE, HEADER, SECTION, Current, Cursor, ObjectName, pack_page, with_directory
+from vantage.format import layout as L
 from vantage.kernels import crc32c
 
 FIXTURES = sorted(json.loads((Path(__file__).parent.parent / "fixtures" / "expected.json").read_text()))
 
 U32 = struct.Struct("<I").pack
+F32 = struct.Struct("<f").pack
 
 
 def sealed(objects: Bytes, folder: Path) -> FolderStore:
@@ -152,6 +157,34 @@ def unnamed_block(objects: Bytes) -> Bytes:
 
 
 DAMAGES: dict[str, tuple[str, Callable[[Bytes], Bytes], str]] = {
+    "columns": (
+        "filters",
+        lambda o: edit_plane(o, COLUMNS_PLANE, lambda plane, n: plane[:-5] + bytes([plane[-5] ^ 1]) + plane[-4:]),
+        "columns have other values of row",
+    ),
+    "counts": (
+        "filters", lambda o: edit(o, L.COUNTS, lambda body: put(body, len(body) - 20, b"\x09")),
+        "root.bin: counts of 'at'",
+    ),
+    "rows of a field": (
+        "filters", lambda o: edit(o, L.FILTERS, lambda body: put(body, 16, U32(7))), "7 rows have 'lang'",
+    ),
+    "texts of a field": (
+        "filters", lambda o: edit(o, L.FILTERS, lambda body: body.replace(b"defr", b"dffr")),
+        "a value of 'lang' is none",
+    ),
+    "code of a chunk": ("filters", in_chunk("codes", 0, b"\x11\x22"), "the code is not that of its block, of row"),
+    "row of a chunk": ("filters", in_chunk("rows", 4, U32(0)), "another id of row 0"),
+    "id of a chunk": ("filters", in_chunk("ids", 0, b"\x09"), "chunk 0: ids.bin has another id of row"),
+    "check of a chunk": ("filters", in_chunk("checks", 0, U32(9)), "chunk 0: ids.bin has another check of row"),
+    "ranges of a chunk": ("filters", in_chunk("ranges", 0, F32(0.5)), "its blocks have other ranges"),
+    "bucket": (
+        "filters",
+        lambda o: edit_projection(
+            o, low=[-1, *root_of(o).projections[0].low[1:]], high=[-1, *root_of(o).projections[0].high[1:]]
+        ),
+        "the value is not one of its bucket, of row",
+    ),
     "rows": ("words", other_home, "block 0: a row lies there twice"),
     "home": (
         "words", lambda o: in_block(o, "rows", 0, U32(block_rows(o, 1)[0])), "block 1: another block is the home too",

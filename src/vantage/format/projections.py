@@ -87,7 +87,7 @@ def unpack_projections(
 
 @dataclass(frozen=True)
 class ChunkPlanes:
-    """Byte offsets in a chunk of n rows, from its start."""
+    """Byte offsets in a chunk of n rows, from its start; columns end at columns_end."""
 
     n: int
     ranges: int
@@ -97,6 +97,7 @@ class ChunkPlanes:
     rows: int
     homes: int
     columns: int
+    columns_end: int
     checks: int
     spots: int
     ids: int
@@ -123,7 +124,7 @@ def chunk_planes(n: int, blocks: int, code_bytes: int, columns: int, by_row: boo
     checks = plane + aligned(columns, 4)
     spots = checks + 4 * padded
     ids = spots + SPOT_BYTES * padded * by_row
-    return ChunkPlanes(n, ranges, codes, f, f + padded, rows, homes, plane, checks, spots, ids)
+    return ChunkPlanes(n, ranges, codes, f, f + padded, rows, homes, plane, plane + columns, checks, spots, ids)
 
 
 def pack_chunk(
@@ -156,6 +157,8 @@ def open_chunk(
     numbers = memoryview(data)[CHUNK.size : at.ranges].cast("I")
     if max(numbers) >= blocks:
         raise damaged(label, f"rows of block {max(numbers)} of {blocks}")
+    if n and max(memoryview(data)[at.homes : at.homes + n]) >= count:
+        raise damaged(label, f"a row is of none of its {count} blocks")
     ranges = memoryview(data)[at.ranges : at.codes].cast("f")
     for low, step, h_low, h_step in zip(*(ranges[i::4].tolist() for i in range(4)), strict=True):
         factors, addends = (low, low + 255 * step), (h_low, h_low + 255 * h_step)

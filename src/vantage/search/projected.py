@@ -181,7 +181,7 @@ class ChunkScan(LrsqScan):
         )  # fmt: skip
         (self._opened if keep else self._fresh)[place] = data, chunk
         at = chunk.at
-        mask = self.mask_of(memoryview(data)[at.columns : at.checks], at.n, self.where(place))
+        mask = self.mask_of(memoryview(data)[at.columns : at.columns_end], at.n, self.where(place))
         self.rows += at.n
         self.matched += int.from_bytes(mask, "little").bit_count()
         if any(mask):

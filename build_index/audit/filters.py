@@ -1,0 +1,191 @@
+"""What filters read, against the Parquet files and the blocks: columns, counts and projections."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage.format import (
+    COLUMNS_PLANE,
+    GROUP,
+    OpenBlock,
+    Projection,
+    Root,
+    id_at,
+    open_chunk,
+    plane_of,
+    unpack_columns,
+)
+from vantage.kernels import crc32c
+from vantage.search.rows import id_hash
+
+from ..filters.columns import Unfit, keys_of
+from ..filters.counts import count_codes
+
+COLUMNS = [("columns", "<u4"), ("inside", "<u4"), ("code", "<u4")]  # of a row: digests of its keys, all and in blocks
+Keys = Sequence[Sequence[int]]  # of each field, those of a row
+Note = Callable[[str], None]
+RANGES_AT = 8
+
+
+class FilterCheck:
+    """Gathers what columns must hold while rows are read, and counts while blocks are; then compares."""
+
+    def __init__(self, root: Root) -> None:
+        self.root, self.fields = root, root.filters
+        self.ranks = [{f.text(i): i for i in range(len(f.ends) - 1)} for f in self.fields]
+        self.known = np.zeros(len(self.fields), np.int64)
+        self.ends = [[f.high, f.low] for f in self.fields]  # of the keys seen
+        self.ranges = np.zeros((root.index.blocks, 4), np.float32)
+        self.home = np.zeros(root.index.rows, np.int32)
+        counts = root.counts.fields if root.counts else ()
+        self.counted = [np.zeros((len(c.low), root.index.blocks), np.int64) for c in counts]
+
+    def row(self, record: Sequence[Any], where: str, note: Note) -> tuple[int, int]:
+        """Digests of the keys of a row's attributes: of all fields, and of those that blocks have."""
+        keys: list[Sequence[int]] = []
+        for f, ranks in zip(self.fields, self.ranks, strict=True):
+            own: list[int] = []
+            try:
+                values = keys_of(record[f.attribute], f.kind, f.many)
+                own = [ranks[key.encode()] for key in values] if f.kind == "text" else values
+            except (Unfit, KeyError):
+                note(f"{where}: a value of {self.root.names[f.attribute]!r} is none that root.bin knows")
+            keys.append(own)
+        for i, some in enumerate(keys):
+            self.known[i] += bool(some)
+            for key in some:
+                self.ends[i] = [min(self.ends[i][0], key), max(self.ends[i][1], key)]
+        return self._digests(keys)
+
+    def _digests(self, keys: Keys) -> tuple[int, int]:
+        inside = [own for own, f in zip(keys, self.fields, strict=True) if f.in_blocks]
+        return _digest(keys), _digest(inside)
+
+    def block(
+        self, data: bytes, opened: OpenBlock, block: int, own: int, first: bool, rows: npt.NDArray[Any], numbers: Any,
+        label: str, note: Callable[[str, Any, str], None],
+    ) -> None:  # fmt: skip
+        """The columns of an extent whose rows are in range, the first `own` at home; first: of the first rendition."""
+        n = opened.at.n
+        columns = unpack_columns(plane_of(data, opened.planes, COLUMNS_PLANE, label), n, label)
+        there = [column for column in columns if column is not None]
+        inside = [f.in_blocks for f in self.fields]
+        if [column is not None for column in columns] != inside:
+            note(label, numbers[:1], "other columns are there, beginning with that")
+            return
+        digests = np.array([_digest([column[i] for column in there]) for i in range(n)], np.uint32)
+        note(label, numbers[rows["inside"][numbers] != digests], "columns have other values")
+        if not first:
+            return
+        for i, column in enumerate(columns):
+            if column is not None:
+                self._count(i, block, column[:own])
+        at, homes = opened.at, numbers[:own]
+        c = (at.f - at.codes) // (-(-n // GROUP) * GROUP)
+        groups = np.frombuffer(data, np.uint8, at.f - at.codes, at.codes).reshape(-1, c, GROUP)
+        codes = groups.transpose(0, 2, 1).reshape(-1, c)
+        f, h = (np.frombuffer(data, np.uint8, n, a) for a in (at.f, at.h))
+        rows["code"][homes] = [crc32c(codes[i].tobytes() + bytes((f[i], h[i]))) for i in range(own)]
+        self.home[homes] = block
+        self.ranges[block] = struct.unpack_from("<4f", data, RANGES_AT)
+
+    def _count(self, field: int, block: int, column: Sequence[Sequence[int]]) -> None:
+        if self.root.counts is None:
+            return
+        low = np.asarray(self.root.counts.fields[field].low, np.int64)
+        for own in column:
+            for bucket in {int(np.searchsorted(low, key, side="right")) - 1 for key in own}:
+                self.counted[field][bucket, block] += 1
+
+    def chunks(
+        self, read: Callable[[int, int, int], bytes], projection: Projection, rows: npt.NDArray[Any], what: str,
+        note: Callable[[str, Any, str], None], add: Note,
+    ) -> None:  # fmt: skip
+        """A projection: its chunks hold every row under its value, with the codes and columns that it has elsewhere."""
+        root, index, directory = self.root, self.root.index, projection.directory
+        field, code_bytes = self.fields[projection.field], root.codec.code_bytes
+        seen = np.zeros(index.rows, np.int64)
+        places, bucket = directory.places[0], 0
+        for chunk in range(len(directory)):
+            label = f"{what}, chunk {chunk}"
+            data = read(places.object[chunk], places.offset[chunk], places.size[chunk])
+            if crc32c(data) != places.crc[chunk] or places.size[chunk] != places.whole[chunk]:
+                add(f"{label}: CRC-32C differs from what root.bin says")
+                continue
+            n = directory.rows[chunk]
+            opened = open_chunk(data, n, len(data), code_bytes, index.blocks, index.by_row, label, index.metric)
+            at = opened.at
+            numbers = np.frombuffer(data, "<u4", n, at.rows).astype(np.int64)
+            if (numbers >= index.rows).any():
+                add(f"{label}: a row is none of {index.rows}")
+                continue
+            known, homes = rows[numbers], np.frombuffer(data, "u1", n, at.homes)
+            if (homes >= len(opened.blocks)).any():
+                add(f"{label}: a row is of no block of the chunk")
+                continue
+            blocks = np.array(opened.blocks)[homes]
+            note(label, numbers[blocks != self.home[numbers]], "another block is the home")
+            ranges = np.frombuffer(data, "<f4", 4 * len(opened.blocks), at.ranges).reshape(-1, 4)
+            if (ranges != self.ranges[np.array(opened.blocks)]).any() or blocks[0] != projection.block[chunk]:
+                add(f"{label}: its blocks have other ranges, or the first one is another")
+            note(
+                label, numbers[np.frombuffer(data, "<u4", n, at.checks) != known["check"]], "ids.bin has another check"
+            )
+            ids = [id_at(memoryview(data)[at.ids :], opened.id_width, n, j, index.id_kind, label) for j in range(n)]
+            note(
+                label,
+                numbers[np.array([id_hash(i) for i in ids], np.uint64) != known["hash"]],
+                "ids.bin has another id",
+            )
+            columns = unpack_columns(memoryview(data)[at.columns : at.columns_end], n, label)
+            if any(column is None for column in columns):
+                add(f"{label}: a column is missing")
+                continue
+            digests = [_digest([column[i] for column in columns if column is not None]) for i in range(n)]
+            note(label, numbers[known["columns"] != np.array(digests, np.uint32)], "columns have other values")
+            groups = np.frombuffer(data, np.uint8, at.f - at.codes, at.codes).reshape(-1, code_bytes, GROUP)
+            codes = groups.transpose(0, 2, 1).reshape(-1, code_bytes)
+            f, h = (np.frombuffer(data, np.uint8, n, a) for a in (at.f, at.h))
+            crcs = np.array([crc32c(codes[i].tobytes() + bytes((f[i], h[i]))) for i in range(n)], np.uint32)
+            note(label, numbers[crcs != known["code"]], "the code is not that of its block,")
+            while bucket < len(projection.low) and chunk >= projection.first[bucket + 1]:
+                bucket += 1
+            column = columns[projection.field]
+            assert column is not None
+            if bucket == len(projection.low):
+                astray = [bool(own) for own in column]
+            else:
+                low, high = projection.low[bucket], projection.high[bucket]
+                astray = [not any(low <= key <= high for key in own) for own in column]
+            note(label, numbers[astray], "the value is not one of its bucket,")
+            seen[numbers] += 1
+            if not field.in_blocks and not field.many:
+                for block, own in zip(blocks.tolist(), column, strict=True):
+                    self._count(projection.field, block, [own])
+        note(what, np.flatnonzero(seen == 0), "there is no place")
+        if not field.many:
+            note(what, np.flatnonzero(seen > 1), "there are several places")
+
+    def end(self, add: Note) -> None:
+        """What the root says of fields, and its counts."""
+        for i, f in enumerate(self.fields):
+            name = self.root.names[f.attribute]
+            if self.known[i] != f.rows:
+                add(f"root.bin: {f.rows} rows have {name!r}, {self.known[i]} do")
+            if f.rows and self.ends[i] != [f.low, f.high]:
+                add(f"root.bin: {name!r} has other least or largest values")
+        for i, counted in enumerate(self.counted):
+            f = self.fields[i]
+            if f.in_blocks or any(p.field == i for p in self.root.projections) and not f.many:
+                assert self.root.counts is not None
+                if bytes(self.root.counts.fields[i].table) != count_codes(counted).tobytes():
+                    add(f"root.bin: counts of {self.root.names[f.attribute]!r} are not those of the blocks")
+
+
+def _digest(keys: Keys) -> int:
+    return crc32c(b"".join(struct.pack(f"<I{len(own)}q", len(own), *own) for own in keys))
