@@ -98,7 +98,9 @@ from vantage.indexes import Service
 from vantage.kernels import crc32c
 from vantage.read.cache import Cache
 from vantage.receipt import Receipt
+from vantage.search.filtered import select
 from vantage.search.prepare import Prepared, prepare
+from vantage.search.projected import ChunkScan
 from vantage.search.query import Query
 from vantage.search.route import ROUTERS
 from vantage.search.route.two_level import TwoLevelRouter
@@ -300,6 +302,15 @@ def test_a_reader_from_the_document_reads_several_pages(name: str, beam: int) ->
         assert len(TwoLevelRouter(root.router, root.index).pages(query)) == beam
 
 
+def value_in(other: Reader, field: int, row: int) -> list[Any]:
+    """What a row has of a field, by its attributes: as columns have it."""
+    name = other.names[other.fields[field][0]]
+    value = dict(zip(other.names, json.loads(other.attributes(row)), strict=True))[name]
+    if name == "at":
+        return [round(1e6 * datetime.fromisoformat(value).timestamp())]
+    return sorted(value or []) if name == "tags" else [] if value is None else [value]
+
+
 def test_another_reader_finds_the_values_of_rows_in_their_columns() -> None:
     root, other = root_of(BASE["filters"]), Reader(BASE["filters"])
     names = [root.names[field[0]] for field in other.fields]
@@ -309,18 +320,55 @@ def test_another_reader_finds_the_values_of_rows_in_their_columns() -> None:
         for i, extent in enumerate(other.extents):
             numbers = other.block(i, r)["rows"].tolist()
             for f, values in enumerate(other.columns(i, r)):
-                for row, own in zip(numbers, values, strict=True):
-                    value = dict(zip(root.names, json.loads(other.attributes(row)), strict=True))[names[f]]
-                    if names[f] == "at":
-                        assert own == [round(1e6 * datetime.fromisoformat(value).timestamp())]
-                    else:
-                        assert own == (sorted(value or []) if names[f] == "tags" else [] if value is None else [value])
+                assert (values is not None) == bool(other.fields[f][2] & 1)
+                assert values is None or values == [value_in(other, f, row) for row in numbers]
                 if not r:
-                    counted[f, extent.block] += sum(map(bool, values[: extent.homes]))
+                    counted[f, extent.block] += sum(bool(value_in(other, f, row)) for row in numbers[: extent.homes])
     for f, (field, (low, high, table)) in enumerate(zip(other.fields, other.buckets, strict=True)):
         assert counted[f].sum() == field[3] and low[0] == field[5] and high[-1] == field[6]
         rows = np.where(table, 1.25 ** (table.astype(float) - 1), 0).sum(0)
         assert names[f] == "tags" or np.allclose(rows, counted[f], rtol=0.13, atol=0.5)
+
+
+def test_another_reader_finds_the_rows_of_blocks_in_chunks() -> None:
+    """Each row under its values, with the code, the factors and so the score that its home block gives it."""
+    root, other = root_of(BASE["filters"]), Reader(BASE["filters"])
+    home = {}
+    for i, extent in enumerate(other.extents):
+        block = other.block(i)
+        for j, row in enumerate(block["rows"][: extent.homes].tolist()):
+            home[row] = extent.block, block, j
+    vector = EXPECTED["filters"]["vectors"][0]
+    query = prepare(vector, root.index)
+    by_row = {}
+    for extent, block, own in zip(other.extents, map(other.block, range(len(other.extents))), scores(other, vector)[1],
+                                  strict=True):  # fmt: skip
+        by_row.update(zip(block["rows"][: extent.homes].tolist(), own.tolist(), strict=False))
+    every = root.index.rows
+    query = replace(query, selection=select({"stock": {"$exists": True}}, root, [1] * root.index.blocks))
+    for number, (f, low, high, first, blocks, extents) in enumerate(other.projections):
+        scan = ChunkScan(root, root.projections[number], query, 4 * every, (), {})
+        rows = []
+        for i, extent in enumerate(extents):
+            chunk = other.chunk(number, i)
+            bucket = int(np.searchsorted(first, i, side="right")) - 1
+            rows += [(bucket, row) for row in chunk["rows"]]
+            assert blocks[i] == chunk["blocks"][0]
+            for j, row in enumerate(chunk["rows"]):
+                block_number, block, at = home[row]
+                assert block_number == chunk["blocks"][j] and (block["ranges"] == chunk["ranges"][j]).all()
+                assert (block["codes"][at] == chunk["codes"][j]).all() and block["ids"][at] == chunk["ids"][j]
+                assert (block["f"][at], block["h"][at]) == (chunk["f"][j], chunk["h"][j])
+                assert chunk["checks"][j] == block["checks"][at]
+                for field, values in enumerate(chunk["values"]):
+                    assert values[j] == value_in(other, field, row)
+                own = chunk["values"][f][j]
+                assert bucket < len(low) or not own
+                if bucket < len(low) and other.fields[f][1] == 1:
+                    assert any(low[bucket] <= value <= high[bucket] for value in own)
+            scan.block(i, other.read(*extent.places[0][:2], extent.places[0].whole), keep=True)
+        assert rows == sorted(rows) and {row for _, row in rows} == set(home)
+        assert {row: score for score, row, _, _ in scan.entries()} == by_row
 
 
 # Damage
