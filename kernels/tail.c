@@ -78,7 +78,7 @@ KERNEL(tail_probabilities) {
     f32 low = __builtin_inff(), high = -__builtin_inff();
     for (u64 b = 0; b < blocks && !c->failed; b++) {
       f32 n = t.counts[b], at = t.base[b], spread = t.sigma[b];
-      if (!(n >= 0 && n < 0x1p40f) || !(at - at == 0) || !(spread > 0 && spread < 0x1p100f)) {
+      if (!(n >= 0 && n < 0x1p40f) || !(at < 0x1p100f && at > -0x1p100f) || !(spread > 0 && spread < 0x1p100f)) {
         FAIL(c, "block %llu has a count, base or sigma that is none", (unsigned long long)b);
         break;
       }

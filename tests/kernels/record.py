@@ -1,12 +1,15 @@
 """Calls of every kernel with what the native build answers: the other builds must answer the same (replay.py)."""
 
+import struct
 from base64 import b64encode
 
 import make
 import numpy as np
 
 import kern
+from vantage.format import pack_columns
 
+STEPS = ((0, 0, 0, 2), (0, 0, 1, 1), (3, 0, 0, 0), (2, 0, 0, 0))  # of a filter: two terms, not, or
 OF_BUILDERS = {  # not in the Worker's module
     "additive_encode", "scalar_encode", "plan_queries_size", "plan_queries", "find_answered", "count_right",
     "select_largest", "matmul_size", "matmul", "nearest",
@@ -74,8 +77,29 @@ def recorded() -> list:
                 b = make.block(rng, code_bytes, n, rng.integers(0, 200, n))
                 call("lrsq_scores", b.data, *b.places, n, 0.5, place, bytes(tables), bytearray(4 * n))
                 call("lrsq_scan", b.data, *b.places, n, 0.5, place, bytes(tables), pool)
+                mask = rng.bytes(-(-n // 16) * 2)
+                call("lrsq_scan", b.data, *b.places, n, 0.5, place, bytes(tables), pool, mask)
+                at = b.places
+                homes, bases = bytes(len(b.data)), np.array([0.25], np.float32)
+                mixed = [bytes(b.data) + homes, at[0], len(b.data), *at[1:], n, 1, bases, place]
+                call("lrsq_scan_mixed", *mixed, bytes(tables), pool)
             call("pool_offer", pool, rng.integers(-9999, 9999, 300).astype(np.int32), rng.bytes(1200), 9)
+            call("pool_offer", pool, rng.integers(-9999, 9999, 40).astype(np.int32), rng.bytes(160), 7, rng.bytes(5))
             call("pool_finish", pool, bytearray(16 * capacity))
+    for blocks in (1, 5, 300):
+        counts = (rng.integers(0, 90, blocks) * (rng.random(blocks) < 0.7)).astype(np.float32)
+        base, sigma = rng.standard_normal(blocks).astype(np.float32), rng.random(blocks).astype(np.float32) + 0.01
+        call("tail_probabilities", counts, base.astype(np.float32), sigma.astype(np.float32), 10, bytearray(4 * blocks))
+        call("sum_counts", rng.bytes(3 * blocks), rng.random(3).astype(np.float32), bytearray(4 * blocks))
+    for n in (1, 17, 300):
+        keys = [[int(k)] if k % 5 else [] for k in rng.integers(-40, 40, n)]
+        plane = pack_columns([(False, keys), (True, [sorted({*map(int, rng.integers(0, 9, 3))}) for _ in range(n)])])
+        program = struct.pack("<II", 4, 3) + b"".join(struct.pack("<BBHI", *step) for step in STEPS)
+        program += struct.pack("<6q", -30, 5, 7, 9, 2, 4)
+        scratch = Scratch(kern.filter_rows_size(n))
+        call("filter_rows", plane, n, 2, program, bytearray(-(-n // 16) * 2), scratch)
+        call("filter_rows", plane[:-9], n, 2, program, bytearray(-(-n // 16) * 2), scratch)
+        call("filter_rows_size", n)
     for parts in (1, 3, 4):
         vectors = rng.standard_normal((7, 21)).astype(np.float32)
         words = rng.standard_normal((parts, 16, 7)).astype(np.float32)

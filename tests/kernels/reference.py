@@ -266,3 +266,52 @@ def matmul(a: NDArray, b: NDArray) -> NDArray:
     for x, y in zip(a.T, b.T, strict=True):
         out = fma(x[:, None], y[None], out)
     return out
+
+
+def sum_counts(table: NDArray, weights: NDArray, out: NDArray) -> NDArray:
+    """f32 (blocks): out plus the weighted counts of buckets, table u8 (buckets, blocks)."""
+    counts = [F32(0), F32(1)]
+    while len(counts) < 256:
+        with np.errstate(over="ignore"):
+            counts.append(counts[-1] * F32(1.25))
+    out = out.copy()
+    for codes, weight in zip(table, weights, strict=True):
+        if weight:
+            out = out + weight * np.array(counts, F32)[codes]
+    return out
+
+
+def upper_tail(z: NDArray) -> NDArray:
+    """f32: Abramowitz and Stegun 26.2.17."""
+    away = np.where(z < 0, -z, z)
+    t = F32(1) / (F32(1) + F32(0.2316419) * away)
+    p = np.full_like(z, F32(1.330274429))
+    for c in (-1.821255978, 1.781477937, -0.356563782, 0.319381530):
+        p = p * t + F32(c)
+    tail = (exp(F32(-0.5) * (away * away)) * F32(0.3989422804)) * (p * t)
+    return np.where(z < 0, F32(1) - tail, tail)
+
+
+def tail_probabilities(counts: NDArray, base: NDArray, sigma: NDArray, wanted: float) -> NDArray:
+    """u32 (blocks)."""
+    some = counts > 0
+    low, high = F32(np.inf), F32(-np.inf)
+    if some.any():
+        low, high = (base - F32(6) * sigma)[some].min(), (base + F32(6) * sigma)[some].max()
+
+    def above(score: np.float32) -> NDArray:
+        return counts * upper_tail((score - base) / sigma)
+
+    def total(score: np.float32) -> float:
+        out = 0.0
+        for rows in above(score).tolist():
+            out += rows
+        return out
+
+    for _ in range(32):
+        if low < high:
+            middle = low + (high - low) * F32(0.5)
+            low, high = (middle, high) if total(middle) > float(F32(wanted)) else (low, middle)
+    whole = total(low) if some.any() else 0.0
+    p = np.floor(above(low).astype(np.float64) / whole * 2.0**20 + 0.5) if whole > 0 else np.zeros(len(counts))
+    return np.maximum(p, some).astype(np.uint32)
