@@ -141,6 +141,25 @@ def test_rerank_attributes_and_vectors(cold: Server, sample_bucket: Path) -> Non
     assert got["receipt"]["rows_ranked"] == 50
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"category": "noun.plant"},
+        {"category": {"$in": ["noun.food", "verb.social"]}, "pos": {"$ne": "verb"}},
+        {"$or": [{"pos": "adverb"}, {"category": {"$prefix": "adj"}}]},
+        {"pos": {"$exists": False}},
+    ],
+)
+def test_filtered_answers_are_those_of_cpython(cold: Server, sample_bucket: Path, value: dict[str, Any]) -> None:
+    with client(cold) as http:
+        for vector in sample_queries(3):
+            got = ask(http, {"vector": vector, "top_k": 20, "filter": value}).raise_for_status().json()
+            want = in_process(sample_bucket, Query(vector, 20, filter=value), [])
+            assert {name: got[name] for name in want} == want and got["matched"] == want["matched"]
+        refused = ask(http, {"vector": sample_queries(1)[0], "filter": {"gloss": "x"}})
+        assert refused.status_code == 400 and refused.json()["param"] == "filter.gloss"
+
+
 def test_a_batch_is_that_of_cpython(cold: Server, sample_bucket: Path) -> None:
     """Read together, with the same reads, and answered as single queries are; as JSON and as bytes."""
     vectors, receipt = sample_queries(24), Receipt()

@@ -1,4 +1,4 @@
-"""Kernels of filters: counts and tails as the reference, masks, and rows of many blocks with the scores of their own."""
+"""Kernels of filters: counts and tails as the reference, masks, and rows of many blocks with their own scores."""
 
 import make
 import numpy as np
@@ -93,7 +93,7 @@ def test_rows_of_many_blocks(code_bytes: int, fine: int, path: int) -> None:
     blocks = [make.block(rng, code_bytes, n, np.arange(n)) for n in sizes]
     rows, want, codes, factors = [], [], [], []
     for number, (block, n, base) in enumerate(zip(blocks, sizes, bases, strict=True)):
-        scores, (ranges_at, codes_at, f_at, h_at, _) = np.zeros(n, np.int32), block.places
+        scores, (_, codes_at, f_at, h_at, _) = np.zeros(n, np.int32), block.places
         kern.lrsq_scores(block.data, *block.places, n, float(base), 0, q.tables, scores)
         groups = np.frombuffer(block.data, np.uint8)[codes_at : codes_at + -(-n // 16) * 16 * code_bytes]
         own = groups.reshape(-1, code_bytes, 16).transpose(0, 2, 1).reshape(-1, code_bytes)[:n]
