@@ -911,3 +911,55 @@ def test_a_stale_index_is_revalidated_after_the_reply(words: Built, monkeypatch:
 def test_a_slash_more_is_another_path(service: Service, path: str) -> None:
     reply = send(service, "POST" if path.startswith(QUERY) else "GET", path, {"vector": GOOD})
     assert problem(reply, 404, "not_found", "path")["detail"] == f"there is nothing at {path!r}"
+
+
+# Rows by their ids
+
+ROWS = "/v1/indexes/words/vectors"
+
+
+def test_rows_by_their_ids(service: Service, words: Built) -> None:
+    """In the order asked for, twice where asked twice, with what is wanted; ids that no row has are named."""
+    some = [words.ids[i] for i in (5, 900, 17, 5)]
+    asked = [i.decode() for i in some]
+    body = send(
+        service, "POST", ROWS, {"ids": [asked[0], "nobody", *asked[1:]], "include": ["attributes", "receipt"]}
+    ).body
+    assert [row["id"] for row in body["rows"]] == asked and body["missing"] == ["nobody"] and body["complete"]
+    alone = [send(service, "GET", f"{ROWS}/{i}").body for i in asked]
+    assert [row["attributes"] for row in body["rows"]] == [one["attributes"] for one in alone]
+    assert "vector" not in body["rows"][0] and body["receipt"]["waves"] == 2
+    whole = send(service, "POST", ROWS, {"ids": asked}).body
+    assert [row["vector"] for row in whole["rows"]] == [one["vector"] for one in alone] and "receipt" not in whole
+    many = [i.decode() for i in words.ids[:1000]]
+    assert len(send(service, "POST", ROWS, {"ids": many}).body["rows"]) == 1000
+    numbers = send(
+        service, "POST", "/v1/indexes/points/vectors", {"ids": [-3993, "-3979", 1 << 70], "numbers": "string"}
+    )
+    assert [row["id"] for row in numbers.body["rows"]] == ["-3993", "-3979"]
+    assert numbers.body["missing"] == [str(1 << 70)] and numbers.body["rows"][0]["attributes"] == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({}, INPUT, "ids"),
+        ({"ids": "a"}, INPUT, "ids"),
+        ({"ids": []}, LIMIT, "ids"),
+        ({"ids": ["a"] * 1001}, LIMIT, "ids"),
+        ({"ids": ["a", 3]}, INPUT, "id"),
+        ({"ids": ["a", None]}, INPUT, "ids[1]"),
+        ({"ids": ["a", True]}, INPUT, "ids[1]"),
+        ({"ids": ["a"], "include": ["words"]}, INPUT, "include"),
+        ({"ids": ["a"], "include": "vector"}, INPUT, "include"),
+        ({"ids": ["a"], "numbers": "float"}, INPUT, "numbers"),
+        ({"ids": ["a"], "top_k": 3}, INPUT, "top_k"),
+    ],
+)
+def test_bad_lists_of_ids(service: Service, body: dict[str, Any], code: str, param: str) -> None:
+    problem(send(service, "POST", ROWS, body), 400, code, param)
+
+
+def test_a_path_of_two_methods(service: Service) -> None:
+    assert send(service, "OPTIONS", ROWS).headers["allow"] == "GET, HEAD, OPTIONS, POST"
+    assert problem(send(service, "PUT", ROWS), 405, "method_not_allowed", "method")["hint"].startswith("use GET")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from .cost import CLASS_B_USD, LANES, Budget, Limits, wave_ms
@@ -26,11 +27,39 @@ from .search.projected import Chosen
 from .search.query import TOP_K_MAX, Answer, Query
 from .search.rank import decode
 from .search.route.common import Routed
+from .search.rows import ATTRIBUTES_BYTES_MAX
 from .search.run import Run
 from .search.scan import BlockIds
 from .search.segment import Segment
 
 EXACT_VECTORS_MAX = 16  # of a request: each may scan all rows that its budget reads
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of rows that are asked for by their ids, in up to three waves."""
+
+    attributes: bool
+    vectors: bool
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """A row by its id; vector and attributes None where they were not wanted, or the budget ended before."""
+
+    id: int | bytes
+    vector: list[float] | None
+    attributes: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class StoredAnswer:
+    """rows in the order asked for; missing: ids that no row has; complete is False where the budget or time cut it."""
+
+    rows: list[StoredRow]
+    missing: list[int | bytes]
+    complete: bool
 
 
 class Index:
@@ -325,3 +354,40 @@ class Index:
         ]
         vectors, attributes = await run_together(steps, reader)
         return decode(vectors[entry.row], self.root.index.vector_kind), attributes.get(entry.row, {})
+
+    async def rows(
+        self, identifiers: Sequence[int | bytes], wanted: Wanted, receipt: Receipt, deadline: Deadline
+    ) -> StoredAnswer:
+        """Rows by their ids, in the order asked for: one wave for pages of ids, then one for each of what is wanted."""
+        receipt.generation = self.current.generation
+        reader = Reader(self.bucket, self.etags, receipt, deadline, None, self.limits)
+        own = Receipt()  # the budget is of all waves together
+        [answer] = await run_together([(self._rows(identifiers, wanted, own), own)], reader)
+        return answer
+
+    def _rows(self, identifiers: Sequence[int | bytes], wanted: Wanted, spent: Receipt) -> Steps[StoredAnswer]:
+        stored, budget = self.segment.rows, wanted.budget.within(self.limits)
+        entries = yield from stored.find_many(list(dict.fromkeys(identifiers)), budget)
+        found = {entry.row: entry for entry in entries.values() if entry is not None}
+        vectors: dict[int, bytes] = {}
+        checks, count = {row: entry.check for row, entry in found.items()}, len(found) * wanted.vectors
+        while count and not vectors:  # as many of the first ones as the budget allows
+            left = spent.left_of(budget, reserved=int(wanted.attributes))
+            vectors = yield from stored.vectors(dict(islice(checks.items(), count)), left)
+            count //= 2
+        attributes: dict[int, dict[str, Any]] = {}
+        if wanted.attributes:
+            spots = {row: entry.spot for row, entry in found.items() if entry.spot is not None}
+            attributes = yield from stored.attributes(spots, spent.left_of(budget), ATTRIBUTES_BYTES_MAX)
+        kind, rows = self.root.index.vector_kind, list[StoredRow]()
+        for identifier in identifiers:
+            entry = entries.get(identifier)
+            if entry is not None:
+                vector = decode(vectors[entry.row], kind) if entry.row in vectors else None
+                own = attributes.get(entry.row) if self.root.names else {}
+                rows.append(StoredRow(identifier, vector, own))
+        complete = len(entries) == len(set(identifiers))
+        complete &= not wanted.vectors or len(vectors) == len(found)
+        complete &= not wanted.attributes or not self.root.names or len(attributes) == len(found)
+        missing = [identifier for identifier in identifiers if entries.get(identifier, 0) is None]
+        return StoredAnswer(rows, missing, complete)

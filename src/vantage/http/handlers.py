@@ -11,15 +11,15 @@ from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
 from .. import VERSION
-from ..cost import Limits
+from ..cost import Budget, Limits
 from ..errors import InputError, LimitError, NotFoundError
 from ..format import unpack_vectors
-from ..index import Index
+from ..index import Index, Wanted
 from ..indexes import Late, Service
 from ..read.deadline import Deadline
 from ..read.reader import read_small
 from ..receipt import Receipt
-from ..search.memory import answers_bytes, in_flight_bytes, row_bytes
+from ..search.memory import answers_bytes, in_flight_bytes, row_bytes, rows_bytes
 from ..search.query import Answer, Query
 from .bodies import answer_body, describe, json_id, packed_reply
 from .reply import Reply
@@ -28,6 +28,7 @@ from .request import (
     INCLUDE_DEFAULT,
     INTEGER,
     JSON,
+    ROW_FIELDS,
     VECTORS_MAX,
     cursor_of,
     decode,
@@ -39,6 +40,7 @@ from .request import (
     parse_options,
     parse_parameters,
     parse_queries,
+    parse_rows,
 )
 
 MATCHES_MAX = 1 << 15  # of all vectors of a request
@@ -125,6 +127,36 @@ async def _row(call: Call, sent: bytes, ids: str | None) -> Reply:
 
     body = await call.service.live(call.index, receipt, read)
     return Reply(200, body | {"receipt": receipt.as_dict()})
+
+
+async def rows(call: Call) -> Reply:
+    """Rows by their ids, sent in the body: for many at once."""
+    negotiate(call.headers.get("accept", ""), [JSON])
+    parse_parameters(call.options, ())
+    fields = parse_body(decode(await call.body(), call.headers.get("content-encoding", "")), ROW_FIELDS)
+    ids, include = parse_rows(fields)
+    written, receipt = fields.get("numbers"), Receipt()
+    wanted = Wanted("attributes" in include, "vector" in include, Budget())
+
+    async def read(index: Index) -> dict[str, Any]:
+        _check_ids(index, written)
+        values = len(ids) * index.root.index.dimension * wanted.vectors
+        if values > VALUES_MAX:
+            hint = "leave vector out of include, or send several requests"
+            raise LimitError("ids x dimension", values, VALUES_MAX, hint=hint, param="ids")
+        known = [_identifier(index, one) for one in ids]
+        await call.make_room(rows_bytes(index.segment, len(ids), wanted.vectors), 0, 0.0)
+        answer = await index.rows(known, wanted, receipt, call.deadline)
+        found = []
+        for row in answer.rows:
+            one: dict[str, Any] = {"id": json_id(row.id, written)}
+            one |= {"vector": row.vector} if wanted.vectors else {}
+            found.append(one | ({"attributes": row.attributes} if wanted.attributes else {}))
+        missing = [json_id(one, written) for one in answer.missing]
+        return {"rows": found, "missing": missing, "complete": answer.complete}
+
+    body = await call.service.live(call.index, receipt, read)
+    return Reply(200, body | ({"receipt": receipt.as_dict()} if "receipt" in include else {}))
 
 
 async def query(call: Call) -> Reply:

@@ -43,7 +43,9 @@ FIELDS = (
     "ids",
     "filter",
 )
-OPTIONS = ("top_k", "include", "recall", "rerank", "explain", "exact", "model")  # of a query string
+ROW_FIELDS = ("ids", "include", "numbers")
+ROWS_MAX = 1000  # by their ids, in a request
+OPTIONS = ("top_k", "include", "recall", "rerank", "explain", "exact", "model", "filter")  # of a query string
 INTEGER = re.compile(r"-?[0-9]{1,20}")
 IDS = ("string", "number")
 INTEGER_BITS_MAX = 128  # an error tells the value in full
@@ -126,7 +128,7 @@ def decode(body: bytes, encoding: str) -> bytes:
     raise InputError(f"the body has more than {MEMBERS_MAX} gzip members", hint="compress it whole", param="body")
 
 
-def parse_body(body: bytes) -> dict[str, Any]:
+def parse_body(body: bytes, names: tuple[str, ...] = FIELDS) -> dict[str, Any]:
     """Fields of a JSON body; numbers may still be NaN or infinite. Raises InputError."""
     example = 'send {"vector": [...], "top_k": 10}'
     try:
@@ -137,7 +139,7 @@ def parse_body(body: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InputError("the body is not a JSON object", hint=example)
     for name in fields:
-        _check_known(name, FIELDS, name)
+        _check_known(name, names, name)
     return fields
 
 
@@ -205,20 +207,37 @@ def parse_queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
     return [Query(**{**vars(query), "vector": v, "param": n}) for v, n in zip(vectors, names, strict=True)], many
 
 
-def _identifier(value: Any) -> int | bytes:
+def _identifier(value: Any, param: str = "id") -> int | bytes:
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError("id is neither a string nor an integer", hint="send one id", param="id")
-    return _integer(value, "id")
+        raise InputError(f"{param} is neither a string nor an integer", hint="send one id", param=param)
+    return _integer(value, param)
 
 
-def parse_ids(value: Any) -> str | None:
+def parse_ids(value: Any, param: str = "ids") -> str | None:
     """How integer ids are to be written. Raises InputError."""
     if value is not None and value not in IDS:
-        raise InputError(f"ids is neither {' nor '.join(IDS)}", hint='"string" is safe in every language', param="ids")
+        what = f"{param} is neither {' nor '.join(IDS)}"
+        raise InputError(what, hint='"string" is safe in every language', param=param)
     ids: str | None = value
     return ids
+
+
+def parse_rows(fields: dict[str, Any]) -> tuple[list[int | bytes], list[str]]:
+    """(ids of rows, what is wanted of them)."""
+    ids = fields.get("ids")
+    if not isinstance(ids, list):
+        raise InputError("ids is not a list", hint='{"ids": ["a", "b"]}', param="ids")
+    if not 1 <= len(ids) <= ROWS_MAX:
+        raise LimitError("the number of ids", len(ids), f"1 to {ROWS_MAX}", hint="send several requests", param="ids")
+    include = fields.get("include", ["attributes", "vector"])
+    if not isinstance(include, list) or not all(isinstance(i, str) for i in include):
+        raise InputError("include is not a list of names", hint=f"known are: {', '.join(INCLUDE)}", param="include")
+    for name in include:
+        _check_known(name, INCLUDE, "include")
+    parse_ids(fields.get("numbers"), "numbers")
+    return [_identifier(one, f"ids[{i}]") for i, one in enumerate(ids)], include
 
 
 def _budget(fields: Any) -> Budget:
@@ -266,7 +285,8 @@ def parse_options(text: str) -> dict[str, Any]:
             try:
                 fields[name] = loads(value.encode("latin-1"), DEPTH_MAX, PARTS_MAX, finite=False)
             except ValueError:
-                raise InputError(f"{name} is not a number, true or false", hint="top_k=10", param=name) from None
+                hint = 'filter={"lang":"de"}' if name == "filter" else "top_k=10"
+                raise InputError(f"{name} is not a number, true or false", hint=hint, param=name) from None
     return fields
 
 

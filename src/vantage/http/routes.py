@@ -58,6 +58,7 @@ ROUTES = (
     Route("GET", "/v1/indexes/{index}", READERS, handlers.describe_index),
     Route("POST", "/v1/indexes/{index}/query", READERS, handlers.query),
     Route("GET", "/v1/indexes/{index}/vectors", READERS, handlers.row_by_parameter),
+    Route("POST", "/v1/indexes/{index}/vectors", READERS, handlers.rows),
     Route("GET", "/v1/indexes/{index}/vectors/{id}", READERS, handlers.row),
 )
 
@@ -117,15 +118,17 @@ async def _answer(
 ) -> Reply:
     """Checks who asks for what, then has it handled within the memory that there is."""
     check_host(headers.get("host", ""), access)
-    route, parts = _find(path)
-    if method == "OPTIONS" and route is not None:
-        return _options(route, headers, access)
+    routes, parts = _find(path)
+    methods = list(dict.fromkeys(name for route in routes for name in route.methods()))
+    if method == "OPTIONS" and routes:
+        return _options(methods, headers, access)
+    route = next((route for route in routes if method in route.methods()), routes[0] if routes else None)
     if route is None or route.scope == READERS:
         authorize(headers, access)
     if route is None:
         raise NotFoundError(f"there is nothing at {path.partition('?')[0][:100]!r}", hint=_hint(path), param="path")
-    if method not in route.methods():
-        raise MethodError(method, route.methods())
+    if method not in methods:
+        raise MethodError(method, methods)
     clock = asyncio.get_running_loop().time
     door_deadline = clock() + WAIT_S
     async with AsyncExitStack() as reading, AsyncExitStack() as work:
@@ -166,8 +169,8 @@ def _parts(path: str) -> list[str]:
     return path.partition("?")[0].split("/")
 
 
-def _find(path: str) -> tuple[Route | None, dict[str, str]]:
-    """The route of a path, and what the names of its pattern stand for there.
+def _find(path: str) -> tuple[list[Route], dict[str, str]]:
+    """The routes of a path, all of one pattern, and what the names of that stand for there.
 
     No name is empty: `vectors/..` reaches us as the index with a slash behind it, as URLs are normalised, and must not
     pass for it, nor `vectors/20/` for row 20.
@@ -175,22 +178,22 @@ def _find(path: str) -> tuple[Route | None, dict[str, str]]:
     for route in ROUTES:
         parts = route.parts(_parts(path))
         if parts is not None:
-            return route, parts
-    return None, {}
+            return [one for one in ROUTES if one.pattern == route.pattern], parts
+    return [], {}
 
 
 def _hint(path: str) -> str:
     return NO_ID if path.partition("?")[0].endswith("/") else "docs/http.md lists the paths"
 
 
-def _options(route: Route, headers: Mapping[str, str], access: Access) -> Reply:
+def _options(methods: list[str], headers: Mapping[str, str], access: Access) -> Reply:
     """What may be asked of a resource; for a browser that asks before it sends, whether it may."""
-    methods = ", ".join(route.methods())
+    listed = ", ".join(methods)
     allowed: dict[str, str] = {}
     if "access-control-allow-origin" in cors_headers(headers.get("origin"), access):
         allowed = {
-            "access-control-allow-methods": methods,
+            "access-control-allow-methods": listed,
             "access-control-allow-headers": "Authorization, Content-Type, Content-Encoding, X-Request-Id",
             "access-control-max-age": str(PREFLIGHT_S),
         }
-    return Reply(204, None, {"allow": methods, **allowed})
+    return Reply(204, None, {"allow": listed, **allowed})

@@ -44,6 +44,14 @@ def row_bytes(segment: Segment) -> int:
     return entries + ATTRIBUTE_COPIES * min(longest, ATTRIBUTES_BYTES_MAX)
 
 
+def rows_bytes(segment: Segment, count: int, vectors: bool) -> int:
+    """Likewise of so many rows by their ids."""
+    index, entries = segment.root.index, ID_PAGE_ROWS * id_entry(bool(segment.root.names))
+    own = MATCH_BYTES + vectors * index.dimension * (VECTOR_BYTES[index.vector_kind] + VALUE_BYTES)
+    attributes = ATTRIBUTE_COPIES * min(round(2 * index.attribute_bytes * count), ATTRIBUTES_BYTES_MAX)
+    return entries + count * own + attributes
+
+
 def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     """About the bytes of reads under way, which are not in the heap."""
     nbytes = sum(min(segment.promise(q).nbytes, q.budget.bytes) for q in queries)

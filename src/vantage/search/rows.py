@@ -59,32 +59,61 @@ class StoredRows:
         The hash is 64 bits wide, and the builder refuses two ids with one hash. Raises InputError for an id of the
         wrong kind, NotFoundError where no row has it.
         """
-        root = self.root
-        if isinstance(identifier, int) != (root.index.id_kind == "i64"):
-            what = f"ids of {self.name!r} are {root.index.id_kind}"
-            raise InputError(what, hint="send an id of that kind", param="id")
-        missing = NotFoundError(f"there is no row with id {_readable(identifier)!r}", hint="check the id", param="id")
-        if isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63:
-            raise missing
-        pages, own_hash, attributes = root.id_pages, id_hash(identifier), bool(root.names)
-        page = bisect_right(pages.first_hash, own_hash) - 1
-        if page < 0:
-            raise missing
-        rows, entry = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS), id_entry(attributes)
-        start, length, key = pages.offset + page * ID_PAGE_ROWS * entry, rows * entry, self.keys[pages.object]
-        item = Item(key, start, length, root.objects.sizes[pages.object], pages.crc[page], f"page {page}")
-        data = yield from _read([item], [Span(key, start, length, [0])])
-        if data is None:
+        found = yield from self.find_many([identifier], Budget())
+        if identifier not in found:
             return None
-        view = memoryview(data[0])
-        hashes = view[: 8 * rows].cast("Q")
-        at = bisect_right(hashes, own_hash) - 1
-        if at < 0 or hashes[at] != own_hash:
-            raise missing
-        row, check = (struct.unpack_from("<I", view, column * rows + 4 * at)[0] for column in (8, 12))
-        if row >= root.index.rows:
-            raise DamagedError(f"{key}: row {row} of {root.index.rows}", hint="build the index again")
-        return IdEntry(row, check, spot_at(view[16 * rows :], rows, at) if attributes else None)
+        entry = found[identifier]
+        if entry is None:
+            what = f"there is no row with id {_readable(identifier)!r}"
+            raise NotFoundError(what, hint="check the id", param="id")
+        return entry
+
+    def find_many(self, identifiers: Sequence[int | bytes], budget: Budget) -> Steps[dict[int | bytes, IdEntry | None]]:
+        """The rows of ids, None for one that no row has, in one wave; without those whose pages of ids the budget or
+        the time does not allow. Raises InputError for an id of the wrong kind.
+        """
+        root, pages, attributes = self.root, self.root.id_pages, bool(self.root.names)
+        out: dict[int | bytes, IdEntry | None] = {}
+        wanted: dict[int, list[tuple[int, int | bytes]]] = {}  # (hash, id) by page
+        for identifier in identifiers:
+            if isinstance(identifier, int) != (root.index.id_kind == "i64"):
+                what = f"ids of {self.name!r} are {root.index.id_kind}"
+                raise InputError(what, hint="send an id of that kind", param="id")
+            if isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63:
+                out[identifier] = None
+                continue
+            own_hash = id_hash(identifier)
+            page = bisect_right(pages.first_hash, own_hash) - 1
+            if page < 0:
+                out[identifier] = None
+            else:
+                wanted.setdefault(page, []).append((own_hash, identifier))
+        key, entry, numbers, items = self.keys[pages.object], id_entry(attributes), list(wanted), list[Item]()
+        for page in numbers:
+            rows = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
+            start = pages.offset + page * ID_PAGE_ROWS * entry
+            size = root.objects.sizes[pages.object]
+            items.append(Item(key, start, rows * entry, size, pages.crc[page], f"page {page}"))
+
+        def use(arrived: list[int], views: list[memoryview]) -> None:
+            for number, view in zip(arrived, views, strict=True):
+                rows = len(view) // entry
+                hashes = view[: 8 * rows].cast("Q")
+                for own_hash, identifier in wanted[numbers[number]]:
+                    at = bisect_right(hashes, own_hash) - 1
+                    if at < 0 or hashes[at] != own_hash:
+                        out[identifier] = None
+                        continue
+                    row, check = (struct.unpack_from("<I", view, column * rows + 4 * at)[0] for column in (8, 12))
+                    if row >= root.index.rows:
+                        raise DamagedError(f"{key}: row {row} of {root.index.rows}", hint="build the index again")
+                    spot = spot_at(view[16 * rows :], rows, at) if attributes else None
+                    out[identifier] = IdEntry(row, check, spot)
+
+        fitting, spans = _fitting(items, budget)
+        if fitting:
+            yield Wave(fitting, spans, use)
+        return out
 
     def vectors(self, checks: dict[int, int], budget: Budget) -> Steps[dict[int, bytes]]:
         """Full vectors of rows, verified by their checks; {} when the budget or the time does not allow the wave.
