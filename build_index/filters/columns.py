@@ -175,12 +175,13 @@ def fit_blocks(
     declared: Sequence[Declared],
     members: Sequence[Ints],
     projected: Collection[str],
-    norms: bool,
+    every: bool,
     note: Any,
 ) -> list[Column]:
-    """Says which go into the blocks: those that take little of what every query reads, all where answers are proven by
-    blocks (norms), and those that were named and have no projection. projected: names of those that have one. What then
-    is nowhere is left out, and noted.
+    """Says which go into the blocks: those that take little of what every query reads, every one where answers are
+    proven by blocks or the root holds these, and those that were named and have no projection.
+
+    projected: names of those that have one. What then is nowhere is left out, and noted.
     """
     asked = {one.name: one.asked for one in declared}
     some = [members[i] for i in np.linspace(0, len(members) - 1, min(JUDGED_BLOCKS, len(members))).astype(int)]
@@ -188,7 +189,7 @@ def fit_blocks(
     for column in columns:
         plane = [pack_columns([(column.field.many, column.of(rows))]) for rows in some]
         nbytes = sum(map(len, plane)) / max(1, sum(map(len, some)))
-        if nbytes <= ROW_BYTES_MAX or norms or (asked[column.name] and column.name not in projected):
+        if nbytes <= ROW_BYTES_MAX or every or (asked[column.name] and column.name not in projected):
             out.append(column)
         elif column.name in projected:
             out.append(replace(column, field=replace(column.field, in_blocks=False)))

@@ -87,8 +87,10 @@ def _write(contents: Contents, context: BuildContext) -> None:
     columns = read_columns(contents.rows, declared, context.note, context.progress.part(0, 0.1))
     norms, centres = context.options.error_norms, contents.choice.layout.centres
     counted = centres.size <= CENTRE_BYTES_MAX and not isinstance(contents.choice.layout.section, TwoLevelSection)
-    projected = to_project(columns, declared, contents, table) if counted else frozenset()
-    columns = fit_blocks(columns, declared, table.members, projected, norms, context.note)
+    projected = frozenset[str]()  # where the root holds the blocks, none is read
+    if counted and not contents.choice.inline:
+        projected = to_project(columns, declared, contents, table)
+    columns = fit_blocks(columns, declared, table.members, projected, norms or contents.choice.inline, context.note)
     counts = None
     if counted and columns:
         counts = counts_of(columns, contents.rows, table.members, table.homes, centres, context.options.seed)

@@ -35,6 +35,7 @@ INDEXES_BYTES = 10 << 20  # what open indexes may hold together; one alone may h
 OPENING_S = 15.0  # one that takes longer is taken for gone
 INDEX_BYTES = 32 << 10  # what an open index holds beside its root: a small one holds little else
 ROOT_COPIES = 2  # a root as it came, and what is made of it
+PART_BYTES = 1024  # of a field or a projection, beside what the root holds of it
 UNKNOWN_S = 10.0  # so long after a name without an index, names are asked of the bucket alone
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_RULE = "names have 1 to 64 letters, digits, '.', '_', '-', and begin with a letter or a digit"
@@ -64,7 +65,8 @@ async def _timely(work: Coroutine[Any, Any, T], deadline: Deadline | None) -> T:
 
 def _index_bytes(index: Index) -> int:
     """About what an open index holds."""
-    return INDEX_BYTES + ROOT_COPIES * index.current.root.size
+    parts = len(index.root.filters) + len(index.root.projections)
+    return INDEX_BYTES + PART_BYTES * parts + ROOT_COPIES * index.current.root.size
 
 
 class Service:

@@ -235,7 +235,7 @@ def test_numbers_of_blocks_grow_with_the_rows() -> None:
     assert draft.block_counts(5000) == [45]
     assert draft.block_counts(115_659) == [1032, 516]
     assert draft.block_counts(2_000_000) == [17_856, 8_928]
-    assert [draft.block_counts(n * 2_000_000) for n in (2, 8, 64)] == [[11_248], [17_856], [35_712]]
+    assert [draft.block_counts(n * 2_000_000) for n in (2, 8, 64)] == [[10_616], [15_008], [25_248]]
     assert draft.block_counts(1 << 50) == [BLOCKS_MAX]
     for rows in range(100, 300_000, 777):
         counts = draft.block_counts(rows)

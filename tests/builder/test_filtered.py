@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ from build_index.build import build
 from build_index.cli.main import app
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source
+from build_index.tune import renditions
 from build_index.tune.options import Options
 from vantage.errors import DamagedError, InputError
 from vantage.http import routes
@@ -71,12 +74,21 @@ NAMES = ("lang", "tags", "year", "price", "stock", "at")
 Made = tuple[Path, np.ndarray, list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module", params=["cosine", "l2", "dot"])
+@pytest.fixture(scope="module")
+def blocks_apart() -> Iterator[None]:
+    """Blocks in objects of their own, and so projections, of however few rows."""
+    with patch.object(renditions, "INLINE_BYTES", 0):
+        yield
+
+
+@pytest.fixture(scope="module", params=["dot", "cosine", "l2"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp(request.param)
     x, rows = made_up(5)
     pq.write_table(table_of(x, rows), folder / "rows.parquet")
     options = Options(0.9, 10, fast=True, error_norms=True, filters=NAMES)
+    if request.param != "dot":  # whose blocks lie in the root
+        request.getfixturevalue("blocks_apart")
     build(open_source([folder / "rows.parquet"]), BuildContext(folder / "bucket" / "index", request.param, options))
     return folder / "bucket" / "index", x, rows
 
@@ -183,6 +195,7 @@ def test_damaged_columns_are_named(made: Made, monkeypatch: pytest.MonkeyPatch) 
         ask(index, Query(q, 10, filter={"at": {"$exists": True}}))
 
 
+@pytest.mark.usefixtures("blocks_apart")
 def test_what_is_declared(tmp_path: Path) -> None:
     x, rows = made_up(6)
     table = table_of(x, rows).append_column("title", pa.array([f"title {i}" * 20 for i in range(ROWS)]))
@@ -220,6 +233,7 @@ def test_what_is_declared(tmp_path: Path) -> None:
             build(open_source([tmp_path / "rows.parquet"]), context("bad", filters))
 
 
+@pytest.mark.usefixtures("blocks_apart")
 @pytest.mark.parametrize(("router", "centre_bytes"), [("two-level", 1 << 20), ("mlp", 0), ("tree", 1 << 20)])
 def test_other_routers_and_without_counts(
     router: str, centre_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -304,7 +304,7 @@ def test_what_a_small_index_scans_is_what_was_measured(tmp_path: Path) -> None:
     flat = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 12)
     pq.write_table(pa.table({"vector": flat, "text": [f"{i} " * 20 for i in range(len(x))]}), tmp_path / "rows.parquet")
     with patch("build_index.tune.draft.BLOCK_ROWS", 24):
-        options = Options(0.9, K, fast=True)
+        options = Options(0.9, K, fast=True, filters=())
         report = build(open_source([tmp_path / "rows.parquet"]), BuildContext(tmp_path / "b" / "i", "cosine", options))
     index = asyncio.run(Index.open(Folder(tmp_path / "b"), "i", Cache(0), Receipt()))
     places, choice = index.root.directory.places[0], report.choice
