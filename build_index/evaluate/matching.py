@@ -30,13 +30,13 @@ def matching_rows(path: Path | str, index: Index, value: Any) -> npt.NDArray[np.
     """(N) by row number. Raises InputError for a filter that the index does not take, DamagedError for a bad file."""
     root, out = index.root, list[bool]()
     node = parse_filter(value, root.filters, root.names)
-    names = [root.names[f.attribute] for f in root.filters]
     ranks = [{f.text(i): i for i in range(len(f.ends) - 1)} for f in root.filters]
     spans: dict[int, list[tuple[int, int]]] = {}
     for part in sorted(set(root.rows.vector_object)):
         where, key = part_at(path, index, part)
         try:
             file = pq.ParquetFile(pa.PythonFile(Ranged(where, key, root.objects.sizes[part]), "r"))
+            names = [file.schema_arrow.names[3 + f.attribute] for f in root.filters]  # beside vector, id, source_row
             for batch in file.iter_batches(columns=names):
                 table = pa.Table.from_batches([batch]).select(names)
                 for record in json_rows(table, len(batch)):
@@ -49,6 +49,8 @@ def matching_rows(path: Path | str, index: Index, value: Any) -> npt.NDArray[np.
 
 
 def _keys(value: Any, field: FilterField, ranks: dict[bytes, int]) -> list[int]:
+    if field.many and isinstance(value, str):  # as Parquet parts keep lists
+        value = json.loads(value)
     keys = keys_of(value, field.kind, field.many)
     return [ranks[key.encode()] for key in keys] if field.kind == "text" else keys
 

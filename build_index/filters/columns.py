@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ I64 = npt.NDArray[np.int64]
 
 LIST_MAX = 255  # values of a row, as a column counts them
 TEXT_BYTES_MAX = 64 << 10  # of the sorted texts of an attribute that nobody named: they lie in the root
+BLOCK_ROW_BYTES_MAX = 8.0  # of all such attributes together
 ROW_BYTES_MAX = 2.0  # of such an attribute in a block, which every query reads
 JUDGED_BLOCKS = 64
 READ_ROWS = 4096  # of attributes as JSON, at a time
@@ -185,14 +187,25 @@ def fit_blocks(
     """
     asked = {one.name: one.asked for one in declared}
     some = [members[i] for i in np.linspace(0, len(members) - 1, min(JUDGED_BLOCKS, len(members))).astype(int)]
-    out = []
+    out, left = list[Column](), BLOCK_ROW_BYTES_MAX
     for column in columns:
-        plane = [pack_columns([(column.field.many, column.of(rows))]) for rows in some]
-        nbytes = sum(map(len, plane)) / max(1, sum(map(len, some)))
-        if nbytes <= ROW_BYTES_MAX or every or (asked[column.name] and column.name not in projected):
+        try:
+            plane = [pack_columns([(column.field.many, column.of(rows))]) for rows in some]
+            nbytes = sum(map(len, plane)) / max(1, sum(map(len, some)))
+        except ValueError:  # more values than a block's table has codes
+            nbytes = math.inf
+        cheap = nbytes <= ROW_BYTES_MAX and (asked[column.name] or nbytes <= left)
+        wanted = every or (asked[column.name] and column.name not in projected)
+        if cheap or (wanted and nbytes < math.inf):
+            left -= nbytes
             out.append(column)
         elif column.name in projected:
             out.append(replace(column, field=replace(column.field, in_blocks=False)))
+        elif asked[column.name]:
+            raise InputError(
+                f"{column.name!r} cannot be filtered by: a block has too many of its values",
+                hint="leave it out of --filter",
+            )
         else:
             note(f"{column.name!r} is not filterable: it would take {nbytes:.1f} bytes of each row that a query scans; "
                  "name it with --filter to have it all the same")  # fmt: skip

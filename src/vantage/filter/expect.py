@@ -24,7 +24,7 @@ def _shares(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Se
     """Of the rows at home in each block (B); 0 only where it is sure that there is none."""
     if isinstance(node, Term):
         rows = rows_within(spans_of(node, fields[node.field]), counts.fields[node.field], len(homes))
-        return [min(1.0, max(SHARE_MIN, n / home)) if n else 0.0 for n, home in zip(rows, homes, strict=True)]
+        return [min(1.0, max(SHARE_MIN, n / home)) if n and home else 0.0 for n, home in zip(rows, homes, strict=True)]
     if isinstance(node, Negation) and isinstance(node.part, Term) and not fields[node.part.field].many:
         return _others(node.part, fields[node.part.field], counts, homes)
     if isinstance(node, Negation):  # counts are rounded: no block is sure to hold none that a negation takes

@@ -11,11 +11,13 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import LimitError
 from ..format import FilterField
 from .parse import Bound, Cut, Junction, Negation, Node, Term
 
 TERM, AND, OR, NOT = range(4)
 STACK_MAX = 16  # sets of rows at once: filters are eight deep
+STEPS_MAX = 128  # each takes time for every block
 _HEAD = struct.Struct("<II")
 _STEP = struct.Struct("<BBHI")
 
@@ -51,26 +53,30 @@ def resolve(node: Node, fields: Sequence[FilterField]) -> Node:
     parts = list[Node]()
     for part in (resolve(part, fields) for part in node.parts):
         parts += part.parts if isinstance(part, Junction) and part.either == node.either else (part,)
-    if not node.either:
-        parts = _merged(parts, fields)
+    parts = _merged(parts, fields, node.either)
     return parts[0] if len(parts) == 1 else Junction(tuple(parts), node.either)
 
 
-def _merged(parts: list[Node], fields: Sequence[FilterField]) -> list[Node]:
-    """Parts of an `and`, with one term for each field that has no lists, at the place of the first."""
+def _merged(parts: list[Node], fields: Sequence[FilterField], either: bool) -> list[Node]:
+    """Parts of an `and` or an `or`, with one term for each field, at the place of the first; of an `and` those of lists
+    stay, as each may hold for another value.
+    """
     out: list[Node] = []
     places: dict[int, int] = {}
     for part in parts:
-        if isinstance(part, Term) and not fields[part.field].many:
+        if isinstance(part, Term) and (either or not fields[part.field].many):
             if part.field in places:
                 first = out[places[part.field]]
                 assert isinstance(first, Term)
-                both = intersection(spans_of(first, fields[part.field]), spans_of(part, fields[part.field]))
-                out[places[part.field]] = Term(part.field, both)
+                field = fields[part.field]
+                both = Term(part.field, (*first.spans, *part.spans))
+                if not either:
+                    both = Term(part.field, intersection(spans_of(first, field), spans_of(part, field)))
+                out[places[part.field]] = both
                 continue
             places[part.field] = len(out)
         out.append(part)
-    return out
+    return [Term(p.field, spans_of(p, fields[p.field])) if isinstance(p, Term) else p for p in out]
 
 
 def intersection(a: Sequence[Span], b: Sequence[Span]) -> tuple[Span, ...]:
@@ -127,6 +133,11 @@ def compile_filter(node: Node, fields: Sequence[FilterField]) -> Program:
                     steps.append(_STEP.pack(OR if node.either else AND, 0, 0, 0))
 
     push(node)
+    if len(steps) > STEPS_MAX:
+        raise LimitError(
+            "the number of conditions of the filter", len(steps), STEPS_MAX, hint="use $in, or fewer of them",
+            param="filter",
+        )  # fmt: skip
     pairs = [key for span in spans for key in span]
     data = _HEAD.pack(len(steps), len(spans)) + b"".join(steps) + struct.pack(f"<{len(pairs)}q", *pairs)
     return Program(data, frozenset(columns))

@@ -10,6 +10,7 @@ from typing import Any
 from .layout import Cursor, damaged, finite
 
 BUCKETS_MAX = 64  # of a field
+SPREAD_MIN, SPREAD_MAX = 2.0**-24, 2.0**24
 _COUNTS = struct.Struct("<Iff4x")
 _BUCKETS = struct.Struct("<II")
 
@@ -51,7 +52,7 @@ class Counts:
         cursor = Cursor(body, label)
         count, shift, spread = cursor.unpack(_COUNTS)
         finite(label, [shift, spread])
-        if count != fields or not spread > 0:
+        if count != fields or not SPREAD_MIN <= spread <= SPREAD_MAX or abs(shift) > SPREAD_MAX:
             raise damaged(label, f"counts of {count} fields, there are {fields}; spread {spread}")
         out = []
         for _ in range(fields):

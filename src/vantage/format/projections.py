@@ -65,7 +65,7 @@ def unpack_projections(
     for _ in range(count):
         start = cursor.at
         field, n, chunks, size = cursor.unpack(_PROJECTION)
-        if field >= fields or (out and field <= out[-1].field) or n > BUCKETS_MAX:
+        if field >= fields or (out and field <= out[-1].field) or max(n, chunks) > BUCKETS_MAX:
             raise damaged(label, f"a projection of field {field} with {n} buckets")
         low, high = cursor.column("q", n), cursor.column("q", n)
         first, block = cursor.column("I", n + 1), cursor.column("I", chunks)

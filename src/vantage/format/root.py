@@ -258,6 +258,12 @@ class Root:
         )
         if directory is not None:
             check_prices(root, directory, name)
+        for projection in projections:
+            check_prices(root, projection.directory, name)
+        if projections and any(not f.in_blocks for f in filters):
+            reached = {projection.field for projection in projections}
+            if any(not f.in_blocks and i not in reached for i, f in enumerate(filters)):
+                raise damaged(name, "a field is neither in the blocks nor in a projection")
         if ROOT_KEY in objects.keys:
             own, pages = objects.keys.index(ROOT_KEY), root.rows
             others = {root.id_pages.object, *pages.vector_object, *pages.fact_object, *pages.attribute_object}
@@ -268,7 +274,7 @@ class Root:
 
 def check_prices(root: Root, directory: Directory, label: str) -> None:
     """Raises DamagedError where a price for the bytes of a directory leaves what the planner adds up in."""
-    nbytes = max(directory.span(r) for r in range(len(root.renditions)))
+    nbytes = max(directory.span(r) for r in range(len(directory.places)))
     if root.price_max() * nbytes >= PRICED_MAX:
         raise damaged(label, f"a price for {nbytes} bytes of blocks is out of range")
 

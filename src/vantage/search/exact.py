@@ -267,18 +267,20 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
         yield from segment.scan(run, plan, scan, 0)
     likely = [c for c in scan.contenders(scan.capacity) if c.row != without][:k]
     every = done.issuperset(able)
+    matched = None
+    if selected:
+        matched = Matched(scan.matched if every else max(scan.matched, round(sum(rows))), every)
     if selected and every:  # there are no more
         k = min(k, len(likely))
     if not k:
         proof(True, excluded=(0, index.rows))
-        return Candidates([], 0, True, 1.0, lambda: None, vectors, matched=Matched(0, True))
+        return Candidates([], 0, True, 1.0, lambda: None, vectors, matched=matched)
     if len(likely) < k or (early and not (yield from read(likely))):
         proof(False)
-        return Candidates(likely, 0, False, None, lambda: None, vectors)
+        return Candidates(likely, 0, False, None, lambda: None, vectors, matched=matched)
     maybe, all_of_them = scan.reaching(least() if early else scan.floor(k, without))
     proven = (yield from read(maybe)) and all_of_them and not still_open(least())
     proof(proven, excluded=(len(directory) - len(done), index.rows - len(vectors)) if proven else (0, 0))
-    matched = Matched(scan.matched, every) if selected else None
     recall = 1.0 if proven else None
     if len(ranked) < k:
         return Candidates(likely, 0, proven, recall, lambda: None, vectors, matched=matched)

@@ -28,6 +28,7 @@ ROUND_BYTES = round(ROUND_MS * LANE_BYTES_PER_MS)  # of a lane, that take as lon
 # Where one round does, it would read the hardest queries in two, for a p99 of 100 ms instead of 86 (WordNet).
 ROUND_SHARE = 1 / 3
 SMALL_BYTES = 16 << 20  # of scan blocks: the price 0 then reads every block, also those that the router gives nothing
+READ_ALL = 1  # the price at which all that has a probability is read, and nothing between for its own sake
 PRICE_BITS = 24  # a price is in units of 2^-44 of probability a byte
 
 

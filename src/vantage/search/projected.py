@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
 
 from .. import kernels
-from ..cost import wave_ms
+from ..cost import ROUND_MS, wave_ms
 from ..filter.keys import KEY_MAX, KEY_MIN
 from ..filter.parse import Junction, Negation, Node, Term
 from ..filter.program import Span, complement, spans_of
@@ -17,13 +17,14 @@ from ..format import Projection, Root, open_chunk
 from ..read.cache import CACHED
 from ..read.waves import Steps
 from .filtered import Matched, Selection
-from .plan import Plan, plan_scan
+from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
 from .route.common import PROBABILITY_BITS, Routed
 from .run import Candidates, Run
 from .scan import CONTENDERS_MIN, BlockIds, LrsqScan
 
 WHOLE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
+ATTRIBUTE_WAVES = 2  # after chunks: where attributes are, and these
 BASES_MAX = 4  # conditions that are weighed as what to read by
 
 
@@ -123,19 +124,23 @@ def every_row(selection: Selection, root: Root) -> Base:
 
 def plans(run: Run, selection: Selection, routed: Routed) -> list[Chosen]:
     """Plans of projections, the quickest first, by the model. routed: the shares of answers of all blocks."""
-    found = bases(selection.node, run.segment.root)[:BASES_MAX]
-    if not found and not in_blocks(selection, run.segment.root):
-        found = [every_row(selection, run.segment.root)]
+    root = run.segment.root
+    found = bases(selection.node, root)[:BASES_MAX]
+    if not found and root.projections and not in_blocks(selection, root):
+        found = [every_row(selection, root)]
     return sorted((_plan(run, selection, base, routed) for base in found), key=lambda chosen: chosen.ms)
 
 
 def choose(run: Run, selection: Selection, routed: Routed, blocks: Plan) -> Chosen | None:
     """The quickest of them where it is quicker than the plan of blocks, or where blocks lack a column; else None."""
-    found = plans(run, selection, routed)
-    if not in_blocks(selection, run.segment.root):
-        return found[0]
+    found, left = plans(run, selection, routed), run.left()
+    if not found or not in_blocks(selection, run.segment.root):
+        return found[0] if found else None
+    more = ATTRIBUTE_WAVES * run.query.attributes  # chunks have none, and blocks may
+    if left.waves <= more or not found[0].plan.complete:
+        return None
     blocks_ms = wave_ms([r.size for r in blocks.ranges])
-    return found[0] if found and found[0].plan.complete and found[0].ms < blocks_ms else None
+    return found[0] if found[0].ms + more * ROUND_MS < blocks_ms else None
 
 
 def _plan(run: Run, selection: Selection, base: Base, routed: Routed) -> Chosen:
@@ -147,7 +152,7 @@ def _plan(run: Run, selection: Selection, base: Base, routed: Routed) -> Chosen:
     assert chunks.blocks is not None
     few = sum(whole[c] for c in chunks.blocks) <= WHOLE_BYTES
     enough, mass = segment.filter_mass(query), dict(zip(chunks.blocks, chunks.p, strict=True))
-    for price in (0,) if few else segment.filter_prices(query, selection):
+    for price in (READ_ALL,) if few else segment.filter_prices(query, selection):
         plan = plan_scan(chunks, flags, directory, (0, 0), price, contract.gets, run.left())
         read = {i for r in plan.ranges for i in range(r.first, r.last)} | set(plan.cached)
         if not plan.complete or sum(mass.get(i, 0) for i in read) >= enough:
@@ -213,12 +218,16 @@ def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidat
             flags = segment.flags(projection.directory, (0, 0))
             for i in run.done:
                 flags[i] |= CACHED
-            plan = plan_scan(chosen.routed, flags, projection.directory, (0, 0), 0, segment.root.contract.gets, left)
+            gets = segment.root.contract.gets
+            plan = plan_scan(chosen.routed, flags, projection.directory, (0, 0), READ_ALL, gets, left)
+            plan = replace(plan, cached=[i for i in plan.cached if i not in run.done])
             complete = (yield from segment.scan(run, plan, scan, 0)) and plan.complete
             best = [c for c in scan.contenders(most) if c.row != query.without]
     run.receipt.rows = scan.rows
-    exact = seen() and not segment.root.filters[projection.field].many
     if len(best) < query.top_k and not seen():
         complete = False
-    rows = scan.matched if exact else max(len(best), round(sum(selection.rows)))
+    many = segment.root.filters[projection.field].many
+    exact = seen() and not many
+    least = len(best) if many else scan.matched
+    rows = scan.matched if exact else max(least, round(sum(selection.rows)))
     return Candidates(best, rerank, complete, None, lambda: None, matched=Matched(rows, exact))

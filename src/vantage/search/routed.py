@@ -11,7 +11,7 @@ from ..read.waves import Steps
 from . import projected
 from .estimate import estimated_recall, features, recall_estimate, second_price
 from .filtered import Matched, Selection
-from .plan import Plan, plan_scan, spread
+from .plan import READ_ALL, Plan, plan_scan, spread
 from .route.common import Routed
 from .run import Candidates, Run
 from .scan import CONTENDERS_MIN, Contender, Scan
@@ -53,7 +53,8 @@ def candidates(run: Run) -> Steps[Candidates]:
     estimate = recall(rerank) if complete else None
     lower = None if estimate is None else second_price(promise, price, estimate)
     if complete and selection is not None and len(best) < query.top_k and not matched().exact:
-        lower = 0  # whatever is left may hold some
+        lower = READ_ALL  # whatever is left may hold some
+        routed = routed if selection.rows or segment.resident is None else routed.floored(segment.root.index.blocks)
     if lower is not None:
         left = run.left(bool(rerank))
         complete = min(left.gets, left.bytes, left.waves) >= 1  # else the budget cuts what the promise takes

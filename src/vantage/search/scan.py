@@ -39,6 +39,7 @@ from .rotate import rotated
 _ENTRY = struct.Struct("<iIII")  # score, row, extent, index in it
 CONTENDERS_MIN = 300
 SCORE_MAX = 1 << 30  # integer scores are cut there; those in their scale stay below, but for far rows under l2
+_SCRATCH = bytearray()  # of filters, one an isolate: it is done with before anything is awaited
 COSINE_MAX = 16.0  # no cosine is over 1; the rest is room for what a coarse code leaves
 
 
@@ -131,7 +132,6 @@ class LrsqScan:
         self._fresh: dict[int, tuple[bytes | memoryview, Opened]] = {}  # extents of the buffer
         self._block_ids: BlockIds = {} if block_ids is None else block_ids
         self._dot = array("i", [0])
-        self._scratch = bytearray()  # of filters
 
     def base(self, place: int) -> float:
         """<q, c> + bias of a block's centre."""
@@ -162,11 +162,11 @@ class LrsqScan:
         """The same of the columns of n rows; where: what errors call them."""
         assert self.query.selection is not None
         mask, size = bytearray(aligned(n, GROUP) // 8), kernels.filter_rows_size(n)
-        if len(self._scratch) < size:
-            self._scratch = bytearray(size)
+        if len(_SCRATCH) < size:
+            _SCRATCH.extend(bytes(size - len(_SCRATCH)))
         program = self.query.selection.program.data
         try:
-            kernels.filter_rows(plane, n, len(self.root.filters), program, mask, self._scratch)
+            kernels.filter_rows(plane, n, len(self.root.filters), program, mask, _SCRATCH)
         except ValueError as error:
             raise damaged(where, f"its columns are damaged ({error})") from None
         return mask

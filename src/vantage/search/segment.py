@@ -13,7 +13,7 @@ from ..read.gather import Span
 from ..read.waves import Item, Steps, Wave
 from .estimate import promise_of
 from .filtered import Selection
-from .plan import SMALL_BYTES, Plan, plan_scan, spread
+from .plan import READ_ALL, SMALL_BYTES, Plan, plan_scan, spread
 from .prepare import Prepared
 from .query import Query
 from .route import ROUTERS
@@ -175,7 +175,7 @@ class Segment:
         renditions, enough = self.rendition(query), self.filter_mass(query)
         few = selection.rows and sum(selection.rows) < FEW_MATCHES * query.top_k
         mass = dict(zip(range(len(directory)) if routed.blocks is None else routed.blocks, routed.p, strict=True))
-        for price in (0,) if few else self.filter_prices(query, selection):
+        for price in (READ_ALL,) if few else self.filter_prices(query, selection):
             plan = plan_scan(routed, flags, directory, renditions, price, self.root.contract.gets, budget)
             read = {i for r in plan.ranges for i in range(r.first, r.last)} | set(plan.cached)
             if not plan.complete or sum(mass.get(i, 0) for i in read) >= enough:

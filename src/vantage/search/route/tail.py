@@ -19,6 +19,7 @@ from .common import PROBABILITY_BITS, Routed
 
 KNOWN_SHARE = 0.98  # of the rows that match, at most, are wanted: T would be the least score of all
 DISTANCE_MIN = 1e-9
+SCORE_MAX = 1e29  # what the kernel takes
 
 
 def tail(
@@ -36,6 +37,8 @@ def tail(
     else:
         spread = [counts.spread] * index.blocks
         base = [b + counts.shift for b in base]
+    base = [max(-SCORE_MAX, min(SCORE_MAX, b)) for b in base]
+    spread = [min(SCORE_MAX, s) for s in spread]
     out, total = array("I", bytes(4 * index.blocks)), sum(rows)
     if not total:
         return Routed(out)
