@@ -390,9 +390,13 @@ def soak(bucket: Path, seconds: float, clients: int, seed: int, ttl_s: float = R
         load(folder / "bucket", folder / "state")
         project = project_with(folder / "project", "faulty_entry.py", "tests/faults.py")
         variables = {"PUBLIC_READ": "1", "VANTAGE_CACHE_BYTES": "0"}
-        with serve(folder / "state", variables=variables, project=project) as server:
+        log = folder / "log"
+        with serve(folder / "state", variables=variables, project=project, log=log) as server:
             for cache in (0, CACHE_BYTES):
                 asyncio.run(_run(server.url, oracle, seconds / 2, clients, seed, ttl_s, cache, out))
+        for line in log.read_text(errors="replace").splitlines() if out.wrong else ():
+            if "internal error" in line:  # what it was stands nowhere else
+                print(line)
     return out
 
 
