@@ -33,6 +33,7 @@ from ..blocks.layout import exact_centres, index_section
 from ..bucket.store import alone
 from ..codecs.planes import section_over
 from ..context import BuildContext
+from ..filters.calibrate import calibrate, promises_dict
 from ..filters.codes import RowCodes
 from ..filters.columns import fields_of, fit_blocks, read_columns
 from ..filters.counts import CENTRE_BYTES_MAX, counts_of
@@ -106,7 +107,7 @@ def _write(contents: Contents, context: BuildContext) -> None:
         progress = context.progress.part(0.8, 1)
         projections = write_projections(columns, projected, kept, contents.rows, table, objects, progress)
     ids = write_ids(contents.rows, table, bool(contents.attributes.names), objects)
-    root = _root(
+    unpriced = _root(
         contents,
         table,
         objects,
@@ -116,7 +117,17 @@ def _write(contents: Contents, context: BuildContext) -> None:
         radius if norms else None,
         inline,
         Filtering(fields_of(columns), counts, projections),
-    ).pack()
+    )
+    root = unpriced.pack()
+    if counts is not None and not contents.choice.inline:
+        target, seed = contents.choice.contract.target, context.options.seed
+        progress = context.progress.phase("filters")
+        opened = Root.unpack(root, "root.bin")
+        promises, report = calibrate(
+            opened, context.building, contents.rows, table, columns, target, seed, progress
+        )  # fmt: skip
+        root = replace(unpriced, filter_promises=promises).pack()
+        contents.manifest["filters"] = {"promises": promises_dict(promises), "report": report}
     if len(root) > ROOT_BYTES_MAX:
         raise LimitError("the size of root.bin", len(root), ROOT_BYTES_MAX, hint="split the rows over several indexes")
     Root.unpack(root, "root.bin")  # what is written is what a reader takes

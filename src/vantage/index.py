@@ -21,7 +21,8 @@ from .search import memory, projected
 from .search.answer import answer
 from .search.estimate import recall_estimate
 from .search.filtered import Selection, select
-from .search.plan import Plan
+from .search.matching import expected_recall, held
+from .search.plan import Plan, spread
 from .search.prepare import Prepared, prepare
 from .search.projected import Chosen
 from .search.query import TOP_K_MAX, Answer, Query
@@ -274,6 +275,13 @@ class Index:
             blocks, chosen = plan, projected.choose(run, selection, routed, plan) if selection.rows else None
             plan, block = (chosen.plan, chosen.base.projection.directory.block) if chosen else (plan, block)
             by_filter = self._explain_filter(run, selection, routed, blocks, chosen)
+            recall = None
+            if segment.root.filter_promises:
+                directory = chosen.base.projection.directory if chosen else segment.directory(routed)
+                extents = {i for r in plan.ranges for i in range(r.first, r.last)} | set(plan.cached)
+                share = held(chosen.routed if chosen else spread(routed, directory), extents)
+                kept = segment.filter_promise(query, by_chunks=chosen is not None)
+                recall = expected_recall(kept, sum(selection.rows) or segment.root.index.rows, share)
             sizes = [r.size for r in plan.ranges]
         return {
             "generation": self.current.generation,
@@ -296,9 +304,9 @@ class Index:
             "modelled_ms": round(wave_ms(before) + wave_ms(sizes), 2),
             "usd_per_million": round(1e6 * CLASS_B_USD * (len(sizes) + len(before)), 4),
             "complete": plan.complete,
-            "recall_estimate": recall if plan.complete and not pages and selection is None else None,
-            "second_below": promise.threshold or None,
-            "rerank": segment.reranked(query),
+            "recall_estimate": recall if plan.complete and not pages else None,
+            "second_below": None if selection is not None else promise.threshold or None,
+            "rerank": segment.reranked(query, by_chunks=by_filter.get("projection") is not None),
             **by_filter,
         }
 

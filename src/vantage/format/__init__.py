@@ -36,6 +36,7 @@ from .contract import PRICED_MAX, Contract, Point
 from .counts import BUCKETS_MAX, Counts, FieldCounts
 from .current import ROOT_BYTES_MAX, Current, ObjectName
 from .directory import Directory, Extent, Places, Rendition, joined
+from .filter_promises import FilterPromise
 from .filters import FIELD_KINDS, TEXTS_MAX, FilterField, pack_filters, unpack_filters
 from .index import BLOCKS_FREE, IndexSection
 from .layout import (
@@ -120,6 +121,7 @@ __all__ = [
     "FINE_MAX",
     "FieldCounts",
     "FilterField",
+    "FilterPromise",
     "GROUP",
     "HEADER",
     "ID_PAGE_ROWS",

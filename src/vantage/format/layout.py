@@ -35,6 +35,7 @@ NIBBLES = 17  # in the place of ROTATION
 FILTERS = 18
 COUNTS = 19
 PROJECTIONS = 20
+FILTER_PROMISES = 21
 # The kind of the section of a shard.
 SCAN = 32
 SECTION_NAMES = {
@@ -42,7 +43,7 @@ SECTION_NAMES = {
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", ROW_PAGES: "row pages",
     ID_PAGES: "id pages", PROMISES: "promises", BOUNDS: "bounds", BUTTERFLY: "butterfly", RENDITIONS: "renditions",
     INLINE: "inline", NIBBLES: "nibbles", FILTERS: "filters", COUNTS: "counts", PROJECTIONS: "projections",
-    SCAN: "scan",
+    FILTER_PROMISES: "promises under filters", SCAN: "scan",
 }  # fmt: skip
 
 METRICS = ("cosine", "l2", "dot")

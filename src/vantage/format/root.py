@@ -15,6 +15,7 @@ from .codecs import CODEC_SECTIONS, LrsqSection
 from .contract import PRICED_MAX, Contract
 from .counts import Counts
 from .directory import RENDITIONS_MAX, Directory, Rendition, pack_renditions, unpack_renditions
+from .filter_promises import FilterPromise, pack_filter_promises, unpack_filter_promises
 from .filters import FilterField, pack_filters, unpack_filters
 from .index import IndexSection
 from .layout import (
@@ -26,6 +27,7 @@ from .layout import (
     CONTRACT,
     COUNTS,
     DIRECTORY,
+    FILTER_PROMISES,
     FILTERS,
     ID_PAGES,
     INDEX,
@@ -139,6 +141,7 @@ class Root:
     filters: tuple[FilterField, ...] = ()  # attributes that can be filtered by
     counts: Counts | None = None  # of their values, in each block
     projections: tuple[Projection, ...] = ()  # by their values; only with counts
+    filter_promises: tuple[FilterPromise, ...] = ()  # none where nothing was measured
 
     @property
     def codec(self) -> LrsqSection:
@@ -185,6 +188,7 @@ class Root:
                 *([(FILTERS, pack_filters(self.filters))] if self.filters else []),
                 *([(COUNTS, self.counts.pack())] if self.counts else []),
                 *([(PROJECTIONS, pack_projections(self.projections))] if self.projections else []),
+                *([(FILTER_PROMISES, pack_filter_promises(self.filter_promises))] if self.filter_promises else []),
             ],
             _router_version(self.router),
         )
@@ -236,6 +240,10 @@ class Root:
         projections: tuple[Projection, ...] = ()
         if PROJECTIONS in sections and COUNTS in sections:
             projections = of(PROJECTIONS, unpack_projections, len(filters), index.blocks, sizes)
+        promised = of(FILTER_PROMISES, unpack_filter_promises) if FILTER_PROMISES in sections else ()
+        ranked = max([ranked, *(p.rerank for p in promised)])
+        if ranked * index.dimension * VECTOR_BYTES[index.vector_kind] > PROMISED_VECTORS_MAX:
+            raise damaged(f"{name}, section {SECTION_NAMES[FILTER_PROMISES]}", f"a promise reads {ranked} full vectors")
         root = cls(
             index,
             schema,
@@ -255,6 +263,7 @@ class Root:
             filters,
             of(COUNTS, Counts.unpack, len(filters), index.blocks) if COUNTS in sections else None,
             projections,
+            promised,
         )
         if directory is not None:
             check_prices(root, directory, name)

@@ -54,8 +54,16 @@ def rows_bytes(segment: Segment, count: int, vectors: bool) -> int:
 
 def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     """About the bytes of reads under way, which are not in the heap."""
-    nbytes = sum(min(segment.promise(q).nbytes, q.budget.bytes) for q in queries)
+    nbytes = sum(min(_read_bytes(segment, q), q.budget.bytes) for q in queries)
     return min(round(nbytes), IN_FLIGHT_BYTES_MAX)
+
+
+def _read_bytes(segment: Segment, query: Query) -> float:
+    """Of extents, of a mean query of its kind."""
+    means = [segment.promise(query).nbytes]
+    if query.filter:
+        means += [segment.filter_promise(query, by_chunks=one).nbytes for one in (False, True)]
+    return max(means)
 
 
 def shared_bytes(segment: Segment, queries: Sequence[Query]) -> int:
@@ -72,7 +80,7 @@ def tails_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     contenders = sum(max(3 * q.top_k, CONTENDERS_MIN) for q in queries)
     tail = TAIL_BYTES + root.index.attribute_bytes * bool(queries[0].attributes)
     nbytes = root.index.slots * tail
-    read = sum(segment.promise(q).nbytes for q in queries) / (root.codec.code_bytes + tail)
+    read = sum(_read_bytes(segment, q) for q in queries) / (root.codec.code_bytes + tail)
     return min(nbytes, nbytes * contenders // root.index.blocks, round(read * tail))
 
 
@@ -80,6 +88,8 @@ def scan_bytes(segment: Segment, query: Query) -> int:
     """About the bytes that a query's own scan holds: tables, pool, numbers a block, full vectors."""
     root = segment.root
     codec, ranked = root.codec, max(query.rerank, segment.promise(query).rerank)
+    if query.filter:
+        ranked = max(ranked, *(segment.filter_promise(query, by_chunks=one).rerank for one in (False, True)))
     tables = lrsq_tables_size(codec.code_bytes, codec.fine)
     pool = pool_size(max(3 * max(query.top_k, ranked), CONTENDERS_MIN))
     width = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension

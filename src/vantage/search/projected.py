@@ -17,6 +17,7 @@ from ..format import Projection, Root, open_chunk
 from ..read.cache import CACHED
 from ..read.waves import Steps
 from .filtered import Matched, Selection
+from .matching import Pricing, expected_recall, held, least_step, plan_share, share_for
 from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
 from .route.common import PROBABILITY_BITS, Routed
@@ -151,12 +152,12 @@ def _plan(run: Run, selection: Selection, base: Base, routed: Routed) -> Chosen:
     whole = directory.places[0].whole
     assert chunks.blocks is not None
     few = sum(whole[c] for c in chunks.blocks) <= WHOLE_BYTES
-    enough, mass = segment.filter_mass(query), dict(zip(chunks.blocks, chunks.p, strict=True))
-    for price in (READ_ALL,) if few else segment.filter_prices(query, selection):
-        plan = plan_scan(chunks, flags, directory, (0, 0), price, contract.gets, run.left())
-        read = {i for r in plan.ranges for i in range(r.first, r.last)} | set(plan.cached)
-        if not plan.complete or sum(mass.get(i, 0) for i in read) >= enough:
-            break
+    if few:
+        plan = plan_scan(chunks, flags, directory, (0, 0), READ_ALL, contract.gets, run.left())
+    else:
+        promise, matches = segment.filter_promise(query, by_chunks=True), sum(selection.rows)
+        pricing = Pricing(chunks, flags, directory, (0, 0), contract.gets, run.left())
+        plan = plan_share(pricing, share_for(promise, matches), least_step(promise, matches))
     return Chosen(base, chunks, plan)
 
 
@@ -200,7 +201,7 @@ class ChunkScan(LrsqScan):
 def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidates]:
     """read and scan of chunks; a second wave for what is left where fewer matches were found than are wanted."""
     query, segment, projection = run.query, run.segment, chosen.base.projection
-    rerank = segment.reranked(query)
+    rerank = segment.reranked(query, by_chunks=True)
     most = max(query.top_k, rerank) + (query.without is not None)
     scan = ChunkScan(segment.root, projection, run.prepared, max(3 * most, CONTENDERS_MIN), segment.keys, run.block_ids)
     complete = (yield from segment.scan(run, chosen.plan, scan, 0)) and chosen.plan.complete
@@ -230,4 +231,9 @@ def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidat
     exact = seen() and not many
     least = len(best) if many else scan.matched
     rows = scan.matched if exact else max(least, round(sum(selection.rows)))
-    return Candidates(best, rerank, complete, None, lambda: None, matched=Matched(rows, exact))
+    recall = None
+    if segment.root.filter_promises:
+        promise = segment.filter_promise(query, by_chunks=True)
+        all_seen = seen() and len(best) < query.top_k
+        recall = 1.0 if all_seen else expected_recall(promise, sum(selection.rows), held(chosen.routed, run.done))
+    return Candidates(best, rerank, complete, recall, lambda: None if rerank else recall, matched=Matched(rows, exact))

@@ -11,6 +11,7 @@ from ..read.waves import Steps
 from . import projected
 from .estimate import estimated_recall, features, recall_estimate, second_price
 from .filtered import Matched, Selection
+from .matching import expected_recall, held
 from .plan import READ_ALL, Plan, plan_scan, spread
 from .route.common import Routed
 from .run import Candidates, Run
@@ -42,7 +43,9 @@ def candidates(run: Run) -> Steps[Candidates]:
         return [c for c in scan.contenders(most) if c.row != query.without]
 
     def recall(rows: int) -> float | None:
-        return _recall(run, scan, best, routed, price, rows) if selection is None else None
+        if selection is None:
+            return _recall(run, scan, best, routed, price, rows)
+        return _recall_of_matching(run, scan, routed, selection, len(best) < query.top_k and matched().exact)
 
     def matched() -> Matched:
         assert selection is not None
@@ -51,7 +54,7 @@ def candidates(run: Run) -> Steps[Candidates]:
     complete = (yield from segment.scan(run, plan, scan, rendition)) and plan.complete and routed.complete
     best = contenders()
     estimate = recall(rerank) if complete else None
-    lower = None if estimate is None else second_price(promise, price, estimate)
+    lower = None if estimate is None or selection is not None else second_price(promise, price, estimate)
     if complete and selection is not None and len(best) < query.top_k and not matched().exact:
         lower = READ_ALL  # whatever is left may hold some
         routed = routed if selection.rows or segment.resident is None else routed.floored(segment.root.index.blocks)
@@ -91,6 +94,17 @@ def _second_plan(run: Run, routed: Routed, price: int, left: Budget) -> Plan:
         flags[i] |= CACHED
     plan = plan_scan(spread(routed, directory), flags, directory, renditions, price, segment.root.contract.gets, left)
     return replace(plan, cached=[i for i in plan.cached if i not in run.done])
+
+
+def _recall_of_matching(run: Run, scan: Scan, routed: Routed, selection: Selection, every: bool) -> float | None:
+    """The recall of a query with a filter, None where nothing was measured; every: all rows that match were seen."""
+    if not run.segment.root.filter_promises:
+        return None
+    promise = run.segment.filter_promise(run.query, by_chunks=False)
+    if every:
+        return 1.0
+    share = held(spread(routed, scan.directory), run.done)
+    return expected_recall(promise, sum(selection.rows) or run.segment.root.index.rows, share)
 
 
 def _recall(

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from ..format import ROOT_KEY, Directory, Extent, Promise, Root
+from ..format import ROOT_KEY, Directory, Extent, FilterPromise, Promise, Root
 from ..read.cache import CACHED, STARTS_OBJECT, Cache
 from ..read.gather import Span
 from ..read.waves import Item, Steps, Wave
 from .estimate import promise_of
 from .filtered import Selection
+from .matching import Pricing, least_step, plan_share, promise_under_filter, share_for
 from .plan import READ_ALL, SMALL_BYTES, Plan, plan_scan, spread
 from .prepare import Prepared
 from .query import Query
 from .route import ROUTERS
-from .route.common import PROBABILITY_BITS, Page, Routed, Router
+from .route.common import Page, Routed, Router
 from .route.tail import shared, tail
 from .rows import StoredRows
 from .scan import SCANS, Scan
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-FILTER_SHIFT = 3  # halvings from the first price of a filter's plan to that of a query without one
 FEW_MATCHES = 4  # times top_k: fewer rows than that are all read
-MOST_ROWS = 0.9  # of all: a filter that takes so many is read for as if it were none
 
 
 class Segment:
@@ -147,40 +146,31 @@ class Segment:
                 routed, last = routed.floored(len(directory)), True
             price //= 2
 
-    def filter_prices(self, query: Query, selection: Selection) -> Iterator[int]:
-        """Prices of plans under a filter, falling: the first plan that holds enough is read, or the last."""
-        promised = self.promise(query).price
-        price = min(promised << FILTER_SHIFT, self.root.price_max())
-        most = sum(selection.rows) > MOST_ROWS * self.root.index.rows
-        least = promised >> (2 if most or not selection.rows else 1)
-        while price > least:
-            yield price
-            price //= 2
-        yield least
+    def filter_promise(self, query: Query, *, by_chunks: bool) -> FilterPromise:
+        """How the recall of a query with a filter is kept. Raises LimitError where it cannot."""
+        return promise_under_filter(self.root, by_chunks, query.top_k, query.recall)
 
-    def filter_mass(self, query: Query) -> float:
-        """What a plan under a filter is to hold of the answers, in units of 2^-20."""
-        recall = self.root.contract.target if query.recall is None else query.recall
-        return (1 - (1 - recall) / 2) * (1 << PROBABILITY_BITS)
+    def reranked(self, query: Query, *, by_chunks: bool = False) -> int:
+        """Rows that get exact scores: as many as the query says, or the promise; fewer could not hold the answer.
 
-    def reranked(self, query: Query) -> int:
-        """Rows that get exact scores: as many as the query says, or the promise; fewer could not hold the answer."""
-        promise = self.promise(query)
-        return query.rerank or (promise.rerank if query.top_k <= promise.rerank else 0)
+        by_chunks: of a projection, under a filter.
+        """
+        promised = self.promise(query).rerank
+        if query.filter and self.root.filter_promises:
+            promised = self.filter_promise(query, by_chunks=by_chunks).rerank
+        return query.rerank or (promised if query.top_k <= promised else 0)
 
     def _plan_matching(
         self, query: Query, routed: Routed, selection: Selection, flags: bytearray, directory: Directory, budget: Budget
     ) -> Plan:
         """The first wave under a filter, of blocks; of few matching rows all that there may be."""
-        renditions, enough = self.rendition(query), self.filter_mass(query)
-        few = selection.rows and sum(selection.rows) < FEW_MATCHES * query.top_k
-        mass = dict(zip(range(len(directory)) if routed.blocks is None else routed.blocks, routed.p, strict=True))
-        for price in (READ_ALL,) if few else self.filter_prices(query, selection):
-            plan = plan_scan(routed, flags, directory, renditions, price, self.root.contract.gets, budget)
-            read = {i for r in plan.ranges for i in range(r.first, r.last)} | set(plan.cached)
-            if not plan.complete or sum(mass.get(i, 0) for i in read) >= enough:
-                break
-        return plan
+        renditions, gets = self.rendition(query), self.root.contract.gets
+        if selection.rows and sum(selection.rows) < FEW_MATCHES * query.top_k:
+            return plan_scan(routed, flags, directory, renditions, READ_ALL, gets, budget)
+        matches = sum(selection.rows) or float(self.root.index.rows)
+        promise = self.filter_promise(query, by_chunks=False)
+        pricing = Pricing(routed, flags, directory, renditions, gets, budget)
+        return plan_share(pricing, share_for(promise, matches), least_step(promise, matches))
 
     def directory(self, routed: Routed) -> Directory:
         """Of the extents that a router's answer may name."""
