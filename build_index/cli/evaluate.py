@@ -12,6 +12,7 @@ from vantage.errors import InputError
 from vantage.search.query import Query
 
 from ..bucket.open import open_index
+from ..evaluate.by_filter import SUITE_QUERIES, evaluate_by_filter, picture_by_filter
 from ..evaluate.curve import CURVE_QUERIES, picture
 from ..evaluate.curve import curve as measure_curve
 from ..evaluate.evaluate import INCLUDE, evaluate
@@ -40,7 +41,13 @@ def eval_command(
         bool,
         typer.Option("--curve", help=f"At every promise of the contract, {CURVE_QUERIES} queries without --limit."),
     ] = False,
-    svg: Annotated[Path | None, typer.Option(help="With --curve: a picture of it, to this file.")] = None,
+    by_filter: Annotated[
+        bool,
+        typer.Option(
+            "--filters", help=f"Under filters made of the attributes, {SUITE_QUERIES} queries without --limit."
+        ),
+    ] = False,
+    svg: Annotated[Path | None, typer.Option(help="With --curve or --filters: a picture of it, to this file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure recall and cost on queries of your own.
@@ -51,6 +58,8 @@ def eval_command(
     for name in include or []:
         if name not in INCLUDE:
             raise InputError(f"--include is {name!r}", hint=f"known are: {', '.join(INCLUDE)}")
+    if curve and by_filter:
+        raise InputError("--curve and --filters are two measurements", hint="leave one of them out")
     if curve:
         if recall is not None:
             raise InputError("--curve asks at every promise", hint="leave --recall out")
@@ -62,8 +71,16 @@ def eval_command(
         form = read_form(open_index(index), vector, identifier, queries, None).spread(most)
         _curve(index, form, k, nbytes(cache), warm, rerank, include or [], svg, as_json)
         return
+    if by_filter:
+        if filter is not None or rerank or warm or include or nbytes(cache):
+            raise InputError("--filters asks plain queries, nothing cached", hint="leave the other options out")
+        if svg is not None:
+            writable(svg, index, *(file for file in (vector, queries) if file is not None))
+        form = read_form(open_index(index), vector, identifier, queries, None)
+        _by_filter(index, form.spread(SUITE_QUERIES if limit is None else limit), k, recall, svg, as_json)
+        return
     if svg is not None:
-        raise InputError("--svg draws a curve", hint="add --curve")
+        raise InputError("--svg draws a curve", hint="add --curve or --filters")
     form = read_form(open_index(index), vector, identifier, queries, limit)
     with progress(len(form.vectors), "queries") as bar:
         result = evaluate(
@@ -112,6 +129,31 @@ def _curve(
         table.add_row(
             f"{p['promise']:.4f}{mark}", f"{p['recall']:.4f}", f"{p['gets']:.1f}", size(p["bytes"]),
             f"{p['waves']:.2f}", f"{p['modelled_ms_p50']:.0f}", f"{p['modelled_ms_p99']:.0f}",
+        )  # fmt: skip
+    out.print(table)
+
+
+def _by_filter(
+    path: str, queries: Queries, k: int | None, recall: float | None, svg: Path | None, as_json: bool
+) -> None:
+    with progress(1, "filters") as bar:
+        result = evaluate_by_filter(path, queries, k=k, recall=recall, progress=bar.phase("filters"))
+    if svg is not None:
+        svg.write_text(picture_by_filter(result), encoding="utf-8")
+    if as_json:
+        print_json(result)
+        return
+    table = Table(
+        "filter", "rows", f"recall@{result['k']}", "estimate", "GETs", "bytes", "waves", "ms",
+        title=f"{plain(path)}: {result['queries']:,} queries a line at most, target {result['target']}, "
+        "times modelled", title_justify="left",
+    )  # fmt: skip
+    for line in result["filters"]:
+        told = line["recall_estimate"]
+        table.add_row(
+            line["filter"], f"{100 * line['rows']:.3g}%", f"{line['recall']:.4f}",
+            "-" if told is None else f"{told:.4f}", f"{line['gets']:.1f}", size(line["bytes"]),
+            f"{line['waves']:.2f}", f"{line['modelled_ms']:.0f}",
         )  # fmt: skip
     out.print(table)
 

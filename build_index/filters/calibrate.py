@@ -20,7 +20,16 @@ from vantage.format import (
 )
 from vantage.read.cache import Cache
 from vantage.search.filtered import Selection, select
-from vantage.search.matching import POWER_MAX, POWER_MIN, STEP_MAX, STEP_MIN, Pricing, least_step, share_for
+from vantage.search.matching import (
+    BLOCKS_SHARE_MIN,
+    POWER_MAX,
+    POWER_MIN,
+    STEP_MAX,
+    STEP_MIN,
+    Pricing,
+    least_step,
+    share_for,
+)
 from vantage.search.plan import spread
 from vantage.search.prepare import Prepared
 from vantage.search.projected import WHOLE_BYTES, Base, ChunkScan, bases, in_blocks, route_chunks, runs
@@ -36,16 +45,13 @@ from ..simulate.edge import prepare_rows
 from ..tune.contract import MARGIN_MAX, SURE
 from ..write.contents import RowTable
 from .columns import Column
-from .suite import NEAR_FAR, Case, make_suite, rows_taken
+from .suite import NEAR_FAR, Case, make_suite, nearest_taken, right_rows
 
-QUERIES = 24
+QUERIES = 32
 POOL = 3000  # rows that a scan keeps
-TIES = 16  # neighbours more than are asked for
-TIE = 1e-6  # of a score: nearer ones tie
 GOALS = (0.8, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 ENOUGH = 0.9985  # of the expected answers: cheaper plans say no more
 LIKELY = 0.9  # of the expected answers: paths are compared by plans that hold as much
-BLOCKS_SHARE_MIN = 0.25  # of rows that match: below, blocks are read only where there is no projection
 POWERS, SLOPES = np.geomspace(0.5, 8, 33), np.linspace(0, 0.5, 21)
 NEARLY_ALL = 0.02  # of the expected answers: plans that miss as little count most in a fit
 AIMS = 12  # recalls that are tried, from the goal on towards the ceiling
@@ -53,7 +59,7 @@ RISES, FLOORS = (0.0, 0.4, 0.8, 1.2), (-32, 9)  # of a promise, as tried
 AIM_MAX = 0.998  # of the ceiling: nearer to it plans read all that there is
 MORE = (0.0, 0.004, 0.008, 0.012, 0.016, 0.024)  # recall above a goal, as tried
 FAMILY_MIN = 12  # queries of a family whose own mean has to keep a promise
-RERANKS = (0, 2, 4, 8)  # times k, exact scores that promises may take
+RERANKS = (0.0, 1.3, 2.0, 4.0)  # times k, exact scores that promises may take
 Floats = npt.NDArray[np.float64]
 Model = tuple[float, float, dict[int, float]]  # power, slope and by k the ceiling, of FilterPromise
 Read = Callable[[str, int, int], bytes]  # (key, offset, bytes)
@@ -99,7 +105,10 @@ def calibrate(
     segment = Segment("", "", root, Cache(0))
     selections = [select(case.filter, root, segment.homes) for case in suite]
     ks = sorted({min(10, root.contract.k), root.contract.k})
-    best, counts = _truth(rows, held, queries, columns, suite, selections, max(ks), progress.part(0, 0.2))
+    nodes = [None if one is None else one.node for one in selections]
+    best, counts = nearest_taken(
+        rows.chunks(CHUNK_BYTES), queries, rows.metric, held, suite, nodes, columns, max(ks)
+    )  # fmt: skip
     objects: dict[str, npt.NDArray[np.uint8]] = {}
 
     def read(key: str, offset: int, nbytes: int) -> bytes:
@@ -113,7 +122,7 @@ def calibrate(
         if selection is not None and counts[i]:
             own = _Asked(case, replace(prepared[case.query], selection=selection), selection, int(held[case.query]))
             trials += _try(own, segment, read, best[i], int(counts[i]), ks, table, slots)
-        progress.part(0.2, 1)((i + 1) / len(suite))
+        progress((i + 1) / len(suite))
     promises = tuple(_promises(trials, ks, root, target))
     return promises, _report(trials, promises, suite, counts, rows.count, target)
 
@@ -145,41 +154,6 @@ class _Slots:
         """Which source rows have a copy in a block that is read (B)."""
         sums = np.concatenate([[0], np.cumsum(read[self.block])])
         return np.asarray(sums[self.ends[rows + 1]] > sums[self.ends[rows]])
-
-
-def _truth(
-    rows: Rows, held: Ints, queries: F32, columns: Sequence[Column], suite: Sequence[Case],
-    selections: Sequence[Selection | None], k: int, progress: Progress,
-) -> tuple[list[tuple[I32, F32]], Ints]:  # fmt: skip
-    """Of each case the source rows that match and are nearest, with their scores, best first, and how many match; the
-    query itself is none of them.
-    """
-    empty = np.empty(0, np.int32), np.empty(0, np.float32)
-    best, counts = [empty for _ in suite], np.zeros(len(suite), np.int64)
-    for low, x in rows.chunks(CHUNK_BYTES):
-        high = low + len(x)
-        scores = queries @ x.T
-        if rows.metric == "l2":
-            scores -= 0.5 * np.einsum("ij,ij->i", x, x)
-        for q, own in enumerate(held):
-            if low <= own < high:
-                scores[q, own - low] = -np.inf
-        for i, (case, selection) in enumerate(zip(suite, selections, strict=True)):
-            if selection is None:
-                continue
-            able = np.flatnonzero(rows_taken(selection.node, columns, low, high))
-            able = able[able != held[case.query] - low]
-            counts[i] += len(able)
-            own_scores = scores[case.query, able]
-            if len(able) > k + TIES:
-                some = np.argpartition(-own_scores, k + TIES)[: k + TIES]
-                able, own_scores = able[some], own_scores[some]
-            number = np.concatenate([best[i][0], (able + low).astype(np.int32)])
-            value = np.concatenate([best[i][1], own_scores])
-            order = np.lexsort((number, -value))[: k + TIES]
-            best[i] = number[order], value[order]
-        progress(high / rows.count)
-    return best, counts
 
 
 def _try(
@@ -253,14 +227,13 @@ def _trials(
         if not some:
             continue
         wanted = min(k, count)
-        last = best[1][wanted - 1]
-        good = np.isin(source, best[0][best[1] >= last - TIE * abs(last)])
+        good = np.isin(source, right_rows(best, wanted))
         recall = np.zeros((len(RERANKS), len(some)))
         for j, (_, _, extents) in enumerate(some):
             found = extents[at] if slots is None else slots.found(source, extents)
             right = good[found]
             for number_of, times in enumerate(RERANKS):
-                recall[number_of, j] = min(wanted, int(right[: (times or 1) * k].sum())) / wanted
+                recall[number_of, j] = min(wanted, int(right[: round(max(1.0, times) * k)].sum())) / wanted
         sizes = [[r.size for r in plan.ranges] for plan, _, _ in some]
         out.append(
             Trial(
@@ -311,15 +284,21 @@ def _cheapest(
     """The promise of a goal with the fewest exact scores."""
     vector = root.index.dimension * VECTOR_BYTES[root.index.vector_kind]
     for r, times in enumerate(RERANKS):
-        if times * k * vector <= PROMISED_VECTORS_MAX:
+        rerank = round(times * k)
+        if rerank * vector <= PROMISED_VECTORS_MAX:
             power, slope, ceilings = models[by_chunks, r]
             blank = FilterPromise(
-                by_chunks, k, goal, goal, times * k, ceilings[k], power, slope, 0.0, 0.0, 0.0, 0.0, 0.0
+                by_chunks, k, goal, goal, rerank, ceilings[k], power, slope, 0.0, 0.0, 0.0, 0.0, 0.0
             )  # fmt: skip
             promise = _aimed(blank, families, r, goal + more)
             if promise is not None:
                 return promise
     return None
+
+
+def _rerank_of(promise: FilterPromise) -> int:
+    """Its place among RERANKS."""
+    return [round(times * promise.k) for times in RERANKS].index(promise.rerank)
 
 
 def _families(trials: Sequence[Trial], by_chunks: bool, k: int) -> dict[str, list[Trial]]:
@@ -338,7 +317,7 @@ def _least(trials: Sequence[Trial], promises: Sequence[FilterPromise], k: int) -
     for t in trials:
         if t.k == k and (promise := of.get(t.by_chunks)):
             j, key = t.at(promise), (t.case.family, t.case.query)
-            one = float(t.ms[j]), float(t.recall[RERANKS.index(promise.rerank // k), j])
+            one = float(t.ms[j]), float(t.recall[_rerank_of(promise), j])
             best[key] = min(best.get(key, one), one)
     families: dict[str, list[float]] = {}
     for (family, _), (_, recall) in best.items():
@@ -358,6 +337,11 @@ def _quicker(trials: Sequence[Trial], own: Sequence[Trial], k: int) -> list[Tria
         if t.k == k:
             best[key] = min(best.get(key, ms(t)), ms(t))
     return [t for t in own if t.k == k and ms(t) <= best[t.case.family, t.case.query]]
+
+
+def _surely(recall: Floats) -> float:
+    """A mean, less half of its standard error."""
+    return float(recall.mean() - 0.5 * recall.std() / len(recall) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -405,7 +389,7 @@ def _aimed(blank: FilterPromise, families: dict[str, list[Trial]], r: int, wante
         recalls = [one.recall[one.at(aim, floor, rise)] for one in own]
         every = np.concatenate(recalls)
         margin = min(MARGIN_MAX, SURE * float(every.std()) / len(every) ** 0.5)
-        least = min((some.mean() for some in recalls if len(some) >= FAMILY_MIN), default=1.0)
+        least = min((_surely(some) for some in recalls if len(some) >= FAMILY_MIN), default=1.0)
         return bool(min(least, every.mean() - margin) >= wanted)
 
     for rise in RISES:
@@ -461,7 +445,7 @@ def _report(
     for t in trials:
         promise = kept.get((t.by_chunks, t.k))
         j = len(t.share) - 1 if promise is None else t.at(promise)
-        r = 0 if promise is None else RERANKS.index(promise.rerank // t.k)
+        r = 0 if promise is None else _rerank_of(promise)
         one = float(t.ms[j]), float(t.recall[r, j]), float(t.gets[j]), float(t.nbytes[j])
         key = t.case.family, t.k, t.case.query
         chosen[key] = min(chosen.get(key, one), one)

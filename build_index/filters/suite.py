@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from vantage.filter.parse import Negation, Node, Term
 from vantage.filter.program import spans_of
 from vantage.format import FilterField
 
-from ..ingest.rows import Ints
+from ..ingest.rows import F32, Ints
 from ..neighbours.exact import I32
 from .columns import I64, Column
 
@@ -24,6 +24,8 @@ FAR_ROWS = 200  # of a value that can be far, or a twentieth of few rows
 FAR_QUANTILE = 0.3  # of the values, by how many of the near rows have them
 RANGED_MIN = 100  # distinct numbers that ranges are made of
 VALUES_MAX = 1 << 16  # distinct, of an attribute that single values are drawn of
+TIES = 16  # rows more than are asked for, as they may tie
+TIE = 1e-6  # of a score: nearer ones tie
 Bools = npt.NDArray[np.bool_]
 
 
@@ -136,6 +138,45 @@ def _range(v: _Values, share: float, draw: np.random.Generator) -> dict[str, Any
     begin = draw.random() * (1 - share) * sums[-1]
     low, high = np.searchsorted(sums, [begin, begin + share * sums[-1]])
     return {v.column.name: {"$gte": v.equal(int(low)), "$lte": v.equal(int(min(high, len(sums) - 1)))}}
+
+
+def nearest_taken(
+    chunks: Iterable[tuple[int, F32]], queries: F32, metric: str, without: Ints, suite: Sequence[Case],
+    nodes: Sequence[Node | None], columns: Sequence[Column], k: int,
+) -> tuple[list[tuple[I32, F32]], Ints]:  # fmt: skip
+    """Of each case the k rows that its filter takes and that are nearest, or more where some may tie, best first with
+    their scores; and how many rows it takes.
+
+    chunks: (first row, vectors), in the scale of the queries; without (Q): the row that each query is, -1 for none,
+    which is not among them. nodes: of the filters, whose columns are by row likewise; a None has no rows.
+    """
+    empty = np.empty(0, np.int32), np.empty(0, np.float32)
+    best, counts = [empty for _ in suite], np.zeros(len(suite), np.int64)
+    for low, x in chunks:
+        scores = queries @ x.T
+        if metric == "l2":
+            scores -= 0.5 * np.einsum("ij,ij->i", x, x)
+        for i, (case, node) in enumerate(zip(suite, nodes, strict=True)):
+            if node is None:
+                continue
+            able = np.flatnonzero(rows_taken(node, columns, low, low + len(x)))
+            able = able[able != without[case.query] - low]
+            counts[i] += len(able)
+            own = scores[case.query, able]
+            if len(able) > k + TIES:
+                some = np.argpartition(-own, k + TIES)[: k + TIES]
+                able, own = able[some], own[some]
+            number, value = np.concatenate([best[i][0], able.astype(np.int32) + low]), np.append(best[i][1], own)
+            order = np.lexsort((number, -value))[: k + TIES]
+            best[i] = number[order].astype(np.int32), value[order].astype(np.float32)
+    return best, counts
+
+
+def right_rows(best: tuple[I32, F32], wanted: int) -> I32:
+    """Of the nearest rows of a case those that an answer of so many may have: more of them where some tie."""
+    rows, scores = best
+    last = scores[wanted - 1]
+    return np.asarray(rows[scores >= last - TIE * abs(last)])
 
 
 def rows_taken(node: Node, columns: Sequence[Column], low: int, high: int) -> Bools:

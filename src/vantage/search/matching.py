@@ -17,6 +17,7 @@ STEP_MIN, STEP_MAX = -16, 8  # prices in half octaves, from that of the mean byt
 _FACTORS = [math.ldexp(math.sqrt(2) if step % 2 else 1.0, step // 2) for step in range(STEP_MIN, STEP_MAX + 1)]
 UNMEASURED = 0.5  # of the answers that may be missed, by extents that are not read, where nothing was measured
 POWER_MIN, POWER_MAX = 0.25, 16.0
+BLOCKS_SHARE_MIN = 0.25  # of all rows: filters that take fewer are answered by a projection where there is one
 
 
 def promise_under_filter(root: Root, by_chunks: bool, k: int, recall: float | None) -> FilterPromise:

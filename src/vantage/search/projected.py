@@ -17,7 +17,7 @@ from ..format import Projection, Root, open_chunk
 from ..read.cache import CACHED
 from ..read.waves import Steps
 from .filtered import Matched, Selection
-from .matching import Pricing, expected_recall, held, least_step, plan_share, share_for
+from .matching import BLOCKS_SHARE_MIN, Pricing, expected_recall, held, least_step, plan_share, share_for
 from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
 from .route.common import PROBABILITY_BITS, Routed
@@ -133,13 +133,17 @@ def plans(run: Run, selection: Selection, routed: Routed) -> list[Chosen]:
 
 
 def choose(run: Run, selection: Selection, routed: Routed, blocks: Plan) -> Chosen | None:
-    """The quickest of them where it is quicker than the plan of blocks, or where blocks lack a column; else None."""
+    """The quickest of them where it is quicker than the plan of blocks, few rows match, or blocks lack a column; else
+    None.
+    """
     found, left = plans(run, selection, routed), run.left()
     if not found or not in_blocks(selection, run.segment.root):
         return found[0] if found else None
     more = ATTRIBUTE_WAVES * run.query.attributes  # chunks have none, and blocks may
     if left.waves <= more or not found[0].plan.complete:
         return None
+    if sum(selection.rows) < BLOCKS_SHARE_MIN * run.segment.root.index.rows:
+        return found[0]
     blocks_ms = wave_ms([r.size for r in blocks.ranges])
     return found[0] if found[0].ms + more * ROUND_MS < blocks_ms else None
 

@@ -1,0 +1,166 @@
+"""What recall costs under filters, by how many rows these take: an index asked a suite made of its own attributes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vantage.errors import DamagedError, InputError
+from vantage.index import Index
+from vantage.search.filtered import select
+from vantage.search.query import Query
+
+from ..bucket.open import open_index
+from ..bucket.store import Ranged
+from ..filters.columns import Column, keys_of
+from ..filters.suite import NEAR_FAR, Case, make_suite, nearest_taken, right_rows
+from ..ingest.json_rows import json_rows
+from ..ingest.queries import Queries
+from ..ingest.rows import F32, in_scale
+from ..neighbours.exact import CHUNK_BYTES, exact_neighbours
+from ..progress import SILENT, Progress
+from .picture import Axis, panels
+from .stored import AGAIN, part_at, stored_vectors
+
+SUITE_QUERIES = 40  # of those given, unless told otherwise
+SEED = 1  # of the filters: others than those that promises rest on
+
+
+def evaluate_by_filter(
+    path: Path | str, queries: Queries, *, k: int | None = None, recall: float | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:  # fmt: skip
+    """The keys of `vantage eval --filters`: a line a family of filters, means over its queries; recall is against all
+    rows that a filter takes. k: the contract's by default. Raises InputError where no attribute can be filtered by.
+    """
+    index = open_index(path, 0)
+    root = index.root
+    if not root.filters:
+        raise InputError("no attribute of this index can be filtered by", hint="build it with --filter")
+    k = root.contract.k if k is None else k
+    columns, scaled = stored_columns(path, index), _scaled(queries.vectors, index)
+    without = np.full(len(scaled), -1) if queries.own is None else np.asarray(queries.own)
+    most = min(NEAR_FAR, root.index.rows)
+    near = exact_neighbours(scaled, _chunks(path, index), most, root.index.metric)
+    suite = make_suite(columns, near, root.index.rows, SEED)
+    if not suite:
+        raise InputError("its attributes have too few values to filter by", hint="ask with --filter")
+    selections = [select(case.filter, root, index.segment.homes) for case in suite]
+    nodes = [None if one is None else one.node for one in selections]
+    best, counts = nearest_taken(
+        _chunks(path, index), scaled, root.index.metric, without, suite, nodes, columns, k
+    )  # fmt: skip
+    families: dict[str, list[tuple[float, ...]]] = {}
+    for i, case in enumerate(suite):
+        if counts[i]:
+            own = None if queries.own is None else int(queries.own[case.query])
+            measured = _ask(index, queries.vectors[case.query], case, own, k, recall, best[i], int(counts[i]))
+            families.setdefault(case.family, []).append((counts[i] / root.index.rows, *measured))
+        progress((i + 1) / len(suite))
+    lines = []
+    for name, some in families.items():
+        share, found, told, gets, nbytes, waves, ms, cut = np.mean(some, axis=0).tolist()
+        lines.append({
+            "filter": name, "queries": len(some), "rows": share, "recall": found,
+            "recall_estimate": None if np.isnan(told) else told,
+            "gets": gets, "bytes": nbytes, "waves": waves, "modelled_ms": ms, "incomplete": cut,
+        })  # fmt: skip
+    lines.sort(key=lambda line: -line["rows"])
+    target = root.contract.target if recall is None else recall
+    return {
+        "index": index.name, "rows": root.index.rows, "queries": len(queries.vectors), "k": k, "target": target,
+        "filters": lines,
+    }  # fmt: skip
+
+
+def _ask(
+    index: Index, vector: F32, case: Case, own: int | None, k: int, recall: float | None, best: Any, count: int
+) -> tuple[float, ...]:
+    """(recall, its estimate, GETs, bytes, waves, ms, whether it was cut) of an answer."""
+    answer = asyncio.run(index.query(Query(vector.tolist(), k, recall, filter=case.filter, without=own)))
+    wanted, receipt = min(k, count), answer.receipt
+    right = min(wanted, len({m.row for m in answer.matches[:wanted]} & set(right_rows(best, wanted).tolist())))
+    told = np.nan if answer.recall_estimate is None else answer.recall_estimate
+    return (
+        right / wanted, told, receipt.gets, receipt.bytes, receipt.waves, receipt.modelled_ms, not answer.complete
+    )  # fmt: skip
+
+
+def stored_columns(path: Path | str, index: Index) -> list[Column]:
+    """The keys of all rows of the index, by row number, of each field. Raises DamagedError for a bad file."""
+    root = index.root
+    ranks = [{f.text(i).decode(): i for i in range(len(f.ends) - 1)} for f in root.filters]
+    keys: list[list[int]] = [[] for _ in root.filters]
+    counts: list[list[int]] = [[] for _ in root.filters]
+    for part in sorted(set(root.rows.vector_object)):
+        where, key = part_at(path, index, part)
+        try:
+            file = pq.ParquetFile(pa.PythonFile(Ranged(where, key, root.objects.sizes[part]), "r"))
+            names = [file.schema_arrow.names[3 + f.attribute] for f in root.filters]  # beside vector, id, source_row
+            for batch in file.iter_batches(columns=names):
+                table = pa.Table.from_batches([batch]).select(names)
+                for record in json_rows(table, len(batch)):
+                    for i, (value, field) in enumerate(zip(json.loads(record), root.filters, strict=True)):
+                        many = field.many and isinstance(value, str)  # as Parquet parts keep lists
+                        some = keys_of(json.loads(value) if many else value, field.kind, field.many)
+                        some = sorted(ranks[i][text] for text in some) if field.kind == "text" else some
+                        keys[i] += some
+                        counts[i].append(len(some))
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DamagedError(f"{key}: is no Parquet file of rows", hint=AGAIN) from error
+    return [
+        Column(root.names[f.attribute], f, np.array(own, np.int64), np.concatenate([[0], np.cumsum(n, dtype=np.int64)]))
+        for f, own, n in zip(root.filters, keys, counts, strict=True)
+    ]
+
+
+def _scaled(x: F32, index: Index) -> F32:
+    section = index.root.index
+    return in_scale(x.astype(np.float32), section.metric, np.asarray(section.origin, np.float32), section.row_scale)
+
+
+def _chunks(path: Path | str, index: Index) -> Iterator[tuple[int, F32]]:
+    step = max(1, CHUNK_BYTES // (4 * index.root.index.dimension))
+    for page_low, page_high in pairwise(index.root.rows.first_row):
+        for low in range(page_low, page_high, step):
+            yield low, _scaled(stored_vectors(path, index, low, min(page_high, low + step)), index)
+
+
+def picture_by_filter(result: dict[str, Any]) -> str:
+    """SVG text of what `evaluate_by_filter` returned: GETs, bytes and time by the share of rows that match."""
+    lines = [line for line in result["filters"] if line["rows"] > 0]
+    kinds = {"values": "value ", "ranges": "range "}
+
+    def of(kind: str) -> list[dict[str, Any]]:
+        single = [line for line in lines if any(line["filter"].startswith(begin) for begin in kinds.values())]
+        return (
+            [line for line in lines if line not in single]
+            if kind == "others"
+            else [line for line in lines if line["filter"].startswith(kinds[kind])]
+        )
+
+    def against(label: str, cost: str, unit: float) -> tuple[Axis, dict[str, list[tuple[float, float]]]]:
+        points = {
+            kind: [(line[cost] / unit, 100 * line["rows"]) for line in some]
+            for kind in (*kinds, "others")
+            if (some := of(kind))
+        }
+        return Axis(label, 0.0, 1.1 * max(x for some in points.values() for x, _ in some) or 1.0), points
+
+    plots = [
+        against(label, cost, unit)
+        for label, cost, unit in (
+            ("GETs a query", "gets", 1.0), ("MB a query", "bytes", 1e6), ("modelled ms", "modelled_ms", 1.0)
+        )
+    ]  # fmt: skip
+    least = 100 * min(line["rows"] for line in lines)
+    title = f"{result['index']}: cost of recall@{result['k']} {result['target']} by how many rows match"
+    return panels(plots, Axis("rows that match, %", least / 2, 100.0, log=True), title)
