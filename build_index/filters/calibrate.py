@@ -52,7 +52,7 @@ POOL = 3000  # rows that a scan keeps
 GOALS = (0.8, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 ENOUGH = 0.9985  # of the expected answers: cheaper plans say no more
 LIKELY = 0.9  # of the expected answers: paths are compared by plans that hold as much
-POWERS, SLOPES = np.geomspace(0.5, 8, 33), np.linspace(0, 0.5, 21)
+POWERS, SLOPES = np.geomspace(0.5, 8, 25), np.linspace(0, 0.4, 9)
 NEARLY_ALL = 0.02  # of the expected answers: plans that miss as little count most in a fit
 AIMS = 12  # recalls that are tried, from the goal on towards the ceiling
 RISES, FLOORS = (0.0, 0.4, 0.8, 1.2), (-32, 9)  # of a promise, as tried
@@ -150,10 +150,12 @@ class _Slots:
         block = np.repeat(np.arange(len(table.members)), [len(m) for m in table.members])
         return cls(block[np.argsort(rows, kind="stable")], np.concatenate([[0], np.cumsum(np.bincount(rows))]))
 
-    def found(self, rows: Ints, read: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Which source rows have a copy in a block that is read (B)."""
-        sums = np.concatenate([[0], np.cumsum(read[self.block])])
-        return np.asarray(sums[self.ends[rows + 1]] > sums[self.ends[rows]])
+    def of_rows(self, rows: Ints) -> Ints:
+        """(rows, most) blocks of source rows, the last one repeated."""
+        first, last = self.ends[rows], self.ends[rows + 1] - 1
+        most = int((last - first).max(initial=0)) + 1
+        places: Ints = np.minimum(first[:, None] + np.arange(most), last[:, None])
+        return np.asarray(self.block[places], np.int64)
 
 
 def _try(
@@ -223,6 +225,7 @@ def _trials(
     source = table.source[number]
     keep = source != asked.own
     source, at = source[keep], at[keep]
+    places = at[:, None] if slots is None else slots.of_rows(source)
     for k, some in plans.items():
         if not some:
             continue
@@ -230,8 +233,7 @@ def _trials(
         good = np.isin(source, right_rows(best, wanted))
         recall = np.zeros((len(RERANKS), len(some)))
         for j, (_, _, extents) in enumerate(some):
-            found = extents[at] if slots is None else slots.found(source, extents)
-            right = good[found]
+            right = good[extents[places].any(1)]
             for number_of, times in enumerate(RERANKS):
                 recall[number_of, j] = min(wanted, int(right[: round(max(1.0, times) * k)].sum())) / wanted
         sizes = [[r.size for r in plan.ranges] for plan, _, _ in some]

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 from .block import H_MAX
@@ -159,10 +160,12 @@ def open_chunk(
         raise damaged(label, f"rows of block {max(numbers)} of {blocks}")
     if n and max(memoryview(data)[at.homes : at.homes + n]) >= count:
         raise damaged(label, f"a row is of none of its {count} blocks")
-    ranges = memoryview(data)[at.ranges : at.codes].cast("f")
-    for low, step, h_low, h_step in zip(*(ranges[i::4].tolist() for i in range(4)), strict=True):
-        factors, addends = (low, low + 255 * step), (h_low, h_low + 255 * h_step)
-        if not all(abs(v) < NUMBER_MAX for v in factors) or not all(abs(v) < H_MAX[metric] for v in addends):
+    ranges = memoryview(data)[at.ranges : at.codes].cast("f").tolist()
+    for part, most in (0, NUMBER_MAX), (2, H_MAX[metric]):
+        low, step = ranges[part::4], ranges[part + 1 :: 4]
+        if isfinite(sum(low) + sum(step)) and max(map(abs, low)) + 255 * max(map(abs, step)) < most:
+            continue  # the usual case, without a look at each
+        if not all(abs(a) < most and abs(a + 255 * b) < most for a, b in zip(low, step, strict=True)):
             raise damaged(label, "a factor range is not finite, or too large")
     ids = n * width
     if not width:
