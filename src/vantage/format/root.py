@@ -253,7 +253,7 @@ class Root:
             bounds,
             inline,
             filters,
-            of(COUNTS, Counts.unpack, len(filters), index.blocks) if COUNTS in sections else None,
+            of(COUNTS, Counts.unpack, len(filters), index.blocks, index.rows) if COUNTS in sections else None,
             projections,
         )
         if directory is not None:
