@@ -157,8 +157,8 @@ def column_counts(plane: Buffer, n: int, columns: int, column: int, mask: Buffer
     Returns how many pairs.
 
     plane, columns: as in filter_rows. mask u8[2 ceil(n / 16)]: bit i for row i. Keys rise and are there once, but for
-    a plain column, which has a pair for each row, in their order. A row with a list counts under each of its values. out
-    has room for n pairs, or as many as a column has entries in its table. Raises ValueError as filter_rows does.
+    a plain column, which has a pair for each row, in their order. A row with a list counts under each of its values.
+    out has room for n pairs, or as many as a column has entries in its table. Raises ValueError as filter_rows does.
     """
 
 def lrsq_scan(

@@ -17,9 +17,10 @@ from .read.reader import Reader, read_small
 from .read.warm import WarmClient
 from .read.waves import Steps, run_together
 from .receipt import Receipt
-from .search import memory, projected
+from .search import facets, memory, projected
 from .search.answer import answer
 from .search.estimate import recall_estimate
+from .search.facets import FacetAnswer, FacetPlan, FacetQuery
 from .search.filtered import Selection, select
 from .search.plan import Plan
 from .search.prepare import Prepared, prepare
@@ -326,6 +327,33 @@ class Index:
                 for name, plan in weighed
             ],
         }
+
+    def plan_facets(self, asked: FacetQuery) -> FacetPlan | None:
+        """What counting reads, nothing of which is read yet; None within a query. Raises for what cannot be counted."""
+        if asked.within is None:
+            return facets.plan_facets(self.segment, asked, asked.budget.within(self.limits))
+        if asked.exact:
+            raise InputError("facets of the matches of a query are exact", hint="leave exact out", param="exact")
+        facets.check_within(self.segment, asked)
+        self.check([asked.within])
+        return None
+
+    async def facets(
+        self, asked: FacetQuery, plan: FacetPlan | None, receipt: Receipt, deadline: Deadline | None = None
+    ) -> FacetAnswer:
+        """Counts of values, in one wave; of the matches of a query in its waves. plan: as plan_facets has it."""
+        deadline = deadline or Deadline.after(asked.budget.ms)
+        if plan is None:
+            assert asked.within is not None
+            found = await self.query(asked.within, receipt, deadline)
+            return facets.of_matches(facets.check_within(self.segment, asked), self.root.filters, found)
+        receipt.generation = self.current.generation
+        reader = Reader(self.bucket, self.etags, receipt, deadline, self.warm_client, self.limits)
+        steps = [(one, Receipt()) for one in plan.readings]
+        taken = await run_together([(facets.read(self.segment, plan, *one), one[1]) for one in steps], reader)
+        for _, own in steps:
+            receipt.add_scan(own)
+        return facets.answer(self.segment, plan, taken, receipt)
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
         """(row, vector) of an id: one GET for the page of ids, one for the vector. Raises as StoredRows.find."""
