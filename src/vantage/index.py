@@ -328,31 +328,29 @@ class Index:
             ],
         }
 
-    def plan_facets(self, asked: FacetQuery) -> FacetPlan | None:
-        """What counting reads, nothing of which is read yet; None within a query. Raises for what cannot be counted."""
+    def plan_facets(self, asked: FacetQuery) -> FacetPlan:
+        """What counting reads, nothing of which is read yet. Raises InputError or LimitError for what cannot be had."""
         if asked.within is None:
             return facets.plan_facets(self.segment, asked, asked.budget.within(self.limits))
-        if asked.exact:
-            raise InputError("facets of the matches of a query are exact", hint="leave exact out", param="exact")
-        facets.check_within(self.segment, asked)
-        self.check([asked.within])
-        return None
+        try:
+            self.check([asked.within])
+        except InputError as error:
+            error.param = f"within.{error.param}"
+            raise
+        return facets.plan_within(self.segment, asked)
 
-    async def facets(
-        self, asked: FacetQuery, plan: FacetPlan | None, receipt: Receipt, deadline: Deadline | None = None
-    ) -> FacetAnswer:
-        """Counts of values, in one wave; of the matches of a query in its waves. plan: as plan_facets has it."""
-        deadline = deadline or Deadline.after(asked.budget.ms)
-        if plan is None:
-            assert asked.within is not None
-            found = await self.query(asked.within, receipt, deadline)
-            return facets.of_matches(facets.check_within(self.segment, asked), self.root.filters, found)
+    async def facets(self, plan: FacetPlan, receipt: Receipt, deadline: Deadline | None = None) -> FacetAnswer:
+        """Counts of values, in one wave; of the matches of a query in its waves. A plan is good for one answer."""
+        deadline = deadline or Deadline.after(plan.asked.budget.ms)
+        if plan.asked.within is not None:
+            return facets.of_matches(self.segment, plan, await self.query(plan.asked.within, receipt, deadline))
         receipt.generation = self.current.generation
         reader = Reader(self.bucket, self.etags, receipt, deadline, self.warm_client, self.limits)
-        steps = [(one, Receipt()) for one in plan.readings]
-        taken = await run_together([(facets.read(self.segment, plan, *one), one[1]) for one in steps], reader)
-        for _, own in steps:
-            receipt.add_scan(own)
+        own = [Receipt() for _ in plan.readings]
+        steps = [facets.read(self.segment, plan, *one) for one in zip(plan.readings, own, strict=True)]
+        taken = await run_together(list(zip(steps, own, strict=True)), reader)
+        for one in own:
+            receipt.add_scan(one)
         return facets.answer(self.segment, plan, taken, receipt)
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:

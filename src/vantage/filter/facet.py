@@ -17,7 +17,7 @@ from .program import Span, complement, intersection, spans_of
 FACETS_MAX = 16
 TOP_MAX = 1000
 BUCKETS_MAX = 100
-DISTINCT_MAX = 1 << 16  # values that are counted one by one, of all facets together
+DISTINCT_MAX = 1 << 15  # values that are counted one by one, of all facets together
 OUTSIDE = -1  # the number of what is in no bucket
 WAYS = ("top", "buckets", "edges")
 EXAMPLE = '{"lang": {"top": 10}, "year": {"buckets": 12}, "price": {"edges": [0, 10, 100]}}'

@@ -204,6 +204,7 @@ class FacetPlan:
     take.
     """
 
+    asked: FacetQuery
     selection: Selection | None
     facets: tuple[Facet, ...]
     tallies: list[Tally]
@@ -254,7 +255,7 @@ def plan_facets(segment: Segment, asked: FacetQuery, budget: Budget) -> FacetPla
             raise _too_much(", ".join(facets[i].name for i in numbers)[:200], best, left, asked.exact)
         bounded.update(numbers)
         wanted += [] if best is None else [best]
-    return FacetPlan(selection, facets, tallies, missing, readings, bounded, wanted)
+    return FacetPlan(asked, selection, facets, tallies, missing, readings, bounded, wanted)
 
 
 def _check_filterable(root: Root) -> None:
@@ -470,23 +471,24 @@ def _placed(facet: Facet, buckets: Iterable[Bucket], missing: Count) -> Counted:
     return Counted(facet, best[: facet.top], total([*rest, *(count for _, count in best[facet.top :])]), missing)
 
 
-def check_within(segment: Segment, asked: FacetQuery) -> tuple[Facet, ...]:
-    """The facets of the matches of a query. Raises as plan_facets does."""
+def plan_within(segment: Segment, asked: FacetQuery) -> FacetPlan:
+    """The same of the matches of a query, whose reads it plans itself."""
     root = segment.root
     _check_filterable(root)
+    if asked.exact:
+        raise InputError("facets of the matches of a query are exact", hint="leave exact out", param="exact")
     selection = select(asked.filter, root, ())
-    return parse_facets(asked.facets, root.filters, root.names, selection.node if selection else None)
+    facets = parse_facets(asked.facets, root.filters, root.names, selection.node if selection else None)
+    return FacetPlan(asked, selection, facets, [Tally(facet) for facet in facets], [], [], set(), [])
 
 
-def of_matches(facets: Sequence[Facet], fields: Sequence[FilterField], found: Answer) -> FacetAnswer:
-    """Facets of the matches of a query that has their attributes; those whose attributes were cut are left out."""
+def of_matches(segment: Segment, plan: FacetPlan, found: Answer) -> FacetAnswer:
+    """Of the matches of a query that has their attributes; those whose attributes were cut are left out."""
     some = [m.attributes for m in found.matches if m.attributes is not None]
-    out = []
-    for facet in facets:
-        tally = Tally(facet)
+    for tally in plan.tallies:
         for attributes in some:
-            keys = keys_of(fields[facet.field], attributes.get(facet.name))
+            keys = keys_of(segment.root.filters[tally.facet.field], attributes.get(tally.facet.name))
             tally.add([(key, 1) for key in keys], bool(keys))
-        out.append(tally.counted(len(some) - tally.rows))
+    out = [tally.counted(len(some) - tally.rows) for tally in plan.tallies]
     complete = found.complete and len(some) == len(found.matches)
     return FacetAnswer(out, Matched(len(some), True), complete, found.receipt)
