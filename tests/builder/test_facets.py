@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,16 +17,20 @@ import pyarrow.parquet as pq
 import pytest
 from filters import KINDS, key_of, random_filter, takes
 from test_filtered import NAMES, ROWS, made_up, table_of
+from typer.testing import CliRunner
 
 from build_index.bucket.open import open_index
 from build_index.build import build
+from build_index.cli.main import app
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source
 from build_index.tune import renditions
 from build_index.tune.options import Options
-from vantage.errors import LimitError
+from build_index.vector_index import VectorIndex
+from vantage.errors import InputError, LimitError
 from vantage.filter.facet import value_of
 from vantage.index import Index
+from vantage.read.deadline import Deadline
 from vantage.receipt import Receipt
 from vantage.search import facets
 from vantage.search.facets import Counted, FacetAnswer, FacetQuery
@@ -121,6 +126,62 @@ def test_exact_is_priced_first(made: Made) -> None:
         if index.root.projections:
             with pytest.raises(LimitError, match=r"what counting lang reads is \d+ bytes in \d+ GETs"):
                 ask(index, FacetQuery({"lang": {"top": 5}}, value, exact=True, budget=facets.Budget(bytes=1000)))
+
+
+def test_what_is_not_known_of_blocks_is_refused(made: Made) -> None:
+    """An index of very many blocks has no counts: it counts as far as the budget goes, or as the root knows."""
+    path, _, rows = made
+    index, value = open_index(path), {"stock": True}
+    segment, taken = index.segment, [row for row in rows if takes({"stock": True}, row)]
+    segment.root = replace(segment.root, counts=None, projections=())
+    got = ask(index, FacetQuery({"year": {"top": 7}, "lang": {"top": 9}}, value))
+    for one in got.facets:
+        assert one.exact
+        check(one, taken, index)
+    segment.resident = None
+    for exact in (False, True):
+        with pytest.raises(InputError, match="year cannot be counted in this index, which has too many blocks"):
+            ask(index, FacetQuery({"year": {"top": 7}}, value, exact=exact))
+    got = ask(index, FacetQuery({"lang": {"top": 9}, "tags": {"top": 3}, "at": {"buckets": 4}}))
+    assert [one.exact for one in got.facets] == [True, True, False] and got.matched.rows == ROWS
+    for one in got.facets:
+        check(one, rows, index)
+
+
+def test_time_may_be_up(made: Made) -> None:
+    path, _, rows = made
+    index, value = open_index(path), {"stock": True}
+    if not index.root.projections:
+        return
+    over = Deadline()
+    over.end()
+    plan = index.plan_facets(FacetQuery({"lang": {"top": 9}}, value))
+    got = asyncio.run(index.facets(plan, Receipt(), over))
+    assert not got.complete and not got.facets[0].exact
+    check(got.facets[0], [row for row in rows if takes(value, row)], index)
+
+
+def test_the_command_line_and_the_library(made: Made) -> None:
+    path, _, rows = made
+    args = ["facets", str(path), "lang", "year", "tags", "--filter", '{"stock": true}', "--top", "3"]
+    done = CliRunner().invoke(app, [*args, "--json"])
+    body = json.loads(done.stdout)
+    taken = [row for row in rows if row["stock"]]
+    assert done.exit_code == 0 and body["matched"] == len(taken) and body["complete"]
+    best = Counter(row["lang"] for row in taken if row["lang"] is not None).most_common(1)[0]
+    assert tuple(body["facets"]["lang"]["values"][0].values()) == best
+    assert sum(one["count"] for one in body["facets"]["year"]["buckets"]) == sum(
+        row["year"] is not None for row in taken
+    )
+    shown = CliRunner().invoke(app, args)
+    assert shown.exit_code == 0 and f"of {len(taken)} rows" in shown.stdout and "(missing)" in shown.stdout
+    near = CliRunner().invoke(app, [*args, "--id", "5", "--top-k", "50", "--json"])
+    assert near.exit_code == 0 and json.loads(near.stdout)["matched"] == 50
+    library = VectorIndex.load(path)
+    got = library.facets({"lang": {"top": 3}}, filter={"stock": True}, exact=True)
+    assert got["facets"]["lang"] == body["facets"]["lang"]
+    near_too = library.facets({"lang": {"top": 3}}, nearest=np.ones(16), k=7)
+    assert near_too["matched"] == 7 and near_too["facets"]["lang"]["exact"]
 
 
 def test_of_the_nearest_rows(made: Made) -> None:
