@@ -400,7 +400,7 @@ class VectorIndex:
             error_norms=saved.norms, cache_bytes=manifest["cache_bytes"], memory_bytes=manifest["memory_bytes"],
             **manifest.get("options", {}),
         )  # fmt: skip
-        options = replace(index._options_given(), model=manifest.get("model"))
+        options = replace(index._options_given(), model=manifest.get("model"), filters=saved.filters)
         index._start(MutableIndex(rows, saved.attributes, choice, [*saved.codes], options, rows.stored.kind))
         return index
 

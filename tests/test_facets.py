@@ -26,9 +26,7 @@ def post(body: Any) -> Any:
         return json.dumps(body).encode()
 
     service = Service(Folder(FIXTURES), 0)
-    reply = asyncio.run(
-        handle("POST", "/v1/indexes/filters/facets", {}, read, service, Access(public=True), {})
-    )
+    reply = asyncio.run(handle("POST", "/v1/indexes/filters/facets", {}, read, service, Access(public=True), {}))
     return reply.status, json.loads(reply.sent)
 
 
