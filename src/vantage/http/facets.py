@@ -14,9 +14,10 @@ from ..index import Index
 from ..read.deadline import Deadline
 from ..read.reader import IN_FLIGHT_BYTES_MAX
 from ..receipt import Receipt
-from ..search.facets import Counted, FacetAnswer, FacetPlan, FacetQuery
+from ..search.facets import FacetAnswer, FacetPlan, FacetQuery
 from ..search.memory import answers_bytes, facets_bytes, in_flight_bytes
 from ..search.query import Query
+from ..search.tally import Counted
 from .handlers import Call, check_limits, identifier_of
 from .reply import Reply
 from .request import (

@@ -33,8 +33,9 @@ from vantage.index import Index
 from vantage.read.deadline import Deadline
 from vantage.receipt import Receipt
 from vantage.search import facets
-from vantage.search.facets import Counted, FacetAnswer, FacetQuery
+from vantage.search.facets import FacetAnswer, FacetQuery
 from vantage.search.query import Query
+from vantage.search.tally import Counted
 
 Made = tuple[Path, np.ndarray, list[dict[str, Any]]]
 
