@@ -20,7 +20,7 @@ from ..receipt import Receipt
 from .filtered import Matched, Selection, select
 from .known import add_known, bounded, projection_of
 from .plan import plan_extents
-from .projected import bases, in_blocks, runs
+from .projected import BASES_MAX, bases, in_blocks, runs
 from .query import Answer, Query
 from .segment import Segment
 from .tally import ColumnScan, Counted, Reading, Tally
@@ -187,14 +187,13 @@ def _places(
         extents = [i for i, block in enumerate(resident.block) if not rows or rows[block]]
         sizes = [sum(place.whole) for place in resident.places]
         yield Place(None, sizes.index(min(sizes)), extents)
-    for base in bases(selection.node, root) if selection is not None else ():
+    for base in bases(selection.node, root)[:BASES_MAX] if selection is not None else ():
         found = runs(base)
         if len(found) <= 1 or not root.filters[base.projection.field].many:  # else rows are there several times
             yield Place(base.projection, 0, [c for a, b in found for c in range(a, b)])
-    if not inside:
-        for projection in root.projections:
-            if not root.filters[projection.field].many:
-                yield Place(projection, 0, range(len(projection.block)))
+    every = next((p for p in root.projections if not root.filters[p.field].many), None)
+    if every is not None and not inside:
+        yield Place(every, 0, range(len(every.block)))
 
 
 @dataclass
