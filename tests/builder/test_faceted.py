@@ -27,7 +27,7 @@ from build_index.ingest.open import open_source
 from build_index.tune import renditions
 from build_index.tune.options import Options
 from build_index.vector_index import VectorIndex
-from vantage.errors import InputError, LimitError
+from vantage.errors import DamagedError, InputError, LimitError
 from vantage.filter.facet import value_of
 from vantage.index import Index
 from vantage.read.deadline import Deadline
@@ -160,6 +160,17 @@ def test_time_may_be_up(made: Made) -> None:
     got = asyncio.run(index.facets(plan, Receipt(), over))
     assert not got.complete and not got.facets[0].exact
     check(got.facets[0], [row for row in rows if takes(value, row)], index)
+
+
+def test_what_no_value_can_be_is_damage(made: Made) -> None:
+    index = open_index(made[0])
+    root = index.root
+    wrong = {"lang": {"distinct": 1}, "at": {"low": -(1 << 62)}, "price": {"high": (1 << 63) - 1}}
+    fields = [replace(f, **wrong.get(root.names[f.attribute], {})) for f in root.filters]
+    index.segment.root = replace(root, filters=tuple(fields))
+    for name, facet in (("lang", {"top": 3}), ("at", {"buckets": 3}), ("price", {"buckets": 3})):
+        with pytest.raises(DamagedError, match="a text that is none of 1" if name == "lang" else "has key"):
+            ask(index, FacetQuery({name: facet}, {"stock": True}))
 
 
 def test_the_command_line_and_the_library(made: Made) -> None:
