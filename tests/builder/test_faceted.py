@@ -100,7 +100,7 @@ def test_counts_are_right_or_within_their_bounds(made: Made, free: int) -> None:
     path, _, rows = made
     index, draw, exact, seen = open_index(path), Random(free), 0, 0
     with patch.object(facets, "FREE_BYTES", free):
-        for turn in range(40):
+        for turn in range(24):
             value = random_filter(draw) if turn % 4 else None
             taken = [row for row in rows if value is None or takes(value, row)]
             asked = FacetQuery(random_facets(draw), value)
