@@ -20,7 +20,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vantage.errors import InputError, NotFoundError
+from vantage.http.facets import facets_body
 from vantage.index import Index
+from vantage.receipt import Receipt
+from vantage.search.facets import FacetAnswer, FacetQuery
 from vantage.search.query import Answer, Query
 
 from .bucket.names import check_name
@@ -303,6 +306,31 @@ class VectorIndex:
                 ids[i, j], scores[i, j] = show_id(match.id), match.score
         return Found(ids, scores)
 
+    def facets(
+        self, facets: Any, *, filter: Any = None, exact: bool = False, nearest: Any = None, k: int = 100
+    ) -> dict[str, Any]:
+        """Counts of the values of attributes, as the Worker has them: {"facets", "matched", "matched_exact",
+        "complete"} (docs/filters.md).
+
+        facets: {"lang": {"top": 10}, "year": {"buckets": 12}}. filter: of the rows that it takes alone. exact: refused
+        where that would read too much. nearest (d): of the k rows nearest to this vector alone. Raises InputError for
+        what does not fit, in an index without attributes too.
+        """
+        self._check_fitted()
+        asked = FacetQuery(facets, filter, exact)
+        if nearest is not None:
+            given = matrix([nearest], "the vector")
+            self._check_width(given)
+            vector = given[0].astype(np.float32).tolist()
+            asked = replace(asked, within=Query(vector, whole("k", k), attributes=True, filter=filter, param="nearest"))
+        index = self._opened()
+        plan = index.plan_facets(asked)
+
+        async def counted() -> FacetAnswer:
+            return await index.facets(plan, Receipt())
+
+        return facets_body(index, _apart_from_loops(asyncio.run, counted()))
+
     # Clusters
 
     def cluster(self, level: int | None = None, k: int | None = None) -> npt.NDArray[np.int32]:
@@ -372,7 +400,7 @@ class VectorIndex:
             error_norms=saved.norms, cache_bytes=manifest["cache_bytes"], memory_bytes=manifest["memory_bytes"],
             **manifest.get("options", {}),
         )  # fmt: skip
-        options = replace(index._options_given(), model=manifest.get("model"))
+        options = replace(index._options_given(), model=manifest.get("model"), filters=saved.filters)
         index._start(MutableIndex(rows, saved.attributes, choice, [*saved.codes], options, rows.stored.kind))
         return index
 

@@ -116,6 +116,63 @@ static void term(Call *c, const Column *k, Spans spans, u64 n, u8 *hits, u8 *set
   }
 }
 
+// The column of this number, which has to be in the plane.
+static Column column_of(Call *c, Span plane, u64 columns, u64 n, u64 number) {
+  Column k = {0};
+  u64 at = 4 + columns * COLUMN_BYTES;
+  for (u64 i = 0; i <= number && !c->failed; i++)
+    at += open_column(c, plane.at + 4 + i * COLUMN_BYTES, plane, at, n, i, &k);
+  if (k.coding == ABSENT) FAIL(c, "column %llu is not in the plane", (unsigned long long)number);
+  return k;
+}
+
+static void check_columns(Call *c, Span plane, u64 columns) {
+  u64 own = *(const u32_at *)plane.at;
+  if (own != columns) FAIL(c, "the plane has %llu columns, not %llu", (unsigned long long)own, (unsigned long long)columns);
+}
+
+// pairs = the keys of a column that rows of the mask have, each with how many of them do; -> how many pairs
+// with_value: rows of the mask that have any.
+static u64 count_keys(Call *c, const Column *k, u64 n, const u8 *mask, i64_at *pairs, u64 room, u64 *with_value) {
+  u64 used = 0, at = 0;
+  *with_value = 0;
+  if (k->coding == PLAIN) {
+    if (room < n) FAIL(c, "out has room for %llu pairs, not %llu", (unsigned long long)room, (unsigned long long)n);
+    for (u64 i = 0; i < n && !c->failed; i++) {
+      int there = k->nulls ? k->there[i / 8] >> i % 8 & 1 : 1;
+      if (!there || !(mask[i / 8] >> i % 8 & 1)) continue;
+      pairs[2 * used] = key_at(k, i);
+      pairs[2 * used++ + 1] = 1;
+    }
+    *with_value = used;
+    return used;
+  }
+  u32 nulls = k->coding == TABLE ? k->nulls : 0;
+  if (room < k->entries) FAIL(c, "out has room for %llu pairs, not %u", (unsigned long long)room, k->entries);
+  for (u32 i = 0; i < k->entries && !c->failed; i++) {
+    pairs[2 * i] = key_at(k, i);
+    pairs[2 * i + 1] = 0;
+    if (i && pairs[2 * i] <= pairs[2 * i - 2]) FAIL(c, "the keys of a column do not rise");
+  }
+  for (u64 i = 0; i < n && !c->failed; i++) {
+    u64 end = k->coding == LISTS ? at + k->counts[i] : at + 1, some = 0;
+    if (!(mask[i / 8] >> i % 8 & 1)) at = end;
+    for (; at < end && !c->failed; at++) {
+      u32 code = code_at(k->codes, k->bits, at);
+      if (code < nulls) continue;
+      if (code - nulls >= k->entries) FAIL(c, "a column has code %u, of %u entries", code, k->entries);
+      else pairs[2 * (code - nulls) + 1]++, some = 1;
+    }
+    *with_value += some;
+  }
+  for (u32 i = 0; i < k->entries && !c->failed; i++) {
+    if (!pairs[2 * i + 1]) continue;
+    pairs[2 * used] = pairs[2 * i];
+    pairs[2 * used++ + 1] = pairs[2 * i + 1];
+  }
+  return used;
+}
+
 // Runs the steps; the last set that is left is the answer. Failures are of the program, or of a column.
 static void run(Call *c, Span plane, u64 n, u64 columns, Span program, u8 *out, u8 *scratch) {
   u32 steps = *(const u32_at *)program.at, spans = *(const u32_at *)(program.at + 4), used = 0, depth = 0;
@@ -133,11 +190,7 @@ static void run(Call *c, Span plane, u64 n, u64 columns, Span program, u8 *out, 
       return;
     }
     if (code == TERM) {
-      Column k = {0};
-      u64 at = 4 + columns * COLUMN_BYTES;
-      for (u64 i = 0; i <= number && !c->failed; i++)
-        at += open_column(c, plane.at + 4 + i * COLUMN_BYTES, plane, at, n, i, &k);
-      if (k.coding == ABSENT) FAIL(c, "column %u is not in the plane", number);
+      Column k = column_of(c, plane, columns, n, number);
       if (c->failed) return;
       Spans own = {pairs + 2 * (u64)used, count};
       for (u32 i = 0; i < count; i++)
@@ -170,8 +223,7 @@ KERNEL(filter_rows) {
   Span program = call_in(c, 3, "program", HEAD_BYTES);
   Span out = call_out(c, 4, "out", set_bytes(n)), scratch = call_out(c, 5, "scratch", scratch_bytes(n));
   if (!c->failed) {
-    u64 own = *(const u32_at *)plane.at;
-    if (own != columns) FAIL(c, "the plane has %llu columns, not %llu", (unsigned long long)own, (unsigned long long)columns);
+    check_columns(c, plane, columns);
     u64 steps = *(const u32_at *)program.at, spans = *(const u32_at *)(program.at + 4);
     call_exact(c, "program", program, HEAD_BYTES + steps * STEP_BYTES + spans * SPAN_BYTES);
   }
@@ -181,4 +233,22 @@ KERNEL(filter_rows) {
     for (u64 i = 0; i < set_bytes(n) && !c->failed; i++) found += (u64)__builtin_popcount(out.at[i]);
   }
   return call_close(c, found);
+}
+
+KERNEL(column_counts) {
+  OPEN(column_counts, 6);
+  u64 n = (u64)call_int(c, 1, "n", 0, INT32_MAX), columns = (u64)call_int(c, 2, "columns", 1, UINT16_MAX + 1);
+  u64 number = (u64)call_int(c, 3, "column", 0, (i64)columns - 1);
+  Span plane = call_in(c, 0, "plane", 4 + columns * COLUMN_BYTES + PADDING);
+  Span mask = call_in(c, 4, "mask", set_bytes(n)), out = call_out(c, 5, "out", 8);
+  if (!c->failed) check_columns(c, plane, columns);
+  u64 pairs = 0;
+  if (call_ready(c)) {
+    Column k = column_of(c, plane, columns, n, number);
+    u64 with_value = 0;
+    if (!c->failed)
+      pairs = count_keys(c, &k, n, mask.at, (i64_at *)(out.at + 8), (out.size - 8) / 16, &with_value);
+    *(i64_at *)out.at = (i64)with_value;
+  }
+  return call_close(c, pairs);
 }

@@ -152,6 +152,15 @@ def filter_rows(plane: Buffer, n: int, columns: int, program: Buffer, out: Buffe
     spans that do not rise, and steps that do not leave one set.
     """
 
+def column_counts(plane: Buffer, n: int, columns: int, column: int, mask: Buffer, out: Buffer, /) -> int:
+    """out i64: rows of the mask that have a value in a column; then pairs, a key and how many rows of the mask have it.
+    Returns how many pairs.
+
+    plane, columns: as in filter_rows. mask u8[2 ceil(n / 16)]: bit i for row i. Keys rise and are there once, but for
+    a plain column, which has a pair for each row, in their order. A row with a list counts under each of its values.
+    out has room for n pairs, or as many as a column has entries in its table. Raises ValueError as filter_rows does.
+    """
+
 def lrsq_scan(
     data: Buffer, ranges_at: int, codes_at: int, f_at: int, h_at: int, rows_at: int, n: int, base: float, place: int,
     tables: Buffer, pool: Buffer, mask: Buffer = ..., /,

@@ -148,7 +148,7 @@ def fields_of(rows: Sequence[Mapping[str, Any]]) -> tuple[FilterField, ...]:
         )
         fields.append(
             FilterField(NAMES.index(name), kind, name == "tags", True, sum(map(bool, lists)), len(distinct), low, high,
-                        ends, b"".join(texts))
+                        ends, b"".join(texts), [sum(text in own for own in lists) for text in texts])
         )  # fmt: skip
     return tuple(fields)
 

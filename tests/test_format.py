@@ -324,10 +324,13 @@ def test_another_reader_finds_the_values_of_rows_in_their_columns() -> None:
                 assert values is None or values == [value_in(other, f, row) for row in numbers]
                 if not r:
                     counted[f, extent.block] += sum(bool(value_in(other, f, row)) for row in numbers[: extent.homes])
-    for f, (field, (low, high, table)) in enumerate(zip(other.fields, other.buckets, strict=True)):
+    for f, (field, (low, high, totals, table)) in enumerate(zip(other.fields, other.buckets, strict=True)):
         assert counted[f].sum() == field[3] and low[0] == field[5] and high[-1] == field[6]
         rows = np.where(table, 1.25 ** (table.astype(float) - 1), 0).sum(0)
         assert names[f] == "tags" or np.allclose(rows, counted[f], rtol=0.13, atol=0.5)
+        assert names[f] == "tags" or totals.sum() == field[3]
+        every = [value for row in range(root.index.rows) for value in value_in(other, f, row)]
+        assert other.totals[f] == [every.count(text.decode()) for text in other.texts[f]]
 
 
 def test_another_reader_finds_the_rows_of_blocks_in_chunks() -> None:

@@ -42,6 +42,7 @@ class FilterCheck:
         self.ends = [[f.high, f.low] for f in self.fields]  # of the keys seen
         self.ranges = np.zeros((root.index.blocks, 4), np.float32)
         self.home = np.zeros(root.index.rows, np.int32)
+        self.totals = [np.zeros(len(f.totals), np.int64) for f in self.fields]
         counts = root.counts.fields if root.counts else ()
         self.counted = [np.zeros((len(c.low), root.index.blocks), np.int64) for c in counts]
 
@@ -58,6 +59,8 @@ class FilterCheck:
             keys.append(own)
         for i, some in enumerate(keys):
             self.known[i] += bool(some)
+            if self.fields[i].kind == "text":
+                self.totals[i][some] += 1
             for key in some:
                 self.ends[i] = [min(self.ends[i][0], key), max(self.ends[i][1], key)]
         return self._digests(keys)
@@ -179,11 +182,14 @@ class FilterCheck:
                 add(f"root.bin: {f.rows} rows have {name!r}, {self.known[i]} do")
             if f.rows and self.ends[i] != [f.low, f.high]:
                 add(f"root.bin: {name!r} has other least or largest values")
+            if self.totals[i].tolist() != list(f.totals):
+                add(f"root.bin: texts of {name!r} have other numbers of rows")
         for i, counted in enumerate(self.counted):
             f = self.fields[i]
             if f.in_blocks or any(p.field == i for p in self.root.projections) and not f.many:
                 assert self.root.counts is not None
-                if bytes(self.root.counts.fields[i].table) != count_codes(counted).tobytes():
+                own = self.root.counts.fields[i]
+                if bytes(own.table) != count_codes(counted).tobytes() or list(own.totals) != counted.sum(1).tolist():
                     add(f"root.bin: counts of {self.root.names[f.attribute]!r} are not those of the blocks")
 
 

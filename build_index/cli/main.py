@@ -19,6 +19,7 @@ from .bucket import diff_command, gc_command, generations_command, publish_comma
 from .build import build_command
 from .cluster import cluster_command
 from .evaluate import eval_command, export_router_command
+from .facets import facets_command
 from .lint import lint_command
 from .price import price
 from .query import explain, info, query
@@ -88,6 +89,7 @@ def vantage(
 app.command("build")(build_command)
 app.command()(info)
 app.command()(query)
+app.command("facets")(facets_command)
 app.command("eval")(eval_command)
 app.command("lint")(lint_command)
 app.command("cluster")(cluster_command)

@@ -141,7 +141,7 @@ def _show(opened: Index, answer: Answer, title: str | None) -> None:
     names = [a["name"] for a in opened.root.schema["attributes"]]
     table = Table("", "id", "score", *map(plain, names), title=title, title_justify="left")
     for i, m in enumerate(answer.matches, 1):
-        shown = [_cell((m.attributes or {}).get(name)) for name in names]
+        shown = [cell((m.attributes or {}).get(name)) for name in names]
         table.add_row(
             str(i),
             plain(str(m.id if isinstance(m.id, int) else m.id.decode(errors="replace"))),
@@ -156,7 +156,7 @@ def _show(opened: Index, answer: Answer, title: str | None) -> None:
         out.print(proof_line(answer.receipt.proof), highlight=False)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     text = plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else text[:59] + "…"
 

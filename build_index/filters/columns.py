@@ -167,6 +167,7 @@ def _joined(one: Declared, parts: list[Any], count: int) -> Column:
         high,
         text_ends,
         b"".join(texts),
+        np.bincount(keys, minlength=len(texts)).tolist() if one.kind == "text" else [],
     )
     assert len(counts) == count
     return Column(one.name, field, keys, ends)

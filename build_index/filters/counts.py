@@ -40,7 +40,8 @@ def _count(column: Column, home: Ints, blocks: int, most: int) -> FieldCounts:
         _, once = np.unique(row * len(low) + of, return_index=True)
         of, block = of[once], block[once]
     table = np.bincount(of * blocks + block, minlength=len(low) * blocks)
-    return FieldCounts(low.tolist(), high.tolist(), count_codes(table).tobytes())
+    totals = np.bincount(of, minlength=len(low)).tolist()
+    return FieldCounts(low.tolist(), high.tolist(), totals, count_codes(table).tobytes())
 
 
 def count_codes(rows: I64) -> npt.NDArray[np.uint8]:

@@ -66,3 +66,10 @@ def kind_of(type_: pa.DataType) -> tuple[str, bool] | None:
     if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
         return "time", False
     return None
+
+
+def compared_type(kind: str, many: bool) -> pa.DataType | None:
+    """A type whose values are compared so, where what is stored does not say it: lists and times."""
+    if many:
+        return pa.list_(pa.string())
+    return pa.timestamp("us", "UTC") if kind == "time" else None

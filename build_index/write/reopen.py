@@ -43,6 +43,7 @@ from ..bucket.store import FolderStore
 from ..codecs import rabitq, sign
 from ..codecs.planes import QUERY_ALPHA, Codec, Encoded, Quantizer
 from ..codecs.rotations.butterfly import axes_of
+from ..filters.declare import compared_type
 from ..ingest.arrays import Arrays
 from ..ingest.formats.batch import DTYPES
 from ..ingest.rows import Ints, Rows
@@ -54,7 +55,7 @@ OPTIONS_RENAMED = {"spill": "copies", "spill_share": "copies_share"}  # in the m
 @dataclass(frozen=True)
 class Saved:
     """rows in the order of their source; codes of each block, rows as in Layout.members; attributes: the schema; norms:
-    with error norms.
+    with error norms; filters: names of the attributes that can be filtered by.
     """
 
     rows: Rows
@@ -63,6 +64,7 @@ class Saved:
     attributes: pa.Schema
     manifest: dict[str, Any]
     norms: bool
+    filters: tuple[str, ...]
 
 
 def reopen(path: Path) -> Saved:
@@ -105,7 +107,11 @@ def reopen(path: Path) -> Saved:
         codec_of(root, 1) if len(root.codecs) > 1 else None,
         bool(root.inline),
     )
-    fields = [pa.field(a["name"], table.schema.field(3 + i).type) for i, a in enumerate(root.schema["attributes"])]
+    compared = {f.attribute: compared_type(f.kind, f.many) for f in root.filters}  # lists and times are stored as JSON
+    fields = [
+        pa.field(a["name"], compared.get(i) or table.schema.field(3 + i).type)
+        for i, a in enumerate(root.schema["attributes"])
+    ]
     return Saved(
         Rows(stored, section.metric, np.array(section.origin, np.float32), section.row_scale),
         choice,
@@ -113,6 +119,7 @@ def reopen(path: Path) -> Saved:
         pa.schema(fields),
         manifest,
         root.bounds is not None,
+        tuple(root.names[f.attribute] for f in root.filters),
     )
 
 

@@ -17,9 +17,10 @@ from .read.reader import Reader, read_small
 from .read.warm import WarmClient
 from .read.waves import Steps, run_together
 from .receipt import Receipt
-from .search import memory, projected
+from .search import facets, memory, projected
 from .search.answer import answer
 from .search.estimate import recall_estimate
+from .search.facets import FacetAnswer, FacetPlan, FacetQuery
 from .search.filtered import Selection, select
 from .search.matching import expected_recall, held
 from .search.plan import Plan, spread
@@ -334,6 +335,31 @@ class Index:
                 for name, plan in weighed
             ],
         }
+
+    def plan_facets(self, asked: FacetQuery) -> FacetPlan:
+        """What counting reads, nothing of which is read yet. Raises InputError or LimitError for what cannot be had."""
+        if asked.within is None:
+            return facets.plan_facets(self.segment, asked, asked.budget.within(self.limits))
+        try:
+            self.check([asked.within])
+        except InputError as error:
+            error.param = f"within.{error.param}"
+            raise
+        return facets.plan_within(self.segment, asked)
+
+    async def facets(self, plan: FacetPlan, receipt: Receipt, deadline: Deadline | None = None) -> FacetAnswer:
+        """Counts of values, in one wave; of the matches of a query in its waves. A plan is good for one answer."""
+        deadline = deadline or Deadline.after(plan.asked.budget.ms)
+        if plan.asked.within is not None:
+            return facets.of_matches(self.segment, plan, await self.query(plan.asked.within, receipt, deadline))
+        receipt.generation = self.current.generation
+        reader = Reader(self.bucket, self.etags, receipt, deadline, self.warm_client, self.limits)
+        own = [Receipt() for _ in plan.readings]
+        steps = [facets.read(self.segment, plan, *one) for one in zip(plan.readings, own, strict=True)]
+        taken = await run_together(list(zip(steps, own, strict=True)), reader)
+        for one in own:
+            receipt.add_scan(one)
+        return facets.answer(self.segment, plan, taken, receipt)
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
         """(row, vector) of an id: one GET for the page of ids, one for the vector. Raises as StoredRows.find."""

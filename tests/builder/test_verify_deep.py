@@ -38,6 +38,7 @@ from fixtures.damage import (
     put,
     root_of,
     texts_of,
+    totals_at,
 )
 
 from build_index.audit.verify import verify_deep
@@ -167,7 +168,17 @@ DAMAGES: dict[str, tuple[str, Callable[[Bytes], Bytes], str]] = {
         "root.bin: counts of 'at'",
     ),
     "rows of a field": (
-        "filters", lambda o: edit(o, L.FILTERS, lambda body: put(body, 16, U32(7))), "7 rows have 'lang'",
+        "filters", lambda o: edit(o, L.FILTERS, lambda body: put(body, 8 + 2 * 40 + 8, U32(7))), "7 rows have 'year'",
+    ),
+    "rows of texts": (
+        "filters",
+        lambda o: edit(o, L.FILTERS, lambda body: put(body, totals_at(o), struct.pack("<II", *moved_totals(o)))),
+        "texts of 'lang' have other numbers of rows",
+    ),
+    "rows of a bucket": (
+        "filters",
+        lambda o: edit(o, L.COUNTS, lambda body: put(body, 24 + 16 * len(root_of(o).counts.fields[0].low), U32(1))),
+        "root.bin: counts of 'lang'",
     ),
     "texts of a field": (
         "filters", lambda o: edit(o, L.FILTERS, lambda body: body.replace(b"defr", b"dffr")),
@@ -249,6 +260,12 @@ DAMAGES: dict[str, tuple[str, Callable[[Bytes], Bytes], str]] = {
         "fedcba9876543210/shard-00000.bin, block 2: ids.bin has another check of row",
     ),
 }  # fmt: skip
+
+
+def moved_totals(objects: Bytes) -> tuple[int, int]:
+    """Rows with the first two texts of the first field, if one had another."""
+    a, b = root_of(objects).filters[0].totals[:2]
+    return a - 1, b + 1
 
 
 def block_rows(objects: Bytes, number: int) -> tuple[int, ...]:

@@ -100,6 +100,10 @@ def recorded() -> list:
         call("filter_rows", plane, n, 2, program, bytearray(-(-n // 16) * 2), scratch)
         call("filter_rows", plane[:-9], n, 2, program, bytearray(-(-n // 16) * 2), scratch)
         call("filter_rows_size", n)
+        mask = rng.bytes(-(-n // 16) * 2)
+        for column in (0, 1):
+            call("column_counts", plane, n, 2, column, mask, bytearray(8 + 16 * max(n, 80)))
+        call("column_counts", plane[:-9], n, 2, 1, mask, bytearray(8 + 16 * max(n, 80)))
     for parts in (1, 3, 4):
         vectors = rng.standard_normal((7, 21)).astype(np.float32)
         words = rng.standard_normal((parts, 16, 7)).astype(np.float32)

@@ -1,11 +1,14 @@
 """Kernels of filters: counts and tails as the reference, masks, and rows of many blocks with their own scores."""
 
+from collections import Counter
+
 import make
 import numpy as np
 import pytest
 import reference
 
 import kern
+from vantage.format import pack_columns
 
 F32 = np.float32
 
@@ -61,6 +64,53 @@ def test_tails_hold_what_is_wanted() -> None:
 def test_tails_refused(args: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=f"tail_probabilities: .*{message}"):
         kern.tail_probabilities(*args)
+
+
+@pytest.mark.parametrize("n", [1, 16, 17, 700])
+@pytest.mark.parametrize("nulls", [False, True])
+@pytest.mark.parametrize("span", [1, 12, 1 << 40])
+def test_values_of_a_column(n: int, nulls: bool, span: int) -> None:
+    """Of a table, of keys as they are, and of lists: each value once, with the rows of the mask that have it."""
+    rng = np.random.default_rng(n)
+    single = [[] if nulls and rng.random() < 0.3 else [int(rng.integers(-3, span))] for _ in range(n)]
+    lists = [sorted({int(v) for v in rng.integers(0, span, rng.integers(4))}) for _ in range(n)]
+    plane = pack_columns([None, (False, single), (True, lists)])
+    for share in (0, 0.2, 1):
+        taken = rng.random(n) < share
+        mask = np.packbits(taken, bitorder="little").tobytes() + bytes(2)
+        for number, column in ((1, single), (2, lists)):
+            some = [own for own, here in zip(column, taken, strict=True) if here]
+            out = np.zeros(1 + 2 * max(n, len({v for own in column for v in own})), np.int64)
+            pairs = kern.column_counts(plane, n, 3, number, mask, out)
+            found: Counter[int] = Counter()
+            for key, rows in out[1 : 1 + 2 * pairs].reshape(-1, 2).tolist():
+                found[key] += rows
+            assert found == Counter(v for own in some for v in own)
+            assert out[0] == sum(map(bool, some)) and (pairs == len(found) or number == 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "args", "message"),
+    [
+        ((), (4, 2, 2), "column is 2"),
+        ((), (4, 1, 0), "has 2 columns, not 1"),
+        ((), (40, 2, 1), "mask has 2 bytes"),
+        ((0, b"\x01"), (4, 2, 0), "column 0 is not in the plane"),
+        ((4, b"\x07"), (4, 2, 1), "coding 7"),
+        ((36, b"\x02"), (4, 2, 0), "do not rise"),
+        ((38, b"\xff"), (4, 2, 0), "code 3"),
+    ],
+)
+def test_values_refused(change: tuple, args: tuple, message: str) -> None:
+    plane = bytearray(pack_columns([(False, [[5], [6], [5], []]), (True, [[1, 2], [], [2], [1]])]))
+    if message.endswith("not in the plane"):
+        plane = bytearray(pack_columns([None, (False, [[1]] * 4)]))
+    elif change:
+        plane[change[0] : change[0] + 1] = change[1]
+    with pytest.raises(ValueError, match=f"column_counts: .*{message}"):
+        kern.column_counts(plane, *args, b"\xff\xff", bytearray(8 + 16 * 70000))
+    with pytest.raises(ValueError, match="room for 1 pairs, not 2"):
+        kern.column_counts(pack_columns([(False, [[5], [6]])]), 2, 1, 0, b"\xff\xff", bytearray(24))
 
 
 @pytest.mark.parametrize(("code_bytes", "fine"), [(7, 0), (97, 2)])

@@ -198,14 +198,14 @@ def _union(spans: list[tuple[Bound, Bound]]) -> tuple[tuple[Bound, Bound], ...]:
 
 def _equal(field: FilterField, value: Any, where: str) -> tuple[tuple[Bound, Bound], ...]:
     """The span of a value; none where no value of the attribute's type can equal it."""
-    low, high = _at_least(field, value, where), _above(field, value, where)
+    low, high = at_least(field, value, where), above(field, value, where)
     if isinstance(low, Cut) or isinstance(high, Cut):
         return ((low, high),)
     return ((low, high - 1),) if low < high else ()
 
 
 def _compared(name: str, field: FilterField, value: Any, where: str) -> tuple[tuple[Bound, Bound], ...]:
-    bound = _at_least(field, value, where) if name in ("$gte", "$lt") else _above(field, value, where)
+    bound = at_least(field, value, where) if name in ("$gte", "$lt") else above(field, value, where)
     if isinstance(bound, Cut):
         return ((bound, LAST),) if name in ("$gt", "$gte") else ((FIRST, bound),)
     if name in ("$gt", "$gte"):
@@ -213,7 +213,7 @@ def _compared(name: str, field: FilterField, value: Any, where: str) -> tuple[tu
     return ((KEY_MIN, bound - 1),) if bound > KEY_MIN else ()
 
 
-def _at_least(field: FilterField, value: Any, where: str) -> Bound:
+def at_least(field: FilterField, value: Any, where: str) -> Bound:
     """The least key that is not below a value."""
     if field.kind == "text":
         return Cut(_text(field, value, where))
@@ -223,7 +223,7 @@ def _at_least(field: FilterField, value: Any, where: str) -> Bound:
     return _within(math.ceil(number))
 
 
-def _above(field: FilterField, value: Any, where: str) -> Bound:
+def above(field: FilterField, value: Any, where: str) -> Bound:
     """The least key that is above a value."""
     if field.kind == "text":
         return Cut(_text(field, value, where), True)

@@ -19,12 +19,13 @@ _BUCKETS = struct.Struct("<II")
 class FieldCounts:
     """Of a field: buckets of keys, rising and apart, and of each a byte for every block.
 
-    low, high i64 (n): the least and the largest key in a bucket. table u8 (n, B): 0 for none, else i for about
-    1.25^(i - 1) rows; of a list, rows with any value there.
+    low, high i64 (n): the least and the largest key in a bucket. totals u32 (n): rows in it. table u8 (n, B): 0 for
+    none, else i for about 1.25^(i - 1) rows; of a list, rows with any value there.
     """
 
     low: Any
     high: Any
+    totals: Any
     table: bytes | memoryview
 
 
@@ -42,13 +43,13 @@ class Counts:
         out = _COUNTS.pack(len(self.fields), self.shift, self.spread)
         for f in self.fields:
             n = len(f.low)
-            out += _BUCKETS.pack(n, 0) + struct.pack(f"<{2 * n}q", *chain(f.low, f.high)) + bytes(f.table)
-            out += bytes(-len(f.table) % 8)
+            out += _BUCKETS.pack(n, 0) + struct.pack(f"<{2 * n}q", *chain(f.low, f.high))
+            out += struct.pack(f"<{n}I", *f.totals) + bytes(f.table) + bytes(-(4 * n + len(f.table)) % 8)
         return out
 
     @classmethod
-    def unpack(cls, body: memoryview, fields: int, blocks: int, label: str) -> Counts:
-        """Views into body. Raises DamagedError where it is not of so many fields and blocks."""
+    def unpack(cls, body: memoryview, fields: int, blocks: int, rows: int, label: str) -> Counts:
+        """Views into body. Raises DamagedError where it is not of so many fields, blocks and rows."""
         cursor = Cursor(body, label)
         count, shift, spread = cursor.unpack(_COUNTS)
         finite(label, [shift, spread])
@@ -63,7 +64,10 @@ class Counts:
             ends = [key for pair in zip(low, high, strict=True) for key in pair]
             if any(a > b for a, b in pairwise(ends)):
                 raise damaged(label, "its buckets do not rise")
-            out.append(FieldCounts(low, high, cursor.take(n * blocks)))
-            cursor.take(-n * blocks % 8)
+            totals = cursor.column("I", n)
+            if n and max(totals) > rows:
+                raise damaged(label, f"{max(totals)} of {rows} rows in a bucket")
+            out.append(FieldCounts(low, high, totals, cursor.take(n * blocks)))
+            cursor.take(-n * (4 + blocks) % 8)
         cursor.end()
         return cls(tuple(out), shift, spread)

@@ -25,6 +25,7 @@ class FilterField:
     attribute: its number in the schema. kind: of its values, or where `many`, of those of its lists. in_blocks: scan
     blocks have a column of it. rows: that have a value. distinct: values, of lists of their elements. low, high: the
     least and the largest key (vantage.filter.keys), 0 where there is none. texts: sorted, ends u32 (n + 1) and bytes.
+    totals u32 (n): rows that have each text.
     """
 
     attribute: int
@@ -37,6 +38,7 @@ class FilterField:
     high: int
     ends: Any = (0,)
     texts: bytes | memoryview = b""
+    totals: Any = ()
 
     def text(self, rank: int) -> bytes:
         """The text of a rank."""
@@ -58,6 +60,7 @@ def pack_filters(fields: tuple[FilterField, ...]) -> bytes:
         )
     for f in fields:
         out += struct.pack(f"<{len(f.ends)}I", *f.ends) + bytes(f.texts) + bytes(-len(f.texts) % 4)
+        out += struct.pack(f"<{len(f.totals)}I", *f.totals)
     return out
 
 
@@ -82,9 +85,12 @@ def unpack_filters(body: memoryview, attributes: int, rows: int, label: str) -> 
             raise damaged(label, f"the texts of field {attribute} are out of order or too long")
         data = cursor.take(ends[texts])
         cursor.take(-ends[texts] % 4)
+        totals = cursor.column("I", texts)
+        if texts and (max(totals) > known or (sum(totals) != known and not flags & MANY)):
+            raise damaged(label, f"the texts of field {attribute} have {sum(totals)} rows, of {known}")
         field = FilterField(
             attribute, FIELD_KINDS[kind], bool(flags & MANY), bool(flags & IN_BLOCKS), known, distinct, low, high,
-            ends, data,
+            ends, data, totals,
         )  # fmt: skip
         if any(field.text(i) >= field.text(i + 1) for i in range(texts - 1)):
             raise damaged(label, f"the texts of field {attribute} are not sorted")

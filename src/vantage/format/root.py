@@ -261,7 +261,7 @@ class Root:
             bounds,
             inline,
             filters,
-            of(COUNTS, Counts.unpack, len(filters), index.blocks) if COUNTS in sections else None,
+            of(COUNTS, Counts.unpack, len(filters), index.blocks, index.rows) if COUNTS in sections else None,
             projections,
             promised,
         )

@@ -119,7 +119,7 @@ async def _row(call: Call, sent: bytes, ids: str | None) -> Reply:
     receipt = Receipt()
 
     async def read(index: Index) -> dict[str, Any]:
-        identifier = _identifier(index, sent)
+        identifier = identifier_of(index, sent)
         _check_ids(index, ids)
         await call.make_room(row_bytes(index.segment), 0, 0.0)
         vector, attributes = await index.row(identifier, receipt)
@@ -144,7 +144,7 @@ async def rows(call: Call) -> Reply:
         if values > VALUES_MAX:
             hint = "leave vector out of include, or send several requests"
             raise LimitError("ids x dimension", values, VALUES_MAX, hint=hint, param="ids")
-        known = [_identifier(index, one) for one in ids]
+        known = [identifier_of(index, one) for one in ids]
         await call.make_room(rows_bytes(index.segment, len(ids), wanted.vectors), 0, 0.0)
         answer = await index.rows(known, wanted, receipt, call.deadline)
         found = []
@@ -182,9 +182,9 @@ async def query(call: Call) -> Reply:
         _check_size(queries, index)
         _check_model(index, fields.get("model"))
         _check_ids(index, ids)
-        ready = [q if q.id is None else replace(q, id=_identifier(index, q.id)) for q in queries]
+        ready = [q if q.id is None else replace(q, id=identifier_of(index, q.id)) for q in queries]
         index.check(ready)
-        _check_limits(ready, index.limits)
+        check_limits(ready, index.limits)
         nbytes, in_flight = answers_bytes(index.segment, ready), in_flight_bytes(index.segment, ready)
         await call.make_room(nbytes, in_flight, len(ready) / VECTORS_MAX)
         if plans:
@@ -211,7 +211,7 @@ async def query(call: Call) -> Reply:
     return Reply(200, {"results": bodies, **counted}, after=after)
 
 
-def _identifier(index: Index, sent: int | bytes) -> int | bytes:
+def identifier_of(index: Index, sent: int | bytes) -> int | bytes:
     """An id as the index has them: digits are an integer too, as numbers past 2^53 do not pass every client."""
     if index.root.index.id_kind != "i64" or isinstance(sent, int):
         return sent
@@ -246,7 +246,7 @@ def _check_size(queries: list[Query], index: Index) -> None:
         )
 
 
-def _check_limits(queries: list[Query], limits: Limits) -> None:
+def check_limits(queries: list[Query], limits: Limits) -> None:
     """Raises LimitError for what this service does not allow, though an index might answer it."""
     query, hint = queries[0], "who runs this service has set this limit"
     if query.exact and not limits.exact:

@@ -200,7 +200,7 @@ def parse_queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
         raise LimitError("rerank", rerank, "0 or more", hint="0 switches it off", param="rerank")
     query = Query(
         None, _integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
-        _budget(fields.get("budget", {})), exact=fields.get("exact", False),
+        parse_budget(fields.get("budget", {})), exact=fields.get("exact", False),
         id=_identifier(fields["id"]) if by_id else None, filter=fields.get("filter"),
     )  # fmt: skip
     names = [f"vectors[{i}]" if many else "vector" for i in range(len(vectors))]
@@ -240,7 +240,8 @@ def parse_rows(fields: dict[str, Any]) -> tuple[list[int | bytes], list[str]]:
     return [_identifier(one, f"ids[{i}]") for i, one in enumerate(ids)], include
 
 
-def _budget(fields: Any) -> Budget:
+def parse_budget(fields: Any) -> Budget:
+    """What a request may spend. Raises InputError."""
     if not isinstance(fields, dict):
         raise InputError("budget is not an object", hint='{"gets": 6, "bytes": 4000000, "waves": 1}', param="budget")
     usual = Budget()

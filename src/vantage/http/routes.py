@@ -16,7 +16,7 @@ from ..arrival import Arriving
 from ..errors import NotFoundError, StoreError, VantageError
 from ..indexes import Service
 from ..read.deadline import Deadline
-from . import handlers
+from . import facets, handlers
 from .access import Access, authorize, check_host, cors_headers, has_token
 from .handlers import NO_ID, Call
 from .problem import MethodError, problem
@@ -57,6 +57,7 @@ ROUTES = (
     Route("GET", "/v1/indexes", READERS, handlers.list_indexes),
     Route("GET", "/v1/indexes/{index}", READERS, handlers.describe_index),
     Route("POST", "/v1/indexes/{index}/query", READERS, handlers.query),
+    Route("POST", "/v1/indexes/{index}/facets", READERS, facets.facets),
     Route("GET", "/v1/indexes/{index}/vectors", READERS, handlers.row_by_parameter),
     Route("POST", "/v1/indexes/{index}/vectors", READERS, handlers.rows),
     Route("GET", "/v1/indexes/{index}/vectors/{id}", READERS, handlers.row),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..filter.facet import Facet
 from ..format import ATTRIBUTE_ROW_BYTES_MAX, ID_PAGE_ROWS, VECTOR_BYTES, id_entry
 from ..kernels import lrsq_tables_size, pool_size
 from ..read.reader import IN_FLIGHT_BYTES_MAX
@@ -21,6 +22,9 @@ TAIL_BYTES = 24  # of a row in a block: check, place of its attributes, id
 EXTENT_BYTES, PAGE_EXTENTS = 8, 4096  # what an extent takes in a plan; extents of routing pages
 VALUE_BYTES = 21  # a number of a vector as JSON
 ATTRIBUTE_COPIES = 4  # as read, as objects, as JSON, as sent
+TALLY_BYTES = 160  # a value that is counted, and its place in the order
+COLUMN_BYTES = 2 << 20  # of a block or chunk, as pairs
+TEXTS_BYTES = 256 << 10  # of the values of a facet, mostly far less
 EXACT_BYTES = 2 << 20  # what an exact answer holds besides: intervals, ceilings, full vectors
 
 
@@ -50,6 +54,17 @@ def rows_bytes(segment: Segment, count: int, vectors: bool) -> int:
     own = MATCH_BYTES + vectors * index.dimension * (VECTOR_BYTES[index.vector_kind] + VALUE_BYTES)
     attributes = ATTRIBUTE_COPIES * min(round(2 * index.attribute_bytes * count), ATTRIBUTES_BYTES_MAX)
     return entries + count * own + attributes
+
+
+def facets_bytes(segment: Segment, facets: Sequence[Facet]) -> int:
+    """Likewise of counting facets: numbers by value, columns as pairs, and the answer."""
+    nbytes = COLUMN_BYTES
+    for facet in facets:
+        field = segment.root.filters[facet.field]
+        shown = facet.top or len(facet.starts)
+        nbytes += MATCH_BYTES * min(shown, field.distinct + 1) + ATTRIBUTE_COPIES * min(len(field.texts), TEXTS_BYTES)
+        nbytes += TALLY_BYTES * (field.distinct if facet.top else shown)
+    return nbytes
 
 
 def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..format import ROOT_KEY, Directory, Extent, FilterPromise, Promise, Root
 from ..read.cache import CACHED, STARTS_OBJECT, Cache
 from ..read.gather import Span
 from ..read.waves import Item, Steps, Wave
+from ..receipt import Receipt
 from .estimate import promise_of
 from .filtered import Selection
 from .matching import Pricing, least_step, plan_share, promise_under_filter, share_for
@@ -21,7 +22,7 @@ from .route import ROUTERS
 from .route.common import Page, Routed, Router
 from .route.tail import shared, tail
 from .rows import StoredRows
-from .scan import SCANS, Scan
+from .scan import SCANS, Extents
 
 if TYPE_CHECKING:
     from ..cost import Budget
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 
 
 FEW_MATCHES = 4  # times top_k: fewer rows than that are all read
+
+
+class Reads(Protocol):
+    """What reads extents, and has done some: their numbers in the directory."""
+
+    receipt: Receipt
+    done: set[int]
 
 
 class Segment:
@@ -178,7 +186,7 @@ class Segment:
         assert directory is not None
         return directory
 
-    def scan(self, run: Run, plan: Plan, scan: Scan, rendition: int) -> Steps[bool]:
+    def scan(self, run: Reads, plan: Plan, scan: Extents, rendition: int) -> Steps[bool]:
         """Scans a plan's cached extents, then the others as they arrive; passes over those that the run has done.
 
         Whether there was time for all.
