@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vantage.filter.keys import key_float, key_time
+from vantage.filter.facet import value_of
 from vantage.filter.parse import Negation, Node, Term
 from vantage.filter.program import spans_of
-from vantage.format import FilterField
 
 from ..ingest.rows import F32, Ints
 from ..neighbours.exact import I32
@@ -56,17 +55,6 @@ class _Values:
         low, high = self.column.ends[rows], self.column.ends[rows + 1]
         places = np.concatenate([self.of[a:b] for a, b in zip(low, high, strict=True)] or [np.empty(0, np.int64)])
         return np.bincount(places, minlength=len(self.keys))
-
-
-def value_of(field: FilterField, key: int) -> Any:
-    """A value as JSON has it, of its key."""
-    if field.kind == "text":
-        return field.text(key).decode()
-    if field.kind == "boolean":
-        return bool(key)
-    if field.kind == "number":
-        return key_float(key)
-    return key_time(key) if field.kind == "time" else key
 
 
 def make_suite(columns: Sequence[Column], near: I32, rows: int, seed: int) -> list[Case]:
