@@ -113,7 +113,7 @@ def read_columns(rows: Rows, declared: Sequence[Declared], note: Any, progress: 
 class Part(NamedTuple):
     """An attribute in a cell of rows. keys: of all values in turn, of texts their places among the distinct ones.
     counts u8: values of each row. hashes i64, checks u32: the first 8 bytes of the SHA-256 of each text, and the next
-    four. lengths i64: their bytes; texts: these themselves, none where they are too many for the root. wrong: what is
+    four. lengths: their bytes; texts: these themselves, none where they are too many for the root. wrong: what is
     with a value, in UTF-8.
     """
 
@@ -121,7 +121,7 @@ class Part(NamedTuple):
     counts: U8
     hashes: I64
     checks: npt.NDArray[np.uint32]
-    lengths: I64
+    lengths: npt.NDArray[np.signedinteger]
     texts: U8
     wrong: U8
 
@@ -148,12 +148,13 @@ class _Texts:
                 self._texts.clear()
         return place
 
-    def arrays(self) -> tuple[I64, npt.NDArray[np.uint32], I64, U8]:
+    def arrays(self) -> tuple[I64, npt.NDArray[np.uint32], npt.NDArray[np.signedinteger], U8]:
         """hashes, checks, lengths and texts, as in a Part."""
         digests = np.frombuffer(b"".join(self._place), np.uint8).reshape(-1, DIGEST_BYTES)
         hashes = np.ascontiguousarray(digests[:, :8]).view("<i8")[:, 0]
         checks = np.ascontiguousarray(digests[:, 8:]).view("<u4")[:, 0]
-        return hashes, checks, np.array(self._lengths, np.int64), np.frombuffer(b"".join(self._texts), np.uint8)
+        lengths = narrow(np.array(self._lengths, np.int64))
+        return hashes, checks, lengths, np.frombuffer(b"".join(self._texts), np.uint8)
 
 
 def _read(given: tuple[Rows, tuple[Declared, ...]], cell: tuple[int, int]) -> tuple[npt.NDArray[Any], ...]:

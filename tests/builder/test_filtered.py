@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from filters import LISTS, random_filter, random_row, takes
+from filters import CODES, HASHED, LISTS, random_filter, random_row, takes
 from typer.testing import CliRunner
 
 from build_index.bucket.open import open_index
 from build_index.build import build
 from build_index.cli.main import app
 from build_index.context import BuildContext
+from build_index.filters.projections import BUCKET_ROWS
 from build_index.ingest.open import open_source
 from build_index.tune import renditions
 from build_index.tune.options import Options
@@ -159,6 +160,22 @@ def test_a_filter_that_takes_nothing_reads_nothing(made: Made) -> None:
         got = ask(index, Query(made[1][0].tolist(), 10, filter=value))
         assert got.complete and not got.matches and got.receipt.gets <= 1
         assert got.matched is not None and got.matched.exact and got.matched.rows == 0
+
+
+def test_a_string_among_very_many_is_one_read(made: Made) -> None:
+    path, x, rows = made
+    index, draw = open_index(path), Random(4)
+    for name in HASHED:
+        for _ in range(30):
+            wanted = draw.choice(CODES[5:])
+            match = {i for i, row in enumerate(rows) if takes({name: wanted}, row)}
+            got = ask(index, Query(x[0].tolist(), 10, filter={name: wanted}))
+            assert {m.id for m in got.matches} == match and got.complete
+            assert got.receipt.gets <= 1 and got.receipt.waves <= 1
+            assert got.receipt.rows <= BUCKET_ROWS or not index.root.projections
+    with pytest.raises(InputError, match="too many different strings") as error:
+        ask(index, Query(x[0].tolist(), 5, filter={"code": {"$gte": "a"}}))
+    assert error.value.param == "filter.code.$gte"
 
 
 def test_over_http(made: Made) -> None:
