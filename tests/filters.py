@@ -8,14 +8,17 @@ from fractions import Fraction
 from random import Random
 from typing import Any
 
-from vantage.filter.keys import float_key, time_key
+from vantage.filter.keys import float_key, text_hash, time_key
 from vantage.format import FilterField
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-KINDS = {"lang": "text", "tags": "text", "year": "integer", "price": "number", "stock": "boolean", "at": "time"}
-NAMES = ("lang", "note", "tags", "year", "price", "stock", "at")  # "note" cannot be filtered by
+KINDS = {"lang": "text", "tags": "text", "year": "integer", "price": "number", "stock": "boolean", "at": "time",
+         "code": "text", "refs": "text"}  # fmt: skip
+NAMES = ("lang", "note", "tags", "year", "price", "stock", "at", "code", "refs")  # "note" cannot be filtered by
+LISTS, HASHED = ("tags", "refs"), ("code", "refs")  # the latter have too many texts for the root
 TEXTS = ("", "a", "b", "de", "dé", "deux", "fr", "z\U0001f600", "zz", "\x00", "\ud7ff")
 INTEGERS = (-(1 << 63), -5, -1, 0, 1, 2, 2020, 2021, (1 << 53) + 1, (1 << 63) - 1)
+CODES = [f"https://example.org/a-long-way-to-the-papers/of-the-archive/{i:06}" for i in range(4000)]
 NUMBERS = (-1e308, -1.5, -0.0, 0.0, 5e-324, 0.1, 1.0, 2020.0, 2020.5, 9007199254740993.0, 1.7e308)
 TIMES = ("0001-01-01", "1969-12-31T23:59:59.999999Z", "1970-01-01T00:00:00Z", "2024-05-01T12:00:00+02:00",
          "2024-05-01T10:00:00Z", "2024-05-01T10:00:00.5", "9999-12-31T23:59:59Z")  # fmt: skip
@@ -88,11 +91,16 @@ def random_row(draw: Random) -> dict[str, Any]:
         "price": draw.choice(NUMBERS) if draw.random() < 0.5 else draw.gauss(0, 100),
         "stock": draw.random() < 0.3,
         "at": draw.choice(TIMES),
+        "code": draw.choice(CODES if draw.random() < 0.7 else CODES[:5]),
+        "refs": draw.sample(CODES if draw.random() < 0.7 else CODES[:5], draw.randrange(4)),
     }
     return {name: None if draw.random() < 0.15 else value for name, value in row.items()}
 
 
-def _operand(draw: Random, kind: str) -> Any:
+def _operand(draw: Random, name: str) -> Any:
+    kind = KINDS[name]
+    if name in HASHED:
+        return draw.choice((*CODES[:10], "", "nowhere"))
     if kind == "text":
         return draw.choice((*TEXTS, "d", "dee"))
     if kind == "time":
@@ -116,20 +124,20 @@ def random_filter(draw: Random, depth: int = 3) -> dict[str, Any]:
 def _condition(draw: Random, name: str) -> Any:
     kind = KINDS[name]
     if draw.random() < 0.2:
-        return _operand(draw, kind)
-    able = ["$eq", "$ne", "$in", "$nin", "$exists", "$not"]
-    able += ["$gt", "$gte", "$lt", "$lte"] * (kind != "boolean") + ["$prefix"] * (kind == "text")
-    able += ["$all"] * (name == "tags")
+        return _operand(draw, name)
+    able = ["$eq", "$ne", "$in", "$nin", "$exists", "$not"] + ["$all"] * (name in LISTS)
+    if name not in HASHED:
+        able += ["$gt", "$gte", "$lt", "$lte"] * (kind != "boolean") + ["$prefix"] * (kind == "text")
     out = {}
     for operator in draw.sample(able, draw.randrange(1, 3)):
         if operator == "$not":
-            out[operator] = {"$eq": _operand(draw, kind)}
+            out[operator] = {"$eq": _operand(draw, name)}
         elif operator == "$exists":
             out[operator] = draw.random() < 0.5
         elif operator in ("$in", "$nin", "$all"):
-            out[operator] = [_operand(draw, kind) for _ in range(draw.randrange(1, 4))]
+            out[operator] = [_operand(draw, name) for _ in range(draw.randrange(1, 4))]
         else:
-            out[operator] = _operand(draw, kind)
+            out[operator] = _operand(draw, name)
     return out
 
 
@@ -139,16 +147,15 @@ def fields_of(rows: Sequence[Mapping[str, Any]]) -> tuple[FilterField, ...]:
     for name, kind in KINDS.items():
         lists = [_keys(row, name) for row in rows]
         distinct = sorted({key for own in lists for key in own})
-        texts = distinct if kind == "text" else []
+        texts = distinct if kind == "text" and name not in HASHED else []
         ends = [0]
         for text in texts:
             ends.append(ends[-1] + len(text))
-        low, high = (
-            (0, max(0, len(texts) - 1)) if kind == "text" else (distinct[0], distinct[-1]) if distinct else (0, 0)
-        )
+        low, high = (0, max(0, len(texts) - 1)) if texts else (distinct[0], distinct[-1]) if distinct else (0, 0)
         fields.append(
-            FilterField(NAMES.index(name), kind, name == "tags", True, sum(map(bool, lists)), len(distinct), low, high,
-                        ends, b"".join(texts), [sum(text in own for own in lists) for text in texts])
+            FilterField(NAMES.index(name), kind, name in LISTS, True, sum(map(bool, lists)), len(distinct), low, high,
+                        ends, b"".join(texts), [sum(text in own for own in lists) for text in texts],
+                        hashed=name in HASHED)
         )  # fmt: skip
     return tuple(fields)
 
@@ -156,7 +163,8 @@ def fields_of(rows: Sequence[Mapping[str, Any]]) -> tuple[FilterField, ...]:
 def _keys(row: Mapping[str, Any], name: str) -> list[Any]:
     value = row[name]
     values = [] if value is None else value if isinstance(value, list) else [value]
-    return sorted({key_of(v, KINDS[name]) for v in values})
+    keys = {key_of(v, KINDS[name]) for v in values}
+    return sorted(map(text_hash, keys) if name in HASHED else keys)
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]], fields: Sequence[FilterField]) -> list[tuple[bool, list[list[int]]]]:
@@ -164,7 +172,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]], fields: Sequence[FilterField])
     columns = []
     for name, field in zip(KINDS, fields, strict=True):
         keys = [_keys(row, name) for row in rows]
-        if field.kind == "text":
+        if field.kind == "text" and not field.hashed:
             keys = [[field.rank(text, after=False) for text in own] for own in keys]
         columns.append((field.many, keys))
     return columns

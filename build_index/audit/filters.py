@@ -23,7 +23,7 @@ from vantage.format import (
 from vantage.kernels import crc32c
 from vantage.search.rows import id_hash
 
-from ..filters.columns import Unfit, keys_of
+from ..filters.columns import Unfit, keys_of, text_keys
 from ..filters.counts import count_codes
 
 COLUMNS = [("columns", "<u4"), ("inside", "<u4"), ("code", "<u4")]  # of a row: digests of its keys, all and in blocks
@@ -37,7 +37,7 @@ class FilterCheck:
 
     def __init__(self, root: Root) -> None:
         self.root, self.fields = root, root.filters
-        self.ranks = [{f.text(i): i for i in range(len(f.ends) - 1)} for f in self.fields]
+        self.text_keys = [text_keys(f) for f in self.fields]
         self.known = np.zeros(len(self.fields), np.int64)
         self.ends = [[f.high, f.low] for f in self.fields]  # of the keys seen
         self.ranges = np.zeros((root.index.blocks, 4), np.float32)
@@ -49,17 +49,17 @@ class FilterCheck:
     def row(self, record: Sequence[Any], where: str, note: Note) -> tuple[int, int]:
         """Digests of the keys of a row's attributes: of all fields, and of those that blocks have."""
         keys: list[Sequence[int]] = []
-        for f, ranks in zip(self.fields, self.ranks, strict=True):
+        for f, key_of in zip(self.fields, self.text_keys, strict=True):
             own: list[int] = []
             try:
                 values = keys_of(record[f.attribute], f.kind, f.many)
-                own = [ranks[key.encode()] for key in values] if f.kind == "text" else values
+                own = sorted(key_of(key.encode()) for key in values) if f.kind == "text" else values
             except (Unfit, KeyError):
                 note(f"{where}: a value of {self.root.names[f.attribute]!r} is none that root.bin knows")
             keys.append(own)
         for i, some in enumerate(keys):
             self.known[i] += bool(some)
-            if self.fields[i].kind == "text":
+            if self.fields[i].kind == "text" and not self.fields[i].hashed:
                 self.totals[i][some] += 1
             for key in some:
                 self.ends[i] = [min(self.ends[i][0], key), max(self.ends[i][1], key)]

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vantage.errors import DamagedError, InputError
+from vantage.format import FilterField
 from vantage.index import Index
 from vantage.search.filtered import select
 from vantage.search.query import Query
 
 from ..bucket.open import open_index
 from ..bucket.store import Ranged
-from ..filters.columns import Column, keys_of
+from ..filters.columns import Column, keys_of, text_keys
 from ..filters.suite import NEAR_FAR, Case, make_suite, nearest_taken, right_rows
 from ..ingest.json_rows import json_rows
 from ..ingest.queries import Queries
@@ -97,7 +98,7 @@ def _ask(
 def stored_columns(path: Path | str, index: Index) -> list[Column]:
     """The keys of all rows of the index, by row number, of each field. Raises DamagedError for a bad file."""
     root = index.root
-    ranks = [{f.text(i).decode(): i for i in range(len(f.ends) - 1)} for f in root.filters]
+    key_of = [text_keys(f) for f in root.filters]
     keys: list[list[int]] = [[] for _ in root.filters]
     counts: list[list[int]] = [[] for _ in root.filters]
     for part in sorted(set(root.rows.vector_object)):
@@ -111,15 +112,22 @@ def stored_columns(path: Path | str, index: Index) -> list[Column]:
                     for i, (value, field) in enumerate(zip(json.loads(record), root.filters, strict=True)):
                         many = field.many and isinstance(value, str)  # as Parquet parts keep lists
                         some = keys_of(json.loads(value) if many else value, field.kind, field.many)
-                        some = sorted(ranks[i][text] for text in some) if field.kind == "text" else some
+                        some = sorted(key_of[i](text.encode()) for text in some) if field.kind == "text" else some
                         keys[i] += some
                         counts[i].append(len(some))
         except (pa.ArrowException, OSError, KeyError) as error:
             raise DamagedError(f"{key}: is no Parquet file of rows", hint=AGAIN) from error
-    return [
-        Column(root.names[f.attribute], f, np.array(own, np.int64), np.concatenate([[0], np.cumsum(n, dtype=np.int64)]))
-        for f, own, n in zip(root.filters, keys, counts, strict=True)
-    ]
+    return [_column(root.names[f.attribute], f, *own) for f, *own in zip(root.filters, keys, counts, strict=True)]
+
+
+def _column(name: str, field: FilterField, keys: list[int], counts: list[int]) -> Column:
+    """keys: of all values in turn."""
+    flat, own = np.array(keys, np.int64), np.array(counts, np.uint8)
+    if field.many:
+        return Column(name, field, flat, own, np.cumsum(own, dtype=np.int64) - own)
+    every = np.zeros(len(own), np.int64)
+    every[own > 0] = flat
+    return Column(name, field, every, own, None)
 
 
 def _scaled(x: F32, index: Index) -> F32:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vantage.format import FilterField
 from vantage.index import Index
 
 from ..bucket.store import Ranged
-from ..filters.columns import keys_of
+from ..filters.columns import keys_of, text_keys
 from ..ingest.json_rows import json_rows
 from .stored import AGAIN, part_at
 
@@ -30,7 +31,7 @@ def matching_rows(path: Path | str, index: Index, value: Any) -> npt.NDArray[np.
     """(N) by row number. Raises InputError for a filter that the index does not take, DamagedError for a bad file."""
     root, out = index.root, list[bool]()
     node = parse_filter(value, root.filters, root.names)
-    ranks = [{f.text(i): i for i in range(len(f.ends) - 1)} for f in root.filters]
+    text_keys_of = [text_keys(f) for f in root.filters]
     spans: dict[int, list[tuple[int, int]]] = {}
     for part in sorted(set(root.rows.vector_object)):
         where, key = part_at(path, index, part)
@@ -40,19 +41,19 @@ def matching_rows(path: Path | str, index: Index, value: Any) -> npt.NDArray[np.
             for batch in file.iter_batches(columns=names):
                 table = pa.Table.from_batches([batch]).select(names)
                 for record in json_rows(table, len(batch)):
-                    values = zip(json.loads(record), root.filters, ranks, strict=True)
-                    keys = {i: _keys(v, field, rank) for i, (v, field, rank) in enumerate(values)}
+                    values = zip(json.loads(record), root.filters, text_keys_of, strict=True)
+                    keys = {i: _keys(v, field, key_of) for i, (v, field, key_of) in enumerate(values)}
                     out.append(node is None or _takes(node, keys, root.filters, spans))
         except (pa.ArrowException, OSError, KeyError) as error:
             raise DamagedError(f"{key}: is no Parquet file of rows", hint=AGAIN) from error
     return np.array(out, bool)
 
 
-def _keys(value: Any, field: FilterField, ranks: dict[bytes, int]) -> list[int]:
+def _keys(value: Any, field: FilterField, key_of: Callable[[bytes], int]) -> list[int]:
     if field.many and isinstance(value, str):  # as Parquet parts keep lists
         value = json.loads(value)
     keys = keys_of(value, field.kind, field.many)
-    return [ranks[key.encode()] for key in keys] if field.kind == "text" else keys
+    return [key_of(key.encode()) for key in keys] if field.kind == "text" else keys
 
 
 def _takes(node: Node, keys: Keys, fields: tuple[FilterField, ...], known: dict[int, list[tuple[int, int]]]) -> bool:

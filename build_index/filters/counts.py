@@ -26,17 +26,15 @@ def count_rows(columns: Sequence[Column], home: Ints, blocks: int) -> tuple[Fiel
 
 
 def _count(column: Column, home: Ints, blocks: int, most: int) -> FieldCounts:
-    keys, first, rows = np.unique(column.keys, return_index=True, return_counts=True)
-    del first
+    row, values = column.values()
+    keys, rows = np.unique(values, return_counts=True)
     bucket = np.minimum(np.cumsum(rows) - rows, max(0, rows.sum() - 1)) * most // max(1, rows.sum())
     if len(keys) <= most:
         bucket = np.arange(len(keys))
     _, starts = np.unique(bucket, return_index=True)
     low, high = keys[starts], keys[np.append(starts[1:], len(keys)) - 1] if len(keys) else keys
-    of = np.searchsorted(low, column.keys, side="right") - 1
-    block = home[np.repeat(np.arange(len(home)), np.diff(column.ends))]
+    of, block = np.searchsorted(low, values, side="right") - 1, home[row]
     if column.field.many:  # a row counts once in a bucket
-        row = np.repeat(np.arange(len(home)), np.diff(column.ends))
         _, once = np.unique(row * len(low) + of, return_index=True)
         of, block = of[once], block[once]
     table = np.bincount(of * blocks + block, minlength=len(low) * blocks)

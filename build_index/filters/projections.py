@@ -28,7 +28,7 @@ from ..write.ids import ids_as_bytes
 from ..write.objects import ObjectList
 from ..write.shard import Shards
 from .codes import RowCodes
-from .columns import I64, Column
+from .columns import I64, Column, lists_of
 from .declare import Declared
 
 SHARE_MAX = 0.6  # of the bytes of an index, that projections which nobody named may add
@@ -40,7 +40,7 @@ def to_project(
     columns: Sequence[Column], declared: Sequence[Declared], contents: Contents, table: RowTable
 ) -> frozenset[str]:
     """Names of the columns that get a projection: those that were named, and of the others the first ones that together
-    take at most SHARE_MAX of what the index takes without.
+    take at most SHARE_MAX of what the index takes without, those with texts in the root before those with hashes.
     """
     rows, choice = contents.rows, contents.choice
     own = choice.codec.code_bytes + ROW_BYTES + (spot_bytes(rows.stored, contents.attributes.names))
@@ -49,8 +49,8 @@ def to_project(
     whole = vectors + slots * own + int(table.attribute_bytes.sum()) * (1 + any(r.attributes for r in table.renditions))
     asked = {one.name: one.asked for one in declared}
     left, out = SHARE_MAX * whole, set[str]()
-    for column in columns:
-        left -= own * (len(column.keys) + int((np.diff(column.ends) == 0).sum()))
+    for column in sorted(columns, key=lambda column: column.field.hashed):
+        left -= own * column.places
         if asked[column.name] or left >= 0:
             out.add(column.name)
     return frozenset(out)
@@ -75,9 +75,9 @@ def write_projections(
     return tuple(out)
 
 
-def bucket_ends(keys: I64, rows: I64, numeric: bool) -> I64:
+def bucket_ends(keys: npt.NDArray[np.signedinteger], rows: I64, numeric: bool) -> I64:
     """Where buckets of sorted keys end (n), rows (n): of each. A value of CHUNK_ROWS rows is its own, rarer ones share;
-    of numbers with many values all buckets hold about as many rows.
+    of numbers and hashes with many values all buckets hold about as many rows.
     """
     most = min(BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // BUCKET_ROWS))
     if numeric and len(keys) > most:
@@ -99,19 +99,14 @@ def _write(
     place: int, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints, objects: ObjectList
 ) -> Projection:
     column = columns[place]
-    counts = np.diff(column.ends)
-    number = np.repeat(table.number.astype(np.int64), counts)
-    keys, of, own = np.unique(column.keys, return_inverse=True, return_counts=True)
-    ends = bucket_ends(keys, own, column.field.kind in ("integer", "number", "time"))
-    bucket = np.searchsorted(ends, of, side="right")
-    if column.field.many:  # a row once in a bucket
-        pairs = np.unique(bucket * rows.count + number)
-        bucket, number = pairs // rows.count, pairs % rows.count
-    nulls = table.number[counts == 0].astype(np.int64)
-    bucket = np.concatenate([bucket, np.full(len(nulls), len(ends))])
-    number = np.concatenate([number, nulls])
-    order = np.lexsort((number, bucket))
-    bucket, number = bucket[order], number[order]
+    source, values = column.values()
+    keys, own = np.unique(values, return_counts=True)
+    ends = bucket_ends(keys, own, column.field.hashed or column.field.kind in ("integer", "number", "time"))
+    pairs = np.searchsorted(keys[ends - 1], values) * rows.count + table.number[source]
+    del source, values
+    nulls = len(ends) * rows.count + table.number[column.counts == 0].astype(np.int64)
+    pairs = np.unique(np.concatenate([pairs, nulls]))  # of lists, a row once in a bucket
+    bucket, number = np.divmod(pairs, rows.count)
     starts = np.searchsorted(bucket, np.arange(len(ends) + 2))
     cuts, first = [0], [0]
     for low, high in zip(starts, starts[1:], strict=False):
@@ -153,6 +148,6 @@ def _chunk(number: Ints, columns: Sequence[Column], codes: RowCodes, rows: Rows,
         tail += [column(np.ascontiguousarray(spots)) for spots in table.spots[number].T]
     ids = ids_as_bytes(rows, source)
     width, id_plane = pack_ids(ids) if rows.stored.id_kind == "bytes" else (8, b"".join(ids))
-    plane = pack_columns([(one.field.many, one.of(source)) for one in columns])
+    plane = pack_columns([(one.field.many, lists_of(*one.some(source))) for one in columns])
     ranges = codes.ranges[blocks].astype(np.float32).tobytes()
     return pack_chunk(n, width, blocks.tolist(), ranges, planes, plane, [*tail, id_plane])

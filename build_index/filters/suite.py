@@ -39,12 +39,11 @@ class Case:
 
 @dataclass(frozen=True)
 class _Values:
-    """Distinct keys of a column, the rows of each, and the place of each key of the column among them."""
+    """Distinct keys of a column, rising, and the rows of each."""
 
     column: Column
     keys: I64
     rows: I64
-    of: I64
 
     def equal(self, i: int) -> Any:
         """The value i as JSON has it."""
@@ -52,9 +51,7 @@ class _Values:
 
     def among(self, rows: Ints) -> I64:
         """How many of these source rows have each value."""
-        low, high = self.column.ends[rows], self.column.ends[rows + 1]
-        places = np.concatenate([self.of[a:b] for a, b in zip(low, high, strict=True)] or [np.empty(0, np.int64)])
-        return np.bincount(places, minlength=len(self.keys))
+        return np.bincount(np.searchsorted(self.keys, self.column.some(rows)[0]), minlength=len(self.keys))
 
 
 def make_suite(columns: Sequence[Column], near: I32, rows: int, seed: int) -> list[Case]:
@@ -63,7 +60,7 @@ def make_suite(columns: Sequence[Column], near: I32, rows: int, seed: int) -> li
     Values and ranges are of any attribute; what is near or far, of the one whose values follow the vectors most.
     """
     draw = np.random.default_rng([seed, 13])
-    values = [_values(column) for column in columns]
+    values = [_values(column) for column in columns if not column.field.hashed]  # of those no text is known
     single = [v for v in values if 2 <= len(v.keys) <= VALUES_MAX]
     ranged = [v for v in values if v.column.field.kind in ("integer", "number", "time") and len(v.keys) >= RANGED_MIN]
     v = max(single, key=lambda one: _locality(one, near), default=None)
@@ -105,8 +102,8 @@ def _locality(values: _Values, near: I32) -> float:
 
 
 def _values(column: Column) -> _Values:
-    keys, of, rows = np.unique(column.keys, return_inverse=True, return_counts=True)
-    return _Values(column, keys, rows, of)
+    keys, rows = np.unique(column.values()[1], return_counts=True)
+    return _Values(column, keys.astype(np.int64), rows)
 
 
 def _value(values: Sequence[_Values], share: float, rows: int, draw: np.random.Generator) -> dict[str, Any] | None:
@@ -176,10 +173,11 @@ def rows_taken(node: Node, columns: Sequence[Column], low: int, high: int) -> Bo
         both: Bools = (np.logical_or if node.either else np.logical_and).reduce(parts)
         return both
     column = columns[node.field]
-    ends = column.ends[low : high + 1]
-    keys, inside = column.keys[ends[0] : ends[-1]], np.zeros(int(ends[-1] - ends[0]), bool)
+    keys, counts = column.some(np.arange(low, high))
+    inside = np.zeros(len(keys), bool)
     for first, last in spans_of(node, column.field):
         inside |= (keys >= first) & (keys <= last)
     sums = np.concatenate([[0], np.cumsum(inside)])
-    some: Bools = np.greater(np.diff(sums[ends - ends[0]]), 0)
+    ends = np.cumsum(counts, dtype=np.int64)
+    some: Bools = np.greater(sums[ends], sums[ends - counts])
     return some

@@ -28,7 +28,7 @@ from ..blocks.layout import centre_at, exact_centres
 from ..codecs.error_norms import Lengths, error_norms
 from ..codecs.planes import Codec, Encoded, encode_blocks
 from ..filters.codes import RowCodes
-from ..filters.columns import Column
+from ..filters.columns import U8, Column, lists_of
 from ..ingest.rows import F32, Ints, Rows
 from ..progress import Progress
 from ..simulate.measure import CHUNK_BYTES, chunks
@@ -61,7 +61,8 @@ class _Packing:
 class _Piece:
     """Blocks from `low` on with the rows source i64 (n), that begin at starts. By these rows: number, checks u32 (n),
     spots u32 (n, 3), none where blocks have none. codes: of each codec, None where they are still to be made.
-    columns: of each field whether its values are lists, and the keys of these rows; None where blocks have no column.
+    columns: of each field whether its values are lists, and the keys of these rows as Column.some has them; None where
+    blocks have no column.
     """
 
     low: int
@@ -71,7 +72,7 @@ class _Piece:
     checks: U32
     spots: U32
     codes: list[list[Encoded] | None]
-    columns: list[tuple[bool, list[list[int]]] | None]
+    columns: list[tuple[bool, npt.NDArray[np.signedinteger], U8] | None]
 
 
 def write_blocks(
@@ -108,7 +109,7 @@ def write_blocks(
         of = table.number[source]
         spots = table.spots[of] if table.by_row else np.zeros((0, 3), np.uint32)
         codes = [contents.codes_of(codec, low, high, source, starts) for codec in codecs]
-        keys = [(c.field.many, c.of(source)) if c.field.in_blocks else None for c in columns]
+        keys = [(c.field.many, *c.some(source)) if c.field.in_blocks else None for c in columns]
         return _Piece(low, source, starts, of, table.checks[of], spots, codes, keys)
 
     made = rows.tasks.map(_pack, packing, Lazy(len(ranges), piece), progress, keep=False)
@@ -142,11 +143,12 @@ def _pack(packing: _Packing, piece: _Piece) -> tuple[npt.NDArray[Any], ...]:
     ]
     ids, texts = ids_as_bytes(rows, source), rows.stored.attributes(source) if packing.attributes else []
     lengths = _lengths(packing, encoded[0], source, blocks) if packing.norms else []
+    columns_of = [one and (one[0], lists_of(*one[1:])) for one in piece.columns]
     out: list[list[tuple[bytes, int]]] = [[] for _ in packing.renditions]
     for i, (low, high) in enumerate(zip(starts, starts[1:], strict=False)):
         part = slice(low, high)
         planes = [(NORMS_PLANE, lengths[i].plane)] if packing.norms else []
-        keys = [(COLUMNS_PLANE, pack_columns([one and (one[0], one[1][part]) for one in piece.columns]))]
+        keys = [(COLUMNS_PLANE, pack_columns([one and (one[0], one[1][part]) for one in columns_of]))]
         attributes = [(ATTRIBUTES_PLANE, pack_attributes(texts[part]))] if packing.attributes else []
         centre = centre_at(packing.centre_section, piece.low + i)
         for rendition, made in zip(packing.renditions, out, strict=True):

@@ -103,11 +103,12 @@ def test_more_recall_reads_more(made: tuple[Path, np.ndarray]) -> None:
 
 
 def column(values: list[list[int]], name: str, place: int) -> Column:
-    keys = np.array([key for row in values for key in row], np.int64)
-    ends = np.concatenate([[0], np.cumsum([len(row) for row in values])]).astype(np.int64)
-    low, high = (int(keys.min()), int(keys.max())) if len(keys) else (0, 0)
-    field = FilterField(place, "integer", False, True, len(keys), len(np.unique(keys)), low, high)
-    return Column(name, field, keys, ends)
+    keys = np.array([row[0] if row else 0 for row in values], np.int64)
+    counts = np.array([len(row) for row in values], np.uint8)
+    known = keys[counts > 0]
+    rows, distinct = len(known), len(np.unique(known))
+    field = FilterField(place, "integer", False, True, rows, distinct, int(known.min()), int(known.max()))
+    return Column(name, field, keys, counts, None)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from filters import random_filter, random_row, takes
+from filters import CODES, HASHED, LISTS, random_filter, random_row, takes
 from typer.testing import CliRunner
 
 from build_index.bucket.open import open_index
 from build_index.build import build
 from build_index.cli.main import app
 from build_index.context import BuildContext
+from build_index.filters.projections import BUCKET_ROWS
 from build_index.ingest.open import open_source
 from build_index.tune import renditions
 from build_index.tune.options import Options
@@ -66,11 +67,13 @@ def table_of(x: np.ndarray, rows: list[dict[str, Any]]) -> pa.Table:
         "price": pa.array([row["price"] for row in rows], pa.float64()),
         "stock": pa.array([row["stock"] for row in rows]),
         "at": pa.array([time(row["at"]) for row in rows], TIMES),
+        "code": pa.array([row["code"] for row in rows]),
+        "refs": pa.array([row["refs"] for row in rows], pa.list_(pa.string())),
     }
     return pa.table(columns)
 
 
-NAMES = ("lang", "tags", "year", "price", "stock", "at")
+NAMES = ("lang", "tags", "year", "price", "stock", "at", "code", "refs")
 Made = tuple[Path, np.ndarray, list[dict[str, Any]]]
 
 
@@ -159,6 +162,22 @@ def test_a_filter_that_takes_nothing_reads_nothing(made: Made) -> None:
         assert got.matched is not None and got.matched.exact and got.matched.rows == 0
 
 
+def test_a_string_among_very_many_is_one_read(made: Made) -> None:
+    path, x, rows = made
+    index, draw = open_index(path), Random(4)
+    for name in HASHED:
+        for _ in range(30):
+            wanted = draw.choice(CODES[5:])
+            match = {i for i, row in enumerate(rows) if takes({name: wanted}, row)}
+            got = ask(index, Query(x[0].tolist(), 10, filter={name: wanted}))
+            assert {m.id for m in got.matches} == match and got.complete
+            assert got.receipt.gets <= 1 and got.receipt.waves <= 1
+            assert got.receipt.rows <= BUCKET_ROWS or not index.root.projections
+    with pytest.raises(InputError, match="too many different strings") as error:
+        ask(index, Query(x[0].tolist(), 5, filter={"code": {"$gte": "a"}}))
+    assert error.value.param == "filter.code.$gte"
+
+
 def test_over_http(made: Made) -> None:
     path, x, rows = made
 
@@ -192,13 +211,13 @@ def test_damaged_columns_are_named(made: Made, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(scan, "plane_of", spoilt)
     with pytest.raises(DamagedError, match="its columns are damaged"):
-        ask(index, Query(q, 10, filter={"at": {"$exists": True}}))
+        ask(index, Query(q, 10, filter={"refs": {"$exists": True}}))
 
 
 @pytest.mark.usefixtures("blocks_apart")
 def test_what_is_declared(tmp_path: Path) -> None:
     x, rows = made_up(6)
-    table = table_of(x, rows).append_column("title", pa.array([f"title {i}" * 20 for i in range(ROWS)]))
+    table = table_of(x, rows).append_column("title", pa.array([f"title {i}" * 30 for i in range(ROWS)]))
     pq.write_table(table, tmp_path / "rows.parquet")
     notes: list[str] = []
     options = Options(0.8, 5, fast=True)
@@ -210,13 +229,15 @@ def test_what_is_declared(tmp_path: Path) -> None:
     build(open_source([tmp_path / "rows.parquet"]), context("default"))
     index = open_index(tmp_path / "default")
     names = [index.root.names[f.attribute] for f in index.root.filters]
-    assert names == ["lang", "year", "price", "stock", "at"], names
-    assert [f.in_blocks for f in index.root.filters] == [True, True, False, True, True]
+    assert names == ["lang", "year", "price", "stock", "at", "code"], names
+    assert [f.in_blocks for f in index.root.filters] == [True, True, False, True, True, False]
+    assert [f.hashed for f in index.root.filters] == [False] * 5 + [True]
     assert any("'title' is not filterable" in note for note in notes) and not any("'price'" in note for note in notes)
+    assert any("'code' has" in note and "$in" in note for note in notes)
     draw = Random(3)
     for _ in range(80):  # those of price by its projection alone
         value = random_filter(draw)
-        if "tags" in json.dumps(value):
+        if any(f'"{name}"' in json.dumps(value) for name in LISTS):
             continue
         match = np.array([takes(value, row) for row in rows])
         got = ask(index, Query(x[draw.randrange(ROWS)].tolist(), 10, filter=value))

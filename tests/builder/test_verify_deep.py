@@ -165,7 +165,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Bytes], Bytes], str]] = {
     ),
     "counts": (
         "filters", lambda o: edit(o, L.COUNTS, lambda body: put(body, len(body) - 20, b"\x09")),
-        "root.bin: counts of 'at'",
+        "root.bin: counts of 'code'",
     ),
     "rows of a field": (
         "filters", lambda o: edit(o, L.FILTERS, lambda body: put(body, 8 + 2 * 40 + 8, U32(7))), "7 rows have 'year'",
@@ -184,6 +184,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Bytes], Bytes], str]] = {
         "filters", lambda o: edit(o, L.FILTERS, lambda body: body.replace(b"defr", b"dffr")),
         "a value of 'lang' is none",
     ),
+    "hash in a chunk": ("filters", in_chunk("columns_end", -12, U32(7)), "chunk 0: columns have other values of row"),
     "code of a chunk": ("filters", in_chunk("codes", 0, b"\x11\x22"), "the code is not that of its block, of row"),
     "row of a chunk": ("filters", in_chunk("rows", 4, U32(0)), "another id of row 0"),
     "id of a chunk": ("filters", in_chunk("ids", 0, b"\x09"), "chunk 0: ids.bin has another id of row"),

@@ -23,7 +23,8 @@ def expected_rows(node: Node, fields: Sequence[FilterField], counts: Counts, hom
 def _shares(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Sequence[int]) -> list[float]:
     """Of the rows at home in each block (B); 0 only where it is sure that there is none."""
     if isinstance(node, Term):
-        rows = rows_within(spans_of(node, fields[node.field]), counts.fields[node.field], len(homes))
+        field = fields[node.field]
+        rows = rows_within(spans_of(node, field), counts.fields[node.field], field.distinct, len(homes))
         return [min(1.0, max(SHARE_MIN, n / home)) if n and home else 0.0 for n, home in zip(rows, homes, strict=True)]
     if isinstance(node, Negation) and isinstance(node.part, Term) and not fields[node.part.field].many:
         return _others(node.part, fields[node.part.field], counts, homes)
@@ -43,7 +44,7 @@ def _others(term: Term, field: FilterField, counts: Counts, homes: Sequence[int]
     many.
     """
     spans = complement(spans_of(term, field), field.low, field.high)
-    rows = rows_within(spans, counts.fields[term.field], len(homes))
+    rows = rows_within(spans, counts.fields[term.field], field.distinct, len(homes))
     without = 1.0 - field.rows / max(1, sum(homes))
     shares = [n / home + without if home else 0.0 for n, home in zip(rows, homes, strict=True)]
     return [min(1.0, max(SHARE_MIN, share)) if share else 0.0 for share in shares]
@@ -57,18 +58,21 @@ def _either(a: float, b: float) -> float:
     return a + b - a * b
 
 
-def rows_within(spans: Sequence[Span], counts: FieldCounts, blocks: int) -> array[float]:
-    """f32 (B): rows with a key in the spans, those of a bucket spread evenly between its least and its largest key."""
+def rows_within(spans: Sequence[Span], counts: FieldCounts, distinct: int, blocks: int) -> array[float]:
+    """f32 (B): rows with a key in the spans, those of a bucket spread evenly between its least and its largest key; a
+    single key is taken for one of the `distinct` values, of which all buckets have as many.
+    """
     weights = array("f", bytes(4 * len(counts.low)))
-    at = 0
+    at, values = 0, max(1, -(-distinct // max(1, len(counts.low))))
     for j, (low, high) in enumerate(zip(counts.low, counts.high, strict=True)):
         while at < len(spans) and spans[at][1] < low:
             at += 1
-        inside, i = 0, at
+        inside, single, i = 0, 0, at
         while i < len(spans) and spans[i][0] <= high:
             inside += min(high, spans[i][1]) - max(low, spans[i][0]) + 1
+            single += spans[i][0] == spans[i][1]
             i += 1
-        weights[j] = inside / (high - low + 1)
+        weights[j] = min(1.0, max(inside / (high - low + 1), single / values))
     out = array("f", bytes(4 * blocks))
     kernels.sum_counts(counts.table, weights, out)
     return out

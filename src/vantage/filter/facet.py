@@ -96,6 +96,9 @@ def parse_facets(
 def _facet(name: str, asked: Any, place: int, field: FilterField, node: Node | None, where: str) -> Facet:
     if not isinstance(asked, Mapping) or len(asked) != 1 or next(iter(asked)) not in WAYS:
         raise InputError(f"{where} is no object with one of {', '.join(WAYS)}", hint=EXAMPLE, param=where)
+    if field.hashed:
+        what = f"{where} has {field.distinct:,} different strings, known by their hashes alone"
+        raise InputError(what, hint="count another attribute, or list rows", param=where)
     [(way, operand)] = asked.items()
     inside, (spans, nulls, rest) = f"{where}.{way}", _apart(node, place, field)
     if way == "top":

@@ -1,8 +1,9 @@
 """Values as keys: integers of 64 bits that compare as the values do, so that one kernel compares all types.
 
 A text is known by its rank among the sorted distinct texts of its attribute, in the order of UTF-8 bytes, which is that
-of code points. An integer is its own key, a bool 0 or 1, a time its microseconds since 1970 in UTC, and a float64 its
-bits, turned so that they rise with it.
+of code points; of an attribute with too many texts for the root to list, by its hash, which has no order. An integer is
+its own key, a bool 0 or 1, a time its microseconds since 1970 in UTC, and a float64 its bits, turned so that they rise
+with it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import re
 import struct
 from datetime import date
+from hashlib import sha256
 
 KEY_MIN, KEY_MAX = -(1 << 63), (1 << 63) - 1
 EPOCH = date(1970, 1, 1).toordinal()
@@ -47,6 +49,11 @@ def _nearest(value: float) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+def text_hash(text: bytes) -> int:
+    """Of a text in UTF-8: the first 8 bytes of its SHA-256, with a sign. No two texts of an attribute have the same."""
+    return int.from_bytes(sha256(text).digest()[:8], "little", signed=True)
 
 
 def time_key(text: str) -> int:

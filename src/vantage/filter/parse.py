@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import InputError, LimitError
 from ..format import FilterField
-from .keys import KEY_MAX, KEY_MIN, SECOND, SECONDS_MAX, SECONDS_MIN, float_at_least, key_float, time_key
+from .keys import KEY_MAX, KEY_MIN, SECOND, SECONDS_MAX, SECONDS_MIN, float_at_least, key_float, text_hash, time_key
 
 BYTES_MAX = 16 << 10  # as compact JSON
 DEPTH_MAX = 8  # objects in each other, by $and, $or and $not
@@ -179,16 +179,28 @@ def _operator(name: str, operand: Any, place: int, field: FilterField, where: st
     if name == "$exists":
         if not isinstance(operand, bool):
             raise InputError(f"{where} is neither true nor false", hint="send one of them", param=where)
-        there = Term(place, ((FIRST, LAST),) if field.kind == "text" else ((KEY_MIN, KEY_MAX),))
+        ranked = field.kind == "text" and not field.hashed
+        there = Term(place, ((FIRST, LAST),) if ranked else ((KEY_MIN, KEY_MAX),))
         return there if operand else Negation(there)
     if name == "$prefix":
         if field.kind != "text" or not isinstance(operand, str):
             raise InputError(f"{where}: prefixes are of strings", hint="send a string", param=where)
+        _check_order(field, where)
         text = _utf8(operand, where)
         return Term(place, ((Cut(text), Cut(text + b"\xff")),))
     if field.kind == "boolean":
         raise InputError(f"{where}: true and false have no order", hint="use $eq or $ne", param=where)
+    _check_order(field, where)
     return Term(place, _compared(name, field, operand, where))
+
+
+def _check_order(field: FilterField, where: str) -> None:
+    """Raises InputError where keys tell nothing of the order of values."""
+    if field.hashed:
+        raise InputError(
+            f"{where}: the attribute has too many different strings for the index to know their order",
+            hint="ask for whole strings: use $eq or $in", param=where,
+        )  # fmt: skip
 
 
 def _union(spans: list[tuple[Bound, Bound]]) -> tuple[tuple[Bound, Bound], ...]:
@@ -198,6 +210,9 @@ def _union(spans: list[tuple[Bound, Bound]]) -> tuple[tuple[Bound, Bound], ...]:
 
 def _equal(field: FilterField, value: Any, where: str) -> tuple[tuple[Bound, Bound], ...]:
     """The span of a value; none where no value of the attribute's type can equal it."""
+    if field.hashed:
+        key = text_hash(_text(field, value, where))
+        return ((key, key),)
     low, high = at_least(field, value, where), above(field, value, where)
     if isinstance(low, Cut) or isinstance(high, Cut):
         return ((low, high),)

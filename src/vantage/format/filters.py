@@ -13,7 +13,7 @@ from .layout import ATTRIBUTES_MAX, Cursor, damaged
 FIELD_KINDS = ("text", "integer", "number", "boolean", "time")
 TEXT_BYTES_MAX = 1 << 20  # of one
 TEXTS_MAX = 1 << 20  # of an attribute
-IN_BLOCKS, MANY = 1, 2  # flags of a field
+IN_BLOCKS, MANY, HASHED = 1, 2, 4  # flags of a field
 _FILTERS = struct.Struct("<II")
 _FIELD = struct.Struct("<IBBxxIIqqI4x")
 
@@ -26,6 +26,7 @@ class FilterField:
     blocks have a column of it. rows: that have a value. distinct: values, of lists of their elements. low, high: the
     least and the largest key (vantage.filter.keys), 0 where there is none. texts: sorted, ends u32 (n + 1) and bytes.
     totals u32 (n): rows that have each text.
+    hashed: keys of texts are their hashes, which compare as equal or not, and there are no texts here.
     """
 
     attribute: int
@@ -39,6 +40,7 @@ class FilterField:
     ends: Any = (0,)
     texts: bytes | memoryview = b""
     totals: Any = ()
+    hashed: bool = False
 
     def text(self, rank: int) -> bytes:
         """The text of a rank."""
@@ -54,7 +56,7 @@ def pack_filters(fields: tuple[FilterField, ...]) -> bytes:
     """The section of filters."""
     out = _FILTERS.pack(len(fields), 0)
     for f in fields:
-        flags = IN_BLOCKS * f.in_blocks | MANY * f.many
+        flags = IN_BLOCKS * f.in_blocks | MANY * f.many | HASHED * f.hashed
         out += _FIELD.pack(
             f.attribute, FIELD_KINDS.index(f.kind), flags, f.rows, f.distinct, f.low, f.high, len(f.ends) - 1
         )
@@ -75,10 +77,11 @@ def unpack_filters(body: memoryview, attributes: int, rows: int, label: str) -> 
         raise damaged(label, f"its fields are not of the {attributes} attributes, in their order")
     fields = []
     for attribute, kind, flags, known, distinct, low, high, texts in heads:
-        if kind >= len(FIELD_KINDS) or flags > IN_BLOCKS + MANY or known > rows or low > high:
+        if kind >= len(FIELD_KINDS) or flags > IN_BLOCKS + MANY + HASHED or known > rows or low > high:
             raise damaged(label, f"field {attribute} of kind {kind}, {known} of {rows} rows, from {low} to {high}")
         is_text = FIELD_KINDS[kind] == "text"
-        if texts > TEXTS_MAX or texts != distinct * is_text or (flags & MANY and not is_text):
+        ranked = is_text and not flags & HASHED
+        if texts > TEXTS_MAX or texts != distinct * ranked or (flags & (MANY | HASHED) and not is_text):
             raise damaged(label, f"field {attribute} has {texts} texts, of {distinct} values")
         ends = cursor.column("I", texts + 1)
         if ends[0] or any(not 0 <= b - a <= TEXT_BYTES_MAX for a, b in pairwise(ends)):
@@ -90,7 +93,7 @@ def unpack_filters(body: memoryview, attributes: int, rows: int, label: str) -> 
             raise damaged(label, f"the texts of field {attribute} have {sum(totals)} rows, of {known}")
         field = FilterField(
             attribute, FIELD_KINDS[kind], bool(flags & MANY), bool(flags & IN_BLOCKS), known, distinct, low, high,
-            ends, data, totals,
+            ends, data, totals, bool(flags & HASHED),
         )  # fmt: skip
         if any(field.text(i) >= field.text(i + 1) for i in range(texts - 1)):
             raise damaged(label, f"the texts of field {attribute} are not sorted")
