@@ -44,7 +44,7 @@ def test_as_plain_python(seed: int) -> None:
         assert rows_taken(value, rows, fields, plane) == [takes(value, row) for row in rows], value
     body = memoryview(pack_filters(fields))
     again = unpack_filters(body, len(NAMES), len(rows), "filters")
-    assert [replace(f, ends=list(f.ends), texts=bytes(f.texts)) for f in again] == list(fields)
+    assert [replace(f, ends=list(f.ends), texts=bytes(f.texts), totals=list(f.totals)) for f in again] == list(fields)
 
 
 def test_keys_rise_with_values() -> None:
