@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from .cost import CLASS_B_USD, LANES, Budget, Limits, wave_ms
@@ -21,13 +20,14 @@ from .search import memory, projected
 from .search.answer import answer
 from .search.estimate import recall_estimate
 from .search.filtered import Selection, select
+from .search.listing import Page, PreparedListing, list_rows
 from .search.plan import Plan
 from .search.prepare import Prepared, prepare
 from .search.projected import Chosen
 from .search.query import TOP_K_MAX, Answer, Query
 from .search.rank import decode
 from .search.route.common import Routed
-from .search.rows import ATTRIBUTES_BYTES_MAX
+from .search.rows import ATTRIBUTES_BYTES_MAX, StoredRow
 from .search.run import Run
 from .search.scan import BlockIds
 from .search.segment import Segment
@@ -42,15 +42,6 @@ class Wanted:
     attributes: bool
     vectors: bool
     budget: Budget
-
-
-@dataclass(frozen=True)
-class StoredRow:
-    """A row by its id; vector and attributes None where they were not wanted, or the budget ended before."""
-
-    id: int | bytes
-    vector: list[float] | None
-    attributes: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -365,16 +356,32 @@ class Index:
         [answer] = await run_together([(self._rows(identifiers, wanted, own), own)], reader)
         return answer
 
+    async def list_rows(
+        self, prepared: PreparedListing, receipt: Receipt | None = None, deadline: Deadline | None = None
+    ) -> Page:
+        """A page of rows, as `prepare_listing` has planned it for the segment of this index.
+
+        deadline: when it ends with what it has; None: after the milliseconds of its budget. Raises InputError for a
+        budget that is too small for one row.
+        """
+        asked, own = prepared.listing.budget, Receipt(generation=self.current.generation)
+        deadline = deadline or Deadline.after(asked.ms)
+        receipt = receipt or Receipt()
+        receipt.generation = self.current.generation
+        budget = receipt.left_of(asked.within(self.limits))
+        reader = Reader(self.bucket, self.etags, receipt, deadline, self.warm_client, self.limits)
+        [page] = await run_together([(list_rows(self.segment, prepared, budget, own, deadline), own)], reader)
+        receipt.add_scan(own)
+        return replace(page, receipt=receipt)
+
     def _rows(self, identifiers: Sequence[int | bytes], wanted: Wanted, spent: Receipt) -> Steps[StoredAnswer]:
         stored, budget = self.segment.rows, wanted.budget.within(self.limits)
         entries = yield from stored.find_many(list(dict.fromkeys(identifiers)), budget)
         found = {entry.row: entry for entry in entries.values() if entry is not None}
         vectors: dict[int, bytes] = {}
-        checks, count = {row: entry.check for row, entry in found.items()}, len(found) * wanted.vectors
-        while count and not vectors:  # as many of the first ones as the budget allows
-            left = spent.left_of(budget, reserved=int(wanted.attributes))
-            vectors = yield from stored.vectors(dict(islice(checks.items(), count)), left)
-            count //= 2
+        if wanted.vectors:
+            checks = {row: entry.check for row, entry in found.items()}
+            vectors = yield from stored.first_vectors(checks, spent.left_of(budget, reserved=int(wanted.attributes)))
         attributes: dict[int, dict[str, Any]] = {}
         if wanted.attributes:
             spots = {row: entry.spot for row, entry in found.items() if entry.spot is not None}

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from ..format import ATTRIBUTE_ROW_BYTES_MAX, ID_PAGE_ROWS, VECTOR_BYTES, id_entry
 from ..kernels import lrsq_tables_size, pool_size
 from ..read.reader import IN_FLIGHT_BYTES_MAX
+from .listing import PreparedListing
 from .query import Query
 from .rows import ATTRIBUTES_BYTES_MAX
 from .scan import CONTENDERS_MIN
 from .segment import Segment
+from .walk import WALK_BYTES_MAX
 
 SCANS_BYTES_MAX = 4 << 20  # what the scans of a batch may hold at once; more queries are answered in groups
 RANKED_BYTES = 1200  # what reading a row's full vector takes beside its bytes
@@ -21,6 +23,7 @@ TAIL_BYTES = 24  # of a row in a block: check, place of its attributes, id
 EXTENT_BYTES, PAGE_EXTENTS = 8, 4096  # what an extent takes in a plan; extents of routing pages
 VALUE_BYTES = 21  # a number of a vector as JSON
 ATTRIBUTE_COPIES = 4  # as read, as objects, as JSON, as sent
+LISTED_BYTES, ORDERED_BYTES = 24, 250  # of a row that a page looks at, and where it is put in order by its key
 EXACT_BYTES = 2 << 20  # what an exact answer holds besides: intervals, ceilings, full vectors
 
 
@@ -50,6 +53,15 @@ def rows_bytes(segment: Segment, count: int, vectors: bool) -> int:
     own = MATCH_BYTES + vectors * index.dimension * (VECTOR_BYTES[index.vector_kind] + VALUE_BYTES)
     attributes = ATTRIBUTE_COPIES * min(round(2 * index.attribute_bytes * count), ATTRIBUTES_BYTES_MAX)
     return entries + count * own + attributes
+
+
+def listing_bytes(segment: Segment, prepared: PreparedListing) -> int:
+    """Likewise of a page of rows: what it keeps of extents, and what it makes of each of their rows."""
+    walk, listing = prepared.walk, prepared.listing
+    held = min(walk.nbytes, WALK_BYTES_MAX)
+    rows = walk.rows * held // max(1, walk.nbytes)
+    own = ORDERED_BYTES if walk.field is not None else LISTED_BYTES
+    return held + rows * own + rows_bytes(segment, listing.limit, listing.vectors)
 
 
 def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:

@@ -68,14 +68,21 @@ def bases(node: Node, root: Root) -> list[Base]:
     return out
 
 
-def runs(base: Base) -> list[tuple[int, int]]:
-    """Chunks [a, b) of the buckets that may hold a row of the base, in order."""
-    p, out, at = base.projection, list[tuple[int, int]](), 0
+def buckets(base: Base) -> list[int]:
+    """Numbers of the buckets that may hold a row of the base with a value, in order."""
+    p, out, at = base.projection, list[int](), 0
     for j, (low, high) in enumerate(zip(p.low, p.high, strict=True)):
         while at < len(base.spans) and base.spans[at][1] < low:
             at += 1
         if at < len(base.spans) and base.spans[at][0] <= high:
-            out.append((p.first[j], p.first[j + 1]))
+            out.append(j)
+    return out
+
+
+def runs(base: Base) -> list[tuple[int, int]]:
+    """Chunks [a, b) of the buckets that may hold a row of the base, in order."""
+    p = base.projection
+    out = [(p.first[j], p.first[j + 1]) for j in buckets(base)]
     if base.nulls and p.first[len(p.low)] < len(p.block):
         out.append((p.first[len(p.low)], len(p.block)))
     return out

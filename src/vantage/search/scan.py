@@ -71,23 +71,30 @@ class Contender:
     spot: Spot | None = None
 
 
-class Scan(Protocol):
-    """One query's scan: extents in, in any order; the best rows out.
+class Extents(Protocol):
+    """What takes extents of a directory, in any order.
 
-    has_planes: its extents are blocks, which end with planes of checksums of their own.
+    has_planes: they are blocks, which end with planes of checksums of their own.
+    """
+
+    directory: Directory
+    has_planes: bool
+
+    def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
+        """Takes a verified extent of the directory; keep says that `data` stays as it is until the end."""
+
+    def settle(self) -> None:
+        """Keeps what is needed of the extents since the last call; then their bytes may go."""
+
+
+class Scan(Extents, Protocol):
+    """One query's scan: extents in, the best rows out. What is kept of extents is what their contenders' ids need.
+
     rows: scanned. matched: of those at home in their extents, the ones that the query's filter takes; 0 without one.
     """
 
     rows: int
     matched: int
-    directory: Directory
-    has_planes: bool
-
-    def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
-        """Scans a verified extent of the directory; keep says that `data` stays as it is until the end."""
-
-    def settle(self) -> None:
-        """Keeps of the extents since the last call what their contenders' ids need; then their bytes may go."""
 
     def base(self, place: int) -> float:
         """The score of the centre of an extent that was scanned."""
@@ -161,15 +168,7 @@ class LrsqScan:
     def mask_of(self, plane: memoryview, n: int, where: str) -> bytearray:
         """The same of the columns of n rows; where: what errors call them."""
         assert self.query.selection is not None
-        mask, size = bytearray(aligned(n, GROUP) // 8), kernels.filter_rows_size(n)
-        if len(_SCRATCH) < size:
-            _SCRATCH.extend(bytes(size - len(_SCRATCH)))
-        program = self.query.selection.program.data
-        try:
-            kernels.filter_rows(plane, n, len(self.root.filters), program, mask, _SCRATCH)
-        except ValueError as error:
-            raise damaged(where, f"its columns are damaged ({error})") from None
-        return mask
+        return rows_taken(plane, n, len(self.root.filters), self.query.selection.program.data, where)
 
     def open(self, place: int, data: bytes | memoryview, *, keep: bool) -> OpenBlock:
         """Checks an extent, and keeps its bytes and the score of its centre."""
@@ -254,6 +253,18 @@ class LrsqScan:
     def entries(self) -> Iterator[tuple[int, int, int, int]]:
         """(score, row, extent, index in it), best first."""
         return pool_entries(self.pool, self.capacity)
+
+
+def rows_taken(plane: memoryview, n: int, columns: int, program: bytes, where: str) -> bytearray:
+    """A bit for each of n rows that a filter takes, by their columns, padded to whole groups. Raises DamagedError."""
+    mask, size = bytearray(aligned(n, GROUP) // 8), kernels.filter_rows_size(n)
+    if len(_SCRATCH) < size:
+        _SCRATCH.extend(bytes(size - len(_SCRATCH)))
+    try:
+        kernels.filter_rows(plane, n, columns, program, mask, _SCRATCH)
+    except ValueError as error:
+        raise damaged(where, f"its columns are damaged ({error})") from None
+    return mask
 
 
 def pool_entries(pool: bytearray, capacity: int) -> Iterator[tuple[int, int, int, int]]:

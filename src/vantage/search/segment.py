@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..format import ROOT_KEY, Directory, Extent, Promise, Root
 from ..read.cache import CACHED, STARTS_OBJECT, Cache
 from ..read.gather import Span
 from ..read.waves import Item, Steps, Wave
+from ..receipt import Receipt
 from .estimate import promise_of
 from .filtered import Selection
 from .plan import READ_ALL, SMALL_BYTES, Plan, plan_scan, spread
@@ -20,7 +21,7 @@ from .route import ROUTERS
 from .route.common import PROBABILITY_BITS, Page, Routed, Router
 from .route.tail import shared, tail
 from .rows import StoredRows
-from .scan import SCANS, Scan
+from .scan import SCANS, Extents
 
 if TYPE_CHECKING:
     from ..cost import Budget
@@ -32,6 +33,13 @@ FEW_MATCHES = 4  # times top_k: fewer rows than that are all read
 MOST_ROWS = 0.9  # of all: a filter that takes so many is read for as if it were none
 
 
+class Reads(Protocol):
+    """What reads extents, and has done some: their numbers in the directory."""
+
+    receipt: Receipt
+    done: set[int]
+
+
 class Segment:
     """One set of blocks. Immutable but for what is cached of it.
 
@@ -40,7 +48,7 @@ class Segment:
     """
 
     def __init__(self, name: str, generation: str, root: Root, cache: Cache) -> None:
-        self.name, self.root, self.cache = name, root, cache
+        self.name, self.generation, self.root, self.cache = name, generation, root, cache
         self.space = f"{name}/{generation}"
         self.keys = root.objects.resolve(name, generation)
         self.resident = root.directory
@@ -188,7 +196,7 @@ class Segment:
         assert directory is not None
         return directory
 
-    def scan(self, run: Run, plan: Plan, scan: Scan, rendition: int) -> Steps[bool]:
+    def scan(self, run: Reads, plan: Plan, scan: Extents, rendition: int) -> Steps[bool]:
         """Scans a plan's cached extents, then the others as they arrive; passes over those that the run has done.
 
         Whether there was time for all.

@@ -1,0 +1,217 @@
+"""Rows listed by a filter: all pages together are what plain Python takes, each row once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from filters import KINDS, key_of, random_filter, takes
+from test_filtered import NAMES, ROWS, made_up, table_of
+
+from build_index.bucket.open import open_index
+from build_index.build import build
+from build_index.context import BuildContext
+from build_index.ingest.open import open_source
+from build_index.tune import renditions
+from build_index.tune.options import Options
+from vantage.cost import Budget
+from vantage.errors import InputError
+from vantage.http import routes
+from vantage.http.access import Access
+from vantage.index import Index
+from vantage.indexes import Service
+from vantage.read.bucket import Folder
+from vantage.read.deadline import Deadline
+from vantage.search.listing import Listing, Page, prepare_listing
+
+Made = tuple[Path, np.ndarray, list[dict[str, Any]]]
+ORDERS = tuple(name for name in NAMES if name != "tags")
+
+
+@pytest.fixture(scope="module", params=["inline", "apart"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Blocks in the root, or in objects of their own beside projections."""
+    folder = tmp_path_factory.mktemp(request.param)
+    x, rows = made_up(11)
+    pq.write_table(table_of(x, rows), folder / "rows.parquet")
+    with patch.object(renditions, "INLINE_BYTES", 0 if request.param == "apart" else 1 << 20):
+        options = Options(0.9, 10, fast=True, filters=NAMES)
+        build(open_source([folder / "rows.parquet"]), BuildContext(folder / "bucket" / "index", "cosine", options))
+    return folder / "bucket" / "index", x, rows
+
+
+def ask(index: Index, listing: Listing) -> Page:
+    return asyncio.run(index.list_rows(prepare_listing(index.segment, listing)))
+
+
+def walked(index: Index, draw: Random, **asked: Any) -> list[int]:
+    """The ids of all pages, of limits at random."""
+    out, cursor = list[int](), None
+    while True:
+        limit = draw.choice((1, 7, 100, 1000)) if len(out) < 30 else 1000
+        page = ask(index, Listing(limit=limit, cursor=cursor, **asked))
+        assert len(page.rows) <= limit and (page.complete or page.cursor)
+        assert not page.complete or page.cursor is None or len(page.rows) == limit
+        out += [int(row.id) for row in page.rows]
+        cursor = page.cursor
+        if cursor is None:
+            return out
+
+
+def key(row: Mapping[str, Any], name: str) -> Any:
+    return None if row[name] is None else key_of(row[name], KINDS[name])
+
+
+def check(got: list[int], rows: list[dict[str, Any]], asked: Mapping[str, Any]) -> None:
+    """Against plain Python: the rows that are to come, and their order."""
+    want = [i for i, row in enumerate(rows) if not asked.get("filter") or takes(asked["filter"], row)]
+    if asked.get("distinct"):
+        values = {key(rows[i], asked["distinct"]) for i in want}
+        assert {key(rows[i], asked["distinct"]) for i in got} == values and len(got) == len(values)
+        assert set(got) <= set(want)
+    else:
+        assert sorted(got) == want
+    if asked.get("order_by"):
+        [(name, way)] = asked["order_by"].items()
+        keys = [key(rows[i], name) for i in got]
+        known = [k for k in keys if k is not None]
+        assert keys == sorted(known, reverse=way == "desc") + [None] * (len(keys) - len(known))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_pages_are_what_plain_python_takes(made: Made, seed: int) -> None:
+    path, _, rows = made
+    index, draw = open_index(path), Random(seed)
+    for _ in range(25):
+        asked: dict[str, Any] = {"attributes": False}
+        if draw.random() < 0.8:
+            asked["filter"] = random_filter(draw)
+        name = draw.choice(ORDERS)
+        if draw.random() < 0.5:
+            asked["order_by"] = {name: draw.choice(("asc", "desc"))}
+        if draw.random() < 0.3:
+            asked["distinct"] = name
+        check(walked(index, draw, **asked), rows, asked)
+
+
+def test_ties_come_by_row_order_whatever_the_pages(made: Made) -> None:
+    index, draw = open_index(made[0]), Random(5)
+    for asked in ({"order_by": {"year": "desc"}}, {"order_by": {"stock": "asc"}}, {"filter": {"tags": "a"}}, {}):
+        assert walked(index, draw, **asked) == walked(index, draw, **asked)
+
+
+def test_what_is_attached(made: Made) -> None:
+    path, x, rows = made
+    index = open_index(path)
+    for asked in ({"filter": {"year": 1955}}, {"order_by": {"at": "asc"}}, {}):
+        page = ask(index, Listing(limit=50, vectors=True, **asked))
+        assert page.complete and page.rows and page.receipt.waves <= 5
+        for row in page.rows:
+            assert np.allclose(row.vector, x[int(row.id)], atol=1e-2)
+            assert row.attributes is not None and row.attributes["note"] == {"x": 1}
+            assert row.attributes["year"] == rows[int(row.id)]["year"]
+
+
+def test_a_filter_reads_what_it_takes_alone(made: Made) -> None:
+    index = open_index(made[0])
+    few = ask(index, Listing({"year": 1955}, attributes=False))
+    assert few.receipt.gets <= 2 and few.receipt.rows <= (ROWS if not index.root.projections else 512)
+    nothing = ask(index, Listing({"year": {"$gt": 3000}}))
+    assert (nothing.rows, nothing.cursor, nothing.complete, nothing.receipt.gets) == ([], None, True, 0)
+
+
+def test_a_budget_cuts_a_page_and_the_cursor_goes_on(made: Made) -> None:
+    path, _, rows = made
+    index = open_index(path)
+    if not index.root.projections:
+        return
+    asked = {"filter": {"stock": True}, "order_by": {"price": "desc"}, "attributes": False}
+    out, cursor, pages = list[int](), None, 0
+    while True:
+        page = ask(index, Listing(limit=1000, cursor=cursor, budget=Budget(2, 40_000, 2), **asked))
+        out, cursor, pages = out + [int(row.id) for row in page.rows], page.cursor, pages + 1
+        assert page.receipt.gets <= 2 and page.receipt.bytes <= 40_000
+        if cursor is None:
+            break
+        assert not page.complete
+    assert pages > 3
+    check(out, rows, asked)
+    with pytest.raises(InputError, match="too small for one row") as error:
+        ask(index, Listing(budget=Budget(gets=0)))
+    assert error.value.param == "budget"
+
+    async def late() -> Page:
+        deadline = Deadline()
+        deadline.end()
+        return await index.list_rows(prepare_listing(index.segment, Listing()), None, deadline)
+
+    page = asyncio.run(late())
+    assert (page.rows, page.complete) == ([], False)
+    assert ask(index, Listing(cursor=page.cursor)).rows == ask(index, Listing()).rows
+
+
+def test_over_http(made: Made) -> None:
+    path, _, rows = made
+
+    def post(body: dict[str, Any]) -> Any:
+        async def read(*_: object) -> bytes:
+            return json.dumps(body).encode()
+
+        where, service = f"/v1/indexes/{path.name}/rows", Service(Folder(path.parent), 0)
+        reply = asyncio.run(routes.handle("POST", where, {}, read, service, Access(public=True), {}))
+        return reply.status, json.loads(reply.text())
+
+    asked = {"filter": {"lang": "de"}, "limit": 5, "order_by": {"year": "desc"}}
+    status, first = post(asked)
+    assert status == 200 and set(first) == {"rows", "cursor", "complete", "receipt"} and len(first["rows"]) == 5
+    assert all(set(row) == {"id", "attributes"} and row["attributes"]["lang"] == "de" for row in first["rows"])
+    status, second = post(asked | {"cursor": first["cursor"], "include": ["vector"], "numbers": "string"})
+    assert status == 200 and set(second) == {"rows", "cursor", "complete"} and len(second["rows"][0]["vector"]) == 16
+    years = [rows[int(row["id"])]["year"] for row in first["rows"] + second["rows"]]
+    assert years == sorted(years, reverse=True)
+    cursor = first["cursor"]
+    data = urlsafe_b64decode(cursor + "=")
+    forged = urlsafe_b64encode(data[:17] + b"\xff" * 4 + data[21:]).decode().rstrip("=")  # of a group that is not there
+    for wrong, param in (
+        ({"limit": 0}, "limit"),
+        ({"limit": 1001}, "limit"),
+        ({"limit": "5"}, "limit"),
+        ({"order_by": "year"}, "order_by"),
+        ({"order_by": {"year": "desc", "at": "asc"}}, "order_by"),
+        ({"order_by": {"year": -1}}, "order_by.year"),
+        ({"order_by": {"tags": "asc"}}, "order_by"),
+        ({"order_by": {"note": "asc"}}, "order_by"),
+        ({"distinct": "nope"}, "distinct"),
+        ({"distinct": 3}, "distinct"),
+        ({"distinct": "year", "order_by": {"at": "asc"}}, "distinct"),
+        ({"filter": {"year": "x"}}, "filter.year"),
+        ({"include": ["score"]}, "include"),
+        ({"page": 3}, "page"),
+        ({"cursor": cursor}, "cursor"),
+        ({**asked, "cursor": cursor, "filter": {"lang": "fr"}}, "cursor"),
+        ({**asked, "cursor": cursor[:-1]}, "cursor"),
+        ({**asked, "cursor": "B" + cursor[1:]}, "cursor"),
+        ({**asked, "cursor": cursor[:12] + "AAA" + cursor[15:]}, "cursor"),
+        ({**asked, "cursor": forged}, "cursor"),
+        ({**asked, "cursor": "é"}, "cursor"),
+        ({**asked, "cursor": 3}, "cursor"),
+    ):
+        status, problem = post(wrong)
+        assert status == 400 and problem["param"] == param and problem["hint"], (wrong, problem)
+
+
+def test_a_cursor_of_another_generation_is_refused(made: Made) -> None:
+    index = open_index(made[0])
+    cursor = ask(index, Listing(limit=3)).cursor
+    index.segment.generation = "0" * 16
+    with pytest.raises(InputError, match="changed since the page before"):
+        ask(index, Listing(limit=3, cursor=cursor))
