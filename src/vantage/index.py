@@ -19,7 +19,7 @@ from .receipt import Receipt
 from .search import memory, projected
 from .search.answer import answer
 from .search.estimate import recall_estimate
-from .search.filtered import Selection, select
+from .search.filtered import Selection, distinct_field, select
 from .search.listing import Page, PreparedListing, list_rows
 from .search.plan import Plan
 from .search.prepare import Prepared, prepare
@@ -187,7 +187,8 @@ class Index:
             query, prepared = replace(query, vector=vector, without=row), prepare(vector, self.root.index)
             budget = receipt.added_to(budget).within(self.limits)  # finding it costs the query nothing
         assert prepared is not None
-        prepared = replace(prepared, selection=selection)
+        distinct = None if query.distinct is None else distinct_field(query.distinct, self.root)
+        prepared = replace(prepared, selection=selection, distinct=distinct)
         if not query.exact:
             prepared = replace(prepared, sharpness=self.segment.promise(query).sharpness)
         return Run(query, prepared, self.segment, budget, receipt, block_ids)
@@ -196,6 +197,8 @@ class Index:
         """Raises for what no answer can be given to, whatever the vectors are."""
         for query in queries:
             self._check(query)
+        if any(query.distinct != queries[0].distinct for query in queries):
+            raise InputError("the queries differ in distinct", hint="ask for them one by one", param="distinct")
         if queries[0].exact and len(queries) > EXACT_VECTORS_MAX:
             raise LimitError(
                 "exact with the number of vectors", len(queries), EXACT_VECTORS_MAX, hint="send several requests",
@@ -214,6 +217,10 @@ class Index:
             )
         if query.exact and (query.rerank or query.recall is not None):
             raise InputError("an exact answer needs no recall and no rerank", hint="leave both out", param="exact")
+        if query.distinct is not None:
+            distinct_field(query.distinct, self.root)
+            if query.exact:
+                raise InputError("an exact answer has no distinct", hint="leave one of them out", param="distinct")
         if query.rerank and not query.top_k <= query.rerank <= RERANK_MAX:
             raise LimitError(
                 "rerank",
@@ -287,7 +294,9 @@ class Index:
             "modelled_ms": round(wave_ms(before) + wave_ms(sizes), 2),
             "usd_per_million": round(1e6 * CLASS_B_USD * (len(sizes) + len(before)), 4),
             "complete": plan.complete,
-            "recall_estimate": recall if plan.complete and not pages and selection is None else None,
+            "recall_estimate": recall
+            if plan.complete and not pages and selection is None and not query.distinct
+            else None,
             "second_below": promise.threshold or None,
             "rerank": segment.reranked(query),
             **by_filter,

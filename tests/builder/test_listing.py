@@ -31,7 +31,10 @@ from vantage.index import Index
 from vantage.indexes import Service
 from vantage.read.bucket import Folder
 from vantage.read.deadline import Deadline
+from vantage.receipt import Receipt
+from vantage.search import scan
 from vantage.search.listing import Listing, Page, prepare_listing
+from vantage.search.query import Query
 
 Made = tuple[Path, np.ndarray, list[dict[str, Any]]]
 ORDERS = tuple(name for name in NAMES if name != "tags")
@@ -207,6 +210,52 @@ def test_over_http(made: Made) -> None:
     ):
         status, problem = post(wrong)
         assert status == 400 and problem["param"] == param and problem["hint"], (wrong, problem)
+
+
+def distinct_by_hand(x: np.ndarray, rows: list[dict[str, Any]], q: np.ndarray, name: str, value: Any) -> list[Any]:
+    """The values of the best rows, one each, best first."""
+    near = np.argsort(-(x @ q) / np.linalg.norm(x, axis=1), kind="stable")
+    return list(dict.fromkeys(key(rows[i], name) for i in near if takes(value, rows[i])))
+
+
+@pytest.mark.parametrize("k", [3, 10, 30])
+def test_the_best_row_of_each_value(made: Made, k: int) -> None:
+    path, x, rows = made
+    index, draw, found, wanted = open_index(path), Random(k), 0, 0
+    able = [index.root.names[f.attribute] for f in index.root.filters if f.in_blocks and not f.many]
+    for turn in range(40):
+        value, name = (random_filter(draw) if turn % 3 else {}), draw.choice(able)
+        q = x[draw.randrange(ROWS)]
+        got = asyncio.run(index.query(Query(q.tolist(), k, filter=value or None, distinct=name)))
+        ids = [int(m.id) for m in got.matches]
+        values, every = [key(rows[i], name) for i in ids], distinct_by_hand(x, rows, q, name, value)
+        assert len(set(values)) == len(ids) <= k and all(takes(value, rows[i]) for i in ids)
+        assert got.recall_estimate is None
+        if got.complete:
+            assert len(ids) == min(k, len(every)), (value, name, len(ids), len(every))
+        found, wanted = found + len(set(values) & set(every[:k])), wanted + min(k, len(every))
+    assert found > 0.9 * wanted
+    own = Query(None, 5, id=7, distinct="year")
+    assert 7 not in [m.id for m in asyncio.run(index.query(own)).matches]
+    together = asyncio.run(index.answer([Query(q.tolist(), 5, distinct="year") for q in x[:5]], Receipt()))
+    alone = [asyncio.run(index.query(Query(q.tolist(), 5, distinct="year"))) for q in x[:5]]
+    assert [a.matches for a in together] == [a.matches for a in alone]
+    for wrong in ("tags", "note", "nope"):
+        with pytest.raises(InputError, match="these can: lang, year") as error:
+            asyncio.run(index.query(Query(x[0].tolist(), 5, distinct=wrong)))
+        assert error.value.param == "distinct"
+
+
+def test_a_value_that_has_all_that_is_near_leaves_an_answer_incomplete(made: Made) -> None:
+    path, x, _ = made
+    index = open_index(path)
+    with patch.object(scan, "DISTINCT_MIN", 20), patch.object(scan, "DISTINCT_ROWS", 1):
+        got = asyncio.run(index.query(Query(x[0].tolist(), 9, distinct="year", filter={"stock": {"$exists": True}})))
+        assert not got.complete or len(got.matches) == 9
+        few = asyncio.run(index.query(Query(x[0].tolist(), 20, distinct="lang")))
+        assert not few.complete and 0 < len(few.matches) < 20
+    every = asyncio.run(index.query(Query(x[0].tolist(), 20, distinct="lang")))
+    assert every.complete and len(every.matches) == len(set(row["lang"] for row in made[2]))
 
 
 def test_a_cursor_of_another_generation_is_refused(made: Made) -> None:

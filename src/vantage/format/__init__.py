@@ -31,7 +31,7 @@ from .block import (
 )
 from .bounds import NORMS, Bounds, Centres, ErrorNorms, norms_of, pack_norms
 from .codecs import FIELD, FINE_MAX, SEGMENT, LrsqSection
-from .columns import keys_in, pack_columns, unpack_columns
+from .columns import Values, keys_in, pack_columns, unpack_columns
 from .contract import PRICED_MAX, Contract, Point
 from .counts import BUCKETS_MAX, Counts, FieldCounts
 from .current import ROOT_BYTES_MAX, Current, ObjectName
@@ -175,6 +175,7 @@ __all__ = [
     "TwoLevelSection",
     "UNITS_STEP",
     "VECTORS",
+    "Values",
     "VECTOR_BYTES",
     "VERSION",
     "aligned",

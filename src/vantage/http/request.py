@@ -43,11 +43,22 @@ FIELDS = (
     "model",
     "ids",
     "filter",
+    "distinct",
 )
 ROW_FIELDS = ("ids", "include", "numbers")
 LISTING_FIELDS = ("filter", "limit", "cursor", "include", "order_by", "distinct", "budget", "numbers")
 ROWS_MAX = 1000  # by their ids, in a request
-OPTIONS = ("top_k", "include", "recall", "rerank", "explain", "exact", "model", "filter")  # of a query string
+OPTIONS = (
+    "top_k",
+    "include",
+    "recall",
+    "rerank",
+    "explain",
+    "exact",
+    "model",
+    "filter",
+    "distinct",
+)  # of a query string
 INTEGER = re.compile(r"-?[0-9]{1,20}")
 IDS = ("string", "number")
 INTEGER_BITS_MAX = 128  # an error tells the value in full
@@ -193,13 +204,14 @@ def parse_queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
     if not isinstance(fields.get("exact", False), bool):
         raise InputError("exact is neither true nor false", hint="send true for a proven answer", param="exact")
     parse_ids(fields.get("ids"))
+    _check_text(fields, "distinct")
     rerank = _integer(fields.get("rerank", 0), "rerank")
     if rerank < 0:
         raise LimitError("rerank", rerank, "0 or more", hint="0 switches it off", param="rerank")
     query = Query(
         None, _integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
         _budget(fields.get("budget", {})), exact=fields.get("exact", False),
-        id=_identifier(fields["id"]) if by_id else None, filter=fields.get("filter"),
+        id=_identifier(fields["id"]) if by_id else None, filter=fields.get("filter"), distinct=fields.get("distinct"),
     )  # fmt: skip
     names = [f"vectors[{i}]" if many else "vector" for i in range(len(vectors))]
     return [Query(**{**vars(query), "vector": v, "param": n}) for v, n in zip(vectors, names, strict=True)], many
@@ -238,8 +250,7 @@ def parse_row_listing(fields: dict[str, Any]) -> tuple[Listing, list[str]]:
     """(the page of rows that is asked for, what is wanted of them)."""
     include = _include(fields, ["attributes", "receipt"])
     for name in ("cursor", "distinct"):
-        if not isinstance(fields.get(name, ""), str | None):
-            raise InputError(f"{name} is no string", hint="send a string, or leave it out", param=name)
+        _check_text(fields, name)
     parse_ids(fields.get("numbers"), "numbers")
     listing = Listing(
         fields.get("filter"), _integer(fields.get("limit", Listing.limit), "limit"), fields.get("cursor"),
@@ -247,6 +258,11 @@ def parse_row_listing(fields: dict[str, Any]) -> tuple[Listing, list[str]]:
         _budget(fields.get("budget", {})),
     )  # fmt: skip
     return listing, include
+
+
+def _check_text(fields: dict[str, Any], name: str) -> None:
+    if not isinstance(fields.get(name), str | None):
+        raise InputError(f"{name} is no string", hint="send a string, or leave it out", param=name)
 
 
 def _include(fields: dict[str, Any], usual: list[str]) -> list[str]:
@@ -297,7 +313,7 @@ def parse_options(text: str) -> dict[str, Any]:
     for name, value in parse_parameters(text, OPTIONS).items():
         if name == "include":
             fields[name] = [v for v in value.split(",") if v]
-        elif name == "model":
+        elif name in ("model", "distinct"):
             fields[name] = value.encode("latin-1").decode(errors="replace")
         else:
             try:

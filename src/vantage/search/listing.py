@@ -233,7 +233,7 @@ def _texts(scan: RowScan, found: list[Listed]) -> Iterator[tuple[int, str, bytes
     """As StoredRows.parsed takes them, of blocks with attributes; those of one block are inflated at a time."""
     raw, place = b"", -1
     for i, one in enumerate(found):
-        (data, opened), where = scan.held[one.place].tail, scan.where(one.place)
+        (data, opened, _), where = scan.held[one.place].tail, scan.where(one.place)
         assert isinstance(opened, OpenBlock)
         if one.place != place:
             plane = plane_of(data, opened.planes, ATTRIBUTES_PLANE, where, opened.at.checks)

@@ -10,7 +10,7 @@ from ..read.reader import IN_FLIGHT_BYTES_MAX
 from .listing import PreparedListing
 from .query import Query
 from .rows import ATTRIBUTES_BYTES_MAX
-from .scan import CONTENDERS_MIN
+from .scan import capacity_for
 from .segment import Segment
 from .walk import WALK_BYTES_MAX
 
@@ -81,7 +81,7 @@ def tails_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     Of all blocks at the most, of one a contender, and of those that the promises read.
     """
     root = segment.root
-    contenders = sum(max(3 * q.top_k, CONTENDERS_MIN) for q in queries)
+    contenders = sum(capacity_for(q.top_k, distinct=q.distinct is not None) for q in queries)
     tail = TAIL_BYTES + root.index.attribute_bytes * bool(queries[0].attributes)
     nbytes = root.index.slots * tail
     read = sum(segment.promise(q).nbytes for q in queries) / (root.codec.code_bytes + tail)
@@ -93,7 +93,7 @@ def scan_bytes(segment: Segment, query: Query) -> int:
     root = segment.root
     codec, ranked = root.codec, max(query.rerank, segment.promise(query).rerank)
     tables = lrsq_tables_size(codec.code_bytes, codec.fine)
-    pool = pool_size(max(3 * max(query.top_k, ranked), CONTENDERS_MIN))
+    pool = pool_size(capacity_for(max(query.top_k, ranked), distinct=query.distinct is not None))
     width = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
     vectors = ranked * (width + RANKED_BYTES) + query.exact * EXACT_BYTES
     contenders = CONTENDER_BYTES * max(query.top_k, ranked)

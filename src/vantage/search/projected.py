@@ -13,7 +13,7 @@ from ..cost import ROUND_MS, wave_ms
 from ..filter.keys import KEY_MAX, KEY_MIN
 from ..filter.parse import Junction, Negation, Node, Term
 from ..filter.program import Span, complement, spans_of
-from ..format import Projection, Root, open_chunk
+from ..format import OpenChunk, Projection, Root, open_chunk
 from ..read.cache import CACHED
 from ..read.waves import Steps
 from .filtered import Matched, Selection
@@ -21,7 +21,7 @@ from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
 from .route.common import PROBABILITY_BITS, Routed
 from .run import Candidates, Run
-from .scan import CONTENDERS_MIN, BlockIds, LrsqScan
+from .scan import BlockIds, LrsqScan, Opened, capacity_for
 
 WHOLE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
 ATTRIBUTE_WAVES = 2  # after chunks: where attributes are, and these
@@ -203,13 +203,20 @@ class ChunkScan(LrsqScan):
                 self.pool, mask,
             )  # fmt: skip
 
+    def columns(self, place: int, data: bytes | memoryview, opened: Opened) -> memoryview:
+        if self.query.distinct is None:
+            return memoryview(b"")
+        assert isinstance(opened, OpenChunk)
+        return memoryview(data)[opened.at.columns : opened.at.columns_end]
+
 
 def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidates]:
     """read and scan of chunks; a second wave for what is left where fewer matches were found than are wanted."""
     query, segment, projection = run.query, run.segment, chosen.base.projection
     rerank = segment.reranked(query)
-    most = max(query.top_k, rerank) + (query.without is not None)
-    scan = ChunkScan(segment.root, projection, run.prepared, max(3 * most, CONTENDERS_MIN), segment.keys, run.block_ids)
+    most = max(query.top_k, rerank)
+    capacity = capacity_for(most + (query.without is not None), distinct=query.distinct is not None)
+    scan = ChunkScan(segment.root, projection, run.prepared, capacity, segment.keys, run.block_ids)
     complete = (yield from segment.scan(run, chosen.plan, scan, 0)) and chosen.plan.complete
     chunks = chosen.routed.blocks
     assert chunks is not None
@@ -217,8 +224,8 @@ def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidat
     def seen() -> bool:
         return run.done.issuperset(chunks)
 
-    best = [c for c in scan.contenders(most) if c.row != query.without]
-    if complete and len(best) < query.top_k and not seen():
+    best = scan.contenders(most, query.without)
+    if complete and len(best) < run.wanted and not seen():
         left = run.left(bool(rerank))
         complete = min(left.gets, left.bytes, left.waves) >= 1
         if complete:
@@ -229,9 +236,9 @@ def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidat
             plan = plan_scan(chosen.routed, flags, projection.directory, (0, 0), READ_ALL, gets, left)
             plan = replace(plan, cached=[i for i in plan.cached if i not in run.done])
             complete = (yield from segment.scan(run, plan, scan, 0)) and plan.complete
-            best = [c for c in scan.contenders(most) if c.row != query.without]
+            best = scan.contenders(most, query.without)
     run.receipt.rows = scan.rows
-    if len(best) < query.top_k and not seen():
+    if len(best) < run.wanted and (not seen() or scan.is_full()):
         complete = False
     many = segment.root.filters[projection.field].many
     exact = seen() and not many

@@ -61,7 +61,7 @@ class Segment:
 
     def promise(self, query: Query) -> Promise:
         """How the recall is kept that the query has to have, at its top_k. Raises LimitError where it cannot."""
-        return promise_of(self.root.contract, self.root.promises, query.top_k, query.recall)
+        return promise_of(self.root.contract, self.root.promises, query.nearest, query.recall)
 
     def rendition(self, query: Query) -> tuple[int, int]:
         """(the rendition that the promise of a query is of, the one to read): with attributes, where it wants those."""
@@ -122,7 +122,7 @@ class Segment:
         root, selection = self.root, prepared.selection
         if selection is None or not selection.rows or root.counts is None or root.centres is None:
             return None
-        wanted = query.top_k + (query.without is not None)
+        wanted = query.nearest + (query.without is not None)
         return tail(prepared, selection.rows, wanted, root.index, root.centres, root.counts)
 
     def _of_matching(self, prepared: Prepared, routed: Routed) -> Routed:
@@ -145,7 +145,7 @@ class Segment:
         flags = self.flags(directory, renditions)
         if selection is not None:
             return self._plan_matching(query, routed, selection, flags, directory, budget)
-        rows = min(query.top_k + (query.without is not None), directory.at_home)
+        rows = min(query.nearest + (query.without is not None), directory.at_home)
         last = False
         while True:
             plan = plan_scan(routed, flags, directory, renditions, price, contract.gets, budget)
@@ -181,7 +181,7 @@ class Segment:
     ) -> Plan:
         """The first wave under a filter, of blocks; of few matching rows all that there may be."""
         renditions, enough = self.rendition(query), self.filter_mass(query)
-        few = selection.rows and sum(selection.rows) < FEW_MATCHES * query.top_k
+        few = selection.rows and sum(selection.rows) < FEW_MATCHES * query.nearest
         mass = dict(zip(range(len(directory)) if routed.blocks is None else routed.blocks, routed.p, strict=True))
         for price in (READ_ALL,) if few else self.filter_prices(query, selection):
             plan = plan_scan(routed, flags, directory, renditions, price, self.root.contract.gets, budget)

@@ -299,7 +299,7 @@ class RowScan:
 
     def row(self, listed: Listed) -> tuple[int | bytes, int, Spot | None]:
         """(id, check of the vector, where attributes are) of a row; no spot where extents do not have it."""
-        (data, opened), index = self.held[listed.place].tail, self.segment.root.index
+        (data, opened, _), index = self.held[listed.place].tail, self.segment.root.index
         at, i = opened.at, listed.inside
         check = data[4 * i : 4 * i + 4].cast("I")[0]
         spot = spot_at(data[at.spots - at.checks :], aligned(at.n, GROUP), i) if index.by_row else None
