@@ -22,6 +22,7 @@ from .evaluate import eval_command, export_router_command
 from .lint import lint_command
 from .price import price
 from .query import explain, info, query
+from .rows import rows
 from .serve import serve
 from .terminal import complain, printable
 from .worker import worker
@@ -88,6 +89,7 @@ def vantage(
 app.command("build")(build_command)
 app.command()(info)
 app.command()(query)
+app.command()(rows)
 app.command("eval")(eval_command)
 app.command("lint")(lint_command)
 app.command("cluster")(cluster_command)

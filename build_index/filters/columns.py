@@ -126,6 +126,8 @@ def keys_of(value: Any, kind: str, many: bool) -> list[Any]:
         if len(some) > LIST_MAX:
             raise Unfit(f"has {len(some)} values, the limit is {LIST_MAX}")
         return some
+    if kind == "text" and not isinstance(value, str):  # of an index that was loaded: objects are texts in its schema
+        raise Unfit("has a value that is no string")
     if kind == "number":
         return [float_key(float(value))]
     if kind == "time":
