@@ -85,15 +85,16 @@ def prepare_listing(segment: Segment, listing: Listing) -> PreparedListing:
         hint = "ask for the next page by its cursor" if listing.limit > LIMIT_MAX else "ask for one at least"
         raise LimitError("limit", listing.limit, f"1 to {LIMIT_MAX}", hint=hint, param="limit")
     selection = select(listing.filter, segment.root, segment.homes)
-    order, distinct = _order(segment, selection, listing), None
+    rendition, distinct = _rendition(segment.root, listing.attributes), None
+    order = _order(segment, selection, listing, rendition)
     if listing.distinct is not None:
-        distinct = _field(segment, selection, listing.distinct, "distinct")
+        distinct = _field(segment, selection, listing.distinct, "distinct", rendition)
         if order is not None and order[0] != distinct:
             raise InputError(
                 "distinct and order_by are of two attributes", hint="name one, or leave one of them out",
                 param="distinct",
             )  # fmt: skip
-    walk = plan_walk(segment, selection, order, distinct, _rendition(segment.root, listing.attributes))
+    walk = plan_walk(segment, selection, order, distinct, rendition)
     prepared = PreparedListing(listing, selection, walk, None)
     if listing.cursor is None:
         return prepared
@@ -106,7 +107,7 @@ def _rendition(root: Root, attributes: bool) -> int:
     return min(able or range(len(root.renditions)), key=lambda i: root.codecs[root.renditions[i].codec].code_bytes)
 
 
-def _order(segment: Segment, selection: Selection | None, listing: Listing) -> tuple[int, bool] | None:
+def _order(segment: Segment, selection: Selection | None, listing: Listing, rendition: int) -> tuple[int, bool] | None:
     """(field, whether it falls)."""
     value, example = listing.order_by, '{"year": "desc"}'
     if value is None:
@@ -117,13 +118,15 @@ def _order(segment: Segment, selection: Selection | None, listing: Listing) -> t
     if way not in ("asc", "desc"):
         where = f"order_by.{name[:80]}"
         raise InputError(f'{where} is neither "asc" nor "desc"', hint=example, param=where)
-    return _field(segment, selection, name, "order_by"), way == "desc"
+    return _field(segment, selection, name, "order_by", rendition), way == "desc"
 
 
-def _field(segment: Segment, selection: Selection | None, name: str, param: str) -> int:
+def _field(segment: Segment, selection: Selection | None, name: str, param: str, rendition: int) -> int:
     """The field of an attribute that rows can be ordered by."""
     root = segment.root
-    able = {root.names[f.attribute]: i for i, f in enumerate(root.filters) if can_order(segment, selection, i)}
+    able = {
+        root.names[f.attribute]: i for i, f in enumerate(root.filters) if can_order(segment, selection, i, rendition)
+    }
     if name not in able:
         what = "cannot order rows" if name in root.names else "is no attribute of this index"
         raise InputError(

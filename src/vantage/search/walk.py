@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from .scan import Tail, rows_taken
 from .segment import Segment
 
 WALK_BYTES_MAX = 4 << 20  # of blocks or chunks that a page reads and keeps
+USUAL_ROWS = 100  # of a page: one that has more may not have come by the quickest way
 SURE_ROWS = 3.0  # so many that are expected: one at least is there, in 95 of 100 cases
 
 
@@ -74,13 +75,17 @@ class Walk:
     @property
     def rows(self) -> int:
         """In all its extents."""
-        return sum(self.directory.homes[i] for group in self.groups for i in group.extents)
+        return sum(self.directory.homes[i] for i in self._extents())
 
     @property
     def nbytes(self) -> int:
-        """Of all its extents."""
-        whole = self.directory.places[self.rendition].whole
-        return sum(whole[i] for group in self.groups for i in group.extents)
+        """Of all its extents, in the longest rendition: what a page is to attach may not change its order."""
+        extents = self._extents()
+        sums: list[int] = [sum(places.whole[i] for i in extents) for places in self.directory.places]
+        return max(sums)
+
+    def _extents(self) -> set[int]:
+        return {i for group in self.groups for i in group.extents}
 
 
 class Position(NamedTuple):
@@ -155,41 +160,59 @@ def _by_base(segment: Segment, selection: Selection | None, base: Base) -> Walk:
 def _by_field(
     segment: Segment, selection: Selection | None, field: int, falling: bool, distinct: bool, rendition: int
 ) -> Walk:
-    """Rows in the order of a field, those without a value last."""
-    root = segment.root
-    projection = next((p for p in root.projections if p.field == field), None)
-    if projection is None:
-        assert segment.resident is not None  # see can_order
-        extents = _blocks(segment.resident, selection)
-        groups = [Group(extents, mixed=True), Group(extents, nulls=True)]
-        walk = _walk(selection, segment.resident, groups, rendition=rendition)
-    else:
-        able = _able(selection)
-        own = [base for base in (bases(selection.node, root) if selection else []) if base.projection is projection]
-        numbers = set(range(len(projection.low))).intersection(*(buckets(base) for base in own))
-        groups = [
-            Group(_chunks(projection, j, able), low < high, low=low, high=high)
-            for j, (low, high) in enumerate(zip(projection.low, projection.high, strict=True))
-            if j in numbers
-        ]
-        groups = groups[::-1] if falling else groups
-        if all(base.nulls for base in own):
-            groups.append(Group(_chunks(projection, len(projection.low), able), nulls=True))
-        walk = _walk(selection, projection.directory, groups, projection=projection)
-    return Walk(**{**vars(walk), "field": field, "falling": falling, "distinct": distinct})
+    """Rows in the order of a field, those without a value last: by its projection; or where a page reads less so, or
+    there is none, by all extents that may hold a row, put in order.
+    """
+    projection = next((p for p in segment.root.projections if p.field == field), None)
+    best = min(_whole(segment, selection, field, rendition), key=lambda walk: walk.nbytes, default=None)
+    if projection is not None:
+        walk = _by_projection(segment, selection, projection)
+        page = walk.nbytes * USUAL_ROWS / max(USUAL_ROWS, walk.share * walk.rows)
+        best = walk if best is None or best.nbytes > page else best
+    assert best is not None  # see can_order
+    groups = best.groups
+    if falling:
+        groups = [*(g for g in reversed(groups) if not g.nulls), *(g for g in groups if g.nulls)]
+    return replace(best, groups=groups, field=field, falling=falling, distinct=distinct)
 
 
-def can_order(segment: Segment, selection: Selection | None, field: int) -> bool:
-    """Whether rows can be had in the order of a field: by its projection, or as all blocks fit into one page."""
-    root, directory = segment.root, segment.resident
-    if root.filters[field].many:
-        return False
-    if any(p.field == field for p in root.projections):
-        return True
+def _by_projection(segment: Segment, selection: Selection | None, projection: Projection) -> Walk:
+    """Rows by the buckets of a projection that the filter's conditions on its field leave."""
+    root, able = segment.root, _able(selection)
+    own = [base for base in (bases(selection.node, root) if selection else []) if base.projection is projection]
+    numbers = set(range(len(projection.low))).intersection(*(buckets(base) for base in own))
+    groups = [
+        Group(_chunks(projection, j, able), low < high, low=low, high=high)
+        for j, (low, high) in enumerate(zip(projection.low, projection.high, strict=True))
+        if j in numbers
+    ]
+    if all(base.nulls for base in own):
+        groups.append(Group(_chunks(projection, len(projection.low), able), nulls=True))
+    return _walk(selection, projection.directory, groups, projection=projection)
+
+
+def _whole(segment: Segment, selection: Selection | None, field: int, rendition: int) -> list[Walk]:
+    """Walks whose extents one page can read and put in order by a field: blocks, or chunks of a condition."""
+    root, out = segment.root, list[Walk]()
     columns = {field} | (selection.program.columns if selection else frozenset())
-    if directory is None or not all(root.filters[i].in_blocks for i in columns):
+    if segment.resident is not None and all(root.filters[i].in_blocks for i in columns):
+        out.append(_by_blocks(segment, selection, rendition))
+    for base in bases(selection.node, root) if selection else ():
+        if not root.filters[base.projection.field].many:
+            out.append(_by_base(segment, selection, base))
+    both = []
+    for walk in out:
+        extents = [i for group in walk.groups for i in group.extents]
+        groups = [Group(extents, mixed=True), Group(extents, mixed=True, nulls=True)] if extents else []
+        both.append(replace(walk, groups=groups))
+    return [walk for walk in both if walk.nbytes <= WALK_BYTES_MAX]
+
+
+def can_order(segment: Segment, selection: Selection | None, field: int, rendition: int) -> bool:
+    """Whether rows can be had in the order of a field: by its projection, or as one page reads all of them."""
+    if segment.root.filters[field].many:
         return False
-    return all(sum(places.whole) <= WALK_BYTES_MAX for places in directory.places)
+    return any(p.field == field for p in segment.root.projections) or bool(_whole(segment, selection, field, rendition))
 
 
 def _walk(
@@ -357,12 +380,12 @@ class RowScan:
 
     def _in_order(self, g: int, least: tuple[int, int]) -> Iterator[Listed]:
         """Rows of a mixed group by key and row number, from these on."""
-        walk, entries = self.walk, list[tuple[int, int, int, int]]()
+        walk, nulls, entries = self.walk, self.walk.groups[g].nulls, list[tuple[int, int, int, int]]()
         for place in walk.groups[g].extents:
             held = self.held[place]
             for i, number, key in zip(held.taken, held.numbers, held.keys, strict=True):
-                if key is not None:
-                    entries.append((~key if walk.falling else key, number, place, i))
+                if (key is None) == nulls:
+                    entries.append((0 if key is None else ~key if walk.falling else key, number, place, i))
         entries.sort()
         for key, number, place, i in entries:
             if (key, number) < least:
