@@ -36,6 +36,7 @@ from .hashing.bec_tree import BecTree
 from .ingest.arrays import Arrays, check_arrays, known_ids, matrix, name_ids, number, show_id, truth, whole
 from .ingest.attributes import spot_bytes
 from .ingest.rows import Ints, check_lengths, scale_rows
+from .listing import list_pages
 from .mutable import MutableIndex, list_ids
 from .tasks.pickling import packed
 from .tune.check import check_options
@@ -55,6 +56,13 @@ class Found(NamedTuple):
 
     ids: npt.NDArray[Any]
     scores: npt.NDArray[np.float64]
+
+
+class ListedRow(NamedTuple):
+    """A row: its id as in Found, and its attributes by name."""
+
+    id: Any
+    attributes: dict[str, Any]
 
 
 class Medoids(NamedTuple):
@@ -275,14 +283,15 @@ class VectorIndex:
         rerank: int = Query.rerank,
         exact: bool = Query.exact,
         filter: Any = None,
+        distinct: str | None = None,
     ) -> Found:
         """The k best rows of each query, queries (Q, d) -> ids and scores (Q, k).
 
         recall: to aim for, the one promised by default; it takes the place of `ef` and `probes`, as the index knows
         what it must read for it. rerank: so many rows by their full vectors, for exact scores. exact: proven answers;
         the index needs error_norms. filter: the rows that may answer, by their attributes, in an index that was loaded
-        with some (docs/filters.md). Answers are those of a Worker with nothing cached. Raises InputError for queries or
-        a k that do not fit.
+        with some (docs/filters.md). distinct: an attribute, of each of whose values the best row answers. Answers are
+        those of a Worker with nothing cached. Raises InputError for queries or a k that do not fit.
         """
         self._check_fitted()
         k, rerank = whole("k", k), whole("rerank", rerank)
@@ -292,7 +301,10 @@ class VectorIndex:
         with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite and is refused
             vectors = given.astype(np.float32)
         index = self._opened()
-        wishes = [Query(q.tolist(), k, recall, rerank, exact=exact, param="a query", filter=filter) for q in vectors]
+        wishes = [
+            Query(q.tolist(), k, recall, rerank, exact=exact, param="a query", filter=filter, distinct=distinct)
+            for q in vectors
+        ]
 
         async def answers() -> list[Answer]:
             return [await index.query(query) for query in wishes]
@@ -330,6 +342,25 @@ class VectorIndex:
             return await index.facets(plan, Receipt())
 
         return facets_body(index, _apart_from_loops(asyncio.run, counted()))
+
+    def rows(
+        self, filter: Any = None, *, limit: int | None = None, order_by: Any = None, distinct: str | None = None
+    ) -> list[ListedRow]:
+        """The rows that a filter takes, all without one, in an order that stays until the index changes.
+
+        limit: so many at the most; None: all. order_by: {attribute: "asc" or "desc"}, rows without a value last.
+        distinct: an attribute, one row of each of whose values comes. Raises InputError for a filter, or an attribute,
+        that this index does not take (docs/filters.md).
+        """
+        self._check_fitted()
+        limit, index = None if limit is None else whole("limit", limit), self._opened()
+
+        def listed() -> list[ListedRow]:
+            pages = list_pages(index, filter, limit=limit, order_by=order_by, distinct=distinct)
+            return [ListedRow(show_id(row.id), row.attributes or {}) for page in pages for row in page.rows]
+
+        out: list[ListedRow] = _apart_from_loops(listed)
+        return out
 
     # Clusters
 

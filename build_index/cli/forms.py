@@ -40,6 +40,7 @@ Recall = Annotated[
 Filter = Annotated[
     str | None, typer.Option("--filter", help='Rows that may answer, as JSON: {"lang": "de", "year": {"$gte": 2020}}.')
 ]
+Distinct = Annotated[str | None, typer.Option("--distinct", help="An attribute: one row of each of its values.")]
 Rerank = Annotated[int, typer.Option(help="Read the full vectors of the best n for exact scores; 0 reads none.")]
 
 

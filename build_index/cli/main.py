@@ -23,6 +23,7 @@ from .facets import facets_command
 from .lint import lint_command
 from .price import price
 from .query import explain, info, query
+from .rows import rows
 from .serve import serve
 from .terminal import complain, printable
 from .worker import worker
@@ -90,6 +91,7 @@ app.command("build")(build_command)
 app.command()(info)
 app.command()(query)
 app.command("facets")(facets_command)
+app.command()(rows)
 app.command("eval")(eval_command)
 app.command("lint")(lint_command)
 app.command("cluster")(cluster_command)

@@ -20,6 +20,7 @@ from ..build import storage_usd, target_cost
 from ..plain import plain
 from ..prices import index_bytes
 from .forms import (
+    Distinct,
     Files,
     Filter,
     Identifier,
@@ -95,6 +96,7 @@ def query(
     recall: Recall = None,
     rerank: Rerank = Query.rerank,
     filter: Filter = None,
+    distinct: Distinct = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="The best of the whole index, proven; see --error-norms.")
     ] = False,
@@ -106,7 +108,9 @@ def query(
     """
     opened = open_index(index)
     check_form(vector, identifier, queries, limit)
-    template = Query(None, top_k, recall, rerank, attributes=True, exact=exact, filter=parse_json(filter))
+    template = Query(
+        None, top_k, recall, rerank, attributes=True, exact=exact, filter=parse_json(filter), distinct=distinct
+    )
     if queries is not None:
         vectors = read_form(opened, None, None, queries, limit).vectors.tolist()
         answers, total = _answers(opened, [replace(template, vector=values) for values in vectors])
@@ -157,6 +161,7 @@ def _show(opened: Index, answer: Answer, title: str | None) -> None:
 
 
 def cell(value: Any) -> str:
+    """A value of an attribute, in a table."""
     text = plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else text[:59] + "…"
 

@@ -193,6 +193,8 @@ def _values(column: Sequence[Any], one: Declared) -> tuple[Any, U8]:
     counts = np.fromiter((value is not None for value in column), np.uint8, len(column))
     values = [value for value in column if value is not None]
     if one.kind == "text":
+        if not {str}.issuperset(map(type, values)):
+            raise Unfit
         return values, counts
     if one.kind == "number":
         bits = (np.array(values, np.float64) + 0.0).view(np.int64)
@@ -230,6 +232,8 @@ def keys_of(value: Any, kind: str, many: bool) -> list[Any]:
         if len(some) > LIST_MAX:
             raise Unfit(f"has {len(some)} values, the limit is {LIST_MAX}")
         return some
+    if kind == "text" and not isinstance(value, str):  # of an index that was loaded: objects are texts in its schema
+        raise Unfit("has a value that is no string")
     if kind == "number":
         return [float_key(float(value))]
     if kind == "time":

@@ -77,12 +77,13 @@ def write_projections(
 
 def bucket_ends(keys: npt.NDArray[np.signedinteger], rows: I64, numeric: bool) -> I64:
     """Where buckets of sorted keys end (n), rows (n): of each. A value of CHUNK_ROWS rows is its own, rarer ones share;
-    of numbers and hashes with many values all buckets hold about as many rows.
+    of numbers and hashes with many values all buckets hold about as many rows, but for one that is a bucket of its own.
     """
     most = min(BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // BUCKET_ROWS))
     if numeric and len(keys) > most:
         rank = (np.cumsum(rows) - rows) * most // rows.sum()
-        return np.append(np.flatnonzero(np.diff(rank)) + 1, len(keys))
+        heavy = rows * most >= rows.sum()
+        return np.append(np.flatnonzero((np.diff(rank) > 0) | heavy[1:]) + 1, len(keys))
     ends, held = list[int](), 0
     for i, n in enumerate(rows.tolist()):
         if n >= CHUNK_ROWS and held:

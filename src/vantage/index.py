@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from .cost import CLASS_B_USD, LANES, Budget, Limits, wave_ms
@@ -21,7 +20,8 @@ from .search import facets, memory, projected
 from .search.answer import answer
 from .search.estimate import recall_estimate
 from .search.facets import FacetAnswer, FacetPlan, FacetQuery
-from .search.filtered import Selection, select
+from .search.filtered import Selection, distinct_field, select
+from .search.listing import Page, PreparedListing, list_rows
 from .search.matching import expected_recall, held
 from .search.plan import Plan, spread
 from .search.prepare import Prepared, prepare
@@ -29,7 +29,7 @@ from .search.projected import Chosen
 from .search.query import TOP_K_MAX, Answer, Query
 from .search.rank import decode
 from .search.route.common import Routed
-from .search.rows import ATTRIBUTES_BYTES_MAX
+from .search.rows import ATTRIBUTES_BYTES_MAX, StoredRow
 from .search.run import Run
 from .search.scan import BlockIds
 from .search.segment import Segment
@@ -44,15 +44,6 @@ class Wanted:
     attributes: bool
     vectors: bool
     budget: Budget
-
-
-@dataclass(frozen=True)
-class StoredRow:
-    """A row by its id; vector and attributes None where they were not wanted, or the budget ended before."""
-
-    id: int | bytes
-    vector: list[float] | None
-    attributes: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -198,7 +189,8 @@ class Index:
             query, prepared = replace(query, vector=vector, without=row), prepare(vector, self.root.index)
             budget = receipt.added_to(budget).within(self.limits)  # finding it costs the query nothing
         assert prepared is not None
-        prepared = replace(prepared, selection=selection)
+        distinct = None if query.distinct is None else distinct_field(query.distinct, self.root)
+        prepared = replace(prepared, selection=selection, distinct=distinct)
         if not query.exact:
             prepared = replace(prepared, sharpness=self.segment.promise(query).sharpness)
         return Run(query, prepared, self.segment, budget, receipt, block_ids)
@@ -207,6 +199,8 @@ class Index:
         """Raises for what no answer can be given to, whatever the vectors are."""
         for query in queries:
             self._check(query)
+        if any(query.distinct != queries[0].distinct for query in queries):
+            raise InputError("the queries differ in distinct", hint="ask for them one by one", param="distinct")
         if queries[0].exact and len(queries) > EXACT_VECTORS_MAX:
             raise LimitError(
                 "exact with the number of vectors", len(queries), EXACT_VECTORS_MAX, hint="send several requests",
@@ -225,6 +219,10 @@ class Index:
             )
         if query.exact and (query.rerank or query.recall is not None):
             raise InputError("an exact answer needs no recall and no rerank", hint="leave both out", param="exact")
+        if query.distinct is not None:
+            distinct_field(query.distinct, self.root)
+            if query.exact:
+                raise InputError("an exact answer has no distinct", hint="leave one of them out", param="distinct")
         if query.rerank and not query.top_k <= query.rerank <= RERANK_MAX:
             raise LimitError(
                 "rerank",
@@ -305,7 +303,7 @@ class Index:
             "modelled_ms": round(wave_ms(before) + wave_ms(sizes), 2),
             "usd_per_million": round(1e6 * CLASS_B_USD * (len(sizes) + len(before)), 4),
             "complete": plan.complete,
-            "recall_estimate": recall if plan.complete and not pages else None,
+            "recall_estimate": recall if plan.complete and not pages and not query.distinct else None,
             "second_below": None if selection is not None else promise.threshold or None,
             "rerank": segment.reranked(query, by_chunks=by_filter.get("projection") is not None),
             **by_filter,
@@ -399,16 +397,32 @@ class Index:
         [answer] = await run_together([(self._rows(identifiers, wanted, own), own)], reader)
         return answer
 
+    async def list_rows(
+        self, prepared: PreparedListing, receipt: Receipt | None = None, deadline: Deadline | None = None
+    ) -> Page:
+        """A page of rows, as `prepare_listing` has planned it for the segment of this index.
+
+        deadline: when it ends with what it has; None: after the milliseconds of its budget. Raises InputError for a
+        budget that is too small for one row.
+        """
+        asked, own = prepared.listing.budget, Receipt(generation=self.current.generation)
+        deadline = deadline or Deadline.after(asked.ms)
+        receipt = receipt or Receipt()
+        receipt.generation = self.current.generation
+        budget = receipt.left_of(asked.within(self.limits))
+        reader = Reader(self.bucket, self.etags, receipt, deadline, self.warm_client, self.limits)
+        [page] = await run_together([(list_rows(self.segment, prepared, budget, own, deadline), own)], reader)
+        receipt.add_scan(own)
+        return replace(page, receipt=receipt)
+
     def _rows(self, identifiers: Sequence[int | bytes], wanted: Wanted, spent: Receipt) -> Steps[StoredAnswer]:
         stored, budget = self.segment.rows, wanted.budget.within(self.limits)
         entries = yield from stored.find_many(list(dict.fromkeys(identifiers)), budget)
         found = {entry.row: entry for entry in entries.values() if entry is not None}
         vectors: dict[int, bytes] = {}
-        checks, count = {row: entry.check for row, entry in found.items()}, len(found) * wanted.vectors
-        while count and not vectors:  # as many of the first ones as the budget allows
-            left = spent.left_of(budget, reserved=int(wanted.attributes))
-            vectors = yield from stored.vectors(dict(islice(checks.items(), count)), left)
-            count //= 2
+        if wanted.vectors:
+            checks = {row: entry.check for row, entry in found.items()}
+            vectors = yield from stored.first_vectors(checks, spent.left_of(budget, reserved=int(wanted.attributes)))
         attributes: dict[int, dict[str, Any]] = {}
         if wanted.attributes:
             spots = {row: entry.spot for row, entry in found.items() if entry.spot is not None}

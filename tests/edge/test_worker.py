@@ -24,10 +24,11 @@ from build_index.bucket.open import open_index
 from build_index.evaluate.evaluate import evaluate
 from build_index.ingest.queries import read_queries
 from build_index.serve import ROOT, Server, load, serve
-from vantage.http.bodies import answer_body
+from vantage.http.bodies import answer_body, row_body
 from vantage.http.reply import Reply
-from vantage.http.request import BINARY, BODY_BYTES_MAX
+from vantage.http.request import BINARY, BODY_BYTES_MAX, parse_row_listing
 from vantage.receipt import Receipt
+from vantage.search.listing import prepare_listing
 from vantage.search.query import Query
 
 pytestmark = pytest.mark.edge
@@ -158,6 +159,38 @@ def test_filtered_answers_are_those_of_cpython(cold: Server, sample_bucket: Path
             assert {name: got[name] for name in want} == want and got["matched"] == want["matched"]
         refused = ask(http, {"vector": sample_queries(1)[0], "filter": {"gloss": "x"}})
         assert refused.status_code == 400 and refused.json()["param"] == "filter.gloss"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"filter": {"category": {"$in": ["noun.food", "noun.plant"]}}, "limit": 300},
+        {"filter": {"pos": "adverb"}, "order_by": {"category": "desc"}, "limit": 40},
+        {"distinct": "category", "limit": 20},
+        {"limit": 7, "include": ["vector"]},
+    ],
+)
+def test_listed_rows_are_those_of_cpython(cold: Server, sample_bucket: Path, fields: dict[str, Any]) -> None:
+    """Two pages of each."""
+    index, cursor = open_index(sample_bucket / "wordnet"), None
+    with client(cold) as http:
+        for _ in range(2):
+            body = fields | ({"cursor": cursor} if cursor else {})
+            got = http.post("/v1/indexes/wordnet/rows", json=body, headers=WITH_TOKEN).raise_for_status().json()
+            listing, include = parse_row_listing(body)
+            page = asyncio.run(index.list_rows(prepare_listing(index.segment, listing)))
+            want = [row_body(row, include) for row in page.rows]
+            assert (got["rows"], got["cursor"], got["complete"]) == (want, page.cursor, page.complete)
+            cursor = page.cursor
+            assert want and cursor
+
+
+def test_answers_of_distinct_values_are_those_of_cpython(cold: Server, sample_bucket: Path) -> None:
+    with client(cold) as http:
+        for vector in sample_queries(3):
+            got = ask(http, {"vector": vector, "top_k": 20, "distinct": "category"}).raise_for_status().json()
+            want = in_process(sample_bucket, Query(vector, 20, distinct="category"), [])
+            assert {name: got[name] for name in want} == want and len(got["matches"]) == 20
 
 
 def test_a_batch_is_that_of_cpython(cold: Server, sample_bucket: Path) -> None:

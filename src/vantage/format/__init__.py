@@ -31,7 +31,7 @@ from .block import (
 )
 from .bounds import NORMS, Bounds, Centres, ErrorNorms, norms_of, pack_norms
 from .codecs import FIELD, FINE_MAX, SEGMENT, LrsqSection
-from .columns import pack_columns, unpack_columns
+from .columns import Values, keys_in, pack_columns, unpack_columns
 from .contract import PRICED_MAX, Contract, Point
 from .counts import BUCKETS_MAX, Counts, FieldCounts
 from .current import ROOT_BYTES_MAX, Current, ObjectName
@@ -177,6 +177,7 @@ __all__ = [
     "TwoLevelSection",
     "UNITS_STEP",
     "VECTORS",
+    "Values",
     "VECTOR_BYTES",
     "VERSION",
     "aligned",
@@ -191,6 +192,7 @@ __all__ = [
     "id_entry",
     "is_intact",
     "joined",
+    "keys_in",
     "norms_of",
     "open_block",
     "open_chunk",

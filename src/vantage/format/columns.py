@@ -89,6 +89,25 @@ def unpack_columns(plane: bytes | memoryview, n: int, label: str) -> list[Values
     return out
 
 
+def keys_in(plane: bytes | memoryview, n: int, number: int, label: str) -> Values:
+    """The keys of n rows in one column. Raises DamagedError, also where the plane has none."""
+    cursor = Cursor(memoryview(plane), label)
+    (count,) = cursor.unpack(_COUNT)
+    if n > BLOCK_ROWS_MAX or not number < count <= len(plane) // COLUMN.size:
+        raise damaged(label, f"{count} columns of {n} rows, of which number {number} is wanted")
+    heads = [cursor.unpack(COLUMN) for _ in range(count)]
+    for coding, flags, bits, width, entries, _ in heads[:number]:
+        if coding == PLAIN:
+            cursor.take(bool(flags) * -(-n // 8) + n * width)
+        elif coding != ABSENT:
+            cursor.take(entries * width)
+            cursor.take(-(-(sum(cursor.take(n)) if coding == LISTS else n) * bits // 8))
+    values = _unpack_column(cursor, heads[number], n)
+    if values is None:
+        raise damaged(label, f"it has no column {number}")
+    return values
+
+
 def _unpack_column(cursor: Cursor, head: tuple[int, ...], n: int) -> Values | None:
     coding, flags, bits, width, entries, base = head
     nulls = flags & NULLS if coding != LISTS else 0

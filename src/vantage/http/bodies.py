@@ -9,6 +9,7 @@ from ..format import pack_answers
 from ..index import Index
 from ..receipt import Receipt
 from ..search.query import Answer
+from ..search.rows import StoredRow
 from .reply import Reply, json_text
 from .request import BINARY
 
@@ -71,6 +72,13 @@ def json_id(identifier: int | bytes, ids: str | None) -> int | str:
     if ids == "string" or (ids is None and abs(identifier) > SAFE_INTEGER):
         return str(identifier)
     return identifier
+
+
+def row_body(row: StoredRow, include: list[str], ids: str | None = None) -> dict[str, Any]:
+    """The JSON of a row that is told without a score; ids as for `json_id`."""
+    body: dict[str, Any] = {"id": json_id(row.id, ids)}
+    body |= {"vector": row.vector} if "vector" in include else {}
+    return body | ({"attributes": row.attributes} if "attributes" in include else {})
 
 
 def answer_body(answer: Answer, include: list[str], ids: str | None = None) -> dict[str, Any]:

@@ -19,15 +19,18 @@ from ..indexes import Late, Service
 from ..read.deadline import Deadline
 from ..read.reader import read_small
 from ..receipt import Receipt
-from ..search.memory import answers_bytes, in_flight_bytes, row_bytes, rows_bytes
+from ..search.listing import prepare_listing
+from ..search.memory import answers_bytes, in_flight_bytes, listing_bytes, row_bytes, rows_bytes
 from ..search.query import Answer, Query
-from .bodies import answer_body, describe, json_id, packed_reply
+from ..search.walk import WALK_BYTES_MAX
+from .bodies import answer_body, describe, json_id, packed_reply, row_body
 from .reply import Reply
 from .request import (
     BINARY,
     INCLUDE_DEFAULT,
     INTEGER,
     JSON,
+    LISTING_FIELDS,
     ROW_FIELDS,
     VECTORS_MAX,
     cursor_of,
@@ -40,6 +43,7 @@ from .request import (
     parse_options,
     parse_parameters,
     parse_queries,
+    parse_row_listing,
     parse_rows,
 )
 
@@ -147,13 +151,35 @@ async def rows(call: Call) -> Reply:
         known = [identifier_of(index, one) for one in ids]
         await call.make_room(rows_bytes(index.segment, len(ids), wanted.vectors), 0, 0.0)
         answer = await index.rows(known, wanted, receipt, call.deadline)
-        found = []
-        for row in answer.rows:
-            one: dict[str, Any] = {"id": json_id(row.id, written)}
-            one |= {"vector": row.vector} if wanted.vectors else {}
-            found.append(one | ({"attributes": row.attributes} if wanted.attributes else {}))
+        found = [row_body(row, include, written) for row in answer.rows]
         missing = [json_id(one, written) for one in answer.missing]
         return {"rows": found, "missing": missing, "complete": answer.complete}
+
+    body = await call.service.live(call.index, receipt, read)
+    return Reply(200, body | ({"receipt": receipt.as_dict()} if "receipt" in include else {}))
+
+
+async def list_rows(call: Call) -> Reply:
+    """Rows by a filter, a page of them."""
+    negotiate(call.headers.get("accept", ""), [JSON])
+    parse_parameters(call.options, ())
+    fields = parse_body(decode(await call.body(), call.headers.get("content-encoding", "")), LISTING_FIELDS)
+    listing, include = parse_row_listing(fields)
+    written, receipt = fields.get("numbers"), Receipt()
+    call.deadline.at = Deadline.after(listing.budget.ms).at
+
+    async def read(index: Index) -> dict[str, Any]:
+        _check_ids(index, written)
+        values = listing.limit * index.root.index.dimension * listing.vectors
+        if values > VALUES_MAX:
+            hint = "leave vector out of include, or ask for fewer"
+            raise LimitError("limit x dimension", values, VALUES_MAX, hint=hint, param="limit")
+        prepared = prepare_listing(index.segment, listing)
+        nbytes = listing_bytes(index.segment, prepared)
+        await call.make_room(nbytes, min(WALK_BYTES_MAX, listing.budget.bytes), 0.0)
+        page = await index.list_rows(prepared, receipt, call.deadline)
+        found = [row_body(row, include, written) for row in page.rows]
+        return {"rows": found, "cursor": page.cursor, "complete": page.complete}
 
     body = await call.service.live(call.index, receipt, read)
     return Reply(200, body | ({"receipt": receipt.as_dict()} if "receipt" in include else {}))

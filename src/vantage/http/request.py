@@ -16,6 +16,7 @@ from ..errors import InputError, LimitError
 from ..format import DIMENSION_MAX, VECTORS
 from ..indexes import NAME, NAME_RULE
 from ..read.bucket import LIST_MAX
+from ..search.listing import Listing
 from ..search.query import Query
 
 VECTORS_MAX = 256
@@ -42,10 +43,22 @@ FIELDS = (
     "model",
     "ids",
     "filter",
+    "distinct",
 )
 ROW_FIELDS = ("ids", "include", "numbers")
+LISTING_FIELDS = ("filter", "limit", "cursor", "include", "order_by", "distinct", "budget", "numbers")
 ROWS_MAX = 1000  # by their ids, in a request
-OPTIONS = ("top_k", "include", "recall", "rerank", "explain", "exact", "model", "filter")  # of a query string
+OPTIONS = (
+    "top_k",
+    "include",
+    "recall",
+    "rerank",
+    "explain",
+    "exact",
+    "model",
+    "filter",
+    "distinct",
+)  # of a query string
 INTEGER = re.compile(r"-?[0-9]{1,20}")
 IDS = ("string", "number")
 INTEGER_BITS_MAX = 128  # an error tells the value in full
@@ -177,11 +190,7 @@ def parse_queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
         raise LimitError(
             "the number of vectors", len(vectors), f"1 to {VECTORS_MAX}", hint="send several requests", param="vectors"
         )
-    include = fields.get("include", INCLUDE_DEFAULT)
-    if not isinstance(include, list) or not all(isinstance(i, str) for i in include):
-        raise InputError("include is not a list of names", hint=f"known are: {', '.join(INCLUDE)}", param="include")
-    for name in include:
-        _check_known(name, INCLUDE, "include")
+    include = _include(fields, INCLUDE_DEFAULT)
     recall = fields.get("recall")
     # NaN and infinity are numbers to Python's JSON alone, and an error may not repeat them.
     if recall is not None and (
@@ -195,13 +204,14 @@ def parse_queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
     if not isinstance(fields.get("exact", False), bool):
         raise InputError("exact is neither true nor false", hint="send true for a proven answer", param="exact")
     parse_ids(fields.get("ids"))
+    _check_text(fields, "distinct")
     rerank = _integer(fields.get("rerank", 0), "rerank")
     if rerank < 0:
         raise LimitError("rerank", rerank, "0 or more", hint="0 switches it off", param="rerank")
     query = Query(
         None, _integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
         parse_budget(fields.get("budget", {})), exact=fields.get("exact", False),
-        id=_identifier(fields["id"]) if by_id else None, filter=fields.get("filter"),
+        id=_identifier(fields["id"]) if by_id else None, filter=fields.get("filter"), distinct=fields.get("distinct"),
     )  # fmt: skip
     names = [f"vectors[{i}]" if many else "vector" for i in range(len(vectors))]
     return [Query(**{**vars(query), "vector": v, "param": n}) for v, n in zip(vectors, names, strict=True)], many
@@ -231,13 +241,37 @@ def parse_rows(fields: dict[str, Any]) -> tuple[list[int | bytes], list[str]]:
         raise InputError("ids is not a list", hint='{"ids": ["a", "b"]}', param="ids")
     if not 1 <= len(ids) <= ROWS_MAX:
         raise LimitError("the number of ids", len(ids), f"1 to {ROWS_MAX}", hint="send several requests", param="ids")
-    include = fields.get("include", ["attributes", "vector"])
+    include = _include(fields, ["attributes", "vector"])
+    parse_ids(fields.get("numbers"), "numbers")
+    return [_identifier(one, f"ids[{i}]") for i, one in enumerate(ids)], include
+
+
+def parse_row_listing(fields: dict[str, Any]) -> tuple[Listing, list[str]]:
+    """(the page of rows that is asked for, what is wanted of them)."""
+    include = _include(fields, ["attributes", "receipt"])
+    for name in ("cursor", "distinct"):
+        _check_text(fields, name)
+    parse_ids(fields.get("numbers"), "numbers")
+    listing = Listing(
+        fields.get("filter"), _integer(fields.get("limit", Listing.limit), "limit"), fields.get("cursor"),
+        fields.get("order_by"), fields.get("distinct"), "attributes" in include, "vector" in include,
+        parse_budget(fields.get("budget", {})),
+    )  # fmt: skip
+    return listing, include
+
+
+def _check_text(fields: dict[str, Any], name: str) -> None:
+    if not isinstance(fields.get(name), str | None):
+        raise InputError(f"{name} is no string", hint="send a string, or leave it out", param=name)
+
+
+def _include(fields: dict[str, Any], usual: list[str]) -> list[str]:
+    include = fields.get("include", usual)
     if not isinstance(include, list) or not all(isinstance(i, str) for i in include):
         raise InputError("include is not a list of names", hint=f"known are: {', '.join(INCLUDE)}", param="include")
     for name in include:
         _check_known(name, INCLUDE, "include")
-    parse_ids(fields.get("numbers"), "numbers")
-    return [_identifier(one, f"ids[{i}]") for i, one in enumerate(ids)], include
+    return include
 
 
 def parse_budget(fields: Any) -> Budget:
@@ -280,7 +314,7 @@ def parse_options(text: str) -> dict[str, Any]:
     for name, value in parse_parameters(text, OPTIONS).items():
         if name == "include":
             fields[name] = [v for v in value.split(",") if v]
-        elif name == "model":
+        elif name in ("model", "distinct"):
             fields[name] = value.encode("latin-1").decode(errors="replace")
         else:
             try:

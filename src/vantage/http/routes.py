@@ -58,6 +58,7 @@ ROUTES = (
     Route("GET", "/v1/indexes/{index}", READERS, handlers.describe_index),
     Route("POST", "/v1/indexes/{index}/query", READERS, handlers.query),
     Route("POST", "/v1/indexes/{index}/facets", READERS, facets.facets),
+    Route("POST", "/v1/indexes/{index}/rows", READERS, handlers.list_rows),
     Route("GET", "/v1/indexes/{index}/vectors", READERS, handlers.row_by_parameter),
     Route("POST", "/v1/indexes/{index}/vectors", READERS, handlers.rows),
     Route("GET", "/v1/indexes/{index}/vectors/{id}", READERS, handlers.row),

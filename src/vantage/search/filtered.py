@@ -50,3 +50,13 @@ def select(value: Any, root: Root, homes: Sequence[int]) -> Selection | None:
     node = resolve(parsed, root.filters)
     rows = expected_rows(node, root.filters, root.counts, homes) if root.counts and homes else []
     return Selection(node, compile_filter(node, root.filters), rows)
+
+
+def distinct_field(name: str, root: Root) -> int:
+    """The field of an attribute whose values tell answers apart. Raises InputError for one that blocks do not have."""
+    able = {root.names[f.attribute]: i for i, f in enumerate(root.filters) if f.in_blocks and not f.many}
+    if name not in able:
+        what = "cannot tell answers apart" if name in root.names else "is no attribute of this index"
+        hint = f"these can: {', '.join(able) or 'none'}"[:400]
+        raise InputError(f"distinct: {name[:80]!r} {what}", hint=hint, param="distinct")
+    return able[name]

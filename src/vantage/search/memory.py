@@ -8,10 +8,12 @@ from ..filter.facet import Facet
 from ..format import ATTRIBUTE_ROW_BYTES_MAX, ID_PAGE_ROWS, VECTOR_BYTES, id_entry
 from ..kernels import lrsq_tables_size, pool_size
 from ..read.reader import IN_FLIGHT_BYTES_MAX
+from .listing import PreparedListing
 from .query import Query
 from .rows import ATTRIBUTES_BYTES_MAX
-from .scan import CONTENDERS_MIN
+from .scan import capacity_for
 from .segment import Segment
+from .walk import WALK_BYTES_MAX
 
 SCANS_BYTES_MAX = 4 << 20  # what the scans of a batch may hold at once; more queries are answered in groups
 RANKED_BYTES = 1200  # what reading a row's full vector takes beside its bytes
@@ -25,6 +27,7 @@ ATTRIBUTE_COPIES = 4  # as read, as objects, as JSON, as sent
 TALLY_BYTES = 160  # a value that is counted, and its place in the order
 COLUMN_BYTES = 2 << 20  # of a block or chunk, as pairs
 TEXTS_BYTES = 256 << 10  # of the values of a facet, mostly far less
+LISTED_BYTES, ORDERED_BYTES = 24, 250  # of a row that a page looks at, and where it is put in order by its key
 EXACT_BYTES = 2 << 20  # what an exact answer holds besides: intervals, ceilings, full vectors
 
 
@@ -67,6 +70,15 @@ def facets_bytes(segment: Segment, facets: Sequence[Facet]) -> int:
     return nbytes
 
 
+def listing_bytes(segment: Segment, prepared: PreparedListing) -> int:
+    """Likewise of a page of rows: what it keeps of extents, and what it makes of each of their rows."""
+    walk, listing = prepared.walk, prepared.listing
+    held = min(walk.nbytes, WALK_BYTES_MAX)
+    rows = walk.rows * held // max(1, walk.nbytes)
+    own = ORDERED_BYTES if walk.field is not None else LISTED_BYTES
+    return held + rows * own + rows_bytes(segment, listing.limit, listing.vectors)
+
+
 def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     """About the bytes of reads under way, which are not in the heap."""
     nbytes = sum(min(_read_bytes(segment, q), q.budget.bytes) for q in queries)
@@ -92,7 +104,7 @@ def tails_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     Of all blocks at the most, of one a contender, and of those that the promises read.
     """
     root = segment.root
-    contenders = sum(max(3 * q.top_k, CONTENDERS_MIN) for q in queries)
+    contenders = sum(capacity_for(q.top_k, distinct=q.distinct is not None) for q in queries)
     tail = TAIL_BYTES + root.index.attribute_bytes * bool(queries[0].attributes)
     nbytes = root.index.slots * tail
     read = sum(_read_bytes(segment, q) for q in queries) / (root.codec.code_bytes + tail)
@@ -106,7 +118,7 @@ def scan_bytes(segment: Segment, query: Query) -> int:
     if query.filter:
         ranked = max(ranked, *(segment.filter_promise(query, by_chunks=one).rerank for one in (False, True)))
     tables = lrsq_tables_size(codec.code_bytes, codec.fine)
-    pool = pool_size(max(3 * max(query.top_k, ranked), CONTENDERS_MIN))
+    pool = pool_size(capacity_for(max(query.top_k, ranked), distinct=query.distinct is not None))
     width = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
     vectors = ranked * (width + RANKED_BYTES) + query.exact * EXACT_BYTES
     contenders = CONTENDER_BYTES * max(query.top_k, ranked)

@@ -28,7 +28,7 @@ class Prepared:
     source f32 (d): as sent. vector f32 (d): norm 1 (cosine, dot), or from the origin in the scale of the rows (l2).
     norm: of the source under dot, of the vector under l2, 1 under cosine. i16 (d padded to 32) * i16_scale is the
     vector. unit: integer scores for a score of 1. sharpness: the power that a router's probabilities are raised to.
-    selection: the rows that may answer, None for all.
+    selection: the rows that may answer, None for all. distinct: the field of each of whose keys one row may answer.
     """
 
     source: array[float]
@@ -39,6 +39,7 @@ class Prepared:
     unit: float
     sharpness: float = 1.0
     selection: Selection | None = None
+    distinct: int | None = None
 
 
 def prepare(values: Sequence[float], index: IndexSection, param: str = "vector") -> Prepared:

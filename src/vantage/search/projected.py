@@ -13,7 +13,7 @@ from ..cost import ROUND_MS, wave_ms
 from ..filter.keys import KEY_MAX, KEY_MIN
 from ..filter.parse import Junction, Negation, Node, Term
 from ..filter.program import Span, complement, spans_of
-from ..format import Projection, Root, open_chunk
+from ..format import OpenChunk, Projection, Root, open_chunk
 from ..read.cache import CACHED
 from ..read.waves import Steps
 from .filtered import Matched, Selection
@@ -22,7 +22,7 @@ from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
 from .route.common import PROBABILITY_BITS, Routed
 from .run import Candidates, Run
-from .scan import CONTENDERS_MIN, BlockIds, LrsqScan
+from .scan import BlockIds, LrsqScan, Opened, capacity_for
 
 WHOLE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
 ATTRIBUTE_WAVES = 2  # after chunks: where attributes are, and these
@@ -69,14 +69,21 @@ def bases(node: Node, root: Root) -> list[Base]:
     return out
 
 
-def runs(base: Base) -> list[tuple[int, int]]:
-    """Chunks [a, b) of the buckets that may hold a row of the base, in order."""
-    p, out, at = base.projection, list[tuple[int, int]](), 0
+def buckets(base: Base) -> list[int]:
+    """Numbers of the buckets that may hold a row of the base with a value, in order."""
+    p, out, at = base.projection, list[int](), 0
     for j, (low, high) in enumerate(zip(p.low, p.high, strict=True)):
         while at < len(base.spans) and base.spans[at][1] < low:
             at += 1
         if at < len(base.spans) and base.spans[at][0] <= high:
-            out.append((p.first[j], p.first[j + 1]))
+            out.append(j)
+    return out
+
+
+def runs(base: Base) -> list[tuple[int, int]]:
+    """Chunks [a, b) of the buckets that may hold a row of the base, in order."""
+    p = base.projection
+    out = [(p.first[j], p.first[j + 1]) for j in buckets(base)]
     if base.nulls and p.first[len(p.low)] < len(p.block):
         out.append((p.first[len(p.low)], len(p.block)))
     return out
@@ -201,13 +208,20 @@ class ChunkScan(LrsqScan):
                 self.pool, mask,
             )  # fmt: skip
 
+    def columns(self, place: int, data: bytes | memoryview, opened: Opened) -> memoryview:
+        if self.query.distinct is None:
+            return memoryview(b"")
+        assert isinstance(opened, OpenChunk)
+        return memoryview(data)[opened.at.columns : opened.at.columns_end]
+
 
 def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidates]:
     """read and scan of chunks; a second wave for what is left where fewer matches were found than are wanted."""
     query, segment, projection = run.query, run.segment, chosen.base.projection
     rerank = segment.reranked(query, by_chunks=True)
-    most = max(query.top_k, rerank) + (query.without is not None)
-    scan = ChunkScan(segment.root, projection, run.prepared, max(3 * most, CONTENDERS_MIN), segment.keys, run.block_ids)
+    most = max(query.top_k, rerank)
+    capacity = capacity_for(most + (query.without is not None), distinct=query.distinct is not None)
+    scan = ChunkScan(segment.root, projection, run.prepared, capacity, segment.keys, run.block_ids)
     complete = (yield from segment.scan(run, chosen.plan, scan, 0)) and chosen.plan.complete
     chunks = chosen.routed.blocks
     assert chunks is not None
@@ -215,8 +229,8 @@ def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidat
     def seen() -> bool:
         return run.done.issuperset(chunks)
 
-    best = [c for c in scan.contenders(most) if c.row != query.without]
-    if complete and len(best) < query.top_k and not seen():
+    best = scan.contenders(most, query.without)
+    if complete and len(best) < run.wanted and not seen():
         left = run.left(bool(rerank))
         complete = min(left.gets, left.bytes, left.waves) >= 1
         if complete:
@@ -227,16 +241,16 @@ def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidat
             plan = plan_scan(chosen.routed, flags, projection.directory, (0, 0), READ_ALL, gets, left)
             plan = replace(plan, cached=[i for i in plan.cached if i not in run.done])
             complete = (yield from segment.scan(run, plan, scan, 0)) and plan.complete
-            best = [c for c in scan.contenders(most) if c.row != query.without]
+            best = scan.contenders(most, query.without)
     run.receipt.rows = scan.rows
-    if len(best) < query.top_k and not seen():
+    if len(best) < run.wanted and (not seen() or scan.is_full()):
         complete = False
     many = segment.root.filters[projection.field].many
     exact = seen() and not many
     least = len(best) if many else scan.matched
     rows = scan.matched if exact else max(least, round(sum(selection.rows)))
     recall = None
-    if segment.root.filter_promises:
+    if segment.root.filter_promises and not query.distinct:
         promise = segment.filter_promise(query, by_chunks=True)
         all_seen = seen() and len(best) < query.top_k
         recall = 1.0 if all_seen else expected_recall(promise, sum(selection.rows), held(chosen.routed, run.done))

@@ -12,6 +12,7 @@ from .rank import Match
 from .rows import ATTRIBUTES_BYTES_MAX
 
 TOP_K_MAX = 1000
+DISTINCT_NEAREST = 4  # rows of a value among the nearest, that are planned for
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class Query:
     id: int | bytes | None = None  # then vector and without are found; their two GETs are not in the budget
     room: int = ATTRIBUTES_BYTES_MAX  # for attributes; a batch shares it
     filter: Any = None
+    distinct: str | None = None  # an attribute: the best row of each of its values
+
+    @property
+    def nearest(self) -> int:
+        """Rows that plans look for: with distinct more than are answered."""
+        return self.top_k if self.distinct is None else min(TOP_K_MAX, DISTINCT_NEAREST * self.top_k)
 
 
 @dataclass(frozen=True)

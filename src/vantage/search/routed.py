@@ -15,7 +15,9 @@ from .matching import expected_recall, held
 from .plan import READ_ALL, Plan, plan_scan, spread
 from .route.common import Routed
 from .run import Candidates, Run
-from .scan import CONTENDERS_MIN, Contender, Scan
+from .scan import Contender, Scan, capacity_for
+
+DISTINCT_HALVINGS = 4  # of the price, for a second wave where there were too few values
 
 
 def candidates(run: Run) -> Steps[Candidates]:
@@ -30,22 +32,29 @@ def candidates(run: Run) -> Steps[Candidates]:
         if chosen is not None:
             return (yield from projected.candidates(run, selection, chosen))
     rerank = segment.reranked(query)
-    most = max(query.top_k, rerank) + (query.without is not None)
+    most, distinct = max(query.top_k, rerank), query.distinct is not None
     if routed.directory is None and segment.resident is None:  # its page could not be read
         return Candidates([], rerank, False, None, lambda: None)
     directory, rendition = segment.directory(routed), segment.rendition(query)[1]
-    scan = segment.scan_of(
-        segment.root, directory, rendition, run.prepared, max(3 * most, CONTENDERS_MIN), segment.keys, run.block_ids
-    )
+    capacity = capacity_for(most + (query.without is not None), distinct=distinct)
+    scan = segment.scan_of(segment.root, directory, rendition, run.prepared, capacity, segment.keys, run.block_ids)
     price = plan.price
 
     def contenders() -> list[Contender]:
-        return [c for c in scan.contenders(most) if c.row != query.without]
+        return scan.contenders(most, query.without)
 
     def recall(rows: int) -> float | None:
+        if distinct:
+            return None
         if selection is None:
             return _recall(run, scan, best, routed, price, rows)
         return _recall_of_matching(run, scan, routed, selection, len(best) < query.top_k and matched().exact)
+
+    def lacks() -> bool:
+        """Whether there are fewer than are wanted, and there may be more."""
+        if len(best) >= run.wanted or (selection is None and not distinct):
+            return False
+        return not matched().exact if selection is not None else not _is_seen(scan, run)
 
     def matched() -> Matched:
         assert selection is not None
@@ -55,9 +64,12 @@ def candidates(run: Run) -> Steps[Candidates]:
     best = contenders()
     estimate = recall(rerank) if complete else None
     lower = None if estimate is None or selection is not None else second_price(promise, price, estimate)
-    if complete and selection is not None and len(best) < query.top_k and not matched().exact:
-        lower = READ_ALL  # whatever is left may hold some
-        routed = routed if selection.rows or segment.resident is None else routed.floored(segment.root.index.blocks)
+    if complete and lacks():
+        if selection is None:
+            lower = price >> DISTINCT_HALVINGS
+        else:
+            lower = READ_ALL  # whatever is left may hold some
+            routed = routed if selection.rows or segment.resident is None else routed.floored(segment.root.index.blocks)
     if lower is not None:
         left = run.left(bool(rerank))
         complete = min(left.gets, left.bytes, left.waves) >= 1  # else the budget cuts what the promise takes
@@ -68,7 +80,7 @@ def candidates(run: Run) -> Steps[Candidates]:
             best = contenders()
             estimate = recall(rerank)
     run.receipt.rows = scan.rows
-    if selection is not None and len(best) < query.top_k and not matched().exact:
+    if lacks() or (distinct and len(best) < run.wanted and scan.is_full()):
         complete = False  # there may be more
     attributes = scan.attributes if segment.root.renditions[rendition].attributes else None
     known = None if selection is None else matched()
@@ -78,11 +90,15 @@ def candidates(run: Run) -> Steps[Candidates]:
 def _matched(scan: Scan, run: Run, selection: Selection) -> Matched:
     """How many rows the filter takes: counted where all extents that may hold one are scanned, else as expected."""
     if not selection.rows:
-        every = len(run.done) == len(scan.directory) and run.segment.resident is not None
-        return Matched(scan.matched, every)
+        return Matched(scan.matched, _is_seen(scan, run))
     blocks = scan.directory.block
     every = all(i in run.done or not selection.rows[block] for i, block in enumerate(blocks))
     return Matched(scan.matched if every else max(scan.matched, round(sum(selection.rows))), every)
+
+
+def _is_seen(scan: Scan, run: Run) -> bool:
+    """Whether all rows of the segment are scanned."""
+    return len(run.done) == len(scan.directory) and run.segment.resident is not None
 
 
 def _second_plan(run: Run, routed: Routed, price: int, left: Budget) -> Plan:

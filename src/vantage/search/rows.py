@@ -5,7 +5,9 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from typing import Any, NamedTuple
 
 from ..cost import Budget
@@ -45,6 +47,15 @@ class IdEntry(NamedTuple):
     row: int
     check: int
     spot: Spot | None
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """A row as it is stored; vector and attributes None where they were not wanted, or the budget ended before."""
+
+    id: int | bytes
+    vector: list[float] | None
+    attributes: dict[str, Any] | None
 
 
 class StoredRows:
@@ -132,6 +143,14 @@ class StoredRows:
             if not is_sound(vector, index.vector_kind):
                 raise damaged(item.key, f"{item.what} holds a number that is not finite, or too large")
         return dict(zip(checks, vectors, strict=True)) if vectors is not None else {}
+
+    def first_vectors(self, checks: dict[int, int], budget: Budget) -> Steps[dict[int, bytes]]:
+        """The same of as many of the first rows as the budget allows: all, or a half, a quarter and so on."""
+        count, vectors = len(checks), dict[int, bytes]()
+        while count and not vectors:
+            vectors = yield from self.vectors(dict(islice(checks.items(), count)), budget)
+            count //= 2
+        return vectors
 
     def spots(self, rows: list[int], budget: Budget) -> Steps[dict[int, Spot]]:
         """Where the attributes of rows are, from the facts of their pages; {} as in `vectors`."""

@@ -30,6 +30,15 @@ class Run:
     block_ids: BlockIds
     done: set[int] = field(default_factory=set)
 
+    @property
+    def wanted(self) -> int:
+        """Matches that the answer is to have, if there are as many: with distinct, no more than there are values."""
+        root, distinct = self.segment.root, self.prepared.distinct
+        if distinct is None:
+            return self.query.top_k
+        field = root.filters[distinct]
+        return min(self.query.top_k, field.distinct + (field.rows < root.index.rows))
+
     def left(self, reserved: int = 0) -> Budget:
         """What it may still spend, with `reserved` GETs and waves kept for later."""
         return self.receipt.left_of(self.budget, reserved)

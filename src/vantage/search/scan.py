@@ -23,11 +23,13 @@ from ..format import (
     OpenChunk,
     Root,
     Spot,
+    Values,
     aligned,
     attribute_bytes,
     centre_of,
     damaged,
     id_at,
+    keys_in,
     open_block,
     plane_of,
     spot_at,
@@ -38,6 +40,7 @@ from .rotate import rotated
 
 _ENTRY = struct.Struct("<iIII")  # score, row, extent, index in it
 CONTENDERS_MIN = 300
+DISTINCT_ROWS, DISTINCT_MIN = 16, 1000  # contenders a value that is wanted, where each answers once
 SCORE_MAX = 1 << 30  # integer scores are cut there; those in their scale stay below, but for far rows under l2
 _SCRATCH = bytearray()  # of filters, one an isolate: it is done with before anything is awaited
 COSINE_MAX = 16.0  # no cosine is over 1; the rest is room for what a coarse code leaves
@@ -48,9 +51,11 @@ class Tail(NamedTuple):
 
     data: memoryview
     opened: Opened
+    columns: memoryview = memoryview(b"")  # only where a query wants one row a value
 
 
 Opened = OpenBlock | OpenChunk
+Entry = tuple[int, int, int, int]  # score, row, extent, index in it
 BlockIds = dict[tuple[int, int], Tail]  # by object and offset
 
 
@@ -99,8 +104,13 @@ class Scan(Extents, Protocol):
     def base(self, place: int) -> float:
         """The score of the centre of an extent that was scanned."""
 
-    def contenders(self, most: int) -> list[Contender]:
-        """The best `most` rows, best first, ties by lower row number; ids read."""
+    def contenders(self, most: int, without: int | None = None) -> list[Contender]:
+        """The best `most` rows but for the row `without`, best first, ties by lower row number; ids read. Of each value
+        the best row alone, where the query says so.
+        """
+
+    def is_full(self) -> bool:
+        """Whether it has seen more rows than it keeps."""
 
     def attributes(self, contenders: list[Contender]) -> Iterator[tuple[int, str, bytes]]:
         """(position, what errors call the block, JSON of the attributes) of each, block by block, of a rendition that
@@ -189,17 +199,44 @@ class LrsqScan:
             where = places.object[place], places.offset[place]
             if where not in self._block_ids:
                 data, opened = self._fresh[place]
-                self._block_ids[where] = Tail(memoryview(bytes(data[opened.at.checks :])), opened)
+                columns = memoryview(bytes(self.columns(place, data, opened)))
+                self._block_ids[where] = Tail(memoryview(bytes(data[opened.at.checks :])), opened, columns)
         self._fresh.clear()
 
-    def contenders(self, most: int) -> list[Contender]:
-        best = [self._contender(entry) for entry in islice(self.entries(), most)]
+    def contenders(self, most: int, without: int | None = None) -> list[Contender]:
+        entries: Iterator[Entry] = (entry for entry in self.entries() if entry[1] != without)
+        if self.query.distinct is not None:
+            entries = self._first_of_each(entries, self.query.distinct)
+        best = [self._contender(entry) for entry in islice(entries, most)]
         metric = self.root.index.metric
         limit = min(COSINE_MAX * self.query.unit, SCORE_MAX) if metric == "cosine" else SCORE_MAX
         for c in best:
             if not (c.score > -limit or metric == "l2") or c.score >= limit:
                 raise damaged(self.where(c.place), f"gives row {c.row} a score that no row can have")
         return best
+
+    def _first_of_each(self, entries: Iterator[Entry], field: int) -> Iterator[Entry]:
+        """Of the rows of each key of a field the first one; those without a key count as of one."""
+        keys, seen = dict[int, Values](), set[int | None]()
+        for entry in entries:
+            _, _, place, i = entry
+            if place not in keys:
+                tail = self._tail(place)
+                keys[place] = keys_in(tail.columns, tail.opened.at.n, field, self.where(place))
+            key = next(iter(keys[place][i]), None)
+            if key not in seen:
+                seen.add(key)
+                yield entry
+
+    def is_full(self) -> bool:
+        return sum(1 for _ in self.entries()) == self.capacity
+
+    def columns(self, place: int, data: bytes | memoryview, opened: Opened) -> memoryview:
+        """The columns of an extent, where the query wants one row a value; else nothing."""
+        if self.query.distinct is None:
+            return memoryview(b"")
+        assert isinstance(opened, OpenBlock)
+        return plane_of(data, opened.planes, COLUMNS_PLANE, self.where(place))
 
     def attributes(self, contenders: list[Contender]) -> Iterator[tuple[int, str, bytes]]:
         by_place: dict[int, list[int]] = {}
@@ -218,11 +255,11 @@ class LrsqScan:
         """Extents whose ids may still be asked for."""
         return {place for _, _, place, _ in self.entries()}
 
-    def _contender(self, entry: tuple[int, int, int, int]) -> Contender:
+    def _contender(self, entry: Entry) -> Contender:
         score, row, place, i = entry
         if row >= self.root.index.rows:
             raise damaged(self.where(place), f"holds row {row} of {self.root.index.rows}")
-        data, opened = self._tail(place)
+        data, opened, _ = self._tail(place)
         at = opened.at
         check = data[4 * i : 4 * i + 4].cast("I")[0]
         spot = None
@@ -247,12 +284,18 @@ class LrsqScan:
         where = places.object[place], places.offset[place]
         if where not in self._block_ids:
             data, opened = self._opened[place]
-            self._block_ids[where] = Tail(memoryview(data)[opened.at.checks :], opened)
+            columns = self.columns(place, data, opened)
+            self._block_ids[where] = Tail(memoryview(data)[opened.at.checks :], opened, columns)
         return self._block_ids[where]
 
-    def entries(self) -> Iterator[tuple[int, int, int, int]]:
+    def entries(self) -> Iterator[Entry]:
         """(score, row, extent, index in it), best first."""
         return pool_entries(self.pool, self.capacity)
+
+
+def capacity_for(most: int, *, distinct: bool) -> int:
+    """How many contenders a scan keeps, of which `most` are wanted."""
+    return max(DISTINCT_ROWS * most, DISTINCT_MIN) if distinct else max(3 * most, CONTENDERS_MIN)
 
 
 def rows_taken(plane: memoryview, n: int, columns: int, program: bytes, where: str) -> bytearray:
@@ -267,7 +310,7 @@ def rows_taken(plane: memoryview, n: int, columns: int, program: bytes, where: s
     return mask
 
 
-def pool_entries(pool: bytearray, capacity: int) -> Iterator[tuple[int, int, int, int]]:
+def pool_entries(pool: bytearray, capacity: int) -> Iterator[Entry]:
     """(score, row, extent, index in it) of what a pool of this capacity keeps, best first."""
     out = bytearray(_ENTRY.size * capacity)
     count = kernels.pool_finish(pool, out)

@@ -47,7 +47,7 @@ class Segment:
     """
 
     def __init__(self, name: str, generation: str, root: Root, cache: Cache) -> None:
-        self.name, self.root, self.cache = name, root, cache
+        self.name, self.generation, self.root, self.cache = name, generation, root, cache
         self.space = f"{name}/{generation}"
         self.keys = root.objects.resolve(name, generation)
         self.resident = root.directory
@@ -60,7 +60,7 @@ class Segment:
 
     def promise(self, query: Query) -> Promise:
         """How the recall is kept that the query has to have, at its top_k. Raises LimitError where it cannot."""
-        return promise_of(self.root.contract, self.root.promises, query.top_k, query.recall)
+        return promise_of(self.root.contract, self.root.promises, query.nearest, query.recall)
 
     def rendition(self, query: Query) -> tuple[int, int]:
         """(the rendition that the promise of a query is of, the one to read): with attributes, where it wants those."""
@@ -121,7 +121,7 @@ class Segment:
         root, selection = self.root, prepared.selection
         if selection is None or not selection.rows or root.counts is None or root.centres is None:
             return None
-        wanted = query.top_k + (query.without is not None)
+        wanted = query.nearest + (query.without is not None)
         return tail(prepared, selection.rows, wanted, root.index, root.centres, root.counts)
 
     def _of_matching(self, prepared: Prepared, routed: Routed) -> Routed:
@@ -144,7 +144,7 @@ class Segment:
         flags = self.flags(directory, renditions)
         if selection is not None:
             return self._plan_matching(query, routed, selection, flags, directory, budget)
-        rows = min(query.top_k + (query.without is not None), directory.at_home)
+        rows = min(query.nearest + (query.without is not None), directory.at_home)
         last = False
         while True:
             plan = plan_scan(routed, flags, directory, renditions, price, contract.gets, budget)
@@ -156,7 +156,7 @@ class Segment:
 
     def filter_promise(self, query: Query, *, by_chunks: bool) -> FilterPromise:
         """How the recall of a query with a filter is kept. Raises LimitError where it cannot."""
-        return promise_under_filter(self.root, by_chunks, query.top_k, query.recall)
+        return promise_under_filter(self.root, by_chunks, query.nearest, query.recall)
 
     def reranked(self, query: Query, *, by_chunks: bool = False) -> int:
         """Rows that get exact scores: as many as the query says, or the promise; fewer could not hold the answer.
@@ -173,7 +173,7 @@ class Segment:
     ) -> Plan:
         """The first wave under a filter, of blocks; of few matching rows all that there may be."""
         renditions, gets = self.rendition(query), self.root.contract.gets
-        if selection.rows and sum(selection.rows) < FEW_MATCHES * query.top_k:
+        if selection.rows and sum(selection.rows) < FEW_MATCHES * query.nearest:
             return plan_scan(routed, flags, directory, renditions, READ_ALL, gets, budget)
         matches = sum(selection.rows) or float(self.root.index.rows)
         promise = self.filter_promise(query, by_chunks=False)
