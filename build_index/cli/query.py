@@ -33,7 +33,7 @@ from .forms import (
     parse_json,
     read_form,
 )  # fmt: skip
-from .report import proof_line, receipt_line
+from .report import proof_line, receipt_line, show_costs, show_values
 from .terminal import Address, Json, count, out, print_json, size
 
 
@@ -63,6 +63,8 @@ def info(index: Address, as_json: Json = False) -> None:
         "size", f"{size(total)}, root {size(opened.current.root.size)}; ${storage_usd(total):.4f} a month in R2"
     )
     out.print(table)
+    show_values(described["attributes"], out)
+    show_costs(described["attributes"], out)
     points = Table(
         "k", "recall", "GETs", "bytes", title="measured on held-out rows, nothing cached", title_justify="left"
     )

@@ -52,6 +52,11 @@ class Unfit(Exception):
     """A value that no column can have: what is wrong with it."""
 
 
+def refused(one: Declared, error: Unfit) -> InputError:
+    """What to raise for an attribute that was named."""
+    return InputError(f"{one.name!r} cannot be filtered by: {error}", hint="leave it out of --filter")
+
+
 def read_columns(rows: Rows, declared: Sequence[Declared], note: Any, progress: Progress) -> list[Column]:
     """The columns of declared attributes. Leaves out, and notes, one that nobody named and that is not fit or too dear.
 
@@ -74,9 +79,7 @@ def read_columns(rows: Rows, declared: Sequence[Declared], note: Any, progress: 
             out.append(_joined(one, part, rows.count))
         except Unfit as error:
             if one.asked:
-                raise InputError(
-                    f"{one.name!r} cannot be filtered by: {error}", hint="leave it out of --filter"
-                ) from None
+                raise refused(one, error) from None
             note(f"{one.name!r} is not filterable: {error}; name it with --filter to have it whatever it takes")
     return out
 
@@ -198,7 +201,7 @@ def fit_blocks(
         wanted = every or (asked[column.name] and column.name not in projected)
         if cheap or (wanted and nbytes < math.inf):
             left -= nbytes
-            out.append(column)
+            out.append(replace(column, field=replace(column.field, row_bytes=float(np.float32(nbytes)))))
         elif column.name in projected:
             out.append(replace(column, field=replace(column.field, in_blocks=False)))
         elif asked[column.name]:

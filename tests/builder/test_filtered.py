@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -15,17 +16,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from filters import random_filter, random_row, takes
+from filters import KINDS, key_of, random_filter, random_row, takes
 from typer.testing import CliRunner
 
 from build_index.bucket.open import open_index
-from build_index.build import build
+from build_index.build import Report, build
 from build_index.cli.main import app
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source
+from build_index.progress import Progress
 from build_index.tune import renditions
 from build_index.tune.options import Options
-from vantage.errors import DamagedError, InputError
+from vantage.errors import DamagedError, InputError, NotFoundError
+from vantage.filter.schema import CHARS_MAX, describe_attributes
+from vantage.format import COLUMNS_PLANE, Counts, open_block, pack_filters, plane_of
+from vantage.format.projections import pack_projections
 from vantage.http import routes
 from vantage.http.access import Access
 from vantage.index import Index
@@ -184,6 +189,53 @@ def test_over_http(made: Made) -> None:
     assert post({"vector": x[0].tolist(), "filter": {"$or": [deep]}}).status == 400
 
 
+def values_of(rows: list[dict[str, Any]], name: str) -> list[Any]:
+    """All values of an attribute, those of lists one by one, by their order in filters."""
+    lists = [row[name] if isinstance(row[name], list) else [row[name]] for row in rows if row[name] is not None]
+    return sorted((v for own in lists for v in own), key=lambda v: key_of(v, KINDS[name]))
+
+
+def test_what_is_said_of_attributes(made: Made) -> None:
+    path, _, rows = made
+    root = open_index(path).root
+    told = {one["name"]: one["filter"] for one in describe_attributes(root)}
+    assert told.pop("note") is None and list(told) == list(NAMES)
+    for name in NAMES:
+        values, f = values_of(rows, name), told[name]
+        assert (f["kind"], f["list"]) == (KINDS[name], name == "tags")
+        assert f["rows"] == sum(row[name] not in (None, []) for row in rows)
+        assert f["distinct"] == len({key_of(v, KINDS[name]) for v in values})
+        for end, value in ((f["min"], values[0]), (f["max"], values[-1])):
+            assert type(end) is type(value) and key_of(end, KINDS[name]) == key_of(value, KINDS[name])
+    json.dumps(told, allow_nan=False)
+    sections = len(pack_filters(root.filters)) + len(pack_projections(root.projections))
+    assert root.counts is not None
+    sections += len(Counts(root.counts.fields, 0.0, 1.0).pack())
+    assert sum(told[name]["bytes"]["root"] for name in NAMES) == pytest.approx(sections, rel=0.1)
+    files = {p.name: p.stat().st_size for p in path.glob("*/projection-*")}
+    assert sum(told[name]["bytes"]["projection"] for name in NAMES) == pytest.approx(sum(files.values()), rel=0.02)
+    assert [told[name]["projection"] for name in NAMES] == [bool(files)] * len(NAMES)
+
+
+def test_bytes_of_columns_are_those_of_blocks(made: Made) -> None:
+    root = open_index(made[0]).root
+    directory, data = root.directory, {p.name: p.read_bytes() for p in made[0].glob("*/*.bin")}
+    assert directory is not None
+    planes = 0
+    for r, rendition in enumerate(root.renditions):
+        code_bytes = root.codecs[rendition.codec].code_bytes
+        for extent in (directory.extent(i, r) for i in range(len(directory))):
+            key = root.objects.keys[extent.object]
+            whole = bytes(root.inline) if key == "root.bin" else data[key]
+            own = whole[extent.offset : extent.offset + extent.whole]
+            opened = open_block(
+                own, extent.rows, extent.size, code_bytes, DIMENSION, root.index.by_row, "a block", root.index.metric
+            )
+            planes += len(plane_of(own, opened.planes, COLUMNS_PLANE, "a block"))
+    told = sum(one["filter"]["bytes"]["blocks"] for one in describe_attributes(root) if one["filter"])
+    assert told == pytest.approx(planes, rel=0.1)
+
+
 def test_damaged_columns_are_named(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     index, q, real = open_index(made[0]), made[1][0].tolist(), scan.plane_of
 
@@ -260,6 +312,73 @@ def test_other_routers_and_without_counts(
         plan = asyncio.run(index.explain([query]))[0]
         assert set(plan) >= {"projection", "weighed", "matched"}
     assert found > 0.8 * wanted
+
+
+@pytest.mark.usefixtures("blocks_apart")
+def test_the_plan_of_a_build_is_near_what_it_writes(tmp_path: Path) -> None:
+    x, rows = made_up(4)
+    table = table_of(x, rows).append_column("title", pa.array([f"title {i}" * 20 for i in range(ROWS)]))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    plans: list[Any] = []
+
+    def made_with(filters: tuple[str, ...] | None) -> tuple[Report, list[str]]:
+        notes: list[str] = []
+        options = Options(0.8, 5, fast=True, filters=filters)
+        context = BuildContext(tmp_path / "index", "cosine", options, note=notes.append, plan=plans.append)
+        return build(open_source([tmp_path / "rows.parquet"]), context), notes
+
+    for filters in (None, (*NAMES, "title")):
+        report, notes = made_with(filters)
+        assert plans.pop() == list(report.plan)
+        assert [(one.name, not one.left_out) for one in report.plan] == [
+            (one["name"], one["filter"] is not None) for one in report.attributes
+        ]
+        left_out = {one.name: one.left_out for one in report.plan if one.left_out}
+        assert "does not compare" in left_out.pop("note")
+        assert left_out.keys() == (set() if filters else {"tags", "title"})
+        if not filters:
+            assert "a list" in left_out["tags"] and left_out["title"].partition(";")[0] in "".join(notes)
+        for one, own in zip(report.plan, report.attributes, strict=True):
+            if own["filter"]:
+                assert one.distinct == own["filter"]["distinct"]
+                assert bool(one.blocks) == own["filter"]["in_blocks"]
+                assert 0.3 < one.projection / own["filter"]["bytes"]["projection"] < 2
+                assert 0.3 < one.root / own["filter"]["bytes"]["root"] < 3
+    told = report.as_dict()
+    assert told["plan"][0].keys() >= {"name", "blocks", "root", "projection", "left_out"}
+    assert json.loads(json.dumps(told))["attributes"][0]["filter"]["kind"] == "text"
+
+
+def test_a_filter_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
+    x, rows = made_up(4)
+    table = table_of(x, rows).append_column("huge", pa.array([2**64 - 1] * ROWS, pa.uint64()))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    for name, done in (("nope", set()), ("note", set()), ("huge", {"read"})):
+        phases: list[str] = []
+        progress = Progress(lambda phase, share: phases.append(phase))  # noqa: B023
+        options = Options(0.8, 5, fast=True, filters=("lang", name))
+        with pytest.raises((InputError, NotFoundError), match=repr(name)):
+            build(
+                open_source([tmp_path / "rows.parquet"]), BuildContext(tmp_path / "index", "cosine", options, progress)
+            )
+        assert set(phases) == done
+
+
+@pytest.mark.parametrize("kind", ["time", "number"])
+def test_a_key_that_is_no_value_is_damage(made: Made, kind: str) -> None:
+    root = open_index(made[0]).root
+    fields = [replace(f, high=(1 << 63) - 1) if f.kind == kind else f for f in root.filters]
+    with pytest.raises(DamagedError, match=f"no {kind}"):
+        describe_attributes(replace(root, filters=tuple(fields)))
+
+
+def test_long_texts_are_cut(made: Made) -> None:
+    root = open_index(made[0]).root
+    (long, *rest) = root.filters
+    text = "é".encode() * 1000
+    field = replace(long, ends=(0, len(text)), texts=text, distinct=1)
+    told = describe_attributes(replace(root, filters=(field, *rest)))[0]["filter"]
+    assert told["min"] == told["max"] == "é" * (CHARS_MAX - 1) + "…"
 
 
 def test_the_command_line(made: Made) -> None:

@@ -14,8 +14,9 @@ FIELD_KINDS = ("text", "integer", "number", "boolean", "time")
 TEXT_BYTES_MAX = 1 << 20  # of one
 TEXTS_MAX = 1 << 20  # of an attribute
 IN_BLOCKS, MANY = 1, 2  # flags of a field
+ROW_BYTES_MAX = 4096.0  # of a column: 255 values of a row, of eight bytes and a code each
 _FILTERS = struct.Struct("<II")
-_FIELD = struct.Struct("<IBBxxIIqqI4x")
+_FIELD = struct.Struct("<IBBxxIIqqIf")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class FilterField:
     attribute: its number in the schema. kind: of its values, or where `many`, of those of its lists. in_blocks: scan
     blocks have a column of it. rows: that have a value. distinct: values, of lists of their elements. low, high: the
     least and the largest key (vantage.filter.keys), 0 where there is none. texts: sorted, ends u32 (n + 1) and bytes.
+    row_bytes: what its column takes of a row in a block, about.
     """
 
     attribute: int
@@ -37,6 +39,7 @@ class FilterField:
     high: int
     ends: Any = (0,)
     texts: bytes | memoryview = b""
+    row_bytes: float = 0.0
 
     def text(self, rank: int) -> bytes:
         """The text of a rank."""
@@ -54,7 +57,15 @@ def pack_filters(fields: tuple[FilterField, ...]) -> bytes:
     for f in fields:
         flags = IN_BLOCKS * f.in_blocks | MANY * f.many
         out += _FIELD.pack(
-            f.attribute, FIELD_KINDS.index(f.kind), flags, f.rows, f.distinct, f.low, f.high, len(f.ends) - 1
+            f.attribute,
+            FIELD_KINDS.index(f.kind),
+            flags,
+            f.rows,
+            f.distinct,
+            f.low,
+            f.high,
+            len(f.ends) - 1,
+            f.row_bytes,
         )
     for f in fields:
         out += struct.pack(f"<{len(f.ends)}I", *f.ends) + bytes(f.texts) + bytes(-len(f.texts) % 4)
@@ -71,9 +82,11 @@ def unpack_filters(body: memoryview, attributes: int, rows: int, label: str) -> 
     if any(a[0] >= b[0] for a, b in pairwise(heads)) or any(head[0] >= attributes for head in heads):
         raise damaged(label, f"its fields are not of the {attributes} attributes, in their order")
     fields = []
-    for attribute, kind, flags, known, distinct, low, high, texts in heads:
+    for attribute, kind, flags, known, distinct, low, high, texts, row_bytes in heads:
         if kind >= len(FIELD_KINDS) or flags > IN_BLOCKS + MANY or known > rows or low > high:
             raise damaged(label, f"field {attribute} of kind {kind}, {known} of {rows} rows, from {low} to {high}")
+        if not 0 <= row_bytes <= ROW_BYTES_MAX:
+            raise damaged(label, f"field {attribute} takes {row_bytes} bytes of a row")
         is_text = FIELD_KINDS[kind] == "text"
         if texts > TEXTS_MAX or texts != distinct * is_text or (flags & MANY and not is_text):
             raise damaged(label, f"field {attribute} has {texts} texts, of {distinct} values")
@@ -84,7 +97,7 @@ def unpack_filters(body: memoryview, attributes: int, rows: int, label: str) -> 
         cursor.take(-ends[texts] % 4)
         field = FilterField(
             attribute, FIELD_KINDS[kind], bool(flags & MANY), bool(flags & IN_BLOCKS), known, distinct, low, high,
-            ends, data,
+            ends, data, row_bytes,
         )  # fmt: skip
         if any(field.text(i) >= field.text(i + 1) for i in range(texts - 1)):
             raise damaged(label, f"the texts of field {attribute} are not sorted")
