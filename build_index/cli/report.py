@@ -23,7 +23,7 @@ def show_plan(estimates: Sequence[FilterEstimate], screen: Screen) -> None:
     _show_costs("what filters will take, about", costs, screen)
     for one in estimates:
         if one.left_out:
-            screen.print(f"not filterable: {plain(f'{one.name} ({one.kind}), {one.left_out}')}", highlight=False)
+            screen.print(f"not filterable: {plain(f'{one.name!r} ({one.kind}), {one.left_out}')}", highlight=False)
 
 
 def show_costs(attributes: Sequence[dict[str, Any]], screen: Screen) -> None:
@@ -66,7 +66,7 @@ def _end(value: Any) -> str:
     """A least or largest value."""
     if value is None:
         return ""
-    text = plain(value if isinstance(value, str) else json.dumps(value))
+    text = plain(value if value and isinstance(value, str) else json.dumps(value))
     return text if len(text) <= CELL_CHARS else text[: CELL_CHARS - 1] + "…"
 
 
@@ -106,6 +106,11 @@ def show_report(report: Report, seconds: float | None, index: str | None = None)
             + ("" if index and "://" in index else f"   or: vantage serve {plain(str(report.index.parent))}"),
             highlight=False,
         )
+
+
+def matched_line(rows: int, exact: bool) -> str:
+    """How many rows a filter takes, in one line."""
+    return f"the filter takes {'' if exact else 'about '}{count(rows, 'row')}"
 
 
 def receipt_line(receipt: dict[str, Any]) -> str:

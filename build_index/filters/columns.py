@@ -210,9 +210,16 @@ def fit_blocks(
                 hint="leave it out of --filter",
             )
         else:
-            note(f"{column.name!r} is not filterable: it would take {nbytes:.1f} bytes of each row that a query scans; "
-                 "name it with --filter to have it all the same")  # fmt: skip
+            note(f"{column.name!r} is not filterable: {too_dear(nbytes)}")
     return out
+
+
+def too_dear(nbytes: float) -> str:
+    """Why an attribute that nobody named is left out that would take so many bytes of a row in a block."""
+    why = f"it would take {nbytes:.1f} bytes of each row that a query scans"
+    if nbytes <= ROW_BYTES_MAX:
+        why = f"attributes before it take most of {BLOCK_ROW_BYTES_MAX:.0f} bytes of each row that a query scans"
+    return f"{why}, and projections enough of the bucket; name it with --filter to have it all the same"
 
 
 def fields_of(columns: Sequence[Column]) -> tuple[FilterField, ...]:

@@ -16,8 +16,8 @@ from vantage.format import BUCKETS_MAX, CHUNK_ROWS, pack_columns
 
 from ..ingest.attributes import TYPE_CHARS_MAX, spot_bytes
 from ..ingest.rows import Rows
-from .columns import BLOCK_ROW_BYTES_MAX, ROW_BYTES_MAX, TEXT_BYTES_MAX, Unfit, keys_of, refused
-from .declare import Declared, declare, kind_of
+from .columns import BLOCK_ROW_BYTES_MAX, ROW_BYTES_MAX, TEXT_BYTES_MAX, Unfit, keys_of, refused, too_dear
+from .declare import OPERATOR, Declared, declare, kind_of
 from .projections import ROW_BYTES, SHARE_MAX
 
 SAMPLED = 1 << 15  # rows: of an index of no more all values are known
@@ -61,7 +61,11 @@ def estimate_filters(
     by_row = spot_bytes(rows.stored, attributes.names)
     own, renditions = rows.dimension * CODE_BITS / 8 + ROW_BYTES + by_row, CODECS * (1 if by_row else 2)
     attribute_bytes = float(rows.stored.attribute_sizes().mean()) if len(attributes) else 0.0
-    budget = SHARE_MAX * rows.count * (rows.dimension * number_bytes + SLOTS * own * renditions + 2 * attribute_bytes)
+    budget = (
+        SHARE_MAX
+        * rows.count
+        * (rows.dimension * number_bytes + SLOTS * own * renditions + attribute_bytes * (1 if by_row else 2))
+    )
     row_bytes, out = BLOCK_ROW_BYTES_MAX, list[FilterEstimate]()
     for number, field in enumerate(attributes):
         if number not in declared:
@@ -81,8 +85,7 @@ def estimate_filters(
         if inside:
             row_bytes -= in_row
         elif not projected:
-            why = f"it would take {in_row:.1f} bytes of each row that a query scans; {NAME_IT}"
-            out.append(replace(found, root=0, left_out=why))
+            out.append(replace(found, root=0, left_out=too_dear(in_row)))
             continue
         out.append(replace(
             found, blocks=round(in_row * SLOTS * rows.count * renditions) * inside,
@@ -95,6 +98,10 @@ def _undeclared(field: pa.Field, names: Sequence[str] | None) -> FilterEstimate:
     kind = kind_of(field.type)
     if kind is None:
         return FilterEstimate(field.name, str(field.type)[:TYPE_CHARS_MAX], left_out="a type that does not compare")
+    if field.name.startswith(OPERATOR):
+        return FilterEstimate(
+            field.name, kind_name(*kind), left_out=f"its name begins with {OPERATOR}, as operators do"
+        )
     why = "not named with --filter" if names is not None else f"a list; {NAME_IT}"
     return FilterEstimate(field.name, kind_name(*kind), left_out=why)
 

@@ -389,3 +389,9 @@ def test_the_command_line(made: Made) -> None:
     assert done.exit_code == 0 and all(rows[m["id"]]["lang"] == "de" for m in body["matches"]) and body["matched"]
     wrong = CliRunner().invoke(app, [*args[:-2], "{lang: de}"])
     assert wrong.exit_code != 0
+    told = CliRunner().invoke(app, ["explain", *args[1:4], "--filter", '{"lang": "de"}']).output
+    assert "the filter takes about" in told and "read by" in told and "recall estimate not known" in told
+    told = CliRunner().invoke(app, ["info", str(path)]).output
+    assert "not filterable: note" in told and "what filters take" in told
+    evaluated = json.loads(CliRunner().invoke(app, ["eval", *args[1:4], "--k", "5", *args[6:]]).stdout)
+    assert evaluated["matched"] == sum(row["lang"] == "de" for row in rows) and evaluated["recall"] > 0
