@@ -189,7 +189,8 @@ def _build(source: Source, staging: Staging, lost: bool, tasks: Tasks, context: 
     check_rows(staging, names)
     if options.k > rows.count:
         context.note(f"there are {rows.count} rows, so recall is promised at k = {rows.count}")
-    plan = estimate_filters(rows, source.attributes, options.filters, VECTOR_BYTES[options.vectors or source.kind])
+    number_bytes = VECTOR_BYTES[options.vectors or ("f16" if source.kind == "f32" else source.kind)]
+    plan = estimate_filters(rows, source.attributes, options.filters, number_bytes, 1 if options.fast else 2)
     context.plan(plan)
     choice = choose(rows, id_bytes(staging) + spot_bytes(staging, names), options, context.progress)
     kind = "f32" if lost else stored_kind(rows, choice.near, options.vectors)

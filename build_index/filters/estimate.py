@@ -22,8 +22,8 @@ from .projections import ROW_BYTES, SHARE_MAX
 
 SAMPLED = 1 << 15  # rows: of an index of no more all values are known
 PIECE_ROWS, PIECES = 256, 16  # rows that are packed as if they were blocks
-# As builds usually choose: bits of a code for each dimension, slots for each row, rows of a block, lengths of codes.
-CODE_BITS, SLOTS, BLOCK_ROWS, CODECS = 4.5, 1.5, 240, 2
+# As builds usually choose: bits of a code for each dimension, slots for each row, rows of a block.
+CODE_BITS, SLOTS, BLOCK_ROWS = 4.5, 2.5, 240
 NAME_IT = "name it with --filter to have it all the same"
 
 
@@ -49,17 +49,17 @@ def kind_name(kind: str, many: bool) -> str:
 
 
 def estimate_filters(
-    rows: Rows, attributes: pa.Schema, names: Sequence[str] | None, number_bytes: int
+    rows: Rows, attributes: pa.Schema, names: Sequence[str] | None, number_bytes: int, codecs: int
 ) -> list[FilterEstimate]:
     """Of every attribute. names: those to filter by, None for all that cost little; number_bytes: of a number of the
-    stored vectors. Decides as `read_columns`, `to_project` and `fit_blocks` do. Raises as `declare` and `read_columns`
-    do.
+    stored vectors; codecs: lengths of codes. Decides as `read_columns`, `to_project` and `fit_blocks` do. Raises as
+    `declare` and `read_columns` do.
     """
     declared = {one.attribute: one for one in declare(attributes, names)}
     numbers = np.unique(np.linspace(0, rows.count - 1, min(SAMPLED, rows.count)).astype(np.int64))
     records = [json.loads(record) for record in rows.stored.attributes(numbers)] if declared else []
     by_row = spot_bytes(rows.stored, attributes.names)
-    own, renditions = rows.dimension * CODE_BITS / 8 + ROW_BYTES + by_row, CODECS * (1 if by_row else 2)
+    own, renditions = rows.dimension * CODE_BITS / 8 + ROW_BYTES + by_row, codecs * (1 if by_row else 2)
     attribute_bytes = float(rows.stored.attribute_sizes().mean()) if len(attributes) else 0.0
     budget = (
         SHARE_MAX
