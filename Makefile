@@ -35,7 +35,7 @@ PYTEST := $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo      install, build an index of the sample, ask the Worker three questions'
+	@echo 'make demo      install, build an index of the sample, ask the Worker four questions'
 	@echo 'make test      install, lint, and run every test'
 	@echo 'make check     install, lint, and run the quick tests, in under two minutes on two quiet cores'
 	@echo 'make install   make .venv and all that the commands need (PYTHON=python3.12 picks the Python)'

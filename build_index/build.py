@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ import numpy as np
 
 from vantage.cost import CLASS_B_USD, REQUEST_USD, STORAGE_USD_PER_GB_MONTH
 from vantage.errors import InputError
-from vantage.format import RERANK_MAX, VECTOR_BYTES, Contract, Current
+from vantage.filter.schema import describe_attributes
+from vantage.format import RERANK_MAX, VECTOR_BYTES, Contract, Current, Root
 from vantage.search.estimate import promise_of
 
 from .bucket.names import check_name
 from .bucket.store import alone
 from .context import BuildContext
+from .filters.declare import declare
+from .filters.estimate import FilterEstimate, estimate_filters
 from .ingest.attributes import check_rows, check_schema, spot_bytes
 from .ingest.formats.batch import Batch
 from .ingest.lint import Pass, findings
@@ -41,7 +44,7 @@ WORTH_SAYING = ("zero", "constant", "hubs", "near_copies")
 
 @dataclass(frozen=True)
 class Report:
-    """What a build has written."""
+    """What a build has written. plan: what filters were to cost; attributes: what they do cost, as an index says."""
 
     index: Path
     current: Current
@@ -55,6 +58,8 @@ class Report:
     skipped: dict[str, dict[str, object]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     point: dict[str, float] = field(default_factory=dict)
+    plan: tuple[FilterEstimate, ...] = ()
+    attributes: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -65,6 +70,7 @@ class Report:
             "code_bytes": self.choice.codec.code_bytes, "bytes": self.nbytes, "root_bytes": self.root_bytes,
             "duplicate_vectors": self.duplicate_vectors, "skipped": self.skipped, **self.point,
             "tried": self.choice.tried, "notes": list(self.notes),
+            "plan": [asdict(one) for one in self.plan], "attributes": list(self.attributes),
         }  # fmt: skip
 
 
@@ -168,6 +174,7 @@ def check(source: Source, context: BuildContext) -> None:
     check_name(context.out)
     check_options(source.rows, source.dimension, context.options, context.metric)
     check_schema(source.attributes)
+    declare(source.attributes, context.options.filters)
 
 
 def _build(source: Source, staging: Staging, lost: bool, tasks: Tasks, context: BuildContext) -> Report:
@@ -182,6 +189,9 @@ def _build(source: Source, staging: Staging, lost: bool, tasks: Tasks, context: 
     check_rows(staging, names)
     if options.k > rows.count:
         context.note(f"there are {rows.count} rows, so recall is promised at k = {rows.count}")
+    number_bytes = VECTOR_BYTES[options.vectors or ("f16" if source.kind == "f32" else source.kind)]
+    plan = estimate_filters(rows, source.attributes, options.filters, number_bytes, 1 if options.fast else 2)
+    context.plan(plan)
     choice = choose(rows, id_bytes(staging) + spot_bytes(staging, names), options, context.progress)
     kind = "f32" if lost else stored_kind(rows, choice.near, options.vectors)
     for sentence in _surprises(choice, options, kind):
@@ -197,7 +207,13 @@ def _build(source: Source, staging: Staging, lost: bool, tasks: Tasks, context: 
         (*source.notes, *(source.left_out(staging.skipped) if staging.skipped else ())),
         target_cost(choice.contract)
         | {"modelled_ms_p50": choice.modelled_ms[0], "modelled_ms_p99": choice.modelled_ms[1]},
+        tuple(plan), tuple(describe_attributes(_root(context.out, current))),
     )  # fmt: skip
+
+
+def _root(out: Path, current: Current) -> Root:
+    """Of the generation that was written."""
+    return Root.unpack((out / current.root.key).read_bytes(), current.root.key)
 
 
 def _surprises(choice: Choice, options: Options, kind: str) -> list[str]:

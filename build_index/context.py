@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .progress import SILENT, Progress
 from .tune.options import Options
 
+if TYPE_CHECKING:
+    from .filters.estimate import FilterEstimate
+
 
 def _unheard(sentence: str) -> None:
     """Keeps no note."""
+
+
+def _unseen(estimates: Sequence[FilterEstimate]) -> None:
+    """Shows no plan."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,8 @@ class BuildContext:
     found out about the rows, a sentence each. skip_bad_rows: rows that an index cannot hold are left out and counted.
     workers: processes that run tasks; None: one a core for many rows. cluster: address of a Ray cluster that runs them
     instead. stage: a folder, or an address in a bucket, that keeps what tasks have made until the build is whole; None:
-    the index's own folder, for many rows.
+    the index's own folder, for many rows. plan: takes what filtering by each attribute will cost, before the work
+    begins.
     """
 
     out: Path
@@ -35,6 +44,7 @@ class BuildContext:
     workers: int | None = None
     cluster: str | None = None
     stage: str | None = None
+    plan: Callable[[Sequence[FilterEstimate]], None] = _unseen
 
     @property
     def scratch(self) -> Path:

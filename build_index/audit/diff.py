@@ -1,4 +1,6 @@
-"""Compares two generations: rows added, removed and changed, by two ids.bin merged in the order of their hashes."""
+"""Compares two generations: rows added, removed and changed, by two ids.bin merged in the order of their hashes; and
+what their attributes hold.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vantage.errors import DamagedError
+from vantage.filter.schema import describe_attributes
 from vantage.format import Root
 
 from ..bucket.generations import find_generation, live
@@ -20,6 +23,7 @@ from .verify import id_pages
 
 NAMED = 10  # rows of each kind that are named by their ids
 KINDS = ("added", "removed", "changed")
+FILTER_FACTS = ("kind", "list", "rows", "distinct", "min", "max", "in_blocks", "projection")
 # hash u64 (n), row u32 (n), check u32 (n), by rising hash
 Entries = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
 Side = tuple[ObjectStore, str | None]  # an index, and which generation of it; the live one without
@@ -28,10 +32,10 @@ Side = tuple[ObjectStore, str | None]  # an index, and which generation of it; t
 def diff(old: Side, new: Side, progress: Progress = SILENT) -> dict[str, Any]:
     """Rows of `new` that `old` has not, that are gone, and whose stored vector is another; and what else differs.
 
-    {"rows": {"added", "removed", "changed", "same"}, "ids": the first of each by id, "old" and "new": facts of both}.
-    Reads both roots and both ids.bin, a page of each at a time, and a row group for each row that is named.
-    Attributes are not compared. Raises DamagedError where a root or a page is not what was written, StoreError as the
-    bucket does.
+    {"rows": {"added", "removed", "changed", "same"}, "ids": the first of each by id, "attributes": as
+    `attribute_changes` has them, "old" and "new": facts of both}. Reads both roots and both ids.bin, a page of each at
+    a time, and a row group for each row that is named. Attributes of single rows are not compared. Raises DamagedError
+    where a root or a page is not what was written, StoreError as the bucket does.
     """
     sides = [_open(*side) for side in (old, new)]
     facts = [_facts(store, generation, root) for store, generation, root in sides]
@@ -52,7 +56,25 @@ def diff(old: Side, new: Side, progress: Progress = SILENT) -> dict[str, Any]:
         counts["same"] += len(at_a) - len(differences["changed"])
         progress(done / total)
     ids = {kind: [_id(*sides[kind != "removed"], row) for row in first[kind]] for kind in KINDS}
-    return {"rows": counts, "ids": ids, "old": facts[0], "new": facts[1]}
+    changes = attribute_changes(sides[0][2], sides[1][2])
+    return {"rows": counts, "ids": ids, "attributes": changes, "old": facts[0], "new": facts[1]}
+
+
+def attribute_changes(old: Root, new: Root) -> list[dict[str, Any]]:
+    """{"attribute", "what", "old", "new"} of each difference: of an attribute's "type", of its being a "filter", and of
+    what then is known of its values (FILTER_FACTS). None stands for an attribute, or a filter, that is not there.
+    """
+    sides = [{one["name"]: one for one in describe_attributes(root)} for root in (old, new)]
+    out = []
+    for name in dict.fromkeys((*sides[0], *sides[1])):
+        was, now = (side.get(name, {"type": None, "filter": None}) for side in sides)
+        pairs = [("type", was["type"], now["type"])]
+        if was["filter"] and now["filter"]:
+            pairs += [(what, was["filter"][what], now["filter"][what]) for what in FILTER_FACTS]
+        else:
+            pairs.append(("filter", *(side["filter"] and side["filter"]["kind"] for side in (was, now))))
+        out += [{"attribute": name, "what": what, "old": a, "new": b} for what, a, b in pairs if a != b]
+    return out
 
 
 def _entries(store: ObjectStore, generation: str, root: Root) -> Iterator[Entries]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -191,9 +191,21 @@ def diff_command(
         if changes["ids"][kind]:
             more = " ..." if counts[kind] > len(changes["ids"][kind]) else ""
             out.print(f"{kind}: {', '.join(plain(str(i)) for i in changes['ids'][kind])}{more}", highlight=False)
+    table = Table("attribute", "", "old", "new")
+    for one in changes["attributes"]:
+        table.add_row(plain(one["attribute"]), one["what"], *(_told(one[side]) for side in ("old", "new")))
+    if table.row_count:
+        out.print(table)
     table = Table("", "old", "new")
     for name, was in changes["old"].items():
         now = changes["new"][name]
         if was != now:
             table.add_row(name, *(size(v) if name == "bytes" else plain(str(v)) for v in (was, now)))
     out.print(table if table.row_count else "nothing else differs")
+
+
+def _told(value: Any) -> str:
+    """A fact of an attribute."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:,}" if isinstance(value, int) else plain(str(value))

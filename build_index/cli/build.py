@@ -27,7 +27,7 @@ from ..plain import plain
 from ..routers import ROUTERS
 from ..tune.draft import SHARES
 from ..tune.options import Options
-from .report import show_report
+from .report import show_plan, show_report
 from .terminal import Json, binary, err, folder, nbytes, print_json, progress, size
 
 MORE = partial(typer.Option, rich_help_panel="More options")
@@ -123,13 +123,13 @@ def build_command(
     started = time.monotonic()
     target = store_at(to) if "://" in to else None  # refused before the work
     check_name(to)
-    _show_plan(opened, options, metric, to)
+    _show_source(opened, options, metric, to)
     with ExitStack() as stack:
         home = folder(to) if target is None else Path(stack.enter_context(TemporaryDirectory())) / PurePath(to).name
         bar = stack.enter_context(progress(opened.rows, "rows"))
         context = BuildContext(
             home, metric, options, bar, lambda text: err.print(f"note: {plain(text)}"), skip_bad_rows,
-            workers, ray, stage,
+            workers, ray, stage, lambda plan: show_plan(plan, err),
         )  # fmt: skip
         report = build(opened, context)
         if target is not None:
@@ -141,7 +141,7 @@ def build_command(
         show_report(report, seconds, to)
 
 
-def _show_plan(source: Source, options: Options, metric: str, to: str) -> None:
+def _show_source(source: Source, options: Options, metric: str, to: str) -> None:
     for note in source.notes:
         err.print(f"note: {plain(note)}", highlight=False)
     raw = source.rows * source.dimension * {"f32": 4, "f16": 2}.get(source.kind, 1)

@@ -34,7 +34,7 @@ from .forms import (
     parse_json,
     read_form,
 )  # fmt: skip
-from .report import proof_line, receipt_line
+from .report import matched_line, proof_line, receipt_line, show_costs, show_values
 from .terminal import Address, Json, count, out, print_json, size
 
 
@@ -64,6 +64,8 @@ def info(index: Address, as_json: Json = False) -> None:
         "size", f"{size(total)}, root {size(opened.current.root.size)}; ${storage_usd(total):.4f} a month in R2"
     )
     out.print(table)
+    show_values(described["attributes"], out)
+    show_costs(described["attributes"], out)
     points = Table(
         "k", "recall", "GETs", "bytes", title="measured on held-out rows, nothing cached", title_justify="left"
     )
@@ -154,8 +156,7 @@ def _show(opened: Index, answer: Answer, title: str | None) -> None:
         )
     out.print(table)
     if answer.matched is not None:
-        about = "" if answer.matched.exact else "about "
-        out.print(f"the filter takes {about}{count(answer.matched.rows, 'row')}", highlight=False)
+        out.print(matched_line(answer.matched.rows, answer.matched.exact), highlight=False)
     if answer.receipt.proof is not None:
         out.print(proof_line(answer.receipt.proof), highlight=False)
 
@@ -200,16 +201,20 @@ def explain(
 
 def _show_plan(plan: dict[str, Any], title: str) -> None:
     waves = "one wave" if plan["waves"] <= 1 else f"{plan['waves']} waves"
-    table = Table("object", "blocks", "from byte", "bytes", title=f"{title}{count(plan['gets'], 'GET')} in {waves}")
+    read = "chunks" if plan.get("projection") else "blocks"
+    table = Table("object", read, "from byte", "bytes", title=f"{title}{count(plan['gets'], 'GET')} in {waves}")
     table.title_justify = "left"
     for r in plan["ranges"]:
         table.add_row(r["object"], f"{r['blocks'][0]} to {r['blocks'][1]}", f"{r['offset']:,}", size(r["bytes"]))
-    out.print(table)
+    out.print(table if plan["ranges"] or plan["routing"] else f"{title}nothing to read")
+    recall = plan["recall_estimate"]
     out.print(
         f"{size(plan['bytes'])}, {plan['modelled_ms']:.0f} ms modelled, ${plan['usd_per_million']:.2f} a million such "
-        f"queries in reads, recall estimate {plan['recall_estimate']}",
+        f"queries in reads, recall estimate {'not known' if recall is None else recall}",
         highlight=False,
     )
+    if "weighed" in plan:
+        _show_weighed(plan)
     if plan["routing"]:
         pages = count(len(plan["routing"]), "routing page")
         out.print(f"before that a wave of {pages}, which name the ranges", highlight=False)
@@ -217,3 +222,14 @@ def _show_plan(plan: dict[str, Any], title: str) -> None:
         out.print(f"a second wave may follow: where the estimate then is below {plan['second_below']:.4f}")
     if plan["rerank"]:
         out.print(f"then the full vectors of {count(plan['rerank'], 'row')}, for exact scores")
+
+
+def _show_weighed(plan: dict[str, Any]) -> None:
+    """What a filter takes, and the plans that were compared."""
+    if plan["matched"] is not None:
+        out.print(matched_line(plan["matched"], False), highlight=False)
+    for one in plan["weighed"]:
+        by = "by blocks" if one["projection"] is None else f"by the projection of {one['projection']!r}"
+        chosen = "read" if one["projection"] == plan["projection"] else "weighed"
+        cost = f"{count(one['gets'], 'GET')}, {size(one['bytes'])}, {one['modelled_ms']:.0f} ms modelled"
+        out.print(f"{chosen} {plain(by)}: {cost}", highlight=False)

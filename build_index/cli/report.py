@@ -2,13 +2,72 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
 from ..build import Report, storage_usd
+from ..filters.estimate import FilterEstimate, kind_name
 from ..plain import plain
-from .terminal import count, out, size
+from .terminal import Screen, count, out, size
+
+CELL_CHARS = 24  # of a least or largest value
+
+
+def show_plan(estimates: Sequence[FilterEstimate], screen: Screen) -> None:
+    """What filtering by each attribute will take, before a build, and which are left out."""
+    known = [one for one in estimates if not one.left_out]
+    costs = [(one.name, one.kind, one.distinct, one.blocks, one.root, one.projection) for one in known]
+    _show_costs("what filters will take, about", costs, screen)
+    for one in estimates:
+        if one.left_out:
+            screen.print(f"not filterable: {plain(f'{one.name!r} ({one.kind}), {one.left_out}')}", highlight=False)
+
+
+def show_costs(attributes: Sequence[dict[str, Any]], screen: Screen) -> None:
+    """What filtering takes, by what `describe_attributes` says of an index."""
+    known = [(one["name"], one["filter"]) for one in attributes if one["filter"]]
+    costs = [(name, kind_name(f["kind"], f["list"]), f["distinct"], *f["bytes"].values()) for name, f in known]
+    _show_costs("what filters take", costs, screen)
+
+
+def _show_costs(title: str, costs: Sequence[tuple[str, str, int, int, int, int]], screen: Screen) -> None:
+    """(attribute, kind, distinct values, bytes in blocks, in the root and of the projection) of each."""
+    table = Table(
+        "attribute", "kind", "distinct", "in blocks", "in the root", "projection", title=title, title_justify="left"
+    )  # fmt: skip
+    for name, kind, distinct, *sizes in costs:
+        table.add_row(plain(name), kind, f"{distinct:,}", *(size(n) if n else "none" for n in sizes))
+    if table.row_count:
+        screen.print(table)
+
+
+def show_values(attributes: Sequence[dict[str, Any]], screen: Screen) -> None:
+    """What can be filtered by, by what `describe_attributes` says of an index, and the names of what cannot."""
+    table = Table(
+        "attribute", "kind", "rows", "distinct", "min", "max", title="what can be filtered by", title_justify="left"
+    )  # fmt: skip
+    for one in attributes:
+        if f := one["filter"]:
+            table.add_row(
+                plain(one["name"]), kind_name(f["kind"], f["list"]), f"{f['rows']:,}", f"{f['distinct']:,}",
+                _end(f["min"]), _end(f["max"]),
+            )  # fmt: skip
+    if table.row_count:
+        screen.print(table)
+    others = ", ".join(f"{one['name']} ({one['type']})" for one in attributes if not one["filter"])
+    if others:
+        screen.print(f"not filterable: {plain(others)}", highlight=False)
+
+
+def _end(value: Any) -> str:
+    """A least or largest value."""
+    if value is None:
+        return ""
+    text = plain(value if value and isinstance(value, str) else json.dumps(value))
+    return text if len(text) <= CELL_CHARS else text[: CELL_CHARS - 1] + "…"
 
 
 def show_report(report: Report, seconds: float | None, index: str | None = None) -> None:
@@ -40,12 +99,18 @@ def show_report(report: Report, seconds: float | None, index: str | None = None)
     if seconds is not None:
         table.add_row("built in", f"{seconds:.0f} s")
     out.print(table)
+    show_costs(report.attributes, out)
     if seconds is not None:
         out.print(
             f"Try: vantage query {plain(index or str(report.index))} --id ID"
             + ("" if index and "://" in index else f"   or: vantage serve {plain(str(report.index.parent))}"),
             highlight=False,
         )
+
+
+def matched_line(rows: int, exact: bool) -> str:
+    """How many rows a filter takes, in one line."""
+    return f"the filter takes {'' if exact else 'about '}{count(rows, 'row')}"
 
 
 def receipt_line(receipt: dict[str, Any]) -> str:

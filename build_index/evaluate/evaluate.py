@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Collection, Iterator
 from itertools import pairwise
@@ -235,7 +236,9 @@ def evaluate(
 
     return {
         "index": index.name, "rows": index.root.index.rows, "dimension": index.root.index.dimension,
-        "metric": index.root.index.metric, "queries": len(answers), "k": k, "recall": float(np.mean(hits)),
+        "metric": index.root.index.metric, "queries": len(answers),
+        **({} if able is None else {"filter": json.dumps(filter), "matched": int(able.sum())}),
+        "k": k, "recall": float(np.mean(hits)),
         "target": contract.target if recall is None else recall, "gets": mean("gets"), "bytes": mean("bytes"),
         "waves": mean("waves"), "blocks": mean("blocks"), "scan_cost": mean("rows") / index.root.index.rows,
         "rows_ranked": mean("rows_ranked"), "cpu_ms_p50": float(np.median(cpu)),

@@ -78,6 +78,11 @@ class Unfit(Exception):
     """A value that no column can have: what is wrong with it."""
 
 
+def refused(one: Declared, error: Unfit) -> InputError:
+    """What to raise for an attribute that was named."""
+    return InputError(f"{one.name!r} cannot be filtered by: {error}", hint="leave it out of --filter")
+
+
 def read_columns(rows: Rows, declared: Sequence[Declared], note: Any, progress: Progress) -> list[Column]:
     """The columns of declared attributes. Leaves out, and notes, one that nobody named and that is not fit or too dear.
 
@@ -98,9 +103,7 @@ def read_columns(rows: Rows, declared: Sequence[Declared], note: Any, progress: 
             column = _joined(one, part)
         except Unfit as error:
             if one.asked:
-                raise InputError(
-                    f"{one.name!r} cannot be filtered by: {error}", hint="leave it out of --filter"
-                ) from None
+                raise refused(one, error) from None
             note(f"{one.name!r} is not filterable: {error}; name it with --filter to have it whatever it takes")
             continue
         if column.field.hashed:
@@ -350,7 +353,7 @@ def fit_blocks(
         wanted = every or (asked[column.name] and column.name not in projected)
         if cheap or (wanted and nbytes < math.inf):
             left -= nbytes
-            out.append(column)
+            out.append(replace(column, field=replace(column.field, row_bytes=float(np.float32(nbytes)))))
         elif column.name in projected:
             out.append(replace(column, field=replace(column.field, in_blocks=False)))
         elif asked[column.name]:
@@ -359,9 +362,16 @@ def fit_blocks(
                 hint="leave it out of --filter",
             )
         else:
-            note(f"{column.name!r} is not filterable: it would take {nbytes:.1f} bytes of each row that a query scans; "
-                 "name it with --filter to have it all the same")  # fmt: skip
+            note(f"{column.name!r} is not filterable: {too_dear(nbytes)}")
     return out
+
+
+def too_dear(nbytes: float) -> str:
+    """Why an attribute that nobody named is left out that would take so many bytes of a row in a block."""
+    why = f"it would take {nbytes:.1f} bytes of each row that a query scans"
+    if nbytes <= ROW_BYTES_MAX:
+        why = f"attributes before it take most of {BLOCK_ROW_BYTES_MAX:.0f} bytes of each row that a query scans"
+    return f"{why}, and projections enough of the bucket; name it with --filter to have it all the same"
 
 
 def fields_of(columns: Sequence[Column]) -> tuple[FilterField, ...]:

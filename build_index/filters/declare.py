@@ -11,6 +11,8 @@ from vantage.errors import InputError, NotFoundError
 
 from ..ingest.formats.types import is_list, is_text
 
+OPERATOR = "$"  # begins the names of all operators, those to come too
+
 
 @dataclass(frozen=True)
 class Declared:
@@ -27,23 +29,29 @@ class Declared:
 
 
 def declare(attributes: pa.Schema, names: Sequence[str] | None) -> list[Declared]:
-    """Those of these names, in the order of the schema; None: every scalar attribute of a type that compares.
+    """Those of these names, in the order of the schema; None: every scalar attribute of a type that compares, but for
+    those that are called as operators are.
 
-    Raises NotFoundError for a name that is no attribute, InputError for one of another type.
+    Raises NotFoundError for a name that is no attribute, InputError for one of another type, or called so.
     """
     for name in names or ():
         if name not in attributes.names:
             known = ", ".join(attributes.names) or "none"
             raise NotFoundError(f"there is no attribute {name!r} to filter by", hint=f"attributes are: {known}"[:400])
+        if name.startswith(OPERATOR):
+            raise InputError(
+                f"{name!r} cannot be filtered by: it begins with {OPERATOR}, as operators do", hint="rename the column"
+            )
         if kind_of(attributes.field(name).type) is None:
             raise InputError(
                 f"{name!r} is of type {attributes.field(name).type}, which cannot be filtered by",
-                hint="strings, lists of them, numbers, true and false, dates and timestamps can",
+                hint="strings, lists of them, integers, floats, true and false, dates and timestamps can",
             )
     out = []
     for number, field in enumerate(attributes):
         kind = kind_of(field.type)
-        if kind is not None and (field.name in names if names is not None else not kind[1]):
+        wanted = field.name in names if names is not None else not field.name.startswith(OPERATOR)
+        if kind is not None and wanted and (names is not None or not kind[1]):
             out.append(Declared(number, field.name, *kind, names is not None))
     return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,37 @@ def test_generations_of_one_index(generations: tuple[Built, Built], tmp_path: Pa
     assert [found[side]["generation"] for side in ("old", "new")] == names
     assert "nothing else differs" in vantage("diff", both, names[0], names[0]).out
     assert "no whole generation" in vantage("diff", both, names[0], "0" * 16).refusal()
+
+
+def test_what_filters_know_of_attributes(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(draw.normal(size=300 * 8).astype(np.float32)), 8)
+    year, lang = pa.array(range(300)), pa.array(["de", "fr", None] * 100)
+    columns = {"vector": flat, "year": year, "lang": lang, "stock": pa.array([True, False] * 150)}
+    changed = {
+        "vector": flat, "year": pa.array([*range(299), None]), "lang": lang, "stock": pa.array([0.5] * 300),
+        "at": pa.array([0] * 300, pa.timestamp("ms")),
+    }  # fmt: skip
+    for name, table, filters in (("old", columns, "year,lang,stock"), ("new", changed, "year,stock,at")):
+        pq.write_table(pa.table(table), tmp_path / "rows.parquet")
+        made = vantage("build", tmp_path / "rows.parquet", "--out", tmp_path / "bucket" / name, "--fast", "--k", 5,
+                       "--recall", 0.8, "--filter", filters, "--json")  # fmt: skip
+        assert made.code == 0, made.err
+    found = vantage("diff", tmp_path / "bucket" / "old", tmp_path / "bucket" / "new", "--json").json()
+    assert [tuple(one.values()) for one in found["attributes"]] == [
+        ("year", "rows", 300, 299), ("year", "distinct", 300, 299), ("year", "max", 299, 298),
+        ("lang", "filter", "text", None),
+        ("stock", "type", "bool", "double"), ("stock", "kind", "boolean", "number"), ("stock", "distinct", 2, 1),
+        ("stock", "min", False, 0.5), ("stock", "max", True, 0.5),
+        ("at", "type", None, "timestamp[ms]"), ("at", "filter", None, "time"),
+    ]  # fmt: skip
+    told = flat_text(vantage("diff", tmp_path / "bucket" / "old", tmp_path / "bucket" / "new").out)
+    assert "lang filter text none" in told and "stock max yes 0.5" in told and "at filter none time" in told
+
+
+def flat_text(text: str) -> str:
+    """Without the frames of tables."""
+    return " ".join(re.sub(r"[─-╿]", " ", text).split())
 
 
 def test_indexes_with_other_ids_share_nothing() -> None:

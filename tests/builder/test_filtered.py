@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -15,18 +17,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from filters import CODES, HASHED, LISTS, random_filter, random_row, takes
+from filters import CODES, HASHED, KINDS, LISTS, key_of, random_filter, random_row, takes
 from typer.testing import CliRunner
 
 from build_index.bucket.open import open_index
-from build_index.build import build
+from build_index.build import Report, build
 from build_index.cli.main import app
 from build_index.context import BuildContext
 from build_index.filters.projections import BUCKET_ROWS
 from build_index.ingest.open import open_source
+from build_index.progress import Progress
 from build_index.tune import renditions
 from build_index.tune.options import Options
-from vantage.errors import DamagedError, InputError
+from vantage.errors import DamagedError, InputError, NotFoundError
+from vantage.filter.schema import CHARS_MAX, describe_attributes
+from vantage.format import COLUMNS_PLANE, Counts, open_block, pack_filters, plane_of
+from vantage.format.projections import pack_projections
 from vantage.http import routes
 from vantage.http.access import Access
 from vantage.index import Index
@@ -203,6 +209,53 @@ def test_over_http(made: Made) -> None:
     assert post({"vector": x[0].tolist(), "filter": {"$or": [deep]}}).status == 400
 
 
+def values_of(rows: list[dict[str, Any]], name: str) -> list[Any]:
+    """All values of an attribute, those of lists one by one, by their order in filters."""
+    lists = [row[name] if isinstance(row[name], list) else [row[name]] for row in rows if row[name] is not None]
+    return sorted((v for own in lists for v in own), key=lambda v: key_of(v, KINDS[name]))
+
+
+def test_what_is_said_of_attributes(made: Made) -> None:
+    path, _, rows = made
+    root = open_index(path).root
+    told = {one["name"]: one["filter"] for one in describe_attributes(root)}
+    assert told.pop("note") is None and list(told) == list(NAMES)
+    for name in NAMES:
+        values, f = values_of(rows, name), told[name]
+        assert (f["kind"], f["list"]) == (KINDS[name], name == "tags")
+        assert f["rows"] == sum(row[name] not in (None, []) for row in rows)
+        assert f["distinct"] == len({key_of(v, KINDS[name]) for v in values})
+        for end, value in ((f["min"], values[0]), (f["max"], values[-1])):
+            assert type(end) is type(value) and key_of(end, KINDS[name]) == key_of(value, KINDS[name])
+    json.dumps(told, allow_nan=False)
+    sections = len(pack_filters(root.filters)) + len(pack_projections(root.projections))
+    assert root.counts is not None
+    sections += len(Counts(root.counts.fields, 0.0, 1.0).pack())
+    assert sum(told[name]["bytes"]["root"] for name in NAMES) == pytest.approx(sections, rel=0.1)
+    files = {p.name: p.stat().st_size for p in path.glob("*/projection-*")}
+    assert sum(told[name]["bytes"]["projection"] for name in NAMES) == pytest.approx(sum(files.values()), rel=0.02)
+    assert [told[name]["projection"] for name in NAMES] == [bool(files)] * len(NAMES)
+
+
+def test_bytes_of_columns_are_those_of_blocks(made: Made) -> None:
+    root = open_index(made[0]).root
+    directory, data = root.directory, {p.name: p.read_bytes() for p in made[0].glob("*/*.bin")}
+    assert directory is not None
+    planes = 0
+    for r, rendition in enumerate(root.renditions):
+        code_bytes = root.codecs[rendition.codec].code_bytes
+        for extent in (directory.extent(i, r) for i in range(len(directory))):
+            key = root.objects.keys[extent.object]
+            whole = bytes(root.inline) if key == "root.bin" else data[key]
+            own = whole[extent.offset : extent.offset + extent.whole]
+            opened = open_block(
+                own, extent.rows, extent.size, code_bytes, DIMENSION, root.index.by_row, "a block", root.index.metric
+            )
+            planes += len(plane_of(own, opened.planes, COLUMNS_PLANE, "a block"))
+    told = sum(one["filter"]["bytes"]["blocks"] for one in describe_attributes(root) if one["filter"])
+    assert told == pytest.approx(planes, rel=0.1)
+
+
 def test_damaged_columns_are_named(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     index, q, real = open_index(made[0]), made[1][0].tolist(), scan.plane_of
 
@@ -283,6 +336,108 @@ def test_other_routers_and_without_counts(
     assert found > 0.8 * wanted
 
 
+@pytest.mark.usefixtures("blocks_apart")
+def test_the_plan_of_a_build_is_near_what_it_writes(tmp_path: Path) -> None:
+    x, rows = made_up(4)
+    table = table_of(x, rows).append_column("title", pa.array([f"title {i}" * 20 for i in range(ROWS)]))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    plans: list[Any] = []
+
+    def made_with(filters: tuple[str, ...] | None) -> tuple[Report, list[str]]:
+        notes: list[str] = []
+        options = Options(0.8, 5, fast=True, filters=filters)
+        context = BuildContext(tmp_path / "index", "cosine", options, note=notes.append, plan=plans.append)
+        return build(open_source([tmp_path / "rows.parquet"]), context), notes
+
+    for filters in (None, (*NAMES, "title")):
+        report, notes = made_with(filters)
+        assert plans.pop() == list(report.plan)
+        assert [(one.name, not one.left_out) for one in report.plan] == [
+            (one["name"], one["filter"] is not None) for one in report.attributes
+        ]
+        left_out = {one.name: one.left_out for one in report.plan if one.left_out}
+        assert "does not compare" in left_out.pop("note")
+        assert left_out.keys() == (set() if filters else {"tags", "title"})
+        if not filters:
+            assert "a list" in left_out["tags"] and left_out["title"].partition(";")[0] in "".join(notes)
+        for one, own in zip(report.plan, report.attributes, strict=True):
+            if own["filter"]:
+                assert one.distinct == own["filter"]["distinct"]
+                assert bool(one.blocks) == own["filter"]["in_blocks"]
+                assert 0.3 < one.projection / own["filter"]["bytes"]["projection"] < 2
+                assert 0.3 < one.root / own["filter"]["bytes"]["root"] < 3
+    told = report.as_dict()
+    assert told["plan"][0].keys() >= {"name", "blocks", "root", "projection", "left_out"}
+    assert json.loads(json.dumps(told))["attributes"][0]["filter"]["kind"] == "text"
+
+
+def test_a_filter_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
+    x, rows = made_up(4)
+    table = table_of(x, rows).append_column("huge", pa.array([2**64 - 1] * ROWS, pa.uint64()))
+    table = table.append_column("$and", table["year"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    for name, done in (("nope", set()), ("note", set()), ("$and", set()), ("huge", {"read"})):
+        phases: list[str] = []
+        progress = Progress(lambda phase, share: phases.append(phase))  # noqa: B023
+        options = Options(0.8, 5, fast=True, filters=("lang", name))
+        with pytest.raises((InputError, NotFoundError), match=re.escape(repr(name))):
+            build(
+                open_source([tmp_path / "rows.parquet"]), BuildContext(tmp_path / "index", "cosine", options, progress)
+            )
+        assert set(phases) == done
+
+
+def test_types_and_names_as_people_have_them(tmp_path: Path) -> None:
+    draw, count, zone = Random(2), 300, pa.timestamp("s", "Europe/Berlin")
+    seconds = [draw.choice((None, 0, -86400, 1714557600)) for _ in range(count)]
+    half = [draw.choice((0.1, -2.5, 65504.0)) for _ in range(count)]
+    names = [draw.choice((None, "Straße", "STRASSE", "", "\U0001f600x", "日本")) for _ in range(count)]
+    big = [draw.choice((None, 2**53 + 1, 2**53, -(2**63), 2**63 - 1)) for _ in range(count)]
+    tags = [draw.choice((None, [], ["a", "a", None], ["", "b"], ["B"])) for _ in range(count)]
+    x = np.random.default_rng(2).normal(size=(count, DIMENSION)).astype(np.float32)
+    columns = {
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), DIMENSION),
+        "a.b": pa.array(names).dictionary_encode(), "with space": pa.array(names, pa.large_string()),
+        "Größe": pa.array(big, pa.int64()), "h": pa.array(np.array(half, np.float16)),
+        "at": pa.array(seconds, zone), "tags": pa.array(tags, pa.list_(pa.string())),
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    options = Options(0.8, 5, fast=True, filters=("a.b", "with space", "Größe", "h", "at", "tags"))
+    build(open_source([tmp_path / "rows.parquet"]), BuildContext(tmp_path / "index", "cosine", options))
+    index = open_index(tmp_path / "index")
+    for value, takes_row in (
+        ({"a.b": "Straße"}, [v == "Straße" for v in names]),
+        ({"with space": {"$prefix": "\U0001f600"}}, [v == "\U0001f600x" for v in names]),
+        ({"a.b": {"$lte": ""}}, [v == "" for v in names]),
+        ({"Größe": 2**53 + 1}, [v == 2**53 + 1 for v in big]),
+        ({"Größe": {"$gt": float(2**53)}}, [v is not None and v > 2**53 for v in big]),
+        ({"h": {"$in": [65504, 0.099975586]}}, [v != -2.5 for v in half]),
+        ({"at": "2024-05-01T12:00:00+02:00"}, [v == 1714557600 for v in seconds]),
+        ({"at": {"$lt": "1970-01-01"}}, [v == -86400 for v in seconds]),
+        ({"tags": {"$all": ["b", ""]}}, [v == ["", "b"] for v in tags]),
+        ({"tags": {"$exists": False}}, [not v for v in tags]),
+    ):
+        got = ask(index, Query(x[0].tolist(), count, filter=value))
+        assert got.complete and {m.id for m in got.matches} == set(np.flatnonzero(takes_row).tolist()), value
+
+
+@pytest.mark.parametrize("kind", ["time", "number"])
+def test_a_key_that_is_no_value_is_damage(made: Made, kind: str) -> None:
+    root = open_index(made[0]).root
+    fields = [replace(f, high=(1 << 63) - 1) if f.kind == kind else f for f in root.filters]
+    with pytest.raises(DamagedError, match=f"no {kind}"):
+        describe_attributes(replace(root, filters=tuple(fields)))
+
+
+def test_long_texts_are_cut(made: Made) -> None:
+    root = open_index(made[0]).root
+    (long, *rest) = root.filters
+    text = "é".encode() * 1000
+    field = replace(long, ends=(0, len(text)), texts=text, distinct=1)
+    told = describe_attributes(replace(root, filters=(field, *rest)))[0]["filter"]
+    assert told["min"] == told["max"] == "é" * (CHARS_MAX - 1) + "…"
+
+
 def test_the_command_line(made: Made) -> None:
     path, _, rows = made
     args = ["query", str(path), "--id", "3", "--top-k", "2", "--filter", '{"lang": "de"}', "--json"]
@@ -291,3 +446,9 @@ def test_the_command_line(made: Made) -> None:
     assert done.exit_code == 0 and all(rows[m["id"]]["lang"] == "de" for m in body["matches"]) and body["matched"]
     wrong = CliRunner().invoke(app, [*args[:-2], "{lang: de}"])
     assert wrong.exit_code != 0
+    told = CliRunner().invoke(app, ["explain", *args[1:4], "--filter", '{"lang": "de"}']).output
+    assert "the filter takes about" in told and "read by" in told and "recall estimate not known" in told
+    told = CliRunner().invoke(app, ["info", str(path)]).output
+    assert "not filterable: note" in told and "what filters take" in told
+    evaluated = json.loads(CliRunner().invoke(app, ["eval", *args[1:4], "--k", "5", *args[6:]]).stdout)
+    assert evaluated["matched"] == sum(row["lang"] == "de" for row in rows) and evaluated["recall"] > 0

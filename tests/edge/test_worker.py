@@ -24,6 +24,7 @@ from build_index.bucket.open import open_index
 from build_index.evaluate.evaluate import evaluate
 from build_index.ingest.queries import read_queries
 from build_index.serve import ROOT, Server, load, serve
+from vantage.filter.schema import describe_attributes
 from vantage.http.bodies import answer_body, row_body
 from vantage.http.reply import Reply
 from vantage.http.request import BINARY, BODY_BYTES_MAX, parse_row_listing
@@ -312,12 +313,13 @@ def test_warm_cache_reads_nothing(worker: Callable[..., Server], sample_bucket: 
     assert heap <= 90 << 20
 
 
-def test_catalogue_and_health(cold: Server) -> None:
+def test_catalogue_and_health(cold: Server, sample_bucket: Path) -> None:
     with client(cold, **WITH_TOKEN) as http:
         assert http.get("/v1/indexes").json() == {"indexes": ["wordnet"], "cursor": None}
         described = http.get("/v1/indexes/wordnet").json()
         assert described["rows"] == 12288
         assert described["contract"]["recall"] == 0.95
+        assert described["attributes"] == describe_attributes(open_index(sample_bucket / "wordnet").root)
         health = http.get("/v1/health").json()
         assert health["generations"] == {"wordnet": described["generation"]}
         assert health["heap_bytes"] <= 90 << 20

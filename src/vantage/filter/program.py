@@ -135,8 +135,8 @@ def compile_filter(node: Node, fields: Sequence[FilterField]) -> Program:
     push(node)
     if len(steps) > STEPS_MAX:
         raise LimitError(
-            "the number of conditions of the filter", len(steps), STEPS_MAX, hint="use $in, or fewer of them",
-            param="filter",
+            "the number of conditions of the filter and of what joins and turns them around", len(steps), STEPS_MAX,
+            hint="use $in, or fewer of them", param="filter",
         )  # fmt: skip
     pairs = [key for span in spans for key in span]
     data = _HEAD.pack(len(steps), len(spans)) + b"".join(steps) + struct.pack(f"<{len(pairs)}q", *pairs)

@@ -14,8 +14,9 @@ FIELD_KINDS = ("text", "integer", "number", "boolean", "time")
 TEXT_BYTES_MAX = 1 << 20  # of one
 TEXTS_MAX = 1 << 20  # of an attribute
 IN_BLOCKS, MANY, HASHED = 1, 2, 4  # flags of a field
+ROW_BYTES_MAX = 4096.0  # of a column: 255 values of a row, of eight bytes and a code each
 _FILTERS = struct.Struct("<II")
-_FIELD = struct.Struct("<IBBxxIIqqI4x")
+_FIELD = struct.Struct("<IBBxxIIqqIf")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class FilterField:
     least and the largest key (vantage.filter.keys), 0 where there is none. texts: sorted, ends u32 (n + 1) and bytes.
     totals u32 (n): rows that have each text.
     hashed: keys of texts are their hashes, which compare as equal or not, and there are no texts here.
+    row_bytes: what its column takes of a row in a block, about.
     """
 
     attribute: int
@@ -41,6 +43,7 @@ class FilterField:
     texts: bytes | memoryview = b""
     totals: Any = ()
     hashed: bool = False
+    row_bytes: float = 0.0
 
     def text(self, rank: int) -> bytes:
         """The text of a rank."""
@@ -58,7 +61,15 @@ def pack_filters(fields: tuple[FilterField, ...]) -> bytes:
     for f in fields:
         flags = IN_BLOCKS * f.in_blocks | MANY * f.many | HASHED * f.hashed
         out += _FIELD.pack(
-            f.attribute, FIELD_KINDS.index(f.kind), flags, f.rows, f.distinct, f.low, f.high, len(f.ends) - 1
+            f.attribute,
+            FIELD_KINDS.index(f.kind),
+            flags,
+            f.rows,
+            f.distinct,
+            f.low,
+            f.high,
+            len(f.ends) - 1,
+            f.row_bytes,
         )
     for f in fields:
         out += struct.pack(f"<{len(f.ends)}I", *f.ends) + bytes(f.texts) + bytes(-len(f.texts) % 4)
@@ -76,9 +87,11 @@ def unpack_filters(body: memoryview, attributes: int, rows: int, label: str) -> 
     if any(a[0] >= b[0] for a, b in pairwise(heads)) or any(head[0] >= attributes for head in heads):
         raise damaged(label, f"its fields are not of the {attributes} attributes, in their order")
     fields = []
-    for attribute, kind, flags, known, distinct, low, high, texts in heads:
+    for attribute, kind, flags, known, distinct, low, high, texts, row_bytes in heads:
         if kind >= len(FIELD_KINDS) or flags > IN_BLOCKS + MANY + HASHED or known > rows or low > high:
             raise damaged(label, f"field {attribute} of kind {kind}, {known} of {rows} rows, from {low} to {high}")
+        if not 0 <= row_bytes <= ROW_BYTES_MAX:
+            raise damaged(label, f"field {attribute} takes {row_bytes} bytes of a row")
         is_text = FIELD_KINDS[kind] == "text"
         ranked = is_text and not flags & HASHED
         if texts > TEXTS_MAX or texts != distinct * ranked or (flags & (MANY | HASHED) and not is_text):
@@ -93,7 +106,7 @@ def unpack_filters(body: memoryview, attributes: int, rows: int, label: str) -> 
             raise damaged(label, f"the texts of field {attribute} have {sum(totals)} rows, of {known}")
         field = FilterField(
             attribute, FIELD_KINDS[kind], bool(flags & MANY), bool(flags & IN_BLOCKS), known, distinct, low, high,
-            ends, data, totals, bool(flags & HASHED),
+            ends, data, totals, bool(flags & HASHED), row_bytes,
         )  # fmt: skip
         if any(field.text(i) >= field.text(i + 1) for i in range(texts - 1)):
             raise damaged(label, f"the texts of field {attribute} are not sorted")

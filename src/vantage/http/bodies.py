@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any
 
+from ..filter.schema import describe_attributes
 from ..format import pack_answers
 from ..index import Index
 from ..receipt import Receipt
@@ -27,7 +28,7 @@ def describe(index: Index) -> dict[str, Any]:
         "dimension": root.index.dimension,
         "metric": root.index.metric,
         "id": root.index.id_kind,
-        "attributes": root.schema["attributes"],
+        "attributes": describe_attributes(root),
         "model": root.schema.get("model"),
         "codec": root.index.codec,
         "router": root.index.router,
