@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from functools import lru_cache
 from random import Random
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from vantage.filter.keys import float_key, time_key
 from vantage.format import FilterField
@@ -61,6 +65,7 @@ def _holds(operator: str, operand: Any, have: list[Any], kind: str) -> bool:
     return any({"$gt": h > wanted, "$gte": h >= wanted, "$lt": h < wanted, "$lte": h <= wanted}[operator] for h in have)
 
 
+@lru_cache(maxsize=1 << 16)
 def _value(value: Any, kind: str) -> Any:
     """What compares as values of a kind do, exactly."""
     if kind == "time":
@@ -96,34 +101,39 @@ def _operand(draw: Random, kind: str) -> Any:
     if kind == "text":
         return draw.choice((*TEXTS, "d", "dee"))
     if kind == "time":
-        return draw.choice((*TIMES, 0, 1714557600, "2024-05-01"))
+        return draw.choice((*TIMES, 0, -1, 1714557600, 253_402_300_799, "2024-05-01", "2024-05-01T10:00:00.500001Z"))
     if kind == "boolean":
         return draw.random() < 0.5
-    some = (*INTEGERS, *NUMBERS, draw.randrange(2000, 2030), draw.gauss(0, 100), 1 << 70, -(1 << 2000), 0.5)
+    some = (*INTEGERS, *NUMBERS, draw.randrange(2000, 2030), draw.gauss(0, 100), 1 << 63, 1 << 70, -(1 << 2000), 0.5)
     return draw.choice(some)
 
 
 def random_filter(draw: Random, depth: int = 3) -> dict[str, Any]:
-    """A filter that the schema of these names takes."""
+    """A filter that the schema of these names takes, of objects up to `depth` deeper than itself."""
     roll = draw.random()
     if depth and roll < 0.25:
         return {draw.choice(("$and", "$or")): [random_filter(draw, depth - 1) for _ in range(draw.randrange(1, 4))]}
     if depth and roll < 0.35:
         return {"$not": random_filter(draw, depth - 1)}
-    return {name: _condition(draw, name) for name in draw.sample(list(KINDS), draw.randrange(1, 3))}
+    out = {name: _condition(draw, name, depth) for name in draw.sample(list(KINDS), draw.randrange(1, 4))}
+    if depth and roll < 0.4:
+        out["$or"] = [random_filter(draw, depth - 1), random_filter(draw, depth - 1)]
+    return out
 
 
-def _condition(draw: Random, name: str) -> Any:
+def _condition(draw: Random, name: str, depth: int) -> Any:
+    return _operand(draw, KINDS[name]) if draw.random() < 0.2 else _operators(draw, name, depth)
+
+
+def _operators(draw: Random, name: str, depth: int) -> dict[str, Any]:
     kind = KINDS[name]
-    if draw.random() < 0.2:
-        return _operand(draw, kind)
-    able = ["$eq", "$ne", "$in", "$nin", "$exists", "$not"]
+    able = ["$eq", "$ne", "$in", "$nin", "$exists", *["$not"] * (depth > 0)]
     able += ["$gt", "$gte", "$lt", "$lte"] * (kind != "boolean") + ["$prefix"] * (kind == "text")
     able += ["$all"] * (name == "tags")
-    out = {}
-    for operator in draw.sample(able, draw.randrange(1, 3)):
+    out: dict[str, Any] = {}
+    for operator in draw.sample(able, draw.randrange(1, 4)):
         if operator == "$not":
-            out[operator] = {"$eq": _operand(draw, kind)}
+            out[operator] = _operators(draw, name, depth - 1)
         elif operator == "$exists":
             out[operator] = draw.random() < 0.5
         elif operator in ("$in", "$nin", "$all"):
@@ -168,3 +178,22 @@ def columns_of(rows: Sequence[Mapping[str, Any]], fields: Sequence[FilterField])
             keys = [[field.rank(text, after=False) for text in own] for own in keys]
         columns.append((field.many, keys))
     return columns
+
+
+def table_of(x: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The rows and their vectors f32 (N, d), as a build reads them."""
+
+    def time(value: str | None) -> datetime | None:
+        return None if value is None else datetime.fromisoformat(value if "T" in value else value + "T00:00:00+00:00")
+
+    columns = {
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1]),
+        "lang": pa.array([row["lang"] for row in rows]),
+        "note": pa.array([{"x": 1}] * len(rows)),
+        "tags": pa.array([row["tags"] for row in rows], pa.list_(pa.string())),
+        "year": pa.array([row["year"] for row in rows], pa.int64()),
+        "price": pa.array([row["price"] for row in rows], pa.float64()),
+        "stock": pa.array([row["stock"] for row in rows]),
+        "at": pa.array([time(row["at"]) for row in rows], pa.timestamp("us", "UTC")),
+    }
+    return pa.table(columns)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from filters import random_filter, random_row, takes
+from filters import random_filter, random_row, table_of, takes
 from typer.testing import CliRunner
 
 from build_index.bucket.open import open_index
@@ -36,7 +35,6 @@ from vantage.search import scan
 from vantage.search.query import Answer, Query
 
 ROWS, DIMENSION = 2000, 16
-TIMES = pa.timestamp("us", "UTC")
 
 
 def made_up(seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -51,23 +49,6 @@ def made_up(seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
             row["year"] = int(1950 + cluster + draw.randrange(3))
         row["lang"] = draw.choice(("de", "fr", "")) if cluster % 2 else row["lang"]
     return x, rows
-
-
-def table_of(x: np.ndarray, rows: list[dict[str, Any]]) -> pa.Table:
-    def time(value: str | None) -> datetime | None:
-        return None if value is None else datetime.fromisoformat(value if "T" in value else value + "T00:00:00+00:00")
-
-    columns = {
-        "vector": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1]),
-        "lang": pa.array([row["lang"] for row in rows]),
-        "note": pa.array([{"x": 1}] * len(rows)),
-        "tags": pa.array([row["tags"] for row in rows], pa.list_(pa.string())),
-        "year": pa.array([row["year"] for row in rows], pa.int64()),
-        "price": pa.array([row["price"] for row in rows], pa.float64()),
-        "stock": pa.array([row["stock"] for row in rows]),
-        "at": pa.array([time(row["at"]) for row in rows], TIMES),
-    }
-    return pa.table(columns)
 
 
 NAMES = ("lang", "tags", "year", "price", "stock", "at")
