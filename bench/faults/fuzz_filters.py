@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from build_index.serve import ROOT
 
 sys.path.append(str(ROOT / "tests"))
-from filters import KINDS, NAMES, columns_of, fields_of, random_filter, random_row, table_of, takes  # noqa: E402
+from filters import KINDS, NAMES, columns_of, fields_of, matching, random_filter, random_row, table_of  # noqa: E402
 
 from build_index.bucket.open import open_index  # noqa: E402
 from build_index.build import build  # noqa: E402
@@ -145,7 +145,7 @@ def by_kernel(seed: int, done: Done, tell: Tell) -> None:
             continue
         expected, wrong = expected_rows(node, fields, counts, sizes), 0
         for block, plane, likely in zip(blocks, planes, expected, strict=True):
-            want = sum(takes(value, row) << i for i, row in enumerate(block))
+            want = sum(it << i for i, it in enumerate(matching(value, block)))
             got = mask_of(plane, len(block), len(fields), program)
             wrong += (got ^ want).bit_count() + (want.bit_count() if likely <= 0 else 0)
             done.rows += len(block)
@@ -221,7 +221,7 @@ def by_index(seed: int, done: Done, tell: Tell, folder: Path) -> None:
             continue
         done.rows += ROWS
         done.asked += 1
-        match = np.array([takes(value, row) for row in base.rows])
+        match = np.array(matching(value, base.rows))
         score = np.where(match, scores(base.x.astype(np.float64), q, metric), -np.inf)
         for what, answer, wanted in (("all", every, ROWS), (f"{k}", few, k), (f"the best {k}", best, k)):
             if wrong := wrong_in(answer, match, min(wanted, int(match.sum()))):
@@ -261,7 +261,7 @@ def run(first: int, seeds: int, tell: Tell) -> Done:
                     by_index(seed, done, tell, Path(folder))
             except Exception as error:
                 tell(seed, None, f"{type(error).__name__}: {str(error)[:300]}")
-            if sys.stderr.isatty():
+            if sys.stderr.isatty():  # else nobody watches
                 print(f"\r{seed}", end="", file=sys.stderr)
     return done
 
