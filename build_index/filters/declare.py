@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from vantage.errors import InputError, NotFoundError
+from vantage.filter.parse import RESERVED
 
 from ..ingest.formats.types import is_list, is_text
 
@@ -27,9 +28,10 @@ class Declared:
 
 
 def declare(attributes: pa.Schema, names: Sequence[str] | None) -> list[Declared]:
-    """Those of these names, in the order of the schema; None: every scalar attribute of a type that compares.
+    """Those of these names, in the order of the schema; None: every scalar attribute of a type that compares
+    and whose name is none of the dialect's.
 
-    Raises NotFoundError for a name that is no attribute, InputError for one of another type.
+    Raises NotFoundError for a name that is no attribute, InputError for one of another type or such a name.
     """
     for name in names or ():
         if name not in attributes.names:
@@ -40,9 +42,11 @@ def declare(attributes: pa.Schema, names: Sequence[str] | None) -> list[Declared
                 f"{name!r} is of type {attributes.field(name).type}, which cannot be filtered by",
                 hint="strings, lists of them, numbers, true and false, dates and timestamps can",
             )
+        if name in RESERVED:
+            raise InputError(f"{name!r} is an operator of filters, not an attribute", hint="rename it to filter by it")
     out = []
     for number, field in enumerate(attributes):
-        kind = kind_of(field.type)
+        kind = None if field.name in RESERVED else kind_of(field.type)
         if kind is not None and (field.name in names if names is not None else not kind[1]):
             out.append(Declared(number, field.name, *kind, names is not None))
     return out
