@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from fractions import Fraction
+from functools import lru_cache
+from operator import eq, ge, gt, le, lt
 from random import Random
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from vantage.filter.keys import float_key, text_hash, time_key
 from vantage.format import FilterField
 
+COMPARE = {"$eq": eq, "$gt": gt, "$gte": ge, "$lt": lt, "$lte": le}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KINDS = {"lang": "text", "tags": "text", "year": "integer", "price": "number", "stock": "boolean", "at": "time",
          "code": "text", "refs": "text"}  # fmt: skip
@@ -26,54 +31,62 @@ TIMES = ("0001-01-01", "1969-12-31T23:59:59.999999Z", "1970-01-01T00:00:00Z", "2
 
 def takes(filter: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether a row is one that a filter takes, by what docs/filters.md says of the dialect."""
-    parts = []
+    return matching(filter, [row])[0]
+
+
+def matching(filter: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """The same of each of these rows."""
+    parts = [[True] * len(rows)]
     for name, condition in filter.items():
         if name in ("$and", "$or"):
-            some = [takes(one, row) for one in condition]
-            parts.append(all(some) if name == "$and" else any(some))
+            some = zip(*[matching(one, rows) for one in condition], strict=True)
+            parts.append(list(map(all if name == "$and" else any, some)))
         elif name == "$not":
-            parts.append(not takes(condition, row))
+            parts.append([not it for it in matching(condition, rows)])
         else:
-            parts.append(_fits(condition, row.get(name), KINDS[name]))
-    return all(parts)
+            parts.append(_fit(condition, [_values(row.get(name), KINDS[name]) for row in rows], KINDS[name]))
+    return list(map(all, zip(*parts, strict=True)))
 
 
-def _fits(condition: Any, value: Any, kind: str) -> bool:
-    if not isinstance(condition, Mapping):
-        condition = {"$eq": condition}
+def _values(value: Any, kind: str) -> list[Any]:
     values = [] if value is None else value if isinstance(value, list) else [value]
-    have = [_value(v, kind) for v in values if v is not None]
-    return all(_holds(operator, operand, have, kind) for operator, operand in condition.items())
+    return [_value(v, kind) for v in values if v is not None]
 
 
-def _holds(operator: str, operand: Any, have: list[Any], kind: str) -> bool:
+def _fit(condition: Any, have: list[list[Any]], kind: str) -> list[bool]:
+    """Of each row: whether its values are what the condition says."""
+    if not isinstance(condition, dict):
+        condition = {"$eq": condition}
+    parts = [_hold(operator, operand, have, kind) for operator, operand in condition.items()]
+    return list(map(all, zip(*parts, strict=True)))
+
+
+def _hold(operator: str, operand: Any, have: list[list[Any]], kind: str) -> list[bool]:
     if operator == "$not":
-        return not all(_holds(o, v, have, kind) for o, v in operand.items())
+        return [not it for it in _fit(operand, have, kind)]
     if operator == "$exists":
-        return bool(have) == operand
+        return [bool(own) == operand for own in have]
     if operator in ("$in", "$nin", "$all"):
-        wanted = [_value(v, kind) for v in operand]
+        wanted = {_value(v, kind) for v in operand}
         if operator == "$all":
-            return all(any(h == w for h in have) for w in wanted)
-        return any(h == w for h in have for w in wanted) == (operator == "$in")
-    wanted = _value(operand, kind)
-    if operator in ("$eq", "$ne"):
-        return any(h == wanted for h in have) == (operator == "$eq")
+            return [all(v in own for v in wanted) for own in have]
+        return [any([v in wanted for v in own]) == (operator == "$in") for own in have]
+    one = _value(operand, kind)
     if operator == "$prefix":
-        return any(h.startswith(wanted) for h in have)
-    return any({"$gt": h > wanted, "$gte": h >= wanted, "$lt": h < wanted, "$lte": h <= wanted}[operator] for h in have)
+        return [any([v.startswith(one) for v in own]) for own in have]
+    compare = COMPARE[operator.replace("$ne", "$eq")]
+    return [any([compare(v, one) for v in own]) != (operator == "$ne") for own in have]
 
 
+@lru_cache(maxsize=1 << 16)
 def _value(value: Any, kind: str) -> Any:
-    """What compares as values of a kind do, exactly."""
+    """What compares as values of a kind do: Python compares integers and floats exactly."""
     if kind == "time":
         if isinstance(value, int):
             return EPOCH + timedelta(seconds=value)
         when = datetime.fromisoformat(value)
         return when if when.tzinfo else when.replace(tzinfo=UTC)
-    if kind == "text":
-        return value.encode()
-    return Fraction(value)
+    return value.encode() if kind == "text" else value
 
 
 def key_of(value: Any, kind: str) -> int | bytes:
@@ -104,34 +117,40 @@ def _operand(draw: Random, name: str) -> Any:
     if kind == "text":
         return draw.choice((*TEXTS, "d", "dee"))
     if kind == "time":
-        return draw.choice((*TIMES, 0, 1714557600, "2024-05-01"))
+        return draw.choice((*TIMES, 0, -1, 1714557600, 253_402_300_799, "2024-05-01", "2024-05-01T10:00:00.500001Z"))
     if kind == "boolean":
         return draw.random() < 0.5
-    some = (*INTEGERS, *NUMBERS, draw.randrange(2000, 2030), draw.gauss(0, 100), 1 << 70, -(1 << 2000), 0.5)
+    some = (*INTEGERS, *NUMBERS, draw.randrange(2000, 2030), draw.gauss(0, 100), 1 << 63, 1 << 70, -(1 << 2000), 0.5)
     return draw.choice(some)
 
 
 def random_filter(draw: Random, depth: int = 3) -> dict[str, Any]:
-    """A filter that the schema of these names takes."""
+    """A filter that the schema of these names takes, of objects up to `depth` deeper than itself."""
     roll = draw.random()
     if depth and roll < 0.25:
         return {draw.choice(("$and", "$or")): [random_filter(draw, depth - 1) for _ in range(draw.randrange(1, 4))]}
     if depth and roll < 0.35:
         return {"$not": random_filter(draw, depth - 1)}
-    return {name: _condition(draw, name) for name in draw.sample(list(KINDS), draw.randrange(1, 3))}
+    out = {name: _condition(draw, name, depth) for name in draw.sample(list(KINDS), draw.randrange(1, 4))}
+    if depth and roll < 0.4:
+        out["$or"] = [random_filter(draw, depth - 1), random_filter(draw, depth - 1)]
+    return out
 
 
-def _condition(draw: Random, name: str) -> Any:
+def _condition(draw: Random, name: str, depth: int) -> Any:
+    return _operand(draw, name) if draw.random() < 0.2 else _operators(draw, name, depth)
+
+
+def _operators(draw: Random, name: str, depth: int) -> dict[str, Any]:
     kind = KINDS[name]
-    if draw.random() < 0.2:
-        return _operand(draw, name)
-    able = ["$eq", "$ne", "$in", "$nin", "$exists", "$not"] + ["$all"] * (name in LISTS)
+    able = ["$eq", "$ne", "$in", "$nin", "$exists", *["$not"] * (depth > 0)]
     if name not in HASHED:
         able += ["$gt", "$gte", "$lt", "$lte"] * (kind != "boolean") + ["$prefix"] * (kind == "text")
-    out = {}
-    for operator in draw.sample(able, draw.randrange(1, 3)):
+    able += ["$all"] * (name in LISTS)
+    out: dict[str, Any] = {}
+    for operator in draw.sample(able, draw.randrange(1, 4)):
         if operator == "$not":
-            out[operator] = {"$eq": _operand(draw, name)}
+            out[operator] = _operators(draw, name, depth - 1)
         elif operator == "$exists":
             out[operator] = draw.random() < 0.5
         elif operator in ("$in", "$nin", "$all"):
@@ -176,3 +195,24 @@ def columns_of(rows: Sequence[Mapping[str, Any]], fields: Sequence[FilterField])
             keys = [[field.rank(text, after=False) for text in own] for own in keys]
         columns.append((field.many, keys))
     return columns
+
+
+def table_of(x: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The rows and their vectors f32 (N, d), as a build reads them."""
+
+    def time(value: str | None) -> datetime | None:
+        return None if value is None else datetime.fromisoformat(value if "T" in value else value + "T00:00:00+00:00")
+
+    columns = {
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1]),
+        "lang": pa.array([row["lang"] for row in rows]),
+        "note": pa.array([{"x": 1}] * len(rows)),
+        "tags": pa.array([row["tags"] for row in rows], pa.list_(pa.string())),
+        "year": pa.array([row["year"] for row in rows], pa.int64()),
+        "price": pa.array([row["price"] for row in rows], pa.float64()),
+        "stock": pa.array([row["stock"] for row in rows]),
+        "at": pa.array([time(row["at"]) for row in rows], pa.timestamp("us", "UTC")),
+        "code": pa.array([row["code"] for row in rows]),
+        "refs": pa.array([row["refs"] for row in rows], pa.list_(pa.string())),
+    }
+    return pa.table(columns)

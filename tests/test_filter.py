@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from itertools import accumulate
 from random import Random
 from typing import Any
 
 import pytest
-from filters import NAMES, columns_of, fields_of, random_filter, random_row, takes
+from filters import NAMES, columns_of, fields_of, matching, random_filter, random_row
 
 from vantage import kernels
 from vantage.errors import DamagedError, InputError, LimitError
 from vantage.filter.keys import KEY_MAX, KEY_MIN, float_key, key_float, key_time, time_key
 from vantage.filter.parse import BYTES_MAX, DEPTH_MAX, VALUES_MAX, parse_filter
-from vantage.filter.program import compile_filter, resolve
+from vantage.filter.program import AND, NOT, OR, STACK_MAX, TERM, compile_filter, resolve
 from vantage.format import FilterField, pack_columns, pack_filters, unpack_columns, unpack_filters
 
 
@@ -41,7 +42,7 @@ def test_as_plain_python(seed: int) -> None:
     assert unpack_columns(plane, len(rows), "plane") == [values for _, values in columns]
     for _ in range(150):
         value = random_filter(draw)
-        assert rows_taken(value, rows, fields, plane) == [takes(value, row) for row in rows], value
+        assert rows_taken(value, rows, fields, plane) == matching(value, rows), value
     body = memoryview(pack_filters(fields))
     again = unpack_filters(body, len(NAMES), len(rows), "filters")
     assert [replace(f, ends=list(f.ends), texts=bytes(f.texts), totals=list(f.totals)) for f in again] == list(fields)
@@ -103,6 +104,7 @@ FIELDS = fields_of([random_row(Random(3)) for _ in range(30)])
         ({"lang": "\ud800"}, "filter"),
         ({"at": "yesterday"}, "filter.at"),
         ({"at": 1714557600000}, "filter.at"),
+        ({"at": {"$lt": 10**4000}}, "filter.at.$lt"),
         ({"at": 1.5}, "filter.at"),
         ({"tags": {"$all": []}}, "filter.tags.$all"),
         ({"code": {"$prefix": "https"}}, "filter.code.$prefix"),
@@ -131,6 +133,23 @@ def test_limits_and_one_more() -> None:
     with pytest.raises(LimitError, match=str(BYTES_MAX + 1)):
         parse_filter({"lang": text + "x"}, FIELDS, NAMES)
     assert parse_filter({}, FIELDS, NAMES) is None
+
+
+def test_as_many_sets_at_once_as_a_filter_can_have() -> None:
+    """Of lists, whose terms stay apart, an `and` in an `or` at every depth."""
+    value: dict[str, Any] = {"tags": {"$gt": "a", "$lt": "zz"}, "lang": "de"}
+    for _ in range(DEPTH_MAX - 1):
+        value = {"tags": {"$prefix": "d"}, "$or": [{"lang": {"$exists": False}}, value]}
+    draw = Random(8)
+    rows = [random_row(draw) for _ in range(300)]
+    fields = fields_of(rows)
+    node = parse_filter(value, fields, NAMES)
+    assert node is not None
+    data = compile_filter(resolve(node, fields), fields).data
+    codes = data[8 : 8 + 8 * struct.unpack_from("<I", data)[0] : 8]
+    depths = list(accumulate({TERM: 1, AND: -1, OR: -1, NOT: 0}[code] for code in codes))
+    assert max(depths) == STACK_MAX and depths[-1] == 1
+    assert rows_taken(value, rows, fields, pack_columns(columns_of(rows, fields))) == matching(value, rows)
 
 
 def test_large_columns() -> None:

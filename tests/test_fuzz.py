@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.faults import damage, fuzz
+from bench.faults import damage, fuzz, fuzz_filters
 from build_index.serve import ROOT
 from vantage.errors import VantageError
 from vantage.format import layout as L
@@ -16,6 +16,7 @@ from vantage.format import layout as L
 CASES = 20_000  # with the kernels about a minute; `python -m bench.faults.fuzz` runs a million
 KERNEL_CASES = 15_000
 SEED = 3
+FILTER_SEED, FILTER_SEEDS = 46, 6  # of which one asks an index
 
 
 def test_bad_bytes_end_as_errors_or_as_answers() -> None:
@@ -47,6 +48,21 @@ def test_the_fuzzer_sees_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(fuzz, "mutate", lambda data, draw: data)
     with pytest.raises(fuzz.Failure):
         fuzz.case(fuzz.bases(), "object", SEED)
+
+
+def test_random_filters_take_the_right_rows() -> None:
+    told: list[Any] = []
+    done = fuzz_filters.run(FILTER_SEED, FILTER_SEEDS, lambda *what: told.append(what))
+    assert not told
+    assert done.filters == FILTER_SEEDS * fuzz_filters.FILTERS and done.refused < done.filters / 50 and done.asked
+
+
+def test_the_fuzzer_of_filters_sees_a_wrong_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fuzz_filters.mask_of
+    monkeypatch.setattr(fuzz_filters, "mask_of", lambda *given: real(*given) ^ 1)
+    told: list[str] = []
+    fuzz_filters.run(1, 1, lambda seed, value, what: told.append(what))
+    assert len(told) > fuzz_filters.FILTERS / 2 and "wrong rows" in told[0]
 
 
 def test_kernels_touch_nothing_outside_of_their_buffers() -> None:

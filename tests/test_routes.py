@@ -522,6 +522,7 @@ GOOD = [0.5] * D
         ({"vector": GOOD, "exact": True}, INPUT, "exact", "'words' has no error norms"),
         ({"vector": GOOD, "budget": 5}, INPUT, "budget", "budget is not an object"),
         ({"vector": GOOD, "budget": None}, INPUT, "budget", "budget is not an object"),
+        ({"vector": GOOD, "filter": None}, INPUT, "filter", "filter is null"),
         ({"vector": GOOD, "budget": {"seconds": 5}}, INPUT, "budget.seconds", "unknown field 'seconds'"),
         ({"vector": GOOD, "budget": {"ms": 60_001}}, LIMIT, "budget.ms", "0 to 60000"),
         ({"vector": GOOD, "budget": {"ms": 0.5}}, INPUT, "budget.ms", "not an integer"),

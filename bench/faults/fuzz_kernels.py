@@ -15,6 +15,7 @@ import argparse
 import ctypes
 import mmap
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from random import Random
 from typing import Any
 
 import kern as kernels
+from vantage.format import pack_columns
 
 SOURCES = Path(__file__).resolve().parents[2] / "kernels"
 PAGE = mmap.PAGESIZE
@@ -44,7 +46,9 @@ SIGNATURES = {
     "score_bounds": "bbiffoo",
     "butterfly_plan": "bbiio", "butterfly_turn": "bbiibio",
     "plan_queries_size": "i", "plan_queries": "bbbbiioooo", "find_answered": "bbbiiiio", "count_right": "bbbiiiibbio",
-    "select_largest": "bbiiioo", "matmul_size": "ii", "matmul": "bbiiioo", "nearest": "bbbiiiiooo",
+    "filter_rows_size": "i", "filter_rows": "biiboo", "sum_counts": "bbo", "tail_probabilities": "bbbfo",
+    "lrsq_scan_mixed": "biiiiiiiibiBPb", "select_largest": "bbiiioo", "matmul_size": "ii", "matmul": "bbiiioo",
+    "nearest": "bbbiiiiooo",
 }  # fmt: skip
 
 
@@ -114,6 +118,29 @@ def tables_of(draw: Random) -> bytes:
     return bytes(tables)
 
 
+def plane_of(draw: Random, n: int) -> bytes:
+    """Columns of n rows: of few values, of many, of lists, and one that is not there."""
+    few, wide = [draw.randrange(-3, 4) for _ in range(n)], [draw.getrandbits(63) for _ in range(n)]
+    columns: list[Any] = [[[v] if draw.random() < 0.8 else [] for v in values] for values in (few, wide)]
+    lists = [sorted(set(draw.choices(range(9), k=draw.randrange(4)))) for _ in range(n)]
+    return pack_columns([(False, columns[0]), (False, columns[1]), (True, lists), None])
+
+
+def program_of(draw: Random) -> bytes:
+    """Postfix steps of a filter on those columns, most of which fit."""
+    steps, spans = list[tuple[int, int, int, int]](), list[int]()
+    for i in range(draw.randrange(1, 5)):
+        own = sorted(draw.sample(range(-9, 10), 2 * draw.randrange(3)))
+        spans += own
+        steps += [
+            (0, 0, draw.choice((0, 0, 1, 1, 2, 2, 2, 3)), len(own) // 2),
+            *[(draw.choice((1, 2)), 0, 0, 0)] * (i > 0),
+        ]
+        steps += [(3, 0, 0, 0)] * (draw.random() < 0.3)
+    head = struct.pack("<II", len(steps), len(spans) // 2) + b"".join(struct.pack("<BBHI", *step) for step in steps)
+    return head + struct.pack(f"<{len(spans)}q", *spans)
+
+
 def fitting(name: str, draw: Random) -> list[Any] | None:
     """Arguments that fit, as lists of bytes and numbers, for kernels that rarely meet any; None for the others."""
     n = draw.randrange(1, 40)
@@ -125,6 +152,26 @@ def fitting(name: str, draw: Random) -> list[Any] | None:
         data = draw.randbytes(f + 16 * groups * 2 + 4 * n)
         places = [8, codes, f, f + 16 * groups, f + 32 * groups, n]
         return [data, *places, 0.5, 0, bytes(tables), pool_of(draw) if name == "lrsq_scan" else bytes(4 * n)]
+    if name == "lrsq_scan_mixed":
+        code_bytes, groups, blocks = draw.choice((1, 8, 33)), -(-n // 16), draw.randrange(1, 5)
+        tables = bytearray(kernels.lrsq_tables_size(code_bytes, 0))
+        tables[:4] = code_bytes.to_bytes(4, "little")
+        homes = 16 * blocks
+        codes = homes + n
+        f = codes + 16 * groups * code_bytes
+        data = bytes(homes) + bytes(draw.randrange(blocks) for _ in range(n)) + draw.randbytes(f - codes + 32 * groups)
+        places = [0, homes, codes, f, f + 16 * groups, f + 32 * groups, n, blocks]
+        mask = [draw.randbytes(2 * groups)] * (draw.random() < 0.8)
+        return [data + draw.randbytes(4 * n), *places, bytes(4 * blocks), 0, bytes(tables), pool_of(draw), *mask]
+    if name == "filter_rows":
+        scratch = bytes(kernels.filter_rows_size(n))
+        return [plane_of(draw, n), n, 4, program_of(draw), bytes(2 * -(-n // 16)), scratch]
+    if name == "sum_counts":
+        buckets = draw.randrange(9)
+        return [draw.randbytes(buckets * n), b"\0\0\x80\x3f" * buckets, bytes(4 * n)]
+    if name == "tail_probabilities":
+        counts = b"".join(draw.choice((b"\0\0\x80\x3f", b"\0\0\0\0")) for _ in range(n))
+        return [counts, b"\0\0\x80\x3f" * n, b"\0\0\x80\x3e" * n, draw.choice(FLOATS), bytes(4 * n)]
     if name.startswith(("dot", "l2")):
         d, width = draw.randrange(1, 70), {"f16": 2, "f32": 4, "_u8": 1, "_i8": 1}[name[-3:]]
         return [draw.randbytes(4 * d), draw.randbytes(n * d * width), 0, d * width, n, d, bytes(4 * n)]

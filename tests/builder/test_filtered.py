@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,19 +17,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from filters import CODES, HASHED, KINDS, LISTS, key_of, random_filter, random_row, takes
+from filters import CODES, HASHED, KINDS, LISTS, key_of, random_filter, random_row, table_of, takes
 from typer.testing import CliRunner
 
 from build_index.bucket.open import open_index
 from build_index.build import Report, build
 from build_index.cli.main import app
 from build_index.context import BuildContext
+from build_index.filters.declare import declare
 from build_index.filters.projections import BUCKET_ROWS
 from build_index.ingest.open import open_source
 from build_index.progress import Progress
 from build_index.tune import renditions
 from build_index.tune.options import Options
-from vantage.errors import DamagedError, InputError, NotFoundError
+from vantage.errors import DamagedError, InputError, LimitError, NotFoundError
 from vantage.filter.schema import CHARS_MAX, describe_attributes
 from vantage.format import COLUMNS_PLANE, Counts, open_block, pack_filters, plane_of
 from vantage.format.projections import pack_projections
@@ -43,7 +44,6 @@ from vantage.search import scan
 from vantage.search.query import Answer, Query
 
 ROWS, DIMENSION = 2000, 16
-TIMES = pa.timestamp("us", "UTC")
 
 
 def made_up(seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -58,25 +58,6 @@ def made_up(seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
             row["year"] = int(1950 + cluster + draw.randrange(3))
         row["lang"] = draw.choice(("de", "fr", "")) if cluster % 2 else row["lang"]
     return x, rows
-
-
-def table_of(x: np.ndarray, rows: list[dict[str, Any]]) -> pa.Table:
-    def time(value: str | None) -> datetime | None:
-        return None if value is None else datetime.fromisoformat(value if "T" in value else value + "T00:00:00+00:00")
-
-    columns = {
-        "vector": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1]),
-        "lang": pa.array([row["lang"] for row in rows]),
-        "note": pa.array([{"x": 1}] * len(rows)),
-        "tags": pa.array([row["tags"] for row in rows], pa.list_(pa.string())),
-        "year": pa.array([row["year"] for row in rows], pa.int64()),
-        "price": pa.array([row["price"] for row in rows], pa.float64()),
-        "stock": pa.array([row["stock"] for row in rows]),
-        "at": pa.array([time(row["at"]) for row in rows], TIMES),
-        "code": pa.array([row["code"] for row in rows]),
-        "refs": pa.array([row["refs"] for row in rows], pa.list_(pa.string())),
-    }
-    return pa.table(columns)
 
 
 NAMES = ("lang", "tags", "year", "price", "stock", "at", "code", "refs")
@@ -265,6 +246,74 @@ def test_damaged_columns_are_named(made: Made, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(scan, "plane_of", spoilt)
     with pytest.raises(DamagedError, match="its columns are damaged"):
         ask(index, Query(q, 10, filter={"refs": {"$exists": True}}))
+
+
+def test_too_many_conditions_are_refused_before_counts_are_summed(made: Made) -> None:
+    index = open_index(made[0])
+    value = {"$and": [{"year": {"$ne": year}} for year in range(700)]}
+    with (
+        patch("vantage.search.filtered.expected_rows", side_effect=AssertionError),
+        pytest.raises(LimitError, match="number of conditions of the filter is 2099"),
+    ):
+        ask(index, Query(made[1][0].tolist(), 10, filter=value))
+
+
+N = 120  # rows of the types
+SECOND = 1_714_557_600  # 2024-05-01T10:00:00Z
+COLUMNS: dict[str, tuple[pa.Array, list[tuple[Any, int]]]] = {  # and filters with the rows that they take
+    "float32": (
+        pa.array(np.tile(np.float32([0.1, 0.2, np.nan, np.inf]), 30)),
+        [(0.1, 30), ({"$gt": 0.1}, 30), ({"$exists": True}, 60), ({"$lte": 0.2}, 60), ({"$ne": 0.1}, 90)],
+    ),
+    "float16": (pa.array(np.full(N, 0.1, np.float16)), [(0.099975586, N), ({"$lt": 0.1}, N)]),
+    "uint8": (pa.array(np.arange(N, dtype=np.uint8)), [(119, 1), ({"$lt": 2.5}, 3), ({"$gte": -(1 << 70)}, N)]),
+    "large": (
+        pa.array(["a", "B", "é", "e\u0301"] * 30, pa.large_string()),
+        [("é", 30), ({"$prefix": "e"}, 30), ("b", 0)],
+    ),
+    "codes": (pa.array(["x", None, "y", "x"] * 30).dictionary_encode(), [("x", 60), ({"$ne": "x"}, 60)]),
+    "numbers": (pa.array([1, 2, None, 3] * 30, pa.int32()).dictionary_encode(), [({"$gte": 2}, 60)]),
+    "seconds": (pa.array(range(SECOND, SECOND + N), pa.timestamp("s")), [(SECOND, 1), ({"$lt": SECOND + 2}, 2)]),
+    "zone": (
+        pa.array([1000 * SECOND + 123] * N, pa.timestamp("ms", "Europe/Berlin")),
+        [("2024-05-01T12:00:00.123+02:00", N), ({"$gt": "2024-05-01T10:00:00.123Z"}, 0)],
+    ),
+    "nano": (
+        pa.array(range(SECOND * 10**9 + 950, SECOND * 10**9 + 950 + N), pa.timestamp("ns")),
+        [("2024-05-01T10:00:00Z", 50), ({"$gt": "2024-05-01T10:00:00.000000999Z"}, 70)],
+    ),
+    "day": (pa.array([date(1850, 5, 1)] * N), [("1850-05-01", N), ({"$lt": 0}, N)]),
+    "none": (pa.array([None] * N, pa.string()), [({"$exists": False}, N), ({"$ne": "x"}, N), ("", 0)]),
+    "lists": (
+        pa.array([["a", None], [None], [], None] * 30),
+        [({"$exists": True}, 30), ({"$exists": False}, 90), ({"$nin": ["a"]}, 90), ({"$all": ["a", "a"]}, 30)],
+    ),
+    "pairs": (pa.array([["a", "b"]] * N, pa.list_(pa.string(), 2)), [({"$all": ["a", "b"]}, N), ({"$ne": "b"}, 0)]),
+    "a.b[0]": (pa.array(["q"] * N), [("q", N)]),
+    "@id:ключ": (pa.array(["q"] * N), [({"$in": ["q", "q"]}, N)]),
+    "": (pa.array(["q"] * N), [({"$not": {"$eq": "q"}}, 0)]),
+}
+
+
+@pytest.mark.usefixtures("blocks_apart")
+def test_every_type_and_name(tmp_path: Path) -> None:
+    """Where other systems had faults: nulls in lists, precisions, zones, and names that look like paths."""
+    x = made_up(4)[0][:N]
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), DIMENSION)
+    table = pa.table({"vector": vectors} | {name: column for name, (column, _) in COLUMNS.items()})
+    table = table.append_column("$and", pa.array(["q"] * N))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    options = Options(0.8, 5, fast=True, filters=tuple(COLUMNS))
+    source = open_source([tmp_path / "rows.parquet"])
+    build(source, BuildContext(tmp_path / "index", "cosine", options))
+    index = open_index(tmp_path / "index")
+    for name, (_, filters) in COLUMNS.items():
+        for condition, count in filters:
+            got = ask(index, Query(x[0].tolist(), N, filter={name: condition}))
+            assert got.complete and len(got.matches) == count, (name, condition)
+    assert "$and" not in [one.name for one in declare(source.attributes, None)]
+    with pytest.raises(InputError, match="\\$and"):
+        declare(source.attributes, ("$and",))
 
 
 @pytest.mark.usefixtures("blocks_apart")

@@ -20,6 +20,7 @@ BYTES_MAX = 16 << 10  # as compact JSON
 DEPTH_MAX = 8  # objects in each other, by $and, $or and $not
 VALUES_MAX = 1024  # of $in, $nin and $all
 JUNCTIONS = ("$and", "$or")
+RESERVED = (*JUNCTIONS, "$not")  # names that are no attribute of a filter
 COMPARISONS = ("$gt", "$gte", "$lt", "$lte")
 LISTS = ("$in", "$nin", "$all")
 OPERATORS = ("$eq", "$ne", *LISTS, *COMPARISONS, "$exists", "$prefix", "$not")
@@ -101,7 +102,7 @@ class _Schema:
         able = ", ".join(self.known) or "none"
         what = "cannot be filtered by" if name in self.names else "is no attribute of this index"
         if name.startswith("$"):
-            what, able = "is no operator here", ", ".join((*JUNCTIONS, "$not"))
+            what, able = "is no operator here", ", ".join(RESERVED)
         raise InputError(f"{where}: {name[:80]!r} {what}", hint=f"known are: {able}"[:400], param=where)
 
 
@@ -277,9 +278,9 @@ def _time(value: Any, where: str) -> int:
             ) from None
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{where} is no time", hint=f"send {TYPES['time']}", param=where)
-    if not SECONDS_MIN <= value <= SECONDS_MAX:
-        raise LimitError(
-            where, value, f"{SECONDS_MIN} to {SECONDS_MAX}", hint="send seconds, not milliseconds", param=where
+    if not SECONDS_MIN <= value <= SECONDS_MAX:  # not repeated: it may have thousands of digits
+        raise InputError(
+            f"{where} is no time of the years 1 to 9999", hint="send seconds since 1970, not milliseconds", param=where
         )
     return value * SECOND
 

@@ -36,7 +36,8 @@ def _field(root: Root, place: int) -> dict[str, Any]:
         in_root += BUCKET_BYTES * len(projection.low) + CHUNK_BYTES * len(projection.block)
     least, largest = _ends(field)
     return {
-        "kind": field.kind, "list": field.many, "hashed": field.hashed, "rows": field.rows, "distinct": field.distinct, "min": least,
+        "kind": field.kind, "list": field.many, "hashed": field.hashed, "rows": field.rows,
+        "distinct": field.distinct, "min": least,
         "max": largest, "in_blocks": field.in_blocks, "projection": projection is not None,
         "bytes": {
             "blocks": round(field.row_bytes * root.index.slots * len(root.renditions)) if field.in_blocks else 0,

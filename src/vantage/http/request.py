@@ -208,6 +208,8 @@ def parse_queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
     rerank = _integer(fields.get("rerank", 0), "rerank")
     if rerank < 0:
         raise LimitError("rerank", rerank, "0 or more", hint="0 switches it off", param="rerank")
+    if "filter" in fields and fields["filter"] is None:  # a filter that was lost on its way must not take all rows
+        raise InputError("filter is null", hint="leave it out, or send {} for all rows", param="filter")
     query = Query(
         None, _integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
         parse_budget(fields.get("budget", {})), exact=fields.get("exact", False),

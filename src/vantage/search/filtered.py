@@ -48,8 +48,9 @@ def select(value: Any, root: Root, homes: Sequence[int]) -> Selection | None:
     if parsed is None:
         return None
     node = resolve(parsed, root.filters)
+    program = compile_filter(node, root.filters)  # refuses too many conditions before counts are summed for each
     rows = expected_rows(node, root.filters, root.counts, homes) if root.counts and homes else []
-    return Selection(node, compile_filter(node, root.filters), rows)
+    return Selection(node, program, rows)
 
 
 def distinct_field(name: str, root: Root) -> int:
