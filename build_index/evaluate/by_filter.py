@@ -14,14 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vantage.errors import DamagedError, InputError
-from vantage.format import FilterField
 from vantage.index import Index
 from vantage.search.filtered import select
 from vantage.search.query import Query
 
 from ..bucket.open import open_index
 from ..bucket.store import Ranged
-from ..filters.columns import Column, keys_of, text_keys
+from ..filters.columns import Column, column_of, keys_of, text_keys
 from ..filters.suite import NEAR_FAR, Case, make_suite, nearest_taken, right_rows
 from ..ingest.json_rows import json_rows
 from ..ingest.queries import Queries
@@ -117,17 +116,7 @@ def stored_columns(path: Path | str, index: Index) -> list[Column]:
                         counts[i].append(len(some))
         except (pa.ArrowException, OSError, KeyError) as error:
             raise DamagedError(f"{key}: is no Parquet file of rows", hint=AGAIN) from error
-    return [_column(root.names[f.attribute], f, *own) for f, *own in zip(root.filters, keys, counts, strict=True)]
-
-
-def _column(name: str, field: FilterField, keys: list[int], counts: list[int]) -> Column:
-    """keys: of all values in turn."""
-    flat, own = np.array(keys, np.int64), np.array(counts, np.uint8)
-    if field.many:
-        return Column(name, field, flat, own, np.cumsum(own, dtype=np.int64) - own)
-    every = np.zeros(len(own), np.int64)
-    every[own > 0] = flat
-    return Column(name, field, every, own, None)
+    return [column_of(root.names[f.attribute], f, *own) for f, *own in zip(root.filters, keys, counts, strict=True)]
 
 
 def _scaled(x: F32, index: Index) -> F32:

@@ -68,6 +68,16 @@ class Column:
         return self.keys[at + np.arange(len(at))], counts
 
 
+def column_of(name: str, field: FilterField, keys: Sequence[int], counts: Sequence[int]) -> Column:
+    """The column of rows with so many keys each; keys: of all rows in turn."""
+    flat, own = np.array(keys, np.int64), np.array(counts, np.uint8)
+    if field.many:
+        return Column(name, field, flat, own, np.cumsum(own, dtype=np.int64) - own)
+    every = np.zeros(len(own), np.int64)
+    every[own > 0] = flat
+    return Column(name, field, every, own, None)
+
+
 def lists_of(keys: npt.NDArray[np.signedinteger], counts: U8) -> list[list[int]]:
     """The keys of each row, as `pack_columns` takes them, of what Column.some gives."""
     flat, ends = keys.tolist(), np.cumsum(counts, dtype=np.int64).tolist()
