@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +16,7 @@ from vantage.format import (
     CHUNK_ROWS,
     GROUP,
     VECTOR_BYTES,
+    Centres,
     Directory,
     Projection,
     aligned,
@@ -20,6 +25,7 @@ from vantage.format import (
     pack_ids,
 )
 
+from ..blocks.layout import centre_at
 from ..ingest.attributes import spot_bytes
 from ..ingest.rows import Ints, Rows
 from ..progress import Progress
@@ -33,14 +39,15 @@ from .declare import Declared
 
 SHARE_MAX = 0.6  # of the bytes of an index, that projections which nobody named may add
 ROW_BYTES = 24  # of a row in a chunk beside its codes, about: factors, number, check, id, columns
+PAGE_CHUNKS = 512
 BUCKET_ROWS, BUCKETS_MIN, BUCKETS_MAX = 192, 64, 4096  # of numbers with many values
 
 
 def to_project(
-    columns: Sequence[Column], declared: Sequence[Declared], contents: Contents, table: RowTable
+    columns: Sequence[Column], declared: Sequence[Declared], contents: Contents, table: RowTable, paged: bool
 ) -> frozenset[str]:
     """Names of the columns that get a projection: those that were named, and of the others the first ones that together
-    take at most SHARE_MAX of what the index takes without.
+    take at most SHARE_MAX of what the index takes without. paged: chunks have the centres of their blocks.
     """
     rows, choice = contents.rows, contents.choice
     own = choice.codec.code_bytes + ROW_BYTES + (spot_bytes(rows.stored, contents.attributes.names))
@@ -50,7 +57,12 @@ def to_project(
     asked = {one.name: one.asked for one in declared}
     left, out = SHARE_MAX * whole, set[str]()
     for column in columns:
-        left -= own * (len(column.keys) + int((np.diff(column.ends) == 0).sum()))
+        centres = (
+            paged
+            * (8 + rows.dimension)
+            * min(1.0, 1 / CHUNK_ROWS + len(table.members) * column.field.distinct / rows.count)
+        )
+        left -= (own + centres) * (len(column.keys) + int((np.diff(column.ends) == 0).sum()))
         if asked[column.name] or left >= 0:
             out.add(column.name)
     return frozenset(out)
@@ -62,24 +74,25 @@ def write_projections(
     codes: RowCodes,
     rows: Rows,
     table: RowTable,
+    centres: Centres | None,
     objects: ObjectList,
     progress: Progress,
 ) -> tuple[Projection, ...]:
-    """Of the columns with these names."""
+    """Of the columns with these names. centres: of a large index, whose directories are in pages."""
     home = np.repeat(np.arange(len(table.homes)), table.homes)  # by row number
     some = [i for i, column in enumerate(columns) if column.name in projected]
     out = []
     for done, i in enumerate(some, 1):
-        out.append(_write(i, columns, codes, rows, table, home, objects))
+        out.append(_write(i, columns, codes, rows, table, home, centres, objects))
         progress(done / len(some))
     return tuple(out)
 
 
-def bucket_ends(keys: I64, rows: I64, numeric: bool) -> I64:
+def bucket_ends(keys: I64, rows: I64, numeric: bool, paged: bool) -> I64:
     """Where buckets of sorted keys end (n), rows (n): of each. A value of CHUNK_ROWS rows is its own, rarer ones share;
-    of numbers with many values all buckets hold about as many rows.
+    of numbers with many values all buckets hold about as many rows; paged: there may be any number of them.
     """
-    most = min(BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // BUCKET_ROWS))
+    most = min(len(keys) if paged else BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // BUCKET_ROWS))
     if numeric and len(keys) > most:
         rank = (np.cumsum(rows) - rows) * most // rows.sum()
         return np.append(np.flatnonzero(np.diff(rank)) + 1, len(keys))
@@ -96,13 +109,14 @@ def bucket_ends(keys: I64, rows: I64, numeric: bool) -> I64:
 
 
 def _write(
-    place: int, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints, objects: ObjectList
-) -> Projection:
+    place: int, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints,
+    centres: Centres | None, objects: ObjectList,
+) -> Projection:  # fmt: skip
     column = columns[place]
     counts = np.diff(column.ends)
     number = np.repeat(table.number.astype(np.int64), counts)
     keys, of, own = np.unique(column.keys, return_inverse=True, return_counts=True)
-    ends = bucket_ends(keys, own, column.field.kind in ("integer", "number", "time"))
+    ends = bucket_ends(keys, own, column.field.kind in ("integer", "number", "time"), centres is not None)
     bucket = np.searchsorted(ends, of, side="right")
     if column.field.many:  # a row once in a bucket
         pairs = np.unique(bucket * rows.count + number)
@@ -120,21 +134,52 @@ def _write(
         first.append(len(cuts) - 1)
     shards = Shards(objects, 0, len(cuts) - 1, f"projection-{place}")
     for chunk, (low, high) in enumerate(zip(cuts, cuts[1:], strict=False)):
-        data = _chunk(number[low:high], columns, codes, rows, table, home)
+        data = _chunk(number[low:high], columns, codes, rows, table, home, centres)
         shards.add(chunk, data, len(data))
     sizes = np.diff(cuts).tolist()
     directory = Directory(
         array("I", range(len(sizes))), array("I", sizes), array("I", sizes), (shards.close(),)
     )  # fmt: skip
     begins = np.append(0, ends[:-1]) if len(ends) else ends
-    return Projection(
+    whole = Projection(
         place, keys[begins].tolist() if len(ends) else [], keys[ends - 1].tolist() if len(ends) else [],
         first[: len(ends) + 1], home[number[np.array(cuts[:-1], np.int64)]].tolist(), directory,
     )  # fmt: skip
+    return whole if centres is None else _write_pages(whole, objects)
 
 
-def _chunk(number: Ints, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints) -> bytes:
-    """The rows of these numbers."""
+def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
+    """The projection of the pages that the chunks of one are written into."""
+    n, chunks = len(whole.low), len(whole.block)
+    valued = whole.first[n]
+    cuts = [*range(0, valued, PAGE_CHUNKS), *range(valued, chunks, PAGE_CHUNKS), chunks]
+    shards = Shards(objects, 0, len(cuts) - 1, f"projection-{whole.field}-pages")
+    low, high, rows = list[int](), list[int](), list[int]()
+    for page, (a, b) in enumerate(pairwise(cuts)):
+        own = whole.directory.some(range(a, b))
+        directory = replace(own, block=array("I", range(b - a)))
+        inside = range(0, 0)
+        if a < valued:
+            inside = range(bisect_right(whole.first, a) - 1, bisect_left(whole.first, b))
+            low.append(whole.low[inside[0]])
+            high.append(whole.high[inside[-1]])
+        first = [max(0, whole.first[j] - a) for j in inside] + [b - a] * bool(inside) or [0]
+        part = Projection(
+            whole.field, [whole.low[j] for j in inside], [whole.high[j] for j in inside], first, whole.block[a:b],
+            directory,
+        )  # fmt: skip
+        data = part.pack()
+        shards.add(page, data, len(data))
+        rows.append(own.at_home)
+    directory = Directory(array("I", range(len(rows))), array("I", rows), array("I", rows), (shards.close(),))
+    return Projection(whole.field, low, high, range(len(low) + 1), [whole.block[a] for a in cuts[:-1]], directory)
+
+
+def _chunk(
+    number: Ints, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints,
+    centres: Centres | None,
+) -> bytes:  # fmt: skip
+    """The rows of these numbers; centres: of all blocks, where chunks have those of their own."""
     n, source = len(number), table.source[number]
     padded = aligned(n, GROUP)
     blocks, of = np.unique(home[number], return_inverse=True)
@@ -155,4 +200,9 @@ def _chunk(number: Ints, columns: Sequence[Column], codes: RowCodes, rows: Rows,
     width, id_plane = pack_ids(ids) if rows.stored.id_kind == "bytes" else (8, b"".join(ids))
     plane = pack_columns([(one.field.many, one.of(source)) for one in columns])
     ranges = codes.ranges[blocks].astype(np.float32).tobytes()
-    return pack_chunk(n, width, blocks.tolist(), ranges, planes, plane, [*tail, id_plane])
+    own = b""
+    if centres is not None:
+        each = [centre_at(centres, block) for block in blocks.tolist()]
+        numbers = [c.scale for c in each] + [c.bias for c in each]
+        own = struct.pack(f"<{len(numbers)}f", *numbers) + b"".join(c.row for c in each)
+    return pack_chunk(n, width, blocks.tolist(), ranges, own, planes, plane, [*tail, id_plane])

@@ -245,7 +245,7 @@ def test_other_routers_and_without_counts(
     options = Options(0.7, 10, router=router, filters=NAMES, copies="none")
     build(open_source([tmp_path / "rows.parquet"]), BuildContext(tmp_path / "index", "cosine", options))
     index, draw = open_index(tmp_path / "index"), Random(9)
-    assert bool(index.root.projections) == (router == "tree")
+    assert bool(index.root.projections) == (router != "two-level") and index.root.paged == (not centre_bytes)
     found = wanted = 0
     for _ in range(60):
         value = random_filter(draw)

@@ -117,8 +117,8 @@ class Root:
     """All that a query needs before its first read.
 
     directory: of all blocks, or None where pages of the router have it and there are no bounds. codecs: of the
-    renditions, by their numbers. centres: only with bounds or counts. inline: what the object `root.bin` of the
-    directory of objects holds: the blocks of a small index, so that its opening reads them.
+    renditions, by their numbers. centres: only with bounds, or with counts that are not paged. inline: what the object
+    `root.bin` of the directory of objects holds: the blocks of a small index, so that its opening reads them.
     """
 
     index: IndexSection
@@ -144,6 +144,11 @@ class Root:
     def codec(self) -> LrsqSection:
         """Of the first rendition."""
         return self.codecs[self.renditions[0].codec]
+
+    @property
+    def paged(self) -> bool:
+        """Whether what filters take of all blocks is in pages, and chunks have the centres of their blocks."""
+        return self.counts is not None and self.counts.paged
 
     @property
     def names(self) -> list[str]:
@@ -184,7 +189,7 @@ class Root:
                 *([(INLINE, bytes(self.inline))] if self.inline else []),
                 *([(FILTERS, pack_filters(self.filters))] if self.filters else []),
                 *([(COUNTS, self.counts.pack())] if self.counts else []),
-                *([(PROJECTIONS, pack_projections(self.projections))] if self.projections else []),
+                *([(PROJECTIONS, pack_projections(self.projections, paged=self.paged))] if self.projections else []),
             ],
             _router_version(self.router),
         )
@@ -233,9 +238,11 @@ class Root:
         filters: tuple[FilterField, ...] = ()
         if FILTERS in sections:
             filters = of(FILTERS, unpack_filters, len(schema["attributes"]), index.rows)
-        projections: tuple[Projection, ...] = ()
-        if PROJECTIONS in sections and COUNTS in sections:
-            projections = of(PROJECTIONS, unpack_projections, len(filters), index.blocks, sizes)
+        counts, projections = None, tuple[Projection, ...]()
+        if COUNTS in sections:
+            counts = of(COUNTS, Counts.unpack, len(filters), index.blocks, index.rows, sizes)
+        if PROJECTIONS in sections and counts is not None:
+            projections = of(PROJECTIONS, unpack_projections, len(filters), index.blocks, sizes, counts.paged)
         root = cls(
             index,
             schema,
@@ -249,11 +256,11 @@ class Root:
             of(ROW_PAGES, RowPages.unpack, index, attributes, sizes),
             of(ID_PAGES, IdPages.unpack, index, attributes, sizes),
             promises,
-            of(CENTRES, Centres.unpack, index) if bounds or COUNTS in sections else None,
+            of(CENTRES, Centres.unpack, index) if bounds or (counts and not counts.paged) else None,
             bounds,
             inline,
             filters,
-            of(COUNTS, Counts.unpack, len(filters), index.blocks) if COUNTS in sections else None,
+            counts,
             projections,
         )
         if directory is not None:

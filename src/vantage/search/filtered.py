@@ -7,21 +7,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from ..filter.expect import expected_rows
+from ..filter.expect import expected_rows, rows_within
 from ..filter.parse import Node, parse_filter
-from ..filter.program import Program, compile_filter, resolve
-from ..format import Root
+from ..filter.program import Program, Span, compile_filter, resolve
+from ..format import Counts, Projection, Root
 
 
 @dataclass(frozen=True)
 class Selection:
     """A filter, compiled for one segment. rows: of each block, of those at home in it, how many it is expected to take;
     none in an index without counts. 0 is sure, other numbers are about right.
+
+    projections: those whose chunks are known; whole: of the values of the filter all chunks are. Of a large index a
+    wave reads what is known of both.
     """
 
     node: Node
     program: Program
     rows: Sequence[float]
+    projections: tuple[Projection, ...] = ()
+    whole: bool = True
+
+    def in_blocks(self, root: Root) -> bool:
+        """Whether blocks have all columns that the filter looks at."""
+        return all(root.filters[i].in_blocks for i in self.program.columns)
 
 
 @dataclass(frozen=True)
@@ -48,5 +57,26 @@ def select(value: Any, root: Root, homes: Sequence[int]) -> Selection | None:
     if parsed is None:
         return None
     node = resolve(parsed, root.filters)
-    rows = expected_rows(node, root.filters, root.counts, homes) if root.counts and homes else []
-    return Selection(node, compile_filter(node, root.filters), rows)
+    program, counts = compile_filter(node, root.filters), root.counts
+    if counts is None or not homes:
+        return Selection(node, program, [])
+    if counts.paged:
+        share = expected_in_all(node, root, counts) / root.index.rows
+        return Selection(node, program, [share * home for home in homes], whole=False)
+
+    def rows_of(field: int, spans: Sequence[Span]) -> Sequence[float]:
+        return rows_within(spans, counts.fields[field], len(homes))
+
+    return Selection(node, program, expected_rows(node, root.filters, rows_of, homes), root.projections)
+
+
+def expected_in_all(node: Node, root: Root, counts: Counts) -> float:
+    """Rows of a large index that a filter is expected to take, by what the root says of its buckets; 0 is sure."""
+
+    def rows_of(field: int, spans: Sequence[Span]) -> list[float]:
+        own = counts.fields[field]
+        assert own.pages is not None
+        return [sum(own.pages.rows[j] * share for j, share in own.touched(spans))]
+
+    [rows] = expected_rows(node, root.filters, rows_of, [root.index.rows])
+    return rows

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
+from typing import NamedTuple
 
 from .. import kernels
 from ..cost import ROUND_MS, wave_ms
 from ..filter.keys import KEY_MAX, KEY_MIN
 from ..filter.parse import Junction, Negation, Node, Term
 from ..filter.program import Span, complement, spans_of
-from ..format import Projection, Root, open_chunk
+from ..format import OpenChunk, Projection, Root, open_chunk
 from ..read.cache import CACHED
 from ..read.waves import Steps
 from .filtered import Matched, Selection
@@ -53,9 +55,9 @@ class Chosen:
         return wave_ms([r.size for r in self.plan.ranges])
 
 
-def bases(node: Node, root: Root) -> list[Base]:
-    """Conditions of a filter that all matches fulfil, on fields that have a projection."""
-    by_field = {p.field: p for p in root.projections}
+def bases(node: Node, root: Root, projections: Sequence[Projection]) -> list[Base]:
+    """Conditions of a filter that all matches fulfil, on fields that have one of these projections."""
+    by_field = {p.field: p for p in projections}
     out = []
     for part in node.parts if isinstance(node, Junction) and not node.either else (node,):
         if isinstance(part, Term) and part.field in by_field:
@@ -68,16 +70,34 @@ def bases(node: Node, root: Root) -> list[Base]:
     return out
 
 
-def runs(base: Base) -> list[tuple[int, int]]:
-    """Chunks [a, b) of the buckets that may hold a row of the base, in order."""
-    p, out, at = base.projection, list[tuple[int, int]](), 0
+class Stretch(NamedTuple):
+    """Chunks `first` up to `end` of one bucket, or of rows without a value; keys: the least and the largest of these.
+
+    share: of the bucket's keys, those that a base takes. until: the last block that its rows can be at home in.
+    """
+
+    first: int
+    end: int
+    keys: tuple[int, ...]
+    share: float
+    until: int
+
+
+def runs(base: Base) -> list[Stretch]:
+    """The chunks that may hold a row of the base, bucket by bucket."""
+    p, out, at = base.projection, list[Stretch](), 0
+    until = p.until or [KEY_MAX] * (len(p.low) + 1)
     for j, (low, high) in enumerate(zip(p.low, p.high, strict=True)):
         while at < len(base.spans) and base.spans[at][1] < low:
             at += 1
-        if at < len(base.spans) and base.spans[at][0] <= high:
-            out.append((p.first[j], p.first[j + 1]))
+        inside, i = 0, at
+        while i < len(base.spans) and base.spans[i][0] <= high:
+            inside += min(high, base.spans[i][1]) - max(low, base.spans[i][0]) + 1
+            i += 1
+        if inside:
+            out.append(Stretch(p.first[j], p.first[j + 1], (low, high), inside / (high - low + 1), until[j]))
     if base.nulls and p.first[len(p.low)] < len(p.block):
-        out.append((p.first[len(p.low)], len(p.block)))
+        out.append(Stretch(p.first[len(p.low)], len(p.block), (), 1.0, until[-1]))
     return out
 
 
@@ -89,10 +109,13 @@ def route_chunks(base: Base, blocks: Sequence[int]) -> Routed:
     p, found = base.projection, runs(base)
     sums = list(accumulate(blocks, initial=0))
     rows = p.directory.rows
-    size = [sum(rows[a:b]) for a, b in found]
-    total, numbers, values = sum(size) or 1, array("I"), list[float]()
-    for (a, b), own in zip(found, size, strict=True):
-        first = [*p.block[a:b], len(blocks) - 1]
+    size = Counter[tuple[int, ...]]()
+    for run in found:  # of a large index a value may have several
+        size[run.keys] += sum(rows[run.first : run.end])
+    total, numbers, values = sum(size.values()) or 1, array("I"), list[float]()
+    for run in found:
+        a, b, own = run.first, run.end, size[run.keys]
+        first = [*p.block[a:b], max(p.block[b - 1], min(run.until, len(blocks) - 1))]
         touching: dict[int, int] = {}
         for block in first[:-1]:
             touching[block] = touching.get(block, 0) + 1
@@ -110,31 +133,26 @@ def route_chunks(base: Base, blocks: Sequence[int]) -> Routed:
     return Routed(array("I", [max(1, round(v * unit)) for v in values]), numbers)
 
 
-def in_blocks(selection: Selection, root: Root) -> bool:
-    """Whether blocks have all columns that a filter looks at."""
-    return all(root.filters[i].in_blocks for i in selection.program.columns)
-
-
-def every_row(selection: Selection, root: Root) -> Base:
-    """All rows, by the projection of a field that the filter looks at."""
-    number = min(i for i in selection.program.columns if not root.filters[i].in_blocks)
-    projection = next(p for p in root.projections if p.field == number)
+def every_row(selection: Selection, root: Root, projections: Sequence[Projection]) -> Base:
+    """All rows, by the projection of a field that the filter looks at and that blocks lack."""
+    lacking = {i for i in selection.program.columns if not root.filters[i].in_blocks}
+    projection = next(p for p in projections if p.field in lacking)
     return Base(projection, ((KEY_MIN, KEY_MAX),), True)
 
 
 def plans(run: Run, selection: Selection, routed: Routed) -> list[Chosen]:
     """Plans of projections, the quickest first, by the model. routed: the shares of answers of all blocks."""
     root = run.segment.root
-    found = bases(selection.node, root)[:BASES_MAX]
-    if not found and root.projections and not in_blocks(selection, root):
-        found = [every_row(selection, root)]
+    found = bases(selection.node, root, selection.projections)[:BASES_MAX]
+    if not found and selection.projections and not selection.in_blocks(root):
+        found = [every_row(selection, root, selection.projections)]
     return sorted((_plan(run, selection, base, routed) for base in found), key=lambda chosen: chosen.ms)
 
 
 def choose(run: Run, selection: Selection, routed: Routed, blocks: Plan) -> Chosen | None:
     """The quickest of them where it is quicker than the plan of blocks, or where blocks lack a column; else None."""
     found, left = plans(run, selection, routed), run.left()
-    if not found or not in_blocks(selection, run.segment.root):
+    if not found or not selection.in_blocks(run.segment.root):
         return found[0] if found else None
     more = ATTRIBUTE_WAVES * run.query.attributes  # chunks have none, and blocks may
     if left.waves <= more or not found[0].plan.complete:
@@ -170,27 +188,38 @@ class ChunkScan(LrsqScan):
         block_ids: BlockIds,
     ) -> None:  # fmt: skip
         super().__init__(root, projection.directory, 0, query, capacity, keys, block_ids)
-        assert root.centres is not None
-        index, centres = root.index, root.centres
-        dots = array("i", bytes(4 * index.blocks))
-        kernels.matvec_i8(query.i16, centres.table, index.blocks, index.dimension, dots)
-        base = map(mul, dots, map(query.i16_scale.__mul__, centres.scale))
-        self.bases = [dot + bias for dot, bias in zip(base, centres.bias, strict=True)]
+        self.bases: list[float] | None = None  # of all blocks, where the root has their centres
+        if not root.paged:
+            assert root.centres is not None
+            self.bases = self.bases_of(root.centres.table, root.centres.scale, root.centres.bias)
         self.what = root.names[root.filters[projection.field].attribute]
+
+    def bases_of(self, table: memoryview, scale: Sequence[float], bias: Sequence[float]) -> list[float]:
+        """<q, c> + bias of these centres."""
+        dots = array("i", bytes(4 * len(scale)))
+        kernels.matvec_i8(self.query.i16, table, len(scale), self.root.index.dimension, dots)
+        base = map(mul, dots, map(self.query.i16_scale.__mul__, scale))
+        return [dot + one for dot, one in zip(base, bias, strict=True)]
+
+    def _own_bases(self, data: bytes | memoryview, chunk: OpenChunk) -> list[float]:
+        """Of the blocks of a chunk."""
+        if self.bases is not None:
+            return [self.bases[b] for b in chunk.blocks]
+        at, count = chunk.at.centres, len(chunk.blocks)
+        numbers = memoryview(data)[at : at + 8 * count].cast("f")
+        return self.bases_of(memoryview(data)[at + 8 * count : chunk.at.codes], numbers[:count], numbers[count:])
 
     def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
         index, extent = self.root.index, self.directory.extent(place, 0)
-        chunk = open_chunk(
-            data, extent.rows, extent.size, self.codec.code_bytes, index.blocks, index.by_row, self.where(place),
-            index.metric,
-        )  # fmt: skip
+        paged = self.root.paged
+        chunk = open_chunk(data, extent.rows, extent.size, self.codec.code_bytes, index, paged, self.where(place))
         (self._opened if keep else self._fresh)[place] = data, chunk
         at = chunk.at
         mask = self.mask_of(memoryview(data)[at.columns : at.columns_end], at.n, self.where(place))
         self.rows += at.n
         self.matched += int.from_bytes(mask, "little").bit_count()
         if any(mask):
-            bases = array("f", [self.bases[b] for b in chunk.blocks])
+            bases = array("f", self._own_bases(data, chunk))
             kernels.lrsq_scan_mixed(
                 data, at.ranges, at.homes, at.codes, at.f, at.h, at.rows, at.n, len(bases), bases, place, self.tables,
                 self.pool, mask,
@@ -208,7 +237,7 @@ def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidat
     assert chunks is not None
 
     def seen() -> bool:
-        return run.done.issuperset(chunks)
+        return selection.whole and run.done.issuperset(chunks)
 
     best = [c for c in scan.contenders(most) if c.row != query.without]
     if complete and len(best) < query.top_k and not seen():
