@@ -95,7 +95,8 @@ def bucket_ends(keys: I64, rows: I64, numeric: bool, paged: bool) -> I64:
     most = min(len(keys) if paged else BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // BUCKET_ROWS))
     if numeric and len(keys) > most:
         rank = (np.cumsum(rows) - rows) * most // rows.sum()
-        return np.append(np.flatnonzero(np.diff(rank)) + 1, len(keys))
+        heavy = rows * most > rows.sum()  # a value that is a bucket of its own
+        return np.append(np.flatnonzero(np.diff(rank) | heavy[1:] | heavy[:-1]) + 1, len(keys))
     ends, held = list[int](), 0
     for i, n in enumerate(rows.tolist()):
         if n >= CHUNK_ROWS and held:
@@ -148,11 +149,23 @@ def _write(
     return whole if centres is None else _write_pages(whole, objects)
 
 
+def page_starts(first: Sequence[int]) -> list[int]:
+    """The first chunks of pages of buckets whose chunks begin at `first`, the end of the last one with them: only a
+    bucket that begins its page goes on in the next, so that most pages have one value or few rows of each.
+    """
+    cuts, at = list[int](), 0
+    while at < first[-1]:
+        cuts.append(at)
+        start = first[bisect_right(first, at + PAGE_CHUNKS) - 1]
+        at = start if start > at else at + PAGE_CHUNKS
+    return cuts
+
+
 def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
     """The projection of the pages that the chunks of one are written into."""
     n, chunks = len(whole.low), len(whole.block)
     valued = whole.first[n]
-    cuts = [*range(0, valued, PAGE_CHUNKS), *range(valued, chunks, PAGE_CHUNKS), chunks]
+    cuts = [*page_starts(whole.first), *range(valued, chunks, PAGE_CHUNKS), chunks]
     shards = Shards(objects, 0, len(cuts) - 1, f"projection-{whole.field}-pages")
     low, high, rows = list[int](), list[int](), list[int]()
     for page, (a, b) in enumerate(pairwise(cuts)):

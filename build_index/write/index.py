@@ -104,7 +104,7 @@ def _write(contents: Contents, context: BuildContext) -> None:
     kept = None
     if counts is not None:
         blocks, code_bytes = len(table.members), contents.choice.codec.code_bytes
-        kept = RowCodes.room(contents.rows.count, code_bytes, blocks)
+        kept = RowCodes.room(contents.rows.count, code_bytes, blocks, context.building)
     progress = context.progress.part(0.4, 0.8)
     directory, radius, inline = write_blocks(contents, table, columns, objects, norms, kept, progress)
     projections: tuple[Projection, ...] = ()

@@ -260,6 +260,8 @@ class Index:
         routed, pages = segment.peek(query, run.prepared)
         pages, selection = [*before_plan, *pages], run.prepared.selection
         plan, promise = segment.plan(query, routed, query.budget, selection), segment.promise(query)
+        if before_plan:  # what they say decides
+            plan = Plan([], [], plan.price, True)
         promised = segment.root.promises is not None and query.top_k <= contract.k
         recall = promise.recall if promised else recall_estimate(contract, plan.price, query.top_k)
         sizes, before = [r.size for r in plan.ranges], [page.item.size for page in pages]

@@ -110,9 +110,10 @@ def _taken(cursor: Cursor, fields: int, blocks: int, sizes: tuple[int, ...], pag
         raise damaged(label, f"a projection of field {field} with {n} buckets")
     low, high = cursor.column("q", n), cursor.column("q", n)
     first, block = cursor.column("I", n + 1), cursor.column("I", chunks)
-    keys = [key for pair in zip(low, high, strict=True) for key in pair]
-    shared = not pages and any(a == b for a, b in zip(high, low[1:], strict=False))
-    if any(a > b for a, b in pairwise(keys)) or shared:
+    fall = any(a > b for a, b in zip(low, high, strict=True))
+    if pages:  # a bucket may go on in the next page
+        fall = fall or any(a > b for column in (low, high) for a, b in pairwise(column))
+    if fall or (not pages and any(a >= b for a, b in zip(high, low[1:], strict=False))):
         raise damaged(label, f"the buckets of field {field} do not rise")
     if first[0] or first[n] > chunks or any(a >= b for a, b in pairwise(first)):
         raise damaged(label, f"the buckets of field {field} have no chunks, or more than there are")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError
@@ -19,7 +20,7 @@ class Selection:
     none in an index without counts. 0 is sure, other numbers are about right.
 
     projections: those whose chunks are known; whole: of the values of the filter all chunks are. Of a large index a
-    wave reads what is known of both.
+    wave reads what is known of both, and told keeps the last that it said, for queries of the same request.
     """
 
     node: Node
@@ -27,6 +28,7 @@ class Selection:
     rows: Sequence[float]
     projections: tuple[Projection, ...] = ()
     whole: bool = True
+    told: dict[Any, Selection] = field(default_factory=dict, compare=False)
 
     def in_blocks(self, root: Root) -> bool:
         """Whether blocks have all columns that the filter looks at."""
@@ -62,7 +64,7 @@ def select(value: Any, root: Root, homes: Sequence[int]) -> Selection | None:
         return Selection(node, program, [])
     if counts.paged:
         share = expected_in_all(node, root, counts) / root.index.rows
-        return Selection(node, program, [share * home for home in homes], whole=False)
+        return Selection(node, program, array("d", [share * home for home in homes]), whole=False)
 
     def rows_of(field: int, spans: Sequence[Span]) -> Sequence[float]:
         return rows_within(spans, counts.fields[field], len(homes))

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from .segment import Segment
 
 TABLES_BYTES_MAX = 256 << 10  # of counts that a query reads
-PAGES_BYTES_MAX = 512 << 10  # of directories of chunks
-SCATTERED_BYTES_MAX = 256 << 10  # of pages of several values, which a wide range has: it is read by blocks
-WHOLE_BYTES = 128 << 10  # pages of so many bytes in all are all read
+CHUNK_BYTES = 3  # what a byte of such a page takes once it is unpacked
+PAGES_BYTES_MAX = 256 << 10  # of directories of chunks
+SCATTERED_BYTES_MAX = 128 << 10  # of pages of several values, which a wide range has: it is read by blocks
+WHOLE_BYTES = 96 << 10  # pages of so many bytes in all are all read
 GETS_MAX = 4
 LOST_SHARE = 0.25  # of what a plan may leave unread, that may lie in pages which are not read
 DENSITY_MIN = 1e-12  # what is left of a sum of densities where there are no rows
@@ -62,6 +63,11 @@ class Lying(NamedTuple):
     rows: float
     first: int
     last: int
+
+
+def memory_bytes(blocks: int) -> int:
+    """About what a query of an index of so many blocks holds of what was read, at the most."""
+    return TABLES_BYTES_MAX + CHUNK_BYTES * PAGES_BYTES_MAX + 16 * blocks
 
 
 def read(run: Run) -> Steps[None]:
@@ -248,6 +254,9 @@ def _parts(segment: Segment, need: Need) -> tuple[dict[Part, memoryview], list[t
 
 def told(segment: Segment, selection: Selection, need: Need, parts: Mapping[Part, memoryview]) -> Selection:
     """The filter with what the parts that it needs say of it. Raises DamagedError where a page is none."""
+    key = need.pages, need.tables  # the base follows from the filter
+    if key in selection.told:
+        return selection.told[key]
     root, homes, base = segment.root, segment.homes, need.base
     counts, loaded = root.counts, tuple[Projection, ...]()
     known: Sequence[float] = []
@@ -265,8 +274,11 @@ def told(segment: Segment, selection: Selection, need: Need, parts: Mapping[Part
             return known
         return _counted(root, counts, homes, field, spans, parts)
 
-    rows = expected_rows(selection.node, root.filters, rows_of, homes)
-    return replace(selection, rows=rows, projections=loaded, whole=need.whole)
+    rows = array("d", expected_rows(selection.node, root.filters, rows_of, homes))
+    own = replace(selection, rows=rows, projections=loaded, whole=need.whole)
+    selection.told.clear()
+    selection.told[key] = own
+    return own
 
 
 def _joined(
