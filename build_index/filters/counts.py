@@ -22,6 +22,9 @@ CENTRE_BYTES_MAX = 1 << 20  # where they take more, counts are in pages
 SAMPLED, NEAR = 200, 8  # rows that serve as queries, and their nearest blocks
 FAR = 24  # blocks anywhere, for the logits of a router: filters may take what is far
 SPREAD_MIN, SPREAD_LARGE = 1e-6, 1e6
+SPREAD_MORE = (
+    1.25  # of logits, which are surer of blocks than the scores of rows are (WordNet, values of half the rows)
+)
 # Rows by their numbers (Q) as queries -> f64 (Q, B): the logits of all blocks; None where the router gives none.
 Logits = Callable[[Ints], npt.NDArray[np.float64] | None]
 
@@ -143,7 +146,8 @@ def logit_spread(rows: Rows, members: Sequence[Ints], homes: Ints, logits: Logit
     if xx <= 0 or xy <= 0:  # the router tells nothing
         return SPREAD_LARGE
     slope = xy / xx
-    return float(np.clip(np.sqrt(max(0.0, (yy - slope * xy) / n.sum())) / slope, SPREAD_MIN, SPREAD_LARGE))
+    spread = SPREAD_MORE * np.sqrt(max(0.0, (yy - slope * xy) / n.sum())) / slope
+    return float(np.clip(spread, SPREAD_MIN, SPREAD_LARGE))
 
 
 def counts_of(

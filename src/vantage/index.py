@@ -274,7 +274,7 @@ class Index:
             block = segment.directory(routed).block
         by_filter: dict[str, Any] = {}
         if selection is not None:
-            blocks, chosen = plan, projected.choose(run, selection, routed, plan) if selection.projections else None
+            blocks, chosen = plan, projected.choose(run, selection, routed, plan) if selection.bases else None
             plan, block = (chosen.plan, chosen.base.projection.directory.block) if chosen else (plan, block)
             by_filter = self._explain_filter(run, selection, routed, blocks, chosen)
             sizes = [r.size for r in plan.ranges]
@@ -313,7 +313,7 @@ class Index:
         weighed: list[tuple[str | None, Plan]] = [(None, blocks)] if selection.in_blocks(root) else []
         weighed += [
             (names[root.filters[one.base.projection.field].attribute], one.plan)
-            for one in (projected.plans(run, selection, routed) if selection.projections else ())
+            for one in (projected.plans(run, selection, routed) if selection.bases else ())
         ]
         by = None if chosen is None else names[root.filters[chosen.base.projection.field].attribute]
         return {

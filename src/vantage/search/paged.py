@@ -21,8 +21,8 @@ from ..filter.program import Span
 from ..format import Counts, Projection, Root, check_prices, joined_pages, unpack_chunk_page
 from ..read.gather import plan_gather, plan_shared
 from ..read.waves import Item, Steps, Wave
-from .filtered import Selection
-from .projected import Base, bases, every_row, runs
+from .filtered import Base, Selection, bases
+from .projected import runs
 from .route.common import PROBABILITY_BITS, Page
 
 if TYPE_CHECKING:
@@ -129,9 +129,7 @@ def needed(segment: Segment, query: Query, prepared: Prepared) -> Need | None:
 
 def _base(selection: Selection, root: Root, counts: Counts) -> Base | None:
     """The condition that takes the fewest rows, of those that few pages have, or whose values have their own pages."""
-    found, blocks = bases(selection.node, root, root.projections), root.index.blocks
-    if not found:
-        return None if selection.in_blocks(root) else every_row(selection, root, root.projections)
+    found, blocks = bases(selection.node, selection.program, root), root.index.blocks
 
     def scattered(base: Base) -> int:
         p, size = base.projection, base.projection.directory.places[0].whole
@@ -258,15 +256,15 @@ def told(segment: Segment, selection: Selection, need: Need, parts: Mapping[Part
     if key in selection.told:
         return selection.told[key]
     root, homes, base = segment.root, segment.homes, need.base
-    counts, loaded = root.counts, tuple[Projection, ...]()
+    counts, own = root.counts, tuple[Base, ...]()
     known: Sequence[float] = []
     assert counts is not None
     if base is not None:
         every = _lying(base, root.index.blocks)
         lying = [one for page, one in every.items() if page not in set(need.pages)]
         if need.pages:
-            loaded = (_joined(segment, base.projection, need.pages, every, parts),)
-            lying += _chunks(replace(base, projection=loaded[0]), root.index.blocks)
+            own = (replace(base, projection=_joined(segment, base.projection, need.pages, every, parts)),)
+            lying += _chunks(own[0], root.index.blocks)
         known = _spread(lying, homes)
 
     def rows_of(field: int, spans: Sequence[Span]) -> Sequence[float]:
@@ -275,10 +273,9 @@ def told(segment: Segment, selection: Selection, need: Need, parts: Mapping[Part
         return _counted(root, counts, homes, field, spans, parts)
 
     rows = array("d", expected_rows(selection.node, root.filters, rows_of, homes))
-    own = replace(selection, rows=rows, projections=loaded, whole=need.whole)
     selection.told.clear()
-    selection.told[key] = own
-    return own
+    selection.told[key] = replace(selection, rows=rows, bases=own, whole=need.whole)
+    return selection.told[key]
 
 
 def _joined(

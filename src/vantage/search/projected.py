@@ -12,13 +12,11 @@ from typing import NamedTuple
 
 from .. import kernels
 from ..cost import ROUND_MS, wave_ms
-from ..filter.keys import KEY_MAX, KEY_MIN
-from ..filter.parse import Junction, Negation, Node, Term
-from ..filter.program import Span, complement, spans_of
+from ..filter.keys import KEY_MAX
 from ..format import OpenChunk, Projection, Root, open_chunk
 from ..read.cache import CACHED
 from ..read.waves import Steps
-from .filtered import Matched, Selection
+from .filtered import Base, Matched, Selection
 from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
 from .route.common import PROBABILITY_BITS, Routed
@@ -27,18 +25,6 @@ from .scan import CONTENDERS_MIN, BlockIds, LrsqScan
 
 WHOLE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
 ATTRIBUTE_WAVES = 2  # after chunks: where attributes are, and these
-BASES_MAX = 4  # conditions that are weighed as what to read by
-
-
-@dataclass(frozen=True)
-class Base:
-    """A condition that every match fulfils, by which chunks are found: rows of a field with a key in the spans, or with
-    `nulls` without one.
-    """
-
-    projection: Projection
-    spans: tuple[Span, ...]
-    nulls: bool
 
 
 @dataclass(frozen=True)
@@ -53,21 +39,6 @@ class Chosen:
     def ms(self) -> float:
         """Modelled."""
         return wave_ms([r.size for r in self.plan.ranges])
-
-
-def bases(node: Node, root: Root, projections: Sequence[Projection]) -> list[Base]:
-    """Conditions of a filter that all matches fulfil, on fields that have one of these projections."""
-    by_field = {p.field: p for p in projections}
-    out = []
-    for part in node.parts if isinstance(node, Junction) and not node.either else (node,):
-        if isinstance(part, Term) and part.field in by_field:
-            out.append(Base(by_field[part.field], spans_of(part, root.filters[part.field]), False))
-        elif isinstance(part, Negation) and isinstance(part.part, Term) and part.part.field in by_field:
-            field = root.filters[part.part.field]
-            if not field.many:
-                inside = spans_of(part.part, field)
-                out.append(Base(by_field[part.part.field], complement(inside, field.low, field.high), True))
-    return out
 
 
 class Stretch(NamedTuple):
@@ -133,20 +104,9 @@ def route_chunks(base: Base, blocks: Sequence[int]) -> Routed:
     return Routed(array("I", [max(1, round(v * unit)) for v in values]), numbers)
 
 
-def every_row(selection: Selection, root: Root, projections: Sequence[Projection]) -> Base:
-    """All rows, by the projection of a field that the filter looks at and that blocks lack."""
-    lacking = {i for i in selection.program.columns if not root.filters[i].in_blocks}
-    projection = next(p for p in projections if p.field in lacking)
-    return Base(projection, ((KEY_MIN, KEY_MAX),), True)
-
-
 def plans(run: Run, selection: Selection, routed: Routed) -> list[Chosen]:
     """Plans of projections, the quickest first, by the model. routed: the shares of answers of all blocks."""
-    root = run.segment.root
-    found = bases(selection.node, root, selection.projections)[:BASES_MAX]
-    if not found and selection.projections and not selection.in_blocks(root):
-        found = [every_row(selection, root, selection.projections)]
-    return sorted((_plan(run, selection, base, routed) for base in found), key=lambda chosen: chosen.ms)
+    return sorted((_plan(run, selection, base, routed) for base in selection.bases), key=lambda chosen: chosen.ms)
 
 
 def choose(run: Run, selection: Selection, routed: Routed, blocks: Plan) -> Chosen | None:

@@ -26,7 +26,7 @@ def candidates(run: Run) -> Steps[Candidates]:
     selection = run.prepared.selection
     routed = yield from segment.route(run)
     plan = segment.plan(query, routed, run.left(), selection)
-    if selection is not None and selection.rows and selection.projections:
+    if selection is not None and selection.rows and selection.bases:
         chosen = projected.choose(run, selection, routed, plan)
         if chosen is not None:
             return (yield from projected.candidates(run, selection, chosen))
