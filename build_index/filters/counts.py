@@ -22,9 +22,7 @@ CENTRE_BYTES_MAX = 1 << 20  # where they take more, counts are in pages
 SAMPLED, NEAR = 200, 8  # rows that serve as queries, and their nearest blocks
 FAR = 24  # blocks anywhere, for the logits of a router: filters may take what is far
 SPREAD_MIN, SPREAD_LARGE = 1e-6, 1e6
-SPREAD_MORE = (
-    1.25  # of logits, which are surer of blocks than the scores of rows are (WordNet, values of half the rows)
-)
+SPREAD_MORE = 1.25  # of logits, which are surer of blocks than scores are (WordNet, values of half the rows)
 # Rows by their numbers (Q) as queries -> f64 (Q, B): the logits of all blocks; None where the router gives none.
 Logits = Callable[[Ints], npt.NDArray[np.float64] | None]
 
