@@ -32,7 +32,7 @@ def candidates(run: Run) -> Steps[Candidates]:
             return (yield from projected.candidates(run, selection, chosen))
     rerank = segment.reranked(query)
     if selection is not None and not selection.in_blocks(segment.root):  # pages that tell of its chunks were not read
-        some = any(selection.rows)
+        some = not selection.rows or any(selection.rows)
         expected = Matched(round(sum(selection.rows)), not some)
         return Candidates([], rerank, not some, None, lambda: None, matched=expected)
     most = max(query.top_k, rerank) + (query.without is not None)
