@@ -58,6 +58,7 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(l2_u8, "query, rows, offset, stride, n, dim, out")                                          \
   X(matvec_i8, "query, rows, n, dim, out")                                                      \
   X(matvec_i4, "query, rows, n, dim, out")                                                      \
+  X(block_logits, "dots, scales, weights, subs, alpha, out, scratch")                           \
   X(block_probabilities, "dots, scales, weights, subs, alpha, temperature, out, scratch")       \
   X(sum_counts, "table, weights, out")                                                          \
   X(tail_probabilities, "counts, base, sigma, wanted, out")                                     \

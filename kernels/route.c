@@ -1,4 +1,4 @@
-// Router logits -> a probability for every block, in integers of 2^-20, with exp and log of our own.
+// Router logits of blocks, and from them a probability for each, in integers of 2^-20, with exp and log of our own.
 #include "call.h"
 #include "exp.h"
 
@@ -32,32 +32,34 @@ INLINE void map_lanes(f32x4 (*function)(f32x4), f32_at *values, u64 n) {
 static f32x4 exp_each(f32x4 x) { return exp_lanes(x); }
 static f32x4 log_each(f32x4 x) { return log_lanes(x); }
 
-// dots i32[blocks][subs], scales and weights f32[blocks][subs] -> out u32[blocks]; see kern.pyi for the arithmetic.
-// Until the last pass, out[b] holds the f32 maximum of block b and scratch[0..blocks) what became of its sum.
-KERNEL(block_probabilities) {
-  OPEN(block_probabilities, 8);
-  u64 subs = (u64)call_int(c, 3, "subs", 1, 65536);
-  f32 alpha = call_f32(c, 4, "alpha"), temperature = call_f32(c, 5, "temperature");
-  Span out_span = call_out(c, 6, "out", 4);
-  u64 blocks = out_span.size / 4, cells = blocks * subs;
-  call_exact(c, "out", out_span, blocks * 4);
-  Span dots_span = call_in(c, 0, "dots", 0), scales_span = call_in(c, 1, "scales", 0);
-  Span weights_span = call_in(c, 2, "weights", 0), scratch_span = call_out(c, 7, "scratch", cells * 4);
-  call_exact(c, "dots", dots_span, cells * 4);
-  call_exact(c, "scales", scales_span, cells * 4);
-  call_exact(c, "weights", weights_span, cells * 4);
-  if (!c->failed && !(temperature > 0)) FAIL(c, "temperature is not above 0");
-  if (!call_ready(c)) return call_close(c, 0);
-  const i32_at *dots = (const i32_at *)dots_span.at;
-  const f32_at *scales = (const f32_at *)scales_span.at, *weights = (const f32_at *)weights_span.at;
-  f32_at *scratch = (f32_at *)scratch_span.at, *peaks = (f32_at *)out_span.at;
-  u32_at *out = (u32_at *)out_span.at;
+// What the logits of blocks come from: dots i32, scales and weights f32, all [blocks][subs].
+typedef struct {
+  const i32_at *dots;
+  const f32_at *scales, *weights;
+  u64 blocks, subs;
+  f32 alpha;
+} Logits;
 
+// Checks the first five arguments, which every kernel over logits has, against so many blocks.
+static Logits open_logits(Call *c, u64 blocks) {
+  u64 subs = (u64)call_int(c, 3, "subs", 1, 65536);
+  f32 alpha = call_f32(c, 4, "alpha");
+  Span dots = call_in(c, 0, "dots", 0), scales = call_in(c, 1, "scales", 0), weights = call_in(c, 2, "weights", 0);
+  call_exact(c, "dots", dots, blocks * subs * 4);
+  call_exact(c, "scales", scales, blocks * subs * 4);
+  call_exact(c, "weights", weights, blocks * subs * 4);
+  return (Logits){(const i32_at *)dots.at, (const f32_at *)scales.at, (const f32_at *)weights.at, blocks, subs, alpha};
+}
+
+// peaks[b] = the largest logit of block b, scratch[b] = log(sum of exp(logit - peak)); scratch has room for all logits.
+// Whether all of them are numbers, or -inf.
+static int sum_logits(Call *c, const Logits *of, f32_at *peaks, f32_at *scratch) {
+  u64 blocks = of->blocks, subs = of->subs, cells = blocks * subs;
   i32x4 bad = {0};
   for (u64 i = 0; i < cells; i += 4) {
-    f32x4 weight = load_lanes(weights + i, cells - i), scale = load_lanes(scales + i, cells - i);
-    i32x4 dot = (i32x4)load_lanes((const f32_at *)(dots + i), cells - i);
-    f32x4 logit = weight + (splat(alpha) * scale) * to_f32(dot);
+    f32x4 weight = load_lanes(of->weights + i, cells - i), scale = load_lanes(of->scales + i, cells - i);
+    i32x4 dot = (i32x4)load_lanes((const f32_at *)(of->dots + i), cells - i);
+    f32x4 logit = weight + (splat(of->alpha) * scale) * to_f32(dot);
     logit = select(weight == splat(-INFINITY), weight, logit);
     bad |= ~(logit < splat(INFINITY));
     store_lanes(scratch + i, logit, cells - i);
@@ -67,7 +69,7 @@ KERNEL(block_probabilities) {
     while (scratch[i] < INFINITY) i++;
     FAIL(c, "the logit of block %llu, sub-centroid %llu is not finite", (unsigned long long)(i / subs),
          (unsigned long long)(i % subs));
-    return call_close(c, 0);
+    return 0;
   }
   for (u64 b = 0, i = 0; b < blocks; b++) {
     u64 end = i + subs;
@@ -84,6 +86,39 @@ KERNEL(block_probabilities) {
     scratch[b] = sum;
   }
   map_lanes(log_each, scratch, blocks);
+  return 1;
+}
+
+// out f32[blocks]: the logit of each block, before any temperature.
+KERNEL(block_logits) {
+  OPEN(block_logits, 7);
+  Span out_span = call_out(c, 5, "out", 4);
+  u64 blocks = out_span.size / 4;
+  call_exact(c, "out", out_span, blocks * 4);
+  Logits of = open_logits(c, blocks);
+  Span scratch_span = call_out(c, 6, "scratch", blocks * of.subs * 4);
+  if (!call_ready(c)) return call_close(c, 0);
+  f32_at *scratch = (f32_at *)scratch_span.at, *out = (f32_at *)out_span.at;
+  if (!sum_logits(c, &of, out, scratch)) return call_close(c, 0);
+  for (u64 b = 0; b < blocks; b++) out[b] = out[b] + scratch[b];
+  return call_close(c, blocks);
+}
+
+// dots i32[blocks][subs], scales and weights f32[blocks][subs] -> out u32[blocks]; see kern.pyi for the arithmetic.
+// Until the last pass, out[b] holds the f32 maximum of block b and scratch[0..blocks) what became of its sum.
+KERNEL(block_probabilities) {
+  OPEN(block_probabilities, 8);
+  f32 temperature = call_f32(c, 5, "temperature");
+  Span out_span = call_out(c, 6, "out", 4);
+  u64 blocks = out_span.size / 4;
+  call_exact(c, "out", out_span, blocks * 4);
+  Logits of = open_logits(c, blocks);
+  Span scratch_span = call_out(c, 7, "scratch", blocks * of.subs * 4);
+  if (!c->failed && !(temperature > 0)) FAIL(c, "temperature is not above 0");
+  if (!call_ready(c)) return call_close(c, 0);
+  f32_at *scratch = (f32_at *)scratch_span.at, *peaks = (f32_at *)out_span.at;
+  u32_at *out = (u32_at *)out_span.at;
+  if (!sum_logits(c, &of, peaks, scratch)) return call_close(c, 0);
   f32 top = -INFINITY;
   for (u64 b = 0; b < blocks; b++) {
     f32 t = temperature * (peaks[b] + scratch[b]);

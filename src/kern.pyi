@@ -66,6 +66,15 @@ def matvec_i4(query: Buffer, rows: Buffer, n: int, dim: int, out: Buffer, /) -> 
     + j; a value is its nibble - 8. Modulo 2^32 as in matvec_i8. The padding of the query must be zeros.
     """
 
+def block_logits(
+    dots: Buffer, scales: Buffer, weights: Buffer, subs: int, alpha: float, out: Buffer, scratch: Buffer, /
+) -> int:
+    """out exactly f32[blocks] = l of each block as block_probabilities has it, -inf where all weights are. Returns
+    blocks.
+
+    Raises ValueError for a logit that is NaN or +inf; out and scratch then hold no meaning.
+    """
+
 def block_probabilities(
     dots: Buffer, scales: Buffer, weights: Buffer, subs: int, alpha: float, temperature: float, out: Buffer,
     scratch: Buffer, /,

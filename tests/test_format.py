@@ -41,6 +41,7 @@ from fixtures.reader import Reader, answer, scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from build_index.audit.filters import FilterCheck
 from build_index.write.reopen import whole_directory
 from vantage.errors import DamagedError, VantageError
 from vantage.format import (
@@ -68,6 +69,7 @@ from vantage.format import (
     Objects,
     Places,
     Point,
+    Projection,
     Promise,
     Promises,
     Rendition,
@@ -136,6 +138,7 @@ SHORT = (
     "pages",
     "regions",
     "filters",
+    "paged",
 )  # their directories lack what follows, or they have none; the others are older
 
 
@@ -161,7 +164,7 @@ def test_fixtures_are_what_their_manifest_says(name: str) -> None:
         assert Root.unpack(root.pack(), "root").directory == root.directory
         known, again = ([one for one in some if one[0] != L.DIRECTORY] for some in (known, again))
     assert again == known and (root.pack() == packed) == (name in SHORT)
-    assert len(objects) < 17 and sum(map(len, objects.values())) < 300_000
+    assert len(objects) < 24 and sum(map(len, objects.values())) < 320_000
 
 
 OTHERS = "fedcba9876543210/"  # what one fixture has in the folder of another generation
@@ -313,8 +316,9 @@ def value_in(other: Reader, field: int, row: int) -> list[Any]:
     return sorted(value or []) if name == "tags" else [] if value is None else [value]
 
 
-def test_another_reader_finds_the_values_of_rows_in_their_columns() -> None:
-    root, other = root_of(BASE["filters"]), Reader(BASE["filters"])
+@pytest.mark.parametrize("name", ["filters", "paged"])
+def test_another_reader_finds_the_values_of_rows_in_their_columns(name: str) -> None:
+    root, other = root_of(BASE[name]), Reader(BASE[name])
     names = [root.names[field[0]] for field in other.fields]
     assert names == ["lang", "tags", "year", "price", "stock", "at", "code"]
     assert [bool(field[2] & 4) for field in other.fields] == [name == "code" for name in names]
@@ -337,15 +341,28 @@ def test_another_reader_finds_the_values_of_rows_in_their_columns() -> None:
         assert other.totals[f] == [every.count(text.decode()) for text in other.texts[f]]
 
 
-def test_another_reader_finds_the_rows_of_blocks_in_chunks() -> None:
+def whole(root: Root, objects: dict[str, bytes], number: int) -> Projection:
+    """A projection with the directory of all of its chunks."""
+    own = root.projections[number]
+    keys = root.objects.resolve("", Current.unpack(objects["CURRENT"], "CURRENT").generation)
+
+    def read(number: int, at: int, size: int) -> bytes:
+        return objects[keys[number].removeprefix("/")][at : at + size]
+
+    return FilterCheck(root).whole(read, own, "projection")
+
+
+@pytest.mark.parametrize("name", ["filters", "paged"])
+def test_another_reader_finds_the_rows_of_blocks_in_chunks(name: str) -> None:
     """Each row under its values, with the code, the factors and so the score that its home block gives it."""
-    root, other = root_of(BASE["filters"]), Reader(BASE["filters"])
+    root, other = root_of(BASE[name]), Reader(BASE[name])
+    assert root.paged == other.paged == (name == "paged") == (root.centres is None)
     home = {}
     for i, extent in enumerate(other.extents):
         block = other.block(i)
         for j, row in enumerate(block["rows"][: extent.homes].tolist()):
             home[row] = extent.block, block, j
-    vector = EXPECTED["filters"]["vectors"][0]
+    vector = EXPECTED[name]["vectors"][0]
     query = prepare(vector, root.index)
     by_row = {}
     for extent, block, own in zip(other.extents, map(other.block, range(len(other.extents))), scores(other, vector)[1],
@@ -354,7 +371,8 @@ def test_another_reader_finds_the_rows_of_blocks_in_chunks() -> None:
     every = root.index.rows
     query = replace(query, selection=select({"stock": {"$exists": True}}, root, [1] * root.index.blocks))
     for number, (f, low, high, first, blocks, extents) in enumerate(other.projections):
-        scan = ChunkScan(root, root.projections[number], query, 4 * every, (), {})
+        scan = ChunkScan(root, whole(root, BASE[name], number), query, 4 * every, (), {})
+        assert not other.paged or len(root.projections[number].block) > 1
         rows = []
         for i, extent in enumerate(extents):
             chunk = other.chunk(number, i)
@@ -364,6 +382,9 @@ def test_another_reader_finds_the_rows_of_blocks_in_chunks() -> None:
             for j, row in enumerate(chunk["rows"]):
                 block_number, block, at = home[row]
                 assert block_number == chunk["blocks"][j] and (block["ranges"] == chunk["ranges"][j]).all()
+                if other.paged:
+                    ours, theirs = (of["centre"] if of is block else of["centres"][j] for of in (block, chunk))
+                    assert ours[:2] == theirs[:2] and (ours[2] == theirs[2]).all()
                 assert (block["codes"][at] == chunk["codes"][j]).all() and block["ids"][at] == chunk["ids"][j]
                 assert (block["f"][at], block["h"][at]) == (chunk["f"][j], chunk["h"][j])
                 assert chunk["checks"][j] == block["checks"][at]

@@ -200,6 +200,8 @@ def matrix() -> dict[str, tuple[str, list[Damage | None]]]:
         "scan block of a rendition": ("words", block_damages(None, 1)),
         "attributes of a block": ("words", block_damages(ATTRIBUTES_PLANE, 1)),
         "chunks": ("filters", object_damages("projection-0-00000.bin")),
+        "pages of chunks": ("paged", object_damages("projection-0-pages-00000.bin")),
+        "counts in pages": ("paged", object_damages("counts-00000.bin")),
         "columns of a block": ("filters", block_damages(COLUMNS_PLANE, 0)),
         "error norms of a block": ("proofs", block_damages(NORMS_PLANE, 0)),
         "rows.bin": ("proofs", object_damages("rows.bin")),

@@ -40,6 +40,7 @@ SIGNATURES = {
     "crc32c": "bi", "hamming": "bbiio", "dot_f16": "bbiiiio", "dot_f32": "bbiiiio", "dot_u8": "bbiiiio",
     "dot_i8": "bbiiiio", "l2_f16": "bbiiiio", "l2_f32": "bbiiiio", "l2_u8": "bbiiiio",
     "matvec_i8": "bbiio", "matvec_i4": "bbiio",
+    "block_logits": "bbbifoo",
     "block_probabilities": "bbbiffoo", "plan_ranges": "bbbiioo", "lrsq_tables_size": "ii", "lrsq_tables": "bbbbfio",
     "lrsq_scan": "biiiiiifiBP", "lrsq_scores": "biiiiiifiBo", "pool_size": "i", "pool_reset": "oi",
     "pool_offer": "Pbbi", "pool_finish": "Po", "additive_encode": "bbiiio", "scalar_encode": "bbiio",
@@ -179,10 +180,11 @@ def fitting(name: str, draw: Random) -> list[Any] | None:
         d = draw.randrange(1, 70)
         pad = -(-d // 16) * 16 if name.endswith("8") else -(-d // 32) * 32
         return [bytes(2 * pad), draw.randbytes(n * (pad if name.endswith("8") else pad // 2)), n, d, bytes(4 * n)]
-    if name == "block_probabilities":
+    if name in ("block_logits", "block_probabilities"):
         s = draw.randrange(1, 4)
         numbers = (draw.choice((b"\0\0\x80\x3f", b"\0\0\0\0")) * (n * s)) * 1
-        return [draw.randbytes(4 * n * s), numbers, numbers, s, 1e-9, 1.0, bytes(4 * n), bytes(4 * n * s)]
+        temperature = [1.0] if name == "block_probabilities" else []
+        return [draw.randbytes(4 * n * s), numbers, numbers, s, 1e-9, *temperature, bytes(4 * n), bytes(4 * n * s)]
     if name == "plan_ranges":
         most = draw.choice((1, 6, 64))
         small = b"".join(draw.randrange(1 << 12).to_bytes(4, "little") for _ in range(n))

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vantage.errors import DamagedError
 from vantage.format import (
     COLUMNS_PLANE,
     GROUP,
     OpenBlock,
+    OpenChunk,
     Projection,
     Root,
+    centre_of,
     id_at,
+    joined_pages,
     open_chunk,
     plane_of,
+    unpack_chunk_page,
     unpack_columns,
 )
 from vantage.kernels import crc32c
@@ -41,6 +47,7 @@ class FilterCheck:
         self.known = np.zeros(len(self.fields), np.int64)
         self.ends = [[f.high, f.low] for f in self.fields]  # of the keys seen
         self.ranges = np.zeros((root.index.blocks, 4), np.float32)
+        self.centres = np.zeros(root.index.blocks, np.uint32)  # digests
         self.home = np.zeros(root.index.rows, np.int32)
         self.totals = [np.zeros(len(f.totals), np.int64) for f in self.fields]
         counts = root.counts.fields if root.counts else ()
@@ -96,6 +103,8 @@ class FilterCheck:
         rows["code"][homes] = [crc32c(codes[i].tobytes() + bytes((f[i], h[i]))) for i in range(own)]
         self.home[homes] = block
         self.ranges[block] = struct.unpack_from("<4f", data, RANGES_AT)
+        centre = centre_of(data, at, self.root.index.dimension)
+        self.centres[block] = crc32c(struct.pack("<2f", centre.scale, centre.bias) + bytes(centre.row))
 
     def _count(self, field: int, block: int, column: Sequence[Sequence[int]]) -> None:
         if self.root.counts is None:
@@ -121,7 +130,7 @@ class FilterCheck:
                 add(f"{label}: CRC-32C differs from what root.bin says")
                 continue
             n = directory.rows[chunk]
-            opened = open_chunk(data, n, len(data), code_bytes, index.blocks, index.by_row, label, index.metric)
+            opened = open_chunk(data, n, len(data), code_bytes, index, root.paged, label)
             at = opened.at
             numbers = np.frombuffer(data, "<u4", n, at.rows).astype(np.int64)
             if (numbers >= index.rows).any():
@@ -136,6 +145,8 @@ class FilterCheck:
             ranges = np.frombuffer(data, "<f4", 4 * len(opened.blocks), at.ranges).reshape(-1, 4)
             if (ranges != self.ranges[np.array(opened.blocks)]).any() or blocks[0] != projection.block[chunk]:
                 add(f"{label}: its blocks have other ranges, or the first one is another")
+            if root.paged and _centres(data, opened) != self.centres[np.array(opened.blocks)].tolist():
+                add(f"{label}: its blocks have other centres")
             note(
                 label, numbers[np.frombuffer(data, "<u4", n, at.checks) != known["check"]], "ids.bin has another check"
             )
@@ -174,7 +185,20 @@ class FilterCheck:
         if not field.many:
             note(what, np.flatnonzero(seen > 1), "there are several places")
 
-    def end(self, add: Note) -> None:
+    def whole(self, read: Callable[[int, int, int], bytes], projection: Projection, what: str) -> Projection:
+        """A projection with the directory of all of its chunks, which pages of a large index have."""
+        if not self.root.paged:
+            return projection
+        places, blocks, pages = projection.directory.places[0], self.root.index.blocks, list[Projection]()
+        for page in range(len(projection.block)):
+            label, data = f"{what}, page {page}", read(places.object[page], places.offset[page], places.size[page])
+            if crc32c(data) != places.crc[page]:
+                raise DamagedError(f"{label}: CRC-32C differs from what root.bin says")
+            sizes = self.root.objects.sizes
+            pages.append(unpack_chunk_page(data, projection, page, blocks, sizes, label))
+        return _merged(joined_pages(pages, [blocks - 1] * len(pages), blocks))
+
+    def end(self, read: Callable[[int, int, int], bytes], add: Note) -> None:
         """What the root says of fields, and its counts."""
         for i, f in enumerate(self.fields):
             name = self.root.names[f.attribute]
@@ -188,9 +212,31 @@ class FilterCheck:
             f = self.fields[i]
             if f.in_blocks or any(p.field == i for p in self.root.projections) and not f.many:
                 assert self.root.counts is not None
-                own = self.root.counts.fields[i]
-                if bytes(own.table) != count_codes(counted).tobytes() or list(own.totals) != counted.sum(1).tolist():
+                own, blocks = self.root.counts.fields[i], self.root.index.blocks
+                table, sound = bytes(own.table), True
+                if own.pages is not None:
+                    table = read(own.pages.object, own.pages.offset, len(own.low) * blocks)
+                    crcs = [crc32c(table[at : at + blocks]) for at in range(0, len(table), blocks)]
+                    sound = crcs == list(own.pages.crc)
+                if table != count_codes(counted).tobytes() or list(own.totals) != counted.sum(1).tolist() or not sound:
                     add(f"root.bin: counts of {self.root.names[f.attribute]!r} are not those of the blocks")
+
+
+def _merged(p: Projection) -> Projection:
+    """A projection of whose buckets none goes on in another."""
+    starts = [j for j in range(len(p.low)) if not j or p.low[j] != p.low[j - 1]]
+    first = [*(p.first[j] for j in starts), p.first[-1]]
+    low, high = [p.low[j] for j in starts], [p.high[j] for j in starts]
+    return replace(p, low=low, high=high, first=first, until=())
+
+
+def _centres(data: bytes, chunk: OpenChunk) -> list[int]:
+    """Digests of the centres of a chunk."""
+    count, at = len(chunk.blocks), chunk.at.centres
+    numbers = struct.unpack_from(f"<{2 * count}f", data, at)
+    rows = data[at + 8 * count : chunk.at.codes]
+    each = [rows[i : i + len(rows) // count] for i in range(0, len(rows), len(rows) // count)]
+    return [crc32c(struct.pack("<2f", numbers[i], numbers[count + i]) + row) for i, row in enumerate(each)]
 
 
 def _digest(keys: Keys) -> int:

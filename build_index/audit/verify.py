@@ -124,6 +124,9 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
         done += sum(root.objects.sizes[number] for number in numbers)
         progress(min(1.0, done / total))
 
+    def of(number: int, at: int, size: int) -> bytes:
+        return store.read(keys[number], at, size)
+
     directory: Directory | None = None
     with tempfile.TemporaryFile() as scratch:
         check = FilterCheck(root) if root.filters else None
@@ -156,18 +159,21 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
                     read([number])
         for projection in root.projections:
             assert check is not None
+            own = set(projection.directory.places[0].object)
+            try:
+                projection = check.whole(of, projection, keys[min(own)])
+            except DamagedError as error:
+                findings.add(error.message)
+                continue
             places = projection.directory.places[0]
-            what, own = keys[places.object[0]], set(places.object)
+            own |= set(places.object)
             for number in own:
                 findings.of(partial(_sections, store, keys[number], root.objects.sizes[number], findings))
-
-            def of(number: int, at: int, size: int) -> bytes:
-                return store.read(keys[number], at, size)
-
+            what = keys[places.object[0]]
             findings.of(partial(check.chunks, of, projection, rows, what, findings.rows, findings.add))
             read(own)
         if check is not None and not findings.count:
-            check.end(findings.add)
+            check.end(of, findings.add)
         source = np.sort(rows["source"])
         if not findings.count and (source[1:] == source[:-1]).any():
             findings.add(f"{current.generation}/vectors: a source row stands there twice")

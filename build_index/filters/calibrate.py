@@ -19,7 +19,7 @@ from vantage.format import (
     Root,
 )
 from vantage.read.cache import Cache
-from vantage.search.filtered import Selection, select
+from vantage.search.filtered import Base, Selection, select
 from vantage.search.matching import (
     BLOCKS_SHARE_MIN,
     POWER_MAX,
@@ -32,8 +32,8 @@ from vantage.search.matching import (
 )
 from vantage.search.plan import spread
 from vantage.search.prepare import Prepared
-from vantage.search.projected import WHOLE_BYTES, Base, ChunkScan, bases, in_blocks, route_chunks, runs
-from vantage.search.route.tail import tail
+from vantage.search.projected import WHOLE_BYTES, ChunkScan, known_bases, route_chunks, runs
+from vantage.search.route.tail import by_centres, tail
 from vantage.search.scan import LrsqScan
 from vantage.search.segment import FEW_MATCHES, Segment
 
@@ -165,17 +165,18 @@ def _try(
     """A case, by the projection with the fewest rows, and by blocks where these may be read."""
     root, out = segment.root, list[Trial]()
     assert root.centres is not None and root.counts is not None
-    some = bases(asked.selection.node, root)
-    routed = {k: tail(asked.prepared, asked.selection.rows, k + 1, root.index, root.centres, root.counts) for k in ks}
+    some = known_bases(asked.selection, root)
+    scores = by_centres(asked.prepared, root.index, root.centres, root.counts)
+    routed = {k: tail(scores, asked.selection.rows, k + 1) for k in ks}
     if some:
         base = min(some, key=_rows_of)
         directory = base.projection.directory
         priced = {k: route_chunks(base, routed[k].p) for k in ks}
         pricing = {k: _pricing(segment, priced[k], directory) for k in ks}
-        whole = sum(directory.places[0].whole[c] for a, b in runs(base) for c in range(a, b)) <= WHOLE_BYTES
+        nbytes = sum(sum(directory.places[0].whole[run.first : run.end]) for run in runs(base))
         scan: LrsqScan = ChunkScan(root, base.projection, asked.prepared, POOL, (), {})
-        out += _trials(asked, True, whole, pricing, scan, segment, read, best, count, table, None)
-    if in_blocks(asked.selection, root) and (not some or count > BLOCKS_SHARE_MIN * root.index.rows):
+        out += _trials(asked, True, nbytes <= WHOLE_BYTES, pricing, scan, segment, read, best, count, table, None)
+    if asked.selection.in_blocks(root) and (not some or count > BLOCKS_SHARE_MIN * root.index.rows):
         assert segment.resident is not None
         pricing = {k: _pricing(segment, spread(routed[k], segment.resident), segment.resident) for k in ks}
         scan = segment.scan_of(root, segment.resident, 0, asked.prepared, POOL, (), {})
@@ -184,7 +185,7 @@ def _try(
 
 
 def _rows_of(base: Base) -> int:
-    return sum(sum(base.projection.directory.rows[a:b]) for a, b in runs(base))
+    return sum(sum(base.projection.directory.rows[run.first : run.end]) for run in runs(base))
 
 
 def _pricing(segment: Segment, routed: Any, directory: Directory) -> Pricing:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +31,12 @@ class RowCodes:
     ranges: F32
 
     @classmethod
-    def room(cls, rows: int, code_bytes: int, blocks: int) -> RowCodes:
-        """For so many."""
-        codes, ranges = np.empty((rows, code_bytes), np.uint8), np.empty((blocks, 4), np.float32)
+    def room(cls, rows: int, code_bytes: int, blocks: int, folder: Path) -> RowCodes:
+        """For so many. Codes lie in a file of the folder, which goes with them."""
+        with tempfile.TemporaryFile(dir=folder) as scratch:
+            scratch.truncate(rows * code_bytes)
+            codes: U8 = np.memmap(scratch, np.uint8, "r+", shape=(rows, code_bytes))
+        ranges = np.empty((blocks, 4), np.float32)
         return cls(codes, np.empty(rows, np.uint8), np.empty(rows, np.uint8), ranges)
 
     def keep(self, first: int, packed: U8, sizes: Ints, begins: Ints, table: RowTable, dimension: int) -> None:

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import BUCKETS_MAX, Counts, FieldCounts
+from vantage.format import BUCKETS_MAX, Counts, FieldCounts, TablePages
+from vantage.kernels import crc32c
 
 from ..ingest.rows import F32, Ints, Rows
 from ..kernels import matmul
+from ..write.objects import ObjectList
+from ..write.shard import Shards
 from .columns import I64, Column
 
-TABLE_BYTES_MAX = 256 << 10  # of all fields: they are resident
-CENTRE_BYTES_MAX = 1 << 20  # likewise
+TABLE_BYTES_MAX = 256 << 10  # of all fields: they are resident, or of a large index half of one is read
+CENTRE_BYTES_MAX = 1 << 20  # where they take more, counts are in pages
 SAMPLED, NEAR = 200, 8  # rows that serve as queries, and their nearest blocks
-SPREAD_MIN = 1e-6
+FAR = 24  # blocks anywhere, for the logits of a router: filters may take what is far
+SPREAD_MIN, SPREAD_LARGE = 1e-6, 1e6
+SPREAD_MORE = 1.25  # of logits, which are surer of blocks than scores are (WordNet, values of half the rows)
+# Rows by their numbers (Q) as queries -> f64 (Q, B): the logits of all blocks; None where the router gives none.
+Logits = Callable[[Ints], npt.NDArray[np.float64] | None]
 
 
-def count_rows(columns: Sequence[Column], home: Ints, blocks: int) -> tuple[FieldCounts, ...]:
+def count_rows(columns: Sequence[Column], home: Ints, blocks: int, paged: bool) -> tuple[FieldCounts, ...]:
     """Of each column; home i64 (N): the block that each source row is at home in."""
-    most = min(BUCKETS_MAX, max(1, TABLE_BYTES_MAX // max(1, blocks * len(columns))))
+    room = 2 * TABLE_BYTES_MAX // blocks if paged else TABLE_BYTES_MAX // max(1, blocks * len(columns))
+    most = min(BUCKETS_MAX, max(1, room))
     return tuple(_count(column, home, blocks, most) for column in columns)
+
+
+def write_tables(counts: Counts, blocks: int, objects: ObjectList) -> Counts:
+    """The same with all tables in an object of their own."""
+    shards, fields = Shards(objects, 0, len(counts.fields), "counts"), list[FieldCounts]()
+    for i, field in enumerate(counts.fields):
+        shards.add(i, bytes(field.table), len(field.table))
+    places = shards.close()
+    for i, field in enumerate(counts.fields):
+        own = [field.table[at : at + blocks] for at in range(0, len(field.table), blocks)]
+        pages = TablePages(places.object[i], places.offset[i], list(map(crc32c, own)))
+        fields.append(replace(field, table=b"", pages=pages))
+    return replace(counts, fields=tuple(fields), paged=True)
 
 
 def _count(column: Column, home: Ints, blocks: int, most: int) -> FieldCounts:
@@ -78,14 +100,56 @@ def spread_of(rows: Rows, members: Sequence[Ints], homes: Ints, centres: F32, se
     return float(mean), float(max(SPREAD_MIN, np.sqrt(max(0.0, total[2] / max(total[0], 1) - mean**2))))
 
 
+def logit_spread(rows: Rows, members: Sequence[Ints], homes: Ints, logits: Logits, seed: int) -> float:
+    """The deviation of the scores of rows around the logits that the router gives their blocks, in units of these: what
+    is left of a line through both, in blocks near and far.
+    """
+    draw = np.random.default_rng([seed, 12])
+    numbers = np.sort(draw.choice(rows.count, min(SAMPLED, rows.count), replace=False))
+    queries, base = rows.take(numbers), logits(numbers)
+    if rows.metric == "dot":
+        queries = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
+    if base is None:  # nothing is asked of it
+        return SPREAD_LARGE
+    base = np.maximum(base, base[np.isfinite(base)].min())
+    blocks = base.shape[1]
+    near = np.argsort(-base, axis=1, kind="stable")[:, :NEAR]
+    far = np.stack([draw.choice(blocks, min(FAR, blocks), replace=False) for _ in queries])
+    some = np.concatenate([near, far], axis=1)
+    sums = np.zeros((len(queries), 6))  # of each query: rows, logits, scores, and their products
+    for block in np.unique(some):
+        x = rows.take(members[block][: homes[block]])
+        own = np.flatnonzero((some == block).any(1))
+        if not len(x):
+            continue
+        score = matmul(queries[own], x).astype(np.float64)
+        if rows.metric == "l2":
+            score -= 0.5 * np.einsum("ij,ij->i", x, x)
+        n, at = len(x), base[own, block]
+        total, squares = score.sum(1), (score**2).sum(1)
+        sums[own] += np.stack([np.full(len(own), n), n * at, total, n * at**2, at * total, squares], axis=1)
+    n, a, s, aa, a_s, ss = np.maximum(sums[:, :1], 1).T[0], *sums[:, 1:].T
+    xx, xy, yy = (aa - a * a / n).sum(), (a_s - a * s / n).sum(), (ss - s * s / n).sum()
+    if xx <= 0 or xy <= 0:  # the router tells nothing
+        return SPREAD_LARGE
+    slope = xy / xx
+    spread = SPREAD_MORE * np.sqrt(max(0.0, (yy - slope * xy) / n.sum())) / slope
+    return float(np.clip(spread, SPREAD_MIN, SPREAD_LARGE))
+
+
 def counts_of(
-    columns: Sequence[Column], rows: Rows, members: Sequence[Ints], homes: Ints, centres: F32, seed: int
-) -> Counts:
-    """The section. members: source rows of each block, the first homes (B) of which are at home there; centres f32 (B,
-    d): as stored.
+    columns: Sequence[Column], rows: Rows, members: Sequence[Ints], homes: Ints, centres: F32, seed: int,
+    logits: Logits | None,
+) -> Counts:  # fmt: skip
+    """The section, its tables with it. members: source rows of each block, the first homes (B) of which are at home
+    there; centres f32 (B, d): as stored; logits: those of an index whose root has no centres.
     """
     home = np.empty(rows.count, np.int64)
     for block, own in enumerate(members):
         home[own[: homes[block]]] = block
-    shift, spread = spread_of(rows, members, homes, centres, seed)
-    return Counts(count_rows(columns, home, len(members)), shift, spread)
+    shift, spread = 0.0, 0.0
+    if logits is None:
+        shift, spread = spread_of(rows, members, homes, centres, seed)
+    else:
+        spread = logit_spread(rows, members, homes, logits, seed)
+    return Counts(count_rows(columns, home, len(members), logits is not None), shift, spread)

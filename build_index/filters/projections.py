@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +16,7 @@ from vantage.format import (
     CHUNK_ROWS,
     GROUP,
     VECTOR_BYTES,
+    Centres,
     Directory,
     Projection,
     aligned,
@@ -20,6 +25,7 @@ from vantage.format import (
     pack_ids,
 )
 
+from ..blocks.layout import centre_at
 from ..ingest.attributes import spot_bytes
 from ..ingest.rows import Ints, Rows
 from ..progress import Progress
@@ -33,14 +39,16 @@ from .declare import Declared
 
 SHARE_MAX = 0.6  # of the bytes of an index, that projections which nobody named may add
 ROW_BYTES = 24  # of a row in a chunk beside its codes, about: factors, number, check, id, columns
+PAGE_CHUNKS = 512
 BUCKET_ROWS, BUCKETS_MIN, BUCKETS_MAX = 192, 64, 4096  # of numbers with many values
 
 
 def to_project(
-    columns: Sequence[Column], declared: Sequence[Declared], contents: Contents, table: RowTable
+    columns: Sequence[Column], declared: Sequence[Declared], contents: Contents, table: RowTable, paged: bool
 ) -> frozenset[str]:
     """Names of the columns that get a projection: those that were named, and of the others the first ones that together
     take at most SHARE_MAX of what the index takes without, those with texts in the root before those with hashes.
+    paged: chunks have the centres of their blocks.
     """
     rows, choice = contents.rows, contents.choice
     own = choice.codec.code_bytes + ROW_BYTES + (spot_bytes(rows.stored, contents.attributes.names))
@@ -50,7 +58,12 @@ def to_project(
     asked = {one.name: one.asked for one in declared}
     left, out = SHARE_MAX * whole, set[str]()
     for column in sorted(columns, key=lambda column: column.field.hashed):
-        left -= own * column.places
+        centres = (
+            paged
+            * (8 + rows.dimension)
+            * min(1.0, 1 / CHUNK_ROWS + len(table.members) * column.field.distinct / rows.count)
+        )
+        left -= (own + centres) * column.places
         if asked[column.name] or left >= 0:
             out.add(column.name)
     return frozenset(out)
@@ -62,28 +75,30 @@ def write_projections(
     codes: RowCodes,
     rows: Rows,
     table: RowTable,
+    centres: Centres | None,
     objects: ObjectList,
     progress: Progress,
 ) -> tuple[Projection, ...]:
-    """Of the columns with these names."""
+    """Of the columns with these names. centres: of a large index, whose directories are in pages."""
     home = np.repeat(np.arange(len(table.homes)), table.homes)  # by row number
     some = [i for i, column in enumerate(columns) if column.name in projected]
     out = []
     for done, i in enumerate(some, 1):
-        out.append(_write(i, columns, codes, rows, table, home, objects))
+        out.append(_write(i, columns, codes, rows, table, home, centres, objects))
         progress(done / len(some))
     return tuple(out)
 
 
-def bucket_ends(keys: npt.NDArray[np.signedinteger], rows: I64, numeric: bool) -> I64:
+def bucket_ends(keys: npt.NDArray[np.signedinteger], rows: I64, numeric: bool, paged: bool) -> I64:
     """Where buckets of sorted keys end (n), rows (n): of each. A value of CHUNK_ROWS rows is its own, rarer ones share;
-    of numbers and hashes with many values all buckets hold about as many rows, but for one that is a bucket of its own.
+    of numbers and hashes with many values all buckets hold about as many rows, but for one that is a bucket of its own;
+    paged: there may be any number of them.
     """
-    most = min(BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // BUCKET_ROWS))
+    most = min(len(keys) if paged else BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // BUCKET_ROWS))
     if numeric and len(keys) > most:
         rank = (np.cumsum(rows) - rows) * most // rows.sum()
-        heavy = rows * most >= rows.sum()
-        return np.append(np.flatnonzero((np.diff(rank) > 0) | heavy[1:]) + 1, len(keys))
+        heavy = rows * most > rows.sum()  # a value that is a bucket of its own
+        return np.append(np.flatnonzero((np.diff(rank) > 0) | heavy[1:] | heavy[:-1]) + 1, len(keys))
     ends, held = list[int](), 0
     for i, n in enumerate(rows.tolist()):
         if n >= CHUNK_ROWS and held:
@@ -97,12 +112,14 @@ def bucket_ends(keys: npt.NDArray[np.signedinteger], rows: I64, numeric: bool) -
 
 
 def _write(
-    place: int, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints, objects: ObjectList
-) -> Projection:
+    place: int, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints,
+    centres: Centres | None, objects: ObjectList,
+) -> Projection:  # fmt: skip
     column = columns[place]
     source, values = column.values()
     keys, own = np.unique(values, return_counts=True)
-    ends = bucket_ends(keys, own, column.field.hashed or column.field.kind in ("integer", "number", "time"))
+    numeric = column.field.hashed or column.field.kind in ("integer", "number", "time")
+    ends = bucket_ends(keys, own, numeric, centres is not None)
     pairs = np.searchsorted(keys[ends - 1], values) * rows.count + table.number[source]
     del source, values
     nulls = len(ends) * rows.count + table.number[column.counts == 0].astype(np.int64)
@@ -116,21 +133,64 @@ def _write(
         first.append(len(cuts) - 1)
     shards = Shards(objects, 0, len(cuts) - 1, f"projection-{place}")
     for chunk, (low, high) in enumerate(zip(cuts, cuts[1:], strict=False)):
-        data = _chunk(number[low:high], columns, codes, rows, table, home)
+        data = _chunk(number[low:high], columns, codes, rows, table, home, centres)
         shards.add(chunk, data, len(data))
     sizes = np.diff(cuts).tolist()
     directory = Directory(
         array("I", range(len(sizes))), array("I", sizes), array("I", sizes), (shards.close(),)
     )  # fmt: skip
     begins = np.append(0, ends[:-1]) if len(ends) else ends
-    return Projection(
+    whole = Projection(
         place, keys[begins].tolist() if len(ends) else [], keys[ends - 1].tolist() if len(ends) else [],
         first[: len(ends) + 1], home[number[np.array(cuts[:-1], np.int64)]].tolist(), directory,
     )  # fmt: skip
+    return whole if centres is None else _write_pages(whole, objects)
 
 
-def _chunk(number: Ints, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints) -> bytes:
-    """The rows of these numbers."""
+def page_starts(first: Sequence[int]) -> list[int]:
+    """The first chunks of pages of buckets whose chunks begin at `first`, the end of the last one with them: only a
+    bucket that begins its page goes on in the next, so that most pages have one value or few rows of each.
+    """
+    cuts, at = list[int](), 0
+    while at < first[-1]:
+        cuts.append(at)
+        start = first[bisect_right(first, at + PAGE_CHUNKS) - 1]
+        at = start if start > at else at + PAGE_CHUNKS
+    return cuts
+
+
+def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
+    """The projection of the pages that the chunks of one are written into."""
+    n, chunks = len(whole.low), len(whole.block)
+    valued = whole.first[n]
+    cuts = [*page_starts(whole.first), *range(valued, chunks, PAGE_CHUNKS), chunks]
+    shards = Shards(objects, 0, len(cuts) - 1, f"projection-{whole.field}-pages")
+    low, high, rows = list[int](), list[int](), list[int]()
+    for page, (a, b) in enumerate(pairwise(cuts)):
+        own = whole.directory.some(range(a, b))
+        directory = replace(own, block=array("I", range(b - a)))
+        inside = range(0, 0)
+        if a < valued:
+            inside = range(bisect_right(whole.first, a) - 1, bisect_left(whole.first, b))
+            low.append(whole.low[inside[0]])
+            high.append(whole.high[inside[-1]])
+        first = [max(0, whole.first[j] - a) for j in inside] + [b - a] * bool(inside) or [0]
+        part = Projection(
+            whole.field, [whole.low[j] for j in inside], [whole.high[j] for j in inside], first, whole.block[a:b],
+            directory,
+        )  # fmt: skip
+        data = part.pack()
+        shards.add(page, data, len(data))
+        rows.append(own.at_home)
+    directory = Directory(array("I", range(len(rows))), array("I", rows), array("I", rows), (shards.close(),))
+    return Projection(whole.field, low, high, range(len(low) + 1), [whole.block[a] for a in cuts[:-1]], directory)
+
+
+def _chunk(
+    number: Ints, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints,
+    centres: Centres | None,
+) -> bytes:  # fmt: skip
+    """The rows of these numbers; centres: of all blocks, where chunks have those of their own."""
     n, source = len(number), table.source[number]
     padded = aligned(n, GROUP)
     blocks, of = np.unique(home[number], return_inverse=True)
@@ -151,4 +211,9 @@ def _chunk(number: Ints, columns: Sequence[Column], codes: RowCodes, rows: Rows,
     width, id_plane = pack_ids(ids) if rows.stored.id_kind == "bytes" else (8, b"".join(ids))
     plane = pack_columns([(one.field.many, lists_of(*one.some(source))) for one in columns])
     ranges = codes.ranges[blocks].astype(np.float32).tobytes()
-    return pack_chunk(n, width, blocks.tolist(), ranges, planes, plane, [*tail, id_plane])
+    own = b""
+    if centres is not None:
+        each = [centre_at(centres, block) for block in blocks.tolist()]
+        numbers = [c.scale for c in each] + [c.bias for c in each]
+        own = struct.pack(f"<{len(numbers)}f", *numbers) + b"".join(c.row for c in each)
+    return pack_chunk(n, width, blocks.tolist(), ranges, own, planes, plane, [*tail, id_plane])

@@ -71,6 +71,15 @@ def probabilities(
     return out
 
 
+def logits(
+    router: str, section: RouterSection, index: IndexSection, queries: list[Prepared]
+) -> npt.NDArray[np.float64] | None:
+    """f64 (Q, B), by the edge's own router; None where it gives none."""
+    edge_router = ROUTERS[router](section, index)
+    each = [edge_router.logits(query) for query in queries]
+    return None if not each or each[0] is None else np.array(each, np.float64)
+
+
 Pages = list[list[int]]  # of each query the bytes of the routing pages that it reads first, side by side
 
 

@@ -6,9 +6,11 @@ import shutil
 from array import array
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from vantage.errors import InputError, LimitError
 from vantage.format import (
@@ -36,11 +38,12 @@ from ..context import BuildContext
 from ..filters.calibrate import calibrate, promises_dict
 from ..filters.codes import RowCodes
 from ..filters.columns import fields_of, fit_blocks, read_columns
-from ..filters.counts import CENTRE_BYTES_MAX, counts_of
+from ..filters.counts import CENTRE_BYTES_MAX, counts_of, write_tables
 from ..filters.declare import declare
 from ..filters.projections import to_project, write_projections
 from ..ingest.attributes import schema_of
-from ..ingest.rows import Rows
+from ..ingest.rows import Ints, Rows
+from ..simulate.edge import logits, prepare_rows
 from .blocks import write_blocks
 from .contents import Contents, RowTable, row_table
 from .ids import write_ids
@@ -87,25 +90,29 @@ def _write(contents: Contents, context: BuildContext) -> None:
     declared = declare(contents.attributes, context.options.filters)
     columns = read_columns(contents.rows, declared, context.note, context.progress.part(0, 0.1))
     norms, centres = context.options.error_norms, contents.choice.layout.centres
-    counted = centres.size <= CENTRE_BYTES_MAX and not isinstance(contents.choice.layout.section, TwoLevelSection)
+    counted, paged = not isinstance(contents.choice.layout.section, TwoLevelSection), centres.size > CENTRE_BYTES_MAX
     projected = frozenset[str]()  # where the root holds the blocks, none is read
     if counted and not contents.choice.inline:
-        projected = to_project(columns, declared, contents, table)
+        projected = to_project(columns, declared, contents, table, paged)
     columns = fit_blocks(columns, declared, table.members, projected, norms or contents.choice.inline, context.note)
     counts = None
     if counted and columns:
-        counts = counts_of(columns, contents.rows, table.members, table.homes, centres, context.options.seed)
+        logits = partial(_logits, contents) if paged else None
+        counts = counts_of(columns, contents.rows, table.members, table.homes, centres, context.options.seed, logits)
+        if paged:
+            counts = write_tables(counts, len(table.members), objects)
     pages = write_rows(contents, table, objects, context.progress.part(0.1, 0.4))
     kept = None
     if counts is not None:
         blocks, code_bytes = len(table.members), contents.choice.codec.code_bytes
-        kept = RowCodes.room(contents.rows.count, code_bytes, blocks)
+        kept = RowCodes.room(contents.rows.count, code_bytes, blocks, context.building)
     progress = context.progress.part(0.4, 0.8)
     directory, radius, inline = write_blocks(contents, table, columns, objects, norms, kept, progress)
     projections: tuple[Projection, ...] = ()
     if kept is not None:
         progress = context.progress.part(0.8, 1)
-        projections = write_projections(columns, projected, kept, contents.rows, table, objects, progress)
+        section = contents.choice.layout.centre_section if paged else None
+        projections = write_projections(columns, projected, kept, contents.rows, table, section, objects, progress)
     ids = write_ids(contents.rows, table, bool(contents.attributes.names), objects)
     unpriced = _root(
         contents,
@@ -119,7 +126,7 @@ def _write(contents: Contents, context: BuildContext) -> None:
         Filtering(fields_of(columns), counts, projections),
     )
     root = unpriced.pack()
-    if counts is not None and not contents.choice.inline:
+    if counts is not None and not paged and not contents.choice.inline:
         target, seed = contents.choice.contract.target, context.options.seed
         progress = context.progress.phase("filters")
         opened = Root.unpack(root, "root.bin")
@@ -134,6 +141,13 @@ def _write(contents: Contents, context: BuildContext) -> None:
     with (context.building / "root.bin").open("wb") as file:
         file.write(root)
         sync(file)
+
+
+def _logits(contents: Contents, numbers: Ints) -> npt.NDArray[np.float64] | None:
+    """The logits that the router gives all blocks, of rows as queries."""
+    layout = contents.choice.layout
+    index = index_section(contents.rows, layout.blocks, int(layout.sizes().sum()), layout.router)
+    return logits(layout.router, layout.section, index, prepare_rows(contents.rows, numbers))
 
 
 def _root(
@@ -177,7 +191,7 @@ def _root(
         pages,
         ids,
         choice.promises,
-        layout.centre_section if bounds or filtering.counts else None,
+        layout.centre_section if bounds or (filtering.counts and not filtering.counts.paged) else None,
         bounds,
         memoryview(inline),
         *filtering,

@@ -16,7 +16,7 @@ from .read.reader import Reader, read_small
 from .read.warm import WarmClient
 from .read.waves import Steps, run_together
 from .receipt import Receipt
-from .search import facets, memory, projected
+from .search import facets, memory, paged, projected
 from .search.answer import answer
 from .search.estimate import recall_estimate
 from .search.facets import FacetAnswer, FacetPlan, FacetQuery
@@ -256,9 +256,12 @@ class Index:
 
     def _explain(self, run: Run) -> dict[str, Any]:
         query, segment, contract = run.query, run.segment, run.segment.root.contract
+        run.prepared, before_plan = paged.peek(segment, query, run.prepared)
         routed, pages = segment.peek(query, run.prepared)
-        selection = run.prepared.selection
+        pages, selection = [*before_plan, *pages], run.prepared.selection
         plan, promise = segment.plan(query, routed, query.budget, selection), segment.promise(query)
+        if before_plan:  # what they say decides
+            plan = Plan([], [], plan.price, True)
         promised = segment.root.promises is not None and query.top_k <= contract.k
         recall = promise.recall if promised else recall_estimate(contract, plan.price, query.top_k)
         sizes, before = [r.size for r in plan.ranges], [page.item.size for page in pages]
@@ -271,7 +274,7 @@ class Index:
             block = segment.directory(routed).block
         by_filter: dict[str, Any] = {}
         if selection is not None:
-            blocks, chosen = plan, projected.choose(run, selection, routed, plan) if selection.rows else None
+            blocks, chosen = plan, projected.choose(run, selection, routed, plan) if selection.bases else None
             plan, block = (chosen.plan, chosen.base.projection.directory.block) if chosen else (plan, block)
             by_filter = self._explain_filter(run, selection, routed, blocks, chosen)
             recall = None
@@ -314,10 +317,10 @@ class Index:
     ) -> dict[str, Any]:
         """What was weighed: reads by blocks, where they have all columns, and by each projection that would do."""
         root, names = run.segment.root, run.segment.root.names
-        weighed: list[tuple[str | None, Plan]] = [(None, blocks)] if projected.in_blocks(selection, root) else []
+        weighed: list[tuple[str | None, Plan]] = [(None, blocks)] if selection.in_blocks(root) else []
         weighed += [
             (names[root.filters[one.base.projection.field].attribute], one.plan)
-            for one in (projected.plans(run, selection, routed) if selection.rows else ())
+            for one in (projected.plans(run, selection, routed) if selection.bases else ())
         ]
         by = None if chosen is None else names[root.filters[chosen.base.projection.field].attribute]
         return {

@@ -1,6 +1,7 @@
 """The one binding to the C kernels; `kern.pyi` beside the package is their manual."""
 
 from kern import (
+    block_logits,
     block_probabilities,
     butterfly_plan,
     butterfly_turn,
@@ -33,6 +34,7 @@ from kern import (
 )
 
 __all__ = [
+    "block_logits",
     "block_probabilities",
     "butterfly_plan",
     "butterfly_turn",

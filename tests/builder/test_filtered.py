@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
@@ -20,7 +21,9 @@ import pytest
 from filters import CODES, HASHED, KINDS, LISTS, key_of, random_filter, random_row, table_of, takes
 from typer.testing import CliRunner
 
+from build_index.audit.verify import verify_deep
 from build_index.bucket.open import open_index
+from build_index.bucket.store import FolderStore
 from build_index.build import Report, build
 from build_index.cli.main import app
 from build_index.context import BuildContext
@@ -30,6 +33,7 @@ from build_index.ingest.open import open_source
 from build_index.progress import Progress
 from build_index.tune import renditions
 from build_index.tune.options import Options
+from vantage.cost import Budget
 from vantage.errors import DamagedError, InputError, LimitError, NotFoundError
 from vantage.filter.schema import CHARS_MAX, describe_attributes
 from vantage.format import COLUMNS_PLANE, Counts, open_block, pack_filters, plane_of
@@ -40,7 +44,7 @@ from vantage.index import Index
 from vantage.indexes import Service
 from vantage.read.bucket import Folder
 from vantage.receipt import Receipt
-from vantage.search import scan
+from vantage.search import paged, scan
 from vantage.search.query import Answer, Query
 
 ROWS, DIMENSION = 2000, 16
@@ -371,7 +375,7 @@ def test_other_routers_and_without_counts(
     options = Options(0.7, 10, router=router, filters=NAMES, copies="none")
     build(open_source([tmp_path / "rows.parquet"]), BuildContext(tmp_path / "index", "cosine", options))
     index, draw = open_index(tmp_path / "index"), Random(9)
-    assert bool(index.root.projections) == (router == "tree")
+    assert bool(index.root.projections) == (router != "two-level") and index.root.paged == (not centre_bytes)
     found = wanted = 0
     for _ in range(60):
         value = random_filter(draw)
@@ -504,3 +508,85 @@ def test_the_command_line(made: Made) -> None:
     assert "not filterable: note" in told and "what filters take" in told
     evaluated = json.loads(CliRunner().invoke(app, ["eval", *args[1:4], "--k", "5", *args[6:]]).stdout)
     assert evaluated["matched"] == sum(row["lang"] == "de" for row in rows) and evaluated["recall"] > 0
+
+
+Large = tuple[Path, Path, np.ndarray, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory, blocks_apart: None) -> Large:
+    """An index whose root has the counts and the projections of its rows, and one that has them in pages."""
+    folder = tmp_path_factory.mktemp("large")
+    x, rows = made_up(11)
+    for i, row in enumerate(rows):
+        row["year"] = 7 * i
+    pq.write_table(table_of(x, rows), folder / "rows.parquet")
+    for name, nbytes in (("resident", 1 << 20), ("paged", 0)):
+        with (
+            patch("build_index.write.index.CENTRE_BYTES_MAX", nbytes),
+            patch("build_index.filters.projections.PAGE_CHUNKS", 3),
+        ):
+            options = Options(0.9, 10, fast=True, filters=NAMES, copies="none")  # a copy may score otherwise
+            build(open_source([folder / "rows.parquet"]), BuildContext(folder / name, "l2", options))
+    return folder / "resident", folder / "paged", x, rows
+
+
+def test_a_large_index_answers_as_a_small_one(large: Large, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident, index = open_index(large[0]), open_index(large[1])
+    _, _, x, rows = large
+    assert index.root.paged and index.root.centres is None and not resident.root.paged
+    assert max(len(p.block) for p in index.root.projections) > 8
+    monkeypatch.setattr(paged, "WHOLE_BYTES", 600)
+    monkeypatch.setattr(paged, "PAGES_BYTES_MAX", 1 << 20)
+    draw, recalls = Random(12), []
+    for _ in range(150):
+        value, q = random_filter(draw), x[draw.randrange(ROWS)]
+        match = np.array([takes(value, row) for row in rows])
+        query = Query(q.tolist(), 10, filter=value)
+        got, other = ask(index, query), ask(resident, query)
+        ids, scores_of = [int(m.id) for m in got.matches], {m.id: m.score for m in other.matches}
+        assert match[ids].all() and len(set(ids)) == len(ids)
+        assert got.complete and len(ids) == min(10, match.sum()), (value, len(ids), match.sum())
+        assert got.matched is not None and (not got.matched.exact or got.matched.rows == match.sum())
+        assert all(scores_of.get(m.id, m.score) == m.score for m in got.matches)
+        assert got.receipt.waves <= 3
+        best = np.where(match, scores(x, q, index.root.index.metric), -np.inf)
+        want = set(np.argsort(-best)[: min(10, match.sum())].tolist())
+        recalls += [len(want & set(ids)) / len(want)] if want else []
+    assert np.mean(recalls) > 0.9, np.mean(recalls)
+
+
+def test_what_a_large_index_reads(large: Large) -> None:
+    index, warm, x = open_index(large[1]), open_index(large[1], 64 << 20), large[2]
+    for i in (0, 700, ROWS - 1):  # a page, then a chunk
+        got = ask(index, Query(x[0].tolist(), 10, filter={"year": 7 * i}))
+        assert [m.id for m in got.matches] == [i] and got.complete
+        assert got.receipt.gets == got.receipt.waves == 2 and got.matched is not None and got.matched.exact
+        assert ask(index, Query(x[0].tolist(), 10, filter={"year": 7 * i}, budget=Budget(waves=1))).receipt.waves <= 1
+    for value in ({"lang": "nowhere"}, {"year": {"$gt": 7 * ROWS}}, {"stock": True, "year": {"$lt": 0}}):
+        got = ask(index, Query(x[0].tolist(), 10, filter=value))
+        assert got.complete and not got.matches and got.receipt.gets <= 1
+        assert got.matched is not None and got.matched.exact and got.matched.rows == 0
+    query = Query(x[0].tolist(), 3, filter={"lang": "de", "stock": True})
+    before = asyncio.run(warm.explain([query]))[0]
+    assert before["routing"] and not before["ranges"] and before["projection"] is None
+    first, again = ask(warm, query), ask(warm, query)
+    assert first.matches == again.matches and again.receipt.gets == 0 < first.receipt.gets
+    after = asyncio.run(warm.explain([query]))[0]
+    assert not after["routing"] and after["weighed"]
+    together = asyncio.run(index.answer([Query(q.tolist(), 3, filter=query.filter) for q in x[:20]], Receipt()))
+    assert [a.matches for a in together] == [
+        ask(index, Query(q.tolist(), 3, filter=query.filter)).matches for q in x[:20]
+    ]
+
+
+def test_a_large_index_is_verified_and_its_damaged_pages_are_named(large: Large, tmp_path: Path) -> None:
+    report = verify_deep(FolderStore(large[1]))
+    assert report["damages"] == 0, report
+    shutil.copytree(large[1], tmp_path / "index")
+    for path in tmp_path.glob("index/*/projection-*-pages-*.bin"):
+        data = bytearray(path.read_bytes())
+        data[70::97] = bytes(b ^ 1 for b in data[70::97])
+        path.write_bytes(data)
+    with pytest.raises(DamagedError, match="checksum of page .* of the projection of 'year' differs"):
+        ask(open_index(tmp_path / "index"), Query(large[2][0].tolist(), 10, filter={"year": 70}))

@@ -22,10 +22,12 @@ from fixtures.damage import (
     edit,
     edit_blocks,
     edit_facts,
+    edit_paged_chunk,
     edit_pages,
     edit_plane,
     edit_projection,
     edit_rows,
+    edit_tables,
     first_block,
     flip,
     in_block,
@@ -190,6 +192,14 @@ DAMAGES: dict[str, tuple[str, Callable[[Bytes], Bytes], str]] = {
     "id of a chunk": ("filters", in_chunk("ids", 0, b"\x09"), "chunk 0: ids.bin has another id of row"),
     "check of a chunk": ("filters", in_chunk("checks", 0, U32(9)), "chunk 0: ids.bin has another check of row"),
     "ranges of a chunk": ("filters", in_chunk("ranges", 0, F32(0.5)), "its blocks have other ranges"),
+    "centre of a chunk": (
+        "paged", lambda o: edit_paged_chunk(o, lambda chunk, opened: put(chunk, opened.at.centres, F32(0.25))),
+        "chunk 0: its blocks have other centres",
+    ),
+    "counts in pages": (
+        "paged", lambda o: edit_tables(o, lambda pages: replace(pages, crc=array("I", [1] * len(pages.crc)))),
+        "root.bin: counts of 'at'",
+    ),
     "bucket": (
         "filters",
         lambda o: edit_projection(

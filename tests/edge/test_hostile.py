@@ -1,15 +1,20 @@
 """Crafted indexes with right checksums in workerd: each is an error of its own, and a good one beside answers on."""
 
+import asyncio
 import json
 import time
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fixtures.damage import DAMAGES, load
 
+from build_index.bucket.open import open_index
 from build_index.serve import load as load_bucket
 from build_index.serve import serve
+from vantage.search.query import Query
 
 pytestmark = pytest.mark.edge
 
@@ -30,6 +35,11 @@ HOSTILE = [
     "vectors of infinity", "vectors whose norm float32 cannot hold", "attributes are not finite",
     "attributes by row are deeply nested", "places of attributes are over the limit",
     "places of attributes are outside", "root is of the first version",
+    "pages of chunks have counts without bounds", "pages of chunks are zeros",
+]  # fmt: skip
+FILTERS: list[dict[str, Any]] = [
+    {"lang": "de"}, {"price": {"$lt": -100}, "stock": True}, {"$or": [{"year": 1999}, {"tags": "a"}]},
+    {"year": {"$ne": 2000}},
 ]  # fmt: skip
 SECONDS_MAX = 5.0  # of an error; opening and answering takes well below one
 
@@ -43,6 +53,7 @@ def write(bucket: Path, name: str, objects: dict[str, bytes]) -> None:
 
 def test_a_good_index_answers_beside_crafted_ones(tmp_path: Path) -> None:
     write(tmp_path / "bucket", "good", load("texts"))
+    write(tmp_path / "bucket", "large", load("paged"))
     for i, name in enumerate(HOSTILE):
         write(tmp_path / "bucket", f"bad-{i}", DAMAGES[name](load(DAMAGE[name]["index"])))
     load_bucket(tmp_path / "bucket", tmp_path / "state")
@@ -52,8 +63,15 @@ def test_a_good_index_answers_beside_crafted_ones(tmp_path: Path) -> None:
     ):
         options = {"rerank": 30, "include": ["attributes", "vector"], "budget": {"gets": 1000}}
 
-        def ask(index: str, vector: list[float]) -> httpx.Response:
-            return http.post(f"/v1/indexes/{index}/query", json={"vector": vector, "top_k": 10} | options)
+        def ask(index: str, vector: list[float], value: Any = None) -> httpx.Response:
+            more = options if value is None else {"filter": value}
+            return http.post(f"/v1/indexes/{index}/query", json={"vector": vector, "top_k": 10} | more)
+
+        large = open_index(tmp_path / "bucket" / "large")
+        for vector, value in product(EXPECTED["paged"]["vectors"][:3], FILTERS):
+            reply, want = ask("large", vector, value).json(), asyncio.run(large.query(Query(vector, 10, filter=value)))
+            assert [(m["id"], m["score"]) for m in reply["matches"]] == [(m.id, m.score) for m in want.matches]
+            assert want.matched is not None and reply["matched"] == want.matched.rows
 
         vector = EXPECTED["texts"]["vectors"][0]
         first = ask("good", vector)
@@ -61,7 +79,8 @@ def test_a_good_index_answers_beside_crafted_ones(tmp_path: Path) -> None:
         assert [m["attributes"] for m in first.json()["matches"]] == EXPECTED["texts"]["queries"][0]["attributes"]
         for i, name in enumerate(HOSTILE):
             began = time.perf_counter()
-            reply = ask(f"bad-{i}", EXPECTED[DAMAGE[name]["index"]]["vectors"][0])
+            value = FILTERS[0] if DAMAGE[name]["index"] == "paged" else None
+            reply = ask(f"bad-{i}", EXPECTED[DAMAGE[name]["index"]]["vectors"][0], value)
             assert time.perf_counter() - began < SECONDS_MAX, name
             assert (reply.status_code, reply.json()["code"]) == (500, "damaged_index"), f"{name}: {reply.text[:300]}"
             again = ask("good", vector)

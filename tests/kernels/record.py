@@ -61,6 +61,7 @@ def recorded() -> list:
         dots = rng.integers(-(2**20), 2**20, (blocks, subs)).astype(np.int32)
         scales = rng.random((blocks, subs)).astype(np.float32) * np.float32(3e-5)
         out, scratch = bytearray(4 * blocks), bytearray(dots.nbytes)
+        call("block_logits", dots, scales, weights, subs, 0.9, bytearray(4 * blocks), bytearray(dots.nbytes))
         p, _ = call("block_probabilities", dots, scales, weights, subs, 0.9, 1.1, out, scratch)
         nbytes = rng.integers(1000, 90_000, blocks).astype(np.uint32)
         flags = rng.integers(0, 4, blocks).astype(np.uint8)

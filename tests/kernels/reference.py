@@ -72,15 +72,20 @@ def log(x: NDArray) -> NDArray:
     return np.where(x == 0, F32(-np.inf), y)
 
 
-def block_probabilities(dots: NDArray, scales: NDArray, weights: NDArray, alpha: float, temperature: float) -> NDArray:
-    """dots, scales, weights [blocks][subs] -> u32[blocks]"""
+def block_logits(dots: NDArray, scales: NDArray, weights: NDArray, alpha: float) -> NDArray:
+    """dots, scales, weights [blocks][subs] -> f32[blocks]"""
     logit = np.where(np.isneginf(weights), F32(-np.inf), weights + (F32(alpha) * scales) * dots.astype(F32))
     peak = logit.max(1)
     terms = exp(logit - np.where(np.isneginf(peak), F32(0), peak)[:, None])
     total = terms[:, 0]
     for sub in range(1, terms.shape[1]):
         total = total + terms[:, sub]
-    t = F32(temperature) * (peak + log(total))
+    return peak + log(total)
+
+
+def block_probabilities(dots: NDArray, scales: NDArray, weights: NDArray, alpha: float, temperature: float) -> NDArray:
+    """dots, scales, weights [blocks][subs] -> u32[blocks]"""
+    t = F32(temperature) * block_logits(dots, scales, weights, alpha)
     e = exp(t - t.max())
     mass = 0.0
     for one in e:

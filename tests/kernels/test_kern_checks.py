@@ -35,6 +35,8 @@ Q = bytes(64)
         ("matvec_i8", (Q, Q, 5, 3, bytearray(20)), "rows has 64 bytes, needs 80"),
         ("matvec_i4", (bytes(63), Q, 1, 3, bytearray(4)), "query has 63 bytes, needs 64"),
         ("matvec_i4", (Q, Q, 5, 3, bytearray(20)), "rows has 64 bytes, needs 80"),
+        ("block_logits", (Q, Q, Q, 2, 1, bytearray(28), bytearray(64)), "dots has 64 bytes, wants exa"),
+        ("block_logits", (Q, Q, Q, 2, 1, bytearray(32), bytearray(63)), "scratch has 63 bytes, needs 64"),
         ("block_probabilities", (Q, Q, Q, 2, 1, 1, bytearray(28), bytearray(64)), "dots has 64 bytes, wants exa"),
         ("block_probabilities", (Q, Q, Q, 2, 1, 1, bytearray(30), bytearray(64)), "out has 30 bytes, wants exactly 28"),
         ("block_probabilities", (Q, Q, Q, 2, 1, 1, bytearray(32), bytearray(63)), "scratch has 63 bytes, needs 64"),

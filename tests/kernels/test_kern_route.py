@@ -31,6 +31,9 @@ def test_block_probabilities(blocks, subs, size):
     got = probabilities(dots, scales, weights, 0.7, 1.3)
     with np.errstate(invalid="ignore"):
         assert (got == reference.block_probabilities(dots, scales, weights, 0.7, 1.3)).all()
+        logits, scratch = np.zeros(blocks, F32), np.zeros(dots.size, F32)
+        assert kern.block_logits(dots, scales, weights, subs, 0.7, logits, scratch) == blocks
+        assert (logits == reference.block_logits(dots, scales, weights, 0.7)).all()
     # and against the definition, in f64
     logit = weights + 0.7 * scales.astype(float) * dots
     peak = logit.max(1)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .. import kernels
 from ..format import Counts, FieldCounts, FilterField
-from .expect import expected_rows
+from .expect import expected_rows, rows_within
 from .parse import Negation, Node, Term
 from .program import Span, spans_of
 
@@ -67,7 +67,11 @@ class Blocks(NamedTuple):
 
 def rows_taken(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Sequence[int]) -> Blocks:
     """Of a filter in keys. homes (B): rows at home in each block."""
-    return Blocks(*_bounds(node, fields, counts, homes), expected_rows(node, fields, counts, homes))
+
+    def rows_of(field: int, spans: Sequence[Span]) -> Sequence[float]:
+        return rows_within(spans, counts.fields[field], fields[field].distinct, len(homes))
+
+    return Blocks(*_bounds(node, fields, counts, homes), expected_rows(node, fields, rows_of, homes))
 
 
 def _bounds(

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import mul
 
 from .. import kernels
-from ..format import Counts, FieldCounts, FilterField
+from ..format import FieldCounts, FilterField
 from .parse import Negation, Node, Term
 from .program import Span, complement, spans_of
 
 SHARE_MIN = 1e-9  # of rows that there may be: less of them is as good as one
+# Of a field, by its place, with a key in the spans: rows of each block (B) that are at home in it; 0 is sure.
+RowsOf = Callable[[int, Sequence[Span]], Sequence[float]]
 
 
-def expected_rows(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Sequence[int]) -> list[float]:
+def expected_rows(node: Node, fields: Sequence[FilterField], rows_of: RowsOf, homes: Sequence[int]) -> list[float]:
     """Of each block, of the rows at home in it (B): terms count as independent of each other."""
-    shares = _shares(node, fields, counts, homes)
+    shares = _shares(node, fields, rows_of, homes)
     return list(map(mul, shares, homes))
 
 
-def _shares(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Sequence[int]) -> list[float]:
+def _shares(node: Node, fields: Sequence[FilterField], rows_of: RowsOf, homes: Sequence[int]) -> list[float]:
     """Of the rows at home in each block (B); 0 only where it is sure that there is none."""
     if isinstance(node, Term):
-        field = fields[node.field]
-        rows = rows_within(spans_of(node, field), counts.fields[node.field], field.distinct, len(homes))
+        rows = rows_of(node.field, spans_of(node, fields[node.field]))
         return [min(1.0, max(SHARE_MIN, n / home)) if n and home else 0.0 for n, home in zip(rows, homes, strict=True)]
     if isinstance(node, Negation) and isinstance(node.part, Term) and not fields[node.part.field].many:
-        return _others(node.part, fields[node.part.field], counts, homes)
+        return _others(node.part, fields[node.part.field], rows_of, homes)
     if isinstance(node, Negation):  # counts are rounded: no block is sure to hold none that a negation takes
-        parts = zip(_shares(node.part, fields, counts, homes), homes, strict=True)
+        parts = zip(_shares(node.part, fields, rows_of, homes), homes, strict=True)
         return [max(1.0 - share, 0.5 / home) if home else 0.0 for share, home in parts]
-    shares = [_shares(part, fields, counts, homes) for part in node.parts]
+    shares = [_shares(part, fields, rows_of, homes) for part in node.parts]
     join = _either if node.either else _both
     out = shares[0]
     for part in shares[1:]:
@@ -39,12 +40,11 @@ def _shares(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Se
     return out
 
 
-def _others(term: Term, field: FilterField, counts: Counts, homes: Sequence[int]) -> list[float]:
+def _others(term: Term, field: FilterField, rows_of: RowsOf, homes: Sequence[int]) -> list[float]:
     """Shares of rows with other values than those of a term, or none: more is known of them than that the rest is so
     many.
     """
-    spans = complement(spans_of(term, field), field.low, field.high)
-    rows = rows_within(spans, counts.fields[term.field], field.distinct, len(homes))
+    rows = rows_of(term.field, complement(spans_of(term, field), field.low, field.high))
     without = 1.0 - field.rows / max(1, sum(homes))
     shares = [n / home + without if home else 0.0 for n, home in zip(rows, homes, strict=True)]
     return [min(1.0, max(SHARE_MIN, share)) if share else 0.0 for share in shares]
@@ -63,16 +63,8 @@ def rows_within(spans: Sequence[Span], counts: FieldCounts, distinct: int, block
     single key is taken for one of the `distinct` values, of which all buckets have as many.
     """
     weights = array("f", bytes(4 * len(counts.low)))
-    at, values = 0, max(1, -(-distinct // max(1, len(counts.low))))
-    for j, (low, high) in enumerate(zip(counts.low, counts.high, strict=True)):
-        while at < len(spans) and spans[at][1] < low:
-            at += 1
-        inside, single, i = 0, 0, at
-        while i < len(spans) and spans[i][0] <= high:
-            inside += min(high, spans[i][1]) - max(low, spans[i][0]) + 1
-            single += spans[i][0] == spans[i][1]
-            i += 1
-        weights[j] = min(1.0, max(inside / (high - low + 1), single / values))
+    for j, share in counts.touched(spans, distinct):
+        weights[j] = share
     out = array("f", bytes(4 * blocks))
     kernels.sum_counts(counts.table, weights, out)
     return out

@@ -35,6 +35,7 @@ def _field(root: Root, place: int) -> dict[str, Any]:
     if projection:
         in_root += BUCKET_BYTES * len(projection.low) + CHUNK_BYTES * len(projection.block)
     least, largest = _ends(field)
+    objects = zip(root.objects.keys, root.objects.sizes, strict=True)
     return {
         "kind": field.kind, "list": field.many, "hashed": field.hashed, "rows": field.rows,
         "distinct": field.distinct, "min": least,
@@ -42,7 +43,7 @@ def _field(root: Root, place: int) -> dict[str, Any]:
         "bytes": {
             "blocks": round(field.row_bytes * root.index.slots * len(root.renditions)) if field.in_blocks else 0,
             "root": in_root,
-            "projection": sum(projection.directory.places[0].whole) if projection else 0,
+            "projection": sum(size for key, size in objects if key.startswith(f"projection-{place}-")),
         },
     }  # fmt: skip
 

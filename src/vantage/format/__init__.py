@@ -33,7 +33,7 @@ from .bounds import NORMS, Bounds, Centres, ErrorNorms, norms_of, pack_norms
 from .codecs import FIELD, FINE_MAX, SEGMENT, LrsqSection
 from .columns import Values, keys_in, pack_columns, unpack_columns
 from .contract import PRICED_MAX, Contract, Point
-from .counts import BUCKETS_MAX, Counts, FieldCounts
+from .counts import BUCKETS_MAX, Counts, FieldCounts, TablePages
 from .current import ROOT_BYTES_MAX, Current, ObjectName
 from .directory import Directory, Extent, Places, Rendition, joined
 from .filter_promises import FilterPromise
@@ -66,11 +66,14 @@ from .layout import (
 )
 from .objects import CHECK_BYTES, ID_PAGE_ROWS, SPOT_BYTES, IdPages, Objects, RowPages, facts_bytes, id_entry
 from .projections import (
+    CHUNK_PAGE_BYTES_MAX,
     CHUNK_ROWS,
     OpenChunk,
     Projection,
+    joined_pages,
     open_chunk,
     pack_chunk,
+    unpack_chunk_page,
 )
 from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Ladder, Promise, Promises
 from .root import ROOT_KEY, Root, check_prices
@@ -100,6 +103,7 @@ __all__ = [
     "Bounds",
     "ButterflyRotation",
     "CHECK_BYTES",
+    "CHUNK_PAGE_BYTES_MAX",
     "CHUNK_ROWS",
     "CODECS",
     "COLUMNS_PLANE",
@@ -174,6 +178,7 @@ __all__ = [
     "TREE_UNITS",
     "TREE_WAYS",
     "TreeSection",
+    "TablePages",
     "TwoLevelSection",
     "UNITS_STEP",
     "VECTORS",
@@ -192,6 +197,7 @@ __all__ = [
     "id_entry",
     "is_intact",
     "joined",
+    "joined_pages",
     "keys_in",
     "norms_of",
     "open_block",
@@ -209,6 +215,7 @@ __all__ = [
     "plane_of",
     "spot_at",
     "unpack_attributes",
+    "unpack_chunk_page",
     "unpack_columns",
     "unpack_filters",
     "unpack_vectors",

@@ -21,7 +21,7 @@ WHOLE_BLOCKS, SIDE_BY_SIDE, NO_PLANES = 1, 2, 4
 _RENDITIONS = struct.Struct("<I")
 _RENDITION = struct.Struct("<II")
 RENDITIONS_MAX = 16
-_PLACES = ("object", "offset", "size", "whole", "crc")
+PLACES = ("object", "offset", "size", "whole", "crc")
 _OBJECT_SHIFT = 40  # an object has less than 1 TiB, so that (object, offset) is one number
 
 
@@ -234,7 +234,7 @@ class Directory:
             return array(code, [values[i] for i in numbers])
 
         places = tuple(
-            Places(*(column(getattr(p, name), "Q" if name == "offset" else "I") for name in _PLACES))
+            Places(*(column(getattr(p, name), "Q" if name == "offset" else "I") for name in PLACES))
             for p in self.places
         )
         return Directory(column(self.block, "I"), column(self.rows, "I"), column(self.homes, "I"), places)
@@ -261,7 +261,7 @@ def joined(directories: Sequence[Directory], sizes: tuple[int, ...], label: str)
         return array(code, [columns[d][i] for d, i in order])
 
     places = tuple(
-        Places(*(column(name, "Q" if name == "offset" else "I", r) for name in _PLACES))
+        Places(*(column(name, "Q" if name == "offset" else "I", r) for name in PLACES))
         for r in range(len(directories[0].places))
     )
     directory = Directory(column("block", "I"), column("rows", "I"), column("homes", "I"), places)

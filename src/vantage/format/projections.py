@@ -1,26 +1,34 @@
-"""Projections: the scan planes of all rows once more, in the order of an attribute, in chunks with a directory."""
+"""Projections: the scan planes of all rows once more, in the order of an attribute, in chunks with a directory.
+
+Of a large index the root has a directory of pages, and each page the directory of some chunks, in the same layout.
+"""
 
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import isfinite
 from typing import Any
 
 from .block import H_MAX
-from .directory import Directory
-from .layout import GROUP, ID_WIDTH_MAX, NUMBER_MAX, Cursor, aligned, damaged
+from .directory import PLACES, Directory, Places
+from .index import IndexSection
+from .layout import GROUP, ID_WIDTH_MAX, NUMBER_MAX, Cursor, aligned, damaged, finite
 from .objects import SPOT_BYTES
 
 CHUNK_ROWS = 64
 CHUNK_BLOCKS_MAX = 256
 # A chunk: this header, the number of each block that its rows are at home in (u32), the ranges of each (4 f32); code
 # groups, f (u8), h (u8), row numbers (u32), the place of each row's block in the chunk (u8), columns, checks (u32),
-# spots where rows have some (three columns of u32), ids. All but columns and ids padded to GROUP rows.
+# spots where rows have some (three columns of u32), ids. All but columns and ids padded to GROUP rows. Where the root
+# has no centres, those of the blocks stand behind the ranges: scale (f32), bias (f32), then a row of i8 of each.
 CHUNK = struct.Struct("<IIII")  # rows, blocks, id width (0: offsets), bytes of columns
-_PROJECTIONS = struct.Struct("<I4x")
+PAGED = 1  # a flag: directories are of pages
+CHUNK_PAGE_BYTES_MAX = 1 << 16
+_PROJECTIONS = struct.Struct("<II")
 _PROJECTION = struct.Struct("<IIII")
 BUCKETS_MAX = 1 << 20
 
@@ -32,6 +40,9 @@ class Projection:
     field: its place in the section of filters. low, high i64 (n): the least and the largest key of each bucket, rising.
     first u32 (n + 1): its first chunk; those from the last of these on are of rows without a value. block u32 (C): the
     home block of each chunk's first row. directory: of the chunks, in this order.
+    Of a large index the root has pages in the place of chunks, each as a bucket of its own; a value may go on in the
+    next. What was read of them has them in turn. until (n + 1): the last block that the rows of each bucket, and those
+    without a value, can be at home in; none: the last of all.
     """
 
     field: int
@@ -40,6 +51,7 @@ class Projection:
     first: Any
     block: Any
     directory: Directory
+    until: Sequence[int] = ()
 
     def pack(self) -> bytes:
         n, chunks = len(self.low), len(self.block)
@@ -50,48 +62,113 @@ class Projection:
         return out + bytes(-len(out) % 8)
 
 
-def pack_projections(projections: Sequence[Projection]) -> bytes:
-    """The section of projections."""
-    return _PROJECTIONS.pack(len(projections)) + b"".join(p.pack() for p in projections)
+def pack_projections(projections: Sequence[Projection], *, paged: bool) -> bytes:
+    """The section of projections; paged: their directories are of pages."""
+    return _PROJECTIONS.pack(len(projections), PAGED * paged) + b"".join(p.pack() for p in projections)
 
 
 def unpack_projections(
-    body: memoryview, fields: int, blocks: int, sizes: tuple[int, ...], label: str
+    body: memoryview, fields: int, blocks: int, sizes: tuple[int, ...], paged: bool, label: str
 ) -> tuple[Projection, ...]:
     """Of an index of so many fields and blocks, and objects of these sizes; one a field at most."""
     cursor, out = Cursor(body, label), list[Projection]()
-    (count,) = cursor.unpack(_PROJECTIONS)
-    if count > fields:
-        raise damaged(label, f"{count} projections of {fields} fields")
+    count, flags = cursor.unpack(_PROJECTIONS)
+    if count > fields or flags != PAGED * paged:
+        raise damaged(label, f"{count} projections of {fields} fields, with flags {flags}")
     for _ in range(count):
-        start = cursor.at
-        field, n, chunks, size = cursor.unpack(_PROJECTION)
-        if field >= fields or (out and field <= out[-1].field) or max(n, chunks) > BUCKETS_MAX:
-            raise damaged(label, f"a projection of field {field} with {n} buckets")
-        low, high = cursor.column("q", n), cursor.column("q", n)
-        first, block = cursor.column("I", n + 1), cursor.column("I", chunks)
-        keys = [key for pair in zip(low, high, strict=True) for key in pair]
-        if any(a > b for a, b in pairwise(keys)) or any(a == b for a, b in zip(high, low[1:], strict=False)):
-            raise damaged(label, f"the buckets of field {field} do not rise")
-        if first[0] or first[n] > chunks or any(a >= b for a, b in pairwise(first)):
-            raise damaged(label, f"the buckets of field {field} have no chunks, or more than there are")
-        if chunks and max(block) >= blocks:
-            raise damaged(label, f"a chunk of field {field} is of block {max(block)} of {blocks}")
-        directory = Directory.taken(Cursor(cursor.take(size), label), chunks, 1, sizes)
-        if len(directory) != chunks:
-            raise damaged(label, f"{len(directory)} chunks of field {field}, not {chunks}")
-        cursor.take((start - cursor.at) % 8)
-        out.append(Projection(field, low, high, first, block, directory))
+        out.append(_taken(cursor, fields, blocks, sizes, paged))
+        if len(out) > 1 and out[-1].field <= out[-2].field:
+            raise damaged(label, f"a projection of field {out[-1].field} after that of {out[-2].field}")
+        if paged and max(out[-1].directory.places[0].whole) > CHUNK_PAGE_BYTES_MAX:
+            raise damaged(label, f"a page of chunks is over {CHUNK_PAGE_BYTES_MAX} bytes")
     cursor.end()
     return tuple(out)
 
 
+def unpack_chunk_page(
+    page: bytes | memoryview, of: Projection, number: int, blocks: int, sizes: tuple[int, ...], label: str
+) -> Projection:
+    """The directory of chunks of a page of a projection, by its number there. Raises DamagedError where it is not what
+    the root says of it.
+    """
+    cursor = Cursor(memoryview(page), label)
+    own = _taken(cursor, of.field + 1, blocks, sizes, False)
+    cursor.end()
+    ends = (of.low[number], of.high[number]) if number < len(of.low) else ()
+    keys = (own.low[0], own.high[-1]) if len(own.low) else ()
+    if own.field != of.field or ends != keys or own.directory.at_home != of.directory.rows[number]:
+        raise damaged(label, f"its chunks are not those that the root says, of field {of.field}")
+    if own.block[0] != of.block[number] or (keys and own.first[-1] != len(own.block)):
+        raise damaged(label, "its chunks begin in another block, or are in no bucket")
+    return own
+
+
+def _taken(cursor: Cursor, fields: int, blocks: int, sizes: tuple[int, ...], pages: bool) -> Projection:
+    """The one at the cursor, of chunks, or of pages."""
+    start, label = cursor.at, cursor.label
+    field, n, chunks, size = cursor.unpack(_PROJECTION)
+    if field >= fields or max(n, chunks) > BUCKETS_MAX:
+        raise damaged(label, f"a projection of field {field} with {n} buckets")
+    low, high = cursor.column("q", n), cursor.column("q", n)
+    first, block = cursor.column("I", n + 1), cursor.column("I", chunks)
+    fall = any(a > b for a, b in zip(low, high, strict=True))
+    if pages:  # a bucket may go on in the next page
+        fall = fall or any(a > b for column in (low, high) for a, b in pairwise(column))
+    if fall or (not pages and any(a >= b for a, b in zip(high, low[1:], strict=False))):
+        raise damaged(label, f"the buckets of field {field} do not rise")
+    if first[0] or first[n] > chunks or any(a >= b for a, b in pairwise(first)):
+        raise damaged(label, f"the buckets of field {field} have no chunks, or more than there are")
+    if pages and first[n] != n:
+        raise damaged(label, f"a bucket of field {field} has several pages")
+    if chunks and max(block) >= blocks:
+        raise damaged(label, f"a chunk of field {field} is of block {max(block)} of {blocks}")
+    directory = Directory.taken(Cursor(cursor.take(size), label), chunks, 1, sizes)
+    if len(directory) != chunks:
+        raise damaged(label, f"{len(directory)} chunks of field {field}, not {chunks}")
+    cursor.take((start - cursor.at) % 8)
+    return Projection(field, low, high, first, block, directory)
+
+
+def joined_pages(pages: Sequence[Projection], until: Sequence[int], blocks: int) -> Projection:
+    """One projection of the chunks of several pages, in order and of one field.
+
+    until: of each page, the last block that rows of its last bucket can be at home in. blocks: of the index.
+    """
+    first, ends, at = [0], list[int](), 0
+    for page, last in zip(pages, until, strict=True):
+        if len(page.low):
+            first += [at + end for end in page.first[1:]]
+            ends += [*[blocks - 1] * (len(page.low) - 1), last]
+        at += len(page.block)
+    ends.append(until[-1])  # of rows without a value, where there are any
+    every = [page.directory for page in pages]
+    places = [directory.places[0] for directory in every]
+
+    def column(code: str, name: str) -> array[int]:
+        return array(code, chain.from_iterable(getattr(p, name) for p in places))
+
+    rows = array("I", chain.from_iterable(directory.rows for directory in every))
+    homes = array("I", chain.from_iterable(directory.homes for directory in every))
+    directory = Directory(
+        array("I", range(len(rows))), rows, homes,
+        (Places(*(column("Q" if name == "offset" else "I", name) for name in PLACES)),),
+    )  # fmt: skip
+    return Projection(
+        pages[0].field, list(chain.from_iterable(page.low for page in pages)),
+        list(chain.from_iterable(page.high for page in pages)), first,
+        list(chain.from_iterable(page.block for page in pages)), directory, ends,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class ChunkPlanes:
-    """Byte offsets in a chunk of n rows, from its start; columns end at columns_end."""
+    """Byte offsets in a chunk of n rows, from its start; columns end at columns_end. centres: of a chunk that has some,
+    their scales, biases and rows, else where codes are.
+    """
 
     n: int
     ranges: int
+    centres: int
     codes: int
     f: int
     h: int
@@ -113,11 +190,14 @@ class OpenChunk:
     blocks: Sequence[int]
 
 
-def chunk_planes(n: int, blocks: int, code_bytes: int, columns: int, by_row: bool) -> ChunkPlanes:
-    """Where things are in a chunk of n rows of so many blocks, with so many bytes of columns."""
+def chunk_planes(n: int, blocks: int, code_bytes: int, columns: int, by_row: bool, centre: int) -> ChunkPlanes:
+    """Where things are in a chunk of n rows of so many blocks, with so many bytes of columns, and of each centre; 0
+    where it has none.
+    """
     padded = aligned(n, GROUP)
     ranges = CHUNK.size + 4 * blocks
-    codes = ranges + 16 * blocks
+    centres = ranges + 16 * blocks
+    codes = centres + (8 + centre) * blocks * bool(centre)
     f = codes + padded * code_bytes
     rows = f + 2 * padded
     homes = rows + 4 * padded
@@ -125,7 +205,8 @@ def chunk_planes(n: int, blocks: int, code_bytes: int, columns: int, by_row: boo
     checks = plane + aligned(columns, 4)
     spots = checks + 4 * padded
     ids = spots + SPOT_BYTES * padded * by_row
-    return ChunkPlanes(n, ranges, codes, f, f + padded, rows, homes, plane, plane + columns, checks, spots, ids)
+    end = plane + columns
+    return ChunkPlanes(n, ranges, centres, codes, f, f + padded, rows, homes, plane, end, checks, spots, ids)
 
 
 def pack_chunk(
@@ -133,26 +214,30 @@ def pack_chunk(
     width: int,
     blocks: Sequence[int],
     ranges: bytes,
+    centres: bytes,
     planes: Sequence[bytes],
     columns: bytes,
     tail: Sequence[bytes],
 ) -> bytes:
-    """ranges f32 (blocks, 4); planes: code groups, f, h, row numbers, places of blocks; tail: checks, spots, ids."""
+    """ranges f32 (blocks, 4); centres: none, or scale and bias f32 (blocks), then the rows of i8; planes: code groups,
+    f, h, row numbers, places of blocks; tail: checks, spots, ids.
+    """
     head = CHUNK.pack(n, len(blocks), width, len(columns))
-    table = struct.pack(f"<{len(blocks)}I", *blocks) + ranges
+    table = struct.pack(f"<{len(blocks)}I", *blocks) + ranges + centres
     return head + table + b"".join(planes) + columns + bytes(-len(columns) % 4) + b"".join(tail)
 
 
 def open_chunk(
-    data: bytes | memoryview, rows: int, size: int, code_bytes: int, blocks: int, by_row: bool, label: str, metric: str
+    data: bytes | memoryview, rows: int, size: int, code_bytes: int, index: IndexSection, paged: bool, label: str
 ) -> OpenChunk:
-    """Checks a chunk of `size` bytes against what the directory says of it; blocks: of the index."""
+    """Checks a chunk of `size` bytes against what the directory says of it; paged: it has centres."""
     if len(data) < max(size, CHUNK.size):
         raise damaged(label, f"{len(data)} bytes are no chunk of {size}")
     n, count, width, columns = CHUNK.unpack_from(data)
     if n != rows or not 1 <= count <= CHUNK_BLOCKS_MAX:
         raise damaged(label, f"it says {n} rows of {count} blocks, the directory {rows}")
-    at = chunk_planes(n, count, code_bytes, columns, by_row)
+    blocks, centre = index.blocks, aligned(index.dimension, GROUP) * paged
+    at = chunk_planes(n, count, code_bytes, columns, index.by_row, centre)
     if size < at.ids:
         raise damaged(label, f"{size} bytes for {n} rows")
     numbers = memoryview(data)[CHUNK.size : at.ranges].cast("I")
@@ -160,8 +245,10 @@ def open_chunk(
         raise damaged(label, f"rows of block {max(numbers)} of {blocks}")
     if n and max(memoryview(data)[at.homes : at.homes + n]) >= count:
         raise damaged(label, f"a row is of none of its {count} blocks")
-    ranges = memoryview(data)[at.ranges : at.codes].cast("f").tolist()
-    for part, most in (0, NUMBER_MAX), (2, H_MAX[metric]):
+    if paged:
+        finite(label, memoryview(data)[at.centres : at.centres + 8 * count].cast("f"))
+    ranges = memoryview(data)[at.ranges : at.centres].cast("f").tolist()
+    for part, most in (0, NUMBER_MAX), (2, H_MAX[index.metric]):
         low, step = ranges[part::4], ranges[part + 1 :: 4]
         if isfinite(sum(low) + sum(step)) and max(map(abs, low)) + 255 * max(map(abs, step)) < most:
             continue  # the usual case, without a look at each

@@ -119,8 +119,8 @@ class Root:
     """All that a query needs before its first read.
 
     directory: of all blocks, or None where pages of the router have it and there are no bounds. codecs: of the
-    renditions, by their numbers. centres: only with bounds or counts. inline: what the object `root.bin` of the
-    directory of objects holds: the blocks of a small index, so that its opening reads them.
+    renditions, by their numbers. centres: only with bounds, or with counts that are not paged. inline: what the object
+    `root.bin` of the directory of objects holds: the blocks of a small index, so that its opening reads them.
     """
 
     index: IndexSection
@@ -147,6 +147,16 @@ class Root:
     def codec(self) -> LrsqSection:
         """Of the first rendition."""
         return self.codecs[self.renditions[0].codec]
+
+    @property
+    def paged(self) -> bool:
+        """Whether what filters take of all blocks is in pages, and chunks have the centres of their blocks."""
+        return self.counts is not None and self.counts.paged
+
+    @property
+    def known_projections(self) -> tuple[Projection, ...]:
+        """Those whose chunks the root has a directory of; of a large index it has one of their pages."""
+        return () if self.paged else self.projections
 
     @property
     def names(self) -> list[str]:
@@ -187,7 +197,7 @@ class Root:
                 *([(INLINE, bytes(self.inline))] if self.inline else []),
                 *([(FILTERS, pack_filters(self.filters))] if self.filters else []),
                 *([(COUNTS, self.counts.pack())] if self.counts else []),
-                *([(PROJECTIONS, pack_projections(self.projections))] if self.projections else []),
+                *([(PROJECTIONS, pack_projections(self.projections, paged=self.paged))] if self.projections else []),
                 *([(FILTER_PROMISES, pack_filter_promises(self.filter_promises))] if self.filter_promises else []),
             ],
             _router_version(self.router),
@@ -237,9 +247,11 @@ class Root:
         filters: tuple[FilterField, ...] = ()
         if FILTERS in sections:
             filters = of(FILTERS, unpack_filters, len(schema["attributes"]), index.rows)
-        projections: tuple[Projection, ...] = ()
-        if PROJECTIONS in sections and COUNTS in sections:
-            projections = of(PROJECTIONS, unpack_projections, len(filters), index.blocks, sizes)
+        counts, projections = None, tuple[Projection, ...]()
+        if COUNTS in sections:
+            counts = of(COUNTS, Counts.unpack, len(filters), index.blocks, index.rows, sizes)
+        if PROJECTIONS in sections and counts is not None:
+            projections = of(PROJECTIONS, unpack_projections, len(filters), index.blocks, sizes, counts.paged)
         promised = of(FILTER_PROMISES, unpack_filter_promises) if FILTER_PROMISES in sections else ()
         ranked = max([ranked, *(p.rerank for p in promised)])
         if ranked * index.dimension * VECTOR_BYTES[index.vector_kind] > PROMISED_VECTORS_MAX:
@@ -257,11 +269,11 @@ class Root:
             of(ROW_PAGES, RowPages.unpack, index, attributes, sizes),
             of(ID_PAGES, IdPages.unpack, index, attributes, sizes),
             promises,
-            of(CENTRES, Centres.unpack, index) if bounds or COUNTS in sections else None,
+            of(CENTRES, Centres.unpack, index) if bounds or (counts and not counts.paged) else None,
             bounds,
             inline,
             filters,
-            of(COUNTS, Counts.unpack, len(filters), index.blocks, index.rows) if COUNTS in sections else None,
+            counts,
             projections,
             promised,
         )

@@ -17,10 +17,10 @@ from ..filter.facet import Facet, keys_of, parse_facets
 from ..format import Projection, Root
 from ..read.waves import Steps
 from ..receipt import Receipt
-from .filtered import Matched, Selection, select
+from .filtered import BASES_MAX, Matched, Selection, select
 from .known import add_known, bounded, projection_of
 from .plan import plan_extents
-from .projected import BASES_MAX, bases, in_blocks, runs
+from .projected import known_bases, runs
 from .query import Answer, Query
 from .segment import Segment
 from .tally import ColumnScan, Counted, Reading, Tally
@@ -111,7 +111,7 @@ def plan_facets(segment: Segment, asked: FacetQuery, budget: Budget) -> FacetPla
             left = replace(left, gets=left.gets - len(best.sizes), bytes=left.bytes - best.plan.bytes)
             readings.append(best)
             continue
-        if asked.exact or not (root.counts or all(facets[i].rest is None for i in numbers)):
+        if asked.exact or not ((root.counts and not root.paged) or all(facets[i].rest is None for i in numbers)):
             raise _too_much(", ".join(facets[i].name for i in numbers)[:200], best, left, asked.exact)
         about.update(numbers)
         wanted += [] if best is None else [best]
@@ -182,16 +182,16 @@ def _places(
     root, resident = segment.root, segment.resident
     rows = selection.rows if selection is not None else ()
     inside = all(root.filters[facets[i].field].in_blocks for i in numbers)
-    inside = inside and (selection is None or in_blocks(selection, root))
+    inside = inside and (selection is None or selection.in_blocks(root))
     if resident is not None and (inside or (rows and not any(rows))):
         extents = [i for i, block in enumerate(resident.block) if not rows or rows[block]]
         sizes = [sum(place.whole) for place in resident.places]
         yield Place(None, sizes.index(min(sizes)), extents)
-    for base in bases(selection.node, root)[:BASES_MAX] if selection is not None else ():
+    for base in known_bases(selection, root)[:BASES_MAX] if selection is not None else ():
         found = runs(base)
         if len(found) <= 1 or not root.filters[base.projection.field].many:  # else rows are there several times
-            yield Place(base.projection, 0, [c for a, b in found for c in range(a, b)])
-    every = next((p for p in root.projections if not root.filters[p.field].many), None)
+            yield Place(base.projection, 0, [c for run in found for c in range(run.first, run.end)])
+    every = next((p for p in root.known_projections if not root.filters[p.field].many), None)
     if every is not None and not inside:
         yield Place(every, 0, range(len(every.block)))
 

@@ -27,7 +27,7 @@ class Bucket(NamedTuple):
 
 def projection_of(segment: Segment, facet: Facet) -> Projection | None:
     """That of a facet's field."""
-    return next((p for p in segment.root.projections if p.field == facet.field), None)
+    return next((p for p in segment.root.known_projections if p.field == facet.field), None)
 
 
 def _buckets(segment: Segment, facet: Facet) -> Iterator[Bucket]:
@@ -80,7 +80,7 @@ def bounded(segment: Segment, facet: Facet) -> Counted:
     if facet.rest is None:
         missing = Count.exactly(facet.nulls * (root.index.rows - own.rows))
         return _placed(facet, _buckets(segment, facet), missing)
-    if root.counts is None:
+    if root.counts is None or root.paged:
         what = f"what was read for {facet.name!r} when time was up"
         raise LimitError(what, "a part", "all of it", hint="allow more milliseconds", param="budget.ms")
     homes, counts = segment.homes, root.counts.fields[facet.field]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
+from typing import NamedTuple
 
 from .. import kernels
 from ..cost import ROUND_MS, wave_ms
-from ..filter.keys import KEY_MAX, KEY_MIN
-from ..filter.parse import Junction, Negation, Node, Term
-from ..filter.program import Span, complement, spans_of
+from ..filter.keys import KEY_MAX
 from ..format import OpenChunk, Projection, Root, open_chunk
 from ..read.cache import CACHED
 from ..read.waves import Steps
-from .filtered import Matched, Selection
+from .filtered import Base, Matched, Selection, bases
 from .matching import BLOCKS_SHARE_MIN, Pricing, expected_recall, held, least_step, plan_share, share_for
 from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
@@ -26,18 +26,6 @@ from .scan import BlockIds, LrsqScan, Opened, capacity_for
 
 WHOLE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
 ATTRIBUTE_WAVES = 2  # after chunks: where attributes are, and these
-BASES_MAX = 4  # conditions that are weighed as what to read by
-
-
-@dataclass(frozen=True)
-class Base:
-    """A condition that every match fulfils, by which chunks are found: rows of a field with a key in the spans, or with
-    `nulls` without one.
-    """
-
-    projection: Projection
-    spans: tuple[Span, ...]
-    nulls: bool
 
 
 @dataclass(frozen=True)
@@ -54,19 +42,22 @@ class Chosen:
         return wave_ms([r.size for r in self.plan.ranges])
 
 
-def bases(node: Node, root: Root) -> list[Base]:
-    """Conditions of a filter that all matches fulfil, on fields that have a projection."""
-    by_field = {p.field: p for p in root.projections}
-    out = []
-    for part in node.parts if isinstance(node, Junction) and not node.either else (node,):
-        if isinstance(part, Term) and part.field in by_field:
-            out.append(Base(by_field[part.field], spans_of(part, root.filters[part.field]), False))
-        elif isinstance(part, Negation) and isinstance(part.part, Term) and part.part.field in by_field:
-            field = root.filters[part.part.field]
-            if not field.many:
-                inside = spans_of(part.part, field)
-                out.append(Base(by_field[part.part.field], complement(inside, field.low, field.high), True))
-    return out
+class Stretch(NamedTuple):
+    """Chunks `first` up to `end` of one bucket, or of rows without a value; keys: the least and the largest of these.
+
+    share: of the bucket's keys, those that a base takes. until: the last block that its rows can be at home in.
+    """
+
+    first: int
+    end: int
+    keys: tuple[int, ...]
+    share: float
+    until: int
+
+
+def known_bases(selection: Selection, root: Root) -> list[Base]:
+    """What chunks can be found by without a read: nothing in a large index, whose pages tell of chunks."""
+    return [] if root.paged else bases(selection.node, selection.program, root)
 
 
 def buckets(base: Base) -> list[int]:
@@ -80,12 +71,21 @@ def buckets(base: Base) -> list[int]:
     return out
 
 
-def runs(base: Base) -> list[tuple[int, int]]:
-    """Chunks [a, b) of the buckets that may hold a row of the base, in order."""
-    p = base.projection
-    out = [(p.first[j], p.first[j + 1]) for j in buckets(base)]
+def runs(base: Base) -> list[Stretch]:
+    """The chunks that may hold a row of the base, bucket by bucket."""
+    p, out, at = base.projection, list[Stretch](), 0
+    until = p.until or [KEY_MAX] * (len(p.low) + 1)
+    for j, (low, high) in enumerate(zip(p.low, p.high, strict=True)):
+        while at < len(base.spans) and base.spans[at][1] < low:
+            at += 1
+        inside, i = 0, at
+        while i < len(base.spans) and base.spans[i][0] <= high:
+            inside += min(high, base.spans[i][1]) - max(low, base.spans[i][0]) + 1
+            i += 1
+        if inside:
+            out.append(Stretch(p.first[j], p.first[j + 1], (low, high), inside / (high - low + 1), until[j]))
     if base.nulls and p.first[len(p.low)] < len(p.block):
-        out.append((p.first[len(p.low)], len(p.block)))
+        out.append(Stretch(p.first[len(p.low)], len(p.block), (), 1.0, until[-1]))
     return out
 
 
@@ -97,10 +97,13 @@ def route_chunks(base: Base, blocks: Sequence[int]) -> Routed:
     p, found = base.projection, runs(base)
     sums = list(accumulate(blocks, initial=0))
     rows = p.directory.rows
-    size = [sum(rows[a:b]) for a, b in found]
-    total, numbers, values = sum(size) or 1, array("I"), list[float]()
-    for (a, b), own in zip(found, size, strict=True):
-        first = [*p.block[a:b], len(blocks) - 1]
+    size = Counter[tuple[int, ...]]()
+    for run in found:  # of a large index a value may have several
+        size[run.keys] += sum(rows[run.first : run.end])
+    total, numbers, values = sum(size.values()) or 1, array("I"), list[float]()
+    for run in found:
+        a, b, own = run.first, run.end, size[run.keys]
+        first = [*p.block[a:b], max(p.block[b - 1], min(run.until, len(blocks) - 1))]
         touching: dict[int, int] = {}
         for block in first[:-1]:
             touching[block] = touching.get(block, 0) + 1
@@ -118,25 +121,9 @@ def route_chunks(base: Base, blocks: Sequence[int]) -> Routed:
     return Routed(array("I", [max(1, round(v * unit)) for v in values]), numbers)
 
 
-def in_blocks(selection: Selection, root: Root) -> bool:
-    """Whether blocks have all columns that a filter looks at."""
-    return all(root.filters[i].in_blocks for i in selection.program.columns)
-
-
-def every_row(selection: Selection, root: Root) -> Base:
-    """All rows, by the projection of a field that the filter looks at."""
-    number = min(i for i in selection.program.columns if not root.filters[i].in_blocks)
-    projection = next(p for p in root.projections if p.field == number)
-    return Base(projection, ((KEY_MIN, KEY_MAX),), True)
-
-
 def plans(run: Run, selection: Selection, routed: Routed) -> list[Chosen]:
     """Plans of projections, the quickest first, by the model. routed: the shares of answers of all blocks."""
-    root = run.segment.root
-    found = bases(selection.node, root)[:BASES_MAX]
-    if not found and root.projections and not in_blocks(selection, root):
-        found = [every_row(selection, root)]
-    return sorted((_plan(run, selection, base, routed) for base in found), key=lambda chosen: chosen.ms)
+    return sorted((_plan(run, selection, base, routed) for base in selection.bases), key=lambda chosen: chosen.ms)
 
 
 def choose(run: Run, selection: Selection, routed: Routed, blocks: Plan) -> Chosen | None:
@@ -144,7 +131,7 @@ def choose(run: Run, selection: Selection, routed: Routed, blocks: Plan) -> Chos
     None.
     """
     found, left = plans(run, selection, routed), run.left()
-    if not found or not in_blocks(selection, run.segment.root):
+    if not found or not selection.in_blocks(run.segment.root):
         return found[0] if found else None
     more = ATTRIBUTE_WAVES * run.query.attributes  # chunks have none, and blocks may
     if left.waves <= more or not found[0].plan.complete:
@@ -182,27 +169,38 @@ class ChunkScan(LrsqScan):
         block_ids: BlockIds,
     ) -> None:  # fmt: skip
         super().__init__(root, projection.directory, 0, query, capacity, keys, block_ids)
-        assert root.centres is not None
-        index, centres = root.index, root.centres
-        dots = array("i", bytes(4 * index.blocks))
-        kernels.matvec_i8(query.i16, centres.table, index.blocks, index.dimension, dots)
-        base = map(mul, dots, map(query.i16_scale.__mul__, centres.scale))
-        self.bases = [dot + bias for dot, bias in zip(base, centres.bias, strict=True)]
+        self.bases: list[float] | None = None  # of all blocks, where the root has their centres
+        if not root.paged:
+            assert root.centres is not None
+            self.bases = self.bases_of(root.centres.table, root.centres.scale, root.centres.bias)
         self.what = root.names[root.filters[projection.field].attribute]
+
+    def bases_of(self, table: memoryview, scale: Sequence[float], bias: Sequence[float]) -> list[float]:
+        """<q, c> + bias of these centres."""
+        dots = array("i", bytes(4 * len(scale)))
+        kernels.matvec_i8(self.query.i16, table, len(scale), self.root.index.dimension, dots)
+        base = map(mul, dots, map(self.query.i16_scale.__mul__, scale))
+        return [dot + one for dot, one in zip(base, bias, strict=True)]
+
+    def _own_bases(self, data: bytes | memoryview, chunk: OpenChunk) -> list[float]:
+        """Of the blocks of a chunk."""
+        if self.bases is not None:
+            return [self.bases[b] for b in chunk.blocks]
+        at, count = chunk.at.centres, len(chunk.blocks)
+        numbers = memoryview(data)[at : at + 8 * count].cast("f")
+        return self.bases_of(memoryview(data)[at + 8 * count : chunk.at.codes], numbers[:count], numbers[count:])
 
     def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
         index, extent = self.root.index, self.directory.extent(place, 0)
-        chunk = open_chunk(
-            data, extent.rows, extent.size, self.codec.code_bytes, index.blocks, index.by_row, self.where(place),
-            index.metric,
-        )  # fmt: skip
+        paged = self.root.paged
+        chunk = open_chunk(data, extent.rows, extent.size, self.codec.code_bytes, index, paged, self.where(place))
         (self._opened if keep else self._fresh)[place] = data, chunk
         at = chunk.at
         mask = self.mask_of(memoryview(data)[at.columns : at.columns_end], at.n, self.where(place))
         self.rows += at.n
         self.matched += int.from_bytes(mask, "little").bit_count()
         if any(mask):
-            bases = array("f", [self.bases[b] for b in chunk.blocks])
+            bases = array("f", self._own_bases(data, chunk))
             kernels.lrsq_scan_mixed(
                 data, at.ranges, at.homes, at.codes, at.f, at.h, at.rows, at.n, len(bases), bases, place, self.tables,
                 self.pool, mask,
@@ -227,7 +225,7 @@ def candidates(run: Run, selection: Selection, chosen: Chosen) -> Steps[Candidat
     assert chunks is not None
 
     def seen() -> bool:
-        return run.done.issuperset(chunks)
+        return selection.whole and run.done.issuperset(chunks)
 
     best = scan.contenders(most, query.without)
     if complete and len(best) < run.wanted and not seen():

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..cost import Budget
 from ..read.cache import CACHED
 from ..read.waves import Steps
-from . import projected
+from . import paged, projected
 from .estimate import estimated_recall, features, recall_estimate, second_price
 from .filtered import Matched, Selection
 from .matching import expected_recall, held
@@ -24,14 +24,20 @@ def candidates(run: Run) -> Steps[Candidates]:
     """route -> plan -> read and scan; a second wave where the estimate stays below what the promise counts on."""
     query, segment = run.query, run.segment
     promise = segment.promise(query)
+    if run.prepared.selection is not None:
+        yield from paged.read(run)
     selection = run.prepared.selection
     routed = yield from segment.route(run)
     plan = segment.plan(query, routed, run.left(), selection)
-    if selection is not None and selection.rows and segment.root.projections:
+    if selection is not None and selection.rows and selection.bases:
         chosen = projected.choose(run, selection, routed, plan)
         if chosen is not None:
             return (yield from projected.candidates(run, selection, chosen))
     rerank = segment.reranked(query)
+    if selection is not None and not selection.in_blocks(segment.root):  # pages that tell of its chunks were not read
+        some = not selection.rows or any(selection.rows)
+        expected = Matched(round(sum(selection.rows)), not some)
+        return Candidates([], rerank, not some, None, lambda: None, matched=expected)
     most, distinct = max(query.top_k, rerank), query.distinct is not None
     if routed.directory is None and segment.resident is None:  # its page could not be read
         return Candidates([], rerank, False, None, lambda: None)

@@ -20,7 +20,7 @@ from .prepare import Prepared
 from .query import Query
 from .route import ROUTERS
 from .route.common import Page, Routed, Router
-from .route.tail import shared, tail
+from .route.tail import by_centres, by_logits, shared, tail
 from .rows import StoredRows
 from .scan import SCANS, Extents
 
@@ -119,10 +119,16 @@ class Segment:
 
     def _tail(self, prepared: Prepared, query: Query) -> Routed | None:
         root, selection = self.root, prepared.selection
-        if selection is None or not selection.rows or root.counts is None or root.centres is None:
+        if selection is None or not selection.rows or root.counts is None:
             return None
-        wanted = query.nearest + (query.without is not None)
-        return tail(prepared, selection.rows, wanted, root.index, root.centres, root.counts)
+        if not root.counts.paged:
+            assert root.centres is not None  # they come with such counts
+            scores = by_centres(prepared, root.index, root.centres, root.counts)
+        elif (logits := self.router.logits(prepared)) is not None:
+            scores = by_logits(logits, root.counts)
+        else:
+            return None
+        return tail(scores, selection.rows, query.nearest + (query.without is not None))
 
     def _of_matching(self, prepared: Prepared, routed: Routed) -> Routed:
         rows = prepared.selection.rows if prepared.selection else ()

@@ -100,7 +100,7 @@ class ColumnScan:
             opened = open_block(data, *sizes, index.dimension, index.by_row, where, index.metric)
             plane = plane_of(data, opened.planes, COLUMNS_PLANE, where)
         else:
-            at = open_chunk(data, *sizes, index.blocks, index.by_row, where, index.metric).at
+            at = open_chunk(data, *sizes, index, root.paged, where).at
             plane = memoryview(data)[at.columns : at.columns_end]
         bits = (1 << self.directory.homes[place]) - 1  # they come first
         if self.selection is not None:

@@ -28,8 +28,8 @@ from ..format import (
     plane_of,
     spot_at,
 )
-from .filtered import Selection
-from .projected import Base, bases, buckets, every_row, in_blocks
+from .filtered import Base, Selection
+from .projected import buckets, known_bases
 from .scan import Tail, rows_taken
 from .segment import Segment
 
@@ -129,11 +129,8 @@ def plan_walk(
     if field is not None:
         return _by_field(segment, selection, field, order is not None and order[1], distinct is not None, rendition)
     root = segment.root
-    found = bases(selection.node, root) if selection else []
-    if selection and not found and not in_blocks(selection, root):
-        found = [every_row(selection, root)]
-    walks = [_by_base(segment, selection, base) for base in found]
-    if segment.resident is not None and (selection is None or in_blocks(selection, root)):
+    walks = [_by_base(segment, selection, base) for base in (known_bases(selection, root) if selection else ())]
+    if segment.resident is not None and (selection is None or selection.in_blocks(root)):
         walks.insert(0, _by_blocks(segment, selection, rendition))
     if not walks:
         what = f"the rows of {segment.name!r} cannot be listed: routing pages have the directory of its blocks"
@@ -163,7 +160,7 @@ def _by_field(
     """Rows in the order of a field, those without a value last: by its projection; or where a page reads less so, or
     there is none, by all extents that may hold a row, put in order.
     """
-    projection = next((p for p in segment.root.projections if p.field == field), None)
+    projection = next((p for p in segment.root.known_projections if p.field == field), None)
     best = min(_whole(segment, selection, field, rendition), key=lambda walk: walk.nbytes, default=None)
     if projection is not None:
         walk = _by_projection(segment, selection, projection)
@@ -179,7 +176,7 @@ def _by_field(
 def _by_projection(segment: Segment, selection: Selection | None, projection: Projection) -> Walk:
     """Rows by the buckets of a projection that the filter's conditions on its field leave."""
     root, able = segment.root, _able(selection)
-    own = [base for base in (bases(selection.node, root) if selection else []) if base.projection is projection]
+    own = [base for base in (known_bases(selection, root) if selection else []) if base.projection is projection]
     numbers = set(range(len(projection.low))).intersection(*(buckets(base) for base in own))
     groups = [
         Group(_chunks(projection, j, able), low < high, low=low, high=high)
@@ -197,7 +194,7 @@ def _whole(segment: Segment, selection: Selection | None, field: int, rendition:
     columns = {field} | (selection.program.columns if selection else frozenset())
     if segment.resident is not None and all(root.filters[i].in_blocks for i in columns):
         out.append(_by_blocks(segment, selection, rendition))
-    for base in bases(selection.node, root) if selection else ():
+    for base in known_bases(selection, root) if selection else ():
         if not root.filters[base.projection.field].many:
             out.append(_by_base(segment, selection, base))
     both = []
@@ -212,7 +209,9 @@ def can_order(segment: Segment, selection: Selection | None, field: int, renditi
     """Whether rows can be had in the order of a field: by its projection, or as one page reads all of them."""
     if segment.root.filters[field].many:
         return False
-    return any(p.field == field for p in segment.root.projections) or bool(_whole(segment, selection, field, rendition))
+    return any(p.field == field for p in segment.root.known_projections) or bool(
+        _whole(segment, selection, field, rendition)
+    )
 
 
 def _walk(
@@ -287,7 +286,7 @@ class RowScan:
             if self.selection or walk.field is not None:
                 plane = plane_of(data, opened.planes, COLUMNS_PLANE, where)
         else:
-            opened = open_chunk(data, *sizes, index.blocks, index.by_row, where, index.metric)
+            opened = open_chunk(data, *sizes, index, root.paged, where)
             plane = memoryview(data)[opened.at.columns : opened.at.columns_end]
         self.rows += n
         bits = (1 << self.directory.homes[place]) - 1  # they come first; copies are listed where they are at home

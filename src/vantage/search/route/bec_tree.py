@@ -36,13 +36,20 @@ class BecTreeRouter(Resident):
         self._output = LseRouter(output, replace(index, dimension=2 * n))
 
     def probabilities(self, query: Prepared) -> Routed:
+        return self._output.probabilities(self._margins(query))
+
+    def logits(self, query: Prepared) -> array[float]:
+        return self._output.logits(self._margins(query))
+
+    def _margins(self, query: Prepared) -> Prepared:
+        """The query with its margins, and how unsure they are, in the place of its numbers."""
         section, n = self.section, len(self.section.scale)
         dots = array("i", bytes(4 * n))
         self._matvec(query.i16, section.table, n, self.index.dimension, dots)
         columns = zip(section.scale, dots, section.bias, strict=True)
         margins = [_margin(scale * (dot * query.i16_scale) + bias) for scale, dot, bias in columns]
         both = array("h", margins + [abs(m) + _unsure(m) for m in margins]) + self._padding
-        return self._output.probabilities(replace(query, i16=both, i16_scale=1.0))
+        return replace(query, i16=both, i16_scale=1.0)
 
 
 def _margin(logit: float) -> int:

@@ -36,6 +36,13 @@ class Routed:
     directory: Directory | None = None
     complete: bool = True
 
+    def dense(self, count: int) -> array[int]:
+        """p of all `count` blocks."""
+        p = array("I", bytes(4 * count))
+        for b, value in zip(range(count) if self.blocks is None else self.blocks, self.p, strict=True):
+            p[b] = value
+        return p
+
     def floored(self, count: int) -> Routed:
         """Of all `count`, those without a probability at the least one."""
         p = array("I", [1]) * count
@@ -61,6 +68,12 @@ class Router(Protocol):
     def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, list[Page]]:
         """What it says without a read, and what `route` would read first; nothing where all of it is in memory."""
 
+    def logits(self, query: Prepared) -> array[float] | None:
+        """f32 (B): of every block, before any temperature, -inf for one that it never names; None where it gives none.
+
+        Unlike probabilities they tell blocks apart that are far from the query.
+        """
+
 
 class Resident(ABC):
     """A router that is in the root, all of it: it reads nothing."""
@@ -75,6 +88,9 @@ class Resident(ABC):
 
     def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, list[Page]]:
         return self.probabilities(query), []
+
+    def logits(self, query: Prepared) -> array[float] | None:
+        return None
 
 
 def mixture(query: Prepared, parts: list[Part], section: LseSection | TwoLevelSection, dimension: int) -> array[int]:

@@ -30,8 +30,15 @@ class EcvhRouter(Resident):
         self._output = LseRouter(output, replace(index, dimension=n))
 
     def probabilities(self, query: Prepared) -> Routed:
+        return self._output.probabilities(self._margins(query))
+
+    def logits(self, query: Prepared) -> array[float]:
+        return self._output.logits(self._margins(query))
+
+    def _margins(self, query: Prepared) -> Prepared:
+        """The query with its margins in the place of its numbers."""
         section, n = self.section, len(self.section.scale)
         dots = array("i", bytes(4 * n))
         self._matvec(query.i16, section.table, n, self.index.dimension, dots)
         margins = hidden_units(dots, section.scale, section.bias, n, query) + self._padding
-        return self._output.probabilities(replace(query, i16=margins))
+        return replace(query, i16=margins)

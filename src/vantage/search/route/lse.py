@@ -18,10 +18,21 @@ class LseRouter(Resident):
         self._matvec = kernels.matvec_i4 if section.bits == 4 else kernels.matvec_i8
 
     def probabilities(self, query: Prepared) -> Routed:
-        section, n = self.section, len(self.section.scale)
-        dots, scratch = array("i", bytes(4 * n)), bytearray(4 * n)
-        out = array("I", bytes(4 * self.index.blocks))
-        self._matvec(query.i16, section.table, n, self.index.dimension, dots)
+        section, dots = self.section, self._dots(query)
+        out, scratch = array("I", bytes(4 * self.index.blocks)), bytearray(4 * len(dots))
         alpha, temperature = section.beta * query.i16_scale, query.sharpness * section.temperature
         kernels.block_probabilities(dots, section.scale, section.weight, section.subs, alpha, temperature, out, scratch)
         return Routed(out)
+
+    def logits(self, query: Prepared) -> array[float]:
+        section, dots = self.section, self._dots(query)
+        out, scratch = array("f", bytes(4 * self.index.blocks)), bytearray(4 * len(dots))
+        alpha = section.beta * query.i16_scale
+        kernels.block_logits(dots, section.scale, section.weight, section.subs, alpha, out, scratch)
+        return out
+
+    def _dots(self, query: Prepared) -> array[int]:
+        """i32 (B, S): inner products with all sub-centroids."""
+        dots = array("i", bytes(4 * len(self.section.scale)))
+        self._matvec(query.i16, self.section.table, len(dots), self.index.dimension, dots)
+        return dots

@@ -29,14 +29,22 @@ class MlpRouter(Resident):
         self._regions = _parts(section) if regions else []
 
     def probabilities(self, query: Prepared) -> Routed:
-        section, dots = self.section, array("i", bytes(4 * self.section.units))
-        self._matvec(query.i16, section.table, section.units, self.index.dimension, dots)
-        units = replace(query, i16=hidden_units(dots, section.scale, section.bias, section.linear, query))
+        units = self._units(query)
         return (
             self._output.probabilities(units)
             if self._head is None
             else self._fine(units, self._head.probabilities(replace(units, sharpness=1.0)).p)
         )
+
+    def logits(self, query: Prepared) -> array[float]:
+        """Of the blocks of all regions."""
+        return self._output.logits(self._units(query))
+
+    def _units(self, query: Prepared) -> Prepared:
+        """The query with its hidden units in the place of its numbers."""
+        section, dots = self.section, array("i", bytes(4 * self.section.units))
+        self._matvec(query.i16, section.table, section.units, self.index.dimension, dots)
+        return replace(query, i16=hidden_units(dots, section.scale, section.bias, section.linear, query))
 
     def _fine(self, units: Prepared, p: array[int]) -> Routed:
         """Of the blocks of the `beam` regions of largest p, the lower number first among equals."""

@@ -1,6 +1,7 @@
 """The tail router: blocks by how many answers they are expected to hold, of the rows that a filter takes.
 
-Scores of the rows of a block are normal around that of its centre; T is the score that as many rows as are wanted are
+Scores of the rows of a block are normal around that of its centre, or of a large index around the logit that the router
+gives it; T is the score that as many rows as are wanted are
 expected to pass, and a block is as probable as the share of them that it holds. Measured, it follows k, the share of
 rows that match, and filters whose rows lie far from the query, which probabilities of a router for all rows do not.
 """
@@ -22,10 +23,10 @@ DISTANCE_MIN = 1e-9
 SCORE_MAX = 1e29  # what the kernel takes
 
 
-def tail(
-    query: Prepared, rows: Sequence[float], wanted: int, index: IndexSection, centres: Centres, counts: Counts
-) -> Routed:
-    """Of every block. rows (B): of each that match, expected."""
+def by_centres(
+    query: Prepared, index: IndexSection, centres: Centres, counts: Counts
+) -> tuple[Sequence[float], Sequence[float]]:
+    """(mean, deviation) of the scores of the rows of every block, from its centre."""
     dots = array("i", bytes(4 * index.blocks))
     kernels.matvec_i8(query.i16, centres.table, index.blocks, index.dimension, dots)
     base = list(map(mul, dots, map(query.i16_scale.__mul__, centres.scale)))
@@ -37,9 +38,19 @@ def tail(
     else:
         spread = [counts.spread] * index.blocks
         base = [b + counts.shift for b in base]
-    base = [max(-SCORE_MAX, min(SCORE_MAX, b)) for b in base]
-    spread = [min(SCORE_MAX, s) for s in spread]
-    out, total = array("I", bytes(4 * index.blocks)), sum(rows)
+    return [max(-SCORE_MAX, min(SCORE_MAX, b)) for b in base], [min(SCORE_MAX, s) for s in spread]
+
+
+def by_logits(logits: Sequence[float], counts: Counts) -> tuple[Sequence[float], Sequence[float]]:
+    """The same in units of the router's logits, which stand for scores where the root has no centres."""
+    least = max(-SCORE_MAX, min((v for v in logits if v != -math.inf), default=0.0))
+    return [max(least, min(SCORE_MAX, v)) for v in logits], [counts.spread] * len(logits)
+
+
+def tail(scores: tuple[Sequence[float], Sequence[float]], rows: Sequence[float], wanted: int) -> Routed:
+    """Of every block. scores: mean and deviation of those of its rows. rows (B): of each that match, expected."""
+    base, spread = scores
+    out, total = array("I", bytes(4 * len(base))), sum(rows)
     if not total:
         return Routed(out)
     most = min(float(wanted), KNOWN_SHARE * total)

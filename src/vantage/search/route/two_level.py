@@ -85,6 +85,10 @@ class TwoLevelRouter:
             array("I", [(p_of[b] << PROBABILITY_BITS) // whole for b in blocks]), array("I", blocks), directory
         )
 
+    def logits(self, query: Prepared) -> None:
+        """None: pages know their blocks alone."""
+        return None
+
     def peek(self, query: Prepared, segment: Segment) -> tuple[Routed, list[Page]]:
         section, held, lacking = self.section, dict[int, memoryview](), list[Page]()
         for r in self.pages(query):
