@@ -7,12 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from vantage.filter.keys import text_hash
+from vantage.filter.schema import BUCKET_BYTES, CHUNK_BYTES
 from vantage.format import BUCKETS_MAX, CHUNK_ROWS, pack_columns
 
 from ..ingest.attributes import TYPE_CHARS_MAX, spot_bytes
@@ -28,7 +29,7 @@ from .columns import (
     too_dear,
 )
 from .declare import OPERATOR, Declared, declare, kind_of
-from .projections import ROW_BYTES, SHARE_MAX
+from .projections import BUCKETS_MIN, ROW_BYTES, SHARE_MAX
 
 SAMPLED = 1 << 15  # rows: of an index of no more all values are known
 PIECE_ROWS, PIECES = 256, 16  # rows that are packed as if they were blocks
@@ -76,32 +77,42 @@ def estimate_filters(
         * rows.count
         * (rows.dimension * number_bytes + SLOTS * own * renditions + attribute_bytes * (1 if by_row else 2))
     )
-    row_bytes, out = BLOCK_ROW_BYTES_MAX, list[FilterEstimate]()
-    for number, field in enumerate(attributes):
-        if number not in declared:
-            out.append(_undeclared(field, names))
-            continue
-        one = declared[number]
+    out = {i: _undeclared(field, names) for i, field in enumerate(attributes) if i not in declared}
+    samples, projected, row_bytes = dict[int, _Sample](), set[int](), BLOCK_ROW_BYTES_MAX
+    for number, one in sorted(declared.items()):
         try:
-            found, places, in_row = _of_sample(one, [record[number] for record in records], rows.count)
+            samples[number] = _of_sample(one, [record[number] for record in records], rows.count)
         except Unfit as error:
             if one.asked:
                 raise refused(one, error) from None
-            out.append(FilterEstimate(one.name, kind_name(one.kind, one.many), left_out=f"{error}; {NAME_IT}"))
-            continue
-        budget -= own * places
-        projected = one.asked or budget >= 0
-        inside = in_row <= ROW_BYTES_MAX and (one.asked or in_row <= row_bytes)
+            out[number] = FilterEstimate(one.name, kind_name(one.kind, one.many), left_out=f"{error}; {NAME_IT}")
+    for number in sorted(samples, key=lambda number: samples[number].hashed):
+        budget -= own * samples[number].places
+        if declared[number].asked or budget >= 0:
+            projected.add(number)
+    for number, (found, places, in_row, _) in samples.items():
+        inside = in_row <= ROW_BYTES_MAX and (declared[number].asked or in_row <= row_bytes)
         if inside:
             row_bytes -= in_row
-        elif not projected:
-            out.append(replace(found, root=0, left_out=too_dear(in_row)))
+        elif number not in projected:
+            out[number] = replace(found, root=0, left_out=too_dear(in_row))
             continue
-        out.append(replace(
+        out[number] = replace(
             found, blocks=round(in_row * SLOTS * rows.count * renditions) * inside,
-            projection=round(own * places) * projected,
-        ))  # fmt: skip
-    return out
+            projection=round(own * places) * (number in projected),
+        )  # fmt: skip
+    return [out[number] for number in sorted(out)]
+
+
+class _Sample(NamedTuple):
+    """What some rows say of an attribute. found: what it would take of the root, places: rows of its projection,
+    in_row: bytes of a row in a block, of all rows; hashed: whether its keys are hashes.
+    """
+
+    found: FilterEstimate
+    places: float
+    in_row: float
+    hashed: bool
 
 
 def _undeclared(field: pa.Field, names: Sequence[str] | None) -> FilterEstimate:
@@ -116,20 +127,18 @@ def _undeclared(field: pa.Field, names: Sequence[str] | None) -> FilterEstimate:
     return FilterEstimate(field.name, kind_name(*kind), left_out=why)
 
 
-def _of_sample(one: Declared, values: Sequence[Any], count: int) -> tuple[FilterEstimate, float, float]:
-    """(what it would take of the root, rows of its projection, bytes of a row in a block), of so many rows in all.
-
-    Raises Unfit as `read_columns` does.
-    """
+def _of_sample(one: Declared, values: Sequence[Any], count: int) -> _Sample:
+    """Of an attribute of so many rows in all, by some values. Raises Unfit as `read_columns` does."""
     keys = [keys_of(value, one.kind, one.many) for value in values]
     seen = Counter(key for own in keys for key in own)
     distinct, share = _distinct(seen, len(keys), count), count / len(keys)
-    text_bytes = 0
+    text_bytes, hashed = 0, False
     if one.kind == "text":
         mean = sum(len(text.encode()) + 4 for text in seen) / max(1, len(seen))
         text_bytes = round(mean * distinct)
         key_of = {text: i for i, text in enumerate(sorted(seen, key=str.encode))}
-        if text_bytes > TEXT_BYTES_MAX:
+        hashed = text_bytes > TEXT_BYTES_MAX
+        if hashed:
             if mean > HASHED_BYTES_MAX and not one.asked:
                 raise Unfit(f"its {distinct:,} different strings are of {mean:,.0f} bytes, longer than names are")
             text_bytes, key_of = 0, {text: text_hash(text.encode()) for text in seen}
@@ -138,8 +147,12 @@ def _of_sample(one: Declared, values: Sequence[Any], count: int) -> tuple[Filter
     step = max(1, len(keys) // PIECE_ROWS)  # rows that lie apart: blocks hold no more values than these
     parts = [part for i in range(min(PIECES, step)) if (part := keys[i::step][:PIECE_ROWS])]
     in_row = sum(len(pack_columns([(one.many, part)])) for part in parts) / sum(map(len, parts))
-    in_root = text_bytes + min(BUCKETS_MAX, distinct) * math.ceil(count / BLOCK_ROWS) + 20 * round(places / CHUNK_ROWS)
-    return FilterEstimate(one.name, kind_name(one.kind, one.many), distinct, root=in_root), places, in_row
+    counted, chunks = min(BUCKETS_MAX, distinct), places / CHUNK_ROWS
+    apart = min(distinct, max(chunks, BUCKETS_MIN))  # buckets of the projection, of one chunk at least
+    in_root = text_bytes + counted * (BUCKET_BYTES + math.ceil(count / BLOCK_ROWS))
+    in_root += round(apart * BUCKET_BYTES + max(chunks, apart) * CHUNK_BYTES)
+    found = FilterEstimate(one.name, kind_name(one.kind, one.many), distinct, root=in_root)
+    return _Sample(found, places, in_row, hashed)
 
 
 def _distinct(seen: Counter[Any], sampled: int, count: int) -> int:
