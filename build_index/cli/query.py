@@ -210,7 +210,7 @@ def _show_plan(plan: dict[str, Any], title: str) -> None:
     recall = plan["recall_estimate"]
     out.print(
         f"{size(plan['bytes'])}, {plan['modelled_ms']:.0f} ms modelled, ${plan['usd_per_million']:.2f} a million such "
-        f"queries in reads, recall estimate {'not known' if recall is None else recall}",
+        f"queries in reads, recall estimate {'not known' if recall is None else f'{recall:.4f}'}",
         highlight=False,
     )
     if "weighed" in plan:

@@ -293,8 +293,8 @@ def _cheapest(
             blank = FilterPromise(
                 by_chunks, k, goal, goal, rerank, ceilings[k], power, slope, 0.0, 0.0, 0.0, 0.0, 0.0
             )  # fmt: skip
-            promise = _aimed(blank, families, r, goal + more)
-            if promise is not None:
+            sure = _aimed(blank, families, r, goal + more)
+            if promise := sure or (_aimed(blank, families, r, goal + more, sure=False) if not r else None):
                 return promise
     return None
 
@@ -382,17 +382,20 @@ class _Family:
         return np.arange(len(self.x)), np.minimum(np.minimum(aimed, STEP_MAX - steps), last)
 
 
-def _aimed(blank: FilterPromise, families: dict[str, list[Trial]], r: int, wanted: float) -> FilterPromise | None:
+def _aimed(
+    blank: FilterPromise, families: dict[str, list[Trial]], r: int, wanted: float, *, sure: bool = True
+) -> FilterPromise | None:
     """The promise that keeps the recall that is wanted of it with the fewest bytes, their logarithms added up over the
-    families; None where none does.
+    families; None where none does. sure: not by a chance of these few queries; exact scores for that would cost a wave.
     """
     own, out = [_Family.of(some, blank, r) for some in families.values()], list[tuple[float, FilterPromise]]()
 
     def keeps(aim: float, floor: float, rise: float) -> bool:
         recalls = [one.recall[one.at(aim, floor, rise)] for one in own]
         every = np.concatenate(recalls)
-        margin = min(MARGIN_MAX, SURE * float(every.std()) / len(every) ** 0.5)
-        least = min((_surely(some) for some in recalls if len(some) >= FAMILY_MIN), default=1.0)
+        margin = sure * min(MARGIN_MAX, SURE * float(every.std()) / len(every) ** 0.5)
+        mean = _surely if sure else np.mean
+        least = min((float(mean(some)) for some in recalls if len(some) >= FAMILY_MIN), default=1.0)
         return bool(min(least, every.mean() - margin) >= wanted)
 
     for rise in RISES:
