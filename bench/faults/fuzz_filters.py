@@ -168,8 +168,8 @@ def counts_of(rows: Sequence[dict[str, Any]], fields: Sequence[FilterField], siz
     for name, field, (_, keys) in zip(KINDS, fields, columns_of(rows, fields), strict=True):
         columns.append(column_of(name, field, [key for own in keys for key in own], list(map(len, keys))))
     home = np.repeat(np.arange(len(sizes)), sizes)
-    data = Counts(count_rows(columns, home, len(sizes)), 0.0, 1.0).pack()
-    return Counts.unpack(memoryview(data), len(fields), len(sizes), "counts")
+    data = Counts(count_rows(columns, home, len(sizes), False), 0.0, 1.0).pack()
+    return Counts.unpack(memoryview(data), len(fields), len(sizes), sum(sizes), (), "counts")
 
 
 @dataclass(frozen=True)

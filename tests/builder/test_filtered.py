@@ -376,8 +376,8 @@ def test_other_routers_and_without_counts(
     build(open_source([tmp_path / "rows.parquet"]), BuildContext(tmp_path / "index", "cosine", options))
     index, draw = open_index(tmp_path / "index"), Random(9)
     assert bool(index.root.projections) == (router != "two-level") and index.root.paged == (not centre_bytes)
-    found = wanted = 0
-    for _ in range(60):
+    found, wanted = [0, 0], [0, 0]  # without and with texts that few rows have, which only projections find all of
+    for _ in range(150):
         value = random_filter(draw)
         match = np.array([takes(value, row) for row in rows])
         query = Query(x[draw.randrange(ROWS)].tolist(), 10, filter=value)
@@ -386,10 +386,12 @@ def test_other_routers_and_without_counts(
         assert match[ids].all() and len(set(ids)) == len(ids)
         assert not got.complete or len(ids) == min(10, match.sum()), (value, len(ids), match.sum())
         assert got.matched is not None and (not got.matched.exact or got.matched.rows == match.sum())
-        found, wanted = found + len(ids), wanted + min(10, match.sum())
+        rare = any(f"'{name}'" in str(value) for name in HASHED)
+        found[rare] += len(ids)
+        wanted[rare] += min(10, match.sum())
         plan = asyncio.run(index.explain([query]))[0]
         assert set(plan) >= {"projection", "weighed", "matched"}
-    assert found > 0.8 * wanted
+    assert found[False] > 0.8 * wanted[False] and found[True] > 0.6 * wanted[True], (found, wanted)
 
 
 @pytest.mark.usefixtures("blocks_apart")
@@ -481,7 +483,7 @@ def test_types_and_names_as_people_have_them(tmp_path: Path) -> None:
 def test_a_key_that_is_no_value_is_damage(made: Made, kind: str) -> None:
     root = open_index(made[0]).root
     fields = [replace(f, high=(1 << 63) - 1) if f.kind == kind else f for f in root.filters]
-    with pytest.raises(DamagedError, match=f"no {kind}"):
+    with pytest.raises(DamagedError, match=f"a {kind} of attribute . has key"):
         describe_attributes(replace(root, filters=tuple(fields)))
 
 
@@ -503,7 +505,8 @@ def test_the_command_line(made: Made) -> None:
     wrong = CliRunner().invoke(app, [*args[:-2], "{lang: de}"])
     assert wrong.exit_code != 0
     told = CliRunner().invoke(app, ["explain", *args[1:4], "--filter", '{"lang": "de"}']).output
-    assert "the filter takes about" in told and "read by" in told and "recall estimate not known" in told
+    assert "the filter takes about" in told and "read by" in told
+    assert re.search(r"recall estimate (0\.\d+|1)\b", told), told
     told = CliRunner().invoke(app, ["info", str(path)]).output
     assert "not filterable: note" in told and "what filters take" in told
     evaluated = json.loads(CliRunner().invoke(app, ["eval", *args[1:4], "--k", "5", *args[6:]]).stdout)
