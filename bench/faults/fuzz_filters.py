@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -45,7 +45,7 @@ from build_index.tune import renditions  # noqa: E402
 from build_index.tune.options import Options  # noqa: E402
 from vantage import kernels  # noqa: E402
 from vantage.errors import LimitError  # noqa: E402
-from vantage.filter.expect import expected_rows  # noqa: E402
+from vantage.filter.expect import expected_rows, rows_within  # noqa: E402
 from vantage.filter.parse import DEPTH_MAX, VALUES_MAX, parse_filter  # noqa: E402
 from vantage.filter.program import STEPS_MAX, compile_filter, resolve  # noqa: E402
 from vantage.format import Counts, FilterField, pack_columns  # noqa: E402
@@ -143,7 +143,7 @@ def by_kernel(seed: int, done: Done, tell: Tell) -> None:
             assert isinstance(error.value, int) and error.value > STEPS_MAX
             done.refused += 1
             continue
-        expected, wrong = expected_rows(node, fields, counts, sizes), 0
+        expected, wrong = expected_rows(node, fields, partial(rows_of, fields, counts, len(sizes)), sizes), 0
         for block, plane, likely in zip(blocks, planes, expected, strict=True):
             want = sum(it << i for i, it in enumerate(matching(value, block)))
             got = mask_of(plane, len(block), len(fields), program)
@@ -151,6 +151,14 @@ def by_kernel(seed: int, done: Done, tell: Tell) -> None:
             done.rows += len(block)
         if wrong:
             tell(seed, value, f"{wrong} wrong rows of {len(rows)}")
+
+
+def rows_of(
+    fields: Sequence[FilterField], counts: Counts, blocks: int, field: int, spans: Sequence[tuple[int, int]]
+) -> Sequence[float]:
+    """Rows of each block with a key of a field in the spans, by counts."""
+    found: Sequence[float] = rows_within(spans, counts.fields[field], fields[field].distinct, blocks)
+    return found
 
 
 def mask_of(plane: bytes, n: int, fields: int, program: bytes) -> int:

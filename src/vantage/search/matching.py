@@ -146,6 +146,8 @@ def plan_share(pricing: Pricing, share: float, least: int) -> Plan:
 
     Shares fall as prices rise. One that the budget cuts is the last that is tried.
     """
+    if share >= 1:
+        return pricing.plan(READ_ALL)[0]
     step = max(least, pricing.first_step(share))
     plan, found = pricing.plan(pricing.price(step))
     while found < share and plan.complete and step > least:
