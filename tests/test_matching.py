@@ -24,6 +24,7 @@ from vantage.search.matching import (
     promise_under_filter,
     share_for,
 )
+from vantage.search.plan import READ_ALL
 from vantage.search.route.common import Routed
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -105,7 +106,8 @@ def test_the_dearest_plan_that_holds_the_share(seed: int) -> None:
         shares = [pricing.plan(pricing.price(step))[1] for step in range(STEP_MAX, STEP_MIN - 1, -1)]
         if shares != sorted(shares):
             continue
-        for share in (0.1, 0.5, 0.9, 0.99, 1.0):
+        assert plan_share(pricing, 1.0, STEP_MAX) == pricing.plan(READ_ALL)[0]
+        for share in (0.1, 0.5, 0.9, 0.99):
             for least in (STEP_MIN, -3, STEP_MAX):
                 plan = plan_share(pricing, share, least)
                 steps = [step for step in range(STEP_MAX, least - 1, -1)]
