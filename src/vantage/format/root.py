@@ -281,7 +281,7 @@ class Root:
             check_prices(root, directory, name)
         for projection in projections:
             check_prices(root, projection.directory, name)
-        if projections and any(not f.in_blocks for f in filters):
+        if any(not f.in_blocks for f in filters):
             reached = {projection.field for projection in projections}
             if any(not f.in_blocks and i not in reached for i, f in enumerate(filters)):
                 raise damaged(name, "a field is neither in the blocks nor in a projection")
