@@ -30,10 +30,11 @@ def test_facets_are_those_of_cpython(worker: Callable[..., Server], tmp_path: Pa
     shutil.copytree(ROOT / "tests" / "fixtures" / "filters", tmp_path / "bucket" / "filters")
     server = worker(tmp_path / "bucket", PUBLIC_READ="1", VANTAGE_CACHE_BYTES="0", VANTAGE_WARM_BYTES="0")
     index, draw = open_index(tmp_path / "bucket" / "filters"), Random(4)
+    filters = (value for value in iter(lambda: random_filter(draw), None) if "'refs'" not in str(value))  # it has none
     exact = set()
     with httpx.Client(base_url=f"{server.url}/v1/indexes/filters", timeout=60, trust_env=False) as http:
         for turn in range(24):
-            body: dict[str, Any] = {"facets": FACETS} | ({"filter": random_filter(draw)} if turn else {})
+            body: dict[str, Any] = {"facets": FACETS} | ({"filter": next(filters)} if turn else {})
             body |= {"budget": {"bytes": 0}} if turn % 3 == 2 else {}
             if turn % 6 == 4:
                 body["within"] = {"id": draw.randrange(180) * 5, "top_k": 40}
