@@ -274,7 +274,7 @@ class Index:
             block = segment.directory(routed).block
         by_filter: dict[str, Any] = {}
         if selection is not None:
-            blocks, chosen = plan, projected.choose(run, selection, routed, plan) if selection.bases else None
+            blocks, chosen = plan, projected.choose(run, selection, routed, lambda: plan) if selection.bases else None
             plan, block = (chosen.plan, chosen.base.projection.directory.block) if chosen else (plan, block)
             by_filter = self._explain_filter(run, selection, routed, blocks, chosen)
             recall = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
@@ -126,9 +126,9 @@ def plans(run: Run, selection: Selection, routed: Routed) -> list[Chosen]:
     return sorted((_plan(run, selection, base, routed) for base in selection.bases), key=lambda chosen: chosen.ms)
 
 
-def choose(run: Run, selection: Selection, routed: Routed, blocks: Plan) -> Chosen | None:
+def choose(run: Run, selection: Selection, routed: Routed, blocks: Callable[[], Plan]) -> Chosen | None:
     """The quickest of them where it is quicker than the plan of blocks, few rows match, or blocks lack a column; else
-    None.
+    None. blocks: makes that plan, which takes as long as those of chunks do and is often not asked for.
     """
     found, left = plans(run, selection, routed), run.left()
     if not found or not selection.in_blocks(run.segment.root):
@@ -138,7 +138,7 @@ def choose(run: Run, selection: Selection, routed: Routed, blocks: Plan) -> Chos
         return None
     if sum(selection.rows) < BLOCKS_SHARE_MIN * run.segment.root.index.rows:
         return found[0]
-    blocks_ms = wave_ms([r.size for r in blocks.ranges])
+    blocks_ms = wave_ms([r.size for r in blocks().ranges])
     return found[0] if found[0].ms + more * ROUND_MS < blocks_ms else None
 
 

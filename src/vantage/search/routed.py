@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 from ..cost import Budget
 from ..read.cache import CACHED
@@ -28,9 +29,13 @@ def candidates(run: Run) -> Steps[Candidates]:
         yield from paged.read(run)
     selection = run.prepared.selection
     routed = yield from segment.route(run)
-    plan = segment.plan(query, routed, run.left(), selection)
+
+    @cache
+    def blocks() -> Plan:
+        return segment.plan(query, routed, run.left(), selection)
+
     if selection is not None and selection.rows and selection.bases:
-        chosen = projected.choose(run, selection, routed, plan)
+        chosen = projected.choose(run, selection, routed, blocks)
         if chosen is not None:
             return (yield from projected.candidates(run, selection, chosen))
     rerank = segment.reranked(query)
@@ -41,7 +46,7 @@ def candidates(run: Run) -> Steps[Candidates]:
     most, distinct = max(query.top_k, rerank), query.distinct is not None
     if routed.directory is None and segment.resident is None:  # its page could not be read
         return Candidates([], rerank, False, None, lambda: None)
-    directory, rendition = segment.directory(routed), segment.rendition(query)[1]
+    plan, directory, rendition = blocks(), segment.directory(routed), segment.rendition(query)[1]
     capacity = capacity_for(most + (query.without is not None), distinct=distinct)
     scan = segment.scan_of(segment.root, directory, rendition, run.prepared, capacity, segment.keys, run.block_ids)
     price = plan.price
