@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from vantage.errors import DamagedError, InputError
+from vantage.errors import InputError
 from vantage.index import Index
 from vantage.search.filtered import select
 from vantage.search.query import Query
 
 from ..bucket.open import open_index
-from ..bucket.store import Ranged
-from ..filters.columns import Column, column_of, keys_of, text_keys
+from ..filters.columns import Column, column_of
 from ..filters.suite import NEAR_FAR, Case, make_suite, nearest_taken, right_rows
-from ..ingest.json_rows import json_rows
 from ..ingest.queries import Queries
 from ..ingest.rows import F32, in_scale
 from ..neighbours.exact import CHUNK_BYTES, exact_neighbours
 from ..progress import SILENT, Progress
+from .matching import stored_keys
 from .picture import Axis, panels
-from .stored import AGAIN, part_at, stored_vectors
+from .stored import stored_vectors
 
 SUITE_QUERIES = 40  # of those given, unless told otherwise
 SEED = 1  # of the filters: others than those that promises rest on
@@ -97,25 +93,12 @@ def _ask(
 def stored_columns(path: Path | str, index: Index) -> list[Column]:
     """The keys of all rows of the index, by row number, of each field. Raises DamagedError for a bad file."""
     root = index.root
-    key_of = [text_keys(f) for f in root.filters]
     keys: list[list[int]] = [[] for _ in root.filters]
     counts: list[list[int]] = [[] for _ in root.filters]
-    for part in sorted(set(root.rows.vector_object)):
-        where, key = part_at(path, index, part)
-        try:
-            file = pq.ParquetFile(pa.PythonFile(Ranged(where, key, root.objects.sizes[part]), "r"))
-            names = [file.schema_arrow.names[3 + f.attribute] for f in root.filters]  # beside vector, id, source_row
-            for batch in file.iter_batches(columns=names):
-                table = pa.Table.from_batches([batch]).select(names)
-                for record in json_rows(table, len(batch)):
-                    for i, (value, field) in enumerate(zip(json.loads(record), root.filters, strict=True)):
-                        many = field.many and isinstance(value, str)  # as Parquet parts keep lists
-                        some = keys_of(json.loads(value) if many else value, field.kind, field.many)
-                        some = sorted(key_of[i](text.encode()) for text in some) if field.kind == "text" else some
-                        keys[i] += some
-                        counts[i].append(len(some))
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise DamagedError(f"{key}: is no Parquet file of rows", hint=AGAIN) from error
+    for row in stored_keys(path, index):
+        for own, count, some in zip(keys, counts, row, strict=True):
+            own += sorted(some)
+            count.append(len(some))
     return [column_of(root.names[f.attribute], f, *own) for f, *own in zip(root.filters, keys, counts, strict=True)]
 
 

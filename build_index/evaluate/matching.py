@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,19 @@ Keys = dict[int, list[int]]  # of a row, by the place of the field
 
 def matching_rows(path: Path | str, index: Index, value: Any) -> npt.NDArray[np.bool_]:
     """(N) by row number. Raises InputError for a filter that the index does not take, DamagedError for a bad file."""
-    root, out = index.root, list[bool]()
-    node = parse_filter(value, root.filters, root.names)
-    text_keys_of = [text_keys(f) for f in root.filters]
+    fields = index.root.filters
+    node = parse_filter(value, fields, index.root.names)
     spans: dict[int, list[tuple[int, int]]] = {}
+    rows = (dict(enumerate(keys)) for keys in stored_keys(path, index))
+    return np.array([node is None or _takes(node, keys, fields, spans) for keys in rows], bool)
+
+
+def stored_keys(path: Path | str, index: Index) -> Iterator[list[list[int]]]:
+    """Of each row by its number the keys of each field, as its Parquet files have them. Raises DamagedError for a bad
+    file.
+    """
+    root = index.root
+    key_of = [text_keys(field) for field in root.filters]
     for part in sorted(set(root.rows.vector_object)):
         where, key = part_at(path, index, part)
         try:
@@ -41,12 +50,9 @@ def matching_rows(path: Path | str, index: Index, value: Any) -> npt.NDArray[np.
             for batch in file.iter_batches(columns=names):
                 table = pa.Table.from_batches([batch]).select(names)
                 for record in json_rows(table, len(batch)):
-                    values = zip(json.loads(record), root.filters, text_keys_of, strict=True)
-                    keys = {i: _keys(v, field, key_of) for i, (v, field, key_of) in enumerate(values)}
-                    out.append(node is None or _takes(node, keys, root.filters, spans))
+                    yield list(map(_keys, json.loads(record), root.filters, key_of))
         except (pa.ArrowException, OSError, KeyError) as error:
             raise DamagedError(f"{key}: is no Parquet file of rows", hint=AGAIN) from error
-    return np.array(out, bool)
 
 
 def _keys(value: Any, field: FilterField, key_of: Callable[[bytes], int]) -> list[int]:
