@@ -19,7 +19,7 @@ from vantage.format import Current, ObjectName, Root
 from vantage.read.reader import CURRENT_BYTES_MAX
 
 from ..progress import SILENT, Progress
-from .names import GENERATION, MARK, check_objects
+from .names import GENERATION, MARK, check_objects, kind_of
 from .store import ConflictError, FolderStore, ObjectStore, StoredObject, beside
 
 UPLOADS = 4  # at a time
@@ -201,7 +201,7 @@ def _group(store: ObjectStore) -> dict[str, list[StoredObject]]:
     out: dict[str, list[StoredObject]] = {}
     for stored in store.list():
         name, _, rest = stored.key.partition("/")
-        if rest:
+        if rest and kind_of(stored.key) != "log":
             out.setdefault(name, []).append(stored)
     return out
 

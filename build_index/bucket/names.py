@@ -14,7 +14,7 @@ GENERATION = re.compile("[0-9a-f]{16}")  # as the builder names them
 MARK = "gc-"  # begins an object below a generation: a gc, one a mark, is deleting it
 SIZE_MAX = 1 << 43  # of an object; S3 and R2 take no larger ones
 _KEY = re.compile(
-    r"(?P<current>CURRENT)|[0-9a-f]{16}/(?:"
+    r"(?P<current>CURRENT)|(?P<log>log/[0-9a-f]{16}/(?:[0-9]{20}|ledger-[0-9]{20}-[0-9a-f]{16}))|[0-9a-f]{16}/(?:"
     r"(?P<object>root\.bin|ids\.bin|rows\.bin|routing\.bin"
     r"|(?:shard|rendition-[0-9]{1,2}|projection-[0-9]{1,4}(?:-pages)?|counts|attributes)-[0-9]{5}\.bin"
     r"|vectors/part-[0-9]{5}\.parquet)"
@@ -24,7 +24,7 @@ _KEY = re.compile(
 
 
 def kind_of(key: object) -> str | None:
-    """What a key names: current, manifest, object, mark, or part (a folder's, half written); None for all else."""
+    """What a key names: current, log, manifest, object, mark, or part (a folder's, half written); None for all else."""
     match = _KEY.fullmatch(key) if isinstance(key, str) else None
     return match.lastgroup if match else None
 

@@ -317,6 +317,15 @@ def _locked(path: Path, how: int) -> Iterator[None]:
         os.close(folder)
 
 
+def _sync(path: Path) -> None:
+    """Waits until a file, or what a folder lists, is on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 class FolderStore:
     """A folder, which may be named by a link: links in it are not followed. An object's etag is the SHA-256 of its
     bytes.
@@ -395,6 +404,11 @@ class FolderStore:
             if (None if there is None else there[1]) != etag:
                 raise ConflictError(f"{self.path / key}: changed meanwhile", hint="run it again")
             self.put(key, data)
+            try:
+                for path in (self.path / key, (self.path / key).parent):
+                    _sync(path)
+            except OSError as error:
+                raise _unwilling(self.path / key, error) from None
 
     def list(self, below: str = "") -> list[StoredObject]:
         out = []

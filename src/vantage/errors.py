@@ -3,7 +3,9 @@
 VantageError
 ├── InputError        fix the request or the source: wrong type, size, name or value
 │   ├── LimitError    a stated limit was passed: carries the limit and the value sent
-│   └── NotFoundError no such index, row or column
+│   ├── NotFoundError no such index, row or column
+│   └── ConditionError a write's condition does not hold: carries the row and its seq
+├── LogFullError      writes came faster than they were compacted: compact, and try again
 ├── DamagedError      the index does not hold together: publish or build it again
 └── StoreError        the bucket did not answer: try again later
     └── ChangedError  an object is not the one first seen (412): open the index again
@@ -59,6 +61,29 @@ class NotFoundError(InputError):
 
     code = "not_found"
     status = 404
+
+
+class ConditionError(InputError):
+    """A condition of a write does not hold; nothing was written. id: of the row, None where it is of the whole index;
+    seq: the row's last write, 0 as it was built, None where no row has this id.
+    """
+
+    code = "condition_failed"
+    status = 409
+
+    def __init__(
+        self, message: str, id: int | bytes | None, seq: int | None, *, hint: str = "", param: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, param=param)
+        self.id = id
+        self.seq = seq
+
+
+class LogFullError(VantageError):
+    """The log holds as much as readers take; nothing was written."""
+
+    code = "log_full"
+    status = 429
 
 
 class DamagedError(VantageError):

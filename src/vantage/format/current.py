@@ -9,6 +9,12 @@ from typing import Any
 
 from ..bounded_json import loads
 from .layout import VERSION, damaged, other_version
+from .log import LEDGER_KEY, SEQ_MAX
+
+JSON_DEPTH_MAX, JSON_PARTS_MAX = 16, 1024
+ROOT_BYTES_MAX = MANIFEST_BYTES_MAX = 64 << 20
+GENERATION = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+FIRST_SEQ = 1  # of a log; 0 is what was built
 
 
 @dataclass(frozen=True)
@@ -21,26 +27,47 @@ class ObjectName:
 
 
 @dataclass(frozen=True)
+class LogName:
+    """The log that goes on from a generation: its id, the first segment that the generation does not have, and the key
+    of the ledger of those before it.
+    """
+
+    id: str
+    start: int = FIRST_SEQ
+    ledger: str | None = None
+
+
+@dataclass(frozen=True)
 class Current:
-    """CURRENT: names the live generation; the only object that is ever replaced."""
+    """CURRENT: names the live generation and its log; the only object that is ever replaced.
+
+    named_log: as it stands there; counter and nonce: of swaps, so that no two CURRENTs have the same bytes.
+    """
 
     generation: str
     root: ObjectName
     manifest: ObjectName
+    named_log: LogName | None = None
+    counter: int = 0
+    nonce: str = ""
+
+    @property
+    def log(self) -> LogName:
+        """The log, of an index as it was built one that is called as its generation."""
+        return self.named_log or LogName(self.generation)
 
     def pack(self) -> bytes:
-        return (
-            json.dumps(
-                {
-                    "format": VERSION,
-                    "generation": self.generation,
-                    "root": vars(self.root),
-                    "manifest": vars(self.manifest),
-                },
-                indent=1,
-            ).encode()
-            + b"\n"
-        )
+        members: dict[str, Any] = {
+            "format": VERSION,
+            "generation": self.generation,
+            "root": vars(self.root),
+            "manifest": vars(self.manifest),
+        }
+        if self.named_log:
+            members["log"] = {name: value for name, value in vars(self.named_log).items() if value is not None}
+        members |= {"counter": self.counter} if self.counter else {}
+        members |= {"nonce": self.nonce} if self.nonce else {}
+        return json.dumps(members, indent=1).encode() + b"\n"
 
     @classmethod
     def unpack(cls, data: bytes | memoryview, name: str) -> Current:
@@ -51,14 +78,13 @@ class Current:
             generation = value["generation"]
             root = _object(value["root"], generation, "root.bin", ROOT_BYTES_MAX, name)
             manifest = _object(value["manifest"], generation, "manifest.json", MANIFEST_BYTES_MAX, name)
-            return cls(generation, root, manifest)
+            log = _log(value["log"], name) if "log" in value else None
+            counter, nonce = value.get("counter", 0), value.get("nonce", "")
+            if type(counter) is not int or not 0 <= counter <= SEQ_MAX or not isinstance(nonce, str):
+                raise damaged(name, "counter is no number, or nonce no text")
+            return cls(generation, root, manifest, log, counter, nonce)
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(name, f"is not a valid CURRENT ({type(error).__name__}: {error})"[:300]) from None
-
-
-JSON_DEPTH_MAX, JSON_PARTS_MAX = 16, 1024
-ROOT_BYTES_MAX = MANIFEST_BYTES_MAX = 64 << 20
-GENERATION = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def _object(value: Any, generation: Any, file: str, limit: int, name: str) -> ObjectName:
@@ -71,3 +97,16 @@ def _object(value: Any, generation: Any, file: str, limit: int, name: str) -> Ob
     if not isinstance(named.size, int) or not 1 <= named.size <= limit:
         raise damaged(name, f"{key} of {named.size!r} bytes, the limit is {limit}"[:300])
     return named
+
+
+def _log(value: Any, name: str) -> LogName:
+    log = LogName(value["id"], value["start"], value.get("ledger"))
+    if not isinstance(log.id, str) or not GENERATION.fullmatch(log.id):
+        raise damaged(name, f"names a log {log.id!r}"[:300])
+    if type(log.start) is not int or not FIRST_SEQ <= log.start <= SEQ_MAX:
+        raise damaged(name, f"names a log from {log.start!r} on"[:300])
+    if log.ledger is not None:
+        match = LEDGER_KEY.fullmatch(log.ledger)
+        if match is None or match[1] != log.id:
+            raise damaged(name, f"names a ledger {log.ledger!r}"[:300])
+    return log

@@ -38,12 +38,15 @@ PROJECTIONS = 20
 FILTER_PROMISES = 21
 # The kind of the section of a shard.
 SCAN = 32
+# The kinds of the sections of the log's objects.
+LOG_SEGMENT, LOG_LEDGER = 48, 49
 SECTION_NAMES = {
     INDEX: "index", SCHEMA: "schema", OBJECTS: "objects", DIRECTORY: "directory", CENTRES: "centres",
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", ROW_PAGES: "row pages",
     ID_PAGES: "id pages", PROMISES: "promises", BOUNDS: "bounds", BUTTERFLY: "butterfly", RENDITIONS: "renditions",
     INLINE: "inline", NIBBLES: "nibbles", FILTERS: "filters", COUNTS: "counts", PROJECTIONS: "projections",
-    FILTER_PROMISES: "promises under filters", SCAN: "scan",
+    FILTER_PROMISES: "promises under filters", SCAN: "scan", LOG_SEGMENT: "log segment",
+    LOG_LEDGER: "ledger",
 }  # fmt: skip
 
 METRICS = ("cosine", "l2", "dot")

@@ -1,0 +1,115 @@
+"""The tail of the log as a state: of each id what was written last, and of each request where it is."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..bounded_json import loads
+from ..format.layout import ATTRIBUTE_ROW_DEPTH_MAX, ATTRIBUTE_ROW_PARTS_MAX, damaged
+from ..format.log import LEDGER_SEGMENTS_MAX, NO_KEY, Id, Request, RowShape, Segment
+
+UPSERT, PATCH, DELETE = range(3)
+
+
+class Fresh(NamedTuple):
+    """The last write of an id: UPSERT a whole row, PATCH members for a row that the generation may have, DELETE none.
+
+    vector: as the index stores it, of an UPSERT; attributes: a JSON object or b"", with what patches replaced since.
+    """
+
+    seq: int
+    kind: int
+    vector: memoryview | bytes = b""
+    attributes: bytes = b""
+
+
+class Size(NamedTuple):
+    """What a segment takes."""
+
+    seq: int
+    operations: int
+    nbytes: int
+
+
+def members_of(text: bytes, label: str) -> dict[str, Any]:
+    """The attributes of a fresh row. Raises DamagedError where they are no JSON object within bounds."""
+    if not text:
+        return {}
+    try:
+        value = loads(text, ATTRIBUTE_ROW_DEPTH_MAX, ATTRIBUTE_ROW_PARTS_MAX)
+    except ValueError as error:
+        raise damaged(label, f"attributes are not JSON within bounds: {error}"[:300]) from None
+    if not isinstance(value, dict):
+        raise damaged(label, "attributes are no JSON object")
+    return value
+
+
+def patched(old: Fresh | None, seq: int, change: bytes, label: str) -> Fresh:
+    """What a patch makes of an id: nothing of a deleted row."""
+    if old is None or old.kind == DELETE:
+        return old or Fresh(seq, PATCH, b"", change)
+    merged = members_of(old.attributes, label) | members_of(change, label)
+    text = json.dumps(merged, ensure_ascii=False, separators=(",", ":")).encode()
+    return Fresh(seq, old.kind, old.vector, text)
+
+
+def effects(request: Request, seq: int, shape: RowShape) -> Iterator[tuple[Id, Fresh | bytes]]:
+    """What a request makes of each id: of a patch what it changes."""
+    vectors, width = memoryview(request.vectors), shape.vector_bytes
+    for i, (identifier, attributes) in enumerate(zip(request.upserts, request.attributes, strict=True)):
+        yield identifier, Fresh(seq, UPSERT, vectors[i * width : (i + 1) * width], attributes)
+    yield from zip(request.patches, request.changes, strict=True)
+    for identifier in request.deletes:
+        yield identifier, Fresh(seq, DELETE)
+
+
+class Tail:
+    """Segments from one on, in their order, as a state.
+
+    rows: by id; keys: of the requests seen, those of a ledger too, request key -> (seq, ms); nonces: (seq, nonce) of
+    the last segments; sizes: of those whose rows are held; next: the seq of the next segment; shape: None before the
+    first.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.next = start
+        self.shape: RowShape | None = None
+        self.rows: dict[Id, Fresh] = {}
+        self.keys: dict[bytes, tuple[int, int]] = {}
+        self.nonces: deque[tuple[int, bytes]] = deque(maxlen=LEDGER_SEGMENTS_MAX)
+        self.sizes: deque[Size] = deque()
+
+    def apply(self, segment: Segment, nbytes: int, label: str) -> None:
+        """The next segment. Raises DamagedError where it does not fit to the others."""
+        if segment.shape is None or self.shape not in (None, segment.shape):
+            raise damaged(label, "its rows are not like those before it")
+        self.shape, seq, operations = segment.shape, self.next, 0
+        changes: dict[Id, Fresh] = {}
+        for request in segment.requests:
+            for identifier, effect in effects(request, seq, segment.shape):
+                if isinstance(effect, bytes):
+                    old = changes.get(identifier) or self.rows.get(identifier)
+                    effect = patched(old, seq, effect, label)
+                changes[identifier] = effect
+            operations += request.operations
+        self.rows.update(changes)
+        for request in segment.requests:
+            if request.key != NO_KEY:
+                self.keys[request.key] = seq, request.ms
+        self.nonces.append((seq, segment.nonce))
+        self.sizes.append(Size(seq, operations, nbytes))
+        self.next += 1
+
+    def drop(self, start: int) -> None:
+        """Forgets the rows that a generation has in which the segments before `start` are; keys and nonces stay."""
+        while self.sizes and self.sizes[0].seq < start:
+            self.sizes.popleft()
+        self.rows = {identifier: fresh for identifier, fresh in self.rows.items() if fresh.seq >= start}
+
+    def held(self, start: int) -> tuple[int, int, int]:
+        """(segments, operations, bytes) from a segment on."""
+        sizes = [size for size in self.sizes if size.seq >= start]
+        return len(sizes), sum(size.operations for size in sizes), sum(size.nbytes for size in sizes)
