@@ -101,9 +101,9 @@ async def switch(
         made_at, seq, log = clock(), state.tail.next, draw(8).hex()
         new = replace(await make(state), named_log=LogName(log, seq + 1), counter=state.current.counter + 1)
         nonce = draw(NONCE_BYTES)
-        if clock() - made_at > FRESH_S:  # a gc may look at what it names by now
+        if clock() - made_at > FRESH_S:  # a gc may soon take what it names: so it is put now or never
             continue
-        if await put(store, segment_key(state.current.log.id, seq), pack_seal(nonce, new.pack()), nonce):
+        if await put(store, segment_key(state.current.log.id, seq), pack_seal(nonce, new.pack()), nonce, tries=1):
             after = await unsealed(store, state, clock, draw)
             if after.current.log.id == log or dict(after.tail.nonces).get(seq) == nonce:
                 return after

@@ -19,12 +19,12 @@ def unknown() -> StoreError:
     )
 
 
-async def put(store: LogStore, key: str, data: bytes, nonce: bytes) -> bool:
+async def put(store: LogStore, key: str, data: bytes, nonce: bytes, tries: int = TRIES) -> bool:
     """Creates a segment; whether the one that is there has its nonce. A lost answer is resolved by reading it back.
 
     Raises StoreError where it cannot be: it may be there, or come yet.
     """
-    for _ in range(TRIES):
+    for _ in range(tries):
         with suppress(StoreError):
             if await store.create(key, data):
                 return True

@@ -112,7 +112,7 @@ async def _read_on(store: LogStore, state: LogState, clock: Clock) -> bool:
             segment = unpack_segment(found[0], key)
             if segment.sealed:
                 state.seal = segment
-                return True
+                break
             state.tail.apply(segment, len(found[0]), key)
         if state.over():
             if not await look_again(store, state, clock):
@@ -120,7 +120,7 @@ async def _read_on(store: LogStore, state: LogState, clock: Clock) -> bool:
             if state.over():
                 raise damaged(keys[0], "the log is longer than one may be")
         width = min(2 * width, WIDTH_MAX)
-    return True
+    return await look_again(store, state, clock)  # behind a seal another log may have writes by now
 
 
 async def look_again(store: LogStore, state: LogState, clock: Clock) -> bool:
