@@ -260,6 +260,12 @@ class VectorIndex:
         return self
 
     @property
+    def held(self) -> MutableIndex:
+        """The rows and what was fitted to them. Raises InputError before there is any."""
+        self._check_fitted()
+        return self._index
+
+    @property
     def ids_(self) -> npt.NDArray[Any]:
         """The ids of all rows in the order of fit and add: int64 (n), or objects (n) of str or bytes."""
         self._check_fitted()

@@ -95,11 +95,31 @@ def publish(source: Path, store: ObjectStore, progress: Progress = SILENT) -> di
 def _publish(
     home: FolderStore, current: Current, objects: list[ObjectName], text: bytes, store: ObjectStore, progress: Progress
 ) -> dict[str, Any]:
-    check_unmarked(store, current.generation)
     before, etag, _ = _current(store)
+    written = send(home, current, objects, text, store, progress)
+    swapped = before is None or before.generation != current.generation
+    if swapped:
+        _swap(store, current, before, etag)
+    else:
+        now = live(store)[0].generation
+        if now != current.generation:
+            raise _outrun(now, current.generation)
+    return {"generation": current.generation, "previous": before.generation if before else None,
+            "objects": len(objects) + 1, "bytes": sum(o.size for o in objects) + len(text), "written_bytes": written,
+            "swapped": swapped}  # fmt: skip
+
+
+def send(
+    home: FolderStore, current: Current, objects: list[ObjectName], text: bytes, store: ObjectStore, progress: Progress
+) -> int:
+    """Puts what is not there yet of a generation into a bucket, its manifest last; the bytes written.
+
+    Raises InputError, DamagedError, ConflictError, StoreError as `publish`. It is not live then.
+    """
+    check_unmarked(store, current.generation)
     total, done, written = sum(o.size for o in objects), 0, 0
 
-    def send(o: ObjectName) -> int:
+    def put(o: ObjectName) -> int:
         identity = (o.size, o.sha256)
         there = store.stated(o.key)
         if there == identity:
@@ -122,23 +142,14 @@ def _publish(
 
     with ThreadPoolExecutor(UPLOADS) as pool:
         try:
-            for o, sent in zip(objects, pool.map(send, objects), strict=True):
+            for o, sent in zip(objects, pool.map(put, objects), strict=True):
                 done, written = done + o.size, written + sent
                 progress(done / total)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     seal(store, current, text)
-    swapped = before is None or before.generation != current.generation
-    if swapped:
-        _swap(store, current, before, etag)
-    else:
-        now = live(store)[0].generation
-        if now != current.generation:
-            raise _outrun(now, current.generation)
-    return {"generation": current.generation, "previous": before.generation if before else None,
-            "objects": len(objects) + 1, "bytes": total + len(text), "written_bytes": written,
-            "swapped": swapped}  # fmt: skip
+    return written
 
 
 def check_unmarked(store: ObjectStore, generation: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from ..bucket import generations as g
 from ..bucket.names import check_address, check_name
 from ..bucket.open import open_index
 from ..bucket.store import store_at
+from ..compact import compact
 from ..plain import plain
 from .terminal import Address, Bucket, Json, State, count, err, folder, out, print_json, progress, size
 
@@ -80,6 +82,24 @@ def generations_command(index: Address, as_json: Json = False) -> None:
         rows = f"{one['rows']:,}" if isinstance(one["rows"], int) else ""
         table.add_row(one["generation"], mark, rows, size(one["bytes"]), written)
     out.print(table)
+
+
+def compact_command(index: Address, as_json: Json = False) -> None:
+    """Fold what was written to an index into a new generation, and make that live; writes go on meanwhile.
+
+    Example: vantage compact r2://bucket/wordnet
+    """
+    with progress(0, "bytes") as bar:
+        folded = compact(store_at(index), bar.phase("compact"))
+    if as_json:
+        print_json(asdict(folded))
+        return
+    changes = f"{folded.upserted:,} upserted, {folded.patched:,} patched, {folded.deleted:,} deleted"
+    out.print(
+        f"{plain(index)}: generation {folded.generation}, {count(folded.rows, 'row')}, up to seq {folded.seq}: {changes}; "
+        f"{size(folded.written_bytes)} written",
+        highlight=False,
+    )
 
 
 def rollback_command(

@@ -15,7 +15,15 @@ from vantage import VERSION
 from vantage.errors import InputError, VantageError
 
 from ..plain import plain
-from .bucket import diff_command, gc_command, generations_command, publish_command, rollback_command, verify_command
+from .bucket import (
+    compact_command,
+    diff_command,
+    gc_command,
+    generations_command,
+    publish_command,
+    rollback_command,
+    verify_command,
+)
 from .build import build_command
 from .cluster import cluster_command
 from .evaluate import eval_command, export_router_command
@@ -101,6 +109,7 @@ app.command()(price)
 app.command()(serve)
 app.command()(worker)
 app.command("publish")(publish_command)
+app.command("compact")(compact_command)
 app.command("generations")(generations_command)
 app.command("rollback")(rollback_command)
 app.command("gc")(gc_command)

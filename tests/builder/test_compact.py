@@ -1,0 +1,113 @@
+"""What is written to an index, once it is compacted: every row as it was written last, and no other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small import clustered, vantage
+
+from build_index.bucket.log_store import StoreLog
+from build_index.bucket.open import open_index
+from build_index.bucket.store import store_at
+from build_index.compact import compact
+from vantage.errors import InputError
+from vantage.format.log import NO_KEY, Request, RowShape
+from vantage.log.commit import commit
+from vantage.log.conditions import Write
+from vantage.log.state import read_log
+from vantage.search.query import Query
+
+ROWS, DIMENSION = 600, 16
+SHAPE = RowShape(DIMENSION, "bytes", "f16")
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    """600 rows with ids and two attributes, built."""
+    x, names = clustered(ROWS, DIMENSION, 1), [f"r{i}" for i in range(ROWS)]
+    columns = {"id": names, "vector": list(x), "n": list(range(ROWS)), "word": [f"w{i % 7}" for i in range(ROWS)]}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    out = tmp_path / "bucket" / "index"
+    assert vantage("build", tmp_path / "rows.parquet", "--out", out, "--fast", "--metric", "l2").code == 0
+    return out
+
+
+def write(index: Path, **parts: Any) -> None:
+    """One request, committed to the log."""
+
+    async def run() -> None:
+        store = StoreLog(store_at(str(index)))
+        state = await read_log(store, time.monotonic)
+        request = Request(NO_KEY, 0, **parts)
+        _, (outcome,) = await commit(store, state, [Write(request)], SHAPE, nothing, time.monotonic)
+        assert isinstance(outcome, int), outcome
+
+    asyncio.run(run())
+
+
+async def nothing(current: Any, ids: Any) -> Any:
+    """No condition asks for a row."""
+    raise AssertionError
+
+
+def rows_of(index: Path) -> dict[str, dict[str, Any]]:
+    """The attributes of every row by its id."""
+    listed = vantage("rows", index, "--limit", 5000, "--json").json()
+    return {row["id"]: row["attributes"] for row in listed["rows"]}
+
+
+def best(index: Path, vector: np.ndarray) -> tuple[bytes, float]:
+    """(id, squared distance) of the nearest row."""
+    answer = asyncio.run(open_index(index).query(Query(vector.tolist(), 1, rerank=20)))
+    return answer.matches[0].id, answer.matches[0].score
+
+
+def test_rows_are_as_they_were_written_last(index: Path) -> None:
+    draw, oracle = np.random.default_rng(5), {f"r{i}": {"n": i, "word": f"w{i % 7}"} for i in range(ROWS)}
+    vectors = dict(zip(oracle, clustered(ROWS, DIMENSION, 1).astype(np.float16), strict=True))
+    for step in range(12):
+        names = [f"r{i}" for i in draw.choice(ROWS + 100, 30, replace=False)]
+        put, change, gone = names[:12], names[12:20], names[20:]
+        new = draw.normal(size=(12, DIMENSION)).astype(np.float16)
+        write(
+            index, upserts=[n.encode() for n in put], vectors=new.tobytes(),
+            attributes=[json.dumps({"n": step, "word": f"v{step}"}).encode()] * 12,
+            patches=[n.encode() for n in change], changes=[json.dumps({"n": -step}).encode()] * 8,
+            deletes=[n.encode() for n in gone],
+        )  # fmt: skip
+        oracle |= dict.fromkeys(put, {"n": step, "word": f"v{step}"})
+        vectors |= dict(zip(put, new, strict=True))
+        oracle |= {n: oracle[n] | {"n": -step} for n in change if n in oracle}
+        oracle = {n: row for n, row in oracle.items() if n not in gone}
+        if step % 5 == 4:
+            compact(store_at(str(index)))
+    folded = vantage("compact", index, "--json").json()
+    assert (folded["seq"], folded["rows"]) == (12, len(oracle))
+    assert rows_of(index) == oracle
+    for name in [*oracle][::40]:
+        found, score = best(index, vectors[name].astype(np.float32))
+        assert (found.decode(), score) == (name, 0.0)
+    assert vantage("verify", index, "--deep").code == 0
+
+
+def test_nothing_written_is_nothing_to_do(index: Path) -> None:
+    before = (index / "CURRENT").read_bytes()
+    assert compact(store_at(str(index))).written_bytes == 0
+    assert (index / "CURRENT").read_bytes() == before
+
+
+def test_one_row_is_left_at_least(index: Path) -> None:
+    write(index, deletes=[f"r{i}".encode() for i in range(ROWS)])
+    with pytest.raises(InputError, match="no row would be left"):
+        compact(store_at(str(index)))
+    write(index, upserts=[b"last"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b""])
+    assert compact(store_at(str(index))).rows == 1
+    assert rows_of(index) == {"last": {"n": None, "word": None}}
