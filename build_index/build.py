@@ -16,8 +16,9 @@ from vantage.filter.schema import describe_attributes
 from vantage.format import RERANK_MAX, VECTOR_BYTES, Contract, Current, Root
 from vantage.search.estimate import promise_of
 
+from .bucket.generations import check_folded
 from .bucket.names import check_name
-from .bucket.store import alone
+from .bucket.store import FolderStore, alone
 from .context import BuildContext
 from .filters.declare import declare
 from .filters.estimate import FilterEstimate, estimate_filters
@@ -36,6 +37,7 @@ from .tune.options import Options
 from .write.contents import Contents
 from .write.index import write_index
 from .write.manifest import manifest_of
+from .write.publish import live_of
 from .write.vectors import stored_kind, stored_values
 
 # Of lint; duplicates are noted below, errors are raised by staging.
@@ -99,6 +101,7 @@ def build(source: Source, context: BuildContext) -> Report:
         # A stage's folder may be that of another index of the same name.
         with alone(context.out), nullcontext() if context.stage is None else alone(context.scratch):
             try:
+                check_folded(FolderStore(context.out), live_of(context.out))
                 _clear(context.scratch)
                 kind = source.kind if source.kind != "f32" else context.options.vectors or "f16"
                 _check_room(source, context.out, kind)

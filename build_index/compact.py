@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_bytes
 from tempfile import TemporaryDirectory
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from vantage.errors import DamagedError, InputError
-from vantage.format import VECTOR_BYTES, Current
+from vantage.format import Current
 from vantage.log.move import advance, unsealed
-from vantage.log.state import LogState, read_log
+from vantage.log.state import read_log
 from vantage.log.tail import DELETE, PATCH, UPSERT, Tail, members_of
 
 from .bucket.generations import find_generation, send, whole
@@ -77,7 +78,8 @@ async def _compact(store: ObjectStore, progress: Progress) -> Folded:
             index.write(new)
             current, objects, text = whole(new)
             written = await asyncio.to_thread(send, FolderStore(new), current, objects, text, store, progress)
-        if await advance(log, state, current.generation, current.root, current.manifest, start, time.time()):
+        members = {"previous": state.current.generation, "published": datetime.now(UTC).isoformat(timespec="seconds")}
+        if await advance(log, state, current.generation, current.root, current.manifest, start, time.time(), members):
             return Folded(current.generation, start - 1, index.rows.count, *counts, written)
     raise ConflictError("others always made another generation live first", hint="run it again")
 

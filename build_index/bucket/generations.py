@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,13 @@ from typing import Any
 from vantage.bounded_json import loads
 from vantage.errors import DamagedError, InputError, NotFoundError, StoreError
 from vantage.format import Current, ObjectName, Root
+from vantage.log.collect import GRACE_S, collect
+from vantage.log.move import switch
+from vantage.log.state import LogState, read_log
 from vantage.read.reader import CURRENT_BYTES_MAX
 
 from ..progress import SILENT, Progress
+from .log_store import StoreLog
 from .names import GENERATION, MARK, check_objects, kind_of
 from .store import ConflictError, FolderStore, ObjectStore, StoredObject, beside
 
@@ -190,7 +196,12 @@ def _outrun(now: str, own: str) -> ConflictError:
 
 
 def _swap(store: ObjectStore, new: Current, old: Current | None, etag: str | None) -> None:
-    """Replaces CURRENT where it is what was read; a lost answer is resolved by reading back."""
+    """Replaces CURRENT where it is what was read; a lost answer is resolved by reading back. Where the index has a log,
+    that ends, and the next one begins: no write is acknowledged behind its end.
+    """
+    if old is not None and old.named_log is not None:
+        switch_log(store, new, old)
+        return
     now = datetime.now(UTC).isoformat(timespec="seconds")
     data = pointer(new, {"previous": old.generation if old else None, "published": now})
     for last in (False, True):
@@ -205,6 +216,42 @@ def _swap(store: ObjectStore, new: Current, old: Current | None, etag: str | Non
                 raise _outrun(current.generation if current else "none", new.generation) from error
             if last:
                 raise
+
+
+def check_folded(store: ObjectStore, current: Current | None) -> None:
+    """Raises InputError where rows are in the log of an index, whose CURRENT this is, that its generation does not have."""
+    if current is not None and current.named_log is not None:
+        _check_folded(asyncio.run(read_log(StoreLog(store), time.monotonic)))
+
+
+def _check_folded(state: LogState) -> None:
+    if state.tail.rows:
+        raise InputError(
+            f"the log has writes to {len(state.tail.rows):,} rows that no generation has",
+            hint="`vantage compact` first, or they would be lost",
+        )
+
+
+def switch_log(store: ObjectStore, new: Current, old: Current) -> None:
+    """Ends the log of an index, and makes a generation live with the next one; `old` was live.
+
+    Raises InputError as `check_folded`, ConflictError where another came first.
+    """
+    new = replace(new, previous=old.generation)
+
+    async def make(state: LogState) -> Current:
+        if state.current.generation != old.generation:
+            raise _outrun(state.current.generation, new.generation)
+        _check_folded(state)
+        return new
+
+    async def run() -> None:
+        log = StoreLog(store)
+        after = await switch(log, await read_log(log, time.monotonic), make, time.monotonic)
+        if after.current.generation != new.generation:
+            raise _outrun(after.current.generation, new.generation)
+
+    asyncio.run(run())
 
 
 def _group(store: ObjectStore) -> dict[str, list[StoredObject]]:
@@ -296,8 +343,10 @@ def gc(store: ObjectStore, older_than: float, *, dry_run: bool = False) -> dict[
 
 
 def _gc(store: ObjectStore, older_than: float, dry_run: bool) -> dict[str, Any]:
-    live(store)
+    current, _, _ = live(store)
     deleted, freed, run = [], 0, MARK + secrets.token_hex(8)
+    if current.named_log is not None and not dry_run:
+        asyncio.run(collect(StoreLog(store), time.monotonic, time.time(), max(older_than, GRACE_S)))
     for name, seen in sorted(_group(store).items()):
         mark, stored = f"{name}/{run}", _garbage(store, name, older_than)
         if not dry_run:

@@ -13,7 +13,7 @@ from typing import Any
 from vantage.errors import DamagedError
 from vantage.format import Current, ObjectName
 
-from ..bucket.generations import check_unmarked, pointer, seal
+from ..bucket.generations import check_unmarked, pointer, seal, switch_log
 from ..bucket.store import FolderStore
 from .objects import sync
 
@@ -40,7 +40,8 @@ def make_live(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curr
         ObjectName(f"{generation}/root.bin", *objects["root.bin"]),
         ObjectName(f"{generation}/manifest.json", len(text), hashlib.sha256(text).hexdigest()),
     )
-    target, old = out / generation, _live(out)
+    target, before = out / generation, live_of(out)
+    old = before.generation if before else None
     check_unmarked(FolderStore(out), generation)
     # What is there already, whole, may be live: moving it would leave CURRENT without its objects for a moment.
     stated = objects | {"manifest.json": (len(text), current.manifest.sha256)}
@@ -52,6 +53,9 @@ def make_live(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curr
         building.rename(target)
         shutil.rmtree(target / "replaced", ignore_errors=True)
     if old != generation:
+        if before is not None and before.named_log is not None:
+            switch_log(FolderStore(out), current, before)
+            return current, sum(size for size, _ in objects.values()) + len(text)
         (out / ".CURRENT.new").unlink(missing_ok=True)
         with (out / ".CURRENT.new").open("xb") as file:
             file.write(pointer(current, {"previous": old} if old else {}))
@@ -71,9 +75,10 @@ def _holds(folder: Path, objects: dict[str, tuple[int, str]]) -> bool:
     return False
 
 
-def _live(out: Path) -> str | None:
+def live_of(out: Path) -> Current | None:
+    """CURRENT of a folder, None where there is none that can be read."""
     with suppress(Exception):
-        return Current.unpack((out / "CURRENT").read_bytes(), "CURRENT").generation
+        return Current.unpack((out / "CURRENT").read_bytes(), "CURRENT")
     return None
 
 

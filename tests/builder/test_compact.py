@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small import clustered, vantage
+from small import Ran, clustered, vantage
 
+from build_index.bucket.generations import publish, rollback
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index
 from build_index.bucket.store import store_at
@@ -111,3 +112,36 @@ def test_one_row_is_left_at_least(index: Path) -> None:
     write(index, upserts=[b"last"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b""])
     assert compact(store_at(str(index))).rows == 1
     assert rows_of(index) == {"last": {"n": None, "word": None}}
+
+
+def test_a_publish_or_rollback_keeps_every_write(index: Path, tmp_path: Path) -> None:
+    where, other = store_at(str(index)), tmp_path / "other" / "index"
+    columns = {"id": ["a", "b"] * 50, "vector": list(clustered(100, DIMENSION, 3)), "n": [0] * 100, "word": ["x"] * 100}
+    columns["id"] = [f"o{i}" for i in range(100)]
+    pq.write_table(pa.table(columns), tmp_path / "other.parquet")
+    assert vantage("build", tmp_path / "other.parquet", "--out", other, "--fast", "--metric", "l2").code == 0
+    built = json.loads((index / "CURRENT").read_bytes())["generation"]
+    write(index, upserts=[b"new"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b'{"n": 9}'])
+    with pytest.raises(InputError, match="the log has writes to 1 rows that no generation has"):
+        publish(other, where)
+    assert built_into(index, tmp_path).refusal().startswith("the log has writes to 1 rows that no generation has")
+    assert compact(where).rows == ROWS + 1
+    compacted = json.loads((index / "CURRENT").read_bytes())
+    assert compacted["previous"] == built
+    assert rollback(where)["generation"] == built
+    assert "new" not in rows_of(index)
+    assert publish(other, where)["previous"] == built
+    assert len(rows_of(index)) == 100
+    write(index, upserts=[b"later"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b""])
+    assert compact(where).rows == 101
+    assert rollback(where, compacted["generation"])["swapped"]
+    assert rows_of(index)["new"] == {"n": 9, "word": None}
+    assert built_into(index, tmp_path).code == 0
+    assert len(rows_of(index)) == 100
+    write(index, deletes=[b"o1"])
+    assert compact(where).rows == 99
+
+
+def built_into(index: Path, tmp_path: Path) -> Ran:
+    """The other rows, built into the folder of an index that is written to."""
+    return vantage("build", tmp_path / "other.parquet", "--out", index, "--fast", "--metric", "l2")

@@ -41,7 +41,8 @@ class LogName:
 class Current:
     """CURRENT: names the live generation and its log; the only object that is ever replaced.
 
-    named_log: as it stands there; counter and nonce: of swaps, so that no two CURRENTs have the same bytes.
+    named_log: as it stands there; counter and nonce: of swaps, so that no two CURRENTs have the same bytes; previous:
+    the generation that was live before.
     """
 
     generation: str
@@ -50,6 +51,7 @@ class Current:
     named_log: LogName | None = None
     counter: int = 0
     nonce: str = ""
+    previous: str | None = None
 
     @property
     def log(self) -> LogName:
@@ -67,6 +69,7 @@ class Current:
             members["log"] = {name: value for name, value in vars(self.named_log).items() if value is not None}
         members |= {"counter": self.counter} if self.counter else {}
         members |= {"nonce": self.nonce} if self.nonce else {}
+        members |= {"previous": self.previous} if self.previous else {}
         return json.dumps(members, indent=1).encode() + b"\n"
 
     @classmethod
@@ -82,7 +85,9 @@ class Current:
             counter, nonce = value.get("counter", 0), value.get("nonce", "")
             if type(counter) is not int or not 0 <= counter <= SEQ_MAX or not isinstance(nonce, str):
                 raise damaged(name, "counter is no number, or nonce no text")
-            return cls(generation, root, manifest, log, counter, nonce)
+            previous = value.get("previous")
+            known = isinstance(previous, str) and GENERATION.fullmatch(previous)
+            return cls(generation, root, manifest, log, counter, nonce, previous if known else None)
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(name, f"is not a valid CURRENT ({type(error).__name__}: {error})"[:300]) from None
 

@@ -19,9 +19,9 @@ from ..format.log import (
     unpack_segment,
 )
 from .conditions import Base, Lookup, Write, decide, wanted
-from .move import unsealed
+from .move import name_log, unsealed
 from .segment import Draw, put, unknown
-from .state import FRESH_S, Clock, LogState, look_again, whole_state
+from .state import FRESH_S, Clock, LogState, look_again, read_log, whole_state
 from .store import LogStore
 
 CONFLICTS_MAX = 64  # other writers that come first
@@ -87,6 +87,10 @@ async def commit(
     for _ in range(CONFLICTS_MAX):
         if state.seal is not None:
             state = await unsealed(store, state, clock, draw)
+        if state.current.named_log is None:  # who publishes or rolls back sees by CURRENT alone that there are writes
+            await name_log(store, state, draw)
+            state = await read_log(store, clock)
+            continue
         ids = wanted(state, writes)
         if generation != state.current.generation or not all(i in base for i in ids):
             base, generation = await lookup(state.current, ids) if ids else {}, state.current.generation

@@ -83,6 +83,16 @@ async def swap(store: LogStore, data: bytes, etag: str, nonce: str) -> bool:
     return False
 
 
+async def name_log(store: LogStore, state: LogState, draw: Draw) -> None:
+    """Makes CURRENT name the log that an index as it was built has; another may have done so, or made another one live.
+
+    A publisher that replaces a CURRENT without a log need not seal one: whoever writes first replaces it too.
+    """
+    current, nonce = state.current, draw(NONCE_BYTES).hex()
+    new = replace(current, named_log=current.log, counter=current.counter + 1, nonce=nonce)
+    await swap(store, packed(new, state.members), state.etag, nonce)
+
+
 # What a log goes on from, once it is sealed behind a state: a CURRENT whose log and counter do not matter.
 Make = Callable[[LogState], Awaitable[Current]]
 
