@@ -302,7 +302,28 @@ class Writer:
 
 @pytest.fixture
 def writer() -> Writer:
-    return Writer(MemoryLog(current().pack()))
+    """Of an index whose log was named by the first write."""
+    return Writer(MemoryLog(replace(current(), named_log=current().log).pack()))
+
+
+def test_the_first_write_names_the_log(writer: Writer) -> None:
+    first = Writer(MemoryLog(current().pack(), lost=(0,)))
+    assert "log" not in json.loads(first.store.objects["CURRENT"])
+    assert first.write(Write(put(1))) == [1]
+    now = Current.unpack(first.store.objects["CURRENT"], "CURRENT")
+    assert (now.named_log, now.counter) == (current().log, 1)
+    assert first.write(Write(put(2))) == [2]
+    assert json.loads(first.store.objects["CURRENT"])["counter"] == 1
+
+
+def test_a_publisher_that_came_between_keeps_the_first_write(writer: Writer) -> None:
+    """Who read a CURRENT without a log replaces it on its etag, as the first writer does: one of the two looks again."""
+    first = Writer(MemoryLog(current().pack()))
+    other = current("fedcba9876543210")
+    first.store.objects["CURRENT"] = other.pack()
+    assert first.write(Write(put(1))) == [1]
+    assert segment_key(other.log.id, 1) in first.store.objects
+    assert Current.unpack(first.store.objects["CURRENT"], "CURRENT").generation == other.generation
 
 
 def is_(i: int, **members: Any) -> Condition:
@@ -499,7 +520,7 @@ def test_a_current_keeps_its_other_members() -> None:
     writer = Writer(store)
     writer.write(Write(put(1)))
     writer.advance()
-    assert json.loads(store.objects["CURRENT"])["previous"] == "fedc"
+    assert json.loads(store.objects["CURRENT"])["previous"] == other.generation
 
 
 def test_anybody_finishes_a_switch(writer: Writer) -> None:
