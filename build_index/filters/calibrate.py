@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,20 +115,22 @@ def calibrate(
     best, counts = nearest_taken(
         rows.chunks(CHUNK_BYTES), queries, rows.metric, held, suite, nodes, columns, max(ks)
     )  # fmt: skip
-    objects: dict[str, npt.NDArray[np.uint8]] = {}
-
-    def read(key: str, offset: int, nbytes: int) -> bytes:
-        if key not in objects:
-            objects[key] = np.memmap(folder / key, mode="r", dtype=np.uint8)
-        return objects[key][offset : offset + nbytes].tobytes()
-
     slots, trials = _Slots.of(table), list[Trial]()
     prepared = prepare_rows(rows, held)
-    for i, (case, selection) in enumerate(zip(suite, selections, strict=True)):
-        if selection is not None and counts[i]:
-            own = _Asked(case, replace(prepared[case.query], selection=selection), selection, int(held[case.query]))
-            trials += _try(own, segment, read, best[i], int(counts[i]), ks, table, slots)
-        progress((i + 1) / len(suite))
+    with ExitStack() as stack:
+        files: dict[str, int] = {}
+
+        def read(key: str, offset: int, nbytes: int) -> bytes:  # not mapped: pages would count as memory of the build
+            if key not in files:
+                files[key] = os.open(folder / key, os.O_RDONLY)
+                stack.callback(os.close, files[key])
+            return os.pread(files[key], nbytes, offset)
+
+        for i, (case, selection) in enumerate(zip(suite, selections, strict=True)):
+            if selection is not None and counts[i]:
+                own = _Asked(case, replace(prepared[case.query], selection=selection), selection, int(held[case.query]))
+                trials += _try(own, segment, read, best[i], int(counts[i]), ks, table, slots)
+            progress((i + 1) / len(suite))
     promises = tuple(_promises(trials, ks, root, target))
     return promises, _report(trials, promises, suite, counts, rows.count, target)
 
