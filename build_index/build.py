@@ -21,7 +21,7 @@ from .bucket.names import check_name
 from .bucket.store import FolderStore, alone
 from .context import BuildContext
 from .filters.declare import declare
-from .filters.estimate import FilterEstimate, estimate_filters
+from .filters.estimate import FilterEstimate, estimate_filters, plain_bytes
 from .ingest.attributes import check_rows, check_schema, spot_bytes
 from .ingest.formats.batch import Batch
 from .ingest.lint import Pass, findings
@@ -193,8 +193,18 @@ def _build(source: Source, staging: Staging, lost: bool, tasks: Tasks, context: 
     if options.k > rows.count:
         context.note(f"there are {rows.count} rows, so recall is promised at k = {rows.count}")
     number_bytes = VECTOR_BYTES[options.vectors or ("f16" if source.kind == "f32" else source.kind)]
-    plan = estimate_filters(rows, source.attributes, options.filters, number_bytes, 1 if options.fast else 2)
+    codecs = 1 if options.fast else 2
+    plan = estimate_filters(rows, source.attributes, options.filters, number_bytes, codecs)
     context.plan(plan)
+    needed = plain_bytes(rows, source.attributes, number_bytes, codecs) + sum(
+        one.blocks + one.projection for one in plan
+    )
+    free = shutil.disk_usage(context.out).free
+    if free < needed:  # it can turn out smaller, and room may come; what is written is checked before it is
+        context.note(
+            f"the index may take {needed / 1e9:.1f} GB, and there are {free / 1e9:.1f} GB of room: free some space "
+            "meanwhile, or begin again with fewer attributes in --filter"
+        )
     choice = choose(rows, id_bytes(staging) + spot_bytes(staging, names), options, context.progress)
     kind = "f32" if lost else stored_kind(rows, choice.near, options.vectors)
     for sentence in _surprises(choice, options, kind):

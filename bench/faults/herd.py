@@ -1,4 +1,5 @@
-"""Crowds at the Worker: 1, 8, 64, 256 and 1,000 queries at once, cold and warm, and requests as large as may be.
+"""Crowds at the Worker: 1, 8, 64, 256 and 1,000 queries at once, cold and warm, and requests as large as may be; then
+crowds that filter, count and list.
 
     python -m bench.faults.herd BUCKET INDEX=QUERIES.parquet [INDEX=QUERIES.parquet ...] [--without-warm]
 
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from bench.common import HEAP_MAX
 from build_index.serve import load, serve
 
 CROWDS = (1, 8, 64, 8, 64, 256, 1000, 8)
+FILTERED = (1, 8, 64, 256)
+COUNTED_MAX = 1 << 15  # distinct values of an attribute that a facet may rank
 LATE_S = 30.0
 LARGE: dict[str, dict[str, Any]] = {
     "256 vectors, rerank 200": {"vectors": 256, "top_k": 100, "recall": 0.99, "rerank": 200},
@@ -36,13 +40,38 @@ LARGE: dict[str, dict[str, Any]] = {
 
 
 async def ask(http: httpx.AsyncClient, path: str, body: Any) -> tuple[int, float]:
-    """(status, 0 where the connection broke; seconds)."""
+    """(status, 0 where the connection broke; seconds). Says what ended a request."""
     began = time.perf_counter()
     try:
-        status = (await http.post(path, json=body)).status_code
-    except httpx.HTTPError:
-        status = 0
+        reply = await http.post(path, json=body)
+        status, ended = reply.status_code, reply.text[:300] if reply.status_code in (500, 502) else ""
+    except httpx.HTTPError as error:
+        status, ended = 0, repr(error)
+    if ended:
+        print(f"{path}: {ended}", file=sys.stderr, flush=True)
     return status, time.perf_counter() - began
+
+
+def filters_of(attributes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of one value, all values but it, a range, and pairs of those, by what an index says of its attributes."""
+    out = list[dict[str, Any]]()
+    for name, told in ((a["name"], a["filter"]) for a in attributes if a["filter"] is not None):
+        if told["min"] is not None:
+            out += [{name: told["min"]}, {name: {"$ne": told["min"]}}]
+            if told["kind"] != "boolean":
+                out.append({name: {"$gte": told["min"], "$lt": told["max"]}})
+    return out + [{"$or": [one, two]} for one, two in pairwise(out)] + [{"$and": [a, b]} for a, b in pairwise(out)]
+
+
+def asked_under(filters: list[dict[str, Any]], attributes: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """By route: bodies that go around in a crowd."""
+    counted = [a["name"] for a in attributes if a["filter"] is not None and a["filter"]["distinct"] <= COUNTED_MAX]
+    some = {name: {"top": 10} for name in counted[:4]}
+    return {
+        "query": [{"filter": one} for one in filters],
+        "facets": [{"filter": one, "facets": some} for one in filters if some],
+        "rows": [{"filter": one, "limit": 1000, "include": ["attributes"]} for one in filters],
+    }
 
 
 async def herd(url: str, asked: dict[str, list[list[float]]]) -> bool:
@@ -65,11 +94,11 @@ async def herd(url: str, asked: dict[str, list[list[float]]]) -> bool:
             refused = sum(n for status, n in count.items() if 400 <= status < 500)
             well &= not ended and not refused and slowest <= LATE_S and 0 < heap <= HEAP_MAX
             print(
-                f"{what:<40} {count[200]:>5} {refused:>5} {count[503]:>5} "
+                f"{what:<44} {count[200]:>5} {refused:>5} {count[503]:>5} "
                 f"{ended:>5} {slowest:>8.1f} {count[200] / elapsed:>9.0f} {heap / 2**20:>9.1f}", flush=True,
             )  # fmt: skip
 
-        print(f"{'':<40} {'200':>5} {'4xx':>5} {'503':>5} {'ended':>5} {'slowest':>8} {'a second':>9} {'heap MiB':>9}")
+        print(f"{'':<44} {'200':>5} {'4xx':>5} {'503':>5} {'ended':>5} {'slowest':>8} {'a second':>9} {'heap MiB':>9}")
         for name, vectors in [*asked.items(), next(iter(asked.items()))]:
             path, at = f"/v1/indexes/{name}/query", 0
             for crowd in CROWDS:
@@ -83,6 +112,18 @@ async def herd(url: str, asked: dict[str, list[list[float]]]) -> bool:
                 await told(f"{name}, {what}", path, [body])
                 await told(f"{name}, 8 of them", path, [body] * 8)
                 await told(f"{name}, 1 after it", path, [{"vector": vectors[0]}])
+            attributes = (await http.get(f"/v1/indexes/{name}")).json()["attributes"]
+            filters = filters_of(attributes)
+            for route, bodies in asked_under(filters, attributes).items():
+                for crowd in FILTERED if bodies else ():
+                    some = [dict(bodies[i % len(bodies)]) for i in range(crowd)]
+                    if route == "query":
+                        some = [one | {"vector": vectors[i % len(vectors)]} for i, one in enumerate(some)]
+                    await told(f"{name}, {route} under filters, {crowd} at once", f"/v1/indexes/{name}/{route}", some)
+            if filters:
+                body = {"vectors": vectors[:32], "top_k": 1000, "filter": filters[1], "include": ["attributes"]}
+                await told(f"{name}, 32 filtered vectors, top_k 1,000", path, [body])
+                await told(f"{name}, 8 of them", path, [body] * 8)
     return well
 
 

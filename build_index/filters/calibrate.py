@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ from .suite import NEAR_FAR, Case, make_suite, nearest_taken, right_rows
 QUERIES = 32
 POOL = 3000  # rows that a scan keeps
 GOALS = (0.8, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
+TOO_LITTLE = 0.35  # of the expected answers: dearer plans keep no recall that is promised
 ENOUGH = 0.9985  # of the expected answers: cheaper plans say no more
 LIKELY = 0.9  # of the expected answers: paths are compared by plans that hold as much
 POWERS, SLOPES = np.geomspace(0.5, 8, 25), np.linspace(0, 0.4, 9)
@@ -59,6 +62,7 @@ RISES, FLOORS = (0.0, 0.4, 0.8, 1.2), (-32, 9)  # of a promise, as tried
 AIM_MAX = 0.998  # of the ceiling: nearer to it plans read all that there is
 MORE = (0.0, 0.004, 0.008, 0.012, 0.016, 0.024)  # recall above a goal, as tried
 FAMILY_MIN = 12  # queries of a family whose own mean has to keep a promise
+ROUNDED = 6  # digits of what a promise says
 RERANKS = (0.0, 1.3, 2.0, 4.0)  # times k, exact scores that promises may take
 Floats = npt.NDArray[np.float64]
 Model = tuple[float, float, dict[int, float]]  # power, slope and by k the ceiling, of FilterPromise
@@ -67,8 +71,9 @@ Read = Callable[[str, int, int], bytes]  # (key, offset, bytes)
 
 @dataclass(frozen=True)
 class Trial:
-    """A case asked by one path at one k. share, gets, nbytes, ms (S): of plans, from dear to cheap; recall (R, S): with
-    each number of exact scores. matches: expected. whole: all was read at once, as so little is.
+    """A case asked by one path at one k. share, gets, nbytes, ms (S): of plans, from the price of the step `first` on
+    down; recall (R, S): with each number of exact scores. matches: expected. whole: all was read at once, as so little
+    is.
     """
 
     case: Case
@@ -76,6 +81,7 @@ class Trial:
     k: int
     whole: bool
     matches: float
+    first: int
     share: Floats
     gets: Floats
     nbytes: Floats
@@ -85,7 +91,7 @@ class Trial:
     def at(self, promise: FilterPromise) -> int:
         """The plan that a promise reads."""
         enough = np.flatnonzero(self.share >= share_for(promise, self.matches))
-        last = 0 if self.whole else STEP_MAX - least_step(promise, self.matches)
+        last = 0 if self.whole else max(0, self.first - least_step(promise, self.matches))
         return int(min(len(self.share) - 1, last, *enough[:1]))
 
 
@@ -109,20 +115,22 @@ def calibrate(
     best, counts = nearest_taken(
         rows.chunks(CHUNK_BYTES), queries, rows.metric, held, suite, nodes, columns, max(ks)
     )  # fmt: skip
-    objects: dict[str, npt.NDArray[np.uint8]] = {}
-
-    def read(key: str, offset: int, nbytes: int) -> bytes:
-        if key not in objects:
-            objects[key] = np.memmap(folder / key, mode="r", dtype=np.uint8)
-        return objects[key][offset : offset + nbytes].tobytes()
-
     slots, trials = _Slots.of(table), list[Trial]()
     prepared = prepare_rows(rows, held)
-    for i, (case, selection) in enumerate(zip(suite, selections, strict=True)):
-        if selection is not None and counts[i]:
-            own = _Asked(case, replace(prepared[case.query], selection=selection), selection, int(held[case.query]))
-            trials += _try(own, segment, read, best[i], int(counts[i]), ks, table, slots)
-        progress((i + 1) / len(suite))
+    with ExitStack() as stack:
+        files: dict[str, int] = {}
+
+        def read(key: str, offset: int, nbytes: int) -> bytes:  # not mapped: pages would count as memory of the build
+            if key not in files:
+                files[key] = os.open(folder / key, os.O_RDONLY)
+                stack.callback(os.close, files[key])
+            return os.pread(files[key], nbytes, offset)
+
+        for i, (case, selection) in enumerate(zip(suite, selections, strict=True)):
+            if selection is not None and counts[i]:
+                own = _Asked(case, replace(prepared[case.query], selection=selection), selection, int(held[case.query]))
+                trials += _try(own, segment, read, best[i], int(counts[i]), ks, table, slots)
+            progress((i + 1) / len(suite))
     promises = tuple(_promises(trials, ks, root, target))
     return promises, _report(trials, promises, suite, counts, rows.count, target)
 
@@ -201,12 +209,13 @@ def _trials(
     """By one path at each k: plans from dear to cheap, and what those who read them find."""
     root, directory, out = segment.root, scan.directory, list[Trial]()
     plans: dict[int, list[tuple[Any, float, npt.NDArray[np.bool_]]]] = {}
+    first = dict[int, int]()
     every = np.zeros(len(directory), bool)
     for k, one in pricing.items():
         if not by_chunks and count < FEW_MATCHES * k:
             continue
-        plans[k] = []
-        for step in range(STEP_MAX, STEP_MIN - 1, -1):
+        plans[k], first[k] = [], STEP_MAX if whole else min(STEP_MAX, one.first_step(TOO_LITTLE))
+        for step in range(first[k], STEP_MIN - 1, -1):
             plan, share = one.plan(one.price(STEP_MIN if whole else step))
             if not plan.complete:
                 break
@@ -245,6 +254,7 @@ def _trials(
                 k,
                 whole,
                 sum(asked.selection.rows),
+                first[k],
                 np.array([share for _, share, _ in some]),
                 np.array([len(own) for own in sizes], float),
                 np.array([sum(own) for own in sizes], float),
@@ -265,24 +275,31 @@ def _promises(trials: Sequence[Trial], ks: Sequence[int], root: Root, target: fl
         if own:
             models |= {(by_chunks, r): _fit(own, r) for r in range(len(RERANKS))}
     for k in ks:
-        families = {by_chunks: _families(trials, by_chunks, k) for by_chunks, _ in models}
+        stacks = {by_chunks: _stack(trials, by_chunks, k) for by_chunks, _ in models}
         for goal in sorted({*GOALS, target}):
-            found = list[FilterPromise]()
+            tried = list[tuple[float, list[FilterPromise]]]()
             for more in MORE:
                 found = [
                     promise
-                    for by_chunks, own in families.items()
+                    for by_chunks, own in stacks.items()
                     if own and (promise := _cheapest(by_chunks, k, goal, more, models, own, root))
                 ]
-                if _least(trials, found, k) >= goal:
+                tried.append((_least(trials, found, k), found))
+                if tried[-1][0] >= goal:
                     break
-            out += found
-    return sorted(out, key=lambda p: (p.by_chunks, p.k, p.recall))
+            out += max(tried, key=lambda one: min(goal, one[0]))[1]
+    return sorted(map(_rounded, out), key=lambda p: (p.by_chunks, p.k, p.recall))
+
+
+def _rounded(promise: FilterPromise) -> FilterPromise:
+    """The same on any machine: the last bits of powers and sums are not."""
+    names = ("aim", "ceiling", "power", "slope", "gets", "nbytes", "ms")
+    return replace(promise, **{name: round(getattr(promise, name), ROUNDED) for name in names})
 
 
 def _cheapest(
     by_chunks: bool, k: int, goal: float, more: float, models: dict[tuple[bool, int], Model],
-    families: dict[str, list[Trial]], root: Root,
+    own: _Stack, root: Root,
 ) -> FilterPromise | None:  # fmt: skip
     """The promise of a goal with the fewest exact scores."""
     vector = root.index.dimension * VECTOR_BYTES[root.index.vector_kind]
@@ -293,8 +310,8 @@ def _cheapest(
             blank = FilterPromise(
                 by_chunks, k, goal, goal, rerank, ceilings[k], power, slope, 0.0, 0.0, 0.0, 0.0, 0.0
             )  # fmt: skip
-            sure = _aimed(blank, families, r, goal + more)
-            if promise := sure or (_aimed(blank, families, r, goal + more, sure=False) if not r else None):
+            sure = _aimed(blank, own, r, goal + more)
+            if promise := sure or (_aimed(blank, own, r, goal + more, sure=False) if not r else None):
                 return promise
     return None
 
@@ -304,27 +321,27 @@ def _rerank_of(promise: FilterPromise) -> int:
     return [round(times * promise.k) for times in RERANKS].index(promise.rerank)
 
 
-def _families(trials: Sequence[Trial], by_chunks: bool, k: int) -> dict[str, list[Trial]]:
+def _stack(trials: Sequence[Trial], by_chunks: bool, k: int) -> _Stack | None:
     """Trials of a path at k, of the queries that it is the quicker one for, if there are any."""
     own = [t for t in trials if t.by_chunks == by_chunks and not t.whole and t.k == k]
-    out: dict[str, list[Trial]] = {}
-    for t in _quicker(trials, own, k) or own:
-        out.setdefault(t.case.family, []).append(t)
-    return out
+    return _Stack.of(_quicker(trials, own, k) or own) if own else None
 
 
 def _least(trials: Sequence[Trial], promises: Sequence[FilterPromise], k: int) -> float:
-    """The mean recall of the family with the least, each query by the quicker path."""
+    """The mean recall of the family with the least, each query by the quicker path. Without those that are read whole:
+    they find what codes can tell, whatever is aimed at.
+    """
     of = {p.by_chunks: p for p in promises}
-    best: dict[tuple[str, int], tuple[float, float]] = {}
+    best: dict[tuple[str, int], tuple[float, float, bool]] = {}
     for t in trials:
         if t.k == k and (promise := of.get(t.by_chunks)):
             j, key = t.at(promise), (t.case.family, t.case.query)
-            one = float(t.ms[j]), float(t.recall[_rerank_of(promise), j])
+            one = float(t.ms[j]), float(t.recall[_rerank_of(promise), j]), t.whole
             best[key] = min(best.get(key, one), one)
     families: dict[str, list[float]] = {}
-    for (family, _), (_, recall) in best.items():
-        families.setdefault(family, []).append(recall)
+    for (family, _), (_, recall, whole) in best.items():
+        if not whole:
+            families.setdefault(family, []).append(recall)
     return min((float(np.mean(some)) for some in families.values() if len(some) >= FAMILY_MIN), default=1.0)
 
 
@@ -342,76 +359,82 @@ def _quicker(trials: Sequence[Trial], own: Sequence[Trial], k: int) -> list[Tria
     return [t for t in own if t.k == k and ms(t) <= best[t.case.family, t.case.query]]
 
 
-def _surely(recall: Floats) -> float:
-    """A mean, less half of its standard error."""
-    return float(recall.mean() - 0.5 * recall.std() / len(recall) ** 0.5)
-
-
 @dataclass(frozen=True)
-class _Family:
-    """Trials of a family, their plans side by side, the last one repeated. x (T): as in FilterPromise; expected (T, S):
-    recall by its model; recall, gets, nbytes, ms (T, S).
+class _Stack:
+    """Trials of one path and k side by side (T), each with its plans (S), the last one repeated.
+
+    family (T): the number of each one's family; sizes: trials of each family; x: as in FilterPromise; first (T); share,
+    gets, nbytes, ms (T, S); recall (R, T, S).
     """
 
+    family: Ints
+    sizes: Ints
     x: Floats
-    expected: Floats
+    first: Ints
+    share: Floats
     recall: Floats
     gets: Floats
     nbytes: Floats
     ms: Floats
 
     @classmethod
-    def of(cls, trials: Sequence[Trial], blank: FilterPromise, r: int) -> _Family:
+    def of(cls, trials: Sequence[Trial]) -> _Stack:
         most = max(len(t.share) for t in trials)
-
-        def side_by_side(rows: list[Floats]) -> Floats:
-            return np.array([np.pad(row, (0, most - len(row)), "edge") for row in rows])
-
+        plans = np.array([np.minimum(np.arange(most), len(t.share) - 1) for t in trials])
+        share, gets, nbytes, ms = (
+            np.array([getattr(t, name)[j] for t, j in zip(trials, plans, strict=True)])
+            for name in ("share", "gets", "nbytes", "ms")
+        )
+        recall = np.stack([t.recall[:, j] for t, j in zip(trials, plans, strict=True)], axis=1)
+        _, family, sizes = np.unique([t.case.family for t in trials], return_inverse=True, return_counts=True)
         x = np.array([np.log2(max(1.0, t.matches / t.k)) for t in trials])
-        power = np.clip(blank.power - blank.slope * x, POWER_MIN, POWER_MAX)[:, None]
-        expected = blank.ceiling * (1 - np.maximum(0, 1 - side_by_side([t.share for t in trials])) ** power)
-        gets, nbytes, ms = (side_by_side([getattr(t, name) for t in trials]) for name in ("gets", "nbytes", "ms"))
-        return cls(x, expected, side_by_side([t.recall[r] for t in trials]), gets, nbytes, ms)
+        first = np.array([t.first for t in trials])
+        return cls(family, sizes, x, first, share, recall, gets, nbytes, ms)
 
-    def at(self, aim: float, floor: float, rise: float) -> tuple[Ints, Ints]:
-        """Which plans are read."""
-        last = self.expected.shape[1] - 1
-        reached = self.expected >= aim
-        aimed = np.where(reached.any(1), reached.argmax(1), last)
-        steps = np.clip(np.ceil(np.round(floor + rise * self.x, 6)), STEP_MIN, STEP_MAX).astype(np.int64)
-        return np.arange(len(self.x)), np.minimum(np.minimum(aimed, STEP_MAX - steps), last)
+    def means(self, values: Floats) -> Floats:
+        """Of each family, of values (T)."""
+        return np.bincount(self.family, values) / self.sizes
+
+    def surely(self, values: Floats) -> Floats:
+        """Those means, less half of their standard errors."""
+        mean = self.means(values)
+        return mean - 0.5 * np.sqrt(np.maximum(0, self.means(values**2) - mean**2) / self.sizes)
 
 
-def _aimed(
-    blank: FilterPromise, families: dict[str, list[Trial]], r: int, wanted: float, *, sure: bool = True
-) -> FilterPromise | None:
+def _aimed(blank: FilterPromise, own: _Stack, r: int, wanted: float, *, sure: bool = True) -> FilterPromise | None:
     """The promise that keeps the recall that is wanted of it with the fewest bytes, their logarithms added up over the
     families; None where none does. sure: not by a chance of these few queries; exact scores for that would cost a wave.
     """
-    own, out = [_Family.of(some, blank, r) for some in families.values()], list[tuple[float, FilterPromise]]()
+    each, last, out = np.arange(len(own.x)), own.share.shape[1] - 1, list[tuple[float, FilterPromise]]()
+    power = np.clip(blank.power - blank.slope * own.x, POWER_MIN, POWER_MAX)[:, None]
+    expected = blank.ceiling * (1 - np.maximum(0, 1 - own.share) ** power)
+    many = own.sizes >= FAMILY_MIN
 
-    def keeps(aim: float, floor: float, rise: float) -> bool:
-        recalls = [one.recall[one.at(aim, floor, rise)] for one in own]
-        every = np.concatenate(recalls)
-        margin = sure * min(MARGIN_MAX, SURE * float(every.std()) / len(every) ** 0.5)
-        mean = _surely if sure else np.mean
-        least = min((float(mean(some)) for some in recalls if len(some) >= FAMILY_MIN), default=1.0)
-        return bool(min(least, every.mean() - margin) >= wanted)
+    def at(aimed: Ints, floor: float, rise: float) -> Ints:
+        """Which plans are read, where those of the aim are known."""
+        steps = np.clip(np.ceil(np.round(floor + rise * own.x, 6)), STEP_MIN, STEP_MAX).astype(np.int64)
+        plans: Ints = np.minimum(np.minimum(aimed, np.maximum(0, own.first - steps)), last)
+        return plans
 
-    for rise in RISES:
-        for aim in np.linspace(wanted, AIM_MAX * blank.ceiling, AIMS).tolist():
+    def keeps(plans: Ints) -> bool:
+        recall = own.recall[r, each, plans]
+        margin = sure * min(MARGIN_MAX, SURE * float(recall.std()) / len(recall) ** 0.5)
+        means = (own.surely if sure else own.means)(recall)[many]
+        return bool(min(means.min(initial=1.0), recall.mean() - margin) >= wanted)
+
+    for aim in np.linspace(wanted, AIM_MAX * blank.ceiling, AIMS).tolist():
+        reached = expected >= aim
+        aimed = np.where(reached.any(1), reached.argmax(1), last)
+        for rise in RISES:
             low, high = FLOORS
-            if aim < wanted or not keeps(aim, low, rise):
+            if aim < wanted or not keeps(at(aimed, low, rise)):
                 continue
             while high - low > 1:
                 middle = (low + high) // 2
-                low, high = (middle, high) if keeps(aim, middle, rise) else (low, middle)
-            at = [(one, one.at(aim, low, rise)) for one in own]
-            worth = sum(float(np.log(one.nbytes[i].mean() + 1)) for one, i in at)
-            gets, nbytes, ms = (
-                float(np.concatenate([getattr(one, name)[i] for one, i in at]).mean())
-                for name in ("gets", "nbytes", "ms")
-            )
+                low, high = (middle, high) if keeps(at(aimed, middle, rise)) else (low, middle)
+            plans = at(aimed, low, rise)
+            worth = float(np.log(own.means(own.nbytes[each, plans]) + 1).sum())
+            gets, nbytes, ms = (float(values[each, plans].mean()) for values in (own.gets, own.nbytes, own.ms))
             out.append((worth, replace(blank, aim=aim, floor=float(low), rise=rise, gets=gets, nbytes=nbytes, ms=ms)))
     return min(out, key=lambda one: one[0])[1] if out else None
 

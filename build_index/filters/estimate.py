@@ -67,16 +67,10 @@ def estimate_filters(
     `declare` and `read_columns` do.
     """
     declared = {one.attribute: one for one in declare(attributes, names)}
+    budget, own = SHARE_MAX * plain_bytes(rows, attributes, number_bytes, codecs), _own_bytes(rows, attributes)
+    renditions = _renditions(rows, attributes, codecs)
     numbers = np.unique(np.linspace(0, rows.count - 1, min(SAMPLED, rows.count)).astype(np.int64))
     records = [json.loads(record) for record in rows.stored.attributes(numbers)] if declared else []
-    by_row = spot_bytes(rows.stored, attributes.names)
-    own, renditions = rows.dimension * CODE_BITS / 8 + ROW_BYTES + by_row, codecs * (1 if by_row else 2)
-    attribute_bytes = float(rows.stored.attribute_sizes().mean()) if len(attributes) else 0.0
-    budget = (
-        SHARE_MAX
-        * rows.count
-        * (rows.dimension * number_bytes + SLOTS * own * renditions + attribute_bytes * (1 if by_row else 2))
-    )
     out = {i: _undeclared(field, names) for i, field in enumerate(attributes) if i not in declared}
     samples, projected, row_bytes = dict[int, _Sample](), set[int](), BLOCK_ROW_BYTES_MAX
     for number, one in sorted(declared.items()):
@@ -102,6 +96,23 @@ def estimate_filters(
             projection=round(own * places) * (number in projected),
         )  # fmt: skip
     return [out[number] for number in sorted(out)]
+
+
+def plain_bytes(rows: Rows, attributes: pa.Schema, number_bytes: int, codecs: int) -> float:
+    """What an index takes without projections, about, as `estimate_filters` has it."""
+    held = float(rows.stored.attribute_sizes().mean()) if len(attributes) else 0.0
+    blocks = SLOTS * _own_bytes(rows, attributes) * _renditions(rows, attributes, codecs)
+    copies = 1 if spot_bytes(rows.stored, attributes.names) else 2  # of attributes
+    return rows.count * (rows.dimension * number_bytes + blocks + held * copies)
+
+
+def _own_bytes(rows: Rows, attributes: pa.Schema) -> float:
+    """Of a row in a block or a chunk."""
+    return rows.dimension * CODE_BITS / 8 + ROW_BYTES + spot_bytes(rows.stored, attributes.names)
+
+
+def _renditions(rows: Rows, attributes: pa.Schema, codecs: int) -> int:
+    return codecs * (1 if spot_bytes(rows.stored, attributes.names) else 2)
 
 
 class _Sample(NamedTuple):

@@ -50,23 +50,36 @@ def to_project(
     take at most SHARE_MAX of what the index takes without, those with texts in the root before those with hashes.
     paged: chunks have the centres of their blocks.
     """
-    rows, choice = contents.rows, contents.choice
-    own = choice.codec.code_bytes + ROW_BYTES + (spot_bytes(rows.stored, contents.attributes.names))
-    slots = sum(map(len, table.members)) * len(table.renditions)
-    vectors = rows.count * rows.dimension * VECTOR_BYTES[contents.vector_kind]
-    whole = vectors + slots * own + int(table.attribute_bytes.sum()) * (1 + any(r.attributes for r in table.renditions))
     asked = {one.name: one.asked for one in declared}
-    left, out = SHARE_MAX * whole, set[str]()
+    left, out = SHARE_MAX * plain_bytes(contents, table), set[str]()
     for column in sorted(columns, key=lambda column: column.field.hashed):
-        centres = (
-            paged
-            * (8 + rows.dimension)
-            * min(1.0, 1 / CHUNK_ROWS + len(table.members) * column.field.distinct / rows.count)
-        )
-        left -= (own + centres) * column.places
+        left -= projection_bytes(column, contents, table, paged)
         if asked[column.name] or left >= 0:
             out.add(column.name)
     return frozenset(out)
+
+
+def plain_bytes(contents: Contents, table: RowTable) -> int:
+    """What the objects of an index take without projections, about."""
+    rows, slots = contents.rows, sum(map(len, table.members)) * len(table.renditions)
+    vectors = rows.count * rows.dimension * VECTOR_BYTES[contents.vector_kind]
+    attributes = int(table.attribute_bytes.sum()) * (1 + any(r.attributes for r in table.renditions))
+    return vectors + slots * _own_bytes(contents) + attributes
+
+
+def projection_bytes(column: Column, contents: Contents, table: RowTable, paged: bool) -> float:
+    """Likewise what the projection of a column takes. paged: chunks have the centres of their blocks."""
+    rows, centres = contents.rows, 0.0
+    if paged:
+        chunks = min(1.0, 1 / CHUNK_ROWS + len(table.members) * column.field.distinct / rows.count)  # a row
+        centres = (8 + rows.dimension) * chunks
+    return (_own_bytes(contents) + centres) * column.places
+
+
+def _own_bytes(contents: Contents) -> int:
+    """Of a row in a block or a chunk."""
+    stored, names = contents.rows.stored, contents.attributes.names
+    return contents.choice.codec.code_bytes + ROW_BYTES + spot_bytes(stored, names)
 
 
 def write_projections(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from array import array
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -37,10 +38,10 @@ from ..codecs.planes import section_over
 from ..context import BuildContext
 from ..filters.calibrate import calibrate, promises_dict
 from ..filters.codes import RowCodes
-from ..filters.columns import fields_of, fit_blocks, read_columns
+from ..filters.columns import Column, fields_of, fit_blocks, read_columns
 from ..filters.counts import CENTRE_BYTES_MAX, counts_of, write_tables
 from ..filters.declare import declare
-from ..filters.projections import to_project, write_projections
+from ..filters.projections import plain_bytes, projection_bytes, to_project, write_projections
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Ints, Rows
 from ..simulate.edge import logits, prepare_rows
@@ -95,6 +96,7 @@ def _write(contents: Contents, context: BuildContext) -> None:
     if counted and not contents.choice.inline:
         projected = to_project(columns, declared, contents, table, paged)
     columns = fit_blocks(columns, declared, table.members, projected, norms or contents.choice.inline, context.note)
+    _check_room(columns, projected, contents, table, paged, context)
     counts = None
     if counted and columns:
         logits = partial(_logits, contents) if paged else None
@@ -141,6 +143,22 @@ def _write(contents: Contents, context: BuildContext) -> None:
     with (context.building / "root.bin").open("wb") as file:
         file.write(root)
         sync(file)
+
+
+def _check_room(
+    columns: Sequence[Column], projected: Collection[str], contents: Contents, table: RowTable, paged: bool,
+    context: BuildContext,
+) -> None:  # fmt: skip
+    """Raises InputError where the objects do not fit on the disk, before an hour is spent on writing them."""
+    codes = contents.rows.count * contents.choice.codec.code_bytes * bool(projected)  # kept while blocks are written
+    taken = (projection_bytes(one, contents, table, paged) for one in columns if one.name in projected)
+    needed = plain_bytes(contents, table) + codes + round(sum(taken))
+    free = shutil.disk_usage(context.building).free
+    if free < needed:
+        raise InputError(
+            f"{context.out} has {free:,} bytes of room, and the objects of the index take about {needed:,}",
+            hint="free some space, name another --out, or fewer attributes with --filter",
+        )
 
 
 def _logits(contents: Contents, numbers: Ints) -> npt.NDArray[np.float64] | None:

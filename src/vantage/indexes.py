@@ -28,8 +28,8 @@ from .search.query import Answer, Query
 T = TypeVar("T")
 
 REVALIDATE_S = 30.0
-READING_BYTES = 8 << 20
-WORKING_BYTES = 16 << 20  # of it in the heap about half: reads under way are not
+READING_BYTES = 6 << 20
+WORKING_BYTES = 14 << 20  # of it in the heap about half: reads under way are not
 LARGE_BYTES = 8 << 20  # one that holds more in the heap gets the room of the blocks kept
 INDEXES_BYTES = 10 << 20  # what open indexes may hold together; one alone may hold more
 OPENING_S = 15.0  # one that takes longer is taken for gone

@@ -285,5 +285,17 @@ def test_no_room_is_told_before_a_row_is_read(tmp_path: Path, out: Path, monkeyp
     ran = built(source, out)
     assert ran.refusal().startswith(f"{out} has {needed - 1:,} bytes of room, and the vectors alone take {needed:,}")
     assert "read ..." not in ran.err
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=needed))
+
+
+def test_an_index_that_does_not_fit_is_told_before_it_is_written(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save(tmp_path / "a.parquet", good())
+    free = ROWS * DIMENSION * (4 + 2)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    ran = built(source, out)
+    assert ran.refusal().startswith(f"{out} has {free:,} bytes of room, and the objects of the index take about ")
+    assert "note: the index may take " in ran.err
+    assert nothing_left(out)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 30))
     assert built(source, out, "--json").json()["rows"] == ROWS

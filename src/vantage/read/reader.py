@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ..cost import LANES, Limits
 from ..errors import ChangedError, DamagedError, StoreError
+from ..format import READ_BYTES_MAX
 from ..receipt import Receipt
 from .bucket import Body, Bucket, Folder
 from .deadline import Deadline
@@ -25,7 +26,9 @@ CURRENT_BYTES_MAX = 1 << 16
 
 
 class Buffer:
-    """The buffer that reads land in: it grows to the largest read and is reused, so that the heap stays whole."""
+    """The buffer that reads land in. The first read makes it as long as ranges may be, as one that grew with them
+    would leave holes in the heap; a longer root makes it grow.
+    """
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -33,7 +36,7 @@ class Buffer:
     def view(self, length: int) -> memoryview:
         """Its first `length` bytes; what was there before is lost."""
         if len(self._data) < length:
-            self._data = bytearray(length)
+            self._data = bytearray(max(length, READ_BYTES_MAX))
         return memoryview(self._data)[:length]
 
 

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ..cost import Budget
 from ..errors import LimitError
@@ -111,12 +112,17 @@ class Pricing:
 
     def price(self, step: int) -> int:
         """Of a step: 0 is that at which a mean byte of what has a probability is read."""
+        mean, most = self._mean_and_most
+        return int(max(READ_ALL, min(most, round(mean * _FACTORS[step - STEP_MIN]))))
+
+    @cached_property
+    def _mean_and_most(self) -> tuple[float, int]:
+        """The price of step 0, and the highest that a plan takes."""
         size = self.directory.places[self.renditions[0]].size
         numbers = range(len(size)) if self.routed.blocks is None else self.routed.blocks
         span = sum(size[b] for b, p in zip(numbers, self.routed.p, strict=True) if p)
-        mean = (sum(self.routed.p) << PRICE_BITS) / max(1, span)
         most = min((1 << 32) - 1, (PRICED_MAX - 1) // max(1, self.directory.span(self.renditions[0])))
-        return int(max(READ_ALL, min(most, round(mean * _FACTORS[step - STEP_MIN]))))
+        return (sum(self.routed.p) << PRICE_BITS) / max(1, span), most
 
     def plan(self, price: int) -> tuple[Plan, float]:
         """A plan, and the share of the expected answers that it holds."""

@@ -193,10 +193,11 @@ class ChunkScan(LrsqScan):
     def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
         index, extent = self.root.index, self.directory.extent(place, 0)
         paged = self.root.paged
-        chunk = open_chunk(data, extent.rows, extent.size, self.codec.code_bytes, index, paged, self.where(place))
+        where = self.where(place)
+        chunk = open_chunk(data, extent.rows, extent.size, self.codec.code_bytes, index, paged, where)
         (self._opened if keep else self._fresh)[place] = data, chunk
         at = chunk.at
-        mask = self.mask_of(memoryview(data)[at.columns : at.columns_end], at.n, self.where(place))
+        mask = self.mask_of(memoryview(data)[at.columns : at.columns_end], at.n, where)
         self.rows += at.n
         self.matched += int.from_bytes(mask, "little").bit_count()
         if any(mask):

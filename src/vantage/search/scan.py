@@ -169,8 +169,8 @@ class LrsqScan:
         """A bit for each row of an extent that the query's filter takes, padded to whole groups; None without one."""
         if self.query.selection is None:
             return None
-        plane = plane_of(data, opened.planes, COLUMNS_PLANE, self.where(place))
-        mask = self.mask_of(plane, opened.at.n, self.where(place))
+        where = self.where(place)
+        mask = self.mask_of(plane_of(data, opened.planes, COLUMNS_PLANE, where), opened.at.n, where)
         at_home = (1 << self.directory.homes[place]) - 1  # they come first
         self.matched += (int.from_bytes(mask, "little") & at_home).bit_count()
         return mask

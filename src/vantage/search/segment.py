@@ -14,10 +14,10 @@ from ..read.waves import Item, Steps, Wave
 from ..receipt import Receipt
 from .estimate import promise_of
 from .filtered import Selection
-from .matching import Pricing, least_step, plan_share, promise_under_filter, share_for
+from .matching import BLOCKS_SHARE_MIN, Pricing, least_step, plan_share, promise_under_filter, share_for
 from .plan import READ_ALL, SMALL_BYTES, Plan, plan_scan, spread
 from .prepare import Prepared
-from .query import Query
+from .query import TOP_K_MAX, Query
 from .route import ROUTERS
 from .route.common import Page, Routed, Router
 from .route.tail import by_centres, by_logits, shared, tail
@@ -182,6 +182,11 @@ class Segment:
         if selection.rows and sum(selection.rows) < FEW_MATCHES * query.nearest:
             return plan_scan(routed, flags, directory, renditions, READ_ALL, gets, budget)
         matches = sum(selection.rows) or float(self.root.index.rows)
+        if not self.root.filter_promises and selection.rows and matches >= BLOCKS_SHARE_MIN * self.root.index.rows:
+            # Nothing was measured: the nearest of half of all rows lie about where twice as many of all rows do.
+            nearest = min(TOP_K_MAX, round(query.nearest * self.root.index.rows / matches))
+            price = promise_of(self.root.contract, self.root.promises, nearest, query.recall).price
+            return plan_scan(routed, flags, directory, renditions, price, gets, budget)
         promise = self.filter_promise(query, by_chunks=False)
         pricing = Pricing(routed, flags, directory, renditions, gets, budget)
         return plan_share(pricing, share_for(promise, matches), least_step(promise, matches))
