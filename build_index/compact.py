@@ -13,9 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vantage.errors import DamagedError, InputError
 from vantage.format import Current
+from vantage.format.log import Id
 from vantage.log.move import advance, unsealed
 from vantage.log.state import read_log
 from vantage.log.tail import DELETE, PATCH, UPSERT, Tail, members_of
@@ -89,35 +91,31 @@ def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
 
     Raises InputError where no row would be left, or a row is one that the index cannot hold.
     """
-    row_of, names = index.row_of(), index.attributes.names
-    stored, upserts, patches, deleted = index.stored, dict[int | bytes, bytes](), dict[int | bytes, bytes](), 0
-    vectors = list[Any]()
-    kind = DTYPES[stored.kind]
+    row_of, names, stored = index.row_of(), index.attributes.names, index.stored
+    coming, vectors = dict[Id, bytes](), list[npt.NDArray[Any]]()  # rows as they will be
+    gone, upserted, deleted = list[int](), 0, 0
     for identifier, fresh in tail.rows.items():
-        row = row_of.get(identifier)
+        row, label = row_of.get(identifier), f"row {identifier!r} in the log"
         if fresh.kind == UPSERT:
-            members = members_of(fresh.attributes, f"row {identifier!r} in the log")
-            upserts[identifier] = _record(members, names)
-            vectors.append(np.frombuffer(fresh.vector, kind))
+            coming[identifier] = _record(members_of(fresh.attributes, label), names)
+            vectors.append(np.frombuffer(fresh.vector, DTYPES[stored.kind]))
+            upserted += 1
         elif fresh.kind == PATCH and row is not None:
             before = dict(zip(names, json.loads(stored.records[row]), strict=True))
-            change = members_of(fresh.attributes, f"row {identifier!r} in the log")
-            patches[identifier] = _record(before | change, names)
+            coming[identifier] = _record(before | members_of(fresh.attributes, label), names)
             vectors.append(stored.held[row])
-        deleted += fresh.kind == DELETE and row is not None
-    gone = np.array([row_of[i] for i in tail.rows if i in row_of and tail.rows[i].kind != PATCH or i in patches], int)
-    coming = upserts | patches
+        if row is not None:
+            gone.append(row)
+            deleted += fresh.kind == DELETE
     if len(gone) - len(coming) >= index.rows.count:
         raise InputError("no row would be left", hint="delete the index, or write rows before it is compacted")
     if coming:
-        ids: Ids = [*coming] if isinstance(stored.id_of, list) else np.array([*coming], np.int64)
-        order = [*upserts, *patches]
-        place = {identifier: i for i, identifier in enumerate(i for i in tail.rows if i in coming)}
-        held = np.array([vectors[place[i]] for i in order])
-        index.add(Arrays(held, stored.kind, ids, [coming[i] for i in order]))
-    if len(gone):
+        text_ids = [identifier for identifier in coming if isinstance(identifier, bytes)]
+        ids: Ids = text_ids if isinstance(stored.id_of, list) else np.array([*coming], np.int64)
+        index.add(Arrays(np.array(vectors), stored.kind, ids, [*coming.values()]))
+    if gone:
         index.remove(np.sort(gone))
-    return len(upserts), len(patches), deleted
+    return upserted, len(coming) - upserted, deleted
 
 
 def _record(members: dict[str, Any], names: list[str]) -> bytes:

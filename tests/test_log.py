@@ -317,7 +317,7 @@ def test_the_first_write_names_the_log(writer: Writer) -> None:
 
 
 def test_a_publisher_that_came_between_keeps_the_first_write(writer: Writer) -> None:
-    """Who read a CURRENT without a log replaces it on its etag, as the first writer does: one of the two looks again."""
+    """Both replace a CURRENT without a log on the etag that they read: one of the two looks again."""
     first = Writer(MemoryLog(current().pack()))
     other = current("fedcba9876543210")
     first.store.objects["CURRENT"] = other.pack()

@@ -219,7 +219,7 @@ def _swap(store: ObjectStore, new: Current, old: Current | None, etag: str | Non
 
 
 def check_folded(store: ObjectStore, current: Current | None) -> None:
-    """Raises InputError where rows are in the log of an index, whose CURRENT this is, that its generation does not have."""
+    """Raises InputError where the log of an index with this CURRENT has rows that its generation does not have."""
     if current is not None and current.named_log is not None:
         _check_folded(asyncio.run(read_log(StoreLog(store), time.monotonic)))
 

@@ -96,8 +96,8 @@ def compact_command(index: Address, as_json: Json = False) -> None:
         return
     changes = f"{folded.upserted:,} upserted, {folded.patched:,} patched, {folded.deleted:,} deleted"
     out.print(
-        f"{plain(index)}: generation {folded.generation}, {count(folded.rows, 'row')}, up to seq {folded.seq}: {changes}; "
-        f"{size(folded.written_bytes)} written",
+        f"{plain(index)}: generation {folded.generation}, {count(folded.rows, 'row')}, up to seq {folded.seq}: "
+        f"{changes}; {size(folded.written_bytes)} written",
         highlight=False,
     )
 
