@@ -14,6 +14,8 @@ from .read.reader import fetch
 from .receipt import Receipt
 from .search.fresh import FreshRows
 
+NEVER = float("-inf")
+
 
 class BucketLog:
     """A bucket as the log's readers see it. receipt: counts what is read."""
@@ -50,9 +52,14 @@ class Followed:
     last asked for.
     """
 
-    def __init__(self, index: Index, read_at: float) -> None:
-        self.index, self.read_at = index, 0.0
-        self.state = LogState(index.current.pack(), "", read_at)
+    def __init__(self, index: Index) -> None:
+        self.index, self.read_at = index, NEVER
+        self.state = LogState(index.current.pack(), "", index.read_at)
+
+    @property
+    def moved(self) -> bool:
+        """Whether there is a newer generation, which has a part of the log; this one has the rest of it still."""
+        return self.state.current.generation != self.index.current.generation
 
     async def follow(self, receipt: Receipt) -> bool:
         """Reads the log on to its end; False where it went away, and the index must be opened again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any
 
 from .cost import CLASS_B_USD, LANES, Budget, Limits, wave_ms
@@ -63,8 +64,8 @@ class Index:
     """A snapshot of an index: its segments as one generation has them, and how their objects are read.
 
     Its segment may have the log behind that, up to a write (`with_fresh`), and then answers are as if all of that were
-    in the generation. Immutable but for its caches, and for what the service sets: `warm_client`, asked before the bucket for blocks and
-    routing pages, and `limits`, the most of a request. A generation has one segment.
+    in the generation. Immutable but for its caches, and for what the service sets: `warm_client`, asked before the
+    bucket for blocks and routing pages, and `limits`, the most of a request. A generation has one segment.
     """
 
     def __init__(self, name: str, bucket: Bucket, cache: Cache, current: Current, root: Root) -> None:
@@ -73,11 +74,12 @@ class Index:
         self.etags: dict[str, str] = {}
         self.limits = Limits()
         self.warm_client: WarmClient | None = None
+        self.read_at = float("-inf")  # when CURRENT was asked for, of time.monotonic
 
     @classmethod
     async def open(cls, bucket: Bucket, name: str, cache: Cache, receipt: Receipt) -> Index:
         """Two dependent GETs: CURRENT, then the root. NotFoundError when there is no such index."""
-        data = await read_small(bucket, f"{name}/CURRENT", receipt)
+        read_at, data = monotonic(), await read_small(bucket, f"{name}/CURRENT", receipt)
         if data is None:
             raise NotFoundError(
                 f"there is no index {name!r}",
@@ -87,7 +89,9 @@ class Index:
         current = Current.unpack(data, f"{name}/CURRENT")
         reader = Reader(bucket, {}, receipt)
         root = await reader.whole(f"{name}/{current.root.key}", current.root.size, current.root.sha256)
-        return cls(name, bucket, cache, current, Root.unpack(root, f"{name}/{current.root.key}"))
+        index = cls(name, bucket, cache, current, Root.unpack(root, f"{name}/{current.root.key}"))
+        index.read_at = read_at
+        return index
 
     def with_fresh(self, fresh: FreshRows) -> Index:
         """A snapshot of the same generation with the log as it is now."""
@@ -208,7 +212,11 @@ class Index:
         """A query's run; one by the id of a row reads its vector first. None where there was no time for that."""
         budget = query.budget
         if query.id is not None:
-            row_and_vector = self._find_fresh(query.id) or (yield from self._find(query.id))
+            place = self._place(query.id)
+            if place is None:
+                row_and_vector = yield from self._find(query.id)
+            else:
+                row_and_vector = self.root.index.rows + place, self._fresh_vector(place)
             if row_and_vector is None:
                 return None
             row, vector = row_and_vector
@@ -391,20 +399,24 @@ class Index:
         return facets.answer(self.segment, plan, taken, receipt)
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
-        """(row, vector) of an id: one GET for the page of ids, one for the vector. Raises as StoredRows.find."""
+        """(row, vector) of an id of the generation: one GET for the page of ids, one for the vector. Raises as
+        StoredRows.find.
+        """
         [row] = await run_together([(self._find(identifier), Receipt())], Reader(self.bucket, self.etags, receipt))
         assert row is not None  # there is no end of time here
         return row
 
-    def _find_fresh(self, identifier: int | bytes) -> tuple[int, list[float]] | None:
-        """The same of the log; None where it does not have the id. Raises NotFoundError for a row that is deleted."""
-        place = None if self.fresh is None else self.fresh.place(identifier)
-        if self.fresh is None or place is None:
-            return None
+    def _place(self, identifier: int | bytes) -> int | None:
+        """Of a row in the log; None where that does not have the id. Raises NotFoundError for a row that is deleted."""
+        place = None if self.fresh is None else self.fresh.places.get(identifier)
         if place == GONE:
             raise no_row(identifier)
-        vector = decode(self.fresh.rows.vector(place), self.root.index.vector_kind)
-        return self.fresh.first + place, vector
+        return place
+
+    def _fresh_vector(self, place: int) -> list[float]:
+        """Of a row in the log."""
+        assert self.fresh is not None
+        return decode(self.fresh.rows.vector(place), self.root.index.vector_kind)
 
     def _find(self, identifier: int | bytes) -> Steps[tuple[int, list[float]] | None]:
         rows = self.segment.rows
@@ -415,9 +427,14 @@ class Index:
         return (entry.row, decode(vectors[entry.row], self.root.index.vector_kind)) if vectors else None
 
     async def row(self, identifier: int | bytes, receipt: Receipt) -> tuple[list[float], dict[str, Any]]:
-        """(vector, attributes) of an id: a GET for the page of ids, then one for each of the two, side by side."""
+        """(vector, attributes) of an id: a GET for the page of ids, then one for each of the two, side by side; none of
+        a row in the log.
+        """
         reader, rows = Reader(self.bucket, self.etags, receipt), self.segment.rows
         receipt.generation, receipt.seq = self.current.generation, self.seq
+        if (place := self._place(identifier)) is not None:
+            assert self.fresh is not None
+            return self._fresh_vector(place), self.fresh.attributes([place], ANY)[0][place]
         [entry] = await run_together([(rows.find(identifier), Receipt())], reader)
         assert entry is not None  # there is no end of time here
         spots = {} if entry.spot is None else {entry.row: entry.spot}
@@ -431,7 +448,10 @@ class Index:
     async def rows(
         self, identifiers: Sequence[int | bytes], wanted: Wanted, receipt: Receipt, deadline: Deadline
     ) -> StoredAnswer:
-        """Rows by their ids, in the order asked for: one wave for pages of ids, then one for each of what is wanted."""
+        """Rows by their ids, in the order asked for: one wave for pages of ids, then one for each of what is wanted.
+
+        What the log has of them takes no read.
+        """
         receipt.generation, receipt.seq = self.current.generation, self.seq
         reader = Reader(self.bucket, self.etags, receipt, deadline, None, self.limits)
         own = Receipt()  # the budget is of all waves together
@@ -491,19 +511,27 @@ class Index:
         return entries, vectors, attributes
 
     def _rows(self, identifiers: Sequence[int | bytes], wanted: Wanted, spent: Receipt) -> Steps[StoredAnswer]:
+        fresh, kind, room = self.fresh, self.root.index.vector_kind, ATTRIBUTES_BYTES_MAX
+        known = {} if fresh is None else {i: fresh.places[i] for i in identifiers if i in fresh.places}
+        out: dict[int | bytes, StoredRow] = {}
+        if fresh is not None:
+            places = [place for place in known.values() if place != GONE]
+            own, room = fresh.attributes(places * wanted.attributes, room)
+            for identifier, place in known.items():
+                if place != GONE:
+                    vector = self._fresh_vector(place) if wanted.vectors else None
+                    out[identifier] = StoredRow(identifier, vector, own.get(place))
+        rest = [identifier for identifier in identifiers if identifier not in known]
         wanted = replace(wanted, budget=wanted.budget.within(self.limits))
-        steps = self._stored(identifiers, wanted, spent, ATTRIBUTES_BYTES_MAX)
-        entries, vectors, attributes = yield from steps
-        found = [entry for entry in entries.values() if entry is not None]
-        kind, rows = self.root.index.vector_kind, list[StoredRow]()
-        for identifier in identifiers:
-            entry = entries.get(identifier)
+        entries, vectors, attributes = yield from self._stored(rest, wanted, spent, room)
+        for identifier, entry in entries.items():
             if entry is not None:
                 vector = decode(vectors[entry.row], kind) if entry.row in vectors else None
-                own = attributes.get(entry.row) if self.root.names else {}
-                rows.append(StoredRow(identifier, vector, own))
-        complete = len(entries) == len(set(identifiers))
-        complete &= not wanted.vectors or len(vectors) == len(found)
-        complete &= not wanted.attributes or not self.root.names or len(attributes) == len(found)
-        missing = [identifier for identifier in identifiers if entries.get(identifier, 0) is None]
-        return StoredAnswer(rows, missing, complete)
+                out[identifier] = StoredRow(identifier, vector, attributes.get(entry.row) if self.root.names else {})
+        complete = len(entries) == len(set(rest))
+        complete &= not wanted.vectors or all(row.vector is not None for row in out.values())
+        complete &= not wanted.attributes or all(row.attributes is not None for row in out.values())
+        gone = {identifier for identifier, entry in entries.items() if entry is None}
+        gone |= {identifier for identifier, place in known.items() if place == GONE}
+        missing = [identifier for identifier in identifiers if identifier in gone]
+        return StoredAnswer([out[i] for i in identifiers if i in out], missing, complete)

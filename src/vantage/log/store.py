@@ -19,7 +19,7 @@ class LogReader(Protocol):
 
 
 class LogStore(LogReader, Protocol):
-    """The same with conditional writes. Where `create` or `swap` fails, nobody knows whether it took effect, or will."""
+    """The same with conditional writes. Where `create` or `swap` fails, nobody knows whether it took effect or will."""
 
     async def create(self, key: str, data: bytes) -> bool:
         """Puts an object where there is none (If-None-Match: *); whether it did."""

@@ -8,10 +8,8 @@ from typing import Any
 from ..read.waves import Steps
 from . import exact, routed
 from .filtered import Matched
-from .fresh import FreshRows
 from .query import Answer
 from .rank import Match, rank_estimated, rank_exact
-from .rows import json_bytes
 from .run import Candidates, Run
 
 Source = Callable[[Run], Steps[Candidates]]
@@ -67,28 +65,15 @@ def attach(run: Run, candidates: Candidates, matches: list[Match], vectors: dict
             m.stored, m.kind = vectors.get(m.row), run.segment.root.index.vector_kind
         complete &= all(m.stored is not None for m in matches)
     if query.attributes and matches:
-        own, room = _written(fresh, written, query.room)
-        attributes = own | (yield from _attributes(run, candidates, matches, room))
+        own, room = ({}, query.room) if fresh is None else fresh.attributes(written.values(), query.room)
+        attributes = yield from _attributes(run, candidates, matches, room)
+        attributes |= {row: own[place] for row, place in written.items() if place in own}
         for m in matches:
             m.attributes = attributes.get(m.row)
         complete &= all(m.attributes is not None for m in matches)
     for m in matches:  # a batch keeps many answers until the last is there
         m.contender = None
     return complete
-
-
-def _written(
-    fresh: FreshRows | None, places: dict[int, int], room: int
-) -> tuple[dict[int, dict[str, Any]], int]:  # fmt: skip
-    """Attributes of rows in the log, by row, as many of the first as there is room for; and the room that is left."""
-    out: dict[int, dict[str, Any]] = {}
-    for row, place in places.items():
-        assert fresh is not None
-        room -= json_bytes(fresh.rows.attributes[place])
-        if room < 0:
-            return out, 0
-        out[row] = fresh.attributes(place)
-    return out, room
 
 
 def _attributes(run: Run, candidates: Candidates, matches: list[Match], room: int) -> Steps[dict[int, dict[str, Any]]]:

@@ -30,8 +30,8 @@ class Base:
 
 @dataclass(frozen=True)
 class Selection:
-    """A filter, as it was sent and compiled for one segment. rows: of each block, of those at home in it, how many it is expected to take;
-    none in an index without counts. 0 is sure, other numbers are about right.
+    """A filter, as it was sent and compiled for one segment. rows: of each block, of those at home in it, how many it
+    is expected to take; none in an index without counts. 0 is sure, other numbers are about right.
 
     bases: what chunks can be found by; whole: all of their chunks are known. Of a large index a wave reads what is
     known of rows and chunks, and told keeps the last that it said, for queries of the same request.

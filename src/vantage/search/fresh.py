@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from heapq import nsmallest
 from itertools import accumulate
@@ -18,8 +18,10 @@ from ..log.tail import DELETE, PATCH, Tail, members_of, packed_members
 from .filtered import Selection
 from .prepare import Prepared
 from .rank import Match, best_first, comparable, exact_scores, lengths_of
+from .rows import json_bytes
 from .scan import rows_taken
 
+ROW_BYTES = 250  # of a row and of an id beside vector and attributes: its columns, and its places in tables
 GONE = -1  # instead of a place: an id without a row
 CHUNK_ROWS, LIST_ROWS = (
     8192,
@@ -180,6 +182,12 @@ class FreshRows:
             at += chunk.n
         return bits & self.live
 
+    @property
+    def nbytes(self) -> int:
+        """About what it holds."""
+        rows = self.rows
+        return len(rows.vectors) + sum(map(len, rows.attributes)) + ROW_BYTES * (len(rows.ids) + len(self.places))
+
     def values(self, field: int, place: int) -> Sequence[Any]:
         """What a row has of a field: keys, of texts with ranks their UTF-8."""
         for chunk in self.rows.columns(self.count):
@@ -237,10 +245,19 @@ class FreshRows:
             by_value.setdefault(value, match)
         return list(by_value.values())[:most]
 
-    def attributes(self, place: int) -> dict[str, Any]:
-        """Of a row, in the order of the schema. Raises DamagedError."""
-        members = self.rows.members(place)
-        return {name: members.get(name) for name in self.root.names}
+    def attributes(self, places: Iterable[int], room: int) -> tuple[dict[int, dict[str, Any]], int]:
+        """Those of rows, by place, as many of the first as there is room for; and the room that is left.
+
+        room: as of StoredRows.attributes. Raises DamagedError.
+        """
+        out: dict[int, dict[str, Any]] = {}
+        for place in places:
+            room -= json_bytes(self.rows.attributes[place])
+            if room < 0:
+                return out, 0
+            members = self.rows.members(place)
+            out[place] = {name: members.get(name) for name in self.root.names}
+        return out, room
 
     def unresolved(self, tail: Tail) -> list[Id]:
         """Ids that `followed` needs rows of the generation for: those that were patched."""

@@ -44,8 +44,9 @@ class Reads(Protocol):
 class Segment:
     """One set of blocks. Immutable but for what is cached of it.
 
-    fresh: what the log says behind it, None where it says nothing. space: the prefix of the keys of its generation. keys: of its objects, by number. resident: the directory of all its
-    extents, or None where pages of the router have it.
+    fresh: what the log says behind it, None where it was not read. space: the prefix of the keys of its generation.
+    keys: of its objects, by number. resident: the directory of all its extents, or None where pages of the router have
+    it.
     """
 
     def __init__(self, name: str, generation: str, root: Root, cache: Cache) -> None:
