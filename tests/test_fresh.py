@@ -382,6 +382,17 @@ def test_four_thousand_tombstones_push_nothing_out(tmp_path: Path) -> None:
     assert sorted(m.id for m in it.ask(query, 1000).matches) == sorted(it.rows)
 
 
+def test_rows_that_are_written_again_and_again_do_not_pile_up(tmp_path: Path) -> None:
+    it = living(tmp_path, "numbers")
+    some = list(it.rows.values())
+    for turn in range(6):
+        it.write({10_000 + i: Row(some[(i + turn) % len(some)].vector, {}) for i in range(700)})
+        it.read_on()
+        assert it.index.fresh is not None and it.index.fresh.count <= 2 * 700 + 1024 and it.index.fresh.live_rows == 700
+    every = it.ask(some[0].vector, 1000, vectors=True)
+    assert {m.id: m.vector for m in every.matches} == {i: row.vector for i, row in it.rows.items()}
+
+
 def test_a_service_sees_what_was_written_when_it_is_to(tmp_path: Path) -> None:
     it = living(tmp_path, "words")
     query, service = next(iter(it.rows.values())).vector, Service(Folder(tmp_path), 0)

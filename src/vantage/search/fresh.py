@@ -23,6 +23,7 @@ from .scan import rows_taken
 
 ROW_BYTES = 250  # of a row and of an id beside vector and attributes: its columns, and its places in tables
 GONE = -1  # instead of a place: an id without a row
+DEAD_ROWS = 1024  # that may be there beside as many as are live
 CHUNK_ROWS, LIST_ROWS = (
     8192,
     256,
@@ -133,7 +134,8 @@ class FreshRows:
 
     places: of each id that the log has, where its row is among `rows`, or GONE. live: a bit for each of the first
     `count` rows that is the last one of its id. A fresh row has the number of the generation's rows and its place: so
-    among equal scores it comes behind those of the generation, in the order of writing.
+    among equal scores it comes behind those of the generation, and live rows are in the order of their last writes,
+    those of one segment in that of their ids.
     """
 
     root: Root
@@ -270,7 +272,7 @@ class FreshRows:
 
         base: of the ids that are `unresolved`, None where the generation has no row.
         """
-        changes = [(i, fresh) for i, fresh in tail.rows.items() if fresh.seq > self.seq]
+        changes = sorted((fresh.seq, i) for i, fresh in tail.rows.items() if fresh.seq > self.seq)
         if not changes:
             return self if self.seq == tail.next - 1 else replace(self, seq=tail.next - 1)
         shape, index = tail.shape, self.root.index
@@ -280,7 +282,8 @@ class FreshRows:
             raise ValueError("it was followed already")
         places, live, rows = dict(self.places), self.live, self.rows
         ids, vectors, attributes = list[Id](), list[bytes | memoryview](), list[bytes]()
-        for identifier, fresh in changes:
+        for _, identifier in changes:
+            fresh = tail.rows[identifier]
             before, vector, own = places.get(identifier), fresh.vector, fresh.attributes
             if before is not None and before != GONE:
                 live &= ~(1 << before)
@@ -301,4 +304,15 @@ class FreshRows:
         rows.add(ids, b"".join(vectors), attributes)
         count = self.count + len(ids)
         live |= ((1 << len(ids)) - 1) << self.count
-        return replace(self, seq=tail.next - 1, places=places, live=live, count=count)
+        grown = replace(self, seq=tail.next - 1, places=places, live=live, count=count)
+        return grown if count <= 2 * grown.live_rows + DEAD_ROWS else grown._without_dead()
+
+    def _without_dead(self) -> FreshRows:
+        """The same in rows of its own, all of which are live."""
+        rows, own = _Rows(self.root), [place for place in range(self.count) if self.live >> place & 1]
+        old = self.rows
+        rows.add(
+            [old.ids[place] for place in own], b"".join(map(old.vector, own)), [old.attributes[place] for place in own]
+        )
+        places = dict.fromkeys(self.places, GONE) | {identifier: place for place, identifier in enumerate(rows.ids)}
+        return replace(self, places=places, live=(1 << len(own)) - 1, count=len(own), rows=rows)
