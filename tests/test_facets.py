@@ -13,9 +13,13 @@ import pytest
 
 from vantage.http.access import Access
 from vantage.http.routes import handle
+from vantage.index import Index
 from vantage.indexes import Service
 from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.receipt import Receipt
 from vantage.search import facets
+from vantage.search.facets import FacetAnswer, FacetQuery
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LANG = {"lang": {"top": 3}}
@@ -62,6 +66,21 @@ def test_without_a_filter_texts_take_no_read() -> None:
     tags = [["a", "b", "çé"][: i % 4] for i in range(180)]
     assert body["facets"]["tags"]["values"][0] == {"value": "a", "count": sum("a" in own for own in tags)}
     assert body["facets"]["tags"]["missing"] == {"count": sum(not own for own in tags)}
+
+
+def test_blocks_that_left_the_cache_while_a_request_waited_are_read_again() -> None:
+    async def counted(cache: Cache) -> FacetAnswer:
+        index = await Index.open(Folder(FIXTURES), "filters", cache, Receipt())
+        asked = FacetQuery(LANG, {"year": {"$gt": 2000}})
+        await index.facets(index.plan_facets(asked), Receipt())
+        plan = index.plan_facets(asked)  # from what the first one left
+        assert bool(cache.held) == any(reading.plan.cached for reading in plan.readings)
+        cache.clear()
+        return await index.facets(plan, Receipt())
+
+    plain, emptied = (asyncio.run(counted(Cache(budget))) for budget in (0, 1 << 20))
+    assert emptied.receipt.gets == plain.receipt.gets > 0
+    assert (emptied.facets, emptied.matched, emptied.complete) == (plain.facets, plain.matched, True)
 
 
 @pytest.mark.usefixtures("dear")
@@ -119,6 +138,7 @@ def test_of_the_nearest() -> None:
         ({"facets": {"price": {"edges": [1, 1.0]}}}, "facets.price.edges[1]"),
         ({"facets": {"at": {"edges": ["2020-01-01", "never"]}}}, "facets.at.edges[1]"),
         ({"facets": LANG, "filter": {"nope": 1}}, "filter.nope"),
+        ({"facets": LANG, "filter": None}, "filter"),
         ({"facets": LANG, "exact": 1}, "exact"),
         ({"facets": LANG, "explain": "yes"}, "explain"),
         ({"facets": LANG, "include": ["vector"]}, "include"),

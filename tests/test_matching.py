@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -19,6 +20,7 @@ from vantage.search.matching import (
     Pricing,
     expected_recall,
     held,
+    least_share,
     least_step,
     plan_share,
     promise_under_filter,
@@ -106,13 +108,20 @@ def test_the_dearest_plan_that_holds_the_share(seed: int) -> None:
         shares = [pricing.plan(pricing.price(step))[1] for step in range(STEP_MAX, STEP_MIN - 1, -1)]
         if shares != sorted(shares):
             continue
-        assert plan_share(pricing, 1.0, STEP_MAX) == pricing.plan(READ_ALL)[0]
-        for share in (0.1, 0.5, 0.9, 0.99):
+        assert plan_share(pricing, 1.0, STEP_MAX, 0.0) == pricing.plan(READ_ALL)[0]
+        by_step = dict(zip(range(STEP_MAX, STEP_MIN - 1, -1), shares, strict=True))
+        for share, enough in product((0.1, 0.5, 0.9, 0.99), (0.0, 0.3, 0.8)):
             for least in (STEP_MIN, -3, STEP_MAX):
-                plan = plan_share(pricing, share, least)
-                steps = [step for step in range(STEP_MAX, least - 1, -1)]
-                best = next((s for s in steps if pricing.plan(pricing.price(s))[1] >= share), least)
-                assert plan == pricing.plan(pricing.price(best))[0], (share, least)
+                plan = plan_share(pricing, share, least, enough)
+                some = (s for s, own in by_step.items() if own >= share or (s <= least and own >= enough))
+                best = next(some, STEP_MIN)
+                assert plan == pricing.plan(pricing.price(best))[0], (share, least, enough)
+
+
+def test_no_query_misses_more_than_four_times_what_a_promise_may() -> None:
+    for promise, matches in product((LOW, HIGH), (80.0, 1e6)):
+        assert expected_recall(promise, matches, least_share(promise, matches)) == pytest.approx(0.6, abs=1e-5)
+        assert least_share(promise, matches) < share_for(promise, matches)
 
 
 def test_what_plans_hold() -> None:

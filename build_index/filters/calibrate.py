@@ -24,11 +24,13 @@ from vantage.read.cache import Cache
 from vantage.search.filtered import Base, Selection, select
 from vantage.search.matching import (
     BLOCKS_SHARE_MIN,
+    MISSED_MAX,
     POWER_MAX,
     POWER_MIN,
     STEP_MAX,
     STEP_MIN,
     Pricing,
+    least_share,
     least_step,
     share_for,
 )
@@ -92,6 +94,7 @@ class Trial:
         """The plan that a promise reads."""
         enough = np.flatnonzero(self.share >= share_for(promise, self.matches))
         last = 0 if self.whole else max(0, self.first - least_step(promise, self.matches))
+        last = max(last, *np.flatnonzero(self.share >= least_share(promise, self.matches))[:1], 0)
         return int(min(len(self.share) - 1, last, *enough[:1]))
 
 
@@ -408,12 +411,14 @@ def _aimed(blank: FilterPromise, own: _Stack, r: int, wanted: float, *, sure: bo
     each, last, out = np.arange(len(own.x)), own.share.shape[1] - 1, list[tuple[float, FilterPromise]]()
     power = np.clip(blank.power - blank.slope * own.x, POWER_MIN, POWER_MAX)[:, None]
     expected = blank.ceiling * (1 - np.maximum(0, 1 - own.share) ** power)
+    least = expected >= 1 - MISSED_MAX * (1 - blank.recall)
+    least_plans = np.where(least.any(1), least.argmax(1), last)
     many = own.sizes >= FAMILY_MIN
 
     def at(aimed: Ints, floor: float, rise: float) -> Ints:
         """Which plans are read, where those of the aim are known."""
         steps = np.clip(np.ceil(np.round(floor + rise * own.x, 6)), STEP_MIN, STEP_MAX).astype(np.int64)
-        plans: Ints = np.minimum(np.minimum(aimed, np.maximum(0, own.first - steps)), last)
+        plans: Ints = np.minimum(aimed, np.maximum(np.maximum(0, own.first - steps), least_plans))
         return plans
 
     def keeps(plans: Ints) -> bool:

@@ -25,6 +25,7 @@ from .request import (
     JSON,
     VECTORS_MAX,
     decode,
+    filter_of,
     negotiate,
     parse_body,
     parse_budget,
@@ -76,7 +77,7 @@ def parse_facet_query(fields: dict[str, Any]) -> FacetQuery:
     if not isinstance(include, list) or not all(name in INCLUDE for name in include):
         raise InputError("include is not a list of names", hint=f"known are: {', '.join(INCLUDE)}", param="include")
     asked = FacetQuery(
-        fields.get("facets"), fields.get("filter"), fields.get("exact", False), parse_budget(fields.get("budget", {}))
+        fields.get("facets"), filter_of(fields), fields.get("exact", False), parse_budget(fields.get("budget", {}))
     )  # fmt: skip
     if "within" not in fields:
         return asked

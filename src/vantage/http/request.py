@@ -214,12 +214,10 @@ def parse_queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
     rerank = _integer(fields.get("rerank", 0), "rerank")
     if rerank < 0:
         raise LimitError("rerank", rerank, "0 or more", hint="0 switches it off", param="rerank")
-    if "filter" in fields and fields["filter"] is None:  # a filter that was lost on its way must not take all rows
-        raise InputError("filter is null", hint="leave it out, or send {} for all rows", param="filter")
     query = Query(
         None, _integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
         parse_budget(fields.get("budget", {})), exact=fields.get("exact", False),
-        id=_identifier(fields["id"]) if by_id else None, filter=fields.get("filter"), distinct=fields.get("distinct"),
+        id=_identifier(fields["id"]) if by_id else None, filter=filter_of(fields), distinct=fields.get("distinct"),
     )  # fmt: skip
     names = [f"vectors[{i}]" if many else "vector" for i in range(len(vectors))]
     return [Query(**{**vars(query), "vector": v, "param": n}) for v, n in zip(vectors, names, strict=True)], many
@@ -261,11 +259,18 @@ def parse_row_listing(fields: dict[str, Any]) -> tuple[Listing, list[str]]:
         _check_text(fields, name)
     parse_ids(fields.get("numbers"), "numbers")
     listing = Listing(
-        fields.get("filter"), _integer(fields.get("limit", Listing.limit), "limit"), fields.get("cursor"),
+        filter_of(fields), _integer(fields.get("limit", Listing.limit), "limit"), fields.get("cursor"),
         fields.get("order_by"), fields.get("distinct"), "attributes" in include, "vector" in include,
         parse_budget(fields.get("budget", {})),
     )  # fmt: skip
     return listing, include
+
+
+def filter_of(fields: Mapping[str, Any]) -> Any:
+    """The filter of a body, None without one. Raises InputError for null: one that was lost must not take all rows."""
+    if "filter" in fields and fields["filter"] is None:
+        raise InputError("filter is null", hint="leave it out, or send {} for all rows", param="filter")
+    return fields.get("filter")
 
 
 def _check_text(fields: dict[str, Any], name: str) -> None:

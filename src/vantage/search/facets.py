@@ -15,6 +15,7 @@ from ..cost import Budget, wave_ms
 from ..errors import InputError, LimitError
 from ..filter.facet import Facet, parse_facets, values_of
 from ..format import FilterField, Projection, Root
+from ..read.cache import CACHED
 from ..read.waves import Steps
 from ..receipt import Receipt
 from .filtered import BASES_MAX, Matched, Selection, select
@@ -212,9 +213,13 @@ class _Reads:
 def read(segment: Segment, plan: FacetPlan, reading: Reading, receipt: Receipt) -> Steps[int | None]:
     """Counts what a reading holds into the tallies of its facets; rows that the filter takes, None past the time."""
     counting = ColumnScan(segment, reading, plan.selection, [plan.tallies[i] for i in reading.facets])
-    whole = yield from segment.scan(_Reads(receipt, set()), reading.plan, counting, reading.rendition)
+    reads, directory, rendition = reading.plan, reading.directory, reading.rendition
+    flags = segment.flags(directory, (rendition, rendition))
+    if not all(flags[i] & CACHED for i in reads.cached):  # others took their room while this one waited for its own
+        reads = plan_extents(directory, rendition, sorted(reading.extents), flags, plan.asked.budget)
+    whole = yield from segment.scan(_Reads(receipt, set()), reads, counting, rendition)
     receipt.rows += counting.rows
-    return counting.taken if whole else None
+    return counting.taken if whole and reads.complete else None
 
 
 def answer(segment: Segment, plan: FacetPlan, taken: Sequence[int | None], receipt: Receipt) -> FacetAnswer:

@@ -18,6 +18,7 @@ STEP_MIN, STEP_MAX = -16, 8  # prices in half octaves, from that of the mean byt
 _FACTORS = [math.ldexp(math.sqrt(2) if step % 2 else 1.0, step // 2) for step in range(STEP_MIN, STEP_MAX + 1)]
 UNMEASURED = 0.5  # of the answers that may be missed, by extents that are not read, where nothing was measured
 POWER_MIN, POWER_MAX = 0.25, 16.0
+MISSED_MAX = 4.0  # times what a promise may miss: no query is to miss more only because others are cheaper
 BLOCKS_SHARE_MIN = 0.25  # of all rows: filters that take fewer are answered by a projection where there is one
 
 
@@ -94,7 +95,16 @@ def expected_recall(promise: FilterPromise, matches: float, share: float) -> flo
 
 def share_for(promise: FilterPromise, matches: float) -> float:
     """The share of the expected answers that a plan has to hold; rounded likewise."""
-    missed = max(0.0, 1 - promise.aim / promise.ceiling)
+    return _share(promise, matches, promise.aim)
+
+
+def least_share(promise: FilterPromise, matches: float) -> float:
+    """The share that a plan has to hold whatever it costs: so that it finds a good part of what is promised."""
+    return _share(promise, matches, 1 - MISSED_MAX * (1 - promise.recall))
+
+
+def _share(promise: FilterPromise, matches: float, aim: float) -> float:
+    missed = min(1.0, max(0.0, 1 - aim / promise.ceiling))
     share = 1 - math.pow(missed, 1 / power_of(promise, matches))
     return round(share * (1 << PROBABILITY_BITS)) / (1 << PROBABILITY_BITS)
 
@@ -147,8 +157,9 @@ class Pricing:
         return STEP_MIN + max(0, bisect_right(_FACTORS, last / mean) - 1) if mean else STEP_MIN
 
 
-def plan_share(pricing: Pricing, share: float, least: int) -> Plan:
-    """The plan at the dearest price whose extents hold this share of the expected answers, or that of the step `least`.
+def plan_share(pricing: Pricing, share: float, least: int, enough: float) -> Plan:
+    """The plan at the dearest price whose extents hold this share of the expected answers, or that of the step `least`
+    where it holds the share `enough`.
 
     Shares fall as prices rise. One that the budget cuts is the last that is tried.
     """
@@ -156,7 +167,7 @@ def plan_share(pricing: Pricing, share: float, least: int) -> Plan:
         return pricing.plan(READ_ALL)[0]
     step = max(least, pricing.first_step(share))
     plan, found = pricing.plan(pricing.price(step))
-    while found < share and plan.complete and step > least:
+    while found < share and plan.complete and step > (least if found >= enough else STEP_MIN):
         step -= 1
         plan, found = pricing.plan(pricing.price(step))
     tried = step

@@ -17,7 +17,7 @@ from ..format import OpenChunk, Projection, Root, open_chunk
 from ..read.cache import CACHED
 from ..read.waves import Steps
 from .filtered import Base, Matched, Selection, bases
-from .matching import BLOCKS_SHARE_MIN, Pricing, expected_recall, held, least_step, plan_share, share_for
+from .matching import BLOCKS_SHARE_MIN, Pricing, expected_recall, held, least_share, least_step, plan_share, share_for
 from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
 from .route.common import PROBABILITY_BITS, Routed
@@ -155,7 +155,9 @@ def _plan(run: Run, selection: Selection, base: Base, routed: Routed) -> Chosen:
     else:
         promise, matches = segment.filter_promise(query, by_chunks=True), sum(selection.rows)
         pricing = Pricing(chunks, flags, directory, (0, 0), contract.gets, run.left())
-        plan = plan_share(pricing, share_for(promise, matches), least_step(promise, matches))
+        plan = plan_share(
+            pricing, share_for(promise, matches), least_step(promise, matches), least_share(promise, matches)
+        )
     return Chosen(base, chunks, plan)
 
 

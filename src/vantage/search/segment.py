@@ -15,7 +15,7 @@ from ..read.waves import Item, Steps, Wave
 from ..receipt import Receipt
 from .estimate import promise_of
 from .filtered import Selection
-from .matching import BLOCKS_SHARE_MIN, Pricing, least_step, plan_share, promise_under_filter, share_for
+from .matching import BLOCKS_SHARE_MIN, Pricing, least_share, least_step, plan_share, promise_under_filter, share_for
 from .plan import READ_ALL, SMALL_BYTES, Plan, plan_scan, spread
 from .prepare import Prepared
 from .query import TOP_K_MAX, Query
@@ -199,7 +199,9 @@ class Segment:
             return plan_scan(routed, flags, directory, renditions, price, gets, budget)
         promise = self.filter_promise(query, by_chunks=False)
         pricing = Pricing(routed, flags, directory, renditions, gets, budget)
-        return plan_share(pricing, share_for(promise, matches), least_step(promise, matches))
+        return plan_share(
+            pricing, share_for(promise, matches), least_step(promise, matches), least_share(promise, matches)
+        )
 
     def directory(self, routed: Routed) -> Directory:
         """Of the extents that a router's answer may name."""
