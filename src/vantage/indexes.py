@@ -16,6 +16,7 @@ from .cost import Limits
 from .errors import ChangedError, DamagedError, InputError, NotFoundError
 from .format import Current, Root
 from .index import Index
+from .log.client import WriteClient
 from .read.bucket import Bucket
 from .read.cache import Cache
 from .read.deadline import Deadline
@@ -75,6 +76,7 @@ class Service:
     def __init__(self, bucket: Bucket, cache_bytes: int, warm_root: WarmRoot | None = None) -> None:
         self.bucket, self.cache, self.warm_root = bucket, Cache(cache_bytes), warm_root
         self.warm_client: WarmClient | None = None
+        self.write_client: WriteClient | None = None  # None: nothing is written here
         self.limits = Limits()
         self.bodies = Bodies()  # of requests that stand at no door yet
         self.reading = Admission(READING_BYTES)  # requests whose bodies have come, until they are answered

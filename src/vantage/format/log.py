@@ -170,6 +170,14 @@ def _take_request(cursor: Cursor, shape: RowShape) -> Request:
     )  # fmt: skip
 
 
+def unpack_request(data: bytes | memoryview, shape: RowShape, label: str) -> Request:
+    """A request that `pack_request` has packed. Vectors are a view into data."""
+    cursor = Cursor(memoryview(data), label)
+    request = _take_request(cursor, shape)
+    cursor.end()
+    return request
+
+
 def pack_segment(nonce: bytes, shape: RowShape, requests: Sequence[bytes]) -> bytes:
     """A segment of requests that `pack_request` has packed."""
     kinds = ID_KINDS.index(shape.id_kind), VECTOR_KINDS.index(shape.vector_kind)

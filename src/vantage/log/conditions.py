@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..errors import ConditionError, LogFullError, VantageError
+from ..errors import ChangedError, ConditionError, LogFullError, VantageError
 from ..format.current import Current
 from ..format.log import NO_KEY, Id, Request, RowShape
 from .state import BYTES_MAX, OPERATIONS_MAX, SEGMENTS_MAX, LogState
@@ -36,11 +36,14 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class Write:
-    """A request with its conditions. at: the seq of the index that it must be written behind, None for any."""
+    """A request with its conditions. at: the seq of the index that it must be written behind, None for any. log: the id
+    of the one whose rows are like these, "" for any.
+    """
 
     request: Request
     conditions: Sequence[Condition] = ()
     at: int | None = None
+    log: str = ""
 
 
 Rows = dict[Id, Fresh]
@@ -74,7 +77,9 @@ def decide(
             out.append(keys[key] if key in keys else state.tail.keys[key][0])
             continue
         fault: VantageError | None = None
-        if write.at is not None and write.at != last:
+        if write.log not in ("", state.current.log.id):
+            fault = ChangedError("the index goes on in another log", hint="look at it again")
+        elif write.at is not None and write.at != last:
             fault = ConditionError(f"the index is at seq {last}, not at {write.at}", None, last, param="if_seq",
                                    hint="look at it again, and decide anew")  # fmt: skip
         fault = fault or _failing(state, base, write.conditions, new)

@@ -1,0 +1,235 @@
+"""Writes over HTTP without a server: what is acknowledged is in the log, what is refused leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import struct
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles import Built
+from test_routes import RUNTIME, TOKEN, body_of
+
+from build_index.bucket.log_store import StoreLog
+from build_index.bucket.store import FolderStore
+from vantage.http.access import Access
+from vantage.http.reply import Reply
+from vantage.http.routes import handle
+from vantage.http.writes import FRAME, FRAME_MAGIC
+from vantage.indexes import Service
+from vantage.log.client import WriteClient
+from vantage.log.state import LogState, read_log
+from vantage.log.tail import DELETE, PATCH, UPSERT
+from vantage.read.bucket import Folder
+
+WRITE_TOKEN = "write-7b1f-do-not-tell"
+ACCESS = Access(TOKEN, write_token=WRITE_TOKEN)
+
+
+class Place:
+    """A bucket folder with copies of indexes, and a service that writes to it."""
+
+    def __init__(self, folder: Path, built: Built) -> None:
+        self.folder, self.name, self.built = folder, built.name, built
+        shutil.copytree(built.bucket / built.name, folder / built.name)
+        self.service = Service(Folder(folder), 0)
+        self.service.write_client = WriteClient(lambda name: StoreLog(FolderStore(folder / name)), time.monotonic)
+
+    def send(
+        self,
+        body: Any,
+        headers: Mapping[str, str] | None = None,
+        token: str = WRITE_TOKEN,
+        access: Access = ACCESS,
+        name: str = "",
+    ) -> Reply:
+        sent = {"x-request-id": "request-1", "authorization": f"Bearer {token}", **(headers or {})}
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        path = f"/v1/indexes/{name or self.name}/write"
+        reply = asyncio.run(handle("POST", path, sent, body_of(raw), self.service, access, RUNTIME))
+        assert TOKEN not in reply.text() + str(reply.headers) and WRITE_TOKEN not in reply.text() + str(reply.headers)
+        for work in reply.after:
+            asyncio.run(work)  # type: ignore[arg-type]
+        return reply
+
+    def wrote(self, body: Any, **options: Any) -> int:
+        """The seq of a write that must succeed."""
+        reply = self.send(body, **options)
+        assert reply.status == 200, reply.text()
+        seq: int = reply.body["seq"]
+        return seq
+
+    def refused(self, body: Any, status: int, code: str, param: str | None, **options: Any) -> dict[str, Any]:
+        """The problem of a write that leaves nothing behind."""
+        before = self.files()
+        reply = self.send(body, **options)
+        found: dict[str, Any] = reply.body
+        assert (reply.status, found["code"], found["param"]) == (status, code, param), found
+        assert found["hint"] and found["detail"] and self.files() == before
+        return found
+
+    def files(self) -> set[str]:
+        return {str(path) for path in (self.folder / self.name / "log").rglob("*") if path.is_file()}
+
+    def log(self) -> LogState:
+        return asyncio.run(read_log(StoreLog(FolderStore(self.folder / self.name)), time.monotonic))
+
+    def vector(self, i: int = 0) -> list[float]:
+        values: list[float] = self.built.queries[i].tolist()
+        return values
+
+
+@pytest.fixture
+def place(words: Built, tmp_path: Path) -> Place:
+    return Place(tmp_path, words)
+
+
+@pytest.fixture
+def numbered(points: Built, tmp_path: Path) -> Place:
+    return Place(tmp_path, points)
+
+
+def test_rows_are_in_the_log_once_they_are_acknowledged(place: Place) -> None:
+    known = place.built.ids[0].decode()
+    body = {
+        "upsert": [{"id": "new", "vector": place.vector(), "attributes": {"pos": "n", "words": ["ä"]}}],
+        "patch": [{"id": known, "attributes": {"gloss": None}}],
+        "delete": ["gone"],
+    }
+    assert place.send(body).body == {"seq": 1, "retried": False}
+    assert place.wrote({"delete": [{"id": "new"}]}) == 2
+    rows = place.log().tail.rows
+    assert [rows[i].kind for i in (b"new", known.encode(), b"gone")] == [DELETE, PATCH, DELETE]
+    assert rows[known.encode()].attributes == b'{"gloss":null}'
+
+
+def test_vectors_are_stored_as_the_index_has_them(place: Place, numbered: Place) -> None:
+    place.wrote({"upsert": [{"id": "new", "vector": place.vector()}]})
+    [fresh] = place.log().tail.rows.values()
+    assert fresh.kind == UPSERT and bytes(fresh.vector) == struct.pack("<96e", *place.vector()) and not fresh.attributes
+
+
+def test_a_binary_write_is_that_of_json(numbered: Place) -> None:
+    vectors = [numbered.vector(i) for i in range(3)]
+    numbered.wrote({"upsert": [{"id": i, "vector": v} for i, v in enumerate(vectors)]})
+    text = json.dumps({"upsert": [{"id": i} for i in range(3)], "delete": [7]}).encode()
+    head = FRAME.pack(FRAME_MAGIC, 1, len(text), 3, 24)
+    body = head + text + struct.pack("<72f", *(v for vector in vectors for v in vector))
+    binary = {"content-type": "application/octet-stream"}
+    assert numbered.wrote(body, headers=binary) == 2
+    first, second = (numbered.log().tail.rows[i] for i in (0, 1))
+    assert first.seq == 2 and bytes(second.vector) == struct.pack("<24f", *vectors[1])
+    for wrong in (b"", head, body[:-1], body + b"0", b"VANQ" + body[4:], FRAME.pack(FRAME_MAGIC, 2, 0, 0, 24)):
+        numbered.refused(wrong, 400, "invalid_input", "body", headers=binary)
+    longer = FRAME.pack(FRAME_MAGIC, 1, len(text), 2, 24) + text + bytes(2 * 96)
+    numbered.refused(longer, 400, "invalid_input", "upsert", headers=binary)
+
+
+@pytest.mark.parametrize(
+    ("token", "access"),
+    [
+        (TOKEN, ACCESS), ("", ACCESS), ("wrong", ACCESS), (WRITE_TOKEN + "x", ACCESS), (WRITE_TOKEN, Access(TOKEN)),
+        (TOKEN, Access(TOKEN, public=True, write_token=WRITE_TOKEN)), ("", Access(public=True)),
+        ("", Access(public=True, write_token="")), (TOKEN, Access(TOKEN, write_token=TOKEN)),
+    ],
+)  # fmt: skip
+def test_only_the_second_token_writes(place: Place, token: str, access: Access) -> None:
+    place.refused({"delete": ["a"]}, 403, "forbidden", None, token=token, access=access)
+
+
+def test_who_may_write_may_read(place: Place) -> None:
+    sent = {"authorization": f"Bearer {WRITE_TOKEN}"}
+    path = f"/v1/indexes/{place.name}"
+    assert asyncio.run(handle("GET", path, sent, body_of(b""), place.service, ACCESS, RUNTIME)).status == 200
+
+
+def test_a_key_is_done_once(place: Place) -> None:
+    body, headers = {"upsert": [{"id": "a", "vector": place.vector(), "if_absent": True}]}, {"idempotency-key": "k-1"}
+    assert place.send(body, headers).body == {"seq": 1, "retried": False}
+    assert place.wrote({"delete": ["a"]}) == 2
+    assert place.send(body, headers).body == {"seq": 1, "retried": True}
+    assert place.log().tail.rows[b"a"].kind == DELETE
+    for wrong in ("", "a b", "ä", "x" * 256):
+        place.refused(body, 400, "invalid_input", "Idempotency-Key", headers={"idempotency-key": wrong})
+
+
+def test_conditions(place: Place) -> None:
+    known = place.built.ids[3].decode()
+    stored = place.built.attributes[3]
+    found = place.refused(
+        {"upsert": [{"id": known, "vector": place.vector(), "if_absent": True}], "delete": ["other"]},
+        409, "condition_failed", "upsert[0]",
+    )  # fmt: skip
+    assert (found["id"], found["seq"]) == (known, 0)
+    takes, not_ = {"pos": stored["pos"]}, {"pos": {"$ne": stored["pos"]}}
+    assert place.refused({"delete": [{"id": known, "if": not_}]}, 409, "condition_failed", "delete[0]")["seq"] == 0
+    assert place.wrote({"patch": [{"id": known, "attributes": {"gloss": "w"}, "if": takes, "if_seq": 0}]}) == 1
+    assert place.refused({"delete": [{"id": known, "if_seq": 0}]}, 409, "condition_failed", "delete[0]")["seq"] == 1
+    both = {"$and": [takes, {"gloss": {"$in": ["v", "w"]}}]}
+    place.refused({"delete": [{"id": known, "if": {"gloss": "x"}}]}, 409, "condition_failed", "delete[0]")
+    assert place.wrote({"delete": [{"id": known, "if": both, "if_seq": 1}]}) == 2
+    found = place.refused({"patch": [{"id": known, "if": {}}]}, 409, "condition_failed", "patch[0]")
+    assert (found["id"], found["seq"]) == (known, 2)
+    assert place.refused({"patch": [{"id": "none", "if": {}}]}, 409, "condition_failed", "patch[0]")["seq"] is None
+    found = place.refused({"delete": ["x"], "if_seq": 1}, 409, "condition_failed", "if_seq")
+    assert (found["id"], found["seq"]) == (None, 2)
+    assert place.wrote({"delete": ["x"], "if_seq": 2}) == 3
+
+
+GOOD = [0.5] * 96
+LIMIT, INPUT = "limit_exceeded", "invalid_input"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({}, LIMIT, "upsert"), ({"upsert": []}, LIMIT, "upsert"), ({"upsert": {}}, INPUT, "upsert"),
+        ({"rows": []}, INPUT, "rows"), ({"delete": ["a"] * 1001}, LIMIT, "delete"),
+        ({"upsert": ["a"]}, INPUT, "upsert[0]"),
+        ({"upsert": [{"vector": GOOD}]}, INPUT, "upsert[0].id"), ({"upsert": [{"id": "a"}]}, INPUT, "upsert[0].vector"),
+        ({"upsert": [{"id": 1, "vector": GOOD}]}, INPUT, "upsert[0].id"),
+        ({"upsert": [{"id": "x" * 513, "vector": GOOD}]}, LIMIT, "upsert[0].id"),
+        ({"upsert": [{"id": True, "vector": GOOD}]}, INPUT, "upsert[0].id"),
+        ({"upsert": [{"id": "a", "vector": GOOD, "vectors": 1}]}, INPUT, "upsert[0].vectors"),
+        ({"upsert": [{"id": "a", "vector": GOOD[1:]}]}, LIMIT, "upsert[0].vector"),
+        ({"upsert": [{"id": "a", "vector": "abc"}]}, INPUT, "upsert[0].vector"),
+        ({"upsert": [{"id": "a", "vector": [True, *GOOD[1:]]}]}, INPUT, "upsert[0].vector"),
+        ({"upsert": [{"id": "a", "vector": ["1", *GOOD[1:]]}]}, INPUT, "upsert[0].vector"),
+        ({"upsert": [{"id": "a", "vector": [1e6, *GOOD[1:]]}]}, INPUT, "upsert[0].vector"),
+        ({"upsert": [{"id": "a", "vector": [10**400, *GOOD[1:]]}]}, INPUT, "upsert[0].vector"),
+        ({"upsert": [{"id": "a", "vector": GOOD}, {"id": "b", "vector": [0] * 96}]}, INPUT, "upsert[1].vector"),
+        ({"upsert": [{"id": "a", "vector": GOOD}, {"id": "a", "vector": GOOD}]}, INPUT, "upsert[1].id"),
+        ({"upsert": [{"id": "a", "vector": GOOD}], "delete": ["a"]}, INPUT, "delete[0].id"),
+        ({"patch": [{"id": "a", "attributes": []}]}, INPUT, "patch[0].attributes"),
+        ({"patch": [{"id": "a", "attributes": {"color": 1}}]}, INPUT, "patch[0].attributes.color"),
+        ({"patch": [{"id": "a", "attributes": {"pos": 1}}]}, INPUT, "patch[0].attributes.pos"),
+        ({"patch": [{"id": "a", "attributes": {"pos": ["n"]}}]}, INPUT, "patch[0].attributes.pos"),
+        ({"patch": [{"id": "a", "attributes": {"gloss": "g" * (1 << 20)}}]}, LIMIT, "patch[0].attributes"),
+        ({"patch": [{"id": "a", "vector": GOOD}]}, INPUT, "patch[0].vector"),
+        ({"delete": [{"id": "a", "if_absent": True}]}, INPUT, "delete[0].if_absent"),
+        ({"delete": [None]}, INPUT, "delete[0].id"), ({"delete": [{}]}, INPUT, "delete[0].id"),
+        ({"delete": ["a"], "if_seq": -1}, LIMIT, "if_seq"), ({"delete": ["a"], "if_seq": "1"}, INPUT, "if_seq"),
+        ({"delete": ["a"], "if_seq": 1 << 63}, LIMIT, "if_seq"), ({"delete": ["a"], "if_seq": None}, INPUT, "if_seq"),
+        ({"delete": [{"id": "a", "if": None}]}, INPUT, "delete[0].if"),
+        ({"delete": [{"id": "a", "if": {"color": 1}}]}, INPUT, "delete[0].if.color"),
+        ({"upsert": [{"id": "a", "vector": GOOD, "if_absent": False}]}, INPUT, "upsert[0].if_absent"),
+        ({"upsert": [{"id": "a", "vector": GOOD, "if_absent": True, "if_seq": 1}]}, INPUT, "upsert[0].if_seq"),
+        (b"", INPUT, None), (b"[]", INPUT, None), (b'{"delete": ["a"], "delete": ["b"]}', INPUT, None),
+        (b'{"upsert": [{"id": "a", "vector": [' + b"NaN," * 95 + b"1]}]}", INPUT, "upsert[0].vector"),
+        (b'{"upsert": [{"id": "a", "vector": [' + b"1e39," * 95 + b"1]}]}", INPUT, "upsert[0].vector"),
+        (b'{"patch": [{"id": "a", "attributes": {"pos": NaN}}]}', INPUT, "patch[0].attributes.pos"),
+        (b'{"delete": [' + b'"",' * 140000 + b'"a"]}', INPUT, None),
+    ],
+)  # fmt: skip
+def test_a_bad_write_is_named_and_leaves_nothing(place: Place, body: Any, code: str, param: str | None) -> None:
+    place.refused(body, 400, code, param)
+
+
+def test_a_write_to_no_index(place: Place) -> None:
+    assert place.send({"delete": ["a"]}, name="none").status == 404
+    assert not (place.folder / "none").exists()
