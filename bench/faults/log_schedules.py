@@ -5,8 +5,8 @@
 Direct writers, a sequencer with clients, two compactors, gc, rollbacks, readers and a follower share a bucket in memory
 and a clock that only the schedule moves. The bucket knows the truth: a segment is committed when it appears in the log
 that CURRENT names then, at its start or behind it. Compared with it are every acknowledgement (the request is there,
-once, at the seq that was told), every condition (it held at that seq), every refusal (it was right at some moment of the
-call), and every reader (it saw exactly the state of some seq, none older than what was acknowledged before it began).
+once, at the seq that was told), every condition (it held at that seq), every refusal (it was right at some moment of
+the call), and every reader (it saw the state of one seq, none older than what was acknowledged before it began).
 A create or swap whose answer is lost may take effect later; one of a seal within LATE_S or never.
 
 Prints runs, what happened in them, and the wrong ones with their seeds; --seed goes on from there. --without breaks a
@@ -20,7 +20,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from random import Random
