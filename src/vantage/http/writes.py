@@ -151,11 +151,12 @@ def parse_rows(fields: dict[str, Any], vectors: Vectors | None) -> Rows:
             of["upsert"][i] = row | {"vector": vector} if isinstance(row, dict) else row
     for name, known in ROW_FIELDS.items():
         for i, row in enumerate(of[name]):
-            _check_row(row, known, f"{name}[{i}]")
+            of[name][i] = _checked(row, known, f"{name}[{i}]")
     return Rows(of, _seq(fields, "if_seq", "if_seq"))
 
 
-def _check_row(row: Any, known: tuple[str, ...], where: str) -> None:
+def _checked(row: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
+    """A row with its id as one of an index of bytes."""
     if not isinstance(row, dict):
         raise InputError(f"{where} is not an object", hint=EXAMPLE, param=where)
     for name in row:
@@ -173,6 +174,8 @@ def _check_row(row: Any, known: tuple[str, ...], where: str) -> None:
             if name in row:
                 what = f"{where} has if_absent and {name}, which no row can be"
                 raise InputError(what, hint="leave one of them out", param=f"{where}.{name}")
+    own = row["id"] if isinstance(row["id"], bytes) else identifier(row["id"], f"{where}.id")
+    return row | {"id": own}
 
 
 def _seq(fields: dict[str, Any], name: str, where: str) -> int | None:
@@ -194,7 +197,7 @@ async def submission_of(index: Index, rows: Rows, key: bytes, deadline: Deadline
     types = {one["name"]: one["type"] for one in root.schema["attributes"]}
     ids: dict[Id, str] = {}
     for where, row in rows.all():
-        own = identifier_of(index, identifier(row["id"], f"{where}.id"), f"{where}.id")
+        own = identifier_of(index, row["id"], f"{where}.id")
         check_id(own, shape, f"{where}.id")
         if own in ids:
             what = f"{where} has the id of {ids[own]}"
