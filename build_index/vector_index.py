@@ -341,7 +341,7 @@ class VectorIndex:
         async def counted() -> FacetAnswer:
             return await index.facets(plan, Receipt())
 
-        return facets_body(index, _apart_from_loops(asyncio.run, counted()))
+        return facets_body(_apart_from_loops(asyncio.run, counted()))
 
     def rows(
         self, filter: Any = None, *, limit: int | None = None, order_by: Any = None, distinct: str | None = None

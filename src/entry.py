@@ -33,6 +33,7 @@ from vantage.receipt import Receipt
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
 CACHE_BYTES = 20 << 20
 WARM_ROOT_BYTES_MAX = 8 << 20  # a larger root is read from the bucket: one call hands it out
+LOG_MS = 1000  # what is known of a log may be so old
 WARM_BYTES = 6 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
 
 LOG_CALL_S = 10.0  # a call to the bucket that takes longer is taken for failed
@@ -266,6 +267,8 @@ class Default(WorkerEntrypoint):
         if _service is None:
             _service = Service(R2Bucket(self.env.BUCKET), _number(self.env, "VANTAGE_CACHE_BYTES", CACHE_BYTES))
             _service.limits = _limits(self.env)
+            if log_ms := _number(self.env, "VANTAGE_LOG_MS", LOG_MS):
+                _service.stale_s = log_ms / 1000
             if _number(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES):
                 _service.warm_client = WarmClient(self._ask, self._give)
             _service.write_client = WriteClient(lambda name: R2Log(self.env.BUCKET, name), time.monotonic)

@@ -58,7 +58,7 @@ def facets_command(
         else:
             within = replace(within, vector=read_form(opened, vector, None, None, None).vectors[0].tolist())
         asked = replace(asked, within=within)
-    body = facets_body(opened, asyncio.run(opened.facets(opened.plan_facets(asked), receipt)))
+    body = facets_body(asyncio.run(opened.facets(opened.plan_facets(asked), receipt)))
     if as_json:
         print_json(body | {"receipt": receipt.as_dict()})
         return

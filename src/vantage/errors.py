@@ -8,6 +8,7 @@ VantageError
 ├── LogFullError      writes came faster than they were compacted: compact, and try again
 ├── DamagedError      the index does not hold together: publish or build it again
 └── StoreError        the bucket did not answer: try again later
+    ├── BehindError   a write that the request wants to see was not seen in time: ask again
     └── ChangedError  an object is not the one first seen (412): open the index again
 """
 
@@ -98,6 +99,12 @@ class StoreError(VantageError):
 
     code = "store_unavailable"
     status = 503
+
+
+class BehindError(StoreError):
+    """A write that the request wants to see has not been seen in time."""
+
+    code = "behind"
 
 
 class ChangedError(StoreError):

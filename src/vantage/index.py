@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any
 
 from .cost import CLASS_B_USD, LANES, Budget, Limits, wave_ms
@@ -21,6 +23,7 @@ from .search.answer import answer
 from .search.estimate import recall_estimate
 from .search.facets import FacetAnswer, FacetPlan, FacetQuery
 from .search.filtered import Selection, distinct_field, select
+from .search.fresh import GONE, BaseRow, FreshRows
 from .search.listing import Page, PreparedListing, list_rows
 from .search.matching import expected_recall, held
 from .search.plan import Plan, spread
@@ -29,11 +32,13 @@ from .search.projected import Chosen
 from .search.query import TOP_K_MAX, Answer, Query
 from .search.rank import decode
 from .search.route.common import Routed
-from .search.rows import ATTRIBUTES_BYTES_MAX, StoredRow
+from .search.rows import ATTRIBUTES_BYTES_MAX, IdEntry, StoredRow, no_row
 from .search.run import Run
 from .search.scan import BlockIds
 from .search.segment import Segment
 
+ANY = 1 << 40
+BASE_ROWS = 256  # that are looked up together
 EXACT_VECTORS_MAX = 16  # of a request: each may scan all rows that its budget reads
 
 
@@ -58,8 +63,9 @@ class StoredAnswer:
 class Index:
     """A snapshot of an index: its segments as one generation has them, and how their objects are read.
 
-    Immutable but for its caches, and for what the service sets: `warm_client`, asked before the bucket for blocks and
-    routing pages, and `limits`, the most of a request. A generation has one segment.
+    Its segment may have the log behind that, up to a write (`with_fresh`), and then answers are as if all of that were
+    in the generation. Immutable but for its caches, and for what the service sets: `warm_client`, asked before the
+    bucket for blocks and routing pages, and `limits`, the most of a request. A generation has one segment.
     """
 
     def __init__(self, name: str, bucket: Bucket, cache: Cache, current: Current, root: Root) -> None:
@@ -68,11 +74,12 @@ class Index:
         self.etags: dict[str, str] = {}
         self.limits = Limits()
         self.warm_client: WarmClient | None = None
+        self.read_at = float("-inf")  # when CURRENT was asked for, of time.monotonic
 
     @classmethod
     async def open(cls, bucket: Bucket, name: str, cache: Cache, receipt: Receipt) -> Index:
         """Two dependent GETs: CURRENT, then the root. NotFoundError when there is no such index."""
-        data = await read_small(bucket, f"{name}/CURRENT", receipt)
+        read_at, data = monotonic(), await read_small(bucket, f"{name}/CURRENT", receipt)
         if data is None:
             raise NotFoundError(
                 f"there is no index {name!r}",
@@ -82,7 +89,30 @@ class Index:
         current = Current.unpack(data, f"{name}/CURRENT")
         reader = Reader(bucket, {}, receipt)
         root = await reader.whole(f"{name}/{current.root.key}", current.root.size, current.root.sha256)
-        return cls(name, bucket, cache, current, Root.unpack(root, f"{name}/{current.root.key}"))
+        index = cls(name, bucket, cache, current, Root.unpack(root, f"{name}/{current.root.key}"))
+        index.read_at = read_at
+        return index
+
+    def with_fresh(self, fresh: FreshRows) -> Index:
+        """A snapshot of the same generation with the log as it is now."""
+        other = copy(self)
+        other.segments = (self.segment.with_fresh(fresh),)
+        return other
+
+    @property
+    def fresh(self) -> FreshRows | None:
+        """What the log says behind the generation; None where it was not read, or says nothing."""
+        return self.segment.fresh
+
+    @property
+    def seq(self) -> int:
+        """Of the last write that answers see."""
+        return self.current.log.start - 1 if self.fresh is None else self.fresh.seq
+
+    @property
+    def live_rows(self) -> int:
+        """At most so many rows may answer: those of the generation, and fresh ones."""
+        return self.root.index.rows + (0 if self.fresh is None else self.fresh.live_rows)
 
     @property
     def segment(self) -> Segment:
@@ -120,7 +150,7 @@ class Index:
         All queries are checked before any is answered. Groups of them run at once, as many as memory has room for.
         deadline: when all end with what they have; None: after the milliseconds of the first one's budget.
         """
-        receipt.generation = self.current.generation
+        receipt.generation, receipt.seq = self.current.generation, self.seq
         queries = [replace(q, room=q.room // len(queries)) for q in queries]
         if len(queries) == 1:  # a batch shares its waves, and does not read one that would pass the limits
             allowed = receipt.left_of(Budget(self.limits.gets, self.limits.bytes))
@@ -129,7 +159,7 @@ class Index:
                 replace(queries[0], budget=queries[0].budget.within(replace(self.limits, gets=gets, bytes=nbytes)))
             ]
         prepared, selections = self._prepare(queries), self._select(queries)
-        queries = [replace(q, top_k=min(q.top_k, self.root.index.rows)) for q in queries]
+        queries = [replace(q, top_k=min(q.top_k, self.live_rows)) for q in queries]
         deadline = deadline or Deadline.after(queries[0].budget.ms)
         reader, answers = (
             Reader(self.bucket, self.etags, receipt, deadline, self.warm_client, self.limits),
@@ -144,7 +174,7 @@ class Index:
                 nbytes += memory.scan_bytes(self.segment, query)
                 if group and nbytes > memory.SCANS_BYTES_MAX:
                     break
-                own = Receipt(generation=self.current.generation)
+                own = Receipt(generation=self.current.generation, seq=self.seq)
                 group.append((self._answer(query, vector, selection, own, block_ids), own))
             answers += await run_together(group, reader)
         for one in answers:
@@ -182,7 +212,11 @@ class Index:
         """A query's run; one by the id of a row reads its vector first. None where there was no time for that."""
         budget = query.budget
         if query.id is not None:
-            row_and_vector = yield from self._find(query.id)
+            place = self._place(query.id)
+            if place is None:
+                row_and_vector = yield from self._find(query.id)
+            else:
+                row_and_vector = self.root.index.rows + place, self._fresh_vector(place)
             if row_and_vector is None:
                 return None
             row, vector = row_and_vector
@@ -191,6 +225,8 @@ class Index:
         assert prepared is not None
         distinct = None if query.distinct is None else distinct_field(query.distinct, self.root)
         prepared = replace(prepared, selection=selection, distinct=distinct)
+        if self.fresh is not None:
+            prepared = replace(prepared, superseded=self.fresh.ids)
         if not query.exact:
             prepared = replace(prepared, sharpness=self.segment.promise(query).sharpness)
         return Run(query, prepared, self.segment, budget, receipt, block_ids)
@@ -353,7 +389,7 @@ class Index:
         deadline = deadline or Deadline.after(plan.asked.budget.ms)
         if plan.asked.within is not None:
             return facets.of_matches(self.segment, plan, await self.query(plan.asked.within, receipt, deadline))
-        receipt.generation = self.current.generation
+        receipt.generation, receipt.seq = self.current.generation, self.seq
         reader = Reader(self.bucket, self.etags, receipt, deadline, self.warm_client, self.limits)
         own = [Receipt() for _ in plan.readings]
         steps = [facets.read(self.segment, plan, *one) for one in zip(plan.readings, own, strict=True)]
@@ -363,10 +399,24 @@ class Index:
         return facets.answer(self.segment, plan, taken, receipt)
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
-        """(row, vector) of an id: one GET for the page of ids, one for the vector. Raises as StoredRows.find."""
+        """(row, vector) of an id of the generation: one GET for the page of ids, one for the vector. Raises as
+        StoredRows.find.
+        """
         [row] = await run_together([(self._find(identifier), Receipt())], Reader(self.bucket, self.etags, receipt))
         assert row is not None  # there is no end of time here
         return row
+
+    def _place(self, identifier: int | bytes) -> int | None:
+        """Of a row in the log; None where that does not have the id. Raises NotFoundError for a row that is deleted."""
+        place = None if self.fresh is None else self.fresh.places.get(identifier)
+        if place == GONE:
+            raise no_row(identifier)
+        return place
+
+    def _fresh_vector(self, place: int) -> list[float]:
+        """Of a row in the log."""
+        assert self.fresh is not None
+        return decode(self.fresh.rows.vector(place), self.root.index.vector_kind)
 
     def _find(self, identifier: int | bytes) -> Steps[tuple[int, list[float]] | None]:
         rows = self.segment.rows
@@ -377,9 +427,14 @@ class Index:
         return (entry.row, decode(vectors[entry.row], self.root.index.vector_kind)) if vectors else None
 
     async def row(self, identifier: int | bytes, receipt: Receipt) -> tuple[list[float], dict[str, Any]]:
-        """(vector, attributes) of an id: a GET for the page of ids, then one for each of the two, side by side."""
+        """(vector, attributes) of an id: a GET for the page of ids, then one for each of the two, side by side; none of
+        a row in the log.
+        """
         reader, rows = Reader(self.bucket, self.etags, receipt), self.segment.rows
-        receipt.generation = self.current.generation
+        receipt.generation, receipt.seq = self.current.generation, self.seq
+        if (place := self._place(identifier)) is not None:
+            assert self.fresh is not None
+            return self._fresh_vector(place), self.fresh.attributes([place], ANY)[0][place]
         [entry] = await run_together([(rows.find(identifier), Receipt())], reader)
         assert entry is not None  # there is no end of time here
         spots = {} if entry.spot is None else {entry.row: entry.spot}
@@ -393,8 +448,11 @@ class Index:
     async def rows(
         self, identifiers: Sequence[int | bytes], wanted: Wanted, receipt: Receipt, deadline: Deadline
     ) -> StoredAnswer:
-        """Rows by their ids, in the order asked for: one wave for pages of ids, then one for each of what is wanted."""
-        receipt.generation = self.current.generation
+        """Rows by their ids, in the order asked for: one wave for pages of ids, then one for each of what is wanted.
+
+        What the log has of them takes no read.
+        """
+        receipt.generation, receipt.seq = self.current.generation, self.seq
         reader = Reader(self.bucket, self.etags, receipt, deadline, None, self.limits)
         own = Receipt()  # the budget is of all waves together
         [answer] = await run_together([(self._rows(identifiers, wanted, own), own)], reader)
@@ -408,18 +466,38 @@ class Index:
         deadline: when it ends with what it has; None: after the milliseconds of its budget. Raises InputError for a
         budget that is too small for one row.
         """
-        asked, own = prepared.listing.budget, Receipt(generation=self.current.generation)
+        asked, own = prepared.listing.budget, Receipt(generation=self.current.generation, seq=self.seq)
         deadline = deadline or Deadline.after(asked.ms)
         receipt = receipt or Receipt()
-        receipt.generation = self.current.generation
+        receipt.generation, receipt.seq = self.current.generation, self.seq
         budget = receipt.left_of(asked.within(self.limits))
         reader = Reader(self.bucket, self.etags, receipt, deadline, self.warm_client, self.limits)
         [page] = await run_together([(list_rows(self.segment, prepared, budget, own, deadline), own)], reader)
         receipt.add_scan(own)
         return replace(page, receipt=receipt)
 
-    def _rows(self, identifiers: Sequence[int | bytes], wanted: Wanted, spent: Receipt) -> Steps[StoredAnswer]:
-        stored, budget = self.segment.rows, wanted.budget.within(self.limits)
+    async def base_rows(
+        self, identifiers: Sequence[int | bytes], receipt: Receipt
+    ) -> dict[int | bytes, BaseRow | None]:
+        """Rows of the generation by their ids, whatever the log says of them; None for an id that none has."""
+        out: dict[int | bytes, BaseRow | None] = {}
+        for first in range(0, len(identifiers), BASE_ROWS):
+            some = identifiers[first : first + BASE_ROWS]
+            steps = self._stored(some, Wanted(True, True, Budget(gets=ANY, bytes=ANY)), own := Receipt())
+            reader = Reader(self.bucket, self.etags, Receipt())
+            [(entries, vectors, attributes)] = await run_together([(steps, own)], reader)
+            receipt.gets += reader.receipt.gets
+            receipt.bytes += reader.receipt.bytes
+            for identifier, entry in entries.items():
+                own_attributes = {} if entry is None else attributes.get(entry.row, {})
+                out[identifier] = None if entry is None else BaseRow(vectors[entry.row], own_attributes)
+        return out
+
+    def _stored(
+        self, identifiers: Sequence[int | bytes], wanted: Wanted, spent: Receipt, room: int | None = None
+    ) -> Steps[tuple[dict[int | bytes, IdEntry | None], dict[int, bytes], dict[int, dict[str, Any]]]]:
+        """Of rows of the generation: their entries by id; vectors and attributes, where they are wanted, by number."""
+        stored, budget = self.segment.rows, wanted.budget
         entries = yield from stored.find_many(list(dict.fromkeys(identifiers)), budget)
         found = {entry.row: entry for entry in entries.values() if entry is not None}
         vectors: dict[int, bytes] = {}
@@ -429,16 +507,31 @@ class Index:
         attributes: dict[int, dict[str, Any]] = {}
         if wanted.attributes:
             spots = {row: entry.spot for row, entry in found.items() if entry.spot is not None}
-            attributes = yield from stored.attributes(spots, spent.left_of(budget), ATTRIBUTES_BYTES_MAX)
-        kind, rows = self.root.index.vector_kind, list[StoredRow]()
-        for identifier in identifiers:
-            entry = entries.get(identifier)
+            attributes = yield from stored.attributes(spots, spent.left_of(budget), room)
+        return entries, vectors, attributes
+
+    def _rows(self, identifiers: Sequence[int | bytes], wanted: Wanted, spent: Receipt) -> Steps[StoredAnswer]:
+        fresh, kind, room = self.fresh, self.root.index.vector_kind, ATTRIBUTES_BYTES_MAX
+        known = {} if fresh is None else {i: fresh.places[i] for i in identifiers if i in fresh.places}
+        out: dict[int | bytes, StoredRow] = {}
+        if fresh is not None:
+            places = [place for place in known.values() if place != GONE]
+            own, room = fresh.attributes(places * wanted.attributes, room)
+            for identifier, place in known.items():
+                if place != GONE:
+                    vector = self._fresh_vector(place) if wanted.vectors else None
+                    out[identifier] = StoredRow(identifier, vector, own.get(place))
+        rest = [identifier for identifier in identifiers if identifier not in known]
+        wanted = replace(wanted, budget=wanted.budget.within(self.limits))
+        entries, vectors, attributes = yield from self._stored(rest, wanted, spent, room)
+        for identifier, entry in entries.items():
             if entry is not None:
                 vector = decode(vectors[entry.row], kind) if entry.row in vectors else None
-                own = attributes.get(entry.row) if self.root.names else {}
-                rows.append(StoredRow(identifier, vector, own))
-        complete = len(entries) == len(set(identifiers))
-        complete &= not wanted.vectors or len(vectors) == len(found)
-        complete &= not wanted.attributes or not self.root.names or len(attributes) == len(found)
-        missing = [identifier for identifier in identifiers if entries.get(identifier, 0) is None]
-        return StoredAnswer(rows, missing, complete)
+                out[identifier] = StoredRow(identifier, vector, attributes.get(entry.row) if self.root.names else {})
+        complete = len(entries) == len(set(rest))
+        complete &= not wanted.vectors or all(row.vector is not None for row in out.values())
+        complete &= not wanted.attributes or all(row.attributes is not None for row in out.values())
+        gone = {identifier for identifier, entry in entries.items() if entry is None}
+        gone |= {identifier for identifier, place in known.items() if place == GONE}
+        missing = [identifier for identifier in identifiers if identifier in gone]
+        return StoredAnswer([out[i] for i in identifiers if i in out], missing, complete)

@@ -8,12 +8,15 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import monotonic
 from typing import Any, TypeVar
 
 from .admission import GONE_S, Admission
 from .arrival import Bodies
 from .cost import Limits
-from .errors import ChangedError, DamagedError, InputError, NotFoundError
+from .errors import BehindError, ChangedError, DamagedError, InputError, NotFoundError, StoreError
+from .follow import NEVER, Followed
 from .format import Current, Root
 from .index import Index
 from .log.client import WriteClient
@@ -28,6 +31,9 @@ from .search.query import Answer, Query
 
 T = TypeVar("T")
 
+LOG_POLL_S = 0.05  # between two looks for a write that a request waits for
+LOG_WAIT_S = 10.0  # for that, where the request has no end of time
+
 REVALIDATE_S = 30.0
 READING_BYTES = 8 << 20
 WORKING_BYTES = 16 << 20  # of it in the heap about half: reads under way are not
@@ -37,6 +43,8 @@ OPENING_S = 15.0  # one that takes longer is taken for gone
 INDEX_BYTES = 32 << 10  # what an open index holds beside its root: a small one holds little else
 ROOT_COPIES = 2  # a root as it came, and what is made of it
 PART_BYTES = 1024  # of a field or a projection, beside what the root holds of it
+BEGINNING = 0.0  # of the monotonic clock
+REOPENED_MAX = 4  # generations in a row, for a log that goes away behind its reader
 UNKNOWN_S = 10.0  # so long after a name without an index, names are asked of the bucket alone
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_RULE = "names have 1 to 64 letters, digits, '.', '_', '-', and begin with a letter or a digit"
@@ -67,23 +75,45 @@ async def _timely(work: Coroutine[Any, Any, T], deadline: Deadline | None) -> T:
 def _index_bytes(index: Index) -> int:
     """About what an open index holds."""
     parts = len(index.root.filters) + len(index.root.projections)
-    return INDEX_BYTES + PART_BYTES * parts + ROOT_COPIES * index.current.root.size
+    log = 0 if index.fresh is None else index.fresh.nbytes
+    return INDEX_BYTES + PART_BYTES * parts + ROOT_COPIES * index.current.root.size + log
+
+
+def _alike(a: Index, b: Index) -> bool:
+    """Whether two snapshots differ in how far the log was read alone."""
+    return a.space == b.space and a.current.log.id == b.current.log.id
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How new an answer has to be. stale_s: the log was looked at so many seconds before the request came, or later;
+    None: as the service has it. after: the seq of a write that it has to see.
+    """
+
+    stale_s: float | None = None
+    after: int = 0
 
 
 class Service:
-    """All that requests share. Before the bucket it asks `warm_root` for an index, `warm_client` for blocks."""
+    """All that requests share. Before the bucket it asks `warm_root` for an index, `warm_client` for blocks.
+
+    stale_s: so many seconds what is known of a log may be old; None: logs are read for requests alone that wish it.
+    """
 
     def __init__(self, bucket: Bucket, cache_bytes: int, warm_root: WarmRoot | None = None) -> None:
         self.bucket, self.cache, self.warm_root = bucket, Cache(cache_bytes), warm_root
         self.warm_client: WarmClient | None = None
         self.write_client: WriteClient | None = None  # None: nothing is written here
         self.limits = Limits()
+        self.stale_s: float | None = None
         self.bodies = Bodies()  # of requests that stand at no door yet
         self.reading = Admission(READING_BYTES)  # requests whose bodies have come, until they are answered
         self.working = Admission(WORKING_BYTES)  # those of them that are being answered
         self.open: dict[str, Index] = {}  # the one used last stands last
         self._opening = Admission(1, OPENING_S)  # one index at a time: each takes its root several times over
         self._checked: dict[str, float] = {}
+        self._followed: dict[str, Followed] = {}
+        self._following = Admission(1, OPENING_S)  # one log at a time
         self._unknown_at = 0.0  # when a name without an index was last asked for
 
     async def index(self, name: str, receipt: Receipt) -> Index:
@@ -100,6 +130,57 @@ class Service:
                 receipt.add_opening(opening)
         self.open[name] = self.open.pop(name)
         return self.open[name]
+
+    async def current(
+        self, name: str, receipt: Receipt, wish: Wish = Wish(), deadline: Deadline | None = None
+    ) -> Index:
+        """The open index with its log as new as is wished; what looking at that takes is in `log_*`.
+
+        Raises BehindError where a write was not seen in time.
+        """
+        came = monotonic()
+        until = came + LOG_WAIT_S
+        if deadline is not None and deadline.at is not None:
+            until = min(until, came + max(0.0, deadline.at - asyncio.get_running_loop().time()))
+        index, stale_s = await self.index(name, receipt), self.stale_s if wish.stale_s is None else wish.stale_s
+        while True:
+            index = await self._followed_to(name, index, receipt, NEVER if stale_s is None else came - stale_s)
+            if index.seq >= wish.after:
+                return index
+            if monotonic() + LOG_POLL_S >= until:
+                raise BehindError(
+                    f"the log of {name!r} is at seq {index.seq}, not at {wish.after} yet",
+                    hint="ask again, or ask whether that write was acknowledged", param="after",
+                )  # fmt: skip
+            await asyncio.sleep(LOG_POLL_S)
+            stale_s = 0.0
+            came = monotonic()
+
+    async def _followed_to(self, name: str, index: Index, receipt: Receipt, since: float) -> Index:
+        """The open index, whose log was last asked for at `since` of the monotonic clock or later."""
+        for _ in range(REOPENED_MAX):
+            known = self._followed.get(name)
+            if known is not None and _alike(known.index, index) and known.read_at >= since:
+                return known.index
+            if since == NEVER and known is None:
+                return index
+            async with self._following.enter(1):
+                index = await self.index(name, receipt)
+                known = self._followed.get(name)
+                if known is None or not _alike(known.index, index):  # what was written since must not be missed
+                    known = self._followed[name] = Followed(index)
+                if known.read_at >= max(since, BEGINNING):  # another request has looked meanwhile
+                    return known.index
+                if await known.follow(receipt):
+                    self.open[name] = known.index
+                    self._fit(name)
+                    if known.moved:
+                        self._checked[name] = 0.0
+                    return known.index
+                self._followed.pop(name, None)
+            await self.revalidate(name, receipt)
+            index = await self.index(name, receipt)
+        raise StoreError(f"the log of {name!r} went on faster than it was read", hint="try again")
 
     async def _open(self, name: str, opening: Receipt) -> None:
         now = time.time()
@@ -135,6 +216,10 @@ class Service:
         self._checked[name] = time.time()
         if old is not None and old.space != index.space:  # what both have stays
             self.cache.forget(set(old.segment.keys) - set(index.segment.keys))
+        self._fit(name)
+
+    def _fit(self, name: str) -> None:
+        """Closes those that were used longest ago, but for this one, until there is room."""
         while len(self.open) > 1 and sum(map(_index_bytes, self.open.values())) > INDEXES_BYTES:
             self._close(next(n for n in self.open if n != name))
 
@@ -142,6 +227,7 @@ class Service:
         """Forgets an open index and its blocks; the next that asks for it opens it again."""
         closed = self.open.pop(name, None)
         self._checked.pop(name, None)
+        self._followed.pop(name, None)
         if closed is not None:
             self.cache.forget(closed.segment.keys)
 
@@ -191,7 +277,8 @@ class Service:
             self._close(name)
             return False
         live = self.open.get(name)
-        if live is not None and Current.unpack(data, f"{name}/CURRENT").generation == live.current.generation:
+        current = Current.unpack(data, f"{name}/CURRENT")
+        if live is not None and (current.generation, current.log.id) == (live.current.generation, live.current.log.id):
             return False
         self._switch(name, await Index.open(self.bucket, name, self.cache, opening))
         return True
@@ -204,20 +291,21 @@ class Service:
         return await self.live(name, receipt, lambda index: index.query(query, receipt, end), end)
 
     async def live(
-        self, name: str, receipt: Receipt, work: Callable[[Index], Awaitable[T]], deadline: Deadline | None = None
-    ) -> T:
+        self, name: str, receipt: Receipt, work: Callable[[Index], Awaitable[T]], deadline: Deadline | None = None,
+        wish: Wish = Wish(),
+    ) -> T:  # fmt: skip
         """Asks the open generation; if that turns out to be gone from the bucket, all of it is asked of its successor.
 
         An object that was put again under its key is read by its new etag: its size and checksums still decide.
         Raises Late where `deadline` comes before an index is open.
         """
-        index = await _timely(self.index(name, receipt), deadline)
+        index = await _timely(self.current(name, receipt, wish, deadline), deadline)
         try:
             return await work(index)
         except (DamagedError, ChangedError) as error:
             index.etags.clear()
             await _timely(self.revalidate(name, receipt), deadline)
-            live = await _timely(self.index(name, receipt), deadline)
+            live = await _timely(self.current(name, receipt, wish, deadline), deadline)
             if live.space == index.space and isinstance(error, DamagedError):
                 raise
             return await work(live)

@@ -10,7 +10,9 @@ from .cost import Budget, wave_ms
 
 @dataclass
 class Receipt:
-    """What a query cost. Opening an index is apart (opened_gets, opened_bytes, opened_rpc)."""
+    """What a query cost. Opening an index is apart (opened_gets, opened_bytes, opened_rpc), and so is looking for what
+    was written since (log_gets, log_bytes). seq: of the last write that the answer has seen.
+    """
 
     gets: int = 0
     bytes: int = 0
@@ -26,6 +28,11 @@ class Receipt:
     opened_gets: int = 0
     opened_bytes: int = 0
     opened_rpc: int = 0
+    log_gets: int = 0
+    log_bytes: int = 0
+    fresh: int = 0  # rows of the log that were scanned
+    superseded: int = 0  # ids that the log has, whose rows in the generation do not count
+    seq: int = 0
     generation: str = ""
     proof: dict[str, Any] | None = None  # of an exact answer; see exact.Proof
     wave_sizes: list[list[int]] = field(default_factory=list)
@@ -45,8 +52,9 @@ class Receipt:
 
     def add_scan(self, other: Receipt) -> None:
         """Adds the work of one query of a request."""
-        for name in ("blocks", "blocks_cached", "rows", "rows_ranked"):
+        for name in ("blocks", "blocks_cached", "rows", "rows_ranked", "fresh"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.superseded = max(self.superseded, other.superseded)
 
     def left_of(self, budget: Budget, reserved: int = 0) -> Budget:
         """What a budget still allows after this work; `reserved` GETs and waves are kept for later."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..errors import DamagedError, InputError, LimitError
 from ..format import FilterField
-from .keys import KEY_MAX, KEY_MIN, SECOND, SECONDS_MAX, float_key, key_float, key_time, time_key
+from ..format.columns import VALUES_MAX
+from .keys import KEY_MAX, KEY_MIN, SECOND, SECONDS_MAX, float_key, key_float, key_time, text_hash, time_key
 from .parse import Junction, Negation, Node, Term, above, at_least
 from .program import Span, complement, intersection, spans_of
 
@@ -202,21 +203,43 @@ def value_of(field: FilterField, key: int) -> Any:
 
 def keys_of(field: FilterField, value: Any) -> list[int]:
     """The keys of an attribute as a row has it, each once. Raises DamagedError where it is none of the field."""
+    values = values_of(field, value, "a row")
+    if field.kind != "text" or field.hashed:
+        return values
+    ranks = [field.rank(text, after=False) for text in values]
+    if any(field.rank(text, after=True) == rank for text, rank in zip(values, ranks, strict=True)):
+        what = f"a row has a text of attribute {field.attribute} that the index does not know"
+        raise DamagedError(what, hint="build the index again")
+    return ranks
+
+
+def values_of(field: FilterField, value: Any, where: str) -> list[Any]:
+    """The values of an attribute as a row has it, each once and rising: keys, but of texts with ranks their UTF-8.
+
+    where: what errors call the row. Raises DamagedError for what no row of the index can have.
+    """
     values = [] if value is None else value if field.many and isinstance(value, list) else [value]
     try:
-        return sorted({_key(field, one) for one in values if one is not None})
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        what = f"a row has a value of attribute {field.attribute} that is no {field.kind}"
-        raise DamagedError(what, hint="build the index again") from None
+        own = sorted({_value(field, one) for one in values if one is not None})
+    except (ValueError, TypeError, OverflowError):
+        own = [None] * (VALUES_MAX + 1)
+    if len(own) > VALUES_MAX:
+        what = f"{where} has a value of attribute {field.attribute} that is no {field.kind}"
+        raise DamagedError(what, hint="write the row again, or build the index anew")
+    return own
 
 
-def _key(field: FilterField, value: Any) -> int:
-    if field.kind == "text":
+def _value(field: FilterField, value: Any) -> int | bytes:
+    if field.kind == "text" and isinstance(value, str):
         text = value.encode()
-        rank = field.rank(text, after=False)
-        if rank == field.rank(text, after=True):
-            raise ValueError("a text that the index does not know")
-        return rank
-    if field.kind == "time":
+        return text_hash(text) if field.hashed else text
+    if field.kind == "time" and isinstance(value, str):
         return time_key(value)
-    return float_key(float(value)) if field.kind == "number" else int(value)
+    if field.kind == "boolean" and isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if field.kind == "number" and math.isfinite(number := float(value)):
+            return float_key(number)
+        if field.kind == "integer" and isinstance(value, int) and KEY_MIN <= value <= KEY_MAX:
+            return value
+    raise ValueError(value)

@@ -21,6 +21,7 @@ from ..search.tally import Counted
 from .handlers import Call, check_limits, identifier_of
 from .reply import Reply
 from .request import (
+    FRESHNESS,
     JSON,
     VECTORS_MAX,
     decode,
@@ -29,9 +30,10 @@ from .request import (
     parse_budget,
     parse_parameters,
     parse_queries,
+    parse_wish,
 )
 
-FIELDS = ("facets", "filter", "exact", "within", "include", "budget", "explain")
+FIELDS = ("facets", "filter", "exact", "within", "include", "budget", "explain", *FRESHNESS)
 WITHIN_FIELDS = ("vector", "id", "top_k", "recall", "rerank")
 INCLUDE = ("receipt",)
 READ_BYTES = 64 << 20  # whose columns take all that an isolate may compute at once
@@ -58,10 +60,10 @@ async def facets(call: Call) -> Reply:
         await call.make_room(nbytes, min(reads, IN_FLIGHT_BYTES_MAX), min(1.0, share))
         if explain:
             return plan_body(index, plan)
-        return facets_body(index, await index.facets(plan, receipt, call.deadline))
+        return facets_body(await index.facets(plan, receipt, call.deadline))
 
     call.deadline.at = Deadline.after(asked.budget.ms).at
-    body = await call.service.live(call.index, receipt, work)
+    body = await call.service.live(call.index, receipt, work, wish=parse_wish(fields))
     return Reply(200, body | ({"receipt": receipt.as_dict()} if "receipt" in include and not explain else {}))
 
 
@@ -101,10 +103,10 @@ def _within(fields: Any, asked: FacetQuery) -> Query:
     return replace(query, attributes=True, filter=asked.filter, budget=asked.budget, param="within.vector")
 
 
-def facets_body(index: Index, answer: FacetAnswer) -> dict[str, Any]:
+def facets_body(answer: FacetAnswer) -> dict[str, Any]:
     """The JSON of counted facets."""
     return {
-        "facets": {one.facet.name: _facet(one, index.root.filters[one.facet.field]) for one in answer.facets},
+        "facets": {one.facet.name: _facet(one, answer.fields[one.facet.field]) for one in answer.facets},
         "matched": answer.matched.rows,
         "matched_exact": answer.matched.exact,
         "complete": answer.complete,

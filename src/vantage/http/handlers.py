@@ -27,6 +27,7 @@ from .bodies import answer_body, describe, json_id, packed_reply, row_body
 from .reply import Reply
 from .request import (
     BINARY,
+    FRESHNESS,
     INCLUDE_DEFAULT,
     INTEGER,
     JSON,
@@ -45,6 +46,8 @@ from .request import (
     parse_queries,
     parse_row_listing,
     parse_rows,
+    parse_wish,
+    parse_wish_parameters,
 )
 
 MATCHES_MAX = 1 << 15  # of all vectors of a request
@@ -96,31 +99,30 @@ async def list_indexes(call: Call) -> Reply:
 async def describe_index(call: Call) -> Reply:
     """What an index is and promises."""
     negotiate(call.headers.get("accept", ""), [JSON])
-    parse_parameters(call.options, ())
-    return Reply(200, describe(await call.service.index(call.index, Receipt())))
+    wish = parse_wish_parameters(parse_parameters(call.options, FRESHNESS))
+    return Reply(200, describe(await call.service.current(call.index, Receipt(), wish)))
 
 
 async def row(call: Call) -> Reply:
     """A row by its id, the last part of the path."""
     negotiate(call.headers.get("accept", ""), [JSON])
-    parameters = parse_parameters(call.options, ("ids",))
-    return await _row(call, unquote_to_bytes(call.parts["id"]), parse_ids(parameters.get("ids")))
+    return await _row(call, unquote_to_bytes(call.parts["id"]), parse_parameters(call.options, ("ids", *FRESHNESS)))
 
 
 async def row_by_parameter(call: Call) -> Reply:
     """A row by its id, as a parameter: for ids that a path cannot hold."""
     negotiate(call.headers.get("accept", ""), [JSON])
-    parameters = parse_parameters(call.options, ("id", "ids"))
+    parameters = parse_parameters(call.options, ("id", "ids", *FRESHNESS))
     if "id" not in parameters:
         raise NotFoundError("there is no id", hint=NO_ID, param="id")
-    return await _row(call, parameters["id"].encode("latin-1"), parse_ids(parameters.get("ids")))
+    return await _row(call, parameters["id"].encode("latin-1"), parameters)
 
 
 NO_ID = "no slash at the end; a row whose id is empty, '.' or '..' is at vectors?id="
 
 
-async def _row(call: Call, sent: bytes, ids: str | None) -> Reply:
-    receipt = Receipt()
+async def _row(call: Call, sent: bytes, parameters: Mapping[str, str]) -> Reply:
+    receipt, ids, wish = Receipt(), parse_ids(parameters.get("ids")), parse_wish_parameters(parameters)
 
     async def read(index: Index) -> dict[str, Any]:
         identifier = identifier_of(index, sent)
@@ -129,7 +131,7 @@ async def _row(call: Call, sent: bytes, ids: str | None) -> Reply:
         vector, attributes = await index.row(identifier, receipt)
         return {"id": json_id(identifier, ids), "vector": vector, "attributes": attributes}
 
-    body = await call.service.live(call.index, receipt, read)
+    body = await call.service.live(call.index, receipt, read, wish=wish)
     return Reply(200, body | {"receipt": receipt.as_dict()})
 
 
@@ -155,7 +157,7 @@ async def rows(call: Call) -> Reply:
         missing = [json_id(one, written) for one in answer.missing]
         return {"rows": found, "missing": missing, "complete": answer.complete}
 
-    body = await call.service.live(call.index, receipt, read)
+    body = await call.service.live(call.index, receipt, read, wish=parse_wish(fields))
     return Reply(200, body | ({"receipt": receipt.as_dict()} if "receipt" in include else {}))
 
 
@@ -181,7 +183,7 @@ async def list_rows(call: Call) -> Reply:
         found = [row_body(row, include, written) for row in page.rows]
         return {"rows": found, "cursor": page.cursor, "complete": page.complete}
 
-    body = await call.service.live(call.index, receipt, read)
+    body = await call.service.live(call.index, receipt, read, wish=parse_wish(fields))
     return Reply(200, body | ({"receipt": receipt.as_dict()} if "receipt" in include else {}))
 
 
@@ -202,7 +204,7 @@ async def query(call: Call) -> Reply:
         raise InputError(f"{BINARY} holds ids as i64", hint="leave ids out, or accept application/json", param="ids")
     if packed and (plans or set(include) - {"receipt"}):
         raise InputError(f"{BINARY} holds ids, scores and receipts", hint="accept application/json", param="include")
-    receipt, deadline = Receipt(), call.deadline
+    receipt, deadline, wish = Receipt(), call.deadline, parse_wish(fields)
 
     async def work(index: Index) -> Any:
         _check_size(queries, index)
@@ -222,7 +224,7 @@ async def query(call: Call) -> Reply:
     deadline.at = Deadline.after(queries[0].budget.ms).at  # one for all: it is the request that somebody waits for
     after: list[Awaitable[Any]] = []
     try:
-        results = await call.service.live(call.index, receipt, work, None if plans else deadline)
+        results = await call.service.live(call.index, receipt, work, None if plans else deadline, wish)
     except Late as late:  # the opening goes on behind an empty answer, where the index exists
         await _check_known(call.index, call.service, late.rest)
         results, after = [Answer([], False, False, None, Receipt() if many else receipt) for _ in queries], [late.rest]

@@ -6,7 +6,7 @@ import re
 import zlib
 from array import array
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -14,7 +14,8 @@ from ..bounded_json import loads
 from ..cost import Budget
 from ..errors import InputError, LimitError
 from ..format import DIMENSION_MAX, VECTORS
-from ..indexes import NAME, NAME_RULE
+from ..format.log import SEQ_MAX
+from ..indexes import NAME, NAME_RULE, Wish
 from ..read.bucket import LIST_MAX
 from ..search.listing import Listing
 from ..search.query import Query
@@ -29,6 +30,9 @@ PARTS_MAX = 4096  # lists, objects and texts of a body: a batch has some 300, an
 PARAMETERS_MAX = 32
 KEY_BYTES_MAX = 1024  # of R2 and S3
 MEMBERS_MAX = 64  # of gzip, one after another: each leaves a copy of what follows it
+FRESHNESS = ("consistency", "max_stale_ms", "after")
+CONSISTENCY = ("service", "bucket")
+STALE_MS_MAX = 3_600_000
 FIELDS = (
     "vector",
     "vectors",
@@ -44,9 +48,10 @@ FIELDS = (
     "ids",
     "filter",
     "distinct",
+    *FRESHNESS,
 )
-ROW_FIELDS = ("ids", "include", "numbers")
-LISTING_FIELDS = ("filter", "limit", "cursor", "include", "order_by", "distinct", "budget", "numbers")
+ROW_FIELDS = ("ids", "include", "numbers", *FRESHNESS)
+LISTING_FIELDS = ("filter", "limit", "cursor", "include", "order_by", "distinct", "budget", "numbers", *FRESHNESS)
 ROWS_MAX = 1000  # by their ids, in a request
 OPTIONS = (
     "top_k",
@@ -58,6 +63,7 @@ OPTIONS = (
     "model",
     "filter",
     "distinct",
+    *FRESHNESS,
 )  # of a query string
 INTEGER = re.compile(r"-?[0-9]{1,20}")
 IDS = ("string", "number")
@@ -280,6 +286,32 @@ def _include(fields: dict[str, Any], usual: list[str]) -> list[str]:
     return include
 
 
+def parse_wish(fields: Mapping[str, Any]) -> Wish:
+    """How new the answer has to be. Raises InputError."""
+    consistency, stale_ms, after = (fields.get(name) for name in FRESHNESS)
+    if consistency is not None and consistency not in CONSISTENCY:
+        raise InputError("consistency is neither service nor bucket", hint='"bucket" looks at the log first',
+                         param="consistency")  # fmt: skip
+    if stale_ms is not None and consistency == "bucket":
+        raise InputError("max_stale_ms beside consistency bucket", hint="send one of them", param="max_stale_ms")
+    for name, value, most in (("max_stale_ms", stale_ms, STALE_MS_MAX), ("after", after, SEQ_MAX)):
+        if value is not None and not 0 <= _integer(value, name) <= most:
+            raise LimitError(name, value, f"0 to {most}", hint="leave it out for the default", param=name)
+    stale_s = 0.0 if consistency == "bucket" else None if stale_ms is None else stale_ms / 1000
+    return Wish(stale_s, after or 0)
+
+
+def parse_wish_parameters(values: Mapping[str, str]) -> Wish:
+    """The same of a query string."""
+    fields: dict[str, Any] = {name: values[name] for name in FRESHNESS if name in values}
+    for name in ("max_stale_ms", "after"):
+        if name in fields:
+            if not INTEGER.fullmatch(fields[name]):
+                raise InputError(f"{name} is not an integer", hint="send a whole number", param=name)
+            fields[name] = int(fields[name])
+    return parse_wish(fields)
+
+
 def parse_budget(fields: Any) -> Budget:
     """What a request may spend. Raises InputError."""
     if not isinstance(fields, dict):
@@ -320,7 +352,7 @@ def parse_options(text: str) -> dict[str, Any]:
     for name, value in parse_parameters(text, OPTIONS).items():
         if name == "include":
             fields[name] = [v for v in value.split(",") if v]
-        elif name in ("model", "distinct"):
+        elif name in ("model", "distinct", "consistency"):
             fields[name] = value.encode("latin-1").decode(errors="replace")
         else:
             try:

@@ -18,7 +18,7 @@ from ..format.log import (
     unpack_segment,
 )
 from ..read.reader import CURRENT_BYTES_MAX
-from .store import LogStore
+from .store import LogReader
 from .tail import Tail
 
 FRESH_S = 10.0  # what CURRENT says is counted on for so long after it was asked for; gc waits much longer
@@ -65,7 +65,7 @@ class LogState:
         return segments > SEGMENTS_MAX or operations > OPERATIONS_MAX or nbytes > BYTES_MAX
 
 
-async def read_current(store: LogStore, clock: Clock) -> tuple[bytes, str, float]:
+async def read_current(store: LogReader, clock: Clock) -> tuple[bytes, str, float]:
     """CURRENT, its etag, and when it was asked for. Raises NotFoundError without one."""
     at = clock()
     found = await store.get("CURRENT", CURRENT_BYTES_MAX)
@@ -74,7 +74,7 @@ async def read_current(store: LogStore, clock: Clock) -> tuple[bytes, str, float
     return *found, at
 
 
-async def read_log(store: LogStore, clock: Clock) -> LogState:
+async def read_log(store: LogReader, clock: Clock) -> LogState:
     """CURRENT and all segments behind it: every write that was acknowledged before this began.
 
     A GET, one for each segment, WIDTH_MAX side by side, at most WIDTH_MAX that find nothing, and one each FRESH_S.
@@ -82,17 +82,17 @@ async def read_log(store: LogStore, clock: Clock) -> LogState:
     """
     for _ in range(TRIES):
         state = LogState(*await read_current(store, clock))
-        if await _read_on(store, state, clock):
+        if await read_on(store, state, clock):
             return state
     raise StoreError("the log went on faster than it was read", hint="try again")
 
 
-async def follow(store: LogStore, state: LogState, clock: Clock) -> LogState:
+async def follow(store: LogReader, state: LogState, clock: Clock) -> LogState:
     """The same state, read on to the log's end; another one, read anew, where the log went away behind it."""
-    return state if await _read_on(store, state, clock) else await read_log(store, clock)
+    return state if await read_on(store, state, clock) else await read_log(store, clock)
 
 
-async def _read_on(store: LogStore, state: LogState, clock: Clock) -> bool:
+async def read_on(store: LogReader, state: LogState, clock: Clock) -> bool:
     """Reads to the end, or a seal; False where the log went away: then all is read anew.
 
     Where no segment is, the log ends, or a gc took it; and where one is, a writer that came too late may have put it
@@ -123,7 +123,7 @@ async def _read_on(store: LogStore, state: LogState, clock: Clock) -> bool:
     return await look_again(store, state, clock)  # behind a seal another log may have writes by now
 
 
-async def look_again(store: LogStore, state: LogState, clock: Clock) -> bool:
+async def look_again(store: LogReader, state: LogState, clock: Clock) -> bool:
     """Reads CURRENT again; False where its log is another one, or starts behind the state's next segment."""
     data, etag, at = await read_current(store, clock)
     log = Current.unpack(data, "CURRENT").log
@@ -133,7 +133,7 @@ async def look_again(store: LogStore, state: LogState, clock: Clock) -> bool:
     return True
 
 
-async def load_ledger(store: LogStore, state: LogState) -> bool:
+async def load_ledger(store: LogReader, state: LogState) -> bool:
     """Adds the nonces and request keys from before the tail; False where the ledger is gone, as CURRENT moved on."""
     name = state.current.log.ledger
     if state.has_ledger or name is None:
@@ -152,7 +152,7 @@ async def load_ledger(store: LogStore, state: LogState) -> bool:
     return True
 
 
-async def whole_state(store: LogStore, state: LogState, clock: Clock) -> LogState:
+async def whole_state(store: LogReader, state: LogState, clock: Clock) -> LogState:
     """A state as `follow` gives it that knows the ledger too, as writers and compactors need it."""
     for _ in range(TRIES):
         state = await follow(store, state, clock)

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 
-class LogStore(Protocol):
-    """The objects of one index, strongly consistent, with conditional writes.
-
-    Each call raises StoreError when the bucket fails. Of `create` and `swap` that means that nobody knows whether it
-    took effect, or will. Etags differ where bytes do.
+class LogReader(Protocol):
+    """The objects of one index, strongly consistent. Each call raises StoreError when the bucket fails. Etags differ
+    where bytes do.
     """
 
     async def get(self, key: str, most: int) -> tuple[bytes, str] | None:
@@ -18,6 +16,10 @@ class LogStore(Protocol):
 
     async def get_several(self, keys: Sequence[str], most: int) -> list[tuple[bytes, str] | None]:
         """The same of a few, side by side, in any order."""
+
+
+class LogStore(LogReader, Protocol):
+    """The same with conditional writes. Where `create` or `swap` fails, nobody knows whether it took effect or will."""
 
     async def create(self, key: str, data: bytes) -> bool:
         """Puts an object where there is none (If-None-Match: *); whether it did."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..bounded_json import loads
@@ -47,13 +47,17 @@ def members_of(text: bytes, label: str) -> dict[str, Any]:
     return value
 
 
+def packed_members(members: Mapping[str, Any]) -> bytes:
+    """The attributes of a row as the log has them."""
+    return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def patched(old: Fresh | None, seq: int, change: bytes, label: str) -> Fresh:
     """What a patch makes of an id: nothing of a deleted row."""
     if old is None or old.kind == DELETE:
         return old or Fresh(seq, PATCH, b"", change)
     merged = members_of(old.attributes, label) | members_of(change, label)
-    text = json.dumps(merged, ensure_ascii=False, separators=(",", ":")).encode()
-    return Fresh(seq, old.kind, old.vector, text)
+    return Fresh(seq, old.kind, old.vector, packed_members(merged))
 
 
 def effects(request: Request, seq: int, shape: RowShape) -> Iterator[tuple[Id, Fresh | bytes]]:

@@ -221,7 +221,7 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
     """
     segment, query, without, done = run.segment, scan.query, run.query.without, run.done
     index, directory = scan.root.index, scan.directory
-    k, selected = min(run.query.top_k, index.rows - (without is not None)), query.selection is not None
+    k, some = min(run.query.top_k, index.rows - (without is not None)), bool(query.selection or query.superseded)
     rows = query.selection.rows if query.selection else ()
     able = [i for i, block in enumerate(directory.block) if not rows or rows[block]]  # others hold no row of the filter
     ceilings = scan.ceilings()
@@ -268,9 +268,9 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
     likely = [c for c in scan.contenders(scan.capacity) if c.row != without][:k]
     every = done.issuperset(able)
     matched = None
-    if selected:
+    if query.selection is not None:
         matched = Matched(scan.matched if every else max(scan.matched, round(sum(rows))), every)
-    if selected and every:  # there are no more
+    if some and every:  # there are no more
         k = min(k, len(likely))
     if not k:
         proof(True, excluded=(0, index.rows))

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from ..cost import Budget, wave_ms
 from ..errors import InputError, LimitError
-from ..filter.facet import Facet, keys_of, parse_facets
-from ..format import Projection, Root
+from ..filter.facet import Facet, parse_facets, values_of
+from ..format import FilterField, Projection, Root
 from ..read.waves import Steps
 from ..receipt import Receipt
 from .filtered import BASES_MAX, Matched, Selection, select
 from .known import add_known, bounded, projection_of
+from .log_facets import add_values, with_log, with_texts, written
 from .plan import plan_extents
 from .projected import known_bases, runs
 from .query import Answer, Query
@@ -46,11 +47,12 @@ class FacetQuery:
 
 @dataclass(frozen=True)
 class FacetAnswer:
-    """facets in the order asked for. matched: rows that the filter takes, or matches of the query. complete is False
-    where time or a budget cut what was to be read.
+    """facets in the order asked for. fields: of the index, with the texts that their keys stand for. matched: rows that
+    the filter takes, or matches of the query. complete is False where time or a budget cut what was to be read.
     """
 
     facets: list[Counted]
+    fields: Sequence[FilterField]
     matched: Matched
     complete: bool
     receipt: Receipt
@@ -89,6 +91,9 @@ def plan_facets(segment: Segment, asked: FacetQuery, budget: Budget) -> FacetPla
     unread, together = list[tuple[list[int], list[Place]]](), list[int]()
     for i, facet in enumerate(facets):
         if facet.rest is not None:
+            together.append(i)
+            continue
+        if segment.fresh is not None and segment.fresh.ids:  # the root counts rows that do not count any more
             together.append(i)
             continue
         cut = add_known(segment, facet, tallies[i])
@@ -224,28 +229,34 @@ def answer(segment: Segment, plan: FacetPlan, taken: Sequence[int | None], recei
         for i in reading.facets:
             if missing[i] is None:
                 rows, missing[i] = count, count - plan.tallies[i].rows
+    log = written(segment, plan)
     out = []
-    for i, facet in enumerate(plan.facets):
-        known = missing[i]
+    for i, (facet, more) in enumerate(zip(plan.facets, log.tallies, strict=True)):
+        known, tally = missing[i], plan.tallies[i]
         if i in about or known is None:
-            out.append(bounded(segment, facet))
+            out.append(with_log(bounded(segment, facet), more, log.numbers.get(facet.field, {}), log))
             continue
-        out.append(plan.tallies[i].counted(known))
         if facet.rest is None and not root.filters[facet.field].many:
-            rows = plan.tallies[i].rows + known
-    if rows is not None:
-        return FacetAnswer(out, Matched(rows, True), None not in taken, receipt)
-    expected = sum(plan.selection.rows) if plan.selection is not None else 0
-    return FacetAnswer(out, Matched(round(expected), False), None not in taken, receipt)
+            rows = tally.rows + known
+        tally.number_anew(log.numbers.get(facet.field, {}))
+        tally.add_all(more)
+        out.append(tally.counted(known + log.rows - more.rows))
+    complete, counted = None not in taken, any(count is not None for count in taken)
+    if rows is not None and (counted or not log.superseded):
+        return FacetAnswer(out, log.fields, Matched(rows + log.rows, True), complete, receipt)
+    expected = sum(plan.selection.rows) if plan.selection is not None else root.index.rows
+    return FacetAnswer(out, log.fields, Matched(round(expected) + log.rows, False), complete, receipt)
 
 
 def of_matches(segment: Segment, plan: FacetPlan, found: Answer) -> FacetAnswer:
     """Of the matches of a query that has their attributes; those whose attributes were cut are left out."""
     some = [m.attributes for m in found.matches if m.attributes is not None]
-    for tally in plan.tallies:
-        for attributes in some:
-            keys = keys_of(segment.root.filters[tally.facet.field], attributes.get(tally.facet.name))
-            tally.add([(key, 1) for key in keys], bool(keys))
+    values = [
+        [values_of(segment.root.filters[f.field], own.get(f.name), "a row") for own in some] for f in plan.facets
+    ]  # fmt: skip
+    fields = with_texts(segment.root.filters, plan.facets, values)
+    for tally, rows in zip(plan.tallies, values, strict=True):
+        add_values(tally, fields[tally.facet.field], rows)
     out = [tally.counted(len(some) - tally.rows) for tally in plan.tallies]
     complete = found.complete and len(some) == len(found.matches)
-    return FacetAnswer(out, Matched(len(some), True), complete, found.receipt)
+    return FacetAnswer(out, fields, Matched(len(some), True), complete, found.receipt)

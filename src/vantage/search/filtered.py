@@ -30,13 +30,14 @@ class Base:
 
 @dataclass(frozen=True)
 class Selection:
-    """A filter, compiled for one segment. rows: of each block, of those at home in it, how many it is expected to take;
-    none in an index without counts. 0 is sure, other numbers are about right.
+    """A filter, as it was sent and compiled for one segment. rows: of each block, of those at home in it, how many it
+    is expected to take; none in an index without counts. 0 is sure, other numbers are about right.
 
     bases: what chunks can be found by; whole: all of their chunks are known. Of a large index a wave reads what is
     known of rows and chunks, and told keeps the last that it said, for queries of the same request.
     """
 
+    parsed: Node
     node: Node
     program: Program
     rows: Sequence[float]
@@ -96,16 +97,16 @@ def select(value: Any, root: Root, homes: Sequence[int]) -> Selection | None:
     # It refuses too many conditions before counts are summed for each.
     program, counts = compile_filter(node, root.filters), root.counts
     if counts is None or not homes:
-        return Selection(node, program, [])
+        return Selection(parsed, node, program, [])
     if counts.paged:
         share = expected_in_all(node, root, counts) / root.index.rows
-        return Selection(node, program, array("d", [share * home for home in homes]), whole=False)
+        return Selection(parsed, node, program, array("d", [share * home for home in homes]), whole=False)
 
     def rows_of(field: int, spans: Sequence[Span]) -> Sequence[float]:
         return rows_within(spans, counts.fields[field], root.filters[field].distinct, len(homes))
 
     rows = expected_rows(node, root.filters, rows_of, homes)
-    return Selection(node, program, rows, tuple(bases(node, program, root)[:BASES_MAX]))
+    return Selection(parsed, node, program, rows, tuple(bases(node, program, root)[:BASES_MAX]))
 
 
 def expected_in_all(node: Node, root: Root, counts: Counts) -> float:

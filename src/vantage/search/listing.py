@@ -20,6 +20,7 @@ from .rank import decode
 from .rows import ATTRIBUTES_BYTES_MAX, StoredRow
 from .segment import Segment
 from .walk import WALK_BYTES_MAX, Listed, Position, RowScan, Walk, can_order, plan_walk, unread
+from .written import Mark, Written, merged, upcoming
 
 LIMIT_MAX = 1000  # rows of a page
 GETS_MAX = 2 * LANES  # of a wave of blocks or chunks
@@ -72,6 +73,7 @@ class PreparedListing:
     selection: Selection | None
     walk: Walk
     position: Position | None
+    mark: Mark | None = None
 
     @property
     def asked(self) -> Any:
@@ -98,7 +100,10 @@ def prepare_listing(segment: Segment, listing: Listing) -> PreparedListing:
     prepared = PreparedListing(listing, selection, walk, None)
     if listing.cursor is None:
         return prepared
-    return replace(prepared, position=read_cursor(listing.cursor, walk, prepared.asked, segment.generation))
+    fields, by = segment.root.filters, walk.field
+    texts = by is not None and fields[by].kind == "text" and not fields[by].hashed
+    position, mark = read_cursor(listing.cursor, walk, prepared.asked, segment.generation, texts)
+    return replace(prepared, position=position, mark=mark)
 
 
 def _rendition(root: Root, attributes: bool) -> int:
@@ -154,17 +159,52 @@ def list_rows(
     ended = position.group == len(walk.groups)
     if not ended and len(found) == listing.limit:
         more, end = scan.listed(position, 1)  # what is held may tell that there are no more
-        ended = not more and end.group == len(walk.groups)
-    rows = yield from _attach(segment, prepared, scan, found, budget, receipt)
-    if len(rows) < len(found):
-        position, ended = (found[len(rows) - 1].after if rows else begin), False
-    if not ended and position == begin and not deadline.over:
+        if not more and end.group == len(walk.groups):
+            position, ended = end, True
+    every = _with_log(segment, prepared, found, ended)
+    items = every[: listing.limit]
+    places, room = [one.place for one, _ in items if isinstance(one, Written)], ATTRIBUTES_BYTES_MAX
+    own, room = segment.fresh.attributes(places * listing.attributes, room) if segment.fresh else ({}, room)
+    first = [one for one, _ in items if isinstance(one, Listed)]
+    attached = iter((yield from _attach(segment, prepared, scan, first, budget, receipt, room)))
+    rows, mark, last = list[StoredRow](), prepared.mark, begin
+    for one, at in items:
+        row = next(attached, None) if isinstance(one, Listed) else _of_log(segment, listing, one.place, own)
+        if row is None:
+            break
+        rows.append(row)
+        mark, last = at, one.after if isinstance(one, Listed) else last
+    if sum(isinstance(one, Listed) for one, _ in every[: len(rows)]) < len(found):
+        position = last
+    ended = ended and len(rows) == len(every)
+    if not ended and not rows and position == begin and not deadline.over:
         raise InputError(
             f"a budget of {budget.gets} GETs, {budget.bytes} bytes and {budget.waves} waves is too small for one row",
             hint="raise it, or leave budget out", param="budget",
         )  # fmt: skip
-    cursor = None if ended else write_cursor(walk, prepared.asked, segment.generation, position)
+    cursor = None if ended else write_cursor(walk, prepared.asked, segment.generation, position, mark)
     return Page(rows, cursor, ended or len(rows) == listing.limit, receipt)
+
+
+def _with_log(
+    segment: Segment, prepared: PreparedListing, found: list[Listed], ended: bool
+) -> list[tuple[Listed | Written, Mark | None]]:
+    """Rows of the generation, and those in the log that come up to the last of them, or behind it if the walk ended."""
+    fresh, walk = segment.fresh, prepared.walk
+    if fresh is None:
+        return [(one, None) for one in found]
+    rows = upcoming(fresh, walk, prepared.selection, prepared.mark)
+    return [*merged(fresh, walk, found, rows, ended)]
+
+
+def _of_log(segment: Segment, listing: Listing, place: int, attributes: dict[int, dict[str, Any]]) -> StoredRow | None:
+    """A row in the log; None where there is no room for its attributes."""
+    fresh = segment.fresh
+    assert fresh is not None
+    if listing.attributes and place not in attributes:
+        return None
+    vector = decode(fresh.rows.vector(place), segment.root.index.vector_kind) if listing.vectors else None
+    return StoredRow(fresh.rows.ids[place], vector, attributes.get(place))
 
 
 def _find(
@@ -207,9 +247,10 @@ def _with_attributes(root: Root, walk: Walk) -> bool:
 
 
 def _attach(
-    segment: Segment, prepared: PreparedListing, scan: RowScan, found: list[Listed], budget: Budget, receipt: Receipt
-) -> Steps[list[StoredRow]]:
-    """The first of the rows found, as many as all that is wanted of them could be read for."""
+    segment: Segment, prepared: PreparedListing, scan: RowScan, found: list[Listed], budget: Budget, receipt: Receipt,
+    room: int,
+) -> Steps[list[StoredRow]]:  # fmt: skip
+    """The first of the rows found, as many as all that is wanted of them could be read for. room: for attributes."""
     listing, stored, root = prepared.listing, segment.rows, segment.root
     facts = {one.number: scan.row(one) for one in found}
     vectors: dict[int, bytes] = {}
@@ -220,12 +261,12 @@ def _attach(
         vectors = yield from stored.first_vectors(checks, receipt.left_of(budget, later))
     if listing.attributes and root.names:
         if _with_attributes(root, prepared.walk):
-            attributes = stored.parsed(list(facts), _texts(scan, found), ATTRIBUTES_BYTES_MAX)
+            attributes = stored.parsed(list(facts), _texts(scan, found), room)
         else:
             spots = {row: spot for row, (_, _, spot) in facts.items() if spot is not None}
             if len(spots) < len(facts):
                 spots = yield from stored.spots(list(facts), receipt.left_of(budget, 1))
-            attributes = yield from stored.attributes(spots, receipt.left_of(budget), ATTRIBUTES_BYTES_MAX)
+            attributes = yield from stored.attributes(spots, receipt.left_of(budget), room)
     rows = list[StoredRow]()
     for row, (identifier, _, _) in facts.items():
         vector, own = vectors.get(row), attributes.get(row) if root.names else {}

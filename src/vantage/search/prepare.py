@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from operator import mul, sub
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ class Prepared:
     norm: of the source under dot, of the vector under l2, 1 under cosine. i16 (d padded to 32) * i16_scale is the
     vector. unit: integer scores for a score of 1. sharpness: the power that a router's probabilities are raised to.
     selection: the rows that may answer, None for all. distinct: the field of each of whose keys one row may answer.
+    superseded: ids whose rows in the generation may not answer, as the log has said more of them since.
     """
 
     source: array[float]
@@ -40,6 +41,7 @@ class Prepared:
     sharpness: float = 1.0
     selection: Selection | None = None
     distinct: int | None = None
+    superseded: Set[int | bytes] = frozenset()
 
 
 def prepare(values: Sequence[float], index: IndexSection, param: str = "vector") -> Prepared:

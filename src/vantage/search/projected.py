@@ -22,7 +22,7 @@ from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
 from .route.common import PROBABILITY_BITS, Routed
 from .run import Candidates, Run
-from .scan import BlockIds, LrsqScan, Opened, capacity_for
+from .scan import BlockIds, LrsqScan, Opened, capacity_for, superseded_in, without_rows
 
 WHOLE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
 ATTRIBUTE_WAVES = 2  # after chunks: where attributes are, and these
@@ -196,7 +196,9 @@ class ChunkScan(LrsqScan):
         chunk = open_chunk(data, extent.rows, extent.size, self.codec.code_bytes, index, paged, self.where(place))
         (self._opened if keep else self._fresh)[place] = data, chunk
         at = chunk.at
-        mask = self.mask_of(memoryview(data)[at.columns : at.columns_end], at.n, self.where(place))
+        where = self.where(place)
+        gone = superseded_in(data, chunk, self.query.superseded, index.id_kind, where)
+        mask = without_rows(self.mask_of(memoryview(data)[at.columns : at.columns_end], at.n, where), gone, at.n)
         self.rows += at.n
         self.matched += int.from_bytes(mask, "little").bit_count()
         if any(mask):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from operator import sub
+from operator import sub, truediv
 from typing import Any
 
 from .. import kernels
@@ -53,34 +53,66 @@ def _score(s: float, query: Prepared, index: IndexSection) -> float:
     return max(0.0, query.norm * query.norm - 2 * s) / (index.row_scale * index.row_scale)
 
 
+SQUARE_MAX = 1e37  # of a vector: builders take norms up to 1e18, and so no score leaves float32
 _DOT: dict[str, Callable[..., int]] = {"f16": kernels.dot_f16, "f32": kernels.dot_f32, "u8": kernels.dot_u8}
 _L2: dict[str, Callable[..., int]] = {"f16": kernels.l2_f16, "f32": kernels.l2_f32, "u8": kernels.l2_u8}
 
 
-def exact_score(vector: bytes, query: Prepared, index: IndexSection) -> float:
-    """The score of one stored vector, in f32 sums of 16 lanes."""
-    d, out = index.dimension, array("f", [0.0])
-    kind = index.vector_kind
-    if kind == "i8":  # no kernel of its own: few rows are reranked
-        kind, vector = "f32", array("f", struct.unpack(f"{d}b", vector)).tobytes()
+def comparable(vectors: bytes | memoryview, kind: str) -> tuple[bytes | memoryview, str]:
+    """(stored vectors as the kernels of exact scores take them, of what kind): i8 has none of its own."""
+    return (array("f", memoryview(vectors).cast("b").tolist()).tobytes(), "f32") if kind == "i8" else (vectors, kind)
+
+
+def lengths_of(vectors: bytes | memoryview, n: int, kind: str, dimension: int) -> list[float]:
+    """The norms of n comparable vectors, infinite where they are of no row; 0 where float32 loses their squares."""
+    squares = array("f", bytes(4 * n))
+    _L2[kind](bytes(4 * dimension), vectors, 0, VECTOR_BYTES[kind] * dimension, n, dimension, squares)
+    return [
+        0.0 if square <= SQUARE_MIN else math.sqrt(square) if square < SQUARE_MAX else math.inf for square in squares
+    ]  # NaN is not below
+
+
+def exact_scores(
+    vectors: bytes | bytearray | memoryview, kind: str, lengths: Sequence[float], query: Prepared, index: IndexSection
+) -> list[float]:
+    """The scores of comparable vectors, one after the other, in f32 sums of 16 lanes. lengths (n): see lengths_of."""
+    d, n, out = index.dimension, len(lengths), array("f", bytes(4 * len(lengths)))
     stride = VECTOR_BYTES[kind] * d
     if index.metric != "cosine" and (index.row_scale > SCALE_MAX or 0 < query.norm < 1 / SCALE_MAX):
-        return _tiny_score(decode(vector, kind), query, index)
+        some = (memoryview(vectors)[i * stride : (i + 1) * stride] for i in range(n))
+        return [_tiny_score(decode(vector, kind), query, index) for vector in some]
     if index.metric == "l2":
-        _L2[kind](query.source, vector, 0, stride, 1, d, out)
-        return out[0]
+        _L2[kind](query.source, vectors, 0, stride, n, d, out)
+        return out.tolist()
     if index.metric == "dot":
-        _DOT[kind](query.source, vector, 0, stride, 1, d, out)
-        return out[0]
-    _DOT[kind](query.vector, vector, 0, stride, 1, d, out)  # of norm 1: the square of a tiny source would be 0
-    own = array("f", [0.0])
-    _DOT[kind](array("f", decode(vector, kind)), vector, 0, stride, 1, d, own)
-    if own[0] > SQUARE_MIN:
-        return max(-1.0, min(1.0, out[0] / math.sqrt(own[0])))
-    values = decode(vector, kind)
-    length = math.sqrt(math.fsum(v * v for v in values))
+        _DOT[kind](query.source, vectors, 0, stride, n, d, out)
+        return out.tolist()
+    _DOT[kind](query.vector, vectors, 0, stride, n, d, out)  # of norm 1: the square of a tiny source would be 0
+    if 0.0 not in lengths:
+        scores = list(map(truediv, out, lengths))
+    else:
+        scores = [
+            dot / length if length else _short_score(memoryview(vectors)[i * stride : (i + 1) * stride], kind, query)
+            for i, (dot, length) in enumerate(zip(out, lengths, strict=True))
+        ]
+    if scores and not -1.0 <= min(scores) <= max(scores) <= 1.0:
+        scores = [max(-1.0, min(1.0, score)) for score in scores]
+    return scores
+
+
+def _short_score(vector: bytes | memoryview, kind: str, query: Prepared) -> float:
+    """The cosine of a vector whose square float32 loses."""
+    values, out = decode(vector, kind), array("f", [0.0])
+    d, length = len(values), math.sqrt(math.fsum(v * v for v in values))
     _DOT["f32"](query.vector, array("f", [v / (length or 1.0) for v in values]).tobytes(), 0, 4 * d, 1, d, out)
-    return max(-1.0, min(1.0, out[0]))
+    return out[0]
+
+
+def exact_score(vector: bytes | memoryview, query: Prepared, index: IndexSection) -> float:
+    """The score of one stored vector."""
+    data, kind = comparable(vector, index.vector_kind)
+    lengths = lengths_of(data, 1, kind, index.dimension) if index.metric == "cosine" else [1.0]
+    return exact_scores(data, kind, lengths, query, index)[0]
 
 
 def _tiny_score(vector: list[float], query: Prepared, index: IndexSection) -> float:
@@ -94,16 +126,11 @@ def _tiny_score(vector: list[float], query: Prepared, index: IndexSection) -> fl
     return out[0] * query.norm / index.row_scale
 
 
-SQUARE_MAX = 1e37  # of a vector: builders take norms up to 1e18, and so no score leaves float32
-
-
 def is_sound(vector: bytes | memoryview, kind: str) -> bool:
     """Whether all numbers of a stored vector are finite, and its norm is one that a row may have."""
     if kind in ("u8", "i8"):
         return True
-    d, out = len(vector) // VECTOR_BYTES[kind], array("f", [0.0])
-    _L2[kind](bytes(4 * d), vector, 0, len(vector), 1, d, out)
-    return out[0] < SQUARE_MAX  # NaN is not
+    return math.isfinite(lengths_of(vector, 1, kind, len(vector) // VECTOR_BYTES[kind])[0])
 
 
 def decode(vector: bytes | memoryview, kind: str) -> list[float]:
@@ -121,6 +148,10 @@ def rank_exact(
         for c in contenders
         if c.row in vectors
     ]
+    return best_first(scored, index)[:top_k]
+
+
+def best_first(matches: list[Match], index: IndexSection) -> list[Match]:
+    """In the order of answers: by score, ties by lower row number."""
     sign = 1.0 if index.metric == "l2" else -1.0
-    scored.sort(key=lambda m: (sign * m.score, m.row))
-    return scored[:top_k]
+    return sorted(matches, key=lambda m: (sign * m.score, m.row))

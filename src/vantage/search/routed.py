@@ -63,7 +63,7 @@ def candidates(run: Run) -> Steps[Candidates]:
 
     def lacks() -> bool:
         """Whether there are fewer than are wanted, and there may be more."""
-        if len(best) >= run.wanted or (selection is None and not distinct):
+        if len(best) >= run.wanted or not (selection is not None or distinct or run.prepared.superseded):
             return False
         return not matched().exact if selection is not None else not _is_seen(scan, run)
 
@@ -77,7 +77,7 @@ def candidates(run: Run) -> Steps[Candidates]:
     lower = None if estimate is None or selection is not None else second_price(promise, price, estimate)
     if complete and lacks():
         if selection is None:
-            lower = price >> DISTINCT_HALVINGS
+            lower = price >> DISTINCT_HALVINGS if distinct else READ_ALL
         else:
             lower = READ_ALL  # whatever is left may hold some
             routed = routed if selection.rows or segment.resident is None else routed.floored(segment.root.index.blocks)

@@ -75,8 +75,7 @@ class StoredRows:
             return None
         entry = found[identifier]
         if entry is None:
-            what = f"there is no row with id {_readable(identifier)!r}"
-            raise NotFoundError(what, hint="check the id", param="id")
+            raise no_row(identifier)
         return entry
 
     def find_many(self, identifiers: Sequence[int | bytes], budget: Budget) -> Steps[dict[int | bytes, IdEntry | None]]:
@@ -275,8 +274,12 @@ class _Kept:
                 self._left += self._nbytes(self.held.pop(self._end))
 
     def _nbytes(self, data: bytes) -> int:
-        parts = data.count(b"[") + data.count(b"{") + data.count(b'"') // 2
-        return len(data) + self.own + PART_BYTES * parts
+        return self.own + json_bytes(data)
+
+
+def json_bytes(data: bytes) -> int:
+    """What JSON counts against the room for attributes."""
+    return len(data) + PART_BYTES * (data.count(b"[") + data.count(b"{") + data.count(b'"') // 2)
 
 
 def _fitting(items: list[Item], budget: Budget) -> tuple[list[Item], list[Span]]:
@@ -301,5 +304,7 @@ def _fitting(items: list[Item], budget: Budget) -> tuple[list[Item], list[Span]]
     return items[:count], spans or []
 
 
-def _readable(identifier: int | bytes) -> int | str:
-    return identifier if isinstance(identifier, int) else identifier.decode(errors="replace")
+def no_row(identifier: int | bytes) -> NotFoundError:
+    """That no row has an id."""
+    readable = identifier if isinstance(identifier, int) else identifier.decode(errors="replace")
+    return NotFoundError(f"there is no row with id {readable!r}", hint="check the id", param="id")

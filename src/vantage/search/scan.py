@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from itertools import islice
 from operator import mul
 from typing import NamedTuple, Protocol
@@ -25,6 +25,7 @@ from ..format import (
     Spot,
     Values,
     aligned,
+    all_ids,
     attribute_bytes,
     centre_of,
     damaged,
@@ -64,7 +65,7 @@ class Contender:
     """A row that the scan kept: its integer score, its id, the CRC-32C of its full vector, and an extent that has it.
 
     index: in that extent, by its number `place` in the directory of the query. spot: where its attributes are, in an
-    index by row.
+    index by row. key: of the field whose values tell answers apart, None without a value.
     """
 
     score: int
@@ -74,6 +75,7 @@ class Contender:
     place: int
     index: int
     spot: Spot | None = None
+    key: int | None = None
 
 
 class Extents(Protocol):
@@ -165,12 +167,14 @@ class LrsqScan:
             *(() if mask is None else (mask,)),
         )  # fmt: skip
 
-    def mask(self, place: int, data: bytes | memoryview, opened: OpenBlock) -> bytearray | None:
-        """A bit for each row of an extent that the query's filter takes, padded to whole groups; None without one."""
+    def mask(self, place: int, data: bytes | memoryview, opened: OpenBlock) -> bytes | bytearray | None:
+        """A bit for each row of an extent that may answer, padded to whole groups; None where all may."""
+        where = self.where(place)
+        gone = superseded_in(data, opened, self.query.superseded, self.root.index.id_kind, where)
         if self.query.selection is None:
-            return None
-        plane = plane_of(data, opened.planes, COLUMNS_PLANE, self.where(place))
-        mask = self.mask_of(plane, opened.at.n, self.where(place))
+            return without_rows(None, gone, opened.at.n) if gone else None
+        plane = plane_of(data, opened.planes, COLUMNS_PLANE, where)
+        mask = without_rows(self.mask_of(plane, opened.at.n, where), gone, opened.at.n)
         at_home = (1 << self.directory.homes[place]) - 1  # they come first
         self.matched += (int.from_bytes(mask, "little") & at_home).bit_count()
         return mask
@@ -206,8 +210,10 @@ class LrsqScan:
     def contenders(self, most: int, without: int | None = None) -> list[Contender]:
         entries: Iterator[Entry] = (entry for entry in self.entries() if entry[1] != without)
         if self.query.distinct is not None:
-            entries = self._first_of_each(entries, self.query.distinct)
-        best = [self._contender(entry) for entry in islice(entries, most)]
+            firsts = islice(self._first_of_each(entries, self.query.distinct), most)
+            best = [replace(self._contender(entry), key=key) for entry, key in firsts]
+        else:
+            best = [self._contender(entry) for entry in islice(entries, most)]
         metric = self.root.index.metric
         limit = min(COSINE_MAX * self.query.unit, SCORE_MAX) if metric == "cosine" else SCORE_MAX
         for c in best:
@@ -215,7 +221,7 @@ class LrsqScan:
                 raise damaged(self.where(c.place), f"gives row {c.row} a score that no row can have")
         return best
 
-    def _first_of_each(self, entries: Iterator[Entry], field: int) -> Iterator[Entry]:
+    def _first_of_each(self, entries: Iterator[Entry], field: int) -> Iterator[tuple[Entry, int | None]]:
         """Of the rows of each key of a field the first one; those without a key count as of one."""
         keys, seen = dict[int, Values](), set[int | None]()
         for entry in entries:
@@ -226,7 +232,7 @@ class LrsqScan:
             key = next(iter(keys[place][i]), None)
             if key not in seen:
                 seen.add(key)
-                yield entry
+                yield entry, key
 
     def is_full(self) -> bool:
         return sum(1 for _ in self.entries()) == self.capacity
@@ -308,6 +314,25 @@ def rows_taken(plane: memoryview, n: int, columns: int, program: bytes, where: s
     except ValueError as error:
         raise damaged(where, f"its columns are damaged ({error})") from None
     return mask
+
+
+def superseded_in(
+    data: bytes | memoryview, opened: Opened, ids: Set[int | bytes], kind: str, where: str
+) -> int:  # fmt: skip
+    """A bit for each row of an extent whose id is one of these."""
+    if not ids:
+        return 0
+    n = opened.at.n
+    own = all_ids(memoryview(data)[opened.at.ids :], opened.id_width, n, kind, where)
+    return 0 if ids.isdisjoint(own) else sum(1 << i for i, one in enumerate(own) if one in ids)
+
+
+def without_rows(mask: bytearray | None, gone: int, n: int) -> bytes | bytearray:
+    """A mask of n rows, of all where it is None, without those of the bits `gone`."""
+    if mask is not None and not gone:
+        return mask
+    bits = (1 << n) - 1 if mask is None else int.from_bytes(mask, "little")
+    return (bits & ~gone).to_bytes(aligned(n, GROUP) // 8, "little")
 
 
 def pool_entries(pool: bytearray, capacity: int) -> Iterator[Entry]:

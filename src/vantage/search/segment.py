@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +27,7 @@ from .scan import SCANS, Extents
 
 if TYPE_CHECKING:
     from ..cost import Budget
+    from .fresh import FreshRows
     from .run import Run
 
 
@@ -42,8 +44,9 @@ class Reads(Protocol):
 class Segment:
     """One set of blocks. Immutable but for what is cached of it.
 
-    space: the prefix of the keys of its generation. keys: of its objects, by number. resident: the directory of all its
-    extents, or None where pages of the router have it.
+    fresh: what the log says behind it, None where it was not read. space: the prefix of the keys of its generation.
+    keys: of its objects, by number. resident: the directory of all its extents, or None where pages of the router have
+    it.
     """
 
     def __init__(self, name: str, generation: str, root: Root, cache: Cache) -> None:
@@ -52,11 +55,18 @@ class Segment:
         self.keys = root.objects.resolve(name, generation)
         self.resident = root.directory
         self.rows = StoredRows(name, self.keys, root)
+        self.fresh: FreshRows | None = None
         self.router: Router = ROUTERS[root.index.router](root.router, root.index)
         self.scan_of = SCANS[root.index.codec]
         self._inline = root.objects.keys.index(ROOT_KEY) if ROOT_KEY in root.objects.keys else None
         self._small = self.resident is not None and sum(self.resident.places[0].whole) <= SMALL_BYTES
         cache.register(self.keys)
+
+    def with_fresh(self, fresh: FreshRows | None) -> Segment:
+        """The same with the log as it is now."""
+        other = copy(self)
+        other.fresh = fresh
+        return other
 
     def promise(self, query: Query) -> Promise:
         """How the recall is kept that the query has to have, at its top_k. Raises LimitError where it cannot."""

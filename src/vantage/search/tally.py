@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .. import kernels
 from ..filter.bounds import Count
 from ..filter.facet import OUTSIDE, Facet
-from ..format import COLUMNS_PLANE, GROUP, Directory, aligned, damaged, open_block, open_chunk, plane_of
+from ..format import (
+    COLUMNS_PLANE,
+    GROUP,
+    Directory,
+    OpenBlock,
+    OpenChunk,
+    aligned,
+    damaged,
+    open_block,
+    open_chunk,
+    plane_of,
+)
 from . import scan
 from .filtered import Selection
 from .plan import Plan
@@ -49,6 +60,17 @@ class Tally:
             at = key if place is None else place(key)
             counts[at] = counts.get(at, 0) + count
         self.rows += rows
+
+    def add_all(self, other: Tally) -> None:
+        """Counts what another tally of the same facet has."""
+        for at, rows in other.counts.items():
+            self.counts[at] = self.counts.get(at, 0) + rows
+        self.rows += other.rows
+
+    def number_anew(self, numbers: Mapping[int, int]) -> None:
+        """Gives keys other numbers: of texts, where more are known."""
+        if self.facet.top:
+            self.counts = {numbers.get(key, key): rows for key, rows in self.counts.items()}
 
     def counted(self, missing: int) -> Counted:
         """All of it. missing: rows without a value."""
@@ -96,13 +118,16 @@ class ColumnScan:
         where = f"{self.segment.keys[extent.object]}, block {extent.block}"
         code_bytes = root.codecs[root.renditions[self.reading.rendition].codec].code_bytes
         sizes = n, extent.size, code_bytes
+        opened: OpenBlock | OpenChunk
         if self.has_planes:
             opened = open_block(data, *sizes, index.dimension, index.by_row, where, index.metric)
             plane = plane_of(data, opened.planes, COLUMNS_PLANE, where)
         else:
-            at = open_chunk(data, *sizes, index, root.paged, where).at
-            plane = memoryview(data)[at.columns : at.columns_end]
+            opened = open_chunk(data, *sizes, index, root.paged, where)
+            plane = memoryview(data)[opened.at.columns : opened.at.columns_end]
         bits = (1 << self.directory.homes[place]) - 1  # they come first
+        if self.segment.fresh is not None:
+            bits &= ~scan.superseded_in(data, opened, self.segment.fresh.ids, index.id_kind, where)
         if self.selection is not None:
             program = self.selection.program.data
             bits &= int.from_bytes(scan.rows_taken(plane, n, len(root.filters), program, where), "little")

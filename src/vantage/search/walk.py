@@ -30,7 +30,7 @@ from ..format import (
 )
 from .filtered import Base, Selection
 from .projected import buckets, known_bases
-from .scan import Tail, rows_taken
+from .scan import Tail, rows_taken, superseded_in
 from .segment import Segment
 
 WALK_BYTES_MAX = 4 << 20  # of blocks or chunks that a page reads and keeps
@@ -99,12 +99,15 @@ class Position(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A row of a walk: its extent, its place inside, its number, and where the walk goes on behind it."""
+    """A row of a walk: its extent, its place inside, its number, and where the walk goes on behind it; its key, where
+    the walk goes by a field.
+    """
 
     place: int
     inside: int
     number: int
     after: Position
+    key: int | None = None
 
 
 class Held(NamedTuple):
@@ -290,6 +293,8 @@ class RowScan:
             plane = memoryview(data)[opened.at.columns : opened.at.columns_end]
         self.rows += n
         bits = (1 << self.directory.homes[place]) - 1  # they come first; copies are listed where they are at home
+        if self.segment.fresh is not None:
+            bits &= ~superseded_in(data, opened, self.segment.fresh.ids, index.id_kind, where)
         if self.selection:
             program = self.selection.program.data
             bits &= int.from_bytes(rows_taken(plane, n, len(root.filters), program, where), "little")
@@ -375,7 +380,7 @@ class RowScan:
                 continue
             if walk.spans is not None and not group.nulls and not (key is not None and group.low <= key <= group.high):
                 continue
-            yield Listed(group.extents[number], i, own, Position(g, number, i + 1))
+            yield Listed(group.extents[number], i, own, Position(g, number, i + 1), key)
 
     def _in_order(self, g: int, least: tuple[int, int]) -> Iterator[Listed]:
         """Rows of a mixed group by key and row number, from these on."""
@@ -394,7 +399,7 @@ class RowScan:
             if walk.distinct:
                 least = (key + 1, 0)
                 after = Position(g, *least) if key < KEY_MAX else _start(walk, g + 1)
-            yield Listed(place, i, number, after)
+            yield Listed(place, i, number, after, None if nulls else ~key if walk.falling else key)
 
 
 def _start(walk: Walk, g: int) -> Position:
@@ -406,7 +411,7 @@ def is_within(walk: Walk, position: Position) -> bool:
     """Whether a position is one of a walk."""
     g, at, row = position
     if not 0 <= g < len(walk.groups):
-        return False
+        return position == _start(walk, len(walk.groups))  # rows in the log may come behind the last group
     if walk.groups[g].mixed:
         return KEY_MIN <= at <= KEY_MAX and 0 <= row <= 1 << 32
     return 0 <= at < len(walk.groups[g].extents) and 0 <= row <= walk.directory.rows[walk.groups[g].extents[at]]

@@ -1,0 +1,89 @@
+"""An open index and the log behind it: read on when somebody asks, and what is patched looked up in the generation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+
+from .errors import DamagedError, StoreError
+from .index import Index
+from .log.state import LogState, read_on
+from .read.bucket import Body, Bucket
+from .read.reader import fetch
+from .receipt import Receipt
+from .search.fresh import FreshRows
+
+NEVER = float("-inf")
+
+
+class BucketLog:
+    """A bucket as the log's readers see it. receipt: counts what is read."""
+
+    def __init__(self, bucket: Bucket, name: str, receipt: Receipt) -> None:
+        self.bucket, self.name, self.receipt = bucket, name, receipt
+
+    async def get(self, key: str, most: int) -> tuple[bytes, str] | None:
+        """See vantage.log.store.LogReader."""
+        where = f"{self.name}/{key}"
+
+        def check(body: Body) -> None:
+            if body.size > most:
+                raise DamagedError(f"{where}: {body.size} bytes, the limit is {most}", hint="a writer is broken")
+            if body.length != body.size:
+                raise StoreError(f"{where}: {body.length} bytes came of {body.size}", hint="try again later")
+
+        body = await fetch(self.bucket, where, 0, most, None, self.receipt, check)
+        if body is None:
+            return None
+        data = bytearray(body.length)
+        body.into(memoryview(data))
+        return bytes(data), body.etag
+
+    async def get_several(self, keys: Sequence[str], most: int) -> list[tuple[bytes, str] | None]:
+        """See vantage.log.store.LogReader."""
+        return await asyncio.gather(*(self.get(key, most) for key in keys))
+
+
+class Followed:
+    """An open index with the log behind its generation, as far as it was read. One call at a time.
+
+    index: a snapshot, which has all segments before `state.tail.next`. read_at: of time.monotonic, before the log was
+    last asked for.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self.index, self.read_at = index, NEVER
+        self.state = LogState(index.current.pack(), "", index.read_at)
+
+    @property
+    def moved(self) -> bool:
+        """Whether there is a newer generation, which has a part of the log; this one has the rest of it still."""
+        return self.state.current.generation != self.index.current.generation
+
+    async def follow(self, receipt: Receipt) -> bool:
+        """Reads the log on to its end; False where it went away, and the index must be opened again.
+
+        `log_gets` and `log_bytes` of the receipt count it, and what it takes to look up rows that were patched.
+        """
+        own, began = Receipt(), monotonic()
+        try:
+            if not await read_on(BucketLog(self.index.bucket, self.index.name, own), self.state, monotonic):
+                return False
+            fresh, tail = self.index.fresh, self.state.tail
+            if fresh is None and not tail.rows:  # so an index without writes is answered as ever
+                if self.index.seq != tail.next - 1:
+                    self.index = self.index.with_fresh(FreshRows.none(self.index.root, tail.next - 1))
+            elif fresh is None or fresh.seq != tail.next - 1:
+                fresh = fresh or FreshRows.none(self.index.root, self.index.seq)
+                base = await self.index.base_rows(fresh.unresolved(tail), own)
+                since, fresh = fresh.seq, fresh.followed(tail, base)
+                for identifier, row in tail.rows.items():
+                    if row.seq > since:
+                        tail.rows[identifier] = row._replace(vector=b"")
+                self.index = self.index.with_fresh(fresh)
+            self.read_at = began
+            return True
+        finally:
+            receipt.log_gets += own.gets
+            receipt.log_bytes += own.bytes

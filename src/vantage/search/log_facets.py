@@ -1,0 +1,103 @@
+"""Facets of rows in the log, and what they and the ids that the log has make of the counts of a generation."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from ..filter.bounds import Count
+from ..filter.facet import Facet
+from ..format import FilterField
+from .segment import Segment
+from .tally import Counted, Tally
+from .written import bits_of
+
+if TYPE_CHECKING:
+    from .facets import FacetPlan
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the log has for facets. tallies: of each; rows: that count; superseded: ids whose rows of the generation do
+    not. fields: of the index, with texts that the log alone has; numbers: of such a field the new key of each old one.
+    """
+
+    tallies: list[Tally]
+    rows: int
+    superseded: int
+    fields: Sequence[FilterField]
+    numbers: Mapping[int, Mapping[int, int]]
+
+
+def written(segment: Segment, plan: FacetPlan) -> Written:
+    """Counted in memory."""
+    fresh, filters, tallies = segment.fresh, segment.root.filters, [Tally(facet) for facet in plan.facets]
+    if fresh is None or not fresh.ids:
+        return Written(tallies, 0, 0, filters, {})
+    places = bits_of(fresh.taken(plan.selection))
+    values = [[fresh.values(facet.field, place) for place in places] for facet in plan.facets]
+    fields = with_texts(filters, plan.facets, values)
+    for tally, rows in zip(tallies, values, strict=True):
+        add_values(tally, fields[tally.facet.field], rows)
+    numbers = {
+        i: {key: new.rank(old.text(key), after=False) for key in range(len(old.ends) - 1)}
+        for i, (old, new) in enumerate(zip(filters, fields, strict=True))
+        if new is not old
+    }
+    return Written(tallies, len(places), len(fresh.ids), fields, numbers)
+
+
+def with_texts(
+    fields: Sequence[FilterField], facets: Sequence[Facet], values: Iterable[Sequence[Sequence[Any]]]
+) -> Sequence[FilterField]:
+    """The fields of an index, those of some facets with all texts of these values of rows."""
+    out = list(fields)
+    for facet, rows in zip(facets, values, strict=True):
+        field = out[facet.field]
+        if field.kind != "text" or field.hashed:
+            continue
+        new = {t for row in rows for t in row if field.rank(t, after=False) == field.rank(t, after=True)}
+        if new:
+            texts = sorted(new | {field.text(i) for i in range(len(field.ends) - 1)})
+            ends = array("I", accumulate(map(len, texts), initial=0))
+            out[facet.field] = replace(field, ends=ends, texts=b"".join(texts), distinct=len(texts))
+    return out
+
+
+def add_values(tally: Tally, field: FilterField, rows: Iterable[Sequence[Any]]) -> None:
+    """Counts the values of rows."""
+    ranked = field.kind == "text" and not field.hashed
+    for row in rows:
+        keys = [field.rank(text, after=False) for text in row] if ranked else row
+        tally.add([(key, 1) for key in keys], bool(keys))
+
+
+def with_log(base: Counted, more: Tally, numbers: Mapping[int, int], log: Written) -> Counted:
+    """Bounds of a generation with the rows of the log, where some of those counted may have been superseded."""
+    if not log.superseded:
+        return base
+    facet, counts = base.facet, more.counts
+    if not facet.top:
+        values = [(i, _more(count, counts.get(i, 0), log)) for i, count in base.values]
+        other = _more(base.other, sum(counts.values()) - sum(counts.get(i, 0) for i, _ in values), log)
+        return Counted(facet, values, other, _more(base.missing, log.rows - more.rows, log))
+    known = {numbers.get(key, key): count for key, count in base.values}
+    # A value that is not shown may have as many rows as the others together.
+    rest = base.other if base.other.high else Count.exactly(0)
+    for key in counts.keys() - known.keys():
+        known[key] = Count(0, 0, rest.high)
+    shown = sorted(
+        ((key, _more(count, counts.get(key, 0), log)) for key, count in known.items()),
+        key=lambda one: (-one[1].rows, one[0]),
+    )
+    cut = shown[facet.top :]
+    low, high = sum(count.low for _, count in cut), sum(count.high for _, count in cut)
+    other = Count(rest.rows + sum(count.rows for _, count in cut), low, rest.high + high)
+    return Counted(facet, shown[: facet.top], other, _more(base.missing, log.rows - more.rows, log))
+
+
+def _more(count: Count, rows: int, log: Written) -> Count:
+    return Count(count.rows + rows, max(0, count.low - log.superseded) + rows, count.high + rows)

@@ -1,0 +1,413 @@
+"""The log over a generation: answers as plain Python gives them, of rows that come, change and go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import fsum, sqrt
+from pathlib import Path
+from random import Random
+from time import monotonic
+from typing import Any
+
+import filters
+import pytest
+from filters import random_filter, random_row, takes
+
+from build_index.bucket.log_store import StoreLog
+from build_index.bucket.store import FolderStore
+from vantage.cost import Budget
+from vantage.errors import BehindError, InputError, NotFoundError
+from vantage.follow import Followed
+from vantage.format import Current
+from vantage.format.log import NO_KEY, Request, RowShape
+from vantage.index import Index, Wanted
+from vantage.indexes import Service, Wish
+from vantage.log.commit import check_request, commit
+from vantage.log.conditions import BaseRow, Write
+from vantage.log.state import read_log
+from vantage.read.bucket import Folder
+from vantage.read.cache import Cache
+from vantage.read.deadline import Deadline
+from vantage.receipt import Receipt
+from vantage.search.facets import FacetQuery
+from vantage.search.listing import Listing, prepare_listing
+from vantage.search.query import Answer, Query
+
+FIXTURES = Path(__file__).parent / "fixtures"
+CODES = {"f16": "e", "f32": "f", "u8": "B", "i8": "b"}
+Id = int | bytes
+
+
+@dataclass
+class Row:
+    vector: list[float]
+    attributes: dict[str, Any]
+
+
+@dataclass
+class Living:
+    """A copy of a fixture with a log, the rows that it is to have, and what of them the log has."""
+
+    folder: Path
+    name: str
+    index: Index
+    followed: Followed
+    rows: dict[Id, Row]
+    written: set[Id] = field(default_factory=set)
+
+    @property
+    def shape(self) -> RowShape:
+        index = self.index.root.index
+        return RowShape(index.dimension, index.id_kind, index.vector_kind)
+
+    def write(
+        self, upserts: Mapping[Id, Row] = {}, patches: Mapping[Id, dict[str, Any]] = {}, deletes: Sequence[Id] = ()
+    ) -> None:
+        """One request, done to the rows too; what was read of the log stays behind."""
+        kind, names = CODES[self.shape.vector_kind], self.index.root.names
+        if kind in "Bb":
+            upserts = {i: Row(list(map(round, r.vector)), r.attributes) for i, r in upserts.items()}
+        vectors = b"".join(struct.pack(f"<{len(r.vector)}{kind}", *r.vector) for r in upserts.values())
+        texts = [json.dumps(r.attributes).encode() if r.attributes else b"" for r in upserts.values()]
+        changes = [json.dumps(members).encode() for members in patches.values()]
+        request = Request(NO_KEY, 0, list(upserts), vectors, texts, list(patches), changes, list(deletes))
+        check_request(request, self.shape)
+
+        async def write() -> None:
+            store = StoreLog(FolderStore(self.folder / self.name))
+            state = await read_log(store, monotonic)
+            _, [seq] = await commit(store, state, [Write(request)], self.shape, nothing, monotonic)
+            assert isinstance(seq, int)
+
+        asyncio.run(write())
+        for identifier, row in upserts.items():
+            own = [
+                float(v)
+                for (v,) in struct.iter_unpack(f"<{kind}", struct.pack(f"<{len(row.vector)}{kind}", *row.vector))
+            ]
+            self.rows[identifier] = Row(own, dict.fromkeys(names) | row.attributes)
+        for identifier, members in patches.items():
+            if identifier in self.rows:
+                self.rows[identifier] = Row(self.rows[identifier].vector, self.rows[identifier].attributes | members)
+        for identifier in deletes:
+            self.rows.pop(identifier, None)
+        self.written |= {*upserts, *patches, *deletes}
+
+    def read_on(self) -> Receipt:
+        """Follows the log to its end."""
+        receipt = Receipt()
+        assert asyncio.run(self.followed.follow(receipt))
+        self.index = self.followed.index
+        return receipt
+
+    def ask(self, vector: Sequence[float], top_k: int, **options: Any) -> Answer:
+        return asyncio.run(self.index.query(Query(list(vector), top_k, **options)))
+
+    def score(self, query: Sequence[float], identifier: Id) -> float:
+        """Exact, as real numbers are."""
+        v, metric = self.rows[identifier].vector, self.index.root.index.metric
+        if metric == "l2":
+            return fsum((a - b) ** 2 for a, b in zip(query, v, strict=True))
+        dot = fsum(a * b for a, b in zip(query, v, strict=True))
+        return dot if metric == "dot" else dot / sqrt(fsum(a * a for a in query) * fsum(b * b for b in v))
+
+    def change(self, draw: Random, attributes: Any, size: int) -> None:
+        """A request of random writes, of ids that are there and of some that are not."""
+        every = [*self.rows, *self.written]
+        text = self.shape.id_kind == "bytes"
+        new: list[Id] = [
+            f"new {draw.randrange(999)}".encode() if text else 10_000 + draw.randrange(999) for _ in range(size)
+        ]
+        ids = list(dict.fromkeys(draw.sample(new, size) + [draw.choice(every) for _ in range(size)]))
+        draw.shuffle(ids)
+        some = list(self.rows.values())
+        upserts, patches = dict[Id, Row](), dict[Id, dict[str, Any]]()
+        while len(ids) > size and len(upserts) < size:
+            near = draw.choice(some).vector
+            vector = [v if draw.random() < 0.8 else draw.choice(some).vector[i] for i, v in enumerate(near)]
+            upserts[ids.pop()] = Row(vector, {n: v for n, v in attributes(draw).items() if draw.random() < 0.8})
+        while len(ids) > size // 2 and self.index.root.names:
+            members = attributes(draw)
+            patches[ids.pop()] = {n: members[n] for n in draw.sample(list(members), min(2, len(members)))}
+        self.write(upserts, patches, ids[: max(1, size // 3)])
+
+
+async def nothing(_: Current, __: Sequence[Id]) -> Mapping[Id, BaseRow | None]:
+    return {}
+
+
+def living(tmp_path: Path, name: str) -> Living:
+    shutil.copytree(FIXTURES / name, tmp_path / name)
+    index = asyncio.run(Index.open(Folder(tmp_path), name, Cache(0), Receipt()))
+    query = Query([1.0] * index.root.index.dimension, 1000, attributes=True, vectors=True)
+    found = asyncio.run(index.query(query)).matches
+    rows = {m.id: Row(m.vector or [], m.attributes or {}) for m in found}
+    assert len(rows) == index.root.index.rows
+    return Living(tmp_path, name, index, Followed(index), rows)
+
+
+def made_of(it: Living) -> Any:
+    """What draws attributes as the rows of an index have them."""
+    names = it.index.root.names
+    if "lang" in names:
+        return lambda draw: {n: v for n, v in random_row(draw).items() if n in names} | {"note": "written"}
+    some = [row.attributes for row in it.rows.values()]
+    return lambda draw: dict(draw.choice(some))
+
+
+def test_a_row_that_is_written_is_found_and_one_that_is_deleted_is_not(tmp_path: Path) -> None:
+    it = living(tmp_path, "words")
+    some = next(iter(it.rows))
+    before = it.ask(it.rows[some].vector, 5, rerank=5)
+    assert before.matches[0].id == some
+    it.write({b"new": Row(it.rows[some].vector, {"gloss": "a new one"})}, deletes=[some])
+    assert [m.id for m in it.ask(it.rows[b"new"].vector, 5, rerank=5).matches] == [m.id for m in before.matches]
+    it.read_on()
+    after = it.ask(it.rows[b"new"].vector, 5, rerank=5, attributes=True, vectors=True)
+    assert [m.id for m in after.matches] == [b"new", *(m.id for m in before.matches[1:])]
+    first = after.matches[0]
+    assert first.attributes == {"gloss": "a new one", "rank": None, "tags": None}
+    assert first.vector == it.rows[b"new"].vector and first.score == pytest.approx(1.0)
+    assert (after.receipt.seq, after.receipt.fresh, after.receipt.superseded) == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["words", "proofs", "inline", "numbers", "long", "regions", "paged", "filters", "texts"]
+)
+def test_answers_are_those_of_the_rows_as_they_are_now(tmp_path: Path, name: str) -> None:
+    draw, it = Random(name), living(tmp_path, name)
+    queries = [[v + draw.gauss(0, 0.1) for v in draw.choice(list(it.rows.values())).vector] for _ in range(3)]
+    known = [{m.id: m.score for m in it.ask(q, 1000).matches} for q in queries]
+    assert all(len(scores) == len(it.rows) for scores in known)
+    attributes = made_of(it)
+    for size in (1, 12, 40):
+        it.change(draw, attributes, size)
+        it.read_on()
+        for query, base in zip(queries, known, strict=True):
+            check_answers(it, query, base, draw)
+        check_lookups(it, draw)
+
+
+def check_answers(it: Living, query: list[float], base: dict[Id, float], draw: Random) -> None:
+    sign = 1 if it.index.root.index.metric == "l2" else -1
+    expected = {i: it.score(query, i) if i in it.written else base[i] for i in it.rows}
+    every = it.ask(query, 1000, attributes=True, vectors=True)
+    assert every.complete and sorted(m.id for m in every.matches) == sorted(it.rows)
+    for match in every.matches:
+        row = it.rows[match.id]
+        assert match.score == pytest.approx(expected[match.id], rel=1e-4, abs=1e-6)
+        assert match.vector == row.vector and match.attributes == row.attributes
+    order = [(sign * m.score, m.row) for m in every.matches]
+    assert order == sorted(order)
+    few = it.ask(query, 5)
+    assert len(few.matches) == 5 and few.complete
+    worst = sign * few.matches[-1].score
+    assert {m.id for m in every.matches if m.id in it.written and sign * m.score < worst} <= {m.id for m in few.matches}
+    ranked = it.ask(query, 5, rerank=100)
+    assert ranked.exact
+    for match in ranked.matches:
+        assert match.score == pytest.approx(it.score(query, match.id), rel=1e-4, abs=1e-6)
+    if it.index.root.bounds is not None:
+        proven = it.ask(query, 7, exact=True)
+        best = sorted(it.rows, key=lambda i: sign * it.score(query, i))[:7]
+        assert proven.complete and proven.receipt.proof and proven.receipt.proof["proven"]
+        assert [m.score for m in proven.matches] == pytest.approx([it.score(query, i) for i in best], abs=1e-6)
+    other = draw.choice(list(it.rows))
+    by_id = asyncio.run(it.index.query(Query(None, 1000, id=other)))
+    assert sorted(m.id for m in by_id.matches) == sorted(it.rows.keys() - {other})
+    if gone := sorted(it.written - it.rows.keys()):
+        with pytest.raises(NotFoundError):
+            asyncio.run(it.index.query(Query(None, 5, id=gone[0])))
+    batch = asyncio.run(it.index.answer([Query(query, 5), Query(it.rows[other].vector, 5)], Receipt()))
+    assert [m.id for m in batch[0].matches] == [m.id for m in few.matches]
+
+
+def check_lookups(it: Living, draw: Random) -> None:
+    ids = draw.sample(sorted(it.written | it.rows.keys()), min(60, len(it.rows)))
+
+    async def rows() -> Any:
+        return await it.index.rows(ids, Wanted(True, True, Budget(1000, 1 << 30)), Receipt(), Deadline())
+
+    answer = asyncio.run(rows())
+    assert answer.complete and answer.missing == [i for i in ids if i not in it.rows]
+    assert [(r.id, r.vector, r.attributes) for r in answer.rows] == [
+        (i, it.rows[i].vector, it.rows[i].attributes) for i in ids if i in it.rows
+    ]
+    for identifier in ids[:3]:
+        if identifier in it.rows:
+            vector, attributes = asyncio.run(it.index.row(identifier, Receipt()))
+            assert (vector, attributes) == (it.rows[identifier].vector, it.rows[identifier].attributes)
+        else:
+            with pytest.raises(NotFoundError):
+                asyncio.run(it.index.row(identifier, Receipt()))
+
+
+def key(it: Living, name: str, identifier: Id) -> Any:
+    """What rows are ordered by."""
+    value = it.rows[identifier].attributes[name]
+    return None if value is None else filters.key_of(value, filters.KINDS[name])
+
+
+@pytest.mark.parametrize("name", ["filters", "paged"])
+def test_filters_lists_and_facets_see_the_rows_as_they_are_now(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(filters.KINDS, "refs")
+    draw, it = Random(7), living(tmp_path, name)
+    query = [v + draw.gauss(0, 0.1) for v in draw.choice(list(it.rows.values())).vector]
+    for size in (10, 40):
+        it.change(draw, made_of(it), size)
+        it.read_on()
+        for _ in range(12):
+            check_filter(it, query, random_filter(draw))
+        check_distinct(it, query)
+        if name != "paged":
+            check_pages(it, draw)
+
+
+def check_filter(it: Living, query: list[float], filter: dict[str, Any]) -> None:
+    right = {i for i, row in it.rows.items() if takes(filter, row.attributes)}
+    try:
+        answer = it.ask(query, 1000, filter=filter)
+    except InputError:  # too many conditions
+        return
+    assert {m.id for m in answer.matches} <= right
+    if answer.complete:
+        assert {m.id for m in answer.matches} == right, filter
+    assert answer.matched is not None
+    assert not answer.matched.exact or answer.matched.rows == len(right)
+    few = it.ask(query, 3, filter=filter)
+    assert len(few.matches) == min(3, len(right)) or not few.complete
+    check_facets(it, filter, right)
+
+
+def check_facets(it: Living, filter: dict[str, Any], right: set[Id]) -> None:
+    asked = {"lang": {"top": 4}, "year": {"edges": [-10, 0, 2000, 2020]}, "tags": {"top": 1000}}
+    try:
+        plan = it.index.plan_facets(FacetQuery(asked, filter))
+    except InputError:  # of an index whose counts are in pages
+        return
+    answer = asyncio.run(it.index.facets(plan, Receipt()))
+    assert not answer.matched.exact or answer.matched.rows == len(right)
+    for counted in answer.facets:
+        name, field = counted.facet.name, answer.fields[counted.facet.field]
+        own = {i: it.rows[i].attributes[name] for i in right}
+        values = {i: v if isinstance(v, list) else [] if v is None else [v] for i, v in own.items()}
+        assert holds(counted.missing, sum(not v for v in values.values()))
+        for at, count in counted.values:
+            if counted.facet.top:
+                text = field.text(at).decode()
+                true = sum(text in v for v in values.values())
+            else:
+                edges = counted.facet.edges
+                last = at == len(edges) - 2
+                true = sum(
+                    edges[at] <= y < edges[at + 1] or (last and y == edges[-1]) for v in values.values() for y in v
+                )
+            assert holds(count, true), (name, at, filter)
+        if counted.exact and counted.facet.top and counted.other.rows == 0:
+            assert {field.text(at).decode() for at, _ in counted.values} == {
+                v for some in values.values() for v in some
+            }
+
+
+def holds(count: Any, true: int) -> bool:
+    return bool(count.low <= true <= count.high)
+
+
+def check_distinct(it: Living, query: list[float]) -> None:
+    """One row of each value, the best one."""
+    answer = it.ask(query, 100, distinct="lang", attributes=True)
+    every = it.ask(query, 1000)
+    best: dict[Any, Id] = {}
+    for match in every.matches:
+        best.setdefault(it.rows[match.id].attributes["lang"], match.id)
+    found = [m.id for m in answer.matches]
+    assert set(found) <= set(best.values())
+    if answer.complete:
+        assert sorted(found) == sorted(best.values())
+
+
+def check_pages(it: Living, draw: Random) -> None:
+    for asked in (
+        {}, {"order_by": {"year": "asc"}}, {"order_by": {"year": "desc"}}, {"order_by": {"lang": "asc"}},
+        {"order_by": {"lang": "desc"}}, {"order_by": {"at": "desc"}}, {"distinct": "lang"},
+        {"distinct": "year", "order_by": {"year": "desc"}}, {"filter": {"stock": True}},
+        {"filter": {"lang": {"$gte": "d"}}, "order_by": {"lang": "desc"}},
+    ):  # fmt: skip
+        filter = asked.get("filter", {})
+        right = [i for i, row in it.rows.items() if takes(filter, row.attributes)]
+        listed, cursor = list[Any](), None
+        while not listed or cursor is not None:
+            listing = Listing(limit=draw.choice((7, 50, 1000)), cursor=cursor, **asked)  # type: ignore[arg-type]
+            page = asyncio.run(it.index.list_rows(prepare_listing(it.index.segment, listing)))
+            listed, cursor = listed + page.rows, page.cursor
+        ids = [row.id for row in listed]
+        assert all(row.attributes == it.rows[row.id].attributes for row in listed)
+        name = next(iter(asked.get("order_by", {})), asked.get("distinct"))
+        if "distinct" in asked:
+            own = [key(it, name, i) for i in ids]
+            assert len(own) == len(set(own)) and set(own) == {key(it, name, i) for i in right}, asked
+        else:
+            assert sorted(ids) == sorted(right), asked
+        if name is not None:
+            keys = [key(it, name, i) for i in ids]
+            there = [k for k in keys if k is not None]
+            assert keys == there + [None] * (len(keys) - len(there))
+            assert there == sorted(there, reverse="desc" in asked.get("order_by", {}).values()), asked
+
+
+def test_four_thousand_tombstones_push_nothing_out(tmp_path: Path) -> None:
+    """Ids that no row has, and nearly all rows near the query."""
+    it = living(tmp_path, "words")
+    query = next(iter(it.rows.values())).vector
+    near = [m.id for m in it.ask(query, 150).matches]
+    gone = [*near[:120], *(f"nowhere {i}".encode() for i in range(4096))]
+    for first in range(0, len(gone), 1000):
+        it.write(deletes=gone[first : first + 1000])
+    receipt = it.read_on()
+    assert receipt.log_gets <= 10
+    answer = it.ask(query, 20)
+    assert len(answer.matches) == 20 and not {m.id for m in answer.matches} & set(gone)
+    assert {m.id for m in answer.matches} >= set(near[120:125])
+    assert answer.receipt.superseded == len(gone)
+    assert sorted(m.id for m in it.ask(query, 1000).matches) == sorted(it.rows)
+
+
+def test_a_service_sees_what_was_written_when_it_is_to(tmp_path: Path) -> None:
+    it = living(tmp_path, "words")
+    query, service = next(iter(it.rows.values())).vector, Service(Folder(tmp_path), 0)
+
+    async def seen(wish: Wish, ms: int | None = None) -> tuple[int, Receipt]:
+        receipt = Receipt()
+        deadline = Deadline.after(ms) if ms else None
+        answer = await service.live(
+            "words", receipt, lambda index: index.query(Query(query, 3), receipt), deadline, wish
+        )
+        return answer.receipt.seq, receipt
+
+    async def run() -> None:
+        seq, receipt = await seen(Wish())
+        assert (seq, receipt.log_gets) == (0, 0)  # logs are not read unless somebody says so
+        service.stale_s = 1000.0
+        seq, receipt = await seen(Wish())
+        assert (seq, receipt.log_gets, receipt.gets > 0) == (0, 1, True)
+        await asyncio.to_thread(it.write, deletes=[next(iter(it.rows))])
+        assert (await seen(Wish()))[0] == 0
+        seq, receipt = await seen(Wish(stale_s=0.0))
+        assert (seq, receipt.log_gets) == (1, 3)  # the segment, and two that are not there
+        assert (await seen(Wish(after=1)))[1].log_gets == 0
+        with pytest.raises(BehindError, match="at seq 1, not at 2"):
+            await seen(Wish(after=2), 300)
+        waiting = asyncio.ensure_future(seen(Wish(after=2), 60_000))
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(it.write, deletes=[next(iter(it.rows))])
+        assert (await waiting)[0] == 2
+        assert service.open["words"].seq == 2
+
+    asyncio.run(run())
