@@ -7,6 +7,7 @@ import json
 import shutil
 import struct
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,31 @@ def test_a_bad_write_is_named_and_leaves_nothing(place: Place, body: Any, code: 
 def test_a_write_to_no_index(place: Place) -> None:
     assert place.send({"delete": ["a"]}, name="none").status == 404
     assert not (place.folder / "none").exists()
+
+
+def test_rows_are_deleted_by_a_filter(place: Place) -> None:
+    """Those of the generation and of the log, as they are at one seq; none twice, and not those that it changes."""
+    kinds = Counter(row["pos"] for row in place.built.attributes)
+    pos, other = next((kind, kinds.most_common(1)[0][0]) for kind, n in kinds.items() if 3 < n < 900)
+    verbs = {i.decode() for i, row in zip(place.built.ids, place.built.attributes, strict=True) if row["pos"] == pos}
+    some = sorted(verbs)
+    place.wrote({"upsert": [{"id": "new", "vector": place.vector(), "attributes": {"pos": pos}}], "delete": [some[0]]})
+    place.wrote({"patch": [{"id": some[1], "attributes": {"pos": other}}]})
+    before = place.log().seq
+    reply = place.send({"delete_where": {"pos": pos}, "delete": [some[2]], "if_seq": before})
+    assert reply.body == {"seq": before + 1, "retried": False, "deleted": len(verbs) + 1 - 3}
+    gone = {i for i, row in place.log().tail.rows.items() if row.kind == DELETE}
+    assert gone == {b"new", *(i.encode() for i in verbs - {some[1]})}
+    assert place.send({"delete_where": {"pos": pos}}).body == {"seq": before + 1, "retried": False, "deleted": 0}
+    found = place.refused({"delete_where": {"pos": {"$exists": True}}}, 400, "limit_exceeded", "delete_where")
+    assert found["value"] == len(place.built.ids) - len(verbs) + 1
+    place.refused({"delete_where": {"pos": other, "gloss": "none"}, "delete": ["x"], "if_seq": 0}, 409,
+                  "condition_failed", "if_seq")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("where", "param"),
+    [({}, "delete_where"), (None, "delete_where"), ([], "delete_where"), ({"color": 1}, "delete_where.color")],
+)
+def test_a_bad_filter_deletes_nothing(place: Place, where: Any, param: str) -> None:
+    place.refused({"delete_where": where, "delete": ["a"]}, 400, "invalid_input", param)

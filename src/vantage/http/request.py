@@ -295,7 +295,7 @@ def parse_wish(fields: Mapping[str, Any]) -> Wish:
     if stale_ms is not None and consistency == "bucket":
         raise InputError("max_stale_ms beside consistency bucket", hint="send one of them", param="max_stale_ms")
     for name, value, most in (("max_stale_ms", stale_ms, STALE_MS_MAX), ("after", after, SEQ_MAX)):
-        if value is not None and not 0 <= _integer(value, name) <= most:
+        if value is not None and not 0 <= integer(value, name) <= most:
             raise LimitError(name, value, f"0 to {most}", hint="leave it out for the default", param=name)
     stale_s = 0.0 if consistency == "bucket" else None if stale_ms is None else stale_ms / 1000
     return Wish(stale_s, after or 0)

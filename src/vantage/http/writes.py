@@ -10,18 +10,25 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import ChangedError, InputError, LimitError
+from ..admission import BusyError
+from ..errors import ChangedError, ConditionError, InputError, LimitError
 from ..filter.parse import parse_filter
 from ..format.log import NONCE_BYTES, OPERATIONS_MAX, SEQ_MAX, Id, Request, RowShape
 from ..index import Index
+from ..indexes import Wish
 from ..log.base import base_rows
 from ..log.commit import check_id
 from ..log.rows import check_vectors, stored_attributes, stored_vector
 from ..log.state import BYTES_MAX
 from ..log.submission import Asked, Field, Submission, own_key, request_key
 from ..read.deadline import Deadline
+from ..read.reader import IN_FLIGHT_BYTES_MAX
 from ..receipt import Receipt
+from ..search.facets import FacetQuery
+from ..search.listing import Listing, prepare_listing
+from ..search.memory import facets_bytes, listing_bytes
 from ..search.rows import ATTRIBUTES_BYTES_MAX
+from ..search.walk import WALK_BYTES_MAX
 from .access import WriteAccessError
 from .handlers import Call, identifier_of
 from .reply import Reply
@@ -41,7 +48,7 @@ FRAME = struct.Struct(
     "<4sIIII"
 )  # magic, version, bytes of JSON, vectors, dimension; JSON; then f32 (vectors, dimension)
 FRAME_MAGIC, FRAME_VERSION = b"VANW", 1
-FIELDS = ("upsert", "patch", "delete", "if_seq")
+FIELDS = ("upsert", "patch", "delete", "delete_where", "if_seq")
 CONDITIONS = ("if_seq", "if")
 ROW_FIELDS = {
     "upsert": ("id", "vector", "attributes", "if_absent", *CONDITIONS),
@@ -51,6 +58,7 @@ ROW_FIELDS = {
 PARTS_MAX = 1 << 17  # lists, objects and texts of a body: a row of ten attributes has thirty
 COPIES = 3  # of a body, as rows, as a request and as what is sent on
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
+PAGES_MAX = 48  # of rows that delete_where looks for, each of which reads something
 TRIES = 4  # of what was checked against a generation that another replaced meanwhile
 EXAMPLE = 'send {"upsert": [{"id": "a", "vector": [...]}]}'
 
@@ -76,16 +84,63 @@ async def write(call: Call) -> Reply:
         index = await call.service.index(call.index, Receipt())
         with_base = any("if" in row for _, row in rows.all())
         await call.make_room(COPIES * len(data) + with_base * 2 * ATTRIBUTES_BYTES_MAX, 0, 0.0)
-        submission = await submission_of(index, rows, key, call.deadline)
+        now, deleted = rows, {}
+        if rows.where is not None:
+            index = await call.service.current(call.index, Receipt(), Wish(stale_s=0.0), call.deadline)
+            now = await _with_matching(call, index, rows)
+            deleted = {"deleted": len(now.of["delete"]) - len(rows.of["delete"])}
+            if not now.count:
+                return Reply(200, {"seq": index.seq, "retried": False, **deleted})
+        submission = await submission_of(index, now, key, call.deadline)
         try:
             done = await client.submit(call.index, submission, to_the_bucket)
         except ChangedError:
             if last:
                 raise
             await call.service.revalidate(call.index)
+        except ConditionError as error:
+            if rows.where is None or rows.at is not None or error.param != "if_seq":
+                raise
+            if last:
+                hint = "send it again when fewer write, or delete the rows by their ids"
+                raise BusyError("others always wrote between the count and the delete", hint=hint) from None
         else:
-            return Reply(200, {"seq": done.seq, "retried": done.retried})
+            return Reply(200, {"seq": done.seq, "retried": done.retried, **deleted})
     raise AssertionError("the last try returns or raises")
+
+
+async def _with_matching(call: Call, index: Index, rows: Rows) -> Rows:
+    """The same with the rows that `delete_where` takes in an index as it is at one seq, which must be the last then.
+
+    Raises LimitError with their number where they are too many, or finding them takes too many reads.
+    """
+    receipt, known, cursor = Receipt(), {row["id"] for _, row in rows.all()}, None
+    found = list[Id]()
+    for _ in range(PAGES_MAX):
+        listing = Listing(rows.where, OPERATIONS_MAX, cursor, attributes=False)
+        try:
+            prepared = prepare_listing(index.segment, listing)
+            await call.make_room(listing_bytes(index.segment, prepared), WALK_BYTES_MAX, 0.0)
+            page = await index.list_rows(prepared, receipt, call.deadline)
+        except InputError as error:
+            error.param = error.param.replace("filter", "delete_where", 1)
+            error.message = error.message.replace("filter", "delete_where", 1)
+            raise
+        found += [row.id for row in page.rows if row.id not in known]
+        cursor = page.cursor
+        if cursor is None and rows.count + len(found) <= OPERATIONS_MAX:
+            deletes = [*rows.of["delete"], *({"id": i} for i in found)]
+            return Rows(rows.of | {"delete": deletes}, index.seq if rows.at is None else rows.at)
+        if rows.count + len(found) > OPERATIONS_MAX:
+            break
+    field = next(iter(index.root.filters))
+    asked = FacetQuery({index.root.names[field.attribute]: {"top": 1}}, rows.where)
+    plan = index.plan_facets(asked)
+    await call.make_room(facets_bytes(index.segment, plan.facets), min(plan.nbytes, IN_FLIGHT_BYTES_MAX), 0.0)
+    matched = (await index.facets(plan, Receipt(), call.deadline)).matched
+    what = "the number of rows that delete_where takes" + ("" if matched.exact else ", about,")
+    hint = "narrow the filter, and send several requests"
+    raise LimitError(what, matched.rows, OPERATIONS_MAX, hint=hint, param="delete_where")
 
 
 def _key(headers: Mapping[str, str]) -> bytes:
@@ -117,10 +172,17 @@ def unpack_frame(body: bytes) -> tuple[memoryview, Vectors]:
 
 
 class Rows:
-    """Rows of a write: of each kind of change a list of objects with known fields and an id. at: see `if_seq`."""
+    """Rows of a write: of each kind of change a list of objects with known fields and an id. at: see `if_seq`. where: a
+    filter whose rows are deleted too.
+    """
 
-    def __init__(self, of: dict[str, list[dict[str, Any]]], at: int | None) -> None:
-        self.of, self.at = of, at
+    def __init__(self, of: dict[str, list[dict[str, Any]]], at: int | None, where: Any = None) -> None:
+        self.of, self.at, self.where = of, at, where
+
+    @property
+    def count(self) -> int:
+        """Of all rows."""
+        return sum(map(len, self.of.values()))
 
     def all(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(the place of a row, as errors name it; the row), in the order of ids in a request."""
@@ -135,7 +197,11 @@ def parse_rows(fields: dict[str, Any], vectors: Vectors | None) -> Rows:
         if not isinstance(of[name], list):
             raise InputError(f"{name} is not a list", hint=EXAMPLE, param=name)
     count = sum(map(len, of.values()))
-    if not 1 <= count <= OPERATIONS_MAX:
+    where = fields.get("delete_where")
+    if "delete_where" in fields and (not isinstance(where, dict) or not where):  # {} would take all rows
+        what, example = "delete_where is not a filter with conditions", '{"lang": "de"}'
+        raise InputError(what, hint=example, param="delete_where")
+    if not (where is None) <= count <= OPERATIONS_MAX:
         hint = "send several requests" if count else EXAMPLE
         param = next(iter(fields), "upsert")
         raise LimitError("the number of rows", count, f"1 to {OPERATIONS_MAX}", hint=hint, param=param)
@@ -152,7 +218,7 @@ def parse_rows(fields: dict[str, Any], vectors: Vectors | None) -> Rows:
     for name, known in ROW_FIELDS.items():
         for i, row in enumerate(of[name]):
             of[name][i] = _checked(row, known, f"{name}[{i}]")
-    return Rows(of, _seq(fields, "if_seq", "if_seq"))
+    return Rows(of, _seq(fields, "if_seq", "if_seq"), where)
 
 
 def _checked(row: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
@@ -195,6 +261,7 @@ async def submission_of(index: Index, rows: Rows, key: bytes, deadline: Deadline
     root, names = index.root, index.root.names
     shape = RowShape(root.index.dimension, root.index.id_kind, root.index.vector_kind)
     types = {one["name"]: one["type"] for one in root.schema["attributes"]}
+    filtered = {names[field.attribute]: field for field in root.filters}
     ids: dict[Id, str] = {}
     for where, row in rows.all():
         own = identifier_of(index, row["id"], f"{where}.id")
@@ -208,7 +275,10 @@ async def submission_of(index: Index, rows: Rows, key: bytes, deadline: Deadline
     )
     check_vectors(vectors, shape, root.index.metric, "upsert")
     texts = {
-        name: [stored_attributes(row.get("attributes"), types, f"{name}[{i}].attributes") for i, row in enumerate(some)]
+        name: [
+            stored_attributes(row.get("attributes"), types, filtered, f"{name}[{i}].attributes")
+            for i, row in enumerate(some)
+        ]
         for name, some in rows.of.items()
         if name != "delete"
     }

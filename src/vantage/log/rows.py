@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import kernels
-from ..errors import InputError, LimitError
+from ..errors import DamagedError, InputError, LimitError
+from ..filter.facet import values_of
 from ..filter.keys import SECOND, key_time, time_key
-from ..format import ATTRIBUTE_ROW_BYTES_MAX, ATTRIBUTE_ROW_PARTS_MAX
+from ..format import ATTRIBUTE_ROW_BYTES_MAX, ATTRIBUTE_ROW_PARTS_MAX, FilterField
 from ..format.log import RowShape
 from ..search.rank import SQUARE_MAX
 
@@ -69,10 +70,11 @@ def check_vectors(vectors: bytes, shape: RowShape, metric: str, where: str) -> N
             raise InputError(f"{param} is zero", hint="a zero vector has no direction under cosine", param=param)
 
 
-def stored_attributes(value: Any, types: Mapping[str, str], param: str) -> bytes:
+def stored_attributes(value: Any, types: Mapping[str, str], fields: Mapping[str, FilterField], param: str) -> bytes:
     """Attributes as a JSON object, each as the index would have it once it is built in; b"" of none.
 
-    types: of the attributes by name, as the index's schema has them. Raises InputError or LimitError.
+    types: of the attributes by name, as the index's schema has them; fields: of those that can be filtered by. Raises
+    InputError or LimitError.
     """
     if value is None:
         return b""
@@ -85,6 +87,12 @@ def stored_attributes(value: Any, types: Mapping[str, str], param: str) -> bytes
             hint = f"it has: {', '.join(types) or 'none'}"[:400]
             raise InputError(f"{where}: {name[:80]!r} is no attribute of this index", hint=hint, param=where)
         out[name] = _fitting(one, types[name], where)
+        if name in fields:
+            try:
+                values_of(fields[name], out[name], where)
+            except DamagedError:
+                what = f"{where} has more values than filters take, or one beyond 64 bits"
+                raise InputError(what, hint="send fewer or smaller ones", param=where) from None
     text = json.dumps(out, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     parts = text.count("[") + text.count("{") + text.count('"')
     if parts > ATTRIBUTE_ROW_PARTS_MAX:
