@@ -7,7 +7,7 @@ import json
 import shutil
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import fsum, sqrt
 from pathlib import Path
 from random import Random
@@ -22,14 +22,17 @@ from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
 from vantage.cost import Budget
 from vantage.errors import BehindError, InputError, NotFoundError
-from vantage.follow import Followed
+from vantage.follow import NEVER, Followed
 from vantage.format import Current
-from vantage.format.log import NO_KEY, Request, RowShape
+from vantage.format.log import NO_KEY, Request, RowShape, segment_key
+from vantage.http.access import Access
+from vantage.http.routes import handle
 from vantage.index import Index, Wanted
 from vantage.indexes import Service, Wish
 from vantage.log.commit import check_request, commit
 from vantage.log.conditions import BaseRow, Write
-from vantage.log.state import read_log
+from vantage.log.move import advance
+from vantage.log.state import read_log, whole_state
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.read.deadline import Deadline
@@ -177,7 +180,7 @@ def test_a_row_that_is_written_is_found_and_one_that_is_deleted_is_not(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "name", ["words", "proofs", "inline", "numbers", "long", "regions", "paged", "filters", "texts"]
+    "name", ["words", "proofs", "inline", "numbers", "long", "leaves", "paged", "filters", "texts"]
 )
 def test_answers_are_those_of_the_rows_as_they_are_now(tmp_path: Path, name: str) -> None:
     draw, it = Random(name), living(tmp_path, name)
@@ -411,3 +414,106 @@ def test_a_service_sees_what_was_written_when_it_is_to(tmp_path: Path) -> None:
         assert service.open["words"].seq == 2
 
     asyncio.run(run())
+
+
+def test_a_new_generation_takes_over_and_no_row_is_missed(tmp_path: Path) -> None:
+    """It has the first segment, which changes nothing; the second one is read behind it, and the third."""
+    it = living(tmp_path, "words")
+    query, service = next(iter(it.rows.values())).vector, Service(Folder(tmp_path), 0)
+    service.stale_s = 0.0
+    it.write(deletes=[b"nowhere"])
+    it.write({b"second": Row(query, {})})
+
+    async def ids(stale_s: float) -> tuple[list[Id], str]:
+        wish, query_ = Wish(stale_s=stale_s), Query(query, 3, rerank=50)
+        answer = await service.live("words", Receipt(), lambda index: index.query(query_), None, wish)
+        return [m.id for m in answer.matches], answer.receipt.generation
+
+    async def compact() -> None:
+        store = StoreLog(FolderStore(tmp_path / "words"))
+        state = await whole_state(store, await read_log(store, monotonic), monotonic)
+        old = state.current
+        shutil.copytree(tmp_path / "words" / old.generation, tmp_path / "words" / "newer")
+        root, manifest = (replace(o, key=o.key.replace(old.generation, "newer")) for o in (old.root, old.manifest))
+        assert await advance(store, state, "newer", root, manifest, 2, 0.0)
+
+    async def run() -> None:
+        found, old = await ids(0.0)
+        assert found[0] == b"second" or found[1] == b"second"
+        await compact()
+        await asyncio.to_thread(it.write, {b"third": Row(query, {})})
+        for _ in range(2):
+            assert {b"second", b"third"} <= set((await ids(0.0))[0])
+        assert (await ids(0.0))[1] == old
+        service._followed["words"].state.read_at = NEVER  # as it is after ten seconds
+        assert {b"second", b"third"} <= set((await ids(0.0))[0])
+        assert service.is_stale("words") and await service.revalidate("words")
+        found, generation = await ids(1000.0)
+        assert {b"second", b"third"} <= set(found) and generation == "newer"
+        late = Service(Folder(tmp_path), 0)
+        late.stale_s = 0.0
+        await late.live("words", Receipt(), lambda index: index.query(Query(query, 3)))
+        assert late.open["words"].seq == 3 and set(late.open["words"].fresh.places) == {b"second", b"third"}
+
+    asyncio.run(run())
+
+
+def test_a_log_that_went_away_is_read_anew(tmp_path: Path) -> None:
+    """A reader that was away while a gc took what it had still to read."""
+    it = living(tmp_path, "words")
+    query, service = next(iter(it.rows.values())).vector, Service(Folder(tmp_path), 0)
+
+    async def run() -> None:
+        await service.current("words", Receipt(), Wish(stale_s=0.0))
+        for _ in range(3):
+            await asyncio.to_thread(it.write, deletes=[b"nowhere"])
+        await asyncio.to_thread(it.write, {b"new": Row(query, {})})
+        store = StoreLog(FolderStore(tmp_path / "words"))
+        state = await whole_state(store, await read_log(store, monotonic), monotonic)
+        old = state.current
+        shutil.copytree(tmp_path / "words" / old.generation, tmp_path / "words" / "newer")
+        root, manifest = (replace(o, key=o.key.replace(old.generation, "newer")) for o in (old.root, old.manifest))
+        assert await advance(store, state, "newer", root, manifest, 4, 0.0)
+        await store.delete([segment_key(old.log.id, seq) for seq in (1, 2, 3)])
+        service._followed["words"].state.read_at = NEVER
+        index = await service.current("words", Receipt(), Wish(stale_s=0.0))
+        assert index.current.generation == "newer" and index.seq == 4
+        assert index.fresh is not None and set(index.fresh.places) == {b"new"}
+
+    asyncio.run(run())
+
+
+def test_what_a_request_says_of_its_freshness(tmp_path: Path) -> None:
+    it = living(tmp_path, "words")
+    vector, service = next(iter(it.rows.values())).vector, Service(Folder(tmp_path), 0)
+
+    def send(method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        async def read(*_: object) -> bytes:
+            return json.dumps(body).encode()
+
+        reply = asyncio.run(handle(method, f"/v1/indexes/words{path}", {}, read, service, Access(public=True), {}))
+        return reply.status, json.loads(reply.sent)
+
+    ask = {"vector": vector, "top_k": 2}
+    status, body = send("GET", "")
+    assert (status, body["rows"], body["seq"], body["fresh"], body["superseded"]) == (200, 200, 0, 0, 0)
+    it.write({b"new": Row(vector, {"gloss": "new"})}, deletes=[b"nowhere"])
+    assert send("POST", "/query", ask)[1]["receipt"]["seq"] == 0
+    status, body = send("POST", "/query", ask | {"consistency": "bucket"})
+    assert (status, body["receipt"]["seq"], body["receipt"]["fresh"], body["receipt"]["superseded"]) == (200, 1, 1, 2)
+    assert body["receipt"]["log_gets"] >= 2 and b"new".decode() in [m["id"] for m in body["matches"]]
+    status, body = send("GET", "?max_stale_ms=0&after=1")
+    assert (status, body["seq"], body["fresh"], body["superseded"]) == (200, 1, 1, 2)
+    for path, fields in (("/vectors", {"ids": ["new"]}), ("/rows", {"limit": 1000})):
+        status, body = send("POST", path, fields | {"max_stale_ms": 1000, "include": ["attributes", "receipt"]})
+        assert status == 200 and body["rows"][-1]["attributes"]["gloss"] == "new" and body["receipt"]["seq"] == 1
+    assert send("GET", "/vectors/new?consistency=bucket")[1]["attributes"]["gloss"] == "new"
+    status, body = send("POST", "/query", ask | {"after": 9, "budget": {"ms": 200}})
+    assert (status, body["code"], body["param"]) == (503, "behind", "after")
+    for name, value in (
+        ("consistency", "strong"), ("max_stale_ms", -1), ("max_stale_ms", "1"), ("after", True), ("after", 1 << 70),
+    ):  # fmt: skip
+        status, body = send("POST", "/query", ask | {name: value})
+        assert (status, body["param"]) == (400, name)
+    assert send("POST", "/query", ask | {"consistency": "bucket", "max_stale_ms": 5})[0] == 400
+    assert send("GET", "/vectors/new?after=x")[1]["param"] == "after"

@@ -36,7 +36,8 @@ LIMIT, INPUT = "limit_exceeded", "invalid_input"
 PROBLEM = {"type", "title", "status", "detail", "code", "param", "hint", "request_id"}
 RECEIPT = {
     "gets", "bytes", "waves", "blocks", "blocks_cached", "rows", "rows_ranked", "retries", "hedged", "warm_rpc",
-    "warm_bytes", "opened_gets", "opened_bytes", "opened_rpc", "generation", "modelled_ms",
+    "warm_bytes", "log_gets", "log_bytes", "fresh", "superseded", "seq",
+    "opened_gets", "opened_bytes", "opened_rpc", "generation", "modelled_ms",
 }  # fmt: skip
 
 

@@ -222,9 +222,10 @@ def values_of(field: FilterField, value: Any, where: str) -> list[Any]:
     try:
         own = sorted({_value(field, one) for one in values if one is not None})
     except (ValueError, TypeError, OverflowError):
-        own = [None] * (VALUES_MAX + 1)
-    if len(own) > VALUES_MAX:
         what = f"{where} has a value of attribute {field.attribute} that is no {field.kind}"
+        raise DamagedError(what, hint="write the row again, or build the index anew") from None
+    if len(own) > VALUES_MAX:
+        what = f"{where} has {len(own)} values of attribute {field.attribute}, the limit is {VALUES_MAX}"
         raise DamagedError(what, hint="write the row again, or build the index anew")
     return own
 
