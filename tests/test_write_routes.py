@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 import struct
 import time
@@ -18,13 +19,17 @@ from test_routes import RUNTIME, TOKEN, body_of
 
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
+from vantage.errors import StoreError
+from vantage.format.log import Request
 from vantage.http.access import Access
 from vantage.http.reply import Reply
 from vantage.http.routes import handle
 from vantage.http.writes import FRAME, FRAME_MAGIC
 from vantage.indexes import Service
 from vantage.log.client import WriteClient
+from vantage.log.sequencer import Sequencer
 from vantage.log.state import LogState, read_log
+from vantage.log.submission import Submission, own_key
 from vantage.log.tail import DELETE, PATCH, UPSERT
 from vantage.read.bucket import Folder
 
@@ -262,3 +267,90 @@ def test_rows_are_deleted_by_a_filter(place: Place) -> None:
 )
 def test_a_bad_filter_deletes_nothing(place: Place, where: Any, param: str) -> None:
     place.refused({"delete_where": where, "delete": ["a"]}, 400, "invalid_input", param)
+
+
+def test_a_full_log_says_so_and_when_to_come_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vantage.log.conditions.OPERATIONS_MAX", 3)
+    place.wrote({"delete": ["a", "b"]})
+    found = place.refused({"delete": ["c", "d"]}, 429, "log_full", None)
+    assert "3 rows" in found["detail"] and "vantage compact" in found["hint"]
+    assert place.send({"delete": ["c", "d"]}).headers["retry-after"] == "10"
+    assert place.wrote({"delete": ["c"]}) == 2  # what fits still does
+
+
+@pytest.mark.parametrize("now", [0.0, -1e9, 4e9, 1e12])
+def test_a_clock_that_jumps_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
+    headers = {"idempotency-key": "k"}
+    assert place.wrote({"delete": ["a"]}, headers=headers) == 1
+    monkeypatch.setattr("vantage.http.writes.time.time", lambda: now)
+    assert place.wrote({"delete": ["b"]}) == 2
+    assert place.send({"delete": ["a"]}, headers).body == {"seq": 1, "retried": True}
+
+
+def test_what_another_version_wrote_is_not_written_behind(place: Place) -> None:
+    """Neither behind its CURRENT nor behind its segments; and the error says which version it is."""
+    place.wrote({"delete": ["a"]})
+    [segment] = map(Path, place.files())
+    other = bytearray(segment.read_bytes())
+    other[8] = 99
+    segment.with_name(f"{2:020}").write_bytes(other)
+    assert "99" in place.refused({"delete": ["b"]}, 500, "damaged_index", None)["detail"]
+    segment.with_name(f"{2:020}").unlink()
+    assert place.wrote({"delete": ["b"]}) == 2
+    current = place.folder / place.name / "CURRENT"
+    current.write_text(json.dumps(json.loads(current.read_text()) | {"format": 99}))
+    assert "99" in place.refused({"delete": ["c"]}, 500, "damaged_index", None)["detail"]
+
+
+def test_a_service_that_takes_no_writes(place: Place) -> None:
+    place.service.write_client = None
+    place.refused({"delete": ["a"]}, 403, "forbidden", None)
+
+
+def test_a_bucket_that_fails_is_not_told_as_done(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the same request, with its key, is done once afterwards."""
+    headers, swap = {"idempotency-key": "k"}, FolderStore.swap
+
+    def lost(self: FolderStore, key: str, data: bytes, etag: str | None) -> None:
+        swap(self, key, data, etag)
+        raise StoreError("not answered")
+
+    def deaf(*_: Any) -> None:
+        raise StoreError("not answered")
+
+    monkeypatch.setattr(FolderStore, "swap", lost)
+    monkeypatch.setattr(FolderStore, "get", deaf)
+    found = place.send({"delete": ["a"]}, headers)
+    assert (found.status, found.body["code"]) == (503, "store_unavailable")
+    monkeypatch.undo()
+    answer = place.send({"delete": ["a"]}, headers)
+    assert answer.status == 200 and answer.body["seq"] == 1
+
+
+def test_rows_that_others_write_meanwhile_are_not_deleted_by_a_filter(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks again, a few times, and then says that it could not."""
+    pos = place.built.attributes[0]["pos"]
+    gloss = place.built.attributes[0]["gloss"]
+    others = iter(range(100))
+    client = place.service.write_client
+    assert client is not None
+    submit, times = client.submit, [2]
+
+    async def beaten(name: str, submission: Any, before: Any) -> Any:
+        if times[0]:
+            times[0] -= 1
+            store = StoreLog(FolderStore(place.folder / place.name))
+            one = Submission(Request(own_key(random.randbytes(16)), 0, deletes=[b"%d" % next(others)]),
+                             submission.shape, submission.log, submission.generation)  # fmt: skip
+            await Sequencer(store, time.monotonic).submit(one)
+        return await submit(name, submission, before)
+
+    monkeypatch.setattr(client, "submit", beaten)
+    answer = place.send({"delete_where": {"pos": pos, "gloss": gloss}})
+    assert answer.body == {"seq": 3, "retried": False, "deleted": 1}
+    times[0] = 99
+    other = place.built.attributes[1]["gloss"]
+    reply = place.send({"delete_where": {"gloss": other}})
+    assert (reply.status, reply.body["code"]) == (503, "busy")
