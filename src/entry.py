@@ -338,8 +338,8 @@ class WarmIndex(DurableObject):
         elif kept is None or kept[0] != data:
             current = Current.unpack(data, f"{name}/CURRENT")
             root = current.root
-            warm.forget(name, current.generation)
-            if root.size <= WARM_ROOT_BYTES_MAX:
+            warm.forget(name, "" if current.deleted else current.generation)
+            if not current.deleted and root.size <= WARM_ROOT_BYTES_MAX:
                 async with _loading.enter(root.size):
                     whole = await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)
                     warm.keep_root(name, data, whole)

@@ -12,7 +12,15 @@ import pytest
 from doubles import MemoryLog
 
 from vantage.admission import BusyError
-from vantage.errors import ChangedError, ConditionError, LogFullError, StoreError, VantageError
+from vantage.errors import (
+    ChangedError,
+    ConditionError,
+    LimitError,
+    LogFullError,
+    NotFoundError,
+    StoreError,
+    VantageError,
+)
 from vantage.format import Current, ObjectName
 from vantage.format.current import LogName
 from vantage.format.log import Request, RowShape, unpack_segment
@@ -335,7 +343,8 @@ def test_submissions_and_outcomes_travel() -> None:
     assert unpack_outcome(pack_outcome(Done(3, True))) == Done(3, True)
     for error in (
         ConditionError("c", b"\xff", None, hint="h", param="p"), ConditionError("c", 1 << 62, 5),
-        LogFullError("full", hint="h"), StoreError("s"), BusyError("b"), ChangedError("x"),
+        LogFullError("full", hint="h"), LimitError("l", 5, "4 of 5", param="p"), NotFoundError("n"),
+        StoreError("s"), BusyError("b"), ChangedError("x"),
     ):  # fmt: skip
         with pytest.raises(type(error)) as raised:
             unpack_outcome(pack_outcome(error))
@@ -354,5 +363,25 @@ def test_a_log_that_is_full_is_read_no_more(monkeypatch: pytest.MonkeyPatch) -> 
         assert isinstance(await outcome(one.submit(upsert(9))), LogFullError)
         state = await read_log(store, Clock())
         assert state.seq == 3 and one.nbytes == sum(len(v) for k, v in store.objects.items() if k != "CURRENT")
+
+    asyncio.run(scenario())
+
+
+def test_patches_add_up_to_no_more_than_a_reader_takes() -> None:
+    """Else one of them would make the log one that nobody can read."""
+
+    async def scenario() -> None:
+        store = MemoryLog(current().pack())
+        one = Sequencer(store, Clock())
+
+        def patch(name: str) -> Submission:
+            change = b'{"%s":"%s"}' % (name.encode(), b"x" * 600_000)
+            return Submission(Request(own_key(random.randbytes(16)), 0, patches=[7], changes=[change]), SHAPE,
+                              GENERATION, GENERATION)  # fmt: skip
+
+        assert isinstance(await one.submit(patch("a")), Done)
+        assert isinstance(await outcome(one.submit(patch("b"))), LimitError)
+        assert isinstance(await one.submit(patch("a")), Done)
+        assert (await read_log(store, Clock())).seq == 2
 
     asyncio.run(scenario())

@@ -19,7 +19,7 @@ from test_routes import RUNTIME, TOKEN, body_of
 
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
-from vantage.errors import StoreError
+from vantage.errors import NotFoundError, StoreError
 from vantage.format.log import Request
 from vantage.http.access import Access
 from vantage.http.reply import Reply
@@ -354,3 +354,31 @@ def test_rows_that_others_write_meanwhile_are_not_deleted_by_a_filter(
     other = place.built.attributes[1]["gloss"]
     reply = place.send({"delete_where": {"gloss": other}})
     assert (reply.status, reply.body["code"]) == (503, "busy")
+
+
+def remove(place: Place, options: str, token: str = WRITE_TOKEN) -> Reply:
+    sent = {"x-request-id": "request-1", "authorization": f"Bearer {token}"}
+    path = f"/v1/indexes/{place.name}{options}"
+    return asyncio.run(handle("DELETE", path, sent, body_of(b""), place.service, ACCESS, RUNTIME))
+
+
+def test_an_index_is_deleted_by_its_name_and_stays_in_the_bucket(place: Place) -> None:
+    place.wrote({"delete": ["a"]})
+    before = {path for path in place.folder.rglob("*") if path.is_file()}
+    for options in ("", "?name=", "?name=words2"):
+        reply = remove(place, options)
+        assert (reply.status, reply.body["param"]) == (400, "name")
+    assert remove(place, "?name=words", TOKEN).status == 403
+    generation = place.log().current.generation
+    assert remove(place, "?name=words").body == {"deleted": "words", "generation": generation, "seq": 1}
+    assert {path for path in place.folder.rglob("*") if path.is_file()} == before
+    read = {"authorization": f"Bearer {TOKEN}"}
+    for service in (place.service, Service(Folder(place.folder), 0)):
+        for method, path, body in (("GET", "", b""), ("POST", "/query", b'{"vector": [%s]}' % b",".join([b"1"] * 96))):
+            reply = asyncio.run(
+                handle(method, f"/v1/indexes/words{path}", read, body_of(body), service, ACCESS, RUNTIME)
+            )
+            assert (reply.status, reply.body["param"]) == (404, "index") and "deleted" in reply.body["detail"]
+    assert place.send({"delete": ["b"]}).status == 404 and remove(place, "?name=words").status == 404
+    with pytest.raises(NotFoundError, match="deleted"):
+        place.log()

@@ -203,7 +203,7 @@ class Service:
             return None
         try:
             current = Current.unpack(held[0], f"{name}/CURRENT")
-            if await sha256_hex(held[1]) != current.root.sha256:
+            if current.deleted or await sha256_hex(held[1]) != current.root.sha256:
                 return None
             return Index(name, self.bucket, self.cache, current, Root.unpack(held[1], f"{name}/{current.root.key}"))
         except DamagedError:  # the bucket has the last word
@@ -278,6 +278,9 @@ class Service:
             return False
         live = self.open.get(name)
         current = Current.unpack(data, f"{name}/CURRENT")
+        if current.deleted:
+            self._close(name)
+            return False
         if live is not None and (current.generation, current.log.id) == (live.current.generation, live.current.log.id):
             return False
         self._switch(name, await Index.open(self.bucket, name, self.cache, opening))

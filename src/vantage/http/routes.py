@@ -57,6 +57,7 @@ ROUTES = (
     Route("GET", "/v1/health", ANYBODY, handlers.health),
     Route("GET", "/v1/indexes", READERS, handlers.list_indexes),
     Route("GET", "/v1/indexes/{index}", READERS, handlers.describe_index),
+    Route("DELETE", "/v1/indexes/{index}", WRITERS, writes.remove_index),
     Route("POST", "/v1/indexes/{index}/query", READERS, handlers.query),
     Route("POST", "/v1/indexes/{index}/facets", READERS, facets.facets),
     Route("POST", "/v1/indexes/{index}/rows", READERS, handlers.list_rows),

@@ -1,4 +1,4 @@
-"""POST /v1/indexes/{index}/write: its body, its conditions and its answer."""
+"""POST /v1/indexes/{index}/write: its body, its conditions and its answer; and DELETE of an index."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def write(call: Call) -> Reply:
     parse_parameters(call.options, ())
     client, key = call.service.write_client, _key(call.headers)
     if client is None:
-        raise WriteAccessError("this service takes no writes", hint="write to another one, or to the bucket")
+        raise _no_writes()
     packed = is_binary(call.headers.get("content-type", ""))
     data = decode(await call.body(), call.headers.get("content-encoding", ""))
     text, vectors = unpack_frame(data) if packed else (data, None)
@@ -107,6 +107,26 @@ async def write(call: Call) -> Reply:
         else:
             return Reply(200, {"seq": done.seq, "retried": done.retried, **deleted})
     raise AssertionError("the last try returns or raises")
+
+
+async def remove_index(call: Call) -> Reply:
+    """Deletes an index whose name is said twice."""
+    negotiate(call.headers.get("accept", ""), [JSON])
+    parameters, client = parse_parameters(call.options, ("name",)), call.service.write_client
+    if client is None:
+        raise _no_writes()
+    if parameters.get("name") != call.index:
+        hint = f"DELETE /v1/indexes/{call.index[:80]}?name={call.index[:80]}"
+        raise InputError("name is not that of the index, which deleting it asks for again", hint=hint, param="name")
+    generation = (await call.service.index(call.index, Receipt())).current.generation
+    await call.make_room(0, BYTES_MAX, 1.0)
+    seq = await client.remove(call.index, time.time())
+    await call.service.revalidate(call.index)
+    return Reply(200, {"deleted": call.index, "generation": generation, "seq": seq})
+
+
+def _no_writes() -> WriteAccessError:
+    return WriteAccessError("this service takes no writes", hint="write to another one, or to the bucket")
 
 
 async def _with_matching(call: Call, index: Index, rows: Rows) -> Rows:

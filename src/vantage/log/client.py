@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from ..errors import VantageError
+from .remove import remove
 from .sequencer import Sequencer
 from .state import Clock
 from .store import LogStore
@@ -39,3 +40,7 @@ class WriteClient:
                 pass
         await before()
         return await Sequencer(self.store_of(name), self.clock).submit(submission)
+
+    async def remove(self, name: str, now: float) -> int:
+        """See vantage.log.remove."""
+        return await remove(self.store_of(name), self.clock, now)

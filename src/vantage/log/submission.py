@@ -10,7 +10,17 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from ..admission import BusyError
-from ..errors import ChangedError, ConditionError, DamagedError, InputError, LogFullError, StoreError, VantageError
+from ..errors import (
+    ChangedError,
+    ConditionError,
+    DamagedError,
+    InputError,
+    LimitError,
+    LogFullError,
+    NotFoundError,
+    StoreError,
+    VantageError,
+)
 from ..filter.parse import parse_filter
 from ..filter.row import takes
 from ..format import FilterField
@@ -122,7 +132,8 @@ def unpack_submission(data: bytes) -> Submission:
 
 
 _ERRORS: dict[str, type[VantageError]] = {
-    kind.code: kind for kind in (BusyError, ChangedError, DamagedError, InputError, LogFullError, StoreError)
+    kind.code: kind
+    for kind in (BusyError, ChangedError, DamagedError, InputError, LogFullError, NotFoundError, StoreError)
 }
 
 
@@ -139,6 +150,8 @@ def pack_outcome(outcome: Done | VantageError) -> str:
     if isinstance(outcome, ConditionError):
         identifier = outcome.id.decode("latin-1") if isinstance(outcome.id, bytes) else outcome.id
         told |= {"id": identifier, "seq": outcome.seq}
+    if isinstance(outcome, LimitError):
+        told |= {"value": outcome.value, "limit": outcome.limit}
     return json.dumps(told)
 
 
@@ -151,4 +164,8 @@ def unpack_outcome(text: str) -> Done:
     if told["code"] == ConditionError.code:
         identifier = told["id"].encode("latin-1") if isinstance(told["id"], str) else told["id"]
         raise ConditionError(told["message"], identifier, told["seq"], **words)
+    if told["code"] == LimitError.code:
+        error = LimitError("", told["value"], told["limit"], **words)
+        error.args, error.message = (told["message"],), told["message"]
+        raise error
     raise _ERRORS.get(told["code"], StoreError)(told["message"], **words)
