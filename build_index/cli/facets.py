@@ -15,7 +15,7 @@ from vantage.receipt import Receipt
 from vantage.search.facets import FacetQuery
 from vantage.search.query import Query
 
-from ..bucket.open import open_index
+from ..bucket.open import open_written
 from ..plain import plain
 from .forms import Filter, Identifier, Vector, check_form, parse_id, parse_json, read_form
 from .query import cell
@@ -43,7 +43,7 @@ def facets_command(
 
     Example: vantage facets bucket/wordnet --top 20
     """
-    opened = open_index(index)
+    opened = open_written(index)
     root, where = opened.root, parse_json(filter)
     fields, facets = {root.names[f.attribute]: f for f in root.filters}, dict[str, Any]()
     for name in names or list(fields)[:FACETS_MAX]:

@@ -15,7 +15,7 @@ from vantage.index import EXACT_VECTORS_MAX, Index
 from vantage.receipt import Receipt
 from vantage.search.query import Answer, Query
 
-from ..bucket.open import open_index
+from ..bucket.open import open_written
 from ..build import storage_usd, target_cost
 from ..plain import plain
 from ..prices import index_bytes
@@ -43,7 +43,7 @@ def info(index: Address, as_json: Json = False) -> None:
 
     Example: vantage info bucket/wordnet
     """
-    opened = open_index(index)
+    opened = open_written(index)
     described = describe(opened)
     root = opened.root
     total = index_bytes(opened)
@@ -108,7 +108,7 @@ def query(
 
     Example: vantage query bucket/wordnet --id n00017222 --top-k 5
     """
-    opened = open_index(index)
+    opened = open_written(index)
     check_form(vector, identifier, queries, limit)
     template = Query(
         None, top_k, recall, rerank, attributes=True, exact=exact, filter=parse_json(filter), distinct=distinct
@@ -183,7 +183,7 @@ def explain(
 
     Example: vantage explain bucket/wordnet --id n00017222
     """
-    opened = open_index(index)
+    opened = open_written(index)
     form = read_form(opened, vector, identifier, queries, limit)
     own = [None] * len(form.vectors) if form.own is None else form.own.tolist()
     where = parse_json(filter)

@@ -10,7 +10,7 @@ from rich.table import Table
 from vantage.errors import InputError
 from vantage.http.bodies import row_body
 
-from ..bucket.open import open_index
+from ..bucket.open import open_written
 from ..listing import list_pages
 from ..plain import plain
 from .forms import Distinct, Filter, parse_json
@@ -36,7 +36,7 @@ def rows(
     """
     if desc and order_by is None:
         raise InputError("--desc has nothing to order by", hint="name an attribute with --order-by")
-    opened, found, total = open_index(index), list[dict[str, Any]](), dict[str, Any]()
+    opened, found, total = open_written(index), list[dict[str, Any]](), dict[str, Any]()
     order = None if order_by is None else {order_by: "desc" if desc else "asc"}
     more = None
     with progress(limit, "rows") as bar:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from heapq import nsmallest
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -17,12 +19,14 @@ from ..format.log import Id
 from ..log.tail import DELETE, PATCH, Tail, members_of, packed_members
 from .filtered import Selection
 from .prepare import Prepared
-from .rank import Match, best_first, comparable, exact_scores, lengths_of
+from .rank import Match, best_first, comparable, lengths_of, products, score_of
 from .rows import json_bytes
 from .scan import rows_taken
 
 ROW_BYTES = 250  # of a row and of an id beside vector and attributes: its columns, and its places in tables
 GONE = -1  # instead of a place: an id without a row
+BOUND_SHARE = 1e-9  # more than f64 rounds a product by
+DEAD_ROWS = 1024  # that may be there beside as many as are live
 CHUNK_ROWS, LIST_ROWS = (
     8192,
     256,
@@ -58,6 +62,7 @@ class _Rows:
         self.root, self.ids = root, list[Id]()
         self.vectors, self.attributes, self.lengths = bytearray(), list[bytes](), array("d")
         self.compared = bytearray() if root.index.vector_kind == "i8" else self.vectors
+        self.shortest = self.longest = 0.0  # of lengths
         self.chunks: list[_Chunk] = []
 
     def add(self, ids: Sequence[Id], vectors: bytes, attributes: Sequence[bytes]) -> None:
@@ -66,19 +71,27 @@ class _Rows:
         data, kind = comparable(vectors, index.vector_kind)
         lengths = lengths_of(data, len(ids), kind, index.dimension)
         for identifier, length in zip(ids, lengths, strict=True):
-            if length == float("inf"):
+            if length == math.inf:
                 raise damaged(told(identifier), "its vector holds a number that is not finite, or too large")
         self.vectors += vectors
         if self.compared is not self.vectors:
             self.compared += data
         self.ids += ids
         self.attributes += attributes
+        if lengths:
+            self.shortest = min(lengths) if not self.lengths else min(self.shortest, min(lengths))
+            self.longest = max(self.longest, max(lengths))
         self.lengths.extend(lengths)
 
     def vector(self, place: int) -> bytes:
         """As it is stored."""
         width = VECTOR_BYTES[self.root.index.vector_kind] * self.root.index.dimension
         return bytes(memoryview(self.vectors)[place * width : (place + 1) * width])
+
+    def compared_vector(self, place: int) -> bytes:
+        """As kernels take it."""
+        width = len(self.compared) // len(self.ids)
+        return bytes(memoryview(self.compared)[place * width : (place + 1) * width])
 
     def members(self, place: int) -> dict[str, Any]:
         """The attributes that a row has, by name. Raises DamagedError."""
@@ -133,7 +146,8 @@ class FreshRows:
 
     places: of each id that the log has, where its row is among `rows`, or GONE. live: a bit for each of the first
     `count` rows that is the last one of its id. A fresh row has the number of the generation's rows and its place: so
-    among equal scores it comes behind those of the generation, in the order of writing.
+    among equal scores it comes behind those of the generation, and live rows are in the order of their last writes,
+    those of one segment in that of their ids.
     """
 
     root: Root
@@ -196,28 +210,34 @@ class FreshRows:
             place -= chunk.n
         raise AssertionError(place)
 
-    def scores(self, query: Prepared) -> list[float]:
-        """Exact, of all rows."""
-        rows, index = self.rows, self.root.index
-        kind = "f32" if index.vector_kind == "i8" else index.vector_kind
-        return exact_scores(rows.compared, kind, rows.lengths[: self.count], query, index)
-
     def best(self, query: Prepared, taken: int, most: int, worst: float | None, without: int | None) -> Iterator[Match]:
         """The best `most` of the rows of the bits `taken`; of each value the best alone, where the query says so.
 
         worst: a score that theirs must be better than. without: the number of a row that is left out.
         """
-        sign = 1.0 if self.root.index.metric == "l2" else -1.0
-        scores = self.scores(query)
+        rows, index = self.rows, self.root.index
+        kind = "f32" if index.vector_kind == "i8" else index.vector_kind
+        sign = 1.0 if index.metric == "l2" else -1.0
         if without is not None and without >= self.first:
             taken &= ~(1 << (without - self.first))
         mask = taken.to_bytes(-(-self.count // 8), "little")
+        found = products(rows.compared, kind, self.count, query, index)
         if worst is None:
-            some = [(sign * s, i) for i, s in enumerate(scores) if mask[i >> 3] >> (i & 7) & 1]
-        elif sign > 0:
-            some = [(s, i) for i, s in enumerate(scores) if s < worst and mask[i >> 3] >> (i & 7) & 1]
-        else:
-            some = [(-s, i) for i, s in enumerate(scores) if s > worst and mask[i >> 3] >> (i & 7) & 1]
+            places = [i for i in range(self.count) if mask[i >> 3] >> (i & 7) & 1]
+        else:  # most rows are seen here alone
+            bound = worst
+            if sign < 0:
+                if index.metric == "cosine":  # below it no row is better, however long it is
+                    bound = min(worst * rows.shortest, worst * rows.longest)
+                    bound = bound - BOUND_SHARE * abs(bound) if rows.shortest else -math.inf
+                places = [i for i, v in enumerate(found) if v >= bound and mask[i >> 3] >> (i & 7) & 1]
+            else:
+                places = [i for i, v in enumerate(found) if v < bound and mask[i >> 3] >> (i & 7) & 1]
+        some = list[tuple[float, int]]()
+        for i in places:
+            score = sign * score_of(found[i], rows.lengths[i], partial(rows.compared_vector, i), kind, query, index)
+            if worst is None or score < sign * worst:
+                some.append((score, i))
         if query.distinct is not None:
             best: dict[Any, tuple[float, int]] = {}
             for one in sorted(some):
@@ -270,7 +290,7 @@ class FreshRows:
 
         base: of the ids that are `unresolved`, None where the generation has no row.
         """
-        changes = [(i, fresh) for i, fresh in tail.rows.items() if fresh.seq > self.seq]
+        changes = sorted((fresh.seq, i) for i, fresh in tail.rows.items() if fresh.seq > self.seq)
         if not changes:
             return self if self.seq == tail.next - 1 else replace(self, seq=tail.next - 1)
         shape, index = tail.shape, self.root.index
@@ -280,7 +300,8 @@ class FreshRows:
             raise ValueError("it was followed already")
         places, live, rows = dict(self.places), self.live, self.rows
         ids, vectors, attributes = list[Id](), list[bytes | memoryview](), list[bytes]()
-        for identifier, fresh in changes:
+        for _, identifier in changes:
+            fresh = tail.rows[identifier]
             before, vector, own = places.get(identifier), fresh.vector, fresh.attributes
             if before is not None and before != GONE:
                 live &= ~(1 << before)
@@ -301,4 +322,15 @@ class FreshRows:
         rows.add(ids, b"".join(vectors), attributes)
         count = self.count + len(ids)
         live |= ((1 << len(ids)) - 1) << self.count
-        return replace(self, seq=tail.next - 1, places=places, live=live, count=count)
+        grown = replace(self, seq=tail.next - 1, places=places, live=live, count=count)
+        return grown if count <= 2 * grown.live_rows + DEAD_ROWS else grown._without_dead()
+
+    def _without_dead(self) -> FreshRows:
+        """The same in rows of its own, all of which are live."""
+        rows, own = _Rows(self.root), [place for place in range(self.count) if self.live >> place & 1]
+        old = self.rows
+        rows.add(
+            [old.ids[place] for place in own], b"".join(map(old.vector, own)), [old.attributes[place] for place in own]
+        )
+        places = dict.fromkeys(self.places, GONE) | {identifier: place for place, identifier in enumerate(rows.ids)}
+        return replace(self, places=places, live=(1 << len(own)) - 1, count=len(own), rows=rows)

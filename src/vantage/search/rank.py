@@ -7,7 +7,7 @@ import struct
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from operator import sub, truediv
+from operator import sub
 from typing import Any
 
 from .. import kernels
@@ -72,32 +72,34 @@ def lengths_of(vectors: bytes | memoryview, n: int, kind: str, dimension: int) -
     ]  # NaN is not below
 
 
-def exact_scores(
-    vectors: bytes | bytearray | memoryview, kind: str, lengths: Sequence[float], query: Prepared, index: IndexSection
-) -> list[float]:
-    """The scores of comparable vectors, one after the other, in f32 sums of 16 lanes. lengths (n): see lengths_of."""
-    d, n, out = index.dimension, len(lengths), array("f", bytes(4 * len(lengths)))
+def products(
+    vectors: bytes | bytearray | memoryview, kind: str, n: int, query: Prepared, index: IndexSection
+) -> Sequence[float]:
+    """Of n comparable vectors, one after the other, in f32 sums of 16 lanes: their scores; under cosine those times
+    their lengths.
+    """
+    d, out = index.dimension, array("f", bytes(4 * n))
     stride = VECTOR_BYTES[kind] * d
     if index.metric != "cosine" and (index.row_scale > SCALE_MAX or 0 < query.norm < 1 / SCALE_MAX):
         some = (memoryview(vectors)[i * stride : (i + 1) * stride] for i in range(n))
         return [_tiny_score(decode(vector, kind), query, index) for vector in some]
     if index.metric == "l2":
         _L2[kind](query.source, vectors, 0, stride, n, d, out)
-        return out.tolist()
-    if index.metric == "dot":
+    elif index.metric == "dot":
         _DOT[kind](query.source, vectors, 0, stride, n, d, out)
-        return out.tolist()
-    _DOT[kind](query.vector, vectors, 0, stride, n, d, out)  # of norm 1: the square of a tiny source would be 0
-    if 0.0 not in lengths:
-        scores = list(map(truediv, out, lengths))
     else:
-        scores = [
-            dot / length if length else _short_score(memoryview(vectors)[i * stride : (i + 1) * stride], kind, query)
-            for i, (dot, length) in enumerate(zip(out, lengths, strict=True))
-        ]
-    if scores and not -1.0 <= min(scores) <= max(scores) <= 1.0:
-        scores = [max(-1.0, min(1.0, score)) for score in scores]
-    return scores
+        _DOT[kind](query.vector, vectors, 0, stride, n, d, out)  # of norm 1: the square of a tiny source would be 0
+    return out
+
+
+def score_of(
+    product: float, length: float, vector: Callable[[], bytes | memoryview], kind: str, query: Prepared,
+    index: IndexSection,
+) -> float:  # fmt: skip
+    """The score of a comparable vector with this product and length (see lengths_of)."""
+    if index.metric != "cosine":
+        return product
+    return max(-1.0, min(1.0, product / length if length else _short_score(vector(), kind, query)))
 
 
 def _short_score(vector: bytes | memoryview, kind: str, query: Prepared) -> float:
@@ -111,8 +113,8 @@ def _short_score(vector: bytes | memoryview, kind: str, query: Prepared) -> floa
 def exact_score(vector: bytes | memoryview, query: Prepared, index: IndexSection) -> float:
     """The score of one stored vector."""
     data, kind = comparable(vector, index.vector_kind)
-    lengths = lengths_of(data, 1, kind, index.dimension) if index.metric == "cosine" else [1.0]
-    return exact_scores(data, kind, lengths, query, index)[0]
+    length = lengths_of(data, 1, kind, index.dimension)[0] if index.metric == "cosine" else 1.0
+    return score_of(products(data, kind, 1, query, index)[0], length, lambda: data, kind, query, index)
 
 
 def _tiny_score(vector: list[float], query: Prepared, index: IndexSection) -> float:
