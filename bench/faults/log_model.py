@@ -30,6 +30,7 @@ from typing import Any
 GRACE, FRESH, LATE = 100.0, 10.0, 60.0  # seconds: gc waits, CURRENT is trusted, a seal's call is under way at most
 STALLS = (5.0, 20.0, 150.0, 400.0)
 TURN = 0.3
+CHUNK = 1000  # runs, between lines that say how far it is
 END, CALM = 1200.0, 3000.0
 COUNTERS, ROWS = ("c0", "c1"), ("r0", "r1", "r2", "r3")
 RULES = {
@@ -681,7 +682,11 @@ def main() -> int:
             print(f"{wrong:6}  {rule:8} {what}", flush=True)
         return 0
     begun = time.process_time()
-    wrong, total = runs(given.seed, given.runs, (), lambda line: print(line, flush=True))
+    wrong, total, end = 0, Counter[str](), given.seed + given.runs
+    for first in range(given.seed, end, CHUNK):
+        some, counted = runs(first, min(CHUNK, end - first), (), lambda line: print(line, flush=True))
+        wrong, total = wrong + some, total + counted
+        print(f"up to seed {min(end, first + CHUNK) - 1}: {wrong} wrong", flush=True)
     print(f"{given.runs} runs, {wrong} wrong, {time.process_time() - begun:.0f} s:", dict(sorted(total.items())))
     return 1 if wrong else 0
 

@@ -41,6 +41,7 @@ SHAPE = RowShape(4, "i64", "u8")
 GRACE_S = 100.0
 LATE_S = 60.0
 STEP_S = 0.3
+CHUNK = 500  # runs, between lines that say how far it is
 STALLS = (5.0, 20.0, 150.0, 400.0)
 WORLD_S = 1500.0
 CALM_S = 3000.0  # and no faults, for whoever has not ended
@@ -724,6 +725,8 @@ def main() -> int:
         if world.wrong:
             wrong += 1
             print(f"seed {seed}: {world.wrong[0]}", flush=True)
+        if (seed + 1) % CHUNK == 0:
+            print(f"up to seed {seed}: {wrong} wrong", flush=True)
     print(f"{given.runs} runs, {wrong} wrong, {time.process_time() - begun:.0f} s:", dict(sorted(total.items())))
     return 1 if wrong else 0
 
