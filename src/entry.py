@@ -24,6 +24,7 @@ from vantage.http.request import BODY_BYTES_MAX, TooLargeError
 from vantage.http.routes import handle
 from vantage.indexes import REVALIDATE_S, Service
 from vantage.log.client import WriteClient
+from vantage.log.relay import pack_news
 from vantage.log.sequencer import Sequencer, answered
 from vantage.read.bucket import Body, folder_end
 from vantage.read.reader import Reader, read_small
@@ -357,16 +358,8 @@ class IndexLog(DurableObject):
         return await answered(self._sequencer(name), bytes(data))
 
     async def since(self, name: str, etag: str, log: str, seq: int) -> dict[str, Any]:
-        """See Sequencer.since. `segments` are their sizes, `data` is CURRENT, if it is there, and then these."""
-        news = await self._sequencer(name).since(etag, log, seq)
-        return {
-            "current": len(news.current or b""),
-            "etag": news.etag,
-            "log": news.log,
-            "seq": news.seq,
-            "segments": [len(one) for one in news.segments],
-            "data": b"".join([news.current or b"", *news.segments]),
-        }
+        """See Sequencer.since and pack_news."""
+        return pack_news(await self._sequencer(name).since(etag, log, seq))
 
     def _sequencer(self, name: str) -> Sequencer:
         """This object's; others that were used longest ago let go of their logs where all hold too much."""

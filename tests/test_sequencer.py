@@ -28,8 +28,10 @@ from vantage.log import conditions
 from vantage.log import sequencer as sequencer_module
 from vantage.log.client import WriteClient
 from vantage.log.conditions import BaseRow
+from vantage.log.move import advance, switch
+from vantage.log.relay import pack_news, relayed, unpack_news
 from vantage.log.sequencer import News, Sequencer, answered
-from vantage.log.state import LogState, read_log
+from vantage.log.state import LogState, follow, read_log, whole_state
 from vantage.log.submission import (
     Asked,
     Done,
@@ -383,5 +385,63 @@ def test_patches_add_up_to_no_more_than_a_reader_takes() -> None:
         assert isinstance(await outcome(one.submit(patch("b"))), LimitError)
         assert isinstance(await one.submit(patch("a")), Done)
         assert (await read_log(store, Clock())).seq == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_follows_what_its_sequencer_tells_without_a_get() -> None:
+    """Through a new generation, a log that is sealed, a sequencer that is gone, and more than one call tells."""
+
+    async def scenario() -> None:
+        store, clock = MemoryLog(current().pack()), Clock()
+        one, well = Sequencer(store, clock), [True]
+
+        async def ask(name: str, etag: str, log: str, seq: int) -> News:
+            if not well[0]:
+                raise RuntimeError("the object is gone")
+            return unpack_news(pack_news(await one.since(etag, log, seq, 1500)))
+
+        state = await read_log(store, clock)
+
+        async def read(gets: int | None) -> LogState:
+            before = store.gets
+            after = await follow(await relayed(ask, "name", state, store, clock), state, clock)
+            assert gets is None or store.gets - before == gets
+            return after
+
+        for n in range(1, 4):
+            await one.submit(upsert(n))
+            state = await read(0)
+            assert (state.seq, state.tail.rows[n].seq) == (n, n)
+        await asyncio.gather(*(one.submit(upsert(n)) for n in range(9)))
+        clock.now += 20  # also of CURRENT, which is asked for again
+        await one.submit(upsert(9))
+        assert (await read(0)).seq == 5
+        well[0] = False
+        await Sequencer(store, clock).submit(upsert(10))
+        state = await read(None)
+        assert state.seq == 6
+        well[0], clock.now = True, clock.now + 2
+        for n in range(20, 30):
+            await one.submit(upsert(n))
+        state = await read(None)  # no more than 1,500 bytes of it are told
+        assert state.seq == 16
+        moved = await advance(store, await whole_state(store, await read_log(store, clock), clock), OTHER,
+                              *(ObjectName(f"{OTHER}/{name}", 1, "00") for name in ("root.bin", "manifest.json")),
+                              15, 0.0)  # fmt: skip
+        assert moved
+        clock.now += 20
+        await one.submit(upsert(31, generation=OTHER))
+        state = await read(0)
+        assert (state.seq, state.current.generation, state.current.log.start) == (17, OTHER, 15)
+
+        async def make(_: LogState) -> Current:
+            return current("00000000000000aa")
+
+        await switch(store, await read_log(store, clock), make, clock)
+        clock.now += 2
+        assert (await one.since("", "", 0)).log != GENERATION
+        state = await read(None)
+        assert (state.seq, state.current.generation) == (18, "00000000000000aa")
 
     asyncio.run(scenario())

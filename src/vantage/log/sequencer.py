@@ -33,14 +33,15 @@ SEEN_S = 1.0  # for so long what was seen there is good enough
 
 class News(NamedTuple):
     """What a reader does not know yet. current: CURRENT, None where the reader has it; etag: that of it. log: the id of
-    the log that it names. seq: of the last segment there. segments: those behind the reader's, in order, as they lie in
-    the bucket: some of them, where all are too many.
+    the log that it names. seq: of the last segment there. segments: those behind the reader's, from number `first` on,
+    as they lie in the bucket, a seal too; some of them, where all are too many.
     """
 
     current: bytes | None
     etag: str
     log: str
     seq: int
+    first: int
     segments: list[bytes]
 
 
@@ -266,7 +267,7 @@ class Sequencer:
                 break
             segments.append(data)
         current, held = self._kept.current
-        return News(None if held == etag else current, held, own.id, state.seq, segments)
+        return News(None if held == etag else current, held, own.id, state.seq, first, segments)
 
     async def _look(self) -> None:
         """Looks at the bucket: before the answer where that is needed, else beside it."""
