@@ -22,6 +22,7 @@ from filters import random_filter, random_row, takes
 
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
+from vantage import indexes
 from vantage.cost import Budget
 from vantage.errors import BehindError, InputError, NotFoundError
 from vantage.follow import NEVER, Followed
@@ -409,7 +410,7 @@ def test_rows_that_are_written_again_and_again_do_not_pile_up(tmp_path: Path) ->
     assert {m.id: m.vector for m in every.matches} == {i: row.vector for i, row in it.rows.items()}
 
 
-def test_a_service_sees_what_was_written_when_it_is_to(tmp_path: Path) -> None:
+def test_a_service_sees_what_was_written_when_it_is_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     it = living(tmp_path, "words")
     query, service = next(iter(it.rows.values())).vector, Service(Folder(tmp_path), 0)
 
@@ -432,8 +433,9 @@ def test_a_service_sees_what_was_written_when_it_is_to(tmp_path: Path) -> None:
         seq, receipt = await seen(Wish(stale_s=0.0))
         assert (seq, receipt.log_gets) == (1, 3)  # the segment, and two that are not there
         assert (await seen(Wish(after=1)))[1].log_gets == 0
-        with pytest.raises(BehindError, match="at seq 1, not at 2"):
-            await seen(Wish(after=2), 300)
+        with patch.object(indexes, "LOG_WAIT_S", 0.1), pytest.raises(BehindError, match="at seq 1, not at 2"):
+            await seen(Wish(after=2))
+        monkeypatch.setattr(indexes, "LOG_WAIT_S", 60.0)
         waiting = asyncio.ensure_future(seen(Wish(after=2), 60_000))
         await asyncio.sleep(0.2)
         await asyncio.to_thread(it.write, deletes=[next(iter(it.rows))])
@@ -535,7 +537,8 @@ def test_what_a_request_says_of_its_freshness(tmp_path: Path) -> None:
         status, body = send("POST", path, fields | {"max_stale_ms": 1000, "include": ["attributes", "receipt"]})
         assert status == 200 and body["rows"][-1]["attributes"]["gloss"] == "new" and body["receipt"]["seq"] == 1
     assert send("GET", "/vectors/new?consistency=bucket")[1]["attributes"]["gloss"] == "new"
-    status, body = send("POST", "/query", ask | {"after": 9, "budget": {"ms": 200}})
+    with patch.object(indexes, "LOG_WAIT_S", 0.1):
+        status, body = send("POST", "/query", ask | {"after": 9})
     assert (status, body["code"], body["param"]) == (503, "behind", "after")
     for name, value in (
         ("consistency", "strong"), ("max_stale_ms", -1), ("max_stale_ms", "1"), ("after", True), ("after", 1 << 70),

@@ -49,11 +49,11 @@ class Followed:
     """An open index with the log behind its generation, as far as it was read. One call at a time.
 
     index: a snapshot, which has all segments before `state.tail.next`. read_at: of time.monotonic, before the log was
-    last asked for.
+    last asked for. is_reading: a call has not ended, and perhaps never will.
     """
 
     def __init__(self, index: Index) -> None:
-        self.index, self.read_at = index, NEVER
+        self.index, self.read_at, self.is_reading = index.with_fresh(None), NEVER, False
         self.state = LogState(index.current.pack(), "", index.read_at)
 
     @property
@@ -66,7 +66,7 @@ class Followed:
 
         `log_gets` and `log_bytes` of the receipt count it, and what it takes to look up rows that were patched.
         """
-        own, began = Receipt(), monotonic()
+        own, began, self.is_reading = Receipt(), monotonic(), True
         try:
             if not await read_on(BucketLog(self.index.bucket, self.index.name, own), self.state, monotonic):
                 return False
@@ -85,5 +85,6 @@ class Followed:
             self.read_at = began
             return True
         finally:
+            self.is_reading = False
             receipt.log_gets += own.gets
             receipt.log_bytes += own.bytes

@@ -96,7 +96,7 @@ class Index:
         index.read_at = read_at
         return index
 
-    def with_fresh(self, fresh: FreshRows) -> Index:
+    def with_fresh(self, fresh: FreshRows | None) -> Index:
         """A snapshot of the same generation with the log as it is now."""
         other = copy(self)
         other.segments = (self.segment.with_fresh(fresh),)

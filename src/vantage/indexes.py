@@ -167,15 +167,21 @@ class Service:
             async with self._following.enter(1):
                 index = await self.index(name, receipt)
                 known = self._followed.get(name)
-                if known is None or not _alike(known.index, index):  # what was written since must not be missed
+                if known is None or known.is_reading or not _alike(known.index, index):
                     known = self._followed[name] = Followed(index)
                 if known.read_at >= max(since, BEGINNING):  # another request has looked meanwhile
                     return known.index
-                if await known.follow(receipt):
+                try:
+                    whole = await known.follow(receipt)
+                except NotFoundError:
+                    self._close(name)
+                    raise
+                if whole and self._followed.get(name) is known:
                     self.open[name] = known.index
                     self._fit(name)
                     if known.moved:
                         self._checked[name] = 0.0
+                if whole:
                     return known.index
                 self._followed.pop(name, None)
             await self.revalidate(name, receipt)

@@ -29,6 +29,7 @@ TALLY_BYTES = 160  # a value that is counted, and its place in the order
 COLUMN_BYTES = 2 << 20  # of a block or chunk, as pairs
 TEXTS_BYTES = 256 << 10  # of the values of a facet, mostly far less
 LISTED_BYTES, ORDERED_BYTES = 24, 250  # of a row that a page looks at, and where it is put in order by its key
+LOGGED_BYTES = 200  # a row in the log: its score, or its value and its hash, and where it stands
 EXACT_BYTES = 2 << 20  # what an exact answer holds besides: intervals, ceilings, full vectors
 
 
@@ -42,7 +43,12 @@ def answers_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     if queries[0].attributes:
         mean = index.attribute_bytes
         attributes = ATTRIBUTE_COPIES * min(round(2 * mean * rows), ATTRIBUTES_BYTES_MAX)
-    return tails_bytes(segment, queries) + scans + rows * match + attributes
+    return tails_bytes(segment, queries) + scans + rows * match + attributes + log_bytes(segment)
+
+
+def log_bytes(segment: Segment) -> int:
+    """Likewise of looking through the rows of the log, one query after the other."""
+    return 0 if segment.fresh is None else LOGGED_BYTES * segment.fresh.count
 
 
 def row_bytes(segment: Segment) -> int:
@@ -63,6 +69,7 @@ def rows_bytes(segment: Segment, count: int, vectors: bool) -> int:
 def facets_bytes(segment: Segment, facets: Sequence[Facet]) -> int:
     """Likewise of counting facets: numbers by value, columns as pairs, and the answer."""
     nbytes = COLUMN_BYTES
+    nbytes += len(facets) * log_bytes(segment)
     for facet in facets:
         field = segment.root.filters[facet.field]
         shown = facet.top or len(facet.starts)
@@ -77,7 +84,7 @@ def listing_bytes(segment: Segment, prepared: PreparedListing) -> int:
     held = min(walk.nbytes, WALK_BYTES_MAX)
     rows = walk.rows * held // max(1, walk.nbytes)
     own = ORDERED_BYTES if walk.field is not None else LISTED_BYTES
-    return held + rows * own + rows_bytes(segment, listing.limit, listing.vectors)
+    return held + rows * own + log_bytes(segment) + rows_bytes(segment, listing.limit, listing.vectors)
 
 
 def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:

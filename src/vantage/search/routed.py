@@ -18,7 +18,7 @@ from .route.common import Routed
 from .run import Candidates, Run
 from .scan import Contender, Scan, capacity_for
 
-DISTINCT_HALVINGS = 4  # of the price, for a second wave where there were too few values
+DISTINCT_HALVINGS = 4  # of the price, for a second wave where there were too few values, or too few rows were left
 
 
 def candidates(run: Run) -> Steps[Candidates]:
@@ -77,7 +77,7 @@ def candidates(run: Run) -> Steps[Candidates]:
     lower = None if estimate is None or selection is not None else second_price(promise, price, estimate)
     if complete and lacks():
         if selection is None:
-            lower = price >> DISTINCT_HALVINGS if distinct else READ_ALL
+            lower = READ_ALL if segment.is_small and not distinct else price >> DISTINCT_HALVINGS
         else:
             lower = READ_ALL  # whatever is left may hold some
             routed = routed if selection.rows or segment.resident is None else routed.floored(segment.root.index.blocks)

@@ -45,8 +45,8 @@ class Segment:
     """One set of blocks. Immutable but for what is cached of it.
 
     fresh: what the log says behind it, None where it was not read. space: the prefix of the keys of its generation.
-    keys: of its objects, by number. resident: the directory of all its extents, or None where pages of the router have
-    it.
+    keys: of its objects, by number. is_small: it may be read as a whole. resident: the directory of all its extents, or
+    None where pages of the router have it.
     """
 
     def __init__(self, name: str, generation: str, root: Root, cache: Cache) -> None:
@@ -59,7 +59,7 @@ class Segment:
         self.router: Router = ROUTERS[root.index.router](root.router, root.index)
         self.scan_of = SCANS[root.index.codec]
         self._inline = root.objects.keys.index(ROOT_KEY) if ROOT_KEY in root.objects.keys else None
-        self._small = self.resident is not None and sum(self.resident.places[0].whole) <= SMALL_BYTES
+        self.is_small = self.resident is not None and sum(self.resident.places[0].whole) <= SMALL_BYTES
         cache.register(self.keys)
 
     def with_fresh(self, fresh: FreshRows | None) -> Segment:
@@ -155,7 +155,7 @@ class Segment:
             return Plan([], [], price, True)
         directory = self.directory(routed)
         routed, renditions = spread(routed, directory), self.rendition(query)
-        if not price and (self._small or self.resident is None):
+        if not price and (self.is_small or self.resident is None):
             routed = routed.floored(len(directory))
         flags = self.flags(directory, renditions)
         if selection is not None:
