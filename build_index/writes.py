@@ -23,7 +23,7 @@ from vantage.http.request import DEPTH_MAX
 from vantage.http.writes import FRAME, FRAME_MAGIC, FRAME_VERSION, PARTS_MAX, parse_rows, submission_of
 from vantage.index import Index
 from vantage.log.sequencer import Sequencer
-from vantage.log.state import LogState, read_log
+from vantage.log.state import read_log
 from vantage.log.submission import Done, request_key
 from vantage.read.deadline import Deadline
 
@@ -37,6 +37,7 @@ BATCH_BYTES = 2 << 20  # of the rows of a request, as they are sent
 LINE_BYTES_MAX = 4 << 20
 TRIES, PAUSE_S = 5, 1.0  # of a request, with the same key
 TIMEOUT_S = 60.0
+SHOWN = 10  # segments of a log
 _SERVICE = re.compile(
     r"(https?)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?(?:/v1/indexes)?/([^/?#]+)/*"
 )
@@ -101,27 +102,45 @@ def sender(address: str, environment: Mapping[str, str]) -> Send:
 
 
 def _to_service(address: str, environment: Mapping[str, str]) -> Send:
+    connect, path = _service(address)
+    return partial(_post, connect, f"{path}/write", _token(environment, "VANTAGE_WRITE_TOKEN"))
+
+
+def _service(address: str) -> tuple[Callable[[], HTTPConnection], str]:
+    """(what connects to a service, the path of an index there). Raises InputError."""
     match = _SERVICE.fullmatch(address)
     if match is None:
         raise InputError("that is no index of a service", hint="write https://HOST/NAME")
     scheme, host, port, name = match.groups()
     if scheme == "http" and host not in _LOCAL:
         raise InputError("the service is not https", hint="a token would travel unencrypted")
-    token = environment.get("VANTAGE_WRITE_TOKEN", "")
-    if not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise InputError("there is no token for writes", hint="set VANTAGE_WRITE_TOKEN to that of the service")
     make = HTTPSConnection if scheme == "https" else HTTPConnection
-    return partial(
-        _post, lambda: make(host + (port or ""), timeout=TIMEOUT_S), f"/v1/indexes/{quote(name)}/write", token
-    )
+    return lambda: make(host + (port or ""), timeout=TIMEOUT_S), f"/v1/indexes/{quote(name)}"
+
+
+def _token(environment: Mapping[str, str], *names: str) -> str:
+    """The first of these variables that is set. Raises InputError."""
+    token = next((value for name in names if (value := environment.get(name))), "")
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise InputError("there is no token for this service", hint=f"set {' or '.join(names)} to that of the service")
+    return token
 
 
 def _post(connect: Callable[[], HTTPConnection], path: str, token: str, fields: Fields, key: str) -> Done:
     body, kind = _body(fields)
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": kind, "Idempotency-Key": key}
+    told = _asked(connect, "POST", path, body, {
+        "Authorization": f"Bearer {token}", "Content-Type": kind, "Idempotency-Key": key,
+    })  # fmt: skip
+    return Done(int(told["seq"]), bool(told["retried"]))
+
+
+def _asked(
+    connect: Callable[[], HTTPConnection], method: str, path: str, body: bytes, headers: dict[str, str]
+) -> dict[str, Any]:
+    """The JSON of an answer. Raises the error that it says, StoreError where it is none of ours."""
     connection = connect()
     try:
-        connection.request("POST", path, body, headers)
+        connection.request(method, path, body, headers)
         answer = connection.getresponse()
         status, text = answer.status, answer.read(LINE_BYTES_MAX)
     except (OSError, HTTPException) as error:
@@ -130,9 +149,9 @@ def _post(connect: Callable[[], HTTPConnection], path: str, token: str, fields: 
     finally:
         connection.close()
     try:
-        told = json.loads(text)
-        if status == 200:
-            return Done(told["seq"], told["retried"])
+        told: dict[str, Any] = json.loads(text)
+        if status == 200 and "seq" in told:
+            return told
         words = {"hint": str(told.get("hint") or ""), "param": str(told.get("param") or "")}
         message, row = str(told["detail"]), told.get("id")
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -230,6 +249,23 @@ def _split(rows: Iterable[tuple[Any, int]]) -> Iterator[list[Any]]:
         yield batch
 
 
-def log_of(address: str, environment: Mapping[str, str]) -> LogState:
-    """The log of an index in a folder or bucket. Raises NotFoundError, DamagedError, StoreError."""
-    return asyncio.run(read_log(StoreLog(store_at(address, environment)), time.monotonic))
+def log_of(address: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """What was written behind the live generation of an index: `generation`, `seq`, and in a folder or bucket `log`,
+    its id; `start`, its first number; `segments`, `operations`, `bytes`; `ids` that it has; whether it is `sealed`; and
+    of the `last` segments number, operations and bytes. Of a service `fresh`, its rows, and `superseded`, its ids.
+
+    Raises NotFoundError, DamagedError, StoreError; InputError as `sender`.
+    """
+    if address.startswith(("http://", "https://")):
+        connect, path = _service(address)
+        token = _token(environment, "VANTAGE_TOKEN", "VANTAGE_WRITE_TOKEN")
+        told = _asked(connect, "GET", f"{path}?consistency=bucket", b"", {"Authorization": f"Bearer {token}"})
+        return {name: told[name] for name in ("generation", "seq", "fresh", "superseded")}
+    state = asyncio.run(read_log(StoreLog(store_at(address, environment)), time.monotonic))
+    name, tail = state.current.log, state.tail
+    segments, operations, nbytes = tail.held(name.start)
+    return {
+        "generation": state.current.generation, "seq": state.seq, "log": name.id, "start": name.start,
+        "segments": segments, "operations": operations, "bytes": nbytes, "ids": len(tail.rows),
+        "sealed": state.seal is not None, "last": [list(one) for one in list(tail.sizes)[-SHOWN:]],
+    }  # fmt: skip

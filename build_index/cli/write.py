@@ -12,10 +12,9 @@ from rich.table import Table
 from ..ingest.open import open_source
 from ..plain import plain
 from ..writes import line_batches, log_of, sender, source_batches, write_rows
-from .terminal import Address, Json, count, err, out, print_json, progress, size
+from .terminal import Json, count, err, out, print_json, progress, size
 
 LINES = (".jsonl", ".ndjson")
-SHOWN = 10  # segments
 
 Written = Annotated[
     str,
@@ -89,28 +88,30 @@ def _tell(report: dict[str, Any], index: str, as_json: bool) -> None:
     )
 
 
-def log(index: Address, as_json: Json = False) -> None:
+def log(index: Written, as_json: Json = False) -> None:
     """Show what was written behind the live generation of an index, and not compacted yet.
 
     Example: vantage log bucket/wordnet
     """
-    state = log_of(index, os.environ)
-    name, tail = state.current.log, state.tail
-    segments, operations, nbytes = tail.held(name.start)
+    told = log_of(index, os.environ)
     if as_json:
-        print_json({
-            "generation": state.current.generation, "log": name.id, "start": name.start, "seq": state.seq,
-            "segments": segments, "operations": operations, "ids": len(tail.rows), "bytes": nbytes,
-            "sealed": state.seal is not None,
-        })  # fmt: skip
+        print_json(told)
         return
-    table = Table("seq", "rows", "size", title=f"log {name.id}", title_justify="left")
-    for one in list(tail.sizes)[-SHOWN:]:
-        table.add_row(str(one.seq), f"{one.operations:,}", size(one.nbytes))
+    where = f"{plain(index)}: seq {told['seq']}, "
+    if "fresh" in told:
+        out.print(
+            f"{where}{count(told['fresh'], 'row')} and {count(told['superseded'], 'id')} behind generation "
+            f"{told['generation']}",
+            highlight=False,
+        )
+        return
+    table = Table("seq", "writes", "size", title=f"log {told['log']}", title_justify="left")
+    for seq, operations, nbytes in told["last"]:
+        table.add_row(str(seq), f"{operations:,}", size(nbytes))
     if table.row_count:
         out.print(table)
     out.print(
-        f"{plain(index)}: seq {state.seq}, {count(segments, 'segment')} behind generation {state.current.generation}: "
-        f"{count(operations, 'write')} of {count(len(tail.rows), 'id')}, {size(nbytes)}",
+        f"{where}{count(told['segments'], 'segment')} behind generation {told['generation']}: "
+        f"{count(told['operations'], 'write')} of {count(told['ids'], 'id')}, {size(told['bytes'])}",
         highlight=False,
     )

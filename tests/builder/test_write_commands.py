@@ -98,7 +98,8 @@ def test_a_bad_line_is_named_and_nothing_of_its_request_is_written(
     ("address", "said"),
     [
         ("https://example.org", "no index of a service"), ("http://example.org/words", "not https"),
-        ("https://example.org/words", "VANTAGE_WRITE_TOKEN"), ("ftp://x/y", "not the address"), ("none", "no index"),
+        ("https://example.org/words", "VANTAGE_WRITE_TOKEN"),
+        ("ftp://x/y", "not the address"), ("none", "no index"),
     ],
 )  # fmt: skip
 def test_a_bad_address_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, said: str) -> None:

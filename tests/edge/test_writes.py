@@ -15,7 +15,7 @@ from doubles import Built
 
 from build_index.serve import load, serve
 from build_index.worker import write_worker
-from build_index.writes import sender, write_rows
+from build_index.writes import log_of, sender, write_rows
 
 pytestmark = pytest.mark.edge
 TOKENS = {"VANTAGE_TOKEN": "read-3", "VANTAGE_WRITE_TOKEN": "write-3"}
@@ -90,6 +90,8 @@ def test_writes_go_to_the_bucket_where_the_object_fails(
         send = sender(f"{server.url}/words", TOKENS)
         report = write_rows(send, "upsert", [rows[:15], rows[15:]], lambda n: None)
         assert report == {"requests": 2, "rows": 30, "seq": 8}
+        told = log_of(f"{server.url}/words", {"VANTAGE_TOKEN": "read-3"})
+        assert (told["seq"], told["fresh"], told["superseded"]) == (8, 30, 36)
         query = urlopen(
             Request(
                 f"{server.url}/v1/indexes/words/query",
