@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vantage.errors import ChangedError
+from vantage.errors import ChangedError, StoreError
 from vantage.index import Index
 from vantage.read.bucket import Body, Bucket, Bytes, Folder
 from vantage.read.cache import Cache
@@ -137,6 +137,50 @@ class Failing:
         if fault == "hang":
             await asyncio.sleep(3600)
         return fault
+
+
+class MemoryLog:
+    """A LogStore in memory; the creates and swaps whose numbers (from 0) are in `lost` take effect without an answer,
+    those in `failed` do not.
+    """
+
+    def __init__(self, current: bytes, lost: tuple[int, ...] = (), failed: tuple[int, ...] = ()) -> None:
+        self.objects: dict[str, bytes] = {"CURRENT": current}
+        self.written: dict[str, float] = {}
+        self.lost, self.failed, self.count, self.gets = lost, failed, 0, 0
+
+    async def get(self, key: str, most: int) -> tuple[bytes, str] | None:
+        self.gets += 1
+        data = self.objects.get(key)
+        return None if data is None else (data, str(hash(data)))
+
+    async def get_several(self, keys: Sequence[str], most: int) -> list[tuple[bytes, str] | None]:
+        return [await self.get(key, most) for key in keys]
+
+    async def create(self, key: str, data: bytes) -> bool:
+        return self._put(key, data, key not in self.objects)
+
+    async def swap(self, key: str, data: bytes, etag: str) -> bool:
+        return self._put(key, data, str(hash(self.objects[key])) == etag)
+
+    def _put(self, key: str, data: bytes, may: bool) -> bool:
+        number = self.count
+        self.count += 1
+        if number in self.failed:
+            raise StoreError(f"{key}: not answered", hint="try again")
+        if may:
+            self.objects[key] = data
+            self.written.setdefault(key, 0.0)
+        if number in self.lost:
+            raise StoreError(f"{key}: not answered", hint="try again")
+        return may
+
+    async def list(self, prefix: str) -> list[tuple[str, float]]:
+        return [(key, self.written[key]) for key in self.objects if key.startswith(prefix)]
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.objects.pop(key, None)
 
 
 def never(_: int, __: str) -> None:

@@ -5,8 +5,8 @@
 Direct writers, a sequencer with clients, two compactors, gc, rollbacks, readers and a follower share a bucket in memory
 and a clock that only the schedule moves. The bucket knows the truth: a segment is committed when it appears in the log
 that CURRENT names then, at its start or behind it. Compared with it are every acknowledgement (the request is there,
-once, at the seq that was told), every condition (it held at that seq), every refusal (it was right at some moment of the
-call), and every reader (it saw exactly the state of some seq, none older than what was acknowledged before it began).
+once, at the seq that was told), every condition (it held at that seq), every refusal (it was right at some moment of
+the call), and every reader (it saw the state of one seq, none older than what was acknowledged before it began).
 A create or swap whose answer is lost may take effect later; one of a seal within LATE_S or never.
 
 Prints runs, what happened in them, and the wrong ones with their seeds; --seed goes on from there. --without breaks a
@@ -41,6 +41,7 @@ SHAPE = RowShape(4, "i64", "u8")
 GRACE_S = 100.0
 LATE_S = 60.0
 STEP_S = 0.3
+CHUNK = 500  # runs, between lines that say how far it is
 STALLS = (5.0, 20.0, 150.0, 400.0)
 WORLD_S = 1500.0
 CALM_S = 3000.0  # and no faults, for whoever has not ended
@@ -724,6 +725,8 @@ def main() -> int:
         if world.wrong:
             wrong += 1
             print(f"seed {seed}: {world.wrong[0]}", flush=True)
+        if (seed + 1) % CHUNK == 0:
+            print(f"up to seed {seed}: {wrong} wrong", flush=True)
     print(f"{given.runs} runs, {wrong} wrong, {time.process_time() - begun:.0f} s:", dict(sorted(total.items())))
     return 1 if wrong else 0
 

@@ -1,7 +1,7 @@
 """Objects of the write-ahead log: segments, each a group of requests, and ledgers of what lies behind the log's start.
 
 `log/{id}/{seq:020}` is a segment, `log/{id}/ledger-{start:020}-{16 hexadecimal digits}` a ledger; both are sectioned
-objects with one section. docs/format.md, section 8, has every byte.
+objects with one section. docs/format.md, section 11, has every byte.
 """
 
 from __future__ import annotations

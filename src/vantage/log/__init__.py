@@ -2,5 +2,5 @@
 
 `store` says what is asked of a bucket, `tail` is the state that segments add up to, `state` reads it, `commit` adds to
 it, `move` advances its start, seals it and goes on in another, `collect` deletes what is behind it. docs/format.md,
-section 8, has the bytes and the protocol.
+section 11, has the bytes and the protocol.
 """
