@@ -24,7 +24,7 @@ from vantage.errors import (
 from vantage.format import Current, ObjectName
 from vantage.format.current import LogName
 from vantage.format.log import Request, RowShape, unpack_segment
-from vantage.log import conditions
+from vantage.log import conditions, move
 from vantage.log import sequencer as sequencer_module
 from vantage.log.client import WriteClient
 from vantage.log.conditions import BaseRow
@@ -443,5 +443,22 @@ def test_a_reader_follows_what_its_sequencer_tells_without_a_get() -> None:
         assert (await one.since("", "", 0)).log != GENERATION
         state = await read(None)
         assert (state.seq, state.current.generation) == (18, "00000000000000aa")
+
+    asyncio.run(scenario())
+
+
+def test_keys_that_clients_chose_are_known_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr(move, "LEDGER_KEYS_MAX", 3)
+        store, clock = MemoryLog(current().pack()), Clock()
+        one = Sequencer(store, clock)
+        for n in range(8):
+            await one.submit(upsert(n, key=f"{n}" if n < 3 else ""))
+        names = (ObjectName(f"{OTHER}/{name}", 1, "00") for name in ("root.bin", "manifest.json"))
+        state = await whole_state(store, await read_log(store, clock), clock)
+        assert await advance(store, state, OTHER, *names, 9, 0.0)
+        another = Sequencer(store, clock)
+        for n in range(3):
+            assert await another.submit(upsert(n, key=f"{n}", generation=OTHER)) == Done(n + 1, True)
 
     asyncio.run(scenario())

@@ -31,6 +31,7 @@ from .layout import (
 LOG_MAGIC = b"VANTLOGS"
 NONCE_BYTES = 16
 NO_KEY = bytes(16)
+CLIENTS_KEY = 0x80  # of a key's first byte: a client chose it, and may send it again for a day
 OPERATIONS_MAX = 1000  # of a request
 REQUESTS_BYTES_MAX = 4 << 20  # of a segment, together
 SEGMENT_BYTES_MAX = REQUESTS_BYTES_MAX + 4096

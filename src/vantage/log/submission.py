@@ -24,11 +24,10 @@ from ..errors import (
 from ..filter.parse import parse_filter
 from ..filter.row import takes
 from ..format import FilterField
-from ..format.log import Id, Request, RowShape, pack_request, unpack_request
+from ..format.log import CLIENTS_KEY, Id, Request, RowShape, pack_request, unpack_request
 from .conditions import BaseRow, Condition, Write
 
 _HEAD = struct.Struct("<I")  # bytes of JSON, which follow; then the request
-CLIENTS_KEY = 0x80  # of a request key's first byte: a client chose it, and may send it again
 
 
 class Asked(NamedTuple):
