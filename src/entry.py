@@ -1,11 +1,13 @@
-"""The Worker: Default answers HTTP, WarmIndex (a Durable Object) keeps roots and blocks warm."""
+"""The Worker: Default answers HTTP; of Durable Objects, WarmIndex keeps roots and blocks warm, and IndexLog groups
+writes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,13 +16,16 @@ from workers import DurableObject, Response, WorkerEntrypoint
 from vantage.admission import Admission
 from vantage.arrival import Arriving
 from vantage.cost import Limits
-from vantage.errors import ChangedError
+from vantage.errors import ChangedError, DamagedError, StoreError
 from vantage.format import Current
 from vantage.http.access import Access
 from vantage.http.reply import Reply
 from vantage.http.request import BODY_BYTES_MAX, TooLargeError
 from vantage.http.routes import handle
 from vantage.indexes import REVALIDATE_S, Service
+from vantage.log.client import WriteClient
+from vantage.log.relay import pack_news
+from vantage.log.sequencer import Sequencer, answered
 from vantage.read.bucket import Body, folder_end
 from vantage.read.reader import Reader, read_small
 from vantage.read.warm import WarmBlocks, WarmClient
@@ -32,10 +37,15 @@ WARM_ROOT_BYTES_MAX = 8 << 20  # a larger root is read from the bucket: one call
 LOG_MS = 1000  # what is known of a log may be so old
 WARM_BYTES = 6 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
 
+LOG_CALL_S = 10.0  # a call to the bucket that takes longer is taken for failed
+LOG_TRIES = 3  # of a read
+LOGS_BYTES = 40 << 20  # of logs that are held by the sequencers of an isolate; one alone may hold more
+
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None
 _warm_blocks: WarmBlocks | None = None  # by all objects of this isolate: the budget is of its memory
 _loading = Admission(WARM_ROOT_BYTES_MAX)  # of roots, by all of them
+_sequencers: dict[str, Sequencer] = {}  # by the name of the index; the one used last stands last
 
 
 class R2Body:
@@ -78,6 +88,66 @@ class R2Bucket:
         if not page.truncated:
             return names, None
         return names, max([after, *map(folder_end, names), *(str(o.key) for o in page.objects)])
+
+
+class R2Log:
+    """The objects of an index in R2, as a vantage.log.store.LogStore."""
+
+    def __init__(self, binding: Any, name: str) -> None:
+        self.binding, self.name = binding, name
+
+    async def _call(self, key: str, work: Callable[[], Awaitable[Any]], tries: int = 1) -> Any:
+        what = ""
+        for _ in range(tries):
+            try:
+                return await asyncio.wait_for(work(), LOG_CALL_S)
+            except Exception as error:  # R2 has no types of errors
+                what = type(error).__name__
+        raise StoreError(f"{self.name}/{key}: the bucket did not answer ({what})", hint="try again in a second")
+
+    async def get(self, key: str, most: int) -> tuple[bytes, str] | None:
+        """See LogReader."""
+        where = f"{self.name}/{key}"
+
+        async def read() -> tuple[int, str, bytes] | None:
+            obj = await self.binding.get(where)
+            if obj is None:
+                return None
+            data = (await obj._binding.arrayBuffer()).to_bytes() if obj.size <= most else b""
+            return int(obj.size), str(obj.etag), data
+
+        found = await self._call(key, read, LOG_TRIES)
+        if found is None:
+            return None
+        size, etag, data = found
+        if size > most:
+            raise DamagedError(f"{where}: {size} bytes, the limit is {most}", hint="a writer is broken")
+        return data, etag
+
+    async def get_several(self, keys: Sequence[str], most: int) -> list[tuple[bytes, str] | None]:
+        """See LogReader."""
+        return await asyncio.gather(*(self.get(key, most) for key in keys))
+
+    async def create(self, key: str, data: bytes) -> bool:
+        """See LogStore."""
+        return await self._put(key, data, {"etagDoesNotMatch": "*"})
+
+    async def swap(self, key: str, data: bytes, etag: str) -> bool:
+        """See LogStore."""
+        return await self._put(key, data, {"etagMatches": etag})
+
+    async def _put(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
+        """Whether it did: R2 answers null where the condition does not hold."""
+        where, options = f"{self.name}/{key}", {"onlyIf": condition}
+        return await self._call(key, lambda: self.binding.put(where, data, options)) is not None
+
+    async def list(self, prefix: str) -> list[tuple[str, float]]:
+        """See LogStore. Nothing here collects."""
+        raise NotImplementedError
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """See LogStore. Nothing here collects."""
+        raise NotImplementedError
 
 
 def _background(context: Any, work: Awaitable[Any]) -> None:
@@ -180,6 +250,7 @@ class Default(WorkerEntrypoint):
             _setting(self.env, "PUBLIC_READ") == "1",
             _names(self.env, "VANTAGE_CORS_ORIGINS"),
             _names(self.env, "VANTAGE_HOSTS"),
+            _setting(self.env, "VANTAGE_WRITE_TOKEN") or None,
         )
         runtime = {"runtime": f"Python {sys.version.split()[0]} on {sys.platform}", "heap_bytes": heap_bytes()}
         path = f"{url.path}?{url.query}"
@@ -201,7 +272,10 @@ class Default(WorkerEntrypoint):
                 _service.stale_s = log_ms / 1000
             if _number(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES):
                 _service.warm_client = WarmClient(self._ask, self._give)
+            _service.write_client = WriteClient(lambda name: R2Log(self.env.BUCKET, name), time.monotonic)
         _service.warm_root = self._warm_root
+        if _service.write_client is not None:
+            _service.write_client.rpc = self._submit
         if _service.warm_client is not None:  # a stub belongs to its request
             _service.warm_client.ask_rpc, _service.warm_client.give_rpc = self._ask, self._give
         return _service
@@ -209,6 +283,9 @@ class Default(WorkerEntrypoint):
     async def _ask(self, name: str, ranges: str) -> tuple[str, memoryview]:
         answer = await self.env.WARM.getByName(name).blocks(ranges)
         return str(answer["reply"]), memoryview(answer["data"])
+
+    async def _submit(self, name: str, data: bytes) -> str:
+        return str(await self.env.LOG.getByName(name).submit(name, data))
 
     async def _give(self, name: str, ranges: str, data: bytes) -> None:
         await self.env.WARM.getByName(name).take(ranges, data)
@@ -262,8 +339,35 @@ class WarmIndex(DurableObject):
         elif kept is None or kept[0] != data:
             current = Current.unpack(data, f"{name}/CURRENT")
             root = current.root
-            warm.forget(name, current.generation)
-            if root.size <= WARM_ROOT_BYTES_MAX:
+            warm.forget(name, "" if current.deleted else current.generation)
+            if not current.deleted and root.size <= WARM_ROOT_BYTES_MAX:
                 async with _loading.enter(root.size):
                     whole = await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)
                     warm.keep_root(name, data, whole)
+
+
+class IndexLog(DurableObject):
+    """The sequencer of one index: it groups writes, and holds the log for those that read it."""
+
+    def __init__(self, ctx: Any, env: Any) -> None:
+        super().__init__(ctx, env)
+        self.sequencer: Sequencer | None = None
+
+    async def submit(self, name: str, data: Any) -> str:
+        """See vantage.log.sequencer.answered."""
+        return await answered(self._sequencer(name), bytes(data))
+
+    async def since(self, name: str, etag: str, log: str, seq: int) -> dict[str, Any]:
+        """See Sequencer.since and pack_news."""
+        return pack_news(await self._sequencer(name).since(etag, log, seq))
+
+    def _sequencer(self, name: str) -> Sequencer:
+        """This object's; others that were used longest ago let go of their logs where all hold too much."""
+        if self.sequencer is None:  # one that an earlier object of this name has left may wait for what never comes
+            self.sequencer = Sequencer(R2Log(self.env.BUCKET, name), time.monotonic)
+        _sequencers.pop(name, None)
+        for other in list(_sequencers):
+            if sum(one.nbytes for one in _sequencers.values()) + self.sequencer.nbytes > LOGS_BYTES:
+                _sequencers.pop(other).forget()
+        _sequencers[name] = self.sequencer
+        return self.sequencer

@@ -1,7 +1,10 @@
 """src/entry.py under CPython, with stand-ins for what exists only in a Worker: the Durable Object and its fallbacks."""
 
 import asyncio
+import hashlib
 import importlib.util
+import json
+import random
 import sys
 import types
 from collections.abc import Iterator
@@ -13,7 +16,12 @@ from doubles import Built
 
 from vantage import arrival
 from vantage.arrival import RequestTimeoutError
+from vantage.errors import DamagedError, StoreError
+from vantage.format import Current, ObjectName
+from vantage.format.log import Request, RowShape
 from vantage.http.request import BODY_BYTES_MAX, TooLargeError
+from vantage.log.relay import unpack_news
+from vantage.log.submission import Submission, own_key, pack_submission
 from vantage.read.bucket import Folder
 from vantage.search.query import Query
 
@@ -292,3 +300,86 @@ def test_a_body_is_read_in_pieces_and_not_for_longer_than_it_comes(
 
     assert asyncio.run(receive()) == found
     assert not bodies.arriving
+
+
+class R2:
+    """The binding of a bucket, as far as a log uses it; `broken` calls raise."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.broken = 0
+
+    async def _answer(self) -> None:
+        if self.broken:
+            self.broken -= 1
+            raise RuntimeError("put: internal error. (10001)")
+
+    async def get(self, key: str) -> Any:
+        await self._answer()
+        data = self.objects.get(key)
+        if data is None:
+            return None
+
+        async def buffer() -> Any:
+            return types.SimpleNamespace(to_bytes=lambda: data)
+
+        etag = hashlib.md5(data).hexdigest()
+        return types.SimpleNamespace(size=len(data), etag=etag, _binding=types.SimpleNamespace(arrayBuffer=buffer))
+
+    async def put(self, key: str, data: bytes, options: Any) -> Any:
+        await self._answer()
+        there, condition = self.objects.get(key), options["onlyIf"]
+        etag = None if there is None else hashlib.md5(there).hexdigest()
+        if condition.get("etagMatches", etag) != etag or (there is not None and "etagDoesNotMatch" in condition):
+            return None
+        self.objects[key] = data
+        return object()
+
+
+def test_a_log_in_r2(entry: Any) -> None:
+    async def scenario() -> None:
+        binding = R2()
+        log = entry.R2Log(binding, "words")
+        assert await log.get("a", 9) is None
+        assert [await log.create("a", b"one"), await log.create("a", b"two")] == [True, False]
+        data, etag = await log.get("a", 9)
+        assert data == b"one" and list(binding.objects) == ["words/a"]
+        assert [await log.swap("a", b"three", etag), await log.swap("a", b"four", etag)] == [True, False]
+        assert [found and found[0] for found in await log.get_several(["a", "b"], 9)] == [b"three", None]
+        with pytest.raises(DamagedError, match="limit is 4"):
+            await log.get("a", 4)
+        binding.broken = entry.LOG_TRIES - 1
+        assert (await log.get("a", 9))[0] == b"three"
+        binding.broken = entry.LOG_TRIES
+        with pytest.raises(StoreError, match="words/a: the bucket did not answer"):
+            await log.get("a", 9)
+        binding.broken = 1
+        with pytest.raises(StoreError):  # a put is not sent again: what came of the first is to be read
+            await log.create("c", b"x")
+        assert binding.broken == 0
+
+    asyncio.run(scenario())
+
+
+def test_the_logs_that_an_isolate_holds_are_bounded(entry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was used longest ago is let go, and read again when it is asked for; nothing of it is lost."""
+    monkeypatch.setattr(entry, "LOGS_BYTES", 3000)
+
+    async def scenario() -> None:
+        binding, shape = R2(), RowShape(1, "bytes", "f32")
+        root, manifest = (ObjectName(f"{'0' * 16}/{name}", 1, "00") for name in ("root.bin", "manifest.json"))
+        names = [f"i{n}" for n in range(5)]
+        objects = {name: entry.IndexLog(Context(), types.SimpleNamespace(BUCKET=binding)) for name in names}
+        for name in names:
+            binding.objects[f"{name}/CURRENT"] = Current("0" * 16, root, manifest).pack()
+        for round_ in range(3):
+            for name in names:
+                request = Request(own_key(random.randbytes(16)), 0, deletes=[b"x" * 300])
+                packed = pack_submission(Submission(request, shape, "0" * 16, "0" * 16))
+                assert json.loads(await objects[name].submit(name, packed)) == {"seq": round_ + 1, "retried": False}
+        held = [one.sequencer.nbytes for one in objects.values()]
+        assert sum(held) < 3000 + 1500 and held[-1] and not held[0]
+        news = unpack_news(await objects["i0"].since("i0", "", "0" * 16, 0))
+        assert (news.seq, news.first, len(news.segments)) == (3, 1, 3)
+
+    asyncio.run(scenario())

@@ -279,7 +279,7 @@ def test_unknown_paths(service: Service, path: str) -> None:
     [
         ("POST", "/v1/health", "GET"),
         ("PUT", "/v1/indexes", "GET"),
-        ("DELETE", "/v1/indexes/words", "GET"),
+        ("DELETE", "/v1/indexes/words/vectors/a", "GET"),
         ("GET", QUERY, "POST"),
         ("HEAD", QUERY, "POST"),
         ("PROPFIND", "/v1/indexes", "GET"),
@@ -346,7 +346,7 @@ def test_cors(service: Service, origins: tuple[str, ...], origin: str | None, al
 
 def test_options_of_what_there_is_not(service: Service) -> None:
     problem(send(service, "OPTIONS", "/none", access=Access(public=True)), 404, "not_found", "path")
-    assert send(service, "OPTIONS", "/v1/indexes/words").headers["allow"] == "GET, HEAD, OPTIONS"
+    assert send(service, "OPTIONS", "/v1/indexes/words").headers["allow"] == "GET, HEAD, OPTIONS, DELETE"
 
 
 def test_unknown_indexes(service: Service, words: Built) -> None:

@@ -169,6 +169,7 @@ def test_wrangler_takes_the_folder_of_the_worker(edge: Path, tmp_path: Path) -> 
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "env.BUCKET (some-bucket)" in done.stdout and "env.WARM (WarmIndex)" in done.stdout
+    assert "env.LOG (IndexLog)" in done.stdout
     for folder in ("src", "python_modules"):
         for path in (edge / folder).rglob("*.py"):
             uploaded = tmp_path / "out" / path.relative_to(edge / "src" if folder == "src" else edge)

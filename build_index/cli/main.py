@@ -35,6 +35,7 @@ from .rows import rows
 from .serve import serve
 from .terminal import complain, printable
 from .worker import worker
+from .write import delete, log, patch, upsert
 
 Usage: Any = typer.BadParameter.__base__  # the error of a wrong command line, which typer has under no name
 
@@ -108,6 +109,10 @@ app.command()(explain)
 app.command()(price)
 app.command()(serve)
 app.command()(worker)
+app.command()(upsert)
+app.command()(patch)
+app.command()(delete)
+app.command()(log)
 app.command("publish")(publish_command)
 app.command("compact")(compact_command)
 app.command("generations")(generations_command)

@@ -21,6 +21,10 @@ def serve(
         str | None,
         typer.Option(envvar="VANTAGE_TOKEN", help="Bearer token; without it everybody on this machine may read."),
     ] = None,
+    write_token: Annotated[
+        str | None,
+        typer.Option(envvar="VANTAGE_WRITE_TOKEN", help="Bearer token of those who may write; without it nobody may."),
+    ] = None,
     cache: Annotated[str, typer.Option(help="Cache of blocks.")] = "20MiB",
     state: State = None,
 ) -> None:
@@ -42,6 +46,7 @@ def serve(
             fetch(say)
     variables = {"VANTAGE_CACHE_BYTES": str(nbytes(cache))}
     variables |= {"VANTAGE_TOKEN": token} if token else {"PUBLIC_READ": "1"}
+    variables |= {"VANTAGE_WRITE_TOKEN": write_token} if write_token else {}
     err.print(f"loading {plain(str(bucket))} into local R2 ...", highlight=False)
     for name in host.unserved(bucket):
         err.print(f"note: {plain(repr(name))} is left out: {NAME_RULE}", highlight=False)

@@ -87,6 +87,9 @@ class Index:
                 param="index",
             )
         current = Current.unpack(data, f"{name}/CURRENT")
+        if current.deleted:
+            what, hint = f"the index {name!r} was deleted", "publish another one under its name"
+            raise NotFoundError(what, hint=hint, param="index")
         reader = Reader(bucket, {}, receipt)
         root = await reader.whole(f"{name}/{current.root.key}", current.root.size, current.root.sha256)
         index = cls(name, bucket, cache, current, Root.unpack(root, f"{name}/{current.root.key}"))

@@ -19,6 +19,7 @@ from .errors import BehindError, ChangedError, DamagedError, InputError, NotFoun
 from .follow import NEVER, Followed
 from .format import Current, Root
 from .index import Index
+from .log.client import WriteClient
 from .read.bucket import Bucket
 from .read.cache import Cache
 from .read.deadline import Deadline
@@ -102,6 +103,7 @@ class Service:
     def __init__(self, bucket: Bucket, cache_bytes: int, warm_root: WarmRoot | None = None) -> None:
         self.bucket, self.cache, self.warm_root = bucket, Cache(cache_bytes), warm_root
         self.warm_client: WarmClient | None = None
+        self.write_client: WriteClient | None = None  # None: nothing is written here
         self.limits = Limits()
         self.stale_s: float | None = None
         self.bodies = Bodies()  # of requests that stand at no door yet
@@ -207,7 +209,7 @@ class Service:
             return None
         try:
             current = Current.unpack(held[0], f"{name}/CURRENT")
-            if await sha256_hex(held[1]) != current.root.sha256:
+            if current.deleted or await sha256_hex(held[1]) != current.root.sha256:
                 return None
             return Index(name, self.bucket, self.cache, current, Root.unpack(held[1], f"{name}/{current.root.key}"))
         except DamagedError:  # the bucket has the last word
@@ -282,6 +284,9 @@ class Service:
             return False
         live = self.open.get(name)
         current = Current.unpack(data, f"{name}/CURRENT")
+        if current.deleted:
+            self._close(name)
+            return False
         if live is not None and (current.generation, current.log.id) == (live.current.generation, live.current.log.id):
             return False
         self._switch(name, await Index.open(self.bucket, name, self.cache, opening))

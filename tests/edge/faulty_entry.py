@@ -12,7 +12,7 @@ from faults import Faults, FaultyBucket
 from workers import Response
 
 import entry
-from entry import WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
+from entry import IndexLog, WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
 from vantage import indexes
 from vantage.read import reader
 

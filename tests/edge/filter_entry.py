@@ -12,7 +12,7 @@ from filter_work import rows_taken
 from workers import Response
 
 import entry
-from entry import WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
+from entry import IndexLog, WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
 
 
 class Default(entry.Default):

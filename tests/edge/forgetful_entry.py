@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from workers import Response
 
 import entry
-from entry import WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
+from entry import IndexLog, WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
 from vantage.read import warm
 
 

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from workers import DurableObject, Response
 
 import entry
+from entry import IndexLog  # noqa: F401  wrangler looks for the classes of the Worker here
 
 QUERY, ANSWER = bytes(4 * 384), bytes(12 * 100)  # a vector as f32; a hundred ids of 8 bytes with their scores
 

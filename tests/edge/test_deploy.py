@@ -50,5 +50,5 @@ def test_the_upload_is_small(dry_run: tuple[Path, str]) -> None:
 
 
 def test_the_bindings_are_productions(dry_run: tuple[Path, str]) -> None:
-    for binding in ("env.BUCKET (vantage)", "env.WARM (WarmIndex)"):
+    for binding in ("env.BUCKET (vantage)", "env.WARM (WarmIndex)", "env.LOG (IndexLog)"):
         assert binding in dry_run[1], dry_run[1]

@@ -546,7 +546,7 @@ def test_the_warm_object_hands_its_root_to_the_worker(
 
 
 ASKING_ENTRY = """
-from real_entry import Default as Real, WarmIndex
+from real_entry import Default as Real, IndexLog, WarmIndex
 from workers import Response
 
 

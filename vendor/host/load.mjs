@@ -3,6 +3,7 @@
 // Objects that are already there (same size and SHA-256) are left alone; with --prune, keys without a file are deleted.
 // Files and folders whose names start with a dot are not copied, nor are the folders FOLDER/NAME of --skip.
 // With --only, nothing but the folder NAME in FOLDER, and the keys below NAME/, is looked at.
+// What was written to an index here (NAME/log/) stays as long as FOLDER has the index.
 // Keys whose last part is CURRENT name what is live, so they are written after everything else.
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
@@ -43,6 +44,7 @@ async function localFiles() {
   return files.sort((a, b) => isCurrent(a.key) - isCurrent(b.key) || (a.key < b.key ? -1 : 1));
 }
 
+const isLog = (key) => /^[^/]+\/log\//.test(key);
 const isCurrent = (key) => (/(^|\/)CURRENT$/.test(key) ? 1 : 0);
 
 async function sha256(path) {
@@ -103,12 +105,15 @@ try {
       count.kept += 1;
       continue;
     }
+    if (there && isLog(key)) throw new Error(`${key}: was written both in the folder and here; write to one of them`);
     await put(url, { key, path, size, sha256: digest });
     count.written += 1;
     count.bytes += size;
   }
   // CURRENT goes first: what it names is whole until then.
-  const gone = values.prune ? [...stored.keys()].sort((a, b) => isCurrent(b) - isCurrent(a)) : [];
+  const names = new Set(files.map(({ key }) => key.split("/")[0]));
+  const unnamed = [...stored.keys()].filter((key) => !(isLog(key) && names.has(key.split("/")[0])));
+  const gone = values.prune ? unnamed.sort((a, b) => isCurrent(b) - isCurrent(a)) : [];
   for (let at = 0; at < gone.length; at += DELETED) await bucket.delete(gone.slice(at, at + DELETED));
   count.deleted = gone.length;
   console.log(JSON.stringify(count));

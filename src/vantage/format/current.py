@@ -41,8 +41,8 @@ class LogName:
 class Current:
     """CURRENT: names the live generation and its log; the only object that is ever replaced.
 
-    named_log: as it stands there; counter and nonce: of swaps, so that no two CURRENTs have the same bytes; previous:
-    the generation that was live before.
+    named_log: as it stands there; counter and nonce: of swaps, so that no two CURRENTs have the same bytes; deleted: ms
+    since 1970 when the index was, 0 while it lives; previous: the generation that was live before.
     """
 
     generation: str
@@ -51,6 +51,7 @@ class Current:
     named_log: LogName | None = None
     counter: int = 0
     nonce: str = ""
+    deleted: int = 0
     previous: str | None = None
 
     @property
@@ -69,6 +70,7 @@ class Current:
             members["log"] = {name: value for name, value in vars(self.named_log).items() if value is not None}
         members |= {"counter": self.counter} if self.counter else {}
         members |= {"nonce": self.nonce} if self.nonce else {}
+        members |= {"deleted": self.deleted} if self.deleted else {}
         members |= {"previous": self.previous} if self.previous else {}
         return json.dumps(members, indent=1).encode() + b"\n"
 
@@ -82,12 +84,13 @@ class Current:
             root = _object(value["root"], generation, "root.bin", ROOT_BYTES_MAX, name)
             manifest = _object(value["manifest"], generation, "manifest.json", MANIFEST_BYTES_MAX, name)
             log = _log(value["log"], name) if "log" in value else None
-            counter, nonce = value.get("counter", 0), value.get("nonce", "")
-            if type(counter) is not int or not 0 <= counter <= SEQ_MAX or not isinstance(nonce, str):
-                raise damaged(name, "counter is no number, or nonce no text")
+            counter, nonce, deleted = value.get("counter", 0), value.get("nonce", ""), value.get("deleted", 0)
+            numbers = all(type(n) is int and 0 <= n <= SEQ_MAX for n in (counter, deleted))
+            if not numbers or not isinstance(nonce, str):
+                raise damaged(name, "counter or deleted is no number, or nonce no text")
             previous = value.get("previous")
             known = isinstance(previous, str) and GENERATION.fullmatch(previous)
-            return cls(generation, root, manifest, log, counter, nonce, previous if known else None)
+            return cls(generation, root, manifest, log, counter, nonce, deleted, previous if known else None)
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(name, f"is not a valid CURRENT ({type(error).__name__}: {error})"[:300]) from None
 

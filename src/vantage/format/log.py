@@ -31,6 +31,7 @@ from .layout import (
 LOG_MAGIC = b"VANTLOGS"
 NONCE_BYTES = 16
 NO_KEY = bytes(16)
+CLIENTS_KEY = 0x80  # of a key's first byte: a client chose it, and may send it again for a day
 OPERATIONS_MAX = 1000  # of a request
 REQUESTS_BYTES_MAX = 4 << 20  # of a segment, together
 SEGMENT_BYTES_MAX = REQUESTS_BYTES_MAX + 4096
@@ -168,6 +169,14 @@ def _take_request(cursor: Cursor, shape: RowShape) -> Request:
         key, ms, ids[:upserts], vectors, texts[:upserts], ids[upserts : upserts + patches], texts[upserts:],
         ids[upserts + patches :],
     )  # fmt: skip
+
+
+def unpack_request(data: bytes | memoryview, shape: RowShape, label: str) -> Request:
+    """A request that `pack_request` has packed. Vectors are a view into data."""
+    cursor = Cursor(memoryview(data), label)
+    request = _take_request(cursor, shape)
+    cursor.end()
+    return request
 
 
 def pack_segment(nonce: bytes, shape: RowShape, requests: Sequence[bytes]) -> bytes:

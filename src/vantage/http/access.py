@@ -16,6 +16,13 @@ class AccessError(VantageError):
     status = 401
 
 
+class WriteAccessError(VantageError):
+    """What changes an index is asked for without the token for writes."""
+
+    code = "forbidden"
+    status = 403
+
+
 class HostError(VantageError):
     """The request is for a host name that this service does not answer to."""
 
@@ -26,6 +33,7 @@ class HostError(VantageError):
 @dataclass(frozen=True)
 class Access:
     """Who may ask. token None and not public: nobody, but for health. public: everybody, whatever token is sent.
+    write_token: who sends it may write, and read; None: nobody writes.
 
     origins: those whose pages a browser lets read answers, "*" for all. hosts: the only host names that requests may
     be for, none for any; a page that points its own name at this machine sends that name.
@@ -35,6 +43,7 @@ class Access:
     public: bool = False
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    write_token: str | None = None
 
 
 def cors_headers(origin: str | None, access: Access) -> dict[str, str]:
@@ -50,10 +59,14 @@ def cors_headers(origin: str | None, access: Access) -> dict[str, str]:
 
 
 def has_token(headers: Mapping[str, str], access: Access) -> bool:
-    """Whether the token of the service was sent."""
+    """Whether a token of the service was sent, that for reads or that for writes."""
+    return _sent(headers, access.token) or _sent(headers, access.write_token)
+
+
+def _sent(headers: Mapping[str, str], token: str | None) -> bool:
     scheme, _, sent = headers.get("authorization", "").partition(" ")
-    token = (access.token or "").encode()
-    return bool(token) and scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), token)
+    own = (token or "").encode()
+    return bool(own) and scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), own)
 
 
 def authorize(headers: Mapping[str, str], access: Access) -> None:
@@ -67,6 +80,17 @@ def authorize(headers: Mapping[str, str], access: Access) -> None:
     sent = headers.get("authorization", "").partition(" ")[2]
     what = "the bearer token is wrong" if sent else "there is no bearer token"
     raise AccessError(what, hint="send Authorization: Bearer with the token of this service")
+
+
+def authorize_write(headers: Mapping[str, str], access: Access) -> None:
+    """Raises WriteAccessError without the token for writes, whatever else is sent or open."""
+    if not access.write_token or access.write_token == access.token:
+        what = "has no token for writes yet" if not access.write_token else "has one token for reads and writes"
+        hint = "set the secret VANTAGE_WRITE_TOKEN, to another token than VANTAGE_TOKEN"
+        raise WriteAccessError(f"this service {what}, so it takes none", hint=hint)
+    if not _sent(headers, access.write_token):
+        hint = "send Authorization: Bearer with VANTAGE_WRITE_TOKEN of this service"
+        raise WriteAccessError("the bearer token is not that for writes", hint=hint)
 
 
 def check_host(host: str, access: Access) -> None:

@@ -239,13 +239,13 @@ async def query(call: Call) -> Reply:
     return Reply(200, {"results": bodies, **counted}, after=after)
 
 
-def identifier_of(index: Index, sent: int | bytes) -> int | bytes:
+def identifier_of(index: Index, sent: int | bytes, param: str = "id") -> int | bytes:
     """An id as the index has them: digits are an integer too, as numbers past 2^53 do not pass every client."""
     if index.root.index.id_kind != "i64" or isinstance(sent, int):
         return sent
     text = sent.decode(errors="replace")
     if not INTEGER.fullmatch(text):
-        raise InputError(f"ids of {index.name!r} are integers (i64)", hint="send an id of that kind", param="id")
+        raise InputError(f"ids of {index.name!r} are integers (i64)", hint="send an id of that kind", param=param)
     return int(text)
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import InputError, LimitError, VantageError
+from ..errors import ConditionError, InputError, LimitError, VantageError
+from .bodies import json_id
 from .reply import Reply
 from .request import MediaError
 
+RETRY_S = {429: 10, 503: 1}  # a compaction takes longer than others' requests
 PROBLEMS = "docs/problems.md"  # of the source: what each type means, and what to do
 
 
 def problem(error: VantageError, request_id: str) -> Reply:
-    """type, title, status, detail, code, param, hint, request_id; a limit error adds value and limit."""
+    """type, title, status, detail, code, param, hint, request_id; a limit error adds value and limit, a condition that
+    fails id and seq.
+    """
     body: dict[str, Any] = {
         "type": f"{PROBLEMS}#{error.code}",
         "title": error.code.replace("_", " "),
@@ -26,6 +30,8 @@ def problem(error: VantageError, request_id: str) -> Reply:
     }
     if isinstance(error, LimitError):
         body |= {"value": error.value, "limit": error.limit}
+    if isinstance(error, ConditionError):
+        body |= {"id": None if error.id is None else json_id(error.id, None), "seq": error.seq}
     headers = {"content-type": "application/problem+json"}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -33,8 +39,8 @@ def problem(error: VantageError, request_id: str) -> Reply:
         headers["allow"] = error.allow
     if isinstance(error, MediaError):
         headers["accept-encoding"] = "gzip"
-    if error.status == 503:
-        headers["retry-after"] = "1"
+    if error.status in RETRY_S:
+        headers["retry-after"] = str(RETRY_S[error.status])
     reply = Reply(error.status, body, headers)
     reply.write()
     return reply

@@ -147,18 +147,22 @@ def decode(body: bytes, encoding: str) -> bytes:
     raise InputError(f"the body has more than {MEMBERS_MAX} gzip members", hint="compress it whole", param="body")
 
 
-def parse_body(body: bytes, names: tuple[str, ...] = FIELDS) -> dict[str, Any]:
+def parse_body(
+    body: bytes | memoryview,
+    names: tuple[str, ...] = FIELDS,
+    parts_max: int = PARTS_MAX,
+    example: str = 'send {"vector": [...], "top_k": 10}',
+) -> dict[str, Any]:
     """Fields of a JSON body; numbers may still be NaN or infinite. Raises InputError."""
-    example = 'send {"vector": [...], "top_k": 10}'
     try:
-        fields = loads(body, DEPTH_MAX, PARTS_MAX, finite=False)
+        fields = loads(body, DEPTH_MAX, parts_max, finite=False)
     except ValueError as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeError) else str(error)[:200]
         raise InputError(f"the body is not JSON that can be read: {reason}", hint=example) from None
     if not isinstance(fields, dict):
         raise InputError("the body is not a JSON object", hint=example)
     for name in fields:
-        _check_known(name, names, name)
+        check_known(name, names, name)
     return fields
 
 
@@ -171,12 +175,12 @@ class TooLargeError(LimitError):
         super().__init__("the body", nbytes, BODY_BYTES_MAX, hint="send fewer vectors a request")
 
 
-def _check_known(name: str, names: tuple[str, ...], param: str) -> None:
+def check_known(name: str, names: tuple[str, ...], param: str) -> None:
     if name not in names:
         raise InputError(f"unknown field {name[:80]!r}", hint=f"known are: {', '.join(names)}", param=param[:80])
 
 
-def _integer(value: Any, param: str) -> int:
+def integer(value: Any, param: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{param} is not an integer", hint="send a whole number", param=param)
     if value.bit_length() > INTEGER_BITS_MAX:
@@ -211,24 +215,24 @@ def parse_queries(fields: dict[str, Any]) -> tuple[list[Query], bool]:
         raise InputError("exact is neither true nor false", hint="send true for a proven answer", param="exact")
     parse_ids(fields.get("ids"))
     _check_text(fields, "distinct")
-    rerank = _integer(fields.get("rerank", 0), "rerank")
+    rerank = integer(fields.get("rerank", 0), "rerank")
     if rerank < 0:
         raise LimitError("rerank", rerank, "0 or more", hint="0 switches it off", param="rerank")
     query = Query(
-        None, _integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
+        None, integer(fields.get("top_k", 10), "top_k"), recall, rerank, "attributes" in include, "vector" in include,
         parse_budget(fields.get("budget", {})), exact=fields.get("exact", False),
-        id=_identifier(fields["id"]) if by_id else None, filter=filter_of(fields), distinct=fields.get("distinct"),
+        id=identifier(fields["id"]) if by_id else None, filter=filter_of(fields), distinct=fields.get("distinct"),
     )  # fmt: skip
     names = [f"vectors[{i}]" if many else "vector" for i in range(len(vectors))]
     return [Query(**{**vars(query), "vector": v, "param": n}) for v, n in zip(vectors, names, strict=True)], many
 
 
-def _identifier(value: Any, param: str = "id") -> int | bytes:
+def identifier(value: Any, param: str = "id") -> int | bytes:
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{param} is neither a string nor an integer", hint="send one id", param=param)
-    return _integer(value, param)
+    return integer(value, param)
 
 
 def parse_ids(value: Any, param: str = "ids") -> str | None:
@@ -249,7 +253,7 @@ def parse_rows(fields: dict[str, Any]) -> tuple[list[int | bytes], list[str]]:
         raise LimitError("the number of ids", len(ids), f"1 to {ROWS_MAX}", hint="send several requests", param="ids")
     include = _include(fields, ["attributes", "vector"])
     parse_ids(fields.get("numbers"), "numbers")
-    return [_identifier(one, f"ids[{i}]") for i, one in enumerate(ids)], include
+    return [identifier(one, f"ids[{i}]") for i, one in enumerate(ids)], include
 
 
 def parse_row_listing(fields: dict[str, Any]) -> tuple[Listing, list[str]]:
@@ -259,7 +263,7 @@ def parse_row_listing(fields: dict[str, Any]) -> tuple[Listing, list[str]]:
         _check_text(fields, name)
     parse_ids(fields.get("numbers"), "numbers")
     listing = Listing(
-        filter_of(fields), _integer(fields.get("limit", Listing.limit), "limit"), fields.get("cursor"),
+        filter_of(fields), integer(fields.get("limit", Listing.limit), "limit"), fields.get("cursor"),
         fields.get("order_by"), fields.get("distinct"), "attributes" in include, "vector" in include,
         parse_budget(fields.get("budget", {})),
     )  # fmt: skip
@@ -283,7 +287,7 @@ def _include(fields: dict[str, Any], usual: list[str]) -> list[str]:
     if not isinstance(include, list) or not all(isinstance(i, str) for i in include):
         raise InputError("include is not a list of names", hint=f"known are: {', '.join(INCLUDE)}", param="include")
     for name in include:
-        _check_known(name, INCLUDE, "include")
+        check_known(name, INCLUDE, "include")
     return include
 
 
@@ -296,7 +300,7 @@ def parse_wish(fields: Mapping[str, Any]) -> Wish:
     if stale_ms is not None and consistency == "bucket":
         raise InputError("max_stale_ms beside consistency bucket", hint="send one of them", param="max_stale_ms")
     for name, value, most in (("max_stale_ms", stale_ms, STALE_MS_MAX), ("after", after, SEQ_MAX)):
-        if value is not None and not 0 <= _integer(value, name) <= most:
+        if value is not None and not 0 <= integer(value, name) <= most:
             raise LimitError(name, value, f"0 to {most}", hint="leave it out for the default", param=name)
     stale_s = 0.0 if consistency == "bucket" else None if stale_ms is None else stale_ms / 1000
     return Wish(stale_s, after or 0)
@@ -319,9 +323,9 @@ def parse_budget(fields: Any) -> Budget:
         raise InputError("budget is not an object", hint='{"gets": 6, "bytes": 4000000, "waves": 1}', param="budget")
     usual = Budget()
     for name, value in fields.items():
-        _check_known(name, ("gets", "bytes", "waves", "ms"), f"budget.{name}")
+        check_known(name, ("gets", "bytes", "waves", "ms"), f"budget.{name}")
         most = {"gets": 1000, "bytes": 1 << 30, "waves": 5, "ms": 60_000}[name]
-        if not 0 <= _integer(value, f"budget.{name}") <= most:
+        if not 0 <= integer(value, f"budget.{name}") <= most:
             raise LimitError(
                 f"budget.{name}", value, f"0 to {most}", hint="leave it out for the default", param=f"budget.{name}"
             )

@@ -16,15 +16,16 @@ from ..arrival import Arriving
 from ..errors import NotFoundError, StoreError, VantageError
 from ..indexes import Service
 from ..read.deadline import Deadline
-from . import facets, handlers
-from .access import Access, authorize, check_host, cors_headers, has_token
+from . import facets, handlers, writes
+from .access import Access, authorize, authorize_write, check_host, cors_headers, has_token
 from .handlers import NO_ID, Call
 from .problem import MethodError, problem
 from .reply import Reply
 from .request import BODY_BYTES_MAX
 
 PREFLIGHT_S = 7200
-ANYBODY, READERS = "anybody", "readers"  # scopes: who may call
+HEADERS = "Authorization, Content-Type, Content-Encoding, Idempotency-Key, X-Request-Id"  # that a browser may send
+ANYBODY, READERS, WRITERS = "anybody", "readers", "writers"  # scopes: who may call
 
 ReadBody = Callable[[Arriving], Awaitable[bytes]]  # which it tells of each piece
 
@@ -56,9 +57,11 @@ ROUTES = (
     Route("GET", "/v1/health", ANYBODY, handlers.health),
     Route("GET", "/v1/indexes", READERS, handlers.list_indexes),
     Route("GET", "/v1/indexes/{index}", READERS, handlers.describe_index),
+    Route("DELETE", "/v1/indexes/{index}", WRITERS, writes.remove_index),
     Route("POST", "/v1/indexes/{index}/query", READERS, handlers.query),
     Route("POST", "/v1/indexes/{index}/facets", READERS, facets.facets),
     Route("POST", "/v1/indexes/{index}/rows", READERS, handlers.list_rows),
+    Route("POST", "/v1/indexes/{index}/write", WRITERS, writes.write),
     Route("GET", "/v1/indexes/{index}/vectors", READERS, handlers.row_by_parameter),
     Route("POST", "/v1/indexes/{index}/vectors", READERS, handlers.rows),
     Route("GET", "/v1/indexes/{index}/vectors/{id}", READERS, handlers.row),
@@ -101,7 +104,9 @@ async def handle(
     if method == "HEAD":
         reply.headers["content-length"], reply.parts = str(sum(map(len, reply.parts))), []
     name = unquote((_parts(path) + [""] * 4)[3])
-    if reply.status not in (401, 421) and service.is_stale(name):  # after an error too: a newer one may not have it
+    if reply.status not in (401, 403, 421) and service.is_stale(
+        name
+    ):  # after an error too: a newer one may not have it
         reply.after.append(service.revalidate(name))
     if service.warm_client is not None and service.warm_client.full:
         reply.after.append(service.warm_client.send())
@@ -127,6 +132,8 @@ async def _answer(
     route = next((route for route in routes if method in route.methods()), routes[0] if routes else None)
     if route is None or route.scope == READERS:
         authorize(headers, access)
+    elif route.scope == WRITERS:
+        authorize_write(headers, access)
     if route is None:
         raise NotFoundError(f"there is nothing at {path.partition('?')[0][:100]!r}", hint=_hint(path), param="path")
     if method not in methods:
@@ -195,7 +202,7 @@ def _options(methods: list[str], headers: Mapping[str, str], access: Access) -> 
     if "access-control-allow-origin" in cors_headers(headers.get("origin"), access):
         allowed = {
             "access-control-allow-methods": listed,
-            "access-control-allow-headers": "Authorization, Content-Type, Content-Encoding, X-Request-Id",
+            "access-control-allow-headers": HEADERS,
             "access-control-max-age": str(PREFLIGHT_S),
         }
     return Reply(204, None, {"allow": listed, **allowed})

@@ -11,6 +11,7 @@ from ..format.log import (
     NONCE_BYTES,
     OPERATIONS_MAX,
     REQUESTS_BYTES_MAX,
+    Id,
     Request,
     RowShape,
     pack_request,
@@ -33,12 +34,8 @@ def check_request(request: Request, shape: RowShape) -> None:
     if not 1 <= len(ids) <= OPERATIONS_MAX:
         limit = f"1 to {OPERATIONS_MAX}"
         raise LimitError("the number of rows of a write", len(ids), limit, hint="send several requests", param="rows")
-    kind = int if shape.id_kind == "i64" else bytes
     for i in ids:
-        if type(i) is not kind or (isinstance(i, int) and not -(1 << 63) <= i < 1 << 63):
-            raise InputError(f"ids of this index are {shape.id_kind}", hint="send ids of that kind", param="id")
-        if isinstance(i, bytes) and len(i) > ID_BYTES_MAX:
-            raise LimitError("the length of an id, in bytes,", len(i), ID_BYTES_MAX, hint="send another", param="id")
+        check_id(i, shape, "id")
     if len(set(ids)) != len(ids):
         raise InputError("an id stands twice in a request", hint="send each row once", param="id")
     texts = [*request.attributes, *request.changes]
@@ -55,6 +52,16 @@ def check_request(request: Request, shape: RowShape) -> None:
             "the length of a row's attributes, in bytes,", longest, ATTRIBUTE_ROW_BYTES_MAX, hint="send less",
             param="attributes",
         )  # fmt: skip
+
+
+def check_id(identifier: Id, shape: RowShape, param: str) -> None:
+    """Raises InputError or LimitError for what is no id of such rows."""
+    kind = int if shape.id_kind == "i64" else bytes
+    if type(identifier) is not kind or (isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63):
+        raise InputError(f"ids of this index are {shape.id_kind}", hint="send ids of that kind", param=param)
+    if isinstance(identifier, bytes) and len(identifier) > ID_BYTES_MAX:
+        what = "the length of an id, in bytes,"
+        raise LimitError(what, len(identifier), ID_BYTES_MAX, hint="send another", param=param)
 
 
 async def commit(

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..errors import ConditionError, LogFullError, VantageError
+from ..errors import ChangedError, ConditionError, LimitError, LogFullError, VantageError
 from ..format.current import Current
+from ..format.layout import ATTRIBUTE_ROW_BYTES_MAX, ATTRIBUTE_ROW_PARTS_MAX
 from ..format.log import NO_KEY, Id, Request, RowShape
 from .state import BYTES_MAX, OPERATIONS_MAX, SEGMENTS_MAX, LogState
 from .tail import DELETE, PATCH, UPSERT, Fresh, effects, members_of, patched
@@ -36,11 +37,14 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class Write:
-    """A request with its conditions. at: the seq of the index that it must be written behind, None for any."""
+    """A request with its conditions. at: the seq of the index that it must be written behind, None for any. log: the id
+    of the one whose rows are like these, "" for any.
+    """
 
     request: Request
     conditions: Sequence[Condition] = ()
     at: int | None = None
+    log: str = ""
 
 
 Rows = dict[Id, Fresh]
@@ -74,7 +78,9 @@ def decide(
             out.append(keys[key] if key in keys else state.tail.keys[key][0])
             continue
         fault: VantageError | None = None
-        if write.at is not None and write.at != last:
+        if write.log not in ("", state.current.log.id):
+            fault = ChangedError("the index goes on in another log", hint="look at it again")
+        elif write.at is not None and write.at != last:
             fault = ConditionError(f"the index is at seq {last}, not at {write.at}", None, last, param="if_seq",
                                    hint="look at it again, and decide anew")  # fmt: skip
         fault = fault or _failing(state, base, write.conditions, new)
@@ -83,16 +89,33 @@ def decide(
         ):
             limits = f"{SEGMENTS_MAX:,} segments, {OPERATIONS_MAX:,} rows, {BYTES_MAX >> 20} MiB"
             fault = LogFullError(f"the log is full ({limits})", hint="`vantage compact` makes room: then try again")
+        changed = Rows()
+        for identifier, effect in effects(request, seq, shape) if fault is None else ():
+            if isinstance(effect, bytes):
+                effect = patched(new.get(identifier) or state.tail.rows.get(identifier), seq, effect, "the request")
+                fault = fault or _too_long(identifier, effect.attributes)
+            changed[identifier] = effect
         out.append(fault)
         if fault is None:
             last, operations, nbytes = seq, operations + request.operations, nbytes + size
+            new |= changed
             if key is not None:
                 keys[key] = seq
-            for identifier, effect in effects(request, seq, shape):
-                if isinstance(effect, bytes):
-                    effect = patched(new.get(identifier) or state.tail.rows.get(identifier), seq, effect, "the request")
-                new[identifier] = effect
     return out
+
+
+def _too_long(identifier: Id, attributes: bytes) -> LimitError | None:
+    """Why patches add up to more than a reader takes of a row's attributes."""
+    parts = sum(map(attributes.count, (b"[", b"{", b'"')))
+    if len(attributes) <= ATTRIBUTE_ROW_BYTES_MAX and parts <= ATTRIBUTE_ROW_PARTS_MAX:
+        return None
+    limit = f"{ATTRIBUTE_ROW_BYTES_MAX} bytes, {ATTRIBUTE_ROW_PARTS_MAX} brackets and quotes"
+    what = f"what patches make of the attributes of row {_shown(identifier)!r}"
+    return LimitError(what, f"{len(attributes)} bytes, {parts}", limit, hint="write less of it", param="patch")
+
+
+def _shown(identifier: Id) -> int | str:
+    return identifier if isinstance(identifier, int) else identifier.decode(errors="replace")
 
 
 def _failing(state: LogState, base: Base, conditions: Sequence[Condition], new: Rows) -> ConditionError | None:
@@ -100,7 +123,7 @@ def _failing(state: LogState, base: Base, conditions: Sequence[Condition], new: 
         fresh = new.get(condition.id) or state.tail.rows.get(condition.id)
         row = _stored(fresh, base.get(condition.id), condition.id)
         seq = row.seq if row else fresh.seq if fresh and fresh.kind == DELETE else None
-        name = condition.id if isinstance(condition.id, int) else condition.id.decode(errors="replace")
+        name = _shown(condition.id)
         what = None
         if condition.absent and row is not None:
             what = "is there"

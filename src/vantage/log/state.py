@@ -66,11 +66,13 @@ class LogState:
 
 
 async def read_current(store: LogReader, clock: Clock) -> tuple[bytes, str, float]:
-    """CURRENT, its etag, and when it was asked for. Raises NotFoundError without one."""
+    """CURRENT, its etag, and when it was asked for. Raises NotFoundError without one, or of a deleted index."""
     at = clock()
     found = await store.get("CURRENT", CURRENT_BYTES_MAX)
     if found is None:
         raise NotFoundError("there is no index here: no CURRENT", hint="check the address")
+    if Current.unpack(found[0], "CURRENT").deleted:
+        raise NotFoundError("the index was deleted", hint="write to another one")
     return *found, at
 
 

@@ -1,0 +1,103 @@
+"""Writes in workerd: through the object of an index, and through the bucket where there is none."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+from doubles import Built
+
+from build_index.serve import load, serve
+from build_index.worker import write_worker
+from build_index.writes import log_of, sender, write_rows
+
+pytestmark = pytest.mark.edge
+TOKENS = {"VANTAGE_TOKEN": "read-3", "VANTAGE_WRITE_TOKEN": "write-3"}
+
+
+def post(url: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
+    sent = {"authorization": "Bearer write-3", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    try:
+        with urlopen(Request(f"{url}/v1/indexes/words/write", json.dumps(body).encode(), sent), timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_writes_are_grouped_and_outlive_the_worker(words: Built, tmp_path: Path) -> None:
+    vector = words.queries[0].tolist()
+    load(words.bucket, tmp_path, only="words")
+    with serve(tmp_path, variables=TOKENS) as server:
+        assert post(server.url, {"delete": ["a"]}, authorization="Bearer read-3")[0] == 403
+        assert post(server.url, {"upsert": [{"id": "a", "vector": vector}]}, idempotency_key="k") == (
+            200, {"seq": 1, "retried": False}
+        )  # fmt: skip
+        with ThreadPoolExecutor(24) as pool:
+            bodies = [{"upsert": [{"id": f"n{i}", "vector": vector, "if_absent": True}]} for i in range(48)]
+            answers = list(pool.map(lambda body: post(server.url, body), bodies))
+        assert {status for status, _ in answers} == {200}
+        seqs = {answer["seq"] for _, answer in answers}
+        assert max(seqs) == 1 + len(seqs) and len(seqs) < 48  # nothing came between, and several went together
+    assert load(words.bucket, tmp_path, only="words", prune=True)["deleted"] == 0
+    with serve(tmp_path, variables=TOKENS) as server:
+        assert post(server.url, {"delete": []}, idempotency_key="k")[0] == 400
+        again = post(server.url, {"upsert": [{"id": "a", "vector": vector}]}, idempotency_key="k")
+        assert again == (200, {"seq": 1, "retried": True})
+        for i in range(0, 48, 7):
+            status, problem = post(server.url, {"upsert": [{"id": f"n{i}", "vector": vector, "if_absent": True}]})
+            assert (status, problem["code"], problem["seq"]) == (409, "condition_failed", answers[i][1]["seq"])
+        assert post(server.url, {"delete": ["a"], "if_seq": max(seqs)}) == (
+            200, {"seq": max(seqs) + 1, "retried": False}
+        )  # fmt: skip
+
+
+DEAF_ENTRY = """
+import real_entry
+from real_entry import Default, WarmIndex  # noqa: F401
+
+
+class IndexLog(real_entry.IndexLog):
+    times = 0
+
+    async def submit(self, name, data):
+        IndexLog.times += 1
+        if IndexLog.times % 3:  # before it has written, or after
+            await super().submit(name, data)
+        raise RuntimeError("the object is gone")
+"""
+
+
+def test_writes_go_to_the_bucket_where_the_object_fails(
+    words: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it had written or not: each is there once, in order; and rows that a command sends as bytes."""
+    project = tmp_path / "project"
+    write_worker(project, "vantage", "words")
+    (project / "src" / "entry.py").rename(project / "src" / "real_entry.py")
+    (project / "src" / "entry.py").write_text(DEAF_ENTRY)
+    load(words.bucket, tmp_path / "state", only="words")
+    rows = [{"id": f"b{i}", "vector": array("f", vector.tobytes())} for i, vector in enumerate(words.queries[:30])]
+    with serve(tmp_path / "state", variables=TOKENS, project=project) as server:
+        for i in range(1, 7):
+            status, answer = post(server.url, {"delete": [f"a{i}"]})
+            assert (status, answer["seq"]) == (200, i), answer
+        send = sender(f"{server.url}/words", TOKENS)
+        report = write_rows(send, "upsert", [rows[:15], rows[15:]], lambda n: None)
+        assert report == {"requests": 2, "rows": 30, "seq": 8}
+        told = log_of(f"{server.url}/words", {"VANTAGE_TOKEN": "read-3"})
+        assert (told["seq"], told["fresh"], told["superseded"]) == (8, 30, 36)
+        query = urlopen(
+            Request(
+                f"{server.url}/v1/indexes/words/query",
+                json.dumps({"vector": words.queries[29].tolist(), "top_k": 1, "consistency": "bucket"}).encode(),
+                {"authorization": "Bearer write-3"},
+            ),
+            timeout=60,
+        )
+        assert json.load(query)["matches"][0]["id"] == "b29"
