@@ -24,8 +24,8 @@ from vantage.http.request import BODY_BYTES_MAX, TooLargeError
 from vantage.http.routes import handle
 from vantage.indexes import REVALIDATE_S, Service
 from vantage.log.client import WriteClient
-from vantage.log.relay import pack_news
-from vantage.log.sequencer import Sequencer, answered
+from vantage.log.relay import pack_news, unpack_news
+from vantage.log.sequencer import News, Sequencer, answered
 from vantage.read.bucket import Body, folder_end
 from vantage.read.reader import Reader, read_small
 from vantage.read.warm import WarmBlocks, WarmClient
@@ -270,12 +270,16 @@ class Default(WorkerEntrypoint):
             _service.limits = _limits(self.env)
             if log_ms := _number(self.env, "VANTAGE_LOG_MS", LOG_MS):
                 _service.stale_s = log_ms / 1000
+            if _setting(self.env, "VANTAGE_WRITE_TOKEN") and not _setting(self.env, "VANTAGE_LOG_MS"):
+                _service.stale_s = 0.0  # what is acknowledged here is seen at once: one call to the sequencer a request
             if _number(self.env, "VANTAGE_WARM_BYTES", WARM_BYTES):
                 _service.warm_client = WarmClient(self._ask, self._give)
             _service.write_client = WriteClient(lambda name: R2Log(self.env.BUCKET, name), time.monotonic)
         _service.warm_root = self._warm_root
         if _service.write_client is not None:
             _service.write_client.rpc = self._submit
+        if _setting(self.env, "VANTAGE_WRITE_TOKEN"):
+            _service.since_rpc = self._since
         if _service.warm_client is not None:  # a stub belongs to its request
             _service.warm_client.ask_rpc, _service.warm_client.give_rpc = self._ask, self._give
         return _service
@@ -286,6 +290,9 @@ class Default(WorkerEntrypoint):
 
     async def _submit(self, name: str, data: bytes) -> str:
         return str(await self.env.LOG.getByName(name).submit(name, data))
+
+    async def _since(self, name: str, etag: str, log: str, seq: int) -> News:
+        return unpack_news(await self.env.LOG.getByName(name).since(name, etag, log, seq))
 
     async def _give(self, name: str, ranges: str, data: bytes) -> None:
         await self.env.WARM.getByName(name).take(ranges, data)

@@ -8,7 +8,9 @@ from time import monotonic
 
 from .errors import DamagedError, StoreError
 from .index import Index
+from .log.relay import Since, relayed
 from .log.state import LogState, read_on
+from .log.store import LogReader
 from .read.bucket import Body, Bucket
 from .read.reader import fetch
 from .receipt import Receipt
@@ -49,11 +51,12 @@ class Followed:
     """An open index with the log behind its generation, as far as it was read. One call at a time.
 
     index: a snapshot, which has all segments before `state.tail.next`. read_at: of time.monotonic, before the log was
-    last asked for. is_reading: a call has not ended, and perhaps never will.
+    last asked for; bucket_at: before the bucket was. is_reading: a call has not ended, and perhaps never will.
     """
 
     def __init__(self, index: Index) -> None:
-        self.index, self.read_at, self.is_reading = index.with_fresh(None), NEVER, False
+        self.index, self.is_reading = index.with_fresh(None), False
+        self.read_at = self.bucket_at = NEVER
         self.state = LogState(index.current.pack(), "", index.read_at)
 
     @property
@@ -61,14 +64,18 @@ class Followed:
         """Whether there is a newer generation, which has a part of the log; this one has the rest of it still."""
         return self.state.current.generation != self.index.current.generation
 
-    async def follow(self, receipt: Receipt) -> bool:
+    async def follow(self, receipt: Receipt, since: Since | None = None) -> bool:
         """Reads the log on to its end; False where it went away, and the index must be opened again.
 
+        since: asks the log's sequencer, which tells without a GET what it knows; None: the bucket.
         `log_gets` and `log_bytes` of the receipt count it, and what it takes to look up rows that were patched.
         """
         own, began, self.is_reading = Receipt(), monotonic(), True
         try:
-            if not await read_on(BucketLog(self.index.bucket, self.index.name, own), self.state, monotonic):
+            log: LogReader = BucketLog(self.index.bucket, self.index.name, own)
+            if since is not None:
+                log = await relayed(since, self.index.name, self.state, log, monotonic)
+            if not await read_on(log, self.state, monotonic):
                 return False
             fresh, tail = self.index.fresh, self.state.tail
             if fresh is None and not tail.rows:  # so an index without writes is answered as ever
@@ -77,12 +84,14 @@ class Followed:
             elif fresh is None or fresh.seq != tail.next - 1:
                 fresh = fresh or FreshRows.none(self.index.root, self.index.seq)
                 base = await self.index.base_rows(fresh.unresolved(tail), own)
-                since, fresh = fresh.seq, fresh.followed(tail, base)
+                known, fresh = fresh.seq, fresh.followed(tail, base)
                 for identifier, row in tail.rows.items():
-                    if row.seq > since:
+                    if row.seq > known:
                         tail.rows[identifier] = row._replace(vector=b"")
                 self.index = self.index.with_fresh(fresh)
             self.read_at = began
+            if since is None:
+                self.bucket_at = began
             return True
         finally:
             self.is_reading = False

@@ -20,6 +20,7 @@ from .follow import NEVER, Followed
 from .format import Current, Root
 from .index import Index
 from .log.client import WriteClient
+from .log.relay import Since
 from .read.bucket import Bucket
 from .read.cache import Cache
 from .read.deadline import Deadline
@@ -79,6 +80,10 @@ def _index_bytes(index: Index) -> int:
     return INDEX_BYTES + PART_BYTES * parts + ROOT_COPIES * index.current.root.size + log
 
 
+def _read_at(known: Followed, bucket: bool) -> float:
+    return known.bucket_at if bucket else known.read_at
+
+
 def _alike(a: Index, b: Index) -> bool:
     """Whether two snapshots differ in how far the log was read alone."""
     return a.space == b.space and a.current.log.id == b.current.log.id
@@ -87,17 +92,20 @@ def _alike(a: Index, b: Index) -> bool:
 @dataclass(frozen=True)
 class Wish:
     """How new an answer has to be. stale_s: the log was looked at so many seconds before the request came, or later;
-    None: as the service has it. after: the seq of a write that it has to see.
+    None: as the service has it. after: the seq of a write that it has to see. bucket: the bucket was looked at, whoever
+    else may know what was written.
     """
 
     stale_s: float | None = None
     after: int = 0
+    bucket: bool = False
 
 
 class Service:
     """All that requests share. Before the bucket it asks `warm_root` for an index, `warm_client` for blocks.
 
     stale_s: so many seconds what is known of a log may be old; None: logs are read for requests alone that wish it.
+    since_rpc: asks the sequencer of a log, which knows all that it acknowledged; None: the bucket is asked.
     """
 
     def __init__(self, bucket: Bucket, cache_bytes: int, warm_root: WarmRoot | None = None) -> None:
@@ -106,6 +114,7 @@ class Service:
         self.write_client: WriteClient | None = None  # None: nothing is written here
         self.limits = Limits()
         self.stale_s: float | None = None
+        self.since_rpc: Since | None = None
         self.bodies = Bodies()  # of requests that stand at no door yet
         self.reading = Admission(READING_BYTES)  # requests whose bodies have come, until they are answered
         self.working = Admission(WORKING_BYTES)  # those of them that are being answered
@@ -144,7 +153,8 @@ class Service:
             until = min(until, came + max(0.0, deadline.at - asyncio.get_running_loop().time()))
         index, stale_s = await self.index(name, receipt), self.stale_s if wish.stale_s is None else wish.stale_s
         while True:
-            index = await self._followed_to(name, index, receipt, NEVER if stale_s is None else came - stale_s)
+            since = NEVER if stale_s is None else came - stale_s
+            index = await self._followed_to(name, index, receipt, since, wish.bucket)
             if index.seq >= wish.after:
                 return index
             if monotonic() + LOG_POLL_S >= until:
@@ -156,11 +166,11 @@ class Service:
             stale_s = 0.0
             came = monotonic()
 
-    async def _followed_to(self, name: str, index: Index, receipt: Receipt, since: float) -> Index:
-        """The open index, whose log was last asked for at `since` of the monotonic clock or later."""
+    async def _followed_to(self, name: str, index: Index, receipt: Receipt, since: float, bucket: bool) -> Index:
+        """The open index, whose log was last asked for at `since` of the monotonic clock or later; bucket: there."""
         for _ in range(REOPENED_MAX):
             known = self._followed.get(name)
-            if known is not None and _alike(known.index, index) and known.read_at >= since:
+            if known is not None and _alike(known.index, index) and _read_at(known, bucket) >= since:
                 return known.index
             if since == NEVER and known is None:
                 return index
@@ -169,10 +179,10 @@ class Service:
                 known = self._followed.get(name)
                 if known is None or known.is_reading or not _alike(known.index, index):
                     known = self._followed[name] = Followed(index)
-                if known.read_at >= max(since, BEGINNING):  # another request has looked meanwhile
+                if _read_at(known, bucket) >= max(since, BEGINNING):  # another request has looked meanwhile
                     return known.index
                 try:
-                    whole = await known.follow(receipt)
+                    whole = await known.follow(receipt, None if bucket else self.since_rpc)
                 except NotFoundError:
                     self._close(name)
                     raise

@@ -57,6 +57,31 @@ def test_writes_are_grouped_and_outlive_the_worker(words: Built, tmp_path: Path)
         )  # fmt: skip
 
 
+def nearest(url: str, vector: list[float], **fields: Any) -> dict[str, Any]:
+    body = {"vector": vector, "top_k": 1, **fields}
+    headers = {"authorization": "Bearer write-3"}
+    with urlopen(Request(f"{url}/v1/indexes/words/query", json.dumps(body).encode(), headers), timeout=60) as answer:
+        return dict(json.load(answer))
+
+
+def test_what_is_acknowledged_is_seen_by_the_next_query(words: Built, tmp_path: Path) -> None:
+    """Without a GET of the log: the sequencer tells. The bucket is asked where that is wished."""
+    load(words.bucket, tmp_path, only="words")
+    with serve(tmp_path, variables=TOKENS) as server:
+        gets = []
+        for i, query in enumerate(words.queries[:12]):
+            vector = query.tolist()
+            nearest(server.url, vector)
+            assert post(server.url, {"upsert": [{"id": f"n{i}", "vector": vector}]})[0] == 200
+            found = nearest(server.url, vector)
+            assert (found["matches"][0]["id"], found["receipt"]["seq"]) == (f"n{i}", 2 * i + 1)
+            gets.append(found["receipt"]["log_gets"])
+            assert post(server.url, {"delete": [f"n{i}"]})[0] == 200
+            assert nearest(server.url, vector)["matches"][0]["id"] != f"n{i}"
+        assert sum(gets) <= 2  # of the first, before an isolate knows its objects
+        assert nearest(server.url, vector, consistency="bucket")["receipt"]["log_gets"] >= 1
+
+
 DEAF_ENTRY = """
 import real_entry
 from real_entry import Default, WarmIndex  # noqa: F401

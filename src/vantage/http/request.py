@@ -303,7 +303,7 @@ def parse_wish(fields: Mapping[str, Any]) -> Wish:
         if value is not None and not 0 <= integer(value, name) <= most:
             raise LimitError(name, value, f"0 to {most}", hint="leave it out for the default", param=name)
     stale_s = 0.0 if consistency == "bucket" else None if stale_ms is None else stale_ms / 1000
-    return Wish(stale_s, after or 0)
+    return Wish(stale_s, after or 0, consistency == "bucket")
 
 
 def parse_wish_parameters(values: Mapping[str, str]) -> Wish:
