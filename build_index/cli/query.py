@@ -230,6 +230,8 @@ def _show_weighed(plan: dict[str, Any]) -> None:
         out.print(matched_line(plan["matched"], False), highlight=False)
     for one in plan["weighed"]:
         by = "by blocks" if one["projection"] is None else f"by the projection of {one['projection']!r}"
+        if "looked_at" in one:
+            by += f", whose {one['looked_at']} nearest rows are looked at with their attributes"
         chosen = "read" if one["projection"] == plan["projection"] else "weighed"
         cost = f"{count(one['gets'], 'GET')}, {size(one['bytes'])}, {one['modelled_ms']:.0f} ms modelled"
         out.print(f"{chosen} {plain(by)}: {cost}", highlight=False)

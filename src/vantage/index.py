@@ -18,7 +18,7 @@ from .read.reader import Reader, read_small
 from .read.warm import WarmClient
 from .read.waves import Steps, run_together
 from .receipt import Receipt
-from .search import facets, memory, paged, projected
+from .search import facets, memory, paged, projected, verified
 from .search.answer import answer
 from .search.estimate import recall_estimate
 from .search.facets import FacetAnswer, FacetPlan, FacetQuery
@@ -316,6 +316,11 @@ class Index:
             blocks, chosen = plan, projected.choose(run, selection, routed, lambda: plan) if selection.bases else None
             plan, block = (chosen.plan, chosen.base.projection.directory.block) if chosen else (plan, block)
             by_filter = self._explain_filter(run, selection, routed, blocks, chosen)
+            if chosen is not None and (wider := verified.instead(run, selection, chosen.ms)) is not None:
+                told = self._explain(verified.run_of(run, wider))
+                cost = {name: told[name] for name in ("gets", "bytes", "modelled_ms")}
+                weighed = [{"projection": None, "looked_at": wider.top_k, **cost}, *by_filter["weighed"]]
+                return told | by_filter | {"projection": None, "weighed": weighed, "rerank": query.rerank}
             recall = None
             if segment.root.filter_promises:
                 directory = chosen.base.projection.directory if chosen else segment.directory(routed)

@@ -44,7 +44,7 @@ from vantage.index import Index
 from vantage.indexes import Service
 from vantage.read.bucket import Folder
 from vantage.receipt import Receipt
-from vantage.search import paged, scan
+from vantage.search import paged, scan, verified
 from vantage.search.query import Answer, Query
 
 ROWS, DIMENSION = 2000, 16
@@ -115,6 +115,11 @@ def test_exact_answers_are_the_best_that_match(made: Made) -> None:
 
 
 def test_routed_answers_match_and_are_mostly_found(made: Made) -> None:
+    check_routed(made)
+
+
+def check_routed(made: Made) -> None:
+    """Answers of drawn queries and filters: only rows that match, as many as there are, most of the best."""
     path, x, rows = made
     index, draw, rng, recalls = open_index(path), Random(2), np.random.default_rng(2), []
     for _ in range(200):
@@ -130,6 +135,22 @@ def test_routed_answers_match_and_are_mostly_found(made: Made) -> None:
         recalls += [len(want & set(ids)) / len(want)] if want else []
         assert got.receipt.waves <= 2 and (want or not got.receipt.rows or got.receipt.gets <= 12)
     assert np.mean(recalls) > 0.9, np.mean(recalls)
+
+
+def test_rows_that_are_looked_at_are_those_that_match(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if that were always the quickest; where the filter takes too few of them, chunks are read after all."""
+    real, used = verified.candidates, list[bool]()
+
+    def counted(*args: Any) -> Any:
+        found = yield from real(*args)
+        used.append(found is not None)
+        return found
+
+    monkeypatch.setattr(verified, "ATTRIBUTES_COST", 0.0)
+    monkeypatch.setattr(verified, "SHARE_MIN", 0.01)
+    monkeypatch.setattr(verified, "candidates", counted)
+    check_routed(made)
+    assert used.count(True) > 10 and False in used
 
 
 def test_a_batch_and_a_query_by_id_filter_too(made: Made) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ..read.waves import Steps
@@ -10,9 +9,7 @@ from . import exact, routed
 from .filtered import Matched
 from .query import Answer
 from .rank import Match, rank_estimated, rank_exact
-from .run import Candidates, Run
-
-Source = Callable[[Run], Steps[Candidates]]
+from .run import Candidates, Run, Source
 
 
 def answer(run: Run) -> Steps[Answer]:

@@ -8,7 +8,7 @@ from ..filter.facet import Facet
 from ..format import ATTRIBUTE_ROW_BYTES_MAX, ID_PAGE_ROWS, VECTOR_BYTES, id_entry
 from ..kernels import lrsq_tables_size, pool_size
 from ..read.reader import IN_FLIGHT_BYTES_MAX
-from . import paged
+from . import paged, verified
 from .listing import PreparedListing
 from .query import Query
 from .rows import ATTRIBUTES_BYTES_MAX
@@ -130,6 +130,8 @@ def scan_bytes(segment: Segment, query: Query) -> int:
     width = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
     vectors = ranked * (width + RANKED_BYTES) + query.exact * EXACT_BYTES
     contenders = CONTENDER_BYTES * max(query.top_k, ranked)
+    if query.filter:  # rows that may be looked at, and what of their attributes is
+        contenders += verified.ROWS_MAX * (CONTENDER_BYTES + 2 * round(root.index.attribute_bytes))
     extents = len(segment.resident) if segment.resident is not None else PAGE_EXTENTS
     pages = paged.memory_bytes(root.index.blocks) if root.paged and query.filter else 0
     return tables + pool + contenders + EXTENT_BYTES * extents + vectors + pages

@@ -9,7 +9,7 @@ from functools import cache
 from ..cost import Budget
 from ..read.cache import CACHED
 from ..read.waves import Steps
-from . import paged, projected
+from . import paged, projected, verified
 from .estimate import estimated_recall, features, recall_estimate, second_price
 from .filtered import Matched, Selection
 from .matching import expected_recall, held
@@ -36,6 +36,11 @@ def candidates(run: Run) -> Steps[Candidates]:
 
     if selection is not None and selection.rows and selection.bases:
         chosen = projected.choose(run, selection, routed, blocks)
+        wider = None if chosen is None else verified.instead(run, selection, chosen.ms)
+        if wider is not None:
+            if (found := (yield from verified.candidates(run, selection, wider, candidates))) is not None:
+                return found
+            chosen = projected.choose(run, selection, routed, blocks)  # with what is left
         if chosen is not None:
             return (yield from projected.candidates(run, selection, chosen))
     rerank = segment.reranked(query)

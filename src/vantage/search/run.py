@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..cost import Budget
+from ..read.waves import Steps
 from ..receipt import Receipt
 from .filtered import Matched
 from .prepare import Prepared
@@ -63,3 +64,6 @@ class Candidates:
     vectors: dict[int, bytes] = field(default_factory=dict)
     attributes: Callable[[list[Contender]], Iterator[tuple[int, str, bytes]]] | None = None
     matched: Matched | None = None
+
+
+Source = Callable[[Run], Steps[Candidates]]
