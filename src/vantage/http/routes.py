@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from traceback import extract_tb
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,6 +25,7 @@ from .reply import Reply
 from .request import BODY_BYTES_MAX
 
 PREFLIGHT_S = 7200
+LOGGED_FRAMES = 4  # of a bug, the innermost ones
 HEADERS = "Authorization, Content-Type, Content-Encoding, Idempotency-Key, X-Request-Id"  # that a browser may send
 ANYBODY, READERS, WRITERS = "anybody", "readers", "writers"  # scopes: who may call
 
@@ -95,7 +97,11 @@ async def handle(
         reply = problem(StoreError("out of memory", hint="send fewer vectors, or try again"), request_id)
         reply.out_of_memory = True
     except Exception as error:  # a bug: say its type, not its data
-        print(f"internal error {request_id}: {error!r}", file=sys.stderr)
+        frames = extract_tb(error.__traceback__)[-LOGGED_FRAMES:]
+        where = " <- ".join(
+            f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in reversed(frames)
+        )
+        print(f"internal error {request_id}: {error!r} at {where}", file=sys.stderr)
         error_type = type(error).__name__
         reply = problem(
             VantageError(f"internal error ({error_type})", hint="report it with the request id"), request_id
