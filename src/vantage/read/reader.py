@@ -22,12 +22,13 @@ T = TypeVar("T")
 
 IN_FLIGHT_BYTES_MAX = 8 << 20
 TIMEOUT_S = 10.0
+SHORT_BYTES = 1 << 20  # most reads are shorter
 CURRENT_BYTES_MAX = 1 << 16
 
 
 class Buffer:
-    """The buffer that reads land in. The first read makes it as long as ranges may be, as one that grew with them
-    would leave holes in the heap; a longer root makes it grow.
+    """The buffer that reads land in: a short one, and from the first longer read on one as long as ranges may be. One
+    that grew with each read would leave holes in the heap. A longer root makes it grow all the same.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Buffer:
     def view(self, length: int) -> memoryview:
         """Its first `length` bytes; what was there before is lost."""
         if len(self._data) < length:
-            self._data = bytearray(max(length, READ_BYTES_MAX))
+            self._data = bytearray(SHORT_BYTES if length <= SHORT_BYTES else max(length, READ_BYTES_MAX))
         return memoryview(self._data)[:length]
 
 
