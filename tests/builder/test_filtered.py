@@ -148,6 +148,7 @@ def test_rows_that_are_looked_at_are_those_that_match(made: Made, monkeypatch: p
 
     monkeypatch.setattr(verified, "ATTRIBUTES_COST", 0.0)
     monkeypatch.setattr(verified, "SHARE_MIN", 0.01)
+    monkeypatch.setattr(verified, "is_for", lambda selection, root: True)
     monkeypatch.setattr(verified, "candidates", counted)
     check_routed(made)
     assert used.count(True) > 10 and False in used

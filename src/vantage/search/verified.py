@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ..cost import wave_ms
 from ..filter.row import takes
+from ..format import Root
 from ..read.waves import Steps
 from .filtered import Matched, Selection
 from .query import Query
@@ -23,11 +24,18 @@ SURE = 4.0  # standard deviations of how many of them it takes
 ATTRIBUTES_COST = 1.5  # times what blocks take without
 
 
+def is_for(selection: Selection, root: Root) -> bool:
+    """Whether blocks lack a column of the filter; where they have all, plans of them were measured under filters."""
+    return not selection.in_blocks(root)
+
+
 def instead(run: Run, selection: Selection, ms: float) -> Query | None:
     """The query that finds the rows to look at, where that is quicker by the model than what takes `ms`; else None."""
     query, segment, root = run.query, run.segment, run.segment.root
     share = sum(selection.rows) / root.index.rows
     if share < SHARE_MIN or query.distinct is not None or not any(r.attributes for r in root.renditions):
+        return None
+    if not is_for(selection, root):
         return None
     most = max(query.top_k, query.rerank)
     nearest = math.ceil((most + SURE * math.sqrt(most * max(0.0, 1 - share)) + 1) / min(1.0, share))
