@@ -141,14 +141,6 @@ class R2Log:
         where, options = f"{self.name}/{key}", {"onlyIf": condition}
         return await self._call(key, lambda: self.binding.put(where, data, options)) is not None
 
-    async def list(self, prefix: str) -> list[tuple[str, float]]:
-        """See LogStore. Nothing here collects."""
-        raise NotImplementedError
-
-    async def delete(self, keys: Sequence[str]) -> None:
-        """See LogStore. Nothing here collects."""
-        raise NotImplementedError
-
 
 def _background(context: Any, work: Awaitable[Any]) -> None:
     """waitUntil for Python work; a failure is logged and harms nobody."""

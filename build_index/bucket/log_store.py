@@ -9,7 +9,7 @@ from .store import ConflictError, ObjectStore
 
 
 class StoreLog:
-    """A folder, or an S3 or R2 bucket, as a `vantage.log.store.LogStore`. Calls wait in threads."""
+    """A folder, or an S3 or R2 bucket, as a `vantage.log.store.LogKeeper`. Calls wait in threads."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store

@@ -9,13 +9,13 @@ from ..format.log import LEDGER_KEY, NONCE_BYTES, SEGMENT_KEY
 from .move import packed, swap, unsealed
 from .segment import Draw
 from .state import Clock, read_log
-from .store import LogStore
+from .store import LogKeeper
 
 GRACE_S = 3600.0  # a call to the bucket that takes longer is taken for failed
 
 
 async def collect(
-    store: LogStore, clock: Clock, now: float, grace: float = GRACE_S, draw: Draw = secrets.token_bytes
+    store: LogKeeper, clock: Clock, now: float, grace: float = GRACE_S, draw: Draw = secrets.token_bytes
 ) -> int:
     """Deletes segments and ledgers that CURRENT stopped naming `grace` seconds ago; how many. now: since 1970.
 

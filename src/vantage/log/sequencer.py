@@ -101,12 +101,6 @@ class _Kept:
     async def swap(self, key: str, data: bytes, etag: str) -> bool:
         return await self.store.swap(key, data, etag)
 
-    async def list(self, prefix: str) -> list[tuple[str, float]]:
-        return await self.store.list(prefix)
-
-    async def delete(self, keys: Sequence[str]) -> None:
-        await self.store.delete(keys)
-
 
 async def answered(sequencer: Sequencer, data: bytes) -> str:
     """What comes of a packed submission, packed."""

@@ -27,6 +27,10 @@ class LogStore(LogReader, Protocol):
     async def swap(self, key: str, data: bytes, etag: str) -> bool:
         """Puts an object where the one there has this etag (If-Match); whether it did."""
 
+
+class LogKeeper(LogStore, Protocol):
+    """The same for who deletes what no CURRENT can name any more."""
+
     async def list(self, prefix: str) -> list[tuple[str, float]]:
         """Keys that begin with this, each with when it was last written, in seconds since 1970."""
 
