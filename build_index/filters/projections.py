@@ -155,7 +155,7 @@ def _write(
     begins = np.append(0, ends[:-1]) if len(ends) else ends
     whole = Projection(
         place, keys[begins].tolist() if len(ends) else [], keys[ends - 1].tolist() if len(ends) else [],
-        first[: len(ends) + 1], home[number[np.array(cuts[:-1], np.int64)]].tolist(), directory,
+        [first[: len(ends) + 1]], home[number[np.array(cuts[:-1], np.int64)]].tolist(), directory,
     )  # fmt: skip
     return whole if centres is None else _write_pages(whole, objects)
 
@@ -174,9 +174,9 @@ def page_starts(first: Sequence[int]) -> list[int]:
 
 def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
     """The projection of the pages that the chunks of one are written into."""
-    n, chunks = len(whole.low), len(whole.block)
-    valued = whole.first[n]
-    cuts = [*page_starts(whole.first), *range(valued, chunks, PAGE_CHUNKS), chunks]
+    (begins,), n, chunks = whole.first, len(whole.low), len(whole.block)
+    valued = begins[n]
+    cuts = [*page_starts(begins), *range(valued, chunks, PAGE_CHUNKS), chunks]
     shards = Shards(objects, 0, len(cuts) - 1, f"projection-{whole.field}-pages")
     low, high, rows = list[int](), list[int](), list[int]()
     for page, (a, b) in enumerate(pairwise(cuts)):
@@ -184,19 +184,19 @@ def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
         directory = replace(own, block=array("I", range(b - a)))
         inside = range(0, 0)
         if a < valued:
-            inside = range(bisect_right(whole.first, a) - 1, bisect_left(whole.first, b))
+            inside = range(bisect_right(begins, a) - 1, bisect_left(begins, b))
             low.append(whole.low[inside[0]])
             high.append(whole.high[inside[-1]])
-        first = [max(0, whole.first[j] - a) for j in inside] + [b - a] * bool(inside) or [0]
+        first = [max(0, begins[j] - a) for j in inside] + [b - a] * bool(inside) or [0]
         part = Projection(
-            whole.field, [whole.low[j] for j in inside], [whole.high[j] for j in inside], first, whole.block[a:b],
+            whole.field, [whole.low[j] for j in inside], [whole.high[j] for j in inside], [first], whole.block[a:b],
             directory,
         )  # fmt: skip
         data = part.pack()
         shards.add(page, data, len(data))
         rows.append(own.at_home)
     directory = Directory(array("I", range(len(rows))), array("I", rows), array("I", rows), (shards.close(),))
-    return Projection(whole.field, low, high, range(len(low) + 1), [whole.block[a] for a in cuts[:-1]], directory)
+    return Projection(whole.field, low, high, [range(len(low) + 1)], [whole.block[a] for a in cuts[:-1]], directory)
 
 
 def _chunk(
