@@ -48,6 +48,7 @@ from vantage.format import (
     ATTRIBUTES_PLANE,
     FIELD,
     NORMS_PLANE,
+    NUMBERED_MAX,
     PROMISED_RERANK_MAX,
     BecTreeSection,
     ButterflyRotation,
@@ -55,6 +56,7 @@ from vantage.format import (
     Centres,
     Contract,
     Current,
+    Dead,
     DenseRotation,
     Directory,
     EcvhSection,
@@ -86,9 +88,11 @@ from vantage.format import (
     open_block,
     pack_attributes,
     pack_block,
+    pack_id_pages,
     pack_ids,
     plane_of,
     unpack_attributes,
+    unpack_id_pages,
 )
 from vantage.format import layout as L
 from vantage.format.directory import pack_renditions, unpack_renditions
@@ -916,12 +920,63 @@ def test_id_pages(rows: int, attributes: bool, offset: int, data: st.DataObject)
     n = -(-rows // 4096)
     index = replace(data.draw(indexes()), rows=rows, slots=10**9)
     hashes = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=n, max_size=n))
-    section, size = IdPages(1, column("Q", hashes), column("I", [7] * n), offset), offset + id_entry(attributes) * rows
-    body = memoryview(section.pack())
-    assert plain(IdPages.unpack(body, index, attributes, (9, size), "ids")) == plain(section)
+    section, size = IdPages(1, rows, column("Q", hashes), column("I", [7] * n), offset), id_entry(attributes) * rows
+    size += offset
+    body = memoryview(pack_id_pages((section,), rows))
+    [back] = unpack_id_pages(body, index, 0, attributes, (9, size), "ids")
+    assert plain(back) == plain(section)
     for sizes in ((9, size - 1), (size,)):
         with pytest.raises(DamagedError, match="pages of 4096 ids"):
-            IdPages.unpack(body, index, attributes, sizes, "ids")
+            unpack_id_pages(body, index, 0, attributes, sizes, "ids")
+
+
+@quick
+@given(st.lists(st.integers(1, 9000), min_size=1, max_size=8), st.integers(0, 99), st.integers(0, 99), st.data())
+def test_segments_of_ids(rows: list[int], dead: int, folded: int, data: st.DataObject) -> None:
+    """folded: numbers of dead rows that no segment has any more."""
+    total = sum(rows) + min(folded, dead)
+    index = replace(data.draw(indexes()), rows=total, slots=10**9)
+    pages = [(n, -(-n // 4096)) for n in rows]
+    segments = tuple(IdPages(i, n, column("Q", range(p)), column("I", [i] * p), i) for i, (n, p) in enumerate(pages))
+    sizes = tuple(i + id_entry(False) * n for i, n in enumerate(rows))
+    body = memoryview(pack_id_pages(segments, total))
+    back = unpack_id_pages(body, index, dead, False, sizes, "ids")
+    assert list(map(plain, back)) == list(map(plain, segments))
+    for i in range(len(rows)):
+        with pytest.raises(DamagedError, match="pages of 4096 ids"):
+            unpack_id_pages(body, index, dead, False, tuple(s - (i == j) for j, s in enumerate(sizes)), "ids")
+    with pytest.raises(DamagedError, match="ids"):
+        unpack_id_pages(body, replace(index, rows=sum(rows) + dead + 1), dead, False, sizes, "ids")
+    nine = pack_id_pages(segments[:1] + segments[:1] * 8, total)
+    with pytest.raises(DamagedError, match="8 segments of ids behind"):
+        unpack_id_pages(memoryview(nine), index, dead, False, sizes, "ids")
+
+
+@quick
+@given(st.sets(st.integers(0, 999), min_size=1), st.integers(1, 200))
+def test_dead_rows(rows: set[int], more: int) -> None:
+    n = max(rows) + more
+    bits = bytearray(-(-n // 8))
+    for row in rows:
+        bits[row >> 3] |= 1 << (row & 7)
+    section = Dead(len(rows), bytes(bits))
+    body = section.pack()
+    assert Dead.unpack(memoryview(body), n, "dead") == section
+    assert [row in section for row in range(n)] == [row in rows for row in range(n)]
+    wrong = [
+        *(Dead(count, section.bits).pack() for count in (0, len(rows) + 1)),
+        *(Dead(len(rows), other).pack() for other in (bytes(bits) + b"\0", bytes(bits)[:-1])),
+        *(body[:-1], body + b"\0", body[:4] + b"\1" + body[5:], body[:8] + bytes(len(body) - 8)),
+    ]
+    for one in wrong:
+        with pytest.raises(DamagedError):
+            Dead.unpack(memoryview(one), n, "dead")
+    if n % 8:  # a spare bit
+        bits[-1] |= 0x80
+        with pytest.raises(DamagedError, match="dead"):
+            Dead.unpack(memoryview(Dead(len(rows) + 1, bytes(bits)).pack()), n, "dead")
+    with pytest.raises(DamagedError, match="the limit is"):
+        Dead.unpack(memoryview(body), NUMBERED_MAX + 1, "dead")
 
 
 @quick

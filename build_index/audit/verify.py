@@ -22,7 +22,6 @@ from vantage.format import (
     CHECK_BYTES,
     GROUP,
     HEADER,
-    ID_PAGE_ROWS,
     NORMS_PLANE,
     ROOT_KEY,
     SCAN,
@@ -34,6 +33,7 @@ from vantage.format import (
     Cursor,
     Directory,
     Extent,
+    IdPages,
     Root,
     TwoLevelSection,
     aligned,
@@ -134,7 +134,7 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
         scratch.truncate(root.index.rows * kind.itemsize)
         rows: npt.NDArray[Any] = np.memmap(scratch, kind, "r+", shape=(root.index.rows,))
         findings.of(lambda: _ids(store, root, keys, rows, findings))
-        read([root.id_pages.object])
+        read({own.object for own in root.id_pages})
         findings.of(lambda: _facts(store, root, keys, rows, findings))
         read(set(root.rows.fact_object))
         try:
@@ -191,26 +191,24 @@ Keys = tuple[str, ...]  # of objects, by number
 
 def _ids(store: ObjectStore, root: Root, keys: Keys, rows: npt.NDArray[Any], findings: Findings) -> None:
     """Pages of ids; fills rows with what they say."""
-    key, last, count = keys[root.id_pages.object], -1, 0
-    for page, (hashes, numbers, checks, spots) in enumerate(id_pages(store, root, keys, findings)):
-        count += len(hashes)
-        if len(hashes) and (int(hashes[0]) <= last or np.any(hashes[1:] <= hashes[:-1])):
-            findings.add(f"{key}, page {page}: is not sorted by hash")
-        if int(hashes[0]) != root.id_pages.first_hash[page]:
-            findings.add(f"{key}, page {page}: begins with another hash than root.bin says")
-        last = int(hashes[-1])
-        inside = numbers < root.index.rows
-        findings.rows(f"{key}, page {page}", numbers[~inside], f"there are {root.index.rows} rows, but an entry")
-        at = numbers[inside]
-        again = rows["seen"][at] > 0
-        again[np.setdiff1d(np.arange(len(at)), np.unique(at, return_index=True)[1])] = True
-        findings.rows(f"{key}, page {page}", at[again], "a second entry")
-        rows["hash"][at], rows["check"][at], rows["seen"][at] = hashes[inside], checks[inside], 1
-        if root.names:
-            rows["spot"][at] = spots[inside]
-    if count != root.index.rows:
-        findings.add(f"{key}: {count} entries for {root.index.rows} rows")
-    findings.rows(key, _unseen(rows, "seen"), "there is no entry")
+    for segment in root.id_pages:
+        key, last = keys[segment.object], -1
+        for page, (hashes, numbers, checks, spots) in enumerate(id_pages(store, root, keys, segment, findings)):
+            if len(hashes) and (int(hashes[0]) <= last or np.any(hashes[1:] <= hashes[:-1])):
+                findings.add(f"{key}, page {page}: is not sorted by hash")
+            if int(hashes[0]) != segment.first_hash[page]:
+                findings.add(f"{key}, page {page}: begins with another hash than root.bin says")
+            last = int(hashes[-1])
+            inside = numbers < root.index.rows
+            findings.rows(f"{key}, page {page}", numbers[~inside], f"there are {root.index.rows} rows, but an entry")
+            at = numbers[inside]
+            again = rows["seen"][at] > 0
+            again[np.setdiff1d(np.arange(len(at)), np.unique(at, return_index=True)[1])] = True
+            findings.rows(f"{key}, page {page}", at[again], "a second entry")
+            rows["hash"][at], rows["check"][at], rows["seen"][at] = hashes[inside], checks[inside], 1
+            if root.names:
+                rows["spot"][at] = spots[inside]
+    findings.rows(keys[root.id_pages[-1].object], _unseen(rows, "seen"), "there is no entry")
 
 
 def _unseen(rows: npt.NDArray[Any], column: str) -> npt.NDArray[np.int64]:
@@ -227,20 +225,22 @@ U32s = npt.NDArray[np.uint32]
 IdPage = tuple[npt.NDArray[np.uint64], U32s, U32s, U32s]
 
 
-def id_pages(store: ObjectStore, root: Root, keys: Keys, findings: Findings | None = None) -> Iterator[IdPage]:
-    """(hash (n), row (n), check (n), spot (n, 3) or (n, 0)) of each page of ids in turn.
+def id_pages(
+    store: ObjectStore, root: Root, keys: Keys, segment: IdPages, findings: Findings | None = None
+) -> Iterator[IdPage]:
+    """(hash (n), row (n), check (n), spot (n, 3) or (n, 0)) of each page of a segment of ids in turn.
 
     A wrong checksum is noted, or raised without `findings`.
     """
-    key, entry = keys[root.id_pages.object], id_entry(bool(root.names))
-    file = io.BufferedReader(Ranged(store, key, root.objects.sizes[root.id_pages.object]), BUFFER_BYTES)
-    file.seek(root.id_pages.offset)
-    for page in range(len(root.id_pages.crc)):
-        n = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
+    key, entry = keys[segment.object], id_entry(bool(root.names))
+    file = io.BufferedReader(Ranged(store, key, root.objects.sizes[segment.object]), BUFFER_BYTES)
+    file.seek(segment.offset)
+    for page in range(len(segment)):
+        n = segment.rows_of(page)
         data = file.read(n * entry)
         if len(data) < n * entry:
             raise DamagedError(f"{key}: ends at page {page}")
-        if crc32c(data) != root.id_pages.crc[page]:
+        if crc32c(data) != segment.crc[page]:
             wrong = f"{key}, page {page}: CRC-32C differs from what root.bin says"
             if findings is None:
                 raise DamagedError(wrong, hint="`vantage verify --deep` tells more")
