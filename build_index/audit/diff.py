@@ -118,13 +118,13 @@ def _open(store: ObjectStore, generation: str | None) -> tuple[ObjectStore, str,
 
 
 def _facts(store: ObjectStore, generation: str, root: Root) -> dict[str, Any]:
-    index, contract = root.index, root.contract
+    index, contract, at_home = root.index, root.contract, root.directory.at_home if root.directory else root.index.rows
     _, objects, text = find_generation(store, generation)
     return {
         "generation": generation, "rows": root.live_rows, "bytes": sum(o.size for o in objects) + len(text),
         "dimension": index.dimension, "metric": index.metric, "vectors": index.vector_kind, "ids": index.id_kind,
         "attributes": [a["name"] for a in root.schema["attributes"]], "blocks": index.blocks,
-        "copies": index.slots - (root.directory.at_home if root.directory else index.rows), "router": index.router, "codec": index.codec,
+        "copies": index.slots - at_home, "router": index.router, "codec": index.codec,
         "code_bytes": root.codec.code_bytes, "k": contract.k, "target": contract.target,
         "promises": [p.recall for p in root.promises.by_recall] if root.promises else [],
     }  # fmt: skip

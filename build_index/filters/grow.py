@@ -1,7 +1,7 @@
 """What the filters of an index become as rows come and go: keys of new texts, fields, counts, segments of projections.
 
-A flush calls `grow` with the rows that come and those that go, writes its blocks with the columns that it gives, and
-then `grow_projections`, which writes the chunks of the rows that came.
+A flush calls `grow` with the rows that it writes and those that go, writes its blocks with the columns that it gives,
+and then `grow_projections`, which writes the chunks of the same rows.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,35 +33,18 @@ from vantage.format import (
 from vantage.format.columns import BITS_MAX
 from vantage.format.directory import PLACES
 from vantage.format.filters import TEXT_KEYS
-from vantage.format.projections import SEGMENTS_MAX
-from vantage.kernels import crc32c
 
-from ..ingest.rows import Ints
+from ..ingest.rows import Ints, Rows
+from ..write.contents import RowTable
 from ..write.objects import ObjectList
-from ..write.shard import Shards
+from .codes import RowCodes
 from .columns import TEXT_BYTES_MAX, Column, Unfit, column_of, keys_of, text_keys
 from .counts import STEP, TABLE_BYTES_MAX
-from .projections import (
-    BUCKET_ROWS,
-    ChunkRows,
-    Coded,
-    chunk_cuts,
-    chunk_directory,
-    numbers_of,
-    pack_rows,
-    unpack_rows,
-    write_segment,
-)
-from .projections import (
-    BUCKETS_MAX as PROJECTED_MAX,
-)
+from .projections import BUCKET_ROWS, write_segment
+from .projections import BUCKETS_MAX as PROJECTED_MAX
 
 END_STEP = 1 << 12  # between the keys of texts before all others, and behind: room for many, in many flushes
 FULL = 4  # times the rows that a bucket of its own is worth: more do not join
-SEGMENT_SHARE = 8  # a segment stays as it is where it has so many times the rows of all behind it
-READ_BYTES = 8 << 20  # of chunks, at a time
-OPEN_CHUNKS = 32  # that are parsed, at a time
-Read = Callable[[int, int, int], bytes]  # (object, offset, bytes) -> these bytes
 
 
 class CannotGrow(InputError):
@@ -84,8 +66,8 @@ class Buckets(NamedTuple):
 
 @dataclass(frozen=True)
 class Grown:
-    """The filters of an index with the rows that came. columns: their keys, by source row, of the fields as they are
-    now; buckets: of each projection.
+    """The filters of an index with the rows that came. columns: keys of the rows that are written, by source row, of the
+    fields as they are now; buckets: of each projection.
     """
 
     columns: list[Column]
@@ -98,32 +80,34 @@ class Grown:
         return tuple(column.field for column in self.columns)
 
 
-def grow(root: Root, came: Sequence[bytes], home: Ints, gone: Sequence[tuple[bytes, int]]) -> Grown:
-    """The filters of an index with rows that come: their attributes as JSON, home i64 (n), the blocks they are at home
-    in; and without rows that go: their attributes, and the block, -1 where it is not known.
+def grow(root: Root, records: Sequence[bytes], home: Ints, moved: int, gone: Sequence[tuple[bytes, int]]) -> Grown:
+    """The filters of an index with rows that come, and without rows that go.
 
+    records, home i64 (n): the attributes as JSON of the rows that are written, and the blocks that they are at home in;
+    the first `moved` of them are in the index already. gone: attributes, and the block, -1 where it is not known.
     Raises CannotGrow, DamagedError.
     """
     if root.counts is None or root.counts.paged:
         raise CannotGrow("its counts of values are in pages, or it has none", hint="compact it whole")
-    new, old = _values(root, came), _values(root, [record for record, _ in gone])
+    written, old = _values(root, records), _values(root, [record for record, _ in gone])
     left = np.array([block for _, block in gone], np.int64)
     columns, counts, buckets = list[Column](), list[FieldCounts](), list[Buckets]()
     room = TABLE_BYTES_MAX // max(1, root.index.blocks * len(root.filters))
     for i, (field, own) in enumerate(zip(root.filters, root.counts.fields, strict=True)):
-        grown = _with_new_texts(field, {text for row in new[i] for text in row}) if field.ranked else field
-        added, dropped = _column(root, grown, new[i]), _column(root, grown, old[i])
-        _check_blocks(root, added)
+        values = written[i]
+        grown = _with_new_texts(field, {text for row in values for text in row}) if field.ranked else field
+        every, added, dropped = (_column(root, grown, some) for some in (values, values[moved:], old[i]))
+        _check_blocks(every)
         most = min(BUCKETS_MAX, max(1, room))
         placed = place_keys(own.low, own.high, own.totals, added, most, max(CHUNK_ROWS, field.rows // most))
-        counted = _counted(own, placed, added, home, dropped, left, root, i)
-        columns.append(replace(added, field=_field(grown, own, counted, placed, added, dropped)))
+        counted = _counted(own, placed, added, home[moved:], dropped, left, root, i)
+        columns.append(replace(every, field=_field(grown, own, counted, placed, added, dropped)))
         counts.append(counted)
     for projection in root.projections:
         rows = [sum(sum(projection.directory.rows[c] for c in chunks) for chunks in projection.chunks(j))
                 for j in range(len(projection.low))]  # fmt: skip
-        added = columns[projection.field]
-        buckets.append(place_keys(projection.low, projection.high, rows, added, 2 * PROJECTED_MAX, BUCKET_ROWS))
+        column, most = columns[projection.field], 2 * PROJECTED_MAX
+        buckets.append(place_keys(projection.low, projection.high, rows, column, most, BUCKET_ROWS))
     return Grown(columns, replace(root.counts, fields=tuple(counts)), buckets)
 
 
@@ -154,7 +138,7 @@ def _column(root: Root, field: FilterField, values: Sequence[Sequence[Any]]) -> 
     return column_of(name, field, keys, [len(row) for row in values])
 
 
-def _check_blocks(root: Root, column: Column) -> None:
+def _check_blocks(column: Column) -> None:
     """Raises CannotGrow where a block could have more values than the table of its column has room for."""
     if column.field.many and column.field.in_blocks and len(np.unique(column.keys)) > 1 << BITS_MAX:
         raise CannotGrow(f"{column.name!r} has too many new values for a block", hint="compact more often")
@@ -211,7 +195,9 @@ def place_keys(
     """
     keys, own = np.unique(column.values()[1], return_counts=True)
     out = Buckets(list(low), list(high), list(range(len(low))))
-    gap = np.asarray(np.searchsorted(np.asarray(low, np.int64), keys, side="right"), np.int64)  # between bucket gap - 1 and this one
+    gap = np.asarray(
+        np.searchsorted(np.asarray(low, np.int64), keys, side="right"), np.int64
+    )  # between bucket gap - 1 and this one
     outside = (gap == 0) | (keys > np.concatenate([[0], np.asarray(high, np.int64)])[gap])
     for place in np.unique(gap[outside])[::-1].tolist():  # so that places before stay what they are
         own_keys, own_rows = keys[outside & (gap == place)], own[outside & (gap == place)]
@@ -295,164 +281,44 @@ def _field(
     return replace(field, distinct=field.distinct + new)
 
 
-def grow_projections(
-    root: Root, grown: Grown, coded: Coded, dead: bytes | memoryview, read: Read, objects: ObjectList
-) -> tuple[Projection, ...]:
-    """The projections with one segment more, of the rows that came; or with fewer ones, where the last ones have become
-    small beside it, or too many, and are written anew with it. The first one stays as it is.
-
-    dead: bits of the rows that there are no more (format, section 22): what is written has none of them. read: of the
-    objects of the root. objects: those of the root first. Raises DamagedError.
-    """
-    out = list[Projection]()
-    for old, buckets in zip(root.projections, grown.buckets, strict=True):
-        kept = _kept(old, coded.columns[old.field].places)
-        start = old.first[kept][0] if kept < len(old.first) else len(old.block)
-        if coded.rows.count and kept == len(old.first):
-            new = write_segment(old.field, buckets.low, buckets.high, coded, None, objects)
-        elif coded.rows.count:
-            new = _merge(root, old, kept, buckets, coded, dead, read, objects)
-        else:
-            new, kept, start = None, len(old.first), len(old.block)
-        out.append(_with_segment(old, kept, start, buckets, new))
+def first_segments(projections: Sequence[Projection], count: int) -> tuple[Projection, ...]:
+    """Projections without the segments behind the first `count`."""
+    out = []
+    for p in projections:
+        end = p.first[count][0] if count < len(p.first) else len(p.block)
+        out.append(replace(p, first=p.first[:count], block=p.block[:end], directory=p.directory.some(range(end))))
     return tuple(out)
 
 
-def _kept(old: Projection, places: int) -> int:
-    """How many of the segments stay: the first one, and those that are large beside what is behind them."""
-    rows = [sum(old.directory.rows[a:b]) for a, b in pairwise([*(own[0] for own in old.first), len(old.block)])]
-    kept = len(rows)
-    while kept > 1 and rows[kept - 1] < SEGMENT_SHARE * places:
-        kept -= 1
-        places += rows[kept]
-    return min(kept, SEGMENTS_MAX - 1)
+def grow_projections(
+    projections: Sequence[Projection], grown: Grown, codes: RowCodes, rows: Rows, table: RowTable, blocks: Ints,
+    total: int, objects: ObjectList,
+) -> tuple[Projection, ...]:  # fmt: skip
+    """The projections with one segment more, of all the rows that were written: those of `grown`.
+
+    codes, table: of these rows, in blocks that have the numbers `blocks` among all `total` ones.
+    """
+    ranges = np.zeros((total, 4), np.float32)
+    ranges[blocks] = codes.ranges
+    codes, home = replace(codes, ranges=ranges), np.repeat(blocks, table.homes)
+    out = []
+    for old, (low, high, was) in zip(projections, grown.buckets, strict=True):
+        new = write_segment(old.field, low, high, grown.columns, codes, rows, table, home, None, objects)
+        known = [j for j, own in enumerate(was) if own >= 0]
+        before = [bisect_left(known, j) for j in range(len(was) + 1)]  # of its buckets, those there were
+        start = len(old.block)
+        first = [*([own[j] for j in before] for own in old.first), [start + chunk for chunk in new.first[0]]]
+        directory = _followed(old.directory, new.directory)
+        out.append(Projection(old.field, low, high, first, [*old.block, *new.block], directory))
+    return tuple(out)
 
 
-def _with_segment(old: Projection, kept: int, start: int, buckets: Buckets, new: Projection | None) -> Projection:
-    """The first segments of a projection, up to chunk `start`, in buckets as they are now; and one more."""
-    known = sorted(j for j in range(len(buckets.old)) if buckets.old[j] >= 0)
-    before = [bisect_left(known, j) for j in range(len(buckets.low) + 1)]
-    first: list[Any] = [[own[j] for j in before] for own in old.first[:kept]]
-    directory, block = old.directory.some(range(start)), list(old.block[:start])
-    if new is not None:
-        [own] = new.first
-        first.append([start + chunk for chunk in own])
-        directory, block = _followed(directory, new.directory), block + list(new.block)
-    return Projection(old.field, buckets.low, buckets.high, first, block, directory)
-
-
-def _followed(a: Directory, b: Directory) -> Directory:
+def _followed(one: Directory, other: Directory) -> Directory:
     """The chunks of one directory, and those of another behind them."""
 
     def both(name: str) -> array[int]:
         code = "Q" if name == "offset" else "I"
-        return array(code, [*getattr(a.places[0], name), *getattr(b.places[0], name)])
+        return array(code, [*getattr(one.places[0], name), *getattr(other.places[0], name)])
 
-    rows = [*a.rows, *b.rows]
-    return chunk_directory(rows, Places(*map(both, PLACES)))
-
-
-def _merge(
-    root: Root, old: Projection, kept: int, buckets: Buckets, coded: Coded, dead: bytes | memoryview, read: Read,
-    objects: ObjectList,
-) -> Projection:  # fmt: skip
-    """Writes the segments of a projection from `kept` on and the rows that came as one; a bucket is in memory as it is
-    stored, and of what is parsed some chunks.
-    """
-    label, directory = f"the projection of {coded.columns[old.field].name!r}", old.directory
-    streams = [_stream(read, directory, _segment(old, s), label) for s in range(kept, len(old.first))]
-    bucket, position = coded.places(old.field, np.asarray(buckets.high, np.int64))
-    starts = np.searchsorted(bucket, np.arange(len(buckets.high) + 2)).tolist()
-    at_most = sum(map(len, (_segment(old, s) for s in range(kept, len(old.first))))) + sum(
-        -(-(b - a) // CHUNK_ROWS) for a, b in pairwise(starts)
-    )  # fmt: skip
-    shards = Shards(objects, 0, at_most, f"projection-{old.field}")
-    first, block, sizes = [0], list[int](), list[int]()
-    for j, was in enumerate([*buckets.old, len(old.low)]):
-        chunks = old.chunks(was)[kept:] if was >= 0 else []
-        data = [next(stream) for stream, own in zip(streams, chunks, strict=bool(chunks)) for _ in own]
-        rows = _Bucket(root, data, coded, position[starts[j] : starts[j + 1]], dead, label)
-        ends = chunk_cuts(0, rows.count)
-        for a, b in pairwise([0, *ends]):
-            some = rows.some(slice(a, b))
-            packed = pack_rows(some, None)
-            shards.add(len(sizes), packed, len(packed))
-            block.append(int(some.block[0]))
-            sizes.append(b - a)
-        first.append(len(sizes))
-    places = shards.close()
-    places = Places(*(getattr(places, name)[: len(sizes)] for name in PLACES))
-    return Projection(old.field, buckets.low, buckets.high, [first[:-1]], block, chunk_directory(sizes, places))
-
-
-def _segment(old: Projection, number: int) -> range:
-    """The chunks of a segment."""
-    ends = [*(own[0] for own in old.first), len(old.block)]
-    return range(ends[number], ends[number + 1])
-
-
-def _stream(read: Read, directory: Directory, chunks: range, label: str) -> Iterator[tuple[int, bytes]]:
-    """(rows, bytes) of chunks, one after the other, read in as few pieces as can be. Raises DamagedError."""
-    p, at = directory.places[0], chunks.start
-    while at < chunks.stop:
-        end = at + 1
-        while end < chunks.stop and p.object[end] == p.object[at] and _end(p, end) - p.offset[at] <= READ_BYTES:
-            end += 1
-        data = read(p.object[at], p.offset[at], _end(p, end - 1) - p.offset[at])
-        for chunk in range(at, end):
-            own = data[p.offset[chunk] - p.offset[at] :][: p.whole[chunk]]
-            if crc32c(own) != p.crc[chunk]:
-                raise damaged(label, f"chunk {chunk} has another CRC-32C than root.bin says")
-            yield directory.rows[chunk], own
-        at = end
-
-
-def _end(places: Places, chunk: int) -> int:
-    return int(places.offset[chunk] + places.whole[chunk])
-
-
-class _Bucket:
-    """Rows of a bucket in the order of blocks and numbers: those of chunks that are not dead, and some that came.
-
-    data: of the chunks, as `_stream` gives them; position: of those that came. count: of all.
-    """
-
-    def __init__(
-        self, root: Root, data: list[tuple[int, bytes]], coded: Coded, position: Ints, dead: bytes | memoryview,
-        label: str,
-    ) -> None:  # fmt: skip
-        self.coded, self.position, self.came = coded, position, len(data)
-        self.parsed = lru_cache(OPEN_CHUNKS)(lambda i: unpack_rows(root, *data[i], label))
-        bits = np.frombuffer(dead, np.uint8)
-        parts = list[tuple[Ints, Ints, Ints, Ints]]()
-        for i, one in enumerate(data):
-            number, block = numbers_of(root, *one, label)
-            inside = np.flatnonzero(~_bits(bits, number))
-            parts.append((block[inside], number[inside], np.full(len(inside), i), inside))
-        parts.append(
-            (coded.home[position], coded.table.stored[position].astype(np.int64), np.full(len(position), self.came),
-             np.arange(len(position)))
-        )  # fmt: skip
-        block, number, chunk, inside = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.lexsort((number, block))
-        self.chunk, self.inside, self.count = chunk[order], inside[order], len(order)
-
-    def some(self, which: slice) -> ChunkRows:
-        """Some of them."""
-        chunk, inside, at, parts = self.chunk[which], self.inside[which], list[Ints](), list[ChunkRows]()
-        for i in np.unique(chunk).tolist():
-            own = np.flatnonzero(chunk == i)
-            at.append(own)
-            if i == self.came:
-                parts.append(self.coded.at(self.position[inside[own]]))
-            else:
-                parts.append(self.parsed(i).some(inside[own]))
-        return ChunkRows.joined(parts).some(np.argsort(np.concatenate(at)))
-
-
-def _bits(bits: npt.NDArray[np.uint8], number: Ints) -> npt.NDArray[np.bool_]:
-    """Of each number, whether its bit is set; none is past the last."""
-    out = np.zeros(len(number), bool)
-    there = number >> 3 < len(bits)
-    out[there] = bits[number[there] >> 3] >> (number[there] & 7) & 1
-    return out
+    rows = array("I", [*one.rows, *other.rows])
+    return Directory(array("I", range(len(rows))), rows, rows, (Places(*map(both, PLACES)),))
