@@ -77,7 +77,7 @@ async def _compact(store: ObjectStore, progress: Progress) -> Folded:
             await asyncio.to_thread(_fetch, store, state.current, old)
             index = VectorIndex.load(old).held
             counts = apply(index, tail)
-            index.write(new)
+            index.write(new, text_room=True)
             current, objects, text = whole(new)
             written = await asyncio.to_thread(send, FolderStore(new), current, objects, text, store, progress)
         members = {"previous": state.current.generation, "published": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -66,8 +66,8 @@ class Buckets(NamedTuple):
 
 @dataclass(frozen=True)
 class Grown:
-    """The filters of an index with the rows that came. columns: keys of the rows that are written, by source row, of the
-    fields as they are now; buckets: of each projection.
+    """The filters of an index with the rows that came. columns: keys of the rows that are written, by source row, of
+    the fields as they are now; buckets: of each projection.
     """
 
     columns: list[Column]
@@ -144,12 +144,15 @@ def _check_blocks(column: Column) -> None:
         raise CannotGrow(f"{column.name!r} has too many new values for a block", hint="compact more often")
 
 
-def with_keys(field: FilterField) -> FilterField:
-    """The same, its texts with keys that have room between them; totals stay."""
+def with_room(column: Column) -> Column:
+    """The same, the keys of its texts with room between them for texts to come."""
+    field = column.field
     texts = {field.text_at(rank) for rank in range(len(field.ends) - 1)}
+    if not texts:
+        return column
     grown = _with_new_texts(replace(field, ends=(0,), texts=b"", totals=(), keys=()), texts)
-    low, high = (grown.key(0), grown.key(len(texts) - 1)) if texts else (0, 0)
-    return replace(grown, totals=field.totals, low=low, high=high)
+    grown = replace(grown, totals=field.totals, low=grown.key(0), high=grown.key(len(texts) - 1))
+    return replace(column, field=grown, keys=np.array(grown.keys, np.int64)[column.keys])
 
 
 def _with_new_texts(field: FilterField, texts: Collection[bytes]) -> FilterField:
