@@ -18,7 +18,7 @@ from build_index.bucket import generations as g
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index, open_written
 from build_index.bucket.store import ObjectStore, store_at
-from build_index.compact import Folded, compact
+from build_index.compact import compact
 from build_index.tune import renditions
 from vantage.errors import NotFoundError
 from vantage.format.log import NO_KEY, Request, RowShape
