@@ -130,7 +130,7 @@ def _write(store: ObjectStore, live: Live, tail: Tail, folder: Path) -> _Made:
     _fetch(store, live.current, folder / "old")
     index = VectorIndex.load(folder / "old").held
     upserted, patched, deleted = apply(index, tail)
-    index.write(new)
+    index.write(new, text_room=True)
     return _Made(
         Named(*whole(new)), Folded("", 0, index.rows.count, upserted, patched, deleted, how="rewrite", why=why)
     )

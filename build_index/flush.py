@@ -29,6 +29,7 @@ from vantage.format import (
     IdPages,
     ObjectName,
     Places,
+    Projection,
     Root,
     RowPages,
     TwoLevelSection,
@@ -55,6 +56,8 @@ from .bucket.rows import (
     read_vectors,
 )
 from .bucket.store import ObjectStore, Ranged
+from .filters.codes import RowCodes
+from .filters.grow import CannotGrow, first_segments, grow, grow_projections
 from .ingest.arrays import Arrays, Ids
 from .ingest.attributes import BLOCK_BYTES_MAX
 from .ingest.formats.batch import DTYPES
@@ -89,11 +92,14 @@ class Live(NamedTuple):
 
 class Changes(NamedTuple):
     """What a log does to a generation. coming: rows that get numbers, in the order of their last writes. gone i64:
-    numbers that die, rising. upserted, patched, deleted: rows by their last write, those that are not there apart.
+    numbers that die, rising. lost: of each row that dies, where rows can be filtered by attributes, these, and which of
+    the rows that come has its vector, -1 for none. upserted, patched, deleted: rows by their last write, those that are
+    not there apart.
     """
 
     coming: Arrays
     gone: Ints
+    lost: list[tuple[bytes, int]]
     upserted: int
     patched: int
     deleted: int
@@ -136,8 +142,8 @@ def unfit(root: Root) -> str:
         return "it is so small that its root holds the blocks"
     if root.bounds is not None:
         return "it has error norms"
-    if root.filters:
-        return "it has attributes to filter by"
+    if root.filters and root.paged:
+        return "what filters take of its blocks is in pages"
     if root.promises is None:
         return "it was built before indexes had promises"
     return ""
@@ -155,10 +161,11 @@ def resolve(stored: Stored, tail: Tail) -> Changes:
     fresh = sorted(tail.rows.items(), key=lambda item: item[1].seq)
     found = find_ids(stored, [identifier for identifier, _ in fresh])
     patched = np.array([i for i, (_, f) in enumerate(fresh) if f.kind == PATCH and found.number[i] >= 0], np.int64)
-    before = found.some(patched)
-    old_vectors, old_records = read_vectors(stored, before), read_attributes(stored, before)
+    old_vectors = read_vectors(stored, found.some(patched))
+    read = np.flatnonzero(found.number >= 0) if root.filters else patched
+    old_records = dict(zip(read.tolist(), read_attributes(stored, found.some(read)), strict=True))
     place = {int(i): j for j, i in enumerate(patched)}
-    ids, vectors, records = list[Id](), list[npt.NDArray[Any]](), list[bytes]()
+    ids, vectors, records, lost = list[Id](), list[npt.NDArray[Any]](), list[bytes](), list[tuple[bytes, int]]()
     counts = [0, 0, 0]
     for i, (identifier, own) in enumerate(fresh):
         label, there = f"row {identifier!r} in the log", found.number[i] >= 0
@@ -167,17 +174,19 @@ def resolve(stored: Stored, tail: Tail) -> Changes:
             records.append(record_of(members_of(own.attributes, label), names))
         elif own.kind == PATCH and there:
             vectors.append(old_vectors[place[i]])
-            members = dict(zip(names, json.loads(old_records[place[i]]), strict=True))
+            members = dict(zip(names, json.loads(old_records[i]), strict=True))
             records.append(record_of(members | members_of(own.attributes, label), names))
         if own.kind == UPSERT or own.kind == PATCH and there:
             ids.append(identifier)
+        if there and root.filters:
+            lost.append((old_records[i], len(ids) - 1 if own.kind == PATCH else -1))
         counts[0] += own.kind == UPSERT
         counts[1] += own.kind == PATCH and bool(there)
         counts[2] += own.kind == DELETE and bool(there)
     held = np.array(vectors) if vectors else np.zeros((0, index.dimension), DTYPES[index.vector_kind])
     known: Ids = [i for i in ids if isinstance(i, bytes)] if index.id_kind == "bytes" else np.array(ids, np.int64)
     gone = np.sort(found.number[found.number >= 0])
-    return Changes(Arrays(held, index.vector_kind, known, records), gone, *counts)
+    return Changes(Arrays(held, index.vector_kind, known, records), gone, lost, *counts)
 
 
 def record_of(members: dict[str, Any], names: list[str]) -> bytes:
@@ -215,12 +224,13 @@ def flush(live: Live, changes: Changes, folder: Path) -> Named | str:
             objects.end(CENTRES_KEY, file.tell())
             sync(file)
     new = replace(base, dead=dead)
-    if n:
-        added = _add(live, new, changes.coming, moved, fit, objects)
-        if isinstance(added, str):
-            return added
-        new = added
-    new = replace(new, objects=objects.pack())
+    try:
+        added = _add(live, new, changes, moved, fit, objects) if n else _without_lost(new, changes)
+    except CannotGrow as error:
+        return error.message
+    if isinstance(added, str):
+        return added
+    new = replace(added, objects=objects.pack())
     data = new.pack()
     if len(data) > ROOT_BYTES_MAX:
         return f"its root would have {len(data):,} bytes, more than {ROOT_BYTES_MAX:,}"
@@ -372,6 +382,7 @@ def _without(root: Root, generation: str, segments: Sequence[IdPages]) -> tuple[
     if len(stay) < len(directory):
         directory = directory.some(stay)
     ids = tuple(segment for segment in root.id_pages if segment not in segments)
+    root = replace(root, projections=first_segments(root.projections, len(ids)))  # they are of the same rows
     pages = root.rows
     named = {number for places in directory.places for number in places.object} | {s.object for s in ids}
     named |= {*pages.vector_object, *pages.fact_object, *(pages.attribute_object if root.names else ())}
@@ -403,11 +414,19 @@ def _without(root: Root, generation: str, segments: Sequence[IdPages]) -> tuple[
     ), numbers  # fmt: skip
 
 
-def _add(live: Live, base: Root, coming: Arrays, moved: Moved, fit: Fit, objects: ObjectList) -> Root | str:
+def _without_lost(base: Root, changes: Changes) -> Root:
+    """A root whose filters do not count rows that die; none comes."""
+    if not base.filters:
+        return base
+    grown = grow(base, [], np.zeros(0, np.int64), 0, changes.lost)
+    return replace(base, filters=grown.fields, counts=grown.counts)
+
+
+def _add(live: Live, base: Root, changes: Changes, moved: Moved, fit: Fit, objects: ObjectList) -> Root | str:
     """A root that has rows that come too, and earlier ones in new extents; their objects are written."""
     stored, index = live.stored, base.index
-    first, n = index.rows, coming.rows
-    coming = replace(coming, source=fit.source)
+    first, n = index.rows, changes.coming.rows
+    coming = replace(changes.coming, source=fit.source)
     schema = _schema(stored)
     rows = _rows(base, coming)
     check_lengths(rows)
@@ -428,13 +447,25 @@ def _add(live: Live, base: Root, coming: Arrays, moved: Moved, fit: Fit, objects
         )  # fmt: skip
         return Contents(of, schema, choice_of(base, live.manifest, layout), index.vector_kind, {})
 
+    grown, kept = None, None
+    if base.filters:
+        own_homes = [*home[moved.rows.rows :].tolist(), -1]
+        lost = [(record, own_homes[place]) for record, place in changes.lost]
+        records = every.stored.attributes(np.arange(every.count))
+        grown = grow(base, records, home.astype(np.int64), moved.rows.rows, lost)
+        base = replace(base, filters=grown.fields, counts=grown.counts)
+    if base.projections:
+        kept = RowCodes.room(every.count, base.codec.code_bytes, len(blocks), objects.folder)
     own, all_of = contents(rows, moved.rows.rows), contents(every, 0)
     if base.names and not index.by_row and longest(all_of) > BLOCK_BYTES_MAX:
         return "attributes of the rows of a block are too long to lie in it"
     table = table_of(own, index.by_row, base.renditions, first)
     pages = write_rows(own, table, objects, SILENT)
     table = _with_moved(table, table_of(all_of, index.by_row, base.renditions), moved)
-    added, _, _ = write_blocks(all_of, table, [], objects, False, None, SILENT)
+    added, _, _ = write_blocks(all_of, table, grown.columns if grown else [], objects, False, kept, SILENT)
+    projections: tuple[Projection, ...] = ()
+    if grown is not None and kept is not None:
+        projections = grow_projections(base.projections, grown, kept, every, table, blocks, index.blocks, objects)
     ids = write_ids(every, table, bool(base.names), objects)
     added = replace(added, block=array("I", blocks.tolist()))
     assert base.directory is not None
@@ -448,6 +479,7 @@ def _add(live: Live, base: Root, coming: Arrays, moved: Moved, fit: Fit, objects
         directory=directory,
         rows=_pages_followed(base.rows, pages),
         id_pages=(*base.id_pages, ids),
+        projections=projections,
     )  # fmt: skip
 
 

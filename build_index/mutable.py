@@ -99,10 +99,10 @@ class MutableIndex:
         touched = np.unique(np.concatenate([home[numbers], copy[numbers][copy[numbers] >= 0]]))
         self._move(self.stored.take(kept), home[kept], copy[kept], touched)
 
-    def write(self, out: Path) -> None:
-        """Writes a generation into a folder. Raises InputError as write_index does."""
+    def write(self, out: Path, *, text_room: bool = False) -> None:
+        """Writes a generation into a folder; text_room: see Contents. Raises InputError as write_index does."""
         manifest = manifest_of(self.rows, self.attributes, self.choice, self.options, self.vector_kind)
-        contents = Contents(self.rows, self.attributes, self.choice, self.vector_kind, manifest, self.encode)
+        contents = Contents(self.rows, self.attributes, self.choice, self.vector_kind, manifest, self.encode, text_room)
         write_index(contents, BuildContext(out, self.rows.metric, self.options))
 
     def encode(self, low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:

@@ -33,7 +33,8 @@ class Contents:
     """Rows with their attributes, and the choice that says where and how each of them is kept.
 
     vector_kind: of the stored full vectors. manifest: what manifest.json says, but for its generation and objects.
-    encode: where codes of the first codec come from, where they are known already.
+    encode: where codes of the first codec come from, where they are known already. text_room: keys of texts have room
+    between them for texts to come.
     """
 
     rows: Rows
@@ -42,6 +43,7 @@ class Contents:
     vector_kind: str
     manifest: dict[str, Any]
     encode: Encode | None = None
+    text_room: bool = False
 
     def codecs(self) -> tuple[Codec, ...]:
         """Of the blocks; renditions name them by number."""

@@ -41,6 +41,7 @@ from ..filters.codes import RowCodes
 from ..filters.columns import Column, fields_of, fit_blocks, read_columns
 from ..filters.counts import CENTRE_BYTES_MAX, counts_of, write_tables
 from ..filters.declare import declare
+from ..filters.grow import with_room
 from ..filters.projections import plain_bytes, projection_bytes, to_project, write_projections
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Ints, Rows
@@ -90,6 +91,8 @@ def _write(contents: Contents, context: BuildContext) -> None:
     table, objects = row_table(contents), ObjectList(context.building)
     declared = declare(contents.attributes, context.options.filters)
     columns = read_columns(contents.rows, declared, context.note, context.progress.part(0, 0.1))
+    if contents.text_room:
+        columns = [with_room(column) for column in columns]
     norms, centres = context.options.error_norms, contents.choice.layout.centres
     counted, paged = not isinstance(contents.choice.layout.section, TwoLevelSection), centres.size > CENTRE_BYTES_MAX
     projected = frozenset[str]()  # where the root holds the blocks, none is read

@@ -98,10 +98,10 @@ def plan_facets(segment: Segment, asked: FacetQuery, budget: Budget) -> FacetPla
             together.append(i)
             continue
         cut = add_known(segment, facet, tallies[i])
-        if all(bucket.last for bucket in cut):
+        if all(bucket.chunks for bucket in cut):
             missing[i] = facet.nulls * (root.live_rows - root.filters[facet.field].rows)
             if cut:
-                chunks = [c for bucket in cut for c in range(bucket.first, bucket.last)]
+                chunks = sorted(c for bucket in cut for own in bucket.chunks for c in own)
                 unread.append(([i], [Place(projection_of(segment, facet), 0, chunks)]))
         else:
             tallies[i] = Tally(facet)
@@ -195,7 +195,8 @@ def _places(
         yield Place(None, sizes.index(min(sizes)), extents)
     for base in known_bases(selection, root)[:BASES_MAX] if selection is not None else ():
         found = runs(base)
-        if len(found) <= 1 or not root.filters[base.projection.field].many:  # else rows are there several times
+        buckets = {run.keys for run in found}
+        if len(buckets) <= 1 or not root.filters[base.projection.field].many:  # else rows are there several times
             yield Place(base.projection, 0, [c for run in found for c in range(run.first, run.end)])
     every = next((p for p in root.known_projections if not root.filters[p.field].many), None)
     if every is not None and not inside:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,13 +16,12 @@ from .tally import Counted, Tally
 
 
 class Bucket(NamedTuple):
-    """Rows with a key from low to high; chunks [first, last) of a projection hold them, none where both are 0."""
+    """Rows with a key from low to high; chunks of a projection hold them, none where there is no projection."""
 
     low: int
     high: int
     held: Count
-    first: int = 0
-    last: int = 0
+    chunks: Sequence[range] = ()
 
 
 def projection_of(segment: Segment, facet: Facet) -> Projection | None:
@@ -36,16 +35,18 @@ def _buckets(segment: Segment, facet: Facet) -> Iterator[Bucket]:
     """
     root, own, projection = segment.root, segment.root.filters[facet.field], projection_of(segment, facet)
     if own.kind == "text":
-        for rank, rows in enumerate(own.totals):
-            yield Bucket(rank, rank, Count.exactly(rows))
+        for rank, held in enumerate(own.totals):
+            if held:
+                yield Bucket(own.key(rank), own.key(rank), Count.exactly(held))
     elif projection is not None:
         rows, dead, counted = projection.directory.rows, root.dead.count if root.dead else 0, _counted(root, facet)
         for j, (low, high) in enumerate(zip(projection.low, projection.high, strict=True)):
-            a, b = projection.first[j], projection.first[j + 1]
-            held = Count.exactly(sum(rows[a:b])).or_fewer(dead)
+            chunks = [own for own in projection.chunks(j) if own]
+            held = Count.exactly(sum(sum(rows[own.start : own.stop]) for own in chunks)).or_fewer(dead)
             if dead and (low, high) in counted:
                 held = Count.exactly(counted[low, high])
-            yield Bucket(low, high, held, a, b)
+            if held.high:
+                yield Bucket(low, high, held, chunks)
     elif root.counts is not None:
         counts = root.counts.fields[facet.field]
         for low, high, n in zip(counts.low, counts.high, counts.totals, strict=True):
@@ -111,19 +112,20 @@ def bounded(segment: Segment, facet: Facet) -> Counted:
 
 def _texts(own: FilterField, low: int, high: int, count: Count) -> Iterator[Bucket]:
     """What a bucket says of each of its texts, whose rows are known."""
-    if not 0 <= low <= high < own.distinct:
+    ranks = own.ranks(low, high)
+    if not ranks:
         raise damaged("root.bin, section counts", f"a bucket of texts {low} to {high} of {own.distinct}")
-    every = sum(own.totals[low : high + 1]) or 1
-    for rank in range(low, high + 1):
-        rows = own.totals[rank]
-        part = count if low == high else Count(round(count.rows * rows / every), 0, count.high)
-        yield Bucket(rank, rank, part.at_most(rows))
+    every = sum(own.totals[rank] for rank in ranks) or 1
+    for rank in ranks:
+        rows, key = own.totals[rank], own.key(rank)
+        part = count if len(ranks) == 1 else Count(round(count.rows * rows / every), 0, count.high)
+        yield Bucket(key, key, part.at_most(rows))
 
 
 def _placed(facet: Facet, buckets: Iterable[Bucket], missing: Count) -> Counted:
     """Buckets as values or buckets of a histogram: rows of one that is cut may be in any of its parts."""
     places: dict[int, list[Count]] = {}
-    for low, high, count, _, _ in buckets:
+    for low, high, count, _ in buckets:
         if not facet.takes_some(low, high):
             continue
         if facet.top:

@@ -43,11 +43,13 @@ class Chosen:
 
 
 class Stretch(NamedTuple):
-    """Chunks `first` up to `end` of one bucket, or of rows without a value; keys: the least and the largest of these.
+    """Chunks `first` up to `end` of one bucket in a segment, or of rows without a value; keys: the least and the
+    largest of these.
 
     share: of the bucket's keys, those that a base takes. until: the last block that its rows can be at home in.
     """
 
+    segment: int
     first: int
     end: int
     keys: tuple[int, ...]
@@ -72,8 +74,8 @@ def buckets(base: Base) -> list[int]:
 
 
 def runs(base: Base) -> list[Stretch]:
-    """The chunks that may hold a row of the base, bucket by bucket."""
-    p, out, at = base.projection, list[Stretch](), 0
+    """The chunks that may hold a row of the base, in their order: segment by segment, and in each bucket by bucket."""
+    p, touched, at = base.projection, list[tuple[int, tuple[int, ...], float]](), 0
     until = p.until or [KEY_MAX] * (len(p.low) + 1)
     for j, (low, high) in enumerate(zip(p.low, p.high, strict=True)):
         while at < len(base.spans) and base.spans[at][1] < low:
@@ -83,9 +85,14 @@ def runs(base: Base) -> list[Stretch]:
             inside += min(high, base.spans[i][1]) - max(low, base.spans[i][0]) + 1
             i += 1
         if inside:
-            out.append(Stretch(p.first[j], p.first[j + 1], (low, high), inside / (high - low + 1), until[j]))
-    if base.nulls and p.first[len(p.low)] < len(p.block):
-        out.append(Stretch(p.first[len(p.low)], len(p.block), (), 1.0, until[-1]))
+            touched.append((j, (low, high), inside / (high - low + 1)))
+    out, nulls = list[Stretch](), p.chunks(len(p.low))
+    for segment, first in enumerate(p.first):
+        for j, keys, share in touched:
+            if first[j] < first[j + 1]:
+                out.append(Stretch(segment, first[j], first[j + 1], keys, share, until[j]))
+        if base.nulls and nulls[segment]:
+            out.append(Stretch(segment, nulls[segment].start, nulls[segment].stop, (), 1.0, until[-1]))
     return out
 
 
@@ -97,12 +104,12 @@ def route_chunks(base: Base, blocks: Sequence[int]) -> Routed:
     p, found = base.projection, runs(base)
     sums = list(accumulate(blocks, initial=0))
     rows = p.directory.rows
-    size = Counter[tuple[int, ...]]()
+    size = Counter[tuple[int, tuple[int, ...]]]()
     for run in found:  # of a large index a value may have several
-        size[run.keys] += sum(rows[run.first : run.end])
+        size[run.segment, run.keys] += sum(rows[run.first : run.end])
     total, numbers, values = sum(size.values()) or 1, array("I"), list[float]()
     for run in found:
-        a, b, own = run.first, run.end, size[run.keys]
+        a, b, own = run.first, run.end, size[run.segment, run.keys]
         first = [*p.block[a:b], max(p.block[b - 1], min(run.until, len(blocks) - 1))]
         touching: dict[int, int] = {}
         for block in first[:-1]:

@@ -147,7 +147,7 @@ class ColumnScan:
         except ValueError as error:
             raise damaged(where, f"its columns are damaged ({error})") from None
         rows, *flat = memoryview(self.scratch)[: 8 + 16 * pairs].cast("q").tolist()
-        if fields[place].kind == "text" and flat and not 0 <= min(flat[::2]) <= max(flat[::2]) < fields[place].distinct:
+        if fields[place].kind == "text" and not all(map(fields[place].is_key, flat[::2])):
             raise damaged(where, f"a text that is none of {fields[place].distinct}")
         tally.add(zip(flat[::2], flat[1::2], strict=True), rows)
 

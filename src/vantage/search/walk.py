@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from ..errors import InputError
@@ -237,18 +237,19 @@ def _blocks(directory: Directory, selection: Selection | None) -> Sequence[int]:
 
 
 def _chunks(projection: Projection, bucket: int, able: Sequence[int]) -> Sequence[int]:
-    """Those of a bucket, or of the rows without a value, that may hold a row which the filter takes.
+    """Those of a bucket, or of the rows without a value, that may hold a row which the filter takes: of one segment
+    after the other.
 
     able: how many blocks before each one (B + 1) may hold such a row; none where that is not known.
     """
-    first, last = projection.first[bucket], len(projection.block)
-    if bucket < len(projection.low):
-        last = projection.first[bucket + 1]
+    segments = projection.chunks(bucket)
     if not able:
-        return range(first, last)
-    block = projection.block
-    ends = [*block[first + 1 : last], len(able) - 2]  # in a bucket rows lie by their blocks
-    return [c for c, end in zip(range(first, last), ends, strict=False) if able[end + 1] > able[block[c]]]
+        return segments[0] if len(segments) == 1 else [*chain.from_iterable(segments)]
+    block, out = projection.block, list[int]()
+    for own in segments:
+        ends = [*block[own.start + 1 : own.stop], len(able) - 2]  # in a bucket rows lie by their blocks
+        out += [c for c, end in zip(own, ends, strict=False) if able[end + 1] > able[block[c]]]
+    return out
 
 
 def _able(selection: Selection | None) -> Sequence[int]:
