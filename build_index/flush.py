@@ -359,7 +359,7 @@ def _moved(stored: Stored, dead: Dead | None, coming: Arrays) -> Moved:
     entries = Entries(
         np.concatenate([empty, *(numbers for _, numbers, _, _ in pages)]).astype(np.int64),
         np.concatenate([empty, *(checks for _, _, checks, _ in pages)]),
-        np.concatenate([np.zeros((0, spots), np.uint32), *(spot.reshape(-1, spots) for _, _, _, spot in pages)]),
+        np.concatenate([np.zeros((0, spots), np.uint32), *(spot.reshape(len(spot), spots) for _, _, _, spot in pages)]),
     )
     entries = entries.some(np.argsort(entries.number))
     entries = entries.some(~is_dead(dead, entries.number))
