@@ -17,7 +17,9 @@ from filters import HASHED, random_filter, takes
 from fixtures.grown import grown_folder
 from test_filtered import DIMENSION, NAMES, ROWS, made_up, scores, table_of
 
+from build_index.audit.verify import verify_deep
 from build_index.bucket.open import open_index
+from build_index.bucket.store import FolderStore
 from build_index.build import build
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source
@@ -133,3 +135,9 @@ def test_counts_are_right_or_within_their_bounds(grown: Grown, free: int) -> Non
             assert got.complete and (not got.matched.exact or got.matched.rows == len(taken)), (value, got.matched)
     assert exact == seen if free else 0 < exact < seen
     assert index.root.live_rows == live.sum()
+
+
+def test_it_is_verified(grown: Grown) -> None:
+    path, _, _, live, _ = grown
+    report = verify_deep(FolderStore(path))
+    assert report["damage"] == [] and report["rows"] == live.sum() and report["codes"] > 0
