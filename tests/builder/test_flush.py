@@ -350,3 +350,17 @@ def age(home: Path) -> None:
     """Makes everything a month old."""
     for path in (p for p in home.rglob("*") if p.is_file()):
         os.utime(path, (time.time() - 30 * DAY,) * 2)
+
+
+def test_a_grown_index_is_measured_against_the_rows_that_live(plain: Path, tmp_path: Path) -> None:
+    index, oracle, draw = copied(plain, tmp_path), oracle_of(), np.random.default_rng(11)
+    x = np.array([row for row, _ in oracle.values()], np.float32)
+    write(store_at(str(index)), deletes=[f"r{i}".encode() for i in range(0, 900, 2)])
+    oracle = {name: row for i, (name, row) in enumerate(oracle.items()) if i >= 900 or i % 2}
+    change(store_at(str(index)), oracle, draw, 1)
+    assert compact(store_at(str(index))).how == "flush"
+    np.save(tmp_path / "queries.npy", x[0:900:20])  # rows that are dead
+    for more in ((), ("--curve",)):
+        told = vantage("eval", index, "--queries", tmp_path / "queries.npy", "--k", 10, "--json", *more).json()
+        assert told["rows"] == len(oracle)
+        assert min(point["recall"] for point in told.get("points", [told])) > 0.8
