@@ -21,6 +21,7 @@ from test_faceted import random_facets
 from test_filtered import DIMENSION, NAMES, ask, made_up, scores
 from test_listing import SCALARS, walked
 
+from build_index.audit.verify import verify_deep
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index
 from build_index.bucket.store import ObjectStore, store_at
@@ -200,4 +201,5 @@ def test_grown_indexes_answer_as_their_rows_do(made: tuple[Path, dict[int, Row]]
         opened = open_index(index)
         segments += [len(p.first) for p in opened.root.projections]
         check(opened, oracle, draw)
+        assert not verify_deep(store)["damage"]
     assert max(segments) > 1
