@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from kills import Killed
 from small import clustered, vantage
+from test_publish import keys, server  # noqa: F401
 
+from build_index.audit.verify import verify_deep
 from build_index.bucket import generations as g
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index, open_written
@@ -137,23 +139,35 @@ def check(index: Index, oracle: dict[str, Row], draw: np.random.Generator) -> No
     asyncio.run(run())
 
 
-def listed(where: Path) -> dict[str, dict[str, Any]]:
+def listed(where: str | Path) -> dict[str, dict[str, Any]]:
     """The attributes of every row by its id."""
     return {r["id"]: r["attributes"] for r in vantage("rows", where, "--limit", 9999, "--json").json()["rows"]}
 
 
-def test_flushes_keep_every_row_as_it_was_written_last(plain: Path, tmp_path: Path) -> None:
-    index, oracle, draw = copied(plain, tmp_path), oracle_of(), np.random.default_rng(3)
-    store = store_at(str(index))
-    for step in range(1, 9):
+def flushed(where: str | Path, steps: int) -> None:
+    """Writes, and flushes every other time, checked in between."""
+    store, oracle, draw = store_at(str(where)), oracle_of(), np.random.default_rng(3)
+    for step in range(1, steps + 1):
         change(store, oracle, draw, step)
-        check(open_written(index), oracle, draw)
+        check(open_written(where), oracle, draw)
         if step % 2:
             folded = compact(store)
             assert (folded.how, folded.rows, folded.seq) == ("flush", len(oracle), step), folded
-            check(open_index(index), oracle, draw)
-            assert listed(index) == {name: row[1] for name, row in oracle.items()}
-            assert not g.verify(store)["damage"]
+            check(open_index(where), oracle, draw)
+            assert listed(where) == {name: row[1] for name, row in oracle.items()}
+            assert not g.verify(store)["damage"] and not verify_deep(store)["damage"]
+
+
+def test_flushes_keep_every_row_as_it_was_written_last(plain: Path, tmp_path: Path) -> None:
+    flushed(copied(plain, tmp_path), 7)
+
+
+@pytest.mark.usefixtures("keys")
+def test_flushes_in_a_bucket(plain: Path) -> None:
+    g.publish(plain, store_at("s3://bucket/flushed/index"))
+    flushed("s3://bucket/flushed/index", 3)
+    assert g.gc(store_at("s3://bucket/flushed/index"), 0)["bytes"] > 0
+    assert not verify_deep(store_at("s3://bucket/flushed/index"))["damage"]
 
 
 def copied(index: Path, to: Path) -> Path:
@@ -277,8 +291,8 @@ def rows_of(index: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_a_flush_that_is_killed_loses_nothing(plain: Path, tmp_path: Path, after: bool) -> None:
+def test_a_flush_that_is_killed_loses_nothing(plain: Path, tmp_path: Path) -> None:
+    """Before every other write, and behind the others."""
     index, oracle, draw = copied(plain, tmp_path), oracle_of(), np.random.default_rng(8)
     change(store_at(str(index)), oracle, draw, 1)
     compact(store_at(str(index)))
@@ -294,7 +308,7 @@ def test_a_flush_that_is_killed_loses_nothing(plain: Path, tmp_path: Path, after
         there = Path(shutil.copytree(index, tmp_path / str(at) / "index"))
         store = store_at(str(there))
         try:
-            compact(Writes(store, at, *((nothing_else, end) if after else (end, nothing_else))))
+            compact(Writes(store, at, *((nothing_else, end) if at % 2 else (end, nothing_else))))
             break
         except Killed:
             pass
