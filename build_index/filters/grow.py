@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vantage.errors import InputError
+from vantage.errors import DamagedError, InputError
+from vantage.filter.facet import values_of
 from vantage.format import (
     BUCKETS_MAX,
     CHUNK_ROWS,
@@ -38,7 +39,7 @@ from ..ingest.rows import Ints, Rows
 from ..write.contents import RowTable
 from ..write.objects import ObjectList
 from .codes import RowCodes
-from .columns import TEXT_BYTES_MAX, Column, Unfit, column_of, keys_of, text_keys
+from .columns import TEXT_BYTES_MAX, Column, column_of, text_keys
 from .counts import STEP, TABLE_BYTES_MAX
 from .projections import BUCKET_ROWS, write_segment
 from .projections import BUCKETS_MAX as PROJECTED_MAX
@@ -112,30 +113,29 @@ def grow(root: Root, records: Sequence[bytes], home: Ints, moved: int, gone: Seq
 
 
 def _values(root: Root, records: Sequence[bytes]) -> list[list[list[Any]]]:
-    """Of each field, of each of these rows, the values as keys, texts in UTF-8. Raises CannotGrow."""
+    """Of each field, of each of these rows, the values as keys, of texts with ranks their UTF-8: as queries see them
+    while they are in the log. Raises CannotGrow.
+    """
     out: list[list[list[Any]]] = [[] for _ in root.filters]
     for record in records:
         values = json.loads(record)
         for own, field in zip(out, root.filters, strict=True):
             try:
-                some = keys_of(values[field.attribute], field.kind, field.many)
-            except (Unfit, ValueError, TypeError, OverflowError) as error:
-                what = f"a value of {root.names[field.attribute]!r} is none that the index can have: {error}"
-                raise CannotGrow(what, hint="write the row again") from None
-            own.append([text.encode() for text in some] if field.kind == "text" else some)
+                own.append(values_of(field, values[field.attribute], "a row"))
+            except DamagedError as error:
+                raise CannotGrow(error.message, hint="write the row again") from None
     return out
 
 
 def _column(root: Root, field: FilterField, values: Sequence[Sequence[Any]]) -> Column:
-    keys, name = list[int](), root.names[field.attribute]
-    if field.kind == "text":
+    name = root.names[field.attribute]
+    if field.ranked:
         key_of = text_keys(field)
         try:
-            values = [sorted(key_of(text) for text in row) for row in values]
+            values = [[key_of(text) for text in row] for row in values]
         except KeyError as error:
             raise damaged("root.bin, section filters", f"{name!r} does not have the text {error}") from None
-    keys = [*chain.from_iterable(values)]
-    return column_of(name, field, keys, [len(row) for row in values])
+    return column_of(name, field, [*chain.from_iterable(values)], [len(row) for row in values])
 
 
 def _check_blocks(column: Column) -> None:

@@ -165,7 +165,7 @@ def test_time_may_be_up(made: Made) -> None:
 def test_what_no_value_can_be_is_damage(made: Made) -> None:
     index = open_index(made[0])
     root = index.root
-    wrong = {"lang": {"distinct": 1}, "at": {"low": -(1 << 62)}, "price": {"high": (1 << 63) - 1}}
+    wrong = {"lang": {"distinct": 1, "ends": (0, 1)}, "at": {"low": -(1 << 62)}, "price": {"high": (1 << 63) - 1}}
     fields = [replace(f, **wrong.get(root.names[f.attribute], {})) for f in root.filters]
     index.segment.root = replace(root, filters=tuple(fields))
     for name, facet in (("lang", {"top": 3}), ("at", {"buckets": 3}), ("price", {"buckets": 3})):

@@ -41,6 +41,7 @@ from vantage.log.conditions import Write
 from vantage.log.state import read_log
 from vantage.search import facets
 from vantage.search.facets import FacetQuery
+from vantage.search.filtered import select
 from vantage.search.query import Query
 
 SHAPE = RowShape(DIMENSION, "i64", "f16")
@@ -108,6 +109,15 @@ def check(index: Index, oracle: dict[int, Row], draw: Random, turns: int = 24) -
     rows = [row for _, row in oracle.values()]
     assert index.root.live_rows == len(rows)
     check_fields(index, rows)
+    for value in (
+        {"lang": "de"},
+        {"year": {"$gte": 1960}},
+        {"stock": True},
+        {"tags": {"$ne": "a"}},
+        {"price": {"$lt": 0}},
+    ):
+        about, count_of = select(value, index.root, index.segment.homes), sum(matching(value, rows))
+        assert about is not None and abs(sum(about.rows) - count_of) < 10 + 0.3 * count_of, (value, sum(about.rows))
     check_answers(index, oracle, draw, turns)
     for free in (8 << 20, 0):
         with patch.object(facets, "FREE_BYTES", free):
