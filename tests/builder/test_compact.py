@@ -106,7 +106,8 @@ def test_attributes_keep_their_types(tmp_path: Path) -> None:
     day = pa.array([date(2024, 5, 1 + i % 28) for i in range(200)])
     columns = {
         "vector": list(clustered(200, DIMENSION, 1)), "words": [["a", f"b{i}"] for i in range(200)],
-        "at": at, "day": day, "small": pa.array([i % 100 for i in range(200)], pa.int8()), "marks": [[i / 2] for i in range(200)],
+        "at": at, "day": day, "small": pa.array([i % 100 for i in range(200)], pa.int8()),
+        "marks": [[i / 2] for i in range(200)],
     }  # fmt: skip
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
     index = tmp_path / "bucket" / "index"
