@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from operator import mul
@@ -25,7 +25,6 @@ from ..format import (
     Spot,
     Values,
     aligned,
-    all_ids,
     attribute_bytes,
     centre_of,
     damaged,
@@ -38,6 +37,7 @@ from ..format import (
 )
 from .prepare import Prepared
 from .rotate import rotated
+from .superseded import superseded_in
 
 _ENTRY = struct.Struct("<iIII")  # score, row, extent, index in it
 CONTENDERS_MIN = 300
@@ -316,17 +316,6 @@ def rows_taken(plane: memoryview, n: int, columns: int, program: bytes, where: s
     except ValueError as error:
         raise damaged(where, f"its columns are damaged ({error})") from None
     return mask
-
-
-def superseded_in(
-    data: bytes | memoryview, opened: Opened, ids: Set[int | bytes], kind: str, where: str
-) -> int:  # fmt: skip
-    """A bit for each row of an extent whose id is one of these."""
-    if not ids:
-        return 0
-    n = opened.at.n
-    own = all_ids(memoryview(data)[opened.at.ids :], opened.id_width, n, kind, where)
-    return 0 if ids.isdisjoint(own) else sum(1 << i for i, one in enumerate(own) if one in ids)
 
 
 def without_rows(mask: bytearray | None, gone: int, n: int) -> bytes | bytearray:

@@ -24,6 +24,7 @@ from . import scan
 from .filtered import Selection
 from .plan import Plan
 from .segment import Segment
+from .superseded import superseded_in
 
 TABLE_MAX = 1 << 16  # entries of a column's table
 
@@ -127,7 +128,7 @@ class ColumnScan:
             plane = memoryview(data)[opened.at.columns : opened.at.columns_end]
         bits = (1 << self.directory.homes[place]) - 1  # they come first
         if self.segment.fresh is not None:
-            bits &= ~scan.superseded_in(data, opened, self.segment.fresh.ids, index.id_kind, where)
+            bits &= ~superseded_in(data, opened, self.segment.fresh.superseded, index.id_kind, where)
         if self.selection is not None:
             program = self.selection.program.data
             bits &= int.from_bytes(scan.rows_taken(plane, n, len(root.filters), program, where), "little")

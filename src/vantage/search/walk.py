@@ -30,8 +30,9 @@ from ..format import (
 )
 from .filtered import Base, Selection
 from .projected import buckets, known_bases
-from .scan import Tail, rows_taken, superseded_in
+from .scan import Tail, rows_taken
 from .segment import Segment
+from .superseded import superseded_in
 
 WALK_BYTES_MAX = 4 << 20  # of blocks or chunks that a page reads and keeps
 USUAL_ROWS = 100  # of a page: one that has more may not have come by the quickest way
@@ -294,7 +295,7 @@ class RowScan:
         self.rows += n
         bits = (1 << self.directory.homes[place]) - 1  # they come first; copies are listed where they are at home
         if self.segment.fresh is not None:
-            bits &= ~superseded_in(data, opened, self.segment.fresh.ids, index.id_kind, where)
+            bits &= ~superseded_in(data, opened, self.segment.fresh.superseded, index.id_kind, where)
         if self.selection:
             program = self.selection.program.data
             bits &= int.from_bytes(rows_taken(plane, n, len(root.filters), program, where), "little")
