@@ -30,8 +30,9 @@ from ..format import (
 )
 from .filtered import Base, Selection
 from .projected import buckets, known_bases
-from .scan import Tail, gone_in, rows_taken
+from .scan import Tail, rows_taken
 from .segment import Segment
+from .superseded import gone_in
 
 WALK_BYTES_MAX = 4 << 20  # of blocks or chunks that a page reads and keeps
 USUAL_ROWS = 100  # of a page: one that has more may not have come by the quickest way
