@@ -1,0 +1,88 @@
+"""Scans the blocks that an index has stored, once for many queries: what `full_scans` finds in rows, by extents."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage import kernels
+from vantage.format import RANGES_AT, ROOT_KEY, Root, centre_of, open_block
+from vantage.search.plan import spread
+from vantage.search.prepare import Prepared
+from vantage.search.route import ROUTERS
+from vantage.search.scan import SCANS
+
+from ..ingest.rows import Ints
+from .edge import HeldOutQueries, P
+from .measure import ENTRY, KEPT, Bools, Candidates, judge
+
+Read = Callable[[str, int, int], bytes]  # (key as the root's directory of objects has it, offset, bytes)
+
+
+def extent_probabilities(root: Root, queries: Sequence[Prepared]) -> P:
+    """u32 (Q, E) in 2^-20, by the edge's own router: of each extent of a root that has the directory of all."""
+    directory = root.directory
+    assert directory is not None
+    router, out = ROUTERS[root.index.router](root.router, root.index), np.zeros((len(queries), len(directory)), np.uint32)
+    for line, query in zip(out, queries, strict=True):
+        line[:] = spread(router.probabilities(query), directory).dense(len(directory))
+    return out
+
+
+def starts(root: Root, rendition: int) -> Bools:
+    """bool (E): extents that are the first ones of their objects, over whose begin no range goes."""
+    assert root.directory is not None
+    out = np.zeros(len(root.directory), bool)
+    out[[low for _, low, _ in root.directory.runs[rendition]]] = True
+    return out
+
+
+def scan_stored(
+    root: Root, read: Read, held: HeldOutQueries, asked: Bools, rendition: int = 0, kept: int = KEPT
+) -> Candidates:
+    """The best copies of rows for each query among the extents asked for, bool (Q, E); dead rows and the query's own
+    left out. held.rows and its truth are by row number. Base is 0 of extents that a query does not ask for.
+
+    Each extent is read once, and held until its queries have scanned it. Raises DamagedError for one that is not whole.
+    """
+    directory, index, queries = root.directory, root.index, held.queries
+    assert directory is not None
+    scans = [SCANS[index.codec](root, directory, rendition, query, kept) for query in queries]
+    code_bytes, dot = root.codecs[root.renditions[rendition].codec].code_bytes, array("i", [0])
+    base = np.zeros(asked.shape, np.float32)
+    for e in np.flatnonzero(asked.any(0)).tolist():
+        extent, label = directory.extent(e, rendition), f"extent {e}"
+        key = root.objects.keys[extent.object]
+        inside, end = key == ROOT_KEY, extent.offset + extent.size
+        data = root.inline[extent.offset : end] if inside else read(key, extent.offset, extent.size)
+        opened = open_block(
+            data, extent.rows, extent.size, code_bytes, index.dimension, index.by_row, f"{key}, {label}", index.metric
+        )
+        at, centre = opened.at, centre_of(data, opened.at, index.dimension)
+        for q in np.flatnonzero(asked[:, e]).tolist():
+            query, scan = queries[q], scans[q]
+            kernels.matvec_i8(query.i16, centre.row, 1, index.dimension, dot)
+            own = dot[0] * (centre.scale * query.i16_scale) + centre.bias
+            base[q, e] = own
+            kernels.lrsq_scan(data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, own, e, scan.tables, scan.pool)
+    block, row = np.full((len(queries), kept), -1, np.int32), np.full((len(queries), kept), -1, np.int32)
+    score, entries = np.zeros((len(queries), kept), np.float32), np.empty(kept, ENTRY)
+    for q, scan in enumerate(scans):
+        found = entries[: kernels.pool_finish(scan.pool, entries)]
+        found = found[(found["slot"] != held.rows[q]) & ~dead_rows(root, found["slot"].astype(np.int64))]
+        n = len(found)
+        block[q, :n], row[q, :n], score[q, :n] = found["block"], found["slot"], found["score"] / queries[q].unit
+    out = judge(block, row, held.truth)
+    return Candidates(out.block, out.row, out.twin, out.rank, out.truth, score, base)
+
+
+def dead_rows(root: Root, rows: Ints) -> npt.NDArray[np.bool_]:
+    """bool (n): which of these numbers no row has any more."""
+    if root.dead is None:
+        return np.zeros(len(rows), bool)
+    bits = np.frombuffer(root.dead.bits, np.uint8)
+    out: npt.NDArray[np.bool_] = (bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).astype(bool)
+    return out
