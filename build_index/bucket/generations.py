@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -34,20 +35,38 @@ MARK_S = 3600.0  # a gc that has not ended by then has died
 
 
 def manifest_objects(data: bytes, generation: str) -> list[ObjectName]:
-    """What a manifest names. Raises DamagedError where it is not the one that the generation is named after, or names
-    anything but the objects of this generation.
+    """What a manifest names: objects of this generation, and of those that it builds on. Raises DamagedError where it is
+    not the one that the generation is named after, or names anything else.
     """
     try:
         manifest = loads(data, MANIFEST_DEPTH_MAX, MANIFEST_PARTS_MAX, finite=False)
         objects = [ObjectName(o["key"], o["size"], o["sha256"]) for o in manifest.pop("objects")]
-        named = {o.key.removeprefix(f"{generation}/"): (o.size, o.sha256) for o in objects}
+        named = {relative(o.key, generation): (o.size, o.sha256) for o in objects}
         del manifest["generation"]
     except (ValueError, KeyError, TypeError, AttributeError):
         objects, named, manifest = [], {}, None
-    if hashlib.sha256(json.dumps([named, manifest]).encode()).hexdigest()[:16] != generation:
+    if name_of(named, manifest) != generation:
         raise DamagedError(f"{generation}/manifest.json: is not what the builder wrote", hint="publish it again")
     check_objects(objects, generation)
     return objects
+
+
+def relative(key: str, generation: str) -> str:
+    """A key as the directory of objects of a generation has it."""
+    own = f"{generation}/"
+    return key.removeprefix(own) if key.startswith(own) else f"../{key}"
+
+
+def name_of(objects: Mapping[str, tuple[int, str]], manifest: dict[str, Any]) -> str:
+    """The name of a generation: of its objects (size, SHA-256) by their relative keys, and of what its manifest says
+    beside them.
+    """
+    return hashlib.sha256(json.dumps([objects, manifest]).encode()).hexdigest()[:16]
+
+
+def folders(objects: Iterable[ObjectName]) -> set[str]:
+    """The generations that objects lie in."""
+    return {o.key.partition("/")[0] for o in objects}
 
 
 def _current(store: ObjectStore) -> tuple[Current | None, str | None, dict[str, Any]]:
@@ -118,11 +137,12 @@ def _publish(
 def send(
     home: FolderStore, current: Current, objects: list[ObjectName], text: bytes, store: ObjectStore, progress: Progress
 ) -> int:
-    """Puts what is not there yet of a generation into a bucket, its manifest last; the bytes written.
+    """Puts those objects of a generation into a bucket that are not there yet, its manifest last; the bytes written.
 
-    Raises InputError, DamagedError, ConflictError, StoreError as `publish`. It is not live then.
+    objects: all of them; or but for those that what is live names until this one is, which no gc takes. Raises
+    InputError, DamagedError, ConflictError, StoreError as `publish`. It is not live then.
     """
-    check_unmarked(store, current.generation)
+    check_unmarked(store, current, objects)
     total, done, written = sum(o.size for o in objects), 0, 0
 
     def put(o: ObjectName) -> int:
@@ -154,31 +174,33 @@ def send(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    seal(store, current, text)
+    seal(store, current, objects, text)
     return written
 
 
-def check_unmarked(store: ObjectStore, generation: str) -> None:
-    """Raises ConflictError for a generation that a gc is deleting."""
-    if any(stored.key.startswith(f"{generation}/{MARK}") for stored in store.list(generation)):
-        raise ConflictError(
-            f"`vantage gc` is deleting {generation}",
-            hint="let it end; where it broke off, run it again after an hour; then publish the index again",
-        )
+def check_unmarked(store: ObjectStore, current: Current, objects: Iterable[ObjectName]) -> None:
+    """Raises ConflictError where a gc is deleting the generation, or one that has some of these objects of it."""
+    for name in sorted(folders(objects) | {current.generation}):
+        if any(stored.key.startswith(f"{name}/{MARK}") for stored in store.list(name)):
+            raise ConflictError(
+                f"`vantage gc` is deleting {name}",
+                hint="let it end; where it broke off, run it again after an hour; then publish the index again",
+            )
 
 
-def seal(store: ObjectStore, current: Current, text: bytes) -> None:
-    """Writes the manifest, again where it is there: that makes the generation young, which keeps gc away from it.
+def seal(store: ObjectStore, current: Current, objects: list[ObjectName], text: bytes) -> None:
+    """Writes the manifest, again where it is there: that makes the generation young, which keeps gc away from it and
+    from what it names.
 
-    Raises ConflictError beside a gc that came first, DamagedError where an object is gone.
+    objects: see `send`. Raises ConflictError beside a gc that came first, DamagedError where an object is gone.
     """
-    check_unmarked(store, current.generation)  # before it is young, or no later gc could end what one has begun
+    check_unmarked(store, current, objects)  # before it is young, or no later gc could end what one has begun
     try:
         store.put(current.manifest.key, text)
     except StoreError:  # maybe in vain: the one that is there may be as old as ever
         store.put(current.manifest.key, text)
-    check_unmarked(store, current.generation)
-    missing = [o.key for o in manifest_objects(text, current.generation) if store.stated(o.key) != (o.size, o.sha256)]
+    check_unmarked(store, current, objects)
+    missing = [o.key for o in objects if store.stated(o.key) != (o.size, o.sha256)]
     if missing:
         raise DamagedError(f"{missing[0]}: went away or changed meanwhile", hint="publish the index again")
 
@@ -265,24 +287,27 @@ def _group(store: ObjectStore) -> dict[str, list[StoredObject]]:
 
 
 def generations(store: ObjectStore) -> list[dict[str, Any]]:
-    """Every generation in the bucket, newest first; `whole` by names and sizes, which `verify` checks to the byte."""
+    """Every generation in the bucket, newest first; `whole` by names and sizes, which `verify` checks to the byte.
+
+    `bytes` are its own: it may name objects of others. One that is not whole may have objects that others name.
+    """
     current, _, _ = _current(store)
-    out, grouped = [], _group(store)
+    out, grouped = list[dict[str, Any]](), _group(store)
+    all_sizes = {s.key: s.size for stored in grouped.values() for s in stored}
     if current is None and not grouped:
         live(store)  # says so
     for name, stored in grouped.items():
         if all(s.key.startswith(f"{name}/{MARK}") for s in stored):  # of a gc that died
             continue
-        sizes = {s.key: s.size for s in stored}
         manifest, entire = dict[str, Any](), False
         with suppress(DamagedError):
             text = store.get(f"{name}/manifest.json")
             objects = manifest_objects(text[0], name) if text else []
             manifest = json.loads(text[0]) if text else {}
-            entire = bool(objects) and all(sizes.get(o.key) == o.size for o in objects)
+            entire = bool(objects) and all(all_sizes.get(o.key) == o.size for o in objects)
         out.append(
             {"generation": name, "live": current is not None and current.generation == name, "whole": entire,
-             "bytes": sum(sizes.values()), "written": max(s.modified for s in stored), "rows": manifest.get("rows"),
+             "bytes": sum(s.size for s in stored), "written": max(s.modified for s in stored), "rows": manifest.get("rows"),
              "contract": manifest.get("contract")}
         )  # fmt: skip
     return sorted(out, key=lambda g: (g["written"], g["generation"]), reverse=True)
@@ -325,7 +350,7 @@ def _rollback(store: ObjectStore, generation: str | None) -> dict[str, Any]:
         raise DamagedError(f"{bad[0]}: is missing or not what was written", hint="name another, or publish it again")
     if bad := unlike(store, new, objects):
         raise DamagedError(bad[0], hint="name another, or publish it again")
-    seal(store, new, text)
+    seal(store, new, objects, text)
     _swap(store, new, current, etag)
     return {"generation": target, "previous": current.generation, "swapped": True}
 
@@ -333,10 +358,12 @@ def _rollback(store: ObjectStore, generation: str | None) -> dict[str, Any]:
 def gc(store: ObjectStore, older_than: float, *, dry_run: bool = False) -> dict[str, Any]:
     """Deletes generations, and what interrupted publishes left, whose newest object is older than so many seconds.
 
-    Never the live one, nor the one that it would roll back to. A mark of this run comes first, then a second look:
-    whoever makes a generation live writes its manifest anew and then looks for marks (`seal`), so one of the two sees
-    the other. The manifest goes next: what is left of a generation then cannot be rolled back to, and the next run
-    deletes it. Marks of other runs stay, until they are so old that their run must have died.
+    Never the live one, nor the one that it would roll back to, nor what a generation names that stays. A mark of this
+    run comes first, then a second look: whoever makes a generation live writes its manifest anew and then looks for
+    marks where its objects lie (`seal`), so one of the two sees the other. A compaction need not look where it names
+    what the live generation names: that stays until it is not live any more, and then the compaction comes too late.
+    The manifest goes next: what is left of a generation then cannot be rolled back to, and the next run deletes it.
+    Marks of other runs stay, until they are so old that their run must have died.
     """
     with beside(store):
         return _gc(store, older_than, dry_run)
@@ -347,15 +374,16 @@ def _gc(store: ObjectStore, older_than: float, dry_run: bool) -> dict[str, Any]:
     deleted, freed, run = [], 0, MARK + secrets.token_hex(8)
     if current.named_log is not None and not dry_run:
         asyncio.run(collect(StoreLog(store), time.monotonic, time.time(), max(older_than, GRACE_S)))
-    for name, seen in sorted(_group(store).items()):
-        mark, stored = f"{name}/{run}", _garbage(store, name, older_than)
+    grouped = _group(store)
+    for name, seen in sorted(grouped.items()):
+        mark, stored = f"{name}/{run}", _garbage(store, name, older_than, grouped)
         if not dry_run:
             for s in seen:
                 if s.key.startswith(f"{name}/{MARK}") and time.time() - s.modified > MARK_S:
                     store.delete(s.key)
             if stored:
                 store.put(mark, b"")
-                stored = _garbage(store, name, older_than)
+                stored = _garbage(store, name, older_than, _group(store))
                 if not stored:
                     store.delete(mark)
         if not stored:
@@ -370,12 +398,36 @@ def _gc(store: ObjectStore, older_than: float, dry_run: bool) -> dict[str, Any]:
     return {"deleted": deleted, "bytes": freed, "dry_run": dry_run}
 
 
-def _garbage(store: ObjectStore, name: str, older_than: float) -> list[StoredObject]:
-    """All objects of a generation that may go, as they are now, but for marks; none of one that may not."""
-    stored = [s for s in store.list(name) if not s.key.startswith(f"{name}/{MARK}")]
+def _garbage(
+    store: ObjectStore, name: str, older_than: float, grouped: dict[str, list[StoredObject]]
+) -> list[StoredObject]:
+    """Objects of a generation that may go, of what there is as `_group` has it, but for marks; none of one that may
+    not.
+    """
     current, _, members = live(store)
-    young = any(time.time() - s.modified < older_than for s in stored)
-    return [] if young or name in (current.generation, members.get("previous")) else stored
+    own, kept = list[StoredObject](), set[str]()
+    for other, found in grouped.items():
+        stored = [s for s in found if not s.key.startswith(f"{other}/{MARK}")]
+        young = any(time.time() - s.modified < older_than for s in stored)
+        if young or other in (current.generation, members.get("previous")):
+            kept.add(other)
+        elif other == name:
+            own = stored
+    return own and _unnamed(store, own, kept, current.generation)
+
+
+def _unnamed(store: ObjectStore, objects: list[StoredObject], kept: set[str], own: str) -> list[StoredObject]:
+    """Those of some objects that no generation names which is kept; none where the live one, `own`, does not tell."""
+    named = set[str]()
+    for name in kept:
+        text = store.get(f"{name}/manifest.json")
+        if text is None and name != own:
+            continue  # a publish that is not through yet: it looks for marks
+        try:
+            named |= {o.key for o in manifest_objects(text[0] if text else b"", name)}
+        except DamagedError:
+            return []
+    return [s for s in objects if s.key not in named]
 
 
 def unlike(store: ObjectStore, current: Current, objects: list[ObjectName]) -> list[str]:
@@ -385,11 +437,8 @@ def unlike(store: ObjectStore, current: Current, objects: list[ObjectName]) -> l
         root = Root.unpack(store.read(current.root.key, 0, current.root.size), current.root.key)
     except DamagedError as error:
         return [error.message]
-    stated = {
-        key: size
-        for key, size in zip(root.objects.resolve("", generation), root.objects.sizes, strict=True)
-        if key.startswith(f"{generation}/") and key != current.root.key
-    }
+    stated = dict(zip(root.objects.resolve("", generation), root.objects.sizes, strict=True))
+    stated.pop(current.root.key, None)
     return [
         f"{key}: root.bin counts on {size} bytes, the manifest names {sizes.get(key, 'no such object')}"
         for key, size in stated.items()

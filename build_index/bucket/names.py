@@ -50,12 +50,12 @@ def _name(address: str | PurePath) -> str:
 
 
 def check_objects(objects: list[ObjectName], generation: str) -> None:
-    """Raises DamagedError where a manifest names what is not an object of this generation, or one twice."""
+    """Raises DamagedError where a manifest names what is no object, the root of another generation, or one twice."""
     if len(objects) > 2 * OBJECTS_MAX + 3:
         raise _refused(generation, f"names {len(objects):,} objects")
     keys = set[str]()
     for o in objects:
-        if kind_of(o.key) != "object" or not o.key.startswith(f"{generation}/"):
+        if kind_of(o.key) != "object" or o.key.endswith("/root.bin") and o.key != f"{generation}/root.bin":
             raise _refused(generation, f"names {ascii(o.key)[:80]}, which is not an object of this generation")
         most = ROOT_BYTES_MAX if o.key.endswith("/root.bin") else SIZE_MAX
         if type(o.size) is not int or not 1 <= o.size <= most:

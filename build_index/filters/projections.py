@@ -215,7 +215,7 @@ def _chunk(
 
     planes = [
         groups.reshape(-1, GROUP, groups.shape[1]).transpose(0, 2, 1).tobytes(),
-        column(codes.f[number]), column(codes.h[number]), column(number.astype(np.uint32)), column(of.astype(np.uint8)),
+        column(codes.f[number]), column(codes.h[number]), column(table.stored[number]), column(of.astype(np.uint8)),
     ]  # fmt: skip
     tail = [column(table.checks[number])]
     if table.by_row:

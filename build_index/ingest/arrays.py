@@ -24,13 +24,14 @@ Ids = Ints | list[bytes]
 @dataclass(frozen=True, eq=False)
 class Arrays:
     """N rows. held (N, d) in normal form of `kind`; id_of: int64 (N) or N byte strings; records: of attributes, as JSON
-    arrays. Checked: see `check_arrays`. All row numbers are positions.
+    arrays. Checked: see `check_arrays`. All row numbers are positions; source: that of the first row in the source.
     """
 
     held: Array
     kind: str
     id_of: Ids
     records: list[bytes]
+    source: int = 0
 
     @property
     def rows(self) -> int:
@@ -71,8 +72,8 @@ class Arrays:
         return np.fromiter(map(len, self.records), np.int64, len(self.records))
 
     def source_rows(self, rows: npt.NDArray[np.integer]) -> Ints:
-        """Positions are the numbers of rows."""
-        return np.asarray(rows, np.int64)
+        """The positions of `rows`, int (n,), in the source."""
+        return np.asarray(rows, np.int64) + self.source
 
     def content(self) -> str:
         """A name of all rows: hexadecimal digits."""

@@ -59,7 +59,7 @@ class _Packing:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Blocks from `low` on with the rows source i64 (n), that begin at starts. By these rows: number, checks u32 (n),
+    """Blocks from `low` on with the rows source i64 (n), that begin at starts. By these rows: stored, checks u32 (n),
     spots u32 (n, 3), none where blocks have none. codes: of each codec, None where they are still to be made.
     columns: of each field whether its values are lists, and the keys of these rows as Column.some has them; None where
     blocks have no column.
@@ -68,7 +68,7 @@ class _Piece:
     low: int
     source: Ints
     starts: list[int]
-    number: U32
+    stored: U32
     checks: U32
     spots: U32
     codes: list[list[Encoded] | None]
@@ -110,7 +110,7 @@ def write_blocks(
         spots = table.spots[of] if table.by_row else np.zeros((0, 3), np.uint32)
         codes = [contents.codes_of(codec, low, high, source, starts) for codec in codecs]
         keys = [(c.field.many, *c.some(source)) if c.field.in_blocks else None for c in columns]
-        return _Piece(low, source, starts, of, table.checks[of], spots, codes, keys)
+        return _Piece(low, source, starts, table.stored[of], table.checks[of], spots, codes, keys)
 
     made = rows.tasks.map(_pack, packing, Lazy(len(ranges), piece), progress, keep=False)
     begins = np.cumsum(table.homes) - table.homes
@@ -178,7 +178,7 @@ def _pack_block(
     n = part.stop - part.start
     pad = bytes(4 * (aligned(n, 16) - n))
     id_width, id_plane = pack_ids(ids) if packing.rows.stored.id_kind == "bytes" else (8, b"".join(ids))
-    columns = [*encoded.planes(), piece.number[part].tobytes() + pad, piece.checks[part].tobytes() + pad]
+    columns = [*encoded.planes(), piece.stored[part].tobytes() + pad, piece.checks[part].tobytes() + pad]
     if packing.by_row:
         columns += [column.tobytes() + pad for column in piece.spots[part].T]
     return pack_block(n, id_width, encoded.ranges, centre, columns, id_plane, planes)

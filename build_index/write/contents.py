@@ -57,14 +57,14 @@ class Contents:
 
 @dataclass(frozen=True)
 class RowTable:
-    """Every row by its number, which is its order in the files: by home block, and by source row within it.
+    """Every row by its position, which is its order in the files: by home block, and by source row within it.
 
     members: source rows of each block, its home rows first. homes i64 (B): how many of these. source i64 (N): source
-    row of each number; number u32 (N): the inverse. pages: [low, high) of the row numbers of each page. By number:
+    row of each position; number u32 (N): the inverse. pages: [low, high) of the positions of each page. By position:
     attribute_bytes i64 (N), 0 without attributes; checks u32 (N), the CRC-32C of the stored vector, filled in as
     vectors are written; spots u32 (N, 3), where the attributes lie in those of their page, their bytes and their
-    CRC-32C, the last filled in too. by_row: scan blocks have spots. renditions: of the blocks,
-    one alone where the root holds them.
+    CRC-32C, the last filled in too; stored u32 (N), the number that the row has in the index: its position, where these
+    are all rows. by_row: scan blocks have spots. renditions: of the blocks, one alone where the root holds them.
     """
 
     members: list[Ints]
@@ -75,6 +75,7 @@ class RowTable:
     attribute_bytes: Ints
     checks: U32
     spots: U32
+    stored: U32
     by_row: bool
     renditions: tuple[Rendition, ...]
 
@@ -85,28 +86,37 @@ class RowTable:
 
 def row_table(contents: Contents) -> RowTable:
     """Numbers the rows. Raises InputError where a reader would refuse their blocks."""
-    rows, layout = contents.rows, contents.choice.layout
-    members, names = layout.members(), contents.attributes.names
-    homes = np.bincount(layout.partition.home, minlength=layout.blocks)
-    source = np.concatenate([m[:h] for m, h in zip(members, homes, strict=True)])
-    number = np.empty(rows.count, np.uint32)
-    number[source] = np.arange(rows.count, dtype=np.uint32)
-    sizes = rows.stored.attribute_sizes() if names else np.zeros(rows.count, np.int64)
-    by_row = bool(names) and are_long(rows.stored, names)
-    if names and not by_row:
-        by_row = max(int(sizes[m].sum()) for m in members) > BLOCK_BYTES_MAX
+    rows, layout, names = contents.rows, contents.choice.layout, contents.attributes.names
+    by_row = bool(names) and (are_long(rows.stored, names) or longest(contents) > BLOCK_BYTES_MAX)
     check_blocks(layout.sizes(), rows.count, contents.choice.codec.code_bytes, rows.dimension, by_row)
-    own = sizes[source]
-    rows_max = min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * rows.dimension)))
-    pages = list(pieces(own, JSON_BYTES, rows_max))
     inside = bool(names) and not by_row
     renditions: tuple[Rendition, ...] = (Rendition(0, inside),)
     if not contents.choice.inline:
         codecs = range(1 if contents.choice.longer is None else 2)
         renditions = tuple(Rendition(codec, within) for within in sorted({False, inside}) for codec in codecs)
+    return table_of(contents, by_row, renditions)
+
+
+def longest(contents: Contents) -> int:
+    """Bytes of the attributes of the rows of a block, where these are most."""
+    sizes = contents.rows.stored.attribute_sizes()
+    return max(int(sizes[m].sum()) for m in contents.choice.layout.members())
+
+
+def table_of(contents: Contents, by_row: bool, renditions: tuple[Rendition, ...], first: int = 0) -> RowTable:
+    """The rows of these contents, numbered from `first` on, for blocks as they are told."""
+    rows, layout = contents.rows, contents.choice.layout
+    members, homes = layout.members(), np.bincount(layout.partition.home, minlength=layout.blocks)
+    source = np.concatenate([m[:h] for m, h in zip(members, homes, strict=True)])
+    number = np.empty(rows.count, np.uint32)
+    number[source] = np.arange(rows.count, dtype=np.uint32)
+    sizes = rows.stored.attribute_sizes() if contents.attributes.names else np.zeros(rows.count, np.int64)
+    own = sizes[source]
+    rows_max = min(PAGE_ROWS, max(1, PAGE_BYTES // (4 * rows.dimension)))
+    pages = list(pieces(own, JSON_BYTES, rows_max))
     return RowTable(
-        members, homes, source, number, pages, own, np.empty(rows.count, np.uint32), _spots(own, pages), by_row,
-        renditions,
+        members, homes, source, number, pages, own, np.empty(rows.count, np.uint32), _spots(own, pages),
+        np.arange(first, first + rows.count, dtype=np.uint32), by_row, renditions,
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def write_ids(rows: Rows, table: RowTable, attributes: bool, objects: ObjectList
     with path.open("wb") as file:
         for low in range(0, rows.count, ID_PAGE_ROWS):
             part = order[low : low + ID_PAGE_ROWS]
-            page = hashes[part].tobytes() + part.astype(np.uint32).tobytes() + table.checks[part].tobytes()
+            page = hashes[part].tobytes() + table.stored[part].tobytes() + table.checks[part].tobytes()
             page += table.spots[part].T.tobytes() if attributes else b""
             first.append(int(hashes[part[0]]))
             crc.append(crc32c(page))

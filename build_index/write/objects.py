@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,11 +11,14 @@ from vantage.format import Objects
 
 
 class ObjectList:
-    """Objects by number, in the order in which they are begun, in the folder of a generation."""
+    """Objects by number, in the order in which they are begun, in the folder of a generation.
 
-    def __init__(self, folder: Path) -> None:
+    known: the sizes of objects of other generations that come before, by key.
+    """
+
+    def __init__(self, folder: Path, known: Mapping[str, int] | None = None) -> None:
         self.folder = folder
-        self.sizes: dict[str, int] = {}
+        self.sizes = dict(known or {})
 
     def begin(self, key: str) -> tuple[int, Path]:
         """(number, path) of a new object."""

@@ -99,7 +99,7 @@ def stored_kind(rows: Rows, near: float, vectors: str | None) -> str:
 
 
 def write_rows(contents: Contents, table: RowTable, objects: ObjectList, progress: Progress) -> RowPages:
-    """Writes the Parquet parts, attributes and facts of all rows; their pages.
+    """Writes the Parquet parts, attributes and facts of all rows, which have numbers in a row; their pages.
 
     Fills in the checks of the table, and the checksums of its spots.
     """
@@ -134,7 +134,8 @@ def write_rows(contents: Contents, table: RowTable, objects: ObjectList, progres
     columns = [*zip(*places, strict=True), *zip(*facts, strict=True)]
     columns += zip(*(texts.places or [(0, 0)] * len(table.pages)), strict=True)
     kinds = ("I", "Q", "I", "Q", "I", "I", "Q")
-    first_row = array("I", [*(low for low, _ in table.pages), rows.count])
+    starts = [*(low for low, _ in table.pages), rows.count]
+    first_row = array("I", [int(table.stored[0]) + start for start in starts])
     return RowPages(first_row, *(array(code, column) for code, column in zip(kinds, columns, strict=True)))
 
 
