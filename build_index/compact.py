@@ -38,7 +38,8 @@ COPY_BYTES = 8 << 20
 @dataclass(frozen=True)
 class Folded:
     """What a compaction has done. rows: of the index; upserted, patched, deleted: rows of the log by their last write,
-    those of rows that the generation did not have apart; written_bytes: that the bucket took.
+    those of rows that the generation did not have apart; written_bytes: that the bucket took. measured: prices were
+    measured again. rebuild_pays: a query reads so much more than one of an index built anew (see tune.living).
     """
 
     generation: str
@@ -48,6 +49,8 @@ class Folded:
     patched: int = 0
     deleted: int = 0
     written_bytes: int = 0
+    measured: bool = False
+    rebuild_pays: bool = False
 
 
 def compact(store: ObjectStore, progress: Progress = SILENT) -> Folded:
@@ -76,13 +79,16 @@ async def _compact(store: ObjectStore, progress: Progress) -> Folded:
             old, new = Path(folder, "old"), Path(folder, "new")
             await asyncio.to_thread(_fetch, store, state.current, old)
             index = VectorIndex.load(old).held
+            index.follow()
             counts = apply(index, tail)
             index.write(new)
             current, objects, text = whole(new)
             written = await asyncio.to_thread(send, FolderStore(new), current, objects, text, store, progress)
         members = {"previous": state.current.generation, "published": datetime.now(UTC).isoformat(timespec="seconds")}
         if await advance(log, state, current.generation, current.root, current.manifest, start, time.time(), members):
-            return Folded(current.generation, start - 1, index.rows.count, *counts, written)
+            living = json.loads(text).get("living", {})
+            told = living.get("measured", False), living.get("rebuild_pays", False)
+            return Folded(current.generation, start - 1, index.rows.count, *counts, written, *told)
     raise ConflictError("others always made another generation live first", hint="run it again")
 
 

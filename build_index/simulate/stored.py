@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from vantage import kernels
-from vantage.format import RANGES_AT, ROOT_KEY, Root, centre_of, open_block
+from vantage.format import RANGES_AT, ROOT_KEY, VECTOR_BYTES, Root, centre_of, open_block
 from vantage.search.plan import spread
 from vantage.search.prepare import Prepared
 from vantage.search.route import ROUTERS
 from vantage.search.scan import SCANS
 
-from ..ingest.rows import Ints
+from ..ingest.formats.batch import DTYPES
+from ..ingest.rows import F32, Ints
+from ..ingest.staging import GAP_BYTES
 from .edge import HeldOutQueries, P
 from .measure import ENTRY, KEPT, Bools, Candidates, judge
 
 Read = Callable[[str, int, int], bytes]  # (key as the root's directory of objects has it, offset, bytes)
 
 
+class Opened:
+    """Objects in the folder of a generation, opened as they are read. Not mapped: pages would count as memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._files = folder, dict[str, int]()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+    def read(self, key: str, offset: int, nbytes: int) -> bytes:
+        """See Read."""
+        if key not in self._files:
+            self._files[key] = os.open(self.folder / key, os.O_RDONLY)
+        return os.pread(self._files[key], nbytes, offset)
+
+
 def extent_probabilities(root: Root, queries: Sequence[Prepared]) -> P:
     """u32 (Q, E) in 2^-20, by the edge's own router: of each extent of a root that has the directory of all."""
     directory = root.directory
     assert directory is not None
-    router, out = ROUTERS[root.index.router](root.router, root.index), np.zeros((len(queries), len(directory)), np.uint32)
+    router, out = (
+        ROUTERS[root.index.router](root.router, root.index),
+        np.zeros((len(queries), len(directory)), np.uint32),
+    )
     for line, query in zip(out, queries, strict=True):
         line[:] = spread(router.probabilities(query), directory).dense(len(directory))
     return out
@@ -85,4 +113,18 @@ def dead_rows(root: Root, rows: Ints) -> npt.NDArray[np.bool_]:
         return np.zeros(len(rows), bool)
     bits = np.frombuffer(root.dead.bits, np.uint8)
     out: npt.NDArray[np.bool_] = (bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).astype(bool)
+    return out
+
+
+def stored_vectors(root: Root, read: Read, rows: Ints) -> F32:
+    """f32 (n, d): the full vectors of these rows, as they are stored; those that lie close are read together."""
+    index, pages, order = root.index, root.rows, np.argsort(rows)
+    width, out = index.dimension * VECTOR_BYTES[index.vector_kind], np.empty((len(rows), index.dimension), np.float32)
+    page = np.searchsorted(np.asarray(pages.first_row), rows[order], side="right") - 1
+    cuts = np.flatnonzero((np.diff(rows[order]) > GAP_BYTES // width) | (np.diff(page) > 0)) + 1
+    for some in np.split(np.arange(len(rows)), cuts) if len(rows) else []:
+        own, on = rows[order[some]], int(page[some[0]])
+        at = pages.vector_offset[on] + (int(own[0]) - pages.first_row[on]) * width
+        data = read(root.objects.keys[pages.vector_object[on]], at, int(own[-1] - own[0] + 1) * width)
+        out[order[some]] = np.frombuffer(data, DTYPES[index.vector_kind]).reshape(-1, index.dimension)[own - own[0]]
     return out

@@ -12,34 +12,37 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.cost import LANES, Budget
-from vantage.errors import InputError
-from vantage.format import HELD, HELD_MAGIC, VECTOR_BYTES, Contract, Cursor, Ladder, Promise, Promises, Root
-from vantage.format.layout import pack_object, unpack_object
+from vantage.format import VECTOR_BYTES, Contract, Cursor, IndexSection, Ladder, Promise, Promises, Root
+from vantage.format.layout import HELD, HELD_MAGIC, pack_object, unpack_object
 from vantage.read.gather import plan_gather
 from vantage.search.estimate import promise_of
 from vantage.search.plan import SMALL_BYTES
 from vantage.search.prepare import Prepared, prepare
 
-from ..ingest.rows import F32, Ints, in_scale
+from ..ingest.rows import F32, Ints, Rows, in_scale
 from ..neighbours.exact import I32, best_of, neighbours_at
-from ..neighbours.truth import Truth, tied
+from ..neighbours.truth import Truth, hold_out, neighbours_of, tied
 from ..simulate.edge import HeldOutQueries, P
 from ..simulate.measure import Bools
-from ..simulate.stored import Read, dead_rows, extent_probabilities, scan_stored, starts
+from ..simulate.stored import Read, extent_probabilities, scan_stored, starts, stored_vectors
 from . import renditions
-from .contract import calibrate, depths, price_at, target_point
+from .contract import calibrate, price_at, target_point
 from .promises import Gather, ScannedQueries, ScansAt, make_promises
 
+HELD_KEY = "held.bin"
 HELD_ROWS, HELD_BYTES = 600, 4 << 20  # rows that are asked, and bytes of their vectors, at most
 NEAR = 150  # neighbours that are kept of each: some go away
 UNMEASURED = 0.02  # of the rows may have changed since prices were measured
+ASKED_MIN = 20  # rows held, that prices are measured by
 SCANNED = 1 << 28  # rows in extents times queries, that are scanned at most
 GROWS = 0.4  # bytes a query of an index built anew, as a power of its rows: see docs/writes.md
 PAYS = 1.25  # times those bytes: a rebuild pays
 SLACK = 2.0**-20  # of scores: those that float32 sums do not tell apart tie
 
+COLUMNS = ("rows", "vectors", "near", "cost", "later")
 _HELD = struct.Struct("<IIIIQQddd")
-Nearest = Callable[[F32, Ints, int], tuple[I32, F32]]  # see truth.neighbours_of: (numbers, queries, count)
+RERANKED = 2  # times as many rows are compared as are wanted
+Nearest = Callable[["Held", int], tuple[I32, F32]]  # so many neighbours of rows held, and costs, as Held has them
 
 
 @dataclass(frozen=True)
@@ -95,19 +98,13 @@ class Held:
 
     def take(self, some: Ints | Bools) -> Held:
         """Some of the rows."""
-        columns = ("rows", "vectors", "near", "cost", "later")
-        return replace(self, **{name: getattr(self, name)[some] for name in columns})
+        return replace(self, **{name: getattr(self, name)[some] for name in COLUMNS})
 
     def renumbered(self, number: Ints) -> Held:
         """With row r as number[r]; none of its rows is without one."""
         return replace(
             self, rows=number[self.rows], near=np.where(self.near >= 0, number[self.near], -1).astype(np.int32)
         )
-
-    def scaled(self, root: Root) -> F32:
-        """f32 (H, d): the vectors in the scale of the index."""
-        index = root.index
-        return in_scale(self.vectors, index.metric, np.asarray(index.origin, np.float32), index.row_scale)
 
     def truth(self) -> Truth:
         """Of as many neighbours as are kept; costs that float32 does not tell apart tie."""
@@ -118,62 +115,138 @@ class Held:
         return Truth(self.near, np.where(known, better, -1).astype(np.int32), np.zeros(len(self.rows)), none)
 
 
-def follow(held: Held, gone: Ints, new: Ints, vectors: F32, metric: str, queries: F32) -> Held:
-    """After rows `gone`, sorted, went and rows `new` (n) came, with vectors (n, d) in the scale of the index, as are
-    queries (H, d). Lists get shorter where neighbours went: what is left of them is exact.
-    """
-    stay = ~np.isin(held.rows, gone)
-    held, queries = held.take(stay), queries[stay]
+@dataclass(frozen=True)
+class Scale:
+    """The scale of an index."""
+
+    metric: str
+    origin: F32
+    scale: float
+
+    @classmethod
+    def of(cls, index: IndexSection) -> Scale:
+        return cls(index.metric, np.asarray(index.origin, np.float32), index.row_scale)
+
+    def scaled(self, x: F32) -> F32:
+        """See Rows.scaled."""
+        return in_scale(x, self.metric, self.origin, self.scale)
+
+
+def without(held: Held, gone: Ints) -> Held:
+    """After rows `gone` went. Lists get shorter where neighbours did: what is left of them is exact."""
+    held = held.take(~np.isin(held.rows, gone))
     left = (held.near >= 0) & ~np.isin(held.near, gone)
     order = np.argsort(~left, axis=1, kind="stable")
-    near = np.take_along_axis(np.where(left, held.near, -1), order, 1)
-    cost = np.take_along_axis(np.where(left, held.cost, np.inf).astype(np.float32), order, 1)
+    near = np.take_along_axis(np.where(left, held.near, np.int32(-1)), order, 1)
+    cost = np.take_along_axis(np.where(left, held.cost, np.float32(np.inf)), order, 1)
+    return replace(held, near=near, cost=cost, changed=held.changed + len(gone))
+
+
+def follow(held: Held, rows: int, new: Ints, vectors: F32, scale: Scale, draw: np.random.Generator) -> Held:
+    """After rows `new` (n) came with vectors (n, d), as they are stored, to an index that now has so many.
+
+    They enter the lists where they are nearer than the last one known, behind which there may be others. Some of them
+    join the rows held, so that these are drawn alike from all; they have no lists yet: see `filled`.
+    """
+    held = replace(held, changed=held.changed + len(new))
     if len(new) and len(held.rows):
-        at, apart = neighbours_at(queries, iter([(0, vectors)]), min(NEAR, len(new)), metric)
-        # Behind the last one known there may be rows that are not in the list.
-        last = np.where(left, held.cost, -np.inf).max(1)[:, None]
-        sure = (at >= 0) & (apart <= last)
-        at, apart = np.where(sure, new[at], -1).astype(np.int32), np.where(sure, apart, np.inf).astype(np.float32)
-        near, cost = best_of(np.concatenate([near, at], 1), np.concatenate([cost, apart], 1), held.near.shape[1])
-        near = np.where(np.isfinite(cost), near, -1).astype(np.int32)
-    return replace(held, near=near, cost=cost, changed=held.changed + len(gone) + len(new))
+        queries, x = scale.scaled(held.vectors), scale.scaled(vectors)
+        at, apart = neighbours_at(queries, iter([(0, x)]), min(NEAR, len(new)), scale.metric)
+        sure = (at >= 0) & (apart <= np.where(held.near >= 0, held.cost, -np.inf).max(1)[:, None])
+        near = np.concatenate([held.near, np.where(sure, new[at], -1).astype(np.int32)], 1)
+        cost = np.concatenate([held.cost, np.where(sure, apart, np.inf).astype(np.float32)], 1)
+        near, cost = best_of(near, cost, held.near.shape[1])
+        held = replace(held, near=np.where(np.isfinite(cost), near, np.int32(-1)), cost=cost)
+    return joined(held, rows, new, vectors, draw)
 
 
-def asked_rows(held: Held, rows: int, new: int, draw: np.random.Generator) -> tuple[Ints, Ints]:
-    """(which of the rows held stay, which of `new` new ones join them) so that both are drawn alike from all rows."""
-    most = min(HELD_ROWS, max(1, HELD_BYTES // (4 * held.vectors.shape[1])))
-    joining = min(new, most, round(most * new / rows) if len(held.rows) else most)
-    staying = min(len(held.rows), most - joining)
-    kept = np.sort(draw.choice(len(held.rows), staying, replace=False))
-    return kept, np.sort(draw.choice(new, joining, replace=False))
+def joined(held: Held, rows: int, new: Ints, vectors: F32, draw: np.random.Generator) -> Held:
+    """With some of the rows `new` (n) that came to an index which now has so many, so that those held are drawn alike
+    from all; vectors f32 (n, d) as they are stored. They have no lists yet: see `filled`.
+    """
+    most = min(HELD_ROWS, max(1, HELD_BYTES // (4 * vectors.shape[1])))
+    share = len(held.rows) / (rows - len(new)) if len(held.rows) else most / rows
+    share = min(share, most / max(1.0, len(held.rows) + share * len(new)) * share)
+    count = min(len(new), round(share * len(new)))
+    some = np.sort(draw.choice(len(new), count, replace=False))
+    held = held.take(np.sort(draw.choice(len(held.rows), min(len(held.rows), most - count), replace=False)))
+    near, cost = np.full((count, NEAR), -1, np.int32), np.full((count, NEAR), np.inf, np.float32)
+    return replace(
+        held, rows=np.concatenate([held.rows, new[some]]), vectors=np.concatenate([held.vectors, vectors[some]]),
+        near=np.concatenate([held.near, near]), cost=np.concatenate([held.cost, cost]),
+        later=np.concatenate([held.later, np.ones(count, bool)]),
+    )  # fmt: skip
 
 
-def filled(held: Held, k: int, rows: int, queries: F32, nearest: Nearest) -> Held:
-    """With the lists found again that have become too short to tell k answers apart, of an index of so many rows."""
+def begin(rows: Rows, contract: Contract, seed: int) -> Held:
+    """The rows that the prices of a build were measured on, or some of them, by position; without lists."""
+    own = hold_out(rows.count, seed).calibration
+    most = min(HELD_ROWS, max(1, HELD_BYTES // (4 * rows.dimension)))
+    own = own[np.linspace(0, len(own) - 1, min(most, len(own))).astype(np.int64)]
+    near, cost = np.full((len(own), NEAR), -1, np.int32), np.full((len(own), NEAR), np.inf, np.float32)
+    return Held(
+        own, rows.stored.gather(own), near, cost, np.zeros(len(own), bool), 0, contract.target, rows.count,
+        target_point(contract).nbytes,
+    )  # fmt: skip
+
+
+def filled(held: Held, k: int, rows: int, nearest: Nearest) -> Held:
+    """With the lists found that are too short to tell k answers apart, of an index of so many rows."""
     short = np.flatnonzero((held.near >= 0).sum(1) < min(k + 1, rows - 1))
     if not len(short):
         return held
     near, cost = held.near.copy(), held.cost.copy()
-    near[short], cost[short] = _lists(held.rows[short], queries[short], nearest)
+    near[short], cost[short] = -1, np.inf
+    found, apart = nearest(held.take(short), min(NEAR, rows - 1))
+    near[short, : found.shape[1]], cost[short, : found.shape[1]] = found, np.where(found >= 0, apart, np.inf)
     return replace(held, near=near, cost=cost)
 
 
-def _lists(rows: Ints, queries: F32, nearest: Nearest) -> tuple[I32, F32]:
-    """(near, cost) of rows held, as Held has them."""
-    found, apart = nearest(rows, queries, NEAR)
-    near, cost = np.full((len(rows), NEAR), -1, np.int32), np.full((len(rows), NEAR), np.inf, np.float32)
-    near[:, : found.shape[1]] = found[:, :NEAR]
-    cost[:, : found.shape[1]] = np.where(found[:, :NEAR] >= 0, apart[:, :NEAR], np.inf)
-    return near, cost
+def nearest_in(rows: Rows) -> Nearest:
+    """Compared with all rows."""
+    return lambda held, count: neighbours_of(rows, held.rows, rows.scaled(held.vectors), count)
+
+
+def nearest_stored(root: Root, read: Read) -> Nearest:
+    """Compared with the rows that are best by the codes of an index, of all extents that a query may scan."""
+
+    def nearest(held: Held, count: int) -> tuple[I32, F32]:
+        scale, near = Scale.of(root.index), np.full((len(held.rows), count), -1, np.int32)
+        cost = np.full(near.shape, np.inf, np.float32)
+        scans = _scans_at(root, read, HeldOutQueries(_prepared(root, held), held.rows, held.truth()), 0)
+        candidates = scans(1.0).candidates
+        best = np.where(candidates.twin < 0, candidates.row, np.int32(-1))
+        for i, (query, own) in enumerate(zip(scale.scaled(held.vectors), best, strict=True)):
+            some = own[own >= 0][: RERANKED * count].astype(np.int64)
+            x = scale.scaled(stored_vectors(root, read, some))
+            at, apart = neighbours_at(query[None], iter([(0, x)]), min(count, len(some)), scale.metric)
+            near[i, : at.shape[1]], cost[i, : at.shape[1]] = some[at[0]], apart[0]
+        return near, cost
+
+    return nearest
 
 
 class Kept(NamedTuple):
-    """What an index promises now. nbytes: of a query at the target; pays: a rebuild, see PAYS; seconds of CPU."""
+    """What an index promises now."""
 
     contract: Contract
     promises: Promises
-    nbytes: float
-    pays: bool
+
+
+def priced(root: Root, read: Read, held: Held, *, second_wave: bool) -> tuple[Held, Kept | None]:
+    """What `measure` says, and the rows held without changes since; None where too little has changed for that, or
+    too few rows are held to say anything.
+    """
+    if held.changed < UNMEASURED * root.live_rows or len(held.rows) < ASKED_MIN:
+        return held, None
+    return replace(held, changed=0), measure(root, read, held, second_wave=second_wave)
+
+
+def rebuild_pays(root: Root, held: Held) -> bool:
+    """Whether a query at the target reads so much more than one of an index that is built anew would: see PAYS."""
+    grown = max(1.0, root.live_rows / held.built_rows) ** GROWS
+    lower = root.contract.target < held.target
+    return lower or target_point(root.contract).nbytes > PAYS * grown * max(1.0, held.built_bytes)
 
 
 def measure(root: Root, read: Read, held: Held, *, second_wave: bool = False) -> Kept:
@@ -182,7 +255,7 @@ def measure(root: Root, read: Read, held: Held, *, second_wave: bool = False) ->
     root: with what it promised until now. held: by row number. Promises at k above the contract's move with the price
     at its own k. Where nothing keeps the target any more, the contract's target is what is kept.
     """
-    contract, old, index = root.contract, root.promises, root.index
+    contract, old = root.contract, root.promises
     assert old is not None
     asking = HeldOutQueries(_prepared(root, held), held.rows, held.truth())
     before = promise_of(contract, old, contract.k, None)
@@ -215,9 +288,7 @@ def measure(root: Root, read: Read, held: Held, *, second_wave: bool = False) ->
             )
             promises = renditions.better(promises, more) or promises
     promises = replace(promises, others=(*promises.others, *_beyond(old, before, promises, made)))
-    nbytes = target_point(made).nbytes
-    grown = max(1.0, root.live_rows / held.built_rows) ** GROWS
-    return Kept(made, promises, nbytes, bool(held.built_bytes and nbytes > PAYS * grown * held.built_bytes))
+    return Kept(made, promises)
 
 
 def _prepared(root: Root, held: Held) -> list[Prepared]:

@@ -17,6 +17,7 @@ from ..codecs.planes import Codec, Encoded
 from ..ingest.attributes import BLOCK_BYTES_MAX, are_long, pieces
 from ..ingest.rows import Ints, Rows
 from ..tune.choose import Choice
+from ..tune.living import Held
 
 U32 = npt.NDArray[np.uint32]
 
@@ -33,7 +34,8 @@ class Contents:
     """Rows with their attributes, and the choice that says where and how each of them is kept.
 
     vector_kind: of the stored full vectors. manifest: what manifest.json says, but for its generation and objects.
-    encode: where codes of the first codec come from, where they are known already.
+    encode: where codes of the first codec come from, where they are known already. held: the rows that prices are
+    measured by again, by source row; None: those of the choice stay.
     """
 
     rows: Rows
@@ -42,6 +44,7 @@ class Contents:
     vector_kind: str
     manifest: dict[str, Any]
     encode: Encode | None = None
+    held: Held | None = None
 
     def codecs(self) -> tuple[Codec, ...]:
         """Of the blocks; renditions name them by number."""

@@ -45,9 +45,12 @@ from ..filters.projections import plain_bytes, projection_bytes, to_project, wri
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Ints, Rows
 from ..simulate.edge import logits, prepare_rows
+from ..simulate.stored import Opened
+from ..tune.living import HELD_KEY, Held, priced, rebuild_pays
 from .blocks import write_blocks
 from .contents import Contents, RowTable, row_table
 from .ids import write_ids
+from .manifest import contract_dict
 from .objects import ObjectList, sync
 from .publish import make_live
 from .vectors import write_rows
@@ -127,9 +130,11 @@ def _write(contents: Contents, context: BuildContext) -> None:
         inline,
         Filtering(fields_of(columns), counts, projections),
     )
+    if contents.held is not None:
+        unpriced = _living(contents, contents.held, table, unpriced, objects, context)
     root = unpriced.pack()
     if counts is not None and not paged and not contents.choice.inline:
-        target, seed = contents.choice.contract.target, context.options.seed
+        target, seed = unpriced.contract.target, context.options.seed
         progress = context.progress.phase("filters")
         opened = Root.unpack(root, "root.bin")
         promises, report = calibrate(
@@ -143,6 +148,32 @@ def _write(contents: Contents, context: BuildContext) -> None:
     with (context.building / "root.bin").open("wb") as file:
         file.write(root)
         sync(file)
+
+
+def _living(
+    contents: Contents, held: Held, table: RowTable, root: Root, objects: ObjectList, context: BuildContext
+) -> Root:
+    """The root with prices that the rows held measure, which it names the object of."""
+    options = context.options
+    with Opened(context.building) as files:
+        opened = Root.unpack(root.pack(), "root.bin")
+        held, kept = priced(
+            opened, files.read, held.renumbered(table.number.astype(np.int64)), second_wave=options.second_wave
+        )
+    if kept is not None:
+        root = replace(root, contract=kept.contract, promises=kept.promises)
+        contents.manifest["contract"] = contract_dict(kept.contract, kept.promises, options)
+    contents.manifest["living"] = {
+        "held": len(held.rows), "measured": kept is not None, "rebuild_pays": rebuild_pays(root, held),
+        "built": {"rows": held.built_rows, "bytes": held.built_bytes},
+    }  # fmt: skip
+    data = held.pack()
+    _, path = objects.begin(HELD_KEY)
+    with path.open("wb") as file:
+        file.write(data)
+        sync(file)
+    objects.end(HELD_KEY, len(data))
+    return replace(root, objects=objects.pack())
 
 
 def _check_room(

@@ -48,6 +48,7 @@ from ..ingest.arrays import Arrays
 from ..ingest.formats.batch import DTYPES
 from ..ingest.rows import Ints, Rows
 from ..tune.choose import Choice
+from ..tune.living import HELD_KEY, Held
 
 OPTIONS_RENAMED = {"spill": "copies", "spill_share": "copies_share"}  # in the manifests of earlier commits
 
@@ -55,7 +56,8 @@ OPTIONS_RENAMED = {"spill": "copies", "spill_share": "copies_share"}  # in the m
 @dataclass(frozen=True)
 class Saved:
     """rows in the order of their source; codes of each block, rows as in Layout.members; attributes: the schema; norms:
-    with error norms; filters: names of the attributes that can be filtered by.
+    with error norms; filters: names of the attributes that can be filtered by; held: rows that prices are measured by,
+    None before the first compaction.
     """
 
     rows: Rows
@@ -65,6 +67,7 @@ class Saved:
     manifest: dict[str, Any]
     norms: bool
     filters: tuple[str, ...]
+    held: Held | None
 
 
 def reopen(path: Path) -> Saved:
@@ -120,7 +123,16 @@ def reopen(path: Path) -> Saved:
         manifest,
         root.bounds is not None,
         tuple(root.names[f.attribute] for f in root.filters),
+        _held(path / generation, root, rank),
     )
+
+
+def _held(folder: Path, root: Root, rank: Ints) -> Held | None:
+    """Those that a compaction has written, by `rank`."""
+    key = next((key for key in root.objects.keys if key.rpartition("/")[2] == HELD_KEY), None)
+    if key is None:
+        return None
+    return Held.unpack((folder / key).read_bytes(), key).renumbered(rank)
 
 
 def _read_blocks(
