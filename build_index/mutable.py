@@ -22,10 +22,11 @@ from .context import BuildContext
 from .ingest.arrays import Arrays, Ids
 from .ingest.attributes import are_long
 from .ingest.rows import NORM_MAX, Ints, Rows
+from .routers import ROUTERS
 from .simulate.edge import prepare_rows, probabilities
 from .tasks.pickling import packed
 from .tune.choose import Choice
-from .tune.living import Held, Scale, begin, filled, follow, nearest_in, without
+from .tune.living import Held, Scale, begin, chosen, filled, follow, nearest_in, without
 from .tune.options import Options
 from .write.contents import Contents, check_blocks
 from .write.index import write_index
@@ -54,6 +55,7 @@ class MutableIndex:
         self.rows, self.attributes, self.choice, self.codes = rows, attributes, choice, codes
         self.options, self.vector_kind, self.held = options, vector_kind, held
         self.added = np.zeros(2)
+        self._known_sizes = choice.layout.sizes()
         self._row_of: dict[int | bytes, int] | None = None
         self._fit_spread, self._fit_worth = self._measures()  # while the rows are those of the fit
 
@@ -82,7 +84,8 @@ class MutableIndex:
         """Holds rows from now on by which prices are measured again, where it can and does not yet."""
         layout = self.choice.layout
         if self.held is None and layout.blocks > 1 and not isinstance(layout.section, TwoLevelSection):
-            self.held = begin(self.rows, self.choice.contract, self.options.seed)
+            own = chosen(self.rows.count, self.rows.dimension, self.options.seed)
+            self.held = begin(own, self.stored.gather(own), self.choice.contract, self.rows.count)
 
     def row_of(self) -> dict[int | bytes, int]:
         """Row of each id."""
@@ -135,9 +138,17 @@ class MutableIndex:
         """Writes a generation into a folder. Raises InputError as write_index does."""
         manifest = manifest_of(self.rows, self.attributes, self.choice, self.options, self.vector_kind)
         if self.held is not None:
+            self._grow()
             self.held = filled(self.held, self.choice.contract.k, self.rows.count, nearest_in(self.rows))
         contents = Contents(self.rows, self.attributes, self.choice, self.vector_kind, manifest, self.encode, self.held)
         write_index(contents, BuildContext(out, self.rows.metric, self.options))
+
+    def _grow(self) -> None:
+        """Tells the router how blocks have grown since it was told last."""
+        layout, sizes = self.choice.layout, self.choice.layout.sizes()
+        if grow := ROUTERS[layout.router].grow:
+            layout = replace(layout, section=grow(layout.section, self._known_sizes, sizes))
+            self.choice, self._known_sizes = replace(self.choice, layout=layout), sizes
 
     def encode(self, low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
         """Codes of blocks [low, high), see contents.Encode: those that are not known are made, and kept."""

@@ -178,16 +178,18 @@ def joined(held: Held, rows: int, new: Ints, vectors: F32, draw: np.random.Gener
     )  # fmt: skip
 
 
-def begin(rows: Rows, contract: Contract, seed: int) -> Held:
-    """The rows that the prices of a build were measured on, or some of them, by position; without lists."""
-    own = hold_out(rows.count, seed).calibration
-    most = min(HELD_ROWS, max(1, HELD_BYTES // (4 * rows.dimension)))
-    own = own[np.linspace(0, len(own) - 1, min(most, len(own))).astype(np.int64)]
-    near, cost = np.full((len(own), NEAR), -1, np.int32), np.full((len(own), NEAR), np.inf, np.float32)
-    return Held(
-        own, rows.stored.gather(own), near, cost, np.zeros(len(own), bool), 0, contract.target, rows.count,
-        target_point(contract).nbytes,
-    )  # fmt: skip
+def chosen(rows: int, dimension: int, seed: int) -> Ints:
+    """Source rows that the prices of a build of so many rows were measured on, or some of them: those to begin with."""
+    own = hold_out(rows, seed).calibration
+    most = min(HELD_ROWS, max(1, HELD_BYTES // (4 * dimension)))
+    return own[np.linspace(0, len(own) - 1, min(most, len(own))).astype(np.int64)]
+
+
+def begin(numbers: Ints, vectors: F32, contract: Contract, rows: int) -> Held:
+    """Rows `numbers` (H) of a build of so many rows, with vectors (H, d) as they are stored; without lists."""
+    near, cost = np.full((len(numbers), NEAR), -1, np.int32), np.full((len(numbers), NEAR), np.inf, np.float32)
+    later, nbytes = np.zeros(len(numbers), bool), target_point(contract).nbytes
+    return Held(numbers, vectors, near, cost, later, 0, contract.target, rows, nbytes)
 
 
 def filled(held: Held, k: int, rows: int, nearest: Nearest) -> Held:
@@ -353,3 +355,18 @@ def _beyond(old: Promises, before: Promise, now: Promises, contract: Contract) -
         return replace(p, price=min((1 << 32) - 1, int(p.price * dearer)), nbytes=p.nbytes * more)
 
     return [Ladder(x.k, tuple(map(moved, x.by_recall))) for x in old.others if x.k > contract.k]
+
+
+def renew(
+    root: Root, read: Read, held: Held, gone: Ints, new: Ints, vectors: F32, *, seed: int, second_wave: bool
+) -> tuple[Held, Kept | None]:
+    """What an index that names objects of an older one promises, and its rows held: see `priced`.
+
+    root: of the new generation, with the promises of the old one. gone, new (n): numbers of rows that went and came;
+    vectors f32 (n, d): of these, as they are stored. held: of the old generation, or what `begin` gives.
+    """
+    draw = np.random.default_rng([seed, 10, root.index.rows])
+    held = follow(without(held, gone), root.live_rows, new, vectors, Scale.of(root.index), draw)
+    return priced(
+        root, read, filled(held, root.contract.k, root.live_rows, nearest_stored(root, read)), second_wave=second_wave
+    )

@@ -88,6 +88,7 @@ def reopen(path: Path) -> Saved:
     rank = np.empty(section.rows, np.int64)  # of each row number in that order
     rank[order] = np.arange(section.rows)
     home = np.empty(section.rows, np.int32)
+    held = held_of(path / generation, root)
     codes, copies, centre_section = _read_blocks(path / generation, root, rank, home)
     records = _attributes(path / generation, root, rank)
     stored = Arrays(
@@ -123,16 +124,16 @@ def reopen(path: Path) -> Saved:
         manifest,
         root.bounds is not None,
         tuple(root.names[f.attribute] for f in root.filters),
-        _held(path / generation, root, rank),
+        None if held is None else held.renumbered(rank),
     )
 
 
-def _held(folder: Path, root: Root, rank: Ints) -> Held | None:
-    """Those that a compaction has written, by `rank`."""
+def held_of(folder: Path, root: Root) -> Held | None:
+    """The rows held that a compaction has written, in the folder of its generation; None where there are none."""
     key = next((key for key in root.objects.keys if key.rpartition("/")[2] == HELD_KEY), None)
     if key is None:
         return None
-    return Held.unpack((folder / key).read_bytes(), key).renumbered(rank)
+    return Held.unpack((folder / key).read_bytes(), key)
 
 
 def _read_blocks(
