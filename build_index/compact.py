@@ -1,16 +1,20 @@
-"""Folds the log of an index into a new generation, and moves the log's start behind it."""
+"""Folds the log of an index into a new generation, and moves the log's start behind it.
+
+Most compactions add to what is there (`flush`); where that has grown too much, or cannot, everything is written anew.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_bytes
+from shutil import rmtree
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,21 +29,28 @@ from vantage.log.tail import DELETE, PATCH, UPSERT, Tail, members_of
 from .bucket.generations import find_generation, send, whole
 from .bucket.log_store import StoreLog
 from .bucket.store import ConflictError, FolderStore, ObjectStore, beside
+from .flush import Live, flush, open_live, pending_rows, record_of, resolve, unfit
 from .ingest.arrays import Arrays, Ids
 from .ingest.formats.batch import DTYPES
 from .mutable import MutableIndex
 from .progress import SILENT, Progress
 from .vector_index import VectorIndex
+from .write.publish import Named
 
+PENDING_SHARE, DEAD_SHARE = 0.25, 0.2  # of the rows that live, that may come by flushes, and that may be dead
 TRIES = 3  # where another compaction, or a gc, came first
 COPY_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class Folded:
-    """What a compaction has done. rows: of the index; upserted, patched, deleted: rows of the log by their last write,
-    those of rows that the generation did not have apart; written_bytes: that the bucket took. measured: prices were
-    measured again. rebuild_pays: a query reads so much more than one of an index built anew (see tune.living).
+    """What a compaction has done.
+
+    rows: of the index; upserted, patched, deleted: rows of the log by their last write, those of rows that the
+    generation did not have apart; written_bytes: that the bucket took. how: flush, rewrite or nothing, and why.
+    pending: rows that came by flushes since everything was written; dead: numbers of rows that are gone, and take room.
+    measured: prices were measured again. rebuild_pays: a query reads so much more than one of an index built anew (see
+    tune.living).
     """
 
     generation: str
@@ -49,17 +60,23 @@ class Folded:
     patched: int = 0
     deleted: int = 0
     written_bytes: int = 0
+    how: str = "nothing"
+    why: str = "the log is empty"
+    pending: int = 0
+    dead: int = 0
     measured: bool = False
     rebuild_pays: bool = False
 
 
 def compact(store: ObjectStore, progress: Progress = SILENT) -> Folded:
     """Writes a generation that has all that is in the log, and makes it live; what is written meanwhile stays in the
-    log. All rows are held in memory.
+    log.
 
-    Blocks that no write touched keep their codes, and what was trained stays as it was. Raises NotFoundError without an
-    index; InputError where no row would be left, or the index cannot take one; ConflictError where others always came
-    first; DamagedError, StoreError. Then nothing changed.
+    A flush writes what is new, and holds that in memory with the root. Where the rows that came so are over a quarter
+    of all, dead ones over a fifth, or the index is of a kind that takes no flush, all is written anew, with all rows in
+    memory. What was trained stays as it was. Raises NotFoundError without an index; InputError where no row would be
+    left, or the index cannot take one; ConflictError where others always came first; DamagedError, StoreError. Then
+    nothing changed.
     """
     with beside(store):
         return asyncio.run(_compact(store, progress))
@@ -70,26 +87,65 @@ async def _compact(store: ObjectStore, progress: Progress) -> Folded:
     for _ in range(TRIES):
         state = await unsealed(log, await read_log(log, time.monotonic), time.monotonic, token_bytes)
         start, tail = state.tail.next, state.tail
+        live = await asyncio.to_thread(open_live, store, state.current)
         if start == state.current.log.start:
-            root = await asyncio.to_thread(store.get, state.current.manifest.key)
-            if root is None:
-                raise DamagedError(f"{state.current.manifest.key}: is missing", hint="publish the index again")
-            return Folded(state.current.generation, state.seq, int(json.loads(root[0])["rows"]))
+            root = live.stored.root
+            gone = root.index.rows - root.live_rows
+            return Folded(live.current.generation, state.seq, root.live_rows, pending=pending_rows(root), dead=gone)
         with TemporaryDirectory() as folder:
-            old, new = Path(folder, "old"), Path(folder, "new")
-            await asyncio.to_thread(_fetch, store, state.current, old)
-            index = VectorIndex.load(old).held
-            index.follow()
-            counts = apply(index, tail)
-            index.write(new)
-            current, objects, text = whole(new)
-            written = await asyncio.to_thread(send, FolderStore(new), current, objects, text, store, progress)
+            made = await asyncio.to_thread(_write, store, live, tail, Path(folder))
+            current, objects, text = made.named
+            home = FolderStore(Path(folder, "new"))
+            written = await asyncio.to_thread(send, home, current, objects, text, store, progress)
         members = {"previous": state.current.generation, "published": datetime.now(UTC).isoformat(timespec="seconds")}
         if await advance(log, state, current.generation, current.root, current.manifest, start, time.time(), members):
-            living = json.loads(text).get("living", {})
-            told = living.get("measured", False), living.get("rebuild_pays", False)
-            return Folded(current.generation, start - 1, index.rows.count, *counts, written, *told)
+            return replace(made.folded, generation=current.generation, seq=start - 1, written_bytes=written)
     raise ConflictError("others always made another generation live first", hint="run it again")
+
+
+class _Made(NamedTuple):
+    """A generation in a folder, and what is known of it."""
+
+    named: Named
+    folded: Folded
+
+
+def _write(store: ObjectStore, live: Live, tail: Tail, folder: Path) -> _Made:
+    """Writes the next generation into `new` below a folder, by a flush where that can be."""
+    root, new = live.stored.root, folder / "new"
+    why = unfit(root)
+    if not why:
+        changes = resolve(live.stored, tail)
+        rows, added = root.index.rows + changes.coming.rows, pending_rows(root) + changes.coming.rows
+        gone = root.index.rows - root.live_rows + len(changes.gone)
+        left = rows - gone
+        if added > PENDING_SHARE * left:
+            why = f"{added:,} of {left:,} rows came by flushes"
+        elif gone > DEAD_SHARE * left:
+            why = f"{gone:,} rows are dead, beside {left:,}"
+        else:
+            named = flush(live, changes, new)
+            if not isinstance(named, str):
+                counts = {name: getattr(changes, name) for name in ("upserted", "patched", "deleted")}
+                why = f"{added:,} of {left:,} rows came by flushes, {gone:,} are dead"
+                folded = Folded("", 0, left, **counts, how="flush", why=why, pending=added, dead=gone)
+                return _Made(named, _told(folded, named))
+            why = named
+            rmtree(new)
+    _fetch(store, live.current, folder / "old")
+    index = VectorIndex.load(folder / "old").held
+    index.follow()
+    upserted, patched, deleted = apply(index, tail)
+    index.write(new, text_room=True)
+    named = Named(*whole(new))
+    folded = Folded("", 0, index.rows.count, upserted, patched, deleted, how="rewrite", why=why)
+    return _Made(named, _told(folded, named))
+
+
+def _told(folded: Folded, named: Named) -> Folded:
+    """With what the manifest says of prices."""
+    living = json.loads(named.text).get("living", {})
+    return replace(folded, measured=living.get("measured", False), rebuild_pays=living.get("rebuild_pays", False))
 
 
 def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
@@ -103,12 +159,12 @@ def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
     for identifier, fresh in tail.rows.items():
         row, label = row_of.get(identifier), f"row {identifier!r} in the log"
         if fresh.kind == UPSERT:
-            coming[identifier] = _record(members_of(fresh.attributes, label), names)
+            coming[identifier] = record_of(members_of(fresh.attributes, label), names)
             vectors.append(np.frombuffer(fresh.vector, DTYPES[stored.kind]))
             upserted += 1
         elif fresh.kind == PATCH and row is not None:
             before = dict(zip(names, json.loads(stored.records[row]), strict=True))
-            coming[identifier] = _record(before | members_of(fresh.attributes, label), names)
+            coming[identifier] = record_of(before | members_of(fresh.attributes, label), names)
             vectors.append(stored.held[row])
         if row is not None:
             gone.append(row)
@@ -122,11 +178,6 @@ def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
     if gone:
         index.remove(np.sort(gone))
     return upserted, len(coming) - upserted, deleted
-
-
-def _record(members: dict[str, Any], names: list[str]) -> bytes:
-    """Attributes as an index keeps them: a JSON array in the order of its columns."""
-    return json.dumps([members.get(name) for name in names], ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _fetch(store: ObjectStore, current: Current, folder: Path) -> None:

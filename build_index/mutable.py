@@ -11,29 +11,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vantage.errors import InputError
 from vantage.format import TwoLevelSection
 
-from .blocks.copies import COPY_RULES, Copies
-from .blocks.layout import index_section
-from .blocks.partition import Partition, homes
 from .codecs.planes import Encoded, encode_blocks
 from .context import BuildContext
 from .ingest.arrays import Arrays, Ids
 from .ingest.attributes import are_long
-from .ingest.rows import NORM_MAX, Ints, Rows
-from .routers import ROUTERS
-from .simulate.edge import prepare_rows, probabilities
+from .ingest.rows import Ints, Rows
+from .placing import MEASURED_ROWS, CopyRule, check_lengths, copy_rule, find_copies, find_homes, rule_name
 from .tasks.pickling import packed
 from .tune.choose import Choice
-from .tune.living import Held, Scale, begin, chosen, filled, follow, nearest_in, without
+from .tune.living import Held, Scale, begin, chosen, filled, follow, is_due, nearest_in, without
 from .tune.options import Options
 from .write.contents import Contents, check_blocks
 from .write.index import write_index
 from .write.manifest import manifest_of
 from .write.vectors import stored_values
-
-MEASURED_ROWS = 20_000  # of those that were fitted: how near they lie to their centres, which of them have copies
 
 I32 = npt.NDArray[np.int32]
 
@@ -55,9 +48,8 @@ class MutableIndex:
         self.rows, self.attributes, self.choice, self.codes = rows, attributes, choice, codes
         self.options, self.vector_kind, self.held = options, vector_kind, held
         self.added = np.zeros(2)
-        self._known_sizes = choice.layout.sizes()
         self._row_of: dict[int | bytes, int] | None = None
-        self._fit_spread, self._fit_worth = self._measures()  # while the rows are those of the fit
+        self._fit_spread, self._rule = self._measures()  # while the rows are those of the fit
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: rows apart, which nothing changes in place; of all else each copy has its own."""
@@ -85,7 +77,8 @@ class MutableIndex:
         layout = self.choice.layout
         if self.held is None and layout.blocks > 1 and not isinstance(layout.section, TwoLevelSection):
             own = chosen(self.rows.count, self.rows.dimension, self.options.seed)
-            self.held = begin(own, self.stored.gather(own), self.choice.contract, self.rows.count)
+            vectors, contract = self.stored.gather(own), self.choice.contract
+            self.held = begin(own, vectors, layout.sizes(), contract, self.rows.count)
 
     def row_of(self) -> dict[int | bytes, int]:
         """Row of each id."""
@@ -99,16 +92,9 @@ class MutableIndex:
         """
         stored_values(new.floats(0, new.rows), self.vector_kind, np.arange(new.rows))  # raises where they are lost
         rows, layout = replace(self.rows, stored=new), self.choice.layout
-        if (
-            rows.metric != "cosine"
-            and (np.linalg.norm(rows.slice(0, rows.count), axis=1) > NORM_MAX[rows.metric]).any()
-        ):
-            raise InputError(
-                f"vectors over {NORM_MAX[rows.metric]:g} times as long as those of the fit",
-                hint="fit again with them among the rows",
-            )
-        home = self._homes(rows)
-        copy = self._copies(rows, home, layout.copy.shape[1])
+        check_lengths(rows)
+        home = find_homes(rows, layout.centres, layout.router, layout.section)
+        copy = find_copies(rows, home, layout.centres, self._rule)
         all_homes, all_copies = np.concatenate([layout.partition.home, home]), np.concatenate([layout.copy, copy])
         sizes = np.bincount(np.concatenate([all_homes, all_copies[all_copies >= 0]]), minlength=layout.blocks)
         by_row = are_long(self.stored, self.attributes.names)
@@ -134,21 +120,16 @@ class MutableIndex:
             self.held = without(self.held, numbers).renumbered(moved)
         self._move(self.stored.take(kept), home[kept], copy[kept], touched)
 
-    def write(self, out: Path) -> None:
-        """Writes a generation into a folder. Raises InputError as write_index does."""
+    def write(self, out: Path, *, text_room: bool = False) -> None:
+        """Writes a generation into a folder; text_room: see Contents. Raises InputError as write_index does."""
         manifest = manifest_of(self.rows, self.attributes, self.choice, self.options, self.vector_kind)
-        if self.held is not None:
-            self._grow()
-            self.held = filled(self.held, self.choice.contract.k, self.rows.count, nearest_in(self.rows))
-        contents = Contents(self.rows, self.attributes, self.choice, self.vector_kind, manifest, self.encode, self.held)
+        held, count = self.held, self.rows.count
+        if held is not None and is_due(held, held.changed, count):
+            held = filled(held, self.choice.contract.k, count, nearest_in(self.rows))
+        contents = Contents(
+            self.rows, self.attributes, self.choice, self.vector_kind, manifest, self.encode, text_room, held
+        )
         write_index(contents, BuildContext(out, self.rows.metric, self.options))
-
-    def _grow(self) -> None:
-        """Tells the router how blocks have grown since it was told last."""
-        layout, sizes = self.choice.layout, self.choice.layout.sizes()
-        if grow := ROUTERS[layout.router].grow:
-            layout = replace(layout, section=grow(layout.section, self._known_sizes, sizes))
-            self.choice, self._known_sizes = replace(self.choice, layout=layout), sizes
 
     def encode(self, low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:
         """Codes of blocks [low, high), see contents.Encode: those that are not known are made, and kept."""
@@ -174,39 +155,15 @@ class MutableIndex:
             self.codes[block] = None
         self._row_of = None
 
-    def _homes(self, rows: Rows) -> I32:
-        """i32 (n): blocks of new rows."""
-        layout = self.choice.layout
-        if layout.router not in ("ecvh", "bec-tree"):
-            return homes(rows, layout.centres)
-        section = index_section(rows, layout.blocks, rows.count, layout.router)
-        p = probabilities(layout.router, layout.section, section, prepare_rows(rows, np.arange(rows.count)))
-        out: I32 = p.argmax(1).astype(np.int32)
-        return out
-
-    def _copies(self, rows: Rows, home: I32, most: int) -> I32:
-        """i32 (n, most): blocks of copies of new rows, -1 for none: where the fitted rows would have them too."""
-        if not most or self.choice.layout.blocks == 1:
-            return np.full((len(home), most), -1, np.int32)
-        copies = self._possible_copies(rows, home)
-        return np.where(copies.order(most) <= self._fit_worth, copies.block[:, :most], np.int32(-1))
-
-    def _possible_copies(self, rows: Rows, home: I32) -> Copies:
-        """By soar where the build counted misses: new rows have no queries."""
-        rule = self.options.copies or "soar"
-        return COPY_RULES["soar" if rule == "misses" else rule](rows, Partition(self.choice.layout.centres, home))
-
-    def _measures(self) -> tuple[float, float]:
-        """Of the fitted rows: mean squared distance to their centres; the largest worth of a copy that was made."""
+    def _measures(self) -> tuple[float, CopyRule]:
+        """Of the fitted rows: mean squared distance to their centres; which of them have copies."""
         layout, count = self.choice.layout, self.rows.count
         drawn = np.unique(np.linspace(0, count - 1, min(MEASURED_ROWS, count)).astype(np.int64))
         rows = replace(self.rows, stored=self.stored.take(drawn))
         home, copy = layout.partition.home[drawn], layout.copy[drawn]
-        worst, copied = -np.inf, int((copy >= 0).sum())
-        if copied and layout.blocks > 1:
-            worth = np.sort(self._possible_copies(rows, home).order(copy.shape[1]).ravel())
-            worst = float(worth[min(copied, int(np.isfinite(worth).sum())) - 1])
-        return float(self._squared_distances(rows, home).mean()), worst
+        name = rule_name(self.options.copies)
+        rule = copy_rule(rows, home, (copy >= 0).sum(1), copy.shape[1], layout.centres, name)
+        return float(self._squared_distances(rows, home).mean()), rule
 
     def _squared_distances(self, rows: Rows, home: I32) -> npt.NDArray[np.float32]:
         """f32 (n): squared distances to the centres of these blocks."""

@@ -171,7 +171,8 @@ def column_counts(plane: Buffer, n: int, columns: int, column: int, mask: Buffer
     """
 
 def dead_rows(data: Buffer, rows_at: int, n: int, dead: Buffer, out: Buffer, /) -> int:
-    """out u8[2 ceil(n / 16)] = bit i for each of the rows u32[n] at byte rows_at of `data` that is dead. Returns how many.
+    """out u8[2 ceil(n / 16)] = bit i for each of the rows u32[n] at byte rows_at of `data` that is dead. Returns how
+    many are.
 
     dead: bit r % 8 of byte r / 8 for row r; rows beyond it are not.
     """

@@ -47,7 +47,8 @@ SIGNATURES = {
     "score_bounds": "bbiffoo",
     "butterfly_plan": "bbiio", "butterfly_turn": "bbiibio",
     "plan_queries_size": "i", "plan_queries": "bbbbiioooo", "find_answered": "bbbiiiio", "count_right": "bbbiiiibbio",
-    "dead_rows": "biibo", "filter_rows_size": "i", "filter_rows": "biiboo", "sum_counts": "bbo", "tail_probabilities": "bbbfo",
+    "dead_rows": "biibo",
+    "filter_rows_size": "i", "filter_rows": "biiboo", "sum_counts": "bbo", "tail_probabilities": "bbbfo",
     "lrsq_scan_mixed": "biiiiiiiibiBPb", "select_largest": "bbiiioo", "matmul_size": "ii", "matmul": "bbiiioo",
     "nearest": "bbbiiiiooo",
 }  # fmt: skip
@@ -166,7 +167,9 @@ def fitting(name: str, draw: Random) -> list[Any] | None:
         return [data + draw.randbytes(4 * n), *places, bytes(4 * blocks), 0, bytes(tables), pool_of(draw), *mask]
     if name == "dead_rows":
         at = draw.randrange(9)
-        rows = b"".join(draw.choice((draw.randrange(99), draw.randrange(1 << 32))).to_bytes(4, "little") for _ in range(n))
+        rows = b"".join(
+            draw.choice((draw.randrange(99), draw.randrange(1 << 32))).to_bytes(4, "little") for _ in range(n)
+        )
         return [bytes(at) + rows, at, n, draw.randbytes(draw.randrange(14)), bytes(2 * -(-n // 16))]
     if name == "filter_rows":
         scratch = bytes(kernels.filter_rows_size(n))

@@ -67,7 +67,7 @@ class FilterCheck:
         for i, some in enumerate(keys):
             self.known[i] += bool(some)
             if self.fields[i].kind == "text" and not self.fields[i].hashed:
-                self.totals[i][some] += 1
+                self.totals[i][[r for key in some for r in self.fields[i].ranks(key, key)]] += 1
             for key in some:
                 self.ends[i] = [min(self.ends[i][0], key), max(self.ends[i][1], key)]
         return self._digests(keys)
@@ -122,7 +122,8 @@ class FilterCheck:
         root, index, directory = self.root, self.root.index, projection.directory
         field, code_bytes = self.fields[projection.field], root.codec.code_bytes
         seen = np.zeros(index.rows, np.int64)
-        places, bucket = directory.places[0], 0
+        places, n_buckets = directory.places[0], len(projection.low)
+        bucket_of = {c: j for j in range(n_buckets + 1) for own in projection.chunks(j) for c in own}
         for chunk in range(len(directory)):
             label = f"{what}, chunk {chunk}"
             data = read(places.object[chunk], places.offset[chunk], places.size[chunk])
@@ -167,11 +168,10 @@ class FilterCheck:
             f, h = (np.frombuffer(data, np.uint8, n, a) for a in (at.f, at.h))
             crcs = np.array([crc32c(codes[i].tobytes() + bytes((f[i], h[i]))) for i in range(n)], np.uint32)
             note(label, numbers[crcs != known["code"]], "the code is not that of its block,")
-            while bucket < len(projection.low) and chunk >= projection.first[bucket + 1]:
-                bucket += 1
+            bucket = bucket_of[chunk]
             column = columns[projection.field]
             assert column is not None
-            if bucket == len(projection.low):
+            if bucket == n_buckets:
                 astray = [bool(own) for own in column]
             else:
                 low, high = projection.low[bucket], projection.high[bucket]
@@ -225,7 +225,7 @@ class FilterCheck:
 def _merged(p: Projection) -> Projection:
     """A projection of whose buckets none goes on in another."""
     starts = [j for j in range(len(p.low)) if not j or p.low[j] != p.low[j - 1]]
-    first = [*(p.first[j] for j in starts), p.first[-1]]
+    first = [[*(p.first[0][j] for j in starts), p.first[0][-1]]]
     low, high = [p.low[j] for j in starts], [p.high[j] for j in starts]
     return replace(p, low=low, high=high, first=first, until=())
 

@@ -35,8 +35,9 @@ MARK_S = 3600.0  # a gc that has not ended by then has died
 
 
 def manifest_objects(data: bytes, generation: str) -> list[ObjectName]:
-    """What a manifest names: objects of this generation, and of those that it builds on. Raises DamagedError where it is
-    not the one that the generation is named after, or names anything else.
+    """What a manifest names: objects of this generation, and of those that it builds on.
+
+    Raises DamagedError where it is not the one that the generation is named after, or names anything else.
     """
     try:
         manifest = loads(data, MANIFEST_DEPTH_MAX, MANIFEST_PARTS_MAX, finite=False)
@@ -307,8 +308,8 @@ def generations(store: ObjectStore) -> list[dict[str, Any]]:
             entire = bool(objects) and all(all_sizes.get(o.key) == o.size for o in objects)
         out.append(
             {"generation": name, "live": current is not None and current.generation == name, "whole": entire,
-             "bytes": sum(s.size for s in stored), "written": max(s.modified for s in stored), "rows": manifest.get("rows"),
-             "contract": manifest.get("contract")}
+             "bytes": sum(s.size for s in stored), "written": max(s.modified for s in stored),
+             "rows": manifest.get("rows"), "contract": manifest.get("contract")}
         )  # fmt: skip
     return sorted(out, key=lambda g: (g["written"], g["generation"]), reverse=True)
 

@@ -97,7 +97,7 @@ def compact_command(index: Address, as_json: Json = False) -> None:
     changes = f"{folded.upserted:,} upserted, {folded.patched:,} patched, {folded.deleted:,} deleted"
     out.print(
         f"{plain(index)}: generation {folded.generation}, {count(folded.rows, 'row')}, up to seq {folded.seq}: "
-        f"{changes}; {size(folded.written_bytes)} written",
+        f"{changes}; {folded.how}: {folded.why}; {size(folded.written_bytes)} written",
         highlight=False,
     )
     if folded.rebuild_pays:

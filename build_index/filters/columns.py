@@ -260,7 +260,7 @@ def text_keys(field: FilterField) -> Callable[[bytes], int]:
     """What gives the key of a text of an index; raises KeyError for one that its rows do not have, or takes any."""
     if field.hashed:
         return text_hash
-    return {field.text(i): i for i in range(len(field.ends) - 1)}.__getitem__
+    return {field.text_at(i): field.key(i) for i in range(len(field.ends) - 1)}.__getitem__
 
 
 def _joined(one: Declared, parts: list[Part]) -> Column:

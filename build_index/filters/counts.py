@@ -17,6 +17,7 @@ from ..write.objects import ObjectList
 from ..write.shard import Shards
 from .columns import I64, Column
 
+STEP = 1.25  # between what two bytes of the table stand for
 TABLE_BYTES_MAX = 256 << 10  # of all fields: they are resident, or of a large index half of one is read
 CENTRE_BYTES_MAX = 1 << 20  # where they take more, counts are in pages
 SAMPLED, NEAR = 200, 8  # rows that serve as queries, and their nearest blocks
@@ -66,7 +67,7 @@ def _count(column: Column, home: Ints, blocks: int, most: int) -> FieldCounts:
 
 def count_codes(rows: I64) -> npt.NDArray[np.uint8]:
     """The bytes that stand for so many rows each, as near as steps of a quarter are."""
-    codes = 1 + np.rint(np.log(np.maximum(rows, 1)) / np.log(1.25))
+    codes = 1 + np.rint(np.log(np.maximum(rows, 1)) / np.log(STEP))
     return np.where(rows > 0, np.minimum(codes, 255), 0).astype(np.uint8)
 
 

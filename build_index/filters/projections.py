@@ -129,35 +129,45 @@ def _write(
     centres: Centres | None, objects: ObjectList,
 ) -> Projection:  # fmt: skip
     column = columns[place]
-    source, values = column.values()
-    keys, own = np.unique(values, return_counts=True)
+    keys, own = np.unique(column.values()[1], return_counts=True)
     numeric = column.field.hashed or column.field.kind in ("integer", "number", "time")
     ends = bucket_ends(keys, own, numeric, centres is not None)
-    pairs = np.searchsorted(keys[ends - 1], values) * rows.count + table.number[source]
+    begins = np.append(0, ends[:-1]) if len(ends) else ends
+    low, high = (keys[begins].tolist(), keys[ends - 1].tolist()) if len(ends) else ([], [])
+    whole = write_segment(place, low, high, columns, codes, rows, table, home, centres, objects)
+    return whole if centres is None else _write_pages(whole, objects)
+
+
+def write_segment(
+    place: int, low: Sequence[int], high: Sequence[int], columns: Sequence[Column], codes: RowCodes, rows: Rows,
+    table: RowTable, home: Ints, centres: Centres | None, objects: ObjectList,
+) -> Projection:  # fmt: skip
+    """Writes the chunks of rows in buckets that hold all their keys; a projection of one segment. home i64 (N): blocks
+    by position.
+    """
+    column = columns[place]
+    source, values = column.values()
+    pairs = np.searchsorted(np.array(high, np.int64), values) * rows.count + table.number[source]
     del source, values
-    nulls = len(ends) * rows.count + table.number[column.counts == 0].astype(np.int64)
+    nulls = len(high) * rows.count + table.number[column.counts == 0].astype(np.int64)
     pairs = np.unique(np.concatenate([pairs, nulls]))  # of lists, a row once in a bucket
     bucket, number = np.divmod(pairs, rows.count)
-    starts = np.searchsorted(bucket, np.arange(len(ends) + 2))
+    starts = np.searchsorted(bucket, np.arange(len(high) + 2))
     cuts, first = [0], [0]
-    for low, high in zip(starts, starts[1:], strict=False):
-        n = -(-(high - low) // CHUNK_ROWS)
-        cuts += [int(low + (high - low) * (j + 1) // n) for j in range(n)]
+    for begin, end in pairwise(starts.tolist()):
+        n = -(-(end - begin) // CHUNK_ROWS)
+        cuts += [begin + (end - begin) * (j + 1) // n for j in range(n)]
         first.append(len(cuts) - 1)
     shards = Shards(objects, 0, len(cuts) - 1, f"projection-{place}")
-    for chunk, (low, high) in enumerate(zip(cuts, cuts[1:], strict=False)):
-        data = _chunk(number[low:high], columns, codes, rows, table, home, centres)
+    for chunk, (begin, end) in enumerate(pairwise(cuts)):
+        data = _chunk(number[begin:end], columns, codes, rows, table, home, centres)
         shards.add(chunk, data, len(data))
     sizes = np.diff(cuts).tolist()
     directory = Directory(
         array("I", range(len(sizes))), array("I", sizes), array("I", sizes), (shards.close(),)
     )  # fmt: skip
-    begins = np.append(0, ends[:-1]) if len(ends) else ends
-    whole = Projection(
-        place, keys[begins].tolist() if len(ends) else [], keys[ends - 1].tolist() if len(ends) else [],
-        first[: len(ends) + 1], home[number[np.array(cuts[:-1], np.int64)]].tolist(), directory,
-    )  # fmt: skip
-    return whole if centres is None else _write_pages(whole, objects)
+    blocks = home[number[np.array(cuts[:-1], np.int64)]].tolist()
+    return Projection(place, low, high, [first[: len(high) + 1]], blocks, directory)
 
 
 def page_starts(first: Sequence[int]) -> list[int]:
@@ -174,9 +184,9 @@ def page_starts(first: Sequence[int]) -> list[int]:
 
 def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
     """The projection of the pages that the chunks of one are written into."""
-    n, chunks = len(whole.low), len(whole.block)
-    valued = whole.first[n]
-    cuts = [*page_starts(whole.first), *range(valued, chunks, PAGE_CHUNKS), chunks]
+    (begins,), n, chunks = whole.first, len(whole.low), len(whole.block)
+    valued = begins[n]
+    cuts = [*page_starts(begins), *range(valued, chunks, PAGE_CHUNKS), chunks]
     shards = Shards(objects, 0, len(cuts) - 1, f"projection-{whole.field}-pages")
     low, high, rows = list[int](), list[int](), list[int]()
     for page, (a, b) in enumerate(pairwise(cuts)):
@@ -184,19 +194,19 @@ def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
         directory = replace(own, block=array("I", range(b - a)))
         inside = range(0, 0)
         if a < valued:
-            inside = range(bisect_right(whole.first, a) - 1, bisect_left(whole.first, b))
+            inside = range(bisect_right(begins, a) - 1, bisect_left(begins, b))
             low.append(whole.low[inside[0]])
             high.append(whole.high[inside[-1]])
-        first = [max(0, whole.first[j] - a) for j in inside] + [b - a] * bool(inside) or [0]
+        first = [max(0, begins[j] - a) for j in inside] + [b - a] * bool(inside) or [0]
         part = Projection(
-            whole.field, [whole.low[j] for j in inside], [whole.high[j] for j in inside], first, whole.block[a:b],
+            whole.field, [whole.low[j] for j in inside], [whole.high[j] for j in inside], [first], whole.block[a:b],
             directory,
         )  # fmt: skip
         data = part.pack()
         shards.add(page, data, len(data))
         rows.append(own.at_home)
     directory = Directory(array("I", range(len(rows))), array("I", rows), array("I", rows), (shards.close(),))
-    return Projection(whole.field, low, high, range(len(low) + 1), [whole.block[a] for a in cuts[:-1]], directory)
+    return Projection(whole.field, low, high, [range(len(low) + 1)], [whole.block[a] for a in cuts[:-1]], directory)
 
 
 def _chunk(

@@ -9,11 +9,10 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from vantage.cost import LANES, Budget
 from vantage.format import VECTOR_BYTES, Contract, Cursor, IndexSection, Ladder, Promise, Promises, Root
-from vantage.format.layout import HELD, HELD_MAGIC, pack_object, unpack_object
+from vantage.format.layout import HELD, HELD_MAGIC, damaged, pack_object, unpack_object
 from vantage.read.gather import plan_gather
 from vantage.search.estimate import promise_of
 from vantage.search.plan import SMALL_BYTES
@@ -22,9 +21,10 @@ from vantage.search.prepare import Prepared, prepare
 from ..ingest.rows import F32, Ints, Rows, in_scale
 from ..neighbours.exact import I32, best_of, neighbours_at
 from ..neighbours.truth import Truth, hold_out, neighbours_of, tied
+from ..routers import ROUTERS
 from ..simulate.edge import HeldOutQueries, P
 from ..simulate.measure import Bools
-from ..simulate.stored import Read, extent_probabilities, scan_stored, starts, stored_vectors
+from ..simulate.stored import Read, dead_rows, extent_probabilities, scan_stored, starts, stored_vectors
 from . import renditions
 from .contract import calibrate, price_at, target_point
 from .promises import Gather, ScannedQueries, ScansAt, make_promises
@@ -40,7 +40,7 @@ PAYS = 1.25  # times those bytes: a rebuild pays
 SLACK = 2.0**-20  # of scores: those that float32 sums do not tell apart tie
 
 COLUMNS = ("rows", "vectors", "near", "cost", "later")
-_HELD = struct.Struct("<IIIIQQddd")
+_HELD = struct.Struct("<IIIIQQQQdd")
 RERANKED = 2  # times as many rows are compared as are wanted
 Nearest = Callable[["Held", int], tuple[I32, F32]]  # so many neighbours of rows held, and costs, as Held has them
 
@@ -51,9 +51,10 @@ class Held:
 
     rows i64 (H): their numbers. vectors f32 (H, d): as they are stored. near i32 (H, NEAR): the rows nearest to each,
     itself left out, best first, -1 behind the last that is known for sure; cost f32 (H, NEAR): theirs, as
-    neighbours_at has it, inf for none. later bool (H): which came after the build. changed: rows that came or went
-    since prices were measured. target: the recall that was asked for. built_rows, built_bytes: of the build, and what
-    a query at its target read.
+    neighbours_at has it, inf for none. later bool (H): which came after the build. sizes i64 (B): rows of blocks,
+    copies too, as the router knows of them. changed: rows that came or went since prices were measured. numbers, gone:
+    of the index, and dead ones of these, when this was written. target: the recall that was asked for. built_rows,
+    built_bytes: of the build, and what a query at its target read.
     """
 
     rows: Ints
@@ -61,7 +62,10 @@ class Held:
     near: I32
     cost: F32
     later: Bools
+    sizes: Ints
     changed: int
+    numbers: int
+    gone: int
     target: float
     built_rows: int
     built_bytes: float
@@ -70,31 +74,36 @@ class Held:
         """held.bin."""
         h, d = self.vectors.shape
         head = _HELD.pack(
-            h, d, self.near.shape[1], 0, self.changed, self.built_rows, self.built_bytes, self.target, 0.0
-        )
+            h, d, self.near.shape[1], len(self.sizes), self.changed, self.numbers, self.gone, self.built_rows,
+            self.built_bytes, self.target,
+        )  # fmt: skip
         columns = (
-            self.rows.astype("<u4"), self.later.astype("<u4"), self.vectors.astype("<f4"), self.near.astype("<i4"),
-            self.cost.astype("<f4"),
+            self.rows.astype("<u4"), self.later.astype("<u4"), self.sizes.astype("<u4"), self.vectors.astype("<f4"),
+            self.near.astype("<i4"), self.cost.astype("<f4"),
         )  # fmt: skip
         return pack_object(HELD_MAGIC, [(HELD, head + b"".join(column.tobytes() for column in columns))])
 
     @classmethod
-    def unpack(cls, data: bytes, name: str) -> Held:
-        """Raises DamagedError where this is not what `pack` gives."""
-        cursor = Cursor(unpack_object(data, HELD_MAGIC, name)[HELD], name)
-        h, d, near, _, changed, built_rows, built_bytes, target, _ = cursor.unpack(_HELD)
-
-        def column(code: str, *shape: int) -> npt.NDArray[np.generic]:
-            return np.array(cursor.column(code, int(np.prod(shape)))).reshape(shape)
-
-        out = cls(
-            column("I", h).astype(np.int64), later=column("I", h).astype(bool),
-            vectors=column("f", h, d).astype(np.float32), near=column("i", h, near).astype(np.int32),
-            cost=column("f", h, near).astype(np.float32), changed=changed, target=target, built_rows=built_rows,
-            built_bytes=built_bytes,
-        )  # fmt: skip
+    def unpack(cls, data: bytes, root: Root, name: str) -> Held:
+        """Of an index with this root. Raises DamagedError where this is not what `pack` gives, or of another index."""
+        sections = unpack_object(data, HELD_MAGIC, name)
+        if HELD not in sections:
+            raise damaged(name, "has no rows")
+        cursor, index = Cursor(sections[HELD], name), root.index
+        h, d, width, blocks, changed, numbers, gone, built_rows, built_bytes, target = cursor.unpack(_HELD)
+        if d != index.dimension or blocks != index.blocks or numbers > index.rows or not 0 < target < 1:
+            raise damaged(name, f"rows of {d} dimensions in {blocks} blocks, of {numbers} numbers, for {target}")
+        rows, later, sizes = (np.array(cursor.column("I", n)) for n in (h, h, blocks))
+        vectors = np.array(cursor.column("f", h * d)).reshape(h, d)
+        near = np.array(cursor.column("i", h * width)).reshape(h, width)
+        cost = np.array(cursor.column("f", h * width)).reshape(h, width)
         cursor.end()
-        return out
+        if rows.max(initial=0) >= numbers or near.max(initial=-1) >= numbers or not np.isfinite(vectors).all():
+            raise damaged(name, f"holds a row that is none of {numbers}")
+        return cls(
+            rows.astype(np.int64), vectors, near, cost, later.astype(bool), sizes.astype(np.int64), changed, numbers,
+            gone, target, built_rows, built_bytes,
+        )  # fmt: skip
 
     def take(self, some: Ints | Bools) -> Held:
         """Some of the rows."""
@@ -185,11 +194,38 @@ def chosen(rows: int, dimension: int, seed: int) -> Ints:
     return own[np.linspace(0, len(own) - 1, min(most, len(own))).astype(np.int64)]
 
 
-def begin(numbers: Ints, vectors: F32, contract: Contract, rows: int) -> Held:
-    """Rows `numbers` (H) of a build of so many rows, with vectors (H, d) as they are stored; without lists."""
+def begin(numbers: Ints, vectors: F32, sizes: Ints, contract: Contract, rows: int) -> Held:
+    """Rows `numbers` (H) of a build of so many rows, with vectors (H, d) as they are stored; without lists. sizes (B):
+    rows of its blocks, copies too.
+    """
     near, cost = np.full((len(numbers), NEAR), -1, np.int32), np.full((len(numbers), NEAR), np.inf, np.float32)
     later, nbytes = np.zeros(len(numbers), bool), target_point(contract).nbytes
-    return Held(numbers, vectors, near, cost, later, 0, contract.target, rows, nbytes)
+    return Held(numbers, vectors, near, cost, later, sizes, 0, rows, 0, contract.target, rows, nbytes)
+
+
+def caught_up(held: Held, root: Root, vectors_of: Callable[[Ints], F32], seed: int) -> Held:
+    """With what came and went since it was written; vectors_of(numbers) f32 (n, d): as they are stored."""
+    every = np.arange(root.index.rows)
+    dead = every[dead_rows(root, every)]
+    new = np.setdiff1d(every[held.numbers :], dead)
+    changed = changes(held, root)
+    if new.size or len(dead) > held.gone:
+        draw = np.random.default_rng([seed, 10, root.index.rows])
+        held = follow(without(held, dead), root.live_rows, new, vectors_of(new), Scale.of(root.index), draw)
+    return replace(held, changed=changed, numbers=root.index.rows, gone=len(dead))
+
+
+def changes(held: Held, root: Root) -> int:
+    """Rows that came or went since prices were measured."""
+    gone = root.dead.count if root.dead else 0
+    return held.changed + root.index.rows - held.numbers + gone - held.gone
+
+
+def is_due(held: Held, changed: int, rows: int) -> bool:
+    """Whether prices are to be measured again: not where too little has changed of so many rows, or too few are held
+    to say anything.
+    """
+    return changed >= max(1, UNMEASURED * rows) and len(held.rows) >= ASKED_MIN
 
 
 def filled(held: Held, k: int, rows: int, nearest: Nearest) -> Held:
@@ -233,15 +269,6 @@ class Kept(NamedTuple):
 
     contract: Contract
     promises: Promises
-
-
-def priced(root: Root, read: Read, held: Held, *, second_wave: bool) -> tuple[Held, Kept | None]:
-    """What `measure` says, and the rows held without changes since; None where too little has changed for that, or
-    too few rows are held to say anything.
-    """
-    if held.changed < UNMEASURED * root.live_rows or len(held.rows) < ASKED_MIN:
-        return held, None
-    return replace(held, changed=0), measure(root, read, held, second_wave=second_wave)
 
 
 def rebuild_pays(root: Root, held: Held) -> bool:
@@ -357,16 +384,27 @@ def _beyond(old: Promises, before: Promise, now: Promises, contract: Contract) -
     return [Ladder(x.k, tuple(map(moved, x.by_recall))) for x in old.others if x.k > contract.k]
 
 
-def renew(
-    root: Root, read: Read, held: Held, gone: Ints, new: Ints, vectors: F32, *, seed: int, second_wave: bool
-) -> tuple[Held, Kept | None]:
-    """What an index that names objects of an older one promises, and its rows held: see `priced`.
+def renew(root: Root, read: Read, held: Held, *, seed: int, second_wave: bool) -> tuple[Root, Held] | None:
+    """For an index that names objects of an older one: its root with a router and prices that know of all its rows, and
+    the rows held, to be written. None where `is_due` says that all stays as it is.
 
-    root: of the new generation, with the promises of the old one. gone, new (n): numbers of rows that went and came;
-    vectors f32 (n, d): of these, as they are stored. held: of the old generation, or what `begin` gives.
+    root: with the router and the prices of the older one. held: as they were written last, or what `begin` gives.
     """
-    draw = np.random.default_rng([seed, 10, root.index.rows])
-    held = follow(without(held, gone), root.live_rows, new, vectors, Scale.of(root.index), draw)
-    return priced(
-        root, read, filled(held, root.contract.k, root.live_rows, nearest_stored(root, read)), second_wave=second_wave
-    )
+    if not is_due(held, changes(held, root), root.live_rows):
+        return None
+    held = caught_up(held, root, lambda rows: stored_vectors(root, read, rows), seed)
+    if len(held.rows) < ASKED_MIN:
+        return root, held
+    root, held = grown(root, held)
+    held = filled(held, root.contract.k, root.live_rows, nearest_stored(root, read))
+    kept = measure(root, read, held, second_wave=second_wave)
+    return replace(root, contract=kept.contract, promises=kept.promises), replace(held, changed=0)
+
+
+def grown(root: Root, held: Held) -> tuple[Root, Held]:
+    """With a router that knows the rows of blocks as they are."""
+    grow, directory = ROUTERS[root.index.router].grow, root.directory
+    if grow is None or directory is None:
+        return root, held
+    sizes = np.bincount(directory.block, directory.rows, root.index.blocks).astype(np.int64)
+    return replace(root, router=grow(root.router, held.sizes, sizes)), replace(held, sizes=sizes)

@@ -34,8 +34,9 @@ class Contents:
     """Rows with their attributes, and the choice that says where and how each of them is kept.
 
     vector_kind: of the stored full vectors. manifest: what manifest.json says, but for its generation and objects.
-    encode: where codes of the first codec come from, where they are known already. held: the rows that prices are
-    measured by again, by source row; None: those of the choice stay.
+    encode: where codes of the first codec come from, where they are known already. text_room: keys of texts have room
+    between them for texts to come. held: the rows that prices are measured by again, by source row; None: those of
+    the choice stay.
     """
 
     rows: Rows
@@ -44,6 +45,7 @@ class Contents:
     vector_kind: str
     manifest: dict[str, Any]
     encode: Encode | None = None
+    text_room: bool = False
     held: Held | None = None
 
     def codecs(self) -> tuple[Codec, ...]:

@@ -41,15 +41,17 @@ from ..filters.codes import RowCodes
 from ..filters.columns import Column, fields_of, fit_blocks, read_columns
 from ..filters.counts import CENTRE_BYTES_MAX, counts_of, write_tables
 from ..filters.declare import declare
+from ..filters.grow import with_room
 from ..filters.projections import plain_bytes, projection_bytes, to_project, write_projections
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Ints, Rows
 from ..simulate.edge import logits, prepare_rows
 from ..simulate.stored import Opened
-from ..tune.living import HELD_KEY, Held, priced, rebuild_pays
+from ..tune.living import Held, grown, is_due, measure
 from .blocks import write_blocks
 from .contents import Contents, RowTable, row_table
 from .ids import write_ids
+from .held import living_dict, write_held
 from .manifest import contract_dict
 from .objects import ObjectList, sync
 from .publish import make_live
@@ -93,6 +95,8 @@ def _write(contents: Contents, context: BuildContext) -> None:
     table, objects = row_table(contents), ObjectList(context.building)
     declared = declare(contents.attributes, context.options.filters)
     columns = read_columns(contents.rows, declared, context.note, context.progress.part(0, 0.1))
+    if contents.text_room:
+        columns = [with_room(column) for column in columns]
     norms, centres = context.options.error_norms, contents.choice.layout.centres
     counted, paged = not isinstance(contents.choice.layout.section, TwoLevelSection), centres.size > CENTRE_BYTES_MAX
     projected = frozenset[str]()  # where the root holds the blocks, none is read
@@ -153,26 +157,19 @@ def _write(contents: Contents, context: BuildContext) -> None:
 def _living(
     contents: Contents, held: Held, table: RowTable, root: Root, objects: ObjectList, context: BuildContext
 ) -> Root:
-    """The root with prices that the rows held measure, which it names the object of."""
-    options = context.options
-    with Opened(context.building) as files:
-        opened = Root.unpack(root.pack(), "root.bin")
-        held, kept = priced(
-            opened, files.read, held.renumbered(table.number.astype(np.int64)), second_wave=options.second_wave
-        )
-    if kept is not None:
-        root = replace(root, contract=kept.contract, promises=kept.promises)
+    """The root with the object of rows held, and where they are to measure them with the prices that they do."""
+    options, count = context.options, table.count
+    held = replace(held.renumbered(table.number.astype(np.int64)), numbers=count, gone=0)
+    measured = is_due(held, held.changed, count)
+    if measured:
+        root, held = grown(root, held)
+        with Opened(context.building) as files:
+            opened = Root.unpack(root.pack(), "root.bin")
+            kept = measure(opened, files.read, held, second_wave=options.second_wave)
+        root, held = replace(root, contract=kept.contract, promises=kept.promises), replace(held, changed=0)
         contents.manifest["contract"] = contract_dict(kept.contract, kept.promises, options)
-    contents.manifest["living"] = {
-        "held": len(held.rows), "measured": kept is not None, "rebuild_pays": rebuild_pays(root, held),
-        "built": {"rows": held.built_rows, "bytes": held.built_bytes},
-    }  # fmt: skip
-    data = held.pack()
-    _, path = objects.begin(HELD_KEY)
-    with path.open("wb") as file:
-        file.write(data)
-        sync(file)
-    objects.end(HELD_KEY, len(data))
+    contents.manifest["living"] = living_dict(root, held, measured=measured)
+    write_held(held, objects)
     return replace(root, objects=objects.pack())
 
 

@@ -39,6 +39,7 @@ from ..blocks.layout import Layout, decode_centres
 from ..blocks.partition import Partition
 from ..bucket.generations import whole
 from ..bucket.open import open_index
+from ..bucket.rows import is_dead
 from ..bucket.store import FolderStore
 from ..codecs import rabitq, sign
 from ..codecs.planes import QUERY_ALPHA, Codec, Encoded, Quantizer
@@ -48,21 +49,21 @@ from ..ingest.arrays import Arrays
 from ..ingest.formats.batch import DTYPES
 from ..ingest.rows import Ints, Rows
 from ..tune.choose import Choice
-from ..tune.living import HELD_KEY, Held
+from ..tune.living import HELD_KEY, Held, caught_up
 
 OPTIONS_RENAMED = {"spill": "copies", "spill_share": "copies_share"}  # in the manifests of earlier commits
 
 
 @dataclass(frozen=True)
 class Saved:
-    """rows in the order of their source; codes of each block, rows as in Layout.members; attributes: the schema; norms:
-    with error norms; filters: names of the attributes that can be filtered by; held: rows that prices are measured by,
-    None before the first compaction.
+    """rows in the order of their source; codes of each block, rows as in Layout.members, None where rows came or went
+    since they were made; attributes: the schema; norms: with error norms; filters: names of the attributes that can be
+    filtered by; held: rows that prices are measured by, None before the first compaction.
     """
 
     rows: Rows
     choice: Choice
-    codes: list[Encoded]
+    codes: list[Encoded | None]
     attributes: pa.Schema
     manifest: dict[str, Any]
     norms: bool
@@ -71,7 +72,7 @@ class Saved:
 
 
 def reopen(path: Path) -> Saved:
-    """Reads an index in a folder, all of it.
+    """Reads an index in a folder, all of it but for dead rows.
 
     Raises NotFoundError, InputError for one of an early version, or DamagedError where it is not what was written.
     """
@@ -81,26 +82,45 @@ def reopen(path: Path) -> Saved:
         raise InputError(f"{path} was built before indexes had promises", hint="build it again")
     manifest = _manifest(path)
     section = root.index
+    files = [path / key for key in root.objects.resolve("", generation)]
     parts = sorted({number for number in root.rows.vector_object})
-    tables = [pq.read_table(path / generation / root.objects.keys[number]) for number in parts]
+    tables = [pq.read_table(files[number]) for number in parts]
     table = pa.concat_tables(tables).combine_chunks()
-    order = np.argsort(table["source_row"].to_numpy(), kind="stable")  # row numbers, as the source had them
-    rank = np.empty(section.rows, np.int64)  # of each row number in that order
-    rank[order] = np.arange(section.rows)
-    home = np.empty(section.rows, np.int32)
-    held = held_of(path / generation, root)
-    codes, copies, centre_section = _read_blocks(path / generation, root, rank, home)
-    records = _attributes(path / generation, root, rank)
+    lives = np.flatnonzero(~is_dead(root.dead, np.arange(section.rows)))
+    order = lives[np.argsort(table["source_row"].to_numpy()[lives], kind="stable")]  # numbers, as the source had them
+    rank = np.full(section.rows, -1)  # of each row number in that order; -1 of dead ones
+    rank[order] = np.arange(len(order))
+    home = np.empty(len(order), np.int32)
+    held = held_of(files, root)
+    if held is not None:
+        vectors = vectors_of_column(table["vector"], section.vector_kind, section.dimension)
+        held = caught_up(held, root, lambda numbers: vectors[numbers].astype(np.float32), manifest["seed"])
+    codes, copies, centre_section = _read_blocks(files, root, rank, home)
+    records = _attributes(files, root, rank)
     stored = Arrays(
         vectors_of_column(table["vector"], section.vector_kind, section.dimension)[order], section.vector_kind,
         _id_values(table["id"], section.id_kind, order), records,
     )  # fmt: skip
     centres = decode_centres(centre_section, section.dimension)
     layout = Layout(
-        Partition(centres, home), copies, section.router,
-        _router(path / generation, root), centre_section, centres,
+        Partition(centres, home), copies, section.router, _router(files, root), centre_section, centres,
     )  # fmt: skip
-    choice = Choice(
+    return Saved(
+        Rows(stored, section.metric, np.array(section.origin, np.float32), section.row_scale),
+        choice_of(root, manifest, layout),
+        codes,
+        attributes_of_parts(root, table.schema),
+        manifest,
+        root.bounds is not None,
+        tuple(root.names[f.attribute] for f in root.filters),
+        None if held is None else held.renumbered(rank),
+    )
+
+
+def choice_of(root: Root, manifest: dict[str, Any], layout: Layout) -> Choice:
+    """What was chosen for an index, as far as its root tells, with rows laid out like this."""
+    assert root.promises is not None
+    return Choice(
         layout,
         codec_of(root),
         root.contract,
@@ -111,57 +131,50 @@ def reopen(path: Path) -> Saved:
         codec_of(root, 1) if len(root.codecs) > 1 else None,
         bool(root.inline),
     )
+
+
+def attributes_of_parts(root: Root, parts: pa.Schema) -> pa.Schema:
+    """The attributes of an index, by the schema of its Parquet parts."""
     compared = {f.attribute: compared_type(f.kind, f.many) for f in root.filters}  # lists and times are stored as JSON
-    fields = [
-        pa.field(a["name"], compared.get(i) or table.schema.field(3 + i).type)
-        for i, a in enumerate(root.schema["attributes"])
-    ]
-    return Saved(
-        Rows(stored, section.metric, np.array(section.origin, np.float32), section.row_scale),
-        choice,
-        codes,
-        pa.schema(fields),
-        manifest,
-        root.bounds is not None,
-        tuple(root.names[f.attribute] for f in root.filters),
-        None if held is None else held.renumbered(rank),
+    return pa.schema(
+        [
+            pa.field(a["name"], compared.get(i) or parts.field(3 + i).type)
+            for i, a in enumerate(root.schema["attributes"])
+        ]
     )
 
 
-def held_of(folder: Path, root: Root) -> Held | None:
-    """The rows held that a compaction has written, in the folder of its generation; None where there are none."""
-    key = next((key for key in root.objects.keys if key.rpartition("/")[2] == HELD_KEY), None)
-    if key is None:
-        return None
-    return Held.unpack((folder / key).read_bytes(), key)
+def held_of(files: list[Path], root: Root) -> Held | None:
+    """The rows held that a compaction has written; None where there are none. files: the objects, by number."""
+    file = next((file for file in files if file.name == HELD_KEY), None)
+    return None if file is None else Held.unpack(file.read_bytes(), root, str(file))
 
 
 def _read_blocks(
-    folder: Path, root: Root, rank: Ints, home: npt.NDArray[np.int32]
-) -> tuple[list[Encoded], npt.NDArray[np.int32], Centres]:
-    """(codes of each block, blocks of each row's copies as a layout has them, centres); fills in homes i32 (N).
+    files: list[Path], root: Root, rank: Ints, home: npt.NDArray[np.int32]
+) -> tuple[list[Encoded | None], npt.NDArray[np.int32], Centres]:
+    """(codes of each block as in Saved, blocks of each row's copies as a layout has them, centres); fills in homes i32
+    (n).
 
-    rank i64 (N): of each row number, its position in the order of the source, by which all is returned. Raises
-    InputError where a block has several extents: its rows were written after others.
+    files: the objects, by number. rank i64 (N): of each row number, its position in the order of the source, by which
+    all is returned; -1 of dead rows.
     """
     index = root.index
 
     def read(number: int, offset: int, size: int) -> bytes:
-        with (folder / root.objects.keys[number]).open("rb") as file:
+        with files[number].open("rb") as file:
             file.seek(offset)
             return file.read(size)
 
     directory = whole_directory(read, root)
-    if not directory.single:
-        raise InputError(f"{folder.parent} has blocks of several extents", hint="compact it, or build it again")
-    codes, pairs, centres = list[Encoded](), [np.empty((0, 2), np.int64)], list[Centre]()
+    codes = list[Encoded | None]([None] * index.blocks)
+    pairs, centres = [np.empty((0, 2), np.int64)], list[Centre | None]([None] * index.blocks)
     for number, low, high in directory.runs[0]:
         inside = root.objects.keys[number] == ROOT_KEY
-        data = np.frombuffer(root.inline, np.uint8) if inside else np.memmap(
-            folder / root.objects.keys[number], np.uint8, "r"
-        )  # fmt: skip
-        for b in range(low, high):
-            extent = directory.extent(b, 0)
+        data = np.frombuffer(root.inline, np.uint8) if inside else np.memmap(files[number], np.uint8, "r")
+        for i in range(low, high):
+            extent, own = directory.extent(i, 0), directory.homes[i]
+            b = extent.block
             block = data[extent.offset :][: extent.whole]
             view = memoryview(block.tobytes())
             opened = open_block(
@@ -169,15 +182,18 @@ def _read_blocks(
                 index.metric,
             )  # fmt: skip
             encoded, rows = codes_of_block(block, opened.at, root.codec.code_bytes)
-            codes.append(encoded)
-            centres.append(centre_of(view, opened.at, index.dimension))
-            own = directory.homes[b]
-            home[rank[rows[:own]]] = b
-            copied = rank[rows[own:]]
+            at = rank[rows]
+            alone = codes[b] is None and centres[b] is None
+            codes[b] = encoded if alone and (at >= 0).all() else None
+            centres[b] = centre_of(view, opened.at, index.dimension)
+            at_home, copied = at[:own], at[own:]
+            home[at_home[at_home >= 0]] = b
+            copied = copied[copied >= 0]
             pairs.append(np.stack([copied, np.full(len(copied), b)], 1))
-    table = b"".join(bytes(centre.row) for centre in centres)
-    scale, bias = (memoryview(array("f", column)) for column in list(zip(*centres, strict=True))[:2])
-    return codes, _copies(np.concatenate(pairs), index.rows), Centres(memoryview(table), scale, bias)
+    known = [centre for centre in centres if centre is not None]  # each block has an extent
+    table = b"".join(bytes(centre.row) for centre in known)
+    scale, bias = (memoryview(array("f", column)) for column in list(zip(*known, strict=True))[:2])
+    return codes, _copies(np.concatenate(pairs), len(home)), Centres(memoryview(table), scale, bias)
 
 
 def whole_directory(read: Callable[[int, int, int], bytes], root: Root) -> Directory:
@@ -194,16 +210,16 @@ def whole_directory(read: Callable[[int, int, int], bytes], root: Root) -> Direc
     return joined(own, root.objects.sizes, "the routing pages")
 
 
-def _attributes(folder: Path, root: Root, rank: Ints) -> list[bytes]:
-    """The JSON of each row's attributes, by `rank`."""
-    records, pages = [b"[]"] * root.index.rows, root.rows
+def _attributes(files: list[Path], root: Root, rank: Ints) -> list[bytes]:
+    """The JSON of each row's attributes, by `rank`; of dead rows none."""
+    records, pages = [b"[]"] * root.live_rows, root.rows
     for page in range(len(pages.fact_crc)) if root.names else ():
         low, high = pages.first_row[page], pages.first_row[page + 1]
-        with (folder / root.objects.keys[pages.fact_object[page]]).open("rb") as file:
+        with files[pages.fact_object[page]].open("rb") as file:
             file.seek(pages.fact_offset[page])
             facts = file.read(facts_bytes(high - low, True))[CHECK_BYTES * (high - low) :]
-        with (folder / root.objects.keys[pages.attribute_object[page]]).open("rb") as file:
-            for row in range(low, high):
+        with files[pages.attribute_object[page]].open("rb") as file:
+            for row in (low + np.flatnonzero(rank[low:high] >= 0)).tolist():
                 spot = spot_at(facts, high - low, row - low)
                 file.seek(pages.attribute_offset[page] + spot.offset)
                 records[rank[row]] = file.read(spot.size)
@@ -297,14 +313,14 @@ def _copies(pairs: Ints, rows: int) -> npt.NDArray[np.int32]:
     return out
 
 
-def _router(folder: Path, root: Root) -> Any:
+def _router(files: list[Path], root: Root) -> Any:
     """The router's section, with its pages, which are without directories again."""
     router = root.router
     if not isinstance(router, TwoLevelSection):
         return router
     pages = []
     for number, offset, size in zip(router.object, router.offset, router.size, strict=True):
-        with (folder / root.objects.keys[number]).open("rb") as file:
+        with files[number].open("rb") as file:
             file.seek(offset)
             page = file.read(size)
         cursor = Cursor(memoryview(page), "a routing page")

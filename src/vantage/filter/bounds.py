@@ -1,7 +1,8 @@
 """How many rows of each block a filter takes at the least and at the most, and how many with a value, from counts.
 
 A byte of the counts stands for numbers within 12% of each other, and of rows that two conditions take, only what both
-numbers say is known (Fréchet): at least what is more than the block holds, at most the smaller one.
+numbers say is known (Fréchet): at least what is more than the block holds, at most the smaller one. Where rows have
+come and gone since the counts were made, only the blocks are sure that have none.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class Count(NamedTuple):
         """The same, where there are surely no more than that."""
         return Count(min(self.rows, rows), min(self.low, rows), min(self.high, rows))
 
+    def or_fewer(self, rows: int) -> Count:
+        """The same, where perhaps up to so many of them do not count."""
+        return Count(self.rows, max(0, self.low - rows), self.high)
+
     def or_none(self) -> Count:
         """The same, where perhaps only some of them count."""
         return Count(self.rows, 0, self.high)
@@ -65,13 +70,13 @@ class Blocks(NamedTuple):
     rows: Sequence[float]
 
 
-def rows_taken(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Sequence[int]) -> Blocks:
-    """Of a filter in keys. homes (B): rows at home in each block."""
+def rows_taken(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Sequence[int], live: int) -> Blocks:
+    """Of a filter in keys. homes (B): rows at home in each block, of which `live` are not dead."""
 
     def rows_of(field: int, spans: Sequence[Span]) -> Sequence[float]:
         return rows_within(spans, counts.fields[field], fields[field].distinct, len(homes))
 
-    return Blocks(*_bounds(node, fields, counts, homes), expected_rows(node, fields, rows_of, homes))
+    return Blocks(*_bounds(node, fields, counts, homes), expected_rows(node, fields, rows_of, homes, live))
 
 
 def _bounds(
@@ -82,6 +87,8 @@ def _bounds(
         return _within(spans_of(node, field), counts.fields[node.field], field.many, homes)
     if isinstance(node, Negation):
         low, high = _bounds(node.part, fields, counts, homes)
+        if any(own.about for own in counts.fields):  # rows at home that are dead count among the blocks'
+            return [0.0] * len(homes), [float(n - a) for n, a in zip(homes, low, strict=True)]
         return [n - most for n, most in zip(homes, high, strict=True)], [n - a for n, a in zip(homes, low, strict=True)]
     low, high = _bounds(node.parts[0], fields, counts, homes)
     for part in node.parts[1:]:
@@ -105,6 +112,8 @@ def _within(
             at += 1
         touched.append(at < len(spans) and spans[at][0] <= high)
         inside.append(touched[-1] and spans[at][0] <= low and high <= spans[at][1])
+    if counts.about:
+        return _about(_sums(counts, touched, homes), homes)
     most = [min(n, math.floor(HIGH * rows)) for n, rows in zip(homes, _sums(counts, touched, homes), strict=True)]
     if many:  # rows are in several buckets: as many as in the fullest one are sure
         sure = [0.0] * len(homes)
@@ -113,6 +122,11 @@ def _within(
     else:
         sure = list(_sums(counts, inside, homes))
     return [min(b, math.ceil(LOW * rows)) for b, rows in zip(most, sure, strict=True)], list(map(float, most))
+
+
+def _about(sums: Sequence[float], homes: Sequence[int]) -> tuple[list[float], list[float]]:
+    """What is sure where counts are about right."""
+    return [0.0] * len(homes), [float(n) if rows else 0.0 for n, rows in zip(homes, sums, strict=True)]
 
 
 def _sums(counts: FieldCounts, buckets: Sequence[int], homes: Sequence[int]) -> array[float]:
@@ -125,19 +139,23 @@ def _sums(counts: FieldCounts, buckets: Sequence[int], homes: Sequence[int]) -> 
 def in_bucket(counts: FieldCounts, bucket: int, taken: Blocks, homes: Sequence[int]) -> Count:
     """Rows in a bucket of a field that a filter of other conditions takes."""
     one = _sums(counts, [j == bucket for j in range(len(counts.low))], homes)
-    high = [min(n, math.floor(HIGH * rows)) for n, rows in zip(homes, one, strict=True)]
-    low = [min(most, math.ceil(LOW * rows)) for most, rows in zip(high, one, strict=True)]
+    if counts.about:
+        low, high = _about(one, homes)
+    else:
+        high = [min(n, math.floor(HIGH * rows)) for n, rows in zip(homes, one, strict=True)]
+        low = [min(most, math.ceil(LOW * rows)) for most, rows in zip(high, one, strict=True)]
     return _both(Blocks(low, high, one), taken, homes).at_most(counts.totals[bucket])
 
 
-def without_value(field: FilterField, counts: FieldCounts, taken: Blocks, homes: Sequence[int]) -> Count:
+def without_value(field: FilterField, counts: FieldCounts, taken: Blocks, homes: Sequence[int], live: int) -> Count:
     """Rows without a value of a field that a filter of other conditions takes."""
     low, high = _within(((field.low, field.high),), counts, field.many, homes)
+    least = [0.0 if counts.about else n - most for n, most in zip(homes, high, strict=True)]
     without = Blocks(
-        [n - most for n, most in zip(homes, high, strict=True)], [n - a for n, a in zip(homes, low, strict=True)],
-        [n * (1 - field.rows / max(1, sum(homes))) for n in homes],
+        least, [n - a for n, a in zip(homes, low, strict=True)],
+        [n * (1 - field.rows / max(1, live)) for n in homes],
     )  # fmt: skip
-    return _both(without, taken, homes).at_most(sum(homes) - field.rows)
+    return _both(without, taken, homes).at_most(live - field.rows)
 
 
 def _both(a: Blocks, b: Blocks, homes: Sequence[int]) -> Count:

@@ -186,7 +186,7 @@ def _given(field: FilterField, edges: Any, where: str) -> tuple[list[Any], list[
 def value_of(field: FilterField, key: int) -> Any:
     """A key as JSON has its value. Raises DamagedError for one that no value of the field has."""
     try:
-        if field.kind == "text" and 0 <= key < len(field.ends) - 1:
+        if field.kind == "text" and field.is_key(key):
             return field.text(key).decode()
         if field.kind == "boolean" and key in (0, 1):
             return bool(key)
@@ -204,13 +204,13 @@ def value_of(field: FilterField, key: int) -> Any:
 def keys_of(field: FilterField, value: Any) -> list[int]:
     """The keys of an attribute as a row has it, each once. Raises DamagedError where it is none of the field."""
     values = values_of(field, value, "a row")
-    if field.kind != "text" or field.hashed:
+    if not field.ranked:
         return values
     ranks = [field.rank(text, after=False) for text in values]
     if any(field.rank(text, after=True) == rank for text, rank in zip(values, ranks, strict=True)):
         what = f"a row has a text of attribute {field.attribute} that the index does not know"
         raise DamagedError(what, hint="build the index again")
-    return ranks
+    return [field.key(rank) for rank in ranks]
 
 
 def values_of(field: FilterField, value: Any, where: str) -> list[Any]:

@@ -104,11 +104,11 @@ def complement(spans: Sequence[Span], low: int, high: int) -> tuple[Span, ...]:
 
 
 def _first(bound: Bound, field: FilterField) -> int:
-    return field.rank(bound.text, after=bound.after) if isinstance(bound, Cut) else bound
+    return field.key(field.rank(bound.text, after=bound.after)) if isinstance(bound, Cut) else bound
 
 
 def _last(bound: Bound, field: FilterField) -> int:
-    return field.rank(bound.text, after=bound.after) - 1 if isinstance(bound, Cut) else bound
+    return field.key(field.rank(bound.text, after=bound.after) - 1) if isinstance(bound, Cut) else bound
 
 
 def compile_filter(node: Node, fields: Sequence[FilterField]) -> Program:

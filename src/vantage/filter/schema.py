@@ -28,12 +28,13 @@ def describe_attributes(root: Root) -> list[dict[str, Any]]:
 def _field(root: Root, place: int) -> dict[str, Any]:
     field = root.filters[place]
     projection = next((p for p in root.projections if p.field == place), None)
-    in_root = 40 + 4 * len(field.ends) + len(field.texts)
+    in_root = 40 + 4 * (len(field.ends) + len(field.keys)) + len(field.texts)
     if root.counts:
         counts = root.counts.fields[place]
         in_root += BUCKET_BYTES * len(counts.low) + len(counts.table)
     if projection:
         in_root += BUCKET_BYTES * len(projection.low) + CHUNK_BYTES * len(projection.block)
+        in_root += 4 * (len(projection.first) - 1) * len(projection.low)
     least, largest = _ends(field)
     objects = zip(root.objects.keys, root.objects.sizes, strict=True)
     return {
@@ -43,7 +44,7 @@ def _field(root: Root, place: int) -> dict[str, Any]:
         "bytes": {
             "blocks": round(field.row_bytes * root.index.slots * len(root.renditions)) if field.in_blocks else 0,
             "root": in_root,
-            "projection": sum(size for key, size in objects if key.startswith(f"projection-{place}-")),
+            "projection": sum(size for key, size in objects if f"/{key}".find(f"/projection-{place}-") >= 0),
         },
     }  # fmt: skip
 
@@ -53,8 +54,8 @@ def _ends(field: FilterField) -> tuple[Any, Any]:
     if not field.rows:
         return None, None
     if field.kind == "text":
-        texts = len(field.ends) - 1
-        return (_cut(field.text(0)), _cut(field.text(texts - 1))) if texts else (None, None)
+        known = [rank for rank in range(len(field.ends) - 1) if field.totals[rank]]
+        return (_cut(field.text_at(known[0])), _cut(field.text_at(known[-1]))) if known else (None, None)
     return value_of(field, field.low), value_of(field, field.high)
 
 

@@ -90,7 +90,7 @@ from .projections import (
     unpack_chunk_page,
 )
 from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Ladder, Promise, Promises
-from .root import ROOT_KEY, Root, check_prices
+from .root import ROOT_KEY, Root, check_prices, objects_of
 from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, NibbleRotation, Rotation
 from .routers.bec_tree import BecTreeSection
 from .routers.common import RouterSection
@@ -218,6 +218,7 @@ __all__ = [
     "joined_pages",
     "keys_in",
     "norms_of",
+    "objects_of",
     "open_block",
     "open_chunk",
     "pack_answers",

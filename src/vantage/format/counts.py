@@ -12,7 +12,7 @@ from .layout import READ_BYTES_MAX, Cursor, damaged, finite
 
 BUCKETS_MAX = 64  # of a field
 SPREAD_MIN, SPREAD_MAX = 2.0**-24, 2.0**24
-PAGED = 1  # a flag: tables are not in the section
+PAGED, ABOUT = 1, 2  # flags: tables are not in the section; they are about right
 _COUNTS = struct.Struct("<IffI")
 _BUCKETS = struct.Struct("<II")
 _PLACE = struct.Struct("<QII")
@@ -36,7 +36,7 @@ class FieldCounts:
 
     low, high i64 (n): the least and the largest key in a bucket. totals u32 (n): rows in it. table u8 (n, B): 0 for
     none, else i for about 1.25^(i - 1) rows; of a list, rows with any value there. pages: where it is instead, of a
-    large index.
+    large index. about: rows have come and gone since it was made, so that of its numbers only 0 is sure.
     """
 
     low: Any
@@ -44,6 +44,7 @@ class FieldCounts:
     totals: Any
     table: bytes | memoryview
     pages: TablePages | None = None
+    about: bool = False
 
     def touched(self, spans: Sequence[tuple[int, int]], distinct: int) -> list[tuple[int, float]]:
         """(bucket, share of it) of those that keys in the spans, rising and apart, lie in: keys count as spread evenly
@@ -79,7 +80,8 @@ class Counts:
     paged: bool = False
 
     def pack(self) -> bytes:
-        out = _COUNTS.pack(len(self.fields), self.shift, self.spread, PAGED * self.paged)
+        flags = PAGED * self.paged | ABOUT * any(f.about for f in self.fields)
+        out = _COUNTS.pack(len(self.fields), self.shift, self.spread, flags)
         for f in self.fields:
             n = len(f.low)
             out += _BUCKETS.pack(n, 0) + struct.pack(f"<{2 * n}q", *chain(f.low, f.high))
@@ -101,7 +103,7 @@ class Counts:
         cursor = Cursor(body, label)
         count, shift, spread, flags = cursor.unpack(_COUNTS)
         finite(label, [shift, spread])
-        if count != fields or not SPREAD_MIN <= spread <= SPREAD_MAX or abs(shift) > SPREAD_MAX or flags > PAGED:
+        if count != fields or not SPREAD_MIN <= spread <= SPREAD_MAX or abs(shift) > SPREAD_MAX or flags > ABOUT:
             raise damaged(label, f"counts of {count} fields, there are {fields}; spread {spread}, flags {flags}")
         out = []
         for _ in range(fields):
@@ -118,7 +120,7 @@ class Counts:
             if flags & PAGED:
                 out.append(FieldCounts(low, high, totals, b"", _taken_pages(cursor, n, blocks, sizes)))
             else:
-                out.append(FieldCounts(low, high, totals, cursor.take(n * blocks)))
+                out.append(FieldCounts(low, high, totals, cursor.take(n * blocks), about=flags == ABOUT))
                 cursor.take(-n * (4 + blocks) % 8)
         cursor.end()
         return cls(tuple(out), shift, spread, bool(flags & PAGED))

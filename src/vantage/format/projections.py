@@ -26,45 +26,60 @@ CHUNK_BLOCKS_MAX = 256
 # spots where rows have some (three columns of u32), ids. All but columns and ids padded to GROUP rows. Where the root
 # has no centres, those of the blocks stand behind the ranges: scale (f32), bias (f32), then a row of i8 of each.
 CHUNK = struct.Struct("<IIII")  # rows, blocks, id width (0: offsets), bytes of columns
-PAGED = 1  # a flag: directories are of pages
+PAGED, SEGMENTED = 1, 2  # flags: directories are of pages; chunks are in segments
 CHUNK_PAGE_BYTES_MAX = 1 << 16
 _PROJECTIONS = struct.Struct("<II")
 _PROJECTION = struct.Struct("<IIII")
+_SEGMENTS = struct.Struct("<II")
+SEGMENTS_MAX = 8
 BUCKETS_MAX = 1 << 20
 
 
 @dataclass(frozen=True)
 class Projection:
-    """All rows by the value of a field, in buckets of keys, and in a bucket by their home block.
+    """All rows by the value of a field, in segments: those of a build, and those that came later. In a segment they are
+    in buckets of keys, and in a bucket by their home block.
 
     field: its place in the section of filters. low, high i64 (n): the least and the largest key of each bucket, rising.
-    first u32 (n + 1): its first chunk; those from the last of these on are of rows without a value. block u32 (C): the
-    home block of each chunk's first row. directory: of the chunks, in this order.
+    first: of each segment u32 (n + 1), the first chunk of each bucket; those from the last of these on are of rows
+    without a value. block u32 (C): the home block of each chunk's first row. directory: of the chunks, in this order.
     Of a large index the root has pages in the place of chunks, each as a bucket of its own; a value may go on in the
-    next. What was read of them has them in turn. until (n + 1): the last block that the rows of each bucket, and those
-    without a value, can be at home in; none: the last of all.
+    next; there is one segment. What was read of them has them in turn. until (n + 1): the last block that the rows of
+    each bucket, and those without a value, can be at home in; none: the last of all.
     """
 
     field: int
     low: Any
     high: Any
-    first: Any
+    first: Sequence[Any]
     block: Any
     directory: Directory
     until: Sequence[int] = ()
 
-    def pack(self) -> bytes:
+    def chunks(self, bucket: int) -> list[range]:
+        """Of each segment the chunks of a bucket, or behind the last one those of rows without a value."""
+        if bucket < len(self.low):
+            return [range(own[bucket], own[bucket + 1]) for own in self.first]
+        ends = [*(own[0] for own in self.first[1:]), len(self.block)]
+        return [range(own[bucket], end) for own, end in zip(self.first, ends, strict=True)]
+
+    def pack(self, *, segmented: bool = False) -> bytes:
+        """segmented: it says how many segments it has."""
         n, chunks = len(self.low), len(self.block)
-        packed = self.directory.pack()
+        packed, first = self.directory.pack(), [*chain.from_iterable(self.first)]
         head = _PROJECTION.pack(self.field, n, chunks, len(packed))
-        columns = struct.pack(f"<{2 * n}q{n + 1 + chunks}I", *self.low, *self.high, *self.first, *self.block)
+        if segmented:
+            head += _SEGMENTS.pack(len(self.first), 0)
+        columns = struct.pack(f"<{2 * n}q{len(first) + chunks}I", *self.low, *self.high, *first, *self.block)
         out = head + columns + packed
         return out + bytes(-len(out) % 8)
 
 
 def pack_projections(projections: Sequence[Projection], *, paged: bool) -> bytes:
     """The section of projections; paged: their directories are of pages."""
-    return _PROJECTIONS.pack(len(projections), PAGED * paged) + b"".join(p.pack() for p in projections)
+    segmented = any(len(p.first) > 1 for p in projections)
+    head = _PROJECTIONS.pack(len(projections), PAGED * paged | SEGMENTED * segmented)
+    return head + b"".join(p.pack(segmented=segmented) for p in projections)
 
 
 def unpack_projections(
@@ -73,10 +88,10 @@ def unpack_projections(
     """Of an index of so many fields and blocks, and objects of these sizes; one a field at most."""
     cursor, out = Cursor(body, label), list[Projection]()
     count, flags = cursor.unpack(_PROJECTIONS)
-    if count > fields or flags != PAGED * paged:
+    if count > fields or flags not in ((PAGED,) if paged else (0, SEGMENTED)):
         raise damaged(label, f"{count} projections of {fields} fields, with flags {flags}")
     for _ in range(count):
-        out.append(_taken(cursor, fields, blocks, sizes, paged))
+        out.append(_taken(cursor, fields, blocks, sizes, paged, flags == SEGMENTED))
         if len(out) > 1 and out[-1].field <= out[-2].field:
             raise damaged(label, f"a projection of field {out[-1].field} after that of {out[-2].field}")
         if paged and max(out[-1].directory.places[0].whole) > CHUNK_PAGE_BYTES_MAX:
@@ -98,27 +113,35 @@ def unpack_chunk_page(
     keys = (own.low[0], own.high[-1]) if len(own.low) else ()
     if own.field != of.field or ends != keys or own.directory.at_home != of.directory.rows[number]:
         raise damaged(label, f"its chunks are not those that the root says, of field {of.field}")
-    if own.block[0] != of.block[number] or (keys and own.first[-1] != len(own.block)):
+    if own.block[0] != of.block[number] or (keys and own.first[0][-1] != len(own.block)):
         raise damaged(label, "its chunks begin in another block, or are in no bucket")
     return own
 
 
-def _taken(cursor: Cursor, fields: int, blocks: int, sizes: tuple[int, ...], pages: bool) -> Projection:
-    """The one at the cursor, of chunks, or of pages."""
+def _taken(
+    cursor: Cursor, fields: int, blocks: int, sizes: tuple[int, ...], pages: bool, segmented: bool = False
+) -> Projection:
+    """The one at the cursor, of chunks, or of pages; segmented: it says how many segments it has."""
     start, label = cursor.at, cursor.label
     field, n, chunks, size = cursor.unpack(_PROJECTION)
     if field >= fields or max(n, chunks) > BUCKETS_MAX:
         raise damaged(label, f"a projection of field {field} with {n} buckets")
+    segments, zero = cursor.unpack(_SEGMENTS) if segmented else (1, 0)
+    if not 1 <= segments <= SEGMENTS_MAX or zero:
+        raise damaged(label, f"a projection of field {field} with {segments} segments, the limit is {SEGMENTS_MAX}")
     low, high = cursor.column("q", n), cursor.column("q", n)
-    first, block = cursor.column("I", n + 1), cursor.column("I", chunks)
+    first, block = [cursor.column("I", n + 1) for _ in range(segments)], cursor.column("I", chunks)
     fall = any(a > b for a, b in zip(low, high, strict=True))
     if pages:  # a bucket may go on in the next page
         fall = fall or any(a > b for column in (low, high) for a, b in pairwise(column))
     if fall or (not pages and any(a >= b for a, b in zip(high, low[1:], strict=False))):
         raise damaged(label, f"the buckets of field {field} do not rise")
-    if first[0] or first[n] > chunks or any(a >= b for a, b in pairwise(first)):
-        raise damaged(label, f"the buckets of field {field} have no chunks, or more than there are")
-    if pages and first[n] != n:
+    every = [*chain.from_iterable(first), chunks]
+    if every[0] or any(a > b for a, b in pairwise(every)):
+        raise damaged(label, f"the buckets of field {field} have more chunks than there are")
+    if not segmented and any(a == b for a, b in pairwise(first[0])):
+        raise damaged(label, f"a bucket of field {field} has no chunks")
+    if pages and first[0][n] != n:
         raise damaged(label, f"a bucket of field {field} has several pages")
     if chunks and max(block) >= blocks:
         raise damaged(label, f"a chunk of field {field} is of block {max(block)} of {blocks}")
@@ -137,7 +160,7 @@ def joined_pages(pages: Sequence[Projection], until: Sequence[int], blocks: int)
     first, ends, at = [0], list[int](), 0
     for page, last in zip(pages, until, strict=True):
         if len(page.low):
-            first += [at + end for end in page.first[1:]]
+            first += [at + end for end in page.first[0][1:]]
             ends += [*[blocks - 1] * (len(page.low) - 1), last]
         at += len(page.block)
     ends.append(until[-1])  # of rows without a value, where there are any
@@ -155,7 +178,7 @@ def joined_pages(pages: Sequence[Projection], until: Sequence[int], blocks: int)
     )  # fmt: skip
     return Projection(
         pages[0].field, list(chain.from_iterable(page.low for page in pages)),
-        list(chain.from_iterable(page.high for page in pages)), first,
+        list(chain.from_iterable(page.high for page in pages)), [first],
         list(chain.from_iterable(page.block for page in pages)), directory, ends,
     )  # fmt: skip
 

@@ -313,6 +313,14 @@ class Root:
         return root
 
 
+def objects_of(data: bytes | memoryview, name: str) -> Objects:
+    """What a root says of its objects, and nothing else that it says."""
+    sections = unpack_object(data, ROOT_MAGIC, name)
+    if OBJECTS not in sections:
+        raise damaged(f"{name}, section {SECTION_NAMES[OBJECTS]}", "is missing")
+    return Objects.unpack(sections[OBJECTS], f"{name}, section {SECTION_NAMES[OBJECTS]}")
+
+
 def check_prices(root: Root, directory: Directory, label: str) -> None:
     """Raises DamagedError where a price for the bytes of a directory leaves what the planner adds up in."""
     nbytes = max(directory.span(r) for r in range(len(directory.places)))

@@ -98,10 +98,10 @@ def plan_facets(segment: Segment, asked: FacetQuery, budget: Budget) -> FacetPla
             together.append(i)
             continue
         cut = add_known(segment, facet, tallies[i])
-        if all(bucket.last for bucket in cut):
-            missing[i] = facet.nulls * (root.index.rows - root.filters[facet.field].rows)
+        if all(bucket.chunks for bucket in cut):
+            missing[i] = facet.nulls * (root.live_rows - root.filters[facet.field].rows)
             if cut:
-                chunks = [c for bucket in cut for c in range(bucket.first, bucket.last)]
+                chunks = sorted(c for bucket in cut for own in bucket.chunks for c in own)
                 unread.append(([i], [Place(projection_of(segment, facet), 0, chunks)]))
         else:
             tallies[i] = Tally(facet)
@@ -195,7 +195,8 @@ def _places(
         yield Place(None, sizes.index(min(sizes)), extents)
     for base in known_bases(selection, root)[:BASES_MAX] if selection is not None else ():
         found = runs(base)
-        if len(found) <= 1 or not root.filters[base.projection.field].many:  # else rows are there several times
+        buckets = {run.keys for run in found}
+        if len(buckets) <= 1 or not root.filters[base.projection.field].many:  # else rows are there several times
             yield Place(base.projection, 0, [c for run in found for c in range(run.first, run.end)])
     every = next((p for p in root.known_projections if not root.filters[p.field].many), None)
     if every is not None and not inside:
@@ -225,7 +226,7 @@ def read(segment: Segment, plan: FacetPlan, reading: Reading, receipt: Receipt) 
 def answer(segment: Segment, plan: FacetPlan, taken: Sequence[int | None], receipt: Receipt) -> FacetAnswer:
     """taken: of each reading what `read` returned. Raises LimitError where time was up and the root knows no bounds."""
     root, about = segment.root, set(plan.bounded)
-    rows = root.index.rows if plan.selection is None else None
+    rows = root.live_rows if plan.selection is None else None
     missing = list(plan.missing)
     for reading, count in zip(plan.readings, taken, strict=True):
         if count is None:
@@ -249,7 +250,7 @@ def answer(segment: Segment, plan: FacetPlan, taken: Sequence[int | None], recei
     complete, counted = None not in taken, any(count is not None for count in taken)
     if rows is not None and (counted or not log.superseded):
         return FacetAnswer(out, log.fields, Matched(rows + log.rows, True), complete, receipt)
-    expected = sum(plan.selection.rows) if plan.selection is not None else root.index.rows
+    expected = sum(plan.selection.rows) if plan.selection is not None else root.live_rows
     return FacetAnswer(out, log.fields, Matched(round(expected) + log.rows, False), complete, receipt)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from heapq import nsmallest
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 from ..errors import DamagedError
@@ -123,11 +122,10 @@ def _packed(fields: Sequence[FilterField], values: list[list[list[Any]]]) -> _Ch
     """The columns of some rows by the code of blocks, so that what a filter takes cannot differ."""
     own, columns = list[FilterField](), list[tuple[bool, list[list[int]]]]()
     for field, rows in zip(fields, values, strict=True):
-        if field.kind == "text" and not field.hashed:
+        if field.ranked:
             texts = sorted({text for row in rows for text in row})
             rank = {text: i for i, text in enumerate(texts)}
-            ends = array("I", accumulate(map(len, texts), initial=0))
-            own.append(replace(field, ends=ends, texts=b"".join(texts), distinct=len(texts)))
+            own.append(field.with_texts(texts))
             columns.append((field.many, [[rank[text] for text in row] for row in rows]))
         else:
             own.append(field)
@@ -186,7 +184,7 @@ class FreshRows:
         if selection is None or not self.live:
             return self.live
         fields, bits, at = self.root.filters, 0, 0
-        ranked = any(fields[i].kind == "text" and not fields[i].hashed for i in selection.program.columns)
+        ranked = any(fields[i].ranked for i in selection.program.columns)
         for chunk in self.rows.columns(self.count):
             program = selection.program
             if ranked:
@@ -260,7 +258,7 @@ class FreshRows:
                 value = next(iter(self.values(query.distinct, match.row - self.first)), None)
             else:
                 value = match.contender.key
-                if value is not None and field.kind == "text" and not field.hashed:
+                if value is not None and field.ranked:
                     value = field.text(value)
             by_value.setdefault(value, match)
         return list(by_value.values())[:most]

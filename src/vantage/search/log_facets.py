@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..filter.bounds import Count
@@ -43,7 +41,7 @@ def written(segment: Segment, plan: FacetPlan) -> Written:
     for tally, rows in zip(tallies, values, strict=True):
         add_values(tally, fields[tally.facet.field], rows)
     numbers = {
-        i: {key: new.rank(old.text(key), after=False) for key in range(len(old.ends) - 1)}
+        i: {old.key(rank): new.rank(old.text_at(rank), after=False) for rank in range(len(old.ends) - 1)}
         for i, (old, new) in enumerate(zip(filters, fields, strict=True))
         if new is not old
     }
@@ -57,21 +55,18 @@ def with_texts(
     out = list(fields)
     for facet, rows in zip(facets, values, strict=True):
         field = out[facet.field]
-        if field.kind != "text" or field.hashed:
+        if not field.ranked:
             continue
         new = {t for row in rows for t in row if field.rank(t, after=False) == field.rank(t, after=True)}
         if new:
-            texts = sorted(new | {field.text(i) for i in range(len(field.ends) - 1)})
-            ends = array("I", accumulate(map(len, texts), initial=0))
-            out[facet.field] = replace(field, ends=ends, texts=b"".join(texts), distinct=len(texts))
+            out[facet.field] = field.with_texts(sorted(new | {field.text_at(i) for i in range(len(field.ends) - 1)}))
     return out
 
 
 def add_values(tally: Tally, field: FilterField, rows: Iterable[Sequence[Any]]) -> None:
     """Counts the values of rows."""
-    ranked = field.kind == "text" and not field.hashed
     for row in rows:
-        keys = [field.rank(text, after=False) for text in row] if ranked else row
+        keys = [field.key(field.rank(text, after=False)) for text in row] if field.ranked else row
         tally.add([(key, 1) for key in keys], bool(keys))
 
 

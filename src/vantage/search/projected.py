@@ -22,7 +22,7 @@ from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
 from .route.common import PROBABILITY_BITS, Routed
 from .run import Candidates, Run
-from .scan import BlockIds, LrsqScan, Opened, capacity_for, superseded_in, without_rows
+from .scan import BlockIds, LrsqScan, Opened, capacity_for, gone_in, without_rows
 
 WHOLE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
 ATTRIBUTE_WAVES = 2  # after chunks: where attributes are, and these
@@ -43,11 +43,13 @@ class Chosen:
 
 
 class Stretch(NamedTuple):
-    """Chunks `first` up to `end` of one bucket, or of rows without a value; keys: the least and the largest of these.
+    """Chunks `first` up to `end` of one bucket in a segment, or of rows without a value; keys: the least and the
+    largest of these.
 
     share: of the bucket's keys, those that a base takes. until: the last block that its rows can be at home in.
     """
 
+    segment: int
     first: int
     end: int
     keys: tuple[int, ...]
@@ -72,8 +74,8 @@ def buckets(base: Base) -> list[int]:
 
 
 def runs(base: Base) -> list[Stretch]:
-    """The chunks that may hold a row of the base, bucket by bucket."""
-    p, out, at = base.projection, list[Stretch](), 0
+    """The chunks that may hold a row of the base, in their order: segment by segment, and in each bucket by bucket."""
+    p, touched, at = base.projection, list[tuple[int, tuple[int, ...], float]](), 0
     until = p.until or [KEY_MAX] * (len(p.low) + 1)
     for j, (low, high) in enumerate(zip(p.low, p.high, strict=True)):
         while at < len(base.spans) and base.spans[at][1] < low:
@@ -83,9 +85,14 @@ def runs(base: Base) -> list[Stretch]:
             inside += min(high, base.spans[i][1]) - max(low, base.spans[i][0]) + 1
             i += 1
         if inside:
-            out.append(Stretch(p.first[j], p.first[j + 1], (low, high), inside / (high - low + 1), until[j]))
-    if base.nulls and p.first[len(p.low)] < len(p.block):
-        out.append(Stretch(p.first[len(p.low)], len(p.block), (), 1.0, until[-1]))
+            touched.append((j, (low, high), inside / (high - low + 1)))
+    out, nulls = list[Stretch](), p.chunks(len(p.low))
+    for segment, first in enumerate(p.first):
+        for j, keys, share in touched:
+            if first[j] < first[j + 1]:
+                out.append(Stretch(segment, first[j], first[j + 1], keys, share, until[j]))
+        if base.nulls and nulls[segment]:
+            out.append(Stretch(segment, nulls[segment].start, nulls[segment].stop, (), 1.0, until[-1]))
     return out
 
 
@@ -97,12 +104,12 @@ def route_chunks(base: Base, blocks: Sequence[int]) -> Routed:
     p, found = base.projection, runs(base)
     sums = list(accumulate(blocks, initial=0))
     rows = p.directory.rows
-    size = Counter[tuple[int, ...]]()
+    size = Counter[tuple[int, tuple[int, ...]]]()
     for run in found:  # of a large index a value may have several
-        size[run.keys] += sum(rows[run.first : run.end])
+        size[run.segment, run.keys] += sum(rows[run.first : run.end])
     total, numbers, values = sum(size.values()) or 1, array("I"), list[float]()
     for run in found:
-        a, b, own = run.first, run.end, size[run.keys]
+        a, b, own = run.first, run.end, size[run.segment, run.keys]
         first = [*p.block[a:b], max(p.block[b - 1], min(run.until, len(blocks) - 1))]
         touching: dict[int, int] = {}
         for block in first[:-1]:
@@ -136,7 +143,7 @@ def choose(run: Run, selection: Selection, routed: Routed, blocks: Callable[[], 
     more = ATTRIBUTE_WAVES * run.query.attributes  # chunks have none, and blocks may
     if left.waves <= more or not found[0].plan.complete:
         return None
-    if sum(selection.rows) < BLOCKS_SHARE_MIN * run.segment.root.index.rows:
+    if sum(selection.rows) < BLOCKS_SHARE_MIN * run.segment.root.live_rows:
         return found[0]
     blocks_ms = wave_ms([r.size for r in blocks().ranges])
     return found[0] if found[0].ms + more * ROUND_MS < blocks_ms else None
@@ -199,7 +206,7 @@ class ChunkScan(LrsqScan):
         chunk = open_chunk(data, extent.rows, extent.size, self.codec.code_bytes, index, paged, where)
         (self._opened if keep else self._fresh)[place] = data, chunk
         at = chunk.at
-        gone = superseded_in(data, chunk, self.query.superseded, index.id_kind, where)
+        gone = gone_in(data, chunk, self.query.superseded, self.root, where)
         mask = without_rows(self.mask_of(memoryview(data)[at.columns : at.columns_end], at.n, where), gone, at.n)
         self.rows += at.n
         self.matched += int.from_bytes(mask, "little").bit_count()

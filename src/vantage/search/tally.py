@@ -126,8 +126,7 @@ class ColumnScan:
             opened = open_chunk(data, *sizes, index, root.paged, where)
             plane = memoryview(data)[opened.at.columns : opened.at.columns_end]
         bits = (1 << self.directory.homes[place]) - 1  # they come first
-        if self.segment.fresh is not None:
-            bits &= ~scan.superseded_in(data, opened, self.segment.fresh.ids, index.id_kind, where)
+        bits &= ~scan.gone_in(data, opened, self.segment.superseded, root, where)
         if self.selection is not None:
             program = self.selection.program.data
             bits &= int.from_bytes(scan.rows_taken(plane, n, len(root.filters), program, where), "little")
@@ -148,7 +147,7 @@ class ColumnScan:
         except ValueError as error:
             raise damaged(where, f"its columns are damaged ({error})") from None
         rows, *flat = memoryview(self.scratch)[: 8 + 16 * pairs].cast("q").tolist()
-        if fields[place].kind == "text" and flat and not 0 <= min(flat[::2]) <= max(flat[::2]) < fields[place].distinct:
+        if fields[place].kind == "text" and not all(map(fields[place].is_key, flat[::2])):
             raise damaged(where, f"a text that is none of {fields[place].distinct}")
         tally.add(zip(flat[::2], flat[1::2], strict=True), rows)
 

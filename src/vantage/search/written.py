@@ -57,7 +57,7 @@ def mark_of(fresh: FreshRows, walk: Walk, listed: Listed) -> Mark:
     value: int | bytes | None = listed.key
     if walk.field is not None and listed.key is not None:
         field = fresh.root.filters[walk.field]
-        value = field.text(listed.key) if field.kind == "text" and not field.hashed else listed.key
+        value = field.text(listed.key) if field.ranked else listed.key
     return Mark(_cut(value), BEFORE_ALL)
 
 
