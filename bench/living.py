@@ -127,7 +127,7 @@ def measured(data: Path, folder: Path, part: str) -> None:
             lines = told(path, queries, topic[some] & (base == "nouns"), index.rows, before)
             if len(added):
                 root = open_index(path).root
-                held = held_of(path / open_index(path).current.generation, root)
+                held = held_of(sorted((path / open_index(path).current.generation).iterdir()), root)
                 assert held is not None
                 lines.append(f"{len(held.rows)} rows held, {held.later.sum()} of them later ones; a rebuild pays: "
                              f"{rebuild_pays(root, held)}; {time.process_time() - began:.0f} s of CPU in all")  # fmt: skip

@@ -282,7 +282,11 @@ def _object(live: Live, number: int) -> bytes:
 
 
 def _is_due(live: Live, total: int, dead: int) -> bool:
-    """Whether prices are to be measured again in a generation of so many numbers of rows, dead ones among them."""
+    """Whether prices are to be measured again in a generation of so many numbers of rows, dead ones among them; never
+    of one block, all of which is read.
+    """
+    if live.stored.root.index.blocks == 1:
+        return False
     built = live.stored.root.id_pages[0].rows
     known = live.manifest.get("living", {"changed": 0, "numbers": built, "gone": 0})
     changed = known["changed"] + total - known["numbers"] + dead - known["gone"]
@@ -443,7 +447,7 @@ def _moved(stored: Stored, dead: Dead | None, coming: Arrays) -> Moved:
 
 def _without(root: Root, generation: str, segments: Sequence[IdPages], *, keep_held: bool) -> tuple[Root, list[int]]:
     """(a root that names the objects of a generation from another one, without some segments of ids and the extents
-    that were written with them; the numbers that these objects had). keep_held: the rows held stay as they were written.
+    that were written with them; the numbers that these objects had). keep_held: the object of rows held stays.
     """
     keys = [key if key.startswith("../") else f"../{generation}/{key}" for key in root.objects.keys]
     folders = {keys[segment.object].rpartition("/")[0] for segment in segments}

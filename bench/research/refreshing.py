@@ -71,7 +71,6 @@ def fitted(folder: Path, data: Path, base: str, router: str) -> Any:
     return pickle.loads(kept.read_bytes())
 
 
-
 K, TARGET, ID_BYTES, KEPT_NEAR = 100, 0.95, 8.0, 150
 GROWTH = {"half": (0.0, 0.1, 0.3, 1.0), "nouns": (0.0, 0.1, 1.0), "all": (0.0,)}  # of the base; of what comes later
 ASKED, HELD = 1000, 600  # queries that measure, rows that prices are found by
@@ -207,9 +206,12 @@ def told(m: Measured, layout: Layout, price: int, p: P, sizes: npt.NDArray[np.in
     reads = plans(p, sizes, price)
     recall = m.found.recall(reads.blocks, K)
     nbytes, gets = np.array([sum(r) for r in reads.ranges]), np.array([len(r) for r in reads.ranges])
-    return f"recall {recall.mean():.4f}, new topic {recall[m.topic].mean():.4f}, old {recall[~m.topic].mean():.4f}, " + (
-        f"{gets.mean():.2f} GETs, {nbytes.mean() / 1e6:.3f} MB (old {nbytes[~m.topic].mean() / 1e6:.3f}, new "
-        f"{nbytes[m.topic].mean() / 1e6:.3f})"
+    return (
+        f"recall {recall.mean():.4f}, new topic {recall[m.topic].mean():.4f}, old {recall[~m.topic].mean():.4f}, "
+        + (
+            f"{gets.mean():.2f} GETs, {nbytes.mean() / 1e6:.3f} MB (old {nbytes[~m.topic].mean() / 1e6:.3f}, new "
+            f"{nbytes[m.topic].mean() / 1e6:.3f})"
+        )
     )
 
 
@@ -231,7 +233,9 @@ def measure(folder: Path, data: Path, base: str, router: str) -> None:
             held_p = probabilities_of(rows, way, m.held.queries)
             if price is None:
                 some = np.flatnonzero(new | ~m.held_new)
-                parts = (getattr(m.held_found, n)[some] for n in ("block", "row", "twin", "rank", "truth", "score", "base"))
+                parts = (
+                    getattr(m.held_found, n)[some] for n in ("block", "row", "twin", "rank", "truth", "score", "base")
+                )
                 price = price_at(PricedRecall(Candidates(*parts), held_p[some], sizes), K, TARGET)
             if price is None:
                 print(f"  +{share:.0%} {name}: target not reached", flush=True)

@@ -80,16 +80,21 @@ def scan_stored(
     assert directory is not None
     scans = [SCANS[index.codec](root, directory, rendition, query, kept) for query in queries]
     code_bytes, dot = root.codecs[root.renditions[rendition].codec].code_bytes, array("i", [0])
-    base = np.zeros(asked.shape, np.float32)
+    base, row_of_slot, first = np.zeros(asked.shape, np.float32), np.zeros(index.slots, np.int64), 0
     for e in np.flatnonzero(asked.any(0)).tolist():
         extent, label = directory.extent(e, rendition), f"extent {e}"
         key = root.objects.keys[extent.object]
         inside, end = key == ROOT_KEY, extent.offset + extent.size
-        data = root.inline[extent.offset : end] if inside else read(key, extent.offset, extent.size)
+        data = bytearray(root.inline[extent.offset : end] if inside else read(key, extent.offset, extent.size))
         opened = open_block(
             data, extent.rows, extent.size, code_bytes, index.dimension, index.by_row, f"{key}, {label}", index.metric
         )
         at, centre = opened.at, centre_of(data, opened.at, index.dimension)
+        # A pool keeps one entry a row, and each copy is wanted: they are numbered for it.
+        slots = slice(first, first + at.n)
+        row_of_slot[slots] = np.frombuffer(data, "<u4", at.n, at.rows)
+        np.frombuffer(data, "<u4", at.n, at.rows)[:] = np.arange(slots.start, slots.stop)
+        first += at.n
         for q in np.flatnonzero(asked[:, e]).tolist():
             query, scan = queries[q], scans[q]
             kernels.matvec_i8(query.i16, centre.row, 1, index.dimension, dot)
@@ -100,9 +105,11 @@ def scan_stored(
     score, entries = np.zeros((len(queries), kept), np.float32), np.empty(kept, ENTRY)
     for q, scan in enumerate(scans):
         found = entries[: kernels.pool_finish(scan.pool, entries)]
-        found = found[(found["slot"] != held.rows[q]) & ~dead_rows(root, found["slot"].astype(np.int64))]
-        n = len(found)
-        block[q, :n], row[q, :n], score[q, :n] = found["block"], found["slot"], found["score"] / queries[q].unit
+        rows = row_of_slot[found["slot"]]
+        live = (rows != held.rows[q]) & ~dead_rows(root, rows)
+        n = np.count_nonzero(live)
+        block[q, :n], row[q, :n] = found["block"][live], rows[live]
+        score[q, :n] = found["score"][live] / queries[q].unit
     out = judge(block, row, held.truth)
     return Candidates(out.block, out.row, out.twin, out.rank, out.truth, score, base)
 

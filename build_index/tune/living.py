@@ -275,7 +275,7 @@ def rebuild_pays(root: Root, held: Held) -> bool:
     """Whether a query at the target reads so much more than one of an index that is built anew would: see PAYS."""
     grown = max(1.0, root.live_rows / held.built_rows) ** GROWS
     lower = root.contract.target < held.target
-    return lower or target_point(root.contract).nbytes > PAYS * grown * max(1.0, held.built_bytes)
+    return lower or target_point(root.contract).nbytes > PAYS * grown * held.built_bytes > 0
 
 
 def measure(root: Root, read: Read, held: Held, *, second_wave: bool = False) -> Kept:

@@ -50,8 +50,8 @@ from ..simulate.stored import Opened
 from ..tune.living import Held, grown, is_due, measure
 from .blocks import write_blocks
 from .contents import Contents, RowTable, row_table
-from .ids import write_ids
 from .held import living_dict, write_held
+from .ids import write_ids
 from .manifest import contract_dict
 from .objects import ObjectList, sync
 from .publish import make_live
