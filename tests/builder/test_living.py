@@ -33,7 +33,6 @@ from build_index.tune.living import (
     rebuild_pays,
     without,
 )
-from build_index.write.contents import row_table
 from build_index.write.reopen import held_of
 from vantage.errors import DamagedError
 
