@@ -38,6 +38,7 @@ from vantage.format import (
 )
 from vantage.format.directory import PLACES
 from vantage.format.log import Id
+from vantage.format.objects import OBJECTS_MAX, PAGE_ROWS_MIN, PAGES_FREE
 from vantage.log.tail import DELETE, PATCH, UPSERT, Tail, members_of
 from vantage.read.waves import Item
 
@@ -78,6 +79,7 @@ from .write.reopen import attributes_of_parts, choice_of, with_new_names
 from .write.vectors import write_rows
 
 CENTRES_KEY = "compaction.bin"  # the centres of an index whose root has none, for the next flush
+OBJECTS_SHARE = OBJECTS_MAX // PAGES_FREE
 RUN_ROWS = 64  # of a sample, that lie together
 # Rows of earlier flushes are written to new extents with those of this one while they are at most so many times as
 # many: then there are few objects that a query may have to read, and a row is written again a few times at most.
@@ -112,12 +114,14 @@ class Changes(NamedTuple):
 
 class Fit(NamedTuple):
     """What the writer of later rows needs of the fit. centres: of all blocks. source: one more than the last position
-    of a row in the source.
+    of a row in the source. flushes: the generations that flushes made since; each has the extents and the ids of its
+    rows in objects of its own.
     """
 
     centres: Centres
     copies: CopyRule
     source: int
+    flushes: list[str]
 
 
 class Moved(NamedTuple):
@@ -218,7 +222,9 @@ def flush(live: Live, changes: Changes, folder: Path) -> Named | str:
     count = int(np.bitwise_count(bits).sum())
     dead = Dead(count, bits.tobytes()) if count else None
     fit, due = fit_of(live), _is_due(live, total, count)
-    moved = _moved(stored, dead, changes.coming)
+    moved = _moved(stored, dead, changes.coming, fit.flushes)
+    if n and len(root.id_pages) - len(moved.segments) == ID_SEGMENTS_MAX:
+        return f"it has {ID_SEGMENTS_MAX} segments of ids"
     base, numbers = _without(root, live.current.generation, moved.segments, keep_held=not due)
     known = {key: size for key, size in zip(base.objects.keys, base.objects.sizes, strict=True)}
     objects = ObjectList(building, known)
@@ -239,6 +245,8 @@ def flush(live: Live, changes: Changes, folder: Path) -> Named | str:
     prices = dict[str, Any]()
     if due:
         new, prices = _priced(live, new, objects, building)
+    if max(len(new.rows.fact_crc) - total // PAGE_ROWS_MIN, len(new.objects.keys) // OBJECTS_SHARE) > PAGES_FREE:
+        return "it has the rows of so many flushes, in as many pages and objects"
     data = new.pack()
     if len(data) > ROOT_BYTES_MAX:
         return f"its root would have {len(data):,} bytes, more than {ROOT_BYTES_MAX:,}"
@@ -249,10 +257,11 @@ def flush(live: Live, changes: Changes, folder: Path) -> Named | str:
     others = {stored.keys[number] for number in numbers}
     manifest = {name: value for name, value in live.manifest.items() if name not in ("generation", "objects")} | {
         "builder": VERSION, "rows": new.live_rows, "copies": new.index.slots - new.directory.at_home,  # type: ignore[union-attr]
-        "flushed": {"copies": fit.copies._asdict(), "source": fit.source + n}, **prices,
+        "flushed": {"copies": fit.copies._asdict(), "source": fit.source + n, "flushes": fit.flushes},
+        **prices,
     }  # fmt: skip
     if not due and "living" in manifest:
-        manifest["living"] |= {"measured": False}
+        manifest["living"] = manifest["living"] | {"measured": False}
     named = name_generation(building, manifest, [o for o in live.objects if o.key in others])
     building.rename(folder / named.current.generation)
     return named
@@ -269,7 +278,9 @@ def fit_of(live: Live) -> Fit:
         place = next(i for i, key in enumerate(root.objects.keys) if key.endswith(CENTRES_KEY))
         data = _object(live, place)
         centres = Centres.unpack(memoryview(data), root.index, stored.keys[place])
-    return Fit(centres, CopyRule(**noted["copies"]), noted["source"])
+    folders = {stored.keys[segment.object].partition("/")[0] for segment in root.id_pages[1:]}
+    flushes = [name for name in (*noted["flushes"], live.current.generation) if name in folders]
+    return Fit(centres, CopyRule(**noted["copies"]), noted["source"], flushes)
 
 
 def _object(live: Live, number: int) -> bytes:
@@ -373,7 +384,7 @@ def _measured(live: Live) -> Fit:
         entries = Entries(drawn, checks, np.zeros((len(drawn), 0), np.uint32))
         rows = _rows(root, Arrays(read_vectors(stored, entries), index.vector_kind, drawn, []))
         rule = copy_rule(rows, home, copies, most, decode_centres(section, index.dimension), name)
-    return Fit(section, rule, _last_source(stored) + 1)
+    return Fit(section, rule, _last_source(stored) + 1, [])
 
 
 def _sample(rows: int) -> Ints:
@@ -418,13 +429,15 @@ def _rows(root: Root, stored: Arrays) -> Rows:
     return Rows(stored, index.metric, np.array(index.origin, np.float32), index.row_scale)
 
 
-def _moved(stored: Stored, dead: Dead | None, coming: Arrays) -> Moved:
+def _moved(stored: Stored, dead: Dead | None, coming: Arrays, flushes: list[str]) -> Moved:
     """Rows of earlier flushes that are written again with those that come: see MERGED_TIMES."""
     root, total = stored.root, coming.rows
-    later, taken = root.id_pages[1:], list[IdPages]()
-    while coming.rows and len(later) > len(taken):
-        segment = later[-1 - len(taken)]
-        if segment.rows > MERGED_TIMES * total and len(root.id_pages) - len(taken) < ID_SEGMENTS_MAX:
+    taken = list[IdPages]()
+    for segment in reversed(root.id_pages[1:] if total else ()):
+        full = len(root.id_pages) - len(taken) == ID_SEGMENTS_MAX
+        if stored.keys[segment.object].partition("/")[0] not in flushes:
+            break
+        if segment.rows > MERGED_TIMES * total and not full:
             break
         taken.append(segment)
         total += segment.rows

@@ -418,7 +418,7 @@ def _garbage(
 
 
 def _unnamed(store: ObjectStore, objects: list[StoredObject], kept: set[str], own: str) -> list[StoredObject]:
-    """Those of some objects that no generation names which is kept; none where the live one, `own`, does not tell."""
+    """Those of some objects that no generation names which is kept; none where one does not tell. own: the live one."""
     named = set[str]()
     for name in kept:
         text = store.get(f"{name}/manifest.json")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vantage.errors import InputError
 from vantage.index import Index
@@ -22,7 +23,7 @@ from ..ingest.queries import Queries
 from ..ingest.rows import F32, in_scale
 from ..neighbours.exact import CHUNK_BYTES, exact_neighbours
 from ..progress import SILENT, Progress
-from .matching import stored_keys
+from .matching import able_rows, stored_keys
 from .picture import Axis, panels
 from .stored import stored_vectors
 
@@ -42,24 +43,28 @@ def evaluate_by_filter(
     if not root.filters:
         raise InputError("no attribute of this index can be filtered by", hint="build it with --filter")
     k = root.contract.k if k is None else k
-    columns, scaled = stored_columns(path, index), _scaled(queries.vectors, index)
-    without = np.full(len(scaled), -1) if queries.own is None else np.asarray(queries.own)
-    most = min(NEAR_FAR, root.index.rows)
-    near = exact_neighbours(scaled, _chunks(path, index), most, root.index.metric)
-    suite = make_suite(columns, near, root.index.rows, SEED)
+    able = able_rows(path, index)
+    able = np.ones(root.index.rows, bool) if able is None else able
+    number, place = np.flatnonzero(able), np.where(able, np.cumsum(able) - 1, -1)  # of rows that live, and the inverse
+    columns, scaled = stored_columns(path, index, able), _scaled(queries.vectors, index)
+    without = np.full(len(scaled), -1) if queries.own is None else place[np.asarray(queries.own)]
+    most = min(NEAR_FAR, len(number))
+    near = exact_neighbours(scaled, _chunks(path, index, able), most, root.index.metric)
+    suite = make_suite(columns, near, len(number), SEED)
     if not suite:
         raise InputError("its attributes have too few values to filter by", hint="ask with --filter")
     selections = [select(case.filter, root, index.segment.homes) for case in suite]
     nodes = [None if one is None else one.node for one in selections]
     best, counts = nearest_taken(
-        _chunks(path, index), scaled, root.index.metric, without, suite, nodes, columns, k
+        _chunks(path, index, able), scaled, root.index.metric, without, suite, nodes, columns, k
     )  # fmt: skip
     families: dict[str, list[tuple[float, ...]]] = {}
     for i, case in enumerate(suite):
         if counts[i]:
             own = None if queries.own is None else int(queries.own[case.query])
-            measured = _ask(index, queries.vectors[case.query], case, own, k, recall, best[i], int(counts[i]))
-            families.setdefault(case.family, []).append((counts[i] / root.index.rows, *measured))
+            right = number[best[i][0]], best[i][1]
+            measured = _ask(index, queries.vectors[case.query], case, own, k, recall, right, int(counts[i]))
+            families.setdefault(case.family, []).append((counts[i] / len(number), *measured))
         progress((i + 1) / len(suite))
     lines = []
     for name, some in families.items():
@@ -72,7 +77,7 @@ def evaluate_by_filter(
     lines.sort(key=lambda line: -line["rows"])
     target = root.contract.target if recall is None else recall
     return {
-        "index": index.name, "rows": root.index.rows, "queries": len(queries.vectors), "k": k, "target": target,
+        "index": index.name, "rows": len(number), "queries": len(queries.vectors), "k": k, "target": target,
         "filters": lines,
     }  # fmt: skip
 
@@ -90,12 +95,14 @@ def _ask(
     )  # fmt: skip
 
 
-def stored_columns(path: Path | str, index: Index) -> list[Column]:
-    """The keys of all rows of the index, by row number, of each field. Raises DamagedError for a bad file."""
+def stored_columns(path: Path | str, index: Index, able: npt.NDArray[np.bool_]) -> list[Column]:
+    """The keys of the rows of the index that are able (N), by rising number, of each field. Raises DamagedError for a
+    bad file.
+    """
     root = index.root
     keys: list[list[int]] = [[] for _ in root.filters]
     counts: list[list[int]] = [[] for _ in root.filters]
-    for row in stored_keys(path, index):
+    for row in compress(stored_keys(path, index), able.tolist()):
         for own, count, some in zip(keys, counts, row, strict=True):
             own += sorted(some)
             count.append(len(some))
@@ -107,11 +114,16 @@ def _scaled(x: F32, index: Index) -> F32:
     return in_scale(x.astype(np.float32), section.metric, np.asarray(section.origin, np.float32), section.row_scale)
 
 
-def _chunks(path: Path | str, index: Index) -> Iterator[tuple[int, F32]]:
-    step = max(1, CHUNK_BYTES // (4 * index.root.index.dimension))
+def _chunks(path: Path | str, index: Index, able: npt.NDArray[np.bool_]) -> Iterator[tuple[int, F32]]:
+    """(place of the first, vectors) of rows that are able, in pieces."""
+    step, place = max(1, CHUNK_BYTES // (4 * index.root.index.dimension)), 0
     for page_low, page_high in pairwise(index.root.rows.first_row):
         for low in range(page_low, page_high, step):
-            yield low, _scaled(stored_vectors(path, index, low, min(page_high, low + step)), index)
+            high = min(page_high, low + step)
+            if able[low:high].any():
+                x = stored_vectors(path, index, low, high)[able[low:high]]
+                yield place, _scaled(x, index)
+                place += len(x)
 
 
 def picture_by_filter(result: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from ..bucket.open import open_index
 from ..ingest.queries import Queries
 from ..progress import SILENT, Progress
 from .evaluate import check_truth, evaluate
+from .matching import able_rows
 from .picture import Axis, panels
 
 CURVE_QUERIES = 500  # a promise, unless told otherwise: ten seconds for seven promises of 300,000 rows
@@ -59,7 +60,7 @@ def curve(
     index = open_index(path)
     contract = index.root.contract
     k = contract.k if k is None else k
-    known = replace(queries, neighbors=check_truth(path, index, queries, k, rerank=rerank))
+    known = replace(queries, neighbors=check_truth(path, index, queries, k, rerank=rerank, able=able_rows(path, index)))
     points = []
     for promise in promises(contract, index.root.promises, k):
         measured = evaluate(
@@ -68,7 +69,7 @@ def curve(
         )  # fmt: skip
         points.append({"promise": promise} | {name: measured[name] for name in COSTS})
     return {
-        "index": index.name, "rows": index.root.index.rows, "queries": len(queries.vectors), "k": k,
+        "index": index.name, "rows": index.root.live_rows, "queries": len(queries.vectors), "k": k,
         "target": contract.target,
         "points": points,
     }  # fmt: skip

@@ -25,7 +25,7 @@ from ..ingest.staging import GAP_BYTES
 from ..neighbours.exact import CHUNK_BYTES, I32, exact_neighbours, exact_scores
 from ..neighbours.truth import ranks, right, untied
 from ..progress import SILENT, Progress
-from .matching import matching_rows
+from .matching import able_rows
 from .stored import source_rows, stored_vectors
 
 INCLUDE = ("attributes", "vector")  # what answers may hold besides
@@ -138,7 +138,7 @@ def check_truth(
 ) -> npt.NDArray[np.int32]:
     """i32 (Q, k or more): the neighbours that came with the queries, or exact ones, computed where those are too few.
 
-    able (N): rows that a filter takes, by row number; their neighbours are always computed.
+    able (N): rows that can answer, where these are not all, by row number; their neighbours are always computed.
 
     Raises InputError where queries, k, or what is asked of each query, do not fit the index.
     """
@@ -172,7 +172,7 @@ def _others(index: Index, queries: Queries, able: npt.NDArray[np.bool_] | None =
     """The most rows that every answer can have."""
     own = queries.own
     if able is None:
-        return index.root.index.rows - (own is not None)
+        return index.root.live_rows - (own is not None)
     return int(able.sum()) - (own is not None and bool(able[own].any()))
 
 
@@ -199,7 +199,7 @@ def evaluate(
     index = open_index(path, cache_bytes)
     contract = index.root.contract
     k = contract.k if k is None else k
-    able = None if filter is None else matching_rows(path, index, filter)
+    able = able_rows(path, index, filter)
     truth = check_truth(path, index, queries, k, recall, rerank, able)
     asked, k = k, min(k, _others(index, queries, able))
     near = row_numbers(source_rows(path, index), truth[:, :k])
@@ -235,12 +235,12 @@ def evaluate(
         return float(np.mean([getattr(r, name) for r in receipts]))
 
     return {
-        "index": index.name, "rows": index.root.index.rows, "dimension": index.root.index.dimension,
+        "index": index.name, "rows": index.root.live_rows, "dimension": index.root.index.dimension,
         "metric": index.root.index.metric, "queries": len(answers),
         **({} if able is None else {"filter": json.dumps(filter), "matched": int(able.sum())}),
         "k": k, "recall": float(np.mean(hits)),
         "target": contract.target if recall is None else recall, "gets": mean("gets"), "bytes": mean("bytes"),
-        "waves": mean("waves"), "blocks": mean("blocks"), "scan_cost": mean("rows") / index.root.index.rows,
+        "waves": mean("waves"), "blocks": mean("blocks"), "scan_cost": mean("rows") / index.root.live_rows,
         "rows_ranked": mean("rows_ranked"), "cpu_ms_p50": float(np.median(cpu)),
         "cpu_ms_p99": float(np.quantile(cpu, 0.99)), "modelled_ms_p50": float(np.median(modelled)),
         "modelled_ms_p99": float(np.quantile(modelled, 0.99)), "resident_bytes": index.current.root.size,

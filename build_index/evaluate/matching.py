@@ -19,6 +19,7 @@ from vantage.filter.program import spans_of
 from vantage.format import FilterField
 from vantage.index import Index
 
+from ..bucket.rows import is_dead
 from ..bucket.store import Ranged
 from ..filters.columns import keys_of, text_keys
 from ..ingest.json_rows import json_rows
@@ -34,6 +35,17 @@ def matching_rows(path: Path | str, index: Index, value: Any) -> npt.NDArray[np.
     spans: dict[int, list[tuple[int, int]]] = {}
     rows = (dict(enumerate(keys)) for keys in stored_keys(path, index))
     return np.array([node is None or _takes(node, keys, fields, spans) for keys in rows], bool)
+
+
+def able_rows(path: Path | str, index: Index, value: Any = None) -> npt.NDArray[np.bool_] | None:
+    """(N) by row number: rows that live and that a filter takes, if there is one. None where these are the rows of one
+    build, all of them. Raises as `matching_rows`.
+    """
+    root, able = index.root, None if value is None else matching_rows(path, index, value)
+    if root.dead is None and len(root.id_pages) == 1:
+        return able
+    lives = ~is_dead(root.dead, np.arange(root.index.rows))
+    return lives if able is None else able & lives
 
 
 def stored_keys(path: Path | str, index: Index) -> Iterator[list[list[int]]]:

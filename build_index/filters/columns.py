@@ -32,6 +32,7 @@ BLOCK_ROW_BYTES_MAX = 8.0  # of all such attributes together
 ROW_BYTES_MAX = 2.0  # of such an attribute in a block, which every query reads
 JUDGED_BLOCKS = 64
 READ_ROWS = 4096  # of attributes as JSON, at a time
+LAST_DASH = 7  # where it is in a date
 
 
 @dataclass(frozen=True)
@@ -212,9 +213,19 @@ def _values(column: Sequence[Any], one: Declared) -> tuple[Any, U8]:
     if one.kind == "number":
         bits = (np.array(values, np.float64) + 0.0).view(np.int64)
         return np.where(bits >= 0, bits, bits ^ KEY_MAX), counts
-    if one.kind == "time":  # numpy knows no zones; ours is always UTC
-        return np.array([value.removesuffix("Z") for value in values], "M8[us]").astype(np.int64), counts
+    if one.kind == "time":
+        return _times(values), counts
     return np.array(values, np.int64), counts
+
+
+def _times(values: Sequence[str]) -> I64:
+    """The keys of times; at once, where they are as a build has them: numpy knows no zones but UTC, and no small z."""
+    if not any("+" in value or value.rfind("-") > LAST_DASH for value in values):
+        try:
+            return np.array([value.removesuffix("Z") for value in values], "M8[us]").astype(np.int64)
+        except ValueError:
+            pass
+    return np.array([time_key(value) for value in values], np.int64)
 
 
 def _wrong(column: Sequence[Any], one: Declared, first: int) -> str:

@@ -84,7 +84,7 @@ def grow(root: Root, records: Sequence[bytes], home: Ints, moved: int, gone: Seq
     """The filters of an index with rows that come, and without rows that go.
 
     records, home i64 (n): the attributes as JSON of the rows that are written, and the blocks that they are at home in;
-    the first `moved` of them are in the index already. gone: attributes, and the block, -1 where it is not known.
+    the first `moved` of them are in the index already. gone: attributes, and the block, -1 where nobody can guess it.
     Raises CannotGrow, DamagedError.
     """
     if root.counts is None or root.counts.paged:
@@ -100,7 +100,7 @@ def grow(root: Root, records: Sequence[bytes], home: Ints, moved: int, gone: Seq
         _check_blocks(every)
         most = min(BUCKETS_MAX, max(1, room))
         placed = place_keys(own.low, own.high, own.totals, added, most, max(CHUNK_ROWS, field.rows // most))
-        counted = _counted(own, placed, added, home[moved:], dropped, left, root, i)
+        counted = _counted(own, placed, every, moved, home, dropped, left, root, i)
         columns.append(replace(every, field=_field(grown, own, counted, placed, added, dropped)))
         counts.append(counted)
     for projection in root.projections:
@@ -229,33 +229,36 @@ def _once(column: Column, buckets: Buckets) -> tuple[Ints, Ints]:
 
 
 def _counted(
-    own: FieldCounts, buckets: Buckets, added: Column, home: Ints, dropped: Column, left: Ints, root: Root, place: int
+    own: FieldCounts, buckets: Buckets, every: Column, moved: int, home: Ints, dropped: Column, left: Ints, root: Root,
+    place: int,
 ) -> FieldCounts:  # fmt: skip
     """Counts of a field with the rows that came and without those that went: totals are exact. A block's number is the
     old one with the difference, rounded at random so that it is right in the mean, however often single rows come; and
     never back at 0 unless no row at all is left, as nobody knows that the last one went.
     """
     n, blocks = len(buckets.low), root.index.blocks
-    old = np.array(buckets.old, np.int64)
-    table, totals = np.zeros((n, blocks)), np.zeros(n, np.int64)
+    old, totals = np.array(buckets.old, np.int64), np.zeros(n, np.int64)
     before = np.frombuffer(bytes(own.table), np.uint8).reshape(-1, blocks)
     codes = np.zeros((n, blocks), np.uint8)
     codes[old >= 0], totals[old >= 0] = before[old[old >= 0]], np.asarray(own.totals, np.int64)[old[old >= 0]]
     table = np.where(codes > 0, STEP ** (codes.astype(np.float64) - 1), 0)
-    change = np.zeros((n, blocks), np.int64)
-    for column, where, sign in (added, home, 1), (dropped, left, -1):
-        rows, bucket = _once(column, buckets)
-        np.add.at(totals, bucket, sign)
-        known = where[rows] >= 0
-        np.add.at(change, (bucket[known], where[rows[known]]), sign)
+    came, went = np.zeros((n, blocks), np.int64), np.zeros((n, blocks), np.int64)
+    rows, there = _once(every, buckets)
+    new = rows >= moved
+    np.add.at(totals, there[new], 1)
+    np.add.at(came, (there[new], home[rows[new]]), 1)
+    gone, bucket = _once(dropped, buckets)
+    np.add.at(totals, bucket, -1)
+    np.add.at(went, (bucket[left[gone] >= 0], left[gone[left[gone] >= 0]]), 1)
     if (totals < 0).any():
-        raise damaged("root.bin, section counts", f"fewer rows have {added.name!r} than were deleted")
+        raise damaged("root.bin, section counts", f"fewer rows have {every.name!r} than were deleted")
     draw = np.random.default_rng([root.index.rows, place]).random((n, blocks))
-    exact = np.maximum(table + change, 1)
+    exact = np.maximum(table + came - went, 1)
     below = np.floor(np.log(exact) / np.log(STEP))
     up = (exact - STEP**below) / (STEP ** (below + 1) - STEP**below) > draw
     changed = np.minimum(1 + below + up, 255).astype(np.uint8)
-    codes = np.where((change != 0) & ((table > 0) | (change > 0)), changed, codes)
+    codes = np.where((came > 0) | ((went > 0) & (table > 0)), changed, codes)
+    codes[there, home[rows]] = np.maximum(codes[there, home[rows]], 1)
     codes[totals == 0] = 0
     return FieldCounts(buckets.low, buckets.high, totals.tolist(), codes.tobytes(), about=True)
 

@@ -85,7 +85,9 @@ def scan_stored(
         extent, label = directory.extent(e, rendition), f"extent {e}"
         key = root.objects.keys[extent.object]
         inside, end = key == ROOT_KEY, extent.offset + extent.size
-        data = bytearray(root.inline[extent.offset : end] if inside else read(key, extent.offset, extent.size))
+        data = memoryview(
+            bytearray(root.inline[extent.offset : end] if inside else read(key, extent.offset, extent.size))
+        )
         opened = open_block(
             data, extent.rows, extent.size, code_bytes, index.dimension, index.by_row, f"{key}, {label}", index.metric
         )

@@ -80,7 +80,7 @@ def check(got: Counted, rows: Sequence[Mapping[str, Any]], index: Index) -> None
     some = [values_of(row, name) for row in rows]
     counts = Counter(key for own in some for key in own)
     if field.kind == "text":
-        counts = Counter({field.rank(key, after=False): n for key, n in counts.items()})
+        counts = Counter({field.key(field.rank(key, after=False)): n for key, n in counts.items()})
     if not got.facet.top:
         counts = Counter([got.facet.bucket(key) for own in some for key in own])
     elif got.exact:

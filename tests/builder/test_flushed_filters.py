@@ -31,8 +31,7 @@ from build_index.context import BuildContext
 from build_index.ingest.open import open_source
 from build_index.tune import renditions
 from build_index.tune.options import Options
-from vantage.filter.parse import parse_filter
-from vantage.filter.program import resolve
+from vantage.cost import Budget
 from vantage.filter.schema import describe_attributes
 from vantage.format.log import NO_KEY, Request, RowShape
 from vantage.index import Index
@@ -159,7 +158,7 @@ def check_lists(index: Index, ids: list[int], rows: list[dict[str, Any]], draw: 
             asked["order_by"] = {name: draw.choice(("asc", "desc"))}
         if draw.random() < 0.3:
             asked["distinct"] = name
-        got = walked(index, draw, **asked)
+        got = walked(index, draw, Budget(gets=8, bytes=200_000), **asked)
         want = [i for i, row in zip(ids, rows, strict=True) if not asked.get("filter") or takes(asked["filter"], row)]
         of = {i: None if row[name] is None else key_of(row[name], KINDS[name])
               for i, row in zip(ids, rows, strict=True)}  # fmt: skip
@@ -202,4 +201,5 @@ def test_grown_indexes_answer_as_their_rows_do(made: tuple[Path, dict[int, Row]]
         opened = open_index(index)
         segments += [len(p.first) for p in opened.root.projections]
         check(opened, oracle, draw)
+        assert not verify_deep(store)["damage"]
     assert max(segments) > 1

@@ -39,6 +39,7 @@ from vantage.search.listing import Listing, Page, prepare_listing
 from vantage.search.query import Query
 
 Made = tuple[Path, np.ndarray, list[dict[str, Any]]]
+SMALL = Budget(gets=2, bytes=50_000)
 SCALARS = tuple(name for name in NAMES if name not in LISTS)
 
 
@@ -58,12 +59,12 @@ def ask(index: Index, listing: Listing) -> Page:
     return asyncio.run(index.list_rows(prepare_listing(index.segment, listing)))
 
 
-def walked(index: Index, draw: Random, **asked: Any) -> list[int]:
-    """The ids of all pages, of limits at random."""
+def walked(index: Index, draw: Random, small: Budget = SMALL, **asked: Any) -> list[int]:
+    """The ids of all pages, of limits and budgets at random, some of them small."""
     out, cursor = list[int](), None
     while True:
         limit = draw.choice((1, 7, 100, 1000)) if len(out) < 30 else 1000
-        budget = draw.choice((Budget(), Budget(gets=2, bytes=50_000)))
+        budget = draw.choice((Budget(), small))
         page = ask(index, Listing(limit=limit, cursor=cursor, budget=budget, **asked))
         assert len(page.rows) <= limit and (page.complete or page.cursor)
         assert not page.complete or page.cursor is None or len(page.rows) == limit

@@ -1,4 +1,4 @@
-"""The living contract: what rows held out know of their neighbours, what is scanned for them, and prices that follow."""
+"""The living contract: rows held out know their neighbours, what is stored is scanned for them, and prices follow."""
 
 from __future__ import annotations
 

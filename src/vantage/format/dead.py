@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from .layout import Cursor, damaged
 
-NUMBERED_MAX = 1 << 27  # rows of an index that has dead ones: 16 MiB of bits
+NUMBERED_MAX = 1 << 26  # rows of an index that has dead ones: 8 MiB of bits
+SLICE = 1 << 20  # of bits that are counted at a time
 _DEAD = struct.Struct("<II")
 
 
@@ -30,8 +31,10 @@ class Dead:
         """Of an index of so many numbers of rows."""
         cursor = Cursor(body, label)
         count, zero = cursor.unpack(_DEAD)
-        if zero or not 1 <= count <= rows <= NUMBERED_MAX:
-            raise damaged(label, f"{count} of {rows} rows are dead; the limit is {NUMBERED_MAX}, then {zero}")
+        if zero or not 1 <= count <= rows:
+            raise damaged(label, f"{count} of {rows} rows are dead, then {zero}")
+        if rows > NUMBERED_MAX:
+            raise damaged(label, f"{rows} rows with dead ones among them, the limit is {NUMBERED_MAX}")
         size, inflater = -(-rows // 8), zlib.decompressobj()
         try:
             bits = inflater.decompress(cursor.take(len(body) - cursor.at), size + 1)
@@ -39,7 +42,7 @@ class Dead:
             raise damaged(label, f"does not inflate ({error})") from None
         if len(bits) != size or not inflater.eof or inflater.unused_data:
             raise damaged(label, f"does not inflate to the {size} bytes of {rows} rows")
-        number = int.from_bytes(bits, "little")
-        if number >> rows or number.bit_count() != count:
-            raise damaged(label, f"{number.bit_count()} bits for {count} dead rows of {rows}")
+        found = sum(int.from_bytes(bits[at : at + SLICE]).bit_count() for at in range(0, size, SLICE))
+        if found != count or bits[-1] >> ((rows - 1) % 8 + 1):
+            raise damaged(label, f"{found} bits for {count} dead rows of {rows}, or one behind them")
         return cls(count, bits)
