@@ -129,8 +129,11 @@ def measured(data: Path, folder: Path, part: str) -> None:
                 root = open_index(path).root
                 held = held_of(sorted((path / open_index(path).current.generation).iterdir()), root)
                 assert held is not None
-                lines.append(f"{len(held.rows)} rows held, {held.later.sum()} of them later ones; a rebuild pays: "
-                             f"{rebuild_pays(root, held)}; {time.process_time() - began:.0f} s of CPU in all")  # fmt: skip
+                seconds = time.process_time() - began
+                lines.append(
+                    f"{len(held.rows)} rows held, {held.later.sum()} of them later ones; a rebuild pays: "
+                    f"{rebuild_pays(root, held)}; {seconds:.0f} s of CPU in all"
+                )
             text = "".join(f"{part} +{share:.0%}, {index.rows.count:,} rows: {line}\n" for line in lines)
             kept.write_text(text)
         print(kept.read_text(), end="", flush=True)

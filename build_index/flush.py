@@ -323,7 +323,7 @@ def _priced(live: Live, new: Root, objects: ObjectList, building: Path) -> tuple
         renewed = renew(new, read, held, seed=manifest["seed"], second_wave=options.second_wave)
     measured = renewed is not None
     new, held = renewed or (new, held)
-    write_held(held, objects)
+    write_held(held, new.index.vector_kind, objects)
     new = replace(new, objects=objects.pack())
     assert new.promises is not None
     return new, {

@@ -18,6 +18,7 @@ from vantage.search.estimate import promise_of
 from vantage.search.plan import SMALL_BYTES
 from vantage.search.prepare import Prepared, prepare
 
+from ..ingest.formats.batch import DTYPES
 from ..ingest.rows import F32, Ints, Rows, in_scale
 from ..neighbours.exact import I32, best_of, neighbours_at
 from ..neighbours.truth import Truth, hold_out, neighbours_of, tied
@@ -30,11 +31,11 @@ from .contract import calibrate, price_at, target_point
 from .promises import Gather, ScannedQueries, ScansAt, make_promises
 
 HELD_KEY = "held.bin"
-HELD_ROWS, HELD_BYTES = 600, 4 << 20  # rows that are asked, and bytes of their vectors, at most
-NEAR = 150  # neighbours that are kept of each: some go away
+HELD_ROWS, HELD_BYTES = 1500, 4 << 20  # rows that are asked, and bytes of their vectors, at most
+NEAR = 128  # neighbours that are kept of each: some go away
 UNMEASURED = 0.02  # of the rows may have changed since prices were measured
 ASKED_MIN = 20  # rows held, that prices are measured by
-SCANNED = 1 << 28  # rows in extents times queries, that are scanned at most
+SCANNED = 1 << 26  # rows in extents times queries, that are scanned at most: of WordNet a quarter for each query
 GROWS = 0.4  # bytes a query of an index built anew, as a power of its rows: see docs/writes.md
 PAYS = 1.25  # times those bytes: a rebuild pays
 SLACK = 2.0**-20  # of scores: those that float32 sums do not tell apart tie
@@ -70,16 +71,16 @@ class Held:
     built_rows: int
     built_bytes: float
 
-    def pack(self) -> bytes:
-        """held.bin."""
+    def pack(self, kind: str) -> bytes:
+        """held.bin; kind: of the stored vectors."""
         h, d = self.vectors.shape
         head = _HELD.pack(
             h, d, self.near.shape[1], len(self.sizes), self.changed, self.numbers, self.gone, self.built_rows,
             self.built_bytes, self.target,
         )  # fmt: skip
         columns = (
-            self.rows.astype("<u4"), self.later.astype("<u4"), self.sizes.astype("<u4"), self.vectors.astype("<f4"),
-            self.near.astype("<i4"), self.cost.astype("<f4"),
+            self.rows.astype("<u4"), self.later.astype("<u4"), self.sizes.astype("<u4"), self.near.astype("<i4"),
+            self.cost.astype("<f4"), self.vectors.astype(DTYPES[kind]),
         )  # fmt: skip
         return pack_object(HELD_MAGIC, [(HELD, head + b"".join(column.tobytes() for column in columns))])
 
@@ -94,9 +95,10 @@ class Held:
         if d != index.dimension or blocks != index.blocks or numbers > index.rows or not 0 < target < 1:
             raise damaged(name, f"rows of {d} dimensions in {blocks} blocks, of {numbers} numbers, for {target}")
         rows, later, sizes = (np.array(cursor.column("I", n)) for n in (h, h, blocks))
-        vectors = np.array(cursor.column("f", h * d)).reshape(h, d)
         near = np.array(cursor.column("i", h * width)).reshape(h, width)
         cost = np.array(cursor.column("f", h * width)).reshape(h, width)
+        raw = cursor.take(h * d * VECTOR_BYTES[index.vector_kind])
+        vectors = np.frombuffer(raw, DTYPES[index.vector_kind]).reshape(h, d).astype(np.float32)
         cursor.end()
         if rows.max(initial=0) >= numbers or near.max(initial=-1) >= numbers or not np.isfinite(vectors).all():
             raise damaged(name, f"holds a row that is none of {numbers}")

@@ -10,9 +10,9 @@ from ..tune.living import HELD_KEY, Held, rebuild_pays
 from .objects import ObjectList, sync
 
 
-def write_held(held: Held, objects: ObjectList) -> None:
-    """Writes the object."""
-    data = held.pack()
+def write_held(held: Held, kind: str, objects: ObjectList) -> None:
+    """Writes the object; kind: of the stored vectors."""
+    data = held.pack(kind)
     _, path = objects.begin(HELD_KEY)
     with path.open("wb") as file:
         file.write(data)

@@ -169,7 +169,7 @@ def _living(
         root, held = replace(root, contract=kept.contract, promises=kept.promises), replace(held, changed=0)
         contents.manifest["contract"] = contract_dict(kept.contract, kept.promises, options)
     contents.manifest["living"] = living_dict(root, held, measured=measured)
-    write_held(held, objects)
+    write_held(held, contents.vector_kind, objects)
     return replace(root, objects=objects.pack())
 
 

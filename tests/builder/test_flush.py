@@ -389,13 +389,7 @@ def test_prices_are_measured_again_once_enough_has_changed(plain: Path, tmp_path
     for step in range(2, 5):
         change(store, oracle, draw, step, 80)
     folded, root = compact(store), open_index(index).root
-    print(
-        [(p.k, p.recall, p.price, p.nbytes) for p in before.points],
-        [(p.k, p.recall, p.price, p.nbytes) for p in root.contract.points],
-        before.target,
-        root.contract.target,
-    )
-    assert (folded.how, folded.measured) == ("flush", True), folded
+    assert (folded.how, folded.measured, folded.rebuild_pays) == ("flush", True, False), folded
     assert root.contract != before and "held.bin" in root.objects.keys
     check(open_index(index), oracle, draw)
     change(store, oracle, draw, 5)

@@ -152,12 +152,13 @@ def test_neighbours_are_found_in_what_is_stored(fitted: VectorIndex, tmp_path: P
     ]  # fmt: skip
     assert np.mean(right) > 9.9
     assert caught_up(found, opened.root, lambda rows: every[rows], 0).changed == 0
-    again = Held.unpack(found.pack(), opened.root, "held.bin")
+    kind = opened.root.index.vector_kind
+    again = Held.unpack(found.pack(kind), opened.root, "held.bin")
     assert all(np.array_equal(getattr(again, name), getattr(found, name)) for name in vars(found))
     with pytest.raises(DamagedError):
-        Held.unpack(found.pack()[:-4], opened.root, "held.bin")
+        Held.unpack(found.pack(kind)[:-4], opened.root, "held.bin")
     with pytest.raises(DamagedError, match="held.bin"):
-        Held.unpack(replace(found, numbers=ROWS - 1).pack(), opened.root, "held.bin")
+        Held.unpack(replace(found, numbers=ROWS - 1).pack(kind), opened.root, "held.bin")
     assert found.near.shape[1] == NEAR
 
 

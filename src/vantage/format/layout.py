@@ -47,8 +47,8 @@ SECTION_NAMES = {
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", ROW_PAGES: "row pages",
     ID_PAGES: "id pages", PROMISES: "promises", BOUNDS: "bounds", BUTTERFLY: "butterfly", RENDITIONS: "renditions",
     INLINE: "inline", NIBBLES: "nibbles", FILTERS: "filters", COUNTS: "counts", PROJECTIONS: "projections",
-    FILTER_PROMISES: "promises under filters", DEAD: "dead rows", SCAN: "scan", HELD: "held rows", LOG_SEGMENT: "log segment",
-    LOG_LEDGER: "ledger",
+    FILTER_PROMISES: "promises under filters", DEAD: "dead rows", SCAN: "scan", HELD: "held rows",
+    LOG_SEGMENT: "log segment", LOG_LEDGER: "ledger",
 }  # fmt: skip
 
 METRICS = ("cosine", "l2", "dot")
