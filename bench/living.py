@@ -1,7 +1,7 @@
 """What an index costs that grows without being built again: python -m bench.living DATA FOLDER [--parts half-lse ...]
 
 DATA holds WordNet's part-*.parquet and queries.parquet. A part is a set of rows that an index is built of (half: drawn
-from all; nouns; all) and how it routes (lse: `--fast`; mlp: the default). Rows that come later are added as a compaction
+from all; nouns; all) and how it routes (lse: `--fast`; mlp: the default). Rows that come later are added as a rewrite
 adds them, in one go: of `half` like those that are there, of `nouns` verbs, adjectives and adverbs. Then prices are
 measured again by the rows held (build_index/tune/living.py). Printed are, for queries that nothing else was chosen by:
 recall@100 at the promise of 0.95, GETs and MB of the edge's plans, nothing cached, at the price of the build and at
