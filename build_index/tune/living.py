@@ -20,14 +20,14 @@ from vantage.search.prepare import Prepared, prepare
 
 from ..ingest.formats.batch import DTYPES
 from ..ingest.rows import F32, Ints, Rows, in_scale
-from ..neighbours.exact import I32, best_of, neighbours_at
+from ..neighbours.exact import CHUNK_BYTES, I32, best_of, neighbours_at
 from ..neighbours.truth import Truth, hold_out, neighbours_of, tied
 from ..routers import ROUTERS
 from ..simulate.edge import HeldOutQueries, P
-from ..simulate.measure import Bools
+from ..simulate.measure import KEPT, Bools
 from ..simulate.stored import Read, dead_rows, extent_probabilities, scan_stored, starts, stored_vectors
 from . import renditions
-from .contract import calibrate, price_at, target_point
+from .contract import calibrate, price_at, target_point, with_reads
 from .promises import Gather, ScannedQueries, ScansAt, make_promises
 
 HELD_KEY = "held.bin"
@@ -248,20 +248,20 @@ def nearest_in(rows: Rows) -> Nearest:
 
 
 def nearest_stored(root: Root, read: Read) -> Nearest:
-    """Compared with the rows that are best by the codes of an index, of all extents that a query may scan."""
+    """Compared with the rows that are best by the codes of an index for any of those held."""
 
     def nearest(held: Held, count: int) -> tuple[I32, F32]:
-        scale, near = Scale.of(root.index), np.full((len(held.rows), count), -1, np.int32)
-        cost = np.full(near.shape, np.inf, np.float32)
-        scans = _scans_at(root, read, HeldOutQueries(_prepared(root, held), held.rows, held.truth()), 0)
-        candidates = scans(1.0).candidates
-        best = np.where(candidates.twin < 0, candidates.row, np.int32(-1))
-        for i, (query, own) in enumerate(zip(scale.scaled(held.vectors), best, strict=True)):
-            some = own[own >= 0][: RERANKED * count].astype(np.int64)
-            x = scale.scaled(stored_vectors(root, read, some))
-            at, apart = neighbours_at(query[None], iter([(0, x)]), min(count, len(some)), scale.metric)
-            near[i, : at.shape[1]], cost[i, : at.shape[1]] = some[at[0]], apart[0]
-        return near, cost
+        scale, asking = Scale.of(root.index), HeldOutQueries(_prepared(root, held), held.rows, held.truth())
+        best = _scans_at(root, read, asking, 0, KEPT)(1.0).candidates.row[:, : RERANKED * count]
+        some = np.union1d(best[best >= 0], held.rows).astype(np.int64)
+        step = max(1, CHUNK_BYTES // (4 * held.vectors.shape[1]))
+        chunks = (
+            (low, scale.scaled(stored_vectors(root, read, some[low : low + step])))
+            for low in range(0, len(some), step)
+        )  # fmt: skip
+        own = np.searchsorted(some, held.rows)
+        at, cost = neighbours_at(scale.scaled(held.vectors), chunks, min(count, len(some) - 1), scale.metric, own)
+        return np.where(at >= 0, some[at], -1).astype(np.int32), cost
 
     return nearest
 
@@ -288,46 +288,39 @@ def measure(root: Root, read: Read, held: Held, *, second_wave: bool = False) ->
     """
     contract, old = root.contract, root.promises
     assert old is not None
-    asking = HeldOutQueries(_prepared(root, held), held.rows, held.truth())
-    before = promise_of(contract, old, contract.k, None)
-    rerank = before.rerank
-    whole = _scans_at(root, read, asking, 0)
-    own = whole(1.0)
-    recall_at = own.recall_at()
-    target, made = held.target, None
-    for exact in sorted({0, rerank}):
-        made = made or calibrate(recall_at, contract.k, target, exact)
-    if made is None:
-        target = min(target, recall_at(0, contract.k, rerank))
-        made = calibrate(recall_at, contract.k, target, rerank)
-        assert made is not None
-    kept_by = next(e for e in (0, rerank) if price_at(recall_at, contract.k, target, e) is not None)
-    price = price_at(recall_at, contract.k, target, kept_by)
-    assert price is not None
-    gather = _gather(root)
-    promises = make_promises(
-        whole, price, whole, recall_at, made, root.live_rows, second_wave, gather, kept_by,
-    )  # fmt: skip
+    asking, k, target = HeldOutQueries(_prepared(root, held), held.rows, held.truth()), contract.k, held.target
+    before, gather = promise_of(contract, old, k, None), _gather(root)
+    scans = _scans_at(root, read, asking, 0, max(KEPT, 2 * before.rerank))
+    recall_at = scans(1.0).recall_at()
+    exact = next((n for n in sorted({0, before.rerank}) if price_at(recall_at, k, target, n) is not None), None)
+    if exact is None:
+        exact, target = before.rerank, min(target, recall_at(0, k, before.rerank))
+    made, price = calibrate(recall_at, k, target, exact), price_at(recall_at, k, target, exact)
+    assert made is not None and price is not None
+    promises = make_promises(scans, price, scans, recall_at, made, root.live_rows, second_wave, gather, exact)
+    if exact:
+        first, point = promise_of(made, promises, k, None), target_point(made)
+        made = with_reads(made, max(0.0, first.nbytes - point.nbytes), max(0.0, first.gets - point.gets))
     longer = next((n for n, one in enumerate(root.renditions) if one.codec == 1), None)
-    if longer is not None and any(p.rendition for p in old.all()):
-        dear = _scans_at(root, read, asking, longer)
-        far = dear(1.0).recall_at()
-        best = price_at(far, contract.k, renditions.LONGER_RECALL)
-        if best is not None:
+    if longer is not None:
+        scans = _scans_at(root, read, asking, longer, KEPT)
+        recall_at = scans(1.0).recall_at()
+        dear = price_at(recall_at, k, renditions.LONGER_RECALL)
+        if dear is not None:
             more = make_promises(
-                dear, best, dear, far, made, root.live_rows, second_wave, gather, least=renditions.LONGER_RECALL
-            )
+                scans, dear, scans, recall_at, made, root.live_rows, second_wave, gather,
+                least=renditions.LONGER_RECALL,
+            )  # fmt: skip
             promises = renditions.better(promises, more) or promises
-    promises = replace(promises, others=(*promises.others, *_beyond(old, before, promises, made)))
-    return Kept(made, promises)
+    return Kept(made, replace(promises, others=(*promises.others, *_beyond(old, before, promises, made))))
 
 
 def _prepared(root: Root, held: Held) -> list[Prepared]:
     return [prepare(vector.tolist(), root.index) for vector in held.vectors]
 
 
-def _scans_at(root: Root, read: Read, asking: HeldOutQueries, rendition: int) -> ScansAt:
-    """Of what a rendition finds, scanned once, with probabilities of any sharpness."""
+def _scans_at(root: Root, read: Read, asking: HeldOutQueries, rendition: int, kept: int) -> ScansAt:
+    """Of what a rendition finds, scanned once, with probabilities of any sharpness; kept: copies of each query."""
     directory = root.directory
     assert directory is not None
     sizes, rows = np.array(directory.places[rendition].size, np.int64), np.array(directory.rows, np.int64)
@@ -336,7 +329,7 @@ def _scans_at(root: Root, read: Read, asking: HeldOutQueries, rendition: int) ->
         return extent_probabilities(root, [replace(query, sharpness=sharpness) for query in asking.queries])
 
     p = p_at(1.0)
-    found = scan_stored(root, read, asking, _asked(p, rows, sizes), rendition)
+    found = scan_stored(root, read, asking, _asked(p, rows, sizes), rendition, kept)
     begins = starts(root, rendition)
 
     @cache
