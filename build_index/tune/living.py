@@ -36,7 +36,7 @@ NEAR = 128  # neighbours that are kept of each: some go away
 UNMEASURED = 0.02  # of the rows may have changed since prices were measured
 ASKED_MIN = 20  # rows held, that prices are measured by
 SCANNED = 1 << 26  # rows in extents times queries, that are scanned at most: of WordNet a quarter for each query
-GROWS = 0.4  # bytes a query of an index built anew, as a power of its rows: see docs/writes.md
+GROWS = 0.3  # bytes a query of an index built anew, as a power of its rows: 0.22 to 0.33, see docs/scale.md
 PAYS = 1.25  # times those bytes: a rebuild pays
 SLACK = 2.0**-20  # of scores: those that float32 sums do not tell apart tie
 
