@@ -49,6 +49,8 @@ class Folded:
     rows: of the index; upserted, patched, deleted: rows of the log by their last write, those of rows that the
     generation did not have apart; written_bytes: that the bucket took. how: flush, rewrite or nothing, and why.
     pending: rows that came by flushes since everything was written; dead: numbers of rows that are gone, and take room.
+    measured: prices were measured again. rebuild_pays: a query reads so much more than one of an index built anew (see
+    tune.living).
     """
 
     generation: str
@@ -62,6 +64,8 @@ class Folded:
     why: str = "the log is empty"
     pending: int = 0
     dead: int = 0
+    measured: bool = False
+    rebuild_pays: bool = False
 
 
 def compact(store: ObjectStore, progress: Progress = SILENT) -> Folded:
@@ -124,16 +128,24 @@ def _write(store: ObjectStore, live: Live, tail: Tail, folder: Path) -> _Made:
             if not isinstance(named, str):
                 counts = {name: getattr(changes, name) for name in ("upserted", "patched", "deleted")}
                 why = f"{added:,} of {left:,} rows came by flushes, {gone:,} are dead"
-                return _Made(named, Folded("", 0, left, **counts, how="flush", why=why, pending=added, dead=gone))
+                folded = Folded("", 0, left, **counts, how="flush", why=why, pending=added, dead=gone)
+                return _Made(named, _told(folded, named))
             why = named
             rmtree(new)
     _fetch(store, live.current, folder / "old")
     index = VectorIndex.load(folder / "old").held
+    index.follow()
     upserted, patched, deleted = apply(index, tail)
     index.write(new, text_room=True)
-    return _Made(
-        Named(*whole(new)), Folded("", 0, index.rows.count, upserted, patched, deleted, how="rewrite", why=why)
-    )
+    named = Named(*whole(new))
+    folded = Folded("", 0, index.rows.count, upserted, patched, deleted, how="rewrite", why=why)
+    return _Made(named, _told(folded, named))
+
+
+def _told(folded: Folded, named: Named) -> Folded:
+    """With what the manifest says of prices."""
+    living = json.loads(named.text).get("living", {})
+    return replace(folded, measured=living.get("measured", False), rebuild_pays=living.get("rebuild_pays", False))
 
 
 def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:

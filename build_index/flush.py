@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,9 +65,14 @@ from .ingest.formats.batch import DTYPES
 from .ingest.rows import Ints, Rows
 from .placing import MEASURED_ROWS, CopyRule, check_lengths, copy_rule, find_copies, find_homes, rule_name
 from .progress import SILENT
+from .simulate.stored import Opened, stored_vectors
+from .tune.living import HELD_KEY, UNMEASURED, Held, begin, chosen, renew
+from .tune.options import Options
 from .write.blocks import write_blocks
 from .write.contents import Contents, RowTable, longest, table_of
+from .write.held import living_dict, write_held
 from .write.ids import write_ids
+from .write.manifest import contract_dict
 from .write.objects import ObjectList, sync
 from .write.publish import Named, name_generation
 from .write.reopen import attributes_of_parts, choice_of, with_new_names
@@ -216,11 +221,11 @@ def flush(live: Live, changes: Changes, folder: Path) -> Named | str:
     np.bitwise_or.at(bits, changes.gone >> 3, (1 << (changes.gone & 7)).astype(np.uint8))
     count = int(np.bitwise_count(bits).sum())
     dead = Dead(count, bits.tobytes()) if count else None
-    fit = fit_of(live)
+    fit, due = fit_of(live), _is_due(live, total, count)
     moved = _moved(stored, dead, changes.coming, fit.flushes)
     if n and len(root.id_pages) - len(moved.segments) == ID_SEGMENTS_MAX:
         return f"it has {ID_SEGMENTS_MAX} segments of ids"
-    base, numbers = _without(root, live.current.generation, moved.segments)
+    base, numbers = _without(root, live.current.generation, moved.segments, keep_held=not due)
     known = {key: size for key, size in zip(base.objects.keys, base.objects.sizes, strict=True)}
     objects = ObjectList(building, known)
     if root.centres is None and not any(key.endswith(f"/{CENTRES_KEY}") for key in known):
@@ -237,6 +242,9 @@ def flush(live: Live, changes: Changes, folder: Path) -> Named | str:
     if isinstance(added, str):
         return added
     new = replace(added, objects=objects.pack())
+    prices = dict[str, Any]()
+    if due:
+        new, prices = _priced(live, new, objects, building)
     if max(len(new.rows.fact_crc) - total // PAGE_ROWS_MIN, len(new.objects.keys) // OBJECTS_SHARE) > PAGES_FREE:
         return "it has the rows of so many flushes, in as many pages and objects"
     data = new.pack()
@@ -250,7 +258,10 @@ def flush(live: Live, changes: Changes, folder: Path) -> Named | str:
     manifest = {name: value for name, value in live.manifest.items() if name not in ("generation", "objects")} | {
         "builder": VERSION, "rows": new.live_rows, "copies": new.index.slots - new.directory.at_home,  # type: ignore[union-attr]
         "flushed": {"copies": fit.copies._asdict(), "source": fit.source + n, "flushes": fit.flushes},
+        **prices,
     }  # fmt: skip
+    if not due and "living" in manifest:
+        manifest["living"] = manifest["living"] | {"measured": False}
     named = name_generation(building, manifest, [o for o in live.objects if o.key in others])
     building.rename(folder / named.current.generation)
     return named
@@ -265,14 +276,76 @@ def fit_of(live: Live) -> Fit:
     centres = root.centres
     if centres is None:
         place = next(i for i, key in enumerate(root.objects.keys) if key.endswith(CENTRES_KEY))
-        [stated] = [o for o in live.objects if o.key == stored.keys[place]]
-        data = stored.store.read(stated.key, 0, stated.size)
-        if hashlib.sha256(data).hexdigest() != stated.sha256:
-            raise DamagedError(f"{stated.key}: is not what was written", hint="`vantage verify` tells what is damaged")
-        centres = Centres.unpack(memoryview(data), root.index, stated.key)
+        data = _object(live, place)
+        centres = Centres.unpack(memoryview(data), root.index, stored.keys[place])
     folders = {stored.keys[segment.object].partition("/")[0] for segment in root.id_pages[1:]}
     flushes = [name for name in (*noted["flushes"], live.current.generation) if name in folders]
     return Fit(centres, CopyRule(**noted["copies"]), noted["source"], flushes)
+
+
+def _object(live: Live, number: int) -> bytes:
+    """An object of the generation, whole."""
+    [stated] = [o for o in live.objects if o.key == live.stored.keys[number]]
+    data = live.stored.store.read(stated.key, 0, stated.size)
+    if hashlib.sha256(data).hexdigest() != stated.sha256:
+        raise DamagedError(f"{stated.key}: is not what was written", hint="`vantage verify` tells what is damaged")
+    return data
+
+
+def _is_due(live: Live, total: int, dead: int) -> bool:
+    """Whether prices are to be measured again in a generation of so many numbers of rows, dead ones among them; never
+    of one block, all of which is read.
+    """
+    if live.stored.root.index.blocks == 1:
+        return False
+    built = live.stored.root.id_pages[0].rows
+    known = live.manifest.get("living", {"changed": 0, "numbers": built, "gone": 0})
+    changed = known["changed"] + total - known["numbers"] + dead - known["gone"]
+    return bool(changed >= max(1, UNMEASURED * (total - dead)))
+
+
+def _priced(live: Live, new: Root, objects: ObjectList, building: Path) -> tuple[Root, dict[str, Any]]:
+    """The root with prices measured again, and what the manifest says of them; the rows held are written."""
+    stored, manifest = live.stored, live.manifest
+    place = next((i for i, key in enumerate(stored.keys) if key.endswith(f"/{HELD_KEY}")), None)
+    with Opened(building) as files:
+
+        def read(key: str, offset: int, nbytes: int) -> bytes:
+            if key.startswith("../"):
+                return stored.store.read(key[3:], offset, nbytes)
+            return files.read(key, offset, nbytes)
+
+        if place is None:
+            held = _first_held(live)
+        else:
+            held = Held.unpack(_object(live, place), stored.root, stored.keys[place])
+        options = Options(second_wave=manifest["contract"]["second_wave"])
+        renewed = renew(new, read, held, seed=manifest["seed"], second_wave=options.second_wave)
+    measured = renewed is not None
+    new, held = renewed or (new, held)
+    write_held(held, new.index.vector_kind, objects)
+    new = replace(new, objects=objects.pack())
+    assert new.promises is not None
+    return new, {
+        "contract": contract_dict(new.contract, new.promises, options),
+        "living": living_dict(new, held, measured=measured),
+    }  # fmt: skip
+
+
+def _first_held(live: Live) -> Held:
+    """The rows that the prices of a build were measured on, of an index that was built and flushed since."""
+    stored, root = live.stored, live.stored.root
+    built, index, directory = root.id_pages[0].rows, root.index, root.directory
+    assert directory is not None
+    own = np.argsort(np.concatenate([*_sources(stored)])[:built], kind="stable")
+    own = own[chosen(built, index.dimension, live.manifest["seed"])]
+
+    def read(key: str, offset: int, nbytes: int) -> bytes:
+        place = root.objects.keys.index(key)
+        return stored.store.read(stored.keys[place], offset, nbytes)
+
+    sizes = np.bincount(directory.block, directory.rows, index.blocks).astype(np.int64)
+    return begin(own, stored_vectors(root, read, own), sizes, root.contract, built)
 
 
 def _measured(live: Live) -> Fit:
@@ -335,16 +408,19 @@ def _blocks(stored: Stored) -> list[Item]:
 
 def _last_source(stored: Stored) -> int:
     """The last position that a row had in the source."""
-    last = -1
+    return max((int(some.max()) for some in _sources(stored)), default=-1)
+
+
+def _sources(stored: Stored) -> Iterator[npt.NDArray[np.int64]]:
+    """The positions that rows had in the source, by their numbers, in pieces."""
     for part in sorted(set(stored.root.rows.vector_object)):
         key = stored.keys[part]
         try:
             file = pq.ParquetFile(pa.PythonFile(Ranged(stored.store, key, stored.root.objects.sizes[part]), "r"))
             for group in range(file.num_row_groups):
-                last = max(last, int(file.read_row_group(group, columns=["source_row"])["source_row"].to_numpy().max()))
+                yield file.read_row_group(group, columns=["source_row"])["source_row"].to_numpy()
         except (pa.ArrowException, OSError, ValueError, LookupError) as error:
             raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
-    return last
 
 
 def _rows(root: Root, stored: Arrays) -> Rows:
@@ -382,9 +458,9 @@ def _moved(stored: Stored, dead: Dead | None, coming: Arrays, flushes: list[str]
     return Moved(rows, entries, tuple(taken))
 
 
-def _without(root: Root, generation: str, segments: Sequence[IdPages]) -> tuple[Root, list[int]]:
+def _without(root: Root, generation: str, segments: Sequence[IdPages], *, keep_held: bool) -> tuple[Root, list[int]]:
     """(a root that names the objects of a generation from another one, without some segments of ids and the extents
-    that were written with them; the numbers that these objects had).
+    that were written with them; the numbers that these objects had). keep_held: the object of rows held stays.
     """
     keys = [key if key.startswith("../") else f"../{generation}/{key}" for key in root.objects.keys]
     folders = {keys[segment.object].rpartition("/")[0] for segment in segments}
@@ -399,7 +475,8 @@ def _without(root: Root, generation: str, segments: Sequence[IdPages]) -> tuple[
     named = {number for places in directory.places for number in places.object} | {s.object for s in ids}
     named |= {*pages.vector_object, *pages.fact_object, *(pages.attribute_object if root.names else ())}
     named |= {number for p in root.projections for places in p.directory.places for number in places.object}
-    named |= {number for number, key in enumerate(keys) if key.endswith(f"/{CENTRES_KEY}")}
+    others = (CENTRES_KEY, HELD_KEY) if keep_held else (CENTRES_KEY,)
+    named |= {number for number, key in enumerate(keys) if key.rpartition("/")[2] in others}
     numbers = sorted(named)
     new = np.zeros(len(keys), np.uint32)
     new[numbers] = np.arange(len(numbers))

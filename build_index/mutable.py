@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from vantage.format import TwoLevelSection
+
 from .codecs.planes import Encoded, encode_blocks
 from .context import BuildContext
 from .ingest.arrays import Arrays, Ids
@@ -19,6 +21,7 @@ from .ingest.rows import Ints, Rows
 from .placing import MEASURED_ROWS, CopyRule, check_lengths, copy_rule, find_copies, find_homes, rule_name
 from .tasks.pickling import packed
 from .tune.choose import Choice
+from .tune.living import Held, Scale, begin, chosen, filled, follow, is_due, nearest_in, without
 from .tune.options import Options
 from .write.contents import Contents, check_blocks
 from .write.index import write_index
@@ -33,16 +36,17 @@ class MutableIndex:
 
     rows: in the order in which they came. attributes: their schema. choice: with the layout as it is now. codes: of
     each block, None where it has changed since they were made. vector_kind: of the stored vectors. added f64 (2): rows
-    since the fit, and the sum of their squared distances to the centres of their blocks.
+    since the fit, and the sum of their squared distances to the centres of their blocks. held: rows that follow what is
+    added and removed, by position, which prices are measured by again when the index is written; None: they stay.
     """
 
     def __init__(
         self, rows: Rows, attributes: pa.Schema, choice: Choice, codes: list[Encoded | None], options: Options,
-        vector_kind: str,
+        vector_kind: str, held: Held | None = None,
     ) -> None:  # fmt: skip
         assert isinstance(rows.stored, Arrays)
         self.rows, self.attributes, self.choice, self.codes = rows, attributes, choice, codes
-        self.options, self.vector_kind = options, vector_kind
+        self.options, self.vector_kind, self.held = options, vector_kind, held
         self.added = np.zeros(2)
         self._row_of: dict[int | bytes, int] | None = None
         self._fit_spread, self._rule = self._measures()  # while the rows are those of the fit
@@ -68,6 +72,14 @@ class MutableIndex:
         count, total = self.added
         return float(total / count / max(self._fit_spread, 1e-30)) if count else 1.0
 
+    def follow(self) -> None:
+        """Holds rows from now on by which prices are measured again, where it can and does not yet."""
+        layout = self.choice.layout
+        if self.held is None and layout.blocks > 1 and not isinstance(layout.section, TwoLevelSection):
+            own = chosen(self.rows.count, self.rows.dimension, self.options.seed)
+            vectors, contract = self.stored.gather(own), self.choice.contract
+            self.held = begin(own, vectors, layout.sizes(), contract, self.rows.count)
+
     def row_of(self) -> dict[int | bytes, int]:
         """Row of each id."""
         if self._row_of is None:
@@ -88,7 +100,12 @@ class MutableIndex:
         by_row = are_long(self.stored, self.attributes.names)
         check_blocks(sizes, len(all_homes), self.choice.codec.code_bytes, rows.dimension, by_row)
         touched = np.unique(np.concatenate([home, copy[copy >= 0]]))
+        first = self.rows.count
         self._move(self.stored.followed_by(new), all_homes, all_copies, touched)
+        if self.held is not None:
+            numbers, draw = np.arange(first, self.rows.count), np.random.default_rng([self.options.seed, 10, first])
+            scale = Scale(rows.metric, rows.origin, rows.scale)
+            self.held = follow(self.held, self.rows.count, numbers, new.floats(0, new.rows), scale, draw)
         self.added += np.array([len(home), self._squared_distances(rows, home).sum()])
         return rows
 
@@ -97,12 +114,21 @@ class MutableIndex:
         kept, layout = np.setdiff1d(np.arange(self.rows.count), numbers), self.choice.layout
         home, copy = layout.partition.home, layout.copy
         touched = np.unique(np.concatenate([home[numbers], copy[numbers][copy[numbers] >= 0]]))
+        if self.held is not None:
+            moved = np.full(self.rows.count, -1)
+            moved[kept] = np.arange(len(kept))
+            self.held = without(self.held, numbers).renumbered(moved)
         self._move(self.stored.take(kept), home[kept], copy[kept], touched)
 
     def write(self, out: Path, *, text_room: bool = False) -> None:
         """Writes a generation into a folder; text_room: see Contents. Raises InputError as write_index does."""
         manifest = manifest_of(self.rows, self.attributes, self.choice, self.options, self.vector_kind)
-        contents = Contents(self.rows, self.attributes, self.choice, self.vector_kind, manifest, self.encode, text_room)
+        held, count = self.held, self.rows.count
+        if held is not None and is_due(held, held.changed, count):
+            held = filled(held, self.choice.contract.k, count, nearest_in(self.rows))
+        contents = Contents(
+            self.rows, self.attributes, self.choice, self.vector_kind, manifest, self.encode, text_room, held
+        )
         write_index(contents, BuildContext(out, self.rows.metric, self.options))
 
     def encode(self, low: int, high: int, source: Ints, starts: list[int]) -> list[Encoded]:

@@ -438,7 +438,9 @@ class VectorIndex:
             **manifest.get("options", {}),
         )  # fmt: skip
         options = replace(index._options_given(), model=manifest.get("model"), filters=saved.filters)
-        index._start(MutableIndex(rows, saved.attributes, choice, [*saved.codes], options, rows.stored.kind))
+        index._start(
+            MutableIndex(rows, saved.attributes, choice, [*saved.codes], options, rows.stored.kind, saved.held)
+        )
         return index
 
     # What is inside

@@ -15,7 +15,7 @@ MARK = "gc-"  # begins an object below a generation: a gc, one a mark, is deleti
 SIZE_MAX = 1 << 43  # of an object; S3 and R2 take no larger ones
 _KEY = re.compile(
     r"(?P<current>CURRENT)|(?P<log>log/[0-9a-f]{16}/(?:[0-9]{20}|ledger-[0-9]{20}-[0-9a-f]{16}))|[0-9a-f]{16}/(?:"
-    r"(?P<object>root\.bin|ids\.bin|rows\.bin|routing\.bin|compaction\.bin"
+    r"(?P<object>root\.bin|ids\.bin|rows\.bin|routing\.bin|held\.bin|compaction\.bin"
     r"|(?:shard|rendition-[0-9]{1,2}|projection-[0-9]{1,4}(?:-pages)?|counts|attributes)-[0-9]{5}\.bin"
     r"|vectors/part-[0-9]{5}\.parquet)"
     r"|(?P<manifest>manifest\.json)|(?P<mark>gc-[0-9a-z]{1,32})"

@@ -100,6 +100,8 @@ def compact_command(index: Address, as_json: Json = False) -> None:
         f"{changes}; {folded.how}: {folded.why}; {size(folded.written_bytes)} written",
         highlight=False,
     )
+    if folded.rebuild_pays:
+        out.print("queries read much more than in an index built anew: a build of all rows pays", highlight=False)
 
 
 def rollback_command(

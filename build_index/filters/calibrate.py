@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +44,7 @@ from ..neighbours.exact import CHUNK_BYTES, I32
 from ..neighbours.truth import hold_out, neighbours_of
 from ..progress import Progress
 from ..simulate.edge import prepare_rows
+from ..simulate.stored import Opened, Read
 from ..tune.contract import MARGIN_MAX, SURE
 from ..write.contents import RowTable
 from .columns import Column
@@ -68,7 +67,6 @@ ROUNDED = 6  # digits of what a promise says
 RERANKS = (0.0, 1.3, 2.0, 4.0)  # times k, exact scores that promises may take
 Floats = npt.NDArray[np.float64]
 Model = tuple[float, float, dict[int, float]]  # power, slope and by k the ceiling, of FilterPromise
-Read = Callable[[str, int, int], bytes]  # (key, offset, bytes)
 
 
 @dataclass(frozen=True)
@@ -120,19 +118,11 @@ def calibrate(
     )  # fmt: skip
     slots, trials = _Slots.of(table), list[Trial]()
     prepared = prepare_rows(rows, held)
-    with ExitStack() as stack:
-        files: dict[str, int] = {}
-
-        def read(key: str, offset: int, nbytes: int) -> bytes:  # not mapped: pages would count as memory of the build
-            if key not in files:
-                files[key] = os.open(folder / key, os.O_RDONLY)
-                stack.callback(os.close, files[key])
-            return os.pread(files[key], nbytes, offset)
-
+    with Opened(folder) as files:
         for i, (case, selection) in enumerate(zip(suite, selections, strict=True)):
             if selection is not None and counts[i]:
                 own = _Asked(case, replace(prepared[case.query], selection=selection), selection, int(held[case.query]))
-                trials += _try(own, segment, read, best[i], int(counts[i]), ks, table, slots)
+                trials += _try(own, segment, files.read, best[i], int(counts[i]), ks, table, slots)
             progress((i + 1) / len(suite))
     promises = tuple(_promises(trials, ks, root, target))
     return promises, _report(trials, promises, suite, counts, rows.count, target)

@@ -20,21 +20,23 @@ class Router:
     """fit(training, cost, progress) -> section; reorder(section, order): block order[i] as number i.
 
     trains: whether fit needs training.queries and training.neighbours. tune(section, training, cost) -> section: what
-    is left to make once the blocks are in order.
+    is left to make once the blocks are in order. grow(section, rows before (B), after (B)) -> section: what is known of
+    blocks that have grown, without training; None: it stays as it is.
     """
 
     fit: Callable[[TrainingSet, Cost, Progress], RouterSection]
     reorder: Callable[[Any, Ints], RouterSection]
     trains: bool = False
     tune: Callable[[Any, TrainingSet, Cost], RouterSection] | None = None
+    grow: Callable[[Any, Ints, Ints], RouterSection] | None = None
 
 
 ROUTERS: dict[str, Router] = {
-    "centroids": Router(lse.fit_centroids, lse.reorder),
-    "lse": Router(lse.fit, lse.reorder),
-    "trained": Router(trained.fit, lse.reorder, trains=True),
+    "centroids": Router(lse.fit_centroids, lse.reorder, grow=lse.grow),
+    "lse": Router(lse.fit, lse.reorder, grow=lse.grow),
+    "trained": Router(trained.fit, lse.reorder, trains=True, grow=lse.grow),
     "two-level": Router(two_level.fit, two_level.reorder, tune=two_level.tune),
-    "mlp": Router(mlp.fit, mlp.reorder, trains=True, tune=mlp.tune),
+    "mlp": Router(mlp.fit, mlp.reorder, trains=True, tune=mlp.tune, grow=mlp.grow),
     "tree": Router(tree.fit, tree.reorder, trains=True),
     "ecvh": Router(ecvh.fit, ecvh.reorder, trains=True),
     "two-level-ecvh": Router(

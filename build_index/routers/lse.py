@@ -156,6 +156,14 @@ def reorder(section: LseSection, order: Ints) -> LseSection:
     )  # fmt: skip
 
 
+def grow(section: LseSection, before: Ints, after: Ints) -> LseSection:
+    """With weights moved by what blocks have grown, from rows before (B) to rows after (B), copies too."""
+    weight = np.array(section.weight, np.float32).reshape(len(before), -1)
+    weight = weight + np.log((after + 1) / (before + 1)).astype(np.float32)[:, None]
+    weight = np.maximum(weight - weight.max(), np.float32(WEIGHT_MIN))
+    return replace(section, weight=memoryview(weight.reshape(-1)))
+
+
 def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None = None) -> LseSection:
     """Sub-centroids of the sample's home rows; beta, then the temperature, by cost.
 

@@ -193,6 +193,11 @@ def reorder(section: MlpSection, order: Ints) -> MlpSection:
     return replace(section, output=output, regions=regions)
 
 
+def grow(section: MlpSection, before: Ints, after: Ints) -> MlpSection:
+    """See lse.grow; regions are looked into as they were."""
+    return replace(section, output=lse.grow(section.output, before, after))
+
+
 def tune(section: MlpSection, _: TrainingSet, cost: Cost) -> MlpSection:
     """The fewest regions that cost a query hardly more than all blocks would; none where that takes over half of them.
 

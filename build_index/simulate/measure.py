@@ -75,19 +75,22 @@ class Reads:
 
 
 def plans(
-    p: P, block_bytes: Ints, price: int, gets: int = GETS_MAX, done: Bools | None = None, inline: bool = False
-) -> Reads:
+    p: P, block_bytes: Ints, price: int, gets: int = GETS_MAX, done: Bools | None = None, inline: bool = False,
+    starts: Bools | None = None,
+) -> Reads:  # fmt: skip
     """Runs the edge's planner for p (Q, B), nothing cached, one shard of blocks of these bytes, aligned.
 
     done bool (Q, B): blocks that a wave before has read, which have no value to this one. inline: the root holds the
-    blocks, so that each is scanned where it is worth its bytes, and none because it lies between others.
+    blocks, so that each is scanned where it is worth its bytes, and none because it lies between others. starts bool
+    (B): blocks that begin an object, where they lie in several.
     """
-    return planner(p, block_bytes, gets, done, inline)(price, slice(None))
+    return planner(p, block_bytes, gets, done, inline, starts)(price, slice(None))
 
 
 def planner(
-    p: P, block_bytes: Ints, gets: int = GETS_MAX, done: Bools | None = None, inline: bool = False
-) -> Callable[[int, slice], Reads]:
+    p: P, block_bytes: Ints, gets: int = GETS_MAX, done: Bools | None = None, inline: bool = False,
+    starts: Bools | None = None,
+) -> Callable[[int, slice], Reads]:  # fmt: skip
     """`plans` by price, of some of the queries."""
     if inline:
 
@@ -102,7 +105,7 @@ def planner(
     p, everything = np.ascontiguousarray(p), block_bytes.sum() <= SMALL_BYTES
     size, at = block_bytes.astype(np.uint32), np.cumsum([0, *map(aligned, block_bytes.tolist())])[:-1].astype(np.uint64)
     flags = np.zeros((1, blocks), np.uint8) if done is None else (done * np.uint8(CACHED))
-    flags[:, 0] |= STARTS_OBJECT
+    flags[:, 0 if starts is None else starts] |= STARTS_OBJECT
 
     def planned(price: int, some: slice) -> Reads:
         rows = p[some]

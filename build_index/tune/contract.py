@@ -14,7 +14,7 @@ from vantage.search.plan import GETS_MAX
 from ..ingest.rows import Ints
 from ..neighbours.truth import HELD_OUT_FEW
 from ..simulate.edge import P, Pages
-from ..simulate.measure import STEPS, Candidates, planner, price_for, price_of
+from ..simulate.measure import STEPS, Bools, Candidates, planner, price_for, price_of
 
 SURE = 1.645  # standard errors under the mean: one query set in twenty is below
 MARGIN_MAX = 0.005  # a larger index is not refused for holding out too few rows to be sure
@@ -42,11 +42,14 @@ def _step_of() -> dict[int, int]:
 class PricedRecall:
     """Recall of what plans at a price answer; each price is planned once, as bisections share most of theirs.
 
-    reads(price, some): those plans, of some of the queries. inline: the root holds the blocks.
+    reads(price, some): those plans, of some of the queries. inline: the root holds the blocks. starts: see `plans`.
     """
 
-    def __init__(self, candidates: Candidates, p: P, sizes: Ints, inline: bool = False) -> None:
-        self.candidates, self.blocks, self.reads = candidates, p.shape[1], planner(p, sizes, inline=inline)
+    def __init__(
+        self, candidates: Candidates, p: P, sizes: Ints, inline: bool = False, starts: Bools | None = None
+    ) -> None:
+        self.candidates, self.blocks = candidates, p.shape[1]
+        self.reads = planner(p, sizes, inline=inline, starts=starts)
         self._read: dict[int, npt.NDArray[np.uint8]] = {}  # blocks, eight to a byte
         self._promised: dict[tuple[int, int, int], float] = {}
         self._step_of = _step_of()

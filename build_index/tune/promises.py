@@ -53,6 +53,7 @@ class ScannedQueries:
     """Queries held out, scanned: candidates, p u32 (Q, B); sizes and rows (B): bytes and rows of blocks.
 
     pages (Q): routing pages read first; None: there are none. inline: the root holds the blocks, so none is read.
+    starts: see measure.plans.
     """
 
     candidates: Candidates
@@ -61,10 +62,15 @@ class ScannedQueries:
     rows: Ints
     pages: Pages | None = None
     inline: bool = False
+    starts: Bools | None = None
 
     def plans(self, price: int, done: Bools | None = None) -> Reads:
         """What these queries read at a price, beside the blocks done bool (Q, B)."""
-        return plans(self.p, self.sizes, price, done=done, inline=self.inline)
+        return plans(self.p, self.sizes, price, done=done, inline=self.inline, starts=self.starts)
+
+    def recall_at(self) -> PricedRecall:
+        """What they find, by price."""
+        return PricedRecall(self.candidates, self.p, self.sizes, self.inline, self.starts)
 
     def some(self, part: slice) -> ScannedQueries:
         """Without pages: features know none."""
@@ -167,7 +173,7 @@ def _aim(tune_at: ScansAt, k: int, goal: float, target: int) -> Aim:
     measured = list[tuple[float, float, Aim]]()
     for sharpness in SHARPNESS:
         tune = tune_at(sharpness)
-        recall_at = PricedRecall(tune.candidates, tune.p, tune.sizes, tune.inline)
+        recall_at = tune.recall_at()
         price = price_at(recall_at, k, goal)
         if price is None:
             continue
@@ -387,7 +393,7 @@ def make_promises(
     @cache
     def measured_at(sharpness: float) -> PricedRecall:
         held = calibration_at(sharpness)
-        return recall_at if sharpness == 1 else PricedRecall(held.candidates, held.p, held.sizes, held.inline)
+        return recall_at if sharpness == 1 else held.recall_at()
 
     def kept(k: int, goals: Iterable[float], second_wave: bool) -> tuple[Promise, ...]:
         goals = {goal for goal in (contract.target, *goals) if goal >= least}

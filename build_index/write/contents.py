@@ -17,6 +17,7 @@ from ..codecs.planes import Codec, Encoded
 from ..ingest.attributes import BLOCK_BYTES_MAX, are_long, pieces
 from ..ingest.rows import Ints, Rows
 from ..tune.choose import Choice
+from ..tune.living import Held
 
 U32 = npt.NDArray[np.uint32]
 
@@ -34,7 +35,8 @@ class Contents:
 
     vector_kind: of the stored full vectors. manifest: what manifest.json says, but for its generation and objects.
     encode: where codes of the first codec come from, where they are known already. text_room: keys of texts have room
-    between them for texts to come.
+    between them for texts to come. held: the rows that prices are measured by again, by source row; None: those of
+    the choice stay.
     """
 
     rows: Rows
@@ -44,6 +46,7 @@ class Contents:
     manifest: dict[str, Any]
     encode: Encode | None = None
     text_room: bool = False
+    held: Held | None = None
 
     def codecs(self) -> tuple[Codec, ...]:
         """Of the blocks; renditions name them by number."""

@@ -46,9 +46,13 @@ from ..filters.projections import plain_bytes, projection_bytes, to_project, wri
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Ints, Rows
 from ..simulate.edge import logits, prepare_rows
+from ..simulate.stored import Opened
+from ..tune.living import Held, grown, is_due, measure
 from .blocks import write_blocks
 from .contents import Contents, RowTable, row_table
+from .held import living_dict, write_held
 from .ids import write_ids
+from .manifest import contract_dict
 from .objects import ObjectList, sync
 from .publish import make_live
 from .vectors import write_rows
@@ -130,9 +134,11 @@ def _write(contents: Contents, context: BuildContext) -> None:
         inline,
         Filtering(fields_of(columns), counts, projections),
     )
+    if contents.held is not None:
+        unpriced = _living(contents, contents.held, table, unpriced, objects, context)
     root = unpriced.pack()
     if counts is not None and not paged and not contents.choice.inline:
-        target, seed = contents.choice.contract.target, context.options.seed
+        target, seed = unpriced.contract.target, context.options.seed
         progress = context.progress.phase("filters")
         opened = Root.unpack(root, "root.bin")
         promises, report = calibrate(
@@ -146,6 +152,25 @@ def _write(contents: Contents, context: BuildContext) -> None:
     with (context.building / "root.bin").open("wb") as file:
         file.write(root)
         sync(file)
+
+
+def _living(
+    contents: Contents, held: Held, table: RowTable, root: Root, objects: ObjectList, context: BuildContext
+) -> Root:
+    """The root with the object of rows held, and where they are to measure them with the prices that they do."""
+    options, count = context.options, table.count
+    held = replace(held.renumbered(table.number.astype(np.int64)), numbers=count, gone=0)
+    measured = is_due(held, held.changed, count)
+    if measured:
+        root, held = grown(root, held)
+        with Opened(context.building) as files:
+            opened = Root.unpack(root.pack(), "root.bin")
+            kept = measure(opened, files.read, held, second_wave=options.second_wave)
+        root, held = replace(root, contract=kept.contract, promises=kept.promises), replace(held, changed=0)
+        contents.manifest["contract"] = contract_dict(kept.contract, kept.promises, options)
+    contents.manifest["living"] = living_dict(root, held, measured=measured)
+    write_held(held, contents.vector_kind, objects)
+    return replace(root, objects=objects.pack())
 
 
 def _check_room(

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from vantage import VERSION as VANTAGE_VERSION
-from vantage.format import VERSION
+from vantage.format import VERSION, Contract, Promises
 
 from ..ingest.attributes import schema_of
 from ..ingest.rows import Rows
@@ -51,14 +51,19 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
             **({"longer": choice.longer.code_bytes} if choice.longer else {}),
         },
         "rotation": {"name": choice.rotation, "bytes": len(choice.codec.rotation.pack())},
-        "contract": {
-            "k": choice.contract.k,
-            "target": choice.contract.target,
-            "gets": choice.contract.gets,
-            "points": [vars(p) for p in choice.contract.points],
-            "second_wave": options.second_wave,
-            "promises": [vars(p) for p in choice.promises.by_recall],
-            "estimators": [vars(e) for e in choice.promises.estimators],
-        },
+        "contract": contract_dict(choice.contract, choice.promises, options),
         "tried": choice.tried,
+    }
+
+
+def contract_dict(contract: Contract, promises: Promises, options: Options) -> dict[str, Any]:
+    """What the manifest says of recall."""
+    return {
+        "k": contract.k,
+        "target": contract.target,
+        "gets": contract.gets,
+        "points": [vars(p) for p in contract.points],
+        "second_wave": options.second_wave,
+        "promises": [vars(p) for p in promises.by_recall],
+        "estimators": [vars(e) for e in promises.estimators],
     }

@@ -50,6 +50,7 @@ from ..ingest.formats.batch import DTYPES
 from ..ingest.formats.types import type_called
 from ..ingest.rows import Ints, Rows
 from ..tune.choose import Choice
+from ..tune.living import HELD_KEY, Held, caught_up
 
 OPTIONS_RENAMED = {"spill": "copies", "spill_share": "copies_share"}  # in the manifests of earlier commits
 
@@ -58,7 +59,7 @@ OPTIONS_RENAMED = {"spill": "copies", "spill_share": "copies_share"}  # in the m
 class Saved:
     """rows in the order of their source; codes of each block, rows as in Layout.members, None where rows came or went
     since they were made; attributes: the schema; norms: with error norms; filters: names of the attributes that can be
-    filtered by.
+    filtered by; held: rows that prices are measured by, None before the first compaction.
     """
 
     rows: Rows
@@ -68,6 +69,7 @@ class Saved:
     manifest: dict[str, Any]
     norms: bool
     filters: tuple[str, ...]
+    held: Held | None
 
 
 def reopen(path: Path) -> Saved:
@@ -90,6 +92,10 @@ def reopen(path: Path) -> Saved:
     rank = np.full(section.rows, -1)  # of each row number in that order; -1 of dead ones
     rank[order] = np.arange(len(order))
     home = np.empty(len(order), np.int32)
+    held = held_of(files, root)
+    if held is not None:
+        vectors = vectors_of_column(table["vector"], section.vector_kind, section.dimension)
+        held = caught_up(held, root, lambda numbers: vectors[numbers].astype(np.float32), manifest["seed"])
     codes, copies, centre_section = _read_blocks(files, root, rank, home)
     records = _attributes(files, root, rank)
     stored = Arrays(
@@ -108,6 +114,7 @@ def reopen(path: Path) -> Saved:
         manifest,
         root.bounds is not None,
         tuple(root.names[f.attribute] for f in root.filters),
+        None if held is None else held.renumbered(rank),
     )
 
 
@@ -138,6 +145,12 @@ def attributes_of_parts(root: Root, parts: pa.Schema) -> pa.Schema:
             for i, a in enumerate(root.schema["attributes"])
         ]
     )
+
+
+def held_of(files: list[Path], root: Root) -> Held | None:
+    """The rows held that a compaction has written; None where there are none. files: the objects, by number."""
+    file = next((file for file in files if file.name == HELD_KEY), None)
+    return None if file is None else Held.unpack(file.read_bytes(), root, str(file))
 
 
 def _read_blocks(

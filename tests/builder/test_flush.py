@@ -378,3 +378,27 @@ def test_a_grown_index_is_measured_against_the_rows_that_live(plain: Path, tmp_p
         told = vantage("eval", index, "--queries", tmp_path / "queries.npy", "--k", 10, "--json", *more).json()
         assert told["rows"] == len(oracle)
         assert min(point["recall"] for point in told.get("points", [told])) > 0.8
+
+
+def test_prices_are_measured_again_once_enough_has_changed(plain: Path, tmp_path: Path) -> None:
+    index, oracle, draw = copied(plain, tmp_path), oracle_of(), np.random.default_rng(11)
+    store = store_at(str(index))
+    change(store, oracle, draw, 1)
+    folded, before = compact(store), open_index(index).root.contract
+    assert (folded.how, folded.measured) == ("flush", False)  # less than a fiftieth
+    for step in range(2, 5):
+        change(store, oracle, draw, step, 80)
+    folded, root = compact(store), open_index(index).root
+    assert (folded.how, folded.measured, folded.rebuild_pays) == ("flush", True, False), folded
+    assert root.contract != before and "held.bin" in root.objects.keys
+    check(open_index(index), oracle, draw)
+    change(store, oracle, draw, 5)
+    folded, after = compact(store), open_index(index).root
+    assert (folded.how, folded.measured) == ("flush", False)
+    assert after.contract == root.contract and any(key.endswith("/held.bin") for key in after.objects.keys)
+    write(store, deletes=[f"r{i}".encode() for i in range(800)])
+    oracle = {name: row for name, row in oracle.items() if not (name[1:].isdigit() and int(name[1:]) < 800)}
+    folded = compact(store)
+    assert (folded.how, folded.measured) == ("rewrite", True)
+    check(open_index(index), oracle, draw)
+    assert not g.verify(store)["damage"]

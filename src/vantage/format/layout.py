@@ -15,6 +15,7 @@ SECTION_VERSION = 1
 REGIONS_VERSION = 2  # of the section of a router with regions: no earlier reader can use it
 ROOT_MAGIC = b"VANTROOT"
 SHARD_MAGIC = b"VANTSHRD"
+HELD_MAGIC = b"VANTHELD"
 ALIGN = 64
 GROUP = 16  # rows that a scan kernel takes together
 
@@ -37,8 +38,8 @@ COUNTS = 19
 PROJECTIONS = 20
 FILTER_PROMISES = 21
 DEAD = 22
-# The kind of the section of a shard.
-SCAN = 32
+# The kind of the section of a shard, and of that of rows held out.
+SCAN, HELD = 32, 33
 # The kinds of the sections of the log's objects.
 LOG_SEGMENT, LOG_LEDGER = 48, 49
 SECTION_NAMES = {
@@ -46,8 +47,8 @@ SECTION_NAMES = {
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", ROW_PAGES: "row pages",
     ID_PAGES: "id pages", PROMISES: "promises", BOUNDS: "bounds", BUTTERFLY: "butterfly", RENDITIONS: "renditions",
     INLINE: "inline", NIBBLES: "nibbles", FILTERS: "filters", COUNTS: "counts", PROJECTIONS: "projections",
-    FILTER_PROMISES: "promises under filters", DEAD: "dead rows", SCAN: "scan", LOG_SEGMENT: "log segment",
-    LOG_LEDGER: "ledger",
+    FILTER_PROMISES: "promises under filters", DEAD: "dead rows", SCAN: "scan", HELD: "held rows",
+    LOG_SEGMENT: "log segment", LOG_LEDGER: "ledger",
 }  # fmt: skip
 
 METRICS = ("cosine", "l2", "dot")

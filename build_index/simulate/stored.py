@@ -1,0 +1,139 @@
+"""Scans the blocks that an index has stored, once for many queries: what `full_scans` finds in rows, by extents."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from vantage import kernels
+from vantage.format import RANGES_AT, ROOT_KEY, VECTOR_BYTES, Root, centre_of, open_block
+from vantage.search.plan import spread
+from vantage.search.prepare import Prepared
+from vantage.search.route import ROUTERS
+from vantage.search.scan import SCANS
+
+from ..ingest.formats.batch import DTYPES
+from ..ingest.rows import F32, Ints
+from ..ingest.staging import GAP_BYTES
+from .edge import HeldOutQueries, P
+from .measure import ENTRY, KEPT, Bools, Candidates, judge
+
+Read = Callable[[str, int, int], bytes]  # (key as the root's directory of objects has it, offset, bytes)
+
+
+class Opened:
+    """Objects in the folder of a generation, opened as they are read. Not mapped: pages would count as memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._files = folder, dict[str, int]()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+    def read(self, key: str, offset: int, nbytes: int) -> bytes:
+        """See Read."""
+        if key not in self._files:
+            self._files[key] = os.open(self.folder / key, os.O_RDONLY)
+        return os.pread(self._files[key], nbytes, offset)
+
+
+def extent_probabilities(root: Root, queries: Sequence[Prepared]) -> P:
+    """u32 (Q, E) in 2^-20, by the edge's own router: of each extent of a root that has the directory of all."""
+    directory = root.directory
+    assert directory is not None
+    router, out = (
+        ROUTERS[root.index.router](root.router, root.index),
+        np.zeros((len(queries), len(directory)), np.uint32),
+    )
+    for line, query in zip(out, queries, strict=True):
+        line[:] = spread(router.probabilities(query), directory).dense(len(directory))
+    return out
+
+
+def starts(root: Root, rendition: int) -> Bools:
+    """bool (E): extents that are the first ones of their objects, over whose begin no range goes."""
+    assert root.directory is not None
+    out = np.zeros(len(root.directory), bool)
+    out[[low for _, low, _ in root.directory.runs[rendition]]] = True
+    return out
+
+
+def scan_stored(
+    root: Root, read: Read, held: HeldOutQueries, asked: Bools, rendition: int = 0, kept: int = KEPT
+) -> Candidates:
+    """The best copies of rows for each query among the extents asked for, bool (Q, E); dead rows and the query's own
+    left out. held.rows and its truth are by row number. Base is 0 of extents that a query does not ask for.
+
+    Each extent is read once, and held until its queries have scanned it. Raises DamagedError for one that is not whole.
+    """
+    directory, index, queries = root.directory, root.index, held.queries
+    assert directory is not None
+    scans = [SCANS[index.codec](root, directory, rendition, query, kept) for query in queries]
+    code_bytes, dot = root.codecs[root.renditions[rendition].codec].code_bytes, array("i", [0])
+    base, row_of_slot, first = np.zeros(asked.shape, np.float32), np.zeros(index.slots, np.int64), 0
+    for e in np.flatnonzero(asked.any(0)).tolist():
+        extent, label = directory.extent(e, rendition), f"extent {e}"
+        key = root.objects.keys[extent.object]
+        inside, end = key == ROOT_KEY, extent.offset + extent.size
+        data = memoryview(
+            bytearray(root.inline[extent.offset : end] if inside else read(key, extent.offset, extent.size))
+        )
+        opened = open_block(
+            data, extent.rows, extent.size, code_bytes, index.dimension, index.by_row, f"{key}, {label}", index.metric
+        )
+        at, centre = opened.at, centre_of(data, opened.at, index.dimension)
+        # A pool keeps one entry a row, and each copy is wanted: they are numbered for it.
+        slots = slice(first, first + at.n)
+        row_of_slot[slots] = np.frombuffer(data, "<u4", at.n, at.rows)
+        np.frombuffer(data, "<u4", at.n, at.rows)[:] = np.arange(slots.start, slots.stop)
+        first += at.n
+        for q in np.flatnonzero(asked[:, e]).tolist():
+            query, scan = queries[q], scans[q]
+            kernels.matvec_i8(query.i16, centre.row, 1, index.dimension, dot)
+            own = dot[0] * (centre.scale * query.i16_scale) + centre.bias
+            base[q, e] = own
+            kernels.lrsq_scan(data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, own, e, scan.tables, scan.pool)
+    block, row = np.full((len(queries), kept), -1, np.int32), np.full((len(queries), kept), -1, np.int32)
+    score, entries = np.zeros((len(queries), kept), np.float32), np.empty(kept, ENTRY)
+    for q, scan in enumerate(scans):
+        found = entries[: kernels.pool_finish(scan.pool, entries)]
+        rows = row_of_slot[found["slot"]]
+        live = (rows != held.rows[q]) & ~dead_rows(root, rows)
+        n = np.count_nonzero(live)
+        block[q, :n], row[q, :n] = found["block"][live], rows[live]
+        score[q, :n] = found["score"][live] / queries[q].unit
+    out = judge(block, row, held.truth)
+    return Candidates(out.block, out.row, out.twin, out.rank, out.truth, score, base)
+
+
+def dead_rows(root: Root, rows: Ints) -> npt.NDArray[np.bool_]:
+    """bool (n): which of these numbers no row has any more."""
+    if root.dead is None:
+        return np.zeros(len(rows), bool)
+    bits = np.frombuffer(root.dead.bits, np.uint8)
+    out: npt.NDArray[np.bool_] = (bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).astype(bool)
+    return out
+
+
+def stored_vectors(root: Root, read: Read, rows: Ints) -> F32:
+    """f32 (n, d): the full vectors of these rows, as they are stored; those that lie close are read together."""
+    index, pages, order = root.index, root.rows, np.argsort(rows)
+    width, out = index.dimension * VECTOR_BYTES[index.vector_kind], np.empty((len(rows), index.dimension), np.float32)
+    page = np.searchsorted(np.asarray(pages.first_row), rows[order], side="right") - 1
+    cuts = np.flatnonzero((np.diff(rows[order]) > GAP_BYTES // width) | (np.diff(page) > 0)) + 1
+    for some in np.split(np.arange(len(rows)), cuts) if len(rows) else []:
+        own, on = rows[order[some]], int(page[some[0]])
+        at = pages.vector_offset[on] + (int(own[0]) - pages.first_row[on]) * width
+        data = read(root.objects.keys[pages.vector_object[on]], at, int(own[-1] - own[0] + 1) * width)
+        out[order[some]] = np.frombuffer(data, DTYPES[index.vector_kind]).reshape(-1, index.dimension)[own - own[0]]
+    return out
