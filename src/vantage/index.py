@@ -162,7 +162,7 @@ class Index:
                 replace(queries[0], budget=queries[0].budget.within(replace(self.limits, gets=gets, bytes=nbytes)))
             ]
         prepared, selections = self._prepare(queries), self._select(queries)
-        queries = [replace(q, top_k=min(q.top_k, self.live_rows)) for q in queries]
+        queries = [replace(q, top_k=max(1, min(q.top_k, self.live_rows))) for q in queries]
         deadline = deadline or Deadline.after(queries[0].budget.ms)
         reader, answers = (
             Reader(self.bucket, self.etags, receipt, deadline, self.warm_client, self.limits),
@@ -250,7 +250,7 @@ class Index:
         if not 1 <= query.top_k <= TOP_K_MAX:
             hint = "ask for fewer" if query.top_k > TOP_K_MAX else "ask for one at least"
             raise LimitError("top_k", query.top_k, f"1 to {TOP_K_MAX}", hint=hint, param="top_k")
-        if query.exact and self.root.bounds is None:
+        if query.exact and not self.root.proves:
             raise InputError(
                 f"{self.name!r} has no error norms, so none of its answers can be proven",
                 hint="build the index with --error-norms, or leave exact out",

@@ -24,6 +24,7 @@ from .rows import json_bytes
 from .scan import rows_taken
 
 ROW_BYTES = 250  # of a row and of an id beside vector and attributes: its columns, and its places in tables
+FIRST_ROWS = 256  # of a scan, all of which get a score
 GONE = -1  # instead of a place: an id without a row
 BOUND_SHARE = 1e-9  # more than f64 rounds a product by
 DEAD_ROWS = 1024  # that may be there beside as many as are live
@@ -135,6 +136,18 @@ def _packed(fields: Sequence[FilterField], values: list[list[list[Any]]]) -> _Ch
     return _Chunk(len(values[0]), tuple(own), memoryview(pack_columns(columns)), values)
 
 
+def _of_values(
+    rows: Iterable[tuple[float, int]], values: Sequence[Sequence[Any]], most: int
+) -> list[tuple[float, int]]:
+    """The first row of each value, of the first `most` values that there are. rows: (score, place)."""
+    first: dict[Any, tuple[float, int]] = {}
+    for one in rows:
+        first.setdefault(next(iter(values[one[1]]), None), one)
+        if len(first) == most:
+            break
+    return list(first.values())
+
+
 def told(identifier: Id) -> str:
     """What errors call a fresh row."""
     return f"row {identifier if isinstance(identifier, int) else identifier.decode(errors='replace')!r} in the log"
@@ -222,29 +235,32 @@ class FreshRows:
             taken &= ~(1 << (without - self.first))
         mask = taken.to_bytes(-(-self.count // 8), "little")
         found = products(rows.compared, kind, self.count, query, index)
-        if worst is None:
-            places = [i for i in range(self.count) if mask[i >> 3] >> (i & 7) & 1]
-        else:  # most rows are seen here alone
-            bound = worst
+        values = None if query.distinct is None else self.field_values(query.distinct)
+        limit, some, low = math.inf if worst is None else sign * worst, list[tuple[float, int]](), 0
+        while low < self.count:  # most rows are seen here alone: those before them have better ones
+            high = min(self.count, max(2 * low, FIRST_ROWS))
             if sign < 0:
-                if index.metric == "cosine":  # below it no row is better, however long it is
-                    bound = min(worst * rows.shortest, worst * rows.longest)
+                bound = -limit
+                if index.metric == "cosine" and limit < math.inf:  # below it no row is better, however long it is
+                    bound = min(bound * rows.shortest, bound * rows.longest)
                     bound = bound - BOUND_SHARE * abs(bound) if rows.shortest else -math.inf
-                places = [i for i, v in enumerate(found) if v >= bound and mask[i >> 3] >> (i & 7) & 1]
+                places = [i for i, v in enumerate(found[low:high], low) if v >= bound and mask[i >> 3] >> (i & 7) & 1]
             else:
-                places = [i for i, v in enumerate(found) if v < bound and mask[i >> 3] >> (i & 7) & 1]
-        some = list[tuple[float, int]]()
-        for i in places:
-            score = sign * score_of(found[i], rows.lengths[i], partial(rows.compared_vector, i), kind, query, index)
-            if worst is None or score < sign * worst:
-                some.append((score, i))
-        if query.distinct is not None:
-            best: dict[Any, tuple[float, int]] = {}
-            for one in sorted(some):
-                best.setdefault(next(iter(self.values(query.distinct, one[1])), None), one)
-            some = list(best.values())
-        for score, place in nsmallest(most, some):
+                places = [i for i, v in enumerate(found[low:high], low) if v < limit and mask[i >> 3] >> (i & 7) & 1]
+            for i in places:
+                score = sign * score_of(found[i], rows.lengths[i], partial(rows.compared_vector, i), kind, query, index)
+                if score < limit:
+                    some.append((score, i))
+            some = nsmallest(most, some) if values is None else _of_values(sorted(some), values, most)
+            if len(some) == most:
+                limit = min(limit, some[-1][0])
+            low = high
+        for score, place in some:
             yield Match(self.rows.ids[place], self.first + place, 0, sign * score)
+
+    def field_values(self, field: int) -> list[list[Any]]:
+        """What each row has of a field, dead ones too, in order: see `values`."""
+        return [values for chunk in self.rows.columns(self.count) for values in chunk.values[field]]
 
     def merged(self, matches: list[Match], query: Prepared, most: int, without: int | None, taken: int) -> list[Match]:
         """The best of the matches of the generation, best first, and of the rows of the bits `taken`."""

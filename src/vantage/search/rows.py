@@ -98,6 +98,8 @@ class StoredRows:
                 out[identifier] = None
             else:
                 wanted.setdefault(page, []).append((own_hash, identifier))
+        if not wanted:
+            return out
         key, entry, numbers, items = self.keys[pages.object], id_entry(attributes), list(wanted), list[Item]()
         for page in numbers:
             rows = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
