@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vantage.errors import DamagedError, InputError
-from vantage.format import Current
-from vantage.format.log import Id
+from vantage.errors import DamagedError
+from vantage.format import Current, Root
+from vantage.format.log import NONCE_BYTES, Id
 from vantage.log.move import advance, unsealed
 from vantage.log.state import read_log
 from vantage.log.tail import DELETE, PATCH, UPSERT, Tail, members_of
@@ -25,14 +26,18 @@ from vantage.log.tail import DELETE, PATCH, UPSERT, Tail, members_of
 from .bucket.generations import find_generation, send, whole
 from .bucket.log_store import StoreLog
 from .bucket.store import ConflictError, FolderStore, ObjectStore, beside
+from .context import unheard
+from .first_build import first_build, write_empty
 from .ingest.arrays import Arrays, Ids
 from .ingest.formats.batch import DTYPES
 from .mutable import MutableIndex
 from .progress import SILENT, Progress
+from .tune.options import Options
 from .vector_index import VectorIndex
 
 TRIES = 3  # where another compaction, or a gc, came first
 COPY_BYTES = 8 << 20
+BUILT = Options()  # an empty index, where nothing is said
 
 
 @dataclass(frozen=True)
@@ -50,19 +55,25 @@ class Folded:
     written_bytes: int = 0
 
 
-def compact(store: ObjectStore, progress: Progress = SILENT) -> Folded:
+def compact(
+    store: ObjectStore, progress: Progress = SILENT, first: Options = BUILT,
+    note: Callable[[str], None] = unheard,
+) -> Folded:  # fmt: skip
     """Writes a generation that has all that is in the log, and makes it live; what is written meanwhile stays in the
     log. All rows are held in memory.
 
-    Blocks that no write touched keep their codes, and what was trained stays as it was. Raises NotFoundError without an
-    index; InputError where no row would be left, or the index cannot take one; ConflictError where others always came
-    first; DamagedError, StoreError. Then nothing changed.
+    Blocks that no write touched keep their codes, and what was trained stays as it was. An empty index is built, with
+    the options `first`; one whose last row was deleted is empty again. note: hears what is found out about the rows
+    that are built. Raises NotFoundError without an index; InputError where the index cannot take a row; ConflictError
+    where others always came first; DamagedError, StoreError. Then nothing changed.
     """
     with beside(store):
-        return asyncio.run(_compact(store, progress))
+        return asyncio.run(_compact(store, progress, first, note))
 
 
-async def _compact(store: ObjectStore, progress: Progress) -> Folded:
+async def _compact(
+    store: ObjectStore, progress: Progress, first: Options, note: Callable[[str], None]
+) -> Folded:  # fmt: skip
     log = StoreLog(store)
     for _ in range(TRIES):
         state = await unsealed(log, await read_log(log, time.monotonic), time.monotonic, token_bytes)
@@ -73,23 +84,52 @@ async def _compact(store: ObjectStore, progress: Progress) -> Folded:
                 raise DamagedError(f"{state.current.manifest.key}: is missing", hint="publish the index again")
             return Folded(state.current.generation, state.seq, int(json.loads(root[0])["rows"]))
         with TemporaryDirectory() as folder:
-            old, new = Path(folder, "old"), Path(folder, "new")
-            await asyncio.to_thread(_fetch, store, state.current, old)
-            index = VectorIndex.load(old).held
-            counts = apply(index, tail)
-            index.write(new)
+            new = Path(folder, "new")
+            counts = await asyncio.to_thread(_write, store, state.current, tail, new, first, progress, note)
             current, objects, text = whole(new)
             written = await asyncio.to_thread(send, FolderStore(new), current, objects, text, store, progress)
         members = {"previous": state.current.generation, "published": datetime.now(UTC).isoformat(timespec="seconds")}
         if await advance(log, state, current.generation, current.root, current.manifest, start, time.time(), members):
-            return Folded(current.generation, start - 1, index.rows.count, *counts, written)
+            return Folded(current.generation, start - 1, *counts, written)
     raise ConflictError("others always made another generation live first", hint="run it again")
 
 
-def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
-    """Takes what a log says into an index: (rows upserted, patched, deleted) that it changed.
+def _write(
+    store: ObjectStore, current: Current, tail: Tail, new: Path, first: Options, progress: Progress,
+    note: Callable[[str], None],
+) -> tuple[int, int, int, int]:  # fmt: skip
+    """Writes the generation that has a log's rows too into a folder: its rows, and those upserted, patched, deleted."""
+    root = Root.unpack(store.read(current.root.key, 0, current.root.size), current.root.key)
+    if root.is_empty:
+        rows = {identifier: fresh for identifier, fresh in tail.rows.items() if fresh.kind == UPSERT}
+        if rows:
+            first_build(root, rows, new, first, progress, note)
+        else:
+            write_empty(root, token_bytes(NONCE_BYTES).hex(), new)
+        return len(rows), len(rows), 0, 0
+    old = new.with_name("old")
+    _fetch(store, current, old)
+    index = VectorIndex.load(old).held
+    if not (left := rows_left(index, tail)):
+        write_empty(root, token_bytes(NONCE_BYTES).hex(), new)
+        return 0, 0, 0, index.rows.count
+    counts = apply(index, tail)
+    index.write(new)
+    return left, *counts
 
-    Raises InputError where no row would be left, or a row is one that the index cannot hold.
+
+def rows_left(index: MutableIndex, tail: Tail) -> int:
+    """How many rows an index has once it has taken what a log says."""
+    row_of = index.row_of()
+    come = sum(fresh.kind == UPSERT and identifier not in row_of for identifier, fresh in tail.rows.items())
+    gone = sum(fresh.kind == DELETE and identifier in row_of for identifier, fresh in tail.rows.items())
+    return index.rows.count + come - gone
+
+
+def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
+    """Takes what a log says into an index, which leaves it a row: (rows upserted, patched, deleted) that it changed.
+
+    Raises InputError where a row is one that the index cannot hold.
     """
     row_of, names, stored = index.row_of(), index.attributes.names, index.stored
     coming, vectors = dict[Id, bytes](), list[npt.NDArray[Any]]()  # rows as they will be
@@ -107,8 +147,6 @@ def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
         if row is not None:
             gone.append(row)
             deleted += fresh.kind == DELETE
-    if len(gone) - len(coming) >= index.rows.count:
-        raise InputError("no row would be left", hint="delete the index, or write rows before it is compacted")
     if coming:
         text_ids = [identifier for identifier in coming if isinstance(identifier, bytes)]
         ids: Ids = text_ids if isinstance(stored.id_of, list) else np.array([*coming], np.int64)

@@ -78,6 +78,8 @@ def attribute_changes(old: Root, new: Root) -> list[dict[str, Any]]:
 
 
 def _entries(store: ObjectStore, generation: str, root: Root) -> Iterator[Entries]:
+    if root.is_empty:
+        return
     for hashes, rows, checks, _ in id_pages(store, root, root.objects.resolve("", generation)):
         yield hashes, rows, checks
 

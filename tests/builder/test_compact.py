@@ -23,6 +23,7 @@ from vantage.errors import InputError
 from vantage.format.log import NO_KEY, Request, RowShape
 from vantage.log.commit import commit
 from vantage.log.conditions import Write
+from vantage.log.create import new_of
 from vantage.log.state import read_log
 from vantage.search.query import Query
 
@@ -105,13 +106,24 @@ def test_nothing_written_is_nothing_to_do(index: Path) -> None:
     assert (index / "CURRENT").read_bytes() == before
 
 
-def test_one_row_is_left_at_least(index: Path) -> None:
-    write(index, deletes=[f"r{i}".encode() for i in range(ROWS)])
-    with pytest.raises(InputError, match="no row would be left"):
-        compact(store_at(str(index)))
-    write(index, upserts=[b"last"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b""])
-    assert compact(store_at(str(index))).rows == 1
-    assert rows_of(index) == {"last": {"n": None, "word": None}}
+def test_an_index_without_its_last_row_is_empty_and_takes_new_ones(index: Path) -> None:
+    where, built = store_at(str(index)), open_index(index)
+    for _ in range(2):
+        write(index, deletes=[name.encode() for name in rows_of(index)])
+        folded = compact(where)
+        assert (folded.rows, folded.upserted, folded.patched) == (0, 0, 0)
+        emptied = open_index(index)
+        assert emptied.root.is_empty and new_of(emptied.root) == new_of(built.root) and rows_of(index) == {}
+        assert vantage("verify", index, "--deep").code == 0
+        write(index, upserts=[b"gone"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b""])
+        write(index, deletes=[b"gone"], patches=[b"never"], changes=[b'{"n": 1}'])
+        assert compact(where).rows == 0 and open_index(index).current.generation != emptied.current.generation
+        write(index, upserts=[b"a"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b'{"n": 3}'])
+        assert rows_of(index) == {"a": {"n": 3, "word": None}}
+        assert compact(where).rows == 1
+        assert new_of(open_index(index).root) == new_of(built.root)
+        assert rows_of(index) == {"a": {"n": 3, "word": None}}
+        assert vantage("verify", index, "--deep").code == 0
 
 
 def test_a_publish_or_rollback_keeps_every_write(index: Path, tmp_path: Path) -> None:

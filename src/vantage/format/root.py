@@ -259,6 +259,8 @@ class Root:
         if FILTERS in sections:
             filters = of(FILTERS, unpack_filters, len(schema["attributes"]), index.rows)
         if not index.blocks:
+            if sections.keys() - {INDEX, SCHEMA, FILTERS} or any(f.distinct or f.low or f.high for f in filters):
+                raise damaged(name, "it has more than an empty index has")
             return cls.empty(index, schema, filters)
         objects = Objects.unpack(*body(OBJECTS))
         inline, sizes, attributes = sections.get(INLINE, memoryview(b"")), objects.sizes, bool(schema["attributes"])

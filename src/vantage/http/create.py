@@ -110,8 +110,8 @@ def _attributes(value: Any) -> tuple[Attribute, ...]:
 def _attribute(value: Any, where: str) -> Attribute:
     if not isinstance(value, dict):
         raise InputError(f"{where} is not an object", hint='{"name": "lang", "type": "text"}', param=where)
-    for name in value:
-        check_known(name, ATTRIBUTE_FIELDS, f"{where}.{name}")
+    for field in value:
+        check_known(field, ATTRIBUTE_FIELDS, f"{where}.{field}")
     name: Any = value.get("name")
     inside = f"{where}.name"
     length = _utf8_bytes(name)
