@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import httpx
 import numpy as np
 
 from build_index.serve import Server, serve
-from build_index.writes import create_index, sender
+from build_index.writes import create_index, sender, write_rows
 from vantage.errors import LogFullError
+from vantage.format import VECTOR_BYTES
+from vantage.format.log import OPERATIONS_MAX as OPERATIONS
 from vantage.log.state import BYTES_MAX, OPERATIONS_MAX
 
 TOKENS = {"VANTAGE_TOKEN": "bench", "VANTAGE_WRITE_TOKEN": "bench-w"}
@@ -37,22 +40,27 @@ def filled(server: Server, name: str, dimension: int, kind: str, share: float) -
     """Makes an index and writes to it until its log is full, or has this share of what one may have."""
     fields = {"dimension": dimension, "vectors": kind, "attributes": [{"name": "n", "type": "integer"}]}
     create_index(f"{server.url}/{name}", fields, TOKENS)
-    send, draw, rows, ended = sender(f"{server.url}/{name}", TOKENS), np.random.default_rng(0), 0, "share"
-    width = dimension * (2 if kind == "f16" else 4)
-    batch = min(1000, BODY_BYTES // (4 * dimension))
+    draw, rows, ended = np.random.default_rng(0), 0, "share"
+    width = dimension * VECTOR_BYTES[kind]
+    batch = min(OPERATIONS, BODY_BYTES // (4 * dimension))
+
+    def batches() -> Iterator[list[Any]]:
+        for first in range(0, round(share * min(OPERATIONS_MAX, BYTES_MAX // width)), batch):
+            vectors = draw.normal(size=(batch, dimension)).astype("<f4")
+            yield [
+                {"id": f"row {i}", "vector": array("f", v.tobytes()), "attributes": {"n": int(draw.integers(1000))}}
+                for i, v in enumerate(vectors, first)
+            ]
+
+    def written(count: int) -> None:
+        nonlocal rows
+        rows = count
+
     began = time.monotonic()
-    while rows < share * min(OPERATIONS_MAX, BYTES_MAX // width):
-        vectors = draw.normal(size=(batch, dimension)).astype("<f4")
-        some = [
-            {"id": f"row {rows + i}", "vector": array("f", v.tobytes()), "attributes": {"n": int(draw.integers(1000))}}
-            for i, v in enumerate(vectors)
-        ]
-        try:
-            send({"upsert": some}, f"{name}-{rows}")
-        except LogFullError as error:
-            ended = str(error)
-            break
-        rows += batch
+    try:
+        write_rows(sender(f"{server.url}/{name}", TOKENS), "upsert", batches(), written)
+    except LogFullError as error:
+        ended = str(error)
     spent = time.monotonic() - began
     return {"dimension": dimension, "vectors": kind, "rows": rows, "rows_s": round(rows / spent), "ended": ended}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ import filters
 import pytest
 from doubles import MemoryLog
 from filters import random_filter, random_row
+from fixtures.reader import Reader
 from test_fresh import Living, Row, check_answers, check_distinct, check_filter, check_lookups, check_pages
 from test_routes import RUNTIME, TOKEN, body_of
 from test_write_routes import ACCESS, WRITE_TOKEN
@@ -21,7 +23,7 @@ from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
 from vantage.errors import DamagedError, InputError, StoreError
 from vantage.follow import Followed
-from vantage.format import METRICS, Current, FilterField, IndexSection, Root
+from vantage.format import FIELD_KINDS, METRICS, Current, FilterField, IndexSection, Root
 from vantage.http.create import parse_new
 from vantage.http.reply import Reply
 from vantage.http.routes import handle
@@ -29,7 +31,7 @@ from vantage.index import Index
 from vantage.indexes import Service
 from vantage.log import create as create_module
 from vantage.log.client import WriteClient
-from vantage.log.create import NewIndex, create, new_of, root_of
+from vantage.log.create import NewIndex, create, empty_generation, new_of, root_of
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.receipt import Receipt
@@ -299,6 +301,14 @@ def test_the_root_says_what_is_declared_and_is_checked() -> None:
         data = root_of(new).pack()
         root = Root.unpack(data, "root.bin")
         assert root.is_empty and root.proves and new_of(root) == new and root.pack() == data
+        made = empty_generation(new, "nonce")
+        other = Reader({"CURRENT": made.current.pack(), made.current.root.key: made.root})
+        assert (METRICS[other.metric], other.d, other.names) == (metric, 8, root.names)
+        assert other.fields == [
+            (f.attribute, FIELD_KINDS.index(f.kind), 1 + 2 * f.many, 0, 0, 0, 0) for f in root.filters
+        ]
+        with pytest.raises(DamagedError, match="more than an empty index has"):
+            Root.unpack(replace(root, filters=(replace(root.filters[0], low=-1), *root.filters[1:])).pack(), "root.bin")
     for rows, blocks, slots in ((0, 1, 0), (1, 0, 1), (0, 0, 1), (1, 1, 0)):
         index = IndexSection("dot", 8, rows, blocks, "i64", "f16", "lrsq", "lse", 1.0, slots)
         with pytest.raises(DamagedError):

@@ -88,7 +88,7 @@ class Index:
             )
         current = Current.unpack(data, f"{name}/CURRENT")
         if current.deleted:
-            what, hint = f"the index {name!r} was deleted", "publish another one under its name"
+            what, hint = f"the index {name!r} was deleted", "`vantage create` makes another one under its name"
             raise NotFoundError(what, hint=hint, param="index")
         reader = Reader(bucket, {}, receipt)
         root = await reader.whole(f"{name}/{current.root.key}", current.root.size, current.root.sha256)

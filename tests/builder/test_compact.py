@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small import Ran, clustered, vantage
+from test_empty import ATTRIBUTES, begun, made
+from test_fresh import Row
 
 from build_index.bucket.generations import publish, rollback
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index
 from build_index.bucket.store import store_at
 from build_index.compact import compact
-from vantage.errors import InputError
+from build_index.writes import create_index
+from vantage.errors import ExistsError, InputError
 from vantage.format.log import NO_KEY, Request, RowShape
 from vantage.log.commit import commit
 from vantage.log.conditions import Write
@@ -124,6 +128,41 @@ def test_an_index_without_its_last_row_is_empty_and_takes_new_ones(index: Path) 
         assert new_of(open_index(index).root) == new_of(built.root)
         assert rows_of(index) == {"a": {"n": 3, "word": None}}
         assert vantage("verify", index, "--deep").code == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "vectors", "ids", "metric"),
+    [
+        (1, "f16", "text", "cosine"),
+        (2, "u8", "integer", "l2"),
+        (30, "f32", "text", "dot"),
+        (600, "i8", "integer", "l2"),
+    ],
+)
+def test_an_empty_index_is_built_from_its_log(tmp_path: Path, rows: int, vectors: str, ids: str, metric: str) -> None:
+    columns = [*ATTRIBUTES, {"name": "id", "type": "json"}, {"name": "vector", "type": "text"}]
+    fields = {"dimension": 12, "metric": metric, "vectors": vectors, "ids": ids, "attributes": columns, "model": "m"}
+    draw, it = Random(rows), made(tmp_path, fields)
+    begun(draw, it, rows)
+    gone: list[Any] = [b"gone"] if ids == "text" else [-1]
+    it.write({gone[0]: Row([1.0] * 12, {"id": {"a": [1]}, "vector": "v"})})
+    it.write(patches={gone[0]: {"year": 4}})
+    it.read_on()
+    if rows > 1:
+        it.write(deletes=gone)
+    folded = vantage("compact", tmp_path / "new", "--fast", "--json").json()
+    assert (folded["rows"], folded["upserted"]) == (len(it.rows), len(it.rows))
+    built = open_index(tmp_path / "new")
+    assert not built.root.is_empty and new_of(built.root) == new_of(it.index.root)
+    vector = next(iter(it.rows.values())).vector
+    found = asyncio.run(built.query(Query(vector, 1000, attributes=True, vectors=True))).matches
+    assert {m.id: (m.vector, m.attributes) for m in found} == {
+        i: (row.vector, row.attributes) for i, row in it.rows.items()
+    }
+    assert vantage("verify", tmp_path / "new", "--deep").code == 0
+    assert create_index(str(tmp_path / "new"), fields) is False
+    with pytest.raises(ExistsError, match="attributes"):
+        create_index(str(tmp_path / "new"), fields | {"attributes": []})
 
 
 def test_a_publish_or_rollback_keeps_every_write(index: Path, tmp_path: Path) -> None:
