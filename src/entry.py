@@ -17,7 +17,7 @@ from vantage.admission import Admission
 from vantage.arrival import Arriving
 from vantage.cost import Limits
 from vantage.errors import ChangedError, DamagedError, StoreError
-from vantage.format import Current
+from vantage.format import Current, objects_of
 from vantage.http.access import Access
 from vantage.http.reply import Reply
 from vantage.http.request import BODY_BYTES_MAX, TooLargeError
@@ -333,16 +333,21 @@ class WarmIndex(DurableObject):
     async def _load(self, name: str) -> None:
         bucket, receipt, warm = R2Bucket(self.env.BUCKET), Receipt(), self._warm_blocks()
         data, kept = await read_small(bucket, f"{name}/CURRENT", receipt), warm.root(name)
-        if data is None:
-            warm.forget(name, "")
-        elif kept is None or kept[0] != data:
-            current = Current.unpack(data, f"{name}/CURRENT")
-            root = current.root
-            warm.forget(name, "" if current.deleted else current.generation)
-            if not current.deleted and root.size <= WARM_ROOT_BYTES_MAX:
-                async with _loading.enter(root.size):
-                    whole = await Reader(bucket, {}, receipt).whole(f"{name}/{root.key}", root.size, root.sha256)
-                    warm.keep_root(name, data, whole)
+        if kept is not None and kept[0] == data:
+            return
+        warm.forget_root(name)
+        current = None if data is None else Current.unpack(data, f"{name}/CURRENT")
+        if data is None or current is None or current.deleted:
+            warm.forget_blocks(name, lambda key: False)
+        elif current.root.size > WARM_ROOT_BYTES_MAX:
+            warm.forget_blocks(name, lambda key: key.startswith(f"{name}/{current.generation}/"))
+        else:
+            async with _loading.enter(current.root.size):
+                key, root = f"{name}/{current.root.key}", current.root
+                whole = await Reader(bucket, {}, receipt).whole(key, root.size, root.sha256)
+                named = objects_of(whole, key).resolve(name, current.generation)  # some of an older generation
+                warm.forget_blocks(name, set(named).__contains__)
+                warm.keep_root(name, data, whole)
 
 
 class IndexLog(DurableObject):

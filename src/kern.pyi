@@ -170,6 +170,13 @@ def column_counts(plane: Buffer, n: int, columns: int, column: int, mask: Buffer
     out has room for n pairs, or as many as a column has entries in its table. Raises ValueError as filter_rows does.
     """
 
+def dead_rows(data: Buffer, rows_at: int, n: int, dead: Buffer, out: Buffer, /) -> int:
+    """out u8[2 ceil(n / 16)] = bit i for each of the rows u32[n] at byte rows_at of `data` that is dead. Returns how
+    many are.
+
+    dead: bit r % 8 of byte r / 8 for row r; rows beyond it are not.
+    """
+
 def lrsq_scan(
     data: Buffer, ranges_at: int, codes_at: int, f_at: int, h_at: int, rows_at: int, n: int, base: float, place: int,
     tables: Buffer, pool: Buffer, mask: Buffer = ..., /,

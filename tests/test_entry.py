@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from doubles import Built
+from fixtures.grown import grown_folder
+from fixtures.variants import OTHER
 
 from vantage import arrival
 from vantage.arrival import RequestTimeoutError
@@ -139,6 +141,24 @@ def test_blocks_of_another_generation_go(
         return held
 
     assert asyncio.run(scenario()) == 3
+
+
+def test_blocks_of_an_older_generation_stay_that_the_live_one_names(
+    entry: Any, words: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown_folder(words.bucket / "words", tmp_path / "words")
+    monkeypatch.setattr(entry, "_warm_blocks", None)
+
+    async def scenario() -> int:
+        warm = warm_index(entry, tmp_path, monkeypatch)
+        named, gone = f"words/{OTHER}/shard-0-1.bin", f"words/{OTHER}/shard-0-0.bin"
+        await warm.take(json.dumps([[named, 0, 4], [gone, 0, 3]]), b"named" + b"go")
+        await warm.root("words")
+        await warm.ctx.settle()
+        held: int = warm._warm_blocks().held
+        return held
+
+    assert asyncio.run(scenario()) == 4
 
 
 def test_the_warm_object_forgets_an_index_that_is_gone(

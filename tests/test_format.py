@@ -42,12 +42,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from build_index.audit.filters import FilterCheck
+from build_index.audit.verify import dead_rows
 from build_index.write.reopen import whole_directory
 from vantage.errors import DamagedError, VantageError
 from vantage.format import (
     ATTRIBUTES_PLANE,
     FIELD,
     NORMS_PLANE,
+    NUMBERED_MAX,
     PROMISED_RERANK_MAX,
     BecTreeSection,
     ButterflyRotation,
@@ -55,6 +57,7 @@ from vantage.format import (
     Centres,
     Contract,
     Current,
+    Dead,
     DenseRotation,
     Directory,
     EcvhSection,
@@ -86,9 +89,11 @@ from vantage.format import (
     open_block,
     pack_attributes,
     pack_block,
+    pack_id_pages,
     pack_ids,
     plane_of,
     unpack_attributes,
+    unpack_id_pages,
 )
 from vantage.format import layout as L
 from vantage.format.directory import pack_renditions, unpack_renditions
@@ -139,6 +144,7 @@ SHORT = (
     "regions",
     "filters",
     "paged",
+    "flushed",
 )  # their directories lack what follows, or they have none; the others are older
 
 
@@ -252,14 +258,16 @@ def test_a_reader_from_the_document_agrees(name: str) -> None:
     renditions = [[other.block(i, r) for i in range(len(directory))] for r in range(len(root.renditions))]
     blocks = renditions[0]
     ids = dict(zip((int(r) for b in blocks for r in b["rows"]), (i for b in blocks for i in b["ids"]), strict=True))
-    assert sorted(ids) == list(range(root.index.rows))
+    live = [row for row in range(root.index.rows) if row not in other.dead]
+    assert sorted(ids.keys() - other.dead) == live and len(live) == root.live_rows
     texts = {row: other.attributes(row) for row in ids} if root.names else {}
     for row, identifier in ids.items():
         facts = other.facts(row)
-        assert other.row_of(identifier) == (row, *facts) and crc32c(other.vector(row)) == facts[0]
+        assert crc32c(other.vector(row)) == facts[0]
+        assert other.row_of(identifier) == (None if row in other.dead else (row, *facts))
         assert not texts or (len(texts[row]), crc32c(texts[row])) == facts[2:]
     homes = [int(r) for b, extent in zip(blocks, other.extents, strict=True) for r in b["rows"][: extent.homes]]
-    assert sorted(homes) == list(range(root.index.rows))
+    assert sorted(row for row in homes if row not in other.dead) == live
     for rendition, own in zip(root.renditions, renditions, strict=True):
         for block, first in zip(own, blocks, strict=True):
             assert block["rows"].tolist() == first["rows"].tolist() and block["ids"] == first["ids"]
@@ -268,7 +276,7 @@ def test_a_reader_from_the_document_agrees(name: str) -> None:
             assert block["checks"].tolist() == [other.facts(row)[0] for row in rows]
             assert block["spots"] == [other.facts(row)[1:] for row in rows if root.index.by_row]
             assert block["texts"] == [texts[row] for row in rows if rendition.attributes]
-    by_name = [dict(zip(other.names, json.loads(texts[row]), strict=True)) if texts else {} for row in sorted(ids)]
+    by_name = {row: dict(zip(other.names, json.loads(texts[row]), strict=True)) if texts else {} for row in ids}
     for vector, expected in zip(EXPECTED[name]["vectors"], EXPECTED[name]["queries"], strict=True):
         query = prepare(vector, root.index)
         for rendition in range(len(renditions)):
@@ -280,7 +288,8 @@ def test_a_reader_from_the_document_agrees(name: str) -> None:
             best: dict[int, int] = {}
             for block, block_scores in zip(blocks, by_block, strict=True):
                 for row, score in zip(block["rows"].tolist(), block_scores.tolist(), strict=True):
-                    best[row] = max(score, best.get(row, score))
+                    if row not in other.dead:
+                        best[row] = max(score, best.get(row, score))
             assert {row: score for score, row, _, _ in scan.entries()} == best
             if not rendition:
                 order = sorted(best, key=lambda row: (-best[row], row))[:10]
@@ -316,7 +325,7 @@ def value_in(other: Reader, field: int, row: int) -> list[Any]:
     return sorted(value or []) if name == "tags" else [] if value is None else [value]
 
 
-@pytest.mark.parametrize("name", ["filters", "paged"])
+@pytest.mark.parametrize("name", ["filters", "paged", "flushed"])
 def test_another_reader_finds_the_values_of_rows_in_their_columns(name: str) -> None:
     root, other = root_of(BASE[name]), Reader(BASE[name])
     names = [root.names[field[0]] for field in other.fields]
@@ -331,13 +340,16 @@ def test_another_reader_finds_the_values_of_rows_in_their_columns(name: str) -> 
                 assert (values is not None) == bool(other.fields[f][2] & 1)
                 assert values is None or values == [value_in(other, f, row) for row in numbers]
                 if not r:
-                    counted[f, extent.block] += sum(bool(value_in(other, f, row)) for row in numbers[: extent.homes])
+                    own = [row for row in numbers[: extent.homes] if row not in other.dead]
+                    counted[f, extent.block] += sum(bool(value_in(other, f, row)) for row in own)
     for f, (field, (low, high, totals, table)) in enumerate(zip(other.fields, other.buckets, strict=True)):
         assert counted[f].sum() == field[3] and low[0] == field[5] and high[-1] == field[6]
+        assert ((table.sum(0) > 0) | (counted[f] == 0)).all()
         rows = np.where(table, 1.25 ** (table.astype(float) - 1), 0).sum(0)
-        assert names[f] == "tags" or np.allclose(rows, counted[f], rtol=0.13, atol=0.5)
+        assert names[f] == "tags" or other.dead or np.allclose(rows, counted[f], rtol=0.13, atol=0.5)
         assert names[f] == "tags" or totals.sum() == field[3]
-        every = [value for row in range(root.index.rows) for value in value_in(other, f, row)]
+        live = [row for row in range(root.index.rows) if row not in other.dead]
+        every = [value for row in live for value in value_in(other, f, row)]
         assert other.totals[f] == [every.count(text.decode()) for text in other.texts[f]]
 
 
@@ -349,10 +361,10 @@ def whole(root: Root, objects: dict[str, bytes], number: int) -> Projection:
     def read(number: int, at: int, size: int) -> bytes:
         return objects[keys[number].removeprefix("/")][at : at + size]
 
-    return FilterCheck(root).whole(read, own, "projection")
+    return FilterCheck(root, dead_rows(root)).whole(read, own, "projection")
 
 
-@pytest.mark.parametrize("name", ["filters", "paged"])
+@pytest.mark.parametrize("name", ["filters", "paged", "flushed"])
 def test_another_reader_finds_the_rows_of_blocks_in_chunks(name: str) -> None:
     """Each row under its values, with the code, the factors and so the score that its home block gives it."""
     root, other = root_of(BASE[name]), Reader(BASE[name])
@@ -380,6 +392,9 @@ def test_another_reader_finds_the_rows_of_blocks_in_chunks(name: str) -> None:
             rows += [(bucket, row) for row in chunk["rows"]]
             assert blocks[i] == chunk["blocks"][0]
             for j, row in enumerate(chunk["rows"]):
+                if row not in home:  # what is left of it
+                    assert row in other.dead
+                    continue
                 block_number, block, at = home[row]
                 assert block_number == chunk["blocks"][j] and (block["ranges"] == chunk["ranges"][j]).all()
                 if other.paged:
@@ -395,8 +410,9 @@ def test_another_reader_finds_the_rows_of_blocks_in_chunks(name: str) -> None:
                 if bucket < len(low) and (other.fields[f][1] == 1 or other.fields[f][2] & 4):
                     assert any(low[bucket] <= value <= high[bucket] for value in own)
             scan.block(i, other.read(*extent.places[0][:2], extent.places[0].whole), keep=True)
-        assert rows == sorted(rows) and {row for _, row in rows} == set(home)
-        assert {row: score for score, row, _, _ in scan.entries()} == by_row
+        live = {row for row in range(every) if row not in other.dead}
+        assert rows == sorted(rows) and {row for _, row in rows} | other.dead == live | other.dead >= set(home)
+        assert {row: score for score, row, _, _ in scan.entries()} == {row: by_row[row] for row in live}
 
 
 # Damage
@@ -558,7 +574,7 @@ def test_an_index_of_the_first_version_is_refused_by_name() -> None:
 def test_unknown_sections_and_members_are_skipped() -> None:
     objects = BASE["words"]
     sections = sections_of(objects[key(objects, "root.bin")])
-    for kind in (22, 31, 33, 36, 4_000_000_000):
+    for kind in (23, 31, 33, 36, 4_000_000_000):
         root = bytearray(L.pack_object(L.ROOT_MAGIC, [*sections, (kind, b"from a later version")]))
         struct.pack_into("<I", root, 32 + 32 * len(sections) + 4, 9)  # a version of its own
         end = 32 + 32 * (len(sections) + 1)
@@ -916,12 +932,63 @@ def test_id_pages(rows: int, attributes: bool, offset: int, data: st.DataObject)
     n = -(-rows // 4096)
     index = replace(data.draw(indexes()), rows=rows, slots=10**9)
     hashes = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=n, max_size=n))
-    section, size = IdPages(1, column("Q", hashes), column("I", [7] * n), offset), offset + id_entry(attributes) * rows
-    body = memoryview(section.pack())
-    assert plain(IdPages.unpack(body, index, attributes, (9, size), "ids")) == plain(section)
+    section, size = IdPages(1, rows, column("Q", hashes), column("I", [7] * n), offset), id_entry(attributes) * rows
+    size += offset
+    body = memoryview(pack_id_pages((section,), rows))
+    [back] = unpack_id_pages(body, index, 0, attributes, (9, size), "ids")
+    assert plain(back) == plain(section)
     for sizes in ((9, size - 1), (size,)):
         with pytest.raises(DamagedError, match="pages of 4096 ids"):
-            IdPages.unpack(body, index, attributes, sizes, "ids")
+            unpack_id_pages(body, index, 0, attributes, sizes, "ids")
+
+
+@quick
+@given(st.lists(st.integers(1, 9000), min_size=1, max_size=8), st.integers(0, 99), st.integers(0, 99), st.data())
+def test_segments_of_ids(rows: list[int], dead: int, folded: int, data: st.DataObject) -> None:
+    """folded: numbers of dead rows that no segment has any more."""
+    total = sum(rows) + min(folded, dead)
+    index = replace(data.draw(indexes()), rows=total, slots=10**9)
+    pages = [(n, -(-n // 4096)) for n in rows]
+    segments = tuple(IdPages(i, n, column("Q", range(p)), column("I", [i] * p), i) for i, (n, p) in enumerate(pages))
+    sizes = tuple(i + id_entry(False) * n for i, n in enumerate(rows))
+    body = memoryview(pack_id_pages(segments, total))
+    back = unpack_id_pages(body, index, dead, False, sizes, "ids")
+    assert list(map(plain, back)) == list(map(plain, segments))
+    for i in range(len(rows)):
+        with pytest.raises(DamagedError, match="pages of 4096 ids"):
+            unpack_id_pages(body, index, dead, False, tuple(s - (i == j) for j, s in enumerate(sizes)), "ids")
+    with pytest.raises(DamagedError, match="ids"):
+        unpack_id_pages(body, replace(index, rows=sum(rows) + dead + 1), dead, False, sizes, "ids")
+    nine = pack_id_pages(segments[:1] + segments[:1] * 8, total)
+    with pytest.raises(DamagedError, match="8 segments of ids behind"):
+        unpack_id_pages(memoryview(nine), index, dead, False, sizes, "ids")
+
+
+@quick
+@given(st.sets(st.integers(0, 999), min_size=1), st.integers(1, 200))
+def test_dead_rows(rows: set[int], more: int) -> None:
+    n = max(rows) + more
+    bits = bytearray(-(-n // 8))
+    for row in rows:
+        bits[row >> 3] |= 1 << (row & 7)
+    section = Dead(len(rows), bytes(bits))
+    body = section.pack()
+    assert Dead.unpack(memoryview(body), n, "dead") == section
+    assert [row in section for row in range(n)] == [row in rows for row in range(n)]
+    wrong = [
+        *(Dead(count, section.bits).pack() for count in (0, len(rows) + 1)),
+        *(Dead(len(rows), other).pack() for other in (bytes(bits) + b"\0", bytes(bits)[:-1])),
+        *(body[:-1], body + b"\0", body[:4] + b"\1" + body[5:], body[:8] + bytes(len(body) - 8)),
+    ]
+    for one in wrong:
+        with pytest.raises(DamagedError):
+            Dead.unpack(memoryview(one), n, "dead")
+    if n % 8:  # a spare bit
+        bits[-1] |= 0x80
+        with pytest.raises(DamagedError, match="dead"):
+            Dead.unpack(memoryview(Dead(len(rows) + 1, bytes(bits)).pack()), n, "dead")
+    with pytest.raises(DamagedError, match="the limit is"):
+        Dead.unpack(memoryview(body), NUMBERED_MAX + 1, "dead")
 
 
 @quick

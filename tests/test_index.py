@@ -668,7 +668,7 @@ def test_a_missing_id(request: pytest.FixtureRequest, name: str, missing: list[A
 
 
 def test_a_damaged_page_of_ids_is_an_error(points: Built, tmp_path: Path) -> None:
-    index = damaged_copy(points, tmp_path, lambda i: i.segment.keys[i.root.id_pages.object], at=lambda i: 1000)
+    index = damaged_copy(points, tmp_path, lambda i: i.segment.keys[i.root.id_pages[0].object], at=lambda i: 1000)
     with pytest.raises(DamagedError, match=r"points/.*/ids.bin: checksum of page 0 differs"):
         asyncio.run(index.find(points.ids[0], Receipt()))
 

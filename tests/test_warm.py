@@ -286,7 +286,7 @@ def test_a_call_stays_within_its_limit() -> None:
 def test_an_older_generation_is_forgotten() -> None:
     held = WarmBlocks(100)
     put(held, ("i/old/s", 0, 10), ("i/new/s", 0, 10), ("ij/old/s", 0, 10))
-    held.forget("i", "new")
+    held.forget_blocks("i", {"i/new/s"}.__contains__)
     assert told(held, ("i/old/s", 0, 10), ("i/new/s", 0, 10), ("ij/old/s", 0, 10))[0] == [1, 2]
     assert held.held == 20
 
@@ -304,7 +304,7 @@ def test_roots_that_were_asked_for_longest_ago_go_first(monkeypatch: pytest.Monk
     assert [name for name in "abcde" if held.root(name)] == ["e"]
     held.keep_root("e", b"new", b"root")
     assert held.root("e") == (b"new", b"root")
-    held.forget("e", "of a generation")
+    held.forget_root("e")
     assert held.root("e") is None
     held.keep_root("a", b"current", b"root")
     held.clear()

@@ -47,6 +47,7 @@ SIGNATURES = {
     "score_bounds": "bbiffoo",
     "butterfly_plan": "bbiio", "butterfly_turn": "bbiibio",
     "plan_queries_size": "i", "plan_queries": "bbbbiioooo", "find_answered": "bbbiiiio", "count_right": "bbbiiiibbio",
+    "dead_rows": "biibo",
     "filter_rows_size": "i", "filter_rows": "biiboo", "sum_counts": "bbo", "tail_probabilities": "bbbfo",
     "lrsq_scan_mixed": "biiiiiiiibiBPb", "select_largest": "bbiiioo", "matmul_size": "ii", "matmul": "bbiiioo",
     "nearest": "bbbiiiiooo",
@@ -164,6 +165,12 @@ def fitting(name: str, draw: Random) -> list[Any] | None:
         places = [0, homes, codes, f, f + 16 * groups, f + 32 * groups, n, blocks]
         mask = [draw.randbytes(2 * groups)] * (draw.random() < 0.8)
         return [data + draw.randbytes(4 * n), *places, bytes(4 * blocks), 0, bytes(tables), pool_of(draw), *mask]
+    if name == "dead_rows":
+        at = draw.randrange(9)
+        rows = b"".join(
+            draw.choice((draw.randrange(99), draw.randrange(1 << 32))).to_bytes(4, "little") for _ in range(n)
+        )
+        return [bytes(at) + rows, at, n, draw.randbytes(draw.randrange(14)), bytes(2 * -(-n // 16))]
     if name == "filter_rows":
         scratch = bytes(kernels.filter_rows_size(n))
         return [plane_of(draw, n), n, 4, program_of(draw), bytes(2 * -(-n // 16)), scratch]

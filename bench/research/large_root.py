@@ -85,7 +85,7 @@ def large_root(rows: int, dimension: int) -> Root:
         {"attributes": [{"name": "text", "type": "string"}]}, objects, renditions, directory,
         codec.rotation, router, (codec.section,), Contract(100, 12, 0.95, (Point(100, 1, 0.95, 1e7, 12.0),)),
         RowPages(ends, zeros, starts, zeros, starts, zeros, zeros, starts),
-        IdPages(399, array("Q", range(ids)), array("I", [0]) * ids),
+        (IdPages(399, rows, array("Q", range(ids)), array("I", [0]) * ids),),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from vantage.errors import DamagedError
 from vantage.filter.schema import describe_attributes
-from vantage.format import Root
+from vantage.format import IdPages, Root
 
 from ..bucket.generations import find_generation, live
 from ..bucket.store import ObjectStore, Ranged
@@ -39,7 +39,7 @@ def diff(old: Side, new: Side, progress: Progress = SILENT) -> dict[str, Any]:
     """
     sides = [_open(*side) for side in (old, new)]
     facts = [_facts(store, generation, root) for store, generation, root in sides]
-    total = sum(root.index.rows for _, _, root in sides)
+    total = sum(root.live_rows for _, _, root in sides)
     counts = dict.fromkeys((*KINDS, "same"), 0)
     first: dict[str, list[int]] = {kind: [] for kind in KINDS}
     done = 0
@@ -54,7 +54,7 @@ def diff(old: Side, new: Side, progress: Progress = SILENT) -> dict[str, Any]:
             counts[kind] += len(rows)
             first[kind] += rows[: NAMED - len(first[kind])].tolist()
         counts["same"] += len(at_a) - len(differences["changed"])
-        progress(done / total)
+        progress(done / max(1, total))
     ids = {kind: [_id(*sides[kind != "removed"], row) for row in first[kind]] for kind in KINDS}
     changes = attribute_changes(sides[0][2], sides[1][2])
     return {"rows": counts, "ids": ids, "attributes": changes, "old": facts[0], "new": facts[1]}
@@ -78,20 +78,29 @@ def attribute_changes(old: Root, new: Root) -> list[dict[str, Any]]:
 
 
 def _entries(store: ObjectStore, generation: str, root: Root) -> Iterator[Entries]:
-    if root.is_empty:
-        return
-    for hashes, rows, checks, _ in id_pages(store, root, root.objects.resolve("", generation)):
-        yield hashes, rows, checks
+    """Those of live rows, of all segments of ids."""
+    keys = root.objects.resolve("", generation)
+    gone = np.frombuffer(root.dead.bits, np.uint8) if root.dead else None
+
+    def of(segment: IdPages) -> Iterator[Entries]:
+        for hashes, rows, checks, _ in id_pages(store, root, keys, segment):
+            kept = np.ones(len(rows), bool) if gone is None else gone[rows >> 3] >> (rows & 7) & 1 == 0
+            if kept.any():
+                yield hashes[kept], rows[kept], checks[kept]
+
+    for pieces in merge(*map(of, root.id_pages)):
+        hashes, rows, checks = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        order = np.argsort(hashes)
+        yield hashes[order], rows[order], checks[order]
 
 
-def merge(old: Iterator[Entries], new: Iterator[Entries]) -> Iterator[tuple[Entries, Entries]]:
-    """Pieces of both, in step: the next piece begins above every hash of this one, on both sides."""
-    sides = (old, new)
+def merge(*sides: Iterator[Entries]) -> Iterator[tuple[Entries, ...]]:
+    """Pieces of all, in step: the next piece begins above every hash of this one, on all sides."""
     held: list[Entries | None] = [next(side, None) for side in sides]
     empty: Entries = (np.empty(0, np.uint64), np.empty(0, np.uint32), np.empty(0, np.uint32))
     while any(entries is not None for entries in held):
         end = min(entries[0][-1] for entries in held if entries is not None)
-        out = [empty, empty]
+        out = [empty] * len(sides)
         for i, entries in enumerate(held):
             if entries is None:
                 continue
@@ -99,7 +108,7 @@ def merge(old: Iterator[Entries], new: Iterator[Entries]) -> Iterator[tuple[Entr
             out[i] = (entries[0][:cut], entries[1][:cut], entries[2][:cut])
             rest = (entries[0][cut:], entries[1][cut:], entries[2][cut:])
             held[i] = rest if len(rest[0]) else next(sides[i], None)
-        yield out[0], out[1]
+        yield tuple(out)
 
 
 def _open(store: ObjectStore, generation: str | None) -> tuple[ObjectStore, str, Root]:
@@ -109,13 +118,13 @@ def _open(store: ObjectStore, generation: str | None) -> tuple[ObjectStore, str,
 
 
 def _facts(store: ObjectStore, generation: str, root: Root) -> dict[str, Any]:
-    index, contract = root.index, root.contract
+    index, contract, at_home = root.index, root.contract, root.directory.at_home if root.directory else root.index.rows
     _, objects, text = find_generation(store, generation)
     return {
-        "generation": generation, "rows": index.rows, "bytes": sum(o.size for o in objects) + len(text),
+        "generation": generation, "rows": root.live_rows, "bytes": sum(o.size for o in objects) + len(text),
         "dimension": index.dimension, "metric": index.metric, "vectors": index.vector_kind, "ids": index.id_kind,
         "attributes": [a["name"] for a in root.schema["attributes"]], "blocks": index.blocks,
-        "copies": index.slots - index.rows, "router": index.router, "codec": index.codec,
+        "copies": index.slots - at_home, "router": index.router, "codec": index.codec,
         "code_bytes": root.codec.code_bytes, "k": contract.k, "target": contract.target,
         "promises": [p.recall for p in root.promises.by_recall] if root.promises else [],
     }  # fmt: skip

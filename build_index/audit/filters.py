@@ -41,20 +41,23 @@ RANGES_AT = 8
 class FilterCheck:
     """Gathers what columns must hold while rows are read, and counts while blocks are; then compares."""
 
-    def __init__(self, root: Root) -> None:
-        self.root, self.fields = root, root.filters
+    def __init__(self, root: Root, gone: npt.NDArray[np.bool_]) -> None:
+        """gone (N): dead rows, of which what is said does not matter."""
+        self.root, self.fields, self.gone = root, root.filters, gone
         self.text_keys = [text_keys(f) for f in self.fields]
         self.known = np.zeros(len(self.fields), np.int64)
         self.ends = [[f.high, f.low] for f in self.fields]  # of the keys seen
-        self.ranges = np.zeros((root.index.blocks, 4), np.float32)
+        self.ranges: list[set[bytes]] = [set() for _ in range(root.index.blocks)]  # of the extents of each block
         self.centres = np.zeros(root.index.blocks, np.uint32)  # digests
         self.home = np.zeros(root.index.rows, np.int32)
         self.totals = [np.zeros(len(f.totals), np.int64) for f in self.fields]
         counts = root.counts.fields if root.counts else ()
         self.counted = [np.zeros((len(c.low), root.index.blocks), np.int64) for c in counts]
 
-    def row(self, record: Sequence[Any], where: str, note: Note) -> tuple[int, int]:
+    def row(self, number: int, record: Sequence[Any], where: str, note: Note) -> tuple[int, int]:
         """Digests of the keys of a row's attributes: of all fields, and of those that blocks have."""
+        if self.gone[number]:
+            return 0, 0
         keys: list[Sequence[int]] = []
         for f, key_of in zip(self.fields, self.text_keys, strict=True):
             own: list[int] = []
@@ -89,20 +92,23 @@ class FilterCheck:
             note(label, numbers[:1], "other columns are there, beginning with that")
             return
         digests = np.array([_digest([column[i] for column in there]) for i in range(n)], np.uint32)
-        note(label, numbers[rows["inside"][numbers] != digests], "columns have other values")
+        live = ~self.gone[numbers]
+        note(label, numbers[live & (rows["inside"][numbers] != digests)], "columns have other values")
         if not first:
             return
         for i, column in enumerate(columns):
             if column is not None:
-                self._count(i, block, column[:own])
+                self._count(i, block, [keys for keys, here in zip(column[:own], live, strict=False) if here])
         at, homes = opened.at, numbers[:own]
         c = (at.f - at.codes) // (-(-n // GROUP) * GROUP)
         groups = np.frombuffer(data, np.uint8, at.f - at.codes, at.codes).reshape(-1, c, GROUP)
         codes = groups.transpose(0, 2, 1).reshape(-1, c)
         f, h = (np.frombuffer(data, np.uint8, n, a) for a in (at.f, at.h))
-        rows["code"][homes] = [crc32c(codes[i].tobytes() + bytes((f[i], h[i]))) for i in range(own)]
-        self.home[homes] = block
-        self.ranges[block] = struct.unpack_from("<4f", data, RANGES_AT)
+        ranges = data[RANGES_AT : RANGES_AT + 16]
+        digests = np.array([crc32c(codes[i].tobytes() + bytes((f[i], h[i])) + ranges) for i in range(own)], np.uint32)
+        rows["code"][homes[live[:own]]] = digests[live[:own]]
+        self.home[homes[live[:own]]] = block
+        self.ranges[block].add(ranges)
         centre = centre_of(data, at, self.root.index.dimension)
         self.centres[block] = crc32c(struct.pack("<2f", centre.scale, centre.bias) + bytes(centre.row))
 
@@ -141,32 +147,34 @@ class FilterCheck:
                 add(f"{label}: a row is of no block of the chunk")
                 continue
             blocks = np.array(opened.blocks)[homes]
-            note(label, numbers[blocks != self.home[numbers]], "another block is the home")
-            ranges = np.frombuffer(data, "<f4", 4 * len(opened.blocks), at.ranges).reshape(-1, 4)
-            if (ranges != self.ranges[np.array(opened.blocks)]).any() or blocks[0] != projection.block[chunk]:
+            live = ~self.gone[numbers]
+            note(label, numbers[live & (blocks != self.home[numbers])], "another block is the home")
+            ranges = [data[at.ranges + 16 * i :][:16] for i in range(len(opened.blocks))]
+            others = any(own not in self.ranges[b] for own, b in zip(ranges, opened.blocks, strict=True))
+            if others or blocks[0] != projection.block[chunk]:
                 add(f"{label}: its blocks have other ranges, or the first one is another")
             if root.paged and _centres(data, opened) != self.centres[np.array(opened.blocks)].tolist():
                 add(f"{label}: its blocks have other centres")
-            note(
-                label, numbers[np.frombuffer(data, "<u4", n, at.checks) != known["check"]], "ids.bin has another check"
-            )
+            checks = np.frombuffer(data, "<u4", n, at.checks)
+            note(label, numbers[live & (checks != known["check"])], "ids.bin has another check")
             ids = [id_at(memoryview(data)[at.ids :], opened.id_width, n, j, index.id_kind, label) for j in range(n)]
-            note(
-                label,
-                numbers[np.array([id_hash(i) for i in ids], np.uint64) != known["hash"]],
-                "ids.bin has another id",
-            )
+            hashes = np.array([id_hash(i) for i in ids], np.uint64)
+            note(label, numbers[live & (hashes != known["hash"])], "ids.bin has another id")
             columns = unpack_columns(memoryview(data)[at.columns : at.columns_end], n, label)
             if any(column is None for column in columns):
                 add(f"{label}: a column is missing")
                 continue
             digests = [_digest([column[i] for column in columns if column is not None]) for i in range(n)]
-            note(label, numbers[known["columns"] != np.array(digests, np.uint32)], "columns have other values")
+            others = known["columns"] != np.array(digests, np.uint32)
+            note(label, numbers[live & others], "columns have other values")
             groups = np.frombuffer(data, np.uint8, at.f - at.codes, at.codes).reshape(-1, code_bytes, GROUP)
             codes = groups.transpose(0, 2, 1).reshape(-1, code_bytes)
             f, h = (np.frombuffer(data, np.uint8, n, a) for a in (at.f, at.h))
-            crcs = np.array([crc32c(codes[i].tobytes() + bytes((f[i], h[i]))) for i in range(n)], np.uint32)
-            note(label, numbers[crcs != known["code"]], "the code is not that of its block,")
+            own_ranges = [ranges[home] for home in homes.tolist()]
+            crcs = np.array(
+                [crc32c(codes[i].tobytes() + bytes((f[i], h[i])) + own_ranges[i]) for i in range(n)], np.uint32
+            )
+            note(label, numbers[live & (crcs != known["code"])], "the code is not that of its block,")
             while bucket < len(projection.low) and chunk >= projection.first[bucket + 1]:
                 bucket += 1
             column = columns[projection.field]
@@ -179,11 +187,11 @@ class FilterCheck:
             note(label, numbers[astray], "the value is not one of its bucket,")
             seen[numbers] += 1
             if not field.in_blocks and not field.many:
-                for block, own in zip(blocks.tolist(), column, strict=True):
-                    self._count(projection.field, block, [own])
-        note(what, np.flatnonzero(seen == 0), "there is no place")
+                for block, own, here in zip(blocks.tolist(), column, live.tolist(), strict=True):
+                    self._count(projection.field, block, [own] * here)
+        note(what, np.flatnonzero((seen == 0) & ~self.gone), "there is no place")
         if not field.many:
-            note(what, np.flatnonzero(seen > 1), "there are several places")
+            note(what, np.flatnonzero((seen > 1) & ~self.gone), "there are several places")
 
     def whole(self, read: Callable[[int, int, int], bytes], projection: Projection, what: str) -> Projection:
         """A projection with the directory of all of its chunks, which pages of a large index have."""
@@ -199,12 +207,16 @@ class FilterCheck:
         return _merged(joined_pages(pages, [blocks - 1] * len(pages), blocks))
 
     def end(self, read: Callable[[int, int, int], bytes], add: Note) -> None:
-        """What the root says of fields, and its counts."""
+        """What the root says of fields, and its counts. Where rows came or went since the build, least and largest
+        values may be further apart, and what counts say of a block is about right, but none only where there is none.
+        """
+        grown = self.root.dead is not None or len(self.root.id_pages) > 1
         for i, f in enumerate(self.fields):
             name = self.root.names[f.attribute]
             if self.known[i] != f.rows:
                 add(f"root.bin: {f.rows} rows have {name!r}, {self.known[i]} do")
-            if f.rows and self.ends[i] != [f.low, f.high]:
+            low, high = self.ends[i]
+            if f.rows and (low < f.low or high > f.high if grown else [low, high] != [f.low, f.high]):
                 add(f"root.bin: {name!r} has other least or largest values")
             if self.totals[i].tolist() != list(f.totals):
                 add(f"root.bin: texts of {name!r} have other numbers of rows")
@@ -218,7 +230,11 @@ class FilterCheck:
                     table = read(own.pages.object, own.pages.offset, len(own.low) * blocks)
                     crcs = [crc32c(table[at : at + blocks]) for at in range(0, len(table), blocks)]
                     sound = crcs == list(own.pages.crc)
-                if table != count_codes(counted).tobytes() or list(own.totals) != counted.sum(1).tolist() or not sound:
+                if grown:
+                    same = all(held for held, rows in zip(table, counted.ravel().tolist(), strict=True) if rows)
+                else:
+                    same = table == count_codes(counted).tobytes()
+                if not same or list(own.totals) != counted.sum(1).tolist() or not sound:
                     add(f"root.bin: counts of {self.root.names[f.attribute]!r} are not those of the blocks")
 
 

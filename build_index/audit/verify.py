@@ -22,7 +22,6 @@ from vantage.format import (
     CHECK_BYTES,
     GROUP,
     HEADER,
-    ID_PAGE_ROWS,
     NORMS_PLANE,
     ROOT_KEY,
     SCAN,
@@ -34,6 +33,7 @@ from vantage.format import (
     Cursor,
     Directory,
     Extent,
+    IdPages,
     Root,
     TwoLevelSection,
     aligned,
@@ -104,9 +104,10 @@ class Findings:
 def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, Any]:
     """Decodes every object of the live generation: {"damage": sentences, "damages": count, and what was looked at}.
 
-    ids.bin, blocks and Parquet parts must agree on the id and on the vector's CRC-32C of every row; codes of a sample
-    must be as near to their vectors as codes made anew. Bytes against the manifest are `generations.verify`'s.
-    Attributes must be those of the Parquet parts. Needs 22 to 34 bytes of scratch a row, and memory for a block, a
+    ids.bin, blocks and Parquet parts must agree on the id and on the vector's CRC-32C of every row that is not dead,
+    and each of these must be at home in one extent, and in one segment of ids; codes of a sample must be as near to
+    their vectors as codes made anew. Bytes against the manifest are `generations.verify`'s. Attributes must be those of
+    the Parquet parts. Needs 22 to 34 bytes of scratch a row, and memory for a block, a
     row group and 8 bytes a row. Raises StoreError when the bucket fails.
     """
     current, _, _ = live(store)
@@ -131,13 +132,14 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
 
     directory: Directory | None = None
     with tempfile.TemporaryFile() as scratch:
-        check = FilterCheck(root) if root.filters else None
+        gone = dead_rows(root)
+        check = FilterCheck(root, gone) if root.filters else None
         kind = np.dtype([*ROW, *([SPOT] if root.names else []), *(COLUMNS if check else [])])
         scratch.truncate(root.index.rows * kind.itemsize)
         rows: npt.NDArray[Any] = np.memmap(scratch, kind, "r+", shape=(root.index.rows,))
-        findings.of(lambda: _ids(store, root, keys, rows, findings))
-        read([root.id_pages.object])
-        findings.of(lambda: _facts(store, root, keys, rows, findings))
+        findings.of(lambda: _ids(store, root, keys, rows, gone, findings))
+        read({own.object for own in root.id_pages})
+        findings.of(lambda: _facts(store, root, keys, rows, gone, findings))
         read(set(root.rows.fact_object))
         try:
             directory = _directory(store, root, keys, findings)
@@ -147,7 +149,7 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
             findings.of(lambda: _texts(store, root, keys, rows, findings))
             read(set(root.rows.attribute_object))
         for part in sorted(set(root.rows.vector_object)):
-            findings.of(lambda part=part: _part(store, root, keys, part, rows, findings, check))  # type: ignore[misc]
+            findings.of(lambda part=part: _part(store, root, keys, part, rows, gone, findings, check))  # type: ignore[misc]
             read([part])
         if directory is not None:
             for rendition, runs in enumerate(directory.runs):
@@ -157,8 +159,10 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
                     shard = _Shard(
                         keys[number], root.objects.sizes[number], rendition, directory.homes[low:high], inline
                     )
-                    findings.of(partial(_shard, store, root, shard, extents, rows, findings, check))
+                    findings.of(partial(_shard, store, root, shard, extents, rows, gone, findings, check))
                     read([number])
+        if directory is not None and not findings.count:
+            findings.rows("root.bin", np.flatnonzero((rows["homes"] == 0) & ~gone), "no extent is the home")
         for projection in root.projections:
             assert check is not None
             own = set(projection.directory.places[0].object)
@@ -176,43 +180,59 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
             read(own)
         if check is not None and not findings.count:
             check.end(of, findings.add)
-        source = np.sort(rows["source"])
+        source = np.sort(rows["source"][~gone])
         if not findings.count and (source[1:] == source[:-1]).any():
             findings.add(f"{current.generation}/vectors: a source row stands there twice")
     sampled = 0
     if not findings.count and directory is not None:  # codes can only be told from vectors that are right
         sampled = _codes(store, root, keys, directory, findings)
     return report | {
-        "rows": root.index.rows, "blocks": root.index.blocks, "codes": sampled,
+        "rows": root.live_rows, "blocks": root.index.blocks, "codes": sampled,
         "damage": findings.sentences, "damages": findings.count,
     }  # fmt: skip
 
 
 Keys = tuple[str, ...]  # of objects, by number
+Bools = npt.NDArray[np.bool_]
 
 
-def _ids(store: ObjectStore, root: Root, keys: Keys, rows: npt.NDArray[Any], findings: Findings) -> None:
-    """Pages of ids; fills rows with what they say."""
-    key, last, count = keys[root.id_pages.object], -1, 0
-    for page, (hashes, numbers, checks, spots) in enumerate(id_pages(store, root, keys, findings)):
-        count += len(hashes)
-        if len(hashes) and (int(hashes[0]) <= last or np.any(hashes[1:] <= hashes[:-1])):
-            findings.add(f"{key}, page {page}: is not sorted by hash")
-        if int(hashes[0]) != root.id_pages.first_hash[page]:
-            findings.add(f"{key}, page {page}: begins with another hash than root.bin says")
-        last = int(hashes[-1])
-        inside = numbers < root.index.rows
-        findings.rows(f"{key}, page {page}", numbers[~inside], f"there are {root.index.rows} rows, but an entry")
-        at = numbers[inside]
-        again = rows["seen"][at] > 0
-        again[np.setdiff1d(np.arange(len(at)), np.unique(at, return_index=True)[1])] = True
-        findings.rows(f"{key}, page {page}", at[again], "a second entry")
-        rows["hash"][at], rows["check"][at], rows["seen"][at] = hashes[inside], checks[inside], 1
-        if root.names:
-            rows["spot"][at] = spots[inside]
-    if count != root.index.rows:
-        findings.add(f"{key}: {count} entries for {root.index.rows} rows")
-    findings.rows(key, _unseen(rows, "seen"), "there is no entry")
+def dead_rows(root: Root) -> Bools:
+    """bool (N): by number."""
+    if root.dead is None:
+        return np.zeros(root.index.rows, bool)
+    bits = np.unpackbits(np.frombuffer(root.dead.bits, np.uint8), count=root.index.rows, bitorder="little")
+    return bits.astype(bool)
+
+
+def _ids(
+    store: ObjectStore, root: Root, keys: Keys, rows: npt.NDArray[Any], gone: Bools, findings: Findings
+) -> None:  # fmt: skip
+    """Pages of ids; fills rows with what they say of those that are not dead."""
+    for segment in root.id_pages:
+        key, last = keys[segment.object], -1
+        for page, (hashes, numbers, checks, spots) in enumerate(id_pages(store, root, keys, segment, findings)):
+            if len(hashes) and (int(hashes[0]) <= last or np.any(hashes[1:] <= hashes[:-1])):
+                findings.add(f"{key}, page {page}: is not sorted by hash")
+            if int(hashes[0]) != segment.first_hash[page]:
+                findings.add(f"{key}, page {page}: begins with another hash than root.bin says")
+            last = int(hashes[-1])
+            inside = numbers < root.index.rows
+            findings.rows(f"{key}, page {page}", numbers[~inside], f"there are {root.index.rows} rows, but an entry")
+            inside[inside] = ~gone[numbers[inside]]
+            at = numbers[inside]
+            again = rows["seen"][at] > 0
+            again[np.setdiff1d(np.arange(len(at)), np.unique(at, return_index=True)[1])] = True
+            findings.rows(f"{key}, page {page}", at[again], "a second entry")
+            rows["hash"][at], rows["check"][at], rows["seen"][at] = hashes[inside], checks[inside], 1
+            if root.names:
+                rows["spot"][at] = spots[inside]
+    rows["seen"][gone] = 1
+    where = keys[root.id_pages[-1].object]
+    findings.rows(where, _unseen(rows, "seen"), "there is no entry")
+    if len(root.id_pages) > 1:
+        hashes = np.sort(rows["hash"][~gone])
+        if (hashes[1:] == hashes[:-1]).any():
+            findings.add(f"{where}: an id is that of two rows, in two segments")
 
 
 def _unseen(rows: npt.NDArray[Any], column: str) -> npt.NDArray[np.int64]:
@@ -229,20 +249,22 @@ U32s = npt.NDArray[np.uint32]
 IdPage = tuple[npt.NDArray[np.uint64], U32s, U32s, U32s]
 
 
-def id_pages(store: ObjectStore, root: Root, keys: Keys, findings: Findings | None = None) -> Iterator[IdPage]:
-    """(hash (n), row (n), check (n), spot (n, 3) or (n, 0)) of each page of ids in turn.
+def id_pages(
+    store: ObjectStore, root: Root, keys: Keys, segment: IdPages, findings: Findings | None = None
+) -> Iterator[IdPage]:
+    """(hash (n), row (n), check (n), spot (n, 3) or (n, 0)) of each page of a segment of ids in turn.
 
     A wrong checksum is noted, or raised without `findings`.
     """
-    key, entry = keys[root.id_pages.object], id_entry(bool(root.names))
-    file = io.BufferedReader(Ranged(store, key, root.objects.sizes[root.id_pages.object]), BUFFER_BYTES)
-    file.seek(root.id_pages.offset)
-    for page in range(len(root.id_pages.crc)):
-        n = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
+    key, entry = keys[segment.object], id_entry(bool(root.names))
+    file = io.BufferedReader(Ranged(store, key, root.objects.sizes[segment.object]), BUFFER_BYTES)
+    file.seek(segment.offset)
+    for page in range(len(segment)):
+        n = segment.rows_of(page)
         data = file.read(n * entry)
         if len(data) < n * entry:
             raise DamagedError(f"{key}: ends at page {page}")
-        if crc32c(data) != root.id_pages.crc[page]:
+        if crc32c(data) != segment.crc[page]:
             wrong = f"{key}, page {page}: CRC-32C differs from what root.bin says"
             if findings is None:
                 raise DamagedError(wrong, hint="`vantage verify --deep` tells more")
@@ -251,8 +273,10 @@ def id_pages(store: ObjectStore, root: Root, keys: Keys, findings: Findings | No
         yield np.frombuffer(data, "<u8", n), numbers[0], numbers[1], numbers[2:].T
 
 
-def _facts(store: ObjectStore, root: Root, keys: Keys, rows: npt.NDArray[Any], findings: Findings) -> None:
-    """Facts of all pages of rows against what the ids say."""
+def _facts(
+    store: ObjectStore, root: Root, keys: Keys, rows: npt.NDArray[Any], gone: Bools, findings: Findings
+) -> None:  # fmt: skip
+    """Facts of all pages of rows against what the ids say; of dead rows they are what is known."""
     pages = root.rows
     for page, (low, high) in enumerate(pairwise(pages.first_row)):
         key, n = keys[pages.fact_object[page]], high - low
@@ -261,10 +285,12 @@ def _facts(store: ObjectStore, root: Root, keys: Keys, rows: npt.NDArray[Any], f
             findings.add(f"{key}: CRC-32C of the facts of page {page} differs from what root.bin says")
             continue
         known, numbers = rows[low:high], low + np.arange(n)
-        checks = np.frombuffer(data, "<u4", n)
+        checks, dead = np.frombuffer(data, "<u4", n), np.flatnonzero(gone[low:high])
+        known["check"][dead] = checks[dead]
         findings.rows(key, numbers[checks != known["check"]], "ids.bin has another check")
         if root.names:
             spots = np.frombuffer(data, "<u4", -1, CHECK_BYTES * n).reshape(3, n).T
+            known["spot"][dead] = spots[dead]
             other = (spots != known["spot"]).any(1)
             findings.rows(key, numbers[other], "ids.bin has another place for the attributes")
 
@@ -325,6 +351,7 @@ def _shard(
     shard: _Shard,
     extents: list[Extent],
     rows: npt.NDArray[Any],
+    gone: Bools,
     findings: Findings,
     check: FilterCheck | None,
 ) -> None:
@@ -344,7 +371,7 @@ def _shard(
         if len(data) != extent.whole or not is_intact(data, extent.size, extent.crc):
             findings.add(f"{label}: CRC-32C differs from what root.bin says")
         else:
-            findings.of(partial(_block, root, shard.rendition, data, extent, homes, label, rows, findings, check))
+            findings.of(partial(_block, root, shard.rendition, data, extent, homes, label, rows, gone, findings, check))
 
 
 def _sections(store: ObjectStore, key: str, size: int, findings: Findings) -> dict[int, tuple[int, int]]:
@@ -380,10 +407,13 @@ def _block(
     own: int,
     label: str,
     rows: npt.NDArray[Any],
+    gone: Bools,
     findings: Findings,
     check: FilterCheck | None,
 ) -> None:
-    """A scan block whose checksums are right: layout, rows (the first `own` are at home), ids, checks, planes."""
+    """A scan block whose checksums are right: layout, rows (the first `own` are at home), ids, checks, planes. Of dead
+    rows what it says does not matter.
+    """
     n, count, index = extent.rows, root.index.rows, root.index
     code_bytes = root.codecs[root.renditions[rendition].codec].code_bytes
     opened = open_block(data, n, extent.size, code_bytes, index.dimension, index.by_row, label, index.metric)
@@ -395,7 +425,9 @@ def _block(
     findings.rows(label, numbers[numbers >= count], f"there are {count} rows, but a slot")
     if len(np.unique(numbers)) < n:
         findings.add(f"{label}: a row lies there twice")
+    known_numbers = bool((numbers < count).all())
     inside = numbers < count
+    inside[inside] = ~gone[numbers[inside]]
     known = rows[numbers[inside]]
     if not rendition:
         homes = numbers[:own][inside[:own]]
@@ -410,7 +442,7 @@ def _block(
     ids = [id_at(memoryview(data)[at.ids :], opened.id_width, n, j, index.id_kind, label) for j in range(n)]
     hashes = np.array([id_hash(identifier) for identifier in ids], np.uint64)[inside]
     findings.rows(label, numbers[inside][known["hash"] != hashes], "ids.bin has another id")
-    if check is not None and inside.all():
+    if check is not None and known_numbers:
         check.block(data, opened, extent.block, own, not rendition, rows, numbers, label, findings.rows)
     if root.renditions[rendition].attributes:
         raw = unpack_attributes(plane_of(data, opened.planes, ATTRIBUTES_PLANE, label), n, label)
@@ -419,7 +451,7 @@ def _block(
 
 
 def _part(
-    store: ObjectStore, root: Root, keys: Keys, part: int, rows: npt.NDArray[Any], findings: Findings,
+    store: ObjectStore, root: Root, keys: Keys, part: int, rows: npt.NDArray[Any], gone: Bools, findings: Findings,
     check: FilterCheck | None,
 ) -> None:  # fmt: skip
     """A Parquet part: vectors by their checks, ids, source rows, and where root.bin says that its pages lie."""
@@ -446,7 +478,8 @@ def _part(
             checks = np.array([crc32c(raw[i * width : (i + 1) * width]) for i in range(n)], np.uint32)
             findings.rows(key, first + np.flatnonzero(checks != known["check"]), "ids.bin has another check")
             hashes = np.array([id_hash(i) for i in table["id"].to_pylist()], np.uint64)
-            findings.rows(key, first + np.flatnonzero(hashes != known["hash"]), "ids.bin has another id")
+            other = (hashes != known["hash"]) & ~gone[first : first + n]
+            findings.rows(key, first + np.flatnonzero(other), "ids.bin has another id")
             source = table["source_row"].to_numpy()
             if (source < 0).any() or len(np.unique(source)) < n:
                 findings.add(f"{key}, row group {group}: a source row stands there twice, or is none")
@@ -459,7 +492,10 @@ def _part(
                         findings.add(f"{key}, row group {group}: attribute {name!r} is not that of the attributes")
                 if check is not None:
                     where = f"{key}, row group {group}"
-                    digests = np.array([check.row(record, where, findings.add) for record in records], np.uint32)
+                    digests = np.array(
+                        [check.row(first + i, record, where, findings.add) for i, record in enumerate(records)],
+                        np.uint32,
+                    )
                     rows["columns"][first : first + n], rows["inside"][first : first + n] = digests.T
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None

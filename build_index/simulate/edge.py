@@ -99,7 +99,7 @@ def trial_root(rows: Rows, layout: Layout, rotation: Rotation, codec: LrsqSectio
     return Root(
         index, {"attributes": []}, Objects((), ()), (Rendition(0, False),), NOWHERE, rotation, layout.section,
         (codec,), Contract(k, 6, 0.5, (Point(k, 0, 0.5, 0, 0),)), RowPages(*[_NOTHING] * 8),
-        IdPages(0, _NOTHING, _NOTHING),
+        (IdPages(0, 0, _NOTHING, _NOTHING),),
     )  # fmt: skip
 
 

@@ -60,4 +60,4 @@ def write_ids(rows: Rows, table: RowTable, attributes: bool, objects: ObjectList
             file.write(page)
         objects.end("ids.bin", file.tell())
         sync(file)
-    return IdPages(number, first, crc)
+    return IdPages(number, rows.count, first, crc)

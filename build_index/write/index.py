@@ -207,7 +207,7 @@ def _root(
         tuple(sections),
         choice.contract,
         pages,
-        ids,
+        (ids,),
         choice.promises,
         layout.centre_section if bounds or (filtering.counts and not filtering.counts.paged) else None,
         bounds,

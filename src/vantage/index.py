@@ -115,7 +115,7 @@ class Index:
     @property
     def live_rows(self) -> int:
         """At most so many rows may answer: those of the generation, and fresh ones."""
-        return self.root.index.rows + (0 if self.fresh is None else self.fresh.live_rows)
+        return self.root.live_rows + (0 if self.fresh is None else self.fresh.live_rows)
 
     @property
     def segment(self) -> Segment:
@@ -162,7 +162,7 @@ class Index:
                 replace(queries[0], budget=queries[0].budget.within(replace(self.limits, gets=gets, bytes=nbytes)))
             ]
         prepared, selections = self._prepare(queries), self._select(queries)
-        queries = [replace(q, top_k=max(1, min(q.top_k, self.live_rows))) for q in queries]
+        queries = [replace(q, top_k=min(q.top_k, max(1, self.live_rows))) for q in queries]
         deadline = deadline or Deadline.after(queries[0].budget.ms)
         reader, answers = (
             Reader(self.bucket, self.etags, receipt, deadline, self.warm_client, self.limits),
@@ -327,7 +327,7 @@ class Index:
                 extents = {i for r in plan.ranges for i in range(r.first, r.last)} | set(plan.cached)
                 share = held(chosen.routed if chosen else spread(routed, directory), extents)
                 kept = segment.filter_promise(query, by_chunks=chosen is not None)
-                recall = expected_recall(kept, sum(selection.rows) or segment.root.index.rows, share)
+                recall = expected_recall(kept, sum(selection.rows) or segment.root.live_rows, share)
             sizes = [r.size for r in plan.ranges]
         return {
             "generation": self.current.generation,
@@ -407,7 +407,7 @@ class Index:
         return facets.answer(self.segment, plan, taken, receipt)
 
     async def find(self, identifier: int | bytes, receipt: Receipt) -> tuple[int, list[float]]:
-        """(row, vector) of an id of the generation: one GET for the page of ids, one for the vector. Raises as
+        """(row, vector) of an id of the generation: one GET for each page of ids, one for the vector. Raises as
         StoredRows.find.
         """
         [row] = await run_together([(self._find(identifier), Receipt())], Reader(self.bucket, self.etags, receipt))

@@ -77,7 +77,8 @@ def _index_bytes(index: Index) -> int:
     """About what an open index holds."""
     parts = len(index.root.filters) + len(index.root.projections)
     log = 0 if index.fresh is None else index.fresh.nbytes
-    return INDEX_BYTES + PART_BYTES * parts + ROOT_COPIES * index.current.root.size + log
+    dead = 0 if index.root.dead is None else len(index.root.dead.bits)
+    return INDEX_BYTES + PART_BYTES * parts + ROOT_COPIES * index.current.root.size + dead + log
 
 
 def _read_at(known: Followed, bucket: bool) -> float:

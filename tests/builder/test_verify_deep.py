@@ -97,7 +97,8 @@ def edit_ids(objects: Bytes, change: Callable[[bytes], bytes]) -> Bytes:
     """ids.bin of one page changed, and the root's checksum of it."""
     name = key(objects, "ids.bin")
     page = change(objects[name])
-    return changed(objects | {name: page}, id_pages=replace(root_of(objects).id_pages, crc=array("I", [crc32c(page)])))
+    [own] = root_of(objects).id_pages
+    return changed(objects | {name: page}, id_pages=(replace(own, crc=array("I", [crc32c(page)])),))
 
 
 def flipped_vector(objects: Bytes) -> Bytes:

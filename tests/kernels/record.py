@@ -101,6 +101,9 @@ def recorded() -> list:
         call("filter_rows", plane, n, 2, program, bytearray(-(-n // 16) * 2), scratch)
         call("filter_rows", plane[:-9], n, 2, program, bytearray(-(-n // 16) * 2), scratch)
         call("filter_rows_size", n)
+        rows = b"\x01" + rng.integers(0, 900, n).astype("<u4").tobytes()
+        for dead in (rng.bytes(113), rng.bytes(40), b""):
+            call("dead_rows", rows, 1, n, dead, bytearray(-(-n // 16) * 2))
         mask = rng.bytes(-(-n // 16) * 2)
         for column in (0, 1):
             call("column_counts", plane, n, 2, column, mask, bytearray(8 + 16 * max(n, 80)))

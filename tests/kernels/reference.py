@@ -320,3 +320,9 @@ def tail_probabilities(counts: NDArray, base: NDArray, sigma: NDArray, wanted: f
     whole = total(low) if some.any() else 0.0
     p = np.floor(above(low).astype(np.float64) / whole * 2.0**20 + 0.5) if whole > 0 else np.zeros(len(counts))
     return np.maximum(p, some).astype(np.uint32)
+
+
+def dead_rows(rows: NDArray, dead: bytes) -> NDArray:
+    """bool (n): which of these rows have a bit in the bitmap."""
+    bits = np.unpackbits(np.frombuffer(dead, np.uint8), bitorder="little")
+    return np.array([row < len(bits) and bool(bits[row]) for row in rows], bool)

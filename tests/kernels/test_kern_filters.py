@@ -113,6 +113,33 @@ def test_values_refused(change: tuple, args: tuple, message: str) -> None:
         kern.column_counts(pack_columns([(False, [[5], [6]])]), 2, 1, 0, b"\xff\xff", bytearray(24))
 
 
+@pytest.mark.parametrize("n", [0, 1, 16, 17, 333])
+@pytest.mark.parametrize("share", [0, 0.01, 1])
+def test_dead_rows(n: int, share: float) -> None:
+    rng = np.random.default_rng(n)
+    dead = np.packbits(rng.random(999) < share, bitorder="little").tobytes()
+    rows = rng.integers(0, 1100, n).astype("<u4")  # some are beyond the bitmap
+    data, out = rng.bytes(3) + rows.tobytes(), bytearray(b"\xff" * (-(-n // 16) * 2))
+    want = reference.dead_rows(rows, dead)
+    assert kern.dead_rows(data, 3, n, dead, out) == want.sum()
+    assert bytes(out) == np.packbits(want, bitorder="little").tobytes().ljust(len(out), b"\0")
+    assert kern.dead_rows(data, 3, n, b"", out) == 0 and not any(out)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((bytes(11), 0, 3, b"", bytearray(2)), "data has 11 bytes, needs 12"),
+        ((bytes(12), 1, 3, b"", bytearray(2)), "data has 12 bytes, needs 13"),
+        ((bytes(12), 0, 3, b"", bytearray(1)), "out has 1 bytes, needs 2"),
+        ((bytes(12), -1, 3, b"", bytearray(2)), "rows_at is -1"),
+    ],
+)
+def test_dead_rows_refused(args: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=f"dead_rows: {message}"):
+        kern.dead_rows(*args)
+
+
 @pytest.mark.parametrize(("code_bytes", "fine"), [(7, 0), (97, 2)])
 @pytest.mark.parametrize("n", [1, 15, 64, 200])
 def test_a_mask_leaves_rows_out(code_bytes: int, fine: int, n: int) -> None:

@@ -44,6 +44,10 @@ class Count(NamedTuple):
         """The same, where there are surely no more than that."""
         return Count(min(self.rows, rows), min(self.low, rows), min(self.high, rows))
 
+    def or_fewer(self, rows: int) -> Count:
+        """The same, where perhaps up to so many of them do not count."""
+        return Count(self.rows, max(0, self.low - rows), self.high)
+
     def or_none(self) -> Count:
         """The same, where perhaps only some of them count."""
         return Count(self.rows, 0, self.high)
@@ -65,13 +69,13 @@ class Blocks(NamedTuple):
     rows: Sequence[float]
 
 
-def rows_taken(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Sequence[int]) -> Blocks:
-    """Of a filter in keys. homes (B): rows at home in each block."""
+def rows_taken(node: Node, fields: Sequence[FilterField], counts: Counts, homes: Sequence[int], live: int) -> Blocks:
+    """Of a filter in keys. homes (B): rows at home in each block, of which `live` are not dead."""
 
     def rows_of(field: int, spans: Sequence[Span]) -> Sequence[float]:
         return rows_within(spans, counts.fields[field], fields[field].distinct, len(homes))
 
-    return Blocks(*_bounds(node, fields, counts, homes), expected_rows(node, fields, rows_of, homes))
+    return Blocks(*_bounds(node, fields, counts, homes), expected_rows(node, fields, rows_of, homes, live))
 
 
 def _bounds(
@@ -130,14 +134,14 @@ def in_bucket(counts: FieldCounts, bucket: int, taken: Blocks, homes: Sequence[i
     return _both(Blocks(low, high, one), taken, homes).at_most(counts.totals[bucket])
 
 
-def without_value(field: FilterField, counts: FieldCounts, taken: Blocks, homes: Sequence[int]) -> Count:
+def without_value(field: FilterField, counts: FieldCounts, taken: Blocks, homes: Sequence[int], live: int) -> Count:
     """Rows without a value of a field that a filter of other conditions takes."""
     low, high = _within(((field.low, field.high),), counts, field.many, homes)
     without = Blocks(
         [n - most for n, most in zip(homes, high, strict=True)], [n - a for n, a in zip(homes, low, strict=True)],
-        [n * (1 - field.rows / max(1, sum(homes))) for n in homes],
+        [n * (1 - field.rows / max(1, live)) for n in homes],
     )  # fmt: skip
-    return _both(without, taken, homes).at_most(sum(homes) - field.rows)
+    return _both(without, taken, homes).at_most(live - field.rows)
 
 
 def _both(a: Blocks, b: Blocks, homes: Sequence[int]) -> Count:

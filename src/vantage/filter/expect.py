@@ -16,23 +16,28 @@ SHARE_MIN = 1e-9  # of rows that there may be: less of them is as good as one
 RowsOf = Callable[[int, Sequence[Span]], Sequence[float]]
 
 
-def expected_rows(node: Node, fields: Sequence[FilterField], rows_of: RowsOf, homes: Sequence[int]) -> list[float]:
-    """Of each block, of the rows at home in it (B): terms count as independent of each other."""
-    shares = _shares(node, fields, rows_of, homes)
+def expected_rows(
+    node: Node, fields: Sequence[FilterField], rows_of: RowsOf, homes: Sequence[int], live: int | None = None
+) -> list[float]:
+    """Of each block, of the rows at home in it (B): terms count as independent of each other.
+
+    live: of all these rows, those that are not dead; None: all.
+    """
+    shares = _shares(node, fields, rows_of, homes, sum(homes) if live is None else live)
     return list(map(mul, shares, homes))
 
 
-def _shares(node: Node, fields: Sequence[FilterField], rows_of: RowsOf, homes: Sequence[int]) -> list[float]:
+def _shares(node: Node, fields: Sequence[FilterField], rows_of: RowsOf, homes: Sequence[int], live: int) -> list[float]:
     """Of the rows at home in each block (B); 0 only where it is sure that there is none."""
     if isinstance(node, Term):
         rows = rows_of(node.field, spans_of(node, fields[node.field]))
         return [min(1.0, max(SHARE_MIN, n / home)) if n and home else 0.0 for n, home in zip(rows, homes, strict=True)]
     if isinstance(node, Negation) and isinstance(node.part, Term) and not fields[node.part.field].many:
-        return _others(node.part, fields[node.part.field], rows_of, homes)
+        return _others(node.part, fields[node.part.field], rows_of, homes, live)
     if isinstance(node, Negation):  # counts are rounded: no block is sure to hold none that a negation takes
-        parts = zip(_shares(node.part, fields, rows_of, homes), homes, strict=True)
+        parts = zip(_shares(node.part, fields, rows_of, homes, live), homes, strict=True)
         return [max(1.0 - share, 0.5 / home) if home else 0.0 for share, home in parts]
-    shares = [_shares(part, fields, rows_of, homes) for part in node.parts]
+    shares = [_shares(part, fields, rows_of, homes, live) for part in node.parts]
     join = _either if node.either else _both
     out = shares[0]
     for part in shares[1:]:
@@ -40,12 +45,12 @@ def _shares(node: Node, fields: Sequence[FilterField], rows_of: RowsOf, homes: S
     return out
 
 
-def _others(term: Term, field: FilterField, rows_of: RowsOf, homes: Sequence[int]) -> list[float]:
+def _others(term: Term, field: FilterField, rows_of: RowsOf, homes: Sequence[int], live: int) -> list[float]:
     """Shares of rows with other values than those of a term, or none: more is known of them than that the rest is so
     many.
     """
     rows = rows_of(term.field, complement(spans_of(term, field), field.low, field.high))
-    without = 1.0 - field.rows / max(1, sum(homes))
+    without = 1.0 - field.rows / max(1, live)
     shares = [n / home + without if home else 0.0 for n, home in zip(rows, homes, strict=True)]
     return [min(1.0, max(SHARE_MIN, share)) if share else 0.0 for share in shares]
 

@@ -36,6 +36,7 @@ from .columns import Values, keys_in, pack_columns, unpack_columns
 from .contract import PRICED_MAX, Contract, Point
 from .counts import BUCKETS_MAX, Counts, FieldCounts, TablePages
 from .current import ROOT_BYTES_MAX, Current, ObjectName
+from .dead import NUMBERED_MAX, Dead
 from .directory import Directory, Extent, Places, Rendition, joined
 from .filter_promises import FilterPromise
 from .filters import FIELD_KINDS, TEXTS_MAX, FilterField, pack_filters, unpack_filters
@@ -65,7 +66,19 @@ from .layout import (
     damaged,
     pack_head,
 )
-from .objects import CHECK_BYTES, ID_PAGE_ROWS, SPOT_BYTES, IdPages, Objects, RowPages, facts_bytes, id_entry
+from .objects import (
+    CHECK_BYTES,
+    ID_PAGE_ROWS,
+    ID_SEGMENTS_MAX,
+    SPOT_BYTES,
+    IdPages,
+    Objects,
+    RowPages,
+    facts_bytes,
+    id_entry,
+    pack_id_pages,
+    unpack_id_pages,
+)
 from .projections import (
     CHUNK_PAGE_BYTES_MAX,
     CHUNK_ROWS,
@@ -77,7 +90,7 @@ from .projections import (
     unpack_chunk_page,
 )
 from .promises import PROMISED_RERANK_MAX, PROMISED_VECTORS_MAX, RERANK_MAX, Estimator, Ladder, Promise, Promises
-from .root import ROOT_KEY, Root, check_prices
+from .root import ROOT_KEY, Root, check_prices, objects_of
 from .rotations import LAYERS_MAX, TANGENT_ONE, ButterflyRotation, DenseRotation, NibbleRotation, Rotation
 from .routers.bec_tree import BecTreeSection
 from .routers.common import RouterSection
@@ -115,6 +128,7 @@ __all__ = [
     "Current",
     "Cursor",
     "DIMENSION_MAX",
+    "Dead",
     "DenseRotation",
     "Directory",
     "EcvhSection",
@@ -130,6 +144,7 @@ __all__ = [
     "GROUP",
     "HEADER",
     "ID_PAGE_ROWS",
+    "ID_SEGMENTS_MAX",
     "IdPages",
     "IndexSection",
     "LAYERS_MAX",
@@ -141,6 +156,7 @@ __all__ = [
     "NORMS",
     "NORMS_PLANE",
     "NO_CHILD",
+    "NUMBERED_MAX",
     "NibbleRotation",
     "ObjectName",
     "Objects",
@@ -202,6 +218,7 @@ __all__ = [
     "joined_pages",
     "keys_in",
     "norms_of",
+    "objects_of",
     "open_block",
     "open_chunk",
     "pack_answers",
@@ -211,6 +228,7 @@ __all__ = [
     "pack_columns",
     "pack_filters",
     "pack_head",
+    "pack_id_pages",
     "pack_ids",
     "pack_norms",
     "pack_page",
@@ -220,6 +238,7 @@ __all__ = [
     "unpack_chunk_page",
     "unpack_columns",
     "unpack_filters",
+    "unpack_id_pages",
     "unpack_vectors",
     "with_directory",
 ]

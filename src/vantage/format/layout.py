@@ -36,6 +36,7 @@ FILTERS = 18
 COUNTS = 19
 PROJECTIONS = 20
 FILTER_PROMISES = 21
+DEAD = 22
 # The kind of the section of a shard.
 SCAN = 32
 # The kinds of the sections of the log's objects.
@@ -45,7 +46,7 @@ SECTION_NAMES = {
     ROTATION: "rotation", ROUTER: "router", CODEC: "codec", CONTRACT: "contract", ROW_PAGES: "row pages",
     ID_PAGES: "id pages", PROMISES: "promises", BOUNDS: "bounds", BUTTERFLY: "butterfly", RENDITIONS: "renditions",
     INLINE: "inline", NIBBLES: "nibbles", FILTERS: "filters", COUNTS: "counts", PROJECTIONS: "projections",
-    FILTER_PROMISES: "promises under filters", SCAN: "scan", LOG_SEGMENT: "log segment",
+    FILTER_PROMISES: "promises under filters", DEAD: "dead rows", SCAN: "scan", LOG_SEGMENT: "log segment",
     LOG_LEDGER: "ledger",
 }  # fmt: skip
 

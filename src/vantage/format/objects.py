@@ -161,7 +161,9 @@ def facts_bytes(rows: int, attributes: bool) -> int:
 
 ID_PAGE_ROWS = 4096
 ID_ENTRY_BYTES = 16  # in each page: u64 hash column, u32 row column, u32 check column (CRC-32C of the full vector)
+ID_SEGMENTS_MAX = 8
 _ID_PAGES = struct.Struct("<IIII")
+_MORE_IDS = struct.Struct("<II")
 
 
 def id_entry(attributes: bool) -> int:
@@ -171,34 +173,77 @@ def id_entry(attributes: bool) -> int:
 
 @dataclass(frozen=True)
 class IdPages:
-    """Pages of ID_PAGE_ROWS entries (hash of the id, row, check, spot) sorted by hash, from `offset` of an object on.
+    """A segment of ids: pages of ID_PAGE_ROWS entries (hash of the id, row, check, spot) sorted by hash, of `rows` rows
+    from `offset` of an object on.
 
     first_hash u64 (P), crc u32 (P).
     """
 
     object: int
+    rows: int
     first_hash: Any
     crc: Any
     offset: int = 0
 
-    def pack(self) -> bytes:
-        n = len(self.crc)
-        head = _ID_PAGES.pack(n, ID_PAGE_ROWS, self.object, self.offset)
-        return head + struct.pack(f"<{n}Q{n}I", *self.first_hash, *self.crc)
+    def __len__(self) -> int:
+        """Pages."""
+        return len(self.crc)
 
-    @classmethod
-    def unpack(
-        cls, body: memoryview, index: IndexSection, attributes: bool, sizes: tuple[int, ...], label: str
-    ) -> IdPages:
-        cursor = Cursor(body, label)
-        n, page_rows, number, offset = cursor.unpack(_ID_PAGES)
-        first_hash, crc = cursor.column("Q", n), cursor.column("I", n)
-        cursor.end()
-        size = sizes[number] if number < len(sizes) else -1
-        if (
-            page_rows != ID_PAGE_ROWS
-            or n != -(-index.rows // ID_PAGE_ROWS)
-            or offset + index.rows * id_entry(attributes) > size
-        ):
-            raise damaged(label, f"{n} pages of {page_rows} ids in {size} bytes for {index.rows} rows")
-        return cls(number, first_hash, crc, offset)
+    def rows_of(self, page: int) -> int:
+        """Entries of a page."""
+        return min(ID_PAGE_ROWS, self.rows - page * ID_PAGE_ROWS)
+
+    def columns(self) -> bytes:
+        """first_hash and crc, as the section has them."""
+        n = len(self)
+        return struct.pack(f"<{n}Q{n}I", *self.first_hash, *self.crc)
+
+
+def pack_id_pages(segments: Sequence[IdPages], rows: int) -> bytes:
+    """The section of segments of ids, oldest first, of an index of so many numbers of rows."""
+    first, *others = segments
+    out = _ID_PAGES.pack(len(first), ID_PAGE_ROWS, first.object, first.offset) + first.columns()
+    if others or first.rows != rows:
+        out += _MORE_IDS.pack(first.rows, len(others))
+        for own in others:
+            out += _ID_PAGES.pack(len(own), own.rows, own.object, own.offset) + own.columns()
+    return out
+
+
+def unpack_id_pages(
+    body: memoryview, index: IndexSection, dead: int, attributes: bool, sizes: tuple[int, ...], label: str
+) -> tuple[IdPages, ...]:
+    """Views into body. sizes: of the objects. Raises DamagedError for pages that are outside of one, and for segments
+    that cannot hold all rows but the dead ones.
+    """
+    cursor = Cursor(body, label)
+    n, page_rows, *where = cursor.unpack(_ID_PAGES)
+    columns = cursor.column("Q", n), cursor.column("I", n)
+    rows, more = index.rows, 0
+    if cursor.at < len(body):
+        rows, more = cursor.unpack(_MORE_IDS)
+    if page_rows != ID_PAGE_ROWS:
+        raise damaged(label, f"{n} pages of {page_rows} ids in {len(body)} bytes for {rows} rows")
+    if more >= ID_SEGMENTS_MAX:
+        raise damaged(label, f"{more} segments of ids behind the first one, the limit is {ID_SEGMENTS_MAX - 1}")
+    segments = [_segment(rows, n, where, columns, attributes, sizes, label)]
+    for _ in range(more):
+        n, rows, *where = cursor.unpack(_ID_PAGES)
+        columns = cursor.column("Q", n), cursor.column("I", n)
+        segments.append(_segment(rows, n, where, columns, attributes, sizes, label))
+    cursor.end()
+    total = sum(own.rows for own in segments)
+    if not index.rows - dead <= total <= index.rows:
+        raise damaged(label, f"ids of {total} rows, of {index.rows} of which {dead} are dead")
+    return tuple(segments)
+
+
+def _segment(
+    rows: int, pages: int, where: Sequence[int], columns: tuple[Any, Any], attributes: bool, sizes: tuple[int, ...],
+    label: str,
+) -> IdPages:  # fmt: skip
+    number, offset = where
+    size = sizes[number] if number < len(sizes) else -1
+    if pages != -(-rows // ID_PAGE_ROWS) or offset + rows * id_entry(attributes) > size:
+        raise damaged(label, f"{pages} pages of {ID_PAGE_ROWS} ids in {size} bytes for {rows} rows")
+    return IdPages(number, rows, *columns, offset)

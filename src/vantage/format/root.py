@@ -15,6 +15,7 @@ from .bounds import Bounds, Centres
 from .codecs import CODEC_SECTIONS, LrsqSection
 from .contract import PRICED_MAX, Contract, Point
 from .counts import Counts
+from .dead import Dead
 from .directory import RENDITIONS_MAX, Directory, Places, Rendition, pack_renditions, unpack_renditions
 from .filter_promises import FilterPromise, pack_filter_promises, unpack_filter_promises
 from .filters import FilterField, pack_filters, unpack_filters
@@ -27,6 +28,7 @@ from .layout import (
     CODEC,
     CONTRACT,
     COUNTS,
+    DEAD,
     DIRECTORY,
     FILTER_PROMISES,
     FILTERS,
@@ -52,7 +54,7 @@ from .layout import (
     pack_object,
     unpack_object,
 )
-from .objects import IdPages, Objects, RowPages
+from .objects import IdPages, Objects, RowPages, pack_id_pages, unpack_id_pages
 from .projections import Projection, pack_projections, unpack_projections
 from .promises import PROMISED_VECTORS_MAX, Promises
 from .rotations import ROTATION_SECTIONS, DenseRotation, Rotation
@@ -123,7 +125,8 @@ class Root:
 
     directory: of all blocks, or None where pages of the router have it and there are no bounds. codecs: of the
     renditions, by their numbers. centres: only with bounds, or with counts that are not paged. inline: what the object
-    `root.bin` of the directory of objects holds: the blocks of a small index, so that its opening reads them.
+    `root.bin` of the directory of objects holds: the blocks of a small index, so that its opening reads them. id_pages:
+    segments, oldest first. dead: numbers that no row has; blocks, projections and ids may hold what is left of them.
     """
 
     index: IndexSection
@@ -136,7 +139,7 @@ class Root:
     codecs: tuple[LrsqSection, ...]
     contract: Contract
     rows: RowPages
-    id_pages: IdPages
+    id_pages: tuple[IdPages, ...]
     promises: Promises | None = None  # without them the contract promises
     centres: Centres | None = None
     bounds: Bounds | None = None  # without them no answer can be proven
@@ -145,6 +148,7 @@ class Root:
     counts: Counts | None = None  # of their values, in each block
     projections: tuple[Projection, ...] = ()  # by their values; only with counts
     filter_promises: tuple[FilterPromise, ...] = ()  # none where nothing was measured
+    dead: Dead | None = None
 
     @classmethod
     def empty(cls, index: IndexSection, schema: Mapping[str, Any], filters: tuple[FilterField, ...]) -> Root:
@@ -157,7 +161,7 @@ class Root:
             index, schema, Objects((), ()), (Rendition(0, False),), directory,
             DenseRotation(index.dimension, none, none), LseSection(8, 1, 1.0, 1.0, none, none, none),
             (LrsqSection(0, 0, (), none, (0,), ()),), Contract(EXACT_K, 1, 1.0, (Point(EXACT_K, 0, 1.0, 0.0, 0.0),)),
-            RowPages((0,), (), (), (), (), (), (), ()), IdPages(0, (), ()), filters=filters,
+            RowPages((0,), (), (), (), (), (), (), ()), (), filters=filters,
         )  # fmt: skip
 
     @property
@@ -174,6 +178,11 @@ class Root:
     def codec(self) -> LrsqSection:
         """Of the first rendition."""
         return self.codecs[self.renditions[0].codec]
+
+    @property
+    def live_rows(self) -> int:
+        """Rows that there are: numbers less the dead ones."""
+        return self.index.rows - (self.dead.count if self.dead else 0)
 
     @property
     def paged(self) -> bool:
@@ -219,7 +228,7 @@ class Root:
                 (CODEC, pack_codecs(self.codecs)),
                 (CONTRACT, self.contract.pack()),
                 (ROW_PAGES, self.rows.pack()),
-                (ID_PAGES, self.id_pages.pack()),
+                (ID_PAGES, pack_id_pages(self.id_pages, self.index.rows)),
                 *([(PROMISES, promises.pack())] if promises else []),
                 *([(CENTRES, centres.pack())] if centres else []),
                 *([(BOUNDS, bounds.pack())] if bounds else []),
@@ -228,6 +237,7 @@ class Root:
                 *([(COUNTS, self.counts.pack())] if self.counts else []),
                 *([(PROJECTIONS, pack_projections(self.projections, paged=self.paged))] if self.projections else []),
                 *([(FILTER_PROMISES, pack_filter_promises(self.filter_promises))] if self.filter_promises else []),
+                *([(DEAD, self.dead.pack())] if self.dead else []),
             ],
             _router_version(self.router),
         )
@@ -254,10 +264,14 @@ class Root:
             return unpack(data, *more, label)
 
         index = IndexSection.unpack(*body(INDEX))
+        dead: Dead | None = of(DEAD, Dead.unpack, index.rows) if DEAD in sections else None
+        gone = dead.count if dead else 0
+        if index.slots < index.rows - gone:
+            raise damaged(f"{name}, section {SECTION_NAMES[INDEX]}", f"{index.rows} rows in {index.slots} slots")
         schema = unpack_schema(*body(SCHEMA))
         filters: tuple[FilterField, ...] = ()
         if FILTERS in sections:
-            filters = of(FILTERS, unpack_filters, len(schema["attributes"]), index.rows)
+            filters = of(FILTERS, unpack_filters, len(schema["attributes"]), index.rows - gone)
         if not index.blocks:
             if sections.keys() - {INDEX, SCHEMA, FILTERS} or any(f.distinct or f.low or f.high for f in filters):
                 raise damaged(name, "it has more than an empty index has")
@@ -278,7 +292,7 @@ class Root:
         if isinstance(router, TwoLevelSection):
             router.check(sizes, body(ROUTER)[1])
         if not isinstance(router, TwoLevelSection) or BOUNDS in sections:  # of blocks that no page may name
-            directory = of(DIRECTORY, _whole_directory, index, len(renditions), sizes)
+            directory = of(DIRECTORY, _whole_directory, index, gone, len(renditions), sizes)
         promises: Promises | None = of(PROMISES, Promises.unpack) if PROMISES in sections else None
         ranked = max((p.rerank for p in promises.all()), default=0) if promises else 0
         if ranked * index.dimension * VECTOR_BYTES[index.vector_kind] > PROMISED_VECTORS_MAX:
@@ -288,7 +302,7 @@ class Root:
         bounds = of(BOUNDS, Bounds.unpack, index) if BOUNDS in sections else None
         counts, projections = None, tuple[Projection, ...]()
         if COUNTS in sections:
-            counts = of(COUNTS, Counts.unpack, len(filters), index.blocks, index.rows, sizes)
+            counts = of(COUNTS, Counts.unpack, len(filters), index.blocks, index.rows - gone, sizes)
         if PROJECTIONS in sections and counts is not None:
             projections = of(PROJECTIONS, unpack_projections, len(filters), index.blocks, sizes, counts.paged)
         promised = of(FILTER_PROMISES, unpack_filter_promises) if FILTER_PROMISES in sections else ()
@@ -306,7 +320,7 @@ class Root:
             codecs,
             of(CONTRACT, Contract.unpack),
             of(ROW_PAGES, RowPages.unpack, index, attributes, sizes),
-            of(ID_PAGES, IdPages.unpack, index, attributes, sizes),
+            of(ID_PAGES, unpack_id_pages, index, gone, attributes, sizes),
             promises,
             of(CENTRES, Centres.unpack, index) if bounds or (counts and not counts.paged) else None,
             bounds,
@@ -315,6 +329,7 @@ class Root:
             counts,
             projections,
             promised,
+            dead,
         )
         if directory is not None:
             check_prices(root, directory, name)
@@ -326,10 +341,23 @@ class Root:
                 raise damaged(name, "a field is neither in the blocks nor in a projection")
         if ROOT_KEY in objects.keys:
             own, pages = objects.keys.index(ROOT_KEY), root.rows
-            others = {root.id_pages.object, *pages.vector_object, *pages.fact_object, *pages.attribute_object}
+            others = {
+                *(own.object for own in root.id_pages),
+                *pages.vector_object,
+                *pages.fact_object,
+                *pages.attribute_object,
+            }
             if own in others or isinstance(router, TwoLevelSection):
                 raise damaged(name, "more than blocks is in its inline section")
         return root
+
+
+def objects_of(data: bytes | memoryview, name: str) -> Objects:
+    """What a root says of its objects, and nothing else that it says."""
+    sections = unpack_object(data, ROOT_MAGIC, name)
+    if OBJECTS not in sections:
+        raise damaged(f"{name}, section {SECTION_NAMES[OBJECTS]}", "is missing")
+    return Objects.unpack(sections[OBJECTS], f"{name}, section {SECTION_NAMES[OBJECTS]}")
 
 
 def check_prices(root: Root, directory: Directory, label: str) -> None:
@@ -340,15 +368,16 @@ def check_prices(root: Root, directory: Directory, label: str) -> None:
 
 
 def _whole_directory(
-    body: memoryview, index: IndexSection, renditions: int, sizes: tuple[int, ...], label: str
+    body: memoryview, index: IndexSection, dead: int, renditions: int, sizes: tuple[int, ...], label: str
 ) -> Directory:
-    """The directory of all blocks."""
+    """The directory of all blocks. dead: rows, some of which may be at home nowhere any more."""
     cursor = Cursor(body, label)
     directory = Directory.taken(cursor, index.blocks, renditions, sizes)
     cursor.end()
-    if sum(directory.homes) != index.rows or sum(directory.rows) != index.slots:
-        counts = f"{sum(directory.homes)} rows in {sum(directory.rows)} slots"
-        raise damaged(label, f"{counts}, the index section says {index.rows} in {index.slots}")
+    at_home = sum(directory.homes)
+    if not index.rows - dead <= at_home <= index.rows or sum(directory.rows) != index.slots:
+        counts = f"{at_home} rows in {sum(directory.rows)} slots"
+        raise damaged(label, f"{counts}, the index section says {index.rows} in {index.slots}, {dead} dead")
     if len(set(directory.block)) != index.blocks:
         raise damaged(label, f"{len(set(directory.block))} blocks, the index section says {index.blocks}")
     return directory

@@ -24,7 +24,7 @@ def describe(index: Index) -> dict[str, Any]:
     return {
         "name": index.name,
         "generation": index.current.generation,
-        "rows": root.index.rows,
+        "rows": root.live_rows,
         "seq": index.seq,
         "fresh": 0 if index.fresh is None else index.fresh.live_rows,
         "superseded": 0 if index.fresh is None else len(index.fresh.ids),

@@ -91,12 +91,13 @@ class WarmBlocks:
         while len(self._roots) > 1 and sum(len(kept) for _, kept in self._roots.values()) > ROOTS_BYTES:
             self._roots.popitem(last=False)
 
-    def forget(self, name: str, generation: str) -> None:
-        """Drops the root of an index, and blocks that are of it, but not of this generation."""
+    def forget_root(self, name: str) -> None:
+        """Drops the root of an index."""
         self._roots.pop(name, None)
-        gone = [
-            k for k in self._counted if k[0].startswith(f"{name}/") and not k[0].startswith(f"{name}/{generation}/")
-        ]
+
+    def forget_blocks(self, name: str, keeps: Callable[[str], bool]) -> None:
+        """Drops blocks of an index, but those of the objects whose keys are to stay."""
+        gone = [k for k in self._counted if k[0].startswith(f"{name}/") and not keeps(k[0])]
         for key in gone:
             self.held -= len(self._counted.pop(key).data)
 

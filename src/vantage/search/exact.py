@@ -220,8 +220,8 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
     then all rows that reach the worst of them. early False leaves out no block, and no row before all are scanned.
     """
     segment, query, without, done = run.segment, scan.query, run.query.without, run.done
-    index, directory = scan.root.index, scan.directory
-    k, some = min(run.query.top_k, index.rows - (without is not None)), bool(query.selection or query.superseded)
+    index, directory, live = scan.root.index, scan.directory, scan.root.live_rows
+    k, some = min(run.query.top_k, live - (without is not None)), bool(query.selection or query.superseded)
     rows = query.selection.rows if query.selection else ()
     able = [i for i, block in enumerate(directory.block) if not rows or rows[block]]  # others hold no row of the filter
     ceilings = scan.ceilings()
@@ -273,14 +273,14 @@ def prove(run: Run, scan: BoundedScan, *, early: bool = True) -> Steps[Candidate
     if some and every:  # there are no more
         k = min(k, len(likely))
     if not k:
-        proof(True, excluded=(0, index.rows))
+        proof(True, excluded=(0, live))
         return Candidates([], 0, True, 1.0, lambda: None, vectors, matched=matched)
     if len(likely) < k or (early and not (yield from read(likely))):
         proof(False)
         return Candidates(likely, 0, False, None, lambda: None, vectors, matched=matched)
     maybe, all_of_them = scan.reaching(least() if early else scan.floor(k, without))
     proven = (yield from read(maybe)) and all_of_them and not still_open(least())
-    proof(proven, excluded=(len(directory) - len(done), index.rows - len(vectors)) if proven else (0, 0))
+    proof(proven, excluded=(len(directory) - len(done), live - len(vectors)) if proven else (0, 0))
     recall = 1.0 if proven else None
     if len(ranked) < k:
         return Candidates(likely, 0, proven, recall, lambda: None, vectors, matched=matched)

@@ -101,7 +101,7 @@ def plan_facets(segment: Segment, asked: FacetQuery, budget: Budget) -> FacetPla
             continue
         cut = add_known(segment, facet, tallies[i])
         if all(bucket.last for bucket in cut):
-            missing[i] = facet.nulls * (root.index.rows - root.filters[facet.field].rows)
+            missing[i] = facet.nulls * (root.live_rows - root.filters[facet.field].rows)
             if cut:
                 chunks = [c for bucket in cut for c in range(bucket.first, bucket.last)]
                 unread.append(([i], [Place(projection_of(segment, facet), 0, chunks)]))
@@ -227,7 +227,7 @@ def read(segment: Segment, plan: FacetPlan, reading: Reading, receipt: Receipt) 
 def answer(segment: Segment, plan: FacetPlan, taken: Sequence[int | None], receipt: Receipt) -> FacetAnswer:
     """taken: of each reading what `read` returned. Raises LimitError where time was up and the root knows no bounds."""
     root, about = segment.root, set(plan.bounded)
-    rows = root.index.rows if plan.selection is None else None
+    rows = root.live_rows if plan.selection is None else None
     missing = list(plan.missing)
     for reading, count in zip(plan.readings, taken, strict=True):
         if count is None:
@@ -251,7 +251,7 @@ def answer(segment: Segment, plan: FacetPlan, taken: Sequence[int | None], recei
     complete, counted = None not in taken, any(count is not None for count in taken)
     if rows is not None and (counted or not log.superseded):
         return FacetAnswer(out, log.fields, Matched(rows + log.rows, True), complete, receipt)
-    expected = sum(plan.selection.rows) if plan.selection is not None else root.index.rows
+    expected = sum(plan.selection.rows) if plan.selection is not None else root.live_rows
     return FacetAnswer(out, log.fields, Matched(round(expected) + log.rows, False), complete, receipt)
 
 

@@ -105,7 +105,7 @@ def select(value: Any, root: Root, homes: Sequence[int]) -> Selection | None:
     def rows_of(field: int, spans: Sequence[Span]) -> Sequence[float]:
         return rows_within(spans, counts.fields[field], root.filters[field].distinct, len(homes))
 
-    rows = expected_rows(node, root.filters, rows_of, homes)
+    rows = expected_rows(node, root.filters, rows_of, homes, root.live_rows)
     return Selection(parsed, node, program, rows, tuple(bases(node, program, root)[:BASES_MAX]))
 
 

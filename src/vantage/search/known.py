@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..errors import LimitError
 from ..filter.bounds import Count, in_bucket, rows_taken, total, without_value
 from ..filter.facet import OUTSIDE, Facet
-from ..format import FilterField, Projection, damaged
+from ..format import FilterField, Projection, Root, damaged
 from .segment import Segment
 from .tally import Counted, Tally
 
@@ -31,16 +31,21 @@ def projection_of(segment: Segment, facet: Facet) -> Projection | None:
 
 
 def _buckets(segment: Segment, facet: Facet) -> Iterator[Bucket]:
-    """How many rows the root says to have a value of a facet's field, as finely as it does."""
+    """How many rows the root says to have a value of a facet's field, as finely as it does. Chunks may have dead rows
+    besides, so then only what the counts say too is exact.
+    """
     root, own, projection = segment.root, segment.root.filters[facet.field], projection_of(segment, facet)
     if own.kind == "text":
         for rank, rows in enumerate(own.totals):
             yield Bucket(rank, rank, Count.exactly(rows))
     elif projection is not None:
-        rows = projection.directory.rows
+        rows, dead, counted = projection.directory.rows, root.dead.count if root.dead else 0, _counted(root, facet)
         for j, (low, high) in enumerate(zip(projection.low, projection.high, strict=True)):
             a, b = projection.first[j], projection.first[j + 1]
-            yield Bucket(low, high, Count.exactly(sum(rows[a:b])), a, b)
+            held = Count.exactly(sum(rows[a:b])).or_fewer(dead)
+            if dead and (low, high) in counted:
+                held = Count.exactly(counted[low, high])
+            yield Bucket(low, high, held, a, b)
     elif root.counts is not None:
         counts = root.counts.fields[facet.field]
         for low, high, n in zip(counts.low, counts.high, counts.totals, strict=True):
@@ -49,14 +54,22 @@ def _buckets(segment: Segment, facet: Facet) -> Iterator[Bucket]:
         yield Bucket(own.low, own.high, Count.exactly(own.rows))
 
 
+def _counted(root: Root, facet: Facet) -> dict[tuple[int, int], int]:
+    """Rows by the ends of the buckets that the counts have of a facet's field."""
+    if root.counts is None:
+        return {}
+    own = root.counts.fields[facet.field]
+    return {(low, high): n for low, high, n in zip(own.low, own.high, own.totals, strict=True)}
+
+
 def add_known(segment: Segment, facet: Facet, tally: Tally) -> list[Bucket]:
-    """Counts what is known of buckets whose rows are all in one place; the others."""
+    """Counts what is known for sure of buckets whose rows are all in one place; the others."""
     cut = []
     for bucket in _buckets(segment, facet):
         if not facet.takes_some(bucket.low, bucket.high):
             continue
         one = bucket.low == bucket.high if facet.top else _parts(facet, bucket.low, bucket.high)[1]
-        if one:
+        if one and bucket.held.exact:
             tally.add([(bucket.low, bucket.held.rows)], bucket.held.rows)
         else:
             cut.append(bucket)
@@ -78,18 +91,20 @@ def bounded(segment: Segment, facet: Facet) -> Counted:
     """What follows from the counts of blocks; where there are conditions on no other field, from those of all rows."""
     root, own = segment.root, segment.root.filters[facet.field]
     if facet.rest is None:
-        missing = Count.exactly(facet.nulls * (root.index.rows - own.rows))
+        missing = Count.exactly(facet.nulls * (root.live_rows - own.rows))
         return _placed(facet, _buckets(segment, facet), missing)
     if root.counts is None or root.paged:
         what = f"what was read for {facet.name!r} when time was up"
         raise LimitError(what, "a part", "all of it", hint="allow more milliseconds", param="budget.ms")
-    homes, counts = segment.homes, root.counts.fields[facet.field]
-    taken = rows_taken(facet.rest, root.filters, root.counts, homes)
-    missing = without_value(own, counts, taken, homes) if facet.nulls else Count.exactly(0)
+    homes, counts, dead = segment.homes, root.counts.fields[facet.field], root.dead.count if root.dead else 0
+    taken = rows_taken(facet.rest, root.filters, root.counts, homes, root.live_rows)
+    missing = Count.exactly(0)
+    if facet.nulls:
+        missing = without_value(own, counts, taken, homes, root.live_rows).or_fewer(dead)
     buckets = list[Bucket]()
     for j, (low, high) in enumerate(zip(counts.low, counts.high, strict=True)):
         if facet.takes_some(low, high):
-            count = in_bucket(counts, j, taken, homes)
+            count = in_bucket(counts, j, taken, homes).or_fewer(dead)  # homes are of dead rows too
             buckets += _texts(own, low, high, count) if own.kind == "text" else [Bucket(low, high, count)]
     return _placed(facet, buckets, missing)
 

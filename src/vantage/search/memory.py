@@ -55,16 +55,20 @@ def log_bytes(segment: Segment) -> int:
 def row_bytes(segment: Segment) -> int:
     """Likewise of a row by its id."""
     longest = ATTRIBUTE_ROW_BYTES_MAX if segment.root.index.by_row else segment.root.index.attribute_bytes * LONGEST
-    entries = ID_PAGE_ROWS * id_entry(bool(segment.root.names))
-    return entries + ATTRIBUTE_COPIES * min(longest, ATTRIBUTES_BYTES_MAX)
+    return _id_pages_bytes(segment) + ATTRIBUTE_COPIES * min(longest, ATTRIBUTES_BYTES_MAX)
 
 
 def rows_bytes(segment: Segment, count: int, vectors: bool) -> int:
     """Likewise of so many rows by their ids."""
-    index, entries = segment.root.index, ID_PAGE_ROWS * id_entry(bool(segment.root.names))
+    index = segment.root.index
     own = MATCH_BYTES + vectors * index.dimension * (VECTOR_BYTES[index.vector_kind] + VALUE_BYTES)
     attributes = ATTRIBUTE_COPIES * min(round(2 * index.attribute_bytes * count), ATTRIBUTES_BYTES_MAX)
-    return entries + count * own + attributes
+    return _id_pages_bytes(segment) + count * own + attributes
+
+
+def _id_pages_bytes(segment: Segment) -> int:
+    """Of a page of each segment of ids."""
+    return sum(min(own.rows, ID_PAGE_ROWS) for own in segment.root.id_pages) * id_entry(bool(segment.root.names))
 
 
 def facets_bytes(segment: Segment, facets: Sequence[Facet]) -> int:

@@ -22,7 +22,7 @@ from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
 from .route.common import PROBABILITY_BITS, Routed
 from .run import Candidates, Run
-from .scan import BlockIds, LrsqScan, Opened, capacity_for, superseded_in, without_rows
+from .scan import BlockIds, LrsqScan, Opened, capacity_for, gone_in, without_rows
 
 WHOLE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
 ATTRIBUTE_WAVES = 2  # after chunks: where attributes are, and these
@@ -136,7 +136,7 @@ def choose(run: Run, selection: Selection, routed: Routed, blocks: Callable[[], 
     more = ATTRIBUTE_WAVES * run.query.attributes  # chunks have none, and blocks may
     if left.waves <= more or not found[0].plan.complete:
         return None
-    if sum(selection.rows) < BLOCKS_SHARE_MIN * run.segment.root.index.rows:
+    if sum(selection.rows) < BLOCKS_SHARE_MIN * run.segment.root.live_rows:
         return found[0]
     blocks_ms = wave_ms([r.size for r in blocks().ranges])
     return found[0] if found[0].ms + more * ROUND_MS < blocks_ms else None
@@ -199,7 +199,7 @@ class ChunkScan(LrsqScan):
         chunk = open_chunk(data, extent.rows, extent.size, self.codec.code_bytes, index, paged, where)
         (self._opened if keep else self._fresh)[place] = data, chunk
         at = chunk.at
-        gone = superseded_in(data, chunk, self.query.superseded, index.id_kind, where)
+        gone = gone_in(data, chunk, self.query.superseded, self.root, where)
         mask = without_rows(self.mask_of(memoryview(data)[at.columns : at.columns_end], at.n, where), gone, at.n)
         self.rows += at.n
         self.matched += int.from_bytes(mask, "little").bit_count()

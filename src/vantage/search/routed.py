@@ -68,7 +68,8 @@ def candidates(run: Run) -> Steps[Candidates]:
 
     def lacks() -> bool:
         """Whether there are fewer than are wanted, and there may be more."""
-        if len(best) >= run.wanted or not (selection is not None or distinct or run.prepared.superseded):
+        some = selection is not None or distinct or run.prepared.superseded or segment.root.dead is not None
+        if len(best) >= run.wanted or not some:
             return False
         return not matched().exact if selection is not None else not _is_seen(scan, run)
 
@@ -136,7 +137,7 @@ def _recall_of_matching(run: Run, scan: Scan, routed: Routed, selection: Selecti
     if every:
         return 1.0
     share = held(spread(routed, scan.directory), run.done)
-    return expected_recall(promise, sum(selection.rows) or run.segment.root.index.rows, share)
+    return expected_recall(promise, sum(selection.rows) or run.segment.root.live_rows, share)
 
 
 def _recall(

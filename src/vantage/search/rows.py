@@ -65,7 +65,7 @@ class StoredRows:
         self.name, self.keys, self.root = name, keys, root
 
     def find(self, identifier: int | bytes) -> Steps[IdEntry | None]:
-        """The row of an id: one GET for a page of ids. None where there was no time for it.
+        """The row of an id: one GET for a page of each segment of ids. None where there was no time for it.
 
         The hash is 64 bits wide, and the builder refuses two ids with one hash. Raises InputError for an id of the
         wrong kind, NotFoundError where no row has it.
@@ -82,10 +82,10 @@ class StoredRows:
         """The rows of ids, None for one that no row has, in one wave; without those whose pages of ids the budget or
         the time does not allow. Raises InputError for an id of the wrong kind.
         """
-        root, pages, attributes = self.root, self.root.id_pages, bool(self.root.names)
-        out: dict[int | bytes, IdEntry | None] = {}
-        wanted: dict[int, list[tuple[int, int | bytes]]] = {}  # (hash, id) by page
-        for identifier in identifiers:
+        root, segments, out = self.root, self.root.id_pages, dict[int | bytes, IdEntry | None]()
+        wanted: dict[tuple[int, int], list[tuple[int, int | bytes]]] = {}  # (hash, id) by segment and page
+        unread: dict[int | bytes, int] = {}  # pages that may have an id
+        for identifier in dict.fromkeys(identifiers):
             if isinstance(identifier, int) != (root.index.id_kind == "i64"):
                 what = f"ids of {self.name!r} are {root.index.id_kind}"
                 raise InputError(what, hint="send an id of that kind", param="id")
@@ -93,39 +93,43 @@ class StoredRows:
                 out[identifier] = None
                 continue
             own_hash = id_hash(identifier)
-            page = bisect_right(pages.first_hash, own_hash) - 1
-            if page < 0:
-                out[identifier] = None
-            else:
-                wanted.setdefault(page, []).append((own_hash, identifier))
-        if not wanted:
-            return out
-        key, entry, numbers, items = self.keys[pages.object], id_entry(attributes), list(wanted), list[Item]()
-        for page in numbers:
-            rows = min(ID_PAGE_ROWS, root.index.rows - page * ID_PAGE_ROWS)
-            start = pages.offset + page * ID_PAGE_ROWS * entry
-            size = root.objects.sizes[pages.object]
-            items.append(Item(key, start, rows * entry, size, pages.crc[page], f"page {page}"))
+            pages = [(s, bisect_right(segments[s].first_hash, own_hash) - 1) for s in reversed(range(len(segments)))]
+            pages = [place for place in pages if place[1] >= 0]
+            unread[identifier] = len(pages)
+            for place in pages:
+                wanted.setdefault(place, []).append((own_hash, identifier))
+        places, entry, items = list(wanted), id_entry(bool(root.names)), list[Item]()
+        for s, page in places:
+            own = segments[s]
+            start = own.offset + page * ID_PAGE_ROWS * entry
+            items.append(self._item(own.object, start, own.rows_of(page) * entry, own.crc[page], f"page {page}"))
 
         def use(arrived: list[int], views: list[memoryview]) -> None:
             for number, view in zip(arrived, views, strict=True):
-                rows = len(view) // entry
-                hashes = view[: 8 * rows].cast("Q")
-                for own_hash, identifier in wanted[numbers[number]]:
-                    at = bisect_right(hashes, own_hash) - 1
-                    if at < 0 or hashes[at] != own_hash:
-                        out[identifier] = None
-                        continue
-                    row, check = (struct.unpack_from("<I", view, column * rows + 4 * at)[0] for column in (8, 12))
-                    if row >= root.index.rows:
-                        raise DamagedError(f"{key}: row {row} of {root.index.rows}", hint="build the index again")
-                    spot = spot_at(view[16 * rows :], rows, at) if attributes else None
-                    out[identifier] = IdEntry(row, check, spot)
+                for own_hash, identifier in wanted[places[number]]:
+                    unread[identifier] -= 1
+                    if (found := self._entry(view, own_hash, items[number].key)) is not None:
+                        out[identifier] = found
 
         fitting, spans = _fitting(items, budget)
         if fitting:
             yield Wave(fitting, spans, use)
-        return out
+        return {identifier: None for identifier, left in unread.items() if not left} | out
+
+    def _entry(self, page: memoryview, own_hash: int, key: str) -> IdEntry | None:
+        """That of a hash in a page of ids, where its row is not dead."""
+        root = self.root
+        rows = len(page) // id_entry(bool(root.names))
+        hashes = page[: 8 * rows].cast("Q")
+        at = bisect_right(hashes, own_hash) - 1
+        if at < 0 or hashes[at] != own_hash:
+            return None
+        row, check = (struct.unpack_from("<I", page, column * rows + 4 * at)[0] for column in (8, 12))
+        if row >= root.index.rows:
+            raise DamagedError(f"{key}: row {row} of {root.index.rows}", hint="build the index again")
+        if root.dead is not None and row in root.dead:
+            return None
+        return IdEntry(row, check, spot_at(page[16 * rows :], rows, at) if root.names else None)
 
     def vectors(self, checks: dict[int, int], budget: Budget) -> Steps[dict[int, bytes]]:
         """Full vectors of rows, verified by their checks; {} when the budget or the time does not allow the wave.

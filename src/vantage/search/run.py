@@ -38,7 +38,7 @@ class Run:
         if distinct is None:
             return self.query.top_k
         field = root.filters[distinct]
-        return min(self.query.top_k, field.distinct + (field.rows < root.index.rows))
+        return min(self.query.top_k, field.distinct + (field.rows < root.live_rows))
 
     def left(self, reserved: int = 0) -> Budget:
         """What it may still spend, with `reserved` GETs and waves kept for later."""

@@ -169,10 +169,10 @@ class LrsqScan:
 
     def mask(self, place: int, data: bytes | memoryview, opened: OpenBlock) -> bytes | bytearray | None:
         """A bit for each row of an extent that may answer, padded to whole groups; None where all may."""
-        if self.query.selection is None and not self.query.superseded:
+        if self.query.selection is None and not self.query.superseded and self.root.dead is None:
             return None
         where = self.where(place)
-        gone = superseded_in(data, opened, self.query.superseded, self.root.index.id_kind, where)
+        gone = gone_in(data, opened, self.query.superseded, self.root, where)
         if self.query.selection is None:
             return without_rows(None, gone, opened.at.n) if gone else None
         plane = plane_of(data, opened.planes, COLUMNS_PLANE, where)
@@ -318,15 +318,18 @@ def rows_taken(plane: memoryview, n: int, columns: int, program: bytes, where: s
     return mask
 
 
-def superseded_in(
-    data: bytes | memoryview, opened: Opened, ids: Set[int | bytes], kind: str, where: str
-) -> int:  # fmt: skip
-    """A bit for each row of an extent whose id is one of these."""
-    if not ids:
-        return 0
-    n = opened.at.n
-    own = all_ids(memoryview(data)[opened.at.ids :], opened.id_width, n, kind, where)
-    return 0 if ids.isdisjoint(own) else sum(1 << i for i, one in enumerate(own) if one in ids)
+def gone_in(data: bytes | memoryview, opened: Opened, superseded: Set[int | bytes], root: Root, where: str) -> int:
+    """A bit for each row of an extent that answers nothing: it is dead, or its id is one of these."""
+    gone, at, n = 0, opened.at, opened.at.n
+    if root.dead is not None:
+        bits = bytearray(aligned(n, GROUP) // 8)
+        if kernels.dead_rows(data, at.rows, n, root.dead.bits, bits):
+            gone = int.from_bytes(bits, "little")
+    if superseded:
+        own = all_ids(memoryview(data)[at.ids :], opened.id_width, n, root.index.id_kind, where)
+        if not superseded.isdisjoint(own):
+            gone |= sum(1 << i for i, one in enumerate(own) if one in superseded)
+    return gone
 
 
 def without_rows(mask: bytearray | None, gone: int, n: int) -> bytes | bytearray:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from copy import copy
 from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, Protocol
 
 from ..format import ROOT_KEY, Directory, Extent, FilterPromise, Promise, Root
+from ..format.log import Id
 from ..read.cache import CACHED, STARTS_OBJECT, Cache
 from ..read.gather import Span
 from ..read.waves import Item, Steps, Wave
@@ -62,6 +64,17 @@ class Segment:
         self._inline = root.objects.keys.index(ROOT_KEY) if ROOT_KEY in root.objects.keys else None
         self.is_small = self.resident is not None and sum(self.resident.places[0].whole) <= SMALL_BYTES
         cache.register(self.keys)
+
+    @property
+    def superseded(self) -> Set[Id]:
+        """Ids that the log has: no row of the generation with one of these may answer."""
+        return frozenset() if self.fresh is None else self.fresh.ids
+
+    @cached_property
+    def live_share(self) -> float:
+        """Of the rows at home in blocks, those that are not dead."""
+        at_home = self.root.index.rows if self.resident is None else self.resident.at_home
+        return self.root.live_rows / max(1, at_home)
 
     def with_fresh(self, fresh: FreshRows | None) -> Segment:
         """The same with the log as it is now."""
@@ -163,7 +176,8 @@ class Segment:
         flags = self.flags(directory, renditions)
         if selection is not None:
             return self._plan_matching(query, routed, selection, flags, directory, budget)
-        rows = min(query.nearest + (query.without is not None), directory.at_home)
+        rows = query.nearest + (query.without is not None)
+        rows = min(math.ceil(rows / self.live_share), directory.at_home) if self.live_share else 0
         last = False
         while True:
             plan = plan_scan(routed, flags, directory, renditions, price, contract.gets, budget)
@@ -194,10 +208,10 @@ class Segment:
         renditions, gets = self.rendition(query), self.root.contract.gets
         if selection.rows and sum(selection.rows) < FEW_MATCHES * query.nearest:
             return plan_scan(routed, flags, directory, renditions, READ_ALL, gets, budget)
-        matches = sum(selection.rows) or float(self.root.index.rows)
-        if not self.root.filter_promises and selection.rows and matches >= BLOCKS_SHARE_MIN * self.root.index.rows:
+        matches = sum(selection.rows) or float(self.root.live_rows)
+        if not self.root.filter_promises and selection.rows and matches >= BLOCKS_SHARE_MIN * self.root.live_rows:
             # Nothing was measured: the nearest of half of all rows lie about where twice as many of all rows do.
-            nearest = min(TOP_K_MAX, round(query.nearest * self.root.index.rows / matches))
+            nearest = min(TOP_K_MAX, round(query.nearest * self.root.live_rows / matches))
             price = promise_of(self.root.contract, self.root.promises, nearest, query.recall).price
             return plan_scan(routed, flags, directory, renditions, price, gets, budget)
         promise = self.filter_promise(query, by_chunks=False)
@@ -264,7 +278,7 @@ class Segment:
 
 
 def _rows_of(plan: Plan, directory: Directory) -> int:
-    """Distinct rows that a plan is sure to scan: those at home in its extents."""
+    """Distinct rows that a plan is sure to scan, dead ones too: those at home in its extents."""
     homes = directory.homes
     inside = {i for r in plan.ranges for i in range(r.first, r.last)}
     inside.update(plan.cached)

@@ -126,8 +126,7 @@ class ColumnScan:
             opened = open_chunk(data, *sizes, index, root.paged, where)
             plane = memoryview(data)[opened.at.columns : opened.at.columns_end]
         bits = (1 << self.directory.homes[place]) - 1  # they come first
-        if self.segment.fresh is not None:
-            bits &= ~scan.superseded_in(data, opened, self.segment.fresh.ids, index.id_kind, where)
+        bits &= ~scan.gone_in(data, opened, self.segment.superseded, root, where)
         if self.selection is not None:
             program = self.selection.program.data
             bits &= int.from_bytes(scan.rows_taken(plane, n, len(root.filters), program, where), "little")

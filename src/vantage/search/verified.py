@@ -32,7 +32,7 @@ def is_for(selection: Selection, root: Root) -> bool:
 def instead(run: Run, selection: Selection, ms: float) -> Query | None:
     """The query that finds the rows to look at, where that is quicker by the model than what takes `ms`; else None."""
     query, segment, root = run.query, run.segment, run.segment.root
-    share = sum(selection.rows) / root.index.rows
+    share = sum(selection.rows) / max(1, root.live_rows)
     if share < SHARE_MIN or query.distinct is not None or not any(r.attributes for r in root.renditions):
         return None
     if not is_for(selection, root):

@@ -30,7 +30,7 @@ from ..format import (
 )
 from .filtered import Base, Selection
 from .projected import buckets, known_bases
-from .scan import Tail, rows_taken, superseded_in
+from .scan import Tail, gone_in, rows_taken
 from .segment import Segment
 
 WALK_BYTES_MAX = 4 << 20  # of blocks or chunks that a page reads and keeps
@@ -144,7 +144,8 @@ def plan_walk(
 def _by_blocks(segment: Segment, selection: Selection | None, rendition: int) -> Walk:
     """Rows as they lie in blocks: those at home there."""
     assert segment.resident is not None
-    return _walk(selection, segment.resident, [Group(_blocks(segment.resident, selection))], rendition=rendition)
+    groups = [Group(_blocks(segment.resident, selection))]
+    return _walk(segment, selection, segment.resident, groups, rendition=rendition)
 
 
 def _by_base(segment: Segment, selection: Selection | None, base: Base) -> Walk:
@@ -154,7 +155,7 @@ def _by_base(segment: Segment, selection: Selection | None, base: Base) -> Walk:
     groups = [Group(_chunks(p, j, able), low=p.low[j], high=p.high[j]) for j in buckets(base)]
     if base.nulls:
         groups.append(Group(_chunks(p, len(p.low), able), nulls=True))
-    return _walk(selection, p.directory, groups, projection=p, spans=spans)
+    return _walk(segment, selection, p.directory, groups, projection=p, spans=spans)
 
 
 def _by_field(
@@ -188,7 +189,7 @@ def _by_projection(segment: Segment, selection: Selection | None, projection: Pr
     ]
     if all(base.nulls for base in own):
         groups.append(Group(_chunks(projection, len(projection.low), able), nulls=True))
-    return _walk(selection, projection.directory, groups, projection=projection)
+    return _walk(segment, selection, projection.directory, groups, projection=projection)
 
 
 def _whole(segment: Segment, selection: Selection | None, field: int, rendition: int) -> list[Walk]:
@@ -218,11 +219,11 @@ def can_order(segment: Segment, selection: Selection | None, field: int, renditi
 
 
 def _walk(
-    selection: Selection | None, directory: Directory, groups: Sequence[Group], *, rendition: int = 0,
-    projection: Projection | None = None, spans: tuple[Span, ...] | None = None,
+    segment: Segment, selection: Selection | None, directory: Directory, groups: Sequence[Group], *,
+    rendition: int = 0, projection: Projection | None = None, spans: tuple[Span, ...] | None = None,
 ) -> Walk:  # fmt: skip
     rows = sum(directory.homes[i] for group in groups for i in group.extents)
-    wanted = sum(selection.rows) if selection and selection.rows else rows
+    wanted = sum(selection.rows) if selection and selection.rows else segment.live_share * rows
     groups = [group for group in groups if group.extents]
     return Walk(directory, rendition, projection, groups, min(1.0, wanted / max(1, rows)), spans=spans)
 
@@ -293,8 +294,7 @@ class RowScan:
             plane = memoryview(data)[opened.at.columns : opened.at.columns_end]
         self.rows += n
         bits = (1 << self.directory.homes[place]) - 1  # they come first; copies are listed where they are at home
-        if self.segment.fresh is not None:
-            bits &= ~superseded_in(data, opened, self.segment.fresh.ids, index.id_kind, where)
+        bits &= ~gone_in(data, opened, self.segment.superseded, root, where)
         if self.selection:
             program = self.selection.program.data
             bits &= int.from_bytes(rows_taken(plane, n, len(root.filters), program, where), "little")
