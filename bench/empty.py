@@ -29,7 +29,7 @@ from vantage.log.state import BYTES_MAX, OPERATIONS_MAX
 TOKENS = {"VANTAGE_TOKEN": "bench", "VANTAGE_WRITE_TOKEN": "bench-w"}
 BODY_BYTES = 3 << 20
 QUERIES = 10
-CASES = ((96, "f16"), (384, "f16"), (1536, "f32"), (4096, "f32"))  # dimension, vectors
+CASES = ((4096, "f32"), (1536, "f32"), (384, "f16"), (96, "f16"))  # dimension, vectors
 ASKED: dict[str, dict[str, Any]] = {
     "nearest": {}, "filtered": {"filter": {"n": {"$lt": 100}}}, "distinct": {"distinct": "n"},
     "exact": {"exact": True, "top_k": 100},
@@ -96,10 +96,13 @@ def main() -> None:
     for dimension, kind in CASES:
         if given.only not in (None, dimension):
             continue
-        with tempfile.TemporaryDirectory() as state, serve(Path(state), variables=TOKENS) as server:
+        with tempfile.TemporaryDirectory() as state:
             name = f"d{dimension}"
-            told = filled(server, name, dimension, kind, given.share)
-            print(json.dumps(told | asked(server, name, dimension)), flush=True)
+            with serve(Path(state), variables=TOKENS) as server:
+                told = filled(server, name, dimension, kind, given.share)
+                told |= {f"writer_{what}": n for what, n in asked(server, name, dimension).items()}
+            with serve(Path(state), variables=TOKENS) as server:  # which reads the log anew
+                print(json.dumps(told | asked(server, name, dimension)), flush=True)
 
 
 if __name__ == "__main__":
