@@ -19,7 +19,7 @@ from ..errors import ChangedError, LimitError, StoreError, VantageError
 from ..format.current import Current
 from ..format.log import REQUESTS_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_KEY, Id, pack_request
 from .commit import check_request, commit
-from .conditions import BaseRow, Write
+from .conditions import ROW_BYTES, BaseRow, Write
 from .segment import Draw
 from .state import BYTES_MAX, Clock, LogState, follow, read_log
 from .store import LogStore
@@ -135,7 +135,11 @@ class Sequencer:
     @property
     def nbytes(self) -> int:
         """About what is held of the log."""
-        return sum(map(len, self._kept.segments.values()))
+        nbytes, state = sum(map(len, self._kept.segments.values())), self._state
+        if state is not None and state.tail.shape is not None:
+            _, operations, logged = state.tail.held(state.current.log.start)
+            nbytes += ROW_BYTES * operations + max(0, logged - operations * state.tail.shape.vector_bytes)
+        return nbytes
 
     def forget(self) -> None:
         """Lets go of all that is held: the next that asks reads the log."""
