@@ -29,7 +29,7 @@ from vantage.log.state import BYTES_MAX, OPERATIONS_MAX
 TOKENS = {"VANTAGE_TOKEN": "bench", "VANTAGE_WRITE_TOKEN": "bench-w"}
 BODY_BYTES = 3 << 20
 QUERIES = 10
-CASES = ((4096, "f32"), (1536, "f32"), (384, "f16"), (96, "f16"))  # dimension, vectors
+CASES = ((96, "f16"), (384, "f16"), (1536, "f32"), (4096, "f32"))  # dimension, vectors
 ASKED: dict[str, dict[str, Any]] = {
     "nearest": {}, "filtered": {"filter": {"n": {"$lt": 100}}}, "distinct": {"distinct": "n"},
     "exact": {"exact": True, "top_k": 100},
