@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vantage.errors import DamagedError, InputError
-from vantage.format import Current
-from vantage.format.log import Id
+from vantage.errors import DamagedError
+from vantage.format import Current, Root
+from vantage.format.log import NONCE_BYTES, Id
 from vantage.log.move import advance, unsealed
 from vantage.log.state import read_log
 from vantage.log.tail import DELETE, PATCH, UPSERT, Tail, members_of
@@ -29,17 +30,21 @@ from vantage.log.tail import DELETE, PATCH, UPSERT, Tail, members_of
 from .bucket.generations import find_generation, send, whole
 from .bucket.log_store import StoreLog
 from .bucket.store import ConflictError, FolderStore, ObjectStore, beside
+from .context import unheard
+from .first_build import first_build, write_empty
 from .flush import Live, flush, open_live, pending_rows, record_of, resolve, unfit
 from .ingest.arrays import Arrays, Ids
 from .ingest.formats.batch import DTYPES
 from .mutable import MutableIndex
 from .progress import SILENT, Progress
+from .tune.options import Options
 from .vector_index import VectorIndex
 from .write.publish import Named
 
 PENDING_SHARE, DEAD_SHARE = 0.25, 0.2  # of the rows that live, that may come by flushes, and that may be dead
 TRIES = 3  # where another compaction, or a gc, came first
 COPY_BYTES = 8 << 20
+BUILT = Options()  # an empty index, where nothing is said
 
 
 @dataclass(frozen=True)
@@ -68,21 +73,27 @@ class Folded:
     rebuild_pays: bool = False
 
 
-def compact(store: ObjectStore, progress: Progress = SILENT) -> Folded:
+def compact(
+    store: ObjectStore, progress: Progress = SILENT, first: Options = BUILT,
+    note: Callable[[str], None] = unheard,
+) -> Folded:  # fmt: skip
     """Writes a generation that has all that is in the log, and makes it live; what is written meanwhile stays in the
     log.
 
     A flush writes what is new, and holds that in memory with the root. Where the rows that came so are over a quarter
     of all, dead ones over a fifth, or the index is of a kind that takes no flush, all is written anew, with all rows in
-    memory. What was trained stays as it was. Raises NotFoundError without an index; InputError where no row would be
-    left, or the index cannot take one; ConflictError where others always came first; DamagedError, StoreError. Then
-    nothing changed.
+    memory. What was trained stays as it was. An empty index is built, with the options `first`; one whose last row was
+    deleted is empty again. note: hears what is found out about the rows that are built. Raises NotFoundError without an
+    index; InputError where the index cannot take a row; ConflictError where others always came first; DamagedError,
+    StoreError. Then nothing changed.
     """
     with beside(store):
-        return asyncio.run(_compact(store, progress))
+        return asyncio.run(_compact(store, progress, first, note))
 
 
-async def _compact(store: ObjectStore, progress: Progress) -> Folded:
+async def _compact(
+    store: ObjectStore, progress: Progress, first: Options, note: Callable[[str], None]
+) -> Folded:  # fmt: skip
     log = StoreLog(store)
     for _ in range(TRIES):
         state = await unsealed(log, await read_log(log, time.monotonic), time.monotonic, token_bytes)
@@ -93,7 +104,7 @@ async def _compact(store: ObjectStore, progress: Progress) -> Folded:
             gone = root.index.rows - root.live_rows
             return Folded(live.current.generation, state.seq, root.live_rows, pending=pending_rows(root), dead=gone)
         with TemporaryDirectory() as folder:
-            made = await asyncio.to_thread(_write, store, live, tail, Path(folder))
+            made = await asyncio.to_thread(_write, store, live, tail, Path(folder), first, progress, note)
             current, objects, text = made.named
             home = FolderStore(Path(folder, "new"))
             written = await asyncio.to_thread(send, home, current, objects, text, store, progress)
@@ -110,15 +121,26 @@ class _Made(NamedTuple):
     folded: Folded
 
 
-def _write(store: ObjectStore, live: Live, tail: Tail, folder: Path) -> _Made:
+def _write(
+    store: ObjectStore, live: Live, tail: Tail, folder: Path, first: Options, progress: Progress,
+    note: Callable[[str], None],
+) -> _Made:  # fmt: skip
     """Writes the next generation into `new` below a folder, by a flush where that can be."""
     root, new = live.stored.root, folder / "new"
+    if root.is_empty:
+        rows = {identifier: fresh for identifier, fresh in tail.rows.items() if fresh.kind == UPSERT}
+        if not rows:
+            return _emptied(root, new, 0)
+        first_build(root, rows, new, first, progress, note)
+        return _Made(Named(*whole(new)), Folded("", 0, len(rows), len(rows), how="build", why="it was empty"))
     why = unfit(root)
     if not why:
         changes = resolve(live.stored, tail)
-        rows, added = root.index.rows + changes.coming.rows, pending_rows(root) + changes.coming.rows
+        rows_in_all, added = root.index.rows + changes.coming.rows, pending_rows(root) + changes.coming.rows
         gone = root.index.rows - root.live_rows + len(changes.gone)
-        left = rows - gone
+        left = rows_in_all - gone
+        if not left:
+            return _emptied(root, new, changes.deleted)
         if added > PENDING_SHARE * left:
             why = f"{added:,} of {left:,} rows came by flushes"
         elif gone > DEAD_SHARE * left:
@@ -134,6 +156,8 @@ def _write(store: ObjectStore, live: Live, tail: Tail, folder: Path) -> _Made:
             rmtree(new)
     _fetch(store, live.current, folder / "old")
     index = VectorIndex.load(folder / "old").held
+    if not rows_left(index, tail):
+        return _emptied(root, new, index.rows.count)
     index.follow()
     upserted, patched, deleted = apply(index, tail)
     index.write(new, text_room=True)
@@ -142,16 +166,30 @@ def _write(store: ObjectStore, live: Live, tail: Tail, folder: Path) -> _Made:
     return _Made(named, _told(folded, named))
 
 
+def _emptied(root: Root, new: Path, deleted: int) -> _Made:
+    """An empty generation of what an index holds, that had so many rows."""
+    write_empty(root, token_bytes(NONCE_BYTES).hex(), new)
+    return _Made(Named(*whole(new)), Folded("", 0, 0, deleted=deleted, how="rewrite", why="no row is left"))
+
+
 def _told(folded: Folded, named: Named) -> Folded:
     """With what the manifest says of prices."""
     living = json.loads(named.text).get("living", {})
     return replace(folded, measured=living.get("measured", False), rebuild_pays=living.get("rebuild_pays", False))
 
 
-def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
-    """Takes what a log says into an index: (rows upserted, patched, deleted) that it changed.
+def rows_left(index: MutableIndex, tail: Tail) -> int:
+    """How many rows an index has once it has taken what a log says."""
+    row_of = index.row_of()
+    come = sum(fresh.kind == UPSERT and identifier not in row_of for identifier, fresh in tail.rows.items())
+    gone = sum(fresh.kind == DELETE and identifier in row_of for identifier, fresh in tail.rows.items())
+    return index.rows.count + come - gone
 
-    Raises InputError where no row would be left, or a row is one that the index cannot hold.
+
+def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
+    """Takes what a log says into an index, which leaves it a row: (rows upserted, patched, deleted) that it changed.
+
+    Raises InputError where a row is one that the index cannot hold.
     """
     row_of, names, stored = index.row_of(), index.attributes.names, index.stored
     coming, vectors = dict[Id, bytes](), list[npt.NDArray[Any]]()  # rows as they will be
@@ -169,8 +207,6 @@ def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
         if row is not None:
             gone.append(row)
             deleted += fresh.kind == DELETE
-    if len(gone) - len(coming) >= index.rows.count:
-        raise InputError("no row would be left", hint="delete the index, or write rows before it is compacted")
     if coming:
         text_ids = [identifier for identifier in coming if isinstance(identifier, bytes)]
         ids: Ids = text_ids if isinstance(stored.id_of, list) else np.array([*coming], np.int64)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .filters.estimate import FilterEstimate
 
 
-def _unheard(sentence: str) -> None:
+def unheard(sentence: str) -> None:
     """Keeps no note."""
 
 
@@ -39,7 +39,7 @@ class BuildContext:
     metric: str
     options: Options = Options()
     progress: Progress = SILENT
-    note: Callable[[str], None] = _unheard
+    note: Callable[[str], None] = unheard
     skip_bad_rows: bool = False
     workers: int | None = None
     cluster: str | None = None

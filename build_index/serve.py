@@ -65,9 +65,9 @@ def load(bucket: Path, state: Path = STATE, *, only: str = "", prune: bool = Fal
     """Copies every file of the folder `bucket` into the local R2 kept in the folder `state`; keys are relative paths.
 
     Objects that are there with the same bytes are left alone, `CURRENT` keys are written last, and with `prune` keys
-    that have no file are deleted, but for logs of indexes that are in the folder: they were written here. With `only`,
-    that top folder alone is looked at. Names that start with a dot are left out, and folders whose names a Worker
-    refuses (`unserved`).
+    that have no file are deleted, but for logs of indexes that are in the folder, and indexes that were made here. With
+    `only`, that top folder alone is looked at. Names that start with a dot are left out, and folders whose names a
+    Worker refuses (`unserved`).
     Returns the counts `written`, `kept`, `deleted` and `bytes` (written).
     Raises InputError when there is no such folder or a link in it, VantageError when the copy fails.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import secrets
 import sys
@@ -17,19 +18,31 @@ from typing import Any
 from urllib.parse import quote
 
 from vantage.bounded_json import loads
-from vantage.errors import ChangedError, ConditionError, InputError, LogFullError, StoreError, VantageError
+from vantage.errors import (
+    ChangedError,
+    ConditionError,
+    ExistsError,
+    InputError,
+    LogFullError,
+    StoreError,
+    VantageError,
+)
 from vantage.format.log import OPERATIONS_MAX
-from vantage.http.request import DEPTH_MAX
+from vantage.http.create import FIELDS as NEW_FIELDS
+from vantage.http.create import check_like, parse_new
+from vantage.http.request import DEPTH_MAX, check_known
 from vantage.http.writes import FRAME, FRAME_MAGIC, FRAME_VERSION, PARTS_MAX, parse_rows, submission_of
 from vantage.index import Index
+from vantage.log.create import create, new_of
 from vantage.log.sequencer import Sequencer
 from vantage.log.state import read_log
 from vantage.log.submission import Done, request_key
 from vantage.read.deadline import Deadline
 
 from .bucket.log_store import StoreLog
+from .bucket.names import check_name
 from .bucket.open import open_index
-from .bucket.store import store_at
+from .bucket.store import beside, store_at
 from .ingest.json_rows import json_rows
 from .ingest.source import Source
 
@@ -101,6 +114,30 @@ def sender(address: str, environment: Mapping[str, str]) -> Send:
     return send
 
 
+def create_index(address: str, fields: Fields, environment: Mapping[str, str] = os.environ) -> bool:
+    """Makes an empty index in a folder, at s3:// or r2://, or at https://HOST/NAME of a service; whether it did, as an
+    index that is there already, and like it, stays as it is. fields: as PUT /v1/indexes/{index} has them: `dimension`,
+    and perhaps `metric`, `vectors`, `ids`, `attributes`, `model`.
+
+    Raises InputError for fields that are none, and as `sender`; ExistsError where another index is there; StoreError.
+    """
+    for name in fields:
+        check_known(name, NEW_FIELDS, name)
+    new = parse_new(fields)
+    if address.startswith(("http://", "https://")):
+        connect, path = _service(address)
+        token = _token(environment, "VANTAGE_WRITE_TOKEN")
+        body, headers = json.dumps(fields).encode(), {"Authorization": f"Bearer {token}"}
+        return bool(_asked(connect, "PUT", path, body, headers | {"Content-Type": "application/json"})["created"])
+    check_name(address)
+    store = store_at(address, environment)
+    with beside(store, make=True):
+        made = asyncio.run(create(StoreLog(store), new, time.time()))
+    if not made:
+        check_like(address, new, new_of(open_index(address).root))
+    return made
+
+
 def _to_service(address: str, environment: Mapping[str, str]) -> Send:
     connect, path = _service(address)
     return partial(_post, connect, f"{path}/write", _token(environment, "VANTAGE_WRITE_TOKEN"))
@@ -150,12 +187,14 @@ def _asked(
         connection.close()
     try:
         told: dict[str, Any] = json.loads(text)
-        if status == 200 and "seq" in told:
+        if status in (200, 201) and "seq" in told:
             return told
         words = {"hint": str(told.get("hint") or ""), "param": str(told.get("param") or "")}
-        message, row = str(told["detail"]), told.get("id")
+        message, row, code = str(told["detail"]), told.get("id"), told.get("code")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise StoreError(f"the service answered {status}, and not as one of ours does", hint="check it") from None
+    if code == ExistsError.code:
+        raise ExistsError(message, **words)
     if status == ConditionError.status:
         raise ConditionError(message, row.encode() if isinstance(row, str) else row, told.get("seq"), **words)
     kinds: dict[int, type[VantageError]] = {LogFullError.status: LogFullError, 503: StoreError, 500: StoreError}

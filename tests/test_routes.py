@@ -346,7 +346,7 @@ def test_cors(service: Service, origins: tuple[str, ...], origin: str | None, al
 
 def test_options_of_what_there_is_not(service: Service) -> None:
     problem(send(service, "OPTIONS", "/none", access=Access(public=True)), 404, "not_found", "path")
-    assert send(service, "OPTIONS", "/v1/indexes/words").headers["allow"] == "GET, HEAD, OPTIONS, DELETE"
+    assert send(service, "OPTIONS", "/v1/indexes/words").headers["allow"] == "GET, HEAD, OPTIONS, PUT, DELETE"
 
 
 def test_unknown_indexes(service: Service, words: Built) -> None:

@@ -269,6 +269,29 @@ def test_a_reader_knows_what_was_acknowledged() -> None:
     asyncio.run(scenario())
 
 
+def test_a_reader_far_behind_reads_what_its_sequencer_has_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        store, clock = MemoryLog(current().pack()), Clock()
+        monkeypatch.setattr(sequencer_module, "KEPT_BYTES", 600)
+        one, before = Sequencer(store, clock), await read_log(store, clock)
+        held = []
+        for n in range(1, 21):
+            await one.submit(upsert(n))
+            held.append(one.nbytes)
+        assert len(one._kept.segments) < 5 and max(held) < 12_000
+
+        async def ask(name: str, etag: str, log: str, seq: int) -> News:
+            return await one.since(etag, log, seq)
+
+        gets = store.gets
+        after = await follow(await relayed(ask, "name", before, store, clock), before, clock)
+        assert after.seq == 20 and sorted(after.tail.rows) == list(range(1, 21)) and store.gets - gets < 20
+        assert all(row.vector for row in after.tail.rows.values())
+        assert one._state is not None and not any(row.vector for row in one._state.tail.rows.values())
+
+    asyncio.run(scenario())
+
+
 def test_another_writer_is_seen_within_a_second() -> None:
     async def scenario() -> None:
         store, clock = MemoryLog(current().pack()), Clock()

@@ -117,6 +117,8 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
         root = Root.unpack(data, current.root.key)
     except DamagedError as error:
         return report | {"damage": [error.message], "damages": 1}
+    if root.is_empty:  # nothing else is there
+        return report | {"rows": 0, "blocks": 0, "codes": 0, "damage": [], "damages": 0}
     keys = root.objects.resolve("", current.generation)
     total, done = sum(root.objects.sizes), 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from vantage.errors import StoreError
+from vantage.errors import InputError, StoreError
 from vantage.follow import Followed
 from vantage.index import Index
 from vantage.read.bucket import Folder
@@ -30,6 +30,14 @@ def open_written(path: Path | str) -> Index:
         if (index := asyncio.run(read(open_index(path)))) is not None:
             return index
     raise StoreError(f"the log of {path} went on faster than it was read", hint="try again")
+
+
+def open_built(path: Path | str) -> Index:
+    """As `open_index`, of an index in which rows were built. Raises InputError for an empty one."""
+    index = open_index(path)
+    if index.root.is_empty:
+        raise InputError(f"{path} is empty: its rows are in its log", hint="`vantage compact` builds them in")
+    return index
 
 
 def open_index(path: Path | str, cache_bytes: int = 0) -> Index:

@@ -20,6 +20,7 @@ from ..bucket.open import open_index
 from ..bucket.store import store_at
 from ..compact import compact
 from ..plain import plain
+from ..tune.options import Options
 from .terminal import Address, Bucket, Json, State, count, err, folder, out, print_json, progress, size
 
 
@@ -84,13 +85,19 @@ def generations_command(index: Address, as_json: Json = False) -> None:
     out.print(table)
 
 
-def compact_command(index: Address, as_json: Json = False) -> None:
+def compact_command(
+    index: Address,
+    recall: Annotated[float, typer.Option(help="Recall to promise, of an empty index: it is built.")] = Options.recall,
+    fast: Annotated[bool, typer.Option("--fast", help="Train no router, of an empty index.")] = Options.fast,
+    as_json: Json = False,
+) -> None:
     """Fold what was written to an index into a new generation, and make that live; writes go on meanwhile.
 
     Example: vantage compact r2://bucket/wordnet
     """
     with progress(0, "bytes") as bar:
-        folded = compact(store_at(index), bar.phase("compact"))
+        first = Options(recall=recall, fast=fast)
+        folded = compact(store_at(index), bar.phase("compact"), first, lambda text: err.print(f"note: {plain(text)}"))
     if as_json:
         print_json(asdict(folded))
         return

@@ -11,7 +11,7 @@ from rich.table import Table
 from vantage.errors import InputError
 from vantage.search.query import Query
 
-from ..bucket.open import open_index
+from ..bucket.open import open_built
 from ..evaluate.by_filter import SUITE_QUERIES, evaluate_by_filter, picture_by_filter
 from ..evaluate.curve import CURVE_QUERIES, picture
 from ..evaluate.curve import curve as measure_curve
@@ -68,7 +68,7 @@ def eval_command(
         if svg is not None:
             writable(svg, index, *(file for file in (vector, queries) if file is not None))
         most = CURVE_QUERIES if limit is None else limit
-        form = read_form(open_index(index), vector, identifier, queries, None).spread(most)
+        form = read_form(open_built(index), vector, identifier, queries, None).spread(most)
         _curve(index, form, k, nbytes(cache), warm, rerank, include or [], svg, as_json)
         return
     if by_filter:
@@ -76,12 +76,12 @@ def eval_command(
             raise InputError("--filters asks plain queries, nothing cached", hint="leave the other options out")
         if svg is not None:
             writable(svg, index, *(file for file in (vector, queries) if file is not None))
-        form = read_form(open_index(index), vector, identifier, queries, None)
+        form = read_form(open_built(index), vector, identifier, queries, None)
         _by_filter(index, form.spread(SUITE_QUERIES if limit is None else limit), k, recall, svg, as_json)
         return
     if svg is not None:
         raise InputError("--svg draws a curve", hint="add --curve or --filters")
-    form = read_form(open_index(index), vector, identifier, queries, limit)
+    form = read_form(open_built(index), vector, identifier, queries, limit)
     with progress(len(form.vectors), "queries") as bar:
         result = evaluate(
             index, form, k=k, cache_bytes=nbytes(cache), warm=warm, recall=recall, rerank=rerank,

@@ -35,7 +35,7 @@ from .rows import rows
 from .serve import serve
 from .terminal import complain, printable
 from .worker import worker
-from .write import delete, log, patch, upsert
+from .write import create, delete, log, patch, upsert
 
 Usage: Any = typer.BadParameter.__base__  # the error of a wrong command line, which typer has under no name
 
@@ -109,6 +109,7 @@ app.command()(explain)
 app.command()(price)
 app.command()(serve)
 app.command()(worker)
+app.command()(create)
 app.command()(upsert)
 app.command()(patch)
 app.command()(delete)

@@ -54,7 +54,8 @@ def info(index: Address, as_json: Json = False) -> None:
     table = Table(title=plain(index), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column()
-    for name in ("generation", "rows", "dimension", "metric", "id", "blocks", "codec", "router"):
+    facts = ("generation", "rows", "dimension", "metric", "id", "blocks", "codec", "router")
+    for name in ("generation", "fresh", "dimension", "metric", "id") if root.is_empty else facts:
         table.add_row(name, f"{described[name]:,}" if isinstance(described[name], int) else str(described[name]))
     if described["model"]:
         table.add_row("model", plain(described["model"]))
@@ -65,6 +66,8 @@ def info(index: Address, as_json: Json = False) -> None:
     )
     out.print(table)
     show_values(described["attributes"], out)
+    if root.is_empty:  # all rows are in the log, and answers exact
+        return
     show_costs(described["attributes"], out)
     points = Table(
         "k", "recall", "GETs", "bytes", title="measured on held-out rows, nothing cached", title_justify="left"

@@ -1,4 +1,4 @@
-"""The commands that write rows behind an index, and show its log: upsert, patch, delete, log."""
+"""The commands that make an empty index, write to one and show its log: create, upsert, patch, delete, log."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from vantage.errors import InputError
+
 from ..ingest.open import open_source
 from ..plain import plain
-from ..writes import line_batches, log_of, sender, source_batches, write_rows
+from ..writes import create_index, line_batches, log_of, sender, source_batches, write_rows
 from .terminal import Json, count, err, out, print_json, progress, size
 
 LINES = (".jsonl", ".ndjson")
@@ -24,6 +26,44 @@ Written = Annotated[
     ),
 ]
 Rows = Annotated[Path, typer.Argument(help="JSON Lines, a row a line; - for standard input.", metavar="SOURCE")]
+
+
+def create(
+    index: Written,
+    dimension: Annotated[int, typer.Option(help="Values of a vector.")],
+    metric: Annotated[str, typer.Option(help="cosine, l2 or dot.")] = "cosine",
+    vectors: Annotated[str, typer.Option(help="How vectors are stored: f16, f32, u8 or i8.")] = "f16",
+    ids: Annotated[str, typer.Option(help="text or integer.")] = "text",
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME:TYPE, to filter by: text, text[] (lists), integer, number, boolean, time. Repeatable."),
+    ] = None,
+    stored: Annotated[
+        list[str] | None, typer.Option(help="NAME:TYPE, kept and not filtered by; json too. Repeatable.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="What makes the vectors; queries that name another fail.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an empty index, which takes writes at once; `vantage compact` builds it later.
+
+    Example: vantage create bucket/docs --dimension 384 --attribute lang:text --attribute year:integer
+    """
+    attributes = [_declared(text, "--attribute", True) for text in attribute or ()]
+    attributes += [_declared(text, "--stored", False) for text in stored or ()]
+    fields = {"dimension": dimension, "metric": metric, "vectors": vectors, "ids": ids, "attributes": attributes}
+    made = create_index(index, fields | ({} if model is None else {"model": model}), os.environ)
+    if as_json:
+        print_json({"index": index, "created": made})
+        return
+    out.print(f"{plain(index)}: {'made' if made else 'is there already, as it is to be'}", highlight=False)
+
+
+def _declared(text: str, option: str, filtered: bool) -> dict[str, Any]:
+    """An attribute as HTTP has it."""
+    name, colon, kind = text.rpartition(":")
+    if not colon:
+        raise InputError(f"{option} {text!r} has no type", hint="write NAME:TYPE, as in lang:text")
+    return {"name": name, "type": kind.removesuffix("[]"), "list": kind.endswith("[]"), "filter": filtered}
 
 
 def upsert(

@@ -32,7 +32,7 @@ from vantage.search.prepare import I16_NORM
 from vantage.search.route.bec_tree import MARGIN_MAX, MARGIN_UNIT
 from vantage.search.route.common import SCALE_MIN, UNIT_MAX
 
-from ..bucket.open import open_index
+from ..bucket.open import open_built
 from ..ingest.rows import F32
 from ..routers.packing import unpack
 from ..routers.tree import paths
@@ -344,7 +344,7 @@ def routing_pages(path: Path, index: Index) -> bytes:
 
 def export_router(path: Path, out: Path) -> dict[str, Any]:
     """Writes the router of bucket/name to `out`. Returns what the model says of itself, and its bytes."""
-    index = open_index(path)
+    index = open_built(path)
     model = router_model(index, routing_pages(path, index))
     data = model.SerializeToString()
     out.write_bytes(data)

@@ -38,7 +38,7 @@ from vantage.format import (
 from ..blocks.layout import Layout, decode_centres
 from ..blocks.partition import Partition
 from ..bucket.generations import whole
-from ..bucket.open import open_index
+from ..bucket.open import open_built
 from ..bucket.rows import is_dead
 from ..bucket.store import FolderStore
 from ..codecs import rabitq, sign
@@ -77,7 +77,7 @@ def reopen(path: Path) -> Saved:
 
     Raises NotFoundError, InputError for one of an early version, or DamagedError where it is not what was written.
     """
-    index = open_index(path)
+    index = open_built(path)
     root, generation = index.root, index.current.generation
     if root.promises is None:
         raise InputError(f"{path} was built before indexes had promises", hint="build it again")

@@ -4,6 +4,7 @@ VantageError
 ├── InputError        fix the request or the source: wrong type, size, name or value
 │   ├── LimitError    a stated limit was passed: carries the limit and the value sent
 │   ├── NotFoundError no such index, row or column
+│   ├── ExistsError   an index of this name is there, which holds other rows
 │   └── ConditionError a write's condition does not hold: carries the row and its seq
 ├── LogFullError      writes came faster than they were compacted: compact, and try again
 ├── DamagedError      the index does not hold together: publish or build it again
@@ -62,6 +63,13 @@ class NotFoundError(InputError):
 
     code = "not_found"
     status = 404
+
+
+class ExistsError(InputError):
+    """An index of this name is there already, and is not like the one that was to be made."""
+
+    code = "index_exists"
+    status = 409
 
 
 class ConditionError(InputError):

@@ -84,11 +84,8 @@ class Followed:
             elif fresh is None or fresh.seq != tail.next - 1:
                 fresh = fresh or FreshRows.none(self.index.root, self.index.seq)
                 base = await self.index.base_rows(fresh.unresolved(tail), own)
-                known, fresh = fresh.seq, fresh.followed(tail, base)
-                for identifier, row in tail.rows.items():
-                    if row.seq > known:
-                        tail.rows[identifier] = row._replace(vector=b"")
-                self.index = self.index.with_fresh(fresh)
+                self.index = self.index.with_fresh(fresh.followed(tail, base))
+                tail.rows.clear()  # all of it is there now
             self.read_at = began
             if since is None:
                 self.bucket_at = began

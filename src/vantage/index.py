@@ -88,7 +88,7 @@ class Index:
             )
         current = Current.unpack(data, f"{name}/CURRENT")
         if current.deleted:
-            what, hint = f"the index {name!r} was deleted", "publish another one under its name"
+            what, hint = f"the index {name!r} was deleted", "`vantage create` makes another one under its name"
             raise NotFoundError(what, hint=hint, param="index")
         reader = Reader(bucket, {}, receipt)
         root = await reader.whole(f"{name}/{current.root.key}", current.root.size, current.root.sha256)
@@ -250,7 +250,7 @@ class Index:
         if not 1 <= query.top_k <= TOP_K_MAX:
             hint = "ask for fewer" if query.top_k > TOP_K_MAX else "ask for one at least"
             raise LimitError("top_k", query.top_k, f"1 to {TOP_K_MAX}", hint=hint, param="top_k")
-        if query.exact and self.root.bounds is None:
+        if query.exact and not self.root.proves:
             raise InputError(
                 f"{self.name!r} has no error norms, so none of its answers can be proven",
                 hint="build the index with --error-norms, or leave exact out",

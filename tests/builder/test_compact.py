@@ -7,6 +7,7 @@ import json
 import time
 from datetime import UTC, date, datetime
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small import Ran, clustered, vantage
+from test_empty import ATTRIBUTES, begun, made
+from test_fresh import Row
 
 from build_index.bucket.generations import publish, rollback
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index
 from build_index.bucket.store import store_at
 from build_index.compact import compact
-from vantage.errors import InputError
+from build_index.writes import create_index
+from vantage.errors import ExistsError, InputError
 from vantage.format.log import NO_KEY, Request, RowShape
 from vantage.log.commit import commit
 from vantage.log.conditions import Write
+from vantage.log.create import new_of
 from vantage.log.state import read_log
 from vantage.search.query import Query
 
@@ -129,13 +134,59 @@ def test_nothing_written_is_nothing_to_do(index: Path) -> None:
     assert (index / "CURRENT").read_bytes() == before
 
 
-def test_one_row_is_left_at_least(index: Path) -> None:
-    write(index, deletes=[f"r{i}".encode() for i in range(ROWS)])
-    with pytest.raises(InputError, match="no row would be left"):
-        compact(store_at(str(index)))
-    write(index, upserts=[b"last"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b""])
-    assert compact(store_at(str(index))).rows == 1
-    assert rows_of(index) == {"last": {"n": None, "word": None}}
+def test_an_index_without_its_last_row_is_empty_and_takes_new_ones(index: Path) -> None:
+    where, built = store_at(str(index)), open_index(index)
+    for _ in range(2):
+        write(index, deletes=[name.encode() for name in rows_of(index)])
+        folded = compact(where)
+        assert (folded.rows, folded.upserted, folded.patched) == (0, 0, 0)
+        emptied = open_index(index)
+        assert emptied.root.is_empty and new_of(emptied.root) == new_of(built.root) and rows_of(index) == {}
+        assert vantage("verify", index, "--deep").code == 0
+        write(index, upserts=[b"gone"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b""])
+        write(index, deletes=[b"gone"], patches=[b"never"], changes=[b'{"n": 1}'])
+        assert compact(where).rows == 0 and open_index(index).current.generation != emptied.current.generation
+        write(index, upserts=[b"a"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b'{"n": 3}'])
+        assert rows_of(index) == {"a": {"n": 3, "word": None}}
+        assert compact(where).rows == 1
+        assert new_of(open_index(index).root) == new_of(built.root)
+        assert rows_of(index) == {"a": {"n": 3, "word": None}}
+        assert vantage("verify", index, "--deep").code == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "vectors", "ids", "metric"),
+    [
+        (1, "f16", "text", "cosine"),
+        (2, "u8", "integer", "l2"),
+        (30, "f32", "text", "dot"),
+        (600, "i8", "integer", "l2"),
+    ],
+)
+def test_an_empty_index_is_built_from_its_log(tmp_path: Path, rows: int, vectors: str, ids: str, metric: str) -> None:
+    columns = [*ATTRIBUTES, {"name": "id", "type": "json"}, {"name": "vector", "type": "text"}]
+    fields = {"dimension": 12, "metric": metric, "vectors": vectors, "ids": ids, "attributes": columns, "model": "m"}
+    draw, it = Random(rows), made(tmp_path, fields)
+    begun(draw, it, rows)
+    gone: list[Any] = [b"gone"] if ids == "text" else [-1]
+    it.write({gone[0]: Row([1.0] * 12, {"id": {"a": [1]}, "vector": "v"})})
+    it.write(patches={gone[0]: {"year": 4}})
+    it.read_on()
+    if rows > 1:
+        it.write(deletes=gone)
+    folded = vantage("compact", tmp_path / "new", "--fast", "--json").json()
+    assert (folded["rows"], folded["upserted"]) == (len(it.rows), len(it.rows))
+    built = open_index(tmp_path / "new")
+    assert not built.root.is_empty and new_of(built.root) == new_of(it.index.root)
+    vector = next(iter(it.rows.values())).vector
+    found = asyncio.run(built.query(Query(vector, 1000, attributes=True, vectors=True))).matches
+    assert {m.id: (m.vector, m.attributes) for m in found} == {
+        i: (row.vector, row.attributes) for i, row in it.rows.items()
+    }
+    assert vantage("verify", tmp_path / "new", "--deep").code == 0
+    assert create_index(str(tmp_path / "new"), fields) is False
+    with pytest.raises(ExistsError, match="attributes"):
+        create_index(str(tmp_path / "new"), fields | {"attributes": []})
 
 
 def test_a_publish_or_rollback_keeps_every_write(index: Path, tmp_path: Path) -> None:

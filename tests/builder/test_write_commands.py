@@ -19,7 +19,7 @@ from small import Ran, vantage
 
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
-from build_index.writes import line_batches, sender, write_rows
+from build_index.writes import create_index, line_batches, sender, write_rows
 from vantage.errors import InputError, StoreError
 from vantage.log.state import read_log
 from vantage.log.submission import Done
@@ -40,6 +40,39 @@ def tail(home: Path) -> Tail:
 def told(ran: Ran) -> Any:
     assert ran.code == 0, ran.err
     return json.loads(ran.out)
+
+
+def test_an_index_is_made_from_the_command_line_and_written_to(tmp_path: Path) -> None:
+    home = tmp_path / "bucket" / "docs"
+    options = ("--dimension", 3, "--metric", "dot", "--attribute", "lang:text", "--attribute", "a:b:text[]")
+    options = (*options, "--stored", "x:json", "--model", "m")
+    assert told(vantage("create", home, *options, "--json")) == {"index": str(home), "created": True}
+    assert "is there already" in vantage("create", home, *options).out
+    assert "its metric is another" in vantage("create", home, "--dimension", 3).err
+    (tmp_path / "r.jsonl").write_text(
+        json.dumps({"id": "a", "vector": [1, 2, 3], "attributes": {"lang": "de", "a:b": ["u"], "x": {"y": 1}}})
+    )
+    assert told(vantage("upsert", tmp_path / "r.jsonl", home, "--json"))["seq"] == 1
+    listed = told(vantage("rows", home, "--filter", '{"a:b": "u"}', "--json"))["rows"]
+    assert listed == [{"id": "a", "attributes": {"lang": "de", "a:b": ["u"], "x": {"y": 1}}}]
+    shown = vantage("info", home).out
+    assert "fresh" in shown and "held-out" not in shown
+    for wrong, said in (
+        (("--dimension", 0), "dimension is 0"), (("--dimension", 3, "--attribute", "lang"), "has no type"),
+        (("--dimension", 3, "--attribute", "a:json"), "only stored"), (("--dimension", 3, "--ids", "x"), "ids"),
+    ):  # fmt: skip
+        ran = vantage("create", tmp_path / "bucket" / "other", *wrong)
+        assert ran.code == 2 and said in ran.err, ran.err
+    assert vantage("create", tmp_path / "bucket" / "-x", "--dimension", 3).code == 2
+    for command in (("cluster", home), ("export-router", home, tmp_path / "r.onnx")):
+        assert "its rows are in its log" in vantage(*command).err
+    assert [path.name for path in (tmp_path / "bucket").iterdir()] == ["docs"]
+
+
+def test_of_several_commands_that_make_an_index_one_does(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: create_index(str(tmp_path / "docs"), {"dimension": 3}), range(8)))
+    assert sum(made) == 1
 
 
 def test_rows_from_parquet_are_written_in_requests(words: Built, home: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from array import array
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +14,12 @@ from urllib.request import Request, urlopen
 import pytest
 from doubles import Built
 
+from build_index.bucket.open import open_written
 from build_index.serve import load, serve
 from build_index.worker import write_worker
-from build_index.writes import log_of, sender, write_rows
+from build_index.writes import create_index, log_of, sender, write_rows
+from vantage.errors import ExistsError
+from vantage.search.query import Query as QueryOf
 
 pytestmark = pytest.mark.edge
 TOKENS = {"VANTAGE_TOKEN": "read-3", "VANTAGE_WRITE_TOKEN": "write-3"}
@@ -126,3 +130,59 @@ def test_writes_go_to_the_bucket_where_the_object_fails(
             timeout=60,
         )
         assert json.load(query)["matches"][0]["id"] == "b29"
+
+
+def test_an_empty_index_is_made_and_asked_at_once(words: Built, tmp_path: Path) -> None:
+    """As in CPython; and it stays where the folder that is served has no such index, until it is deleted."""
+    fields = {"dimension": 96, "attributes": [{"name": "lang", "type": "text"}, {"name": "n", "type": "integer"}]}
+    vectors = words.queries[:40]
+    rows = [
+        {"id": f"e{i}", "vector": array("f", v.tobytes()), "attributes": {"lang": "de" if i % 3 else "fr", "n": i}}
+        for i, v in enumerate(vectors)
+    ]
+    asked: list[dict[str, Any]] = [
+        {},
+        {"filter": {"lang": "fr"}},
+        {"distinct": "lang"},
+        {"exact": True},
+        {"filter": {"n": {"$gte": 20}}},
+    ]
+
+    def answers(url: str) -> list[Any]:
+        return [told(url, "POST", "/query", {"vector": vectors[1].tolist(), "top_k": 7, **one}) for one in asked]
+
+    def told(url: str, method: str, path: str = "", body: Any = None) -> Any:
+        sent, data = {"authorization": "Bearer write-3"}, None if body is None else json.dumps(body).encode()
+        try:
+            with urlopen(Request(f"{url}/v1/indexes/empty{path}", data, sent, method=method), timeout=60) as answer:
+                return {"status": answer.status} | json.load(answer)
+        except HTTPError as error:
+            return {"status": error.code} | json.load(error)
+
+    served, state = tmp_path / "served", tmp_path / "state"
+    served.mkdir()
+    load(served, state)
+    with serve(state, variables=TOKENS) as server:
+        assert told(server.url, "GET")["status"] == 404
+        assert told(server.url, "PUT", "", fields)["status"] == 201
+        assert create_index(f"{server.url}/empty", fields, TOKENS) is False
+        with pytest.raises(ExistsError, match="dimension"):
+            create_index(f"{server.url}/empty", {"dimension": 95}, TOKENS)
+        assert answers(server.url)[0]["matches"] == []
+        send = sender(f"{server.url}/empty", TOKENS)
+        write_rows(send, "upsert", [rows[:25], rows[25:]], lambda n: None)
+        found = answers(server.url)
+        assert load(served, state, prune=True)["deleted"] == 0
+        write_rows(send, "delete", [[found[0]["matches"][0]["id"]]], lambda n: None)
+        assert [m["id"] for m in answers(server.url)[0]["matches"]][:6] == [m["id"] for m in found[0]["matches"]][1:]
+        assert told(server.url, "DELETE", "?name=empty")["seq"] == 3
+        assert told(server.url, "PUT", "", fields)["status"] == 503
+        assert load(served, state, prune=True)["deleted"] > 0
+    here = str(tmp_path / "bucket" / "empty")
+    assert create_index(here, fields) and not create_index(here, fields)
+    write_rows(sender(here, {}), "upsert", [rows], lambda n: None)
+    for one, got in zip(asked, found, strict=True):
+        own = asyncio.run(open_written(here).query(QueryOf(vectors[1].tolist(), 7, **one)))
+        assert [(m["id"], m["score"]) for m in got["matches"]] == [(str(m.id, "utf-8"), m.score) for m in own.matches]  # type: ignore[arg-type]
+        assert got["complete"] and got["scores"] == "exact" and got["receipt"]["gets"] == 0
+    assert found[3]["receipt"]["proof"]["proven"]

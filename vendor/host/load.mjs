@@ -3,7 +3,8 @@
 // Objects that are already there (same size and SHA-256) are left alone; with --prune, keys without a file are deleted.
 // Files and folders whose names start with a dot are not copied, nor are the folders FOLDER/NAME of --skip.
 // With --only, nothing but the folder NAME in FOLDER, and the keys below NAME/, is looked at.
-// What was written to an index here (NAME/log/) stays as long as FOLDER has the index.
+// What was written to an index here (NAME/log/) stays as long as FOLDER has the index, and an index that was made here
+// until it is deleted.
 // Keys whose last part is CURRENT name what is live, so they are written after everything else.
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
@@ -42,6 +43,16 @@ async function localFiles() {
     files.push({ key: parts.join("/"), path, size: (await stat(path)).size });
   }
   return files.sort((a, b) => isCurrent(a.key) - isCurrent(b.key) || (a.key < b.key ? -1 : 1));
+}
+
+/** Whether an index was made here: its log is no built generation's, and nothing was compacted yet. */
+async function isMadeHere(bucket, name) {
+  try {
+    const { log, generation, deleted } = await (await bucket.get(`${name}/CURRENT`)).json();
+    return log.id !== generation && log.start === 1 && log.ledger === undefined && !deleted;
+  } catch {
+    return false; // there is none, or one without a log
+  }
 }
 
 const isLog = (key) => /^[^/]+\/log\//.test(key);
@@ -111,8 +122,12 @@ try {
     count.bytes += size;
   }
   // CURRENT goes first: what it names is whole until then.
-  const names = new Set(files.map(({ key }) => key.split("/")[0]));
-  const unnamed = [...stored.keys()].filter((key) => !(isLog(key) && names.has(key.split("/")[0])));
+  const nameOf = (key) => key.split("/")[0];
+  const names = new Set(files.map(({ key }) => nameOf(key)));
+  const made = new Set();
+  for (const name of new Set([...stored.keys()].map(nameOf)))
+    if (!names.has(name) && (await isMadeHere(bucket, name))) made.add(name);
+  const unnamed = [...stored.keys()].filter((key) => !(made.has(nameOf(key)) || (isLog(key) && names.has(nameOf(key)))));
   const gone = values.prune ? unnamed.sort((a, b) => isCurrent(b) - isCurrent(a)) : [];
   for (let at = 0; at < gone.length; at += DELETED) await bucket.delete(gone.slice(at, at + DELETED));
   count.deleted = gone.length;

@@ -210,7 +210,7 @@ class Directory:
         out = []
         for p in self.places:
             ends = [0, *p.changes(), len(self)]
-            out.append(tuple((p.object[low], low, high) for low, high in pairwise(ends)))
+            out.append(tuple((p.object[low], low, high) for low, high in pairwise(ends) if low < high))
         return tuple(out)
 
     def ends(self, rendition: int) -> tuple[int, ...]:

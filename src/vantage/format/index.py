@@ -21,7 +21,7 @@ ZERO = memoryview(array("f"))
 class IndexSection:
     """What the index is. Its rows are source rows minus origin, times row_scale (1 for cosine, which scales to norm 1).
 
-    rows: numbers of rows, some of which may be dead (see Root.dead).
+    rows: numbers of rows, some of which may be dead (see Root.dead); an empty index has none, and no blocks.
     attribute_bytes: of the JSON of a row's attributes, the mean, rounded up.
     origin f32 (d): a point among the rows under l2, where distances are the same from anywhere; else empty, for zero.
     """
@@ -60,9 +60,10 @@ class IndexSection:
                 raise DamagedError(f"{label}: {what} number {i} is unknown", hint="a newer builder made it: update")
             return table[i]
 
-        if not 1 <= dimension <= DIMENSION_MAX or not 1 <= blocks <= BLOCKS_MAX:
+        empty = not (rows or blocks or slots)
+        if not 1 <= dimension <= DIMENSION_MAX or not (empty or 1 <= blocks <= BLOCKS_MAX):
             raise damaged(label, f"dimension {dimension}, blocks {blocks}")
-        if not 1e-40 < scale < 1e40 or not 1 <= rows < 1 << 32 or not slots < 1 << 32:
+        if not 1e-40 < scale < 1e40 or not (empty or 1 <= rows < 1 << 32) or not slots < 1 << 32:
             raise damaged(label, f"row scale {scale}, rows {rows}, slots {slots}")
         if not all(-ORIGIN_MAX <= v <= ORIGIN_MAX for v in origin):
             raise damaged(label, f"its origin is not finite, or beyond {ORIGIN_MAX:.0e}")

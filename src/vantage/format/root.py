@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,10 @@ from ..bounded_json import loads
 from .block import BlockPlanes, block_planes
 from .bounds import Bounds, Centres
 from .codecs import CODEC_SECTIONS, LrsqSection
-from .contract import PRICED_MAX, Contract
+from .contract import PRICED_MAX, Contract, Point
 from .counts import Counts
 from .dead import Dead
-from .directory import RENDITIONS_MAX, Directory, Rendition, pack_renditions, unpack_renditions
+from .directory import RENDITIONS_MAX, Directory, Places, Rendition, pack_renditions, unpack_renditions
 from .filter_promises import FilterPromise, pack_filter_promises, unpack_filter_promises
 from .filters import FilterField, pack_filters, unpack_filters
 from .index import IndexSection
@@ -56,12 +57,14 @@ from .layout import (
 from .objects import IdPages, Objects, RowPages, pack_id_pages, unpack_id_pages
 from .projections import Projection, pack_projections, unpack_projections
 from .promises import PROMISED_VECTORS_MAX, Promises
-from .rotations import ROTATION_SECTIONS, Rotation
+from .rotations import ROTATION_SECTIONS, DenseRotation, Rotation
 from .routers import ROUTER_SECTIONS
 from .routers.common import RouterSection
+from .routers.lse import LseSection
 from .routers.mlp import MlpSection
 from .routers.two_level import TwoLevelSection
 
+EXACT_K = 100  # of an empty index, whose answers are exact at any k
 ROOT_KEY = "root.bin"  # what an object is called that is a part of the root: its inline section
 _CODECS = struct.Struct("<I")
 
@@ -147,6 +150,30 @@ class Root:
     filter_promises: tuple[FilterPromise, ...] = ()  # none where nothing was measured
     dead: Dead | None = None
 
+    @classmethod
+    def empty(cls, index: IndexSection, schema: Mapping[str, Any], filters: tuple[FilterField, ...]) -> Root:
+        """That of an empty index, whose rows are all in the log. What is not trained yet has parts of no size here, so
+        that whoever reads finds nothing, and nothing in root.bin. Filters are of no rows.
+        """
+        none = memoryview(b"")
+        directory = Directory(array("I"), array("I"), array("I"), (Places(*(array("I") for _ in range(5))),))
+        return cls(
+            index, schema, Objects((), ()), (Rendition(0, False),), directory,
+            DenseRotation(index.dimension, none, none), LseSection(8, 1, 1.0, 1.0, none, none, none),
+            (LrsqSection(0, 0, (), none, (0,), ()),), Contract(EXACT_K, 1, 1.0, (Point(EXACT_K, 0, 1.0, 0.0, 0.0),)),
+            RowPages((0,), (), (), (), (), (), (), ()), (), filters=filters,
+        )  # fmt: skip
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row was built in: all are in the log, and each is looked at."""
+        return not self.index.blocks
+
+    @property
+    def proves(self) -> bool:
+        """Whether answers can be proven."""
+        return self.bounds is not None or self.is_empty
+
     @property
     def codec(self) -> LrsqSection:
         """Of the first rendition."""
@@ -184,13 +211,15 @@ class Root:
 
     def pack(self) -> bytes:
         """root.bin."""
+        head = self._head()
+        if self.is_empty:
+            return pack_object(ROOT_MAGIC, head)
         own = self.renditions, self.directory, self.promises, self.centres, self.bounds
         renditions, directory, promises, centres, bounds = own
         return pack_object(
             ROOT_MAGIC,
             [
-                (INDEX, self.index.pack()),
-                (SCHEMA, json.dumps(self.schema, sort_keys=True, separators=(",", ":")).encode()),
+                *head[:2],
                 (OBJECTS, self.objects.pack()),
                 (RENDITIONS, pack_renditions(renditions)),
                 *([(DIRECTORY, directory.pack())] if directory else []),
@@ -204,7 +233,7 @@ class Root:
                 *([(CENTRES, centres.pack())] if centres else []),
                 *([(BOUNDS, bounds.pack())] if bounds else []),
                 *([(INLINE, bytes(self.inline))] if self.inline else []),
-                *([(FILTERS, pack_filters(self.filters))] if self.filters else []),
+                *head[2:],
                 *([(COUNTS, self.counts.pack())] if self.counts else []),
                 *([(PROJECTIONS, pack_projections(self.projections, paged=self.paged))] if self.projections else []),
                 *([(FILTER_PROMISES, pack_filter_promises(self.filter_promises))] if self.filter_promises else []),
@@ -212,6 +241,12 @@ class Root:
             ],
             _router_version(self.router),
         )
+
+    def _head(self) -> list[tuple[int, bytes]]:
+        """The sections of what rows are like, which an empty index has too; filters are the last one."""
+        schema = json.dumps(self.schema, sort_keys=True, separators=(",", ":")).encode()
+        filters = [(FILTERS, pack_filters(self.filters))] if self.filters else []
+        return [(INDEX, self.index.pack()), (SCHEMA, schema), *filters]
 
     @classmethod
     def unpack(cls, data: bytes | memoryview, name: str) -> Root:
@@ -234,6 +269,13 @@ class Root:
         if index.slots < index.rows - gone:
             raise damaged(f"{name}, section {SECTION_NAMES[INDEX]}", f"{index.rows} rows in {index.slots} slots")
         schema = unpack_schema(*body(SCHEMA))
+        filters: tuple[FilterField, ...] = ()
+        if FILTERS in sections:
+            filters = of(FILTERS, unpack_filters, len(schema["attributes"]), index.rows - gone)
+        if not index.blocks:
+            if sections.keys() - {INDEX, SCHEMA, FILTERS} or any(f.distinct or f.low or f.high for f in filters):
+                raise damaged(name, "it has more than an empty index has")
+            return cls.empty(index, schema, filters)
         objects = Objects.unpack(*body(OBJECTS))
         inline, sizes, attributes = sections.get(INLINE, memoryview(b"")), objects.sizes, bool(schema["attributes"])
         if ROOT_KEY in objects.keys and sizes[objects.keys.index(ROOT_KEY)] != len(inline):
@@ -258,9 +300,6 @@ class Root:
         if promises and any(p.rendition >= len(renditions) for p in promises.all()):
             raise damaged(f"{name}, section {SECTION_NAMES[PROMISES]}", "a promise of a rendition that is not there")
         bounds = of(BOUNDS, Bounds.unpack, index) if BOUNDS in sections else None
-        filters: tuple[FilterField, ...] = ()
-        if FILTERS in sections:
-            filters = of(FILTERS, unpack_filters, len(schema["attributes"]), index.rows - gone)
         counts, projections = None, tuple[Projection, ...]()
         if COUNTS in sections:
             counts = of(COUNTS, Counts.unpack, len(filters), index.blocks, index.rows - gone, sizes)

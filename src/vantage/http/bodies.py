@@ -36,7 +36,7 @@ def describe(index: Index) -> dict[str, Any]:
         "codec": root.index.codec,
         "router": root.index.router,
         "blocks": root.index.blocks,
-        "exact": root.bounds is not None,
+        "exact": root.proves,
         "contract": {
             "k": contract.k,
             "recall": contract.target,

@@ -17,7 +17,7 @@ from ..arrival import Arriving
 from ..errors import NotFoundError, StoreError, VantageError
 from ..indexes import Service
 from ..read.deadline import Deadline
-from . import facets, handlers, writes
+from . import create, facets, handlers, writes
 from .access import Access, authorize, authorize_write, check_host, cors_headers, has_token
 from .handlers import NO_ID, Call
 from .problem import MethodError, problem
@@ -59,6 +59,7 @@ ROUTES = (
     Route("GET", "/v1/health", ANYBODY, handlers.health),
     Route("GET", "/v1/indexes", READERS, handlers.list_indexes),
     Route("GET", "/v1/indexes/{index}", READERS, handlers.describe_index),
+    Route("PUT", "/v1/indexes/{index}", WRITERS, create.create_index),
     Route("DELETE", "/v1/indexes/{index}", WRITERS, writes.remove_index),
     Route("POST", "/v1/indexes/{index}/query", READERS, handlers.query),
     Route("POST", "/v1/indexes/{index}/facets", READERS, facets.facets),

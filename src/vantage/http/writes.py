@@ -71,7 +71,7 @@ async def write(call: Call) -> Reply:
     parse_parameters(call.options, ())
     client, key = call.service.write_client, _key(call.headers)
     if client is None:
-        raise _no_writes()
+        raise no_writes()
     packed = is_binary(call.headers.get("content-type", ""))
     data = decode(await call.body(), call.headers.get("content-encoding", ""))
     text, vectors = unpack_frame(data) if packed else (data, None)
@@ -114,7 +114,7 @@ async def remove_index(call: Call) -> Reply:
     negotiate(call.headers.get("accept", ""), [JSON])
     parameters, client = parse_parameters(call.options, ("name",)), call.service.write_client
     if client is None:
-        raise _no_writes()
+        raise no_writes()
     if parameters.get("name") != call.index:
         hint = f"DELETE /v1/indexes/{call.index[:80]}?name={call.index[:80]}"
         raise InputError("name is not that of the index, which deleting it asks for again", hint=hint, param="name")
@@ -125,7 +125,7 @@ async def remove_index(call: Call) -> Reply:
     return Reply(200, {"deleted": call.index, "generation": generation, "seq": seq})
 
 
-def _no_writes() -> WriteAccessError:
+def no_writes() -> WriteAccessError:
     return WriteAccessError("this service takes no writes", hint="write to another one, or to the bucket")
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from ..errors import VantageError
+from .create import NewIndex, create
 from .remove import remove
 from .sequencer import Sequencer
 from .state import Clock
@@ -40,6 +41,10 @@ class WriteClient:
                 pass
         await before()
         return await Sequencer(self.store_of(name), self.clock).submit(submission)
+
+    async def create(self, name: str, new: NewIndex, now: float) -> bool:
+        """See vantage.log.create."""
+        return await create(self.store_of(name), new, now)
 
     async def remove(self, name: str, now: float) -> int:
         """See vantage.log.remove."""

@@ -10,8 +10,11 @@ from ..errors import ChangedError, ConditionError, LimitError, LogFullError, Van
 from ..format.current import Current
 from ..format.layout import ATTRIBUTE_ROW_BYTES_MAX, ATTRIBUTE_ROW_PARTS_MAX
 from ..format.log import NO_KEY, Id, Request, RowShape
-from .state import BYTES_MAX, OPERATIONS_MAX, SEGMENTS_MAX, LogState
+from .state import OPERATIONS_MAX, SEGMENTS_MAX, LogState
 from .tail import DELETE, PATCH, UPSERT, Fresh, effects, members_of, patched
+
+# What an isolate has room for twice, as a reader and as the sequencer; a row takes so much beside its bytes.
+HELD_BYTES_MAX, ROW_BYTES = 24 << 20, 256
 
 
 class BaseRow(NamedTuple):
@@ -84,10 +87,14 @@ def decide(
             fault = ConditionError(f"the index is at seq {last}, not at {write.at}", None, last, param="if_seq",
                                    hint="look at it again, and decide anew")  # fmt: skip
         fault = fault or _failing(state, base, write.conditions, new)
+        beside = ROW_BYTES * (operations + request.operations)
         if fault is None and (
-            segments >= SEGMENTS_MAX or operations + request.operations > OPERATIONS_MAX or nbytes + size > BYTES_MAX
+            segments >= SEGMENTS_MAX
+            or operations + request.operations > OPERATIONS_MAX
+            or nbytes + size + beside > HELD_BYTES_MAX
         ):
-            limits = f"{SEGMENTS_MAX:,} segments, {OPERATIONS_MAX:,} rows, {BYTES_MAX >> 20} MiB"
+            held = f"{HELD_BYTES_MAX >> 20} MiB with {ROW_BYTES} bytes more a row"
+            limits = f"{SEGMENTS_MAX:,} segments, {OPERATIONS_MAX:,} rows, {held}"
             fault = LogFullError(f"the log is full ({limits})", hint="`vantage compact` makes room: then try again")
         changed = Rows()
         for identifier, effect in effects(request, seq, shape) if fault is None else ():

@@ -71,16 +71,20 @@ def packed(new: Current, members: Mapping[str, Any]) -> bytes:
     return json.dumps({**members, **json.loads(new.pack())}, indent=1).encode() + b"\n"
 
 
-async def swap(store: LogStore, data: bytes, etag: str, nonce: str) -> bool:
-    """Replaces the CURRENT of this etag; whether it is known to have. A lost answer is resolved by reading it back."""
+async def swap(store: LogStore, data: bytes, etag: str | None, nonce: str) -> bool:
+    """Replaces the CURRENT of this etag, None: none; whether it is known to have. A lost answer is resolved by reading
+    it back.
+    """
     for _ in range(TRIES):
         try:
+            if etag is None:
+                return await store.create("CURRENT", data)
             return await store.swap("CURRENT", data, etag)
         except StoreError:
             found = await store.get("CURRENT", 1 << 16)
-            if found is None or Current.unpack(found[0], "CURRENT").nonce == nonce:
-                return found is not None
-            if found[1] != etag:
+            if found is not None and Current.unpack(found[0], "CURRENT").nonce == nonce:
+                return True
+            if (None if found is None else found[1]) != etag:
                 return False
     return False
 

@@ -16,8 +16,8 @@ from ..filter.facet import values_of
 from ..filter.keys import SECOND, key_time, time_key
 from ..format import ATTRIBUTE_ROW_BYTES_MAX, ATTRIBUTE_ROW_PARTS_MAX, FilterField
 from ..format.log import RowShape
-from ..search.rank import SQUARE_MAX
 
+ROW_SQUARE_MAX = 0.999999e36  # of a vector that is written
 _CODES = {"f16": "e", "f32": "f", "u8": "B", "i8": "b"}
 _INTEGER = re.compile(r"(u?)int(8|16|32|64)")
 _LIST = re.compile(r"list<[^:]*: (.*)>")
@@ -50,7 +50,7 @@ def stored_vector(values: Sequence[float], shape: RowShape, param: str) -> bytes
 def check_vectors(vectors: bytes, shape: RowShape, metric: str, where: str) -> None:
     """Raises InputError for stored vectors (n, d) that no row may have, by the number of the first: `where`[i].vector.
 
-    Refused are NaN and infinities, norms past 3e18, and under cosine those that have no direction.
+    Refused are NaN and infinities, norms past 1e18, which no build takes, and under cosine those without a direction.
     """
     width, d = shape.vector_bytes, shape.dimension
     squares = array("f", bytes(4 * (len(vectors) // width)))
@@ -61,7 +61,7 @@ def check_vectors(vectors: bytes, shape: RowShape, metric: str, where: str) -> N
         squares = array("f", [any(vectors[i * width : (i + 1) * width]) for i in range(len(squares))])
     for i, square in enumerate(squares):
         param = f"{where}[{i}].vector"
-        if not square < SQUARE_MAX:  # NaN is not
+        if not square < ROW_SQUARE_MAX:  # NaN is not
             raise InputError(
                 f"{param} is not finite as {shape.vector_kind}, or its norm is too large",
                 hint="send finite numbers", param=param,

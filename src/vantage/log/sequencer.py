@@ -17,9 +17,9 @@ from typing import NamedTuple
 from ..admission import BusyError
 from ..errors import ChangedError, LimitError, StoreError, VantageError
 from ..format.current import Current
-from ..format.log import REQUESTS_BYTES_MAX, SEGMENT_KEY, Id, pack_request
+from ..format.log import REQUESTS_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_KEY, Id, pack_request
 from .commit import check_request, commit
-from .conditions import BaseRow, Write
+from .conditions import ROW_BYTES, BaseRow, Write
 from .segment import Draw
 from .state import BYTES_MAX, Clock, LogState, follow, read_log
 from .store import LogStore
@@ -27,6 +27,7 @@ from .submission import Done, Submission, pack_outcome, unpack_submission
 
 WAITING_BYTES_MAX = 2 * REQUESTS_BYTES_MAX  # of writes that wait for the segment before theirs
 WAITING_MAX = 1024
+KEPT_BYTES = SEGMENT_BYTES_MAX  # of segments, the last ones, for readers that lack few
 LOOK_S = 0.5  # the bucket is looked at again so long after it was, while somebody asks
 SEEN_S = 1.0  # for so long what was seen there is good enough
 
@@ -73,9 +74,17 @@ class _Kept:
             self.segments[int(match[2])] = data
 
     def begin(self, log: str, start: int) -> None:
-        """Forgets other logs than this one, and what is before its start."""
+        """Forgets other logs than this one, what is before its start, and the first ones of what is more than may be
+        kept.
+        """
         kept = self.segments if log == self.log else {}
-        self.log, self.segments = log, {seq: data for seq, data in kept.items() if seq >= start}
+        left, segments = KEPT_BYTES, list[tuple[int, bytes]]()
+        for seq in sorted(kept, reverse=True):
+            left -= len(kept[seq])
+            if seq < start or (left < 0 and segments):
+                break
+            segments.append((seq, kept[seq]))
+        self.log, self.segments = log, dict(reversed(segments))
 
     async def get(self, key: str, most: int) -> tuple[bytes, str] | None:
         found = await self.store.get(key, most)
@@ -126,7 +135,11 @@ class Sequencer:
     @property
     def nbytes(self) -> int:
         """About what is held of the log."""
-        return sum(map(len, self._kept.segments.values()))
+        nbytes, state = sum(map(len, self._kept.segments.values())), self._state
+        if state is not None and state.tail.shape is not None:
+            _, operations, logged = state.tail.held(state.current.log.start)
+            nbytes += ROW_BYTES * operations + max(0, logged - operations * state.tail.shape.vector_bytes)
+        return nbytes
 
     def forget(self) -> None:
         """Lets go of all that is held: the next that asks reads the log."""
@@ -235,9 +248,12 @@ class Sequencer:
         return done
 
     def _take(self, kept: _Kept, state: LogState, began: float) -> None:
-        """Holds a state that has all that was acknowledged before a time, unless it was to be forgotten meanwhile."""
+        """Holds a state that has all that was acknowledged before a time, unless it was to be forgotten meanwhile. No
+        condition asks for a vector.
+        """
         if kept is self._kept:
             state.settle()
+            state.tail.forget_vectors()
             kept.begin(state.current.log.id, state.current.log.start)
             self._state, self._seen_at = state, began
 
@@ -254,6 +270,7 @@ class Sequencer:
             raise StoreError("what was held of the log is let go", hint="ask the bucket")
         own = state.current.log
         first = max(own.start, seq + 1) if log == own.id else own.start
+        first = max(first, min(self._kept.segments, default=first))  # what is before, the bucket has
         for n in range(first, state.tail.next + (state.seal is not None)):
             data = self._kept.segments[n]
             most -= len(data)

@@ -75,7 +75,7 @@ class Tail:
 
     rows: by id; keys: of the requests seen, those of a ledger too, request key -> (seq, ms); nonces: (seq, nonce) of
     the last segments; sizes: of those whose rows are held; next: the seq of the next segment; shape: None before the
-    first.
+    first; vectors: whether rows have theirs.
     """
 
     def __init__(self, start: int) -> None:
@@ -85,6 +85,7 @@ class Tail:
         self.keys: dict[bytes, tuple[int, int]] = {}
         self.nonces: deque[tuple[int, bytes]] = deque(maxlen=LEDGER_SEGMENTS_MAX)
         self.sizes: deque[Size] = deque()
+        self.vectors = True
 
     def apply(self, segment: Segment, nbytes: int, label: str) -> None:
         """The next segment. Raises DamagedError where it does not fit to the others."""
@@ -99,6 +100,8 @@ class Tail:
                     effect = patched(old, seq, effect, label)
                 changes[identifier] = effect
             operations += request.operations
+        if not self.vectors:
+            changes = {identifier: row._replace(vector=b"") for identifier, row in changes.items()}
         self.rows.update(changes)
         for request in segment.requests:
             if request.key != NO_KEY:
@@ -106,6 +109,12 @@ class Tail:
         self.nonces.append((seq, segment.nonce))
         self.sizes.append(Size(seq, operations, nbytes))
         self.next += 1
+
+    def forget_vectors(self) -> None:
+        """Holds no vectors from now on, for who needs none."""
+        if self.vectors:
+            self.vectors = False
+            self.rows = {identifier: row._replace(vector=b"") for identifier, row in self.rows.items()}
 
     def drop(self, start: int) -> None:
         """Forgets the rows that a generation has in which the segments before `start` are; keys and nonces stay."""

@@ -14,8 +14,11 @@ from .run import Candidates, Run, Source
 
 def answer(run: Run) -> Steps[Answer]:
     """A yield is a wave."""
-    source: Source = exact.candidates if run.query.exact else routed.candidates
-    candidates = yield from source(run)
+    if run.segment.root.is_empty:
+        candidates = _of_no_rows(run)
+    else:
+        source: Source = exact.candidates if run.query.exact else routed.candidates
+        candidates = yield from source(run)
     matches, vectors, ranked = yield from score(run, candidates)
     matched = candidates.matched
     if (fresh := run.segment.fresh) is not None:
@@ -28,6 +31,14 @@ def answer(run: Run) -> Steps[Answer]:
     complete = candidates.complete and attached and (ranked or not candidates.rerank)
     recall = recall if candidates.complete else None
     return Answer(matches, ranked, complete, recall, run.receipt, matched)
+
+
+def _of_no_rows(run: Run) -> Candidates:
+    """Of an empty index, whose rows are all in the log: what is found there is exact, and proven."""
+    if run.query.exact:
+        run.receipt.proof = vars(exact.Proof(True, 0, 0, 0, 0))
+    matched = None if run.prepared.selection is None else Matched(0, True)
+    return Candidates([], run.query.top_k, True, 1.0, lambda: 1.0, matched=matched)
 
 
 def score(run: Run, candidates: Candidates) -> Steps[tuple[list[Match], dict[int, bytes], bool]]:

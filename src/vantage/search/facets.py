@@ -20,7 +20,7 @@ from ..read.waves import Steps
 from ..receipt import Receipt
 from .filtered import BASES_MAX, Matched, Selection, select
 from .known import add_known, bounded, projection_of
-from .log_facets import add_values, with_log, with_texts, written
+from .log_facets import add_values, fields_of, with_log, with_texts, written
 from .plan import plan_extents
 from .projected import known_bases, runs
 from .query import Answer, Query
@@ -87,7 +87,9 @@ def plan_facets(segment: Segment, asked: FacetQuery, budget: Budget) -> FacetPla
     root = segment.root
     _check_filterable(root)
     selection = select(asked.filter, root, segment.homes)
-    facets = parse_facets(asked.facets, root.filters, root.names, selection.node if selection else None)
+    facets = parse_facets(
+        asked.facets, fields_of(segment, asked.facets), root.names, selection.node if selection else None
+    )
     tallies, missing = [Tally(facet) for facet in facets], list[int | None]([None] * len(facets))
     unread, together = list[tuple[list[int], list[Place]]](), list[int]()
     for i, facet in enumerate(facets):

@@ -24,8 +24,11 @@ from .scan import rows_taken
 from .superseded import IdTable, Superseded
 
 ROW_BYTES = 250  # of a row and of an id beside vector and attributes: its columns, and its places in tables
+FIRST_ROWS = 256  # of a scan, all of which get a score
 GONE = -1  # instead of a place: an id without a row
 BOUND_SHARE = 1e-9  # more than f64 rounds a product by
+BLOCK_BYTES = 256 << 10  # of vectors that lie together
+ADDED_ROWS = 256  # whose vectors are joined at a time
 DEAD_ROWS = 1024  # that may be there beside as many as are live
 CHUNK_ROWS, LIST_ROWS = (
     8192,
@@ -51,31 +54,68 @@ class _Chunk(NamedTuple):
     values: list[list[list[Any]]]
 
 
+class _Blocks:
+    """Vectors of one width in bytes, in blocks of so many bytes or one vector, which do not move as more come."""
+
+    def __init__(self, width: int) -> None:
+        self.width, self.rows = width, max(1, BLOCK_BYTES // width)  # rows of a block
+        self.blocks = list[bytearray]()
+
+    def add(self, vectors: bytes | memoryview) -> None:
+        """One after the other."""
+        view, full = memoryview(vectors), self.rows * self.width
+        while view:
+            if not self.blocks or len(self.blocks[-1]) == full:
+                self.blocks.append(bytearray())
+            room = full - len(self.blocks[-1])
+            self.blocks[-1] += view[:room]
+            view = view[room:]
+
+    def row(self, place: int) -> bytes:
+        """One of them."""
+        block, i = divmod(place, self.rows)
+        return bytes(memoryview(self.blocks[block])[i * self.width : (i + 1) * self.width])
+
+    def first(self, rows: int) -> Iterator[tuple[bytearray, int]]:
+        """The blocks of the first so many, and how many each has of them."""
+        for block in self.blocks[: -(-rows // self.rows)]:
+            yield block, min(rows, self.rows)
+            rows -= self.rows
+
+    @property
+    def nbytes(self) -> int:
+        return sum(map(len, self.blocks))
+
+
 class _Rows:
     """Rows in the order in which they were written, dead ones too; more come, none change.
 
-    vectors: as they are stored, one after the other; compared: the same as kernels take them. attributes: JSON
+    vectors: as they are stored; compared: the same as kernels take them. attributes: JSON
     objects, or b"". chunks: columns of the first of the rows, made when a filter first asks.
     """
 
     def __init__(self, root: Root) -> None:
         self.root, self.ids = root, list[Id]()
-        self.vectors, self.attributes, self.lengths = bytearray(), list[bytes](), array("d")
-        self.compared = bytearray() if root.index.vector_kind == "i8" else self.vectors
+        kind, d = root.index.vector_kind, root.index.dimension
+        self.vectors, self.attributes, self.lengths = _Blocks(VECTOR_BYTES[kind] * d), list[bytes](), array("d")
+        self.compared = _Blocks(VECTOR_BYTES["f32"] * d) if kind == "i8" else self.vectors
         self.shortest = self.longest = 0.0  # of lengths
         self.chunks: list[_Chunk] = []
 
-    def add(self, ids: Sequence[Id], vectors: bytes, attributes: Sequence[bytes]) -> None:
+    def add(self, ids: Sequence[Id], vectors: Sequence[bytes | memoryview], attributes: Sequence[bytes]) -> None:
         """Raises DamagedError, and adds nothing, for a vector that no row can have."""
-        index = self.root.index
-        data, kind = comparable(vectors, index.vector_kind)
-        lengths = lengths_of(data, len(ids), kind, index.dimension)
+        index, lengths = self.root.index, list[float]()
+        pieces = [vectors[low : low + ADDED_ROWS] for low in range(0, len(ids), ADDED_ROWS)]  # no second copy of all
+        for piece in pieces:
+            data, kind = comparable(b"".join(piece), index.vector_kind)
+            lengths += lengths_of(data, len(piece), kind, index.dimension)
         for identifier, length in zip(ids, lengths, strict=True):
             if length == math.inf:
                 raise damaged(told(identifier), "its vector holds a number that is not finite, or too large")
-        self.vectors += vectors
-        if self.compared is not self.vectors:
-            self.compared += data
+        for piece in pieces:
+            self.vectors.add(joined := b"".join(piece))
+            if self.compared is not self.vectors:
+                self.compared.add(comparable(joined, index.vector_kind)[0])
         self.ids += ids
         self.attributes += attributes
         if lengths:
@@ -85,13 +125,7 @@ class _Rows:
 
     def vector(self, place: int) -> bytes:
         """As it is stored."""
-        width = VECTOR_BYTES[self.root.index.vector_kind] * self.root.index.dimension
-        return bytes(memoryview(self.vectors)[place * width : (place + 1) * width])
-
-    def compared_vector(self, place: int) -> bytes:
-        """As kernels take it."""
-        width = len(self.compared) // len(self.ids)
-        return bytes(memoryview(self.compared)[place * width : (place + 1) * width])
+        return self.vectors.row(place)
 
     def members(self, place: int) -> dict[str, Any]:
         """The attributes that a row has, by name. Raises DamagedError."""
@@ -132,6 +166,18 @@ def _packed(fields: Sequence[FilterField], values: list[list[list[Any]]]) -> _Ch
             own.append(field)
             columns.append((field.many, rows))
     return _Chunk(len(values[0]), tuple(own), memoryview(pack_columns(columns)), values)
+
+
+def _of_values(
+    rows: Iterable[tuple[float, int]], values: Sequence[Sequence[Any]], most: int
+) -> list[tuple[float, int]]:
+    """The first row of each value, of the first `most` values that there are. rows: (score, place)."""
+    first: dict[Any, tuple[float, int]] = {}
+    for one in rows:
+        first.setdefault(next(iter(values[one[1]]), None), one)
+        if len(first) == most:
+            break
+    return list(first.values())
 
 
 def told(identifier: Id) -> str:
@@ -206,7 +252,7 @@ class FreshRows:
     def nbytes(self) -> int:
         """About what it holds."""
         rows = self.rows
-        return len(rows.vectors) + sum(map(len, rows.attributes)) + ROW_BYTES * (len(rows.ids) + len(self.places))
+        return rows.vectors.nbytes + sum(map(len, rows.attributes)) + ROW_BYTES * (len(rows.ids) + len(self.places))
 
     def values(self, field: int, place: int) -> Sequence[Any]:
         """What a row has of a field: keys, of texts with ranks their UTF-8."""
@@ -227,30 +273,35 @@ class FreshRows:
         if without is not None and without >= self.first:
             taken &= ~(1 << (without - self.first))
         mask = taken.to_bytes(-(-self.count // 8), "little")
-        found = products(rows.compared, kind, self.count, query, index)
-        if worst is None:
-            places = [i for i in range(self.count) if mask[i >> 3] >> (i & 7) & 1]
-        else:  # most rows are seen here alone
-            bound = worst
+        found = list[float]()
+        for block, n in rows.compared.first(self.count):
+            found += products(block, kind, n, query, index)
+        values = None if query.distinct is None else self.field_values(query.distinct)
+        limit, some, low = math.inf if worst is None else sign * worst, list[tuple[float, int]](), 0
+        while low < self.count:  # most rows are seen here alone: those before them have better ones
+            high = min(self.count, max(2 * low, FIRST_ROWS))
             if sign < 0:
-                if index.metric == "cosine":  # below it no row is better, however long it is
-                    bound = min(worst * rows.shortest, worst * rows.longest)
+                bound = -limit
+                if index.metric == "cosine" and limit < math.inf:  # below it no row is better, however long it is
+                    bound = min(bound * rows.shortest, bound * rows.longest)
                     bound = bound - BOUND_SHARE * abs(bound) if rows.shortest else -math.inf
-                places = [i for i, v in enumerate(found) if v >= bound and mask[i >> 3] >> (i & 7) & 1]
+                places = [i for i, v in enumerate(found[low:high], low) if v >= bound and mask[i >> 3] >> (i & 7) & 1]
             else:
-                places = [i for i, v in enumerate(found) if v < bound and mask[i >> 3] >> (i & 7) & 1]
-        some = list[tuple[float, int]]()
-        for i in places:
-            score = sign * score_of(found[i], rows.lengths[i], partial(rows.compared_vector, i), kind, query, index)
-            if worst is None or score < sign * worst:
-                some.append((score, i))
-        if query.distinct is not None:
-            best: dict[Any, tuple[float, int]] = {}
-            for one in sorted(some):
-                best.setdefault(next(iter(self.values(query.distinct, one[1])), None), one)
-            some = list(best.values())
-        for score, place in nsmallest(most, some):
+                places = [i for i, v in enumerate(found[low:high], low) if v < limit and mask[i >> 3] >> (i & 7) & 1]
+            for i in places:
+                score = sign * score_of(found[i], rows.lengths[i], partial(rows.compared.row, i), kind, query, index)
+                if score < limit:
+                    some.append((score, i))
+            some = nsmallest(most, some) if values is None else _of_values(sorted(some), values, most)
+            if len(some) == most:
+                limit = min(limit, some[-1][0])
+            low = high
+        for score, place in some:
             yield Match(self.rows.ids[place], self.first + place, 0, sign * score)
+
+    def field_values(self, field: int) -> list[list[Any]]:
+        """What each row has of a field, dead ones too, in order: see `values`."""
+        return [values for chunk in self.rows.columns(self.count) for values in chunk.values[field]]
 
     def merged(self, matches: list[Match], query: Prepared, most: int, without: int | None, taken: int) -> list[Match]:
         """The best of the matches of the generation, best first, and of the rows of the bits `taken`."""
@@ -292,7 +343,7 @@ class FreshRows:
         ]
 
     def followed(self, tail: Tail, base: Mapping[Id, BaseRow | None]) -> FreshRows:
-        """The same up to the end of a tail that goes on from here, whose vectors of these rows may go then.
+        """The same up to the end of a tail that goes on from here, whose rows may go then.
 
         base: of the ids that are `unresolved`, None where the generation has no row.
         """
@@ -326,7 +377,7 @@ class FreshRows:
             ids.append(identifier)
             vectors.append(vector)
             attributes.append(own)
-        rows.add(ids, b"".join(vectors), attributes)
+        rows.add(ids, vectors, attributes)
         self.table.add(new, places)
         count = self.count + len(ids)
         live |= ((1 << len(ids)) - 1) << self.count
@@ -338,7 +389,9 @@ class FreshRows:
         rows, own = _Rows(self.root), [place for place in range(self.count) if self.live >> place & 1]
         old = self.rows
         rows.add(
-            [old.ids[place] for place in own], b"".join(map(old.vector, own)), [old.attributes[place] for place in own]
+            [old.ids[place] for place in own],
+            [*map(old.vector, own)],
+            [old.attributes[place] for place in own],
         )
         places = dict.fromkeys(self.places, GONE) | {identifier: place for place, identifier in enumerate(rows.ids)}
         return replace(self, places=places, live=(1 << len(own)) - 1, count=len(own), rows=rows)

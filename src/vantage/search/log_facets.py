@@ -48,6 +48,22 @@ def written(segment: Segment, plan: FacetPlan) -> Written:
     return Written(tallies, len(places), len(fresh.ids), fields, numbers)
 
 
+def fields_of(segment: Segment, names: Any) -> Sequence[FilterField]:
+    """Those of an index; in an empty one histograms of attributes of these names divide the range that the log has."""
+    fresh, fields = segment.fresh, segment.root.filters
+    if fresh is None or not segment.root.is_empty:
+        return fields
+    places, out = bits_of(fresh.live), list[FilterField]()
+    for i, field in enumerate(fields):
+        if field.kind == "text" or not isinstance(names, Mapping) or segment.root.names[field.attribute] not in names:
+            out.append(field)
+            continue
+        every = fresh.field_values(i)
+        keys = [key for place in places for key in every[place]]
+        out.append(replace(field, rows=len(keys), low=min(keys), high=max(keys)) if keys else field)
+    return out
+
+
 def with_texts(
     fields: Sequence[FilterField], facets: Sequence[Facet], values: Iterable[Sequence[Sequence[Any]]]
 ) -> Sequence[FilterField]:

@@ -37,7 +37,8 @@ def answers_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     """About the bytes that answering a request takes at the most at once, with the JSON of the answers."""
     index, d = segment.root.index, segment.root.index.dimension
     scans = min(sum(scan_bytes(segment, q) for q in queries), SCANS_BYTES_MAX)
-    rows = sum(min(q.top_k, index.rows) for q in queries)
+    fresh = 0 if segment.fresh is None else segment.fresh.live_rows
+    rows = sum(min(q.top_k, index.rows + fresh) for q in queries)
     match = MATCH_BYTES + queries[0].vectors * d * (VECTOR_BYTES[index.vector_kind] + VALUE_BYTES)
     attributes = 0
     if queries[0].attributes:
@@ -99,6 +100,8 @@ def in_flight_bytes(segment: Segment, queries: Sequence[Query]) -> int:
 
 def _read_bytes(segment: Segment, query: Query) -> float:
     """Of extents, of a mean query of its kind."""
+    if segment.root.is_empty:
+        return 0.0
     means = [segment.promise(query).nbytes]
     if query.filter:
         means += [segment.filter_promise(query, by_chunks=one).nbytes for one in (False, True)]
@@ -116,6 +119,8 @@ def tails_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     Of all blocks at the most, of one a contender, and of those that the promises read.
     """
     root = segment.root
+    if root.is_empty:
+        return 0
     contenders = sum(capacity_for(q.top_k, distinct=q.distinct is not None) for q in queries)
     tail = TAIL_BYTES + root.index.attribute_bytes * bool(queries[0].attributes)
     nbytes = root.index.slots * tail
@@ -126,6 +131,8 @@ def tails_bytes(segment: Segment, queries: Sequence[Query]) -> int:
 def scan_bytes(segment: Segment, query: Query) -> int:
     """About the bytes that a query's own scan holds: tables, pool, numbers a block, full vectors."""
     root = segment.root
+    if root.is_empty:
+        return 0
     codec, ranked = root.codec, max(query.rerank, segment.promise(query).rerank)
     if query.filter:
         ranked = max(ranked, *(segment.filter_promise(query, by_chunks=one).rerank for one in (False, True)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Sequence, Set
 from copy import copy
 from functools import cached_property
 from itertools import compress
@@ -137,6 +138,8 @@ class Segment:
         """The same as far as no read is needed, and the pages that `route` would read first."""
         if routed := self._tail(prepared, query):
             return routed, []
+        if self.root.is_empty:
+            return Routed(array("I")), []
         routed, pages = self.router.peek(prepared, self)
         return self._of_matching(prepared, routed), pages
 
@@ -164,7 +167,7 @@ class Segment:
         names no block.
         """
         contract, price = self.root.contract, self.promise(query).price
-        if routed.directory is None and self.resident is None:
+        if self.root.is_empty or (routed.directory is None and self.resident is None):
             return Plan([], [], price, True)
         directory = self.directory(routed)
         routed, renditions = spread(routed, directory), self.rendition(query)

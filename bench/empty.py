@@ -1,0 +1,109 @@
+"""Empty indexes in a local Worker, filled until their logs are full: python -m bench.empty [--share 1.0]
+
+Each is made over HTTP, with one attribute to filter by, and takes rows drawn at random. Prints of each: the rows that
+it took, rows a second, the answer that ends it, and the CPU of workerd a query in ms: of the ten nearest, with a filter
+that takes a tenth, of one row of each of a thousand values, and of a hundred exact ones; then the heap of the isolate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from build_index.serve import Server, serve
+from build_index.writes import create_index, sender, write_rows
+from vantage.errors import LogFullError
+from vantage.format import VECTOR_BYTES
+from vantage.format.log import OPERATIONS_MAX as OPERATIONS
+from vantage.log.state import BYTES_MAX, OPERATIONS_MAX
+
+TOKENS = {"VANTAGE_TOKEN": "bench", "VANTAGE_WRITE_TOKEN": "bench-w"}
+BODY_BYTES = 3 << 20
+QUERIES = 10
+CASES = ((96, "f16"), (384, "f16"), (1536, "f32"), (4096, "f32"))  # dimension, vectors
+ASKED: dict[str, dict[str, Any]] = {
+    "nearest": {}, "filtered": {"filter": {"n": {"$lt": 100}}}, "distinct": {"distinct": "n"},
+    "exact": {"exact": True, "top_k": 100},
+}  # fmt: skip
+
+
+def filled(server: Server, name: str, dimension: int, kind: str, share: float) -> dict[str, Any]:
+    """Makes an index and writes to it until its log is full, or has this share of what one may have."""
+    fields = {"dimension": dimension, "vectors": kind, "attributes": [{"name": "n", "type": "integer"}]}
+    create_index(f"{server.url}/{name}", fields, TOKENS)
+    draw, rows, ended = np.random.default_rng(0), 0, "share"
+    width = dimension * VECTOR_BYTES[kind]
+    batch = min(OPERATIONS, BODY_BYTES // (4 * dimension))
+
+    def batches() -> Iterator[list[Any]]:
+        for first in range(0, round(share * min(OPERATIONS_MAX, BYTES_MAX // width)), batch):
+            vectors = draw.normal(size=(batch, dimension)).astype("<f4")
+            yield [
+                {"id": f"row {i}", "vector": array("f", v.tobytes()), "attributes": {"n": int(draw.integers(1000))}}
+                for i, v in enumerate(vectors, first)
+            ]
+
+    def written(count: int) -> None:
+        nonlocal rows
+        rows = count
+
+    began = time.monotonic()
+    try:
+        write_rows(sender(f"{server.url}/{name}", TOKENS), "upsert", batches(), written)
+    except LogFullError as error:
+        ended = str(error)
+    spent = time.monotonic() - began
+    return {"dimension": dimension, "vectors": kind, "rows": rows, "rows_s": round(rows / spent), "ended": ended}
+
+
+def asked(server: Server, name: str, dimension: int) -> dict[str, Any]:
+    """Milliseconds of CPU a query of each kind, the first one apart; and the heap."""
+    draw, out = np.random.default_rng(1), dict[str, Any]()
+    headers = {"authorization": f"Bearer {TOKENS['VANTAGE_TOKEN']}"}
+    with httpx.Client(base_url=server.url, headers=headers, timeout=120, trust_env=False) as http:
+
+        def one(body: dict[str, Any]) -> float:
+            before = server.cpu_seconds()
+            vector = draw.normal(size=dimension).round(4).tolist()
+            answer = http.post(f"/v1/indexes/{name}/query", json={"vector": vector, **body})
+            assert answer.status_code == 200 and answer.json()["complete"], answer.text
+            return 1000 * (server.cpu_seconds() - before)
+
+        out["first_ms"] = round(one({}), 1)  # the log is read and held
+        for what, body in ASKED.items():
+            first = one(body)
+            out[f"{what}_ms"] = round(sum(one(body) for _ in range(QUERIES)) / QUERIES, 1)
+            out[f"{what}_first_ms"] = round(first, 1)
+        out["heap_mib"] = round(http.get("/v1/health").json()["heap_bytes"] / (1 << 20))
+    return out
+
+
+def main() -> None:
+    """Prints one JSON object a line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--share", type=float, default=1.0, help="of what a log may have")
+    parser.add_argument("--only", type=int, help="a dimension")
+    given = parser.parse_args()
+    for dimension, kind in CASES:
+        if given.only not in (None, dimension):
+            continue
+        with tempfile.TemporaryDirectory() as state:
+            name = f"d{dimension}"
+            with serve(Path(state), variables=TOKENS) as server:
+                told = filled(server, name, dimension, kind, given.share)
+                told |= {f"writer_{what}": n for what, n in asked(server, name, dimension).items()}
+            with serve(Path(state), variables=TOKENS) as server:  # which reads the log anew
+                print(json.dumps(told | asked(server, name, dimension)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
