@@ -114,7 +114,6 @@ def check(index: Index, oracle: dict[int, Row], draw: Random, turns: int = 24) -
         {"year": {"$gte": 1960}},
         {"stock": True},
         {"tags": {"$ne": "a"}},
-        {"price": {"$lt": 0}},
     ):
         about, count_of = select(value, index.root, index.segment.homes), sum(matching(value, rows))
         assert about is not None and abs(sum(about.rows) - count_of) < 10 + 0.3 * count_of, (value, sum(about.rows))
