@@ -69,6 +69,8 @@ PyObject *call_close(Call *, u64 result);                       // releases; Non
   X(filter_rows, "plane, n, columns, program, out, scratch")                                    \
   X(column_counts, "plane, n, columns, column, mask, out")                                      \
   X(dead_rows, "data, rows_at, n, dead, out")                                                   \
+  X(ids_add, "ids, width, n, table")                                                            \
+  X(ids_in, "ids, width, n, table, out")                                                        \
   X(lrsq_scan, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, pool, mask") \
   X(lrsq_scan_mixed, "data, ranges_at, homes_at, codes_at, f_at, h_at, rows_at, n, blocks, bases, place, tables, pool, mask") \
   X(lrsq_scores, "data, ranges_at, codes_at, f_at, h_at, rows_at, n, base, place, tables, out") \

@@ -177,6 +177,20 @@ def dead_rows(data: Buffer, rows_at: int, n: int, dead: Buffer, out: Buffer, /) 
     dead: bit r % 8 of byte r / 8 for row r; rows beyond it are not.
     """
 
+def ids_add(ids: Buffer, width: int, n: int, table: Buffer, /) -> int:
+    """Adds n ids to a table of them. Returns how many were not there.
+
+    ids: n of `width` bytes (1 to 32), or of width 0 u32[n + 1] ends and the bytes. NUL bytes at the end of an id do not
+    count. table: u64 hashes, a power of two of them, 0 for none. Raises ValueError too where there is no room left, and
+    for an id that ends outside of `ids`; those before it are in the table then.
+    """
+
+def ids_in(ids: Buffer, width: int, n: int, table: Buffer, out: Buffer, /) -> int:
+    """out u8[2 ceil(n / 16)] = bit i for each of n ids whose hash is in a table. Returns how many.
+
+    So of those that are in it, and of others with a chance of 2^-64 for each entry. ids, table: as in ids_add.
+    """
+
 def lrsq_scan(
     data: Buffer, ranges_at: int, codes_at: int, f_at: int, h_at: int, rows_at: int, n: int, base: float, place: int,
     tables: Buffer, pool: Buffer, mask: Buffer = ..., /,

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from vantage.filter.keys import float_key, text_hash, time_key
 from vantage.format import FilterField
+from vantage.format.filters import TEXT_KEYS
 
 COMPARE = {"$eq": eq, "$gt": gt, "$gte": ge, "$lt": lt, "$lte": le}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -160,8 +161,8 @@ def _operators(draw: Random, name: str, depth: int) -> dict[str, Any]:
     return out
 
 
-def fields_of(rows: Sequence[Mapping[str, Any]]) -> tuple[FilterField, ...]:
-    """The fields of an index of these rows."""
+def fields_of(rows: Sequence[Mapping[str, Any]], draw: Random | None = None) -> tuple[FilterField, ...]:
+    """The fields of an index of these rows; with `draw` keys of texts are drawn, with room between them."""
     fields = []
     for name, kind in KINDS.items():
         lists = [_keys(row, name) for row in rows]
@@ -171,10 +172,13 @@ def fields_of(rows: Sequence[Mapping[str, Any]]) -> tuple[FilterField, ...]:
         for text in texts:
             ends.append(ends[-1] + len(text))
         low, high = (0, max(0, len(texts) - 1)) if texts else (distinct[0], distinct[-1]) if distinct else (0, 0)
+        text_keys = sorted(draw.sample(range(TEXT_KEYS), len(texts))) if draw else []
+        if text_keys:
+            low, high = text_keys[0], text_keys[-1]
         fields.append(
             FilterField(NAMES.index(name), kind, name in LISTS, True, sum(map(bool, lists)), len(distinct), low, high,
                         ends, b"".join(texts), [sum(text in own for own in lists) for text in texts],
-                        hashed=name in HASHED)
+                        hashed=name in HASHED, keys=text_keys)
         )  # fmt: skip
     return tuple(fields)
 
@@ -192,7 +196,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]], fields: Sequence[FilterField])
     for name, field in zip(KINDS, fields, strict=True):
         keys = [_keys(row, name) for row in rows]
         if field.kind == "text" and not field.hashed:
-            keys = [[field.rank(text, after=False) for text in own] for own in keys]
+            keys = [[field.key(field.rank(text, after=False)) for text in own] for own in keys]
         columns.append((field.many, keys))
     return columns
 

@@ -151,7 +151,7 @@ def test_blocks_of_an_older_generation_stay_that_the_live_one_names(
 
     async def scenario() -> int:
         warm = warm_index(entry, tmp_path, monkeypatch)
-        named, gone = f"words/{OTHER}/shard-0-1.bin", f"words/{OTHER}/shard-0-0.bin"
+        named, gone = f"words/{OTHER}/shard-00000.bin", f"words/{OTHER}/shard-00001.bin"
         await warm.take(json.dumps([[named, 0, 4], [gone, 0, 3]]), b"named" + b"go")
         await warm.root("words")
         await warm.ctx.settle()

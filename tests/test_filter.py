@@ -36,7 +36,7 @@ def rows_taken(value: Any, rows: list[dict[str, Any]], fields: tuple[FilterField
 def test_as_plain_python(seed: int) -> None:
     draw = Random(seed)
     rows = [random_row(draw) for _ in range(draw.choice((1, 15, 16, 17, 100, 700)))]
-    fields = fields_of(rows)
+    fields = fields_of(rows, draw if seed % 2 else None)
     columns = columns_of(rows, fields)
     plane = pack_columns(columns)
     assert unpack_columns(plane, len(rows), "plane") == [values for _, values in columns]
@@ -45,7 +45,10 @@ def test_as_plain_python(seed: int) -> None:
         assert rows_taken(value, rows, fields, plane) == matching(value, rows), value
     body = memoryview(pack_filters(fields))
     again = unpack_filters(body, len(NAMES), len(rows), "filters")
-    assert [replace(f, ends=list(f.ends), texts=bytes(f.texts), totals=list(f.totals)) for f in again] == list(fields)
+    columns_again = [{"ends": list(f.ends), "totals": list(f.totals), "keys": list(f.keys)} for f in again]
+    assert [replace(f, texts=bytes(f.texts), **own) for f, own in zip(again, columns_again, strict=True)] == list(
+        fields
+    )
 
 
 def test_keys_rise_with_values() -> None:

@@ -382,13 +382,13 @@ def test_another_reader_finds_the_rows_of_blocks_in_chunks(name: str) -> None:
         by_row.update(zip(block["rows"][: extent.homes].tolist(), own.tolist(), strict=False))
     every = root.index.rows
     query = replace(query, selection=select({"stock": {"$exists": True}}, root, [1] * root.index.blocks))
-    for number, (f, low, high, first, blocks, extents) in enumerate(other.projections):
+    for number, (f, low, high, buckets, blocks, extents) in enumerate(other.projections):
         scan = ChunkScan(root, whole(root, BASE[name], number), query, 4 * every, (), {})
         assert not other.paged or len(root.projections[number].block) > 1
         rows = []
         for i, extent in enumerate(extents):
             chunk = other.chunk(number, i)
-            bucket = int(np.searchsorted(first, i, side="right")) - 1
+            bucket = buckets[i]
             rows += [(bucket, row) for row in chunk["rows"]]
             assert blocks[i] == chunk["blocks"][0]
             for j, row in enumerate(chunk["rows"]):

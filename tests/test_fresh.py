@@ -154,7 +154,7 @@ def living(tmp_path: Path, name: str) -> Living:
     query = Query([1.0] * index.root.index.dimension, 1000, attributes=True, vectors=True)
     found = asyncio.run(index.query(query)).matches
     rows = {m.id: Row(m.vector or [], m.attributes or {}) for m in found}
-    assert len(rows) == index.root.index.rows
+    assert len(rows) == index.root.live_rows
     return Living(tmp_path, name, index, Followed(index), rows)
 
 
@@ -184,7 +184,7 @@ def test_a_row_that_is_written_is_found_and_one_that_is_deleted_is_not(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "name", ["words", "proofs", "inline", "numbers", "long", "leaves", "paged", "filters", "texts"]
+    "name", ["words", "proofs", "inline", "numbers", "long", "leaves", "paged", "filters", "texts", "flushed"]
 )
 def test_answers_are_those_of_the_rows_as_they_are_now(tmp_path: Path, name: str) -> None:
     draw, it = Random(name), living(tmp_path, name)
@@ -260,7 +260,7 @@ def key(it: Living, name: str, identifier: Id) -> Any:
     return None if value is None else filters.key_of(value, filters.KINDS[name])
 
 
-@pytest.mark.parametrize("name", ["filters", "paged"])
+@pytest.mark.parametrize("name", ["filters", "paged", "flushed"])
 def test_filters_lists_and_facets_see_the_rows_as_they_are_now(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

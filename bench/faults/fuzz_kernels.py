@@ -50,7 +50,7 @@ SIGNATURES = {
     "dead_rows": "biibo",
     "filter_rows_size": "i", "filter_rows": "biiboo", "sum_counts": "bbo", "tail_probabilities": "bbbfo",
     "lrsq_scan_mixed": "biiiiiiiibiBPb", "select_largest": "bbiiioo", "matmul_size": "ii", "matmul": "bbiiioo",
-    "nearest": "bbbiiiiooo",
+    "nearest": "bbbiiiiooo", "ids_add": "biio", "ids_in": "biibo",
 }  # fmt: skip
 
 
@@ -174,6 +174,20 @@ def fitting(name: str, draw: Random) -> list[Any] | None:
     if name == "filter_rows":
         scratch = bytes(kernels.filter_rows_size(n))
         return [plane_of(draw, n), n, 4, program_of(draw), bytes(2 * -(-n // 16)), scratch]
+    if name in ("ids_add", "ids_in"):
+        width, table = draw.choice((0, 1, 8, 32)), bytes(8 << draw.randrange(1, 8))
+        ids = (
+            b"".join(draw.choice((3 * i, 3 * i, 1 << 31)).to_bytes(4, "little") for i in range(n + 1))
+            if not width
+            else b""
+        )
+        return [
+            ids + draw.randbytes((width or 3) * n),
+            width,
+            n,
+            table,
+            *([bytes(2 * -(-n // 16))] * (name == "ids_in")),
+        ]
     if name == "sum_counts":
         buckets = draw.randrange(9)
         return [draw.randbytes(buckets * n), b"\0\0\x80\x3f" * buckets, bytes(4 * n)]

@@ -183,7 +183,7 @@ def verify_deep(store: ObjectStore, progress: Progress = SILENT) -> dict[str, An
             findings.add(f"{current.generation}/vectors: a source row stands there twice")
     sampled = 0
     if not findings.count and directory is not None:  # codes can only be told from vectors that are right
-        sampled = _codes(store, root, keys, directory, findings)
+        sampled = _codes(store, root, keys, directory, gone, findings)
     return report | {
         "rows": root.live_rows, "blocks": root.index.blocks, "codes": sampled,
         "damage": findings.sentences, "damages": findings.count,
@@ -511,8 +511,12 @@ def _attributes_of(
     ]
 
 
-def _codes(store: ObjectStore, root: Root, keys: Keys, directory: Directory, findings: Findings) -> int:
-    """Codes of home rows of some blocks against codes made anew from their vectors; how many rows were compared."""
+def _codes(
+    store: ObjectStore, root: Root, keys: Keys, directory: Directory, gone: Bools, findings: Findings
+) -> int:  # fmt: skip
+    """Codes of home rows of some blocks against codes made anew from their vectors; how many rows were compared, dead
+    ones apart.
+    """
     codec, index, count = codec_of(root), root.index, 0
     metric, d = index.metric, index.dimension
     some = np.unique(np.linspace(0, len(directory) - 1, SAMPLE_BLOCKS).astype(np.int64)).tolist()
@@ -561,7 +565,7 @@ def _codes(store: ObjectStore, root: Root, keys: Keys, directory: Directory, fin
             passed = (off.left > kept * (1 + ROUND)) | (off.fixed > end.slack * (1 + ROUND))
             passed |= off.radius > root.bounds.radius[b] * (1 + ROUND)
             findings.rows(label, numbers[passed], "error norms or radius are too small, so proofs are wrong,")
-        count += n
+        count += n - int(gone[numbers].sum())
     return count
 
 

@@ -92,22 +92,22 @@ def grow(root: Root, records: Sequence[bytes], home: Ints, moved: int, gone: Seq
     written, old = _values(root, records), _values(root, [record for record, _ in gone])
     left = np.array([block for _, block in gone], np.int64)
     columns, counts, buckets = list[Column](), list[FieldCounts](), list[Buckets]()
-    room = TABLE_BYTES_MAX // max(1, root.index.blocks * len(root.filters))
+    blocks = root.index.blocks
+    most = min(BUCKETS_MAX, max(1, TABLE_BYTES_MAX // max(1, blocks * len(root.filters))))
     for i, (field, own) in enumerate(zip(root.filters, root.counts.fields, strict=True)):
         values = written[i]
         grown = _with_new_texts(field, {text for row in values for text in row}) if field.ranked else field
         every, added, dropped = (_column(root, grown, some) for some in (values, values[moved:], old[i]))
         _check_blocks(every)
-        most = min(BUCKETS_MAX, max(1, room))
         placed = place_keys(own.low, own.high, own.totals, added, most, max(CHUNK_ROWS, field.rows // most))
-        counted = _counted(own, placed, every, moved, home, dropped, left, root, i)
+        counted = _counted(own, placed, every, moved, home, dropped, left, blocks, [root.index.rows, i])
         columns.append(replace(every, field=_field(grown, own, counted, placed, added, dropped)))
         counts.append(counted)
     for projection in root.projections:
         rows = [sum(sum(projection.directory.rows[c] for c in chunks) for chunks in projection.chunks(j))
                 for j in range(len(projection.low))]  # fmt: skip
-        column, most = columns[projection.field], 2 * PROJECTED_MAX
-        buckets.append(place_keys(projection.low, projection.high, rows, column, most, BUCKET_ROWS))
+        column = columns[projection.field]
+        buckets.append(place_keys(projection.low, projection.high, rows, column, 2 * PROJECTED_MAX, BUCKET_ROWS))
     return Grown(columns, replace(root.counts, fields=tuple(counts)), buckets)
 
 
@@ -229,14 +229,14 @@ def _once(column: Column, buckets: Buckets) -> tuple[Ints, Ints]:
 
 
 def _counted(
-    own: FieldCounts, buckets: Buckets, every: Column, moved: int, home: Ints, dropped: Column, left: Ints, root: Root,
-    place: int,
+    own: FieldCounts, buckets: Buckets, every: Column, moved: int, home: Ints, dropped: Column, left: Ints, blocks: int,
+    seed: Sequence[int],
 ) -> FieldCounts:  # fmt: skip
     """Counts of a field with the rows that came and without those that went: totals are exact. A block's number is the
     old one with the difference, rounded at random so that it is right in the mean, however often single rows come; and
     never back at 0 unless no row at all is left, as nobody knows that the last one went.
     """
-    n, blocks = len(buckets.low), root.index.blocks
+    n = len(buckets.low)
     old, totals = np.array(buckets.old, np.int64), np.zeros(n, np.int64)
     before = np.frombuffer(bytes(own.table), np.uint8).reshape(-1, blocks)
     codes = np.zeros((n, blocks), np.uint8)
@@ -252,7 +252,7 @@ def _counted(
     np.add.at(went, (bucket[left[gone] >= 0], left[gone[left[gone] >= 0]]), 1)
     if (totals < 0).any():
         raise damaged("root.bin, section counts", f"fewer rows have {every.name!r} than were deleted")
-    draw = np.random.default_rng([root.index.rows, place]).random((n, blocks))
+    draw = np.random.default_rng(seed).random((n, blocks))
     exact = np.maximum(table + came - went, 1)
     below = np.floor(np.log(exact) / np.log(STEP))
     up = (exact - STEP**below) / (STEP ** (below + 1) - STEP**below) > draw

@@ -47,6 +47,7 @@ from ..codecs.rotations.butterfly import axes_of
 from ..filters.declare import compared_type
 from ..ingest.arrays import Arrays
 from ..ingest.formats.batch import DTYPES
+from ..ingest.formats.types import type_called
 from ..ingest.rows import Ints, Rows
 from ..tune.choose import Choice
 from ..tune.living import HELD_KEY, Held, caught_up
@@ -134,11 +135,13 @@ def choice_of(root: Root, manifest: dict[str, Any], layout: Layout) -> Choice:
 
 
 def attributes_of_parts(root: Root, parts: pa.Schema) -> pa.Schema:
-    """The attributes of an index, by the schema of its Parquet parts."""
-    compared = {f.attribute: compared_type(f.kind, f.many) for f in root.filters}  # lists and times are stored as JSON
+    """The attributes of an index, as they were called when it was built; of types that have no such name as its Parquet
+    parts have them, where lists and times are texts.
+    """
+    compared = {f.attribute: compared_type(f.kind, f.many) for f in root.filters}
     return pa.schema(
         [
-            pa.field(a["name"], compared.get(i) or parts.field(3 + i).type)
+            pa.field(a["name"], type_called(a["type"]) or compared.get(i) or parts.field(3 + i).type)
             for i, a in enumerate(root.schema["attributes"])
         ]
     )

@@ -229,7 +229,7 @@ class Index:
         distinct = None if query.distinct is None else distinct_field(query.distinct, self.root)
         prepared = replace(prepared, selection=selection, distinct=distinct)
         if self.fresh is not None:
-            prepared = replace(prepared, superseded=self.fresh.ids)
+            prepared = replace(prepared, superseded=self.fresh.superseded)
         if not query.exact:
             prepared = replace(prepared, sharpness=self.segment.promise(query).sharpness)
         return Run(query, prepared, self.segment, budget, receipt, block_ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,29 @@ def test_rows_are_as_they_were_written_last(index: Path) -> None:
     for name in [*oracle][::40]:
         found, score = best(index, vectors[name].astype(np.float32))
         assert (found.decode(), score) == (name, 0.0)
+    assert vantage("verify", index, "--deep").code == 0
+
+
+def test_attributes_keep_their_types(tmp_path: Path) -> None:
+    """Of those that Parquet parts keep as texts too, so that they can be written to as before."""
+    at = pa.array([datetime(2024, 5, 1, i % 24, tzinfo=UTC) for i in range(200)], pa.timestamp("s", "UTC"))
+    day = pa.array([date(2024, 5, 1 + i % 28) for i in range(200)])
+    columns = {
+        "vector": list(clustered(200, DIMENSION, 1)), "words": [["a", f"b{i}"] for i in range(200)],
+        "at": at, "day": day, "small": pa.array([i % 100 for i in range(200)], pa.int8()),
+        "marks": [[i / 2] for i in range(200)],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    index = tmp_path / "bucket" / "index"
+    assert vantage("build", tmp_path / "rows.parquet", "--out", index, "--fast", "--filter", "at,words").code == 0
+    before = open_index(index).root.schema
+    row = {"id": 7, "vector": [0.5] * DIMENSION, "attributes": {"words": ["c"], "at": "2024-05-02T00:00:00Z",
+           "day": "2024-05-02", "small": 3, "marks": [1.5]}}  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    for _ in range(2):
+        assert vantage("upsert", tmp_path / "rows.jsonl", index).code == 0
+        assert compact(store_at(str(index))).rows == 200
+        assert open_index(index).root.schema == before
     assert vantage("verify", index, "--deep").code == 0
 
 

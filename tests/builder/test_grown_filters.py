@@ -64,7 +64,7 @@ def matching(grown: Grown, value: Any) -> np.ndarray:
 def test_routed_answers_match_and_are_mostly_found(grown: Grown) -> None:
     path, x, _, _, metric = grown
     index, draw, rng, recalls = open_index(path), Random(2), np.random.default_rng(2), []
-    for turn in range(80):
+    for turn in range(40):
         value, q = random_filter(draw), x[draw.randrange(ROWS)] + 0.1 * rng.normal(size=DIMENSION).astype(np.float32)
         distinct = "year" if turn % 10 == 0 else None
         match = matching(grown, value)

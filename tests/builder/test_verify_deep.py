@@ -21,6 +21,7 @@ from fixtures.damage import (
     changed,
     edit,
     edit_blocks,
+    edit_directory,
     edit_facts,
     edit_paged_chunk,
     edit_pages,
@@ -37,6 +38,7 @@ from fixtures.damage import (
     key,
     load,
     object_of,
+    parts_of,
     put,
     root_of,
     texts_of,
@@ -78,7 +80,8 @@ def sealed(objects: Bytes, folder: Path) -> FolderStore:
         where.put(f"{new}/{name}", body)
     for name in objects.keys() - {"CURRENT"}:
         if not name.startswith(f"{old}/"):  # of another generation
-            where.put(name, objects[name] if name.endswith(".parquet") else resealed(objects[name]))
+            shard = name.split("/")[1].startswith(("shard", "rendition"))
+            where.put(name, resealed(objects[name]) if shard else objects[name])
     where.put("CURRENT", current.pack())
     return where
 
@@ -160,7 +163,56 @@ def unnamed_block(objects: Bytes) -> Bytes:
     return edit_pages(objects, change)
 
 
+def entries(objects: Bytes) -> list[dict[int, int]]:
+    """The hash of each row that has an entry, in each segment of ids, which have one page each."""
+    root, out = root_of(objects), []
+    for own in root.id_pages:
+        page = objects[object_of(objects, own.object)][own.offset :]
+        hashes, rows = (
+            struct.unpack_from(f"<{own.rows}Q", page),
+            struct.unpack_from(f"<{own.rows}I", page, 8 * own.rows),
+        )
+        out.append(dict(zip(rows, hashes, strict=True)))
+    return out
+
+
+def revived(objects: Bytes, row: int) -> Bytes:
+    """A dead row lives, and the first live one is dead instead."""
+    root = root_of(objects)
+    assert root.dead is not None and row in root.dead
+    other = next(r for r in range(root.index.rows) if r not in root.dead)
+    bits = bytearray(root.dead.bits)
+    for one in (row, other):
+        bits[one >> 3] ^= 1 << (one & 7)
+    return changed(objects, dead=replace(root.dead, bits=bytes(bits)))
+
+
+def without_entry(objects: Bytes) -> Bytes:
+    known = set().union(*entries(objects))
+    return revived(objects, next(r for r in range(root_of(objects).index.rows) if r not in known))
+
+
+def with_the_id_of_another(objects: Bytes) -> Bytes:
+    first, *later = entries(objects)
+    newer = {own for segment in later for own in segment.values()}
+    return revived(objects, next(row for row, own in first.items() if own in newer))
+
+
+def without_home(objects: Bytes) -> Bytes:
+    """The last row at home in an extent is none of those any more."""
+    root, directory = root_of(objects), root_of(objects).directory
+    assert root.dead is not None and directory is not None
+    for i, part in enumerate(parts_of(objects)):
+        last = directory.homes[i] - 1
+        if last >= 0 and struct.unpack_from("<I", part.data, part.opened.at.rows + 4 * last)[0] not in root.dead:
+            return edit_directory(objects, "homes", i, last)
+    raise AssertionError
+
+
 DAMAGES: dict[str, tuple[str, Callable[[Bytes], Bytes], str]] = {
+    "a row that lives and has no entry": ("flushed", without_entry, "there is no entry of row"),
+    "two rows of an id": ("flushed", with_the_id_of_another, "an id is that of two rows, in two segments"),
+    "a row that lives nowhere": ("flushed", without_home, "no extent is the home of row"),
     "columns": (
         "filters",
         lambda o: edit_plane(o, COLUMNS_PLANE, lambda plane, n: plane[:-5] + bytes([plane[-5] ^ 1]) + plane[-4:]),

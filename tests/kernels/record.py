@@ -108,6 +108,12 @@ def recorded() -> list:
         for column in (0, 1):
             call("column_counts", plane, n, 2, column, mask, bytearray(8 + 16 * max(n, 80)))
         call("column_counts", plane[:-9], n, 2, 1, mask, bytearray(8 + 16 * max(n, 80)))
+    for width, n in ((8, 40), (3, 17), (0, 33)):
+        ids = [b"\0", *(rng.bytes(1 + i % 9) for i in range(n - 1))]
+        ends = np.cumsum([0, *map(len, ids)]).astype(np.uint32)
+        plane = rng.bytes(width * n) if width else ends.tobytes() + b"".join(ids)
+        (table,) = call("ids_add", plane, width, n, bytearray(8 * 128))
+        call("ids_in", plane[::-1] if width else plane, width, n, bytes(table), bytearray(-(-n // 16) * 2))
     for parts in (1, 3, 4):
         vectors = rng.standard_normal((7, 21)).astype(np.float32)
         words = rng.standard_normal((parts, 16, 7)).astype(np.float32)

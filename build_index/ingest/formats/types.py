@@ -1,5 +1,7 @@
 """Brings Arrow columns to plain types: encodings, views and large types undone, one type for files that differ."""
 
+import re
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,20 @@ import pyarrow.compute as pc
 
 T = pa.types
 TIMES = ("s", "ms", "us", "ns")
+
+
+def type_called(name: str) -> pa.DataType | None:
+    """The type that has this name, of those that columns can be stored by another one of: lists and times, and what
+    Arrow knows by name. None for others.
+    """
+    if match := re.fullmatch(r"list<([^:]*): (.*?)( not null)?>", name):
+        inside = type_called(match[2])
+        return inside and pa.list_(pa.field(match[1], inside, nullable=not match[3]))
+    if match := re.fullmatch(r"timestamp\[(s|ms|us|ns), tz=(.*)\]", name):
+        return pa.timestamp(match[1], match[2])
+    with suppress(ValueError):
+        return pa.type_for_alias(name)
+    return None
 
 
 def is_json(kind: pa.DataType) -> bool:

@@ -225,19 +225,6 @@ def id_at(plane: bytes | memoryview, width: int, n: int, i: int, kind: str, labe
     return bytes(plane[start + low : start + high])
 
 
-def all_ids(plane: bytes | memoryview, width: int, n: int, kind: str, label: str) -> Sequence[int | bytes]:
-    """Those of all n rows of an id plane; a view, or a list."""
-    if kind == "i64":
-        if width != 8:
-            raise damaged(label, f"i64 ids of width {width}")
-        return memoryview(plane)[: 8 * n].cast("q")
-    if not width:
-        return [id_at(plane, width, n, i, kind, label) for i in range(n)]
-    data = bytes(plane[: width * n])
-    some = [one for (one,) in struct.iter_unpack(f"{width}s", data)]
-    return [one.rstrip(b"\0") for one in some] if b"\0" in data else some
-
-
 def spot_at(spots: bytes | memoryview, n: int, i: int) -> Spot:
     """Of row i of n, from three columns of u32 of n rows."""
     return Spot(*(struct.unpack_from("<I", spots, 4 * (column * n + i))[0] for column in range(3)))

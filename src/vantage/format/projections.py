@@ -137,10 +137,9 @@ def _taken(
     if fall or (not pages and any(a >= b for a, b in zip(high, low[1:], strict=False))):
         raise damaged(label, f"the buckets of field {field} do not rise")
     every = [*chain.from_iterable(first), chunks]
-    if every[0] or any(a > b for a, b in pairwise(every)):
-        raise damaged(label, f"the buckets of field {field} have more chunks than there are")
-    if not segmented and any(a == b for a, b in pairwise(first[0])):
-        raise damaged(label, f"a bucket of field {field} has no chunks")
+    none = not segmented and any(a == b for a, b in pairwise(first[0]))
+    if none or every[0] or any(a > b for a, b in pairwise(every)):
+        raise damaged(label, f"the buckets of field {field} have no chunks, or more than there are")
     if pages and first[0][n] != n:
         raise damaged(label, f"a bucket of field {field} has several pages")
     if chunks and max(block) >= blocks:

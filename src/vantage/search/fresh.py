@@ -21,6 +21,7 @@ from .prepare import Prepared
 from .rank import Match, best_first, comparable, lengths_of, products, score_of
 from .rows import json_bytes
 from .scan import rows_taken
+from .superseded import IdTable, Superseded
 
 ROW_BYTES = 250  # of a row and of an id beside vector and attributes: its columns, and its places in tables
 GONE = -1  # instead of a place: an id without a row
@@ -140,7 +141,8 @@ def told(identifier: Id) -> str:
 
 @dataclass(frozen=True)
 class FreshRows:
-    """The log up to `seq`, over a generation: a snapshot, which what is written later leaves as it is.
+    """The log up to `seq`, over a generation: a snapshot, which what is written later leaves as it is; `rows`
+    and `table` may have more.
 
     places: of each id that the log has, where its row is among `rows`, or GONE. live: a bit for each of the first
     `count` rows that is the last one of its id. A fresh row has the number of the generation's rows and its place: so
@@ -154,16 +156,22 @@ class FreshRows:
     live: int
     count: int
     rows: _Rows
+    table: IdTable
 
     @classmethod
     def none(cls, root: Root, seq: int) -> FreshRows:
         """Of a log without a segment yet."""
-        return cls(root, seq, {}, 0, 0, _Rows(root))
+        return cls(root, seq, {}, 0, 0, _Rows(root), IdTable(root.index.id_kind))
 
     @property
     def ids(self) -> Set[Id]:
         """All that the log has: no row of the generation with one of these may answer."""
         return self.places.keys()
+
+    @property
+    def superseded(self) -> Superseded:
+        """Of the generation's rows those of `ids`."""
+        return Superseded(self.ids, self.table.slots)
 
     @property
     def first(self) -> int:
@@ -297,6 +305,7 @@ class FreshRows:
         if len(self.rows.ids) != self.count:
             raise ValueError("it was followed already")
         places, live, rows = dict(self.places), self.live, self.rows
+        new = [identifier for _, identifier in changes if identifier not in places]
         ids, vectors, attributes = list[Id](), list[bytes | memoryview](), list[bytes]()
         for _, identifier in changes:
             fresh = tail.rows[identifier]
@@ -318,6 +327,7 @@ class FreshRows:
             vectors.append(vector)
             attributes.append(own)
         rows.add(ids, b"".join(vectors), attributes)
+        self.table.add(new, places)
         count = self.count + len(ids)
         live |= ((1 << len(ids)) - 1) << self.count
         grown = replace(self, seq=tail.next - 1, places=places, live=live, count=count)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul, sub
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, LimitError
 from ..format import IndexSection, aligned
+from .superseded import Superseded
 
 if TYPE_CHECKING:
     from .filtered import Selection
@@ -41,7 +42,7 @@ class Prepared:
     sharpness: float = 1.0
     selection: Selection | None = None
     distinct: int | None = None
-    superseded: Set[int | bytes] = frozenset()
+    superseded: Superseded = Superseded()
 
 
 def prepare(values: Sequence[float], index: IndexSection, param: str = "vector") -> Prepared:

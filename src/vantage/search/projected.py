@@ -22,7 +22,8 @@ from .plan import READ_ALL, Plan, plan_scan
 from .prepare import Prepared
 from .route.common import PROBABILITY_BITS, Routed
 from .run import Candidates, Run
-from .scan import BlockIds, LrsqScan, Opened, capacity_for, gone_in, without_rows
+from .scan import BlockIds, LrsqScan, Opened, capacity_for, without_rows
+from .superseded import gone_in
 
 WHOLE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
 ATTRIBUTE_WAVES = 2  # after chunks: where attributes are, and these

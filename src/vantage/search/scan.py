@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from operator import mul
@@ -25,7 +25,6 @@ from ..format import (
     Spot,
     Values,
     aligned,
-    all_ids,
     attribute_bytes,
     centre_of,
     damaged,
@@ -38,6 +37,7 @@ from ..format import (
 )
 from .prepare import Prepared
 from .rotate import rotated
+from .superseded import gone_in
 
 _ENTRY = struct.Struct("<iIII")  # score, row, extent, index in it
 CONTENDERS_MIN = 300
@@ -316,20 +316,6 @@ def rows_taken(plane: memoryview, n: int, columns: int, program: bytes, where: s
     except ValueError as error:
         raise damaged(where, f"its columns are damaged ({error})") from None
     return mask
-
-
-def gone_in(data: bytes | memoryview, opened: Opened, superseded: Set[int | bytes], root: Root, where: str) -> int:
-    """A bit for each row of an extent that answers nothing: it is dead, or its id is one of these."""
-    gone, at, n = 0, opened.at, opened.at.n
-    if root.dead is not None:
-        bits = bytearray(aligned(n, GROUP) // 8)
-        if kernels.dead_rows(data, at.rows, n, root.dead.bits, bits):
-            gone = int.from_bytes(bits, "little")
-    if superseded:
-        own = all_ids(memoryview(data)[at.ids :], opened.id_width, n, root.index.id_kind, where)
-        if not superseded.isdisjoint(own):
-            gone |= sum(1 << i for i, one in enumerate(own) if one in superseded)
-    return gone
 
 
 def without_rows(mask: bytearray | None, gone: int, n: int) -> bytes | bytearray:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from copy import copy
 from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, Protocol
 
 from ..format import ROOT_KEY, Directory, Extent, FilterPromise, Promise, Root
-from ..format.log import Id
 from ..read.cache import CACHED, STARTS_OBJECT, Cache
 from ..read.gather import Span
 from ..read.waves import Item, Steps, Wave
@@ -26,6 +25,7 @@ from .route.common import Page, Routed, Router
 from .route.tail import by_centres, by_logits, shared, tail
 from .rows import StoredRows
 from .scan import SCANS, Extents
+from .superseded import Superseded
 
 if TYPE_CHECKING:
     from ..cost import Budget
@@ -65,9 +65,9 @@ class Segment:
         cache.register(self.keys)
 
     @property
-    def superseded(self) -> Set[Id]:
+    def superseded(self) -> Superseded:
         """Ids that the log has: no row of the generation with one of these may answer."""
-        return frozenset() if self.fresh is None else self.fresh.ids
+        return Superseded() if self.fresh is None else self.fresh.superseded
 
     @cached_property
     def live_share(self) -> float:

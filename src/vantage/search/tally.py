@@ -24,6 +24,7 @@ from . import scan
 from .filtered import Selection
 from .plan import Plan
 from .segment import Segment
+from .superseded import gone_in
 
 TABLE_MAX = 1 << 16  # entries of a column's table
 
@@ -126,7 +127,7 @@ class ColumnScan:
             opened = open_chunk(data, *sizes, index, root.paged, where)
             plane = memoryview(data)[opened.at.columns : opened.at.columns_end]
         bits = (1 << self.directory.homes[place]) - 1  # they come first
-        bits &= ~scan.gone_in(data, opened, self.segment.superseded, root, where)
+        bits &= ~gone_in(data, opened, self.segment.superseded, root, where)
         if self.selection is not None:
             program = self.selection.program.data
             bits &= int.from_bytes(scan.rows_taken(plane, n, len(root.filters), program, where), "little")

@@ -30,8 +30,9 @@ from ..format import (
 )
 from .filtered import Base, Selection
 from .projected import buckets, known_bases
-from .scan import Tail, gone_in, rows_taken
+from .scan import Tail, rows_taken
 from .segment import Segment
+from .superseded import gone_in
 
 WALK_BYTES_MAX = 4 << 20  # of blocks or chunks that a page reads and keeps
 USUAL_ROWS = 100  # of a page: one that has more may not have come by the quickest way
@@ -58,7 +59,8 @@ class Walk:
     """All rows that a filter takes, in an order that follows from the generation and from what is asked for alone.
 
     projection: whose chunks the extents are; None: blocks, in a rendition. share: of their rows, those that the filter
-    is expected to take. field: by whose keys rows are ordered, or one of each is taken; None: rows come as they lie.
+    is expected to take, or without one those that are not dead. field: by whose keys rows are ordered, or one of each
+    is taken; None: rows come as they lie.
     falling: the largest key first. spans: of lists, the keys that count: a row is in the bucket of its first one.
     """
 
