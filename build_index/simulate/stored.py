@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage import kernels
+from vantage.errors import DamagedError
 from vantage.format import RANGES_AT, ROOT_KEY, VECTOR_BYTES, Root, centre_of, open_block
 from vantage.search.plan import spread
 from vantage.search.prepare import Prepared
@@ -24,6 +25,7 @@ from ..ingest.staging import GAP_BYTES
 from .edge import HeldOutQueries, P
 from .measure import ENTRY, KEPT, Bools, Candidates, judge
 
+AGAIN = "`vantage verify` tells what is damaged; publish or build the index again"
 Read = Callable[[str, int, int], bytes]  # (key as the root's directory of objects has it, offset, bytes)
 
 
@@ -88,6 +90,8 @@ def scan_stored(
         data = memoryview(
             bytearray(root.inline[extent.offset : end] if inside else read(key, extent.offset, extent.size))
         )
+        if kernels.crc32c(data) != extent.crc:
+            raise DamagedError(f"{key}, {label}: checksum differs", hint=AGAIN)
         opened = open_block(
             data, extent.rows, extent.size, code_bytes, index.dimension, index.by_row, f"{key}, {label}", index.metric
         )
@@ -135,5 +139,7 @@ def stored_vectors(root: Root, read: Read, rows: Ints) -> F32:
         own, on = rows[order[some]], int(page[some[0]])
         at = pages.vector_offset[on] + (int(own[0]) - pages.first_row[on]) * width
         data = read(root.objects.keys[pages.vector_object[on]], at, int(own[-1] - own[0] + 1) * width)
+        if len(data) != int(own[-1] - own[0] + 1) * width:
+            raise DamagedError(f"the vectors of rows {own[0]} to {own[-1]}: an object ends within them", hint=AGAIN)
         out[order[some]] = np.frombuffer(data, DTYPES[index.vector_kind]).reshape(-1, index.dimension)[own - own[0]]
     return out
