@@ -2,12 +2,12 @@
 
     python -m bench.faults.service_kills [--kills 200] [--seed 0]
 
-A small index is served by workerd, over a local R2 of its own. Clients write through HTTP, others straight to the bucket
-by our library, in a process that nobody kills, but whose calls are abandoned at random; commands compact beside them.
-After a random while all processes of the Worker are killed (SIGKILL), and it is started anew. Requests whose answer never
-came are sent again with their keys. Readers hold each answer, and at the end all rows, counters and claims, against an
-oracle of acknowledged writes (bench/faults/writers.py). Prints a line now and then, and what was wrong; exit 1 where
-anything was.
+A small index is served by workerd, over a local R2 of its own. Clients write through HTTP, others straight to the
+bucket by our library, in a process that nobody kills, but whose calls are abandoned at random; commands compact beside
+them. After a random while all processes of the Worker are killed (SIGKILL), and it is started anew. Requests whose
+answer never came are sent again with their keys. Readers hold each answer, and at the end all rows, counters and
+claims, against an oracle of acknowledged writes (bench/faults/writers.py). Prints a line now and then, and what was
+wrong; exit 1 where anything was.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import httpx
 import numpy as np
@@ -57,7 +56,7 @@ SLICE = 10  # kills, between lines that say how far it is
 
 
 def small_index(bucket: Path) -> Oracle:
-    """Builds an index with what writers need; an oracle that knows it. Rows `row-0` to `row-63` are held for writers."""
+    """Builds an index with what writers need; an oracle that holds the rows `row-0` to `row-63` for them."""
     draw = Random(0)
     ids = [*COUNTERS, *(f"row-{i}" for i in range(ROWS))]
     vectors = [vector_of(draw, DIMENSION) for _ in ids]
@@ -79,7 +78,7 @@ def small_index(bucket: Path) -> Oracle:
     return oracle
 
 
-def through(url: list[str], seed: int, up: Any) -> Ask:
+def through(url: list[str], name: str, seed: int, up: threading.Event) -> Ask:
     """HTTP; some requests are abandoned."""
     http, draw = httpx.AsyncClient(trust_env=False), Random(seed)
 
@@ -88,7 +87,7 @@ def through(url: list[str], seed: int, up: Any) -> Ask:
         sent = {"authorization": f"Bearer {TOKEN}"} | ({"idempotency-key": key} if key else {})
         patience = draw.choice((0.05, 0.3)) if path == "write" and draw.random() < 0.05 else CALL_S
         try:
-            answer = await http.post(f"{url[0]}/v1/indexes/{NAME}/{path}", json=body, headers=sent, timeout=patience)
+            answer = await http.post(f"{url[0]}/v1/indexes/{name}/{path}", json=body, headers=sent, timeout=patience)
         except httpx.HTTPError:
             return 0, {}
         return told(answer.status_code, answer.text)
@@ -96,12 +95,12 @@ def through(url: list[str], seed: int, up: Any) -> Ask:
     return ask
 
 
-def beside(bucket: OpenBucket, seed: int, up: Any) -> Ask:
+def beside(bucket: OpenBucket, name: str, seed: int, up: threading.Event) -> Ask:
     """Our library, straight to the bucket; some calls are abandoned, and what they were about is begun anew."""
     draw, services = Random(seed), list[Service]()
 
     def opened() -> Service:
-        service = Service(OpenReader(bucket, [NAME]), 0)
+        service = Service(OpenReader(bucket, [name]), 0)
         service.write_client = WriteClient(lambda name: StoreLog(OpenStore(bucket, name)), time.monotonic)
         return service
 
@@ -114,7 +113,7 @@ def beside(bucket: OpenBucket, seed: int, up: Any) -> Ask:
         async def content(*_: object) -> bytes:
             return httpx.Request("POST", "http://none/", json=body).content
 
-        asked = handle("POST", f"/v1/indexes/{NAME}/{path}", headers, content, services[0],
+        asked = handle("POST", f"/v1/indexes/{name}/{path}", headers, content, services[0],
                        Access("read", write_token=TOKEN), {})  # fmt: skip
         try:
             reply = await asyncio.wait_for(asked, draw.choice((0.05, 0.3)) if draw.random() < 0.05 else CALL_S)
@@ -129,12 +128,14 @@ def beside(bucket: OpenBucket, seed: int, up: Any) -> Ask:
     return ask
 
 
-def compactions(bucket: OpenBucket, oracle: Oracle, up: threading.Event, ended: threading.Event, every: float) -> None:
+def compactions(
+    bucket: OpenBucket, name: str, oracle: Oracle, up: threading.Event, ended: threading.Event, every: float
+) -> None:
     """`vantage compact`, again and again."""
     while not ended.wait(every):
         up.wait()
         try:
-            compact(OpenStore(bucket, NAME))
+            compact(OpenStore(bucket, name))
             oracle.count["compactions"] += 1
         except VantageError as error:
             oracle.count[f"compactions that failed ({error.code})"] += 1
@@ -151,13 +152,13 @@ def killed(kills: int, seed: int) -> Oracle:
         project_with(project, "open_entry.py", "tests/edge/faulty_entry.py", "tests/faults.py")
         bucket = OpenBucket(url)
         held = sorted(oracle.versions)
-        asks = [through(url, seed * 100 + i, up) for i in range(WRITERS)]
-        asks += [beside(bucket, seed * 100 + 50 + i, up) for i in range(DIRECT)]
+        asks = [through(url, NAME, seed * 100 + i, up) for i in range(WRITERS)]
+        asks += [beside(bucket, NAME, seed * 100 + 50 + i, up) for i in range(DIRECT)]
         writers = [
             Writer(f"writer-{i}", oracle, ask, seed * 100 + i, held[i :: len(asks)], i >= WRITERS)
             for i, ask in enumerate(asks)
         ]
-        readers = [Reader(oracle, writers, through(url, 99 + i, up), seed * 100 + 80 + i) for i in range(READERS)]
+        readers = [Reader(oracle, writers, through(url, NAME, 99 + i, up), seed * 100 + 80 + i) for i in range(READERS)]
 
         async def clients() -> None:
             await asyncio.gather(*(one.run(ended.is_set) for one in (*writers, *readers)))
@@ -176,7 +177,7 @@ def killed(kills: int, seed: int) -> Oracle:
 
         threads = [
             threading.Thread(target=work, daemon=True),
-            threading.Thread(target=compactions, args=(bucket, oracle, up, ended, COMPACT_S), daemon=True),
+            threading.Thread(target=compactions, args=(bucket, NAME, oracle, up, ended, COMPACT_S), daemon=True),
         ]
         for kill in range(kills + 1):
             with serve(state, variables={"VANTAGE_WRITE_TOKEN": TOKEN, "PUBLIC_READ": "1"}, project=project) as server:
@@ -196,7 +197,9 @@ def killed(kills: int, seed: int) -> Oracle:
             if done.is_set():
                 break
             if (kill + 1) % SLICE == 0:
-                print(f"{kill + 1} kills: {dict(sorted(oracle.count.items()))}; wrong: {oracle.wrong.total()}", flush=True)
+                print(
+                    f"{kill + 1} kills: {dict(sorted(oracle.count.items()))}; wrong: {oracle.wrong.total()}", flush=True
+                )
     return oracle
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, NamedTuple
@@ -69,6 +70,7 @@ class Oracle:
 
     def bad(self, what: str) -> None:
         self.wrong[what[:300]] += 1
+        print(f"wrong: {what}"[:600], file=sys.stderr, flush=True)
 
     def hold(self, identifier: str, row: Row | None) -> None:
         """A row as it is before anybody writes."""
@@ -107,11 +109,13 @@ def vector_of(draw: Random, dimension: int) -> list[float]:
 
 
 class Writer:
-    """One that writes its own rows, and counts and claims with others. held: rows that were there, which are its own."""
+    """One that writes its own rows, and counts and claims with others. held: ids of its own that were there."""
 
-    def __init__(self, name: str, oracle: Oracle, ask: Ask, seed: int, held: list[str] = [], direct: bool = False) -> None:
+    def __init__(
+        self, name: str, oracle: Oracle, ask: Ask, seed: int, held: Sequence[str] = (), direct: bool = False
+    ) -> None:
         self.name, self.oracle, self.ask, self.draw = name, oracle, ask, Random(seed)
-        self.ids = [f"{name}-{i}" for i in range(OWN_ROWS)] + held
+        self.ids = [f"{name}-{i}" for i in range(OWN_ROWS)] + [*held]
         self.sent: list[tuple[Fields, str, int]] = []
         self.n = 0
         if direct:
@@ -274,7 +278,9 @@ class Reader:
         return None
 
     async def look_up(self) -> None:
-        ids = sorted({self.draw.choice(self.draw.choice(self.writers).ids) for _ in range(20)} & self.oracle.versions.keys())
+        ids = sorted(
+            {self.draw.choice(self.draw.choice(self.writers).ids) for _ in range(20)} & self.oracle.versions.keys()
+        )
         if not ids or (told := await self.asked("vectors", {"ids": ids})) is None:
             return
         answer, *when = told
@@ -321,7 +327,7 @@ class Reader:
         if (told := await self.asked("rows", body)) is None:
             return
         answer, *when = told
-        rows = {row["id"]: row for row in answer["rows"]}
+        rows, whole = {row["id"]: row for row in answer["rows"]}, answer["cursor"] is None and answer["complete"]
         if len(rows) < len(answer["rows"]):
             oracle.bad("list: an id comes twice")
         for identifier in writer.ids:
@@ -329,9 +335,8 @@ class Reader:
             if identifier in rows:
                 if not any(one and one.attributes == rows[identifier]["attributes"] for one in possible):
                     oracle.bad(f"list: {identifier} is {rows[identifier]['attributes']}")
-            elif answer["cursor"] is None and answer["complete"]:
-                if all(one and one.attributes[oracle.owner] == writer.name for one in possible):
-                    oracle.bad(f"list: {identifier} is missing")
+            elif all(one and one.attributes[oracle.owner] == writer.name for one in possible) and whole:
+                oracle.bad(f"list: {identifier} is missing")
 
     async def count_rows(self) -> None:
         oracle, writer = self.oracle, self.draw.choice(self.writers)
@@ -378,7 +383,9 @@ async def settled(oracle: Oracle, writers: list[Writer], ask: Ask) -> None:
             oracle.bad(f"in the end {identifier} is {found and found['attributes']}, not {row and row.attributes}")
     for identifier, row in (await rows_of(list(COUNTERS))).items():
         if row["attributes"][oracle.number] != oracle.steps[identifier]:
-            oracle.bad(f"{identifier} stands at {row['attributes'][oracle.number]} after {oracle.steps[identifier]} steps")
+            oracle.bad(
+                f"{identifier} stands at {row['attributes'][oracle.number]} after {oracle.steps[identifier]} steps"
+            )
     claimed = {i: row["attributes"][oracle.owner] for i, row in (await rows_of(list(oracle.claims))).items()}
     if claimed != oracle.claims:
         oracle.bad(f"claims are {claimed}, not {oracle.claims}")

@@ -1,8 +1,8 @@
-"""The Worker as it is, with its bucket under /bucket for whoever asks: main of the project in which commands write beside
-it (bench/faults/open_bucket.py). Its reads may fail by seed, as those of faulty_entry.py do.
+"""The Worker as it is, with its bucket under /bucket for whoever asks: main of the project that commands write beside
+(bench/faults/open_bucket.py). POST /faults as faulty_entry.py has it: here the log's calls fail too, and CURRENT, which
+nothing but the bucket vouches for, comes as it is or not at all.
 
 GET and DELETE /bucket/KEY, PUT with If-Match or If-None-Match or neither; GET /bucket?prefix= lists [key, bytes, ms].
-POST /faults takes {"seed", "rates", "timeout_s"}.
 """
 
 import json
@@ -10,10 +10,32 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import faulty_entry
-from faulty_entry import IndexLog, WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
+from faults import Faults, FaultyBinding, FaultyBucket
 from js import Response as Answer
 from js import Uint8Array
 from workers import Response
+
+import entry
+from entry import IndexLog, WarmIndex  # noqa: F401  wrangler looks for the classes of the Worker here
+
+_R2Log, _faulty_get = entry.R2Log, FaultyBucket.get
+
+
+def _log(binding: Any, name: str) -> Any:
+    shared = faulty_entry._Shared
+    shared.faults = shared.faults or Faults(0, {})
+    return _R2Log(FaultyBinding(binding, shared.faults), name)
+
+
+async def _get(self: FaultyBucket, key: str, offset: int, length: int | None, etag: str | None) -> Any:
+    if not key.endswith("/CURRENT"):
+        return await _faulty_get(self, key, offset, length, etag)
+    if self.faults.next()[0] == "error":
+        raise RuntimeError("get: We encountered an internal error. Please try again. (10001)")
+    return await self.bucket.get(key, offset, length, etag)
+
+
+entry.R2Log, FaultyBucket.get = _log, _get  # type: ignore[method-assign, assignment]
 
 
 class Default(faulty_entry.Default):
@@ -23,7 +45,11 @@ class Default(faulty_entry.Default):
         url = urlsplit(request.url)
         if not url.path.startswith("/bucket"):
             return await super().fetch(request)
-        key, bucket, method = unquote(url.path.removeprefix("/bucket").removeprefix("/")), self.env.BUCKET, request.method
+        key, bucket, method = (
+            unquote(url.path.removeprefix("/bucket").removeprefix("/")),
+            self.env.BUCKET,
+            request.method,
+        )
         if not key:
             return await self._list(parse_qs(url.query)["prefix"][0])
         if method == "DELETE":

@@ -27,7 +27,7 @@ class Fresh(NamedTuple):
 
 
 class Size(NamedTuple):
-    """What a segment takes."""
+    """What a segment takes. nbytes: of its object, and of the rows of the generation that its patches change."""
 
     seq: int
     operations: int
@@ -99,6 +99,7 @@ class Tail:
                     effect = patched(old, seq, effect, label)
                 changes[identifier] = effect
             operations += request.operations
+            nbytes += request.patched_bytes
         self.rows.update(changes)
         for request in segment.requests:
             if request.key != NO_KEY:
