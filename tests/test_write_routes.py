@@ -19,6 +19,7 @@ from test_routes import RUNTIME, TOKEN, body_of
 
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
+from vantage.cost import Limits
 from vantage.errors import NotFoundError, StoreError
 from vantage.format.log import Request
 from vantage.http.access import Access
@@ -234,6 +235,36 @@ LIMIT, INPUT = "limit_exceeded", "invalid_input"
 )  # fmt: skip
 def test_a_bad_write_is_named_and_leaves_nothing(place: Place, body: Any, code: str, param: str | None) -> None:
     place.refused(body, 400, code, param)
+
+
+def test_a_patch_leaves_no_row_that_is_longer_than_one_may_be(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the row has in the generation counts, but for what is replaced; what the log has of it, too."""
+    row = max(range(len(place.built.ids)), key=lambda i: len(place.built.attributes[i]["gloss"]))
+    known, gloss = place.built.ids[row].decode(), len(place.built.attributes[row]["gloss"])
+    whole = len(json.dumps(place.built.attributes[row], ensure_ascii=False).encode())
+    for module in ("conditions", "base"):
+        monkeypatch.setattr(f"vantage.log.{module}.ATTRIBUTE_ROW_PARTS_MAX", 60)
+    monkeypatch.setattr("vantage.log.conditions.ATTRIBUTE_ROW_BYTES_MAX", whole + 20)
+
+    def patch(**attributes: Any) -> dict[str, Any]:
+        return {"patch": [{"id": known, "attributes": attributes}]}
+
+    found = place.refused(patch(gloss="g" * (gloss + 40)), 400, LIMIT, "patch")
+    assert known in found["detail"]
+    place.wrote(patch(gloss="g" * gloss))
+    place.refused(patch(pos="p" * 40), 400, LIMIT, "patch")
+    place.wrote(patch(gloss=None))
+    place.wrote(patch(pos="p" * 40))
+    place.refused(patch(gloss="g" * gloss), 400, LIMIT, "patch")
+    [fresh] = place.log().tail.rows.values()
+    assert fresh.seq == 3 and place.log().tail.held(1)[2] > 3 * 2 * 96  # of the vector that readers look up
+
+
+def test_patches_of_more_rows_than_a_request_may_look_up_are_refused(place: Place) -> None:
+    place.service.limits = Limits(gets=0)
+    rows = [{"id": i.decode(), "attributes": {"gloss": "g"}} for i in place.built.ids[:3]]
+    found = place.refused({"patch": rows}, 400, LIMIT, "patch")
+    assert (found["value"], found["hint"]) == (3, "send several requests, with fewer rows each")
 
 
 def test_a_write_to_no_index(place: Place) -> None:

@@ -20,7 +20,8 @@ from small import Ran, vantage
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
 from build_index.writes import line_batches, sender, write_rows
-from vantage.errors import InputError, StoreError
+from vantage.errors import InputError, LimitError, StoreError
+from vantage.log.base import READS
 from vantage.log.state import read_log
 from vantage.log.submission import Done
 from vantage.log.tail import DELETE, PATCH, Tail
@@ -123,6 +124,22 @@ def test_a_request_whose_answer_is_lost_is_sent_again_and_done_once(
 
     report = write_rows(send, "delete", [["a"], ["b"], ["c"]], lambda rows: None)
     assert report == {"requests": 3, "rows": 3, "seq": 3} and len(tail(home).rows) == 3
+
+
+def test_rows_that_take_too_many_reads_go_in_halves(home: Path) -> None:
+    """As those of a patch do, on an index of many millions of rows."""
+    inner, sizes = sender(str(home), {}), list[int]()
+
+    def send(fields: Any, key: str) -> Done:
+        if len(fields["patch"]) > 3:
+            raise LimitError("the number of rows that are patched", len(fields["patch"]), READS, param="patch")
+        sizes.append(len(fields["patch"]))
+        return inner(fields, key)
+
+    rows = [{"id": f"n{i}", "attributes": {}} for i in range(11)]
+    report = write_rows(send, "patch", [rows[:10], rows[10:]], lambda n: None)
+    assert report == {"requests": 5, "rows": 11, "seq": 5} and sizes == [2, 3, 2, 3, 1]
+    assert [*tail(home).rows] == [row["id"].encode() for row in rows]
 
 
 def test_what_was_written_before_an_error_is_told(home: Path) -> None:

@@ -19,6 +19,7 @@ from ..search.rows import ATTRIBUTES_BYTES_MAX
 from .conditions import BaseRow, Patched
 from .tail import packed_members
 
+READS = "what a request may read"  # the limit of rows that are looked up
 BUILT = 0  # the seq of a row as it was built
 
 
@@ -33,9 +34,7 @@ async def base_rows(index: Index, ids: Sequence[Id], attributes: bool, deadline:
     [rows] = await run_together([(_read(index, ids, attributes, own), own)], reader)
     if rows is None:
         hint = "send several requests, with fewer conditions each"
-        raise LimitError(
-            "the number of rows with conditions", len(ids), "what a request may read", hint=hint, param="if"
-        )
+        raise LimitError("the number of rows with conditions", len(ids), READS, hint=hint, param="if")
     return rows
 
 
@@ -51,9 +50,7 @@ async def patched_rows(index: Index, changes: Mapping[Id, bytes], deadline: Dead
     [rows] = await run_together([(_patched(index, changes, own), own)], reader)
     if rows is None:
         hint = "send several requests, with fewer rows each"
-        raise LimitError(
-            "the number of rows that are patched", len(changes), "what a request may read", hint=hint, param="patch"
-        )
+        raise LimitError("the number of rows that are patched", len(changes), READS, hint=hint, param="patch")
     shape = index.root.index
     vectors = len(rows) * VECTOR_BYTES[shape.vector_kind] * shape.dimension
     return rows, vectors + sum(row.nbytes for row in rows.values())
