@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -49,7 +50,8 @@ from .writers import COUNTERS, Ask, Fields, Oracle, Reader, Row, Writer, settled
 NAME, DIMENSION, ROWS = "killed", 16, 2000
 TOKEN = "write-kills"
 WRITERS, DIRECT, READERS = 4, 2, 2
-ALIVE_S, OLD_S = 6.0, 30.0  # at most, of a Worker, and of each fifth one: commands need time beside it
+LIFE = 80  # answers of a Worker, at most; each fifth one lives until something is compacted beside it
+LIFE_S = 60.0
 CALL_S = 20.0
 COMPACT_S = 5.0
 SLICE = 10  # kills, between lines that say how far it is
@@ -78,24 +80,36 @@ def small_index(bucket: Path) -> Oracle:
     return oracle
 
 
-def through(url: list[str], name: str, seed: int, up: threading.Event) -> Ask:
+@dataclass
+class Line:
+    """Where the Worker is, while it is up; how many answers came from there."""
+
+    url: list[str] = field(default_factory=lambda: [""])
+    up: threading.Event = field(default_factory=threading.Event)
+    answers: int = 0
+
+
+def through(line: Line, name: str, seed: int) -> Ask:
     """HTTP; some requests are abandoned."""
     http, draw = httpx.AsyncClient(trust_env=False), Random(seed)
 
     async def ask(path: str, body: Fields, key: str) -> tuple[int, Fields]:
-        await asyncio.to_thread(up.wait)
+        await asyncio.to_thread(line.up.wait)
         sent = {"authorization": f"Bearer {TOKEN}"} | ({"idempotency-key": key} if key else {})
         patience = draw.choice((0.05, 0.3)) if path == "write" and draw.random() < 0.05 else CALL_S
         try:
-            answer = await http.post(f"{url[0]}/v1/indexes/{name}/{path}", json=body, headers=sent, timeout=patience)
+            answer = await http.post(
+                f"{line.url[0]}/v1/indexes/{name}/{path}", json=body, headers=sent, timeout=patience
+            )
         except httpx.HTTPError:
             return 0, {}
+        line.answers += 1
         return told(answer.status_code, answer.text)
 
     return ask
 
 
-def beside(bucket: OpenBucket, name: str, seed: int, up: threading.Event) -> Ask:
+def beside(line: Line, bucket: OpenBucket, name: str, seed: int) -> Ask:
     """Our library, straight to the bucket; some calls are abandoned, and what they were about is begun anew."""
     draw, services = Random(seed), list[Service]()
 
@@ -105,7 +119,7 @@ def beside(bucket: OpenBucket, name: str, seed: int, up: threading.Event) -> Ask
         return service
 
     async def ask(path: str, body: Fields, key: str) -> tuple[int, Fields]:
-        await asyncio.to_thread(up.wait)
+        await asyncio.to_thread(line.up.wait)
         if not services:
             services.append(opened())
         headers = {"authorization": f"Bearer {TOKEN}"} | ({"idempotency-key": key} if key else {})
@@ -123,17 +137,18 @@ def beside(bucket: OpenBucket, name: str, seed: int, up: threading.Event) -> Ask
         for work in reply.after:
             with suppress(VantageError):
                 await work
+        line.answers += 1
         return told(reply.status, reply.text())
 
     return ask
 
 
 def compactions(
-    bucket: OpenBucket, name: str, oracle: Oracle, up: threading.Event, ended: threading.Event, every: float
+    line: Line, bucket: OpenBucket, name: str, oracle: Oracle, ended: threading.Event, every: float
 ) -> None:
     """`vantage compact`, again and again."""
     while not ended.wait(every):
-        up.wait()
+        line.up.wait()
         try:
             compact(OpenStore(bucket, name))
             oracle.count["compactions"] += 1
@@ -141,24 +156,33 @@ def compactions(
             oracle.count[f"compactions that failed ({error.code})"] += 1
 
 
+def live(line: Line, oracle: Oracle, answers: int, compacted: bool, done: threading.Event) -> None:
+    """Waits for so many answers, or until something was compacted too; not for ever."""
+    first, seen, end = line.answers, oracle.count["compactions"], time.monotonic() + LIFE_S
+    while time.monotonic() < end and not done.is_set():
+        if line.answers - first >= answers and (not compacted or oracle.count["compactions"] > seen):
+            break
+        time.sleep(0.01)
+
+
 def killed(kills: int, seed: int) -> Oracle:
     """So many kills, under the same clients."""
-    draw, up, ended, url = Random(seed), threading.Event(), threading.Event(), [""]
+    draw, line, ended = Random(seed), Line(), threading.Event()
     with tempfile.TemporaryDirectory() as folder:
         state, project = Path(folder, "state"), Path(folder, "project")
         Path(folder, "bucket").mkdir()
         oracle = small_index(Path(folder, "bucket"))
         load(Path(folder, "bucket"), state)
         project_with(project, "open_entry.py", "tests/edge/faulty_entry.py", "tests/faults.py")
-        bucket = OpenBucket(url)
+        bucket = OpenBucket(line.url)
         held = sorted(oracle.versions)
-        asks = [through(url, NAME, seed * 100 + i, up) for i in range(WRITERS)]
-        asks += [beside(bucket, NAME, seed * 100 + 50 + i, up) for i in range(DIRECT)]
+        asks = [through(line, NAME, seed * 100 + i) for i in range(WRITERS)]
+        asks += [beside(line, bucket, NAME, seed * 100 + 50 + i) for i in range(DIRECT)]
         writers = [
             Writer(f"writer-{i}", oracle, ask, seed * 100 + i, held[i :: len(asks)], i >= WRITERS)
             for i, ask in enumerate(asks)
         ]
-        readers = [Reader(oracle, writers, through(url, NAME, 99 + i, up), seed * 100 + 80 + i) for i in range(READERS)]
+        readers = [Reader(oracle, writers, through(line, NAME, 99 + i), seed * 100 + 80 + i) for i in range(READERS)]
 
         async def clients() -> None:
             await asyncio.gather(*(one.run(ended.is_set) for one in (*writers, *readers)))
@@ -177,18 +201,18 @@ def killed(kills: int, seed: int) -> Oracle:
 
         threads = [
             threading.Thread(target=work, daemon=True),
-            threading.Thread(target=compactions, args=(bucket, NAME, oracle, up, ended, COMPACT_S), daemon=True),
+            threading.Thread(target=compactions, args=(line, bucket, NAME, oracle, ended, COMPACT_S), daemon=True),
         ]
         for kill in range(kills + 1):
             with serve(state, variables={"VANTAGE_WRITE_TOKEN": TOKEN, "PUBLIC_READ": "1"}, project=project) as server:
-                url[0] = server.url
-                up.set()
+                line.url[0] = server.url
+                line.up.set()
                 if kill == 0:
                     for thread in threads:
                         thread.start()
                 if kill < kills:
-                    done.wait(draw.uniform(0.3, OLD_S if kill % 5 == 4 else ALIVE_S))
-                    up.clear()
+                    live(line, oracle, draw.randint(1, LIFE), kill % 5 == 4, done)
+                    line.up.clear()
                     os.killpg(os.getpgid(server.pid), signal.SIGKILL)
                     oracle.count["kills"] += 1
                 else:

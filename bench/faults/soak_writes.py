@@ -27,7 +27,7 @@ from build_index.bucket.open import open_index
 from build_index.serve import load, serve
 
 from .open_bucket import OpenBucket
-from .service_kills import TOKEN, beside, compactions, through
+from .service_kills import TOKEN, Line, beside, compactions, through
 from .soak import TIMEOUT_S
 from .writers import COUNTERS, Ask, Fields, Oracle, Reader, Row, Writer, settled
 
@@ -71,28 +71,28 @@ def soak(
     """(what was seen, bytes of the heap at most, seconds of each answer)."""
     root, name = open_index(index).root, index.name
     oracle = Oracle(root.names, owner, number, root.index.dimension)
-    up, ended, url, heap, took = threading.Event(), threading.Event(), [""], [0], list[float]()
+    line, ended, heap, took = Line(), threading.Event(), [0], list[float]()
     with tempfile.TemporaryDirectory() as folder:
         project_with(Path(folder, "project"), "open_entry.py", "tests/edge/faulty_entry.py", "tests/faults.py")
         load(index.parent, Path(folder, "state"), only=name)
         variables = {"VANTAGE_WRITE_TOKEN": TOKEN, "PUBLIC_READ": "1"}
         with serve(Path(folder, "state"), variables=variables, project=Path(folder, "project")) as server:
-            url[0] = server.url
-            up.set()
-            bucket = OpenBucket(url)
-            asks = [timed(through(url, name, seed * 100 + i, up), took) for i in range(clients - 1)]
-            asks.insert(0, beside(bucket, name, seed * 100 + 99, up))
+            line.url[0] = server.url
+            line.up.set()
+            bucket = OpenBucket(line.url)
+            asks = [timed(through(line, name, seed * 100 + i), took) for i in range(clients - 1)]
+            asks.insert(0, beside(line, bucket, name, seed * 100 + 99))
 
             async def faults(rates: dict[str, float]) -> None:
                 wanted = {"seed": seed, "rates": rates, "generations": [], "timeout_s": TIMEOUT_S, "ttl_s": 30.0,
                           "cache_bytes": 20 << 20, "switch": False}  # fmt: skip
                 async with httpx.AsyncClient(trust_env=False) as http:
-                    (await http.post(f"{url[0]}/faults", json=wanted, timeout=60)).raise_for_status()
+                    (await http.post(f"{line.url[0]}/faults", json=wanted, timeout=60)).raise_for_status()
 
             async def watch() -> None:
                 async with httpx.AsyncClient(trust_env=False) as http:
                     while True:
-                        told = await http.get(f"{url[0]}/v1/health", timeout=60)
+                        told = await http.get(f"{line.url[0]}/v1/health", timeout=60)
                         heap[0] = max(heap[0], told.json()["heap_bytes"])
                         await asyncio.sleep(1)
 
@@ -105,7 +105,7 @@ def soak(
                 watching = asyncio.ensure_future(watch())
                 await faults(RATES)
                 command = threading.Thread(
-                    target=compactions, args=(bucket, name, oracle, up, ended, every), daemon=True
+                    target=compactions, args=(line, bucket, name, oracle, ended, every), daemon=True
                 )
                 command.start()
                 end = time.monotonic() + seconds

@@ -31,7 +31,7 @@ BATCH = 12
 COUNTERS = tuple(f"counter-{i}" for i in range(4))
 PAUSE_S = 0.2  # before a request is sent again
 SEEN_S = 1.0  # after that, what a direct writer wrote is seen
-GIVE_UP_S = 300.0
+GIVE_UP_S = 3600.0
 FORGET_S = 200.0
 
 
