@@ -50,7 +50,7 @@ from .writers import COUNTERS, Ask, Fields, Oracle, Reader, Row, Writer, settled
 NAME, DIMENSION, ROWS = "killed", 16, 2000
 TOKEN = "write-kills"
 WRITERS, DIRECT, READERS = 4, 2, 2
-LIFE = 80  # answers of a Worker, at most; each fifth one lives until something is compacted beside it
+LIFE = 60  # answers of a Worker, at most; each tenth one lives until something is compacted beside it
 LIFE_S = 60.0
 CALL_S = 20.0
 COMPACT_S = 5.0
@@ -211,7 +211,7 @@ def killed(kills: int, seed: int) -> Oracle:
                     for thread in threads:
                         thread.start()
                 if kill < kills:
-                    live(line, oracle, draw.randint(1, LIFE), kill % 5 == 4, done)
+                    live(line, oracle, draw.randint(1, LIFE), kill % 10 == 4, done)
                     line.up.clear()
                     os.killpg(os.getpgid(server.pid), signal.SIGKILL)
                     oracle.count["kills"] += 1

@@ -41,7 +41,7 @@ def make_live(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curr
         ObjectName(f"{generation}/manifest.json", len(text), hashlib.sha256(text).hexdigest()),
     )
     target, before = out / generation, live_of(out)
-    old = before.generation if before else None
+    old = before.generation if before and not before.deleted else None
     check_unmarked(FolderStore(out), generation)
     # What is there already, whole, may be live: moving it would leave CURRENT without its objects for a moment.
     stated = objects | {"manifest.json": (len(text), current.manifest.sha256)}
