@@ -1,6 +1,6 @@
 """The log's own code under schedules by seed: every call to the bucket may stall, kill its caller or lose its answer.
 
-    python -m bench.faults.log_schedules [--runs 10000] [--seed 0] [--without RULE] [--s3]
+    python -m bench.faults.log_schedules [--runs 10000] [--seed 0] [--without RULE] [--moto]
 
 Direct writers, a sequencer with clients, two compactors, gc, rollbacks, readers and a follower share a bucket in memory
 and a clock that only the schedule moves. The bucket knows the truth: a segment is committed when it appears in the log
@@ -10,7 +10,7 @@ the call), and every reader (it saw the state of one seq, none older than what w
 A create or swap whose answer is lost may take effect later; one of a seal within LATE_S or never.
 
 Prints runs, what happened in them, and the wrong ones with their seeds; --seed goes on from there. --without breaks a
-rule, to see that it is found. --s3 takes moto's S3 server through our client for the bucket, and shorter runs; it must
+rule, to see that it is found. --moto takes moto's S3 server through our client for the bucket, and shorter runs; it must
 answer as the one in memory does. Exit 1 where any run is wrong.
 """
 
@@ -792,17 +792,17 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0, help="of the first run")
     parser.add_argument("--without", choices=BROKEN, action="append", default=[])
-    parser.add_argument("--s3", action="store_true", help="moto's S3 instead of memory")
+    parser.add_argument("--moto", action="store_true", help="moto's S3 instead of memory")
     given = parser.parse_args()
     total, wrong, begun = Counter[str](), 0, time.process_time()
-    with s3() if given.s3 else nullcontext() as stores:
+    with s3() if given.moto else nullcontext() as stores:
         for seed in range(given.seed, given.seed + given.runs):
             world = run(seed, given.without, stores and stores(f"run-{seed}"))
             total.update(world.count)
             if world.wrong:
                 wrong += 1
                 print(f"seed {seed}: {world.wrong[0]}", flush=True)
-            if (seed + 1) % (CHUNK // 10 if given.s3 else CHUNK) == 0:
+            if (seed + 1) % (CHUNK // 10 if given.moto else CHUNK) == 0:
                 print(f"up to seed {seed}: {wrong} wrong", flush=True)
     print(f"{given.runs} runs, {wrong} wrong, {time.process_time() - begun:.0f} s:", dict(sorted(total.items())))
     return 1 if wrong else 0
