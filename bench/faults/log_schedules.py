@@ -10,8 +10,8 @@ the call), and every reader (it saw the state of one seq, none older than what w
 A create or swap whose answer is lost may take effect later; one of a seal within LATE_S or never.
 
 Prints runs, what happened in them, and the wrong ones with their seeds; --seed goes on from there. --without breaks a
-rule, to see that it is found. --moto takes moto's S3 server through our client for the bucket, and shorter runs; it must
-answer as the one in memory does. Exit 1 where any run is wrong.
+rule, to see that it is found. --moto takes moto's S3 server through our client for the bucket, and shorter runs; it
+must answer as the one in memory does. Exit 1 where any run is wrong.
 """
 
 from __future__ import annotations
