@@ -15,7 +15,7 @@ from vantage.errors import ChangedError, DamagedError, StoreError
 from vantage.format.current import MANIFEST_BYTES_MAX
 from vantage.read.bucket import Body, Bytes
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 120.0  # of a call: an object of 50 MB on a busy machine
 
 
 class OpenBucket:

@@ -38,7 +38,7 @@ from build_index.context import BuildContext
 from build_index.ingest.open import open_source
 from build_index.serve import load, serve
 from build_index.tune.options import Options
-from vantage.errors import VantageError
+from vantage.errors import StoreError, VantageError
 from vantage.http.access import Access
 from vantage.http.routes import handle
 from vantage.indexes import Service
@@ -153,7 +153,9 @@ def compactions(
             compact(OpenStore(bucket, name))
             oracle.count["compactions"] += 1
         except VantageError as error:
-            oracle.count[f"compactions that failed ({error.code})"] += 1
+            oracle.count[f"compactions that failed ({error.message[-40:]})"] += 1
+            if not isinstance(error, StoreError):
+                oracle.bad(f"a compaction: {error.code}: {error.message}")
 
 
 def live(line: Line, oracle: Oracle, answers: int, compacted: bool, done: threading.Event) -> None:
