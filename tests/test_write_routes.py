@@ -261,11 +261,17 @@ def test_a_patch_leaves_no_row_that_is_longer_than_one_may_be(place: Place, monk
     assert fresh.seq == 3 and place.log().tail.held(1)[2] > 3 * 2 * 96  # of the vector that readers look up
 
 
-def test_patches_of_more_rows_than_a_request_may_look_up_are_refused(place: Place) -> None:
-    place.service.limits = Limits(gets=0)
+def test_patches_of_more_rows_than_a_request_may_look_up_are_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [{"id": i.decode(), "attributes": {"gloss": "g"}} for i in place.built.ids[:3]]
-    found = place.refused({"patch": rows}, 400, LIMIT, "patch")
-    assert (found["value"], found["hint"]) == (3, "send several requests, with fewer rows each")
+    with monkeypatch.context() as patch:
+        patch.setattr("vantage.log.base.PATCHED_BYTES_MAX", 3 * 2 * 96)
+        found = place.refused({"patch": rows}, 400, LIMIT, "patch")
+        assert (found["value"], found["hint"]) == (3, "send several requests, with fewer rows each")
+        assert place.wrote({"patch": rows[:1]}) == 1
+    place.service.limits = place.service.open[place.name].limits = Limits(gets=0)
+    assert place.refused({"patch": rows}, 400, LIMIT, "patch")["value"] == 3
 
 
 def test_a_write_to_no_index(place: Place) -> None:

@@ -17,9 +17,11 @@ from ..read.waves import Steps, run_together
 from ..receipt import Receipt
 from ..search.rows import ATTRIBUTES_BYTES_MAX
 from .conditions import BaseRow, Patched
+from .state import BYTES_MAX
 from .tail import packed_members
 
 READS = "what a request may read"  # the limit of rows that are looked up
+PATCHED_BYTES_MAX = BYTES_MAX // 4  # of the rows of a generation that one request patches
 BUILT = 0  # the seq of a row as it was built
 
 
@@ -43,17 +45,17 @@ async def patched_rows(index: Index, changes: Mapping[Id, bytes], deadline: Dead
     whoever reads the request then holds of them: vectors and attributes.
 
     changes: of each id the members that are patched, as JSON. Raises LimitError where finding the rows takes more reads
-    than a query has.
+    than a query has, or they have more than PATCHED_BYTES_MAX.
     """
     own = Receipt()
     reader = Reader(index.bucket, index.etags, own, deadline, None, index.limits)
     [rows] = await run_together([(_patched(index, changes, own), own)], reader)
-    if rows is None:
+    width = VECTOR_BYTES[index.root.index.vector_kind] * index.root.index.dimension
+    nbytes = sum(width + row.nbytes for row in (rows or {}).values())
+    if rows is None or nbytes > PATCHED_BYTES_MAX:
         hint = "send several requests, with fewer rows each"
         raise LimitError("the number of rows that are patched", len(changes), READS, hint=hint, param="patch")
-    shape = index.root.index
-    vectors = len(rows) * VECTOR_BYTES[shape.vector_kind] * shape.dimension
-    return rows, vectors + sum(row.nbytes for row in rows.values())
+    return rows, nbytes
 
 
 def _patched(index: Index, changes: Mapping[Id, bytes], spent: Receipt) -> Steps[dict[Id, Patched] | None]:
