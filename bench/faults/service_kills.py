@@ -130,7 +130,7 @@ def beside(line: Line, bucket: OpenBucket, name: str, seed: int) -> Ask:
         asked = handle("POST", f"/v1/indexes/{name}/{path}", headers, content, services[0],
                        Access("read", write_token=TOKEN), {})  # fmt: skip
         try:
-            reply = await asyncio.wait_for(asked, draw.choice((0.05, 0.3)) if draw.random() < 0.05 else CALL_S)
+            reply = await asyncio.wait_for(asked, draw.choice((0.05, 0.3)) if draw.random() < 0.05 else LIFE_S)
         except TimeoutError:
             services.clear()
             return 0, {}
