@@ -50,7 +50,7 @@ from .writers import COUNTERS, Ask, Fields, Oracle, Reader, Row, Writer, settled
 NAME, DIMENSION, ROWS = "killed", 16, 2000
 TOKEN = "write-kills"
 WRITERS, DIRECT, READERS = 4, 2, 2
-LIFE = 60  # answers of a Worker, at most; each tenth one lives until something is compacted beside it
+LIFE = 30  # answers of a Worker, at most; each tenth one lives until something is compacted beside it
 LIFE_S = 60.0
 CALL_S = 20.0
 COMPACT_S = 5.0

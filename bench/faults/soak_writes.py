@@ -34,6 +34,7 @@ from .writers import COUNTERS, Ask, Fields, Oracle, Reader, Row, Writer, settled
 # A bucket may fail, be slow or send wrong bytes, but what it has acknowledged is there.
 RATES = {"error": 0.01, "hang": 0.001, "slow": 0.02, "cut": 0.005, "long": 0.005, "size": 0.002, "flip": 0.005}
 HELD = 96  # rows of the generation that are written too
+TRIES = 10  # before it begins
 
 
 def timed(ask: Ask, took: list[float]) -> Ask:
@@ -50,18 +51,22 @@ def timed(ask: Ask, took: list[float]) -> Ask:
 
 async def begun(oracle: Oracle, ask: Ask) -> list[str]:
     """Holds some rows of the generation, and makes the counters; ids of the rows."""
-    status, answer = await ask("rows", {"limit": HELD, "include": ["attributes", "vector"]}, "")
-    if status != 200:
-        raise SystemExit(f"no rows to begin with: {status} {answer}")
-    for row in answer["rows"]:
+
+    async def answer(path: str, body: Fields, key: str) -> Fields:
+        for _ in range(TRIES):
+            status, found = await ask(path, body, key)
+            if status == 200:
+                return found
+        raise SystemExit(f"{path}: {status} {found}")
+
+    rows = (await answer("rows", {"limit": HELD, "include": ["attributes", "vector"]}, ""))["rows"]
+    for row in rows:
         oracle.hold(row["id"], Row(row["vector"], row["attributes"]))
-    rows = [
-        {"id": i, "vector": answer["rows"][n]["vector"], "attributes": {oracle.number: 0}}
-        for n, i in enumerate(COUNTERS)
+    counters = [
+        {"id": identifier, "vector": row["vector"], "attributes": {oracle.number: 0}}
+        for identifier, row in zip(COUNTERS, rows, strict=False)
     ]
-    status, answer = await ask("write", {"upsert": rows}, "counters")
-    if status != 200:
-        raise SystemExit(f"no counters: {status} {answer}")
+    await answer("write", {"upsert": counters}, "counters")
     return list(oracle.versions)
 
 
