@@ -23,6 +23,7 @@ from vantage.errors import (
     ConditionError,
     ExistsError,
     InputError,
+    LimitError,
     LogFullError,
     StoreError,
     VantageError,
@@ -33,6 +34,7 @@ from vantage.http.create import check_like, parse_new
 from vantage.http.request import DEPTH_MAX, check_known
 from vantage.http.writes import FRAME, FRAME_MAGIC, FRAME_VERSION, PARTS_MAX, parse_rows, submission_of
 from vantage.index import Index
+from vantage.log.base import READS
 from vantage.log.create import create, new_of
 from vantage.log.sequencer import Sequencer
 from vantage.log.state import read_log
@@ -63,14 +65,18 @@ Send = Callable[[Fields, str], Done]  # with an Idempotency-Key
 def write_rows(send: Send, kind: str, batches: Iterable[list[Any]], told: Callable[[int], None]) -> dict[str, Any]:
     """Sends rows, a request a batch: `requests`, `rows`, and the `seq` of the last one. kind: upsert, patch or delete.
 
-    told: hears how many rows are written, after each request. Raises what a request is refused for; requests before it
-    stay written, and the error says how many rows that are.
+    told: hears how many rows are written, after each request. A batch whose rows take a request more reads to look up
+    than it has goes in halves. Raises what a request is refused for; requests before it stay written, and the error
+    says how many rows that are.
     """
-    run, requests, rows, seq = secrets.token_hex(12), 0, 0, 0
-    for batch in batches:
+    run, requests, rows, seq, left, halves = secrets.token_hex(12), 0, 0, 0, iter(batches), list[list[Any]]()
+    while batch := halves.pop() if halves else next(left, None):
         try:
             done = _again(send, {kind: batch}, f"{run}-{requests}")
         except VantageError as error:
+            if isinstance(error, LimitError) and error.limit == READS and len(batch) > 1:
+                halves += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
+                continue
             if rows:
                 error.message += f" ({rows:,} rows before it are written, up to seq {seq})"
             raise

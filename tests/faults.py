@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from vantage.read.bucket import Body, Bucket, Bytes
 
@@ -96,3 +97,30 @@ class FaultyBucket:
 
     async def list(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
         return await self.bucket.list(prefix, after, limit)
+
+
+class FaultyBinding:
+    """The binding of a bucket as the log uses it, with these faults; where a put is cut, its answer is lost."""
+
+    def __init__(self, binding: Any, faults: Faults) -> None:
+        self.binding, self.faults = binding, faults
+
+    async def get(self, key: str) -> Any:
+        fault, spot = self.faults.next()
+        await _pass(fault, spot)
+        return await self.binding.get(key)
+
+    async def put(self, key: str, data: bytes, options: Any) -> Any:
+        fault, spot = self.faults.next()
+        await _pass(fault, spot)
+        done = await self.binding.put(key, data, options)
+        if fault in ("cut", "long", "size", "flip"):
+            raise RuntimeError("put: the connection was reset")
+        return done
+
+
+async def _pass(fault: str | None, spot: float) -> None:
+    if fault == "error":
+        raise RuntimeError("We encountered an internal error. Please try again. (10001)")
+    if fault in ("hang", "slow"):
+        await asyncio.sleep(3600 if fault == "hang" else SLOW_S * spot)

@@ -23,7 +23,7 @@ from filters import random_filter, random_row, takes
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
 from vantage import indexes
-from vantage.cost import Budget
+from vantage.cost import Budget, Limits
 from vantage.errors import BehindError, InputError, NotFoundError
 from vantage.follow import NEVER, Followed
 from vantage.format import Current
@@ -397,6 +397,28 @@ def test_four_thousand_tombstones_push_nothing_out(tmp_path: Path) -> None:
     assert {m.id for m in answer.matches} >= set(near[120:125])
     assert answer.receipt.superseded == len(gone)
     assert sorted(m.id for m in it.ask(query, 1000).matches) == sorted(it.rows)
+
+
+def test_patched_rows_are_looked_up_in_steps_of_a_request(tmp_path: Path) -> None:
+    """Each call reads no more than a request may, goes on where the last one ended, and the rows are as they were."""
+    it = living(tmp_path, "texts")
+    names, ids = it.index.root.names, sorted(it.rows, key=str)
+    it.write(patches={i: {names[0]: None} for i in ids})
+    it.followed.index.limits = Limits(gets=6)
+    steps = list[int]()
+    while len(steps) < 100:
+        receipt = Receipt()
+        try:
+            it.index, whole = it.followed.index, asyncio.run(it.followed.follow(receipt))
+            break
+        except BehindError as error:
+            assert "were patched" in error.message
+        finally:
+            steps.append(receipt.log_gets)
+    assert whole and 1 < len(steps) < 100 and max(steps) <= 8, steps
+    it.index = it.followed.index
+    found = asyncio.run(it.index.rows(ids, Wanted(True, False, Budget()), Receipt(), Deadline())).rows
+    assert {row.id: row.attributes for row in found} == {i: it.rows[i].attributes for i in ids}
 
 
 def test_rows_that_are_written_again_and_again_do_not_pile_up(tmp_path: Path) -> None:

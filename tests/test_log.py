@@ -89,7 +89,7 @@ def segments(draw: st.DrawFn) -> tuple[RowShape, list[Request]]:
                 draw(st.binary(min_size=16, max_size=16)), draw(st.integers(-5, 2**50)), ids[:u],
                 draw(st.binary(min_size=width, max_size=width)),
                 [draw(st.sampled_from([b"", b"{}", b'{"a":1}'])) for _ in range(u)], ids[u : u + p],
-                [b'{"b":"%d"}' % i for i in range(p)], ids[u + p :],
+                [b'{"b":"%d"}' % i for i in range(p)], ids[u + p :], draw(st.integers(0, 2**32 - 1)),
             )
         )  # fmt: skip
     return shape, requests
@@ -112,6 +112,7 @@ def test_a_segment_and_the_reader_from_the_document(drawn: tuple[RowShape, list[
             "key": request.key, "ms": request.ms, "deletes": list(request.deletes),
             "upserts": dict(zip(request.upserts, zip(vectors, request.attributes, strict=True), strict=True)),
             "patches": dict(zip(request.patches, request.changes, strict=True)),
+            "patched_bytes": request.patched_bytes,
         }  # fmt: skip
 
 
@@ -444,6 +445,15 @@ def test_a_log_that_is_full_takes_nothing(writer: Writer, monkeypatch: pytest.Mo
     assert isinstance(full, LogFullError)
     writer.advance()
     assert Writer(writer.store).write(Write(put(1))) == [2]
+
+
+def test_rows_that_are_patched_fill_the_log_too(writer: Writer) -> None:
+    """A reader holds them whole; and it reads a log as full as one may be."""
+    one = replace(patch(100, b'{"n":1}'), patched_bytes=12 << 20)
+    assert writer.write(Write(one), Write(one)) == [1, 1]
+    [error] = writer.write(Write(one))
+    assert isinstance(error, LogFullError) and "32 MiB" in error.message
+    assert writer.write(Write(put(1))) == [2] and Writer(writer.store).state.seq == 2
 
 
 def test_a_group_that_is_too_long_is_refused_whole(writer: Writer) -> None:

@@ -27,7 +27,7 @@ from vantage.format.log import Request, RowShape, unpack_segment
 from vantage.log import conditions, move
 from vantage.log import sequencer as sequencer_module
 from vantage.log.client import WriteClient
-from vantage.log.conditions import BaseRow
+from vantage.log.conditions import BaseRow, Patched
 from vantage.log.move import advance, switch
 from vantage.log.relay import pack_news, relayed, unpack_news
 from vantage.log.sequencer import News, Sequencer, answered
@@ -357,7 +357,7 @@ def test_submissions_and_outcomes_travel() -> None:
     base = {1: BaseRow(0, {"a": 1}), 3: None}
     one = Submission(
         request, RowShape(1, "bytes", "f32"), GENERATION, OTHER, asked, base,
-        [Field("a", "integer", False, False)], 9,
+        [Field("a", "integer", False, False)], 9, {2: Patched(7, {"a": [1]}), 0: Patched(5)},
     )  # fmt: skip
     back = unpack_submission(pack_submission(one))
     assert bytes(back.request.vectors) == request.vectors
@@ -365,6 +365,7 @@ def test_submissions_and_outcomes_travel() -> None:
     assert (back.shape, back.log, back.generation, back.asked, back.base, back.fields, back.at) == (
         one.shape, one.log, one.generation, asked, base, one.fields, 9,
     )  # fmt: skip
+    assert back.patched == one.patched and back.write().patched == {b"c": Patched(7, {"a": [1]}), b"\xff": Patched(5)}
     assert unpack_outcome(pack_outcome(Done(3, True))) == Done(3, True)
     for error in (
         ConditionError("c", b"\xff", None, hint="h", param="p"), ConditionError("c", 1 << 62, 5),
@@ -466,6 +467,28 @@ def test_a_reader_follows_what_its_sequencer_tells_without_a_get() -> None:
         assert (await one.since("", "", 0)).log != GENERATION
         state = await read(None)
         assert (state.seq, state.current.generation) == (18, "00000000000000aa")
+
+    asyncio.run(scenario())
+
+
+def test_what_was_checked_against_a_newer_generation_is_not_refused() -> None:
+    """CURRENT is asked for where a write knows more than the sequencer; what knows less is to be checked anew."""
+
+    async def scenario() -> None:
+        store, clock = MemoryLog(current().pack()), Clock()
+        one = Sequencer(store, clock)
+        await one.submit(upsert(1))
+        names = (ObjectName(f"{OTHER}/{name}", 1, "00") for name in ("root.bin", "manifest.json"))
+        state = await whole_state(store, await read_log(store, clock), clock)
+        assert await advance(store, state, OTHER, *names, 2, 0.0)
+        absent = {"asked": [Asked(0, absent=True, param="upsert[0]")], "base": {0: None}}
+        gets = store.gets
+        assert await one.submit(upsert(2, generation=OTHER, **absent)) == Done(2, False)
+        assert store.gets == gets + 1
+        assert isinstance(await outcome(one.submit(upsert(3, **absent))), ChangedError)
+        change = Request(own_key(random.randbytes(16)), 0, patches=[1], changes=[b"{}"])
+        assert isinstance(await outcome(one.submit(Submission(change, SHAPE, GENERATION, GENERATION))), ChangedError)
+        assert await one.submit(Submission(change, SHAPE, GENERATION, OTHER)) == Done(3, False)
 
     asyncio.run(scenario())
 

@@ -19,16 +19,18 @@ from test_routes import RUNTIME, TOKEN, body_of
 
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
+from vantage.cost import Limits
 from vantage.errors import NotFoundError, StoreError
-from vantage.format.log import Request
+from vantage.format.log import Request, segment_key
 from vantage.http.access import Access
 from vantage.http.reply import Reply
 from vantage.http.routes import handle
 from vantage.http.writes import FRAME, FRAME_MAGIC
 from vantage.indexes import Service
 from vantage.log.client import WriteClient
+from vantage.log.move import advance
 from vantage.log.sequencer import Sequencer
-from vantage.log.state import LogState, read_log
+from vantage.log.state import LogState, read_log, whole_state
 from vantage.log.submission import Submission, own_key
 from vantage.log.tail import DELETE, PATCH, UPSERT
 from vantage.read.bucket import Folder
@@ -236,6 +238,42 @@ def test_a_bad_write_is_named_and_leaves_nothing(place: Place, body: Any, code: 
     place.refused(body, 400, code, param)
 
 
+def test_a_patch_leaves_no_row_that_is_longer_than_one_may_be(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the row has in the generation counts, but for what is replaced; what the log has of it, too."""
+    row = max(range(len(place.built.ids)), key=lambda i: len(place.built.attributes[i]["gloss"]))
+    known, gloss = place.built.ids[row].decode(), len(place.built.attributes[row]["gloss"])
+    whole = len(json.dumps(place.built.attributes[row], ensure_ascii=False).encode())
+    for module in ("conditions", "base"):
+        monkeypatch.setattr(f"vantage.log.{module}.ATTRIBUTE_ROW_PARTS_MAX", 60)
+    monkeypatch.setattr("vantage.log.conditions.ATTRIBUTE_ROW_BYTES_MAX", whole + 20)
+
+    def patch(**attributes: Any) -> dict[str, Any]:
+        return {"patch": [{"id": known, "attributes": attributes}]}
+
+    found = place.refused(patch(gloss="g" * (gloss + 40)), 400, LIMIT, "patch")
+    assert known in found["detail"]
+    place.wrote(patch(gloss="g" * gloss))
+    place.refused(patch(pos="p" * 40), 400, LIMIT, "patch")
+    place.wrote(patch(gloss=None))
+    place.wrote(patch(pos="p" * 40))
+    place.refused(patch(gloss="g" * gloss), 400, LIMIT, "patch")
+    [fresh] = place.log().tail.rows.values()
+    assert fresh.seq == 3 and place.log().tail.held(1)[2] > 3 * 2 * 96  # of the vector that readers look up
+
+
+def test_patches_of_more_rows_than_a_request_may_look_up_are_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"id": i.decode(), "attributes": {"gloss": "g"}} for i in place.built.ids[:3]]
+    with monkeypatch.context() as patch:
+        patch.setattr("vantage.log.base.PATCHED_BYTES_MAX", 3 * 2 * 96)
+        found = place.refused({"patch": rows}, 400, LIMIT, "patch")
+        assert (found["value"], found["hint"]) == (3, "send several requests, with fewer rows each")
+        assert place.wrote({"patch": rows[:1]}) == 1
+    place.service.limits = place.service.open[place.name].limits = Limits(gets=0)
+    assert place.refused({"patch": rows}, 400, LIMIT, "patch")["value"] == 3
+
+
 def test_a_write_to_no_index(place: Place) -> None:
     assert place.send({"delete": ["a"]}, name="none").status == 404
     assert not (place.folder / "none").exists()
@@ -300,6 +338,52 @@ def test_what_another_version_wrote_is_not_written_behind(place: Place) -> None:
     current = place.folder / place.name / "CURRENT"
     current.write_text(json.dumps(json.loads(current.read_text()) | {"format": 99}))
     assert "99" in place.refused({"delete": ["c"]}, 500, "damaged_index", None)["detail"]
+
+
+def asked(place: Place, service: Service, name: str) -> Reply:
+    """A query that must see the log."""
+    body = json.dumps({"vector": place.vector(), "top_k": 3, "consistency": "bucket"}).encode()
+    sent = {"authorization": f"Bearer {TOKEN}"}
+    return asyncio.run(handle("POST", f"/v1/indexes/{name}/query", sent, body_of(body), service, ACCESS, RUNTIME))
+
+
+@pytest.mark.parametrize("kind", ["segment", "ledger", "CURRENT"])
+def test_a_log_with_a_wrong_bit_is_named_and_other_indexes_go_on(place: Place, kind: str) -> None:
+    """Whoever has it open, and whoever opens it, to read and to write: the answer is right, or an error of ours."""
+    draw = random.Random(1)
+    shutil.copytree(place.folder / place.name, place.folder / "other")
+    place.wrote({"upsert": [{"id": "a", "vector": place.vector(), "attributes": {"gloss": "g"}}]})
+
+    async def move() -> None:
+        store = StoreLog(FolderStore(place.folder / place.name))
+        state = await whole_state(store, await read_log(store, time.monotonic), time.monotonic)
+        old = state.current
+        assert await advance(store, state, old.generation, old.root, old.manifest, 2, time.time())
+
+    asyncio.run(move())
+    place.wrote({"upsert": [{"id": "b", "vector": place.vector()}]})
+    current = json.loads((place.folder / place.name / "CURRENT").read_text())
+    key = {"segment": segment_key(current["log"]["id"], 2), "ledger": current["log"]["ledger"], "CURRENT": kind}[kind]
+    path, seen = place.folder / place.name / key, set[int]()
+    whole = path.read_bytes()
+    for _ in range(40):
+        changed, bit = bytearray(whole), draw.randrange(8 * len(whole))
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        service = Service(Folder(place.folder), 0)
+        read = asked(place, service, place.name)
+        wrote = place.send({"delete": [{"id": "b", "if_seq": 77}]})
+        path.write_bytes(whole)
+        for reply in (read, wrote):
+            seen.add(reply.status)
+            assert reply.status in (200, 409) or reply.body["code"] in ("damaged_index", "not_found", "object_changed")
+            if kind != "CURRENT" and reply.body.get("code") == "damaged_index":
+                assert key in reply.body["detail"] and reply.body["hint"]
+        if kind == "segment" and read.status == 200:
+            assert read.body["matches"][0]["id"] == "b"
+        assert asked(place, service, "other").status == 200
+        assert asked(place, service, place.name).body["matches"][0]["id"] == "b"
+    assert 500 in seen and place.wrote({"delete": ["b"]}) == 3
 
 
 def test_a_service_that_takes_no_writes(place: Place) -> None:

@@ -3,10 +3,10 @@
     python -m bench.faults.fuzz [--cases 1000000] [--seed 0]
 
 Objects of the fixtures in tests/fixtures are cut, spliced, and changed in bits, bytes and words, mostly under checksums
-made anew, so that the parsers behind them are reached. Bodies are valid queries, changed as JSON or as text. A fifth of
-the cases are kernels with random arguments (bench/faults/fuzz_kernels.py). A case that ends otherwise (another
-exception, over 10 s, over 64 MiB, a wrong answer) is printed with its kind and seed, which make it again. Exit 1 if
-there is any.
+made anew, so that the parsers behind them are reached; so are segments of logs. Bodies are valid queries and writes,
+changed as JSON or as text. A fifth of the cases are kernels with random arguments (bench/faults/fuzz_kernels.py). A
+case that ends otherwise (another exception, over 10 s, over 64 MiB, a wrong answer) is printed with its kind and seed,
+which make it again. Exit 1 if there is any.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ from typing import Any
 
 from build_index.serve import ROOT
 
+from . import fuzz_log
+
 sys.path.append(str(ROOT / "tests"))
-from fixtures.answers import Memory, answers  # noqa: E402
+from doubles import MemoryLog  # noqa: E402
+from fixtures.answers import NAME, Memory, answers  # noqa: E402
 from fixtures.damage import (  # noqa: E402
     Part,
     edit,
@@ -74,6 +77,7 @@ from vantage.http import routes
 from vantage.http.access import Access
 from vantage.http.reply import Reply  # noqa: E402
 from vantage.http.request import BINARY, FIELDS  # noqa: E402
+from vantage.http.writes import FRAME, FRAME_MAGIC  # noqa: E402
 from vantage.index import Index  # noqa: E402
 from vantage.indexes import Service  # noqa: E402
 from vantage.read.cache import Cache  # noqa: E402
@@ -396,10 +400,69 @@ def _read_answers(body: bytes, sent: int) -> None:
         raise Failure("answers: results")
 
 
+def log(base: dict[str, Objects], draw: Random) -> None:
+    """Segments behind a generation: an answer that rows can give, or an error."""
+    name = draw.choice(sorted(base))
+    objects, root = base[name], root_of(base[name])
+    if root.index.router == "two-level" or not root.index.rows:
+        return
+    vector = EXPECTED[name]["vectors"][0]
+    segments = fuzz_log.segments(root, objects["CURRENT"], mutate, draw)
+    filters: list[Any] = [None]
+    if root.filters:
+        filters.append({root.names[root.filters[0].attribute]: {"$exists": True}})
+    try:
+        asyncio.run(fuzz_log.read(Memory(objects | segments), NAME, vector, filters))
+    except AssertionError as error:
+        raise Failure(str(error)) from None
+
+
+def write(base: dict[str, Objects], draw: Random) -> None:
+    """The body of a write, changed as JSON, as text or as bytes: done as a whole, or a problem."""
+    name = draw.choice(sorted(base))
+    objects, root = base[name], root_of(base[name])
+    ids: list[Any] = [1, 2, 3] if root.index.id_kind == "i64" else ["a", "b", "c"]
+    vector = EXPECTED[name]["vectors"][0]
+    own = {"upsert": {"if_absent": True}, "patch": {"if_seq": 0}, "delete": {"if": {}}}
+    own = draw.choice(({}, {}, {}, own))
+    attributes = dict.fromkeys(root.names[:2])
+    fields: Any = {
+        "upsert": [{"id": ids[0], "vector": vector, "attributes": attributes, **own.get("upsert", {})}],
+        "patch": [{"id": ids[1], "attributes": attributes, **own.get("patch", {})}],
+        "delete": [{"id": ids[2], **own.get("delete", {})}],
+    }
+    fields |= draw.choice(({}, {}, {"if_seq": 0}))
+    if root.filters and draw.random() < 0.3:
+        fields["delete_where"] = {root.names[root.filters[0].attribute]: {"$exists": False}}
+    for part in draw.sample(sorted(fields), draw.randint(0, len(fields) - 1)):
+        del fields[part]
+    binary = draw.random() < 0.2
+    for _ in range(draw.choice((0, 1, 1, 2))):
+        fields = mutate_json(fields, draw) if isinstance(fields, dict) else fields
+    data = json.dumps(fields).encode()
+    if binary:
+        data = FRAME.pack(FRAME_MAGIC, 1, len(data), 1, len(vector)) + data + array("f", vector).tobytes()
+    if draw.random() < 0.3:
+        data = mutate(data, draw)
+    changed = dict(objects)
+    try:
+        asyncio.run(fuzz_log.write(Memory(changed), Log(changed), NAME, data, binary))
+    except AssertionError as error:
+        raise Failure(str(error)) from None
+
+
+class Log(MemoryLog):
+    """A log in the objects of a bucket."""
+
+    def __init__(self, objects: Objects) -> None:
+        super().__init__(b"")
+        self.objects = objects
+
+
 _SERVICES: dict[str, Service] = {}
 _PARTS: dict[str, list[Part]] = {}  # of the fixtures, as they are
 
-# What is fuzzed, and how many of 100 cases each gets.
+# What is fuzzed, and the share of cases that each gets.
 KINDS: dict[str, tuple[Callable[[dict[str, Objects], Random], None], int]] = {
     "object": (raw_object, 8),
     "CURRENT": (current, 11),
@@ -413,6 +476,8 @@ KINDS: dict[str, tuple[Callable[[dict[str, Objects], Random], None], int]] = {
     "ids": (ids, 7),
     "body": (body, 12),
     "wire": (wire, 5),
+    "log": (log, 5),
+    "write": (write, 5),
 }
 
 

@@ -1,6 +1,6 @@
 """The log's own code under schedules by seed: every call to the bucket may stall, kill its caller or lose its answer.
 
-    python -m bench.faults.log_schedules [--runs 10000] [--seed 0] [--without RULE]
+    python -m bench.faults.log_schedules [--runs 10000] [--seed 0] [--without RULE] [--moto]
 
 Direct writers, a sequencer with clients, two compactors, gc, rollbacks, readers and a follower share a bucket in memory
 and a clock that only the schedule moves. The bucket knows the truth: a segment is committed when it appears in the log
@@ -10,23 +10,29 @@ the call), and every reader (it saw the state of one seq, none older than what w
 A create or swap whose answer is lost may take effect later; one of a seal within LATE_S or never.
 
 Prints runs, what happened in them, and the wrong ones with their seeds; --seed goes on from there. --without breaks a
-rule, to see that it is found. Exit 1 where any run is wrong.
+rule, to see that it is found. --moto takes moto's S3 server through our client for the bucket, and shorter runs; it
+must answer as the one in memory does. Exit 1 where any run is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 from unittest.mock import patch
 
+import boto3
+from moto.server import ThreadedMotoServer
+
+from build_index.bucket.store import ConflictError, ObjectStore, store_at
 from vantage.errors import ConditionError, StoreError, VantageError
 from vantage.format import Current, ObjectName
 from vantage.format.log import NO_KEY, SEGMENT_KEY, Ledger, Request, RowShape, Segment, unpack_ledger, unpack_segment
@@ -44,6 +50,7 @@ STEP_S = 0.3
 CHUNK = 500  # runs, between lines that say how far it is
 STALLS = (5.0, 20.0, 150.0, 400.0)
 WORLD_S = 1500.0
+S3_WORLD_S = 250.0
 CALM_S = 3000.0  # and no faults, for whoever has not ended
 Row = tuple[int, bytes, dict[str, Any]]  # seq, vector, attributes
 Rows = dict[int, Row]
@@ -100,7 +107,7 @@ class World:
 
     def __init__(self, seed: int, rules_off: Sequence[str] = ()) -> None:
         self.draw, self.now, self.off = Random(seed), 0.0, rules_off
-        self.objects: dict[str, tuple[bytes, int, float]] = {}  # key -> bytes, version, when
+        self.objects: dict[str, tuple[bytes, str, float]] = {}  # key -> bytes, etag, when
         self.version, self.calm = 0, False
         self.pace = self.draw.choice((0.1, 1.0))  # of those that compact and delete
         self.later: list[tuple[float, Callable[[], Any]]] = []
@@ -111,9 +118,10 @@ class World:
         self.sequencer: LogState | None = None
         self.queue: list[Promised] = []
         self.names = 0
+        self.end_s = WORLD_S
         self.generations["g0"] = {}
-        self.objects["CURRENT"] = current("g0").pack(), 0, 0.0
-        self.objects["g0/root.bin"] = b"{}", 0, 0.0
+        self.make("CURRENT", current("g0").pack())
+        self.make("g0/root.bin", b"{}")
         self.truth.log = "g0"
         self.truth.note()
 
@@ -166,12 +174,27 @@ class World:
             await Pause(r.choice(STALLS))
         return answer
 
-    async def get(self, key: str, most: int) -> tuple[bytes, str] | None:
-        def effect() -> tuple[bytes, str] | None:
-            found = self.objects.get(key)
-            return (found[0], str(found[1])) if found else None
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        found = self.objects.get(key)
+        return found[:2] if found else None
 
-        return await self.call(effect)
+    def make(self, key: str, data: bytes) -> bool:
+        may = key not in self.objects
+        if may:
+            self._put(key, data)
+        return may
+
+    def replace(self, key: str, data: bytes, etag: str) -> bool:
+        may = self.objects[key][1] == etag or "etag" in self.off
+        if may:
+            self._put(key, data)
+        return may
+
+    def remove(self, key: str) -> None:
+        self.objects.pop(key, None)
+
+    async def get(self, key: str, most: int) -> tuple[bytes, str] | None:
+        return await self.call(lambda: self.read(key))
 
     async def get_several(self, keys: Sequence[str], most: int) -> list[tuple[bytes, str] | None]:
         order = list(range(len(keys)))
@@ -181,23 +204,21 @@ class World:
 
     async def create(self, key: str, data: bytes) -> bool:
         def effect() -> bool:
-            if key in self.objects:
-                return False
-            self._put(key, data)
-            self._created(key, data)
-            return True
+            done = self.make(key, data)
+            if done:
+                self._created(key, data)
+            return done
 
         sealing = bool(SEGMENT_KEY.fullmatch(key)) and bool(unpack_segment(data, key).sealed)
         return bool(await self.call(effect, writes=True, sealing=sealing))
 
     async def swap(self, key: str, data: bytes, etag: str) -> bool:
         def effect() -> bool:
-            if str(self.objects[key][1]) != etag and "etag" not in self.off:
-                return False
             before = Current.unpack(self.objects[key][0], key)
-            self._put(key, data)
-            self._swapped(before, Current.unpack(data, key))
-            return True
+            done = self.replace(key, data, etag)
+            if done:
+                self._swapped(before, Current.unpack(data, key))
+            return done
 
         return bool(await self.call(effect, writes=True))
 
@@ -206,12 +227,12 @@ class World:
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
-            await self.call(lambda key=key: self.objects.pop(key, None))
+            await self.call(lambda key=key: self.remove(key))
             self.count["deleted"] += 1
 
     def _put(self, key: str, data: bytes) -> None:
         self.version += 1
-        self.objects[key] = data, self.version, self.now
+        self.objects[key] = data, str(self.version), self.now
 
     # The truth.
 
@@ -339,6 +360,60 @@ class World:
                 self.bad(f"the live generation {state.current.generation} is gone")
             return None
         return merged(base, state)
+
+
+class S3World(World):
+    """The same with its objects in a store, too, which must answer as the memory does."""
+
+    def __init__(self, seed: int, rules_off: Sequence[str], store: ObjectStore) -> None:
+        self.store = store
+        super().__init__(seed, rules_off)
+        self.end_s = S3_WORLD_S
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        found, known = self.store.get(key), super().read(key)
+        if found != known:
+            self.bad(f"{key}: the store has {found}, not {known}")
+        return found
+
+    def make(self, key: str, data: bytes) -> bool:
+        return self._same(key, data, None, super().make(key, data))
+
+    def replace(self, key: str, data: bytes, etag: str) -> bool:
+        return self._same(key, data, etag, super().replace(key, data, etag))
+
+    def _same(self, key: str, data: bytes, etag: str | None, may: bool) -> bool:
+        try:
+            self.store.swap(key, data, etag)
+            done = True
+        except ConflictError:
+            done = False
+        if done != may:
+            self.bad(f"{key}: the store did {'' if done else 'not '}put it")
+        found = self.store.get(key)
+        if found is not None:
+            self.objects[key] = *found, self.objects[key][2]
+        return done
+
+    def remove(self, key: str) -> None:
+        super().remove(key)
+        self.store.delete(key)
+
+
+@contextmanager
+def s3() -> Iterator[Callable[[str], ObjectStore]]:
+    """Empty stores by name, in moto's S3."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
+    moto = ThreadedMotoServer(port=0, verbose=False)
+    moto.start()
+    url = "http://{}:{}".format(*moto.get_host_and_port()).replace("0.0.0.0", "127.0.0.1")
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "a-secret", "AWS_ENDPOINT_URL": url}
+    client = boto3.client(
+        "s3", endpoint_url=url, aws_access_key_id="key", aws_secret_access_key="a-secret", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="bucket")
+    yield lambda name: store_at(f"s3://bucket/{name}", keys)
+    moto.stop()
 
 
 def current(generation: str) -> Current:
@@ -595,10 +670,10 @@ async def asker(world: World) -> None:
 OPTIONAL = ("direct 1", "served 1", "compactor 0", "compactor 1", "deleter", "roller", "reader 1")
 
 
-def run(seed: int, rules_off: Sequence[str] = ()) -> World:
-    """A world, to its end or to the first thing that is wrong."""
+def run(seed: int, rules_off: Sequence[str] = (), store: ObjectStore | None = None) -> World:
+    """A world, to its end or to the first thing that is wrong. store: an empty one, None: in memory."""
     with broken(rules_off):
-        world = World(seed, rules_off)
+        world = World(seed, rules_off) if store is None else S3World(seed, rules_off, store)
         clients = [Client(8) for _ in range(4)]
         makers: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "direct 0": lambda: direct(world, clients[0]),
@@ -622,9 +697,9 @@ def run(seed: int, rules_off: Sequence[str] = ()) -> World:
             clients[i].left *= name in makers
         actors = {name: (make(), 0.0) for name, make in makers.items()}
         try:
-            while not world.wrong and (world.now < WORLD_S or any(c.left for c in clients)):
-                world.calm = world.now > WORLD_S
-                if world.now > WORLD_S + CALM_S:
+            while not world.wrong and (world.now < world.end_s or any(c.left for c in clients)):
+                world.calm = world.now > world.end_s
+                if world.now > world.end_s + CALM_S:
                     world.bad(f"some clients never ended: {clients}")
                     break
                 step(world, makers, actors)
@@ -717,16 +792,18 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0, help="of the first run")
     parser.add_argument("--without", choices=BROKEN, action="append", default=[])
+    parser.add_argument("--moto", action="store_true", help="moto's S3 instead of memory")
     given = parser.parse_args()
     total, wrong, begun = Counter[str](), 0, time.process_time()
-    for seed in range(given.seed, given.seed + given.runs):
-        world = run(seed, given.without)
-        total.update(world.count)
-        if world.wrong:
-            wrong += 1
-            print(f"seed {seed}: {world.wrong[0]}", flush=True)
-        if (seed + 1) % CHUNK == 0:
-            print(f"up to seed {seed}: {wrong} wrong", flush=True)
+    with s3() if given.moto else nullcontext() as stores:
+        for seed in range(given.seed, given.seed + given.runs):
+            world = run(seed, given.without, stores and stores(f"run-{seed}"))
+            total.update(world.count)
+            if world.wrong:
+                wrong += 1
+                print(f"seed {seed}: {world.wrong[0]}", flush=True)
+            if (seed + 1) % (CHUNK // 10 if given.moto else CHUNK) == 0:
+                print(f"up to seed {seed}: {wrong} wrong", flush=True)
     print(f"{given.runs} runs, {wrong} wrong, {time.process_time() - begun:.0f} s:", dict(sorted(total.items())))
     return 1 if wrong else 0
 

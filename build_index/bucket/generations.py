@@ -19,9 +19,11 @@ from typing import Any
 from vantage.bounded_json import loads
 from vantage.errors import DamagedError, InputError, NotFoundError, StoreError
 from vantage.format import Current, ObjectName, Root
+from vantage.format.current import LogName
+from vantage.format.log import NONCE_BYTES
 from vantage.log.collect import GRACE_S, collect
-from vantage.log.move import switch
-from vantage.log.state import LogState, read_log
+from vantage.log.move import packed, swap, switch
+from vantage.log.state import FRESH_S, LogState, read_log
 from vantage.read.reader import CURRENT_BYTES_MAX
 
 from ..progress import SILENT, Progress
@@ -123,7 +125,7 @@ def _publish(
 ) -> dict[str, Any]:
     before, etag, _ = _current(store)
     written = send(home, current, objects, text, store, progress)
-    swapped = before is None or before.generation != current.generation
+    swapped = before is None or before.generation != current.generation or before.deleted > 0
     if swapped:
         _swap(store, current, before, etag)
     else:
@@ -243,7 +245,7 @@ def _swap(store: ObjectStore, new: Current, old: Current | None, etag: str | Non
 
 def check_folded(store: ObjectStore, current: Current | None) -> None:
     """Raises InputError where the log of an index with this CURRENT has rows that its generation does not have."""
-    if current is not None and current.named_log is not None:
+    if current is not None and current.named_log is not None and not current.deleted:
         _check_folded(asyncio.run(read_log(StoreLog(store), time.monotonic)))
 
 
@@ -256,7 +258,7 @@ def _check_folded(state: LogState) -> None:
 
 
 def switch_log(store: ObjectStore, new: Current, old: Current) -> None:
-    """Ends the log of an index, and makes a generation live with the next one; `old` was live.
+    """Ends the log of an index, and makes a generation live with the next one; `old` was live, or was deleted.
 
     Raises InputError as `check_folded`, ConflictError where another came first.
     """
@@ -270,11 +272,28 @@ def switch_log(store: ObjectStore, new: Current, old: Current) -> None:
 
     async def run() -> None:
         log = StoreLog(store)
+        if old.deleted:
+            await _take_over(log, new, old)
+            return
         after = await switch(log, await read_log(log, time.monotonic), make, time.monotonic)
         if after.current.generation != new.generation:
             raise _outrun(after.current.generation, new.generation)
 
     asyncio.run(run())
+
+
+async def _take_over(log: StoreLog, new: Current, old: Current) -> None:
+    """Makes a generation live under the name of a deleted index, with a log of its own."""
+    found = await log.get("CURRENT", CURRENT_BYTES_MAX)
+    now = None if found is None else Current.unpack(found[0], "CURRENT")
+    if found is None or now != old:
+        raise _outrun(now.generation if now else "none", new.generation)
+    if abs(time.time() - old.deleted / 1000) < 2 * FRESH_S:  # who read CURRENT before may still write
+        raise ConflictError("the index was deleted a moment ago", hint=f"run it again in {2 * FRESH_S:.0f} seconds")
+    nonce = secrets.token_hex(NONCE_BYTES)
+    made = replace(new, named_log=LogName(secrets.token_hex(8), 1), counter=old.counter + 1, nonce=nonce)
+    if not await swap(log, packed(made, {}), found[1], nonce):
+        raise _outrun("another one", new.generation)
 
 
 def _group(store: ObjectStore) -> dict[str, list[StoredObject]]:

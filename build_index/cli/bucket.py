@@ -13,6 +13,7 @@ from rich.table import Table
 from vantage.errors import InputError
 
 from ..audit.diff import KINDS, diff
+from ..audit.log import verify_log
 from ..audit.verify import verify_deep
 from ..bucket import generations as g
 from ..bucket.names import check_address, check_name
@@ -159,11 +160,16 @@ def _seconds(text: str) -> float:
 def verify_command(
     index: Address,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Decode every block, and hold ids, vectors and codes against each other.")
+        bool,
+        typer.Option(
+            "--deep",
+            help="Decode every block and every row of the log, and hold ids, vectors and codes against each other.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read every object of the live generation and compare it with the manifest; exit status 1 for damage.
+    """Read every object of the live generation and compare it with the manifest, and read the log; exit status 1 for
+    damage.
 
     Example: vantage verify r2://bucket/wordnet --deep
     """
@@ -173,6 +179,9 @@ def verify_command(
         report["damages"] = len(report["damage"])
         if deep and not report["damage"]:  # decoding tells nothing of objects that are not those that were written
             report |= verify_deep(where, bar.phase("decode"))
+    log = verify_log(where, deep)
+    damage, damages = report["damage"] + log.pop("damage"), report["damages"] + log.pop("damages")
+    report |= log | {"damage": damage, "damages": damages}
     if as_json:
         print_json(report)
     else:
@@ -183,6 +192,10 @@ def verify_command(
             state += (
                 f"; {count(report['rows'], 'row')} in {count(report['blocks'], 'block')} decoded, "
                 f"{count(report['codes'], 'code')} compared"
+            )
+        if report["segments"]:
+            state += (
+                f"; {count(report['operations'], 'write')} in {count(report['segments'], 'segment')} of the log read"
             )
         out.print(
             f"{plain(index)}: generation {report['generation']}, {count(report['objects'], 'object')}, "

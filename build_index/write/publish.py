@@ -67,7 +67,7 @@ def make_live(out: Path, building: Path, manifest: dict[str, Any]) -> tuple[Curr
     current, objects, text = name_generation(building, manifest)
     generation, nbytes = current.generation, sum(o.size for o in objects) + len(text)
     target, before = out / generation, live_of(out)
-    old = before.generation if before else None
+    old = before.generation if before and not before.deleted else None
     check_unmarked(FolderStore(out), current, objects)
     # What is there already, whole, may be live: moving it would leave CURRENT without its objects for a moment.
     if _holds(out, [*objects, current.manifest]):

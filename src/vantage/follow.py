@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from time import monotonic
 
-from .errors import DamagedError, StoreError
+from .errors import BehindError, DamagedError, StoreError
+from .format.log import Id
 from .index import Index
 from .log.relay import Since, relayed
 from .log.state import LogState, read_on
@@ -14,7 +15,7 @@ from .log.store import LogReader
 from .read.bucket import Body, Bucket
 from .read.reader import fetch
 from .receipt import Receipt
-from .search.fresh import FreshRows
+from .search.fresh import BaseRow, FreshRows
 
 NEVER = float("-inf")
 
@@ -58,6 +59,7 @@ class Followed:
         self.index, self.is_reading = index.with_fresh(None), False
         self.read_at = self.bucket_at = NEVER
         self.state = LogState(index.current.pack(), "", index.read_at)
+        self.base: dict[Id, BaseRow | None] = {}  # of the generation, of rows that were patched, until all are there
 
     @property
     def moved(self) -> bool:
@@ -68,7 +70,8 @@ class Followed:
         """Reads the log on to its end; False where it went away, and the index must be opened again.
 
         since: asks the log's sequencer, which tells without a GET what it knows; None: the bucket.
-        `log_gets` and `log_bytes` of the receipt count it, and what it takes to look up rows that were patched.
+        `log_gets` and `log_bytes` of the receipt count it, and what it takes to look up rows that were patched. Where
+        those are more than a request may read, BehindError: the next call goes on with them.
         """
         own, began, self.is_reading = Receipt(), monotonic(), True
         try:
@@ -83,9 +86,10 @@ class Followed:
                     self.index = self.index.with_fresh(FreshRows.none(self.index.root, tail.next - 1))
             elif fresh is None or fresh.seq != tail.next - 1:
                 fresh = fresh or FreshRows.none(self.index.root, self.index.seq)
-                base = await self.index.base_rows(fresh.unresolved(tail), own)
-                self.index = self.index.with_fresh(fresh.followed(tail, base))
+                fresh = fresh.followed(tail, await self._patched(fresh.unresolved(tail), own))
+                self.base = {}
                 tail.rows.clear()  # all of it is there now
+                self.index = self.index.with_fresh(fresh)
             self.read_at = began
             if since is None:
                 self.bucket_at = began
@@ -94,3 +98,14 @@ class Followed:
             self.is_reading = False
             receipt.log_gets += own.gets
             receipt.log_bytes += own.bytes
+
+    async def _patched(self, identifiers: Sequence[Id], receipt: Receipt) -> dict[Id, BaseRow | None]:
+        """Rows of the generation that were patched."""
+        left = [identifier for identifier in identifiers if identifier not in self.base]
+        self.base |= await self.index.base_rows(left, receipt)
+        if missing := sum(identifier not in self.base for identifier in left):
+            what = (
+                f"{missing} of {len(identifiers)} rows of {self.index.name!r} that were patched are not looked up yet"
+            )
+            raise BehindError(what, hint="ask again; `vantage compact` makes rows of patches")
+        return self.base

@@ -38,7 +38,7 @@ from .search.scan import BlockIds
 from .search.segment import Segment
 
 ANY = 1 << 40
-BASE_ROWS = 256  # that are looked up together
+BASE_ROWS, BASE_BYTES = 256, 8 << 20  # rows that are looked up together; bytes of their attributes
 EXACT_VECTORS_MAX = 16  # of a request: each may scan all rows that its budget reads
 
 
@@ -487,18 +487,25 @@ class Index:
     async def base_rows(
         self, identifiers: Sequence[int | bytes], receipt: Receipt
     ) -> dict[int | bytes, BaseRow | None]:
-        """Rows of the generation by their ids, whatever the log says of them; None for an id that none has."""
+        """Rows of the generation by their ids, whatever the log says of them; None for an id that none has. Of as many
+        as a request may read, one at least; receipt: counts what it has read before, and this.
+        """
         out: dict[int | bytes, BaseRow | None] = {}
         for first in range(0, len(identifiers), BASE_ROWS):
             some = identifiers[first : first + BASE_ROWS]
-            steps = self._stored(some, Wanted(True, True, Budget(gets=ANY, bytes=ANY)), own := Receipt())
+            budget = receipt.left_of(Budget(self.limits.gets, self.limits.bytes, ANY))
+            steps = self._stored(some, Wanted(True, True, budget), own := Receipt(), BASE_BYTES)
             reader = Reader(self.bucket, self.etags, Receipt())
             [(entries, vectors, attributes)] = await run_together([(steps, own)], reader)
             receipt.gets += reader.receipt.gets
             receipt.bytes += reader.receipt.bytes
             for identifier, entry in entries.items():
-                own_attributes = {} if entry is None else attributes.get(entry.row, {})
-                out[identifier] = None if entry is None else BaseRow(vectors[entry.row], own_attributes)
+                if entry is None:
+                    out[identifier] = None
+                elif entry.row in vectors and (entry.row in attributes or not self.root.names):
+                    out[identifier] = BaseRow(vectors[entry.row], attributes.get(entry.row, {}))
+            if len(out) < first + len(some):
+                break
         return out
 
     def _stored(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shutil
 import time
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from small import Ran, vantage
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
 from build_index.writes import create_index, line_batches, sender, write_rows
-from vantage.errors import InputError, StoreError
+from vantage.errors import ConditionError, DamagedError, InputError, LimitError, LogFullError, StoreError
+from vantage.log.base import READS
 from vantage.log.state import read_log
 from vantage.log.submission import Done
 from vantage.log.tail import DELETE, PATCH, Tail
@@ -158,9 +161,71 @@ def test_a_request_whose_answer_is_lost_is_sent_again_and_done_once(
     assert report == {"requests": 3, "rows": 3, "seq": 3} and len(tail(home).rows) == 3
 
 
+def test_rows_that_take_too_many_reads_go_in_halves(home: Path) -> None:
+    """As those of a patch do, on an index of many millions of rows."""
+    inner, sizes = sender(str(home), {}), list[int]()
+
+    def send(fields: Any, key: str) -> Done:
+        if len(fields["patch"]) > 3:
+            raise LimitError("the number of rows that are patched", len(fields["patch"]), READS, param="patch")
+        sizes.append(len(fields["patch"]))
+        return inner(fields, key)
+
+    rows = [{"id": f"n{i}", "attributes": {}} for i in range(11)]
+    report = write_rows(send, "patch", [rows[:10], rows[10:]], lambda n: None)
+    assert report == {"requests": 5, "rows": 11, "seq": 5} and sizes == [2, 3, 2, 3, 1]
+    assert [*tail(home).rows] == [row["id"].encode() for row in rows]
+
+
 def test_what_was_written_before_an_error_is_told(home: Path) -> None:
     with pytest.raises(InputError, match=r"2 rows before it are written, up to seq 1"):
         write_rows(sender(str(home), {}), "delete", [["a", "b"], [5]], lambda rows: None)
+
+
+V = [0.5] * 96
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "param"),
+    [
+        ({"upsert": [{"id": "a", "vector": V[1:]}]}, LimitError, "upsert[0].vector"),
+        ({"upsert": [{"id": "a", "vector": array("f", V[1:])}]}, LimitError, "upsert[0].vector"),
+        ({"upsert": [{"id": "a", "vector": [math.nan, *V[1:]]}]}, InputError, "upsert[0].vector"),
+        ({"upsert": [{"id": "a", "vector": array("f", [math.inf, *V[1:]])}]}, InputError, "upsert[0].vector"),
+        ({"upsert": [{"id": "a", "vector": array("f", bytes(4 * 96))}]}, InputError, "upsert[0].vector"),
+        ({"upsert": [{"id": "a", "vector": V}, {"id": "a", "vector": V}]}, InputError, "upsert[1].id"),
+        ({"upsert": [{"id": "a", "vector": V}], "delete": ["a"]}, InputError, "delete[0].id"),
+        ({"upsert": [{"id": 7, "vector": V}]}, InputError, "upsert[0].id"),
+        ({"patch": [{"id": "a", "attributes": {"color": 1}}]}, InputError, "patch[0].attributes.color"),
+        ({"patch": [{"id": "a", "attributes": {"pos": 1}}]}, InputError, "patch[0].attributes.pos"),
+        ({"patch": [{"id": "a", "attributes": {"pos": {"a": 1}}}]}, InputError, "patch[0].attributes.pos"),
+        ({"delete": [{"id": "a", "if_seq": 3}]}, ConditionError, "delete[0]"),
+        ({"delete": ["a"] * 1001}, LimitError, "delete"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_named_in_process_as_over_http(
+    home: Path, fields: Any, kind: type[InputError], param: str
+) -> None:
+    """See tests/test_write_routes.py and tests/edge/test_writes.py."""
+    with pytest.raises(kind) as raised:
+        sender(str(home), {})(fields, "k")
+    assert (type(raised.value), raised.value.param) == (kind, param) and raised.value.hint
+    assert not tail(home).rows
+
+
+def test_a_full_log_and_another_version_in_process(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = sender(str(home), {})
+    monkeypatch.setattr("vantage.log.conditions.OPERATIONS_MAX", 2)
+    assert send({"delete": ["a", "b"]}, "1").seq == 1
+    with pytest.raises(LogFullError, match="2 rows"):
+        send({"delete": ["c"]}, "2")
+    monkeypatch.undo()
+    monkeypatch.setattr("vantage.http.writes.time.time", lambda: -1e9)  # a clock that jumps
+    assert send({"delete": ["c"]}, "2").seq == 2 and send({"delete": ["c"]}, "2") == Done(2, True)
+    current = home / "CURRENT"
+    current.write_text(json.dumps(json.loads(current.read_text()) | {"format": 99}))
+    with pytest.raises(DamagedError, match="99"):
+        sender(str(home), {})({"delete": ["d"]}, "3")
 
 
 def test_two_write_one_index_at_once(home: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,6 +85,53 @@ def test_what_is_acknowledged_is_seen_by_the_next_query(words: Built, tmp_path: 
             assert nearest(server.url, vector)["matches"][0]["id"] != f"n{i}"
         assert sum(gets) <= 2  # of the first, before an isolate knows its objects
         assert nearest(server.url, vector, consistency="bucket")["receipt"]["log_gets"] >= 1
+
+
+GOOD = [0.5] * 96
+BAD: list[tuple[bytes, int, str, str | None]] = [
+    (b'{"upsert": [{"id": "a", "vector": [0.5]}]}', 400, "limit_exceeded", "upsert[0].vector"),
+    (b'{"upsert": [{"id": "a", "vector": [%s1]}]}' % (b"NaN," * 95), 400, "invalid_input", "upsert[0].vector"),
+    (b'{"upsert": [{"id": "a", "vector": [%s0]}]}' % (b"0," * 95), 400, "invalid_input", "upsert[0].vector"),
+    (b'{"delete": ["a", "a"]}', 400, "invalid_input", "delete[1].id"),
+    (b'{"patch": [{"id": "a", "attributes": {"pos": 1}}]}', 400, "invalid_input", "patch[0].attributes.pos"),
+    (b'{"patch": [{"id": "a", "attributes": {"color": 1}}]}', 400, "invalid_input", "patch[0].attributes.color"),
+    (b'{"delete": [{"id": "a", "if_seq": 5}]}', 409, "condition_failed", "delete[0]"),
+    (b"{", 400, "invalid_input", None),
+    (b"[" * 100_000, 400, "invalid_input", None),
+]
+
+
+def test_bad_writes_are_refused_and_the_worker_goes_on(words: Built, tmp_path: Path) -> None:
+    """A log that is full, and one of another version, too; nothing of a bad one is done."""
+    bucket = tmp_path / "bucket"
+    for name in ("words", "full", "later"):
+        shutil.copytree(words.bucket / "words", bucket / name)
+    batches = [[f"{i} {j}" for j in range(1000)] for i in range(131)]
+    report = write_rows(sender(str(bucket / "full"), {}), "delete", batches, lambda n: None)
+    current = bucket / "later" / "CURRENT"
+    current.write_text(json.dumps(json.loads(current.read_text()) | {"format": 99}))
+    load(bucket, tmp_path / "state")
+    with serve(tmp_path / "state", variables=TOKENS) as server:
+
+        def sent(name: str, body: bytes) -> tuple[int, dict[str, Any], Any]:
+            request = Request(f"{server.url}/v1/indexes/{name}/write", body, {"authorization": "Bearer write-3"})
+            try:
+                with urlopen(request, timeout=60) as answer:
+                    return answer.status, json.load(answer), answer.headers
+            except HTTPError as error:
+                return error.code, json.load(error), error.headers
+
+        for body, status, code, param in BAD:
+            found, problem, _ = sent("words", body)
+            assert (found, problem["code"], problem["param"]) == (status, code, param), body[:60]
+            assert problem["hint"] and problem["detail"]
+        assert (problem := sent("words", BAD[6][0])[1])["id"] == "a" and problem["seq"] is None
+        status, problem, headers = sent("full", b'{"delete": [%s"y"]}' % b"".join(b'"%d",' % i for i in range(99)))
+        assert (status, problem["code"], headers["retry-after"]) == (429, "log_full", "10"), problem
+        assert sent("full", b'{"delete": ["x"]}')[1]["seq"] == report["seq"] + 1  # what fits still does
+        status, problem, _ = sent("later", b'{"delete": ["x"]}')
+        assert (status, problem["code"]) == (500, "damaged_index") and "99" in problem["detail"]
+        assert sent("words", json.dumps({"upsert": [{"id": "a", "vector": GOOD}]}).encode())[1]["seq"] == 1
 
 
 DEAF_ENTRY = """

@@ -45,7 +45,7 @@ SEGMENT_KEY = re.compile(r"log/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/([0-9]{20})")
 SEAL = 1  # of the flags
 
 _SEGMENT = struct.Struct("<16sIIIIII")  # nonce, flags, dimension, kind of ids, of vectors, requests, bytes of a CURRENT
-_REQUEST = struct.Struct("<16sqIII4x")  # key, ms, upserts, patches, deletes
+_REQUEST = struct.Struct("<16sqIIII")  # key, ms, upserts, patches, deletes, bytes of rows that are patched
 _LEDGER = struct.Struct("<II")
 
 Id = int | bytes
@@ -69,7 +69,8 @@ class Request:
 
     key: 16 bytes that a retry has too, or NO_KEY; ms: its writer's clock, since 1970. vectors: of the upserts, one
     after the other, as the index stores them. attributes: of each upsert, a JSON object or b"" for none; changes: of
-    each patch, a JSON object whose members replace those of the row.
+    each patch, a JSON object whose members replace those of the row. patched_bytes: of the rows of the generation that
+    patches change, as the writer found them: vectors and attributes, which whoever reads the log holds too.
     """
 
     key: bytes
@@ -80,6 +81,7 @@ class Request:
     patches: Sequence[Id] = ()
     changes: Sequence[bytes] = ()
     deletes: Sequence[Id] = ()
+    patched_bytes: int = 0
 
     @property
     def operations(self) -> int:
@@ -144,7 +146,8 @@ def _take_texts(cursor: Cursor, n: int, most: int, what: str) -> list[bytes]:
 def pack_request(request: Request, shape: RowShape) -> bytes:
     """Its bytes in a segment, a multiple of 8."""
     ids = [*request.upserts, *request.patches, *request.deletes]
-    head = _REQUEST.pack(request.key, request.ms, len(request.upserts), len(request.patches), len(request.deletes))
+    counts = len(request.upserts), len(request.patches), len(request.deletes)
+    head = _REQUEST.pack(request.key, request.ms, *counts, request.patched_bytes)
     if shape.id_kind == "i64":
         names = struct.pack(f"<{len(ids)}q", *ids)
     else:
@@ -154,7 +157,7 @@ def pack_request(request: Request, shape: RowShape) -> bytes:
 
 
 def _take_request(cursor: Cursor, shape: RowShape) -> Request:
-    key, ms, upserts, patches, deletes = cursor.unpack(_REQUEST)
+    key, ms, upserts, patches, deletes, patched_bytes = cursor.unpack(_REQUEST)
     n = upserts + patches + deletes
     if not 1 <= n <= OPERATIONS_MAX:
         raise damaged(cursor.label, f"a request of {n} operations, 1 to {OPERATIONS_MAX} are right")
@@ -167,7 +170,7 @@ def _take_request(cursor: Cursor, shape: RowShape) -> Request:
     cursor.take(-cursor.at % 8)
     return Request(
         key, ms, ids[:upserts], vectors, texts[:upserts], ids[upserts : upserts + patches], texts[upserts:],
-        ids[upserts + patches :],
+        ids[upserts + patches :], patched_bytes,
     )  # fmt: skip
 
 

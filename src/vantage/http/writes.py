@@ -8,6 +8,7 @@ import struct
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..admission import BusyError
@@ -16,8 +17,9 @@ from ..filter.parse import parse_filter
 from ..format.log import NONCE_BYTES, OPERATIONS_MAX, SEQ_MAX, Id, Request, RowShape
 from ..index import Index
 from ..indexes import Wish
-from ..log.base import base_rows
+from ..log.base import base_rows, patched_rows
 from ..log.commit import check_id
+from ..log.conditions import Patched
 from ..log.rows import check_vectors, stored_attributes, stored_vector
 from ..log.state import BYTES_MAX
 from ..log.submission import Asked, Field, Submission, own_key, request_key
@@ -82,7 +84,7 @@ async def write(call: Call) -> Reply:
 
     for last in (*[False] * (TRIES - 1), True):
         index = await call.service.index(call.index, Receipt())
-        with_base = any("if" in row for _, row in rows.all())
+        with_base = bool(rows.of["patch"]) or any("if" in row for _, row in rows.all())
         await call.make_room(COPIES * len(data) + with_base * 2 * ATTRIBUTES_BYTES_MAX, 0, 0.0)
         now, deleted = rows, {}
         if rows.where is not None:
@@ -318,4 +320,10 @@ async def submission_of(index: Index, rows: Rows, key: bytes, deadline: Deadline
     found = await base_rows(index, [order[one.place] for one in asked], by_filter, deadline) if asked else []
     base = dict(zip((one.place for one in asked), found, strict=True))
     log, generation = index.current.log.id, index.current.generation
-    return Submission(request, shape, log, generation, asked, base, fields, rows.at)
+    patched = dict[int, Patched]()
+    if request.patches:
+        changes = dict(zip(request.patches, request.changes, strict=True))
+        known, nbytes = await patched_rows(index, changes, deadline)
+        patched = {n + place: known[i] for place, i in enumerate(request.patches) if i in known}
+        request = replace(request, patched_bytes=nbytes)
+    return Submission(request, shape, log, generation, asked, base, fields, rows.at, patched)

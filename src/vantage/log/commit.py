@@ -88,7 +88,7 @@ async def commit(
         hint = "send several requests"
         raise LimitError("the length of writes, in bytes,", sum(map(len, packed)), REQUESTS_BYTES_MAX, hint=hint)
     base: Base = {}
-    generation = ""
+    generation, asked = "", {write.generation for write in writes} - {""}
     if not state.has_ledger:
         state = await whole_state(store, state, clock)
     for _ in range(CONFLICTS_MAX):
@@ -98,6 +98,11 @@ async def commit(
             await name_log(store, state, draw)
             state = await read_log(store, clock)
             continue
+        if asked - {state.current.generation}:  # what they were checked against may be newer than what is known here
+            asked = set()
+            if not await look_again(store, state, clock):
+                state = await whole_state(store, state, clock)
+                continue
         ids = wanted(state, writes)
         if generation != state.current.generation or not all(i in base for i in ids):
             base, generation = await lookup(state.current, ids) if ids else {}, state.current.generation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..errors import ChangedError, ConditionError, LimitError, LogFullError, VantageError
@@ -11,7 +11,7 @@ from ..format.current import Current
 from ..format.layout import ATTRIBUTE_ROW_BYTES_MAX, ATTRIBUTE_ROW_PARTS_MAX
 from ..format.log import NO_KEY, Id, Request, RowShape
 from .state import OPERATIONS_MAX, SEGMENTS_MAX, LogState
-from .tail import DELETE, PATCH, UPSERT, Fresh, effects, members_of, patched
+from .tail import DELETE, PATCH, UPSERT, Fresh, effects, members_of, packed_members, patched
 
 # What an isolate has room for twice, as a reader and as the sequencer; a row takes so much beside its bytes.
 HELD_BYTES_MAX, ROW_BYTES = 24 << 20, 256
@@ -28,6 +28,15 @@ class BaseRow(NamedTuple):
 Lookup = Callable[[Current, Sequence[Id]], Awaitable[Mapping[Id, BaseRow | None]]]
 
 
+class Patched(NamedTuple):
+    """A row of a generation that is patched. nbytes: of its attributes as JSON with their names, at most; attributes:
+    themselves, where they are so long that it matters what of them a patch replaces.
+    """
+
+    nbytes: int
+    attributes: Mapping[str, Any] | None = None
+
+
 class Condition(NamedTuple):
     """What a row must be: `absent`; last written at `seq`; such that `takes` its attributes. param: of the request."""
 
@@ -41,13 +50,15 @@ class Condition(NamedTuple):
 @dataclass(frozen=True)
 class Write:
     """A request with its conditions. at: the seq of the index that it must be written behind, None for any. log: the id
-    of the one whose rows are like these, "" for any.
+    of the one whose rows are like these, "" for any. patched: of the rows of `generation` that it patches, "" for any.
     """
 
     request: Request
     conditions: Sequence[Condition] = ()
     at: int | None = None
     log: str = ""
+    generation: str = ""
+    patched: Mapping[Id, Patched] = field(default_factory=dict)
 
 
 Rows = dict[Id, Fresh]
@@ -75,7 +86,7 @@ def decide(
     last = state.seq
     for write, size in zip(writes, sizes, strict=True):
         request = write.request
-        key = request.key if request.key != NO_KEY else None
+        key, size = request.key if request.key != NO_KEY else None, size + request.patched_bytes
         if key in keys or key in state.tail.keys:
             assert key is not None
             out.append(keys[key] if key in keys else state.tail.keys[key][0])
@@ -83,6 +94,8 @@ def decide(
         fault: VantageError | None = None
         if write.log not in ("", state.current.log.id):
             fault = ChangedError("the index goes on in another log", hint="look at it again")
+        elif write.generation not in ("", state.current.generation):
+            fault = ChangedError("the index has another generation now", hint="look at it again")
         elif write.at is not None and write.at != last:
             fault = ConditionError(f"the index is at seq {last}, not at {write.at}", None, last, param="if_seq",
                                    hint="look at it again, and decide anew")  # fmt: skip
@@ -100,7 +113,7 @@ def decide(
         for identifier, effect in effects(request, seq, shape) if fault is None else ():
             if isinstance(effect, bytes):
                 effect = patched(new.get(identifier) or state.tail.rows.get(identifier), seq, effect, "the request")
-                fault = fault or _too_long(identifier, effect.attributes)
+                fault = fault or _too_long(identifier, effect, write.patched.get(identifier, Patched(0)))
             changed[identifier] = effect
         out.append(fault)
         if fault is None:
@@ -111,14 +124,19 @@ def decide(
     return out
 
 
-def _too_long(identifier: Id, attributes: bytes) -> LimitError | None:
-    """Why patches add up to more than a reader takes of a row's attributes."""
-    parts = sum(map(attributes.count, (b"[", b"{", b'"')))
-    if len(attributes) <= ATTRIBUTE_ROW_BYTES_MAX and parts <= ATTRIBUTE_ROW_PARTS_MAX:
+def _too_long(identifier: Id, fresh: Fresh, base: Patched) -> LimitError | None:
+    """Why a row with its patches is longer than a reader takes a row's attributes."""
+    attributes, nbytes, parts = fresh.attributes, 0, 0
+    if fresh.kind == PATCH and base.attributes is not None:
+        attributes = packed_members({**base.attributes, **members_of(attributes, "the request")})
+    elif fresh.kind == PATCH:
+        nbytes = parts = base.nbytes  # each part takes a byte
+    nbytes, parts = nbytes + len(attributes), parts + sum(map(attributes.count, (b"[", b"{", b'"')))
+    if nbytes <= ATTRIBUTE_ROW_PARTS_MAX or (nbytes <= ATTRIBUTE_ROW_BYTES_MAX and parts <= ATTRIBUTE_ROW_PARTS_MAX):
         return None
     limit = f"{ATTRIBUTE_ROW_BYTES_MAX} bytes, {ATTRIBUTE_ROW_PARTS_MAX} brackets and quotes"
     what = f"what patches make of the attributes of row {_shown(identifier)!r}"
-    return LimitError(what, f"{len(attributes)} bytes, {parts}", limit, hint="write less of it", param="patch")
+    return LimitError(what, f"{nbytes} bytes, {parts}", limit, hint="write less of it", param="patch")
 
 
 def _shown(identifier: Id) -> int | str:

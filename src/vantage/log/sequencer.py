@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..admission import BusyError
-from ..errors import ChangedError, LimitError, StoreError, VantageError
+from ..errors import LimitError, StoreError, VantageError
 from ..format.current import Current
 from ..format.log import REQUESTS_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_KEY, Id, pack_request
 from .commit import check_request, commit
@@ -54,10 +54,6 @@ class _Waiting:
     write: Write
     nbytes: int
     outcome: asyncio.Future[Done]
-
-
-class _Moved(Exception):
-    """Conditions were asked of another generation than this one, which is live."""
 
 
 class _Kept:
@@ -201,21 +197,12 @@ class Sequencer:
 
     async def _commit(self, group: list[_Waiting]) -> list[Done | Exception]:
         """What came of each."""
-        outcomes: dict[int, Done | Exception] = {}
-        while left := [i for i in range(len(group)) if i not in outcomes]:
-            try:
-                outcomes |= zip(left, await self._commit_some([group[i] for i in left]), strict=True)
-            except _Moved as moved:
-                for i in left:
-                    one = group[i].submission
-                    if one.asked and one.generation != moved.args[0]:
-                        error = ChangedError("the index has another generation now", hint="look at it again")
-                        outcomes[i] = error
-            except Exception as error:
-                if not isinstance(error, StoreError):
-                    self.forget()
-                outcomes |= dict.fromkeys(left, error)
-        return [outcomes[i] for i in range(len(group))]
+        try:
+            return await self._commit_some(group)
+        except Exception as error:
+            if not isinstance(error, StoreError):
+                self.forget()
+            return [error] * len(group)
 
     async def _commit_some(self, group: list[_Waiting]) -> list[Done | Exception]:
         began, drawn = self.clock(), set[bytes]()
@@ -227,9 +214,8 @@ class Sequencer:
         async def lookup(current: Current, ids: Sequence[Id]) -> Mapping[Id, BaseRow | None]:
             base: dict[Id, BaseRow | None] = {}
             for one in (waiting.submission for waiting in group):
-                if one.asked and one.generation != current.generation:
-                    raise _Moved(current.generation)
-                base |= {one.ids[place]: row for place, row in (one.base or {}).items()}
+                if one.generation == current.generation:  # others are decided without: they are to be checked anew
+                    base |= {one.ids[place]: row for place, row in (one.base or {}).items()}
             return base
 
         kept = self._kept

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from ..filter.parse import parse_filter
 from ..filter.row import takes
 from ..format import FilterField
 from ..format.log import CLIENTS_KEY, Id, Request, RowShape, pack_request, unpack_request
-from .conditions import BaseRow, Condition, Write
+from .conditions import BaseRow, Condition, Patched, Write
 
 _HEAD = struct.Struct("<I")  # bytes of JSON, which follow; then the request
 
@@ -54,7 +54,8 @@ class Submission:
     """A request and its conditions, as they were checked against the index with this log and generation.
 
     base: rows of that generation that conditions ask for, by place, None for an id that it does not have. at: the seq
-    that the index must have, None for any. fields: of the filters of conditions.
+    that the index must have, None for any. fields: of the filters of conditions. patched: by place, those of that
+    generation that it patches.
     """
 
     request: Request
@@ -65,6 +66,7 @@ class Submission:
     base: dict[int, BaseRow | None] | None = None
     fields: Sequence[Field] = ()
     at: int | None = None
+    patched: Mapping[int, Patched] = field(default_factory=dict)
 
     @property
     def ids(self) -> list[Id]:
@@ -87,7 +89,9 @@ class Submission:
                     return takes(node, fields, names, row)
 
             conditions.append(Condition(ids[asked.place], asked.absent, asked.seq, check, asked.param))
-        return Write(self.request, conditions, self.at, self.log)
+        patched = {ids[place]: row for place, row in self.patched.items()}
+        generation = self.generation if self.asked or self.request.patches else ""
+        return Write(self.request, conditions, self.at, self.log, generation, patched)
 
 
 class Done(NamedTuple):
@@ -112,6 +116,7 @@ def pack_submission(one: Submission) -> bytes:
     head = {
         "shape": one.shape, "log": one.log, "generation": one.generation, "asked": one.asked, "at": one.at,
         "base": [[place, row] for place, row in (one.base or {}).items()], "fields": one.fields,
+        "patched": [[place, row] for place, row in one.patched.items()],
     }  # fmt: skip
     text = json.dumps(head, separators=(",", ":")).encode()
     return _HEAD.pack(len(text)) + text + pack_request(one.request, one.shape)
@@ -127,6 +132,7 @@ def unpack_submission(data: bytes) -> Submission:
     return Submission(
         unpack_request(data[end:], shape, "a write"), shape, head["log"], head["generation"],
         [Asked(*one) for one in head["asked"]], base, [Field(*one) for one in head["fields"]], head["at"],
+        {place: Patched(*row) for place, row in head["patched"]},
     )  # fmt: skip
 
 

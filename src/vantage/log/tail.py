@@ -27,7 +27,7 @@ class Fresh(NamedTuple):
 
 
 class Size(NamedTuple):
-    """What a segment takes."""
+    """What a segment takes. nbytes: of its object, and of the rows of the generation that its patches change."""
 
     seq: int
     operations: int
@@ -100,6 +100,7 @@ class Tail:
                     effect = patched(old, seq, effect, label)
                 changes[identifier] = effect
             operations += request.operations
+            nbytes += request.patched_bytes
         if not self.vectors:
             changes = {identifier: row._replace(vector=b"") for identifier, row in changes.items()}
         self.rows.update(changes)
