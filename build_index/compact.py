@@ -31,12 +31,12 @@ from .bucket.generations import find_generation, send, whole
 from .bucket.log_store import StoreLog
 from .bucket.store import ConflictError, FolderStore, ObjectStore, beside
 from .context import unheard
-from .first_build import first_build, write_empty
 from .flush import Live, flush, open_live, pending_rows, record_of, resolve, unfit
 from .ingest.arrays import Arrays, Ids
 from .ingest.formats.batch import DTYPES
 from .mutable import MutableIndex
 from .progress import SILENT, Progress
+from .rebuild import build_anew, build_log, write_empty
 from .tune.options import Options
 from .vector_index import VectorIndex
 from .write.publish import Named
@@ -44,7 +44,6 @@ from .write.publish import Named
 PENDING_SHARE, DEAD_SHARE = 0.25, 0.2  # of the rows that live, that may come by flushes, and that may be dead
 TRIES = 3  # where another compaction, or a gc, came first
 COPY_BYTES = 8 << 20
-BUILT = Options()  # an empty index, where nothing is said
 
 
 @dataclass(frozen=True)
@@ -73,38 +72,57 @@ class Folded:
     rebuild_pays: bool = False
 
 
+class Asked(NamedTuple):
+    """How rows are built, where they are: None as the index was, or as by default where it is empty. rebuild: they are,
+    whatever else would do.
+    """
+
+    recall: float | None = None
+    fast: bool | None = None
+    rebuild: bool = False
+
+    def options(self, before: Options) -> Options:
+        """Of a build."""
+        recall, fast = self.recall, self.fast
+        return replace(
+            before, recall=before.recall if recall is None else recall, fast=before.fast if fast is None else fast
+        )
+
+
+AS_IT_IS = Asked()
+
+
 def compact(
-    store: ObjectStore, progress: Progress = SILENT, first: Options = BUILT,
-    note: Callable[[str], None] = unheard,
-) -> Folded:  # fmt: skip
+    store: ObjectStore, progress: Progress = SILENT, asked: Asked = AS_IT_IS, note: Callable[[str], None] = unheard
+) -> Folded:
     """Writes a generation that has all that is in the log, and makes it live; what is written meanwhile stays in the
     log.
 
     A flush writes what is new, and holds that in memory with the root. Where the rows that came so are over a quarter
     of all, dead ones over a fifth, or the index is of a kind that takes no flush, all is written anew, with all rows in
-    memory. What was trained stays as it was. An empty index is built, with the options `first`; one whose last row was
-    deleted is empty again. note: hears what is found out about the rows that are built. Raises NotFoundError without an
-    index; InputError where the index cannot take a row; ConflictError where others always came first; DamagedError,
-    StoreError. Then nothing changed.
+    memory. What was trained stays as it was, unless all rows are to be built anew. An empty index is built; one whose
+    last row was deleted is empty again. note: hears what is found out about the rows that are built. Raises
+    NotFoundError without an index; InputError where the index cannot take a row; ConflictError where others always came
+    first; DamagedError, StoreError. Then nothing changed.
     """
     with beside(store):
-        return asyncio.run(_compact(store, progress, first, note))
+        return asyncio.run(_compact(store, progress, asked, note))
 
 
 async def _compact(
-    store: ObjectStore, progress: Progress, first: Options, note: Callable[[str], None]
+    store: ObjectStore, progress: Progress, asked: Asked, note: Callable[[str], None]
 ) -> Folded:  # fmt: skip
     log = StoreLog(store)
     for _ in range(TRIES):
         state = await unsealed(log, await read_log(log, time.monotonic), time.monotonic, token_bytes)
         start, tail = state.tail.next, state.tail
         live = await asyncio.to_thread(open_live, store, state.current)
-        if start == state.current.log.start:
+        if start == state.current.log.start and not (asked.rebuild and live.stored.root.live_rows):
             root = live.stored.root
             gone = root.index.rows - root.live_rows
             return Folded(live.current.generation, state.seq, root.live_rows, pending=pending_rows(root), dead=gone)
         with TemporaryDirectory() as folder:
-            made = await asyncio.to_thread(_write, store, live, tail, Path(folder), first, progress, note)
+            made = await asyncio.to_thread(_write, store, live, tail, Path(folder), asked, progress, note)
             current, objects, text = made.named
             home = FolderStore(Path(folder, "new"))
             written = await asyncio.to_thread(send, home, current, objects, text, store, progress)
@@ -122,7 +140,7 @@ class _Made(NamedTuple):
 
 
 def _write(
-    store: ObjectStore, live: Live, tail: Tail, folder: Path, first: Options, progress: Progress,
+    store: ObjectStore, live: Live, tail: Tail, folder: Path, asked: Asked, progress: Progress,
     note: Callable[[str], None],
 ) -> _Made:  # fmt: skip
     """Writes the next generation into `new` below a folder, by a flush where that can be."""
@@ -131,9 +149,9 @@ def _write(
         rows = {identifier: fresh for identifier, fresh in tail.rows.items() if fresh.kind == UPSERT}
         if not rows:
             return _emptied(root, new, 0)
-        first_build(root, rows, new, first, progress, note)
+        build_log(root, rows, new, asked.options(Options()), progress, note)
         return _Made(Named(*whole(new)), Folded("", 0, len(rows), len(rows), how="build", why="it was empty"))
-    why = unfit(root)
+    why = "it was asked for" if asked.rebuild else unfit(root)
     if not why:
         changes = resolve(live.stored, tail)
         rows_in_all, added = root.index.rows + changes.coming.rows, pending_rows(root) + changes.coming.rows
@@ -158,12 +176,15 @@ def _write(
     index = VectorIndex.load(folder / "old").held
     if not rows_left(index, tail):
         return _emptied(root, new, index.rows.count)
-    index.follow()
+    if not asked.rebuild:
+        index.follow()
     upserted, patched, deleted = apply(index, tail)
-    index.write(new, text_room=True)
-    named = Named(*whole(new))
-    folded = Folded("", 0, index.rows.count, upserted, patched, deleted, how="rewrite", why=why)
-    return _Made(named, _told(folded, named))
+    if asked.rebuild:
+        build_anew(index, new, asked.options(index.options), progress, note)
+    else:
+        index.write(new, text_room=True)
+    named, how = Named(*whole(new)), "build" if asked.rebuild else "rewrite"
+    return _Made(named, _told(Folded("", 0, index.rows.count, upserted, patched, deleted, how=how, why=why), named))
 
 
 def _emptied(root: Root, new: Path, deleted: int) -> _Made:

@@ -140,7 +140,8 @@ def open_live(store: ObjectStore, current: Current) -> Live:
         raise DamagedError(f"{current.root.key}: is not what CURRENT says", hint="`vantage verify` tells more")
     root = Root.unpack(data, current.root.key)
     keys = root.objects.resolve("", current.generation)
-    return Live(Stored(store, root, keys), current, objects, with_new_names(json.loads(text)))
+    manifest = json.loads(text)
+    return Live(Stored(store, root, keys), current, objects, manifest if root.is_empty else with_new_names(manifest))
 
 
 def unfit(root: Root) -> str:

@@ -19,9 +19,8 @@ from ..bucket import generations as g
 from ..bucket.names import check_address, check_name
 from ..bucket.open import open_index
 from ..bucket.store import store_at
-from ..compact import compact
+from ..compact import Asked, compact
 from ..plain import plain
-from ..tune.options import Options
 from .terminal import Address, Bucket, Json, State, count, err, folder, out, print_json, progress, size
 
 
@@ -88,8 +87,9 @@ def generations_command(index: Address, as_json: Json = False) -> None:
 
 def compact_command(
     index: Address,
-    recall: Annotated[float, typer.Option(help="Recall to promise, of an empty index: it is built.")] = Options.recall,
-    fast: Annotated[bool, typer.Option("--fast", help="Train no router, of an empty index.")] = Options.fast,
+    recall: Annotated[float | None, typer.Option(help="Recall to promise, where rows are built.")] = None,
+    fast: Annotated[bool | None, typer.Option(help="Train no router, where rows are built.")] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build all rows anew, as `vantage build` does.")] = False,
     as_json: Json = False,
 ) -> None:
     """Fold what was written to an index into a new generation, and make that live; writes go on meanwhile.
@@ -97,8 +97,8 @@ def compact_command(
     Example: vantage compact r2://bucket/wordnet
     """
     with progress(0, "bytes") as bar:
-        first = Options(recall=recall, fast=fast)
-        folded = compact(store_at(index), bar.phase("compact"), first, lambda text: err.print(f"note: {plain(text)}"))
+        asked, phase = Asked(recall, fast, rebuild), bar.phase("compact")
+        folded = compact(store_at(index), phase, asked, lambda text: err.print(f"note: {plain(text)}"))
     if as_json:
         print_json(asdict(folded))
         return
@@ -109,7 +109,7 @@ def compact_command(
         highlight=False,
     )
     if folded.rebuild_pays:
-        out.print("queries read much more than in an index built anew: a build of all rows pays", highlight=False)
+        out.print("queries read much more than if all rows were built anew: --rebuild pays", highlight=False)
 
 
 def rollback_command(

@@ -22,7 +22,7 @@ from build_index.bucket.generations import publish, rollback
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index
 from build_index.bucket.store import store_at
-from build_index.compact import compact
+from build_index.compact import Asked, compact
 from build_index.writes import create_index
 from vantage.errors import ExistsError, InputError
 from vantage.format.log import NO_KEY, Request, RowShape
@@ -126,6 +126,23 @@ def test_attributes_keep_their_types(tmp_path: Path) -> None:
         assert compact(store_at(str(index))).rows == 200
         assert open_index(index).root.schema == before
     assert vantage("verify", index, "--deep").code == 0
+
+
+def test_rows_are_built_anew_beside_the_log(index: Path) -> None:
+    where, before = store_at(str(index)), open_index(index)
+    oracle = rows_of(index)
+    gone, changed, *_ = oracle
+    write(index, deletes=[gone.encode()], patches=[changed.encode()], changes=[b'{"n": 77}'])
+    write(index, upserts=[b"new"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b'{"word": "x"}'])
+    del oracle[gone]
+    oracle |= {changed: oracle[changed] | {"n": 77}, "new": {"n": None, "word": "x"}}
+    folded = compact(where, asked=Asked(rebuild=True))
+    assert (folded.how, folded.rows, folded.dead) == ("build", len(oracle), 0) and rows_of(index) == oracle
+    after = open_index(index)
+    assert after.root.schema == before.root.schema and after.root.contract.target == before.root.contract.target
+    again = compact(where, asked=Asked(recall=0.9, rebuild=True))  # of an empty log
+    assert again.generation != folded.generation and open_index(index).root.contract.target == 0.9
+    assert rows_of(index) == oracle and vantage("verify", index, "--deep").code == 0
 
 
 def test_nothing_written_is_nothing_to_do(index: Path) -> None:

@@ -1,4 +1,4 @@
-"""Builds an empty index for the first time, from the rows in its log, by the pipeline of `vantage build`."""
+"""Builds the rows that an index has by the pipeline of `vantage build`: those of an empty one's log, or all anew."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from vantage.errors import InputError
@@ -22,6 +23,7 @@ from .build import build
 from .context import BuildContext
 from .ingest.formats.batch import DTYPES
 from .ingest.open import open_source
+from .mutable import MutableIndex
 from .progress import Progress
 from .tune.options import Options
 
@@ -41,7 +43,7 @@ def write_empty(root: Root, nonce: str, out: Path) -> None:
     (out / "CURRENT").write_bytes(made.current.pack())
 
 
-def first_build(
+def build_log(
     root: Root, rows: dict[Id, Fresh], out: Path, options: Options, progress: Progress, note: Callable[[str], None]
 ) -> None:
     """Builds rows of the log, one at least, into the folder `out` beside which there is room for a file.
@@ -53,17 +55,43 @@ def first_build(
     filters = tuple(root.names[field.attribute] for field in root.filters)
     vectors = "f32" if index.vector_kind == "f32" else None
     options = replace(options, vectors=vectors, model=root.schema.get("model"), filters=filters)
-    file, taken = out.with_name("rows.arrow"), set(root.names)
+    attributes = pa.schema([(one["name"], arrow_type(one["type"])) for one in root.schema["attributes"]])
+    members = [members_of(row.attributes, f"row {identifier!r} in the log") for identifier, row in rows.items()]
+    values = [[own.get(name) for own in members] for name in attributes.names]
+    held = np.frombuffer(b"".join(row.vector for row in rows.values()), DTYPES[index.vector_kind])
+    ids = pa.array(list(rows), pa.int64() if index.id_kind == "i64" else pa.binary())
+    _build(ids, held.reshape(-1, index.dimension), attributes, values, index.metric, out, options, progress, note)
+
+
+def build_anew(
+    index: MutableIndex, out: Path, options: Options, progress: Progress, note: Callable[[str], None]
+) -> None:
+    """Builds the rows of an index into the folder `out` beside which there is room for a file, as if they had come just
+    now. Raises InputError as `build` does.
+    """
+    stored = index.stored
+    values = [*map(list, zip(*map(json.loads, stored.records), strict=True))] if index.attributes.names else []
+    ids = pa.array(stored.id_of, pa.binary() if isinstance(stored.id_of, list) else pa.int64())
+    options = replace(options, vectors="f32" if index.vector_kind == "f32" else None)
+    _build(ids, np.asarray(stored.held), index.attributes, values, index.rows.metric, out, options, progress, note)
+
+
+def _build(
+    ids: pa.Array, vectors: npt.NDArray[Any], attributes: pa.Schema, values: Sequence[Sequence[Any]], metric: str,
+    out: Path, options: Options, progress: Progress, note: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Builds rows with these ids, vectors (n, d) and values of each attribute."""
+    file, taken = out.with_name("rows.arrow"), set(attributes.names)
     id_column, vector_column = (_free(name, taken) for name in ("id", "vector"))
-    table = pa.table(
-        {id_column: _ids(rows, index.id_kind), vector_column: _vectors(root, rows), **_columns(root, rows)}
-    )
+    columns = {field.name: _column(own, field.type, field.name) for field, own in zip(attributes, values, strict=True)}
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    table = pa.table({id_column: ids, vector_column: flat, **columns})
     with pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    source = open_source([file], vector_column=vector_column, id_column=id_column, attributes=root.names)
-    told = str(file), "the log,"
+    source = open_source([file], vector_column=vector_column, id_column=id_column, attributes=attributes.names)
+    told = str(file), "the rows,"
     try:
-        build(source, BuildContext(out, index.metric, options, progress, lambda text: note(text.replace(*told))))
+        build(source, BuildContext(out, metric, options, progress, lambda text: note(text.replace(*told))))
     except InputError as error:
         error.message = error.message.replace(*told)
         raise
@@ -73,23 +101,6 @@ def _free(name: str, taken: set[str]) -> str:
     while name in taken:
         name += "_"
     return name
-
-
-def _ids(rows: dict[Id, Fresh], kind: str) -> pa.Array:
-    return pa.array(list(rows), pa.int64() if kind == "i64" else pa.binary())
-
-
-def _vectors(root: Root, rows: dict[Id, Fresh]) -> pa.Array:
-    held = np.frombuffer(b"".join(row.vector for row in rows.values()), DTYPES[root.index.vector_kind])
-    return pa.FixedSizeListArray.from_arrays(pa.array(held), root.index.dimension)
-
-
-def _columns(root: Root, rows: dict[Id, Fresh]) -> dict[str, pa.Array]:
-    members = [members_of(row.attributes, f"row {identifier!r} in the log") for identifier, row in rows.items()]
-    return {
-        one["name"]: _column([own.get(one["name"]) for own in members], arrow_type(one["type"]), one["name"])
-        for one in root.schema["attributes"]
-    }
 
 
 def arrow_type(name: str) -> pa.DataType:
