@@ -43,7 +43,7 @@ INDEXES_BYTES = 10 << 20  # what open indexes may hold together; one alone may h
 OPENING_S = 15.0  # one that takes longer is taken for gone
 INDEX_BYTES = 32 << 10  # what an open index holds beside its root: a small one holds little else
 ROOT_COPIES = 2  # a root as it came, and what is made of it
-PART_BYTES = 1024  # of a field or a projection, beside what the root holds of it
+PART_BYTES = 1024  # of a field or of a segment of ids or of a projection, beside what the root holds of it
 BEGINNING = 0.0  # of the monotonic clock
 REOPENED_MAX = 4  # generations in a row, for a log that goes away behind its reader
 UNKNOWN_S = 10.0  # so long after a name without an index, names are asked of the bucket alone
@@ -75,7 +75,8 @@ async def _timely(work: Coroutine[Any, Any, T], deadline: Deadline | None) -> T:
 
 def _index_bytes(index: Index) -> int:
     """About what an open index holds."""
-    parts = len(index.root.filters) + len(index.root.projections)
+    root = index.root
+    parts = len(root.filters) + sum(len(p.first) for p in root.projections) + len(root.id_pages)
     log = 0 if index.fresh is None else index.fresh.nbytes
     dead = 0 if index.root.dead is None else len(index.root.dead.bits)
     return INDEX_BYTES + PART_BYTES * parts + ROOT_COPIES * index.current.root.size + dead + log

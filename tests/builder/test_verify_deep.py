@@ -67,9 +67,17 @@ def sealed(objects: Bytes, folder: Path) -> FolderStore:
         if name.startswith(("shard", "rendition")):
             bodies[name] = resealed(body)
     named = {name: (len(body), hashlib.sha256(body).hexdigest()) for name, body in bodies.items()}
+    others = {k: v for k, v in objects.items() if k != "CURRENT" and not k.startswith(f"{old}/")}
+    for name, body in others.items():
+        others[name] = resealed(body) if name.split("/")[1].startswith(("shard", "rendition")) else body
+        if not name.endswith(("/root.bin", "/manifest.json")):
+            named[f"../{name}"] = len(others[name]), hashlib.sha256(others[name]).hexdigest()
     rest = {k: v for k, v in manifest.items() if k not in ("generation", "objects")}
     new = hashlib.sha256(json.dumps([named, rest]).encode()).hexdigest()[:16]
-    told = [{"key": f"{new}/{name}", "size": size, "sha256": sha} for name, (size, sha) in named.items()]
+    told = [
+        {"key": name[3:] if name.startswith("../") else f"{new}/{name}", "size": size, "sha256": sha}
+        for name, (size, sha) in named.items()
+    ]
     text = json.dumps(rest | {"generation": new, "objects": told}).encode()
     current = Current(
         new, ObjectName(f"{new}/root.bin", *named["root.bin"]),
@@ -78,10 +86,8 @@ def sealed(objects: Bytes, folder: Path) -> FolderStore:
     where = FolderStore(folder)
     for name, body in (bodies | {"manifest.json": text}).items():
         where.put(f"{new}/{name}", body)
-    for name in objects.keys() - {"CURRENT"}:
-        if not name.startswith(f"{old}/"):  # of another generation
-            shard = name.split("/")[1].startswith(("shard", "rendition"))
-            where.put(name, resealed(objects[name]) if shard else objects[name])
+    for name, body in others.items():
+        where.put(name, body)
     where.put("CURRENT", current.pack())
     return where
 
