@@ -161,7 +161,7 @@ def unfit(root: Root) -> str:
 
 def pending_rows(root: Root) -> int:
     """Numbers that came by flushes since all was written."""
-    return root.index.rows - root.id_pages[0].rows
+    return 0 if root.is_empty else root.index.rows - root.id_pages[0].rows
 
 
 def resolve(stored: Stored, tail: Tail) -> Changes:

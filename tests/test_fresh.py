@@ -358,7 +358,7 @@ def check_pages(it: Living, draw: Random) -> None:
         {}, {"order_by": {"year": "asc"}}, {"order_by": {"year": "desc"}}, {"order_by": {"lang": "asc"}},
         {"order_by": {"lang": "desc"}}, {"order_by": {"at": "desc"}}, {"distinct": "lang"},
         {"distinct": "year", "order_by": {"year": "desc"}}, {"filter": {"stock": True}},
-        {"filter": {"lang": {"$gte": "d"}}, "order_by": {"lang": "desc"}},
+        {"filter": {"lang": {"$gte": "d"}}, "order_by": {"lang": "desc"}}, {"filter": {"tags": {"$exists": True}}},
     ):  # fmt: skip
         filter = asked.get("filter", {})
         right = [i for i, row in it.rows.items() if takes(filter, row.attributes)]

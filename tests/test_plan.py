@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
+from math import floor
 
 import pytest
 from hypothesis import assume, example, given
@@ -212,8 +214,14 @@ def test_probability_is_spread_over_extents_by_their_rows(
         if out.blocks is None
         else [dict(zip(out.blocks, out.p, strict=True)).get(i, 0) for i in range(len(where))]
     )
-    rows = {b: sum(n for block, n in zip(where.block, where.rows, strict=True) if block == b) for b in numbers}
-    assert values == [max(1, p[b] * n // rows[b]) if p[b] else 0 for b, n in zip(where.block, where.rows, strict=True)]
+    assert values == [shared_out(p, where, i) for i in range(len(where))]
+
+
+def shared_out(p: dict[int, int], where: Directory, i: int) -> int:
+    """The probability of extent i as docs/format.md has it (9.6), of those of blocks."""
+    block, same = where.block[i], [j for j, b in enumerate(where.block) if b == where.block[i]]
+    share = Fraction(where.rows[i], sum(where.rows[j] for j in same)) + (Fraction(1, 10) if i != same[0] else 0)
+    return max(1, floor(p[block] * share)) if p[block] else 0
 
 
 def test_a_budget_of_gets_is_a_cut() -> None:

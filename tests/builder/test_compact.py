@@ -159,6 +159,8 @@ def test_an_index_without_its_last_row_is_empty_and_takes_new_ones(index: Path) 
         assert (folded.rows, folded.upserted, folded.patched) == (0, 0, 0)
         emptied = open_index(index)
         assert emptied.root.is_empty and new_of(emptied.root) == new_of(built.root) and rows_of(index) == {}
+        again = compact(where)  # of an empty log
+        assert (again.generation, again.rows, again.written_bytes) == (folded.generation, 0, 0)
         assert vantage("verify", index, "--deep").code == 0
         write(index, upserts=[b"gone"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b""])
         write(index, deletes=[b"gone"], patches=[b"never"], changes=[b'{"n": 1}'])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -226,6 +227,20 @@ class Directory:
     def single(self) -> bool:
         """Whether extent i is all of block i, so that no number of a block has to be looked up."""
         return len(self) > 0 and self.block[len(self) - 1] == len(self) - 1 and all(map(eq, self.block, count()))
+
+    @cached_property
+    def block_rows(self) -> array[int]:
+        """u32 (n): of each extent the rows of its block, in all extents."""
+        rows = Counter[int]()
+        for b, own in zip(self.block, self.rows, strict=True):
+            rows[b] += own
+        return array("I", [rows[b] for b in self.block])
+
+    @cached_property
+    def later(self) -> bytes:
+        """u8 (n): 1 for each extent behind the first one of its block."""
+        seen = set[int]()
+        return bytes(b in seen or bool(seen.add(b)) for b in self.block)
 
     def some(self, numbers: Sequence[int]) -> Directory:
         """Of these extents, in rising order."""

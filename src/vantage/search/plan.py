@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -28,6 +27,10 @@ ROUND_BYTES = round(ROUND_MS * LANE_BYTES_PER_MS)  # of a lane, that take as lon
 # Where one round does, it would read the hardest queries in two, for a p99 of 100 ms instead of 86 (WordNet).
 ROUND_SHARE = 1 / 3
 SMALL_BYTES = 16 << 20  # of scan blocks: the price 0 then reads every block, also those that the router gives nothing
+# An extent behind the first one of its block counts for one part in so many of the block's probability beside that of
+# its rows. Those of rows that came by a flush are small, and one range of six over what a few rows have would gain
+# little: by their rows alone 0.37 of the right answers among 200 new rows of 45,200 were found, and 0.83 among 10,000.
+LATER_SHARE = 10
 READ_ALL = 1  # the price at which all that has a probability is read, and nothing between for its own sake
 PRICE_BITS = 24  # a price is in units of 2^-44 of probability a byte
 
@@ -96,19 +99,18 @@ class Items:
 
 
 def spread(routed: Routed, directory: Directory) -> Routed:
-    """Probabilities of extents instead of blocks: those of a block have shares of its own, by their rows."""
-    numbers: Sequence[int] = range(len(directory)) if routed.blocks is None else routed.blocks
-    if directory.single:
-        return routed
-    if list(numbers) == list(directory.block):
-        return Routed(routed.p, None, routed.directory, routed.complete)
-    rows = Counter[int]()
-    for b, n in zip(directory.block, directory.rows, strict=True):
-        rows[b] += n
-    p_of = dict(zip(numbers if routed.blocks is not None else range(len(routed.p)), routed.p, strict=True))
+    """Probabilities of extents instead of blocks: those of a block have shares of its own, by their rows.
+
+    Extents behind the first one of a block, of rows that came later, count for more: see LATER_SHARE.
+    """
+    numbers: Sequence[int] = range(len(routed.p)) if routed.blocks is None else routed.blocks
+    if directory.single or list(numbers) == list(directory.block):
+        return routed if directory.single else Routed(routed.p, None, routed.directory, routed.complete)
+    p_of = dict(zip(numbers, routed.p, strict=True))
+    columns = zip(directory.block, directory.rows, directory.block_rows, directory.later, strict=True)
     p = [
-        max(1, p_of[b] * n // rows[b]) if p_of.get(b) and rows[b] else 0
-        for b, n in zip(directory.block, directory.rows, strict=True)
+        max(1, p_of[b] * (LATER_SHARE * n + later * rows) // (LATER_SHARE * rows)) if p_of.get(b) and rows else 0
+        for b, n, rows, later in columns
     ]
     return Routed(array("I", p), None, routed.directory, routed.complete)
 

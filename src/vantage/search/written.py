@@ -53,8 +53,8 @@ def upcoming(fresh: FreshRows, walk: Walk, selection: Selection | None, behind: 
 
 
 def mark_of(fresh: FreshRows, walk: Walk, listed: Listed) -> Mark:
-    """Of a row of the generation."""
-    value: int | bytes | None = listed.key
+    """Of a row of the generation. Its key is that of a list's chunks where the walk goes by no field: no value then."""
+    value: int | bytes | None = None
     if walk.field is not None and listed.key is not None:
         field = fresh.root.filters[walk.field]
         value = field.text(listed.key) if field.ranked else listed.key
