@@ -42,7 +42,7 @@ SLACK = 2.0**-20  # of scores: those that float32 sums do not tell apart tie
 
 COLUMNS = ("rows", "vectors", "near", "cost", "later")
 _HELD = struct.Struct("<IIIIQQQQdd")
-RERANKED = 2  # times as many rows are compared as are wanted
+COMPARED = 8  # times as many copies of rows are compared as neighbours are wanted: a row has a few
 Nearest = Callable[["Held", int], tuple[I32, F32]]  # so many neighbours of rows held, and costs, as Held has them
 
 
@@ -252,7 +252,7 @@ def nearest_stored(root: Root, read: Read) -> Nearest:
 
     def nearest(held: Held, count: int) -> tuple[I32, F32]:
         scale, asking = Scale.of(root.index), HeldOutQueries(_prepared(root, held), held.rows, held.truth())
-        best = _scans_at(root, read, asking, 0, KEPT)(1.0).candidates.row[:, : RERANKED * count]
+        best = _scans_at(root, read, asking, 0, COMPARED * count)(1.0).candidates.row
         some = np.union1d(best[best >= 0], held.rows).astype(np.int64)
         step = max(1, CHUNK_BYTES // (4 * held.vectors.shape[1]))
         chunks = (
