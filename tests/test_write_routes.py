@@ -203,6 +203,7 @@ LIMIT, INPUT = "limit_exceeded", "invalid_input"
         ({"upsert": [{"id": 1, "vector": GOOD}]}, INPUT, "upsert[0].id"),
         ({"upsert": [{"id": "x" * 513, "vector": GOOD}]}, LIMIT, "upsert[0].id"),
         ({"upsert": [{"id": True, "vector": GOOD}]}, INPUT, "upsert[0].id"),
+        ({"upsert": [{"id": "", "vector": GOOD}]}, INPUT, "upsert[0].id"),
         ({"upsert": [{"id": "a", "vector": GOOD, "vectors": 1}]}, INPUT, "upsert[0].vectors"),
         ({"upsert": [{"id": "a", "vector": GOOD[1:]}]}, LIMIT, "upsert[0].vector"),
         ({"upsert": [{"id": "a", "vector": "abc"}]}, INPUT, "upsert[0].vector"),

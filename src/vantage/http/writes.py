@@ -287,7 +287,7 @@ async def submission_of(index: Index, rows: Rows, key: bytes, deadline: Deadline
     ids: dict[Id, str] = {}
     for where, row in rows.all():
         own = identifier_of(index, row["id"], f"{where}.id")
-        check_id(own, shape, f"{where}.id")
+        check_id(own, shape, f"{where}.id", new=where.startswith("upsert"))
         if own in ids:
             what = f"{where} has the id of {ids[own]}"
             raise InputError(what, hint="send each row once in a request", param=f"{where}.id")

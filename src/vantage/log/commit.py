@@ -34,8 +34,8 @@ def check_request(request: Request, shape: RowShape) -> None:
     if not 1 <= len(ids) <= OPERATIONS_MAX:
         limit = f"1 to {OPERATIONS_MAX}"
         raise LimitError("the number of rows of a write", len(ids), limit, hint="send several requests", param="rows")
-    for i in ids:
-        check_id(i, shape, "id")
+    for at, i in enumerate(ids):
+        check_id(i, shape, "id", new=at < len(request.upserts))
     if len(set(ids)) != len(ids):
         raise InputError("an id stands twice in a request", hint="send each row once", param="id")
     texts = [*request.attributes, *request.changes]
@@ -54,11 +54,15 @@ def check_request(request: Request, shape: RowShape) -> None:
         )  # fmt: skip
 
 
-def check_id(identifier: Id, shape: RowShape, param: str) -> None:
-    """Raises InputError or LimitError for what is no id of such rows."""
+def check_id(identifier: Id, shape: RowShape, param: str, *, new: bool = False) -> None:
+    """Raises InputError or LimitError for what is no id of such rows. new: a row is to have it, so it may not be empty,
+    as no build takes that.
+    """
     kind = int if shape.id_kind == "i64" else bytes
     if type(identifier) is not kind or (isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63):
         raise InputError(f"ids of this index are {shape.id_kind}", hint="send ids of that kind", param=param)
+    if new and identifier == b"":
+        raise InputError(f"{param} is empty", hint="send another", param=param)
     if isinstance(identifier, bytes) and len(identifier) > ID_BYTES_MAX:
         what = "the length of an id, in bytes,"
         raise LimitError(what, len(identifier), ID_BYTES_MAX, hint="send another", param=param)
