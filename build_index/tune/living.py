@@ -37,8 +37,8 @@ UNMEASURED = 0.02  # of the rows may have changed since prices were measured
 ASKED_MIN = 20  # rows held, that prices are measured by
 SCANNED = 1 << 26  # rows in extents times queries, that are scanned at most: of WordNet a quarter for each query
 GROWS = 0.3  # bytes a query of an index built anew, as a power of its rows: 0.22 to 0.33, see docs/scale.md
-# Times those bytes, and so many more: a rebuild pays. The first thousand rows beside 45,000 take 1.3 times, which is 3 ms
-# of a query; six lanes read the bytes in 1.5 ms.
+# Times those bytes, and so many more: a rebuild pays. The first thousand rows beside 45,000 take 1.3 times, which is
+# 3 ms of a query; six lanes read the bytes in 1.5 ms.
 PAYS, PAYS_BYTES = 1.5, 512 << 10
 SLACK = 2.0**-20  # of scores: those that float32 sums do not tell apart tie
 
