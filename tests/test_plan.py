@@ -217,6 +217,22 @@ def test_probability_is_spread_over_extents_by_their_rows(
     assert values == [shared_out(p, where, i) for i in range(len(where))]
 
 
+def test_what_came_later_to_the_blocks_that_are_read_gets_a_range() -> None:
+    """Of eight likely blocks apart from each other, in each of which one row of a hundred came later: by its rows alone
+    each of six ranges would be one of the blocks.
+    """
+    n, likely = 200, range(10, 200, 24)
+    own = places([100_000] * n + [1_000] * n, [0, n])
+    rows = array("I", [99] * n + [1] * n)
+    where = Directory(array("I", [*range(n)] * 2), rows, rows, (own,))
+    p = array("I", [(1 << 17) - 600 * b if b in likely else 10 for b in range(n)])
+    flags = bytearray(2 * n)
+    flags[0] = flags[n] = 1
+    plan = plan_scan(spread(Routed(p), where), flags, where, (0, 0), 1 << 20, LANES, Budget())
+    assert len(plan.ranges) == LANES
+    assert {b for r in plan.ranges for b in range(r.first, r.last)} >= {n + b for b in list(likely)[:5]}
+
+
 def shared_out(p: dict[int, int], where: Directory, i: int) -> int:
     """The probability of extent i as docs/format.md has it (9.6), of those of blocks."""
     block, same = where.block[i], [j for j, b in enumerate(where.block) if b == where.block[i]]

@@ -384,7 +384,7 @@ def test_prices_are_measured_again_once_enough_has_changed(plain: Path, tmp_path
     store = store_at(str(index))
     change(store, oracle, draw, 1)
     folded, before = compact(store), open_index(index).root.contract
-    assert (folded.how, folded.measured) == ("flush", False)  # less than a fiftieth
+    assert (folded.how, folded.measured) == ("flush", True)  # less than a fiftieth, but in one object more
     for step in range(2, 5):
         change(store, oracle, draw, step, 80)
     folded, root = compact(store), open_index(index).root
@@ -392,6 +392,9 @@ def test_prices_are_measured_again_once_enough_has_changed(plain: Path, tmp_path
     assert root.contract != before and "held.bin" in root.objects.keys
     check(open_index(index), oracle, draw)
     change(store, oracle, draw, 5)
+    assert compact(store).measured  # it is too small to be written with those before it
+    root = open_index(index).root
+    change(store, oracle, draw, 6)
     folded, after = compact(store), open_index(index).root
     assert (folded.how, folded.measured) == ("flush", False)
     assert after.contract == root.contract and any(key.endswith("/held.bin") for key in after.objects.keys)

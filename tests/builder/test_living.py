@@ -17,7 +17,7 @@ from build_index.neighbours.truth import neighbours_of, untied
 from build_index.simulate.edge import HeldOutQueries, prepare_rows
 from build_index.simulate.measure import full_scan, plans
 from build_index.simulate.stored import Opened, extent_probabilities, scan_stored, stored_vectors
-from build_index.tune import renditions
+from build_index.tune import living, renditions
 from build_index.tune.fit import probabilities_of
 from build_index.tune.living import (
     NEAR,
@@ -106,7 +106,9 @@ def recall_at_the_promise(path: Path, x: np.ndarray, queries: np.ndarray) -> flo
     return float(np.mean([len(set(a) & set(b)) for a, b in zip(found.ids.tolist(), truth.tolist(), strict=True)])) / 10
 
 
-def test_prices_follow_what_comes(fitted: VectorIndex, tmp_path: Path) -> None:
+def test_prices_follow_what_comes(
+    fitted: VectorIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     path = tmp_path / "bucket" / "index"
     fitted.save(path)
     old, index = open_index(path), VectorIndex.load(path).held
@@ -130,9 +132,11 @@ def test_prices_follow_what_comes(fitted: VectorIndex, tmp_path: Path) -> None:
     assert again.root.contract == now.root.contract
     held = held_of([path / key for key in again.root.objects.resolve("", again.current.generation)], again.root)
     assert held is not None and held.changed == 20 and not is_due(held, 20, 3 * ROWS)
-    assert rebuild_pays(again.root, replace(held, built_bytes=1.0)) and not rebuild_pays(
-        again.root, replace(held, built_bytes=1e9)
-    )
+    monkeypatch.setattr(living, "PAYS_BYTES", 1000)
+    assert rebuild_pays(again.root, replace(held, built_bytes=1.0))
+    assert not rebuild_pays(again.root, replace(held, built_bytes=1e9))
+    monkeypatch.setattr(living, "PAYS_BYTES", 1 << 30)
+    assert not rebuild_pays(again.root, replace(held, built_bytes=1.0))
 
 
 def test_neighbours_are_found_in_what_is_stored(fitted: VectorIndex, tmp_path: Path) -> None:

@@ -239,8 +239,11 @@ class Directory:
     @cached_property
     def later(self) -> bytes:
         """u8 (n): 1 for each extent behind the first one of its block."""
-        seen = set[int]()
-        return bytes(b in seen or bool(seen.add(b)) for b in self.block)
+        seen, out = set[int](), bytearray()
+        for b in self.block:
+            out.append(b in seen)
+            seen.add(b)
+        return bytes(out)
 
     def some(self, numbers: Sequence[int]) -> Directory:
         """Of these extents, in rising order."""
