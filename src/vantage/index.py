@@ -325,7 +325,7 @@ class Index:
             if segment.root.filter_promises:
                 directory = chosen.base.projection.directory if chosen else segment.directory(routed)
                 extents = {i for r in plan.ranges for i in range(r.first, r.last)} | set(plan.cached)
-                share = held(chosen.routed if chosen else spread(routed, directory), extents)
+                share = held(chosen.routed if chosen else spread(routed, directory, worth=False), extents)
                 kept = segment.filter_promise(query, by_chunks=chosen is not None)
                 recall = expected_recall(kept, sum(selection.rows) or segment.root.live_rows, share)
             sizes = [r.size for r in plan.ranges]

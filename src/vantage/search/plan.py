@@ -98,10 +98,11 @@ class Items:
     first: Sequence[int]
 
 
-def spread(routed: Routed, directory: Directory) -> Routed:
+def spread(routed: Routed, directory: Directory, *, worth: bool = True) -> Routed:
     """Probabilities of extents instead of blocks: those of a block have shares of its own, by their rows.
 
-    Extents behind the first one of a block, of rows that came later, count for more: see LATER_SHARE.
+    worth: extents behind the first one of a block, of rows that came later, count for more, see LATER_SHARE. Else the
+    shares add up to the block's, as plans under filters want them, which read until a share of the answers is there.
     """
     numbers: Sequence[int] = range(len(routed.p)) if routed.blocks is None else routed.blocks
     if directory.single or list(numbers) == list(directory.block):
@@ -109,7 +110,9 @@ def spread(routed: Routed, directory: Directory) -> Routed:
     p_of = dict(zip(numbers, routed.p, strict=True))
     columns = zip(directory.block, directory.rows, directory.block_rows, directory.later, strict=True)
     p = [
-        max(1, p_of[b] * (LATER_SHARE * n + later * rows) // (LATER_SHARE * rows)) if p_of.get(b) and rows else 0
+        max(1, p_of[b] * (LATER_SHARE * n + (worth and later) * rows) // (LATER_SHARE * rows))
+        if p_of.get(b) and rows
+        else 0
         for b, n, rows, later in columns
     ]
     return Routed(array("I", p), None, routed.directory, routed.complete)

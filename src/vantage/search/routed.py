@@ -125,7 +125,8 @@ def _second_plan(run: Run, routed: Routed, price: int, left: Budget) -> Plan:
     flags = segment.flags(directory, renditions)
     for i in run.done:
         flags[i] |= CACHED
-    plan = plan_scan(spread(routed, directory), flags, directory, renditions, price, segment.root.contract.gets, left)
+    shares = spread(routed, directory, worth=run.query.filter is None)
+    plan = plan_scan(shares, flags, directory, renditions, price, segment.root.contract.gets, left)
     return replace(plan, cached=[i for i in plan.cached if i not in run.done])
 
 
@@ -136,7 +137,7 @@ def _recall_of_matching(run: Run, scan: Scan, routed: Routed, selection: Selecti
     promise = run.segment.filter_promise(run.query, by_chunks=False)
     if every:
         return 1.0
-    share = held(spread(routed, scan.directory), run.done)
+    share = held(spread(routed, scan.directory, worth=False), run.done)
     return expected_recall(promise, sum(selection.rows) or run.segment.root.live_rows, share)
 
 

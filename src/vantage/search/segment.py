@@ -170,7 +170,7 @@ class Segment:
         if self.root.is_empty or (routed.directory is None and self.resident is None):
             return Plan([], [], price, True)
         directory = self.directory(routed)
-        routed, renditions = spread(routed, directory), self.rendition(query)
+        routed, renditions = spread(routed, directory, worth=selection is None), self.rendition(query)
         if not price and (self.is_small or self.resident is None):
             routed = routed.floored(len(directory))
         flags = self.flags(directory, renditions)
