@@ -34,6 +34,7 @@ from .context import unheard
 from .flush import Live, flush, open_live, pending_rows, record_of, resolve, unfit
 from .ingest.arrays import Arrays, Ids
 from .ingest.formats.batch import DTYPES
+from .ingest.rows import Ints
 from .mutable import MutableIndex
 from .progress import SILENT, Progress
 from .rebuild import build_anew, build_log, write_empty
@@ -178,13 +179,17 @@ def _write(
         return _emptied(root, new, index.rows.count)
     if not asked.rebuild:
         index.follow()
-    upserted, patched, deleted = apply(index, tail)
-    if asked.rebuild:
-        build_anew(index, new, asked.options(index.options), progress, note)
+    coming, leaving, changed = changes_of(index, tail)
+    if asked.rebuild:  # in a scale of their own, which may hold what that of the index cannot
+        kept = index.stored.take(np.setdiff1d(np.arange(index.rows.count), leaving))
+        every = kept.followed_by(coming) if coming.rows else kept
+        build_anew(index, every, new, asked.options(index.options), progress, note)
     else:
+        apply(index, coming, leaving)
         index.write(new, text_room=True)
     named, how = Named(*whole(new)), "build" if asked.rebuild else "rewrite"
-    return _Made(named, _told(Folded("", 0, index.rows.count, upserted, patched, deleted, how=how, why=why), named))
+    left = index.rows.count if not asked.rebuild else every.rows
+    return _Made(named, _told(Folded("", 0, left, *changed, how=how, why=why), named))
 
 
 def _emptied(root: Root, new: Path, deleted: int) -> _Made:
@@ -207,10 +212,9 @@ def rows_left(index: MutableIndex, tail: Tail) -> int:
     return index.rows.count + come - gone
 
 
-def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
-    """Takes what a log says into an index, which leaves it a row: (rows upserted, patched, deleted) that it changed.
-
-    Raises InputError where a row is one that the index cannot hold.
+def changes_of(index: MutableIndex, tail: Tail) -> tuple[Arrays, Ints, tuple[int, int, int]]:
+    """What a log makes of an index: rows that come, numbers of rows that go, rising, and how many are upserted, patched
+    and deleted.
     """
     row_of, names, stored = index.row_of(), index.attributes.names, index.stored
     coming, vectors = dict[Id, bytes](), list[npt.NDArray[Any]]()  # rows as they will be
@@ -228,13 +232,19 @@ def apply(index: MutableIndex, tail: Tail) -> tuple[int, int, int]:
         if row is not None:
             gone.append(row)
             deleted += fresh.kind == DELETE
-    if coming:
-        text_ids = [identifier for identifier in coming if isinstance(identifier, bytes)]
-        ids: Ids = text_ids if isinstance(stored.id_of, list) else np.array([*coming], np.int64)
-        index.add(Arrays(np.array(vectors), stored.kind, ids, [*coming.values()]))
-    if gone:
-        index.remove(np.sort(gone))
-    return upserted, len(coming) - upserted, deleted
+    text_ids = [identifier for identifier in coming if isinstance(identifier, bytes)]
+    ids: Ids = text_ids if isinstance(stored.id_of, list) else np.array([*coming], np.int64)
+    held = np.array(vectors, stored.held.dtype).reshape(-1, index.rows.dimension)
+    counts = upserted, len(coming) - upserted, deleted
+    return Arrays(held, stored.kind, ids, [*coming.values()]), np.sort(np.array(gone, np.int64)), counts
+
+
+def apply(index: MutableIndex, coming: Arrays, gone: Ints) -> None:
+    """Takes rows in and others out, which leaves one at least. Raises InputError for one that the index cannot hold."""
+    if coming.rows:
+        index.add(coming)
+    if len(gone):
+        index.remove(gone)
 
 
 def _fetch(store: ObjectStore, current: Current, folder: Path) -> None:

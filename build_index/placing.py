@@ -37,9 +37,15 @@ def rule_name(copies: str | None) -> str:
 def check_lengths(rows: Rows) -> None:
     """Raises InputError for rows that are so long that the scores of an index in this scale cannot hold them."""
     limit = NORM_MAX.get(rows.metric)
-    if limit is not None and (np.linalg.norm(rows.slice(0, rows.count), axis=1) > limit).any():
+    if limit is None:
+        return
+    [long] = np.nonzero(np.linalg.norm(rows.slice(0, rows.count), axis=1) > limit)
+    if len(long):
+        first = rows.stored.ids(long[:1])[0]
+        named = repr(first.decode(errors="replace") if isinstance(first, bytes) else int(first))
         raise InputError(
-            f"vectors over {limit:g} times as long as those of the fit", hint="fit again with them among the rows"
+            f"vectors over {limit:g} times as long as those of the fit: that of row {named[:80]}, {len(long)} in all",
+            hint="delete or replace them, or build all rows anew: `vantage compact --rebuild`, or fit again",
         )
 
 

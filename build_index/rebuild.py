@@ -21,6 +21,7 @@ from vantage.log.tail import Fresh, members_of
 
 from .build import build
 from .context import BuildContext
+from .ingest.arrays import Arrays
 from .ingest.formats.batch import DTYPES
 from .ingest.open import open_source
 from .mutable import MutableIndex
@@ -64,12 +65,11 @@ def build_log(
 
 
 def build_anew(
-    index: MutableIndex, out: Path, options: Options, progress: Progress, note: Callable[[str], None]
+    index: MutableIndex, stored: Arrays, out: Path, options: Options, progress: Progress, note: Callable[[str], None]
 ) -> None:
-    """Builds the rows of an index into the folder `out` beside which there is room for a file, as if they had come just
-    now. Raises InputError as `build` does.
+    """Builds rows of the kind of an index into the folder `out` beside which there is room for a file, as if they had
+    come just now. Raises InputError as `build` does.
     """
-    stored = index.stored
     values = [*map(list, zip(*map(json.loads, stored.records), strict=True))] if index.attributes.names else []
     ids = pa.array(stored.id_of, pa.binary() if isinstance(stored.id_of, list) else pa.int64())
     options = replace(options, vectors="f32" if index.vector_kind == "f32" else None)

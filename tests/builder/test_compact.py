@@ -145,6 +145,22 @@ def test_rows_are_built_anew_beside_the_log(index: Path) -> None:
     assert rows_of(index) == oracle and vantage("verify", index, "--deep").code == 0
 
 
+def test_a_row_that_is_too_long_is_named_and_built_anew(tmp_path: Path) -> None:
+    """It keeps no other from being compacted for longer than it takes to read the error."""
+    x = clustered(400, DIMENSION, 1).astype(np.float32)
+    pq.write_table(pa.table({"vector": list(x)}), tmp_path / "rows.parquet")
+    index = tmp_path / "bucket" / "index"
+    assert vantage("build", tmp_path / "rows.parquet", "--out", index, "--fast", "--metric", "dot").code == 0
+    long = {"id": 400, "vector": (x[0] * 40).tolist()}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(long) + "\n" + json.dumps({"id": 401, "vector": x[1].tolist()}))
+    assert vantage("upsert", tmp_path / "rows.jsonl", index).code == 0
+    ran = vantage("compact", index)
+    assert ran.code == 2 and "row 400, 1 in all" in ran.err and "--rebuild" in ran.err
+    ran = vantage("compact", index, "--rebuild", "--json")
+    assert ran.code == 0 and json.loads(ran.out)["rows"] == 402, ran.err
+    assert vantage("verify", index, "--deep").code == 0 and {400, 401} <= set(rows_of(index))
+
+
 def test_nothing_written_is_nothing_to_do(index: Path) -> None:
     before = (index / "CURRENT").read_bytes()
     assert compact(store_at(str(index))).written_bytes == 0
