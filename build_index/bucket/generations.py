@@ -116,8 +116,9 @@ def publish(source: Path, store: ObjectStore, progress: Progress = SILENT) -> di
     which a build is writing takes no publish, rollback or gc: InputError.
     """
     current, objects, text = whole(source)  # before the first byte moves
+    bare = Current(current.generation, current.root, current.manifest)  # the log of the folder stays there
     with beside(store, make=True):
-        return _publish(FolderStore(source), current, objects, text, store, progress)
+        return _publish(FolderStore(source), bare, objects, text, store, progress)
 
 
 def _publish(

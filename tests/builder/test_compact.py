@@ -224,6 +224,19 @@ def test_an_empty_index_is_built_from_its_log(tmp_path: Path, rows: int, vectors
         create_index(str(tmp_path / "new"), fields | {"attributes": []})
 
 
+def test_what_was_compacted_is_published_with_a_log_of_its_own(index: Path, tmp_path: Path) -> None:
+    built, other = tmp_path / "built" / "index", tmp_path / "other" / "index"
+    publish(index, store_at(str(built)))
+    write(index, upserts=[b"new"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b'{"n": 9}'])
+    compact(store_at(str(index)))
+    for target in (built, other):  # where a generation without a log is live, and where none is
+        publish(index, store_at(str(target)))
+        write(target, deletes=[b"new"])
+        assert compact(store_at(str(target))).rows == ROWS and "new" not in rows_of(target)
+        assert vantage("verify", target, "--deep").code == 0
+    assert "new" in rows_of(index)
+
+
 def test_a_publish_or_rollback_keeps_every_write(index: Path, tmp_path: Path) -> None:
     where, other = store_at(str(index)), tmp_path / "other" / "index"
     columns = {"id": ["a", "b"] * 50, "vector": list(clustered(100, DIMENSION, 3)), "n": [0] * 100, "word": ["x"] * 100}
