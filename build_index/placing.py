@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import InputError
-from vantage.format import RouterSection
+from vantage.format import LENGTH_MAX, RouterSection
 
 from .blocks.copies import COPY_RULES, Copies
 from .blocks.layout import index_section
 from .blocks.partition import Partition, homes
-from .ingest.rows import F32, NORM_MAX, Rows
+from .ingest.rows import F32, Rows
 from .simulate.edge import prepare_rows, probabilities
 
 MEASURED_ROWS = 20_000  # of those that were fitted: how near they lie to their centres, which of them have copies
@@ -36,7 +36,7 @@ def rule_name(copies: str | None) -> str:
 
 def check_lengths(rows: Rows) -> None:
     """Raises InputError for rows that are so long that the scores of an index in this scale cannot hold them."""
-    limit = NORM_MAX.get(rows.metric)
+    limit = LENGTH_MAX.get(rows.metric)
     if limit is None:
         return
     [long] = np.nonzero(np.linalg.norm(rows.slice(0, rows.count), axis=1) > limit)

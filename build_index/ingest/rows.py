@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import InputError
+from vantage.format import LENGTH_MAX
 
 from ..tasks.digest import digest
 from ..tasks.tasks import HERE, Tasks
@@ -18,9 +19,6 @@ from ..tasks.tasks import HERE, Tasks
 F32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-# The largest row may be so many times the unit of the scale, that integer scores never leave 31 bits. Under l2 those of
-# far rows may, which are the last in any case: the rest must be told apart, and float32 hold all products.
-NORM_MAX = {"dot": 32.0, "l2": 3000.0}
 FAR = 4  # times the median length: what is beyond counts as no more, where rows set a scale
 ORIGIN_ROWS, ORIGIN_BYTES = 16_384, 64 << 20  # of a sample, that the origin is found from
 CHUNK_BYTES = 8 << 20  # fixed, so that sums do not change with the memory budget
@@ -170,5 +168,5 @@ def scale_rows(stored: StoredRows, metric: str) -> Rows:
             x -= origin
         norms = np.sqrt(np.einsum("ij,ij->i", x, x))
         longest, total = max(longest, float(norms.max())), total + float(np.minimum(norms, FAR * usual).sum())
-    unit = max(total / stored.rows, longest / NORM_MAX[metric])
+    unit = max(total / stored.rows, longest / LENGTH_MAX[metric])
     return Rows(stored, metric, origin, 1.0 / unit if unit > 0 else 1.0)

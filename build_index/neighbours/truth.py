@@ -8,7 +8,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from ..ingest.rows import F32, NORM_MAX, Ints, Rows
+from vantage.format import LENGTH_MAX
+
+from ..ingest.rows import F32, Ints, Rows
 from ..progress import SILENT, Progress
 from .exact import CHUNK_BYTES, F64, I32, best_of, exact_scores, left_out, neighbours_at
 
@@ -155,7 +157,7 @@ def _doubt(queries: F32, cost: F32, metric: str) -> Bools:
     if metric == "l2":  # |y|^2 is at most twice |q|^2 + |q - y|^2
         margin = DOUBT * (3 * square + 2 * np.maximum(cost, 0))
     else:
-        margin = np.broadcast_to(DOUBT * np.sqrt(square) * (1 if metric == "cosine" else NORM_MAX["dot"]), cost.shape)
+        margin = np.broadcast_to(DOUBT * np.sqrt(square) * (1 if metric == "cosine" else LENGTH_MAX["dot"]), cost.shape)
     near = np.diff(cost, axis=1) <= margin[:, 1:]
     out = np.zeros(cost.shape, bool)
     out[:, 1:] |= near

@@ -148,17 +148,20 @@ def test_rows_are_built_anew_beside_the_log(index: Path) -> None:
 def test_a_row_that_is_too_long_is_named_and_built_anew(tmp_path: Path) -> None:
     """It keeps no other from being compacted for longer than it takes to read the error."""
     x = clustered(400, DIMENSION, 1).astype(np.float32)
-    pq.write_table(pa.table({"vector": list(x)}), tmp_path / "rows.parquet")
+    pq.write_table(pa.table({"id": [f"{i}" for i in range(400)], "vector": list(x)}), tmp_path / "rows.parquet")
     index = tmp_path / "bucket" / "index"
     assert vantage("build", tmp_path / "rows.parquet", "--out", index, "--fast", "--metric", "dot").code == 0
-    long = {"id": 400, "vector": (x[0] * 40).tolist()}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(long) + "\n" + json.dumps({"id": 401, "vector": x[1].tolist()}))
-    assert vantage("upsert", tmp_path / "rows.jsonl", index).code == 0
+    long = {"id": "long", "vector": (x[0] * 40).tolist()}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(long) + "\n" + json.dumps({"id": "b", "vector": x[1].tolist()}))
+    refused = vantage("upsert", tmp_path / "rows.jsonl", index)
+    assert refused.code == 2 and "upsert[0].vector is 3" in refused.err and "at most 32 times" in refused.err
+    vectors = np.array([x[0] * 40, x[1]], np.float32)  # by a writer that does not look
+    write(index, upserts=[b"long", b"b"], vectors=vectors.astype(np.float16).tobytes(), attributes=[b"", b""])
     ran = vantage("compact", index)
-    assert ran.code == 2 and "row 400, 1 in all" in ran.err and "--rebuild" in ran.err
+    assert ran.code == 2 and "row 'long', 1 in all" in ran.err and "--rebuild" in ran.err
     ran = vantage("compact", index, "--rebuild", "--json")
     assert ran.code == 0 and json.loads(ran.out)["rows"] == 402, ran.err
-    assert vantage("verify", index, "--deep").code == 0 and {400, 401} <= set(rows_of(index))
+    assert vantage("verify", index, "--deep").code == 0 and {"long", "b"} <= set(rows_of(index))
 
 
 def test_nothing_written_is_nothing_to_do(index: Path) -> None:

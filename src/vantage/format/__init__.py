@@ -39,7 +39,7 @@ from .dead import NUMBERED_MAX, Dead
 from .directory import Directory, Extent, Places, Rendition, joined
 from .filter_promises import FilterPromise
 from .filters import FIELD_KINDS, TEXTS_MAX, FilterField, pack_filters, unpack_filters
-from .index import BLOCKS_FREE, IndexSection
+from .index import BLOCKS_FREE, LENGTH_MAX, IndexSection
 from .layout import (
     ATTRIBUTE_NAME_BYTES_MAX,
     ATTRIBUTE_ROW_BYTES_MAX,
@@ -147,6 +147,7 @@ __all__ = [
     "IdPages",
     "IndexSection",
     "LAYERS_MAX",
+    "LENGTH_MAX",
     "Ladder",
     "LrsqSection",
     "LseSection",

@@ -14,6 +14,9 @@ _INDEX = struct.Struct("<IIQIIIIIIdII")
 # An index may keep more blocks than rows where rows were removed; only so many, as a block costs time to open.
 BLOCKS_FREE = 4096
 ORIGIN_MAX = 1e18  # no row is longer
+# In the scale of the index, which is near the length of the usual row: so that integer scores never leave 31 bits.
+# Under l2 those of far rows may, which are last anyway: the rest must be told apart, and float32 hold all products.
+LENGTH_MAX = {"dot": 32.0, "l2": 3000.0}
 ZERO = memoryview(array("f"))
 
 

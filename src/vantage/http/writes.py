@@ -20,7 +20,7 @@ from ..indexes import Wish
 from ..log.base import base_rows, patched_rows
 from ..log.commit import check_id
 from ..log.conditions import Patched
-from ..log.rows import check_vectors, stored_attributes, stored_vector
+from ..log.rows import check_scale, check_vectors, stored_attributes, stored_vector
 from ..log.state import BYTES_MAX
 from ..log.submission import Asked, Field, Submission, own_key, request_key
 from ..read.deadline import Deadline
@@ -296,6 +296,7 @@ async def submission_of(index: Index, rows: Rows, key: bytes, deadline: Deadline
         stored_vector(row["vector"], shape, f"upsert[{i}].vector") for i, row in enumerate(rows.of["upsert"])
     )
     check_vectors(vectors, shape, root.index.metric, "upsert")
+    check_scale(vectors, root.index, "upsert")
     texts = {
         name: [
             stored_attributes(row.get("attributes"), types, filtered, f"{name}[{i}].attributes")

@@ -14,10 +14,19 @@ from .. import kernels
 from ..errors import DamagedError, InputError, LimitError
 from ..filter.facet import values_of
 from ..filter.keys import SECOND, key_time, time_key
-from ..format import ATTRIBUTE_ROW_BYTES_MAX, ATTRIBUTE_ROW_PARTS_MAX, FilterField
+from ..format import (
+    ATTRIBUTE_ROW_BYTES_MAX,
+    ATTRIBUTE_ROW_PARTS_MAX,
+    LENGTH_MAX,
+    VECTOR_BYTES,
+    FilterField,
+    IndexSection,
+)
 from ..format.log import RowShape
+from ..search.rank import comparable, lengths_of
 
 ROW_SQUARE_MAX = 0.999999e36  # of a vector that is written
+SCALE_SHARE = 0.9999  # of the longest that a scale holds: float32 rounds here in another way than in a compaction
 _CODES = {"f16": "e", "f32": "f", "u8": "B", "i8": "b"}
 _INTEGER = re.compile(r"(u?)int(8|16|32|64)")
 _LIST = re.compile(r"list<[^:]*: (.*)>")
@@ -68,6 +77,25 @@ def check_vectors(vectors: bytes, shape: RowShape, metric: str, where: str) -> N
             )  # fmt: skip
         if metric == "cosine" and not square:
             raise InputError(f"{param} is zero", hint="a zero vector has no direction under cosine", param=param)
+
+
+def check_scale(vectors: bytes, index: IndexSection, where: str) -> None:
+    """Raises InputError for the first of stored vectors (n, d), `where`[i].vector, that is too long for the scale of an
+    index: no compaction could take it.
+    """
+    limit, kind = LENGTH_MAX.get(index.metric), index.vector_kind
+    if limit is None or not index.rows:
+        return
+    data, kind = comparable(vectors, kind)
+    n = len(vectors) // (VECTOR_BYTES[index.vector_kind] * index.dimension)
+    for i, length in enumerate(lengths_of(data, n, kind, index.dimension, bytes(index.origin))):
+        if length * index.row_scale > SCALE_SHARE * limit:
+            param = f"{where}[{i}].vector"
+            raise InputError(
+                f"{param} is {length * index.row_scale:.4g} times as long as the rows that the index was built of; at "
+                f"most {limit:g} times fits its scale",
+                hint="send it in the unit of the others, or build an index of such rows", param=param,
+            )  # fmt: skip
 
 
 def stored_attributes(value: Any, types: Mapping[str, str], fields: Mapping[str, FilterField], param: str) -> bytes:

@@ -63,10 +63,15 @@ def comparable(vectors: bytes | memoryview, kind: str) -> tuple[bytes | memoryvi
     return (array("f", memoryview(vectors).cast("b").tolist()).tobytes(), "f32") if kind == "i8" else (vectors, kind)
 
 
-def lengths_of(vectors: bytes | memoryview, n: int, kind: str, dimension: int) -> list[float]:
-    """The norms of n comparable vectors, infinite where they are of no row; 0 where float32 loses their squares."""
+def lengths_of(
+    vectors: bytes | memoryview, n: int, kind: str, dimension: int, origin: bytes = b""
+) -> list[float]:  # fmt: skip
+    """The norms of n comparable vectors, infinite where they are of no row; 0 where float32 loses their squares.
+
+    origin f32 (d): what they are the distances from; the zero vector without it.
+    """
     squares = array("f", bytes(4 * n))
-    _L2[kind](bytes(4 * dimension), vectors, 0, VECTOR_BYTES[kind] * dimension, n, dimension, squares)
+    _L2[kind](origin or bytes(4 * dimension), vectors, 0, VECTOR_BYTES[kind] * dimension, n, dimension, squares)
     return [
         0.0 if square <= SQUARE_MIN else math.sqrt(square) if square < SQUARE_MAX else math.inf for square in squares
     ]  # NaN is not below
