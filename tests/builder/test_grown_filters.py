@@ -34,7 +34,7 @@ from vantage.search.query import Query
 Grown = tuple[Path, np.ndarray, list[dict[str, Any]], np.ndarray, str]
 
 
-@pytest.fixture(scope="module", params=["l2", "cosine"])
+@pytest.fixture(scope="module", params=["l2"])
 def grown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Grown:
     """Under cosine blocks say where the attributes of their rows are."""
     folder, metric = tmp_path_factory.mktemp(request.param), request.param

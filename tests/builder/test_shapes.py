@@ -16,7 +16,7 @@ from build_index.context import BuildContext
 from build_index.evaluate.evaluate import evaluate
 from build_index.ingest.open import open_source
 from build_index.ingest.queries import Queries
-from build_index.ingest.rows import NORM_MAX, origin_of, temper
+from build_index.ingest.rows import LENGTH_MAX, origin_of, temper
 from build_index.neighbours.exact import exact_scores
 from build_index.tune.options import Options
 from build_index.write.vectors import stored_kind
@@ -115,7 +115,7 @@ def test_rows_stay_within_what_scores_hold(rows_of: RowsOf, scale: float) -> Non
     x = np.concatenate([clustered(300, 8, 5), np.full((1, 8), 3e3)]) * scale + 3 * scale
     rows = rows_of(x.astype(np.float32), "l2", None)
     norms = np.linalg.norm(rows.slice(0, 301), axis=1)
-    assert norms.max() <= NORM_MAX["l2"] and np.median(norms) == pytest.approx(1, rel=0.2)
+    assert norms.max() <= LENGTH_MAX["l2"] and np.median(norms) == pytest.approx(1, rel=0.2)
 
 
 def test_exact_scores_are_of_the_vectors_as_given(words: Built, points: Built) -> None:
