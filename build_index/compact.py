@@ -73,8 +73,8 @@ class Folded:
     rebuild_pays: bool = False
 
 
-class Asked(NamedTuple):
-    """How rows are built, where they are: None as the index was, or as by default where it is empty. rebuild: they are,
+class Rebuilding(NamedTuple):
+    """How rows are built, where they are: None as the index was, or by the default where it is empty. rebuild: all are,
     whatever else would do.
     """
 
@@ -90,11 +90,14 @@ class Asked(NamedTuple):
         )
 
 
-AS_IT_IS = Asked()
+AS_IT_IS = Rebuilding()
 
 
 def compact(
-    store: ObjectStore, progress: Progress = SILENT, asked: Asked = AS_IT_IS, note: Callable[[str], None] = unheard
+    store: ObjectStore,
+    progress: Progress = SILENT,
+    rebuilding: Rebuilding = AS_IT_IS,
+    note: Callable[[str], None] = unheard,
 ) -> Folded:
     """Writes a generation that has all that is in the log, and makes it live; what is written meanwhile stays in the
     log.
@@ -107,23 +110,23 @@ def compact(
     first; DamagedError, StoreError. Then nothing changed.
     """
     with beside(store):
-        return asyncio.run(_compact(store, progress, asked, note))
+        return asyncio.run(_compact(store, progress, rebuilding, note))
 
 
 async def _compact(
-    store: ObjectStore, progress: Progress, asked: Asked, note: Callable[[str], None]
+    store: ObjectStore, progress: Progress, rebuilding: Rebuilding, note: Callable[[str], None]
 ) -> Folded:  # fmt: skip
     log = StoreLog(store)
     for _ in range(TRIES):
         state = await unsealed(log, await read_log(log, time.monotonic), time.monotonic, token_bytes)
         start, tail = state.tail.next, state.tail
         live = await asyncio.to_thread(open_live, store, state.current)
-        if start == state.current.log.start and not (asked.rebuild and live.stored.root.live_rows):
+        if start == state.current.log.start and not (rebuilding.rebuild and live.stored.root.live_rows):
             root = live.stored.root
             gone = root.index.rows - root.live_rows
             return Folded(live.current.generation, state.seq, root.live_rows, pending=pending_rows(root), dead=gone)
         with TemporaryDirectory() as folder:
-            made = await asyncio.to_thread(_write, store, live, tail, Path(folder), asked, progress, note)
+            made = await asyncio.to_thread(_write, store, live, tail, Path(folder), rebuilding, progress, note)
             current, objects, text = made.named
             home = FolderStore(Path(folder, "new"))
             written = await asyncio.to_thread(send, home, current, objects, text, store, progress)
@@ -141,7 +144,7 @@ class _Made(NamedTuple):
 
 
 def _write(
-    store: ObjectStore, live: Live, tail: Tail, folder: Path, asked: Asked, progress: Progress,
+    store: ObjectStore, live: Live, tail: Tail, folder: Path, rebuilding: Rebuilding, progress: Progress,
     note: Callable[[str], None],
 ) -> _Made:  # fmt: skip
     """Writes the next generation into `new` below a folder, by a flush where that can be."""
@@ -150,9 +153,9 @@ def _write(
         rows = {identifier: fresh for identifier, fresh in tail.rows.items() if fresh.kind == UPSERT}
         if not rows:
             return _emptied(root, new, 0)
-        build_log(root, rows, new, asked.options(Options()), progress, note)
+        build_log(root, rows, new, rebuilding.options(Options()), progress, note)
         return _Made(Named(*whole(new)), Folded("", 0, len(rows), len(rows), how="build", why="it was empty"))
-    why = "it was asked for" if asked.rebuild else unfit(root)
+    why = "it was asked for" if rebuilding.rebuild else unfit(root)
     if not why:
         changes = resolve(live.stored, tail)
         rows_in_all, added = root.index.rows + changes.coming.rows, pending_rows(root) + changes.coming.rows
@@ -177,18 +180,18 @@ def _write(
     index = VectorIndex.load(folder / "old").held
     if not rows_left(index, tail):
         return _emptied(root, new, index.rows.count)
-    if not asked.rebuild:
+    if not rebuilding.rebuild:
         index.follow()
     coming, leaving, changed = changes_of(index, tail)
-    if asked.rebuild:  # in a scale of their own, which may hold what that of the index cannot
+    if rebuilding.rebuild:  # in a scale of their own, which may hold what that of the index cannot
         kept = index.stored.take(np.setdiff1d(np.arange(index.rows.count), leaving))
         every = kept.followed_by(coming) if coming.rows else kept
-        build_anew(index, every, new, asked.options(index.options), progress, note)
+        build_anew(index, every, new, rebuilding.options(index.options), progress, note)
     else:
         apply(index, coming, leaving)
         index.write(new, text_room=True)
-    named, how = Named(*whole(new)), "build" if asked.rebuild else "rewrite"
-    left = index.rows.count if not asked.rebuild else every.rows
+    named, how = Named(*whole(new)), "build" if rebuilding.rebuild else "rewrite"
+    left = index.rows.count if not rebuilding.rebuild else every.rows
     return _Made(named, _told(Folded("", 0, left, *changed, how=how, why=why), named))
 
 

@@ -19,7 +19,7 @@ from ..bucket import generations as g
 from ..bucket.names import check_address, check_name
 from ..bucket.open import open_index
 from ..bucket.store import store_at
-from ..compact import Asked, compact
+from ..compact import Rebuilding, compact
 from ..plain import plain
 from .terminal import Address, Bucket, Json, State, count, err, folder, out, print_json, progress, size
 
@@ -97,7 +97,7 @@ def compact_command(
     Example: vantage compact r2://bucket/wordnet
     """
     with progress(0, "bytes") as bar:
-        asked, phase = Asked(recall, fast, rebuild), bar.phase("compact")
+        asked, phase = Rebuilding(recall, fast, rebuild), bar.phase("compact")
         folded = compact(store_at(index), phase, asked, lambda text: err.print(f"note: {plain(text)}"))
     if as_json:
         print_json(asdict(folded))

@@ -22,7 +22,7 @@ from build_index.bucket.generations import publish, rollback
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index
 from build_index.bucket.store import store_at
-from build_index.compact import Asked, compact
+from build_index.compact import Rebuilding, compact
 from build_index.writes import create_index
 from vantage.errors import ExistsError, InputError
 from vantage.format.log import NO_KEY, Request, RowShape
@@ -136,11 +136,11 @@ def test_rows_are_built_anew_beside_the_log(index: Path) -> None:
     write(index, upserts=[b"new"], vectors=np.ones(DIMENSION, np.float16).tobytes(), attributes=[b'{"word": "x"}'])
     del oracle[gone]
     oracle |= {changed: oracle[changed] | {"n": 77}, "new": {"n": None, "word": "x"}}
-    folded = compact(where, asked=Asked(rebuild=True))
+    folded = compact(where, rebuilding=Rebuilding(rebuild=True))
     assert (folded.how, folded.rows, folded.dead) == ("build", len(oracle), 0) and rows_of(index) == oracle
     after = open_index(index)
     assert after.root.schema == before.root.schema and after.root.contract.target == before.root.contract.target
-    again = compact(where, asked=Asked(recall=0.9, rebuild=True))  # of an empty log
+    again = compact(where, rebuilding=Rebuilding(recall=0.9, rebuild=True))  # of an empty log
     assert again.generation != folded.generation and open_index(index).root.contract.target == 0.9
     assert rows_of(index) == oracle and vantage("verify", index, "--deep").code == 0
 
