@@ -104,10 +104,10 @@ def compact(
 
     A flush writes what is new, and holds that in memory with the root. Where the rows that came so are over a quarter
     of all, dead ones over a fifth, or the index is of a kind that takes no flush, all is written anew, with all rows in
-    memory. What was trained stays as it was, unless all rows are to be built anew. An empty index is built; one whose
-    last row was deleted is empty again. note: hears what is found out about the rows that are built. Raises
-    NotFoundError without an index; InputError where the index cannot take a row; ConflictError where others always came
-    first; DamagedError, StoreError. Then nothing changed.
+    memory. What was trained stays as it was, unless all rows are to be built anew, which holds what `vantage build`
+    does. An empty index is built; one whose last row was deleted is empty again. note: hears what is found out about
+    the rows that are built. Raises NotFoundError without an index; InputError where the index cannot take a row;
+    ConflictError where others always came first; DamagedError, StoreError. Then nothing changed.
     """
     with beside(store):
         return asyncio.run(_compact(store, progress, rebuilding, note))
@@ -155,7 +155,9 @@ def _write(
             return _emptied(root, new, 0)
         build_log(root, rows, new, rebuilding.options(Options()), progress, note)
         return _Made(Named(*whole(new)), Folded("", 0, len(rows), len(rows), how="build", why="it was empty"))
-    why = "it was asked for" if rebuilding.rebuild else unfit(root)
+    if rebuilding.rebuild:
+        return _built(live, tail, new, rebuilding, progress, note)
+    why = unfit(root)
     if not why:
         changes = resolve(live.stored, tail)
         rows_in_all, added = root.index.rows + changes.coming.rows, pending_rows(root) + changes.coming.rows
@@ -180,19 +182,26 @@ def _write(
     index = VectorIndex.load(folder / "old").held
     if not rows_left(index, tail):
         return _emptied(root, new, index.rows.count)
-    if not rebuilding.rebuild:
-        index.follow()
+    index.follow()
     coming, leaving, changed = changes_of(index, tail)
-    if rebuilding.rebuild:  # in a scale of their own, which may hold what that of the index cannot
-        kept = index.stored.take(np.setdiff1d(np.arange(index.rows.count), leaving))
-        every = kept.followed_by(coming) if coming.rows else kept
-        build_anew(index, every, new, rebuilding.options(index.options), progress, note)
-    else:
-        apply(index, coming, leaving)
-        index.write(new, text_room=True)
-    named, how = Named(*whole(new)), "build" if rebuilding.rebuild else "rewrite"
-    left = index.rows.count if not rebuilding.rebuild else every.rows
-    return _Made(named, _told(Folded("", 0, left, *changed, how=how, why=why), named))
+    apply(index, coming, leaving)
+    index.write(new, text_room=True)
+    named = Named(*whole(new))
+    return _Made(named, _told(Folded("", 0, index.rows.count, *changed, how="rewrite", why=why), named))
+
+
+def _built(
+    live: Live, tail: Tail, new: Path, rebuilding: Rebuilding, progress: Progress, note: Callable[[str], None]
+) -> _Made:
+    """All rows built anew, which need not fit the scale of the index that they come from."""
+    root, changes = live.stored.root, resolve(live.stored, tail)
+    left = root.live_rows - len(changes.gone) + changes.coming.rows
+    if not left:
+        return _emptied(root, new, changes.deleted)
+    build_anew(live.stored, live.manifest, changes.gone, changes.coming, new, rebuilding.options, progress, note)
+    named = Named(*whole(new))
+    counts = changes.upserted, changes.patched, changes.deleted
+    return _Made(named, _told(Folded("", 0, left, *counts, how="build", why="it was asked for"), named))
 
 
 def _emptied(root: Root, new: Path, deleted: int) -> _Made:

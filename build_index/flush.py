@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vantage import VERSION
 from vantage.errors import DamagedError
@@ -52,11 +50,12 @@ from .bucket.rows import (
     find_ids,
     gather,
     is_dead,
+    open_part,
     read_attributes,
     read_ids,
     read_vectors,
 )
-from .bucket.store import ObjectStore, Ranged
+from .bucket.store import ObjectStore
 from .filters.codes import RowCodes
 from .filters.grow import CannotGrow, first_segments, grow, grow_projections
 from .ingest.arrays import Arrays, Ids
@@ -75,7 +74,7 @@ from .write.ids import write_ids
 from .write.manifest import contract_dict
 from .write.objects import ObjectList, sync
 from .write.publish import Named, name_generation
-from .write.reopen import attributes_of_parts, choice_of, with_new_names
+from .write.reopen import choice_of, stored_attributes, with_new_names
 from .write.vectors import write_rows
 
 CENTRES_KEY = "compaction.bin"  # the centres of an index whose root has none, for the next flush
@@ -417,13 +416,9 @@ def _last_source(stored: Stored) -> int:
 def _sources(stored: Stored) -> Iterator[npt.NDArray[np.int64]]:
     """The positions that rows had in the source, by their numbers, in pieces."""
     for part in sorted(set(stored.root.rows.vector_object)):
-        key = stored.keys[part]
-        try:
-            file = pq.ParquetFile(pa.PythonFile(Ranged(stored.store, key, stored.root.objects.sizes[part]), "r"))
+        with open_part(stored, part) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=["source_row"])["source_row"].to_numpy()
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-            raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
 
 
 def _rows(root: Root, stored: Arrays) -> Rows:
@@ -519,7 +514,7 @@ def _add(live: Live, base: Root, changes: Changes, moved: Moved, fit: Fit, objec
     stored, index = live.stored, base.index
     first, n = index.rows, changes.coming.rows
     coming = replace(changes.coming, source=fit.source)
-    schema = _schema(stored)
+    schema = stored_attributes(stored)
     rows = _rows(base, coming)
     check_lengths(rows)
     centres = decode_centres(fit.centres, index.dimension)
@@ -586,17 +581,6 @@ def _with_moved(new: RowTable, table: RowTable, moved: Moved) -> RowTable:
     if moved.entries.spot.shape[1]:
         table.spots[at] = moved.entries.spot
     return table
-
-
-def _schema(stored: Stored) -> pa.Schema:
-    """The attributes, as the first Parquet part has them."""
-    place = stored.root.rows.vector_object[0]
-    key = stored.keys[place]
-    try:
-        file = pq.ParquetFile(pa.PythonFile(Ranged(stored.store, key, stored.root.objects.sizes[place]), "r"))
-        return attributes_of_parts(stored.root, file.schema_arrow)
-    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-        raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
 
 
 def _picked(centres: Centres, blocks: npt.NDArray[np.integer]) -> Centres:

@@ -39,7 +39,7 @@ from ..blocks.layout import Layout, decode_centres
 from ..blocks.partition import Partition
 from ..bucket.generations import whole
 from ..bucket.open import open_built
-from ..bucket.rows import is_dead
+from ..bucket.rows import Stored, is_dead, open_part
 from ..bucket.store import FolderStore
 from ..codecs import rabitq, sign
 from ..codecs.planes import QUERY_ALPHA, Codec, Encoded, Quantizer
@@ -145,6 +145,12 @@ def attributes_of_parts(root: Root, parts: pa.Schema) -> pa.Schema:
             for i, a in enumerate(root.schema["attributes"])
         ]
     )
+
+
+def stored_attributes(stored: Stored) -> pa.Schema:
+    """The attributes of a generation in a store, as `attributes_of_parts`."""
+    with open_part(stored, stored.root.rows.vector_object[0]) as file:
+        return attributes_of_parts(stored.root, file.schema_arrow)
 
 
 def held_of(files: list[Path], root: Root) -> Held | None:
