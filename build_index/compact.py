@@ -39,8 +39,8 @@ from .mutable import MutableIndex
 from .progress import SILENT, Progress
 from .rebuild import build_anew, build_log, write_empty
 from .tune.options import Options
-from .vector_index import VectorIndex
 from .write.publish import Named
+from .write.reopen import reopen
 
 PENDING_SHARE, DEAD_SHARE = 0.25, 0.2  # of the rows that live, that may come by flushes, and that may be dead
 TRIES = 3  # where another compaction, or a gc, came first
@@ -179,7 +179,7 @@ def _write(
             why = named
             rmtree(new)
     _fetch(store, live.current, folder / "old")
-    index = VectorIndex.load(folder / "old").held
+    index = reopen(folder / "old").mutable()
     if not rows_left(index, tail):
         return _emptied(root, new, index.rows.count)
     index.follow()

@@ -32,7 +32,7 @@ from .ingest.open import open_source
 from .ingest.rows import Ints
 from .progress import Progress
 from .tune.options import Options
-from .write.reopen import stored_attributes, vectors_of_column
+from .write.reopen import options_of, stored_attributes, vectors_of_column
 
 _LIST = re.compile(r"list<[^:]*: (.*)>")
 _TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns)(?:, tz=(.*))?\]")
@@ -98,16 +98,6 @@ def build_anew(
 
     pages = ((own.ids, own.vectors, _values(own.records, len(attributes))) for own in every())
     _build(pages, root.index.dimension, attributes, root.index.metric, out, options, progress, note)
-
-
-def options_of(root: Root, manifest: dict[str, Any]) -> Options:
-    """What an index was built with."""
-    return Options(
-        root.contract.target, root.contract.k, manifest["seed"], manifest["cache_bytes"], manifest["memory_bytes"],
-        second_wave=manifest["contract"].get("second_wave", False), codec=root.index.codec,
-        error_norms=root.bounds is not None, model=manifest.get("model"),
-        filters=tuple(root.names[field.attribute] for field in root.filters), **manifest.get("options", {}),
-    )  # fmt: skip
 
 
 class _Page(NamedTuple):
