@@ -346,7 +346,25 @@ def test_a_write_goes_to_the_bucket_where_its_sequencer_does_not_answer() -> Non
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vantage.log.client.SUBMIT_S", 0.05)
+        patch.setattr("vantage.log.client.UNSEEN_S", 0.0)
         asyncio.run(scenario())
+
+
+def test_what_went_past_a_sequencer_is_acknowledged_once_its_readers_see_it() -> None:
+    async def scenario() -> None:
+        store, clock = MemoryLog(current().pack()), asyncio.get_running_loop().time
+        there, began = Sequencer(store, clock), clock()
+
+        async def deaf(name: str, data: bytes) -> str:
+            raise RuntimeError("the answer is lost")
+
+        async def before() -> None:
+            assert (await there.since("", "", 0)).seq == 0
+
+        assert await WriteClient(lambda name: store, clock, deaf).submit("name", upsert(1), before) == Done(1, False)
+        assert (await there.since("", "", 0)).seq == 1 and clock() - began < 2 * sequencer_module.SEEN_S
+
+    asyncio.run(scenario())
 
 
 def test_submissions_and_outcomes_travel() -> None:
