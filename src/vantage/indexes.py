@@ -169,8 +169,9 @@ class Service:
             came = monotonic()
 
     async def _followed_to(self, name: str, index: Index, receipt: Receipt, since: float, bucket: bool) -> Index:
-        """The open index, whose log was last asked for behind `since` of the monotonic clock, not in the same tick of it,
-        which is 16 ms on some systems: then something may have been written between. bucket: there.
+        """The open index, whose log was last asked for behind `since` of the monotonic clock; bucket: there.
+
+        Not in the same tick of it: ticks take 16 ms on some systems, and something may have been written between.
         """
         for _ in range(REOPENED_MAX):
             known = self._followed.get(name)
