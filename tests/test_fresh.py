@@ -467,6 +467,21 @@ def test_a_service_sees_what_was_written_when_it_is_to(tmp_path: Path, monkeypat
     asyncio.run(run())
 
 
+def test_a_write_in_the_same_tick_of_the_clock_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = living(tmp_path, "words")
+    query, service = next(iter(it.rows.values())).vector, Service(Folder(tmp_path), 0)
+    service.stale_s = 0.0
+    for module in ("indexes", "follow", "index"):
+        monkeypatch.setattr(f"vantage.{module}.monotonic", lambda: 5.0)
+
+    async def run() -> None:
+        for seq in range(3):
+            assert (await service.query("words", Query(query, 3))).receipt.seq == seq
+            await asyncio.to_thread(it.write, deletes=[next(iter(it.rows))])
+
+    asyncio.run(run())
+
+
 def test_a_new_generation_takes_over_and_no_row_is_missed(tmp_path: Path) -> None:
     """It has the first segment, which changes nothing; the second one is read behind it, and the third."""
     it = living(tmp_path, "words")
