@@ -9,6 +9,7 @@ import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from math import fsum, sqrt
 from pathlib import Path
 from random import Random
@@ -18,7 +19,7 @@ from unittest.mock import patch
 
 import filters
 import pytest
-from filters import random_filter, random_row, takes
+from filters import matching, random_filter, random_row
 
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
@@ -278,8 +279,13 @@ def test_filters_lists_and_facets_see_the_rows_as_they_are_now(
             check_pages(it, draw)
 
 
+def taken_of(it: Living, filter: dict[str, Any]) -> list[Any]:
+    """The ids of the rows that a filter takes."""
+    return list(compress(it.rows, matching(filter, [row.attributes for row in it.rows.values()])))
+
+
 def check_filter(it: Living, query: list[float], filter: dict[str, Any]) -> None:
-    right = {i for i, row in it.rows.items() if takes(filter, row.attributes)}
+    right = set(taken_of(it, filter))
     try:
         answer = it.ask(query, 1000, filter=filter)
     except InputError:  # too many conditions
@@ -361,7 +367,7 @@ def check_pages(it: Living, draw: Random) -> None:
         {"filter": {"lang": {"$gte": "d"}}, "order_by": {"lang": "desc"}}, {"filter": {"tags": {"$exists": True}}},
     ):  # fmt: skip
         filter = asked.get("filter", {})
-        right = [i for i, row in it.rows.items() if takes(filter, row.attributes)]
+        right = taken_of(it, filter)
         listed, cursor = list[Any](), None
         while not listed or cursor is not None:
             listing = Listing(limit=draw.choice((7, 50, 1000)), cursor=cursor, **asked)  # type: ignore[arg-type]
