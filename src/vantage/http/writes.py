@@ -14,7 +14,7 @@ from typing import Any
 from ..admission import BusyError
 from ..errors import ChangedError, ConditionError, InputError, LimitError
 from ..filter.parse import parse_filter
-from ..format.log import NONCE_BYTES, OPERATIONS_MAX, SEQ_MAX, Id, Request, RowShape
+from ..format.log import NONCE_BYTES, OPERATIONS_MAX, SEQ_MAX, Id, Request, RowShape, least_operations
 from ..index import Index
 from ..indexes import Wish
 from ..log.base import base_rows, patched_rows
@@ -91,7 +91,7 @@ async def write(call: Call) -> Reply:
             index = await call.service.current(call.index, Receipt(), Wish(stale_s=0.0), call.deadline)
             now = await _with_matching(call, index, rows)
             deleted = {"deleted": len(now.of["delete"]) - len(rows.of["delete"])}
-            if not now.count:
+            if not now.count and least_operations(key):
                 return Reply(200, {"seq": index.seq, "retried": False, **deleted})
         submission = await submission_of(index, now, key, call.deadline)
         try:
