@@ -424,14 +424,14 @@ def test_rows_that_others_write_meanwhile_are_not_deleted_by_a_filter(
     assert client is not None
     submit, times = client.submit, [2]
 
-    async def beaten(name: str, submission: Any, before: Any) -> Any:
+    async def beaten(name: str, submission: Any, *rooms: Any) -> Any:
         if times[0]:
             times[0] -= 1
             store = StoreLog(FolderStore(place.folder / place.name))
             one = Submission(Request(own_key(random.randbytes(16)), 0, deletes=[b"%d" % next(others)]),
                              submission.shape, submission.log, submission.generation)  # fmt: skip
             await Sequencer(store, time.monotonic).submit(one)
-        return await submit(name, submission, before)
+        return await submit(name, submission, *rooms)
 
     monkeypatch.setattr(client, "submit", beaten)
     answer = place.send({"delete_where": {"pos": pos, "gloss": gloss}})

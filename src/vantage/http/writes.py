@@ -82,6 +82,9 @@ async def write(call: Call) -> Reply:
     async def to_the_bucket() -> None:
         await call.make_room(BYTES_MAX, BYTES_MAX, 1.0)  # all of the log may have to be read
 
+    async def waiting() -> None:
+        await call.make_room(0, 0, 0.0)
+
     for last in (*[False] * (TRIES - 1), True):
         index = await call.service.index(call.index, Receipt())
         with_base = bool(rows.of["patch"]) or any("if" in row for _, row in rows.all())
@@ -95,7 +98,7 @@ async def write(call: Call) -> Reply:
                 return Reply(200, {"seq": index.seq, "retried": False, **deleted})
         submission = await submission_of(index, now, key, call.deadline)
         try:
-            done = await client.submit(call.index, submission, to_the_bucket)
+            done = await client.submit(call.index, submission, to_the_bucket, waiting)
         except ChangedError:
             if last:
                 raise
