@@ -321,6 +321,9 @@ def test_a_write_goes_to_the_bucket_where_its_sequencer_does_not_answer() -> Non
         async def before() -> None:
             said.append("bucket")
 
+        async def after() -> None:
+            said.append("waits")
+
         async def well(name: str, data: bytes) -> str:
             return await answered(there, data)
 
@@ -338,10 +341,10 @@ def test_a_write_goes_to_the_bucket_where_its_sequencer_does_not_answer() -> Non
 
         for i, (rpc, retried) in enumerate([(well, False), (broken, False), (deaf, True), (late, True), (None, False)]):
             client = WriteClient(lambda name: store, Clock(), rpc)
-            assert await client.submit("name", upsert(i), before) == Done(i + 1, retried)
-        assert said == ["bucket"] * 4 and segments_of(store) == [[0], [1], [2], [3], [4]]
+            assert await client.submit("name", upsert(i), before, after) == Done(i + 1, retried)
+        assert said == ["bucket", "waits"] * 4 and segments_of(store) == [[0], [1], [2], [3], [4]]
         refused = upsert(0, asked=[Asked(0, absent=True, param="upsert[0]")], base={0: None})
-        error = await outcome(WriteClient(lambda name: store, Clock(), well).submit("name", refused, before))
+        error = await outcome(WriteClient(lambda name: store, Clock(), well).submit("name", refused, before, after))
         assert isinstance(error, ConditionError) and (error.id, error.seq, error.param) == (0, 1, "upsert[0]")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -353,7 +356,7 @@ def test_a_write_goes_to_the_bucket_where_its_sequencer_does_not_answer() -> Non
 def test_what_went_past_a_sequencer_is_acknowledged_once_its_readers_see_it() -> None:
     async def scenario() -> None:
         store, clock = MemoryLog(current().pack()), asyncio.get_running_loop().time
-        there, began = Sequencer(store, clock), clock()
+        there = Sequencer(store, clock)
 
         async def deaf(name: str, data: bytes) -> str:
             raise RuntimeError("the answer is lost")
@@ -361,8 +364,9 @@ def test_what_went_past_a_sequencer_is_acknowledged_once_its_readers_see_it() ->
         async def before() -> None:
             assert (await there.since("", "", 0)).seq == 0
 
-        assert await WriteClient(lambda name: store, clock, deaf).submit("name", upsert(1), before) == Done(1, False)
-        assert (await there.since("", "", 0)).seq == 1 and clock() - began < 2 * sequencer_module.SEEN_S
+        client = WriteClient(lambda name: store, clock, deaf)
+        assert await client.submit("name", upsert(1), before, before) == Done(1, False)
+        assert (await there.since("", "", 0)).seq == 1
 
     asyncio.run(scenario())
 

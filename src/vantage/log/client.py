@@ -31,8 +31,11 @@ class WriteClient:
     def __init__(self, store_of: Callable[[str], LogStore], clock: Clock, rpc: Rpc | None = None) -> None:
         self.store_of, self.clock, self.rpc = store_of, clock, rpc
 
-    async def submit(self, name: str, submission: Submission, before: Callable[[], Awaitable[None]]) -> Done:
-        """See Sequencer.submit. before: what is waited for before the log is read here."""
+    async def submit(
+        self, name: str, submission: Submission, before: Callable[[], Awaitable[None]],
+        after: Callable[[], Awaitable[None]],
+    ) -> Done:  # fmt: skip
+        """See Sequencer.submit. before: what is waited for before the log is read here; after: once it is let go of."""
         if self.rpc is not None:
             try:
                 answer = await asyncio.wait_for(self.rpc(name, pack_submission(submission)), SUBMIT_S)
@@ -43,6 +46,7 @@ class WriteClient:
                 pass
         await before()
         done = await Sequencer(self.store_of(name), self.clock).submit(submission)
+        await after()
         if self.rpc is not None:
             await asyncio.sleep(UNSEEN_S)
         return done
