@@ -22,6 +22,7 @@ from vantage.format import (
     NUMBERED_MAX,
     ROOT_BYTES_MAX,
     ROOT_KEY,
+    Bounds,
     Centres,
     Current,
     Dead,
@@ -151,8 +152,6 @@ def unfit(root: Root) -> str:
         return "its router has two levels"
     if root.inline:
         return "it is so small that its root holds the blocks"
-    if root.bounds is not None:
-        return "it has error norms"
     if root.promises is None:
         return "it was built before indexes had promises"
     return ""
@@ -559,7 +558,8 @@ def _add(live: Live, base: Root, changes: Changes, moved: Moved, fit: Fit, objec
     table = table_of(own, index.by_row, base.renditions, first)
     pages = write_rows(own, table, objects, SILENT)
     table = _with_moved(table, table_of(all_of, index.by_row, base.renditions), moved)
-    added, _, _ = write_blocks(all_of, table, grown.columns if grown else [], objects, False, kept, SILENT)
+    columns, proves = grown.columns if grown else [], base.bounds is not None
+    added, radius, _ = write_blocks(all_of, table, columns, objects, proves, kept, SILENT)
     projections: tuple[Projection, ...] = ()
     if grown is not None and kept is not None:
         projections = grow_projections(base.projections, grown, kept, every, table, blocks, fit.centres, objects)
@@ -576,8 +576,16 @@ def _add(live: Live, base: Root, changes: Changes, moved: Moved, fit: Fit, objec
         directory=directory,
         rows=_pages_followed(base.rows, pages),
         id_pages=(*base.id_pages, ids),
+        bounds=_wider(base.bounds, blocks, radius) if base.bounds else None,
         projections=projections,
     )  # fmt: skip
+
+
+def _wider(bounds: Bounds, blocks: npt.NDArray[np.integer], radius: array[float]) -> Bounds:
+    """Bounds that hold of rows up to so far from the centres of some blocks too."""
+    every = np.array(bounds.radius, np.float32)
+    every[blocks] = np.maximum(every[blocks], np.asarray(radius, np.float32))
+    return replace(bounds, radius=memoryview(every))
 
 
 def _with_moved(new: RowTable, table: RowTable, moved: Moved) -> RowTable:
