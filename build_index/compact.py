@@ -31,13 +31,14 @@ from .bucket.generations import find_generation, send, whole
 from .bucket.log_store import StoreLog
 from .bucket.store import ConflictError, FolderStore, ObjectStore, beside
 from .context import unheard
-from .flush import Live, flush, open_live, pending_rows, record_of, resolve, unfit
+from .flush import flush, pending_rows, record_of, resolve, unfit
 from .ingest.arrays import Arrays, Ids
 from .ingest.formats.batch import DTYPES
 from .ingest.rows import Ints
 from .mutable import MutableIndex
 from .progress import SILENT, Progress
 from .rebuild import build_anew, build_log, write_empty
+from .successor import Live, open_live
 from .tune.options import Options
 from .vector_index import VectorIndex
 from .write.publish import Named
