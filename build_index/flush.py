@@ -128,8 +128,8 @@ def unfit(root: Root) -> str:
 
 
 def pending_rows(root: Root) -> int:
-    """Numbers that came by flushes since all was written."""
-    return 0 if root.is_empty else root.index.rows - root.id_pages[0].rows
+    """Rows that came by flushes since blocks were written whole, and lie beside these."""
+    return sum(segment.rows for segment in root.id_pages[1:])
 
 
 def resolve(stored: Stored, tail: Tail) -> Changes:
