@@ -42,8 +42,8 @@ from .progress import SILENT, Progress
 from .rebuild import build_anew, build_log, write_empty
 from .successor import Live, open_live
 from .tune.options import Options
-from .vector_index import VectorIndex
 from .write.publish import Named
+from .write.reopen import reopen
 
 GONE_SHARE = 0.5  # of all numbers, that may be dead: their vectors stay until all is written anew
 TRIES = 3  # where another compaction, or a gc, came first
@@ -86,11 +86,6 @@ class Rebuilding(NamedTuple):
     rebuild: bool = False
     anew: str = ""
 
-    @property
-    def why(self) -> str:
-        """Why nothing that is there stays."""
-        return "it was asked for" if self.rebuild else self.anew
-
     def options(self, before: Options) -> Options:
         """Of a build."""
         recall, fast = self.recall, self.fast
@@ -115,10 +110,10 @@ def compact(
     of all, or dead ones over a fifth, a fold follows, and writes what queries scan anew, a run of blocks at a time. By
     then what was flushed is live; where the fold fails, the next compaction makes up for it. Where over half of all
     numbers are of dead rows, or the index is of a kind that takes no flush, all is written anew, with all rows in
-    memory. What was trained stays as it was, unless all rows are to be built anew. An empty index is built; one whose
-    last row was deleted is empty again. note: hears what is found out about the rows that are built. Raises
-    NotFoundError without an index; InputError where the index cannot take a row; ConflictError where others always came
-    first; DamagedError, StoreError. Then no row that was written is lost.
+    memory. What was trained stays as it was, unless all rows are to be built anew, which holds what `vantage build`
+    does. An empty index is built; one whose last row was deleted is empty again. note: hears what is found out about
+    the rows that are built. Raises NotFoundError without an index; InputError where the index cannot take a row;
+    ConflictError where others always came first; DamagedError, StoreError. Then no row that was written is lost.
     """
     with beside(store):
         return asyncio.run(_compact(store, progress, rebuilding, note))
@@ -162,7 +157,7 @@ async def _taken(
         start, tail = state.tail.next, state.tail
         live = await asyncio.to_thread(open_live, store, state.current)
         root = live.stored.root
-        if start == state.current.log.start and not (rebuilding.why and root.live_rows):
+        if start == state.current.log.start and not ((rebuilding.rebuild or rebuilding.anew) and root.live_rows):
             gone = root.index.rows - root.live_rows
             return Folded(live.current.generation, state.seq, root.live_rows, pending=pending_rows(root), dead=gone)
         with TemporaryDirectory() as folder:
@@ -200,7 +195,9 @@ def _write(
             return _emptied(root, new, 0)
         build_log(root, rows, new, rebuilding.options(Options()), progress, note)
         return _Made(Named(*whole(new)), Folded("", 0, len(rows), len(rows), how="build", why="it was empty"))
-    why = rebuilding.why or unfit(root)
+    if rebuilding.rebuild:
+        return _built(live, tail, new, rebuilding, progress, note)
+    why = rebuilding.anew or unfit(root)
     if not why:
         changes = resolve(live.stored, tail)
         rows_in_all, added = root.index.rows + changes.coming.rows, pending_rows(root) + changes.coming.rows
@@ -222,22 +219,29 @@ def _write(
             why = named
             rmtree(new)
     _fetch(store, live.current, folder / "old")
-    index = VectorIndex.load(folder / "old").held
+    index = reopen(folder / "old").mutable()
     if not rows_left(index, tail):
         return _emptied(root, new, index.rows.count)
-    if not rebuilding.rebuild:
-        index.follow()
+    index.follow()
     coming, leaving, changed = changes_of(index, tail)
-    if rebuilding.rebuild:  # in a scale of their own, which may hold what that of the index cannot
-        kept = index.stored.take(np.setdiff1d(np.arange(index.rows.count), leaving))
-        every = kept.followed_by(coming) if coming.rows else kept
-        build_anew(index, every, new, rebuilding.options(index.options), progress, note)
-    else:
-        apply(index, coming, leaving)
-        index.write(new, text_room=True)
-    named, how = Named(*whole(new)), "build" if rebuilding.rebuild else "rewrite"
-    left = index.rows.count if not rebuilding.rebuild else every.rows
-    return _Made(named, _told(Folded("", 0, left, *changed, how=how, why=why), named))
+    apply(index, coming, leaving)
+    index.write(new, text_room=True)
+    named = Named(*whole(new))
+    return _Made(named, _told(Folded("", 0, index.rows.count, *changed, how="rewrite", why=why), named))
+
+
+def _built(
+    live: Live, tail: Tail, new: Path, rebuilding: Rebuilding, progress: Progress, note: Callable[[str], None]
+) -> _Made:
+    """All rows built anew, which need not fit the scale of the index that they come from."""
+    root, changes = live.stored.root, resolve(live.stored, tail)
+    left = root.live_rows - len(changes.gone) + changes.coming.rows
+    if not left:
+        return _emptied(root, new, changes.deleted)
+    build_anew(live.stored, live.manifest, changes.gone, changes.coming, new, rebuilding.options, progress, note)
+    named = Named(*whole(new))
+    counts = changes.upserted, changes.patched, changes.deleted
+    return _Made(named, _told(Folded("", 0, left, *counts, how="build", why="it was asked for"), named))
 
 
 def _emptied(root: Root, new: Path, deleted: int) -> _Made:

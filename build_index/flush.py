@@ -11,10 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from vantage.errors import DamagedError
 from vantage.format import (
     ID_SEGMENTS_MAX,
     NUMBERED_MAX,
@@ -49,7 +46,6 @@ from .bucket.rows import (
     read_ids,
     read_vectors,
 )
-from .bucket.store import Ranged
 from .filters.codes import RowCodes
 from .filters.grow import CannotGrow, first_segments, grow, grow_projections
 from .ingest.arrays import Arrays, Ids
@@ -65,7 +61,7 @@ from .write.contents import Contents, RowTable, longest, table_of
 from .write.ids import write_ids
 from .write.objects import ObjectList, sync
 from .write.publish import Named
-from .write.reopen import attributes_of_parts, choice_of
+from .write.reopen import choice_of, stored_attributes
 from .write.vectors import write_rows
 
 OBJECTS_SHARE = OBJECTS_MAX // PAGES_FREE
@@ -378,7 +374,7 @@ def _add(live: Live, base: Root, changes: Changes, moved: Moved, fit: Fit, objec
     stored, index = live.stored, base.index
     first, n = index.rows, changes.coming.rows
     coming = replace(changes.coming, source=fit.source)
-    schema = _schema(stored)
+    schema = stored_attributes(stored)
     rows = _rows(base, coming)
     check_lengths(rows)
     centres = decode_centres(fit.centres, index.dimension)
@@ -445,17 +441,6 @@ def _with_moved(new: RowTable, table: RowTable, moved: Moved) -> RowTable:
     if moved.entries.spot.shape[1]:
         table.spots[at] = moved.entries.spot
     return table
-
-
-def _schema(stored: Stored) -> pa.Schema:
-    """The attributes, as the first Parquet part has them."""
-    place = stored.root.rows.vector_object[0]
-    key = stored.keys[place]
-    try:
-        file = pq.ParquetFile(pa.PythonFile(Ranged(stored.store, key, stored.root.objects.sizes[place]), "r"))
-        return attributes_of_parts(stored.root, file.schema_arrow)
-    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-        raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
 
 
 def _picked(centres: Centres, blocks: npt.NDArray[np.integer]) -> Centres:

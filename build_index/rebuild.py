@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vantage.errors import InputError
-from vantage.format import Root
+from vantage.errors import DamagedError, InputError
+from vantage.format import VECTOR_BYTES, Root, facts_bytes
 from vantage.format.log import Id
+from vantage.kernels import crc32c
 from vantage.log.create import empty_generation, new_of
 from vantage.log.tail import Fresh, members_of
+from vantage.read.waves import Item
 
+from .bucket.rows import Entries, Stored, gather, is_dead, open_part, read_attributes
 from .build import build
 from .context import BuildContext
 from .ingest.arrays import Arrays
 from .ingest.formats.batch import DTYPES
 from .ingest.open import open_source
-from .mutable import MutableIndex
+from .ingest.rows import Ints
 from .progress import Progress
 from .tune.options import Options
+from .write.reopen import options_of, stored_attributes, vectors_of_column
 
 _LIST = re.compile(r"list<[^:]*: (.*)>")
 _TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns)(?:, tz=(.*))?\]")
@@ -61,33 +67,97 @@ def build_log(
     values = [[own.get(name) for own in members] for name in attributes.names]
     held = np.frombuffer(b"".join(row.vector for row in rows.values()), DTYPES[index.vector_kind])
     ids = pa.array(list(rows), pa.int64() if index.id_kind == "i64" else pa.binary())
-    _build(ids, held.reshape(-1, index.dimension), attributes, values, index.metric, out, options, progress, note)
+    page = ids, held.reshape(-1, index.dimension), values
+    _build([page], index.dimension, attributes, index.metric, out, options, progress, note)
 
 
 def build_anew(
-    index: MutableIndex, stored: Arrays, out: Path, options: Options, progress: Progress, note: Callable[[str], None]
-) -> None:
-    """Builds rows of the kind of an index into the folder `out` beside which there is room for a file, as if they had
-    come just now. Raises InputError as `build` does.
+    stored: Stored, manifest: dict[str, Any], gone: Ints, coming: Arrays, out: Path,
+    asked: Callable[[Options], Options], progress: Progress, note: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Builds the rows of a generation, but for those `gone` (numbers), and others that come, into the folder `out`
+    beside which there is room for a file of them, as if they had come just now. A page of rows is in memory.
+
+    asked: what is asked of a build, from what the index was built with. Raises InputError as `build` does, DamagedError
+    for rows that are not what was written.
     """
-    values = [*map(list, zip(*map(json.loads, stored.records), strict=True))] if index.attributes.names else []
-    ids = pa.array(stored.id_of, pa.binary() if isinstance(stored.id_of, list) else pa.int64())
-    options = replace(options, vectors="f32" if index.vector_kind == "f32" else None)
-    _build(ids, np.asarray(stored.held), index.attributes, values, index.rows.metric, out, options, progress, note)
+    root = stored.root
+    attributes = stored_attributes(stored)
+    options = asked(replace(options_of(root, manifest), vectors="f32" if root.index.vector_kind == "f32" else None))
+    kind = pa.binary() if root.index.id_kind == "bytes" else pa.int64()
+
+    def every() -> Iterator[_Page]:
+        phase, pages = progress.phase("rows"), len(root.rows.fact_crc)
+        for page, (numbers, some) in enumerate(_stored_pages(stored)):
+            phase(page / pages)
+            left = ~is_dead(root.dead, numbers) & ~np.isin(numbers, gone)
+            if left.any():
+                yield _taken(some, np.flatnonzero(left))
+        if coming.rows:
+            yield _Page(pa.array(coming.id_of, kind), np.asarray(coming.held), coming.records)
+
+    pages = ((own.ids, own.vectors, _values(own.records, len(attributes))) for own in every())
+    _build(pages, root.index.dimension, attributes, root.index.metric, out, options, progress, note)
+
+
+class _Page(NamedTuple):
+    """Rows as they are stored: ids (n), vectors (n, d), the JSON of the attributes of each."""
+
+    ids: pa.Array
+    vectors: npt.NDArray[Any]
+    records: list[bytes]
+
+
+def _taken(page: _Page, which: Ints) -> _Page:
+    """Some of the rows."""
+    return _Page(page.ids.take(pa.array(which)), page.vectors[which], [page.records[i] for i in which.tolist()])
+
+
+def _stored_pages(stored: Stored) -> Iterator[tuple[Ints, _Page]]:
+    """(numbers i64 (n), rows) of each page of rows, dead ones too."""
+    store, root, keys = stored
+    pages, index, sizes = root.rows, root.index, root.objects.sizes
+    width = VECTOR_BYTES[index.vector_kind] * index.dimension
+    for part, own in groupby(range(len(pages.fact_crc)), pages.vector_object.__getitem__):
+        with open_part(stored, part) as file:
+            for group, p in enumerate(own):
+                low, high = pages.first_row[p], pages.first_row[p + 1]
+                n, place, what = high - low, pages.fact_object[p], f"rows {low} to {high - 1}"
+                nbytes = facts_bytes(n, bool(root.names))
+                fact = Item(keys[place], pages.fact_offset[p], nbytes, sizes[place], pages.fact_crc[p], what)
+                [(_, data)] = gather(store, [fact])
+                facts = np.frombuffer(data, "<u4").reshape(-1, n)
+                rows = file.read_row_group(group, columns=["vector", "id"])
+                vectors = vectors_of_column(rows["vector"], index.vector_kind, index.dimension)
+                raw = memoryview(vectors.tobytes())
+                checks = [crc32c(raw[at : at + width]) for at in range(0, len(raw), width)]
+                if checks != facts[0].tolist():
+                    raise DamagedError(f"{keys[part]}: {what} are not what was written")
+                entries = Entries(np.arange(low, high), facts[0], facts[1:].T)
+                yield entries.number, _Page(rows["id"].combine_chunks(), vectors, read_attributes(stored, entries))
+
+
+def _values(records: list[bytes], attributes: int) -> list[list[Any]]:
+    """Of each attribute the values of all rows."""
+    return [*map(list, zip(*map(json.loads, records), strict=True))] if attributes else []
 
 
 def _build(
-    ids: pa.Array, vectors: npt.NDArray[Any], attributes: pa.Schema, values: Sequence[Sequence[Any]], metric: str,
-    out: Path, options: Options, progress: Progress, note: Callable[[str], None],
+    pages: Iterable[tuple[pa.Array, npt.NDArray[Any], Sequence[Sequence[Any]]]], dimension: int, attributes: pa.Schema,
+    metric: str, out: Path, options: Options, progress: Progress, note: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Builds rows with these ids, vectors (n, d) and values of each attribute."""
+    """Builds rows that come in pages of ids (n), vectors (n, d) and values of each attribute; one page at least."""
     file, taken = out.with_name("rows.arrow"), set(attributes.names)
     id_column, vector_column = (_free(name, taken) for name in ("id", "vector"))
-    columns = {field.name: _column(own, field.type, field.name) for field, own in zip(attributes, values, strict=True)}
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    table = pa.table({id_column: ids, vector_column: flat, **columns})
-    with pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+    with file.open("wb") as sink, ExitStack() as stack:
+        writer: pa.RecordBatchFileWriter | None = None
+        for ids, vectors, values in pages:
+            columns = {f.name: _column(own, f.type, f.name) for f, own in zip(attributes, values, strict=True)}
+            flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dimension)
+            table = pa.table({id_column: ids, vector_column: flat, **columns})
+            if writer is None:
+                writer = stack.enter_context(pa.ipc.new_file(sink, table.schema))
+            writer.write_table(table)
     source = open_source([file], vector_column=vector_column, id_column=id_column, attributes=attributes.names)
     told = str(file), "the rows,"
     try:

@@ -12,16 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vantage import VERSION
 from vantage.errors import DamagedError
 from vantage.format import ROOT_BYTES_MAX, ROOT_KEY, Current, Directory, ObjectName, Root
 
 from .bucket.generations import find_generation
-from .bucket.rows import Stored
-from .bucket.store import ObjectStore, Ranged
+from .bucket.rows import Stored, open_part
+from .bucket.store import ObjectStore
 from .simulate.stored import Opened, stored_vectors
 from .tune.living import HELD_KEY, Held, begin, chosen, renew
 from .tune.options import Options
@@ -149,13 +147,9 @@ def _first_held(live: Live) -> Held:
 def sources_of(stored: Stored) -> Iterator[npt.NDArray[np.int64]]:
     """The positions that rows had in the source, by their numbers, in pieces."""
     for part in sorted(set(stored.root.rows.vector_object)):
-        key = stored.keys[part]
-        try:
-            file = pq.ParquetFile(pa.PythonFile(Ranged(stored.store, key, stored.root.objects.sizes[part]), "r"))
+        with open_part(stored, part) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=["source_row"])["source_row"].to_numpy()
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-            raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
 
 
 def write_successor(

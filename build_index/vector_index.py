@@ -38,11 +38,11 @@ from .ingest.attributes import spot_bytes
 from .ingest.rows import Ints, check_lengths, scale_rows
 from .listing import list_pages
 from .mutable import MutableIndex, list_ids
+from .saved import SavedAs, read_rows
 from .tasks.pickling import packed
 from .tune.check import check_options
 from .tune.choose import choose
 from .tune.options import Options
-from .write.reopen import Saved, reopen
 from .write.vectors import stored_kind, stored_values
 
 DRIFT_SHARE = 0.05  # of the fitted rows have to be added before drift is judged
@@ -99,6 +99,7 @@ class VectorIndex:
     _index: MutableIndex
     _tree: tuple[BecTree, Ints] | None  # and the number of each row in it
     _live: Index | None  # opened for searches, where nothing has changed since
+    _saved: SavedAs | None  # where it lies, and what has changed since
 
     def __init__(
         self,
@@ -206,6 +207,8 @@ class VectorIndex:
         if known:
             raise InputError(f"ids that are there already: {name_ids(known)}", hint="remove them first, or give others")
         rows, self._live = index.add(new), None
+        if self._saved is not None:
+            self._saved.note(list_ids(new.id_of), there=False)
         if self._tree is not None:
             tree, numbers = self._tree
             self._tree = tree, np.concatenate([numbers, tree.add(rows.slice(0, rows.count))])
@@ -232,6 +235,8 @@ class VectorIndex:
             self._tree = tree, np.delete(numbers, gone)
         self._index.remove(gone)
         self._live = None
+        if self._saved is not None:
+            self._saved.note(doomed, there=True)
         return self
 
     def train_incremental(self, stream: Iterable[Any]) -> Self:
@@ -405,7 +410,10 @@ class VectorIndex:
     def save(self, path: str | Path) -> Self:
         """Writes the index to a folder, bucket/name, in the format that the Worker reads, and makes it live there.
 
-        Raises InputError for an address that is no folder's, or a folder that cannot be written.
+        Where it was loaded from there, or saved there, and not fitted since, what was added and removed is written to
+        the log of that index, with what others write to it, and compacted (docs/writes.md). Raises InputError for an
+        address that is no folder's, or a folder that cannot be written; ConditionError where another has written a row
+        that was added: those before it are written, and left to the next save is the rest.
         """
         self._check_fitted()
         if "://" in str(path) or re.match(r"(s3|r2):/", str(path)):  # as a Path has it
@@ -413,8 +421,12 @@ class VectorIndex:
         check_name(str(path))
         out = local(path)
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            self._index.write(out)
+            if self._saved is not None and self._saved.path == out.resolve() and (out / "CURRENT").exists():
+                _apart_from_loops(self._saved.write, self._index)
+            else:
+                out.mkdir(parents=True, exist_ok=True)
+                self._index.write(out)
+                self._saved = SavedAs(out.resolve(), {})
         except OSError as error:
             raise InputError(
                 f"cannot write {error.filename or out}: {error.strerror or error}", hint="name another folder"
@@ -423,24 +435,18 @@ class VectorIndex:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The index in a folder, saved here or built by `vantage build`; it answers as it did, and can be changed.
+        """The index in a folder, saved here or built by `vantage build`, with what was written to it since; it answers
+        as it did, and can be changed.
 
         Vectors that were stored as f16 are f16 from then on; attributes stay, those of rows added later are null. What
         train_incremental goes by, growth and drift, is not stored: set it again.
         Raises NotFoundError where there is none, DamagedError where its bytes are not those that were written.
         """
-        saved: Saved = _apart_from_loops(reopen, Path(path))
-        rows, choice, manifest = saved.rows, saved.choice, saved.manifest
-        index = cls(
-            metric=rows.metric, recall=choice.contract.target, k=choice.contract.k, seed=manifest["seed"],
-            second_wave=manifest["contract"].get("second_wave", False), codec=choice.codec.name,
-            error_norms=saved.norms, cache_bytes=manifest["cache_bytes"], memory_bytes=manifest["memory_bytes"],
-            **manifest.get("options", {}),
-        )  # fmt: skip
-        options = replace(index._options_given(), model=manifest.get("model"), filters=saved.filters)
-        index._start(
-            MutableIndex(rows, saved.attributes, choice, [*saved.codes], options, rows.stored.kind, saved.held)
-        )
+        held: MutableIndex = _apart_from_loops(read_rows, local(path))
+        given = {name: getattr(held.options, name) for name in cls().get_params() if hasattr(held.options, name)}
+        index = cls(metric=held.rows.metric, **given)
+        index._start(held)
+        index._saved = SavedAs(local(path).resolve(), {})
         return index
 
     # What is inside
@@ -491,7 +497,7 @@ class VectorIndex:
     def _start(self, index: MutableIndex) -> None:
         """Takes the place of what was fitted before."""
         self._index, self._tree = index, None
-        self._live = None
+        self._live = self._saved = None
         self.n_features_in_, self.n_fitted_ = index.rows.dimension, index.rows.count
         contract = index.choice.contract
         self.recall_ = min(p.recall for p in contract.points if p.k == contract.k and p.recall >= contract.target)

@@ -241,7 +241,7 @@ def source_batches(source: Source) -> Iterator[list[Fields]]:
             row: Fields = {"id": identifier, "vector": array("f", vector.astype("<f4").tobytes())}
             rows.append(row | ({"attributes": dict(zip(names, json.loads(record), strict=True))} if names else {}))
         sizes = (low + len(record) for record in records)
-        yield from _split(zip(rows, sizes, strict=True))
+        yield from split_rows(zip(rows, sizes, strict=True))
 
 
 def line_batches(path: Path, kind: str) -> Iterator[list[Any]]:
@@ -251,7 +251,7 @@ def line_batches(path: Path, kind: str) -> Iterator[list[Any]]:
     """
     try:
         with sys.stdin.buffer if str(path) == "-" else path.open("rb") as file:
-            yield from _split(_lines(file, kind, str(path)))
+            yield from split_rows(_lines(file, kind, str(path)))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", hint="name another file") from None
 
@@ -279,7 +279,7 @@ def _lines(file: Any, kind: str, name: str) -> Iterator[tuple[Any, int]]:
 EXAMPLE = '{"id": "a", "vector": [0.1, 0.2]}'
 
 
-def _split(rows: Iterable[tuple[Any, int]]) -> Iterator[list[Any]]:
+def split_rows(rows: Iterable[tuple[Any, int]]) -> Iterator[list[Any]]:
     """Batches of rows with their sizes, as many as a request takes, none with an id twice: what comes later counts."""
     batch, ids, nbytes = list[Any](), set[Any](), 0
     for row, size in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,21 +157,27 @@ def read_attributes(stored: Stored, rows: Entries) -> list[bytes]:
     return out
 
 
+@contextmanager
+def open_part(stored: Stored, number: int) -> Iterator[pq.ParquetFile]:
+    """A Parquet part, by the number of its object. Raises DamagedError where what is read of it is none."""
+    key = stored.keys[number]
+    try:
+        yield pq.ParquetFile(pa.PythonFile(Ranged(stored.store, key, stored.root.objects.sizes[number]), "r"))
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
+
+
 def read_ids(stored: Stored, numbers: Ints) -> Ids:
     """The ids of rows (n), from the Parquet parts."""
-    store, root, keys = stored
+    root = stored.root
     place, page = root.rows.vector_object, page_of(root, numbers)
     group = {p: sum(place[q] == place[p] for q in range(p)) for p in np.unique(page).tolist()}
     out: list[Any] = [None] * len(numbers)
     for part in sorted({place[p] for p in group}):
-        key = keys[part]
-        try:
-            file = pq.ParquetFile(pa.PythonFile(Ranged(store, key, root.objects.sizes[part]), "r"))
+        with open_part(stored, part) as file:
             for p in (p for p in group if place[p] == part):
                 values = file.read_row_group(group[p], columns=["id"])["id"].to_pylist()
                 of = np.flatnonzero(page == p)
                 for i, at in zip(of.tolist(), (numbers[of] - root.rows.first_row[p]).tolist(), strict=True):
                     out[i] = values[at]
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-            raise DamagedError(f"{key}: is not the Parquet file that was written ({error})"[:300]) from None
     return out if root.index.id_kind == "bytes" else np.array(out, np.int64)

@@ -39,7 +39,7 @@ from ..blocks.layout import Layout, decode_centres
 from ..blocks.partition import Partition
 from ..bucket.generations import whole
 from ..bucket.open import open_built
-from ..bucket.rows import is_dead
+from ..bucket.rows import Stored, is_dead, open_part
 from ..bucket.store import FolderStore
 from ..codecs import rabitq, sign
 from ..codecs.planes import QUERY_ALPHA, Codec, Encoded, Quantizer
@@ -49,8 +49,10 @@ from ..ingest.arrays import Arrays
 from ..ingest.formats.batch import DTYPES
 from ..ingest.formats.types import type_called
 from ..ingest.rows import Ints, Rows
+from ..mutable import MutableIndex
 from ..tune.choose import Choice
 from ..tune.living import HELD_KEY, Held, caught_up
+from ..tune.options import Options
 
 OPTIONS_RENAMED = {"spill": "copies", "spill_share": "copies_share"}  # in the manifests of earlier commits
 
@@ -58,18 +60,23 @@ OPTIONS_RENAMED = {"spill": "copies", "spill_share": "copies_share"}  # in the m
 @dataclass(frozen=True)
 class Saved:
     """rows in the order of their source; codes of each block, rows as in Layout.members, None where rows came or went
-    since they were made; attributes: the schema; norms: with error norms; filters: names of the attributes that can be
-    filtered by; held: rows that prices are measured by, None before the first compaction.
+    since they were made; attributes: the schema; options: what it was built with; held: rows that prices are measured
+    by, None before the first compaction; generation: its name.
     """
 
     rows: Rows
     choice: Choice
     codes: list[Encoded | None]
     attributes: pa.Schema
-    manifest: dict[str, Any]
-    norms: bool
-    filters: tuple[str, ...]
+    options: Options
     held: Held | None
+    generation: str
+
+    def mutable(self) -> MutableIndex:
+        """The same, to be changed."""
+        return MutableIndex(
+            self.rows, self.attributes, self.choice, [*self.codes], self.options, self.rows.stored.kind, self.held
+        )
 
 
 def reopen(path: Path) -> Saved:
@@ -79,6 +86,8 @@ def reopen(path: Path) -> Saved:
     """
     index = open_built(path)
     root, generation = index.root, index.current.generation
+    if root.is_empty:
+        raise InputError(f"{path} is empty", hint="write rows to it, and `vantage compact` builds them")
     if root.promises is None:
         raise InputError(f"{path} was built before indexes had promises", hint="build it again")
     manifest = _manifest(path)
@@ -111,11 +120,20 @@ def reopen(path: Path) -> Saved:
         choice_of(root, manifest, layout),
         codes,
         attributes_of_parts(root, table.schema),
-        manifest,
-        root.bounds is not None,
-        tuple(root.names[f.attribute] for f in root.filters),
+        options_of(root, manifest),
         None if held is None else held.renumbered(rank),
+        generation,
     )
+
+
+def options_of(root: Root, manifest: dict[str, Any]) -> Options:
+    """What an index was built with."""
+    return Options(
+        root.contract.target, root.contract.k, manifest["seed"], manifest["cache_bytes"], manifest["memory_bytes"],
+        second_wave=manifest["contract"].get("second_wave", False), codec=root.index.codec,
+        error_norms=root.bounds is not None, model=manifest.get("model"),
+        filters=tuple(root.names[field.attribute] for field in root.filters), **manifest.get("options", {}),
+    )  # fmt: skip
 
 
 def choice_of(root: Root, manifest: dict[str, Any], layout: Layout) -> Choice:
@@ -145,6 +163,12 @@ def attributes_of_parts(root: Root, parts: pa.Schema) -> pa.Schema:
             for i, a in enumerate(root.schema["attributes"])
         ]
     )
+
+
+def stored_attributes(stored: Stored) -> pa.Schema:
+    """The attributes of a generation in a store, as `attributes_of_parts`."""
+    with open_part(stored, stored.root.rows.vector_object[0]) as file:
+        return attributes_of_parts(stored.root, file.schema_arrow)
 
 
 def held_of(files: list[Path], root: Root) -> Held | None:
@@ -187,6 +211,8 @@ def _read_blocks(
             encoded, rows = codes_of_block(block, opened.at, root.codec.code_bytes)
             at = rank[rows]
             alone = codes[b] is None and centres[b] is None
+            order = np.lexsort((at, np.arange(len(at)) >= own))  # a fold has copies by their numbers
+            encoded = Encoded(encoded.ranges, encoded.codes[order], encoded.f[order], encoded.h[order])
             codes[b] = encoded if alone and (at >= 0).all() else None
             centres[b] = centre_of(view, opened.at, index.dimension)
             at_home, copied = at[:own], at[own:]

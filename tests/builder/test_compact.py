@@ -24,7 +24,7 @@ from build_index.bucket.open import open_index
 from build_index.bucket.store import store_at
 from build_index.compact import Rebuilding, compact
 from build_index.writes import create_index
-from vantage.errors import ExistsError, InputError
+from vantage.errors import DamagedError, ExistsError, InputError
 from vantage.format.log import NO_KEY, Request, RowShape
 from vantage.log.commit import commit
 from vantage.log.conditions import Write
@@ -125,6 +125,9 @@ def test_attributes_keep_their_types(tmp_path: Path) -> None:
         assert vantage("upsert", tmp_path / "rows.jsonl", index).code == 0
         assert compact(store_at(str(index))).rows == 200
         assert open_index(index).root.schema == before
+    rows = rows_of(index)
+    assert compact(store_at(str(index)), rebuilding=Rebuilding(rebuild=True)).rows == 200
+    assert open_index(index).root.schema == before and rows_of(index) == rows
     assert vantage("verify", index, "--deep").code == 0
 
 
@@ -143,6 +146,19 @@ def test_rows_are_built_anew_beside_the_log(index: Path) -> None:
     again = compact(where, rebuilding=Rebuilding(recall=0.9, rebuild=True))  # of an empty log
     assert again.generation != folded.generation and open_index(index).root.contract.target == 0.9
     assert rows_of(index) == oracle and vantage("verify", index, "--deep").code == 0
+
+
+def test_rows_that_are_damaged_are_not_built_anew(index: Path) -> None:
+    write(index, deletes=[b"r0"])
+    before = (index / "CURRENT").read_bytes()
+    [part] = index.glob("*/vectors/part-00000.parquet")
+    data = bytearray(part.read_bytes())
+    root = open_index(index).root
+    data[root.rows.vector_offset[0] + 5] ^= 1
+    part.write_bytes(data)
+    with pytest.raises(DamagedError, match="part-00000.parquet: rows 0 to"):
+        compact(store_at(str(index)), rebuilding=Rebuilding(rebuild=True))
+    assert (index / "CURRENT").read_bytes() == before
 
 
 def test_a_row_that_is_too_long_is_named_and_built_anew(tmp_path: Path) -> None:
