@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import time
+import tracemalloc
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,9 +35,13 @@ from build_index.build import build
 from build_index.compact import compact
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source
+from build_index.progress import SILENT
 from build_index.slots import cut, decoded, in_range, merged, range_of
+from build_index.successor import open_live
 from build_index.tune import renditions
 from build_index.tune.options import Options
+from build_index.write.objects import ObjectList
+from build_index.write.publish import Named
 from vantage.format.log import NO_KEY, Request, RowShape
 from vantage.kernels import crc32c
 from vantage.log.commit import commit
@@ -395,3 +400,44 @@ def write_more(index: Path) -> None:
         store_at(str(index)), upserts=[b"later"], vectors=np.ones(flushing.DIMENSION, np.float16).tobytes(),
         attributes=[b"{}"],
     )  # fmt: skip
+
+
+class Counting:
+    """A store that notes which bytes of which object are read."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        self.inner, self.reads = inner, list[tuple[str, int]]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        """See ObjectStore."""
+        data = self.inner.read(key, offset, length)
+        self.reads.append((key.rpartition("/")[2], len(data)))
+        return data
+
+
+def test_a_fold_reads_what_queries_scan_once_and_holds_a_run_of_it(plain: Path, tmp_path: Path) -> None:  # noqa: F811
+    index = flushing.copied(plain, tmp_path)
+    prepared(index, 4)
+    with patch.object(compaction, "why_due", lambda *_: ""):
+        assert compact(store_at(str(index))).how == "flush"
+    store = Counting(store_at(str(index)))
+    live = open_live(store, g.live(store)[0])
+    directory, peaks = live.stored.root.directory, list[int]()
+    assert directory is not None
+    stored = sum(sum(places.whole) for places in directory.places)
+    for blocks in (1, 1000):
+        with patch.object(folding, "RUN_BLOCKS", blocks):
+            tracemalloc.start()
+            folding._fold_blocks(live.stored, None, ObjectList(tmp_path / str(blocks)), SILENT)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[0] + 0.5 * stored < peaks[1]
+    store.reads.clear()
+    with patch.object(folding, "priced", lambda live, new, objects, building: (new, {})):
+        assert isinstance(folding.fold(live, tmp_path / "new", SILENT), Named)
+    assert {key.partition("-")[0] for key, _ in store.reads} == {"shard", "rendition", "ids.bin"}
+    ids = sum(segment.rows for segment in live.stored.root.id_pages) * 28
+    assert stored + ids <= sum(n for _, n in store.reads) < 1.1 * (stored + ids)
