@@ -1,6 +1,7 @@
 """Folds the log of an index into a new generation, and moves the log's start behind it.
 
-Most compactions add to what is there (`flush`); where that has grown too much, or cannot, everything is written anew.
+Most compactions add to what is there (`flush`); where that has grown too much, what queries scan is then written anew
+from what is stored (`fold`). An index that takes neither is written anew whole, with all rows in memory.
 """
 
 from __future__ import annotations
@@ -24,25 +25,27 @@ from vantage.errors import DamagedError
 from vantage.format import Current, Root
 from vantage.format.log import NONCE_BYTES, Id
 from vantage.log.move import advance, unsealed
-from vantage.log.state import read_log
+from vantage.log.state import LogState, read_log
 from vantage.log.tail import DELETE, PATCH, UPSERT, Tail, members_of
 
 from .bucket.generations import find_generation, send, whole
 from .bucket.log_store import StoreLog
 from .bucket.store import ConflictError, FolderStore, ObjectStore, beside
 from .context import unheard
-from .flush import Live, flush, open_live, pending_rows, record_of, resolve, unfit
+from .flush import flush, pending_rows, record_of, resolve, unfit
+from .fold import dead_rows, fold, unfoldable, why_due
 from .ingest.arrays import Arrays, Ids
 from .ingest.formats.batch import DTYPES
 from .ingest.rows import Ints
 from .mutable import MutableIndex
 from .progress import SILENT, Progress
 from .rebuild import build_anew, build_log, write_empty
+from .successor import Live, open_live
 from .tune.options import Options
 from .write.publish import Named
 from .write.reopen import reopen
 
-PENDING_SHARE, DEAD_SHARE = 0.25, 0.2  # of the rows that live, that may come by flushes, and that may be dead
+GONE_SHARE = 0.5  # of all numbers, that may be dead: their vectors stay until all is written anew
 TRIES = 3  # where another compaction, or a gc, came first
 COPY_BYTES = 8 << 20
 
@@ -52,8 +55,8 @@ class Folded:
     """What a compaction has done.
 
     rows: of the index; upserted, patched, deleted: rows of the log by their last write, those of rows that the
-    generation did not have apart; written_bytes: that the bucket took. how: flush, rewrite or nothing, and why.
-    pending: rows that came by flushes since everything was written; dead: numbers of rows that are gone, and take room.
+    generation did not have apart; written_bytes: that the bucket took. how: flush, fold, rewrite, build or nothing, and
+    why. pending: rows that came by flushes since blocks were written whole; dead: numbers of rows that are gone.
     measured: prices were measured again. rebuild_pays: a query reads so much more than one of an index built anew (see
     tune.living).
     """
@@ -75,12 +78,13 @@ class Folded:
 
 class Rebuilding(NamedTuple):
     """How rows are built, where they are: None as the index was, or by the default where it is empty. rebuild: all are,
-    whatever else would do.
+    whatever else would do. anew: why all is written anew, where nothing else can be.
     """
 
     recall: float | None = None
     fast: bool | None = None
     rebuild: bool = False
+    anew: str = ""
 
     def options(self, before: Options) -> Options:
         """Of a build."""
@@ -103,11 +107,13 @@ def compact(
     log.
 
     A flush writes what is new, and holds that in memory with the root. Where the rows that came so are over a quarter
-    of all, dead ones over a fifth, or the index is of a kind that takes no flush, all is written anew, with all rows in
+    of all, or dead ones over a fifth, a fold follows, and writes what queries scan anew, a run of blocks at a time. By
+    then what was flushed is live; where the fold fails, the next compaction makes up for it. Where over half of all
+    numbers are of dead rows, or the index is of a kind that takes no flush, all is written anew, with all rows in
     memory. What was trained stays as it was, unless all rows are to be built anew, which holds what `vantage build`
     does. An empty index is built; one whose last row was deleted is empty again. note: hears what is found out about
     the rows that are built. Raises NotFoundError without an index; InputError where the index cannot take a row;
-    ConflictError where others always came first; DamagedError, StoreError. Then nothing changed.
+    ConflictError where others always came first; DamagedError, StoreError. Then no row that was written is lost.
     """
     with beside(store):
         return asyncio.run(_compact(store, progress, rebuilding, note))
@@ -117,12 +123,41 @@ async def _compact(
     store: ObjectStore, progress: Progress, rebuilding: Rebuilding, note: Callable[[str], None]
 ) -> Folded:  # fmt: skip
     log = StoreLog(store)
+    folded = await _taken(log, store, progress, rebuilding, note)
+    with TemporaryDirectory() as folder:
+        state = await unsealed(log, await read_log(log, time.monotonic), time.monotonic, token_bytes)
+        live = await asyncio.to_thread(open_live, store, state.current)
+        root = live.stored.root
+        why = "" if unfoldable(root) else why_due(root.live_rows, pending_rows(root), dead_rows(root))
+        if not why:
+            return folded
+        phase = progress.phase("fold")
+        named = await asyncio.to_thread(fold, live, Path(folder, "new"), phase.part(0, 0.9))
+        if not isinstance(named, str):
+            current, objects, text = named
+            home = FolderStore(Path(folder, "new"))
+            written = await asyncio.to_thread(send, home, current, objects, text, store, phase.part(0.9, 1))
+            if not await _advanced(log, state, current, state.current.log.start):
+                return folded  # another one came first, and looks after it
+            told = _told(replace(folded, how="fold", why=why, pending=0), named)
+            return replace(told, generation=current.generation, written_bytes=folded.written_bytes + written)
+    anew = await _taken(log, store, progress, Rebuilding(anew=named), note)
+    return replace(
+        anew, upserted=folded.upserted + anew.upserted, patched=folded.patched + anew.patched,
+        deleted=folded.deleted + anew.deleted, written_bytes=folded.written_bytes + anew.written_bytes,
+    )  # fmt: skip
+
+
+async def _taken(
+    log: StoreLog, store: ObjectStore, progress: Progress, rebuilding: Rebuilding, note: Callable[[str], None]
+) -> Folded:  # fmt: skip
+    """Makes a generation live that has what the log has."""
     for _ in range(TRIES):
         state = await unsealed(log, await read_log(log, time.monotonic), time.monotonic, token_bytes)
         start, tail = state.tail.next, state.tail
         live = await asyncio.to_thread(open_live, store, state.current)
-        if start == state.current.log.start and not (rebuilding.rebuild and live.stored.root.live_rows):
-            root = live.stored.root
+        root = live.stored.root
+        if start == state.current.log.start and not ((rebuilding.rebuild or rebuilding.anew) and root.live_rows):
             gone = root.index.rows - root.live_rows
             return Folded(live.current.generation, state.seq, root.live_rows, pending=pending_rows(root), dead=gone)
         with TemporaryDirectory() as folder:
@@ -130,10 +165,15 @@ async def _compact(
             current, objects, text = made.named
             home = FolderStore(Path(folder, "new"))
             written = await asyncio.to_thread(send, home, current, objects, text, store, progress)
-        members = {"previous": state.current.generation, "published": datetime.now(UTC).isoformat(timespec="seconds")}
-        if await advance(log, state, current.generation, current.root, current.manifest, start, time.time(), members):
+        if await _advanced(log, state, current, start):
             return replace(made.folded, generation=current.generation, seq=start - 1, written_bytes=written)
     raise ConflictError("others always made another generation live first", hint="run it again")
+
+
+async def _advanced(log: StoreLog, state: LogState, current: Current, start: int) -> bool:
+    """Makes a generation live that was made from a state, and has all segments of the log before `start`."""
+    members = {"previous": state.current.generation, "published": datetime.now(UTC).isoformat(timespec="seconds")}
+    return await advance(log, state, current.generation, current.root, current.manifest, start, time.time(), members)
 
 
 class _Made(NamedTuple):
@@ -157,7 +197,7 @@ def _write(
         return _Made(Named(*whole(new)), Folded("", 0, len(rows), len(rows), how="build", why="it was empty"))
     if rebuilding.rebuild:
         return _built(live, tail, new, rebuilding, progress, note)
-    why = unfit(root)
+    why = rebuilding.anew or unfit(root)
     if not why:
         changes = resolve(live.stored, tail)
         rows_in_all, added = root.index.rows + changes.coming.rows, pending_rows(root) + changes.coming.rows
@@ -165,11 +205,11 @@ def _write(
         left = rows_in_all - gone
         if not left:
             return _emptied(root, new, changes.deleted)
-        if added > PENDING_SHARE * left:
-            why = f"{added:,} of {left:,} rows came by flushes"
-        elif gone > DEAD_SHARE * left:
-            why = f"{gone:,} rows are dead, beside {left:,}"
-        else:
+        if unfoldable(root):
+            why = why_due(left, added, dead_rows(root) + len(changes.gone))
+        elif gone > GONE_SHARE * rows_in_all:
+            why = f"{gone:,} of {rows_in_all:,} numbers are of rows that are dead"
+        if not why:
             named = flush(live, changes, new)
             if not isinstance(named, str):
                 counts = {name: getattr(changes, name) for name in ("upserted", "patched", "deleted")}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,20 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vantage import VERSION
-from vantage.errors import DamagedError
 from vantage.format import (
     ID_SEGMENTS_MAX,
     NUMBERED_MAX,
-    ROOT_BYTES_MAX,
-    ROOT_KEY,
     Bounds,
     Centres,
-    Current,
     Dead,
     Directory,
     IdPages,
-    ObjectName,
     Places,
     Projection,
     Root,
@@ -44,19 +37,16 @@ from vantage.read.waves import Item
 from .audit.verify import id_pages
 from .blocks.layout import Layout, centre_at, decode_centres
 from .blocks.partition import Partition
-from .bucket.generations import find_generation
 from .bucket.rows import (
     Entries,
     Stored,
     find_ids,
     gather,
     is_dead,
-    open_part,
     read_attributes,
     read_ids,
     read_vectors,
 )
-from .bucket.store import ObjectStore
 from .filters.codes import RowCodes
 from .filters.counts import read_tables
 from .filters.grow import CannotGrow, first_segments, grow, grow_projections, with_objects
@@ -66,20 +56,16 @@ from .ingest.formats.batch import DTYPES
 from .ingest.rows import Ints, Rows
 from .placing import MEASURED_ROWS, CopyRule, check_lengths, copy_rule, find_copies, find_homes, rule_name
 from .progress import SILENT
-from .simulate.stored import Opened, stored_vectors
-from .tune.living import HELD_KEY, UNMEASURED, Held, begin, chosen, renew
-from .tune.options import Options
+from .successor import CENTRES_KEY, Live, named_from, object_of, priced, sources_of, write_successor
+from .tune.living import UNMEASURED
 from .write.blocks import write_blocks
 from .write.contents import Contents, RowTable, longest, table_of
-from .write.held import living_dict, write_held
 from .write.ids import write_ids
-from .write.manifest import contract_dict
 from .write.objects import ObjectList, sync
-from .write.publish import Named, name_generation
-from .write.reopen import choice_of, stored_attributes, with_new_names
+from .write.publish import Named
+from .write.reopen import choice_of, stored_attributes
 from .write.vectors import write_rows
 
-CENTRES_KEY = "compaction.bin"  # the centres of an index whose root has none, for the next flush
 OBJECTS_SHARE = OBJECTS_MAX // PAGES_FREE
 RUN_ROWS = 64  # of a sample, that lie together
 # Rows of earlier flushes are written to new extents with those of this one while they are at most so many times as
@@ -87,15 +73,6 @@ RUN_ROWS = 64  # of a sample, that lie together
 MERGED_TIMES = 8
 
 I32 = npt.NDArray[np.int32]
-
-
-class Live(NamedTuple):
-    """A generation as it lies in a store: objects as its manifest names them."""
-
-    stored: Stored
-    current: Current
-    objects: list[ObjectName]
-    manifest: dict[str, Any]
 
 
 class Changes(NamedTuple):
@@ -133,18 +110,6 @@ class Moved(NamedTuple):
     segments: tuple[IdPages, ...]
 
 
-def open_live(store: ObjectStore, current: Current) -> Live:
-    """The generation that CURRENT names. Raises NotFoundError, DamagedError where it is not what was written."""
-    _, objects, text = find_generation(store, current.generation)
-    data = store.read(current.root.key, 0, current.root.size)
-    if hashlib.sha256(data).hexdigest() != current.root.sha256:
-        raise DamagedError(f"{current.root.key}: is not what CURRENT says", hint="`vantage verify` tells more")
-    root = Root.unpack(data, current.root.key)
-    keys = root.objects.resolve("", current.generation)
-    manifest = json.loads(text)
-    return Live(Stored(store, root, keys), current, objects, manifest if root.is_empty else with_new_names(manifest))
-
-
 def unfit(root: Root) -> str:
     """Why an index takes no flush: what it has that a flush does not write. Nothing where it takes one."""
     if isinstance(root.router, TwoLevelSection):
@@ -157,8 +122,8 @@ def unfit(root: Root) -> str:
 
 
 def pending_rows(root: Root) -> int:
-    """Numbers that came by flushes since all was written."""
-    return 0 if root.is_empty else root.index.rows - root.id_pages[0].rows
+    """Rows that came by flushes since blocks were written whole, and lie beside these."""
+    return sum(segment.rows for segment in root.id_pages[1:])
 
 
 def resolve(stored: Stored, tail: Tail) -> Changes:
@@ -243,27 +208,11 @@ def flush(live: Live, changes: Changes, folder: Path) -> Named | str:
     new = replace(added, objects=objects.pack())
     prices = dict[str, Any]()
     if due:
-        new, prices = _priced(live, new, objects, building)
+        new, prices = priced(live, new, objects, building)
     if max(len(new.rows.fact_crc) - total // PAGE_ROWS_MIN, len(new.objects.keys) // OBJECTS_SHARE) > PAGES_FREE:
         return "it has the rows of so many flushes, in as many pages and objects"
-    data = new.pack()
-    if len(data) > ROOT_BYTES_MAX:
-        return f"its root would have {len(data):,} bytes, more than {ROOT_BYTES_MAX:,}"
-    Root.unpack(data, ROOT_KEY)  # what is written is what a reader takes
-    with (building / ROOT_KEY).open("wb") as file:
-        file.write(data)
-        sync(file)
-    others = {stored.keys[number] for number in numbers}
-    manifest = {name: value for name, value in live.manifest.items() if name not in ("generation", "objects")} | {
-        "builder": VERSION, "rows": new.live_rows, "copies": new.index.slots - new.directory.at_home,  # type: ignore[union-attr]
-        "flushed": {"copies": fit.copies._asdict(), "source": fit.source + n, "flushes": fit.flushes},
-        **prices,
-    }  # fmt: skip
-    if not due and "living" in manifest:
-        manifest["living"] = manifest["living"] | {"measured": False}
-    named = name_generation(building, manifest, [o for o in live.objects if o.key in others])
-    building.rename(folder / named.current.generation)
-    return named
+    flushed = {"copies": fit.copies._asdict(), "source": fit.source + n, "flushes": fit.flushes}
+    return write_successor(live, new, building, numbers, flushed, prices)
 
 
 def fit_of(live: Live) -> Fit:
@@ -275,20 +224,11 @@ def fit_of(live: Live) -> Fit:
     centres = root.centres
     if centres is None:
         place = next(i for i, key in enumerate(root.objects.keys) if key.endswith(CENTRES_KEY))
-        data = _object(live, place)
+        data = object_of(live, place)
         centres = Centres.unpack(memoryview(data), root.index, stored.keys[place])
     folders = {stored.keys[segment.object].partition("/")[0] for segment in root.id_pages[1:]}
     flushes = [name for name in (*noted["flushes"], live.current.generation) if name in folders]
     return Fit(centres, CopyRule(**noted["copies"]), noted["source"], flushes)
-
-
-def _object(live: Live, number: int) -> bytes:
-    """An object of the generation, whole."""
-    [stated] = [o for o in live.objects if o.key == live.stored.keys[number]]
-    data = live.stored.store.read(stated.key, 0, stated.size)
-    if hashlib.sha256(data).hexdigest() != stated.sha256:
-        raise DamagedError(f"{stated.key}: is not what was written", hint="`vantage verify` tells what is damaged")
-    return data
 
 
 def _is_due(live: Live, total: int, dead: int, *, beside: bool) -> bool:
@@ -302,50 +242,6 @@ def _is_due(live: Live, total: int, dead: int, *, beside: bool) -> bool:
     known = live.manifest.get("living", {"changed": 0, "numbers": built, "gone": 0})
     changed = known["changed"] + total - known["numbers"] + dead - known["gone"]
     return beside or bool(changed >= max(1, UNMEASURED * (total - dead)))
-
-
-def _priced(live: Live, new: Root, objects: ObjectList, building: Path) -> tuple[Root, dict[str, Any]]:
-    """The root with prices measured again, and what the manifest says of them; the rows held are written."""
-    stored, manifest = live.stored, live.manifest
-    place = next((i for i, key in enumerate(stored.keys) if key.endswith(f"/{HELD_KEY}")), None)
-    with Opened(building) as files:
-
-        def read(key: str, offset: int, nbytes: int) -> bytes:
-            if key.startswith("../"):
-                return stored.store.read(key[3:], offset, nbytes)
-            return files.read(key, offset, nbytes)
-
-        if place is None:
-            held = _first_held(live)
-        else:
-            held = Held.unpack(_object(live, place), stored.root, stored.keys[place])
-        options = Options(second_wave=manifest["contract"]["second_wave"])
-        renewed = renew(new, read, held, seed=manifest["seed"], second_wave=options.second_wave)
-    measured = renewed is not None
-    new, held = renewed or (new, held)
-    write_held(held, new.index.vector_kind, objects)
-    new = replace(new, objects=objects.pack())
-    assert new.promises is not None
-    return new, {
-        "contract": contract_dict(new.contract, new.promises, options),
-        "living": living_dict(new, held, measured=measured),
-    }  # fmt: skip
-
-
-def _first_held(live: Live) -> Held:
-    """The rows that the prices of a build were measured on, of an index that was built and flushed since."""
-    stored, root = live.stored, live.stored.root
-    built, index, directory = root.id_pages[0].rows, root.index, root.directory
-    assert directory is not None
-    own = np.argsort(np.concatenate([*_sources(stored)])[:built], kind="stable")
-    own = own[chosen(built, index.dimension, live.manifest["seed"])]
-
-    def read(key: str, offset: int, nbytes: int) -> bytes:
-        place = root.objects.keys.index(key)
-        return stored.store.read(stored.keys[place], offset, nbytes)
-
-    sizes = np.bincount(directory.block, directory.rows, index.blocks).astype(np.int64)
-    return begin(own, stored_vectors(root, read, own), sizes, root.contract, built)
 
 
 def _measured(live: Live) -> Fit:
@@ -408,15 +304,7 @@ def _blocks(stored: Stored) -> list[Item]:
 
 def _last_source(stored: Stored) -> int:
     """The last position that a row had in the source."""
-    return max((int(some.max()) for some in _sources(stored)), default=-1)
-
-
-def _sources(stored: Stored) -> Iterator[npt.NDArray[np.int64]]:
-    """The positions that rows had in the source, by their numbers, in pieces."""
-    for part in sorted(set(stored.root.rows.vector_object)):
-        with open_part(stored, part) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=["source_row"])["source_row"].to_numpy()
+    return max((int(some.max()) for some in sources_of(stored)), default=-1)
 
 
 def _rows(root: Root, stored: Arrays) -> Rows:
@@ -466,43 +354,9 @@ def _without(root: Root, generation: str, segments: Sequence[IdPages], *, keep_h
     if len(stay) < len(directory):
         directory = directory.some(stay)
     ids = tuple(segment for segment in root.id_pages if segment not in segments)
-    root = replace(root, projections=first_segments(with_objects(root), len(ids)))  # they are of the same rows
-    pages = root.rows
-    named = {number for places in directory.places for number in places.object} | {s.object for s in ids}
-    named |= {*pages.vector_object, *pages.fact_object, *(pages.attribute_object if root.names else ())}
-    named |= {number for p in root.projections for places in p.directory.places for number in places.object}
-    named |= {o.first + i for p in root.projections for o in p.objects for i in range(o.total)}
-    others = (CENTRES_KEY, HELD_KEY) if keep_held else (CENTRES_KEY,)
-    named |= {number for number, key in enumerate(keys) if key.rpartition("/")[2] in others}
-    numbers = sorted(named)
-    new = np.zeros(len(keys), np.uint32)
-    new[numbers] = np.arange(len(numbers))
-
-    def renumbered(column: Any) -> array[int]:
-        return array("I", new[np.asarray(column, np.int64)].tolist())
-
-    def moved(of: Directory) -> Directory:
-        return replace(of, places=tuple(replace(p, object=renumbered(p.object)) for p in of.places))
-
-    return replace(
-        root,
-        objects=replace(
-            root.objects,
-            keys=tuple(keys[i] for i in numbers), sizes=tuple(root.objects.sizes[i] for i in numbers),
-        ),
-        directory=moved(directory),
-        rows=replace(
-            pages, vector_object=renumbered(pages.vector_object), fact_object=renumbered(pages.fact_object),
-            attribute_object=renumbered(pages.attribute_object),
-        ),
-        id_pages=tuple(replace(s, object=int(new[s.object])) for s in ids),
-        projections=tuple(
-            replace(
-                p, directory=moved(p.directory), objects=[o._replace(first=int(new[o.first])) for o in p.objects]
-            )
-            for p in root.projections
-        ),
-    ), numbers  # fmt: skip
+    projections = first_segments(with_objects(root), len(ids))  # they are of the same rows
+    root = replace(root, directory=directory, id_pages=ids, projections=projections)
+    return named_from(root, generation, keep_held=keep_held)
 
 
 def _without_lost(base: Root, changes: Changes, objects: ObjectList) -> Root:

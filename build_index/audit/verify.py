@@ -554,9 +554,10 @@ def _codes(
         # and yet move what the code leaves of it. Copies count in the ranges of a block's factors: theirs are coarser.
         y, z = (x - exact) @ codec.axes.T.astype(np.float64), decode(codec.section, stored.codes)
         moved = ROUNDED.get(root.index.vector_kind, 0.0) * lengths  # since the code was made
-        room = CODE_FLOOR * off.radius.max() + moved + 0.5 * stored.ranges[1] * np.linalg.norm(z, axis=1)
+        # A fold rounds factors once more.
+        room = CODE_FLOOR * off.radius.max() + moved + stored.ranges[1] * np.linalg.norm(z, axis=1)
         bad = _apart(y, z, stored) > CODE_SLACK * _apart(y, decode(codec.section, fresh.codes), fresh) + room
-        bad |= off.fixed > CODE_SLACK * least.fixed.max() + CODE_FLOOR * off.radius.max() + 0.5 * stored.ranges[3] + (
+        bad |= off.fixed > CODE_SLACK * least.fixed.max() + CODE_FLOOR * off.radius.max() + stored.ranges[3] + (
             moved * (np.linalg.norm(exact) + off.radius.max())
         )
         numbers = numbers[:n]

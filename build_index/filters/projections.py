@@ -24,11 +24,13 @@ from vantage.format import (
     pack_columns,
     pack_ids,
 )
+from vantage.format.columns import Values
 
 from ..blocks.layout import centre_at
 from ..ingest.attributes import spot_bytes
-from ..ingest.rows import Ints, Rows
+from ..ingest.rows import F32, Ints, Rows
 from ..progress import Progress
+from ..slots import Slots, objects_of
 from ..write.contents import Contents, RowTable
 from ..write.ids import ids_as_bytes
 from ..write.objects import ObjectList
@@ -215,29 +217,43 @@ def _chunk(
     centres: Centres | None,
 ) -> bytes:  # fmt: skip
     """The rows of these numbers; centres: of all blocks, where chunks have those of their own."""
-    n, source = len(number), table.source[number]
+    source = table.source[number]
+    own = Slots(
+        table.stored[number], codes.codes[number], codes.f[number], codes.h[number], table.checks[number],
+        table.spots[number] if table.by_row else table.spots[number, :0], objects_of(ids_as_bytes(rows, source)),
+    )  # fmt: skip
+    keys = [(one.field.many, lists_of(*one.some(source))) for one in columns]
+    return packed_chunk(own, home[number], keys, codes.ranges, rows.stored.id_kind, centres)
+
+
+def packed_chunk(
+    own: Slots, home: Ints, keys: Sequence[tuple[bool, Values]], ranges: F32, id_kind: str, centres: Centres | None
+) -> bytes:
+    """A chunk of rows. home i64 (n): their blocks; keys: of each field whether its values are lists, and those of the
+    rows; ranges f32 (B, 4): of all blocks; centres: of all blocks, where chunks have those of their own.
+    """
+    n, width = own.codes.shape
     padded = aligned(n, GROUP)
-    blocks, of = np.unique(home[number], return_inverse=True)
-    groups = np.zeros((padded, codes.codes.shape[1]), np.uint8)
-    groups[:n] = codes.codes[number]
+    blocks, of = np.unique(home, return_inverse=True)
+    groups = np.zeros((padded, width), np.uint8)
+    groups[:n] = own.codes
 
     def column(values: npt.NDArray[np.generic]) -> bytes:
         return values.tobytes() + bytes((padded - n) * values.itemsize)
 
     planes = [
-        groups.reshape(-1, GROUP, groups.shape[1]).transpose(0, 2, 1).tobytes(),
-        column(codes.f[number]), column(codes.h[number]), column(table.stored[number]), column(of.astype(np.uint8)),
+        groups.reshape(-1, GROUP, width).transpose(0, 2, 1).tobytes(),
+        column(own.f), column(own.h), column(own.number), column(of.astype(np.uint8)),
     ]  # fmt: skip
-    tail = [column(table.checks[number])]
-    if table.by_row:
-        tail += [column(np.ascontiguousarray(spots)) for spots in table.spots[number].T]
-    ids = ids_as_bytes(rows, source)
-    width, id_plane = pack_ids(ids) if rows.stored.id_kind == "bytes" else (8, b"".join(ids))
-    plane = pack_columns([(one.field.many, lists_of(*one.some(source))) for one in columns])
-    ranges = codes.ranges[blocks].astype(np.float32).tobytes()
-    own = b""
+    tail = [column(own.check), *(column(np.ascontiguousarray(spots)) for spots in own.spot.T)]
+    ids = own.id.tolist()
+    id_width, id_plane = pack_ids(ids) if id_kind == "bytes" else (8, b"".join(ids))
+    table = b""
     if centres is not None:
         each = [centre_at(centres, block) for block in blocks.tolist()]
         numbers = [c.scale for c in each] + [c.bias for c in each]
-        own = struct.pack(f"<{len(numbers)}f", *numbers) + b"".join(c.row for c in each)
-    return pack_chunk(n, width, blocks.tolist(), ranges, own, planes, plane, [*tail, id_plane])
+        table = struct.pack(f"<{len(numbers)}f", *numbers) + b"".join(c.row for c in each)
+    return pack_chunk(
+        n, id_width, blocks.tolist(), ranges[blocks].astype(np.float32).tobytes(), table, planes, pack_columns(keys),
+        [*tail, id_plane],
+    )  # fmt: skip

@@ -211,6 +211,8 @@ def _read_blocks(
             encoded, rows = codes_of_block(block, opened.at, root.codec.code_bytes)
             at = rank[rows]
             alone = codes[b] is None and centres[b] is None
+            order = np.lexsort((at, np.arange(len(at)) >= own))  # a fold has copies by their numbers
+            encoded = Encoded(encoded.ranges, encoded.codes[order], encoded.f[order], encoded.h[order])
             codes[b] = encoded if alone and (at >= 0).all() else None
             centres[b] = centre_of(view, opened.at, index.dimension)
             at_home, copied = at[:own], at[own:]

@@ -416,6 +416,6 @@ def test_prices_are_measured_again_once_enough_has_changed(plain: Path, tmp_path
     write(store, deletes=[f"r{i}".encode() for i in range(800)])
     oracle = {name: row for name, row in oracle.items() if not (name[1:].isdigit() and int(name[1:]) < 800)}
     folded = compact(store)
-    assert (folded.how, folded.measured) == ("rewrite", True)
+    assert (folded.how, folded.measured) == ("fold", True)
     check(open_index(index), oracle, draw)
     assert not g.verify(store)["damage"]
