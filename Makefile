@@ -31,7 +31,7 @@ CHECKED := $(filter-out $(LONG),$(wildcard tests/test_*.py)) $(filter-out %_buil
   $(wildcard $(QUICK:%=tests/builder/test_%.py))
 PYTEST := $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help install demo test check lint dist clean
+.PHONY: help install demo test pytest check lint dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,8 +48,13 @@ install: $(PACKAGES) $(VANTAGE) $(KERNELS) $(NODE_PACKAGES) $(SDK) $(BUNDLE)
 demo: install
 	@$(PY) -m build_index.demo
 
-test: lint
-	@$(PYTEST)
+# Beside each other, because types keep one core busy for half a minute in a fresh clone. Tests run other makes, which are
+# not to ask this one for jobs.
+test: install
+	@$(MAKE) --silent --no-print-directory --jobs=2 lint pytest
+
+pytest: install
+	@MAKEFLAGS= $(PYTEST)
 
 check: lint
 	@$(PYTEST) -m 'not edge and not wasm' $(CHECKED)
@@ -85,7 +90,7 @@ $(PY):
 
 $(PACKAGES): requirements-pinned.txt | $(PY)
 	@echo '[2/7] Python packages: about 500 MB, some minutes the first time ...'
-	@$(PIP) install --requirement requirements-pinned.txt
+	@$(PIP) install --no-compile --requirement requirements-pinned.txt
 	@mkdir -p $(DONE) && touch $@
 
 $(VANTAGE): pyproject.toml | $(PACKAGES)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from vantage.format import (
     ID_SEGMENTS_MAX,
     NUMBERED_MAX,
+    Bounds,
     Centres,
     Dead,
     Directory,
@@ -47,7 +48,8 @@ from .bucket.rows import (
     read_vectors,
 )
 from .filters.codes import RowCodes
-from .filters.grow import CannotGrow, first_segments, grow, grow_projections
+from .filters.counts import read_tables
+from .filters.grow import CannotGrow, first_segments, grow, grow_projections, with_objects
 from .ingest.arrays import Arrays, Ids
 from .ingest.attributes import BLOCK_BYTES_MAX
 from .ingest.formats.batch import DTYPES
@@ -114,10 +116,6 @@ def unfit(root: Root) -> str:
         return "its router has two levels"
     if root.inline:
         return "it is so small that its root holds the blocks"
-    if root.bounds is not None:
-        return "it has error norms"
-    if root.filters and root.paged:
-        return "what filters take of its blocks is in pages"
     if root.promises is None:
         return "it was built before indexes had promises"
     return ""
@@ -200,9 +198,9 @@ def flush(live: Live, changes: Changes, folder: Path) -> Named | str:
             file.write(fit.centres.pack())
             objects.end(CENTRES_KEY, file.tell())
             sync(file)
-    new = replace(base, dead=dead)
+    new = replace(base, dead=dead, counts=read_tables(root, stored.read))
     try:
-        added = _add(live, new, changes, moved, fit, objects) if n else _without_lost(new, changes)
+        added = _add(live, new, changes, moved, fit, objects) if n else _without_lost(new, changes, objects)
     except CannotGrow as error:
         return error.message
     if isinstance(added, str):
@@ -356,16 +354,16 @@ def _without(root: Root, generation: str, segments: Sequence[IdPages], *, keep_h
     if len(stay) < len(directory):
         directory = directory.some(stay)
     ids = tuple(segment for segment in root.id_pages if segment not in segments)
-    projections = first_segments(root.projections, len(ids))  # they are of the same rows
+    projections = first_segments(with_objects(root), len(ids))  # they are of the same rows
     root = replace(root, directory=directory, id_pages=ids, projections=projections)
     return named_from(root, generation, keep_held=keep_held)
 
 
-def _without_lost(base: Root, changes: Changes) -> Root:
+def _without_lost(base: Root, changes: Changes, objects: ObjectList) -> Root:
     """A root whose filters do not count rows that die; none comes."""
     if not base.filters:
         return base
-    grown = grow(base, [], np.zeros(0, np.int64), 0, changes.lost)
+    grown = grow(base, [], np.zeros(0, np.int64), 0, changes.lost, objects)
     return replace(base, filters=grown.fields, counts=grown.counts)
 
 
@@ -399,7 +397,7 @@ def _add(live: Live, base: Root, changes: Changes, moved: Moved, fit: Fit, objec
         own_homes = [*home[moved.rows.rows :].tolist(), -1]
         lost = [(record, own_homes[place]) for record, place in changes.lost]
         records = every.stored.attributes(np.arange(every.count))
-        grown = grow(base, records, home.astype(np.int64), moved.rows.rows, lost)
+        grown = grow(base, records, home.astype(np.int64), moved.rows.rows, lost, objects)
         base = replace(base, filters=grown.fields, counts=grown.counts)
     if base.projections:
         kept = RowCodes.room(every.count, base.codec.code_bytes, len(blocks), objects.folder)
@@ -409,10 +407,11 @@ def _add(live: Live, base: Root, changes: Changes, moved: Moved, fit: Fit, objec
     table = table_of(own, index.by_row, base.renditions, first)
     pages = write_rows(own, table, objects, SILENT)
     table = _with_moved(table, table_of(all_of, index.by_row, base.renditions), moved)
-    added, _, _ = write_blocks(all_of, table, grown.columns if grown else [], objects, False, kept, SILENT)
+    columns, proves = grown.columns if grown else [], base.bounds is not None
+    added, radius, _ = write_blocks(all_of, table, columns, objects, proves, kept, SILENT)
     projections: tuple[Projection, ...] = ()
     if grown is not None and kept is not None:
-        projections = grow_projections(base.projections, grown, kept, every, table, blocks, index.blocks, objects)
+        projections = grow_projections(base.projections, grown, kept, every, table, blocks, fit.centres, objects)
     ids = write_ids(every, table, bool(base.names), objects)
     added = replace(added, block=array("I", blocks.tolist()))
     assert base.directory is not None
@@ -426,8 +425,16 @@ def _add(live: Live, base: Root, changes: Changes, moved: Moved, fit: Fit, objec
         directory=directory,
         rows=_pages_followed(base.rows, pages),
         id_pages=(*base.id_pages, ids),
+        bounds=_wider(base.bounds, blocks, radius) if base.bounds else None,
         projections=projections,
     )  # fmt: skip
+
+
+def _wider(bounds: Bounds, blocks: npt.NDArray[np.integer], radius: array[float]) -> Bounds:
+    """Bounds that hold of rows up to so far from the centres of some blocks too."""
+    every = np.array(bounds.radius, np.float32)
+    every[blocks] = np.maximum(every[blocks], np.asarray(radius, np.float32))
+    return replace(bounds, radius=memoryview(every))
 
 
 def _with_moved(new: RowTable, table: RowTable, moved: Moved) -> RowTable:

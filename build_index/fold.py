@@ -99,6 +99,8 @@ class _Part(NamedTuple):
 
 def unfoldable(root: Root) -> str:
     """Why an index is not folded: what it has that a fold does not write. Nothing where it is."""
+    if root.bounds is not None:
+        return "it has error norms"
     return "what filters take of its blocks is in pages" if root.paged else unfit(root)
 
 

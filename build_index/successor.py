@@ -72,6 +72,7 @@ def named_from(root: Root, generation: str, *, keep_held: bool) -> tuple[Root, l
     named = {number for places in directory.places for number in places.object} | {s.object for s in root.id_pages}
     named |= {*pages.vector_object, *pages.fact_object, *(pages.attribute_object if root.names else ())}
     named |= {number for p in root.projections for places in p.directory.places for number in places.object}
+    named |= {o.first + i for p in root.projections for o in p.objects for i in range(o.total)}
     others = (CENTRES_KEY, HELD_KEY) if keep_held else (CENTRES_KEY,)
     named |= {number for number, key in enumerate(keys) if key.rpartition("/")[2] in others}
     numbers = sorted(named)
@@ -96,7 +97,10 @@ def named_from(root: Root, generation: str, *, keep_held: bool) -> tuple[Root, l
             attribute_object=renumbered(pages.attribute_object),
         ),
         id_pages=tuple(replace(s, object=int(new[s.object])) for s in root.id_pages),
-        projections=tuple(replace(p, directory=moved(p.directory)) for p in root.projections),
+        projections=tuple(
+            replace(p, directory=moved(p.directory), objects=[o._replace(first=int(new[o.first])) for o in p.objects])
+            for p in root.projections
+        ),
     ), numbers  # fmt: skip
 
 

@@ -35,7 +35,10 @@ from vantage.search.query import Query
 SAMPLE = Path(__file__).parent.parent / "sample" / "wordnet.parquet"
 RECALL = 0.9
 HELD_OUT = 60
-LONG = ("test_wheel.py", "test_memory.py", "test_vector_index.py", "test_fuzz.py", "test_networks.py")  # beside edge/
+LONG = (  # beside edge/
+    "test_wheel.py", "test_memory.py", "test_vector_index.py", "test_fuzz.py", "test_networks.py", "test_tasks.py",
+    "test_publish.py", "test_format.py", "test_filtered.py", "test_flush.py", "test_choose.py",
+)  # fmt: skip
 
 # A shell ignores SIGINT for what it runs in the background, and processes inherit that: some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -30,13 +30,11 @@ TIMES = ("0001-01-01", "1969-12-31T23:59:59.999999Z", "1970-01-01T00:00:00Z", "2
          "2024-05-01T10:00:00Z", "2024-05-01T10:00:00.5", "9999-12-31T23:59:59Z")  # fmt: skip
 
 
-def takes(filter: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether a row is one that a filter takes, by what docs/filters.md says of the dialect."""
-    return matching(filter, [row])[0]
-
-
 def matching(filter: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """The same of each of these rows."""
+    """Whether a filter takes each of these rows, by what docs/filters.md says of the dialect.
+
+    Asked of all rows at once, a condition is looked into once: one by one they take four times as long.
+    """
     parts = [[True] * len(rows)]
     for name, condition in filter.items():
         if name in ("$and", "$or"):

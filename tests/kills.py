@@ -102,10 +102,11 @@ def kills(
             "gc": lambda p: g.gc(p, 0),
         }[command]
         unreadable = lost = at = 0
+        objects = [(stored.key, base.read(stored.key, 0, 1 << 30)) for stored in base.list()]
         while True:
             where = named(f"{command}-{at + 1}")
-            for stored in base.list():
-                where.put(stored.key, base.read(stored.key, 0, 1 << 30))
+            for key, body in objects:
+                where.put(key, body)
             try:
                 run(Ending(where, at + 1, after))
                 break

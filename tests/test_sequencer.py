@@ -24,7 +24,7 @@ from vantage.errors import (
 from vantage.format import Current, ObjectName
 from vantage.format.current import LogName
 from vantage.format.log import Request, RowShape, unpack_segment
-from vantage.log import conditions, move
+from vantage.log import conditions, tail
 from vantage.log import sequencer as sequencer_module
 from vantage.log.client import WriteClient
 from vantage.log.conditions import BaseRow, Patched
@@ -321,6 +321,9 @@ def test_a_write_goes_to_the_bucket_where_its_sequencer_does_not_answer() -> Non
         async def before() -> None:
             said.append("bucket")
 
+        async def after() -> None:
+            said.append("waits")
+
         async def well(name: str, data: bytes) -> str:
             return await answered(there, data)
 
@@ -338,15 +341,34 @@ def test_a_write_goes_to_the_bucket_where_its_sequencer_does_not_answer() -> Non
 
         for i, (rpc, retried) in enumerate([(well, False), (broken, False), (deaf, True), (late, True), (None, False)]):
             client = WriteClient(lambda name: store, Clock(), rpc)
-            assert await client.submit("name", upsert(i), before) == Done(i + 1, retried)
-        assert said == ["bucket"] * 4 and segments_of(store) == [[0], [1], [2], [3], [4]]
+            assert await client.submit("name", upsert(i), before, after) == Done(i + 1, retried)
+        assert said == ["bucket", "waits"] * 4 and segments_of(store) == [[0], [1], [2], [3], [4]]
         refused = upsert(0, asked=[Asked(0, absent=True, param="upsert[0]")], base={0: None})
-        error = await outcome(WriteClient(lambda name: store, Clock(), well).submit("name", refused, before))
+        error = await outcome(WriteClient(lambda name: store, Clock(), well).submit("name", refused, before, after))
         assert isinstance(error, ConditionError) and (error.id, error.seq, error.param) == (0, 1, "upsert[0]")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vantage.log.client.SUBMIT_S", 0.05)
+        patch.setattr("vantage.log.client.UNSEEN_S", 0.0)
         asyncio.run(scenario())
+
+
+def test_what_went_past_a_sequencer_is_acknowledged_once_its_readers_see_it() -> None:
+    async def scenario() -> None:
+        store, clock = MemoryLog(current().pack()), asyncio.get_running_loop().time
+        there = Sequencer(store, clock)
+
+        async def deaf(name: str, data: bytes) -> str:
+            raise RuntimeError("the answer is lost")
+
+        async def before() -> None:
+            assert (await there.since("", "", 0)).seq == 0
+
+        client = WriteClient(lambda name: store, clock, deaf)
+        assert await client.submit("name", upsert(1), before, before) == Done(1, False)
+        assert (await there.since("", "", 0)).seq == 1
+
+    asyncio.run(scenario())
 
 
 def test_submissions_and_outcomes_travel() -> None:
@@ -497,7 +519,7 @@ def test_what_was_checked_against_a_newer_generation_is_not_refused() -> None:
 
 def test_keys_that_clients_chose_are_known_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        monkeypatch.setattr(move, "LEDGER_KEYS_MAX", 3)
+        monkeypatch.setattr(tail, "LEDGER_KEYS_MAX", 3)
         store, clock = MemoryLog(current().pack()), Clock()
         one = Sequencer(store, clock)
         for n in range(8):
@@ -508,5 +530,11 @@ def test_keys_that_clients_chose_are_known_longest(monkeypatch: pytest.MonkeyPat
         another = Sequencer(store, clock)
         for n in range(3):
             assert await another.submit(upsert(n, key=f"{n}", generation=OTHER)) == Done(n + 1, True)
+        assert one._state is not None and len(one._state.tail.keys) == 8
+        clock.now += 11.0
+        await one.submit(upsert(9, generation=OTHER))
+        await one.submit(upsert(10, generation=OTHER))
+        assert len(one._state.tail.keys) == 5  # one that goes on for long holds no more of them than it would read
+        assert await one.submit(upsert(0, key="0", generation=OTHER)) == Done(1, True)
 
     asyncio.run(scenario())

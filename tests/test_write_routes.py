@@ -19,6 +19,7 @@ from test_routes import RUNTIME, TOKEN, body_of
 
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
+from build_index.compact import compact
 from vantage.cost import Limits
 from vantage.errors import NotFoundError, StoreError
 from vantage.format.log import Request, segment_key
@@ -423,14 +424,14 @@ def test_rows_that_others_write_meanwhile_are_not_deleted_by_a_filter(
     assert client is not None
     submit, times = client.submit, [2]
 
-    async def beaten(name: str, submission: Any, before: Any) -> Any:
+    async def beaten(name: str, submission: Any, *rooms: Any) -> Any:
         if times[0]:
             times[0] -= 1
             store = StoreLog(FolderStore(place.folder / place.name))
             one = Submission(Request(own_key(random.randbytes(16)), 0, deletes=[b"%d" % next(others)]),
                              submission.shape, submission.log, submission.generation)  # fmt: skip
             await Sequencer(store, time.monotonic).submit(one)
-        return await submit(name, submission, before)
+        return await submit(name, submission, *rooms)
 
     monkeypatch.setattr(client, "submit", beaten)
     answer = place.send({"delete_where": {"pos": pos, "gloss": gloss}})
@@ -439,6 +440,22 @@ def test_rows_that_others_write_meanwhile_are_not_deleted_by_a_filter(
     other = place.built.attributes[1]["gloss"]
     reply = place.send({"delete_where": {"gloss": other}})
     assert (reply.status, reply.body["code"]) == (503, "busy")
+
+
+def test_a_first_try_that_comes_last_deletes_nothing(place: Place) -> None:
+    """A retry found no row, which is known from then on: what came since stays, also over a compaction."""
+    where, key = {"delete_where": {"pos": "none"}}, {"idempotency-key": "once"}
+    assert place.send(where).body == {"seq": 0, "retried": False, "deleted": 0}
+    assert place.send(where, key).body == {"seq": 1, "retried": False, "deleted": 0}
+    place.wrote({"upsert": [{"id": "new", "vector": place.vector(), "attributes": {"pos": "none"}}]})
+    for _ in range(2):
+        reply = place.send(where, key)
+        assert (reply.status, reply.body["seq"], reply.body["retried"]) == (200, 1, True)
+        compact(FolderStore(place.folder / place.name))
+    assert place.send(where).body["deleted"] == 1
+    assert place.send(where, {"idempotency-key": "twice"}).body == {"seq": 4, "retried": False, "deleted": 0}
+    compact(FolderStore(place.folder / place.name))
+    assert (place.log().current.log.start, place.send(where, {"idempotency-key": "twice"}).body["seq"]) == (5, 4)
 
 
 def remove(place: Place, options: str, token: str = WRITE_TOKEN) -> Reply:

@@ -19,6 +19,7 @@ many runs without each of the rules. Exit 1 where a run with all rules is wrong.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ from typing import Any
 GRACE, FRESH, LATE = 100.0, 10.0, 60.0  # seconds: gc waits, CURRENT is trusted, a seal's call is under way at most
 STALLS = (5.0, 20.0, 150.0, 400.0)
 TURN = 0.3
+WOKEN = math.inf
 CHUNK = 1000  # runs, between lines that say how far it is
 END, CALM = 1200.0, 3000.0
 COUNTERS, ROWS = ("c0", "c1"), ("r0", "r1", "r2", "r3")
@@ -49,7 +51,7 @@ RULES = {
     "grace": "gc waits longer than CURRENT is trusted",
 }
 
-Steps = Generator[float, None, Any]
+Steps = Generator[float, None, Any]  # seconds until its next turn at least, WOKEN: until another gives it one
 Row = tuple[int, int]  # seq of its last write, and a value
 
 
@@ -133,6 +135,27 @@ class State:
         self.next += 1
 
 
+@dataclass(slots=True)
+class Actor:
+    """at: when its turn comes. make: begins it anew."""
+
+    name: str
+    make: Callable[[], Steps]
+    steps: Steps
+    at: float = 0.0
+
+
+@dataclass
+class Asked:
+    """A write that a client waits for, until it has a seq, None where it is refused; or `lost`."""
+
+    write: Write
+    by: str
+    ended: bool = False
+    lost: bool = False
+    seq: int | None = None
+
+
 class World:
     """The bucket, what is true of it, and how its calls go."""
 
@@ -152,7 +175,8 @@ class World:
         self.acked = self.served = 0
         self.rolled = False
         self.sequencer: State | None = None
-        self.queue: list[list[Any]] = []
+        self.queue: list[Asked] = []
+        self.actors: list[Actor] = []
         first = {c: (0, 0) for c in COUNTERS}
         self.bucket["g0"] = 0, dict(first)
         self.bucket["CURRENT"] = 0, Current("g0", "a", 1, 0)
@@ -161,6 +185,17 @@ class World:
 
     def bad(self, what: str) -> None:
         self.wrong = self.wrong or f"{what} (at {self.now:.1f} s)"
+
+    def wake(self, name: str, within: float) -> None:
+        """Gives a turn to an actor that waits for it."""
+        for actor in self.actors:
+            if actor.name == name and actor.at == WOKEN:
+                actor.at = self.now + within * self.r.random()
+
+    def end(self, asked: Asked, seq: int | None, lost: bool = False) -> None:
+        """Tells a client what came of its write."""
+        asked.ended, asked.seq, asked.lost = True, seq, lost
+        self.wake(asked.by, 0.5)
 
     def note(self) -> None:
         self.versions.append(dict(self.rows))
@@ -463,40 +498,42 @@ def direct(w: World, client: Client) -> Steps:
 
 
 def sequencer(w: World) -> Steps:
-    taken: list[list[Any]] = w.queue[:]
+    taken = w.queue[:]
     w.queue.clear()
     try:
         for asked in taken:
-            asked[1] = "lost"
+            w.end(asked, None, lost=True)
+        taken = []
         state = w.sequencer = yield from read_log(w)
         while True:
             if not w.queue:
-                yield 1.0
+                yield WOKEN
                 continue
             taken, w.queue[:] = w.queue[:4], w.queue[4:]
-            state, seqs = yield from commit(w, state, [asked[0] for asked in taken])
+            state, seqs = yield from commit(w, state, [asked.write for asked in taken])
             w.sequencer = state
             for asked, seq in zip(taken, seqs, strict=True):
-                asked[1] = seq
+                w.end(asked, seq)
             taken = []
     finally:
         w.sequencer = None
         for asked in taken:
-            asked[1] = "lost"
+            w.end(asked, None, lost=True)
 
 
-def served(w: World, client: Client) -> Steps:
+def served(w: World, client: Client, name: str) -> Steps:
     client.fail(w)
     while client.left:
         state = w.sequencer
-        asked: list[Any] = [client.next(w, state.rows if state else {}), "open"]
+        asked = Asked(client.next(w, state.rows if state else {}), name)
         w.queue.append(asked)
-        while asked[1] == "open":
-            yield 0.5
-        if asked[1] == "lost":
+        w.wake("sequencer", 1.0)
+        while not asked.ended:
+            yield WOKEN
+        if asked.lost:
             client.fail(w)
             continue
-        client.end(w, asked[1], True)
+        client.end(w, asked.seq, True)
         yield w.r.choice((0.0, 2.0, 30.0))
 
 
@@ -596,7 +633,7 @@ def run(seed: int, off: Iterable[str] = ()) -> World:
     clients = [Client(8) for _ in range(4)]
     makers: dict[str, Callable[[], Steps]] = {
         "direct 0": lambda: direct(w, clients[0]), "direct 1": lambda: direct(w, clients[1]),
-        "served 0": lambda: served(w, clients[2]), "served 1": lambda: served(w, clients[3]),
+        "served 0": lambda: served(w, clients[2], "served 0"), "served 1": lambda: served(w, clients[3], "served 1"),
         "sequencer": lambda: sequencer(w), "compactor 0": lambda: compactor(w), "compactor 1": lambda: compactor(w),
         "deleter": lambda: deleter(w), "roller": lambda: roller(w), "reader 0": lambda: reader(w),
         "reader 1": lambda: reader(w), "follower": lambda: follower(w), "asker": lambda: asker(w),
@@ -606,14 +643,14 @@ def run(seed: int, off: Iterable[str] = ()) -> World:
             del makers[name]
     for client, name in zip(clients, ("direct 0", "direct 1", "served 0", "served 1"), strict=True):
         client.left *= name in makers
-    actors = {name: (make(), 0.0) for name, make in makers.items()}
+    w.actors = [Actor(name, make, make()) for name, make in makers.items()]
     while not w.wrong and (w.now < END or any(c.left for c in clients)):
         w.calm = w.now > END
         if w.now > END + CALM:
             w.bad("some clients never ended")
-        turn(w, makers, actors)
-    for actor, _ in actors.values():
-        actor.close()
+        turn(w)
+    for actor in w.actors:
+        actor.steps.close()
     if not w.wrong:
         w.calm = True
         last = read_log(w)
@@ -633,27 +670,27 @@ def count_steps(w: World, rows: dict[str, Row]) -> None:
             w.bad(f"{counter} stands at {rows[counter][1]}, {told} steps were acknowledged and {unknown} unknown")
 
 
-def turn(w: World, makers: dict[str, Callable[[], Steps]], actors: dict[str, tuple[Steps, float]]) -> None:
+def turn(w: World) -> None:
     """Of one actor."""
-    ready = [name for name, (_, at) in actors.items() if at <= w.now]
+    now, actors = w.now, w.actors
+    ready = [actor for actor in actors if actor.at <= now]
     if not ready:
-        w.now = min(at for _, at in actors.values())
-        ready = [name for name, (_, at) in actors.items() if at <= w.now]
-    w.now += TURN * w.r.random()
-    due = [effect for at, effect in w.later if at <= w.now]
-    if due:
-        w.later = [entry for entry in w.later if entry[0] > w.now]
+        now = min([actor.at for actor in actors])
+        ready = [actor for actor in actors if actor.at <= now]
+    w.now = now = now + TURN * w.r.random()
+    if w.later:
+        due = [effect for at, effect in w.later if at <= now]
+        w.later = [entry for entry in w.later if entry[0] > now]
         for effect in due:
             effect()
-    name = w.r.choice(ready)
-    actor, _ = actors[name]
+    actor = ready[int(w.r.random() * len(ready))]
     try:
-        actors[name] = actor, w.now + next(actor)
+        actor.at = now + next(actor.steps)
     except StopIteration:
-        actors.pop(name)
+        actors.remove(actor)
     except (Crash, Lost) as end:
         w.count["crashes" if isinstance(end, Crash) else "unknown ends"] += 1
-        actors[name] = makers[name](), w.now + w.r.choice((0.0, 3.0, 60.0))
+        actor.steps, actor.at = actor.make(), now + w.r.choice((0.0, 3.0, 60.0))
 
 
 def runs(first: int, count: int, off: Iterable[str], tell: Callable[[str], None]) -> tuple[int, Counter[str]]:

@@ -7,7 +7,7 @@ bucket by our library, in a process that nobody kills, but whose calls are aband
 them. After a random while all processes of the Worker are killed (SIGKILL), and it is started anew. Requests whose
 answer never came are sent again with their keys. Readers hold each answer, and at the end all rows, counters and
 claims, against an oracle of acknowledged writes (bench/faults/writers.py). Prints a line now and then, and what was
-wrong; exit 1 where anything was.
+wrong at once, with what clients were told of it and what the log has; exit 1 where anything was.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from build_index.ingest.open import open_source
 from build_index.serve import load, serve
 from build_index.tune.options import Options
 from vantage.errors import StoreError, VantageError
+from vantage.format.log import SEGMENT_BYTES_MAX, SEGMENT_KEY, unpack_segment
 from vantage.http.access import Access
 from vantage.http.routes import handle
 from vantage.indexes import Service
@@ -143,6 +144,24 @@ def beside(line: Line, bucket: OpenBucket, name: str, seed: int) -> Ask:
     return ask
 
 
+def log_of(bucket: OpenBucket, name: str, identifier: str) -> list[str]:
+    """CURRENT, and each segment that names an id, compacted ones too, as text."""
+    store, out = OpenStore(bucket, name), list[str]()
+    try:
+        current = store.get("CURRENT")
+        out.append(" ".join(current[0].decode().split()) if current else "no CURRENT")
+        for one in store.list("log/"):
+            found = store.get(one.key, SEGMENT_BYTES_MAX) if SEGMENT_KEY.fullmatch(one.key) else None
+            for request in unpack_segment(found[0], one.key).requests if found else ():
+                texts = dict(zip(request.upserts, request.attributes, strict=True))
+                texts |= dict(zip(request.patches, request.changes, strict=True)) | dict.fromkeys(request.deletes, b"-")
+                if (text := texts.get(identifier.encode())) is not None:
+                    out.append(f"{one.key} at {one.modified:.2f}: {text!r} of {request.key.hex()} at {request.ms}")
+    except VantageError as error:
+        out.append(error.message)
+    return out
+
+
 def compactions(
     line: Line, bucket: OpenBucket, name: str, oracle: Oracle, ended: threading.Event, every: float
 ) -> None:
@@ -177,6 +196,7 @@ def killed(kills: int, seed: int) -> Oracle:
         load(Path(folder, "bucket"), state)
         project_with(project, "open_entry.py", "tests/edge/faulty_entry.py", "tests/faults.py")
         bucket = OpenBucket(line.url)
+        oracle.log_of = lambda identifier: log_of(bucket, NAME, identifier)
         held = sorted(oracle.versions)
         asks = [through(line, NAME, seed * 100 + i) for i in range(WRITERS)]
         asks += [beside(line, bucket, NAME, seed * 100 + 50 + i) for i in range(DIRECT)]

@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -30,9 +30,13 @@ OWN_ROWS = 48  # of a writer
 BATCH = 12
 COUNTERS = tuple(f"counter-{i}" for i in range(4))
 PAUSE_S = 0.2  # before a request is sent again
+# Nothing was done: the body stopped, which a client that hardly runs on a busy machine is to blame for; too many.
+AGAIN = (408, 429)
 SEEN_S = 1.0  # after that, what a direct writer wrote is seen
 GIVE_UP_S = 3600.0
 FORGET_S = 200.0
+CALLS_KEPT = 4000  # of writers, with what they were told
+SHOWN = 6  # versions of a row that was wrong
 
 
 class Row(NamedTuple):
@@ -51,10 +55,21 @@ class Version:
     ended: float = math.inf
 
 
+class Call(NamedTuple):
+    """A try of a write: when it was sent and answered, of time.monotonic, and what it was told."""
+
+    begun: float
+    ended: float
+    key: str
+    body: str
+    status: int
+    told: str
+
+
 @dataclass
 class Oracle:
     """What is known of rows. names: attributes of the index; owner, number: the text and the integer among them that
-    writers set and filters ask for.
+    writers set and filters ask for. log_of: what the bucket's log has of an id, for who looks into what was wrong.
     """
 
     names: list[str]
@@ -67,10 +82,24 @@ class Oracle:
     claims: dict[str, str] = field(default_factory=dict)  # whose they are
     wrong: Counter[str] = field(default_factory=Counter)
     count: Counter[str] = field(default_factory=Counter)
+    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=CALLS_KEPT))
+    log_of: Callable[[str], list[str]] = lambda _: []
 
-    def bad(self, what: str) -> None:
+    def bad(self, what: str, *ids: str, key: str = "") -> None:
+        """Counts what is wrong, and prints at once what is known of these rows, and of the request with this key."""
         self.wrong[what[:300]] += 1
-        print(f"wrong: {what}"[:600], file=sys.stderr, flush=True)
+        now = time.monotonic()
+        print(f"wrong: {what}"[:1000], f"(at {now:.2f})", file=sys.stderr)
+        for identifier in ids:
+            for version in self.versions.get(identifier, [])[-SHOWN:]:
+                row = version.row and version.row.attributes
+                print(f"  {identifier} {row} from {version.begun:.2f}, by {version.ended:.2f}", file=sys.stderr)
+            for line in self.log_of(identifier):
+                print(f"  {identifier} in the log: {line}", file=sys.stderr)
+        for call in self.calls:
+            if call.key == key or any(f'"{identifier}"' in call.body for identifier in ids):
+                print(f"  {call}", file=sys.stderr)
+        sys.stderr.flush()
 
     def hold(self, identifier: str, row: Row | None) -> None:
         """A row as it is before anybody writes."""
@@ -176,11 +205,14 @@ class Writer:
         begun = [self.oracle.begin(identifier, row) for identifier, row in after.items()]
         status, answer = await self.send(body, key)
         if status != 200:
-            self.oracle.bad(f"{self.name}: {status} {answer.get('code')} {answer.get('detail')} for a good write")
-        for version in begun:
-            version.ended = time.monotonic()
+            detail = f"{status} {answer.get('code')} {answer.get('detail')}"
+            self.oracle.bad(f"{self.name}: {detail} for a good write", *after, key=key)
+            for identifier in after if status else ():
+                self.oracle.versions[identifier].pop()  # it was not done
         self.oracle.count["writes"] += 1
         if status == 200:
+            for version in begun:
+                version.ended = time.monotonic()
             self.sent = [*self.sent[-20:], (body, key, answer["seq"])]
         return answer
 
@@ -195,7 +227,8 @@ class Writer:
         where = {oracle.owner: self.name, oracle.number: {"$gte": cut}}
         answer = await self._done({"delete_where": where}, after)
         if oracle.count["sent again"] == tries and not answer.get("retried") and answer.get("deleted") != len(after):
-            oracle.bad(f"delete_where deleted {answer.get('deleted')} of {len(after)} rows")
+            what = f"{self.name}: delete_where deleted {answer.get('deleted')} of {len(after)} rows: {answer}"
+            oracle.bad(what, *after, key=f"{self.name}/{self.n}")
 
     async def _count(self) -> None:
         """A step of a counter: what it was is read, and may be old."""
@@ -210,7 +243,8 @@ class Writer:
         oracle.count["steps"] += status == 200
         oracle.count["refused"] += status == 409
         if status not in (200, 409):
-            oracle.bad(f"a step: {status} {answer.get('code')} {answer.get('detail')}")
+            what = f"a step: {status} {answer.get('code')} {answer.get('detail')}"
+            oracle.bad(what, key=f"{self.name}/{self.n}")
 
     async def _claim(self) -> None:
         oracle, row = self.oracle, self._row()
@@ -219,10 +253,10 @@ class Writer:
         status, answer = await self.send({"upsert": [one]}, f"{self.name}/{self.n}")
         if status == 200:
             if identifier in oracle.claims:
-                oracle.bad(f"{identifier} was given to {oracle.claims[identifier]} and to {self.name}")
+                oracle.bad(f"{identifier} was given to {oracle.claims[identifier]} and to {self.name}", identifier)
             oracle.claims[identifier] = self.name
         elif status != 409:
-            oracle.bad(f"a claim: {status} {answer.get('code')} {answer.get('detail')}")
+            oracle.bad(f"a claim: {status} {answer.get('code')} {answer.get('detail')}", identifier)
 
     async def _again(self) -> None:
         """An old request, with its key: nothing may change."""
@@ -231,22 +265,33 @@ class Writer:
             return
         status, answer = await self.send(body, key)
         if (status, answer.get("seq"), answer.get("retried")) != (200, seq, True):
-            self.oracle.bad(f"{key} again: {status} {answer} instead of seq {seq}")
+            self.oracle.bad(f"{key} again: {status} {answer} instead of seq {seq}", key=key)
 
     async def send(self, body: Fields, key: str) -> tuple[int, Fields]:
         """Until there is an answer that says what came of it."""
         end = time.monotonic() + GIVE_UP_S
         while time.monotonic() < end:
+            begun = time.monotonic()
             status, answer = await self.ask("write", body, key)
-            if status in (200, 409) or (400 <= status < 500 and status != 429):
+            told = f"{answer.get('code', '')} seq {answer.get('seq')} retried {answer.get('retried')}"
+            self.oracle.calls.append(Call(begun, time.monotonic(), key, shown(body), status, told))
+            if status in (200, 409) or (400 <= status < 500 and status not in AGAIN):
                 return status, answer
             self.oracle.count["sent again"] += 1
             self.oracle.count[f"{status} {answer.get('code', '')}".strip()] += 1
             if status and DOCUMENTED.get(str(answer.get("code"))) != status:
-                self.oracle.bad(f"a write: {status} {answer.get('code')} {answer.get('detail')}")
+                self.oracle.bad(f"a write: {status} {answer.get('code')} {answer.get('detail')}", key=key)
             await asyncio.sleep(PAUSE_S)
-        self.oracle.bad(f"{key}: no answer in {GIVE_UP_S} s")
+        self.oracle.bad(f"{key}: no answer in {GIVE_UP_S} s", key=key)
         return 0, {}
+
+
+def shown(body: Fields) -> str:
+    """A write without its vectors, as JSON."""
+    rows = {name: value for name, value in body.items() if name != "upsert"}
+    if "upsert" in body:
+        rows["upsert"] = [{name: row[name] for name in row if name != "vector"} for row in body["upsert"]]
+    return json.dumps(rows)
 
 
 class Reader:
@@ -272,7 +317,7 @@ class Reader:
         if status == 200:
             return answer, begun, time.monotonic(), bucket
         self.oracle.count[f"{status} {answer.get('code', '')}".strip()] += 1
-        if status and (DOCUMENTED.get(str(answer.get("code"))) != status or status < 500):
+        if status and (DOCUMENTED.get(str(answer.get("code"))) != status or (status < 500 and status not in AGAIN)):
             self.oracle.bad(f"{path}: {status} {answer.get('code')} {answer.get('detail')}")
         await asyncio.sleep(PAUSE_S)
         return None
@@ -297,7 +342,8 @@ class Reader:
         possible = self.oracle.by_now(identifier, *when)
         if row not in possible:
             short = [one and one.attributes for one in possible]
-            self.oracle.bad(f"{what}: {identifier} is {row and row.attributes}, may be {short}")
+            is_ = f"{row and row.attributes}, may be {short}"
+            self.oracle.bad(f"{what}: {identifier} is {is_}: {said(when)}", identifier)
 
     async def nearest(self) -> None:
         """A row's own vector finds it, unless it was deleted, and no row as it was."""
@@ -334,9 +380,9 @@ class Reader:
             possible = oracle.by_now(identifier, *when) if identifier in oracle.versions else [None]
             if identifier in rows:
                 if not any(one and one.attributes == rows[identifier]["attributes"] for one in possible):
-                    oracle.bad(f"list: {identifier} is {rows[identifier]['attributes']}")
+                    oracle.bad(f"list: {identifier} is {rows[identifier]['attributes']}: {said(when)}", identifier)
             elif all(one and one.attributes[oracle.owner] == writer.name for one in possible) and whole:
-                oracle.bad(f"list: {identifier} is missing")
+                oracle.bad(f"list: {identifier} is missing: {said(when)}", identifier)
 
     async def count_rows(self) -> None:
         oracle, writer = self.oracle, self.draw.choice(self.writers)
@@ -356,7 +402,13 @@ class Reader:
             ]  # fmt: skip
             low, high = low + all(fits), high + any(fits)
         if answer["matched_exact"] and not low <= answer["matched"] <= high:
-            oracle.bad(f"facets: {answer['matched']} rows, {low} to {high} are there")
+            oracle.bad(f"facets: {answer['matched']} rows of {where}, {low} to {high} are there: {said(when)}")
+
+
+def said(when: Sequence[Any]) -> str:
+    """How a reader asked: see `asked`."""
+    begun, ended, bucket = when
+    return f"asked at {begun:.2f}, told at {ended:.2f}" + ", of the bucket" * bucket
 
 
 async def settled(oracle: Oracle, writers: list[Writer], ask: Ask) -> None:
@@ -380,11 +432,13 @@ async def settled(oracle: Oracle, writers: list[Writer], ask: Ask) -> None:
     for identifier, versions in oracle.versions.items():
         row, found = versions[-1].row, rows.get(identifier)
         if (found and Row(found["vector"], found["attributes"])) != row:
-            oracle.bad(f"in the end {identifier} is {found and found['attributes']}, not {row and row.attributes}")
+            what = f"in the end {identifier} is {found and found['attributes']}, not {row and row.attributes}"
+            oracle.bad(what, identifier)
     for identifier, row in (await rows_of(list(COUNTERS))).items():
         if row["attributes"][oracle.number] != oracle.steps[identifier]:
             oracle.bad(
-                f"{identifier} stands at {row['attributes'][oracle.number]} after {oracle.steps[identifier]} steps"
+                f"{identifier} stands at {row['attributes'][oracle.number]} after {oracle.steps[identifier]} steps",
+                identifier,
             )
     claimed = {i: row["attributes"][oracle.owner] for i, row in (await rows_of(list(oracle.claims))).items()}
     if claimed != oracle.claims:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -208,7 +207,8 @@ class FilterCheck:
                 raise DamagedError(f"{label}: CRC-32C differs from what root.bin says")
             sizes = self.root.objects.sizes
             pages.append(unpack_chunk_page(data, projection, page, blocks, sizes, label))
-        return _merged(joined_pages(pages, [blocks - 1] * len(pages), blocks))
+        segments = [*map(projection.segment, range(len(pages)))]
+        return joined_pages(pages, segments, [blocks - 1] * len(pages), blocks)
 
     def end(self, read: Callable[[int, int, int], bytes], add: Note) -> None:
         """What the root says of fields, and its counts. Where rows came or went since the build, least and largest
@@ -243,14 +243,6 @@ class FilterCheck:
                     same = table == count_codes(counted).tobytes()
                 if not same or list(own.totals) != counted.sum(1).tolist() or not sound:
                     add(f"root.bin: counts of {name!r} are not those of the blocks")
-
-
-def _merged(p: Projection) -> Projection:
-    """A projection of whose buckets none goes on in another."""
-    starts = [j for j in range(len(p.low)) if not j or p.low[j] != p.low[j - 1]]
-    first = [[*(p.first[0][j] for j in starts), p.first[0][-1]]]
-    low, high = [p.low[j] for j in starts], [p.high[j] for j in starts]
-    return replace(p, low=low, high=high, first=first, until=())
 
 
 def _centres(data: bytes, chunk: OpenChunk) -> list[int]:

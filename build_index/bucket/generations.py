@@ -22,8 +22,9 @@ from vantage.format import Current, ObjectName, Root
 from vantage.format.current import LogName
 from vantage.format.log import NONCE_BYTES
 from vantage.log.collect import GRACE_S, collect
+from vantage.log.create import check_over
 from vantage.log.move import packed, swap, switch
-from vantage.log.state import FRESH_S, LogState, read_log
+from vantage.log.state import LogState, read_log
 from vantage.read.reader import CURRENT_BYTES_MAX
 
 from ..progress import SILENT, Progress
@@ -284,13 +285,12 @@ def switch_log(store: ObjectStore, new: Current, old: Current) -> None:
 
 
 async def _take_over(log: StoreLog, new: Current, old: Current) -> None:
-    """Makes a generation live under the name of a deleted index, with a log of its own."""
+    """Makes a generation live under the name of a deleted index, with a log of its own. Raises BusyError too early."""
     found = await log.get("CURRENT", CURRENT_BYTES_MAX)
     now = None if found is None else Current.unpack(found[0], "CURRENT")
     if found is None or now != old:
         raise _outrun(now.generation if now else "none", new.generation)
-    if abs(time.time() - old.deleted / 1000) < 2 * FRESH_S:  # who read CURRENT before may still write
-        raise ConflictError("the index was deleted a moment ago", hint=f"run it again in {2 * FRESH_S:.0f} seconds")
+    check_over(old, time.time())
     nonce = secrets.token_hex(NONCE_BYTES)
     made = replace(new, named_log=LogName(secrets.token_hex(8), 1), counter=old.counter + 1, nonce=nonce)
     if not await swap(log, packed(made, {}), found[1], nonce):

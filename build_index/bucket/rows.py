@@ -34,6 +34,10 @@ class Stored(NamedTuple):
     root: Root
     keys: tuple[str, ...]
 
+    def read(self, number: int, offset: int, nbytes: int) -> bytes:
+        """Bytes of an object."""
+        return self.store.read(self.keys[number], offset, nbytes)
+
 
 class Entries(NamedTuple):
     """Rows as the pages of ids have them: number i64 (n), check u32 (n), spot u32 (n, 3), or (n, 0) without

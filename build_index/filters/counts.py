@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import BUCKETS_MAX, Counts, FieldCounts, TablePages, damaged
+from vantage.errors import DamagedError
+from vantage.format import BUCKETS_MAX, Counts, FieldCounts, Root, TablePages, damaged
 from vantage.kernels import crc32c
 
 from ..ingest.rows import F32, Ints, Rows
@@ -30,9 +31,32 @@ Logits = Callable[[Ints], npt.NDArray[np.float64] | None]
 
 def count_rows(columns: Sequence[Column], home: Ints, blocks: int, paged: bool) -> tuple[FieldCounts, ...]:
     """Of each column; home i64 (N): the block that each source row is at home in."""
-    room = 2 * TABLE_BYTES_MAX // blocks if paged else TABLE_BYTES_MAX // max(1, blocks * len(columns))
-    most = min(BUCKETS_MAX, max(1, room))
+    most = most_buckets(blocks, len(columns), paged)
     return tuple(_count(column, home, blocks, most) for column in columns)
+
+
+def most_buckets(blocks: int, fields: int, paged: bool) -> int:
+    """Of a field, one of so many."""
+    room = 2 * TABLE_BYTES_MAX // blocks if paged else TABLE_BYTES_MAX // max(1, blocks * fields)
+    return min(BUCKETS_MAX, max(1, room))
+
+
+def read_tables(root: Root, read: Callable[[int, int, int], bytes]) -> Counts | None:
+    """The counts of a root with their tables, which read(object, offset, bytes) reads where they lie in pages. Raises
+    DamagedError.
+    """
+    if root.counts is None or not root.counts.paged:
+        return root.counts
+    fields, blocks = list[FieldCounts](), root.index.blocks
+    for field in root.counts.fields:
+        pages = field.pages
+        assert pages is not None
+        table = read(pages.object, pages.offset, len(field.low) * blocks)
+        if list(pages.crc) != _crcs(table, blocks):
+            what = "counts of values are not what was written"
+            raise DamagedError(f"{root.objects.keys[pages.object]}: {what}", hint="`vantage verify` tells more")
+        fields.append(replace(field, table=table, pages=None))
+    return replace(root.counts, fields=tuple(fields))
 
 
 def write_tables(counts: Counts, blocks: int, objects: ObjectList) -> Counts:
@@ -42,10 +66,13 @@ def write_tables(counts: Counts, blocks: int, objects: ObjectList) -> Counts:
         shards.add(i, bytes(field.table), len(field.table))
     places = shards.close()
     for i, field in enumerate(counts.fields):
-        own = [field.table[at : at + blocks] for at in range(0, len(field.table), blocks)]
-        pages = TablePages(places.object[i], places.offset[i], list(map(crc32c, own)))
+        pages = TablePages(places.object[i], places.offset[i], _crcs(field.table, blocks))
         fields.append(replace(field, table=b"", pages=pages))
     return replace(counts, fields=tuple(fields), paged=True)
+
+
+def _crcs(table: bytes | memoryview, blocks: int) -> list[int]:
+    return [crc32c(table[at : at + blocks]) for at in range(0, len(table), blocks)]
 
 
 def _count(column: Column, home: Ints, blocks: int, most: int) -> FieldCounts:

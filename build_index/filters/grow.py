@@ -7,6 +7,7 @@ and then `grow_projections`, which writes the chunks of the same rows.
 from __future__ import annotations
 
 import json
+import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
@@ -20,8 +21,9 @@ import numpy.typing as npt
 from vantage.errors import DamagedError, InputError
 from vantage.filter.facet import values_of
 from vantage.format import (
-    BUCKETS_MAX,
     CHUNK_ROWS,
+    Centres,
+    ChunkObjects,
     Counts,
     Directory,
     FieldCounts,
@@ -30,6 +32,7 @@ from vantage.format import (
     Projection,
     Root,
     damaged,
+    first_of_pages,
 )
 from vantage.format.columns import BITS_MAX
 from vantage.format.directory import PLACES
@@ -40,8 +43,8 @@ from ..write.contents import RowTable
 from ..write.objects import ObjectList
 from .codes import RowCodes
 from .columns import TEXT_BYTES_MAX, Column, column_of, text_keys
-from .counts import STEP, TABLE_BYTES_MAX
-from .projections import BUCKET_ROWS, write_segment
+from .counts import STEP, most_buckets, write_tables
+from .projections import BUCKET_ROWS, write_projection, write_segment
 from .projections import BUCKETS_MAX as PROJECTED_MAX
 
 END_STEP = 1 << 12  # between the keys of texts before all others, and behind: room for many, in many flushes
@@ -68,7 +71,7 @@ class Buckets(NamedTuple):
 @dataclass(frozen=True)
 class Grown:
     """The filters of an index with the rows that came. columns: keys of the rows that are written, by source row, of
-    the fields as they are now; buckets: of each projection.
+    the fields as they are now; buckets: of each projection of chunks.
     """
 
     columns: list[Column]
@@ -81,20 +84,23 @@ class Grown:
         return tuple(column.field for column in self.columns)
 
 
-def grow(root: Root, records: Sequence[bytes], home: Ints, moved: int, gone: Sequence[tuple[bytes, int]]) -> Grown:
-    """The filters of an index with rows that come, and without rows that go.
+def grow(
+    root: Root, records: Sequence[bytes], home: Ints, moved: int, gone: Sequence[tuple[bytes, int]], objects: ObjectList
+) -> Grown:
+    """The filters of an index with rows that come, and without rows that go. Its counts have their tables; those of a
+    large one are written.
 
     records, home i64 (n): the attributes as JSON of the rows that are written, and the blocks that they are at home in;
     the first `moved` of them are in the index already. gone: attributes, and the block, -1 where nobody can guess it.
     Raises CannotGrow, DamagedError.
     """
-    if root.counts is None or root.counts.paged:
-        raise CannotGrow("its counts of values are in pages, or it has none", hint="compact it whole")
+    if root.counts is None:
+        raise CannotGrow("it has no counts of values", hint="compact it whole")
     written, old = _values(root, records), _values(root, [record for record, _ in gone])
     left = np.array([block for _, block in gone], np.int64)
     columns, counts, buckets = list[Column](), list[FieldCounts](), list[Buckets]()
     blocks = root.index.blocks
-    most = min(BUCKETS_MAX, max(1, TABLE_BYTES_MAX // max(1, blocks * len(root.filters))))
+    most = most_buckets(blocks, len(root.filters), root.paged)
     for i, (field, own) in enumerate(zip(root.filters, root.counts.fields, strict=True)):
         values = written[i]
         grown = _with_new_texts(field, {text for row in values for text in row}) if field.ranked else field
@@ -104,12 +110,13 @@ def grow(root: Root, records: Sequence[bytes], home: Ints, moved: int, gone: Seq
         counted = _counted(own, placed, every, moved, home, dropped, left, blocks, [root.index.rows, i])
         columns.append(replace(every, field=_field(grown, own, counted, placed, added, dropped)))
         counts.append(counted)
-    for projection in root.projections:
+    for projection in root.known_projections:
         rows = [sum(sum(projection.directory.rows[c] for c in chunks) for chunks in projection.chunks(j))
                 for j in range(len(projection.low))]  # fmt: skip
         column = columns[projection.field]
         buckets.append(place_keys(projection.low, projection.high, rows, column, 2 * PROJECTED_MAX, BUCKET_ROWS))
-    return Grown(columns, replace(root.counts, fields=tuple(counts)), buckets)
+    grown_counts = replace(root.counts, fields=tuple(counts))
+    return Grown(columns, write_tables(grown_counts, blocks, objects) if root.paged else grown_counts, buckets)
 
 
 def _values(root: Root, records: Sequence[bytes]) -> list[list[list[Any]]]:
@@ -292,21 +299,49 @@ def first_segments(projections: Sequence[Projection], count: int) -> tuple[Proje
     out = []
     for p in projections:
         end = p.first[count][0] if count < len(p.first) else len(p.block)
-        out.append(replace(p, first=p.first[:count], block=p.block[:end], directory=p.directory.some(range(end))))
+        p = replace(
+            p, first=p.first[:count], block=p.block[:end], directory=p.directory.some(range(end)),
+            objects=p.objects[:count],
+        )  # fmt: skip
+        if p.objects:
+            valued = sum(valued for valued, _ in p.pages)
+            p = replace(p, low=p.low[:valued], high=p.high[:valued], first=first_of_pages(p.pages))
+        out.append(p)
+    return tuple(out)
+
+
+def with_objects(root: Root) -> tuple[Projection, ...]:
+    """The projections of a root, those of pages with the objects that their chunks lie in: of a build those that have
+    its names, and the numbers that it gave them.
+    """
+    if not root.paged:
+        return root.projections
+    names, out = [key.rpartition("/")[2] for key in root.objects.keys], list[Projection]()
+    for p in root.projections:
+        if not p.objects:
+            own = [n for n, name in enumerate(names) if re.fullmatch(rf"projection-{p.field}-\d+\.bin", name)]
+            if own != [*range(own[0], own[0] + len(own))]:
+                raise damaged("root.bin, section objects", f"objects of a projection are apart: {own}"[:200])
+            p = replace(p, objects=(ChunkObjects(own[0], len(own), own[0]),))
+        out.append(p)
     return tuple(out)
 
 
 def grow_projections(
     projections: Sequence[Projection], grown: Grown, codes: RowCodes, rows: Rows, table: RowTable, blocks: Ints,
-    total: int, objects: ObjectList,
+    centres: Centres, objects: ObjectList,
 ) -> tuple[Projection, ...]:  # fmt: skip
     """The projections with one segment more, of all the rows that were written: those of `grown`.
 
-    codes, table: of these rows, in blocks that have the numbers `blocks` among all `total` ones.
+    codes, table: of these rows, in blocks that have the numbers `blocks` among those of `centres`.
     """
+    total = len(centres.scale)
     ranges = np.zeros((total, 4), np.float32)
     ranges[blocks] = codes.ranges
     codes, home = replace(codes, ranges=ranges), np.repeat(blocks, table.homes)
+    if grown.counts.paged:
+        written = (grown.columns, codes, rows, table, home, centres, objects)
+        return tuple(_with_pages(old, written) for old in projections)
     out = []
     for old, (low, high, was) in zip(projections, grown.buckets, strict=True):
         new = write_segment(old.field, low, high, grown.columns, codes, rows, table, home, None, objects)
@@ -317,6 +352,18 @@ def grow_projections(
         directory = _followed(old.directory, new.directory)
         out.append(Projection(old.field, low, high, first, [*old.block, *new.block], directory))
     return tuple(out)
+
+
+def _with_pages(old: Projection, written: Any) -> Projection:
+    """A projection of pages with one segment more. written: as `write_projection` takes it."""
+    objects: ObjectList = written[-1]
+    begun = len(objects.sizes)
+    new = write_projection(old.field, *written)
+    own = ChunkObjects(begun, new.directory.places[0].object[0] - begun, begun)
+    return Projection(
+        old.field, [*old.low, *new.low], [*old.high, *new.high], first_of_pages([*old.pages, *new.pages]),
+        [*old.block, *new.block], _followed(old.directory, new.directory), objects=(*old.objects, own),
+    )  # fmt: skip
 
 
 def _followed(one: Directory, other: Directory) -> Directory:

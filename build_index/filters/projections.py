@@ -99,7 +99,7 @@ def write_projections(
     some = [i for i, column in enumerate(columns) if column.name in projected]
     out = []
     for done, i in enumerate(some, 1):
-        out.append(_write(i, columns, codes, rows, table, home, centres, objects))
+        out.append(write_projection(i, columns, codes, rows, table, home, centres, objects))
         progress(done / len(some))
     return tuple(out)
 
@@ -126,10 +126,11 @@ def bucket_ends(keys: npt.NDArray[np.signedinteger], rows: I64, numeric: bool, p
     return np.array([*ends, len(keys)] if held else ends, np.int64)
 
 
-def _write(
+def write_projection(
     place: int, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints,
     centres: Centres | None, objects: ObjectList,
 ) -> Projection:  # fmt: skip
+    """Of a field, by its place. home i64 (N): blocks by position. centres: of all blocks, where it is to have pages."""
     column = columns[place]
     keys, own = np.unique(column.values()[1], return_counts=True)
     numeric = column.field.hashed or column.field.kind in ("integer", "number", "time")

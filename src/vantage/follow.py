@@ -89,6 +89,7 @@ class Followed:
                 fresh = fresh.followed(tail, await self._patched(fresh.unresolved(tail), own))
                 self.base = {}
                 tail.rows.clear()  # all of it is there now
+                tail.keys.clear()  # no reader asks for them
                 self.index = self.index.with_fresh(fresh)
             self.read_at = began
             if since is None:

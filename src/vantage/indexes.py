@@ -169,10 +169,13 @@ class Service:
             came = monotonic()
 
     async def _followed_to(self, name: str, index: Index, receipt: Receipt, since: float, bucket: bool) -> Index:
-        """The open index, whose log was last asked for at `since` of the monotonic clock or later; bucket: there."""
+        """The open index, whose log was last asked for behind `since` of the monotonic clock; bucket: there.
+
+        Not in the same tick of it: ticks take 16 ms on some systems, and something may have been written between.
+        """
         for _ in range(REOPENED_MAX):
             known = self._followed.get(name)
-            if known is not None and _alike(known.index, index) and _read_at(known, bucket) >= since:
+            if known is not None and _alike(known.index, index) and (since == NEVER or _read_at(known, bucket) > since):
                 return known.index
             if since == NEVER and known is None:
                 return index
@@ -181,7 +184,7 @@ class Service:
                 known = self._followed.get(name)
                 if known is None or known.is_reading or not _alike(known.index, index):
                     known = self._followed[name] = Followed(index)
-                if _read_at(known, bucket) >= max(since, BEGINNING):  # another request has looked meanwhile
+                if _read_at(known, bucket) > max(since, BEGINNING):  # another request has looked meanwhile
                     return known.index
                 try:
                     whole = await known.follow(receipt, None if bucket else self.since_rpc)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -36,15 +37,21 @@ ROWS, DIMENSION = 600, 16
 SHAPE = RowShape(DIMENSION, "bytes", "f16")
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 rows with ids and two attributes, built."""
+    folder = tmp_path_factory.mktemp("plain")
     x, names = clustered(ROWS, DIMENSION, 1), [f"r{i}" for i in range(ROWS)]
     columns = {"id": names, "vector": list(x), "n": list(range(ROWS)), "word": [f"w{i % 7}" for i in range(ROWS)]}
-    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
-    out = tmp_path / "bucket" / "index"
-    assert vantage("build", tmp_path / "rows.parquet", "--out", out, "--fast", "--metric", "l2").code == 0
-    return out
+    pq.write_table(pa.table(columns), folder / "rows.parquet")
+    assert vantage("build", folder / "rows.parquet", "--out", folder / "index", "--fast", "--metric", "l2").code == 0
+    return folder / "index"
+
+
+@pytest.fixture
+def index(plain: Path, tmp_path: Path) -> Path:
+    """A copy of `plain`, to write to."""
+    return shutil.copytree(plain, tmp_path / "bucket" / "index")
 
 
 def write(index: Path, **parts: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from filters import CODES, HASHED, KINDS, LISTS, key_of, random_filter, random_row, table_of, takes
+from filters import CODES, HASHED, KINDS, LISTS, key_of, matching, random_filter, random_row, table_of
 from typer.testing import CliRunner
 
 from build_index.audit.verify import verify_deep
@@ -103,7 +103,7 @@ def test_exact_answers_are_the_best_that_match(made: Made) -> None:
     index, draw, rng = open_index(path), Random(1), np.random.default_rng(1)
     for _ in range(60):
         value, q = random_filter(draw), x[draw.randrange(ROWS)] + 0.1 * rng.normal(size=DIMENSION).astype(np.float32)
-        match = np.array([takes(value, row) for row in rows])
+        match = np.array(matching(value, rows))
         got = ask(index, Query(q.tolist(), 20, filter=value, exact=True))
         best = np.where(match, scores(x.astype(np.float16), q, index.root.index.metric), -np.inf)
         want = np.argsort(-best, kind="stable")[: min(20, match.sum())]
@@ -124,7 +124,7 @@ def check_routed(made: Made) -> None:
     index, draw, rng, recalls = open_index(path), Random(2), np.random.default_rng(2), []
     for _ in range(200):
         value, q = random_filter(draw), x[draw.randrange(ROWS)] + 0.1 * rng.normal(size=DIMENSION).astype(np.float32)
-        match = np.array([takes(value, row) for row in rows])
+        match = np.array(matching(value, rows))
         got = ask(index, Query(q.tolist(), 10, filter=value))
         ids = [int(m.id) for m in got.matches]
         assert match[ids].all() and len(set(ids)) == len(ids)
@@ -157,7 +157,7 @@ def test_rows_that_are_looked_at_are_those_that_match(made: Made, monkeypatch: p
 def test_a_batch_and_a_query_by_id_filter_too(made: Made) -> None:
     path, x, rows = made
     index, value = open_index(path), {"year": {"$gte": 1955}, "stock": False}
-    match = np.array([takes(value, row) for row in rows])
+    match = np.array(matching(value, rows))
     queries = [Query(q.tolist(), 5, filter=value) for q in x[:9]]
     together = asyncio.run(index.answer(queries, Receipt()))
     alone = [ask(index, query) for query in queries]
@@ -181,7 +181,7 @@ def test_a_string_among_very_many_is_one_read(made: Made) -> None:
     for name in HASHED:
         for _ in range(30):
             wanted = draw.choice(CODES[5:])
-            match = {i for i, row in enumerate(rows) if takes({name: wanted}, row)}
+            match = set(np.flatnonzero(matching({name: wanted}, rows)).tolist())
             got = ask(index, Query(x[0].tolist(), 10, filter={name: wanted}))
             assert {m.id for m in got.matches} == match and got.complete
             assert got.receipt.gets <= 1 and got.receipt.waves <= 1
@@ -370,7 +370,7 @@ def test_what_is_declared(tmp_path: Path) -> None:
         value = random_filter(draw)
         if any(f'"{name}"' in json.dumps(value) for name in LISTS):
             continue
-        match = np.array([takes(value, row) for row in rows])
+        match = np.array(matching(value, rows))
         got = ask(index, Query(x[draw.randrange(ROWS)].tolist(), 10, filter=value))
         ids = [int(m.id) for m in got.matches]
         assert match[ids].all() and len(set(ids)) == len(ids) == min(10, match.sum()) and got.complete, value
@@ -401,7 +401,7 @@ def test_other_routers_and_without_counts(
     found, wanted = [0, 0], [0, 0]  # without and with texts that few rows have, which only projections find all of
     for _ in range(150):
         value = random_filter(draw)
-        match = np.array([takes(value, row) for row in rows])
+        match = np.array(matching(value, rows))
         query = Query(x[draw.randrange(ROWS)].tolist(), 10, filter=value)
         got = ask(index, query)
         ids = [int(m.id) for m in got.matches]
@@ -566,7 +566,7 @@ def test_a_large_index_answers_as_a_small_one(large: Large, monkeypatch: pytest.
     draw, recalls = Random(12), []
     for _ in range(150):
         value, q = random_filter(draw), x[draw.randrange(ROWS)]
-        match = np.array([takes(value, row) for row in rows])
+        match = np.array(matching(value, rows))
         query = Query(q.tolist(), 10, filter=value)
         got, other = ask(index, query), ask(resident, query)
         ids, scores_of = [int(m.id) for m in got.matches], {m.id: m.score for m in other.matches}

@@ -45,7 +45,7 @@ SHAPE = RowShape(DIMENSION, "bytes", "f16")
 Row = tuple[np.ndarray, dict[str, Any]]  # vector f16 (d) as it is stored, attributes
 
 
-def build(folder: Path, **columns: list[Any]) -> Path:
+def build(folder: Path, *options: str, **columns: list[Any]) -> Path:
     """3,000 rows r0, r1, ... with these attributes, in an index whose root does not hold the blocks."""
     x = clustered(ROWS, DIMENSION, 1)
     table = {"id": [f"r{i}" for i in range(ROWS)], "vector": list(x)} | columns
@@ -53,7 +53,8 @@ def build(folder: Path, **columns: list[Any]) -> Path:
     out = folder / "bucket" / "index"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(renditions, "INLINE_BYTES", 0)
-        built = vantage("build", folder / "rows.parquet", "--out", out, "--fast", "--metric", "l2", "--filter", "")
+        source = folder / "rows.parquet"
+        built = vantage("build", source, "--out", out, "--fast", "--metric", "l2", "--filter", "", *options)
     assert built.code == 0, built
     return out
 
@@ -168,6 +169,20 @@ def test_flushes_in_a_bucket(plain: Path) -> None:
     flushed("s3://bucket/flushed/index", 3)
     assert g.gc(store_at("s3://bucket/flushed/index"), 0)["bytes"] > 0
     assert not verify_deep(store_at("s3://bucket/flushed/index"))["damage"]
+
+
+def test_answers_of_a_grown_index_are_proven(tmp_path: Path) -> None:
+    index = build(tmp_path, "--error-norms", n=list(range(ROWS)), word=[f"w{i % 7}" for i in range(ROWS)])
+    store, oracle, draw = store_at(str(index)), oracle_of(), np.random.default_rng(6)
+    for step in range(1, 3):
+        change(store, oracle, draw, step, 60)
+        assert compact(store).how == "flush"
+        opened, x = open_index(index), np.array([vector for vector, _ in oracle.values()], np.float64)
+        assert opened.root.proves and not verify_deep(store)["damage"]
+        for q in (*x[[5, -1]], *(3 * draw.normal(size=(3, DIMENSION)))):
+            found = asyncio.run(opened.query(Query(q.tolist(), 10, exact=True)))
+            want = np.sort(((x - q) ** 2).sum(1))[:10]
+            assert found.exact and np.allclose([m.score for m in found.matches], want, rtol=1e-4, atol=1e-4)
 
 
 def copied(index: Path, to: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 import test_faceted
 import test_filtered
 import test_listing
-from filters import HASHED, random_filter, takes
+from filters import HASHED, matching, random_filter
 from fixtures.grown import grown_folder
 from test_filtered import DIMENSION, NAMES, ROWS, made_up, scores, table_of
 
@@ -55,10 +55,10 @@ def grown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder / "grown", x, rows, live, metric
 
 
-def matching(grown: Grown, value: Any) -> np.ndarray:
+def taken_of(grown: Grown, value: Any) -> np.ndarray:
     """bool (N): the live rows that a filter takes."""
     _, _, rows, live, _ = grown
-    return live & np.array([value is None or takes(value, row) for row in rows])
+    return live & np.array(matching(value or {}, rows))
 
 
 def test_routed_answers_match_and_are_mostly_found(grown: Grown) -> None:
@@ -67,7 +67,7 @@ def test_routed_answers_match_and_are_mostly_found(grown: Grown) -> None:
     for turn in range(40):
         value, q = random_filter(draw), x[draw.randrange(ROWS)] + 0.1 * rng.normal(size=DIMENSION).astype(np.float32)
         distinct = "year" if turn % 10 == 0 else None
-        match = matching(grown, value)
+        match = taken_of(grown, value)
         got = test_filtered.ask(index, Query(q.tolist(), 10, filter=value, distinct=distinct))
         ids = [int(m.id) for m in got.matches]
         assert match[ids].all() and len(set(ids)) == len(ids)
@@ -87,7 +87,7 @@ def test_exact_answers_are_the_best_live_rows(grown: Grown) -> None:
     for turn in range(20):
         value, q = random_filter(draw), x[draw.randrange(ROWS)] + 0.1 * rng.normal(size=DIMENSION).astype(np.float32)
         value = value if turn % 2 else None
-        match = matching(grown, value)
+        match = taken_of(grown, value)
         got = test_filtered.ask(index, Query(q.tolist(), 20, filter=value, exact=True))
         best = np.where(match, scores(x.astype(np.float16), q, metric), -np.inf)
         want = np.argsort(-best, kind="stable")[: min(20, match.sum())]
@@ -127,7 +127,7 @@ def test_counts_are_right_or_within_their_bounds(grown: Grown, free: int) -> Non
     with patch.object(facets, "FREE_BYTES", free):
         for turn in range(16):
             value = random_filter(draw) if turn % 4 else None
-            taken = [rows[i] for i in np.flatnonzero(matching(grown, value))]
+            taken = [rows[i] for i in np.flatnonzero(taken_of(grown, value))]
             got = test_faceted.ask(index, FacetQuery(test_faceted.random_facets(draw), value))
             for one in got.facets:
                 test_faceted.check(one, taken, index)

@@ -18,9 +18,10 @@ from build_index.audit.log import verify_log
 from build_index.bucket import generations as g
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index
-from build_index.bucket.store import ConflictError, FolderStore, store_at
+from build_index.bucket.store import FolderStore, store_at
 from build_index.compact import compact
 from build_index.writes import Send, sender
+from vantage.admission import BusyError
 from vantage.follow import Followed
 from vantage.format import Current
 from vantage.format.log import pack_seal, segment_key
@@ -172,7 +173,7 @@ def test_an_index_under_the_name_of_a_deleted_one_has_nothing_of_it(home: Path, 
     folded(home)
     send(home)({"upsert": [{"id": "older", "vector": VECTORS[0]}]}, "k2")
     asyncio.run(remove(StoreLog(FolderStore(home)), time.monotonic, time.time()))
-    with pytest.raises(ConflictError, match="a moment ago"):  # who has not heard of it may write still
+    with pytest.raises(BusyError, match="a moment ago"):  # who has not heard of it may write still
         g.publish(WORDS, store_at(str(home)))
     current = json.loads((home / "CURRENT").read_text())
     (home / "CURRENT").write_text(json.dumps(current | {"deleted": current["deleted"] - 60_000}))

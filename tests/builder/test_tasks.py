@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
+from pieces import _die, _die_once, _refuse, _refuse_oddly, _square
 from worker_kills import POOL_WORKER, RAY_WORKER, Killer
 
 from build_index.build import build
@@ -171,40 +172,6 @@ def test_rows_in_a_bucket_are_those_of_the_scratch_files(bucket: str, tmp_path: 
 
 
 # Maps
-
-
-def _square(shared: int, piece: int) -> tuple[np.ndarray]:
-    return (np.array([shared + piece**2]),)
-
-
-def _refuse(shared: int, piece: int) -> tuple[np.ndarray]:
-    if piece == 5:
-        raise LimitError("the piece", piece, 4, hint="give a smaller one", param="piece")
-    return (np.array([piece]),)
-
-
-class _OddError(Exception):
-    """Pickle makes it again without its arguments, which it refuses."""
-
-    def __init__(self, one: int, other: int) -> None:
-        super().__init__(f"{one} is odd")
-
-
-def _refuse_oddly(shared: int, piece: int) -> tuple[np.ndarray]:
-    raise _OddError(piece, shared)
-
-
-def _die_once(shared: str, piece: int) -> tuple[np.ndarray]:
-    path = Path(shared) / str(piece)
-    if piece % 7 == 3 and not path.exists():
-        path.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return (np.array([piece]),)
-
-
-def _die(shared: None, piece: int) -> tuple[np.ndarray]:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
 
 
 @pytest.fixture(scope="module")

@@ -43,15 +43,17 @@ def asking(folder: Path) -> Ask:
     return ask
 
 
-def written(folder: Path, lie: bool) -> Oracle:
-    """Three writers, each through a service of its own, and two readers, with a compaction between."""
+def written(folder: Path, lie: tuple[int, Fields] | None = None) -> Oracle:
+    """Three writers, each through a service of its own, and two readers, with a compaction between. lie: an answer to
+    one write, which is not done.
+    """
     oracle = service_kills.small_index(folder)
     asks, held, lies = [asking(folder) for _ in range(3)], sorted(oracle.versions), [lie]
 
     async def first(path: str, body: Fields, key: str) -> tuple[int, Fields]:
         if path == "write" and "upsert" in body and len(body["upsert"]) > 2 and lies[0]:
-            lies[0] = False
-            return 200, {"seq": 1, "retried": False}
+            answer, lies[0] = lies[0], None
+            return answer
         return await asks[0](path, body, key)
 
     writers = [Writer(f"writer-{i}", oracle, [first, *asks[1:]][i], i, held[i::3]) for i in range(3)]
@@ -77,10 +79,17 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_many_write_is_what_they_read(tmp_path: Path) -> None:
-    oracle = written(tmp_path, lie=False)
+    timeout = 408, {"code": "request_timeout"}
+    oracle = written(tmp_path, timeout)
     assert not oracle.wrong
-    assert all(oracle.count[what] for what in ("writes", "steps", "vectors", "query", "rows", "facets"))
+    assert all(
+        oracle.count[w] for w in ("writes", "steps", "vectors", "query", "rows", "facets", "408 request_timeout")
+    )
 
 
 def test_a_write_that_was_not_done_is_noticed(tmp_path: Path) -> None:
-    assert written(tmp_path, lie=True).wrong
+    assert written(tmp_path, (200, {"seq": 1, "retried": False})).wrong
+
+
+def test_a_write_that_was_refused_is_told_once(tmp_path: Path) -> None:
+    assert written(tmp_path, (400, {"code": "bad_request"})).wrong.total() == 1

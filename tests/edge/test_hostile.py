@@ -36,11 +36,13 @@ HOSTILE = [
     "attributes by row are deeply nested", "places of attributes are over the limit",
     "places of attributes are outside", "root is of the first version",
     "pages of chunks have counts without bounds", "pages of chunks are zeros",
+    "pages of a segment call its objects by other numbers",
 ]  # fmt: skip
 FILTERS: list[dict[str, Any]] = [
     {"lang": "de"}, {"price": {"$lt": -100}, "stock": True}, {"$or": [{"year": 1999}, {"tags": "a"}]},
     {"year": {"$ne": 2000}},
 ]  # fmt: skip
+LARGE = ("paged", "compacted")  # what filters read of them is in pages; the other one has segments
 SECONDS_MAX = 5.0  # of an error; opening and answering takes well below one
 
 
@@ -53,7 +55,8 @@ def write(bucket: Path, name: str, objects: dict[str, bytes]) -> None:
 
 def test_a_good_index_answers_beside_crafted_ones(tmp_path: Path) -> None:
     write(tmp_path / "bucket", "good", load("texts"))
-    write(tmp_path / "bucket", "large", load("paged"))
+    for name in LARGE:
+        write(tmp_path / "bucket", name, load(name))
     for i, name in enumerate(HOSTILE):
         write(tmp_path / "bucket", f"bad-{i}", DAMAGES[name](load(DAMAGE[name]["index"])))
     load_bucket(tmp_path / "bucket", tmp_path / "state")
@@ -67,9 +70,9 @@ def test_a_good_index_answers_beside_crafted_ones(tmp_path: Path) -> None:
             more = options if value is None else {"filter": value}
             return http.post(f"/v1/indexes/{index}/query", json={"vector": vector, "top_k": 10} | more)
 
-        large = open_index(tmp_path / "bucket" / "large")
-        for vector, value in product(EXPECTED["paged"]["vectors"][:3], FILTERS):
-            reply, want = ask("large", vector, value).json(), asyncio.run(large.query(Query(vector, 10, filter=value)))
+        for name, vector, value in product(LARGE, EXPECTED["paged"]["vectors"][:3], FILTERS):
+            large = open_index(tmp_path / "bucket" / name)
+            reply, want = ask(name, vector, value).json(), asyncio.run(large.query(Query(vector, 10, filter=value)))
             assert [(m["id"], m["score"]) for m in reply["matches"]] == [(m.id, m.score) for m in want.matches]
             assert want.matched is not None and reply["matched"] == want.matched.rows
 
@@ -79,7 +82,7 @@ def test_a_good_index_answers_beside_crafted_ones(tmp_path: Path) -> None:
         assert [m["attributes"] for m in first.json()["matches"]] == EXPECTED["texts"]["queries"][0]["attributes"]
         for i, name in enumerate(HOSTILE):
             began = time.perf_counter()
-            value = FILTERS[0] if DAMAGE[name]["index"] == "paged" else None
+            value = FILTERS[0] if DAMAGE[name]["index"] in LARGE else None
             reply = ask(f"bad-{i}", EXPECTED[DAMAGE[name]["index"]]["vectors"][0], value)
             assert time.perf_counter() - began < SECONDS_MAX, name
             assert (reply.status_code, reply.json()["code"]) == (500, "damaged_index"), f"{name}: {reply.text[:300]}"

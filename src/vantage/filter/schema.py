@@ -34,7 +34,7 @@ def _field(root: Root, place: int) -> dict[str, Any]:
         in_root += BUCKET_BYTES * len(counts.low) + len(counts.table)
     if projection:
         in_root += BUCKET_BYTES * len(projection.low) + CHUNK_BYTES * len(projection.block)
-        in_root += 4 * (len(projection.first) - 1) * len(projection.low)
+        in_root += 4 * (len(projection.first) - 1) * len(projection.low) * (not root.paged)
     least, largest = _ends(field)
     objects = zip(root.objects.keys, root.objects.sizes, strict=True)
     return {

@@ -103,7 +103,12 @@ class Counts:
         cursor = Cursor(body, label)
         count, shift, spread, flags = cursor.unpack(_COUNTS)
         finite(label, [shift, spread])
-        if count != fields or not SPREAD_MIN <= spread <= SPREAD_MAX or abs(shift) > SPREAD_MAX or flags > ABOUT:
+        if (
+            count != fields
+            or not SPREAD_MIN <= spread <= SPREAD_MAX
+            or abs(shift) > SPREAD_MAX
+            or flags > PAGED | ABOUT
+        ):
             raise damaged(label, f"counts of {count} fields, there are {fields}; spread {spread}, flags {flags}")
         out = []
         for _ in range(fields):
@@ -117,10 +122,11 @@ class Counts:
             totals = cursor.column("I", n)
             if n and max(totals) > rows:
                 raise damaged(label, f"{max(totals)} of {rows} rows in a bucket")
+            about = bool(flags & ABOUT)
             if flags & PAGED:
-                out.append(FieldCounts(low, high, totals, b"", _taken_pages(cursor, n, blocks, sizes)))
+                out.append(FieldCounts(low, high, totals, b"", _taken_pages(cursor, n, blocks, sizes), about))
             else:
-                out.append(FieldCounts(low, high, totals, cursor.take(n * blocks), about=flags == ABOUT))
+                out.append(FieldCounts(low, high, totals, cursor.take(n * blocks), about=about))
                 cursor.take(-n * (4 + blocks) % 8)
         cursor.end()
         return cls(tuple(out), shift, spread, bool(flags & PAGED))

@@ -156,10 +156,15 @@ def pack_request(request: Request, shape: RowShape) -> bytes:
     return head + names + _pack_texts([*request.attributes, *request.changes]) + vectors
 
 
+def least_operations(key: bytes) -> int:
+    """Of a request with this key: one that a client chose may stand alone, as nothing was to do for it."""
+    return 0 if key[0] & CLIENTS_KEY else 1
+
+
 def _take_request(cursor: Cursor, shape: RowShape) -> Request:
     key, ms, upserts, patches, deletes, patched_bytes = cursor.unpack(_REQUEST)
     n = upserts + patches + deletes
-    if not 1 <= n <= OPERATIONS_MAX:
+    if not least_operations(key) <= n <= OPERATIONS_MAX:
         raise damaged(cursor.label, f"a request of {n} operations, 1 to {OPERATIONS_MAX} are right")
     ids: Sequence[Id]
     ids = cursor.column("q", n).tolist() if shape.id_kind == "i64" else _take_texts(cursor, n, ID_BYTES_MAX, "ids")

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain, pairwise
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain, pairwise
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from .block import H_MAX
 from .directory import PLACES, Directory, Places
 from .index import IndexSection
 from .layout import GROUP, ID_WIDTH_MAX, NUMBER_MAX, Cursor, aligned, damaged, finite
-from .objects import SPOT_BYTES
+from .objects import OBJECTS_MAX, SPOT_BYTES
 
 CHUNK_ROWS = 64
 CHUNK_BLOCKS_MAX = 256
@@ -31,8 +32,19 @@ CHUNK_PAGE_BYTES_MAX = 1 << 16
 _PROJECTIONS = struct.Struct("<II")
 _PROJECTION = struct.Struct("<IIII")
 _SEGMENTS = struct.Struct("<II")
+_SEGMENT = struct.Struct("<5I")
 SEGMENTS_MAX = 8
 BUCKETS_MAX = 1 << 20
+
+
+class ChunkObjects(NamedTuple):
+    """The objects that the chunks of a segment of pages lie in: `total` of them from the number `first` on. Pages were
+    written before objects were numbered anew: there the first one has the number `called`.
+    """
+
+    first: int
+    total: int
+    called: int
 
 
 @dataclass(frozen=True)
@@ -44,8 +56,10 @@ class Projection:
     first: of each segment u32 (n + 1), the first chunk of each bucket; those from the last of these on are of rows
     without a value. block u32 (C): the home block of each chunk's first row. directory: of the chunks, in this order.
     Of a large index the root has pages in the place of chunks, each as a bucket of its own; a value may go on in the
-    next; there is one segment. What was read of them has them in turn. until (n + 1): the last block that the rows of
-    each bucket, and those without a value, can be at home in; none: the last of all.
+    next one of its segment. Segments have pages of their own, so that keys rise inside of each alone. What was read of
+    pages has their chunks in turn. objects: of each segment of pages; none: as pages call them. until (n + S): the last
+    block that the rows of each bucket, and those of each segment without a value, can be at home in; none: the last of
+    all.
     """
 
     field: int
@@ -55,6 +69,7 @@ class Projection:
     block: Any
     directory: Directory
     until: Sequence[int] = ()
+    objects: Sequence[ChunkObjects] = ()
 
     def chunks(self, bucket: int) -> list[range]:
         """Of each segment the chunks of a bucket, or behind the last one those of rows without a value."""
@@ -63,13 +78,35 @@ class Projection:
         ends = [*(own[0] for own in self.first[1:]), len(self.block)]
         return [range(own[bucket], end) for own, end in zip(self.first, ends, strict=True)]
 
-    def pack(self, *, segmented: bool = False) -> bytes:
-        """segmented: it says how many segments it has."""
+    @property
+    def pages(self) -> list[tuple[int, int]]:
+        """Of each segment how many pages have values, and how many have rows without one."""
+        return [
+            (own[-1] - own[0], len(nulls)) for own, nulls in zip(self.first, self.chunks(len(self.low)), strict=True)
+        ]
+
+    def segment(self, page: int) -> int:
+        """That of a page."""
+        return bisect_right([own[0] for own in self.first], page) - 1
+
+    def keys(self, page: int) -> tuple[int, ...]:
+        """The least and the largest key of a page; none of one of rows without a value."""
+        segment = self.segment(page)
+        own = self.first[segment]
+        if page >= own[-1]:
+            return ()
+        bucket = page - own[0] + sum(other[-1] - other[0] for other in self.first[:segment])
+        return self.low[bucket], self.high[bucket]
+
+    def pack(self, *, segmented: bool = False, paged: bool = False) -> bytes:
+        """segmented: it says how many segments it has; paged: of pages."""
         n, chunks = len(self.low), len(self.block)
         packed, first = self.directory.pack(), [*chain.from_iterable(self.first)]
         head = _PROJECTION.pack(self.field, n, chunks, len(packed))
         if segmented:
             head += _SEGMENTS.pack(len(self.first), 0)
+        if segmented and paged:
+            first = [*chain.from_iterable((*pages, *of) for pages, of in zip(self.pages, self.objects, strict=True))]
         columns = struct.pack(f"<{2 * n}q{len(first) + chunks}I", *self.low, *self.high, *first, *self.block)
         out = head + columns + packed
         return out + bytes(-len(out) % 8)
@@ -77,9 +114,9 @@ class Projection:
 
 def pack_projections(projections: Sequence[Projection], *, paged: bool) -> bytes:
     """The section of projections; paged: their directories are of pages."""
-    segmented = any(len(p.first) > 1 for p in projections)
+    segmented = any(len(p.first) > 1 or p.objects for p in projections)
     head = _PROJECTIONS.pack(len(projections), PAGED * paged | SEGMENTED * segmented)
-    return head + b"".join(p.pack(segmented=segmented) for p in projections)
+    return head + b"".join(p.pack(segmented=segmented, paged=paged) for p in projections)
 
 
 def unpack_projections(
@@ -88,10 +125,10 @@ def unpack_projections(
     """Of an index of so many fields and blocks, and objects of these sizes; one a field at most."""
     cursor, out = Cursor(body, label), list[Projection]()
     count, flags = cursor.unpack(_PROJECTIONS)
-    if count > fields or flags not in ((PAGED,) if paged else (0, SEGMENTED)):
+    if count > fields or flags & ~SEGMENTED != PAGED * paged:
         raise damaged(label, f"{count} projections of {fields} fields, with flags {flags}")
     for _ in range(count):
-        out.append(_taken(cursor, fields, blocks, sizes, paged, flags == SEGMENTED))
+        out.append(_taken(cursor, fields, blocks, sizes, paged, bool(flags & SEGMENTED)))
         if len(out) > 1 and out[-1].field <= out[-2].field:
             raise damaged(label, f"a projection of field {out[-1].field} after that of {out[-2].field}")
         if paged and max(out[-1].directory.places[0].whole) > CHUNK_PAGE_BYTES_MAX:
@@ -106,16 +143,44 @@ def unpack_chunk_page(
     """The directory of chunks of a page of a projection, by its number there. Raises DamagedError where it is not what
     the root says of it.
     """
-    cursor = Cursor(memoryview(page), label)
+    cursor, objects = Cursor(memoryview(page), label), None
+    if of.objects:
+        objects = of.objects[of.segment(number)]
+        sizes = (0,) * objects.called + sizes[objects.first : objects.first + objects.total]
     own = _taken(cursor, of.field + 1, blocks, sizes, False)
     cursor.end()
-    ends = (of.low[number], of.high[number]) if number < len(of.low) else ()
+    if objects is not None:
+        own = replace(own, directory=_renumbered(own.directory, objects))
     keys = (own.low[0], own.high[-1]) if len(own.low) else ()
-    if own.field != of.field or ends != keys or own.directory.at_home != of.directory.rows[number]:
+    if own.field != of.field or of.keys(number) != keys or own.directory.at_home != of.directory.rows[number]:
         raise damaged(label, f"its chunks are not those that the root says, of field {of.field}")
     if own.block[0] != of.block[number] or (keys and own.first[0][-1] != len(own.block)):
         raise damaged(label, "its chunks begin in another block, or are in no bucket")
     return own
+
+
+def _renumbered(directory: Directory, objects: ChunkObjects) -> Directory:
+    [places] = directory.places
+    numbers = array("I", [number - objects.called + objects.first for number in places.object])
+    return replace(directory, places=(replace(places, object=numbers),))
+
+
+def first_of_pages(pages: Iterable[tuple[int, int]]) -> list[array[int]]:
+    """`first` of a projection of pages, so many with and without values in each segment."""
+    columns, start = list[Sequence[int]](), 0
+    for valued, others in pages:
+        columns.append(range(start, start + valued + 1))
+        start += valued + others
+    return _apart(columns)
+
+
+def _apart(columns: Sequence[Sequence[int]]) -> list[array[int]]:
+    """`first` of segments whose buckets are their own: those of each are behind those of the segments before."""
+    starts = [*accumulate((len(own) - 1 for own in columns), initial=0)]
+    return [
+        array("I", [own[0]] * start + [*own] + [own[-1]] * (starts[-1] - end))
+        for own, (start, end) in zip(columns, pairwise(starts), strict=True)
+    ]
 
 
 def _taken(
@@ -130,17 +195,24 @@ def _taken(
     if not 1 <= segments <= SEGMENTS_MAX or zero:
         raise damaged(label, f"a projection of field {field} with {segments} segments, the limit is {SEGMENTS_MAX}")
     low, high = cursor.column("q", n), cursor.column("q", n)
-    first, block = [cursor.column("I", n + 1) for _ in range(segments)], cursor.column("I", chunks)
+    objects = list[ChunkObjects]()
+    if pages and segmented:
+        first, objects = _taken_segments(cursor, segments, n, chunks, len(sizes))
+    else:
+        first = [cursor.column("I", n + 1) for _ in range(segments)]
+    block = cursor.column("I", chunks)
     fall = any(a > b for a, b in zip(low, high, strict=True))
     if pages:  # a bucket may go on in the next page
-        fall = fall or any(a > b for column in (low, high) for a, b in pairwise(column))
+        starts = [*accumulate((own[-1] - own[0] for own in first), initial=0)] if segmented else [0, n]
+        parts = [column[a:b] for column in (low, high) for a, b in pairwise(starts)]
+        fall = fall or any(a > b for part in parts for a, b in pairwise(part))
     if fall or (not pages and any(a >= b for a, b in zip(high, low[1:], strict=False))):
         raise damaged(label, f"the buckets of field {field} do not rise")
     every = [*chain.from_iterable(first), chunks]
     none = not segmented and any(a == b for a, b in pairwise(first[0]))
     if none or every[0] or any(a > b for a, b in pairwise(every)):
         raise damaged(label, f"the buckets of field {field} have no chunks, or more than there are")
-    if pages and first[0][n] != n:
+    if pages and not segmented and first[0][n] != n:
         raise damaged(label, f"a bucket of field {field} has several pages")
     if chunks and max(block) >= blocks:
         raise damaged(label, f"a chunk of field {field} is of block {max(block)} of {blocks}")
@@ -148,21 +220,40 @@ def _taken(
     if len(directory) != chunks:
         raise damaged(label, f"{len(directory)} chunks of field {field}, not {chunks}")
     cursor.take((start - cursor.at) % 8)
-    return Projection(field, low, high, first, block, directory)
+    return Projection(field, low, high, first, block, directory, objects=objects)
 
 
-def joined_pages(pages: Sequence[Projection], until: Sequence[int], blocks: int) -> Projection:
+def _taken_segments(
+    cursor: Cursor, segments: int, n: int, chunks: int, objects: int
+) -> tuple[list[array[int]], list[ChunkObjects]]:
+    """(first, objects) of segments of pages, n with values of `chunks` in all, at the cursor."""
+    pages, out = list[tuple[int, int]](), list[ChunkObjects]()
+    for _ in range(segments):
+        valued, others, *own = cursor.unpack(_SEGMENT)
+        pages.append((valued, others))
+        out.append(ChunkObjects(*own))
+        if out[-1].first + out[-1].total > objects or out[-1].called > OBJECTS_MAX:
+            raise damaged(cursor.label, f"chunks in {own[1]} objects from {own[0]} on, called {own[2]}, of {objects}")
+    if [sum(column) for column in zip(*pages, strict=True)] != [n, chunks - n]:
+        raise damaged(cursor.label, f"{pages} pages of segments, with and without values, are not {n} of {chunks}")
+    return first_of_pages(pages), out
+
+
+def joined_pages(pages: Sequence[Projection], segments: Sequence[int], until: Sequence[int], blocks: int) -> Projection:
     """One projection of the chunks of several pages, in order and of one field.
 
-    until: of each page, the last block that rows of its last bucket can be at home in. blocks: of the index.
+    segments: of each page. until: likewise the last block that rows of its last bucket can be at home in. blocks: of
+    the index.
     """
-    first, ends, at = [0], list[int](), 0
-    for page, last in zip(pages, until, strict=True):
+    columns, nulls, ends, at = dict[int, list[int]](), dict[int, int](), list[int](), 0
+    for page, segment, last in zip(pages, segments, until, strict=True):
+        first = columns.setdefault(segment, [at])
         if len(page.low):
             first += [at + end for end in page.first[0][1:]]
             ends += [*[blocks - 1] * (len(page.low) - 1), last]
         at += len(page.block)
-    ends.append(until[-1])  # of rows without a value, where there are any
+        nulls[segment] = last  # of rows without a value, where there are any
+    ends += nulls.values()
     every = [page.directory for page in pages]
     places = [directory.places[0] for directory in every]
 
@@ -177,7 +268,7 @@ def joined_pages(pages: Sequence[Projection], until: Sequence[int], blocks: int)
     )  # fmt: skip
     return Projection(
         pages[0].field, list(chain.from_iterable(page.low for page in pages)),
-        list(chain.from_iterable(page.high for page in pages)), [first],
+        list(chain.from_iterable(page.high for page in pages)), _apart([*columns.values()]),
         list(chain.from_iterable(page.block for page in pages)), directory, ends,
     )  # fmt: skip
 

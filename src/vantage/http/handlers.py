@@ -61,7 +61,8 @@ class Call:
 
     parts: what the pattern's names stand for, percent-encoded. options: the query string. body: reads it. make_room:
     waits until there is room for so many bytes in the heap, and of reads under way, and for a share of what is computed
-    at once. trusted: may see what this isolate holds. deadline: when all of it ends. runtime: see routes.handle.
+    at once, instead of what it had; zeros give that back. trusted: may see what this isolate holds. deadline: when all
+    of it ends. runtime: see routes.handle.
     """
 
     parts: Mapping[str, str]

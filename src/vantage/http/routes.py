@@ -163,7 +163,8 @@ async def _answer(
 
         async def make_room(nbytes: int, in_flight: int, share: float) -> None:
             await work.aclose()  # of a generation that was asked before
-            await work.enter_async_context(service.room(nbytes, in_flight, door_deadline, share))
+            if nbytes or in_flight or share:
+                await work.enter_async_context(service.room(nbytes, in_flight, door_deadline, share))
 
         if route.scope == READERS and route.method == "GET":  # others have a body to wait for; health waits for nobody
             await reading.enter_async_context(service.reading.enter(request_bytes(0), door_deadline))

@@ -14,7 +14,7 @@ from typing import Any
 from ..admission import BusyError
 from ..errors import ChangedError, ConditionError, InputError, LimitError
 from ..filter.parse import parse_filter
-from ..format.log import NONCE_BYTES, OPERATIONS_MAX, SEQ_MAX, Id, Request, RowShape
+from ..format.log import NONCE_BYTES, OPERATIONS_MAX, SEQ_MAX, Id, Request, RowShape, least_operations
 from ..index import Index
 from ..indexes import Wish
 from ..log.base import base_rows, patched_rows
@@ -82,6 +82,9 @@ async def write(call: Call) -> Reply:
     async def to_the_bucket() -> None:
         await call.make_room(BYTES_MAX, BYTES_MAX, 1.0)  # all of the log may have to be read
 
+    async def waiting() -> None:
+        await call.make_room(0, 0, 0.0)
+
     for last in (*[False] * (TRIES - 1), True):
         index = await call.service.index(call.index, Receipt())
         with_base = bool(rows.of["patch"]) or any("if" in row for _, row in rows.all())
@@ -91,11 +94,11 @@ async def write(call: Call) -> Reply:
             index = await call.service.current(call.index, Receipt(), Wish(stale_s=0.0), call.deadline)
             now = await _with_matching(call, index, rows)
             deleted = {"deleted": len(now.of["delete"]) - len(rows.of["delete"])}
-            if not now.count:
+            if not now.count and least_operations(key):
                 return Reply(200, {"seq": index.seq, "retried": False, **deleted})
         submission = await submission_of(index, now, key, call.deadline)
         try:
-            done = await client.submit(call.index, submission, to_the_bucket)
+            done = await client.submit(call.index, submission, to_the_bucket, waiting)
         except ChangedError:
             if last:
                 raise

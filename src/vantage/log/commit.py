@@ -14,6 +14,7 @@ from ..format.log import (
     Id,
     Request,
     RowShape,
+    least_operations,
     pack_request,
     pack_segment,
     segment_key,
@@ -31,7 +32,7 @@ CONFLICTS_MAX = 64  # other writers that come first
 def check_request(request: Request, shape: RowShape) -> None:
     """Raises InputError or LimitError for a request that is no write of such rows."""
     ids = [*request.upserts, *request.patches, *request.deletes]
-    if not 1 <= len(ids) <= OPERATIONS_MAX:
+    if not least_operations(request.key) <= len(ids) <= OPERATIONS_MAX:
         limit = f"1 to {OPERATIONS_MAX}"
         raise LimitError("the number of rows of a write", len(ids), limit, hint="send several requests", param="rows")
     for at, i in enumerate(ids):

@@ -110,6 +110,13 @@ async def put_generation(store: LogStore, made: Generation) -> None:
     await store.create(made.current.manifest.key, made.manifest)
 
 
+def check_over(old: Current, now: float) -> None:
+    """Raises BusyError while who wrote to an index that was deleted may not know of that. now: seconds since 1970."""
+    if abs(now - old.deleted / 1000) < DELETED_S:
+        hint = f"try again in {DELETED_S:.0f} seconds, or take another name"
+        raise BusyError("an index of this name was deleted a moment ago", hint=hint)
+
+
 async def create(store: LogStore, new: NewIndex, now: float, draw: Draw = secrets.token_bytes) -> bool:
     """Makes the index where there is none, or one that was deleted; whether it is known to have. now: seconds since
     1970. False: another one is there, perhaps by a call whose answer was lost.
@@ -122,9 +129,8 @@ async def create(store: LogStore, new: NewIndex, now: float, draw: Draw = secret
         old = Current.unpack(found[0], "CURRENT") if found else None
         if old is not None and not old.deleted:
             return False
-        if old is not None and abs(now - old.deleted / 1000) < DELETED_S:
-            hint = f"try again in {DELETED_S:.0f} seconds, or take another name"
-            raise BusyError("an index of this name was deleted a moment ago", hint=hint)
+        if old is not None:
+            check_over(old, now)
         made, nonce = empty_generation(new, draw(NONCE_BYTES).hex()), draw(NONCE_BYTES).hex()
         await put_generation(store, made)
         counter, previous = (old.counter + 1, old.generation) if old else (1, None)

@@ -12,8 +12,6 @@ from typing import Any
 from ..errors import DamagedError, StoreError
 from ..format.current import Current, LogName, ObjectName
 from ..format.log import (
-    CLIENTS_KEY,
-    LEDGER_KEYS_MAX,
     NONCE_BYTES,
     Ledger,
     ledger_key,
@@ -59,11 +57,7 @@ async def advance(
 
 def _ledger(state: LogState, start: int, nonces: Iterable[tuple[int, bytes]], since: float) -> Ledger:
     """Of the segments before `start`, without the keys of requests from before a time in ms."""
-    keys = {key: at for key, at in state.tail.keys.items() if at[0] < start and at[1] >= since}
-    # Those that no client chose are asked for within seconds or never: they go first.
-    for key in sorted(keys, key=lambda key: key[0] & CLIENTS_KEY)[: max(0, len(keys) - LEDGER_KEYS_MAX)]:
-        del keys[key]
-    return Ledger([(seq, nonce) for seq, nonce in nonces if seq < start], keys)
+    return Ledger([(seq, nonce) for seq, nonce in nonces if seq < start], state.tail.keys_before(start, since))
 
 
 def packed(new: Current, members: Mapping[str, Any]) -> bytes:

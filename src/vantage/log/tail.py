@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..bounded_json import loads
 from ..format.layout import ATTRIBUTE_ROW_DEPTH_MAX, ATTRIBUTE_ROW_PARTS_MAX, damaged
-from ..format.log import LEDGER_SEGMENTS_MAX, NO_KEY, Id, Request, RowShape, Segment
+from ..format.log import (
+    CLIENTS_KEY,
+    LEDGER_KEYS_MAX,
+    LEDGER_SEGMENTS_MAX,
+    NO_KEY,
+    Id,
+    Request,
+    RowShape,
+    Segment,
+)
 
 UPSERT, PATCH, DELETE = range(3)
 
@@ -74,12 +84,12 @@ class Tail:
     """Segments from one on, in their order, as a state.
 
     rows: by id; keys: of the requests seen, those of a ledger too, request key -> (seq, ms); nonces: (seq, nonce) of
-    the last segments; sizes: of those whose rows are held; next: the seq of the next segment; shape: None before the
-    first; vectors: whether rows have theirs.
+    the last segments; sizes: of those whose rows are held; start: of the first whose rows are; next: the seq of the
+    next segment; shape: None before the first; vectors: whether rows have theirs.
     """
 
     def __init__(self, start: int) -> None:
-        self.next = start
+        self.start = self.next = start
         self.shape: RowShape | None = None
         self.rows: dict[Id, Fresh] = {}
         self.keys: dict[bytes, tuple[int, int]] = {}
@@ -117,8 +127,25 @@ class Tail:
             self.vectors = False
             self.rows = {identifier: row._replace(vector=b"") for identifier, row in self.rows.items()}
 
+    def keys_before(self, start: int, since: float = -math.inf) -> dict[bytes, tuple[int, int]]:
+        """The keys of the requests before a segment that are known longer, at most LEDGER_KEYS_MAX: the last ones, none
+        from before a time in ms.
+        """
+        keys = {key: at for key, at in self.keys.items() if at[0] < start and at[1] >= since}
+        # Those that no client chose are asked for within seconds or never: they go first.
+        order = sorted(keys, key=lambda key: (key[0] & CLIENTS_KEY, keys[key][0]))
+        for key in order[: max(0, len(keys) - LEDGER_KEYS_MAX)]:
+            del keys[key]
+        return keys
+
     def drop(self, start: int) -> None:
-        """Forgets the rows that a generation has in which the segments before `start` are; keys and nonces stay."""
+        """Forgets the rows that a generation has in which the segments before `start` are, and of the keys of requests
+        there those that a ledger has no room for; nonces stay.
+        """
+        if start <= self.start:
+            return
+        self.start = start
+        self.keys = self.keys_before(start) | {key: at for key, at in self.keys.items() if at[0] >= start}
         while self.sizes and self.sizes[0].seq < start:
             self.sizes.popleft()
         self.rows = {identifier: fresh for identifier, fresh in self.rows.items() if fresh.seq >= start}

@@ -99,7 +99,7 @@ def select(value: Any, root: Root, homes: Sequence[int]) -> Selection | None:
     if counts is None or not homes:
         return Selection(parsed, node, program, [])
     if counts.paged:
-        share = expected_in_all(node, root, counts) / root.index.rows
+        share = expected_in_all(node, root, counts) / sum(homes)
         return Selection(parsed, node, program, array("d", [share * home for home in homes]), whole=False)
 
     def rows_of(field: int, spans: Sequence[Span]) -> Sequence[float]:
@@ -116,7 +116,7 @@ def expected_in_all(node: Node, root: Root, counts: Counts) -> float:
         own = counts.fields[field]
         return [sum(own.totals[j] * share for j, share in own.touched(spans, root.filters[field].distinct))]
 
-    [rows] = expected_rows(node, root.filters, rows_of, [root.index.rows])
+    [rows] = expected_rows(node, root.filters, rows_of, [root.live_rows])
     return rows
 
 

@@ -85,8 +85,9 @@ def read(run: Run) -> Steps[None]:
     if lacking:
         places = [item[:3] for _, item in lacking]
         spans = plan_shared(places)
-        if len(spans) > GETS_MAX:
-            spans = plan_gather(places, GETS_MAX, left.bytes) or []
+        most = GETS_MAX + _segments(need) - 1
+        if len(spans) > most:
+            spans = plan_gather(places, most, left.bytes) or []
         if not spans or left.gets < 1 + len(spans) or left.waves < 2 or left.bytes < sum(span.size for span in spans):
             return
 
@@ -128,13 +129,18 @@ def needed(segment: Segment, query: Query, prepared: Prepared) -> Need | None:
     return Need(base, pages, _tables(selection.node, root, root.counts, known), whole)
 
 
+def _segments(need: Need) -> int:
+    """How many segments have pages to read, each in an object of its own; 1 where none has."""
+    return 1 if need.base is None else max(1, len(set(map(need.base.projection.segment, need.pages))))
+
+
 def _base(selection: Selection, root: Root, counts: Counts) -> Base | None:
     """The condition that takes the fewest rows, of those that few pages have, or whose values have their own pages."""
     found, blocks = bases(selection.node, selection.program, root), root.index.blocks
 
     def scattered(base: Base) -> int:
         p, size = base.projection, base.projection.directory.places[0].whole
-        return sum(size[page] for page in _lying(base, blocks) if page < len(p.low) and p.low[page] < p.high[page])
+        return sum(size[page] for page in _lying(base, blocks) if len(set(p.keys(page))) > 1)
 
     able = [base for base in found if scattered(base) <= SCATTERED_BYTES_MAX]
     if not able and not selection.in_blocks(root):
@@ -145,7 +151,7 @@ def _base(selection: Selection, root: Root, counts: Counts) -> Base | None:
 def _rows(base: Base, root: Root, counts: Counts) -> float:
     """How many a base takes, about: by the buckets of counts, and at most those of its pages."""
     own, field = counts.fields[base.projection.field], root.filters[base.projection.field]
-    known = float(base.nulls * (root.index.rows - field.rows))
+    known = float(base.nulls * (root.live_rows - field.rows))
     known += sum(own.totals[j] * share for j, share in own.touched(base.spans, field.distinct))
     return float(min(known, sum(one.rows for one in _lying(base, root.index.blocks).values())))
 
@@ -155,14 +161,14 @@ def _lying(base: Base, blocks: int) -> dict[int, Lying]:
     the first of the next page; those of several in any blocks.
     """
     p, out = base.projection, dict[int, Lying]()
-    rows, n, every = p.directory.rows, len(p.low), len(p.block)
+    rows = p.directory.rows
     for run in runs(base):
+        valued, one = p.first[run.segment][-1], len(set(run.keys)) <= 1
         for page in range(run.first, run.end):
-            first, last = 0, blocks - 1
-            if page >= n or p.low[page] == p.high[page]:
-                first = p.block[page]
-                if page + 1 < every and (page >= n or (page + 1 < n and p.low[page + 1] == p.high[page])):
-                    last = max(first, p.block[page + 1])
+            first, last = p.block[page] if one else 0, blocks - 1
+            goes_on = page + 1 < run.end or (page + 1 < valued and p.keys(page + 1)[0] == run.keys[1])
+            if one and goes_on:
+                last = max(first, p.block[page + 1])
             out[page] = Lying(rows[page] * max(run.share, 1 / max(1, rows[page])), first, last)
     return out
 
@@ -256,7 +262,7 @@ def told(segment: Segment, selection: Selection, need: Need, parts: Mapping[Part
     if key in selection.told:
         return selection.told[key]
     root, homes, base = segment.root, segment.homes, need.base
-    counts, own = root.counts, tuple[Base, ...]()
+    counts, own, live = root.counts, tuple[Base, ...](), root.live_rows / root.index.rows
     known: Sequence[float] = []
     assert counts is not None
     if base is not None:
@@ -265,14 +271,14 @@ def told(segment: Segment, selection: Selection, need: Need, parts: Mapping[Part
         if need.pages:
             own = (replace(base, projection=_joined(segment, base.projection, need.pages, every, parts)),)
             lying += _chunks(own[0], root.index.blocks)
-        known = _spread(lying, homes)
+        known = _spread((one._replace(rows=live * one.rows) for one in lying), homes)
 
     def rows_of(field: int, spans: Sequence[Span]) -> Sequence[float]:
         if base is not None and (field, tuple(spans)) == (base.projection.field, tuple(base.spans)):
             return known
         return _counted(root, counts, homes, field, spans, parts)
 
-    rows = array("d", expected_rows(selection.node, root.filters, rows_of, homes))
+    rows = array("d", expected_rows(selection.node, root.filters, rows_of, homes, root.live_rows))
     selection.told.clear()
     selection.told[key] = replace(selection, rows=rows, bases=own, whole=need.whole)
     return selection.told[key]
@@ -287,7 +293,7 @@ def _joined(
     blocks, sizes = root.index.blocks, root.objects.sizes
     labels = [f"{segment.keys[places.object[n]]}, page {n}" for n in numbers]
     pages = [unpack_chunk_page(parts[n], of, n, blocks, sizes, label) for n, label in zip(numbers, labels, strict=True)]
-    joined = joined_pages(pages, [lying[n].last for n in numbers], blocks)
+    joined = joined_pages(pages, [*map(of.segment, numbers)], [lying[n].last for n in numbers], blocks)
     joined.directory.check(sizes, labels[0])
     check_prices(root, joined.directory, labels[0])
     return joined
@@ -332,10 +338,10 @@ def _counted(
         return _summed(field, touched, blocks, parts)
     others = {j: 1 - touched.get(j, 0) for j in range(len(own.low)) if touched.get(j, 0) < 1}
     if not root.filters[field].many and all((field, j) in parts for j in others):
-        valued = root.filters[field].rows / root.index.rows
+        valued = root.filters[field].rows / sum(homes)
         rest = zip(_summed(field, others, blocks, parts), homes, strict=True)
         return [max(valued * home - n, REST_MIN * valued * home) for n, home in rest]
-    share = sum(own.totals[j] * part for j, part in touched.items()) / root.index.rows
+    share = sum(own.totals[j] * part for j, part in touched.items()) / sum(homes)
     return [share * home for home in homes]
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .. import kernels
 from ..cost import ROUND_MS, wave_ms
-from ..filter.keys import KEY_MAX
+from ..filter.keys import KEY_MAX, KEY_MIN
 from ..format import OpenChunk, Projection, Root, open_chunk
 from ..read.cache import CACHED
 from ..read.waves import Steps
@@ -77,8 +77,11 @@ def buckets(base: Base) -> list[int]:
 def runs(base: Base) -> list[Stretch]:
     """The chunks that may hold a row of the base, in their order: segment by segment, and in each bucket by bucket."""
     p, touched, at = base.projection, list[tuple[int, tuple[int, ...], float]](), 0
-    until = p.until or [KEY_MAX] * (len(p.low) + 1)
+    until, before = p.until or [KEY_MAX] * (len(p.low) + len(p.first)), KEY_MIN
     for j, (low, high) in enumerate(zip(p.low, p.high, strict=True)):
+        if low < before:  # the next segment of pages
+            at = 0
+        before = low
         while at < len(base.spans) and base.spans[at][1] < low:
             at += 1
         inside, i = 0, at
@@ -93,7 +96,8 @@ def runs(base: Base) -> list[Stretch]:
             if first[j] < first[j + 1]:
                 out.append(Stretch(segment, first[j], first[j + 1], keys, share, until[j]))
         if base.nulls and nulls[segment]:
-            out.append(Stretch(segment, nulls[segment].start, nulls[segment].stop, (), 1.0, until[-1]))
+            end = until[len(p.low) + segment]
+            out.append(Stretch(segment, nulls[segment].start, nulls[segment].stop, (), 1.0, end))
     return out
 
 
