@@ -46,7 +46,8 @@ from vantage.read.waves import Item
 from .audit.verify import id_pages
 from .bucket.rows import Stored, gather, is_dead
 from .codecs.planes import Encoded
-from .filters.merge import Counted, merge_segments
+from .filters.counts import Counted
+from .filters.merge import merge_segments
 from .flush import unfit
 from .ingest.attributes import BLOCK_BYTES_MAX
 from .ingest.rows import F32
@@ -98,14 +99,14 @@ class _Part(NamedTuple):
 
 def unfoldable(root: Root) -> str:
     """Why an index is not folded: what it has that a fold does not write. Nothing where it is."""
-    if root.paged:
-        return "what filters take of its blocks is in pages"
-    return "it has error norms" if root.bounds is not None else unfit(root)
+    if root.bounds is not None:
+        return "it has error norms"
+    return "what filters take of its blocks is in pages" if root.paged else unfit(root)
 
 
 def dead_rows(root: Root) -> int:
     """Rows that died, and have entries left in ids, blocks and projections."""
-    return 0 if root.is_empty else sum(segment.rows for segment in root.id_pages) - root.live_rows
+    return sum(segment.rows for segment in root.id_pages) - root.live_rows
 
 
 def why_due(left: int, pending: int, dead: int) -> str:
@@ -121,8 +122,9 @@ def fold(live: Live, folder: Path, progress: Progress) -> Named | str:
     """Writes a generation below a folder that has the rows of the live one. A string says why it cannot: then all is to
     be written anew.
 
-    Needs memory for a run of blocks as they are stored (RUN_BYTES, or one block) and one block decoded; for pages of
-    ids and READ_CHUNKS chunks of each segment; and the root with 24 bytes a block. Raises DamagedError, StoreError.
+    Needs memory for a run of blocks as they are stored (RUN_BYTES, or one block) and one block decoded; then for
+    BUFFER_BYTES of each segment of ids; then for READ_CHUNKS decoded chunks of each segment of a projection; beside the
+    root and what prices are measured with. Raises DamagedError, StoreError.
     """
     building = folder / "building"
     building.mkdir(parents=True)

@@ -98,9 +98,7 @@ def named_from(root: Root, generation: str, *, keep_held: bool) -> tuple[Root, l
         ),
         id_pages=tuple(replace(s, object=int(new[s.object])) for s in root.id_pages),
         projections=tuple(
-            replace(
-                p, directory=moved(p.directory), objects=[o._replace(first=int(new[o.first])) for o in p.objects]
-            )
+            replace(p, directory=moved(p.directory), objects=[o._replace(first=int(new[o.first])) for o in p.objects])
             for p in root.projections
         ),
     ), numbers  # fmt: skip

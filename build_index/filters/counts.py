@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import DamagedError
-from vantage.format import BUCKETS_MAX, Counts, FieldCounts, Root, TablePages
+from vantage.format import BUCKETS_MAX, Counts, FieldCounts, Root, TablePages, damaged
 from vantage.kernels import crc32c
 
 from ..ingest.rows import F32, Ints, Rows
@@ -90,6 +90,36 @@ def _count(column: Column, home: Ints, blocks: int, most: int) -> FieldCounts:
     table = np.bincount(of * blocks + block, minlength=len(low) * blocks)
     totals = np.bincount(of, minlength=len(low)).tolist()
     return FieldCounts(low.tolist(), high.tolist(), totals, count_codes(table).tobytes())
+
+
+class Counted:
+    """Rows of each block with a value in each bucket of counts, as they are seen.
+
+    table i64 (n, B) of each field.
+    """
+
+    def __init__(self, fields: tuple[FieldCounts, ...], blocks: int) -> None:
+        self.fields = fields
+        self.high = [np.asarray(own.high, np.int64) for own in fields]
+        self.table = [np.zeros((len(own.high), blocks), np.int64) for own in fields]
+
+    def add(self, field: int, home: Ints, keys: list[list[int]]) -> None:
+        """Rows (n) at home in blocks, with these keys. Raises DamagedError for one that no bucket has."""
+        high, table = self.high[field], self.table[field]
+        rows = np.repeat(home, [len(own) for own in keys])
+        first = np.repeat(np.arange(len(keys)), [len(own) for own in keys])
+        bucket = np.searchsorted(high, np.array([key for own in keys for key in own], np.int64))
+        if len(bucket) and bucket.max() >= len(high):
+            raise damaged("root.bin, section counts", f"a row has a value of field {field} beyond all buckets")
+        _, once = np.unique(first * max(1, len(high)) + bucket, return_index=True)
+        np.add.at(table, (bucket[once], rows[once]), 1)
+
+    def counts(self) -> tuple[FieldCounts, ...]:
+        """As the root has them."""
+        return tuple(
+            FieldCounts(own.low, own.high, table.sum(1).tolist(), count_codes(table).tobytes())
+            for own, table in zip(self.fields, self.table, strict=True)
+        )
 
 
 def count_codes(rows: I64) -> npt.NDArray[np.uint8]:

@@ -12,7 +12,6 @@ import numpy as np
 from vantage.format import (
     CHUNK_ROWS,
     Directory,
-    FieldCounts,
     Places,
     Projection,
     damaged,
@@ -28,40 +27,10 @@ from ..progress import Progress
 from ..slots import Slots, Table, cut, in_range, joined, merged, objects_of, slots_of
 from ..write.objects import ObjectList
 from ..write.shard import Shards
-from .counts import count_codes
+from .counts import Counted
 from .projections import packed_chunk
 
 READ_CHUNKS = 256  # of a segment, at a time
-
-
-class Counted:
-    """Rows of each block with a value in each bucket of counts, as they are seen.
-
-    table i64 (n, B) of each field.
-    """
-
-    def __init__(self, fields: tuple[FieldCounts, ...], blocks: int) -> None:
-        self.fields = fields
-        self.high = [np.asarray(own.high, np.int64) for own in fields]
-        self.table = [np.zeros((len(own.high), blocks), np.int64) for own in fields]
-
-    def add(self, field: int, home: Ints, keys: list[list[int]]) -> None:
-        """Rows (n) at home in blocks, with these keys. Raises DamagedError for one that no bucket has."""
-        high, table = self.high[field], self.table[field]
-        rows = np.repeat(home, [len(own) for own in keys])
-        first = np.repeat(np.arange(len(keys)), [len(own) for own in keys])
-        bucket = np.searchsorted(high, np.array([key for own in keys for key in own], np.int64))
-        if len(bucket) and bucket.max() >= len(high):
-            raise damaged("root.bin, section counts", f"a row has a value of field {field} beyond all buckets")
-        _, once = np.unique(first * max(1, len(high)) + bucket, return_index=True)
-        np.add.at(table, (bucket[once], rows[once]), 1)
-
-    def counts(self) -> tuple[FieldCounts, ...]:
-        """As the root has them."""
-        return tuple(
-            FieldCounts(own.low, own.high, table.sum(1).tolist(), count_codes(table).tobytes())
-            for own, table in zip(self.fields, self.table, strict=True)
-        )
 
 
 def merge_segments(
@@ -82,7 +51,8 @@ def merge_segments(
     ]
     many, inside = [f.many for f in root.filters], root.filters[place].in_blocks
     shards = Shards(objects, 0, len(projection.block), f"projection-{place}")  # at most as many chunks as before
-    sizes, blocks, used, first, seen = array("I"), list[int](), list[int](), [0], 0
+    sizes, blocks, used, first = array("I"), list[int](), list[int](), [0]
+    seen, total = 0, sum(projection.directory.rows)
     for bucket, (key, *columns, keys) in _chunks(merged(streams), block_bits + row_bits):
         home, rows = key >> row_bits & (1 << block_bits) - 1, keys.tolist()
         if bucket < n:
@@ -99,7 +69,7 @@ def merge_segments(
         sizes.append(len(key))
         blocks.append(int(home[0]))
         seen += len(key)
-        progress(seen / sum(projection.directory.rows))
+        progress(seen / total)
     places = shards.close()
     own_places = Places(*(getattr(places, name)[: len(sizes)] for name in PLACES))
     directory = Directory(array("I", range(len(sizes))), sizes, sizes, (own_places,))

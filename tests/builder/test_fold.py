@@ -56,7 +56,7 @@ Row = tuple[np.ndarray, str]  # vector f16 (d) as it is stored, word
 def test_folds_keep_every_row_as_it_was_written_last(plain: Path, tmp_path: Path) -> None:  # noqa: F811
     index, oracle, draw = flushing.copied(plain, tmp_path), flushing.oracle_of(), np.random.default_rng(3)
     store, hows = store_at(str(index)), list[str]()
-    for step in range(1, 5):
+    for step in range(1, 4):
         flushing.change(store, oracle, draw, step, 700 if step % 2 else 60)
         folded = compact(store)
         hows.append(folded.how)
@@ -67,7 +67,7 @@ def test_folds_keep_every_row_as_it_was_written_last(plain: Path, tmp_path: Path
         flushing.check(open_index(index), oracle, draw)
         assert flushing.listed(index) == {name: row[1] for name, row in oracle.items()}
         assert not g.verify(store)["damage"] and not verify_deep(store)["damage"]
-    assert hows == ["fold", "flush", "fold", "flush"]
+    assert hows == ["fold", "flush", "fold"]
 
 
 def test_filters_of_folded_indexes_answer_as_their_rows_do(
@@ -75,17 +75,17 @@ def test_filters_of_folded_indexes_answer_as_their_rows_do(
 ) -> None:  # fmt: skip
     index, oracle, store = filtered.grown(made, tmp_path)
     hows = list[str]()
-    for step in range(2, 6):
+    for step in range(2, 5):
         draw = Random(step)
-        filtered.change(store, oracle, draw, step, 160 if step % 2 else 500)
+        filtered.change(store, oracle, draw, step, 160 if step % 2 else 700)
         hows.append(compact(store).how)
         opened = open_index(index)
-        filtered.check(opened, oracle, draw, 12)
+        filtered.check(opened, oracle, draw, 8)
         assert not verify_deep(store)["damage"]
         if hows[-1] == "fold":
             assert [len(p.first) for p in opened.root.projections] == [1] * len(opened.root.projections)
             assert opened.root.counts is not None and not any(own.about for own in opened.root.counts.fields)
-    assert hows.count("fold") > 1 and "flush" in hows, hows
+    assert hows == ["fold", "flush", "fold"]
 
 
 def name_of(i: int, kind: str) -> Any:
@@ -210,7 +210,7 @@ def check(index: Path, oracle: dict[Any, Row]) -> None:
 
     async def run() -> None:
         nonlocal found
-        for i in own[:: len(own) // 40]:
+        for i in own[:: len(own) // 20]:
             vector = oracle[i][0].astype(np.float32)
             answer = await opened.query(Query(vector.tolist(), 5, 0.8, rerank=200, attributes=True))
             for match in answer.matches:
@@ -220,7 +220,7 @@ def check(index: Path, oracle: dict[Any, Row]) -> None:
             assert got == oracle[i][0].astype(float).tolist() and (attributes or {}).get("word", "") == oracle[i][1]
 
     asyncio.run(run())
-    assert opened.root.index.metric == "dot" or found > 30, found
+    assert opened.root.index.metric == "dot" or found > 15, found
 
 
 def test_a_fold_moves_no_row_and_no_code(shaped: tuple[Path, dict[Any, Row]], tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_fold_moves_no_row_and_no_code(shaped: tuple[Path, dict[Any, Row]], tm
     """
     index, oracle, draw = flushing.copied(shaped[0], tmp_path), dict(shaped[1]), np.random.default_rng(5)
     store, hows, kind = store_at(str(index)), list[str](), open_index(index).root.index.id_kind
-    for step in range(5):
+    for step in range(4):
         if step:
             change(store, oracle, draw, 60 if step == 2 else 200)
         else:
@@ -244,7 +244,7 @@ def test_a_fold_moves_no_row_and_no_code(shaped: tuple[Path, dict[Any, Row]], tm
             after, previous = reader_of(index), json.loads((index / "CURRENT").read_text())["previous"]
             assert check_fold(reader_of(index, previous), after)
             assert step or not after.extents[0].rows and "rows are dead" in folded.why
-    assert hows == ["fold", "fold", "flush", "fold", "fold"]
+    assert hows == ["fold", "fold", "flush", "fold"]
     change(store, oracle, draw, 20)
     with patch.object(compaction, "GONE_SHARE", 0.1):
         folded = compact(store)
@@ -296,6 +296,14 @@ def prepared(index: Path, seed: int) -> dict[str, dict[str, Any]]:
     return {name: row[1] for name, row in oracle.items()}
 
 
+def flushed(index: Path, seed: int) -> dict[str, dict[str, Any]]:
+    """The same, flushed and not folded yet."""
+    want = prepared(index, seed)
+    with patch.object(compaction, "why_due", lambda *_: ""):
+        assert compact(store_at(str(index))).how == "flush"
+    return want
+
+
 def test_a_block_that_is_too_long_stays_in_parts(plain: Path, tmp_path: Path) -> None:  # noqa: F811
     index = flushing.copied(plain, tmp_path)
     want, store = prepared(index, 4), store_at(str(index))
@@ -318,10 +326,9 @@ def test_what_cannot_be_folded_is_written_anew(plain: Path, tmp_path: Path) -> N
 
 
 def test_a_fold_that_is_killed_loses_nothing(plain: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Behind each write of a compaction that flushes and folds; the next one ends what it began."""
+    """Behind each of its writes; the next compaction folds, though the log is empty."""
     index = flushing.copied(plain, tmp_path)
-    was = flushing.rows_of(index)
-    want, at, hows = prepared(index, 8), 0, set[str]()
+    want, at, hows = flushed(index, 8), 0, list[str]()
 
     def end() -> None:
         raise Killed
@@ -335,41 +342,38 @@ def test_a_fold_that_is_killed_loses_nothing(plain: Path, tmp_path: Path) -> Non
             break
         except Killed:
             pass
-        assert not g.verify(store)["damage"] and flushing.rows_of(there) in (was, want), at
+        assert not g.verify(store)["damage"] and flushing.rows_of(there) == want, at
         flushing.age(there)
         g.gc(store, 7 * flushing.DAY)
-        hows.add(compact(store).how)
-        root = open_index(there).root
-        assert len(root.id_pages) == 1 and flushing.rows_of(there) == want, at
+        hows.append(compact(store).how)
+        assert len(open_index(there).root.id_pages) == 1 and flushing.rows_of(there) == want, at
         shutil.rmtree(there.parent)
-    assert at > 14 and hows == {"fold", "nothing"}
+    assert at > 7 and hows == ["fold"] * (at - 2) + ["nothing"]
 
 
 def test_folds_race(plain: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Another compaction, more writes and a gc come at writes of one that flushes and folds."""
+    """Writes, another compaction and a gc come at writes of a fold: what comes is there in the end."""
     index, oracle = flushing.copied(plain, tmp_path), flushing.oracle_of()
     for step in (1, 2):
         flushing.change(store_at(str(index)), oracle, np.random.default_rng(step), step, 900)
+    with patch.object(compaction, "why_due", lambda *_: ""):
+        compact(store_at(str(index)))
     flushing.age(index)
-    at = 0
-    while True:
-        at += 3
+    for at in (1, 4, 7):
         there, also = Path(shutil.copytree(index, tmp_path / str(at) / "index")), dict(oracle)
         store = store_at(str(there))
 
         def others(store: ObjectStore = store, also: dict[str, flushing.Row] = also) -> None:
-            compact(store)
             flushing.change(store, also, np.random.default_rng(10), 3)
+            compact(store)
+            flushing.change(store, also, np.random.default_rng(11), 4)
             g.gc(store, 7 * flushing.DAY)
 
         racing = flushing.Writes(store, at, others, flushing.nothing_else)
-        compact(racing)
-        if racing.count < at:
-            break
+        assert compact(racing).how == "nothing" and racing.count >= at
         compact(store)
         assert not g.verify(store)["damage"] and not verify_deep(store)["damage"]
         assert flushing.rows_of(there) == {name: row[1] for name, row in also.items()}
-    assert at > 14
 
 
 def test_a_folded_index_is_published_rolled_back_and_collected(plain: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -420,9 +424,7 @@ class Counting:
 
 def test_a_fold_reads_what_queries_scan_once_and_holds_a_run_of_it(plain: Path, tmp_path: Path) -> None:  # noqa: F811
     index = flushing.copied(plain, tmp_path)
-    prepared(index, 4)
-    with patch.object(compaction, "why_due", lambda *_: ""):
-        assert compact(store_at(str(index))).how == "flush"
+    flushed(index, 4)
     store = Counting(store_at(str(index)))
     live = open_live(store, g.live(store)[0])
     directory, peaks = live.stored.root.directory, list[int]()
