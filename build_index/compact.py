@@ -189,6 +189,7 @@ def _write(
         build_anew(index, every, new, rebuilding.options(index.options), progress, note)
     else:
         apply(index, coming, leaving)
+        index.divide()
         index.write(new, text_room=True)
     named, how = Named(*whole(new)), "build" if rebuilding.rebuild else "rewrite"
     left = index.rows.count if not rebuilding.rebuild else every.rows

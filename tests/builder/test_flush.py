@@ -45,15 +45,19 @@ SHAPE = RowShape(DIMENSION, "bytes", "f16")
 Row = tuple[np.ndarray, dict[str, Any]]  # vector f16 (d) as it is stored, attributes
 
 
-def build(folder: Path, **columns: list[Any]) -> Path:
-    """3,000 rows r0, r1, ... with these attributes, in an index whose root does not hold the blocks."""
+def build(folder: Path, *more: str, **columns: list[Any]) -> Path:
+    """3,000 rows r0, r1, ... with these attributes, in an index whose root does not hold the blocks; more: options
+    in the place of --fast.
+    """
     x = clustered(ROWS, DIMENSION, 1)
     table = {"id": [f"r{i}" for i in range(ROWS)], "vector": list(x)} | columns
     pq.write_table(pa.table(table), folder / "rows.parquet")
     out = folder / "bucket" / "index"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(renditions, "INLINE_BYTES", 0)
-        built = vantage("build", folder / "rows.parquet", "--out", out, "--fast", "--metric", "l2", "--filter", "")
+        built = vantage(
+            "build", folder / "rows.parquet", "--out", out, "--metric", "l2", "--filter", "", *(more or ("--fast",))
+        )  # fmt: skip
     assert built.code == 0, built
     return out
 
