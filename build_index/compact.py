@@ -104,7 +104,8 @@ def compact(
 
     A flush writes what is new, and holds that in memory with the root. Where the rows that came so are over a quarter
     of all, dead ones over a fifth, or the index is of a kind that takes no flush, all is written anew, with all rows in
-    memory. What was trained stays as it was, unless all rows are to be built anew. An empty index is built; one whose
+    memory, and blocks that have grown are divided. What was trained stays as it was, but for a router that learns of
+    divided blocks, unless all rows are to be built anew. An empty index is built; one whose
     last row was deleted is empty again. note: hears what is found out about the rows that are built. Raises
     NotFoundError without an index; InputError where the index cannot take a row; ConflictError where others always came
     first; DamagedError, StoreError. Then nothing changed.

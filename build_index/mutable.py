@@ -37,11 +37,13 @@ from .write.vectors import stored_values
 
 I32 = npt.NDArray[np.int32]
 DIVIDED = 1.1  # times the blocks that there are: fewer more are not worth what the router takes
+ROUTER_BYTES_MAX = 6 << 20  # of what each reader keeps resident
 LEARNERS = 12_000  # rows that a router learns from where blocks lie, as queries
 
 
 class MutableIndex:
-    """Rows in memory with the choice that was fitted to them. What was trained stays as it is; rows move in and out.
+    """Rows in memory with the choice that was fitted to them. What was trained stays as it is; rows move in and out,
+    and blocks are divided.
 
     rows: in the order in which they came. attributes: their schema. choice: with the layout as it is now. codes: of
     each block, None where it has changed since they were made. vector_kind: of the stored vectors. added f64 (2): rows
@@ -135,7 +137,8 @@ class MutableIndex:
         where they cannot be; nor what every query reads whole, nor under a router that does not divide.
         """
         layout, held, count = self.choice.layout, self.held, self.rows.count
-        router, blocks = ROUTERS[layout.router], block_counts(count)[-1]
+        most = layout.blocks * ROUTER_BYTES_MAX // len(layout.section.pack())
+        router, blocks = ROUTERS[layout.router], min(block_counts(count)[-1], most)
         unfit = router.divide is None or self.choice.inline or held is None or len(held.rows) < ASKED_MIN
         if unfit or blocks < DIVIDED * layout.blocks:
             return
@@ -161,9 +164,7 @@ class MutableIndex:
         count, seed = self.rows.count, self.options.seed
         sample = np.setdiff1d(np.arange(count), left_out)
         alone = np.bincount(partition.home[sample], minlength=partition.blocks) == 0
-        sample = np.union1d(
-            sample, np.flatnonzero(alone[partition.home])
-        )  # a block that no row stands for is not found
+        sample = np.union1d(sample, np.flatnonzero(alone[partition.home]))  # a block without any would not be found
         queries, near = np.empty(0, np.int64), np.empty((0, NEAR), np.int32)
         if neighbours:
             some = np.random.default_rng([seed, 5]).choice(sample, min(LEARNERS, len(sample)), replace=False)

@@ -246,7 +246,8 @@ def _parts(now: dict[str, F32], subs: int, linear: int, training: TrainingSet, p
     the means of what falls to its rows, over all blocks, is found by least squares. k-means of a part's rows gives it
     rows of its own: that of the block whose mean is nearest, moved as far as the table follows.
     """
-    rows, home, signed = training.rows, training.partition.home, np.arange(len(now["first"])) < linear
+    sample, signed = training.sample, np.arange(len(now["first"])) < linear
+    home = training.partition.home[sample]
     old, weight = now["table"].reshape(-1, subs, len(signed)), now["weight"].reshape(-1, subs)
     order, rng = np.argsort(home, kind="stable"), np.random.default_rng([training.seed, 2])
     ends = np.concatenate([[0], np.cumsum(np.bincount(home, minlength=training.blocks))])
@@ -254,7 +255,7 @@ def _parts(now: dict[str, F32], subs: int, linear: int, training: TrainingSet, p
     own, mass = np.zeros((training.blocks, *old.shape[1:]), np.float32), np.zeros((training.blocks, subs), np.float32)
     firsts = np.searchsorted(parent, np.arange(len(old) + 1))
     for block, (low, high) in enumerate(pairwise(firsts.tolist())):
-        x = rows.take(order[ends[low] : ends[high]])
+        x = training.rows.take(sample[order[ends[low] : ends[high]]])
         if not len(x):
             continue
         seen = _hidden(x, now["first"], now["bias"], signed)[1]

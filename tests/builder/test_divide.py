@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small import clustered
-from test_flush import DIMENSION, ROWS, build, change, check, copied, flushed, listed, oracle_of, plain, write  # noqa: F401
+from test_flush import DIMENSION, ROWS, build, change, check, copied, listed, oracle_of, write
 from test_living import recall_at_the_promise
 
 from build_index import VectorIndex
@@ -89,40 +89,40 @@ def test_a_grown_index_is_divided_and_keeps_its_promise(router: str, tmp_path: P
     assert again.choice.layout.blocks == layout.blocks and again.held is not None and again.held.changed == 0
 
 
-@pytest.fixture(scope="module", params=["ecvh", "bec-tree"])
-def by_words(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The index of test_flush, its blocks by words or prefixes of words."""
+@pytest.fixture(scope="module", params=["lse", "ecvh", "bec-tree"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows of test_flush, in blocks by k-means, by words, and by prefixes of words."""
     words = [f"w{i % 7}" for i in range(ROWS)]
-    return build(tmp_path_factory.mktemp("words"), "--router", request.param, n=list(range(ROWS)), word=words)
+    return build(tmp_path_factory.mktemp("built"), "--router", request.param, n=list(range(ROWS)), word=words)
 
 
-def test_indexes_by_words_take_writes(by_words: Path, tmp_path: Path) -> None:
-    flushed(copied(by_words, tmp_path), 3)
-
-
-@pytest.mark.parametrize("kind", ["plain", "by_words"])
-def test_a_rewrite_divides_blocks_and_keeps_every_row(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    """Upserts, patches and deletes in a log so long that all is written anew; codewords alone are never divided."""
-    index, oracle, draw = copied(request.getfixturevalue(kind), tmp_path), oracle_of(), np.random.default_rng(12)
+def test_a_rewrite_divides_blocks_and_keeps_every_row(built: Path, tmp_path: Path) -> None:
+    """Flushes of upserts, patches and deletes before it and after it; codewords alone are never divided."""
+    index, oracle, draw = copied(built, tmp_path), oracle_of(), np.random.default_rng(12)
     store, before = store_at(str(index)), open_index(index).root.index
+
+    def looked_at() -> None:
+        assert not verify_deep(store)["damage"] and listed(index) == {name: row[1] for name, row in oracle.items()}
+        check(open_index(index), oracle, draw)
+
+    for step in (1, 2):
+        change(store, oracle, draw, step)
+        assert compact(store).how == "flush"
+        looked_at()
     x = clustered(ROWS, DIMENSION, 8).astype(np.float16)
     oracle |= {f"new{i}": (row, {"n": i, "word": None}) for i, row in enumerate(x)}
-    attributes = [json.dumps({"n": i}).encode() for i in range(ROWS)]
     for low in range(0, ROWS, 1000):
-        names = [f"new{i}".encode() for i in range(low, low + 1000)]
+        some = range(low, low + 1000)
         write(
-            store, upserts=names, vectors=x[low : low + 1000].tobytes(), attributes=attributes[low : low + 1000]
+            store, upserts=[f"new{i}".encode() for i in some], vectors=x[low : low + 1000].tobytes(),
+            attributes=[json.dumps({"n": i}).encode() for i in some],
         )  # fmt: skip
-    change(store, oracle, draw, 1, 60)
+    change(store, oracle, draw, 3, 60)
     folded = compact(store)
     assert (folded.how, folded.rows, folded.measured) == ("rewrite", len(oracle), True), folded
-    after = open_index(index)
-    divides = after.root.index.router != "ecvh"
-    assert (after.root.index.blocks > 1.5 * before.blocks) == divides
-    assert not verify_deep(store)["damage"] and listed(index) == {name: row[1] for name, row in oracle.items()}
-    check(after, oracle, draw)
-    change(store, oracle, draw, 2)
+    after = open_index(index).root.index
+    assert (after.blocks > 1.5 * before.blocks) == (after.router != "ecvh")
+    looked_at()
+    change(store, oracle, draw, 4)
     assert compact(store).how == "flush"  # on top of blocks that were divided
-    check(open_index(index), oracle, draw)
+    looked_at()
