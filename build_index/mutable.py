@@ -136,13 +136,13 @@ class MutableIndex:
         again, and lets the router know. Prices are measured again when the index is written, so nothing is divided
         where they cannot be; nor what every query reads whole, nor under a router that does not divide.
         """
-        layout, held, count = self.choice.layout, self.held, self.rows.count
-        most = layout.blocks * ROUTER_BYTES_MAX // len(layout.section.pack())
-        router, blocks = ROUTERS[layout.router], min(block_counts(count)[-1], most)
-        unfit = router.divide is None or self.choice.inline or held is None or len(held.rows) < ASKED_MIN
-        if unfit or blocks < DIVIDED * layout.blocks:
+        layout, held, router = self.choice.layout, self.held, ROUTERS[self.choice.layout.router]
+        if router.divide is None or self.choice.inline or held is None or len(held.rows) < ASKED_MIN:
             return
-        assert held is not None and router.divide is not None
+        most = layout.blocks * ROUTER_BYTES_MAX // len(layout.section.pack())
+        blocks = min(block_counts(self.rows.count)[-1], most)
+        if blocks < DIVIDED * layout.blocks:
+            return
         section = layout.section if router.grow is None else router.grow(layout.section, held.sizes, layout.sizes())
         halves = None if router.halves is None else router.halves(section)
         before = Partition(layout.centres, layout.partition.home)
@@ -157,7 +157,7 @@ class MutableIndex:
             layout, partition=partition, copy=copy, section=section, centre_section=centre_section, centres=centres
         )  # fmt: skip
         self.choice, self.codes = replace(self.choice, layout=layout), [None] * layout.blocks
-        self.held = replace(held, sizes=layout.sizes(), changed=count)
+        self.held = replace(held, sizes=layout.sizes(), changed=self.rows.count)
 
     def _training(self, partition: Partition, copy: I32, left_out: Ints, neighbours: bool) -> TrainingSet:
         """What a router learns these blocks from, but for rows left_out; with neighbours of LEARNERS rows, or none."""

@@ -53,7 +53,7 @@ def short() -> Iterator[None]:
     """Little training."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(renditions, "INLINE_BYTES", 0)
-        for module, steps in ((mlp, 100), (ecvh, 20), (codewords, 100)):
+        for module, steps in ((mlp, 60), (ecvh, 20), (codewords, 50)):
             patch.setattr(module, "STEPS", steps)
         patch.setattr(mlp, "MORE_STEPS", 40)
         yield
@@ -89,15 +89,15 @@ def test_a_grown_index_is_divided_and_keeps_its_promise(router: str, tmp_path: P
     assert again.choice.layout.blocks == layout.blocks and again.held is not None and again.held.changed == 0
 
 
-@pytest.fixture(scope="module", params=["lse", "ecvh", "bec-tree"])
+@pytest.fixture(scope="module", params=["ecvh", "bec-tree"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The rows of test_flush, in blocks by k-means, by words, and by prefixes of words."""
+    """The rows of test_flush, in blocks by words, and by prefixes of words."""
     words = [f"w{i % 7}" for i in range(ROWS)]
     return build(tmp_path_factory.mktemp("built"), "--router", request.param, n=list(range(ROWS)), word=words)
 
 
 def test_a_rewrite_divides_blocks_and_keeps_every_row(built: Path, tmp_path: Path) -> None:
-    """Flushes of upserts, patches and deletes before it and after it; codewords alone are never divided."""
+    """Flushes of upserts, patches and deletes before it and after it; codewords are never divided."""
     index, oracle, draw = copied(built, tmp_path), oracle_of(), np.random.default_rng(12)
     store, before = store_at(str(index)), open_index(index).root.index
 
@@ -105,10 +105,9 @@ def test_a_rewrite_divides_blocks_and_keeps_every_row(built: Path, tmp_path: Pat
         assert not verify_deep(store)["damage"] and listed(index) == {name: row[1] for name, row in oracle.items()}
         check(open_index(index), oracle, draw)
 
-    for step in (1, 2):
-        change(store, oracle, draw, step)
-        assert compact(store).how == "flush"
-        looked_at()
+    change(store, oracle, draw, 1)
+    assert compact(store).how == "flush"
+    looked_at()
     x = clustered(ROWS, DIMENSION, 8).astype(np.float16)
     oracle |= {f"new{i}": (row, {"n": i, "word": None}) for i, row in enumerate(x)}
     for low in range(0, ROWS, 1000):
@@ -125,4 +124,4 @@ def test_a_rewrite_divides_blocks_and_keeps_every_row(built: Path, tmp_path: Pat
     looked_at()
     change(store, oracle, draw, 4)
     assert compact(store).how == "flush"  # on top of blocks that were divided
-    looked_at()
+    check(open_index(index), oracle, draw)
