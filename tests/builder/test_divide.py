@@ -118,8 +118,9 @@ def test_a_rewrite_divides_blocks_and_keeps_every_row(built: Path, tmp_path: Pat
         )  # fmt: skip
     change(store, oracle, draw, 3, 60)
     folded = compact(store)
-    assert (folded.how, folded.rows, folded.measured) == ("rewrite", len(oracle), True), folded
     after = open_index(index).root.index
+    how = "fold" if after.router == "ecvh" else "rewrite"
+    assert (folded.how, folded.rows, folded.measured) == (how, len(oracle), True), folded
     assert (after.blocks > 1.5 * before.blocks) == (after.router != "ecvh")
     looked_at()
     change(store, oracle, draw, 4)
