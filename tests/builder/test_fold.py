@@ -325,6 +325,15 @@ def test_what_cannot_be_folded_is_written_anew(plain: Path, tmp_path: Path) -> N
     assert folded.upserted > 700 and flushing.rows_of(index) == want
 
 
+def test_an_index_that_takes_no_fold_is_written_anew(plain: Path, tmp_path: Path) -> None:  # noqa: F811
+    index = flushing.copied(plain, tmp_path)
+    want = prepared(index, 6)
+    with patch.object(compaction, "unfoldable", lambda root: "it has error norms"):
+        folded = compact(store_at(str(index)))
+    assert folded.how == "rewrite" and "rows came by flushes" in folded.why and flushing.rows_of(index) == want
+    assert folding.unfoldable(open_index(index).root) == ""
+
+
 def test_a_fold_that_is_killed_loses_nothing(plain: Path, tmp_path: Path) -> None:  # noqa: F811
     """Behind each of its writes; the next compaction folds, though the log is empty."""
     index = flushing.copied(plain, tmp_path)
