@@ -1,13 +1,14 @@
 """What an index costs and finds as it grows by flushes.
 
     python -m bench.growing ROWS QUERIES [--base 10000] [--flush 1000,1000,1000] [--count 200] [--metric cosine]
+        [--router mlp]
 
-ROWS and QUERIES are sources of vectors as `vantage build` takes them. The first --base rows are built, fast and without
-attributes; then as many as --flush says are written to the log and compacted, one flush after the other. Prints of the
-index as it was built, and after each flush: rows; what the compaction did; its seconds; bytes that it wrote, and these
-over the bytes of the rows that came (amplification). And of a query for 100 rows as the contract keeps it, nothing
-cached: GETs, bytes, recall@100 against all rows, and which part of the rows that flushes brought was found, of those
-that are among the best 100.
+ROWS and QUERIES are sources of vectors as `vantage build` takes them. The first --base rows are built by --router,
+without attributes; then as many as --flush says are written to the log and compacted, one flush after the other. Prints
+of the index as it was built, and after each flush: rows; what the compaction did; its seconds, those of CPU, blocks;
+bytes that it wrote, and these over the bytes of the rows that came (amplification). And of a query for 100 rows as the
+contract keeps it, nothing cached: GETs, bytes, recall@100 against all rows, and which part of the rows that flushes
+brought was found, of those that are among the best 100.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from build_index.compact import compact
 from build_index.context import BuildContext
 from build_index.ingest.open import open_source
 from build_index.neighbours.exact import exact_neighbours
+from build_index.routers import ROUTERS
 from build_index.tune.options import Options
 from build_index.write.vectors import stored_values
 from vantage.format import VECTOR_BYTES
@@ -110,24 +112,27 @@ def main() -> None:
     parser.add_argument("--flush", default="1000,1000,1000")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--metric", default="cosine")
+    parser.add_argument("--router", default="lse")
     given = parser.parse_args()
     sizes = [int(size) for size in given.flush.split(",")]
     x, queries = vectors_of(given.rows, given.base + sum(sizes)), vectors_of(given.queries, given.count)
     with tempfile.TemporaryDirectory() as folder:
         where, base = Path(folder, "bucket", "index"), Path(folder, "base.npy")
         np.save(base, x[: given.base])
-        build(open_source([base]), BuildContext(where, given.metric, Options(fast=True)))
+        options = Options(fast=not ROUTERS[given.router].trains, router=given.router)
+        build(open_source([base]), BuildContext(where, given.metric, options))
         rows = given.base
         print(json.dumps({"rows": rows, "how": "build", **measured(where, queries, x[:rows], rows)}), flush=True)
         for size in sizes:
             write(where, x[rows : rows + size], rows)
-            began, before = time.monotonic(), rows
+            began, cpu, before = time.monotonic(), time.process_time(), rows
             folded = compact(FolderStore(where))
             took, rows = time.monotonic() - began, rows + size
             index = open_index(where).root.index
             nbytes = VECTOR_BYTES[index.vector_kind] * index.dimension * (rows - before)
             told = {
                 "rows": rows, "how": folded.how, "seconds": round(took, 1),
+                "cpu_seconds": round(time.process_time() - cpu, 1), "blocks": index.blocks,
                 "written_mb": round(folded.written_bytes / 1e6, 3),
                 "amplification": round(folded.written_bytes / nbytes, 2),
             }  # fmt: skip

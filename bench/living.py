@@ -2,8 +2,9 @@
 
 DATA holds WordNet's part-*.parquet and queries.parquet. A part is a set of rows that an index is built of (half: drawn
 from all; nouns; all) and how it routes (lse: `--fast`; mlp: the default). Rows that come later are added as a rewrite
-adds them, in one go: of `half` like those that are there, of `nouns` verbs, adjectives and adverbs. Then prices are
-measured again by the rows held (build_index/tune/living.py). Printed are, for queries that nothing else was chosen by:
+adds them, in one go, and blocks divided (but with --whole): of `half` like those that are there, of `nouns` verbs,
+adjectives and adverbs. Then prices are measured again by the rows held (build_index/tune/living.py). Printed are, for
+queries that nothing else was chosen by:
 recall@100 at the promise of 0.95, GETs and MB of the edge's plans, nothing cached, at the price of the build and at
 the one now; and the CPU seconds of the measuring. `all` is what a build of all rows reads. FOLDER keeps what was built,
 so that a run that broke off goes on.
@@ -102,7 +103,7 @@ def told(path: Path, queries: F32, topic: npt.NDArray[np.bool_], rows: Any, befo
     return out
 
 
-def measured(data: Path, folder: Path, part: str) -> None:
+def measured(data: Path, folder: Path, part: str, divide: bool) -> None:
     """Prints the lines of a part."""
     (x, ids), base = read(data), part.partition("-")[0]
     first, later = parts_of(base, ids)
@@ -114,7 +115,7 @@ def measured(data: Path, folder: Path, part: str) -> None:
         some = np.sort(np.concatenate([np.flatnonzero(of)[: ASKED // 2] for of in (topic, ~topic)]))
     queries = flat.reshape(len(table), -1)[some].astype(np.float32)
     for share in (0.0, *SHARES[base]):
-        kept = folder / f"{part}-{share}.txt"
+        kept = folder / f"{part}-{share}{'' if divide else '-whole'}.txt"
         if not kept.exists():
             index, path = fitted(folder, part, x, first), folder / "bucket" / f"{part}-{round(100 * share)}"
             before = promise_of(index.choice.contract, index.choice.promises, K, TARGET)
@@ -123,6 +124,8 @@ def measured(data: Path, folder: Path, part: str) -> None:
             if len(added):
                 index.follow()
                 index.add(check_arrays(x[added].astype(np.float16), added, "cosine", index.stored.kind))
+                if divide:
+                    index.divide()
             index.write(path)
             lines = told(path, queries, topic[some] & (base == "nouns"), index.rows, before)
             if len(added):
@@ -144,10 +147,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parts", nargs="+", default=PARTS)
+    parser.add_argument("--whole", action="store_true", help="blocks are not divided, however they grow")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     for part in given.parts:
-        measured(given.data, given.folder, part)
+        measured(given.data, given.folder, part, not given.whole)
 
 
 if __name__ == "__main__":

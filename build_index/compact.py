@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vantage.errors import DamagedError
-from vantage.format import Current, Root
+from vantage.format import VECTOR_BYTES, Current, Root
 from vantage.format.log import NONCE_BYTES, Id
 from vantage.log.move import advance, unsealed
 from vantage.log.state import LogState, read_log
@@ -37,7 +37,7 @@ from .fold import dead_rows, fold, unfoldable, why_due
 from .ingest.arrays import Arrays, Ids
 from .ingest.formats.batch import DTYPES
 from .ingest.rows import Ints
-from .mutable import MutableIndex
+from .mutable import MutableIndex, divided_blocks
 from .progress import SILENT, Progress
 from .rebuild import build_anew, build_log, write_empty
 from .successor import Live, open_live
@@ -107,13 +107,15 @@ def compact(
     log.
 
     A flush writes what is new, and holds that in memory with the root. Where the rows that came so are over a quarter
-    of all, or dead ones over a fifth, a fold follows, and writes what queries scan anew, a run of blocks at a time. By
-    then what was flushed is live; where the fold fails, the next compaction makes up for it. Where over half of all
-    numbers are of dead rows, or the index is of a kind that takes no flush, all is written anew, with all rows in
-    memory. What was trained stays as it was, unless all rows are to be built anew, which holds what `vantage build`
-    does. An empty index is built; one whose last row was deleted is empty again. note: hears what is found out about
-    the rows that are built. Raises NotFoundError without an index; InputError where the index cannot take a row;
-    ConflictError where others always came first; DamagedError, StoreError. Then no row that was written is lost.
+    of all, or dead ones over a fifth, a fold follows, and writes what queries scan anew, a run of blocks at a time; or
+    where there are so many rows that a build would make more blocks, all is written anew, with all rows in memory, and
+    blocks are divided. By then what was flushed is live; where the fold fails, the next compaction makes up for it.
+    Where over half of all numbers are of dead rows, or the index is of a kind that takes no flush, all is written anew
+    too; and built anew, which holds no more than `vantage build`, where rows would take more memory than the build was
+    given, or where it is asked for. What was trained stays as it was, but for a build, and a router that learns of
+    divided blocks. An empty index is built; one whose last row was deleted is empty again. note: hears what is found
+    out about the rows that are built. Raises NotFoundError without an index; InputError where the index cannot take a
+    row; ConflictError where others always came first; DamagedError, StoreError. Then no row that was written is lost.
     """
     with beside(store):
         return asyncio.run(_compact(store, progress, rebuilding, note))
@@ -132,7 +134,11 @@ async def _compact(
         if not why:
             return folded
         phase = progress.phase("fold")
-        named = await asyncio.to_thread(fold, live, Path(folder, "new"), phase.part(0, 0.9))
+        named: Named | str = f"{why}, and there are more rows to a block"
+        index = root.index
+        divided = divided_blocks(root.live_rows, index.blocks, index.router, root.router)
+        if divided == index.blocks or not _fits(live):
+            named = await asyncio.to_thread(fold, live, Path(folder, "new"), phase.part(0, 0.9))
         if not isinstance(named, str):
             current, objects, text = named
             home = FolderStore(Path(folder, "new"))
@@ -197,7 +203,7 @@ def _write(
         build_log(root, rows, new, rebuilding.options(Options()), progress, note)
         return _Made(Named(*whole(new)), Folded("", 0, len(rows), len(rows), how="build", why="it was empty"))
     if rebuilding.rebuild:
-        return _built(live, tail, new, rebuilding, progress, note)
+        return _built(live, tail, new, rebuilding, "it was asked for", progress, note)
     why = rebuilding.anew or unfit(root)
     if not why:
         changes = resolve(live.stored, tail)
@@ -219,6 +225,8 @@ def _write(
                 return _Made(named, _told(folded, named))
             why = named
             rmtree(new)
+    if not _fits(live):
+        return _built(live, tail, new, rebuilding, f"{why}; rows are too many for memory", progress, note)
     _fetch(store, live.current, folder / "old")
     index = reopen(folder / "old").mutable()
     if not rows_left(index, tail):
@@ -226,14 +234,23 @@ def _write(
     index.follow()
     coming, leaving, changed = changes_of(index, tail)
     apply(index, coming, leaving)
+    index.divide()
     index.write(new, text_room=True)
     named = Named(*whole(new))
     return _Made(named, _told(Folded("", 0, index.rows.count, *changed, how="rewrite", why=why), named))
 
 
+def _fits(live: Live) -> bool:
+    """Whether all rows can be in memory: they take no more than the index was built with."""
+    index = live.stored.root.index
+    nbytes = VECTOR_BYTES[index.vector_kind] * index.dimension + index.attribute_bytes
+    return bool(index.rows * nbytes <= live.manifest["memory_bytes"])
+
+
 def _built(
-    live: Live, tail: Tail, new: Path, rebuilding: Rebuilding, progress: Progress, note: Callable[[str], None]
-) -> _Made:
+    live: Live, tail: Tail, new: Path, rebuilding: Rebuilding, why: str, progress: Progress,
+    note: Callable[[str], None],
+) -> _Made:  # fmt: skip
     """All rows built anew, which need not fit the scale of the index that they come from."""
     root, changes = live.stored.root, resolve(live.stored, tail)
     left = root.live_rows - len(changes.gone) + changes.coming.rows
@@ -242,7 +259,7 @@ def _built(
     build_anew(live.stored, live.manifest, changes.gone, changes.coming, new, rebuilding.options, progress, note)
     named = Named(*whole(new))
     counts = changes.upserted, changes.patched, changes.deleted
-    return _Made(named, _told(Folded("", 0, left, *counts, how="build", why="it was asked for"), named))
+    return _Made(named, _told(Folded("", 0, left, *counts, how="build", why=why), named))
 
 
 def _emptied(root: Root, new: Path, deleted: int) -> _Made:

@@ -11,17 +11,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vantage.format import TwoLevelSection
+from vantage.format import RouterSection, TwoLevelSection
 
+from .blocks.divide import divided
+from .blocks.layout import quantize_centres
+from .blocks.partition import Partition
 from .codecs.planes import Encoded, encode_blocks
 from .context import BuildContext
 from .ingest.arrays import Arrays, Ids
 from .ingest.attributes import are_long
 from .ingest.rows import Ints, Rows
+from .neighbours.graph import neighbour_graph
 from .placing import MEASURED_ROWS, CopyRule, check_lengths, copy_rule, find_copies, find_homes, rule_name
+from .routers import ROUTERS
+from .routers.training import TrainingSet
 from .tasks.pickling import packed
 from .tune.choose import Choice
-from .tune.living import Held, Scale, begin, chosen, filled, follow, is_due, nearest_in, without
+from .tune.draft import NEAR, block_counts
+from .tune.living import ASKED_MIN, Held, Scale, begin, chosen, filled, follow, is_due, nearest_in, without
 from .tune.options import Options
 from .write.contents import Contents, check_blocks
 from .write.index import write_index
@@ -29,10 +36,14 @@ from .write.manifest import manifest_of
 from .write.vectors import stored_values
 
 I32 = npt.NDArray[np.int32]
+DIVIDED = 1.1  # times the blocks that there are: fewer more are not worth what the router takes
+ROUTER_BYTES_MAX = 6 << 20  # of what each reader keeps resident
+LEARNERS = 12_000  # rows that a router learns from where blocks lie, as queries
 
 
 class MutableIndex:
-    """Rows in memory with the choice that was fitted to them. What was trained stays as it is; rows move in and out.
+    """Rows in memory with the choice that was fitted to them. What was trained stays as it is; rows move in and out,
+    and blocks are divided.
 
     rows: in the order in which they came. attributes: their schema. choice: with the layout as it is now. codes: of
     each block, None where it has changed since they were made. vector_kind: of the stored vectors. added f64 (2): rows
@@ -120,6 +131,48 @@ class MutableIndex:
             self.held = without(self.held, numbers).renumbered(moved)
         self._move(self.stored.take(kept), home[kept], copy[kept], touched)
 
+    def divide(self) -> None:
+        """Divides the largest blocks until there are as many as an index of so many rows is built with, finds copies
+        again, and lets the router know. Prices are measured again when the index is written, so nothing is divided
+        where they cannot be; nor what every query reads whole, nor under a router that does not divide.
+        """
+        layout, held, router = self.choice.layout, self.held, ROUTERS[self.choice.layout.router]
+        if router.divide is None or self.choice.inline or held is None or len(held.rows) < ASKED_MIN:
+            return
+        blocks = divided_blocks(self.rows.count, layout.blocks, layout.router, layout.section)
+        if blocks == layout.blocks:
+            return
+        section = layout.section if router.grow is None else router.grow(layout.section, held.sizes, layout.sizes())
+        halves = None if router.halves is None else router.halves(section)
+        before = Partition(layout.centres, layout.partition.home)
+        partition, parent = divided(self.rows, before, blocks, halves)
+        if len(parent) == layout.blocks:
+            return
+        centre_section, centres = quantize_centres(partition.centres, self.rows.metric)
+        partition = replace(partition, centres=centres)
+        copy = find_copies(self.rows, partition.home, centres, self._rule)
+        section = router.divide(section, self._training(partition, copy, held.rows, router.trains), parent)
+        layout = replace(
+            layout, partition=partition, copy=copy, section=section, centre_section=centre_section, centres=centres
+        )  # fmt: skip
+        self.choice, self.codes = replace(self.choice, layout=layout), [None] * layout.blocks
+        self.held = replace(held, sizes=layout.sizes(), changed=self.rows.count)
+
+    def _training(self, partition: Partition, copy: I32, left_out: Ints, neighbours: bool) -> TrainingSet:
+        """What a router learns these blocks from, but for rows left_out; with neighbours of LEARNERS rows, or none."""
+        count, seed = self.rows.count, self.options.seed
+        sample = np.setdiff1d(np.arange(count), left_out)
+        alone = np.bincount(partition.home[sample], minlength=partition.blocks) == 0
+        sample = np.union1d(sample, np.flatnonzero(alone[partition.home]))  # a block without any would not be found
+        queries, near = np.empty(0, np.int64), np.empty((0, NEAR), np.int32)
+        if neighbours:
+            some = np.random.default_rng([seed, 5]).choice(sample, min(LEARNERS, len(sample)), replace=False)
+            queries, memory = np.sort(some), self.options.memory_bytes
+            near = neighbour_graph(
+                self.rows, queries, min(NEAR, count - 1), seed=seed, memory_bytes=memory, partition=partition
+            )  # fmt: skip
+        return TrainingSet(self.rows, sample, partition, copy, queries, near, seed)
+
     def write(self, out: Path, *, text_room: bool = False) -> None:
         """Writes a generation into a folder; text_room: see Contents. Raises InputError as write_index does."""
         manifest = manifest_of(self.rows, self.attributes, self.choice, self.options, self.vector_kind)
@@ -170,6 +223,17 @@ class MutableIndex:
         r = rows.slice(0, rows.count) - self.choice.layout.centres[home]
         out: npt.NDArray[np.float32] = np.einsum("ij,ij->i", r, r)
         return out
+
+
+def divided_blocks(rows: int, blocks: int, router: str, section: RouterSection) -> int:
+    """How many blocks those of an index of so many rows are to be divided into: as many as it is built with, or those
+    that its router has room for; as many as there are where it divides none, or few more would come.
+    """
+    if ROUTERS[router].divide is None:
+        return blocks
+    most = blocks * ROUTER_BYTES_MAX // len(section.pack())
+    due = min(block_counts(rows)[-1], most)
+    return due if due >= DIVIDED * blocks else blocks
 
 
 def list_ids(ids: Ids) -> list[Any]:

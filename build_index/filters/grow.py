@@ -10,7 +10,7 @@ import json
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -48,6 +48,7 @@ from .projections import BUCKET_ROWS, write_projection, write_segment
 from .projections import BUCKETS_MAX as PROJECTED_MAX
 
 END_STEP = 1 << 12  # between the keys of texts before all others, and behind: room for many, in many flushes
+LATER_ROWS = 48  # of a bucket of later pages: most have one chunk, which is all that a value of few rows then reads
 FULL = 4  # times the rows that a bucket of its own is worth: more do not join
 
 
@@ -340,8 +341,11 @@ def grow_projections(
     ranges[blocks] = codes.ranges
     codes, home = replace(codes, ranges=ranges), np.repeat(blocks, table.homes)
     if grown.counts.paged:
-        written = (grown.columns, codes, rows, table, home, centres, objects)
-        return tuple(_with_pages(old, written) for old in projections)
+
+        def written(field: int) -> Projection:
+            return write_projection(field, grown.columns, codes, rows, table, home, centres, objects, LATER_ROWS)
+
+        return tuple(_with_pages(old, written, objects) for old in projections)
     out = []
     for old, (low, high, was) in zip(projections, grown.buckets, strict=True):
         new = write_segment(old.field, low, high, grown.columns, codes, rows, table, home, None, objects)
@@ -354,11 +358,10 @@ def grow_projections(
     return tuple(out)
 
 
-def _with_pages(old: Projection, written: Any) -> Projection:
-    """A projection of pages with one segment more. written: as `write_projection` takes it."""
-    objects: ObjectList = written[-1]
+def _with_pages(old: Projection, written: Callable[[int], Projection], objects: ObjectList) -> Projection:
+    """A projection of pages with one segment more, which written(field) writes."""
     begun = len(objects.sizes)
-    new = write_projection(old.field, *written)
+    new = written(old.field)
     own = ChunkObjects(begun, new.directory.places[0].object[0] - begun, begun)
     return Projection(
         old.field, [*old.low, *new.low], [*old.high, *new.high], first_of_pages([*old.pages, *new.pages]),

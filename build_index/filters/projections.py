@@ -104,12 +104,14 @@ def write_projections(
     return tuple(out)
 
 
-def bucket_ends(keys: npt.NDArray[np.signedinteger], rows: I64, numeric: bool, paged: bool) -> I64:
+def bucket_ends(
+    keys: npt.NDArray[np.signedinteger], rows: I64, numeric: bool, paged: bool, worth: int = BUCKET_ROWS
+) -> I64:
     """Where buckets of sorted keys end (n), rows (n): of each. A value of CHUNK_ROWS rows is its own, rarer ones share;
-    of numbers and hashes with many values all buckets hold about as many rows, but for one that is a bucket of its own;
-    paged: there may be any number of them.
+    of numbers and hashes with many values all buckets hold about as many rows, `worth` where they may, but for one that
+    is a bucket of its own; paged: there may be any number of them.
     """
-    most = min(len(keys) if paged else BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // BUCKET_ROWS))
+    most = min(len(keys) if paged else BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // worth))
     if numeric and len(keys) > most:
         rank = (np.cumsum(rows) - rows) * most // rows.sum()
         heavy = rows * most > rows.sum()  # a value that is a bucket of its own
@@ -128,13 +130,15 @@ def bucket_ends(keys: npt.NDArray[np.signedinteger], rows: I64, numeric: bool, p
 
 def write_projection(
     place: int, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints,
-    centres: Centres | None, objects: ObjectList,
+    centres: Centres | None, objects: ObjectList, worth: int = BUCKET_ROWS,
 ) -> Projection:  # fmt: skip
-    """Of a field, by its place. home i64 (N): blocks by position. centres: of all blocks, where it is to have pages."""
+    """Of a field, by its place. home i64 (N): blocks by position. centres: of all blocks, where it is to have pages.
+    worth: rows of a bucket.
+    """
     column = columns[place]
     keys, own = np.unique(column.values()[1], return_counts=True)
     numeric = column.field.hashed or column.field.kind in ("integer", "number", "time")
-    ends = bucket_ends(keys, own, numeric, centres is not None)
+    ends = bucket_ends(keys, own, numeric, centres is not None, worth)
     begins = np.append(0, ends[:-1]) if len(ends) else ends
     low, high = (keys[begins].tolist(), keys[ends - 1].tolist()) if len(ends) else ([], [])
     whole = write_segment(place, low, high, columns, codes, rows, table, home, centres, objects)

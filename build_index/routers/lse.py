@@ -73,12 +73,12 @@ def _sub_centroids(
             y = x[ends[b] - ends[low] : ends[b + 1] - ends[low]]
             for one, rng in zip(out, rngs, strict=True):
                 if len(y):
-                    _divide(y, one.table[b], one.count[b], rng)
+                    divide_rows(y, one.table[b], one.count[b], rng)
         low = high
     return out
 
 
-def _divide(y: F32, table: F32, count: F32, rng: np.random.Generator) -> None:
+def divide_rows(y: F32, table: F32, count: F32, rng: np.random.Generator) -> None:
     """k-means of rows y (n, d) into table (S, d) and count (S), the first of them where there are fewer rows."""
     c = y[rng.choice(len(y), min(len(table), len(y)), replace=False)].copy()
     for _ in range(ROUNDS):
@@ -162,6 +162,12 @@ def grow(section: LseSection, before: Ints, after: Ints) -> LseSection:
     weight = weight + np.log((after + 1) / (before + 1)).astype(np.float32)[:, None]
     weight = np.maximum(weight - weight.max(), np.float32(WEIGHT_MIN))
     return replace(section, weight=memoryview(weight.reshape(-1)))
+
+
+def divide(own: LseSection, training: TrainingSet, _: Ints) -> LseSection:
+    """Sub-centroids of all blocks anew, as many a block; as sharp as they were."""
+    [subs] = sub_centroids_of(training, [own.subs])
+    return section(subs, training.rows.metric, own.beta, own.temperature, own.bits)
 
 
 def fit(training: TrainingSet, cost: Cost, progress: Progress, subs: int | None = None) -> LseSection:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from vantage.format import DIMENSION_MAX, UNITS_STEP, LseSection, MlpSection, Re
 from ..hashing.minimise import adam
 from ..ingest.rows import F32, Ints
 from ..kernels import matmul
-from ..progress import Progress
+from ..progress import SILENT, Progress
 from . import learn, lse
 from .packing import bits_of, quantize, unpack
 from .training import Cost, TrainingSet
@@ -31,6 +32,8 @@ UNITS_LEAST = 64  # of a network that a build tries
 RECTIFIED = 0.0  # of the units; the others are signed, and read no more rows: see bench/research/networks.py
 RATES = {"first": 1e-3, "bias": 1e-3, "table": 1e-3, "weight": 0.02, "log_beta": 0.01}
 STEPS = 500
+MORE_STEPS = 200  # once blocks have been divided
+RIDGE = 1e-2  # of the mean square of what the table follows
 BATCH = 1024
 TEMPERATURES = (1.0, 0.7, 0.85, 1.15)
 BITS = 4
@@ -86,18 +89,26 @@ def fit(
     linear = units - round(rectified * units)
     now = _start(parts.table.reshape(-1, d), live, linear, units, training.seed)
     now |= {"weight": np.where(live, weight, 0).astype(np.float32), "log_beta": np.array(np.log(beta), np.float32)}
-    lesson, step = learn.lessons(training, min(BATCH, len(training.queries))), adam(now, RATES, STEPS)
-    for turn in range(STEPS):
-        q, near, weight = lesson()
-        of, place = np.nonzero(weight)
-        step(slopes(now, live, linear, blocks, q, of, training.blocks_of(near[of, place]), weight[of, place])[1])
-        progress(0.9 * (turn + 1) / STEPS)
+    _train(now, live, linear, training, STEPS, progress.part(0, 0.9))
     network = section(now, np.where(live, now["weight"], -np.inf), subs, linear)
 
     def tempered(temperature: float) -> MlpSection:
         return replace(network, output=replace(network.output, temperature=temperature))
 
     return min((tempered(t) for t in TEMPERATURES), key=cost)
+
+
+def _train(
+    now: dict[str, F32], live: npt.NDArray[np.bool_], linear: int, training: TrainingSet, steps: int, progress: Progress
+) -> None:
+    """Moves the parameters, see `slopes`, where they lie."""
+    lesson, step = learn.lessons(training, min(BATCH, len(training.queries))), adam(now, RATES, steps)
+    for turn in range(steps):
+        q, near, weight = lesson()
+        of, place = np.nonzero(weight)
+        held = training.blocks_of(near[of, place])
+        step(slopes(now, live, linear, training.blocks, q, of, held, weight[of, place])[1])
+        progress((turn + 1) / steps)
 
 
 def slopes(
@@ -125,9 +136,7 @@ def slopes(
     step, columns = max(PART_QUERIES, PART_BYTES // (4 * len(table))), np.ascontiguousarray(table.T)
     for low in range(0, len(q), step):
         part = q[low : low + step]
-        length = np.linalg.norm(part, axis=1)[:, None]
-        linear_part = matmul(part, first) + now["bias"]
-        hidden = np.clip(linear_part, np.where(signed, -length, 0), length)
+        linear_part, hidden = _hidden(part, first, now["bias"], signed)
         dots = matmul(hidden, table)
         p = beta * dots
         p += bias
@@ -155,6 +164,13 @@ def slopes(
     out["weight"][~live] = 0
     out["table"][live] -= out["table"].sum(0) / np.count_nonzero(live)
     return loss / float(total), out
+
+
+def _hidden(x: F32, first: F32, bias: F32, signed: npt.NDArray[np.bool_]) -> tuple[F32, F32]:
+    """(what the units (H) take of x (n, d), before and after they are cut, each f32 (n, H))."""
+    length = np.linalg.norm(x, axis=1)[:, None]
+    whole = matmul(x, first) + bias
+    return whole, np.clip(whole, np.where(signed, -length, 0), length)
 
 
 def rounded(x: F32) -> F32:
@@ -198,6 +214,77 @@ def grow(section: MlpSection, before: Ints, after: Ints) -> MlpSection:
     return replace(section, output=lse.grow(section.output, before, after))
 
 
+def divide(own: MlpSection, training: TrainingSet, parent: Ints) -> MlpSection:
+    """The rows of the table for parts of blocks are moved from those for whole ones as sub-centroids of their rows lie
+    apart, see `_parts`; then all is trained on, for fewer steps than at first.
+    """
+    output = own.output
+    live = np.array(output.weight) > 0.5 * lse.WEIGHT_MIN
+    now = {
+        "first": _values(own.table, own.scale, own.bits)[:, : training.rows.dimension],
+        "bias": np.array(own.bias, np.float32),
+        "table": _values(output.table, output.scale, output.bits)[:, : own.units],
+        "weight": np.where(live, np.array(output.weight, np.float32), -np.inf),
+        "log_beta": np.array(np.log(output.beta), np.float32),
+    }  # fmt: skip
+    now |= _parts(now, output.subs, own.linear, training, parent)
+    live = np.isfinite(now["weight"])
+    now["weight"][~live] = 0
+    _train(now, live, own.linear, training, MORE_STEPS, SILENT)
+    made = section(now, np.where(live, now["weight"], -np.inf), output.subs, own.linear)
+    made = replace(made, output=replace(made.output, temperature=output.temperature))
+    if own.regions is None:
+        return made
+    looked = own.regions.beam / (len(own.regions.first_block) - 1)
+    return _with_beam(replace(made, regions=_regions(made.output, made.units)), looked)
+
+
+def _parts(now: dict[str, F32], subs: int, linear: int, training: TrainingSet, parent: Ints) -> dict[str, F32]:
+    """table f32 (B' S, H) and weight (B' S), -inf for none, of blocks that are parts of those of `now`.
+
+    What the units make of a block's rows falls to the row of the table that it agrees with most; how the table follows
+    the means of what falls to its rows, over all blocks, is found by least squares. k-means of a part's rows gives it
+    rows of its own: that of the block whose mean is nearest, moved as far as the table follows.
+    """
+    sample, signed = training.sample, np.arange(len(now["first"])) < linear
+    home = training.partition.home[sample]
+    old, weight = now["table"].reshape(-1, subs, len(signed)), now["weight"].reshape(-1, subs)
+    order, rng = np.argsort(home, kind="stable"), np.random.default_rng([training.seed, 2])
+    ends = np.concatenate([[0], np.cumsum(np.bincount(home, minlength=training.blocks))])
+    mean, count = np.zeros_like(old), np.zeros(weight.shape, np.float32)
+    own, mass = np.zeros((training.blocks, *old.shape[1:]), np.float32), np.zeros((training.blocks, subs), np.float32)
+    firsts = np.searchsorted(parent, np.arange(len(old) + 1))
+    for block, (low, high) in enumerate(pairwise(firsts.tolist())):
+        x = training.rows.take(sample[order[ends[low] : ends[high]]])
+        if not len(x):
+            continue
+        seen = _hidden(x, now["first"], now["bias"], signed)[1]
+        pick = np.where(np.isfinite(weight[block]), seen @ old[block].T, -np.inf).argmax(1) == np.arange(subs)[:, None]
+        count[block] = pick.sum(1)
+        mean[block] = pick.astype(np.float32) @ seen / np.maximum(count[block], 1)[:, None]
+        for part in range(low, high) if high - low > 1 else ():
+            lse.divide_rows(seen[ends[part] - ends[low] : ends[part + 1] - ends[low]], own[part], mass[part], rng)
+    there = count > 0
+    x, y = (of[there] - of[there].mean(0) for of in (mean, old))
+    square = x.T @ x
+    follow = np.linalg.solve(square + RIDGE * np.trace(square) / len(square) * np.eye(len(square)), x.T @ y)
+    table, out = old[parent], weight[parent]
+    for part in np.flatnonzero((firsts[parent + 1] - firsts[parent] > 1) & mass.any(1)).tolist():
+        block, known = parent[part], np.flatnonzero(there[parent[part]])
+        near = known[((own[part][:, None] - mean[block][known]) ** 2).sum(2).argmin(1)]
+        table[part] = old[block][near] + (own[part] - mean[block][near]) @ follow
+        with np.errstate(divide="ignore"):
+            out[part] = weight[block][near] + np.log(mass[part] / count[block][near])
+    return {"table": table.reshape(-1, len(signed)), "weight": out.reshape(-1)}
+
+
+def _values(table: memoryview, scale: memoryview, bits: int) -> F32:
+    """f32 (n, padded): what a stored table stands for."""
+    long = np.array(scale, np.float32)
+    out: F32 = unpack(np.frombuffer(table, np.uint8).reshape(len(long), -1), bits) * long[:, None]
+    return out
+
+
 def tune(section: MlpSection, _: TrainingSet, cost: Cost) -> MlpSection:
     """The fewest regions that cost a query hardly more than all blocks would; none where that takes over half of them.
 
@@ -223,8 +310,7 @@ def _regions(output: LseSection, units: int) -> Regions:
     In a trial (2,048 blocks, 45 regions) those picked held within 1% of the probability that the best ones held.
     """
     scale, weight = np.array(output.scale, np.float32), np.array(output.weight, np.float32)
-    table = np.frombuffer(output.table, np.uint8).reshape(len(scale), -1)
-    values = unpack(table, output.bits)[:, :units] * scale[:, None]
+    values = _values(output.table, output.scale, output.bits)[:, :units]
     blocks = len(scale) // output.subs
     count = max(1, round(blocks**0.5))
     firsts = np.linspace(0, blocks, count + 1).astype(np.int64)

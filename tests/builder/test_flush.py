@@ -45,16 +45,19 @@ SHAPE = RowShape(DIMENSION, "bytes", "f16")
 Row = tuple[np.ndarray, dict[str, Any]]  # vector f16 (d) as it is stored, attributes
 
 
-def build(folder: Path, *options: str, **columns: list[Any]) -> Path:
-    """3,000 rows r0, r1, ... with these attributes, in an index whose root does not hold the blocks."""
+def build(folder: Path, *more: str, **columns: list[Any]) -> Path:
+    """3,000 rows r0, r1, ... with these attributes, in an index whose root does not hold the blocks; more: options
+    in the place of --fast.
+    """
     x = clustered(ROWS, DIMENSION, 1)
     table = {"id": [f"r{i}" for i in range(ROWS)], "vector": list(x)} | columns
     pq.write_table(pa.table(table), folder / "rows.parquet")
     out = folder / "bucket" / "index"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(renditions, "INLINE_BYTES", 0)
-        source = folder / "rows.parquet"
-        built = vantage("build", source, "--out", out, "--fast", "--metric", "l2", "--filter", "", *options)
+        built = vantage(
+            "build", folder / "rows.parquet", "--out", out, "--metric", "l2", "--filter", "", *(more or ("--fast",))
+        )  # fmt: skip
     assert built.code == 0, built
     return out
 
@@ -172,7 +175,7 @@ def test_flushes_in_a_bucket(plain: Path) -> None:
 
 
 def test_answers_of_a_grown_index_are_proven(tmp_path: Path) -> None:
-    index = build(tmp_path, "--error-norms", n=list(range(ROWS)), word=[f"w{i % 7}" for i in range(ROWS)])
+    index = build(tmp_path, "--fast", "--error-norms", n=list(range(ROWS)), word=[f"w{i % 7}" for i in range(ROWS)])
     store, oracle, draw = store_at(str(index)), oracle_of(), np.random.default_rng(6)
     for step in range(1, 3):
         change(store, oracle, draw, step, 60)
