@@ -145,7 +145,8 @@ async def _compact(
             written = await asyncio.to_thread(send, home, current, objects, text, store, phase.part(0.9, 1))
             if not await _advanced(log, state, current, state.current.log.start):
                 return folded  # another one came first, and looks after it
-            told = _told(replace(folded, how="fold", why=why, pending=0), named)
+            left, gone = root.live_rows, root.index.rows - root.live_rows
+            told = _told(replace(folded, rows=left, how="fold", why=why, pending=0, dead=gone), named)
             return replace(told, generation=current.generation, written_bytes=folded.written_bytes + written)
     anew = await _taken(log, store, progress, Rebuilding(anew=named), note)
     return replace(

@@ -78,7 +78,8 @@ def test_filters_of_folded_indexes_answer_as_their_rows_do(
     for step in range(2, 5):
         draw = Random(step)
         filtered.change(store, oracle, draw, step, 160 if step % 2 else 700)
-        hows.append(compact(store).how)
+        with patch.object(compaction, "divided_blocks", lambda rows, blocks, *_: blocks):  # none is divided
+            hows.append(compact(store).how)
         opened = open_index(index)
         filtered.check(opened, oracle, draw, 8)
         assert not verify_deep(store)["damage"]
@@ -323,6 +324,15 @@ def test_what_cannot_be_folded_is_written_anew(plain: Path, tmp_path: Path) -> N
         folded = compact(store_at(str(index)))
     assert (folded.how, folded.why, folded.rows) == ("rewrite", "its blocks are too long", len(want))
     assert folded.upserted > 700 and flushing.rows_of(index) == want
+
+
+def test_an_index_that_takes_no_fold_is_written_anew(plain: Path, tmp_path: Path) -> None:  # noqa: F811
+    index = flushing.copied(plain, tmp_path)
+    want = prepared(index, 6)
+    with patch.object(compaction, "unfoldable", lambda root: "it has error norms"):
+        folded = compact(store_at(str(index)))
+    assert folded.how == "rewrite" and "rows came by flushes" in folded.why and flushing.rows_of(index) == want
+    assert folding.unfoldable(open_index(index).root) == ""
 
 
 def test_a_fold_that_is_killed_loses_nothing(plain: Path, tmp_path: Path) -> None:  # noqa: F811
