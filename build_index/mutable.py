@@ -38,7 +38,7 @@ from .write.vectors import stored_values
 I32 = npt.NDArray[np.int32]
 DIVIDED = 1.1  # times the blocks that there are: fewer more are not worth what the router takes
 ROUTER_BYTES_MAX = 6 << 20  # of what each reader keeps resident
-LEARNERS = 12_000  # rows that a router learns from where blocks lie, as queries
+LEARNERS = 24_000  # rows that a router learns from where blocks lie, as queries
 
 
 class MutableIndex:
