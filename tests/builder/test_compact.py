@@ -19,11 +19,13 @@ from small import Ran, clustered, vantage
 from test_empty import ATTRIBUTES, begun, made
 from test_fresh import Row
 
+from build_index import compact as compaction
 from build_index.bucket.generations import publish, rollback
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index
 from build_index.bucket.store import store_at
 from build_index.compact import Rebuilding, compact
+from build_index.successor import open_live
 from build_index.writes import create_index
 from vantage.errors import DamagedError, ExistsError, InputError
 from vantage.format.log import NO_KEY, Request, RowShape
@@ -152,6 +154,23 @@ def test_rows_are_built_anew_beside_the_log(index: Path) -> None:
     assert after.root.schema == before.root.schema and after.root.contract.target == before.root.contract.target
     again = compact(where, rebuilding=Rebuilding(recall=0.9, rebuild=True))  # of an empty log
     assert again.generation != folded.generation and open_index(index).root.contract.target == 0.9
+    assert rows_of(index) == oracle and vantage("verify", index, "--deep").code == 0
+
+
+def test_what_does_not_fit_into_memory_is_built_anew(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an index that takes no flush: its blocks lie in its root."""
+    live = open_live(store_at(str(index)), open_index(index).current)
+    vector, text = 2 * DIMENSION, live.stored.root.index.attribute_bytes
+    for free in (0, -1):
+        manifest = live.manifest | {"memory_bytes": ROWS * (vector + text) + free}
+        assert compaction._fits(live._replace(manifest=manifest)) == (not free)
+    oracle = rows_of(index)
+    monkeypatch.setattr(compaction, "_fits", lambda _: False)
+    write(index, deletes=[b"r0"])
+    folded = compact(store_at(str(index)))
+    assert (folded.how, folded.rows, folded.deleted) == ("build", ROWS - 1, 1), folded
+    assert folded.why == "it is so small that its root holds the blocks; rows are too many for memory"
+    del oracle["r0"]
     assert rows_of(index) == oracle and vantage("verify", index, "--deep").code == 0
 
 
