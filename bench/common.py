@@ -119,13 +119,18 @@ def project_with(folder: Path, entry: str, *others: str) -> Path:
     return folder
 
 
-async def loop(clients: int, seconds: float, ask: Callable[[Random], Awaitable[Any]], seed: int = 0) -> list[float]:
-    """A closed loop: every client asks again when it has its answer. Seconds of each answer."""
+async def loop(
+    clients: int, seconds: float, ask: Callable[[Random], Awaitable[Any]], seed: int = 0, least: int = 0
+) -> list[float]:
+    """A closed loop, of so many seconds and `least` answers: every client asks again when it has its answer.
+
+    Seconds of each answer.
+    """
     took: list[float] = []
     end = time.perf_counter() + seconds
 
     async def one(draw: Random) -> None:
-        while (start := time.perf_counter()) < end:
+        while (start := time.perf_counter()) < end or len(took) < least:
             await ask(draw)
             took.append(time.perf_counter() - start)
 

@@ -122,16 +122,20 @@ HEAP_MAX = 8 << 20  # no damage to an index of 50 kB may allocate more
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
 
-def asked(objects: dict[str, bytes], name: str) -> Any:
-    """What these objects answer to the questions of a fixture, as JSON gives it back."""
+ALL = slice(None)
+
+
+def asked(objects: dict[str, bytes], name: str, some: slice = ALL) -> Any:
+    """What these objects answer to the questions of a fixture, or to some, as JSON gives it back."""
     expected = EXPECTED[name]
-    return json.loads(json.dumps(answers(objects, expected["vectors"], expected["ids"])))
+    return json.loads(json.dumps(answers(objects, expected["vectors"][some], expected["ids"])))
 
 
-def rounded(given: Any) -> Any:
+def rounded(given: Any, some: slice = ALL) -> Any:
     """With exact scores to six places: under cosine they pass through pow, which libraries round in their own ways."""
     queries = [
-        q | {"exact": [[i, row, pytest.approx(s, rel=1e-6)] for i, row, s in q["exact"]]} for q in given["queries"]
+        q | {"exact": [[i, row, pytest.approx(s, rel=1e-6)] for i, row, s in q["exact"]]}
+        for q in given["queries"][some]
     ]
     return {"queries": queries, "found": given["found"]}
 
@@ -449,6 +453,12 @@ def test_damage_is_an_error_and_never_an_answer(name: str) -> None:
     assert caught.value.hint
 
 
+def two_questions(name: str, data: st.DataObject) -> slice:
+    """Each reads every block and what is known of some rows, and all of them take three times as long."""
+    first = data.draw(st.integers(0, len(EXPECTED[name]["vectors"]) - 2))
+    return slice(first, first + 2)
+
+
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.sampled_from(sorted(EXPECTED)), st.data())
 def test_a_flipped_bit_is_an_error_or_changes_nothing(name: str, data: st.DataObject) -> None:
@@ -457,11 +467,12 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(name: str, data: st.DataOb
     bit = data.draw(st.integers(0, 8 * len(objects[which]) - 1))
     damaged = bytearray(objects[which])
     damaged[bit // 8] ^= 1 << bit % 8
+    some = two_questions(name, data)
     try:
-        found = asked(objects | {which: bytes(damaged)}, name)
+        found = asked(objects | {which: bytes(damaged)}, name, some)
     except VantageError:
         return
-    assert found == rounded(EXPECTED[name])
+    assert found == rounded(EXPECTED[name], some)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -470,11 +481,12 @@ def test_a_cut_object_is_an_error_or_changes_nothing(name: str, data: st.DataObj
     objects = BASE[name]
     which = data.draw(st.sampled_from(sorted(objects)))
     cut = objects[which][: data.draw(st.integers(0, len(objects[which]) - 1))]
+    some = two_questions(name, data)
     try:
-        found = asked(objects | {which: cut}, name)
+        found = asked(objects | {which: cut}, name, some)
     except VantageError:
         return
-    assert found == rounded(EXPECTED[name])
+    assert found == rounded(EXPECTED[name], some)
 
 
 WORDS = st.one_of(

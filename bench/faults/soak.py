@@ -321,11 +321,13 @@ class Outcome:
 
 
 async def _run(
-    url: str, oracle: Oracle, seconds: float, clients: int, seed: int, ttl_s: float, cache: int, out: Outcome
-) -> None:
-    """Faults for so many seconds, then none; cache: bytes of it."""
+    url: str, oracle: Oracle, seconds: float, rounds: int, clients: int, seed: int, ttl_s: float, cache: int,
+    out: Outcome,
+) -> None:  # fmt: skip
+    """Faults for so many seconds and twice so many rounds of all questions, then none; cache: bytes of it."""
     bodies = [(t.index.bucket.path / t.index.name / "CURRENT").read_text() for t in oracle.truths.values()]
     names, ended, live = list(oracle.truths), 0.0, ""
+    dealt, least = list[Question](), rounds * len(oracle.questions)
     limits = httpx.Limits(max_connections=clients + 2)
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, limits=limits) as http:
 
@@ -335,7 +337,9 @@ async def _run(
             return (await http.post("/faults", json=wanted)).raise_for_status().json()
 
         async def ask(draw: Random, question: Question | None = None) -> bool:
-            q = question or draw.choice(oracle.questions)
+            if not question and not dealt:  # so that each is asked as often as any other
+                dealt.extend(draw.sample(oracle.questions, len(oracle.questions)))
+            q = question or dealt.pop()
             reply = await http.request(q.method, f"/v1/indexes/live{q.path}", content=q.body)
             try:
                 got = reply.json()
@@ -364,9 +368,9 @@ async def _run(
         await faults(RATES)
         watching = asyncio.ensure_future(watch())
         began = time.perf_counter()
-        out.latencies += await loop(clients, seconds / 2, ask, seed)
+        out.latencies += await loop(clients, seconds / 2, ask, seed, least)
         await faults(RATES, switch=True)  # so that there is one, however few GETs there are
-        out.latencies += await loop(clients, seconds / 2, ask, seed)
+        out.latencies += await loop(clients, seconds / 2, ask, seed, least)
         out.seconds += time.perf_counter() - began
         told = await faults({})
         out.faults = Counter(told["counts"])  # they go on over both halves
@@ -380,8 +384,13 @@ async def _run(
         watching.cancel()
 
 
-def soak(bucket: Path, seconds: float, clients: int, seed: int, ttl_s: float = REVALIDATE_S) -> Outcome:
-    """Half of `seconds` under faults without and with a cache, and ttl_s after each."""
+def soak(
+    bucket: Path, seconds: float, clients: int, seed: int, ttl_s: float = REVALIDATE_S, rounds: int = 0
+) -> Outcome:
+    """Half of `seconds` under faults without and with a cache, and ttl_s after each.
+
+    rounds: how often each question is asked at least in each quarter, which lasts longer where it takes that
+    """
     oracle, out = oracle_of(bucket), Outcome()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -393,7 +402,7 @@ def soak(bucket: Path, seconds: float, clients: int, seed: int, ttl_s: float = R
         log = folder / "log"
         with serve(folder / "state", variables=variables, project=project, log=log) as server:
             for cache in (0, CACHE_BYTES):
-                asyncio.run(_run(server.url, oracle, seconds / 2, clients, seed, ttl_s, cache, out))
+                asyncio.run(_run(server.url, oracle, seconds / 2, rounds, clients, seed, ttl_s, cache, out))
         for line in log.read_text(errors="replace").splitlines() if out.wrong else ():
             if "internal error" in line:  # what it was stands nowhere else
                 print(line)
