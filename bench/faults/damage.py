@@ -212,6 +212,8 @@ def matrix() -> dict[str, tuple[str, list[Damage | None]]]:
         "ids.bin": ("words", object_damages("ids.bin")),
         "vectors": ("words", object_damages(".parquet")),
         "routing.bin": ("pages", object_damages("routing.bin")),
+        # Where rows died whose entries are gone: else a root without the section is that of another index.
+        f"section {L.SECTION_NAMES[L.DEAD]}": ("flushed", list(section_damages(L.DEAD))),
     }  # fmt: skip
     for name in sorted(EXPECTED):
         objects = load(name)

@@ -76,7 +76,7 @@ async def _timely(work: Coroutine[Any, Any, T], deadline: Deadline | None) -> T:
 def _index_bytes(index: Index) -> int:
     """About what an open index holds."""
     root = index.root
-    parts = len(root.filters) + sum(len(p.first) for p in root.projections) + len(root.id_pages)
+    parts = len(root.filters) + sum(len(p.first) + len(p.objects) for p in root.projections) + len(root.id_pages)
     log = 0 if index.fresh is None else index.fresh.nbytes
     dead = 0 if index.root.dead is None else len(index.root.dead.bits)
     return INDEX_BYTES + PART_BYTES * parts + ROOT_COPIES * index.current.root.size + dead + log

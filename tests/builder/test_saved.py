@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small import clustered
-from test_compact import ROWS, index, rows_of, write  # noqa: F401
+from test_compact import ROWS, index, plain, rows_of, write  # noqa: F401
 
 from build_index import VectorIndex
 from build_index import saved as saved_module
