@@ -41,11 +41,14 @@ from .mutable import MutableIndex, divided_blocks
 from .progress import SILENT, Progress
 from .rebuild import build_anew, build_log, write_empty
 from .successor import Live, open_live
+from .tune.draft import block_counts
 from .tune.options import Options
 from .write.publish import Named
 from .write.reopen import reopen
 
 GONE_SHARE = 0.5  # of all numbers, that may be dead: their vectors stay until all is written anew
+OUTGROWN_TIMES = 2  # as many blocks a build would make as a small index has
+OUTGROWN = "it was built of much fewer rows"
 TRIES = 3  # where another compaction, or a gc, came first
 COPY_BYTES = 8 << 20
 
@@ -112,10 +115,11 @@ def compact(
     blocks are divided. By then what was flushed is live; where the fold fails, the next compaction makes up for it.
     Where over half of all numbers are of dead rows, or the index is of a kind that takes no flush, all is written anew
     too; and built anew, which holds no more than `vantage build`, where rows would take more memory than the build was
-    given, or where it is asked for. What was trained stays as it was, but for a build, and a router that learns of
-    divided blocks. An empty index is built; one whose last row was deleted is empty again. note: hears what is found
-    out about the rows that are built. Raises NotFoundError without an index; InputError where the index cannot take a
-    row; ConflictError where others always came first; DamagedError, StoreError. Then no row that was written is lost.
+    given, where a small index has grown to more than twice the blocks, or where it is asked for. What was trained stays
+    as it was, but for a build, and a router that learns of divided blocks. An empty index is built; one whose last row
+    was deleted is empty again. note: hears what is found out about the rows that are built. Raises NotFoundError
+    without an index; InputError where the index cannot take a row; ConflictError where others always came first;
+    DamagedError, StoreError. Then no row that was written is lost.
     """
     with beside(store):
         return asyncio.run(_compact(store, progress, rebuilding, note))
@@ -212,6 +216,8 @@ def _write(
         left = rows_in_all - gone
         if not left:
             return _emptied(root, new, changes.deleted)
+        if _is_outgrown(root, left):
+            return _built(live, tail, new, rebuilding, OUTGROWN, progress, note)
         if unfoldable(root):
             why = why_due(left, added, dead_rows(root) + len(changes.gone))
         elif gone > GONE_SHARE * rows_in_all:
@@ -229,8 +235,11 @@ def _write(
         return _built(live, tail, new, rebuilding, f"{why}; rows are too many for memory", progress, note)
     _fetch(store, live.current, folder / "old")
     index = reopen(folder / "old").mutable()
-    if not rows_left(index, tail):
+    left = rows_left(index, tail)
+    if not left:
         return _emptied(root, new, index.rows.count)
+    if _is_outgrown(root, left):
+        return _built(live, tail, new, rebuilding, OUTGROWN, progress, note)
     index.follow()
     coming, leaving, changed = changes_of(index, tail)
     apply(index, coming, leaving)
@@ -238,6 +247,14 @@ def _write(
     index.write(new, text_room=True)
     named = Named(*whole(new))
     return _Made(named, _told(Folded("", 0, index.rows.count, *changed, how="rewrite", why=why), named))
+
+
+def _is_outgrown(root: Root, rows: int) -> bool:
+    """Whether an index was built of so few rows that what was trained by them is no good for so many; of such a small
+    one nothing measures again what it promises.
+    """
+    small = root.inline or root.index.blocks == 1
+    return bool(small) and block_counts(rows)[-1] > OUTGROWN_TIMES * root.index.blocks
 
 
 def _fits(live: Live) -> bool:

@@ -82,7 +82,9 @@ def build_anew(
     for rows that are not what was written.
     """
     root = stored.root
-    attributes = stored_attributes(stored)
+    typed, filtered = stored_attributes(stored), {field.attribute for field in root.filters}
+    others = {i for i, one in enumerate(root.schema["attributes"]) if isinstance(arrow_type(one["type"]), pa.JsonType)}
+    attributes = pa.schema([f.with_type(pa.json_()) if i in others - filtered else f for i, f in enumerate(typed)])
     options = asked(replace(options_of(root, manifest), vectors="f32" if root.index.vector_kind == "f32" else None))
     kind = pa.binary() if root.index.id_kind == "bytes" else pa.int64()
 

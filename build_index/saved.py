@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vantage.errors import InputError, LogFullError
+from vantage.errors import ConditionError, InputError, LogFullError
+from vantage.format import Current
 from vantage.log.state import read_log
 
 from .bucket.log_store import StoreLog
@@ -25,8 +26,8 @@ from .writes import Fields, Send, sender, split_rows, write_rows
 TRIES = 3  # where a compaction came between
 
 
-def read_rows(path: Path) -> MutableIndex:
-    """An index in a folder with what its log says, to be changed in memory.
+def read_rows(path: Path) -> tuple[MutableIndex, str]:
+    """(an index in a folder with what its log says, to be changed in memory; the id of its log).
 
     Raises NotFoundError, InputError where it has no row, or is of an early version; DamagedError.
     """
@@ -43,16 +44,24 @@ def read_rows(path: Path) -> MutableIndex:
             raise InputError(f"{path} is empty", hint="write rows to it, and `vantage compact` builds them")
         coming, gone, _ = changes_of(index, state.tail)
         apply(index, coming, gone)
-    return index
+    return index, state.current.log.id
+
+
+def log_id(path: Path) -> str | None:
+    """Of the index in a folder; None where there is none."""
+    data = path / "CURRENT"
+    current = Current.unpack(data.read_bytes(), str(data)) if data.exists() else None
+    return None if current is None or current.deleted else current.log.id
 
 
 @dataclass
 class SavedAs:
-    """The folder that an index in memory lies in, and which of its ids were written in memory since: whether each of
-    them is in the folder.
+    """A folder that an index in memory lies in, by the id of its log; and which of its ids were written in memory
+    since: whether each of them is in the folder.
     """
 
     path: Path
+    log: str | None
     changed: dict[int | bytes, bool]
 
     def note(self, ids: Sequence[int | bytes], *, there: bool) -> None:
@@ -61,7 +70,13 @@ class SavedAs:
             self.changed.setdefault(identifier, there)
 
     def write(self, index: MutableIndex) -> None:
-        """Writes what has changed to the log, rows that are new on the condition that they are, and compacts it."""
+        """Writes what has changed to the log, rows that are new on the condition that they are, and compacts it.
+
+        Raises InputError where another index has taken the place of this one in the folder.
+        """
+        if log_id(self.path) != self.log:
+            what = f"{self.path} does not hold the index any more that was loaded from there, or saved there"
+            raise InputError(what, hint="load it again, or save into another folder")
         row_of = index.row_of()
         for identifier in [i for i, there in self.changed.items() if not there and i not in row_of]:
             del self.changed[identifier]  # it came and went
@@ -77,6 +92,9 @@ class SavedAs:
                 write_rows(send, kind, split_rows(self._rows(kind, left, index)), partial(self._written, left))
             except LogFullError:
                 compact(FolderStore(self.path))
+            except ConditionError as error:
+                error.hint = "another wrote it: remove it from the index in memory, and save again, or load it anew"
+                raise
 
     def _written(self, ids: list[int | bytes], rows: int) -> None:
         """That the first ones of them are in the folder now."""

@@ -38,7 +38,7 @@ from .ingest.attributes import spot_bytes
 from .ingest.rows import Ints, check_lengths, scale_rows
 from .listing import list_pages
 from .mutable import MutableIndex, list_ids
-from .saved import SavedAs, read_rows
+from .saved import SavedAs, log_id, read_rows
 from .tasks.pickling import packed
 from .tune.check import check_options
 from .tune.choose import choose
@@ -99,7 +99,7 @@ class VectorIndex:
     _index: MutableIndex
     _tree: tuple[BecTree, Ints] | None  # and the number of each row in it
     _live: Index | None  # opened for searches, where nothing has changed since
-    _saved: SavedAs | None  # where it lies, and what has changed since
+    _saved: dict[Path, SavedAs]  # the folders that it lies in, and what has changed since
 
     def __init__(
         self,
@@ -207,8 +207,8 @@ class VectorIndex:
         if known:
             raise InputError(f"ids that are there already: {name_ids(known)}", hint="remove them first, or give others")
         rows, self._live = index.add(new), None
-        if self._saved is not None:
-            self._saved.note(list_ids(new.id_of), there=False)
+        for saved in self._saved.values():
+            saved.note(list_ids(new.id_of), there=False)
         if self._tree is not None:
             tree, numbers = self._tree
             self._tree = tree, np.concatenate([numbers, tree.add(rows.slice(0, rows.count))])
@@ -235,8 +235,8 @@ class VectorIndex:
             self._tree = tree, np.delete(numbers, gone)
         self._index.remove(gone)
         self._live = None
-        if self._saved is not None:
-            self._saved.note(doomed, there=True)
+        for saved in self._saved.values():
+            saved.note(doomed, there=True)
         return self
 
     def train_incremental(self, stream: Iterable[Any]) -> Self:
@@ -421,12 +421,13 @@ class VectorIndex:
         check_name(str(path))
         out = local(path)
         try:
-            if self._saved is not None and self._saved.path == out.resolve() and (out / "CURRENT").exists():
-                _apart_from_loops(self._saved.write, self._index)
+            where = out.resolve()
+            if where in self._saved and (out / "CURRENT").exists():
+                _apart_from_loops(self._saved[where].write, self._index)
             else:
                 out.mkdir(parents=True, exist_ok=True)
                 self._index.write(out)
-                self._saved = SavedAs(out.resolve(), {})
+                self._saved[where] = SavedAs(where, log_id(where), {})
         except OSError as error:
             raise InputError(
                 f"cannot write {error.filename or out}: {error.strerror or error}", hint="name another folder"
@@ -442,11 +443,12 @@ class VectorIndex:
         train_incremental goes by, growth and drift, is not stored: set it again.
         Raises NotFoundError where there is none, DamagedError where its bytes are not those that were written.
         """
-        held: MutableIndex = _apart_from_loops(read_rows, local(path))
+        held, log = _apart_from_loops(read_rows, local(path))
         given = {name: getattr(held.options, name) for name in cls().get_params() if hasattr(held.options, name)}
         index = cls(metric=held.rows.metric, **given)
         index._start(held)
-        index._saved = SavedAs(local(path).resolve(), {})
+        where = local(path).resolve()
+        index._saved = {where: SavedAs(where, log, {})}
         return index
 
     # What is inside
@@ -497,7 +499,7 @@ class VectorIndex:
     def _start(self, index: MutableIndex) -> None:
         """Takes the place of what was fitted before."""
         self._index, self._tree = index, None
-        self._live = self._saved = None
+        self._live, self._saved = None, {}
         self.n_features_in_, self.n_fitted_ = index.rows.dimension, index.rows.count
         contract = index.choice.contract
         self.recall_ = min(p.recall for p in contract.points if p.k == contract.k and p.recall >= contract.target)

@@ -6,7 +6,8 @@ import asyncio
 import json
 import shutil
 import time
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -155,6 +156,49 @@ def test_rows_are_built_anew_beside_the_log(index: Path) -> None:
     again = compact(where, rebuilding=Rebuilding(recall=0.9, rebuild=True))  # of an empty log
     assert again.generation != folded.generation and open_index(index).root.contract.target == 0.9
     assert rows_of(index) == oracle and vantage("verify", index, "--deep").code == 0
+
+
+def test_an_index_of_a_few_rows_is_built_anew_as_it_grows(tmp_path: Path) -> None:
+    """What was trained by one row, and what it promises, is no good for thousands."""
+    path, x = tmp_path / "bucket" / "index", clustered(2000, DIMENSION, 1).astype(np.float16)
+    assert create_index(str(path), {"dimension": DIMENSION})
+    hows = []
+    for low, high in (0, 1), (1, 150), (150, 2000):
+        for first in range(low, high, 1000):
+            some = range(first, min(high, first + 1000))
+            ids = [f"{i}".encode() for i in some]
+            write(path, upserts=ids, vectors=x[some.start : some.stop].tobytes(), attributes=[b""] * len(ids))
+        folded = compact(store_at(str(path)), rebuilding=Rebuilding(fast=True))
+        hows.append(folded.how)
+    assert hows == ["build", "rewrite", "build"] and folded.why == "it was built of much fewer rows"
+    opened, found = open_index(path), 0
+    assert opened.root.index.blocks > 10
+    unit = x.astype(np.float32) / np.linalg.norm(x.astype(np.float32), axis=1, keepdims=True)
+    for row in unit[::100]:
+        answer = asyncio.run(opened.query(Query(row.tolist(), 10)))
+        found += len({int(m.id) for m in answer.matches} & set(np.argsort(-unit @ row)[:10].tolist()))
+    assert found > 0.93 * 200
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([time_of_day(i % 24) for i in range(200)], pa.time32("s")),
+        pa.array([timedelta(seconds=i) for i in range(200)]),
+        pa.array([{"a": i} if i % 3 else None for i in range(200)]),
+        pa.array([[("a", i)] for i in range(200)], pa.map_(pa.string(), pa.int64())),
+        pa.array([[{"a": i}] for i in range(200)]),
+    ],
+    ids=lambda column: str(column.type).partition("<")[0],
+)
+def test_values_of_any_type_are_built_anew(tmp_path: Path, column: pa.Array) -> None:
+    table = pa.table({"id": list(range(200)), "vector": list(clustered(200, DIMENSION, 1)), "it": column})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    index = tmp_path / "bucket" / "index"
+    assert vantage("build", tmp_path / "rows.parquet", "--out", index, "--fast").code == 0
+    before = rows_of(index)
+    assert compact(store_at(str(index)), rebuilding=Rebuilding(rebuild=True)).rows == 200
+    assert rows_of(index) == before and any(row["it"] is not None for row in before.values())
 
 
 def test_what_does_not_fit_into_memory_is_built_anew(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:

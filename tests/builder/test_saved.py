@@ -94,6 +94,25 @@ def test_an_index_that_was_fitted_again_takes_the_place(index: Path) -> None:  #
     assert len(rows_of(index)) == 300
 
 
+def test_an_index_lies_in_several_folders(index: Path, tmp_path: Path) -> None:  # noqa: F811
+    other = tmp_path / "bucket" / "other"
+    loaded = VectorIndex.load(index)
+    loaded.save(other).add(NEW[:1], ["a"])
+    write(index, upserts=[b"theirs"], vectors=NEW[5].astype(np.float16).tobytes(), attributes=[b""])
+    compact(store_at(str(index)))
+    loaded.save(index).save(other)
+    assert {"a", "theirs"} <= set(rows_of(index))
+    assert "a" in rows_of(other) and "theirs" not in rows_of(other)
+
+
+def test_another_index_in_the_folder_is_left_alone(index: Path, tmp_path: Path) -> None:  # noqa: F811
+    loaded = VectorIndex.load(index).add(NEW[:1], ["a"])
+    VectorIndex(metric="l2", recall=0.8, k=10, fast=True).fit(clustered(300, 16, 2)).save(index)
+    with pytest.raises(InputError, match="does not hold the index any more"):
+        loaded.save(index)
+    assert len(rows_of(index)) == 300
+
+
 def test_an_empty_index_is_refused(index: Path) -> None:  # noqa: F811
     write(index, deletes=[name.encode() for name in rows_of(index)])
     with pytest.raises(InputError, match="is empty"):

@@ -110,7 +110,8 @@ async def write(call: Call) -> Reply:
                 hint = "send it again when fewer write, or delete the rows by their ids"
                 raise BusyError("others always wrote between the count and the delete", hint=hint) from None
         else:
-            return Reply(200, {"seq": done.seq, "retried": done.retried, **deleted})
+            told = {} if done.retried else deleted  # it was done at another time
+            return Reply(200, {"seq": done.seq, "retried": done.retried, **told})
     raise AssertionError("the last try returns or raises")
 
 
