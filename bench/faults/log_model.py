@@ -556,6 +556,7 @@ def deleter(w: World) -> Steps:
     unnamed: dict[str, float] = {}
     while True:
         yield w.pace * 30.0
+        asked = w.now  # what is old is so before the log is read: a seal that names it may come later
         state = yield from read_log(w)
         if state.seal:
             yield from finish(w, state)
@@ -568,7 +569,7 @@ def deleter(w: World) -> Steps:
                 unnamed.pop(key, None)
             else:
                 unnamed.setdefault(key, w.now)
-        old = [k for k in listed if k in unnamed and w.now - unnamed[k] > GRACE]
+        old = [k for k in listed if k in unnamed and asked - unnamed[k] > GRACE]
         if not old:
             continue
         if "fence" not in w.off:

@@ -425,11 +425,12 @@ def _garbage(
     """Objects of a generation that may go, of what there is as `_group` has it, but for marks; none of one that may
     not.
     """
+    asked = time.time()  # before CURRENT, as whoever is held up between the two would take a new one for old
     current, _, members = live(store)
     own, kept = list[StoredObject](), set[str]()
     for other, found in grouped.items():
         stored = [s for s in found if not s.key.startswith(f"{other}/{MARK}")]
-        young = any(time.time() - s.modified < older_than for s in stored)
+        young = any(asked - s.modified < older_than for s in stored)
         if young or other in (current.generation, members.get("previous")):
             kept.add(other)
         elif other == name:
