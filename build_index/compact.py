@@ -129,34 +129,41 @@ async def _compact(
     store: ObjectStore, progress: Progress, rebuilding: Rebuilding, note: Callable[[str], None]
 ) -> Folded:  # fmt: skip
     log = StoreLog(store)
-    folded = await _taken(log, store, progress, rebuilding, note)
+    taken = await _taken(log, store, progress, rebuilding, note)
+    folded = await _fold(log, store, progress)
+    if isinstance(folded, str):
+        folded = await _taken(log, store, progress, Rebuilding(anew=folded), note)
+    if folded is None:
+        return taken
+    return replace(
+        folded, upserted=taken.upserted + folded.upserted, patched=taken.patched + folded.patched,
+        deleted=taken.deleted + folded.deleted, written_bytes=taken.written_bytes + folded.written_bytes,
+    )  # fmt: skip
+
+
+async def _fold(log: StoreLog, store: ObjectStore, progress: Progress) -> Folded | str | None:
+    """Folds the live generation. None where that is not due, or another generation came first; a string says why all is
+    to be written anew instead.
+    """
     with TemporaryDirectory() as folder:
         state = await unsealed(log, await read_log(log, time.monotonic), time.monotonic, token_bytes)
         live = await asyncio.to_thread(open_live, store, state.current)
-        root = live.stored.root
-        why = "" if unfoldable(root) else why_due(root.live_rows, pending_rows(root), dead_rows(root))
-        if not why:
-            return folded
+        root, new = live.stored.root, Path(folder, "new")
+        index, why = root.index, why_due(root.live_rows, pending_rows(root), dead_rows(root))
+        if unfoldable(root) or not why:
+            return None
+        if divided_blocks(root.live_rows, index.blocks, index.router, root.router) > index.blocks and _fits(live):
+            return f"{why}, and there are more rows to a block"
         phase = progress.phase("fold")
-        named: Named | str = f"{why}, and there are more rows to a block"
-        index = root.index
-        divided = divided_blocks(root.live_rows, index.blocks, index.router, root.router)
-        if divided == index.blocks or not _fits(live):
-            named = await asyncio.to_thread(fold, live, Path(folder, "new"), phase.part(0, 0.9))
-        if not isinstance(named, str):
-            current, objects, text = named
-            home = FolderStore(Path(folder, "new"))
-            written = await asyncio.to_thread(send, home, current, objects, text, store, phase.part(0.9, 1))
-            if not await _advanced(log, state, current, state.current.log.start):
-                return folded  # another one came first, and looks after it
-            left, gone = root.live_rows, root.index.rows - root.live_rows
-            told = _told(replace(folded, rows=left, how="fold", why=why, pending=0, dead=gone), named)
-            return replace(told, generation=current.generation, written_bytes=folded.written_bytes + written)
-    anew = await _taken(log, store, progress, Rebuilding(anew=named), note)
-    return replace(
-        anew, upserted=folded.upserted + anew.upserted, patched=folded.patched + anew.patched,
-        deleted=folded.deleted + anew.deleted, written_bytes=folded.written_bytes + anew.written_bytes,
-    )  # fmt: skip
+        named = await asyncio.to_thread(fold, live, new, phase.part(0, 0.9))
+        if isinstance(named, str):
+            return named
+        current, objects, text = named
+        written = await asyncio.to_thread(send, FolderStore(new), current, objects, text, store, phase.part(0.9, 1))
+        if not await _advanced(log, state, current, state.current.log.start):
+            return None
+    folded = Folded(current.generation, state.current.log.start - 1, root.live_rows, written_bytes=written)
+    return _told(replace(folded, how="fold", why=why, dead=index.rows - root.live_rows), named)
 
 
 async def _taken(
@@ -203,8 +210,8 @@ def _write(
     if root.is_empty:
         rows = {identifier: fresh for identifier, fresh in tail.rows.items() if fresh.kind == UPSERT}
         if not rows:
-            return _emptied(root, new, 0)
-        build_log(root, rows, new, rebuilding.options(Options()), progress, note)
+            return _emptied(live, new, 0)
+        build_log(root, rows, new, rebuilding.options(Options(**live.manifest.get("built", {}))), progress, note)
         return _Made(Named(*whole(new)), Folded("", 0, len(rows), len(rows), how="build", why="it was empty"))
     if rebuilding.rebuild:
         return _built(live, tail, new, rebuilding, "it was asked for", progress, note)
@@ -215,15 +222,16 @@ def _write(
         gone = root.index.rows - root.live_rows + len(changes.gone)
         left = rows_in_all - gone
         if not left:
-            return _emptied(root, new, changes.deleted)
+            return _emptied(live, new, changes.deleted)
         if _is_outgrown(root, left):
             return _built(live, tail, new, rebuilding, OUTGROWN, progress, note)
+        due = why_due(left, added, dead_rows(root) + len(changes.gone))
         if unfoldable(root):
-            why = why_due(left, added, dead_rows(root) + len(changes.gone))
+            why = due
         elif gone > GONE_SHARE * rows_in_all:
             why = f"{gone:,} of {rows_in_all:,} numbers are of rows that are dead"
         if not why:
-            named = flush(live, changes, new)
+            named = flush(live, changes, new, briefly=bool(due))
             if not isinstance(named, str):
                 counts = {name: getattr(changes, name) for name in ("upserted", "patched", "deleted")}
                 why = f"{added:,} of {left:,} rows came by flushes, {gone:,} are dead"
@@ -237,7 +245,7 @@ def _write(
     index = reopen(folder / "old").mutable()
     left = rows_left(index, tail)
     if not left:
-        return _emptied(root, new, index.rows.count)
+        return _emptied(live, new, index.rows.count)
     if _is_outgrown(root, left):
         return _built(live, tail, new, rebuilding, OUTGROWN, progress, note)
     index.follow()
@@ -272,16 +280,16 @@ def _built(
     root, changes = live.stored.root, resolve(live.stored, tail)
     left = root.live_rows - len(changes.gone) + changes.coming.rows
     if not left:
-        return _emptied(root, new, changes.deleted)
+        return _emptied(live, new, changes.deleted)
     build_anew(live.stored, live.manifest, changes.gone, changes.coming, new, rebuilding.options, progress, note)
     named = Named(*whole(new))
     counts = changes.upserted, changes.patched, changes.deleted
     return _Made(named, _told(Folded("", 0, left, *counts, how="build", why=why), named))
 
 
-def _emptied(root: Root, new: Path, deleted: int) -> _Made:
+def _emptied(live: Live, new: Path, deleted: int) -> _Made:
     """An empty generation of what an index holds, that had so many rows."""
-    write_empty(root, token_bytes(NONCE_BYTES).hex(), new)
+    write_empty(live.stored.root, live.manifest, token_bytes(NONCE_BYTES).hex(), new)
     return _Made(Named(*whole(new)), Folded("", 0, 0, deleted=deleted, how="rewrite", why="no row is left"))
 
 

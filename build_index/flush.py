@@ -166,10 +166,11 @@ def record_of(members: dict[str, Any], names: list[str]) -> bytes:
     return json.dumps([members.get(name) for name in names], ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def flush(live: Live, changes: Changes, folder: Path) -> Named | str:
+def flush(live: Live, changes: Changes, folder: Path, *, briefly: bool = False) -> Named | str:
     """Writes a generation below a folder: new rows with their extents, and a root that names what is there already.
 
-    Blocks, codecs, router, prices stay. A string says why a flush cannot: then all is to be written anew. Raises
+    Blocks, codecs, router stay. briefly: prices stay too, and so do rows of earlier flushes: all that queries scan is
+    about to be written anew. A string says why a flush cannot: then all is to be written anew. Raises
     InputError for a row that the index cannot take, DamagedError, StoreError.
     """
     building = folder / "building"
@@ -185,8 +186,8 @@ def flush(live: Live, changes: Changes, folder: Path) -> Named | str:
     count = int(np.bitwise_count(bits).sum())
     dead = Dead(count, bits.tobytes()) if count else None
     fit = fit_of(live)
-    moved = _moved(stored, dead, changes.coming, fit.flushes)
-    due = _is_due(live, total, count, beside=bool(n) and not moved.segments)
+    moved = _moved(stored, dead, changes.coming, fit.flushes, few=briefly)
+    due = not briefly and _is_due(live, total, count, beside=bool(n) and not moved.segments)
     if n and len(root.id_pages) - len(moved.segments) == ID_SEGMENTS_MAX:
         return f"it has {ID_SEGMENTS_MAX} segments of ids"
     base, numbers = _without(root, live.current.generation, moved.segments, keep_held=not due)
@@ -313,15 +314,17 @@ def _rows(root: Root, stored: Arrays) -> Rows:
     return Rows(stored, index.metric, np.array(index.origin, np.float32), index.row_scale)
 
 
-def _moved(stored: Stored, dead: Dead | None, coming: Arrays, flushes: list[str]) -> Moved:
-    """Rows of earlier flushes that are written again with those that come: see MERGED_TIMES."""
+def _moved(stored: Stored, dead: Dead | None, coming: Arrays, flushes: list[str], *, few: bool) -> Moved:
+    """Rows of earlier flushes that are written again with those that come: see MERGED_TIMES; of few only such as make
+    room for a segment of ids.
+    """
     root, total = stored.root, coming.rows
     taken = list[IdPages]()
     for segment in reversed(root.id_pages[1:] if total else ()):
         full = len(root.id_pages) - len(taken) == ID_SEGMENTS_MAX
         if stored.keys[segment.object].partition("/")[0] not in flushes:
             break
-        if segment.rows > MERGED_TIMES * total and not full:
+        if (few or segment.rows > MERGED_TIMES * total) and not full:
             break
         taken.append(segment)
         total += segment.rows

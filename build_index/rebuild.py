@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from .progress import Progress
 from .tune.options import Options
 from .write.reopen import options_of, stored_attributes, vectors_of_column
 
+STATED = ("model", "vectors", "filters")  # by the root of an empty index
 _LIST = re.compile(r"list<[^:]*: (.*)>")
 _TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns)(?:, tz=(.*))?\]")
 _PLAIN = {"date32[day]": pa.date32(), "date64[ms]": pa.date64(), "string": pa.string(), "bool": pa.bool_(),
@@ -41,9 +42,13 @@ _PLAIN = {"date32[day]": pa.date32(), "date64[ms]": pa.date64(), "string": pa.st
 _PLAIN |= {f"{sign}int{bits}": pa.type_for_alias(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
-def write_empty(root: Root, nonce: str, out: Path) -> None:
-    """Writes an empty generation of what an index holds into a folder, as an index of its own."""
-    made = empty_generation(new_of(root), nonce)
+def write_empty(root: Root, manifest: dict[str, Any], nonce: str, out: Path) -> None:
+    """Writes an empty generation of what an index holds into a folder, as an index of its own, with what it was built
+    with, so far as its root does not say that.
+    """
+    built = manifest.get("built") if root.is_empty else asdict(options_of(root, manifest))
+    told = {name: value for name, value in (built or {}).items() if name not in STATED}
+    made = empty_generation(new_of(root), nonce, told)
     (out / made.current.generation).mkdir(parents=True)
     (out / made.current.root.key).write_bytes(made.root)
     (out / made.current.manifest.key).write_bytes(made.manifest)

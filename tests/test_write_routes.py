@@ -22,7 +22,7 @@ from build_index.bucket.store import FolderStore
 from build_index.compact import compact
 from vantage.cost import Limits
 from vantage.errors import NotFoundError, StoreError
-from vantage.format.log import Request, segment_key
+from vantage.format.log import OPERATIONS_MAX, Request, segment_key
 from vantage.http.access import Access
 from vantage.http.reply import Reply
 from vantage.http.routes import handle
@@ -456,6 +456,22 @@ def test_a_first_try_that_comes_last_deletes_nothing(place: Place) -> None:
     assert place.send(where, {"idempotency-key": "twice"}).body == {"seq": 4, "retried": False, "deleted": 0}
     compact(FolderStore(place.folder / place.name))
     assert (place.log().current.log.start, place.send(where, {"idempotency-key": "twice"}).body["seq"]) == (5, 4)
+
+
+def test_a_retry_finds_that_it_was_done_however_many_rows_match_by_then(place: Place) -> None:
+    """It counts more than a request may delete, and is told what became of it; another request is refused."""
+    where, key = {"delete_where": {"pos": "none"}}, {"idempotency-key": "once"}
+    place.wrote({"upsert": [{"id": "first", "vector": place.vector(), "attributes": {"pos": "none"}}]})
+    assert place.send(where, key).body == {"seq": 2, "retried": False, "deleted": 1}
+    for low in range(0, OPERATIONS_MAX + 1, OPERATIONS_MAX):
+        ids = [f"later-{i}" for i in range(low, min(low + OPERATIONS_MAX, OPERATIONS_MAX + 1))]
+        place.wrote({"upsert": [{"id": i, "vector": place.vector(), "attributes": {"pos": "none"}} for i in ids]})
+    assert place.send(where, key).body == {"seq": 2, "retried": True}
+    before = place.log().seq
+    for headers in ({}, {"idempotency-key": "twice"}):
+        reply = place.send(where | {"upsert": [{"id": "with it", "vector": place.vector()}]}, headers)
+        assert (reply.status, reply.body["code"], reply.body["value"]) == (400, "limit_exceeded", OPERATIONS_MAX + 1)
+    assert place.log().seq == before
 
 
 def remove(place: Place, options: str, token: str = WRITE_TOKEN) -> Reply:

@@ -40,7 +40,7 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "seed": options.seed,
         "cache_bytes": options.cache_bytes,
         "memory_bytes": options.memory_bytes,
-        "options": {n: v for n in CHOSEN if (v := getattr(options, n)) is not None and v is not False},
+        "options": _asked(options, choice.contract),
         "blocks": choice.layout.blocks,
         "copies": choice.layout.copies,
         "router": {"name": choice.layout.router, "bytes": len(choice.layout.section.pack())},
@@ -54,6 +54,14 @@ def manifest_of(rows: Rows, attributes: pa.Schema, choice: Choice, options: Opti
         "contract": contract_dict(choice.contract, choice.promises, options),
         "tried": choice.tried,
     }
+
+
+def _asked(options: Options, contract: Contract) -> dict[str, Any]:
+    """What a build was told beyond what the index says of itself: a contract may keep less than was asked for."""
+    asked = {name: getattr(options, name) for name in CHOSEN}
+    more = {"recall": options.recall} if contract.target < options.recall else {}
+    more |= {"k": options.k} if contract.k < options.k else {}
+    return {name: value for name, value in asked.items() if value is not None and value is not False} | more
 
 
 def contract_dict(contract: Contract, promises: Promises, options: Options) -> dict[str, Any]:

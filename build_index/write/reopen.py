@@ -128,12 +128,13 @@ def reopen(path: Path) -> Saved:
 
 def options_of(root: Root, manifest: dict[str, Any]) -> Options:
     """What an index was built with."""
-    return Options(
+    kept = Options(
         root.contract.target, root.contract.k, manifest["seed"], manifest["cache_bytes"], manifest["memory_bytes"],
         second_wave=manifest["contract"].get("second_wave", False), codec=root.index.codec,
         error_norms=root.bounds is not None, model=manifest.get("model"),
-        filters=tuple(root.names[field.attribute] for field in root.filters), **manifest.get("options", {}),
+        filters=tuple(root.names[field.attribute] for field in root.filters),
     )  # fmt: skip
+    return replace(kept, **manifest.get("options", {}))
 
 
 def choice_of(root: Root, manifest: dict[str, Any], layout: Layout) -> Choice:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import time
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
@@ -16,24 +15,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from log_writes import write_rows
 from small import Ran, clustered, vantage
 from test_empty import ATTRIBUTES, begun, made
 from test_fresh import Row
 
 from build_index import compact as compaction
 from build_index.bucket.generations import publish, rollback
-from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index
 from build_index.bucket.store import store_at
 from build_index.compact import Rebuilding, compact
 from build_index.successor import open_live
+from build_index.write.reopen import options_of
+from build_index.write.vectors import stored_values
 from build_index.writes import create_index
 from vantage.errors import DamagedError, ExistsError, InputError
-from vantage.format.log import NO_KEY, Request, RowShape
-from vantage.log.commit import commit
-from vantage.log.conditions import Write
+from vantage.format.log import RowShape
 from vantage.log.create import new_of
-from vantage.log.state import read_log
 from vantage.search.query import Query
 
 ROWS, DIMENSION = 600, 16
@@ -59,20 +57,7 @@ def index(plain: Path, tmp_path: Path) -> Path:
 
 def write(index: Path, **parts: Any) -> None:
     """One request, committed to the log."""
-
-    async def run() -> None:
-        store = StoreLog(store_at(str(index)))
-        state = await read_log(store, time.monotonic)
-        request = Request(NO_KEY, 0, **parts)
-        _, (outcome,) = await commit(store, state, [Write(request)], SHAPE, nothing, time.monotonic)
-        assert isinstance(outcome, int), outcome
-
-    asyncio.run(run())
-
-
-async def nothing(current: Any, ids: Any) -> Any:
-    """No condition asks for a row."""
-    raise AssertionError
+    write_rows(store_at(str(index)), SHAPE, **parts)
 
 
 def rows_of(index: Path) -> dict[str, dict[str, Any]]:
@@ -172,7 +157,7 @@ def test_an_index_of_a_few_rows_is_built_anew_as_it_grows(tmp_path: Path) -> Non
         hows.append(folded.how)
     assert hows == ["build", "rewrite", "build"] and folded.why == "it was built of much fewer rows"
     opened, found = open_index(path), 0
-    assert opened.root.index.blocks > 10
+    assert opened.root.index.blocks > 10 and (opened.root.contract.k, opened.root.contract.target) == (100, 0.95)
     unit = x.astype(np.float32) / np.linalg.norm(x.astype(np.float32), axis=1, keepdims=True)
     for row in unit[::100]:
         answer = asyncio.run(opened.query(Query(row.tolist(), 10)))
@@ -248,6 +233,25 @@ def test_a_row_that_is_too_long_is_named_and_built_anew(tmp_path: Path) -> None:
     ran = vantage("compact", index, "--rebuild", "--json")
     assert ran.code == 0 and json.loads(ran.out)["rows"] == 402, ran.err
     assert vantage("verify", index, "--deep").code == 0 and {"long", "b"} <= set(rows_of(index))
+
+
+def test_an_emptied_index_is_built_as_it_was(tmp_path: Path) -> None:
+    path, x = tmp_path / "bucket" / "index", clustered(400, DIMENSION, 1)
+    np.save(tmp_path / "rows.npy", x)
+    asked = ("--recall", 0.9, "--k", 20, "--fast", "--copies", "misses", "--seed", 7, "--error-norms", "--metric", "l2")
+    assert vantage("build", tmp_path / "rows.npy", "--out", path, *asked).code == 0
+    built = open_live(store_at(str(path)), open_index(path).current)
+    where, kind = store_at(str(path)), built.stored.root.index.vector_kind
+    shape = RowShape(DIMENSION, "i64", kind)
+    for _ in range(2):  # an index that is empty already keeps it too
+        write_rows(where, shape, deletes=[*range(400)])
+        assert compact(where).rows == 0
+    rows = stored_values(x, kind, np.arange(400)).tobytes()
+    write_rows(where, shape, upserts=[*range(400)], vectors=rows, attributes=[b""] * 400)
+    assert compact(where).how == "build"
+    again = open_live(where, open_index(path).current)
+    assert options_of(again.stored.root, again.manifest) == options_of(built.stored.root, built.manifest)
+    assert options_of(again.stored.root, again.manifest).seed == 7
 
 
 def test_nothing_written_is_nothing_to_do(index: Path) -> None:

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from kills import Killed
+from log_writes import write_rows
 from small import clustered, vantage
 from test_publish import keys, server  # noqa: F401
 
 from build_index.audit.verify import verify_deep
 from build_index.bucket import generations as g
-from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index, open_written
 from build_index.bucket.store import ObjectStore, store_at
 from build_index.compact import compact
@@ -31,11 +31,8 @@ from build_index.tune import renditions
 from build_index.vector_index import VectorIndex
 from build_index.write.reopen import reopen
 from vantage.errors import NotFoundError, VantageError
-from vantage.format.log import NO_KEY, Request, RowShape
+from vantage.format.log import RowShape
 from vantage.index import Index
-from vantage.log.commit import commit
-from vantage.log.conditions import Write
-from vantage.log.state import read_log
 from vantage.receipt import Receipt
 from vantage.search.query import Query
 
@@ -77,19 +74,7 @@ def oracle_of() -> dict[str, Row]:
 
 def write(store: ObjectStore, **parts: Any) -> None:
     """One request, committed to the log."""
-
-    async def run() -> None:
-        log = StoreLog(store)
-        state = await read_log(log, time.monotonic)
-        _, (outcome,) = await commit(log, state, [Write(Request(NO_KEY, 0, **parts))], SHAPE, nothing, time.monotonic)
-        assert isinstance(outcome, int), outcome
-
-    asyncio.run(run())
-
-
-async def nothing(current: Any, ids: Any) -> Any:
-    """No condition asks for a row."""
-    raise AssertionError
+    write_rows(store, SHAPE, **parts)
 
 
 def change(store: ObjectStore, oracle: dict[str, Row], draw: np.random.Generator, step: int, size: int = 30) -> None:

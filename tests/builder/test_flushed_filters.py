@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import compress
@@ -18,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from filters import HASHED, KINDS, key_of, matching, random_filter, random_row, table_of
+from log_writes import write_rows
 from test_faceted import ask as count
 from test_faceted import check as check_facet
 from test_faceted import random_facets
@@ -25,7 +24,6 @@ from test_filtered import DIMENSION, NAMES, ask, made_up, scores
 from test_listing import SCALARS, walked
 
 from build_index.audit.verify import verify_deep
-from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index, open_written
 from build_index.bucket.store import ObjectStore, store_at
 from build_index.build import build
@@ -37,11 +35,8 @@ from build_index.tune.options import Options
 from vantage.cost import Budget
 from vantage.errors import InputError
 from vantage.filter.schema import describe_attributes
-from vantage.format.log import NO_KEY, Request, RowShape
+from vantage.format.log import RowShape
 from vantage.index import Index
-from vantage.log.commit import commit
-from vantage.log.conditions import Write
-from vantage.log.state import read_log
 from vantage.search import facets
 from vantage.search.facets import FacetQuery
 from vantage.search.filtered import select
@@ -66,17 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, Row]
 
 def write(store: ObjectStore, **parts: Any) -> None:
     """One request, committed to the log."""
-
-    async def nothing(current: Any, ids: Any) -> Any:
-        raise AssertionError
-
-    async def run() -> None:
-        log = StoreLog(store)
-        state = await read_log(log, time.monotonic)
-        _, (outcome,) = await commit(log, state, [Write(Request(NO_KEY, 0, **parts))], SHAPE, nothing, time.monotonic)
-        assert isinstance(outcome, int), outcome
-
-    asyncio.run(run())
+    write_rows(store, SHAPE, **parts)
 
 
 def change(store: ObjectStore, oracle: dict[int, Row], draw: Random, step: int, size: int = 160) -> None:

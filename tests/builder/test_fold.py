@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import time
 import tracemalloc
 from pathlib import Path
 from random import Random
@@ -20,6 +19,7 @@ import test_flush as flushing
 import test_flushed_filters as filtered
 from fixtures.reader import Reader
 from kills import Killed
+from log_writes import write_rows
 from small import clustered
 from test_flush import plain  # noqa: F401
 from test_flushed_filters import made  # noqa: F401
@@ -28,7 +28,6 @@ from build_index import compact as compaction
 from build_index import fold as folding
 from build_index.audit.verify import verify_deep
 from build_index.bucket import generations as g
-from build_index.bucket.log_store import StoreLog
 from build_index.bucket.open import open_index
 from build_index.bucket.store import ObjectStore, store_at
 from build_index.build import build
@@ -42,11 +41,8 @@ from build_index.tune import renditions
 from build_index.tune.options import Options
 from build_index.write.objects import ObjectList
 from build_index.write.publish import Named
-from vantage.format.log import NO_KEY, Request, RowShape
+from vantage.format.log import RowShape
 from vantage.kernels import crc32c
-from vantage.log.commit import commit
-from vantage.log.conditions import Write
-from vantage.log.state import read_log
 from vantage.search.query import Query
 
 ROWS, DIMENSION = 1500, 24
@@ -119,15 +115,7 @@ def shaped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def write(store: ObjectStore, kind: str, **parts: Any) -> None:
     """One request, committed to the log."""
-
-    async def run() -> None:
-        log, shape = StoreLog(store), RowShape(DIMENSION, kind, "f16")
-        state = await read_log(log, time.monotonic)
-        request = Write(Request(NO_KEY, 0, **parts))
-        _, (outcome,) = await commit(log, state, [request], shape, flushing.nothing, time.monotonic)
-        assert isinstance(outcome, int), outcome
-
-    asyncio.run(run())
+    write_rows(store, RowShape(DIMENSION, kind, "f16"), **parts)
 
 
 def change(store: ObjectStore, oracle: dict[Any, Row], draw: np.random.Generator, size: int) -> None:

@@ -89,10 +89,15 @@ async def write(call: Call) -> Reply:
         index = await call.service.index(call.index, Receipt())
         with_base = bool(rows.of["patch"]) or any("if" in row for _, row in rows.all())
         await call.make_room(COPIES * len(data) + with_base * 2 * ATTRIBUTES_BYTES_MAX, 0, 0.0)
-        now, deleted = rows, {}
+        now, deleted, refusal = rows, {}, None
         if rows.where is not None:
             index = await call.service.current(call.index, Receipt(), Wish(stale_s=0.0), call.deadline)
-            now = await _with_matching(call, index, rows)
+            try:
+                now = await _with_matching(call, index, rows)
+            except LimitError as error:
+                if least_operations(key):
+                    raise
+                refusal, now = error, Rows({name: [] for name in ROW_FIELDS}, SEQ_MAX)  # known, or it fails
             deleted = {"deleted": len(now.of["delete"]) - len(rows.of["delete"])}
             if not now.count and least_operations(key):
                 return Reply(200, {"seq": index.seq, "retried": False, **deleted})
@@ -104,6 +109,8 @@ async def write(call: Call) -> Reply:
                 raise
             await call.service.revalidate(call.index)
         except ConditionError as error:
+            if refusal is not None:
+                raise refusal from None
             if rows.where is None or rows.at is not None or error.param != "if_seq":
                 raise
             if last:

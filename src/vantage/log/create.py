@@ -85,13 +85,16 @@ class Generation(NamedTuple):
     manifest: bytes
 
 
-def empty_generation(new: NewIndex, nonce: str) -> Generation:
-    """One that no other has the name of: a nonce is in its manifest, so that no gc of an older one deletes it."""
+def empty_generation(new: NewIndex, nonce: str, built: dict[str, Any] | None = None) -> Generation:
+    """One that no other has the name of: a nonce is in its manifest, so that no gc of an older one deletes it. built:
+    what the next build is told, where there was one before.
+    """
     root = root_of(new).pack()
     stated = {"root.bin": (len(root), sha256(root).hexdigest())}
     members: dict[str, Any] = {
         "format": VERSION, "builder": VANTAGE_VERSION, "rows": 0, "dimension": new.dimension, "metric": new.metric,
         "id": new.id_kind, "vectors": new.vector_kind, **_schema(new), "blocks": 0, "nonce": nonce,
+        **({"built": built} if built else {}),
     }  # fmt: skip
     name = sha256(json.dumps([stated, members]).encode()).hexdigest()[:16]
     objects = [{"key": f"{name}/{key}", "size": size, "sha256": digest} for key, (size, digest) in stated.items()]
