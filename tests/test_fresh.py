@@ -41,7 +41,7 @@ from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.read.deadline import Deadline
 from vantage.receipt import Receipt
-from vantage.search import facets
+from vantage.search import facets, holes
 from vantage.search.facets import FacetQuery
 from vantage.search.listing import Listing, prepare_listing
 from vantage.search.query import Answer, Query
@@ -403,6 +403,29 @@ def test_four_thousand_tombstones_push_nothing_out(tmp_path: Path) -> None:
     assert {m.id for m in answer.matches} >= set(near[120:125])
     assert answer.receipt.superseded == len(gone)
     assert sorted(m.id for m in it.ask(query, 1000).matches) == sorted(it.rows)
+
+
+def test_a_query_asks_for_more_where_rows_near_it_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as many more as lie before the last that is answered; not where other versions of them take their places."""
+    depths, told = list[int](), holes.depth_of
+
+    def depth_of(*args: Any) -> int:
+        depths.append(told(*args))
+        return depths[-1]
+
+    it = living(tmp_path, "words")
+    monkeypatch.setattr(holes, "depth_of", depth_of)
+    query = next(iter(it.rows.values())).vector
+    near = [m.id for m in it.ask(query, 150).matches]
+    it.write(upserts={i: it.rows[i] for i in near[:100]})
+    it.read_on()
+    assert len({m.id for m in it.ask(query, 20).matches} & set(near[:20])) > 16  # codes and exact scores
+    assert depths == [150, 20]
+    it.write(deletes=near[:60])
+    it.read_on()
+    answer = it.ask(query, 20)
+    assert len({m.id for m in answer.matches} & set(near[60:80])) > 16 and answer.complete
+    assert answer.recall_estimate is None and 40 < depths[-1] < 100
 
 
 def test_patched_rows_are_looked_up_in_steps_of_a_request(tmp_path: Path) -> None:

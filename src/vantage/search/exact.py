@@ -101,7 +101,7 @@ class BoundedScan(LrsqScan):
     def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
         opened = self.open(place, data, keep=keep)
         scores, lower, upper = self.intervals(place, data, opened)
-        at, mask = opened.at, self.mask(place, data, opened)
+        at, (mask, _) = opened.at, self.mask(place, data, opened)
         self.rows += at.n
         rows = memoryview(data)[at.rows : at.rows + 4 * at.n]
         for pool, values in ((self.pool, scores), (self.lowest, lower), (self.highest, upper)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -58,6 +58,14 @@ class Plan:
     @property
     def bytes(self) -> int:
         return sum(r.size for r in self.ranges)
+
+
+def rows_of(plan: Plan, directory: Directory, without: Set[int] = frozenset()) -> int:
+    """Distinct rows that a plan is sure to scan, dead ones too: those at home in its extents, but for some of these."""
+    homes = directory.homes
+    inside = {i for r in plan.ranges for i in range(r.first, r.last)}
+    inside.update(plan.cached)
+    return sum(homes[i] for i in inside - without)
 
 
 def range_of(directory: Directory, rendition: int, first: int, last: int) -> Range:

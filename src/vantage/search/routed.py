@@ -9,11 +9,11 @@ from functools import cache
 from ..cost import Budget
 from ..read.cache import CACHED
 from ..read.waves import Steps
-from . import paged, projected, verified
+from . import holes, paged, projected, verified
 from .estimate import estimated_recall, features, recall_estimate, second_price
 from .filtered import Matched, Selection
 from .matching import expected_recall, held
-from .plan import READ_ALL, Plan, plan_scan, spread
+from .plan import READ_ALL, Plan, plan_scan, rows_of, spread
 from .route.common import Routed
 from .run import Candidates, Run
 from .scan import Contender, Scan, capacity_for
@@ -54,13 +54,13 @@ def candidates(run: Run) -> Steps[Candidates]:
     plan, directory, rendition = blocks(), segment.directory(routed), segment.rendition(query)[1]
     capacity = capacity_for(most + (query.without is not None), distinct=distinct)
     scan = segment.scan_of(segment.root, directory, rendition, run.prepared, capacity, segment.keys, run.block_ids)
-    price = plan.price
+    price, depth = plan.price, query.top_k
 
     def contenders() -> list[Contender]:
         return scan.contenders(most, query.without)
 
     def recall(rows: int) -> float | None:
-        if distinct:
+        if distinct or depth > query.top_k:  # nothing was measured of such
             return None
         if selection is None:
             return _recall(run, scan, best, routed, price, rows)
@@ -78,24 +78,32 @@ def candidates(run: Run) -> Steps[Candidates]:
         return _matched(scan, run, selection)
 
     complete = (yield from segment.scan(run, plan, scan, rendition)) and plan.complete and routed.complete
-    best = contenders()
+    best, whole, floored = contenders(), segment.resident is not None, False
+    if complete and whole:
+        depth = holes.depth_of(run, scan, best)
     estimate = recall(rerank) if complete else None
     lower = None if estimate is None or selection is not None else second_price(promise, price, estimate)
+    if depth > query.top_k:
+        lower = min(price if lower is None else lower, holes.price_for(price, query.top_k, depth))
     if complete and lacks():
         if selection is None:
-            lower = READ_ALL if segment.is_small and not distinct else price >> DISTINCT_HALVINGS
+            lower = READ_ALL if segment.is_small and not distinct else min(lower or price, price >> DISTINCT_HALVINGS)
         else:
             lower = READ_ALL  # whatever is left may hold some
-            routed = routed if selection.rows or segment.resident is None else routed.floored(segment.root.index.blocks)
-    if lower is not None:
+            routed = routed if selection.rows or not whole else routed.floored(segment.root.index.blocks)
+    while lower is not None:
         left = run.left(bool(rerank))
         complete = min(left.gets, left.bytes, left.waves) >= 1  # else the budget cuts what the promise takes
-        if complete:
-            plan = _second_plan(run, routed, lower, left)
-            price = lower if plan.ranges or plan.cached else price
-            complete = (yield from segment.scan(run, plan, scan, rendition)) and plan.complete
-            best = contenders()
-            estimate = recall(rerank)
+        if not complete:
+            break
+        plan = _second_plan(run, routed, lower, left, depth - scan.rows if depth > query.top_k else 0)
+        price = plan.price if plan.ranges or plan.cached else price
+        complete = (yield from segment.scan(run, plan, scan, rendition)) and plan.complete
+        best = contenders()
+        estimate, lower = recall(rerank), None
+        if complete and whole and not floored and selection is None and not distinct and lacks():
+            lower, floored = READ_ALL, True
+            routed = routed.floored(segment.root.index.blocks)  # the router names no more
     run.receipt.rows = scan.rows
     if lacks() or (distinct and len(best) < run.wanted and scan.is_full()):
         complete = False  # there may be more
@@ -118,16 +126,22 @@ def _is_seen(scan: Scan, run: Run) -> bool:
     return len(run.done) == len(scan.directory) and run.segment.resident is not None
 
 
-def _second_plan(run: Run, routed: Routed, price: int, left: Budget) -> Plan:
-    """What a second wave reads and scans: extents that are done have no value, only bytes where bridged."""
+def _second_plan(run: Run, routed: Routed, price: int, left: Budget, rows: int) -> Plan:
+    """What a second wave reads and scans: extents that are done have no value, only bytes where bridged. The price
+    falls where it buys fewer than so many rows.
+    """
     segment = run.segment
     directory, renditions = segment.directory(routed), segment.rendition(run.query)
     flags = segment.flags(directory, renditions)
     for i in run.done:
         flags[i] |= CACHED
     shares = spread(routed, directory, worth=run.query.filter is None)
-    plan = plan_scan(shares, flags, directory, renditions, price, segment.root.contract.gets, left)
-    return replace(plan, cached=[i for i in plan.cached if i not in run.done])
+    while True:
+        plan = plan_scan(shares, flags, directory, renditions, price, segment.root.contract.gets, left)
+        plan = replace(plan, cached=[i for i in plan.cached if i not in run.done])
+        if price <= READ_ALL or not plan.complete or rows_of(plan, directory, run.done) >= rows:
+            return plan
+        price = max(READ_ALL, price // 2)
 
 
 def _recall_of_matching(run: Run, scan: Scan, routed: Routed, selection: Selection, every: bool) -> float | None:

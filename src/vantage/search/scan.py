@@ -17,6 +17,7 @@ from ..format import (
     COLUMNS_PLANE,
     GROUP,
     RANGES_AT,
+    BlockPlanes,
     Directory,
     Extent,
     OpenBlock,
@@ -114,6 +115,9 @@ class Scan(Extents, Protocol):
     def is_full(self) -> bool:
         """Whether it has seen more rows than it keeps."""
 
+    def lost(self) -> list[Contender]:
+        """The best rows that are dead or superseded, best first, as many as contenders; their ids are not read."""
+
     def attributes(self, contenders: list[Contender]) -> Iterator[tuple[int, str, bytes]]:
         """(position, what errors call the block, JSON of the attributes) of each, block by block, of a rendition that
         has them in its blocks.
@@ -144,8 +148,7 @@ class LrsqScan:
             weighted, self.codec.fields, self.codec.starts, self.codec.levels, query.unit, fine, self.tables
         )
         self.capacity = capacity
-        self.pool = bytearray(kernels.pool_size(capacity))
-        kernels.pool_reset(self.pool, capacity)
+        self.pool, self._lost = pool_of(capacity), bytearray()
         self._bases: dict[int, float] = {}
         self._opened: dict[int, tuple[bytes | memoryview, Opened]] = {}  # extents whose bytes stay
         self._fresh: dict[int, tuple[bytes | memoryview, Opened]] = {}  # extents of the buffer
@@ -158,28 +161,41 @@ class LrsqScan:
 
     def block(self, place: int, data: bytes | memoryview, *, keep: bool) -> None:
         opened = self.open(place, data, keep=keep)
-        at, mask = opened.at, self.mask(place, data, opened)
-        if mask is not None and not any(mask):
-            self.rows += at.n
-            return
-        self.rows += kernels.lrsq_scan(
-            data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, self._bases[place], place, self.tables, self.pool,
+        at, (mask, lost) = opened.at, self.mask(place, data, opened)
+        self.rows += at.n
+        if lost:
+            self._lost = self._lost or pool_of(self.capacity)
+            self._offer(place, data, at, self._lost, lost)
+        if mask is None or any(mask):
+            self._offer(place, data, at, self.pool, mask)
+
+    def _offer(
+        self, place: int, data: bytes | memoryview, at: BlockPlanes, pool: bytearray, mask: bytes | bytearray | None
+    ) -> None:  # fmt: skip
+        """The rows of a mask to a pool."""
+        kernels.lrsq_scan(
+            data, RANGES_AT, at.codes, at.f, at.h, at.rows, at.n, self._bases[place], place, self.tables, pool,
             *(() if mask is None else (mask,)),
         )  # fmt: skip
 
-    def mask(self, place: int, data: bytes | memoryview, opened: OpenBlock) -> bytes | bytearray | None:
-        """A bit for each row of an extent that may answer, padded to whole groups; None where all may."""
+    def mask(
+        self, place: int, data: bytes | memoryview, opened: OpenBlock
+    ) -> tuple[bytes | bytearray | None, bytes | bytearray]:  # fmt: skip
+        """(a bit for each row of an extent that may answer, padded to whole groups, None where all may; likewise those
+        that would, were they not dead or superseded, nothing where there are none).
+        """
         if self.query.selection is None and not self.query.superseded and self.root.dead is None:
-            return None
-        where = self.where(place)
+            return None, b""
+        where, n = self.where(place), opened.at.n
         gone = gone_in(data, opened, self.query.superseded, self.root, where)
         if self.query.selection is None:
-            return without_rows(None, gone, opened.at.n) if gone else None
-        plane = plane_of(data, opened.planes, COLUMNS_PLANE, where)
-        mask = without_rows(self.mask_of(plane, opened.at.n, where), gone, opened.at.n)
+            return (without_rows(None, gone, n), _bits(gone, n)) if gone else (None, b"")
+        taken = self.mask_of(plane_of(data, opened.planes, COLUMNS_PLANE, where), n, where)
+        mask = without_rows(taken, gone, n)
         at_home = (1 << self.directory.homes[place]) - 1  # they come first
         self.matched += (int.from_bytes(mask, "little") & at_home).bit_count()
-        return mask
+        lost = gone & int.from_bytes(taken, "little") if gone else 0
+        return mask, _bits(lost, n) if lost else b""
 
     def mask_of(self, plane: memoryview, n: int, where: str) -> bytearray:
         """The same of the columns of n rows; where: what errors call them."""
@@ -222,6 +238,10 @@ class LrsqScan:
             if not (c.score > -limit or metric == "l2") or c.score >= limit:
                 raise damaged(self.where(c.place), f"gives row {c.row} a score that no row can have")
         return best
+
+    def lost(self) -> list[Contender]:
+        entries = pool_entries(self._lost, self.capacity) if self._lost else ()
+        return [Contender(score, row, 0, 0, place, i) for score, row, place, i in entries]
 
     def _first_of_each(self, entries: Iterator[Entry], field: int) -> Iterator[tuple[Entry, int | None]]:
         """Of the rows of each key of a field the first one; those without a key count as of one."""
@@ -323,7 +343,18 @@ def without_rows(mask: bytearray | None, gone: int, n: int) -> bytes | bytearray
     if mask is not None and not gone:
         return mask
     bits = (1 << n) - 1 if mask is None else int.from_bytes(mask, "little")
-    return (bits & ~gone).to_bytes(aligned(n, GROUP) // 8, "little")
+    return _bits(bits & ~gone, n)
+
+
+def _bits(bits: int, n: int) -> bytes:
+    return bits.to_bytes(aligned(n, GROUP) // 8, "little")
+
+
+def pool_of(capacity: int) -> bytearray:
+    """One that is empty."""
+    pool = bytearray(kernels.pool_size(capacity))
+    kernels.pool_reset(pool, capacity)
+    return pool
 
 
 def pool_entries(pool: bytearray, capacity: int) -> Iterator[Entry]:

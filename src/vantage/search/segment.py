@@ -18,7 +18,7 @@ from ..receipt import Receipt
 from .estimate import promise_of
 from .filtered import Selection
 from .matching import BLOCKS_SHARE_MIN, Pricing, least_share, least_step, plan_share, promise_under_filter, share_for
-from .plan import READ_ALL, SMALL_BYTES, Plan, plan_scan, spread
+from .plan import READ_ALL, SMALL_BYTES, Plan, plan_scan, rows_of, spread
 from .prepare import Prepared
 from .query import TOP_K_MAX, Query
 from .route import ROUTERS
@@ -181,7 +181,7 @@ class Segment:
         last = False
         while True:
             plan = plan_scan(routed, flags, directory, renditions, price, contract.gets, budget)
-            if last or not plan.complete or _rows_of(plan, directory) >= rows:
+            if last or not plan.complete or rows_of(plan, directory) >= rows:
                 return plan
             if not price:  # it takes blocks of probability 0 too
                 routed, last = routed.floored(len(directory)), True
@@ -275,11 +275,3 @@ class Segment:
 
     def _inline_part(self, extent: Extent) -> memoryview:
         return self.root.inline[extent.offset : extent.offset + extent.whole]
-
-
-def _rows_of(plan: Plan, directory: Directory) -> int:
-    """Distinct rows that a plan is sure to scan, dead ones too: those at home in its extents."""
-    homes = directory.homes
-    inside = {i for r in plan.ranges for i in range(r.first, r.last)}
-    inside.update(plan.cached)
-    return sum(homes[i] for i in inside)
