@@ -24,7 +24,6 @@ from vantage.format import (
     Centre,
     Directory,
     IdPages,
-    Places,
     Root,
     aligned,
     attribute_bytes,
@@ -39,7 +38,6 @@ from vantage.format import (
     unpack_attributes,
     unpack_columns,
 )
-from vantage.format.directory import PLACES
 from vantage.kernels import crc32c
 from vantage.read.waves import Item
 
@@ -168,10 +166,8 @@ def _fold_blocks(
     """(the directory of the blocks that are written, f32 (B, 4): their ranges in the first rendition). Raises
     InputError for a block that no reader takes.
     """
-    root, directory = stored.root, stored.root.directory
-    assert directory is not None
-    blocks = root.index.blocks
-    shards = [Shards(objects, r, len(directory)) for r in range(len(root.renditions))]  # no more extents than before
+    root, blocks = stored.root, stored.root.index.blocks
+    shards = [Shards(objects, r) for r in range(len(root.renditions))]
     columns, ranges = (array("I"), array("I"), array("I")), np.zeros((blocks, 4), np.float32)
     for b, parts in _blocks(stored):
         parts = _in_one_range([_living(root, part) for part in parts])
@@ -184,7 +180,7 @@ def _fold_blocks(
             n = len(part.slots.number)
             for shard, (data, size) in zip(shards, packed, strict=True):
                 check_block(b, n, len(data))
-                shard.add(len(columns[0]), data, size)
+                shard.add(data, size)
             for column, value in zip(columns, (b, n, part.homes), strict=True):
                 column.append(value)
             rows = part.keys[: part.homes].tolist()
@@ -192,9 +188,7 @@ def _fold_blocks(
                 if counted is not None and field.in_blocks:
                     counted.add(i, np.full(part.homes, b), [own[i] for own in rows])
         progress((b + 1) / blocks)
-    count = len(columns[0])
-    places = [Places(*(getattr(own, name)[:count] for name in PLACES)) for own in (shard.close() for shard in shards)]
-    return Directory(*columns, tuple(places)), ranges
+    return Directory(*columns, tuple(shard.close() for shard in shards)), ranges
 
 
 def _blocks(stored: Stored) -> Iterator[tuple[int, list[_Part]]]:

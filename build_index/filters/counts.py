@@ -61,9 +61,9 @@ def read_tables(root: Root, read: Callable[[int, int, int], bytes]) -> Counts | 
 
 def write_tables(counts: Counts, blocks: int, objects: ObjectList) -> Counts:
     """The same with all tables in an object of their own."""
-    shards, fields = Shards(objects, 0, len(counts.fields), "counts"), list[FieldCounts]()
-    for i, field in enumerate(counts.fields):
-        shards.add(i, bytes(field.table), len(field.table))
+    shards, fields = Shards(objects, 0, "counts"), list[FieldCounts]()
+    for field in counts.fields:
+        shards.add(bytes(field.table), len(field.table))
     places = shards.close()
     for i, field in enumerate(counts.fields):
         pages = TablePages(places.object[i], places.offset[i], _crcs(field.table, blocks))

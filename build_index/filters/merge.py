@@ -12,13 +12,11 @@ import numpy as np
 from vantage.format import (
     CHUNK_ROWS,
     Directory,
-    Places,
     Projection,
     damaged,
     open_chunk,
     unpack_columns,
 )
-from vantage.format.directory import PLACES
 from vantage.read.waves import Item
 
 from ..bucket.rows import Stored, gather, is_dead
@@ -50,7 +48,7 @@ def merge_segments(
         _rows(stored, projection, range(*ends), bucket_of << block_bits, row_bits, ranges) for ends in pairwise(begins)
     ]
     many, inside = [f.many for f in root.filters], root.filters[place].in_blocks
-    shards = Shards(objects, 0, len(projection.block), f"projection-{place}")  # at most as many chunks as before
+    shards = Shards(objects, 0, f"projection-{place}")
     sizes, blocks, used, first = array("I"), list[int](), list[int](), [0]
     seen, total = 0, sum(projection.directory.rows)
     for bucket, (key, *columns, keys) in _chunks(merged(streams), block_bits + row_bits):
@@ -65,14 +63,12 @@ def merge_segments(
                 counted.add(place, home, [own[place] if ends[0] <= own[place][0] <= ends[1] else [] for own in rows])
         lists = [(several, [own[i] for own in rows]) for i, several in enumerate(many)]
         data = packed_chunk(Slots(*columns), home, lists, ranges, root.index.id_kind, None)
-        shards.add(len(sizes), data, len(data))
+        shards.add(data, len(data))
         sizes.append(len(key))
         blocks.append(int(home[0]))
         seen += len(key)
         progress(seen / total)
-    places = shards.close()
-    own_places = Places(*(getattr(places, name)[: len(sizes)] for name in PLACES))
-    directory = Directory(array("I", range(len(sizes))), sizes, sizes, (own_places,))
+    directory = Directory(array("I", range(len(sizes))), sizes, sizes, (shards.close(),))
     low, high = ([column[j] for j in used] for column in (projection.low, projection.high))
     return Projection(place, low, high, [first], blocks, directory)
 

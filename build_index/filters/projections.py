@@ -165,10 +165,10 @@ def write_segment(
         n = -(-(end - begin) // CHUNK_ROWS)
         cuts += [begin + (end - begin) * (j + 1) // n for j in range(n)]
         first.append(len(cuts) - 1)
-    shards = Shards(objects, 0, len(cuts) - 1, f"projection-{place}")
-    for chunk, (begin, end) in enumerate(pairwise(cuts)):
+    shards = Shards(objects, 0, f"projection-{place}")
+    for begin, end in pairwise(cuts):
         data = _chunk(number[begin:end], columns, codes, rows, table, home, centres)
-        shards.add(chunk, data, len(data))
+        shards.add(data, len(data))
     sizes = np.diff(cuts).tolist()
     directory = Directory(
         array("I", range(len(sizes))), array("I", sizes), array("I", sizes), (shards.close(),)
@@ -194,9 +194,9 @@ def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
     (begins,), n, chunks = whole.first, len(whole.low), len(whole.block)
     valued = begins[n]
     cuts = [*page_starts(begins), *range(valued, chunks, PAGE_CHUNKS), chunks]
-    shards = Shards(objects, 0, len(cuts) - 1, f"projection-{whole.field}-pages")
+    shards = Shards(objects, 0, f"projection-{whole.field}-pages")
     low, high, rows = list[int](), list[int](), list[int]()
-    for page, (a, b) in enumerate(pairwise(cuts)):
+    for a, b in pairwise(cuts):
         own = whole.directory.some(range(a, b))
         directory = replace(own, block=array("I", range(b - a)))
         inside = range(0, 0)
@@ -210,7 +210,7 @@ def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
             directory,
         )  # fmt: skip
         data = part.pack()
-        shards.add(page, data, len(data))
+        shards.add(data, len(data))
         rows.append(own.at_home)
     directory = Directory(array("I", range(len(rows))), array("I", rows), array("I", rows), (shards.close(),))
     return Projection(whole.field, low, high, [range(len(low) + 1)], [whole.block[a] for a in cuts[:-1]], directory)
