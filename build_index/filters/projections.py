@@ -18,6 +18,7 @@ from vantage.format import (
     VECTOR_BYTES,
     Centres,
     Directory,
+    FilterField,
     Projection,
     aligned,
     pack_chunk,
@@ -111,7 +112,7 @@ def bucket_ends(
     of numbers and hashes with many values all buckets hold about as many rows, `worth` where they may, but for one that
     is a bucket of its own; paged: there may be any number of them.
     """
-    most = min(len(keys) if paged else BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // worth))
+    most = most_buckets(int(rows.sum()), worth, paged)
     if numeric and len(keys) > most:
         rank = (np.cumsum(rows) - rows) * most // rows.sum()
         heavy = rows * most > rows.sum()  # a value that is a bucket of its own
@@ -128,6 +129,23 @@ def bucket_ends(
     return np.array([*ends, len(keys)] if held else ends, np.int64)
 
 
+def most_buckets(rows: int, worth: int, paged: bool) -> int:
+    """Of so many rows with numbers, about `worth` of them a bucket."""
+    most = max(BUCKETS_MIN, rows // worth)
+    return most if paged else min(BUCKETS_MAX, most)
+
+
+def is_numeric(field: FilterField) -> bool:
+    """Whether its values tell nothing by themselves, so that buckets need not be of one each."""
+    return field.hashed or field.kind in ("integer", "number", "time")
+
+
+def bucket_rows(field: FilterField, rows: int, paged: bool) -> int:
+    """How many rows a value has that is a bucket of its own, and a bucket of several, where rows are seen in turn."""
+    most = most_buckets(rows, BUCKET_ROWS, paged)
+    return max(1, rows // most) if is_numeric(field) and field.distinct > most else CHUNK_ROWS
+
+
 def write_projection(
     place: int, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints,
     centres: Centres | None, objects: ObjectList, worth: int = BUCKET_ROWS,
@@ -137,12 +155,11 @@ def write_projection(
     """
     column = columns[place]
     keys, own = np.unique(column.values()[1], return_counts=True)
-    numeric = column.field.hashed or column.field.kind in ("integer", "number", "time")
-    ends = bucket_ends(keys, own, numeric, centres is not None, worth)
+    ends = bucket_ends(keys, own, is_numeric(column.field), centres is not None, worth)
     begins = np.append(0, ends[:-1]) if len(ends) else ends
     low, high = (keys[begins].tolist(), keys[ends - 1].tolist()) if len(ends) else ([], [])
     whole = write_segment(place, low, high, columns, codes, rows, table, home, centres, objects)
-    return whole if centres is None else _write_pages(whole, objects)
+    return whole if centres is None else write_pages(whole, objects)
 
 
 def write_segment(
@@ -189,7 +206,7 @@ def page_starts(first: Sequence[int]) -> list[int]:
     return cuts
 
 
-def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
+def write_pages(whole: Projection, objects: ObjectList) -> Projection:
     """The projection of the pages that the chunks of one are written into."""
     (begins,), n, chunks = whole.first, len(whole.low), len(whole.block)
     valued = begins[n]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -66,23 +67,25 @@ def test_folds_keep_every_row_as_it_was_written_last(plain: Path, tmp_path: Path
     assert hows == ["fold", "flush", "fold"]
 
 
+@pytest.mark.parametrize("large", [False, True])
 def test_filters_of_folded_indexes_answer_as_their_rows_do(
-    made: tuple[Path, dict[int, filtered.Row]], tmp_path: Path  # noqa: F811
+    made: tuple[Path, dict[int, filtered.Row]], tmp_path: Path, large: bool  # noqa: F811
 ) -> None:  # fmt: skip
-    index, oracle, store = filtered.grown(made, tmp_path)
-    hows = list[str]()
-    for step in range(2, 5):
-        draw = Random(step)
-        filtered.change(store, oracle, draw, step, 160 if step % 2 else 700)
-        with patch.object(compaction, "divided_blocks", lambda rows, blocks, *_: blocks):  # none is divided
-            hows.append(compact(store).how)
-        opened = open_index(index)
-        filtered.check(opened, oracle, draw, 8)
-        assert not verify_deep(store)["damage"]
-        if hows[-1] == "fold":
-            assert [len(p.first) for p in opened.root.projections] == [1] * len(opened.root.projections)
-            assert opened.root.counts is not None and not any(own.about for own in opened.root.counts.fields)
-    assert hows == ["fold", "flush", "fold"]
+    with filtered.in_pages() if large else nullcontext():
+        index, oracle, store = filtered.grown(made, tmp_path)
+        hows = list[str]()
+        for step in range(2, 5):
+            draw = Random(step)
+            filtered.change(store, oracle, draw, step, 160 if step % 2 else 700)
+            with patch.object(compaction, "divided_blocks", lambda rows, blocks, *_: blocks):  # none is divided
+                hows.append(compact(store).how)
+            opened = open_index(index)
+            filtered.check(opened, oracle, draw, 8)
+            assert opened.root.paged == large and not verify_deep(store)["damage"]
+            if hows[-1] == "fold":
+                assert [len(p.first) for p in opened.root.projections] == [1] * len(opened.root.projections)
+                assert opened.root.counts is not None and not any(own.about for own in opened.root.counts.fields)
+        assert hows == ["fold", "flush", "fold"]
 
 
 def name_of(i: int, kind: str) -> Any:
@@ -312,15 +315,6 @@ def test_what_cannot_be_folded_is_written_anew(plain: Path, tmp_path: Path) -> N
         folded = compact(store_at(str(index)))
     assert (folded.how, folded.why, folded.rows) == ("rewrite", "its blocks are too long", len(want))
     assert folded.upserted > 700 and flushing.rows_of(index) == want
-
-
-def test_an_index_that_takes_no_fold_is_written_anew(plain: Path, tmp_path: Path) -> None:  # noqa: F811
-    index = flushing.copied(plain, tmp_path)
-    want = prepared(index, 6)
-    with patch.object(compaction, "unfoldable", lambda root: "it has error norms"):
-        folded = compact(store_at(str(index)))
-    assert folded.how == "rewrite" and "rows came by flushes" in folded.why and flushing.rows_of(index) == want
-    assert folding.unfoldable(open_index(index).root) == ""
 
 
 def test_a_fold_that_is_killed_loses_nothing(plain: Path, tmp_path: Path) -> None:  # noqa: F811
