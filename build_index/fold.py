@@ -129,8 +129,9 @@ def fold(live: Live, folder: Path, progress: Progress) -> Named | str:
     be written anew.
 
     Needs memory for a run of blocks as they are stored (RUN_BYTES, or one block) and one block decoded; then for
-    BUFFER_BYTES of each segment of ids; then for READ_CHUNKS decoded chunks of each segment of a projection; beside the
-    root and what prices are measured with. Raises DamagedError, StoreError.
+    BUFFER_BYTES of each segment of ids; then for READ_CHUNKS decoded chunks of each segment of a projection, and the
+    directory of its chunks; beside the root, counts, the centres of a large index, and what prices are measured with.
+    Raises DamagedError, StoreError.
     """
     building = folder / "building"
     building.mkdir(parents=True)
