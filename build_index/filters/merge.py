@@ -106,6 +106,7 @@ def _buckets(tables: Iterator[Table], worth: int) -> Iterator[tuple[tuple[int, .
 
 
 def _some(rows: Table, begin: int, end: int) -> Table:
+    """Those from `begin` up to `end`."""
     return tuple(column[begin:end] for column in rows)
 
 
