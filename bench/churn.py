@@ -4,7 +4,7 @@
     python -m bench.churn ROWS QUERIES --base 1000 --operations 1000000 --batch 20000 --same
 
 ROWS and QUERIES are sources of vectors as `vantage build` takes them. The first --base rows are built, fast, with as
-many filterable attributes as asked for, up to five (a text of 20 values, two integers, a number, a list of texts). Then
+many filterable attributes as asked for, up to five (a text of 30 values, two integers, a number, a list of texts). Then
 operations are written to the log, a batch at a time, and each batch is compacted: a quarter of them each are new rows,
 rows replaced by another vector, patches (without attributes: replaced again) and deletes. With --same, rows are deleted
 and added again under the ids of the base alone, in turn.
@@ -12,7 +12,7 @@ and added again under the ids of the base alone, in turn.
 Prints of the index as it was built, after each tenth of the operations, and of one built anew of the same rows: rows;
 compactions by what they did, and their seconds; bytes that compactions wrote over those of the vectors and attributes
 that came (amplification). Of 200 queries for 100 rows as the contract keeps it, nothing cached, and of the same under a
-filter that takes a twentieth: GETs, bytes, recall@100 against all rows; and, as a promise is kept more or less amply,
+filter that takes a thirtieth: GETs, bytes, recall@100 against all rows; and, as a promise is kept more or less amply,
 the bytes at which the queries find 0.95 (between those of promises around it). Bytes that the live generation names,
 and those of the bucket once `gc` has deleted what no generation needs. No two rows have the same vector.
 """
@@ -56,7 +56,7 @@ QUERIES = 200
 ALIKE = 0.95  # recall at which bytes are compared
 PROMISES = (0.9, 0.93, 0.95, 0.97)  # that are asked for, to find the bytes
 TENTHS = 10
-VALUES = 20  # of the text
+VALUES = 30  # of the text
 TYPES = {
     "kind": pa.string(), "number": pa.int64(), "year": pa.int64(), "weight": pa.float64(),
     "tags": pa.list_(pa.string()),

@@ -262,7 +262,7 @@ def told(segment: Segment, selection: Selection, need: Need, parts: Mapping[Part
     if key in selection.told:
         return selection.told[key]
     root, homes, base = segment.root, segment.homes, need.base
-    counts, own, live = root.counts, tuple[Base, ...](), root.live_rows / root.index.rows
+    counts, own, live = root.counts, tuple[Base, ...](), segment.live_share
     known: Sequence[float] = []
     assert counts is not None
     if base is not None:
