@@ -33,7 +33,7 @@ from .bucket.log_store import StoreLog
 from .bucket.store import ConflictError, FolderStore, ObjectStore, beside
 from .context import unheard
 from .flush import flush, pending_rows, record_of, resolve, unfit
-from .fold import dead_rows, fold, unfoldable, why_due
+from .fold import dead_rows, fold, why_due
 from .ingest.arrays import Arrays, Ids
 from .ingest.formats.batch import DTYPES
 from .ingest.rows import Ints
@@ -150,7 +150,7 @@ async def _fold(log: StoreLog, store: ObjectStore, progress: Progress) -> Folded
         live = await asyncio.to_thread(open_live, store, state.current)
         root, new = live.stored.root, Path(folder, "new")
         index, why = root.index, why_due(root.live_rows, pending_rows(root), dead_rows(root))
-        if unfoldable(root) or not why:
+        if unfit(root) or not why:
             return None
         if divided_blocks(root.live_rows, index.blocks, index.router, root.router) > index.blocks and _fits(live):
             return f"{why}, and there are more rows to a block"
@@ -226,9 +226,7 @@ def _write(
         if _is_outgrown(root, left):
             return _built(live, tail, new, rebuilding, OUTGROWN, progress, note)
         due = why_due(left, added, dead_rows(root) + len(changes.gone))
-        if unfoldable(root):
-            why = due
-        elif gone > GONE_SHARE * rows_in_all:
+        if gone > GONE_SHARE * rows_in_all:
             why = f"{gone:,} of {rows_in_all:,} numbers are of rows that are dead"
         if not why:
             named = flush(live, changes, new, briefly=bool(due))

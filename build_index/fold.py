@@ -19,17 +19,18 @@ from vantage.format import (
     COLUMNS_PLANE,
     GROUP,
     ID_PAGE_ROWS,
+    NORMS_PLANE,
     RANGES_AT,
     READ_BYTES_MAX,
     Centre,
     Directory,
     IdPages,
-    Places,
     Root,
     aligned,
     attribute_bytes,
     centre_of,
     damaged,
+    norms_of,
     open_block,
     pack_attributes,
     pack_block,
@@ -39,16 +40,16 @@ from vantage.format import (
     unpack_attributes,
     unpack_columns,
 )
-from vantage.format.directory import PLACES
 from vantage.kernels import crc32c
 from vantage.read.waves import Item
 
 from .audit.verify import id_pages
 from .bucket.rows import Stored, gather, is_dead
-from .codecs.planes import Encoded
-from .filters.counts import Counted
+from .codecs.error_norms import Norms
+from .codecs.planes import Codec, Encoded
+from .filters.counts import Counted, write_tables
 from .filters.merge import merge_segments
-from .flush import unfit
+from .flush import fit_of
 from .ingest.attributes import BLOCK_BYTES_MAX
 from .ingest.rows import F32
 from .progress import Progress
@@ -57,6 +58,7 @@ from .successor import Live, named_from, priced, write_successor
 from .write.contents import check_block
 from .write.objects import ObjectList, sync
 from .write.publish import Named
+from .write.reopen import codec_of
 from .write.shard import Shards
 
 PENDING_SHARE, DEAD_SHARE = 0.25, 0.2  # of the rows that live, that may come by flushes, and that may be dead
@@ -71,6 +73,15 @@ class _Coded(NamedTuple):
     f: U8
     h: U8
 
+    def some(self, which: npt.NDArray[np.integer]) -> _Coded:
+        """Some rows."""
+        return _Coded(self.ranges, self.codes[which], self.f[which], self.h[which])
+
+    def encoded(self) -> Encoded:
+        """As the writer of blocks has them."""
+        low, step, h_low, h_step = self.ranges.tolist()
+        return Encoded((low, step, h_low, h_step), self.codes, self.f, self.h)
+
     def ranged(self, ranges: F32) -> _Coded:
         """With factors in other ranges."""
         f, h = in_range(self.f, self.ranges[:2], ranges[:2]), in_range(self.h, self.ranges[2:], ranges[2:])
@@ -80,7 +91,8 @@ class _Coded(NamedTuple):
 class _Part(NamedTuple):
     """An extent of a block, or some of its rows; the first `homes` of them are at home there. slots: as the first
     rendition has them; coded: of each rendition. keys: the values of all fields of each row, in an index with filters;
-    None of a field that blocks do not have. texts: attributes of each row, where a rendition has them.
+    None of a field that blocks do not have. texts: attributes of each row, where a rendition has them. norms: of an
+    index with error norms.
     """
 
     homes: int
@@ -89,19 +101,13 @@ class _Part(NamedTuple):
     keys: Objects
     texts: Objects
     centre: Centre
+    norms: Norms | None
 
     def some(self, which: npt.NDArray[np.integer], homes: int) -> _Part:
         """Some rows."""
-        coded = tuple(_Coded(own.ranges, own.codes[which], own.f[which], own.h[which]) for own in self.coded)
+        coded, norms = tuple(own.some(which) for own in self.coded), self.norms and self.norms.some(which)
         keys, texts = (column[which] if len(column) else column for column in (self.keys, self.texts))
-        return _Part(homes, self.slots.some(which), coded, keys, texts, self.centre)
-
-
-def unfoldable(root: Root) -> str:
-    """Why an index is not folded: what it has that a fold does not write. Nothing where it is."""
-    if root.bounds is not None:
-        return "it has error norms"
-    return "what filters take of its blocks is in pages" if root.paged else unfit(root)
+        return _Part(homes, self.slots.some(which), coded, keys, texts, self.centre, norms)
 
 
 def dead_rows(root: Root) -> int:
@@ -123,8 +129,9 @@ def fold(live: Live, folder: Path, progress: Progress) -> Named | str:
     be written anew.
 
     Needs memory for a run of blocks as they are stored (RUN_BYTES, or one block) and one block decoded; then for
-    BUFFER_BYTES of each segment of ids; then for READ_CHUNKS decoded chunks of each segment of a projection; beside the
-    root and what prices are measured with. Raises DamagedError, StoreError.
+    BUFFER_BYTES of each segment of ids; then for READ_CHUNKS decoded chunks of each segment of a projection, and the
+    directory of its chunks; beside the root, counts, the centres of a large index, and what prices are measured with.
+    Raises DamagedError, StoreError.
     """
     building = folder / "building"
     building.mkdir(parents=True)
@@ -141,15 +148,16 @@ def fold(live: Live, folder: Path, progress: Progress) -> Named | str:
         folded, ranges = _fold_blocks(stored, counted, objects, progress.part(0, share))
     except InputError as error:
         return error.message
-    ids = _fold_ids(stored, objects)
+    ids, centres = _fold_ids(stored, objects), fit_of(live).centres if root.paged else None
     projections = []
     for i, projection in enumerate(root.projections):
         assert counted is not None
         part = progress.part(share * (1 + i), share * (2 + i))
-        projections.append(merge_segments(stored, projection, ranges, counted, objects, part))
+        projections.append(merge_segments(stored, projection, ranges, centres, counted, objects, part))
     counts = root.counts
     if counts is not None and counted is not None:
         counts = replace(counts, fields=counted.counts())
+        counts = write_tables(counts, root.index.blocks, objects) if root.paged else counts
     new = replace(
         base,
         index=replace(root.index, slots=sum(folded.rows)), directory=folded, id_pages=(ids,),
@@ -168,13 +176,12 @@ def _fold_blocks(
     """(the directory of the blocks that are written, f32 (B, 4): their ranges in the first rendition). Raises
     InputError for a block that no reader takes.
     """
-    root, directory = stored.root, stored.root.directory
-    assert directory is not None
-    blocks = root.index.blocks
-    shards = [Shards(objects, r, len(directory)) for r in range(len(root.renditions))]  # no more extents than before
+    root, blocks = stored.root, stored.root.index.blocks
+    shards = [Shards(objects, r) for r in range(len(root.renditions))]
     columns, ranges = (array("I"), array("I"), array("I")), np.zeros((blocks, 4), np.float32)
+    codec = codec_of(root) if root.bounds is not None else None
     for b, parts in _blocks(stored):
-        parts = _in_one_range([_living(root, part) for part in parts])
+        parts = _in_one_range([_living(root, part) for part in parts], codec)
         ranges[b] = parts[0].coded[0].ranges
         together = _merged(parts)
         extents = [(together, _packed(root, together))]
@@ -184,7 +191,7 @@ def _fold_blocks(
             n = len(part.slots.number)
             for shard, (data, size) in zip(shards, packed, strict=True):
                 check_block(b, n, len(data))
-                shard.add(len(columns[0]), data, size)
+                shard.add(data, size)
             for column, value in zip(columns, (b, n, part.homes), strict=True):
                 column.append(value)
             rows = part.keys[: part.homes].tolist()
@@ -192,9 +199,7 @@ def _fold_blocks(
                 if counted is not None and field.in_blocks:
                     counted.add(i, np.full(part.homes, b), [own[i] for own in rows])
         progress((b + 1) / blocks)
-    count = len(columns[0])
-    places = [Places(*(getattr(own, name)[:count] for name in PLACES)) for own in (shard.close() for shard in shards)]
-    return Directory(*columns, tuple(places)), ranges
+    return Directory(*columns, tuple(shard.close() for shard in shards)), ranges
 
 
 def _blocks(stored: Stored) -> Iterator[tuple[int, list[_Part]]]:
@@ -235,6 +240,7 @@ def _part(root: Root, number: int, data: Sequence[bytes], key: str) -> _Part:
     assert directory is not None
     n, coded, every = directory.rows[number], list[_Coded](), list[Slots]()
     keys = texts = objects_of([])
+    norms = None
     for r, (own, rendition) in enumerate(zip(data, root.renditions, strict=True)):
         extent, code_bytes = directory.extent(number, r), root.codecs[rendition.codec].code_bytes
         label = f"{key}, block {extent.block}" + f", rendition {r}" * bool(r)
@@ -253,8 +259,10 @@ def _part(root: Root, number: int, data: Sequence[bytes], key: str) -> _Part:
                 raise damaged(label, "other columns are there than root.bin says")
             none = [None] * n
             keys = objects_of([*zip(*(none if column is None else column for column in columns), strict=True)])
+        if root.bounds is not None and not r:
+            norms = Norms.of(norms_of(plane_of(own, opened.planes, NORMS_PLANE, label), n, label))
         centre = centre_of(own, opened.at, index.dimension)
-    return _Part(directory.homes[number], every[0], tuple(coded), keys, texts, centre)
+    return _Part(directory.homes[number], every[0], tuple(coded), keys, texts, centre, norms)
 
 
 def _living(root: Root, part: _Part) -> _Part:
@@ -263,8 +271,8 @@ def _living(root: Root, part: _Part) -> _Part:
     return part if live.all() else part.some(np.flatnonzero(live), int(live[: part.homes].sum()))
 
 
-def _in_one_range(parts: list[_Part]) -> list[_Part]:
-    """Parts of a block, with factors in the same ranges."""
+def _in_one_range(parts: list[_Part], codec: Codec | None) -> list[_Part]:
+    """Parts of a block, with factors in the same ranges. codec: of the first rendition, with error norms."""
     coded = [list(part.coded) for part in parts]
     for r in range(len(coded[0])):
         every = [own[r] for own in coded]
@@ -272,7 +280,16 @@ def _in_one_range(parts: list[_Part]) -> list[_Part]:
         h = range_of([(one.ranges[2:], one.h) for one in every])
         for own in coded:
             own[r] = own[r].ranged(np.concatenate([f, h]))
-    return [part._replace(coded=tuple(own)) for part, own in zip(parts, coded, strict=True)]
+    out = [part._replace(coded=tuple(own)) for part, own in zip(parts, coded, strict=True)]
+    return out if codec is None else [_with_room(old, new, codec) for old, new in zip(parts, out, strict=True)]
+
+
+def _with_room(old: _Part, new: _Part, codec: Codec) -> _Part:
+    """A part with error norms that hold of its new factors."""
+    assert new.norms is not None
+    row = np.frombuffer(new.centre.row, np.int8)[: codec.axes.shape[1]]
+    before, after = old.coded[0].encoded(), new.coded[0].encoded()
+    return new._replace(norms=new.norms.moved(codec, before, after, row * np.float64(new.centre.scale)))
 
 
 def _merged(parts: list[_Part]) -> _Part:
@@ -283,8 +300,10 @@ def _merged(parts: list[_Part]) -> _Part:
         columns = (np.concatenate([getattr(one, name) for one in own]) for name in ("codes", "f", "h"))
         coded.append(_Coded(own[0].ranges, *columns))
     keys, texts = (np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "texts"))
-    slots = Slots.joined([part.slots for part in parts])
-    every = _Part(len(homes), slots, tuple(coded), keys, texts, parts[0].centre)
+    slots, norms = Slots.joined([part.slots for part in parts]), [part.norms for part in parts if part.norms]
+    every = _Part(
+        len(homes), slots, tuple(coded), keys, texts, parts[0].centre, Norms.joined(norms) if norms else None
+    )  # fmt: skip
     return every.some(np.lexsort((slots.number, ~homes)), int(homes.sum()))
 
 
@@ -306,12 +325,13 @@ def _packed(root: Root, part: _Part) -> list[tuple[bytes, int]]:
         columns = [(COLUMNS_PLANE, pack_columns(keys))]
     if any(rendition.attributes for rendition in root.renditions):
         attributes = [(ATTRIBUTES_PLANE, pack_attributes(part.texts.tolist()))]
-    out = []
+    norms = [(NORMS_PLANE, part.norms.plane())] if part.norms is not None else []
+    out = list[tuple[bytes, int]]()
     for rendition, coded in zip(root.renditions, part.coded, strict=True):
-        low, step, h_low, h_step = coded.ranges.tolist()
-        planes = Encoded((low, step, h_low, h_step), coded.codes, coded.f, coded.h).planes()
-        own = columns + (attributes if rendition.attributes else [])
-        out.append(pack_block(n, width, (low, step, h_low, h_step), part.centre, [*planes, *others], id_plane, own))
+        encoded = coded.encoded()
+        own = columns + norms * (not out) + (attributes if rendition.attributes else [])
+        planes = [*encoded.planes(), *others]
+        out.append(pack_block(n, width, encoded.ranges, part.centre, planes, id_plane, own))
     return out
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from vantage.format import FIELD, LrsqSection, pack_norms
+from vantage.format import FIELD, ErrorNorms, LrsqSection, pack_norms
 
-from .planes import Encoded
+from .planes import Codec, Encoded
 
 F64 = npt.NDArray[np.float64]
 ROUNDING = 1e-9  # relative: more than float64 sums of 4,096 numbers may be off
@@ -98,11 +100,58 @@ def error_norms(
     """The error norms of consecutive blocks, of `errors`; docs/exact.md says what they prove."""
     out = []
     for one in errors(section, axes, encoded, x, centres, biases, metric):
-        step = up(one.left.max(initial=0) / 255)
-        values = np.ceil(one.left * (1 + ROUNDING) / step).astype(np.int64) if step else np.zeros(len(one.left), int)
-        plane = pack_norms(
-            step, up(one.fixed.max(initial=0)), up(one.spread.max(initial=0)), values.astype(np.uint8).tobytes()
-        )
-        assert values.max(initial=0) <= 255
-        out.append(Lengths(plane, up(one.radius.max(initial=0))))
+        norms = Norms(
+            one.left * (1 + ROUNDING), up(one.left.max(initial=0) / 255), up(one.fixed.max(initial=0)),
+            up(one.spread.max(initial=0)),
+        )  # fmt: skip
+        out.append(Lengths(norms.plane(), up(one.radius.max(initial=0))))
     return out
+
+
+class Norms(NamedTuple):
+    """Error norms of a block. left f64 (n): no error norm is longer, and none of these is longer than 255 steps; step,
+    slack, spread: as ErrorNorms has them.
+    """
+
+    left: F64
+    step: float
+    slack: float
+    spread: float
+
+    @classmethod
+    def of(cls, stored: ErrorNorms) -> Norms:
+        """Those that a block has."""
+        left = stored.step * np.frombuffer(stored.norms, np.uint8).astype(np.float64)
+        return cls(left, stored.step, stored.slack, stored.spread)
+
+    def some(self, which: npt.NDArray[np.integer]) -> Norms:
+        """Some rows."""
+        return self._replace(left=self.left[which])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Norms]) -> Norms:
+        """Those of all parts, one at least, in turn; where their steps are alike, bytes stay as they are."""
+        left, *most = zip(*parts, strict=True)
+        return cls(np.concatenate(left), *map(max, most))
+
+    def moved(self, codec: Codec, before: Encoded, after: Encoded, centre: F64) -> Norms:
+        """The same of rows whose factors have moved: a bit more than what that may add. centre f64 (d): as stored."""
+        (f, h), (new_f, new_h) = before.factors(), after.factors()
+        if np.array_equal(f, new_f) and np.array_equal(h, new_h):
+            return self
+        axes, zh = codec.axes.astype(np.float64), decode(codec.section, before.codes)
+        along, apart = zh @ axes, np.abs(new_f - f)
+        left = self.left + apart * np.linalg.norm(along, axis=1)
+        left[apart > 0] *= 1 + ROUNDING
+        fixed = apart * np.abs(along @ centre) + np.abs(new_h - h)
+        spread = np.abs(new_f) * (np.abs(zh) @ np.linalg.norm(axes, axis=1))
+        return Norms(
+            left, max(self.step, up(left.max(initial=0) / 255)), up(self.slack + fixed.max(initial=0)),
+            max(self.spread, up(spread.max(initial=0))),
+        )  # fmt: skip
+
+    def plane(self) -> bytes:
+        """What the block ends with."""
+        values = np.ceil(self.left / self.step).astype(np.int64) if self.step else np.zeros(len(self.left), np.int64)
+        assert values.max(initial=0) <= 255
+        return pack_norms(self.step, self.slack, self.spread, values.astype(np.uint8).tobytes())

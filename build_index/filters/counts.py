@@ -16,7 +16,7 @@ from ..ingest.rows import F32, Ints, Rows
 from ..kernels import matmul
 from ..write.objects import ObjectList
 from ..write.shard import Shards
-from .columns import I64, Column
+from .columns import Column
 
 STEP = 1.25  # between what two bytes of the table stand for
 TABLE_BYTES_MAX = 256 << 10  # of all fields: they are resident, or of a large index half of one is read
@@ -61,9 +61,9 @@ def read_tables(root: Root, read: Callable[[int, int, int], bytes]) -> Counts | 
 
 def write_tables(counts: Counts, blocks: int, objects: ObjectList) -> Counts:
     """The same with all tables in an object of their own."""
-    shards, fields = Shards(objects, 0, len(counts.fields), "counts"), list[FieldCounts]()
-    for i, field in enumerate(counts.fields):
-        shards.add(i, bytes(field.table), len(field.table))
+    shards, fields = Shards(objects, 0, "counts"), list[FieldCounts]()
+    for field in counts.fields:
+        shards.add(bytes(field.table), len(field.table))
     places = shards.close()
     for i, field in enumerate(counts.fields):
         pages = TablePages(places.object[i], places.offset[i], _crcs(field.table, blocks))
@@ -95,13 +95,13 @@ def _count(column: Column, home: Ints, blocks: int, most: int) -> FieldCounts:
 class Counted:
     """Rows of each block with a value in each bucket of counts, as they are seen.
 
-    table i64 (n, B) of each field.
+    table u32 (n, B) of each field.
     """
 
     def __init__(self, fields: tuple[FieldCounts, ...], blocks: int) -> None:
         self.fields = fields
         self.high = [np.asarray(own.high, np.int64) for own in fields]
-        self.table = [np.zeros((len(own.high), blocks), np.int64) for own in fields]
+        self.table = [np.zeros((len(own.high), blocks), np.uint32) for own in fields]
 
     def add(self, field: int, home: Ints, keys: list[list[int]]) -> None:
         """Rows (n) at home in blocks, with these keys. Raises DamagedError for one that no bucket has."""
@@ -122,7 +122,7 @@ class Counted:
         )
 
 
-def count_codes(rows: I64) -> npt.NDArray[np.uint8]:
+def count_codes(rows: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
     """The bytes that stand for so many rows each, as near as steps of a quarter are."""
     codes = 1 + np.rint(np.log(np.maximum(rows, 1)) / np.log(STEP))
     return np.where(rows > 0, np.minimum(codes, 255), 0).astype(np.uint8)

@@ -18,6 +18,7 @@ from vantage.format import (
     VECTOR_BYTES,
     Centres,
     Directory,
+    FilterField,
     Projection,
     aligned,
     pack_chunk,
@@ -111,7 +112,7 @@ def bucket_ends(
     of numbers and hashes with many values all buckets hold about as many rows, `worth` where they may, but for one that
     is a bucket of its own; paged: there may be any number of them.
     """
-    most = min(len(keys) if paged else BUCKETS_MAX, max(BUCKETS_MIN, int(rows.sum()) // worth))
+    most = most_buckets(int(rows.sum()), worth, paged)
     if numeric and len(keys) > most:
         rank = (np.cumsum(rows) - rows) * most // rows.sum()
         heavy = rows * most > rows.sum()  # a value that is a bucket of its own
@@ -128,6 +129,23 @@ def bucket_ends(
     return np.array([*ends, len(keys)] if held else ends, np.int64)
 
 
+def most_buckets(rows: int, worth: int, paged: bool) -> int:
+    """Of so many rows with numbers, about `worth` of them a bucket."""
+    most = max(BUCKETS_MIN, rows // worth)
+    return most if paged else min(BUCKETS_MAX, most)
+
+
+def is_numeric(field: FilterField) -> bool:
+    """Whether its values tell nothing by themselves, so that buckets need not be of one each."""
+    return field.hashed or field.kind in ("integer", "number", "time")
+
+
+def bucket_rows(field: FilterField, rows: int, paged: bool) -> int:
+    """How many rows a value has that is a bucket of its own, and a bucket of several, where rows are seen in turn."""
+    most = most_buckets(rows, BUCKET_ROWS, paged)
+    return max(1, rows // most) if is_numeric(field) and field.distinct > most else CHUNK_ROWS
+
+
 def write_projection(
     place: int, columns: Sequence[Column], codes: RowCodes, rows: Rows, table: RowTable, home: Ints,
     centres: Centres | None, objects: ObjectList, worth: int = BUCKET_ROWS,
@@ -137,12 +155,11 @@ def write_projection(
     """
     column = columns[place]
     keys, own = np.unique(column.values()[1], return_counts=True)
-    numeric = column.field.hashed or column.field.kind in ("integer", "number", "time")
-    ends = bucket_ends(keys, own, numeric, centres is not None, worth)
+    ends = bucket_ends(keys, own, is_numeric(column.field), centres is not None, worth)
     begins = np.append(0, ends[:-1]) if len(ends) else ends
     low, high = (keys[begins].tolist(), keys[ends - 1].tolist()) if len(ends) else ([], [])
     whole = write_segment(place, low, high, columns, codes, rows, table, home, centres, objects)
-    return whole if centres is None else _write_pages(whole, objects)
+    return whole if centres is None else write_pages(whole, objects)
 
 
 def write_segment(
@@ -165,10 +182,10 @@ def write_segment(
         n = -(-(end - begin) // CHUNK_ROWS)
         cuts += [begin + (end - begin) * (j + 1) // n for j in range(n)]
         first.append(len(cuts) - 1)
-    shards = Shards(objects, 0, len(cuts) - 1, f"projection-{place}")
-    for chunk, (begin, end) in enumerate(pairwise(cuts)):
+    shards = Shards(objects, 0, f"projection-{place}")
+    for begin, end in pairwise(cuts):
         data = _chunk(number[begin:end], columns, codes, rows, table, home, centres)
-        shards.add(chunk, data, len(data))
+        shards.add(data, len(data))
     sizes = np.diff(cuts).tolist()
     directory = Directory(
         array("I", range(len(sizes))), array("I", sizes), array("I", sizes), (shards.close(),)
@@ -189,14 +206,14 @@ def page_starts(first: Sequence[int]) -> list[int]:
     return cuts
 
 
-def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
+def write_pages(whole: Projection, objects: ObjectList) -> Projection:
     """The projection of the pages that the chunks of one are written into."""
     (begins,), n, chunks = whole.first, len(whole.low), len(whole.block)
     valued = begins[n]
     cuts = [*page_starts(begins), *range(valued, chunks, PAGE_CHUNKS), chunks]
-    shards = Shards(objects, 0, len(cuts) - 1, f"projection-{whole.field}-pages")
+    shards = Shards(objects, 0, f"projection-{whole.field}-pages")
     low, high, rows = list[int](), list[int](), list[int]()
-    for page, (a, b) in enumerate(pairwise(cuts)):
+    for a, b in pairwise(cuts):
         own = whole.directory.some(range(a, b))
         directory = replace(own, block=array("I", range(b - a)))
         inside = range(0, 0)
@@ -210,7 +227,7 @@ def _write_pages(whole: Projection, objects: ObjectList) -> Projection:
             directory,
         )  # fmt: skip
         data = part.pack()
-        shards.add(page, data, len(data))
+        shards.add(data, len(data))
         rows.append(own.at_home)
     directory = Directory(array("I", range(len(rows))), array("I", rows), array("I", rows), (shards.close(),))
     return Projection(whole.field, low, high, [range(len(low) + 1)], [whole.block[a] for a in cuts[:-1]], directory)

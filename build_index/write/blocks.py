@@ -93,9 +93,9 @@ def write_blocks(
     blocks, codecs = len(table.members), contents.codecs()
     shards: list[Shards | Inline] = []
     if contents.choice.inline:
-        shards.append(Inline(objects, blocks))
+        shards.append(Inline(objects))
     else:
-        shards += [Shards(objects, r, blocks) for r in range(len(table.renditions))]
+        shards += [Shards(objects, r) for r in range(len(table.renditions))]
     packing = _Packing(
         rows, contents.vector_kind, codecs, layout.centre_section, layout.centres, table.renditions, table.by_row,
         any(rendition.attributes for rendition in table.renditions), norms,
@@ -114,14 +114,14 @@ def write_blocks(
 
     made = rows.tasks.map(_pack, packing, Lazy(len(ranges), piece), progress, keep=False)
     begins = np.cumsum(table.homes) - table.homes
-    for (low, high), (radii, *packed) in zip(ranges, made, strict=True):
+    for (low, _), (radii, *packed) in zip(ranges, made, strict=True):
         radius.extend(radii.tolist())
         if kept is not None:
             kept.keep(low, packed[0], packed[2].astype(np.int64), begins, table, rows.dimension)
         for writer, data, size, whole in zip(shards, packed[::3], packed[1::3], packed[2::3], strict=True):
             ends = np.cumsum(whole).tolist()
-            for block, start, end, own in zip(range(low, high), [0, *ends], ends, size.tolist(), strict=False):
-                writer.add(block, data[start:end].tobytes(), own)
+            for start, end, own in zip([0, *ends], ends, size.tolist(), strict=False):
+                writer.add(data[start:end].tobytes(), own)
     directory = Directory(
         array("I", range(blocks)), array("I", layout.sizes().tolist()), array("I", table.homes.tolist()),
         tuple(writer.close() for writer in shards),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any, BinaryIO
-
-import numpy as np
-import numpy.typing as npt
+from typing import BinaryIO
 
 from vantage.format import HEADER, ROOT_KEY, SCAN, SECTION, SHARD_MAGIC, Places, aligned, pack_head
+from vantage.format.directory import PLACES
 from vantage.kernels import crc32c
 
 from .objects import ObjectList, sync
@@ -22,10 +20,10 @@ class Shards:
     section.
     """
 
-    def __init__(self, objects: ObjectList, rendition: int, blocks: int, name: str = "") -> None:
+    def __init__(self, objects: ObjectList, rendition: int, name: str = "") -> None:
         self.objects, self.count = objects, 0
         self.name = name or ("shard" if not rendition else f"rendition-{rendition}")
-        self.columns = columns_of(blocks)
+        self.places = no_places()
         self._begin()
 
     def _begin(self) -> None:
@@ -36,14 +34,12 @@ class Shards:
         self.crc = self.size = 0
         self.count += 1
 
-    def add(self, block: int, data: bytes, size: int) -> None:
+    def add(self, data: bytes, size: int) -> None:
         """Appends a block, of which the first `size` bytes are before its planes."""
         if self.size and self.size + len(data) > SHARD_BYTES:
             self._finish()
             self._begin()
-        places = self.number, START + self.size, size, len(data), crc32c(memoryview(data)[:size])
-        for name, value in zip(self.columns, places, strict=True):
-            self.columns[name][block] = value
+        put(self.places, self.number, START + self.size, size, data)
         data += bytes(aligned(len(data)) - len(data))
         self.file.write(data)
         self.crc, self.size = crc32c(data, self.crc), self.size + len(data)
@@ -58,38 +54,35 @@ class Shards:
     def close(self) -> Places:
         """Where all blocks are."""
         self._finish()
-        return places_of(self.columns)
+        return self.places
 
 
 class Inline:
     """Blocks in order, for the inline section of the root."""
 
-    def __init__(self, objects: ObjectList, blocks: int) -> None:
+    def __init__(self, objects: ObjectList) -> None:
         self.objects, self.data = objects, bytearray()
-        self.columns = columns_of(blocks)
+        self.places = no_places()
         self.number, _ = objects.begin(ROOT_KEY)
 
-    def add(self, block: int, data: bytes, size: int) -> None:
+    def add(self, data: bytes, size: int) -> None:
         """Appends a block, of which the first `size` bytes are before its planes."""
-        places = self.number, len(self.data), size, len(data), crc32c(memoryview(data)[:size])
-        for name, value in zip(self.columns, places, strict=True):
-            self.columns[name][block] = value
+        put(self.places, self.number, len(self.data), size, data)
         self.data += data + bytes(aligned(len(data)) - len(data))
 
     def close(self) -> Places:
         """Where all blocks are."""
         self.objects.end(ROOT_KEY, len(self.data))
-        return places_of(self.columns)
+        return self.places
 
 
-Columns = dict[str, npt.NDArray[Any]]
+def no_places() -> Places:
+    """Places that grow."""
+    return Places(array("I"), array("Q"), array("I"), array("I"), array("I"))
 
 
-def columns_of(blocks: int) -> Columns:
-    """Of the places of so many blocks, all zero."""
-    return {name: np.zeros(blocks, np.uint64) for name in ("object", "offset", "size", "whole", "crc")}
-
-
-def places_of(columns: Columns) -> Places:
-    """Them as the directory has them."""
-    return Places(*(array("Q" if name == "offset" else "I", column.tolist()) for name, column in columns.items()))
+def put(places: Places, number: int, offset: int, size: int, data: bytes) -> None:
+    """Notes that a block begins at `offset` of the object with this number, its planes behind `size` bytes."""
+    row = number, offset, size, len(data), crc32c(memoryview(data)[:size])
+    for name, value in zip(PLACES, row, strict=True):
+        getattr(places, name).append(value)

@@ -255,6 +255,6 @@ def test_grown_large_indexes_answer_as_their_rows_do(made: tuple[Path, dict[int,
             assert none.complete and none.receipt.gets == 0 and none.matched and none.matched.exact
         change(store, oracle, Random(7), 7, 20)
         with patch("build_index.fold.PENDING_SHARE", 0.0):
-            assert compact(store).how == "rewrite"
+            assert compact(store).how == "fold"
         check_answers(open_index(index), oracle, Random(8), 8)
     assert segments == [2, 3, 2, 2], segments

@@ -6,6 +6,8 @@ import asyncio
 import json
 import shutil
 import tracemalloc
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,8 +33,12 @@ from build_index.bucket import generations as g
 from build_index.bucket.open import open_index
 from build_index.bucket.store import ObjectStore, store_at
 from build_index.build import build
+from build_index.codecs.error_norms import Norms, errors
 from build_index.compact import compact
 from build_index.context import BuildContext
+from build_index.filters import merge, projections
+from build_index.filters.counts import Counted
+from build_index.flush import fit_of
 from build_index.ingest.open import open_source
 from build_index.progress import SILENT
 from build_index.slots import cut, decoded, in_range, merged, range_of
@@ -41,8 +47,13 @@ from build_index.tune import renditions
 from build_index.tune.options import Options
 from build_index.write.objects import ObjectList
 from build_index.write.publish import Named
+from build_index.write.reopen import codec_of
+from vantage.format import norms_of
 from vantage.format.log import RowShape
+from vantage.index import Index
 from vantage.kernels import crc32c
+from vantage.search.exact import BoundedScan
+from vantage.search.prepare import prepare
 from vantage.search.query import Query
 
 ROWS, DIMENSION = 1500, 24
@@ -66,23 +77,57 @@ def test_folds_keep_every_row_as_it_was_written_last(plain: Path, tmp_path: Path
     assert hows == ["fold", "flush", "fold"]
 
 
+@pytest.mark.parametrize("large", [False, True])
 def test_filters_of_folded_indexes_answer_as_their_rows_do(
-    made: tuple[Path, dict[int, filtered.Row]], tmp_path: Path  # noqa: F811
+    made: tuple[Path, dict[int, filtered.Row]], tmp_path: Path, large: bool  # noqa: F811
 ) -> None:  # fmt: skip
-    index, oracle, store = filtered.grown(made, tmp_path)
-    hows = list[str]()
-    for step in range(2, 5):
-        draw = Random(step)
-        filtered.change(store, oracle, draw, step, 160 if step % 2 else 700)
-        with patch.object(compaction, "divided_blocks", lambda rows, blocks, *_: blocks):  # none is divided
-            hows.append(compact(store).how)
-        opened = open_index(index)
-        filtered.check(opened, oracle, draw, 8)
-        assert not verify_deep(store)["damage"]
-        if hows[-1] == "fold":
-            assert [len(p.first) for p in opened.root.projections] == [1] * len(opened.root.projections)
-            assert opened.root.counts is not None and not any(own.about for own in opened.root.counts.fields)
-    assert hows == ["fold", "flush", "fold"]
+    with filtered.in_pages() if large else nullcontext():
+        index, oracle, store = filtered.grown(made, tmp_path)
+        hows = list[str]()
+        for step in range(2, 5):
+            draw = Random(step)
+            filtered.change(store, oracle, draw, step, 160 if step % 2 else 700)
+            with patch.object(compaction, "divided_blocks", lambda rows, blocks, *_: blocks):  # none is divided
+                hows.append(compact(store).how)
+            opened = open_index(index)
+            filtered.check(opened, oracle, draw, 8)
+            assert opened.root.paged == large and not verify_deep(store)["damage"]
+            if hows[-1] == "fold":
+                check_chunks(reader_of(index))
+                assert [len(p.first) for p in opened.root.projections] == [1] * len(opened.root.projections)
+                assert opened.root.counts is not None and not any(own.about for own in opened.root.counts.fields)
+        assert hows == ["fold", "flush", "fold"]
+
+
+def check_chunks(reader: Reader) -> None:
+    """That each row that lives is once in each bucket of a projection that has a value of it, by block and number, as
+    its block has it, and that no other row is there.
+    """
+    home = dict[int, tuple[Any, ...]]()
+    for i, extent in enumerate(reader.extents):
+        block = reader.block(i)
+        columns = list(zip(*(column or [None] * extent.rows for column in reader.columns(i)), strict=True))
+        for j, row in enumerate(block["rows"][: extent.homes].tolist()):
+            more = block["codes"][j].tobytes(), block["f"][j], block["h"][j], block["ranges"].tobytes()
+            home[row] = extent.block, *more, block["checks"][j], block["ids"][j], columns[j]
+    assert len(reader.projections) > 3 and not reader.dead & {*home}
+    for number, (f, low, high, buckets, _, extents) in enumerate(reader.projections):
+        text_keys = {text.decode(): key for key, text in reader.text_of[f].items()}
+        known = bool(text_keys) or reader.fields[f][1] == 1 or reader.fields[f][2] & 4  # as they are, not as floats
+        found = list[tuple[int, int, int]]()
+        for i, _ in enumerate(extents):
+            chunk, bucket = reader.chunk(number, i), buckets[i]
+            for j, row in enumerate(chunk["rows"]):
+                values = [column[j] for column in chunk["values"]]
+                more = chunk["codes"][j].tobytes(), chunk["f"][j], chunk["h"][j], chunk["ranges"][j].tobytes()
+                assert (chunk["blocks"][j], *more, chunk["checks"][j], chunk["ids"][j]) == home[row][:-1]
+                assert all(old is None or old == new for old, new in zip(home[row][-1], values, strict=True))
+                own = [text_keys.get(value, value) for value in values[f]]
+                assert bool(own) == (bucket < len(low))
+                assert not own or not known or any(low[bucket] <= value <= high[bucket] for value in own)
+                found.append((bucket, chunk["blocks"][j], row))
+        assert found == sorted({*found}) and {row for _, _, row in found} == {*home}
+        assert all(a < b for a, b in zip(high, low[1:], strict=False))
 
 
 def name_of(i: int, kind: str) -> Any:
@@ -93,7 +138,7 @@ def name_of(i: int, kind: str) -> Any:
 @pytest.fixture(scope="module", params=["cosine", "dot", "l2"])
 def shaped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Any, Row]]:
     """Indexes unlike each other, and their rows: renditions with codes of two lengths, each with attributes and
-    without; attributes that are read a row, and long ids; no attributes.
+    without; attributes that are read a row, and long ids; no attributes. All have error norms.
     """
     metric, folder = request.param, tmp_path_factory.mktemp(request.param)
     kind, x = "bytes" if metric == "dot" else "i64", clustered(ROWS, DIMENSION, 3)
@@ -105,7 +150,7 @@ def shaped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         changed.setattr(renditions, "INLINE_BYTES", 0)
         changed.setattr(renditions, "WORTH", 1e9 if metric == "cosine" else 0.0)
         changed.setattr("build_index.tune.contract.SURE", 0.0)
-        options = Options(0.8, 10, fast=metric != "cosine", filters=())
+        options = Options(0.8, 10, fast=metric != "cosine", filters=(), error_norms=True)
         build(open_source([folder / "rows.parquet"]), BuildContext(folder / "bucket" / "index", metric, options))
     root = open_index(folder / "bucket" / "index").root
     assert len(root.renditions) == {"cosine": 4, "dot": 1, "l2": 1}[metric] and root.index.by_row == (metric == "dot")
@@ -210,6 +255,48 @@ def check(index: Path, oracle: dict[Any, Row]) -> None:
 
     asyncio.run(run())
     assert opened.root.index.metric == "dot" or found > 15, found
+    check_proofs(index, oracle)
+
+
+def check_proofs(index: Path, oracle: dict[Any, Row]) -> None:
+    """Exact answers are proven, and the best of all rows; and each score is in its interval."""
+    reader, opened = reader_of(index), open_index(index)
+    metric, d = opened.root.index.metric, DIMENSION
+    stored, draw = np.array([vector for vector, _ in oracle.values()], np.float64), np.random.default_rng(len(oracle))
+    x = np.array([np.frombuffer(reader.vector(i), np.float16) for i in range(opened.root.index.rows)], np.float64)
+    live = np.array([i not in reader.dead for i in range(len(x))])
+
+    def scores(x: np.ndarray, q: np.ndarray) -> np.ndarray:
+        if metric == "l2":
+            return -((x - q) ** 2).sum(1)
+        return (x / np.linalg.norm(x, axis=1, keepdims=True) if metric == "cosine" else x) @ q
+
+    for q in (stored[3], 20 * stored[-5], draw.normal(size=d)):
+        q = q / np.linalg.norm(q) if metric == "cosine" else q
+        answer = asyncio.run(opened.query(Query(q.tolist(), 10, exact=True)))
+        want = np.sort(scores(stored, q))[::-1][:10] * (-1 if metric == "l2" else 1)
+        assert answer.exact and answer.complete
+        assert np.allclose([m.score for m in answer.matches], want, rtol=1e-3, atol=1e-4)
+        check_intervals(opened, index, x, live, q)
+
+
+def check_intervals(opened: Index, index: Path, x: np.ndarray, live: np.ndarray, q: np.ndarray) -> None:
+    """That the scores of rows x f64 (N, d) that live are within those that a scan of all blocks gives them."""
+    root, directory = opened.root, opened.root.directory
+    assert directory is not None
+    scan = BoundedScan(root, directory, prepare(q.tolist(), root.index), 4, 4)
+    x = x - np.asarray(root.index.origin) if root.index.metric == "l2" else x
+    x = x / np.linalg.norm(x, axis=1, keepdims=True) if root.index.metric == "cosine" else x * root.index.row_scale
+    true = x @ np.array(scan.query.vector, np.float64)
+    true = (true - (x * x).sum(1) / 2 if root.index.metric == "l2" else true) * scan.query.unit
+    for e in range(len(directory)):
+        extent = directory.extent(e, 0)
+        data = (index.parent / opened.segment.keys[extent.object]).read_bytes()[extent.offset :][: extent.whole]
+        block = scan.open(e, data, keep=True)
+        rows = np.frombuffer(data, "<u4", block.at.n, block.at.rows)
+        _, low, high = scan.intervals(e, data, block)
+        own = live[rows]
+        assert (low <= true[rows])[own].all() and (true[rows] <= high)[own].all()
 
 
 def test_a_fold_moves_no_row_and_no_code(shaped: tuple[Path, dict[Any, Row]], tmp_path: Path) -> None:
@@ -239,6 +326,61 @@ def test_a_fold_moves_no_row_and_no_code(shaped: tuple[Path, dict[Any, Row]], tm
         folded = compact(store)
     assert folded.how == "rewrite" and "numbers are of rows that are dead" in folded.why and not folded.dead
     check(index, oracle)
+
+
+def test_error_norms_hold_of_factors_that_move(shaped: tuple[Path, dict[Any, Row]]) -> None:
+    store, reader = store_at(str(shaped[0])), reader_of(shaped[0])
+    stored = open_live(store, g.live(store)[0]).stored
+    index, codec = stored.root.index, codec_of(stored.root)
+    for _, (part,) in islice(folding._blocks(stored), 6):
+        own = part.coded[0]
+        wider = (own.ranges * np.array([1, 1.7, 1, 2.1]) - np.array([40, 0, 60, 0]) * own.ranges[[1, 1, 3, 3]]).astype(
+            np.float32
+        )
+        after = own.ranged(wider)
+        moved = folding._with_room(part, part._replace(coded=(after, *part.coded[1:])), codec)
+        x = np.array([np.frombuffer(reader.vector(i), np.float16) for i in part.slots.number], np.float64)
+        x = x - np.asarray(index.origin) if index.metric == "l2" else x
+        x = x / np.linalg.norm(x, axis=1, keepdims=True) if index.metric == "cosine" else x * index.row_scale
+        centre = np.frombuffer(part.centre.row, np.int8)[:DIMENSION] * np.float64(part.centre.scale)
+        bias = np.array([part.centre.bias])
+        [off] = errors(codec.section, codec.axes, [after.encoded()], x, centre[None], bias, index.metric)
+        assert part.norms is not None and moved.norms is not None
+        kept = Norms.of(norms_of(moved.norms.plane(), len(x), "plane"))
+        assert (off.left <= kept.left).all() and (off.left > part.norms.left).any()
+        assert off.fixed.max() <= kept.slack and off.spread.max() <= kept.spread
+        assert part.norms.moved(codec, own.encoded(), own.encoded(), centre) is part.norms
+        assert Norms.of(norms_of(part.norms.plane(), len(x), "plane")).left.tolist() == part.norms.left.tolist()
+
+
+def test_rows_in_the_order_of_keys_are_cut_into_buckets() -> None:
+    """As those that are counted as a whole: a key with many rows alone, in pieces; rarer ones together, a row once."""
+    draw = np.random.default_rng(4)
+    for turn in range(60):
+        many = draw.choice([-(1 << 62), -3, -2, 0, 1, 5, 7, 8, 1 << 62], 300)
+        rare = draw.integers(-40, 40, 500)
+        keys = np.concatenate([many[: 40 * (turn % 7)], rare[: 60 * (turn % 9)]]).astype(np.int64)
+        keys, number = np.unique([keys, draw.integers(0, 200, len(keys))], axis=1)
+        order = merge._order(keys, number // 16, number), merge._order(None, np.zeros(9, np.int64), np.arange(9))
+        order, values = np.concatenate(order), np.append(number, np.arange(9))
+        by_order = np.argsort(order, kind="stable")
+        assert by_order[-9:].tolist() == [*range(len(keys), len(keys) + 9)]
+        cuts = np.sort(draw.integers(0, len(order) + 1, turn % 5))
+        pieces = zip(np.split(order[by_order], cuts), np.split(values[by_order], cuts), strict=True)
+        found = list[tuple[tuple[int, ...], list[int]]]()
+        for ends, (_, rows) in merge._buckets(iter([piece for piece in pieces if len(piece[0])]), 20):
+            if found and found[-1][0] == ends:
+                found[-1][1].extend(rows.tolist())
+            else:
+                found.append((ends, rows.tolist()))
+        want, held = list[tuple[tuple[int, ...], list[int]]](), list[tuple[int, int]]()
+        for key in [*np.unique(keys).tolist(), None]:
+            own = [(key, row) for row in number[keys == key].tolist()]
+            if held and (len(own) >= 20 or len(held) >= 20 or key is None):
+                want.append(((held[0][0], held[-1][0]), sorted({row for _, row in held})))
+                held = []
+            held += own
+        assert found == [*want, ((), [*range(9)])]
 
 
 def test_numbers_stay_within_half_a_step() -> None:
@@ -312,15 +454,6 @@ def test_what_cannot_be_folded_is_written_anew(plain: Path, tmp_path: Path) -> N
         folded = compact(store_at(str(index)))
     assert (folded.how, folded.why, folded.rows) == ("rewrite", "its blocks are too long", len(want))
     assert folded.upserted > 700 and flushing.rows_of(index) == want
-
-
-def test_an_index_that_takes_no_fold_is_written_anew(plain: Path, tmp_path: Path) -> None:  # noqa: F811
-    index = flushing.copied(plain, tmp_path)
-    want = prepared(index, 6)
-    with patch.object(compaction, "unfoldable", lambda root: "it has error norms"):
-        folded = compact(store_at(str(index)))
-    assert folded.how == "rewrite" and "rows came by flushes" in folded.why and flushing.rows_of(index) == want
-    assert folding.unfoldable(open_index(index).root) == ""
 
 
 def test_a_fold_that_is_killed_loses_nothing(plain: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -441,3 +574,32 @@ def test_a_fold_reads_what_queries_scan_once_and_holds_a_run_of_it(plain: Path, 
     assert {key.partition("-")[0] for key, _ in store.reads} == {"shard", "rendition", "ids.bin"}
     ids = sum(segment.rows for segment in live.stored.root.id_pages) * 28
     assert stored + ids <= sum(n for _, n in store.reads) < 1.1 * (stored + ids)
+
+
+def test_segments_are_read_once_and_a_few_chunks_at_a_time(
+    made: tuple[Path, dict[int, filtered.Row]], tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    with filtered.in_pages(), patch.object(projections, "PAGE_CHUNKS", 1000):
+        index, oracle, _ = filtered.grown(made, tmp_path)
+        store = Counting(store_at(str(index)))
+        filtered.change(store, oracle, Random(2), 2, 700)
+        with patch.object(compaction, "why_due", lambda *_: ""):
+            assert compact(store).how == "flush"
+        live, peaks = open_live(store, g.live(store)[0]), list[int]()
+        root = live.stored.root
+        assert root.paged and root.counts is not None and len(root.projections[0].first) == 2
+        ranges, centres = np.zeros((root.index.blocks, 4), np.float32), fit_of(live).centres
+        for chunks in (1, 1000):
+            with patch.object(merge, "READ_CHUNKS", chunks):
+                counted, objects = Counted(root.counts.fields, root.index.blocks), ObjectList(tmp_path / str(chunks))
+                tracemalloc.start()
+                merge.merge_segments(live.stored, root.projections[0], ranges, centres, counted, objects, SILENT)
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+        store.reads.clear()
+        with patch.object(folding, "priced", lambda live, new, objects, building: (new, {})):
+            assert isinstance(folding.fold(live, tmp_path / "new", SILENT), Named)
+    assert 3 * peaks[0] < peaks[1], peaks
+    read = sum(n for key, n in store.reads if key.startswith("projection"))
+    there = [n for key, n in zip(root.objects.keys, root.objects.sizes, strict=True) if "projection-" in key]
+    assert 0.9 * sum(there) < read <= sum(there), (read, sum(there))
