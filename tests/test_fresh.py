@@ -480,6 +480,12 @@ def test_a_request_goes_on_where_the_one_before_ended(words: Built) -> None:
             turns += 1
     check_apart(bucket.gets)
     assert 3 < turns < 12 and not entries and sum("ids" in get.key for get in bucket.gets) == 1
+    bucket.forget()
+    index.limits = Limits()
+    with patch("vantage.index.BASE_BYTES", 2000):  # a row or some at a time
+        again = asyncio.run(index.base_rows(ids[:99], receipt := Receipt(), {}))
+    check_apart(bucket.gets)
+    assert again == {i: base[i] for i in ids[:99]} and receipt.waves > 5
 
 
 def test_rows_that_are_written_again_and_again_do_not_pile_up(tmp_path: Path) -> None:
