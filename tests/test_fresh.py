@@ -466,20 +466,21 @@ def test_patched_rows_are_read_once_however_many(
     check_apart(bucket.gets)
 
 
-def test_a_request_goes_on_where_the_one_before_ended(words: Built) -> None:
+@pytest.mark.parametrize("gets", [2, 3, 4, 5])
+def test_a_request_goes_on_where_the_one_before_ended(words: Built, gets: int) -> None:
     """With what it knows of the ids already; together they read what one would that may read all."""
     bucket = Recorder(Folder(words.bucket))
     index, base, entries, turns = words.open(bucket=bucket), dict[Id, Any](), dict[Id, Any](), 0
     bucket.forget()
     ids = Random(1).sample(words.ids, 1500)
-    index.limits = Limits(gets=3)
+    index.limits = Limits(gets=gets)
     with patch.object(gather, "RANGE_BYTES_MAX", 100_000):
         while len(base) < len(ids):
             base |= asyncio.run(index.base_rows([i for i in ids if i not in base], receipt := Receipt(), entries))
-            assert receipt.gets <= 3 and base.keys() | entries.keys() == set(ids)
+            assert receipt.gets <= gets and base.keys() | entries.keys() == set(ids)
             turns += 1
     check_apart(bucket.gets)
-    assert 3 < turns < 12 and not entries and sum("ids" in get.key for get in bucket.gets) == 1
+    assert 2 < turns < 12 and not entries and sum("ids" in get.key for get in bucket.gets) == 1
     bucket.forget()
     index.limits = Limits()
     with patch("vantage.index.BASE_BYTES", 2000):  # a row or some at a time

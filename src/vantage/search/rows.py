@@ -92,12 +92,12 @@ class StoredRows:
             if isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63:
                 out[identifier] = None
                 continue
-            one = own_hash, _ = id_hash(identifier), identifier
-            pages = [(s, bisect_right(segments[s].first_hash, own_hash) - 1) for s in reversed(range(len(segments)))]
+            hashed = id_hash(identifier), identifier
+            pages = [(s, bisect_right(segments[s].first_hash, hashed[0]) - 1) for s in reversed(range(len(segments)))]
             pages = [place for place in pages if place[1] >= 0]
             unread[identifier] = len(pages)
             for place in pages:
-                wanted.setdefault(place, []).append(one)
+                wanted.setdefault(place, []).append(hashed)
         places, entry, items = list(wanted), id_entry(bool(root.names)), list[Item]()
         for s, page in places:
             own = segments[s]
@@ -244,7 +244,7 @@ class StoredRows:
             for number, view in zip(numbers, views, strict=True):
                 parts[number] = bytes(view)
 
-        fitting, spans = _fitting(items, budget, plan_near)
+        fitting, spans = _fitting(items, budget, plan_near, width)
         if fitting:
             yield Wave(fitting, spans, use)
         out = dict[int, tuple[bytes, dict[str, Any]]]()
@@ -344,24 +344,24 @@ def _plan_close(ranges: Ranges, gets: int, bytes_max: int) -> list[Span] | None:
 
 
 def _fitting(
-    items: list[Item], budget: Budget, planner: Callable[[Ranges, int, int], list[Span] | None]
+    items: list[Item], budget: Budget, planner: Callable[[Ranges, int, int], list[Span] | None], together: int = 1
 ) -> tuple[list[Item], list[Span]]:
-    """As many of the first items as one wave may read within the budget, and how."""
+    """As many of the first items as one wave may read within the budget, and how; so many `together` or none."""
     if budget.waves < 1 or budget.gets < 1:
         return [], []
 
     def plan(count: int) -> list[Span] | None:
-        return planner([item[:3] for item in items[:count]], budget.gets, budget.bytes)
+        return planner([item[:3] for item in items[: count * together]], budget.gets, budget.bytes)
 
-    count, over = len(items), len(items) + 1
+    count, over = len(items) // together, len(items) // together + 1
     spans = plan(count) if items else None
     if spans is None:  # between what fits and what does not
-        count, over = 0, len(items)
+        count, over = 0, len(items) // together
         while over - count > 1:
             middle = (count + over) // 2
             fitting = plan(middle)
             count, over, spans = (count, middle, spans) if fitting is None else (middle, over, fitting)
-    return items[:count], spans or []
+    return items[: count * together], spans or []
 
 
 def no_row(identifier: int | bytes) -> NotFoundError:
