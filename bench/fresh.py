@@ -1,9 +1,12 @@
-"""CPU of a query beside fresh rows and superseded ids, in this process, against the same index without a log.
+"""What a log costs who reads an index: CPU of a query beside fresh rows, and reads of rows that were patched.
 
     python -m bench.fresh INDEX [--queries 40] [--top-k 10]
+    python -m bench.fresh INDEX --patched
 
-Fresh rows are rows of the index, moved a little, and queries lie near such rows. Prints the median milliseconds of CPU
-a query, its GETs, and what it took to take in the log; the log lies in memory alone.
+The first, in this process, against the same index without a log: fresh rows are rows of the index, moved a little, and
+queries lie near such rows. Prints the median milliseconds of CPU a query, its GETs, and what it took to take in the
+log; the log lies in memory alone. The second prints what a reader that comes to a log reads of the generation, by the
+number of its rows that were patched, drawn from all: GETs and bytes, the modelled milliseconds, and those of CPU.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import asyncio
 import json
 import statistics
 import time
+from random import Random
 
 import numpy as np
 
@@ -21,10 +25,12 @@ from build_index.write.vectors import stored_values
 from vantage.format.log import NO_KEY, OPERATIONS_MAX, Id, Request, RowShape, Segment
 from vantage.index import Index
 from vantage.log.tail import Tail
+from vantage.receipt import Receipt
 from vantage.search.fresh import FreshRows
 from vantage.search.listing import Listing, prepare_listing
 from vantage.search.query import Query
 
+PATCHED = (1, 10, 30, 100, 300, 1000, 2000, 5000)
 CASES = ((0, 0), (1000, 0), (10_000, 0), (0, 4096), (10_000, 4096))
 
 
@@ -68,13 +74,38 @@ def median_ms(index: Index, queries: list[Query]) -> tuple[float, float]:
     return asyncio.run(run())
 
 
+async def every_id(index: Index) -> list[Id]:
+    """Of all rows."""
+    ids, cursor = list[Id](), None
+    while not ids or cursor is not None:
+        asked = Listing(limit=1000, cursor=cursor, attributes=False)
+        page = await index.list_rows(prepare_listing(index.segment, asked))
+        ids, cursor = ids + [row.id for row in page.rows], page.cursor
+    return ids
+
+
+async def print_patched(index: Index) -> None:
+    """A line of JSON for each number of patched rows."""
+    ids = await every_id(index)
+    for count in PATCHED:
+        receipt, began = Receipt(), time.process_time()
+        await index.base_rows(Random(count).sample(ids, min(count, len(ids))), receipt, {})
+        took = time.process_time() - began
+        print(json.dumps({"patched": count, "gets": receipt.gets, "bytes": receipt.bytes,
+                          "modelled_ms": round(receipt.modelled_ms), "cpu_ms": round(1e3 * took)}))  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("index")
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--top-k", type=int, default=10)
+    parser.add_argument("--patched", action="store_true")
     asked = parser.parse_args()
     index = open_index(asked.index)
+    if asked.patched:
+        asyncio.run(print_patched(index))
+        return
     listing = prepare_listing(index.segment, Listing(limit=1000, attributes=False, vectors=True))
     rows = np.array([row.vector for row in asyncio.run(index.list_rows(listing)).rows], np.float32)
     near = rows[np.linspace(0, len(rows) - 1, asked.queries).astype(int)]

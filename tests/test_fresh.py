@@ -9,7 +9,7 @@ import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
+from itertools import compress, pairwise
 from math import fsum, sqrt
 from pathlib import Path
 from random import Random
@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import filters
 import pytest
+from doubles import Built, Get, Recorder
 from filters import matching, random_filter, random_row
 
 from build_index.bucket.log_store import StoreLog
@@ -37,6 +38,7 @@ from vantage.log.commit import check_request, commit
 from vantage.log.conditions import BaseRow, Write
 from vantage.log.move import advance
 from vantage.log.state import read_log, whole_state
+from vantage.read import gather
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.read.deadline import Deadline
@@ -45,6 +47,7 @@ from vantage.search import facets, holes
 from vantage.search.facets import FacetQuery
 from vantage.search.listing import Listing, prepare_listing
 from vantage.search.query import Answer, Query
+from vantage.search.rank import decode
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CODES = {"f16": "e", "f32": "f", "u8": "B", "i8": "b"}
@@ -448,6 +451,65 @@ def test_patched_rows_are_looked_up_in_steps_of_a_request(tmp_path: Path) -> Non
     it.index = it.followed.index
     found = asyncio.run(it.index.rows(ids, Wanted(True, False, Budget()), Receipt(), Deadline())).rows
     assert {row.id: row.attributes for row in found} == {i: it.rows[i].attributes for i in ids}
+
+
+def check_apart(gets: list[Get]) -> None:
+    """No byte was read twice."""
+    read = sorted((get.key, get.offset, get.offset + get.served) for get in gets)
+    assert all(a[0] != b[0] or a[2] <= b[1] for a, b in pairwise(read))
+
+
+@pytest.mark.parametrize(
+    ("rows", "gap", "gets", "nbytes"),
+    [(1, None, 3, 84_608), (100, None, 3, 953_351), (2000, None, 5, 955_682), (100, 0, 195, 112_646)],
+)
+def test_patched_rows_are_read_once_however_many(
+    words: Built, rows: int, gap: int | None, gets: int, nbytes: int
+) -> None:
+    """One page of ids has all of them, and here rows lie so near each other that a step reads whole objects.
+
+    When 256 were looked up at a time, in the order in which they were patched, one took 3 GETs and 84,608 bytes, 100
+    took 13 and 773,582, and 2,000 took 104 and 6,976,300.
+    """
+    bucket = Recorder(Folder(words.bucket))
+    index, receipt = words.open(bucket=bucket), Receipt()
+    bucket.forget()
+    numbers = Random(rows).sample(range(len(words.ids)), rows)
+    with patch.object(gather, "NEAR_GAP", gather.NEAR_GAP if gap is None else gap):
+        base = asyncio.run(index.base_rows([*(words.ids[i] for i in numbers), b"nowhere"], receipt, entries := {}))
+    assert base.pop(b"nowhere") is None and not entries and len(base) == rows
+    for i in numbers:
+        row = base[words.ids[i]]
+        assert row is not None and decode(row.vector, "f16") == words.vectors[i].tolist()
+        assert row.attributes == words.attributes[i]
+    assert (receipt.gets, receipt.bytes) == (len(bucket.gets), bucket.bytes)
+    assert (receipt.gets, receipt.bytes) == pytest.approx(
+        (gets, nbytes), rel=0.02
+    )  # rows lie as a machine clusters them
+    check_apart(bucket.gets)
+
+
+@pytest.mark.parametrize("gets", [2, 3, 4, 5])
+def test_a_request_goes_on_where_the_one_before_ended(words: Built, gets: int) -> None:
+    """With what it knows of the ids already; together they read what one would that may read all."""
+    bucket = Recorder(Folder(words.bucket))
+    index, base, entries, turns = words.open(bucket=bucket), dict[Id, Any](), dict[Id, Any](), 0
+    bucket.forget()
+    ids = Random(1).sample(words.ids, 1500)
+    index.limits = Limits(gets=gets)
+    with patch.object(gather, "RANGE_BYTES_MAX", 100_000):
+        while len(base) < len(ids):
+            base |= asyncio.run(index.base_rows([i for i in ids if i not in base], receipt := Receipt(), entries))
+            assert receipt.gets <= gets and base.keys() | entries.keys() == set(ids)
+            turns += 1
+    check_apart(bucket.gets)
+    assert 2 < turns < 12 and not entries and sum("ids" in get.key for get in bucket.gets) == 1
+    bucket.forget()
+    index.limits = Limits()
+    with patch("vantage.index.BASE_BYTES", 2000):  # a row or some at a time
+        again = asyncio.run(index.base_rows(ids[:99], receipt := Receipt(), {}))
+    check_apart(bucket.gets)
+    assert again == {i: base[i] for i in ids[:99]} and receipt.waves > 5
 
 
 def test_rows_that_are_written_again_and_again_do_not_pile_up(tmp_path: Path) -> None:

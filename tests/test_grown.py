@@ -115,7 +115,7 @@ def test_rows_by_their_ids(grown: Grown) -> None:
         at = grown.built.ids.index(row.id)
         assert np.allclose(row.vector, grown.built.vectors[at], atol=1e-2)
         assert row.attributes == grown.built.attributes[at]
-    base = asyncio.run(index.base_rows([dead[0], live[0]], Receipt()))
+    base = asyncio.run(index.base_rows([dead[0], live[0]], Receipt(), {}))
     assert base[dead[0]] is None and base[live[0]] is not None
     with pytest.raises(NotFoundError):
         asyncio.run(index.row(dead[0], Receipt()))

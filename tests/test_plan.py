@@ -16,7 +16,7 @@ from vantage.cost import LANES, Budget, wave_ms
 from vantage.errors import LimitError
 from vantage.format import Contract, Directory, Places, Point, aligned
 from vantage.read import gather
-from vantage.read.gather import RANGE_BYTES_MAX, plan_gather
+from vantage.read.gather import NEAR_GAP, RANGE_BYTES_MAX, plan_gather, plan_near
 from vantage.search import plan as plan_module
 from vantage.search.estimate import price_of, recall_estimate
 from vantage.search.plan import (
@@ -444,6 +444,32 @@ def test_gather_takes_the_quickest_number_of_rounds(items: Items) -> None:
             ms = wave_ms([s.size for s in spans])
             assert best is None or ms <= best + 1e-9
             best = ms
+
+
+@given(item_lists(), st.integers(1, 50), st.sampled_from([1 << 12, 1 << 20, 1 << 40]))
+def test_items_that_lie_near_each_other_are_read_together(items: Items, gets: int, nbytes: int) -> None:
+    spans = plan_near(items, gets, nbytes)
+    if spans is None:
+        assert gets < len(items) or nbytes < 1 << 40
+        return
+    assert sorted(i for s in spans for i in s.items) == list(range(len(items)))
+    assert len(spans) <= gets and sum(s.size for s in spans) <= nbytes
+    for s in spans:
+        own = sorted(items[i] for i in s.items)
+        assert {key for key, _, _ in own} == {s.key} and s.size <= RANGE_BYTES_MAX
+        assert (s.offset, s.size) == (own[0][1], max(o + n for _, o, n in own) - own[0][1])
+    if gets >= len(items):
+        assert all(s.size <= sum(items[i][2] for i in s.items) + (len(s.items) - 1) * NEAR_GAP for s in spans)
+
+
+def test_what_lies_farther_is_read_together_where_gets_are_few() -> None:
+    items = [("a", at * (NEAR_GAP + 101), 100) for at in range(9)]
+    assert [s.size for s in plan_near(items, 9, 900) or []] == [100] * 9
+    assert len(plan_near([("a", at * (NEAR_GAP + 100), 100) for at in range(9)], 9, 1 << 30) or []) == 1
+    assert [len(s.items) for s in plan_near(items, 8, 1 << 30) or []] == [9]
+    assert plan_near(items, 8, 1 << 20) is None and plan_near([], 0, 0) == []
+    far = [("a", at * RANGE_BYTES_MAX, 100) for at in range(9)]
+    assert plan_near(far, 8, 1 << 40) is None
 
 
 def test_gather_by_hand() -> None:

@@ -16,6 +16,7 @@ from .read.bucket import Body, Bucket
 from .read.reader import fetch
 from .receipt import Receipt
 from .search.fresh import BaseRow, FreshRows
+from .search.rows import IdEntry
 
 NEVER = float("-inf")
 
@@ -60,6 +61,7 @@ class Followed:
         self.read_at = self.bucket_at = NEVER
         self.state = LogState(index.current.pack(), "", index.read_at)
         self.base: dict[Id, BaseRow | None] = {}  # of the generation, of rows that were patched, until all are there
+        self.entries: dict[Id, IdEntry] = {}  # of those of them that are found and not yet read
 
     @property
     def moved(self) -> bool:
@@ -87,7 +89,7 @@ class Followed:
             elif fresh is None or fresh.seq != tail.next - 1:
                 fresh = fresh or FreshRows.none(self.index.root, self.index.seq)
                 fresh = fresh.followed(tail, await self._patched(fresh.unresolved(tail), own))
-                self.base = {}
+                self.base, self.entries = {}, {}
                 tail.rows.clear()  # all of it is there now
                 tail.keys.clear()  # no reader asks for them
                 self.index = self.index.with_fresh(fresh)
@@ -103,7 +105,7 @@ class Followed:
     async def _patched(self, identifiers: Sequence[Id], receipt: Receipt) -> dict[Id, BaseRow | None]:
         """Rows of the generation that were patched."""
         left = [identifier for identifier in identifiers if identifier not in self.base]
-        self.base |= await self.index.base_rows(left, receipt)
+        self.base |= await self.index.base_rows(left, receipt, self.entries)
         if missing := sum(identifier not in self.base for identifier in left):
             what = (
                 f"{missing} of {len(identifiers)} rows of {self.index.name!r} that were patched are not looked up yet"

@@ -32,13 +32,13 @@ from .search.projected import Chosen
 from .search.query import TOP_K_MAX, Answer, Query
 from .search.rank import decode
 from .search.route.common import Routed
-from .search.rows import ATTRIBUTES_BYTES_MAX, IdEntry, StoredRow, no_row
+from .search.rows import ATTRIBUTES_BYTES_MAX, IdEntry, StoredRow, id_hash, no_row
 from .search.run import Run
 from .search.scan import BlockIds
 from .search.segment import Segment
 
 ANY = 1 << 40
-BASE_ROWS, BASE_BYTES = 256, 8 << 20  # rows that are looked up together; bytes of their attributes
+BASE_ROWS, BASE_BYTES = 1024, 8 << 20  # rows that are looked up together; bytes of their attributes
 EXACT_VECTORS_MAX = 16  # of a request: each may scan all rows that its budget reads
 
 
@@ -485,27 +485,32 @@ class Index:
         return replace(page, receipt=receipt)
 
     async def base_rows(
-        self, identifiers: Sequence[int | bytes], receipt: Receipt
+        self, identifiers: Sequence[int | bytes], receipt: Receipt, entries: dict[int | bytes, IdEntry]
     ) -> dict[int | bytes, BaseRow | None]:
         """Rows of the generation by their ids, whatever the log says of them; None for an id that none has. Of as many
-        as a request may read, one at least; receipt: counts what it has read before, and this.
+        as a request may read; receipt: counts what it has read before, and this.
+
+        First all ids are found, then rows are read in the order of their numbers, so that nothing is read twice.
+        entries: of ids that a call before found, whose pages of ids are not read again. Those that are found now come,
+        and each goes as its row is read, which takes more memory.
         """
-        out: dict[int | bytes, BaseRow | None] = {}
-        for first in range(0, len(identifiers), BASE_ROWS):
-            some = identifiers[first : first + BASE_ROWS]
-            budget = receipt.left_of(Budget(self.limits.gets, self.limits.bytes, ANY))
-            steps = self._stored(some, Wanted(True, True, budget), own := Receipt(), BASE_BYTES)
-            reader = Reader(self.bucket, self.etags, Receipt())
-            [(entries, vectors, attributes)] = await run_together([(steps, own)], reader)
-            receipt.gets += reader.receipt.gets
-            receipt.bytes += reader.receipt.bytes
-            for identifier, entry in entries.items():
-                if entry is None:
-                    out[identifier] = None
-                elif entry.row in vectors and (entry.row in attributes or not self.root.names):
-                    out[identifier] = BaseRow(vectors[entry.row], attributes.get(entry.row, {}))
-            if len(out) < first + len(some):
+        stored, budget = self.segment.rows, Budget(self.limits.gets, self.limits.bytes, ANY)
+        reader = Reader(self.bucket, self.etags, receipt, limits=self.limits)
+        unknown = sorted((i for i in identifiers if i not in entries), key=id_hash)
+        [found] = await run_together([(stored.find_many(unknown, receipt.left_of(budget)), Receipt())], reader)
+        out: dict[int | bytes, BaseRow | None] = {i: None for i, entry in found.items() if entry is None}
+        entries |= {i: entry for i, entry in found.items() if entry is not None}
+        order, at = sorted((entries[i].row, i) for i in identifiers if i in entries), 0
+        while at < len(order):
+            some = [entries[identifier] for _, identifier in order[at : at + BASE_ROWS]]
+            steps = stored.whole(some, receipt.left_of(budget), BASE_BYTES)
+            [rows] = await run_together([(steps, Receipt())], reader)
+            if not rows:
                 break
+            for row, identifier in order[at : at + len(rows)]:
+                out[identifier] = BaseRow(*rows[row])
+                del entries[identifier]
+            at += len(rows)
         return out
 
     def _stored(

@@ -13,6 +13,7 @@ RANGE_BYTES_MAX = READ_BYTES_MAX  # a longer range is cut: the most that the buf
 SPLIT_BYTES = 128 << 10  # a shorter range is not split over idle lanes: that would gain a millisecond
 ACROSS = 1 << 62  # bytes between items of two objects: never bridged
 SHARED_GAP = 32 << 10  # half a millisecond of a lane, where a GET takes 40: bridged in a batch
+NEAR_GAP = 256 << 10  # four milliseconds of a lane: bridged between rows that are read by their numbers
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,7 @@ def plan_shared(items: Sequence[tuple[str, int, int]]) -> list[Span]:
     What lies together, or apart by less than a GET is worth, is read together, up to RANGE_BYTES_MAX; idle lanes take
     halves of the longest.
     """
-    order = sorted(range(len(items)), key=items.__getitem__)
-    spans: list[Span] = []
-    for i in order:
-        key, offset, size = items[i]
-        if spans and spans[-1].key == key:
-            last = spans[-1]
-            end = max(last.offset + last.size, offset + size)
-            if offset - last.offset - last.size <= SHARED_GAP and end - last.offset <= RANGE_BYTES_MAX:
-                spans[-1] = Span(key, last.offset, end - last.offset, [*last.items, i])
-                continue
-        spans.append(Span(key, offset, size, [i]))
+    spans = _joined(items, SHARED_GAP)
     while spans and len(spans) < LANES:
         longest = max(spans, key=lambda s: s.size if len(s.items) > 1 else 0)
         middle = len(longest.items) // 2
@@ -102,6 +93,33 @@ def plan_shared(items: Sequence[tuple[str, int, int]]) -> list[Span]:
         at = spans.index(longest)
         spans[at : at + 1] = [span_of(items, half) for half in (longest.items[:middle], longest.items[middle:])]
     return spans
+
+
+def plan_near(items: Sequence[tuple[str, int, int]], gets: int, bytes_max: int) -> list[Span] | None:
+    """Reads for (object key, offset, size) in many places: what lies at most NEAR_GAP apart is read together, and what
+    lies farther where it takes too many GETs else. None when no such plan fits the budget.
+    """
+    gap = NEAR_GAP
+    spans = _joined(items, gap)
+    while len(spans) > gets and gap < RANGE_BYTES_MAX:
+        gap *= 2
+        spans = _joined(items, gap)
+    return spans if len(spans) <= gets and sum(span.size for span in spans) <= bytes_max else None
+
+
+def _joined(items: Sequence[tuple[str, int, int]], gap: int) -> list[Span]:
+    """Spans of items, none of which lie farther apart than `gap`, of at most RANGE_BYTES_MAX or one item."""
+    spans, members, end = list[Span](), list[int](), 0
+    for i in sorted(range(len(items)), key=items.__getitem__):
+        key, offset, size = items[i]
+        if members:
+            own, start, _ = items[members[0]]
+            if key != own or offset - end > gap or max(end, offset + size) - start > RANGE_BYTES_MAX:
+                spans.append(Span(own, start, end - start, members))
+                members, end = [], 0
+        members.append(i)
+        end = max(end, offset + size)
+    return [*spans, span_of(items, members)] if members else spans
 
 
 def span_of(items: Sequence[tuple[str, int, int]], members: list[int]) -> Span:

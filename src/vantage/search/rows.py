@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -25,7 +25,7 @@ from ..format import (
     id_entry,
     spot_at,
 )
-from ..read.gather import Span, plan_gather
+from ..read.gather import Span, plan_gather, plan_near
 from ..read.waves import Item, Steps, Wave
 from .rank import is_sound
 
@@ -92,12 +92,12 @@ class StoredRows:
             if isinstance(identifier, int) and not -(1 << 63) <= identifier < 1 << 63:
                 out[identifier] = None
                 continue
-            own_hash = id_hash(identifier)
-            pages = [(s, bisect_right(segments[s].first_hash, own_hash) - 1) for s in reversed(range(len(segments)))]
+            hashed = id_hash(identifier), identifier
+            pages = [(s, bisect_right(segments[s].first_hash, hashed[0]) - 1) for s in reversed(range(len(segments)))]
             pages = [place for place in pages if place[1] >= 0]
             unread[identifier] = len(pages)
             for place in pages:
-                wanted.setdefault(place, []).append((own_hash, identifier))
+                wanted.setdefault(place, []).append(hashed)
         places, entry, items = list(wanted), id_entry(bool(root.names)), list[Item]()
         for s, page in places:
             own = segments[s]
@@ -111,7 +111,7 @@ class StoredRows:
                     if (found := self._entry(view, own_hash, items[number].key)) is not None:
                         out[identifier] = found
 
-        fitting, spans = _fitting(items, budget)
+        fitting, spans = _fitting(items, budget, _plan_close)
         if fitting:
             yield Wave(fitting, spans, use)
         return {identifier: None for identifier, left in unread.items() if not left} | out
@@ -136,17 +136,10 @@ class StoredRows:
 
         budget: what is left of it.
         """
-        pages, index = self.root.rows, self.root.index
-        width = VECTOR_BYTES[index.vector_kind] * index.dimension
-        items = []
-        for row, check in checks.items():
-            page = pages.page_of(row)
-            at = pages.vector_offset[page] + (row - pages.first_row[page]) * width
-            items.append(self._item(pages.vector_object[page], at, width, check, f"the vector of row {row}"))
+        items = [self._vector(row, check) for row, check in checks.items()]
         vectors = yield from _gather(items, budget)
         for item, vector in zip(items, vectors or [], strict=vectors is not None):
-            if not is_sound(vector, index.vector_kind):
-                raise damaged(item.key, f"{item.what} holds a number that is not finite, or too large")
+            self._check(item, vector)
         return dict(zip(checks, vectors, strict=True)) if vectors is not None else {}
 
     def first_vectors(self, checks: dict[int, int], budget: Budget) -> Steps[dict[int, bytes]]:
@@ -187,24 +180,17 @@ class StoredRows:
         names = self.root.names
         if not names:
             return {row: {} for row in spots}
-        pages, kept = self.root.rows, _Kept(names, room)
-        left = room
+        kept, left = _Kept(names, room), room
         rows, items = list[int](), list[Item]()
         for row, spot in spots.items():
-            p = pages.page_of(row)
-            number, at = pages.attribute_object[p], pages.attribute_offset[p] + spot.offset
-            where = f"attributes of row {row}"
-            if not 1 < spot.size <= ATTRIBUTE_ROW_BYTES_MAX:
-                raise damaged(self.keys[number], f"{spot.size} bytes of {where}")
-            if at + spot.size > self.root.objects.sizes[number]:
-                raise damaged(self.keys[number], f"{where} end at byte {at + spot.size}, outside of the object")
+            item = self._text(row, spot)
             if left is not None:
                 left -= spot.size + kept.own
                 if left < 0:
                     break
             rows.append(row)
-            items.append(self._item(number, at, spot.size, spot.crc, where))
-        fitting, spans = _fitting(items, budget)
+            items.append(item)
+        fitting, spans = _fitting(items, budget, _plan_close)
         if fitting:
 
             def use(numbers: list[int], views: list[memoryview]) -> None:
@@ -233,6 +219,66 @@ class StoredRows:
             rows[i]: attributes_of(data, names, f"{where[i]}, attributes of row {rows[i]}")
             for i, data in sorted(kept.held.items())
         }
+
+    def whole(
+        self, entries: Sequence[IdEntry], budget: Budget, room: int
+    ) -> Steps[dict[int, tuple[bytes, dict[str, Any]]]]:
+        """Vectors and attributes of rows, verified, in one wave, of as many of the first as budget, time and room
+        allow.
+
+        entries: by rising row; so what lies between is not read by several calls. room: bytes of JSON that are held at
+        once, or one row.
+        """
+        names, items, width = self.root.names, list[Item](), 1 + bool(self.root.names)
+        for entry in entries:
+            if entry.spot is not None:
+                room -= entry.spot.size
+                if items and room < 0:
+                    break
+            items.append(self._vector(entry.row, entry.check))
+            if entry.spot is not None:
+                items.append(self._text(entry.row, entry.spot))
+        parts: list[bytes | None] = [None] * len(items)
+
+        def use(numbers: list[int], views: list[memoryview]) -> None:
+            for number, view in zip(numbers, views, strict=True):
+                parts[number] = bytes(view)
+
+        fitting, spans = _fitting(items, budget, plan_near, width)
+        if fitting:
+            yield Wave(fitting, spans, use)
+        out = dict[int, tuple[bytes, dict[str, Any]]]()
+        for entry, at in zip(entries, range(0, len(items), width), strict=False):
+            vector, text = parts[at], parts[at + width - 1]
+            if vector is None or text is None:
+                break
+            self._check(items[at], vector)
+            where = f"{items[at + width - 1].key}, {items[at + width - 1].what}"
+            out[entry.row] = vector, attributes_of(text, names, where) if names else {}
+        return out
+
+    def _vector(self, row: int, check: int) -> Item:
+        """The full vector of a row."""
+        pages, index = self.root.rows, self.root.index
+        width, page = VECTOR_BYTES[index.vector_kind] * index.dimension, pages.page_of(row)
+        at = pages.vector_offset[page] + (row - pages.first_row[page]) * width
+        return self._item(pages.vector_object[page], at, width, check, f"the vector of row {row}")
+
+    def _check(self, item: Item, vector: bytes) -> None:
+        """Raises DamagedError for a vector that no row can have."""
+        if not is_sound(vector, self.root.index.vector_kind):
+            raise damaged(item.key, f"{item.what} holds a number that is not finite, or too large")
+
+    def _text(self, row: int, spot: Spot) -> Item:
+        """The attributes of a row as JSON. Raises DamagedError for a spot that none can have."""
+        pages, where = self.root.rows, f"attributes of row {row}"
+        p = pages.page_of(row)
+        number, at = pages.attribute_object[p], pages.attribute_offset[p] + spot.offset
+        if not 1 < spot.size <= ATTRIBUTE_ROW_BYTES_MAX:
+            raise damaged(self.keys[number], f"{spot.size} bytes of {where}")
+        if at + spot.size > self.root.objects.sizes[number]:
+            raise damaged(self.keys[number], f"{where} end at byte {at + spot.size}, outside of the object")
+        return self._item(number, at, spot.size, spot.crc, where)
 
     def _item(self, number: int, offset: int, size: int, crc: int, what: str) -> Item:
         """Bytes of an object, by its number."""
@@ -288,26 +334,34 @@ def json_bytes(data: bytes) -> int:
     return len(data) + PART_BYTES * (data.count(b"[") + data.count(b"{") + data.count(b'"') // 2)
 
 
-def _fitting(items: list[Item], budget: Budget) -> tuple[list[Item], list[Span]]:
-    """As many of the first items as one wave may read within the budget, and how."""
-    gets, room = budget.gets, budget.bytes
-    if budget.waves < 1 or gets < 1:
+Ranges = Sequence[tuple[str, int, int]]
+
+
+def _plan_close(ranges: Ranges, gets: int, bytes_max: int) -> list[Span] | None:
+    """The quickest plan of those that read little between what is wanted."""
+    nbytes = sum(size for _, _, size in ranges)
+    return plan_gather(ranges, gets, bytes_max, nbytes + max(BRIDGED_SHARE * nbytes, BRIDGED_BYTES * len(ranges)))
+
+
+def _fitting(
+    items: list[Item], budget: Budget, planner: Callable[[Ranges, int, int], list[Span] | None], together: int = 1
+) -> tuple[list[Item], list[Span]]:
+    """As many of the first items as one wave may read within the budget, and how; so many `together` or none."""
+    if budget.waves < 1 or budget.gets < 1:
         return [], []
 
     def plan(count: int) -> list[Span] | None:
-        ranges = [item[:3] for item in items[:count]]
-        nbytes = sum(size for _, _, size in ranges)
-        return plan_gather(ranges, gets, room, nbytes + max(BRIDGED_SHARE * nbytes, BRIDGED_BYTES * count))
+        return planner([item[:3] for item in items[: count * together]], budget.gets, budget.bytes)
 
-    count, over = len(items), len(items) + 1
+    count, over = len(items) // together, len(items) // together + 1
     spans = plan(count) if items else None
     if spans is None:  # between what fits and what does not
-        count, over = 0, len(items)
+        count, over = 0, len(items) // together
         while over - count > 1:
             middle = (count + over) // 2
             fitting = plan(middle)
             count, over, spans = (count, middle, spans) if fitting is None else (middle, over, fitting)
-    return items[:count], spans or []
+    return items[: count * together], spans or []
 
 
 def no_row(identifier: int | bytes) -> NotFoundError:
