@@ -32,7 +32,7 @@ async def base_rows(index: Index, ids: Sequence[Id], attributes: bool, deadline:
     query has, or more attributes than are held at once.
     """
     own = Receipt()
-    reader = Reader(index.bucket, index.etags, own, deadline, None, index.limits)
+    reader = Reader(index.bucket, index.etags, Receipt(), deadline, None, index.limits)
     [rows] = await run_together([(_read(index, ids, attributes, own), own)], reader)
     if rows is None:
         hint = "send several requests, with fewer conditions each"
@@ -48,7 +48,7 @@ async def patched_rows(index: Index, changes: Mapping[Id, bytes], deadline: Dead
     than a query has, or they have more than PATCHED_BYTES_MAX.
     """
     own = Receipt()
-    reader = Reader(index.bucket, index.etags, own, deadline, None, index.limits)
+    reader = Reader(index.bucket, index.etags, Receipt(), deadline, None, index.limits)
     [rows] = await run_together([(_patched(index, changes, own), own)], reader)
     width = VECTOR_BYTES[index.root.index.vector_kind] * index.root.index.dimension
     nbytes = sum(width + row.nbytes for row in (rows or {}).values())
