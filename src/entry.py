@@ -5,11 +5,12 @@ writes.
 from __future__ import annotations
 
 import asyncio
+import struct
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from workers import DurableObject, Response, WorkerEntrypoint
 
@@ -40,6 +41,8 @@ WARM_BYTES = 6 << 20  # objects may share their isolate with each other and with
 LOG_CALL_S = 10.0  # a call to the bucket that takes longer is taken for failed
 LOG_TRIES = 3  # of a read
 LOGS_BYTES = 40 << 20  # of logs that are held by the sequencers of an isolate; one alone may hold more
+
+HEAD = struct.Struct("<I")  # of what is handed to a warm object: the bytes of ranges
 
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None
@@ -199,6 +202,35 @@ def _joined(parts: list[bytes]) -> Any:
     return whole
 
 
+async def _asked(stub: Any, method: str, *given: Any) -> dict[str, Any] | None:
+    """What a method of an object answers, by name; None for null.
+
+    Bytes come by `to_bytes`, which raises MemoryError where memory ends. The SDK takes them by Pyodide's `to_py`, which
+    does not look whether it got any, and then writes them over the interpreter, from address 0 on.
+    """
+    told = await getattr(stub._binding, method)(*given)
+    if not hasattr(told, "object_entries"):
+        return None
+    return {str(k): v.to_bytes() if hasattr(v, "byteLength") else v for k, v in told.object_entries()}
+
+
+async def _handed(stub: Any, name: str, data: bytes) -> str:
+    """What an object says to bytes for an index: they are the body of a request, as what methods are given comes by
+    `to_py` too.
+    """
+    from js import Object
+    from pyodide.ffi import to_js
+
+    options = to_js({"method": "POST", "body": _joined([data])}, dict_converter=Object.fromEntries)
+    return str(await (await stub._binding.fetch(f"https://object/?name={quote(name)}", options)).text())
+
+
+async def _given(request: Any) -> tuple[str, bytes]:
+    """(name of the index, bytes) of what was handed over."""
+    name = parse_qs(urlsplit(request.url).query)["name"][0]
+    return name, (await request.js_object.arrayBuffer()).to_bytes()
+
+
 async def _body(request: Any, arriving: Arriving) -> bytes:
     """The body; what is past the limit is dropped as it comes: an answer before its end would break the connection."""
     if request.js_object.body is None:
@@ -277,22 +309,23 @@ class Default(WorkerEntrypoint):
         return _service
 
     async def _ask(self, name: str, ranges: str) -> tuple[str, memoryview]:
-        answer = await self.env.WARM.getByName(name).blocks(ranges)
+        answer = await _asked(self.env.WARM.getByName(name), "blocks", ranges) or {}
         return str(answer["reply"]), memoryview(answer["data"])
 
     async def _submit(self, name: str, data: bytes) -> str:
-        return str(await self.env.LOG.getByName(name).submit(name, data))
+        return await _handed(self.env.LOG.getByName(name), name, data)
 
     async def _since(self, name: str, etag: str, log: str, seq: int) -> News:
-        return unpack_news(await self.env.LOG.getByName(name).since(name, etag, log, seq))
+        return unpack_news(await _asked(self.env.LOG.getByName(name), "since", name, etag, log, seq) or {})
 
     async def _give(self, name: str, ranges: str, data: bytes) -> None:
-        await self.env.WARM.getByName(name).take(ranges, data)
+        text = ranges.encode()
+        await _handed(self.env.WARM.getByName(name), name, HEAD.pack(len(text)) + text + data)
 
     async def _warm_root(self, name: str) -> tuple[bytes, bytes] | None:
         try:
-            root = await asyncio.wait_for(self.env.WARM.getByName(name).root(name), WARM_TIMEOUT_S)
-            return (bytes(root["current"]), bytes(root["root"])) if root is not None else None
+            root = await asyncio.wait_for(_asked(self.env.WARM.getByName(name), "root", name), WARM_TIMEOUT_S)
+            return (root["current"], root["root"]) if root is not None else None
         except Exception:  # late, gone or broken: the bucket answers instead
             return None
 
@@ -320,9 +353,12 @@ class WarmIndex(DurableObject):
         reply, data = self._warm_blocks().answer(ranges)
         return {"reply": reply, "data": data}
 
-    async def take(self, ranges: str, data: Any) -> None:
-        """See WarmBlocks.take."""
-        self._warm_blocks().take(ranges, data)
+    async def fetch(self, request: Any) -> Any:
+        """Takes blocks that are handed over: see WarmBlocks.take. The length of their ranges stands before these."""
+        _, data = await _given(request)
+        end = HEAD.size + HEAD.unpack_from(data)[0]
+        self._warm_blocks().take(data[HEAD.size : end].decode(), memoryview(data)[end:])
+        return Response("")
 
     def _warm_blocks(self) -> WarmBlocks:
         global _warm_blocks
@@ -357,9 +393,13 @@ class IndexLog(DurableObject):
         super().__init__(ctx, env)
         self.sequencer: Sequencer | None = None
 
-    async def submit(self, name: str, data: Any) -> str:
+    async def fetch(self, request: Any) -> Any:
+        """What comes of a packed submission that is handed over."""
+        return Response(await self.submit(*await _given(request)))
+
+    async def submit(self, name: str, data: bytes) -> str:
         """See vantage.log.sequencer.answered."""
-        return await answered(self._sequencer(name), bytes(data))
+        return await answered(self._sequencer(name), data)
 
     async def since(self, name: str, etag: str, log: str, seq: int) -> dict[str, Any]:
         """See Sequencer.since and pack_news."""

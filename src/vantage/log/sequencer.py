@@ -20,7 +20,7 @@ from ..format.current import Current
 from ..format.log import REQUESTS_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_KEY, Id, pack_request
 from .commit import check_request, commit
 from .conditions import ROW_BYTES, BaseRow, Write
-from .segment import Draw
+from .segment import Draw, unknown
 from .state import BYTES_MAX, Clock, LogState, follow, read_log
 from .store import LogStore
 from .submission import Done, Submission, pack_outcome, unpack_submission
@@ -108,11 +108,14 @@ class _Kept:
 
 
 async def answered(sequencer: Sequencer, data: bytes) -> str:
-    """What comes of a packed submission, packed."""
+    """What comes of a packed submission, packed. Where memory ends, the log is let go of, and nobody knows."""
     try:
         return pack_outcome(await sequencer.submit(unpack_submission(data)))
     except VantageError as error:
         return pack_outcome(error)
+    except MemoryError:
+        sequencer.forget()
+        return pack_outcome(unknown())
 
 
 class Sequencer:
