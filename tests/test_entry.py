@@ -273,7 +273,7 @@ def test_only_one_value_opens_the_service(
 
     async def handle(method: str, path: str, headers: Any, body: Any, service: Any, access: Any, runtime: Any) -> Any:
         seen.append(access)
-        return types.SimpleNamespace(after=[], body=None, parts=[], status=200, headers={}, out_of_memory=False)
+        return types.SimpleNamespace(after=[], body=None, parts=[], status=200, headers={})
 
     monkeypatch.setattr(entry, "handle", handle)
     monkeypatch.setattr(entry, "heap_bytes", lambda: 0)
@@ -345,9 +345,9 @@ class Stream:
 @pytest.mark.parametrize(
     ("pieces", "ends", "found"),
     [
-        ([b"{", b"}"], True, b"{}"),
-        ([], True, b""),
-        (None, True, b""),
+        ([b"{", b"}"], True, [b"{", b"}"]),
+        ([], True, []),
+        (None, True, []),
         ([bytes(3 << 20)] * 20, True, TooLargeError),  # dropped as it comes
         ([], False, RequestTimeoutError),
         ([b"{"], False, RequestTimeoutError),
